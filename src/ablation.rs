@@ -3,13 +3,27 @@
 //! They exist only in builds with `--cfg larder_ablation`, where a test turns off one rule after the other
 //! and sees which promise breaks. In all other builds the compiler removes the switches.
 
-/// A rule of the protocol, or a part of one, that can be turned off. Each says what takes its place then.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[cfg_attr(
-    not(larder_ablation),
-    expect(dead_code, unreachable_pub, reason = "nothing is turned off here")
-)]
-pub enum Rule {
+macro_rules! rules {
+    ($($(#[$doc:meta])* $rule:ident,)*) => {
+        /// A rule of the protocol, or a part of one, that can be turned off. Each says what takes its place then.
+        #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+        #[cfg_attr(
+            not(larder_ablation),
+            expect(dead_code, unreachable_pub, reason = "nothing is turned off here")
+        )]
+        pub enum Rule {
+            $($(#[$doc])* $rule,)*
+        }
+
+        #[cfg(larder_ablation)]
+        impl Rule {
+            /// All of them, in the order of the protocol.
+            pub const ALL: &[Self] = &[$(Self::$rule),*];
+        }
+    };
+}
+
+rules! {
     /// 1: a fill is stored whether or not its lease stands.
     FillLease,
     /// 1: all leases of a key are the same.
@@ -93,44 +107,6 @@ mod switch {
 
     thread_local! {
         static OFF: Cell<Option<Rule>> = const { Cell::new(None) };
-    }
-
-    impl Rule {
-        /// All of them, in the order of the protocol.
-        pub const ALL: [Self; 32] = [
-            Self::FillLease,
-            Self::LeaseTokens,
-            Self::OneStep,
-            Self::Floors,
-            Self::Detach,
-            Self::NoUnprovenJoins,
-            Self::RefreshLease,
-            Self::CatchUp,
-            Self::Heartbeat,
-            Self::LostMessages,
-            Self::Overflow,
-            Self::OwnMessages,
-            Self::Epochs,
-            Self::OwnTask,
-            Self::NewLife,
-            Self::ConnectionLife,
-            Self::Deferred,
-            Self::Deadline,
-            Self::HoldOff,
-            Self::MemberTime,
-            Self::PrefixLeases,
-            Self::FallbackProof,
-            Self::ExtendOnly,
-            Self::TagFills,
-            Self::TagFloors,
-            Self::TagMarkers,
-            Self::SeenNumbers,
-            Self::Tokens,
-            Self::TokenLoads,
-            Self::Warming,
-            Self::Settled,
-            Self::Updates,
-        ];
     }
 
     /// Turns a rule off for everything that runs on this thread, and the others on.

@@ -2,7 +2,6 @@
 
 use std::any::type_name;
 use std::error::Error;
-use std::fmt;
 use std::marker::PhantomData;
 use std::mem;
 use std::sync::Arc;
@@ -22,9 +21,10 @@ use crate::key::CacheKey;
 use crate::l2::{L2, L2Error, RedisL2, Server};
 use crate::loaded::{Loaded, with_tags};
 use crate::loading::{LoaderOfCache, LoadingCache};
-use crate::options::{Mode, Options, RefreshAhead};
+use crate::options::Options;
 use crate::settings::Settings;
-use crate::vocabulary::Invalidation;
+use crate::util::partial_debug::partial_debug;
+use crate::vocabulary::{Invalidation, Mode, RefreshAhead};
 #[cfg(feature = "json")]
 use crate::wire::change_event;
 use crate::wire::codec::{Bincode, CodecStack};
@@ -63,6 +63,10 @@ pub struct Builder<K, V, L = ()> {
 /// The options that the engine is not given as they are.
 #[derive(Default)]
 struct Rest {
+    namespace: String,
+    /// The options that settings have, too: each as it was set last, by code or by settings. Without a server.
+    set: Settings,
+    clock: Clock,
     type_tag: Option<String>,
     schema_version: u32,
     /// Why there is no L2.
@@ -114,13 +118,7 @@ impl<V> From<f64> for Verify<V> {
     }
 }
 
-impl<V> fmt::Debug for Verify<V> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Verify")
-            .field("share", &self.share)
-            .finish_non_exhaustive()
-    }
-}
+partial_debug!([V] Verify<V>, "Verify", this => share: &this.share);
 
 /// A builder that has the loader of the cache; made by [`Builder::read_through`] and [`Builder::read_through_many`].
 pub type LoadingBuilder<K, V> = Builder<K, V, WithLoader<K, V>>;
@@ -128,8 +126,19 @@ pub type LoadingBuilder<K, V> = Builder<K, V, WithLoader<K, V>>;
 /// The loader of a [`LoadingBuilder`].
 pub struct WithLoader<K, V>(LoaderOfCache<K, V>);
 
-/// Is given the cache that was built, and may refuse it as a mistake.
-type OnBuild = Box<dyn FnOnce(AnyCache) -> Result<(), String> + Send>;
+/// Setters of the options that [`Settings`] have, too, by the same names.
+macro_rules! setters {
+    ($($(#[$doc:meta])* $name:ident($($arg:ident: $type:ty),*) => $value:expr;)*) => {$(
+        $(#[$doc])*
+        pub fn $name(mut self, $($arg: $type),*) -> Self {
+            self.rest.set.$name = Some($value);
+            self
+        }
+    )*};
+}
+
+/// Is given the cache that was built, and may refuse it.
+type OnBuild = Box<dyn FnOnce(AnyCache) -> Result<(), BuildError> + Send>;
 
 impl<K, V> Cache<K, V>
 where
@@ -148,7 +157,24 @@ where
     /// let cache: larder::Cache<Vec<u8>, u32> = larder::Cache::builder("docs:bytes").build().unwrap();
     /// ```
     pub fn builder(namespace: impl Into<String>) -> Builder<K, V> {
-        Builder::new(namespace.into())
+        Builder {
+            parts: Parts {
+                weigher: None,
+                ttl_of: None,
+                tags_of: None,
+                codec: Box::new(Bincode),
+                l2: None,
+                channels: Vec::new(),
+                publish_to: None,
+                same: Arc::new(have_same_bytes),
+            },
+            rest: Rest {
+                namespace: namespace.into(),
+                ..Rest::default()
+            },
+            loader: (),
+            keys: PhantomData,
+        }
     }
 }
 
@@ -156,26 +182,6 @@ impl<K, V> Builder<K, V>
 where
     V: Serialize + DeserializeOwned + Send + Sync + 'static,
 {
-    fn new(namespace: String) -> Self {
-        Self {
-            parts: Parts {
-                options: Options::new(namespace),
-                weigher: None,
-                ttl_of: None,
-                tags_of: None,
-                codec: Box::new(Bincode),
-                type_tag: 0,
-                l2: None,
-                channels: Vec::new(),
-                publish_to: None,
-                same: Arc::new(have_same_bytes),
-            },
-            rest: Rest::default(),
-            loader: (),
-            keys: PhantomData,
-        }
-    }
-
     fn with_loader(self, loader: LoaderOfCache<K, V>) -> LoadingBuilder<K, V> {
         Builder {
             parts: self.parts,
@@ -203,10 +209,7 @@ where
 /// # Redis, or another L2
 ///
 /// Without one of these the cache has L1 only.
-impl<K, V, L> Builder<K, V, L>
-where
-    V: Serialize + DeserializeOwned + Send + Sync + 'static,
-{
+impl<K, V, L> Builder<K, V, L> {
     /// Uses the Redis server at `redis://[user][:password@]host[:port][/db]` as L2. [`Server`] says how else a server
     /// can be given, for TLS and unix sockets.
     ///
@@ -236,19 +239,15 @@ where
 }
 
 /// # Size and TTLs
-impl<K, V, L> Builder<K, V, L>
-where
-    V: Serialize + DeserializeOwned + Send + Sync + 'static,
-{
-    /// How many entries L1 holds or, with an [`l1_weigher`](Self::l1_weigher), how much they weigh together. Default:
-    /// 10 000 entries. 0 turns L1 off. The cache of an HTTP layer (feature `http`) weighs its entries in bytes by
-    /// itself.
-    ///
-    /// The bound is not sharp: entries that are evicted for want of room are freed during later inserts.
-    #[doc(alias("max_capacity", "max_entries", "size"))]
-    pub fn l1_capacity(mut self, capacity: u64) -> Self {
-        self.parts.options.l1_capacity = Some(capacity);
-        self
+impl<K, V, L> Builder<K, V, L> {
+    setters! {
+        /// How many entries L1 holds or, with an [`l1_weigher`](Self::l1_weigher), how much they weigh together.
+        /// Default: 10 000 entries. 0 turns L1 off. The cache of an HTTP layer (feature `http`) weighs its entries in
+        /// bytes by itself.
+        ///
+        /// The bound is not sharp: entries that are evicted for want of room are freed during later inserts.
+        #[doc(alias("max_capacity", "max_entries", "size"))]
+        l1_capacity(capacity: u64) => capacity;
     }
 
     /// The weight of an entry in [`l1_capacity`](Self::l1_capacity), such as its size in bytes. Default: 1.
@@ -267,25 +266,21 @@ where
         capacity: u64,
         weigher: impl Fn(&str, &V) -> u32 + Send + Sync + 'static,
     ) -> Self {
-        self.parts.options.l1_capacity.get_or_insert(capacity);
+        self.rest.set.l1_capacity.get_or_insert(capacity);
         self.parts.weigher.get_or_insert_with(|| Arc::new(weigher));
         self
     }
 
-    /// How long an entry stays in L1 after it was stored there. Default: as long as its value is valid in L2. At most
-    /// [`l2_ttl`](Self::l2_ttl).
-    #[doc(alias("local_ttl", "memory_ttl"))]
-    pub fn l1_ttl(mut self, ttl: Duration) -> Self {
-        self.parts.options.l1_ttl = Some(ttl);
-        self
-    }
+    setters! {
+        /// How long an entry stays in L1 after it was stored there. Default: as long as its value is valid in L2. At
+        /// most [`l2_ttl`](Self::l2_ttl).
+        #[doc(alias("local_ttl", "memory_ttl"))]
+        l1_ttl(ttl: Duration) => ttl;
 
-    /// How long a value is valid after it was written, in L2 and in every L1, more or less the [`jitter`](Self::jitter)
-    /// of a tenth. Default: one hour; with [`sliding`](Self::sliding) no limit.
-    #[doc(alias("ttl", "time_to_live", "expire_after_write", "duration", "expiration"))]
-    pub fn l2_ttl(mut self, ttl: Duration) -> Self {
-        self.parts.options.l2_ttl = Some(ttl);
-        self
+        /// How long a value is valid after it was written, in L2 and in every L1, more or less the
+        /// [`jitter`](Self::jitter) of a tenth. Default: one hour; with [`sliding`](Self::sliding) no limit.
+        #[doc(alias("ttl", "time_to_live", "expire_after_write", "duration", "expiration"))]
+        l2_ttl(ttl: Duration) => ttl;
     }
 
     /// A TTL from the value itself, instead of [`l2_ttl`](Self::l2_ttl): the expiry of a token, or a short one for an
@@ -319,339 +314,293 @@ where
         self
     }
 
-    /// Keeps a value for as long as it is read: it expires when it was not read for `idle`, in any instance. For
-    /// sessions. Default: off. Shorter than [`l2_ttl`](Self::l2_ttl) if that is set.
-    ///
-    /// A value lives for `idle` to 1.25 `idle` after its last read, and no longer than its own TTL
-    /// ([`Loaded::ttl`](crate::Loaded::ttl), [`ttl_of`](Self::ttl_of)) or else `l2_ttl`, if that is set. A read that
-    /// finds less than `idle` left has the life extended in the background: one small request, at most once in a
-    /// quarter of `idle` for each key and instance, as long as no more than 10 000 keys are read. It extends the value
-    /// that is there: a removed one stays gone. If L2 does not answer, the life is not extended.
-    ///
-    /// ```
-    /// # async fn demo() -> Result<(), Box<dyn std::error::Error>> {
-    /// use std::time::Duration;
-    /// use larder::Cache;
-    ///
-    /// // Logged out after half an hour without a request, and after a day at the latest.
-    /// let sessions: Cache<String, u64> = Cache::builder("docs:session")
-    ///     .sliding(Duration::from_secs(30 * 60))
-    ///     .l2_ttl(Duration::from_secs(24 * 3600))
-    ///     .build()?;
-    /// sessions.insert("8f2c", 7).await?;
-    /// assert_eq!(sessions.get("8f2c").await.as_deref(), Some(&7));
-    /// # Ok(()) }
-    /// # tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap().block_on(demo()).unwrap();
-    /// ```
-    #[doc(alias("tti", "time_to_idle", "expire_after_access"))]
-    pub fn sliding(mut self, idle: Duration) -> Self {
-        self.parts.options.sliding = Some(idle);
-        self
-    }
+    setters! {
+        /// Keeps a value for as long as it is read: it expires when it was not read for `idle`, in any instance. For
+        /// sessions. Default: off. Shorter than [`l2_ttl`](Self::l2_ttl) if that is set.
+        ///
+        /// A value lives for `idle` to 1.25 `idle` after its last read, and no longer than its own TTL
+        /// ([`Loaded::ttl`](crate::Loaded::ttl), [`ttl_of`](Self::ttl_of)) or else `l2_ttl`, if that is set. A read
+        /// that finds less than `idle` left has the life extended in the background: one small request, at most once in
+        /// a quarter of `idle` for each key and instance, as long as no more than 10 000 keys are read. It extends the
+        /// value that is there: a removed one stays gone. If L2 does not answer, the life is not extended.
+        ///
+        /// ```
+        /// # async fn demo() -> Result<(), Box<dyn std::error::Error>> {
+        /// use std::time::Duration;
+        /// use larder::Cache;
+        ///
+        /// // Logged out after half an hour without a request, and after a day at the latest.
+        /// let sessions: Cache<String, u64> = Cache::builder("docs:session")
+        ///     .sliding(Duration::from_secs(30 * 60))
+        ///     .l2_ttl(Duration::from_secs(24 * 3600))
+        ///     .build()?;
+        /// sessions.insert("8f2c", 7).await?;
+        /// assert_eq!(sessions.get("8f2c").await.as_deref(), Some(&7));
+        /// # Ok(()) }
+        /// # tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap().block_on(demo()).unwrap();
+        /// ```
+        #[doc(alias("tti", "time_to_idle", "expire_after_access"))]
+        sliding(idle: Duration) => idle;
 
-    /// The share by which TTLs vary at random, so that values that were stored together do not expire together.
-    /// Default: 0.1, which is ±10 %. From 0 to 0.5.
-    pub fn jitter(mut self, share: f64) -> Self {
-        self.parts.options.jitter = share;
-        self
+        /// The share by which TTLs vary at random, so that values that were stored together do not expire together.
+        /// Default: 0.1, which is ±10 %. From 0 to 0.5.
+        jitter(share: f64) => share;
     }
 }
 
 /// # Freshness
 ///
 /// When a value is refreshed, and how long an old one may be seen.
-impl<K, V, L> Builder<K, V, L>
-where
-    V: Serialize + DeserializeOwned + Send + Sync + 'static,
-{
-    /// The age from which a value is stale: it is still returned, flagged by
-    /// [`Meta::is_stale`](crate::Meta::is_stale), while [`get_or_load`](Cache::get_or_load) refreshes it in the
-    /// background. Default: never. Shorter than [`l2_ttl`](Self::l2_ttl). It has no effect on a value whose own TTL is
-    /// not longer.
-    #[doc(alias("stale_while_revalidate", "swr", "refresh_after_write"))]
-    pub fn soft_ttl(mut self, ttl: Duration) -> Self {
-        self.parts.options.soft_ttl = Some(ttl);
-        self
-    }
+impl<K, V, L> Builder<K, V, L> {
+    setters! {
+        /// The age from which a value is stale: it is still returned, flagged by
+        /// [`Meta::is_stale`](crate::Meta::is_stale), while [`get_or_load`](Cache::get_or_load) refreshes it in the
+        /// background. Default: never. Shorter than [`l2_ttl`](Self::l2_ttl). It has no effect on a value whose own TTL
+        /// is not longer.
+        #[doc(alias("stale_while_revalidate", "swr", "refresh_after_write"))]
+        soft_ttl(ttl: Duration) => ttl;
 
-    /// Refreshes a value that is read some time before it is stale, or before its TTL ends if it has no
-    /// [soft TTL](Self::soft_ttl). Default: off. A number is a [share](RefreshAhead::Share) of that time, such as 0.8;
-    /// [`RefreshAhead::XFetch`] refreshes at random.
-    ///
-    /// A key that is read now and then is never stale, and a key that is not read any more is not loaded. The refresh
-    /// is one of [`get_or_load`](Cache::get_or_load) and the like, in the background: their callers get the value that
-    /// is there, which is not flagged, and do not wait with [`stale_wait`](Self::stale_wait). The fleet refreshes a key
-    /// once.
-    ///
-    /// Cost: the value is loaded as much more often. An entry takes one more allocation in L1.
-    ///
-    /// ```
-    /// # async fn demo() -> Result<(), Box<dyn std::error::Error>> {
-    /// use std::time::Duration;
-    ///
-    /// // Loaded every four minutes while it is read, and handed out for ten if it cannot be loaded.
-    /// let rates: larder::Cache<String, f64> = larder::Cache::builder("docs:rates")
-    ///     .soft_ttl(Duration::from_secs(300))
-    ///     .l2_ttl(Duration::from_secs(600))
-    ///     .refresh_ahead(0.8)
-    ///     .build()?;
-    /// # Ok(()) }
-    /// # tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap().block_on(demo()).unwrap();
-    /// ```
-    #[doc(alias("eager_refresh", "xfetch"))]
-    pub fn refresh_ahead(mut self, ahead: impl Into<RefreshAhead>) -> Self {
-        self.parts.options.refresh_ahead = Some(ahead.into());
-        self
-    }
+        /// Refreshes a value that is read some time before it is stale, or before its TTL ends if it has no [soft
+        /// TTL](Self::soft_ttl). Default: off. A number is a [share](RefreshAhead::Share) of that time, such as 0.8;
+        /// [`RefreshAhead::XFetch`] refreshes at random.
+        ///
+        /// A key that is read now and then is never stale, and a key that is not read any more is not loaded. The
+        /// refresh is one of [`get_or_load`](Cache::get_or_load) and the like, in the background: their callers get the
+        /// value that is there, which is not flagged, and do not wait with [`stale_wait`](Self::stale_wait). The fleet
+        /// refreshes a key once.
+        ///
+        /// Cost: the value is loaded as much more often. An entry takes one more allocation in L1.
+        ///
+        /// ```
+        /// # async fn demo() -> Result<(), Box<dyn std::error::Error>> {
+        /// use std::time::Duration;
+        ///
+        /// // Loaded every four minutes while it is read, and handed out for ten if it cannot be loaded.
+        /// let rates: larder::Cache<String, f64> = larder::Cache::builder("docs:rates")
+        ///     .soft_ttl(Duration::from_secs(300))
+        ///     .l2_ttl(Duration::from_secs(600))
+        ///     .refresh_ahead(0.8)
+        ///     .build()?;
+        /// # Ok(()) }
+        /// # tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap().block_on(demo()).unwrap();
+        /// ```
+        #[doc(alias("eager_refresh", "xfetch"))]
+        refresh_ahead(ahead: impl Into<RefreshAhead>) => ahead.into();
 
-    /// How long a caller that finds a value past its [soft TTL](Self::soft_ttl) waits for the refresh before it gets
-    /// the stale one. Default: 0, it gets the stale value at once. `Duration::MAX`: it waits for the fresh value
-    /// however long the load takes, at most [`load_timeout`](Self::load_timeout) or so.
-    ///
-    /// If the refresh fails, the caller gets the stale value, flagged by
-    /// [`Meta::is_fallback`](crate::Meta::is_fallback). Callers of one instance wait for the same refresh, and the
-    /// fleet refreshes a key once. If the value is invalidated meanwhile, its caller waits on, as for a key that is
-    /// missing.
-    ///
-    /// For [`get_or_load`](Cache::get_or_load) and the like; [`get`](Cache::get) never waits for a load.
-    ///
-    /// ```
-    /// # async fn demo() -> Result<(), Box<dyn std::error::Error>> {
-    /// use std::time::Duration;
-    /// use larder::{Cache, Clock, MemoryL2};
-    ///
-    /// let clock = Clock::manual();
-    /// let prices: Cache<String, u32> = Cache::builder("docs:prices")
-    ///     .l2(MemoryL2::with_clock(clock.clone()))
-    ///     .soft_ttl(Duration::from_secs(60))
-    ///     .stale_wait(Duration::from_secs(1))
-    ///     .build()?;
-    /// prices.insert("tea", 450).await?;
-    /// clock.advance(Duration::from_secs(600));
-    /// let price = prices.get_or_load("tea", || async { Ok::<_, std::io::Error>(470) }).await?;
-    /// assert_eq!((*price, price.meta().is_stale()), (470, false));
-    /// # Ok(()) }
-    /// # tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap().block_on(demo()).unwrap();
-    /// ```
-    #[doc(alias = "soft_timeout")]
-    pub fn stale_wait(mut self, wait: Duration) -> Self {
-        self.parts.options.stale_wait = wait;
-        self
-    }
+        /// How long a caller that finds a value past its [soft TTL](Self::soft_ttl) waits for the refresh before it
+        /// gets the stale one. Default: 0, it gets the stale value at once. `Duration::MAX`: it waits for the fresh
+        /// value however long the load takes, at most [`load_timeout`](Self::load_timeout) or so.
+        ///
+        /// If the refresh fails, the caller gets the stale value, flagged by
+        /// [`Meta::is_fallback`](crate::Meta::is_fallback). Callers of one instance wait for the same refresh, and the
+        /// fleet refreshes a key once. If the value is invalidated meanwhile, its caller waits on, as for a key that is
+        /// missing.
+        ///
+        /// For [`get_or_load`](Cache::get_or_load) and the like; [`get`](Cache::get) never waits for a load.
+        ///
+        /// ```
+        /// # async fn demo() -> Result<(), Box<dyn std::error::Error>> {
+        /// use std::time::Duration;
+        /// use larder::{Cache, Clock, MemoryL2};
+        ///
+        /// let clock = Clock::manual();
+        /// let prices: Cache<String, u32> = Cache::builder("docs:prices")
+        ///     .l2(MemoryL2::with_clock(clock.clone()))
+        ///     .soft_ttl(Duration::from_secs(60))
+        ///     .stale_wait(Duration::from_secs(1))
+        ///     .build()?;
+        /// prices.insert("tea", 450).await?;
+        /// clock.advance(Duration::from_secs(600));
+        /// let price = prices.get_or_load("tea", || async { Ok::<_, std::io::Error>(470) }).await?;
+        /// assert_eq!((*price, price.meta().is_stale()), (470, false));
+        /// # Ok(()) }
+        /// # tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap().block_on(demo()).unwrap();
+        /// ```
+        #[doc(alias = "soft_timeout")]
+        stale_wait(wait: Duration) => wait;
 
-    /// How long after an invalidation by another instance this instance may still return the old value, whatever
-    /// messages are lost. Default: 2 s. From 10 ms to 1 hour.
-    ///
-    /// The instance asks L2 three times in this period whether it has missed a message; each time is one small
-    /// request per cache. If L2 does not answer, L1 is not used once this period is over, see [`mode`](Self::mode).
-    pub fn max_staleness(mut self, bound: Duration) -> Self {
-        self.parts.options.max_staleness = bound;
-        self
+        /// How long after an invalidation by another instance this instance may still return the old value, whatever
+        /// messages are lost. Default: 2 s. From 10 ms to 1 hour.
+        ///
+        /// The instance asks L2 three times in this period whether it has missed a message; each time is one small
+        /// request per cache. If L2 does not answer, L1 is not used once this period is over, see [`mode`](Self::mode).
+        max_staleness(bound: Duration) => bound;
     }
 }
 
 /// # Failures
 ///
 /// The answers to callers while the source or L2 does not answer.
-impl<K, V, L> Builder<K, V, L>
-where
-    V: Serialize + DeserializeOwned + Send + Sync + 'static,
-{
-    /// How long a value is kept past its TTL, in L2 and in L1, for the case that it cannot be loaded anew. Default: 0,
-    /// not at all.
-    ///
-    /// Only a load that has failed or timed out hands such a value out, flagged by
-    /// [`Meta::is_fallback`](crate::Meta::is_fallback): to all callers that waited for it, and for
-    /// [`fallback_throttle`](Self::fallback_throttle) to those that come after. To [`get`](Cache::get) and
-    /// [`get_many`](Cache::get_many) the key is a miss. An invalidated or cleared value is never handed out.
-    /// [`refresh`](Cache::refresh) returns its error.
-    ///
-    /// The loader of [`get_or_load_with`](Cache::get_or_load_with) is given such a value as the previous one.
-    ///
-    /// Each instance keeps its values for its own `stale_if_error`, and hands out those that have expired no longer ago
-    /// than that. While an instance cannot prove that its L1 is current, fallbacks come from L2; if that does not
-    /// answer, then in [`Mode::Available`] from L1, flagged as unproven, too.
-    ///
-    /// Cost: room in L2 for as much longer. A load that fails looks the fallback up, which takes a round trip if L1
-    /// does not have it. A load of a key whose value has expired receives the old value from L2.
-    ///
-    /// ```
-    /// # async fn demo() -> Result<(), Box<dyn std::error::Error>> {
-    /// use std::io;
-    /// use std::time::Duration;
-    /// use larder::{Cache, Clock, MemoryL2};
-    ///
-    /// let clock = Clock::manual();
-    /// let prices: Cache<String, u32> = Cache::builder("docs:prices")
-    ///     .l2(MemoryL2::with_clock(clock.clone()))
-    ///     .l2_ttl(Duration::from_secs(60))
-    ///     .stale_if_error(Duration::from_secs(3600))
-    ///     .build()?;
-    /// prices.insert("tea", 450).await?;
-    /// clock.advance(Duration::from_secs(600));
-    /// assert!(prices.get("tea").await.is_none());
-    /// let down = || async { Err(io::Error::other("the database is down")) };
-    /// let price = prices.get_or_load("tea", down).await?;
-    /// assert_eq!((*price, price.meta().is_fallback()), (450, true));
-    /// # Ok(()) }
-    /// # tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap().block_on(demo()).unwrap();
-    /// ```
-    #[doc(alias("fail_safe", "grace_period"))]
-    pub fn stale_if_error(mut self, kept: Duration) -> Self {
-        self.parts.options.stale_if_error = kept;
-        self
-    }
+impl<K, V, L> Builder<K, V, L> {
+    setters! {
+        /// How long a value is kept past its TTL, in L2 and in L1, for the case that it cannot be loaded anew. Default:
+        /// 0, not at all.
+        ///
+        /// Only a load that has failed or timed out hands such a value out, flagged by
+        /// [`Meta::is_fallback`](crate::Meta::is_fallback): to all callers that waited for it, and for
+        /// [`fallback_throttle`](Self::fallback_throttle) to those that come after. To [`get`](Cache::get) and
+        /// [`get_many`](Cache::get_many) the key is a miss. An invalidated or cleared value is never handed out.
+        /// [`refresh`](Cache::refresh) returns its error.
+        ///
+        /// The loader of [`get_or_load_with`](Cache::get_or_load_with) is given such a value as the previous one.
+        ///
+        /// Each instance keeps its values for its own `stale_if_error`, and hands out those that have expired no longer
+        /// ago than that. While an instance cannot prove that its L1 is current, fallbacks come from L2; if that does
+        /// not answer, then in [`Mode::Available`] from L1, flagged as unproven, too.
+        ///
+        /// Cost: room in L2 for as much longer. A load that fails looks the fallback up, which takes a round trip if L1
+        /// does not have it. A load of a key whose value has expired receives the old value from L2.
+        ///
+        /// ```
+        /// # async fn demo() -> Result<(), Box<dyn std::error::Error>> {
+        /// use std::io;
+        /// use std::time::Duration;
+        /// use larder::{Cache, Clock, MemoryL2};
+        ///
+        /// let clock = Clock::manual();
+        /// let prices: Cache<String, u32> = Cache::builder("docs:prices")
+        ///     .l2(MemoryL2::with_clock(clock.clone()))
+        ///     .l2_ttl(Duration::from_secs(60))
+        ///     .stale_if_error(Duration::from_secs(3600))
+        ///     .build()?;
+        /// prices.insert("tea", 450).await?;
+        /// clock.advance(Duration::from_secs(600));
+        /// assert!(prices.get("tea").await.is_none());
+        /// let down = || async { Err(io::Error::other("the database is down")) };
+        /// let price = prices.get_or_load("tea", down).await?;
+        /// assert_eq!((*price, price.meta().is_fallback()), (450, true));
+        /// # Ok(()) }
+        /// # tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap().block_on(demo()).unwrap();
+        /// ```
+        #[doc(alias("fail_safe", "grace_period"))]
+        stale_if_error(kept: Duration) => kept;
 
-    /// How long a key is not loaded again after a load has failed and a fallback was handed out; callers get the
-    /// fallback at once meanwhile. Default: 1 s. Varies by the [`jitter`](Self::jitter).
-    ///
-    /// With [`stale_wait`](Self::stale_wait) it is also the shortest pause after a refresh that failed.
-    ///
-    /// ```
-    /// # async fn demo() -> Result<(), Box<dyn std::error::Error>> {
-    /// use std::time::Duration;
-    ///
-    /// let prices: larder::Cache<String, u32> = larder::Cache::builder("docs:prices")
-    ///     .l2_ttl(Duration::from_secs(60))
-    ///     .stale_if_error(Duration::from_secs(3600))
-    ///     .fallback_throttle(Duration::from_secs(5))
-    ///     .build()?;
-    /// # Ok(()) }
-    /// # tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap().block_on(demo()).unwrap();
-    /// ```
-    pub fn fallback_throttle(mut self, pause: Duration) -> Self {
-        self.parts.options.fallback_throttle = pause;
-        self
-    }
+        /// How long a key is not loaded again after a load has failed and a fallback was handed out; callers get the
+        /// fallback at once meanwhile. Default: 1 s. Varies by the [`jitter`](Self::jitter).
+        ///
+        /// With [`stale_wait`](Self::stale_wait) it is also the shortest pause after a refresh that failed.
+        ///
+        /// ```
+        /// # async fn demo() -> Result<(), Box<dyn std::error::Error>> {
+        /// use std::time::Duration;
+        ///
+        /// let prices: larder::Cache<String, u32> = larder::Cache::builder("docs:prices")
+        ///     .l2_ttl(Duration::from_secs(60))
+        ///     .stale_if_error(Duration::from_secs(3600))
+        ///     .fallback_throttle(Duration::from_secs(5))
+        ///     .build()?;
+        /// # Ok(()) }
+        /// # tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap().block_on(demo()).unwrap();
+        /// ```
+        fallback_throttle(pause: Duration) => pause;
 
-    /// How long the callers of a key get the error of its last load, without another load. Default: 0, each call loads
-    /// again. The [`jitter`](Self::jitter) only shortens it.
-    ///
-    /// For loads that fail without a fallback. An instance remembers the errors of 10 000 keys, each for itself. An
-    /// insert, an invalidation or a refresh of the key ends it, and so does a clear; also those of other instances,
-    /// when their message arrives. So does the invalidation of any tag: it is not known which tags the value would have
-    /// had. A value that is in L2 comes before the error, and a look-up by [`at_least`](Cache::at_least) loads until
-    /// the write is applied.
-    ///
-    /// ```
-    /// # async fn demo() -> Result<(), Box<dyn std::error::Error>> {
-    /// use std::io;
-    /// use std::time::Duration;
-    /// use larder::Cache;
-    ///
-    /// let prices: Cache<String, u32> = Cache::builder("docs:prices")
-    ///     .error_ttl(Duration::from_secs(5))
-    ///     .build()?;
-    /// let down = || async { Err(io::Error::other("the database is down")) };
-    /// assert!(prices.get_or_load("tea", down).await.is_err());
-    /// assert!(prices.get_or_load("tea", down).await.is_err());
-    /// assert_eq!(prices.stats().loads, 1);
-    /// # Ok(()) }
-    /// # tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap().block_on(demo()).unwrap();
-    /// ```
-    #[doc(alias("cache_err", "negative_ttl"))]
-    pub fn error_ttl(mut self, ttl: Duration) -> Self {
-        self.parts.options.error_ttl = ttl;
-        self
-    }
+        /// How long the callers of a key get the error of its last load, without another load. Default: 0, each call
+        /// loads again. The [`jitter`](Self::jitter) only shortens it.
+        ///
+        /// For loads that fail without a fallback. An instance remembers the errors of 10 000 keys, each for itself. An
+        /// insert, an invalidation or a refresh of the key ends it, and so does a clear; also those of other instances,
+        /// when their message arrives. So does the invalidation of any tag: it is not known which tags the value would
+        /// have had. A value that is in L2 comes before the error, and a look-up by [`at_least`](Cache::at_least) loads
+        /// until the write is applied.
+        ///
+        /// ```
+        /// # async fn demo() -> Result<(), Box<dyn std::error::Error>> {
+        /// use std::io;
+        /// use std::time::Duration;
+        /// use larder::Cache;
+        ///
+        /// let prices: Cache<String, u32> = Cache::builder("docs:prices")
+        ///     .error_ttl(Duration::from_secs(5))
+        ///     .build()?;
+        /// let down = || async { Err(io::Error::other("the database is down")) };
+        /// assert!(prices.get_or_load("tea", down).await.is_err());
+        /// assert!(prices.get_or_load("tea", down).await.is_err());
+        /// assert_eq!(prices.stats().loads, 1);
+        /// # Ok(()) }
+        /// # tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap().block_on(demo()).unwrap();
+        /// ```
+        #[doc(alias("cache_err", "negative_ttl"))]
+        error_ttl(ttl: Duration) => ttl;
 
-    /// Whether L1 may answer while this instance is cut off from L2 for longer than
-    /// [`max_staleness`](Self::max_staleness). Default: [`Mode::Strict`], it may not.
-    pub fn mode(mut self, mode: Mode) -> Self {
-        self.parts.options.mode = mode;
-        self
+        /// Whether L1 may answer while this instance is cut off from L2 for longer than
+        /// [`max_staleness`](Self::max_staleness). Default: [`Mode::Strict`], it may not.
+        mode(mode: Mode) => mode;
     }
 }
 
 /// # Limits
-impl<K, V, L> Builder<K, V, L>
-where
-    V: Serialize + DeserializeOwned + Send + Sync + 'static,
-{
-    /// How many loaders run at once in this instance. The others wait, and the wait counts towards their
-    /// [`load_timeout`](Self::load_timeout). Default: no limit.
-    ///
-    /// The cache runs one load per key at a time. This option bounds the loads of all keys together, which protects
-    /// the source when L2 is empty, as after a restart of Redis. A loader that loads other keys of this cache counts
-    /// while it waits for them, so leave room for those.
-    pub fn max_concurrent_loads(mut self, loads: usize) -> Self {
-        self.parts.options.max_concurrent_loads = loads;
-        self
-    }
+impl<K, V, L> Builder<K, V, L> {
+    setters! {
+        /// How many loaders run at once in this instance. The others wait, and the wait counts towards their
+        /// [`load_timeout`](Self::load_timeout). Default: no limit.
+        ///
+        /// The cache runs one load per key at a time. This option bounds the loads of all keys together, which protects
+        /// the source when L2 is empty, as after a restart of Redis. A loader that loads other keys of this cache
+        /// counts while it waits for them, so leave room for those.
+        max_concurrent_loads(loads: usize) => loads;
 
-    /// How long one call of a loader may take. Default: 30 s. Then its callers get a fallback, see
-    /// [`stale_if_error`](Self::stale_if_error), or [`LoadError::is_timeout`](crate::LoadError::is_timeout); and the
-    /// loader's future is dropped, as soon as it does not block its thread.
-    ///
-    /// ```
-    /// # async fn demo() -> Result<(), Box<dyn std::error::Error>> {
-    /// use std::time::Duration;
-    ///
-    /// let prices: larder::Cache<String, u32> = larder::Cache::builder("docs:prices")
-    ///     .load_timeout(Duration::from_millis(10))
-    ///     .build()?;
-    /// let hangs = || std::future::pending::<Result<u32, std::io::Error>>();
-    /// let error = prices.get_or_load("tea", hangs).await.err().ok_or("it hangs")?;
-    /// assert!(error.is_timeout());
-    /// # Ok(()) }
-    /// # tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap().block_on(demo()).unwrap();
-    /// ```
-    #[doc(alias("hard_timeout", "factory_timeout"))]
-    pub fn load_timeout(mut self, timeout: Duration) -> Self {
-        self.parts.options.load_timeout = timeout;
-        self
-    }
+        /// How long one call of a loader may take. Default: 30 s. Then its callers get a fallback, see
+        /// [`stale_if_error`](Self::stale_if_error), or [`LoadError::is_timeout`](crate::LoadError::is_timeout); and
+        /// the loader's future is dropped, as soon as it does not block its thread.
+        ///
+        /// ```
+        /// # async fn demo() -> Result<(), Box<dyn std::error::Error>> {
+        /// use std::time::Duration;
+        ///
+        /// let prices: larder::Cache<String, u32> = larder::Cache::builder("docs:prices")
+        ///     .load_timeout(Duration::from_millis(10))
+        ///     .build()?;
+        /// let hangs = || std::future::pending::<Result<u32, std::io::Error>>();
+        /// let error = prices.get_or_load("tea", hangs).await.err().ok_or("it hangs")?;
+        /// assert!(error.is_timeout());
+        /// # Ok(()) }
+        /// # tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap().block_on(demo()).unwrap();
+        /// ```
+        #[doc(alias("hard_timeout", "factory_timeout"))]
+        load_timeout(timeout: Duration) => timeout;
 
-    /// How long one request to L2 may take, including connecting. Default: 500 ms.
-    ///
-    /// A call may make several requests one after the other, so it can take longer. After a timeout a look-up goes on
-    /// to the loader, and a write is deferred. After three timeouts no call waits for L2 until it answers a probe, see
-    /// [`Health::is_breaker_open`](crate::Health::is_breaker_open).
-    pub fn l2_timeout(mut self, timeout: Duration) -> Self {
-        self.parts.options.l2_timeout = timeout;
-        self
-    }
+        /// How long one request to L2 may take, including connecting. Default: 500 ms.
+        ///
+        /// A call may make several requests one after the other, so it can take longer. After a timeout a look-up goes
+        /// on to the loader, and a write is deferred. After three timeouts no call waits for L2 until it answers a
+        /// probe, see [`Health::is_breaker_open`](crate::Health::is_breaker_open).
+        l2_timeout(timeout: Duration) => timeout;
 
-    /// The largest encoded value that is stored or decoded, in bytes. Default: 8 MiB. From 1 byte to 64 MiB. With
-    /// `codec::Compressed` it bounds values as they are before they are compressed.
-    ///
-    /// [`insert`](Cache::insert) refuses a larger value. A loaded value that is larger is returned and not stored. A
-    /// larger value that L2 has already, because another instance allows more, is a miss.
-    ///
-    /// Decoding may take more memory than this. The codecs of this crate refuse a value that would take more than 64
-    /// times its encoded size and 64 MiB on top, not counting the reserve of collections.
-    pub fn max_value_size(mut self, bytes: usize) -> Self {
-        self.parts.options.max_value_size = bytes;
-        self
-    }
+        /// The largest encoded value that is stored or decoded, in bytes. Default: 8 MiB. From 1 byte to 64 MiB. With
+        /// `codec::Compressed` it bounds values as they are before they are compressed.
+        ///
+        /// [`insert`](Cache::insert) refuses a larger value. A loaded value that is larger is returned and not stored.
+        /// A larger value that L2 has already, because another instance allows more, is a miss.
+        ///
+        /// Decoding may take more memory than this. The codecs of this crate refuse a value that would take more than
+        /// 64 times its encoded size and 64 MiB on top, not counting the reserve of collections.
+        max_value_size(bytes: usize) => bytes;
 
-    /// Loads single keys together: those that callers miss within `window` after the first one, `max` at most, by one
-    /// call of the loader of [`read_through_many`](Self::read_through_many). Default: off, each is loaded by a call of
-    /// its own.
-    ///
-    /// `window` from 1 ms on, `max` from 1 to 1 024. Each miss takes up to `window` longer. A call is made at once when
-    /// there are `max` keys. A refresh of a stale value does not wait for others, and is a call of its own.
-    ///
-    /// ```
-    /// # async fn demo() -> Result<(), Box<dyn std::error::Error>> {
-    /// use std::time::Duration;
-    /// use larder::Cache;
-    ///
-    /// let squares = Cache::builder("docs:squares")
-    ///     .batch_loads(Duration::from_millis(5), 100)
-    ///     .read_through_many(|keys: Vec<u64>| async {
-    ///         Ok::<_, std::io::Error>(keys.into_iter().map(|n| (n, n * n)))
-    ///     })
-    ///     .build()?;
-    /// let (two, three) = tokio::try_join!(squares.get(&2), squares.get(&3))?;
-    /// assert_eq!((*two, *three), (4, 9));
-    /// assert_eq!(squares.stats().loads, 1);
-    /// # Ok(()) }
-    /// # tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap().block_on(demo()).unwrap();
-    /// ```
-    pub fn batch_loads(mut self, window: Duration, max: usize) -> Self {
-        self.parts.options.batch_loads = Some((window, max));
-        self
+        /// Loads single keys together: those that callers miss within `window` after the first one, `max` at most, by
+        /// one call of the loader of [`read_through_many`](Self::read_through_many). Default: off, each is loaded by a
+        /// call of its own.
+        ///
+        /// `window` from 1 ms on, `max` from 1 to 1 024. Each miss takes up to `window` longer. A call is made at once
+        /// when there are `max` keys. A refresh of a stale value does not wait for others, and is a call of its own.
+        ///
+        /// ```
+        /// # async fn demo() -> Result<(), Box<dyn std::error::Error>> {
+        /// use std::time::Duration;
+        /// use larder::Cache;
+        ///
+        /// let squares = Cache::builder("docs:squares")
+        ///     .batch_loads(Duration::from_millis(5), 100)
+        ///     .read_through_many(|keys: Vec<u64>| async {
+        ///         Ok::<_, std::io::Error>(keys.into_iter().map(|n| (n, n * n)))
+        ///     })
+        ///     .build()?;
+        /// let (two, three) = tokio::try_join!(squares.get(&2), squares.get(&3))?;
+        /// assert_eq!((*two, *three), (4, 9));
+        /// assert_eq!(squares.stats().loads, 1);
+        /// # Ok(()) }
+        /// # tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap().block_on(demo()).unwrap();
+        /// ```
+        batch_loads(window: Duration, max: usize) => (window, max);
     }
 }
 
@@ -750,10 +699,7 @@ where
 /// # Other programs
 ///
 /// The changes that they make, and those that they are told of.
-impl<K, V, L> Builder<K, V, L>
-where
-    V: Serialize + DeserializeOwned + Send + Sync + 'static,
-{
+impl<K, V, L> Builder<K, V, L> {
     /// Invalidates the keys, tags and prefixes that other programs publish on a channel of Redis (`PUBLISH`), such as
     /// `{"service":"catalog","key":"42"}`. The parser makes [`Invalidation`]s of each message, or none of one that does
     /// not matter. Several calls add up, each with a channel of its own.
@@ -843,10 +789,7 @@ where
 }
 
 /// # Options of the operator
-impl<K, V, L> Builder<K, V, L>
-where
-    V: Serialize + DeserializeOwned + Send + Sync + 'static,
-{
+impl<K, V, L> Builder<K, V, L> {
     /// Sets the options that come from a file or the environment, and leaves the others as they are. The last call
     /// counts: call it after the methods whose options the operator may override.
     ///
@@ -866,47 +809,14 @@ where
     /// # Ok::<(), Box<dyn std::error::Error>>(())
     /// ```
     pub fn settings(mut self, settings: &Settings) -> Self {
-        /// Calls the method of the name of each field that is set.
-        macro_rules! set {
-            ($($name:ident),*) => {{
-                let Settings { redis, batch_loads, $($name,)* } = settings;
-                if let Some(redis) = redis.as_deref().filter(|_| !self.rest.has_own_l2) {
-                    self = self.redis(redis);
-                }
-                $(if let Some(value) = $name {
-                    self = self.$name(value.clone());
-                })*
-                if let Some((window, max)) = *batch_loads {
-                    self = self.batch_loads(window, max);
-                }
-            }};
+        let mut set = mem::take(&mut self.rest.set).overridden_by(settings);
+        // The server becomes the L2 at once, so that the last call counts: this one or `redis`.
+        let server = set.redis.take();
+        self.rest.set = set;
+        match server {
+            Some(server) if !self.rest.has_own_l2 => self.redis(server.as_str()),
+            _ => self,
         }
-        set!(
-            enabled,
-            l1_capacity,
-            l1_ttl,
-            l2_ttl,
-            sliding,
-            soft_ttl,
-            refresh_ahead,
-            stale_if_error,
-            fallback_throttle,
-            stale_wait,
-            error_ttl,
-            jitter,
-            max_staleness,
-            verify,
-            track_hot_keys,
-            mode,
-            max_value_size,
-            l2_timeout,
-            load_timeout,
-            max_concurrent_loads,
-            lease_ttl,
-            lease_wait,
-            max_deferred
-        );
-        self
     }
 
     /// The same when the cache is built, so that the settings override options that are set after this.
@@ -918,24 +828,20 @@ where
     /// Has `on_build` called with the cache, which may refuse it.
     pub(crate) fn on_build(
         mut self,
-        on_build: impl FnOnce(AnyCache) -> Result<(), String> + Send + 'static,
+        on_build: impl FnOnce(AnyCache) -> Result<(), BuildError> + Send + 'static,
     ) -> Self {
         self.rest.on_build = Some(Box::new(on_build));
         self
     }
 
-    /// Whether the cache is used, until [`Cache::set_enabled`] says otherwise. Default: `true`.
-    pub fn enabled(mut self, is_enabled: bool) -> Self {
-        self.parts.options.is_enabled = is_enabled;
-        self
+    setters! {
+        /// Whether the cache is used, until [`Cache::set_enabled`] says otherwise. Default: `true`.
+        enabled(is_enabled: bool) => is_enabled;
     }
 }
 
 /// # Rarely set
-impl<K, V, L> Builder<K, V, L>
-where
-    V: Serialize + DeserializeOwned + Send + Sync + 'static,
-{
+impl<K, V, L> Builder<K, V, L> {
     /// An online checker: this share of hits is compared with the source. Default: 0.0, none. From 0.0 to 1.0; 0.001 is
     /// one in a thousand. [`Verify::by`] says how two values are compared.
     ///
@@ -962,75 +868,67 @@ where
     /// ```
     pub fn verify(mut self, verify: impl Into<Verify<V>>) -> Self {
         let Verify { share, same } = verify.into();
-        self.parts.options.verify = share;
+        // A share alone, as that of settings, leaves the comparison that code has set.
+        self.rest.set.verify = Some(share);
         if let Some(same) = same {
             self.parts.same = same;
         }
         self
     }
 
-    /// Whether [`Cache::hot_keys`] knows which keys are looked up most. Default: `false`.
-    ///
-    /// Costs nothing for fifteen of sixteen look-ups, on average; the sixteenth adds its key to a sample of 4 096,
-    /// under a lock for which it does not wait. The sample holds the texts of its keys: 4 MiB at most, and a few
-    /// hundred KiB as a rule.
-    ///
-    /// ```
-    /// # fn demo() -> Result<(), larder::BuildError> {
-    /// let prices: larder::Cache<String, u32> = larder::Cache::builder("docs:prices").track_hot_keys(true).build()?;
-    /// assert!(prices.hot_keys(10).is_empty());
-    /// # Ok(()) }
-    /// # demo().unwrap();
-    /// ```
-    pub fn track_hot_keys(mut self, track: bool) -> Self {
-        self.parts.options.track_hot_keys = track;
-        self
-    }
+    setters! {
+        /// Whether [`Cache::hot_keys`] knows which keys are looked up most. Default: `false`.
+        ///
+        /// Costs nothing for fifteen of sixteen look-ups, on average; the sixteenth adds its key to a sample of 4 096,
+        /// under a lock for which it does not wait. The sample holds the texts of its keys: 4 MiB at most, and a few
+        /// hundred KiB as a rule.
+        ///
+        /// ```
+        /// # fn demo() -> Result<(), larder::BuildError> {
+        /// let prices: larder::Cache<String, u32> =
+        ///     larder::Cache::builder("docs:prices").track_hot_keys(true).build()?;
+        /// assert!(prices.hot_keys(10).is_empty());
+        /// # Ok(()) }
+        /// # demo().unwrap();
+        /// ```
+        track_hot_keys(track: bool) => track;
 
-    /// How long a load keeps its lease without renewing it. Default: 2 s.
-    ///
-    /// A running load renews its lease. If its instance dies, another one takes over after this time.
-    pub fn lease_ttl(mut self, ttl: Duration) -> Self {
-        self.parts.options.lease_ttl = ttl;
-        self
-    }
+        /// How long a load keeps its lease without renewing it. Default: 2 s.
+        ///
+        /// A running load renews its lease. If its instance dies, another one takes over after this time.
+        lease_ttl(ttl: Duration) => ttl;
 
-    /// How long a caller waits for a load by another instance before it loads by itself, without storing the value.
-    /// Default: 5 s.
-    pub fn lease_wait(mut self, wait: Duration) -> Self {
-        self.parts.options.lease_wait = wait;
-        self
-    }
+        /// How long a caller waits for a load by another instance before it loads by itself, without storing the value.
+        /// Default: 5 s.
+        lease_wait(wait: Duration) => wait;
 
-    /// How many keys and tags may wait for L2 to come back and be invalidated then. Default: 10 000. If there are more,
-    /// the whole namespace is cleared instead; until then this instance uses no key of it.
-    pub fn max_deferred(mut self, keys: usize) -> Self {
-        self.parts.options.max_deferred = keys;
-        self
+        /// How many keys and tags may wait for L2 to come back and be invalidated then. Default: 10 000. If there are
+        /// more, the whole namespace is cleared instead; until then this instance uses no key of it.
+        max_deferred(keys: usize) => keys;
     }
 
     /// The clock by which values expire. Default: that of the [`MemoryL2`](crate::MemoryL2) if the cache is on one,
     /// otherwise the system's monotonic clock. For tests and simulations.
     pub fn clock(mut self, clock: Clock) -> Self {
-        self.parts.options.clock = clock;
+        self.rest.clock = clock;
         self
     }
 }
 
-impl<K, V, L> Builder<K, V, L>
-where
-    V: Serialize + DeserializeOwned + Send + Sync + 'static,
-{
+impl<K, V: Send + Sync + 'static, L> Builder<K, V, L> {
     /// Returns the cache, its loader, and how single loads are batched.
     fn build_with(mut self, has_loader_of_many: bool) -> Result<Built<K, V, L>, BuildError> {
         let last = mem::take(&mut self.rest.last);
         let Self {
-            mut parts,
+            parts,
             rest,
             loader,
-            keys: _,
+            ..
         } = self.settings(&last);
-        let options = &mut parts.options;
+        // A clock that was set comes before that of the L2.
+        let of_l2 = parts.l2.as_ref().and_then(|l2| l2.clock());
+        let clock = of_l2.filter(|_| rest.clock.is_system());
+        let options = Options::new(rest.namespace, &rest.set, clock.unwrap_or(rest.clock));
         let batch = options.batch_loads;
         let mut mistakes = options.mistakes();
         if batch.is_some() && !has_loader_of_many {
@@ -1041,20 +939,11 @@ where
         // An L2 that cannot be used is a mistake of its own.
         let has_channels =
             rest.bad_l2.is_some() || parts.l2.as_ref().is_some_and(|l2| l2.has_channels());
-        mistakes.extend(mistakes_in_channels(
-            &parts.channels,
-            parts.publish_to.as_ref(),
-            has_channels,
-        ));
+        mistakes.extend(mistakes_in_channels(&parts, has_channels));
         if !mistakes.is_empty() || rest.bad_l2.is_some() {
             return Err(BuildError::new(&options.namespace, mistakes, rest.bad_l2));
         }
-        if let Some(clock) = parts.l2.as_ref().and_then(|l2| l2.clock())
-            && options.clock.is_system()
-        {
-            options.clock = clock;
-        }
-        let namespace = options.namespace.clone();
+        let namespace = options.namespace.as_str();
         if options.clock.ignores_pause() {
             warn!(
                 namespace,
@@ -1068,11 +957,10 @@ where
             );
         }
         let type_tag = rest.type_tag.as_deref().unwrap_or(type_name::<V>());
-        parts.type_tag = envelope::type_tag(type_tag, rest.schema_version);
-        let cache = Cache::new(Engine::new(parts));
+        let type_tag = envelope::type_tag(type_tag, rest.schema_version);
+        let cache = Cache::new(Engine::new(options, type_tag, parts));
         if let Some(on_build) = rest.on_build {
-            let refused = |mistake| BuildError::new(&namespace, vec![mistake], None);
-            on_build(AnyCache::new(&cache)).map_err(refused)?;
+            on_build(AnyCache::new(&cache))?;
         }
         Ok((cache, loader, batch))
     }
@@ -1087,13 +975,10 @@ fn have_same_bytes<V: Serialize>(a: &V, b: &V) -> Option<bool> {
 }
 
 /// Channels of other programs that cannot work, and why.
-fn mistakes_in_channels(
-    listeners: &[Listener],
-    publish_to: Option<&PublishTo>,
-    has_channels: bool,
-) -> Vec<String> {
-    let listened = listeners.iter().map(|one| ("listen_to", &one.name));
-    let published = publish_to.map(|to| ("publish_changes", &to.channel));
+fn mistakes_in_channels<V>(parts: &Parts<V>, has_channels: bool) -> Vec<String> {
+    let listened = parts.channels.iter().map(|one| ("listen_to", &one.name));
+    let published =
+        (parts.publish_to.iter()).map(|to: &PublishTo| ("publish_changes", &to.channel));
     let all: Vec<_> = listened.chain(published).collect();
     let mut mistakes = Vec::new();
     if let (false, Some((call, _))) = (has_channels, all.first()) {
@@ -1271,16 +1156,8 @@ where
     }
 }
 
-impl<K, V> fmt::Debug for WithLoader<K, V> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("WithLoader").finish_non_exhaustive()
-    }
-}
+partial_debug!([K, V] WithLoader<K, V>, "WithLoader");
 
-impl<K, V, L> fmt::Debug for Builder<K, V, L> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Builder")
-            .field("options", &self.parts.options)
-            .finish_non_exhaustive()
-    }
-}
+partial_debug!([K, V, L] Builder<K, V, L>, "Builder", this =>
+    namespace: &this.rest.namespace,
+    settings: &this.rest.set);

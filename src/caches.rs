@@ -1,6 +1,5 @@
 //! The caches of a service: built alike, and handled together.
 
-use std::fmt;
 use std::sync::{Arc, Mutex};
 
 use futures::future::join_all;
@@ -17,6 +16,7 @@ use crate::l2::{L2, RedisL2};
 use crate::settings::ServiceSettings;
 use crate::token::Token;
 use crate::util::lock::lock;
+use crate::util::partial_debug::partial_debug;
 
 /// The caches of a service: they share an L2 and the settings of the operator, and are handled together.
 ///
@@ -55,11 +55,13 @@ pub struct Caches {
     shared: Arc<Shared>,
 }
 
+/// Gives each cache a handle of the same L2.
+type L2Of = Box<dyn Fn() -> Box<dyn L2> + Send + Sync>;
+
 struct Shared {
     service: String,
     settings: ServiceSettings,
-    /// Gives each cache a handle of the same L2.
-    l2: Option<Box<dyn Fn() -> Box<dyn L2> + Send + Sync>>,
+    l2: Option<L2Of>,
     built: Mutex<Vec<AnyCache>>,
 }
 
@@ -81,13 +83,9 @@ impl Caches {
     /// ```
     pub fn new(service: impl Into<String>, settings: ServiceSettings) -> Result<Self, BuildError> {
         let service = service.into();
-        let Some(server) = &settings.all.redis else {
-            return Ok(Self::from_parts(service, settings, None));
-        };
-        match RedisL2::open(server.as_str()) {
-            Ok(l2) => Ok(Self::with_l2(service, settings, l2)),
-            Err(error) => Err(BuildError::new(&service, Vec::new(), Some(error))),
-        }
+        let l2 = settings.all.redis.as_deref().map(RedisL2::open).transpose();
+        let l2 = l2.map_err(|error| BuildError::new(&service, Vec::new(), Some(error)))?;
+        Ok(Self::over(service, settings, l2))
     }
 
     /// The caches of a service over this L2, whatever server the settings name: a [`RedisL2`], or a
@@ -97,15 +95,11 @@ impl Caches {
         settings: ServiceSettings,
         l2: impl L2 + Clone,
     ) -> Self {
-        let l2 = move || Box::new(l2.clone()) as Box<dyn L2>;
-        Self::from_parts(service.into(), settings, Some(Box::new(l2)))
+        Self::over(service.into(), settings, Some(l2))
     }
 
-    fn from_parts(
-        service: String,
-        settings: ServiceSettings,
-        l2: Option<Box<dyn Fn() -> Box<dyn L2> + Send + Sync>>,
-    ) -> Self {
+    fn over(service: String, settings: ServiceSettings, l2: Option<impl L2 + Clone>) -> Self {
+        let l2 = l2.map(|l2| -> L2Of { Box::new(move || Box::new(l2.clone())) });
         Self {
             shared: Arc::new(Shared {
                 service,
@@ -114,6 +108,10 @@ impl Caches {
                 built: Mutex::default(),
             }),
         }
+    }
+
+    fn namespace(&self, name: &str) -> String {
+        format!("{}:{name}", self.shared.service)
     }
 
     /// Starts to build a cache with the namespace `service:name`. Options that the settings have count more than those
@@ -126,8 +124,7 @@ impl Caches {
         V: Serialize + DeserializeOwned + Send + Sync + 'static,
     {
         let shared = Arc::clone(&self.shared);
-        let namespace = format!("{}:{name}", shared.service);
-        let mut builder = Cache::builder(namespace);
+        let mut builder = Cache::builder(self.namespace(name));
         if let Some(l2) = &shared.l2 {
             builder = builder.boxed_l2(l2());
         }
@@ -143,15 +140,15 @@ impl Caches {
     ///
     /// Names the sections that are of no cache.
     pub fn check_settings(&self) -> Result<(), BuildError> {
-        let prefix = format!("{}:", self.shared.service);
+        let prefix = self.namespace("");
         let names: Vec<String> = lock(&self.shared.built)
             .iter()
             .filter_map(|cache| Some(cache.namespace().strip_prefix(&prefix)?.to_owned()))
             .collect();
         let unknown = self.shared.settings.unknown(&names);
-        let mistakes: Vec<String> = unknown
-            .map(|name| format!("the settings have a section {name}, and there is no such cache"))
-            .collect();
+        let mistake =
+            |name| format!("the settings have a section {name}, and there is no such cache");
+        let mistakes: Vec<String> = unknown.map(mistake).collect();
         if mistakes.is_empty() {
             return Ok(());
         }
@@ -166,8 +163,7 @@ impl Caches {
     /// Resolves when each cache [is ready](Cache::ready). It does not resolve while L2 cannot be reached, so put a time
     /// limit on it.
     pub async fn ready(&self) {
-        let caches: Vec<_> = self.iter().collect();
-        join_all(caches.iter().map(AnyCache::ready)).await;
+        join_all(self.iter().map(async |cache| cache.ready().await)).await;
     }
 
     /// Whether [all is well](crate::Health::is_ok) with each cache. For an alert and a start-up gate. Not for a
@@ -180,12 +176,8 @@ impl Caches {
     /// The cache that was built with this name, as by [`cache`](Self::cache).
     #[must_use]
     pub fn get(&self, name: &str) -> Option<AnyCache> {
-        let service = self.shared.service.as_str();
-        let is_it = |cache: &AnyCache| {
-            let rest = cache.namespace().strip_prefix(service);
-            rest.and_then(|rest| rest.strip_prefix(':')) == Some(name)
-        };
-        self.iter().find(is_it)
+        let namespace = self.namespace(name);
+        self.iter().find(|cache| cache.namespace() == namespace)
     }
 
     /// Switches all caches on or off, see [`Cache::set_enabled`].
@@ -201,8 +193,7 @@ impl Caches {
     ///
     /// Of one cache; all were tried. It [is deferred](WriteError::is_deferred) if all that failed are.
     pub async fn clear(&self) -> Result<(), WriteError> {
-        let caches: Vec<_> = self.iter().collect();
-        all_done(join_all(caches.iter().map(AnyCache::clear)).await)
+        all_done(join_all(self.iter().map(async |cache| cache.clear().await)).await)
     }
 
     /// Removes all values with a tag from all caches, see [`Cache::invalidate_tag`].
@@ -211,8 +202,8 @@ impl Caches {
     ///
     /// As [`clear`](Self::clear).
     pub async fn invalidate_tag(&self, tag: &str) -> Result<(), WriteError> {
-        let caches: Vec<_> = self.iter().collect();
-        all_done(join_all(caches.iter().map(|cache| cache.invalidate_tag(tag))).await)
+        let invalidate = async |cache: AnyCache| cache.invalidate_tag(tag).await;
+        all_done(join_all(self.iter().map(invalidate)).await)
     }
 
     /// Closes all caches, all at once, see [`Cache::close`]. Writes that are lost by it are one line in the log.
@@ -232,25 +223,19 @@ fn all_done(writes: Vec<Result<Token, WriteError>>) -> Result<(), WriteError> {
 }
 
 impl Shared {
-    /// Returns a mistake if there is such a cache already.
-    fn add(&self, cache: AnyCache) -> Result<(), String> {
+    /// Refuses a cache if there is one of its name already.
+    fn add(&self, cache: AnyCache) -> Result<(), BuildError> {
         let mut built = lock(&self.built);
-        if built
-            .iter()
-            .any(|other| other.namespace() == cache.namespace())
-        {
-            return Err("a cache of this name was built already: share clones of it".to_owned());
+        let mut names = built.iter().map(AnyCache::namespace);
+        if names.any(|name| name == cache.namespace()) {
+            let mistake = "a cache of this name was built already: share clones of it".to_owned();
+            return Err(BuildError::new(cache.namespace(), vec![mistake], None));
         }
         built.push(cache);
         Ok(())
     }
 }
 
-impl fmt::Debug for Caches {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Caches")
-            .field("service", &self.shared.service)
-            .field("caches", &*lock(&self.shared.built))
-            .finish_non_exhaustive()
-    }
-}
+partial_debug!([] Caches, "Caches", this =>
+    service: &this.shared.service,
+    caches: &*lock(&this.shared.built));

@@ -36,11 +36,8 @@ impl Flags {
     const SAMPLED: Self = Self(1 << 5);
 
     const fn from(source: Source) -> Self {
-        Self(match source {
-            Source::L1 => 0,
-            Source::L2 => 1,
-            Source::Loader => 2,
-        })
+        // By its place in the enum.
+        Self(source as u64)
     }
 
     const fn source(self) -> Source {
@@ -187,45 +184,6 @@ impl<V> Clone for Entry<V> {
     }
 }
 
-impl<V> Deref for Entry<V> {
-    type Target = V;
-
-    fn deref(&self) -> &V {
-        self.value()
-    }
-}
-
-/// Equal if the values are, wherever they came from.
-impl<V: PartialEq> PartialEq for Entry<V> {
-    fn eq(&self, other: &Self) -> bool {
-        self.value() == other.value()
-    }
-}
-
-impl<V: Eq> Eq for Entry<V> {}
-
-/// Serializes as its value.
-impl<V: Serialize> Serialize for Entry<V> {
-    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        self.value().serialize(serializer)
-    }
-}
-
-impl<V: fmt::Debug> fmt::Debug for Entry<V> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Entry")
-            .field("value", self.value())
-            .field("meta", &self.meta())
-            .finish()
-    }
-}
-
-impl<V: fmt::Display> fmt::Display for Entry<V> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        self.value().fmt(f)
-    }
-}
-
 /// A cached value that is `Some`, shared with the cache: it dereferences to the `T` in it.
 /// [`Entry::transpose`] returns it.
 ///
@@ -258,44 +216,51 @@ impl<T> Clone for SomeEntry<T> {
     }
 }
 
-impl<T> Deref for SomeEntry<T> {
-    type Target = T;
+/// An entry stands for its value: it dereferences to it, and is compared, serialized and shown by it.
+macro_rules! stands_for_its_value {
+    ($($entry:ident<$value:ident>),*) => {$(
+        impl<$value> Deref for $entry<$value> {
+            type Target = $value;
 
-    fn deref(&self) -> &T {
-        self.value()
-    }
+            fn deref(&self) -> &$value {
+                self.value()
+            }
+        }
+
+        /// Equal if the values are, wherever they came from.
+        impl<$value: PartialEq> PartialEq for $entry<$value> {
+            fn eq(&self, other: &Self) -> bool {
+                self.value() == other.value()
+            }
+        }
+
+        impl<$value: Eq> Eq for $entry<$value> {}
+
+        /// Serializes as its value.
+        impl<$value: Serialize> Serialize for $entry<$value> {
+            fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+                self.value().serialize(serializer)
+            }
+        }
+
+        impl<$value: fmt::Debug> fmt::Debug for $entry<$value> {
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.debug_struct(stringify!($entry))
+                    .field("value", self.value())
+                    .field("meta", &self.meta())
+                    .finish()
+            }
+        }
+
+        impl<$value: fmt::Display> fmt::Display for $entry<$value> {
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                self.value().fmt(f)
+            }
+        }
+    )*};
 }
 
-/// Equal if the values are, wherever they came from.
-impl<T: PartialEq> PartialEq for SomeEntry<T> {
-    fn eq(&self, other: &Self) -> bool {
-        self.value() == other.value()
-    }
-}
-
-impl<T: Eq> Eq for SomeEntry<T> {}
-
-/// Serializes as its value.
-impl<T: Serialize> Serialize for SomeEntry<T> {
-    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        self.value().serialize(serializer)
-    }
-}
-
-impl<T: fmt::Debug> fmt::Debug for SomeEntry<T> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("SomeEntry")
-            .field("value", self.value())
-            .field("meta", &self.meta())
-            .finish()
-    }
-}
-
-impl<T: fmt::Display> fmt::Display for SomeEntry<T> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        self.value().fmt(f)
-    }
-}
+stands_for_its_value!(Entry<V>, SomeEntry<T>);
 
 /// Where an [`Entry`] came from, and how fresh it was when it was returned.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

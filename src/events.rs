@@ -1,6 +1,6 @@
 //! The events of an instance, for those who listen.
 
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::OnceLock;
 use std::time::Duration;
 
 use futures::stream::{BoxStream, StreamExt, unfold};
@@ -93,19 +93,10 @@ pub enum CacheEvent {
 }
 
 /// Hands events to those who listen. Nothing is made of an event while nobody has ever listened.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub(crate) struct Events {
-    has_listeners: AtomicBool,
-    sender: broadcast::Sender<CacheEvent>,
-}
-
-impl Default for Events {
-    fn default() -> Self {
-        Self {
-            has_listeners: AtomicBool::new(false),
-            sender: broadcast::Sender::new(MOST_WAIT),
-        }
-    }
+    /// Made for the first listener, as it takes memory for all that may wait.
+    sender: OnceLock<broadcast::Sender<CacheEvent>>,
 }
 
 impl CacheEvent {
@@ -127,16 +118,16 @@ impl CacheEvent {
 
 impl Events {
     pub(crate) fn emit(&self, event: impl FnOnce() -> CacheEvent) {
-        if self.has_listeners.load(Ordering::Relaxed) {
-            // There may be none any more.
-            let _ = self.sender.send(event());
+        if let Some(sender) = self.sender.get() {
+            // There may be no listener any more.
+            let _ = sender.send(event());
         }
     }
 
     /// The events from now on. Ends with the instance.
     pub(crate) fn stream(&self) -> BoxStream<'static, CacheEvent> {
-        let receiver = self.sender.subscribe();
-        self.has_listeners.store(true, Ordering::Relaxed);
+        let sender = (self.sender).get_or_init(|| broadcast::Sender::new(MOST_WAIT));
+        let receiver = sender.subscribe();
         let next = async |mut receiver: broadcast::Receiver<CacheEvent>| match receiver.recv().await
         {
             Ok(event) => Some((event, receiver)),

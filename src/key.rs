@@ -223,11 +223,8 @@ impl KeyWriter {
         Q: CacheKey + ?Sized,
     {
         if let Some(text) = key.as_written(sealed::Sealed) {
-            return if text.len() <= MAX_KEY_BYTES {
-                Ok(text)
-            } else {
-                Err(KeyTooLong)
-            };
+            let fits = text.len() <= MAX_KEY_BYTES;
+            return fits.then_some(text).ok_or(KeyTooLong);
         }
         key.write_key(self);
         if self.overflow {
@@ -358,15 +355,8 @@ macro_rules! integer {
                 out.push(itoa::Buffer::new().format(*self));
             }
         }
-    )*};
-}
 
-integer!(i8, i16, i32, i64, i128, isize);
-integer!(u8, u16, u32, u64, u128, usize);
-
-/// The text is that of the integer.
-macro_rules! non_zero {
-    ($($type:ty),*) => {$(
+        /// The text is that of the integer.
         impl CacheKey for NonZero<$type> {
             fn write_key(&self, out: &mut KeyWriter) {
                 self.get().write_key(out);
@@ -375,8 +365,8 @@ macro_rules! non_zero {
     )*};
 }
 
-non_zero!(i8, i16, i32, i64, i128, isize);
-non_zero!(u8, u16, u32, u64, u128, usize);
+integer!(i8, i16, i32, i64, i128, isize);
+integer!(u8, u16, u32, u64, u128, usize);
 
 /// 36 characters, in lower case, with hyphens.
 #[cfg(feature = "uuid")]

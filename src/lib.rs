@@ -58,7 +58,6 @@ pub use crate::l2::{L2Error, MemoryL2, MemorySnapshot, RedisL2};
 pub use crate::loaded::Loaded;
 pub use crate::loading::{AtLeast, LoadingAtLeast, LoadingCache, with_state};
 pub use crate::lookup_by::{KeyFrom, LookupBy};
-pub use crate::options::{Mode, RefreshAhead};
 #[cfg(any(feature = "outbox-rusqlite", feature = "outbox-sqlx"))]
 #[cfg_attr(
     docsrs,
@@ -71,7 +70,7 @@ pub use crate::patterns::write_behind;
 pub use crate::settings::{ServiceSettings, Settings, SettingsError};
 pub use crate::stats::{Health, HotKey, Stats, Warming};
 pub use crate::token::{ParseTokenError, Token};
-pub use crate::vocabulary::{Invalidation, Source, Version};
+pub use crate::vocabulary::{Invalidation, Mode, RefreshAhead, Source, Version};
 pub use crate::wire::envelope::MAX_TAGS;
 /// The Redis client and pool that this crate is built with, for [`RedisL2::with_pool`].
 pub use deadpool_redis;

@@ -97,9 +97,7 @@ impl<V> Loaded<V> {
     pub fn new(value: V) -> Self {
         Self {
             value: Some(value),
-            is_stored: true,
-            ttls: OwnTtls::default(),
-            tags: None,
+            ..Self::unchanged()
         }
     }
 

@@ -55,23 +55,17 @@ macro_rules! counters {
         impl Stats {
             /// Names and numbers, in the order of the fields.
             pub fn iter(&self) -> impl Iterator<Item = (&'static str, u64)> + use<> {
-                let Self { $($name,)* l1_flushes, l1_entries } = *self;
-                [
-                    $((stringify!($name), $name),)*
-                    ("l1_flushes", l1_flushes),
-                    ("l1_entries", l1_entries),
-                ]
-                .into_iter()
+                { *self }.fields().map(|(name, n)| (name, *n)).into_iter()
             }
 
-            /// The field of this name.
-            fn get_mut(&mut self, name: &str) -> Option<&mut u64> {
-                match name {
-                    $(stringify!($name) => Some(&mut self.$name),)*
-                    "l1_flushes" => Some(&mut self.l1_flushes),
-                    "l1_entries" => Some(&mut self.l1_entries),
-                    _ => None,
-                }
+            const FIELDS: usize = [$(stringify!($name)),*].len() + 2;
+
+            fn fields(&mut self) -> [(&'static str, &mut u64); Self::FIELDS] {
+                [
+                    $((stringify!($name), &mut self.$name),)*
+                    ("l1_flushes", &mut self.l1_flushes),
+                    ("l1_entries", &mut self.l1_entries),
+                ]
             }
         }
 
@@ -94,7 +88,9 @@ impl Stats {
     /// Adds the numbers of such a text. Names that this version does not know are skipped, as is anything else.
     pub(crate) fn add_text(&mut self, text: &str) {
         for (name, n) in text.split(' ').filter_map(|part| part.split_once('=')) {
-            if let (Some(number), Ok(n)) = (self.get_mut(name), n.parse::<u64>()) {
+            let mut fields = self.fields().into_iter();
+            let field = fields.find(|(known, _)| *known == name);
+            if let (Some((_, number)), Ok(n)) = (field, n.parse::<u64>()) {
                 *number = number.saturating_add(n);
             }
         }
@@ -129,11 +125,9 @@ impl Deref for Counters {
 
 impl Counters {
     fn sum(&self, counter: impl Fn(&OfThread) -> &Counter) -> u64 {
-        let counted = self
-            .0
-            .iter()
-            .map(|counted| counter(counted).0.load(Ordering::Relaxed));
-        counted.fold(0, u64::wrapping_add)
+        let threads = self.0.iter();
+        let counts = threads.map(|thread| counter(thread).0.load(Ordering::Relaxed));
+        counts.fold(0, u64::wrapping_add)
     }
 }
 

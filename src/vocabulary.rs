@@ -1,6 +1,7 @@
 //! Types that L1 and L2 have in common, so that neither needs to know the other; and the bounds on values.
 
 use std::fmt;
+use std::time::Duration;
 
 /// A value that can be cached: threads share it, and it borrows nothing.
 pub(crate) trait Value: Send + Sync + 'static {}
@@ -49,6 +50,88 @@ pub enum Source {
     L2,
     /// The loader, called by this instance.
     Loader,
+}
+
+/// The answers of L1 while this instance cannot prove that it has applied all changes, because its connection to L2
+/// is lost or silent for longer than [`max_staleness`](crate::Builder::max_staleness).
+///
+/// ```
+/// # async fn demo() -> Result<(), Box<dyn std::error::Error>> {
+/// use std::time::Duration;
+/// use larder::{Cache, Mode};
+///
+/// let prices: Cache<String, u32> = Cache::builder("docs:prices")
+///     .mode(Mode::Available { limit: Duration::from_secs(60) })
+///     .build()?;
+/// let price = prices.get_or_load("tea", || async { Ok::<_, std::io::Error>(450) }).await?;
+/// if price.meta().is_unproven() {
+///     println!("{} cents, as far as we know", *price);
+/// }
+/// # Ok(()) }
+/// # tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap().block_on(demo()).unwrap();
+/// ```
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Mode {
+    /// Nothing. Look-ups go to L2, and then to the loader.
+    #[default]
+    Strict,
+    /// If L2 does not answer either: its entries, for `limit` after the last proof has expired, flagged by
+    /// [`Meta::is_unproven`](crate::Meta::is_unproven). Such an entry may have been invalidated by another instance
+    /// longer than `max_staleness` ago, but not by this one, and not by a clear that this one called or whose message
+    /// it received.
+    Available {
+        /// How long after the last proof has expired L1 may answer. From 1 ms to 100 years.
+        limit: Duration,
+    },
+}
+
+/// When a value that is read is refreshed before it is stale: of
+/// [`Builder::refresh_ahead`](crate::Builder::refresh_ahead).
+#[derive(Clone, Copy, Debug, PartialEq)]
+#[non_exhaustive]
+pub enum RefreshAhead {
+    /// When this share of the time until it is stale is over: between 0.0 and 1.0, such as 0.8. In settings a number.
+    Share(f64),
+    /// At random: each read refreshes the value with a probability that grows towards the end of its time. Above 0.0
+    /// and up to 100.0; 1.0 is the common choice, and more refreshes earlier. In settings `xfetch:1.0`.
+    ///
+    /// A read refreshes if `now - beta * load * ln(random)` is past the time at which the value is stale, where `load`
+    /// is how long loads in this instance take in the mean, and `random` is from 0 to 1. So values that take long to
+    /// load are refreshed earlier, and so are those that are read often. From Vattani, Chierichetti and Lowenstein,
+    /// "Optimal Probabilistic Cache Stampede Prevention", VLDB 2015, which calls it `XFetch`. An instance that has
+    /// loaded nothing yet does not know how long a load takes, and refreshes values when they are stale.
+    ///
+    /// ```
+    /// # async fn demo() -> Result<(), Box<dyn std::error::Error>> {
+    /// use std::time::Duration;
+    /// use larder::{Cache, RefreshAhead};
+    ///
+    /// let rates: Cache<String, f64> = Cache::builder("docs:rates")
+    ///     .soft_ttl(Duration::from_secs(300))
+    ///     .refresh_ahead(RefreshAhead::XFetch(1.0))
+    ///     .build()?;
+    /// # Ok(()) }
+    /// # tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap().block_on(demo()).unwrap();
+    /// ```
+    XFetch(f64),
+}
+
+/// A [`Share`](RefreshAhead::Share).
+impl From<f64> for RefreshAhead {
+    fn from(share: f64) -> Self {
+        Self::Share(share)
+    }
+}
+
+impl Mode {
+    /// How long L1 may answer without proof.
+    pub(crate) fn limit(self) -> Option<Duration> {
+        match self {
+            Self::Strict => None,
+            Self::Available { limit } => Some(limit),
+        }
+    }
 }
 
 /// Names one write of a key: [`Meta::version`](crate::Meta::version) of the entry that it stored, for

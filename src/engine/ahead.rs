@@ -6,7 +6,8 @@ use std::time::Duration;
 
 use crate::clock::{Tick, nanos};
 use crate::l1::NEVER;
-use crate::options::{self, Options};
+use crate::options::Options;
+use crate::vocabulary;
 
 /// Earlier than this multiple of the expected time, one read in ten million would refresh a value: none does.
 const LONGEST: f64 = 16.0;
@@ -47,11 +48,11 @@ impl RefreshAhead {
         }
         let before = match self.options.refresh_ahead {
             None => return NEVER,
-            Some(options::RefreshAhead::Share(share)) => {
+            Some(vocabulary::RefreshAhead::Share(share)) => {
                 let life = Duration::from_nanos(deadline.saturating_sub(born_at));
                 nanos(life.mul_f64(1.0 - share))
             }
-            Some(options::RefreshAhead::XFetch(beta)) => self.expected(beta * LONGEST),
+            Some(vocabulary::RefreshAhead::XFetch(beta)) => self.expected(beta * LONGEST),
         };
         deadline.saturating_sub(before).max(born_at)
     }
@@ -60,8 +61,8 @@ impl RefreshAhead {
     pub(crate) fn is_due(&self, born_at: Tick, deadline: Tick, now: Tick) -> bool {
         match self.options.refresh_ahead {
             None => false,
-            Some(options::RefreshAhead::Share(_)) => now >= self.begins_at(born_at, deadline),
-            Some(options::RefreshAhead::XFetch(beta)) => {
+            Some(vocabulary::RefreshAhead::Share(_)) => now >= self.begins_at(born_at, deadline),
+            Some(vocabulary::RefreshAhead::XFetch(beta)) => {
                 // One minus the random number, which is below one: the logarithm of zero is infinite.
                 let share = -(1.0 - fastrand::f64()).ln();
                 now.saturating_add(self.expected(beta * share)) >= deadline
@@ -80,22 +81,27 @@ impl RefreshAhead {
 mod tests {
     use std::sync::Arc;
 
-    use super::{RefreshAhead, options};
+    use super::{RefreshAhead, vocabulary};
+    use crate::clock::Clock;
     use crate::l1::NEVER;
     use crate::options::Options;
+    use crate::settings::Settings;
 
     const SECOND: u64 = 1_000_000_000;
     const DEADLINE: u64 = 1000 * SECOND;
 
-    fn ahead(when: Option<options::RefreshAhead>) -> RefreshAhead {
-        let mut options = Options::new("test".to_owned());
-        options.refresh_ahead = when;
+    fn ahead(when: Option<vocabulary::RefreshAhead>) -> RefreshAhead {
+        let set = Settings {
+            refresh_ahead: when,
+            ..Settings::default()
+        };
+        let options = Options::new("test".to_owned(), &set, Clock::system());
         RefreshAhead::new(&Arc::new(options))
     }
 
     #[test]
     fn a_share_of_the_time_passes_before() {
-        let ahead = ahead(Some(options::RefreshAhead::Share(0.8)));
+        let ahead = ahead(Some(vocabulary::RefreshAhead::Share(0.8)));
         assert_eq!(ahead.begins_at(500 * SECOND, DEADLINE), 900 * SECOND);
         assert_eq!(ahead.begins_at(0, NEVER), NEVER);
         assert!(ahead.is_due(500 * SECOND, DEADLINE, 900 * SECOND));
@@ -112,7 +118,7 @@ mod tests {
     /// With a load of ten seconds, at the times at which the probability is e^-2, e^-1 and e^-0.1.
     #[test]
     fn xfetch_is_the_more_likely_the_nearer_the_end_is() {
-        let ahead = ahead(Some(options::RefreshAhead::XFetch(1.0)));
+        let ahead = ahead(Some(vocabulary::RefreshAhead::XFetch(1.0)));
         assert_eq!(ahead.begins_at(0, DEADLINE), DEADLINE, "no load is known");
         ahead.loaded_in(10 * SECOND);
         assert_eq!(ahead.begins_at(0, DEADLINE), 840 * SECOND);
@@ -131,7 +137,7 @@ mod tests {
 
     #[test]
     fn the_time_of_loads_is_a_mean() {
-        let ahead = ahead(Some(options::RefreshAhead::XFetch(1.0)));
+        let ahead = ahead(Some(vocabulary::RefreshAhead::XFetch(1.0)));
         ahead.loaded_in(8 * SECOND);
         ahead.loaded_in(16 * SECOND);
         assert_eq!(ahead.expected(1.0), 9 * SECOND);

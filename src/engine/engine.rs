@@ -36,7 +36,7 @@ use crate::l2::{L2, MemoryL2, OnConnect, random};
 #[cfg(feature = "write-behind")]
 use crate::l2::{Waiting, WriteStream};
 use crate::loaded::Loaded;
-use crate::options::{DEFAULT_L1_ENTRIES, Options};
+use crate::options::Options;
 use crate::stats::{Counters, Health, HotKey, Stats, Warming};
 use crate::token::Token;
 use crate::util::throttle::Throttle;
@@ -59,14 +59,12 @@ pub(crate) struct Engine<V: Value> {
     key_warnings: Throttle,
 }
 
-/// The options and user code that an [`Engine`] is built from.
+/// The user code and the L2 that an [`Engine`] is built from, besides its options.
 pub(crate) struct Parts<V> {
-    pub(crate) options: Options,
     pub(crate) weigher: Option<Weigher<V>>,
     pub(crate) ttl_of: Option<TtlOf<V>>,
     pub(crate) tags_of: Option<TagsOf<V>>,
     pub(crate) codec: Box<dyn ValueCodec<V>>,
-    pub(crate) type_tag: u64,
     /// `None` for L1 alone.
     pub(crate) l2: Option<Box<dyn L2>>,
     pub(crate) channels: Vec<Channel>,
@@ -76,14 +74,12 @@ pub(crate) struct Parts<V> {
 
 impl<V: Value> Engine<V> {
     /// Puts the parts together. Starts the subscriber at once if there is a runtime, otherwise at the first call.
-    pub(crate) fn new(parts: Parts<V>) -> Self {
+    pub(crate) fn new(options: Options, type_tag: u64, parts: Parts<V>) -> Self {
         let Parts {
-            options,
             weigher,
             ttl_of,
             tags_of,
             codec,
-            type_tag,
             l2,
             channels,
             publish_to,
@@ -92,7 +88,7 @@ impl<V: Value> Engine<V> {
         let (options, counters) = (Arc::new(options), Arc::new(Counters::default()));
         let events = Arc::new(Events::default());
         let l1 = Arc::new(L1::new(
-            options.l1_capacity.unwrap_or(DEFAULT_L1_ENTRIES),
+            options.l1_capacity,
             weigher,
             options.clock.clone(),
             options.max_staleness,
@@ -127,7 +123,7 @@ impl<V: Value> Engine<V> {
             deferred: Deferred::new(options.max_deferred),
             backoff: Backoff::new(options.clock.clone()),
             instance,
-            is_off: AtomicBool::new(!options.is_enabled),
+            is_off: AtomicBool::new(!options.enabled),
             options,
             l1,
             lane,

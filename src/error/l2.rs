@@ -79,26 +79,6 @@ impl L2Error {
         Self(Kind::BadConfig(what.into()))
     }
 
-    /// Whether the store cannot work as it was set up: the URL is malformed, for instance, or TLS is not built in.
-    #[must_use]
-    pub fn is_bad_config(&self) -> bool {
-        matches!(self.0, Kind::BadConfig(_))
-    }
-
-    /// Whether the store could not be reached, TLS with it failed, or the connection broke. A request that had been
-    /// sent may have been executed.
-    #[must_use]
-    pub fn is_unreachable(&self) -> bool {
-        matches!(
-            self.0,
-            Kind::Unreachable(_)
-                | Kind::Explained(_)
-                | Kind::Tls(..)
-                | Kind::Skipped
-                | Kind::Closed
-        )
-    }
-
     /// Tells it from errors that have another cause. However a store does not answer, that is one cause.
     pub(crate) fn cause(&self) -> String {
         match &self.0 {
@@ -109,20 +89,27 @@ impl L2Error {
         }
     }
 
-    /// Whether the store did not answer in time. The request may have been executed, or may still be.
-    #[must_use]
-    pub fn is_timeout(&self) -> bool {
-        matches!(self.0, Kind::TimedOut(_))
-    }
-
     /// Whether the request was not sent: the circuit breaker is open.
     pub(crate) fn is_skipped(&self) -> bool {
         matches!(self.0, Kind::Skipped)
     }
+}
+
+predicates! { L2Error, 0:
+    /// Whether the store cannot work as it was set up: the URL is malformed, for instance, or TLS is not built in.
+    is_bad_config => Kind::BadConfig(_),
+
+    /// Whether the store could not be reached, TLS with it failed, or the connection broke. A request that had been
+    /// sent may have been executed.
+    is_unreachable => Kind::Unreachable(_)
+        | Kind::Explained(_)
+        | Kind::Tls(..)
+        | Kind::Skipped
+        | Kind::Closed,
+
+    /// Whether the store did not answer in time. The request may have been executed, or may still be.
+    is_timeout => Kind::TimedOut(_),
 
     /// Whether the store answered, with an error or with something that cannot be used.
-    #[must_use]
-    pub fn is_refused(&self) -> bool {
-        matches!(self.0, Kind::Refused(_) | Kind::Unexpected(_))
-    }
+    is_refused => Kind::Refused(_) | Kind::Unexpected(_),
 }

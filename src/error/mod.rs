@@ -1,5 +1,20 @@
 //! The errors that users get: opaque, so that they can grow, and cheap to clone.
 
+/// The questions that users ask an error: whether the kind in this field is one of these.
+macro_rules! predicates {
+    ($error:ident, $field:tt: $($(#[$doc:meta])* $name:ident => $kinds:pat,)*) => {
+        impl $error {
+            $(
+                $(#[$doc])*
+                #[must_use]
+                pub fn $name(&self) -> bool {
+                    matches!(self.$field, $kinds)
+                }
+            )*
+        }
+    };
+}
+
 mod commit;
 mod l2;
 mod or_deferred;
@@ -259,14 +274,12 @@ impl LoadError {
     /// ```
     #[must_use]
     pub fn downcast_ref<E: Error + 'static>(&self) -> Option<&E> {
-        match &self.kind {
-            LoadKind::Loader(error) => {
-                let first: &(dyn Error + 'static) = &**error;
-                successors(Some(first), |&error| error.source())
-                    .find_map(|error| error.downcast_ref())
-            }
-            _ => None,
-        }
+        let LoadKind::Loader(error) = &self.kind else {
+            return None;
+        };
+        let first: &(dyn Error + 'static) = &**error;
+        let mut chain = successors(Some(first), |&error| error.source());
+        chain.find_map(|error| error.downcast_ref())
     }
 
     /// The key that has no value, if many were asked for by [`LoadingCache::get_many`](crate::LoadingCache::get_many):
@@ -280,45 +293,29 @@ impl LoadError {
     pub(crate) fn is_of_one_caller(&self) -> bool {
         self.downcast_ref::<OfOneCaller>().is_some()
     }
+}
 
+predicates! { LoadError, kind:
     /// Whether the loader returned an error.
-    #[must_use]
-    pub fn is_loader(&self) -> bool {
-        matches!(self.kind, LoadKind::Loader(_))
-    }
+    is_loader => LoadKind::Loader(_),
 
     /// Whether the loader panicked.
-    #[must_use]
-    pub fn is_panic(&self) -> bool {
-        matches!(self.kind, LoadKind::Panicked(_))
-    }
+    is_panic => LoadKind::Panicked(_),
 
     /// Whether the load took longer than [`load_timeout`](crate::Builder::load_timeout).
-    #[must_use]
-    pub fn is_timeout(&self) -> bool {
-        matches!(self.kind, LoadKind::TimedOut(_))
-    }
+    is_timeout => LoadKind::TimedOut(_),
 
     /// Whether the loader of many keys returned no value for this one, see
     /// [`read_through_many`](crate::Builder::read_through_many).
-    #[must_use]
-    pub fn is_not_found(&self) -> bool {
-        matches!(self.kind, LoadKind::NotFound)
-    }
+    is_not_found => LoadKind::NotFound,
 
     /// Whether the loader returned a [`Loaded`](crate::Loaded) that makes no sense (`unchanged()` without a previous
     /// value, a TTL of zero, or too many or too long tags), or looked up the very key that it loads. The error says
     /// which.
-    #[must_use]
-    pub fn is_misuse(&self) -> bool {
-        matches!(self.kind, LoadKind::Misuse(_))
-    }
+    is_misuse => LoadKind::Misuse(_),
 
     /// Whether the key is over [`MAX_KEY_BYTES`](crate::MAX_KEY_BYTES). The loader was not called.
-    #[must_use]
-    pub fn is_key_too_long(&self) -> bool {
-        matches!(self.kind, LoadKind::Key(_))
-    }
+    is_key_too_long => LoadKind::Key(_),
 }
 
 impl From<KeyTooLong> for LoadError {
@@ -409,69 +406,44 @@ impl WriteError {
     pub(crate) fn is_deferred_refusal(&self) -> bool {
         matches!(&self.0, WriteKind::Deferred(error) if error.is_refused())
     }
+}
 
+predicates! { WriteError, 0:
     /// Whether L2 refused an [`insert_if`](crate::Cache::insert_if), an [`update`](crate::Cache::update) or a
     /// [`touch`](crate::Cache::touch), as when its memory is full, or was not asked, as when the circuit breaker is
     /// open, or for an `update` while the cache is switched off. Nothing was changed. Other writes end as
     /// [deferred](Self::is_deferred) then.
-    #[must_use]
-    pub fn is_refused(&self) -> bool {
-        matches!(self.0, WriteKind::Refused(_) | WriteKind::SwitchedOff)
-    }
+    is_refused => WriteKind::Refused(_) | WriteKind::SwitchedOff,
 
     /// Whether an [`update`](crate::Cache::update) gave up: each time that it had read the value, another writer, a
     /// load or an invalidation came first. Or this instance cannot read the stored value. Nothing was changed.
-    #[must_use]
-    pub fn is_contended(&self) -> bool {
-        matches!(self.0, WriteKind::Contended)
-    }
+    is_contended => WriteKind::Contended,
 
     /// Whether the write was deferred, because L2 could not be reached or refused it. This instance has evicted the
     /// old value. It invalidates the key in L2 as soon as L2 answers, and neither reads nor stores it until then;
     /// other instances may return the old value meanwhile. The value of a deferred [`insert`](crate::Cache::insert)
     /// is not stored.
-    #[must_use]
-    pub fn is_deferred(&self) -> bool {
-        matches!(self.0, WriteKind::Deferred(_))
-    }
+    is_deferred => WriteKind::Deferred(_),
 
     /// Whether L2 did not confirm a [`touch`](crate::Cache::touch): the value has either the new TTL or the former one.
-    #[must_use]
-    pub fn is_unconfirmed(&self) -> bool {
-        matches!(self.0, WriteKind::Unconfirmed(_))
-    }
+    is_unconfirmed => WriteKind::Unconfirmed(_),
 
     /// Whether a [`warm`](crate::Cache::warm) came to no end: L2 did not answer, the namespace was cleared, or so much
     /// was changed meanwhile that it is not known any more whether the rest is current. Stored values stay.
-    #[must_use]
-    pub fn is_interrupted(&self) -> bool {
-        matches!(self.0, WriteKind::Interrupted(_))
-    }
+    is_interrupted => WriteKind::Interrupted(_),
 
     /// Whether the value is over [`max_value_size`](crate::Builder::max_value_size). Nothing was changed.
-    #[must_use]
-    pub fn is_value_too_large(&self) -> bool {
-        matches!(self.0, WriteKind::TooLarge(_))
-    }
+    is_value_too_large => WriteKind::TooLarge(_),
 
     /// Whether the [`Loaded`](crate::Loaded) makes no sense for an insert: `unchanged()`, `no_store()`, a TTL of
     /// zero, or too many or too long tags. The error says which. Nothing was changed.
-    #[must_use]
-    pub fn is_misuse(&self) -> bool {
-        matches!(self.0, WriteKind::Misuse(_))
-    }
+    is_misuse => WriteKind::Misuse(_),
 
     /// Whether the value's `Serialize` or the codec returned an error. Nothing was changed.
-    #[must_use]
-    pub fn is_encode(&self) -> bool {
-        matches!(self.0, WriteKind::Encode(_))
-    }
+    is_encode => WriteKind::Encode(_),
 
     /// Whether the key is over [`MAX_KEY_BYTES`](crate::MAX_KEY_BYTES). Nothing was changed.
-    #[must_use]
-    pub fn is_key_too_long(&self) -> bool {
-        matches!(self.0, WriteKind::Key(_))
-    }
+    is_key_too_long => WriteKind::Key(_),
 }
 
 impl From<KeyTooLong> for WriteError {

@@ -196,7 +196,7 @@ mod tests {
     use std::time::Duration;
 
     use super::{ServiceSettings, Settings, SettingsError, read};
-    use crate::options::Mode;
+    use crate::vocabulary::Mode;
 
     fn from(variables: &[(&str, &str)]) -> Result<Settings, Vec<String>> {
         let variables = variables

@@ -7,7 +7,7 @@ use std::time::Duration;
 use serde::de::{Deserialize, Deserializer, Error};
 use serde::ser::{Serialize, Serializer};
 
-use crate::options::{Mode, RefreshAhead};
+use crate::vocabulary::{Mode, RefreshAhead};
 
 /// The type of a field.
 pub(super) trait Field: Sized {
@@ -27,7 +27,6 @@ pub(super) enum Plain {
     Absent,
     Bool(bool),
     Whole(u64),
-    Negative(i64),
     Real(f64),
     Text(String),
 }
@@ -51,7 +50,6 @@ pub(super) fn deserialize<'de, F: Field, D: Deserializer<'de>>(
         Plain::Absent => return Ok(None),
         Plain::Bool(value) => value.to_string(),
         Plain::Whole(number) => number.to_string(),
-        Plain::Negative(number) => number.to_string(),
         Plain::Real(number) => number.to_string(),
         Plain::Text(text) => text,
     };
@@ -86,41 +84,26 @@ impl Field for bool {
     }
 }
 
-impl Field for u64 {
-    const EXPECTED: &'static str = "a whole number";
+/// A number, as Rust reads it.
+macro_rules! number {
+    ($type:ty: $expected:literal, $plain:ident) => {
+        impl Field for $type {
+            const EXPECTED: &'static str = $expected;
 
-    fn from_text(text: &str) -> Option<Self> {
-        text.parse().ok()
-    }
+            fn from_text(text: &str) -> Option<Self> {
+                text.parse().ok()
+            }
 
-    fn plain(&self) -> Plain {
-        Plain::Whole(*self)
-    }
+            fn plain(&self) -> Plain {
+                Plain::$plain(*self as _)
+            }
+        }
+    };
 }
 
-impl Field for usize {
-    const EXPECTED: &'static str = u64::EXPECTED;
-
-    fn from_text(text: &str) -> Option<Self> {
-        text.parse().ok()
-    }
-
-    fn plain(&self) -> Plain {
-        Plain::Whole(*self as u64)
-    }
-}
-
-impl Field for f64 {
-    const EXPECTED: &'static str = "a number";
-
-    fn from_text(text: &str) -> Option<Self> {
-        text.parse().ok()
-    }
-
-    fn plain(&self) -> Plain {
-        Plain::Real(*self)
-    }
-}
+number!(u64: "a whole number", Whole);
+number!(usize: "a whole number", Whole);
+number!(f64: "a number", Real);
 
 impl Field for RefreshAhead {
     const EXPECTED: &'static str =

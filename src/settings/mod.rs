@@ -13,11 +13,11 @@ use serde::{Deserialize, Serialize};
 
 pub use self::error::SettingsError;
 pub use self::service::ServiceSettings;
-use crate::options::{Mode, RefreshAhead};
+use crate::vocabulary::{Mode, RefreshAhead};
 
 /// Declares the fields once: for serde, the environment and `Debug`.
 macro_rules! settings {
-    ($($doc:literal $name:ident: $type:ty,)*) => {
+    ($(#[doc = $doc:literal] $name:ident: $type:ty,)*) => {
         /// Options of a cache that come from a configuration file or from the environment. They have the names of the
         /// [`Builder`](crate::Builder)'s methods, which document them; a field that is `None` leaves the builder as it
         /// is. [`ServiceSettings`] has those of all caches of a service.
@@ -92,54 +92,54 @@ macro_rules! settings {
 }
 
 settings! {
-    "The URL of the Redis server."
+    /// The URL of the Redis server.
     redis: String,
-    "Whether the cache is used."
+    /// Whether the cache is used.
     enabled: bool,
-    "How many entries L1 holds, or with a weigher how much they may weigh."
+    /// How many entries L1 holds, or with a weigher how much they may weigh.
     l1_capacity: u64,
-    "How long an entry stays in L1."
+    /// How long an entry stays in L1.
     l1_ttl: Duration,
-    "How long a value lives."
+    /// How long a value lives.
     l2_ttl: Duration,
-    "How long a value lives after it was last read."
+    /// How long a value lives after it was last read.
     sliding: Duration,
-    "From when on a value is stale: it is still returned, and refreshed in the background."
+    /// From when on a value is stale: it is still returned, and refreshed in the background.
     soft_ttl: Duration,
-    "When a value that is read is refreshed before it is stale: after a share of its life, or at random."
+    /// When a value that is read is refreshed before it is stale: after a share of its life, or at random.
     refresh_ahead: RefreshAhead,
-    "How long after its TTL a value may still be returned if its load fails."
+    /// How long after its TTL a value may still be returned if its load fails.
     stale_if_error: Duration,
-    "How long such a value is returned before the next load."
+    /// How long such a value is returned before the next load.
     fallback_throttle: Duration,
-    "How long the caller of a stale value waits for its refresh."
+    /// How long the caller of a stale value waits for its refresh.
     stale_wait: Duration,
-    "How long the error of a load is returned instead of loading again."
+    /// How long the error of a load is returned instead of loading again.
     error_ttl: Duration,
-    "By which share TTLs are longer or shorter at random, from 0.0 to 0.5."
+    /// By which share TTLs are longer or shorter at random, from 0.0 to 0.5.
     jitter: f64,
-    "How long after an invalidation another instance may return the old value."
+    /// How long after an invalidation another instance may return the old value.
     max_staleness: Duration,
-    "Which share of hits is compared with the source, from 0.0 to 1.0."
+    /// Which share of hits is compared with the source, from 0.0 to 1.0.
     verify: f64,
-    "Whether the cache knows which keys are looked up most."
+    /// Whether the cache knows which keys are looked up most.
     track_hot_keys: bool,
-    "Whether L1 answers while the instance is cut off from Redis."
+    /// Whether L1 answers while the instance is cut off from Redis.
     mode: Mode,
-    "The largest encoded value, in bytes."
+    /// The largest encoded value, in bytes.
     max_value_size: usize,
-    "How long one request to Redis may take."
+    /// How long one request to Redis may take.
     l2_timeout: Duration,
-    "How long one call of a loader may take."
+    /// How long one call of a loader may take.
     load_timeout: Duration,
-    "How many loaders run at once in this instance."
+    /// How many loaders run at once in this instance.
     max_concurrent_loads: usize,
-    "How long misses wait to be loaded together, and how many at most."
+    /// How long misses wait to be loaded together, and how many at most.
     batch_loads: (Duration, usize),
-    "How long a load keeps its lease without renewing it."
+    /// How long a load keeps its lease without renewing it.
     lease_ttl: Duration,
-    "How long a caller waits for a load by another instance."
+    /// How long a caller waits for a load by another instance.
     lease_wait: Duration,
-    "How many keys and tags may wait for Redis to come back."
+    /// How many keys and tags may wait for Redis to come back.
     max_deferred: usize,
 }

@@ -56,12 +56,10 @@ impl ServiceSettings {
     /// The options of one cache, with those for all.
     pub(crate) fn of(&self, cache: &str) -> Settings {
         // Compared as the environment writes names, so that a file and a variable name the same cache.
-        let own = self
-            .caches
-            .iter()
-            .find(|(name, _)| section(name) == section(cache));
-        let all = self.all.clone();
-        own.map_or(all.clone(), |(_, own)| all.overridden_by(own))
+        let mut sections = self.caches.iter();
+        let own = sections.find(|(name, _)| section(name) == section(cache));
+        let own = own.map(|(_, own)| own.clone()).unwrap_or_default();
+        self.all.clone().overridden_by(&own)
     }
 
     /// The sections that are those of no cache with one of these names.

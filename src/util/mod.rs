@@ -3,6 +3,7 @@
 //! - [`lock`]: locks that a panic elsewhere does not close
 //! - [`on_drop`]: a step that follows even if the task in between is cancelled
 //! - [`pacing`]: when the next batch of requests leaves
+//! - [`partial_debug`]: `Debug` for types that hold more than can be shown
 //! - [`random`]: numbers that no other instance draws
 //! - [`retry_delays`]: pauses between attempts
 //! - [`shared_result`]: one result for many tasks
@@ -11,6 +12,7 @@
 pub(crate) mod lock;
 pub(crate) mod on_drop;
 pub(crate) mod pacing;
+pub(crate) mod partial_debug;
 pub(crate) mod random;
 pub(crate) mod retry_delays;
 pub(crate) mod shared_result;

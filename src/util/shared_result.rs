@@ -6,11 +6,9 @@
 //! tokio's `watch` would do, but it wakes those that wait in a random order: a seed of the simulation would have more
 //! than one history.
 
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, OnceLock};
 
 use tokio::sync::Notify;
-
-use crate::util::lock::lock;
 
 /// Waits for the result. Clones wait for the same.
 #[derive(Debug)]
@@ -22,22 +20,15 @@ pub(crate) struct ResultSender<T>(Arc<Shared<T>>);
 
 #[derive(Debug)]
 struct Shared<T> {
-    state: Mutex<State<T>>,
+    /// `None` if the sender was dropped without a result, as when the runtime of its task ends.
+    result: OnceLock<Option<T>>,
     /// Notified when the sender is gone.
     sent: Notify,
 }
 
-#[derive(Clone, Debug)]
-enum State<T> {
-    Pending,
-    Sent(T),
-    /// The sender was dropped without a result, as when the runtime of its task ends.
-    Lost,
-}
-
 pub(crate) fn shared_result<T>() -> (ResultSender<T>, SharedResult<T>) {
     let shared = Arc::new(Shared {
-        state: Mutex::new(State::Pending),
+        result: OnceLock::new(),
         sent: Notify::new(),
     });
     (ResultSender(Arc::clone(&shared)), SharedResult(shared))
@@ -45,17 +36,15 @@ pub(crate) fn shared_result<T>() -> (ResultSender<T>, SharedResult<T>) {
 
 impl<T> ResultSender<T> {
     pub(crate) fn send(self, result: T) {
-        *lock(&self.0.state) = State::Sent(result);
+        // Only the sender sets it, and this consumes the sender.
+        let _ = self.0.result.set(Some(result));
     }
 }
 
 impl<T> Drop for ResultSender<T> {
     fn drop(&mut self) {
-        let mut state = lock(&self.0.state);
-        if matches!(*state, State::Pending) {
-            *state = State::Lost;
-        }
-        drop(state);
+        // Does nothing after `send`.
+        let _ = self.0.result.set(None);
         self.0.sent.notify_waiters();
     }
 }
@@ -64,33 +53,25 @@ impl<T: Clone> SharedResult<T> {
     /// Waits for the result. `None` if it is lost. Safe to cancel.
     pub(crate) async fn wait(self) -> Option<T> {
         loop {
-            // Before the state is read: it is notified of what is sent from here on.
+            // Before the result is read: it is notified of what is sent from here on.
             let sent = self.0.sent.notified();
-            match self.state() {
-                State::Sent(result) => return Some(result),
-                State::Lost => return None,
-                State::Pending => sent.await,
+            if let Some(result) = self.0.result.get() {
+                return result.clone();
             }
+            sent.await;
         }
     }
 
     /// The result, if it was sent already.
     pub(crate) fn peek(&self) -> Option<T> {
-        match self.state() {
-            State::Sent(result) => Some(result),
-            State::Lost | State::Pending => None,
-        }
-    }
-
-    fn state(&self) -> State<T> {
-        lock(&self.0.state).clone()
+        self.0.result.get().cloned().flatten()
     }
 }
 
 impl<T> SharedResult<T> {
     /// Whether there will be no result.
     pub(crate) fn is_lost(&self) -> bool {
-        matches!(*lock(&self.0.state), State::Lost)
+        matches!(self.0.result.get(), Some(None))
     }
 
     #[cfg(all(test, larder_interleavings))]

@@ -40,6 +40,8 @@ pub(crate) const MAGIC: [u8; 4] = *b"LRD\x04";
 pub(crate) const STAMPED: usize = 36;
 /// How long the times are, with which the body begins.
 const TIMES: usize = 40;
+/// Where the length of the tags is in a body.
+const TAGS_LENGTH: usize = TIMES + 2;
 /// Where the checksum is in a body.
 const CHECKSUM: usize = TIMES + 16;
 /// Where the payload starts in a body.
@@ -243,33 +245,10 @@ pub(crate) fn seal(
     body
 }
 
-/// The fields between the times of a body and its payload.
-struct Fields {
-    codec: u8,
-    flags: u8,
-    /// The length of the tags.
-    tags: u16,
-    type_tag: u64,
-    /// The length of the payload.
-    payload: u32,
-    checksum: u64,
-}
-
-fn fields(body: &[u8]) -> Option<Fields> {
-    let mut rest = body.get(TIMES..PAYLOAD_IN_BODY)?;
-    Some(Fields {
-        codec: rest.get_u8(),
-        flags: rest.get_u8(),
-        tags: rest.get_u16(),
-        type_tag: rest.get_u64(),
-        payload: rest.get_u32(),
-        checksum: rest.get_u64(),
-    })
-}
-
 /// The tags of a body that has been sealed.
 pub(crate) fn tags_of(body: &[u8]) -> Vec<Key> {
-    let length = fields(body).map_or(0, |fields| fields.tags.into());
+    let length = body.get(TAGS_LENGTH..PAYLOAD_IN_BODY);
+    let length = length.map_or(0, |mut field| field.get_u16().into());
     // From the end, as a script does it: the tags are the last part.
     let at = body.len().checked_sub(length);
     let tags = at.and_then(|at| body.get(at..));
@@ -286,13 +265,12 @@ pub(crate) fn stored_tags(bytes: &[u8]) -> Vec<Key> {
 pub(crate) fn open_tags(mut bytes: &[u8]) -> Option<Vec<Key>> {
     let mut tags = Vec::new();
     while !bytes.is_empty() {
-        let (length, rest) = bytes.split_first_chunk::<2>()?;
-        let (tag, rest) = rest.split_at_checked(u16::from_be_bytes(*length).into())?;
+        let length = bytes.try_get_u16().ok()?;
+        let tag = bytes.split_off(..usize::from(length))?;
         if tags.len() == MAX_TAGS || tag.len() > MAX_KEY_BYTES {
             return None;
         }
         tags.push(std::str::from_utf8(tag).ok()?.into());
-        bytes = rest;
     }
     Some(tags)
 }
@@ -370,28 +348,28 @@ pub(crate) fn open(bytes: &[u8], place: Place) -> Result<Envelope<'_>, Damage> {
         return Err(Damage::Format);
     }
     let body = bytes.get(STAMPED..).unwrap_or_default();
-    let (Some(fields), Some(rest)) = (fields(body), body.get(PAYLOAD_IN_BODY..)) else {
-        return Err(Damage::Length);
-    };
-    let length = usize::try_from(fields.payload).ok();
+    let head = body.split_first_chunk::<PAYLOAD_IN_BODY>();
+    let (head, rest) = head.ok_or(Damage::Length)?;
+    let mut fields = &head[TIMES..];
+    let (codec, flags) = (fields.get_u8(), fields.get_u8());
+    let tags_length = usize::from(fields.get_u16());
+    let type_tag = fields.get_u64();
+    let length = usize::try_from(fields.get_u32()).ok();
     let parts = length.and_then(|length| rest.split_at_checked(length));
-    let parts = parts.filter(|(_, tags)| tags.len() == usize::from(fields.tags));
+    let parts = parts.filter(|(_, tags)| tags.len() == tags_length);
     let (payload, tags) = parts.ok_or(Damage::Length)?;
     let (stamp, life) = read_stamp(bytes).ok_or(Damage::Checksum)?;
-    if checksum(body, place) != fields.checksum {
+    if checksum(body, place) != fields.get_u64() {
         return Err(Damage::Checksum);
     }
     // No release has set one yet. A later one may mark bytes that are no value, which this one takes for a miss.
-    if fields.flags != 0 {
+    if flags != 0 {
         return Err(Damage::Flags);
     }
     Ok(Envelope {
         stamp,
         life,
-        head: Head {
-            codec: fields.codec,
-            type_tag: fields.type_tag,
-        },
+        head: Head { codec, type_tag },
         payload,
         tags: open_tags(tags).ok_or(Damage::Length)?,
     })

@@ -57,7 +57,11 @@ fn attempt<T, R>(
     levels: u8,
     read: &impl Fn(Bounded<'_, PhantomData<T>>) -> Result<R, CodecError>,
 ) -> Result<R, CodecError> {
-    let budget = Budget::new(length);
+    let memory = length.saturating_mul(FACTOR).saturating_add(ALLOWANCE);
+    let budget = Budget {
+        left: Cell::new(memory),
+        exceeded: Cell::new(None),
+    };
     let bounds = Bounds {
         budget: &budget,
         levels,
@@ -105,14 +109,6 @@ struct Budget {
 // The contents of texts and byte strings are not charged: they are never longer than the bytes. Nor is the room that a
 // collection keeps in reserve.
 impl Budget {
-    fn new(length: usize) -> Self {
-        let left = length.saturating_mul(FACTOR).saturating_add(ALLOWANCE);
-        Self {
-            left: Cell::new(left),
-            exceeded: Cell::new(None),
-        }
-    }
-
     #[inline]
     fn charge<E: Error>(&self, bytes: usize) -> Result<(), E> {
         let left = self.left.get().checked_sub(bytes);
@@ -283,10 +279,10 @@ impl<'de, P, D: Deserializer<'de>> Deserializer<'de> for Input<'_, P, D> {
 }
 
 macro_rules! visit_plain {
-    ($($method:ident($type:ty);)*) => {$(
+    ($($method:ident($($arg:ident: $type:ty)?);)*) => {$(
         #[inline]
-        fn $method<E: Error>(self, value: $type) -> Result<V::Value, E> {
-            self.inner.$method(value)
+        fn $method<E: Error>(self $(, $arg: $type)?) -> Result<V::Value, E> {
+            self.inner.$method($($arg)?)
         }
     )*};
 }
@@ -301,36 +297,28 @@ impl<'de, V: Visitor<'de>> Visitor<'de> for Bounded<'_, V> {
     }
 
     visit_plain! {
-        visit_bool(bool);
-        visit_i8(i8);
-        visit_i16(i16);
-        visit_i32(i32);
-        visit_i64(i64);
-        visit_i128(i128);
-        visit_u8(u8);
-        visit_u16(u16);
-        visit_u32(u32);
-        visit_u64(u64);
-        visit_u128(u128);
-        visit_f32(f32);
-        visit_f64(f64);
-        visit_char(char);
-        visit_str(&str);
-        visit_borrowed_str(&'de str);
-        visit_string(String);
-        visit_bytes(&[u8]);
-        visit_borrowed_bytes(&'de [u8]);
-        visit_byte_buf(Vec<u8>);
-    }
-
-    #[inline]
-    fn visit_none<E: Error>(self) -> Result<V::Value, E> {
-        self.inner.visit_none()
-    }
-
-    #[inline]
-    fn visit_unit<E: Error>(self) -> Result<V::Value, E> {
-        self.inner.visit_unit()
+        visit_bool(value: bool);
+        visit_i8(value: i8);
+        visit_i16(value: i16);
+        visit_i32(value: i32);
+        visit_i64(value: i64);
+        visit_i128(value: i128);
+        visit_u8(value: u8);
+        visit_u16(value: u16);
+        visit_u32(value: u32);
+        visit_u64(value: u64);
+        visit_u128(value: u128);
+        visit_f32(value: f32);
+        visit_f64(value: f64);
+        visit_char(value: char);
+        visit_str(value: &str);
+        visit_borrowed_str(value: &'de str);
+        visit_string(value: String);
+        visit_bytes(value: &[u8]);
+        visit_borrowed_bytes(value: &'de [u8]);
+        visit_byte_buf(value: Vec<u8>);
+        visit_none();
+        visit_unit();
     }
 
     #[inline]

@@ -51,11 +51,6 @@ impl<'a, X> Complete<'a, X> {
             left_out: self.left_out,
         }
     }
-
-    fn refuse<E: Error>(&self, field: &'static str) -> Result<(), E> {
-        self.left_out.set(Some(field));
-        Err(E::custom("a field was left out"))
-    }
 }
 
 impl<T: Serialize + ?Sized> Serialize for Complete<'_, &T> {
@@ -75,15 +70,24 @@ macro_rules! pass_on {
     )*};
 }
 
+/// Passes a value on that is inside another.
+macro_rules! pass_value_on {
+    ($($method:ident($($arg:ident: $type:ty),*);)*) => {$(
+        #[inline]
+        fn $method<T: Serialize + ?Sized>(self $(, $arg: $type)*, value: &T) -> Result<S::Ok, S::Error> {
+            let value = self.of(value);
+            self.inner.$method($($arg,)* &value)
+        }
+    )*};
+}
+
 /// Begins a collection or a struct.
 macro_rules! begin {
     ($($method:ident($($arg:ident: $type:ty),*) -> $part:ident;)*) => {$(
         #[inline]
         fn $method(self $(, $arg: $type)*) -> Result<Self::$part, S::Error> {
-            Ok(Complete {
-                inner: self.inner.$method($($arg),*)?,
-                left_out: self.left_out,
-            })
+            let Self { inner, left_out } = self;
+            Ok(Complete { inner: inner.$method($($arg),*)?, left_out })
         }
     )*};
 }
@@ -132,32 +136,10 @@ impl<'a, S: Serializer> Serializer for Complete<'a, S> {
         serialize_struct_variant(name: &'static str, index: u32, variant: &'static str, len: usize) -> SerializeStructVariant;
     }
 
-    #[inline]
-    fn serialize_some<T: Serialize + ?Sized>(self, value: &T) -> Result<S::Ok, S::Error> {
-        let value = self.of(value);
-        self.inner.serialize_some(&value)
-    }
-
-    #[inline]
-    fn serialize_newtype_struct<T: Serialize + ?Sized>(
-        self,
-        name: &'static str,
-        value: &T,
-    ) -> Result<S::Ok, S::Error> {
-        let value = self.of(value);
-        self.inner.serialize_newtype_struct(name, &value)
-    }
-
-    #[inline]
-    fn serialize_newtype_variant<T: Serialize + ?Sized>(
-        self,
-        name: &'static str,
-        index: u32,
-        variant: &'static str,
-        value: &T,
-    ) -> Result<S::Ok, S::Error> {
-        let value = self.of(value);
-        (self.inner).serialize_newtype_variant(name, index, variant, &value)
+    pass_value_on! {
+        serialize_some();
+        serialize_newtype_struct(name: &'static str);
+        serialize_newtype_variant(name: &'static str, index: u32, variant: &'static str);
     }
 
     // The default would make a `String` first, where a format may write without one.
@@ -171,20 +153,28 @@ impl<'a, S: Serializer> Serializer for Complete<'a, S> {
     }
 }
 
-/// The parts of a collection, or of a struct without names.
+/// The parts of a collection or a struct. Of a struct with names, they have names.
 macro_rules! pass_parts_on {
-    ($($part:ident: $($method:ident),*;)*) => {$(
+    ($($part:ident: $($method:ident($($name:ident)?)),* $(else $skip:ident)?;)*) => {$(
         impl<S: $part> $part for Complete<'_, S> {
             type Ok = S::Ok;
             type Error = S::Error;
 
             $(
                 #[inline]
-                fn $method<T: Serialize + ?Sized>(&mut self, value: &T) -> Result<(), S::Error> {
+                fn $method<T: Serialize + ?Sized>(&mut self, $($name: &'static str,)? value: &T) -> Result<(), S::Error> {
                     let value = self.of(value);
-                    self.inner.$method(&value)
+                    self.inner.$method($($name,)? &value)
                 }
             )*
+
+            $(
+                // The default does nothing, and so do bincode and postcard: the next field would be read in its place.
+                fn $skip(&mut self, field: &'static str) -> Result<(), S::Error> {
+                    self.left_out.set(Some(field));
+                    Err(S::Error::custom("a field was left out"))
+                }
+            )?
 
             #[inline]
             fn end(self) -> Result<S::Ok, S::Error> {
@@ -195,41 +185,11 @@ macro_rules! pass_parts_on {
 }
 
 pass_parts_on! {
-    SerializeSeq: serialize_element;
-    SerializeTuple: serialize_element;
-    SerializeTupleStruct: serialize_field;
-    SerializeTupleVariant: serialize_field;
-    SerializeMap: serialize_key, serialize_value;
+    SerializeSeq: serialize_element();
+    SerializeTuple: serialize_element();
+    SerializeTupleStruct: serialize_field();
+    SerializeTupleVariant: serialize_field();
+    SerializeMap: serialize_key(), serialize_value();
+    SerializeStruct: serialize_field(field) else skip_field;
+    SerializeStructVariant: serialize_field(field) else skip_field;
 }
-
-/// The fields of a struct.
-macro_rules! pass_fields_on {
-    ($($part:ident),*) => {$(
-        impl<S: $part> $part for Complete<'_, S> {
-            type Ok = S::Ok;
-            type Error = S::Error;
-
-            #[inline]
-            fn serialize_field<T: Serialize + ?Sized>(
-                &mut self,
-                field: &'static str,
-                value: &T,
-            ) -> Result<(), S::Error> {
-                let value = self.of(value);
-                self.inner.serialize_field(field, &value)
-            }
-
-            // The default does nothing, and so do bincode and postcard: the next field would be read in its place.
-            fn skip_field(&mut self, field: &'static str) -> Result<(), S::Error> {
-                self.refuse(field)
-            }
-
-            #[inline]
-            fn end(self) -> Result<S::Ok, S::Error> {
-                self.inner.end()
-            }
-        }
-    )*};
-}
-
-pass_fields_on!(SerializeStruct, SerializeStructVariant);

@@ -1,9 +1,8 @@
 //! The layer that compresses.
 
 use serde::Serialize;
-use serde::de::DeserializeOwned;
 
-use super::{Codec, CodecError, CodecStack, Context, EncodeError, Unencrypted, lz4};
+use super::{Codec, CodecStack, Context, EncodeError, Unencrypted, lz4};
 
 /// Compresses the encoded bytes of larger values, by LZ4.
 ///
@@ -76,6 +75,12 @@ impl<C: Codec> Compressed<C> {
 impl<C: Codec> Unencrypted for Compressed<C> {}
 
 impl<C: Codec> CodecStack for Compressed<C> {
+    type Codec = C;
+
+    fn codec(&self) -> &C {
+        &self.codec
+    }
+
     fn seal<T: Serialize + ?Sized>(
         &self,
         value: &T,
@@ -92,30 +97,12 @@ impl<C: Codec> CodecStack for Compressed<C> {
         }
         Ok(id)
     }
-
-    fn open<T: DeserializeOwned + Send>(
-        &self,
-        id: u8,
-        bytes: &[u8],
-        context: &Context<'_>,
-        max: usize,
-    ) -> Result<T, CodecError> {
-        // Every codec reads compressed values.
-        self.codec.open(id, bytes, context, max)
-    }
-
-    fn try_type<T: Serialize + DeserializeOwned + Send>(
-        &self,
-        value: &T,
-    ) -> Result<(), CodecError> {
-        self.codec.try_type(value)
-    }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::wire::codec::Bincode;
+    use crate::wire::codec::{Bincode, CodecError};
 
     const MAX: usize = 1 << 20;
     const CONTEXT: Context<'static> = Context {

@@ -118,6 +118,12 @@ impl<C: Unencrypted> Encrypted<C> {
 
 /// The plain bytes are the id of the inner format, and the bytes in it.
 impl<C: Unencrypted> CodecStack for Encrypted<C> {
+    type Codec = C::Codec;
+
+    fn codec(&self) -> &C::Codec {
+        self.codec.codec()
+    }
+
     fn seal<T: Serialize + ?Sized>(
         &self,
         value: &T,
@@ -162,13 +168,6 @@ impl<C: Unencrypted> CodecStack for Encrypted<C> {
         let plain = self.keys.decrypt(bytes, context)?;
         let (id, bytes) = plain.split_first().ok_or(Category::Malformed)?;
         self.codec.open(*id, bytes, context, max)
-    }
-
-    fn try_type<T: Serialize + DeserializeOwned + Send>(
-        &self,
-        value: &T,
-    ) -> Result<(), CodecError> {
-        self.codec.try_type(value)
     }
 }
 

@@ -164,18 +164,13 @@ impl EncryptionKeys {
 /// All that a value is bound to: it can be read in no other context. The lengths keep one part from passing for
 /// another.
 fn associated_data(key_id: u32, context: &Context<'_>) -> Vec<u8> {
-    let Context {
-        namespace,
-        key,
-        type_tag,
-        tags,
-    } = context;
+    let (namespace, key) = (context.namespace, context.key);
     let mut data = Vec::with_capacity(64 + namespace.len() + key.len());
     data.extend_from_slice(DOMAIN);
     data.extend_from_slice(&key_id.to_be_bytes());
-    data.extend_from_slice(&type_tag.to_be_bytes());
-    let texts = [namespace, key].into_iter().copied();
-    for text in texts.chain(tags.iter().map(|tag| &**tag)) {
+    data.extend_from_slice(&context.type_tag.to_be_bytes());
+    let tags = context.tags.iter().map(|tag| &**tag);
+    for text in [namespace, key].into_iter().chain(tags) {
         // Without lengths `("ab", "c")` and `("a", "bc")` would be one context.
         data.extend_from_slice(&(text.len() as u64).to_be_bytes());
         data.extend_from_slice(text.as_bytes());

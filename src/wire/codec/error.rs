@@ -94,18 +94,16 @@ impl CodecError {
     }
 
     pub(super) fn of(category: Category, source: impl Into<Box<dyn Error + Send + Sync>>) -> Self {
-        Self::from_parts(category, Some(source.into()))
+        Self::from(category).with(|cause| cause.source = Some(source.into()))
     }
 
-    fn from_parts(category: Category, source: Option<Box<dyn Error + Send + Sync>>) -> Self {
-        let cause = Cause {
-            category,
-            position: None,
-            source,
-        };
-        Self {
-            cause: Arc::new(cause),
+    /// The same failure with this changed.
+    fn with(mut self, change: impl FnOnce(&mut Cause)) -> Self {
+        // One owner, as no caller has it yet; a codec of a user's own may keep a clone, which stays as it was.
+        if let Some(cause) = Arc::get_mut(&mut self.cause) {
+            change(cause);
         }
+        self
     }
 
     pub(super) fn is_too_deep(&self) -> bool {
@@ -113,27 +111,27 @@ impl CodecError {
     }
 
     /// The same failure, of this kind, while the error has one owner.
-    pub(super) fn because(mut self, category: Category) -> Self {
-        // One owner, as no caller has it yet; a codec of a user's own may keep a clone, which stays as it was.
-        if let Some(cause) = Arc::get_mut(&mut self.cause) {
-            cause.category = category;
-        }
-        self
+    pub(super) fn because(self, category: Category) -> Self {
+        self.with(|cause| cause.category = category)
     }
 
     /// Adds how many bytes had been read, while the error has one owner.
     #[cfg(any(feature = "json", feature = "postcard"))]
-    pub(super) fn at(mut self, position: usize) -> Self {
-        if let Some(cause) = Arc::get_mut(&mut self.cause) {
-            cause.position = Some(position);
-        }
-        self
+    pub(super) fn at(self, position: usize) -> Self {
+        self.with(|cause| cause.position = Some(position))
     }
 }
 
 impl From<Category> for CodecError {
     fn from(category: Category) -> Self {
-        Self::from_parts(category, None)
+        let cause = Cause {
+            category,
+            position: None,
+            source: None,
+        };
+        Self {
+            cause: Arc::new(cause),
+        }
     }
 }
 

@@ -14,6 +14,13 @@ use crate::key::Key;
 /// Every [`Codec`] is one. The layers come with features: `Compressed<C>`, `Encrypted<C>` and
 /// `Encrypted<Compressed<C>>`. For a format of your own implement [`Codec`]; this trait has no public methods.
 pub trait CodecStack: Send + Sync + 'static {
+    /// The codec below the layers.
+    #[doc(hidden)]
+    type Codec: Codec;
+
+    #[doc(hidden)]
+    fn codec(&self) -> &Self::Codec;
+
     /// Appends the bytes of a value to `out`, and returns the id that names their format. On an error `out` may have
     /// more bytes than before.
     ///
@@ -24,10 +31,18 @@ pub trait CodecStack: Send + Sync + 'static {
     fn seal<T: Serialize + ?Sized>(
         &self,
         value: &T,
-        context: &Context<'_>,
+        _: &Context<'_>,
         out: &mut Vec<u8>,
         max: usize,
-    ) -> Result<u8, EncodeError>;
+    ) -> Result<u8, EncodeError> {
+        let start = out.len();
+        self.codec().encode(value, out)?;
+        let size = out.len().saturating_sub(start);
+        if size > max {
+            return Err(EncodeError::TooLarge { size, max });
+        }
+        Ok(Self::Codec::ID)
+    }
 
     /// Reads a value from bytes in the format with this id.
     ///
@@ -39,18 +54,25 @@ pub trait CodecStack: Send + Sync + 'static {
         &self,
         id: u8,
         bytes: &[u8],
-        context: &Context<'_>,
+        _: &Context<'_>,
         max: usize,
-    ) -> Result<T, CodecError>;
-
-    /// Encodes a value and reads it back, without layers.
-    ///
-    /// # Errors
-    ///
-    /// If it cannot be read, or not whole.
-    #[doc(hidden)]
-    fn try_type<T: Serialize + DeserializeOwned + Send>(&self, value: &T)
-    -> Result<(), CodecError>;
+    ) -> Result<T, CodecError> {
+        // Before anything is decoded, which may take 64 times as much memory.
+        check_size(bytes.len(), max)?;
+        let codec = self.codec();
+        match id {
+            // Every codec reads compressed values. A user's own codec may have the id of a layer.
+            #[cfg(feature = "compression")]
+            lz4::ID if id != Self::Codec::ID => {
+                // `read_alone` knows no layers, so layers in layers cannot multiply the size of hostile bytes.
+                let (id, bytes) = lz4::decompress(bytes, max)?;
+                read_alone(codec, id, &bytes)
+            }
+            #[cfg(feature = "encryption")]
+            ENCRYPTED if id != Self::Codec::ID => Err(Category::NoKeys.into()),
+            id => read_alone(codec, id, bytes),
+        }
+    }
 }
 
 /// A [`CodecStack`] that does not encrypt, so that `Encrypted` can: a [`Codec`] or `Compressed`. Its bytes do not depend on
@@ -78,63 +100,33 @@ pub struct Context<'a> {
 impl<C: Codec> Unencrypted for C {}
 
 impl<C: Codec> CodecStack for C {
-    fn seal<T: Serialize + ?Sized>(
-        &self,
-        value: &T,
-        _: &Context<'_>,
-        out: &mut Vec<u8>,
-        max: usize,
-    ) -> Result<u8, EncodeError> {
-        let start = out.len();
-        self.encode(value, out)?;
-        let size = out.len().saturating_sub(start);
-        if size > max {
-            return Err(EncodeError::TooLarge { size, max });
-        }
-        Ok(C::ID)
-    }
+    type Codec = C;
 
-    fn open<T: DeserializeOwned + Send>(
-        &self,
-        id: u8,
-        bytes: &[u8],
-        _: &Context<'_>,
-        max: usize,
-    ) -> Result<T, CodecError> {
-        // Before anything is decoded, which may take 64 times as much memory.
-        check_size(bytes.len(), max)?;
-        match id {
-            // First: a user's own codec may have the id of a layer.
-            id if id == C::ID => self.decode(bytes),
-            #[cfg(feature = "compression")]
-            lz4::ID => {
-                // `read_alone` knows no layers, so layers in layers cannot multiply the size of hostile bytes.
-                let (id, bytes) = lz4::decompress(bytes, max)?;
-                read_alone(self, id, &bytes)
-            }
-            #[cfg(feature = "encryption")]
-            ENCRYPTED => Err(Category::NoKeys.into()),
-            id => read_alone(self, id, bytes),
-        }
+    fn codec(&self) -> &C {
+        self
     }
+}
 
-    fn try_type<T: Serialize + DeserializeOwned + Send>(
-        &self,
-        value: &T,
-    ) -> Result<(), CodecError> {
-        let mut bytes = Vec::new();
-        self.encode(value, &mut bytes)?;
-        let read: T =
-            (self.decode(&bytes)).map_err(|error| error.because(Category::NotReadBack))?;
-        // A field that is written and not read, or the other way round, shifts all that follow. The bytes may differ, as
-        // those of a map have no order.
-        let mut again = Vec::with_capacity(bytes.len());
-        self.encode(&read, &mut again)?;
-        if again.len() != bytes.len() {
-            return Err(Category::NotReadBack.into());
-        }
-        Ok(())
+/// Encodes a value and reads it back, without layers.
+///
+/// # Errors
+///
+/// If it cannot be read, or not whole.
+pub(super) fn try_type<C: Codec, T: Serialize + DeserializeOwned + Send>(
+    codec: &C,
+    value: &T,
+) -> Result<(), CodecError> {
+    let mut bytes = Vec::new();
+    codec.encode(value, &mut bytes)?;
+    let read: T = (codec.decode(&bytes)).map_err(|error| error.because(Category::NotReadBack))?;
+    // A field that is written and not read, or the other way round, shifts all that follow. The bytes may differ, as
+    // those of a map have no order.
+    let mut again = Vec::with_capacity(bytes.len());
+    codec.encode(&read, &mut again)?;
+    if again.len() != bytes.len() {
+        return Err(Category::NotReadBack.into());
     }
+    Ok(())
 }
 
 /// Reads bytes that are in no layer. The chosen codec comes first: one of a user's own may have any id.

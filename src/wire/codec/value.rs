@@ -1,13 +1,14 @@
 //! One type with its codec.
 
-use std::fmt;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
 use super::error::Category;
+use super::stack::try_type;
 use super::{CodecError, CodecStack, Context, EncodeError};
+use crate::util::partial_debug::partial_debug;
 
 /// Encodes and decodes values of type `V`: a [`CodecStack`] for one type. As an object it hides the bounds on `V`, which
 /// are needed only where it is made.
@@ -74,7 +75,7 @@ impl<S: CodecStack, V: Serialize + DeserializeOwned + Send> ValueCodec<V> for S 
     }
 
     fn try_type(&self, value: &V) -> Result<(), CodecError> {
-        catch_panic(|| CodecStack::try_type(self, value))
+        catch_panic(|| try_type(self.codec(), value))
     }
 }
 
@@ -87,11 +88,7 @@ pub(crate) fn catch_panic<T, E: From<CodecError>>(
         .unwrap_or_else(|_| Err(CodecError::from(Category::Panicked).into()))
 }
 
-impl<V> fmt::Debug for dyn ValueCodec<V> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("ValueCodec").finish_non_exhaustive()
-    }
-}
+partial_debug!([V] dyn ValueCodec<V>, "ValueCodec");
 
 #[cfg(test)]
 mod tests {
