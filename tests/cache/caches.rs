@@ -18,7 +18,7 @@ async fn they_are_handled_together() {
     let l2 = MemoryL2::new();
     let caches = shop(&l2, json!({}));
     let names: Cache<u64, String> = caches.cache("name").build().unwrap();
-    let prices: Cache<String, u32> = caches.cache("price").build().unwrap();
+    let prices: Cache<String, u64> = caches.cache("price").build().unwrap();
     let load = |key: &str| Ok::<_, LoadError>(key.len());
     let lengths = caches
         .cache::<String, usize>("length")

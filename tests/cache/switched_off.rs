@@ -197,7 +197,7 @@ async fn no_fallback_is_handed_out(fleet: Fleet) {
 
 #[tokio::test]
 async fn l1_alone_can_be_switched_off() {
-    let cache: Cache<String, u32> = Cache::builder("test:alone").build().unwrap();
+    let cache: Cache<String, u64> = Cache::builder("test:alone").build().unwrap();
     cache.insert("k", 1).await.unwrap();
     cache.set_enabled(false);
     assert!(cache.get("k").await.is_none());

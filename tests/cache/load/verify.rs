@@ -2,7 +2,7 @@
 
 use std::io;
 use std::sync::Arc;
-use std::sync::atomic::AtomicU32;
+use std::sync::atomic::AtomicU64;
 use std::sync::atomic::Ordering::SeqCst;
 use std::time::Duration;
 
@@ -93,9 +93,9 @@ async fn a_check_that_waits_keeps_no_cache_alive() {
 
 /// A cache of one level, whose source has another value each time.
 fn rising(
-    set: impl FnOnce(Builder<String, u32>) -> Builder<String, u32>,
-) -> (LoadingCache<String, u32>, Arc<AtomicU32>) {
-    let loads = Arc::new(AtomicU32::new(0));
+    set: impl FnOnce(Builder<String, u64>) -> Builder<String, u64>,
+) -> (LoadingCache<String, u64>, Arc<AtomicU64>) {
+    let loads = Arc::new(AtomicU64::new(0));
     let counter = Arc::clone(&loads);
     let builder = Cache::builder("test:rising").l2(MemoryL2::new());
     let cache = set(builder)
@@ -185,8 +185,8 @@ async fn a_change_that_is_invalidated_is_none() {
 
 #[tokio::test(start_paused = true)]
 async fn so_many_hits_are_checked_at_a_time() {
-    let loads = Arc::new(AtomicU32::new(0));
-    let cache: Cache<u32, u32> = Cache::builder("test:many").verify(1.0).build().unwrap();
+    let loads = Arc::new(AtomicU64::new(0));
+    let cache: Cache<u64, u64> = Cache::builder("test:many").verify(1.0).build().unwrap();
     for key in 0..200 {
         cache.insert(&key, key).await.unwrap();
     }
@@ -194,7 +194,7 @@ async fn so_many_hits_are_checked_at_a_time() {
         let loads = Arc::clone(&loads);
         let hang = move || async move {
             loads.fetch_add(1, SeqCst);
-            std::future::pending::<Result<u32, io::Error>>().await
+            std::future::pending::<Result<u64, io::Error>>().await
         };
         cache.get_or_load(&key, hang).await.unwrap();
     }

@@ -3,7 +3,7 @@
 use larder::Cache;
 
 /// Keys as often as in real life: the nth most popular one is asked for an nth as often as the first.
-fn keys(of: u32, times: usize) -> impl Iterator<Item = u32> {
+fn keys(of: u32, times: usize) -> impl Iterator<Item = u64> {
     let mut sum = 0.0;
     let sums: Vec<f64> = (1..=of)
         .map(|rank| {
@@ -14,7 +14,7 @@ fn keys(of: u32, times: usize) -> impl Iterator<Item = u32> {
     let mut random = fastrand::Rng::with_seed(7);
     (0..times).map(move |_| {
         let at = random.f64() * sum;
-        u32::try_from(sums.partition_point(|&sum| sum < at)).unwrap()
+        u64::try_from(sums.partition_point(|&sum| sum < at)).unwrap()
     })
 }
 
@@ -24,7 +24,7 @@ async fn hits_that_moka_does_not_see_hardly_change_what_stays() {
     const CAPACITY: u64 = 500;
     const LOOK_UPS: usize = 40_000;
     let moka = moka::sync::Cache::new(CAPACITY);
-    let cache: Cache<u32, u32> = Cache::builder("test:popularity")
+    let cache: Cache<u64, u64> = Cache::builder("test:popularity")
         .l1_capacity(CAPACITY)
         .build()
         .unwrap();
@@ -49,7 +49,7 @@ async fn hits_that_moka_does_not_see_hardly_change_what_stays() {
 #[tokio::test]
 async fn what_is_hit_all_along_outlives_a_scan() {
     const CAPACITY: u64 = 64;
-    let cache: Cache<u32, u32> = Cache::builder("test:scan")
+    let cache: Cache<u64, u64> = Cache::builder("test:scan")
         .l1_capacity(CAPACITY)
         .build()
         .unwrap();

@@ -2,15 +2,15 @@
 
 use larder::{Builder, Cache, HotKey, MemoryL2};
 
-type Numbers = Cache<u32, u32>;
+type Numbers = Cache<u64, u64>;
 
-fn tracked(set: impl FnOnce(Builder<u32, u32>) -> Builder<u32, u32>) -> Numbers {
+fn tracked(set: impl FnOnce(Builder<u64, u64>) -> Builder<u64, u64>) -> Numbers {
     let builder = Cache::builder("test:hot_keys").track_hot_keys(true);
     set(builder).build().unwrap()
 }
 
 /// One in two look-ups is of key 0, one in four of key 1, and the rest are of keys that come once.
-fn asked() -> impl Iterator<Item = u32> {
+fn asked() -> impl Iterator<Item = u64> {
     (0..40_000).map(|n| match n % 4 {
         0 | 1 => 0,
         2 => 1,
@@ -57,7 +57,7 @@ async fn what_l2_answers_or_nothing_does_is_counted_too() {
     are_as_asked(&cache.hot_keys(3));
 
     let cache = tracked(|builder| builder.l1_capacity(0).l2(MemoryL2::new()));
-    let keys: Vec<u32> = asked().collect();
+    let keys: Vec<u64> = asked().collect();
     for some in keys.chunks(500) {
         cache.get_many(some).await;
     }

@@ -94,7 +94,7 @@ async fn nothing_counts_twice(fleet: Fleet) {
 #[tokio::test]
 async fn what_is_delivered_at_the_end_counts() {
     let l2 = MemoryL2::new();
-    let build = || Cache::<String, u32>::builder("test:end").l2(l2.clone());
+    let build = || Cache::<String, u64>::builder("test:end").l2(l2.clone());
     let (a, b) = (build().build().unwrap(), build().build().unwrap());
     a.ready().await;
     l2.set_reachable(false);
@@ -106,7 +106,7 @@ async fn what_is_delivered_at_the_end_counts() {
 
 #[tokio::test]
 async fn without_l2_they_are_those_of_the_instance() {
-    let cache: Cache<String, u32> = Cache::builder("test:alone").build().unwrap();
+    let cache: Cache<String, u64> = Cache::builder("test:alone").build().unwrap();
     cache.insert("k", 1).await.unwrap();
     assert!(cache.get("k").await.is_some());
     let all = cache.global_stats().await.unwrap();
@@ -116,7 +116,7 @@ async fn without_l2_they_are_those_of_the_instance() {
 
 #[test]
 fn they_have_names() {
-    let cache: Cache<String, u32> = Cache::builder("test:names").build().unwrap();
+    let cache: Cache<String, u64> = Cache::builder("test:names").build().unwrap();
     let stats: Stats = cache.stats();
     let named: Vec<(&str, u64)> = stats.iter().collect();
     assert!(named.contains(&("l1_hits", 0)) && named.contains(&("l1_entries", 0)));

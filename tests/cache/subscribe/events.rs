@@ -112,7 +112,7 @@ async fn one_clear_after_the_other_is_told(fleet: Fleet) {
 #[tokio::test(start_paused = true)]
 async fn the_breaker_and_the_checker_tell_too() {
     let l2 = MemoryL2::new();
-    let cache: Cache<String, u32> = Cache::builder("test:events")
+    let cache: Cache<String, u64> = Cache::builder("test:events")
         .l2(l2.clone())
         .verify(1.0)
         .build()
@@ -138,7 +138,7 @@ async fn the_breaker_and_the_checker_tell_too() {
 
 #[tokio::test]
 async fn a_slow_listener_is_told_what_it_missed_and_the_end() {
-    let cache: Cache<String, u32> = Cache::builder("test:events").build().unwrap();
+    let cache: Cache<String, u64> = Cache::builder("test:events").build().unwrap();
     let mut events = cache.events();
     for n in 0..1030 {
         cache.insert("k", n).await.unwrap();

@@ -11,7 +11,7 @@ use crate::support::eventually::eventually;
 use crate::support::network::Network;
 use crate::support::redis_server::RedisServer;
 
-type Products = Cache<String, u32>;
+type Products = Cache<String, u64>;
 
 /// Of what services publish: `{"service":"catalog","key":"product:42"}`, or `{"type":"product","id":42}`.
 fn parse(payload: &[u8]) -> Vec<Invalidation> {
@@ -405,7 +405,7 @@ async fn without_the_right_to_listen_it_is_not_ready() {
 
 #[test]
 fn channels_that_cannot_work_are_refused() {
-    let build = || Cache::<String, u32>::builder("test:listen");
+    let build = || Cache::<String, u64>::builder("test:listen");
     let no_channels = Network::new(MemoryL2::new());
     for (builder, mistake) in [
         (build().listen_to("changes", parse), "needs Redis as L2"),

@@ -11,7 +11,7 @@ use crate::support::redis_server::RedisServer;
 
 const LIMIT: std::time::Duration = std::time::Duration::from_secs(20);
 
-type Prices = Cache<String, u32>;
+type Prices = Cache<String, u64>;
 
 #[tokio::test]
 async fn each_own_change_is_published_in_its_order() {
@@ -94,11 +94,11 @@ async fn without_the_right_to_publish_all_else_works() {
 
 #[test]
 fn an_instance_does_not_listen_to_itself() {
-    let builder = Cache::<String, u32>::builder("test:told").l2(MemoryL2::new());
+    let builder = Cache::<String, u64>::builder("test:told").l2(MemoryL2::new());
     let builder = builder.listen_to("changes", |_| Vec::new());
     let refused = builder.publish_changes("changes").build().err().unwrap();
     assert!(refused.to_string().contains("for ever"), "{refused}");
-    let builder = Cache::<String, u32>::builder("test:told").publish_changes("changes");
+    let builder = Cache::<String, u64>::builder("test:told").publish_changes("changes");
     let refused = builder.build().err().unwrap();
     assert!(
         refused.to_string().contains("publish_changes needs"),

@@ -489,7 +489,7 @@ async fn keys_are_strings_of_any_kind() {
     let l2 = MemoryL2::new();
     macro_rules! removes {
         ($($key:ty),*) => {$({
-            let cache: Cache<$key, u32> = Cache::builder("test:u32").l2(l2.clone()).build().unwrap();
+            let cache: Cache<$key, u64> = Cache::builder("test:u32").l2(l2.clone()).build().unwrap();
             cache.insert(&<$key>::from("eu:tea"), 1).await.unwrap();
             assert_eq!(cache.invalidate_prefix("eu:").await.unwrap(), 1);
         })*};

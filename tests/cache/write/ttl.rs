@@ -147,8 +147,8 @@ async fn l1_is_bounded_by_entries() {
 #[tokio::test]
 async fn l1_is_bounded_by_weight() {
     let builder = Cache::builder("test:bytes").l1_capacity(1000);
-    let cache: Cache<u64, Vec<u8>> = builder
-        .l1_weigher(|_, value: &Vec<u8>| value.len().try_into().unwrap_or(u32::MAX))
+    let cache: Cache<u64, Vec<u64>> = builder
+        .l1_weigher(|_, value: &Vec<u64>| value.len().try_into().unwrap_or(u32::MAX))
         .build()
         .unwrap();
     for key in 0..100 {
