@@ -79,12 +79,13 @@ fn limits_name_files_and_tests_that_are_there() {
         .collect::<String>();
     let (mut paths, mut tests) = (0, 0);
     for name in page.split('`').skip(1).step_by(2) {
-        if name.ends_with(".rs") || name.ends_with(".lua") {
+        let path = root.join("src").join(name);
+        if path
+            .extension()
+            .is_some_and(|end| end == "rs" || end == "lua")
+        {
             paths += 1;
-            assert!(
-                root.join("src").join(name).exists(),
-                "src/{name} is no file"
-            );
+            assert!(path.exists(), "{} is no file", path.display());
         } else if name.contains('_') && name.starts_with(|c: char| c.is_lowercase()) {
             tests += 1;
             let last = name.rsplit(' ').next().unwrap();
