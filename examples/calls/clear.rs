@@ -10,7 +10,7 @@ use tokio::time::sleep;
 
 pub(crate) async fn run() -> Result<(), Box<dyn Error>> {
     let l2 = MemoryL2::new();
-    let prices: Cache<String, u32> = Cache::builder("fuel:price").l2(l2.clone()).build()?;
+    let prices: Cache<String, u64> = Cache::builder("fuel:price").l2(l2.clone()).build()?;
     let stations: Cache<u64, String> = Cache::builder("fuel:station").l2(l2).build()?;
     prices
         .insert_many([("diesel", 159), ("petrol", 172)])
@@ -32,7 +32,7 @@ pub(crate) async fn run() -> Result<(), Box<dyn Error>> {
     Ok(())
 }
 
-async fn select_price(price: u32) -> Result<u32, Infallible> {
+async fn select_price(price: u64) -> Result<u64, Infallible> {
     sleep(Duration::from_millis(20)).await; // the database
     Ok(price)
 }

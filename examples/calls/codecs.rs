@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 #[derive(Serialize, Deserialize)]
 struct Product {
     name: String,
-    cents: u32,
+    cents: u64,
 }
 
 type Products = Cache<u64, Product>;

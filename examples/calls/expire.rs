@@ -9,7 +9,7 @@ use larder::Cache;
 use tokio::time::sleep;
 
 pub(crate) async fn run() -> Result<(), Box<dyn Error>> {
-    let reviews: Cache<u64, u32> = Cache::builder("shop:review-count").build()?;
+    let reviews: Cache<u64, u64> = Cache::builder("shop:review-count").build()?;
     assert_eq!(*reviews.get_or_load(&42, || count_reviews(17)).await?, 17);
 
     // Somebody has written a review. The page may say 17 for one more moment.
@@ -24,7 +24,7 @@ pub(crate) async fn run() -> Result<(), Box<dyn Error>> {
     Ok(())
 }
 
-async fn count_reviews(count: u32) -> Result<u32, Infallible> {
+async fn count_reviews(count: u64) -> Result<u64, Infallible> {
     sleep(Duration::from_millis(20)).await; // the database counts
     Ok(count)
 }

@@ -9,14 +9,14 @@ use larder::{Cache, Clock, MemoryL2};
 use tokio::time::sleep;
 
 pub(crate) async fn run() -> Result<(), Box<dyn Error>> {
-    let quotes: Cache<String, u32> = Cache::builder("depot:quote")
+    let quotes: Cache<String, u64> = Cache::builder("depot:quote")
         .l2(MemoryL2::with_clock(Clock::tokio()))
         .l2_ttl(Duration::from_secs(60))
         .stale_if_error(Duration::from_secs(3600))
         .fallback_throttle(Duration::from_secs(5))
         .error_ttl(Duration::from_secs(2))
         .build()?;
-    let exchange_is_down = || async { Err::<u32, _>(io::Error::other("the exchange is down")) };
+    let exchange_is_down = || async { Err::<u64, _>(io::Error::other("the exchange is down")) };
     quotes.insert("ACME", 450).await?;
     sleep(Duration::from_secs(600)).await; // takes no time here, see `main.rs`
 

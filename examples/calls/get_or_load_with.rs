@@ -9,7 +9,7 @@ use larder::{Cache, Loaded};
 
 pub(crate) async fn run() -> Result<(), Box<dyn Error>> {
     // A supplier's price list, with its revision.
-    let lists: Cache<String, (u32, Vec<u32>)> = Cache::builder("shop:price-list")
+    let lists: Cache<String, (u64, Vec<u64>)> = Cache::builder("shop:price-list")
         .stale_wait(Duration::from_secs(5))
         .build()?;
     lists.insert("acme", (3, vec![450, 1995])).await?;
@@ -28,7 +28,7 @@ pub(crate) async fn run() -> Result<(), Box<dyn Error>> {
     assert_eq!(lists.stats().loads, 1);
 
     // A forecast that is not final is not kept.
-    let forecasts: Cache<String, i32> = Cache::builder("weather:forecast").build()?;
+    let forecasts: Cache<String, i64> = Cache::builder("weather:forecast").build()?;
     let found = forecasts
         .get_many_or_load_with(["Oslo", "Rome"], |missing| async move {
             let forecasts = missing.into_iter().map(|(city, _)| match city.as_str() {

@@ -11,7 +11,7 @@ pub(crate) async fn run() -> Result<(), Box<dyn Error>> {
     let recorded = recorder.snapshotter();
     recorder.install()?;
 
-    let prices: Cache<String, u32> = Cache::builder("shop:counted").build()?;
+    let prices: Cache<String, u64> = Cache::builder("shop:counted").build()?;
     prices.insert("tea", 450).await?;
     for _ in 0..3 {
         prices.get("tea").await;

@@ -7,7 +7,7 @@ use larder::{Cache, Clock, RefreshAhead};
 use tokio::time::sleep;
 
 pub(crate) async fn run() -> Result<(), Box<dyn Error>> {
-    let rates: Cache<String, u32> = Cache::builder("exchange:rate")
+    let rates: Cache<String, u64> = Cache::builder("exchange:rate")
         .clock(Clock::tokio())
         .soft_ttl(Duration::from_secs(300))
         .jitter(0.0)
@@ -24,7 +24,7 @@ pub(crate) async fn run() -> Result<(), Box<dyn Error>> {
     assert_eq!(rates.stats().loads, 3);
 
     // At random instead: the earlier the longer a load takes, and the more likely the more it is read.
-    let rates: Cache<String, u32> = Cache::builder("exchange:rate")
+    let rates: Cache<String, u64> = Cache::builder("exchange:rate")
         .soft_ttl(Duration::from_secs(300))
         .refresh_ahead(RefreshAhead::XFetch(1.0))
         .build()?;
@@ -32,7 +32,7 @@ pub(crate) async fn run() -> Result<(), Box<dyn Error>> {
     Ok(())
 }
 
-async fn load(rate: u32) -> Result<u32, std::io::Error> {
+async fn load(rate: u64) -> Result<u64, std::io::Error> {
     sleep(Duration::from_millis(50)).await;
     Ok(rate)
 }

@@ -6,7 +6,7 @@ use std::io;
 use larder::{Cache, MemoryL2};
 
 pub(crate) async fn run() -> Result<(), Box<dyn Error>> {
-    let prices: Cache<String, u32> = Cache::builder("shop:price").l2(MemoryL2::new()).build()?;
+    let prices: Cache<String, u64> = Cache::builder("shop:price").l2(MemoryL2::new()).build()?;
     prices.insert("tea", 450).await?;
 
     // For all clones in this process, as from an endpoint for operators.
@@ -22,11 +22,11 @@ pub(crate) async fn run() -> Result<(), Box<dyn Error>> {
     assert_eq!(*prices.get_or_load("tea", load).await?, 475);
     assert!(prices.get("tea").await.is_some());
 
-    let off: Cache<String, u32> = Cache::builder("shop:price").enabled(false).build()?;
+    let off: Cache<String, u64> = Cache::builder("shop:price").enabled(false).build()?;
     assert!(!off.is_enabled());
     Ok(())
 }
 
-async fn load() -> Result<u32, io::Error> {
+async fn load() -> Result<u64, io::Error> {
     Ok(475)
 }

@@ -9,7 +9,7 @@ pub(crate) async fn run() -> Result<(), Box<dyn Error>> {
     let file = r#"{ "l1_capacity": 50000, "l2_ttl": "1h", "soft_ttl": "5m" }"#;
     let settings: Settings = serde_json::from_str(file)?;
     // Or CACHE_L1_CAPACITY=50000 CACHE_L2_TTL=1h REDIS_HOST=… REDIS_PASSWORD=… with `Settings::from_env("CACHE_")?`.
-    let prices: Cache<String, u32> = Cache::builder("shop:price").settings(&settings).build()?;
+    let prices: Cache<String, u64> = Cache::builder("shop:price").settings(&settings).build()?;
     prices.insert("tea", 450).await?;
     assert_eq!(prices.get("tea").await.map(|price| *price), Some(450));
 

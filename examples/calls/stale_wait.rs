@@ -9,7 +9,7 @@ use larder::Cache;
 use tokio::time::sleep;
 
 pub(crate) async fn run() -> Result<(), Box<dyn Error>> {
-    let places: Cache<String, u32> = Cache::builder("travel:free-places")
+    let places: Cache<String, u64> = Cache::builder("travel:free-places")
         .soft_ttl(Duration::from_secs(60))
         .stale_wait(Duration::from_millis(100))
         .build()?;
@@ -36,7 +36,7 @@ pub(crate) async fn run() -> Result<(), Box<dyn Error>> {
     Ok(())
 }
 
-async fn ask_railway(takes: Duration, free: u32) -> Result<u32, Infallible> {
+async fn ask_railway(takes: Duration, free: u64) -> Result<u64, Infallible> {
     sleep(takes).await;
     Ok(free)
 }

@@ -11,7 +11,7 @@ use tokio::time::sleep;
 const MINUTE: Duration = Duration::from_secs(60);
 
 pub(crate) async fn run() -> Result<(), Box<dyn Error>> {
-    let rates: Cache<String, u32> = Cache::builder("travel:rate")
+    let rates: Cache<String, u64> = Cache::builder("travel:rate")
         .l2(MemoryL2::with_clock(Clock::tokio()))
         .l1_ttl(2 * MINUTE)
         .soft_ttl(10 * MINUTE)
@@ -20,7 +20,7 @@ pub(crate) async fn run() -> Result<(), Box<dyn Error>> {
         .build()?;
     rates.ready().await;
     rates.get_or_load("EUR", || ask_bank(109)).await?;
-    let from = |rate: Entry<u32>| rate.meta().source();
+    let from = |rate: Entry<u64>| rate.meta().source();
     sleep(MINUTE).await; // takes no time here, see `main.rs`
     assert_eq!(rates.get("EUR").await.map(from), Some(Source::L1));
     sleep(2 * MINUTE).await;
@@ -38,7 +38,7 @@ pub(crate) async fn run() -> Result<(), Box<dyn Error>> {
     Ok(())
 }
 
-async fn ask_bank(rate: u32) -> Result<u32, Infallible> {
+async fn ask_bank(rate: u64) -> Result<u64, Infallible> {
     sleep(Duration::from_millis(200)).await;
     Ok(rate)
 }

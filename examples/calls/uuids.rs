@@ -12,7 +12,7 @@ pub(crate) async fn run() -> Result<(), Box<dyn Error>> {
     assert_eq!(*customers.get(&id).await.ok_or("it is stored")?, "Ann");
 
     // As a part of a key, too.
-    let orders: Cache<(Uuid, u32), String> = Cache::builder("crm:order").build()?;
+    let orders: Cache<(Uuid, u64), String> = Cache::builder("crm:order").build()?;
     orders.insert(&(id, 1), "tea".to_owned()).await?;
     assert!(orders.get(&(id, 2)).await.is_none());
     Ok(())

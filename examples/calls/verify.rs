@@ -3,17 +3,17 @@
 use std::error::Error;
 use std::io;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use larder::{Cache, LoadingCache, MemoryL2, Verify};
 use tokio::time::sleep;
 
 pub(crate) async fn run() -> Result<(), Box<dyn Error>> {
-    let database = Arc::new(AtomicU32::new(450));
+    let database = Arc::new(AtomicU64::new(450));
     let table = Arc::clone(&database);
     // Each hit here; a service checks one in a thousand, with `verify(0.001)`.
-    let prices: LoadingCache<String, u32> = Cache::builder("shop:price")
+    let prices: LoadingCache<String, u64> = Cache::builder("shop:price")
         .l2(MemoryL2::new())
         .verify(1.0)
         .read_through(move |_| {

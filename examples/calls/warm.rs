@@ -10,8 +10,8 @@ use tokio::time::sleep;
 
 pub(crate) async fn run() -> Result<(), Box<dyn Error>> {
     let l2 = MemoryL2::new();
-    let a: Cache<u64, u32> = Cache::builder("catalog:price").l2(l2.clone()).build()?;
-    let b: Cache<u64, u32> = Cache::builder("catalog:price").l2(l2).build()?;
+    let a: Cache<u64, u64> = Cache::builder("catalog:price").l2(l2.clone()).build()?;
+    let b: Cache<u64, u64> = Cache::builder("catalog:price").l2(l2).build()?;
     b.insert(&1, 470).await?;
 
     // Shown if standard error is a terminal.
@@ -34,7 +34,7 @@ pub(crate) async fn run() -> Result<(), Box<dyn Error>> {
 }
 
 /// Read when the stream is polled, so not before the call of `warm`.
-fn products() -> impl Stream<Item = (u64, u32)> {
+fn products() -> impl Stream<Item = (u64, u64)> {
     stream::iter(0..3000).then(|id| async move {
         if id % 1000 == 0 {
             sleep(Duration::from_millis(20)).await; // SELECT id, price FROM product WHERE id >= $1 LIMIT 1000

@@ -9,8 +9,8 @@ use tokio::time::sleep;
 
 pub(crate) async fn run() -> Result<(), Box<dyn Error>> {
     let l2 = MemoryL2::new();
-    let shop: Cache<String, u32> = Cache::builder("shop:price").l2(l2.clone()).build()?;
-    let web: Cache<String, u32> = Cache::builder("shop:price").l2(l2).build()?;
+    let shop: Cache<String, u64> = Cache::builder("shop:price").l2(l2.clone()).build()?;
+    let web: Cache<String, u64> = Cache::builder("shop:price").l2(l2).build()?;
     web.get_or_load("tea", || async { Ok::<_, io::Error>(450) })
         .await?;
 
@@ -35,7 +35,7 @@ pub(crate) async fn run() -> Result<(), Box<dyn Error>> {
     Ok(())
 }
 
-async fn update(price: u32) -> Result<(), io::Error> {
+async fn update(price: u64) -> Result<(), io::Error> {
     sleep(Duration::from_millis(5)).await; // UPDATE product SET price = $1 WHERE name = 'tea'
     match price {
         0 => Err(io::ErrorKind::InvalidInput.into()),
