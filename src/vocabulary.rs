@@ -164,11 +164,11 @@ impl Version {
 /// assert_eq!(parse(b"customer 7"), []);
 /// ```
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Invalidation(pub(crate) What);
+pub struct Invalidation(pub(crate) Removal);
 
 /// The values that an [`Invalidation`] removes.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) enum What {
+pub(crate) enum Removal {
     Key(String),
     Tag(String),
     Prefix(String),
@@ -180,25 +180,25 @@ impl Invalidation {
     /// `("eu", 42)`.
     #[must_use]
     pub fn key(text: impl Into<String>) -> Self {
-        Self(What::Key(text.into()))
+        Self(Removal::Key(text.into()))
     }
 
     /// All values with a tag, by its text.
     #[must_use]
     pub fn tag(text: impl Into<String>) -> Self {
-        Self(What::Tag(text.into()))
+        Self(Removal::Tag(text.into()))
     }
 
     /// All keys whose text begins so. Passes over the whole Redis database, so a tag is better for a frequent removal.
     #[must_use]
     pub fn prefix(text: impl Into<String>) -> Self {
-        Self(What::Prefix(text.into()))
+        Self(Removal::Prefix(text.into()))
     }
 
     /// Everything in the namespace.
     #[must_use]
     pub fn all() -> Self {
-        Self(What::All)
+        Self(Removal::All)
     }
 }
 

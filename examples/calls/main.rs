@@ -28,7 +28,6 @@ mod get_or_load_with;
 mod hot_keys;
 mod insert;
 mod insert_if;
-mod insert_with;
 mod invalidate;
 mod invalidate_after;
 mod invalidate_and_hold;
@@ -37,6 +36,7 @@ mod invalidate_prefix;
 mod l1_size;
 mod limits;
 mod listen_to;
+mod loaded;
 #[cfg(feature = "metrics")]
 mod metrics;
 mod operation;
@@ -87,7 +87,7 @@ const EXAMPLES: &[Example] = examples! {
     get_or_load get_or_load_with read_through refresh get get_many get_local
     invalidate invalidate_after write_through invalidate_and_wait at_least invalidate_and_hold
     #[cfg(feature = "outbox-rusqlite")] outbox
-    insert insert_with update warm insert_if expire touch
+    insert loaded update warm insert_if expire touch
     tags invalidate_prefix clear set_enabled operation hot_keys
     settings stores l1_size ttls refresh_ahead stale_wait fallbacks sliding staleness verify limits
     listen_to #[cfg(feature = "json")] publish_changes

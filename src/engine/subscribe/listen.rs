@@ -20,7 +20,7 @@ use crate::key::{Key, MAX_KEY_BYTES};
 use crate::stats::Counters;
 use crate::util::lock::lock;
 use crate::util::throttle::Throttle;
-use crate::vocabulary::{Invalidation, Value, What};
+use crate::vocabulary::{Invalidation, Removal, Value};
 
 /// How many payloads may wait, and how many bytes they may have together.
 const MOST_WAIT: usize = 4096;
@@ -224,14 +224,14 @@ impl Channels {
         let [mut keys, mut tags, mut prefixes] = [const { BTreeSet::<Key>::new() }; 3];
         for invalidation in invalidations {
             let (set, text) = match &invalidation.0 {
-                What::All => {
+                Removal::All => {
                     // It covers the others. An error is no obstacle, here and below: the write is deferred then.
                     let _ = writes.clear().await;
                     return;
                 }
-                What::Key(key) => (&mut keys, key),
-                What::Tag(tag) => (&mut tags, tag),
-                What::Prefix(prefix) => (&mut prefixes, prefix),
+                Removal::Key(key) => (&mut keys, key),
+                Removal::Tag(tag) => (&mut tags, tag),
+                Removal::Prefix(prefix) => (&mut prefixes, prefix),
             };
             // No value has a longer key.
             if text.len() <= MAX_KEY_BYTES {
