@@ -71,7 +71,7 @@ struct Rest {
     schema_version: u32,
     /// Why there is no L2.
     bad_l2: Option<L2Error>,
-    /// Whether code has set the L2, which settings do not replace.
+    /// Whether code has set the L2 by `l2`, and not by `redis`: settings do not replace it.
     has_own_l2: bool,
     /// Overrides the options that were set by code.
     last: Settings,

@@ -1,4 +1,4 @@
-//! Types that L1 and L2 have in common, so that neither needs to know the other; and the bounds on values.
+//! Types that several layers name, so that none of these needs to know the other.
 
 use std::fmt;
 use std::time::Duration;

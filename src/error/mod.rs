@@ -41,7 +41,7 @@ fn panic_message(payload: &(dyn Any + Send)) -> Arc<str> {
     text.unwrap_or("its message is not a string").into()
 }
 
-/// A use of [`Loaded`](crate::Loaded) that makes no sense, and one that does.
+/// A mistake of the caller's code. The text says what to do instead.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub(crate) enum Misuse {
     #[error(

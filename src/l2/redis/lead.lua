@@ -1,4 +1,6 @@
 -- LEAD  value lease hold clock writes | token ms want rnd deadline  ->  answer, value or lease, number
+-- `want` is '' for any value, '*' for none that is stored, '!' for a new load whatever there is, '~' for one that may have
+-- expired, or the version of the value that is to be replaced.
 local epoch, _, issued = clock(KEYS[4], ARGV[4])
 -- MGET answers nil for a value of another type.
 local v, stored, hold = unpack(redis.call('MGET', KEYS[1], KEYS[2], KEYS[3]))
@@ -10,7 +12,7 @@ if ARGV[3] ~= '*' and ARGV[3] ~= '!' then
     if ARGV[3] == '~' or time() < expires_at then
       return {'HIT', v, 0}
     end
-    -- The value that a load of a key replaces which has expired. A refresh knows it already.
+    -- An expired value that is still stored: the load is given it as the previous one. A refresh has it already.
     kept = ARGV[3] == '' and v
   end
 end
