@@ -1,7 +1,6 @@
 //! Loads of single keys that come together, and become one call of a loader of many keys.
 
 use std::collections::HashSet;
-use std::future::ready;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -9,8 +8,8 @@ use tokio::sync::mpsc::{self, Receiver, Sender};
 use tokio::time::{Instant, timeout_at};
 
 use super::Loads;
-use super::fetch::{Begin, Fetch};
-use super::loader::{Loader, LoaderOf};
+use super::fetch::Fetch;
+use super::loader::LoaderOf;
 use crate::key::Key;
 use crate::util::lock::lock;
 use crate::vocabulary::Value;
@@ -19,7 +18,7 @@ use crate::vocabulary::Value;
 pub(crate) struct Batches<K, V> {
     window: Duration,
     max: usize,
-    loader_of: LoaderOf<Vec<K>, V>,
+    pub(crate) loader_of: LoaderOf<Vec<K>, V>,
     /// The batch that takes more loads. Its task has the other end.
     open: Mutex<Option<Open<K, V>>>,
 }
@@ -29,12 +28,6 @@ struct Open<K, V> {
     /// A key that is in it begins the next: the loader has one value for a key, and an earlier load of it may have
     /// begun before an invalidation (rule 4).
     keys: HashSet<Key>,
-}
-
-/// A load that joins a batch, if its key has to be loaded.
-struct InBatch<'a, K, V, F> {
-    batches: &'a Batches<K, V>,
-    key: F,
 }
 
 impl<K: Send + 'static, V: Value> Batches<K, V> {
@@ -47,13 +40,8 @@ impl<K: Send + 'static, V: Value> Batches<K, V> {
         }
     }
 
-    /// The load of a key.
-    pub(crate) fn load(&self, key: impl FnOnce() -> K) -> impl Begin<V> {
-        InBatch { batches: self, key }
-    }
-
     /// Adds a load to the open batch. If there is none, or its runtime has ended, begins one.
-    fn add(&self, loads: &Arc<Loads<V>>, key: K, led: Fetch<V>) {
+    pub(crate) fn add(&self, loads: &Arc<Loads<V>>, key: K, led: Fetch<V>) {
         // One critical section: of two callers without a batch only one begins it.
         let mut open = lock(&self.open);
         let text = led.op.key().clone();
@@ -110,27 +98,10 @@ async fn collect<K, V>(
                 receiver.recv().await
             }
         };
-        let Some((key, mut led)) = next else {
+        let Some((key, led)) = next else {
             return (keys, all);
         };
-        led.number = keys.len();
         keys.push(key);
         all.push(led);
-    }
-}
-
-impl<K, V, F> Begin<V> for InBatch<'_, K, V, F>
-where
-    K: Send + 'static,
-    V: Value,
-    F: FnOnce() -> K,
-{
-    fn loader(self) -> Loader<V> {
-        (self.batches.loader_of)(vec![(self.key)()])
-    }
-
-    fn begin(self, loads: &Arc<Loads<V>>, led: Fetch<V>) -> impl Future<Output = ()> + Send {
-        self.batches.add(loads, (self.key)(), led);
-        ready(())
     }
 }

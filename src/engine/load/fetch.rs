@@ -7,9 +7,8 @@ use std::mem;
 use std::sync::Arc;
 use std::time::Duration;
 
-use futures::future::Either;
 use futures::stream::FuturesUnordered;
-use futures::{FutureExt, StreamExt, stream};
+use futures::{StreamExt, stream};
 use tokio::sync::mpsc::{self, UnboundedReceiver};
 use tokio::time::{Instant, timeout_at};
 use tracing::{Instrument, Span, debug};
@@ -22,7 +21,7 @@ use crate::engine::backoff::Began;
 use crate::entry::Entry;
 use crate::error::LoadError;
 use crate::key::Key;
-use crate::l1::{LeaseWaiter, LoadOutcome, OpGuard, Outcome, UNSTORED};
+use crate::l1::{Join, LeaseWaiter, LoadOutcome, OpGuard, Outcome, Started, UNSTORED};
 use crate::l2::{Lease, LeaseRequest};
 use crate::loaded::Loaded;
 use crate::options::MOST_IN_A_LOAD;
@@ -37,56 +36,59 @@ const AT_ONCE: usize = 64;
 pub(super) type Flight<V> = SharedResult<LoadOutcome<V>>;
 
 /// How a key is loaded, if it has to be.
-pub(crate) trait Begin<V: Value> {
+pub(crate) trait Begin<V: Value>: Sized {
     /// The loader of this key alone.
     fn loader(self) -> Loader<V>;
 
-    /// Runs the load that a caller has begun.
-    fn begin(self, loads: &Arc<Loads<V>>, fetch: Fetch<V>) -> impl Future<Output = ()> + Send;
+    /// Adds a load to a batch, which runs it. Without batches returns the load and the loader to run it with.
+    fn begin(self, _: &Arc<Loads<V>>, fetch: Fetch<V>) -> Option<(Fetch<V>, Loader<V>)> {
+        Some((fetch, self.loader()))
+    }
 }
 
-/// By a task of its own.
 impl<V: Value, F: FnOnce() -> Loader<V>> Begin<V> for F {
     fn loader(self) -> Loader<V> {
         self()
-    }
-
-    fn begin(self, loads: &Arc<Loads<V>>, fetch: Fetch<V>) -> impl Future<Output = ()> + Send {
-        loads.spawn(vec![fetch], self())
-    }
-}
-
-/// By one of two ways.
-impl<V: Value, A: Begin<V>, B: Begin<V>> Begin<V> for Either<A, B> {
-    fn loader(self) -> Loader<V> {
-        match self {
-            Self::Left(load) => load.loader(),
-            Self::Right(load) => load.loader(),
-        }
-    }
-
-    fn begin(self, loads: &Arc<Loads<V>>, fetch: Fetch<V>) -> impl Future<Output = ()> + Send {
-        match self {
-            Self::Left(load) => load.begin(loads, fetch).left_future(),
-            Self::Right(load) => load.begin(loads, fetch).right_future(),
-        }
     }
 }
 
 /// The load or refresh of one key, for the task that runs it.
 pub(crate) struct Fetch<V> {
     pub(super) op: OpGuard<V>,
-    pub(super) goal: Goal<V>,
+    goal: Goal<V>,
     pub(super) began: Began,
     /// The request for the lease; `None` if L2 is not to be asked.
-    pub(super) request: Option<LeaseRequest>,
-    /// The number by which the loader knows the key.
-    pub(super) number: usize,
+    request: Option<LeaseRequest>,
+    /// The number by which the loader knows the key: its place in the list of those that are run together.
+    number: usize,
     /// The callers of a fetch that is dropped are told that it has no result.
-    pub(super) sender: ResultSender<LoadOutcome<V>>,
+    sender: ResultSender<LoadOutcome<V>>,
 }
 
 impl<V> Fetch<V> {
+    /// The result of a load or refresh that a caller joins or begins. If it begins it, it has to run it.
+    pub(super) fn of(
+        join: Join<V, LoadOutcome<V>>,
+        goal: Goal<V>,
+        began: Began,
+        request: Option<LeaseRequest>,
+    ) -> (Flight<V>, Option<Self>) {
+        match join {
+            Join::Joined(flight) => (flight, None),
+            Join::Started(Started { op, sender, result }) => {
+                let fetch = Self {
+                    op,
+                    goal,
+                    began,
+                    request,
+                    number: 0,
+                    sender,
+                };
+                (result, Some(fetch))
+            }
+        }
+    }
+
     pub(super) fn is_refresh(&self) -> bool {
         matches!(self.goal, Goal::Newer(_))
     }
@@ -132,11 +134,13 @@ impl<V: Value> Loads<V> {
     /// Loads some keys after the other, so that the leases of no part run out while those of others are asked for or
     /// used.
     pub(super) async fn run_all(&self, mut fetches: Vec<Fetch<V>>, loader: Loader<V>) {
-        while fetches.len() > MOST_IN_A_LOAD {
-            let rest = fetches.split_off(MOST_IN_A_LOAD);
+        for (number, fetch) in fetches.iter_mut().enumerate() {
+            fetch.number = number;
+        }
+        while !fetches.is_empty() {
+            let rest = fetches.split_off(fetches.len().min(MOST_IN_A_LOAD));
             self.run(mem::replace(&mut fetches, rest), &loader).await;
         }
-        self.run(fetches, &loader).await;
     }
 
     /// Asks for the leases in rounds. After each round it calls the loader with the keys whose leases were granted.

@@ -11,7 +11,6 @@
 //! - [`refresh`]: stale values, and those that soon will be, are replaced in the background
 //! - [`stale_wait`]: callers that wait for such a refresh
 //! - [`batches`]: loads of single keys that become one call of a loader
-//! - [`since`]: callers that come with a token, and may not join every load
 //! - [`verify`]: a sample of hits is compared with the source
 //! - [`warm`]: values that were read in bulk
 //! - [`commit`]: a commit of the source, and the change of the cache that has to follow it
@@ -24,7 +23,6 @@ mod get;
 mod lease;
 pub(crate) mod loader;
 mod refresh;
-mod since;
 mod stale_wait;
 pub(crate) mod verify;
 mod warm;
@@ -32,7 +30,7 @@ mod warm;
 use std::sync::Arc;
 
 pub(crate) use self::batches::Batches;
-pub(crate) use self::fetch::Begin;
+pub(crate) use self::fetch::{Begin, Fetch};
 use self::loader::LoaderCalls;
 use self::verify::{Same, Verify};
 use super::context::Context;

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use tokio::time::Instant;
 use tracing::{Instrument, debug_span, warn};
 
 use super::Loads;
@@ -14,9 +15,23 @@ use crate::engine::spans::enabled;
 use crate::entry::Entry;
 use crate::error::LoadError;
 use crate::key::Key;
-use crate::l1::{Join, Started};
 use crate::l2::Want;
 use crate::vocabulary::Value;
+
+/// A value that is to be refreshed, or compared with its source, and its index in the list of the caller.
+pub(super) type Due<V> = (usize, Key, Entry<V>);
+
+/// A stale value whose refresh a caller waits for.
+pub(super) struct Awaited<V> {
+    /// Its index in the caller's list.
+    pub(super) index: usize,
+    pub(super) key: Key,
+    pub(super) entry: Entry<V>,
+    /// `None` if it is not refreshed.
+    pub(super) refresh: Option<Flight<V>>,
+    /// The wait is limited from here on, for all keys of a call.
+    pub(super) began: Instant,
+}
 
 /// The refreshes and comparisons that a caller has begun, and has to run.
 struct Begun<V> {
@@ -27,47 +42,42 @@ struct Begun<V> {
 }
 
 impl<V: Value> Loads<V> {
-    /// Starts one background refresh of stale values, given with their indices, and compares sampled ones with the
-    /// source. Joins refreshes that are under way, and leaves out keys whose refresh has just failed. `loader` makes
-    /// the loader for the keys at these indices.
+    /// Starts one background refresh of stale values, and compares sampled ones with the source. Joins refreshes that
+    /// are under way, and leaves out keys whose refresh has just failed. `loader` makes the loader for the keys at these
+    /// indices.
     ///
-    /// Returns the results for callers that wait, in the order of the values; `None` for a value that is not refreshed.
+    /// Returns the values whose refresh the caller waits for, if an option says that it waits.
     ///
     /// Short, as it is compiled for each type of a loader: with the task in it, a program with many loaders took three
     /// times as long to compile.
-    pub(super) fn spawn_refreshes(
+    pub(super) fn start_refreshes(
         self: &Arc<Self>,
-        stale: Vec<(usize, Key, Entry<V>)>,
+        due: Vec<Due<V>>,
         loader: impl FnOnce(&[usize]) -> Loader<V>,
-    ) -> Vec<Option<Flight<V>>> {
-        let (begun, results) = self.join_refreshes(stale);
+    ) -> Vec<Awaited<V>> {
+        let (begun, awaited) = self.join_refreshes(due);
         if !begun.indices.is_empty() {
             let loader = loader(&begun.indices);
             self.run_refreshes(begun, loader);
         }
-        results
+        awaited
     }
 
-    fn join_refreshes(
-        &self,
-        stale: Vec<(usize, Key, Entry<V>)>,
-    ) -> (Begun<V>, Vec<Option<Flight<V>>>) {
-        let mut results = Vec::with_capacity(stale.len());
+    fn join_refreshes(&self, mut due: Vec<Due<V>>) -> (Begun<V>, Vec<Awaited<V>>) {
+        let (waits, called) = (!self.ctx.options.stale_wait.is_zero(), Instant::now());
+        let mut awaited = Vec::new();
         let mut begun = Begun {
             refreshes: Vec::new(),
             samples: Vec::new(),
             indices: Vec::new(),
         };
-        for (index, key, previous) in stale {
-            let number = begun.indices.len();
-            if previous.is_sampled() {
-                begun.samples.push(Sample {
-                    key,
-                    entry: previous,
-                    number,
-                });
+        // The refreshes first: their numbers are their places in the list that is run.
+        due.sort_by_key(|(.., entry)| entry.is_sampled());
+        for (index, key, entry) in due {
+            if entry.is_sampled() {
+                let number = begun.indices.len();
+                begun.samples.push(Sample { key, entry, number });
                 begun.indices.push(index);
-                results.push(None);
                 continue;
             }
             let may_refresh = self.ctx.backoff.may_refresh(&key);
@@ -75,25 +85,28 @@ impl<V: Value> Loads<V> {
             let began = self.now_began();
             let joined =
                 may_refresh.then(|| self.ctx.l1.in_flight().join_refresh(&key, self.ctx.now()));
-            results.push(match joined.flatten() {
-                Some(Join::Started(Started { op, sender, result })) => {
-                    let want = Want::NewerThan(previous.slot().ver);
-                    begun.refreshes.push(Fetch {
-                        op,
-                        goal: Goal::Newer(previous),
-                        began,
-                        request: Some(lease::request(&self.ctx, want)),
-                        number,
-                        sender,
-                    });
+            let refresh = joined.flatten().map(|join| {
+                let request = lease::request(&self.ctx, Want::NewerThan(entry.slot().ver));
+                let goal = Goal::Newer(entry.clone());
+                let (flight, led) = Fetch::of(join, goal, began, Some(request));
+                if let Some(led) = led {
+                    begun.refreshes.push(led);
                     begun.indices.push(index);
-                    Some(result)
                 }
-                Some(Join::Joined(result)) => Some(result),
-                None => None,
+                flight
             });
+            // No caller waits for a value that is refreshed ahead.
+            if waits && entry.is_stale() {
+                awaited.push(Awaited {
+                    index,
+                    key,
+                    entry,
+                    refresh,
+                    began: called,
+                });
+            }
         }
-        (begun, results)
+        (begun, awaited)
     }
 
     fn run_refreshes(self: &Arc<Self>, begun: Begun<V>, loader: Loader<V>) {
@@ -102,8 +115,9 @@ impl<V: Value> Loads<V> {
             samples,
             indices,
         } = begun;
-        debug_assert!(
-            refreshes.iter().all(|fetch| fetch.number < indices.len()),
+        debug_assert_eq!(
+            refreshes.len() + samples.len(),
+            indices.len(),
             "the loader knows each key by its number"
         );
         self.verify.start(samples, &loader);
