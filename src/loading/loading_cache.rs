@@ -15,6 +15,7 @@ use crate::error::LoadError;
 use crate::key::CacheKey;
 use crate::lookup_by::KeyFrom;
 use crate::token::Token;
+use crate::util::partial_debug::partial_debug;
 
 /// A [`Cache`] that has its loader: what is missing is loaded, so every look-up has a value or an error. Built by
 /// [`Builder::read_through`](crate::Builder::read_through) or
@@ -85,22 +86,8 @@ pub fn with_state<S: Clone, K, Fut>(state: S, loader: impl Fn(S, K) -> Fut) -> i
 pub(crate) enum LoaderOfCache<K, V> {
     /// By a call for each.
     One(LoaderOf<K, V>),
-    /// By a call for those that are missing in one call of the cache.
-    Many(LoaderOf<Vec<K>, V>),
-    /// The same. What single callers miss at about the same time is gathered.
-    Batched(Batches<K, V>),
-}
-
-impl<K, V> LoaderOfCache<K, V> {
-    /// The loader of one key.
-    fn of_one(&self, key: K) -> Loader<V> {
-        match self {
-            Self::One(loader_of) => loader_of(key),
-            Self::Many(loader_of) | Self::Batched(Batches { loader_of, .. }) => {
-                loader_of(vec![key])
-            }
-        }
-    }
+    /// By a call for those that are missing in one call of the cache, or in several at about the same time.
+    Many(Batches<K, V>),
 }
 
 /// The load of one key, by a call of its own or in a batch. The key is made if it has to be loaded.
@@ -116,15 +103,18 @@ where
     F: FnOnce() -> K,
 {
     fn loader(self) -> Loader<V> {
-        self.loader.of_one((self.key)())
+        let key = (self.key)();
+        match self.loader {
+            LoaderOfCache::One(loader_of) => loader_of(key),
+            LoaderOfCache::Many(batches) => (batches.loader_of)(vec![key]),
+        }
     }
 
     fn begin(self, loads: &Arc<Loads<V>>, fetch: Fetch<V>) -> Option<(Fetch<V>, Loader<V>)> {
-        let LoaderOfCache::Batched(batches) = self.loader else {
-            return Some((fetch, self.loader()));
-        };
-        batches.add(loads, (self.key)(), fetch);
-        None
+        match self.loader {
+            LoaderOfCache::One(_) => Some((fetch, self.loader())),
+            LoaderOfCache::Many(batches) => batches.add(loads, (self.key)(), fetch),
+        }
     }
 }
 
@@ -136,15 +126,12 @@ where
     /// `batch` is how long single loads wait for others, and how many there may be.
     pub(crate) fn new(
         cache: Cache<K, V>,
-        loader: LoaderOfCache<K, V>,
+        mut loader: LoaderOfCache<K, V>,
         batch: Option<(Duration, usize)>,
     ) -> Self {
-        let loader = match (loader, batch) {
-            (LoaderOfCache::Many(loader_of), Some((window, max))) => {
-                LoaderOfCache::Batched(Batches::new(window, max, loader_of))
-            }
-            (loader, _) => loader,
-        };
+        if let LoaderOfCache::Many(batches) = &mut loader {
+            batches.limits = batch;
+        }
         Self {
             cache,
             loader: Arc::new(loader),
@@ -220,12 +207,10 @@ where
     {
         // As a list: the future of a user's iterator may not be `Send` when it is part of another one.
         let keys: Vec<&Q> = keys.into_iter().collect();
-        let (LoaderOfCache::Many(loader_of) | LoaderOfCache::Batched(Batches { loader_of, .. })) =
-            &*self.loader
-        else {
+        let LoaderOfCache::Many(batches) = &*self.loader else {
             return each(keys, |key| self.get(key)).await;
         };
-        let loader_of = |keys| loader_of(keys);
+        let loader_of = |keys| (batches.loader_of)(keys);
         let found = (self.cache.get_many_or_load_by(keys.clone(), loader_of)).await?;
         let found = found.into_iter().zip(keys);
         found
@@ -262,8 +247,8 @@ where
         K: KeyFrom<Q, M>,
         Q: CacheKey + ?Sized,
     {
-        let loader = self.loader.of_one(K::key_from(key));
-        self.cache.refresh_by(key, loader).await
+        let load = self.load(|| K::key_from(key));
+        self.cache.refresh_by(key, load.loader()).await
     }
 }
 
@@ -372,10 +357,5 @@ impl<K, V: Send + Sync + 'static> Clone for LoadingCache<K, V> {
     }
 }
 
-impl<K, V: Send + Sync + 'static> fmt::Debug for LoadingCache<K, V> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("LoadingCache")
-            .field("cache", &self.cache)
-            .finish_non_exhaustive()
-    }
-}
+partial_debug!([K, V: Send + Sync + 'static] LoadingCache<K, V>, "LoadingCache", this =>
+    cache: &this.cache);

@@ -9,16 +9,16 @@ use tokio::time::{Instant, timeout_at};
 
 use super::Loads;
 use super::fetch::Fetch;
-use super::loader::LoaderOf;
+use super::loader::{Loader, LoaderOf};
 use crate::key::Key;
 use crate::util::lock::lock;
 use crate::vocabulary::Value;
 
-/// Collects loads for so long, and so many at most, from the first of them on.
+/// A loader of many keys. With `limits` it collects loads of single keys for so long, and so many at most, from the
+/// first of them on.
 pub(crate) struct Batches<K, V> {
-    window: Duration,
-    max: usize,
     pub(crate) loader_of: LoaderOf<Vec<K>, V>,
+    pub(crate) limits: Option<(Duration, usize)>,
     /// The batch that takes more loads. Its task has the other end.
     open: Mutex<Option<Open<K, V>>>,
 }
@@ -31,17 +31,25 @@ struct Open<K, V> {
 }
 
 impl<K: Send + 'static, V: Value> Batches<K, V> {
-    pub(crate) fn new(window: Duration, max: usize, loader_of: LoaderOf<Vec<K>, V>) -> Self {
+    pub(crate) fn new(loader_of: LoaderOf<Vec<K>, V>) -> Self {
         Self {
-            window,
-            max,
             loader_of,
+            limits: None,
             open: Mutex::default(),
         }
     }
 
-    /// Adds a load to the open batch. If there is none, or its runtime has ended, begins one.
-    pub(crate) fn add(&self, loads: &Arc<Loads<V>>, key: K, led: Fetch<V>) {
+    /// Adds a load to the open batch. If there is none, or its runtime has ended, begins one. Without limits returns the
+    /// load, and the loader to run it with.
+    pub(crate) fn add(
+        &self,
+        loads: &Arc<Loads<V>>,
+        key: K,
+        led: Fetch<V>,
+    ) -> Option<(Fetch<V>, Loader<V>)> {
+        let Some((window, max)) = self.limits else {
+            return Some((led, (self.loader_of)(vec![key])));
+        };
         // One critical section: of two callers without a batch only one begins it.
         let mut open = lock(&self.open);
         let text = led.op.key().clone();
@@ -49,37 +57,35 @@ impl<K: Send + 'static, V: Value> Batches<K, V> {
         if let Some(batch) = &mut *open
             && batch.keys.insert(text.clone())
         {
-            debug_assert!(
-                batch.keys.len() <= self.max,
-                "a batch that is full is not open"
-            );
+            debug_assert!(batch.keys.len() <= max, "a batch that is full is not open");
             match batch.loads.try_send(one) {
                 Ok(()) => {
-                    if batch.keys.len() >= self.max {
+                    if batch.keys.len() >= max {
                         // Its task gets no more, and need not wait for the end of the window.
                         *open = None;
                     }
-                    return;
+                    return None;
                 }
                 // Its window is over, or its runtime has ended: the load begins the next batch.
                 Err(refused) => one = refused.into_inner(),
             }
         }
-        let (sender, receiver) = mpsc::channel(self.max);
+        let (sender, receiver) = mpsc::channel(max);
         // There is room for it.
         let _ = sender.try_send(one);
-        *open = (self.max > 1).then_some(Open {
+        *open = (max > 1).then_some(Open {
             loads: sender,
             keys: HashSet::from([text]),
         });
         // Before the task is spawned, which may run at once on another thread.
         drop(open);
-        let until = Instant::now() + self.window;
+        let until = Instant::now() + window;
         let (loads, loader_of) = (Arc::clone(loads), Arc::clone(&self.loader_of));
         tokio::spawn(async move {
             let (keys, led) = collect(receiver, until).await;
             loads.run_all(led, loader_of(keys)).await;
         });
+        None
     }
 }
 

@@ -54,7 +54,7 @@ impl<V: Value> Loads<V> {
     /// yet. The latter is no reason for a caller with a token: that load may have begun before the write that the token
     /// names (rule 22).
     pub(crate) fn error_at_once(&self, key: &Key, has_token: bool) -> Option<LoadError> {
-        if self.calls.is_called_by_loader_of(key) {
+        if self.is_called_by_loader_of(key) {
             return Some(LoadError::misuse(Misuse::LooksUpItself));
         }
         if self.ctx.options.error_ttl.is_zero() || has_token || self.ctx.is_off() {

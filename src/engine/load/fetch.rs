@@ -59,6 +59,10 @@ pub(crate) struct Fetch<V> {
     pub(super) began: Began,
     /// The request for the lease; `None` if L2 is not to be asked.
     request: Option<LeaseRequest>,
+    /// `None` before it is granted. Without one the value is loaded, and not stored.
+    lease: Option<Lease>,
+    /// The value that is replaced: stale, or kept past its TTL. Known with the lease.
+    previous: Option<Entry<V>>,
     /// The number by which the loader knows the key: its place in the list of those that are run together.
     number: usize,
     /// The callers of a fetch that is dropped are told that it has no result.
@@ -81,6 +85,8 @@ impl<V> Fetch<V> {
                     goal,
                     began,
                     request,
+                    lease: None,
+                    previous: None,
                     number: 0,
                     sender,
                 };
@@ -97,24 +103,6 @@ impl<V> Fetch<V> {
         // First: a caller that has the result and tries again must not join this load.
         drop(self.op);
         self.sender.send(outcome);
-    }
-}
-
-/// A key whose turn it is to call the loader.
-struct ToLoad<V> {
-    fetch: Fetch<V>,
-    lease: Option<Lease>,
-    /// The value that is replaced: stale, or kept past its TTL.
-    previous: Option<Entry<V>>,
-}
-
-impl<V> ToLoad<V> {
-    fn unstored(fetch: Fetch<V>) -> Self {
-        Self {
-            fetch,
-            lease: None,
-            previous: None,
-        }
     }
 }
 
@@ -149,7 +137,8 @@ impl<V: Value> Loads<V> {
     /// A missing key whose lease another instance has is asked for again when that lease ends, and from time to time,
     /// as the notice of its end may be lost. A stale one is read then, without a lease: one refresh serves the fleet.
     async fn run(&self, fetches: Vec<Fetch<V>>, loader: &Loader<V>) {
-        let (begun, options) = (Instant::now(), &self.ctx.options);
+        let (ctx, begun) = (&*self.ctx, Instant::now());
+        let options = &ctx.options;
         let until = begun + options.lease_wait;
         let is_refresh = fetches.iter().any(Fetch::is_refresh);
         let (mut asked, mut waiting) = (fetches, Vec::new());
@@ -163,13 +152,7 @@ impl<V: Value> Loads<V> {
                     asked = self.due(&mut waiting, &mut notices, look_at, begun).await;
                 }
                 let turns: Vec<_> = (asked.iter_mut())
-                    .map(
-                        |Fetch {
-                             op, goal, request, ..
-                         }| {
-                            lease::acquire(&self.ctx, op, goal, request.as_mut(), until)
-                        },
-                    )
+                    .map(|it| lease::acquire(ctx, &it.op, &it.goal, it.request.as_mut(), until))
                     .collect();
                 stream::iter(turns)
                     .buffered(AT_ONCE)
@@ -196,24 +179,23 @@ impl<V: Value> Loads<V> {
                 Some(look_at) => look_at.saturating_duration_since(now),
                 None => pauses.next().unwrap_or_default(),
             };
-            for (fetch, turn) in mem::take(&mut asked).into_iter().zip(turns) {
+            for (mut fetch, turn) in mem::take(&mut asked).into_iter().zip(turns) {
                 match turn {
                     Acquired::Found(slot, source) => {
                         fetch.end(Ok(Some(Outcome::fresh(slot, source))));
                     }
-                    Acquired::Lease(lease, previous) => ready.push(ToLoad {
-                        fetch,
-                        lease: Some(lease),
-                        previous,
-                    }),
+                    Acquired::Lease(lease, previous) => {
+                        (fetch.lease, fetch.previous) = (Some(lease), previous);
+                        ready.push(fetch);
+                    }
                     Acquired::Wait(left) => {
                         pause = pause.min(left.max(Duration::from_millis(1)));
                         longest = longest.max(left);
                         waiting.push(fetch);
                     }
-                    // Dropped without a result: a caller that waits for it looks the key up again.
-                    Acquired::Not(why) if is_refresh => self.refresh_ended_without(&fetch, &why),
-                    Acquired::Not(_) => ready.push(ToLoad::unstored(fetch)),
+                    why if is_refresh => self.refresh_ended_without(&fetch, &why),
+                    // It is loaded, and not stored.
+                    Acquired::NotAsked | Acquired::Refused | Acquired::Failed => ready.push(fetch),
                 }
             }
             // The value of a refresh is of use only when the other instance has stored it, or when its lease has run
@@ -228,11 +210,11 @@ impl<V: Value> Loads<V> {
                     keys = waiting.len(),
                     "another load has taken too long; loading without storing"
                 );
-                ready.extend(waiting.drain(..).map(ToLoad::unstored));
+                ready.append(&mut waiting);
             }
             if !ready.is_empty() {
                 let asked = (ready.iter())
-                    .map(|turn| (turn.fetch.number, turn.previous.clone()))
+                    .map(|fetch| (fetch.number, fetch.previous.clone()))
                     .collect();
                 loads.push(self.load(ready, loader.load(asked)));
             }
@@ -276,64 +258,55 @@ impl<V: Value> Loads<V> {
     }
 
     /// Runs a loader, stores the values that it returns, and hands the results to the callers.
-    async fn load(&self, turns: Vec<ToLoad<V>>, loads: Loading<V>) {
-        let keys: Vec<_> = (turns.iter())
-            .map(|turn| (turn.fetch.op.key(), turn.lease))
+    async fn load(&self, fetches: Vec<Fetch<V>>, loads: Loading<V>) {
+        let keys: Vec<_> = (fetches.iter())
+            .map(|fetch| (fetch.op.key(), fetch.lease))
             .collect();
-        let (mut values, error) = match self.calls.run(loads, &keys).await {
-            Ok(values) => (values, None),
-            Err(error) => (Vec::new(), Some(error)),
-        };
-        if let Some(error) = &error
-            && turns.iter().any(|turn| turn.fetch.is_refresh())
-        {
-            self.warn_of_refresh(turns.len(), error);
-        }
-        // Fewer if a clone of the loader has had a key before, as when the runtime of its task has ended.
-        debug_assert!(values.len() <= turns.len(), "no value without a key");
-        values.resize_with(turns.len(), || None);
-        let stores = turns.into_iter().zip(values);
-        let stores = stores.map(|(turn, value)| {
-            let error = error.clone();
-            async move {
-                match value {
-                    Some(loaded) => self.store(turn, loaded).await,
-                    None => self.end_without_value(turn, error).await,
+        let loaded: Vec<_> = match self.call(loads, &keys).await {
+            Ok(values) => values.into_iter().map(Ok).collect(),
+            Err(error) => {
+                if fetches.iter().any(Fetch::is_refresh) {
+                    self.warn_of_refresh(fetches.len(), &error);
                 }
+                fetches.iter().map(|_| Err(error.clone())).collect()
             }
-        });
-        stream::iter(stores)
+        };
+        debug_assert_eq!(loaded.len(), fetches.len(), "one result for each key");
+        let ends = fetches.into_iter().zip(loaded);
+        let ends = ends.map(|(fetch, loaded)| self.end(fetch, loaded));
+        stream::iter(ends)
             .buffer_unordered(AT_ONCE)
             .collect::<()>()
             .await;
     }
 
-    /// The loader has failed, or it does not know the key.
-    async fn end_without_value(&self, turn: ToLoad<V>, error: Option<LoadError>) {
-        let ToLoad { fetch, lease, .. } = turn;
-        if fetch.is_refresh() {
-            self.refresh_failed(fetch.op.key(), error.as_ref());
-        }
-        // Before the callers have their result: one that tries again would wait for this lease.
-        lease::give_back(&self.ctx, (fetch.op.key(), lease)).await;
-        let outcome = match error {
-            Some(error) if fetch.is_refresh() => Err(error),
-            Some(error) => self.failed(&fetch, error).await,
+    /// Ends a load with the value that the loader has returned, if it has.
+    async fn end(&self, fetch: Fetch<V>, loaded: Result<Option<Loaded<V>>, LoadError>) {
+        let outcome = match loaded {
+            Ok(Some(loaded)) => self.store(&fetch, loaded).await.map(Some),
+            // The loader has failed, or it does not know the key.
+            without => {
+                let key = fetch.op.key();
+                if fetch.is_refresh() {
+                    self.refresh_failed(key, without.as_ref().err());
+                }
+                // Before the callers have their result: one that tries again would wait for this lease.
+                lease::give_back(&self.ctx, (key, fetch.lease)).await;
+                without.map(|_| None)
+            }
+        };
+        let outcome = match outcome {
+            Err(error) if !fetch.is_refresh() => self.failed(&fetch, error).await,
             // Its callers look the key up again, and load it.
-            None if fetch.is_refresh() => return,
-            None => Ok(None),
+            Ok(None) if fetch.is_refresh() => return,
+            outcome => outcome,
         };
         fetch.end(outcome);
     }
 
-    async fn store(&self, turn: ToLoad<V>, loaded: Loaded<V>) {
-        let ToLoad {
-            fetch,
-            lease,
-            previous,
-        } = turn;
-        let key = fetch.op.key();
-        let replaces = match &previous {
+    async fn store(&self, fetch: &Fetch<V>, loaded: Loaded<V>) -> Result<Outcome<V>, LoadError> {
+        let (key, lease) = (fetch.op.key(), fetch.lease);
+        let replaces = match &fetch.previous {
             Some(previous) => Replaces::Stale(previous.slot()),
             None => Replaces::Nothing,
         };
@@ -346,7 +319,7 @@ impl<V: Value> Loads<V> {
         };
         let stored = lease::store(&self.ctx, &fetch.op, lease, loaded, replaces).await;
         let mut is_done = matches!(&stored, Ok(ended) if ended.slot.ver != UNSTORED);
-        if stored.is_ok() && !is_stored && previous.is_some() {
+        if stored.is_ok() && !is_stored && fetch.previous.is_some() {
             // The former value is older than this one, which is not to be stored: no caller gets the former one any
             // more. If L2 fails, the invalidation is deferred.
             let removed = self.writes.invalidate([key.clone()], Duration::ZERO);
@@ -355,10 +328,6 @@ impl<V: Value> Loads<V> {
         if fetch.is_refresh() {
             self.refresh_ended(key, &stored, is_done);
         }
-        let outcome = match stored {
-            Err(error) if !fetch.is_refresh() => self.failed(&fetch, error).await,
-            stored => stored.map(|ended| Some(Outcome::fresh(ended.slot, ended.source))),
-        };
-        fetch.end(outcome);
+        stored.map(|ended| Outcome::fresh(ended.slot, ended.source))
     }
 }

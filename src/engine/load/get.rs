@@ -235,9 +235,8 @@ impl<V: Value> Loads<V> {
             let op = ctx.l1.begin(&key);
             ctx.backoff.forget(&key);
             let lease = lease::take_over(ctx, &key).await;
-            let loaded = (loads.calls)
-                .run(loader.load(vec![(0, None)]), &[(&key, lease)])
-                .await;
+            let loading = loader.load(vec![(0, None)]);
+            let loaded = loads.call(loading, &[(&key, lease)]).await;
             let loaded = loaded.map(|loaded| loaded.into_iter().flatten().next());
             match loaded.and_then(|loaded| loaded.ok_or_else(LoadError::not_found)) {
                 Ok(loaded) => {

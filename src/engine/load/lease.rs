@@ -1,5 +1,6 @@
 //! The fill lease: one load of a missing key in the fleet, and the fill that it allows (rules 1 and 6).
 
+use std::borrow::Borrow;
 use std::convert::Infallible;
 use std::sync::Arc;
 use std::time::Duration;
@@ -42,13 +43,7 @@ pub(crate) enum Acquired<V> {
     Lease(Lease, Option<Entry<V>>),
     /// Another instance has the lease, for at most so long.
     Wait(Duration),
-    /// The key may be loaded, but nothing is stored.
-    Not(WhyNot),
-}
-
-/// Why there is no lease.
-pub(crate) enum WhyNot {
-    /// L2 is not to be asked for the key.
+    /// L2 is not to be asked for the key. Here and below: the key may be loaded, but nothing is stored.
     NotAsked,
     /// L2 stores no load of the key for now, or has no value for a request that asks for no lease.
     Refused,
@@ -118,20 +113,15 @@ pub(crate) fn request<V: Value>(ctx: &Context<V>, want: Want) -> LeaseRequest {
 }
 
 /// Asks for the lease now. A server that executes the request when this has ended grants none.
-pub(crate) async fn ask<V: Value>(
+async fn ask<V: Value>(
     ctx: &Context<V>,
     key: &str,
-    request: LeaseRequest,
+    mut request: LeaseRequest,
 ) -> Result<LeaseReply, L2Error> {
     // A request that is executed after its caller has gone would leave a lease that no load uses.
-    let (deadline, _) = deadline(ctx);
-    let request = LeaseRequest {
-        deadline,
-        ..request
-    };
-    ctx.breaker
-        .send("acquire_lease", ctx.lane.acquire_lease(key, request))
-        .await
+    (request.deadline, _) = deadline(ctx);
+    let asking = ctx.lane.acquire_lease(key, request);
+    ctx.breaker.send("acquire_lease", asking).await
 }
 
 /// Asks for the lease. If the stored value cannot be read, asks again at once, until the time `until`.
@@ -157,11 +147,11 @@ pub(crate) async fn acquire<V: Value>(
         Goal::Newer(previous) => (Proof::Used, Some(previous)),
     };
     let Some(request) = request else {
-        return Acquired::Not(WhyNot::NotAsked);
+        return Acquired::NotAsked;
     };
     // As an operation that begins now: a write may have been deferred since the look-up (rule 14).
     if ctx.bars(key) {
-        return Acquired::Not(WhyNot::NotAsked);
+        return Acquired::NotAsked;
     }
     #[cfg(larder_ablation)]
     if let Some(previous) = stale
@@ -175,7 +165,7 @@ pub(crate) async fn acquire<V: Value>(
     }
     let mut attempts = 0;
     loop {
-        let kept = match ask(ctx, key, *request).await {
+        let (lease, kept) = match ask(ctx, key, *request).await {
             Ok(LeaseReply::Hit(bytes)) => {
                 match tags::open(ctx, proof, key, &bytes, ctx.now()).await {
                     Ok(fresh) => {
@@ -188,7 +178,7 @@ pub(crate) async fn acquire<V: Value>(
                 // refresh gives up sooner: its callers have the stale value.
                 attempts += 1;
                 if Instant::now() >= until || stale.is_some() && attempts == REPLACED {
-                    return Acquired::Not(WhyNot::Failed);
+                    return Acquired::Failed;
                 }
                 continue;
             }
@@ -201,14 +191,14 @@ pub(crate) async fn acquire<V: Value>(
                 }
                 return Acquired::Wait(longest);
             }
-            Ok(LeaseReply::Hold | LeaseReply::Miss) => return Acquired::Not(WhyNot::Refused),
-            Err(_) => return Acquired::Not(WhyNot::Failed),
+            Ok(LeaseReply::Hold | LeaseReply::Miss) => return Acquired::Refused,
+            Err(_) => return Acquired::Failed,
         };
         let previous = match stale {
             Some(stale) => Some(stale.clone()),
-            None => previous(ctx, key, kept.1.as_deref()).await,
+            None => previous(ctx, key, kept.as_deref()).await,
         };
-        return Acquired::Lease(kept.0, previous);
+        return Acquired::Lease(lease, previous);
     }
 }
 
@@ -229,25 +219,27 @@ async fn previous<V: Value>(ctx: &Context<V>, key: &Key, kept: Option<&[u8]>) ->
     if longest.is_zero() {
         return None;
     }
-    let in_l2 = match kept {
-        Some(bytes) => tags::open(ctx, Proof::Used, key, bytes, now).await.ok(),
-        None => None,
+    let (slot, source) = if let Some(bytes) = kept
+        && let Ok(slot) = tags::open(ctx, Proof::Used, key, bytes, now).await
+    {
+        (slot, Source::L2)
+    } else {
+        (ctx.l1.get_kept(key, now, longest, None)?, Source::L1)
     };
-    let (slot, source) = match in_l2 {
-        Some(slot) => (slot, Source::L2),
-        None => (ctx.l1.get_kept(key, now, longest, None)?, Source::L1),
-    };
-    let previous = slot.is_kept(now, longest);
-    previous.then(|| Entry::new(slot, now, source).into_fallback())
+    (slot.is_kept(now, longest)).then(|| Entry::new(slot, now, source).into_fallback())
 }
 
 /// Renews leases for as long as this is polled. A lease that was lost shows when it is used.
-pub(crate) async fn keep<V: Value>(ctx: &Context<V>, leases: &[Leased<'_>]) -> Infallible {
+pub(crate) async fn keep<V: Value, K: Borrow<Key>>(
+    ctx: &Context<V>,
+    leases: &[(K, Option<Lease>)],
+) -> Infallible {
     let ttl = ctx.options.lease_ttl;
     loop {
         // A third: one renewal may be lost, and the next still comes in time.
         sleep(ttl / 3).await;
-        let renewals = leases.iter().map(|&leased| renew(ctx, leased, ttl));
+        let renewals = leases.iter();
+        let renewals = renewals.map(|(key, lease)| renew(ctx, (key.borrow(), *lease), ttl));
         join_all(renewals).await;
     }
 }
@@ -345,11 +337,9 @@ pub(crate) async fn fill<V: Value>(
             ctx.backoff.forget(op.key());
             return ended(fresh, Source::Loader);
         }
-        // Another value may be there, or the one that was to be replaced: a caller that has asked for its own load gets
-        // its own value.
-        Some(Fill::Rejected(Some(_))) if matches!(replaces, Replaces::Any) => {}
-        // The lease was lost. The stored value was written since, or it is still the stale one.
-        Some(Fill::Rejected(Some(bytes))) => {
+        // The lease was lost. The stored value was written since, or it is still the one that was to be replaced. A
+        // caller that has asked for its own load gets its own value.
+        Some(Fill::Rejected(Some(bytes))) if !matches!(replaces, Replaces::Any) => {
             let is_old = |fresh: &Slot<V>| match &replaces {
                 Replaces::Stale(previous) => fresh.version() == previous.version(),
                 Replaces::Nothing | Replaces::Any => false,
@@ -364,7 +354,7 @@ pub(crate) async fn fill<V: Value>(
                 return ended(fresh, Source::L2);
             }
         }
-        Some(Fill::Rejected(None)) | None => {}
+        Some(Fill::Rejected(_)) | None => {}
     }
     let slot = ctx.convert.unstored(op.key(), value, now);
     ended(slot, Source::Loader)

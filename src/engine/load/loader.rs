@@ -8,15 +8,14 @@ use std::time::Instant;
 
 use futures::FutureExt;
 use futures::future::BoxFuture;
-use tokio::sync::Semaphore;
 use tokio::task_local;
 use tokio::time::timeout;
 use tokio_util::task::AbortOnDropHandle;
 use tracing::field::Empty;
 use tracing::{Instrument, debug, debug_span};
 
+use super::Loads;
 use super::lease::{self, Leased};
-use crate::engine::context::Context;
 use crate::engine::spans::enabled;
 use crate::entry::Entry;
 use crate::error::LoadError;
@@ -95,23 +94,20 @@ impl<V: Value> Loader<V> {
     {
         let mut keys: Vec<Option<K>> = keys.into_iter().map(Some).collect();
         Self(Arc::new(Mutex::new(move |asked: LoadKeys<V>| {
-            let missing = asked
-                .into_iter()
-                .filter_map(|(number, previous)| Some((keys.get_mut(number)?.take()?, previous)));
-            let missing: Vec<_> = missing.collect();
+            let asked = asked.into_iter();
+            let missing: Vec<_> = asked
+                .filter_map(|(number, previous)| Some((keys.get_mut(number)?.take()?, previous)))
+                .collect();
             let loader = Arc::clone(&loader);
             async move {
                 // Keys need not be comparable: their texts are.
-                let indices: HashMap<Key, usize> =
-                    (missing.iter().enumerate().filter_map(|(index, (key, _))| {
-                        let mut out = KeyWriter::new();
-                        Some((out.write(key).ok()?.into(), index))
-                    }))
-                    .collect();
+                let text = |key: &K| KeyWriter::new().write(key).ok().map(Key::from);
+                let indices = missing.iter().enumerate();
+                let indices = indices.filter_map(|(index, (key, _))| Some((text(key)?, index)));
+                let indices: HashMap<Key, usize> = indices.collect();
                 let mut values: Vec<Option<Loaded<V>>> = missing.iter().map(|_| None).collect();
                 for (key, value) in loader(missing).await.map_err(Into::into)? {
-                    let mut out = KeyWriter::new();
-                    let index = out.write(&key).ok().and_then(|key| indices.get(key));
+                    let index = text(&key).and_then(|key| indices.get(&key));
                     if let Some(slot) = index.and_then(|&index| values.get_mut(index)) {
                         *slot = Some(value.into());
                     }
@@ -133,21 +129,7 @@ struct LoadingHere {
     keys: Vec<Key>,
 }
 
-/// Runs loaders within their limits.
-pub(crate) struct LoaderCalls<V> {
-    ctx: Arc<Context<V>>,
-    /// One for each loader that may run now.
-    permits: Arc<Semaphore>,
-}
-
-impl<V: Value> LoaderCalls<V> {
-    pub(crate) fn new(ctx: &Arc<Context<V>>) -> Self {
-        Self {
-            permits: Arc::new(Semaphore::new(ctx.options.max_concurrent_loads)),
-            ctx: Arc::clone(ctx),
-        }
-    }
-
+impl<V: Value> Loads<V> {
     /// How many loaders run, or wait for their permit.
     pub(crate) fn pending(&self) -> usize {
         // Each load holds the semaphore, by its permit or to wait for it: no counter has to follow cancelled loads.
@@ -155,7 +137,7 @@ impl<V: Value> LoaderCalls<V> {
     }
 
     /// Whether the caller is the loader of this key, which would wait for itself.
-    pub(crate) fn is_called_by_loader_of(&self, key: &Key) -> bool {
+    pub(super) fn is_called_by_loader_of(&self, key: &Key) -> bool {
         LOADING_HERE
             .try_with(|here| here.instance == self.ctx.instance && here.keys.contains(key))
             .unwrap_or(false)
@@ -163,7 +145,7 @@ impl<V: Value> LoaderCalls<V> {
 
     /// Runs a call of a loader for these keys, and renews their leases meanwhile. Returns a value for each key, if the
     /// loader has one.
-    pub(crate) async fn run(
+    pub(super) async fn call(
         &self,
         loads: Loading<V>,
         keys: &[Leased<'_>],

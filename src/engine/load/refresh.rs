@@ -8,7 +8,7 @@ use tracing::{Instrument, debug_span, warn};
 
 use super::Loads;
 use super::fetch::{Fetch, Flight};
-use super::lease::{self, FillOutcome, Goal, WhyNot};
+use super::lease::{self, Acquired, FillOutcome, Goal};
 use super::loader::Loader;
 use super::verify::Sample;
 use crate::engine::spans::enabled;
@@ -120,7 +120,7 @@ impl<V: Value> Loads<V> {
             indices.len(),
             "the loader knows each key by its number"
         );
-        self.verify.start(samples, &loader);
+        self.verify(samples, &loader);
         if refreshes.is_empty() {
             return;
         }
@@ -134,14 +134,16 @@ impl<V: Value> Loads<V> {
         tokio::spawn(task.instrument(enabled(span)));
     }
 
-    /// A refresh has got neither the lease nor a newer value.
-    pub(super) fn refresh_ended_without(&self, refresh: &Fetch<V>, why: &WhyNot) {
+    /// A refresh has got neither the lease nor a newer value. It is dropped without a result: a caller that waits for it
+    /// looks the key up again.
+    pub(super) fn refresh_ended_without(&self, refresh: &Fetch<V>, why: &Acquired<V>) {
+        let key = refresh.op.key();
         match why {
-            // The key is barred (rule 14), or the cache is off: no failure of the source, so no pause.
-            WhyNot::NotAsked => {}
             // Another instance has had the lease and stored no value, or L2 stores no load for now.
-            WhyNot::Refused => self.ctx.backoff.yielded(refresh.op.key()),
-            WhyNot::Failed => self.refresh_failed(refresh.op.key(), None),
+            Acquired::Refused => self.ctx.backoff.yielded(key),
+            Acquired::Failed => self.refresh_failed(key, None),
+            // The key is barred (rule 14), or the cache is off: no failure of the source, so no pause.
+            _ => {}
         }
     }
 

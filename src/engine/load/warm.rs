@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use futures::stream::{self, Fuse};
 use futures::{FutureExt, Stream, StreamExt};
-use tokio::time::{Instant, timeout, timeout_at};
+use tokio::time::{Instant, timeout_at};
 
 use super::Loads;
 use super::lease::{self, Acquired, Goal, Ready, Replaces};
@@ -99,20 +99,19 @@ async fn next_batch<V: Value, S: Stream<Item = Item<V>>>(
     changes: &mut Changes,
 ) -> Result<Vec<Item<V>>, WriteError> {
     let mut batch = Vec::new();
-    while batch.is_empty() {
-        match timeout(FOLLOWING, items.next()).await {
-            Ok(Some(item)) => batch.push(item),
-            Ok(None) => return Ok(batch),
-            Err(_) => {
-                let here = mark_log(ctx).await?;
-                changes.follow(ctx, here).await?;
-            }
-        }
-    }
-    let until = Instant::now() + GATHERING;
+    let mut until = Instant::now() + FOLLOWING;
     while batch.len() < BATCH {
         match timeout_at(until, items.next()).await {
-            Ok(Some(item)) => batch.push(item),
+            Ok(Some(item)) => {
+                if batch.is_empty() {
+                    until = Instant::now() + GATHERING;
+                }
+                batch.push(item);
+            }
+            Err(_) if batch.is_empty() => {
+                changes.follow(ctx).await?;
+                until = Instant::now() + FOLLOWING;
+            }
             Ok(None) | Err(_) => break,
         }
     }
@@ -126,12 +125,23 @@ struct LeasedValue<V: Value> {
     ready: Ready<V>,
 }
 
-/// How the request for the lease of a value's key has ended.
-enum LeaseAnswer<V: Value> {
-    Leased(LeasedValue<V>),
+/// Why no more is done for a value.
+enum Ended {
+    Stored,
     Present,
     Refused,
-    NotNow,
+    Changed,
+}
+
+impl Ended {
+    fn count(self, warming: &mut Warming) {
+        *match self {
+            Self::Stored => &mut warming.stored,
+            Self::Present => &mut warming.present,
+            Self::Refused => &mut warming.refused,
+            Self::Changed => &mut warming.changed,
+        } += 1;
+    }
 }
 
 async fn store<V: Value>(
@@ -145,22 +155,16 @@ async fn store<V: Value>(
     let mut leased = Vec::new();
     for asked in asked {
         match asked {
-            LeaseAnswer::Leased(one) => leased.push(one),
-            LeaseAnswer::Present => warming.present += 1,
-            LeaseAnswer::Refused => warming.refused += 1,
-            LeaseAnswer::NotNow => warming.changed += 1,
+            Ok(one) => leased.push(one),
+            Err(ended) => ended.count(warming),
         }
     }
     let leases: Vec<_> = (leased.iter())
-        .map(|one| (one.op.key().clone(), one.lease))
-        .collect();
-    let leases: Vec<_> = (leases.iter())
-        .map(|(key, lease)| (key, Some(*lease)))
+        .map(|one| (one.op.key().clone(), Some(one.lease)))
         .collect();
     let filling = async {
         // After the leases were granted. A later change ends them (rule 1).
-        let here = mark_log(ctx).await?;
-        changes.follow(ctx, here).await?;
+        changes.follow(ctx).await?;
         let fills = leased.into_iter().map(|one| fill(ctx, one, changes));
         let fills = stream::iter(fills).buffer_unordered(AT_ONCE);
         Ok::<_, WriteError>(fills.collect::<Vec<_>>().await)
@@ -171,57 +175,44 @@ async fn store<V: Value>(
         filled = filling => filled?,
         never = lease::keep(ctx, &leases) => match never {},
     };
-    for filled in filled {
-        match filled {
-            Filled::Stored => warming.stored += 1,
-            Filled::Changed => warming.changed += 1,
-            Filled::Refused => warming.refused += 1,
-        }
+    for ended in filled {
+        ended.count(warming);
     }
     Ok(())
 }
 
 /// Asks for the lease of a key that has no value.
-async fn ask<V: Value>(ctx: &Context<V>, (key, loaded): Item<V>) -> LeaseAnswer<V> {
-    let Ok(key) = key else {
-        return LeaseAnswer::Refused;
-    };
-    let Ok((value, ttls, tags)) = ctx.convert.to_store(&key, loaded) else {
-        return LeaseAnswer::Refused;
-    };
+async fn ask<V: Value>(ctx: &Context<V>, (key, loaded): Item<V>) -> Result<LeasedValue<V>, Ended> {
+    let key = key.map_err(|_| Ended::Refused)?;
+    let checked = ctx.convert.to_store(&key, loaded);
+    let (value, ttls, tags) = checked.map_err(|_| Ended::Refused)?;
     let op = ctx.l1.begin(&key);
     let goal = Goal::Missing { at_least: None };
     let mut request = lease::request(ctx, Want::Any);
     let until = Instant::now() + ctx.options.l2_timeout;
     match lease::acquire(ctx, &op, &goal, Some(&mut request), until).await {
-        Acquired::Lease(lease, _) => LeaseAnswer::Leased(LeasedValue {
+        Acquired::Lease(lease, _) => Ok(LeasedValue {
             op,
             lease,
             ready: Ready::new(value, ttls, tags),
         }),
-        Acquired::Found(..) | Acquired::Wait(_) => LeaseAnswer::Present,
-        Acquired::Not(_) => LeaseAnswer::NotNow,
+        Acquired::Found(..) | Acquired::Wait(_) => Err(Ended::Present),
+        // A change of the key may be why.
+        Acquired::NotAsked | Acquired::Refused | Acquired::Failed => Err(Ended::Changed),
     }
-}
-
-/// How the fill of a value has ended.
-enum Filled {
-    Stored,
-    Changed,
-    Refused,
 }
 
 /// Stores a value unless its key was changed since the call.
-async fn fill<V: Value>(ctx: &Context<V>, leased: LeasedValue<V>, changes: &Changes) -> Filled {
+async fn fill<V: Value>(ctx: &Context<V>, leased: LeasedValue<V>, changes: &Changes) -> Ended {
     let LeasedValue { op, lease, ready } = leased;
     if changes.are_of(op.key(), ready.tags()) && !without(Rule::Warming) {
         lease::give_back(ctx, (op.key(), Some(lease))).await;
-        return Filled::Changed;
+        return Ended::Changed;
     }
     match lease::fill(ctx, &op, Some(lease), ready, Replaces::Nothing).await {
-        ended if ended.is_stored => Filled::Stored,
-        ended if ended.is_overtaken => Filled::Changed,
-        _ => Filled::Refused,
+        ended if ended.is_stored => Ended::Stored,
+        ended if ended.is_overtaken => Ended::Changed,
+        _ => Ended::Refused,
     }
 }
 
@@ -275,13 +266,10 @@ impl Changes {
         }
     }
 
-    /// Reads the log up to a position. An error if it does not reach from the last position to this one: any key may
-    /// have been changed.
-    async fn follow<V: Value>(
-        &mut self,
-        ctx: &Context<V>,
-        to: LogPosition,
-    ) -> Result<(), WriteError> {
+    /// Marks a position in the log, and reads the log up to there. An error if it does not reach from the last position
+    /// to this one: any key may have been changed.
+    async fn follow<V: Value>(&mut self, ctx: &Context<V>) -> Result<(), WriteError> {
+        let to = mark_log(ctx).await?;
         while self.here.seq < to.seq {
             let reading = ctx.lane.replay(self.here.seq);
             let messages = ctx.breaker.send("replay", reading).await;
@@ -318,9 +306,7 @@ impl Changes {
             // Any key may have been changed.
             Kind::Clear | Kind::Unknown(_) => return Err(WriteError::interrupted(None)),
         }
-        let is_too_many =
-            self.keys.len() + self.tags.len() > CHANGES || self.prefixes.len() > PREFIXES;
-        if is_too_many {
+        if self.keys.len() + self.tags.len() > CHANGES || self.prefixes.len() > PREFIXES {
             return Err(WriteError::interrupted(None));
         }
         Ok(())
