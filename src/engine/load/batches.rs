@@ -82,7 +82,7 @@ impl<K: Send + 'static, V: Value> Batches<K, V> {
         let until = Instant::now() + window;
         let (loads, loader_of) = (Arc::clone(loads), Arc::clone(&self.loader_of));
         tokio::spawn(async move {
-            let (keys, led) = collect(receiver, until).await;
+            let (keys, led) = collect(receiver, until).await.into_iter().unzip();
             loads.run_all(led, loader_of(keys)).await;
         });
         None
@@ -90,24 +90,15 @@ impl<K: Send + 'static, V: Value> Batches<K, V> {
 }
 
 /// The loads that come until the batch is full, or the time is over.
-async fn collect<K, V>(
-    mut receiver: Receiver<(K, Fetch<V>)>,
-    until: Instant,
-) -> (Vec<K>, Vec<Fetch<V>>) {
-    let (mut keys, mut all) = (Vec::new(), Vec::new());
-    loop {
-        let next = match timeout_at(until, receiver.recv()).await {
-            Ok(next) => next,
-            Err(_) => {
-                // From here on another batch takes them; those that came before are taken out.
-                receiver.close();
-                receiver.recv().await
-            }
-        };
-        let Some((key, led)) = next else {
-            return (keys, all);
-        };
-        keys.push(key);
-        all.push(led);
+async fn collect<T>(mut receiver: Receiver<T>, until: Instant) -> Vec<T> {
+    let mut all = Vec::new();
+    while let Ok(Some(next)) = timeout_at(until, receiver.recv()).await {
+        all.push(next);
     }
+    // From here on another batch takes them; those that came before are taken out.
+    receiver.close();
+    while let Some(next) = receiver.recv().await {
+        all.push(next);
+    }
+    all
 }

@@ -63,12 +63,7 @@ impl<V: Value> Loads<V> {
             let op = ctx.l1.begin(key);
             let lease = lease::take_over(ctx, key).await;
             let leases = [(key, lease)];
-            tokio::select! {
-                // The commit first: once it has ended its lease is used, and not renewed once more.
-                biased;
-                committed = commit => committed?,
-                never = lease::keep(ctx, &leases) => match never {},
-            }
+            lease::keep(ctx, &leases, commit).await?;
             let ended = lease::fill(ctx, &op, lease, ready, Replaces::Any).await;
             let stored = ended.is_stored.then(|| ended.slot.version().into());
             Ok(((), stored))

@@ -111,11 +111,7 @@ impl<V: Value> Loads<V> {
 
 /// The fallback that was found after a load has failed, or the error.
 fn instead<V>(found: Option<Outcome<V>>, error: LoadError) -> LoadOutcome<V> {
-    match found {
-        Some(found) => Ok(Some(Outcome {
-            failed: Some(error),
-            ..found
-        })),
-        None => Err(error),
-    }
+    let mut found = found.ok_or_else(|| error.clone())?;
+    found.failed = Some(error);
+    Ok(Some(found))
 }

@@ -55,13 +55,13 @@ impl<V: Value, F: FnOnce() -> Loader<V>> Begin<V> for F {
 /// The load or refresh of one key, for the task that runs it.
 pub(crate) struct Fetch<V> {
     pub(super) op: OpGuard<V>,
-    goal: Goal<V>,
+    goal: Goal,
     pub(super) began: Began,
     /// The request for the lease; `None` if L2 is not to be asked.
     request: Option<LeaseRequest>,
     /// `None` before it is granted. Without one the value is loaded, and not stored.
     lease: Option<Lease>,
-    /// The value that is replaced: stale, or kept past its TTL. Known with the lease.
+    /// The value that is replaced: stale, or, known with the lease, kept past its TTL.
     previous: Option<Entry<V>>,
     /// The number by which the loader knows the key: its place in the list of those that are run together.
     number: usize,
@@ -73,7 +73,8 @@ impl<V> Fetch<V> {
     /// The result of a load or refresh that a caller joins or begins. If it begins it, it has to run it.
     pub(super) fn of(
         join: Join<V, LoadOutcome<V>>,
-        goal: Goal<V>,
+        goal: Goal,
+        previous: Option<Entry<V>>,
         began: Began,
         request: Option<LeaseRequest>,
     ) -> (Flight<V>, Option<Self>) {
@@ -86,7 +87,7 @@ impl<V> Fetch<V> {
                     began,
                     request,
                     lease: None,
-                    previous: None,
+                    previous,
                     number: 0,
                     sender,
                 };
@@ -96,7 +97,7 @@ impl<V> Fetch<V> {
     }
 
     pub(super) fn is_refresh(&self) -> bool {
-        matches!(self.goal, Goal::Newer(_))
+        self.goal == Goal::Newer
     }
 
     fn end(self, outcome: LoadOutcome<V>) {
@@ -152,7 +153,7 @@ impl<V: Value> Loads<V> {
                     asked = self.due(&mut waiting, &mut notices, look_at, begun).await;
                 }
                 let turns: Vec<_> = (asked.iter_mut())
-                    .map(|it| lease::acquire(ctx, &it.op, &it.goal, it.request.as_mut(), until))
+                    .map(|it| lease::acquire(ctx, &it.op, it.goal, it.request.as_mut(), until))
                     .collect();
                 stream::iter(turns)
                     .buffered(AT_ONCE)
@@ -185,7 +186,8 @@ impl<V: Value> Loads<V> {
                         fetch.end(Ok(Some(Outcome::fresh(slot, source))));
                     }
                     Acquired::Lease(lease, previous) => {
-                        (fetch.lease, fetch.previous) = (Some(lease), previous);
+                        fetch.lease = Some(lease);
+                        fetch.previous = fetch.previous.or(previous);
                         ready.push(fetch);
                     }
                     Acquired::Wait(left) => {
@@ -248,11 +250,9 @@ impl<V: Value> Loads<V> {
         let ended: HashSet<Key> = ended.into_iter().collect();
         let is_due = |fetch: &mut Fetch<V>| !is_noticed || ended.contains(fetch.op.key());
         let mut due: Vec<_> = waiting.extract_if(.., is_due).collect();
-        for fetch in due
-            .iter_mut()
-            .filter(|fetch| only_reads && fetch.is_refresh())
-        {
-            fetch.request = (fetch.request).map(|request| LeaseRequest::read_only(request.want));
+        let refreshes = (due.iter_mut()).filter(|fetch| only_reads && fetch.is_refresh());
+        for request in refreshes.filter_map(|fetch| fetch.request.as_mut()) {
+            *request = LeaseRequest::read_only(request.want);
         }
         due
     }

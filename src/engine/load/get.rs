@@ -268,7 +268,7 @@ impl<V: Value> Loads<V> {
         let (join, is_late) = (self.ctx.l1.in_flight()).join_load(key, now, number, may_be_late);
         let at_least = since.map(|since| since.token);
         let request = want.map(|want| lease::request(&self.ctx, want));
-        let (flight, led) = Fetch::of(join, Goal::Missing { at_least }, began, request);
+        let (flight, led) = Fetch::of(join, Goal::Missing { at_least }, None, began, request);
         let joined = Joined {
             flight,
             is_own: led.is_some(),

@@ -1,7 +1,6 @@
 //! The fill lease: one load of a missing key in the fleet, and the fill that it allows (rules 1 and 6).
 
 use std::borrow::Borrow;
-use std::convert::Infallible;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -28,18 +27,19 @@ use crate::wire::message::{self, Kind};
 const REPLACED: usize = 4;
 
 /// Why a key is loaded.
-pub(crate) enum Goal<V> {
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Goal {
     /// Neither level had it. A value that L1 has by now is enough, unless it is older than the write of the token.
     Missing { at_least: Option<Token> },
-    /// A value is stale, or soon will be.
-    Newer(Entry<V>),
+    /// Its value is stale, or soon will be.
+    Newer,
 }
 
 /// The answer to a request for the lease.
 pub(crate) enum Acquired<V> {
     /// Another load, refresh or insert has ended meanwhile, and its value is here or in L2.
     Found(Arc<Slot<V>>, Source),
-    /// The lease is granted: load, then fill. With the value that is replaced, if there is one.
+    /// The lease is granted: load, then fill. With the value that one of the levels has kept past its TTL.
     Lease(Lease, Option<Entry<V>>),
     /// Another instance has the lease, for at most so long.
     Wait(Duration),
@@ -65,8 +65,7 @@ pub(crate) enum Replaces<'a, V> {
 pub(crate) struct Ready<V> {
     value: SlotValue<V>,
     ttls: Ttls,
-    /// Its tags.
-    names: Vec<Key>,
+    pub(crate) tags: Vec<Key>,
     /// Whether it gets other tags than the one that it is the same as.
     is_retagged: bool,
     /// Whether L2 gets it.
@@ -75,18 +74,14 @@ pub(crate) struct Ready<V> {
 
 impl<V> Ready<V> {
     /// A new value, for both levels.
-    pub(crate) fn new(value: V, ttls: Ttls, names: Vec<Key>) -> Self {
+    pub(crate) fn new(value: V, ttls: Ttls, tags: Vec<Key>) -> Self {
         Self {
             value: SlotValue::Own(value),
             ttls,
-            names,
+            tags,
             is_retagged: false,
             is_stored: true,
         }
-    }
-
-    pub(crate) fn tags(&self) -> &[Key] {
-        &self.names
     }
 }
 
@@ -128,23 +123,24 @@ async fn ask<V: Value>(
 pub(crate) async fn acquire<V: Value>(
     ctx: &Context<V>,
     op: &Op,
-    goal: &Goal<V>,
+    goal: Goal,
     request: Option<&mut LeaseRequest>,
     until: Instant,
 ) -> Acquired<V> {
     let key = op.key();
-    let (proof, stale) = match goal {
-        Goal::Missing { at_least } => {
-            // An earlier load may have ended since the caller's look-up.
-            if let Some(slot) = ctx.l1.get(key, ctx.now())
-                && at_least.is_none_or(|token| ctx.l1.is_at_least(&slot, token))
-            {
-                return Acquired::Found(slot, Source::L1);
-            }
-            // Here and after a lost lease: callers with a token may have joined (rule 22).
-            (Proof::Unused, None)
-        }
-        Goal::Newer(previous) => (Proof::Used, Some(previous)),
+    let is_refresh = goal == Goal::Newer;
+    // An earlier load may have ended since the caller's look-up.
+    if let Goal::Missing { at_least } = goal
+        && let Some(slot) = ctx.l1.get(key, ctx.now())
+        && at_least.is_none_or(|token| ctx.l1.is_at_least(&slot, token))
+    {
+        return Acquired::Found(slot, Source::L1);
+    }
+    let proof = if is_refresh {
+        Proof::Used
+    } else {
+        // Here and after a lost lease: callers with a token may have joined (rule 22).
+        Proof::Unused
     };
     let Some(request) = request else {
         return Acquired::NotAsked;
@@ -154,14 +150,9 @@ pub(crate) async fn acquire<V: Value>(
         return Acquired::NotAsked;
     }
     #[cfg(larder_ablation)]
-    if let Some(previous) = stale
-        && without(Rule::RefreshLease)
-    {
-        let none = Lease {
-            token: 0,
-            epoch: previous.slot().epoch,
-        };
-        return Acquired::Lease(none, Some(previous.clone()));
+    if is_refresh && without(Rule::RefreshLease) {
+        let (token, epoch) = (0, op.epoch);
+        return Acquired::Lease(Lease { token, epoch }, None);
     }
     let mut attempts = 0;
     loop {
@@ -177,7 +168,7 @@ pub(crate) async fn acquire<V: Value>(
                 // Otherwise a writer of another release, whose values this one cannot read, would keep it here. A
                 // refresh gives up sooner: its callers have the stale value.
                 attempts += 1;
-                if Instant::now() >= until || stale.is_some() && attempts == REPLACED {
+                if Instant::now() >= until || is_refresh && attempts == REPLACED {
                     return Acquired::Failed;
                 }
                 continue;
@@ -194,9 +185,11 @@ pub(crate) async fn acquire<V: Value>(
             Ok(LeaseReply::Hold | LeaseReply::Miss) => return Acquired::Refused,
             Err(_) => return Acquired::Failed,
         };
-        let previous = match stale {
-            Some(stale) => Some(stale.clone()),
-            None => previous(ctx, key, kept.as_deref()).await,
+        // A refresh has the value that it replaces.
+        let previous = if is_refresh {
+            None
+        } else {
+            previous(ctx, key, kept.as_deref()).await
         };
         return Acquired::Lease(lease, previous);
     }
@@ -213,7 +206,7 @@ pub(crate) async fn take_over<V: Value>(ctx: &Context<V>, key: &Key) -> Option<L
     }
 }
 
-/// The value that a load replaces: the one that L2 has kept past its TTL, or else that of L1.
+/// The value that the load of a missing key replaces: the one that L2 has kept past its TTL, or else that of L1.
 async fn previous<V: Value>(ctx: &Context<V>, key: &Key, kept: Option<&[u8]>) -> Option<Entry<V>> {
     let (now, longest) = (ctx.now(), ctx.options.stale_if_error);
     if longest.is_zero() {
@@ -229,18 +222,26 @@ async fn previous<V: Value>(ctx: &Context<V>, key: &Key, kept: Option<&[u8]>) ->
     (slot.is_kept(now, longest)).then(|| Entry::new(slot, now, source).into_fallback())
 }
 
-/// Renews leases for as long as this is polled. A lease that was lost shows when it is used.
-pub(crate) async fn keep<V: Value, K: Borrow<Key>>(
+/// Renews leases until `used` has ended. A lease that was lost shows when it is used.
+pub(crate) async fn keep<V: Value, K: Borrow<Key>, T>(
     ctx: &Context<V>,
     leases: &[(K, Option<Lease>)],
-) -> Infallible {
-    let ttl = ctx.options.lease_ttl;
-    loop {
-        // A third: one renewal may be lost, and the next still comes in time.
-        sleep(ttl / 3).await;
-        let renewals = leases.iter();
-        let renewals = renewals.map(|(key, lease)| renew(ctx, (key.borrow(), *lease), ttl));
-        join_all(renewals).await;
+    used: impl Future<Output = T>,
+) -> T {
+    let renewing = async {
+        let ttl = ctx.options.lease_ttl;
+        loop {
+            // A third: one renewal may be lost, and the next still comes in time.
+            sleep(ttl / 3).await;
+            let leases = leases.iter();
+            join_all(leases.map(|(key, lease)| renew(ctx, (key.borrow(), *lease), ttl))).await;
+        }
+    };
+    tokio::select! {
+        // It first: once it has ended, the leases are used or given back, and not renewed once more.
+        biased;
+        ended = used => ended,
+        never = renewing => never,
     }
 }
 
@@ -274,7 +275,7 @@ pub(crate) async fn store<V: Value>(
             ttls: ctx.convert.ttls(value.value(), &loaded.ttls)?,
             is_retagged: loaded.tags.is_some(),
             is_stored: loaded.is_stored,
-            names: match (loaded.tags, &value) {
+            tags: match (loaded.tags, &value) {
                 (None, SlotValue::Shared(previous)) => previous.tags().names(),
                 (tags, value) => ctx.convert.tags(op.key(), value.value(), tags)?,
             },
@@ -301,8 +302,8 @@ pub(crate) async fn fill<V: Value>(
 ) -> FillOutcome<V> {
     // Registered before the fill is sent, so that no message of a tag is missed (rule 20); and before the deferred
     // invalidations are looked at, as one that comes later makes these states void.
-    let tags = ctx.l1.tags(&ready.names);
-    let is_held = ctx.is_off() || ready.names.iter().any(|tag| ctx.deferred.holds_tag(tag));
+    let tags = ctx.l1.tags(&ready.tags);
+    let is_held = ctx.is_off() || ready.tags.iter().any(|tag| ctx.deferred.holds_tag(tag));
     let filled = match lease {
         Some(lease) if ready.is_stored && !is_held => {
             let publishes = matches!(replaces, Replaces::Any);
@@ -370,7 +371,7 @@ impl<V: Value> Ready<V> {
         lease: Lease,
         publishes: bool,
     ) -> Option<Fill> {
-        let (ttls, tags) = (self.ttls, self.tags());
+        let (ttls, tags) = (self.ttls, &*self.tags);
         let sent = async {
             if let SlotValue::Shared(slot) = &self.value
                 && slot.epoch == lease.epoch

@@ -181,16 +181,20 @@ impl<V: Value> Loads<V> {
         // callers that wait for it.
         let load = tokio::spawn(load.instrument(enabled(span.clone())));
         let load = timeout(limit, AbortOnDropHandle::new(load));
-        let loaded = tokio::select! {
-            // The load first: once it has ended, its leases are used, and not renewed once more.
-            biased;
-            loaded = load => loaded,
-            never = lease::keep(ctx, keys) => match never {},
+        let loaded = match lease::keep(ctx, keys, load).await {
+            Ok(Ok((loaded, took))) => {
+                (loaded.map(|values| (values, took))).map_err(LoadError::loader)
+            }
+            Ok(Err(ended)) => Err(match ended.try_into_panic() {
+                Ok(panic) => LoadError::panicked(&*panic),
+                // With its runtime.
+                Err(_) => LoadError::stopped(),
+            }),
+            Err(_) => Err(LoadError::timed_out(limit)),
         };
-        ctx.metrics
-            .record_load(called, !matches!(loaded, Ok(Ok((Ok(_), _)))));
-        let loaded = match loaded {
-            Ok(Ok((Ok(mut values), took))) => {
+        ctx.metrics.record_load(called, loaded.is_err());
+        let error = match loaded {
+            Ok((mut values, took)) => {
                 ctx.convert.ahead.loaded_in(took);
                 ctx.events.emit(|| CacheEvent::Loaded {
                     keys: texts(keys),
@@ -200,29 +204,23 @@ impl<V: Value> Loads<V> {
                 values.resize_with(keys.len(), || None);
                 return Ok(values);
             }
-            Ok(Ok((Err(error), _))) => LoadError::loader(error),
-            Ok(Err(ended)) => match ended.try_into_panic() {
-                Ok(panic) => LoadError::panicked(&*panic),
-                // With its runtime.
-                Err(_) => LoadError::stopped(),
-            },
-            Err(_) => LoadError::timed_out(limit),
+            Err(error) => error,
         };
         // Counted and traced here, for all callers: they only get clones of the error.
         span.record("otel.status_code", "ERROR");
-        span.record("error.type", error_type(&loaded));
+        span.record("error.type", error_type(&error));
         ctx.counters.load_failures.bump();
         ctx.events.emit(|| CacheEvent::LoadFailed {
             keys: texts(keys),
-            error: loaded.clone(),
+            error: error.clone(),
         });
         debug!(
             namespace,
             keys = keys.len(),
-            error = &loaded as &dyn Error,
+            error = &error as &dyn Error,
             "a load failed"
         );
-        Err(loaded)
+        Err(error)
     }
 }
 

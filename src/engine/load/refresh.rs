@@ -87,8 +87,8 @@ impl<V: Value> Loads<V> {
                 may_refresh.then(|| self.ctx.l1.in_flight().join_refresh(&key, self.ctx.now()));
             let refresh = joined.flatten().map(|join| {
                 let request = lease::request(&self.ctx, Want::NewerThan(entry.slot().ver));
-                let goal = Goal::Newer(entry.clone());
-                let (flight, led) = Fetch::of(join, goal, began, Some(request));
+                let previous = Some(entry.clone());
+                let (flight, led) = Fetch::of(join, Goal::Newer, previous, began, Some(request));
                 if let Some(led) = led {
                     begun.refreshes.push(led);
                     begun.indices.push(index);

@@ -48,13 +48,9 @@ impl<V: Value> Loads<V> {
         // Only the load is in the span.
         let compared = self.compare(&sample, loader).instrument(span).await;
         let (counters, options) = (&self.ctx.counters, &self.ctx.options);
-        match compared {
-            Some(true) => {
-                counters.verified.bump();
-            }
-            None => {
-                counters.verify_failures.bump();
-            }
+        let counter = match compared {
+            Some(true) => &counters.verified,
+            None => &counters.verify_failures,
             Some(false) => {
                 // An invalidation takes a request to L2, and then reaches all instances within the bound.
                 let bound = options.max_staleness + options.l2_timeout;
@@ -67,8 +63,10 @@ impl<V: Value> Loads<V> {
                 {
                     loads.note_mismatch(&sample);
                 }
+                return;
             }
-        }
+        };
+        counter.bump();
     }
 
     /// Whether the source has the value of the hit. `None` if it does not answer, or the two cannot be compared.

@@ -119,11 +119,7 @@ async fn next_batch<V: Value, S: Stream<Item = Item<V>>>(
 }
 
 /// A value whose key has a lease.
-struct LeasedValue<V: Value> {
-    op: OpGuard<V>,
-    lease: Lease,
-    ready: Ready<V>,
-}
+type LeasedValue<V> = (OpGuard<V>, Lease, Ready<V>);
 
 /// Why no more is done for a value.
 enum Ended {
@@ -160,7 +156,7 @@ async fn store<V: Value>(
         }
     }
     let leases: Vec<_> = (leased.iter())
-        .map(|one| (one.op.key().clone(), Some(one.lease)))
+        .map(|(op, lease, _)| (op.key().clone(), Some(*lease)))
         .collect();
     let filling = async {
         // After the leases were granted. A later change ends them (rule 1).
@@ -169,13 +165,7 @@ async fn store<V: Value>(
         let fills = stream::iter(fills).buffer_unordered(AT_ONCE);
         Ok::<_, WriteError>(fills.collect::<Vec<_>>().await)
     };
-    let filled = tokio::select! {
-        // The fills first: they use the leases, which then need no renewal.
-        biased;
-        filled = filling => filled?,
-        never = lease::keep(ctx, &leases) => match never {},
-    };
-    for ended in filled {
+    for ended in lease::keep(ctx, &leases, filling).await? {
         ended.count(warming);
     }
     Ok(())
@@ -190,12 +180,8 @@ async fn ask<V: Value>(ctx: &Context<V>, (key, loaded): Item<V>) -> Result<Lease
     let goal = Goal::Missing { at_least: None };
     let mut request = lease::request(ctx, Want::Any);
     let until = Instant::now() + ctx.options.l2_timeout;
-    match lease::acquire(ctx, &op, &goal, Some(&mut request), until).await {
-        Acquired::Lease(lease, _) => Ok(LeasedValue {
-            op,
-            lease,
-            ready: Ready::new(value, ttls, tags),
-        }),
+    match lease::acquire(ctx, &op, goal, Some(&mut request), until).await {
+        Acquired::Lease(lease, _) => Ok((op, lease, Ready::new(value, ttls, tags))),
         Acquired::Found(..) | Acquired::Wait(_) => Err(Ended::Present),
         // A change of the key may be why.
         Acquired::NotAsked | Acquired::Refused | Acquired::Failed => Err(Ended::Changed),
@@ -203,9 +189,12 @@ async fn ask<V: Value>(ctx: &Context<V>, (key, loaded): Item<V>) -> Result<Lease
 }
 
 /// Stores a value unless its key was changed since the call.
-async fn fill<V: Value>(ctx: &Context<V>, leased: LeasedValue<V>, changes: &Changes) -> Ended {
-    let LeasedValue { op, lease, ready } = leased;
-    if changes.are_of(op.key(), ready.tags()) && !without(Rule::Warming) {
+async fn fill<V: Value>(
+    ctx: &Context<V>,
+    (op, lease, ready): LeasedValue<V>,
+    changes: &Changes,
+) -> Ended {
+    if changes.are_of(op.key(), &ready.tags) && !without(Rule::Warming) {
         lease::give_back(ctx, (op.key(), Some(lease))).await;
         return Ended::Changed;
     }
@@ -278,10 +267,10 @@ impl Changes {
             // Each number after the last one, in this epoch: so the log is of this life, and lacks nothing.
             let later = messages.iter().filter(|message| message.seq > before);
             for (next, message) in (before + 1..).zip(later) {
-                if (message.epoch, message.seq) != (self.here.epoch, next) {
+                let is_next = (message.epoch, message.seq) == (self.here.epoch, next);
+                if !is_next || !self.note(message) {
                     return Err(WriteError::interrupted(None));
                 }
-                self.note(message)?;
                 self.here.seq = next;
             }
             // The log ends before the mark: it was trimmed, or lost. Without this the loop would not end.
@@ -290,26 +279,23 @@ impl Changes {
             }
         }
         // After the loop, which may be skipped: a lane of a new epoch may count from a lower number.
-        if to.epoch == self.here.epoch {
-            Ok(())
-        } else {
-            Err(WriteError::interrupted(None))
+        if to.epoch != self.here.epoch {
+            return Err(WriteError::interrupted(None));
         }
+        Ok(())
     }
 
-    fn note(&mut self, message: &Message) -> Result<(), WriteError> {
+    /// Takes note of a change. Returns whether all changes are known by their names, and not too many.
+    fn note(&mut self, message: &Message) -> bool {
         let hashes = message.keys.iter().map(|key| self.hasher.hash_one(&**key));
         match message.kind {
             Kind::Prefix | Kind::PrefixBegun => self.prefixes.extend(message.keys.iter().cloned()),
             Kind::Tags => self.tags.extend(hashes),
             Kind::Insert | Kind::Invalidate | Kind::InvalidateAwaited => self.keys.extend(hashes),
             // Any key may have been changed.
-            Kind::Clear | Kind::Unknown(_) => return Err(WriteError::interrupted(None)),
+            Kind::Clear | Kind::Unknown(_) => return false,
         }
-        if self.keys.len() + self.tags.len() > CHANGES || self.prefixes.len() > PREFIXES {
-            return Err(WriteError::interrupted(None));
-        }
-        Ok(())
+        self.keys.len() + self.tags.len() <= CHANGES && self.prefixes.len() <= PREFIXES
     }
 
     /// Whether a key or one of the tags of its value was changed.
