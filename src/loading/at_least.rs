@@ -1,7 +1,6 @@
 //! Look-ups that see a write of another instance.
 
 use std::error::Error;
-use std::fmt;
 
 use crate::cache::{Cache, written};
 use crate::engine::{Begin, Loader};
@@ -208,19 +207,4 @@ where
     }
 }
 
-impl<K, V: Send + Sync + 'static> Clone for AtLeast<'_, K, V> {
-    fn clone(&self) -> Self {
-        *self
-    }
-}
-
-impl<K, V: Send + Sync + 'static> Copy for AtLeast<'_, K, V> {}
-
-impl<K, V: Send + Sync + 'static> fmt::Debug for AtLeast<'_, K, V> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("AtLeast")
-            .field("cache", self.cache)
-            .field("token", &self.token)
-            .finish()
-    }
-}
+view!(AtLeast);

@@ -1,6 +1,5 @@
 //! A cache that has its loader (read-through).
 
-use std::fmt;
 use std::ops::Deref;
 use std::sync::Arc;
 use std::time::Duration;
@@ -323,22 +322,7 @@ where
     try_join_all(keys.into_iter().map(one)).await
 }
 
-impl<K, V: Send + Sync + 'static> Clone for LoadingAtLeast<'_, K, V> {
-    fn clone(&self) -> Self {
-        *self
-    }
-}
-
-impl<K, V: Send + Sync + 'static> Copy for LoadingAtLeast<'_, K, V> {}
-
-impl<K, V: Send + Sync + 'static> fmt::Debug for LoadingAtLeast<'_, K, V> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("LoadingAtLeast")
-            .field("cache", self.cache)
-            .field("token", &self.token)
-            .finish()
-    }
-}
+view!(LoadingAtLeast);
 
 impl<K, V: Send + Sync + 'static> Deref for LoadingCache<K, V> {
     type Target = Cache<K, V>;

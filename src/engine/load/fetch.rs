@@ -195,7 +195,12 @@ impl<V: Value> Loads<V> {
                         longest = longest.max(left);
                         waiting.push(fetch);
                     }
-                    why if is_refresh => self.refresh_ended_without(&fetch, &why),
+                    // A refresh is dropped without a result: a caller that waits for it looks the key up again. If the
+                    // key is barred (rule 14), or the cache is off, that is no failure of the source, so no pause.
+                    Acquired::NotAsked if is_refresh => {}
+                    // Another instance has had the lease and stored no value, or L2 stores no load for now.
+                    Acquired::Refused if is_refresh => ctx.backoff.yielded(fetch.op.key()),
+                    Acquired::Failed if is_refresh => self.refresh_failed(fetch.op.key(), None),
                     // It is loaded, and not stored.
                     Acquired::NotAsked | Acquired::Refused | Acquired::Failed => ready.push(fetch),
                 }
@@ -272,11 +277,8 @@ impl<V: Value> Loads<V> {
             }
         };
         debug_assert_eq!(loaded.len(), fetches.len(), "one result for each key");
-        let ends = fetches.into_iter().zip(loaded);
-        let ends = ends.map(|(fetch, loaded)| self.end(fetch, loaded));
-        stream::iter(ends)
-            .buffer_unordered(AT_ONCE)
-            .collect::<()>()
+        stream::iter(fetches.into_iter().zip(loaded))
+            .for_each_concurrent(AT_ONCE, |(fetch, loaded)| self.end(fetch, loaded))
             .await;
     }
 

@@ -151,7 +151,7 @@ pub(crate) async fn acquire<V: Value>(
     }
     #[cfg(larder_ablation)]
     if is_refresh && without(Rule::RefreshLease) {
-        let (token, epoch) = (0, op.epoch);
+        let (token, epoch) = (0, 0);
         return Acquired::Lease(Lease { token, epoch }, None);
     }
     let mut attempts = 0;
@@ -304,12 +304,19 @@ pub(crate) async fn fill<V: Value>(
     // invalidations are looked at, as one that comes later makes these states void.
     let tags = ctx.l1.tags(&ready.tags);
     let is_held = ctx.is_off() || ready.tags.iter().any(|tag| ctx.deferred.holds_tag(tag));
-    let filled = match lease {
+    let publishes = matches!(replaces, Replaces::Any);
+    let sent = match lease {
         Some(lease) if ready.is_stored && !is_held => {
-            let publishes = matches!(replaces, Replaces::Any);
             ready.send(ctx, op.key(), lease, publishes).await
         }
-        _ => {
+        _ => Ok(None),
+    };
+    let filled = match sent {
+        Ok(Some(fill)) => Some(fill),
+        // It may have been stored.
+        Err(error) if !error.is_refused() => None,
+        // Not sent, or refused by a store that is full: other instances need not wait for a fill that will not come.
+        Ok(None) | Err(_) => {
             give_back(ctx, (op.key(), lease)).await;
             None
         }
@@ -327,26 +334,25 @@ pub(crate) async fn fill<V: Value>(
         Some(Fill::Stored(stamp)) => {
             let life = ready.ttls.life(stamp.written_at);
             let fresh = (ctx.convert).slot(op.key(), value, stamp, life, tags, now);
-            match replaces {
-                Replaces::Any => {
-                    ctx.l1.publish_inserted(op, &fresh);
-                    ctx.counters.invalidations_sent.bump();
-                    (ctx.events).emit(|| CacheEvent::of_change(Kind::Insert, op.key(), true));
-                }
-                Replaces::Nothing | Replaces::Stale(_) => ctx.l1.publish_filled(op, &fresh),
+            if publishes {
+                ctx.l1.publish_inserted(op, &fresh);
+                ctx.counters.invalidations_sent.bump();
+                (ctx.events).emit(|| CacheEvent::of_change(Kind::Insert, op.key(), true));
+            } else {
+                ctx.l1.publish_filled(op, &fresh);
             }
             ctx.backoff.forget(op.key());
             return ended(fresh, Source::Loader);
         }
         // The lease was lost. The stored value was written since, or it is still the one that was to be replaced. A
         // caller that has asked for its own load gets its own value.
-        Some(Fill::Rejected(Some(bytes))) if !matches!(replaces, Replaces::Any) => {
-            let is_old = |fresh: &Slot<V>| match &replaces {
-                Replaces::Stale(previous) => fresh.version() == previous.version(),
-                Replaces::Nothing | Replaces::Any => false,
+        Some(Fill::Rejected(Some(bytes))) if !publishes => {
+            let old = match replaces {
+                Replaces::Stale(previous) => Some(previous.version()),
+                Replaces::Nothing | Replaces::Any => None,
             };
             if let Ok(fresh) = tags::open(ctx, Proof::Unused, op.key(), &bytes, now).await
-                && !is_old(&fresh)
+                && Some(fresh.version()) != old
                 // Only with a proof is the epoch that `is_usable` compares the present one (rule 11).
                 && ctx.l1.freshness().is_live()
                 && ctx.l1.is_usable(op, &fresh, now)
@@ -362,43 +368,32 @@ pub(crate) async fn fill<V: Value>(
 }
 
 impl<V: Value> Ready<V> {
-    /// Sends L2 a value under its lease; if it `publishes`, to the other instances, too. `None` if L2 has not accepted
-    /// it; then the lease is given back where that helps.
+    /// Sends L2 a value under its lease; if it `publishes`, to the other instances, too. `None` if the value cannot be
+    /// encoded.
     async fn send(
         &self,
         ctx: &Context<V>,
         key: &Key,
         lease: Lease,
         publishes: bool,
-    ) -> Option<Fill> {
+    ) -> Result<Option<Fill>, L2Error> {
         let (ttls, tags) = (self.ttls, &*self.tags);
-        let sent = async {
-            if let SlotValue::Shared(slot) = &self.value
-                && slot.epoch == lease.epoch
-                && !self.is_retagged
-            {
-                // L2 has the value, so its body need not be sent again. `None` if L2 does not have it any more.
-                let sending = ctx.lane.revalidate(key, lease, slot.ver, ttls, tags);
-                if let Some(fill) = ctx.breaker.send("revalidate", sending).await? {
-                    return Ok(Some(fill));
-                }
+        if let SlotValue::Shared(slot) = &self.value
+            && slot.epoch == lease.epoch
+            && !self.is_retagged
+        {
+            // L2 has the value, so its body need not be sent again. `None` if L2 does not have it any more.
+            let sending = ctx.lane.revalidate(key, lease, slot.ver, ttls, tags);
+            if let Some(fill) = ctx.breaker.send("revalidate", sending).await? {
+                return Ok(Some(fill));
             }
-            let Ok(encoded) = ctx.convert.seal(key, self.value.value(), ttls, tags) else {
-                return Ok(None);
-            };
-            let payload = || message::payload(Kind::Insert, ctx.instance, &[key]);
-            let payload = publishes.then(payload);
-            let filling = ctx.lane.fill(key, lease, &encoded, payload.as_deref());
-            ctx.breaker.send("fill", filling).await.map(Some)
-        };
-        match sent.await {
-            Ok(Some(fill)) => return Some(fill),
-            // A store that is full refuses: other instances need not wait for a fill that will not come.
-            Ok(None) => {}
-            Err(error) if error.is_refused() => {}
-            Err(_) => return None,
         }
-        give_back(ctx, (key, Some(lease))).await;
-        None
+        let Ok(encoded) = ctx.convert.seal(key, self.value.value(), ttls, tags) else {
+            return Ok(None);
+        };
+        let payload = || message::payload(Kind::Insert, ctx.instance, &[key]);
+        let payload = publishes.then(payload);
+        let filling = ctx.lane.fill(key, lease, &encoded, payload.as_deref());
+        ctx.breaker.send("fill", filling).await.map(Some)
     }
 }

@@ -120,13 +120,8 @@ impl<V: Value> Loader<V> {
 }
 
 task_local! {
-    /// The keys that the loader which runs in this task loads.
-    static LOADING_HERE: LoadingHere;
-}
-
-struct LoadingHere {
-    instance: u64,
-    keys: Vec<Key>,
+    /// The instance of the loader that runs in this task, and the keys that it loads.
+    static LOADING_HERE: (u64, Vec<Key>);
 }
 
 impl<V: Value> Loads<V> {
@@ -139,7 +134,7 @@ impl<V: Value> Loads<V> {
     /// Whether the caller is the loader of this key, which would wait for itself.
     pub(super) fn is_called_by_loader_of(&self, key: &Key) -> bool {
         LOADING_HERE
-            .try_with(|here| here.instance == self.ctx.instance && here.keys.contains(key))
+            .try_with(|(instance, keys)| *instance == self.ctx.instance && keys.contains(key))
             .unwrap_or(false)
     }
 
@@ -172,11 +167,8 @@ impl<V: Value> Loads<V> {
             let loaded = loads.await;
             (loaded, clock.now().saturating_sub(began))
         };
-        let here = LoadingHere {
-            instance: ctx.instance,
-            keys: keys.iter().map(|(key, _)| (*key).clone()).collect(),
-        };
-        let load = LOADING_HERE.scope(here, load);
+        let loaded_here = keys.iter().map(|(key, _)| (*key).clone()).collect();
+        let load = LOADING_HERE.scope((ctx.instance, loaded_here), load);
         // In a task of its own, which is aborted when this ends: a loader that blocks its thread does not block the
         // callers that wait for it.
         let load = tokio::spawn(load.instrument(enabled(span.clone())));

@@ -8,8 +8,7 @@
 //! - [`lease`]: one load of a key in the fleet, and the fill that it allows
 //! - [`loader`]: the user's loader, and the limits that it runs in
 //! - [`fallbacks`]: values or errors for the callers of a load that failed, and for those that come soon after
-//! - [`refresh`]: stale values, and those that soon will be, are replaced in the background
-//! - [`stale_wait`]: callers that wait for such a refresh
+//! - [`refresh`]: stale values, and those that soon will be, are replaced in the background; callers may wait for it
 //! - [`batches`]: loads of single keys that become one call of a loader
 //! - [`verify`]: a sample of hits is compared with the source
 //! - [`warm`]: values that were read in bulk
@@ -23,7 +22,6 @@ mod get;
 mod lease;
 pub(crate) mod loader;
 mod refresh;
-mod stale_wait;
 mod verify;
 mod warm;
 
