@@ -45,7 +45,7 @@ impl<V: Value> Loads<V> {
         now: Tick,
         load: impl Begin<V>,
     ) -> Result<Entry<V>, LoadError> {
-        if let Some(entry) = self.get_instead(&key).await {
+        if let Some(entry) = self.get_at_once(&key).await {
             return Ok(entry);
         }
         let (outcome, now) = self.reads.read(&key, now).await;
@@ -90,8 +90,8 @@ impl<V: Value> Loads<V> {
         one(self.load_missing(key, want, load, since).await)
     }
 
-    /// What a caller gets before L2 is asked: while L2 is silent, or the source fails, callers are not to wait for it.
-    async fn get_instead(&self, key: &Key) -> Option<Entry<V>> {
+    /// The entry of a caller for whom L2 is not asked: while L2 is silent, or the source fails, callers are not to wait for it.
+    async fn get_at_once(&self, key: &Key) -> Option<Entry<V>> {
         match self.reads.get_instead(key) {
             Some(entry) => Some(entry),
             None => self.throttled(key, Proof::Used).await,
@@ -159,7 +159,7 @@ impl<V: Value> Loads<V> {
         }
         let (mut indices, mut asked) = (Vec::new(), Vec::new());
         for (index, key) in absent {
-            if let Some(entry) = self.get_instead(&key).await {
+            if let Some(entry) = self.get_at_once(&key).await {
                 put(&mut entries, index, Some(entry));
             } else {
                 indices.push(index);

@@ -142,13 +142,10 @@ pub(crate) async fn acquire<V: Value>(
         // Here and after a lost lease: callers with a token may have joined (rule 22).
         Proof::Unused
     };
-    let Some(request) = request else {
+    // As an operation that begins now: a write may have been deferred since the look-up (rule 14).
+    let Some(request) = request.filter(|_| !ctx.bars(key)) else {
         return Acquired::NotAsked;
     };
-    // As an operation that begins now: a write may have been deferred since the look-up (rule 14).
-    if ctx.bars(key) {
-        return Acquired::NotAsked;
-    }
     #[cfg(larder_ablation)]
     if is_refresh && without(Rule::RefreshLease) {
         let (token, epoch) = (0, 0);

@@ -96,7 +96,8 @@ impl<V: Value> Loads<V> {
     }
 
     fn join_refreshes(&self, mut due: Vec<Due<V>>) -> (Begun<V>, Vec<Awaited<V>>) {
-        let (waits, called) = (!self.ctx.options.stale_wait.is_zero(), Instant::now());
+        // Before anything is begun, so that the limit covers all of it.
+        let waits_from = (!self.ctx.options.stale_wait.is_zero()).then(Instant::now);
         let mut awaited = Vec::new();
         let mut begun = Begun {
             refreshes: Vec::new(),
@@ -114,13 +115,14 @@ impl<V: Value> Loads<V> {
             }
             let may_refresh = self.ctx.backoff.may_refresh(&key);
             // Before the operation begins: a change in between ends an error too early, and never too late.
-            let began = self.now_began();
+            let load_began = self.now_began();
             let joined =
                 may_refresh.then(|| self.ctx.l1.in_flight().join_refresh(&key, self.ctx.now()));
             let refresh = joined.flatten().map(|join| {
                 let request = lease::request(&self.ctx, Want::NewerThan(entry.slot().ver));
                 let previous = Some(entry.clone());
-                let (flight, led) = Fetch::of(join, Goal::Newer, previous, began, Some(request));
+                let (flight, led) =
+                    Fetch::of(join, Goal::Newer, previous, load_began, Some(request));
                 if let Some(led) = led {
                     begun.refreshes.push(led);
                     begun.indices.push(index);
@@ -128,13 +130,15 @@ impl<V: Value> Loads<V> {
                 flight
             });
             // No caller waits for a value that is refreshed ahead.
-            if waits && entry.is_stale() {
+            if let Some(began) = waits_from
+                && entry.is_stale()
+            {
                 awaited.push(Awaited {
                     index,
                     key,
                     entry,
                     refresh,
-                    began: called,
+                    began,
                 });
             }
         }
