@@ -209,7 +209,7 @@ where
         let LoaderOfCache::Many(batches) = &*self.loader else {
             return each(keys, |key| self.get(key)).await;
         };
-        let loader_of = |keys| (batches.loader_of)(keys);
+        let loader_of = &*batches.loader_of;
         let found = (self.cache.get_many_or_load_by(keys.clone(), loader_of)).await?;
         let found = found.into_iter().zip(keys);
         found

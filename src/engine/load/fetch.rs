@@ -282,45 +282,23 @@ impl<V: Value> Loads<V> {
             .await;
     }
 
-    /// Ends a load with the value that the loader has returned, if it has.
+    /// Stores the value that the loader has returned, if it has, and hands the result to the callers.
     async fn end(&self, fetch: Fetch<V>, loaded: Result<Option<Loaded<V>>, LoadError>) {
-        let outcome = match loaded {
-            Ok(Some(loaded)) => self.store(&fetch, loaded).await.map(Some),
-            // The loader has failed, or it does not know the key.
-            without => {
-                let key = fetch.op.key();
-                if fetch.is_refresh() {
-                    self.refresh_failed(key, without.as_ref().err());
-                }
-                // Before the callers have their result: one that tries again would wait for this lease.
-                lease::give_back(&self.ctx, (key, fetch.lease)).await;
-                without.map(|_| None)
-            }
-        };
-        let outcome = match outcome {
-            Err(error) if !fetch.is_refresh() => self.failed(&fetch, error).await,
-            // Its callers look the key up again, and load it.
-            Ok(None) if fetch.is_refresh() => return,
-            outcome => outcome,
-        };
-        fetch.end(outcome);
-    }
-
-    async fn store(&self, fetch: &Fetch<V>, loaded: Loaded<V>) -> Result<Outcome<V>, LoadError> {
         let (key, lease) = (fetch.op.key(), fetch.lease);
         let replaces = match &fetch.previous {
             Some(previous) => Replaces::Stale(previous.slot()),
             None => Replaces::Nothing,
         };
-        let is_stored = loaded.is_stored;
+        let is_stored = !matches!(&loaded, Ok(Some(loaded)) if !loaded.is_stored);
         #[cfg(larder_ablation)]
-        let lease = if fetch.is_refresh() && without(Rule::RefreshLease) {
-            lease::take_over(&self.ctx, key).await
-        } else {
-            lease
+        let lease = match loaded {
+            Ok(Some(_)) if fetch.is_refresh() && without(Rule::RefreshLease) => {
+                lease::take_over(&self.ctx, key).await
+            }
+            _ => lease,
         };
         let stored = lease::store(&self.ctx, &fetch.op, lease, loaded, replaces).await;
-        let mut is_done = matches!(&stored, Ok(ended) if ended.slot.ver != UNSTORED);
+        let mut is_done = matches!(&stored, Ok(Some(ended)) if ended.slot.ver != UNSTORED);
         if stored.is_ok() && !is_stored && fetch.previous.is_some() {
             // The former value is older than this one, which is not to be stored: no caller gets the former one any
             // more. If L2 fails, the invalidation is deferred.
@@ -330,6 +308,13 @@ impl<V: Value> Loads<V> {
         if fetch.is_refresh() {
             self.refresh_ended(key, &stored, is_done);
         }
-        stored.map(|ended| Outcome::fresh(ended.slot, ended.source))
+        let outcome = match stored {
+            Err(error) if !fetch.is_refresh() => self.failed(&fetch, error).await,
+            // Its callers look the key up again, and load it.
+            Ok(None) if fetch.is_refresh() => return,
+            Ok(ended) => Ok(ended.map(|ended| Outcome::fresh(ended.slot, ended.source))),
+            Err(error) => Err(error),
+        };
+        fetch.end(outcome);
     }
 }

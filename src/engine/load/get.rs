@@ -238,16 +238,9 @@ impl<V: Value> Loads<V> {
             let loading = loader.load(vec![(0, None)]);
             let loaded = loads.call(loading, &[(&key, lease)]).await;
             let loaded = loaded.map(|loaded| loaded.into_iter().flatten().next());
-            match loaded.and_then(|loaded| loaded.ok_or_else(LoadError::not_found)) {
-                Ok(loaded) => {
-                    let ended = lease::store(ctx, &op, lease, loaded, Replaces::Any).await?;
-                    Ok(loads.reads.hand_out(ended.slot, ctx.now(), ended.source))
-                }
-                Err(error) => {
-                    lease::give_back(ctx, (&key, lease)).await;
-                    Err(error)
-                }
-            }
+            let ended = lease::store(ctx, &op, lease, loaded, Replaces::Any).await?;
+            let ended = ended.ok_or_else(LoadError::not_found)?;
+            Ok(loads.reads.hand_out(ended.slot, ctx.now(), ended.source))
         };
         let loaded = tokio::spawn(task.instrument(Span::current())).await;
         // The loader's panic is caught, so a task without a result has ended with its runtime.

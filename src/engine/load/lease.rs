@@ -254,37 +254,28 @@ async fn renew<V: Value>(ctx: &Context<V>, (key, lease): Leased<'_>, ttl: Durati
     }
 }
 
-/// Stores a loader's value in L2, if its lease still stands, and then in L1.
+/// Stores a loader's value in L2, if its lease still stands, and then in L1. If the loader has failed, or knows no such
+/// key, gives the lease back.
 pub(crate) async fn store<V: Value>(
     ctx: &Context<V>,
     op: &Op,
     lease: Option<Lease>,
-    loaded: Loaded<V>,
+    loaded: Result<Option<Loaded<V>>, LoadError>,
     replaces: Replaces<'_, V>,
-) -> Result<FillOutcome<V>, LoadError> {
-    let value = match (loaded.value, &replaces) {
-        (Some(value), _) => Ok(SlotValue::Own(value)),
-        (None, Replaces::Stale(previous)) => Ok(SlotValue::Shared(Arc::clone(previous))),
-        (None, Replaces::Nothing | Replaces::Any) => Err(Misuse::NothingPrevious),
-    };
-    let ready = value.and_then(|value| {
-        Ok(Ready {
-            ttls: ctx.convert.ttls(value.value(), &loaded.ttls)?,
-            is_retagged: loaded.tags.is_some(),
-            is_stored: loaded.is_stored,
-            tags: match (loaded.tags, &value) {
-                (None, SlotValue::Shared(previous)) => previous.tags().names(),
-                (tags, value) => ctx.convert.tags(op.key(), value.value(), tags)?,
-            },
-            value,
+) -> Result<Option<FillOutcome<V>>, LoadError> {
+    let ready = loaded.and_then(|loaded| {
+        let ready = loaded.map(|loaded| Ready::of(ctx, op.key(), loaded, &replaces));
+        ready.transpose().map_err(|misuse| {
+            ctx.counters.load_failures.bump();
+            LoadError::misuse(misuse)
         })
     });
     match ready {
-        Ok(ready) => Ok(fill(ctx, op, lease, ready, replaces).await),
-        Err(misuse) => {
+        Ok(Some(ready)) => Ok(Some(fill(ctx, op, lease, ready, replaces).await)),
+        no_value => {
+            // Before the callers have their result: one that tries again would wait for this lease.
             give_back(ctx, (op.key(), lease)).await;
-            ctx.counters.load_failures.bump();
-            Err(LoadError::misuse(misuse))
+            no_value.map(|_| None)
         }
     }
 }
@@ -365,6 +356,30 @@ pub(crate) async fn fill<V: Value>(
 }
 
 impl<V: Value> Ready<V> {
+    /// A value that a loader has returned, or the one that it found unchanged.
+    fn of(
+        ctx: &Context<V>,
+        key: &Key,
+        loaded: Loaded<V>,
+        replaces: &Replaces<'_, V>,
+    ) -> Result<Self, Misuse> {
+        let value = match (loaded.value, replaces) {
+            (Some(value), _) => SlotValue::Own(value),
+            (None, Replaces::Stale(previous)) => SlotValue::Shared(Arc::clone(previous)),
+            (None, Replaces::Nothing | Replaces::Any) => return Err(Misuse::NothingPrevious),
+        };
+        Ok(Self {
+            ttls: ctx.convert.ttls(value.value(), &loaded.ttls)?,
+            is_retagged: loaded.tags.is_some(),
+            is_stored: loaded.is_stored,
+            tags: match (loaded.tags, &value) {
+                (None, SlotValue::Shared(previous)) => previous.tags().names(),
+                (tags, value) => ctx.convert.tags(key, value.value(), tags)?,
+            },
+            value,
+        })
+    }
+
     /// Sends L2 a value under its lease; if it `publishes`, to the other instances, too. `None` if the value cannot be
     /// encoded.
     async fn send(

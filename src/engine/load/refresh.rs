@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use futures::FutureExt;
 use futures::future::BoxFuture;
-use tokio::time::{Instant, timeout};
+use tokio::time::{Instant, timeout_at};
 use tracing::{Instrument, debug_span, warn};
 
 use super::Loads;
@@ -37,8 +37,8 @@ pub(super) struct Awaited<V> {
     entry: Entry<V>,
     /// `None` if it is not refreshed.
     refresh: Option<Flight<V>>,
-    /// The wait is limited from here on, for all keys of a call.
-    began: Instant,
+    /// Of all keys of a call. `None`: it waits without a limit.
+    until: Option<Instant>,
 }
 
 /// The refreshes and comparisons that a caller has begun, and has to run.
@@ -96,8 +96,9 @@ impl<V: Value> Loads<V> {
     }
 
     fn join_refreshes(&self, mut due: Vec<Due<V>>) -> (Begun<V>, Vec<Awaited<V>>) {
-        // Before anything is begun, so that the limit covers all of it.
-        let waits_from = (!self.ctx.options.stale_wait.is_zero()).then(Instant::now);
+        let wait = Some(self.ctx.options.stale_wait).filter(|wait| !wait.is_zero());
+        // Before anything is begun, so that the time covers all of it.
+        let until = wait.and_then(|wait| Instant::now().checked_add(wait));
         let mut awaited = Vec::new();
         let mut begun = Begun {
             refreshes: Vec::new(),
@@ -115,14 +116,13 @@ impl<V: Value> Loads<V> {
             }
             let may_refresh = self.ctx.backoff.may_refresh(&key);
             // Before the operation begins: a change in between ends an error too early, and never too late.
-            let load_began = self.now_began();
+            let began = self.now_began();
             let joined =
                 may_refresh.then(|| self.ctx.l1.in_flight().join_refresh(&key, self.ctx.now()));
             let refresh = joined.flatten().map(|join| {
                 let request = lease::request(&self.ctx, Want::NewerThan(entry.slot().ver));
                 let previous = Some(entry.clone());
-                let (flight, led) =
-                    Fetch::of(join, Goal::Newer, previous, load_began, Some(request));
+                let (flight, led) = Fetch::of(join, Goal::Newer, previous, began, Some(request));
                 if let Some(led) = led {
                     begun.refreshes.push(led);
                     begun.indices.push(index);
@@ -130,15 +130,13 @@ impl<V: Value> Loads<V> {
                 flight
             });
             // No caller waits for a value that is refreshed ahead.
-            if let Some(began) = waits_from
-                && entry.is_stale()
-            {
+            if wait.is_some() && entry.is_stale() {
                 awaited.push(Awaited {
                     index,
                     key,
                     entry,
                     refresh,
-                    began,
+                    until,
                 });
             }
         }
@@ -178,10 +176,13 @@ impl<V: Value> Loads<V> {
         let (entry, is_fallback) = if let Some(refresh) = awaited.refresh {
             // Not needed any more, and perhaps large.
             drop(entry);
-            let left = (ctx.options.stale_wait).saturating_sub(awaited.began.elapsed());
-            let ended = timeout(left, refresh.clone().wait()).await;
-            let has_ended = ended.is_ok();
-            if let Ok(Some(Ok(Some(outcome)))) = ended {
+            let wait = refresh.clone().wait();
+            let ended = match awaited.until {
+                Some(until) => timeout_at(until, wait).await.ok(),
+                None => Some(wait.await),
+            };
+            let has_ended = ended.is_some();
+            if let Some(Some(Ok(Some(outcome)))) = ended {
                 return Ok(Some(self.reads.hand_out_outcome(outcome)));
             }
             // It failed, or has not ended in time.
@@ -216,11 +217,11 @@ impl<V: Value> Loads<V> {
         }))
     }
 
-    /// A refresh has stored its value, or could not.
+    /// A refresh has stored its value, or could not; or its loader had none.
     pub(super) fn refresh_ended(
         &self,
         key: &Key,
-        stored: &Result<FillOutcome<V>, LoadError>,
+        stored: &Result<Option<FillOutcome<V>>, LoadError>,
         is_done: bool,
     ) {
         match stored {
@@ -229,10 +230,13 @@ impl<V: Value> Loads<V> {
                 self.ctx.backoff.forget(key);
             }
             // Another load, or the change that has ended the lease, may store a value at once.
-            Ok(ended) if ended.is_overtaken => self.ctx.backoff.yielded(key),
+            Ok(Some(ended)) if ended.is_overtaken => self.ctx.backoff.yielded(key),
             Ok(_) => self.refresh_failed(key, None),
             Err(error) => {
-                self.warn_of_refresh(1, error);
+                // The failure of a loader was traced for all of its keys.
+                if error.is_misuse() {
+                    self.warn_of_refresh(1, error);
+                }
                 self.refresh_failed(key, Some(error));
             }
         }
