@@ -39,8 +39,8 @@ impl<K: Send + 'static, V: Value> Batches<K, V> {
         }
     }
 
-    /// Adds a load to the open batch. If there is none, or its runtime has ended, begins one. Without limits returns the
-    /// load, and the loader to run it with.
+    /// Adds a load to the open batch. If there is none, or its runtime has ended, begins one. Without limits returns
+    /// the load, and the loader to run it with.
     pub(crate) fn add(
         &self,
         loads: &Arc<Loads<V>>,

@@ -38,8 +38,8 @@ impl<V: Value> Loads<V> {
         Some(self.reads.hand_out_outcome(found))
     }
 
-    /// The fallback of a key whose load has failed, for a caller that may not have the one that others got; or otherwise
-    /// the error.
+    /// The fallback of a key whose load has failed, for a caller that may not have the one that others got; or
+    /// otherwise the error.
     pub(crate) async fn fallback_or(
         &self,
         key: &Key,

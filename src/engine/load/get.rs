@@ -90,7 +90,8 @@ impl<V: Value> Loads<V> {
         one(self.load_missing(key, want, load, since).await)
     }
 
-    /// The entry of a caller for whom L2 is not asked: while L2 is silent, or the source fails, callers are not to wait for it.
+    /// The entry of a caller for whom L2 is not asked: while L2 is silent, or the source fails, callers are not to wait
+    /// for it.
     async fn get_at_once(&self, key: &Key) -> Option<Entry<V>> {
         match self.reads.get_instead(key) {
             Some(entry) => Some(entry),

@@ -75,8 +75,8 @@ impl<V: Value> Loads<V> {
     }
 
     /// Starts one background refresh of stale values, and compares sampled ones with the source. Joins refreshes that
-    /// are under way, and leaves out keys whose refresh has just failed. `loader` makes the loader for the keys at these
-    /// indices.
+    /// are under way, and leaves out keys whose refresh has just failed. `loader` makes the loader for the keys at
+    /// these indices.
     ///
     /// Returns the values whose refresh the caller waits for, if an option says that it waits.
     ///
