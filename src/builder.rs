@@ -14,7 +14,7 @@ use tracing::warn;
 use crate::any_cache::AnyCache;
 use crate::cache::Cache;
 use crate::clock::Clock;
-use crate::engine::{Engine, Listener, Loader, Parts, PublishTo, Same};
+use crate::engine::{Batches, Engine, Listener, Loader, Parts, PublishTo, Same};
 use crate::entry::Entry;
 use crate::error::BuildError;
 use crate::key::CacheKey;
@@ -1135,7 +1135,7 @@ where
     {
         let loader = Arc::new(loader);
         let loader_of = move |keys| Loader::many(keys, Arc::clone(&loader));
-        self.with_loader(LoaderOfCache::Many(Arc::new(loader_of)))
+        self.with_loader(LoaderOfCache::Many(Batches::new(Arc::new(loader_of))))
     }
 }
 

@@ -1,7 +1,6 @@
 //! Look-ups that see a write of another instance.
 
 use std::error::Error;
-use std::fmt;
 
 use crate::cache::{Cache, written};
 use crate::engine::{Begin, Loader};
@@ -113,25 +112,17 @@ where
         if engine.has_applied(self.token) {
             return self.cache.get_many(keys).await;
         }
-        let (mut places, mut texts) = (Vec::new(), Vec::new());
-        let mut entries = Vec::new();
-        for (place, key) in keys.into_iter().enumerate() {
-            entries.push(None);
-            match written(key) {
-                Ok(key) => {
-                    places.push(place);
-                    texts.push(key);
-                }
-                Err(error) => engine.refuse_key(error),
-            }
-        }
-        let found = engine.reads().get_many_at_least(&texts, self.token).await;
-        for (place, found) in places.into_iter().zip(found) {
-            if let Some(entry) = entries.get_mut(place) {
-                *entry = found;
-            }
-        }
-        entries
+        let texts = keys.into_iter().map(|key| {
+            let text = written(key).map_err(|error| engine.refuse_key(error));
+            text.ok()
+        });
+        let texts: Vec<_> = texts.collect();
+        let asked: Vec<_> = texts.iter().flatten().cloned().collect();
+        let found = engine.reads().get_many_at_least(&asked, self.token).await;
+        let mut found = found.into_iter();
+        let entries = texts.into_iter();
+        let entries = entries.map(|text| text.and_then(|_| found.next().flatten()));
+        entries.collect()
     }
 
     /// Looks a key up as [`Cache::get_or_load`] does, and otherwise calls `loader` and stores what it returns.
@@ -216,19 +207,4 @@ where
     }
 }
 
-impl<K, V: Send + Sync + 'static> Clone for AtLeast<'_, K, V> {
-    fn clone(&self) -> Self {
-        *self
-    }
-}
-
-impl<K, V: Send + Sync + 'static> Copy for AtLeast<'_, K, V> {}
-
-impl<K, V: Send + Sync + 'static> fmt::Debug for AtLeast<'_, K, V> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("AtLeast")
-            .field("cache", self.cache)
-            .field("token", &self.token)
-            .finish()
-    }
-}
+view!(AtLeast);

@@ -1,20 +1,20 @@
 //! A cache that has its loader (read-through).
 
-use std::fmt;
 use std::ops::Deref;
 use std::sync::Arc;
 use std::time::Duration;
 
 use futures::TryFutureExt;
-use futures::future::{Either, try_join_all};
+use futures::future::try_join_all;
 
 use crate::cache::Cache;
-use crate::engine::{Batches, Begin, Loader, LoaderOf};
+use crate::engine::{Batches, Begin, Fetch, Loader, LoaderOf, Loads};
 use crate::entry::Entry;
 use crate::error::LoadError;
 use crate::key::CacheKey;
 use crate::lookup_by::KeyFrom;
 use crate::token::Token;
+use crate::util::partial_debug::partial_debug;
 
 /// A [`Cache`] that has its loader: what is missing is loaded, so every look-up has a value or an error. Built by
 /// [`Builder::read_through`](crate::Builder::read_through) or
@@ -50,7 +50,7 @@ where
     V: Send + Sync + 'static,
 {
     cache: Cache<K, V>,
-    loading: Arc<ReadThrough<K, V>>,
+    loader: Arc<LoaderOfCache<K, V>>,
 }
 
 /// A loader that is given a clone of `state` with each call, such as a pool of a database, for
@@ -81,36 +81,38 @@ pub fn with_state<S: Clone, K, Fut>(state: S, loader: impl Fn(S, K) -> Fut) -> i
     move |key| loader(state.clone(), key)
 }
 
-struct ReadThrough<K, V> {
-    loader: LoaderOfCache<K, V>,
-    /// Of a loader of many keys: gathers what single callers miss at about the same time.
-    batches: Option<Batches<K, V>>,
-}
-
 /// How the missing keys of a cache are loaded.
 pub(crate) enum LoaderOfCache<K, V> {
     /// By a call for each.
     One(LoaderOf<K, V>),
-    /// By a call for those that are missing in one call of the cache.
-    Many(LoaderOf<Vec<K>, V>),
+    /// By a call for those that are missing in one call of the cache, or in several at about the same time.
+    Many(Batches<K, V>),
 }
 
-impl<K, V> LoaderOfCache<K, V> {
-    /// The loader of one key.
-    fn of_one(&self, key: K) -> Loader<V> {
-        match self {
-            Self::One(loader_of) => loader_of(key),
-            Self::Many(loader_of) => loader_of(vec![key]),
+/// The load of one key, by a call of its own or in a batch. The key is made if it has to be loaded.
+struct LoadOfOne<'a, K, V, F> {
+    loader: &'a LoaderOfCache<K, V>,
+    key: F,
+}
+
+impl<K, V, F> Begin<V> for LoadOfOne<'_, K, V, F>
+where
+    K: Send + 'static,
+    V: Send + Sync + 'static,
+    F: FnOnce() -> K,
+{
+    fn loader(self) -> Loader<V> {
+        let key = (self.key)();
+        match self.loader {
+            LoaderOfCache::One(loader_of) => loader_of(key),
+            LoaderOfCache::Many(batches) => (batches.loader_of)(vec![key]),
         }
     }
-}
 
-impl<K: Send + 'static, V: Send + Sync + 'static> ReadThrough<K, V> {
-    /// The load of one key, by a call of its own or in a batch. The key is made if it has to be loaded.
-    fn load(&self, key: impl FnOnce() -> K) -> impl Begin<V> {
-        match &self.batches {
-            Some(batches) => Either::Left(batches.load(key)),
-            None => Either::Right(|| self.loader.of_one(key())),
+    fn begin(self, loads: &Arc<Loads<V>>, fetch: Fetch<V>) -> Option<(Fetch<V>, Loader<V>)> {
+        match self.loader {
+            LoaderOfCache::One(_) => Some((fetch, self.loader())),
+            LoaderOfCache::Many(batches) => batches.add(loads, (self.key)(), fetch),
         }
     }
 }
@@ -123,19 +125,21 @@ where
     /// `batch` is how long single loads wait for others, and how many there may be.
     pub(crate) fn new(
         cache: Cache<K, V>,
-        loader: LoaderOfCache<K, V>,
+        mut loader: LoaderOfCache<K, V>,
         batch: Option<(Duration, usize)>,
     ) -> Self {
-        let batches = match (&loader, batch) {
-            (LoaderOfCache::Many(loader_of), Some((window, max))) => {
-                Some(Batches::new(window, max, Arc::clone(loader_of)))
-            }
-            _ => None,
-        };
+        if let LoaderOfCache::Many(batches) = &mut loader {
+            batches.limits = batch;
+        }
         Self {
             cache,
-            loading: Arc::new(ReadThrough { loader, batches }),
+            loader: Arc::new(loader),
         }
+    }
+
+    fn load<F>(&self, key: F) -> LoadOfOne<'_, K, V, F> {
+        let loader = &*self.loader;
+        LoadOfOne { loader, key }
     }
 
     /// Looks a key up in L1, then in L2, and otherwise loads it. As [`Cache::get_or_load`] with the loader of this cache:
@@ -151,7 +155,7 @@ where
         K: KeyFrom<Q, M>,
         Q: CacheKey + ?Sized,
     {
-        let load = self.loading.load(|| K::key_from(key));
+        let load = self.load(|| K::key_from(key));
         self.cache.get_or_load_by(key, load).await
     }
 
@@ -202,17 +206,15 @@ where
     {
         // As a list: the future of a user's iterator may not be `Send` when it is part of another one.
         let keys: Vec<&Q> = keys.into_iter().collect();
-        match &self.loading.loader {
-            LoaderOfCache::One(_) => each(keys, |key| self.get(key)).await,
-            LoaderOfCache::Many(loader_of) => {
-                let loader_of = |keys| loader_of(keys);
-                let found = (self.cache.get_many_or_load_by(keys.clone(), loader_of)).await?;
-                let found = found.into_iter().zip(keys);
-                found
-                    .map(|(entry, key)| entry.ok_or_else(|| LoadError::not_found().of_key(key)))
-                    .collect()
-            }
-        }
+        let LoaderOfCache::Many(batches) = &*self.loader else {
+            return each(keys, |key| self.get(key)).await;
+        };
+        let loader_of = &*batches.loader_of;
+        let found = (self.cache.get_many_or_load_by(keys.clone(), loader_of)).await?;
+        let found = found.into_iter().zip(keys);
+        found
+            .map(|(entry, key)| entry.ok_or_else(|| LoadError::not_found().of_key(key)))
+            .collect()
     }
 
     /// Loads a key now, whatever is there, and stores the value in both levels in its place. As [`Cache::refresh`], with
@@ -244,8 +246,8 @@ where
         K: KeyFrom<Q, M>,
         Q: CacheKey + ?Sized,
     {
-        let loader = self.loading.loader.of_one(K::key_from(key));
-        self.cache.refresh_by(key, loader).await
+        let load = self.load(|| K::key_from(key));
+        self.cache.refresh_by(key, load.loader()).await
     }
 }
 
@@ -276,7 +278,7 @@ where
         K: KeyFrom<Q, M>,
         Q: CacheKey + ?Sized,
     {
-        let load = self.cache.loading.load(|| K::key_from(key));
+        let load = self.cache.load(|| K::key_from(key));
         let view = self.cache.cache.at_least(&self.token);
         view.get_or_load_by(key, load).await
     }
@@ -320,22 +322,7 @@ where
     try_join_all(keys.into_iter().map(one)).await
 }
 
-impl<K, V: Send + Sync + 'static> Clone for LoadingAtLeast<'_, K, V> {
-    fn clone(&self) -> Self {
-        *self
-    }
-}
-
-impl<K, V: Send + Sync + 'static> Copy for LoadingAtLeast<'_, K, V> {}
-
-impl<K, V: Send + Sync + 'static> fmt::Debug for LoadingAtLeast<'_, K, V> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("LoadingAtLeast")
-            .field("cache", self.cache)
-            .field("token", &self.token)
-            .finish()
-    }
-}
+view!(LoadingAtLeast);
 
 impl<K, V: Send + Sync + 'static> Deref for LoadingCache<K, V> {
     type Target = Cache<K, V>;
@@ -349,15 +336,10 @@ impl<K, V: Send + Sync + 'static> Clone for LoadingCache<K, V> {
     fn clone(&self) -> Self {
         Self {
             cache: self.cache.clone(),
-            loading: Arc::clone(&self.loading),
+            loader: Arc::clone(&self.loader),
         }
     }
 }
 
-impl<K, V: Send + Sync + 'static> fmt::Debug for LoadingCache<K, V> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("LoadingCache")
-            .field("cache", &self.cache)
-            .finish_non_exhaustive()
-    }
-}
+partial_debug!([K, V: Send + Sync + 'static] LoadingCache<K, V>, "LoadingCache", this =>
+    cache: &this.cache);

@@ -1,7 +1,6 @@
 //! Loads of single keys that come together, and become one call of a loader of many keys.
 
 use std::collections::HashSet;
-use std::future::ready;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -9,17 +8,17 @@ use tokio::sync::mpsc::{self, Receiver, Sender};
 use tokio::time::{Instant, timeout_at};
 
 use super::Loads;
-use super::fetch::{Begin, Fetch};
+use super::fetch::Fetch;
 use super::loader::{Loader, LoaderOf};
 use crate::key::Key;
 use crate::util::lock::lock;
 use crate::vocabulary::Value;
 
-/// Collects loads for so long, and so many at most, from the first of them on.
+/// A loader of many keys. With `limits` it collects loads of single keys for so long, and so many at most, from the
+/// first of them on.
 pub(crate) struct Batches<K, V> {
-    window: Duration,
-    max: usize,
-    loader_of: LoaderOf<Vec<K>, V>,
+    pub(crate) loader_of: LoaderOf<Vec<K>, V>,
+    pub(crate) limits: Option<(Duration, usize)>,
     /// The batch that takes more loads. Its task has the other end.
     open: Mutex<Option<Open<K, V>>>,
 }
@@ -31,29 +30,26 @@ struct Open<K, V> {
     keys: HashSet<Key>,
 }
 
-/// A load that joins a batch, if its key has to be loaded.
-struct InBatch<'a, K, V, F> {
-    batches: &'a Batches<K, V>,
-    key: F,
-}
-
 impl<K: Send + 'static, V: Value> Batches<K, V> {
-    pub(crate) fn new(window: Duration, max: usize, loader_of: LoaderOf<Vec<K>, V>) -> Self {
+    pub(crate) fn new(loader_of: LoaderOf<Vec<K>, V>) -> Self {
         Self {
-            window,
-            max,
             loader_of,
+            limits: None,
             open: Mutex::default(),
         }
     }
 
-    /// The load of a key.
-    pub(crate) fn load(&self, key: impl FnOnce() -> K) -> impl Begin<V> {
-        InBatch { batches: self, key }
-    }
-
-    /// Adds a load to the open batch. If there is none, or its runtime has ended, begins one.
-    fn add(&self, loads: &Arc<Loads<V>>, key: K, led: Fetch<V>) {
+    /// Adds a load to the open batch. If there is none, or its runtime has ended, begins one. Without limits returns
+    /// the load, and the loader to run it with.
+    pub(crate) fn add(
+        &self,
+        loads: &Arc<Loads<V>>,
+        key: K,
+        led: Fetch<V>,
+    ) -> Option<(Fetch<V>, Loader<V>)> {
+        let Some((window, max)) = self.limits else {
+            return Some((led, (self.loader_of)(vec![key])));
+        };
         // One critical section: of two callers without a batch only one begins it.
         let mut open = lock(&self.open);
         let text = led.op.key().clone();
@@ -61,76 +57,48 @@ impl<K: Send + 'static, V: Value> Batches<K, V> {
         if let Some(batch) = &mut *open
             && batch.keys.insert(text.clone())
         {
-            debug_assert!(
-                batch.keys.len() <= self.max,
-                "a batch that is full is not open"
-            );
+            debug_assert!(batch.keys.len() <= max, "a batch that is full is not open");
             match batch.loads.try_send(one) {
                 Ok(()) => {
-                    if batch.keys.len() >= self.max {
+                    if batch.keys.len() >= max {
                         // Its task gets no more, and need not wait for the end of the window.
                         *open = None;
                     }
-                    return;
+                    return None;
                 }
                 // Its window is over, or its runtime has ended: the load begins the next batch.
                 Err(refused) => one = refused.into_inner(),
             }
         }
-        let (sender, receiver) = mpsc::channel(self.max);
+        let (sender, receiver) = mpsc::channel(max);
         // There is room for it.
         let _ = sender.try_send(one);
-        *open = (self.max > 1).then_some(Open {
+        *open = (max > 1).then_some(Open {
             loads: sender,
             keys: HashSet::from([text]),
         });
         // Before the task is spawned, which may run at once on another thread.
         drop(open);
-        let until = Instant::now() + self.window;
+        let until = Instant::now() + window;
         let (loads, loader_of) = (Arc::clone(loads), Arc::clone(&self.loader_of));
         tokio::spawn(async move {
-            let (keys, led) = collect(receiver, until).await;
+            let (keys, led) = collect(receiver, until).await.into_iter().unzip();
             loads.run_all(led, loader_of(keys)).await;
         });
+        None
     }
 }
 
 /// The loads that come until the batch is full, or the time is over.
-async fn collect<K, V>(
-    mut receiver: Receiver<(K, Fetch<V>)>,
-    until: Instant,
-) -> (Vec<K>, Vec<Fetch<V>>) {
-    let (mut keys, mut all) = (Vec::new(), Vec::new());
-    loop {
-        let next = match timeout_at(until, receiver.recv()).await {
-            Ok(next) => next,
-            Err(_) => {
-                // From here on another batch takes them; those that came before are taken out.
-                receiver.close();
-                receiver.recv().await
-            }
-        };
-        let Some((key, mut led)) = next else {
-            return (keys, all);
-        };
-        led.number = keys.len();
-        keys.push(key);
-        all.push(led);
+async fn collect<T>(mut receiver: Receiver<T>, until: Instant) -> Vec<T> {
+    let mut all = Vec::new();
+    while let Ok(Some(next)) = timeout_at(until, receiver.recv()).await {
+        all.push(next);
     }
-}
-
-impl<K, V, F> Begin<V> for InBatch<'_, K, V, F>
-where
-    K: Send + 'static,
-    V: Value,
-    F: FnOnce() -> K,
-{
-    fn loader(self) -> Loader<V> {
-        (self.batches.loader_of)(vec![(self.key)()])
+    // From here on another batch takes them; those that came before are taken out.
+    receiver.close();
+    while let Some(next) = receiver.recv().await {
+        all.push(next);
     }
-
-    fn begin(self, loads: &Arc<Loads<V>>, led: Fetch<V>) -> impl Future<Output = ()> + Send {
-        self.batches.add(loads, (self.key)(), led);
-        ready(())
-    }
+    all
 }

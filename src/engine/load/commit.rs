@@ -63,12 +63,7 @@ impl<V: Value> Loads<V> {
             let op = ctx.l1.begin(key);
             let lease = lease::take_over(ctx, key).await;
             let leases = [(key, lease)];
-            tokio::select! {
-                // The commit first: once it has ended its lease is used, and not renewed once more.
-                biased;
-                committed = commit => committed?,
-                never = lease::keep(ctx, &leases) => match never {},
-            }
+            lease::keep(ctx, &leases, commit).await?;
             let ended = lease::fill(ctx, &op, lease, ready, Replaces::Any).await;
             let stored = ended.is_stored.then(|| ended.slot.version().into());
             Ok(((), stored))
@@ -92,11 +87,11 @@ impl<V: Value> Loads<V> {
         let (ctx, writes) = (Arc::clone(&self.ctx), Arc::clone(&self.writes));
         let task = async move {
             // A commit that panics may have landed: the key is invalidated all the same, and the caller told.
-            let committed = AssertUnwindSafe(commit).catch_unwind().await;
-            let stored = match &committed {
-                Ok(Ok((_, stored))) => *stored,
-                Ok(Err(_)) | Err(_) => None,
+            let committed = match AssertUnwindSafe(commit).catch_unwind().await {
+                Ok(committed) => committed.map_err(CommitError::Failed),
+                Err(panic) => Err(CommitError::panicked(&*panic)),
             };
+            let stored = committed.as_ref().ok().and_then(|(_, stored)| *stored);
             let changed = match (write, stored) {
                 (Ok((write, _)), Some(token)) => {
                     write.withdraw();
@@ -113,17 +108,14 @@ impl<V: Value> Loads<V> {
                 // Nothing is cached under such a key.
                 (Err(error), _) => Err(error.into()),
             };
-            (committed, changed)
+            let (value, _) = committed?;
+            match changed {
+                Ok(token) => Ok((value, token)),
+                Err(error) => Err(CommitError::NotInvalidated { value, error }),
+            }
         };
         // A task: a caller that is cancelled between the two would leave the old value in the caches.
-        match tokio::spawn(task.instrument(Span::current())).await {
-            Ok((Ok(Ok((value, _))), Ok(token))) => Ok((value, token)),
-            Ok((Ok(Ok((value, _))), Err(error))) => {
-                Err(CommitError::NotInvalidated { value, error })
-            }
-            Ok((Ok(Err(error)), _)) => Err(CommitError::Failed(error)),
-            Ok((Err(panic), _)) => Err(CommitError::panicked(&*panic)),
-            Err(_) => Err(CommitError::Stopped),
-        }
+        let done = tokio::spawn(task.instrument(Span::current())).await;
+        done.unwrap_or(Err(CommitError::Stopped))
     }
 }

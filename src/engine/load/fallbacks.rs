@@ -6,11 +6,10 @@ use tracing::warn;
 
 use super::Loads;
 use super::fetch::{Fetch, Flight};
-use super::since::Since;
 use crate::engine::backoff::Began;
 use crate::engine::read::tags::Proof;
 use crate::entry::Entry;
-use crate::error::LoadError;
+use crate::error::{LoadError, Misuse};
 use crate::key::Key;
 use crate::l1::{LoadOutcome, Outcome, OutcomeKind};
 use crate::vocabulary::Value;
@@ -36,27 +35,29 @@ impl<V: Value> Loads<V> {
         }
         let found = self.reads.fallback(key, proof).await?;
         self.reads.hot_keys.note(key);
-        Some(self.reads.hand_out_outcome(found, ctx.now()))
+        Some(self.reads.hand_out_outcome(found))
     }
 
-    /// The fallback of a caller with a token, if the load has failed: the one that the other callers got may be too
-    /// old.
-    pub(crate) async fn fallback_since(
+    /// The fallback of a key whose load has failed, for a caller that may not have the one that others got; or
+    /// otherwise the error.
+    pub(crate) async fn fallback_or(
         &self,
         key: &Key,
+        proof: Proof,
         error: LoadError,
     ) -> Result<Entry<V>, LoadError> {
-        let ctx = &self.ctx;
-        let found = self.reads.fallback(key, Proof::Unused).await;
-        let found = found.ok_or(error)?;
-        Ok(self.reads.hand_out_outcome(found, ctx.now()))
+        let found = self.reads.fallback(key, proof).await.ok_or(error)?;
+        Ok(self.reads.hand_out_outcome(found))
     }
 
-    /// The error of a load that failed a moment ago and is not tried again yet. None for a caller with a token: the
-    /// load may have begun before the write that it names (rule 22).
-    pub(crate) fn recent_error(&self, key: &str, since: Since) -> Option<LoadError> {
-        let is_kept = !self.ctx.options.error_ttl.is_zero() && since.at_least.is_none();
-        if !is_kept || self.ctx.is_off() {
+    /// Why a key is not loaded: the caller is its own loader, or its load failed a moment ago and is not tried again
+    /// yet. The latter is no reason for a caller with a token: that load may have begun before the write that the token
+    /// names (rule 22).
+    pub(crate) fn error_at_once(&self, key: &Key, has_token: bool) -> Option<LoadError> {
+        if self.is_called_by_loader_of(key) {
+            return Some(LoadError::misuse(Misuse::LooksUpItself));
+        }
+        if self.ctx.options.error_ttl.is_zero() || has_token || self.ctx.is_off() {
             return None;
         }
         self.ctx.backoff.error(key, self.now_began())
@@ -110,11 +111,7 @@ impl<V: Value> Loads<V> {
 
 /// The fallback that was found after a load has failed, or the error.
 fn instead<V>(found: Option<Outcome<V>>, error: LoadError) -> LoadOutcome<V> {
-    match found {
-        Some(found) => Ok(Some(Outcome {
-            failed: Some(error),
-            ..found
-        })),
-        None => Err(error),
-    }
+    let mut found = found.ok_or_else(|| error.clone())?;
+    found.failed = Some(error);
+    Ok(Some(found))
 }

@@ -7,9 +7,8 @@ use std::mem;
 use std::sync::Arc;
 use std::time::Duration;
 
-use futures::future::Either;
 use futures::stream::FuturesUnordered;
-use futures::{FutureExt, StreamExt, stream};
+use futures::{StreamExt, stream};
 use tokio::sync::mpsc::{self, UnboundedReceiver};
 use tokio::time::{Instant, timeout_at};
 use tracing::{Instrument, Span, debug};
@@ -22,7 +21,7 @@ use crate::engine::backoff::Began;
 use crate::entry::Entry;
 use crate::error::LoadError;
 use crate::key::Key;
-use crate::l1::{LeaseWaiter, LoadOutcome, OpGuard, Outcome, UNSTORED};
+use crate::l1::{Join, LeaseWaiter, LoadOutcome, OpGuard, Outcome, Started, UNSTORED};
 use crate::l2::{Lease, LeaseRequest};
 use crate::loaded::Loaded;
 use crate::options::MOST_IN_A_LOAD;
@@ -37,82 +36,74 @@ const AT_ONCE: usize = 64;
 pub(super) type Flight<V> = SharedResult<LoadOutcome<V>>;
 
 /// How a key is loaded, if it has to be.
-pub(crate) trait Begin<V: Value> {
+pub(crate) trait Begin<V: Value>: Sized {
     /// The loader of this key alone.
     fn loader(self) -> Loader<V>;
 
-    /// Runs the load that a caller has begun.
-    fn begin(self, loads: &Arc<Loads<V>>, fetch: Fetch<V>) -> impl Future<Output = ()> + Send;
+    /// Adds a load to a batch, which runs it. Without batches returns the load and the loader to run it with.
+    fn begin(self, _: &Arc<Loads<V>>, fetch: Fetch<V>) -> Option<(Fetch<V>, Loader<V>)> {
+        Some((fetch, self.loader()))
+    }
 }
 
-/// By a task of its own.
 impl<V: Value, F: FnOnce() -> Loader<V>> Begin<V> for F {
     fn loader(self) -> Loader<V> {
         self()
-    }
-
-    fn begin(self, loads: &Arc<Loads<V>>, fetch: Fetch<V>) -> impl Future<Output = ()> + Send {
-        loads.spawn(vec![fetch], self())
-    }
-}
-
-/// By one of two ways.
-impl<V: Value, A: Begin<V>, B: Begin<V>> Begin<V> for Either<A, B> {
-    fn loader(self) -> Loader<V> {
-        match self {
-            Self::Left(load) => load.loader(),
-            Self::Right(load) => load.loader(),
-        }
-    }
-
-    fn begin(self, loads: &Arc<Loads<V>>, fetch: Fetch<V>) -> impl Future<Output = ()> + Send {
-        match self {
-            Self::Left(load) => load.begin(loads, fetch).left_future(),
-            Self::Right(load) => load.begin(loads, fetch).right_future(),
-        }
     }
 }
 
 /// The load or refresh of one key, for the task that runs it.
 pub(crate) struct Fetch<V> {
     pub(super) op: OpGuard<V>,
-    pub(super) goal: Goal<V>,
+    goal: Goal,
     pub(super) began: Began,
     /// The request for the lease; `None` if L2 is not to be asked.
-    pub(super) request: Option<LeaseRequest>,
-    /// The number by which the loader knows the key.
-    pub(super) number: usize,
+    request: Option<LeaseRequest>,
+    /// `None` before it is granted. Without one the value is loaded, and not stored.
+    lease: Option<Lease>,
+    /// The value that is replaced: stale, or, known with the lease, kept past its TTL.
+    previous: Option<Entry<V>>,
+    /// The number by which the loader knows the key: its place in the list of those that are run together.
+    number: usize,
     /// The callers of a fetch that is dropped are told that it has no result.
-    pub(super) sender: ResultSender<LoadOutcome<V>>,
+    sender: ResultSender<LoadOutcome<V>>,
 }
 
 impl<V> Fetch<V> {
+    /// The result of a load or refresh that a caller joins or begins. If it begins it, it has to run it.
+    pub(super) fn of(
+        join: Join<V, LoadOutcome<V>>,
+        goal: Goal,
+        previous: Option<Entry<V>>,
+        began: Began,
+        request: Option<LeaseRequest>,
+    ) -> (Flight<V>, Option<Self>) {
+        match join {
+            Join::Joined(flight) => (flight, None),
+            Join::Started(Started { op, sender, result }) => {
+                let fetch = Self {
+                    op,
+                    goal,
+                    began,
+                    request,
+                    lease: None,
+                    previous,
+                    number: 0,
+                    sender,
+                };
+                (result, Some(fetch))
+            }
+        }
+    }
+
     pub(super) fn is_refresh(&self) -> bool {
-        matches!(self.goal, Goal::Newer(_))
+        self.goal == Goal::Newer
     }
 
     fn end(self, outcome: LoadOutcome<V>) {
         // First: a caller that has the result and tries again must not join this load.
         drop(self.op);
         self.sender.send(outcome);
-    }
-}
-
-/// A key whose turn it is to call the loader.
-struct ToLoad<V> {
-    fetch: Fetch<V>,
-    lease: Option<Lease>,
-    /// The value that is replaced: stale, or kept past its TTL.
-    previous: Option<Entry<V>>,
-}
-
-impl<V> ToLoad<V> {
-    fn unstored(fetch: Fetch<V>) -> Self {
-        Self {
-            fetch,
-            lease: None,
-            previous: None,
-        }
     }
 }
 
@@ -132,11 +123,13 @@ impl<V: Value> Loads<V> {
     /// Loads some keys after the other, so that the leases of no part run out while those of others are asked for or
     /// used.
     pub(super) async fn run_all(&self, mut fetches: Vec<Fetch<V>>, loader: Loader<V>) {
-        while fetches.len() > MOST_IN_A_LOAD {
-            let rest = fetches.split_off(MOST_IN_A_LOAD);
+        for (number, fetch) in fetches.iter_mut().enumerate() {
+            fetch.number = number;
+        }
+        while !fetches.is_empty() {
+            let rest = fetches.split_off(fetches.len().min(MOST_IN_A_LOAD));
             self.run(mem::replace(&mut fetches, rest), &loader).await;
         }
-        self.run(fetches, &loader).await;
     }
 
     /// Asks for the leases in rounds. After each round it calls the loader with the keys whose leases were granted.
@@ -145,7 +138,8 @@ impl<V: Value> Loads<V> {
     /// A missing key whose lease another instance has is asked for again when that lease ends, and from time to time,
     /// as the notice of its end may be lost. A stale one is read then, without a lease: one refresh serves the fleet.
     async fn run(&self, fetches: Vec<Fetch<V>>, loader: &Loader<V>) {
-        let (begun, options) = (Instant::now(), &self.ctx.options);
+        let (ctx, begun) = (&*self.ctx, Instant::now());
+        let options = &ctx.options;
         let until = begun + options.lease_wait;
         let is_refresh = fetches.iter().any(Fetch::is_refresh);
         let (mut asked, mut waiting) = (fetches, Vec::new());
@@ -159,13 +153,7 @@ impl<V: Value> Loads<V> {
                     asked = self.due(&mut waiting, &mut notices, look_at, begun).await;
                 }
                 let turns: Vec<_> = (asked.iter_mut())
-                    .map(
-                        |Fetch {
-                             op, goal, request, ..
-                         }| {
-                            lease::acquire(&self.ctx, op, goal, request.as_mut(), until)
-                        },
-                    )
+                    .map(|it| lease::acquire(ctx, &it.op, it.goal, it.request.as_mut(), until))
                     .collect();
                 stream::iter(turns)
                     .buffered(AT_ONCE)
@@ -192,24 +180,29 @@ impl<V: Value> Loads<V> {
                 Some(look_at) => look_at.saturating_duration_since(now),
                 None => pauses.next().unwrap_or_default(),
             };
-            for (fetch, turn) in mem::take(&mut asked).into_iter().zip(turns) {
+            for (mut fetch, turn) in mem::take(&mut asked).into_iter().zip(turns) {
                 match turn {
                     Acquired::Found(slot, source) => {
                         fetch.end(Ok(Some(Outcome::fresh(slot, source))));
                     }
-                    Acquired::Lease(lease, previous) => ready.push(ToLoad {
-                        fetch,
-                        lease: Some(lease),
-                        previous,
-                    }),
+                    Acquired::Lease(lease, previous) => {
+                        fetch.lease = Some(lease);
+                        fetch.previous = fetch.previous.or(previous);
+                        ready.push(fetch);
+                    }
                     Acquired::Wait(left) => {
                         pause = pause.min(left.max(Duration::from_millis(1)));
                         longest = longest.max(left);
                         waiting.push(fetch);
                     }
-                    // Dropped without a result: a caller that waits for it looks the key up again.
-                    Acquired::Not(why) if is_refresh => self.refresh_ended_without(&fetch, &why),
-                    Acquired::Not(_) => ready.push(ToLoad::unstored(fetch)),
+                    // A refresh is dropped without a result: a caller that waits for it looks the key up again. If the
+                    // key is barred (rule 14), or the cache is off, that is no failure of the source, so no pause.
+                    Acquired::NotAsked if is_refresh => {}
+                    // Another instance has had the lease and stored no value, or L2 stores no load for now.
+                    Acquired::Refused if is_refresh => ctx.backoff.yielded(fetch.op.key()),
+                    Acquired::Failed if is_refresh => self.refresh_failed(fetch.op.key(), None),
+                    // It is loaded, and not stored.
+                    Acquired::NotAsked | Acquired::Refused | Acquired::Failed => ready.push(fetch),
                 }
             }
             // The value of a refresh is of use only when the other instance has stored it, or when its lease has run
@@ -224,11 +217,11 @@ impl<V: Value> Loads<V> {
                     keys = waiting.len(),
                     "another load has taken too long; loading without storing"
                 );
-                ready.extend(waiting.drain(..).map(ToLoad::unstored));
+                ready.append(&mut waiting);
             }
             if !ready.is_empty() {
                 let asked = (ready.iter())
-                    .map(|turn| (turn.fetch.number, turn.previous.clone()))
+                    .map(|fetch| (fetch.number, fetch.previous.clone()))
                     .collect();
                 loads.push(self.load(ready, loader.load(asked)));
             }
@@ -262,87 +255,51 @@ impl<V: Value> Loads<V> {
         let ended: HashSet<Key> = ended.into_iter().collect();
         let is_due = |fetch: &mut Fetch<V>| !is_noticed || ended.contains(fetch.op.key());
         let mut due: Vec<_> = waiting.extract_if(.., is_due).collect();
-        for fetch in due
-            .iter_mut()
-            .filter(|fetch| only_reads && fetch.is_refresh())
-        {
-            fetch.request = (fetch.request).map(|request| LeaseRequest::read_only(request.want));
+        let refreshes = (due.iter_mut()).filter(|fetch| only_reads && fetch.is_refresh());
+        for request in refreshes.filter_map(|fetch| fetch.request.as_mut()) {
+            *request = LeaseRequest::read_only(request.want);
         }
         due
     }
 
     /// Runs a loader, stores the values that it returns, and hands the results to the callers.
-    async fn load(&self, turns: Vec<ToLoad<V>>, loads: Loading<V>) {
-        let keys: Vec<_> = (turns.iter())
-            .map(|turn| (turn.fetch.op.key(), turn.lease))
+    async fn load(&self, fetches: Vec<Fetch<V>>, loads: Loading<V>) {
+        let keys: Vec<_> = (fetches.iter())
+            .map(|fetch| (fetch.op.key(), fetch.lease))
             .collect();
-        let (mut values, error) = match self.calls.run(loads, &keys).await {
-            Ok(values) => (values, None),
-            Err(error) => (Vec::new(), Some(error)),
-        };
-        if let Some(error) = &error
-            && turns.iter().any(|turn| turn.fetch.is_refresh())
-        {
-            self.warn_of_refresh(turns.len(), error);
-        }
-        // Fewer if a clone of the loader has had a key before, as when the runtime of its task has ended.
-        debug_assert!(values.len() <= turns.len(), "no value without a key");
-        values.resize_with(turns.len(), || None);
-        let stores = turns.into_iter().zip(values);
-        let stores = stores.map(|(turn, value)| {
-            let error = error.clone();
-            async move {
-                match value {
-                    Some(loaded) => self.store(turn, loaded).await,
-                    None => self.end_without_value(turn, error).await,
+        let loaded: Vec<_> = match self.call(loads, &keys).await {
+            Ok(values) => values.into_iter().map(Ok).collect(),
+            Err(error) => {
+                if fetches.iter().any(Fetch::is_refresh) {
+                    self.warn_of_refresh(fetches.len(), &error);
                 }
+                fetches.iter().map(|_| Err(error.clone())).collect()
             }
-        });
-        stream::iter(stores)
-            .buffer_unordered(AT_ONCE)
-            .collect::<()>()
+        };
+        debug_assert_eq!(loaded.len(), fetches.len(), "one result for each key");
+        stream::iter(fetches.into_iter().zip(loaded))
+            .for_each_concurrent(AT_ONCE, |(fetch, loaded)| self.end(fetch, loaded))
             .await;
     }
 
-    /// The loader has failed, or it does not know the key.
-    async fn end_without_value(&self, turn: ToLoad<V>, error: Option<LoadError>) {
-        let ToLoad { fetch, lease, .. } = turn;
-        if fetch.is_refresh() {
-            self.refresh_failed(fetch.op.key(), error.as_ref());
-        }
-        // Before the callers have their result: one that tries again would wait for this lease.
-        lease::give_back(&self.ctx, (fetch.op.key(), lease)).await;
-        let outcome = match error {
-            Some(error) if fetch.is_refresh() => Err(error),
-            Some(error) => self.failed(&fetch, error).await,
-            // Its callers look the key up again, and load it.
-            None if fetch.is_refresh() => return,
-            None => Ok(None),
-        };
-        fetch.end(outcome);
-    }
-
-    async fn store(&self, turn: ToLoad<V>, loaded: Loaded<V>) {
-        let ToLoad {
-            fetch,
-            lease,
-            previous,
-        } = turn;
-        let key = fetch.op.key();
-        let replaces = match &previous {
+    /// Stores the value that the loader has returned, if it has, and hands the result to the callers.
+    async fn end(&self, fetch: Fetch<V>, loaded: Result<Option<Loaded<V>>, LoadError>) {
+        let (key, lease) = (fetch.op.key(), fetch.lease);
+        let replaces = match &fetch.previous {
             Some(previous) => Replaces::Stale(previous.slot()),
             None => Replaces::Nothing,
         };
-        let is_stored = loaded.is_stored;
+        let is_stored = !matches!(&loaded, Ok(Some(loaded)) if !loaded.is_stored);
         #[cfg(larder_ablation)]
-        let lease = if fetch.is_refresh() && without(Rule::RefreshLease) {
-            lease::take_over(&self.ctx, key).await
-        } else {
-            lease
+        let lease = match loaded {
+            Ok(Some(_)) if fetch.is_refresh() && without(Rule::RefreshLease) => {
+                lease::take_over(&self.ctx, key).await
+            }
+            _ => lease,
         };
         let stored = lease::store(&self.ctx, &fetch.op, lease, loaded, replaces).await;
-        let mut is_done = matches!(&stored, Ok(ended) if ended.slot.ver != UNSTORED);
-        if stored.is_ok() && !is_stored && previous.is_some() {
+        let mut is_done = matches!(&stored, Ok(Some(ended)) if ended.slot.ver != UNSTORED);
+        if stored.is_ok() && !is_stored && fetch.previous.is_some() {
             // The former value is older than this one, which is not to be stored: no caller gets the former one any
             // more. If L2 fails, the invalidation is deferred.
             let removed = self.writes.invalidate([key.clone()], Duration::ZERO);
@@ -353,7 +310,10 @@ impl<V: Value> Loads<V> {
         }
         let outcome = match stored {
             Err(error) if !fetch.is_refresh() => self.failed(&fetch, error).await,
-            stored => stored.map(|ended| Some(Outcome::fresh(ended.slot, ended.source))),
+            // Its callers look the key up again, and load it.
+            Ok(None) if fetch.is_refresh() => return,
+            Ok(ended) => Ok(ended.map(|ended| Outcome::fresh(ended.slot, ended.source))),
+            Err(error) => Err(error),
         };
         fetch.end(outcome);
     }

@@ -2,28 +2,37 @@
 
 use std::sync::Arc;
 
+use futures::future::try_join_all;
 use tracing::{Instrument, Span};
 
 use super::Loads;
 use super::fetch::{Begin, Fetch, Flight};
 use super::lease::{self, Goal, Replaces};
 use super::loader::Loader;
-use super::since::{Resolved, Since};
+use crate::ablation::{Rule, without};
 use crate::clock::Tick;
 use crate::engine::read::tags::Proof;
 use crate::entry::Entry;
-use crate::error::{LoadError, Misuse};
+use crate::error::LoadError;
 use crate::key::{CacheKey, Key, KeyWriter};
-use crate::l1::{Join, Started};
 use crate::l2::Want;
 use crate::token::Token;
-use crate::vocabulary::Value;
+use crate::vocabulary::{Source, Value};
 
-/// How a caller takes part in a load.
-struct Joining<V> {
+/// A write that a caller knows of by its token, and that this instance may not have applied yet (rule 22).
+#[derive(Clone, Copy)]
+pub(super) struct Since {
+    token: Token,
+    /// The lowest number of a load that the caller is not too late for: since it was the next one, L2 was asked for the
+    /// key, and had nothing or did not answer.
+    number: u64,
+}
+
+/// A load that a caller has joined or begun.
+struct Joined<V> {
     flight: Flight<V>,
-    /// It has begun the load, and has to run it.
-    led: Option<Fetch<V>>,
+    /// The caller has begun it.
+    is_own: bool,
     /// The load began before the call, or before some tag was invalidated: its value may be old.
     is_late: bool,
 }
@@ -36,11 +45,7 @@ impl<V: Value> Loads<V> {
         now: Tick,
         load: impl Begin<V>,
     ) -> Result<Entry<V>, LoadError> {
-        // Both before L2 is asked: while it is silent, or the source fails, callers are not to wait for it.
-        if let Some(entry) = self.reads.get_instead(&key) {
-            return Ok(entry);
-        }
-        if let Some(entry) = self.throttled(&key, Proof::Used).await {
+        if let Some(entry) = self.get_at_once(&key).await {
             return Ok(entry);
         }
         let (outcome, now) = self.reads.read(&key, now).await;
@@ -52,7 +57,7 @@ impl<V: Value> Loads<V> {
                 }
             }
             Ok(entry) => Ok(entry),
-            Err(want) => one(self.load_missing(key, want, load, Since::ANY).await),
+            Err(want) => one(self.load_missing(key, want, load, None).await),
         }
     }
 
@@ -72,7 +77,7 @@ impl<V: Value> Loads<V> {
         let want = match found.await.pop().unwrap_or(Err(None)) {
             Ok(entry) => {
                 if entry.is_due() {
-                    self.refresh_in_background(key, &entry, || load.loader());
+                    self.start_refreshes(vec![(0, key, entry.clone())], |_| load.loader());
                 }
                 return Ok(entry);
             }
@@ -81,8 +86,17 @@ impl<V: Value> Loads<V> {
         if let Some(entry) = self.throttled(&key, Proof::Unused).await {
             return Ok(entry);
         }
-        let since = Since::new(token, number);
+        let since = (!without(Rule::TokenLoads)).then_some(Since { token, number });
         one(self.load_missing(key, want, load, since).await)
+    }
+
+    /// The entry of a caller for whom L2 is not asked: while L2 is silent, or the source fails, callers are not to wait
+    /// for it.
+    async fn get_at_once(&self, key: &Key) -> Option<Entry<V>> {
+        match self.reads.get_instead(key) {
+            Some(entry) => Some(entry),
+            None => self.throttled(key, Proof::Used).await,
+        }
     }
 
     /// The loader, for a key that neither level has. `None` if it is one for many keys and does not know the key.
@@ -91,60 +105,30 @@ impl<V: Value> Loads<V> {
         key: Key,
         want: Option<Want>,
         load: impl Begin<V>,
-        mut since: Since,
+        mut since: Option<Since>,
     ) -> Result<Option<Entry<V>>, LoadError> {
-        if let Some(error) = self.error_at_once(&key, since) {
+        if let Some(error) = self.error_at_once(&key, since.is_some()) {
             return Err(error);
         }
         let (mut load, mut may_be_late) = (Some(load), true);
         // Each round joins a load that began later than the last one, or begins one itself. The caller's own loader
         // runs once at most.
         loop {
-            let Joining {
-                flight,
-                led,
-                is_late,
-            } = self.join(&key, want, 0, since, may_be_late);
-            let is_own = led.is_some();
+            let (joined, led) = self.join(&key, want, since, may_be_late);
             if let Some(led) = led
                 && let Some(load) = load.take()
+                && let Some((led, loader)) = load.begin(self, led)
             {
-                load.begin(self, led).await;
+                self.spawn(vec![led], loader).await;
             }
-            // The load of many keys returns no value for a key that its loader does not know; this loader may.
-            let outcome = match self.result_of(&key, flight).await {
-                // The source may have changed since that load began.
-                Err(_) if is_late => {
-                    may_be_late = false;
-                    continue;
-                }
-                outcome => outcome?,
-            };
-            match outcome {
-                // Rule 20: a tag was invalidated since it began; its value has the tag, or L2 has not compared its tags.
-                Some(outcome) if is_late && !outcome.is_usable_late() => may_be_late = false,
-                Some(outcome) => match since.resolve(&self.ctx, outcome, is_late, is_own) {
-                    Resolved::Usable(outcome) => {
-                        let entry = self.reads.hand_out_outcome(outcome, self.ctx.now());
-                        return Ok(Some(entry));
-                    }
-                    Resolved::Failed(error) => {
-                        return self.fallback_since(&key, error).await.map(Some);
-                    }
-                    Resolved::Again => may_be_late = false,
-                },
-                None if is_own => return Ok(None),
-                None => {}
+            let is_own = joined.is_own;
+            match self.result_for(&key, joined, &mut since).await {
+                // The load of many keys returns no value for a key that its loader does not know; this loader may.
+                Some(Ok(None)) if !is_own => {}
+                Some(result) => return result,
+                None => may_be_late = false,
             }
         }
-    }
-
-    /// Why a key is not loaded.
-    fn error_at_once(&self, key: &Key, since: Since) -> Option<LoadError> {
-        if self.calls.is_called_by_loader_of(key) {
-            return Some(LoadError::misuse(Misuse::LooksUpItself));
-        }
-        self.recent_error(key, since)
     }
 
     /// Looks many keys up in L1, in L2 and by one call of the loader for those that both lack. Returns their entries in
@@ -174,82 +158,65 @@ impl<V: Value> Loads<V> {
         if absent.is_empty() && awaited.is_empty() {
             return Ok(entries);
         }
-        let mut lacking = Vec::new();
+        let (mut indices, mut asked) = (Vec::new(), Vec::new());
         for (index, key) in absent {
-            let instead = match self.reads.get_instead(&key) {
-                Some(entry) => Some(entry),
-                None => self.throttled(&key, Proof::Used).await,
-            };
-            match instead {
-                Some(entry) => put(&mut entries, index, entry),
-                None => lacking.push((index, key)),
+            if let Some(entry) = self.get_at_once(&key).await {
+                put(&mut entries, index, Some(entry));
+            } else {
+                indices.push(index);
+                asked.push(key);
             }
         }
-        let asked: Vec<Key> = lacking.iter().map(|(_, key)| key.clone()).collect();
         let outcomes = self.reads.read_many(&asked, Proof::Used).await;
         let now = self.ctx.now();
-        let (mut due, mut missing) = (Vec::new(), Vec::new());
-        for ((index, key), outcome) in lacking.into_iter().zip(outcomes) {
-            match self.reads.answer(&key, outcome, now) {
+        let (mut due, mut flights, mut failed) = (Vec::new(), Vec::new(), Ok(()));
+        let (mut led, mut led_indices) = (Vec::new(), Vec::new());
+        for ((index, key), outcome) in indices.into_iter().zip(asked).zip(outcomes) {
+            let want = match self.reads.answer(&key, outcome, now) {
                 Ok(entry) => {
                     if entry.is_due() {
                         due.push((index, key, entry.clone()));
                     }
-                    put(&mut entries, index, entry);
+                    put(&mut entries, index, Some(entry));
+                    continue;
                 }
-                Err(want) => missing.push((index, key, want)),
-            }
-        }
-        // Before the missing keys are loaded: the refreshes run meanwhile.
-        awaited.extend(self.start_refreshes(due, &loader));
-        let (mut led, mut led_indices) = (Vec::new(), Vec::new());
-        let (mut flights, mut again) = (Vec::new(), Vec::new());
-        let mut failed = Ok(());
-        for (index, key, want) in missing {
-            if let Some(error) = self.error_at_once(&key, Since::ANY) {
+                Err(want) => want,
+            };
+            if let Some(error) = self.error_at_once(&key, false) {
                 // The other keys are loaded all the same.
                 failed = Err(error);
                 continue;
             }
-            let joining = self.join(&key, want, led.len(), Since::ANY, true);
-            if let Some(new) = joining.led {
+            let (joined, new) = self.join(&key, want, None, true);
+            if let Some(new) = new {
                 led.push(new);
                 led_indices.push(index);
             }
-            flights.push((joining.flight, joining.is_late, index, key));
+            flights.push((index, key, joined));
         }
         debug_assert_eq!(led.len(), led_indices.len(), "the loader numbers its keys");
+        // Before the missing keys are loaded: the refreshes run meanwhile.
+        awaited.extend(self.start_refreshes(due, &loader));
         // All keys are joined before any result is awaited: this caller's loads run beside those of others.
         if !led.is_empty() {
             self.spawn(led, loader(&led_indices)).await;
         }
-        for (flight, is_late, index, key) in flights {
-            let outcome = match self.result_of(&key, flight).await {
-                Err(_) if is_late => {
-                    again.push((index, key));
-                    continue;
-                }
-                outcome => outcome?,
+        for (index, key, joined) in flights {
+            let load = || loader(&[index]);
+            let entry = match self.result_for(&key, joined, &mut None).await {
+                Some(result) => result?,
+                None => (self.load_missing(key, Some(Want::Any), load, None)).await?,
             };
-            if let Some(outcome) = outcome {
-                if is_late && !outcome.is_usable_late() {
-                    again.push((index, key));
-                    continue;
-                }
-                let entry = self.reads.hand_out_outcome(outcome, self.ctx.now());
-                put(&mut entries, index, entry);
-            }
+            put(&mut entries, index, entry);
         }
-        for (index, key) in again {
-            let loading = self.load_missing(key, Some(Want::Any), || loader(&[index]), Since::ANY);
-            if let Some(entry) = loading.await? {
-                put(&mut entries, index, entry);
-            }
-        }
-        for (index, current) in self.await_refreshes(awaited, &loader).await? {
-            if let Some(slot) = entries.get_mut(index) {
-                *slot = current;
-            }
+        // Beside each other: the waits share one limit, and one after the other the last would begin when it is over.
+        let waits = awaited.into_iter().map(async |awaited| {
+            let index = awaited.index;
+            let current = self.await_refresh(awaited, || loader(&[index])).await?;
+            Ok::<_, LoadError>((index, current))
+        });
+        for (index, current) in try_join_all(waits).await? {
+            put(&mut entries, index, current);
         }
         failed.map(|()| entries)
     }
@@ -269,21 +236,11 @@ impl<V: Value> Loads<V> {
             let op = ctx.l1.begin(&key);
             ctx.backoff.forget(&key);
             let lease = lease::take_over(ctx, &key).await;
-            let loaded = (loads.calls)
-                .run(loader.load(vec![(0, None)]), &[(&key, lease)])
-                .await;
-            let loaded = match loaded {
-                Ok(mut loaded) => loaded.pop().flatten(),
-                Err(error) => {
-                    lease::give_back(ctx, (&key, lease)).await;
-                    return Err(error);
-                }
-            };
-            let Some(loaded) = loaded else {
-                lease::give_back(ctx, (&key, lease)).await;
-                return Err(LoadError::not_found());
-            };
+            let loading = loader.load(vec![(0, None)]);
+            let loaded = loads.call(loading, &[(&key, lease)]).await;
+            let loaded = loaded.map(|loaded| loaded.into_iter().flatten().next());
             let ended = lease::store(ctx, &op, lease, loaded, Replaces::Any).await?;
+            let ended = ended.ok_or_else(LoadError::not_found)?;
             Ok(loads.reads.hand_out(ended.slot, ctx.now(), ended.source))
         };
         let loaded = tokio::spawn(task.instrument(Span::current())).await;
@@ -296,38 +253,63 @@ impl<V: Value> Loads<V> {
         &self,
         key: &Key,
         want: Option<Want>,
-        number: usize,
-        since: Since,
+        since: Option<Since>,
         may_be_late: bool,
-    ) -> Joining<V> {
+    ) -> (Joined<V>, Option<Fetch<V>>) {
         // In this order: a change that comes in between ends an error too early.
         let (now, began) = (self.ctx.now(), self.now_began());
-        let (join, is_late) =
-            self.ctx
-                .l1
-                .in_flight()
-                .join_load(key, now, since.number, may_be_late);
-        let (flight, led) = match join {
-            Join::Joined(flight) => (flight, None),
-            Join::Started(Started { op, sender, result }) => {
-                let led = Fetch {
-                    op,
-                    goal: Goal::Missing {
-                        at_least: since.at_least,
-                    },
-                    began,
-                    request: want.map(|want| lease::request(&self.ctx, want)),
-                    number,
-                    sender,
-                };
-                (result, Some(led))
-            }
-        };
-        Joining {
+        let number = since.map_or(0, |since| since.number);
+        let (join, is_late) = (self.ctx.l1.in_flight()).join_load(key, now, number, may_be_late);
+        let at_least = since.map(|since| since.token);
+        let request = want.map(|want| lease::request(&self.ctx, want));
+        let (flight, led) = Fetch::of(join, Goal::Missing { at_least }, None, began, request);
+        let joined = Joined {
             flight,
-            led,
+            is_own: led.is_some(),
             is_late,
+        };
+        (joined, led)
+    }
+
+    /// Waits for a load. Returns its result, which is `Ok(None)` if its loader does not know the key; or `None` if the
+    /// caller may not have the result, and joins or begins another load.
+    async fn result_for(
+        &self,
+        key: &Key,
+        joined: Joined<V>,
+        since: &mut Option<Since>,
+    ) -> Option<Result<Option<Entry<V>>, LoadError>> {
+        let is_late = joined.is_late;
+        let outcome = match self.result_of(key, joined.flight).await {
+            // The source may have changed since that load began.
+            Err(_) if is_late => return None,
+            // Rule 20: a tag was invalidated since it began; its value has the tag, or L2 has not compared its tags.
+            Ok(Some(outcome)) if is_late && !outcome.is_usable_late() => return None,
+            Ok(Some(outcome)) => outcome,
+            Ok(None) => return Some(Ok(None)),
+            Err(error) => return Some(Err(error)),
+        };
+        // Rule 22: the value was stored by the write of the token or later, or it comes from a load that began after L2
+        // was asked.
+        if let Some(since) = since
+            && !self.ctx.l1.is_at_least(&outcome.slot, since.token)
+        {
+            if let Some(error) = outcome.failed {
+                // A fallback never counts for a token: it is looked up again, without relying on the proof.
+                return Some(self.fallback_or(key, Proof::Unused, error).await.map(Some));
+            }
+            if is_late {
+                return None;
+            }
+            // A value that such a load has found in L1 is new enough only for the caller that has begun it: other
+            // callers' loads are content with the entry in L1. So the next load is the caller's own: no load has a
+            // number as high as this.
+            if !joined.is_own && outcome.source == Source::L1 {
+                since.number = u64::MAX;
+                return None;
+            }
         }
+        Some(Ok(Some(self.reads.hand_out_outcome(outcome))))
     }
 }
 
@@ -336,8 +318,8 @@ pub(super) fn one<V>(result: Result<Option<Entry<V>>, LoadError>) -> Result<Entr
     result.and_then(|entry| entry.ok_or_else(LoadError::not_found))
 }
 
-fn put<V>(entries: &mut [Option<Entry<V>>], index: usize, entry: Entry<V>) {
+fn put<V>(entries: &mut [Option<Entry<V>>], index: usize, entry: Option<Entry<V>>) {
     if let Some(slot) = entries.get_mut(index) {
-        *slot = Some(entry);
+        *slot = entry;
     }
 }

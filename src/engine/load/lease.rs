@@ -1,6 +1,6 @@
 //! The fill lease: one load of a missing key in the fleet, and the fill that it allows (rules 1 and 6).
 
-use std::convert::Infallible;
+use std::borrow::Borrow;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -27,28 +27,23 @@ use crate::wire::message::{self, Kind};
 const REPLACED: usize = 4;
 
 /// Why a key is loaded.
-pub(crate) enum Goal<V> {
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Goal {
     /// Neither level had it. A value that L1 has by now is enough, unless it is older than the write of the token.
     Missing { at_least: Option<Token> },
-    /// A value is stale, or soon will be.
-    Newer(Entry<V>),
+    /// Its value is stale, or soon will be.
+    Newer,
 }
 
 /// The answer to a request for the lease.
 pub(crate) enum Acquired<V> {
     /// Another load, refresh or insert has ended meanwhile, and its value is here or in L2.
     Found(Arc<Slot<V>>, Source),
-    /// The lease is granted: load, then fill. With the value that is replaced, if there is one.
+    /// The lease is granted: load, then fill. With the value that one of the levels has kept past its TTL.
     Lease(Lease, Option<Entry<V>>),
     /// Another instance has the lease, for at most so long.
     Wait(Duration),
-    /// The key may be loaded, but nothing is stored.
-    Not(WhyNot),
-}
-
-/// Why there is no lease.
-pub(crate) enum WhyNot {
-    /// L2 is not to be asked for the key.
+    /// L2 is not to be asked for the key. Here and below: the key may be loaded, but nothing is stored.
     NotAsked,
     /// L2 stores no load of the key for now, or has no value for a request that asks for no lease.
     Refused,
@@ -70,8 +65,7 @@ pub(crate) enum Replaces<'a, V> {
 pub(crate) struct Ready<V> {
     value: SlotValue<V>,
     ttls: Ttls,
-    /// Its tags.
-    names: Vec<Key>,
+    pub(crate) tags: Vec<Key>,
     /// Whether it gets other tags than the one that it is the same as.
     is_retagged: bool,
     /// Whether L2 gets it.
@@ -80,18 +74,14 @@ pub(crate) struct Ready<V> {
 
 impl<V> Ready<V> {
     /// A new value, for both levels.
-    pub(crate) fn new(value: V, ttls: Ttls, names: Vec<Key>) -> Self {
+    pub(crate) fn new(value: V, ttls: Ttls, tags: Vec<Key>) -> Self {
         Self {
             value: SlotValue::Own(value),
             ttls,
-            names,
+            tags,
             is_retagged: false,
             is_stored: true,
         }
-    }
-
-    pub(crate) fn tags(&self) -> &[Key] {
-        &self.names
     }
 }
 
@@ -118,64 +108,52 @@ pub(crate) fn request<V: Value>(ctx: &Context<V>, want: Want) -> LeaseRequest {
 }
 
 /// Asks for the lease now. A server that executes the request when this has ended grants none.
-pub(crate) async fn ask<V: Value>(
+async fn ask<V: Value>(
     ctx: &Context<V>,
     key: &str,
-    request: LeaseRequest,
+    mut request: LeaseRequest,
 ) -> Result<LeaseReply, L2Error> {
     // A request that is executed after its caller has gone would leave a lease that no load uses.
-    let (deadline, _) = deadline(ctx);
-    let request = LeaseRequest {
-        deadline,
-        ..request
-    };
-    ctx.breaker
-        .send("acquire_lease", ctx.lane.acquire_lease(key, request))
-        .await
+    (request.deadline, _) = deadline(ctx);
+    let asking = ctx.lane.acquire_lease(key, request);
+    ctx.breaker.send("acquire_lease", asking).await
 }
 
 /// Asks for the lease. If the stored value cannot be read, asks again at once, until the time `until`.
 pub(crate) async fn acquire<V: Value>(
     ctx: &Context<V>,
     op: &Op,
-    goal: &Goal<V>,
+    goal: Goal,
     request: Option<&mut LeaseRequest>,
     until: Instant,
 ) -> Acquired<V> {
     let key = op.key();
-    let (proof, stale) = match goal {
-        Goal::Missing { at_least } => {
-            // An earlier load may have ended since the caller's look-up.
-            if let Some(slot) = ctx.l1.get(key, ctx.now())
-                && at_least.is_none_or(|token| ctx.l1.is_at_least(&slot, token))
-            {
-                return Acquired::Found(slot, Source::L1);
-            }
-            // Here and after a lost lease: callers with a token may have joined (rule 22).
-            (Proof::Unused, None)
-        }
-        Goal::Newer(previous) => (Proof::Used, Some(previous)),
-    };
-    let Some(request) = request else {
-        return Acquired::Not(WhyNot::NotAsked);
+    let is_refresh = goal == Goal::Newer;
+    // An earlier load may have ended since the caller's look-up.
+    if let Goal::Missing { at_least } = goal
+        && let Some(slot) = ctx.l1.get(key, ctx.now())
+        && at_least.is_none_or(|token| ctx.l1.is_at_least(&slot, token))
+    {
+        return Acquired::Found(slot, Source::L1);
+    }
+    let proof = if is_refresh {
+        Proof::Used
+    } else {
+        // Here and after a lost lease: callers with a token may have joined (rule 22).
+        Proof::Unused
     };
     // As an operation that begins now: a write may have been deferred since the look-up (rule 14).
-    if ctx.bars(key) {
-        return Acquired::Not(WhyNot::NotAsked);
-    }
+    let Some(request) = request.filter(|_| !ctx.bars(key)) else {
+        return Acquired::NotAsked;
+    };
     #[cfg(larder_ablation)]
-    if let Some(previous) = stale
-        && without(Rule::RefreshLease)
-    {
-        let none = Lease {
-            token: 0,
-            epoch: previous.slot().epoch,
-        };
-        return Acquired::Lease(none, Some(previous.clone()));
+    if is_refresh && without(Rule::RefreshLease) {
+        let (token, epoch) = (0, 0);
+        return Acquired::Lease(Lease { token, epoch }, None);
     }
     let mut attempts = 0;
     loop {
-        let kept = match ask(ctx, key, *request).await {
+        let (lease, kept) = match ask(ctx, key, *request).await {
             Ok(LeaseReply::Hit(bytes)) => {
                 match tags::open(ctx, proof, key, &bytes, ctx.now()).await {
                     Ok(fresh) => {
@@ -187,8 +165,8 @@ pub(crate) async fn acquire<V: Value>(
                 // Otherwise a writer of another release, whose values this one cannot read, would keep it here. A
                 // refresh gives up sooner: its callers have the stale value.
                 attempts += 1;
-                if Instant::now() >= until || stale.is_some() && attempts == REPLACED {
-                    return Acquired::Not(WhyNot::Failed);
+                if Instant::now() >= until || is_refresh && attempts == REPLACED {
+                    return Acquired::Failed;
                 }
                 continue;
             }
@@ -201,14 +179,16 @@ pub(crate) async fn acquire<V: Value>(
                 }
                 return Acquired::Wait(longest);
             }
-            Ok(LeaseReply::Hold | LeaseReply::Miss) => return Acquired::Not(WhyNot::Refused),
-            Err(_) => return Acquired::Not(WhyNot::Failed),
+            Ok(LeaseReply::Hold | LeaseReply::Miss) => return Acquired::Refused,
+            Err(_) => return Acquired::Failed,
         };
-        let previous = match stale {
-            Some(stale) => Some(stale.clone()),
-            None => previous(ctx, key, kept.1.as_deref()).await,
+        // A refresh has the value that it replaces.
+        let previous = if is_refresh {
+            None
+        } else {
+            previous(ctx, key, kept.as_deref()).await
         };
-        return Acquired::Lease(kept.0, previous);
+        return Acquired::Lease(lease, previous);
     }
 }
 
@@ -223,32 +203,42 @@ pub(crate) async fn take_over<V: Value>(ctx: &Context<V>, key: &Key) -> Option<L
     }
 }
 
-/// The value that a load replaces: the one that L2 has kept past its TTL, or else that of L1.
+/// The value that the load of a missing key replaces: the one that L2 has kept past its TTL, or else that of L1.
 async fn previous<V: Value>(ctx: &Context<V>, key: &Key, kept: Option<&[u8]>) -> Option<Entry<V>> {
     let (now, longest) = (ctx.now(), ctx.options.stale_if_error);
     if longest.is_zero() {
         return None;
     }
-    let in_l2 = match kept {
-        Some(bytes) => tags::open(ctx, Proof::Used, key, bytes, now).await.ok(),
-        None => None,
+    let (slot, source) = if let Some(bytes) = kept
+        && let Ok(slot) = tags::open(ctx, Proof::Used, key, bytes, now).await
+    {
+        (slot, Source::L2)
+    } else {
+        (ctx.l1.get_kept(key, now, longest, None)?, Source::L1)
     };
-    let (slot, source) = match in_l2 {
-        Some(slot) => (slot, Source::L2),
-        None => (ctx.l1.get_kept(key, now, longest, None)?, Source::L1),
-    };
-    let previous = slot.is_kept(now, longest);
-    previous.then(|| Entry::new(slot, now, source).into_fallback())
+    (slot.is_kept(now, longest)).then(|| Entry::new(slot, now, source).into_fallback())
 }
 
-/// Renews leases for as long as this is polled. A lease that was lost shows when it is used.
-pub(crate) async fn keep<V: Value>(ctx: &Context<V>, leases: &[Leased<'_>]) -> Infallible {
-    let ttl = ctx.options.lease_ttl;
-    loop {
-        // A third: one renewal may be lost, and the next still comes in time.
-        sleep(ttl / 3).await;
-        let renewals = leases.iter().map(|&leased| renew(ctx, leased, ttl));
-        join_all(renewals).await;
+/// Renews leases until `used` has ended. A lease that was lost shows when it is used.
+pub(crate) async fn keep<V: Value, K: Borrow<Key>, T>(
+    ctx: &Context<V>,
+    leases: &[(K, Option<Lease>)],
+    used: impl Future<Output = T>,
+) -> T {
+    let renewing = async {
+        let ttl = ctx.options.lease_ttl;
+        loop {
+            // A third: one renewal may be lost, and the next still comes in time.
+            sleep(ttl / 3).await;
+            let leases = leases.iter();
+            join_all(leases.map(|(key, lease)| renew(ctx, (key.borrow(), *lease), ttl))).await;
+        }
+    };
+    tokio::select! {
+        // It first: once it has ended, the leases are used or given back, and not renewed once more.
+        biased;
+        ended = used => ended,
+        never = renewing => never,
     }
 }
 
@@ -264,37 +254,28 @@ async fn renew<V: Value>(ctx: &Context<V>, (key, lease): Leased<'_>, ttl: Durati
     }
 }
 
-/// Stores a loader's value in L2, if its lease still stands, and then in L1.
+/// Stores a loader's value in L2, if its lease still stands, and then in L1. If the loader has failed, or knows no such
+/// key, gives the lease back.
 pub(crate) async fn store<V: Value>(
     ctx: &Context<V>,
     op: &Op,
     lease: Option<Lease>,
-    loaded: Loaded<V>,
+    loaded: Result<Option<Loaded<V>>, LoadError>,
     replaces: Replaces<'_, V>,
-) -> Result<FillOutcome<V>, LoadError> {
-    let value = match (loaded.value, &replaces) {
-        (Some(value), _) => Ok(SlotValue::Own(value)),
-        (None, Replaces::Stale(previous)) => Ok(SlotValue::Shared(Arc::clone(previous))),
-        (None, Replaces::Nothing | Replaces::Any) => Err(Misuse::NothingPrevious),
-    };
-    let ready = value.and_then(|value| {
-        Ok(Ready {
-            ttls: ctx.convert.ttls(value.value(), &loaded.ttls)?,
-            is_retagged: loaded.tags.is_some(),
-            is_stored: loaded.is_stored,
-            names: match (loaded.tags, &value) {
-                (None, SlotValue::Shared(previous)) => previous.tags().names(),
-                (tags, value) => ctx.convert.tags(op.key(), value.value(), tags)?,
-            },
-            value,
+) -> Result<Option<FillOutcome<V>>, LoadError> {
+    let ready = loaded.and_then(|loaded| {
+        let ready = loaded.map(|loaded| Ready::of(ctx, op.key(), loaded, &replaces));
+        ready.transpose().map_err(|misuse| {
+            ctx.counters.load_failures.bump();
+            LoadError::misuse(misuse)
         })
     });
     match ready {
-        Ok(ready) => Ok(fill(ctx, op, lease, ready, replaces).await),
-        Err(misuse) => {
+        Ok(Some(ready)) => Ok(Some(fill(ctx, op, lease, ready, replaces).await)),
+        no_value => {
+            // Before the callers have their result: one that tries again would wait for this lease.
             give_back(ctx, (op.key(), lease)).await;
-            ctx.counters.load_failures.bump();
-            Err(LoadError::misuse(misuse))
+            no_value.map(|_| None)
         }
     }
 }
@@ -309,14 +290,21 @@ pub(crate) async fn fill<V: Value>(
 ) -> FillOutcome<V> {
     // Registered before the fill is sent, so that no message of a tag is missed (rule 20); and before the deferred
     // invalidations are looked at, as one that comes later makes these states void.
-    let tags = ctx.l1.tags(&ready.names);
-    let is_held = ctx.is_off() || ready.names.iter().any(|tag| ctx.deferred.holds_tag(tag));
-    let filled = match lease {
+    let tags = ctx.l1.tags(&ready.tags);
+    let is_held = ctx.is_off() || ready.tags.iter().any(|tag| ctx.deferred.holds_tag(tag));
+    let publishes = matches!(replaces, Replaces::Any);
+    let sent = match lease {
         Some(lease) if ready.is_stored && !is_held => {
-            let publishes = matches!(replaces, Replaces::Any);
             ready.send(ctx, op.key(), lease, publishes).await
         }
-        _ => {
+        _ => Ok(None),
+    };
+    let filled = match sent {
+        Ok(Some(fill)) => Some(fill),
+        // It may have been stored.
+        Err(error) if !error.is_refused() => None,
+        // Not sent, or refused by a store that is full: other instances need not wait for a fill that will not come.
+        Ok(None) | Err(_) => {
             give_back(ctx, (op.key(), lease)).await;
             None
         }
@@ -334,28 +322,25 @@ pub(crate) async fn fill<V: Value>(
         Some(Fill::Stored(stamp)) => {
             let life = ready.ttls.life(stamp.written_at);
             let fresh = (ctx.convert).slot(op.key(), value, stamp, life, tags, now);
-            match replaces {
-                Replaces::Any => {
-                    ctx.l1.publish_inserted(op, &fresh);
-                    ctx.counters.invalidations_sent.bump();
-                    (ctx.events).emit(|| CacheEvent::of_change(Kind::Insert, op.key(), true));
-                }
-                Replaces::Nothing | Replaces::Stale(_) => ctx.l1.publish_filled(op, &fresh),
+            if publishes {
+                ctx.l1.publish_inserted(op, &fresh);
+                ctx.counters.invalidations_sent.bump();
+                (ctx.events).emit(|| CacheEvent::of_change(Kind::Insert, op.key(), true));
+            } else {
+                ctx.l1.publish_filled(op, &fresh);
             }
             ctx.backoff.forget(op.key());
             return ended(fresh, Source::Loader);
         }
-        // Another value may be there, or the one that was to be replaced: a caller that has asked for its own load gets
-        // its own value.
-        Some(Fill::Rejected(Some(_))) if matches!(replaces, Replaces::Any) => {}
-        // The lease was lost. The stored value was written since, or it is still the stale one.
-        Some(Fill::Rejected(Some(bytes))) => {
-            let is_old = |fresh: &Slot<V>| match &replaces {
-                Replaces::Stale(previous) => fresh.version() == previous.version(),
-                Replaces::Nothing | Replaces::Any => false,
+        // The lease was lost. The stored value was written since, or it is still the one that was to be replaced. A
+        // caller that has asked for its own load gets its own value.
+        Some(Fill::Rejected(Some(bytes))) if !publishes => {
+            let old = match replaces {
+                Replaces::Stale(previous) => Some(previous.version()),
+                Replaces::Nothing | Replaces::Any => None,
             };
             if let Ok(fresh) = tags::open(ctx, Proof::Unused, op.key(), &bytes, now).await
-                && !is_old(&fresh)
+                && Some(fresh.version()) != old
                 // Only with a proof is the epoch that `is_usable` compares the present one (rule 11).
                 && ctx.l1.freshness().is_live()
                 && ctx.l1.is_usable(op, &fresh, now)
@@ -364,50 +349,63 @@ pub(crate) async fn fill<V: Value>(
                 return ended(fresh, Source::L2);
             }
         }
-        Some(Fill::Rejected(None)) | None => {}
+        Some(Fill::Rejected(_)) | None => {}
     }
     let slot = ctx.convert.unstored(op.key(), value, now);
     ended(slot, Source::Loader)
 }
 
 impl<V: Value> Ready<V> {
-    /// Sends L2 a value under its lease; if it `publishes`, to the other instances, too. `None` if L2 has not accepted
-    /// it; then the lease is given back where that helps.
+    /// A value that a loader has returned, or the one that it found unchanged.
+    fn of(
+        ctx: &Context<V>,
+        key: &Key,
+        loaded: Loaded<V>,
+        replaces: &Replaces<'_, V>,
+    ) -> Result<Self, Misuse> {
+        let value = match (loaded.value, replaces) {
+            (Some(value), _) => SlotValue::Own(value),
+            (None, Replaces::Stale(previous)) => SlotValue::Shared(Arc::clone(previous)),
+            (None, Replaces::Nothing | Replaces::Any) => return Err(Misuse::NothingPrevious),
+        };
+        Ok(Self {
+            ttls: ctx.convert.ttls(value.value(), &loaded.ttls)?,
+            is_retagged: loaded.tags.is_some(),
+            is_stored: loaded.is_stored,
+            tags: match (loaded.tags, &value) {
+                (None, SlotValue::Shared(previous)) => previous.tags().names(),
+                (tags, value) => ctx.convert.tags(key, value.value(), tags)?,
+            },
+            value,
+        })
+    }
+
+    /// Sends L2 a value under its lease; if it `publishes`, to the other instances, too. `None` if the value cannot be
+    /// encoded.
     async fn send(
         &self,
         ctx: &Context<V>,
         key: &Key,
         lease: Lease,
         publishes: bool,
-    ) -> Option<Fill> {
-        let (ttls, tags) = (self.ttls, self.tags());
-        let sent = async {
-            if let SlotValue::Shared(slot) = &self.value
-                && slot.epoch == lease.epoch
-                && !self.is_retagged
-            {
-                // L2 has the value, so its body need not be sent again. `None` if L2 does not have it any more.
-                let sending = ctx.lane.revalidate(key, lease, slot.ver, ttls, tags);
-                if let Some(fill) = ctx.breaker.send("revalidate", sending).await? {
-                    return Ok(Some(fill));
-                }
+    ) -> Result<Option<Fill>, L2Error> {
+        let (ttls, tags) = (self.ttls, &*self.tags);
+        if let SlotValue::Shared(slot) = &self.value
+            && slot.epoch == lease.epoch
+            && !self.is_retagged
+        {
+            // L2 has the value, so its body need not be sent again. `None` if L2 does not have it any more.
+            let sending = ctx.lane.revalidate(key, lease, slot.ver, ttls, tags);
+            if let Some(fill) = ctx.breaker.send("revalidate", sending).await? {
+                return Ok(Some(fill));
             }
-            let Ok(encoded) = ctx.convert.seal(key, self.value.value(), ttls, tags) else {
-                return Ok(None);
-            };
-            let payload = || message::payload(Kind::Insert, ctx.instance, &[key]);
-            let payload = publishes.then(payload);
-            let filling = ctx.lane.fill(key, lease, &encoded, payload.as_deref());
-            ctx.breaker.send("fill", filling).await.map(Some)
-        };
-        match sent.await {
-            Ok(Some(fill)) => return Some(fill),
-            // A store that is full refuses: other instances need not wait for a fill that will not come.
-            Ok(None) => {}
-            Err(error) if error.is_refused() => {}
-            Err(_) => return None,
         }
-        give_back(ctx, (key, Some(lease))).await;
-        None
+        let Ok(encoded) = ctx.convert.seal(key, self.value.value(), ttls, tags) else {
+            return Ok(None);
+        };
+        let payload = || message::payload(Kind::Insert, ctx.instance, &[key]);
+        let payload = publishes.then(payload);
+        let filling = ctx.lane.fill(key, lease, &encoded, payload.as_deref());
+        ctx.breaker.send("fill", filling).await.map(Some)
     }
 }

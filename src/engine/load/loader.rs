@@ -8,15 +8,14 @@ use std::time::Instant;
 
 use futures::FutureExt;
 use futures::future::BoxFuture;
-use tokio::sync::Semaphore;
 use tokio::task_local;
 use tokio::time::timeout;
 use tokio_util::task::AbortOnDropHandle;
 use tracing::field::Empty;
 use tracing::{Instrument, debug, debug_span};
 
+use super::Loads;
 use super::lease::{self, Leased};
-use crate::engine::context::Context;
 use crate::engine::spans::enabled;
 use crate::entry::Entry;
 use crate::error::LoadError;
@@ -95,23 +94,20 @@ impl<V: Value> Loader<V> {
     {
         let mut keys: Vec<Option<K>> = keys.into_iter().map(Some).collect();
         Self(Arc::new(Mutex::new(move |asked: LoadKeys<V>| {
-            let missing = asked
-                .into_iter()
-                .filter_map(|(number, previous)| Some((keys.get_mut(number)?.take()?, previous)));
-            let missing: Vec<_> = missing.collect();
+            let asked = asked.into_iter();
+            let missing: Vec<_> = asked
+                .filter_map(|(number, previous)| Some((keys.get_mut(number)?.take()?, previous)))
+                .collect();
             let loader = Arc::clone(&loader);
             async move {
                 // Keys need not be comparable: their texts are.
-                let indices: HashMap<Key, usize> =
-                    (missing.iter().enumerate().filter_map(|(index, (key, _))| {
-                        let mut out = KeyWriter::new();
-                        Some((out.write(key).ok()?.into(), index))
-                    }))
-                    .collect();
+                let text = |key: &K| KeyWriter::new().write(key).ok().map(Key::from);
+                let indices = missing.iter().enumerate();
+                let indices = indices.filter_map(|(index, (key, _))| Some((text(key)?, index)));
+                let indices: HashMap<Key, usize> = indices.collect();
                 let mut values: Vec<Option<Loaded<V>>> = missing.iter().map(|_| None).collect();
                 for (key, value) in loader(missing).await.map_err(Into::into)? {
-                    let mut out = KeyWriter::new();
-                    let index = out.write(&key).ok().and_then(|key| indices.get(key));
+                    let index = text(&key).and_then(|key| indices.get(&key));
                     if let Some(slot) = index.and_then(|&index| values.get_mut(index)) {
                         *slot = Some(value.into());
                     }
@@ -124,30 +120,11 @@ impl<V: Value> Loader<V> {
 }
 
 task_local! {
-    /// The keys that the loader which runs in this task loads.
-    static LOADING_HERE: LoadingHere;
+    /// The instance of the loader that runs in this task, and the keys that it loads.
+    static LOADING_HERE: (u64, Vec<Key>);
 }
 
-struct LoadingHere {
-    instance: u64,
-    keys: Vec<Key>,
-}
-
-/// Runs loaders within their limits.
-pub(crate) struct LoaderCalls<V> {
-    ctx: Arc<Context<V>>,
-    /// One for each loader that may run now.
-    permits: Arc<Semaphore>,
-}
-
-impl<V: Value> LoaderCalls<V> {
-    pub(crate) fn new(ctx: &Arc<Context<V>>) -> Self {
-        Self {
-            permits: Arc::new(Semaphore::new(ctx.options.max_concurrent_loads)),
-            ctx: Arc::clone(ctx),
-        }
-    }
-
+impl<V: Value> Loads<V> {
     /// How many loaders run, or wait for their permit.
     pub(crate) fn pending(&self) -> usize {
         // Each load holds the semaphore, by its permit or to wait for it: no counter has to follow cancelled loads.
@@ -155,15 +132,15 @@ impl<V: Value> LoaderCalls<V> {
     }
 
     /// Whether the caller is the loader of this key, which would wait for itself.
-    pub(crate) fn is_called_by_loader_of(&self, key: &Key) -> bool {
+    pub(super) fn is_called_by_loader_of(&self, key: &Key) -> bool {
         LOADING_HERE
-            .try_with(|here| here.instance == self.ctx.instance && here.keys.contains(key))
+            .try_with(|(instance, keys)| *instance == self.ctx.instance && keys.contains(key))
             .unwrap_or(false)
     }
 
     /// Runs a call of a loader for these keys, and renews their leases meanwhile. Returns a value for each key, if the
     /// loader has one.
-    pub(crate) async fn run(
+    pub(super) async fn call(
         &self,
         loads: Loading<V>,
         keys: &[Leased<'_>],
@@ -190,25 +167,26 @@ impl<V: Value> LoaderCalls<V> {
             let loaded = loads.await;
             (loaded, clock.now().saturating_sub(began))
         };
-        let here = LoadingHere {
-            instance: ctx.instance,
-            keys: keys.iter().map(|(key, _)| (*key).clone()).collect(),
-        };
-        let load = LOADING_HERE.scope(here, load);
+        let loaded_here = keys.iter().map(|(key, _)| (*key).clone()).collect();
+        let load = LOADING_HERE.scope((ctx.instance, loaded_here), load);
         // In a task of its own, which is aborted when this ends: a loader that blocks its thread does not block the
         // callers that wait for it.
         let load = tokio::spawn(load.instrument(enabled(span.clone())));
         let load = timeout(limit, AbortOnDropHandle::new(load));
-        let loaded = tokio::select! {
-            // The load first: once it has ended, its leases are used, and not renewed once more.
-            biased;
-            loaded = load => loaded,
-            never = lease::keep(ctx, keys) => match never {},
+        let loaded = match lease::keep(ctx, keys, load).await {
+            Ok(Ok((loaded, took))) => {
+                (loaded.map(|values| (values, took))).map_err(LoadError::loader)
+            }
+            Ok(Err(ended)) => Err(match ended.try_into_panic() {
+                Ok(panic) => LoadError::panicked(&*panic),
+                // With its runtime.
+                Err(_) => LoadError::stopped(),
+            }),
+            Err(_) => Err(LoadError::timed_out(limit)),
         };
-        ctx.metrics
-            .record_load(called, !matches!(loaded, Ok(Ok((Ok(_), _)))));
-        let loaded = match loaded {
-            Ok(Ok((Ok(mut values), took))) => {
+        ctx.metrics.record_load(called, loaded.is_err());
+        let error = match loaded {
+            Ok((mut values, took)) => {
                 ctx.convert.ahead.loaded_in(took);
                 ctx.events.emit(|| CacheEvent::Loaded {
                     keys: texts(keys),
@@ -218,29 +196,23 @@ impl<V: Value> LoaderCalls<V> {
                 values.resize_with(keys.len(), || None);
                 return Ok(values);
             }
-            Ok(Ok((Err(error), _))) => LoadError::loader(error),
-            Ok(Err(ended)) => match ended.try_into_panic() {
-                Ok(panic) => LoadError::panicked(&*panic),
-                // With its runtime.
-                Err(_) => LoadError::stopped(),
-            },
-            Err(_) => LoadError::timed_out(limit),
+            Err(error) => error,
         };
         // Counted and traced here, for all callers: they only get clones of the error.
         span.record("otel.status_code", "ERROR");
-        span.record("error.type", error_type(&loaded));
+        span.record("error.type", error_type(&error));
         ctx.counters.load_failures.bump();
         ctx.events.emit(|| CacheEvent::LoadFailed {
             keys: texts(keys),
-            error: loaded.clone(),
+            error: error.clone(),
         });
         debug!(
             namespace,
             keys = keys.len(),
-            error = &loaded as &dyn Error,
+            error = &error as &dyn Error,
             "a load failed"
         );
-        Err(loaded)
+        Err(error)
     }
 }
 

@@ -8,10 +8,8 @@
 //! - [`lease`]: one load of a key in the fleet, and the fill that it allows
 //! - [`loader`]: the user's loader, and the limits that it runs in
 //! - [`fallbacks`]: values or errors for the callers of a load that failed, and for those that come soon after
-//! - [`refresh`]: stale values, and those that soon will be, are replaced in the background
-//! - [`stale_wait`]: callers that wait for such a refresh
+//! - [`refresh`]: stale values, and those that soon will be, are replaced in the background; callers may wait for it
 //! - [`batches`]: loads of single keys that become one call of a loader
-//! - [`since`]: callers that come with a token, and may not join every load
 //! - [`verify`]: a sample of hits is compared with the source
 //! - [`warm`]: values that were read in bulk
 //! - [`commit`]: a commit of the source, and the change of the cache that has to follow it
@@ -24,32 +22,40 @@ mod get;
 mod lease;
 pub(crate) mod loader;
 mod refresh;
-mod since;
-mod stale_wait;
-pub(crate) mod verify;
+mod verify;
 mod warm;
 
 use std::sync::Arc;
 
+use tokio::sync::Semaphore;
+
 pub(crate) use self::batches::Batches;
-pub(crate) use self::fetch::Begin;
-use self::loader::LoaderCalls;
-use self::verify::{Same, Verify};
+pub(crate) use self::fetch::{Begin, Fetch};
 use super::context::Context;
 use super::read::lookup::Reads;
 use super::write::Writes;
 use crate::util::throttle::Throttle;
 use crate::vocabulary::Value;
 
+/// How many hits are checked at the same time. One that comes then is not checked.
+const CHECKED: usize = 64;
+
+/// Whether two values are the same. `None` if they cannot be compared.
+pub(crate) type Same<V> = Arc<dyn Fn(&V, &V) -> Option<bool> + Send + Sync>;
+
 /// The calls that may run a loader.
 pub(crate) struct Loads<V: Value> {
     ctx: Arc<Context<V>>,
     reads: Arc<Reads<V>>,
     writes: Arc<Writes<V>>,
-    calls: Arc<LoaderCalls<V>>,
-    verify: Arc<Verify<V>>,
+    same: Same<V>,
+    /// One for each loader that may run now.
+    permits: Arc<Semaphore>,
+    /// One for each hit that may be checked now.
+    check_permits: Arc<Semaphore>,
     load_warnings: Throttle,
     refresh_warnings: Throttle,
+    mismatch_warnings: Throttle,
 }
 
 impl<V: Value> Loads<V> {
@@ -59,20 +65,16 @@ impl<V: Value> Loads<V> {
         writes: &Arc<Writes<V>>,
         same: Same<V>,
     ) -> Self {
-        let calls = Arc::new(LoaderCalls::new(ctx));
         Self {
+            permits: Arc::new(Semaphore::new(ctx.options.max_concurrent_loads)),
+            check_permits: Arc::new(Semaphore::new(CHECKED)),
             ctx: Arc::clone(ctx),
             reads: Arc::clone(reads),
             writes: Arc::clone(writes),
-            verify: Arc::new(Verify::new(ctx, reads, &calls, same)),
-            calls,
+            same,
             load_warnings: Throttle::default(),
             refresh_warnings: Throttle::default(),
+            mismatch_warnings: Throttle::default(),
         }
-    }
-
-    /// How many loaders run, or wait for their permit.
-    pub(crate) fn pending(&self) -> usize {
-        self.calls.pending()
     }
 }

@@ -4,27 +4,19 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::sync::Semaphore;
 use tokio::time::sleep;
 use tracing::{Instrument, Span, debug, warn};
 
-use super::loader::{Loader, LoaderCalls};
-use crate::engine::context::Context;
-use crate::engine::read::lookup::Reads;
+use super::Loads;
+use super::loader::Loader;
 use crate::entry::Entry;
 use crate::events::CacheEvent;
 use crate::key::Key;
 use crate::l1::ReadOutcome;
-use crate::util::throttle::Throttle;
 use crate::vocabulary::Value;
 
-/// How many values are loaded or waited for at the same time. A hit that comes then is not checked.
-const AT_ONCE: usize = 64;
 const MINUTE: Duration = Duration::from_secs(60);
 const HOUR: Duration = Duration::from_secs(3600);
-
-/// Whether two values are the same. `None` if they cannot be compared.
-pub(crate) type Same<V> = Arc<dyn Fn(&V, &V) -> Option<bool> + Send + Sync>;
 
 /// A hit that is to be checked.
 pub(super) struct Sample<V> {
@@ -34,53 +26,54 @@ pub(super) struct Sample<V> {
     pub(super) number: usize,
 }
 
-pub(super) struct Verify<V> {
-    ctx: Arc<Context<V>>,
-    reads: Arc<Reads<V>>,
-    calls: Arc<LoaderCalls<V>>,
-    same: Same<V>,
-    permits: Arc<Semaphore>,
-    warnings: Throttle,
-}
-
-impl<V: Value> Verify<V> {
-    pub(super) fn new(
-        ctx: &Arc<Context<V>>,
-        reads: &Arc<Reads<V>>,
-        calls: &Arc<LoaderCalls<V>>,
-        same: Same<V>,
-    ) -> Self {
-        Self {
-            ctx: Arc::clone(ctx),
-            reads: Arc::clone(reads),
-            calls: Arc::clone(calls),
-            same,
-            permits: Arc::new(Semaphore::new(AT_ONCE)),
-            warnings: Throttle::default(),
-        }
-    }
-
+impl<V: Value> Loads<V> {
     /// Checks hits, each in a task of its own: no caller waits for it.
-    pub(super) fn start(self: &Arc<Self>, samples: Vec<Sample<V>>, loader: &Loader<V>) {
+    pub(super) fn verify(self: &Arc<Self>, samples: Vec<Sample<V>>, loader: &Loader<V>) {
         for sample in samples {
             // Not waited for: the checks of a busy cache would queue without bound, and a sample loses nothing.
-            let Ok(permit) = Arc::clone(&self.permits).try_acquire_owned() else {
+            let Ok(permit) = Arc::clone(&self.check_permits).try_acquire_owned() else {
                 return;
             };
-            let (verify, loader) = (Arc::clone(self), loader.clone());
-            let span = Span::current();
+            let check = Arc::clone(self).check(sample, loader.clone(), Span::current());
             tokio::spawn(async move {
-                check(verify, sample, loader, span).await;
+                check.await;
                 drop(permit);
             });
         }
     }
 
+    /// Loads the key anew, and stores nothing. If the source has another value now, its change was just made, or the
+    /// cache has missed it: so the cache is looked at again when the change must have reached it.
+    async fn check(self: Arc<Self>, sample: Sample<V>, loader: Loader<V>, span: Span) {
+        // Only the load is in the span.
+        let compared = self.compare(&sample, loader).instrument(span).await;
+        let (counters, options) = (&self.ctx.counters, &self.ctx.options);
+        let counter = match compared {
+            Some(true) => &counters.verified,
+            None => &counters.verify_failures,
+            Some(false) => {
+                // An invalidation takes a request to L2, and then reaches all instances within the bound.
+                let bound = options.max_staleness + options.l2_timeout;
+                // A cache that is dropped meanwhile is not kept.
+                let held = Arc::downgrade(&self);
+                drop(self);
+                sleep(bound).await;
+                if let Some(loads) = held.upgrade()
+                    && loads.is_still_there(&sample).await
+                {
+                    loads.note_mismatch(&sample);
+                }
+                return;
+            }
+        };
+        counter.bump();
+    }
+
     /// Whether the source has the value of the hit. `None` if it does not answer, or the two cannot be compared.
     async fn compare(&self, sample: &Sample<V>, loader: Loader<V>) -> Option<bool> {
-        let keys = [(&sample.key, None)];
-        let loaded = (self.calls).run(loader.load(vec![(sample.number, None)]), &keys);
-        match loaded.await.ok()?.pop().flatten() {
+        let loading = loader.load(vec![(sample.number, None)]);
+        let loaded = self.call(loading, &[(&sample.key, None)]).await;
+        match loaded.ok()?.pop().flatten() {
             // A source that does not know the key any more has another value, too.
             None => Some(false),
             Some(loaded) => {
@@ -124,12 +117,11 @@ impl<V: Value> Verify<V> {
             age,
         });
         let namespace = ctx.options.namespace.as_str();
-        if self.warnings.allows(now) {
-            let (epoch, ver) = (version.epoch, version.ver);
+        if self.mismatch_warnings.allows(now) {
             warn!(
                 namespace,
-                epoch,
-                ver,
+                epoch = version.epoch,
+                ver = version.ver,
                 ?age,
                 "a cached value is not that of its source, and nothing has invalidated it"
             );
@@ -140,34 +132,5 @@ impl<V: Value> Verify<V> {
             ?version,
             "the value that is not that of its source"
         );
-    }
-}
-
-/// Loads the key anew, and stores nothing. If the source has another value now, its change was just made, or the cache
-/// has missed it: so the cache is looked at again when the change must have reached it.
-async fn check<V: Value>(verify: Arc<Verify<V>>, sample: Sample<V>, loader: Loader<V>, span: Span) {
-    // Only the load is in the span.
-    let compared = verify.compare(&sample, loader).instrument(span).await;
-    let ctx = &*verify.ctx;
-    match compared {
-        Some(true) => {
-            ctx.counters.verified.bump();
-        }
-        None => {
-            ctx.counters.verify_failures.bump();
-        }
-        Some(false) => {
-            // An invalidation takes a request to L2, and then reaches all instances within the bound.
-            let bound = ctx.options.max_staleness + ctx.options.l2_timeout;
-            // A cache that is dropped meanwhile is not kept.
-            let held = Arc::downgrade(&verify);
-            drop(verify);
-            sleep(bound).await;
-            if let Some(verify) = held.upgrade()
-                && verify.is_still_there(&sample).await
-            {
-                verify.note_mismatch(&sample);
-            }
-        }
     }
 }

@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use futures::stream::{self, Fuse};
 use futures::{FutureExt, Stream, StreamExt};
-use tokio::time::{Instant, timeout, timeout_at};
+use tokio::time::{Instant, timeout_at};
 
 use super::Loads;
 use super::lease::{self, Acquired, Goal, Ready, Replaces};
@@ -99,20 +99,19 @@ async fn next_batch<V: Value, S: Stream<Item = Item<V>>>(
     changes: &mut Changes,
 ) -> Result<Vec<Item<V>>, WriteError> {
     let mut batch = Vec::new();
-    while batch.is_empty() {
-        match timeout(FOLLOWING, items.next()).await {
-            Ok(Some(item)) => batch.push(item),
-            Ok(None) => return Ok(batch),
-            Err(_) => {
-                let here = mark_log(ctx).await?;
-                changes.follow(ctx, here).await?;
-            }
-        }
-    }
-    let until = Instant::now() + GATHERING;
+    let mut until = Instant::now() + FOLLOWING;
     while batch.len() < BATCH {
         match timeout_at(until, items.next()).await {
-            Ok(Some(item)) => batch.push(item),
+            Ok(Some(item)) => {
+                if batch.is_empty() {
+                    until = Instant::now() + GATHERING;
+                }
+                batch.push(item);
+            }
+            Err(_) if batch.is_empty() => {
+                changes.follow(ctx).await?;
+                until = Instant::now() + FOLLOWING;
+            }
             Ok(None) | Err(_) => break,
         }
     }
@@ -120,18 +119,25 @@ async fn next_batch<V: Value, S: Stream<Item = Item<V>>>(
 }
 
 /// A value whose key has a lease.
-struct LeasedValue<V: Value> {
-    op: OpGuard<V>,
-    lease: Lease,
-    ready: Ready<V>,
-}
+type LeasedValue<V> = (OpGuard<V>, Lease, Ready<V>);
 
-/// How the request for the lease of a value's key has ended.
-enum LeaseAnswer<V: Value> {
-    Leased(LeasedValue<V>),
+/// Why no more is done for a value.
+enum Ended {
+    Stored,
     Present,
     Refused,
-    NotNow,
+    Changed,
+}
+
+impl Ended {
+    fn count(self, warming: &mut Warming) {
+        *match self {
+            Self::Stored => &mut warming.stored,
+            Self::Present => &mut warming.present,
+            Self::Refused => &mut warming.refused,
+            Self::Changed => &mut warming.changed,
+        } += 1;
+    }
 }
 
 async fn store<V: Value>(
@@ -145,83 +151,57 @@ async fn store<V: Value>(
     let mut leased = Vec::new();
     for asked in asked {
         match asked {
-            LeaseAnswer::Leased(one) => leased.push(one),
-            LeaseAnswer::Present => warming.present += 1,
-            LeaseAnswer::Refused => warming.refused += 1,
-            LeaseAnswer::NotNow => warming.changed += 1,
+            Ok(one) => leased.push(one),
+            Err(ended) => ended.count(warming),
         }
     }
     let leases: Vec<_> = (leased.iter())
-        .map(|one| (one.op.key().clone(), one.lease))
-        .collect();
-    let leases: Vec<_> = (leases.iter())
-        .map(|(key, lease)| (key, Some(*lease)))
+        .map(|(op, lease, _)| (op.key().clone(), Some(*lease)))
         .collect();
     let filling = async {
         // After the leases were granted. A later change ends them (rule 1).
-        let here = mark_log(ctx).await?;
-        changes.follow(ctx, here).await?;
+        changes.follow(ctx).await?;
         let fills = leased.into_iter().map(|one| fill(ctx, one, changes));
         let fills = stream::iter(fills).buffer_unordered(AT_ONCE);
         Ok::<_, WriteError>(fills.collect::<Vec<_>>().await)
     };
-    let filled = tokio::select! {
-        // The fills first: they use the leases, which then need no renewal.
-        biased;
-        filled = filling => filled?,
-        never = lease::keep(ctx, &leases) => match never {},
-    };
-    for filled in filled {
-        match filled {
-            Filled::Stored => warming.stored += 1,
-            Filled::Changed => warming.changed += 1,
-            Filled::Refused => warming.refused += 1,
-        }
+    for ended in lease::keep(ctx, &leases, filling).await? {
+        ended.count(warming);
     }
     Ok(())
 }
 
 /// Asks for the lease of a key that has no value.
-async fn ask<V: Value>(ctx: &Context<V>, (key, loaded): Item<V>) -> LeaseAnswer<V> {
-    let Ok(key) = key else {
-        return LeaseAnswer::Refused;
-    };
-    let Ok((value, ttls, tags)) = ctx.convert.to_store(&key, loaded) else {
-        return LeaseAnswer::Refused;
-    };
+async fn ask<V: Value>(ctx: &Context<V>, (key, loaded): Item<V>) -> Result<LeasedValue<V>, Ended> {
+    let key = key.map_err(|_| Ended::Refused)?;
+    let checked = ctx.convert.to_store(&key, loaded);
+    let (value, ttls, tags) = checked.map_err(|_| Ended::Refused)?;
     let op = ctx.l1.begin(&key);
     let goal = Goal::Missing { at_least: None };
     let mut request = lease::request(ctx, Want::Any);
     let until = Instant::now() + ctx.options.l2_timeout;
-    match lease::acquire(ctx, &op, &goal, Some(&mut request), until).await {
-        Acquired::Lease(lease, _) => LeaseAnswer::Leased(LeasedValue {
-            op,
-            lease,
-            ready: Ready::new(value, ttls, tags),
-        }),
-        Acquired::Found(..) | Acquired::Wait(_) => LeaseAnswer::Present,
-        Acquired::Not(_) => LeaseAnswer::NotNow,
+    match lease::acquire(ctx, &op, goal, Some(&mut request), until).await {
+        Acquired::Lease(lease, _) => Ok((op, lease, Ready::new(value, ttls, tags))),
+        Acquired::Found(..) | Acquired::Wait(_) => Err(Ended::Present),
+        // A change of the key may be why.
+        Acquired::NotAsked | Acquired::Refused | Acquired::Failed => Err(Ended::Changed),
     }
-}
-
-/// How the fill of a value has ended.
-enum Filled {
-    Stored,
-    Changed,
-    Refused,
 }
 
 /// Stores a value unless its key was changed since the call.
-async fn fill<V: Value>(ctx: &Context<V>, leased: LeasedValue<V>, changes: &Changes) -> Filled {
-    let LeasedValue { op, lease, ready } = leased;
-    if changes.are_of(op.key(), ready.tags()) && !without(Rule::Warming) {
+async fn fill<V: Value>(
+    ctx: &Context<V>,
+    (op, lease, ready): LeasedValue<V>,
+    changes: &Changes,
+) -> Ended {
+    if changes.are_of(op.key(), &ready.tags) && !without(Rule::Warming) {
         lease::give_back(ctx, (op.key(), Some(lease))).await;
-        return Filled::Changed;
+        return Ended::Changed;
     }
     match lease::fill(ctx, &op, Some(lease), ready, Replaces::Nothing).await {
-        ended if ended.is_stored => Filled::Stored,
-        ended if ended.is_overtaken => Filled::Changed,
-        _ => Filled::Refused,
+        ended if ended.is_stored => Ended::Stored,
+        ended if ended.is_overtaken => Ended::Changed,
+        _ => Ended::Refused,
     }
 }
 
@@ -275,13 +255,10 @@ impl Changes {
         }
     }
 
-    /// Reads the log up to a position. An error if it does not reach from the last position to this one: any key may
-    /// have been changed.
-    async fn follow<V: Value>(
-        &mut self,
-        ctx: &Context<V>,
-        to: LogPosition,
-    ) -> Result<(), WriteError> {
+    /// Marks a position in the log, and reads the log up to there. An error if it does not reach from the last position
+    /// to this one: any key may have been changed.
+    async fn follow<V: Value>(&mut self, ctx: &Context<V>) -> Result<(), WriteError> {
+        let to = mark_log(ctx).await?;
         while self.here.seq < to.seq {
             let reading = ctx.lane.replay(self.here.seq);
             let messages = ctx.breaker.send("replay", reading).await;
@@ -290,10 +267,10 @@ impl Changes {
             // Each number after the last one, in this epoch: so the log is of this life, and lacks nothing.
             let later = messages.iter().filter(|message| message.seq > before);
             for (next, message) in (before + 1..).zip(later) {
-                if (message.epoch, message.seq) != (self.here.epoch, next) {
+                let is_next = (message.epoch, message.seq) == (self.here.epoch, next);
+                if !is_next || !self.note(message) {
                     return Err(WriteError::interrupted(None));
                 }
-                self.note(message)?;
                 self.here.seq = next;
             }
             // The log ends before the mark: it was trimmed, or lost. Without this the loop would not end.
@@ -302,28 +279,23 @@ impl Changes {
             }
         }
         // After the loop, which may be skipped: a lane of a new epoch may count from a lower number.
-        if to.epoch == self.here.epoch {
-            Ok(())
-        } else {
-            Err(WriteError::interrupted(None))
+        if to.epoch != self.here.epoch {
+            return Err(WriteError::interrupted(None));
         }
+        Ok(())
     }
 
-    fn note(&mut self, message: &Message) -> Result<(), WriteError> {
+    /// Takes note of a change. Returns whether all changes are known by their names, and not too many.
+    fn note(&mut self, message: &Message) -> bool {
         let hashes = message.keys.iter().map(|key| self.hasher.hash_one(&**key));
         match message.kind {
             Kind::Prefix | Kind::PrefixBegun => self.prefixes.extend(message.keys.iter().cloned()),
             Kind::Tags => self.tags.extend(hashes),
             Kind::Insert | Kind::Invalidate | Kind::InvalidateAwaited => self.keys.extend(hashes),
             // Any key may have been changed.
-            Kind::Clear | Kind::Unknown(_) => return Err(WriteError::interrupted(None)),
+            Kind::Clear | Kind::Unknown(_) => return false,
         }
-        let is_too_many =
-            self.keys.len() + self.tags.len() > CHANGES || self.prefixes.len() > PREFIXES;
-        if is_too_many {
-            return Err(WriteError::interrupted(None));
-        }
-        Ok(())
+        self.keys.len() + self.tags.len() <= CHANGES && self.prefixes.len() <= PREFIXES
     }
 
     /// Whether a key or one of the tags of its value was changed.

@@ -101,9 +101,12 @@ impl<V: Value> Reads<V> {
     }
 
     /// Hands out the value that a load has ended with.
-    pub(crate) fn hand_out_outcome(&self, outcome: Outcome<V>, now: Tick) -> Entry<V> {
-        let Outcome { slot, source, .. } = outcome;
-        match outcome.kind {
+    pub(crate) fn hand_out_outcome(&self, outcome: Outcome<V>) -> Entry<V> {
+        let Outcome {
+            slot, source, kind, ..
+        } = outcome;
+        let now = self.ctx.now();
+        match kind {
             OutcomeKind::Fresh => self.hand_out(slot, now, source),
             OutcomeKind::Fallback => self.as_fallback(Entry::new(slot, now, source)),
             OutcomeKind::UnprovenFallback => {
