@@ -17,9 +17,9 @@ use super::answer::{How, answer};
 use super::body::{CacheBody, read};
 use super::conditional::{ask, content_length, has_validator, is_not_modified};
 use super::conditional::{merge, strip_hop_by_hop};
+use super::layer::CacheLayer;
 use super::policy::{terms, vary};
 use super::references::leads_to_itself;
-use super::rules::Rules;
 use super::stored::{CachedResponse, Content, Scheme, Stored, Varies, own};
 use super::variants::{variant_key, widen};
 use crate::error::OfOneCaller;
@@ -118,7 +118,7 @@ fn uncacheable(remembered: Duration) -> Loaded<CachedResponse> {
 
 /// One request, and the previous response that it asks about.
 pub(super) struct Attempt {
-    pub(super) rules: Arc<Rules>,
+    pub(super) rules: Arc<CacheLayer>,
     /// As the client has sent it.
     pub(super) request: Arc<request::Parts>,
     pub(super) address: Address,

@@ -14,6 +14,7 @@ use futures::future::BoxFuture;
 use http_body::Body;
 use tokio::sync::oneshot;
 use tokio::sync::oneshot::error::TryRecvError;
+use tower_layer::Layer;
 use tower_service::Service;
 use tracing::Instrument;
 
@@ -22,8 +23,8 @@ use super::body::CacheBody;
 use super::directives::Directives;
 use super::fetch::{Address, Answer, Attempt, Reply, Unsent, fetch};
 use super::keys::{has_clear_host, key_of};
+use super::layer::CacheLayer;
 use super::policy::is_stale;
-use super::rules::Rules;
 use super::stored::{CachedResponse, Content, Stored};
 use super::unsafe_methods::{after, carry_out};
 use super::variants::{variant_key, widen};
@@ -34,8 +35,17 @@ use crate::{Entry, LoadError, Source};
 /// A service with a cache before it, made by [`CacheLayer`](super::CacheLayer).
 #[derive(Clone, Debug)]
 pub struct CacheService<S> {
-    pub(super) inner: S,
-    pub(super) rules: Arc<Rules>,
+    inner: S,
+    rules: Arc<CacheLayer>,
+}
+
+impl<S> Layer<S> for CacheLayer {
+    type Service = CacheService<S>;
+
+    fn layer(&self, inner: S) -> Self::Service {
+        let rules = Arc::new(self.clone());
+        CacheService { inner, rules }
+    }
 }
 
 /// The future of a [`CacheService`].
@@ -82,8 +92,8 @@ where
 
 /// Under which key a response is looked up; `None` if the inner service has the request by itself: no stored response
 /// answers it, and its own one is not stored.
-fn address_of(rules: &Rules, request: &request::Parts, has_body: bool) -> Option<Address> {
-    let is_hidden = !rules.looks_up_authorized && request.headers.contains_key(AUTHORIZATION);
+fn address_of(rules: &CacheLayer, request: &request::Parts, has_body: bool) -> Option<Address> {
+    let is_hidden = !rules.authorized && request.headers.contains_key(AUTHORIZATION);
     let is_whole = is_plain(request) && has_clear_host(request) && !has_body;
     if is_hidden || !is_whole || !(rules.condition)(request) {
         return None;
@@ -96,7 +106,7 @@ fn address_of(rules: &Rules, request: &request::Parts, has_body: bool) -> Option
 }
 
 async fn handle<B, E>(
-    rules: Arc<Rules>,
+    rules: Arc<CacheLayer>,
     request: request::Parts,
     has_body: bool,
     unsent: Unsent<B, E>,
@@ -120,7 +130,7 @@ where
             // RFC 9111, section 5.2.1.5, and a HEAD brings no body to store: these are only answered from stored
             // responses.
             loads: request.method == Method::GET && !is_only_if_cached && !asked.has("no-store"),
-            wishes: if rules.obeys_requests {
+            wishes: if rules.obey_requests {
                 asked.or_pragma(&request.headers)
             } else {
                 Directives::default()
@@ -144,7 +154,7 @@ where
 
 /// A request of which nothing is stored.
 async fn pass<B: Body, E>(
-    rules: &Rules,
+    rules: &CacheLayer,
     request: request::Parts,
     unsent: Unsent<B, E>,
     why: &'static str,
@@ -157,7 +167,7 @@ async fn pass<B: Body, E>(
 
 /// A request that is not cached. If it changes a resource, its stored responses are invalidated.
 async fn other_method<B: Body, E>(
-    rules: &Rules,
+    rules: &CacheLayer,
     request: request::Parts,
     unsent: Unsent<B, E>,
 ) -> Answer<B, E> {
@@ -176,7 +186,7 @@ async fn other_method<B: Body, E>(
 }
 
 /// A response of the layer itself.
-fn own_answer<B: Body>(rules: &Rules, status: StatusCode) -> Response<CacheBody<B>> {
+fn own_answer<B: Body>(rules: &CacheLayer, status: StatusCode) -> Response<CacheBody<B>> {
     let mut response = Response::new(CacheBody::memory(Bytes::new()));
     *response.status_mut() = status;
     How::forwarded("miss", None).write(&rules.name, response.headers_mut());
@@ -191,7 +201,7 @@ enum LoadedBy {
 }
 
 struct Search<'a, B, E> {
-    rules: &'a Arc<Rules>,
+    rules: &'a Arc<CacheLayer>,
     request: &'a Arc<request::Parts>,
     address: Address,
     /// Whether its response may be stored, and answer other requests.
