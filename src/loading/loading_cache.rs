@@ -15,6 +15,7 @@ use crate::error::LoadError;
 use crate::key::CacheKey;
 use crate::lookup_by::KeyFrom;
 use crate::token::Token;
+use crate::util::partial_debug::partial_debug;
 
 /// A [`Cache`] that has its loader: what is missing is loaded, so every look-up has a value or an error. Built by
 /// [`Builder::read_through`](crate::Builder::read_through) or
@@ -354,10 +355,4 @@ impl<K, V: Send + Sync + 'static> Clone for LoadingCache<K, V> {
     }
 }
 
-impl<K, V: Send + Sync + 'static> fmt::Debug for LoadingCache<K, V> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("LoadingCache")
-            .field("cache", &self.cache)
-            .finish_non_exhaustive()
-    }
-}
+partial_debug!([K, V: Send + Sync + 'static] LoadingCache<K, V>, "LoadingCache", this => cache: &this.cache);

@@ -22,6 +22,7 @@ use crate::l2::{
 };
 use crate::prefixes::Prefixes;
 use crate::util::lock::lock;
+use crate::util::partial_debug::partial_debug;
 use crate::wire::envelope::{self, restamped};
 
 /// Messages that a replay returns at most: few, so that simulated instances catch up in several steps.
@@ -122,7 +123,7 @@ impl MemoryLane {
     }
 }
 
-opaque!(MemoryLane);
+partial_debug!([] MemoryLane, "MemoryLane");
 
 impl Lane for MemoryLane {
     fn get<'a>(&'a self, key: &'a str) -> Reply<'a, Option<Bytes>> {

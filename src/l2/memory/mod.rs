@@ -23,6 +23,7 @@ use self::state::{Data, Link, Now, State};
 use super::{L2Error, OnHeard, random};
 use crate::clock::Clock;
 use crate::util::lock::lock;
+use crate::util::partial_debug::partial_debug;
 
 /// A second level inside this process, for trying the crate out and for tests.
 ///
@@ -218,7 +219,8 @@ impl Default for MemoryL2 {
     }
 }
 
-opaque!(MemoryL2, MemorySnapshot);
+partial_debug!([] MemoryL2, "MemoryL2");
+partial_debug!([] MemorySnapshot, "MemorySnapshot");
 
 impl MemoryL2 {
     /// Does something with the data of a namespace, as one step.

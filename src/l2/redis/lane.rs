@@ -29,6 +29,7 @@ use crate::l2::{
 };
 use crate::prefixes::Prefixes;
 use crate::util::lock::lock;
+use crate::util::partial_debug::partial_debug;
 use crate::wire::{envelope, message};
 
 /// Messages read from the log at a time.
@@ -55,7 +56,7 @@ pub(super) struct RedisLane {
     pub(super) connector: Arc<Connector>,
 }
 
-opaque!(RedisLane);
+partial_debug!([] RedisLane, "RedisLane");
 
 impl RedisLane {
     /// A step that runs a script with this number of keys. `write` adds the keys and the arguments, anew for each copy that

@@ -41,6 +41,7 @@ use self::read_request::ReadRequests;
 pub use self::server::Server;
 use self::server::{Connector, Credentials};
 use super::{L2, L2Error, Lane, OnConnect, Outages};
+use crate::util::partial_debug::partial_debug;
 
 /// The second level on a Redis server, version 7.0 or later, or Valkey.
 ///
@@ -160,9 +161,9 @@ impl RedisL2 {
     }
 }
 
-opaque! {
+partial_debug! {
     /// Never shows where the server is: a URL can hold a password.
-    RedisL2
+    [] RedisL2, "RedisL2"
 }
 
 impl L2 for RedisL2 {
