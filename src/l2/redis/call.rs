@@ -1,16 +1,15 @@
 //! One call of a script: how it is written, sent and answered. Knows no script.
 
-use std::io::Write;
 use std::ops::Deref;
 use std::sync::OnceLock;
 
 use deadpool_redis::redis::aio::MultiplexedConnection;
 use deadpool_redis::redis::{
-    Cmd, ErrorKind, FromRedisValue, Pipeline, RedisError, RedisResult, RedisWrite, Script,
-    ServerErrorKind, ToRedisArgs, ToSingleRedisArg, Value, from_redis_value, make_extension_error,
+    Cmd, ErrorKind, FromRedisValue, Pipeline, RedisError, RedisResult, Script, ServerErrorKind,
+    ToRedisArgs, Value, from_redis_value, make_extension_error,
 };
 
-use super::names::{Names, STAGED};
+use super::names::{Joined, Names, STAGED};
 use crate::clock::millis;
 use crate::l2::{EncodedValue, L2Error, Ttls, random};
 use crate::wire::envelope::{self, STAMPED};
@@ -97,7 +96,9 @@ impl<'a> Call<'a> {
             let name = random().to_string();
             let name = self.names.name(STAGED, &name);
             let mut set = Cmd::with_capacity(5, name.len() + value.body.len() + 128);
-            set.arg("SET").arg(name).arg(Staged(&value.body));
+            // Behind room for its stamp.
+            let body = Joined([&[0; STAMPED], &*value.body]);
+            set.arg("SET").arg(name).arg(body);
             // A copy whose script never runs leaves the body behind, so it has a TTL from the start.
             set.arg("PX").arg(kept(value.ttls));
             self.staged.add_command(set);
@@ -183,20 +184,6 @@ pub(super) fn is_staged(value: &EncodedValue) -> bool {
 pub(super) fn kept(ttls: Ttls) -> u64 {
     millis(ttls.in_store())
 }
-
-/// A body behind room for its stamp.
-struct Staged<'a>(&'a [u8]);
-
-impl ToRedisArgs for Staged<'_> {
-    fn write_redis_args<W: ?Sized + RedisWrite>(&self, out: &mut W) {
-        let mut arg = out.writer_for_next_arg();
-        // Into memory, so it does not fail.
-        let _ = arg.write_all(&[0; STAMPED]);
-        let _ = arg.write_all(self.0);
-    }
-}
-
-impl ToSingleRedisArg for Staged<'_> {}
 
 /// The error with which a script has ended, with the name of the command that it could not call: Redis 7.0 says only in
 /// which line it is.

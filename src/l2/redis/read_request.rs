@@ -18,6 +18,7 @@ use super::connection::{Connections, is_no_primary};
 use super::error::l2_error;
 use super::names::{Name, Names, VALUE};
 use crate::l2::{L2Error, ReadResult};
+use crate::util::on_drop::OnDrop;
 
 /// The most keys of a request.
 const KEYS: usize = 256;
@@ -39,18 +40,6 @@ struct Line {
     connections: Arc<Connections>,
     /// About how many bytes the requests under way will bring.
     expected: AtomicUsize,
-}
-
-/// The bytes that one request expects, until it is dropped.
-struct Expected<'a> {
-    line: &'a Line,
-    bytes: usize,
-}
-
-impl Drop for Expected<'_> {
-    fn drop(&mut self) {
-        self.line.expected.fetch_sub(self.bytes, Ordering::Relaxed);
-    }
 }
 
 impl ReadRequests {
@@ -132,8 +121,7 @@ impl ReadRequests {
         keys: &[K],
         deadline: Instant,
     ) -> Result<Vec<ReadResult>, L2Error> {
-        let expected = self.expect(keys.len());
-        let connections = &expected.line.connections;
+        let (connections, _expected) = self.expect(keys.len());
         let command = &self.command(keys);
         let send = |mut connection: MultiplexedConnection| async move {
             match connection.send_packed_command(command).await? {
@@ -178,8 +166,9 @@ impl ReadRequests {
         command
     }
 
-    /// Chooses the line that has fewer bytes to bring: a large value delays those behind it.
-    fn expect(&self, keys: usize) -> Expected<'_> {
+    /// Chooses the line that has fewer bytes to bring: a large value delays those behind it. It expects those of this
+    /// request until the second part is dropped.
+    fn expect(&self, keys: usize) -> (&Connections, OnDrop<impl Fn()>) {
         let [first, second] = &self.lines;
         let expected = |line: &Line| line.expected.load(Ordering::Relaxed);
         // While the first is being made again, it has precedence in the pool.
@@ -194,7 +183,8 @@ impl ReadRequests {
         // At least one byte for each key: before the first answer, the number of keys is all that is known.
         let bytes = keys * self.bytes_each.load(Ordering::Relaxed).max(1);
         line.expected.fetch_add(bytes, Ordering::Relaxed);
-        Expected { line, bytes }
+        let end = move || _ = line.expected.fetch_sub(bytes, Ordering::Relaxed);
+        (&line.connections, OnDrop(end))
     }
 }
 
