@@ -82,8 +82,8 @@ use tokio_util::task::AbortOnDropHandle;
 
 use self::error::Reason;
 pub use self::error::WriteBehindError;
-use self::stats::Counters;
 pub use self::stats::WriteBehindStats;
+use self::stats::{Counters, snapshot};
 use self::worker::{Options, Worker, read};
 use self::write::Store;
 pub use self::write::{Stored, Write};
@@ -370,7 +370,7 @@ where
     ///
     /// Redis does not answer, or refuses.
     pub async fn stats(&self) -> Result<WriteBehindStats, WriteBehindError> {
-        Ok(self.counters.snapshot(&self.pending().await?))
+        Ok(snapshot(&self.counters, &self.pending().await?))
     }
 
     async fn pending(&self) -> Result<Pending, WriteBehindError> {

@@ -8,7 +8,6 @@ use std::error::Error;
 use std::mem::discriminant;
 use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
-use std::sync::atomic::Ordering::Relaxed;
 use std::time::Duration;
 
 use futures::FutureExt;
@@ -22,6 +21,7 @@ use super::write::{Store, Stored, Write, version};
 use crate::cache::{Cache, written};
 use crate::key::{CacheKey, Key};
 use crate::l2::{L2Error, Settled, StreamId, Waiting, WriteStream};
+use crate::util::lock::lock;
 use crate::util::retry_delays::retry_delays;
 use crate::util::throttle::Throttle;
 use crate::wire::codec::{Bincode, Codec, CodecError, catch_panic};
@@ -74,18 +74,15 @@ struct Failing {
     in_doubt: bool,
 }
 
-/// Why a call of `store` has failed.
-struct StoreFailed {
-    reason: &'static str,
-    /// Whether its write may still arrive.
-    in_doubt: bool,
-}
-
 /// Why writes stay in the stream for now.
 enum Failure {
     L2(L2Error),
     /// `store` has failed.
-    Store(StoreFailed),
+    Store {
+        reason: &'static str,
+        /// Whether its write may still arrive.
+        in_doubt: bool,
+    },
     /// Another worker has the fence.
     Fence,
 }
@@ -176,7 +173,7 @@ where
                 error = error as &dyn Error,
                 "the stream of writes cannot be read; they wait in Redis"
             ),
-            Failure::Store(_) => warn!(
+            Failure::Store { .. } => warn!(
                 namespace,
                 "writes do not reach their source, as store has failed; they wait in Redis, and are tried again"
             ),
@@ -263,16 +260,16 @@ where
         }
         debug_assert_eq!(batch.len(), good.len(), "a batch has each key once");
         let stored = self.store_all(stream, None, batch, &good, failing.in_doubt);
-        match stored.await {
-            Ok(()) => return Ok(Worked::Stored),
-            Err(Failure::Store(failed)) => {
-                failing.times += 1;
-                failing.in_doubt |= failed.in_doubt;
-                if failing.times < self.options.attempts {
-                    return Err(Failure::Store(failed));
-                }
-            }
-            Err(failure) => return Err(failure),
+        let Err(failure) = stored.await else {
+            return Ok(Worked::Stored);
+        };
+        let Failure::Store { in_doubt, .. } = failure else {
+            return Err(failure);
+        };
+        failing.times += 1;
+        failing.in_doubt |= in_doubt;
+        if failing.times < self.options.attempts {
+            return Err(failure);
         }
         // One of them may be at fault, which is not to take the others along: each is tried by itself.
         let mut worked = Worked::Buried;
@@ -287,8 +284,8 @@ where
             let stored = self.store_all(stream, key, batch, keys, failing.in_doubt);
             match stored.await {
                 Ok(()) => worked = Worked::Stored,
-                Err(Failure::Store(failed)) => {
-                    self.settle(stream, writes, Err(failed.reason)).await?;
+                Err(Failure::Store { reason, .. }) => {
+                    self.settle(stream, writes, Err(reason)).await?;
                 }
                 Err(failure) => return Err(failure),
             }
@@ -307,7 +304,7 @@ where
     ) -> Result<(), Failure> {
         let many = batch.len() as u64;
         // Settled only after `store` has returned: a worker that dies in between leaves the writes to the next one.
-        let changed = self.call(key, batch).await.map_err(Failure::Store)?;
+        let changed = self.call(key, batch).await?;
         // Rule 24: the cache keeps a value only if the source has just this one, and no earlier attempt that is in doubt
         // may still arrive.
         let newest = keys.iter().filter_map(|writes| writes.last());
@@ -316,18 +313,14 @@ where
             .filter(|key| !in_doubt && !changed.iter().any(|changed| **changed == **key))
             .collect();
         self.settle(stream, &keys.concat(), Ok(&kept)).await?;
-        self.counters.stored.fetch_add(many, Relaxed);
+        lock(&self.counters).stored += many;
         Ok(())
     }
 
     /// Calls `store`, with a single write if there is a `key`. Returns the keys of which the source has another value
-    /// now. The error is the reason for a dead letter: without the text of the error, which may quote values, while the
+    /// now. The error has the reason for a dead letter: without the text of the error, which may quote values, while the
     /// codec may encrypt them.
-    async fn call(
-        &self,
-        key: Option<&str>,
-        batch: Vec<Write<K, V>>,
-    ) -> Result<Vec<Key>, StoreFailed> {
+    async fn call(&self, key: Option<&str>, batch: Vec<Write<K, V>>) -> Result<Vec<Key>, Failure> {
         let storing = async {
             // The function itself may panic, too.
             match (self.store)(batch).await {
@@ -349,11 +342,10 @@ where
             Ok(Err(_)) => ("store panicked", None),
             Err(_) => ("store took longer than store_timeout", None),
         };
-        // Relaxed, as for all counters: nothing else is read by their values.
-        self.counters.failures.fetch_add(1, Relaxed);
+        lock(&self.counters).failures += 1;
         let namespace = self.cache.namespace();
         debug!(namespace, key, reason, error, "store has failed");
-        Err(StoreFailed {
+        Err(Failure::Store {
             reason,
             in_doubt: error.is_none(),
         })
