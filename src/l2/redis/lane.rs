@@ -65,8 +65,8 @@ impl RedisLane {
         &'a self,
         lua: &'static Lua,
         keys: usize,
-        write: impl Fn(&mut Call<'a>) + Send + Sync + 'a,
         read: impl FnOnce(A) -> Result<T, L2Error> + Send + 'a,
+        write: impl Fn(&mut Call<'a>) + Send + Sync + 'a,
     ) -> Reply<'a, T> {
         let send = move |connection| {
             let mut call = Call::new(lua, &self.names, keys);
@@ -243,22 +243,17 @@ impl RedisLane {
         batch: Batch<'a>,
         read: impl FnOnce(&[u8]) -> Result<Written, L2Error> + Send + 'a,
     ) -> Reply<'a, Written> {
-        let write = move |call: &mut Call<'_>| {
+        let keys = 2 + marks.len() * batch.keys.len();
+        let read = |answer: Vec<u8>| read(&answer);
+        self.step(lua, keys, read, move |call| {
             call.own(&[CLOCK, LOG]).keys(marks, batch.keys);
             call.message(batch.payload);
-        };
-        let keys = 2 + marks.len() * batch.keys.len();
-        self.step(lua, keys, write, |answer: Vec<u8>| read(&answer))
+        })
     }
 
     fn invalidate<'a>(&'a self, batch: Batch<'a>, hold: Duration) -> Reply<'a, Written> {
         let keys = batch.keys;
         let held = if hold.is_zero() { &[] } else { keys };
-        let write = move |call: &mut Call<'_>| {
-            call.own(&[CLOCK, LOG, LIVE]);
-            call.keys(&[VALUE, LEASE], keys).keys(&[HOLD], held);
-            call.message(batch.payload).arg(millis(hold));
-        };
         let read = |answer: Vec<u8>| {
             let [epoch, ver, written_at, seq, longest, generation, age] = numbers(&answer)?;
             Ok(Written::Done(WriteAck {
@@ -270,7 +265,11 @@ impl RedisLane {
             }))
         };
         let parts = 3 + 2 * keys.len() + held.len();
-        self.step(&scripts::INVALIDATE, parts, write, read)
+        self.step(&scripts::INVALIDATE, parts, read, move |call| {
+            call.own(&[CLOCK, LOG, LIVE]);
+            call.keys(&[VALUE, LEASE], keys).keys(&[HOLD], held);
+            call.message(batch.payload).arg(millis(hold));
+        })
     }
 
     /// INSERT, for one copy of the request.
@@ -426,15 +425,14 @@ impl Lane for RedisLane {
     ) -> Reply<'a, Fill> {
         let tags = envelope::tags_of(&value.body);
         let keys = 4 + tags.len() + usize::from(is_staged(value));
-        let write = move |call: &mut Call<'_>| {
+        let read = |answer| fill(answer)?.ok_or_else(senseless);
+        self.step(&scripts::FILL, keys, read, move |call| {
             call.keys(&[VALUE, LEASE], &[key]).own(&[CLOCK, LOG]);
             call.keys(&[MARKER], &tags).stage(value);
             call.arg(lease.token).arg(lease.epoch).value(value);
             call.arg(random()).channel().arg(key);
             call.arg(payload.unwrap_or_default());
-        };
-        let read = |answer| fill(answer)?.ok_or_else(senseless);
-        self.step(&scripts::FILL, keys, write, read)
+        })
     }
 
     fn revalidate<'a>(
@@ -445,19 +443,19 @@ impl Lane for RedisLane {
         ttls: Ttls,
         tags: &'a [Key],
     ) -> Reply<'a, Option<Fill>> {
-        let write = move |call: &mut Call<'_>| {
+        self.step(&scripts::REVALIDATE, 3 + tags.len(), fill, move |call| {
             call.keys(&[VALUE, LEASE], &[key]).own(&[CLOCK]);
             call.keys(&[MARKER], tags);
             call.arg(lease.token).arg(lease.epoch).arg(seen);
             call.arg(&ttls.packed()).arg(kept(ttls));
             call.arg(random()).channel().arg(key);
-        };
-        self.step(&scripts::REVALIDATE, 3 + tags.len(), write, fill)
+        })
     }
 
     fn renew_lease<'a>(&'a self, key: &'a str, token: u64, ttl: Duration) -> Reply<'a, bool> {
-        let write = move |call: &mut Call<'_>| renew(call, key, token, ttl);
-        self.step(&scripts::RENEW, 1, write, Ok)
+        self.step(&scripts::RENEW, 1, Ok, move |call| {
+            renew(call, key, token, ttl)
+        })
     }
 
     fn write<'a>(&'a self, step: &'a Step, batch: Batch<'a>) -> Reply<'a, Written> {
@@ -550,7 +548,7 @@ impl Lane for RedisLane {
                 let found: Vec<_> = found.collect();
                 // With several prefixes, or with a dense table, a step of SCAN may find far more than it was asked for.
                 for found in found.chunks(SCANNED) {
-                    let write = |call: &mut Call<'_>| {
+                    let gone = self.step(&scripts::REMOVE, 1 + found.len(), Ok, |call| {
                         call.own(&[CLOCK]);
                         for (name, ..) in found {
                             call.arg(name);
@@ -558,8 +556,7 @@ impl Lane for RedisLane {
                         for (.., before) in found {
                             call.arg(before.epoch).arg(before.ver);
                         }
-                    };
-                    let gone = self.step(&scripts::REMOVE, 1 + found.len(), write, Ok);
+                    });
                     let gone: Vec<u8> = gone.await?;
                     for ((_, index, _), gone) in found.iter().zip(gone) {
                         if let Some(removed) = removed.get_mut(*index) {
@@ -593,23 +590,21 @@ impl Lane for RedisLane {
     }
 
     fn members(&self) -> Reply<'_, Members> {
-        let write = |call: &mut Call<'_>| {
-            call.own(&[LIVE]).arg(random());
-        };
         let read = |(generation, entries): (u64, Vec<(u64, String)>)| {
             let list = entries.iter().map(|(id, entry)| members::parse(*id, entry));
             let list = list.collect::<Option<_>>().ok_or_else(senseless)?;
             Ok(Members { generation, list })
         };
-        self.step(&scripts::MEMBERS, 1, write, read)
+        self.step(&scripts::MEMBERS, 1, read, |call| {
+            call.own(&[LIVE]).arg(random());
+        })
     }
 
     fn forget(&self, member: Member) -> Reply<'_, ()> {
-        let write = move |call: &mut Call<'_>| {
+        self.step(&scripts::FORGET, 1, Ok, move |call| {
             let entry = members::entry(&member);
             call.own(&[LIVE]).arg(member.info.id).arg(entry);
-        };
-        self.step(&scripts::FORGET, 1, write, Ok)
+        })
     }
 
     fn leave(&self, id: u64) -> Reply<'_, ()> {
@@ -626,11 +621,10 @@ impl Lane for RedisLane {
     }
 
     fn store_counts<'a>(&'a self, counts: StoredCounts<'a>) -> Reply<'a, ()> {
-        let write = move |call: &mut Call<'_>| {
+        self.step(&scripts::COUNT, 1, Ok, move |call| {
             call.own(&[STATS]).arg(counts.instance).arg(counts.at);
             call.arg(counts.text).arg(u8::from(counts.folds));
-        };
-        self.step(&scripts::COUNT, 1, write, Ok)
+        })
     }
 
     fn counts(&self) -> Reply<'_, Vec<(u64, String)>> {
