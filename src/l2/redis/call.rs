@@ -1,7 +1,6 @@
 //! One call of a script: how it is written, sent and answered. Knows no script.
 
 use std::ops::Deref;
-use std::sync::OnceLock;
 
 use deadpool_redis::redis::aio::MultiplexedConnection;
 use deadpool_redis::redis::{
@@ -20,22 +19,14 @@ const STAGED_FROM: usize = 1024;
 /// A script: parts that it shares with others, and then its own.
 pub(super) struct Lua {
     parts: &'static [&'static str],
-    /// With the hash of its text, once it was needed.
-    script: OnceLock<Script>,
+    /// With the hash of its text.
+    script: Script,
 }
 
 impl Lua {
-    pub(super) const fn new(parts: &'static [&'static str]) -> Self {
-        Self {
-            parts,
-            script: OnceLock::new(),
-        }
-    }
-
-    // Not when the process starts: most programs run only some of the scripts.
-    fn script(&self) -> &Script {
-        self.script
-            .get_or_init(|| Script::new(&self.parts.concat()))
+    pub(super) fn new(parts: &'static [&'static str]) -> Self {
+        let script = Script::new(&parts.concat());
+        Self { parts, script }
     }
 }
 
@@ -61,7 +52,7 @@ impl<'a> Call<'a> {
         // value comes late, so only the names before it are copied then.
         let parts = 11 + 2 * keys;
         let mut command = Cmd::with_capacity(parts, 32 * parts);
-        (command.arg(name).arg(lua.script().get_hash())).arg(keys);
+        (command.arg(name).arg(lua.script.get_hash())).arg(keys);
         Self {
             lua,
             names,
@@ -148,7 +139,7 @@ impl<'a> Call<'a> {
             && error.kind() == ErrorKind::Server(ServerErrorKind::NoScript)
         {
             // Bodies that were staged are stored again, under the same names.
-            self.lua.script().load_async(&mut connection).await?;
+            self.lua.script.load_async(&mut connection).await?;
             return self.send(&mut connection).await;
         }
         answer
