@@ -191,6 +191,11 @@ pub(super) fn vary(headers: &HeaderMap) -> Option<BTreeSet<String>> {
 }
 
 impl Terms {
+    /// For how much longer it is fresh.
+    pub(super) fn fresh_for(&self) -> Duration {
+        self.lifetime.saturating_sub(self.age)
+    }
+
     /// How much of a time after its freshness it may be used in.
     fn stale_for(&self, time: Duration) -> Duration {
         if self.must_revalidate {

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use futures::future::{BoxFuture, ready};
-use futures::{FutureExt, Stream};
+use futures::{FutureExt, Stream, TryFutureExt};
 
 use super::state::{Granted, Link, State};
 use super::{Listening, MemoryL2};
@@ -132,11 +132,8 @@ impl Lane for MemoryLane {
 
     fn get_many<'a>(&'a self, keys: &'a [&'a str]) -> BoxFuture<'a, Vec<ReadResult>> {
         let read = |state: &mut State| keys.iter().map(|key| Ok(state.get(key))).collect();
-        let answers = self.step(read);
         let none = |error| vec![Err(error); keys.len()];
-        answers
-            .map(move |answers| answers.unwrap_or_else(none))
-            .boxed()
+        self.step(read).unwrap_or_else(none).boxed()
     }
 
     fn acquire_lease<'a>(&'a self, key: &'a str, ask: LeaseRequest) -> Reply<'a, LeaseReply> {

@@ -199,24 +199,7 @@ impl MemoryL2 {
             }
         }
     }
-}
 
-fn unsubscribe_all(lanes: &mut BTreeMap<String, State>) {
-    for state in lanes.values_mut() {
-        state.subscribers.clear();
-    }
-}
-
-impl Default for MemoryL2 {
-    fn default() -> Self {
-        Self::new()
-    }
-}
-
-partial_debug!([] MemoryL2, "MemoryL2");
-partial_debug!([] MemorySnapshot, "MemorySnapshot");
-
-impl MemoryL2 {
     /// Does something with the data of a namespace, as one step.
     fn step<T>(&self, namespace: &str, act: impl FnOnce(&mut State) -> T) -> Result<T, L2Error> {
         // Before the lock, as a clock of the simulation may take a lock of its own.
@@ -237,6 +220,21 @@ impl MemoryL2 {
         Ok(act(state))
     }
 }
+
+fn unsubscribe_all(lanes: &mut BTreeMap<String, State>) {
+    for state in lanes.values_mut() {
+        state.subscribers.clear();
+    }
+}
+
+impl Default for MemoryL2 {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+partial_debug!([] MemoryL2, "MemoryL2");
+partial_debug!([] MemorySnapshot, "MemorySnapshot");
 
 #[cfg(test)]
 mod tests {

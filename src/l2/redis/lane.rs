@@ -454,7 +454,7 @@ impl Lane for RedisLane {
 
     fn renew_lease<'a>(&'a self, key: &'a str, token: u64, ttl: Duration) -> Reply<'a, bool> {
         self.step(&scripts::RENEW, 1, Ok, move |call| {
-            renew(call, key, token, ttl)
+            renew(call, key, token, ttl);
         })
     }
 
