@@ -241,10 +241,9 @@ impl RedisLane {
         lua: &'static Lua,
         marks: &'static [&'static str],
         batch: Batch<'a>,
-        read: impl FnOnce(&[u8]) -> Result<Written, L2Error> + Send + 'a,
     ) -> Reply<'a, Written> {
         let keys = 2 + marks.len() * batch.keys.len();
-        let read = |answer: Vec<u8>| read(&answer);
+        let read = |answer: Vec<u8>| done(&answer);
         self.step(lua, keys, read, move |call| {
             call.own(&[CLOCK, LOG]).keys(marks, batch.keys);
             call.message(batch.payload);
@@ -254,16 +253,7 @@ impl RedisLane {
     fn invalidate<'a>(&'a self, batch: Batch<'a>, hold: Duration) -> Reply<'a, Written> {
         let keys = batch.keys;
         let held = if hold.is_zero() { &[] } else { keys };
-        let read = |answer: Vec<u8>| {
-            let [epoch, ver, written_at, seq, longest, generation, age] = numbers(&answer)?;
-            Ok(Written::Done(WriteAck {
-                stamp: Stamp::new(epoch, ver, written_at),
-                seq,
-                longest_staleness: Duration::from_millis(longest),
-                generation,
-                members_age: Duration::from_millis(age),
-            }))
-        };
+        let read = |answer: Vec<u8>| done(&answer);
         let parts = 3 + 2 * keys.len() + held.len();
         self.step(&scripts::INVALIDATE, parts, read, move |call| {
             call.own(&[CLOCK, LOG, LIVE]);
@@ -354,9 +344,18 @@ fn stamp(packed: &[u8]) -> Result<Stamp, L2Error> {
     Ok(Stamp::new(epoch, ver, written_at))
 }
 
-/// Reads the answer of a step that is a stamp.
+/// Reads the answer of a change: its stamp, and what else the script answers. Only INVALIDATE answers all of it.
 fn done(packed: &[u8]) -> Result<Written, L2Error> {
-    Ok(Written::Done(stamp(packed)?.into()))
+    let (stamped, more) = packed.split_at_checked(24).ok_or_else(senseless)?;
+    let mut more = more.as_chunks().0.iter().copied().map(u64::from_be_bytes);
+    let mut next = || more.next().unwrap_or_default();
+    Ok(Written::Done(WriteAck {
+        stamp: stamp(stamped)?,
+        seq: next(),
+        longest_staleness: Duration::from_millis(next()),
+        generation: next(),
+        members_age: Duration::from_millis(next()),
+    }))
 }
 
 /// The same, and when it was issued.
@@ -473,14 +472,10 @@ impl Lane for RedisLane {
             #[cfg(feature = "write-behind")]
             Step::Append(append) => self.append(batch, append).boxed(),
             Step::Invalidate { hold, .. } => self.invalidate(batch, *hold),
-            Step::Expire => self.change(&scripts::EXPIRE, &[VALUE, LEASE], batch, done),
-            Step::InvalidateTags => self.change(&scripts::INVALIDATE_TAGS, &[MARKER], batch, done),
-            Step::Clear => self.change(&scripts::CLEAR, &[], batch, |answer| {
-                let [epoch, ver, written_at, seq] = numbers(answer)?;
-                let ack = Stamp::new(epoch, ver, written_at).into();
-                Ok(Written::Done(WriteAck { seq, ..ack }))
-            }),
-            Step::EndLeases => self.change(&scripts::UNLEASE, &[], batch, done),
+            Step::Expire => self.change(&scripts::EXPIRE, &[VALUE, LEASE], batch),
+            Step::InvalidateTags => self.change(&scripts::INVALIDATE_TAGS, &[MARKER], batch),
+            Step::Clear => self.change(&scripts::CLEAR, &[], batch),
+            Step::EndLeases => self.change(&scripts::UNLEASE, &[], batch),
         }
     }
 
