@@ -130,13 +130,10 @@ where
     }
 
     async fn work_on(&self) {
-        let Some(stream) = self.cache.engine().write_stream() else {
-            return;
-        };
         let (mut trouble, mut failing) = (None, Failing::default());
         let mut retries = retry_delays(FIRST_RETRY, LONGEST_RETRY);
         loop {
-            match self.work(stream, &mut failing).await {
+            match self.work(&mut failing).await {
                 Ok(worked) => {
                     failing = Failing::default();
                     // Whatever fails next is another failure, so its pauses begin anew.
@@ -153,7 +150,7 @@ where
                     tokio::select! {
                         () = pause => {}
                         // Otherwise another worker would take over, and begin to count anew.
-                        () = self.keep_fence(stream) => {}
+                        () = self.keep_fence() => {}
                     }
                 }
             }
@@ -199,37 +196,44 @@ where
 
     /// Takes the first writes, and has them written. If this is the last attempt, those that fail by themselves become
     /// dead letters.
-    async fn work(
-        &self,
-        stream: &dyn WriteStream,
-        failing: &mut Failing,
-    ) -> Result<Worked, Failure> {
-        let taken = stream.take(self.fence, self.options.claim_after, self.options.batch);
-        let Some(waiting) = taken.await?.filter(|waiting| !waiting.is_empty()) else {
+    async fn work(&self, failing: &mut Failing) -> Result<Worked, Failure> {
+        let taken = self.take(self.options.batch).await?;
+        let Some(waiting) = taken.filter(|waiting| !waiting.is_empty()) else {
             return Ok(Worked::Idle);
         };
         tokio::select! {
             biased;
             // Ready writes first: a batch that has been settled is not given up for a fence that is lost just now.
-            worked = self.write_all(stream, &waiting, failing) => worked,
-            () = self.keep_fence(stream) => Err(Failure::Fence),
+            worked = self.write_all(&waiting, failing) => worked,
+            () = self.keep_fence() => Err(Failure::Fence),
         }
     }
 
     /// Renews the fence, until another worker has it.
-    async fn keep_fence(&self, stream: &dyn WriteStream) {
+    async fn keep_fence(&self) {
         loop {
             // A third: two renewals may be lost before another worker claims the fence.
             sleep(self.options.claim_after / 3).await;
-            if let Ok(None) = stream.take(self.fence, self.options.claim_after, 0).await {
+            if let Ok(None) = self.take(0).await {
                 return;
             }
         }
     }
 
+    /// The first writes, and the fence for another while. `None` if another worker has it.
+    async fn take(&self, most: usize) -> Result<Option<Vec<Waiting>>, L2Error> {
+        let silence = self.options.claim_after;
+        self.stream()?.take(self.fence, silence, most).await
+    }
+
+    fn stream(&self) -> Result<&dyn WriteStream, L2Error> {
+        let stream = self.cache.engine().write_stream();
+        // It was there when the worker was built.
+        stream.ok_or_else(L2Error::closed)
+    }
+
     async fn write_all(
         &self,
-        stream: &dyn WriteStream,
         waiting: &[Waiting],
         failing: &mut Failing,
     ) -> Result<Worked, Failure> {
@@ -242,7 +246,7 @@ where
         let (mut good, mut batch) = (Vec::new(), Vec::new());
         for writes in keys.into_values() {
             let Some(write) = writes.last().and_then(|newest| read(&self.cache, newest)) else {
-                self.settle(stream, &writes, Err(UNREADABLE)).await?;
+                self.settle(&writes, Err(UNREADABLE)).await?;
                 continue;
             };
             good.push(writes);
@@ -259,7 +263,7 @@ where
             };
         }
         debug_assert_eq!(batch.len(), good.len(), "a batch has each key once");
-        let stored = self.store_all(stream, None, batch, &good, failing.in_doubt);
+        let stored = self.store_all(None, batch, &good, failing.in_doubt);
         let Err(failure) = stored.await else {
             return Ok(Worked::Stored);
         };
@@ -281,11 +285,11 @@ where
             };
             let key = newest.map(|newest| &*newest.key);
             let (batch, keys) = (vec![write], std::slice::from_ref(writes));
-            let stored = self.store_all(stream, key, batch, keys, failing.in_doubt);
+            let stored = self.store_all(key, batch, keys, failing.in_doubt);
             match stored.await {
                 Ok(()) => worked = Worked::Stored,
                 Err(Failure::Store { reason, .. }) => {
-                    self.settle(stream, writes, Err(reason)).await?;
+                    self.settle(writes, Err(reason)).await?;
                 }
                 Err(failure) => return Err(failure),
             }
@@ -296,7 +300,6 @@ where
     /// Gives a batch to `store`, and settles the writes of its `keys` if that returns `Ok`.
     async fn store_all(
         &self,
-        stream: &dyn WriteStream,
         key: Option<&str>,
         batch: Vec<Write<K, V>>,
         keys: &[Vec<&Waiting>],
@@ -312,7 +315,7 @@ where
             .map(|newest| &*newest.key)
             .filter(|key| !in_doubt && !changed.iter().any(|changed| **changed == **key))
             .collect();
-        self.settle(stream, &keys.concat(), Ok(&kept)).await?;
+        self.settle(&keys.concat(), Ok(&kept)).await?;
         lock(&self.counters).stored += many;
         Ok(())
     }
@@ -353,7 +356,6 @@ where
 
     async fn settle(
         &self,
-        stream: &dyn WriteStream,
         writes: &[&Waiting],
         outcome: Result<&BTreeSet<&str>, &str>,
     ) -> Result<(), Failure> {
@@ -363,7 +365,7 @@ where
             origin: self.cache.engine().instance(),
         };
         // The fence is compared in the same step: a late worker settles nothing (rule 24).
-        if !stream.settle(self.fence, settled).await? {
+        if !self.stream()?.settle(self.fence, settled).await? {
             return Err(Failure::Fence);
         }
         // A source that refuses all writes would fill the log.
