@@ -56,7 +56,39 @@ impl WriteStream for MemoryLane {
     }
 
     fn settle<'a>(&'a self, fence: u64, settled: Settled<'a>) -> Reply<'a, bool> {
-        self.step(|state| settle(state, fence, settled))
+        self.step(|state| {
+            let (writes, at) = (&mut state.writes, state.now.at);
+            // Before anything changes: a worker that was silent for too long may find the work of its successor.
+            if !writes.admits(fence, at) {
+                return false;
+            }
+            for write in settled.writes {
+                writes.end(write.id, settled.outcome.err(), at);
+            }
+            let mut invalidated = Vec::new();
+            for (key, last) in settled.last_of_each() {
+                let marks = &mut state.writes.marks;
+                // A newer write of the key waits: its mark, its value and the copies in L1 are left alone (rule 24).
+                if marks.get(key).is_some_and(|mark| mark.id > last) {
+                    continue;
+                }
+                let mark = marks.remove(key).filter(|mark| mark.id == last);
+                let version = mark.and_then(|mark| mark.version);
+                // No version is issued twice, so a value with this one is the one that was given to the source (rule 24).
+                let stored = state.stored(key).map(|(_, stamp, _)| stamp.version());
+                let is_there = version.is_some() && stored == version;
+                let is_kept = settled.outcome.is_ok_and(|stored| stored.contains(key)) && is_there;
+                if !is_kept && !without(Rule::Settled) {
+                    state.remove(&[key], Duration::ZERO);
+                    invalidated.push(key);
+                }
+            }
+            if !invalidated.is_empty() {
+                let payload = message::payload(Kind::Invalidate, settled.origin, &invalidated);
+                state.announce(&payload);
+            }
+            true
+        })
     }
 
     fn dead_letters(&self, most: usize) -> Reply<'_, Vec<Waiting>> {
@@ -98,38 +130,4 @@ impl WriteStream for MemoryLane {
             }
         })
     }
-}
-
-fn settle(state: &mut State, fence: u64, settled: Settled<'_>) -> bool {
-    let (writes, at) = (&mut state.writes, state.now.at);
-    // Before anything changes: a worker that was silent for too long may find the work of its successor.
-    if !writes.admits(fence, at) {
-        return false;
-    }
-    for write in settled.writes {
-        writes.end(write.id, settled.outcome.err(), at);
-    }
-    let mut invalidated = Vec::new();
-    for (key, last) in settled.last_of_each() {
-        let marks = &mut state.writes.marks;
-        // A newer write of the key waits: its mark, its value and the copies in L1 are left alone (rule 24).
-        if marks.get(key).is_some_and(|mark| mark.id > last) {
-            continue;
-        }
-        let mark = marks.remove(key).filter(|mark| mark.id == last);
-        let version = mark.and_then(|mark| mark.version);
-        // No version is issued twice, so a value with this one is the one that was given to the source (rule 24).
-        let stored = state.stored(key).map(|(_, stamp, _)| stamp.version());
-        let is_there = version.is_some() && stored == version;
-        let is_kept = settled.outcome.is_ok_and(|stored| stored.contains(key)) && is_there;
-        if !is_kept && !without(Rule::Settled) {
-            state.remove(&[key], Duration::ZERO);
-            invalidated.push(key);
-        }
-    }
-    if !invalidated.is_empty() {
-        let payload = message::payload(Kind::Invalidate, settled.origin, &invalidated);
-        state.announce(&payload);
-    }
-    true
 }

@@ -31,23 +31,13 @@ pub(super) struct ReadRequests {
     names: Arc<Names>,
     /// The first also carries all other requests of the lane. The second is made when a read begins while the first
     /// is busy. With one alone, 64 callers on one thread read 0.64 as many a second.
-    lines: [Line; 2],
+    lines: [Arc<Connections>; 2],
     /// How many bytes a key had on average, the last time.
     bytes_each: AtomicUsize,
 }
 
-struct Line {
-    connections: Arc<Connections>,
-    /// About how many bytes the requests under way will bring.
-    expected: AtomicUsize,
-}
-
 impl ReadRequests {
-    pub(super) fn new(names: Arc<Names>, connections: [Arc<Connections>; 2]) -> Self {
-        let lines = connections.map(|connections| Line {
-            connections,
-            expected: AtomicUsize::new(0),
-        });
+    pub(super) fn new(names: Arc<Names>, lines: [Arc<Connections>; 2]) -> Self {
         Self {
             names,
             lines,
@@ -59,13 +49,13 @@ impl ReadRequests {
     pub(super) fn keep_only(&self, life: u64) -> bool {
         let [first, second] = &self.lines;
         // Both, whatever the first one returns: `&&` would leave the second connection with the old server.
-        first.connections.keep_only(life) & second.connections.keep_only(life)
+        first.keep_only(life) & second.keep_only(life)
     }
 
     /// How long a read may take.
     pub(super) fn limit(&self) -> Duration {
         let [first, _] = &self.lines;
-        first.connections.limit()
+        first.limit()
     }
 
     /// How many keys the next request may have.
@@ -170,11 +160,11 @@ impl ReadRequests {
     /// request until the second part is dropped.
     fn expect(&self, keys: usize) -> (&Connections, OnDrop<impl Fn()>) {
         let [first, second] = &self.lines;
-        let expected = |line: &Line| line.expected.load(Ordering::Relaxed);
+        let expected = |line: &Connections| line.expected.load(Ordering::Relaxed);
         // While the first is being made again, it has precedence in the pool.
         let line = if expected(first) > expected(second)
-            && first.connections.is_there()
-            && second.connections.is_there_or_made()
+            && first.is_there()
+            && second.is_there_or_made()
         {
             second
         } else {
@@ -184,7 +174,7 @@ impl ReadRequests {
         let bytes = keys * self.bytes_each.load(Ordering::Relaxed).max(1);
         line.expected.fetch_add(bytes, Ordering::Relaxed);
         let end = move || _ = line.expected.fetch_sub(bytes, Ordering::Relaxed);
-        (&line.connections, OnDrop(end))
+        (line, OnDrop(end))
     }
 }
 
