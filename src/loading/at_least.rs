@@ -1,7 +1,6 @@
 //! Look-ups that see a write of another instance.
 
 use std::error::Error;
-use std::fmt;
 
 use crate::cache::{Cache, written};
 use crate::engine::{Begin, Loader};
@@ -11,6 +10,7 @@ use crate::key::CacheKey;
 use crate::loaded::Loaded;
 use crate::lookup_by::LookupBy;
 use crate::token::Token;
+use crate::util::partial_debug::partial_debug;
 
 /// The look-ups of a [`Cache`] that answer with nothing older than a write, from [`Cache::at_least`].
 ///
@@ -224,11 +224,5 @@ impl<K, V: Send + Sync + 'static> Clone for AtLeast<'_, K, V> {
 
 impl<K, V: Send + Sync + 'static> Copy for AtLeast<'_, K, V> {}
 
-impl<K, V: Send + Sync + 'static> fmt::Debug for AtLeast<'_, K, V> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("AtLeast")
-            .field("cache", self.cache)
-            .field("token", &self.token)
-            .finish()
-    }
-}
+partial_debug!([K, V: Send + Sync + 'static] AtLeast<'_, K, V>, "AtLeast", this =>
+    cache: this.cache, token: &this.token);

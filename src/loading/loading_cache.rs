@@ -1,6 +1,5 @@
 //! A cache that has its loader (read-through).
 
-use std::fmt;
 use std::ops::Deref;
 use std::sync::Arc;
 use std::time::Duration;
@@ -329,14 +328,8 @@ impl<K, V: Send + Sync + 'static> Clone for LoadingAtLeast<'_, K, V> {
 
 impl<K, V: Send + Sync + 'static> Copy for LoadingAtLeast<'_, K, V> {}
 
-impl<K, V: Send + Sync + 'static> fmt::Debug for LoadingAtLeast<'_, K, V> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("LoadingAtLeast")
-            .field("cache", self.cache)
-            .field("token", &self.token)
-            .finish()
-    }
-}
+partial_debug!([K, V: Send + Sync + 'static] LoadingAtLeast<'_, K, V>, "LoadingAtLeast", this =>
+    cache: this.cache, token: &this.token);
 
 impl<K, V: Send + Sync + 'static> Deref for LoadingCache<K, V> {
     type Target = Cache<K, V>;
