@@ -74,7 +74,8 @@ impl WriteStream for MemoryLane {
                 }
                 let mark = marks.remove(key).filter(|mark| mark.id == last);
                 let version = mark.and_then(|mark| mark.version);
-                // No version is issued twice, so a value with this one is the one that was given to the source (rule 24).
+                // No version is issued twice, so a value with this one is the one that was given to the source (rule
+                // 24).
                 let stored = state.stored(key).map(|(_, stamp, _)| stamp.version());
                 let is_there = version.is_some() && stored == version;
                 let is_kept = settled.outcome.is_ok_and(|stored| stored.contains(key)) && is_there;

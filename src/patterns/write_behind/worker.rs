@@ -321,8 +321,8 @@ where
     }
 
     /// Calls `store`, with a single write if there is a `key`. Returns the keys of which the source has another value
-    /// now. The error has the reason for a dead letter: without the text of the error, which may quote values, while the
-    /// codec may encrypt them.
+    /// now. The error has the reason for a dead letter: without the text of the error, which may quote values, while
+    /// the codec may encrypt them.
     async fn call(&self, key: Option<&str>, batch: Vec<Write<K, V>>) -> Result<Vec<Key>, Failure> {
         let storing = async {
             // The function itself may panic, too.
