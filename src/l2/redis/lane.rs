@@ -17,7 +17,6 @@ use super::members;
 use super::names::{CLOCK, DONE, HOLD, LEASE, LIVE, LOG, MARKER, Names, STATS, VALUE, WRITES};
 use super::pubsub;
 use super::read_batcher::ReadBatcher;
-use super::read_request::ReadRequests;
 use super::scripts;
 use super::server::Connector;
 use crate::clock::millis;
@@ -48,9 +47,7 @@ pub(super) struct RedisLane {
     pub(super) names: Arc<Names>,
     /// For all but plain reads of values.
     pub(super) connections: Arc<Connections>,
-    /// Reads values over these connections, and over a second one.
-    pub(super) requests: Arc<ReadRequests>,
-    /// Reads of single values, put together.
+    /// Reads values over these connections, and over a second one; single ones are put together.
     pub(super) batches: ReadBatcher,
     /// Makes the connections that subscribe.
     pub(super) connector: Arc<Connector>,
@@ -370,7 +367,7 @@ impl Lane for RedisLane {
     }
 
     fn get_many<'a>(&'a self, keys: &'a [&'a str]) -> BoxFuture<'a, Vec<ReadResult>> {
-        self.requests.fetch_all(keys).boxed()
+        self.batches.requests.fetch_all(keys).boxed()
     }
 
     fn acquire_lease<'a>(&'a self, key: &'a str, ask: LeaseRequest) -> Reply<'a, LeaseReply> {
@@ -645,7 +642,7 @@ impl Lane for RedisLane {
     }
 
     fn keep_only(&self, life: u64) -> bool {
-        self.requests.keep_only(life)
+        self.batches.requests.keep_only(life)
     }
 
     #[cfg(feature = "write-behind")]

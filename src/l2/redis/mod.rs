@@ -188,11 +188,10 @@ impl L2 for RedisL2 {
         // The second connection gives way to the first one in a pool that has no more to give.
         let spare = Arc::new(Connections::new(source, Some(Arc::clone(&connections))));
         let both = [Arc::clone(&connections), spare];
-        let requests = Arc::new(ReadRequests::new(Arc::clone(&names), both));
+        let requests = ReadRequests::new(Arc::clone(&names), both);
         Box::new(RedisLane {
             names,
-            batches: ReadBatcher::new(Arc::clone(&requests)),
-            requests,
+            batches: ReadBatcher::new(Arc::new(requests)),
             connections,
             connector: Arc::clone(&self.connector),
         })
