@@ -14,7 +14,6 @@ mod operate;
 mod read;
 mod write;
 
-use std::fmt;
 use std::marker::PhantomData;
 use std::sync::Arc;
 
@@ -22,6 +21,7 @@ use crate::clock::Tick;
 use crate::engine::{Engine, Loads, Writes};
 use crate::entry::Entry;
 use crate::key::{CacheKey, Key, KeyTooLong, KeyWriter};
+use crate::util::partial_debug::partial_debug;
 
 /// A two-level cache of values `V` under keys `K`: L1 in this process, and L2, a store that all instances of the
 /// service share.
@@ -154,10 +154,5 @@ impl<K, V: Send + Sync + 'static> Clone for Cache<K, V> {
     }
 }
 
-impl<K, V: Send + Sync + 'static> fmt::Debug for Cache<K, V> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Cache")
-            .field("namespace", &self.handle.engine.namespace())
-            .finish_non_exhaustive()
-    }
-}
+partial_debug!([K, V: Send + Sync + 'static] Cache<K, V>, "Cache", this =>
+    namespace: &this.handle.engine.namespace());

@@ -119,8 +119,8 @@ impl<V: Value> Convert<V> {
             return Err("it is tagged as another type".into());
         }
         let context = self.codec_context(key, &envelope.tags);
-        let (codec, max) = (envelope.head.codec, self.options.max_value_size);
-        let value = (self.codec).decode(codec, envelope.payload, &context, max)?;
+        let codec = envelope.head.codec;
+        let value = (self.codec).decode(codec, envelope.payload, &context)?;
         Ok((value, envelope))
     }
 
@@ -130,6 +130,7 @@ impl<V: Value> Convert<V> {
             key,
             type_tag: self.type_tag,
             tags,
+            max: self.options.max_value_size,
         }
     }
 
@@ -245,8 +246,7 @@ impl<V: Value> Convert<V> {
         // The codec writes behind the room for the header, so that the value is not copied once more.
         let mut body = envelope::begin();
         let context = self.codec_context(key, tags);
-        let max = self.options.max_value_size;
-        let encoded = self.codec.encode(value, &context, &mut body, max);
+        let encoded = self.codec.encode(value, &context, &mut body);
         let encoded = encoded.and_then(|codec| self.try_type(value).map(|()| codec));
         let head = Head {
             codec: encoded.inspect_err(|error| self.cannot_store(error))?,

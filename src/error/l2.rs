@@ -4,6 +4,8 @@ use std::error::Error;
 use std::sync::Arc;
 use std::time::Duration;
 
+use crate::util::predicates::predicates;
+
 /// Why L2 did not carry out a request, and for errors of Redis a remedy. Cheap to clone; never shows a URL or a
 /// password, nor, in errors of [`RedisL2`](crate::RedisL2), keys and values.
 #[derive(Clone, Debug, thiserror::Error)]

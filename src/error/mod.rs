@@ -1,20 +1,5 @@
 //! The errors that users get: opaque, so that they can grow, and cheap to clone.
 
-/// The questions that users ask an error: whether the kind in this field is one of these.
-macro_rules! predicates {
-    ($error:ident, $field:tt: $($(#[$doc:meta])* $name:ident => $kinds:pat,)*) => {
-        impl $error {
-            $(
-                $(#[$doc])*
-                #[must_use]
-                pub fn $name(&self) -> bool {
-                    matches!(self.$field, $kinds)
-                }
-            )*
-        }
-    };
-}
-
 mod commit;
 mod l2;
 mod or_deferred;
@@ -30,6 +15,7 @@ pub use self::commit::CommitError;
 pub use self::l2::L2Error;
 pub use self::or_deferred::OrDeferred;
 use crate::key::{CacheKey, KeyTooLong, KeyWriter};
+use crate::util::predicates::predicates;
 use crate::vocabulary::ByteSize;
 use crate::wire::codec::CodecError;
 

@@ -10,7 +10,7 @@ use http_body::Body;
 
 use super::body::CacheBody;
 use super::conditional::{OF_THE_BODY, is_not_modified};
-use super::rules::Rules;
+use super::layer::CacheLayer;
 use super::stored::Stored;
 
 const X_CACHE: HeaderName = HeaderName::from_static("x-cache");
@@ -74,7 +74,7 @@ impl How {
 
 /// The response to a request, from a response that was stored `resident` ago.
 pub(super) fn answer<B: Body>(
-    rules: &Rules,
+    rules: &CacheLayer,
     request: &request::Parts,
     stored: &Stored,
     resident: Duration,

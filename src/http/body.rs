@@ -1,6 +1,5 @@
 //! The body of a response: from the inner service, or from memory.
 
-use std::fmt;
 use std::future::poll_fn;
 use std::pin::Pin;
 use std::task::{Context, Poll};
@@ -10,6 +9,7 @@ use bytes::{Buf, Bytes};
 use http_body::{Body, Frame, SizeHint};
 use tokio::time::timeout;
 
+use crate::util::partial_debug::partial_debug;
 /// The body of a response of a [`CacheService`](super::CacheService): that of the inner service as it comes, or bytes
 /// that are in memory.
 pub struct CacheBody<B: Body> {
@@ -133,13 +133,7 @@ impl<B: Body> Body for CacheBody<B> {
     }
 }
 
-impl<B: Body> fmt::Debug for CacheBody<B> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("CacheBody")
-            .field("in_memory", &self.read.len())
-            .finish_non_exhaustive()
-    }
-}
+partial_debug!([B: Body] CacheBody<B>, "CacheBody", this => in_memory: &this.read.len());
 
 /// Copies nothing if the data is `Bytes` already.
 fn in_memory<D: Buf>(frame: Frame<D>) -> Frame<Bytes> {

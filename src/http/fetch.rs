@@ -17,9 +17,9 @@ use super::answer::{How, answer};
 use super::body::{CacheBody, read};
 use super::conditional::{ask, content_length, has_validator, is_not_modified};
 use super::conditional::{merge, strip_hop_by_hop};
+use super::layer::CacheLayer;
 use super::policy::{terms, vary};
 use super::references::leads_to_itself;
-use super::rules::Rules;
 use super::stored::{CachedResponse, Content, Scheme, Stored, Varies, own};
 use super::variants::{variant_key, widen};
 use crate::error::OfOneCaller;
@@ -36,28 +36,6 @@ pub(super) type Answer<B, E> = Result<Response<CacheBody<B>>, E>;
 
 /// An answer, or the panic of the inner service.
 pub(super) type Reply<B, E> = thread::Result<Answer<B, E>>;
-
-/// The keys under which a response is stored.
-#[derive(Clone)]
-pub(super) struct Address {
-    /// The key of the resource.
-    pub(super) primary: String,
-    /// The key of one variant, if the resource has variants.
-    pub(super) variant: Option<(String, Varies)>,
-    pub(super) scheme: Scheme,
-}
-
-impl Address {
-    pub(super) fn key(&self) -> &str {
-        self.variant.as_ref().map_or(&self.primary, |(key, _)| key)
-    }
-
-    /// For `Cache-Status`.
-    pub(super) fn why_missing(&self) -> &'static str {
-        let variant = self.variant.as_ref();
-        variant.map_or("uri-miss", |_| "vary-miss")
-    }
-}
 
 /// If it fails, there is no value for those that wait: each of them asks for itself.
 type ForCache = Result<Loaded<CachedResponse>, OfOneCaller>;
@@ -116,23 +94,38 @@ fn uncacheable(remembered: Duration) -> Loaded<CachedResponse> {
     loaded.ttl(remembered).soft_ttl(remembered)
 }
 
-/// One request, and the previous response that it asks about.
+/// One request, the keys under which its response is stored, and the previous response that it asks about.
+#[derive(Clone)]
 pub(super) struct Attempt {
-    pub(super) rules: Arc<Rules>,
+    pub(super) rules: Arc<CacheLayer>,
     /// As the client has sent it.
     pub(super) request: Arc<request::Parts>,
-    pub(super) address: Address,
+    /// The key of the resource.
+    pub(super) primary: String,
+    /// The key of one variant, if the resource has variants.
+    pub(super) variant: Option<(String, Varies)>,
+    pub(super) scheme: Scheme,
     pub(super) previous: Option<Entry<CachedResponse>>,
     /// Why it is sent if there is no previous response, for `Cache-Status`.
     pub(super) why: &'static str,
 }
 
 impl Attempt {
+    pub(super) fn key(&self) -> &str {
+        self.variant.as_ref().map_or(&self.primary, |(key, _)| key)
+    }
+
+    /// For `Cache-Status`.
+    pub(super) fn why_missing(&self) -> &'static str {
+        let variant = self.variant.as_ref();
+        variant.map_or("uri-miss", |_| "vary-miss")
+    }
+
     /// The previous response, and for how long it has been stored.
     fn previous(&self) -> Option<(&Stored, Duration)> {
         let entry = self.previous.as_ref()?;
         // A validator of the other scheme could confirm a response that is not for this client.
-        Some((entry.stored(self.address.scheme)?, entry.meta().age()))
+        Some((entry.stored(self.scheme)?, entry.meta().age()))
     }
 
     async fn send<B: Body, E>(&self, unsent: Unsent<B, E>) -> (Answer<B, E>, Outcome) {
@@ -214,7 +207,7 @@ impl Attempt {
         let fits = body.size_hint().lower() <= rules.body_limit as u64;
         // The inner service may know more of the request, such as that it came without TLS. A client that follows
         // the redirect would get it again.
-        let is_loop = leads_to_itself(self.address.scheme, &self.request, &parts);
+        let is_loop = leads_to_itself(self.scheme, &self.request, &parts);
         let terms = terms.filter(|_| fits && !is_loop);
         let owned = terms.and_then(|terms| Some((terms, own(&parts.headers)?)));
         let Some((mut terms, mut headers)) = owned else {
@@ -238,7 +231,7 @@ impl Attempt {
             status: parts.status,
             headers,
             body,
-            scheme: self.address.scheme,
+            scheme: self.scheme,
             terms,
         };
         let response = self.stored(parts, &stored);
@@ -298,19 +291,16 @@ impl Attempt {
         );
         let response = Loaded::new(CachedResponse(Content::Response(stored)));
         let response = response.ttl(ttl).soft_ttl(soft_ttl).tags(&tags);
-        let Address {
-            primary, scheme, ..
-        } = &self.address;
-        match &self.address.variant {
+        match &self.variant {
             Some((_, known)) if !known.covers(&names) => {
                 // It depends on more than was known. The next request finds it by all of that.
-                let wider = widen(cache, primary, names).await;
+                let wider = widen(cache, &self.primary, names).await;
                 Ok(uncacheable(wider.map_or(remembered, |_| Duration::ZERO)))
             }
             None if !names.is_empty() => {
                 let varies = Varies::on(names);
                 // The variant first: the entry of the resource leads others to it.
-                let key = variant_key(primary, &varies, *scheme, &self.request.headers);
+                let key = variant_key(&self.primary, &varies, self.scheme, &self.request.headers);
                 let _ = cache.insert(key.as_str(), response).await;
                 // The variant is inserted, and not loaded: only these tags say that one of them was invalidated
                 // meanwhile.

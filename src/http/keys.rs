@@ -7,20 +7,20 @@ use ::http::uri::Authority;
 use ::http::{Uri, request};
 use url::form_urlencoded;
 
-use super::rules::Rules;
+use super::layer::CacheLayer;
 use super::variants::VARIANT_BYTES;
 use crate::MAX_KEY_BYTES;
 
 /// The key of a GET of this resource. `None` if it is too long, or if a rule says so; or if its path does not begin
 /// with a slash, as the key could be that of another host and path.
-pub(super) fn key_of(rules: &Rules, request: &request::Parts) -> Option<String> {
+pub(super) fn key_of(rules: &CacheLayer, request: &request::Parts) -> Option<String> {
     if !request.uri.path().starts_with('/') {
         return None;
     }
     let mut key = (rules.prefix)(request);
     match &rules.key {
         Some(rule) => key.push_str(&rule(request)?),
-        None => write_usual(&mut key, request, rules.sorts_query),
+        None => write_usual(&mut key, request, rules.sort_query),
     }
     // Any resource may turn out to have variants.
     (key.len() + VARIANT_BYTES <= MAX_KEY_BYTES).then_some(key)

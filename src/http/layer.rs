@@ -1,29 +1,50 @@
-//! The layer and its options.
+//! The layer: its rules say which requests and responses it handles, how, and in which cache.
 
 use std::sync::Arc;
 use std::time::Duration;
 
 use ::http::header::HeaderName;
-use ::http::uri::Scheme;
-use ::http::{request, response};
-use tower_layer::Layer;
+use ::http::{request, response, uri};
 
 use super::invalidations::Invalidations;
-use super::rules::Rules;
-use super::service::CacheService;
-use super::stored::CachedResponse;
+use super::stored::{CachedResponse, Scheme};
+use crate::util::partial_debug::partial_debug;
 use crate::{BuildError, Builder, Cache};
 
 /// Bytes of L1, unless the builder says so.
 const L1_BYTES: u64 = 64 << 20;
 
-/// Caches the responses of a service. See the [module](super).
-///
-/// Cheap to clone. Clones share the stored responses, also if their rules are changed afterwards.
-#[derive(Clone, Debug)]
-#[must_use = "it does nothing until it is put around a service"]
-pub struct CacheLayer {
-    rules: Rules,
+type OfRequest<T> = Arc<dyn Fn(&request::Parts) -> T + Send + Sync>;
+type OfBoth<T> = Arc<dyn Fn(&request::Parts, &response::Parts) -> T + Send + Sync>;
+type Invalidate = Arc<dyn Fn(&request::Parts, &response::Parts, &mut Invalidations) + Send + Sync>;
+
+/// Declares each rule once: its setter, its type, what it is set to, and what it is otherwise.
+macro_rules! rules {
+    ($($(#[$doc:meta])* $name:ident($arg:ident: $given:ty): $type:ty = $value:expr, or $default:expr;)*) => {
+        /// Caches the responses of a service. See the [module](super).
+        ///
+        /// Cheap to clone. Clones share the stored responses, also if their rules are changed afterwards.
+        #[derive(Clone)]
+        #[must_use = "it does nothing until it is put around a service"]
+        pub struct CacheLayer {
+            pub(super) cache: Cache<String, CachedResponse>,
+            $(pub(super) $name: $type,)*
+        }
+
+        impl CacheLayer {
+            fn over(cache: Cache<String, CachedResponse>) -> Self {
+                Self { cache, $($name: $default,)* }
+            }
+
+            $(
+                $(#[$doc])*
+                pub fn $name(mut self, $arg: $given) -> Self {
+                    self.$name = $value;
+                    self
+                }
+            )*
+        }
+    };
 }
 
 impl CacheLayer {
@@ -56,17 +77,29 @@ impl CacheLayer {
         let weigh = |key: &str, response: &CachedResponse| {
             u32::try_from(key.len() + response.size()).unwrap_or(u32::MAX)
         };
-        let cache = builder.or_weighed(L1_BYTES, weigh).build()?;
-        let rules = Rules::new(cache);
-        Ok(Self { rules })
+        Ok(Self::over(builder.or_weighed(L1_BYTES, weigh).build()?))
     }
 
     /// The cache of the layer: to invalidate resources that change without a request, and for its counters.
     #[must_use]
     pub fn cache(&self) -> &Cache<String, CachedResponse> {
-        &self.rules.cache
+        &self.cache
     }
 
+    /// By which scheme a request was sent. `None` if its response cannot be stored by it.
+    pub(super) fn scheme_of(&self, request: &request::Parts) -> Option<Scheme> {
+        match (self.scheme)(request) {
+            None => Some(Scheme::Unknown),
+            Some(scheme) if scheme == uri::Scheme::HTTP => Some(Scheme::Http),
+            Some(scheme) if scheme == uri::Scheme::HTTPS => Some(Scheme::Https),
+            Some(_) => None,
+        }
+    }
+}
+
+partial_debug!([] CacheLayer, "CacheLayer", this => name: &this.name, cache: &this.cache);
+
+rules! {
     /// Which GET and HEAD requests the layer handles. Those for which the condition returns `false` go to the inner
     /// service, each by itself, and their responses are not stored. Default: all.
     ///
@@ -80,25 +113,15 @@ impl CacheLayer {
     /// layer.condition(|request| !request.headers.contains_key(http::header::COOKIE))
     /// # }
     /// ```
-    pub fn condition(
-        mut self,
-        condition: impl Fn(&request::Parts) -> bool + Send + Sync + 'static,
-    ) -> Self {
-        self.rules.condition = Arc::new(condition);
-        self
-    }
+    condition(condition: impl Fn(&request::Parts) -> bool + Send + Sync + 'static):
+        OfRequest<bool> = Arc::new(condition), or Arc::new(|_| true);
 
     /// The text that keys begin with, such as the tenant. Default: none.
     ///
     /// As [`key`](Self::key), it is also asked with the path of another request and the method GET, when that is to be
     /// invalidated.
-    pub fn prefix(
-        mut self,
-        prefix: impl Fn(&request::Parts) -> String + Send + Sync + 'static,
-    ) -> Self {
-        self.rules.prefix = Arc::new(prefix);
-        self
-    }
+    prefix(prefix: impl Fn(&request::Parts) -> String + Send + Sync + 'static):
+        OfRequest<String> = Arc::new(prefix), or Arc::new(|_| String::new());
 
     /// The key of a request, after the prefix; `None`: it is not cached. Default: `GET shop.example/products?a=1&b=2`,
     /// see [keys](super#keys).
@@ -106,13 +129,8 @@ impl CacheLayer {
     /// It is also asked with the path of another request and the method GET, when that is to be invalidated. A response
     /// with `Vary` adds to any key. A key that is longer than [`MAX_KEY_BYTES`](crate::MAX_KEY_BYTES) less
     /// 34 is not cached.
-    pub fn key(
-        mut self,
-        key: impl Fn(&request::Parts) -> Option<String> + Send + Sync + 'static,
-    ) -> Self {
-        self.rules.key = Some(Arc::new(key));
-        self
-    }
+    key(key: impl Fn(&request::Parts) -> Option<String> + Send + Sync + 'static):
+        Option<OfRequest<Option<String>>> = Some(Arc::new(key)), or None;
 
     /// By which scheme a client has sent a request, where the service depends on that; `None`: it is not known.
     /// Default: the scheme of the request's URI, as HTTP/2 has it.
@@ -135,53 +153,32 @@ impl CacheLayer {
     ///
     /// A redirect of a resource to itself is only stored if it is one to another scheme, and that of the request is
     /// known: others could be led in a circle.
-    pub fn scheme(
-        mut self,
-        scheme: impl Fn(&request::Parts) -> Option<Scheme> + Send + Sync + 'static,
-    ) -> Self {
-        self.rules.scheme = Arc::new(scheme);
-        self
-    }
+    scheme(scheme: impl Fn(&request::Parts) -> Option<uri::Scheme> + Send + Sync + 'static):
+        OfRequest<Option<uri::Scheme>> = Arc::new(scheme), or Arc::new(|request| request.uri.scheme().cloned());
 
     /// Whether the usual key has the parts of the query sorted by their names, so that their order makes no other
     /// resource. Default: yes. Those with one name stay in their order, and a query with `;` stays as it is.
     ///
     /// For a service to which the order of other parts matters, too, such as `a[]=1&a[0]=2`, say `false`.
-    pub fn sort_query(mut self, is_sorted: bool) -> Self {
-        self.rules.sorts_query = is_sorted;
-        self
-    }
+    sort_query(is_sorted: bool): bool = is_sorted, or true;
 
     /// Which responses may be stored, of those that RFC 9111 allows. Default: all.
-    pub fn store_if(
-        mut self,
-        rule: impl Fn(&request::Parts, &response::Parts) -> bool + Send + Sync + 'static,
-    ) -> Self {
-        self.rules.store_if = Arc::new(rule);
-        self
-    }
+    store_if(rule: impl Fn(&request::Parts, &response::Parts) -> bool + Send + Sync + 'static):
+        OfBoth<bool> = Arc::new(rule), or Arc::new(|_, _| true);
 
     /// Which responses are stored though they are private: those with `Set-Cookie`, `private` or `no-store`, and those
     /// to requests with `Authorization` if these are [looked up](Self::authorized). Default: none.
     ///
     /// `Set-Cookie` itself is never stored: only the client whose request was sent to the inner service gets it.
-    pub fn store_private(
-        mut self,
-        rule: impl Fn(&request::Parts, &response::Parts) -> bool + Send + Sync + 'static,
-    ) -> Self {
-        self.rules.store_private = Arc::new(rule);
-        self
-    }
+    store_private(rule: impl Fn(&request::Parts, &response::Parts) -> bool + Send + Sync + 'static):
+        OfBoth<bool> = Arc::new(rule), or Arc::new(|_, _| false);
 
     /// Whether requests with `Authorization` are handled as others. Default: no, they go to the inner service.
     ///
     /// Then the rules of RFC 9111 hold: their responses are stored if they are `public`, or have `s-maxage` or
     /// `must-revalidate`; and they are answered from whatever is stored. Responses that depend on the user need a
     /// [`key`](Self::key) or [`prefix`](Self::prefix) that does, too.
-    pub fn authorized(mut self, are_handled: bool) -> Self {
-        self.rules.looks_up_authorized = are_handled;
-        self
-    }
+    authorized(are_handled: bool): bool = are_handled, or false;
 
     /// How long a response is fresh, whatever it says itself. `None`: as it says. Zero: it is not fresh.
     ///
@@ -193,23 +190,13 @@ impl CacheLayer {
     /// [`condition`](Self::condition). A rule that goes by the path should look at the type of the response, too: a
     /// service may answer `/account/x.css` with the account. For streams that do not say `no-store` it should return
     /// `None`: they are read for up to [`body_timeout`](Self::body_timeout) before the client gets anything.
-    pub fn ttl(
-        mut self,
-        ttl: impl Fn(&request::Parts, &response::Parts) -> Option<Duration> + Send + Sync + 'static,
-    ) -> Self {
-        self.rules.ttl = Arc::new(ttl);
-        self
-    }
+    ttl(ttl: impl Fn(&request::Parts, &response::Parts) -> Option<Duration> + Send + Sync + 'static):
+        OfBoth<Option<Duration>> = Arc::new(ttl), or Arc::new(|_, _| None);
 
     /// Tags of a response, by which [`Cache::invalidate_tag`] and [`Invalidations::tag`] find it. Default: none. At
     /// most [`MAX_TAGS`](crate::MAX_TAGS); with more, or with one that is too long, the response is not stored.
-    pub fn tags(
-        mut self,
-        tags: impl Fn(&request::Parts, &response::Parts) -> Vec<String> + Send + Sync + 'static,
-    ) -> Self {
-        self.rules.tags = Arc::new(tags);
-        self
-    }
+    tags(tags: impl Fn(&request::Parts, &response::Parts) -> Vec<String> + Send + Sync + 'static):
+        OfBoth<Vec<String>> = Arc::new(tags), or Arc::new(|_, _| Vec::new());
 
     /// Which responses a request with another method than GET, HEAD, OPTIONS and TRACE invalidates after it has
     /// succeeded, besides its own URI and those in `Location` and `Content-Location` on the same host.
@@ -227,13 +214,8 @@ impl CacheLayer {
     /// })
     /// # }
     /// ```
-    pub fn invalidate(
-        mut self,
-        rule: impl Fn(&request::Parts, &response::Parts, &mut Invalidations) + Send + Sync + 'static,
-    ) -> Self {
-        self.rules.invalidate = Arc::new(rule);
-        self
-    }
+    invalidate(rule: impl Fn(&request::Parts, &response::Parts, &mut Invalidations) + Send + Sync + 'static):
+        Invalidate = Arc::new(rule), or Arc::new(|_, _, _| {});
 
     /// Response headers that speak to this cache, such as `CDN-Cache-Control`, in the order of preference: RFC 9213.
     /// Default: none, as a service behind a CDN sends them to that.
@@ -246,68 +228,36 @@ impl CacheLayer {
     /// layer.targeted([http::header::CDN_CACHE_CONTROL])
     /// # }
     /// ```
-    pub fn targeted(mut self, fields: impl IntoIterator<Item = HeaderName>) -> Self {
-        self.rules.targeted = fields.into_iter().collect();
-        self
-    }
+    targeted(fields: impl IntoIterator<Item = HeaderName>):
+        Arc<[HeaderName]> = fields.into_iter().collect(), or Arc::default();
 
     /// Whether clients can ask for fresher responses, by `no-cache`, `max-age`, `min-fresh` and `Pragma: no-cache`.
     /// Default: no, as each such request costs the inner service one. RFC 9111 leaves it to the cache.
     ///
     /// The response to `no-cache` replaces the stored one; those to the others are not stored. `no-store` and
     /// `only-if-cached` are always obeyed, and `max-stale` never is.
-    pub fn obey_requests(mut self, are_obeyed: bool) -> Self {
-        self.rules.obeys_requests = are_obeyed;
-        self
-    }
+    obey_requests(are_obeyed: bool): bool = are_obeyed, or false;
 
     /// The longest body that is stored, in bytes. Default: 1 MiB. A longer one is streamed. The cache has a limit of
     /// its own, [`max_value_size`](crate::Builder::max_value_size).
-    pub fn body_limit(mut self, bytes: usize) -> Self {
-        self.rules.body_limit = bytes;
-        self
-    }
+    body_limit(bytes: usize): usize = bytes, or 1 << 20;
 
     /// How long a body that may be stored is read before it is sent on as it comes, and not stored. Default: 5 s.
-    pub fn body_timeout(mut self, timeout: Duration) -> Self {
-        self.rules.body_timeout = timeout;
-        self
-    }
+    body_timeout(timeout: Duration): Duration = timeout, or Duration::from_secs(5);
 
     /// `stale-while-revalidate` of responses that do not say it. Default: 0.
-    pub fn stale_while_revalidate(mut self, time: Duration) -> Self {
-        self.rules.while_revalidate = time;
-        self
-    }
+    stale_while_revalidate(time: Duration): Duration = time, or Duration::ZERO;
 
     /// `stale-if-error` of responses that do not say it. Default: 0. The cache must keep them, see
     /// [`stale_if_error`](crate::Builder::stale_if_error).
-    pub fn stale_if_error(mut self, time: Duration) -> Self {
-        self.rules.if_error = time;
-        self
-    }
+    stale_if_error(time: Duration): Duration = time, or Duration::ZERO;
 
     /// For how long it is remembered that a response could not be stored. Meanwhile requests with its key do not wait
     /// for each other, and nothing is stored for them. Default: 5 s. Zero: requests that come while another one with
     /// the key is under way always wait for it, and those of several instances for one instance after the other, as
     /// [described](super#who-waits-for-whom).
-    pub fn uncacheable_for(mut self, time: Duration) -> Self {
-        self.rules.uncacheable_for = time;
-        self
-    }
+    uncacheable_for(time: Duration): Duration = time, or Duration::from_secs(5);
 
     /// The name of this cache in `Cache-Status`: a token, or a quoted string. Default: `larder`.
-    pub fn name(mut self, name: impl Into<Arc<str>>) -> Self {
-        self.rules.name = name.into();
-        self
-    }
-}
-
-impl<S> Layer<S> for CacheLayer {
-    type Service = CacheService<S>;
-
-    fn layer(&self, inner: S) -> Self::Service {
-        let rules = Arc::new(self.rules.clone());
-        CacheService { inner, rules }
-    }
+    name(name: impl Into<Arc<str>>): Arc<str> = name.into(), or "larder".into();
 }

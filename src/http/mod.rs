@@ -154,7 +154,6 @@ mod keys;
 mod layer;
 mod policy;
 mod references;
-mod rules;
 mod service;
 mod stored;
 mod unsafe_methods;

@@ -14,7 +14,7 @@ use http_cache_semantics::{CacheOptions, CachePolicy};
 
 use super::conditional::{date, has_validator, text};
 use super::directives::{Directives, members, parse_seconds};
-use super::rules::Rules;
+use super::layer::CacheLayer;
 use super::stored::{Stored, Terms};
 use crate::Meta;
 
@@ -33,7 +33,7 @@ const ASKED_WITH: [&str; 8] = [
 
 /// For how long a response may be used, or `None` if it must not be stored. Sets its `Date` if it has none.
 pub(super) fn terms(
-    rules: &Rules,
+    rules: &CacheLayer,
     request: &request::Parts,
     response: &mut response::Parts,
     delay: Duration,
@@ -81,8 +81,8 @@ pub(super) fn terms(
     let terms = Terms {
         age: initial_age(&response.headers, date, now, delay),
         lifetime: own_ttl.unwrap_or(lifetime),
-        while_revalidate: said_or("stale-while-revalidate", rules.while_revalidate),
-        if_error: said_or("stale-if-error", rules.if_error),
+        while_revalidate: said_or("stale-while-revalidate", rules.stale_while_revalidate),
+        if_error: said_or("stale-if-error", rules.stale_if_error),
         // RFC 9111, section 5.2.2.10: for a shared cache, `s-maxage` means `proxy-revalidate`, too.
         must_revalidate: directives.has_any(&[
             "must-revalidate",
@@ -191,6 +191,11 @@ pub(super) fn vary(headers: &HeaderMap) -> Option<BTreeSet<String>> {
 }
 
 impl Terms {
+    /// For how much longer it is fresh.
+    pub(super) fn fresh_for(&self) -> Duration {
+        self.lifetime.saturating_sub(self.age)
+    }
+
     /// How much of a time after its freshness it may be used in.
     fn stale_for(&self, time: Duration) -> Duration {
         if self.must_revalidate {

@@ -14,16 +14,17 @@ use futures::future::BoxFuture;
 use http_body::Body;
 use tokio::sync::oneshot;
 use tokio::sync::oneshot::error::TryRecvError;
+use tower_layer::Layer;
 use tower_service::Service;
 use tracing::Instrument;
 
 use super::answer::{How, answer, is_plain};
 use super::body::CacheBody;
 use super::directives::Directives;
-use super::fetch::{Address, Answer, Attempt, Reply, Unsent, fetch};
+use super::fetch::{Answer, Attempt, Reply, Unsent, fetch};
 use super::keys::{has_clear_host, key_of};
+use super::layer::CacheLayer;
 use super::policy::is_stale;
-use super::rules::Rules;
 use super::stored::{CachedResponse, Content, Stored};
 use super::unsafe_methods::{after, carry_out};
 use super::variants::{variant_key, widen};
@@ -34,8 +35,17 @@ use crate::{Entry, LoadError, Source};
 /// A service with a cache before it, made by [`CacheLayer`](super::CacheLayer).
 #[derive(Clone, Debug)]
 pub struct CacheService<S> {
-    pub(super) inner: S,
-    pub(super) rules: Arc<Rules>,
+    inner: S,
+    rules: Arc<CacheLayer>,
+}
+
+impl<S> Layer<S> for CacheLayer {
+    type Service = CacheService<S>;
+
+    fn layer(&self, inner: S) -> Self::Service {
+        let rules = Arc::new(self.clone());
+        CacheService { inner, rules }
+    }
 }
 
 /// The future of a [`CacheService`].
@@ -82,21 +92,29 @@ where
 
 /// Under which key a response is looked up; `None` if the inner service has the request by itself: no stored response
 /// answers it, and its own one is not stored.
-fn address_of(rules: &Rules, request: &request::Parts, has_body: bool) -> Option<Address> {
-    let is_hidden = !rules.looks_up_authorized && request.headers.contains_key(AUTHORIZATION);
+fn attempt_of(
+    rules: &Arc<CacheLayer>,
+    request: &Arc<request::Parts>,
+    has_body: bool,
+) -> Option<Attempt> {
+    let is_hidden = !rules.authorized && request.headers.contains_key(AUTHORIZATION);
     let is_whole = is_plain(request) && has_clear_host(request) && !has_body;
     if is_hidden || !is_whole || !(rules.condition)(request) {
         return None;
     }
-    Some(Address {
+    Some(Attempt {
+        rules: Arc::clone(rules),
+        request: Arc::clone(request),
         primary: key_of(rules, request)?,
         variant: None,
         scheme: rules.scheme_of(request)?,
+        previous: None,
+        why: "uri-miss",
     })
 }
 
 async fn handle<B, E>(
-    rules: Arc<Rules>,
+    rules: Arc<CacheLayer>,
     request: request::Parts,
     has_body: bool,
     unsent: Unsent<B, E>,
@@ -112,15 +130,13 @@ where
     let is_only_if_cached = asked.has("only-if-cached");
     let request = Arc::new(request);
     let (mut unsent, mut why) = (Some(unsent), "bypass");
-    if let Some(address) = address_of(&rules, &request, has_body) {
+    if let Some(attempt) = attempt_of(&rules, &request, has_body) {
         let mut search = Search {
-            rules: &rules,
-            request: &request,
-            address,
+            attempt,
             // RFC 9111, section 5.2.1.5, and a HEAD brings no body to store: these are only answered from stored
             // responses.
             loads: request.method == Method::GET && !is_only_if_cached && !asked.has("no-store"),
-            wishes: if rules.obeys_requests {
+            wishes: if rules.obey_requests {
                 asked.or_pragma(&request.headers)
             } else {
                 Directives::default()
@@ -144,7 +160,7 @@ where
 
 /// A request of which nothing is stored.
 async fn pass<B: Body, E>(
-    rules: &Rules,
+    rules: &CacheLayer,
     request: request::Parts,
     unsent: Unsent<B, E>,
     why: &'static str,
@@ -157,7 +173,7 @@ async fn pass<B: Body, E>(
 
 /// A request that is not cached. If it changes a resource, its stored responses are invalidated.
 async fn other_method<B: Body, E>(
-    rules: &Rules,
+    rules: &CacheLayer,
     request: request::Parts,
     unsent: Unsent<B, E>,
 ) -> Answer<B, E> {
@@ -176,7 +192,7 @@ async fn other_method<B: Body, E>(
 }
 
 /// A response of the layer itself.
-fn own_answer<B: Body>(rules: &Rules, status: StatusCode) -> Response<CacheBody<B>> {
+fn own_answer<B: Body>(rules: &CacheLayer, status: StatusCode) -> Response<CacheBody<B>> {
     let mut response = Response::new(CacheBody::memory(Bytes::new()));
     *response.status_mut() = status;
     How::forwarded("miss", None).write(&rules.name, response.headers_mut());
@@ -190,10 +206,9 @@ enum LoadedBy {
     ThisOne(Option<Entry<CachedResponse>>),
 }
 
-struct Search<'a, B, E> {
-    rules: &'a Arc<Rules>,
-    request: &'a Arc<request::Parts>,
-    address: Address,
+struct Search<B, E> {
+    /// How it is sent if no stored response answers it.
+    attempt: Attempt,
     /// Whether its response may be stored, and answer other requests.
     loads: bool,
     /// The freshness that it asks for.
@@ -202,7 +217,7 @@ struct Search<'a, B, E> {
     unsent: Option<Unsent<B, E>>,
 }
 
-impl<B, E> Search<'_, B, E>
+impl<B, E> Search<B, E>
 where
     B: Body<Error: Send> + Send + 'static,
     E: Send + 'static,
@@ -213,20 +228,21 @@ where
         let Some(entry) = self.look_up().await? else {
             return Ok(None);
         };
+        let attempt = &mut self.attempt;
         let varies = match &entry.value().0 {
             Content::Varies(varies) => Some(varies.clone()),
             // There are requests by both schemes: each gets a variant.
-            Content::Response(stored) if stored.scheme != self.address.scheme && self.loads => {
-                widen(&self.rules.cache, &self.address.primary, BTreeSet::new()).await
+            Content::Response(stored) if stored.scheme != attempt.scheme && self.loads => {
+                widen(&attempt.rules.cache, &attempt.primary, BTreeSet::new()).await
             }
             _ => None,
         };
         let Some(varies) = varies else {
             return Ok(self.answer(&entry));
         };
-        let (to, headers) = (&self.address, &self.request.headers);
-        let key = variant_key(&to.primary, &varies, to.scheme, headers);
-        self.address.variant = Some((key, varies));
+        let headers = &attempt.request.headers;
+        let key = variant_key(&attempt.primary, &varies, attempt.scheme, headers);
+        attempt.variant = Some((key, varies));
         // The key of a variant leads to no other variants.
         let entry = self.look_up().await?;
         Ok(entry.and_then(|entry| self.answer(&entry)))
@@ -234,37 +250,38 @@ where
 
     /// The response, if it may be used, and whether it is stale.
     fn usable<'e>(&self, entry: &'e Entry<CachedResponse>) -> Option<(&'e Stored, bool)> {
-        let stored = entry.stored(self.address.scheme)?;
+        let stored = entry.stored(self.attempt.scheme)?;
         Some((stored, is_stale(stored, &entry.meta(), &self.wishes)?))
     }
 
     fn answer(&self, entry: &Entry<CachedResponse>) -> Option<Response<CacheBody<B>>> {
         let (stored, is_stale) = self.usable(entry)?;
-        let meta = entry.meta();
+        let (attempt, meta) = (&self.attempt, entry.meta());
         let is_collapsed = meta.source() == Source::Loader;
         let how = How {
-            fwd: is_collapsed.then(|| self.address.why_missing()),
+            fwd: is_collapsed.then(|| attempt.why_missing()),
             is_collapsed,
             is_stale,
             ..How::default()
         };
-        Some(answer(self.rules, self.request, stored, meta.age(), how))
+        let age = meta.age();
+        Some(answer(&attempt.rules, &attempt.request, stored, age, how))
     }
 
     /// The entry that is stored, or is loaded for the requests that wait for it.
     async fn look_up(&mut self) -> Result<Option<Entry<CachedResponse>>, Reply<B, E>> {
-        let (cache, key) = (&self.rules.cache, self.address.key());
+        let (cache, key) = (&self.attempt.rules.cache, self.attempt.key());
         if !self.loads {
             return Ok(cache.get(key).await);
         }
-        let (mut by, mut why) = (LoadedBy::Anyone, self.address.why_missing());
+        let (mut by, mut why) = (LoadedBy::Anyone, self.attempt.why_missing());
         // RFC 9111, section 5.2.1.4: by no load that began before this request.
         if self.wishes.has("no-cache") {
             by = LoadedBy::ThisOne(None);
             if let Some(entry) = cache.get(key).await {
                 // Only own responses are wanted anew, and not on which headers they depend, or that they are not
                 // stored.
-                if entry.stored(self.address.scheme).is_none() {
+                if entry.stored(self.attempt.scheme).is_none() {
                     return Ok(Some(entry));
                 }
                 why = "request";
@@ -286,16 +303,11 @@ where
         why: &'static str,
         by: LoadedBy,
     ) -> Result<Result<Entry<CachedResponse>, LoadError>, Reply<B, E>> {
-        let (cache, key) = (&self.rules.cache, self.address.key());
+        let (cache, key) = (&self.attempt.rules.cache, self.attempt.key());
         let (client, mut reply) = oneshot::channel();
         let held = Arc::new(Mutex::new(self.unsent.take()));
-        let mut attempt = Attempt {
-            rules: Arc::clone(self.rules),
-            request: Arc::clone(self.request),
-            address: self.address.clone(),
-            previous: None,
-            why,
-        };
+        let mut attempt = self.attempt.clone();
+        attempt.why = why;
         let taken = Arc::clone(&held);
         let load = move |previous| async move {
             let unsent = lock(&taken).take().ok_or(OfOneCaller)?;

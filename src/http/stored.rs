@@ -72,13 +72,6 @@ pub(super) struct Terms {
     pub(super) must_revalidate: bool,
 }
 
-impl Terms {
-    /// For how much longer it is fresh.
-    pub(super) fn fresh_for(&self) -> Duration {
-        self.lifetime.saturating_sub(self.age)
-    }
-}
-
 impl CachedResponse {
     /// The response, if it is for requests by this scheme.
     pub(super) fn stored(&self, scheme: Scheme) -> Option<&Stored> {

@@ -6,14 +6,14 @@ use futures::future::join_all;
 
 use super::invalidations::Invalidations;
 use super::keys::{for_each_host, key_of};
+use super::layer::CacheLayer;
 use super::references::target;
-use super::rules::Rules;
 use super::stored::CachedResponse;
 use crate::{Cache, MAX_KEY_BYTES};
 
 /// The responses that a successful request invalidates: by section 4.4 of RFC 9111, and by the rule.
 pub(super) fn after(
-    rules: &Rules,
+    rules: &CacheLayer,
     request: &request::Parts,
     response: &response::Parts,
 ) -> Invalidations {

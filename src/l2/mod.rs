@@ -7,18 +7,6 @@
 //! Architecture invariant: an L2 stores values, orders changes and publishes them. It knows nothing of L1, of loads in
 //! flight, or of loaders.
 
-/// Has types show their name alone where they are printed for debugging.
-macro_rules! opaque {
-    ($($(#[$doc:meta])* $type:ident),*) => {$(
-        $(#[$doc])*
-        impl std::fmt::Debug for $type {
-            fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-                f.debug_struct(stringify!($type)).finish_non_exhaustive()
-            }
-        }
-    )*};
-}
-
 mod inbox;
 mod memory;
 mod outages;

@@ -71,13 +71,8 @@ impl Reporter {
     pub fn says(&self, cause: &str) -> Option<String> {
         // One step for all caches: of two that find the same cause at once, one logs it.
         let (mut state, now) = (lock(&self.outages.0), Instant::now());
-        let known = state.causes.iter_mut().find(|(known, _)| known == cause);
-        let is_same = known
-            .is_some_and(|(_, seen)| now.duration_since(std::mem::replace(seen, now)) < SAME_FOR);
-        if is_same {
-            return None;
-        }
-        state.causes.retain(|(known, _)| known != cause);
+        let is_it = |(known, _): &mut (String, Instant)| known == cause;
+        let known = state.causes.extract_if(.., is_it).last();
         // A single failure is no outage: other caches of the server may be well, and the cause is not kept for later.
         if state.in_trouble.is_empty() {
             return state.caches.get(&self.number).cloned();
@@ -87,7 +82,8 @@ impl Reporter {
             state.causes.remove(0);
         }
         state.causes.push((cause.to_owned(), now));
-        Some(state.namespaces())
+        let is_same = known.is_some_and(|(_, seen)| now.duration_since(seen) < SAME_FOR);
+        (!is_same).then(|| state.namespaces())
     }
 
     /// The trouble of this cache is over. Returns that of all caches of the server, with their namespaces, if it was the

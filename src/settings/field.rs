@@ -1,7 +1,6 @@
 //! How a field is written: as a text, or as a number where it is one.
 
 use std::fmt::Write;
-use std::str::FromStr;
 use std::time::Duration;
 
 use serde::de::{Deserialize, Deserializer, Error};
@@ -56,140 +55,81 @@ pub(super) fn deserialize<'de, F: Field, D: Deserializer<'de>>(
     F::from_text(&text).map(Some).ok_or_else(refused)
 }
 
-impl Field for String {
-    const EXPECTED: &'static str = "a text";
-
-    fn from_text(text: &str) -> Option<Self> {
-        Some(text.to_owned())
-    }
-
-    fn plain(&self) -> Plain {
-        Plain::Text(self.clone())
-    }
-}
-
-impl Field for bool {
-    const EXPECTED: &'static str = "true or false";
-
-    fn from_text(text: &str) -> Option<Self> {
-        match text {
-            "true" | "1" => Some(true),
-            "false" | "0" => Some(false),
-            _ => None,
-        }
-    }
-
-    fn plain(&self) -> Plain {
-        Plain::Bool(*self)
-    }
-}
-
-/// A number, as Rust reads it.
-macro_rules! number {
-    ($type:ty: $expected:literal, $plain:ident) => {
+/// Declares fields: the form that the text must have, how it is read, and how it is written.
+macro_rules! fields {
+    ($($type:ty: $expected:literal, $read:expr, $write:expr;)*) => {$(
         impl Field for $type {
             const EXPECTED: &'static str = $expected;
 
             fn from_text(text: &str) -> Option<Self> {
-                text.parse().ok()
+                let read: fn(&str) -> Option<Self> = $read;
+                read(text)
             }
 
             fn plain(&self) -> Plain {
-                Plain::$plain(*self as _)
+                let write: fn(&Self) -> Plain = $write;
+                write(self)
             }
         }
-    };
+    )*};
 }
 
-number!(u64: "a whole number", Whole);
-number!(usize: "a whole number", Whole);
-number!(f64: "a number", Real);
+fields! {
+    String: "a text",
+        |text| Some(text.to_owned()),
+        |text| Plain::Text(text.clone());
 
-impl Field for RefreshAhead {
-    const EXPECTED: &'static str =
-        "a share such as 0.8, or xfetch and its factor, such as xfetch:1.0";
+    bool: "true or false",
+        |text| match text {
+            "true" | "1" => Some(true),
+            "false" | "0" => Some(false),
+            _ => None,
+        },
+        |value| Plain::Bool(*value);
 
-    fn from_text(text: &str) -> Option<Self> {
-        match text.strip_prefix("xfetch:") {
+    // Numbers are read as Rust reads them.
+    u64: "a whole number",
+        |text| text.parse().ok(),
+        |number| Plain::Whole(*number);
+
+    usize: "a whole number",
+        |text| text.parse().ok(),
+        |number| Plain::Whole(*number as u64);
+
+    f64: "a number",
+        |text| text.parse().ok(),
+        |number| Plain::Real(*number);
+
+    RefreshAhead: "a share such as 0.8, or xfetch and its factor, such as xfetch:1.0",
+        |text| match text.strip_prefix("xfetch:") {
             Some(beta) => f64::from_text(beta).map(Self::XFetch),
             None => f64::from_text(text).map(Self::Share),
-        }
-    }
-
-    fn plain(&self) -> Plain {
-        match self {
+        },
+        |refresh| match refresh {
             Self::Share(share) => Plain::Real(*share),
             Self::XFetch(beta) => Plain::Text(format!("xfetch:{beta:?}")),
-        }
-    }
-}
+        };
 
-impl Field for Duration {
-    const EXPECTED: &'static str = "a duration with its unit, such as 250ms, 30s or 1h30m";
+    Duration: "a duration with its unit, such as 250ms, 30s or 1h30m",
+        read,
+        |duration| Plain::Text(written(*duration));
 
-    fn from_text(text: &str) -> Option<Self> {
-        // By its own word: in units it has twenty digits, which nobody reads.
-        if text == MAX {
-            return Some(Self::MAX);
-        }
-        let (mut rest, mut total) = (text.trim_start(), None);
-        while !rest.is_empty() {
-            let end = rest.find(|c: char| !c.is_ascii_digit())?;
-            let (count, after) = rest.split_at_checked(end)?;
-            let after = after.trim_start();
-            let end = after.find(|c: char| !c.is_ascii_alphabetic());
-            let (unit, after) = after.split_at_checked(end.unwrap_or(after.len()))?;
-            let (_, nanos) = UNITS.into_iter().find(|(name, _)| *name == unit)?;
-            // A sum that is too large is an error: wrapped around, it would be a short time.
-            let part = nanos.checked_mul(count.parse().ok()?)?;
-            total = Some(total.unwrap_or(0_u128).checked_add(part)?);
-            rest = after.trim_start();
-        }
-        let nanos = total?;
-        let seconds = u64::try_from(nanos / SECOND).ok()?;
-        let rest = u32::try_from(nanos % SECOND).ok()?;
-        Some(Self::new(seconds, rest))
-    }
+    (Duration, usize): "a duration and a number, such as 2ms,100",
+        |text| {
+            let (window, max) = text.split_once(',')?;
+            Some((read(window.trim())?, max.trim().parse().ok()?))
+        },
+        |(window, max)| Plain::Text(format!("{},{max}", written(*window)));
 
-    fn plain(&self) -> Plain {
-        Plain::Text(written(*self))
-    }
-}
-
-impl Field for (Duration, usize) {
-    const EXPECTED: &'static str = "a duration and a number, such as 2ms,100";
-
-    fn from_text(text: &str) -> Option<Self> {
-        let (window, max) = text.split_once(',')?;
-        Some((
-            Duration::from_text(window.trim())?,
-            usize::from_str(max.trim()).ok()?,
-        ))
-    }
-
-    fn plain(&self) -> Plain {
-        let (window, max) = self;
-        Plain::Text(format!("{},{max}", written(*window)))
-    }
-}
-
-impl Field for Mode {
-    const EXPECTED: &'static str = "strict, or available and its limit, such as available:60s";
-
-    fn from_text(text: &str) -> Option<Self> {
-        if text == "strict" {
-            return Some(Self::Strict);
-        }
-        let limit = Duration::from_text(text.strip_prefix("available:")?)?;
-        Some(Self::Available { limit })
-    }
-
-    fn plain(&self) -> Plain {
-        Plain::Text(match self {
+    Mode: "strict, or available and its limit, such as available:60s",
+        |text| match text.strip_prefix("available:") {
+            Some(limit) => read(limit).map(|limit| Self::Available { limit }),
+            None => (text == "strict").then_some(Self::Strict),
+        },
+        |mode| Plain::Text(match mode {
             Self::Strict => "strict".to_owned(),
             Self::Available { limit } => format!("available:{}", written(*limit)),
-        })
-    }
+        });
 }
 
 const MAX: &str = "max";
@@ -204,6 +144,30 @@ const UNITS: [(&str, u128); 7] = [
     ("us", 1_000),
     ("ns", 1),
 ];
+
+fn read(text: &str) -> Option<Duration> {
+    // By its own word: in units it has twenty digits, which nobody reads.
+    if text == MAX {
+        return Some(Duration::MAX);
+    }
+    let (mut rest, mut total) = (text.trim_start(), None);
+    while !rest.is_empty() {
+        let end = rest.find(|c: char| !c.is_ascii_digit())?;
+        let (count, after) = rest.split_at_checked(end)?;
+        let after = after.trim_start();
+        let end = after.find(|c: char| !c.is_ascii_alphabetic());
+        let (unit, after) = after.split_at_checked(end.unwrap_or(after.len()))?;
+        let (_, nanos) = UNITS.into_iter().find(|(name, _)| *name == unit)?;
+        // A sum that is too large is an error: wrapped around, it would be a short time.
+        let part = nanos.checked_mul(count.parse().ok()?)?;
+        total = Some(total.unwrap_or(0_u128).checked_add(part)?);
+        rest = after.trim_start();
+    }
+    let nanos = total?;
+    let seconds = u64::try_from(nanos / SECOND).ok()?;
+    let rest = u32::try_from(nanos % SECOND).ok()?;
+    Some(Duration::new(seconds, rest))
+}
 
 fn written(duration: Duration) -> String {
     if duration == Duration::MAX {

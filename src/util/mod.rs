@@ -4,6 +4,7 @@
 //! - [`on_drop`]: a step that follows even if the task in between is cancelled
 //! - [`pacing`]: when the next batch of requests leaves
 //! - [`partial_debug`]: `Debug` for types that hold more than can be shown
+//! - [`predicates`]: the questions that users ask an error
 //! - [`random`]: numbers that no other instance draws
 //! - [`retry_delays`]: pauses between attempts
 //! - [`shared_result`]: one result for many tasks
@@ -13,6 +14,7 @@ pub(crate) mod lock;
 pub(crate) mod on_drop;
 pub(crate) mod pacing;
 pub(crate) mod partial_debug;
+pub(crate) mod predicates;
 pub(crate) mod random;
 pub(crate) mod retry_delays;
 pub(crate) mod shared_result;

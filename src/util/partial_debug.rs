@@ -2,7 +2,11 @@
 
 /// Implements `Debug` for a type, with these fields and a sign that there is more.
 macro_rules! partial_debug {
-    ([$($generics:tt)*] $type:ty, $name:literal $(, $this:ident => $($field:ident: $shown:expr),+)?) => {
+    (
+        $(#[$doc:meta])*
+        [$($generics:tt)*] $type:ty, $name:literal $(, $this:ident => $($field:ident: $shown:expr),+)?
+    ) => {
+        $(#[$doc])*
         impl<$($generics)*> std::fmt::Debug for $type {
             fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
                 let mut debug = f.debug_struct($name);

@@ -152,10 +152,7 @@ impl Life {
             plus_1(self.l1_ttl.map(millis)),
         ];
         let mut bytes = [0; TIMES];
-        let numbers = fields.into_iter().chain([sum(&fields)]);
-        for (field, number) in bytes.as_chunks_mut().0.iter_mut().zip(numbers) {
-            *field = u64::to_be_bytes(number);
-        }
+        put_summed(&mut bytes[..], &fields);
         bytes
     }
 }
@@ -288,11 +285,8 @@ pub(crate) fn checksum(body: &[u8], place: Place) -> u64 {
 /// Puts a stamp before a body, as the scripts do.
 pub(crate) fn stamped(stamp: Stamp, body: &[u8]) -> Vec<u8> {
     let mut bytes = Vec::with_capacity(STAMPED + body.len());
-    let fields = [stamp.epoch, stamp.ver, stamp.written_at];
     bytes.put_slice(&MAGIC);
-    for field in fields.into_iter().chain([sum(&fields)]) {
-        bytes.put_u64(field);
-    }
+    put_summed(&mut bytes, &[stamp.epoch, stamp.ver, stamp.written_at]);
     bytes.extend_from_slice(body);
     debug_assert_eq!(bytes.len(), STAMPED + body.len());
     bytes
@@ -308,6 +302,13 @@ pub(crate) fn restamped(stamp: Stamp, life: Life, stored: &[u8]) -> Vec<u8> {
         *times = life.packed(stamp.written_at);
     }
     bytes
+}
+
+/// Appends numbers, and their sum.
+fn put_summed(mut out: impl BufMut, fields: &[u64]) {
+    for field in fields.iter().chain([&sum(fields)]) {
+        out.put_u64(*field);
+    }
 }
 
 pub(crate) fn sum(fields: &[u64]) -> u64 {

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use futures::future::{BoxFuture, ready};
-use futures::{FutureExt, Stream};
+use futures::{FutureExt, Stream, TryFutureExt};
 
 use super::state::{Granted, Link, State};
 use super::{Listening, MemoryL2};
@@ -22,6 +22,7 @@ use crate::l2::{
 };
 use crate::prefixes::Prefixes;
 use crate::util::lock::lock;
+use crate::util::partial_debug::partial_debug;
 use crate::wire::envelope::{self, restamped};
 
 /// Messages that a replay returns at most: few, so that simulated instances catch up in several steps.
@@ -122,7 +123,7 @@ impl MemoryLane {
     }
 }
 
-opaque!(MemoryLane);
+partial_debug!([] MemoryLane, "MemoryLane");
 
 impl Lane for MemoryLane {
     fn get<'a>(&'a self, key: &'a str) -> Reply<'a, Option<Bytes>> {
@@ -131,11 +132,8 @@ impl Lane for MemoryLane {
 
     fn get_many<'a>(&'a self, keys: &'a [&'a str]) -> BoxFuture<'a, Vec<ReadResult>> {
         let read = |state: &mut State| keys.iter().map(|key| Ok(state.get(key))).collect();
-        let answers = self.step(read);
         let none = |error| vec![Err(error); keys.len()];
-        answers
-            .map(move |answers| answers.unwrap_or_else(none))
-            .boxed()
+        self.step(read).unwrap_or_else(none).boxed()
     }
 
     fn acquire_lease<'a>(&'a self, key: &'a str, ask: LeaseRequest) -> Reply<'a, LeaseReply> {
@@ -150,22 +148,22 @@ impl Lane for MemoryLane {
             }
             // The source does not have the write yet, so a load would store an older value.
             #[cfg(feature = "write-behind")]
-            if state.data.writes.marks.contains_key(key) {
+            if state.writes.marks.contains_key(key) {
                 return LeaseReply::Hold;
             }
-            if state.data.holds.get(key, at).is_some() {
+            if state.holds.get(key, at).is_some() {
                 return LeaseReply::Hold;
             }
             // A lease of another epoch fills nothing, and a private store has no other instance to wait for: both are replaced.
             let held = state.granted(key);
-            let epoch = state.data.clock.epoch;
+            let epoch = state.clock.epoch;
             if let Some(mut other) = held
                 && ask.want != Want::Anew
                 && other.lease.epoch == epoch
                 && !state.now.is_private
             {
                 other.is_awaited = true;
-                let left = state.data.leases.remaining(key, at);
+                let left = state.leases.remaining(key, at);
                 state.keep_lease(key, other, left);
                 return LeaseReply::Wait(left);
             }
@@ -176,7 +174,7 @@ impl Lane for MemoryLane {
             let lease = Lease { token, epoch };
             let granted = Granted {
                 lease,
-                began: state.data.clock.ver,
+                began: state.clock.ver,
                 is_awaited: taken_over.is_some_and(|other| other.is_awaited),
             };
             // `began` is the last version that was issued: an invalidation of a tag from here on overtakes the load (rule 20).
@@ -301,7 +299,7 @@ impl Lane for MemoryLane {
 
     fn tag_versions<'a>(&'a self, tags: &'a [&'a str]) -> Reply<'a, Vec<Option<TagVersion>>> {
         self.step(|state| {
-            let marked = |tag: &&str| state.data.tags.marked(tag, state.now.at);
+            let marked = |tag: &&str| state.tags.marked(tag, state.now.at);
             tags.iter().map(marked).collect()
         })
     }
@@ -309,7 +307,7 @@ impl Lane for MemoryLane {
     fn remove_prefixes<'a>(&'a self, prefixes: &'a [(&'a str, Stamp)]) -> Reply<'a, Vec<u64>> {
         self.step(|state| {
             let which = Prefixes::new(prefixes.iter().map(|(prefix, _)| *prefix));
-            let stored = state.data.values.keys();
+            let stored = state.values.keys();
             let stored = stored.flat_map(|key| {
                 let indexes = which.of(key.as_bytes());
                 indexes.filter_map(|index| Some((key.clone(), index, prefixes.get(index)?.1)))
@@ -323,7 +321,7 @@ impl Lane for MemoryLane {
                 if stamp.is_some_and(is_later) {
                     continue;
                 }
-                state.data.values.remove(&key);
+                state.values.remove(&key);
                 if let Some(removed) = removed.get_mut(index) {
                     *removed += u64::from(stamp.is_some());
                 }
@@ -334,14 +332,14 @@ impl Lane for MemoryLane {
 
     fn replay(&self, first: u64) -> Reply<'_, Vec<Message>> {
         self.step(|state| {
-            let from_there = state.data.log.iter().filter(|one| one.seq >= first);
+            let from_there = state.log.iter().filter(|one| one.seq >= first);
             from_there.take(REPLAY).cloned().collect()
         })
     }
 
     fn members(&self) -> Reply<'_, Members> {
         self.step(|state| Members {
-            generation: state.data.generation,
+            generation: state.generation,
             list: state.members().collect(),
         })
     }
@@ -349,13 +347,13 @@ impl Lane for MemoryLane {
     fn forget(&self, member: Member) -> Reply<'_, ()> {
         self.step(|state| {
             // By the whole entry: a heartbeat since has changed it (rule 16).
-            let members = &mut state.data.members;
+            let members = &mut state.members;
             members.retain(|_, (noted, _)| *noted != member);
         })
     }
 
     fn leave(&self, id: u64) -> Reply<'_, ()> {
-        self.step(|state| _ = state.data.members.remove(&id))
+        self.step(|state| _ = state.members.remove(&id))
     }
 
     fn publish<'a>(&'a self, channel: &'a str, payload: &'a [u8]) -> Reply<'a, ()> {
@@ -369,7 +367,7 @@ impl Lane for MemoryLane {
 
     fn store_counts<'a>(&'a self, counts: StoredCounts<'a>) -> Reply<'a, ()> {
         self.step(move |state| {
-            let stored = state.data.counts.entry(counts.instance).or_default();
+            let stored = state.counts.entry(counts.instance).or_default();
             // A late copy does not replace later counters.
             if stored.0 <= counts.at {
                 *stored = (counts.at, counts.text.to_owned());
@@ -379,7 +377,7 @@ impl Lane for MemoryLane {
 
     fn counts(&self) -> Reply<'_, Vec<(u64, String)>> {
         self.step(|state| {
-            let counts = state.data.counts.iter();
+            let counts = state.counts.iter();
             counts.map(|(id, (_, text))| (*id, text.clone())).collect()
         })
     }

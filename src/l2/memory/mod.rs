@@ -19,10 +19,11 @@ use std::io;
 use std::sync::{Arc, Mutex, Weak};
 use std::time::Duration;
 
-use self::state::{Data, Link, Now, State};
+use self::state::{Link, Now, State};
 use super::{L2Error, OnHeard, random};
 use crate::clock::Clock;
 use crate::util::lock::lock;
+use crate::util::partial_debug::partial_debug;
 
 /// A second level inside this process, for trying the crate out and for tests.
 ///
@@ -66,7 +67,7 @@ struct Listening {
 /// The data of a [`MemoryL2`] at some time, like a server's snapshot on disk. The default is empty.
 #[derive(Clone, Default)]
 pub struct MemorySnapshot {
-    lanes: BTreeMap<String, Data>,
+    lanes: BTreeMap<String, State>,
 }
 
 impl MemoryL2 {
@@ -114,11 +115,9 @@ impl MemoryL2 {
     /// Copies the data, for a later [`restore`](Self::restore).
     #[must_use]
     pub fn snapshot(&self) -> MemorySnapshot {
-        let server = lock(&self.server);
-        let data = |(namespace, state): (&String, &State)| (namespace.clone(), state.data.clone());
-        MemorySnapshot {
-            lanes: server.lanes.iter().map(data).collect(),
-        }
+        let mut lanes = lock(&self.server).lanes.clone();
+        unsubscribe_all(&mut lanes);
+        MemorySnapshot { lanes }
     }
 
     /// Restarts from a snapshot, like a server that has lost all later writes: all connections are cut, and values that
@@ -129,17 +128,7 @@ impl MemoryL2 {
         server.now.link.run = random();
         // Members of the former life may be missing in the snapshot.
         server.now.age_of_list = Duration::ZERO;
-        let state = |(namespace, data): (&String, &Data)| {
-            let data = data.clone();
-            (
-                namespace.clone(),
-                State {
-                    data,
-                    ..State::default()
-                },
-            )
-        };
-        server.lanes = snapshot.lanes.iter().map(state).collect();
+        server.lanes.clone_from(&snapshot.lanes);
     }
 
     /// Begins or ends an outage, for all clones: while the store cannot be reached, every request fails at once, as
@@ -174,7 +163,7 @@ impl MemoryL2 {
         if !is_reachable {
             // Connections must not survive an outage that is over before they are used again.
             server.now.link.outages += 1;
-            (server.lanes.values_mut()).for_each(|state| state.subscribers.clear());
+            unsubscribe_all(&mut server.lanes);
         }
     }
 
@@ -210,17 +199,7 @@ impl MemoryL2 {
             }
         }
     }
-}
 
-impl Default for MemoryL2 {
-    fn default() -> Self {
-        Self::new()
-    }
-}
-
-opaque!(MemoryL2, MemorySnapshot);
-
-impl MemoryL2 {
     /// Does something with the data of a namespace, as one step.
     fn step<T>(&self, namespace: &str, act: impl FnOnce(&mut State) -> T) -> Result<T, L2Error> {
         // Before the lock, as a clock of the simulation may take a lock of its own.
@@ -241,6 +220,21 @@ impl MemoryL2 {
         Ok(act(state))
     }
 }
+
+fn unsubscribe_all(lanes: &mut BTreeMap<String, State>) {
+    for state in lanes.values_mut() {
+        state.subscribers.clear();
+    }
+}
+
+impl Default for MemoryL2 {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+partial_debug!([] MemoryL2, "MemoryL2");
+partial_debug!([] MemorySnapshot, "MemorySnapshot");
 
 #[cfg(test)]
 mod tests {

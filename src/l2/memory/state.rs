@@ -46,18 +46,12 @@ pub(super) struct Link {
     pub(super) outages: u64,
 }
 
-#[derive(Default)]
+#[derive(Clone, Default)]
 pub(super) struct State {
     /// Of the step that is done.
     pub(super) now: Now,
-    pub(super) data: Data,
-    /// The queues of the subscriptions. A restart or an outage closes them.
+    /// The queues of the subscriptions. A restart or an outage closes them, and a snapshot has none.
     pub(super) subscribers: Vec<mpsc::Sender<Event>>,
-}
-
-/// The data that a snapshot holds.
-#[derive(Clone, Default)]
-pub(super) struct Data {
     /// Of the life that this was last used in; zeros before the first.
     pub(super) clock: LaneClock,
     /// Whether a private store keeps messages.
@@ -95,13 +89,13 @@ impl State {
     /// brought deleted values back, and another list of members, since it may have lost some.
     pub(super) fn meet(&mut self) -> LaneClock {
         let run = self.now.link.run;
-        if self.data.clock.life != run {
-            let former = replace(&mut self.data.clock.life, run);
+        if self.clock.life != run {
+            let former = replace(&mut self.clock.life, run);
             if former == 0 || !without(Rule::NewLife) {
                 // Random and not the next number: a snapshot may have lost the last ones.
-                self.data.clock.epoch = random();
-                self.data.generation = random();
-                self.data.age = self.now.age_of_list;
+                self.clock.epoch = random();
+                self.generation = random();
+                self.age = self.now.age_of_list;
             }
         }
         self.clock()
@@ -110,13 +104,13 @@ impl State {
     pub(super) fn clock(&self) -> LaneClock {
         LaneClock {
             now: self.now.at,
-            ..self.data.clock
+            ..self.clock
         }
     }
 
     /// The stored bytes of a key, be they of this epoch or not.
     pub(super) fn get(&self, key: &str) -> Option<Bytes> {
-        self.data.values.get(key, self.now.at).cloned()
+        self.values.get(key, self.now.at).cloned()
     }
 
     /// A value of this epoch, be it valid or not.
@@ -124,7 +118,7 @@ impl State {
         let bytes = self.get(key)?;
         let (stamp, life) = envelope::read_stamp(&bytes)?;
         // A value of another epoch may be older than an invalidation that was lost with that epoch (rule 11).
-        let is_of_now = stamp.epoch == self.data.clock.epoch || without(Rule::Epochs);
+        let is_of_now = stamp.epoch == self.clock.epoch || without(Rule::Epochs);
         is_of_now.then_some((bytes, stamp, life))
     }
 
@@ -140,7 +134,7 @@ impl State {
         let (bytes, stamp, _) = &valid;
         let tags = envelope::stored_tags(bytes);
         let is_valid = |tag: &Key| {
-            let marked = self.data.tags.marked(tag, self.now.at);
+            let marked = self.tags.marked(tag, self.now.at);
             marked.is_some_and(|at| at.epoch == stamp.epoch && at.ver < stamp.ver)
         };
         tags.iter().all(is_valid).then_some(valid)
@@ -164,24 +158,23 @@ impl State {
         };
         // Also if the fill is rejected below: the load is over, and those that wait for it may ask.
         self.use_up(key, granted);
-        let (all, epoch) = (&self.data.tags, self.data.clock.epoch);
+        let (all, epoch) = (&self.tags, self.clock.epoch);
         let is_overtaken = |tag: &Key| all.invalidated(tag, epoch, self.now.at) > granted.began;
         without(Rule::TagFills) || !tags.iter().any(is_overtaken)
     }
 
     /// The lease on a key.
     pub(super) fn granted(&self, key: &str) -> Option<Granted> {
-        self.data.leases.get(key, self.now.at).copied()
+        self.leases.get(key, self.now.at).copied()
     }
 
     /// A lease, unless it does not stand any more (rule 1).
     pub(super) fn standing(&self, key: &str, lease: Lease) -> Option<Granted> {
         // The epoch must be the present one, too: a restart can bring back a lease that an invalidation had ended.
-        let stands =
-            |granted: &Granted| granted.lease == lease && self.data.clock.epoch == lease.epoch;
+        let stands = |granted: &Granted| granted.lease == lease && self.clock.epoch == lease.epoch;
         let ablated = || Granted {
             lease,
-            began: self.data.clock.ver,
+            began: self.clock.ver,
             is_awaited: false,
         };
         let standing = self.granted(key).filter(stands);
@@ -192,12 +185,12 @@ impl State {
     /// the last holds the lease: so it lasts, even if the loader blocks the thread that would renew it.
     pub(super) fn keep_lease(&mut self, key: &str, granted: Granted, ttl: Duration) {
         let ttl = if self.now.is_private { LONGEST } else { ttl };
-        self.data.leases.insert(key, granted, self.now.at, ttl);
+        self.leases.insert(key, granted, self.now.at, ttl);
     }
 
     /// Ends a lease, and notifies the loads that wait for it.
     pub(super) fn use_up(&mut self, key: &str, granted: Granted) {
-        self.data.leases.remove(key);
+        self.leases.remove(key);
         if granted.is_awaited {
             self.send_all(&Event::LeaseEnded(key.into()));
         }
@@ -205,8 +198,8 @@ impl State {
 
     /// Ends a lease that stands or not, and holds loads off. A hold that lasts longer stays.
     pub(super) fn end_lease(&mut self, key: &str, hold: Duration) {
-        let (holds, at) = (&mut self.data.holds, self.now.at);
-        self.data.leases.remove(key);
+        let (holds, at) = (&mut self.holds, self.now.at);
+        self.leases.remove(key);
         if hold > holds.remaining(key, at) && !without(Rule::HoldOff) {
             holds.insert(key, (), at, hold);
         }
@@ -236,7 +229,7 @@ impl State {
             Step::Append(append) => return self.append(batch, append),
             Step::Invalidate { hold, .. } => {
                 // Somebody asks for a place in the log: from here on a private store keeps one, too.
-                self.data.is_logged |= keys.is_empty();
+                self.is_logged |= keys.is_empty();
                 self.remove(keys, *hold);
                 self.announce(payload)
             }
@@ -246,7 +239,7 @@ impl State {
                 for key in keys {
                     if let Some((bytes, of, mut life)) = self.stored(key) {
                         life.stale_at = Some(life.stale_at.map_or(at, |stale| stale.min(at)));
-                        let kept = self.data.values.remaining(key, at);
+                        let kept = self.values.remaining(key, at);
                         self.keep(key, restamped(of, life, &bytes), kept);
                     }
                     self.end_lease(key, Duration::ZERO);
@@ -257,7 +250,7 @@ impl State {
             Step::InvalidateTags => {
                 let stamp = self.stamp();
                 for tag in keys {
-                    self.data.tags.invalidate(tag, stamp);
+                    self.tags.invalidate(tag, stamp);
                 }
                 self.publish(stamp.ver, payload);
                 stamp.into()
@@ -265,18 +258,18 @@ impl State {
             Step::Clear => {
                 // The epoch of a private store never changes: it has no values that a new one would end.
                 if self.now.is_private {
-                    self.data.leases = Expiring::default();
+                    self.leases = Expiring::default();
                 } else {
-                    self.data.clock.epoch = random();
+                    self.clock.epoch = random();
                 }
                 // No instance replays messages from before a clear.
-                self.data.values = Expiring::default();
-                self.data.log.clear();
+                self.values = Expiring::default();
+                self.log.clear();
                 self.announce(payload)
             }
             Step::EndLeases => {
                 if !without(Rule::PrefixLeases) {
-                    self.data.leases = Expiring::default();
+                    self.leases = Expiring::default();
                 }
                 self.announce(payload)
             }
@@ -301,16 +294,16 @@ impl State {
 
     /// Stores a value for so long, and has the markers of its tags exist for as long.
     pub(super) fn keep(&mut self, key: &str, bytes: Vec<u8>, kept: Duration) {
-        let (epoch, at) = (self.data.clock.epoch, self.now.at);
+        let (epoch, at) = (self.clock.epoch, self.now.at);
         for tag in envelope::stored_tags(&bytes) {
-            self.data.tags.keep(&tag, epoch, at, kept);
+            self.tags.keep(&tag, epoch, at, kept);
         }
-        self.data.values.insert(key, bytes.into(), at, kept);
+        self.values.insert(key, bytes.into(), at, kept);
     }
 
     pub(super) fn remove(&mut self, keys: &[&str], hold: Duration) {
         for key in keys {
-            self.data.values.remove(key);
+            self.values.remove(key);
             self.end_lease(key, hold);
         }
     }
@@ -326,14 +319,14 @@ impl State {
             stamp,
             seq: self.publish(stamp.ver, payload),
             longest_staleness: longest_staleness.unwrap_or_default(),
-            generation: self.data.generation,
-            members_age: self.data.age,
+            generation: self.generation,
+            members_age: self.age,
         }
     }
 
     pub(super) fn members(&self) -> impl Iterator<Item = Member> {
         let at = self.now.at;
-        let members = self.data.members.values().copied();
+        let members = self.members.values().copied();
         let is_known = move |(member, noted_at): &(Member, u64)| {
             let silence = Duration::from_millis(at.saturating_sub(*noted_at));
             !without(Rule::MemberTime) || silence <= 10 * member.info.max_staleness
@@ -344,9 +337,9 @@ impl State {
     /// Takes note of how far an instance is, and for how long it knows this list of members.
     pub(super) fn note(&mut self, info: MemberInfo, applied: Applied, age: ListAge) {
         // The longest that any member has measured: no wall clock, which can be stepped, takes part (rule 16).
-        self.data.age = self.data.age.max(age.now());
+        self.age = self.age.max(age.now());
         let member = Member::new(info, applied);
-        self.data.members.insert(info.id, (member, self.now.at));
+        self.members.insert(info.id, (member, self.now.at));
     }
 
     pub(super) fn subscribe(&mut self, me: MemberInfo) -> (ListAge, mpsc::Receiver<Event>) {
@@ -354,35 +347,35 @@ impl State {
         // Before the clock is read: a change between the two would be missed (rule 7). Here one step does both.
         self.subscribers.push(queue);
         self.meet();
-        let age = ListAge::new(self.data.age);
+        let age = ListAge::new(self.age);
         self.note(me, Applied::NOTHING, age);
         (age, messages)
     }
 
     pub(super) fn stamp(&mut self) -> Stamp {
-        self.data.clock.ver += 1;
-        Stamp::new(self.data.clock.epoch, self.data.clock.ver, self.now.at)
+        self.clock.ver += 1;
+        Stamp::new(self.clock.epoch, self.clock.ver, self.now.at)
     }
 
     pub(super) fn publish(&mut self, ver: u64, payload: &[u8]) -> u64 {
-        if self.now.is_private && !self.data.is_logged {
+        if self.now.is_private && !self.is_logged {
             return 0;
         }
         // No message has a version that was not issued, and the log has no hole: instances count on both (rules 9 and 21).
-        debug_assert!(ver <= self.data.clock.ver);
-        self.data.clock.seq += 1;
-        let (epoch, seq) = (self.data.clock.epoch, self.data.clock.seq);
+        debug_assert!(ver <= self.clock.ver);
+        self.clock.seq += 1;
+        let (epoch, seq) = (self.clock.epoch, self.clock.seq);
         let numbers = [epoch, seq, ver].map(u64::to_be_bytes);
         let bytes = [b"LM\x01", numbers.as_flattened(), payload].concat();
         if let Some(message) = message::open(&bytes) {
             self.send_all(&Event::Message(message.clone()));
             // No instance replays messages from before a clear.
-            debug_assert!(self.data.log.back().is_none_or(|last| last.seq < seq));
+            debug_assert!(self.log.back().is_none_or(|last| last.seq < seq));
             if message.kind != Kind::Clear {
-                self.data.log.push_back(message);
+                self.log.push_back(message);
             }
-            if self.data.log.len() > LOG {
-                self.data.log.pop_front();
+            if self.log.len() > LOG {
+                self.log.pop_front();
             }
         }
         seq

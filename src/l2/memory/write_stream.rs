@@ -19,7 +19,7 @@ impl State {
             return Written::OtherVersion;
         };
         // Dead letters count: a source that refuses everything must not fill the store.
-        let writes = &self.data.writes;
+        let writes = &self.writes;
         if (writes.waiting.len() + writes.dead.len()) as u64 >= append.most {
             return Written::Full;
         }
@@ -39,7 +39,7 @@ impl State {
             reason: None,
         };
         let at = self.now.at;
-        self.data.writes.append(waiting, Some(stamp), at);
+        self.writes.append(waiting, Some(stamp), at);
         Written::Done(stamp.into())
     }
 }
@@ -47,7 +47,7 @@ impl State {
 impl WriteStream for MemoryLane {
     fn take(&self, fence: u64, ttl: Duration, most: usize) -> Reply<'_, Option<Vec<Waiting>>> {
         self.step(|state| {
-            let (writes, now) = (&mut state.data.writes, state.now.at);
+            let (writes, now) = (&mut state.writes, state.now.at);
             writes.admits(fence, now).then(|| {
                 writes.worker = (fence, now.saturating_add(millis(ttl)));
                 first(&writes.waiting, most)
@@ -56,16 +56,49 @@ impl WriteStream for MemoryLane {
     }
 
     fn settle<'a>(&'a self, fence: u64, settled: Settled<'a>) -> Reply<'a, bool> {
-        self.step(|state| settle(state, fence, settled))
+        self.step(|state| {
+            let (writes, at) = (&mut state.writes, state.now.at);
+            // Before anything changes: a worker that was silent for too long may find the work of its successor.
+            if !writes.admits(fence, at) {
+                return false;
+            }
+            for write in settled.writes {
+                writes.end(write.id, settled.outcome.err(), at);
+            }
+            let mut invalidated = Vec::new();
+            for (key, last) in settled.last_of_each() {
+                let marks = &mut state.writes.marks;
+                // A newer write of the key waits: its mark, its value and the copies in L1 are left alone (rule 24).
+                if marks.get(key).is_some_and(|mark| mark.id > last) {
+                    continue;
+                }
+                let mark = marks.remove(key).filter(|mark| mark.id == last);
+                let version = mark.and_then(|mark| mark.version);
+                // No version is issued twice, so a value with this one is the one that was given to the source (rule
+                // 24).
+                let stored = state.stored(key).map(|(_, stamp, _)| stamp.version());
+                let is_there = version.is_some() && stored == version;
+                let is_kept = settled.outcome.is_ok_and(|stored| stored.contains(key)) && is_there;
+                if !is_kept && !without(Rule::Settled) {
+                    state.remove(&[key], Duration::ZERO);
+                    invalidated.push(key);
+                }
+            }
+            if !invalidated.is_empty() {
+                let payload = message::payload(Kind::Invalidate, settled.origin, &invalidated);
+                state.announce(&payload);
+            }
+            true
+        })
     }
 
     fn dead_letters(&self, most: usize) -> Reply<'_, Vec<Waiting>> {
-        self.step(|state| first(&state.data.writes.dead, most))
+        self.step(|state| first(&state.writes.dead, most))
     }
 
     fn requeue<'a>(&'a self, letter: &'a Waiting, payload: &'a [u8]) -> Reply<'a, bool> {
         self.step(|state| {
-            let writes = &mut state.data.writes;
+            let writes = &mut state.writes;
             let Some(letter) = writes.dead.remove(&letter.id) else {
                 return false;
             };
@@ -76,7 +109,7 @@ impl WriteStream for MemoryLane {
                 return false;
             }
             state.remove(&[&letter.key], Duration::ZERO);
-            state.data.writes.append(letter, None, state.now.at);
+            state.writes.append(letter, None, state.now.at);
             state.announce(payload);
             true
         })
@@ -84,7 +117,7 @@ impl WriteStream for MemoryLane {
 
     fn pending(&self) -> Reply<'_, Pending> {
         self.step(|state| {
-            let (writes, now) = (&state.data.writes, state.now);
+            let (writes, now) = (&state.writes, state.now);
             Pending {
                 length: writes.waiting.len() as u64,
                 first: writes.waiting.keys().next().copied(),
@@ -98,38 +131,4 @@ impl WriteStream for MemoryLane {
             }
         })
     }
-}
-
-fn settle(state: &mut State, fence: u64, settled: Settled<'_>) -> bool {
-    let (writes, at) = (&mut state.data.writes, state.now.at);
-    // Before anything changes: a worker that was silent for too long may find the work of its successor.
-    if !writes.admits(fence, at) {
-        return false;
-    }
-    for write in settled.writes {
-        writes.end(write.id, settled.outcome.err(), at);
-    }
-    let mut invalidated = Vec::new();
-    for (key, last) in settled.last_of_each() {
-        let marks = &mut state.data.writes.marks;
-        // A newer write of the key waits: its mark, its value and the copies in L1 are left alone (rule 24).
-        if marks.get(key).is_some_and(|mark| mark.id > last) {
-            continue;
-        }
-        let mark = marks.remove(key).filter(|mark| mark.id == last);
-        let version = mark.and_then(|mark| mark.version);
-        // No version is issued twice, so a value with this one is the one that was given to the source (rule 24).
-        let stored = state.stored(key).map(|(_, stamp, _)| stamp.version());
-        let is_there = version.is_some() && stored == version;
-        let is_kept = settled.outcome.is_ok_and(|stored| stored.contains(key)) && is_there;
-        if !is_kept && !without(Rule::Settled) {
-            state.remove(&[key], Duration::ZERO);
-            invalidated.push(key);
-        }
-    }
-    if !invalidated.is_empty() {
-        let payload = message::payload(Kind::Invalidate, settled.origin, &invalidated);
-        state.announce(&payload);
-    }
-    true
 }

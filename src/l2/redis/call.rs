@@ -1,16 +1,14 @@
 //! One call of a script: how it is written, sent and answered. Knows no script.
 
-use std::io::Write;
 use std::ops::Deref;
-use std::sync::OnceLock;
 
 use deadpool_redis::redis::aio::MultiplexedConnection;
 use deadpool_redis::redis::{
-    Cmd, ErrorKind, FromRedisValue, Pipeline, RedisError, RedisResult, RedisWrite, Script,
-    ServerErrorKind, ToRedisArgs, ToSingleRedisArg, Value, from_redis_value, make_extension_error,
+    Cmd, ErrorKind, FromRedisValue, Pipeline, RedisError, RedisResult, Script, ServerErrorKind,
+    ToRedisArgs, Value, from_redis_value, make_extension_error,
 };
 
-use super::names::{Names, STAGED};
+use super::names::{Joined, Names, STAGED};
 use crate::clock::millis;
 use crate::l2::{EncodedValue, L2Error, Ttls, random};
 use crate::wire::envelope::{self, STAMPED};
@@ -21,22 +19,14 @@ const STAGED_FROM: usize = 1024;
 /// A script: parts that it shares with others, and then its own.
 pub(super) struct Lua {
     parts: &'static [&'static str],
-    /// With the hash of its text, once it was needed.
-    script: OnceLock<Script>,
+    /// With the hash of its text.
+    script: Script,
 }
 
 impl Lua {
-    pub(super) const fn new(parts: &'static [&'static str]) -> Self {
-        Self {
-            parts,
-            script: OnceLock::new(),
-        }
-    }
-
-    // Not when the process starts: most programs run only some of the scripts.
-    fn script(&self) -> &Script {
-        self.script
-            .get_or_init(|| Script::new(&self.parts.concat()))
+    pub(super) fn new(parts: &'static [&'static str]) -> Self {
+        let script = Script::new(&parts.concat());
+        Self { parts, script }
     }
 }
 
@@ -62,7 +52,7 @@ impl<'a> Call<'a> {
         // value comes late, so only the names before it are copied then.
         let parts = 11 + 2 * keys;
         let mut command = Cmd::with_capacity(parts, 32 * parts);
-        (command.arg(name).arg(lua.script().get_hash())).arg(keys);
+        (command.arg(name).arg(lua.script.get_hash())).arg(keys);
         Self {
             lua,
             names,
@@ -97,7 +87,9 @@ impl<'a> Call<'a> {
             let name = random().to_string();
             let name = self.names.name(STAGED, &name);
             let mut set = Cmd::with_capacity(5, name.len() + value.body.len() + 128);
-            set.arg("SET").arg(name).arg(Staged(&value.body));
+            // Behind room for its stamp.
+            let body = Joined([&[0; STAMPED], &*value.body]);
+            set.arg("SET").arg(name).arg(body);
             // A copy whose script never runs leaves the body behind, so it has a TTL from the start.
             set.arg("PX").arg(kept(value.ttls));
             self.staged.add_command(set);
@@ -147,7 +139,7 @@ impl<'a> Call<'a> {
             && error.kind() == ErrorKind::Server(ServerErrorKind::NoScript)
         {
             // Bodies that were staged are stored again, under the same names.
-            self.lua.script().load_async(&mut connection).await?;
+            self.lua.script.load_async(&mut connection).await?;
             return self.send(&mut connection).await;
         }
         answer
@@ -183,20 +175,6 @@ pub(super) fn is_staged(value: &EncodedValue) -> bool {
 pub(super) fn kept(ttls: Ttls) -> u64 {
     millis(ttls.in_store())
 }
-
-/// A body behind room for its stamp.
-struct Staged<'a>(&'a [u8]);
-
-impl ToRedisArgs for Staged<'_> {
-    fn write_redis_args<W: ?Sized + RedisWrite>(&self, out: &mut W) {
-        let mut arg = out.writer_for_next_arg();
-        // Into memory, so it does not fail.
-        let _ = arg.write_all(&[0; STAMPED]);
-        let _ = arg.write_all(self.0);
-    }
-}
-
-impl ToSingleRedisArg for Staged<'_> {}
 
 /// The error with which a script has ended, with the name of the command that it could not call: Redis 7.0 says only in
 /// which line it is.

@@ -6,7 +6,7 @@
 
 use std::mem::replace;
 use std::pin::pin;
-use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU32, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -40,6 +40,8 @@ pub(super) struct Connections {
     /// Another connection, which has precedence in the pool: without it, this one is not made.
     first: Option<Arc<Connections>>,
     current: Mutex<Current>,
+    /// About how many bytes the reads under way will bring.
+    pub(super) expected: AtomicUsize,
 }
 
 /// Makes connections.
@@ -128,6 +130,7 @@ impl Connections {
             source,
             first,
             current: Mutex::default(),
+            expected: AtomicUsize::new(0),
         }
     }
 

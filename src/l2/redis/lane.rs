@@ -17,7 +17,6 @@ use super::members;
 use super::names::{CLOCK, DONE, HOLD, LEASE, LIVE, LOG, MARKER, Names, STATS, VALUE, WRITES};
 use super::pubsub;
 use super::read_batcher::ReadBatcher;
-use super::read_request::ReadRequests;
 use super::scripts;
 use super::server::Connector;
 use crate::clock::millis;
@@ -29,6 +28,7 @@ use crate::l2::{
 };
 use crate::prefixes::Prefixes;
 use crate::util::lock::lock;
+use crate::util::partial_debug::partial_debug;
 use crate::wire::{envelope, message};
 
 /// Messages read from the log at a time.
@@ -47,15 +47,13 @@ pub(super) struct RedisLane {
     pub(super) names: Arc<Names>,
     /// For all but plain reads of values.
     pub(super) connections: Arc<Connections>,
-    /// Reads values over these connections, and over a second one.
-    pub(super) requests: Arc<ReadRequests>,
-    /// Reads of single values, put together.
+    /// Reads values over these connections, and over a second one; single ones are put together.
     pub(super) batches: ReadBatcher,
     /// Makes the connections that subscribe.
     pub(super) connector: Arc<Connector>,
 }
 
-opaque!(RedisLane);
+partial_debug!([] RedisLane, "RedisLane");
 
 impl RedisLane {
     /// A step that runs a script with this number of keys. `write` adds the keys and the arguments, anew for each copy that
@@ -64,8 +62,8 @@ impl RedisLane {
         &'a self,
         lua: &'static Lua,
         keys: usize,
-        write: impl Fn(&mut Call<'a>) + Send + Sync + 'a,
         read: impl FnOnce(A) -> Result<T, L2Error> + Send + 'a,
+        write: impl Fn(&mut Call<'a>) + Send + Sync + 'a,
     ) -> Reply<'a, T> {
         let send = move |connection| {
             let mut call = Call::new(lua, &self.names, keys);
@@ -240,36 +238,25 @@ impl RedisLane {
         lua: &'static Lua,
         marks: &'static [&'static str],
         batch: Batch<'a>,
-        read: impl FnOnce(&[u8]) -> Result<Written, L2Error> + Send + 'a,
     ) -> Reply<'a, Written> {
-        let write = move |call: &mut Call<'_>| {
+        let keys = 2 + marks.len() * batch.keys.len();
+        let read = |answer: Vec<u8>| done(&answer);
+        self.step(lua, keys, read, move |call| {
             call.own(&[CLOCK, LOG]).keys(marks, batch.keys);
             call.message(batch.payload);
-        };
-        let keys = 2 + marks.len() * batch.keys.len();
-        self.step(lua, keys, write, |answer: Vec<u8>| read(&answer))
+        })
     }
 
     fn invalidate<'a>(&'a self, batch: Batch<'a>, hold: Duration) -> Reply<'a, Written> {
         let keys = batch.keys;
         let held = if hold.is_zero() { &[] } else { keys };
-        let write = move |call: &mut Call<'_>| {
+        let read = |answer: Vec<u8>| done(&answer);
+        let parts = 3 + 2 * keys.len() + held.len();
+        self.step(&scripts::INVALIDATE, parts, read, move |call| {
             call.own(&[CLOCK, LOG, LIVE]);
             call.keys(&[VALUE, LEASE], keys).keys(&[HOLD], held);
             call.message(batch.payload).arg(millis(hold));
-        };
-        let read = |answer: Vec<u8>| {
-            let [epoch, ver, written_at, seq, longest, generation, age] = numbers(&answer)?;
-            Ok(Written::Done(WriteAck {
-                stamp: Stamp::new(epoch, ver, written_at),
-                seq,
-                longest_staleness: Duration::from_millis(longest),
-                generation,
-                members_age: Duration::from_millis(age),
-            }))
-        };
-        let parts = 3 + 2 * keys.len() + held.len();
-        self.step(&scripts::INVALIDATE, parts, write, read)
+        })
     }
 
     /// INSERT, for one copy of the request.
@@ -354,9 +341,18 @@ fn stamp(packed: &[u8]) -> Result<Stamp, L2Error> {
     Ok(Stamp::new(epoch, ver, written_at))
 }
 
-/// Reads the answer of a step that is a stamp.
+/// Reads the answer of a change: its stamp, and what else the script answers. Only INVALIDATE answers all of it.
 fn done(packed: &[u8]) -> Result<Written, L2Error> {
-    Ok(Written::Done(stamp(packed)?.into()))
+    let (stamped, more) = packed.split_at_checked(24).ok_or_else(senseless)?;
+    let mut more = more.as_chunks().0.iter().copied().map(u64::from_be_bytes);
+    let mut next = || more.next().unwrap_or_default();
+    Ok(Written::Done(WriteAck {
+        stamp: stamp(stamped)?,
+        seq: next(),
+        longest_staleness: Duration::from_millis(next()),
+        generation: next(),
+        members_age: Duration::from_millis(next()),
+    }))
 }
 
 /// The same, and when it was issued.
@@ -371,7 +367,7 @@ impl Lane for RedisLane {
     }
 
     fn get_many<'a>(&'a self, keys: &'a [&'a str]) -> BoxFuture<'a, Vec<ReadResult>> {
-        self.requests.fetch_all(keys).boxed()
+        self.batches.requests.fetch_all(keys).boxed()
     }
 
     fn acquire_lease<'a>(&'a self, key: &'a str, ask: LeaseRequest) -> Reply<'a, LeaseReply> {
@@ -425,15 +421,14 @@ impl Lane for RedisLane {
     ) -> Reply<'a, Fill> {
         let tags = envelope::tags_of(&value.body);
         let keys = 4 + tags.len() + usize::from(is_staged(value));
-        let write = move |call: &mut Call<'_>| {
+        let read = |answer| fill(answer)?.ok_or_else(senseless);
+        self.step(&scripts::FILL, keys, read, move |call| {
             call.keys(&[VALUE, LEASE], &[key]).own(&[CLOCK, LOG]);
             call.keys(&[MARKER], &tags).stage(value);
             call.arg(lease.token).arg(lease.epoch).value(value);
             call.arg(random()).channel().arg(key);
             call.arg(payload.unwrap_or_default());
-        };
-        let read = |answer| fill(answer)?.ok_or_else(senseless);
-        self.step(&scripts::FILL, keys, write, read)
+        })
     }
 
     fn revalidate<'a>(
@@ -444,19 +439,19 @@ impl Lane for RedisLane {
         ttls: Ttls,
         tags: &'a [Key],
     ) -> Reply<'a, Option<Fill>> {
-        let write = move |call: &mut Call<'_>| {
+        self.step(&scripts::REVALIDATE, 3 + tags.len(), fill, move |call| {
             call.keys(&[VALUE, LEASE], &[key]).own(&[CLOCK]);
             call.keys(&[MARKER], tags);
             call.arg(lease.token).arg(lease.epoch).arg(seen);
             call.arg(&ttls.packed()).arg(kept(ttls));
             call.arg(random()).channel().arg(key);
-        };
-        self.step(&scripts::REVALIDATE, 3 + tags.len(), write, fill)
+        })
     }
 
     fn renew_lease<'a>(&'a self, key: &'a str, token: u64, ttl: Duration) -> Reply<'a, bool> {
-        let write = move |call: &mut Call<'_>| renew(call, key, token, ttl);
-        self.step(&scripts::RENEW, 1, write, Ok)
+        self.step(&scripts::RENEW, 1, Ok, move |call| {
+            renew(call, key, token, ttl);
+        })
     }
 
     fn write<'a>(&'a self, step: &'a Step, batch: Batch<'a>) -> Reply<'a, Written> {
@@ -474,14 +469,10 @@ impl Lane for RedisLane {
             #[cfg(feature = "write-behind")]
             Step::Append(append) => self.append(batch, append).boxed(),
             Step::Invalidate { hold, .. } => self.invalidate(batch, *hold),
-            Step::Expire => self.change(&scripts::EXPIRE, &[VALUE, LEASE], batch, done),
-            Step::InvalidateTags => self.change(&scripts::INVALIDATE_TAGS, &[MARKER], batch, done),
-            Step::Clear => self.change(&scripts::CLEAR, &[], batch, |answer| {
-                let [epoch, ver, written_at, seq] = numbers(answer)?;
-                let ack = Stamp::new(epoch, ver, written_at).into();
-                Ok(Written::Done(WriteAck { seq, ..ack }))
-            }),
-            Step::EndLeases => self.change(&scripts::UNLEASE, &[], batch, done),
+            Step::Expire => self.change(&scripts::EXPIRE, &[VALUE, LEASE], batch),
+            Step::InvalidateTags => self.change(&scripts::INVALIDATE_TAGS, &[MARKER], batch),
+            Step::Clear => self.change(&scripts::CLEAR, &[], batch),
+            Step::EndLeases => self.change(&scripts::UNLEASE, &[], batch),
         }
     }
 
@@ -549,7 +540,7 @@ impl Lane for RedisLane {
                 let found: Vec<_> = found.collect();
                 // With several prefixes, or with a dense table, a step of SCAN may find far more than it was asked for.
                 for found in found.chunks(SCANNED) {
-                    let write = |call: &mut Call<'_>| {
+                    let gone = self.step(&scripts::REMOVE, 1 + found.len(), Ok, |call| {
                         call.own(&[CLOCK]);
                         for (name, ..) in found {
                             call.arg(name);
@@ -557,8 +548,7 @@ impl Lane for RedisLane {
                         for (.., before) in found {
                             call.arg(before.epoch).arg(before.ver);
                         }
-                    };
-                    let gone = self.step(&scripts::REMOVE, 1 + found.len(), write, Ok);
+                    });
                     let gone: Vec<u8> = gone.await?;
                     for ((_, index, _), gone) in found.iter().zip(gone) {
                         if let Some(removed) = removed.get_mut(*index) {
@@ -592,23 +582,21 @@ impl Lane for RedisLane {
     }
 
     fn members(&self) -> Reply<'_, Members> {
-        let write = |call: &mut Call<'_>| {
-            call.own(&[LIVE]).arg(random());
-        };
         let read = |(generation, entries): (u64, Vec<(u64, String)>)| {
             let list = entries.iter().map(|(id, entry)| members::parse(*id, entry));
             let list = list.collect::<Option<_>>().ok_or_else(senseless)?;
             Ok(Members { generation, list })
         };
-        self.step(&scripts::MEMBERS, 1, write, read)
+        self.step(&scripts::MEMBERS, 1, read, |call| {
+            call.own(&[LIVE]).arg(random());
+        })
     }
 
     fn forget(&self, member: Member) -> Reply<'_, ()> {
-        let write = move |call: &mut Call<'_>| {
+        self.step(&scripts::FORGET, 1, Ok, move |call| {
             let entry = members::entry(&member);
             call.own(&[LIVE]).arg(member.info.id).arg(entry);
-        };
-        self.step(&scripts::FORGET, 1, write, Ok)
+        })
     }
 
     fn leave(&self, id: u64) -> Reply<'_, ()> {
@@ -625,11 +613,10 @@ impl Lane for RedisLane {
     }
 
     fn store_counts<'a>(&'a self, counts: StoredCounts<'a>) -> Reply<'a, ()> {
-        let write = move |call: &mut Call<'_>| {
+        self.step(&scripts::COUNT, 1, Ok, move |call| {
             call.own(&[STATS]).arg(counts.instance).arg(counts.at);
             call.arg(counts.text).arg(u8::from(counts.folds));
-        };
-        self.step(&scripts::COUNT, 1, write, Ok)
+        })
     }
 
     fn counts(&self) -> Reply<'_, Vec<(u64, String)>> {
@@ -655,7 +642,7 @@ impl Lane for RedisLane {
     }
 
     fn keep_only(&self, life: u64) -> bool {
-        self.requests.keep_only(life)
+        self.batches.requests.keep_only(life)
     }
 
     #[cfg(feature = "write-behind")]

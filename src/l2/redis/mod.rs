@@ -41,6 +41,7 @@ use self::read_request::ReadRequests;
 pub use self::server::Server;
 use self::server::{Connector, Credentials};
 use super::{L2, L2Error, Lane, OnConnect, Outages};
+use crate::util::partial_debug::partial_debug;
 
 /// The second level on a Redis server, version 7.0 or later, or Valkey.
 ///
@@ -160,9 +161,9 @@ impl RedisL2 {
     }
 }
 
-opaque! {
+partial_debug! {
     /// Never shows where the server is: a URL can hold a password.
-    RedisL2
+    [] RedisL2, "RedisL2"
 }
 
 impl L2 for RedisL2 {
@@ -187,11 +188,10 @@ impl L2 for RedisL2 {
         // The second connection gives way to the first one in a pool that has no more to give.
         let spare = Arc::new(Connections::new(source, Some(Arc::clone(&connections))));
         let both = [Arc::clone(&connections), spare];
-        let requests = Arc::new(ReadRequests::new(Arc::clone(&names), both));
+        let requests = ReadRequests::new(Arc::clone(&names), both);
         Box::new(RedisLane {
             names,
-            batches: ReadBatcher::new(Arc::clone(&requests)),
-            requests,
+            batches: ReadBatcher::new(Arc::new(requests)),
             connections,
             connector: Arc::clone(&self.connector),
         })

@@ -35,9 +35,12 @@ pub(crate) struct Names {
     is_client_refused: AtomicBool,
 }
 
-/// The parts of a name, which are written into a command one after the other.
+/// The parts of one argument, which are written into a command one after the other.
 #[derive(Clone, Copy)]
-pub(crate) struct Name<'a>(pub(crate) [&'a str; 3]);
+pub(crate) struct Joined<P, const N: usize>(pub(crate) [P; N]);
+
+/// The hash tag, the mark and the text of a key.
+pub(crate) type Name<'a> = Joined<&'a str, 3>;
 
 impl Names {
     pub(crate) fn new(namespace: &str, db: i64) -> Self {
@@ -61,7 +64,7 @@ impl Names {
 
     /// The name of a key with one of the marks above.
     pub(crate) fn name<'a>(&'a self, mark: &'a str, text: &'a str) -> Name<'a> {
-        Name([&self.tag, mark, text])
+        Joined([&self.tag, mark, text])
     }
 
     /// Gives a connection its name. Without one it works as well.
@@ -101,12 +104,12 @@ impl Name<'_> {
     }
 }
 
-impl ToRedisArgs for Name<'_> {
+impl<P: AsRef<[u8]>, const N: usize> ToRedisArgs for Joined<P, N> {
     fn write_redis_args<W: ?Sized + RedisWrite>(&self, out: &mut W) {
         let mut arg = out.writer_for_next_arg();
-        for part in self.0 {
+        for part in &self.0 {
             // Into memory, so it does not fail.
-            let _ = arg.write_all(part.as_bytes());
+            let _ = arg.write_all(part.as_ref());
         }
     }
 }

@@ -35,7 +35,7 @@ const SHARE: usize = 16;
 /// The batcher task runs on the runtime of the caller that started it, and ends with that runtime or with this; after the
 /// former, the next caller starts another.
 pub(super) struct ReadBatcher {
-    requests: Arc<ReadRequests>,
+    pub(super) requests: Arc<ReadRequests>,
     /// `None` before the batcher task is first needed.
     queue: Mutex<Option<Queue>>,
     /// One permit for each read that its caller may send itself.

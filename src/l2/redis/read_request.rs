@@ -18,6 +18,7 @@ use super::connection::{Connections, is_no_primary};
 use super::error::l2_error;
 use super::names::{Name, Names, VALUE};
 use crate::l2::{L2Error, ReadResult};
+use crate::util::on_drop::OnDrop;
 
 /// The most keys of a request.
 const KEYS: usize = 256;
@@ -30,35 +31,13 @@ pub(super) struct ReadRequests {
     names: Arc<Names>,
     /// The first also carries all other requests of the lane. The second is made when a read begins while the first
     /// is busy. With one alone, 64 callers on one thread read 0.64 as many a second.
-    lines: [Line; 2],
+    lines: [Arc<Connections>; 2],
     /// How many bytes a key had on average, the last time.
     bytes_each: AtomicUsize,
 }
 
-struct Line {
-    connections: Arc<Connections>,
-    /// About how many bytes the requests under way will bring.
-    expected: AtomicUsize,
-}
-
-/// The bytes that one request expects, until it is dropped.
-struct Expected<'a> {
-    line: &'a Line,
-    bytes: usize,
-}
-
-impl Drop for Expected<'_> {
-    fn drop(&mut self) {
-        self.line.expected.fetch_sub(self.bytes, Ordering::Relaxed);
-    }
-}
-
 impl ReadRequests {
-    pub(super) fn new(names: Arc<Names>, connections: [Arc<Connections>; 2]) -> Self {
-        let lines = connections.map(|connections| Line {
-            connections,
-            expected: AtomicUsize::new(0),
-        });
+    pub(super) fn new(names: Arc<Names>, lines: [Arc<Connections>; 2]) -> Self {
         Self {
             names,
             lines,
@@ -70,13 +49,13 @@ impl ReadRequests {
     pub(super) fn keep_only(&self, life: u64) -> bool {
         let [first, second] = &self.lines;
         // Both, whatever the first one returns: `&&` would leave the second connection with the old server.
-        first.connections.keep_only(life) & second.connections.keep_only(life)
+        first.keep_only(life) & second.keep_only(life)
     }
 
     /// How long a read may take.
     pub(super) fn limit(&self) -> Duration {
         let [first, _] = &self.lines;
-        first.connections.limit()
+        first.limit()
     }
 
     /// How many keys the next request may have.
@@ -132,8 +111,7 @@ impl ReadRequests {
         keys: &[K],
         deadline: Instant,
     ) -> Result<Vec<ReadResult>, L2Error> {
-        let expected = self.expect(keys.len());
-        let connections = &expected.line.connections;
+        let (connections, _expected) = self.expect(keys.len());
         let command = &self.command(keys);
         let send = |mut connection: MultiplexedConnection| async move {
             match connection.send_packed_command(command).await? {
@@ -178,14 +156,15 @@ impl ReadRequests {
         command
     }
 
-    /// Chooses the line that has fewer bytes to bring: a large value delays those behind it.
-    fn expect(&self, keys: usize) -> Expected<'_> {
+    /// Chooses the line that has fewer bytes to bring: a large value delays those behind it. It expects those of this
+    /// request until the second part is dropped.
+    fn expect(&self, keys: usize) -> (&Connections, OnDrop<impl Fn()>) {
         let [first, second] = &self.lines;
-        let expected = |line: &Line| line.expected.load(Ordering::Relaxed);
+        let expected = |line: &Connections| line.expected.load(Ordering::Relaxed);
         // While the first is being made again, it has precedence in the pool.
         let line = if expected(first) > expected(second)
-            && first.connections.is_there()
-            && second.connections.is_there_or_made()
+            && first.is_there()
+            && second.is_there_or_made()
         {
             second
         } else {
@@ -194,7 +173,8 @@ impl ReadRequests {
         // At least one byte for each key: before the first answer, the number of keys is all that is known.
         let bytes = keys * self.bytes_each.load(Ordering::Relaxed).max(1);
         line.expected.fetch_add(bytes, Ordering::Relaxed);
-        Expected { line, bytes }
+        let end = move || _ = line.expected.fetch_sub(bytes, Ordering::Relaxed);
+        (line, OnDrop(end))
     }
 }
 

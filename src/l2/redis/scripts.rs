@@ -22,8 +22,9 @@ pub(super) const TAGS: &str = concat!(include_str!("tag_list.lua"), include_str!
 /// Declares scripts: each of shared parts, and a part of its own in a file.
 macro_rules! lua {
     ($($name:ident: [$($part:expr),*], $own:literal;)*) => {$(
-        // A static hashes its text at its first use, once in a process, and not once for each cache.
-        pub(super) static $name: Lua = Lua::new(&[$($part,)* include_str!($own)]);
+        // The text is hashed at its first use, once in a process: most programs run only some of the scripts.
+        pub(super) static $name: std::sync::LazyLock<Lua> =
+            std::sync::LazyLock::new(|| Lua::new(&[$($part,)* include_str!($own)]));
     )*};
 }
 #[cfg(feature = "write-behind")]

@@ -16,6 +16,7 @@ use futures::{FutureExt, Stream, StreamExt, stream};
 
 use super::tls;
 use crate::l2::L2Error;
+use crate::util::partial_debug::partial_debug;
 
 /// The size of a pool that this module makes. No process reaches it, as each lane takes two connections and keeps them.
 const POOL_SIZE: usize = 1024;
@@ -99,9 +100,9 @@ impl From<Client> for Server {
     }
 }
 
-opaque! {
+partial_debug! {
     /// Does not show the address, as a password may come with it.
-    Server
+    [] Server, "Server"
 }
 
 /// Reads a URL. The errors of the client hold parts of it, so they are left out.

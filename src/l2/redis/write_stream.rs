@@ -48,18 +48,17 @@ impl RedisLane {
 
 impl WriteStream for RedisLane {
     fn take(&self, fence: u64, ttl: Duration, most: usize) -> Reply<'_, Option<Vec<Waiting>>> {
-        let write = move |call: &mut Call<'_>| {
+        let read = |entries: Option<Vec<Entry>>| entries.map(waiting).transpose();
+        self.step(&TAKE, 2, read, move |call| {
             call.own(&[WORKER, WRITES]).arg(fence).arg(millis(ttl));
             call.arg(most).arg(MOST_BYTES);
-        };
-        let read = |entries: Option<Vec<Entry>>| entries.map(waiting).transpose();
-        self.step(&TAKE, 2, write, read)
+        })
     }
 
     fn settle<'a>(&'a self, fence: u64, settled: Settled<'a>) -> Reply<'a, bool> {
         let keys = settled.last_of_each();
         let parts = 5 + 3 * keys.len();
-        let write = move |call: &mut Call<'_>| {
+        self.step(&SETTLE, parts, Ok, move |call| {
             call.own(&[WORKER, WRITES, DEAD, CLOCK, LOG]);
             call.keys(&[VALUE, LEASE, HOLD], keys.keys());
             let mut head = Vec::new();
@@ -75,32 +74,26 @@ impl WriteStream for RedisLane {
             for write in settled.writes {
                 call.arg(text(write.id));
             }
-        };
-        self.step(&SETTLE, parts, write, Ok)
+        })
     }
 
     fn dead_letters(&self, most: usize) -> Reply<'_, Vec<Waiting>> {
-        let write = move |call: &mut Call<'_>| {
+        self.step(&LETTERS, 1, waiting, move |call| {
             call.own(&[DEAD]).arg(most).arg(MOST_BYTES);
-        };
-        self.step(&LETTERS, 1, write, waiting)
+        })
     }
 
     fn requeue<'a>(&'a self, letter: &'a Waiting, payload: &'a [u8]) -> Reply<'a, bool> {
-        let write = move |call: &mut Call<'_>| {
+        self.step(&REQUEUE, 7, Ok, move |call| {
             call.own(&[DEAD, WRITES]);
             call.keys(&[VALUE, LEASE, HOLD], &[&*letter.key]);
             call.own(&[CLOCK, LOG])
                 .arg(text(letter.id))
                 .message(payload);
-        };
-        self.step(&REQUEUE, 7, write, Ok)
+        })
     }
 
     fn pending(&self) -> Reply<'_, Pending> {
-        let write = |call: &mut Call<'_>| {
-            call.own(&[WRITES, DEAD, WORKER, CLOCK]);
-        };
         let read = |answer: (u64, String, String, u64, String, u64, bool, String)| {
             let (length, first, last, dead_letters, last_dead, now, has_worker, history) = answer;
             Ok(Pending {
@@ -114,7 +107,9 @@ impl WriteStream for RedisLane {
                 history,
             })
         };
-        self.step(&PENDING, 4, write, read)
+        self.step(&PENDING, 4, read, |call| {
+            call.own(&[WRITES, DEAD, WORKER, CLOCK]);
+        })
     }
 }
 

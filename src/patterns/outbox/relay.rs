@@ -2,7 +2,6 @@
 //! and deletes those that L2 has accepted. Knows nothing of a database: [`Table`] is the work of a driver.
 
 use std::error::Error as _;
-use std::fmt;
 use std::mem;
 use std::sync::Arc;
 use std::time::Duration;
@@ -20,6 +19,7 @@ use crate::cache::Cache;
 use crate::error::WriteError;
 use crate::key::CacheKey;
 use crate::util::lock::lock;
+use crate::util::partial_debug::partial_debug;
 use crate::util::retry_delays::retry_delays;
 
 const DEFAULT_INTERVAL: Duration = Duration::from_secs(1);
@@ -104,14 +104,7 @@ impl RelayBuilder {
     }
 }
 
-impl fmt::Debug for RelayBuilder {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("RelayBuilder")
-            .field("namespace", &self.namespace)
-            .field("interval", &self.interval)
-            .finish_non_exhaustive()
-    }
-}
+partial_debug!([] RelayBuilder, "RelayBuilder", this => namespace: &this.namespace, interval: &this.interval);
 
 /// A running relay. Dropping it ends it, wherever it is: rows that it has not deleted are delivered by another relay,
 /// or by the next one. While it runs it keeps a handle of its cache.

@@ -70,7 +70,6 @@ mod worker;
 mod write;
 
 use std::error::Error;
-use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -83,8 +82,8 @@ use tokio_util::task::AbortOnDropHandle;
 
 use self::error::Reason;
 pub use self::error::WriteBehindError;
-use self::stats::Counters;
 pub use self::stats::WriteBehindStats;
+use self::stats::{Counters, snapshot};
 use self::worker::{Options, Worker, read};
 use self::write::Store;
 pub use self::write::{Stored, Write};
@@ -95,6 +94,7 @@ use crate::l2::{Append, Pending, WriteStream, Written};
 use crate::loaded::Loaded;
 use crate::lookup_by::KeyFrom;
 use crate::token::Token;
+use crate::util::partial_debug::partial_debug;
 use crate::util::retry_delays::retry_delays;
 use crate::util::throttle::Throttle;
 use crate::vocabulary::Version;
@@ -370,7 +370,7 @@ where
     ///
     /// Redis does not answer, or refuses.
     pub async fn stats(&self) -> Result<WriteBehindStats, WriteBehindError> {
-        Ok(self.counters.snapshot(&self.pending().await?))
+        Ok(snapshot(&self.counters, &self.pending().await?))
     }
 
     async fn pending(&self) -> Result<Pending, WriteBehindError> {
@@ -396,13 +396,7 @@ where
     Ok((text, encoded))
 }
 
-impl<K, V: Send + Sync + 'static> fmt::Debug for WriteBehind<K, V> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("WriteBehind")
-            .field("cache", &self.cache)
-            .finish_non_exhaustive()
-    }
-}
+partial_debug!([K, V: Send + Sync + 'static] WriteBehind<K, V>, "WriteBehind", this => cache: &this.cache);
 
 /// Sets up a [`WriteBehind`].
 #[must_use = "nothing is written before `build` is called"]
@@ -557,10 +551,5 @@ where
     }
 }
 
-impl<K, V: Send + Sync + 'static> fmt::Debug for WriteBehindBuilder<K, V> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("WriteBehindBuilder")
-            .field("cache", &self.cache)
-            .finish_non_exhaustive()
-    }
-}
+partial_debug!([K, V: Send + Sync + 'static] WriteBehindBuilder<K, V>, "WriteBehindBuilder", this =>
+    cache: &this.cache);

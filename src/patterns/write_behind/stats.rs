@@ -1,9 +1,10 @@
 //! The counters of a worker.
 
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::Mutex;
 use std::time::Duration;
 
-use crate::l2::Pending;
+use crate::l2::{Pending, StreamId};
+use crate::util::lock::lock;
 
 /// The writes that wait in the whole fleet, and the counters of this instance's worker since it was built: by
 /// [`WriteBehind::stats`](super::WriteBehind::stats).
@@ -24,24 +25,18 @@ pub struct WriteBehindStats {
     pub failures: u64,
 }
 
-/// The counters behind it. Only the worker writes to them.
-#[derive(Debug, Default)]
-pub(super) struct Counters {
-    pub(super) stored: AtomicU64,
-    pub(super) failures: AtomicU64,
-}
+/// The counters of the worker, and nothing else. Only the worker writes to them, and seldom: so a lock will do.
+pub(super) type Counters = Mutex<WriteBehindStats>;
 
-impl Counters {
-    pub(super) fn snapshot(&self, pending: &Pending) -> WriteBehindStats {
-        // An id begins with the time of Redis, so the clock of this machine does not count.
-        let waits = |first: crate::l2::StreamId| pending.now.saturating_sub(first.ms);
-        WriteBehindStats {
-            pending: pending.length,
-            lag: Duration::from_millis(pending.first.map_or(0, waits)),
-            dead_letters: pending.dead_letters,
-            has_worker: pending.has_worker,
-            stored: self.stored.load(Ordering::Relaxed),
-            failures: self.failures.load(Ordering::Relaxed),
-        }
+/// The counters, with what waits.
+pub(super) fn snapshot(counters: &Counters, pending: &Pending) -> WriteBehindStats {
+    // An id begins with the time of Redis, so the clock of this machine does not count.
+    let waits = |first: StreamId| pending.now.saturating_sub(first.ms);
+    WriteBehindStats {
+        pending: pending.length,
+        lag: Duration::from_millis(pending.first.map_or(0, waits)),
+        dead_letters: pending.dead_letters,
+        has_worker: pending.has_worker,
+        ..*lock(counters)
     }
 }

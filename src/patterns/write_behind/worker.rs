@@ -8,7 +8,6 @@ use std::error::Error;
 use std::mem::discriminant;
 use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
-use std::sync::atomic::Ordering::Relaxed;
 use std::time::Duration;
 
 use futures::FutureExt;
@@ -22,6 +21,7 @@ use super::write::{Store, Stored, Write, version};
 use crate::cache::{Cache, written};
 use crate::key::{CacheKey, Key};
 use crate::l2::{L2Error, Settled, StreamId, Waiting, WriteStream};
+use crate::util::lock::lock;
 use crate::util::retry_delays::retry_delays;
 use crate::util::throttle::Throttle;
 use crate::wire::codec::{Bincode, Codec, CodecError, catch_panic};
@@ -74,18 +74,15 @@ struct Failing {
     in_doubt: bool,
 }
 
-/// Why a call of `store` has failed.
-struct StoreFailed {
-    reason: &'static str,
-    /// Whether its write may still arrive.
-    in_doubt: bool,
-}
-
 /// Why writes stay in the stream for now.
 enum Failure {
     L2(L2Error),
     /// `store` has failed.
-    Store(StoreFailed),
+    Store {
+        reason: &'static str,
+        /// Whether its write may still arrive.
+        in_doubt: bool,
+    },
     /// Another worker has the fence.
     Fence,
 }
@@ -133,13 +130,10 @@ where
     }
 
     async fn work_on(&self) {
-        let Some(stream) = self.cache.engine().write_stream() else {
-            return;
-        };
         let (mut trouble, mut failing) = (None, Failing::default());
         let mut retries = retry_delays(FIRST_RETRY, LONGEST_RETRY);
         loop {
-            match self.work(stream, &mut failing).await {
+            match self.work(&mut failing).await {
                 Ok(worked) => {
                     failing = Failing::default();
                     // Whatever fails next is another failure, so its pauses begin anew.
@@ -156,7 +150,7 @@ where
                     tokio::select! {
                         () = pause => {}
                         // Otherwise another worker would take over, and begin to count anew.
-                        () = self.keep_fence(stream) => {}
+                        () = self.keep_fence() => {}
                     }
                 }
             }
@@ -176,7 +170,7 @@ where
                 error = error as &dyn Error,
                 "the stream of writes cannot be read; they wait in Redis"
             ),
-            Failure::Store(_) => warn!(
+            Failure::Store { .. } => warn!(
                 namespace,
                 "writes do not reach their source, as store has failed; they wait in Redis, and are tried again"
             ),
@@ -202,37 +196,44 @@ where
 
     /// Takes the first writes, and has them written. If this is the last attempt, those that fail by themselves become
     /// dead letters.
-    async fn work(
-        &self,
-        stream: &dyn WriteStream,
-        failing: &mut Failing,
-    ) -> Result<Worked, Failure> {
-        let taken = stream.take(self.fence, self.options.claim_after, self.options.batch);
-        let Some(waiting) = taken.await?.filter(|waiting| !waiting.is_empty()) else {
+    async fn work(&self, failing: &mut Failing) -> Result<Worked, Failure> {
+        let taken = self.take(self.options.batch).await?;
+        let Some(waiting) = taken.filter(|waiting| !waiting.is_empty()) else {
             return Ok(Worked::Idle);
         };
         tokio::select! {
             biased;
             // Ready writes first: a batch that has been settled is not given up for a fence that is lost just now.
-            worked = self.write_all(stream, &waiting, failing) => worked,
-            () = self.keep_fence(stream) => Err(Failure::Fence),
+            worked = self.write_all(&waiting, failing) => worked,
+            () = self.keep_fence() => Err(Failure::Fence),
         }
     }
 
     /// Renews the fence, until another worker has it.
-    async fn keep_fence(&self, stream: &dyn WriteStream) {
+    async fn keep_fence(&self) {
         loop {
             // A third: two renewals may be lost before another worker claims the fence.
             sleep(self.options.claim_after / 3).await;
-            if let Ok(None) = stream.take(self.fence, self.options.claim_after, 0).await {
+            if let Ok(None) = self.take(0).await {
                 return;
             }
         }
     }
 
+    /// The first writes, and the fence for another while. `None` if another worker has it.
+    async fn take(&self, most: usize) -> Result<Option<Vec<Waiting>>, L2Error> {
+        let silence = self.options.claim_after;
+        self.stream()?.take(self.fence, silence, most).await
+    }
+
+    fn stream(&self) -> Result<&dyn WriteStream, L2Error> {
+        let stream = self.cache.engine().write_stream();
+        // It was there when the worker was built.
+        stream.ok_or_else(L2Error::closed)
+    }
+
     async fn write_all(
         &self,
-        stream: &dyn WriteStream,
         waiting: &[Waiting],
         failing: &mut Failing,
     ) -> Result<Worked, Failure> {
@@ -245,7 +246,7 @@ where
         let (mut good, mut batch) = (Vec::new(), Vec::new());
         for writes in keys.into_values() {
             let Some(write) = writes.last().and_then(|newest| read(&self.cache, newest)) else {
-                self.settle(stream, &writes, Err(UNREADABLE)).await?;
+                self.settle(&writes, Err(UNREADABLE)).await?;
                 continue;
             };
             good.push(writes);
@@ -262,17 +263,17 @@ where
             };
         }
         debug_assert_eq!(batch.len(), good.len(), "a batch has each key once");
-        let stored = self.store_all(stream, None, batch, &good, failing.in_doubt);
-        match stored.await {
-            Ok(()) => return Ok(Worked::Stored),
-            Err(Failure::Store(failed)) => {
-                failing.times += 1;
-                failing.in_doubt |= failed.in_doubt;
-                if failing.times < self.options.attempts {
-                    return Err(Failure::Store(failed));
-                }
-            }
-            Err(failure) => return Err(failure),
+        let stored = self.store_all(None, batch, &good, failing.in_doubt);
+        let Err(failure) = stored.await else {
+            return Ok(Worked::Stored);
+        };
+        let Failure::Store { in_doubt, .. } = failure else {
+            return Err(failure);
+        };
+        failing.times += 1;
+        failing.in_doubt |= in_doubt;
+        if failing.times < self.options.attempts {
+            return Err(failure);
         }
         // One of them may be at fault, which is not to take the others along: each is tried by itself.
         let mut worked = Worked::Buried;
@@ -284,11 +285,11 @@ where
             };
             let key = newest.map(|newest| &*newest.key);
             let (batch, keys) = (vec![write], std::slice::from_ref(writes));
-            let stored = self.store_all(stream, key, batch, keys, failing.in_doubt);
+            let stored = self.store_all(key, batch, keys, failing.in_doubt);
             match stored.await {
                 Ok(()) => worked = Worked::Stored,
-                Err(Failure::Store(failed)) => {
-                    self.settle(stream, writes, Err(failed.reason)).await?;
+                Err(Failure::Store { reason, .. }) => {
+                    self.settle(writes, Err(reason)).await?;
                 }
                 Err(failure) => return Err(failure),
             }
@@ -299,7 +300,6 @@ where
     /// Gives a batch to `store`, and settles the writes of its `keys` if that returns `Ok`.
     async fn store_all(
         &self,
-        stream: &dyn WriteStream,
         key: Option<&str>,
         batch: Vec<Write<K, V>>,
         keys: &[Vec<&Waiting>],
@@ -307,7 +307,7 @@ where
     ) -> Result<(), Failure> {
         let many = batch.len() as u64;
         // Settled only after `store` has returned: a worker that dies in between leaves the writes to the next one.
-        let changed = self.call(key, batch).await.map_err(Failure::Store)?;
+        let changed = self.call(key, batch).await?;
         // Rule 24: the cache keeps a value only if the source has just this one, and no earlier attempt that is in doubt
         // may still arrive.
         let newest = keys.iter().filter_map(|writes| writes.last());
@@ -315,19 +315,15 @@ where
             .map(|newest| &*newest.key)
             .filter(|key| !in_doubt && !changed.iter().any(|changed| **changed == **key))
             .collect();
-        self.settle(stream, &keys.concat(), Ok(&kept)).await?;
-        self.counters.stored.fetch_add(many, Relaxed);
+        self.settle(&keys.concat(), Ok(&kept)).await?;
+        lock(&self.counters).stored += many;
         Ok(())
     }
 
     /// Calls `store`, with a single write if there is a `key`. Returns the keys of which the source has another value
-    /// now. The error is the reason for a dead letter: without the text of the error, which may quote values, while the
-    /// codec may encrypt them.
-    async fn call(
-        &self,
-        key: Option<&str>,
-        batch: Vec<Write<K, V>>,
-    ) -> Result<Vec<Key>, StoreFailed> {
+    /// now. The error has the reason for a dead letter: without the text of the error, which may quote values, while
+    /// the codec may encrypt them.
+    async fn call(&self, key: Option<&str>, batch: Vec<Write<K, V>>) -> Result<Vec<Key>, Failure> {
         let storing = async {
             // The function itself may panic, too.
             match (self.store)(batch).await {
@@ -349,11 +345,10 @@ where
             Ok(Err(_)) => ("store panicked", None),
             Err(_) => ("store took longer than store_timeout", None),
         };
-        // Relaxed, as for all counters: nothing else is read by their values.
-        self.counters.failures.fetch_add(1, Relaxed);
+        lock(&self.counters).failures += 1;
         let namespace = self.cache.namespace();
         debug!(namespace, key, reason, error, "store has failed");
-        Err(StoreFailed {
+        Err(Failure::Store {
             reason,
             in_doubt: error.is_none(),
         })
@@ -361,7 +356,6 @@ where
 
     async fn settle(
         &self,
-        stream: &dyn WriteStream,
         writes: &[&Waiting],
         outcome: Result<&BTreeSet<&str>, &str>,
     ) -> Result<(), Failure> {
@@ -371,7 +365,7 @@ where
             origin: self.cache.engine().instance(),
         };
         // The fence is compared in the same step: a late worker settles nothing (rule 24).
-        if !stream.settle(self.fence, settled).await? {
+        if !self.stream()?.settle(self.fence, settled).await? {
             return Err(Failure::Fence);
         }
         // A source that refuses all writes would fill the log.

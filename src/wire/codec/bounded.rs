@@ -137,17 +137,8 @@ struct Bounds<'b> {
 
 impl<'b> Bounds<'b> {
     #[inline]
-    fn on<X>(self, inner: X) -> Bounded<'b, X> {
+    fn on<X, P>(self, inner: X) -> Bounded<'b, X, P> {
         Bounded {
-            inner,
-            bounds: self,
-        }
-    }
-
-    /// Bounds a deserializer of a part that goes to a place of type `P`.
-    #[inline]
-    fn input<P, D>(self, inner: D) -> Input<'b, P, D> {
-        Input {
             inner,
             bounds: self,
             place: PhantomData,
@@ -187,20 +178,14 @@ impl<'b> Bounds<'b> {
 }
 
 /// A visitor, a seed or an access of serde, within bounds. Each element of a sequence or map is charged when it came; those
-/// of a struct or tuple are not, as the whole was.
-pub(super) struct Bounded<'b, X> {
+/// of a struct or tuple are not, as the whole was. Or a deserializer of a part that goes to a place of type `P`.
+pub(super) struct Bounded<'b, X, P = ()> {
     inner: X,
-    bounds: Bounds<'b>,
-}
-
-/// A deserializer of serde, within bounds, of a part that goes to a place of type `P`.
-struct Input<'b, P, D> {
-    inner: D,
     bounds: Bounds<'b>,
     place: PhantomData<fn() -> P>,
 }
 
-impl<P, D> Input<'_, P, D> {
+impl<D, P> Bounded<'_, D, P> {
     /// Charges a `T` that does not fit its place, so is behind a pointer.
     #[inline]
     fn charge_boxed<T, E: Error>(&self) -> Result<(), E> {
@@ -221,7 +206,7 @@ macro_rules! pass_on {
     )*};
 }
 
-impl<'de, P, D: Deserializer<'de>> Deserializer<'de> for Input<'_, P, D> {
+impl<'de, D: Deserializer<'de>, P> Deserializer<'de> for Bounded<'_, D, P> {
     type Error = D::Error;
 
     pass_on! { counts true:
@@ -324,12 +309,12 @@ impl<'de, V: Visitor<'de>> Visitor<'de> for Bounded<'_, V> {
     #[inline]
     fn visit_some<D: Deserializer<'de>>(self, input: D) -> Result<V::Value, D::Error> {
         let bounds = self.bounds.enter()?;
-        self.inner.visit_some(bounds.input::<V::Value, _>(input))
+        self.inner.visit_some(bounds.on::<_, V::Value>(input))
     }
 
     #[inline]
     fn visit_newtype_struct<D: Deserializer<'de>>(self, input: D) -> Result<V::Value, D::Error> {
-        let input = self.bounds.input::<V::Value, _>(input);
+        let input = self.bounds.on::<_, V::Value>(input);
         self.inner.visit_newtype_struct(input)
     }
 
@@ -357,7 +342,7 @@ impl<'de, S: DeserializeSeed<'de>> DeserializeSeed<'de> for Bounded<'_, S> {
 
     #[inline]
     fn deserialize<D: Deserializer<'de>>(self, input: D) -> Result<S::Value, D::Error> {
-        let input = self.bounds.input::<S::Value, _>(input);
+        let input = self.bounds.on::<_, S::Value>(input);
         self.inner.deserialize(input)
     }
 }

@@ -81,9 +81,11 @@ macro_rules! pass_value_on {
     )*};
 }
 
-/// Begins a collection or a struct.
+/// Begins a collection or a struct, whose parts are as complete.
 macro_rules! begin {
-    ($($method:ident($($arg:ident: $type:ty),*) -> $part:ident;)*) => {$(
+    ($($part:ident: $method:ident($($arg:ident: $type:ty),*);)*) => {$(
+        type $part = Complete<'a, S::$part>;
+
         #[inline]
         fn $method(self $(, $arg: $type)*) -> Result<Self::$part, S::Error> {
             let Self { inner, left_out } = self;
@@ -95,13 +97,6 @@ macro_rules! begin {
 impl<'a, S: Serializer> Serializer for Complete<'a, S> {
     type Ok = S::Ok;
     type Error = S::Error;
-    type SerializeSeq = Complete<'a, S::SerializeSeq>;
-    type SerializeTuple = Complete<'a, S::SerializeTuple>;
-    type SerializeTupleStruct = Complete<'a, S::SerializeTupleStruct>;
-    type SerializeTupleVariant = Complete<'a, S::SerializeTupleVariant>;
-    type SerializeMap = Complete<'a, S::SerializeMap>;
-    type SerializeStruct = Complete<'a, S::SerializeStruct>;
-    type SerializeStructVariant = Complete<'a, S::SerializeStructVariant>;
 
     pass_on! {
         serialize_bool(value: bool);
@@ -127,13 +122,13 @@ impl<'a, S: Serializer> Serializer for Complete<'a, S> {
     }
 
     begin! {
-        serialize_seq(len: Option<usize>) -> SerializeSeq;
-        serialize_tuple(len: usize) -> SerializeTuple;
-        serialize_tuple_struct(name: &'static str, len: usize) -> SerializeTupleStruct;
-        serialize_tuple_variant(name: &'static str, index: u32, variant: &'static str, len: usize) -> SerializeTupleVariant;
-        serialize_map(len: Option<usize>) -> SerializeMap;
-        serialize_struct(name: &'static str, len: usize) -> SerializeStruct;
-        serialize_struct_variant(name: &'static str, index: u32, variant: &'static str, len: usize) -> SerializeStructVariant;
+        SerializeSeq: serialize_seq(len: Option<usize>);
+        SerializeTuple: serialize_tuple(len: usize);
+        SerializeTupleStruct: serialize_tuple_struct(name: &'static str, len: usize);
+        SerializeTupleVariant: serialize_tuple_variant(name: &'static str, index: u32, variant: &'static str, len: usize);
+        SerializeMap: serialize_map(len: Option<usize>);
+        SerializeStruct: serialize_struct(name: &'static str, len: usize);
+        SerializeStructVariant: serialize_struct_variant(name: &'static str, index: u32, variant: &'static str, len: usize);
     }
 
     pass_value_on! {

@@ -86,11 +86,10 @@ impl<C: Codec> CodecStack for Compressed<C> {
         value: &T,
         context: &Context<'_>,
         out: &mut Vec<u8>,
-        max: usize,
     ) -> Result<u8, EncodeError> {
         let start = out.len();
         // The codec checks the limit, so it is that of the value before it is compressed.
-        let id = self.codec.seal(value, context, out, max)?;
+        let id = self.codec.seal(value, context, out)?;
         let is_large = out.len().saturating_sub(start) >= self.threshold;
         if is_large && lz4::compress(id, out, start) {
             return Ok(lz4::ID);
@@ -110,11 +109,16 @@ mod tests {
         key: "k",
         type_tag: 7,
         tags: &[],
+        max: MAX,
     };
+
+    fn within(max: usize) -> Context<'static> {
+        Context { max, ..CONTEXT }
+    }
 
     fn write(codec: &impl Unencrypted, text: &str) -> (u8, Vec<u8>) {
         let mut out = Vec::new();
-        let id = codec.seal(text, &CONTEXT, &mut out, MAX).unwrap();
+        let id = codec.seal(text, &CONTEXT, &mut out).unwrap();
         (id, out)
     }
 
@@ -124,7 +128,7 @@ mod tests {
         bytes: &[u8],
         max: usize,
     ) -> Result<String, CodecError> {
-        codec.open(id, bytes, &CONTEXT, max)
+        codec.open(id, bytes, &within(max))
     }
 
     #[test]
@@ -156,11 +160,11 @@ mod tests {
         let codec = Compressed::new(Bincode);
         let text = "a".repeat(5_000);
         let mut out = Vec::new();
-        let id = codec.seal(&text, &CONTEXT, &mut out, 5_003).unwrap();
+        let id = codec.seal(&text, &within(5_003), &mut out).unwrap();
         assert_eq!(read(&codec, id, &out, 5_003).unwrap(), text);
         let error = read(&codec, id, &out, 5_002).unwrap_err();
         assert!(error.to_string().contains("takes 5003 bytes"), "{error}");
-        let sealed = codec.seal(&text, &CONTEXT, &mut Vec::new(), 5_002);
+        let sealed = codec.seal(&text, &within(5_002), &mut Vec::new());
         let error = sealed.unwrap_err();
         assert!(matches!(error, EncodeError::TooLarge { size: 5_003, .. }));
     }

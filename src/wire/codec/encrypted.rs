@@ -129,16 +129,16 @@ impl<C: Unencrypted> CodecStack for Encrypted<C> {
         value: &T,
         context: &Context<'_>,
         out: &mut Vec<u8>,
-        max: usize,
     ) -> Result<u8, EncodeError> {
         if self.writes_unencrypted {
-            return self.codec.seal(value, context, out, max);
+            return self.codec.seal(value, context, out);
         }
         let start = out.len();
         // Room for the head and the id, so that nothing is copied when these are known.
         out.extend_from_slice(&[0; HEAD + 1]);
-        let id = self.codec.seal(value, context, out, max)?;
+        let id = self.codec.seal(value, context, out)?;
         let size = out.len().saturating_sub(start + HEAD) + OVERHEAD;
+        let max = context.max;
         if size > max {
             return Err(EncodeError::TooLarge { size, max });
         }
@@ -155,19 +155,18 @@ impl<C: Unencrypted> CodecStack for Encrypted<C> {
         id: u8,
         bytes: &[u8],
         context: &Context<'_>,
-        max: usize,
     ) -> Result<T, CodecError> {
         if id != ENCRYPTED {
             // Otherwise anybody with write access to Redis could store a value without a key.
             if !self.accepts_unencrypted {
                 return Err(Category::Unencrypted.into());
             }
-            return self.codec.open(id, bytes, context, max);
+            return self.codec.open(id, bytes, context);
         }
-        check_size(bytes.len(), max)?;
+        check_size(bytes.len(), context.max)?;
         let plain = self.keys.decrypt(bytes, context)?;
         let (id, bytes) = plain.split_first().ok_or(Category::Malformed)?;
-        self.codec.open(*id, bytes, context, max)
+        self.codec.open(*id, bytes, context)
     }
 }
 
@@ -180,7 +179,6 @@ mod tests {
     use crate::key::Key;
     use crate::wire::codec::{Bincode, Codec};
 
-    const MAX: usize = 1 << 20;
     const SECRET: [u8; 32] = [0xab; 32];
     const OTHER: [u8; 32] = [0xcd; 32];
     const TAGS: [Key; 0] = [];
@@ -189,7 +187,12 @@ mod tests {
         key: "k",
         type_tag: 7,
         tags: &TAGS,
+        max: 1 << 20,
     };
+
+    fn within(max: usize) -> Context<'static> {
+        Context { max, ..CONTEXT }
+    }
 
     fn keys(id: u32, secret: &[u8]) -> EncryptionKeys {
         EncryptionKeys::new(id, secret).unwrap()
@@ -201,7 +204,7 @@ mod tests {
 
     fn sealed(codec: &impl CodecStack, text: &str, context: &Context<'_>) -> (u8, Vec<u8>) {
         let mut out = b"head".to_vec();
-        let id = codec.seal(text, context, &mut out, MAX).unwrap();
+        let id = codec.seal(text, context, &mut out).unwrap();
         assert_eq!(out.drain(..4).as_slice(), b"head");
         (id, out)
     }
@@ -211,7 +214,7 @@ mod tests {
         (id, bytes): (u8, &[u8]),
         context: &Context<'_>,
     ) -> Result<String, String> {
-        let opened = codec.open::<String>(id, bytes, context, MAX);
+        let opened = codec.open::<String>(id, bytes, context);
         opened.map_err(|error| {
             let source = std::error::Error::source(&error);
             assert!(source.is_none(), "{source:?}");
@@ -371,8 +374,8 @@ mod tests {
         let (id, bytes) = sealed(&encrypted(), "value", &CONTEXT);
         let size = bytes.len();
         let codec = encrypted();
-        let seal = |max| codec.seal("value", &CONTEXT, &mut Vec::new(), max);
-        let open = |max| codec.open::<String>(id, &bytes, &CONTEXT, max);
+        let seal = |max| codec.seal("value", &within(max), &mut Vec::new());
+        let open = |max| codec.open::<String>(id, &bytes, &within(max));
         assert!(seal(size).is_ok() && open(size).is_ok());
         let error = open(size - 1).unwrap_err();
         assert!(error.to_string().contains("takes 39 bytes"), "{error}");
@@ -438,7 +441,7 @@ mod tests {
         // The limit is for what is decompressed, too.
         let (id, bytes) = sealed(&codec, &text, &CONTEXT);
         let error = codec
-            .open::<String>(id, &bytes, &CONTEXT, 40_000)
+            .open::<String>(id, &bytes, &within(40_000))
             .unwrap_err();
         assert!(error.to_string().contains("takes 40003 bytes"), "{error}");
     }
@@ -457,6 +460,7 @@ mod tests {
             key,
             type_tag: *type_tag,
             tags,
+            max: CONTEXT.max,
         }
     }
 

@@ -56,12 +56,12 @@ const DOMAIN: &[u8] = b"larder value 1";
 ///
 /// If a key has become known to others, leave it out at once instead: values that they write with it are refused then, and all
 /// values under it are misses.
-#[derive(Clone)]
+#[derive(Clone, Debug)]
 pub struct EncryptionKeys {
     /// Encrypts.
     writes: Arc<Key>,
     /// Each with a pointer, so that none is copied when the list grows.
-    others: Vec<Arc<Key>>,
+    also_reads: Vec<Arc<Key>>,
 }
 
 struct Key {
@@ -83,7 +83,7 @@ impl EncryptionKeys {
     pub fn new(id: u32, key: &[u8]) -> Result<Self, InvalidKey> {
         Ok(Self {
             writes: Arc::new(Key::new(id, key)?),
-            others: Vec::new(),
+            also_reads: Vec::new(),
         })
     }
 
@@ -96,13 +96,13 @@ impl EncryptionKeys {
         if self.find(id).is_some() {
             return Err(InvalidKey(format!("two keys have the id {id}")));
         }
-        self.others.push(Arc::new(Key::new(id, key)?));
+        self.also_reads.push(Arc::new(Key::new(id, key)?));
         Ok(self)
     }
 
     // A search and no map: a fleet has two keys while it changes them, and one otherwise.
     fn find(&self, id: u32) -> Option<&Key> {
-        let mut all = [&self.writes].into_iter().chain(&self.others);
+        let mut all = [&self.writes].into_iter().chain(&self.also_reads);
         all.find(|key| key.id == id).map(|key| &**key)
     }
 
@@ -190,12 +190,9 @@ impl Key {
     }
 }
 
-impl fmt::Debug for EncryptionKeys {
+impl fmt::Debug for Key {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let others: Vec<_> = self.others.iter().map(|key| key.id).collect();
-        f.debug_struct("EncryptionKeys")
-            .field("writes", &self.writes.id)
-            .field("also_reads", &others)
-            .finish()
+        // Never the secret.
+        self.id.fmt(f)
     }
 }

@@ -1,7 +1,6 @@
 //! The error of encoding and decoding. Its `Display` may be logged; its source may quote a value.
 
 use std::error::Error;
-use std::fmt;
 use std::sync::Arc;
 
 use crate::vocabulary::ByteSize;
@@ -11,13 +10,15 @@ use crate::vocabulary::ByteSize;
 /// Its `Display` names the kind of failure and, where the format knows, the byte. That shows nothing of
 /// the value. The [`source`](Error::source), the error of the format or type, may quote it, as in `invalid type: string
 /// "…"`: the cache logs it at DEBUG only. Cloning is cheap.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, thiserror::Error)]
+#[error(transparent)]
 pub struct CodecError {
     // Behind one pointer, as every decoded value is returned beside it.
     cause: Arc<Cause>,
 }
 
-#[derive(Debug)]
+#[derive(Debug, thiserror::Error)]
+#[error("{category}{}", .position.map_or_else(String::new, |at| format!(", at byte {at}")))]
 struct Cause {
     category: Category,
     /// How many bytes had been read.
@@ -132,22 +133,6 @@ impl From<Category> for CodecError {
         Self {
             cause: Arc::new(cause),
         }
-    }
-}
-
-impl fmt::Display for CodecError {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}", self.cause.category)?;
-        match self.cause.position {
-            Some(position) => write!(f, ", at byte {position}"),
-            None => Ok(()),
-        }
-    }
-}
-
-impl Error for CodecError {
-    fn source(&self) -> Option<&(dyn Error + 'static)> {
-        self.cause.source.as_deref().map(|source| source as _)
     }
 }
 

@@ -26,18 +26,17 @@ pub trait CodecStack: Send + Sync + 'static {
     ///
     /// # Errors
     ///
-    /// If any layer makes more than `max` bytes of it, or refuses it.
+    /// If any layer makes too many bytes of it, or refuses it.
     #[doc(hidden)]
     fn seal<T: Serialize + ?Sized>(
         &self,
         value: &T,
-        _: &Context<'_>,
+        context: &Context<'_>,
         out: &mut Vec<u8>,
-        max: usize,
     ) -> Result<u8, EncodeError> {
         let start = out.len();
         self.codec().encode(value, out)?;
-        let size = out.len().saturating_sub(start);
+        let (size, max) = (out.len().saturating_sub(start), context.max);
         if size > max {
             return Err(EncodeError::TooLarge { size, max });
         }
@@ -48,24 +47,23 @@ pub trait CodecStack: Send + Sync + 'static {
     ///
     /// # Errors
     ///
-    /// If there are more than `max` bytes in any layer, or a layer refuses them.
+    /// If there are too many bytes in any layer, or a layer refuses them.
     #[doc(hidden)]
     fn open<T: DeserializeOwned + Send>(
         &self,
         id: u8,
         bytes: &[u8],
-        _: &Context<'_>,
-        max: usize,
+        context: &Context<'_>,
     ) -> Result<T, CodecError> {
         // Before anything is decoded, which may take 64 times as much memory.
-        check_size(bytes.len(), max)?;
+        check_size(bytes.len(), context.max)?;
         let codec = self.codec();
         match id {
             // Every codec reads compressed values. A user's own codec may have the id of a layer.
             #[cfg(feature = "compression")]
             lz4::ID if id != Self::Codec::ID => {
                 // `read_alone` knows no layers, so layers in layers cannot multiply the size of hostile bytes.
-                let (id, bytes) = lz4::decompress(bytes, max)?;
+                let (id, bytes) = lz4::decompress(bytes, context.max)?;
                 read_alone(codec, id, &bytes)
             }
             #[cfg(feature = "encryption")]
@@ -83,7 +81,7 @@ pub trait Unencrypted: CodecStack {}
 #[cfg(feature = "encryption")]
 pub(super) const ENCRYPTED: u8 = 6;
 
-/// Where a value belongs.
+/// Where a value belongs, and how large it may be.
 #[derive(Clone, Copy, Debug)]
 #[cfg_attr(
     not(feature = "encryption"),
@@ -95,6 +93,8 @@ pub struct Context<'a> {
     /// Distinguishes values of one type from those of others.
     pub(crate) type_tag: u64,
     pub(crate) tags: &'a [Key],
+    /// How many bytes it may take in any layer.
+    pub(crate) max: usize,
 }
 
 impl<C: Codec> Unencrypted for C {}

@@ -17,27 +17,20 @@ pub(crate) trait ValueCodec<V>: Send + Sync {
     ///
     /// # Errors
     ///
-    /// If the value takes more than `max` bytes, or a layer refuses it.
+    /// If the value takes too many bytes, or a layer refuses it.
     fn encode(
         &self,
         value: &V,
         context: &Context<'_>,
         out: &mut Vec<u8>,
-        max: usize,
     ) -> Result<u8, EncodeError>;
 
     /// Decodes bytes in the format with this id.
     ///
     /// # Errors
     ///
-    /// If they are more than `max`, no format with this id is compiled in, or a layer refuses the bytes.
-    fn decode(
-        &self,
-        id: u8,
-        bytes: &[u8],
-        context: &Context<'_>,
-        max: usize,
-    ) -> Result<V, CodecError>;
+    /// If they are too many, no format with this id is compiled in, or a layer refuses the bytes.
+    fn decode(&self, id: u8, bytes: &[u8], context: &Context<'_>) -> Result<V, CodecError>;
 
     /// Encodes a value and reads it back, which shows whether values of its type can be.
     ///
@@ -53,25 +46,18 @@ impl<S: CodecStack, V: Serialize + DeserializeOwned + Send> ValueCodec<V> for S 
         value: &V,
         context: &Context<'_>,
         out: &mut Vec<u8>,
-        max: usize,
     ) -> Result<u8, EncodeError> {
         let start = out.len();
         // The caller goes on with `out`, whatever a codec or a type has appended before it failed.
-        let result = catch_panic(|| self.seal(value, context, out, max));
+        let result = catch_panic(|| self.seal(value, context, out));
         if result.is_err() {
             out.truncate(start);
         }
         result
     }
 
-    fn decode(
-        &self,
-        id: u8,
-        bytes: &[u8],
-        context: &Context<'_>,
-        max: usize,
-    ) -> Result<V, CodecError> {
-        catch_panic(|| self.open(id, bytes, context, max))
+    fn decode(&self, id: u8, bytes: &[u8], context: &Context<'_>) -> Result<V, CodecError> {
+        catch_panic(|| self.open(id, bytes, context))
     }
 
     fn try_type(&self, value: &V) -> Result<(), CodecError> {
@@ -95,12 +81,15 @@ mod tests {
     use super::*;
     use crate::wire::codec::{Bincode, Codec};
 
-    const CONTEXT: Context<'static> = Context {
-        namespace: "ns",
-        key: "k",
-        type_tag: 7,
-        tags: &[],
-    };
+    fn within(max: usize) -> Context<'static> {
+        Context {
+            namespace: "ns",
+            key: "k",
+            type_tag: 7,
+            tags: &[],
+            max,
+        }
+    }
 
     struct Own;
 
@@ -129,11 +118,11 @@ mod tests {
     fn reads_its_own_and_the_crates_codecs() {
         let codec: &dyn ValueCodec<u8> = &Own;
         let mut out = b"header".to_vec();
-        let id = codec.encode(&7, &CONTEXT, &mut out, 2).unwrap();
+        let id = codec.encode(&7, &within(2), &mut out).unwrap();
         assert_eq!(out, b"header!\x07");
         assert_eq!(id, 200);
-        assert_eq!(codec.decode(200, b"!\x07", &CONTEXT, 2).unwrap(), 7);
-        assert_eq!(codec.decode(Bincode::ID, b"\x07", &CONTEXT, 2).unwrap(), 7);
+        assert_eq!(codec.decode(200, b"!\x07", &within(2)).unwrap(), 7);
+        assert_eq!(codec.decode(Bincode::ID, b"\x07", &within(2)).unwrap(), 7);
     }
 
     #[test]
@@ -143,7 +132,7 @@ mod tests {
             other.encode("text", &mut out).unwrap();
             let codec: &dyn ValueCodec<String> = &Own;
             assert_eq!(
-                codec.decode(C::ID, &out, &CONTEXT, 100).unwrap(),
+                codec.decode(C::ID, &out, &within(100)).unwrap(),
                 "text",
                 "{}",
                 C::NAME
@@ -161,7 +150,7 @@ mod tests {
     #[test]
     fn an_unknown_id_is_an_error() {
         let codec: &dyn ValueCodec<u8> = &Bincode;
-        let error = codec.decode(200, b"\x07", &CONTEXT, 1).unwrap_err();
+        let error = codec.decode(200, b"\x07", &within(1)).unwrap_err();
         assert_eq!(error.to_string(), "no codec with id 200 is compiled in");
     }
 
@@ -170,10 +159,10 @@ mod tests {
         let codec: &dyn ValueCodec<String> = &Bincode;
         let bytes = b"\x05value";
         assert_eq!(
-            codec.decode(Bincode::ID, bytes, &CONTEXT, 6).unwrap(),
+            codec.decode(Bincode::ID, bytes, &within(6)).unwrap(),
             "value"
         );
-        let error = codec.decode(Bincode::ID, bytes, &CONTEXT, 5).unwrap_err();
+        let error = codec.decode(Bincode::ID, bytes, &within(5)).unwrap_err();
         assert!(error.to_string().contains("takes 6 bytes"), "{error}");
     }
 
@@ -194,7 +183,7 @@ mod tests {
         for depth in [0, 3, 60] {
             let bytes = [vec![1; depth], vec![0, 1]].concat();
             let error = codec
-                .decode(Bincode::ID, &bytes, &CONTEXT, 100)
+                .decode(Bincode::ID, &bytes, &within(100))
                 .map(drop)
                 .unwrap_err();
             assert_eq!(error.to_string(), "the type's own code panicked", "{depth}");
@@ -205,12 +194,10 @@ mod tests {
     fn a_value_that_is_too_large_leaves_nothing() {
         let codec: &dyn ValueCodec<String> = &Bincode;
         let mut out = b"header".to_vec();
-        codec
-            .encode(&"x".repeat(9), &CONTEXT, &mut out, 10)
-            .unwrap();
+        codec.encode(&"x".repeat(9), &within(10), &mut out).unwrap();
         out.truncate(6);
         let error = codec
-            .encode(&"x".repeat(10), &CONTEXT, &mut out, 10)
+            .encode(&"x".repeat(10), &within(10), &mut out)
             .unwrap_err();
         assert!(matches!(error, EncodeError::TooLarge { size: 11, max: 10 }));
         assert_eq!(out, b"header");
@@ -230,7 +217,7 @@ mod tests {
         }
         let codec: &dyn ValueCodec<Halfway> = &Bincode;
         let mut out = b"header".to_vec();
-        let error = codec.encode(&Halfway, &CONTEXT, &mut out, 10).unwrap_err();
+        let error = codec.encode(&Halfway, &within(10), &mut out).unwrap_err();
         assert!(matches!(error, EncodeError::Failed(_)));
         assert_eq!(out, b"header");
     }
