@@ -14,13 +14,13 @@ use super::ahead::RefreshAhead;
 use crate::clock::{Tick, nanos};
 use crate::error::Misuse;
 use crate::key::Key;
-use crate::l1::{L1, NEVER, Slot, SlotHead, SlotValue, Tags, UNSTORED};
+use crate::l1::{L1, NEVER, Slot, SlotHead, SlotValue, Tags};
 use crate::l2::{EncodedValue, Ttls};
 use crate::loaded::{Loaded, OwnTags, OwnTtls, TagNames, names};
 use crate::options::{DEFAULT_TTL, LONGEST, Options};
 use crate::stats::Counters;
 use crate::util::throttle::Throttle;
-use crate::vocabulary::{Value, Want};
+use crate::vocabulary::{Value, Version, Want};
 use crate::wire::codec::{Context, EncodeError, ValueCodec};
 use crate::wire::envelope::{self, Envelope, Head, Life, Place, Stamp};
 
@@ -309,8 +309,7 @@ impl<V: Value> Convert<V> {
             None => gone_at,
         };
         let head = SlotHead {
-            epoch: stamp.epoch,
-            ver: stamp.ver,
+            version: stamp.version(),
             born_at,
             soft_at: life.stale_at.map_or(NEVER, at),
             expires_at,
@@ -364,8 +363,7 @@ impl<V: Value> Convert<V> {
         self.counters.loads_not_stored.bump();
         // With no version that L1 stores: it may be older than an invalidation that L2 has executed (rule 1).
         let head = SlotHead {
-            epoch: 0,
-            ver: UNSTORED,
+            version: Version::ABSENT,
             born_at: now,
             soft_at: NEVER,
             expires_at: now,

@@ -30,18 +30,19 @@ pub(crate) enum JoinRead<V> {
 }
 
 /// How a caller takes part in a read or load that callers share.
-pub(crate) enum Join<V, T> {
-    /// One is under way: the caller waits for its result.
-    Joined(SharedResult<T>),
-    /// None was under way: the caller has begun one.
-    Started(Started<V, T>),
+pub(crate) struct Join<V, T> {
+    /// The caller waits for it.
+    pub(crate) result: SharedResult<T>,
+    /// If none was under way: the operation that the caller has begun, which others join until it ends, and the sender of
+    /// its result.
+    pub(crate) begun: Option<(OpGuard<V>, ResultSender<T>)>,
 }
 
-/// A read or load that others join from now on until its operation ends.
-pub(crate) struct Started<V, T> {
-    pub(crate) op: OpGuard<V>,
-    pub(crate) sender: ResultSender<T>,
-    pub(crate) result: SharedResult<T>,
+impl<V, T> Join<V, T> {
+    fn joined(result: SharedResult<T>) -> Self {
+        let begun = None;
+        Self { result, begun }
+    }
 }
 
 /// An operation that is under way for as long as this lives.
@@ -129,8 +130,8 @@ impl<V> InFlight<V> {
             return JoinRead::Alone(op);
         };
         JoinRead::Shared(match self.joinable(state.read.as_ref(), now) {
-            Some(result) => Join::Joined(result),
-            None => Join::Started(self.start(shard, (hash, key), now, false, |it| &mut it.read)),
+            Some(result) => Join::joined(result),
+            None => self.start(shard, (hash, key), now, false, |it| &mut it.read),
         })
     }
 
@@ -153,13 +154,13 @@ impl<V> InFlight<V> {
         // Rule 22: a load with a lower number may have read the source before the write of the token.
         let in_time = load.filter(|load| load.id >= since);
         if let Some(result) = self.joinable(in_time, now) {
-            return (Join::Joined(result), false);
+            return (Join::joined(result), false);
         }
         if may_be_late && let Some(result) = self.joinable_late(load, now) {
-            return (Join::Joined(result), true);
+            return (Join::joined(result), true);
         }
-        let started = self.start(shard, (hash, key), now, true, |it| &mut it.load);
-        (Join::Started(started), false)
+        let begun = self.start(shard, (hash, key), now, true, |it| &mut it.load);
+        (begun, false)
     }
 
     /// Joins the refresh or load that is under way for a key, or begins a refresh. `None` if one is under way that the
@@ -174,10 +175,9 @@ impl<V> InFlight<V> {
         let state = shard.get(hash, key);
         let flight = state.and_then(|state| state.refresh.as_ref().or(state.load.as_ref()));
         if flight.is_some() {
-            return self.joinable(flight, now).map(Join::Joined);
+            return self.joinable(flight, now).map(Join::joined);
         }
-        let started = self.start(shard, (hash, key), now, true, |it| &mut it.refresh);
-        Some(Join::Started(started))
+        Some(self.start(shard, (hash, key), now, true, |it| &mut it.refresh))
     }
 
     /// Whether a load or refresh is still the one of its key: nothing has changed the key, and nothing was flushed,
@@ -214,7 +214,7 @@ impl<V> InFlight<V> {
         now: Tick,
         is_load: bool,
         flight: impl FnOnce(&mut KeyState<V>) -> &mut Option<Joinable<T>>,
-    ) -> Started<V, T> {
+    ) -> Join<V, T> {
         let (op, state) = self.register(&mut shard, hash, key, is_load);
         let tag_changes = self.freshness.tag_changes();
         let (sender, result) = shared_result();
@@ -228,7 +228,8 @@ impl<V> InFlight<V> {
         });
         drop(shard);
         drop(former);
-        Started { op, sender, result }
+        let begun = Some((op, sender));
+        Join { result, begun }
     }
 
     /// Registers an operation, before it sends anything (rule 3).
@@ -353,7 +354,7 @@ impl<V> InFlight<V> {
         };
         // Rule 3, in the critical section in which changes raise floors: either the change has raised the floor, and
         // the value was refused above; or the change finds it visible, and evicts it. Even if L1 has no room for it.
-        let older = state.hand_out(op, fresh.ver);
+        let older = state.hand_out(op, fresh.version().ver);
         fresh.reveal(op.generation);
         drop(shard);
         drop(older);
@@ -361,8 +362,8 @@ impl<V> InFlight<V> {
     }
 
     fn allows(&self, state: &KeyState<V>, op: &Op, fresh: &Slot<V>) -> bool {
-        let is_of_epoch = fresh.epoch == op.epoch || without(Rule::Epochs);
-        state.may_store(op, fresh.ver, self.freshness.issued())
+        let is_of_epoch = fresh.version().epoch == op.epoch || without(Rule::Epochs);
+        state.may_store(op, fresh.version().ver, self.freshness.issued())
             && is_of_epoch
             && self.is_current(op)
             && fresh.has_tags_of(op.generation)

@@ -36,10 +36,12 @@ mod tags;
 pub(crate) use self::freshness::{Freshness, ProofRequest};
 pub(crate) use self::hasher::{Hasher, hasher};
 pub(crate) use self::hot_table::is_sampled;
-pub(crate) use self::in_flight::{Join, JoinRead, OpGuard, Started};
+pub(crate) use self::in_flight::{Join, JoinRead, OpGuard};
 pub(crate) use self::key_state::{LeaseWaiter, Op};
-pub(crate) use self::outcome::{LoadOutcome, Outcome, OutcomeKind, ReadOutcome};
-pub(crate) use self::slot::{NEVER, Slot, SlotHead, SlotValue, UNSTORED};
+pub(crate) use self::outcome::{
+    LoadOutcome, MISS, NoValue, Outcome, OutcomeKind, ReadOutcome, UNAVAILABLE,
+};
+pub(crate) use self::slot::{NEVER, Slot, SlotHead, SlotValue};
 pub(crate) use self::store::Weigher;
 pub(crate) use self::tags::{TagState, Tags};
 
@@ -127,9 +129,10 @@ impl<V: Value> L1<V> {
 
     /// Whether an entry was stored by the write that a token names, or later in the same epoch (rule 22).
     pub(crate) fn is_at_least(&self, slot: &Slot<V>, token: Token) -> bool {
-        let is_after = slot.ver != UNSTORED && slot.epoch == token.epoch && slot.ver >= token.ver;
+        let Version { epoch, ver } = slot.version();
+        let is_after = slot.is_stored() && epoch == token.epoch && ver >= token.ver;
         // A higher version may be none of the lane's (rule 11).
-        is_after && slot.ver <= self.freshness.issued()
+        is_after && ver <= self.freshness.issued()
     }
 
     /// Records a hit that [is sampled](is_sampled).
@@ -165,7 +168,7 @@ impl<V: Value> L1<V> {
     /// Whether a value may be used for which the server has compared no epochs: it was written in the epoch that was
     /// known when the operation began, there was no flush since, and the value has not expired.
     pub(crate) fn is_usable(&self, op: &Op, fresh: &Arc<Slot<V>>, now: Tick) -> bool {
-        let of_now = fresh.epoch == op.epoch || without(Rule::Epochs);
+        let of_now = fresh.version().epoch == op.epoch || without(Rule::Epochs);
         self.in_flight.is_current(op) && of_now && now < fresh.gone_at
     }
 
@@ -175,12 +178,12 @@ impl<V: Value> L1<V> {
         if self.try_store(op, fresh) {
             return;
         }
-        let (key, ver) = (op.key(), fresh.ver);
+        let (key, Version { epoch, ver }) = (op.key(), fresh.version());
         let generation = self.freshness.generation();
-        if fresh.epoch == self.freshness.epoch() {
+        if epoch == self.freshness.epoch() {
             // The floor before the eviction, as for a change: an operation that stores in between stores nothing older.
             (self.in_flight).hand_out_unstored(op, Comparable { ver, generation });
-            self.store.remove_if(key, |slot| slot.ver < ver);
+            self.store.remove_if(key, |slot| slot.version().ver < ver);
         } else {
             self.forget(key);
         }
@@ -327,7 +330,8 @@ impl<V: Value> L1<V> {
     /// it. To lose the former costs a miss. An entry that this instance has written is not above: its version was known
     /// to be issued before the entry was stored, and is compared here after the entry was found.
     fn is_outdated(&self, slot: &Slot<V>, ver: u64) -> bool {
-        slot.ver < ver || slot.ver > self.freshness.issued()
+        let held = slot.version().ver;
+        held < ver || held > self.freshness.issued()
     }
 
     /// The version of the entry of a key, where no other instance shares the lane.
@@ -424,11 +428,15 @@ impl<V: Value> L1<V> {
     /// moka's insert can wait for its own housekeeping, so no lock is held over it: the entry goes in invisible, and
     /// becomes visible in the critical section in which changes raise floors (rule 3).
     fn try_store(&self, op: &Op, fresh: &Arc<Slot<V>>) -> bool {
+        let remove_older = || {
+            let is_older = |slot: &Arc<Slot<V>>| slot.version().ver < fresh.version().ver;
+            self.store.remove_if(op.key(), is_older);
+        };
         if !self.has_room || !fresh.is_for_l1() {
             // As if it were evicted at once: nothing older may be stored after it, or joined.
             let is_revealed = self.in_flight.reveal(op, fresh);
             if is_revealed {
-                self.store.remove_if(op.key(), |slot| slot.ver < fresh.ver);
+                remove_older();
             }
             return is_revealed;
         }
@@ -438,15 +446,13 @@ impl<V: Value> L1<V> {
         let clears = self.store.insert(op.key(), Arc::clone(fresh));
         // Rules 3, 4 and 11 once more: the key may have changed while moka took the entry in.
         let is_revealed = self.in_flight.reveal(op, fresh);
-        if is_revealed {
-            // An older entry may have taken its place before the floor was raised. moka is not asked without need: it
-            // would record a hit.
-            if !self.store.restore(fresh, clears) {
-                self.store.remove_if(op.key(), |slot| slot.ver < fresh.ver);
-            }
-        } else {
+        if !is_revealed {
             self.store
                 .remove_if(op.key(), |current| Arc::ptr_eq(current, fresh));
+        } else if !self.store.restore(fresh, clears) {
+            // An older entry may have taken its place before the floor was raised. moka is not asked without need: it
+            // would record a hit.
+            remove_older();
         }
         is_revealed
     }

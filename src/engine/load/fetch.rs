@@ -22,7 +22,7 @@ use crate::engine::backoff::Began;
 use crate::entry::Entry;
 use crate::error::LoadError;
 use crate::key::Key;
-use crate::l1::{LeaseWaiter, LoadOutcome, OpGuard, Outcome, UNSTORED};
+use crate::l1::{LeaseWaiter, LoadOutcome, OpGuard, Outcome};
 use crate::l2::{Lease, LeaseRequest};
 use crate::loaded::Loaded;
 use crate::options::MOST_IN_A_LOAD;
@@ -341,7 +341,7 @@ impl<V: Value> Loads<V> {
             lease
         };
         let stored = lease::store(&self.ctx, &fetch.op, lease, loaded, replaces).await;
-        let mut is_done = matches!(&stored, Ok(ended) if ended.slot.ver != UNSTORED);
+        let mut is_done = matches!(&stored, Ok(ended) if ended.slot.is_stored());
         if stored.is_ok() && !is_stored && previous.is_some() {
             // The former value is older than this one, which is not to be stored: no caller gets the former one any
             // more. If L2 fails, the invalidation is deferred.

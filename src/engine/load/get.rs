@@ -14,7 +14,7 @@ use crate::engine::read::tags::Proof;
 use crate::entry::Entry;
 use crate::error::{LoadError, Misuse};
 use crate::key::{CacheKey, Key, KeyWriter};
-use crate::l1::{Join, Started};
+use crate::l1::Join;
 use crate::l2::Want;
 use crate::token::Token;
 use crate::vocabulary::Value;
@@ -302,29 +302,23 @@ impl<V: Value> Loads<V> {
     ) -> Joining<V> {
         // In this order: a change that comes in between ends an error too early.
         let (now, began) = (self.ctx.now(), self.now_began());
-        let (join, is_late) =
+        let (Join { result, begun }, is_late) =
             self.ctx
                 .l1
                 .in_flight()
                 .join_load(key, now, since.number, may_be_late);
-        let (flight, led) = match join {
-            Join::Joined(flight) => (flight, None),
-            Join::Started(Started { op, sender, result }) => {
-                let led = Fetch {
-                    op,
-                    goal: Goal::Missing {
-                        at_least: since.at_least,
-                    },
-                    began,
-                    request: want.map(|want| lease::request(&self.ctx, want)),
-                    number,
-                    sender,
-                };
-                (result, Some(led))
-            }
-        };
+        let led = begun.map(|(op, sender)| Fetch {
+            op,
+            goal: Goal::Missing {
+                at_least: since.at_least,
+            },
+            began,
+            request: want.map(|want| lease::request(&self.ctx, want)),
+            number,
+            sender,
+        });
         Joining {
-            flight,
+            flight: result,
             led,
             is_late,
         }

@@ -169,7 +169,7 @@ pub(crate) async fn acquire<V: Value>(
     {
         let none = Lease {
             token: 0,
-            epoch: previous.slot().epoch,
+            epoch: previous.slot().version().epoch,
         };
         return Acquired::Lease(none, Some(previous.clone()));
     }
@@ -383,11 +383,13 @@ impl<V: Value> Ready<V> {
         let (ttls, tags) = (self.ttls, self.tags());
         let sent = async {
             if let SlotValue::Shared(slot) = &self.value
-                && slot.epoch == lease.epoch
+                && slot.version().epoch == lease.epoch
                 && !self.is_retagged
             {
                 // L2 has the value, so its body need not be sent again. `None` if L2 does not have it any more.
-                let sending = ctx.lane.revalidate(key, lease, slot.ver, ttls, tags);
+                let sending = ctx
+                    .lane
+                    .revalidate(key, lease, slot.version().ver, ttls, tags);
                 if let Some(fill) = ctx.breaker.send("revalidate", sending).await? {
                     return Ok(Some(fill));
                 }

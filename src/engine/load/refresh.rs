@@ -14,7 +14,7 @@ use crate::engine::spans::enabled;
 use crate::entry::Entry;
 use crate::error::LoadError;
 use crate::key::Key;
-use crate::l1::{Join, Started};
+use crate::l1::Join;
 use crate::l2::Want;
 use crate::vocabulary::Value;
 
@@ -75,9 +75,9 @@ impl<V: Value> Loads<V> {
             let began = self.now_began();
             let joined =
                 may_refresh.then(|| self.ctx.l1.in_flight().join_refresh(&key, self.ctx.now()));
-            results.push(match joined.flatten() {
-                Some(Join::Started(Started { op, sender, result })) => {
-                    let want = Want::NewerThan(previous.slot().ver);
+            results.push(joined.flatten().map(|Join { result, begun: led }| {
+                if let Some((op, sender)) = led {
+                    let want = Want::NewerThan(previous.slot().version().ver);
                     begun.refreshes.push(Fetch {
                         op,
                         goal: Goal::Newer(previous),
@@ -87,11 +87,9 @@ impl<V: Value> Loads<V> {
                         sender,
                     });
                     begun.indices.push(index);
-                    Some(result)
                 }
-                Some(Join::Joined(result)) => Some(result),
-                None => None,
-            });
+                result
+            }));
         }
         (begun, results)
     }

@@ -14,7 +14,6 @@ use crate::engine::read::lookup::Reads;
 use crate::entry::Entry;
 use crate::events::CacheEvent;
 use crate::key::Key;
-use crate::l1::ReadOutcome;
 use crate::util::throttle::Throttle;
 use crate::vocabulary::Value;
 
@@ -99,8 +98,8 @@ impl<V: Value> Verify<V> {
         let slot = match self.ctx.l1.get(key, now) {
             Some(slot) => slot,
             None => match self.reads.read(key, now).await {
-                (ReadOutcome::Hit(slot), _) => slot,
-                _ => return false,
+                (Ok(slot), _) => slot,
+                (Err(_), _) => return false,
             },
         };
         slot.version() == sample.entry.slot().version()

@@ -16,7 +16,10 @@ use crate::clock::Tick;
 use crate::engine::context::Context;
 use crate::entry::Entry;
 use crate::key::Key;
-use crate::l1::{Join, JoinRead, Op, Outcome, OutcomeKind, ReadOutcome, Slot, Started, is_sampled};
+use crate::l1::{
+    Join, JoinRead, MISS, NoValue, Op, Outcome, OutcomeKind, ReadOutcome, Slot, UNAVAILABLE,
+    is_sampled,
+};
 use crate::l2::{LeaseReply, LeaseRequest, ReadResult, Want};
 use crate::vocabulary::{Source, Value};
 
@@ -150,27 +153,21 @@ impl<V: Value> Reads<V> {
             .collect()
     }
 
-    /// Turns a read of L2 into the caller's answer: an entry, or else the request for a load. This says which stored
-    /// values are still wanted; it is `None` if L2 is not to be asked.
+    /// Turns a read of L2 into the caller's answer: an entry, or else the request for a load.
     pub(crate) fn answer(
         &self,
         key: &Key,
         outcome: ReadOutcome<V>,
         now: Tick,
-    ) -> Result<Entry<V>, Option<Want>> {
+    ) -> Result<Entry<V>, NoValue> {
         // `get_unproven` takes note of its hits itself.
-        if let ReadOutcome::Unavailable = outcome
+        if let Err(UNAVAILABLE) = outcome
             && let Some(entry) = self.get_unproven(key)
         {
             return Ok(entry);
         }
         self.hot_keys.note(key);
-        match outcome {
-            ReadOutcome::Hit(slot) => Ok(self.hand_out(slot, now, Source::L2)),
-            ReadOutcome::Miss => Err(Some(Want::Any)),
-            ReadOutcome::Unreadable(instead) => Err(Some(instead)),
-            ReadOutcome::Unavailable => Err(None),
-        }
+        outcome.map(|slot| self.hand_out(slot, now, Source::L2))
     }
 
     /// Whether this hit is compared with the source.
@@ -235,16 +232,17 @@ impl<V: Value> Reads<V> {
         let read = match ctx.l1.in_flight().join_read(key, now) {
             // Without a task: nobody can join it, so nobody is left waiting if this caller is cancelled.
             JoinRead::Alone(op) => return read_l2(ctx, &op, now).await,
-            JoinRead::Shared(Join::Joined(read)) => read,
-            JoinRead::Shared(Join::Started(Started { op, sender, result })) => {
-                let ctx = Arc::clone(ctx);
-                let read = async move {
-                    let (found, _) = read_l2(&ctx, &op, ctx.now()).await;
-                    // First: a caller that has the result and asks again must not join this read.
-                    drop(op);
-                    sender.send(found);
-                };
-                tokio::spawn(read.instrument(Span::current()));
+            JoinRead::Shared(Join { result, begun }) => {
+                if let Some((op, sender)) = begun {
+                    let ctx = Arc::clone(ctx);
+                    let read = async move {
+                        let (found, _) = read_l2(&ctx, &op, ctx.now()).await;
+                        // First: a caller that has the result and asks again must not join this read.
+                        drop(op);
+                        sender.send(found);
+                    };
+                    tokio::spawn(read.instrument(Span::current()));
+                }
                 result
             }
         };
@@ -289,8 +287,7 @@ impl<V: Value> Reads<V> {
         let mut rest: Vec<_> = unanswered(&mut reads).collect();
         for some in rest.chunks_mut(COMPARED) {
             let compared = join_all(some.iter().map(|(op, _)| compared(ctx, op))).await;
-            let silent = |outcome: &ReadOutcome<V>| matches!(outcome, ReadOutcome::Unavailable);
-            let give_up = compared.iter().any(silent);
+            let give_up = (compared.iter()).any(|outcome| matches!(outcome, Err(UNAVAILABLE)));
             for ((_, outcome), compared) in some.iter_mut().zip(compared) {
                 **outcome = Some(compared);
             }
@@ -307,7 +304,7 @@ impl<V: Value> Reads<V> {
         )
         .await;
         let settled = reads.into_iter().map(|(op, outcome)| {
-            let outcome = outcome.unwrap_or(ReadOutcome::Unavailable);
+            let outcome = outcome.unwrap_or(Err(UNAVAILABLE));
             settle(ctx, &op, &outcome);
             outcome
         });
@@ -344,7 +341,7 @@ fn unproven_fallback<V: Value>(ctx: &Context<V>, key: &str) -> Option<Outcome<V>
 
 async fn read_l2<V: Value>(ctx: &Context<V>, op: &Op, now: Tick) -> (ReadOutcome<V>, Tick) {
     let (mut outcome, now) = ask_l2(ctx, op, now).await;
-    if let ReadOutcome::Hit(slot) = &outcome
+    if let Ok(slot) = &outcome
         && slot.has_tags()
     {
         // Boxed: the future of a look-up without tags does not become larger.
@@ -372,7 +369,7 @@ async fn ask_l2<V: Value>(ctx: &Context<V>, op: &Op, now: Tick) -> (ReadOutcome<
 
 /// The outcome of a read that must not be sent: a write of the key is deferred (rule 14).
 fn barred<V: Value>(ctx: &Context<V>, op: &Op) -> Option<ReadOutcome<V>> {
-    ctx.bars(op.key()).then_some(ReadOutcome::Unavailable)
+    ctx.bars(op.key()).then_some(Err(UNAVAILABLE))
 }
 
 /// The outcome of a plain read, which was sent while the known epoch was proven: the value itself says whether it
@@ -385,18 +382,18 @@ fn plain_outcome<V: Value>(
 ) -> Option<ReadOutcome<V>> {
     let bytes = match answer {
         Ok(Some(bytes)) => bytes,
-        Ok(None) => return Some(ReadOutcome::Miss),
-        Err(_) => return Some(ReadOutcome::Unavailable),
+        Ok(None) => return Some(Err(MISS)),
+        Err(_) => return Some(Err(UNAVAILABLE)),
     };
-    ctx.l1
-        // After a flush L1 compares with another epoch than the one that was proven when the read was sent.
-        .in_flight()
-        .is_current(op)
-        .then(|| match ctx.convert.open(op.key(), &bytes, now) {
-            Ok(fresh) if ctx.l1.is_usable(op, &fresh, now) => ReadOutcome::Hit(fresh),
-            Ok(_) => ReadOutcome::Miss,
-            Err(instead) => ReadOutcome::Unreadable(instead),
-        })
+    // After a flush L1 compares with another epoch than the one that was proven when the read was sent.
+    ctx.l1.in_flight().is_current(op).then(|| {
+        let fresh = ctx.convert.open(op.key(), &bytes, now).map_err(Some)?;
+        if ctx.l1.is_usable(op, &fresh, now) {
+            Ok(fresh)
+        } else {
+            Err(MISS)
+        }
+    })
 }
 
 /// A read in which the server compares epochs, for an instance without a proof (rule 11).
@@ -406,23 +403,24 @@ async fn compared<V: Value>(ctx: &Context<V>, op: &Op) -> ReadOutcome<V> {
     match ctx.breaker.send("acquire_lease", reply).await {
         Ok(LeaseReply::Hit(bytes)) => (ctx.convert)
             .open(op.key(), &bytes, ctx.now())
-            .map_or_else(ReadOutcome::Unreadable, ReadOutcome::Hit),
-        Ok(_) => ReadOutcome::Miss,
-        Err(_) => ReadOutcome::Unavailable,
+            .map_err(Some),
+        Ok(_) => Err(MISS),
+        Err(_) => Err(UNAVAILABLE),
     }
 }
 
 /// Counts how a read ended, and stores its value in L1.
 fn settle<V: Value>(ctx: &Context<V>, op: &Op, outcome: &ReadOutcome<V>) {
     match outcome {
-        ReadOutcome::Hit(fresh) => {
+        Ok(fresh) => {
             ctx.counters.l2_hits.bump();
             ctx.l1.publish(op, fresh);
         }
-        ReadOutcome::Miss => {
+        Err(MISS) => {
             ctx.counters.l2_misses.bump();
         }
-        ReadOutcome::Unreadable(_) | ReadOutcome::Unavailable => {}
+        // What cannot be read was counted where that was found.
+        Err(_) => {}
     }
 }
 

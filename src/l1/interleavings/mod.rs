@@ -207,10 +207,8 @@ impl World {
     }
 
     fn refresh(&self) -> Option<OpGuard<u64>> {
-        match self.l1.in_flight().join_refresh(&self.key, self.now) {
-            Some(Join::Started(refresh)) => Some(refresh.op),
-            Some(Join::Joined(_)) | None => None,
-        }
+        let join = self.l1.in_flight().join_refresh(&self.key, self.now);
+        join?.begun.map(|(op, _)| op)
     }
 
     /// A hit that moka answers, and that brings its entry into the hot table.
@@ -222,7 +220,7 @@ impl World {
     /// The entry that is served.
     fn shown(&self) -> Option<Mark> {
         let slot = self.l1.get(KEY, self.now)?;
-        Some((*slot.value(), slot.ver))
+        Some((*slot.value(), slot.version().ver))
     }
 
     /// Whether L1 has exactly what it shows.
@@ -238,8 +236,7 @@ fn fresh(mark: Mark) -> Arc<Slot<u64>> {
 
 fn tagged((epoch, ver): Mark, tags: Tags) -> Arc<Slot<u64>> {
     let head = SlotHead {
-        epoch,
-        ver,
+        version: version(epoch, ver),
         born_at: 0,
         soft_at: NEVER,
         expires_at: NEVER,
