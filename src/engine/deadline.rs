@@ -19,6 +19,5 @@ pub(crate) async fn learn_clock<V: Value>(ctx: &Context<V>, key: &str) -> Result
         return Ok(());
     }
     let nothing = LeaseRequest::read_only(Want::Nothing);
-    let reply = ctx.lane.acquire_lease(key, nothing);
-    ctx.breaker.send("acquire_lease", reply).await.map(|_| ())
+    ctx.acquire_lease(key, nothing).await.map(|_| ())
 }

@@ -88,7 +88,7 @@ impl<V: Value> Loads<V> {
         E: Send + 'static,
     {
         // If the runtime ends during the commit this is dropped, and so deferred.
-        let write = key.map(|key| Write::new(&self.ctx, key, 0, Step::INVALIDATE, None));
+        let write = key.map(|key| Write::new(&self.ctx, key, Step::INVALIDATE, None));
         let (ctx, writes) = (Arc::clone(&self.ctx), Arc::clone(&self.writes));
         let task = async move {
             // A commit that panics may have landed: the key is invalidated all the same, and the caller told.
@@ -98,17 +98,17 @@ impl<V: Value> Loads<V> {
                 Ok(Err(_)) | Err(_) => None,
             };
             let changed = match (write, stored) {
-                (Ok((write, _)), Some(token)) => {
+                (Ok(write), Some(token)) => {
                     write.withdraw();
                     Ok(token)
                 }
-                (Ok((write, answer)), None) => {
+                (Ok(write), None) => {
                     // It was made before the commit, for the case that the runtime ends. As a write it comes after all
                     // that were called during the commit (rule 14).
                     let write = write.called_now();
                     ctx.l1.evict(&write.key);
-                    let invalidated = writes.write(once((write, answer))).await;
-                    invalidated.map(|(token, _)| writes.token(token))
+                    let invalidated = writes.write(once(write)).await;
+                    invalidated.map(|(token, _)| token)
                 }
                 // Nothing is cached under such a key.
                 (Err(error), _) => Err(error.into()),

@@ -129,9 +129,7 @@ pub(crate) async fn ask<V: Value>(
         deadline,
         ..request
     };
-    ctx.breaker
-        .send("acquire_lease", ctx.lane.acquire_lease(key, request))
-        .await
+    ctx.acquire_lease(key, request).await
 }
 
 /// Asks for the lease. If the stored value cannot be read, asks again at once, until the time `until`.

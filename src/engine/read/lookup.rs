@@ -208,8 +208,7 @@ impl<V: Value> Reads<V> {
         }
         // The server compares epochs: there may be no proof (rule 11).
         let ask = LeaseRequest::read_only(Want::Kept);
-        let reply = ctx.lane.acquire_lease(key, ask);
-        match ctx.breaker.send("acquire_lease", reply).await {
+        match ctx.acquire_lease(key, ask).await {
             Ok(LeaseReply::Hit(bytes)) => {
                 let now = ctx.now();
                 let slot = tags::open(ctx, proof, key, &bytes, now).await.ok()?;
@@ -399,8 +398,7 @@ fn plain_outcome<V: Value>(
 /// A read in which the server compares epochs, for an instance without a proof (rule 11).
 async fn compared<V: Value>(ctx: &Context<V>, op: &Op) -> ReadOutcome<V> {
     let ask = LeaseRequest::read_only(Want::Any);
-    let reply = ctx.lane.acquire_lease(op.key(), ask);
-    match ctx.breaker.send("acquire_lease", reply).await {
+    match ctx.acquire_lease(op.key(), ask).await {
         Ok(LeaseReply::Hit(bytes)) => (ctx.convert)
             .open(op.key(), &bytes, ctx.now())
             .map_err(Some),

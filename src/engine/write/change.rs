@@ -6,6 +6,7 @@ use std::error::Error;
 use std::sync::Arc;
 use std::time::Duration;
 
+use futures::FutureExt;
 use tokio::sync::{OwnedSemaphorePermit, oneshot};
 use tracing::warn;
 
@@ -47,13 +48,16 @@ pub(crate) struct Write<V: Value> {
     pub(crate) order: u64,
     pub(crate) called_at: Tick,
     /// What has to be known of it if it is deferred.
-    deferral: Deferral,
+    pub(super) deferral: Deferral,
     weight: u32,
-    ends_call: bool,
+    /// Whether it is the last write of its call.
+    pub(super) ends_call: bool,
     /// Whether it delivers what was deferred.
     is_delivery: bool,
     /// What it takes of the writer's capacity.
     capacity: Option<OwnedSemaphorePermit>,
+    /// Whether it need not be deferred if it is dropped.
+    is_over: bool,
     answer: Option<oneshot::Sender<WriteResult>>,
 }
 
@@ -61,31 +65,40 @@ impl<V: Value> Write<V> {
     pub(crate) fn new(
         ctx: &Arc<Context<V>>,
         key: Key,
-        order: u64,
         step: Step,
         insert: Option<Box<Insert<V>>>,
-    ) -> (Self, oneshot::Receiver<WriteResult>) {
-        let (answer, answered) = oneshot::channel();
-        let write = Self {
+    ) -> Self {
+        let hold = match step {
+            Step::Invalidate { hold, .. } => hold,
+            _ => Duration::ZERO,
+        };
+        Self {
             ctx: Arc::clone(ctx),
             weight: weight(&key, insert.as_deref()),
             key,
-            deferral: deferral(&step),
+            deferral: Deferral {
+                hold,
+                keeps_value: step == Step::Expire,
+                ..Deferral::default()
+            },
             step,
             insert,
-            order,
+            order: ctx.deferred.next_order(),
             called_at: ctx.now(),
             ends_call: false,
             is_delivery: false,
             capacity: None,
-            answer: Some(answer),
-        };
-        (write, answered)
+            is_over: false,
+            answer: None,
+        }
     }
 
-    /// Marks the last write of a call.
-    pub(crate) fn end_call(&mut self) {
-        self.ends_call = true;
+    /// Waits for its end.
+    pub(super) fn answered(&mut self) -> impl Future<Output = WriteResult> + use<V> {
+        let (answer, answered) = oneshot::channel();
+        self.answer = Some(answer);
+        // Every write answers, so that error is not seen.
+        answered.map(|answer| answer.unwrap_or_else(|_| Err(stopped())))
     }
 
     /// Numbers and times a write that was made before its call as one that is called now.
@@ -129,7 +142,7 @@ impl<V: Value> Write<V> {
 
     /// It need not be sent: another write has done the same.
     pub(crate) fn withdraw(mut self) {
-        self.answer = None;
+        self.is_over = true;
     }
 
     /// L2 has refused it, and changed nothing.
@@ -184,6 +197,7 @@ impl<V: Value> Write<V> {
     }
 
     fn answer(&mut self, result: WriteResult) {
+        self.is_over = true;
         self.capacity = None;
         if let Some(answer) = self.answer.take() {
             // The caller may have been cancelled.
@@ -192,17 +206,9 @@ impl<V: Value> Write<V> {
     }
 }
 
-/// How a write is deferred before it was sent.
-pub(crate) fn deferral(step: &Step) -> Deferral {
-    let hold = match step {
-        Step::Invalidate { hold, .. } => *hold,
-        _ => Duration::ZERO,
-    };
-    Deferral {
-        hold,
-        keeps_value: *step == Step::Expire,
-        ..Deferral::default()
-    }
+/// The error of a write whose task has ended with its runtime.
+pub(super) fn stopped() -> WriteError {
+    WriteError::deferred(L2Error::closed())
 }
 
 /// A KiB of a stored value counts as much as 64 bytes of the key, which every instance is sent and the log keeps.
@@ -238,7 +244,7 @@ impl<V: Value> Ordered for Write<V> {
 
 impl<V: Value> Drop for Write<V> {
     fn drop(&mut self) {
-        if self.answer.is_some() {
+        if !self.is_over {
             self.deferred(&L2Error::closed());
         }
     }

@@ -70,7 +70,7 @@ impl<V: Value> Writer<V> {
             "the writes hold the capacity, and give it back one by one"
         );
         if let Some(last) = writes.last_mut() {
-            last.end_call();
+            last.ends_call = true;
         }
         self.send(writes);
     }
