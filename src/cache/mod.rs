@@ -14,7 +14,6 @@ mod operate;
 mod read;
 mod write;
 
-use std::fmt;
 use std::marker::PhantomData;
 use std::sync::Arc;
 
@@ -22,6 +21,7 @@ use crate::clock::Tick;
 use crate::engine::{Engine, Loads, Writes};
 use crate::entry::Entry;
 use crate::key::{CacheKey, Key, KeyTooLong, KeyWriter};
+use crate::util::partial_debug::partial_debug;
 
 /// A two-level cache of values `V` under keys `K`: L1 in this process, and L2, a store that all instances of the
 /// service share.
@@ -78,19 +78,9 @@ pub struct Cache<K, V>
 where
     V: Send + Sync + 'static,
 {
-    handle: Arc<Handle<V>>,
+    /// Stopped with the last clone of a cache. Tasks hold only the parts that they need.
+    engine: Arc<Engine<V>>,
     keys: PhantomData<fn(&K)>,
-}
-
-/// Stops the engine when the last clone of a cache is dropped. Tasks hold only the parts that they need.
-struct Handle<V: Send + Sync + 'static> {
-    engine: Engine<V>,
-}
-
-impl<V: Send + Sync + 'static> Drop for Handle<V> {
-    fn drop(&mut self) {
-        self.engine.abandon();
-    }
 }
 
 impl<K, V> Cache<K, V>
@@ -99,7 +89,7 @@ where
 {
     pub(crate) fn new(engine: Engine<V>) -> Self {
         Self {
-            handle: Arc::new(Handle { engine }),
+            engine: Arc::new(engine),
             keys: PhantomData,
         }
     }
@@ -107,19 +97,13 @@ where
     /// A handle for all calls but those that have a key.
     pub(crate) fn without_keys(&self) -> Cache<(), V> {
         Cache {
-            handle: Arc::clone(&self.handle),
+            engine: Arc::clone(&self.engine),
             keys: PhantomData,
         }
     }
-}
 
-impl<K, V> Cache<K, V>
-where
-    K: CacheKey,
-    V: Send + Sync + 'static,
-{
     pub(crate) fn engine(&self) -> &Engine<V> {
-        &self.handle.engine
+        &self.engine
     }
 
     /// Calls that change something.
@@ -148,16 +132,10 @@ pub(crate) fn written<Q: CacheKey + ?Sized>(key: &Q) -> Result<Key, KeyTooLong> 
 impl<K, V: Send + Sync + 'static> Clone for Cache<K, V> {
     fn clone(&self) -> Self {
         Self {
-            handle: Arc::clone(&self.handle),
+            engine: Arc::clone(&self.engine),
             keys: PhantomData,
         }
     }
 }
 
-impl<K, V: Send + Sync + 'static> fmt::Debug for Cache<K, V> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Cache")
-            .field("namespace", &self.handle.engine.namespace())
-            .finish_non_exhaustive()
-    }
-}
+partial_debug!([K, V: Send + Sync + 'static] Cache<K, V>, "Cache", cache => namespace: &cache.engine.namespace());

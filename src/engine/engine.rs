@@ -75,26 +75,16 @@ pub(crate) struct Parts<V> {
 impl<V: Value> Engine<V> {
     /// Puts the parts together. Starts the subscriber at once if there is a runtime, otherwise at the first call.
     pub(crate) fn new(options: Options, type_tag: u64, parts: Parts<V>) -> Self {
-        let Parts {
-            weigher,
-            ttl_of,
-            tags_of,
-            codec,
-            l2,
-            channels,
-            publish_to,
-            same,
-        } = parts;
         let (options, counters) = (Arc::new(options), Arc::new(Counters::default()));
         let events = Arc::new(Events::default());
         let l1 = Arc::new(L1::new(
             options.l1_capacity,
-            weigher,
+            parts.weigher,
             options.clock.clone(),
             options.max_staleness,
         ));
         let on_connect: OnConnect = {
-            let (l1, has_l2) = (Arc::clone(&l1), l2.is_some());
+            let (l1, has_l2) = (Arc::clone(&l1), parts.l2.is_some());
             Box::new(move |clock| {
                 // A store that no other instance shares needs no proof: no message can be missed.
                 if has_l2 {
@@ -105,7 +95,8 @@ impl<V: Value> Engine<V> {
             })
         };
         // Without an L2 a clock in memory issues versions, so that L1 alone runs the same code.
-        let l2 = l2.unwrap_or_else(|| Box::new(MemoryL2::without_values(options.clock.clone())));
+        let l2 =
+            (parts.l2).unwrap_or_else(|| Box::new(MemoryL2::without_values(options.clock.clone())));
         let lane = l2.lane(&options.namespace, options.l2_timeout, on_connect);
         let reporter = l2.outages().join(&options.namespace);
         let instance = random();
@@ -119,7 +110,15 @@ impl<V: Value> Engine<V> {
                 &events,
                 &metrics,
             ),
-            convert: Convert::new(codec, ttl_of, tags_of, type_tag, &options, &counters, &l1),
+            convert: Convert::new(
+                parts.codec,
+                parts.ttl_of,
+                parts.tags_of,
+                type_tag,
+                &options,
+                &counters,
+                &l1,
+            ),
             deferred: Deferred::new(options.max_deferred),
             backoff: Backoff::new(options.clock.clone()),
             instance,
@@ -135,8 +134,8 @@ impl<V: Value> Engine<V> {
         let reads = Arc::new(Reads::new(&ctx));
         let members = Arc::new(Members::new(&ctx));
         let writes = Arc::new(Writes::new(&ctx, &reads, &members));
-        let loads = Arc::new(Loads::new(&ctx, &reads, &writes, same));
-        let subscriber = Subscriber::new(&ctx, &writes, &members, channels, publish_to);
+        let loads = Arc::new(Loads::new(&ctx, &reads, &writes, parts.same));
+        let subscriber = Subscriber::new(&ctx, &writes, &members, parts.channels, parts.publish_to);
         let engine = Self {
             recording: Recording::new(&ctx, &loads, &writes),
             reads,
@@ -287,15 +286,6 @@ impl<V: Value> Engine<V> {
         self.ctx.deferred.close()
     }
 
-    /// The last handle is dropped.
-    pub(crate) fn abandon(&self) {
-        self.recording.record();
-        if !self.subscriber.stop.is_cancelled() {
-            self.stop();
-            report_losses(&[(self.namespace(), self.ctx.deferred.close())]);
-        }
-    }
-
     pub(crate) fn is_enabled(&self) -> bool {
         !self.ctx.is_off()
     }
@@ -341,6 +331,16 @@ impl<V: Value> Engine<V> {
             breaker_open: self.ctx.breaker.is_open(),
             listener_live: self.ctx.l1.freshness().is_live(),
             started: self.ctx.l1.freshness().is_alone() || self.subscriber.is_started(),
+        }
+    }
+}
+
+impl<V: Value> Drop for Engine<V> {
+    fn drop(&mut self) {
+        self.recording.record();
+        if !self.subscriber.stop.is_cancelled() {
+            self.stop();
+            report_losses(&[(self.namespace(), self.ctx.deferred.close())]);
         }
     }
 }
