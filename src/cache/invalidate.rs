@@ -61,13 +61,6 @@ where
         self.writes().invalidate([key], Duration::ZERO).await
     }
 
-    /// The same, by the text of the key.
-    #[cfg(any(feature = "outbox-rusqlite", feature = "outbox-sqlx"))]
-    pub(crate) async fn invalidate_text(&self, key: &str) -> Result<Token, WriteError> {
-        let key = written(key)?;
-        self.writes().invalidate([key], Duration::ZERO).await
-    }
-
     /// Removes many keys, each as by [`invalidate`](Self::invalidate). [`insert_many`](Self::insert_many) has an
     /// example.
     ///

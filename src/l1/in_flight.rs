@@ -4,7 +4,6 @@
 //! polled, a value is dropped or moka is called.
 
 use std::hash::BuildHasher;
-use std::ops::Deref;
 use std::sync::Arc;
 
 use hashbrown::HashTable;
@@ -12,7 +11,7 @@ use hashbrown::HashTable;
 use super::Slot;
 use super::freshness::Freshness;
 use super::hasher::{Hasher, hasher};
-use super::key_state::{Comparable, Joinable, KeyState, LeaseWaiter, Op};
+use super::key_state::{Comparable, Joinable, KeyState, LeaseWaiter};
 use super::outcome::{LoadOutcome, ReadOutcome};
 use super::sync::{Mutex, MutexGuard, SHARDS, lock};
 use crate::ablation::{Rule, without};
@@ -24,7 +23,7 @@ use crate::util::shared_result::{ResultSender, SharedResult, shared_result};
 pub(crate) enum JoinRead<V> {
     /// Nothing was under way on the key. The caller reads in place, as this operation. No other caller can join it, so
     /// there is no result to share and no task.
-    Alone(OpGuard<V>),
+    Alone(Op<V>),
     /// Something was under way: callers share a read from now on.
     Shared(Join<V, ReadOutcome<V>>),
 }
@@ -35,7 +34,7 @@ pub(crate) struct Join<V, T> {
     pub(crate) result: SharedResult<T>,
     /// If none was under way: the operation that the caller has begun, which others join until it ends, and the sender of
     /// its result.
-    pub(crate) begun: Option<(OpGuard<V>, ResultSender<T>)>,
+    pub(crate) begun: Option<(Op<V>, ResultSender<T>)>,
 }
 
 impl<V, T> Join<V, T> {
@@ -45,23 +44,30 @@ impl<V, T> Join<V, T> {
     }
 }
 
-/// An operation that is under way for as long as this lives.
-pub(crate) struct OpGuard<V> {
+/// One operation on a key, a read, a load, a refresh or an insert: under way for as long as this lives.
+pub(crate) struct Op<V> {
     in_flight: Arc<InFlight<V>>,
-    op: Op,
+    key: Key,
+    /// The hash of the key in the table of operations.
+    hash: u64,
+    /// Operations that may be on one key are numbered in the order in which they began.
+    id: u64,
+    /// A load or a refresh. It stores nothing once it is detached from its key (rule 4).
+    is_load: bool,
+    /// The generation and the epoch that L1 knew when this began.
+    generation: u64,
+    pub(super) epoch: u64,
 }
 
-impl<V> Deref for OpGuard<V> {
-    type Target = Op;
-
-    fn deref(&self) -> &Op {
-        &self.op
+impl<V> Op<V> {
+    pub(crate) fn key(&self) -> &Key {
+        &self.key
     }
 }
 
-impl<V> Drop for OpGuard<V> {
+impl<V> Drop for Op<V> {
     fn drop(&mut self) {
-        self.in_flight.end(&self.op);
+        self.in_flight.end(self);
     }
 }
 
@@ -109,7 +115,7 @@ impl<V> InFlight<V> {
     }
 
     /// Registers an operation.
-    pub(super) fn begin(self: &Arc<Self>, key: &Key) -> OpGuard<V> {
+    pub(super) fn begin(self: &Arc<Self>, key: &Key) -> Op<V> {
         let hash = self.hash(key);
         let (op, _) = self.register(&mut self.lock(hash), hash, key, false);
         op
@@ -182,10 +188,10 @@ impl<V> InFlight<V> {
 
     /// Whether a load or refresh is still the one of its key: nothing has changed the key, and nothing was flushed,
     /// since it began.
-    pub(crate) fn is_attached(&self, op: &Op) -> bool {
+    pub(crate) fn is_attached(&self, op: &Op<V>) -> bool {
         let shard = self.lock(op.hash);
         let state = shard.get(op.hash, &op.key);
-        state.is_some_and(|state| state.is_attached(op)) && self.is_current(op)
+        state.is_some_and(|state| state.is_attached(op.id)) && self.is_current(op)
     }
 
     /// The result of a read or load in flight, if a caller may join it: it began after the last flush, after the last
@@ -239,7 +245,7 @@ impl<V> InFlight<V> {
         hash: u64,
         key: &Key,
         is_load: bool,
-    ) -> (OpGuard<V>, &'s mut KeyState<V>) {
+    ) -> (Op<V>, &'s mut KeyState<V>) {
         // The generation first: an operation with an old one and a new epoch stores nothing, which is safe.
         let (generation, epoch) = (self.freshness.generation(), self.freshness.epoch());
         let id = shard.next;
@@ -249,6 +255,7 @@ impl<V> InFlight<V> {
         let state = entry.or_insert_with(|| KeyState::new(key)).into_mut();
         state.begin(generation);
         let op = Op {
+            in_flight: Arc::clone(self),
             key: key.clone(),
             hash,
             id,
@@ -256,12 +263,11 @@ impl<V> InFlight<V> {
             generation,
             epoch,
         };
-        let in_flight = Arc::clone(self);
-        (OpGuard { in_flight, op }, state)
+        (op, state)
     }
 
     /// The state of a key goes with its last operation.
-    fn end(&self, op: &Op) {
+    fn end(&self, op: &Op<V>) {
         let mut shard = self.lock(op.hash);
         let is_it = |state: &KeyState<V>| state.key == op.key;
         let Ok(mut entry) = shard.states.find_entry(op.hash, is_it) else {
@@ -290,9 +296,9 @@ impl<V> InFlight<V> {
     }
 
     /// A value that was not stored is handed out, see [`KeyState::hand_out_unstored`]. Detaches the flights of its key.
-    pub(super) fn hand_out_unstored(&self, op: &Op, of: Comparable) {
+    pub(super) fn hand_out_unstored(&self, op: &Op<V>, of: Comparable) {
         self.detach(&op.key, |state, next| {
-            state.hand_out_unstored(op, of, self.freshness.issued(), next);
+            state.hand_out_unstored(op.id, of, self.freshness.issued(), next);
         });
     }
 
@@ -339,14 +345,14 @@ impl<V> InFlight<V> {
     }
 
     /// Whether an operation may store a value. It may change at any time before [`reveal`](Self::reveal).
-    pub(super) fn may_store(&self, op: &Op, fresh: &Slot<V>) -> bool {
+    pub(super) fn may_store(&self, op: &Op<V>, fresh: &Slot<V>) -> bool {
         let shard = self.lock(op.hash);
         let state = shard.get(op.hash, &op.key);
         state.is_some_and(|state| self.allows(state, op, fresh))
     }
 
     /// Makes a stored value visible, if it still may be; then nothing older may (rule 3).
-    pub(super) fn reveal(&self, op: &Op, fresh: &Slot<V>) -> bool {
+    pub(super) fn reveal(&self, op: &Op<V>, fresh: &Slot<V>) -> bool {
         let mut shard = self.lock(op.hash);
         let state = shard.get_mut(op.hash, &op.key);
         let Some(state) = state.filter(|state| self.allows(state, op, fresh)) else {
@@ -354,30 +360,34 @@ impl<V> InFlight<V> {
         };
         // Rule 3, in the critical section in which changes raise floors: either the change has raised the floor, and
         // the value was refused above; or the change finds it visible, and evicts it. Even if L1 has no room for it.
-        let older = state.hand_out(op, fresh.version().ver);
+        let older = state.hand_out(op.id, fresh.version().ver);
         fresh.reveal(op.generation);
         drop(shard);
         drop(older);
         true
     }
 
-    fn allows(&self, state: &KeyState<V>, op: &Op, fresh: &Slot<V>) -> bool {
+    fn allows(&self, state: &KeyState<V>, op: &Op<V>, fresh: &Slot<V>) -> bool {
         let is_of_epoch = fresh.version().epoch == op.epoch || without(Rule::Epochs);
-        state.may_store(op, fresh.version().ver, self.freshness.issued())
-            && is_of_epoch
+        state.may_store(
+            op.id,
+            op.is_load,
+            fresh.version().ver,
+            self.freshness.issued(),
+        ) && is_of_epoch
             && self.is_current(op)
             && fresh.has_tags_of(op.generation)
     }
 
     /// Whether nothing was flushed since an operation began.
-    pub(crate) fn is_current(&self, op: &Op) -> bool {
+    pub(crate) fn is_current(&self, op: &Op<V>) -> bool {
         let generation = self.freshness.generation();
         debug_assert!(op.generation <= generation, "generations only grow");
         op.generation == generation
     }
 
     /// Has `waiter` notified, once, when the lease ends that another instance has on an operation's key.
-    pub(crate) fn await_lease(&self, op: &Op, waiter: &LeaseWaiter) {
+    pub(crate) fn await_lease(&self, op: &Op<V>, waiter: &LeaseWaiter) {
         if let Some(state) = self.lock(op.hash).get_mut(op.hash, &op.key) {
             state.add_waiter(waiter);
         }

@@ -36,8 +36,8 @@ mod tags;
 pub(crate) use self::freshness::{Freshness, ProofRequest};
 pub(crate) use self::hasher::{Hasher, hasher};
 pub(crate) use self::hot_table::is_sampled;
-pub(crate) use self::in_flight::{Join, JoinRead, OpGuard};
-pub(crate) use self::key_state::{LeaseWaiter, Op};
+pub(crate) use self::in_flight::{Join, JoinRead, Op};
+pub(crate) use self::key_state::LeaseWaiter;
 pub(crate) use self::outcome::{
     LoadOutcome, MISS, NoValue, Outcome, OutcomeKind, ReadOutcome, UNAVAILABLE,
 };
@@ -161,20 +161,20 @@ impl<V: Value> L1<V> {
     }
 
     /// Registers an operation on a key, before it sends anything (rule 3).
-    pub(crate) fn begin(&self, key: &Key) -> OpGuard<V> {
+    pub(crate) fn begin(&self, key: &Key) -> Op<V> {
         self.in_flight.begin(key)
     }
 
     /// Whether a value may be used for which the server has compared no epochs: it was written in the epoch that was
     /// known when the operation began, there was no flush since, and the value has not expired.
-    pub(crate) fn is_usable(&self, op: &Op, fresh: &Arc<Slot<V>>, now: Tick) -> bool {
+    pub(crate) fn is_usable(&self, op: &Op<V>, fresh: &Arc<Slot<V>>, now: Tick) -> bool {
         let of_now = fresh.version().epoch == op.epoch || without(Rule::Epochs);
         self.in_flight.is_current(op) && of_now && now < fresh.gone_at
     }
 
     /// Stores a value that was read from L2, unless its key has changed since the operation began. It is handed out all
     /// the same, so nothing older is served or stored after it (rule 3).
-    pub(crate) fn publish(&self, op: &Op, fresh: &Arc<Slot<V>>) {
+    pub(crate) fn publish(&self, op: &Op<V>, fresh: &Arc<Slot<V>>) {
         if self.try_store(op, fresh) {
             return;
         }
@@ -190,14 +190,14 @@ impl<V: Value> L1<V> {
     }
 
     /// The same for a loaded value with which this instance has filled L2.
-    pub(crate) fn publish_filled(&self, op: &Op, fresh: &Arc<Slot<V>>) {
+    pub(crate) fn publish_filled(&self, op: &Op<V>, fresh: &Arc<Slot<V>>) {
         self.note_issued(fresh.version());
         self.publish(op, fresh);
     }
 
     /// The same for a value that this instance has inserted: a change like any other, but an older entry is
     /// replaced rather than evicted.
-    pub(crate) fn publish_inserted(&self, op: &Op, fresh: &Arc<Slot<V>>) {
+    pub(crate) fn publish_inserted(&self, op: &Op<V>, fresh: &Arc<Slot<V>>) {
         let change = self.note_issued(fresh.version());
         if change.is_some() {
             self.in_flight.change(op.key(), change);
@@ -427,7 +427,7 @@ impl<V: Value> L1<V> {
     ///
     /// moka's insert can wait for its own housekeeping, so no lock is held over it: the entry goes in invisible, and
     /// becomes visible in the critical section in which changes raise floors (rule 3).
-    fn try_store(&self, op: &Op, fresh: &Arc<Slot<V>>) -> bool {
+    fn try_store(&self, op: &Op<V>, fresh: &Arc<Slot<V>>) -> bool {
         let remove_older = || {
             let is_older = |slot: &Arc<Slot<V>>| slot.version().ver < fresh.version().ver;
             self.store.remove_if(op.key(), is_older);

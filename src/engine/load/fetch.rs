@@ -22,7 +22,7 @@ use crate::engine::backoff::Began;
 use crate::entry::Entry;
 use crate::error::LoadError;
 use crate::key::Key;
-use crate::l1::{LeaseWaiter, LoadOutcome, OpGuard, Outcome};
+use crate::l1::{LeaseWaiter, LoadOutcome, Op, Outcome};
 use crate::l2::{Lease, LeaseRequest};
 use crate::loaded::Loaded;
 use crate::options::MOST_IN_A_LOAD;
@@ -75,7 +75,7 @@ impl<V: Value, A: Begin<V>, B: Begin<V>> Begin<V> for Either<A, B> {
 
 /// The load or refresh of one key, for the task that runs it.
 pub(crate) struct Fetch<V> {
-    pub(super) op: OpGuard<V>,
+    pub(super) op: Op<V>,
     pub(super) goal: Goal<V>,
     pub(super) began: Began,
     /// The request for the lease; `None` if L2 is not to be asked.

@@ -135,7 +135,7 @@ pub(crate) async fn ask<V: Value>(
 /// Asks for the lease. If the stored value cannot be read, asks again at once, until the time `until`.
 pub(crate) async fn acquire<V: Value>(
     ctx: &Context<V>,
-    op: &Op,
+    op: &Op<V>,
     goal: &Goal<V>,
     request: Option<&mut LeaseRequest>,
     until: Instant,
@@ -265,7 +265,7 @@ async fn renew<V: Value>(ctx: &Context<V>, (key, lease): Leased<'_>, ttl: Durati
 /// Stores a loader's value in L2, if its lease still stands, and then in L1.
 pub(crate) async fn store<V: Value>(
     ctx: &Context<V>,
-    op: &Op,
+    op: &Op<V>,
     lease: Option<Lease>,
     loaded: Loaded<V>,
     replaces: Replaces<'_, V>,
@@ -300,7 +300,7 @@ pub(crate) async fn store<V: Value>(
 /// Stores a value in L2, if the lease still stands, and then in L1.
 pub(crate) async fn fill<V: Value>(
     ctx: &Context<V>,
-    op: &Op,
+    op: &Op<V>,
     lease: Option<Lease>,
     ready: Ready<V>,
     replaces: Replaces<'_, V>,

@@ -18,7 +18,7 @@ use crate::ablation::{Rule, without};
 use crate::engine::context::Context;
 use crate::error::WriteError;
 use crate::key::{Key, KeyTooLong};
-use crate::l1::{Hasher, OpGuard, hasher};
+use crate::l1::{Hasher, Op, hasher};
 use crate::l2::{Kind, Lease, Message, Want, Written};
 use crate::loaded::Loaded;
 use crate::stats::Warming;
@@ -120,7 +120,7 @@ async fn next_batch<V: Value, S: Stream<Item = Item<V>>>(
 
 /// A value whose key has a lease.
 struct LeasedValue<V: Value> {
-    op: OpGuard<V>,
+    op: Op<V>,
     lease: Lease,
     ready: Ready<V>,
 }

@@ -338,7 +338,7 @@ fn unproven_fallback<V: Value>(ctx: &Context<V>, key: &str) -> Option<Outcome<V>
     })
 }
 
-async fn read_l2<V: Value>(ctx: &Context<V>, op: &Op, now: Tick) -> (ReadOutcome<V>, Tick) {
+async fn read_l2<V: Value>(ctx: &Context<V>, op: &Op<V>, now: Tick) -> (ReadOutcome<V>, Tick) {
     let (mut outcome, now) = ask_l2(ctx, op, now).await;
     if let Ok(slot) = &outcome
         && slot.has_tags()
@@ -351,7 +351,7 @@ async fn read_l2<V: Value>(ctx: &Context<V>, op: &Op, now: Tick) -> (ReadOutcome
     (outcome, now)
 }
 
-async fn ask_l2<V: Value>(ctx: &Context<V>, op: &Op, now: Tick) -> (ReadOutcome<V>, Tick) {
+async fn ask_l2<V: Value>(ctx: &Context<V>, op: &Op<V>, now: Tick) -> (ReadOutcome<V>, Tick) {
     if let Some(outcome) = barred(ctx, op) {
         return (outcome, now);
     }
@@ -367,7 +367,7 @@ async fn ask_l2<V: Value>(ctx: &Context<V>, op: &Op, now: Tick) -> (ReadOutcome<
 }
 
 /// The outcome of a read that must not be sent: a write of the key is deferred (rule 14).
-fn barred<V: Value>(ctx: &Context<V>, op: &Op) -> Option<ReadOutcome<V>> {
+fn barred<V: Value>(ctx: &Context<V>, op: &Op<V>) -> Option<ReadOutcome<V>> {
     ctx.bars(op.key()).then_some(Err(UNAVAILABLE))
 }
 
@@ -375,7 +375,7 @@ fn barred<V: Value>(ctx: &Context<V>, op: &Op) -> Option<ReadOutcome<V>> {
 /// is of that epoch (rule 11). `None` if there was a flush since.
 fn plain_outcome<V: Value>(
     ctx: &Context<V>,
-    op: &Op,
+    op: &Op<V>,
     answer: ReadResult,
     now: Tick,
 ) -> Option<ReadOutcome<V>> {
@@ -396,7 +396,7 @@ fn plain_outcome<V: Value>(
 }
 
 /// A read in which the server compares epochs, for an instance without a proof (rule 11).
-async fn compared<V: Value>(ctx: &Context<V>, op: &Op) -> ReadOutcome<V> {
+async fn compared<V: Value>(ctx: &Context<V>, op: &Op<V>) -> ReadOutcome<V> {
     let ask = LeaseRequest::read_only(Want::Any);
     match ctx.acquire_lease(op.key(), ask).await {
         Ok(LeaseReply::Hit(bytes)) => (ctx.convert)
@@ -408,7 +408,7 @@ async fn compared<V: Value>(ctx: &Context<V>, op: &Op) -> ReadOutcome<V> {
 }
 
 /// Counts how a read ended, and stores its value in L1.
-fn settle<V: Value>(ctx: &Context<V>, op: &Op, outcome: &ReadOutcome<V>) {
+fn settle<V: Value>(ctx: &Context<V>, op: &Op<V>, outcome: &ReadOutcome<V>) {
     match outcome {
         Ok(fresh) => {
             ctx.counters.l2_hits.bump();

@@ -56,7 +56,7 @@ impl<V: Value> Touch<V> {
             return Ok(false);
         }
         // The step carries a deadline, as a late copy of it must not shorten the lifetime of a newer value.
-        let known = learn_clock(ctx, &key).await;
+        let known = learn_clock(ctx).await;
         known.map_err(WriteError::unconfirmed)?;
         let (deadline, _) = deadline(ctx);
         let touched = send(ctx, &op, NewLife::Renewed(ttls), deadline).await;
@@ -108,7 +108,7 @@ impl<V: Value> Touch<V> {
 /// Has L2 change how long a value lives, and then L1. Returns whether there is a value.
 async fn send<V: Value>(
     ctx: &Context<V>,
-    op: &Op,
+    op: &Op<V>,
     life: NewLife,
     deadline: Option<u64>,
 ) -> Result<bool, L2Error> {
@@ -123,7 +123,7 @@ async fn send<V: Value>(
 }
 
 /// Applies a change of the times of a value that L2 has accepted.
-fn apply<V: Value>(ctx: &Context<V>, op: &Op, touched: &Touched) {
+fn apply<V: Value>(ctx: &Context<V>, op: &Op<V>, touched: &Touched) {
     let (key, now, stamp) = (op.key(), ctx.now(), touched.stamp);
     if let Some(change) = touched.change {
         // A shorter lifetime: this instance applies the message as others do, and reads the value again.

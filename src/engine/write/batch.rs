@@ -14,7 +14,6 @@ use crate::engine::context::Context;
 use crate::engine::deadline::{deadline as deadline_of, learn_clock};
 use crate::error::L2Error;
 use crate::events::CacheEvent;
-use crate::key::Key;
 use crate::l1::SlotValue;
 use crate::l2::{Batch, EncodedValue, Step, WriteAck, Written};
 use crate::vocabulary::Value;
@@ -71,9 +70,11 @@ impl<V: Value> Group<V> {
 pub(crate) async fn send<V: Value>(ctx: &Context<V>, writes: Vec<Write<V>>) -> bool {
     let groups = Group::all(writes);
     // Before all of them: they are sent one after the other then, with nothing to wait for in between.
-    let clock = &match key_of_insert(&groups) {
-        Some(key) => learn_clock(ctx, &key).await,
-        None => Ok(()),
+    let clock = &if groups.iter().any(|group| group.step.is_insert()) {
+        // An insert needs a deadline in the lane's time.
+        learn_clock(ctx).await
+    } else {
+        Ok(())
     };
     let sent = groups
         .into_iter()
@@ -204,11 +205,4 @@ fn accept<V: Value>(ctx: &Context<V>, write: &mut Write<V>, ack: WriteAck, now: 
     }
     let (target, accepted_at) = (write.target(), stamp.written_at);
     (ctx.deferred).overtaken(&target, write.order, accepted_at, write.deferral, now);
-}
-
-/// The key of an insert, if the batch has one: an insert needs a deadline in the lane's time.
-fn key_of_insert<V: Value>(groups: &[Group<V>]) -> Option<Key> {
-    let mut inserts = groups.iter().filter(|group| group.step.is_insert());
-    let key = &inserts.find_map(|group| group.writes.first())?.key;
-    Some(key.clone())
 }

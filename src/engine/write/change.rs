@@ -17,7 +17,7 @@ use crate::engine::context::Context;
 use crate::engine::deferred::{Deferral, Target};
 use crate::error::{L2Error, WriteError};
 use crate::key::Key;
-use crate::l1::{OpGuard, Tags};
+use crate::l1::{Op, Tags};
 use crate::l2::{EncodedValue, Step, Written};
 use crate::vocabulary::Value;
 
@@ -27,7 +27,7 @@ pub(crate) type WriteResult = Result<Written, WriteError>;
 /// A value to be stored.
 pub(crate) struct Insert<V> {
     /// Under way since the call, so that L1 takes nothing older in between (rule 3).
-    pub(crate) op: OpGuard<V>,
+    pub(crate) op: Op<V>,
     /// Until L2 has it.
     pub(crate) value: Option<V>,
     pub(crate) encoded: EncodedValue,

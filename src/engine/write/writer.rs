@@ -27,8 +27,8 @@ const CAPACITY: u32 = 16 * 1024;
 /// The way to the writer's task.
 pub(crate) struct Writer<V: Value> {
     ctx: Arc<Context<V>>,
-    /// Bounded by `capacity`. `None` before the first call.
-    queue: Mutex<Option<mpsc::UnboundedSender<Call<V>>>>,
+    /// Bounded by `capacity`.
+    queue: Mutex<mpsc::UnboundedSender<Call<V>>>,
     capacity: Arc<Semaphore>,
     /// Held by the call that is next, until it is in the queue: calls that wait for capacity go on in any order.
     next: tokio::sync::Mutex<()>,
@@ -41,7 +41,8 @@ impl<V: Value> Writer<V> {
     pub(crate) fn new(ctx: &Arc<Context<V>>) -> Self {
         Self {
             ctx: Arc::clone(ctx),
-            queue: Mutex::default(),
+            // Closed, as after the end of a task: the first call starts one.
+            queue: Mutex::new(mpsc::unbounded_channel().0),
             capacity: Arc::new(Semaphore::new(CAPACITY as usize)),
             next: tokio::sync::Mutex::default(),
         }
@@ -100,19 +101,14 @@ impl<V: Value> Writer<V> {
 
     fn send(&self, call: Call<V>) {
         let mut queue = lock(&self.queue);
-        let call = match &*queue {
-            Some(queue) => match queue.send(call) {
-                Ok(()) => return,
-                // The task has ended with its runtime.
-                Err(mpsc::error::SendError(call)) => call,
-            },
-            None => call,
-        };
-        let (sender, calls) = mpsc::unbounded_channel();
-        // The receiver is here.
-        let _ = sender.send(call);
-        *queue = Some(sender);
-        tokio::spawn(run(Arc::clone(&self.ctx), calls));
+        // There is no task yet, or it has ended with its runtime.
+        if let Err(mpsc::error::SendError(call)) = queue.send(call) {
+            let (sender, calls) = mpsc::unbounded_channel();
+            // The receiver is here.
+            let _ = sender.send(call);
+            *queue = sender;
+            tokio::spawn(run(Arc::clone(&self.ctx), calls));
+        }
     }
 }
 

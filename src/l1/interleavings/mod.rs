@@ -23,9 +23,7 @@ use std::time::Duration;
 use loom::sync::Mutex;
 use loom::thread::{self, JoinHandle};
 
-use super::{
-    Join, L1, LoadOutcome, NEVER, Op, OpGuard, ProofRequest, Slot, SlotHead, SlotValue, Tags,
-};
+use super::{Join, L1, LoadOutcome, NEVER, Op, ProofRequest, Slot, SlotHead, SlotValue, Tags};
 use crate::clock::{Clock, Tick};
 use crate::key::Key;
 use crate::vocabulary::{LaneClock, Version};
@@ -96,7 +94,7 @@ impl World {
         thread::spawn(move || run(world))
     }
 
-    fn begin(&self) -> OpGuard<u64> {
+    fn begin(&self) -> Op<u64> {
         self.l1.begin(&self.key)
     }
 
@@ -106,7 +104,7 @@ impl World {
     }
 
     /// Publishes what L2 has answered, if it is usable.
-    fn publish(&self, op: &Op, mark: Mark) {
+    fn publish(&self, op: &Op<u64>, mark: Mark) {
         let fresh = fresh(mark);
         if self.l1.is_usable(op, &fresh, self.now) {
             self.l1.publish(op, &fresh);
@@ -206,7 +204,7 @@ impl World {
             .0
     }
 
-    fn refresh(&self) -> Option<OpGuard<u64>> {
+    fn refresh(&self) -> Option<Op<u64>> {
         let join = self.l1.in_flight().join_refresh(&self.key, self.now);
         join?.begun.map(|(op, _)| op)
     }

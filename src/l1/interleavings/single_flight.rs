@@ -1,7 +1,7 @@
 //! Which reads and loads are joined.
 
 use super::{World, fresh, in_every_order};
-use crate::l1::{Join, JoinRead, LoadOutcome, Op, OpGuard, Outcome, ReadOutcome};
+use crate::l1::{Join, JoinRead, LoadOutcome, Op, Outcome, ReadOutcome};
 use crate::util::shared_result::{SharedResult, shared_result};
 use crate::vocabulary::Source;
 
@@ -23,7 +23,7 @@ fn join_read(world: &World) -> JoinRead<u64> {
 }
 
 /// A read to share, and it to run if it is the first; or an operation alone on the key.
-type Shared = Result<(SharedResult<ReadOutcome<u64>>, Option<OpGuard<u64>>), OpGuard<u64>>;
+type Shared = Result<(SharedResult<ReadOutcome<u64>>, Option<Op<u64>>), Op<u64>>;
 
 fn read_or_begin(world: &World) -> Shared {
     match join_read(world) {
@@ -33,7 +33,7 @@ fn read_or_begin(world: &World) -> Shared {
     }
 }
 
-fn found(world: &World, op: &Op) -> ReadOutcome<u64> {
+fn found(world: &World, op: &Op<u64>) -> ReadOutcome<u64> {
     let mark = world.ask();
     world.publish(op, mark);
     Ok(fresh(mark))
