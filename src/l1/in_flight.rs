@@ -321,26 +321,19 @@ impl<V> InFlight<V> {
         notify(waiters, key);
     }
 
-    /// As [`change`](Self::change), for all keys that begin with `prefix`: one critical section for those of each shard.
-    /// An operation that is registered between two of them began after its key was changed in L2.
+    /// As [`change`](Self::change), for all keys that begin with `prefix`. An operation that is registered meanwhile
+    /// began after its key was changed in L2.
     pub(super) fn change_prefix(&self, prefix: &str, change: Option<Comparable>) {
-        let mut detached = Vec::new();
+        let mut keys = Vec::new();
         for shard in &self.shards {
-            let mut shard = lock(shard);
-            let next = shard.next;
-            let under_way = shard.states.iter_mut();
-            for state in under_way.filter(|state| state.key.starts_with(prefix)) {
-                state.change(change, self.freshness.issued(), next);
-                if !without(Rule::Detach) {
-                    detached.push((state.key.clone(), state.detach()));
-                }
-            }
+            let shard = lock(shard);
+            let under_way = shard.states.iter().map(|state| &state.key);
+            keys.extend(under_way.filter(|key| key.starts_with(prefix)).cloned());
         }
         // In an order that does not depend on hashes, so that a simulated run can be repeated.
-        detached.sort_by(|(one, _), (other, _)| one.cmp(other));
-        for (key, (flights, waiters)) in detached {
-            drop(flights);
-            notify(waiters, &key);
+        keys.sort_unstable();
+        for key in keys {
+            self.change(&key, change);
         }
     }
 

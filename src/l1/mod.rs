@@ -268,11 +268,9 @@ impl<V: Value> L1<V> {
         }
         let which = Prefixes::new(prefixes.iter().map(|(prefix, _)| *prefix));
         self.remove_prefixes(&which, now, |slot| {
+            let is_old = |at: Version| at.epoch != present || self.is_outdated(slot, at.ver);
             let mut of = which.of(slot.key.as_bytes());
-            of.any(|place| {
-                let at = prefixes.get(place).map(|(_, at)| *at);
-                at.is_some_and(|at| at.epoch != present || self.is_outdated(slot, at.ver))
-            })
+            of.any(|place| prefixes.get(place).is_some_and(|&(_, at)| is_old(at)))
         })
     }
 

@@ -92,7 +92,8 @@ impl<V: Value> Reads<V> {
         }
         // One of the three at most: a refresh loads the value anyway, and a comparison would load it once more.
         let is_ahead = !is_stale && (self.ctx.convert.ahead).is_due(slot.born_at, deadline, now);
-        let is_sampled = !is_stale && !is_ahead && self.is_verified();
+        let verified = self.ctx.options.verify;
+        let is_sampled = !is_stale && !is_ahead && verified > 0.0 && fastrand::f64() < verified;
         let entry = Entry::new(slot, now, source);
         if is_ahead {
             entry.into_ahead()
@@ -168,12 +169,6 @@ impl<V: Value> Reads<V> {
         }
         self.hot_keys.note(key);
         outcome.map(|slot| self.hand_out(slot, now, Source::L2))
-    }
-
-    /// Whether this hit is compared with the source.
-    fn is_verified(&self) -> bool {
-        let share = self.ctx.options.verify;
-        share > 0.0 && fastrand::f64() < share
     }
 
     /// Hands an entry out in place of a value that could not be loaded.

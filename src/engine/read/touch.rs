@@ -17,7 +17,7 @@ use crate::engine::deadline::{deadline, learn_clock};
 use crate::error::{L2Error, WriteError};
 use crate::key::Key;
 use crate::l1::{NEVER, Op, Slot, SlotValue};
-use crate::l2::{NewLife, Touched};
+use crate::l2::NewLife;
 use crate::vocabulary::{Value, Version};
 use crate::wire::message::{self, Kind};
 
@@ -118,31 +118,27 @@ async fn send<V: Value>(
     let Some(touched) = ctx.breaker.send("touch", touching).await? else {
         return Ok(false);
     };
-    apply(ctx, op, &touched);
-    Ok(true)
-}
-
-/// Applies a change of the times of a value that L2 has accepted.
-fn apply<V: Value>(ctx: &Context<V>, op: &Op<V>, touched: &Touched) {
-    let (key, now, stamp) = (op.key(), ctx.now(), touched.stamp);
-    if let Some(change) = touched.change {
+    let (now, stamp) = (ctx.now(), touched.stamp);
+    let (at, held) = match touched.change {
         // A shorter lifetime: this instance applies the message as others do, and reads the value again.
-        return ctx.l1.apply(
-            [&**key],
+        Some(ver) => (
             Version {
-                ver: change,
+                ver,
                 ..stamp.version()
             },
-        );
-    }
-    let held = ctx.l1.get(key, now);
-    let Some(slot) = held.filter(|slot| slot.version() == stamp.version()) else {
-        // The entry here, if there is one, is of an older version.
-        return ctx.l1.apply([&**key], stamp.version());
+            None,
+        ),
+        None => (stamp.version(), ctx.l1.get(key, now)),
     };
-    let (tags, value) = (slot.tags(), SlotValue::Shared(slot));
-    let slot = ctx.convert.slot(key, value, stamp, touched.life, tags, now);
-    ctx.l1.publish(op, &slot);
+    if let Some(slot) = held.filter(|slot| slot.version() == at) {
+        let (tags, value) = (slot.tags(), SlotValue::Shared(slot));
+        let slot = ctx.convert.slot(key, value, stamp, touched.life, tags, now);
+        ctx.l1.publish(op, &slot);
+    } else {
+        // The entry here, if there is one, is of an older version.
+        ctx.l1.apply([&**key], at);
+    }
+    Ok(true)
 }
 
 /// Changes until when an entry lives, and until when its lifetime can be extended, where L1 alone holds it. Returns

@@ -117,14 +117,7 @@ async fn send_group<V: Value>(
         }
         Err(error) => {
             for write in group.writes {
-                if error.is_skipped() {
-                    write.not_sent(&error);
-                // What is stored stays. Any other write has to be made up for: its caller takes the value for gone.
-                } else if group.step.is_conditional() && error.is_refused() {
-                    write.refuse(&error);
-                } else {
-                    write.defer(&error);
-                }
+                write.fail(&error, !error.is_skipped());
             }
             false
         }

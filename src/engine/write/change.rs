@@ -145,27 +145,21 @@ impl<V: Value> Write<V> {
         self.is_over = true;
     }
 
-    /// L2 has refused it, and changed nothing.
-    pub(crate) fn refuse(mut self, error: &L2Error) {
-        self.answer(Err(WriteError::refused(error.clone())));
-    }
-
-    /// L2 was not asked, so it cannot land.
-    pub(crate) fn not_sent(mut self, error: &L2Error) {
-        self.may_land_until(0, 0);
-        // What is stored stays, which is somebody else's.
-        if self.step.is_conditional() {
-            return self.refuse(error);
+    /// L2 has not accepted it. Unless it `was_sent` it cannot land.
+    pub(crate) fn fail(mut self, error: &L2Error, was_sent: bool) {
+        if !was_sent {
+            self.may_land_until(0, 0);
+        }
+        // What is stored stays, which is somebody else's. Any other write has to be made up for: its caller takes the
+        // value for gone.
+        if self.step.is_conditional() && (!was_sent || error.is_refused()) {
+            return self.answer(Err(WriteError::refused(error.clone())));
         }
         self.defer(error);
     }
 
     /// L2 has to be sent an invalidation in its place, as soon as it answers.
-    pub(crate) fn defer(mut self, error: &L2Error) {
-        self.deferred(error);
-    }
-
-    fn deferred(&mut self, error: &L2Error) {
+    fn defer(&mut self, error: &L2Error) {
         let ctx = &*self.ctx;
         if self.is_delivery {
             ctx.deferred.defer(self.target(), self.deferral);
@@ -245,7 +239,7 @@ impl<V: Value> Ordered for Write<V> {
 impl<V: Value> Drop for Write<V> {
     fn drop(&mut self) {
         if !self.is_over {
-            self.deferred(&L2Error::closed());
+            self.defer(&L2Error::closed());
         }
     }
 }

@@ -291,7 +291,7 @@ impl<V: Value> Writes<V> {
                 })
             }
             Err(error) => {
-                instead.defer(&error);
+                instead.fail(&error, true);
                 Err(WriteError::deferred(error))
             }
         }

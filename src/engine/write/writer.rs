@@ -171,7 +171,7 @@ async fn send<V: Value>(
     // the limit, those that have waited for as long do not wait for another.
     if is_over(accepted_at.load(Ordering::Relaxed)) && !ctx.l1.freshness().is_alone() {
         for late in writes.extract_if(.., |write| is_over(write.called_at)) {
-            late.not_sent(&L2Error::timed_out(ctx.options.l2_timeout));
+            late.fail(&L2Error::timed_out(ctx.options.l2_timeout), false);
         }
     }
     if !writes.is_empty() && batch::send(ctx, writes).await {
