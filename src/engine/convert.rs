@@ -81,14 +81,9 @@ impl<V: Value> Convert<V> {
     pub(crate) fn open(&self, key: &Key, bytes: &[u8], now: Tick) -> Result<Arc<Slot<V>>, Want> {
         self.counters.l2_read_bytes.add(bytes.len() as u64);
         match self.decode(key, bytes) {
-            Ok((
-                value,
-                Envelope {
-                    stamp, life, tags, ..
-                },
-            )) => {
-                let (value, tags) = (SlotValue::Own(value), self.l1.tags(&tags));
-                Ok(self.slot(key, value, stamp, life, tags, now))
+            Ok((value, read)) => {
+                let (value, tags) = (SlotValue::Own(value), self.l1.tags(&read.tags));
+                Ok(self.slot(key, value, read.stamp, read.life, tags, now))
             }
             Err(error) => {
                 self.cannot_read(key, &*error, now);

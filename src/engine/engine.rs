@@ -247,16 +247,20 @@ impl<V: Value> Engine<V> {
         }
     }
 
-    /// Counts and traces a look-up of a key that is too long: any end user may cause one, so not each is traced.
-    pub(crate) fn refuse_key(&self, error: KeyTooLong) {
-        self.ctx.counters.keys_refused.bump();
-        if self.key_warnings.allows(self.now()) {
-            warn!(
-                namespace = self.namespace(),
-                error = &error as &dyn Error,
-                "a key cannot be looked up"
-            );
-        }
+    /// A key to look up, as text. One that is too long is counted and traced: any end user may cause one, so not each is
+    /// traced.
+    pub(crate) fn accept<T>(&self, key: Result<T, KeyTooLong>) -> Option<T> {
+        let refused = |error: &KeyTooLong| {
+            self.ctx.counters.keys_refused.bump();
+            if self.key_warnings.allows(self.now()) {
+                warn!(
+                    namespace = self.namespace(),
+                    error = error as &dyn Error,
+                    "a key cannot be looked up"
+                );
+            }
+        };
+        key.inspect_err(refused).ok()
     }
 
     /// Stops the subscriber.

@@ -7,7 +7,7 @@ use crate::cache::{Cache, written};
 use crate::engine::{Begin, Loader};
 use crate::entry::Entry;
 use crate::error::LoadError;
-use crate::key::CacheKey;
+use crate::key::{CacheKey, Key};
 use crate::loaded::Loaded;
 use crate::lookup_by::LookupBy;
 use crate::token::Token;
@@ -113,25 +113,15 @@ where
         if engine.has_applied(self.token) {
             return self.cache.get_many(keys).await;
         }
-        let (mut places, mut texts) = (Vec::new(), Vec::new());
-        let mut entries = Vec::new();
-        for (place, key) in keys.into_iter().enumerate() {
-            entries.push(None);
-            match written(key) {
-                Ok(key) => {
-                    places.push(place);
-                    texts.push(key);
-                }
-                Err(error) => engine.refuse_key(error),
-            }
-        }
+        let keys = keys.into_iter().map(|key| engine.accept(written(key)));
+        let keys: Vec<Option<Key>> = keys.collect();
+        let texts: Vec<Key> = keys.iter().flatten().cloned().collect();
         let found = engine.reads().get_many_at_least(&texts, self.token).await;
-        for (place, found) in places.into_iter().zip(found) {
-            if let Some(entry) = entries.get_mut(place) {
-                *entry = found;
-            }
-        }
-        entries
+        let mut found = found.into_iter();
+        // A key that was refused was not asked for.
+        keys.iter()
+            .map(|key| key.as_ref().and_then(|_| found.next()?))
+            .collect()
     }
 
     /// Looks a key up as [`Cache::get_or_load`] does, and otherwise calls `loader` and stores what it returns.
