@@ -15,7 +15,7 @@ use tracing::{info, warn};
 use super::backoff::Backoff;
 use super::breaker::Breaker;
 use super::context::Context;
-use super::convert::{Convert, TagsOf, TtlOf};
+use super::convert::{Convert, ValueRules};
 use super::deferred::Deferred;
 use super::load::Loads;
 use super::load::verify::Same;
@@ -41,7 +41,6 @@ use crate::stats::{Counters, Health, HotKey, Stats, Warming};
 use crate::token::Token;
 use crate::util::throttle::Throttle;
 use crate::vocabulary::Value;
-use crate::wire::codec::ValueCodec;
 #[cfg(feature = "write-behind")]
 use crate::wire::message::{self, Kind};
 
@@ -62,9 +61,7 @@ pub(crate) struct Engine<V: Value> {
 /// The user code and the L2 that an [`Engine`] is built from, besides its options.
 pub(crate) struct Parts<V> {
     pub(crate) weigher: Option<Weigher<V>>,
-    pub(crate) ttl_of: Option<TtlOf<V>>,
-    pub(crate) tags_of: Option<TagsOf<V>>,
-    pub(crate) codec: Box<dyn ValueCodec<V>>,
+    pub(crate) values: ValueRules<V>,
     /// `None` for L1 alone.
     pub(crate) l2: Option<Box<dyn L2>>,
     pub(crate) channels: Vec<Channel>,
@@ -110,15 +107,7 @@ impl<V: Value> Engine<V> {
                 &events,
                 &metrics,
             ),
-            convert: Convert::new(
-                parts.codec,
-                parts.ttl_of,
-                parts.tags_of,
-                type_tag,
-                &options,
-                &counters,
-                &l1,
-            ),
+            convert: Convert::new(parts.values, type_tag, &options, &counters, &l1),
             deferred: Deferred::new(options.max_deferred),
             backoff: Backoff::new(options.clock.clone()),
             instance,

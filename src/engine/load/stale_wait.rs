@@ -143,7 +143,7 @@ impl<V: Value> Loads<V> {
             return Ok(Some(self.reads.hand_out_outcome(outcome, ctx.now())));
         }
         // It failed, or has not ended in time. A caller gets the stale value as a fallback only if it failed.
-        if let Some(entry) = self.look_up_again(&key).await {
+        if let Some(entry) = self.reads.look_up(&key).await {
             return Ok(Some(if has_ended && entry.is_past_soft_ttl() {
                 self.reads.as_fallback(entry)
             } else {
@@ -162,14 +162,6 @@ impl<V: Value> Loads<V> {
                 self.load_missing(key, Some(Want::Any), loader, Since::ANY)
                     .await
             }
-        }
-    }
-
-    async fn look_up_again(&self, key: &Key) -> Option<Entry<V>> {
-        let now = self.ctx.now();
-        match self.reads.get_local(key, now) {
-            Some(entry) => Some(entry),
-            None => self.reads.get(key.clone(), now).await,
         }
     }
 }

@@ -135,6 +135,15 @@ impl<V: Value> Reads<V> {
         self.get_unproven(key)
     }
 
+    /// L1, then L2.
+    pub(crate) async fn look_up(&self, key: &Key) -> Option<Entry<V>> {
+        let now = self.ctx.now();
+        match self.get_local(key, now) {
+            Some(entry) => Some(entry),
+            None => self.get(key.clone(), now).await,
+        }
+    }
+
     /// L2, for a key that L1 did not have at `now`.
     pub(crate) async fn get(&self, key: Key, now: Tick) -> Option<Entry<V>> {
         if let Some(entry) = self.get_instead(&key) {
@@ -266,10 +275,8 @@ impl<V: Value> Reads<V> {
         // With a proof the values themselves are compared with the known epoch, and one plain read serves all keys.
         let is_proven = proof == Proof::Used && ctx.l1.freshness().is_live();
         if is_proven {
-            let asked = keys.iter().zip(&reads);
-            let asked: Vec<&str> = asked
-                .filter_map(|(key, (_, outcome))| outcome.is_none().then_some(&**key))
-                .collect();
+            let asked = unanswered(&mut reads).map(|(op, _)| &**op.key());
+            let asked: Vec<&str> = asked.collect();
             let request = ctx.lane.get_many(&asked);
             let answers = ctx.breaker.send_reads(asked.len(), request).await;
             let now = ctx.now();

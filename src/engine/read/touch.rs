@@ -5,7 +5,6 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use moka::ops::compute::{CompResult, Op as Compute};
 use tokio::runtime::Handle;
 use tracing::{Instrument, Span};
 
@@ -174,18 +173,8 @@ impl Extensions {
         let now = self.clock.now();
         let until = now.saturating_add(nanos(pause));
         // In one step of moka: of many reads at the same time only one asks L2.
-        let outcome = self.keys.entry(key.clone()).and_compute_with(|last| {
-            let is_due = last.is_none_or(|last| now >= last.into_value());
-            if is_due {
-                Compute::Put(until)
-            } else {
-                Compute::Nop
-            }
-        });
-        matches!(
-            outcome,
-            CompResult::Inserted(_) | CompResult::ReplacedWith(_)
-        )
+        let noted = (self.keys.entry_by_ref(key)).or_insert_with_if(|| until, |last| now >= *last);
+        noted.is_fresh()
     }
 }
 

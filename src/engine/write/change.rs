@@ -49,13 +49,12 @@ pub(crate) struct Write<V: Value> {
     pub(crate) called_at: Tick,
     /// What has to be known of it if it is deferred.
     pub(super) deferral: Deferral,
-    weight: u32,
     /// Whether it is the last write of its call.
     pub(super) ends_call: bool,
     /// Whether it delivers what was deferred.
     is_delivery: bool,
     /// What it takes of the writer's capacity.
-    capacity: Option<OwnedSemaphorePermit>,
+    pub(super) capacity: Option<OwnedSemaphorePermit>,
     /// Whether it need not be deferred if it is dropped.
     is_over: bool,
     answer: Option<oneshot::Sender<WriteResult>>,
@@ -74,7 +73,6 @@ impl<V: Value> Write<V> {
         };
         Self {
             ctx: Arc::clone(ctx),
-            weight: weight(&key, insert.as_deref()),
             key,
             deferral: Deferral {
                 hold,
@@ -101,23 +99,11 @@ impl<V: Value> Write<V> {
         answered.map(|answer| answer.unwrap_or_else(|_| Err(stopped())))
     }
 
-    /// Numbers and times a write that was made before its call as one that is called now.
-    pub(crate) fn called_now(mut self) -> Self {
-        self.order = self.ctx.deferred.next_order();
-        self.called_at = self.ctx.now();
-        self
-    }
-
     /// Marks a write that delivers what was deferred. If it fails, it is deferred again, and neither counted nor a reason
     /// to ask for a heartbeat at once: a store that refuses it would be asked again and again.
     pub(crate) fn delivering(mut self) -> Self {
         self.is_delivery = true;
         self
-    }
-
-    pub(crate) fn take_capacity(&mut self, from: &mut OwnedSemaphorePermit) {
-        let weight = from.num_permits().min(self.weight as usize);
-        self.capacity = from.split(weight);
     }
 
     /// It is about to be sent: it may land until `deadline` of the lane's time, which is about `at` of ours.
@@ -205,12 +191,6 @@ pub(super) fn stopped() -> WriteError {
     WriteError::deferred(L2Error::closed())
 }
 
-/// A KiB of a stored value counts as much as 64 bytes of the key, which every instance is sent and the log keeps.
-fn weight<V>(key: &str, insert: Option<&Insert<V>>) -> u32 {
-    let stored = insert.map_or(0, |insert| insert.encoded.body.len() / 1024);
-    u32::try_from(1 + stored + key.len() / 64).unwrap_or(u32::MAX)
-}
-
 impl<V: Value> Ordered for Write<V> {
     fn key(&self) -> Option<&Key> {
         match self.step {
@@ -227,8 +207,10 @@ impl<V: Value> Ordered for Write<V> {
         self.step.is_insert()
     }
 
+    /// A KiB of a stored value counts as much as 64 bytes of the key, which every instance is sent and the log keeps.
     fn weight(&self) -> u32 {
-        self.weight
+        let stored = (self.insert.as_ref()).map_or(0, |insert| insert.encoded.body.len() / 1024);
+        u32::try_from(1 + stored + self.key.len() / 64).unwrap_or(u32::MAX)
     }
 
     fn ends_call(&self) -> bool {

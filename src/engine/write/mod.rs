@@ -108,11 +108,7 @@ impl<V: Value> Writes<V> {
         let mut attempts = self.attempts(&key).await;
         loop {
             attempts.next().await?;
-            let now = self.ctx.now();
-            let stored = match self.reads.get_local(&key, now) {
-                Some(entry) => Some(entry),
-                None => self.reads.get(key.clone(), now).await,
-            };
+            let stored = self.reads.look_up(&key).await;
             // A value that L2 does not have, as one that could not be stored in it, cannot be replaced in it.
             let version = stored
                 .as_ref()
@@ -338,7 +334,7 @@ impl<V: Value> Writes<V> {
     /// Has the writer carry writes through, whether or not the caller stays: a caller that is cancelled between the
     /// database and the cache must not leave the old value behind. Names all of them, and returns the answer to the last;
     /// or the first error, if there is one.
-    pub(crate) async fn write(
+    async fn write(
         &self,
         writes: impl Iterator<Item = Write<V>>,
     ) -> Result<(Token, Written), WriteError> {

@@ -63,7 +63,8 @@ impl<V: Value> Writer<V> {
             return;
         };
         for write in &mut writes {
-            write.take_capacity(&mut capacity);
+            let weight = capacity.num_permits().min(write.weight() as usize);
+            write.capacity = capacity.split(weight);
         }
         debug_assert_eq!(
             capacity.num_permits(),
