@@ -371,7 +371,7 @@ impl<V: Value> L1<V> {
                 return true;
             };
             let value = SlotValue::Shared(Arc::clone(&slot));
-            let fresh = Arc::new(Slot::new(slot.key().clone(), value, head, slot.tags()));
+            let fresh = Arc::new(Slot::new(slot.key.clone(), value, head, slot.tags()));
             fresh.reveal_as(&slot);
             if self.store.replace(&slot, &fresh) {
                 return true;
@@ -426,31 +426,24 @@ impl<V: Value> L1<V> {
     /// moka's insert can wait for its own housekeeping, so no lock is held over it: the entry goes in invisible, and
     /// becomes visible in the critical section in which changes raise floors (rule 3).
     fn try_store(&self, op: &Op<V>, fresh: &Arc<Slot<V>>) -> bool {
-        let remove_older = || {
-            let is_older = |slot: &Arc<Slot<V>>| slot.version().ver < fresh.version().ver;
-            self.store.remove_if(op.key(), is_older);
-        };
-        if !self.has_room || !fresh.is_for_l1() {
-            // As if it were evicted at once: nothing older may be stored after it, or joined.
-            let is_revealed = self.in_flight.reveal(op, fresh);
-            if is_revealed {
-                remove_older();
-            }
-            return is_revealed;
-        }
-        if !self.in_flight.may_store(op, fresh) {
+        // Without a place it is as if it were evicted at once: nothing older may be stored after it, or joined.
+        let has_place = self.has_room && fresh.is_for_l1();
+        if has_place && !self.in_flight.may_store(op, fresh) {
             return false;
         }
-        let clears = self.store.insert(op.key(), Arc::clone(fresh));
+        let clears = has_place.then(|| self.store.insert(op.key(), Arc::clone(fresh)));
         // Rules 3, 4 and 11 once more: the key may have changed while moka took the entry in.
         let is_revealed = self.in_flight.reveal(op, fresh);
-        if !is_revealed {
-            self.store
-                .remove_if(op.key(), |current| Arc::ptr_eq(current, fresh));
-        } else if !self.store.restore(fresh, clears) {
+        if is_revealed {
             // An older entry may have taken its place before the floor was raised. moka is not asked without need: it
             // would record a hit.
-            remove_older();
+            if clears.is_none_or(|clears| !self.store.restore(fresh, clears)) {
+                let is_older = |slot: &Arc<Slot<V>>| slot.version().ver < fresh.version().ver;
+                self.store.remove_if(op.key(), is_older);
+            }
+        } else if has_place {
+            self.store
+                .remove_if(op.key(), |current| Arc::ptr_eq(current, fresh));
         }
         is_revealed
     }

@@ -27,7 +27,7 @@ pub(crate) struct Slot<V> {
     pub(crate) expires_at: Tick,
     /// From when on it is gone from L2. L1 may hold it for a shorter time, or not at all.
     pub(crate) gone_at: Tick,
-    pub(super) key: Key,
+    pub(crate) key: Key,
     /// From when on a hit has more to do than to count: because it is stale or may be refreshed ahead, or because its
     /// life is to be extended.
     pub(crate) look_at: Tick,
@@ -156,10 +156,6 @@ impl<V> Slot<V> {
 
     pub(crate) fn tags(&self) -> Tags {
         (self.more.as_ref()).map_or_else(Tags::default, |more| more.tags.clone())
-    }
-
-    pub(crate) fn key(&self) -> &Key {
-        &self.key
     }
 
     pub(crate) fn version(&self) -> Version {

@@ -18,7 +18,7 @@ const SWEEP_FROM: usize = 64;
 /// The state of one tag, as far as this instance knows.
 #[derive(Debug)]
 pub(crate) struct TagState {
-    name: Key,
+    pub(crate) name: Key,
     /// In which it was registered: only in this is it told of invalidations.
     generation: u64,
     /// The version of its last invalidation, as far as it is known. Values up to that are not valid.
@@ -35,10 +35,6 @@ impl TagState {
             floor: AtomicU64::new(0),
             is_known: AtomicBool::new(false),
         }
-    }
-
-    pub(crate) fn name(&self) -> &Key {
-        &self.name
     }
 
     /// Whether messages alone say if values with the tag are valid, while this instance is in this generation and has a

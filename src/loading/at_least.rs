@@ -116,11 +116,11 @@ where
         let keys = keys.into_iter().map(|key| engine.accept(written(key)));
         let keys: Vec<Option<Key>> = keys.collect();
         let texts: Vec<Key> = keys.iter().flatten().cloned().collect();
-        let found = engine.reads().get_many_at_least(&texts, self.token).await;
+        let found = engine.reads().look_up_at_least(&texts, self.token).await;
         let mut found = found.into_iter();
         // A key that was refused was not asked for.
         keys.iter()
-            .map(|key| key.as_ref().and_then(|_| found.next()?))
+            .map(|key| key.as_ref().and_then(|_| found.next()?.ok()))
             .collect()
     }
 

@@ -15,17 +15,7 @@ use crate::token::Token;
 use crate::vocabulary::{Source, Value};
 
 impl<V: Value> Reads<V> {
-    /// Looks keys up in both levels. The results are in the order of the keys.
-    pub(crate) async fn get_many_at_least(
-        &self,
-        keys: &[Key],
-        token: Token,
-    ) -> Vec<Option<Entry<V>>> {
-        let found = self.look_up_at_least(keys, token).await;
-        found.into_iter().map(Result::ok).collect()
-    }
-
-    /// L1, if an entry is new enough, and otherwise L2.
+    /// L1, if an entry is new enough, and otherwise L2. The results are in the order of the keys.
     pub(crate) async fn look_up_at_least(
         &self,
         keys: &[Key],

@@ -56,7 +56,7 @@ impl<V: Value> Reads<V> {
     #[inline]
     pub(super) fn note_hit(&self, slot: &Slot<V>, before: u64) {
         if is_sampled(before) {
-            self.record_hit(slot.key());
+            self.record_hit(&slot.key);
         }
     }
 
@@ -129,10 +129,8 @@ impl<V: Value> Reads<V> {
 
     /// The same, before a caller waits for an L2 that did not answer last.
     pub(crate) fn get_instead(&self, key: &str) -> Option<Entry<V>> {
-        if !self.ctx.breaker.is_silent() {
-            return None;
-        }
-        self.get_unproven(key)
+        let is_silent = self.ctx.breaker.is_silent();
+        is_silent.then(|| self.get_unproven(key))?
     }
 
     /// L1, then L2.

@@ -82,7 +82,7 @@ async fn ask_unknown<'a, V: Value>(
     for slot in slots {
         let tags = slot.tags();
         let tags = tags.iter().filter(|tag| is_unknown(tag));
-        unknown.extend(tags.map(|tag| (tag.name().clone(), None)));
+        unknown.extend(tags.map(|tag| (tag.name.clone(), None)));
     }
     if unknown.is_empty() {
         return Some(unknown);
@@ -108,7 +108,7 @@ fn is_valid<V: Value>(ctx: &Context<V>, slot: &Slot<V>, markers: &Markers) -> bo
     let is_of_known = epoch == ctx.l1.freshness().epoch();
     let mut is_valid = true;
     for tag in tags.iter() {
-        match markers.get(tag.name()) {
+        match markers.get(&tag.name) {
             None => {}
             Some(Some(at)) if at.epoch == epoch => {
                 is_valid &= at.ver < ver;
@@ -120,7 +120,7 @@ fn is_valid<V: Value>(ctx: &Context<V>, slot: &Slot<V>, markers: &Markers) -> bo
             Some(_) => is_valid &= without(Rule::TagMarkers),
         }
         // While the invalidation of a tag is deferred, both levels may be old (rule 14).
-        is_valid &= !ctx.deferred.holds_tag(tag.name());
+        is_valid &= !ctx.deferred.holds_tag(&tag.name);
     }
     is_valid && tags.allow(ver)
 }

@@ -67,7 +67,7 @@ impl<V: Value> Touch<V> {
     #[cold]
     pub(crate) fn extend(&self, slot: &Arc<Slot<V>>, idle: Duration) {
         let ctx = &self.ctx;
-        let key = slot.key();
+        let key = &slot.key;
         let is_alone = ctx.l1.freshness().is_alone();
         let runtime = Handle::try_current().ok().filter(|_| !is_alone);
         // Without a runtime the next look-up that has one does it.
