@@ -135,7 +135,7 @@ impl<V> InFlight<V> {
             let (op, _) = self.register(&mut shard, hash, key, false);
             return JoinRead::Alone(op);
         };
-        JoinRead::Shared(match self.joinable(state.read.as_ref(), now) {
+        JoinRead::Shared(match self.joinable(state.read.as_ref(), now, false) {
             Some(result) => Join::joined(result),
             None => self.start(shard, (hash, key), now, false, |it| &mut it.read),
         })
@@ -159,10 +159,10 @@ impl<V> InFlight<V> {
         let load = shard.get(hash, key).and_then(|state| state.load.as_ref());
         // Rule 22: a load with a lower number may have read the source before the write of the token.
         let in_time = load.filter(|load| load.id >= since);
-        if let Some(result) = self.joinable(in_time, now) {
+        if let Some(result) = self.joinable(in_time, now, false) {
             return (Join::joined(result), false);
         }
-        if may_be_late && let Some(result) = self.joinable_late(load, now) {
+        if may_be_late && let Some(result) = self.joinable(load, now, true) {
             return (Join::joined(result), true);
         }
         let begun = self.start(shard, (hash, key), now, true, |it| &mut it.load);
@@ -181,7 +181,7 @@ impl<V> InFlight<V> {
         let state = shard.get(hash, key);
         let flight = state.and_then(|state| state.refresh.as_ref().or(state.load.as_ref()));
         if flight.is_some() {
-            return self.joinable(flight, now).map(Join::joined);
+            return self.joinable(flight, now, false).map(Join::joined);
         }
         Some(self.start(shard, (hash, key), now, true, |it| &mut it.refresh))
     }
@@ -196,18 +196,20 @@ impl<V> InFlight<V> {
 
     /// The result of a read or load in flight, if a caller may join it: it began after the last flush, after the last
     /// invalidation of any tag, as it may end with a value that has it (rule 20), and, while there is no proof that no
-    /// message was missed, less than `max_staleness` ago (rule 5).
-    fn joinable<T>(&self, flight: Option<&Joinable<T>>, now: Tick) -> Option<SharedResult<T>> {
-        let changes = self.freshness.tag_changes();
-        self.joinable_late(flight.filter(|flight| flight.tag_changes == changes), now)
-    }
-
-    /// The same, whatever tags were invalidated since it began.
-    fn joinable_late<T>(&self, flight: Option<&Joinable<T>>, now: Tick) -> Option<SharedResult<T>> {
+    /// message was missed, less than `max_staleness` ago (rule 5). If it `may_be_late`, whatever tags were invalidated
+    /// since it began.
+    fn joinable<T>(
+        &self,
+        flight: Option<&Joinable<T>>,
+        now: Tick,
+        may_be_late: bool,
+    ) -> Option<SharedResult<T>> {
         let flight = flight?;
+        let is_in_time = may_be_late || flight.tag_changes == self.freshness.tag_changes();
         let is_current = flight.generation == self.freshness.generation();
         let is_recent = || flight.began >= self.freshness.joinable_from(now);
-        let may_join = is_current
+        let may_join = is_in_time
+            && is_current
             && (is_recent() || self.freshness.is_live() || without(Rule::NoUnprovenJoins));
         may_join.then(|| flight.result.clone())
     }

@@ -44,10 +44,9 @@ impl<V: Value> Touch<V> {
         if ctx.l1.freshness().is_alone() {
             let now = ctx.now();
             let after = |ttl| now.saturating_add(nanos(ttl));
-            let ends_at = ttls.end.map_or(NEVER, after);
-            return Ok(replace_times(ctx, &key, now, |_| {
-                (after(ttls.hard), ends_at)
-            }));
+            let (gone_at, ends_at) = (after(ttls.hard), ttls.end.map_or(NEVER, after));
+            let new = |slot: &Slot<V>| ctx.convert.head_until(slot.head(), gone_at, ends_at);
+            return Ok(ctx.l1.replace_times(&key, now, |slot| Some(new(slot))));
         }
         // As for a read: the answer may make the value visible in L1 with its new times (rules 3 and 14).
         let op = ctx.l1.begin(&key);
@@ -78,10 +77,11 @@ impl<V: Value> Touch<V> {
         let ttls = ctx.convert.idle_ttls(idle);
         let Some(runtime) = runtime else {
             let now = ctx.now();
-            replace_times(ctx, key, now, |slot| {
+            ctx.l1.replace_times(key, now, |slot| {
                 // Of the entry that is there now, which may have replaced the one that was read.
-                let gone_at = now.saturating_add(nanos(ttls.hard)).min(slot.ends_at());
-                (gone_at.max(slot.gone_at), slot.ends_at())
+                let (head, ends_at) = (slot.head(), slot.ends_at());
+                let gone_at = now.saturating_add(nanos(ttls.hard)).min(ends_at);
+                Some((ctx.convert).head_until(head, gone_at.max(slot.gone_at), ends_at))
             });
             return;
         };
@@ -138,20 +138,6 @@ async fn send<V: Value>(
         ctx.l1.apply([&**key], at);
     }
     Ok(true)
-}
-
-/// Changes until when an entry lives, and until when its lifetime can be extended, where L1 alone holds it. Returns
-/// whether there is one.
-fn replace_times<V: Value>(
-    ctx: &Context<V>,
-    key: &str,
-    now: Tick,
-    new: impl Fn(&Slot<V>) -> (Tick, Tick),
-) -> bool {
-    ctx.l1.replace_times(key, now, |slot| {
-        let (gone_at, ends_at) = new(slot);
-        Some(ctx.convert.head_until(slot.head(), gone_at, ends_at))
-    })
 }
 
 /// Until when the lifetime of which key is not extended again.
