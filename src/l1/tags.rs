@@ -56,10 +56,6 @@ impl TagState {
             self.floor.fetch_max(ver, Ordering::AcqRel);
         }
     }
-
-    fn allows(&self, ver: u64) -> bool {
-        ver > self.floor.load(Ordering::Acquire)
-    }
 }
 
 /// The tags of one value. Most have none.
@@ -86,7 +82,8 @@ impl Tags {
 
     /// Whether none of the tags is known to have been invalidated since a value of this version was written.
     pub(crate) fn allow(&self, ver: u64) -> bool {
-        self.iter().all(|state| state.allows(ver))
+        self.iter()
+            .all(|state| ver > state.floor.load(Ordering::Acquire))
     }
 }
 

@@ -296,12 +296,8 @@ impl<V: Value> Reads<V> {
             }
         }
         // All at once, so that one request asks for the markers of all values.
-        tags::check(
-            ctx,
-            proof,
-            reads.iter_mut().filter_map(|(_, outcome)| outcome.as_mut()),
-        )
-        .await;
+        let outcomes = reads.iter_mut().filter_map(|(_, outcome)| outcome.as_mut());
+        tags::check(ctx, proof, outcomes).await;
         let settled = reads.into_iter().map(|(op, outcome)| {
             let outcome = outcome.unwrap_or(Err(UNAVAILABLE));
             settle(ctx, &op, &outcome);

@@ -88,11 +88,8 @@ async fn ask_unknown<'a, V: Value>(
         return Some(unknown);
     }
     let names: Vec<&str> = unknown.keys().map(|name| &**name).collect();
-    let versions = ctx
-        .breaker
-        .send("tag_versions", ctx.lane.tag_versions(&names))
-        .await
-        .ok()?;
+    let asking = ctx.lane.tag_versions(&names);
+    let versions = ctx.breaker.send("tag_versions", asking).await.ok()?;
     Some(unknown.into_keys().zip(versions).collect())
 }
 

@@ -230,7 +230,10 @@ impl<V: Value> Writes<V> {
         let from_l1 = ctx.l1.evict_prefixes(&prefixes, ctx.now());
         // In their place among the writes before a task can run, and deferred if the caller is cancelled here.
         let begin = |prefix: &Key| Write::new(ctx, prefix.clone(), Step::EndLeases, None);
-        let begun = self.submit(prefixes.iter().map(begin).collect()).await;
+        let begun = self
+            .writer
+            .submit(prefixes.iter().map(begin).collect())
+            .await;
         let writes = Arc::clone(self);
         let task = async move { writes.remove_prefixes(prefixes, begun, from_l1).await };
         let removed = tokio::spawn(task.instrument(Span::current())).await;
@@ -339,7 +342,7 @@ impl<V: Value> Writes<V> {
         writes: impl Iterator<Item = Write<V>>,
     ) -> Result<(Token, Written), WriteError> {
         let mut result: Result<_, WriteError> = Ok((None, Written::OtherVersion));
-        for answer in self.submit(writes.collect()).await {
+        for answer in self.writer.submit(writes.collect()).await {
             let answer = answer.await;
             result = result.and_then(|(token, _): (Option<Token>, _)| {
                 let written = answer?;
@@ -354,16 +357,6 @@ impl<V: Value> Writes<V> {
             ver: 0,
         };
         Ok((token.unwrap_or_else(nothing), written))
-    }
-
-    /// Hands the writes of a call to the writer. Returns the answers to them.
-    async fn submit(
-        &self,
-        mut writes: Vec<Write<V>>,
-    ) -> Vec<impl Future<Output = WriteResult> + use<V>> {
-        let answers = writes.iter_mut().map(Write::answered).collect();
-        self.writer.submit(writes).await;
-        answers
     }
 
     /// Empties both levels, here and everywhere.

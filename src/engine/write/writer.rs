@@ -11,7 +11,7 @@ use futures::{FutureExt, StreamExt};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
 
 use super::batch;
-use super::change::Write;
+use super::change::{Write, WriteResult};
 use super::order::{Ordered, WriteOrder};
 use crate::clock::{Tick, nanos};
 use crate::engine::context::Context;
@@ -51,16 +51,20 @@ impl<V: Value> Writer<V> {
     /// Hands the writes of a call to the task, in the order of the calls (rule 14): at once if there is capacity. A
     /// caller that is cancelled while it waits for that has its writes deferred.
     ///
-    /// A call that weighs more than all of the capacity goes when nothing else is left.
-    pub(crate) async fn submit(&self, mut writes: Call<V>) {
+    /// A call that weighs more than all of the capacity goes when nothing else is left. Returns the answers.
+    pub(crate) async fn submit(
+        &self,
+        mut writes: Call<V>,
+    ) -> Vec<impl Future<Output = WriteResult> + use<V>> {
+        let answers = writes.iter_mut().map(Write::answered).collect();
         if writes.is_empty() {
-            return;
+            return answers;
         }
         let weights = writes.iter().map(Write::weight);
         let weight = weights.fold(0, u32::saturating_add).min(CAPACITY);
         let _next = self.next().await;
         let Some(mut capacity) = self.capacity(weight).await else {
-            return;
+            return answers;
         };
         for write in &mut writes {
             let weight = capacity.num_permits().min(write.weight() as usize);
@@ -75,6 +79,7 @@ impl<V: Value> Writer<V> {
             last.ends_call = true;
         }
         self.send(writes);
+        answers
     }
 
     /// The weight of the writes that wait in the queue or are under way.
