@@ -94,8 +94,8 @@ where
         }
     }
 
-    /// A handle for all calls but those that have a key.
-    pub(crate) fn without_keys(&self) -> Cache<(), V> {
+    /// A handle of this cache, for keys of another type. With `()` for all calls but those that have a key.
+    pub(crate) fn with_keys<L>(&self) -> Cache<L, V> {
         Cache {
             engine: Arc::clone(&self.engine),
             keys: PhantomData,
@@ -131,10 +131,7 @@ pub(crate) fn written<Q: CacheKey + ?Sized>(key: &Q) -> Result<Key, KeyTooLong> 
 
 impl<K, V: Send + Sync + 'static> Clone for Cache<K, V> {
     fn clone(&self) -> Self {
-        Self {
-            engine: Arc::clone(&self.engine),
-            keys: PhantomData,
-        }
+        self.with_keys()
     }
 }
 

@@ -14,7 +14,7 @@ use crate::clock::Tick;
 use crate::error::L2Error;
 use crate::events::Events;
 use crate::key::Key;
-use crate::l1::L1;
+use crate::l1::{L1, Op};
 use crate::l2::{Batch, Kind, Lane, LeaseReply, LeaseRequest, Step, Written};
 use crate::options::Options;
 use crate::stats::{Counters, Stats};
@@ -61,6 +61,12 @@ impl<V: Value> Context<V> {
         // Acquire, with the swap in `set_enabled`: an operation that has begun in the generation after the switch sees
         // the switch, and any other one stores nothing.
         self.is_off.load(Ordering::Acquire)
+    }
+
+    /// Begins an operation on a key, unless [neither level may be used](Self::bars) for it.
+    pub(crate) fn begin(&self, key: &Key) -> Option<Op<V>> {
+        let op = self.l1.begin(key);
+        (!self.bars(key)).then_some(op)
     }
 
     /// Asks for the value or the lease of a key: the read in which the server compares epochs.

@@ -192,21 +192,17 @@ impl<V: Value> Reads<V> {
     pub(crate) async fn fallback(&self, key: &Key, proof: Proof) -> Option<Outcome<V>> {
         let ctx = &*self.ctx;
         let kept = ctx.options.stale_if_error;
-        // Of a deferred key both levels may be old (rule 14).
-        if kept.is_zero() || ctx.bars(key) {
+        if kept.is_zero() {
             return None;
         }
+        // Of a deferred key both levels may be old (rule 14).
+        let op = ctx.begin(key)?;
         let now = ctx.now();
         if proof == Proof::Used
             && let Some(slot) = ctx.l1.get_kept(key, now, kept, None)
         {
             let valid_until = slot.expires_at;
             return Some(instead(slot, Source::L1, now, valid_until));
-        }
-        let op = ctx.l1.begin(key);
-        // As an operation that begins now: a write may have been deferred since.
-        if ctx.bars(key) {
-            return None;
         }
         // The server compares epochs: there may be no proof (rule 11).
         let ask = LeaseRequest::read_only(Want::Kept);

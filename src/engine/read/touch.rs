@@ -49,10 +49,9 @@ impl<V: Value> Touch<V> {
             return Ok(ctx.l1.replace_times(&key, now, |slot| Some(new(slot))));
         }
         // As for a read: the answer may make the value visible in L1 with its new times (rules 3 and 14).
-        let op = ctx.l1.begin(&key);
-        if ctx.bars(&key) {
+        let Some(op) = ctx.begin(&key) else {
             return Ok(false);
-        }
+        };
         // The step carries a deadline, as a late copy of it must not shorten the lifetime of a newer value.
         let known = learn_clock(ctx).await;
         known.map_err(WriteError::unconfirmed)?;
@@ -93,8 +92,7 @@ impl<V: Value> Touch<V> {
             if without(Rule::ExtendOnly) {
                 return store_again(&ctx, &key, &slot, ttls).await;
             }
-            let op = ctx.l1.begin(&key);
-            if !ctx.bars(&key) {
+            if let Some(op) = ctx.begin(&key) {
                 // Without a deadline: a late copy extends the lifetime of the value that is there then, or of none
                 // (rule 19). An error has been traced, and the next read after a while tries again.
                 let _ = send(&ctx, &op, NewLife::Extended(ttls), None).await;
