@@ -262,7 +262,7 @@ impl<V: Value> Reads<V> {
         let begin = |key| {
             // All operations begin before the request is sent (rule 3), and the bar is looked at after that (rule 14).
             let op = ctx.l1.begin(key);
-            let barred = barred(ctx, &op);
+            let barred = ctx.bars(key).then_some(Err(UNAVAILABLE));
             (op, barred)
         };
         let mut reads: Vec<(_, Option<ReadOutcome<V>>)> = keys.iter().map(begin).collect();
@@ -344,8 +344,9 @@ async fn read_l2<V: Value>(ctx: &Context<V>, op: &Op<V>, now: Tick) -> (ReadOutc
 }
 
 async fn ask_l2<V: Value>(ctx: &Context<V>, op: &Op<V>, now: Tick) -> (ReadOutcome<V>, Tick) {
-    if let Some(outcome) = barred(ctx, op) {
-        return (outcome, now);
+    // A write of the key is deferred (rule 14).
+    if ctx.bars(op.key()) {
+        return (Err(UNAVAILABLE), now);
     }
     // The cheaper request, whose answer this instance can check by itself while it has a proof.
     if ctx.l1.freshness().is_live_at(now) {
@@ -356,11 +357,6 @@ async fn ask_l2<V: Value>(ctx: &Context<V>, op: &Op<V>, now: Tick) -> (ReadOutco
         }
     }
     (compared(ctx, op).await, ctx.now())
-}
-
-/// The outcome of a read that must not be sent: a write of the key is deferred (rule 14).
-fn barred<V: Value>(ctx: &Context<V>, op: &Op<V>) -> Option<ReadOutcome<V>> {
-    ctx.bars(op.key()).then_some(Err(UNAVAILABLE))
 }
 
 /// The outcome of a plain read, which was sent while the known epoch was proven: the value itself says whether it

@@ -74,11 +74,9 @@ impl<W: Ordered> WriteOrder<W> {
 
     /// Whether [`next_batch`](Self::next_batch) may have a batch.
     pub(crate) fn is_ready(&self) -> bool {
-        let Some(next) = self.waiting.front() else {
-            return false;
-        };
         // Rule 14: writes behind a key under way were called before the clear that is next, so it waits for all keys.
-        !self.is_clear_under_way && (next.key().is_some() || self.keys.is_empty())
+        let may_go = |next: &W| next.key().is_some() || self.keys.is_empty();
+        !self.is_clear_under_way && self.waiting.front().is_some_and(may_go)
     }
 
     /// Takes the writes that may be sent now: a clear, or a batch of others, which [`end`](Self::end) has to follow.
