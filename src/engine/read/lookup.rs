@@ -311,10 +311,8 @@ fn instead<V>(slot: Arc<Slot<V>>, source: Source, now: Tick, valid_until: Tick) 
         OutcomeKind::Fallback
     };
     Outcome {
-        slot,
-        source,
         kind,
-        failed: None,
+        ..Outcome::fresh(slot, source)
     }
 }
 
@@ -323,10 +321,8 @@ fn unproven_fallback<V: Value>(ctx: &Context<V>, key: &str) -> Option<Outcome<V>
     let (kept, limit) = (ctx.options.stale_if_error, ctx.options.mode.limit()?);
     let slot = ctx.l1.get_kept(key, ctx.now(), kept, Some(limit))?;
     Some(Outcome {
-        slot,
-        source: Source::L1,
         kind: OutcomeKind::UnprovenFallback,
-        failed: None,
+        ..Outcome::fresh(slot, Source::L1)
     })
 }
 
