@@ -239,7 +239,7 @@ impl<V: Value> Engine<V> {
     /// A key to look up, as text. One that is too long is counted and traced: any end user may cause one, so not each is
     /// traced.
     pub(crate) fn accept<T>(&self, key: Result<T, KeyTooLong>) -> Option<T> {
-        let refused = |error: &KeyTooLong| {
+        if let Err(error) = &key {
             self.ctx.counters.keys_refused.bump();
             if self.key_warnings.allows(self.now()) {
                 warn!(
@@ -248,8 +248,8 @@ impl<V: Value> Engine<V> {
                     "a key cannot be looked up"
                 );
             }
-        };
-        key.inspect_err(refused).ok()
+        }
+        key.ok()
     }
 
     /// Stops the subscriber.
