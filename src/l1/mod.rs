@@ -211,9 +211,7 @@ impl<V: Value> L1<V> {
     /// Applies a change of keys that L2 has accepted, by a message or by the answer to this instance: older values are
     /// not served or stored any more (rules 3, 4, 11).
     pub(crate) fn apply<'a>(&self, keys: impl IntoIterator<Item = &'a str>, at: Version) {
-        self.apply_with(keys, at, |key| {
-            (self.store).remove_if(key, |slot| self.is_outdated(slot, at.ver));
-        });
+        self.apply_with(keys, at, |key, is_old| self.store.remove_if(key, is_old));
     }
 
     /// The same for the message of an insert of this instance. It only hides an older entry: the insert itself
@@ -223,27 +221,23 @@ impl<V: Value> L1<V> {
         keys: impl IntoIterator<Item = &'a str>,
         at: Version,
     ) {
-        self.apply_with(keys, at, |key| {
-            (self.store).hide_if(key, |slot| self.is_outdated(slot, at.ver));
-        });
+        self.apply_with(keys, at, |key, is_old| self.store.hide_if(key, is_old));
     }
 
     fn apply_with<'a>(
         &self,
         keys: impl IntoIterator<Item = &'a str>,
         at: Version,
-        evict: impl Fn(&str),
+        evict: impl Fn(&str, &dyn Fn(&Arc<Slot<V>>) -> bool),
     ) {
         let change = self.note_issued(at);
+        // Without a version that can be compared any entry may be old.
+        let is_old = |slot: &Arc<Slot<V>>| change.is_none() || self.is_outdated(slot, at.ver);
         for key in keys {
             // First the floor: an operation that stores after it stores nothing to be evicted, and an entry that was
             // stored before it is seen here.
             self.in_flight.change(key, change);
-            if change.is_some() {
-                evict(key);
-            } else {
-                self.evict(key);
-            }
+            evict(key, &is_old);
         }
     }
 

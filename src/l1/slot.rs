@@ -164,7 +164,7 @@ impl<V> Slot<V> {
 
     /// Whether L2 holds it, or held it: otherwise its version compares with no other.
     pub(crate) fn is_stored(&self) -> bool {
-        self.version != Version::ABSENT
+        self.version.ver != Version::ABSENT.ver
     }
 
     /// Whether its TTL has not passed, or not longer than `kept` before `now`.
