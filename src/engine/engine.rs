@@ -236,8 +236,8 @@ impl<V: Value> Engine<V> {
         }
     }
 
-    /// A key to look up, as text. One that is too long is counted and traced: any end user may cause one, so not each is
-    /// traced.
+    /// A key to look up, as text. One that is too long is counted and traced. Any end user may cause one, so not each
+    /// is traced.
     pub(crate) fn accept<T>(&self, key: Result<T, KeyTooLong>) -> Option<T> {
         if let Err(error) = &key {
             self.ctx.counters.keys_refused.bump();

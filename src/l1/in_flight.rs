@@ -32,8 +32,8 @@ pub(crate) enum JoinRead<V> {
 pub(crate) struct Join<V, T> {
     /// The caller waits for it.
     pub(crate) result: SharedResult<T>,
-    /// If none was under way: the operation that the caller has begun, which others join until it ends, and the sender of
-    /// its result.
+    /// If none was under way: the operation that the caller has begun, and the sender of its result. Others join it
+    /// until it ends.
     pub(crate) begun: Option<(Op<V>, ResultSender<T>)>,
 }
 

@@ -35,7 +35,8 @@ pub(crate) struct Slot<V> {
     more: Option<Box<More>>,
     /// When it was written.
     pub(crate) born_at: Tick,
-    /// [`Version::ABSENT`] if L2 does not hold the value. L1 compares the epoch before it stores the value, and not again.
+    /// [`Version::ABSENT`] if L2 does not hold the value. L1 compares the epoch before it stores the value, and not
+    /// again.
     version: Version,
     value: SlotValue<V>,
 }

@@ -26,17 +26,15 @@ impl<V: Value> Reads<V> {
         let here = keys.iter().map(|key| self.get_local_at_least(key, token));
         let mut found: Vec<_> = here.map(|entry| entry.ok_or(UNAVAILABLE)).collect();
         let lacking = keys.iter().zip(&mut found);
-        let (lacking, places): (Vec<Key>, Vec<_>) = lacking
-            .filter(|(_, found)| found.is_err())
-            .map(|(key, place)| (key.clone(), place))
-            .unzip();
+        let lacking: Vec<_> = lacking.filter(|(_, found)| found.is_err()).collect();
         if lacking.is_empty() {
             return found;
         }
+        let asked: Vec<Key> = lacking.iter().map(|(key, _)| Key::clone(key)).collect();
         // By operations of its own, and not by a read that others share: one that began before may be too old.
-        let outcomes = self.read_many(&lacking, Proof::Unused).await;
+        let outcomes = self.read_many(&asked, Proof::Unused).await;
         debug_assert_eq!(outcomes.len(), lacking.len(), "one outcome for each key");
-        for ((key, place), outcome) in lacking.iter().zip(places).zip(outcomes) {
+        for ((key, place), outcome) in lacking.into_iter().zip(outcomes) {
             *place = match outcome {
                 Err(UNAVAILABLE) => self
                     .get_unproven(key)
