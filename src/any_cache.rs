@@ -19,7 +19,7 @@ pub struct AnyCache(Arc<dyn Untyped>);
 
 impl AnyCache {
     pub(crate) fn new<K, V: Send + Sync + 'static>(cache: &Cache<K, V>) -> Self {
-        Self(Arc::new(cache.without_keys()))
+        Self(Arc::new(cache.with_keys::<()>()))
     }
 
     /// See [`Cache::namespace`].

@@ -14,7 +14,7 @@ use tracing::warn;
 use crate::any_cache::AnyCache;
 use crate::cache::Cache;
 use crate::clock::Clock;
-use crate::engine::{Batches, Engine, Listener, Loader, Parts, PublishTo, Same};
+use crate::engine::{Batches, Engine, Listener, Loader, Parts, PublishTo, Same, ValueRules};
 use crate::entry::Entry;
 use crate::error::BuildError;
 use crate::key::CacheKey;
@@ -160,9 +160,11 @@ where
         Builder {
             parts: Parts {
                 weigher: None,
-                ttl_of: None,
-                tags_of: None,
-                codec: Box::new(Bincode),
+                values: ValueRules {
+                    codec: Box::new(Bincode),
+                    ttl_of: None,
+                    tags_of: None,
+                },
                 l2: None,
                 channels: Vec::new(),
                 publish_to: None,
@@ -310,7 +312,7 @@ impl<K, V, L> Builder<K, V, L> {
         mut self,
         ttl_of: impl Fn(&V) -> Option<Duration> + Send + Sync + 'static,
     ) -> Self {
-        self.parts.ttl_of = Some(Arc::new(ttl_of));
+        self.parts.values.ttl_of = Some(Arc::new(ttl_of));
         self
     }
 
@@ -643,7 +645,7 @@ where
         I::Item: CacheKey,
     {
         let tags_of = move |key: &str, value: &V, own| with_tags(own, tags_of(key, value));
-        self.parts.tags_of = Some(Arc::new(tags_of));
+        self.parts.values.tags_of = Some(Arc::new(tags_of));
         self
     }
 
@@ -655,7 +657,7 @@ where
     /// of its own, see `codec::Encrypted`.
     #[doc(alias = "serializer")]
     pub fn codec(mut self, codec: impl CodecStack) -> Self {
-        self.parts.codec = Box::new(codec);
+        self.parts.values.codec = Box::new(codec);
         self
     }
 

@@ -8,7 +8,7 @@ use std::time::Duration;
 use serde::{Serialize, Serializer};
 
 use crate::clock::Tick;
-use crate::l1::{Slot, UNSTORED};
+use crate::l1::Slot;
 use crate::vocabulary::{Source, Version};
 
 /// A cached value, shared with the cache: it dereferences to `V`.
@@ -126,7 +126,7 @@ impl<V> Entry<V> {
             is_unproven: self.flags.has_any(Flags::UNPROVEN),
             is_fallback: self.flags.has_any(Flags::FALLBACK),
             age: Duration::from_nanos(self.at.saturating_sub(self.slot.born_at)),
-            version: (self.slot.ver != UNSTORED).then(|| self.slot.version()),
+            version: self.slot.is_stored().then(|| self.slot.version()),
         }
     }
 }

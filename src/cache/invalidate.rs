@@ -57,15 +57,9 @@ where
         K: LookupBy<Q, M>,
         Q: CacheKey + ?Sized,
     {
-        let key = written(key)?;
-        self.writes().invalidate([key], Duration::ZERO).await
-    }
-
-    /// The same, by the text of the key.
-    #[cfg(any(feature = "outbox-rusqlite", feature = "outbox-sqlx"))]
-    pub(crate) async fn invalidate_text(&self, key: &str) -> Result<Token, WriteError> {
-        let key = written(key)?;
-        self.writes().invalidate([key], Duration::ZERO).await
+        self.writes()
+            .invalidate([written(key)?], Duration::ZERO)
+            .await
     }
 
     /// Removes many keys, each as by [`invalidate`](Self::invalidate). [`insert_many`](Self::insert_many) has an
@@ -172,8 +166,7 @@ where
         K: LookupBy<Q, M>,
         Q: CacheKey + ?Sized,
     {
-        let key = written(key)?;
-        self.writes().invalidate_and_wait(key).await
+        self.writes().invalidate_and_wait(written(key)?).await
     }
 
     /// Removes a key as [`invalidate`](Self::invalidate) does, and for as long as `hold` stores no load of it.
@@ -215,8 +208,7 @@ where
         K: LookupBy<Q, M>,
         Q: CacheKey + ?Sized,
     {
-        let key = written(key)?;
-        self.writes().invalidate([key], hold).await
+        self.writes().invalidate([written(key)?], hold).await
     }
 
     /// Makes the value of a key stale from now on: look-ups still return it, flagged, and
@@ -398,8 +390,7 @@ where
     where
         K: LookupBy<str, M>,
     {
-        let prefix = written(prefix)?;
-        self.writes().invalidate_prefixes([prefix]).await
+        self.writes().invalidate_prefixes([written(prefix)?]).await
     }
 
     /// Removes all keys of the namespace from both levels, in all instances. Loads that began earlier are never

@@ -78,19 +78,9 @@ pub struct Cache<K, V>
 where
     V: Send + Sync + 'static,
 {
-    handle: Arc<Handle<V>>,
+    /// Stopped with the last clone of a cache. Tasks hold only the parts that they need.
+    engine: Arc<Engine<V>>,
     keys: PhantomData<fn(&K)>,
-}
-
-/// Stops the engine when the last clone of a cache is dropped. Tasks hold only the parts that they need.
-struct Handle<V: Send + Sync + 'static> {
-    engine: Engine<V>,
-}
-
-impl<V: Send + Sync + 'static> Drop for Handle<V> {
-    fn drop(&mut self) {
-        self.engine.abandon();
-    }
 }
 
 impl<K, V> Cache<K, V>
@@ -99,27 +89,21 @@ where
 {
     pub(crate) fn new(engine: Engine<V>) -> Self {
         Self {
-            handle: Arc::new(Handle { engine }),
+            engine: Arc::new(engine),
             keys: PhantomData,
         }
     }
 
-    /// A handle for all calls but those that have a key.
-    pub(crate) fn without_keys(&self) -> Cache<(), V> {
+    /// A handle of this cache, for keys of another type. With `()` for all calls but those that have a key.
+    pub(crate) fn with_keys<L>(&self) -> Cache<L, V> {
         Cache {
-            handle: Arc::clone(&self.handle),
+            engine: Arc::clone(&self.engine),
             keys: PhantomData,
         }
     }
-}
 
-impl<K, V> Cache<K, V>
-where
-    K: CacheKey,
-    V: Send + Sync + 'static,
-{
     pub(crate) fn engine(&self) -> &Engine<V> {
-        &self.handle.engine
+        &self.engine
     }
 
     /// Calls that change something.
@@ -147,12 +131,8 @@ pub(crate) fn written<Q: CacheKey + ?Sized>(key: &Q) -> Result<Key, KeyTooLong> 
 
 impl<K, V: Send + Sync + 'static> Clone for Cache<K, V> {
     fn clone(&self) -> Self {
-        Self {
-            handle: Arc::clone(&self.handle),
-            keys: PhantomData,
-        }
+        self.with_keys()
     }
 }
 
-partial_debug!([K, V: Send + Sync + 'static] Cache<K, V>, "Cache", this =>
-    namespace: &this.handle.engine.namespace());
+partial_debug!([K, V: Send + Sync + 'static] Cache<K, V>, "Cache", cache => namespace: &cache.engine.namespace());

@@ -76,13 +76,8 @@ where
         if let Some(entry) = self.look_up(key, now) {
             return Some(entry);
         }
-        match written(key) {
-            Ok(key) => self.engine().reads().get(key, now).await,
-            Err(error) => {
-                self.engine().refuse_key(error);
-                None
-            }
-        }
+        let key = self.engine().accept(written(key))?;
+        self.engine().reads().get(key, now).await
     }
 
     /// Looks many keys up in L1, and those that L1 lacks in L2 together. Values of L2 are kept in L1.
@@ -117,10 +112,7 @@ where
         let (mut places, mut missing) = (Vec::new(), Vec::<Key>::new());
         let here = keys.into_iter().enumerate().map(|(place, key)| {
             let mut out = KeyWriter::new();
-            let key = out
-                .write(key)
-                .map_err(|error| engine.refuse_key(error))
-                .ok()?;
+            let key = engine.accept(out.write(key))?;
             let entry = engine.local().get_local(key, now);
             entry
                 .or_else(|| engine.local().get_instead(key))

@@ -11,13 +11,15 @@ use super::convert::Convert;
 use super::deferred::Deferred;
 use super::metrics::Metrics;
 use crate::clock::Tick;
+use crate::error::L2Error;
 use crate::events::Events;
 use crate::key::Key;
-use crate::l1::L1;
-use crate::l2::Lane;
+use crate::l1::{L1, Op};
+use crate::l2::{Batch, Kind, Lane, LeaseReply, LeaseRequest, Step, Written};
 use crate::options::Options;
 use crate::stats::{Counters, Stats};
 use crate::vocabulary::Value;
+use crate::wire::message;
 
 pub(crate) struct Context<V> {
     pub(crate) options: Arc<Options>,
@@ -59,6 +61,32 @@ impl<V: Value> Context<V> {
         // Acquire, with the swap in `set_enabled`: an operation that has begun in the generation after the switch sees
         // the switch, and any other one stores nothing.
         self.is_off.load(Ordering::Acquire)
+    }
+
+    /// Begins an operation on a key, unless [neither level may be used](Self::bars) for it.
+    pub(crate) fn begin(&self, key: &Key) -> Option<Op<V>> {
+        let op = self.l1.begin(key);
+        (!self.bars(key)).then_some(op)
+    }
+
+    /// Asks for the value or the lease of a key: the read in which the server compares epochs.
+    pub(crate) fn acquire_lease<'a>(
+        &'a self,
+        key: &'a str,
+        ask: LeaseRequest,
+    ) -> impl Future<Output = Result<LeaseReply, L2Error>> {
+        let reply = self.lane.acquire_lease(key, ask);
+        self.breaker.send("acquire_lease", reply)
+    }
+
+    /// Publishes a message without a change of L2, by the invalidation of no key.
+    pub(crate) async fn publish(&self, kind: Kind, names: &[&str]) -> Result<Written, L2Error> {
+        let batch = Batch {
+            payload: &message::payload(kind, self.instance, names),
+            ..Batch::default()
+        };
+        let publishing = self.lane.write(&Step::INVALIDATE, batch);
+        self.breaker.send("invalidate", publishing).await
     }
 
     /// Whether neither level may be used for a key: a write of it is deferred (rule 14), or the cache is switched off.

@@ -14,13 +14,13 @@ use super::ahead::RefreshAhead;
 use crate::clock::{Tick, nanos};
 use crate::error::Misuse;
 use crate::key::Key;
-use crate::l1::{L1, NEVER, Slot, SlotHead, SlotValue, Tags, UNSTORED};
+use crate::l1::{L1, NEVER, Slot, SlotHead, SlotValue, Tags};
 use crate::l2::{EncodedValue, Ttls};
 use crate::loaded::{Loaded, OwnTags, OwnTtls, TagNames, names};
 use crate::options::{DEFAULT_TTL, LONGEST, Options};
 use crate::stats::Counters;
 use crate::util::throttle::Throttle;
-use crate::vocabulary::{Value, Want};
+use crate::vocabulary::{Value, Version, Want};
 use crate::wire::codec::{Context, EncodeError, ValueCodec};
 use crate::wire::envelope::{self, Envelope, Head, Life, Place, Stamp};
 
@@ -30,10 +30,15 @@ pub(crate) type TtlOf<V> = Arc<dyn Fn(&V) -> Option<Duration> + Send + Sync>;
 /// The tags of a value, by its key and by itself, in addition to those that were set for it.
 pub(crate) type TagsOf<V> = Arc<dyn Fn(&str, &V, OwnTags) -> TagNames + Send + Sync>;
 
+/// What the builder was told of the values.
+pub(crate) struct ValueRules<V> {
+    pub(crate) codec: Box<dyn ValueCodec<V>>,
+    pub(crate) ttl_of: Option<TtlOf<V>>,
+    pub(crate) tags_of: Option<TagsOf<V>>,
+}
+
 pub(crate) struct Convert<V> {
-    codec: Box<dyn ValueCodec<V>>,
-    ttl_of: Option<TtlOf<V>>,
-    tags_of: Option<TagsOf<V>>,
+    rules: ValueRules<V>,
     pub(crate) ahead: RefreshAhead,
     /// Distinguishes values of this type from others under the same keys.
     type_tag: u64,
@@ -50,18 +55,14 @@ pub(crate) struct Convert<V> {
 
 impl<V: Value> Convert<V> {
     pub(crate) fn new(
-        codec: Box<dyn ValueCodec<V>>,
-        ttl_of: Option<TtlOf<V>>,
-        tags_of: Option<TagsOf<V>>,
+        rules: ValueRules<V>,
         type_tag: u64,
         options: &Arc<Options>,
         counters: &Arc<Counters>,
         l1: &Arc<L1<V>>,
     ) -> Self {
         Self {
-            codec,
-            ttl_of,
-            tags_of,
+            rules,
             type_tag,
             ahead: RefreshAhead::new(options),
             namespace: Place::namespace(&options.namespace),
@@ -81,14 +82,9 @@ impl<V: Value> Convert<V> {
     pub(crate) fn open(&self, key: &Key, bytes: &[u8], now: Tick) -> Result<Arc<Slot<V>>, Want> {
         self.counters.l2_read_bytes.add(bytes.len() as u64);
         match self.decode(key, bytes) {
-            Ok((
-                value,
-                Envelope {
-                    stamp, life, tags, ..
-                },
-            )) => {
-                let (value, tags) = (SlotValue::Own(value), self.l1.tags(&tags));
-                Ok(self.slot(key, value, stamp, life, tags, now))
+            Ok((value, read)) => {
+                let (value, tags) = (SlotValue::Own(value), self.l1.tags(&read.tags));
+                Ok(self.slot(key, value, read.stamp, read.life, tags, now))
             }
             Err(error) => {
                 self.cannot_read(key, &*error, now);
@@ -120,7 +116,7 @@ impl<V: Value> Convert<V> {
         }
         let context = self.codec_context(key, &envelope.tags);
         let codec = envelope.head.codec;
-        let value = (self.codec).decode(codec, envelope.payload, &context)?;
+        let value = (self.rules.codec).decode(codec, envelope.payload, &context)?;
         Ok((value, envelope))
     }
 
@@ -161,7 +157,7 @@ impl<V: Value> Convert<V> {
     /// The tags of a value that is stored now, with its own. Every value that is stored anew passes
     /// through here, whoever stores it: a value that lacked a tag would escape its invalidation.
     pub(crate) fn tags(&self, key: &str, value: &V, own: OwnTags) -> TagNames {
-        let Some(tags_of) = &self.tags_of else {
+        let Some(tags_of) = &self.rules.tags_of else {
             return names(own);
         };
         let tags = catch_unwind(AssertUnwindSafe(|| tags_of(key, value, own)));
@@ -173,7 +169,7 @@ impl<V: Value> Convert<V> {
         let options = &*self.options;
         // User code: a panic would unwind through the task of a load, and leave its callers without a result.
         let hard = || {
-            let ttl_of = || self.ttl_of.as_ref().and_then(|ttl_of| ttl_of(value));
+            let ttl_of = || self.rules.ttl_of.as_ref().and_then(|ttl_of| ttl_of(value));
             own.ttl.or_else(ttl_of)
         };
         let hard = catch_unwind(AssertUnwindSafe(hard)).map_err(|_| Misuse::TtlOfPanicked)?;
@@ -246,7 +242,7 @@ impl<V: Value> Convert<V> {
         // The codec writes behind the room for the header, so that the value is not copied once more.
         let mut body = envelope::begin();
         let context = self.codec_context(key, tags);
-        let encoded = self.codec.encode(value, &context, &mut body);
+        let encoded = self.rules.codec.encode(value, &context, &mut body);
         let encoded = encoded.and_then(|codec| self.try_type(value).map(|()| codec));
         let head = Head {
             codec: encoded.inspect_err(|error| self.cannot_store(error))?,
@@ -265,7 +261,7 @@ impl<V: Value> Convert<V> {
     fn try_type(&self, value: &V) -> Result<(), EncodeError> {
         // Relaxed: two threads may both try the type, which is only work done twice.
         if !self.is_readable.load(Ordering::Relaxed) {
-            self.codec.try_type(value)?;
+            self.rules.codec.try_type(value)?;
             self.is_readable.store(true, Ordering::Relaxed);
         }
         Ok(())
@@ -309,8 +305,7 @@ impl<V: Value> Convert<V> {
             None => gone_at,
         };
         let head = SlotHead {
-            epoch: stamp.epoch,
-            ver: stamp.ver,
+            version: stamp.version(),
             born_at,
             soft_at: life.stale_at.map_or(NEVER, at),
             expires_at,
@@ -364,8 +359,7 @@ impl<V: Value> Convert<V> {
         self.counters.loads_not_stored.bump();
         // With no version that L1 stores: it may be older than an invalidation that L2 has executed (rule 1).
         let head = SlotHead {
-            epoch: 0,
-            ver: UNSTORED,
+            version: Version::ABSENT,
             born_at: now,
             soft_at: NEVER,
             expires_at: now,

@@ -13,12 +13,11 @@ pub(crate) fn deadline<V: Value>(ctx: &Context<V>) -> (Option<u64>, Tick) {
 }
 
 /// Has L2's clock read, unless it is known or need not be: connecting reads it, so any request will do.
-pub(crate) async fn learn_clock<V: Value>(ctx: &Context<V>, key: &str) -> Result<(), L2Error> {
+pub(crate) async fn learn_clock<V: Value>(ctx: &Context<V>) -> Result<(), L2Error> {
     let freshness = ctx.l1.freshness();
     if freshness.lane_time(ctx.now()).is_some() || freshness.is_alone() {
         return Ok(());
     }
     let nothing = LeaseRequest::read_only(Want::Nothing);
-    let reply = ctx.lane.acquire_lease(key, nothing);
-    ctx.breaker.send("acquire_lease", reply).await.map(|_| ())
+    ctx.acquire_lease("", nothing).await.map(|_| ())
 }

@@ -78,17 +78,6 @@ impl Deferral {
     }
 }
 
-impl DeferredInvalidation {
-    /// L2 accepted it, or a later write in its place, at `accepted_at` of the lane's time. Returns whether none of the
-    /// writes that it replaces can land after that. Otherwise it has to be sent once more, when that is over.
-    fn is_settled(&mut self, accepted_at: u64, now: Tick) -> bool {
-        let settles_after = self.deferral.settles_after;
-        let left = settles_after.saturating_add(1).saturating_sub(accepted_at);
-        self.not_before = now.saturating_add(nanos(Duration::from_millis(left)));
-        accepted_at > settles_after
-    }
-}
-
 impl Deferred {
     pub(crate) fn new(capacity: usize) -> Self {
         Self {
@@ -238,8 +227,14 @@ impl Deferred {
         } else {
             one.deferral.hold <= by.hold && (one.deferral.keeps_value || !by.keeps_value)
         };
-        if is_replaced && one.is_settled(accepted_at, now) {
-            pending.remove(target);
+        if is_replaced {
+            let settles_after = one.deferral.settles_after;
+            let left = settles_after.saturating_add(1).saturating_sub(accepted_at);
+            one.not_before = now.saturating_add(nanos(Duration::from_millis(left)));
+            // Until none of the writes that it replaces can land any more it stays, and is sent once more after that.
+            if accepted_at > settles_after {
+                pending.remove(target);
+            }
         }
         // With the lock held: otherwise a deferral in between would be hidden from reads.
         self.any.store(!pending.is_empty(), Ordering::SeqCst);

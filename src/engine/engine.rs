@@ -15,7 +15,7 @@ use tracing::{info, warn};
 use super::backoff::Backoff;
 use super::breaker::Breaker;
 use super::context::Context;
-use super::convert::{Convert, TagsOf, TtlOf};
+use super::convert::{Convert, ValueRules};
 use super::deferred::Deferred;
 use super::load::{Loads, Same};
 use super::members::Members;
@@ -40,7 +40,6 @@ use crate::stats::{Counters, Health, HotKey, Stats, Warming};
 use crate::token::Token;
 use crate::util::throttle::Throttle;
 use crate::vocabulary::Value;
-use crate::wire::codec::ValueCodec;
 #[cfg(feature = "write-behind")]
 use crate::wire::message::{self, Kind};
 
@@ -61,9 +60,7 @@ pub(crate) struct Engine<V: Value> {
 /// The user code and the L2 that an [`Engine`] is built from, besides its options.
 pub(crate) struct Parts<V> {
     pub(crate) weigher: Option<Weigher<V>>,
-    pub(crate) ttl_of: Option<TtlOf<V>>,
-    pub(crate) tags_of: Option<TagsOf<V>>,
-    pub(crate) codec: Box<dyn ValueCodec<V>>,
+    pub(crate) values: ValueRules<V>,
     /// `None` for L1 alone.
     pub(crate) l2: Option<Box<dyn L2>>,
     pub(crate) channels: Vec<Channel>,
@@ -74,26 +71,16 @@ pub(crate) struct Parts<V> {
 impl<V: Value> Engine<V> {
     /// Puts the parts together. Starts the subscriber at once if there is a runtime, otherwise at the first call.
     pub(crate) fn new(options: Options, type_tag: u64, parts: Parts<V>) -> Self {
-        let Parts {
-            weigher,
-            ttl_of,
-            tags_of,
-            codec,
-            l2,
-            channels,
-            publish_to,
-            same,
-        } = parts;
         let (options, counters) = (Arc::new(options), Arc::new(Counters::default()));
         let events = Arc::new(Events::default());
         let l1 = Arc::new(L1::new(
             options.l1_capacity,
-            weigher,
+            parts.weigher,
             options.clock.clone(),
             options.max_staleness,
         ));
         let on_connect: OnConnect = {
-            let (l1, has_l2) = (Arc::clone(&l1), l2.is_some());
+            let (l1, has_l2) = (Arc::clone(&l1), parts.l2.is_some());
             Box::new(move |clock| {
                 // A store that no other instance shares needs no proof: no message can be missed.
                 if has_l2 {
@@ -104,7 +91,8 @@ impl<V: Value> Engine<V> {
             })
         };
         // Without an L2 a clock in memory issues versions, so that L1 alone runs the same code.
-        let l2 = l2.unwrap_or_else(|| Box::new(MemoryL2::without_values(options.clock.clone())));
+        let l2 =
+            (parts.l2).unwrap_or_else(|| Box::new(MemoryL2::without_values(options.clock.clone())));
         let lane = l2.lane(&options.namespace, options.l2_timeout, on_connect);
         let reporter = l2.outages().join(&options.namespace);
         let instance = random();
@@ -118,7 +106,7 @@ impl<V: Value> Engine<V> {
                 &events,
                 &metrics,
             ),
-            convert: Convert::new(codec, ttl_of, tags_of, type_tag, &options, &counters, &l1),
+            convert: Convert::new(parts.values, type_tag, &options, &counters, &l1),
             deferred: Deferred::new(options.max_deferred),
             backoff: Backoff::new(options.clock.clone()),
             instance,
@@ -134,8 +122,8 @@ impl<V: Value> Engine<V> {
         let reads = Arc::new(Reads::new(&ctx));
         let members = Arc::new(Members::new(&ctx));
         let writes = Arc::new(Writes::new(&ctx, &reads, &members));
-        let loads = Arc::new(Loads::new(&ctx, &reads, &writes, same));
-        let subscriber = Subscriber::new(&ctx, &writes, &members, channels, publish_to);
+        let loads = Arc::new(Loads::new(&ctx, &reads, &writes, parts.same));
+        let subscriber = Subscriber::new(&ctx, &writes, &members, parts.channels, parts.publish_to);
         let engine = Self {
             recording: Recording::new(&ctx, &loads, &writes),
             reads,
@@ -247,16 +235,20 @@ impl<V: Value> Engine<V> {
         }
     }
 
-    /// Counts and traces a look-up of a key that is too long: any end user may cause one, so not each is traced.
-    pub(crate) fn refuse_key(&self, error: KeyTooLong) {
-        self.ctx.counters.keys_refused.bump();
-        if self.key_warnings.allows(self.now()) {
-            warn!(
-                namespace = self.namespace(),
-                error = &error as &dyn Error,
-                "a key cannot be looked up"
-            );
+    /// A key to look up, as text. One that is too long is counted and traced. Any end user may cause one, so not each
+    /// is traced.
+    pub(crate) fn accept<T>(&self, key: Result<T, KeyTooLong>) -> Option<T> {
+        if let Err(error) = &key {
+            self.ctx.counters.keys_refused.bump();
+            if self.key_warnings.allows(self.now()) {
+                warn!(
+                    namespace = self.namespace(),
+                    error = error as &dyn Error,
+                    "a key cannot be looked up"
+                );
+            }
         }
+        key.ok()
     }
 
     /// Stops the subscriber.
@@ -284,15 +276,6 @@ impl<V: Value> Engine<V> {
         let _ = timeout(ctx.options.l2_timeout.saturating_mul(2), leaving).await;
         self.recording.record();
         self.ctx.deferred.close()
-    }
-
-    /// The last handle is dropped.
-    pub(crate) fn abandon(&self) {
-        self.recording.record();
-        if !self.subscriber.stop.is_cancelled() {
-            self.stop();
-            report_losses(&[(self.namespace(), self.ctx.deferred.close())]);
-        }
     }
 
     pub(crate) fn is_enabled(&self) -> bool {
@@ -340,6 +323,16 @@ impl<V: Value> Engine<V> {
             breaker_open: self.ctx.breaker.is_open(),
             listener_live: self.ctx.l1.freshness().is_live(),
             started: self.ctx.l1.freshness().is_alone() || self.subscriber.is_started(),
+        }
+    }
+}
+
+impl<V: Value> Drop for Engine<V> {
+    fn drop(&mut self) {
+        self.recording.record();
+        if !self.subscriber.stop.is_cancelled() {
+            self.stop();
+            report_losses(&[(self.namespace(), self.ctx.deferred.close())]);
         }
     }
 }

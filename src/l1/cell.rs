@@ -31,12 +31,9 @@ impl<T> Cell<T> {
 
     /// Puts another one in the place of this one, if it is still there. Returns whether it was.
     pub(super) fn replace_if(&self, old: &Arc<T>, new: &Arc<T>) -> bool {
-        let held = self.0.load();
-        let is_there = held.as_ref().is_some_and(|held| Arc::ptr_eq(held, old));
-        // Compared with the very guard: the slot is not freed meanwhile, so no other one can have its address.
-        is_there && {
-            let found = (self.0).compare_and_swap(&held, Some(Arc::clone(new)));
-            found.as_ref().is_some_and(|found| Arc::ptr_eq(found, old))
-        }
+        // The caller holds the old one, so no other one can have its address.
+        let (held, new) = (Some(Arc::clone(old)), Some(Arc::clone(new)));
+        let found = self.0.compare_and_swap(&held, new);
+        found.as_ref().is_some_and(|found| Arc::ptr_eq(found, old))
     }
 }

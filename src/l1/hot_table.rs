@@ -238,6 +238,7 @@ mod tests {
 
     use super::super::{NEVER, Slot, SlotHead, SlotValue, Tags};
     use super::{FEW, HotTable, SAMPLED, is_sampled};
+    use crate::vocabulary::Version;
 
     #[test]
     fn of_keys_hit_round_and_round_each_is_sampled() {
@@ -262,8 +263,7 @@ mod tests {
         const KEY: &str = "k";
         let hot = HotTable::new(FEW as u64);
         let head = SlotHead {
-            epoch: 1,
-            ver: 1,
+            version: Version { epoch: 1, ver: 1 },
             born_at: 0,
             soft_at: NEVER,
             expires_at: NEVER,

@@ -4,7 +4,6 @@
 //! polled, a value is dropped or moka is called.
 
 use std::hash::BuildHasher;
-use std::ops::Deref;
 use std::sync::Arc;
 
 use hashbrown::HashTable;
@@ -12,7 +11,7 @@ use hashbrown::HashTable;
 use super::Slot;
 use super::freshness::Freshness;
 use super::hasher::{Hasher, hasher};
-use super::key_state::{Comparable, Joinable, KeyState, LeaseWaiter, Op};
+use super::key_state::{Comparable, Joinable, KeyState, LeaseWaiter};
 use super::outcome::{LoadOutcome, ReadOutcome};
 use super::sync::{Mutex, MutexGuard, SHARDS, lock};
 use crate::ablation::{Rule, without};
@@ -24,43 +23,51 @@ use crate::util::shared_result::{ResultSender, SharedResult, shared_result};
 pub(crate) enum JoinRead<V> {
     /// Nothing was under way on the key. The caller reads in place, as this operation. No other caller can join it, so
     /// there is no result to share and no task.
-    Alone(OpGuard<V>),
+    Alone(Op<V>),
     /// Something was under way: callers share a read from now on.
     Shared(Join<V, ReadOutcome<V>>),
 }
 
 /// How a caller takes part in a read or load that callers share.
-pub(crate) enum Join<V, T> {
-    /// One is under way: the caller waits for its result.
-    Joined(SharedResult<T>),
-    /// None was under way: the caller has begun one.
-    Started(Started<V, T>),
-}
-
-/// A read or load that others join from now on until its operation ends.
-pub(crate) struct Started<V, T> {
-    pub(crate) op: OpGuard<V>,
-    pub(crate) sender: ResultSender<T>,
+pub(crate) struct Join<V, T> {
+    /// The caller waits for it.
     pub(crate) result: SharedResult<T>,
+    /// If none was under way: the operation that the caller has begun, and the sender of its result. Others join it
+    /// until it ends.
+    pub(crate) begun: Option<(Op<V>, ResultSender<T>)>,
 }
 
-/// An operation that is under way for as long as this lives.
-pub(crate) struct OpGuard<V> {
-    in_flight: Arc<InFlight<V>>,
-    op: Op,
-}
-
-impl<V> Deref for OpGuard<V> {
-    type Target = Op;
-
-    fn deref(&self) -> &Op {
-        &self.op
+impl<V, T> Join<V, T> {
+    fn joined(result: SharedResult<T>) -> Self {
+        let begun = None;
+        Self { result, begun }
     }
 }
 
-impl<V> Drop for OpGuard<V> {
+/// One operation on a key, a read, a load, a refresh or an insert: under way for as long as this lives.
+pub(crate) struct Op<V> {
+    in_flight: Arc<InFlight<V>>,
+    key: Key,
+    /// The hash of the key in the table of operations.
+    hash: u64,
+    /// Operations that may be on one key are numbered in the order in which they began.
+    id: u64,
+    /// A load or a refresh. It stores nothing once it is detached from its key (rule 4).
+    is_load: bool,
+    /// The generation and the epoch that L1 knew when this began.
+    generation: u64,
+    pub(super) epoch: u64,
+}
+
+impl<V> Op<V> {
+    pub(crate) fn key(&self) -> &Key {
+        &self.key
+    }
+}
+
+impl<V> Drop for Op<V> {
     fn drop(&mut self) {
-        self.in_flight.end(&self.op);
+        self.in_flight.end(self);
     }
 }
 
@@ -108,7 +115,7 @@ impl<V> InFlight<V> {
     }
 
     /// Registers an operation.
-    pub(super) fn begin(self: &Arc<Self>, key: &Key) -> OpGuard<V> {
+    pub(super) fn begin(self: &Arc<Self>, key: &Key) -> Op<V> {
         let hash = self.hash(key);
         let (op, _) = self.register(&mut self.lock(hash), hash, key, false);
         op
@@ -128,9 +135,9 @@ impl<V> InFlight<V> {
             let (op, _) = self.register(&mut shard, hash, key, false);
             return JoinRead::Alone(op);
         };
-        JoinRead::Shared(match self.joinable(state.read.as_ref(), now) {
-            Some(result) => Join::Joined(result),
-            None => Join::Started(self.start(shard, (hash, key), now, false, |it| &mut it.read)),
+        JoinRead::Shared(match self.joinable(state.read.as_ref(), now, false) {
+            Some(result) => Join::joined(result),
+            None => self.start(shard, (hash, key), now, false, |it| &mut it.read),
         })
     }
 
@@ -152,14 +159,14 @@ impl<V> InFlight<V> {
         let load = shard.get(hash, key).and_then(|state| state.load.as_ref());
         // Rule 22: a load with a lower number may have read the source before the write of the token.
         let in_time = load.filter(|load| load.id >= since);
-        if let Some(result) = self.joinable(in_time, now) {
-            return (Join::Joined(result), false);
+        if let Some(result) = self.joinable(in_time, now, false) {
+            return (Join::joined(result), false);
         }
-        if may_be_late && let Some(result) = self.joinable_late(load, now) {
-            return (Join::Joined(result), true);
+        if may_be_late && let Some(result) = self.joinable(load, now, true) {
+            return (Join::joined(result), true);
         }
-        let started = self.start(shard, (hash, key), now, true, |it| &mut it.load);
-        (Join::Started(started), false)
+        let begun = self.start(shard, (hash, key), now, true, |it| &mut it.load);
+        (begun, false)
     }
 
     /// Joins the refresh or load that is under way for a key, or begins a refresh. `None` if one is under way that the
@@ -174,34 +181,35 @@ impl<V> InFlight<V> {
         let state = shard.get(hash, key);
         let flight = state.and_then(|state| state.refresh.as_ref().or(state.load.as_ref()));
         if flight.is_some() {
-            return self.joinable(flight, now).map(Join::Joined);
+            return self.joinable(flight, now, false).map(Join::joined);
         }
-        let started = self.start(shard, (hash, key), now, true, |it| &mut it.refresh);
-        Some(Join::Started(started))
+        Some(self.start(shard, (hash, key), now, true, |it| &mut it.refresh))
     }
 
     /// Whether a load or refresh is still the one of its key: nothing has changed the key, and nothing was flushed,
     /// since it began.
-    pub(crate) fn is_attached(&self, op: &Op) -> bool {
+    pub(crate) fn is_attached(&self, op: &Op<V>) -> bool {
         let shard = self.lock(op.hash);
         let state = shard.get(op.hash, &op.key);
-        state.is_some_and(|state| state.is_attached(op)) && self.is_current(op)
+        state.is_some_and(|state| state.is_attached(op.id)) && self.is_current(op)
     }
 
     /// The result of a read or load in flight, if a caller may join it: it began after the last flush, after the last
     /// invalidation of any tag, as it may end with a value that has it (rule 20), and, while there is no proof that no
-    /// message was missed, less than `max_staleness` ago (rule 5).
-    fn joinable<T>(&self, flight: Option<&Joinable<T>>, now: Tick) -> Option<SharedResult<T>> {
-        let changes = self.freshness.tag_changes();
-        self.joinable_late(flight.filter(|flight| flight.tag_changes == changes), now)
-    }
-
-    /// The same, whatever tags were invalidated since it began.
-    fn joinable_late<T>(&self, flight: Option<&Joinable<T>>, now: Tick) -> Option<SharedResult<T>> {
+    /// message was missed, less than `max_staleness` ago (rule 5). If it `may_be_late`, whatever tags were invalidated
+    /// since it began.
+    fn joinable<T>(
+        &self,
+        flight: Option<&Joinable<T>>,
+        now: Tick,
+        may_be_late: bool,
+    ) -> Option<SharedResult<T>> {
         let flight = flight?;
+        let is_in_time = may_be_late || flight.tag_changes == self.freshness.tag_changes();
         let is_current = flight.generation == self.freshness.generation();
         let is_recent = || flight.began >= self.freshness.joinable_from(now);
-        let may_join = is_current
+        let may_join = is_in_time
+            && is_current
             && (is_recent() || self.freshness.is_live() || without(Rule::NoUnprovenJoins));
         may_join.then(|| flight.result.clone())
     }
@@ -214,7 +222,7 @@ impl<V> InFlight<V> {
         now: Tick,
         is_load: bool,
         flight: impl FnOnce(&mut KeyState<V>) -> &mut Option<Joinable<T>>,
-    ) -> Started<V, T> {
+    ) -> Join<V, T> {
         let (op, state) = self.register(&mut shard, hash, key, is_load);
         let tag_changes = self.freshness.tag_changes();
         let (sender, result) = shared_result();
@@ -228,7 +236,8 @@ impl<V> InFlight<V> {
         });
         drop(shard);
         drop(former);
-        Started { op, sender, result }
+        let begun = Some((op, sender));
+        Join { result, begun }
     }
 
     /// Registers an operation, before it sends anything (rule 3).
@@ -238,7 +247,7 @@ impl<V> InFlight<V> {
         hash: u64,
         key: &Key,
         is_load: bool,
-    ) -> (OpGuard<V>, &'s mut KeyState<V>) {
+    ) -> (Op<V>, &'s mut KeyState<V>) {
         // The generation first: an operation with an old one and a new epoch stores nothing, which is safe.
         let (generation, epoch) = (self.freshness.generation(), self.freshness.epoch());
         let id = shard.next;
@@ -248,6 +257,7 @@ impl<V> InFlight<V> {
         let state = entry.or_insert_with(|| KeyState::new(key)).into_mut();
         state.begin(generation);
         let op = Op {
+            in_flight: Arc::clone(self),
             key: key.clone(),
             hash,
             id,
@@ -255,12 +265,11 @@ impl<V> InFlight<V> {
             generation,
             epoch,
         };
-        let in_flight = Arc::clone(self);
-        (OpGuard { in_flight, op }, state)
+        (op, state)
     }
 
     /// The state of a key goes with its last operation.
-    fn end(&self, op: &Op) {
+    fn end(&self, op: &Op<V>) {
         let mut shard = self.lock(op.hash);
         let is_it = |state: &KeyState<V>| state.key == op.key;
         let Ok(mut entry) = shard.states.find_entry(op.hash, is_it) else {
@@ -289,9 +298,9 @@ impl<V> InFlight<V> {
     }
 
     /// A value that was not stored is handed out, see [`KeyState::hand_out_unstored`]. Detaches the flights of its key.
-    pub(super) fn hand_out_unstored(&self, op: &Op, of: Comparable) {
+    pub(super) fn hand_out_unstored(&self, op: &Op<V>, of: Comparable) {
         self.detach(&op.key, |state, next| {
-            state.hand_out_unstored(op, of, self.freshness.issued(), next);
+            state.hand_out_unstored(op.id, of, self.freshness.issued(), next);
         });
     }
 
@@ -314,38 +323,31 @@ impl<V> InFlight<V> {
         notify(waiters, key);
     }
 
-    /// As [`change`](Self::change), for all keys that begin with `prefix`: one critical section for those of each shard.
-    /// An operation that is registered between two of them began after its key was changed in L2.
+    /// As [`change`](Self::change), for all keys that begin with `prefix`. An operation that is registered meanwhile
+    /// began after its key was changed in L2.
     pub(super) fn change_prefix(&self, prefix: &str, change: Option<Comparable>) {
-        let mut detached = Vec::new();
+        let mut keys = Vec::new();
         for shard in &self.shards {
-            let mut shard = lock(shard);
-            let next = shard.next;
-            let under_way = shard.states.iter_mut();
-            for state in under_way.filter(|state| state.key.starts_with(prefix)) {
-                state.change(change, self.freshness.issued(), next);
-                if !without(Rule::Detach) {
-                    detached.push((state.key.clone(), state.detach()));
-                }
-            }
+            let shard = lock(shard);
+            let under_way = shard.states.iter().map(|state| &state.key);
+            keys.extend(under_way.filter(|key| key.starts_with(prefix)).cloned());
         }
         // In an order that does not depend on hashes, so that a simulated run can be repeated.
-        detached.sort_by(|(one, _), (other, _)| one.cmp(other));
-        for (key, (flights, waiters)) in detached {
-            drop(flights);
-            notify(waiters, &key);
+        keys.sort_unstable();
+        for key in keys {
+            self.change(&key, change);
         }
     }
 
     /// Whether an operation may store a value. It may change at any time before [`reveal`](Self::reveal).
-    pub(super) fn may_store(&self, op: &Op, fresh: &Slot<V>) -> bool {
+    pub(super) fn may_store(&self, op: &Op<V>, fresh: &Slot<V>) -> bool {
         let shard = self.lock(op.hash);
         let state = shard.get(op.hash, &op.key);
         state.is_some_and(|state| self.allows(state, op, fresh))
     }
 
     /// Makes a stored value visible, if it still may be; then nothing older may (rule 3).
-    pub(super) fn reveal(&self, op: &Op, fresh: &Slot<V>) -> bool {
+    pub(super) fn reveal(&self, op: &Op<V>, fresh: &Slot<V>) -> bool {
         let mut shard = self.lock(op.hash);
         let state = shard.get_mut(op.hash, &op.key);
         let Some(state) = state.filter(|state| self.allows(state, op, fresh)) else {
@@ -353,30 +355,34 @@ impl<V> InFlight<V> {
         };
         // Rule 3, in the critical section in which changes raise floors: either the change has raised the floor, and
         // the value was refused above; or the change finds it visible, and evicts it. Even if L1 has no room for it.
-        let older = state.hand_out(op, fresh.ver);
+        let older = state.hand_out(op.id, fresh.version().ver);
         fresh.reveal(op.generation);
         drop(shard);
         drop(older);
         true
     }
 
-    fn allows(&self, state: &KeyState<V>, op: &Op, fresh: &Slot<V>) -> bool {
-        let is_of_epoch = fresh.epoch == op.epoch || without(Rule::Epochs);
-        state.may_store(op, fresh.ver, self.freshness.issued())
-            && is_of_epoch
+    fn allows(&self, state: &KeyState<V>, op: &Op<V>, fresh: &Slot<V>) -> bool {
+        let is_of_epoch = fresh.version().epoch == op.epoch || without(Rule::Epochs);
+        state.may_store(
+            op.id,
+            op.is_load,
+            fresh.version().ver,
+            self.freshness.issued(),
+        ) && is_of_epoch
             && self.is_current(op)
             && fresh.has_tags_of(op.generation)
     }
 
     /// Whether nothing was flushed since an operation began.
-    pub(crate) fn is_current(&self, op: &Op) -> bool {
+    pub(crate) fn is_current(&self, op: &Op<V>) -> bool {
         let generation = self.freshness.generation();
         debug_assert!(op.generation <= generation, "generations only grow");
         op.generation == generation
     }
 
     /// Has `waiter` notified, once, when the lease ends that another instance has on an operation's key.
-    pub(crate) fn await_lease(&self, op: &Op, waiter: &LeaseWaiter) {
+    pub(crate) fn await_lease(&self, op: &Op<V>, waiter: &LeaseWaiter) {
         if let Some(state) = self.lock(op.hash).get_mut(op.hash, &op.key) {
             state.add_waiter(waiter);
         }

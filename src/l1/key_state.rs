@@ -23,26 +23,6 @@ pub(super) struct Comparable {
     pub(super) generation: u64,
 }
 
-/// One operation on a key: a read, a load, a refresh or an insert.
-pub(crate) struct Op {
-    pub(super) key: Key,
-    /// The hash of the key in the table of operations.
-    pub(super) hash: u64,
-    /// Operations that may be on one key are numbered in the order in which they began.
-    pub(super) id: u64,
-    /// A load or a refresh. It stores nothing once it is detached from its key (rule 4).
-    pub(super) is_load: bool,
-    /// The generation and the epoch that L1 knew when this began.
-    pub(super) generation: u64,
-    pub(super) epoch: u64,
-}
-
-impl Op {
-    pub(crate) fn key(&self) -> &Key {
-        &self.key
-    }
-}
-
 /// The state of one key, from the beginning of its first operation to the end of its last.
 pub(super) struct KeyState<V> {
     pub(super) key: Key,
@@ -142,20 +122,20 @@ impl<V> KeyState<V> {
 
     /// A value of this version is handed out: nothing older may follow it (rule 3). Returns the read that callers must
     /// not join any more, as it may be older.
-    pub(super) fn hand_out(&mut self, op: &Op, ver: u64) -> impl Sized + use<V> {
+    pub(super) fn hand_out(&mut self, op: u64, ver: u64) -> impl Sized + use<V> {
         debug_assert!(
             ver >= self.floor || without(Rule::Floors),
             "it may be stored"
         );
         self.floor = self.floor.max(ver);
-        self.read.take_if(|read| read.id != op.id)
+        self.read.take_if(|read| read.id != op)
     }
 
     /// The same for a value that was not stored. Should it be one that the lane has not issued, a floor of its version
     /// would keep every later value out.
-    pub(super) fn hand_out_unstored(&mut self, op: &Op, of: Comparable, issued: u64, next: u64) {
+    pub(super) fn hand_out_unstored(&mut self, op: u64, of: Comparable, issued: u64, next: u64) {
         let Comparable { ver, generation } = of;
-        if ver > issued && op.id < self.changed_below {
+        if ver > issued && op < self.changed_below {
             self.bar(next);
         } else if self.generation == generation {
             self.floor = self.floor.max(ver);
@@ -169,19 +149,19 @@ impl<V> KeyState<V> {
     }
 
     /// Whether an operation may store a value of this version.
-    pub(super) fn may_store(&self, op: &Op, ver: u64, issued: u64) -> bool {
+    pub(super) fn may_store(&self, op: u64, is_load: bool, ver: u64, issued: u64) -> bool {
         // A load began before the change that detached it, whatever version its value was given since (rule 4).
-        let is_attached = !op.is_load || self.is_attached(op);
-        let is_barred = op.id < self.barred_below;
+        let is_attached = !is_load || self.is_attached(op);
+        let is_barred = op < self.barred_below;
         // Rule 11: a version above all that are issued passes only if the key was not changed since.
-        let is_issued = ver <= issued || op.id >= self.changed_below;
+        let is_issued = ver <= issued || op >= self.changed_below;
         is_attached && (!is_barred && ver >= self.floor && is_issued || without(Rule::Floors))
     }
 
     /// Whether nothing has detached a load or refresh from its key since it began.
-    pub(super) fn is_attached(&self, op: &Op) -> bool {
+    pub(super) fn is_attached(&self, op: u64) -> bool {
         let mut flights = [&self.load, &self.refresh].into_iter().flatten();
-        flights.any(|flight| flight.id == op.id)
+        flights.any(|flight| flight.id == op)
     }
 
     /// Keeps later callers from joining a flight (rule 4). Returns the flights, to be dropped without the lock, and

@@ -36,10 +36,12 @@ mod tags;
 pub(crate) use self::freshness::{Freshness, ProofRequest};
 pub(crate) use self::hasher::{Hasher, hasher};
 pub(crate) use self::hot_table::is_sampled;
-pub(crate) use self::in_flight::{Join, JoinRead, OpGuard, Started};
-pub(crate) use self::key_state::{LeaseWaiter, Op};
-pub(crate) use self::outcome::{LoadOutcome, Outcome, OutcomeKind, ReadOutcome};
-pub(crate) use self::slot::{NEVER, Slot, SlotHead, SlotValue, UNSTORED};
+pub(crate) use self::in_flight::{Join, JoinRead, Op};
+pub(crate) use self::key_state::LeaseWaiter;
+pub(crate) use self::outcome::{
+    LoadOutcome, MISS, NoValue, Outcome, OutcomeKind, ReadOutcome, UNAVAILABLE,
+};
+pub(crate) use self::slot::{NEVER, Slot, SlotHead, SlotValue};
 pub(crate) use self::store::Weigher;
 pub(crate) use self::tags::{TagState, Tags};
 
@@ -127,9 +129,10 @@ impl<V: Value> L1<V> {
 
     /// Whether an entry was stored by the write that a token names, or later in the same epoch (rule 22).
     pub(crate) fn is_at_least(&self, slot: &Slot<V>, token: Token) -> bool {
-        let is_after = slot.ver != UNSTORED && slot.epoch == token.epoch && slot.ver >= token.ver;
+        let Version { epoch, ver } = slot.version();
+        let is_after = slot.is_stored() && epoch == token.epoch && ver >= token.ver;
         // A higher version may be none of the lane's (rule 11).
-        is_after && slot.ver <= self.freshness.issued()
+        is_after && ver <= self.freshness.issued()
     }
 
     /// Records a hit that [is sampled](is_sampled).
@@ -158,43 +161,43 @@ impl<V: Value> L1<V> {
     }
 
     /// Registers an operation on a key, before it sends anything (rule 3).
-    pub(crate) fn begin(&self, key: &Key) -> OpGuard<V> {
+    pub(crate) fn begin(&self, key: &Key) -> Op<V> {
         self.in_flight.begin(key)
     }
 
     /// Whether a value may be used for which the server has compared no epochs: it was written in the epoch that was
     /// known when the operation began, there was no flush since, and the value has not expired.
-    pub(crate) fn is_usable(&self, op: &Op, fresh: &Arc<Slot<V>>, now: Tick) -> bool {
-        let of_now = fresh.epoch == op.epoch || without(Rule::Epochs);
+    pub(crate) fn is_usable(&self, op: &Op<V>, fresh: &Arc<Slot<V>>, now: Tick) -> bool {
+        let of_now = fresh.version().epoch == op.epoch || without(Rule::Epochs);
         self.in_flight.is_current(op) && of_now && now < fresh.gone_at
     }
 
     /// Stores a value that was read from L2, unless its key has changed since the operation began. It is handed out all
     /// the same, so nothing older is served or stored after it (rule 3).
-    pub(crate) fn publish(&self, op: &Op, fresh: &Arc<Slot<V>>) {
+    pub(crate) fn publish(&self, op: &Op<V>, fresh: &Arc<Slot<V>>) {
         if self.try_store(op, fresh) {
             return;
         }
-        let (key, ver) = (op.key(), fresh.ver);
+        let (key, Version { epoch, ver }) = (op.key(), fresh.version());
         let generation = self.freshness.generation();
-        if fresh.epoch == self.freshness.epoch() {
+        if epoch == self.freshness.epoch() {
             // The floor before the eviction, as for a change: an operation that stores in between stores nothing older.
             (self.in_flight).hand_out_unstored(op, Comparable { ver, generation });
-            self.store.remove_if(key, |slot| slot.ver < ver);
+            self.store.remove_if(key, |slot| slot.version().ver < ver);
         } else {
             self.forget(key);
         }
     }
 
     /// The same for a loaded value with which this instance has filled L2.
-    pub(crate) fn publish_filled(&self, op: &Op, fresh: &Arc<Slot<V>>) {
+    pub(crate) fn publish_filled(&self, op: &Op<V>, fresh: &Arc<Slot<V>>) {
         self.note_issued(fresh.version());
         self.publish(op, fresh);
     }
 
     /// The same for a value that this instance has inserted: a change like any other, but an older entry is
     /// replaced rather than evicted.
-    pub(crate) fn publish_inserted(&self, op: &Op, fresh: &Arc<Slot<V>>) {
+    pub(crate) fn publish_inserted(&self, op: &Op<V>, fresh: &Arc<Slot<V>>) {
         let change = self.note_issued(fresh.version());
         if change.is_some() {
             self.in_flight.change(op.key(), change);
@@ -208,9 +211,7 @@ impl<V: Value> L1<V> {
     /// Applies a change of keys that L2 has accepted, by a message or by the answer to this instance: older values are
     /// not served or stored any more (rules 3, 4, 11).
     pub(crate) fn apply<'a>(&self, keys: impl IntoIterator<Item = &'a str>, at: Version) {
-        self.apply_with(keys, at, |key| {
-            (self.store).remove_if(key, |slot| self.is_outdated(slot, at.ver));
-        });
+        self.apply_with(keys, at, |key, is_old| self.store.remove_if(key, is_old));
     }
 
     /// The same for the message of an insert of this instance. It only hides an older entry: the insert itself
@@ -220,27 +221,23 @@ impl<V: Value> L1<V> {
         keys: impl IntoIterator<Item = &'a str>,
         at: Version,
     ) {
-        self.apply_with(keys, at, |key| {
-            (self.store).hide_if(key, |slot| self.is_outdated(slot, at.ver));
-        });
+        self.apply_with(keys, at, |key, is_old| self.store.hide_if(key, is_old));
     }
 
     fn apply_with<'a>(
         &self,
         keys: impl IntoIterator<Item = &'a str>,
         at: Version,
-        evict: impl Fn(&str),
+        evict: impl Fn(&str, &dyn Fn(&Arc<Slot<V>>) -> bool),
     ) {
         let change = self.note_issued(at);
+        // Without a version that can be compared any entry may be old.
+        let is_old = |slot: &Arc<Slot<V>>| change.is_none() || self.is_outdated(slot, at.ver);
         for key in keys {
             // First the floor: an operation that stores after it stores nothing to be evicted, and an entry that was
             // stored before it is seen here.
             self.in_flight.change(key, change);
-            if change.is_some() {
-                evict(key);
-            } else {
-                self.evict(key);
-            }
+            evict(key, &is_old);
         }
     }
 
@@ -265,11 +262,9 @@ impl<V: Value> L1<V> {
         }
         let which = Prefixes::new(prefixes.iter().map(|(prefix, _)| *prefix));
         self.remove_prefixes(&which, now, |slot| {
+            let is_old = |at: Version| at.epoch != present || self.is_outdated(slot, at.ver);
             let mut of = which.of(slot.key.as_bytes());
-            of.any(|place| {
-                let at = prefixes.get(place).map(|(_, at)| *at);
-                at.is_some_and(|at| at.epoch != present || self.is_outdated(slot, at.ver))
-            })
+            of.any(|place| prefixes.get(place).is_some_and(|&(_, at)| is_old(at)))
         })
     }
 
@@ -327,7 +322,8 @@ impl<V: Value> L1<V> {
     /// it. To lose the former costs a miss. An entry that this instance has written is not above: its version was known
     /// to be issued before the entry was stored, and is compared here after the entry was found.
     fn is_outdated(&self, slot: &Slot<V>, ver: u64) -> bool {
-        slot.ver < ver || slot.ver > self.freshness.issued()
+        let held = slot.version().ver;
+        held < ver || held > self.freshness.issued()
     }
 
     /// The version of the entry of a key, where no other instance shares the lane.
@@ -369,7 +365,7 @@ impl<V: Value> L1<V> {
                 return true;
             };
             let value = SlotValue::Shared(Arc::clone(&slot));
-            let fresh = Arc::new(Slot::new(slot.key().clone(), value, head, slot.tags()));
+            let fresh = Arc::new(Slot::new(slot.key.clone(), value, head, slot.tags()));
             fresh.reveal_as(&slot);
             if self.store.replace(&slot, &fresh) {
                 return true;
@@ -423,28 +419,23 @@ impl<V: Value> L1<V> {
     ///
     /// moka's insert can wait for its own housekeeping, so no lock is held over it: the entry goes in invisible, and
     /// becomes visible in the critical section in which changes raise floors (rule 3).
-    fn try_store(&self, op: &Op, fresh: &Arc<Slot<V>>) -> bool {
-        if !self.has_room || !fresh.is_for_l1() {
-            // As if it were evicted at once: nothing older may be stored after it, or joined.
-            let is_revealed = self.in_flight.reveal(op, fresh);
-            if is_revealed {
-                self.store.remove_if(op.key(), |slot| slot.ver < fresh.ver);
-            }
-            return is_revealed;
-        }
-        if !self.in_flight.may_store(op, fresh) {
+    fn try_store(&self, op: &Op<V>, fresh: &Arc<Slot<V>>) -> bool {
+        // Without a place it is as if it were evicted at once: nothing older may be stored after it, or joined.
+        let has_place = self.has_room && fresh.is_for_l1();
+        if has_place && !self.in_flight.may_store(op, fresh) {
             return false;
         }
-        let clears = self.store.insert(op.key(), Arc::clone(fresh));
+        let clears = has_place.then(|| self.store.insert(op.key(), Arc::clone(fresh)));
         // Rules 3, 4 and 11 once more: the key may have changed while moka took the entry in.
         let is_revealed = self.in_flight.reveal(op, fresh);
         if is_revealed {
             // An older entry may have taken its place before the floor was raised. moka is not asked without need: it
             // would record a hit.
-            if !self.store.restore(fresh, clears) {
-                self.store.remove_if(op.key(), |slot| slot.ver < fresh.ver);
+            if clears.is_none_or(|clears| !self.store.restore(fresh, clears)) {
+                let is_older = |slot: &Arc<Slot<V>>| slot.version().ver < fresh.version().ver;
+                self.store.remove_if(op.key(), is_older);
             }
-        } else {
+        } else if has_place {
             self.store
                 .remove_if(op.key(), |current| Arc::ptr_eq(current, fresh));
         }

@@ -2,32 +2,21 @@
 
 use std::sync::Arc;
 
-use super::slot::{Slot, UNSTORED};
+use super::slot::Slot;
 use crate::error::LoadError;
 use crate::vocabulary::{Source, Want};
 
-/// How a read of L2 ended.
-pub(crate) enum ReadOutcome<V> {
-    /// With a value.
-    Hit(Arc<Slot<V>>),
-    /// L2 has none.
-    Miss,
-    /// L2 has bytes that cannot be read. Names the value to ask for instead.
-    Unreadable(Want),
-    /// L2 was not asked, or did not answer.
-    Unavailable,
-}
+/// How a read of L2 ended. Without a value it names the one that a load asks for instead.
+pub(crate) type ReadOutcome<V> = Result<Arc<Slot<V>>, NoValue>;
 
-impl<V> Clone for ReadOutcome<V> {
-    fn clone(&self) -> Self {
-        match self {
-            Self::Hit(slot) => Self::Hit(Arc::clone(slot)),
-            Self::Miss => Self::Miss,
-            Self::Unreadable(instead) => Self::Unreadable(*instead),
-            Self::Unavailable => Self::Unavailable,
-        }
-    }
-}
+/// Why a read of L2 has ended without a value, by the values that a load is then content with.
+pub(crate) type NoValue = Option<Want>;
+
+/// L2 has no value, so that any one is welcome.
+pub(crate) const MISS: NoValue = Some(Want::Any);
+
+/// L2 was not asked, or did not answer; it is not to be asked for a load either.
+pub(crate) const UNAVAILABLE: NoValue = None;
 
 /// How a load or refresh ended. `None` if the loader of many keys knows no such key.
 pub(crate) type LoadOutcome<V> = Result<Option<Outcome<V>>, LoadError>;
@@ -59,7 +48,7 @@ impl<V> Outcome<V> {
     /// for a caller with a token, too, and not enough (rule 22).
     pub(crate) fn is_usable_late(&self) -> bool {
         // An unstored value has no version to be compared with that of the invalidation.
-        self.slot.ver != UNSTORED && self.slot.tags().allow(self.slot.ver)
+        self.slot.is_stored() && self.slot.tags().allow(self.slot.version().ver)
     }
 
     pub(crate) fn fresh(slot: Arc<Slot<V>>, source: Source) -> Self {

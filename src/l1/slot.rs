@@ -10,9 +10,6 @@ use crate::clock::{Tick, nanos};
 use crate::key::Key;
 use crate::vocabulary::Version;
 
-/// The version of a value that L2 does not hold.
-pub(crate) const UNSTORED: u64 = 0;
-
 /// A moment that does not come.
 pub(crate) const NEVER: Tick = Tick::MAX;
 
@@ -30,7 +27,7 @@ pub(crate) struct Slot<V> {
     pub(crate) expires_at: Tick,
     /// From when on it is gone from L2. L1 may hold it for a shorter time, or not at all.
     pub(crate) gone_at: Tick,
-    pub(super) key: Key,
+    pub(crate) key: Key,
     /// From when on a hit has more to do than to count: because it is stale or may be refreshed ahead, or because its
     /// life is to be extended.
     pub(crate) look_at: Tick,
@@ -38,9 +35,9 @@ pub(crate) struct Slot<V> {
     more: Option<Box<More>>,
     /// When it was written.
     pub(crate) born_at: Tick,
-    /// The epoch that the version belongs to. L1 compares it before it stores the value, and not again.
-    pub(crate) epoch: u64,
-    pub(crate) ver: u64,
+    /// [`Version::ABSENT`] if L2 does not hold the value. L1 compares the epoch before it stores the value, and not
+    /// again.
+    version: Version,
     value: SlotValue<V>,
 }
 
@@ -75,8 +72,7 @@ impl<V> SlotValue<V> {
 /// The version of a slot, and its times.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct SlotHead {
-    pub(crate) epoch: u64,
-    pub(crate) ver: u64,
+    pub(crate) version: Version,
     pub(crate) born_at: Tick,
     pub(crate) soft_at: Tick,
     pub(crate) expires_at: Tick,
@@ -116,8 +112,7 @@ impl<V> Slot<V> {
             }),
             key,
             born_at: head.born_at,
-            epoch: head.epoch,
-            ver: head.ver,
+            version: head.version,
             value,
         }
     }
@@ -129,8 +124,7 @@ impl<V> Slot<V> {
 
     pub(crate) fn head(&self) -> SlotHead {
         SlotHead {
-            epoch: self.epoch,
-            ver: self.ver,
+            version: self.version,
             born_at: self.born_at,
             soft_at: self.soft_at(),
             expires_at: self.expires_at,
@@ -165,15 +159,13 @@ impl<V> Slot<V> {
         (self.more.as_ref()).map_or_else(Tags::default, |more| more.tags.clone())
     }
 
-    pub(crate) fn key(&self) -> &Key {
-        &self.key
+    pub(crate) fn version(&self) -> Version {
+        self.version
     }
 
-    pub(crate) fn version(&self) -> Version {
-        Version {
-            epoch: self.epoch,
-            ver: self.ver,
-        }
+    /// Whether L2 holds it, or held it: otherwise its version compares with no other.
+    pub(crate) fn is_stored(&self) -> bool {
+        self.version.ver != Version::ABSENT.ver
     }
 
     /// Whether its TTL has not passed, or not longer than `kept` before `now`.
@@ -204,7 +196,7 @@ impl<V> Slot<V> {
             return true;
         }
         // A tag that is invalidated after this was counted is looked at again.
-        let is_valid = more.tags.allow(self.ver);
+        let is_valid = more.tags.allow(self.version.ver);
         if is_valid {
             more.checked.store(changes, Ordering::Relaxed);
         }
@@ -233,15 +225,14 @@ impl<V> Slot<V> {
 mod tests {
     use std::sync::Arc;
 
-    use super::{NEVER, Slot, SlotHead, SlotValue, Tags};
+    use super::{NEVER, Slot, SlotHead, SlotValue, Tags, Version};
 
     /// Or a value that is revalidated for days would keep a slot for each time.
     #[test]
     fn however_often_a_value_is_stored_again_only_its_first_slot_is_kept() {
         let slot = |value| {
             let head = SlotHead {
-                epoch: 1,
-                ver: 1,
+                version: Version { epoch: 1, ver: 1 },
                 born_at: 0,
                 soft_at: NEVER,
                 expires_at: NEVER,

@@ -120,7 +120,7 @@ impl<V: Value> Store<V> {
 
     /// Puts a slot in the place of another one of the same key, if that is still there. Returns whether it was.
     pub(super) fn replace(&self, old: &Arc<Slot<V>>, new: &Arc<Slot<V>>) -> bool {
-        let key = old.key();
+        let key = &old.key;
         let clears = self.hot.clears(key);
         let is_replaced = (self.cell(key)).is_some_and(|cell| cell.replace_if(old, new));
         self.hot.clear(key);

@@ -18,7 +18,7 @@ const SWEEP_FROM: usize = 64;
 /// The state of one tag, as far as this instance knows.
 #[derive(Debug)]
 pub(crate) struct TagState {
-    name: Key,
+    pub(crate) name: Key,
     /// In which it was registered: only in this is it told of invalidations.
     generation: u64,
     /// The version of its last invalidation, as far as it is known. Values up to that are not valid.
@@ -35,10 +35,6 @@ impl TagState {
             floor: AtomicU64::new(0),
             is_known: AtomicBool::new(false),
         }
-    }
-
-    pub(crate) fn name(&self) -> &Key {
-        &self.name
     }
 
     /// Whether messages alone say if values with the tag are valid, while this instance is in this generation and has a
@@ -59,10 +55,6 @@ impl TagState {
             // AcqRel, and no lock: hits compare the floor. Messages may come in any order, so it only rises.
             self.floor.fetch_max(ver, Ordering::AcqRel);
         }
-    }
-
-    fn allows(&self, ver: u64) -> bool {
-        ver > self.floor.load(Ordering::Acquire)
     }
 }
 
@@ -90,7 +82,8 @@ impl Tags {
 
     /// Whether none of the tags is known to have been invalidated since a value of this version was written.
     pub(crate) fn allow(&self, ver: u64) -> bool {
-        self.iter().all(|state| state.allows(ver))
+        self.iter()
+            .all(|state| ver > state.floor.load(Ordering::Acquire))
     }
 }
 

@@ -6,7 +6,7 @@ use crate::cache::{Cache, written};
 use crate::engine::{Begin, Loader};
 use crate::entry::Entry;
 use crate::error::LoadError;
-use crate::key::CacheKey;
+use crate::key::{CacheKey, Key};
 use crate::loaded::Loaded;
 use crate::lookup_by::LookupBy;
 use crate::token::Token;
@@ -112,17 +112,15 @@ where
         if engine.has_applied(self.token) {
             return self.cache.get_many(keys).await;
         }
-        let texts = keys.into_iter().map(|key| {
-            let text = written(key).map_err(|error| engine.refuse_key(error));
-            text.ok()
-        });
-        let texts: Vec<_> = texts.collect();
-        let asked: Vec<_> = texts.iter().flatten().cloned().collect();
-        let found = engine.reads().get_many_at_least(&asked, self.token).await;
+        let keys = keys.into_iter().map(|key| engine.accept(written(key)));
+        let keys: Vec<Option<Key>> = keys.collect();
+        let texts: Vec<Key> = keys.iter().flatten().cloned().collect();
+        let found = engine.reads().look_up_at_least(&texts, self.token).await;
         let mut found = found.into_iter();
-        let entries = texts.into_iter();
-        let entries = entries.map(|text| text.and_then(|_| found.next().flatten()));
-        entries.collect()
+        // A key that was refused was not asked for.
+        keys.iter()
+            .map(|key| key.as_ref().and_then(|_| found.next()?.ok()))
+            .collect()
     }
 
     /// Looks a key up as [`Cache::get_or_load`] does, and otherwise calls `loader` and stores what it returns.

@@ -1,9 +1,9 @@
 //! A commit of the source, and the change of the caches that has to follow it: in a task of their own, so that no
 //! caller that is cancelled comes between them.
 
-use std::iter::once;
 use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
+use std::time::Duration;
 
 use futures::FutureExt;
 use tracing::{Instrument, Span};
@@ -83,8 +83,8 @@ impl<V: Value> Loads<V> {
         E: Send + 'static,
     {
         // If the runtime ends during the commit this is dropped, and so deferred.
-        let write = key.map(|key| Write::new(&self.ctx, key, 0, Step::INVALIDATE, None));
-        let (ctx, writes) = (Arc::clone(&self.ctx), Arc::clone(&self.writes));
+        let write = key.map(|key| Write::new(&self.ctx, key, Step::INVALIDATE, None));
+        let writes = Arc::clone(&self.writes);
         let task = async move {
             // A commit that panics may have landed: the key is invalidated all the same, and the caller told.
             let committed = match AssertUnwindSafe(commit).catch_unwind().await {
@@ -93,17 +93,15 @@ impl<V: Value> Loads<V> {
             };
             let stored = committed.as_ref().ok().and_then(|(_, stored)| *stored);
             let changed = match (write, stored) {
-                (Ok((write, _)), Some(token)) => {
+                (Ok(write), Some(token)) => {
                     write.withdraw();
                     Ok(token)
                 }
-                (Ok((write, answer)), None) => {
-                    // It was made before the commit, for the case that the runtime ends. As a write it comes after all
-                    // that were called during the commit (rule 14).
-                    let write = write.called_now();
-                    ctx.l1.evict(&write.key);
-                    let invalidated = writes.write(once((write, answer))).await;
-                    invalidated.map(|(token, _)| writes.token(token))
+                (Ok(write), None) => {
+                    // By another write, which comes after all that were called during the commit (rule 14).
+                    let key = write.key.clone();
+                    write.withdraw();
+                    writes.invalidate([key], Duration::ZERO).await
                 }
                 // Nothing is cached under such a key.
                 (Err(error), _) => Err(error.into()),

@@ -21,7 +21,7 @@ use crate::engine::backoff::Began;
 use crate::entry::Entry;
 use crate::error::LoadError;
 use crate::key::Key;
-use crate::l1::{Join, LeaseWaiter, LoadOutcome, OpGuard, Outcome, Started, UNSTORED};
+use crate::l1::{Join, LeaseWaiter, LoadOutcome, Op, Outcome};
 use crate::l2::{Lease, LeaseRequest};
 use crate::loaded::Loaded;
 use crate::options::MOST_IN_A_LOAD;
@@ -54,7 +54,7 @@ impl<V: Value, F: FnOnce() -> Loader<V>> Begin<V> for F {
 
 /// The load or refresh of one key, for the task that runs it.
 pub(crate) struct Fetch<V> {
-    pub(super) op: OpGuard<V>,
+    pub(super) op: Op<V>,
     goal: Goal,
     pub(super) began: Began,
     /// The request for the lease; `None` if L2 is not to be asked.
@@ -78,22 +78,17 @@ impl<V> Fetch<V> {
         began: Began,
         request: Option<LeaseRequest>,
     ) -> (Flight<V>, Option<Self>) {
-        match join {
-            Join::Joined(flight) => (flight, None),
-            Join::Started(Started { op, sender, result }) => {
-                let fetch = Self {
-                    op,
-                    goal,
-                    began,
-                    request,
-                    lease: None,
-                    previous,
-                    number: 0,
-                    sender,
-                };
-                (result, Some(fetch))
-            }
-        }
+        let fetch = join.begun.map(|(op, sender)| Self {
+            op,
+            goal,
+            began,
+            request,
+            lease: None,
+            previous,
+            number: 0,
+            sender,
+        });
+        (join.result, fetch)
     }
 
     pub(super) fn is_refresh(&self) -> bool {
@@ -298,7 +293,7 @@ impl<V: Value> Loads<V> {
             _ => lease,
         };
         let stored = lease::store(&self.ctx, &fetch.op, lease, loaded, replaces).await;
-        let mut is_done = matches!(&stored, Ok(Some(ended)) if ended.slot.ver != UNSTORED);
+        let mut is_done = matches!(&stored, Ok(Some(ended)) if ended.slot.is_stored());
         if stored.is_ok() && !is_stored && fetch.previous.is_some() {
             // The former value is older than this one, which is not to be stored: no caller gets the former one any
             // more. If L2 fails, the invalidation is deferred.

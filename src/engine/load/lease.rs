@@ -115,14 +115,13 @@ async fn ask<V: Value>(
 ) -> Result<LeaseReply, L2Error> {
     // A request that is executed after its caller has gone would leave a lease that no load uses.
     (request.deadline, _) = deadline(ctx);
-    let asking = ctx.lane.acquire_lease(key, request);
-    ctx.breaker.send("acquire_lease", asking).await
+    ctx.acquire_lease(key, request).await
 }
 
 /// Asks for the lease. If the stored value cannot be read, asks again at once, until the time `until`.
 pub(crate) async fn acquire<V: Value>(
     ctx: &Context<V>,
-    op: &Op,
+    op: &Op<V>,
     goal: Goal,
     request: Option<&mut LeaseRequest>,
     until: Instant,
@@ -258,7 +257,7 @@ async fn renew<V: Value>(ctx: &Context<V>, (key, lease): Leased<'_>, ttl: Durati
 /// key, gives the lease back.
 pub(crate) async fn store<V: Value>(
     ctx: &Context<V>,
-    op: &Op,
+    op: &Op<V>,
     lease: Option<Lease>,
     loaded: Result<Option<Loaded<V>>, LoadError>,
     replaces: Replaces<'_, V>,
@@ -283,7 +282,7 @@ pub(crate) async fn store<V: Value>(
 /// Stores a value in L2, if the lease still stands, and then in L1.
 pub(crate) async fn fill<V: Value>(
     ctx: &Context<V>,
-    op: &Op,
+    op: &Op<V>,
     lease: Option<Lease>,
     ready: Ready<V>,
     replaces: Replaces<'_, V>,
@@ -391,11 +390,13 @@ impl<V: Value> Ready<V> {
     ) -> Result<Option<Fill>, L2Error> {
         let (ttls, tags) = (self.ttls, &*self.tags);
         if let SlotValue::Shared(slot) = &self.value
-            && slot.epoch == lease.epoch
+            && slot.version().epoch == lease.epoch
             && !self.is_retagged
         {
             // L2 has the value, so its body need not be sent again. `None` if L2 does not have it any more.
-            let sending = ctx.lane.revalidate(key, lease, slot.ver, ttls, tags);
+            let sending = ctx
+                .lane
+                .revalidate(key, lease, slot.version().ver, ttls, tags);
             if let Some(fill) = ctx.breaker.send("revalidate", sending).await? {
                 return Ok(Some(fill));
             }

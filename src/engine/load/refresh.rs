@@ -120,7 +120,8 @@ impl<V: Value> Loads<V> {
             let joined =
                 may_refresh.then(|| self.ctx.l1.in_flight().join_refresh(&key, self.ctx.now()));
             let refresh = joined.flatten().map(|join| {
-                let request = lease::request(&self.ctx, Want::NewerThan(entry.slot().ver));
+                let request =
+                    lease::request(&self.ctx, Want::NewerThan(entry.slot().version().ver));
                 let previous = Some(entry.clone());
                 let (flight, led) = Fetch::of(join, Goal::Newer, previous, began, Some(request));
                 if let Some(led) = led {
@@ -186,12 +187,7 @@ impl<V: Value> Loads<V> {
                 return Ok(Some(self.reads.hand_out_outcome(outcome)));
             }
             // It failed, or has not ended in time.
-            let now = ctx.now();
-            let found = match self.reads.get_local(&key, now) {
-                Some(entry) => Some(entry),
-                None => self.reads.get(key.clone(), now).await,
-            };
-            let Some(entry) = found else {
+            let Some(entry) = self.reads.look_up(&key).await else {
                 // It is gone: its callers wait for the load as for that of any missing key.
                 return match refresh.wait().await {
                     Some(Ok(Some(outcome))) => Ok(Some(self.reads.hand_out_outcome(outcome))),

@@ -12,7 +12,6 @@ use super::loader::Loader;
 use crate::entry::Entry;
 use crate::events::CacheEvent;
 use crate::key::Key;
-use crate::l1::ReadOutcome;
 use crate::vocabulary::Value;
 
 const MINUTE: Duration = Duration::from_secs(60);
@@ -92,8 +91,8 @@ impl<V: Value> Loads<V> {
         let slot = match self.ctx.l1.get(key, now) {
             Some(slot) => slot,
             None => match self.reads.read(key, now).await {
-                (ReadOutcome::Hit(slot), _) => slot,
-                _ => return false,
+                (Ok(slot), _) => slot,
+                (Err(_), _) => return false,
             },
         };
         slot.version() == sample.entry.slot().version()

@@ -18,12 +18,11 @@ use crate::ablation::{Rule, without};
 use crate::engine::context::Context;
 use crate::error::WriteError;
 use crate::key::{Key, KeyTooLong};
-use crate::l1::{Hasher, OpGuard, hasher};
-use crate::l2::{Batch, Kind, Lease, Message, Step, Want, Written};
+use crate::l1::{Hasher, Op, hasher};
+use crate::l2::{Kind, Lease, Message, Want, Written};
 use crate::loaded::Loaded;
 use crate::stats::Warming;
 use crate::vocabulary::Value;
-use crate::wire::message;
 
 /// How many values share the requests that follow the log.
 const BATCH: usize = 1024;
@@ -119,7 +118,7 @@ async fn next_batch<V: Value, S: Stream<Item = Item<V>>>(
 }
 
 /// A value whose key has a lease.
-type LeasedValue<V> = (OpGuard<V>, Lease, Ready<V>);
+type LeasedValue<V> = (Op<V>, Lease, Ready<V>);
 
 /// Why no more is done for a value.
 enum Ended {
@@ -215,13 +214,7 @@ pub(crate) struct LogPosition {
 /// Marks a position in the log, by a message that changes nothing: each earlier change comes before it.
 async fn mark_log<V: Value>(ctx: &Context<V>) -> Result<LogPosition, WriteError> {
     // A step that writes, as only a primary accepts it: a replica may lack the last messages (rule 23).
-    let payload = message::payload(Kind::Invalidate, ctx.instance, &[]);
-    let batch = Batch {
-        payload: &payload,
-        ..Batch::default()
-    };
-    let marking = ctx.lane.write(&Step::INVALIDATE, batch);
-    let marked = ctx.breaker.send("invalidate", marking).await;
+    let marked = ctx.publish(Kind::Invalidate, &[]).await;
     let marked = marked.map_err(|error| WriteError::interrupted(Some(error)))?;
     let Written::Done(ack) = marked else {
         return Err(WriteError::interrupted(None));

@@ -10,57 +10,38 @@ use super::tags::Proof;
 use crate::ablation::{Rule, without};
 use crate::entry::Entry;
 use crate::key::Key;
-use crate::l1::ReadOutcome;
-use crate::l2::Want;
+use crate::l1::{NoValue, UNAVAILABLE};
 use crate::token::Token;
 use crate::vocabulary::{Source, Value};
 
 impl<V: Value> Reads<V> {
-    /// Looks keys up in both levels. The results are in the order of the keys.
-    pub(crate) async fn get_many_at_least(
-        &self,
-        keys: &[Key],
-        token: Token,
-    ) -> Vec<Option<Entry<V>>> {
-        let found = self.look_up_at_least(keys, token).await;
-        found.into_iter().map(Result::ok).collect()
-    }
-
-    /// L1, if an entry is new enough, and otherwise L2. For a key without a value returns which stored values a load is
-    /// content with; `None` if L2 is not to be asked.
+    /// L1, if an entry is new enough, and otherwise L2. The results are in the order of the keys.
     pub(crate) async fn look_up_at_least(
         &self,
         keys: &[Key],
         token: Token,
-    ) -> Vec<Result<Entry<V>, Option<Want>>> {
+    ) -> Vec<Result<Entry<V>, NoValue>> {
         let ctx = &*self.ctx;
         let now = ctx.now();
-        let (mut lacking, mut indices) = (Vec::new(), Vec::new());
-        let here = keys.iter().enumerate().map(|(index, key)| {
-            self.get_local_at_least(key, token).ok_or_else(|| {
-                lacking.push(key.clone());
-                indices.push(index);
-                None
-            })
-        });
-        let mut found: Vec<_> = here.collect();
+        let here = keys.iter().map(|key| self.get_local_at_least(key, token));
+        let mut found: Vec<_> = here.map(|entry| entry.ok_or(UNAVAILABLE)).collect();
+        let lacking = keys.iter().zip(&mut found);
+        let lacking: Vec<_> = lacking.filter(|(_, found)| found.is_err()).collect();
         if lacking.is_empty() {
             return found;
         }
+        let asked: Vec<Key> = lacking.iter().map(|(key, _)| Key::clone(key)).collect();
         // By operations of its own, and not by a read that others share: one that began before may be too old.
-        let outcomes = self.read_many(&lacking, Proof::Unused).await;
+        let outcomes = self.read_many(&asked, Proof::Unused).await;
         debug_assert_eq!(outcomes.len(), lacking.len(), "one outcome for each key");
-        for ((index, key), outcome) in indices.into_iter().zip(&lacking).zip(outcomes) {
-            let answer = match outcome {
-                ReadOutcome::Unavailable => self
+        for ((key, place), outcome) in lacking.into_iter().zip(outcomes) {
+            *place = match outcome {
+                Err(UNAVAILABLE) => self
                     .get_unproven(key)
                     .filter(|entry| ctx.l1.is_at_least(entry.slot(), token))
-                    .ok_or(None),
+                    .ok_or(UNAVAILABLE),
                 outcome => self.answer(key, outcome, now),
             };
-            if let Some(index) = found.get_mut(index) {
-                *index = answer;
-            }
         }
         found
     }

@@ -4,8 +4,8 @@
 
 use std::cmp::Reverse;
 use std::collections::{HashMap, VecDeque};
+use std::sync::Mutex;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Mutex, PoisonError, TryLockError};
 
 use crate::key::Key;
 use crate::l1::is_sampled;
@@ -46,20 +46,16 @@ impl HotKeys {
 
     /// Adds a look-up to the sample.
     pub(crate) fn record(&self, key: &Key) {
-        let Some(sample) = &self.0 else {
-            return;
-        };
-        let mut keys = match sample.keys.try_lock() {
-            Ok(keys) => keys,
-            Err(TryLockError::Poisoned(error)) => PoisonError::into_inner(error),
+        if let Some(sample) = &self.0
             // No look-up waits for another one.
-            Err(TryLockError::WouldBlock) => return,
-        };
-        if keys.len() == SAMPLE {
-            keys.pop_front();
+            && let Ok(mut keys) = sample.keys.try_lock()
+        {
+            if keys.len() == SAMPLE {
+                keys.pop_front();
+            }
+            debug_assert!(keys.len() < SAMPLE, "the sample is bounded");
+            keys.push_back(key.clone());
         }
-        debug_assert!(keys.len() < SAMPLE, "the sample is bounded");
-        keys.push_back(key.clone());
     }
 
     /// The `most` keys that are in the sample most often.

@@ -16,7 +16,10 @@ use crate::clock::Tick;
 use crate::engine::context::Context;
 use crate::entry::Entry;
 use crate::key::Key;
-use crate::l1::{Join, JoinRead, Op, Outcome, OutcomeKind, ReadOutcome, Slot, Started, is_sampled};
+use crate::l1::{
+    Join, JoinRead, MISS, NoValue, Op, Outcome, OutcomeKind, ReadOutcome, Slot, UNAVAILABLE,
+    is_sampled,
+};
 use crate::l2::{LeaseReply, LeaseRequest, ReadResult, Want};
 use crate::vocabulary::{Source, Value};
 
@@ -53,7 +56,7 @@ impl<V: Value> Reads<V> {
     #[inline]
     pub(super) fn note_hit(&self, slot: &Slot<V>, before: u64) {
         if is_sampled(before) {
-            self.record_hit(slot.key());
+            self.record_hit(&slot.key);
         }
     }
 
@@ -89,7 +92,8 @@ impl<V: Value> Reads<V> {
         }
         // One of the three at most: a refresh loads the value anyway, and a comparison would load it once more.
         let is_ahead = !is_stale && (self.ctx.convert.ahead).is_due(slot.born_at, deadline, now);
-        let is_sampled = !is_stale && !is_ahead && self.is_verified();
+        let verified = self.ctx.options.verify;
+        let is_sampled = !is_stale && !is_ahead && verified > 0.0 && fastrand::f64() < verified;
         let entry = Entry::new(slot, now, source);
         if is_ahead {
             entry.into_ahead()
@@ -128,10 +132,17 @@ impl<V: Value> Reads<V> {
 
     /// The same, before a caller waits for an L2 that did not answer last.
     pub(crate) fn get_instead(&self, key: &str) -> Option<Entry<V>> {
-        if !self.ctx.breaker.is_silent() {
-            return None;
+        let is_silent = self.ctx.breaker.is_silent();
+        is_silent.then(|| self.get_unproven(key))?
+    }
+
+    /// L1, then L2.
+    pub(crate) async fn look_up(&self, key: &Key) -> Option<Entry<V>> {
+        let now = self.ctx.now();
+        match self.get_local(key, now) {
+            Some(entry) => Some(entry),
+            None => self.get(key.clone(), now).await,
         }
-        self.get_unproven(key)
     }
 
     /// L2, for a key that L1 did not have at `now`.
@@ -153,33 +164,21 @@ impl<V: Value> Reads<V> {
             .collect()
     }
 
-    /// Turns a read of L2 into the caller's answer: an entry, or else the request for a load. This says which stored
-    /// values are still wanted; it is `None` if L2 is not to be asked.
+    /// Turns a read of L2 into the caller's answer: an entry, or else the request for a load.
     pub(crate) fn answer(
         &self,
         key: &Key,
         outcome: ReadOutcome<V>,
         now: Tick,
-    ) -> Result<Entry<V>, Option<Want>> {
+    ) -> Result<Entry<V>, NoValue> {
         // `get_unproven` takes note of its hits itself.
-        if let ReadOutcome::Unavailable = outcome
+        if let Err(UNAVAILABLE) = outcome
             && let Some(entry) = self.get_unproven(key)
         {
             return Ok(entry);
         }
         self.hot_keys.note(key);
-        match outcome {
-            ReadOutcome::Hit(slot) => Ok(self.hand_out(slot, now, Source::L2)),
-            ReadOutcome::Miss => Err(Some(Want::Any)),
-            ReadOutcome::Unreadable(instead) => Err(Some(instead)),
-            ReadOutcome::Unavailable => Err(None),
-        }
-    }
-
-    /// Whether this hit is compared with the source.
-    fn is_verified(&self) -> bool {
-        let share = self.ctx.options.verify;
-        share > 0.0 && fastrand::f64() < share
+        outcome.map(|slot| self.hand_out(slot, now, Source::L2))
     }
 
     /// Hands an entry out in place of a value that could not be loaded.
@@ -196,10 +195,11 @@ impl<V: Value> Reads<V> {
     pub(crate) async fn fallback(&self, key: &Key, proof: Proof) -> Option<Outcome<V>> {
         let ctx = &*self.ctx;
         let kept = ctx.options.stale_if_error;
-        // Of a deferred key both levels may be old (rule 14).
-        if kept.is_zero() || ctx.bars(key) {
+        if kept.is_zero() {
             return None;
         }
+        // Of a deferred key both levels may be old (rule 14).
+        let op = ctx.begin(key)?;
         let now = ctx.now();
         if proof == Proof::Used
             && let Some(slot) = ctx.l1.get_kept(key, now, kept, None)
@@ -207,15 +207,9 @@ impl<V: Value> Reads<V> {
             let valid_until = slot.expires_at;
             return Some(instead(slot, Source::L1, now, valid_until));
         }
-        let op = ctx.l1.begin(key);
-        // As an operation that begins now: a write may have been deferred since.
-        if ctx.bars(key) {
-            return None;
-        }
         // The server compares epochs: there may be no proof (rule 11).
         let ask = LeaseRequest::read_only(Want::Kept);
-        let reply = ctx.lane.acquire_lease(key, ask);
-        match ctx.breaker.send("acquire_lease", reply).await {
+        match ctx.acquire_lease(key, ask).await {
             Ok(LeaseReply::Hit(bytes)) => {
                 let now = ctx.now();
                 let slot = tags::open(ctx, proof, key, &bytes, now).await.ok()?;
@@ -238,16 +232,17 @@ impl<V: Value> Reads<V> {
         let read = match ctx.l1.in_flight().join_read(key, now) {
             // Without a task: nobody can join it, so nobody is left waiting if this caller is cancelled.
             JoinRead::Alone(op) => return read_l2(ctx, &op, now).await,
-            JoinRead::Shared(Join::Joined(read)) => read,
-            JoinRead::Shared(Join::Started(Started { op, sender, result })) => {
-                let ctx = Arc::clone(ctx);
-                let read = async move {
-                    let (found, _) = read_l2(&ctx, &op, ctx.now()).await;
-                    // First: a caller that has the result and asks again must not join this read.
-                    drop(op);
-                    sender.send(found);
-                };
-                tokio::spawn(read.instrument(Span::current()));
+            JoinRead::Shared(Join { result, begun }) => {
+                if let Some((op, sender)) = begun {
+                    let ctx = Arc::clone(ctx);
+                    let read = async move {
+                        let (found, _) = read_l2(&ctx, &op, ctx.now()).await;
+                        // First: a caller that has the result and asks again must not join this read.
+                        drop(op);
+                        sender.send(found);
+                    };
+                    tokio::spawn(read.instrument(Span::current()));
+                }
                 result
             }
         };
@@ -270,17 +265,15 @@ impl<V: Value> Reads<V> {
         let begin = |key| {
             // All operations begin before the request is sent (rule 3), and the bar is looked at after that (rule 14).
             let op = ctx.l1.begin(key);
-            let barred = barred(ctx, &op);
+            let barred = ctx.bars(key).then_some(Err(UNAVAILABLE));
             (op, barred)
         };
         let mut reads: Vec<(_, Option<ReadOutcome<V>>)> = keys.iter().map(begin).collect();
         // With a proof the values themselves are compared with the known epoch, and one plain read serves all keys.
         let is_proven = proof == Proof::Used && ctx.l1.freshness().is_live();
         if is_proven {
-            let asked = keys.iter().zip(&reads);
-            let asked: Vec<&str> = asked
-                .filter_map(|(key, (_, outcome))| outcome.is_none().then_some(&**key))
-                .collect();
+            let asked = unanswered(&mut reads).map(|(op, _)| &**op.key());
+            let asked: Vec<&str> = asked.collect();
             let request = ctx.lane.get_many(&asked);
             let answers = ctx.breaker.send_reads(asked.len(), request).await;
             let now = ctx.now();
@@ -292,8 +285,7 @@ impl<V: Value> Reads<V> {
         let mut rest: Vec<_> = unanswered(&mut reads).collect();
         for some in rest.chunks_mut(COMPARED) {
             let compared = join_all(some.iter().map(|(op, _)| compared(ctx, op))).await;
-            let silent = |outcome: &ReadOutcome<V>| matches!(outcome, ReadOutcome::Unavailable);
-            let give_up = compared.iter().any(silent);
+            let give_up = (compared.iter()).any(|outcome| matches!(outcome, Err(UNAVAILABLE)));
             for ((_, outcome), compared) in some.iter_mut().zip(compared) {
                 **outcome = Some(compared);
             }
@@ -303,14 +295,10 @@ impl<V: Value> Reads<V> {
             }
         }
         // All at once, so that one request asks for the markers of all values.
-        tags::check(
-            ctx,
-            proof,
-            reads.iter_mut().filter_map(|(_, outcome)| outcome.as_mut()),
-        )
-        .await;
+        let outcomes = reads.iter_mut().filter_map(|(_, outcome)| outcome.as_mut());
+        tags::check(ctx, proof, outcomes).await;
         let settled = reads.into_iter().map(|(op, outcome)| {
-            let outcome = outcome.unwrap_or(ReadOutcome::Unavailable);
+            let outcome = outcome.unwrap_or(Err(UNAVAILABLE));
             settle(ctx, &op, &outcome);
             outcome
         });
@@ -326,10 +314,8 @@ fn instead<V>(slot: Arc<Slot<V>>, source: Source, now: Tick, valid_until: Tick) 
         OutcomeKind::Fallback
     };
     Outcome {
-        slot,
-        source,
         kind,
-        failed: None,
+        ..Outcome::fresh(slot, source)
     }
 }
 
@@ -338,16 +324,14 @@ fn unproven_fallback<V: Value>(ctx: &Context<V>, key: &str) -> Option<Outcome<V>
     let (kept, limit) = (ctx.options.stale_if_error, ctx.options.mode.limit()?);
     let slot = ctx.l1.get_kept(key, ctx.now(), kept, Some(limit))?;
     Some(Outcome {
-        slot,
-        source: Source::L1,
         kind: OutcomeKind::UnprovenFallback,
-        failed: None,
+        ..Outcome::fresh(slot, Source::L1)
     })
 }
 
-async fn read_l2<V: Value>(ctx: &Context<V>, op: &Op, now: Tick) -> (ReadOutcome<V>, Tick) {
+async fn read_l2<V: Value>(ctx: &Context<V>, op: &Op<V>, now: Tick) -> (ReadOutcome<V>, Tick) {
     let (mut outcome, now) = ask_l2(ctx, op, now).await;
-    if let ReadOutcome::Hit(slot) = &outcome
+    if let Ok(slot) = &outcome
         && slot.has_tags()
     {
         // Boxed: the future of a look-up without tags does not become larger.
@@ -358,9 +342,10 @@ async fn read_l2<V: Value>(ctx: &Context<V>, op: &Op, now: Tick) -> (ReadOutcome
     (outcome, now)
 }
 
-async fn ask_l2<V: Value>(ctx: &Context<V>, op: &Op, now: Tick) -> (ReadOutcome<V>, Tick) {
-    if let Some(outcome) = barred(ctx, op) {
-        return (outcome, now);
+async fn ask_l2<V: Value>(ctx: &Context<V>, op: &Op<V>, now: Tick) -> (ReadOutcome<V>, Tick) {
+    // A write of the key is deferred (rule 14).
+    if ctx.bars(op.key()) {
+        return (Err(UNAVAILABLE), now);
     }
     // The cheaper request, whose answer this instance can check by itself while it has a proof.
     if ctx.l1.freshness().is_live_at(now) {
@@ -373,59 +358,54 @@ async fn ask_l2<V: Value>(ctx: &Context<V>, op: &Op, now: Tick) -> (ReadOutcome<
     (compared(ctx, op).await, ctx.now())
 }
 
-/// The outcome of a read that must not be sent: a write of the key is deferred (rule 14).
-fn barred<V: Value>(ctx: &Context<V>, op: &Op) -> Option<ReadOutcome<V>> {
-    ctx.bars(op.key()).then_some(ReadOutcome::Unavailable)
-}
-
 /// The outcome of a plain read, which was sent while the known epoch was proven: the value itself says whether it
 /// is of that epoch (rule 11). `None` if there was a flush since.
 fn plain_outcome<V: Value>(
     ctx: &Context<V>,
-    op: &Op,
+    op: &Op<V>,
     answer: ReadResult,
     now: Tick,
 ) -> Option<ReadOutcome<V>> {
     let bytes = match answer {
         Ok(Some(bytes)) => bytes,
-        Ok(None) => return Some(ReadOutcome::Miss),
-        Err(_) => return Some(ReadOutcome::Unavailable),
+        Ok(None) => return Some(Err(MISS)),
+        Err(_) => return Some(Err(UNAVAILABLE)),
     };
-    ctx.l1
-        // After a flush L1 compares with another epoch than the one that was proven when the read was sent.
-        .in_flight()
-        .is_current(op)
-        .then(|| match ctx.convert.open(op.key(), &bytes, now) {
-            Ok(fresh) if ctx.l1.is_usable(op, &fresh, now) => ReadOutcome::Hit(fresh),
-            Ok(_) => ReadOutcome::Miss,
-            Err(instead) => ReadOutcome::Unreadable(instead),
-        })
+    // After a flush L1 compares with another epoch than the one that was proven when the read was sent.
+    ctx.l1.in_flight().is_current(op).then(|| {
+        let fresh = ctx.convert.open(op.key(), &bytes, now).map_err(Some)?;
+        if ctx.l1.is_usable(op, &fresh, now) {
+            Ok(fresh)
+        } else {
+            Err(MISS)
+        }
+    })
 }
 
 /// A read in which the server compares epochs, for an instance without a proof (rule 11).
-async fn compared<V: Value>(ctx: &Context<V>, op: &Op) -> ReadOutcome<V> {
+async fn compared<V: Value>(ctx: &Context<V>, op: &Op<V>) -> ReadOutcome<V> {
     let ask = LeaseRequest::read_only(Want::Any);
-    let reply = ctx.lane.acquire_lease(op.key(), ask);
-    match ctx.breaker.send("acquire_lease", reply).await {
+    match ctx.acquire_lease(op.key(), ask).await {
         Ok(LeaseReply::Hit(bytes)) => (ctx.convert)
             .open(op.key(), &bytes, ctx.now())
-            .map_or_else(ReadOutcome::Unreadable, ReadOutcome::Hit),
-        Ok(_) => ReadOutcome::Miss,
-        Err(_) => ReadOutcome::Unavailable,
+            .map_err(Some),
+        Ok(_) => Err(MISS),
+        Err(_) => Err(UNAVAILABLE),
     }
 }
 
 /// Counts how a read ended, and stores its value in L1.
-fn settle<V: Value>(ctx: &Context<V>, op: &Op, outcome: &ReadOutcome<V>) {
+fn settle<V: Value>(ctx: &Context<V>, op: &Op<V>, outcome: &ReadOutcome<V>) {
     match outcome {
-        ReadOutcome::Hit(fresh) => {
+        Ok(fresh) => {
             ctx.counters.l2_hits.bump();
             ctx.l1.publish(op, fresh);
         }
-        ReadOutcome::Miss => {
+        Err(MISS) => {
             ctx.counters.l2_misses.bump();
         }
-        ReadOutcome::Unreadable(_) | ReadOutcome::Unavailable => {}
+        // What cannot be read was counted where that was found.
+        Err(_) => {}
     }
 }
 

@@ -10,9 +10,9 @@ use crate::ablation::{Rule, without};
 use crate::clock::Tick;
 use crate::engine::context::Context;
 use crate::key::Key;
-use crate::l1::{ReadOutcome, Slot, TagState};
+use crate::l1::{ReadOutcome, Slot, TagState, UNAVAILABLE};
 use crate::l2::{TagVersion, Want};
-use crate::vocabulary::Value;
+use crate::vocabulary::{Value, Version};
 
 /// Whether a read relies on the freshness proof for epochs and tags.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -50,7 +50,7 @@ pub(crate) async fn check<V: Value>(
     outcomes: impl IntoIterator<Item = &mut ReadOutcome<V>>,
 ) {
     let tagged = outcomes.into_iter().filter_map(|outcome| match outcome {
-        ReadOutcome::Hit(slot) if slot.has_tags() => Some((Arc::clone(slot), outcome)),
+        Ok(slot) if slot.has_tags() => Some((Arc::clone(slot), outcome)),
         _ => None,
     });
     // First all of them, so that a look-up asks for its markers in one request.
@@ -58,9 +58,9 @@ pub(crate) async fn check<V: Value>(
     let markers = ask_unknown(ctx, proof, tagged.iter().map(|(slot, _)| &**slot)).await;
     for (slot, outcome) in tagged {
         match &markers {
-            None => *outcome = ReadOutcome::Unavailable,
+            None => *outcome = Err(UNAVAILABLE),
             Some(markers) if is_valid(ctx, &slot, markers) => {}
-            Some(_) => *outcome = ReadOutcome::Unreadable(refuse(ctx, &slot)),
+            Some(_) => *outcome = Err(Some(refuse(ctx, &slot))),
         }
     }
 }
@@ -82,36 +82,33 @@ async fn ask_unknown<'a, V: Value>(
     for slot in slots {
         let tags = slot.tags();
         let tags = tags.iter().filter(|tag| is_unknown(tag));
-        unknown.extend(tags.map(|tag| (tag.name().clone(), None)));
+        unknown.extend(tags.map(|tag| (tag.name.clone(), None)));
     }
     if unknown.is_empty() {
         return Some(unknown);
     }
     let names: Vec<&str> = unknown.keys().map(|name| &**name).collect();
-    let versions = ctx
-        .breaker
-        .send("tag_versions", ctx.lane.tag_versions(&names))
-        .await
-        .ok()?;
+    let asking = ctx.lane.tag_versions(&names);
+    let versions = ctx.breaker.send("tag_versions", asking).await.ok()?;
     Some(unknown.into_keys().zip(versions).collect())
 }
 
 /// The request for a value instead of one that is not valid by its tags.
 fn refuse<V: Value>(ctx: &Context<V>, slot: &Slot<V>) -> Want {
     ctx.counters.l2_misses.bump();
-    Want::NewerThan(slot.ver)
+    Want::NewerThan(slot.version().ver)
 }
 
 fn is_valid<V: Value>(ctx: &Context<V>, slot: &Slot<V>, markers: &Markers) -> bool {
-    let tags = slot.tags();
+    let (tags, Version { epoch, ver }) = (slot.tags(), slot.version());
     // The floors are of the epoch that this instance knows.
-    let is_of_known = slot.epoch == ctx.l1.freshness().epoch();
+    let is_of_known = epoch == ctx.l1.freshness().epoch();
     let mut is_valid = true;
     for tag in tags.iter() {
-        match markers.get(tag.name()) {
+        match markers.get(&tag.name) {
             None => {}
-            Some(Some(at)) if at.epoch == slot.epoch => {
-                is_valid &= at.ver < slot.ver;
+            Some(Some(at)) if at.epoch == epoch => {
+                is_valid &= at.ver < ver;
                 if is_of_known {
                     tag.learn(at.ver);
                 }
@@ -120,7 +117,7 @@ fn is_valid<V: Value>(ctx: &Context<V>, slot: &Slot<V>, markers: &Markers) -> bo
             Some(_) => is_valid &= without(Rule::TagMarkers),
         }
         // While the invalidation of a tag is deferred, both levels may be old (rule 14).
-        is_valid &= !ctx.deferred.holds_tag(tag.name());
+        is_valid &= !ctx.deferred.holds_tag(&tag.name);
     }
-    is_valid && tags.allow(slot.ver)
+    is_valid && tags.allow(ver)
 }

@@ -5,7 +5,6 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use moka::ops::compute::{CompResult, Op as Compute};
 use tokio::runtime::Handle;
 use tracing::{Instrument, Span};
 
@@ -17,7 +16,7 @@ use crate::engine::deadline::{deadline, learn_clock};
 use crate::error::{L2Error, WriteError};
 use crate::key::Key;
 use crate::l1::{NEVER, Op, Slot, SlotValue};
-use crate::l2::{NewLife, Touched};
+use crate::l2::NewLife;
 use crate::vocabulary::{Value, Version};
 use crate::wire::message::{self, Kind};
 
@@ -45,18 +44,16 @@ impl<V: Value> Touch<V> {
         if ctx.l1.freshness().is_alone() {
             let now = ctx.now();
             let after = |ttl| now.saturating_add(nanos(ttl));
-            let ends_at = ttls.end.map_or(NEVER, after);
-            return Ok(replace_times(ctx, &key, now, |_| {
-                (after(ttls.hard), ends_at)
-            }));
+            let (gone_at, ends_at) = (after(ttls.hard), ttls.end.map_or(NEVER, after));
+            let new = |slot: &Slot<V>| ctx.convert.head_until(slot.head(), gone_at, ends_at);
+            return Ok(ctx.l1.replace_times(&key, now, |slot| Some(new(slot))));
         }
         // As for a read: the answer may make the value visible in L1 with its new times (rules 3 and 14).
-        let op = ctx.l1.begin(&key);
-        if ctx.bars(&key) {
+        let Some(op) = ctx.begin(&key) else {
             return Ok(false);
-        }
+        };
         // The step carries a deadline, as a late copy of it must not shorten the lifetime of a newer value.
-        let known = learn_clock(ctx, &key).await;
+        let known = learn_clock(ctx).await;
         known.map_err(WriteError::unconfirmed)?;
         let (deadline, _) = deadline(ctx);
         let touched = send(ctx, &op, NewLife::Renewed(ttls), deadline).await;
@@ -68,7 +65,7 @@ impl<V: Value> Touch<V> {
     #[cold]
     pub(crate) fn extend(&self, slot: &Arc<Slot<V>>, idle: Duration) {
         let ctx = &self.ctx;
-        let key = slot.key();
+        let key = &slot.key;
         let is_alone = ctx.l1.freshness().is_alone();
         let runtime = Handle::try_current().ok().filter(|_| !is_alone);
         // Without a runtime the next look-up that has one does it.
@@ -79,10 +76,11 @@ impl<V: Value> Touch<V> {
         let ttls = ctx.convert.idle_ttls(idle);
         let Some(runtime) = runtime else {
             let now = ctx.now();
-            replace_times(ctx, key, now, |slot| {
+            ctx.l1.replace_times(key, now, |slot| {
                 // Of the entry that is there now, which may have replaced the one that was read.
-                let gone_at = now.saturating_add(nanos(ttls.hard)).min(slot.ends_at());
-                (gone_at.max(slot.gone_at), slot.ends_at())
+                let (head, ends_at) = (slot.head(), slot.ends_at());
+                let gone_at = now.saturating_add(nanos(ttls.hard)).min(ends_at);
+                Some((ctx.convert).head_until(head, gone_at.max(slot.gone_at), ends_at))
             });
             return;
         };
@@ -94,8 +92,7 @@ impl<V: Value> Touch<V> {
             if without(Rule::ExtendOnly) {
                 return store_again(&ctx, &key, &slot, ttls).await;
             }
-            let op = ctx.l1.begin(&key);
-            if !ctx.bars(&key) {
+            if let Some(op) = ctx.begin(&key) {
                 // Without a deadline: a late copy extends the lifetime of the value that is there then, or of none
                 // (rule 19). An error has been traced, and the next read after a while tries again.
                 let _ = send(&ctx, &op, NewLife::Extended(ttls), None).await;
@@ -108,7 +105,7 @@ impl<V: Value> Touch<V> {
 /// Has L2 change how long a value lives, and then L1. Returns whether there is a value.
 async fn send<V: Value>(
     ctx: &Context<V>,
-    op: &Op,
+    op: &Op<V>,
     life: NewLife,
     deadline: Option<u64>,
 ) -> Result<bool, L2Error> {
@@ -118,45 +115,27 @@ async fn send<V: Value>(
     let Some(touched) = ctx.breaker.send("touch", touching).await? else {
         return Ok(false);
     };
-    apply(ctx, op, &touched);
-    Ok(true)
-}
-
-/// Applies a change of the times of a value that L2 has accepted.
-fn apply<V: Value>(ctx: &Context<V>, op: &Op, touched: &Touched) {
-    let (key, now, stamp) = (op.key(), ctx.now(), touched.stamp);
-    if let Some(change) = touched.change {
+    let (now, stamp) = (ctx.now(), touched.stamp);
+    let (at, held) = match touched.change {
         // A shorter lifetime: this instance applies the message as others do, and reads the value again.
-        return ctx.l1.apply(
-            [&**key],
+        Some(ver) => (
             Version {
-                ver: change,
+                ver,
                 ..stamp.version()
             },
-        );
-    }
-    let held = ctx.l1.get(key, now);
-    let Some(slot) = held.filter(|slot| slot.version() == stamp.version()) else {
-        // The entry here, if there is one, is of an older version.
-        return ctx.l1.apply([&**key], stamp.version());
+            None,
+        ),
+        None => (stamp.version(), ctx.l1.get(key, now)),
     };
-    let (tags, value) = (slot.tags(), SlotValue::Shared(slot));
-    let slot = ctx.convert.slot(key, value, stamp, touched.life, tags, now);
-    ctx.l1.publish(op, &slot);
-}
-
-/// Changes until when an entry lives, and until when its lifetime can be extended, where L1 alone holds it. Returns
-/// whether there is one.
-fn replace_times<V: Value>(
-    ctx: &Context<V>,
-    key: &str,
-    now: Tick,
-    new: impl Fn(&Slot<V>) -> (Tick, Tick),
-) -> bool {
-    ctx.l1.replace_times(key, now, |slot| {
-        let (gone_at, ends_at) = new(slot);
-        Some(ctx.convert.head_until(slot.head(), gone_at, ends_at))
-    })
+    if let Some(slot) = held.filter(|slot| slot.version() == at) {
+        let (tags, value) = (slot.tags(), SlotValue::Shared(slot));
+        let slot = ctx.convert.slot(key, value, stamp, touched.life, tags, now);
+        ctx.l1.publish(op, &slot);
+    } else {
+        // The entry here, if there is one, is of an older version.
+        ctx.l1.apply([&**key], at);
+    }
+    Ok(true)
 }
 
 /// Until when the lifetime of which key is not extended again.
@@ -178,18 +157,8 @@ impl Extensions {
         let now = self.clock.now();
         let until = now.saturating_add(nanos(pause));
         // In one step of moka: of many reads at the same time only one asks L2.
-        let outcome = self.keys.entry(key.clone()).and_compute_with(|last| {
-            let is_due = last.is_none_or(|last| now >= last.into_value());
-            if is_due {
-                Compute::Put(until)
-            } else {
-                Compute::Nop
-            }
-        });
-        matches!(
-            outcome,
-            CompResult::Inserted(_) | CompResult::ReplacedWith(_)
-        )
+        let noted = (self.keys.entry_by_ref(key)).or_insert_with_if(|| until, |last| now >= *last);
+        noted.is_fresh()
     }
 }
 

@@ -6,7 +6,7 @@ use std::mem;
 
 use futures::future::join_all;
 
-use super::change::{Write, deferral};
+use super::change::Write;
 use super::order::Ordered;
 use crate::ablation::{Rule, without};
 use crate::clock::Tick;
@@ -14,7 +14,6 @@ use crate::engine::context::Context;
 use crate::engine::deadline::{deadline as deadline_of, learn_clock};
 use crate::error::L2Error;
 use crate::events::CacheEvent;
-use crate::key::Key;
 use crate::l1::SlotValue;
 use crate::l2::{Batch, EncodedValue, Step, WriteAck, Written};
 use crate::vocabulary::Value;
@@ -71,9 +70,11 @@ impl<V: Value> Group<V> {
 pub(crate) async fn send<V: Value>(ctx: &Context<V>, writes: Vec<Write<V>>) -> bool {
     let groups = Group::all(writes);
     // Before all of them: they are sent one after the other then, with nothing to wait for in between.
-    let clock = &match key_of_insert(&groups) {
-        Some(key) => learn_clock(ctx, &key).await,
-        None => Ok(()),
+    let clock = &if groups.iter().any(|group| group.step.is_insert()) {
+        // An insert needs a deadline in the lane's time.
+        learn_clock(ctx).await
+    } else {
+        Ok(())
     };
     let sent = groups
         .into_iter()
@@ -81,28 +82,12 @@ pub(crate) async fn send<V: Value>(ctx: &Context<V>, writes: Vec<Write<V>>) -> b
     join_all(sent).await.contains(&true)
 }
 
+/// Sends writes in one step, and ends them; those of several that L2 refuses each in a step of its own.
 async fn send_group<V: Value>(
-    ctx: &Context<V>,
-    group: Group<V>,
-    clock: &Result<(), L2Error>,
-) -> bool {
-    let refused = match try_to_send(ctx, group, clock).await {
-        Ok(is_accepted) => return is_accepted,
-        Err(refused) => refused,
-    };
-    // It may be the fault of one key, which must not block the others.
-    let each = refused
-        .into_iter()
-        .map(async |write| matches!(try_to_send(ctx, Group::of(write), clock).await, Ok(true)));
-    join_all(each).await.contains(&true)
-}
-
-/// Sends writes in one step, and ends them; those of several that L2 refuses are given back.
-async fn try_to_send<V: Value>(
     ctx: &Context<V>,
     mut group: Group<V>,
     clock: &Result<(), L2Error>,
-) -> Result<bool, Vec<Write<V>>> {
+) -> bool {
     match step(ctx, &mut group, clock).await {
         Ok(written) => {
             let now = ctx.now();
@@ -122,21 +107,19 @@ async fn try_to_send<V: Value>(
             for write in group.writes {
                 write.done(written);
             }
-            Ok(true)
+            true
         }
-        Err(error) if error.is_refused() && group.writes.len() > 1 => Err(group.writes),
+        Err(error) if error.is_refused() && group.writes.len() > 1 => {
+            // It may be the fault of one key, which must not block the others.
+            let each = (group.writes.into_iter())
+                .map(|write| Box::pin(send_group(ctx, Group::of(write), clock)));
+            join_all(each).await.contains(&true)
+        }
         Err(error) => {
             for write in group.writes {
-                if error.is_skipped() {
-                    write.not_sent(&error);
-                // What is stored stays. Any other write has to be made up for: its caller takes the value for gone.
-                } else if group.step.is_conditional() && error.is_refused() {
-                    write.refuse(&error);
-                } else {
-                    write.defer(&error);
-                }
+                write.fail(&error, !error.is_skipped());
             }
-            Ok(false)
+            false
         }
     }
 }
@@ -189,26 +172,22 @@ fn accept<V: Value>(ctx: &Context<V>, write: &mut Write<V>, ack: WriteAck, now: 
         Step::InvalidateTags | Step::Expire | Step::Invalidate { .. }
             if without(Rule::OwnMessages) => {}
         Step::InvalidateTags => ctx.l1.apply_tags([&*write.key], stamp.version()),
-        Step::Expire | Step::Invalidate { .. } => {
-            ctx.l1.apply([&*write.key], stamp.version());
-        }
         _ => {
-            if let Some(insert) = &mut write.insert {
-                match insert.value.take() {
-                    Some(value) => {
-                        let fresh = (ctx.convert).slot(
-                            &write.key,
-                            SlotValue::Own(value),
-                            stamp,
-                            insert.encoded.ttls.life(stamp.written_at),
-                            mem::take(&mut insert.tags),
-                            now,
-                        );
-                        ctx.l1.publish_inserted(&insert.op, &fresh);
-                    }
-                    // It was lent, and L1 reads it when it is asked for.
-                    None => ctx.l1.apply([&*write.key], stamp.version()),
-                }
+            if let Some(insert) = &mut write.insert
+                && let Some(value) = insert.value.take()
+            {
+                let fresh = (ctx.convert).slot(
+                    &write.key,
+                    SlotValue::Own(value),
+                    stamp,
+                    insert.encoded.ttls.life(stamp.written_at),
+                    mem::take(&mut insert.tags),
+                    now,
+                );
+                ctx.l1.publish_inserted(&insert.op, &fresh);
+            } else {
+                // An inserted value that is not for L1 is read when it is asked for.
+                ctx.l1.apply([&*write.key], stamp.version());
             }
         }
     }
@@ -217,13 +196,6 @@ fn accept<V: Value>(ctx: &Context<V>, write: &mut Write<V>, ack: WriteAck, now: 
     if let Some(key) = write.key() {
         ctx.backoff.forget(key);
     }
-    let (by, accepted_at) = (deferral(&write.step), stamp.written_at);
-    (ctx.deferred).overtaken(&write.target(), write.order, accepted_at, by, now);
-}
-
-/// The key of an insert, if the batch has one: an insert needs a deadline in the lane's time.
-fn key_of_insert<V: Value>(groups: &[Group<V>]) -> Option<Key> {
-    let mut inserts = groups.iter().filter(|group| group.step.is_insert());
-    let key = &inserts.find_map(|group| group.writes.first())?.key;
-    Some(key.clone())
+    let (target, accepted_at) = (write.target(), stamp.written_at);
+    (ctx.deferred).overtaken(&target, write.order, accepted_at, write.deferral, now);
 }

@@ -6,6 +6,7 @@ use std::error::Error;
 use std::sync::Arc;
 use std::time::Duration;
 
+use futures::FutureExt;
 use tokio::sync::{OwnedSemaphorePermit, oneshot};
 use tracing::warn;
 
@@ -16,7 +17,7 @@ use crate::engine::context::Context;
 use crate::engine::deferred::{Deferral, Target};
 use crate::error::{L2Error, WriteError};
 use crate::key::Key;
-use crate::l1::{OpGuard, Tags};
+use crate::l1::{Op, Tags};
 use crate::l2::{EncodedValue, Step, Written};
 use crate::vocabulary::Value;
 
@@ -26,7 +27,7 @@ pub(crate) type WriteResult = Result<Written, WriteError>;
 /// A value to be stored.
 pub(crate) struct Insert<V> {
     /// Under way since the call, so that L1 takes nothing older in between (rule 3).
-    pub(crate) op: OpGuard<V>,
+    pub(crate) op: Op<V>,
     /// Until L2 has it.
     pub(crate) value: Option<V>,
     pub(crate) encoded: EncodedValue,
@@ -47,13 +48,15 @@ pub(crate) struct Write<V: Value> {
     pub(crate) order: u64,
     pub(crate) called_at: Tick,
     /// What has to be known of it if it is deferred.
-    deferral: Deferral,
-    weight: u32,
-    ends_call: bool,
+    pub(super) deferral: Deferral,
+    /// Whether it is the last write of its call.
+    pub(super) ends_call: bool,
     /// Whether it delivers what was deferred.
     is_delivery: bool,
     /// What it takes of the writer's capacity.
-    capacity: Option<OwnedSemaphorePermit>,
+    pub(super) capacity: Option<OwnedSemaphorePermit>,
+    /// Whether it need not be deferred if it is dropped.
+    is_over: bool,
     answer: Option<oneshot::Sender<WriteResult>>,
 }
 
@@ -61,38 +64,39 @@ impl<V: Value> Write<V> {
     pub(crate) fn new(
         ctx: &Arc<Context<V>>,
         key: Key,
-        order: u64,
         step: Step,
         insert: Option<Box<Insert<V>>>,
-    ) -> (Self, oneshot::Receiver<WriteResult>) {
-        let (answer, answered) = oneshot::channel();
-        let write = Self {
+    ) -> Self {
+        let hold = match step {
+            Step::Invalidate { hold, .. } => hold,
+            _ => Duration::ZERO,
+        };
+        Self {
             ctx: Arc::clone(ctx),
-            weight: weight(&key, insert.as_deref()),
             key,
-            deferral: deferral(&step),
+            deferral: Deferral {
+                hold,
+                keeps_value: step == Step::Expire,
+                ..Deferral::default()
+            },
             step,
             insert,
-            order,
+            order: ctx.deferred.next_order(),
             called_at: ctx.now(),
             ends_call: false,
             is_delivery: false,
             capacity: None,
-            answer: Some(answer),
-        };
-        (write, answered)
+            is_over: false,
+            answer: None,
+        }
     }
 
-    /// Marks the last write of a call.
-    pub(crate) fn end_call(&mut self) {
-        self.ends_call = true;
-    }
-
-    /// Numbers and times a write that was made before its call as one that is called now.
-    pub(crate) fn called_now(mut self) -> Self {
-        self.order = self.ctx.deferred.next_order();
-        self.called_at = self.ctx.now();
-        self
+    /// Waits for its end.
+    pub(super) fn answered(&mut self) -> impl Future<Output = WriteResult> + use<V> {
+        let (answer, answered) = oneshot::channel();
+        self.answer = Some(answer);
+        // Every write answers, so that error is not seen.
+        answered.map(|answer| answer.unwrap_or_else(|_| Err(stopped())))
     }
 
     /// Marks a write that delivers what was deferred. If it fails, it is deferred again, and neither counted nor a reason
@@ -100,11 +104,6 @@ impl<V: Value> Write<V> {
     pub(crate) fn delivering(mut self) -> Self {
         self.is_delivery = true;
         self
-    }
-
-    pub(crate) fn take_capacity(&mut self, from: &mut OwnedSemaphorePermit) {
-        let weight = from.num_permits().min(self.weight as usize);
-        self.capacity = from.split(weight);
     }
 
     /// It is about to be sent: it may land until `deadline` of the lane's time, which is about `at` of ours.
@@ -129,30 +128,24 @@ impl<V: Value> Write<V> {
 
     /// It need not be sent: another write has done the same.
     pub(crate) fn withdraw(mut self) {
-        self.answer = None;
+        self.is_over = true;
     }
 
-    /// L2 has refused it, and changed nothing.
-    pub(crate) fn refuse(mut self, error: &L2Error) {
-        self.answer(Err(WriteError::refused(error.clone())));
-    }
-
-    /// L2 was not asked, so it cannot land.
-    pub(crate) fn not_sent(mut self, error: &L2Error) {
-        self.may_land_until(0, 0);
-        // What is stored stays, which is somebody else's.
-        if self.step.is_conditional() {
-            return self.refuse(error);
+    /// L2 has not accepted it. Unless it `was_sent` it cannot land.
+    pub(crate) fn fail(mut self, error: &L2Error, was_sent: bool) {
+        if !was_sent {
+            self.may_land_until(0, 0);
+        }
+        // What is stored stays, which is somebody else's. Any other write has to be made up for: its caller takes the
+        // value for gone.
+        if self.step.is_conditional() && (!was_sent || error.is_refused()) {
+            return self.answer(Err(WriteError::refused(error.clone())));
         }
         self.defer(error);
     }
 
     /// L2 has to be sent an invalidation in its place, as soon as it answers.
-    pub(crate) fn defer(mut self, error: &L2Error) {
-        self.deferred(error);
-    }
-
-    fn deferred(&mut self, error: &L2Error) {
+    fn defer(&mut self, error: &L2Error) {
         let ctx = &*self.ctx;
         if self.is_delivery {
             ctx.deferred.defer(self.target(), self.deferral);
@@ -184,6 +177,7 @@ impl<V: Value> Write<V> {
     }
 
     fn answer(&mut self, result: WriteResult) {
+        self.is_over = true;
         self.capacity = None;
         if let Some(answer) = self.answer.take() {
             // The caller may have been cancelled.
@@ -192,23 +186,9 @@ impl<V: Value> Write<V> {
     }
 }
 
-/// How a write is deferred before it was sent.
-pub(crate) fn deferral(step: &Step) -> Deferral {
-    let hold = match step {
-        Step::Invalidate { hold, .. } => *hold,
-        _ => Duration::ZERO,
-    };
-    Deferral {
-        hold,
-        keeps_value: *step == Step::Expire,
-        ..Deferral::default()
-    }
-}
-
-/// A KiB of a stored value counts as much as 64 bytes of the key, which every instance is sent and the log keeps.
-fn weight<V>(key: &str, insert: Option<&Insert<V>>) -> u32 {
-    let stored = insert.map_or(0, |insert| insert.encoded.body.len() / 1024);
-    u32::try_from(1 + stored + key.len() / 64).unwrap_or(u32::MAX)
+/// The error of a write whose task has ended with its runtime.
+pub(super) fn stopped() -> WriteError {
+    WriteError::deferred(L2Error::closed())
 }
 
 impl<V: Value> Ordered for Write<V> {
@@ -227,8 +207,10 @@ impl<V: Value> Ordered for Write<V> {
         self.step.is_insert()
     }
 
+    /// A KiB of a stored value counts as much as 64 bytes of the key, which every instance is sent and the log keeps.
     fn weight(&self) -> u32 {
-        self.weight
+        let stored = (self.insert.as_ref()).map_or(0, |insert| insert.encoded.body.len() / 1024);
+        u32::try_from(1 + stored + self.key.len() / 64).unwrap_or(u32::MAX)
     }
 
     fn ends_call(&self) -> bool {
@@ -238,8 +220,8 @@ impl<V: Value> Ordered for Write<V> {
 
 impl<V: Value> Drop for Write<V> {
     fn drop(&mut self) {
-        if self.answer.is_some() {
-            self.deferred(&L2Error::closed());
+        if !self.is_over {
+            self.defer(&L2Error::closed());
         }
     }
 }

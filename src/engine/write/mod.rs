@@ -14,33 +14,31 @@ mod passes;
 pub(crate) mod update;
 mod writer;
 
-use std::iter::once;
 use std::sync::Arc;
 use std::time::Duration;
 
+use futures::future::ready;
 use futures::stream::{self, StreamExt, TryStreamExt};
-use tokio::sync::oneshot;
 use tracing::{Instrument, Span, debug};
 
-use self::change::{Insert, Write, WriteResult};
+use self::change::{Insert, Write, WriteResult, stopped};
 use self::passes::Passes;
 use self::update::{Attempts, Turns};
 use self::writer::Writer;
 use crate::engine::context::Context;
 use crate::engine::members::Members;
 use crate::engine::read::lookup::Reads;
-use crate::error::{L2Error, WriteError};
+use crate::error::WriteError;
 use crate::events::CacheEvent;
 use crate::key::Key;
 #[cfg(feature = "write-behind")]
 use crate::l2::Append;
-use crate::l2::{Batch, Kind, Step, Version, Written};
+use crate::l2::{Kind, Step, Version, Written};
 use crate::loaded::Loaded;
 use crate::options::LONGEST;
 use crate::token::Token;
 use crate::vocabulary::Value;
 use crate::wire::codec::EncodeError;
-use crate::wire::message;
 
 /// The calls that change something.
 pub(crate) struct Writes<V: Value> {
@@ -81,8 +79,9 @@ impl<V: Value> Writes<V> {
         &self,
         values: impl IntoIterator<Item = (Key, Loaded<V>)>,
     ) -> Result<Token, WriteError> {
-        let (token, _) = self.store(values, Step::Insert).await?;
-        Ok(self.token(token))
+        self.store(values, Step::Insert)
+            .await
+            .map(|(token, _)| token)
     }
 
     /// Stores a value if the one that is there has this version. Names the write if it was stored. While the cache is
@@ -96,8 +95,8 @@ impl<V: Value> Writes<V> {
         if self.ctx.is_off() {
             return Ok(None);
         }
-        let (token, _) = self.store([(key, loaded)], Step::InsertIf(version)).await?;
-        Ok(token)
+        let (_, written) = self.store([(key, loaded)], Step::InsertIf(version)).await?;
+        Ok(written.token())
     }
 
     /// Stores the value that `change` makes of the stored one, in its place.
@@ -109,11 +108,7 @@ impl<V: Value> Writes<V> {
         let mut attempts = self.attempts(&key).await;
         loop {
             attempts.next().await?;
-            let now = self.ctx.now();
-            let stored = match self.reads.get_local(&key, now) {
-                Some(entry) => Some(entry),
-                None => self.reads.get(key.clone(), now).await,
-            };
+            let stored = self.reads.look_up(&key).await;
             // A value that L2 does not have, as one that could not be stored in it, cannot be replaced in it.
             let version = stored
                 .as_ref()
@@ -144,10 +139,10 @@ impl<V: Value> Writes<V> {
         &self,
         values: impl IntoIterator<Item = (Key, Loaded<V>)>,
         step: Step,
-    ) -> Result<(Option<Token>, Written), WriteError> {
+    ) -> Result<(Token, Written), WriteError> {
         let ctx = &self.ctx;
         let values = values.into_iter();
-        // With the exact capacity, here and below: there is mostly one value, and a list that grows begins with four.
+        // With the exact capacity: there is mostly one value, and a list that grows begins with four.
         let mut encoded = Vec::with_capacity(values.size_hint().0);
         // All of them, before anything is changed.
         for (key, loaded) in values {
@@ -158,14 +153,13 @@ impl<V: Value> Writes<V> {
             encoded.push((key, value, body, tags));
         }
         let changes = encoded.into_iter().map(|(key, value, encoded, tags)| {
-            let order = ctx.deferred.next_order();
             let op = ctx.l1.begin(&key);
             // Not before: in the generation of the operation, or of a later one, in which it stores nothing (rule 20).
             let tags = ctx.l1.tags(&tags);
             // After the operation has begun: if the cache is switched off later than this looks, L1 is emptied of it.
             let is_off = ctx.is_off();
             if is_off && step == Step::Insert {
-                return Write::new(ctx, key, order, Step::INVALIDATE, None);
+                return Write::new(ctx, key, Step::INVALIDATE, None);
             }
             let insert = Insert {
                 op,
@@ -173,7 +167,7 @@ impl<V: Value> Writes<V> {
                 encoded,
                 tags,
             };
-            Write::new(ctx, key, order, step.clone(), Some(Box::new(insert)))
+            Write::new(ctx, key, step.clone(), Some(Box::new(insert)))
         });
         self.write(changes).await
     }
@@ -189,8 +183,7 @@ impl<V: Value> Writes<V> {
             hold: hold.min(LONGEST),
             is_awaited: false,
         };
-        let (token, _) = self.remove(keys, &step).await?;
-        Ok(self.token(token))
+        self.change(keys, &step).await.map(|(token, _)| token)
     }
 
     /// As [`invalidate`](Self::invalidate), and then waits until every instance has applied it.
@@ -199,18 +192,16 @@ impl<V: Value> Writes<V> {
             hold: Duration::ZERO,
             is_awaited: true,
         };
-        let (token, written) = self.remove([key], &step).await?;
+        let (token, written) = self.change([key], &step).await?;
         if let Written::Done(ack) = written {
             self.members.await_applied(ack).await;
         }
-        Ok(self.token(token))
+        Ok(token)
     }
 
     /// Makes the value of a key stale in both levels, here and everywhere.
     pub(crate) async fn expire(&self, key: Key) -> Result<(), WriteError> {
-        let order = self.ctx.deferred.next_order();
-        let expire = Write::new(&self.ctx, key, order, Step::Expire, None);
-        self.write(once(expire)).await.map(|_| ())
+        self.change([key], &Step::Expire).await.map(|_| ())
     }
 
     /// Makes all values with one of these tags misses, in both levels, here and everywhere.
@@ -218,12 +209,9 @@ impl<V: Value> Writes<V> {
         &self,
         tags: impl IntoIterator<Item = Key>,
     ) -> Result<Token, WriteError> {
-        let changes = tags.into_iter().map(|tag| {
-            let order = self.ctx.deferred.next_order();
-            Write::new(&self.ctx, tag, order, Step::InvalidateTags, None)
-        });
-        let (token, _) = self.write(changes).await?;
-        Ok(self.token(token))
+        self.change(tags, &Step::InvalidateTags)
+            .await
+            .map(|(token, _)| token)
     }
 
     /// Removes all keys that begin with one of the prefixes from both levels, here and everywhere. Returns how many values
@@ -240,59 +228,57 @@ impl<V: Value> Writes<V> {
         let ctx = &self.ctx;
         let prefixes: Vec<Key> = prefixes.into_iter().collect();
         let from_l1 = ctx.l1.evict_prefixes(&prefixes, ctx.now());
-        let (mut first, mut begun) = (Vec::new(), Vec::new());
-        for prefix in prefixes {
-            let order = ctx.deferred.next_order();
-            let (write, answer) = Write::new(ctx, prefix.clone(), order, Step::EndLeases, None);
-            first.push(write);
-            begun.push((prefix, answer));
-        }
         // In their place among the writes before a task can run, and deferred if the caller is cancelled here.
-        self.writer.submit(first).await;
+        let begin = |prefix: &Key| Write::new(ctx, prefix.clone(), Step::EndLeases, None);
+        let begun = self
+            .writer
+            .submit(prefixes.iter().map(begin).collect())
+            .await;
         let writes = Arc::clone(self);
-        let task = async move { writes.remove_prefixes(begun, from_l1).await };
+        let task = async move { writes.remove_prefixes(prefixes, begun, from_l1).await };
         let removed = tokio::spawn(task.instrument(Span::current())).await;
         removed.unwrap_or_else(|_| Err(stopped()))
     }
 
     async fn remove_prefixes(
         &self,
-        begun: Vec<(Key, oneshot::Receiver<WriteResult>)>,
+        prefixes: Vec<Key>,
+        begun: Vec<impl Future<Output = WriteResult>>,
         mut from_l1: u64,
     ) -> Result<u64, WriteError> {
         let ctx = &self.ctx;
         // Deferred unless all steps succeed, also if the runtime ends meanwhile.
-        let (instead, _) = Write::new(ctx, "".into(), 0, Step::Clear, None);
-        let (mut prefixes, mut failed) = (Vec::with_capacity(begun.len()), None);
-        for (prefix, first) in begun {
-            match first.await.unwrap_or_else(|_| Err(stopped())) {
-                Ok(Written::Done(ack)) => prefixes.push((prefix, ack.stamp)),
-                first => failed = Some(first.err().unwrap_or_else(stopped)),
+        let instead = Write::new(ctx, "".into(), Step::Clear, None);
+        let mut from = Vec::with_capacity(begun.len());
+        for begun in begun {
+            match begun.await {
+                Ok(Written::Done(ack)) => from.push(ack.stamp),
+                begun => {
+                    // It has deferred a clear by itself.
+                    instead.withdraw();
+                    return Err(begun.err().unwrap_or_else(stopped));
+                }
             }
         }
-        if let Some(error) = failed {
-            // It has deferred a clear by itself.
-            instead.withdraw();
-            return Err(error);
-        }
         let removed = async {
-            let removed = self.passes.remove(ctx, prefixes.clone()).await?;
-            let keys: Vec<Key> = prefixes.iter().map(|(prefix, _)| prefix.clone()).collect();
-            let publishing =
-                stream::iter(keys).map(|prefix| async move { self.publish_prefix(&prefix).await });
+            let old = prefixes.iter().cloned().zip(from.iter().copied());
+            let removed = self.passes.remove(ctx, old.collect()).await?;
+            // The messages, that no value from before with the prefix is in L2 any more.
+            let publishing = stream::iter(prefixes.clone())
+                .map(|prefix| async move { ctx.publish(Kind::Prefix, &[&prefix]).await });
             let published = publishing.buffer_unordered(AT_ONCE);
-            published.try_collect::<()>().await?;
+            published.try_for_each(|_| ready(Ok(()))).await?;
             Ok(removed.iter().sum())
         };
         match removed.await {
             Ok(from_l2) => {
                 instead.withdraw();
-                let applied: Vec<_> = prefixes
-                    .iter()
+                let applied = prefixes.iter().zip(&from);
+                let applied: Vec<_> = applied
                     .map(|(prefix, before)| (&**prefix, before.version()))
                     .collect();
                 from_l1 += ctx.l1.apply_prefixes(&applied, ctx.now());
-                for (prefix, _) in &prefixes {
+                for prefix in &prefixes {
                     ctx.counters.invalidations_sent.bump();
                     (ctx.events).emit(|| CacheEvent::of_change(Kind::Prefix, prefix, true));
                     ctx.backoff.forget_prefix(prefix);
@@ -304,35 +290,25 @@ impl<V: Value> Writes<V> {
                 })
             }
             Err(error) => {
-                instead.defer(&error);
+                instead.fail(&error, true);
                 Err(WriteError::deferred(error))
             }
         }
     }
 
-    /// Tells all instances that no value from before with this prefix is in L2 any more.
-    async fn publish_prefix(&self, prefix: &str) -> Result<(), L2Error> {
-        let ctx = &self.ctx;
-        let payload = message::payload(Kind::Prefix, ctx.instance, &[prefix]);
-        let batch = Batch {
-            payload: &payload,
-            ..Batch::default()
-        };
-        let publishing = ctx.lane.write(&Step::INVALIDATE, batch);
-        ctx.breaker.send("invalidate", publishing).await.map(|_| ())
-    }
-
-    async fn remove(
+    /// Makes the same change of each key or tag.
+    async fn change(
         &self,
-        keys: impl IntoIterator<Item = Key>,
+        names: impl IntoIterator<Item = Key>,
         step: &Step,
-    ) -> Result<(Option<Token>, Written), WriteError> {
+    ) -> Result<(Token, Written), WriteError> {
         let ctx = &self.ctx;
-        self.write(keys.into_iter().map(|key| {
-            let order = ctx.deferred.next_order();
-            // Here it is gone at once; a value that L2 still has may come back into L1 until L2 has answered.
-            ctx.l1.evict(&key);
-            Write::new(ctx, key, order, step.clone(), None)
+        self.write(names.into_iter().map(|name| {
+            if let Step::Invalidate { .. } = step {
+                // Here it is gone at once; a value that L2 still has may come back into L1 until L2 has answered.
+                ctx.l1.evict(&name);
+            }
+            Write::new(ctx, name, step.clone(), None)
         }))
         .await
     }
@@ -344,13 +320,9 @@ impl<V: Value> Writes<V> {
         let began = ctx.deferred.next_order();
         while let Some((step, names)) = ctx.deferred.next(ctx.now(), began) {
             let before = ctx.deferred.len();
-            let order = ctx.deferred.next_order();
-            let writes = names.into_iter().map(|name| {
-                let (write, answer) = Write::new(ctx, name, order, step.clone(), None);
-                (write.delivering(), answer)
-            });
-            let delivered = self.write(writes).await;
-            match delivered {
+            let writes = names.into_iter();
+            let writes = writes.map(|name| Write::new(ctx, name, step.clone(), None).delivering());
+            match self.write(writes).await {
                 Ok(_) => debug!(
                     namespace = ctx.options.namespace.as_str(),
                     "deferred invalidations were delivered"
@@ -365,46 +337,33 @@ impl<V: Value> Writes<V> {
     /// Has the writer carry writes through, whether or not the caller stays: a caller that is cancelled between the
     /// database and the cache must not leave the old value behind. Names all of them, and returns the answer to the last;
     /// or the first error, if there is one.
-    pub(crate) async fn write(
+    async fn write(
         &self,
-        writes: impl Iterator<Item = (Write<V>, oneshot::Receiver<WriteResult>)>,
-    ) -> Result<(Option<Token>, Written), WriteError> {
-        let many = writes.size_hint().0;
-        let (mut all, mut answers) = (Vec::with_capacity(many), Vec::with_capacity(many));
-        for (write, answer) in writes {
-            all.push(write);
-            answers.push(answer);
-        }
-        self.writer.submit(all).await;
-        let mut result = Ok((None, Written::OtherVersion));
-        for answer in answers {
-            let answer = answer.await.unwrap_or_else(|_| Err(stopped()));
+        writes: impl Iterator<Item = Write<V>>,
+    ) -> Result<(Token, Written), WriteError> {
+        let mut result: Result<_, WriteError> = Ok((None, Written::OtherVersion));
+        for answer in self.writer.submit(writes.collect()).await {
+            let answer = answer.await;
             result = result.and_then(|(token, _): (Option<Token>, _)| {
                 let written = answer?;
-                let token = match (token, written.token()) {
-                    (Some(token), Some(other)) if token != other => Some(token.and(other)),
-                    (token, other) => other.or(token),
-                };
-                Ok((token, written))
+                let tokens = token.into_iter().chain(written.token());
+                Ok((tokens.reduce(Token::and), written))
             });
         }
-        result
+        let (token, written) = result?;
+        // A call that had nothing to change gets a token that any instance meets.
+        let nothing = || Token {
+            epoch: self.ctx.l1.freshness().epoch(),
+            ver: 0,
+        };
+        Ok((token.unwrap_or_else(nothing), written))
     }
 
     /// Empties both levels, here and everywhere.
     pub(crate) async fn clear(&self) -> Result<Token, WriteError> {
-        let order = self.ctx.deferred.next_order();
-        let clear = Write::new(&self.ctx, "".into(), order, Step::Clear, None);
-        let (token, _) = self.write(once(clear)).await?;
-        Ok(self.token(token))
-    }
-
-    /// The token of a call. A call that had nothing to change gets a token that any instance meets.
-    pub(crate) fn token(&self, token: Option<Token>) -> Token {
-        token.unwrap_or_else(|| Token {
-            epoch: self.ctx.l1.freshness().epoch(),
-            ver: 0,
-        })
+        self.change(["".into()], &Step::Clear)
+            .await
+            .map(|(token, _)| token)
     }
 }
 
@@ -413,9 +372,4 @@ fn not_encoded(error: EncodeError) -> WriteError {
         EncodeError::TooLarge { max, .. } => WriteError::too_large(max),
         EncodeError::Failed(error) => WriteError::encode(error),
     }
-}
-
-/// Every write answers, so this is not seen.
-fn stopped() -> WriteError {
-    WriteError::deferred(L2Error::closed())
 }

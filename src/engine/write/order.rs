@@ -74,17 +74,15 @@ impl<W: Ordered> WriteOrder<W> {
 
     /// Whether [`next_batch`](Self::next_batch) may have a batch.
     pub(crate) fn is_ready(&self) -> bool {
-        let Some(next) = self.waiting.front() else {
-            return false;
-        };
         // Rule 14: writes behind a key under way were called before the clear that is next, so it waits for all keys.
-        !self.is_clear_under_way && (next.key().is_some() || self.keys.is_empty())
+        let may_go = |next: &W| next.key().is_some() || self.keys.is_empty();
+        !self.is_clear_under_way && self.waiting.front().is_some_and(may_go)
     }
 
     /// Takes the writes that may be sent now: a clear, or a batch of others, which [`end`](Self::end) has to follow.
     pub(crate) fn next_batch(&mut self) -> Option<Vec<W>> {
         while self.is_ready() {
-            if self.is_clear_next() {
+            if (self.waiting.front()).is_some_and(|next| next.key().is_none()) {
                 debug_assert!(self.keys.is_empty(), "a clear has no write beside it");
                 self.is_clear_under_way = true;
                 return Some(self.clear_batch());
@@ -100,24 +98,14 @@ impl<W: Ordered> WriteOrder<W> {
 
     /// Takes the next write, which has no key; and if it is one of a tag or a prefix, those that follow it.
     fn clear_batch(&mut self) -> Vec<W> {
-        let mut batch: Vec<W> = self.waiting.pop_front().into_iter().collect();
-        let mut weight: u32 = batch.iter().map(W::weight).sum();
-        if batch.iter().all(W::is_joint) {
-            while let Some(next) = self.waiting.front()
-                && next.is_joint()
-                && weight + next.weight() <= BATCH
-            {
-                weight += next.weight();
-                batch.extend(self.waiting.pop_front());
-            }
-        }
-        batch
-    }
-
-    fn is_clear_next(&self) -> bool {
-        self.waiting
-            .front()
-            .is_some_and(|next| next.key().is_none())
+        let mut weight = 0;
+        let joint = self.waiting.iter().take_while(|next| {
+            weight += next.weight();
+            next.is_joint() && weight <= BATCH
+        });
+        // The first one in any case, whatever it weighs.
+        let many = joint.count().max(1).min(self.waiting.len());
+        self.waiting.drain(..many).collect()
     }
 
     fn write_batch(&mut self) -> Vec<W> {

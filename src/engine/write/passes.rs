@@ -2,7 +2,6 @@
 //!
 //! Knows nothing of the steps that have to come before a pass, and after it.
 
-use std::mem;
 use std::sync::Mutex;
 
 use tokio::sync::oneshot;
@@ -96,7 +95,6 @@ impl Passes {
             fit > 0 || waiting.is_empty(),
             "the first call always fits, or it would wait for ever"
         );
-        let rest = waiting.split_off(fit);
-        mem::replace(&mut waiting, rest)
+        waiting.drain(..fit).collect()
     }
 }

@@ -11,7 +11,7 @@ use futures::{FutureExt, StreamExt};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
 
 use super::batch;
-use super::change::Write;
+use super::change::{Write, WriteResult};
 use super::order::{Ordered, WriteOrder};
 use crate::clock::{Tick, nanos};
 use crate::engine::context::Context;
@@ -27,8 +27,8 @@ const CAPACITY: u32 = 16 * 1024;
 /// The way to the writer's task.
 pub(crate) struct Writer<V: Value> {
     ctx: Arc<Context<V>>,
-    /// Bounded by `capacity`. `None` before the first call.
-    queue: Mutex<Option<mpsc::UnboundedSender<Call<V>>>>,
+    /// Bounded by `capacity`.
+    queue: Mutex<mpsc::UnboundedSender<Call<V>>>,
     capacity: Arc<Semaphore>,
     /// Held by the call that is next, until it is in the queue: calls that wait for capacity go on in any order.
     next: tokio::sync::Mutex<()>,
@@ -41,7 +41,8 @@ impl<V: Value> Writer<V> {
     pub(crate) fn new(ctx: &Arc<Context<V>>) -> Self {
         Self {
             ctx: Arc::clone(ctx),
-            queue: Mutex::default(),
+            // Closed, as after the end of a task: the first call starts one.
+            queue: Mutex::new(mpsc::unbounded_channel().0),
             capacity: Arc::new(Semaphore::new(CAPACITY as usize)),
             next: tokio::sync::Mutex::default(),
         }
@@ -50,19 +51,24 @@ impl<V: Value> Writer<V> {
     /// Hands the writes of a call to the task, in the order of the calls (rule 14): at once if there is capacity. A
     /// caller that is cancelled while it waits for that has its writes deferred.
     ///
-    /// A call that weighs more than all of the capacity goes when nothing else is left.
-    pub(crate) async fn submit(&self, mut writes: Call<V>) {
+    /// A call that weighs more than all of the capacity goes when nothing else is left. Returns the answers.
+    pub(crate) async fn submit(
+        &self,
+        mut writes: Call<V>,
+    ) -> Vec<impl Future<Output = WriteResult> + use<V>> {
+        let answers = writes.iter_mut().map(Write::answered).collect();
         if writes.is_empty() {
-            return;
+            return answers;
         }
         let weights = writes.iter().map(Write::weight);
         let weight = weights.fold(0, u32::saturating_add).min(CAPACITY);
         let _next = self.next().await;
         let Some(mut capacity) = self.capacity(weight).await else {
-            return;
+            return answers;
         };
         for write in &mut writes {
-            write.take_capacity(&mut capacity);
+            let weight = capacity.num_permits().min(write.weight() as usize);
+            write.capacity = capacity.split(weight);
         }
         debug_assert_eq!(
             capacity.num_permits(),
@@ -70,9 +76,10 @@ impl<V: Value> Writer<V> {
             "the writes hold the capacity, and give it back one by one"
         );
         if let Some(last) = writes.last_mut() {
-            last.end_call();
+            last.ends_call = true;
         }
         self.send(writes);
+        answers
     }
 
     /// The weight of the writes that wait in the queue or are under way.
@@ -100,19 +107,14 @@ impl<V: Value> Writer<V> {
 
     fn send(&self, call: Call<V>) {
         let mut queue = lock(&self.queue);
-        let call = match &*queue {
-            Some(queue) => match queue.send(call) {
-                Ok(()) => return,
-                // The task has ended with its runtime.
-                Err(mpsc::error::SendError(call)) => call,
-            },
-            None => call,
-        };
-        let (sender, calls) = mpsc::unbounded_channel();
-        // The receiver is here.
-        let _ = sender.send(call);
-        *queue = Some(sender);
-        tokio::spawn(run(Arc::clone(&self.ctx), calls));
+        // There is no task yet, or it has ended with its runtime.
+        if let Err(mpsc::error::SendError(call)) = queue.send(call) {
+            let (sender, calls) = mpsc::unbounded_channel();
+            // The receiver is here.
+            let _ = sender.send(call);
+            *queue = sender;
+            tokio::spawn(run(Arc::clone(&self.ctx), calls));
+        }
     }
 }
 
@@ -175,7 +177,7 @@ async fn send<V: Value>(
     // the limit, those that have waited for as long do not wait for another.
     if is_over(accepted_at.load(Ordering::Relaxed)) && !ctx.l1.freshness().is_alone() {
         for late in writes.extract_if(.., |write| is_over(write.called_at)) {
-            late.not_sent(&L2Error::timed_out(ctx.options.l2_timeout));
+            late.fail(&L2Error::timed_out(ctx.options.l2_timeout), false);
         }
     }
     if !writes.is_empty() && batch::send(ctx, writes).await {

@@ -3,7 +3,7 @@
 use loom::thread;
 
 use super::{EPOCH, KEY, Mark, NEXT_EPOCH, TAG, World, fresh, in_every_order, tagged, version};
-use crate::l1::{Join, OpGuard};
+use crate::l1::Op;
 
 /// Nothing, or at least this version.
 fn shows_none_before(world: &World, ver: u64) -> bool {
@@ -355,11 +355,8 @@ fn nothing_is_shown_without_a_proof() {
 #[test]
 fn a_load_or_refresh_that_was_overtaken_stores_nothing() {
     in_every_order(|world| {
-        let begin: [fn(&World) -> OpGuard<u64>; 2] = [
-            |world| match world.join_load() {
-                Join::Started(load) => load.op,
-                Join::Joined(_) => panic!("nothing is under way"),
-            },
+        let begin: [fn(&World) -> Op<u64>; 2] = [
+            |world| world.join_load().begun.unwrap().0,
             |world| world.refresh().unwrap(),
         ];
         for (ver, begin) in (10..).zip(begin) {

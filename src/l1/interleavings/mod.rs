@@ -23,9 +23,7 @@ use std::time::Duration;
 use loom::sync::Mutex;
 use loom::thread::{self, JoinHandle};
 
-use super::{
-    Join, L1, LoadOutcome, NEVER, Op, OpGuard, ProofRequest, Slot, SlotHead, SlotValue, Tags,
-};
+use super::{Join, L1, LoadOutcome, NEVER, Op, ProofRequest, Slot, SlotHead, SlotValue, Tags};
 use crate::clock::{Clock, Tick};
 use crate::key::Key;
 use crate::vocabulary::{LaneClock, Version};
@@ -96,7 +94,7 @@ impl World {
         thread::spawn(move || run(world))
     }
 
-    fn begin(&self) -> OpGuard<u64> {
+    fn begin(&self) -> Op<u64> {
         self.l1.begin(&self.key)
     }
 
@@ -106,7 +104,7 @@ impl World {
     }
 
     /// Publishes what L2 has answered, if it is usable.
-    fn publish(&self, op: &Op, mark: Mark) {
+    fn publish(&self, op: &Op<u64>, mark: Mark) {
         let fresh = fresh(mark);
         if self.l1.is_usable(op, &fresh, self.now) {
             self.l1.publish(op, &fresh);
@@ -206,11 +204,9 @@ impl World {
             .0
     }
 
-    fn refresh(&self) -> Option<OpGuard<u64>> {
-        match self.l1.in_flight().join_refresh(&self.key, self.now) {
-            Some(Join::Started(refresh)) => Some(refresh.op),
-            Some(Join::Joined(_)) | None => None,
-        }
+    fn refresh(&self) -> Option<Op<u64>> {
+        let join = self.l1.in_flight().join_refresh(&self.key, self.now);
+        join?.begun.map(|(op, _)| op)
     }
 
     /// A hit that moka answers, and that brings its entry into the hot table.
@@ -222,7 +218,7 @@ impl World {
     /// The entry that is served.
     fn shown(&self) -> Option<Mark> {
         let slot = self.l1.get(KEY, self.now)?;
-        Some((*slot.value(), slot.ver))
+        Some((*slot.value(), slot.version().ver))
     }
 
     /// Whether L1 has exactly what it shows.
@@ -238,8 +234,7 @@ fn fresh(mark: Mark) -> Arc<Slot<u64>> {
 
 fn tagged((epoch, ver): Mark, tags: Tags) -> Arc<Slot<u64>> {
     let head = SlotHead {
-        epoch,
-        ver,
+        version: version(epoch, ver),
         born_at: 0,
         soft_at: NEVER,
         expires_at: NEVER,

@@ -1,23 +1,21 @@
 //! Which reads and loads are joined.
 
 use super::{World, fresh, in_every_order};
-use crate::l1::{Join, JoinRead, LoadOutcome, Op, OpGuard, Outcome, ReadOutcome, Started};
+use crate::l1::{Join, JoinRead, LoadOutcome, Op, Outcome, ReadOutcome};
 use crate::util::shared_result::{SharedResult, shared_result};
 use crate::vocabulary::Source;
 
 /// Joins the load of the key, or runs it. What it loads has the version that L2 has meanwhile.
 fn load(world: &World) -> SharedResult<LoadOutcome<u64>> {
-    match world.join_load() {
-        Join::Joined(result) => result,
-        Join::Started(load) => {
-            let mark = world.ask();
-            world.publish(&load.op, mark);
-            drop(load.op);
-            let outcome = Outcome::fresh(fresh(mark), Source::Loader);
-            load.sender.send(Ok(Some(outcome)));
-            load.result
-        }
+    let Join { result, begun } = world.join_load();
+    if let Some((op, sender)) = begun {
+        let mark = world.ask();
+        world.publish(&op, mark);
+        drop(op);
+        let outcome = Outcome::fresh(fresh(mark), Source::Loader);
+        sender.send(Ok(Some(outcome)));
     }
+    result
 }
 
 fn join_read(world: &World) -> JoinRead<u64> {
@@ -25,21 +23,20 @@ fn join_read(world: &World) -> JoinRead<u64> {
 }
 
 /// A read to share, and it to run if it is the first; or an operation alone on the key.
-type Shared = Result<(SharedResult<ReadOutcome<u64>>, Option<OpGuard<u64>>), OpGuard<u64>>;
+type Shared = Result<(SharedResult<ReadOutcome<u64>>, Option<Op<u64>>), Op<u64>>;
 
 fn read_or_begin(world: &World) -> Shared {
     match join_read(world) {
-        JoinRead::Shared(Join::Joined(result)) => Ok((result, None)),
-        JoinRead::Shared(Join::Started(Started { op, result, .. })) => Ok((result, Some(op))),
+        JoinRead::Shared(Join { result, begun }) => Ok((result, begun.map(|(op, _)| op))),
         // A thread cannot hand on what refers to its world.
         JoinRead::Alone(_op) => Err(world.begin()),
     }
 }
 
-fn found(world: &World, op: &Op) -> ReadOutcome<u64> {
+fn found(world: &World, op: &Op<u64>) -> ReadOutcome<u64> {
     let mark = world.ask();
     world.publish(op, mark);
-    ReadOutcome::Hit(fresh(mark))
+    Ok(fresh(mark))
 }
 
 /// Joins the read of the key, or runs it.
@@ -50,12 +47,13 @@ fn read_through(world: &World) -> SharedResult<ReadOutcome<u64>> {
             sender.send(found(world, &op));
             result
         }
-        JoinRead::Shared(Join::Joined(result)) => result,
-        JoinRead::Shared(Join::Started(read)) => {
-            let found = found(world, &read.op);
-            drop(read.op);
-            read.sender.send(found);
-            read.result
+        JoinRead::Shared(Join { result, begun }) => {
+            if let Some((op, sender)) = begun {
+                let found = found(world, &op);
+                drop(op);
+                sender.send(found);
+            }
+            result
         }
     }
 }
@@ -78,7 +76,7 @@ fn no_caller_joins_what_is_older<F: 'static>(ask: fn(&World) -> F, answer: fn(F)
 fn no_caller_joins_an_older_load() {
     no_caller_joins_what_is_older(load, |load| {
         let found = load.peek().unwrap().unwrap();
-        found.unwrap().slot.ver
+        found.unwrap().slot.version().ver
     });
 }
 
@@ -91,7 +89,7 @@ fn no_caller_joins_an_older_read() {
             (read_through(world), other)
         },
         |(read, _)| match read.peek() {
-            Some(ReadOutcome::Hit(slot)) => slot.ver,
+            Some(Ok(slot)) => slot.version().ver,
             _ => panic!("it found something"),
         },
     );
@@ -121,13 +119,11 @@ fn of_two_loads_one_is_joined() {
         let (a, b) = (world.spawn(join), world.spawn(join));
         drop(world.begin());
         let (a, b) = (a.join().unwrap(), b.join().unwrap());
-        match (&a, &b) {
-            (Join::Started(started), Join::Joined(joined))
-            | (Join::Joined(joined), Join::Started(started)) => {
-                assert!(started.result.is_same(joined));
-            }
-            _ => panic!("not one was started"),
-        }
+        assert!(
+            a.begun.is_some() != b.begun.is_some(),
+            "not one was started"
+        );
+        assert!(a.result.is_same(&b.result));
         assert!(world.refresh().is_none(), "a load is refresh enough");
     });
 }
@@ -157,18 +153,14 @@ fn no_caller_joins_what_has_ended() {
     in_every_order(|world| {
         let other = world.spawn(|world| drop(world.begin()));
         for _ in 0..2 {
-            assert!(matches!(world.join_load(), Join::Started(_)));
+            assert!(world.join_load().begun.is_some());
         }
         for _ in 0..2 {
             assert!(world.refresh().is_some());
         }
         let _begun = world.begin();
         let both = [(); 2].map(|()| match join_read(&world) {
-            JoinRead::Shared(Join::Started(read)) => {
-                drop(read.op);
-                read.result
-            }
-            JoinRead::Shared(Join::Joined(result)) => result,
+            JoinRead::Shared(join) => join.result,
             JoinRead::Alone(_) => panic!("another is under way"),
         });
         assert!(!both[0].is_same(&both[1]));

@@ -15,7 +15,7 @@ use tracing::{info, warn};
 use super::error::{OutboxError, Reason};
 use super::row::{MOST, Row, Waits, now_ms};
 use super::stats::{Counters, OutboxStats, age};
-use crate::cache::Cache;
+use crate::cache::{Cache, written};
 use crate::error::WriteError;
 use crate::key::CacheKey;
 use crate::util::lock::lock;
@@ -284,15 +284,15 @@ where
     V: Send + Sync + 'static,
 {
     // Rows without a name are not delivered.
-    let name = row.name.as_deref().unwrap_or_default();
-    let outcome = if row.is_tag {
-        cache.invalidate_tag(name).await
-    } else {
-        cache.invalidate_text(name).await
-    };
-    match outcome {
+    let Ok(name) = written(row.name.as_deref().unwrap_or_default()) else {
         // No value has such a key or tag: the row was written by something else, and there is nothing to do for it.
-        Err(error) if error.is_key_too_long() => Ok(()),
-        outcome => outcome.map(|_| ()),
-    }
+        return Ok(());
+    };
+    let writes = cache.engine().writes();
+    let outcome = if row.is_tag {
+        writes.invalidate_tags([name]).await
+    } else {
+        writes.invalidate([name], Duration::ZERO).await
+    };
+    outcome.map(|_| ())
 }
