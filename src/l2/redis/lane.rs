@@ -50,7 +50,7 @@ pub(super) struct RedisLane {
     /// Reads values over these connections, and over a second one; single ones are put together.
     pub(super) batches: ReadBatcher,
     /// Makes the connections that subscribe.
-    pub(super) connector: Arc<Connector>,
+    pub(super) connector: Connector,
 }
 
 partial_debug!([] RedisLane, "RedisLane");

@@ -60,7 +60,7 @@ pub struct RedisL2 {
     /// Whether `pool` belongs to the user, and is not made by `connector`.
     is_given: bool,
     /// Of subscriptions.
-    connector: Arc<Connector>,
+    connector: Connector,
     outages: Arc<Outages>,
 }
 
@@ -78,7 +78,7 @@ impl RedisL2 {
         Ok(Self {
             pool: connector.pool()?,
             is_given: false,
-            connector: Arc::new(connector),
+            connector,
             outages: Arc::default(),
         })
     }
@@ -96,7 +96,7 @@ impl RedisL2 {
         Ok(Self {
             pool,
             is_given: true,
-            connector: Arc::new(server.into().connector()?),
+            connector: server.into().connector()?,
             outages: Arc::default(),
         })
     }
@@ -142,22 +142,15 @@ impl RedisL2 {
     /// # Ok::<(), larder::L2Error>(())
     /// ```
     pub fn credentials(
-        self,
+        mut self,
         provider: impl StreamingCredentialsProvider + 'static,
     ) -> Result<Self, L2Error> {
-        let mut connector = Connector::clone(&self.connector);
-        connector.credentials = Some(Credentials(Arc::new(provider)));
+        self.connector.credentials = Some(Credentials(Arc::new(provider)));
         // The manager of a given pool has its credentials already, and cannot be given others.
-        let pool = if self.is_given {
-            self.pool
-        } else {
-            connector.pool()?
-        };
-        Ok(Self {
-            pool,
-            connector: Arc::new(connector),
-            ..self
-        })
+        if !self.is_given {
+            self.pool = self.connector.pool()?;
+        }
+        Ok(self)
     }
 }
 
@@ -193,7 +186,7 @@ impl L2 for RedisL2 {
             names,
             batches: ReadBatcher::new(Arc::new(requests)),
             connections,
-            connector: Arc::clone(&self.connector),
+            connector: self.connector.clone(),
         })
     }
 }

@@ -120,11 +120,9 @@ where
     /// Works for as long as it is not dropped. After a panic, such as one of a subscriber of `tracing`, it begins anew:
     /// its writes are still at the head of the stream.
     pub(super) async fn run(self) {
-        while AssertUnwindSafe(self.work_on())
-            .catch_unwind()
-            .await
-            .is_err()
-        {
+        loop {
+            // It ends by a panic only.
+            let _ = AssertUnwindSafe(self.work_on()).catch_unwind().await;
             sleep(FIRST_RETRY).await;
         }
     }
