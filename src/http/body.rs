@@ -10,6 +10,7 @@ use http_body::{Body, Frame, SizeHint};
 use tokio::time::timeout;
 
 use crate::util::partial_debug::partial_debug;
+
 /// The body of a response of a [`CacheService`](super::CacheService): that of the inner service as it comes, or bytes
 /// that are in memory.
 pub struct CacheBody<B: Body> {
@@ -64,6 +65,7 @@ pub(super) async fn read<B: Body>(
     }
     Err(CacheBody { read, last, rest })
 }
+
 impl<B: Body> CacheBody<B> {
     pub(super) fn passed(body: B) -> Self {
         Self {

@@ -40,12 +40,8 @@ pub(super) type Reply<B, E> = thread::Result<Answer<B, E>>;
 /// If it fails, there is no value for those that wait: each of them asks for itself.
 type ForCache = Result<Loaded<CachedResponse>, OfOneCaller>;
 
-/// Whether a response is stored.
-enum Outcome {
-    Stored(Box<Stored>, Vec<String>),
-    Uncacheable,
-    Failed,
-}
+/// A response that is to be stored, with its tags; `None` if it may not be. There is none of a request that has failed.
+type Outcome = Result<Option<(Box<Stored>, Vec<String>)>, OfOneCaller>;
 
 /// Sends the request in a task of its own. `client` gets the reply as soon as it is there, and whether it should wait
 /// for the cache, so that its next request finds the stored response. The result is for the cache. The request is
@@ -73,9 +69,9 @@ where
         };
         let (reply, outcome) = match sent {
             Ok((answer, outcome)) => (Ok(answer), outcome),
-            Err(panic) => (Err(panic), Outcome::Failed),
+            Err(panic) => (Err(panic), Err(OfOneCaller)),
         };
-        let is_stored = matches!(outcome, Outcome::Stored(..));
+        let is_stored = matches!(outcome, Ok(Some(_)));
         let _ = client.send((reply, is_stored));
         attempt.for_cache(outcome).await
     };
@@ -143,11 +139,11 @@ impl Attempt {
             let mut how = self.how(status);
             how.is_stale = true;
             let response = answer(&self.rules, &self.request, stored, resident, how);
-            return (Ok(response), Outcome::Failed);
+            return (Ok(response), Err(OfOneCaller));
         }
         let (response, delay) = match sent {
             Ok(sent) => sent,
-            Err(error) => return (Err(error), Outcome::Failed),
+            Err(error) => return (Err(error), Err(OfOneCaller)),
         };
         let (parts, body) = response.into_parts();
         let (response, outcome) = match previous {
@@ -173,7 +169,7 @@ impl Attempt {
         let merged = merge(&stored.headers, parts.headers).and_then(|merged| own(&merged));
         let Some(merged) = merged else {
             let response = answer(rules, &self.request, stored, resident, how);
-            return (response, Outcome::Uncacheable);
+            return (response, Ok(None));
         };
         (parts.status, parts.headers) = (stored.status, merged);
         let terms = terms(rules, &self.request, &mut parts, delay);
@@ -188,10 +184,10 @@ impl Attempt {
         };
         let response = answer(rules, &self.request, &stored, Duration::ZERO, how);
         if !how.is_stored {
-            return (response, Outcome::Uncacheable);
+            return (response, Ok(None));
         }
         stored.headers.remove(SET_COOKIE);
-        (response, Outcome::Stored(Box::new(stored), tags))
+        (response, Ok(Some((Box::new(stored), tags))))
     }
 
     /// A whole response, which is stored if it may be.
@@ -235,7 +231,7 @@ impl Attempt {
             terms,
         };
         let response = self.stored(parts, &stored);
-        (response, Outcome::Stored(Box::new(stored), tags))
+        (response, Ok(Some((Box::new(stored), tags))))
     }
 
     fn unstored<B: Body>(
@@ -243,10 +239,11 @@ impl Attempt {
         mut parts: response::Parts,
         body: CacheBody<B>,
     ) -> (Response<CacheBody<B>>, Outcome) {
-        let outcome = if is_failure(parts.status) || body.has_failed() {
-            Outcome::Failed
+        let has_failed = is_failure(parts.status) || body.has_failed();
+        let outcome = if has_failed {
+            Err(OfOneCaller)
         } else {
-            Outcome::Uncacheable
+            Ok(None)
         };
         let how = self.how(Some(parts.status));
         how.write(&self.rules.name, &mut parts.headers);
@@ -279,16 +276,12 @@ impl Attempt {
     /// The value for the cache, once all that belongs under another key is stored there.
     async fn for_cache(self, outcome: Outcome) -> ForCache {
         let (cache, remembered) = (&self.rules.cache, self.rules.uncacheable_for);
-        let (stored, tags) = match outcome {
-            Outcome::Stored(stored, tags) => (stored, tags),
-            Outcome::Uncacheable => return Ok(uncacheable(remembered)),
-            Outcome::Failed => return Err(OfOneCaller),
+        let Some((stored, tags)) = outcome? else {
+            return Ok(uncacheable(remembered));
         };
         let soft_ttl = stored.terms.fresh_for().max(Duration::from_millis(1));
-        let (ttl, names) = (
-            stored.terms.ttl(),
-            vary(&stored.headers).unwrap_or_default(),
-        );
+        let ttl = stored.terms.ttl();
+        let names = vary(&stored.headers).unwrap_or_default();
         let response = Loaded::new(CachedResponse(Content::Response(stored)));
         let response = response.ttl(ttl).soft_ttl(soft_ttl).tags(&tags);
         match &self.variant {

@@ -89,9 +89,8 @@ impl RedisLane {
         let late = || L2Error::unexpected("the write came after its deadline");
         let limit = self.connections.limit();
         let once = || async {
-            let send = |connection| call().run(connection);
+            let send = |connection| call().run::<Option<Vec<u8>>>(connection);
             let answer = self.connections.once(Instant::now() + limit, &send).await?;
-            let answer: Option<Vec<u8>> = answer;
             let answer = answer.ok_or_else(late).and_then(|answer| read(&answer));
             // A late copy was refused, and an answer that cannot be read is one: neither is sent again.
             answer.map_err(Failure::Final)
@@ -117,9 +116,8 @@ impl RedisLane {
             }
             (answer, _) => answer,
         };
-        answer
-            .map(|(answer, _)| answer)
-            .map_err(Failure::into_error)
+        let (answer, _) = answer.map_err(Failure::into_error)?;
+        Ok(answer)
     }
 
     /// The same for a script that has to be told the tags of the value that is stored: it is sent again with those that it
@@ -574,9 +572,8 @@ impl Lane for RedisLane {
             let entries: Vec<Entry> = self.ask(&range).await?;
             let payloads = entries.into_iter().flat_map(|(_, fields)| fields);
             // A message that is damaged, or of another format, is skipped, which leaves a hole in the numbers.
-            Ok(payloads
-                .filter_map(|(_, payload)| message::open(&payload))
-                .collect())
+            let messages = payloads.filter_map(|(_, payload)| message::open(&payload));
+            Ok(messages.collect())
         }
         .boxed()
     }

@@ -87,9 +87,8 @@ impl WriteStream for RedisLane {
         self.step(&REQUEUE, 7, Ok, move |call| {
             call.own(&[DEAD, WRITES]);
             call.keys(&[VALUE, LEASE, HOLD], &[&*letter.key]);
-            call.own(&[CLOCK, LOG])
-                .arg(text(letter.id))
-                .message(payload);
+            call.own(&[CLOCK, LOG]).arg(text(letter.id));
+            call.message(payload);
         })
     }
 

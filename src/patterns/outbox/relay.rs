@@ -289,10 +289,9 @@ where
         return Ok(());
     };
     let writes = cache.engine().writes();
-    let outcome = if row.is_tag {
-        writes.invalidate_tags([name]).await
+    if row.is_tag {
+        writes.invalidate_tags([name]).await.map(drop)
     } else {
-        writes.invalidate([name], Duration::ZERO).await
-    };
-    outcome.map(|_| ())
+        writes.invalidate([name], Duration::ZERO).await.map(drop)
+    }
 }

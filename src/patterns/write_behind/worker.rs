@@ -87,12 +87,6 @@ enum Failure {
     Fence,
 }
 
-impl From<L2Error> for Failure {
-    fn from(error: L2Error) -> Self {
-        Self::L2(error)
-    }
-}
-
 /// The write that an entry holds. `None` if it cannot be read.
 pub(super) fn read<K, V>(cache: &Cache<K, V>, waiting: &Waiting) -> Option<Write<K, V>>
 where
@@ -219,15 +213,16 @@ where
     }
 
     /// The first writes, and the fence for another while. `None` if another worker has it.
-    async fn take(&self, most: usize) -> Result<Option<Vec<Waiting>>, L2Error> {
+    async fn take(&self, most: usize) -> Result<Option<Vec<Waiting>>, Failure> {
         let silence = self.options.claim_after;
-        self.stream()?.take(self.fence, silence, most).await
+        let taken = self.stream()?.take(self.fence, silence, most).await;
+        taken.map_err(Failure::L2)
     }
 
-    fn stream(&self) -> Result<&dyn WriteStream, L2Error> {
+    fn stream(&self) -> Result<&dyn WriteStream, Failure> {
         let stream = self.cache.engine().write_stream();
         // It was there when the worker was built.
-        stream.ok_or_else(L2Error::closed)
+        stream.ok_or_else(|| Failure::L2(L2Error::closed()))
     }
 
     async fn write_all(
@@ -363,7 +358,8 @@ where
             origin: self.cache.engine().instance(),
         };
         // The fence is compared in the same step: a late worker settles nothing (rule 24).
-        if !self.stream()?.settle(self.fence, settled).await? {
+        let settled = self.stream()?.settle(self.fence, settled).await;
+        if !settled.map_err(Failure::L2)? {
             return Err(Failure::Fence);
         }
         // A source that refuses all writes would fill the log.
