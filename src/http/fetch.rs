@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use ::http::header::SET_COOKIE;
+use ::http::header::{CONTENT_LENGTH, SET_COOKIE};
 use ::http::{Response, StatusCode, request, response};
 use futures::FutureExt as _;
 use futures::future::BoxFuture;
@@ -15,8 +15,7 @@ use tracing::Instrument as _;
 
 use super::answer::{How, answer};
 use super::body::{CacheBody, read};
-use super::conditional::{ask, content_length, has_validator, is_not_modified};
-use super::conditional::{merge, strip_hop_by_hop};
+use super::conditional::{ask, has_validator, is_not_modified, merge, strip_hop_by_hop, text};
 use super::layer::CacheLayer;
 use super::policy::{terms, vary};
 use super::references::leads_to_itself;
@@ -213,9 +212,9 @@ impl Attempt {
         strip_hop_by_hop(&mut headers);
         headers.remove(SET_COOKIE);
         let begun = Instant::now();
-        let length = content_length(&parts.headers);
+        let length = text(&parts.headers, &CONTENT_LENGTH).and_then(|text| text.parse().ok());
         let body = match read(body, rules.body_limit, rules.body_timeout).await {
-            Ok(bytes) if length.is_none_or(|length| length == bytes.len() as u64) => bytes,
+            Ok(bytes) if length.is_none_or(|length: u64| length == bytes.len() as u64) => bytes,
             // RFC 9111, section 3.3: it was cut off.
             Ok(bytes) => return self.unstored(parts, CacheBody::memory(bytes)),
             Err(body) => return self.unstored(parts, body),

@@ -1,7 +1,6 @@
 //! The variants of a response: on what it depends, and their keys.
 
 use std::collections::BTreeSet;
-use std::fmt::Write as _;
 use std::time::Duration;
 
 use ::http::HeaderMap;
@@ -86,15 +85,10 @@ pub(super) fn variant_key(
             hash.update(part);
         }
     }
-    let mut key = String::with_capacity(primary.len() + VARIANT_BYTES);
-    key.push_str(primary);
+    let hash = hash.finalize().into_bytes();
+    let half = (hash.iter().take(16)).fold(0, |bits, byte| bits << 8 | u128::from(*byte));
     // A space is in no URI.
-    key.push(' ');
-    // 128 bits.
-    for byte in hash.finalize().into_bytes().iter().take(16) {
-        let _ = write!(key, "{byte:02x}");
-    }
-    key
+    format!("{primary} {half:032x}")
 }
 
 /// The value of a request in a header. HTTP/2 may send the cookies of one request in several lines.

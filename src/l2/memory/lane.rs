@@ -168,14 +168,14 @@ impl Lane for MemoryLane {
                 return LeaseReply::Wait(left);
             }
             // Loads that wait for the end of a lease that is taken over wait for the end of this one.
-            let taken_over = held.filter(|_| ask.want == Want::Anew);
+            let is_taken_over = ask.want == Want::Anew;
             let ablated = without(Rule::LeaseTokens);
             let token = if ablated { 1 } else { random() };
             let lease = Lease { token, epoch };
             let granted = Granted {
                 lease,
                 began: state.clock.ver,
-                is_awaited: taken_over.is_some_and(|other| other.is_awaited),
+                is_awaited: is_taken_over && held.is_some_and(|other| other.is_awaited),
             };
             // `began` is the last version that was issued: an invalidation of a tag from here on overtakes the load (rule 20).
             state.keep_lease(key, granted, ask.ttl);
@@ -307,8 +307,7 @@ impl Lane for MemoryLane {
     fn remove_prefixes<'a>(&'a self, prefixes: &'a [(&'a str, Stamp)]) -> Reply<'a, Vec<u64>> {
         self.step(|state| {
             let which = Prefixes::new(prefixes.iter().map(|(prefix, _)| *prefix));
-            let stored = state.values.keys();
-            let stored = stored.flat_map(|key| {
+            let stored = state.values.keys().flat_map(|key| {
                 let indexes = which.of(key.as_bytes());
                 indexes.filter_map(|index| Some((key.clone(), index, prefixes.get(index)?.1)))
             });

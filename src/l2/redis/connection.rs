@@ -89,11 +89,8 @@ struct Current {
     joined: u64,
 }
 
-/// A connection that is being made, is there, or could not be made.
-type Attempt = SharedResult<Result<Arc<Live>, Failed>>;
-
-/// Why, and since when.
-type Failed = (L2Error, Instant);
+/// A connection that is being made, is there, or could not be made since then.
+type Attempt = SharedResult<Result<Arc<Live>, (L2Error, Instant)>>;
 
 /// A working connection.
 struct Live {

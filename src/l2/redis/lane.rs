@@ -487,9 +487,8 @@ impl Lane for RedisLane {
             call.keys(&[VALUE], &[key]).own(&[CLOCK, LOG]);
             call.keys(&[MARKER], tags).message(payload);
             call.arg(&ttls.packed()).arg(millis(ttls.kept));
-            let extends = matches!(life, NewLife::Extended(_));
-            call.arg(u8::from(extends)).arg(written(deadline));
-            call.arg(stored);
+            call.arg(matches!(life, NewLife::Extended(_)));
+            call.arg(written(deadline)).arg(stored);
             call
         };
         self.before_with_tags(deadline, call, touched).boxed()
@@ -612,7 +611,7 @@ impl Lane for RedisLane {
     fn store_counts<'a>(&'a self, counts: StoredCounts<'a>) -> Reply<'a, ()> {
         self.step(&scripts::COUNT, 1, Ok, move |call| {
             call.own(&[STATS]).arg(counts.instance).arg(counts.at);
-            call.arg(counts.text).arg(u8::from(counts.folds));
+            call.arg(counts.text).arg(counts.folds);
         })
     }
 

@@ -162,10 +162,8 @@ impl ReadRequests {
         let [first, second] = &self.lines;
         let expected = |line: &Connections| line.expected.load(Ordering::Relaxed);
         // While the first is being made again, it has precedence in the pool.
-        let line = if expected(first) > expected(second)
-            && first.is_there()
-            && second.is_there_or_made()
-        {
+        let is_busier = expected(first) > expected(second);
+        let line = if is_busier && first.is_there() && second.is_there_or_made() {
             second
         } else {
             first

@@ -64,12 +64,12 @@ impl WriteStream for RedisLane {
             let mut head = Vec::new();
             message::head(Kind::Invalidate, settled.origin, &mut head);
             call.arg(fence).message(&head);
-            call.arg(u8::from(settled.outcome.is_err()));
+            call.arg(settled.outcome.is_err());
             call.arg(settled.outcome.err().unwrap_or_default());
             call.arg(keys.len());
             for (key, last) in &keys {
                 let is_stored = settled.outcome.is_ok_and(|stored| stored.contains(key));
-                call.arg(key).arg(text(*last)).arg(u8::from(is_stored));
+                call.arg(key).arg(text(*last)).arg(is_stored);
             }
             for write in settled.writes {
                 call.arg(text(write.id));

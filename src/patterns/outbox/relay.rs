@@ -189,8 +189,7 @@ where
         if let Err(Failure::Database(_)) = &polled {
             counted.stats.database_errors += 1;
             // Nobody knows which rows were written since.
-            let since = self.since_ms;
-            counted.oldest_ms = Some(counted.oldest_ms.map_or(since, |oldest| oldest.min(since)));
+            counted.oldest_ms = counted.oldest_ms.into_iter().chain([self.since_ms]).min();
         } else {
             // A poll that L2 has failed has read the table all the same, so it counts.
             counted.stats.polls += 1;
