@@ -48,15 +48,14 @@ impl Directives {
             let joined = lines.collect::<Vec<_>>().join(&b", "[..]);
             let members: Dictionary = Parser::new(&joined).parse().ok()?;
             let directives = members.into_iter().filter_map(|(name, member)| {
-                let item = match member {
-                    ListEntry::Item(item) => Some(item.bare_item),
+                let number = match member {
+                    // RFC 9651, section 3.3.6: it says that the directive does not hold.
+                    ListEntry::Item(item) if item.bare_item == BareItem::Boolean(false) => {
+                        return None;
+                    }
+                    ListEntry::Item(item) => item.bare_item.as_integer(),
                     ListEntry::InnerList(_) => None,
                 };
-                // RFC 9651, section 3.3.6: it says that the directive does not hold.
-                if item == Some(BareItem::Boolean(false)) {
-                    return None;
-                }
-                let number = item.and_then(|item| item.as_integer());
                 let seconds = number.and_then(|number| u64::try_from(number).ok());
                 Some((name.into(), at_most_longest(seconds.unwrap_or(0))))
             });

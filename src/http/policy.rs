@@ -134,14 +134,11 @@ fn lifetime(
         let seconds = directives.seconds(name)?.as_secs();
         Some(format!("{name}={seconds}"))
     });
+    // The library refuses codes that it does not know. As this one they are stored if they say so: a rule that looks at no
+    // status must not keep an error, or a redirect to a login, for everybody.
+    let known = Some(response.status).filter(|status| is_understood(*status));
     let mut asked = Response::builder()
-        // The library refuses codes that it does not know. As this one they are stored if they say so: a rule that looks
-        // at no status must not keep an error, or a redirect to a login, for everybody.
-        .status(if is_understood(response.status) {
-            response.status
-        } else {
-            StatusCode::FOUND
-        })
+        .status(known.unwrap_or(StatusCode::FOUND))
         .header(CACHE_CONTROL, directives.collect::<Vec<_>>().join(", "))
         .header(DATE, httpdate::fmt_http_date(at));
     if has_expires {

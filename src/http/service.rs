@@ -131,16 +131,13 @@ where
     let request = Arc::new(request);
     let (mut unsent, mut why) = (Some(unsent), "bypass");
     if let Some(attempt) = attempt_of(&rules, &request, has_body) {
+        let wishes = (rules.obey_requests).then(|| asked.or_pragma(&request.headers));
         let mut search = Search {
             attempt,
             // RFC 9111, section 5.2.1.5, and a HEAD brings no body to store: these are only answered from stored
             // responses.
             loads: request.method == Method::GET && !is_only_if_cached && !asked.has("no-store"),
-            wishes: if rules.obey_requests {
-                asked.or_pragma(&request.headers)
-            } else {
-                Directives::default()
-            },
+            wishes: wishes.unwrap_or_default(),
             unsent,
         };
         match search.run().await {

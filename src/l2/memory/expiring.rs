@@ -27,10 +27,8 @@ impl<T> Default for Expiring<T> {
 impl<T> Expiring<T> {
     pub(super) fn get(&self, key: &str, now: u64) -> Option<&T> {
         // An entry that has expired is there until it makes room, as reads do not change the map.
-        self.entries
-            .get(key)
-            .filter(|(_, end)| now < *end)
-            .map(|(value, _)| value)
+        let (value, end) = self.entries.get(key)?;
+        (now < *end).then_some(value)
     }
 
     pub(super) fn remaining(&self, key: &str, now: u64) -> Duration {

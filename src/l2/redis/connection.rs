@@ -287,8 +287,7 @@ impl Connections {
             }
             Err(_) => {
                 // One slow answer says nothing of the connection, and a new one would only wait behind it in the server.
-                let silent = live.silent.fetch_add(1, Ordering::Relaxed) + 1 >= HALF_OPEN_AFTER;
-                if silent {
+                if live.silent.fetch_add(1, Ordering::Relaxed) + 1 >= HALF_OPEN_AFTER {
                     self.discard(live);
                 }
                 Err(Failure::Final(L2Error::timed_out(self.limit())))

@@ -123,11 +123,10 @@ fn one((at, fields): Entry) -> Result<Waiting, L2Error> {
     let mut fields: BTreeMap<_, _> = fields.into_iter().collect();
     let mut field = |name: &str| fields.remove(name);
     let words = |bytes: Bytes| String::from_utf8_lossy(&bytes).into_owned();
+    let id_then = field("v").and_then(|text| id(&words(text)));
     Ok(Waiting {
         id: at,
-        version: field("v")
-            .and_then(|id_then| id(&words(id_then)))
-            .unwrap_or(at),
+        version: id_then.unwrap_or(at),
         key: field("k").map(words).unwrap_or_default(),
         encoded_key: field("i").unwrap_or_default(),
         body: field("b").unwrap_or_default(),

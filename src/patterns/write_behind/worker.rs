@@ -303,11 +303,9 @@ where
         let changed = self.call(key, batch).await?;
         // Rule 24: the cache keeps a value only if the source has just this one, and no earlier attempt that is in doubt
         // may still arrive.
+        let is_kept = |key: &&str| !in_doubt && !changed.iter().any(|changed| **changed == **key);
         let newest = keys.iter().filter_map(|writes| writes.last());
-        let kept = newest
-            .map(|newest| &*newest.key)
-            .filter(|key| !in_doubt && !changed.iter().any(|changed| **changed == **key))
-            .collect();
+        let kept = newest.map(|newest| &*newest.key).filter(is_kept).collect();
         self.settle(&keys.concat(), Ok(&kept)).await?;
         lock(&self.counters).stored += many;
         Ok(())
@@ -328,11 +326,8 @@ where
                 Err(error) => Err(error.to_string()),
             }
         };
-        let called = timeout(
-            self.options.store_timeout,
-            AssertUnwindSafe(storing).catch_unwind(),
-        );
-        let (reason, error) = match called.await {
+        let storing = AssertUnwindSafe(storing).catch_unwind();
+        let (reason, error) = match timeout(self.options.store_timeout, storing).await {
             Ok(Ok(Ok(changed))) => return Ok(changed),
             Ok(Ok(Err(error))) => ("store returned an error", Some(error)),
             Ok(Err(_)) => ("store panicked", None),
