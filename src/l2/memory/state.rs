@@ -221,10 +221,7 @@ impl State {
         let Batch { keys, payload, .. } = batch;
         let ack = match step {
             Step::Insert => self.insert(batch).into(),
-            Step::InsertIf(version) => match self.insert_if(batch, *version) {
-                Some(stamp) => stamp.into(),
-                None => return Written::OtherVersion,
-            },
+            Step::InsertIf(version) => return self.insert_if(batch, Some(*version)),
             #[cfg(feature = "write-behind")]
             Step::Append(append) => return self.append(batch, append),
             Step::Invalidate { hold, .. } => {
@@ -277,12 +274,18 @@ impl State {
         Written::Done(ack)
     }
 
-    /// In a private store the caller knows which value is there.
-    pub(super) fn insert_if(&mut self, batch: Batch<'_>, version: Version) -> Option<Stamp> {
-        let stored = self.valid_with_tags(batch.keys.first()?);
+    /// Stores a value, if the one in its place has this version; without a version in any case.
+    pub(super) fn insert_if(&mut self, batch: Batch<'_>, version: Option<Version>) -> Written {
+        let key = batch.keys.first();
+        let stored = key.and_then(|key| self.valid_with_tags(key));
         let stored = stored.map_or(Version::ABSENT, |(_, stamp, _)| stamp.version());
-        let matches = stored == version || self.now.is_private || without(Rule::Updates);
-        matches.then(|| self.insert(batch))
+        let is_it = version.is_none_or(|version| version == stored);
+        // In a private store the caller knows which value is there.
+        if is_it || self.now.is_private || without(Rule::Updates) {
+            Written::Done(self.insert(batch).into())
+        } else {
+            Written::OtherVersion
+        }
     }
 
     pub(super) fn store(&mut self, key: &str, value: &EncodedValue, stamp: Stamp) {

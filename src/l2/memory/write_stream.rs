@@ -23,12 +23,9 @@ impl State {
         if (writes.waiting.len() + writes.dead.len()) as u64 >= append.most {
             return Written::Full;
         }
-        let stamp = match append.version {
-            Some(version) => self.insert_if(batch, version),
-            None => Some(self.insert(batch)),
-        };
-        let Some(stamp) = stamp else {
-            return Written::OtherVersion;
+        let written = self.insert_if(batch, append.version);
+        let Written::Done(ack) = written else {
+            return written;
         };
         let waiting = Waiting {
             id: StreamId::default(),
@@ -38,9 +35,8 @@ impl State {
             body: value.body.clone().into(),
             reason: None,
         };
-        let at = self.now.at;
-        self.writes.append(waiting, Some(stamp), at);
-        Written::Done(stamp.into())
+        self.writes.append(waiting, Some(ack.stamp), self.now.at);
+        written
     }
 }
 

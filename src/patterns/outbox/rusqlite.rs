@@ -237,12 +237,11 @@ impl Table for Sqlite {
             // Immediate: a transaction that begins with a read fails if another writer comes in between.
             let tx = db.transaction_with_behavior(TransactionBehavior::Immediate)?;
             // One by one, as a list of parameters has another limit in each version of SQLite.
-            {
-                let mut delete = tx.prepare(DELETE)?;
-                for id in ids {
-                    delete.execute([id])?;
-                }
+            let mut delete = tx.prepare(DELETE)?;
+            for id in ids {
+                delete.execute([id])?;
             }
+            drop(delete);
             tx.commit()
         })
         .await
