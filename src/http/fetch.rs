@@ -110,12 +110,6 @@ impl Attempt {
         self.variant.as_ref().map_or(&self.primary, |(key, _)| key)
     }
 
-    /// For `Cache-Status`.
-    pub(super) fn why_missing(&self) -> &'static str {
-        let variant = self.variant.as_ref();
-        variant.map_or("uri-miss", |_| "vary-miss")
-    }
-
     /// The previous response, and for how long it has been stored.
     fn previous(&self) -> Option<(&Stored, Duration)> {
         let entry = self.previous.as_ref()?;

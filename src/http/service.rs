@@ -239,7 +239,7 @@ where
         };
         let headers = &attempt.request.headers;
         let key = variant_key(&attempt.primary, &varies, attempt.scheme, headers);
-        attempt.variant = Some((key, varies));
+        (attempt.variant, attempt.why) = (Some((key, varies)), "vary-miss");
         // The key of a variant leads to no other variants.
         let entry = self.look_up().await?;
         Ok(entry.and_then(|entry| self.answer(&entry)))
@@ -256,7 +256,7 @@ where
         let (attempt, meta) = (&self.attempt, entry.meta());
         let is_collapsed = meta.source() == Source::Loader;
         let how = How {
-            fwd: is_collapsed.then(|| attempt.why_missing()),
+            fwd: is_collapsed.then_some(attempt.why),
             is_collapsed,
             is_stale,
             ..How::default()
@@ -271,7 +271,7 @@ where
         if !self.loads {
             return Ok(cache.get(key).await);
         }
-        let (mut by, mut why) = (LoadedBy::Anyone, self.attempt.why_missing());
+        let mut by = LoadedBy::Anyone;
         // RFC 9111, section 5.2.1.4: by no load that began before this request.
         if self.wishes.has("no-cache") {
             by = LoadedBy::ThisOne(None);
@@ -281,15 +281,14 @@ where
                 if entry.stored(self.attempt.scheme).is_none() {
                     return Ok(Some(entry));
                 }
-                why = "request";
+                self.attempt.why = "request";
             }
         }
-        let mut found = self.load(why, by).await?;
+        let mut found = self.load(by).await?;
         let is_of_use = |entry: &Entry<CachedResponse>| !entry.meta().is_fallback();
         if !found.as_ref().is_ok_and(is_of_use) && self.unsent.is_some() {
             // The request of another client has failed, which says nothing about this one.
-            let previous = found.ok();
-            found = self.load(why, LoadedBy::ThisOne(previous)).await?;
+            found = self.load(LoadedBy::ThisOne(found.ok())).await?;
         }
         report(&found);
         Ok(found.ok())
@@ -297,14 +296,12 @@ where
 
     async fn load(
         &mut self,
-        why: &'static str,
         by: LoadedBy,
     ) -> Result<Result<Entry<CachedResponse>, LoadError>, Reply<B, E>> {
         let (cache, key) = (&self.attempt.rules.cache, self.attempt.key());
         let (client, mut reply) = oneshot::channel();
         let held = Arc::new(Mutex::new(self.unsent.take()));
         let mut attempt = self.attempt.clone();
-        attempt.why = why;
         let taken = Arc::clone(&held);
         let load = move |previous| async move {
             let unsent = lock(&taken).take().ok_or(OfOneCaller)?;

@@ -259,7 +259,6 @@ impl RedisLane {
 
     /// INSERT, for one copy of the request.
     fn insertion(&self, batch: Batch<'_>) -> Call<'_> {
-        let texts = || batch.keys;
         let values = || batch.values.iter().copied();
         let tags = values().flat_map(|value| envelope::tags_of(&value.body));
         let tags: Vec<_> = tags.collect();
@@ -267,7 +266,7 @@ impl RedisLane {
         let keys = 2 + 2 * values().len() + tags.len() + staged;
         let mut call = Call::new(&scripts::INSERT, &self.names, keys);
         call.own(&[CLOCK, LOG]);
-        call.keys(&[VALUE], texts()).keys(&[LEASE], texts());
+        call.keys(&[VALUE], batch.keys).keys(&[LEASE], batch.keys);
         // The script finds the markers of each value by the number of its tags, so those of the first value come first.
         call.keys(&[MARKER], &tags);
         for value in values() {
