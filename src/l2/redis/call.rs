@@ -194,13 +194,11 @@ fn with_command(script: &str, error: RedisError) -> RedisError {
         let line = script.lines().nth(number.checked_sub(1)?)?;
         line.split_once("redis.call('")?.1.split('\'').next()
     };
-    match command() {
-        Some(command) => {
-            let text = format!("{before} '{command}' {after}");
-            make_extension_error(code.to_owned(), Some(text))
-        }
-        None => error,
-    }
+    let Some(command) = command() else {
+        return error;
+    };
+    let text = format!("{before} '{command}' {after}");
+    make_extension_error(code.to_owned(), Some(text))
 }
 
 /// The numbers that a script answers, packed into bytes. To parse a list of numbers takes the client several

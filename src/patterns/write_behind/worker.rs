@@ -298,7 +298,6 @@ where
         keys: &[Vec<&Waiting>],
         in_doubt: bool,
     ) -> Result<(), Failure> {
-        let many = batch.len() as u64;
         // Settled only after `store` has returned: a worker that dies in between leaves the writes to the next one.
         let changed = self.call(key, batch).await?;
         // Rule 24: the cache keeps a value only if the source has just this one, and no earlier attempt that is in doubt
@@ -307,7 +306,7 @@ where
         let newest = keys.iter().filter_map(|writes| writes.last());
         let kept = newest.map(|newest| &*newest.key).filter(is_kept).collect();
         self.settle(&keys.concat(), Ok(&kept)).await?;
-        lock(&self.counters).stored += many;
+        lock(&self.counters).stored += keys.len() as u64;
         Ok(())
     }
 
