@@ -368,12 +368,11 @@ impl WriteError {
         Self(WriteKind::Interrupted(error))
     }
 
-    pub(crate) fn too_large(limit: usize) -> Self {
-        Self(WriteKind::TooLarge(ByteSize(limit)))
-    }
-
-    pub(crate) fn encode(error: CodecError) -> Self {
-        Self(WriteKind::Encode(error))
+    pub(crate) fn not_encoded(error: CodecError) -> Self {
+        Self(match error.exceeded() {
+            Some(limit) => WriteKind::TooLarge(ByteSize(limit)),
+            None => WriteKind::Encode(error),
+        })
     }
 
     pub(crate) fn contended() -> Self {

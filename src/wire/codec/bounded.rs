@@ -44,7 +44,7 @@ pub(super) fn decode<T, R: Send>(
 ) -> Result<R, CodecError> {
     // Few values are nested so deep, and a thread costs more than the first levels of one that is.
     match attempt(length, LEVELS_IN_PLACE, &read) {
-        Err(error) if error.is_too_deep() => {
+        Err(error) if error.category() == Category::TooDeep => {
             on_another_stack(|| attempt(length, MAX_LEVELS, &read), error)
         }
         attempt => attempt,
