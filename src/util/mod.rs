@@ -1,5 +1,6 @@
 //! What several layers need and that knows nothing of a cache.
 //!
+//! - [`constructors`]: the ways in which this crate makes an error
 //! - [`lock`]: locks that a panic elsewhere does not close
 //! - [`on_drop`]: a step that follows even if the task in between is cancelled
 //! - [`pacing`]: when the next batch of requests leaves
@@ -10,6 +11,7 @@
 //! - [`shared_result`]: one result for many tasks
 //! - [`throttle`]: log lines that are not written for every request
 
+pub(crate) mod constructors;
 pub(crate) mod lock;
 pub(crate) mod on_drop;
 pub(crate) mod pacing;
