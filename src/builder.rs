@@ -821,17 +821,14 @@ impl<K, V, L> Builder<K, V, L> {
         }
     }
 
-    /// The same when the cache is built, so that the settings override options that are set after this.
-    pub(crate) fn settings_last(mut self, last: Settings) -> Self {
-        self.rest.last = last;
-        self
-    }
-
-    /// Has `on_build` called with the cache, which may refuse it.
-    pub(crate) fn on_build(
+    /// The same when the cache is built, so that the settings override options that are set after this. Then has
+    /// `on_build` called with the cache, which may refuse it.
+    pub(crate) fn settings_last(
         mut self,
+        last: Settings,
         on_build: impl FnOnce(AnyCache) -> Result<(), BuildError> + Send + 'static,
     ) -> Self {
+        self.rest.last = last;
         self.rest.on_build = Some(Box::new(on_build));
         self
     }

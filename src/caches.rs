@@ -128,9 +128,8 @@ impl Caches {
         if let Some(l2) = &shared.l2 {
             builder = builder.boxed_l2(l2());
         }
-        builder
-            .settings_last(shared.settings.of(name))
-            .on_build(move |cache| shared.add(cache))
+        let settings = shared.settings.of(name);
+        builder.settings_last(settings, move |cache| shared.add(cache))
     }
 
     /// Checks that each section of the settings is of a cache that was built: the name may be misspelled. To be called

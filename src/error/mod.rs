@@ -22,7 +22,8 @@ use crate::wire::codec::CodecError;
 
 type Shared = Arc<dyn Error + Send + Sync>;
 
-fn panic_message(payload: &(dyn Any + Send)) -> Arc<str> {
+/// What a panic says, for the error that it becomes.
+pub(crate) fn panic_message(payload: &(dyn Any + Send)) -> Arc<str> {
     let text = payload.downcast_ref::<&str>().copied();
     let text = text.or_else(|| payload.downcast_ref::<String>().map(String::as_str));
     text.unwrap_or("its message is not a string").into()

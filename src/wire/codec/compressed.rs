@@ -101,7 +101,8 @@ impl<C: Codec> CodecStack for Compressed<C> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::wire::codec::{Bincode, CodecError};
+    use crate::wire::codec::Bincode;
+    use crate::wire::codec::error::Category;
 
     const MAX: usize = 1 << 20;
     const CONTEXT: Context<'static> = Context {
