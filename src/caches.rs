@@ -140,10 +140,8 @@ impl Caches {
     /// Names the sections that are of no cache.
     pub fn check_settings(&self) -> Result<(), BuildError> {
         let prefix = self.namespace("");
-        let names: Vec<String> = lock(&self.shared.built)
-            .iter()
-            .filter_map(|cache| Some(cache.namespace().strip_prefix(&prefix)?.to_owned()))
-            .collect();
+        let name = |cache: AnyCache| Some(cache.namespace().strip_prefix(&prefix)?.to_owned());
+        let names: Vec<String> = self.iter().filter_map(name).collect();
         let unknown = self.shared.settings.unknown(&names);
         let mistake =
             |name| format!("the settings have a section {name}, and there is no such cache");

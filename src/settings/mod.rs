@@ -91,8 +91,8 @@ macro_rules! settings {
     };
 }
 
-/// Lists the options for a macro: each with its type and its default, if it has one. The macro is called where the names
-/// in the defaults are known. The server comes first, as it is not an option of the cache but becomes its L2.
+/// Lists the options for a macro: each with its type and its default, if it has one. The macro is called where the
+/// names in the defaults are known. The server comes first, as it is not an option of the cache but becomes its L2.
 macro_rules! each_option {
     ($declare:ident) => {
         $declare! {

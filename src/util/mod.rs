@@ -7,6 +7,7 @@
 //! - [`partial_debug`]: `Debug` for types that hold more than can be shown
 //! - [`predicates`]: the questions that users ask an error
 //! - [`random`]: numbers that no other instance draws
+//! - [`read_only`]: structs whose fields users read
 //! - [`retry_delays`]: pauses between attempts
 //! - [`shared_result`]: one result for many tasks
 //! - [`throttle`]: log lines that are not written for every request
@@ -18,6 +19,7 @@ pub(crate) mod pacing;
 pub(crate) mod partial_debug;
 pub(crate) mod predicates;
 pub(crate) mod random;
+pub(crate) mod read_only;
 pub(crate) mod retry_delays;
 pub(crate) mod shared_result;
 pub(crate) mod throttle;
