@@ -918,12 +918,8 @@ impl<K, V: Send + Sync + 'static, L> Builder<K, V, L> {
     /// Returns the cache, its loader, and how single loads are batched.
     fn build_with(mut self, has_loader_of_many: bool) -> Result<Built<K, V, L>, BuildError> {
         let last = mem::take(&mut self.rest.last);
-        let Self {
-            parts,
-            rest,
-            loader,
-            ..
-        } = self.settings(&last);
+        let builder = self.settings(&last);
+        let (parts, rest) = (builder.parts, builder.rest);
         // A clock that was set comes before that of the L2.
         let of_l2 = parts.l2.as_ref().and_then(|l2| l2.clock());
         let clock = of_l2.filter(|_| rest.clock.is_system());
@@ -961,7 +957,7 @@ impl<K, V: Send + Sync + 'static, L> Builder<K, V, L> {
         if let Some(on_build) = rest.on_build {
             on_build(AnyCache::new(&cache))?;
         }
-        Ok((cache, loader, batch))
+        Ok((cache, builder.loader, batch))
     }
 }
 

@@ -45,11 +45,7 @@ impl<S: CodecStack, V: Serialize + DeserializeOwned + Send> ValueCodec<V> for S 
     ) -> Result<u8, CodecError> {
         let start = out.len();
         // The caller goes on with `out`, whatever a codec or a type has appended before it failed.
-        let result = catch_panic(|| self.seal(value, context, out));
-        if result.is_err() {
-            out.truncate(start);
-        }
-        result
+        catch_panic(|| self.seal(value, context, out)).inspect_err(|_| out.truncate(start))
     }
 
     fn decode(&self, id: u8, bytes: &[u8], context: &Context<'_>) -> Result<V, CodecError> {
