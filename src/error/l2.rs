@@ -11,7 +11,7 @@ use crate::util::predicates::predicates;
 /// password, nor, in errors of [`RedisL2`](crate::RedisL2), keys and values.
 #[derive(Clone, Debug, thiserror::Error)]
 #[error(transparent)]
-pub struct L2Error(#[from] Kind);
+pub struct L2Error(Kind);
 
 #[derive(Clone, Debug, thiserror::Error)]
 enum Kind {
@@ -35,7 +35,7 @@ enum Kind {
     BadConfig(Arc<str>),
 }
 
-constructors! { L2Error:
+constructors! { L2Error, Self:
     /// The store cannot be reached, or the connection broke.
     pub unreachable(source: impl Error + Send + Sync + 'static) => Kind::Unreachable(Arc::new(source));
     /// The store cannot be reached, and the source says why.

@@ -197,7 +197,7 @@ enum LoadKind {
     Key(KeyTooLong),
 }
 
-constructors! { LoadError:
+constructors! { LoadError, Self::from:
     pub(crate) loader(error: impl Into<Box<dyn Error + Send + Sync>>) => LoadKind::Loader(error.into().into());
     pub(crate) panicked(payload: &(dyn Any + Send)) => LoadKind::Panicked(panic_message(payload));
     pub(crate) timed_out(after: Duration) => LoadKind::TimedOut(after);
@@ -301,7 +301,7 @@ impl From<KeyTooLong> for LoadError {
 /// did not reach L2.
 #[derive(Clone, Debug, thiserror::Error)]
 #[error(transparent)]
-pub struct WriteError(#[from] WriteKind);
+pub struct WriteError(WriteKind);
 
 #[derive(Clone, Debug, thiserror::Error)]
 enum WriteKind {
@@ -333,7 +333,7 @@ enum WriteKind {
     Key(KeyTooLong),
 }
 
-constructors! { WriteError:
+constructors! { WriteError, Self:
     pub(crate) deferred(error: L2Error) => WriteKind::Deferred(error);
     pub(crate) refused(error: L2Error) => WriteKind::Refused(error);
     /// Without an error of L2 if it is not known any more which keys were changed.

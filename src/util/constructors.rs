@@ -1,13 +1,13 @@
 //! The ways in which this crate makes an error.
 
-/// Adds constructors to an error, each with the kind that the error is of then.
+/// Adds constructors to an error: each calls this function with the kind that the error is of then.
 macro_rules! constructors {
-    ($error:ident: $($(#[$meta:meta])* $vis:vis $name:ident($($arg:ident: $type:ty),*) => $kind:expr;)*) => {
+    ($error:ident, $of:path: $($(#[$meta:meta])* $vis:vis $name:ident($($arg:ident: $type:ty),*) => $kind:expr;)*) => {
         impl $error {
             $(
                 $(#[$meta])*
                 $vis fn $name($($arg: $type),*) -> Self {
-                    $kind.into()
+                    $of($kind)
                 }
             )*
         }
