@@ -821,17 +821,14 @@ impl<K, V, L> Builder<K, V, L> {
         }
     }
 
-    /// The same when the cache is built, so that the settings override options that are set after this.
-    pub(crate) fn settings_last(mut self, last: Settings) -> Self {
-        self.rest.last = last;
-        self
-    }
-
-    /// Has `on_build` called with the cache, which may refuse it.
-    pub(crate) fn on_build(
+    /// The same when the cache is built, so that the settings override options that are set after this. Then has
+    /// `on_build` called with the cache, which may refuse it.
+    pub(crate) fn settings_last(
         mut self,
+        last: Settings,
         on_build: impl FnOnce(AnyCache) -> Result<(), BuildError> + Send + 'static,
     ) -> Self {
+        self.rest.last = last;
         self.rest.on_build = Some(Box::new(on_build));
         self
     }
@@ -921,12 +918,8 @@ impl<K, V: Send + Sync + 'static, L> Builder<K, V, L> {
     /// Returns the cache, its loader, and how single loads are batched.
     fn build_with(mut self, has_loader_of_many: bool) -> Result<Built<K, V, L>, BuildError> {
         let last = mem::take(&mut self.rest.last);
-        let Self {
-            parts,
-            rest,
-            loader,
-            ..
-        } = self.settings(&last);
+        let builder = self.settings(&last);
+        let (parts, rest) = (builder.parts, builder.rest);
         // A clock that was set comes before that of the L2.
         let of_l2 = parts.l2.as_ref().and_then(|l2| l2.clock());
         let clock = of_l2.filter(|_| rest.clock.is_system());
@@ -964,7 +957,7 @@ impl<K, V: Send + Sync + 'static, L> Builder<K, V, L> {
         if let Some(on_build) = rest.on_build {
             on_build(AnyCache::new(&cache))?;
         }
-        Ok((cache, loader, batch))
+        Ok((cache, builder.loader, batch))
     }
 }
 

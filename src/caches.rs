@@ -128,9 +128,8 @@ impl Caches {
         if let Some(l2) = &shared.l2 {
             builder = builder.boxed_l2(l2());
         }
-        builder
-            .settings_last(shared.settings.of(name))
-            .on_build(move |cache| shared.add(cache))
+        let settings = shared.settings.of(name);
+        builder.settings_last(settings, move |cache| shared.add(cache))
     }
 
     /// Checks that each section of the settings is of a cache that was built: the name may be misspelled. To be called
@@ -141,10 +140,8 @@ impl Caches {
     /// Names the sections that are of no cache.
     pub fn check_settings(&self) -> Result<(), BuildError> {
         let prefix = self.namespace("");
-        let names: Vec<String> = lock(&self.shared.built)
-            .iter()
-            .filter_map(|cache| Some(cache.namespace().strip_prefix(&prefix)?.to_owned()))
-            .collect();
+        let name = |cache: AnyCache| Some(cache.namespace().strip_prefix(&prefix)?.to_owned());
+        let names: Vec<String> = self.iter().filter_map(name).collect();
         let unknown = self.shared.settings.unknown(&names);
         let mistake =
             |name| format!("the settings have a section {name}, and there is no such cache");

@@ -119,29 +119,21 @@ pub trait KeyFrom<Q: ?Sized, M = ()>: LookupBy<Q, M> {
 mod by {
     use std::marker::PhantomData;
 
-    /// A key, by a type that it can be borrowed as.
+    /// A key, by a type that it can be borrowed as; or a part, by itself.
     #[derive(Debug)]
-    pub struct Whole;
+    pub struct Itself;
 
-    /// A key, by a reference to a type that it can be borrowed as.
+    /// A key or a part, by a reference to a borrowed form of it.
     #[derive(Debug)]
-    pub struct Referenced;
+    pub struct Reference;
 
     /// A tuple, by parts of which the one at `FIRST` is the first reference; `M` has the markers of those behind it.
     #[derive(Debug)]
     pub struct Parts<const FIRST: usize, M>(PhantomData<M>);
-
-    /// A part, by itself.
-    #[derive(Debug)]
-    pub struct Same;
-
-    /// A part, by a reference to its borrowed form.
-    #[derive(Debug)]
-    pub struct Reference;
 }
 
 #[diagnostic::do_not_recommend]
-impl<K, Q> LookupBy<Q, by::Whole> for K
+impl<K, Q> LookupBy<Q, by::Itself> for K
 where
     K: Borrow<Q> + ?Sized,
     Q: ?Sized,
@@ -149,7 +141,7 @@ where
 }
 
 #[diagnostic::do_not_recommend]
-impl<K, Q> KeyFrom<Q, by::Whole> for K
+impl<K, Q> KeyFrom<Q, by::Itself> for K
 where
     K: Borrow<Q>,
     Q: ToOwned<Owned = K> + ?Sized,
@@ -162,10 +154,10 @@ where
 /// For lists such as `&["a", "b"]`, whose items are `&&str`. For `String` alone: the compiler would not infer the type
 /// of `&text.parse()?` if each key could be looked up by references, too.
 #[diagnostic::do_not_recommend]
-impl<Q: ?Sized> LookupBy<&Q, by::Referenced> for String where String: Borrow<Q> {}
+impl<Q: ?Sized> LookupBy<&Q, by::Reference> for String where String: Borrow<Q> {}
 
 #[diagnostic::do_not_recommend]
-impl<Q> KeyFrom<&Q, by::Referenced> for String
+impl<Q> KeyFrom<&Q, by::Reference> for String
 where
     String: Borrow<Q>,
     Q: ToOwned<Owned = String> + ?Sized,
@@ -183,9 +175,9 @@ pub trait PartFrom<P, M>: PartBy<P, M> {
     fn part_from(borrowed: &P) -> Self;
 }
 
-impl<A> PartBy<A, by::Same> for A {}
+impl<A> PartBy<A, by::Itself> for A {}
 
-impl<A: Clone> PartFrom<A, by::Same> for A {
+impl<A: Clone> PartFrom<A, by::Itself> for A {
     fn part_from(borrowed: &A) -> Self {
         borrowed.clone()
     }

@@ -3,64 +3,39 @@
 use std::time::Duration;
 
 use crate::clock::Clock;
-use crate::settings::Settings;
+use crate::settings::{Settings, each_option};
 use crate::vocabulary::{ByteSize, Mode, RefreshAhead};
 
-/// Declares each option with its type and its default. An option without a default is optional.
+/// The type of an option: without a default it is optional.
+macro_rules! option {
+    ($type:ty) => { Option<$type> };
+    ($type:ty = $default:expr) => { $type };
+}
+
 macro_rules! options {
-    ($($(#[$doc:meta])* $name:ident: $type:ty $(= $default:expr)?,)*) => {
+    ($(#[$server:meta])* redis: String, $(#[$doc:meta] $name:ident: $type:ty $(= $default:expr)?,)*) => {
         /// The options of a cache that do not depend on its types.
         #[derive(Clone, Debug)]
         pub(crate) struct Options {
             pub(crate) namespace: String,
             pub(crate) clock: Clock,
-            $($(#[$doc])* pub(crate) $name: $type,)*
+            $(#[$doc] pub(crate) $name: option!($type $(= $default)?),)*
         }
 
         impl Options {
             /// The options that were set, and the defaults of the others.
             pub(crate) fn new(namespace: String, set: &Settings, clock: Clock) -> Self {
-                // All settings are named, so that none is forgotten. The server is not an option: it becomes the L2.
-                let Settings { redis: _, $($name,)* } = set;
                 Self {
                     namespace,
                     clock,
-                    $($name: (*$name)$(.unwrap_or($default))?,)*
+                    $($name: set.$name$(.unwrap_or($default))?,)*
                 }
             }
         }
     };
 }
 
-options! {
-    enabled: bool = true,
-    l1_capacity: u64 = 10_000,
-    l1_ttl: Option<Duration>,
-    /// [`DEFAULT_TTL`] unless set; with `sliding`, unlimited.
-    l2_ttl: Option<Duration>,
-    sliding: Option<Duration>,
-    soft_ttl: Option<Duration>,
-    refresh_ahead: Option<RefreshAhead>,
-    stale_if_error: Duration = Duration::ZERO,
-    fallback_throttle: Duration = DEFAULT_THROTTLE,
-    stale_wait: Duration = Duration::ZERO,
-    error_ttl: Duration = Duration::ZERO,
-    jitter: f64 = 0.1,
-    max_staleness: Duration = Duration::from_secs(2),
-    /// The share of hits that are compared with the source.
-    verify: f64 = 0.0,
-    track_hot_keys: bool = false,
-    mode: Mode = Mode::Strict,
-    max_value_size: usize = 8 << 20,
-    l2_timeout: Duration = Duration::from_millis(500),
-    load_timeout: Duration = Duration::from_secs(30),
-    max_concurrent_loads: usize = MOST_LOADS,
-    lease_ttl: Duration = Duration::from_secs(2),
-    lease_wait: Duration = Duration::from_secs(5),
-    max_deferred: usize = 10_000,
-    /// How long single loads wait for others to be loaded with them, and how many there may be.
-    batch_loads: Option<(Duration, usize)>,
-}
+each_option!(options);
 
 /// The longest encoded value that any setting allows.
 const MAX_VALUE_BYTES: usize = 64 << 20;

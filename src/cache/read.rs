@@ -114,22 +114,19 @@ where
             let mut out = KeyWriter::new();
             let key = engine.accept(out.write(key))?;
             let entry = engine.local().get_local(key, now);
+            let entry = entry.or_else(|| engine.local().get_instead(key));
+            if entry.is_none() {
+                places.push(place);
+                missing.push(key.into());
+            }
             entry
-                .or_else(|| engine.local().get_instead(key))
-                .or_else(|| {
-                    places.push(place);
-                    missing.push(key.into());
-                    None
-                })
         });
         let mut entries: Vec<_> = here.collect();
         if missing.is_empty() {
             return entries;
         }
-        for (place, entry) in places
-            .into_iter()
-            .zip(engine.reads().get_many(&missing).await)
-        {
+        let found = engine.reads().get_many(&missing).await;
+        for (place, entry) in places.into_iter().zip(found) {
             if let Some(found) = entries.get_mut(place) {
                 *found = entry;
             }

@@ -21,7 +21,7 @@ use crate::options::{DEFAULT_TTL, LONGEST, Options};
 use crate::stats::Counters;
 use crate::util::throttle::Throttle;
 use crate::vocabulary::{Value, Version, Want};
-use crate::wire::codec::{Context, EncodeError, ValueCodec};
+use crate::wire::codec::{CodecError, Context, ValueCodec};
 use crate::wire::envelope::{self, Envelope, Head, Life, Place, Stamp};
 
 /// A TTL from the value itself.
@@ -238,7 +238,7 @@ impl<V: Value> Convert<V> {
         value: &V,
         ttls: Ttls,
         tags: &[Key],
-    ) -> Result<EncodedValue, EncodeError> {
+    ) -> Result<EncodedValue, CodecError> {
         // The codec writes behind the room for the header, so that the value is not copied once more.
         let mut body = envelope::begin();
         let context = self.codec_context(key, tags);
@@ -258,7 +258,7 @@ impl<V: Value> Convert<V> {
 
     /// Whether values of the type can be read back: by the first one, and by later ones until one can. Otherwise L1
     /// would hide for a while that every read of L2 fails.
-    fn try_type(&self, value: &V) -> Result<(), EncodeError> {
+    fn try_type(&self, value: &V) -> Result<(), CodecError> {
         // Relaxed: two threads may both try the type, which is only work done twice.
         if !self.is_readable.load(Ordering::Relaxed) {
             self.rules.codec.try_type(value)?;
@@ -267,7 +267,7 @@ impl<V: Value> Convert<V> {
         Ok(())
     }
 
-    fn cannot_store(&self, error: &EncodeError) {
+    fn cannot_store(&self, error: &CodecError) {
         self.counters.encode_errors.bump();
         let namespace = self.options.namespace.as_str();
         if self.encode_warnings.allows(self.options.clock.now()) {

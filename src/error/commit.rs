@@ -1,9 +1,8 @@
 //! How a commit can end whose key is invalidated after it.
 
-use std::any::Any;
 use std::sync::Arc;
 
-use super::{WriteError, panic_message};
+use super::WriteError;
 
 /// Why [`Cache::invalidate_after`](crate::Cache::invalidate_after) or
 /// [`Cache::write_through`](crate::Cache::write_through) did not both commit and bring the caches up to date. In every
@@ -48,10 +47,4 @@ pub enum CommitError<T, E> {
         #[source]
         error: WriteError,
     },
-}
-
-impl<T, E> CommitError<T, E> {
-    pub(crate) fn panicked(payload: &(dyn Any + Send)) -> Self {
-        Self::Panicked(panic_message(payload))
-    }
 }

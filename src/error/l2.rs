@@ -4,6 +4,7 @@ use std::error::Error;
 use std::sync::Arc;
 use std::time::Duration;
 
+use crate::util::constructors::constructors;
 use crate::util::predicates::predicates;
 
 /// Why L2 did not carry out a request, and for errors of Redis a remedy. Cheap to clone; never shows a URL or a
@@ -34,53 +35,29 @@ enum Kind {
     BadConfig(Arc<str>),
 }
 
-impl L2Error {
+constructors! { L2Error, Self:
     /// The store cannot be reached, or the connection broke.
-    pub fn unreachable(source: impl Error + Send + Sync + 'static) -> Self {
-        Self(Kind::Unreachable(Arc::new(source)))
-    }
-
+    pub unreachable(source: impl Error + Send + Sync + 'static) => Kind::Unreachable(Arc::new(source));
     /// The store cannot be reached, and the source says why.
-    pub(crate) fn explained(source: impl Error + Send + Sync + 'static) -> Self {
-        Self(Kind::Explained(Arc::new(source)))
-    }
-
+    pub(crate) explained(source: impl Error + Send + Sync + 'static) => Kind::Explained(Arc::new(source));
     /// The store did not answer within this time.
     #[must_use]
-    pub fn timed_out(after: Duration) -> Self {
-        Self(Kind::TimedOut(after))
-    }
-
+    pub timed_out(after: Duration) => Kind::TimedOut(after);
     /// The store answered with an error.
-    pub fn refused(source: impl Error + Send + Sync + 'static) -> Self {
-        Self(Kind::Refused(Arc::new(source)))
-    }
-
+    pub refused(source: impl Error + Send + Sync + 'static) => Kind::Refused(Arc::new(source));
     /// The store's answer cannot be used: `what` says why.
     #[must_use]
-    pub fn unexpected(what: &'static str) -> Self {
-        Self(Kind::Unexpected(what))
-    }
-
+    pub unexpected(what: &'static str) => Kind::Unexpected(what);
     /// The connection or the cache is closed.
     #[must_use]
-    pub fn closed() -> Self {
-        Self(Kind::Closed)
-    }
-
-    pub(crate) fn tls(what: &'static str, source: impl Error + Send + Sync + 'static) -> Self {
-        Self(Kind::Tls(what, Arc::new(source)))
-    }
-
-    pub(crate) fn skipped() -> Self {
-        Self(Kind::Skipped)
-    }
-
+    pub closed() => Kind::Closed;
+    pub(crate) tls(what: &'static str, source: impl Error + Send + Sync + 'static) => Kind::Tls(what, Arc::new(source));
+    pub(crate) skipped() => Kind::Skipped;
     /// `what` must not show any part of a URL.
-    pub(crate) fn bad_config(what: impl Into<Arc<str>>) -> Self {
-        Self(Kind::BadConfig(what.into()))
-    }
+    pub(crate) bad_config(what: impl Into<Arc<str>>) => Kind::BadConfig(what.into());
+}
 
+impl L2Error {
     /// Tells it from errors that have another cause. However a store does not answer, that is one cause.
     pub(crate) fn cause(&self) -> String {
         match &self.0 {

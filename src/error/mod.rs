@@ -15,13 +15,15 @@ pub use self::commit::CommitError;
 pub use self::l2::L2Error;
 pub use self::or_deferred::OrDeferred;
 use crate::key::{CacheKey, KeyTooLong, KeyWriter};
+use crate::util::constructors::constructors;
 use crate::util::predicates::predicates;
 use crate::vocabulary::ByteSize;
 use crate::wire::codec::CodecError;
 
 type Shared = Arc<dyn Error + Send + Sync>;
 
-fn panic_message(payload: &(dyn Any + Send)) -> Arc<str> {
+/// What a panic says, for the error that it becomes.
+pub(crate) fn panic_message(payload: &(dyn Any + Send)) -> Arc<str> {
     let text = payload.downcast_ref::<&str>().copied();
     let text = text.or_else(|| payload.downcast_ref::<String>().map(String::as_str));
     text.unwrap_or("its message is not a string").into()
@@ -195,36 +197,21 @@ enum LoadKind {
     Key(KeyTooLong),
 }
 
+constructors! { LoadError, Self::from:
+    pub(crate) loader(error: impl Into<Box<dyn Error + Send + Sync>>) => LoadKind::Loader(error.into().into());
+    pub(crate) panicked(payload: &(dyn Any + Send)) => LoadKind::Panicked(panic_message(payload));
+    pub(crate) timed_out(after: Duration) => LoadKind::TimedOut(after);
+    pub(crate) stopped() => LoadKind::Stopped;
+    pub(crate) not_found() => LoadKind::NotFound;
+    pub(crate) misuse(misuse: Misuse) => LoadKind::Misuse(misuse);
+}
+
 impl LoadError {
-    pub(crate) fn loader(error: impl Into<Box<dyn Error + Send + Sync>>) -> Self {
-        LoadKind::Loader(error.into().into()).into()
-    }
-
-    pub(crate) fn panicked(payload: &(dyn Any + Send)) -> Self {
-        LoadKind::Panicked(panic_message(payload)).into()
-    }
-
-    pub(crate) fn timed_out(after: Duration) -> Self {
-        LoadKind::TimedOut(after).into()
-    }
-
-    pub(crate) fn stopped() -> Self {
-        LoadKind::Stopped.into()
-    }
-
-    pub(crate) fn not_found() -> Self {
-        LoadKind::NotFound.into()
-    }
-
     /// With the key, to tell it from others of one call.
     pub(crate) fn of_key<Q: CacheKey + ?Sized>(self, key: &Q) -> Self {
         let mut text = KeyWriter::new();
         let key = text.write(key).ok().map(Arc::from);
         Self { key, ..self }
-    }
-
-    pub(crate) fn misuse(misuse: Misuse) -> Self {
-        LoadKind::Misuse(misuse).into()
     }
 
     /// The loader's own error, or one in its chain of sources, if it has this type.
@@ -346,15 +333,17 @@ enum WriteKind {
     Key(KeyTooLong),
 }
 
+constructors! { WriteError, Self:
+    pub(crate) deferred(error: L2Error) => WriteKind::Deferred(error);
+    pub(crate) refused(error: L2Error) => WriteKind::Refused(error);
+    /// Without an error of L2 if it is not known any more which keys were changed.
+    pub(crate) interrupted(error: Option<L2Error>) => WriteKind::Interrupted(error);
+    pub(crate) contended() => WriteKind::Contended;
+    pub(crate) switched_off() => WriteKind::SwitchedOff;
+    pub(crate) misuse(misuse: Misuse) => WriteKind::Misuse(misuse);
+}
+
 impl WriteError {
-    pub(crate) fn deferred(error: L2Error) -> Self {
-        Self(WriteKind::Deferred(error))
-    }
-
-    pub(crate) fn refused(error: L2Error) -> Self {
-        Self(WriteKind::Refused(error))
-    }
-
     /// L2 has not done it, or not said so.
     pub(crate) fn unconfirmed(error: L2Error) -> Self {
         if error.is_refused() || error.is_skipped() {
@@ -363,29 +352,11 @@ impl WriteError {
         Self(WriteKind::Unconfirmed(error))
     }
 
-    /// Without an error of L2 if it is not known any more which keys were changed.
-    pub(crate) fn interrupted(error: Option<L2Error>) -> Self {
-        Self(WriteKind::Interrupted(error))
-    }
-
-    pub(crate) fn too_large(limit: usize) -> Self {
-        Self(WriteKind::TooLarge(ByteSize(limit)))
-    }
-
-    pub(crate) fn encode(error: CodecError) -> Self {
-        Self(WriteKind::Encode(error))
-    }
-
-    pub(crate) fn contended() -> Self {
-        Self(WriteKind::Contended)
-    }
-
-    pub(crate) fn switched_off() -> Self {
-        Self(WriteKind::SwitchedOff)
-    }
-
-    pub(crate) fn misuse(misuse: Misuse) -> Self {
-        Self(WriteKind::Misuse(misuse))
+    pub(crate) fn not_encoded(error: CodecError) -> Self {
+        Self(match error.exceeded() {
+            Some(limit) => WriteKind::TooLarge(ByteSize(limit)),
+            None => WriteKind::Encode(error),
+        })
     }
 
     /// Whether it was deferred because L2 has answered with an error.

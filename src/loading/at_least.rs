@@ -198,10 +198,8 @@ where
         if engine.has_applied(token) {
             return self.cache.get_or_load_by(key, load).await;
         }
-        engine
-            .loads()
-            .get_or_load_at_least(written(key)?, token, load)
-            .await
+        let (loads, key) = (engine.loads(), written(key)?);
+        loads.get_or_load_at_least(key, token, load).await
     }
 }
 

@@ -103,10 +103,8 @@ fn read(
         };
         let is_upper = !option.contains(char::is_lowercase);
         let option = option.to_lowercase();
-        let (cache, option) = match section(&option).filter(|_| has_sections) {
-            Some((cache, option)) => (Some(cache), option),
-            None => (None, &*option),
-        };
+        let (cache, of_cache) = section(&option).filter(|_| has_sections).unzip();
+        let option = of_cache.unwrap_or(&option);
         if !is_upper || !Settings::NAMES.contains(&option) {
             mistakes.push(format!("{name} is not the name of an option"));
             continue;

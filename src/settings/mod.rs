@@ -17,7 +17,7 @@ use crate::vocabulary::{Mode, RefreshAhead};
 
 /// Declares the fields once: for serde, the environment and `Debug`.
 macro_rules! settings {
-    ($(#[doc = $doc:literal] $name:ident: $type:ty,)*) => {
+    ($(#[doc = $doc:literal] $name:ident: $type:ty $(= $default:expr)?,)*) => {
         /// Options of a cache that come from a configuration file or from the environment. They have the names of the
         /// [`Builder`](crate::Builder)'s methods, which document them; a field that is `None` leaves the builder as it
         /// is. [`ServiceSettings`] has those of all caches of a service.
@@ -91,55 +91,66 @@ macro_rules! settings {
     };
 }
 
-settings! {
-    /// The URL of the Redis server.
-    redis: String,
-    /// Whether the cache is used.
-    enabled: bool,
-    /// How many entries L1 holds, or with a weigher how much they may weigh.
-    l1_capacity: u64,
-    /// How long an entry stays in L1.
-    l1_ttl: Duration,
-    /// How long a value lives.
-    l2_ttl: Duration,
-    /// How long a value lives after it was last read.
-    sliding: Duration,
-    /// From when on a value is stale: it is still returned, and refreshed in the background.
-    soft_ttl: Duration,
-    /// When a value that is read is refreshed before it is stale: after a share of its life, or at random.
-    refresh_ahead: RefreshAhead,
-    /// How long after its TTL a value may still be returned if its load fails.
-    stale_if_error: Duration,
-    /// How long such a value is returned before the next load.
-    fallback_throttle: Duration,
-    /// How long the caller of a stale value waits for its refresh.
-    stale_wait: Duration,
-    /// How long the error of a load is returned instead of loading again.
-    error_ttl: Duration,
-    /// By which share TTLs are longer or shorter at random, from 0.0 to 0.5.
-    jitter: f64,
-    /// How long after an invalidation another instance may return the old value.
-    max_staleness: Duration,
-    /// Which share of hits is compared with the source, from 0.0 to 1.0.
-    verify: f64,
-    /// Whether the cache knows which keys are looked up most.
-    track_hot_keys: bool,
-    /// Whether L1 answers while the instance is cut off from Redis.
-    mode: Mode,
-    /// The largest encoded value, in bytes.
-    max_value_size: usize,
-    /// How long one request to Redis may take.
-    l2_timeout: Duration,
-    /// How long one call of a loader may take.
-    load_timeout: Duration,
-    /// How many loaders run at once in this instance.
-    max_concurrent_loads: usize,
-    /// How long misses wait to be loaded together, and how many at most.
-    batch_loads: (Duration, usize),
-    /// How long a load keeps its lease without renewing it.
-    lease_ttl: Duration,
-    /// How long a caller waits for a load by another instance.
-    lease_wait: Duration,
-    /// How many keys and tags may wait for Redis to come back.
-    max_deferred: usize,
+/// Lists the options for a macro: each with its type and its default, if it has one. The macro is called where the
+/// names in the defaults are known. The server comes first, as it is not an option of the cache but becomes its L2.
+macro_rules! each_option {
+    ($declare:ident) => {
+        $declare! {
+            /// The URL of the Redis server.
+            redis: String,
+            /// Whether the cache is used.
+            enabled: bool = true,
+            /// How many entries L1 holds, or with a weigher how much they may weigh.
+            l1_capacity: u64 = 10_000,
+            /// How long an entry stays in L1.
+            l1_ttl: Duration,
+            /// How long a value lives.
+            // Its default depends on `sliding`.
+            l2_ttl: Duration,
+            /// How long a value lives after it was last read.
+            sliding: Duration,
+            /// From when on a value is stale: it is still returned, and refreshed in the background.
+            soft_ttl: Duration,
+            /// When a value that is read is refreshed before it is stale: after a share of its life, or at random.
+            refresh_ahead: RefreshAhead,
+            /// How long after its TTL a value may still be returned if its load fails.
+            stale_if_error: Duration = Duration::ZERO,
+            /// How long such a value is returned before the next load.
+            fallback_throttle: Duration = DEFAULT_THROTTLE,
+            /// How long the caller of a stale value waits for its refresh.
+            stale_wait: Duration = Duration::ZERO,
+            /// How long the error of a load is returned instead of loading again.
+            error_ttl: Duration = Duration::ZERO,
+            /// By which share TTLs are longer or shorter at random, from 0.0 to 0.5.
+            jitter: f64 = 0.1,
+            /// How long after an invalidation another instance may return the old value.
+            max_staleness: Duration = Duration::from_secs(2),
+            /// Which share of hits is compared with the source, from 0.0 to 1.0.
+            verify: f64 = 0.0,
+            /// Whether the cache knows which keys are looked up most.
+            track_hot_keys: bool = false,
+            /// Whether L1 answers while the instance is cut off from Redis.
+            mode: Mode = Mode::Strict,
+            /// The largest encoded value, in bytes.
+            max_value_size: usize = 8 << 20,
+            /// How long one request to Redis may take.
+            l2_timeout: Duration = Duration::from_millis(500),
+            /// How long one call of a loader may take.
+            load_timeout: Duration = Duration::from_secs(30),
+            /// How many loaders run at once in this instance.
+            max_concurrent_loads: usize = MOST_LOADS,
+            /// How long misses wait to be loaded together, and how many at most.
+            batch_loads: (Duration, usize),
+            /// How long a load keeps its lease without renewing it.
+            lease_ttl: Duration = Duration::from_secs(2),
+            /// How long a caller waits for a load by another instance.
+            lease_wait: Duration = Duration::from_secs(5),
+            /// How many keys and tags may wait for Redis to come back.
+            max_deferred: usize = 10_000,
+        }
+    };
 }
+
+pub(crate) use each_option;
+
+each_option!(settings);

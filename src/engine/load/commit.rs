@@ -11,7 +11,7 @@ use tracing::{Instrument, Span};
 use super::Loads;
 use super::lease::{self, Ready, Replaces};
 use crate::engine::write::change::Write;
-use crate::error::{CommitError, WriteError};
+use crate::error::{CommitError, WriteError, panic_message};
 use crate::key::{Key, KeyTooLong};
 use crate::l2::Step;
 use crate::loaded::Loaded;
@@ -89,7 +89,7 @@ impl<V: Value> Loads<V> {
             // A commit that panics may have landed: the key is invalidated all the same, and the caller told.
             let committed = match AssertUnwindSafe(commit).catch_unwind().await {
                 Ok(committed) => committed.map_err(CommitError::Failed),
-                Err(panic) => Err(CommitError::panicked(&*panic)),
+                Err(panic) => Err(CommitError::Panicked(panic_message(&*panic))),
             };
             let stored = committed.as_ref().ok().and_then(|(_, stored)| *stored);
             let changed = match (write, stored) {

@@ -38,7 +38,6 @@ use crate::loaded::Loaded;
 use crate::options::LONGEST;
 use crate::token::Token;
 use crate::vocabulary::Value;
-use crate::wire::codec::EncodeError;
 
 /// The calls that change something.
 pub(crate) struct Writes<V: Value> {
@@ -149,7 +148,7 @@ impl<V: Value> Writes<V> {
             let checked = ctx.convert.to_store(&key, loaded);
             let (value, ttls, tags) = checked.map_err(WriteError::misuse)?;
             let sealed = ctx.convert.seal(&key, &value, ttls, &tags);
-            let body = sealed.map_err(not_encoded)?;
+            let body = sealed.map_err(WriteError::not_encoded)?;
             encoded.push((key, value, body, tags));
         }
         let changes = encoded.into_iter().map(|(key, value, encoded, tags)| {
@@ -364,12 +363,5 @@ impl<V: Value> Writes<V> {
         self.change(["".into()], &Step::Clear)
             .await
             .map(|(token, _)| token)
-    }
-}
-
-fn not_encoded(error: EncodeError) -> WriteError {
-    match error {
-        EncodeError::TooLarge { max, .. } => WriteError::too_large(max),
-        EncodeError::Failed(error) => WriteError::encode(error),
     }
 }

@@ -44,7 +44,7 @@ pub(super) fn decode<T, R: Send>(
 ) -> Result<R, CodecError> {
     // Few values are nested so deep, and a thread costs more than the first levels of one that is.
     match attempt(length, LEVELS_IN_PLACE, &read) {
-        Err(error) if error.is_too_deep() => {
+        Err(error) if error.category() == Category::TooDeep => {
             on_another_stack(|| attempt(length, MAX_LEVELS, &read), error)
         }
         attempt => attempt,
@@ -185,22 +185,14 @@ pub(super) struct Bounded<'b, X, P = ()> {
     place: PhantomData<fn() -> P>,
 }
 
-impl<D, P> Bounded<'_, D, P> {
-    /// Charges a `T` that does not fit its place, so is behind a pointer.
-    #[inline]
-    fn charge_boxed<T, E: Error>(&self) -> Result<(), E> {
-        if size_of::<T>() > size_of::<P>() {
-            self.bounds.budget.charge(size_of::<T>())?;
-        }
-        Ok(())
-    }
-}
-
 macro_rules! pass_on {
     (counts $counts:literal: $($method:ident($($arg:ident: $type:ty),*);)*) => {$(
         #[inline]
         fn $method<V: Visitor<'de>>(self $(, $arg: $type)*, visitor: V) -> Result<V::Value, D::Error> {
-            self.charge_boxed::<V::Value, _>()?;
+            // What does not fit its place is behind a pointer.
+            if size_of::<V::Value>() > size_of::<P>() {
+                self.bounds.budget.charge::<D::Error>(size_of::<V::Value>())?;
+            }
             self.inner.$method($($arg,)* self.bounds.visitor(visitor, $counts))
         }
     )*};

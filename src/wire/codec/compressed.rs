@@ -2,7 +2,7 @@
 
 use serde::Serialize;
 
-use super::{Codec, CodecStack, Context, EncodeError, Unencrypted, lz4};
+use super::{Codec, CodecError, CodecStack, Context, Unencrypted, lz4};
 
 /// Compresses the encoded bytes of larger values, by LZ4.
 ///
@@ -86,7 +86,7 @@ impl<C: Codec> CodecStack for Compressed<C> {
         value: &T,
         context: &Context<'_>,
         out: &mut Vec<u8>,
-    ) -> Result<u8, EncodeError> {
+    ) -> Result<u8, CodecError> {
         let start = out.len();
         // The codec checks the limit, so it is that of the value before it is compressed.
         let id = self.codec.seal(value, context, out)?;
@@ -101,7 +101,8 @@ impl<C: Codec> CodecStack for Compressed<C> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::wire::codec::{Bincode, CodecError};
+    use crate::wire::codec::Bincode;
+    use crate::wire::codec::error::Category;
 
     const MAX: usize = 1 << 20;
     const CONTEXT: Context<'static> = Context {
@@ -166,7 +167,10 @@ mod tests {
         assert!(error.to_string().contains("takes 5003 bytes"), "{error}");
         let sealed = codec.seal(&text, &within(5_002), &mut Vec::new());
         let error = sealed.unwrap_err();
-        assert!(matches!(error, EncodeError::TooLarge { size: 5_003, .. }));
+        assert!(matches!(
+            error.category(),
+            Category::ValueTooLarge { size: 5_003, .. }
+        ));
     }
 
     #[test]

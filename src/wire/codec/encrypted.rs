@@ -6,7 +6,7 @@ use serde::de::DeserializeOwned;
 use super::encryption_keys::{EncryptionKeys, HEAD, OVERHEAD};
 use super::error::{Category, check_size};
 use super::stack::ENCRYPTED;
-use super::{CodecError, CodecStack, Context, EncodeError, Unencrypted};
+use super::{CodecError, CodecStack, Context, Unencrypted};
 
 /// Encrypts the encoded bytes of values, so that without the key the values in Redis can neither be read nor altered.
 ///
@@ -129,7 +129,7 @@ impl<C: Unencrypted> CodecStack for Encrypted<C> {
         value: &T,
         context: &Context<'_>,
         out: &mut Vec<u8>,
-    ) -> Result<u8, EncodeError> {
+    ) -> Result<u8, CodecError> {
         if self.writes_unencrypted {
             return self.codec.seal(value, context, out);
         }
@@ -140,7 +140,7 @@ impl<C: Unencrypted> CodecStack for Encrypted<C> {
         let size = out.len().saturating_sub(start + HEAD) + OVERHEAD;
         let max = context.max;
         if size > max {
-            return Err(EncodeError::TooLarge { size, max });
+            return Err(Category::ValueTooLarge { size, max }.into());
         }
         if let Some(field) = out.get_mut(start + HEAD) {
             *field = id;
@@ -382,7 +382,7 @@ mod tests {
         let too_large = |max, size| {
             let error = seal(max).unwrap_err();
             assert!(
-                matches!(error, EncodeError::TooLarge { size: n, .. } if n == size),
+                matches!(error.category(), Category::ValueTooLarge { size: n, .. } if n == size),
                 "{error}"
             );
         };

@@ -140,11 +140,10 @@ impl EncryptionKeys {
         bytes: &[u8],
         context: &Context<'_>,
     ) -> Result<Vec<u8>, CodecError> {
-        let parts = bytes
-            .split_first_chunk::<KEY_ID>()
-            .and_then(|(id, rest)| Some((id, rest.split_first_chunk::<NONCE>()?)))
-            .and_then(|(id, (nonce, rest))| Some((id, nonce, rest.split_last_chunk::<TAG>()?)));
-        let (id, nonce, (encrypted, tag)) = parts.ok_or(Category::Malformed)?;
+        let short = Category::Malformed;
+        let (id, rest) = bytes.split_first_chunk::<KEY_ID>().ok_or(short)?;
+        let (nonce, rest) = rest.split_first_chunk::<NONCE>().ok_or(short)?;
+        let (encrypted, tag) = rest.split_last_chunk::<TAG>().ok_or(short)?;
         let id = u32::from_be_bytes(*id);
         let key = self.find(id).ok_or(Category::UnknownKey(id))?;
         // Not in place: the stored bytes are shared by all callers of the look-up.

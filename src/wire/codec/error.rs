@@ -37,6 +37,9 @@ pub(super) enum Category {
     TrailingBytes,
     #[error("it takes {}, and at most {} are allowed", ByteSize(*size), ByteSize(*max))]
     TooLarge { size: usize, max: usize },
+    /// As it was encoded, and not as it is stored.
+    #[error("the value takes {}, and at most {} are allowed", ByteSize(*size), ByteSize(*max))]
+    ValueTooLarge { size: usize, max: usize },
     #[error("nested too deep")]
     TooDeep,
     #[error("decoding would take too much memory")]
@@ -107,8 +110,16 @@ impl CodecError {
         self
     }
 
-    pub(super) fn is_too_deep(&self) -> bool {
-        self.cause.category == Category::TooDeep
+    pub(super) fn category(&self) -> Category {
+        self.cause.category
+    }
+
+    /// How many bytes a value may take, if this says that an encoded one takes more.
+    pub(crate) fn exceeded(&self) -> Option<usize> {
+        match self.category() {
+            Category::ValueTooLarge { max, .. } => Some(max),
+            _ => None,
+        }
     }
 
     /// The same failure, of this kind, while the error has one owner.
@@ -134,20 +145,4 @@ impl From<Category> for CodecError {
             cause: Arc::new(cause),
         }
     }
-}
-
-/// Why a value was not encoded.
-#[derive(Debug, Clone, thiserror::Error)]
-pub enum EncodeError {
-    /// It takes too many bytes.
-    #[error("the value takes {}, and at most {} are allowed", ByteSize(*size), ByteSize(*max))]
-    TooLarge {
-        /// So many.
-        size: usize,
-        /// As many as allowed.
-        max: usize,
-    },
-    /// The codec refused it.
-    #[error(transparent)]
-    Failed(#[from] CodecError),
 }

@@ -35,7 +35,6 @@ pub use self::encrypted::Encrypted;
 #[cfg(feature = "encryption")]
 pub use self::encryption_keys::{EncryptionKeys, InvalidKey};
 pub use self::error::CodecError;
-pub(crate) use self::error::EncodeError;
 #[cfg(feature = "json")]
 pub use self::json::Json;
 #[cfg(feature = "messagepack")]

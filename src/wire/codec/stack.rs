@@ -6,7 +6,7 @@ use serde::de::DeserializeOwned;
 use super::error::{Category, check_size};
 #[cfg(feature = "compression")]
 use super::lz4;
-use super::{Bincode, Codec, CodecError, EncodeError};
+use super::{Bincode, Codec, CodecError};
 use crate::key::Key;
 
 /// The parameter of [`Builder::codec`](crate::Builder::codec): a [`Codec`], alone or in layers.
@@ -33,12 +33,12 @@ pub trait CodecStack: Send + Sync + 'static {
         value: &T,
         context: &Context<'_>,
         out: &mut Vec<u8>,
-    ) -> Result<u8, EncodeError> {
+    ) -> Result<u8, CodecError> {
         let start = out.len();
         self.codec().encode(value, out)?;
         let (size, max) = (out.len().saturating_sub(start), context.max);
         if size > max {
-            return Err(EncodeError::TooLarge { size, max });
+            return Err(Category::ValueTooLarge { size, max }.into());
         }
         Ok(Self::Codec::ID)
     }

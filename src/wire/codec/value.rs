@@ -7,7 +7,7 @@ use serde::de::DeserializeOwned;
 
 use super::error::Category;
 use super::stack::try_type;
-use super::{CodecError, CodecStack, Context, EncodeError};
+use super::{CodecError, CodecStack, Context};
 use crate::util::partial_debug::partial_debug;
 
 /// Encodes and decodes values of type `V`: a [`CodecStack`] for one type. As an object it hides the bounds on `V`, which
@@ -18,12 +18,8 @@ pub(crate) trait ValueCodec<V>: Send + Sync {
     /// # Errors
     ///
     /// If the value takes too many bytes, or a layer refuses it.
-    fn encode(
-        &self,
-        value: &V,
-        context: &Context<'_>,
-        out: &mut Vec<u8>,
-    ) -> Result<u8, EncodeError>;
+    fn encode(&self, value: &V, context: &Context<'_>, out: &mut Vec<u8>)
+    -> Result<u8, CodecError>;
 
     /// Decodes bytes in the format with this id.
     ///
@@ -46,14 +42,10 @@ impl<S: CodecStack, V: Serialize + DeserializeOwned + Send> ValueCodec<V> for S 
         value: &V,
         context: &Context<'_>,
         out: &mut Vec<u8>,
-    ) -> Result<u8, EncodeError> {
+    ) -> Result<u8, CodecError> {
         let start = out.len();
         // The caller goes on with `out`, whatever a codec or a type has appended before it failed.
-        let result = catch_panic(|| self.seal(value, context, out));
-        if result.is_err() {
-            out.truncate(start);
-        }
-        result
+        catch_panic(|| self.seal(value, context, out)).inspect_err(|_| out.truncate(start))
     }
 
     fn decode(&self, id: u8, bytes: &[u8], context: &Context<'_>) -> Result<V, CodecError> {
@@ -66,12 +58,11 @@ impl<S: CodecStack, V: Serialize + DeserializeOwned + Send> ValueCodec<V> for S 
 }
 
 /// Makes an error of a panic in the type's own code: it must not end the calls that share the value.
-pub(crate) fn catch_panic<T, E: From<CodecError>>(
-    code: impl FnOnce() -> Result<T, E>,
-) -> Result<T, E> {
+pub(crate) fn catch_panic<T>(
+    code: impl FnOnce() -> Result<T, CodecError>,
+) -> Result<T, CodecError> {
     // Unwind safe: the value is dropped, and a panic leaves no state of this crate behind.
-    catch_unwind(AssertUnwindSafe(code))
-        .unwrap_or_else(|_| Err(CodecError::from(Category::Panicked).into()))
+    catch_unwind(AssertUnwindSafe(code)).unwrap_or_else(|_| Err(Category::Panicked.into()))
 }
 
 partial_debug!([V] dyn ValueCodec<V>, "ValueCodec");
@@ -199,7 +190,10 @@ mod tests {
         let error = codec
             .encode(&"x".repeat(10), &within(10), &mut out)
             .unwrap_err();
-        assert!(matches!(error, EncodeError::TooLarge { size: 11, max: 10 }));
+        assert!(matches!(
+            error.category(),
+            Category::ValueTooLarge { size: 11, max: 10 }
+        ));
         assert_eq!(out, b"header");
     }
 
@@ -218,7 +212,7 @@ mod tests {
         let codec: &dyn ValueCodec<Halfway> = &Bincode;
         let mut out = b"header".to_vec();
         let error = codec.encode(&Halfway, &within(10), &mut out).unwrap_err();
-        assert!(matches!(error, EncodeError::Failed(_)));
+        assert_eq!(error.category(), Category::Refused);
         assert_eq!(out, b"header");
     }
 }
