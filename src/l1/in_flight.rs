@@ -47,7 +47,7 @@ impl<V, T> Join<V, T> {
 /// One operation on a key, a read, a load, a refresh or an insert: under way for as long as this lives.
 pub(crate) struct Op<V> {
     in_flight: Arc<InFlight<V>>,
-    key: Key,
+    pub(crate) key: Key,
     /// The hash of the key in the table of operations.
     hash: u64,
     /// Operations that may be on one key are numbered in the order in which they began.
@@ -57,12 +57,6 @@ pub(crate) struct Op<V> {
     /// The generation and the epoch that L1 knew when this began.
     generation: u64,
     pub(super) epoch: u64,
-}
-
-impl<V> Op<V> {
-    pub(crate) fn key(&self) -> &Key {
-        &self.key
-    }
 }
 
 impl<V> Drop for Op<V> {

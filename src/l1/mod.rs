@@ -178,7 +178,7 @@ impl<V: Value> L1<V> {
         if self.try_store(op, fresh) {
             return;
         }
-        let (key, Version { epoch, ver }) = (op.key(), fresh.version());
+        let (key, Version { epoch, ver }) = (&op.key, fresh.version());
         let generation = self.freshness.generation();
         if epoch == self.freshness.epoch() {
             // The floor before the eviction, as for a change: an operation that stores in between stores nothing older.
@@ -200,12 +200,12 @@ impl<V: Value> L1<V> {
     pub(crate) fn publish_inserted(&self, op: &Op<V>, fresh: &Arc<Slot<V>>) {
         let change = self.note_issued(fresh.version());
         if change.is_some() {
-            self.in_flight.change(op.key(), change);
+            self.in_flight.change(&op.key, change);
             if self.try_store(op, fresh) {
                 return;
             }
         }
-        self.apply([&**op.key()], fresh.version());
+        self.apply([&*op.key], fresh.version());
     }
 
     /// Applies a change of keys that L2 has accepted, by a message or by the answer to this instance: older values are
@@ -425,7 +425,7 @@ impl<V: Value> L1<V> {
         if has_place && !self.in_flight.may_store(op, fresh) {
             return false;
         }
-        let clears = has_place.then(|| self.store.insert(op.key(), Arc::clone(fresh)));
+        let clears = has_place.then(|| self.store.insert(&op.key, Arc::clone(fresh)));
         // Rules 3, 4 and 11 once more: the key may have changed while moka took the entry in.
         let is_revealed = self.in_flight.reveal(op, fresh);
         if is_revealed {
@@ -433,11 +433,11 @@ impl<V: Value> L1<V> {
             // would record a hit.
             if clears.is_none_or(|clears| !self.store.restore(fresh, clears)) {
                 let is_older = |slot: &Arc<Slot<V>>| slot.version().ver < fresh.version().ver;
-                self.store.remove_if(op.key(), is_older);
+                self.store.remove_if(&op.key, is_older);
             }
         } else if has_place {
             self.store
-                .remove_if(op.key(), |current| Arc::ptr_eq(current, fresh));
+                .remove_if(&op.key, |current| Arc::ptr_eq(current, fresh));
         }
         is_revealed
     }

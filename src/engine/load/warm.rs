@@ -155,7 +155,7 @@ async fn store<V: Value>(
         }
     }
     let leases: Vec<_> = (leased.iter())
-        .map(|(op, lease, _)| (op.key().clone(), Some(*lease)))
+        .map(|(op, lease, _)| (op.key.clone(), Some(*lease)))
         .collect();
     let filling = async {
         // After the leases were granted. A later change ends them (rule 1).
@@ -193,8 +193,8 @@ async fn fill<V: Value>(
     (op, lease, ready): LeasedValue<V>,
     changes: &Changes,
 ) -> Ended {
-    if changes.are_of(op.key(), &ready.tags) && !without(Rule::Warming) {
-        lease::give_back(ctx, (op.key(), Some(lease))).await;
+    if changes.are_of(&op.key, &ready.tags) && !without(Rule::Warming) {
+        lease::give_back(ctx, (&op.key, Some(lease))).await;
         return Ended::Changed;
     }
     match lease::fill(ctx, &op, Some(lease), ready, Replaces::Nothing).await {

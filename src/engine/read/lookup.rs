@@ -106,13 +106,10 @@ impl<V: Value> Reads<V> {
 
     /// Hands out the value that a load has ended with.
     pub(crate) fn hand_out_outcome(&self, outcome: Outcome<V>) -> Entry<V> {
-        let Outcome {
-            slot, source, kind, ..
-        } = outcome;
-        let now = self.ctx.now();
-        match kind {
-            OutcomeKind::Fresh => self.hand_out(slot, now, source),
-            OutcomeKind::Fallback => self.as_fallback(Entry::new(slot, now, source)),
+        let (slot, now) = (outcome.slot, self.ctx.now());
+        match outcome.kind {
+            OutcomeKind::Fresh => self.hand_out(slot, now, outcome.source),
+            OutcomeKind::Fallback => self.as_fallback(Entry::new(slot, now, outcome.source)),
             OutcomeKind::UnprovenFallback => {
                 self.ctx.counters.unproven_served.bump();
                 self.as_fallback(Entry::unproven(slot, now))
@@ -272,7 +269,7 @@ impl<V: Value> Reads<V> {
         // With a proof the values themselves are compared with the known epoch, and one plain read serves all keys.
         let is_proven = proof == Proof::Used && ctx.l1.freshness().is_live();
         if is_proven {
-            let asked = unanswered(&mut reads).map(|(op, _)| &**op.key());
+            let asked = unanswered(&mut reads).map(|(op, _)| &*op.key);
             let asked: Vec<&str> = asked.collect();
             let request = ctx.lane.get_many(&asked);
             let answers = ctx.breaker.send_reads(asked.len(), request).await;
@@ -344,12 +341,12 @@ async fn read_l2<V: Value>(ctx: &Context<V>, op: &Op<V>, now: Tick) -> (ReadOutc
 
 async fn ask_l2<V: Value>(ctx: &Context<V>, op: &Op<V>, now: Tick) -> (ReadOutcome<V>, Tick) {
     // A write of the key is deferred (rule 14).
-    if ctx.bars(op.key()) {
+    if ctx.bars(&op.key) {
         return (Err(UNAVAILABLE), now);
     }
     // The cheaper request, whose answer this instance can check by itself while it has a proof.
     if ctx.l1.freshness().is_live_at(now) {
-        let answer = ctx.breaker.send("get", ctx.lane.get(op.key())).await;
+        let answer = ctx.breaker.send("get", ctx.lane.get(&op.key)).await;
         let now = ctx.now();
         if let Some(outcome) = plain_outcome(ctx, op, answer, now) {
             return (outcome, now);
@@ -373,7 +370,7 @@ fn plain_outcome<V: Value>(
     };
     // After a flush L1 compares with another epoch than the one that was proven when the read was sent.
     ctx.l1.in_flight().is_current(op).then(|| {
-        let fresh = ctx.convert.open(op.key(), &bytes, now).map_err(Some)?;
+        let fresh = ctx.convert.open(&op.key, &bytes, now).map_err(Some)?;
         if ctx.l1.is_usable(op, &fresh, now) {
             Ok(fresh)
         } else {
@@ -385,10 +382,8 @@ fn plain_outcome<V: Value>(
 /// A read in which the server compares epochs, for an instance without a proof (rule 11).
 async fn compared<V: Value>(ctx: &Context<V>, op: &Op<V>) -> ReadOutcome<V> {
     let ask = LeaseRequest::read_only(Want::Any);
-    match ctx.acquire_lease(op.key(), ask).await {
-        Ok(LeaseReply::Hit(bytes)) => (ctx.convert)
-            .open(op.key(), &bytes, ctx.now())
-            .map_err(Some),
+    match ctx.acquire_lease(&op.key, ask).await {
+        Ok(LeaseReply::Hit(bytes)) => (ctx.convert).open(&op.key, &bytes, ctx.now()).map_err(Some),
         Ok(_) => Err(MISS),
         Err(_) => Err(UNAVAILABLE),
     }

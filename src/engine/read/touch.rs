@@ -109,7 +109,7 @@ async fn send<V: Value>(
     life: NewLife,
     deadline: Option<u64>,
 ) -> Result<bool, L2Error> {
-    let key = op.key();
+    let key = &op.key;
     let payload = message::payload(Kind::Invalidate, ctx.instance, &[key]);
     let touching = ctx.lane.touch(key, life, &payload, deadline);
     let Some(touched) = ctx.breaker.send("touch", touching).await? else {
