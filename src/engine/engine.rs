@@ -21,7 +21,7 @@ use super::load::{Loads, Same};
 use super::members::Members;
 use super::metrics::Metrics;
 use super::read::lookup::Reads;
-use super::report::recording::Recording;
+use super::report::recording::{Recording, record};
 use super::subscribe::listen::Channel;
 use super::subscribe::publish::PublishTo;
 use super::subscribe::subscriber::Subscriber;
@@ -96,7 +96,7 @@ impl<V: Value> Engine<V> {
         let lane = l2.lane(&options.namespace, options.l2_timeout, on_connect);
         let reporter = l2.outages().join(&options.namespace);
         let instance = random();
-        let metrics = Metrics::new(&options.namespace);
+        let metrics = Arc::new(Metrics::new(&options.namespace));
         let ctx = Arc::new(Context {
             breaker: Breaker::new(
                 lane.system(),
@@ -125,7 +125,7 @@ impl<V: Value> Engine<V> {
         let loads = Arc::new(Loads::new(&ctx, &reads, &writes, parts.same));
         let subscriber = Subscriber::new(&ctx, &writes, &members, parts.channels, parts.publish_to);
         let engine = Self {
-            recording: Recording::new(&ctx, &loads, &writes),
+            recording: Recording::default(),
             reads,
             writes,
             loads,
@@ -136,7 +136,7 @@ impl<V: Value> Engine<V> {
         // A cache may be built before there is a runtime, as in a static. Then the first call starts the tasks.
         if Handle::try_current().is_ok() {
             engine.ensure_subscribed();
-            engine.recording.start();
+            engine.start_recording();
         }
         engine
     }
@@ -150,8 +150,12 @@ impl<V: Value> Engine<V> {
         // One atomic load in the common case. A subscriber that ends takes its proof with it, so a proof shows that
         // there is one.
         if !self.ctx.l1.freshness().is_live_at(self.now()) && self.subscriber.start() {
-            self.recording.start();
+            self.start_recording();
         }
+    }
+
+    fn start_recording(&self) {
+        (self.recording).start(&self.ctx, &self.loads, &self.writes);
     }
 
     /// Look-ups in L1, for which the subscriber need not run.
@@ -274,7 +278,7 @@ impl<V: Value> Engine<V> {
         };
         // Bounded, since an L2 that hangs must not keep a service from stopping.
         let _ = timeout(ctx.options.l2_timeout.saturating_mul(2), leaving).await;
-        self.recording.record();
+        record(&self.ctx, &self.loads, &self.writes);
         self.ctx.deferred.close()
     }
 
@@ -329,7 +333,7 @@ impl<V: Value> Engine<V> {
 
 impl<V: Value> Drop for Engine<V> {
     fn drop(&mut self) {
-        self.recording.record();
+        record(&self.ctx, &self.loads, &self.writes);
         if !self.subscriber.stop.is_cancelled() {
             self.stop();
             report_losses(&[(self.namespace(), self.ctx.deferred.close())]);

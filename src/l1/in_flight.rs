@@ -349,7 +349,7 @@ impl<V> InFlight<V> {
         };
         // Rule 3, in the critical section in which changes raise floors: either the change has raised the floor, and
         // the value was refused above; or the change finds it visible, and evicts it. Even if L1 has no room for it.
-        let older = state.hand_out(op.id, fresh.version().ver);
+        let older = state.hand_out(op.id, fresh.version.ver);
         fresh.reveal(op.generation);
         drop(shard);
         drop(older);
@@ -357,11 +357,11 @@ impl<V> InFlight<V> {
     }
 
     fn allows(&self, state: &KeyState<V>, op: &Op<V>, fresh: &Slot<V>) -> bool {
-        let is_of_epoch = fresh.version().epoch == op.epoch || without(Rule::Epochs);
+        let is_of_epoch = fresh.version.epoch == op.epoch || without(Rule::Epochs);
         state.may_store(
             op.id,
             op.is_load,
-            fresh.version().ver,
+            fresh.version.ver,
             self.freshness.issued(),
         ) && is_of_epoch
             && self.is_current(op)

@@ -37,7 +37,7 @@ pub(crate) struct Slot<V> {
     pub(crate) born_at: Tick,
     /// [`Version::ABSENT`] if L2 does not hold the value. L1 compares the epoch before it stores the value, and not
     /// again.
-    version: Version,
+    pub(crate) version: Version,
     value: SlotValue<V>,
 }
 
@@ -157,10 +157,6 @@ impl<V> Slot<V> {
 
     pub(crate) fn tags(&self) -> Tags {
         (self.more.as_ref()).map_or_else(Tags::default, |more| more.tags.clone())
-    }
-
-    pub(crate) fn version(&self) -> Version {
-        self.version
     }
 
     /// Whether L2 holds it, or held it: otherwise its version compares with no other.

@@ -65,7 +65,7 @@ impl<V: Value> Loads<V> {
             let leases = [(key, lease)];
             lease::keep(ctx, &leases, commit).await?;
             let ended = lease::fill(ctx, &op, lease, ready, Replaces::Any).await;
-            let stored = ended.is_stored.then(|| ended.slot.version().into());
+            let stored = ended.is_stored.then(|| ended.slot.version.into());
             Ok(((), stored))
         };
         let ((), token) = self.commit(Ok(key), commit).await?;

@@ -335,11 +335,11 @@ pub(crate) async fn fill<V: Value>(
         // caller that has asked for its own load gets its own value.
         Some(Fill::Rejected(Some(bytes))) if !publishes => {
             let old = match replaces {
-                Replaces::Stale(previous) => Some(previous.version()),
+                Replaces::Stale(previous) => Some(previous.version),
                 Replaces::Nothing | Replaces::Any => None,
             };
             if let Ok(fresh) = tags::open(ctx, Proof::Unused, &op.key, &bytes, now).await
-                && Some(fresh.version()) != old
+                && Some(fresh.version) != old
                 // Only with a proof is the epoch that `is_usable` compares the present one (rule 11).
                 && ctx.l1.freshness().is_live()
                 && ctx.l1.is_usable(op, &fresh, now)
@@ -390,13 +390,13 @@ impl<V: Value> Ready<V> {
     ) -> Result<Option<Fill>, L2Error> {
         let (ttls, tags) = (self.ttls, &*self.tags);
         if let SlotValue::Shared(slot) = &self.value
-            && slot.version().epoch == lease.epoch
+            && slot.version.epoch == lease.epoch
             && !self.is_retagged
         {
             // L2 has the value, so its body need not be sent again. `None` if L2 does not have it any more.
             let sending = ctx
                 .lane
-                .revalidate(key, lease, slot.version().ver, ttls, tags);
+                .revalidate(key, lease, slot.version.ver, ttls, tags);
             if let Some(fill) = ctx.breaker.send("revalidate", sending).await? {
                 return Ok(Some(fill));
             }

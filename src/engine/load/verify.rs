@@ -95,7 +95,7 @@ impl<V: Value> Loads<V> {
                 (Err(_), _) => return false,
             },
         };
-        slot.version() == sample.entry.slot().version()
+        slot.version == sample.entry.slot().version
     }
 
     fn note_mismatch(&self, Sample { key, entry, .. }: &Sample<V>) {
@@ -109,7 +109,7 @@ impl<V: Value> Loads<V> {
             &ctx.counters.mismatches_over_1h
         };
         counter.bump();
-        let version = entry.slot().version();
+        let version = entry.slot().version;
         ctx.events.emit(|| CacheEvent::Mismatch {
             key: key.to_string(),
             version,

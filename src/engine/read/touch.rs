@@ -127,7 +127,7 @@ async fn send<V: Value>(
         ),
         None => (stamp.version(), ctx.l1.get(key, now)),
     };
-    if let Some(slot) = held.filter(|slot| slot.version() == at) {
+    if let Some(slot) = held.filter(|slot| slot.version == at) {
         let (tags, value) = (slot.tags(), SlotValue::Shared(slot));
         let slot = ctx.convert.slot(key, value, stamp, touched.life, tags, now);
         ctx.l1.publish(op, &slot);

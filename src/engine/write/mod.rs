@@ -79,9 +79,8 @@ impl<V: Value> Writes<V> {
         &self,
         values: impl IntoIterator<Item = (Key, Loaded<V>)>,
     ) -> Result<Token, WriteError> {
-        self.store(values, Step::Insert)
-            .await
-            .map(|(token, _)| token)
+        let (token, _) = self.store(values, Step::Insert).await?;
+        Ok(token)
     }
 
     /// Stores a value if the one that is there has this version. Names the write if it was stored. While the cache is
@@ -183,7 +182,8 @@ impl<V: Value> Writes<V> {
             hold: hold.min(LONGEST),
             is_awaited: false,
         };
-        self.change(keys, &step).await.map(|(token, _)| token)
+        let (token, _) = self.change(keys, &step).await?;
+        Ok(token)
     }
 
     /// As [`invalidate`](Self::invalidate), and then waits until every instance has applied it.
@@ -209,9 +209,8 @@ impl<V: Value> Writes<V> {
         &self,
         tags: impl IntoIterator<Item = Key>,
     ) -> Result<Token, WriteError> {
-        self.change(tags, &Step::InvalidateTags)
-            .await
-            .map(|(token, _)| token)
+        let (token, _) = self.change(tags, &Step::InvalidateTags).await?;
+        Ok(token)
     }
 
     /// Removes all keys that begin with one of the prefixes from both levels, here and everywhere. Returns how many values
@@ -361,9 +360,8 @@ impl<V: Value> Writes<V> {
 
     /// Empties both levels, here and everywhere.
     pub(crate) async fn clear(&self) -> Result<Token, WriteError> {
-        self.change(["".into()], &Step::Clear)
-            .await
-            .map(|(token, _)| token)
+        let (token, _) = self.change(["".into()], &Step::Clear).await?;
+        Ok(token)
     }
 }
 
