@@ -9,9 +9,9 @@ use futures::FutureExt;
 use futures::future::join_all;
 use tracing::{Instrument, Span};
 
+use super::extensions::Extensions;
 use super::hot_keys::HotKeys;
 use super::tags::{self, Proof};
-use super::touch::Touch;
 use crate::clock::Tick;
 use crate::engine::context::Context;
 use crate::entry::Entry;
@@ -30,7 +30,7 @@ const COMPARED: usize = 64;
 pub(crate) struct Reads<V> {
     pub(super) ctx: Arc<Context<V>>,
     pub(crate) hot_keys: HotKeys,
-    pub(crate) touch: Touch<V>,
+    pub(super) extensions: Extensions,
 }
 
 impl<V: Value> Reads<V> {
@@ -38,7 +38,7 @@ impl<V: Value> Reads<V> {
         Self {
             ctx: Arc::clone(ctx),
             hot_keys: HotKeys::new(ctx.options.track_hot_keys),
-            touch: Touch::new(ctx),
+            extensions: Extensions::new(ctx.options.clock.clone()),
         }
     }
 
@@ -88,7 +88,7 @@ impl<V: Value> Reads<V> {
         if let Some(idle) = self.ctx.options.sliding
             && now >= self.ctx.convert.extend_at(slot.gone_at, slot.ends_at())
         {
-            self.touch.extend(&slot, idle);
+            self.extend(&slot, idle);
         }
         // One of the three at most: a refresh loads the value anyway, and a comparison would load it once more.
         let is_ahead = !is_stale && (self.ctx.convert.ahead).is_due(slot.born_at, deadline, now);

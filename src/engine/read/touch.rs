@@ -8,9 +8,10 @@ use std::time::Duration;
 use tokio::runtime::Handle;
 use tracing::{Instrument, Span};
 
+use super::lookup::Reads;
 #[cfg(larder_ablation)]
 use crate::ablation::{Rule, without};
-use crate::clock::{Clock, Tick, nanos};
+use crate::clock::nanos;
 use crate::engine::context::Context;
 use crate::engine::deadline::{deadline, learn_clock};
 use crate::error::{L2Error, WriteError};
@@ -20,23 +21,7 @@ use crate::l2::NewLife;
 use crate::vocabulary::{Value, Version};
 use crate::wire::message::{self, Kind};
 
-/// How many keys are remembered as extended; one that is forgotten may be extended again at once.
-const CAPACITY: u64 = 10_000;
-
-/// Changes how long entries live that are there.
-pub(crate) struct Touch<V> {
-    ctx: Arc<Context<V>>,
-    extensions: Extensions,
-}
-
-impl<V: Value> Touch<V> {
-    pub(crate) fn new(ctx: &Arc<Context<V>>) -> Self {
-        Self {
-            extensions: Extensions::new(ctx.options.clock.clone()),
-            ctx: Arc::clone(ctx),
-        }
-    }
-
+impl<V: Value> Reads<V> {
     /// Gives the value of a key a new TTL. Returns whether there is a value.
     pub(crate) async fn renew(&self, key: Key, ttl: Duration) -> Result<bool, WriteError> {
         let ctx = &*self.ctx;
@@ -138,30 +123,6 @@ async fn send<V: Value>(
     Ok(true)
 }
 
-/// Until when the lifetime of which key is not extended again.
-struct Extensions {
-    keys: moka::sync::Cache<Key, Tick>,
-    clock: Clock,
-}
-
-impl Extensions {
-    fn new(clock: Clock) -> Self {
-        Self {
-            keys: moka::sync::Cache::new(CAPACITY),
-            clock,
-        }
-    }
-
-    /// Whether the lifetime of a key is to be extended, which is not done again for so long.
-    fn is_due(&self, key: &Key, pause: Duration) -> bool {
-        let now = self.clock.now();
-        let until = now.saturating_add(nanos(pause));
-        // In one step of moka: of many reads at the same time only one asks L2.
-        let noted = (self.keys.entry_by_ref(key)).or_insert_with_if(|| until, |last| now >= *last);
-        noted.is_fresh()
-    }
-}
-
 #[cfg(larder_ablation)]
 async fn store_again<V: Value>(ctx: &Context<V>, key: &str, slot: &Slot<V>, ttls: crate::l2::Ttls) {
     if let Ok(sealed) = ctx.convert.seal(key, slot.value(), ttls, &[]) {
@@ -173,21 +134,5 @@ async fn store_again<V: Value>(ctx: &Context<V>, key: &str, slot: &Slot<V>, ttls
             deadline: None,
         };
         let _ = ctx.lane.write(&crate::l2::Step::Insert, batch).await;
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn extensions_of_so_many_keys_are_remembered() {
-        let extensions = Extensions::new(Clock::manual());
-        for n in 0..2 * CAPACITY {
-            assert!(extensions.is_due(&Key::from(&*n.to_string()), Duration::MAX));
-        }
-        extensions.keys.run_pending_tasks();
-        let kept = extensions.keys.entry_count();
-        assert!((1..=CAPACITY).contains(&kept), "{kept}");
     }
 }
