@@ -245,13 +245,9 @@ impl Breaker {
     }
 
     fn note(&self, error: Option<&L2Error>) {
-        match error {
-            Some(error) => self.note_error(error),
-            None => self.note_success(),
+        if let Some(error) = error {
+            return self.note_error(error);
         }
-    }
-
-    fn note_success(&self) {
         // Every answer passes here, so this takes no lock.
         if !self.in_trouble.load(Ordering::Relaxed) {
             return;

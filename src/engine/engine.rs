@@ -186,31 +186,6 @@ impl<V: Value> Engine<V> {
         self.ctx.l1.freshness().has_applied(token)
     }
 
-    /// The stream of writes, if L2 has one.
-    #[cfg(feature = "write-behind")]
-    pub(crate) fn write_stream(&self) -> Option<&dyn WriteStream> {
-        self.ctx.lane.write_stream()
-    }
-
-    /// Reads a value that waits for its source.
-    #[cfg(feature = "write-behind")]
-    pub(crate) fn open_waiting(&self, waiting: &Waiting) -> Option<V> {
-        let key = Key::from(&*waiting.key);
-        self.ctx.convert.open_waiting(&key, &waiting.body)
-    }
-
-    /// Names this instance in its messages.
-    #[cfg(feature = "write-behind")]
-    pub(crate) fn instance(&self) -> u64 {
-        self.ctx.instance
-    }
-
-    /// The message by which these keys are invalidated.
-    #[cfg(feature = "write-behind")]
-    pub(crate) fn invalidation_of(&self, keys: &[&str]) -> Vec<u8> {
-        message::payload(Kind::Invalidate, self.ctx.instance, keys)
-    }
-
     /// Takes the position in the log when it is called, and not when its future is polled: the caller may read the
     /// values in between (rule 23).
     pub(crate) fn warm(
@@ -328,6 +303,31 @@ impl<V: Value> Engine<V> {
             listener_live: self.ctx.l1.freshness().is_live(),
             started: self.ctx.l1.freshness().is_alone() || self.subscriber.is_started(),
         }
+    }
+}
+
+/// What a pattern needs that has the source written later.
+#[cfg(feature = "write-behind")]
+impl<V: Value> Engine<V> {
+    /// The stream of writes, if L2 has one.
+    pub(crate) fn write_stream(&self) -> Option<&dyn WriteStream> {
+        self.ctx.lane.write_stream()
+    }
+
+    /// Reads a value that waits for its source.
+    pub(crate) fn open_waiting(&self, waiting: &Waiting) -> Option<V> {
+        let key = Key::from(&*waiting.key);
+        self.ctx.convert.open_waiting(&key, &waiting.body)
+    }
+
+    /// Names this instance in its messages.
+    pub(crate) fn instance(&self) -> u64 {
+        self.ctx.instance
+    }
+
+    /// The message by which these keys are invalidated.
+    pub(crate) fn invalidation_of(&self, keys: &[&str]) -> Vec<u8> {
+        message::payload(Kind::Invalidate, self.ctx.instance, keys)
     }
 }
 

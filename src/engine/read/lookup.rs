@@ -217,7 +217,15 @@ impl<V: Value> Reads<V> {
                 let valid_until = slot.gone_at;
                 Some(instead(slot, Source::L2, now, valid_until))
             }
-            Err(_) if proof == Proof::Used => unproven_fallback(ctx, key),
+            // That of L1, without a proof that it is current: only in `Mode::Available`.
+            Err(_) if proof == Proof::Used => {
+                let limit = ctx.options.mode.limit()?;
+                let slot = ctx.l1.get_kept(key, ctx.now(), kept, Some(limit))?;
+                Some(Outcome {
+                    kind: OutcomeKind::UnprovenFallback,
+                    ..Outcome::fresh(slot, Source::L1)
+                })
+            }
             Ok(_) | Err(_) => None,
         }
     }
@@ -314,16 +322,6 @@ fn instead<V>(slot: Arc<Slot<V>>, source: Source, now: Tick, valid_until: Tick) 
         kind,
         ..Outcome::fresh(slot, source)
     }
-}
-
-/// The fallback that L1 has, without a proof that it is current: only in [`Mode::Available`](crate::Mode::Available).
-fn unproven_fallback<V: Value>(ctx: &Context<V>, key: &str) -> Option<Outcome<V>> {
-    let (kept, limit) = (ctx.options.stale_if_error, ctx.options.mode.limit()?);
-    let slot = ctx.l1.get_kept(key, ctx.now(), kept, Some(limit))?;
-    Some(Outcome {
-        kind: OutcomeKind::UnprovenFallback,
-        ..Outcome::fresh(slot, Source::L1)
-    })
 }
 
 async fn read_l2<V: Value>(ctx: &Context<V>, op: &Op<V>, now: Tick) -> (ReadOutcome<V>, Tick) {
