@@ -89,13 +89,10 @@ impl<V: Value> Loads<V> {
         let (key, now) = (&sample.key, self.ctx.now());
         // As a caller would look it up: an instance without a proof reads L2, whose value may be another one by now.
         let slot = match self.ctx.l1.get(key, now) {
-            Some(slot) => slot,
-            None => match self.reads.read(key, now).await {
-                (Ok(slot), _) => slot,
-                (Err(_), _) => return false,
-            },
+            Some(slot) => Ok(slot),
+            None => self.reads.read(key, now).await.0,
         };
-        slot.version == sample.entry.slot().version
+        slot.is_ok_and(|slot| slot.version == sample.entry.slot().version)
     }
 
     fn note_mismatch(&self, Sample { key, entry, .. }: &Sample<V>) {

@@ -369,11 +369,8 @@ fn plain_outcome<V: Value>(
     // After a flush L1 compares with another epoch than the one that was proven when the read was sent.
     ctx.l1.in_flight().is_current(op).then(|| {
         let fresh = ctx.convert.open(&op.key, &bytes, now).map_err(Some)?;
-        if ctx.l1.is_usable(op, &fresh, now) {
-            Ok(fresh)
-        } else {
-            Err(MISS)
-        }
+        let is_usable = ctx.l1.is_usable(op, &fresh, now);
+        is_usable.then_some(fresh).ok_or(MISS)
     })
 }
 

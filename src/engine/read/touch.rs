@@ -101,17 +101,12 @@ async fn send<V: Value>(
         return Ok(false);
     };
     let (now, stamp) = (ctx.now(), touched.stamp);
-    let (at, held) = match touched.change {
-        // A shorter lifetime: this instance applies the message as others do, and reads the value again.
-        Some(ver) => (
-            Version {
-                ver,
-                ..stamp.version()
-            },
-            None,
-        ),
-        None => (stamp.version(), ctx.l1.get(key, now)),
-    };
+    let Version { epoch, ver } = stamp.version();
+    let ver = touched.change.unwrap_or(ver);
+    let at = Version { epoch, ver };
+    // After a change to a shorter lifetime this instance applies the message as others do, and reads the value again.
+    let is_same = touched.change.is_none();
+    let held = is_same.then(|| ctx.l1.get(key, now)).flatten();
     if let Some(slot) = held.filter(|slot| slot.version == at) {
         let (tags, value) = (slot.tags(), SlotValue::Shared(slot));
         let slot = ctx.convert.slot(key, value, stamp, touched.life, tags, now);
