@@ -1,14 +1,15 @@
 //! One instance: its parts, put together, started and stopped; and which part answers which call.
 
 use std::error::Error;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use futures::Stream;
 use futures::stream::BoxStream;
 use tokio::runtime::Handle;
 use tokio::time::{sleep, timeout};
+use tokio_util::task::AbortOnDropHandle;
 use tracing::{info, warn};
 
 use super::backoff::Backoff;
@@ -20,7 +21,7 @@ use super::load::{Loads, Same};
 use super::members::Members;
 use super::metrics::Metrics;
 use super::read::lookup::Reads;
-use super::report::recording::{Recording, record};
+use super::report::recording;
 use super::subscribe::listen::Channel;
 use super::subscribe::publish::PublishTo;
 use super::subscribe::subscriber::Subscriber;
@@ -37,6 +38,7 @@ use crate::loaded::Loaded;
 use crate::options::Options;
 use crate::stats::{Counters, Health, HotKey, Stats, Warming};
 use crate::token::Token;
+use crate::util::lock::lock;
 use crate::util::throttle::Throttle;
 use crate::vocabulary::Value;
 #[cfg(feature = "write-behind")]
@@ -52,7 +54,8 @@ pub(crate) struct Engine<V: Value> {
     writes: Arc<Writes<V>>,
     loads: Arc<Loads<V>>,
     subscriber: Arc<Subscriber<V>>,
-    recording: Recording,
+    /// The task that records, once it has been started.
+    recording: Mutex<Option<AbortOnDropHandle<()>>>,
     key_warnings: Throttle,
 }
 
@@ -124,7 +127,7 @@ impl<V: Value> Engine<V> {
         let loads = Arc::new(Loads::new(&ctx, &reads, &writes, parts.same));
         let subscriber = Subscriber::new(&ctx, &writes, &members, parts.channels, parts.publish_to);
         let engine = Self {
-            recording: Recording::default(),
+            recording: Mutex::default(),
             reads,
             writes,
             loads,
@@ -154,7 +157,9 @@ impl<V: Value> Engine<V> {
     }
 
     fn start_recording(&self) {
-        (self.recording).start(&self.ctx, &self.loads, &self.writes);
+        let started = recording::start(&self.ctx, &self.loads, &self.writes);
+        // The former task is aborted when its handle is replaced, so that there is one at a time.
+        *lock(&self.recording) = started;
     }
 
     /// Look-ups in L1, for which the subscriber need not run.
@@ -252,7 +257,7 @@ impl<V: Value> Engine<V> {
         };
         // Bounded, since an L2 that hangs must not keep a service from stopping.
         let _ = timeout(ctx.options.l2_timeout.saturating_mul(2), leaving).await;
-        record(&self.ctx, &self.loads, &self.writes);
+        recording::record(&self.ctx, &self.loads, &self.writes);
         self.ctx.deferred.close()
     }
 
@@ -332,7 +337,7 @@ impl<V: Value> Engine<V> {
 
 impl<V: Value> Drop for Engine<V> {
     fn drop(&mut self) {
-        record(&self.ctx, &self.loads, &self.writes);
+        recording::record(&self.ctx, &self.loads, &self.writes);
         if !self.subscriber.stop.is_cancelled() {
             self.stop();
             report_losses(&[(self.namespace(), self.ctx.deferred.close())]);

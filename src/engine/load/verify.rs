@@ -98,12 +98,10 @@ impl<V: Value> Loads<V> {
     fn note_mismatch(&self, Sample { key, entry, .. }: &Sample<V>) {
         let (ctx, now) = (&*self.ctx, self.ctx.now());
         let age = Duration::from_nanos(now.saturating_sub(entry.slot().born_at));
-        let counter = if age < MINUTE {
-            &ctx.counters.mismatches_under_1m
-        } else if age < HOUR {
-            &ctx.counters.mismatches_under_1h
-        } else {
-            &ctx.counters.mismatches_over_1h
+        let counter = match age {
+            _ if age < MINUTE => &ctx.counters.mismatches_under_1m,
+            _ if age < HOUR => &ctx.counters.mismatches_under_1h,
+            _ => &ctx.counters.mismatches_over_1h,
         };
         counter.bump();
         let version = entry.slot().version;

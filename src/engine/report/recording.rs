@@ -2,7 +2,7 @@
 //!
 //! A hit costs nothing more: counters are handed over once a second, as they are then.
 
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::time::sleep;
@@ -12,36 +12,25 @@ use crate::engine::context::Context;
 use crate::engine::load::Loads;
 use crate::engine::metrics::Metrics;
 use crate::engine::write::Writes;
-use crate::util::lock::lock;
 use crate::vocabulary::Value;
 
 const PAUSE: Duration = Duration::from_secs(1);
 
-/// The task that hands all over from time to time. A recorder that is installed later gets it from then on.
-#[derive(Default)]
-pub(crate) struct Recording(Mutex<Option<AbortOnDropHandle<()>>>);
-
-impl Recording {
-    /// Starts the task, which ends with its runtime, in the place of one that may have ended.
-    pub(crate) fn start<V: Value>(
-        &self,
-        ctx: &Arc<Context<V>>,
-        loads: &Arc<Loads<V>>,
-        writes: &Arc<Writes<V>>,
-    ) {
-        if !Metrics::ARE_ON {
-            return;
+/// Starts the task that hands all over from time to time, which ends with its handle or its runtime. A recorder that is
+/// installed later gets it from then on.
+pub(crate) fn start<V: Value>(
+    ctx: &Arc<Context<V>>,
+    loads: &Arc<Loads<V>>,
+    writes: &Arc<Writes<V>>,
+) -> Option<AbortOnDropHandle<()>> {
+    let (ctx, loads, writes) = (Arc::clone(ctx), Arc::clone(loads), Arc::clone(writes));
+    let recording = async move {
+        loop {
+            record(&ctx, &loads, &writes);
+            sleep(PAUSE).await;
         }
-        let (ctx, loads, writes) = (Arc::clone(ctx), Arc::clone(loads), Arc::clone(writes));
-        let recording = async move {
-            loop {
-                record(&ctx, &loads, &writes);
-                sleep(PAUSE).await;
-            }
-        };
-        // The former task is aborted when its handle is replaced, so that there is one at a time.
-        *lock(&self.0) = Some(AbortOnDropHandle::new(tokio::spawn(recording)));
-    }
+    };
+    Metrics::ARE_ON.then(|| AbortOnDropHandle::new(tokio::spawn(recording)))
 }
 
 /// Hands over the counters, and the gauges as they are now.
