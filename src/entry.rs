@@ -127,7 +127,7 @@ impl<V> Entry<V> {
             is_unproven: self.flags.has_any(Flags::UNPROVEN),
             is_fallback: self.flags.has_any(Flags::FALLBACK),
             age: Duration::from_nanos(self.at.saturating_sub(self.slot.born_at)),
-            version: self.slot.is_stored().then(|| self.slot.version()),
+            version: self.slot.is_stored().then(|| self.slot.version),
         }
     }
 }

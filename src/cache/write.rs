@@ -329,6 +329,6 @@ where
         K: LookupBy<Q, M>,
         Q: CacheKey + ?Sized,
     {
-        self.engine().reads().touch.renew(written(key)?, ttl).await
+        self.engine().reads().renew(written(key)?, ttl).await
     }
 }

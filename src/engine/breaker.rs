@@ -53,7 +53,7 @@ pub(crate) struct Breaker {
     options: Arc<Options>,
     counters: Arc<Counters>,
     events: Arc<Events>,
-    metrics: Metrics,
+    metrics: Arc<Metrics>,
 }
 
 /// Begins with a request that fails, and is over when none has failed for [`OVER_AFTER`].
@@ -75,7 +75,7 @@ impl Breaker {
         options: &Arc<Options>,
         counters: &Arc<Counters>,
         events: &Arc<Events>,
-        metrics: &Metrics,
+        metrics: &Arc<Metrics>,
     ) -> Self {
         Self {
             in_trouble: AtomicBool::new(false),
@@ -92,7 +92,7 @@ impl Breaker {
             options: Arc::clone(options),
             counters: Arc::clone(counters),
             events: Arc::clone(events),
-            metrics: metrics.clone(),
+            metrics: Arc::clone(metrics),
         }
     }
 
@@ -245,13 +245,9 @@ impl Breaker {
     }
 
     fn note(&self, error: Option<&L2Error>) {
-        match error {
-            Some(error) => self.note_error(error),
-            None => self.note_success(),
+        if let Some(error) = error {
+            return self.note_error(error);
         }
-    }
-
-    fn note_success(&self) {
         // Every answer passes here, so this takes no lock.
         if !self.in_trouble.load(Ordering::Relaxed) {
             return;

@@ -36,7 +36,7 @@ pub(crate) struct Context<V> {
     pub(crate) backoff: Backoff,
     pub(crate) counters: Arc<Counters>,
     pub(crate) events: Arc<Events>,
-    pub(crate) metrics: Metrics,
+    pub(crate) metrics: Arc<Metrics>,
     /// The id of this instance, as its messages name it.
     pub(crate) instance: u64,
 }

@@ -202,19 +202,12 @@ impl<V: Value> Convert<V> {
 
     /// The TTLs of a value that lives so long; where reads extend its lifetime, so long at most.
     fn until(&self, ttl: Option<Duration>) -> Ttls {
-        let Some(idle) = self.options.sliding else {
-            // An instance with `sliding` does not extend it.
-            let hard = ttl.unwrap_or(DEFAULT_TTL);
-            return Ttls {
-                end: Some(hard),
-                ..self.kept_for(hard)
-            };
-        };
-        let ttls = self.idle_ttls(idle);
+        let idle = self.options.sliding.map(|idle| self.idle_ttls(idle).hard);
+        let hard = ttl.into_iter().chain(idle).min().unwrap_or(DEFAULT_TTL);
         Ttls {
-            hard: ttl.map_or(ttls.hard, |end| ttls.hard.min(end)),
-            end: ttl,
-            ..ttls
+            // Where reads do not extend it, an instance with `sliding` does not either.
+            end: ttl.or(idle.is_none().then_some(hard)),
+            ..self.kept_for(hard)
         }
     }
 

@@ -1,15 +1,15 @@
 //! One instance: its parts, put together, started and stopped; and which part answers which call.
 
 use std::error::Error;
-use std::sync::Arc;
-use std::sync::atomic::AtomicBool;
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use futures::Stream;
 use futures::stream::BoxStream;
 use tokio::runtime::Handle;
 use tokio::time::{sleep, timeout};
+use tokio_util::task::AbortOnDropHandle;
 use tracing::{info, warn};
 
 use super::backoff::Backoff;
@@ -21,7 +21,7 @@ use super::load::{Loads, Same};
 use super::members::Members;
 use super::metrics::Metrics;
 use super::read::lookup::Reads;
-use super::report::recording::Recording;
+use super::report::recording;
 use super::subscribe::listen::Channel;
 use super::subscribe::publish::PublishTo;
 use super::subscribe::subscriber::Subscriber;
@@ -38,6 +38,7 @@ use crate::loaded::Loaded;
 use crate::options::Options;
 use crate::stats::{Counters, Health, HotKey, Stats, Warming};
 use crate::token::Token;
+use crate::util::lock::lock;
 use crate::util::throttle::Throttle;
 use crate::vocabulary::Value;
 #[cfg(feature = "write-behind")]
@@ -53,7 +54,8 @@ pub(crate) struct Engine<V: Value> {
     writes: Arc<Writes<V>>,
     loads: Arc<Loads<V>>,
     subscriber: Arc<Subscriber<V>>,
-    recording: Recording,
+    /// The task that records, once it has been started.
+    recording: Mutex<Option<AbortOnDropHandle<()>>>,
     key_warnings: Throttle,
 }
 
@@ -96,7 +98,7 @@ impl<V: Value> Engine<V> {
         let lane = l2.lane(&options.namespace, options.l2_timeout, on_connect);
         let reporter = l2.outages().join(&options.namespace);
         let instance = random();
-        let metrics = Metrics::new(&options.namespace);
+        let metrics = Arc::new(Metrics::new(&options.namespace));
         let ctx = Arc::new(Context {
             breaker: Breaker::new(
                 lane.system(),
@@ -125,7 +127,7 @@ impl<V: Value> Engine<V> {
         let loads = Arc::new(Loads::new(&ctx, &reads, &writes, parts.same));
         let subscriber = Subscriber::new(&ctx, &writes, &members, parts.channels, parts.publish_to);
         let engine = Self {
-            recording: Recording::new(&ctx, &loads, &writes),
+            recording: Mutex::default(),
             reads,
             writes,
             loads,
@@ -136,7 +138,7 @@ impl<V: Value> Engine<V> {
         // A cache may be built before there is a runtime, as in a static. Then the first call starts the tasks.
         if Handle::try_current().is_ok() {
             engine.ensure_subscribed();
-            engine.recording.start();
+            engine.start_recording();
         }
         engine
     }
@@ -150,8 +152,14 @@ impl<V: Value> Engine<V> {
         // One atomic load in the common case. A subscriber that ends takes its proof with it, so a proof shows that
         // there is one.
         if !self.ctx.l1.freshness().is_live_at(self.now()) && self.subscriber.start() {
-            self.recording.start();
+            self.start_recording();
         }
+    }
+
+    fn start_recording(&self) {
+        let started = recording::start(&self.ctx, &self.loads, &self.writes);
+        // The former task is aborted when its handle is replaced, so that there is one at a time.
+        *lock(&self.recording) = started;
     }
 
     /// Look-ups in L1, for which the subscriber need not run.
@@ -180,31 +188,6 @@ impl<V: Value> Engine<V> {
     /// Whether any look-up is one with this token.
     pub(crate) fn has_applied(&self, token: Token) -> bool {
         self.ctx.l1.freshness().has_applied(token)
-    }
-
-    /// The stream of writes, if L2 has one.
-    #[cfg(feature = "write-behind")]
-    pub(crate) fn write_stream(&self) -> Option<&dyn WriteStream> {
-        self.ctx.lane.write_stream()
-    }
-
-    /// Reads a value that waits for its source.
-    #[cfg(feature = "write-behind")]
-    pub(crate) fn open_waiting(&self, waiting: &Waiting) -> Option<V> {
-        let key = Key::from(&*waiting.key);
-        self.ctx.convert.open_waiting(&key, &waiting.body)
-    }
-
-    /// Names this instance in its messages.
-    #[cfg(feature = "write-behind")]
-    pub(crate) fn instance(&self) -> u64 {
-        self.ctx.instance
-    }
-
-    /// The message by which these keys are invalidated.
-    #[cfg(feature = "write-behind")]
-    pub(crate) fn invalidation_of(&self, keys: &[&str]) -> Vec<u8> {
-        message::payload(Kind::Invalidate, self.ctx.instance, keys)
     }
 
     /// Takes the position in the log when it is called, and not when its future is polled: the caller may read the
@@ -274,7 +257,7 @@ impl<V: Value> Engine<V> {
         };
         // Bounded, since an L2 that hangs must not keep a service from stopping.
         let _ = timeout(ctx.options.l2_timeout.saturating_mul(2), leaving).await;
-        self.recording.record();
+        recording::record(&self.ctx, &self.loads, &self.writes);
         self.ctx.deferred.close()
     }
 
@@ -327,9 +310,34 @@ impl<V: Value> Engine<V> {
     }
 }
 
+/// What a pattern needs that has the source written later.
+#[cfg(feature = "write-behind")]
+impl<V: Value> Engine<V> {
+    /// The stream of writes, if L2 has one.
+    pub(crate) fn write_stream(&self) -> Option<&dyn WriteStream> {
+        self.ctx.lane.write_stream()
+    }
+
+    /// Reads a value that waits for its source.
+    pub(crate) fn open_waiting(&self, waiting: &Waiting) -> Option<V> {
+        let key = Key::from(&*waiting.key);
+        self.ctx.convert.open_waiting(&key, &waiting.body)
+    }
+
+    /// Names this instance in its messages.
+    pub(crate) fn instance(&self) -> u64 {
+        self.ctx.instance
+    }
+
+    /// The message by which these keys are invalidated.
+    pub(crate) fn invalidation_of(&self, keys: &[&str]) -> Vec<u8> {
+        message::payload(Kind::Invalidate, self.ctx.instance, keys)
+    }
+}
+
 impl<V: Value> Drop for Engine<V> {
     fn drop(&mut self) {
-        self.recording.record();
+        recording::record(&self.ctx, &self.loads, &self.writes);
         if !self.subscriber.stop.is_cancelled() {
             self.stop();
             report_losses(&[(self.namespace(), self.ctx.deferred.close())]);

@@ -18,10 +18,7 @@ use crate::util::lock::lock;
 static METADATA: Metadata<'static> = Metadata::new("larder", Level::INFO, Some("larder"));
 
 /// The names of an instance's counters, gauges and histograms, with its labels.
-#[derive(Clone)]
-pub(crate) struct Metrics(Arc<Keys>);
-
-struct Keys {
+pub(crate) struct Metrics {
     /// In the order of the fields of [`Stats`], the last of which is a gauge.
     counters: Vec<Counter>,
     gauges: [Key; GAUGES.len()],
@@ -97,17 +94,17 @@ impl Metrics {
             own: AtomicU64::new(0),
             sum: Arc::clone(sum),
         });
-        Self(Arc::new(Keys {
+        Self {
             counters: counters.collect(),
             gauges: GAUGES.map(|(name, _)| key(name.to_owned())),
             loads: by_outcome(LOADS),
             requests: by_outcome(REQUESTS),
-        }))
+        }
     }
 
     /// A loader has run.
     pub(crate) fn record_load(&self, began: Instant, has_failed: bool) {
-        record(&self.0.loads, began, has_failed);
+        record(&self.loads, began, has_failed);
     }
 
     /// The time at which a request to L2 is sent.
@@ -117,13 +114,13 @@ impl Metrics {
 
     /// A request to L2 was answered, or was not.
     pub(crate) fn record_request(&self, sent: Instant, has_failed: bool) {
-        record(&self.0.requests, sent, has_failed);
+        record(&self.requests, sent, has_failed);
     }
 
-    /// All counters as they are.
-    pub(crate) fn set_counters(&self, stats: &Stats) {
+    /// All counters as they are, and all gauges, in the order of [`GAUGES`].
+    pub(crate) fn set(&self, stats: &Stats, gauges: [f64; GAUGES.len()]) {
         with_recorder(|recorder| {
-            for (counter, (_, n)) in self.0.counters.iter().zip(stats.iter()) {
+            for (counter, (_, n)) in self.counters.iter().zip(stats.iter()) {
                 // By how much it has grown, and as an absolute sum: an instance that is dropped leaves its part in the
                 // sum, and a recorder takes no counter that goes back. `fetch_max`, since two threads may record at
                 // once.
@@ -132,13 +129,7 @@ impl Metrics {
                 let counter = recorder.register_counter(&counter.key, &METADATA);
                 counter.absolute(sum);
             }
-        });
-    }
-
-    /// All gauges, in the order of [`GAUGES`].
-    pub(crate) fn set_gauges(&self, values: [f64; GAUGES.len()]) {
-        with_recorder(|recorder| {
-            for (key, value) in self.0.gauges.iter().zip(values) {
+            for (key, value) in self.gauges.iter().zip(gauges) {
                 recorder.register_gauge(key, &METADATA).set(value);
             }
         });

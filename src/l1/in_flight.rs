@@ -47,7 +47,7 @@ impl<V, T> Join<V, T> {
 /// One operation on a key, a read, a load, a refresh or an insert: under way for as long as this lives.
 pub(crate) struct Op<V> {
     in_flight: Arc<InFlight<V>>,
-    key: Key,
+    pub(crate) key: Key,
     /// The hash of the key in the table of operations.
     hash: u64,
     /// Operations that may be on one key are numbered in the order in which they began.
@@ -57,12 +57,6 @@ pub(crate) struct Op<V> {
     /// The generation and the epoch that L1 knew when this began.
     generation: u64,
     pub(super) epoch: u64,
-}
-
-impl<V> Op<V> {
-    pub(crate) fn key(&self) -> &Key {
-        &self.key
-    }
 }
 
 impl<V> Drop for Op<V> {
@@ -355,7 +349,7 @@ impl<V> InFlight<V> {
         };
         // Rule 3, in the critical section in which changes raise floors: either the change has raised the floor, and
         // the value was refused above; or the change finds it visible, and evicts it. Even if L1 has no room for it.
-        let older = state.hand_out(op.id, fresh.version().ver);
+        let older = state.hand_out(op.id, fresh.version.ver);
         fresh.reveal(op.generation);
         drop(shard);
         drop(older);
@@ -363,11 +357,11 @@ impl<V> InFlight<V> {
     }
 
     fn allows(&self, state: &KeyState<V>, op: &Op<V>, fresh: &Slot<V>) -> bool {
-        let is_of_epoch = fresh.version().epoch == op.epoch || without(Rule::Epochs);
+        let is_of_epoch = fresh.version.epoch == op.epoch || without(Rule::Epochs);
         state.may_store(
             op.id,
             op.is_load,
-            fresh.version().ver,
+            fresh.version.ver,
             self.freshness.issued(),
         ) && is_of_epoch
             && self.is_current(op)

@@ -129,7 +129,7 @@ impl<V: Value> L1<V> {
 
     /// Whether an entry was stored by the write that a token names, or later in the same epoch (rule 22).
     pub(crate) fn is_at_least(&self, slot: &Slot<V>, token: Token) -> bool {
-        let Version { epoch, ver } = slot.version();
+        let Version { epoch, ver } = slot.version;
         let is_after = slot.is_stored() && epoch == token.epoch && ver >= token.ver;
         // A higher version may be none of the lane's (rule 11).
         is_after && ver <= self.freshness.issued()
@@ -168,7 +168,7 @@ impl<V: Value> L1<V> {
     /// Whether a value may be used for which the server has compared no epochs: it was written in the epoch that was
     /// known when the operation began, there was no flush since, and the value has not expired.
     pub(crate) fn is_usable(&self, op: &Op<V>, fresh: &Arc<Slot<V>>, now: Tick) -> bool {
-        let of_now = fresh.version().epoch == op.epoch || without(Rule::Epochs);
+        let of_now = fresh.version.epoch == op.epoch || without(Rule::Epochs);
         self.in_flight.is_current(op) && of_now && now < fresh.gone_at
     }
 
@@ -178,12 +178,12 @@ impl<V: Value> L1<V> {
         if self.try_store(op, fresh) {
             return;
         }
-        let (key, Version { epoch, ver }) = (op.key(), fresh.version());
+        let (key, Version { epoch, ver }) = (&op.key, fresh.version);
         let generation = self.freshness.generation();
         if epoch == self.freshness.epoch() {
             // The floor before the eviction, as for a change: an operation that stores in between stores nothing older.
             (self.in_flight).hand_out_unstored(op, Comparable { ver, generation });
-            self.store.remove_if(key, |slot| slot.version().ver < ver);
+            self.store.remove_if(key, |slot| slot.version.ver < ver);
         } else {
             self.forget(key);
         }
@@ -191,21 +191,21 @@ impl<V: Value> L1<V> {
 
     /// The same for a loaded value with which this instance has filled L2.
     pub(crate) fn publish_filled(&self, op: &Op<V>, fresh: &Arc<Slot<V>>) {
-        self.note_issued(fresh.version());
+        self.note_issued(fresh.version);
         self.publish(op, fresh);
     }
 
     /// The same for a value that this instance has inserted: a change like any other, but an older entry is
     /// replaced rather than evicted.
     pub(crate) fn publish_inserted(&self, op: &Op<V>, fresh: &Arc<Slot<V>>) {
-        let change = self.note_issued(fresh.version());
+        let change = self.note_issued(fresh.version);
         if change.is_some() {
-            self.in_flight.change(op.key(), change);
+            self.in_flight.change(&op.key, change);
             if self.try_store(op, fresh) {
                 return;
             }
         }
-        self.apply([&**op.key()], fresh.version());
+        self.apply([&*op.key], fresh.version);
     }
 
     /// Applies a change of keys that L2 has accepted, by a message or by the answer to this instance: older values are
@@ -322,14 +322,14 @@ impl<V: Value> L1<V> {
     /// it. To lose the former costs a miss. An entry that this instance has written is not above: its version was known
     /// to be issued before the entry was stored, and is compared here after the entry was found.
     fn is_outdated(&self, slot: &Slot<V>, ver: u64) -> bool {
-        let held = slot.version().ver;
+        let held = slot.version.ver;
         held < ver || held > self.freshness.issued()
     }
 
     /// The version of the entry of a key, where no other instance shares the lane.
     pub(crate) fn version(&self, key: &str, now: Tick) -> Version {
         self.held(key, now)
-            .map_or(Version::ABSENT, |slot| slot.version())
+            .map_or(Version::ABSENT, |slot| slot.version)
     }
 
     /// Makes the entry of a key stale, where L1 alone holds it; loads of the key that are under way store nothing.
@@ -425,19 +425,19 @@ impl<V: Value> L1<V> {
         if has_place && !self.in_flight.may_store(op, fresh) {
             return false;
         }
-        let clears = has_place.then(|| self.store.insert(op.key(), Arc::clone(fresh)));
+        let clears = has_place.then(|| self.store.insert(&op.key, Arc::clone(fresh)));
         // Rules 3, 4 and 11 once more: the key may have changed while moka took the entry in.
         let is_revealed = self.in_flight.reveal(op, fresh);
         if is_revealed {
             // An older entry may have taken its place before the floor was raised. moka is not asked without need: it
             // would record a hit.
             if clears.is_none_or(|clears| !self.store.restore(fresh, clears)) {
-                let is_older = |slot: &Arc<Slot<V>>| slot.version().ver < fresh.version().ver;
-                self.store.remove_if(op.key(), is_older);
+                let is_older = |slot: &Arc<Slot<V>>| slot.version.ver < fresh.version.ver;
+                self.store.remove_if(&op.key, is_older);
             }
         } else if has_place {
             self.store
-                .remove_if(op.key(), |current| Arc::ptr_eq(current, fresh));
+                .remove_if(&op.key, |current| Arc::ptr_eq(current, fresh));
         }
         is_revealed
     }

@@ -48,7 +48,7 @@ impl<V> Outcome<V> {
     /// for a caller with a token, too, and not enough (rule 22).
     pub(crate) fn is_usable_late(&self) -> bool {
         // An unstored value has no version to be compared with that of the invalidation.
-        self.slot.is_stored() && self.slot.tags().allow(self.slot.version().ver)
+        self.slot.is_stored() && self.slot.tags().allow(self.slot.version.ver)
     }
 
     pub(crate) fn fresh(slot: Arc<Slot<V>>, source: Source) -> Self {

@@ -19,7 +19,6 @@ const HIDDEN: u64 = 0;
 const TAGGED: u64 = 1 << 63;
 
 /// A value, its key, its version, and its times by this process's clock.
-#[derive(Debug)]
 pub(crate) struct Slot<V> {
     /// The generation that may see it, or `HIDDEN`.
     generation: AtomicU64,
@@ -37,13 +36,12 @@ pub(crate) struct Slot<V> {
     pub(crate) born_at: Tick,
     /// [`Version::ABSENT`] if L2 does not hold the value. L1 compares the epoch before it stores the value, and not
     /// again.
-    version: Version,
+    pub(crate) version: Version,
     value: SlotValue<V>,
 }
 
 /// The other parts of an entry whose life can be extended, or that has tags. Few caches have such entries, so
 /// the others do not keep room for it.
-#[derive(Debug)]
 struct More {
     soft_at: Tick,
     ends_at: Tick,
@@ -53,7 +51,6 @@ struct More {
 }
 
 /// A value, or the slot that holds it: a value that is stored again under another version is not copied.
-#[derive(Debug)]
 pub(crate) enum SlotValue<V> {
     Own(V),
     Shared(Arc<Slot<V>>),
@@ -157,10 +154,6 @@ impl<V> Slot<V> {
 
     pub(crate) fn tags(&self) -> Tags {
         (self.more.as_ref()).map_or_else(Tags::default, |more| more.tags.clone())
-    }
-
-    pub(crate) fn version(&self) -> Version {
-        self.version
     }
 
     /// Whether L2 holds it, or held it: otherwise its version compares with no other.

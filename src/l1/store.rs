@@ -3,17 +3,17 @@
 //! comes back. Only an entry that moka evicts may stay in the table for a while: it is as good as before. Knows nothing
 //! of versions and generations: its caller says with a condition which entry may be seen or removed.
 
+#[cfg(not(larder_interleavings))]
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-#[cfg(not(larder_interleavings))]
-use self::moka::{Bounded, bounded};
 use super::Slot;
-#[cfg(not(larder_interleavings))]
-use super::cell::Cell;
 use super::hot_table::{HotTable, is_promoted};
 #[cfg(larder_interleavings)]
 use super::interleavings::{Bounded, Cell, bounded};
+#[cfg(not(larder_interleavings))]
+use super::{cell::Cell, hasher};
 use crate::key::Key;
 use crate::prefixes::Prefixes;
 use crate::vocabulary::Value;
@@ -189,30 +189,19 @@ impl<V: Value> Store<V> {
 }
 
 #[cfg(not(larder_interleavings))]
-mod moka {
-    use std::panic::{AssertUnwindSafe, catch_unwind};
-    use std::sync::Arc;
+type Bounded<V> = moka::sync::Cache<Key, Arc<EntryCell<V>>, hasher::Hasher>;
 
-    use moka::sync::Cache;
-
-    use crate::key::Key;
-    use crate::l1::hasher::{Hasher, hasher};
-    use crate::l1::store::{EntryCell, Weigher};
-    use crate::vocabulary::Value;
-
-    pub(super) type Bounded<V> = Cache<Key, Arc<EntryCell<V>>, Hasher>;
-
-    pub(super) fn bounded<V: Value>(capacity: u64, weigher: Option<Weigher<V>>) -> Bounded<V> {
-        let mut entries = Cache::builder().max_capacity(capacity);
-        if let Some(weigher) = weigher {
-            entries = entries.weigher(move |key: &Key, cell: &Arc<EntryCell<V>>| {
-                let slot = cell.get_if(|_| true);
-                let weigh = || slot.map_or(0, |slot| weigher(key, slot.value()));
-                // An entry of unknown weight does not fit. The panic itself has been reported by its hook.
-                // A panic of the weigher would leave moka in the middle of an insert.
-                catch_unwind(AssertUnwindSafe(weigh)).unwrap_or(u32::MAX)
-            });
-        }
-        entries.build_with_hasher(hasher())
+#[cfg(not(larder_interleavings))]
+fn bounded<V: Value>(capacity: u64, weigher: Option<Weigher<V>>) -> Bounded<V> {
+    let mut entries = moka::sync::Cache::builder().max_capacity(capacity);
+    if let Some(weigher) = weigher {
+        entries = entries.weigher(move |key: &Key, cell: &Arc<EntryCell<V>>| {
+            let slot = cell.get_if(|_| true);
+            let weigh = || slot.map_or(0, |slot| weigher(key, slot.value()));
+            // An entry of unknown weight does not fit. The panic itself has been reported by its hook.
+            // A panic of the weigher would leave moka in the middle of an insert.
+            catch_unwind(AssertUnwindSafe(weigh)).unwrap_or(u32::MAX)
+        });
     }
+    entries.build_with_hasher(hasher::hasher())
 }

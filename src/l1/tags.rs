@@ -16,7 +16,6 @@ use crate::key::Key;
 const SWEEP_FROM: usize = 64;
 
 /// The state of one tag, as far as this instance knows.
-#[derive(Debug)]
 pub(crate) struct TagState {
     pub(crate) name: Key,
     /// In which it was registered: only in this is it told of invalidations.
@@ -59,7 +58,7 @@ impl TagState {
 }
 
 /// The tags of one value. Most have none.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Default)]
 pub(crate) struct Tags(Option<Arc<[Arc<TagState>]>>);
 
 impl Tags {

@@ -52,7 +52,7 @@ impl<K: Send + 'static, V: Value> Batches<K, V> {
         };
         // One critical section: of two callers without a batch only one begins it.
         let mut open = lock(&self.open);
-        let text = led.op.key().clone();
+        let text = led.op.key.clone();
         let mut one = (key, led);
         if let Some(batch) = &mut *open
             && batch.keys.insert(text.clone())

@@ -20,15 +20,11 @@ use crate::vocabulary::Value;
 
 impl<V: Value> Loads<V> {
     /// Runs a commit, and invalidates the key then, however it has ended: it may have landed.
-    pub(crate) async fn invalidate_after<T, E>(
+    pub(crate) async fn invalidate_after<T: Send + 'static, E: Send + 'static>(
         &self,
         key: Result<Key, KeyTooLong>,
         commit: impl Future<Output = Result<T, E>> + Send + 'static,
-    ) -> Result<T, CommitError<T, E>>
-    where
-        T: Send + 'static,
-        E: Send + 'static,
-    {
+    ) -> Result<T, CommitError<T, E>> {
         let commit = async { commit.await.map(|value| (value, None)) };
         let (value, _) = self.commit(key, commit).await?;
         Ok(value)
@@ -65,7 +61,7 @@ impl<V: Value> Loads<V> {
             let leases = [(key, lease)];
             lease::keep(ctx, &leases, commit).await?;
             let ended = lease::fill(ctx, &op, lease, ready, Replaces::Any).await;
-            let stored = ended.is_stored.then(|| ended.slot.version().into());
+            let stored = ended.is_stored.then(|| ended.slot.version.into());
             Ok(((), stored))
         };
         let ((), token) = self.commit(Ok(key), commit).await?;
@@ -73,15 +69,11 @@ impl<V: Value> Loads<V> {
     }
 
     /// Runs a commit, and invalidates the key unless it names the write that has brought the caches up to date.
-    async fn commit<T, E>(
+    async fn commit<T: Send + 'static, E: Send + 'static>(
         &self,
         key: Result<Key, KeyTooLong>,
         commit: impl Future<Output = Result<(T, Option<Token>), E>> + Send + 'static,
-    ) -> Result<(T, Token), CommitError<T, E>>
-    where
-        T: Send + 'static,
-        E: Send + 'static,
-    {
+    ) -> Result<(T, Token), CommitError<T, E>> {
         // If the runtime ends during the commit this is dropped, and so deferred.
         let write = key.map(|key| Write::new(&self.ctx, key, Step::INVALIDATE, None));
         let writes = Arc::clone(&self.writes);

@@ -76,7 +76,7 @@ impl<V: Value> Loads<V> {
     /// the same for a while.
     pub(crate) async fn failed(&self, fetch: &Fetch<V>, error: LoadError) -> LoadOutcome<V> {
         let (ctx, op) = (&*self.ctx, &fetch.op);
-        let key = op.key();
+        let key = &op.key;
         let options = &*ctx.options;
         let Some(found) = self.reads.fallback(key, Proof::Used).await else {
             if !options.error_ttl.is_zero() {

@@ -194,8 +194,8 @@ impl<V: Value> Loads<V> {
                     // key is barred (rule 14), or the cache is off, that is no failure of the source, so no pause.
                     Acquired::NotAsked if is_refresh => {}
                     // Another instance has had the lease and stored no value, or L2 stores no load for now.
-                    Acquired::Refused if is_refresh => ctx.backoff.yielded(fetch.op.key()),
-                    Acquired::Failed if is_refresh => self.refresh_failed(fetch.op.key(), None),
+                    Acquired::Refused if is_refresh => ctx.backoff.yielded(&fetch.op.key),
+                    Acquired::Failed if is_refresh => self.refresh_failed(&fetch.op.key, None),
                     // It is loaded, and not stored.
                     Acquired::NotAsked | Acquired::Refused | Acquired::Failed => ready.push(fetch),
                 }
@@ -248,7 +248,7 @@ impl<V: Value> Loads<V> {
         let only_reads =
             is_noticed || begun.elapsed() >= options.stale_wait.min(options.load_timeout);
         let ended: HashSet<Key> = ended.into_iter().collect();
-        let is_due = |fetch: &mut Fetch<V>| !is_noticed || ended.contains(fetch.op.key());
+        let is_due = |fetch: &mut Fetch<V>| !is_noticed || ended.contains(&fetch.op.key);
         let mut due: Vec<_> = waiting.extract_if(.., is_due).collect();
         let refreshes = (due.iter_mut()).filter(|fetch| only_reads && fetch.is_refresh());
         for request in refreshes.filter_map(|fetch| fetch.request.as_mut()) {
@@ -260,7 +260,7 @@ impl<V: Value> Loads<V> {
     /// Runs a loader, stores the values that it returns, and hands the results to the callers.
     async fn load(&self, fetches: Vec<Fetch<V>>, loads: Loading<V>) {
         let keys: Vec<_> = (fetches.iter())
-            .map(|fetch| (fetch.op.key(), fetch.lease))
+            .map(|fetch| (&fetch.op.key, fetch.lease))
             .collect();
         let loaded: Vec<_> = match self.call(loads, &keys).await {
             Ok(values) => values.into_iter().map(Ok).collect(),
@@ -279,7 +279,7 @@ impl<V: Value> Loads<V> {
 
     /// Stores the value that the loader has returned, if it has, and hands the result to the callers.
     async fn end(&self, fetch: Fetch<V>, loaded: Result<Option<Loaded<V>>, LoadError>) {
-        let (key, lease) = (fetch.op.key(), fetch.lease);
+        let (key, lease) = (&fetch.op.key, fetch.lease);
         let replaces = match &fetch.previous {
             Some(previous) => Replaces::Stale(previous.slot()),
             None => Replaces::Nothing,

@@ -126,7 +126,7 @@ pub(crate) async fn acquire<V: Value>(
     request: Option<&mut LeaseRequest>,
     until: Instant,
 ) -> Acquired<V> {
-    let key = op.key();
+    let key = &op.key;
     let is_refresh = goal == Goal::Newer;
     // An earlier load may have ended since the caller's look-up.
     if let Goal::Missing { at_least } = goal
@@ -263,7 +263,7 @@ pub(crate) async fn store<V: Value>(
     replaces: Replaces<'_, V>,
 ) -> Result<Option<FillOutcome<V>>, LoadError> {
     let ready = loaded.and_then(|loaded| {
-        let ready = loaded.map(|loaded| Ready::of(ctx, op.key(), loaded, &replaces));
+        let ready = loaded.map(|loaded| Ready::of(ctx, &op.key, loaded, &replaces));
         ready.transpose().map_err(|misuse| {
             ctx.counters.load_failures.bump();
             LoadError::misuse(misuse)
@@ -273,7 +273,7 @@ pub(crate) async fn store<V: Value>(
         Ok(Some(ready)) => Ok(Some(fill(ctx, op, lease, ready, replaces).await)),
         no_value => {
             // Before the callers have their result: one that tries again would wait for this lease.
-            give_back(ctx, (op.key(), lease)).await;
+            give_back(ctx, (&op.key, lease)).await;
             no_value.map(|_| None)
         }
     }
@@ -294,7 +294,7 @@ pub(crate) async fn fill<V: Value>(
     let publishes = matches!(replaces, Replaces::Any);
     let sent = match lease {
         Some(lease) if ready.is_stored && !is_held => {
-            ready.send(ctx, op.key(), lease, publishes).await
+            ready.send(ctx, &op.key, lease, publishes).await
         }
         _ => Ok(None),
     };
@@ -304,7 +304,7 @@ pub(crate) async fn fill<V: Value>(
         Err(error) if !error.is_refused() => None,
         // Not sent, or refused by a store that is full: other instances need not wait for a fill that will not come.
         Ok(None) | Err(_) => {
-            give_back(ctx, (op.key(), lease)).await;
+            give_back(ctx, (&op.key, lease)).await;
             None
         }
     };
@@ -320,26 +320,26 @@ pub(crate) async fn fill<V: Value>(
     match filled {
         Some(Fill::Stored(stamp)) => {
             let life = ready.ttls.life(stamp.written_at);
-            let fresh = (ctx.convert).slot(op.key(), value, stamp, life, tags, now);
+            let fresh = (ctx.convert).slot(&op.key, value, stamp, life, tags, now);
             if publishes {
                 ctx.l1.publish_inserted(op, &fresh);
                 ctx.counters.invalidations_sent.bump();
-                (ctx.events).emit(|| CacheEvent::of_change(Kind::Insert, op.key(), true));
+                (ctx.events).emit(|| CacheEvent::of_change(Kind::Insert, &op.key, true));
             } else {
                 ctx.l1.publish_filled(op, &fresh);
             }
-            ctx.backoff.forget(op.key());
+            ctx.backoff.forget(&op.key);
             return ended(fresh, Source::Loader);
         }
         // The lease was lost. The stored value was written since, or it is still the one that was to be replaced. A
         // caller that has asked for its own load gets its own value.
         Some(Fill::Rejected(Some(bytes))) if !publishes => {
             let old = match replaces {
-                Replaces::Stale(previous) => Some(previous.version()),
+                Replaces::Stale(previous) => Some(previous.version),
                 Replaces::Nothing | Replaces::Any => None,
             };
-            if let Ok(fresh) = tags::open(ctx, Proof::Unused, op.key(), &bytes, now).await
-                && Some(fresh.version()) != old
+            if let Ok(fresh) = tags::open(ctx, Proof::Unused, &op.key, &bytes, now).await
+                && Some(fresh.version) != old
                 // Only with a proof is the epoch that `is_usable` compares the present one (rule 11).
                 && ctx.l1.freshness().is_live()
                 && ctx.l1.is_usable(op, &fresh, now)
@@ -350,7 +350,7 @@ pub(crate) async fn fill<V: Value>(
         }
         Some(Fill::Rejected(_)) | None => {}
     }
-    let slot = ctx.convert.unstored(op.key(), value, now);
+    let slot = ctx.convert.unstored(&op.key, value, now);
     ended(slot, Source::Loader)
 }
 
@@ -390,13 +390,13 @@ impl<V: Value> Ready<V> {
     ) -> Result<Option<Fill>, L2Error> {
         let (ttls, tags) = (self.ttls, &*self.tags);
         if let SlotValue::Shared(slot) = &self.value
-            && slot.version().epoch == lease.epoch
+            && slot.version.epoch == lease.epoch
             && !self.is_retagged
         {
             // L2 has the value, so its body need not be sent again. `None` if L2 does not have it any more.
             let sending = ctx
                 .lane
-                .revalidate(key, lease, slot.version().ver, ttls, tags);
+                .revalidate(key, lease, slot.version.ver, ttls, tags);
             if let Some(fill) = ctx.breaker.send("revalidate", sending).await? {
                 return Ok(Some(fill));
             }

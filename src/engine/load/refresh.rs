@@ -120,8 +120,7 @@ impl<V: Value> Loads<V> {
             let joined =
                 may_refresh.then(|| self.ctx.l1.in_flight().join_refresh(&key, self.ctx.now()));
             let refresh = joined.flatten().map(|join| {
-                let request =
-                    lease::request(&self.ctx, Want::NewerThan(entry.slot().version().ver));
+                let request = lease::request(&self.ctx, Want::NewerThan(entry.slot().version.ver));
                 let previous = Some(entry.clone());
                 let (flight, led) = Fetch::of(join, Goal::Newer, previous, began, Some(request));
                 if let Some(led) = led {

@@ -89,27 +89,22 @@ impl<V: Value> Loads<V> {
         let (key, now) = (&sample.key, self.ctx.now());
         // As a caller would look it up: an instance without a proof reads L2, whose value may be another one by now.
         let slot = match self.ctx.l1.get(key, now) {
-            Some(slot) => slot,
-            None => match self.reads.read(key, now).await {
-                (Ok(slot), _) => slot,
-                (Err(_), _) => return false,
-            },
+            Some(slot) => Ok(slot),
+            None => self.reads.read(key, now).await.0,
         };
-        slot.version() == sample.entry.slot().version()
+        slot.is_ok_and(|slot| slot.version == sample.entry.slot().version)
     }
 
     fn note_mismatch(&self, Sample { key, entry, .. }: &Sample<V>) {
         let (ctx, now) = (&*self.ctx, self.ctx.now());
         let age = Duration::from_nanos(now.saturating_sub(entry.slot().born_at));
-        let counter = if age < MINUTE {
-            &ctx.counters.mismatches_under_1m
-        } else if age < HOUR {
-            &ctx.counters.mismatches_under_1h
-        } else {
-            &ctx.counters.mismatches_over_1h
+        let counter = match age {
+            _ if age < MINUTE => &ctx.counters.mismatches_under_1m,
+            _ if age < HOUR => &ctx.counters.mismatches_under_1h,
+            _ => &ctx.counters.mismatches_over_1h,
         };
         counter.bump();
-        let version = entry.slot().version();
+        let version = entry.slot().version;
         ctx.events.emit(|| CacheEvent::Mismatch {
             key: key.to_string(),
             version,

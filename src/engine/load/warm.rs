@@ -19,7 +19,7 @@ use crate::engine::context::Context;
 use crate::error::WriteError;
 use crate::key::{Key, KeyTooLong};
 use crate::l1::{Hasher, Op, hasher};
-use crate::l2::{Kind, Lease, Message, Want, Written};
+use crate::l2::{Applied, Kind, Lease, Message, Want, Written};
 use crate::loaded::Loaded;
 use crate::stats::Warming;
 use crate::vocabulary::Value;
@@ -43,21 +43,21 @@ type Item<V> = (Result<Key, KeyTooLong>, Loaded<V>);
 impl<V: Value> Loads<V> {
     /// A position in the log that a call comes after, without waiting. `None` while this instance has not heard of the
     /// lane.
-    pub(crate) fn log_position(&self) -> Option<LogPosition> {
+    pub(crate) fn log_position(&self) -> Option<Applied> {
         let ctx = &*self.ctx;
         if ctx.l1.freshness().is_alone() {
             // The log is in memory, so its position is there at once.
             return mark_log(ctx).now_or_never()?.ok();
         }
         let (epoch, seq) = ctx.l1.freshness().reached()?;
-        Some(LogPosition { epoch, seq })
+        Some(Applied { epoch, seq })
     }
 
     /// Stores the values of a stream whose keys have none, and were not changed since the position `before`. `progress`
     /// is called after each batch.
     pub(crate) async fn warm(
         &self,
-        before: Option<LogPosition>,
+        before: Option<Applied>,
         items: impl Stream<Item = Item<V>>,
         mut progress: impl FnMut(&Warming),
     ) -> Result<Warming, WriteError> {
@@ -155,7 +155,7 @@ async fn store<V: Value>(
         }
     }
     let leases: Vec<_> = (leased.iter())
-        .map(|(op, lease, _)| (op.key().clone(), Some(*lease)))
+        .map(|(op, lease, _)| (op.key.clone(), Some(*lease)))
         .collect();
     let filling = async {
         // After the leases were granted. A later change ends them (rule 1).
@@ -193,8 +193,8 @@ async fn fill<V: Value>(
     (op, lease, ready): LeasedValue<V>,
     changes: &Changes,
 ) -> Ended {
-    if changes.are_of(op.key(), &ready.tags) && !without(Rule::Warming) {
-        lease::give_back(ctx, (op.key(), Some(lease))).await;
+    if changes.are_of(&op.key, &ready.tags) && !without(Rule::Warming) {
+        lease::give_back(ctx, (&op.key, Some(lease))).await;
         return Ended::Changed;
     }
     match lease::fill(ctx, &op, Some(lease), ready, Replaces::Nothing).await {
@@ -204,22 +204,16 @@ async fn fill<V: Value>(
     }
 }
 
-/// A position in the lane's log.
-#[derive(Clone, Copy)]
-pub(crate) struct LogPosition {
-    epoch: u64,
-    seq: u64,
-}
-
-/// Marks a position in the log, by a message that changes nothing: each earlier change comes before it.
-async fn mark_log<V: Value>(ctx: &Context<V>) -> Result<LogPosition, WriteError> {
+/// Marks a position in the log, by a message that changes nothing: each earlier change comes before it. An instance that
+/// has applied the message is there.
+async fn mark_log<V: Value>(ctx: &Context<V>) -> Result<Applied, WriteError> {
     // A step that writes, as only a primary accepts it: a replica may lack the last messages (rule 23).
     let marked = ctx.publish(Kind::Invalidate, &[]).await;
     let marked = marked.map_err(|error| WriteError::interrupted(Some(error)))?;
     let Written::Done(ack) = marked else {
         return Err(WriteError::interrupted(None));
     };
-    Ok(LogPosition {
+    Ok(Applied {
         epoch: ack.stamp.epoch,
         seq: ack.seq,
     })
@@ -228,7 +222,7 @@ async fn mark_log<V: Value>(ctx: &Context<V>) -> Result<LogPosition, WriteError>
 /// The changes since a position in the log.
 struct Changes {
     /// Up to here.
-    here: LogPosition,
+    here: Applied,
     hasher: Hasher,
     /// The hashes of keys. Two keys with the same hash are taken for one: then a value is not stored, which is safe.
     keys: HashSet<u64>,
@@ -238,7 +232,7 @@ struct Changes {
 }
 
 impl Changes {
-    fn since(here: LogPosition) -> Self {
+    fn since(here: Applied) -> Self {
         Self {
             here,
             hasher: hasher(),

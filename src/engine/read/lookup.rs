@@ -9,9 +9,9 @@ use futures::FutureExt;
 use futures::future::join_all;
 use tracing::{Instrument, Span};
 
+use super::extensions::Extensions;
 use super::hot_keys::HotKeys;
 use super::tags::{self, Proof};
-use super::touch::Touch;
 use crate::clock::Tick;
 use crate::engine::context::Context;
 use crate::entry::Entry;
@@ -30,7 +30,7 @@ const COMPARED: usize = 64;
 pub(crate) struct Reads<V> {
     pub(super) ctx: Arc<Context<V>>,
     pub(crate) hot_keys: HotKeys,
-    pub(crate) touch: Touch<V>,
+    pub(super) extensions: Extensions,
 }
 
 impl<V: Value> Reads<V> {
@@ -38,7 +38,7 @@ impl<V: Value> Reads<V> {
         Self {
             ctx: Arc::clone(ctx),
             hot_keys: HotKeys::new(ctx.options.track_hot_keys),
-            touch: Touch::new(ctx),
+            extensions: Extensions::new(ctx.options.clock.clone()),
         }
     }
 
@@ -88,7 +88,7 @@ impl<V: Value> Reads<V> {
         if let Some(idle) = self.ctx.options.sliding
             && now >= self.ctx.convert.extend_at(slot.gone_at, slot.ends_at())
         {
-            self.touch.extend(&slot, idle);
+            self.extend(&slot, idle);
         }
         // One of the three at most: a refresh loads the value anyway, and a comparison would load it once more.
         let is_ahead = !is_stale && (self.ctx.convert.ahead).is_due(slot.born_at, deadline, now);
@@ -106,13 +106,10 @@ impl<V: Value> Reads<V> {
 
     /// Hands out the value that a load has ended with.
     pub(crate) fn hand_out_outcome(&self, outcome: Outcome<V>) -> Entry<V> {
-        let Outcome {
-            slot, source, kind, ..
-        } = outcome;
-        let now = self.ctx.now();
-        match kind {
-            OutcomeKind::Fresh => self.hand_out(slot, now, source),
-            OutcomeKind::Fallback => self.as_fallback(Entry::new(slot, now, source)),
+        let (slot, now) = (outcome.slot, self.ctx.now());
+        match outcome.kind {
+            OutcomeKind::Fresh => self.hand_out(slot, now, outcome.source),
+            OutcomeKind::Fallback => self.as_fallback(Entry::new(slot, now, outcome.source)),
             OutcomeKind::UnprovenFallback => {
                 self.ctx.counters.unproven_served.bump();
                 self.as_fallback(Entry::unproven(slot, now))
@@ -220,7 +217,15 @@ impl<V: Value> Reads<V> {
                 let valid_until = slot.gone_at;
                 Some(instead(slot, Source::L2, now, valid_until))
             }
-            Err(_) if proof == Proof::Used => unproven_fallback(ctx, key),
+            // That of L1, without a proof that it is current: only in `Mode::Available`.
+            Err(_) if proof == Proof::Used => {
+                let limit = ctx.options.mode.limit()?;
+                let slot = ctx.l1.get_kept(key, ctx.now(), kept, Some(limit))?;
+                Some(Outcome {
+                    kind: OutcomeKind::UnprovenFallback,
+                    ..Outcome::fresh(slot, Source::L1)
+                })
+            }
             Ok(_) | Err(_) => None,
         }
     }
@@ -272,7 +277,7 @@ impl<V: Value> Reads<V> {
         // With a proof the values themselves are compared with the known epoch, and one plain read serves all keys.
         let is_proven = proof == Proof::Used && ctx.l1.freshness().is_live();
         if is_proven {
-            let asked = unanswered(&mut reads).map(|(op, _)| &**op.key());
+            let asked = unanswered(&mut reads).map(|(op, _)| &*op.key);
             let asked: Vec<&str> = asked.collect();
             let request = ctx.lane.get_many(&asked);
             let answers = ctx.breaker.send_reads(asked.len(), request).await;
@@ -319,16 +324,6 @@ fn instead<V>(slot: Arc<Slot<V>>, source: Source, now: Tick, valid_until: Tick) 
     }
 }
 
-/// The fallback that L1 has, without a proof that it is current: only in [`Mode::Available`](crate::Mode::Available).
-fn unproven_fallback<V: Value>(ctx: &Context<V>, key: &str) -> Option<Outcome<V>> {
-    let (kept, limit) = (ctx.options.stale_if_error, ctx.options.mode.limit()?);
-    let slot = ctx.l1.get_kept(key, ctx.now(), kept, Some(limit))?;
-    Some(Outcome {
-        kind: OutcomeKind::UnprovenFallback,
-        ..Outcome::fresh(slot, Source::L1)
-    })
-}
-
 async fn read_l2<V: Value>(ctx: &Context<V>, op: &Op<V>, now: Tick) -> (ReadOutcome<V>, Tick) {
     let (mut outcome, now) = ask_l2(ctx, op, now).await;
     if let Ok(slot) = &outcome
@@ -344,12 +339,12 @@ async fn read_l2<V: Value>(ctx: &Context<V>, op: &Op<V>, now: Tick) -> (ReadOutc
 
 async fn ask_l2<V: Value>(ctx: &Context<V>, op: &Op<V>, now: Tick) -> (ReadOutcome<V>, Tick) {
     // A write of the key is deferred (rule 14).
-    if ctx.bars(op.key()) {
+    if ctx.bars(&op.key) {
         return (Err(UNAVAILABLE), now);
     }
     // The cheaper request, whose answer this instance can check by itself while it has a proof.
     if ctx.l1.freshness().is_live_at(now) {
-        let answer = ctx.breaker.send("get", ctx.lane.get(op.key())).await;
+        let answer = ctx.breaker.send("get", ctx.lane.get(&op.key)).await;
         let now = ctx.now();
         if let Some(outcome) = plain_outcome(ctx, op, answer, now) {
             return (outcome, now);
@@ -373,22 +368,17 @@ fn plain_outcome<V: Value>(
     };
     // After a flush L1 compares with another epoch than the one that was proven when the read was sent.
     ctx.l1.in_flight().is_current(op).then(|| {
-        let fresh = ctx.convert.open(op.key(), &bytes, now).map_err(Some)?;
-        if ctx.l1.is_usable(op, &fresh, now) {
-            Ok(fresh)
-        } else {
-            Err(MISS)
-        }
+        let fresh = ctx.convert.open(&op.key, &bytes, now).map_err(Some)?;
+        let is_usable = ctx.l1.is_usable(op, &fresh, now);
+        is_usable.then_some(fresh).ok_or(MISS)
     })
 }
 
 /// A read in which the server compares epochs, for an instance without a proof (rule 11).
 async fn compared<V: Value>(ctx: &Context<V>, op: &Op<V>) -> ReadOutcome<V> {
     let ask = LeaseRequest::read_only(Want::Any);
-    match ctx.acquire_lease(op.key(), ask).await {
-        Ok(LeaseReply::Hit(bytes)) => (ctx.convert)
-            .open(op.key(), &bytes, ctx.now())
-            .map_err(Some),
+    match ctx.acquire_lease(&op.key, ask).await {
+        Ok(LeaseReply::Hit(bytes)) => (ctx.convert).open(&op.key, &bytes, ctx.now()).map_err(Some),
         Ok(_) => Err(MISS),
         Err(_) => Err(UNAVAILABLE),
     }

@@ -7,9 +7,11 @@
 //! - [`at_least`]: the same for a caller that comes with a token of a write
 //! - [`tags`]: whether the tags of a value that L2 holds leave it valid
 //! - [`touch`]: a new TTL for an entry, by a call or by each read
+//! - [`extensions`]: the entries whose lifetime a read has extended a moment ago
 //! - [`hot_keys`]: the keys that are looked up most
 
 pub(crate) mod at_least;
+mod extensions;
 pub(crate) mod hot_keys;
 pub(crate) mod lookup;
 pub(crate) mod tags;

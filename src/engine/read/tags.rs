@@ -96,11 +96,11 @@ async fn ask_unknown<'a, V: Value>(
 /// The request for a value instead of one that is not valid by its tags.
 fn refuse<V: Value>(ctx: &Context<V>, slot: &Slot<V>) -> Want {
     ctx.counters.l2_misses.bump();
-    Want::NewerThan(slot.version().ver)
+    Want::NewerThan(slot.version.ver)
 }
 
 fn is_valid<V: Value>(ctx: &Context<V>, slot: &Slot<V>, markers: &Markers) -> bool {
-    let (tags, Version { epoch, ver }) = (slot.tags(), slot.version());
+    let (tags, Version { epoch, ver }) = (slot.tags(), slot.version);
     // The floors are of the epoch that this instance knows.
     let is_of_known = epoch == ctx.l1.freshness().epoch();
     let mut is_valid = true;

@@ -8,9 +8,10 @@ use std::time::Duration;
 use tokio::runtime::Handle;
 use tracing::{Instrument, Span};
 
+use super::lookup::Reads;
 #[cfg(larder_ablation)]
 use crate::ablation::{Rule, without};
-use crate::clock::{Clock, Tick, nanos};
+use crate::clock::nanos;
 use crate::engine::context::Context;
 use crate::engine::deadline::{deadline, learn_clock};
 use crate::error::{L2Error, WriteError};
@@ -20,23 +21,7 @@ use crate::l2::NewLife;
 use crate::vocabulary::{Value, Version};
 use crate::wire::message::{self, Kind};
 
-/// How many keys are remembered as extended; one that is forgotten may be extended again at once.
-const CAPACITY: u64 = 10_000;
-
-/// Changes how long entries live that are there.
-pub(crate) struct Touch<V> {
-    ctx: Arc<Context<V>>,
-    extensions: Extensions,
-}
-
-impl<V: Value> Touch<V> {
-    pub(crate) fn new(ctx: &Arc<Context<V>>) -> Self {
-        Self {
-            extensions: Extensions::new(ctx.options.clock.clone()),
-            ctx: Arc::clone(ctx),
-        }
-    }
-
+impl<V: Value> Reads<V> {
     /// Gives the value of a key a new TTL. Returns whether there is a value.
     pub(crate) async fn renew(&self, key: Key, ttl: Duration) -> Result<bool, WriteError> {
         let ctx = &*self.ctx;
@@ -109,25 +94,20 @@ async fn send<V: Value>(
     life: NewLife,
     deadline: Option<u64>,
 ) -> Result<bool, L2Error> {
-    let key = op.key();
+    let key = &op.key;
     let payload = message::payload(Kind::Invalidate, ctx.instance, &[key]);
     let touching = ctx.lane.touch(key, life, &payload, deadline);
     let Some(touched) = ctx.breaker.send("touch", touching).await? else {
         return Ok(false);
     };
     let (now, stamp) = (ctx.now(), touched.stamp);
-    let (at, held) = match touched.change {
-        // A shorter lifetime: this instance applies the message as others do, and reads the value again.
-        Some(ver) => (
-            Version {
-                ver,
-                ..stamp.version()
-            },
-            None,
-        ),
-        None => (stamp.version(), ctx.l1.get(key, now)),
-    };
-    if let Some(slot) = held.filter(|slot| slot.version() == at) {
+    let Version { epoch, ver } = stamp.version();
+    let ver = touched.change.unwrap_or(ver);
+    let at = Version { epoch, ver };
+    // After a change to a shorter lifetime this instance applies the message as others do, and reads the value again.
+    let is_same = touched.change.is_none();
+    let held = is_same.then(|| ctx.l1.get(key, now)).flatten();
+    if let Some(slot) = held.filter(|slot| slot.version == at) {
         let (tags, value) = (slot.tags(), SlotValue::Shared(slot));
         let slot = ctx.convert.slot(key, value, stamp, touched.life, tags, now);
         ctx.l1.publish(op, &slot);
@@ -136,30 +116,6 @@ async fn send<V: Value>(
         ctx.l1.apply([&**key], at);
     }
     Ok(true)
-}
-
-/// Until when the lifetime of which key is not extended again.
-struct Extensions {
-    keys: moka::sync::Cache<Key, Tick>,
-    clock: Clock,
-}
-
-impl Extensions {
-    fn new(clock: Clock) -> Self {
-        Self {
-            keys: moka::sync::Cache::new(CAPACITY),
-            clock,
-        }
-    }
-
-    /// Whether the lifetime of a key is to be extended, which is not done again for so long.
-    fn is_due(&self, key: &Key, pause: Duration) -> bool {
-        let now = self.clock.now();
-        let until = now.saturating_add(nanos(pause));
-        // In one step of moka: of many reads at the same time only one asks L2.
-        let noted = (self.keys.entry_by_ref(key)).or_insert_with_if(|| until, |last| now >= *last);
-        noted.is_fresh()
-    }
 }
 
 #[cfg(larder_ablation)]
@@ -173,21 +129,5 @@ async fn store_again<V: Value>(ctx: &Context<V>, key: &str, slot: &Slot<V>, ttls
             deadline: None,
         };
         let _ = ctx.lane.write(&crate::l2::Step::Insert, batch).await;
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn extensions_of_so_many_keys_are_remembered() {
-        let extensions = Extensions::new(Clock::manual());
-        for n in 0..2 * CAPACITY {
-            assert!(extensions.is_due(&Key::from(&*n.to_string()), Duration::MAX));
-        }
-        extensions.keys.run_pending_tasks();
-        let kept = extensions.keys.entry_count();
-        assert!((1..=CAPACITY).contains(&kept), "{kept}");
     }
 }

@@ -2,7 +2,7 @@
 //!
 //! A hit costs nothing more: counters are handed over once a second, as they are then.
 
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::time::sleep;
@@ -12,61 +12,36 @@ use crate::engine::context::Context;
 use crate::engine::load::Loads;
 use crate::engine::metrics::Metrics;
 use crate::engine::write::Writes;
-use crate::util::lock::lock;
 use crate::vocabulary::Value;
 
 const PAUSE: Duration = Duration::from_secs(1);
 
-/// Hands all over from time to time. A recorder that is installed later gets it from then on.
-pub(crate) struct Recording {
-    record: Arc<dyn Fn() + Send + Sync>,
-    task: Mutex<Option<AbortOnDropHandle<()>>>,
+/// Starts the task that hands all over from time to time, which ends with its handle or its runtime. A recorder that is
+/// installed later gets it from then on.
+pub(crate) fn start<V: Value>(
+    ctx: &Arc<Context<V>>,
+    loads: &Arc<Loads<V>>,
+    writes: &Arc<Writes<V>>,
+) -> Option<AbortOnDropHandle<()>> {
+    let (ctx, loads, writes) = (Arc::clone(ctx), Arc::clone(loads), Arc::clone(writes));
+    let recording = async move {
+        loop {
+            record(&ctx, &loads, &writes);
+            sleep(PAUSE).await;
+        }
+    };
+    Metrics::ARE_ON.then(|| AbortOnDropHandle::new(tokio::spawn(recording)))
 }
 
-impl Recording {
-    pub(crate) fn new<V: Value>(
-        ctx: &Arc<Context<V>>,
-        loads: &Arc<Loads<V>>,
-        writes: &Arc<Writes<V>>,
-    ) -> Self {
-        let (ctx, loads, writes) = (Arc::clone(ctx), Arc::clone(loads), Arc::clone(writes));
-        Self {
-            record: Arc::new(move || record(&ctx, &loads, &writes)),
-            task: Mutex::default(),
-        }
+/// Hands over the counters, and the gauges as they are now.
+pub(crate) fn record<V: Value>(ctx: &Context<V>, loads: &Loads<V>, writes: &Writes<V>) {
+    if !Metrics::ARE_ON {
+        return;
     }
-
-    /// Starts the task, which ends with its runtime, in the place of one that may have ended.
-    pub(crate) fn start(&self) {
-        if !Metrics::ARE_ON {
-            return;
-        }
-        let record = Arc::clone(&self.record);
-        let recording = async move {
-            loop {
-                record();
-                sleep(PAUSE).await;
-            }
-        };
-        // The former task is aborted when its handle is replaced, so that there is one at a time.
-        *lock(&self.task) = Some(AbortOnDropHandle::new(tokio::spawn(recording)));
-    }
-
-    /// Hands over the counters, and the gauges as they are now.
-    pub(crate) fn record(&self) {
-        if Metrics::ARE_ON {
-            (self.record)();
-        }
-    }
-}
-
-fn record<V: Value>(ctx: &Context<V>, loads: &Loads<V>, writes: &Writes<V>) {
-    // Without the number of entries, which is a gauge, and for which moka would have to do its pending work.
-    ctx.metrics.set_counters(&ctx.counted());
     let is = |yes| if yes { 1.0 } else { 0.0 };
     #[allow(clippy::cast_precision_loss, reason = "a recorder takes nothing else")]
     let number = |n: u64| n as f64;
-    ctx.metrics.set_gauges([
+    let gauges = [
         number(ctx.l1.len()),
         number(ctx.l1.weight()),
         number(loads.pending() as u64),
@@ -76,5 +51,7 @@ fn record<V: Value>(ctx: &Context<V>, loads: &Loads<V>, writes: &Writes<V>) {
         is(ctx.breaker.is_open()),
         is(ctx.l1.freshness().is_live()),
         is(!ctx.is_off()),
-    ]);
+    ];
+    // Without the number of entries, which is a gauge, and for which moka would have to do its pending work.
+    ctx.metrics.set(&ctx.counted(), gauges);
 }

@@ -22,7 +22,7 @@ use futures::stream::{self, StreamExt, TryStreamExt};
 use tracing::{Instrument, Span, debug};
 
 use self::change::{Insert, Write, WriteResult, stopped};
-use self::passes::Passes;
+use self::passes::{Passes, Prefix};
 use self::update::{Attempts, Turns};
 use self::writer::Writer;
 use crate::engine::context::Context;
@@ -78,9 +78,8 @@ impl<V: Value> Writes<V> {
         &self,
         values: impl IntoIterator<Item = (Key, Loaded<V>)>,
     ) -> Result<Token, WriteError> {
-        self.store(values, Step::Insert)
-            .await
-            .map(|(token, _)| token)
+        let (token, _) = self.store(values, Step::Insert).await?;
+        Ok(token)
     }
 
     /// Stores a value if the one that is there has this version. Names the write if it was stored. While the cache is
@@ -182,7 +181,8 @@ impl<V: Value> Writes<V> {
             hold: hold.min(LONGEST),
             is_awaited: false,
         };
-        self.change(keys, &step).await.map(|(token, _)| token)
+        let (token, _) = self.change(keys, &step).await?;
+        Ok(token)
     }
 
     /// As [`invalidate`](Self::invalidate), and then waits until every instance has applied it.
@@ -208,9 +208,8 @@ impl<V: Value> Writes<V> {
         &self,
         tags: impl IntoIterator<Item = Key>,
     ) -> Result<Token, WriteError> {
-        self.change(tags, &Step::InvalidateTags)
-            .await
-            .map(|(token, _)| token)
+        let (token, _) = self.change(tags, &Step::InvalidateTags).await?;
+        Ok(token)
     }
 
     /// Removes all keys that begin with one of the prefixes from both levels, here and everywhere. Returns how many values
@@ -248,10 +247,11 @@ impl<V: Value> Writes<V> {
         let ctx = &self.ctx;
         // Deferred unless all steps succeed, also if the runtime ends meanwhile.
         let instead = Write::new(ctx, "".into(), Step::Clear, None);
-        let mut from = Vec::with_capacity(begun.len());
-        for begun in begun {
+        // Each with the stamp of its first step: the values to remove are older.
+        let mut old: Vec<Prefix> = Vec::with_capacity(begun.len());
+        for (prefix, begun) in prefixes.into_iter().zip(begun) {
             match begun.await {
-                Ok(Written::Done(ack)) => from.push(ack.stamp),
+                Ok(Written::Done(ack)) => old.push((prefix, ack.stamp)),
                 begun => {
                     // It has deferred a clear by itself.
                     instead.withdraw();
@@ -260,11 +260,10 @@ impl<V: Value> Writes<V> {
             }
         }
         let removed = async {
-            let old = prefixes.iter().cloned().zip(from.iter().copied());
-            let removed = self.passes.remove(ctx, old.collect()).await?;
+            let removed = self.passes.remove(ctx, old.clone()).await?;
             // The messages, that no value from before with the prefix is in L2 any more.
-            let publishing = stream::iter(prefixes.clone())
-                .map(|prefix| async move { ctx.publish(Kind::Prefix, &[&prefix]).await });
+            let publishing = stream::iter(old.clone())
+                .map(|(prefix, _)| async move { ctx.publish(Kind::Prefix, &[&prefix]).await });
             let published = publishing.buffer_unordered(AT_ONCE);
             published.try_for_each(|_| ready(Ok(()))).await?;
             Ok(removed.iter().sum())
@@ -272,12 +271,10 @@ impl<V: Value> Writes<V> {
         match removed.await {
             Ok(from_l2) => {
                 instead.withdraw();
-                let applied = prefixes.iter().zip(&from);
-                let applied: Vec<_> = applied
-                    .map(|(prefix, before)| (&**prefix, before.version()))
-                    .collect();
+                let applied = (old.iter()).map(|(prefix, stamp)| (&**prefix, stamp.version()));
+                let applied: Vec<_> = applied.collect();
                 from_l1 += ctx.l1.apply_prefixes(&applied, ctx.now());
-                for prefix in &prefixes {
+                for (prefix, _) in &old {
                     ctx.counters.invalidations_sent.bump();
                     (ctx.events).emit(|| CacheEvent::of_change(Kind::Prefix, prefix, true));
                     ctx.backoff.forget_prefix(prefix);
@@ -360,8 +357,7 @@ impl<V: Value> Writes<V> {
 
     /// Empties both levels, here and everywhere.
     pub(crate) async fn clear(&self) -> Result<Token, WriteError> {
-        self.change(["".into()], &Step::Clear)
-            .await
-            .map(|(token, _)| token)
+        let (token, _) = self.change(["".into()], &Step::Clear).await?;
+        Ok(token)
     }
 }

@@ -2,6 +2,7 @@
 //! new one if the version is still there (rule 25). The updates of a key take turns in their instance.
 
 use std::collections::HashMap;
+use std::iter::{Chain, Once, Take, once};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -76,30 +77,27 @@ impl Drop for Turn<'_> {
 pub(crate) struct Attempts<'a, V: Value> {
     ctx: &'a Context<V>,
     turn: Turn<'a>,
-    left: usize,
-    pauses: ExponentialBackoff,
+    /// One before each attempt that is left; before the first there is none to wait for.
+    pauses: Chain<Once<Duration>, Take<ExponentialBackoff>>,
 }
 
 impl<'a, V: Value> Attempts<'a, V> {
     pub(super) async fn new(ctx: &'a Context<V>, turns: &'a Turns, key: Key) -> Self {
+        let pauses = retry_delays(FIRST_PAUSE, LONGEST_PAUSE);
         Self {
             ctx,
             turn: turns.wait(key).await,
-            left: ATTEMPTS,
-            pauses: retry_delays(FIRST_PAUSE, LONGEST_PAUSE),
+            pauses: once(Duration::ZERO).chain(pauses.take(ATTEMPTS - 1)),
         }
     }
 
     /// Waits until the value can be read for the next attempt. After that it is read from L2: an instance that read its
     /// own last value from L1 would be a round trip ahead of all others each time, and these would never succeed.
     pub(crate) async fn next(&mut self) -> Result<(), WriteError> {
-        if self.left == 0 {
-            return Err(WriteError::contended());
+        let pause = self.pauses.next().ok_or_else(WriteError::contended)?;
+        if !pause.is_zero() {
+            sleep(pause).await;
         }
-        if self.left < ATTEMPTS {
-            sleep(self.pauses.next().unwrap_or(LONGEST_PAUSE)).await;
-        }
-        self.left -= 1;
         if self.ctx.is_off() {
             return Err(WriteError::switched_off());
         }

@@ -8,7 +8,7 @@ use std::sync::{Arc, Mutex};
 
 use futures::stream::FuturesUnordered;
 use futures::{FutureExt, StreamExt};
-use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
+use tokio::sync::{Semaphore, mpsc};
 
 use super::batch;
 use super::change::{Write, WriteResult};
@@ -62,8 +62,18 @@ impl<V: Value> Writer<V> {
         }
         let weights = writes.iter().map(Write::weight);
         let weight = weights.fold(0, u32::saturating_add).min(CAPACITY);
-        let _next = self.next().await;
-        let Some(mut capacity) = self.capacity(weight).await else {
+        // Both first without waiting, which a runtime takes for a reason to let other tasks run. It fails if others wait.
+        let _next = match self.next.try_lock() {
+            Ok(next) => next,
+            Err(_) => self.next.lock().await,
+        };
+        let capacity = || Arc::clone(&self.capacity);
+        let capacity = match capacity().try_acquire_many_owned(weight) {
+            Ok(permit) => Ok(permit),
+            Err(_) => capacity().acquire_many_owned(weight).await,
+        };
+        // The semaphore is never closed, so this does not fail.
+        let Ok(mut capacity) = capacity else {
             return answers;
         };
         for write in &mut writes {
@@ -85,24 +95,6 @@ impl<V: Value> Writer<V> {
     /// The weight of the writes that wait in the queue or are under way.
     pub(crate) fn pending(&self) -> usize {
         CAPACITY as usize - self.capacity.available_permits()
-    }
-
-    /// Waits until every call before this one is in the queue.
-    async fn next(&self) -> tokio::sync::MutexGuard<'_, ()> {
-        // First without waiting, which a runtime takes for a reason to let other tasks run. It fails if others wait.
-        match self.next.try_lock() {
-            Ok(next) => next,
-            Err(_) => self.next.lock().await,
-        }
-    }
-
-    /// Waits for capacity. The semaphore is never closed, so this does not fail.
-    async fn capacity(&self, weight: u32) -> Option<OwnedSemaphorePermit> {
-        let capacity = || Arc::clone(&self.capacity);
-        match capacity().try_acquire_many_owned(weight) {
-            Ok(permit) => Some(permit),
-            Err(_) => capacity().acquire_many_owned(weight).await.ok(),
-        }
     }
 
     fn send(&self, call: Call<V>) {

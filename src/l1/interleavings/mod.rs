@@ -218,7 +218,7 @@ impl World {
     /// The entry that is served.
     fn shown(&self) -> Option<Mark> {
         let slot = self.l1.get(KEY, self.now)?;
-        Some((*slot.value(), slot.version().ver))
+        Some((*slot.value(), slot.version.ver))
     }
 
     /// Whether L1 has exactly what it shows.
