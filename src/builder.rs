@@ -14,7 +14,7 @@ use tracing::warn;
 use crate::any_cache::AnyCache;
 use crate::cache::Cache;
 use crate::clock::Clock;
-use crate::engine::{Batches, Engine, Listener, Loader, Parts, PublishTo, Same, ValueRules};
+use crate::engine::{Batches, Channel, Engine, Loader, Parts, PublishTo, Same, ValueRules};
 use crate::entry::Entry;
 use crate::error::BuildError;
 use crate::key::CacheKey;
@@ -745,7 +745,7 @@ impl<K, V, L> Builder<K, V, L> {
     where
         F: Fn(&[u8]) -> Vec<Invalidation> + Send + Sync + 'static,
     {
-        self.parts.channels.push(Listener {
+        self.parts.channels.push(Channel {
             name: channel.into().into(),
             parse: Box::new(parser),
         });

@@ -90,7 +90,7 @@ impl<V> Entry<V> {
         Self { flags, ..self }
     }
 
-    pub(crate) fn is_sampled(&self) -> bool {
+    pub(crate) fn is_verified(&self) -> bool {
         self.flags.has_any(Flags::SAMPLED)
     }
 
@@ -99,7 +99,7 @@ impl<V> Entry<V> {
     }
 
     pub(crate) fn is_past_soft_ttl(&self) -> bool {
-        self.at >= self.slot.look_at && self.at >= self.slot.soft_at()
+        self.at >= self.slot.attend_at && self.at >= self.slot.soft_at()
     }
 
     /// Whether a loader is wanted, to refresh the value or to compare it with the source.

@@ -228,7 +228,7 @@ read_only! {
         /// Whether this instance can prove that it has applied all changes by others. While it cannot, L1 is not used,
         /// see [`Mode`](crate::Mode). `false` until the subscriber is connected, and after
         /// [`close`](crate::Cache::close). Without an L2 it is `true` until then.
-        is_listener_live => listener_live: bool,
+        is_subscriber_live => subscriber_live: bool,
         /// Whether this instance has started to subscribe: [`build`](crate::Builder::build) starts that on a Tokio
         /// runtime, otherwise the first asynchronous call does. `false` after [`close`](crate::Cache::close). Without
         /// an L2 it is `true` until then.
@@ -241,7 +241,7 @@ impl Health {
     /// [`Cache::health`](crate::Cache::health).
     #[must_use]
     pub fn is_ok(&self) -> bool {
-        self.l2_up && self.listener_live
+        self.l2_up && self.subscriber_live
     }
 }
 

@@ -208,7 +208,7 @@ pub enum Want {
     /// Any usable one.
     Any,
     /// A usable one of another version: this one is about to be refreshed.
-    NewerThan(u64),
+    OtherThan(u64),
     /// None: the stored one cannot be read.
     Nothing,
     /// None: the value is to be loaded anew. The lease of a load that is under way is taken over, so that its fill is

@@ -157,7 +157,7 @@ async fn counters_gauges_and_histograms_are_handed_over() {
             ("larder_deferred", 0),
             ("larder_l2_up", 1),
             ("larder_l2_breaker_open", 0),
-            ("larder_listener_live", 1),
+            ("larder_subscriber_live", 1),
             ("larder_enabled", 1),
         ];
         let stats = cache.stats();

@@ -79,7 +79,7 @@ async fn health(State(catalog): State<Catalog>) -> Json<HealthReport> {
     Json(HealthReport {
         status: if health.is_ok() { "ok" } else { "degraded" },
         l2: if health.is_l2_up() { "up" } else { "down" },
-        listener: if health.is_listener_live() {
+        listener: if health.is_subscriber_live() {
             "live"
         } else {
             "lapsed"

@@ -175,7 +175,7 @@ async fn log_out(State(shop): State<Shop>, Path(session): Path<String>) -> Answe
 fn internal_routes(caches: Caches, metrics: PrometheusHandle) -> Router {
     Router::new()
         // Liveness and readiness do not ask for Redis: without it the loaders answer, and a probe that fails would take
-        // all instances out of service at once. Alert on the metric `larder_listener_live` instead.
+        // all instances out of service at once. Alert on the metric `larder_subscriber_live` instead.
         .route("/live", get(|| async { StatusCode::OK }))
         .route("/ready", get(|| async { StatusCode::OK }))
         .route("/metrics", get(async move || metrics.render()))

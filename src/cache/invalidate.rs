@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 use std::time::Duration;
 
-use super::{Cache, written};
+use super::{Cache, key_text};
 use crate::error::{CommitError, WriteError};
 use crate::key::{CacheKey, KeyTooLong};
 use crate::lookup_by::LookupBy;
@@ -58,7 +58,7 @@ where
         Q: CacheKey + ?Sized,
     {
         self.writes()
-            .invalidate([written(key)?], Duration::ZERO)
+            .invalidate([key_text(key)?], Duration::ZERO)
             .await
     }
 
@@ -83,7 +83,7 @@ where
         K: LookupBy<Q, M>,
         Q: CacheKey + ?Sized + 'a,
     {
-        let keys = keys.into_iter().map(written);
+        let keys = keys.into_iter().map(key_text);
         let keys = keys.collect::<Result<BTreeSet<_>, KeyTooLong>>()?;
         self.writes().invalidate(keys, Duration::ZERO).await
     }
@@ -124,7 +124,7 @@ where
         T: Send + 'static,
         E: Send + 'static,
     {
-        self.loads().invalidate_after(written(key), commit).await
+        self.loads().invalidate_after(key_text(key), commit).await
     }
 
     /// Removes a key as [`invalidate`](Self::invalidate) does, then waits until no subscribed instance returns the
@@ -166,7 +166,7 @@ where
         K: LookupBy<Q, M>,
         Q: CacheKey + ?Sized,
     {
-        self.writes().invalidate_and_wait(written(key)?).await
+        self.writes().invalidate_and_wait(key_text(key)?).await
     }
 
     /// Removes a key as [`invalidate`](Self::invalidate) does, and for as long as `hold` stores no load of it.
@@ -208,7 +208,7 @@ where
         K: LookupBy<Q, M>,
         Q: CacheKey + ?Sized,
     {
-        self.writes().invalidate([written(key)?], hold).await
+        self.writes().invalidate([key_text(key)?], hold).await
     }
 
     /// Makes the value of a key stale from now on: look-ups still return it, flagged, and
@@ -242,7 +242,7 @@ where
         K: LookupBy<Q, M>,
         Q: CacheKey + ?Sized,
     {
-        self.writes().expire(written(key)?).await
+        self.writes().expire(key_text(key)?).await
     }
 
     /// Removes all values that have a tag from both levels, in all instances, however many they are. Values get tags by
@@ -290,7 +290,7 @@ where
     where
         T: CacheKey + ?Sized,
     {
-        self.writes().invalidate_tags([written(tag)?]).await
+        self.writes().invalidate_tags([key_text(tag)?]).await
     }
 
     /// Removes all values that have one of these tags, as [`invalidate_tag`](Self::invalidate_tag) does.
@@ -321,7 +321,7 @@ where
     where
         T: CacheKey,
     {
-        let tags = tags.into_iter().map(|tag| written(&tag));
+        let tags = tags.into_iter().map(|tag| key_text(&tag));
         let tags = tags.collect::<Result<BTreeSet<_>, KeyTooLong>>()?;
         self.writes().invalidate_tags(tags).await
     }
@@ -390,7 +390,7 @@ where
     where
         K: LookupBy<str, M>,
     {
-        self.writes().invalidate_prefixes([written(prefix)?]).await
+        self.writes().invalidate_prefixes([key_text(prefix)?]).await
     }
 
     /// Removes all keys of the namespace from both levels, in all instances. Loads that began earlier are never

@@ -3,7 +3,7 @@
 use std::error::Error;
 use std::sync::Arc;
 
-use super::{Cache, written};
+use super::{Cache, key_text};
 use crate::engine::{Begin, Loader};
 use crate::entry::Entry;
 use crate::error::LoadError;
@@ -145,13 +145,13 @@ where
     {
         let now = self.engine().now();
         let Some(entry) = self.look_up(key, now) else {
-            return self.loads().get_or_load(written(key)?, now, load).await;
+            return self.loads().get_or_load(key_text(key)?, now, load).await;
         };
         if !entry.is_due() {
             return Ok(entry);
         }
         let loader = || load.loader();
-        let refreshed = self.loads().refresh_stale(written(key)?, &entry, loader);
+        let refreshed = self.loads().refresh_stale(key_text(key)?, &entry, loader);
         let Some(current) = refreshed else {
             return Ok(entry);
         };
@@ -217,7 +217,7 @@ where
         K: LookupBy<Q, M>,
         Q: CacheKey + ?Sized,
     {
-        self.loads().refresh(written(key)?, loader).await
+        self.loads().refresh(key_text(key)?, loader).await
     }
 
     /// Looks many keys up in L1, then in L2, and otherwise calls `loader` once with all keys that are missing: once for

@@ -125,7 +125,7 @@ where
     }
 }
 
-pub(crate) fn written<Q: CacheKey + ?Sized>(key: &Q) -> Result<Key, KeyTooLong> {
+pub(crate) fn key_text<Q: CacheKey + ?Sized>(key: &Q) -> Result<Key, KeyTooLong> {
     Ok(KeyWriter::new().write(key)?.into())
 }
 

@@ -1,6 +1,6 @@
 //! Look-ups without a loader.
 
-use super::{Cache, written};
+use super::{Cache, key_text};
 use crate::entry::Entry;
 use crate::key::{CacheKey, Key, KeyWriter};
 use crate::lookup_by::LookupBy;
@@ -17,7 +17,7 @@ where
     ///
     /// Returns `None` if L1 does not have the key, and also:
     ///
-    /// - while this instance cannot prove that it has applied all changes, see [`Health::is_listener_live`]. In
+    /// - while this instance cannot prove that it has applied all changes, see [`Health::is_subscriber_live`]. In
     ///   [`Mode::Available`](crate::Mode::Available) it then returns an unproven entry, if L2 did not answer the last
     ///   request;
     /// - for a key over [`MAX_KEY_BYTES`](crate::MAX_KEY_BYTES).
@@ -76,7 +76,7 @@ where
         if let Some(entry) = self.look_up(key, now) {
             return Some(entry);
         }
-        let key = self.engine().accept(written(key))?;
+        let key = self.engine().accept(key_text(key))?;
         self.engine().reads().get(key, now).await
     }
 

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use super::{Cache, written};
+use super::{Cache, key_text};
 use crate::error::{CommitError, WriteError};
 use crate::key::{CacheKey, KeyTooLong};
 use crate::loaded::Loaded;
@@ -72,7 +72,7 @@ where
         K: LookupBy<Q, M>,
         Q: CacheKey + ?Sized,
     {
-        let entry = (written(key)?, value.into());
+        let entry = (key_text(key)?, value.into());
         self.writes().insert([entry]).await
     }
 
@@ -111,7 +111,7 @@ where
         Q: CacheKey + ?Sized + 'a,
     {
         let entries = entries.into_iter();
-        let entries = entries.map(|(key, value)| Ok((written(key)?, value.into())));
+        let entries = entries.map(|(key, value)| Ok((key_text(key)?, value.into())));
         // As a map: the last value of a key counts.
         let entries = entries.collect::<Result<BTreeMap<_, _>, KeyTooLong>>()?;
         self.writes().insert(entries).await
@@ -175,7 +175,7 @@ where
         K: LookupBy<Q, M>,
         Q: CacheKey + ?Sized,
     {
-        let (key, value) = (written(key)?, value.into());
+        let (key, value) = (key_text(key)?, value.into());
         let stored = self.writes().insert_if(key, value, version).await?;
         Ok(stored.is_some())
     }
@@ -233,7 +233,7 @@ where
         T: Into<Loaded<V>>,
     {
         let change = |value: Option<&V>| change(value).into();
-        self.writes().update(written(key)?, change).await
+        self.writes().update(key_text(key)?, change).await
     }
 
     /// Writes a value to the source, and then stores it in both levels, in place of any other, in all instances: as one
@@ -290,7 +290,7 @@ where
         Fut: Future<Output = Result<(), E>> + Send + 'static,
         E: Send + 'static,
     {
-        let key = written(key).map_err(|error| CommitError::NotBegun(error.into()))?;
+        let key = key_text(key).map_err(|error| CommitError::NotBegun(error.into()))?;
         self.loads().write_through(key, value.into(), store).await
     }
 
@@ -329,6 +329,6 @@ where
         K: LookupBy<Q, M>,
         Q: CacheKey + ?Sized,
     {
-        self.engine().reads().renew(written(key)?, ttl).await
+        self.engine().reads().renew(key_text(key)?, ttl).await
     }
 }

@@ -319,7 +319,7 @@ impl Breaker {
     }
 
     /// The subscription was lost, or could not be made. It says nothing of requests, so their health stays as it is.
-    pub(crate) fn note_lost_messages(&self, error: &L2Error) {
+    pub(crate) fn note_lost_subscription(&self, error: &L2Error) {
         self.begin(&mut lock(&self.trouble));
         let cause = if error.is_refused() {
             format!("messages: {}", error.cause())

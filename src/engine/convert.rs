@@ -22,7 +22,7 @@ use crate::stats::Counters;
 use crate::util::throttle::Throttle;
 use crate::vocabulary::{Value, Version, Want};
 use crate::wire::codec::{CodecError, Context, ValueCodec};
-use crate::wire::envelope::{self, Envelope, Head, Life, Place, Stamp};
+use crate::wire::envelope::{self, Envelope, Head, Lifetime, Place, Stamp};
 
 /// A TTL from the value itself.
 pub(crate) type TtlOf<V> = Arc<dyn Fn(&V) -> Option<Duration> + Send + Sync>;
@@ -84,14 +84,14 @@ impl<V: Value> Convert<V> {
         match self.decode(key, bytes) {
             Ok((value, read)) => {
                 let (value, tags) = (SlotValue::Own(value), self.l1.tags(&read.tags));
-                Ok(self.slot(key, value, read.stamp, read.life, tags, now))
+                Ok(self.slot(key, value, read.stamp, read.lifetime, tags, now))
             }
             Err(error) => {
                 self.cannot_read(key, &*error, now);
                 // By its version, if it has one: a value that another load has stored meanwhile is read, not loaded
                 // again.
                 let stamp = envelope::read_stamp(bytes);
-                Err(stamp.map_or(Want::Nothing, |(stamp, _)| Want::NewerThan(stamp.ver)))
+                Err(stamp.map_or(Want::Nothing, |(stamp, _)| Want::OtherThan(stamp.ver)))
             }
         }
     }
@@ -243,7 +243,7 @@ impl<V: Value> Convert<V> {
         };
         // With the namespace and the key, so that a copy under another name counts as damaged.
         let body = envelope::seal(body, head, ttls, tags, self.namespace.key(key));
-        if !self.l1.freshness().is_alone() {
+        if !self.l1.freshness().has_no_l2() {
             self.counters.l2_written_bytes.add(body.len() as u64);
         }
         Ok(EncodedValue { body, ttls })
@@ -276,7 +276,7 @@ impl<V: Value> Convert<V> {
         key: &Key,
         value: SlotValue<V>,
         stamp: Stamp,
-        life: Life,
+        lifetime: Lifetime,
         tags: Tags,
         now: Tick,
     ) -> Arc<Slot<V>> {
@@ -288,10 +288,10 @@ impl<V: Value> Convert<V> {
             let after = Duration::from_millis(time.saturating_sub(stamp.written_at));
             born_at.saturating_add(nanos(after))
         };
-        let gone_at = at(life.expires_at);
+        let gone_at = at(lifetime.expires_at);
         // From now on, and not from its birth: the option bounds how long this copy stays, whoever wrote the value.
         let l1_ttl = self.options.l1_ttl.map(|ttl| self.options.jittered(ttl));
-        let expires_at = match l1_ttl.into_iter().chain(life.l1_ttl).min() {
+        let expires_at = match l1_ttl.into_iter().chain(lifetime.l1_ttl).min() {
             // Gone at any time, also while the clock stands still.
             Some(Duration::ZERO) => 0,
             Some(ttl) => now.saturating_add(nanos(ttl)).min(gone_at),
@@ -300,17 +300,17 @@ impl<V: Value> Convert<V> {
         let head = SlotHead {
             version: stamp.version(),
             born_at,
-            soft_at: life.stale_at.map_or(NEVER, at),
+            soft_at: lifetime.stale_at.map_or(NEVER, at),
             expires_at,
             gone_at,
             ends_at: NEVER,
-            look_at: NEVER,
+            attend_at: NEVER,
         };
         debug_assert!(
             head.expires_at <= head.gone_at,
             "L1 serves no value past its TTL"
         );
-        let head = self.head_until(head, gone_at, life.ends_at.map_or(NEVER, at));
+        let head = self.head_until(head, gone_at, lifetime.ends_at.map_or(NEVER, at));
         Arc::new(Slot::new(key.clone(), value, head, tags))
     }
 
@@ -333,7 +333,7 @@ impl<V: Value> Convert<V> {
             gone_at,
             // Only an extension asks for it, and an entry takes more memory with it.
             ends_at: self.options.sliding.map_or(NEVER, |_| ends_at),
-            look_at: head.soft_at.min(extend_at).min(refresh_at),
+            attend_at: head.soft_at.min(extend_at).min(refresh_at),
             ..head
         }
     }
@@ -358,7 +358,7 @@ impl<V: Value> Convert<V> {
             expires_at: now,
             gone_at: now,
             ends_at: NEVER,
-            look_at: NEVER,
+            attend_at: NEVER,
         };
         Arc::new(Slot::new(key.clone(), value, head, Tags::default()))
     }

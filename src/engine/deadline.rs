@@ -12,10 +12,10 @@ pub(crate) fn deadline<V: Value>(ctx: &Context<V>) -> (Option<u64>, Tick) {
     (ctx.l1.freshness().lane_time(by), by)
 }
 
-/// Has L2's clock read, unless it is known or need not be: connecting reads it, so any request will do.
+/// Makes L2's clock known, unless it is or need not be: each new connection reads it, so any request will do.
 pub(crate) async fn learn_clock<V: Value>(ctx: &Context<V>) -> Result<(), L2Error> {
     let freshness = ctx.l1.freshness();
-    if freshness.lane_time(ctx.now()).is_some() || freshness.is_alone() {
+    if freshness.lane_time(ctx.now()).is_some() || freshness.has_no_l2() {
         return Ok(());
     }
     let nothing = LeaseRequest::read_only(Want::Nothing);

@@ -88,7 +88,7 @@ impl<V: Value> Engine<V> {
                 if has_l2 {
                     l1.freshness().connected(clock);
                 } else {
-                    l1.freshness().set_alone(clock.epoch);
+                    l1.freshness().set_no_l2(clock.epoch);
                 }
             })
         };
@@ -304,8 +304,8 @@ impl<V: Value> Engine<V> {
         Health {
             l2_up: self.ctx.breaker.is_up(),
             breaker_open: self.ctx.breaker.is_open(),
-            listener_live: self.ctx.l1.freshness().is_live(),
-            started: self.ctx.l1.freshness().is_alone() || self.subscriber.is_started(),
+            subscriber_live: self.ctx.l1.freshness().is_live(),
+            started: self.ctx.l1.freshness().has_no_l2() || self.subscriber.is_started(),
         }
     }
 }

@@ -59,7 +59,7 @@ const GAUGES: [(&str, &str); 9] = [
         "whether requests to L2 are not sent for now",
     ),
     (
-        "larder_listener_live",
+        "larder_subscriber_live",
         "whether the instance may use its L1",
     ),
     ("larder_enabled", "whether the cache is switched on"),

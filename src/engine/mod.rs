@@ -38,6 +38,6 @@ pub(crate) use self::convert::ValueRules;
 pub(crate) use self::engine::{Engine, Parts, report_losses};
 pub(crate) use self::load::loader::{Loader, LoaderOf};
 pub(crate) use self::load::{Batches, Begin, Fetch, Loads, Same};
-pub(crate) use self::subscribe::listen::Channel as Listener;
+pub(crate) use self::subscribe::listen::Channel;
 pub(crate) use self::subscribe::publish::PublishTo;
 pub(crate) use self::write::Writes;

@@ -3,8 +3,8 @@
 use super::input::Input;
 use crate::key::Key;
 use crate::wire::envelope::{
-    Envelope, Head, Life, MAGIC, Place, Stamp, Ttls, begin, checksum, open, open_tags, read_stamp,
-    restamped, seal, stamped, stored_tags, sum, tags_of,
+    Envelope, Head, Lifetime, MAGIC, Place, Stamp, Ttls, begin, checksum, open, open_tags,
+    read_stamp, restamped, seal, stamped, stored_tags, sum, tags_of,
 };
 
 const TIMES: usize = 36;
@@ -24,8 +24,8 @@ pub fn envelope(bytes: &[u8]) {
 /// What opens seals to the same bytes, and a stamp that is read is written the same.
 fn whatever_it_is(bytes: &[u8], place: Place) {
     let stamp = read_stamp(bytes);
-    if let Some((stamp, life)) = stamp {
-        assert_eq!(restamped(stamp, life, bytes), bytes, "the stamp");
+    if let Some((stamp, lifetime)) = stamp {
+        assert_eq!(restamped(stamp, lifetime, bytes), bytes, "the stamp");
     }
     // Both are lists of tags, or none: they say nothing of whether the rest is right.
     let _ = (tags_of(bytes), open_tags(bytes));
@@ -33,7 +33,7 @@ fn whatever_it_is(bytes: &[u8], place: Place) {
     let Ok(envelope) = open(bytes, place) else {
         return;
     };
-    assert_eq!(stamp, Some((envelope.stamp, envelope.life)));
+    assert_eq!(stamp, Some((envelope.stamp, envelope.lifetime)));
     assert_eq!(of_stored, envelope.tags);
     assert_eq!(sealed(&envelope, place), bytes, "the envelope");
     for other in [
@@ -51,7 +51,7 @@ fn sealed(envelope: &Envelope<'_>, place: Place) -> Vec<u8> {
     let body = seal(body, envelope.head, ttls, &envelope.tags, place);
     restamped(
         envelope.stamp,
-        envelope.life,
+        envelope.lifetime,
         &stamped(envelope.stamp, &body),
     )
 }
@@ -83,7 +83,7 @@ fn sealed_and_damaged(input: &mut Input<'_>, place: Place) {
         written_at: ms(input),
     };
     let after = |input: &mut Input<'_>| stamp.written_at + ms(input);
-    let life = Life {
+    let lifetime = Lifetime {
         stale_at: input.some(after),
         expires_at: after(input),
         ends_at: input.some(after),
@@ -96,7 +96,7 @@ fn sealed_and_damaged(input: &mut Input<'_>, place: Place) {
     let tags = input.list(|input| Key::from(&*input.text()));
     let envelope = Envelope {
         stamp,
-        life,
+        lifetime,
         head,
         payload: input.rest(),
         tags,

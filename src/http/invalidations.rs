@@ -1,8 +1,9 @@
-//! The responses that a rule has removed from the cache.
+//! The responses that a rule asks to be removed from the cache.
 
 use std::collections::BTreeSet;
 
-/// The responses that a rule of [`CacheLayer::invalidate`](super::CacheLayer::invalidate) has removed from the cache.
+/// The responses that a rule of [`CacheLayer::invalidate`](super::CacheLayer::invalidate) asks to be removed from
+/// the cache.
 #[derive(Clone, Debug, Default)]
 pub struct Invalidations {
     pub(super) uris: Vec<String>,

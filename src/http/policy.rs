@@ -193,7 +193,7 @@ impl Terms {
         self.lifetime.saturating_sub(self.age)
     }
 
-    /// How much of a time after its freshness it may be used in.
+    /// For how long it may be used when it is not fresh any more: for `time`, unless it must be revalidated.
     fn stale_for(&self, time: Duration) -> Duration {
         if self.must_revalidate {
             return Duration::ZERO;

@@ -127,7 +127,7 @@ impl Freshness {
         let now = lock(&self.revocations);
         debug_assert!(asked.revocations <= *now, "revocations are only counted up");
         debug_assert!(
-            !self.is_alone() && until != NEVER,
+            !self.has_no_l2() && until != NEVER,
             "who is alone needs no proof"
         );
         if *now != asked.revocations {
@@ -162,7 +162,7 @@ impl Freshness {
         // Rule 8, one critical section with `prove`.
         let mut revocations = lock(&self.revocations);
         *revocations += 1;
-        if !self.is_alone() {
+        if !self.has_no_l2() {
             self.lapse();
         }
         // The epoch is the subscriber's to change.
@@ -195,13 +195,13 @@ impl Freshness {
     }
 
     /// Takes note that no other instance shares the lane: no message can be missed.
-    pub(crate) fn set_alone(&self, epoch: u64) {
+    pub(crate) fn set_no_l2(&self, epoch: u64) {
         self.epoch.store(epoch, Ordering::Release);
         self.live_until.store(NEVER, Ordering::Release);
     }
 
     /// Whether no other instance shares the lane.
-    pub(crate) fn is_alone(&self) -> bool {
+    pub(crate) fn has_no_l2(&self) -> bool {
         self.live_until.load(Ordering::Acquire) == NEVER
     }
 
@@ -258,7 +258,7 @@ impl Freshness {
         // In this order: after a flush, with a version of the new epoch, it is true of a token of the former one, whose
         // values are all gone.
         let is_known = token.epoch == self.epoch();
-        self.is_alone() || is_known && token.ver <= self.applied.load(Ordering::Acquire)
+        self.has_no_l2() || is_known && token.ver <= self.applied.load(Ordering::Acquire)
     }
 
     /// Takes note of the message of a clear of this instance: a new epoch begins with it, of which there is no proof

@@ -1,6 +1,6 @@
 //! The entries that are hit often: a hash names one cell, so a look-up costs a fraction of one in moka. A hit waits for
 //! nothing, does not allocate, and writes nothing that other threads read but the reference count of its entry. It is
-//! not recorded: [`is_sampled`] says which few are. Knows nothing of moka: its caller keeps the two in step, with
+//! not recorded: [`is_recorded`] says which few are. Knows nothing of moka: its caller keeps the two in step, with
 //! [`clear`](HotTable::clear) and [`clears`](HotTable::clears).
 
 use std::hash::BuildHasher;
@@ -213,7 +213,7 @@ const PROMOTED: u64 = 8;
 
 /// Whether the nth hit is recorded.
 #[inline]
-pub(crate) fn is_sampled(nth: u64) -> bool {
+pub(crate) fn is_recorded(nth: u64) -> bool {
     is_one_of(SAMPLED, nth)
 }
 
@@ -237,7 +237,7 @@ mod tests {
     use std::sync::Arc;
 
     use super::super::{NEVER, Slot, SlotHead, SlotValue, Tags};
-    use super::{FEW, HotTable, SAMPLED, is_sampled};
+    use super::{FEW, HotTable, SAMPLED, is_recorded};
     use crate::vocabulary::Version;
 
     #[test]
@@ -245,7 +245,7 @@ mod tests {
         for keys in 1..1_000 {
             for key in [0, keys / 2, keys - 1] {
                 let of_key = (0..SAMPLED * 100).map(|round| key + round * keys);
-                let sampled = of_key.filter(|&nth| is_sampled(nth)).count();
+                let sampled = of_key.filter(|&nth| is_recorded(nth)).count();
                 assert!(
                     (50..200).contains(&sampled),
                     "{sampled} of key {key} of {keys}"
@@ -269,7 +269,7 @@ mod tests {
             expires_at: NEVER,
             gone_at: NEVER,
             ends_at: NEVER,
-            look_at: NEVER,
+            attend_at: NEVER,
         };
         let slot = || {
             Arc::new(Slot::new(

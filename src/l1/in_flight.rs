@@ -135,9 +135,9 @@ impl<V> InFlight<V> {
         })
     }
 
-    /// Joins the load that is under way for a key, or begins one. Also says whether it is of a number below `since`, or
-    /// began before some tag was invalidated, which happens only if `may_be_late`: then its outcome may not be
-    /// [usable](super::Outcome::is_usable_late).
+    /// Joins the load that is under way for a key, or begins one. The `bool` is true if the joined load is late: its number
+    /// is below `since`, or a tag was invalidated since it began. Then its outcome may not be
+    /// [usable](super::Outcome::is_usable_late). A late load is joined only if `may_be_late`.
     ///
     /// If each such caller loaded for itself, a key that takes long to load would be loaded again after each
     /// invalidation of whatever tag.

@@ -35,7 +35,7 @@ mod tags;
 
 pub(crate) use self::freshness::{Freshness, ProofRequest};
 pub(crate) use self::hasher::{Hasher, hasher};
-pub(crate) use self::hot_table::is_sampled;
+pub(crate) use self::hot_table::is_recorded;
 pub(crate) use self::in_flight::{Join, JoinRead, Op};
 pub(crate) use self::key_state::LeaseWaiter;
 pub(crate) use self::outcome::{
@@ -135,7 +135,7 @@ impl<V: Value> L1<V> {
         is_after && ver <= self.freshness.issued()
     }
 
-    /// Records a hit that [is sampled](is_sampled).
+    /// Records a hit that [is sampled](is_recorded).
     pub(crate) fn record_hit(&self, key: &str) {
         self.store.record_hit(key);
     }
@@ -174,7 +174,7 @@ impl<V: Value> L1<V> {
 
     /// Stores a value that was read from L2, unless its key has changed since the operation began. It is handed out all
     /// the same, so nothing older is served or stored after it (rule 3).
-    pub(crate) fn publish(&self, op: &Op<V>, fresh: &Arc<Slot<V>>) {
+    pub(crate) fn put_read(&self, op: &Op<V>, fresh: &Arc<Slot<V>>) {
         if self.try_store(op, fresh) {
             return;
         }
@@ -190,14 +190,14 @@ impl<V: Value> L1<V> {
     }
 
     /// The same for a loaded value with which this instance has filled L2.
-    pub(crate) fn publish_filled(&self, op: &Op<V>, fresh: &Arc<Slot<V>>) {
+    pub(crate) fn put_filled(&self, op: &Op<V>, fresh: &Arc<Slot<V>>) {
         self.note_issued(fresh.version);
-        self.publish(op, fresh);
+        self.put_read(op, fresh);
     }
 
     /// The same for a value that this instance has inserted: a change like any other, but an older entry is
     /// replaced rather than evicted.
-    pub(crate) fn publish_inserted(&self, op: &Op<V>, fresh: &Arc<Slot<V>>) {
+    pub(crate) fn put_inserted(&self, op: &Op<V>, fresh: &Arc<Slot<V>>) {
         let change = self.note_issued(fresh.version);
         if change.is_some() {
             self.in_flight.change(&op.key, change);
@@ -332,20 +332,20 @@ impl<V: Value> L1<V> {
             .map_or(Version::ABSENT, |slot| slot.version)
     }
 
-    /// Makes the entry of a key stale, where L1 alone holds it; loads of the key that are under way store nothing.
+    /// Makes the entry of a key stale, in a cache without L2; loads of the key that are under way store nothing.
     pub(crate) fn make_stale(&self, key: &Key, now: Tick) {
         // First: no load that began before stores its value after this has looked.
         self.in_flight.detach_all(key);
         self.replace_times(key, now, |slot| {
             (now < slot.soft_at()).then(|| SlotHead {
                 soft_at: now,
-                look_at: now,
+                attend_at: now,
                 ..slot.head()
             })
         });
     }
 
-    /// Puts a slot with the same value and other times in the place of the entry of a key, where L1 alone holds it; of
+    /// Puts a slot with the same value and other times in the place of the entry of a key, in a cache without L2; of
     /// several such changes at once none is lost, and the entry stays visible. Returns whether there is one. `new`
     /// gives `None` for an entry that may stay as it is.
     ///

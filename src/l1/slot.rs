@@ -29,7 +29,7 @@ pub(crate) struct Slot<V> {
     pub(crate) key: Key,
     /// From when on a hit has more to do than to count: because it is stale or may be refreshed ahead, or because its
     /// life is to be extended.
-    pub(crate) look_at: Tick,
+    pub(crate) attend_at: Tick,
     /// `None` if its life cannot be extended and it has no tags.
     more: Option<Box<More>>,
     /// When it was written.
@@ -77,7 +77,7 @@ pub(crate) struct SlotHead {
     /// Until when its life can be extended.
     pub(crate) ends_at: Tick,
     /// From when on a hit has more to do than to count; when it is stale at the latest.
-    pub(crate) look_at: Tick,
+    pub(crate) attend_at: Tick,
 }
 
 impl<V> Slot<V> {
@@ -93,12 +93,12 @@ impl<V> Slot<V> {
             debug_assert!(matches!(holder.value, SlotValue::Own(_)), "one step");
             value = SlotValue::Shared(Arc::clone(holder));
         }
-        let is_plain = head.look_at == head.soft_at && head.ends_at == NEVER && tags.is_empty();
+        let is_plain = head.attend_at == head.soft_at && head.ends_at == NEVER && tags.is_empty();
         Self {
             generation: AtomicU64::new(HIDDEN),
             expires_at: head.expires_at,
             gone_at: head.gone_at,
-            look_at: head.look_at,
+            attend_at: head.attend_at,
             more: (!is_plain).then(|| {
                 Box::new(More {
                     soft_at: head.soft_at,
@@ -127,14 +127,14 @@ impl<V> Slot<V> {
             expires_at: self.expires_at,
             gone_at: self.gone_at,
             ends_at: self.ends_at(),
-            look_at: self.look_at,
+            attend_at: self.attend_at,
         }
     }
 
     /// From when on it is stale, though it may be served.
     #[inline]
     pub(crate) fn soft_at(&self) -> Tick {
-        (self.more.as_ref()).map_or(self.look_at, |more| more.soft_at)
+        (self.more.as_ref()).map_or(self.attend_at, |more| more.soft_at)
     }
 
     /// Until when its life can be extended.
@@ -231,7 +231,7 @@ mod tests {
                 expires_at: NEVER,
                 gone_at: NEVER,
                 ends_at: NEVER,
-                look_at: NEVER,
+                attend_at: NEVER,
             };
             Arc::new(Slot::new("k".into(), value, head, Tags::default()))
         };

@@ -38,7 +38,7 @@ pub use crate::key::Key;
 use crate::token::Token;
 pub(crate) use crate::util::random::random;
 pub use crate::vocabulary::{LaneClock, Version, Want};
-pub use crate::wire::envelope::{Life, Stamp, Ttls};
+pub use crate::wire::envelope::{Lifetime, Stamp, Ttls};
 pub use crate::wire::message::{Kind, Message};
 
 /// The answer of a lane, within its time limit.
@@ -141,7 +141,7 @@ pub trait Lane: Send + Sync + fmt::Debug {
     fn touch<'a>(
         &'a self,
         key: &'a str,
-        life: NewLife,
+        lifetime: NewLifetime,
         payload: &'a [u8],
         deadline: Option<u64>,
     ) -> Reply<'a, Option<Touched>>;
@@ -558,7 +558,7 @@ pub struct TagVersion {
 
 /// How long a value is to live from now on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum NewLife {
+pub enum NewLifetime {
     /// So long, whatever was said before. The soft TTL and the TTL in L1 stay as they are.
     Renewed(Ttls),
     /// So long at least, but not beyond its end.
@@ -573,7 +573,7 @@ pub struct Touched {
     /// Its stamp, with the version that it had before.
     pub stamp: Stamp,
     /// Its times now.
-    pub life: Life,
+    pub lifetime: Lifetime,
 }
 
 /// A value ready to be stored.

@@ -16,7 +16,8 @@ pub trait WriteStream: Send + Sync {
 
     /// Removes writes. From here on leases on their keys are granted, and in the same step the keys are invalidated, but for
     /// those that keep their value (see [`Settled::outcome`]). A key of which a newer write waits is left alone. `false` if
-    /// another worker has come meanwhile: then nothing is changed. A late copy finds the writes gone, and invalidates keys.
+    /// another worker has come meanwhile: then nothing is changed. A late copy finds the writes and
+    /// their marks gone, and invalidates their keys: a miss, which does no harm.
     fn settle<'a>(&'a self, fence: u64, settled: Settled<'a>) -> Reply<'a, bool>;
 
     /// The first dead letters, within the same bounds.

@@ -2,7 +2,7 @@
 
 use std::error::Error;
 
-use crate::cache::{Cache, written};
+use crate::cache::{Cache, key_text};
 use crate::engine::{Begin, Loader};
 use crate::entry::Entry;
 use crate::error::LoadError;
@@ -112,7 +112,7 @@ where
         if engine.has_applied(self.token) {
             return self.cache.get_many(keys).await;
         }
-        let keys = keys.into_iter().map(|key| engine.accept(written(key)));
+        let keys = keys.into_iter().map(|key| engine.accept(key_text(key)));
         let keys: Vec<Option<Key>> = keys.collect();
         let texts: Vec<Key> = keys.iter().flatten().cloned().collect();
         let found = engine.reads().look_up_at_least(&texts, self.token).await;
@@ -198,7 +198,7 @@ where
         if engine.has_applied(token) {
             return self.cache.get_or_load_by(key, load).await;
         }
-        let (loads, key) = (engine.loads(), written(key)?);
+        let (loads, key) = (engine.loads(), key_text(key)?);
         loads.get_or_load_at_least(key, token, load).await
     }
 }

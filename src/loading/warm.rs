@@ -2,7 +2,7 @@
 
 use futures::{Stream, StreamExt};
 
-use crate::cache::{Cache, written};
+use crate::cache::{Cache, key_text};
 use crate::error::WriteError;
 use crate::key::CacheKey;
 use crate::loaded::Loaded;
@@ -94,7 +94,7 @@ where
     where
         T: Into<Loaded<V>>,
     {
-        let items = items.map(|(key, value)| (written(&key), value.into()));
+        let items = items.map(|(key, value)| (key_text(&key), value.into()));
         self.engine().warm(items, progress)
     }
 }

@@ -112,14 +112,14 @@ fields! {
 
     Duration: "a duration with its unit, such as 250ms, 30s or 1h30m",
         read,
-        |duration| Plain::Text(written(*duration));
+        |duration| Plain::Text(duration_text(*duration));
 
     (Duration, usize): "a duration and a number, such as 2ms,100",
         |text| {
             let (window, max) = text.split_once(',')?;
             Some((read(window.trim())?, max.trim().parse().ok()?))
         },
-        |(window, max)| Plain::Text(format!("{},{max}", written(*window)));
+        |(window, max)| Plain::Text(format!("{},{max}", duration_text(*window)));
 
     Mode: "strict, or available and its limit, such as available:60s",
         |text| match text.strip_prefix("available:") {
@@ -128,7 +128,7 @@ fields! {
         },
         |mode| Plain::Text(match mode {
             Self::Strict => "strict".to_owned(),
-            Self::Available { limit } => format!("available:{}", written(*limit)),
+            Self::Available { limit } => format!("available:{}", duration_text(*limit)),
         });
 }
 
@@ -169,7 +169,7 @@ fn read(text: &str) -> Option<Duration> {
     Some(Duration::new(seconds, rest))
 }
 
-fn written(duration: Duration) -> String {
+fn duration_text(duration: Duration) -> String {
     if duration == Duration::MAX {
         return MAX.to_owned();
     }
@@ -194,7 +194,7 @@ mod tests {
 
     use proptest::prelude::*;
 
-    use super::{Field, written};
+    use super::{Field, duration_text};
 
     #[test]
     fn durations_have_a_unit() {
@@ -233,7 +233,7 @@ mod tests {
         #[test]
         fn what_is_written_is_read(seconds in any::<u64>(), nanos in 0..1_000_000_000_u32) {
             let duration = Duration::new(seconds, nanos);
-            prop_assert_eq!(Duration::from_text(&written(duration)), Some(duration));
+            prop_assert_eq!(Duration::from_text(&duration_text(duration)), Some(duration));
         }
 
         #[test]

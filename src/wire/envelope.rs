@@ -111,9 +111,9 @@ impl Ttls {
     }
 
     /// For a value that is written at this time of L2.
-    pub(crate) fn life(self, written_at: u64) -> Life {
+    pub(crate) fn lifetime(self, written_at: u64) -> Lifetime {
         let after = |ttl| written_at.saturating_add(millis(ttl));
-        Life {
+        Lifetime {
             stale_at: self.soft.map(after),
             expires_at: after(self.hard),
             ends_at: self.end.map(after),
@@ -123,13 +123,13 @@ impl Ttls {
 
     /// As they are stored with a value.
     pub(crate) fn packed(self) -> [u8; TIMES] {
-        self.life(0).packed(0)
+        self.lifetime(0).packed(0)
     }
 }
 
 /// Until when a value is fresh and valid, in milliseconds of L2's own time; and how long L1 may hold it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Life {
+pub struct Lifetime {
     /// From when on it is stale. `None`: never.
     pub stale_at: Option<u64>,
     /// From when on it is not valid.
@@ -140,7 +140,7 @@ pub struct Life {
     pub l1_ttl: Option<Duration>,
 }
 
-impl Life {
+impl Lifetime {
     /// As it is stored with a value that was written at this time of L2.
     fn packed(self, written_at: u64) -> [u8; TIMES] {
         let after = |at: u64| at.saturating_sub(written_at);
@@ -168,7 +168,7 @@ pub(crate) struct Head {
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) struct Envelope<'a> {
     pub(crate) stamp: Stamp,
-    pub(crate) life: Life,
+    pub(crate) lifetime: Lifetime,
     pub(crate) head: Head,
     pub(crate) payload: &'a [u8],
     pub(crate) tags: Vec<Key>,
@@ -293,13 +293,13 @@ pub(crate) fn stamped(stamp: Stamp, body: &[u8]) -> Vec<u8> {
 }
 
 /// Stored bytes with another stamp and other times.
-pub(crate) fn restamped(stamp: Stamp, life: Life, stored: &[u8]) -> Vec<u8> {
+pub(crate) fn restamped(stamp: Stamp, lifetime: Lifetime, stored: &[u8]) -> Vec<u8> {
     // Only bytes whose stamp was read get another one.
     debug_assert!(stored.len() >= STAMPED + TIMES);
     let mut bytes = stamped(stamp, stored.get(STAMPED..).unwrap_or_default());
     let times = bytes.get_mut(STAMPED..).and_then(<[u8]>::first_chunk_mut);
     if let Some(times) = times {
-        *times = life.packed(stamp.written_at);
+        *times = lifetime.packed(stamp.written_at);
     }
     bytes
 }
@@ -317,7 +317,7 @@ pub(crate) fn sum(fields: &[u64]) -> u64 {
 }
 
 /// Reads the stamp and the times that bytes begin with, and checks them.
-pub(crate) fn read_stamp(bytes: &[u8]) -> Option<(Stamp, Life)> {
+pub(crate) fn read_stamp(bytes: &[u8]) -> Option<(Stamp, Lifetime)> {
     let (magic, rest) = bytes.split_first_chunk::<4>()?;
     let numbers = rest.as_chunks().0.first_chunk::<9>()?;
     let [epoch, ver, written_at, check, times @ ..] = numbers.map(u64::from_be_bytes);
@@ -333,13 +333,13 @@ pub(crate) fn read_stamp(bytes: &[u8]) -> Option<(Stamp, Life)> {
     let last = stale.max(expires).max(ends);
     written_at.checked_add(last)?;
     let after = |ms: u64| written_at + ms;
-    let life = Life {
+    let lifetime = Lifetime {
         stale_at: stale.checked_sub(1).map(after),
         expires_at: after(expires),
         ends_at: ends.checked_sub(1).map(after),
         l1_ttl: l1.checked_sub(1).map(Duration::from_millis),
     };
-    Some((stamp, life))
+    Some((stamp, lifetime))
 }
 
 /// Takes stored bytes apart. Costs one pass over them, and allocates for tags only.
@@ -359,7 +359,7 @@ pub(crate) fn open(bytes: &[u8], place: Place) -> Result<Envelope<'_>, Damage> {
     let parts = length.and_then(|length| rest.split_at_checked(length));
     let parts = parts.filter(|(_, tags)| tags.len() == tags_length);
     let (payload, tags) = parts.ok_or(Damage::Length)?;
-    let (stamp, life) = read_stamp(bytes).ok_or(Damage::Checksum)?;
+    let (stamp, lifetime) = read_stamp(bytes).ok_or(Damage::Checksum)?;
     if checksum(body, place) != fields.get_u64() {
         return Err(Damage::Checksum);
     }
@@ -369,7 +369,7 @@ pub(crate) fn open(bytes: &[u8], place: Place) -> Result<Envelope<'_>, Damage> {
     }
     Ok(Envelope {
         stamp,
-        life,
+        lifetime,
         head: Head { codec, type_tag },
         payload,
         tags: open_tags(tags).ok_or(Damage::Length)?,
@@ -394,7 +394,7 @@ mod tests {
         codec: 1,
         type_tag: 42,
     };
-    const LIFE: Life = Life {
+    const LIFE: Lifetime = Lifetime {
         stale_at: Some(1_700_000_000_020),
         expires_at: 1_700_000_000_040,
         ends_at: Some(1_700_000_000_080),
@@ -424,7 +424,7 @@ mod tests {
             assert_eq!(tags_of(body), tags);
             let envelope = Envelope {
                 stamp: STAMP,
-                life: LIFE,
+                lifetime: LIFE,
                 head: HEAD_FIELDS,
                 payload: b"payload",
                 tags,

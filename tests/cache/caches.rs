@@ -56,7 +56,7 @@ async fn they_are_handled_together() {
     assert!(caches.clear().await.unwrap_err().is_deferred());
     l2.set_reachable(true);
     caches.close().await;
-    assert!(caches.iter().all(|it| !it.health().is_listener_live()));
+    assert!(caches.iter().all(|it| !it.health().is_subscriber_live()));
 }
 
 /// Weakest first: code, the settings for all, those for one.
@@ -86,7 +86,7 @@ async fn settings_override_code() {
 async fn what_does_not_fit_is_an_error() {
     let caches = shop(
         &MemoryL2::new(),
-        json!({ "prices": { "l2_ttl": "1h" }, "Shelf-Life": {} }),
+        json!({ "prices": { "l2_ttl": "1h" }, "Shelf-Lifetime": {} }),
     );
     let build = |name| caches.cache::<u64, u64>(name).build().map(drop);
     build("price").unwrap();

@@ -20,7 +20,7 @@ async fn an_instance_that_nobody_uses_becomes_ready(fleet: Fleet) {
     let (cache, wire) = fleet.build(|builder| builder);
     assert!(cache.health().is_started());
     eventually("it is ready", || async { cache.health().is_ok() }).await;
-    assert!(cache.health().is_listener_live());
+    assert!(cache.health().is_subscriber_live());
     wire.subscribers(1).await;
 }
 
@@ -67,7 +67,7 @@ async fn close_ends_the_tasks_and_l1(fleet: Fleet) {
     assert!(cache.get_local("k").is_none());
     assert_eq!(*cache.get("k").await.unwrap(), "v", "L2 is still there");
     assert!(cache.get_local("k").is_none(), "and is not copied any more");
-    assert!(!cache.health().is_listener_live() && !cache.health().is_started());
+    assert!(!cache.health().is_subscriber_live() && !cache.health().is_started());
     cache.ready().await;
     assert!(!cache.health().is_started());
     cache.close().await;
@@ -120,6 +120,6 @@ fn close_ends_in_time_whatever_the_subscriber_does() {
     driven.block_on(async {
         let closing = tokio::time::timeout(Duration::from_secs(60), cache.close());
         assert!(closing.await.is_ok());
-        assert!(!cache.health().is_started() && !cache.health().is_listener_live());
+        assert!(!cache.health().is_started() && !cache.health().is_subscriber_live());
     });
 }

@@ -42,7 +42,7 @@ async fn cut_off(cache: &Texts, wire: &Network) {
     }
     wire.cut();
     eventually("it is cut off", || async {
-        !cache.health().is_listener_live() && !cache.health().is_l2_up()
+        !cache.health().is_subscriber_live() && !cache.health().is_l2_up()
     })
     .await;
 }
@@ -255,7 +255,7 @@ async fn an_available_l1_answers_with_nothing_while_l2_does() {
         .await
         .unwrap();
     eventually("it cannot subscribe", || async {
-        !a.health().is_listener_live() && !a.health().is_l2_up()
+        !a.health().is_subscriber_live() && !a.health().is_l2_up()
     })
     .await;
 

@@ -44,7 +44,7 @@ async fn without_a_server_the_loader_answers() {
     );
     let error = cache.invalidate("k").await.unwrap_err();
     assert!(error.is_deferred() && std::error::Error::source(&error).is_some());
-    assert!(!cache.health().is_l2_up() && !cache.health().is_listener_live());
+    assert!(!cache.health().is_l2_up() && !cache.health().is_subscriber_live());
     assert!(cache.stats().l2_errors > 0);
 }
 
@@ -72,7 +72,7 @@ async fn an_outage_of_the_store_in_memory() {
         assert!(cache.get("k").await.is_none());
         let loaded = truth.through(cache, "k").await.unwrap();
         assert_eq!((loaded.as_str(), loaded.meta().version()), ("new", None));
-        assert!(!cache.health().is_l2_up() && !cache.health().is_listener_live());
+        assert!(!cache.health().is_l2_up() && !cache.health().is_subscriber_live());
     }
 
     l2.set_reachable(true);

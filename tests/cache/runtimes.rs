@@ -102,7 +102,7 @@ fn ready_outlives_the_runtime_of_the_subscriber() {
     drop(ends);
     gate.open();
     driven.block_on(ready);
-    assert!(cache.health().is_listener_live());
+    assert!(cache.health().is_subscriber_live());
 }
 
 #[test]

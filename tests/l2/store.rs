@@ -7,8 +7,8 @@ use std::time::Duration;
 use futures::StreamExt;
 use larder::l2::{
     Applied, Bytes, EncodedValue, Event, Fill, Key, Kind, L2, Lane, LaneClock, Lease, LeaseReply,
-    LeaseRequest, Life, MemberInfo, MemoryL2, Message, RedisL2, Stamp, Subscription, TagVersion,
-    Ttls, Want,
+    LeaseRequest, Lifetime, MemberInfo, MemoryL2, Message, RedisL2, Stamp, Subscription,
+    TagVersion, Ttls, Want,
 };
 use tokio::time::timeout;
 use twox_hash::XxHash3_64;
@@ -157,10 +157,10 @@ pub(crate) fn stamp_of(bytes: &[u8]) -> Stamp {
 }
 
 /// The stamp that stored bytes begin with, and the times in it.
-pub(crate) fn times_of(bytes: &[u8]) -> (Stamp, Life) {
+pub(crate) fn times_of(bytes: &[u8]) -> (Stamp, Lifetime) {
     let number = |at: usize| u64::from_be_bytes(bytes[at..at + 8].try_into().unwrap());
     let after = |ms: u64| number(20) + ms;
-    let life = Life {
+    let life = Lifetime {
         stale_at: number(36).checked_sub(1).map(after),
         expires_at: after(number(44)),
         ends_at: number(52).checked_sub(1).map(after),

@@ -191,7 +191,7 @@ fn a_missing_right_costs_other_instances_nothing() {
             eventually(&what, async || {
                 load(&without, "other").await;
                 let has_met_it = connects || without.stats().l2_errors > 0;
-                has_met_it && without.health().is_listener_live() == connects
+                has_met_it && without.health().is_subscriber_live() == connects
             })
             .await;
             another.ready().await;

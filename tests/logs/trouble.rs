@@ -148,7 +148,7 @@ async fn row([cache, reader]: &[Texts; 2], expected: Row) {
     eventually("L1 is used or not", async || {
         // A look-up asks for a proof.
         reader.get(&key("kept")).await;
-        reader.health().is_listener_live() == expected.l1
+        reader.health().is_subscriber_live() == expected.l1
     })
     .await;
     let mut seen = Row {
@@ -561,7 +561,7 @@ fn a_pool_that_is_exhausted() {
         says(log, &cache, "raise its max_size").await;
         // Its subscription is no connection of the pool.
         let health = cache.health();
-        assert!(!health.is_l2_up() && health.is_listener_live());
+        assert!(!health.is_l2_up() && health.is_subscriber_live());
         drop(taken);
         // One is enough.
         is_well(&[cache.clone(), cache]).await;

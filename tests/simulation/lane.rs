@@ -10,9 +10,9 @@ use futures::FutureExt;
 use futures::future::BoxFuture;
 use larder::l2::{
     Batch, Bytes, EncodedValue, Fill, Key, L2, L2Error, Lane, LaneClock, Lease, LeaseReply,
-    LeaseRequest, Member, MemberInfo, Members, Message, NewLife, OnConnect, Pending, ReadResult,
-    Reply, Settled, Stamp, Step, Subscription, TagVersion, Touched, Ttls, Waiting, Want,
-    WriteStream, Written,
+    LeaseRequest, Member, MemberInfo, Members, Message, NewLifetime, OnConnect, Pending,
+    ReadResult, Reply, Settled, Stamp, Step, Subscription, TagVersion, Touched, Ttls, Waiting,
+    Want, WriteStream, Written,
 };
 use tokio::sync::Mutex;
 use tokio::time::{Instant, timeout};
@@ -384,7 +384,7 @@ impl Lane for FarLane {
             let answer = self.ask(serve, grant, false).await;
             // Not of a refresh, which asks with the version that it has, nor of a read: a load may wait beside them. Where
             // there are tags, a load asks like this, too, if the tag of what is there was invalidated.
-            let is_refresh = matches!(ask.want, Want::NewerThan(_)) && self.link.config.tags == 0.0;
+            let is_refresh = matches!(ask.want, Want::OtherThan(_)) && self.link.config.tags == 0.0;
             if !ask.ttl.is_zero() && !is_refresh {
                 self.note_wait(key, &answer);
             }
@@ -467,7 +467,7 @@ impl Lane for FarLane {
     fn touch<'a>(
         &'a self,
         key: &'a str,
-        life: NewLife,
+        life: NewLifetime,
         payload: &'a [u8],
         deadline: Option<u64>,
     ) -> Reply<'a, Option<Touched>> {

@@ -7,8 +7,8 @@ use std::time::Duration;
 
 use fastrand::Rng;
 use larder::l2::{
-    self, Batch, EncodedValue, Fill, Key, L2, L2Error, Lane, LaneClock, Lease, NewLife, Settled,
-    Stamp, TagVersion, Touched, Ttls, Written,
+    self, Batch, EncodedValue, Fill, Key, L2, L2Error, Lane, LaneClock, Lease, NewLifetime,
+    Settled, Stamp, TagVersion, Touched, Ttls, Written,
 };
 use larder::{Clock, MemoryL2, MemorySnapshot};
 use tokio::time::Instant;
@@ -330,15 +330,15 @@ impl Store {
         &self,
         lane: &dyn Lane,
         key: &str,
-        life: NewLife,
+        life: NewLifetime,
         payload: &[u8],
         deadline: Option<u64>,
     ) -> Result<Option<Touched>, L2Error> {
         let touched = lane.touch(key, life, payload, deadline).await?;
         if let Some(touched) = touched {
             let what = match life {
-                NewLife::Renewed(_) => Fault::Touched,
-                NewLife::Extended(..) => Fault::Extended,
+                NewLifetime::Renewed(_) => Fault::Touched,
+                NewLifetime::Extended(..) => Fault::Extended,
             };
             self.recorder.count(what);
             self.replicate();

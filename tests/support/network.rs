@@ -13,7 +13,7 @@ use futures::future::BoxFuture;
 use futures::{FutureExt, Stream, StreamExt};
 use larder::l2::{
     self, Applied, Batch, Bytes, EncodedValue, Event, Fill, Key, L2, L2Error, Lane, LaneClock,
-    Lease, LeaseReply, LeaseRequest, Member, MemberInfo, Members, Message, NewLife, OnConnect,
+    Lease, LeaseReply, LeaseRequest, Member, MemberInfo, Members, Message, NewLifetime, OnConnect,
     ReadResult, Reply, Stamp, StoredCounts, Subscription, TagVersion, Touched, Ttls, Written,
 };
 use tokio::sync::watch;
@@ -520,7 +520,7 @@ impl Lane for Wired {
     fn touch<'a>(
         &'a self,
         key: &'a str,
-        life: NewLife,
+        life: NewLifetime,
         payload: &'a [u8],
         deadline: Option<u64>,
     ) -> Reply<'a, Option<Touched>> {

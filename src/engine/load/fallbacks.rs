@@ -28,7 +28,7 @@ impl<V: Value> Loads<V> {
     }
 
     /// The fallback of a key whose load has just failed: it is not tried again yet.
-    pub(crate) async fn throttled(&self, key: &Key, proof: Proof) -> Option<Entry<V>> {
+    pub(crate) async fn fallback_while_paused(&self, key: &Key, proof: Proof) -> Option<Entry<V>> {
         let ctx = &self.ctx;
         if ctx.options.stale_if_error.is_zero() || !ctx.backoff.is_throttled(key) {
             return None;

@@ -115,8 +115,8 @@ impl<V: Value> Loads<V> {
         }
     }
 
-    /// Loads some keys after the other, so that the leases of no part run out while those of others are asked for or
-    /// used.
+    /// Loads the keys in parts, one part after the other: the leases of a part do not run out while those of others are
+    /// asked for or used.
     pub(super) async fn run_all(&self, mut fetches: Vec<Fetch<V>>, loader: Loader<V>) {
         for (number, fetch) in fetches.iter_mut().enumerate() {
             fetch.number = number;
@@ -131,21 +131,24 @@ impl<V: Value> Loads<V> {
     /// Such a key does not wait for the other keys, or two instances could wait for each other.
     ///
     /// A missing key whose lease another instance has is asked for again when that lease ends, and from time to time,
-    /// as the notice of its end may be lost. A stale one is read then, without a lease: one refresh serves the fleet.
+    /// as the notice of its end may be lost. A refresh that was notified only reads the new value, and asks for no lease:
+    /// one refresh serves the fleet.
     async fn run(&self, fetches: Vec<Fetch<V>>, loader: &Loader<V>) {
         let (ctx, begun) = (&*self.ctx, Instant::now());
         let options = &ctx.options;
         let until = begun + options.lease_wait;
         let is_refresh = fetches.iter().any(Fetch::is_refresh);
         let (mut asked, mut waiting) = (fetches, Vec::new());
-        let (mut pauses, mut look_at) = (poll_delays(), None);
+        let (mut pauses, mut next_round) = (poll_delays(), None);
         // One for all keys: the notice of any of them ends the wait of a round.
         let mut notices = mpsc::unbounded_channel();
         let mut loads = FuturesUnordered::new();
         loop {
             let round = async {
-                if let Some(look_at) = look_at {
-                    asked = self.due(&mut waiting, &mut notices, look_at, begun).await;
+                if let Some(next_round) = next_round {
+                    asked = self
+                        .due(&mut waiting, &mut notices, next_round, begun)
+                        .await;
                 }
                 let turns: Vec<_> = (asked.iter_mut())
                     .map(|it| lease::acquire(ctx, &it.op, it.goal, it.request.as_mut(), until))
@@ -169,10 +172,10 @@ impl<V: Value> Loads<V> {
             debug_assert_eq!(asked.len(), turns.len(), "one answer for each request");
             let now = Instant::now();
             // The time of the next round stands, unless all keys were asked for in this one.
-            let standing = look_at.filter(|_| !waiting.is_empty());
+            let standing = next_round.filter(|_| !waiting.is_empty());
             let (mut ready, mut longest) = (Vec::new(), Duration::ZERO);
             let mut pause = match standing {
-                Some(look_at) => look_at.saturating_duration_since(now),
+                Some(next_round) => next_round.saturating_duration_since(now),
                 None => pauses.next().unwrap_or_default(),
             };
             for (mut fetch, turn) in mem::take(&mut asked).into_iter().zip(turns) {
@@ -205,7 +208,7 @@ impl<V: Value> Loads<V> {
             if is_refresh && standing.is_none() {
                 pause = longest.min(options.lease_wait);
             }
-            look_at = Some(now + pause);
+            next_round = Some(now + pause);
             // The other instance may hang. From here on the callers' wait counts more than a second load.
             if !is_refresh && !waiting.is_empty() && now + pause >= until {
                 debug!(
@@ -227,24 +230,24 @@ impl<V: Value> Loads<V> {
         while loads.next().await.is_some() {}
     }
 
-    /// Takes out the keys whose leases have ended; at `look_at` all of them.
+    /// Takes out the keys whose leases have ended; at `next_round` all of them.
     async fn due(
         &self,
         waiting: &mut Vec<Fetch<V>>,
         (notices, noticed): &mut (LeaseWaiter, UnboundedReceiver<Key>),
-        look_at: Instant,
+        next_round: Instant,
         begun: Instant,
     ) -> Vec<Fetch<V>> {
         // In each round anew, as a notice takes the waiter out. One that comes between the answer and this is missed:
-        // so `look_at` bounds the wait.
+        // so `next_round` bounds the wait.
         for fetch in &*waiting {
             self.ctx.l1.in_flight().await_lease(&fetch.op, notices);
         }
         let mut ended = Vec::new();
         let noticed = noticed.recv_many(&mut ended, usize::MAX);
-        let is_noticed = timeout_at(look_at, noticed).await.is_ok();
+        let is_noticed = timeout_at(next_round, noticed).await.is_ok();
         let options = &self.ctx.options;
-        // Callers wait for a refresh as long as for a load: so a lease that was not given back is taken over.
+        // Without a notice a refresh asks for the lease once more, as its holder may be gone. Later it only reads.
         let only_reads =
             is_noticed || begun.elapsed() >= options.stale_wait.min(options.load_timeout);
         let ended: HashSet<Key> = ended.into_iter().collect();

@@ -83,7 +83,7 @@ impl<V: Value> Loads<V> {
             }
             Err(want) => want,
         };
-        if let Some(entry) = self.throttled(&key, Proof::Unused).await {
+        if let Some(entry) = self.fallback_while_paused(&key, Proof::Unused).await {
             return Ok(entry);
         }
         let since = (!without(Rule::TokenLoads)).then_some(Since { token, number });
@@ -95,7 +95,7 @@ impl<V: Value> Loads<V> {
     async fn get_at_once(&self, key: &Key) -> Option<Entry<V>> {
         match self.reads.get_instead(key) {
             Some(entry) => Some(entry),
-            None => self.throttled(key, Proof::Used).await,
+            None => self.fallback_while_paused(key, Proof::Used).await,
         }
     }
 

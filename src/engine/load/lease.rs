@@ -156,7 +156,7 @@ pub(crate) async fn acquire<V: Value>(
             Ok(LeaseReply::Hit(bytes)) => {
                 match tags::open(ctx, proof, key, &bytes, ctx.now()).await {
                     Ok(fresh) => {
-                        ctx.l1.publish(op, &fresh);
+                        ctx.l1.put_read(op, &fresh);
                         return Acquired::Found(fresh, Source::L2);
                     }
                     Err(instead) => request.want = instead,
@@ -319,14 +319,14 @@ pub(crate) async fn fill<V: Value>(
     };
     match filled {
         Some(Fill::Stored(stamp)) => {
-            let life = ready.ttls.life(stamp.written_at);
-            let fresh = (ctx.convert).slot(&op.key, value, stamp, life, tags, now);
+            let lifetime = ready.ttls.lifetime(stamp.written_at);
+            let fresh = (ctx.convert).slot(&op.key, value, stamp, lifetime, tags, now);
             if publishes {
-                ctx.l1.publish_inserted(op, &fresh);
+                ctx.l1.put_inserted(op, &fresh);
                 ctx.counters.invalidations_sent.bump();
                 (ctx.events).emit(|| CacheEvent::of_change(Kind::Insert, &op.key, true));
             } else {
-                ctx.l1.publish_filled(op, &fresh);
+                ctx.l1.put_filled(op, &fresh);
             }
             ctx.backoff.forget(&op.key);
             return ended(fresh, Source::Loader);
@@ -344,7 +344,7 @@ pub(crate) async fn fill<V: Value>(
                 && ctx.l1.freshness().is_live()
                 && ctx.l1.is_usable(op, &fresh, now)
             {
-                ctx.l1.publish(op, &fresh);
+                ctx.l1.put_read(op, &fresh);
                 return ended(fresh, Source::L2);
             }
         }

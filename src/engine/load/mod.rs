@@ -1,4 +1,4 @@
-//! Keys that L2 does not have: single flight in this instance, and in the fleet by the lease (rules 1 and 12).
+//! All that may run a loader: single flight in this instance, and in the fleet by the lease (rules 1 and 12).
 //!
 //! Knows the order of the steps (look-up, lease, loader, fill), and none of the steps themselves. [`Loads`] is the
 //! entry.

@@ -106,9 +106,9 @@ impl<V: Value> Loads<V> {
             indices: Vec::new(),
         };
         // The refreshes first: their numbers are their places in the list that is run.
-        due.sort_by_key(|(.., entry)| entry.is_sampled());
+        due.sort_by_key(|(.., entry)| entry.is_verified());
         for (index, key, entry) in due {
-            if entry.is_sampled() {
+            if entry.is_verified() {
                 let number = begun.indices.len();
                 begun.samples.push(Sample { key, entry, number });
                 begun.indices.push(index);
@@ -120,7 +120,7 @@ impl<V: Value> Loads<V> {
             let joined =
                 may_refresh.then(|| self.ctx.l1.in_flight().join_refresh(&key, self.ctx.now()));
             let refresh = joined.flatten().map(|join| {
-                let request = lease::request(&self.ctx, Want::NewerThan(entry.slot().version.ver));
+                let request = lease::request(&self.ctx, Want::OtherThan(entry.slot().version.ver));
                 let previous = Some(entry.clone());
                 let (flight, led) = Fetch::of(join, Goal::Newer, previous, began, Some(request));
                 if let Some(led) = led {

@@ -45,7 +45,7 @@ impl<V: Value> Loads<V> {
     /// lane.
     pub(crate) fn log_position(&self) -> Option<Applied> {
         let ctx = &*self.ctx;
-        if ctx.l1.freshness().is_alone() {
+        if ctx.l1.freshness().has_no_l2() {
             // The log is in memory, so its position is there at once.
             return mark_log(ctx).now_or_never()?.ok();
         }

@@ -8,7 +8,7 @@ use std::sync::Mutex;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use crate::key::Key;
-use crate::l1::is_sampled;
+use crate::l1::is_recorded;
 use crate::stats::HotKey;
 use crate::util::lock::lock;
 
@@ -38,7 +38,7 @@ impl HotKeys {
     pub(crate) fn note(&self, key: &Key) {
         if let Some(sample) = &self.0
             // Relaxed: it only counts, and the sample has a lock of its own.
-            && is_sampled(sample.others.fetch_add(1, Ordering::Relaxed))
+            && is_recorded(sample.others.fetch_add(1, Ordering::Relaxed))
         {
             self.record(key);
         }

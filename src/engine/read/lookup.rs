@@ -18,7 +18,7 @@ use crate::entry::Entry;
 use crate::key::Key;
 use crate::l1::{
     Join, JoinRead, MISS, NoValue, Op, Outcome, OutcomeKind, ReadOutcome, Slot, UNAVAILABLE,
-    is_sampled,
+    is_recorded,
 };
 use crate::l2::{LeaseReply, LeaseRequest, ReadResult, Want};
 use crate::vocabulary::{Source, Value};
@@ -55,7 +55,7 @@ impl<V: Value> Reads<V> {
     /// Takes note of a hit in L1, and of how many there were before it.
     #[inline]
     pub(super) fn note_hit(&self, slot: &Slot<V>, before: u64) {
-        if is_sampled(before) {
+        if is_recorded(before) {
             self.record_hit(&slot.key);
         }
     }
@@ -69,8 +69,8 @@ impl<V: Value> Reads<V> {
     /// Hands a value out, and counts if it is stale.
     #[inline]
     pub(crate) fn hand_out(&self, slot: Arc<Slot<V>>, now: Tick, source: Source) -> Entry<V> {
-        if now >= slot.look_at {
-            return self.look_at(slot, now, source);
+        if now >= slot.attend_at {
+            return self.attend(slot, now, source);
         }
         Entry::new(slot, now, source)
     }
@@ -79,7 +79,7 @@ impl<V: Value> Reads<V> {
     ///
     /// Cold, so that the code of a plain hit stays small enough to be inlined.
     #[cold]
-    fn look_at(&self, slot: Arc<Slot<V>>, now: Tick, source: Source) -> Entry<V> {
+    fn attend(&self, slot: Arc<Slot<V>>, now: Tick, source: Source) -> Entry<V> {
         let deadline = slot.soft_at().min(slot.gone_at);
         let is_stale = now >= slot.soft_at();
         if is_stale {
@@ -93,11 +93,11 @@ impl<V: Value> Reads<V> {
         // One of the three at most: a refresh loads the value anyway, and a comparison would load it once more.
         let is_ahead = !is_stale && (self.ctx.convert.ahead).is_due(slot.born_at, deadline, now);
         let verified = self.ctx.options.verify;
-        let is_sampled = !is_stale && !is_ahead && verified > 0.0 && fastrand::f64() < verified;
+        let is_verified = !is_stale && !is_ahead && verified > 0.0 && fastrand::f64() < verified;
         let entry = Entry::new(slot, now, source);
         if is_ahead {
             entry.into_ahead()
-        } else if is_sampled {
+        } else if is_verified {
             entry.into_sampled()
         } else {
             entry
@@ -213,7 +213,7 @@ impl<V: Value> Reads<V> {
                 if !slot.is_kept(now, kept) {
                     return None;
                 }
-                ctx.l1.publish(&op, &slot);
+                ctx.l1.put_read(&op, &slot);
                 let valid_until = slot.gone_at;
                 Some(instead(slot, Source::L2, now, valid_until))
             }
@@ -374,7 +374,8 @@ fn plain_outcome<V: Value>(
     })
 }
 
-/// A read in which the server compares epochs, for an instance without a proof (rule 11).
+/// A read in which the server compares epochs: there is no proof, or there was a flush meanwhile, or the caller has a
+/// token (rule 11).
 async fn compared<V: Value>(ctx: &Context<V>, op: &Op<V>) -> ReadOutcome<V> {
     let ask = LeaseRequest::read_only(Want::Any);
     match ctx.acquire_lease(&op.key, ask).await {
@@ -389,7 +390,7 @@ fn settle<V: Value>(ctx: &Context<V>, op: &Op<V>, outcome: &ReadOutcome<V>) {
     match outcome {
         Ok(fresh) => {
             ctx.counters.l2_hits.bump();
-            ctx.l1.publish(op, fresh);
+            ctx.l1.put_read(op, fresh);
         }
         Err(MISS) => {
             ctx.counters.l2_misses.bump();

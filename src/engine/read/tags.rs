@@ -96,7 +96,7 @@ async fn ask_unknown<'a, V: Value>(
 /// The request for a value instead of one that is not valid by its tags.
 fn refuse<V: Value>(ctx: &Context<V>, slot: &Slot<V>) -> Want {
     ctx.counters.l2_misses.bump();
-    Want::NewerThan(slot.version.ver)
+    Want::OtherThan(slot.version.ver)
 }
 
 fn is_valid<V: Value>(ctx: &Context<V>, slot: &Slot<V>, markers: &Markers) -> bool {

@@ -1,6 +1,7 @@
 //! A new TTL for a stored value: by a call, and by each read of a cache whose entries live on while they are read.
 //!
-//! Neither brings anything back: L2 changes the times of a value that it holds, and of no other.
+//! It is here and not among the writes, as it is sent like a read and stores in L1 what the answer says. It brings nothing
+//! back: L2 changes the times of a value that it holds, and of no other.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -17,7 +18,7 @@ use crate::engine::deadline::{deadline, learn_clock};
 use crate::error::{L2Error, WriteError};
 use crate::key::Key;
 use crate::l1::{NEVER, Op, Slot, SlotValue};
-use crate::l2::NewLife;
+use crate::l2::NewLifetime;
 use crate::vocabulary::{Value, Version};
 use crate::wire::message::{self, Kind};
 
@@ -26,7 +27,7 @@ impl<V: Value> Reads<V> {
     pub(crate) async fn renew(&self, key: Key, ttl: Duration) -> Result<bool, WriteError> {
         let ctx = &*self.ctx;
         let ttls = ctx.convert.touched(ttl).map_err(WriteError::misuse)?;
-        if ctx.l1.freshness().is_alone() {
+        if ctx.l1.freshness().has_no_l2() {
             let now = ctx.now();
             let after = |ttl| now.saturating_add(nanos(ttl));
             let (gone_at, ends_at) = (after(ttls.hard), ttls.end.map_or(NEVER, after));
@@ -41,7 +42,7 @@ impl<V: Value> Reads<V> {
         let known = learn_clock(ctx).await;
         known.map_err(WriteError::unconfirmed)?;
         let (deadline, _) = deadline(ctx);
-        let touched = send(ctx, &op, NewLife::Renewed(ttls), deadline).await;
+        let touched = send(ctx, &op, NewLifetime::Renewed(ttls), deadline).await;
         touched.map_err(WriteError::unconfirmed)
     }
 
@@ -51,10 +52,10 @@ impl<V: Value> Reads<V> {
     pub(crate) fn extend(&self, slot: &Arc<Slot<V>>, idle: Duration) {
         let ctx = &self.ctx;
         let key = &slot.key;
-        let is_alone = ctx.l1.freshness().is_alone();
-        let runtime = Handle::try_current().ok().filter(|_| !is_alone);
+        let has_no_l2 = ctx.l1.freshness().has_no_l2();
+        let runtime = Handle::try_current().ok().filter(|_| !has_no_l2);
         // Without a runtime the next look-up that has one does it.
-        let is_possible = is_alone || runtime.is_some();
+        let is_possible = has_no_l2 || runtime.is_some();
         if !is_possible || !self.extensions.is_due(key, idle / 4) {
             return;
         }
@@ -80,7 +81,7 @@ impl<V: Value> Reads<V> {
             if let Some(op) = ctx.begin(&key) {
                 // Without a deadline: a late copy extends the lifetime of the value that is there then, or of none
                 // (rule 19). An error has been traced, and the next read after a while tries again.
-                let _ = send(&ctx, &op, NewLife::Extended(ttls), None).await;
+                let _ = send(&ctx, &op, NewLifetime::Extended(ttls), None).await;
             }
         };
         runtime.spawn(extending.instrument(Span::current()));
@@ -91,12 +92,12 @@ impl<V: Value> Reads<V> {
 async fn send<V: Value>(
     ctx: &Context<V>,
     op: &Op<V>,
-    life: NewLife,
+    lifetime: NewLifetime,
     deadline: Option<u64>,
 ) -> Result<bool, L2Error> {
     let key = &op.key;
     let payload = message::payload(Kind::Invalidate, ctx.instance, &[key]);
-    let touching = ctx.lane.touch(key, life, &payload, deadline);
+    let touching = ctx.lane.touch(key, lifetime, &payload, deadline);
     let Some(touched) = ctx.breaker.send("touch", touching).await? else {
         return Ok(false);
     };
@@ -109,8 +110,10 @@ async fn send<V: Value>(
     let held = is_same.then(|| ctx.l1.get(key, now)).flatten();
     if let Some(slot) = held.filter(|slot| slot.version == at) {
         let (tags, value) = (slot.tags(), SlotValue::Shared(slot));
-        let slot = ctx.convert.slot(key, value, stamp, touched.life, tags, now);
-        ctx.l1.publish(op, &slot);
+        let slot = ctx
+            .convert
+            .slot(key, value, stamp, touched.lifetime, tags, now);
+        ctx.l1.put_read(op, &slot);
     } else {
         // The entry here, if there is one, is of an older version.
         ctx.l1.apply([&**key], at);

@@ -110,7 +110,7 @@ impl<V: Value> FleetStats<V> {
     /// The counters of all instances, with all that this one has counted until now.
     pub(crate) async fn of_all(&self) -> Result<Stats, L2Error> {
         let ctx = &*self.ctx;
-        if ctx.l1.freshness().is_alone() {
+        if ctx.l1.freshness().has_no_l2() {
             return Ok(ctx.stats());
         }
         ctx.breaker.admit()?;

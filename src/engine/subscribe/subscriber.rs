@@ -55,7 +55,7 @@ pub(crate) struct Subscriber<V: Value> {
     /// The task, once it has been started.
     task: Mutex<Option<JoinHandle<()>>>,
     pub(crate) stop: CancellationToken,
-    /// Notified when L2 has answered. It keeps a permit while no task waits: the delivery looks once more after a
+    /// Notified when L2 may answer: a request is worth a try. It keeps a permit while no task waits: the delivery looks once more after a
     /// notification in between.
     l2_may_answer: Notify,
 }
@@ -174,7 +174,7 @@ impl<V: Value> Subscriber<V> {
             if session.is_answered {
                 pauses = reconnects();
             }
-            ctx.breaker.note_lost_messages(&error);
+            ctx.breaker.note_lost_subscription(&error);
             // Requests may get through though messages do not.
             self.l2_may_answer.notify_one();
             sleep(pauses.next().unwrap_or(LONGEST_PAUSE)).await;
@@ -517,12 +517,13 @@ impl<'a, V: Value> Session<'a, V> {
             "all messages up to the number that the lane has named are applied"
         );
         let (known, confirmed) = (self.freshness().epoch(), self.reached.confirmed);
-        let same_life = lane.epoch == known && confirmed.is_some_and(|number| number <= lane.seq);
-        if same_life && from > Some(lane.seq) {
+        let numbers_compare =
+            lane.epoch == known && confirmed.is_some_and(|number| number <= lane.seq);
+        if numbers_compare && from > Some(lane.seq) {
             // Some messages were made up, and may have had the numbers of others that were lost.
             self.reached.last = confirmed;
         }
-        if same_life && self.catch_up(lane.seq).await? {
+        if numbers_compare && self.catch_up(lane.seq).await? {
             self.reached.confirmed = Some(lane.seq);
             return Ok(());
         }

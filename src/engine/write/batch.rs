@@ -19,7 +19,7 @@ use crate::l2::{Batch, EncodedValue, Step, WriteAck, Written};
 use crate::vocabulary::Value;
 use crate::wire::message;
 
-/// Writes that L2 can be sent in one step. Two of them are of one key only if both remove it, as in the whole batch.
+/// Writes that L2 can be sent in one step. A key is in it twice only if both writes remove it, as in the whole batch.
 struct Group<V: Value> {
     step: Step,
     writes: Vec<Write<V>>,
@@ -96,7 +96,7 @@ async fn send_group<V: Value>(
                     Written::Done(ack) => accept(ctx, write, ack, now),
                     // Or the caller, which looks for the stored version, would find its own copy again, or a value of a
                     // read that began before.
-                    Written::OtherVersion if !ctx.l1.freshness().is_alone() => {
+                    Written::OtherVersion if !ctx.l1.freshness().has_no_l2() => {
                         ctx.l1.forget(&write.key);
                     }
                     Written::OtherVersion | Written::Full => {}
@@ -143,7 +143,7 @@ async fn step<V: Value>(
     let keys = &*group.keys();
     // An instance that is alone knows the version itself: it has no values in L2.
     if let (Step::InsertIf(version), [key]) = (&group.step, keys)
-        && ctx.l1.freshness().is_alone()
+        && ctx.l1.freshness().has_no_l2()
         && ctx.l1.version(key, ctx.now()) != *version
     {
         return Ok(Written::OtherVersion);
@@ -168,7 +168,7 @@ fn accept<V: Value>(ctx: &Context<V>, write: &mut Write<V>, ack: WriteAck, now: 
             ctx.l1.freshness().cleared(stamp.epoch, ack.seq);
         }
         Step::EndLeases => return,
-        Step::Expire if ctx.l1.freshness().is_alone() => ctx.l1.make_stale(&write.key, now),
+        Step::Expire if ctx.l1.freshness().has_no_l2() => ctx.l1.make_stale(&write.key, now),
         Step::InvalidateTags | Step::Expire | Step::Invalidate { .. }
             if without(Rule::OwnMessages) => {}
         Step::InvalidateTags => ctx.l1.apply_tags([&*write.key], stamp.version()),
@@ -180,11 +180,11 @@ fn accept<V: Value>(ctx: &Context<V>, write: &mut Write<V>, ack: WriteAck, now: 
                     &write.key,
                     SlotValue::Own(value),
                     stamp,
-                    insert.encoded.ttls.life(stamp.written_at),
+                    insert.encoded.ttls.lifetime(stamp.written_at),
                     mem::take(&mut insert.tags),
                     now,
                 );
-                ctx.l1.publish_inserted(&insert.op, &fresh);
+                ctx.l1.put_inserted(&insert.op, &fresh);
             } else {
                 // An inserted value that is not for L1 is read when it is asked for.
                 ctx.l1.apply([&*write.key], stamp.version());

@@ -279,7 +279,7 @@ impl<V: Value> Writes<V> {
                     (ctx.events).emit(|| CacheEvent::of_change(Kind::Prefix, prefix, true));
                     ctx.backoff.forget_prefix(prefix);
                 }
-                Ok(if ctx.l1.freshness().is_alone() {
+                Ok(if ctx.l1.freshness().has_no_l2() {
                     from_l1
                 } else {
                     from_l2

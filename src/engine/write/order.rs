@@ -23,7 +23,7 @@ pub(crate) trait Ordered {
     fn is_joint(&self) -> bool;
 
     /// Removals of one key may share a batch, since their order does not matter. An insert shares its batch with
-    /// no other write of its key: both would get the same version.
+    /// no other write of its key: two inserts would get the same version, and the steps of a batch are sent at once.
     fn is_insert(&self) -> bool;
 
     fn weight(&self) -> u32;
@@ -40,7 +40,7 @@ pub(crate) struct WriteOrder<W> {
     keys: HashMap<Key, UnderWay<W>, Hasher>,
     /// How many batches have been taken so far.
     batches: u64,
-    is_clear_under_way: bool,
+    is_barrier_under_way: bool,
     /// The weight of all writes that wait or are under way.
     weight: u32,
 }
@@ -59,7 +59,7 @@ impl<W: Ordered> WriteOrder<W> {
             waiting: VecDeque::new(),
             keys: HashMap::with_hasher(hasher()),
             batches: 0,
-            is_clear_under_way: false,
+            is_barrier_under_way: false,
             weight: 0,
         }
     }
@@ -76,7 +76,7 @@ impl<W: Ordered> WriteOrder<W> {
     pub(crate) fn is_ready(&self) -> bool {
         // Rule 14: writes behind a key under way were called before the clear that is next, so it waits for all keys.
         let may_go = |next: &W| next.key().is_some() || self.keys.is_empty();
-        !self.is_clear_under_way && self.waiting.front().is_some_and(may_go)
+        !self.is_barrier_under_way && self.waiting.front().is_some_and(may_go)
     }
 
     /// Takes the writes that may be sent now: a clear, or a batch of others, which [`end`](Self::end) has to follow.
@@ -84,8 +84,8 @@ impl<W: Ordered> WriteOrder<W> {
         while self.is_ready() {
             if (self.waiting.front()).is_some_and(|next| next.key().is_none()) {
                 debug_assert!(self.keys.is_empty(), "a clear has no write beside it");
-                self.is_clear_under_way = true;
-                return Some(self.clear_batch());
+                self.is_barrier_under_way = true;
+                return Some(self.barrier_batch());
             }
             let writes = self.write_batch();
             // Empty if each write has to wait behind a key under way: then the next ones are looked at.
@@ -97,7 +97,7 @@ impl<W: Ordered> WriteOrder<W> {
     }
 
     /// Takes the next write, which has no key; and if it is one of a tag or a prefix, those that follow it.
-    fn clear_batch(&mut self) -> Vec<W> {
+    fn barrier_batch(&mut self) -> Vec<W> {
         let mut weight = 0;
         let joint = self.waiting.iter().take_while(|next| {
             weight += next.weight();
@@ -157,7 +157,7 @@ impl<W: Ordered> WriteOrder<W> {
     /// A batch has ended, with these keys and this weight: the writes that waited for its keys are next.
     pub(crate) fn end(&mut self, keys: &[Key], weight: u32) {
         // Nothing else is under way beside a clear.
-        self.is_clear_under_way = false;
+        self.is_barrier_under_way = false;
         debug_assert!(
             self.weight >= weight,
             "a batch weighs no more than all writes"

@@ -87,7 +87,7 @@ fn nothing_with_tags_of_another_generation_is_shown() {
             let tags = world.l1.tags(&[TAG.into()]);
             let op = world.begin();
             let mark = world.write();
-            world.l1.publish_inserted(&op, &tagged(mark, tags));
+            world.l1.put_inserted(&op, &tagged(mark, tags));
         });
         world.l1.empty();
         writer.join().unwrap();
@@ -121,7 +121,7 @@ fn nothing_older_than_a_write_is_shown_after_it() {
         let writer = world.spawn(|world| {
             let op = world.begin();
             let mark = world.write();
-            world.l1.publish_inserted(&op, &fresh(mark));
+            world.l1.put_inserted(&op, &fresh(mark));
             assert!(shows_none_before(&world, mark.1));
         });
         let subscriber = world.spawn(|world| {
@@ -143,7 +143,7 @@ fn nothing_older_than_an_insert_is_shown_after_its_message() {
         world.read();
         let op = world.begin();
         let mark = world.write();
-        let writer = world.spawn(move |world| world.l1.publish_inserted(&op, &fresh(mark)));
+        let writer = world.spawn(move |world| world.l1.put_inserted(&op, &fresh(mark)));
         let subscriber = world.spawn(move |world| {
             world
                 .l1
@@ -447,7 +447,7 @@ fn an_own_value_survives_messages_of_earlier_changes() {
     in_every_order(|world| {
         let op = world.begin();
         let subscriber = world.spawn(|world| world.l1.apply([KEY], version(EPOCH, 2)));
-        world.l1.publish_inserted(&op, &fresh((EPOCH, 3)));
+        world.l1.put_inserted(&op, &fresh((EPOCH, 3)));
         assert_eq!(world.shown(), Some((EPOCH, 3)));
         subscriber.join().unwrap();
         assert_eq!(world.shown(), Some((EPOCH, 3)));

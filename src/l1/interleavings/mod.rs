@@ -107,7 +107,7 @@ impl World {
     fn publish(&self, op: &Op<u64>, mark: Mark) {
         let fresh = fresh(mark);
         if self.l1.is_usable(op, &fresh, self.now) {
-            self.l1.publish(op, &fresh);
+            self.l1.put_read(op, &fresh);
         }
     }
 
@@ -147,7 +147,7 @@ impl World {
             state.learn(marker);
         }
         if tags.allow(ver) && self.l1.is_usable(&op, &fresh, self.now) {
-            self.l1.publish(&op, &fresh);
+            self.l1.put_read(&op, &fresh);
         }
     }
 
@@ -240,7 +240,7 @@ fn tagged((epoch, ver): Mark, tags: Tags) -> Arc<Slot<u64>> {
         expires_at: NEVER,
         gone_at: NEVER,
         ends_at: NEVER,
-        look_at: NEVER,
+        attend_at: NEVER,
     };
     Arc::new(Slot::new(KEY.into(), SlotValue::Own(epoch), head, tags))
 }

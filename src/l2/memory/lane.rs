@@ -16,9 +16,9 @@ use crate::clock::Clock;
 use crate::l2::inbox::Inbox;
 use crate::l2::{
     Applied, Batch, EncodedValue, Event, Fill, Key, L2, L2Error, Lane, LaneClock, Lease,
-    LeaseReply, LeaseRequest, ListAge, Member, MemberInfo, Members, Message, NewLife, OnConnect,
-    OnHeard, ReadResult, Reply, Stamp, Step, StoredCounts, Subscription, TagVersion, Touched, Ttls,
-    Want, Written, random,
+    LeaseReply, LeaseRequest, ListAge, Member, MemberInfo, Members, Message, NewLifetime,
+    OnConnect, OnHeard, ReadResult, Reply, Stamp, Step, StoredCounts, Subscription, TagVersion,
+    Touched, Ttls, Want, Written, random,
 };
 use crate::prefixes::Prefixes;
 use crate::util::lock::lock;
@@ -228,8 +228,8 @@ impl Lane for MemoryLane {
             }
             let stamp = state.stamp();
             if let Some((bytes, ..)) = stored {
-                let life = ttls.life(stamp.written_at);
-                state.keep(key, restamped(stamp, life, &bytes), ttls.in_store());
+                let lifetime = ttls.lifetime(stamp.written_at);
+                state.keep(key, restamped(stamp, lifetime, &bytes), ttls.in_store());
             }
             Some(Fill::Stored(stamp))
         })
@@ -264,35 +264,35 @@ impl Lane for MemoryLane {
     fn touch<'a>(
         &'a self,
         key: &'a str,
-        life: NewLife,
+        lifetime: NewLifetime,
         payload: &'a [u8],
         deadline: Option<u64>,
     ) -> Reply<'a, Option<Touched>> {
-        let (NewLife::Renewed(ttls) | NewLife::Extended(ttls)) = life;
-        let extends = matches!(life, NewLife::Extended(_));
+        let (NewLifetime::Renewed(ttls) | NewLifetime::Extended(ttls)) = lifetime;
+        let extends = matches!(lifetime, NewLifetime::Extended(_));
         self.by_deadline(deadline, move |state| {
-            let (bytes, stamp, mut life) = state.valid_with_tags(key)?;
-            let former_end = life.expires_at;
-            let new = ttls.life(state.now.at);
+            let (bytes, stamp, mut lifetime) = state.valid_with_tags(key)?;
+            let former_end = lifetime.expires_at;
+            let new = ttls.lifetime(state.now.at);
             if extends {
-                let end = life.ends_at.unwrap_or(u64::MAX).min(new.expires_at);
-                life.expires_at = life.expires_at.max(end);
+                let end = lifetime.ends_at.unwrap_or(u64::MAX).min(new.expires_at);
+                lifetime.expires_at = lifetime.expires_at.max(end);
             } else {
-                (life.expires_at, life.ends_at) = (new.expires_at, new.ends_at);
+                (lifetime.expires_at, lifetime.ends_at) = (new.expires_at, new.ends_at);
             }
-            let change = (life.expires_at < former_end).then(|| {
+            let change = (lifetime.expires_at < former_end).then(|| {
                 // Instances hold it for longer: by the message they read it anew.
                 let change = state.stamp().ver;
                 state.publish(change, payload);
                 change
             });
-            let left = Duration::from_millis(life.expires_at.saturating_sub(state.now.at));
+            let left = Duration::from_millis(lifetime.expires_at.saturating_sub(state.now.at));
             let kept = left.saturating_add(ttls.kept);
-            state.keep(key, restamped(stamp, life, &bytes), kept);
+            state.keep(key, restamped(stamp, lifetime, &bytes), kept);
             Some(Touched {
                 change,
                 stamp,
-                life,
+                lifetime,
             })
         })
     }

@@ -13,7 +13,7 @@ use super::tags::Tags;
 use super::writes::Writes;
 use crate::ablation::{Rule, without};
 use crate::l2::{
-    Applied, Batch, EncodedValue, Event, Key, Kind, LaneClock, Lease, Life, ListAge, Member,
+    Applied, Batch, EncodedValue, Event, Key, Kind, LaneClock, Lease, Lifetime, ListAge, Member,
     MemberInfo, Message, Stamp, Step, Version, Want, WriteAck, Written, random,
 };
 use crate::options::LONGEST;
@@ -114,22 +114,22 @@ impl State {
     }
 
     /// A value of this epoch, be it valid or not.
-    pub(super) fn stored(&self, key: &str) -> Option<(Bytes, Stamp, Life)> {
+    pub(super) fn stored(&self, key: &str) -> Option<(Bytes, Stamp, Lifetime)> {
         let bytes = self.get(key)?;
-        let (stamp, life) = envelope::read_stamp(&bytes)?;
+        let (stamp, lifetime) = envelope::read_stamp(&bytes)?;
         // A value of another epoch may be older than an invalidation that was lost with that epoch (rule 11).
         let is_of_now = stamp.epoch == self.clock.epoch || without(Rule::Epochs);
-        is_of_now.then_some((bytes, stamp, life))
+        is_of_now.then_some((bytes, stamp, lifetime))
     }
 
     /// A value of this epoch that has not expired.
-    pub(super) fn valid(&self, key: &str) -> Option<(Bytes, Stamp, Life)> {
+    pub(super) fn valid(&self, key: &str) -> Option<(Bytes, Stamp, Lifetime)> {
         let stored = self.stored(key);
-        stored.filter(|(.., life)| self.now.at < life.expires_at)
+        stored.filter(|(.., lifetime)| self.now.at < lifetime.expires_at)
     }
 
     /// A valid value of which no tag was invalidated since.
-    pub(super) fn valid_with_tags(&self, key: &str) -> Option<(Bytes, Stamp, Life)> {
+    pub(super) fn valid_with_tags(&self, key: &str) -> Option<(Bytes, Stamp, Lifetime)> {
         let valid = self.valid(key)?;
         let (bytes, stamp, _) = &valid;
         let tags = envelope::stored_tags(bytes);
@@ -143,7 +143,7 @@ impl State {
     pub(super) fn usable(&self, key: &str, want: Want) -> Option<Bytes> {
         let (bytes, ..) = match want {
             Want::Any => self.valid(key),
-            Want::NewerThan(seen) => self.valid(key).filter(|(_, stamp, _)| stamp.ver != seen),
+            Want::OtherThan(seen) => self.valid(key).filter(|(_, stamp, _)| stamp.ver != seen),
             Want::Nothing | Want::Anew => None,
             Want::Kept => self.stored(key),
         }?;
@@ -234,10 +234,11 @@ impl State {
                 // The values keep their stamps, so the message is newer than each copy of them in L1.
                 let (stamp, at) = (self.stamp(), self.now.at);
                 for key in keys {
-                    if let Some((bytes, of, mut life)) = self.stored(key) {
-                        life.stale_at = Some(life.stale_at.map_or(at, |stale| stale.min(at)));
+                    if let Some((bytes, of, mut lifetime)) = self.stored(key) {
+                        lifetime.stale_at =
+                            Some(lifetime.stale_at.map_or(at, |stale| stale.min(at)));
                         let kept = self.values.remaining(key, at);
-                        self.keep(key, restamped(of, life, &bytes), kept);
+                        self.keep(key, restamped(of, lifetime, &bytes), kept);
                     }
                     self.end_lease(key, Duration::ZERO);
                 }

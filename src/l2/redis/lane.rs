@@ -23,7 +23,7 @@ use crate::clock::millis;
 use crate::key::Key;
 use crate::l2::{
     Batch, EncodedValue, Fill, L2Error, Lane, LaneClock, Lease, LeaseReply, LeaseRequest, Member,
-    MemberInfo, Members, Message, NewLife, ReadResult, Reply, Stamp, Step, StoredCounts,
+    MemberInfo, Members, Message, NewLifetime, ReadResult, Reply, Stamp, Step, StoredCounts,
     Subscription, TagVersion, Touched, Ttls, Version, Want, WriteAck, Written, random,
 };
 use crate::prefixes::Prefixes;
@@ -160,12 +160,12 @@ impl RedisLane {
         match ask.want {
             // None of these marks is a number, which a version is.
             Want::Any => call.arg(""),
-            Want::NewerThan(seen) => call.arg(seen),
+            Want::OtherThan(seen) => call.arg(seen),
             Want::Nothing => call.arg("*"),
             Want::Anew => call.arg("!"),
             Want::Kept => call.arg("~"),
         };
-        call.arg(random()).arg(written(ask.deadline));
+        call.arg(random()).arg(deadline_arg(ask.deadline));
         call
     }
 
@@ -207,7 +207,8 @@ impl RedisLane {
             call.keys(of_key, &[*key]).own(of_lane);
             call.keys(&[DONE], &[&*this]);
             call.keys(&[MARKER], own).keys(&[MARKER], tags);
-            call.message(batch.payload).arg(written(batch.deadline));
+            call.message(batch.payload)
+                .arg(deadline_arg(batch.deadline));
             call.arg(&value.body).arg(kept(value.ttls));
             more(&mut call, key);
             // A script that can do without compares no version where these three are missing.
@@ -272,7 +273,8 @@ impl RedisLane {
         for value in values() {
             call.stage(value);
         }
-        call.message(batch.payload).arg(written(batch.deadline));
+        call.message(batch.payload)
+            .arg(deadline_arg(batch.deadline));
         for value in values() {
             call.value(value);
         }
@@ -312,7 +314,7 @@ fn renew(call: &mut Call<'_>, key: &str, token: u64, ttl: Duration) {
 }
 
 /// A deadline as an argument.
-fn written(deadline: Option<u64>) -> String {
+fn deadline_arg(deadline: Option<u64>) -> String {
     deadline.map_or_else(String::new, |at| at.to_string())
 }
 
@@ -323,11 +325,11 @@ fn touched(answer: &[u8]) -> Result<(Option<Touched>, u64), L2Error> {
     }
     let (head, stamped) = answer.split_at_checked(16).ok_or_else(senseless)?;
     let [at, change] = numbers(head)?;
-    let (stamp, life) = envelope::read_stamp(stamped).ok_or_else(senseless)?;
+    let (stamp, lifetime) = envelope::read_stamp(stamped).ok_or_else(senseless)?;
     let touched = Touched {
         change: (change != 0).then_some(change),
         stamp,
-        life,
+        lifetime,
     };
     Ok((Some(touched), at))
 }
@@ -476,18 +478,18 @@ impl Lane for RedisLane {
     fn touch<'a>(
         &'a self,
         key: &'a str,
-        life: NewLife,
+        lifetime: NewLifetime,
         payload: &'a [u8],
         deadline: Option<u64>,
     ) -> Reply<'a, Option<Touched>> {
-        let (NewLife::Renewed(ttls) | NewLife::Extended(ttls)) = life;
+        let (NewLifetime::Renewed(ttls) | NewLifetime::Extended(ttls)) = lifetime;
         let call = move |stored: &[u8], tags: &[Key]| {
             let mut call = Call::new(&scripts::TOUCH, &self.names, 3 + tags.len());
             call.keys(&[VALUE], &[key]).own(&[CLOCK, LOG]);
             call.keys(&[MARKER], tags).message(payload);
             call.arg(&ttls.packed()).arg(millis(ttls.kept));
-            call.arg(matches!(life, NewLife::Extended(_)));
-            call.arg(written(deadline)).arg(stored);
+            call.arg(matches!(lifetime, NewLifetime::Extended(_)));
+            call.arg(deadline_arg(deadline)).arg(stored);
             call
         };
         self.before_with_tags(deadline, call, touched).boxed()

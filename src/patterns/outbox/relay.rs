@@ -15,7 +15,7 @@ use tracing::{info, warn};
 use super::error::{OutboxError, Reason};
 use super::row::{MOST, Row, Waits, now_ms};
 use super::stats::{Counters, OutboxStats, age};
-use crate::cache::{Cache, written};
+use crate::cache::{Cache, key_text};
 use crate::error::WriteError;
 use crate::key::CacheKey;
 use crate::util::lock::lock;
@@ -283,7 +283,7 @@ where
     V: Send + Sync + 'static,
 {
     // Rows without a name are not delivered.
-    let Ok(name) = written(row.name.as_deref().unwrap_or_default()) else {
+    let Ok(name) = key_text(row.name.as_deref().unwrap_or_default()) else {
         // No value has such a key or tag: the row was written by something else, and there is nothing to do for it.
         return Ok(());
     };

@@ -3,7 +3,7 @@
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use super::error::{OutboxError, Reason};
-use crate::cache::written;
+use crate::cache::key_text;
 use crate::key::{CacheKey, Key};
 
 /// The `kind` of a row that names a key.
@@ -58,7 +58,7 @@ pub(super) fn texts<T: CacheKey>(
     names: impl IntoIterator<Item = T>,
 ) -> Result<Vec<Key>, OutboxError> {
     // All texts before the first insert: an error leaves the transaction as it was.
-    let texts = names.into_iter().map(|name| written(&name));
+    let texts = names.into_iter().map(|name| key_text(&name));
     Ok(texts.collect::<Result<_, _>>().map_err(Reason::Key)?)
 }
 

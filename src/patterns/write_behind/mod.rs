@@ -87,7 +87,7 @@ use self::stats::{Counters, snapshot};
 use self::worker::{Options, Worker, read};
 use self::write::Store;
 pub use self::write::{Stored, Write};
-use crate::cache::{Cache, written};
+use crate::cache::{Cache, key_text};
 use crate::error::WriteError;
 use crate::key::{CacheKey, Key};
 use crate::l2::{Append, Pending, WriteStream, Written};
@@ -389,7 +389,7 @@ where
     K: KeyFrom<Q, M> + Serialize,
     Q: CacheKey + ?Sized,
 {
-    let text = written(key).map_err(|error| Reason::Write(error.into()))?;
+    let text = key_text(key).map_err(|error| Reason::Write(error.into()))?;
     let mut encoded = Vec::new();
     let done = Bincode.encode(&K::key_from(key), &mut encoded);
     done.map_err(Reason::Key)?;

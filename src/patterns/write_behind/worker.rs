@@ -18,7 +18,7 @@ use tracing::{debug, info, warn};
 
 use super::stats::Counters;
 use super::write::{Store, Stored, Write, version};
-use crate::cache::{Cache, written};
+use crate::cache::{Cache, key_text};
 use crate::key::{CacheKey, Key};
 use crate::l2::{L2Error, Settled, StreamId, Waiting, WriteStream};
 use crate::util::lock::lock;
@@ -96,7 +96,7 @@ where
     // The value is read, and may be encrypted, for the text of the key: so this is to be the same one.
     let key = catch_panic(|| {
         let key: K = Bincode.decode(&waiting.encoded_key)?;
-        let is_its_own = written(&key).is_ok_and(|text| *text == *waiting.key);
+        let is_its_own = key_text(&key).is_ok_and(|text| *text == *waiting.key);
         Ok::<_, CodecError>(is_its_own.then_some(key))
     });
     Some(Write {
@@ -320,7 +320,7 @@ where
                 Ok(Stored::AsGiven) => Ok(Vec::new()),
                 // One whose text is too long is not of the batch.
                 Ok(Stored::Changed(keys)) => {
-                    Ok(keys.iter().filter_map(|key| written(key).ok()).collect())
+                    Ok(keys.iter().filter_map(|key| key_text(key).ok()).collect())
                 }
                 Err(error) => Err(error.to_string()),
             }

@@ -212,7 +212,7 @@ async fn cut_off(cache: &Texts, wire: &Network) {
     }
     wire.cut();
     eventually("it is cut off", || async {
-        !cache.health().is_listener_live()
+        !cache.health().is_subscriber_live()
     })
     .await;
 }
@@ -228,7 +228,7 @@ async fn a_strict_l1_without_proof_has_no_fallback(fleet: Fleet) {
     }
     // Or the breaker, which the lost requests may have opened, refuses the next one.
     eventually("it answers a probe", || async { a.health().is_l2_up() }).await;
-    assert!(!a.health().is_listener_live());
+    assert!(!a.health().is_subscriber_live());
     assert_fallback(fail(&a, "k").await, Level::L2);
 }
 

@@ -338,7 +338,7 @@ async fn without_a_proof_it_goes_on(fleet: Fleet) {
     wire.lose(Step::Subscribe, Way::Request, usize::MAX);
     wire.cut();
     eventually("a is cut off from messages", || async {
-        !a.health().is_listener_live()
+        !a.health().is_subscriber_live()
     })
     .await;
     let (sender, warming) = begun(&a).await;

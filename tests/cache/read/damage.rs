@@ -277,7 +277,7 @@ async fn a_damaged_lane_heals() {
             eventually(&format!("{context}: all are live again"), || async {
                 [&a, &b, &c]
                     .iter()
-                    .all(|one| one.health().is_listener_live())
+                    .all(|one| one.health().is_subscriber_live())
             })
             .await;
             writer.insert("k", value.clone()).await.expect(&context);

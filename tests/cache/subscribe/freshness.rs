@@ -59,13 +59,13 @@ async fn a_message_of_another_epoch_is_no_proof() {
     assert!(a.get_local("k").is_some(), "no message has come");
     wire.let_through(1);
     eventually("it is in doubt", || async {
-        !a.health().is_listener_live()
+        !a.health().is_subscriber_live()
     })
     .await;
     assert!(a.get_local("k").is_none() && a.get("k").await.is_none());
     // It asks at once, and not at the next heartbeat.
     wire.silence(false);
-    eventually("it knows", || async { a.health().is_listener_live() }).await;
+    eventually("it knows", || async { a.health().is_subscriber_live() }).await;
     let loaded = Source::new("w").through(&a, "k").await.unwrap();
     assert!(loaded.meta().version().is_some());
     assert_eq!(*a.get_local("k").unwrap(), "w");
@@ -85,11 +85,11 @@ async fn a_read_that_finds_another_life_of_the_store_is_not_believed() {
     wire.silence(true);
     wire.reconnect();
     assert!(a.get("k").await.is_none());
-    assert!(!a.health().is_listener_live());
+    assert!(!a.health().is_subscriber_live());
     assert!(a.get_local("k").is_none());
     wire.silence(false);
     eventually("it asks at once", || async {
-        a.health().is_listener_live()
+        a.health().is_subscriber_live()
     })
     .await;
 }
@@ -131,7 +131,7 @@ async fn what_was_read_from_another_server_than_the_new_subscription_leaves_l1()
         wire.asked(Step::Heartbeat) > heartbeats
     })
     .await;
-    assert!(!a.health().is_listener_live());
+    assert!(!a.health().is_subscriber_live());
     assert!(a.get_local("k").is_none());
     wire.silence(false);
     a.ready().await;
@@ -153,17 +153,17 @@ async fn a_proof_is_not_older_than_a_doubt() {
     clear(&fleet).await;
     wire.reconnect();
     assert!(a.get("k").await.is_none());
-    assert!(!a.health().is_listener_live());
+    assert!(!a.health().is_subscriber_live());
 
     wire.let_through(1);
     eventually("it is answered, and another asked for", || async {
         wire.asked(Step::Heartbeat) == 2
     })
     .await;
-    assert!(!a.health().is_listener_live());
+    assert!(!a.health().is_subscriber_live());
     wire.silence(false);
     eventually("that one is a proof", || async {
-        a.health().is_listener_live()
+        a.health().is_subscriber_live()
     })
     .await;
 }
@@ -201,19 +201,19 @@ async fn a_proof_is_as_old_as_its_question() {
     })
     .await;
     fleet.advance(ALMOST_HALF);
-    assert!(a.health().is_listener_live());
+    assert!(a.health().is_subscriber_live());
     fleet.advance(MS);
-    assert!(!a.health().is_listener_live());
+    assert!(!a.health().is_subscriber_live());
 
     // The heartbeat was asked for half an hour before.
     b.insert("other", String::new()).await.unwrap();
     wire.let_through(2);
     received(&a, 1).await;
-    assert!(a.health().is_listener_live());
+    assert!(a.health().is_subscriber_live());
     fleet.advance(ALMOST_HALF);
-    assert!(a.health().is_listener_live());
+    assert!(a.health().is_subscriber_live());
     fleet.advance(MS);
-    assert!(!a.health().is_listener_live());
+    assert!(!a.health().is_subscriber_live());
 }
 
 /// The store's time is never underestimated, though it comes in whole milliseconds and late.

@@ -311,7 +311,10 @@ async fn a_slow_parser_delays_no_heartbeat() {
         })
         .await;
     }
-    eventually("it is live", async || products.health().is_listener_live()).await;
+    eventually("it is live", async || {
+        products.health().is_subscriber_live()
+    })
+    .await;
     go.send(()).unwrap();
 }
 
@@ -334,7 +337,7 @@ async fn another_connection_listens_again() {
         killing.arg("KILL").arg("TYPE").arg("pubsub");
         let _: u64 = killing.query_async(&mut redis).await.unwrap();
         eventually("it has noticed", async || {
-            !products.health().is_listener_live() || products.stats().l2_errors > 0
+            !products.health().is_subscriber_live() || products.stats().l2_errors > 0
         })
         .await;
         eventually("it listens again", async || {
@@ -400,7 +403,7 @@ async fn without_the_right_to_listen_it_is_not_ready() {
         .build()
         .unwrap();
     eventually("it has tried", async || products.stats().l2_errors > 1).await;
-    assert!(!products.health().is_listener_live());
+    assert!(!products.health().is_subscriber_live());
 }
 
 #[test]

@@ -146,7 +146,7 @@ async fn a_value_past_its_ttl_is_kept(store: impl Store) {
     assert_eq!(kept(&*lane, "k").await, Some(old));
     assert_eq!(usable(&*lane, "k").await, None);
     // Only to those that ask for it.
-    for want in [Want::Any, Want::NewerThan(old.ver - 1), Want::Nothing] {
+    for want in [Want::Any, Want::OtherThan(old.ver - 1), Want::Nothing] {
         let led = lead_for(&*lane, "k", Duration::ZERO, want).await;
         assert_eq!(led, LeaseReply::Miss, "{want:?}");
     }
@@ -264,7 +264,7 @@ async fn a_usable_value_is_a_hit(store: impl Store) {
 async fn a_value_that_was_seen_can_be_refreshed(store: impl Store) {
     let lane = store.lane();
     let old = insert(&*lane, "k", b"old").await;
-    let led = lead_for(&*lane, "k", LONG, Want::NewerThan(old.ver)).await;
+    let led = lead_for(&*lane, "k", LONG, Want::OtherThan(old.ver)).await;
     let LeaseReply::Granted(lease) = led else {
         panic!("not led, but {led:?}");
     };
@@ -273,17 +273,17 @@ async fn a_value_that_was_seen_can_be_refreshed(store: impl Store) {
         acquire_lease(&*lane, "k").await,
         LeaseReply::Hit(_)
     ));
-    let second = lead_for(&*lane, "k", LONG, Want::NewerThan(old.ver)).await;
+    let second = lead_for(&*lane, "k", LONG, Want::OtherThan(old.ver)).await;
     assert_waits(&second, LONG);
     let new = filled(&*lane, "k", lease, b"new").await;
 
     // A late request gets what the first has loaded, and does not load again.
-    let late = lead_for(&*lane, "k", LONG, Want::NewerThan(old.ver)).await;
+    let late = lead_for(&*lane, "k", LONG, Want::OtherThan(old.ver)).await;
     let LeaseReply::Hit(bytes) = late else {
         panic!("no hit, but {late:?}");
     };
     assert_eq!(stamp_of(&bytes), new);
-    let next = lead_for(&*lane, "k", LONG, Want::NewerThan(new.ver)).await;
+    let next = lead_for(&*lane, "k", LONG, Want::OtherThan(new.ver)).await;
     assert!(matches!(next, LeaseReply::Granted(_)), "{next:?}");
 }
 
@@ -302,11 +302,11 @@ async fn a_value_that_cannot_be_read_can_be_replaced(store: impl Store) {
 async fn without_a_ttl_no_lease_is_left(store: impl Store) {
     let lane = store.lane();
     let insert = insert(&*lane, "there", b"v").await;
-    for want in [Want::Any, Want::NewerThan(insert.ver), Want::Nothing] {
+    for want in [Want::Any, Want::OtherThan(insert.ver), Want::Nothing] {
         let led = lead_for(&*lane, "k", Duration::ZERO, want).await;
         assert_eq!(led, LeaseReply::Miss);
     }
-    for want in [Want::NewerThan(insert.ver), Want::Nothing] {
+    for want in [Want::OtherThan(insert.ver), Want::Nothing] {
         let led = lead_for(&*lane, "there", Duration::ZERO, want).await;
         assert_eq!(led, LeaseReply::Miss);
     }
@@ -428,7 +428,7 @@ async fn the_end_of_a_lease_that_no_load_waits_for_is_not_published(store: impl 
     let lease = granted(&*lane, "k2").await;
     assert!(given_back(&*lane, "k2", lease).await);
     // A refresh waits like any other load.
-    let refresh = Want::NewerThan(stamp.ver);
+    let refresh = Want::OtherThan(stamp.ver);
     let led = lead_for(&*lane, "k", LONG, refresh).await;
     let LeaseReply::Granted(lease) = led else {
         panic!("{led:?}");

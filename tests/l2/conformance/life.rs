@@ -3,7 +3,9 @@
 use crate::steps::Steps;
 use std::time::Duration;
 
-use larder::l2::{Fill, Key, Kind, Lane, Life, NewLife, Stamp, Touched, Ttls, Version, Want};
+use larder::l2::{
+    Fill, Key, Kind, Lane, Lifetime, NewLifetime, Stamp, Touched, Ttls, Version, Want,
+};
 
 use super::conformance;
 use crate::store::*;
@@ -37,7 +39,7 @@ async fn expire(lane: &dyn Lane, keys: &[&str]) -> Stamp {
     lane.expire(keys, &payload).await.unwrap()
 }
 
-async fn touch(lane: &dyn Lane, key: &str, life: NewLife) -> Option<Touched> {
+async fn touch(lane: &dyn Lane, key: &str, life: NewLifetime) -> Option<Touched> {
     let payload = payload_of(Kind::Invalidate, &[key]);
     lane.touch(key, life, &payload, None).await.unwrap()
 }
@@ -80,7 +82,7 @@ async fn an_expired_value_is_stale_from_now_on(store: impl Store) {
     let (stamp, life) = times_of(&bytes);
     let written_at = inserted.written_at;
     assert_eq!(stamp, inserted, "it is the same value");
-    let expected = Life {
+    let expected = Lifetime {
         stale_at: Some(expired.written_at),
         expires_at: written_at + 60_000,
         ends_at: Some(written_at + 100_000),
@@ -124,7 +126,7 @@ async fn what_is_no_value_is_not_made_stale(store: impl Store) {
     let before = get(&*lane, "k").await;
     expire(&*lane, &["k"]).await;
     assert_eq!(get(&*lane, "k").await, before, "it is of another epoch");
-    assert_eq!(touch(&*lane, "k", NewLife::Renewed(TTLS)).await, None);
+    assert_eq!(touch(&*lane, "k", NewLifetime::Renewed(TTLS)).await, None);
     assert_eq!(usable(&*lane, "k").await, None);
 }
 
@@ -137,28 +139,28 @@ async fn a_longer_life_is_not_published(store: impl Store) {
         end,
         ..Ttls::new(secs(600))
     };
-    let touched = touch(&*lane, "k", NewLife::Renewed(new)).await.unwrap();
+    let touched = touch(&*lane, "k", NewLifetime::Renewed(new)).await.unwrap();
     assert_eq!((touched.change, touched.stamp), (None, inserted));
     let (messages, after) = heartbeat(&mut *subscription).await;
     assert_eq!((messages.len(), after.seq), (0, before.seq));
     let bytes = usable(&*lane, "k").await.unwrap();
-    assert_eq!(times_of(&bytes), (touched.stamp, touched.life));
-    let at = touched.life.expires_at - 600_000;
+    assert_eq!(times_of(&bytes), (touched.stamp, touched.lifetime));
+    let at = touched.lifetime.expires_at - 600_000;
     assert!((before.now..=after.now).contains(&at));
-    let expected = Life {
+    let expected = Lifetime {
         stale_at: Some(inserted.written_at + 30_000),
         expires_at: at + 600_000,
         ends_at: Some(at + 1_000_000),
         l1_ttl: TTLS.l1,
     };
-    assert_eq!(touched.life, expected);
+    assert_eq!(touched.lifetime, expected);
 }
 
 async fn a_shorter_life_is_published(store: impl Store) {
     let lane = store.lane();
     let inserted = insert_for(&*lane, "k", TTLS).await;
     let (_, mut subscription) = subscribe(&*lane).await;
-    let touched = touch(&*lane, "k", NewLife::Renewed(Ttls::new(secs(10))))
+    let touched = touch(&*lane, "k", NewLifetime::Renewed(Ttls::new(secs(10))))
         .await
         .unwrap();
     let message = message(&mut *subscription).await;
@@ -168,7 +170,7 @@ async fn a_shorter_life_is_published(store: impl Store) {
         (touched.change, vec![Key::from("k")])
     );
     let (stamp, life) = times_of(&usable(&*lane, "k").await.unwrap());
-    assert_eq!((stamp, life), (touched.stamp, touched.life));
+    assert_eq!((stamp, life), (touched.stamp, touched.lifetime));
     assert!(life.expires_at < inserted.written_at + 60_000);
 }
 
@@ -178,21 +180,21 @@ async fn an_extension_is_never_shorter_and_ends_at_the_end(store: impl Store) {
     let inserted = insert_for(&*lane, "k", Ttls { end, ..TTLS }).await;
     let at = inserted.written_at;
     for (ttl, expires_at) in [(secs(10), at + 60_000), (secs(1000), at + 100_000)] {
-        let life = NewLife::Extended(Ttls::new(ttl));
+        let life = NewLifetime::Extended(Ttls::new(ttl));
         let touched = touch(&*lane, "k", life).await.unwrap();
         assert_eq!(touched.stamp, inserted, "its version stays");
-        assert_eq!(touched.life.expires_at, expires_at);
-        assert_eq!(touched.life.ends_at, Some(at + 100_000));
+        assert_eq!(touched.lifetime.expires_at, expires_at);
+        assert_eq!(touched.lifetime.ends_at, Some(at + 100_000));
     }
 }
 
 async fn what_is_absent_is_not_touched(store: impl Store) {
     let lane = store.lane();
-    let life = NewLife::Renewed(TTLS);
+    let life = NewLifetime::Renewed(TTLS);
     assert_eq!(touch(&*lane, "k", life).await, None);
     insert_for(&*lane, "k", TTLS).await;
     invalidate(&*lane, &["k"]).await;
-    for life in [life, NewLife::Extended(TTLS)] {
+    for life in [life, NewLifetime::Extended(TTLS)] {
         assert_eq!(touch(&*lane, "k", life).await, None);
         assert_eq!(get(&*lane, "k").await, None);
     }
@@ -206,13 +208,15 @@ async fn a_touched_value_is_kept_beyond_its_life(store: impl Store) {
         kept: secs(60),
         ..Ttls::new(Duration::from_millis(50))
     };
-    touch(&*lane, "k", NewLife::Renewed(short)).await.unwrap();
+    touch(&*lane, "k", NewLifetime::Renewed(short))
+        .await
+        .unwrap();
     eventually("its life is over", async || {
         usable(&*lane, "k").await.is_none()
     })
     .await;
     assert!(get(&*lane, "k").await.is_some(), "it is kept");
-    assert_eq!(touch(&*lane, "k", NewLife::Renewed(TTLS)).await, None);
+    assert_eq!(touch(&*lane, "k", NewLifetime::Renewed(TTLS)).await, None);
     assert!(
         insert_if(&*lane, "k", b"new", Version::ABSENT)
             .await
@@ -225,7 +229,7 @@ async fn a_touch_after_its_deadline_changes_nothing(store: impl Store) {
     let inserted = insert_for(&*lane, "k", TTLS).await;
     let payload = payload_of(Kind::Invalidate, &["k"]);
     let past = Some(inserted.written_at - 1);
-    let life = NewLife::Renewed(Ttls::new(secs(600)));
+    let life = NewLifetime::Renewed(Ttls::new(secs(600)));
     assert!(
         lane.touch("k", life, &payload, past)
             .await
@@ -239,7 +243,7 @@ async fn a_touch_after_its_deadline_changes_nothing(store: impl Store) {
 async fn a_value_is_replaced_if_its_version_is_there(store: impl Store) {
     let lane = store.lane();
     let first = insert(&*lane, "k", b"first").await;
-    let lead = lead_for(&*lane, "k", LONG, Want::NewerThan(first.ver)).await;
+    let lead = lead_for(&*lane, "k", LONG, Want::OtherThan(first.ver)).await;
     let (_, mut subscription) = subscribe(&*lane).await;
     let second = insert_if(&*lane, "k", b"second", first.version())
         .await

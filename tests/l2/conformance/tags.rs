@@ -3,7 +3,7 @@
 use crate::steps::Steps;
 use std::time::Duration;
 
-use larder::l2::{Fill, Key, Kind, Lane, LeaseReply, NewLife, TagVersion, Ttls, Version, Want};
+use larder::l2::{Fill, Key, Kind, Lane, LeaseReply, NewLifetime, TagVersion, Ttls, Version, Want};
 
 use super::conformance;
 use crate::store::*;
@@ -44,7 +44,7 @@ async fn stored_tagged(lane: &dyn Lane, key: &str, tags: &[&str]) -> u64 {
 
 async fn touch(lane: &dyn Lane, key: &str) -> bool {
     let (life, payload) = (
-        NewLife::Renewed(Ttls::new(LONG)),
+        NewLifetime::Renewed(Ttls::new(LONG)),
         payload_of(Kind::Invalidate, &[key]),
     );
     let touched = lane.touch(key, life, &payload, None).await;
@@ -103,7 +103,7 @@ async fn what_was_unchanged_before_and_has_the_tag_is_not_stored(store: impl Sto
     let lane = &*store.lane();
     let old = insert_tagged(lane, "k", LONG, &["a"]).await;
     let (tags, ttls) = ([Key::from("a")], Ttls::new(LONG));
-    let refresh = async || match lead_for(lane, "k", LONG, Want::NewerThan(old.ver)).await {
+    let refresh = async || match lead_for(lane, "k", LONG, Want::OtherThan(old.ver)).await {
         LeaseReply::Granted(lease) => lease,
         other => panic!("{other:?}"),
     };
@@ -245,7 +245,7 @@ async fn a_tag_lives_as_long_as_a_value_that_is_touched(store: impl Store) {
 async fn a_tag_lives_as_long_as_a_value_that_is_revalidated(store: impl Store) {
     let lane = &*store.lane();
     let old = insert_tagged(lane, "k", SHORT, &["a"]).await;
-    let LeaseReply::Granted(lease) = lead_for(lane, "k", LONG, Want::NewerThan(old.ver)).await
+    let LeaseReply::Granted(lease) = lead_for(lane, "k", LONG, Want::OtherThan(old.ver)).await
     else {
         panic!("it is the version that is there");
     };
@@ -266,7 +266,7 @@ async fn a_tag_lives_as_long_as_the_longest_of_its_values(store: impl Store) {
     insert_tagged(lane, "long", LONG, &["a", "b"]).await;
     insert_tagged(lane, "short", SHORT, &["a", "c"]).await;
     insert_tagged(lane, "touched", LONG, &["b"]).await;
-    let life = NewLife::Renewed(Ttls::new(SHORT));
+    let life = NewLifetime::Renewed(Ttls::new(SHORT));
     let payload = payload_of(Kind::Invalidate, &["touched"]);
     let touched = lane.touch("touched", life, &payload, None).await.unwrap();
     assert!(touched.is_some());

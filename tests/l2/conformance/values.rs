@@ -6,7 +6,9 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use futures::future::join_all;
-use larder::l2::{Fill, Kind, Lane, LaneClock, LeaseReply, Life, ReadResult, Stamp, Ttls, Want};
+use larder::l2::{
+    Fill, Kind, Lane, LaneClock, LeaseReply, Lifetime, ReadResult, Stamp, Ttls, Want,
+};
 
 use super::conformance;
 use crate::store::*;
@@ -227,7 +229,7 @@ async fn a_value_expires_in_less_than_a_second(store: impl Store) {
 async fn a_revalidated_value_gets_a_new_stamp(store: impl Store) {
     let lane = store.lane();
     let first = insert(&*lane, "k", b"value").await;
-    let lease = lead_for(&*lane, "k", LONG, Want::NewerThan(first.ver)).await;
+    let lease = lead_for(&*lane, "k", LONG, Want::OtherThan(first.ver)).await;
     let LeaseReply::Granted(lease) = lease else {
         panic!("no lease, but {lease:?}");
     };
@@ -249,7 +251,7 @@ async fn a_revalidated_value_gets_a_new_stamp(store: impl Store) {
     assert_stored(&*lane, "k", b"value", stamp).await;
     let bytes = get(&*lane, "k").await.unwrap();
     let at = stamp.written_at;
-    let life = Life {
+    let life = Lifetime {
         stale_at: Some(at + 20_000),
         expires_at: at + 60_000,
         ends_at: Some(at + 600_000),
@@ -279,7 +281,7 @@ async fn only_the_seen_version_is_revalidated(store: impl Store) {
 async fn revalidation_needs_its_lease(store: impl Store) {
     let lane = store.lane();
     let first = insert(&*lane, "k", b"value").await;
-    let lead = async || lead_for(&*lane, "k", LONG, Want::NewerThan(first.ver)).await;
+    let lead = async || lead_for(&*lane, "k", LONG, Want::OtherThan(first.ver)).await;
     let LeaseReply::Granted(lease) = lead().await else {
         panic!("no lease");
     };
@@ -383,7 +385,7 @@ async fn clear_makes_every_value_a_miss(store: impl Store) {
     assert_stored(&*lane, "a", b"new", new).await;
     assert!(old.ver < stamp.ver && stamp.ver < new.ver);
     // An instance that has seen the same version of another epoch has not seen this value.
-    let newer = Want::NewerThan(old.ver);
+    let newer = Want::OtherThan(old.ver);
     let led = lead_for(&*lane, "a", Duration::ZERO, newer).await;
     assert!(matches!(led, LeaseReply::Hit(_)), "{led:?}");
 }

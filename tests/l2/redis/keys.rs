@@ -8,7 +8,7 @@ use deadpool_redis::redis::cmd;
 use futures::StreamExt;
 use futures::stream;
 use larder::l2::{
-    Fill, Kind, LeaseReply, NewLife, RedisL2, Stamp, StoredCounts, Ttls, Version, Want,
+    Fill, Kind, LeaseReply, NewLifetime, RedisL2, Stamp, StoredCounts, Ttls, Version, Want,
 };
 
 use super::{own_key, run, value_key, watched_lane};
@@ -54,7 +54,7 @@ async fn a_revalidated_value_stays_in_redis_for_its_new_ttl() {
     let store = Redis::start().await;
     let (lane, mut raw) = (store.lane(), store.server.connection().await);
     let stored = insert(&*lane, "k", b"v").await;
-    let lease = lead_for(&*lane, "k", LONG, Want::NewerThan(stored.ver)).await;
+    let lease = lead_for(&*lane, "k", LONG, Want::OtherThan(stored.ver)).await;
     let LeaseReply::Granted(lease) = lease else {
         panic!("no lease, but {lease:?}");
     };
@@ -336,8 +336,8 @@ async fn what_is_no_value_of_the_lane_is_absent_when_times_and_versions_are_comp
             let _: i64 = run(&mut raw, &["LPUSH", &value_key("k"), "x"]).await;
         }
         for life in [
-            NewLife::Renewed(Ttls::new(LONG)),
-            NewLife::Extended(Ttls::new(LONG)),
+            NewLifetime::Renewed(Ttls::new(LONG)),
+            NewLifetime::Extended(Ttls::new(LONG)),
         ] {
             assert_eq!(lane.touch("k", life, &message, None).await.unwrap(), None);
         }
