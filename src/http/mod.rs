@@ -145,10 +145,10 @@
 //! public [test suite](cache_tests) for HTTP caches say more.
 
 mod answer;
+mod attempt;
 mod body;
 mod conditional;
 mod directives;
-mod fetch;
 mod invalidations;
 mod keys;
 mod layer;

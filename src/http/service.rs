@@ -19,9 +19,9 @@ use tower_service::Service;
 use tracing::Instrument;
 
 use super::answer::{How, answer, is_plain};
+use super::attempt::{Answer, Attempt, Reply, Unsent, fetch};
 use super::body::CacheBody;
 use super::directives::Directives;
-use super::fetch::{Answer, Attempt, Reply, Unsent, fetch};
 use super::keys::{has_clear_host, key_of};
 use super::layer::CacheLayer;
 use super::policy::is_stale;

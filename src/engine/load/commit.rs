@@ -10,7 +10,7 @@ use tracing::{Instrument, Span};
 
 use super::Loads;
 use super::lease::{self, Ready, Replaces};
-use crate::engine::write::change::Write;
+use crate::engine::write::pending::Write;
 use crate::error::{CommitError, WriteError, panic_message};
 use crate::key::{Key, KeyTooLong};
 use crate::l2::Step;

@@ -6,8 +6,8 @@ use std::mem;
 
 use futures::future::join_all;
 
-use super::change::Write;
 use super::order::Ordered;
+use super::pending::Write;
 use crate::ablation::{Rule, without};
 use crate::clock::Tick;
 use crate::engine::context::Context;

@@ -1,16 +1,16 @@
 //! Inserts, invalidations, clears and updates: L2 first, in one step that also publishes the change; then L1. An
 //! invalidation evicts the key from L1 before, too.
 //!
-//! Knows nothing of loaders. [`Writes`] is the entry: a call makes one [`change`] or more, the [`writer`] keeps them in
+//! Knows nothing of loaders. [`Writes`] is the entry: a call makes one [`Write`] or more ([`pending`]), the [`writer`] keeps them in
 //! [`order`] and sends each [`batch`] in as few steps as it can.
 //!
 //! - [`passes`]: invalidations of prefixes that come together share a pass over L2
 //! - [`update`]: the value of a key is replaced by one that is made from it
 
 mod batch;
-pub(crate) mod change;
 mod order;
 mod passes;
+pub(crate) mod pending;
 pub(crate) mod update;
 mod writer;
 
@@ -21,8 +21,8 @@ use futures::future::ready;
 use futures::stream::{self, StreamExt, TryStreamExt};
 use tracing::{Instrument, Span, debug};
 
-use self::change::{Insert, Write, WriteResult, stopped};
 use self::passes::{Passes, Prefix};
+use self::pending::{Insert, Write, WriteResult, stopped};
 use self::update::{Attempts, Turns};
 use self::writer::Writer;
 use crate::engine::context::Context;

@@ -11,8 +11,8 @@ use futures::{FutureExt, StreamExt};
 use tokio::sync::{Semaphore, mpsc};
 
 use super::batch;
-use super::change::{Write, WriteResult};
 use super::order::{Ordered, WriteOrder};
+use super::pending::{Write, WriteResult};
 use crate::clock::{Tick, nanos};
 use crate::engine::context::Context;
 use crate::error::L2Error;
