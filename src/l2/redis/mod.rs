@@ -60,7 +60,8 @@ pub struct RedisL2 {
     /// Whether `pool` belongs to the user, and is not made by `connector`.
     is_given: bool,
     /// Of subscriptions.
-    connector: Connector,
+    /// Boxed, as users keep this in types of their own.
+    connector: Box<Connector>,
     outages: Arc<Outages>,
 }
 
@@ -78,7 +79,7 @@ impl RedisL2 {
         Ok(Self {
             pool: connector.pool()?,
             is_given: false,
-            connector,
+            connector: Box::new(connector),
             outages: Arc::default(),
         })
     }
@@ -96,7 +97,7 @@ impl RedisL2 {
         Ok(Self {
             pool,
             is_given: true,
-            connector: server.into().connector()?,
+            connector: Box::new(server.into().connector()?),
             outages: Arc::default(),
         })
     }
@@ -186,7 +187,7 @@ impl L2 for RedisL2 {
             names,
             batches: ReadBatcher::new(Arc::new(requests)),
             connections,
-            connector: self.connector.clone(),
+            connector: (*self.connector).clone(),
         })
     }
 }
