@@ -86,7 +86,7 @@ async fn settings_override_code() {
 async fn what_does_not_fit_is_an_error() {
     let caches = shop(
         &MemoryL2::new(),
-        json!({ "prices": { "l2_ttl": "1h" }, "Shelf-Lifetime": {} }),
+        json!({ "prices": { "l2_ttl": "1h" }, "Shelf-Life": {} }),
     );
     let build = |name| caches.cache::<u64, u64>(name).build().map(drop);
     build("price").unwrap();
