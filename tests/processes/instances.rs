@@ -86,9 +86,9 @@ async fn a_flood_leaves_a_gap(rig: &Rig) -> bool {
     instance.program.pause().await;
 
     let before = proxy.delivered();
-    let published = publish_junk(rig).await;
+    let published = publish_notices(rig).await;
     rig.write_all_keys().await;
-    let published = published + publish_junk(rig).await;
+    let published = published + publish_notices(rig).await;
     eventually("the flood has reached the instance", async || {
         proxy.delivered() >= before + published
     })
@@ -100,14 +100,19 @@ async fn a_flood_leaves_a_gap(rig: &Rig) -> bool {
     instance.stat("replays").await > replays && proxy.connections(Kind::Subscription) == connections
 }
 
-/// Publishes what no release can read, in one step of Redis. Returns how many bytes each subscriber gets.
-async fn publish_junk(rig: &Rig) -> usize {
-    let junk = Script::new("for _ = 1, ARGV[1] do redis.call('PUBLISH', KEYS[1], '?') end");
+/// Publishes notices that the lease of a key has ended that nobody asks for, in one step of Redis. Returns how many bytes
+/// each subscriber gets.
+async fn publish_notices(rig: &Rig) -> usize {
+    let notices = Script::new("for _ = 1, ARGV[1] do redis.call('PUBLISH', KEYS[1], 'LE\\1?') end");
     let mut redis = rig.redis.connection().await;
-    let published = junk.key(EVENTS).arg(FLOOD).invoke_async(&mut redis).await;
+    let published = notices
+        .key(EVENTS)
+        .arg(FLOOD)
+        .invoke_async(&mut redis)
+        .await;
     let () = published.expect("Redis runs scripts");
     let message = format!(
-        ">3\r\n$7\r\nmessage\r\n${}\r\n{EVENTS}\r\n$1\r\n?\r\n",
+        ">3\r\n$7\r\nmessage\r\n${}\r\n{EVENTS}\r\n$4\r\nLE\u{1}?\r\n",
         EVENTS.len()
     );
     FLOOD * message.len()
