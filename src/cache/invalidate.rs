@@ -246,7 +246,7 @@ where
     }
 
     /// Removes all values that have a tag from both levels, in all instances, however many they are. Values get tags by
-    /// [`Loaded::tags`], which has an example.
+    /// [`Loaded::tags`](crate::Loaded::tags), which has an example.
     ///
     /// Once this has returned, this instance does not return a value with the tag that was there before, and other
     /// instances do so for [`max_staleness`](crate::Builder::max_staleness) at most. A load or refresh that began

@@ -45,8 +45,9 @@
 //! - it has no more than 1 024 header lines.
 //!
 //! Requests with `Range`, `If-Match`, `If-Range`, `If-Unmodified-Since`, `Upgrade` or a body go to the service. Those
-//! with `If-None-Match` or `If-Modified-Since` are answered 304 from stored responses. A stale response with `ETag` or `Last-Modified` is revalidated, if the cache keeps it: see
-//! [`stale_if_error`](crate::Builder::stale_if_error). So is one with `no-cache`, each time.
+//! with `If-None-Match` or `If-Modified-Since` are answered 304 from stored responses. A stale response with `ETag` or
+//! `Last-Modified` is revalidated, if the cache keeps it: see [`stale_if_error`](crate::Builder::stale_if_error). So is
+//! one with `no-cache`, each time.
 //!
 //! A service that answers by a header, such as `Cookie`, has to say so in `Vary` or `Cache-Control`, as for any shared
 //! cache. The host of the key is that which the client sends: a server that is reached by any name should check it

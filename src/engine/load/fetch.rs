@@ -140,7 +140,8 @@ impl<V: Value> Loads<V> {
         let is_refresh = fetches.iter().any(Fetch::is_refresh);
         let (mut asked, mut waiting) = (fetches, Vec::new());
         let (mut pauses, mut next_round) = (poll_delays(), None);
-        // One for all keys: the notice of any of them ends the wait of a round.
+        // One for all keys: the notice of any of them ends the wait of a round. Not bounded by its type, but each key is
+        // registered once in a round and notified once, and each round takes all notices out.
         let mut notices = mpsc::unbounded_channel();
         let mut loads = FuturesUnordered::new();
         loop {

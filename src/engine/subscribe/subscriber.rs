@@ -55,8 +55,8 @@ pub(crate) struct Subscriber<V: Value> {
     /// The task, once it has been started.
     task: Mutex<Option<JoinHandle<()>>>,
     pub(crate) stop: CancellationToken,
-    /// Notified when L2 may answer: a request is worth a try. It keeps a permit while no task waits: the delivery looks once more after a
-    /// notification in between.
+    /// Notified when L2 may answer: a request is worth a try. It keeps a permit while no task waits: the delivery looks
+    /// once more after a notification in between.
     l2_may_answer: Notify,
 }
 

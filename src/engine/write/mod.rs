@@ -1,8 +1,8 @@
 //! Inserts, invalidations, clears and updates: L2 first, in one step that also publishes the change; then L1. An
 //! invalidation evicts the key from L1 before, too.
 //!
-//! Knows nothing of loaders. [`Writes`] is the entry: a call makes one [`Write`] or more ([`pending`]), the [`writer`] keeps them in
-//! [`order`] and sends each [`batch`] in as few steps as it can.
+//! Knows nothing of loaders. [`Writes`] is the entry: a call makes one [`Write`] or more ([`pending`]), the [`writer`]
+//! keeps them in [`order`] and sends each [`batch`] in as few steps as it can.
 //!
 //! - [`passes`]: invalidations of prefixes that come together share a pass over L2
 //! - [`update`]: the value of a key is replaced by one that is made from it

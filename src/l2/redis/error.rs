@@ -114,7 +114,7 @@ fn unknown(command: &str) -> String {
     format!("the server does not know {command}: {NEEDED}")
 }
 
-/// About an error of the ACL. A script's own commands are named by [`with_command`](super::call::with_command).
+/// About an error of the ACL. A script's own commands are named by `call::with_command`.
 fn missing_right(text: &str) -> String {
     let between = |before, after| {
         let (_, rest) = text.split_once(before)?;
