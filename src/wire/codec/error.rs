@@ -12,10 +12,8 @@ use crate::vocabulary::ByteSize;
 /// "…"`: the cache logs it at DEBUG only. Cloning is cheap.
 #[derive(Debug, Clone, thiserror::Error)]
 #[error(transparent)]
-pub struct CodecError {
-    // Behind one pointer, as every decoded value is returned beside it.
-    cause: Arc<Cause>,
-}
+// Behind one pointer, as every decoded value is returned beside it.
+pub struct CodecError(Arc<Cause>);
 
 #[derive(Debug, thiserror::Error)]
 #[error("{category}{}", .position.map_or_else(String::new, |at| format!(", at byte {at}")))]
@@ -104,14 +102,14 @@ impl CodecError {
     /// The same failure with this changed.
     fn with(mut self, change: impl FnOnce(&mut Cause)) -> Self {
         // One owner, as no caller has it yet; a codec of a user's own may keep a clone, which stays as it was.
-        if let Some(cause) = Arc::get_mut(&mut self.cause) {
+        if let Some(cause) = Arc::get_mut(&mut self.0) {
             change(cause);
         }
         self
     }
 
     pub(super) fn category(&self) -> Category {
-        self.cause.category
+        self.0.category
     }
 
     /// How many bytes a value may take, if this says that an encoded one takes more.
@@ -136,13 +134,10 @@ impl CodecError {
 
 impl From<Category> for CodecError {
     fn from(category: Category) -> Self {
-        let cause = Cause {
+        Self(Arc::new(Cause {
             category,
             position: None,
             source: None,
-        };
-        Self {
-            cause: Arc::new(cause),
-        }
+        }))
     }
 }
