@@ -7,7 +7,7 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 
 use super::error::Category;
-use super::{Codec, CodecError, bounded, complete};
+use super::{Codec, CodecError, Result, bounded, complete};
 
 /// bincode 2 in its standard configuration: small and fast, and the default.
 ///
@@ -25,17 +25,13 @@ impl Codec for Bincode {
     const ID: u8 = 1;
     const NAME: &'static str = "bincode";
 
-    fn encode<T: Serialize + ?Sized>(
-        &self,
-        value: &T,
-        out: &mut Vec<u8>,
-    ) -> Result<(), CodecError> {
+    fn encode<T: Serialize + ?Sized>(&self, value: &T, out: &mut Vec<u8>) -> Result<()> {
         complete::serialize(value, |value| {
             encode_into_std_write(value, out, standard()).map(drop)
         })
     }
 
-    fn decode<T: DeserializeOwned + Send>(&self, bytes: &[u8]) -> Result<T, CodecError> {
+    fn decode<T: DeserializeOwned + Send>(&self, bytes: &[u8]) -> Result<T> {
         // Without a limit of bincode's own: counting the bytes a second time costs a fifth.
         let (value, used) = bounded::decode(bytes.len(), |seed| {
             seed_decode_from_slice(seed, bytes, standard())

@@ -6,10 +6,11 @@
 //! passes every other call on.
 
 use std::cell::Cell;
+use std::error::Error;
 use std::fmt::Display;
 
 use serde::ser::{
-    Error, Serialize, SerializeMap, SerializeSeq, SerializeStruct, SerializeStructVariant,
+    Error as _, Serialize, SerializeMap, SerializeSeq, SerializeStruct, SerializeStructVariant,
     SerializeTuple, SerializeTupleStruct, SerializeTupleVariant, Serializer,
 };
 
@@ -18,13 +19,10 @@ use super::error::Category;
 
 /// Has `write` serialize a value, and names the field that it leaves out.
 #[inline]
-pub(super) fn serialize<
-    T: Serialize + ?Sized,
-    E: Into<Box<dyn std::error::Error + Send + Sync>>,
->(
+pub(super) fn serialize<T: Serialize + ?Sized, E: Into<Box<dyn Error + Send + Sync>>>(
     value: &T,
     write: impl FnOnce(Complete<'_, &T>) -> Result<(), E>,
-) -> Result<(), CodecError> {
+) -> super::Result<()> {
     // Beside the error, as the format's error type cannot carry a field's name.
     let left_out = &Cell::new(None);
     let value = Complete {

@@ -2,7 +2,7 @@
 
 use serde::Serialize;
 
-use super::{Codec, CodecError, CodecStack, Context, Unencrypted, lz4};
+use super::{Codec, CodecStack, Context, Result, Unencrypted, lz4};
 
 /// Compresses the encoded bytes of larger values, by LZ4.
 ///
@@ -86,23 +86,21 @@ impl<C: Codec> CodecStack for Compressed<C> {
         value: &T,
         context: &Context<'_>,
         out: &mut Vec<u8>,
-    ) -> Result<u8, CodecError> {
+    ) -> Result<u8> {
         let start = out.len();
         // The codec checks the limit, so it is that of the value before it is compressed.
         let id = self.codec.seal(value, context, out)?;
         let is_large = out.len().saturating_sub(start) >= self.threshold;
-        if is_large && lz4::compress(id, out, start) {
-            return Ok(lz4::ID);
-        }
-        Ok(id)
+        let is_compressed = is_large && lz4::compress(id, out, start);
+        Ok(if is_compressed { lz4::ID } else { id })
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::wire::codec::Bincode;
     use crate::wire::codec::error::Category;
+    use crate::wire::codec::{Bincode, CodecError};
 
     const MAX: usize = 1 << 20;
     const CONTEXT: Context<'static> = Context {

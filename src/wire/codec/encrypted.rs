@@ -6,7 +6,7 @@ use serde::de::DeserializeOwned;
 use super::encryption_keys::{EncryptionKeys, HEAD, OVERHEAD};
 use super::error::{Category, check_size};
 use super::stack::ENCRYPTED;
-use super::{CodecError, CodecStack, Context, Unencrypted};
+use super::{CodecStack, Context, Result, Unencrypted};
 
 /// Encrypts the encoded bytes of values, so that without the key the values in Redis can neither be read nor altered.
 ///
@@ -129,7 +129,7 @@ impl<C: Unencrypted> CodecStack for Encrypted<C> {
         value: &T,
         context: &Context<'_>,
         out: &mut Vec<u8>,
-    ) -> Result<u8, CodecError> {
+    ) -> Result<u8> {
         if self.writes_unencrypted {
             return self.codec.seal(value, context, out);
         }
@@ -155,7 +155,7 @@ impl<C: Unencrypted> CodecStack for Encrypted<C> {
         id: u8,
         bytes: &[u8],
         context: &Context<'_>,
-    ) -> Result<T, CodecError> {
+    ) -> Result<T> {
         if id != ENCRYPTED {
             // Otherwise anybody with write access to Redis could store a value without a key.
             if !self.accepts_unencrypted {

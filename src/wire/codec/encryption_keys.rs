@@ -12,7 +12,7 @@ use std::sync::Arc;
 use aes_gcm_siv::{AeadInOut, Aes256GcmSiv, KeyInit, Nonce, Tag};
 
 use super::error::Category;
-use super::{CodecError, Context};
+use super::{CodecError, Context, Result};
 
 const KEY: usize = 32;
 const KEY_ID: usize = 4;
@@ -112,7 +112,7 @@ impl EncryptionKeys {
         out: &mut Vec<u8>,
         start: usize,
         context: &Context<'_>,
-    ) -> Result<(), CodecError> {
+    ) -> Result<()> {
         let Key { id, cipher } = &*self.writes;
         // Of the system and not of a generator that is seeded once: a fork or a copied machine would repeat nonces.
         let mut nonce = [0; NONCE];
@@ -123,23 +123,14 @@ impl EncryptionKeys {
         let (key_id, nonce_field) = head.split_at_mut(KEY_ID);
         key_id.copy_from_slice(&id.to_be_bytes());
         nonce_field.copy_from_slice(&nonce);
-        let tag = cipher
-            .encrypt_inout_detached(
-                &Nonce::from(nonce),
-                &associated_data(*id, context),
-                plain.into(),
-            )
-            .map_err(|_| Category::Refused)?;
-        out.extend_from_slice(&tag);
+        let (nonce, data) = (Nonce::from(nonce), associated_data(*id, context));
+        let tag = cipher.encrypt_inout_detached(&nonce, &data, plain.into());
+        out.extend_from_slice(&tag.map_err(|_| Category::Refused)?);
         Ok(())
     }
 
     /// Decrypts the bytes of [`encrypt`](Self::encrypt) with the key that they name.
-    pub(super) fn decrypt(
-        &self,
-        bytes: &[u8],
-        context: &Context<'_>,
-    ) -> Result<Vec<u8>, CodecError> {
+    pub(super) fn decrypt(&self, bytes: &[u8], context: &Context<'_>) -> Result<Vec<u8>> {
         let short = Category::Malformed;
         let (id, rest) = bytes.split_first_chunk::<KEY_ID>().ok_or(short)?;
         let (nonce, rest) = rest.split_first_chunk::<NONCE>().ok_or(short)?;
@@ -148,14 +139,10 @@ impl EncryptionKeys {
         let key = self.find(id).ok_or(Category::UnknownKey(id))?;
         // Not in place: the stored bytes are shared by all callers of the look-up.
         let mut plain = encrypted.to_vec();
-        key.cipher
-            .decrypt_inout_detached(
-                &Nonce::from(*nonce),
-                &associated_data(id, context),
-                plain.as_mut_slice().into(),
-                &Tag::from(*tag),
-            )
-            .map_err(|_| Category::NotAuthentic)?;
+        let (nonce, tag) = (Nonce::from(*nonce), Tag::from(*tag));
+        let (data, bytes) = (associated_data(id, context), plain.as_mut_slice().into());
+        let opened = (key.cipher).decrypt_inout_detached(&nonce, &data, bytes, &tag);
+        opened.map_err(|_| Category::NotAuthentic)?;
         Ok(plain)
     }
 }

@@ -4,7 +4,7 @@ use serde::Serialize;
 use serde::de::{DeserializeOwned, DeserializeSeed};
 
 use super::error::Category;
-use super::{Codec, CodecError, bounded};
+use super::{Codec, CodecError, Result, bounded};
 
 /// JSON: larger and slower, but people and other programs can read it.
 ///
@@ -18,15 +18,11 @@ impl Codec for Json {
     const ID: u8 = 2;
     const NAME: &'static str = "json";
 
-    fn encode<T: Serialize + ?Sized>(
-        &self,
-        value: &T,
-        out: &mut Vec<u8>,
-    ) -> Result<(), CodecError> {
+    fn encode<T: Serialize + ?Sized>(&self, value: &T, out: &mut Vec<u8>) -> Result<()> {
         serde_json::to_writer(out, value).map_err(CodecError::new)
     }
 
-    fn decode<T: DeserializeOwned + Send>(&self, bytes: &[u8]) -> Result<T, CodecError> {
+    fn decode<T: DeserializeOwned + Send>(&self, bytes: &[u8]) -> Result<T> {
         bounded::decode(bytes.len(), |seed| {
             let mut input = serde_json::Deserializer::from_slice(bytes);
             let value = seed.deserialize(&mut input).map_err(|error| {

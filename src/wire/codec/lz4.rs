@@ -8,7 +8,7 @@
 
 use lz4_flex::block;
 
-use super::CodecError;
+use super::Result;
 use super::error::{Category, check_size};
 
 /// Names this format next to every value in it.
@@ -41,7 +41,7 @@ pub(super) fn compress(id: u8, out: &mut Vec<u8>, start: usize) -> bool {
 ///
 /// If they would be more than `max`; no memory is taken for them then. Or if the bytes were not compressed by
 /// [`compress`].
-pub(super) fn decompress(bytes: &[u8], max: usize) -> Result<(u8, Vec<u8>), CodecError> {
+pub(super) fn decompress(bytes: &[u8], max: usize) -> Result<(u8, Vec<u8>)> {
     let Some((&[id, a, b, c, d], block)) = bytes.split_first_chunk::<HEAD>() else {
         return Err(Category::Malformed.into());
     };

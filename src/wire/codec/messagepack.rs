@@ -7,7 +7,7 @@ use serde::de::{DeserializeOwned, DeserializeSeed};
 use serde::{Deserialize, Serialize};
 
 use super::error::Category;
-use super::{Codec, CodecError, bounded};
+use super::{Codec, CodecError, Result, bounded};
 
 /// `MessagePack` with named fields: like JSON, but smaller and with byte strings.
 ///
@@ -20,17 +20,13 @@ impl Codec for MessagePack {
     const ID: u8 = 4;
     const NAME: &'static str = "messagepack";
 
-    fn encode<T: Serialize + ?Sized>(
-        &self,
-        value: &T,
-        out: &mut Vec<u8>,
-    ) -> Result<(), CodecError> {
+    fn encode<T: Serialize + ?Sized>(&self, value: &T, out: &mut Vec<u8>) -> Result<()> {
         // With names: without them a field that is added would shift all that follow.
         let mut output = rmp_serde::Serializer::new(out).with_struct_map();
         value.serialize(&mut output).map_err(CodecError::new)
     }
 
-    fn decode<T: DeserializeOwned + Send>(&self, bytes: &[u8]) -> Result<T, CodecError> {
+    fn decode<T: DeserializeOwned + Send>(&self, bytes: &[u8]) -> Result<T> {
         bounded::decode(bytes.len(), |seed| {
             let mut input = rmp_serde::Deserializer::from_read_ref(bytes);
             let value = seed.deserialize(&mut input);

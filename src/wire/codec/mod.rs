@@ -47,6 +47,8 @@ pub(crate) use self::value::ValueCodec;
 #[cfg(feature = "write-behind")]
 pub(crate) use self::value::catch_panic;
 
+type Result<T, E = CodecError> = std::result::Result<T, E>;
+
 /// A format for values: turns them into bytes and back.
 ///
 /// The crate brings [`Bincode`] and, each with the feature of its name, `Json`,
@@ -121,8 +123,7 @@ pub trait Codec: Send + Sync + 'static {
     ///
     /// If the format cannot express the value. The bytes that were appended until then
     /// are of no use and may stay in `out`.
-    fn encode<T: Serialize + ?Sized>(&self, value: &T, out: &mut Vec<u8>)
-    -> Result<(), CodecError>;
+    fn encode<T: Serialize + ?Sized>(&self, value: &T, out: &mut Vec<u8>) -> Result<()>;
 
     /// Reads a value from `bytes`, all of them.
     ///
@@ -132,5 +133,5 @@ pub trait Codec: Send + Sync + 'static {
     ///
     /// If the bytes are not one value of this type, or go beyond the limits of
     /// the codec.
-    fn decode<T: DeserializeOwned + Send>(&self, bytes: &[u8]) -> Result<T, CodecError>;
+    fn decode<T: DeserializeOwned + Send>(&self, bytes: &[u8]) -> Result<T>;
 }

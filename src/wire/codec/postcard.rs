@@ -5,7 +5,7 @@ use serde::Serialize;
 use serde::de::{DeserializeOwned, DeserializeSeed};
 
 use super::error::Category;
-use super::{Codec, CodecError, bounded, complete};
+use super::{Codec, CodecError, Result, bounded, complete};
 
 /// postcard: as small as [`Bincode`](super::Bincode), with a published format.
 ///
@@ -18,15 +18,11 @@ impl Codec for Postcard {
     const ID: u8 = 3;
     const NAME: &'static str = "postcard";
 
-    fn encode<T: Serialize + ?Sized>(
-        &self,
-        value: &T,
-        out: &mut Vec<u8>,
-    ) -> Result<(), CodecError> {
+    fn encode<T: Serialize + ?Sized>(&self, value: &T, out: &mut Vec<u8>) -> Result<()> {
         complete::serialize(value, |value| postcard::to_io(&value, out).map(drop))
     }
 
-    fn decode<T: DeserializeOwned + Send>(&self, bytes: &[u8]) -> Result<T, CodecError> {
+    fn decode<T: DeserializeOwned + Send>(&self, bytes: &[u8]) -> Result<T> {
         bounded::decode(bytes.len(), |seed| {
             let mut input = postcard::Deserializer::from_bytes(bytes);
             let value = seed.deserialize(&mut input);

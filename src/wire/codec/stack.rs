@@ -6,7 +6,7 @@ use serde::de::DeserializeOwned;
 use super::error::{Category, check_size};
 #[cfg(feature = "compression")]
 use super::lz4;
-use super::{Bincode, Codec, CodecError};
+use super::{Bincode, Codec, Result};
 use crate::key::Key;
 
 /// The parameter of [`Builder::codec`](crate::Builder::codec): a [`Codec`], alone or in layers.
@@ -33,7 +33,7 @@ pub trait CodecStack: Send + Sync + 'static {
         value: &T,
         context: &Context<'_>,
         out: &mut Vec<u8>,
-    ) -> Result<u8, CodecError> {
+    ) -> Result<u8> {
         let start = out.len();
         self.codec().encode(value, out)?;
         let (size, max) = (out.len().saturating_sub(start), context.max);
@@ -54,7 +54,7 @@ pub trait CodecStack: Send + Sync + 'static {
         id: u8,
         bytes: &[u8],
         context: &Context<'_>,
-    ) -> Result<T, CodecError> {
+    ) -> Result<T> {
         // Before anything is decoded, which may take 64 times as much memory.
         check_size(bytes.len(), context.max)?;
         let codec = self.codec();
@@ -107,34 +107,8 @@ impl<C: Codec> CodecStack for C {
     }
 }
 
-/// Encodes a value and reads it back, without layers.
-///
-/// # Errors
-///
-/// If it cannot be read, or not whole.
-pub(super) fn try_type<C: Codec, T: Serialize + DeserializeOwned + Send>(
-    codec: &C,
-    value: &T,
-) -> Result<(), CodecError> {
-    let mut bytes = Vec::new();
-    codec.encode(value, &mut bytes)?;
-    let read: T = (codec.decode(&bytes)).map_err(|error| error.because(Category::NotReadBack))?;
-    // A field that is written and not read, or the other way round, shifts all that follow. The bytes may differ, as
-    // those of a map have no order.
-    let mut again = Vec::with_capacity(bytes.len());
-    codec.encode(&read, &mut again)?;
-    if again.len() != bytes.len() {
-        return Err(Category::NotReadBack.into());
-    }
-    Ok(())
-}
-
 /// Reads bytes that are in no layer. The chosen codec comes first: one of a user's own may have any id.
-fn read_alone<C: Codec, T: DeserializeOwned + Send>(
-    codec: &C,
-    id: u8,
-    bytes: &[u8],
-) -> Result<T, CodecError> {
+fn read_alone<C: Codec, T: DeserializeOwned + Send>(codec: &C, id: u8, bytes: &[u8]) -> Result<T> {
     match id {
         id if id == C::ID => codec.decode(bytes),
         Bincode::ID => Bincode.decode(bytes),

@@ -6,8 +6,7 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 
 use super::error::Category;
-use super::stack::try_type;
-use super::{CodecError, CodecStack, Context};
+use super::{Codec, CodecStack, Context, Result};
 use crate::util::partial_debug::partial_debug;
 
 /// Encodes and decodes values of type `V`: a [`CodecStack`] for one type. As an object it hides the bounds on `V`, which
@@ -18,49 +17,54 @@ pub(crate) trait ValueCodec<V>: Send + Sync {
     /// # Errors
     ///
     /// If the value takes too many bytes, or a layer refuses it.
-    fn encode(&self, value: &V, context: &Context<'_>, out: &mut Vec<u8>)
-    -> Result<u8, CodecError>;
+    fn encode(&self, value: &V, context: &Context<'_>, out: &mut Vec<u8>) -> Result<u8>;
 
     /// Decodes bytes in the format with this id.
     ///
     /// # Errors
     ///
     /// If they are too many, no format with this id is compiled in, or a layer refuses the bytes.
-    fn decode(&self, id: u8, bytes: &[u8], context: &Context<'_>) -> Result<V, CodecError>;
+    fn decode(&self, id: u8, bytes: &[u8], context: &Context<'_>) -> Result<V>;
 
-    /// Encodes a value and reads it back, which shows whether values of its type can be.
+    /// Encodes a value and reads it back, without layers, which shows whether values of its type can be.
     ///
     /// # Errors
     ///
     /// If it cannot be read, or not whole.
-    fn try_type(&self, value: &V) -> Result<(), CodecError>;
+    fn try_type(&self, value: &V) -> Result<()>;
 }
 
 impl<S: CodecStack, V: Serialize + DeserializeOwned + Send> ValueCodec<V> for S {
-    fn encode(
-        &self,
-        value: &V,
-        context: &Context<'_>,
-        out: &mut Vec<u8>,
-    ) -> Result<u8, CodecError> {
+    fn encode(&self, value: &V, context: &Context<'_>, out: &mut Vec<u8>) -> Result<u8> {
         let start = out.len();
         // The caller goes on with `out`, whatever a codec or a type has appended before it failed.
         catch_panic(|| self.seal(value, context, out)).inspect_err(|_| out.truncate(start))
     }
 
-    fn decode(&self, id: u8, bytes: &[u8], context: &Context<'_>) -> Result<V, CodecError> {
+    fn decode(&self, id: u8, bytes: &[u8], context: &Context<'_>) -> Result<V> {
         catch_panic(|| self.open(id, bytes, context))
     }
 
-    fn try_type(&self, value: &V) -> Result<(), CodecError> {
-        catch_panic(|| try_type(self.codec(), value))
+    fn try_type(&self, value: &V) -> Result<()> {
+        catch_panic(|| {
+            let (codec, mut bytes) = (self.codec(), Vec::new());
+            Codec::encode(codec, value, &mut bytes)?;
+            let read: Result<V> = Codec::decode(codec, &bytes);
+            let read = read.map_err(|error| error.because(Category::NotReadBack))?;
+            // A field that is written and not read, or the other way round, shifts all that follow. The bytes may differ,
+            // as those of a map have no order.
+            let mut again = Vec::with_capacity(bytes.len());
+            Codec::encode(codec, &read, &mut again)?;
+            if again.len() != bytes.len() {
+                return Err(Category::NotReadBack.into());
+            }
+            Ok(())
+        })
     }
 }
 
 /// Makes an error of a panic in the type's own code: it must not end the calls that share the value.
-pub(crate) fn catch_panic<T>(
-    code: impl FnOnce() -> Result<T, CodecError>,
-) -> Result<T, CodecError> {
+pub(crate) fn catch_panic<T>(code: impl FnOnce() -> Result<T>) -> Result<T> {
     // Unwind safe: the value is dropped, and a panic leaves no state of this crate behind.
     catch_unwind(AssertUnwindSafe(code)).unwrap_or_else(|_| Err(Category::Panicked.into()))
 }
@@ -70,7 +74,7 @@ partial_debug!([V] dyn ValueCodec<V>, "ValueCodec");
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::wire::codec::{Bincode, Codec};
+    use crate::wire::codec::{Bincode, CodecError};
 
     fn within(max: usize) -> Context<'static> {
         Context {
