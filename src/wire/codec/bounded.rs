@@ -45,7 +45,8 @@ pub(super) fn decode<T, R: Send>(
     // Few values are nested so deep, and a thread costs more than the first levels of one that is.
     match attempt(length, LEVELS_IN_PLACE, &read) {
         Err(error) if error.category() == Category::TooDeep => {
-            on_another_stack(|| attempt(length, MAX_LEVELS, &read), error)
+            let decoded = on_another_stack(|| attempt(length, MAX_LEVELS, &read));
+            decoded.unwrap_or(Err(error))
         }
         attempt => attempt,
     }
@@ -73,20 +74,15 @@ fn attempt<T, R>(
     })
 }
 
-/// Runs this on a thread that has [`STACK`] bytes of stack; without such a thread it is `error`.
+/// Runs this on a thread that has [`STACK`] bytes of stack. `None` without such a thread.
 #[cold]
 #[inline(never)]
-fn on_another_stack<R: Send>(
-    decode: impl FnOnce() -> Result<R, CodecError> + Send,
-    error: CodecError,
-) -> Result<R, CodecError> {
+fn on_another_stack<R: Send>(decode: impl FnOnce() -> R + Send) -> Option<R> {
     thread::scope(|scope| {
         let thread = thread::Builder::new().name("larder-decode".into());
-        match thread.stack_size(STACK).spawn_scoped(scope, decode) {
-            // A panic of the type goes on here, where it becomes an error for all callers of the value.
-            Ok(thread) => thread.join().unwrap_or_else(|panic| resume_unwind(panic)),
-            Err(_) => Err(error),
-        }
+        let thread = thread.stack_size(STACK).spawn_scoped(scope, decode).ok()?;
+        // A panic of the type goes on here, where it becomes an error for all callers of the value.
+        Some(thread.join().unwrap_or_else(|panic| resume_unwind(panic)))
     })
 }
 
