@@ -7,42 +7,41 @@ use super::message::{Kind, Message};
 #[derive(Serialize)]
 struct ChangeEvent<'a> {
     namespace: &'a str,
-    change: &'static str,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    keys: Option<Vec<&'a str>>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    tags: Option<Vec<&'a str>>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    prefix: Option<&'a str>,
+    #[serde(flatten)]
+    change: Change<'a>,
     epoch: u64,
     version: u64,
 }
 
+#[derive(Serialize)]
+#[serde(tag = "change", rename_all = "lowercase")]
+enum Change<'a> {
+    Invalidate { keys: Vec<&'a str> },
+    Insert { keys: Vec<&'a str> },
+    Clear,
+    Tags { tags: Vec<&'a str> },
+    Prefix { prefix: &'a str },
+}
+
 /// The event of a message; `None` for one that says nothing, or of a kind that this release does not know.
 pub(crate) fn write(namespace: &str, message: &Message) -> Option<Vec<u8>> {
-    let texts = || Some(message.keys.iter().map(|key| &**key).collect());
-    let mut event = ChangeEvent {
+    let keys: Vec<&str> = message.keys.iter().map(|key| &**key).collect();
+    let change = match message.kind {
+        // A mark in the log.
+        Kind::Invalidate if keys.is_empty() => return None,
+        Kind::Invalidate | Kind::InvalidateAwaited => Change::Invalidate { keys },
+        Kind::Insert => Change::Insert { keys },
+        Kind::Clear => Change::Clear,
+        Kind::Tags => Change::Tags { tags: keys },
+        Kind::Prefix => keys.first().map(|prefix| Change::Prefix { prefix })?,
+        Kind::PrefixBegun | Kind::Unknown(_) => return None,
+    };
+    let event = ChangeEvent {
         namespace,
-        change: "invalidate",
-        keys: None,
-        tags: None,
-        prefix: None,
+        change,
         epoch: message.epoch,
         version: message.ver,
     };
-    match message.kind {
-        // A mark in the log.
-        Kind::Invalidate if message.keys.is_empty() => return None,
-        Kind::Invalidate | Kind::InvalidateAwaited => event.keys = texts(),
-        Kind::Insert => (event.change, event.keys) = ("insert", texts()),
-        Kind::Clear => event.change = "clear",
-        Kind::Tags => (event.change, event.tags) = ("tags", texts()),
-        Kind::Prefix => {
-            let prefix = message.keys.first().map(|prefix| &**prefix);
-            (event.change, event.prefix) = ("prefix", prefix);
-        }
-        Kind::PrefixBegun | Kind::Unknown(_) => return None,
-    }
     // It does not fail: all keys of the object are texts.
     serde_json::to_vec(&event).ok()
 }

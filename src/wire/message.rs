@@ -78,9 +78,9 @@ pub(crate) fn payload(kind: Kind, origin: u64, keys: &[&str]) -> Vec<u8> {
     let keys = keys.get(..keys.len().min(MAX_KEYS)).unwrap_or_default();
     let mut bytes = Vec::with_capacity(11 + keys.iter().map(|key| key.len() + 2).sum::<usize>());
     head(kind, origin, &mut bytes);
-    bytes.put_u16(length(keys.len()));
+    bytes.put_u16(keys.len().try_into().unwrap_or(u16::MAX));
     for key in keys {
-        bytes.put_u16(length(key.len()));
+        bytes.put_u16(key.len().try_into().unwrap_or(u16::MAX));
         bytes.put_slice(key.as_bytes());
     }
     bytes
@@ -94,10 +94,6 @@ pub(crate) fn head(kind: Kind, origin: u64, bytes: &mut Vec<u8>) {
         (_, None) => u8::MAX,
     });
     bytes.put_u64(origin);
-}
-
-fn length(n: usize) -> u16 {
-    u16::try_from(n).unwrap_or(u16::MAX)
 }
 
 /// The kind that a payload names.
@@ -140,9 +136,8 @@ pub(crate) fn open(bytes: &[u8]) -> Option<Message> {
     (message.keys).reserve_exact(usize::from(many).min(rest.len() / 2));
     for _ in 0..many {
         let length = rest.try_get_u16().ok()?;
-        message
-            .keys
-            .push(text(rest.split_off(..usize::from(length))?)?);
+        let key = rest.split_off(..usize::from(length))?;
+        message.keys.push(text(key)?);
     }
     // A message that is longer than it says was not written by this format: its keys may be others.
     rest.is_empty().then_some(message)
