@@ -242,7 +242,7 @@ impl<V: Value> Convert<V> {
             type_tag: self.type_tag,
         };
         // With the namespace and the key, so that a copy under another name counts as damaged.
-        let body = envelope::seal(body, head, ttls, tags, self.namespace.key(key));
+        envelope::seal(&mut body, head, ttls, tags, self.namespace.key(key));
         if !self.l1.freshness().has_no_l2() {
             self.counters.l2_written_bytes.add(body.len() as u64);
         }

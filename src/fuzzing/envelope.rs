@@ -48,7 +48,7 @@ fn sealed(envelope: &Envelope<'_>, place: Place) -> Vec<u8> {
     let mut body = begin();
     body.extend_from_slice(envelope.payload);
     let ttls = Ttls::new(std::time::Duration::ZERO);
-    let body = seal(body, envelope.head, ttls, &envelope.tags, place);
+    seal(&mut body, envelope.head, ttls, &envelope.tags, place);
     restamped(
         envelope.stamp,
         envelope.lifetime,

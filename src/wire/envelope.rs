@@ -212,13 +212,7 @@ impl Place {
 
 /// Ends a body whose payload is complete: appends the tags, which are few enough for their length to fit, and fills in
 /// the fields before the payload.
-pub(crate) fn seal(
-    mut body: Vec<u8>,
-    head: Head,
-    ttls: Ttls,
-    tags: &[Key],
-    place: Place,
-) -> Vec<u8> {
+pub(crate) fn seal(body: &mut Vec<u8>, head: Head, ttls: Ttls, tags: &[Key], place: Place) {
     // `begin` has made room for the fields before the payload.
     debug_assert!(body.len() >= PAYLOAD_IN_BODY);
     let payload = body.len().saturating_sub(PAYLOAD_IN_BODY);
@@ -235,11 +229,10 @@ pub(crate) fn seal(
         fields.put_u32(payload.try_into().unwrap_or(u32::MAX));
     }
     // Last: it covers the fields above. The times it leaves out, as scripts change them and cannot hash.
-    let sum = checksum(&body, place);
+    let sum = checksum(body, place);
     if let Some(mut field) = body.get_mut(CHECKSUM..PAYLOAD_IN_BODY) {
         field.put_u64(sum);
     }
-    body
 }
 
 /// The tags of a body that has been sealed.
@@ -404,7 +397,13 @@ mod tests {
     fn sample(tags: &[Key]) -> Vec<u8> {
         let mut body = begin();
         body.extend_from_slice(b"payload");
-        let body = seal(body, HEAD_FIELDS, Ttls::new(Duration::ZERO), tags, place());
+        seal(
+            &mut body,
+            HEAD_FIELDS,
+            Ttls::new(Duration::ZERO),
+            tags,
+            place(),
+        );
         restamped(STAMP, LIFE, &stamped(STAMP, &body))
     }
 
@@ -521,7 +520,8 @@ mod tests {
             l1: Some(Duration::from_millis(5)),
             ..Ttls::new(Duration::from_millis(40))
         };
-        let body = seal(begin(), HEAD_FIELDS, ttls, &[], place());
+        let mut body = begin();
+        seal(&mut body, HEAD_FIELDS, ttls, &[], place());
         let bytes = stamped(STAMP, &body);
         assert_eq!(read_stamp(&bytes), Some((STAMP, LIFE)));
         assert_eq!(restamped(STAMP, LIFE, &bytes), bytes);
