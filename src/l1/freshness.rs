@@ -176,9 +176,8 @@ impl Freshness {
     pub(crate) fn connected(&self, lane: &LaneClock) {
         let ahead = Self::ahead(lane, self.clock.now());
         // The first connection only: a proof knows better, as it was asked for at a known time.
-        let _ =
-            self.lane_ahead
-                .compare_exchange(UNKNOWN, ahead, Ordering::AcqRel, Ordering::Relaxed);
+        let known = &self.lane_ahead;
+        let _ = known.compare_exchange(UNKNOWN, ahead, Ordering::AcqRel, Ordering::Relaxed);
         if self.epoch() != lane.epoch {
             self.revoke();
         }

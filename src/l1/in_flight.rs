@@ -358,12 +358,9 @@ impl<V> InFlight<V> {
 
     fn allows(&self, state: &KeyState<V>, op: &Op<V>, fresh: &Slot<V>) -> bool {
         let is_of_epoch = fresh.version.epoch == op.epoch || without(Rule::Epochs);
-        state.may_store(
-            op.id,
-            op.is_load,
-            fresh.version.ver,
-            self.freshness.issued(),
-        ) && is_of_epoch
+        let (ver, issued) = (fresh.version.ver, self.freshness.issued());
+        state.may_store(op.id, op.is_load, ver, issued)
+            && is_of_epoch
             && self.is_current(op)
             && fresh.has_tags_of(op.generation)
     }
