@@ -280,12 +280,9 @@ impl Lane for MemoryLane {
             } else {
                 (lifetime.expires_at, lifetime.ends_at) = (new.expires_at, new.ends_at);
             }
-            let change = (lifetime.expires_at < former_end).then(|| {
-                // Instances hold it for longer: by the message they read it anew.
-                let change = state.stamp().ver;
-                state.publish(change, payload);
-                change
-            });
+            // Instances hold it for longer then: by the message they read it anew.
+            let is_shorter = lifetime.expires_at < former_end;
+            let change = is_shorter.then(|| state.announce(payload).stamp.ver);
             let left = Duration::from_millis(lifetime.expires_at.saturating_sub(state.now.at));
             let kept = left.saturating_add(ttls.kept);
             state.keep(key, restamped(stamp, lifetime, &bytes), kept);
@@ -346,8 +343,7 @@ impl Lane for MemoryLane {
     fn forget(&self, member: Member) -> Reply<'_, ()> {
         self.step(|state| {
             // By the whole entry: a heartbeat since has changed it (rule 16).
-            let members = &mut state.members;
-            members.retain(|_, (noted, _)| *noted != member);
+            state.members.retain(|_, (noted, _)| *noted != member);
         })
     }
 
@@ -438,9 +434,8 @@ impl Subscription for MemorySubscription {
             channels: channels.to_vec(),
             on_heard,
         }));
-        lock(&self.store.server)
-            .listening
-            .push(Arc::downgrade(listening));
+        let listening = Arc::downgrade(listening);
+        lock(&self.store.server).listening.push(listening);
         ready(Ok(())).boxed()
     }
 }

@@ -66,9 +66,7 @@ struct Listening {
 
 /// The data of a [`MemoryL2`] at some time, like a server's snapshot on disk. The default is empty.
 #[derive(Clone, Default)]
-pub struct MemorySnapshot {
-    lanes: BTreeMap<String, State>,
-}
+pub struct MemorySnapshot(BTreeMap<String, State>);
 
 impl MemoryL2 {
     /// An empty store.
@@ -117,7 +115,7 @@ impl MemoryL2 {
     pub fn snapshot(&self) -> MemorySnapshot {
         let mut lanes = lock(&self.server).lanes.clone();
         unsubscribe_all(&mut lanes);
-        MemorySnapshot { lanes }
+        MemorySnapshot(lanes)
     }
 
     /// Restarts from a snapshot, like a server that has lost all later writes: all connections are cut, and values that
@@ -128,7 +126,7 @@ impl MemoryL2 {
         server.now.link.run = random();
         // Members of the former life may be missing in the snapshot.
         server.now.age_of_list = Duration::ZERO;
-        server.lanes.clone_from(&snapshot.lanes);
+        server.lanes.clone_from(&snapshot.0);
     }
 
     /// Begins or ends an outage, for all clones: while the store cannot be reached, every request fails at once, as

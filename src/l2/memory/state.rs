@@ -312,7 +312,7 @@ impl State {
         }
     }
 
-    /// Orders an invalidation, and publishes it.
+    /// Orders a change, and publishes it.
     pub(super) fn announce(&mut self, payload: &[u8]) -> WriteAck {
         let stamp = self.stamp();
         let longest_staleness = match message::kind(payload) {
