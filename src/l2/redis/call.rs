@@ -108,6 +108,11 @@ impl<'a> Call<'a> {
         self.channel().arg(random()).arg(payload)
     }
 
+    /// Adds a deadline; without one, an empty argument.
+    pub(super) fn deadline(&mut self, deadline: Option<u64>) -> &mut Self {
+        self.arg(deadline.map_or_else(String::new, |at| at.to_string()))
+    }
+
     /// Adds a body, or of one that is [staged](Self::stage) the number of its tags; and for how long it is kept.
     pub(super) fn value(&mut self, value: &EncodedValue) -> &mut Self {
         if is_staged(value) {

@@ -165,7 +165,7 @@ impl RedisLane {
             Want::Anew => call.arg("!"),
             Want::Kept => call.arg("~"),
         };
-        call.arg(random()).arg(deadline_arg(ask.deadline));
+        call.arg(random()).deadline(ask.deadline);
         call
     }
 
@@ -207,8 +207,7 @@ impl RedisLane {
             call.keys(of_key, &[*key]).own(of_lane);
             call.keys(&[DONE], &[&*this]);
             call.keys(&[MARKER], own).keys(&[MARKER], tags);
-            call.message(batch.payload)
-                .arg(deadline_arg(batch.deadline));
+            call.message(batch.payload).deadline(batch.deadline);
             call.arg(&value.body).arg(kept(value.ttls));
             more(&mut call, key);
             // A script that can do without compares no version where these three are missing.
@@ -273,8 +272,7 @@ impl RedisLane {
         for value in values() {
             call.stage(value);
         }
-        call.message(batch.payload)
-            .arg(deadline_arg(batch.deadline));
+        call.message(batch.payload).deadline(batch.deadline);
         for value in values() {
             call.value(value);
         }
@@ -311,11 +309,6 @@ fn read_lease(held: &[u8]) -> Option<Lease> {
 fn renew(call: &mut Call<'_>, key: &str, token: u64, ttl: Duration) {
     call.keys(&[LEASE], &[key]).arg(token).arg(millis(ttl));
     call.channel().arg(key);
-}
-
-/// A deadline as an argument.
-fn deadline_arg(deadline: Option<u64>) -> String {
-    deadline.map_or_else(String::new, |at| at.to_string())
 }
 
 /// Reads the answer of TOUCH, and when it was given.
@@ -489,7 +482,7 @@ impl Lane for RedisLane {
             call.keys(&[MARKER], tags).message(payload);
             call.arg(&ttls.packed()).arg(millis(ttls.kept));
             call.arg(matches!(lifetime, NewLifetime::Extended(_)));
-            call.arg(deadline_arg(deadline)).arg(stored);
+            call.deadline(deadline).arg(stored);
             call
         };
         self.before_with_tags(deadline, call, touched).boxed()
