@@ -19,9 +19,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 pub use bytes::Bytes;
-use futures::FutureExt;
-use futures::Stream;
 use futures::future::{BoxFuture, ready};
+use futures::{FutureExt, Stream};
 use tokio::time::Instant;
 
 use crate::util::retry_delays::retry_delays;

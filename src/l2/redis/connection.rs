@@ -14,7 +14,6 @@ use deadpool_redis::redis::aio::MultiplexedConnection;
 use deadpool_redis::redis::{ErrorKind, RedisError, RedisResult, ServerErrorKind};
 use deadpool_redis::{Connection, Pool, PoolError, TimeoutType};
 use futures::future::join;
-use tokio::time::error::Elapsed;
 use tokio::time::{Instant, timeout_at};
 use tracing::warn;
 use twox_hash::XxHash3_64;
@@ -226,7 +225,7 @@ impl Connections {
             }
         })?;
         let answer = timeout_at(deadline, send(live.connection.clone())).await;
-        self.judge(&live, answer)
+        self.judge(&live, answer.ok())
     }
 
     /// The current attempt, or a new one if there is none, if its runtime has ended, or if it failed and the
@@ -258,19 +257,16 @@ impl Connections {
         attempt
     }
 
-    /// Decides by an answer whether the connection is still good, and whether the request was executed.
-    fn judge<T>(
-        &self,
-        live: &Arc<Live>,
-        answer: Result<RedisResult<T>, Elapsed>,
-    ) -> Result<T, Failure> {
+    /// Decides by an answer, or by none in time, whether the connection is still good, and whether the request was
+    /// executed.
+    fn judge<T>(&self, live: &Arc<Live>, answer: Option<RedisResult<T>>) -> Result<T, Failure> {
         match answer {
-            Ok(Ok(answer)) => {
+            Some(Ok(answer)) => {
                 // Relaxed: a count that is off by one only moves the moment at which the connection counts as half-open.
                 live.silent.store(0, Ordering::Relaxed);
                 Ok(answer)
             }
-            Ok(Err(error)) => {
+            Some(Err(error)) => {
                 // A replica refuses each request before it executes anything, so this copy was not executed (rule 14).
                 let misled = is_not_primary(&error);
                 if misled || error.is_unrecoverable_error() {
@@ -285,7 +281,7 @@ impl Connections {
                     Failure::Final(error)
                 })
             }
-            Err(_) => {
+            None => {
                 // One slow answer says nothing of the connection, and a new one would only wait behind it in the server.
                 if live.silent.fetch_add(1, Ordering::Relaxed) + 1 >= HALF_OPEN_AFTER {
                     self.discard(live);

@@ -10,7 +10,7 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 
 use deadpool_redis::redis::aio::MultiplexedConnection;
-use deadpool_redis::redis::{PushInfo, PushKind, RedisResult, Value};
+use deadpool_redis::redis::{PushInfo, PushKind, RedisResult, Value::BulkString};
 use futures::future::{BoxFuture, join};
 use futures::{FutureExt, Stream};
 use tokio::sync::mpsc;
@@ -89,11 +89,7 @@ fn push_sender(
         let mut queue = lock(&queue);
         let mut data = push.data.into_iter();
         match (push.kind, data.next(), data.next()) {
-            (
-                PushKind::Message,
-                Some(Value::BulkString(channel)),
-                Some(Value::BulkString(payload)),
-            ) => {
+            (PushKind::Message, Some(BulkString(channel)), Some(BulkString(payload))) => {
                 let heard = others.get().and_then(|(channels, on_heard)| {
                     let mut channels = channels.iter();
                     let at = channels.position(|known| known.as_bytes() == channel)?;

@@ -10,7 +10,8 @@ use std::time::Duration;
 use futures::future::BoxFuture;
 use futures::{FutureExt, StreamExt, stream};
 use tokio::runtime::{self, Handle};
-use tokio::sync::{Semaphore, mpsc, oneshot};
+use tokio::sync::mpsc::{self, Receiver};
+use tokio::sync::{Semaphore, oneshot};
 use tokio::time::{Instant, timeout_at};
 
 use super::read_request::ReadRequests;
@@ -168,11 +169,7 @@ impl AsRef<str> for Read {
 
 /// The batcher task. When it ends with its runtime, reads that are not answered are dropped, so that their callers
 /// enter them again and start another task: the queue is dropped before the batches under way.
-async fn run(
-    requests: Arc<ReadRequests>,
-    reads: mpsc::Receiver<Read>,
-    under_way: Arc<AtomicUsize>,
-) {
+async fn run(requests: Arc<ReadRequests>, reads: Receiver<Read>, under_way: Arc<AtomicUsize>) {
     let (requests, under_way) = (&*requests, &*under_way);
     let pacing = &Pacing::new(IN_FLIGHT);
     // Of this runtime: the callers on it are woken by its threads.
@@ -197,7 +194,7 @@ async fn run(
 /// The next batch, of so many reads at most.
 fn next_batch(
     first: Read,
-    reads: &mut mpsc::Receiver<Read>,
+    reads: &mut Receiver<Read>,
     most: usize,
     under_way: &AtomicUsize,
 ) -> Vec<Read> {
@@ -252,7 +249,7 @@ mod tests {
 
     struct Crowd {
         sender: mpsc::Sender<Read>,
-        reads: mpsc::Receiver<Read>,
+        reads: Receiver<Read>,
         answered: Vec<oneshot::Receiver<ReadResult>>,
         under_way: AtomicUsize,
     }

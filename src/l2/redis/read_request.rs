@@ -89,13 +89,9 @@ impl ReadRequests {
         stream::iter(parts).buffered(AT_ONCE).concat().await
     }
 
-    /// Reads keys in one request, which is answered before the deadline. Each key has an answer of its own.
-    pub(super) async fn fetch<K: AsRef<str>>(
-        &self,
-        keys: &[K],
-        deadline: Instant,
-    ) -> Vec<ReadResult> {
-        let answers = self.ask(keys, deadline).await;
+    /// Reads keys in one request, which is answered until then. Each key has an answer of its own.
+    pub(super) async fn fetch(&self, keys: &[impl AsRef<str>], until: Instant) -> Vec<ReadResult> {
+        let answers = self.ask(keys, until).await;
         let bytes_each = match &answers {
             Ok(answers) => {
                 let values = answers.iter().flatten().flatten();

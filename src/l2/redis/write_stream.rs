@@ -32,16 +32,12 @@ lua! {
 
 impl RedisLane {
     /// Stores a value, and appends it to the stream in the same step.
-    pub(super) async fn append(
-        &self,
-        batch: Batch<'_>,
-        append: &Append,
-    ) -> Result<Written, L2Error> {
+    pub(super) async fn append(&self, batch: Batch<'_>, how: &Append) -> Result<Written, L2Error> {
         let marks: [&[&str]; 2] = [&[VALUE, LEASE, HOLD], &[CLOCK, LOG, WRITES, DEAD]];
         let more = |call: &mut Call<'_>, key: &str| {
-            call.arg(append.most).arg(key).arg(&append.encoded_key);
+            call.arg(how.most).arg(key).arg(&how.encoded_key);
         };
-        self.store_one(&APPEND, batch, marks, more, append.version)
+        self.store_one(&APPEND, batch, marks, more, how.version)
             .await
     }
 }
