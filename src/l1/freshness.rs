@@ -289,10 +289,8 @@ impl Freshness {
 
     fn ahead(lane: &LaneClock, at: Tick) -> u64 {
         // The lane counts whole milliseconds: it may be almost one further.
-        lane.now
-            .saturating_add(1)
-            .saturating_mul(1_000_000)
-            .wrapping_sub(at)
+        let latest = lane.now.saturating_add(1);
+        latest.saturating_mul(1_000_000).wrapping_sub(at)
     }
 }
 

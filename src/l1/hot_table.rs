@@ -9,13 +9,13 @@ use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 
 use arrayvec::ArrayVec;
 
-use super::Slot;
 #[cfg(not(larder_interleavings))]
 use super::cell::Cell;
 use super::hasher::{Hasher, hasher};
 #[cfg(larder_interleavings)]
 use super::interleavings::Cell;
 use super::sync::{CELLS, Mutex, MutexGuard, SHARDS, lock};
+use super::{Held, Slot};
 
 pub(super) struct HotTable<V> {
     cells: Box<[Cell<Slot<V>>]>,
@@ -57,13 +57,9 @@ impl<V> HotTable<V> {
     }
 
     #[inline(always)]
-    pub(super) fn get(
-        &self,
-        key: &str,
-        condition: impl FnOnce(&Slot<V>) -> bool,
-    ) -> Option<Arc<Slot<V>>> {
+    pub(super) fn get(&self, key: &str, accepts: impl FnOnce(&Slot<V>) -> bool) -> Option<Held<V>> {
         self.cell(self.place(self.hash(key)))
-            .get_if(|slot| *slot.key == *key && condition(slot))
+            .get_if(|slot| *slot.key == *key && accepts(slot))
     }
 
     /// How often the cell of a key was cleared. To be asked before the entry is looked up that is to fill it.
@@ -72,7 +68,7 @@ impl<V> HotTable<V> {
     }
 
     /// Puts an entry in the cell of its key, unless that was cleared since it had been cleared `clears` times.
-    pub(super) fn put(&self, slot: Arc<Slot<V>>, clears: u64) {
+    pub(super) fn put(&self, slot: Held<V>, clears: u64) {
         let place = self.place(self.hash(&slot.key));
         let (now, cell) = (self.lock(place), self.cell(place));
         debug_assert!(clears <= *now, "clears are only counted up");
@@ -93,7 +89,7 @@ impl<V> HotTable<V> {
     ///
     /// Measured: hits take 0.85 of the time that they take without invalidations if a tenth of the calls are
     /// invalidations, and 1.1 to 1.3 of it if every key waits (`cargo bench -p benches --bench ratios -- "10 %"`).
-    pub(super) fn restore(&self, slot: &Arc<Slot<V>>, clears: u64) -> bool {
+    pub(super) fn restore(&self, slot: &Held<V>, clears: u64) -> bool {
         let hash = self.hash(&slot.key);
         let place = self.place(hash);
         let (now, cell, cleared) = (self.lock(place), self.cell(place), self.cleared(place));
@@ -122,7 +118,7 @@ impl<V> HotTable<V> {
     }
 
     /// The same for the entries that meet the condition.
-    pub(super) fn clear_where(&self, condition: impl Fn(&Arc<Slot<V>>) -> bool) {
+    pub(super) fn clear_where(&self, condition: impl Fn(&Held<V>) -> bool) {
         for first in (0..self.cells.len()).step_by(SWEPT) {
             let mut clears = self.lock(first);
             *clears += 1;
@@ -136,16 +132,12 @@ impl<V> HotTable<V> {
     /// each entry that comes, for which others are evicted. moka's eviction listener would name each, but
     /// then moka locks every key that is written, and an insert takes a sixth longer.
     pub(super) fn sweep(&self) {
-        let cells = self.cells.len();
-        let sweeps = if cells > FEW {
-            1
-        } else {
-            cells.div_ceil(SWEPT)
-        };
+        let all = self.cells.len();
+        let sweeps = if all > FEW { 1 } else { all.div_ceil(SWEPT) };
         for _ in 0..sweeps {
             // Relaxed: two sweeps of the same cells, or of none, do no harm.
             let sweep = self.hand.fetch_add(1, Ordering::Relaxed);
-            let first = sweep.wrapping_mul(SWEPT) & (cells - 1);
+            let first = sweep.wrapping_mul(SWEPT) & (all - 1);
             let clears = self.lock(first);
             // An entry that only this table holds is not in moka any more. One that a caller holds waits for the next
             // round.
@@ -159,12 +151,11 @@ impl<V> HotTable<V> {
     fn remove_from(
         &self,
         first: usize,
-        condition: impl Fn(&Arc<Slot<V>>) -> bool,
-    ) -> ArrayVec<Arc<Slot<V>>, SWEPT> {
+        condition: impl Fn(&Held<V>) -> bool,
+    ) -> ArrayVec<Held<V>, SWEPT> {
         let cells = self.cells.iter().skip(first).take(SWEPT);
-        cells
-            .filter_map(|cell| remove_if(cell, &condition))
-            .collect()
+        let removed = cells.filter_map(|cell| remove_if(cell, &condition));
+        removed.collect()
     }
 
     #[inline]

@@ -389,9 +389,8 @@ impl<V> InFlight<V> {
     /// Whether nothing is under way, and no state was left behind.
     #[cfg(all(test, larder_interleavings))]
     pub(super) fn is_idle(&self) -> bool {
-        self.shards
-            .iter()
-            .all(|shard| lock(shard).states.is_empty())
+        let mut shards = self.shards.iter();
+        shards.all(|shard| lock(shard).states.is_empty())
     }
 
     fn hash(&self, key: &str) -> u64 {

@@ -41,7 +41,7 @@ pub(crate) use self::key_state::LeaseWaiter;
 pub(crate) use self::outcome::{
     LoadOutcome, MISS, NoValue, Outcome, OutcomeKind, ReadOutcome, UNAVAILABLE,
 };
-pub(crate) use self::slot::{NEVER, Slot, SlotHead, SlotValue};
+pub(crate) use self::slot::{Held, NEVER, Slot, SlotHead, SlotValue};
 pub(crate) use self::store::Weigher;
 pub(crate) use self::tags::{TagState, Tags};
 
@@ -93,19 +93,14 @@ impl<V: Value> L1<V> {
 
     /// The entry that may be served at `now`, if there is one.
     #[inline(always)]
-    pub(crate) fn get(&self, key: &str, now: Tick) -> Option<Arc<Slot<V>>> {
+    pub(crate) fn get(&self, key: &str, now: Tick) -> Option<Held<V>> {
         // The proof last: it covers a change that was applied before the entry was found, and no later one.
         self.held(key, now)
             .filter(|_| self.freshness.is_live_at(now))
     }
 
     /// The same, if the proof that it is current ran out less than `limit` before `now`.
-    pub(crate) fn get_unproven(
-        &self,
-        key: &str,
-        now: Tick,
-        limit: Duration,
-    ) -> Option<Arc<Slot<V>>> {
+    pub(crate) fn get_unproven(&self, key: &str, now: Tick, limit: Duration) -> Option<Held<V>> {
         self.held(key, now)
             .filter(|_| self.freshness.was_live(now, limit))
     }
@@ -119,7 +114,7 @@ impl<V: Value> L1<V> {
         now: Tick,
         kept: Duration,
         limit: Option<Duration>,
-    ) -> Option<Arc<Slot<V>>> {
+    ) -> Option<Held<V>> {
         let is_kept = |slot: &Slot<V>| self.is_of_now(slot) && slot.is_kept(now, kept);
         self.store.get(key, is_kept).filter(|_| match limit {
             Some(limit) => self.freshness.was_live(now, limit),
@@ -141,7 +136,7 @@ impl<V: Value> L1<V> {
     }
 
     #[inline(always)]
-    fn held(&self, key: &str, now: Tick) -> Option<Arc<Slot<V>>> {
+    fn held(&self, key: &str, now: Tick) -> Option<Held<V>> {
         self.store.get(key, |slot| self.is_visible(slot, now))
     }
 
@@ -167,14 +162,14 @@ impl<V: Value> L1<V> {
 
     /// Whether a value may be used for which the server has compared no epochs: it was written in the epoch that was
     /// known when the operation began, there was no flush since, and the value has not expired.
-    pub(crate) fn is_usable(&self, op: &Op<V>, fresh: &Arc<Slot<V>>, now: Tick) -> bool {
+    pub(crate) fn is_usable(&self, op: &Op<V>, fresh: &Held<V>, now: Tick) -> bool {
         let of_now = fresh.version.epoch == op.epoch || without(Rule::Epochs);
         self.in_flight.is_current(op) && of_now && now < fresh.gone_at
     }
 
     /// Stores a value that was read from L2, unless its key has changed since the operation began. It is handed out all
     /// the same, so nothing older is served or stored after it (rule 3).
-    pub(crate) fn put_read(&self, op: &Op<V>, fresh: &Arc<Slot<V>>) {
+    pub(crate) fn put_read(&self, op: &Op<V>, fresh: &Held<V>) {
         if self.try_store(op, fresh) {
             return;
         }
@@ -190,14 +185,14 @@ impl<V: Value> L1<V> {
     }
 
     /// The same for a loaded value with which this instance has filled L2.
-    pub(crate) fn put_filled(&self, op: &Op<V>, fresh: &Arc<Slot<V>>) {
+    pub(crate) fn put_filled(&self, op: &Op<V>, fresh: &Held<V>) {
         self.note_issued(fresh.version);
         self.put_read(op, fresh);
     }
 
     /// The same for a value that this instance has inserted: a change like any other, but an older entry is
     /// replaced rather than evicted.
-    pub(crate) fn put_inserted(&self, op: &Op<V>, fresh: &Arc<Slot<V>>) {
+    pub(crate) fn put_inserted(&self, op: &Op<V>, fresh: &Held<V>) {
         let change = self.note_issued(fresh.version);
         if change.is_some() {
             self.in_flight.change(&op.key, change);
@@ -216,11 +211,7 @@ impl<V: Value> L1<V> {
 
     /// The same for the message of an insert of this instance. It only hides an older entry: the insert itself
     /// replaces that, or forgets the key, when its answer arrives.
-    pub(crate) fn apply_own_insert<'a>(
-        &self,
-        keys: impl IntoIterator<Item = &'a str>,
-        at: Version,
-    ) {
+    pub(crate) fn apply_own<'a>(&self, keys: impl IntoIterator<Item = &'a str>, at: Version) {
         self.apply_with(keys, at, |key, is_old| self.store.hide_if(key, is_old));
     }
 
@@ -228,11 +219,11 @@ impl<V: Value> L1<V> {
         &self,
         keys: impl IntoIterator<Item = &'a str>,
         at: Version,
-        evict: impl Fn(&str, &dyn Fn(&Arc<Slot<V>>) -> bool),
+        evict: impl Fn(&str, &dyn Fn(&Held<V>) -> bool),
     ) {
         let change = self.note_issued(at);
         // Without a version that can be compared any entry may be old.
-        let is_old = |slot: &Arc<Slot<V>>| change.is_none() || self.is_outdated(slot, at.ver);
+        let is_old = |slot: &Held<V>| change.is_none() || self.is_outdated(slot, at.ver);
         for key in keys {
             // First the floor: an operation that stores after it stores nothing to be evicted, and an entry that was
             // stored before it is seen here.
@@ -419,7 +410,7 @@ impl<V: Value> L1<V> {
     ///
     /// moka's insert can wait for its own housekeeping, so no lock is held over it: the entry goes in invisible, and
     /// becomes visible in the critical section in which changes raise floors (rule 3).
-    fn try_store(&self, op: &Op<V>, fresh: &Arc<Slot<V>>) -> bool {
+    fn try_store(&self, op: &Op<V>, fresh: &Held<V>) -> bool {
         // Without a place it is as if it were evicted at once: nothing older may be stored after it, or joined.
         let has_place = self.has_room && fresh.is_for_l1();
         if has_place && !self.in_flight.may_store(op, fresh) {
@@ -432,7 +423,7 @@ impl<V: Value> L1<V> {
             // An older entry may have taken its place before the floor was raised. moka is not asked without need: it
             // would record a hit.
             if clears.is_none_or(|clears| !self.store.restore(fresh, clears)) {
-                let is_older = |slot: &Arc<Slot<V>>| slot.version.ver < fresh.version.ver;
+                let is_older = |slot: &Held<V>| slot.version.ver < fresh.version.ver;
                 self.store.remove_if(&op.key, is_older);
             }
         } else if has_place {

@@ -2,12 +2,12 @@
 
 use std::sync::Arc;
 
-use super::slot::Slot;
+use super::slot::Held;
 use crate::error::LoadError;
 use crate::vocabulary::{Source, Want};
 
 /// How a read of L2 ended. Without a value it names the one that a load asks for instead.
-pub(crate) type ReadOutcome<V> = Result<Arc<Slot<V>>, NoValue>;
+pub(crate) type ReadOutcome<V> = Result<Held<V>, NoValue>;
 
 /// Why a read of L2 has ended without a value, by the values that a load is then content with.
 pub(crate) type NoValue = Option<Want>;
@@ -23,7 +23,7 @@ pub(crate) type LoadOutcome<V> = Result<Option<Outcome<V>>, LoadError>;
 
 /// The value that the callers of a load get.
 pub(crate) struct Outcome<V> {
-    pub(crate) slot: Arc<Slot<V>>,
+    pub(crate) slot: Held<V>,
     /// Which source had it.
     pub(crate) source: Source,
     pub(crate) kind: OutcomeKind,
@@ -51,7 +51,7 @@ impl<V> Outcome<V> {
         self.slot.is_stored() && self.slot.tags().allow(self.slot.version.ver)
     }
 
-    pub(crate) fn fresh(slot: Arc<Slot<V>>, source: Source) -> Self {
+    pub(crate) fn fresh(slot: Held<V>, source: Source) -> Self {
         Self {
             slot,
             source,

@@ -40,6 +40,9 @@ pub(crate) struct Slot<V> {
     value: SlotValue<V>,
 }
 
+/// A slot, as L1 and all callers hold it.
+pub(crate) type Held<V> = Arc<Slot<V>>;
+
 /// The other parts of an entry whose life can be extended, or that has tags. Few caches have such entries, so
 /// the others do not keep room for it.
 struct More {
@@ -53,7 +56,7 @@ struct More {
 /// A value, or the slot that holds it: a value that is stored again under another version is not copied.
 pub(crate) enum SlotValue<V> {
     Own(V),
-    Shared(Arc<Slot<V>>),
+    Shared(Held<V>),
 }
 
 impl<V> SlotValue<V> {

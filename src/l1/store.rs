@@ -8,10 +8,10 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use super::Slot;
 use super::hot_table::{HotTable, is_promoted};
 #[cfg(larder_interleavings)]
 use super::interleavings::{Bounded, Cell, bounded};
+use super::{Held, Slot};
 #[cfg(not(larder_interleavings))]
 use super::{cell::Cell, hasher};
 use crate::key::Key;
@@ -53,35 +53,27 @@ impl<V: Value> Store<V> {
     }
 
     #[inline(always)]
-    pub(super) fn get(
-        &self,
-        key: &str,
-        condition: impl Fn(&Slot<V>) -> bool,
-    ) -> Option<Arc<Slot<V>>> {
+    pub(super) fn get(&self, key: &str, accepts: impl Fn(&Slot<V>) -> bool) -> Option<Held<V>> {
         self.hot
-            .get(key, &condition)
-            .or_else(|| self.get_bounded(key, condition))
+            .get(key, &accepts)
+            .or_else(|| self.get_bounded(key, accepts))
     }
 
     /// The entry that moka has; moka records the hit. One of a few is put in the hot table.
     #[inline(never)]
-    fn get_bounded(&self, key: &str, condition: impl Fn(&Slot<V>) -> bool) -> Option<Arc<Slot<V>>> {
+    fn get_bounded(&self, key: &str, accepts: impl Fn(&Slot<V>) -> bool) -> Option<Held<V>> {
         // Relaxed: the count only chooses a sample.
         if is_promoted(self.passed_on.fetch_add(1, Ordering::Relaxed)) {
-            return self.promote(key, condition);
+            return self.promote(key, accepts);
         }
-        self.bounded.get(key)?.get_if(|slot| condition(slot))
+        self.bounded.get(key)?.get_if(|slot| accepts(slot))
     }
 
     /// The same, and puts it in the hot table.
-    pub(super) fn promote(
-        &self,
-        key: &str,
-        condition: impl Fn(&Slot<V>) -> bool,
-    ) -> Option<Arc<Slot<V>>> {
+    pub(super) fn promote(&self, key: &str, accepts: impl Fn(&Slot<V>) -> bool) -> Option<Held<V>> {
         // Before the look-up: a change that clears the key after this keeps the found entry out.
         let clears = self.hot.clears(key);
-        let slot = self.bounded.get(key)?.get_if(|slot| condition(slot))?;
+        let slot = self.bounded.get(key)?.get_if(|slot| accepts(slot))?;
         self.hot.put(Arc::clone(&slot), clears);
         Some(slot)
     }
@@ -95,7 +87,7 @@ impl<V: Value> Store<V> {
     }
 
     /// Returns the count of clears that [`restore`](Self::restore) is called with.
-    pub(super) fn insert(&self, key: &Key, slot: Arc<Slot<V>>) -> u64 {
+    pub(super) fn insert(&self, key: &Key, slot: Held<V>) -> u64 {
         let clears = self.hot.clears(key);
         let cell = (!self.is_weighed).then(|| self.cell(key)).flatten();
         if let Some(cell) = cell {
@@ -114,12 +106,12 @@ impl<V: Value> Store<V> {
 
     /// Has an entry that was inserted back in the hot table if its key was there before. Returns whether nothing else
     /// has changed since its insert, so that it still has its cell.
-    pub(super) fn restore(&self, slot: &Arc<Slot<V>>, clears: u64) -> bool {
+    pub(super) fn restore(&self, slot: &Held<V>, clears: u64) -> bool {
         self.hot.restore(slot, clears)
     }
 
     /// Puts a slot in the place of another one of the same key, if that is still there. Returns whether it was.
-    pub(super) fn replace(&self, old: &Arc<Slot<V>>, new: &Arc<Slot<V>>) -> bool {
+    pub(super) fn replace(&self, old: &Held<V>, new: &Held<V>) -> bool {
         let key = &old.key;
         let clears = self.hot.clears(key);
         let is_replaced = (self.cell(key)).is_some_and(|cell| cell.replace_if(old, new));
@@ -131,7 +123,7 @@ impl<V: Value> Store<V> {
     }
 
     /// Removes the entry of a key if it meets the condition. An entry that takes its cell in between is lost: a miss.
-    pub(super) fn remove_if(&self, key: &str, condition: impl Fn(&Arc<Slot<V>>) -> bool) {
+    pub(super) fn remove_if(&self, key: &str, condition: impl Fn(&Held<V>) -> bool) {
         if (self.cell(key)).is_some_and(|cell| cell.holds(condition)) {
             self.bounded.invalidate(key);
         }
@@ -141,7 +133,7 @@ impl<V: Value> Store<V> {
 
     /// Makes the entry of a key that is being inserted invisible if it meets the condition. It keeps its room, as moka
     /// takes longer to remove an entry and to insert another.
-    pub(super) fn hide_if(&self, key: &str, condition: impl Fn(&Arc<Slot<V>>) -> bool) {
+    pub(super) fn hide_if(&self, key: &str, condition: impl Fn(&Held<V>) -> bool) {
         if let Some(slot) = (self.cell(key)).and_then(|cell| cell.get_if(condition)) {
             slot.hide();
         }
@@ -164,7 +156,7 @@ impl<V: Value> Store<V> {
         mut condition: impl FnMut(&Slot<V>) -> bool,
     ) {
         for cell in self.bounded.iter().map(|(_, cell)| cell) {
-            let is_removed = |slot: &Arc<Slot<V>>| which.has_one(&slot.key) && condition(slot);
+            let is_removed = |slot: &Held<V>| which.has_one(&slot.key) && condition(slot);
             if let Some(slot) = cell.get_if(is_removed) {
                 self.bounded.invalidate(&slot.key);
             }

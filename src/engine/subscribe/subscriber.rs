@@ -462,7 +462,7 @@ impl<'a, V: Value> Session<'a, V> {
             }
             Kind::Tags => return ctx.l1.apply_tags(keys, at),
             // The message of an own insert may come before the answer to the insert, which stores the value in L1.
-            Kind::Insert if is_own => ctx.l1.apply_own_insert(keys, at),
+            Kind::Insert if is_own => ctx.l1.apply_own(keys, at),
             _ => ctx.l1.apply(keys, at),
         }
         for key in &message.keys {

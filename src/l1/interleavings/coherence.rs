@@ -145,9 +145,7 @@ fn nothing_older_than_an_insert_is_shown_after_its_message() {
         let mark = world.write();
         let writer = world.spawn(move |world| world.l1.put_inserted(&op, &fresh(mark)));
         let subscriber = world.spawn(move |world| {
-            world
-                .l1
-                .apply_own_insert([&*world.key], version(mark.0, mark.1));
+            world.l1.apply_own([&*world.key], version(mark.0, mark.1));
             assert!(shows_none_before(&world, mark.1));
         });
         world.promote();
