@@ -75,18 +75,15 @@ impl MemoryLane {
     }
 
     /// Does one step of the lane.
-    pub(super) fn step<'a, T: Send + 'a>(
-        &self,
-        step: impl FnOnce(&mut State) -> T,
-    ) -> Reply<'a, T> {
-        self.by_deadline(None, step)
+    pub(super) fn step<'a, T: Send + 'a>(&self, act: impl FnOnce(&mut State) -> T) -> Reply<'a, T> {
+        self.by_deadline(None, act)
     }
 
     /// The same, unless it comes after its deadline (rule 14).
     pub(super) fn by_deadline<'a, T: Send + 'a>(
         &self,
         deadline: Option<u64>,
-        step: impl FnOnce(&mut State) -> T,
+        act: impl FnOnce(&mut State) -> T,
     ) -> Reply<'a, T> {
         // Now and not when it is polled: a step that is sent is executed, whether or not its caller goes on waiting.
         let done = self.connect().and_then(|connection| {
@@ -99,7 +96,7 @@ impl MemoryLane {
                 if is_late && !without(Rule::Deadline) {
                     return Err(L2Error::unexpected("the write came after its deadline"));
                 }
-                Ok(step(state))
+                Ok(act(state))
             })?
         });
         ready(done).boxed()
@@ -108,11 +105,7 @@ impl MemoryLane {
 
 #[cfg(larder_ablation)]
 impl MemoryLane {
-    fn invalidate_in_two_steps<'a>(
-        &'a self,
-        batch: Batch<'a>,
-        hold: Duration,
-    ) -> Reply<'a, Written> {
+    fn invalidate_in_steps<'a>(&'a self, batch: Batch<'a>, hold: Duration) -> Reply<'a, Written> {
         async move {
             let ack = self.step(|state| state.announce(batch.payload)).await?;
             tokio::time::sleep(Duration::from_millis(2)).await;
@@ -255,7 +248,7 @@ impl Lane for MemoryLane {
         if let Step::Invalidate { hold, .. } = step
             && without(Rule::OneStep)
         {
-            return self.invalidate_in_two_steps(batch, *hold);
+            return self.invalidate_in_steps(batch, *hold);
         }
         let deadline = batch.deadline.filter(|_| step.is_insert());
         self.by_deadline(deadline, move |state| state.write(step, batch))

@@ -19,7 +19,7 @@ use std::io;
 use std::sync::{Arc, Mutex, Weak};
 use std::time::Duration;
 
-use self::state::{Link, Now, State};
+use self::state::{Now, State};
 use super::{L2Error, OnHeard, random};
 use crate::clock::Clock;
 use crate::util::lock::lock;
@@ -88,26 +88,20 @@ impl MemoryL2 {
     }
 
     fn with(clock: Clock, is_private: bool) -> Self {
-        let link = Link {
-            run: random(),
-            outages: 0,
+        let mut now = Now {
+            is_private,
+            // Before the first life there were no members to lose.
+            age_of_list: Duration::MAX,
+            ..Now::default()
         };
-        let server = Server {
-            now: Now {
-                link,
-                is_private,
-                // Before the first life there were no members to lose.
-                age_of_list: Duration::MAX,
-                ..Now::default()
-            },
+        now.link.run = random();
+        let server = Arc::new(Mutex::new(Server {
+            now,
             is_reachable: true,
             lanes: BTreeMap::new(),
             listening: Vec::new(),
-        };
-        Self {
-            clock,
-            server: Arc::new(Mutex::new(server)),
-        }
+        }));
+        Self { clock, server }
     }
 
     /// Copies the data, for a later [`restore`](Self::restore).
