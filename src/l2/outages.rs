@@ -50,10 +50,8 @@ impl Outages {
     pub fn join(self: &Arc<Self>, namespace: &str) -> Reporter {
         let number = random();
         lock(&self.0).caches.insert(number, namespace.to_owned());
-        Reporter {
-            outages: Arc::clone(self),
-            number,
-        }
+        let outages = Arc::clone(self);
+        Reporter { outages, number }
     }
 }
 

@@ -45,10 +45,9 @@ struct EndedAtOnce(#[source] RedisError);
 
 /// The pool gave no connection in time.
 pub(super) fn none_to_spare() -> L2Error {
-    L2Error::explained(Refusal(
-        "all connections of the pool are taken; each cache keeps up to two, so raise its max_size"
-            .to_owned(),
-    ))
+    let why =
+        "all connections of the pool are taken; each cache keeps up to two, so raise its max_size";
+    L2Error::explained(Refusal(why.to_owned()))
 }
 
 /// Why Redis refused a request, and how to mend that.

@@ -299,10 +299,8 @@ fn fill(answer: (String, Option<Bytes>, Option<Vec<u8>>)) -> Result<Option<Fill>
 fn read_lease(held: &[u8]) -> Option<Lease> {
     let (epoch, token) = str::from_utf8(held).ok()?.split_once(':')?;
     let (_began, token) = token.split_once(':')?;
-    Some(Lease {
-        token: token.parse().ok()?,
-        epoch: epoch.parse().ok()?,
-    })
+    let (epoch, token) = (epoch.parse().ok()?, token.parse().ok()?);
+    Some(Lease { token, epoch })
 }
 
 /// The parts of RENEW. Without a `ttl` it gives the lease back.

@@ -18,11 +18,9 @@ pub(crate) fn parse(id: u64, entry: &str) -> Option<Member> {
     let mut fields = entry.split(':').map(str::parse::<u64>);
     let mut field = || fields.next()?.ok();
     let (epoch, seq, staleness, heartbeat) = (field()?, field()?, field()?, field()?);
+    let max_staleness = Duration::from_millis(staleness);
     Some(Member {
-        info: MemberInfo {
-            id,
-            max_staleness: Duration::from_millis(staleness),
-        },
+        info: MemberInfo { id, max_staleness },
         applied: Applied { epoch, seq },
         heartbeat,
     })

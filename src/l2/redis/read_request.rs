@@ -164,11 +164,8 @@ impl ReadRequests {
         let expected = |line: &Connections| line.expected.load(Ordering::Relaxed);
         // While the first is being made again, it has precedence in the pool.
         let is_busier = expected(first) > expected(second);
-        let line = if is_busier && first.is_there() && second.is_there_or_made() {
-            second
-        } else {
-            first
-        };
+        let is_second = is_busier && first.is_there() && second.is_there_or_made();
+        let line = if is_second { second } else { first };
         // At least one byte for each key: before the first answer, the number of keys is all that is known.
         let bytes = keys * self.bytes_each.load(Ordering::Relaxed).max(1);
         line.expected.fetch_add(bytes, Ordering::Relaxed);

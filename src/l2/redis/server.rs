@@ -216,9 +216,8 @@ impl Connector {
         let settings = settings.set_protocol(ProtocolVersion::RESP3);
         let client = Client::open(self.info.clone().set_redis_settings(settings))?;
         let config = self.config().set_push_sender(receive);
-        client
-            .get_multiplexed_async_connection_with_config(&config)
-            .await
+        let connecting = client.get_multiplexed_async_connection_with_config(&config);
+        connecting.await
     }
 
     fn config(&self) -> AsyncConnectionConfig {

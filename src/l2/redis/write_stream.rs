@@ -132,10 +132,8 @@ fn one((at, fields): Entry) -> Result<Waiting, L2Error> {
 
 fn id(text: &str) -> Option<StreamId> {
     let (ms, number) = text.split_once('-')?;
-    Some(StreamId {
-        ms: ms.parse().ok()?,
-        number: number.parse().ok()?,
-    })
+    let (ms, number) = (ms.parse().ok()?, number.parse().ok()?);
+    Some(StreamId { ms, number })
 }
 
 fn text(StreamId { ms, number }: StreamId) -> String {

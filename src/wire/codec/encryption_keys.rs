@@ -169,10 +169,8 @@ impl Key {
         // A shorter secret is refused and not stretched: that would hide that it is a password.
         let other = |_| format!("a key of AES-256 has 32 bytes, and not {}", key.len());
         let key: &[u8; KEY] = key.try_into().map_err(other).map_err(InvalidKey)?;
-        Ok(Self {
-            id,
-            cipher: Aes256GcmSiv::new(key.into()),
-        })
+        let cipher = Aes256GcmSiv::new(key.into());
+        Ok(Self { id, cipher })
     }
 }
 
