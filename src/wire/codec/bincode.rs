@@ -6,8 +6,7 @@ use bincode::serde::{encode_into_std_write, seed_decode_from_slice};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
-use super::error::Category;
-use super::{Codec, CodecError, Result, bounded, complete};
+use super::{Category, Codec, CodecError, Result, bounded, complete};
 
 /// bincode 2 in its standard configuration: small and fast, and the default.
 ///

@@ -13,7 +13,7 @@ use serde::de::{
     DeserializeSeed, Deserializer, EnumAccess, Error, MapAccess, SeqAccess, VariantAccess, Visitor,
 };
 
-use super::error::{Category, CodecError};
+use super::{Category, CodecError};
 
 /// How deep a value may be nested.
 const MAX_LEVELS: u8 = 128;

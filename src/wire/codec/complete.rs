@@ -14,8 +14,7 @@ use serde::ser::{
     SerializeTuple, SerializeTupleStruct, SerializeTupleVariant, Serializer,
 };
 
-use super::CodecError;
-use super::error::Category;
+use super::{Category, CodecError};
 
 /// Has `write` serialize a value, and names the field that it leaves out.
 #[inline]

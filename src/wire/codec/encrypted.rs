@@ -4,9 +4,8 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 
 use super::encryption_keys::{EncryptionKeys, HEAD, OVERHEAD};
-use super::error::{Category, check_size};
 use super::stack::ENCRYPTED;
-use super::{CodecStack, Context, Result, Unencrypted};
+use super::{Category, CodecStack, Context, Result, Unencrypted, check_size};
 
 /// Encrypts the encoded bytes of values, so that without the key the values in Redis can neither be read nor altered.
 ///

@@ -11,8 +11,7 @@ use std::sync::Arc;
 
 use aes_gcm_siv::{AeadInOut, Aes256GcmSiv, KeyInit, Nonce, Tag};
 
-use super::error::Category;
-use super::{CodecError, Context, Result};
+use super::{Category, CodecError, Context, Result};
 
 const KEY: usize = 32;
 const KEY_ID: usize = 4;

@@ -3,8 +3,7 @@
 use serde::Serialize;
 use serde::de::{DeserializeOwned, DeserializeSeed};
 
-use super::error::Category;
-use super::{Codec, CodecError, Result, bounded};
+use super::{Category, Codec, CodecError, Result, bounded};
 
 /// JSON: larger and slower, but people and other programs can read it.
 ///

@@ -8,8 +8,7 @@
 
 use lz4_flex::block;
 
-use super::Result;
-use super::error::{Category, check_size};
+use super::{Category, Result, check_size};
 
 /// Names this format next to every value in it.
 pub(super) const ID: u8 = 5;

@@ -6,8 +6,7 @@ use rmp_serde::decode::{Error, ReadRefReader};
 use serde::de::{DeserializeOwned, DeserializeSeed};
 use serde::{Deserialize, Serialize};
 
-use super::error::Category;
-use super::{Codec, CodecError, Result, bounded};
+use super::{Category, Codec, CodecError, Result, bounded};
 
 /// `MessagePack` with named fields: like JSON, but smaller and with byte strings.
 ///

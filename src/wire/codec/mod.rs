@@ -35,6 +35,7 @@ pub use self::encrypted::Encrypted;
 #[cfg(feature = "encryption")]
 pub use self::encryption_keys::{EncryptionKeys, InvalidKey};
 pub use self::error::CodecError;
+use self::error::{Category, check_size};
 #[cfg(feature = "json")]
 pub use self::json::Json;
 #[cfg(feature = "messagepack")]

@@ -4,8 +4,7 @@ use postcard::Error;
 use serde::Serialize;
 use serde::de::{DeserializeOwned, DeserializeSeed};
 
-use super::error::Category;
-use super::{Codec, CodecError, Result, bounded, complete};
+use super::{Category, Codec, CodecError, Result, bounded, complete};
 
 /// postcard: as small as [`Bincode`](super::Bincode), with a published format.
 ///

@@ -3,10 +3,9 @@
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
-use super::error::{Category, check_size};
 #[cfg(feature = "compression")]
 use super::lz4;
-use super::{Bincode, Codec, Result};
+use super::{Bincode, Category, Codec, Result, check_size};
 use crate::key::Key;
 
 /// The parameter of [`Builder::codec`](crate::Builder::codec): a [`Codec`], alone or in layers.

@@ -5,8 +5,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
-use super::error::Category;
-use super::{Codec, CodecStack, Context, Result};
+use super::{Category, Codec, CodecStack, Context, Result};
 use crate::util::partial_debug::partial_debug;
 
 /// Encodes and decodes values of type `V`: a [`CodecStack`] for one type. As an object it hides the bounds on `V`, which
