@@ -231,8 +231,7 @@ impl State {
                 self.announce(payload)
             }
             Step::Expire => {
-                // The values keep their stamps, so the message is newer than each copy of them in L1.
-                let (stamp, at) = (self.stamp(), self.now.at);
+                let at = self.now.at;
                 for key in keys {
                     if let Some((bytes, of, mut lifetime)) = self.stored(key) {
                         lifetime.stale_at =
@@ -242,8 +241,8 @@ impl State {
                     }
                     self.end_lease(key, Duration::ZERO);
                 }
-                self.publish(stamp.ver, payload);
-                stamp.into()
+                // The values keep their stamps, so the message is newer than each copy of them in L1.
+                self.announce(payload).stamp.into()
             }
             Step::InvalidateTags => {
                 let stamp = self.stamp();
