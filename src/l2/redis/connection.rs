@@ -20,9 +20,8 @@ use twox_hash::XxHash3_64;
 
 use super::call::Call;
 use super::error::{connect_error, l2_error, none_to_spare};
-use super::members;
 use super::names::{CLOCK, LIVE, Names};
-use super::scripts;
+use super::{members, scripts};
 use crate::l2::{L2Error, LONGEST_PAUSE, LaneClock, Member, OnConnect, random, reconnects};
 use crate::util::lock::lock;
 use crate::util::shared_result::{SharedResult, shared_result};

@@ -13,12 +13,10 @@ use tokio::time::{Instant, sleep, timeout};
 
 use super::call::{Call, Lua, is_staged, kept, numbers, senseless};
 use super::connection::{Connections, Failure};
-use super::members;
 use super::names::{CLOCK, DONE, HOLD, LEASE, LIVE, LOG, MARKER, Names, STATS, VALUE, WRITES};
-use super::pubsub;
 use super::read_batcher::ReadBatcher;
-use super::scripts;
 use super::server::Connector;
+use super::{members, pubsub, scripts};
 use crate::clock::millis;
 use crate::key::Key;
 use crate::l2::{

@@ -19,10 +19,9 @@ use tokio::time::timeout;
 use super::call::Call;
 use super::connection::{CONNECT, clock, run};
 use super::error::{connect_error, l2_error};
-use super::members;
 use super::names::{CLOCK, LIVE, Names};
-use super::scripts;
 use super::server::Connector;
+use super::{members, scripts};
 use crate::l2::inbox::Inbox;
 use crate::l2::{
     Applied, Event, L2Error, LaneClock, ListAge, Member, MemberInfo, OnHeard, Reply, Subscription,
