@@ -37,6 +37,9 @@ pub(crate) struct Join<V, T> {
     pub(crate) begun: Option<(Op<V>, ResultSender<T>)>,
 }
 
+/// How a caller takes part in a load or refresh.
+pub(crate) type JoinLoad<V> = Join<V, LoadOutcome<V>>;
+
 impl<V, T> Join<V, T> {
     fn joined(result: SharedResult<T>) -> Self {
         let begun = None;
@@ -147,7 +150,7 @@ impl<V> InFlight<V> {
         now: Tick,
         since: u64,
         may_be_late: bool,
-    ) -> (Join<V, LoadOutcome<V>>, bool) {
+    ) -> (JoinLoad<V>, bool) {
         let hash = self.hash(key);
         let shard = self.lock(hash);
         let load = shard.get(hash, key).and_then(|state| state.load.as_ref());
@@ -165,11 +168,7 @@ impl<V> InFlight<V> {
 
     /// Joins the refresh or load that is under way for a key, or begins a refresh. `None` if one is under way that the
     /// caller may not join.
-    pub(crate) fn join_refresh(
-        self: &Arc<Self>,
-        key: &Key,
-        now: Tick,
-    ) -> Option<Join<V, LoadOutcome<V>>> {
+    pub(crate) fn join_refresh(self: &Arc<Self>, key: &Key, now: Tick) -> Option<JoinLoad<V>> {
         let hash = self.hash(key);
         let shard = self.lock(hash);
         let state = shard.get(hash, key);
@@ -397,10 +396,7 @@ impl<V> InFlight<V> {
         self.hasher.hash_one(key)
     }
 
-    #[expect(
-        clippy::indexing_slicing,
-        reason = "the index is taken modulo the length"
-    )]
+    #[expect(clippy::indexing_slicing, reason = "it is modulo the length")]
     fn lock(&self, hash: u64) -> MutexGuard<'_, Shard<V>> {
         // By other bits of the hash than those by which the table of a shard places a key.
         let shard = usize::try_from((hash >> 32) % SHARDS as u64).unwrap_or(0);
