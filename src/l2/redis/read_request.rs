@@ -54,8 +54,7 @@ impl ReadRequests {
 
     /// How long a read may take.
     pub(super) fn limit(&self) -> Duration {
-        let [first, _] = &self.lines;
-        first.limit()
+        self.lines[0].limit()
     }
 
     /// How many keys the next request may have.
