@@ -12,11 +12,7 @@ use crate::stats::{Health, HotKey, Stats};
 /// # Operation
 ///
 /// State, counters and events of this instance, its switch, and its end.
-impl<K, V> Cache<K, V>
-where
-    K: CacheKey,
-    V: Send + Sync + 'static,
-{
+impl<K: CacheKey, V: Send + Sync + 'static> Cache<K, V> {
     /// The namespace that [`builder`](Self::builder) was given, such as `catalog:product`. For log lines and metrics of
     /// code that has several caches.
     ///
