@@ -19,7 +19,6 @@ use crate::l2::{EncodedValue, Ttls};
 use crate::loaded::{Loaded, OwnTags, OwnTtls, TagNames, names};
 use crate::options::{DEFAULT_TTL, LONGEST, Options};
 use crate::stats::Counters;
-use crate::util::throttle::Throttle;
 use crate::vocabulary::{Value, Version, Want};
 use crate::wire::codec::{CodecError, Context, ValueCodec};
 use crate::wire::envelope::{self, Envelope, Head, Lifetime, Place, Stamp};
@@ -49,8 +48,6 @@ pub(crate) struct Convert<V> {
     l1: Arc<L1<V>>,
     /// Whether a value of the type was read back as it was written.
     is_readable: AtomicBool,
-    decode_warnings: Throttle,
-    encode_warnings: Throttle,
 }
 
 impl<V: Value> Convert<V> {
@@ -70,8 +67,6 @@ impl<V: Value> Convert<V> {
             counters: Arc::clone(counters),
             l1: Arc::clone(l1),
             is_readable: AtomicBool::new(false),
-            decode_warnings: Throttle::default(),
-            encode_warnings: Throttle::default(),
         }
     }
 
@@ -87,7 +82,7 @@ impl<V: Value> Convert<V> {
                 Ok(self.slot(key, value, read.stamp, read.lifetime, tags, now))
             }
             Err(error) => {
-                self.cannot_read(key, &*error, now);
+                self.cannot_read(key, &*error);
                 // By its version, if it has one: a value that another load has stored meanwhile is read, not loaded
                 // again.
                 let stamp = envelope::read_stamp(bytes);
@@ -130,11 +125,11 @@ impl<V: Value> Convert<V> {
         }
     }
 
-    fn cannot_read(&self, key: &Key, error: &(dyn Error + 'static), now: Tick) {
+    fn cannot_read(&self, key: &Key, error: &(dyn Error + 'static)) {
         self.counters.decode_errors.bump();
         let namespace = self.options.namespace.as_str();
         // The sources of the error may quote the value, so they and the key go to DEBUG.
-        if self.decode_warnings.allows(now) {
+        if self.options.may_log() {
             warn!(namespace, reason = %error, "a stored value cannot be read");
         }
         let key = &**key;
@@ -263,7 +258,7 @@ impl<V: Value> Convert<V> {
     fn cannot_store(&self, error: &CodecError) {
         self.counters.encode_errors.bump();
         let namespace = self.options.namespace.as_str();
-        if self.encode_warnings.allows(self.options.clock.now()) {
+        if self.options.may_log() {
             warn!(namespace, reason = %error, "a value cannot be stored");
         }
         let error = error as &dyn Error;

@@ -39,7 +39,6 @@ use crate::options::Options;
 use crate::stats::{Counters, Health, HotKey, Stats, Warming};
 use crate::token::Token;
 use crate::util::lock::lock;
-use crate::util::throttle::Throttle;
 use crate::vocabulary::Value;
 #[cfg(feature = "write-behind")]
 use crate::wire::message::{self, Kind};
@@ -56,7 +55,6 @@ pub(crate) struct Engine<V: Value> {
     subscriber: Arc<Subscriber<V>>,
     /// The task that records, once it has been started.
     recording: Mutex<Option<AbortOnDropHandle<()>>>,
-    key_warnings: Throttle,
 }
 
 /// The user code and the L2 that an [`Engine`] is built from, besides its options.
@@ -132,7 +130,6 @@ impl<V: Value> Engine<V> {
             writes,
             loads,
             subscriber: Arc::new(subscriber),
-            key_warnings: Throttle::default(),
             ctx,
         };
         // A cache may be built before there is a runtime, as in a static. Then the first call starts the tasks.
@@ -223,7 +220,7 @@ impl<V: Value> Engine<V> {
     pub(crate) fn accept<T>(&self, key: Result<T, KeyTooLong>) -> Option<T> {
         if let Err(error) = &key {
             self.ctx.counters.keys_refused.bump();
-            if self.key_warnings.allows(self.now()) {
+            if self.ctx.options.may_log() {
                 warn!(
                     namespace = self.namespace(),
                     error = error as &dyn Error,

@@ -96,7 +96,7 @@ impl<V: Value> Loads<V> {
                 let pause = options.jittered(options.fallback_throttle);
                 ctx.backoff.fell_back(key, pause);
             }
-            if self.load_warnings.allows(ctx.now()) {
+            if options.may_log() {
                 // Its sources are traced where the load has failed.
                 warn!(
                     namespace = options.namespace.as_str(),

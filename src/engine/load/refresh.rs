@@ -253,7 +253,7 @@ impl<V: Value> Loads<V> {
     }
 
     pub(super) fn warn_of_refresh(&self, keys: usize, error: &LoadError) {
-        if self.refresh_warnings.allows(self.ctx.now()) {
+        if self.ctx.options.may_log() {
             // Its sources may quote a value. They are traced where the load has failed.
             warn!(
                 namespace = self.ctx.options.namespace.as_str(),

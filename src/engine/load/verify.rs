@@ -111,7 +111,7 @@ impl<V: Value> Loads<V> {
             age,
         });
         let namespace = ctx.options.namespace.as_str();
-        if self.mismatch_warnings.allows(now) {
+        if ctx.options.may_log() {
             warn!(
                 namespace,
                 epoch = version.epoch,
