@@ -7,7 +7,7 @@ use std::mem;
 use std::pin::pin;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use tokio::sync::Notify;
 use tracing::field::Empty;
@@ -141,7 +141,8 @@ impl Breaker {
             self.is_doubted.store(true, Ordering::Relaxed);
             self.silence.notify_one();
         });
-        let sent = Metrics::start();
+        // A time that nobody asks for is not read.
+        let sent = Metrics::ARE_ON.then(Instant::now);
         // Pinned and not moved into the await: its span is needed after the answer.
         let mut request = pin!(request.instrument(self.span(operation)));
         let answer = request.as_mut().await;
