@@ -136,7 +136,7 @@ impl<K: CacheKey, V: Send + Sync + 'static> Cache<K, V> {
     where
         K: LookupBy<Q, M>,
     {
-        let now = self.engine().now();
+        let now = self.engine().ctx.now();
         let Some(entry) = self.look_up(key, now) else {
             return self.loads().get_or_load(key_text(key)?, now, load).await;
         };
@@ -326,7 +326,7 @@ impl<K: CacheKey, V: Send + Sync + 'static> Cache<K, V> {
             loader_of(keys.map(|&key| K::key_from(key)).collect())
         };
         let engine = self.engine();
-        let loading = (engine.loads()).get_many_or_load(&keys, engine.now(), loader);
+        let loading = (engine.loads()).get_many_or_load(&keys, engine.ctx.now(), loader);
         loading.await
     }
 }

@@ -129,4 +129,4 @@ impl<K, V: Send + Sync + 'static> Clone for Cache<K, V> {
     }
 }
 
-partial_debug!([K, V: Send + Sync + 'static] Cache<K, V>, "Cache", cache => namespace: &cache.engine.namespace());
+partial_debug!([K, V: Send + Sync + 'static] Cache<K, V>, "Cache", cache => namespace: &cache.engine.ctx.options.namespace);

@@ -38,7 +38,7 @@ impl<K: CacheKey, V: Send + Sync + 'static> Cache<K, V> {
         let mut out = KeyWriter::new();
         let (engine, key) = (self.engine(), out.write(key).ok()?);
         // `or_else` would move the entry once more.
-        match engine.local().get_local(key, engine.now()) {
+        match engine.local().get_local(key, engine.ctx.now()) {
             Some(entry) => Some(entry),
             None => engine.local().get_instead(key),
         }
@@ -66,7 +66,7 @@ impl<K: CacheKey, V: Send + Sync + 'static> Cache<K, V> {
     where
         K: LookupBy<Q, M>,
     {
-        let now = self.engine().now();
+        let now = self.engine().ctx.now();
         if let Some(entry) = self.look_up(key, now) {
             return Some(entry);
         }
@@ -101,7 +101,7 @@ impl<K: CacheKey, V: Send + Sync + 'static> Cache<K, V> {
     where
         K: LookupBy<Q, M>,
     {
-        let (engine, now) = (self.engine(), self.engine().now());
+        let (engine, now) = (self.engine(), self.engine().ctx.now());
         let (mut places, mut missing) = (Vec::new(), Vec::<Key>::new());
         let here = keys.into_iter().enumerate().map(|(place, key)| {
             let mut out = KeyWriter::new();

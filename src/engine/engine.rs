@@ -6,7 +6,6 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use futures::Stream;
-use futures::stream::BoxStream;
 use tokio::runtime::Handle;
 use tokio::time::{sleep, timeout};
 use tokio_util::task::AbortOnDropHandle;
@@ -26,17 +25,16 @@ use super::subscribe::listen::Channel;
 use super::subscribe::publish::PublishTo;
 use super::subscribe::subscriber::Subscriber;
 use super::write::Writes;
-use crate::clock::Tick;
 use crate::error::{L2Error, WriteError};
-use crate::events::{CacheEvent, Events};
+use crate::events::Events;
 use crate::key::{Key, KeyTooLong};
 use crate::l1::{L1, Weigher};
-use crate::l2::{L2, MemoryL2, OnConnect, random};
 #[cfg(feature = "write-behind")]
-use crate::l2::{Waiting, WriteStream};
+use crate::l2::Waiting;
+use crate::l2::{L2, MemoryL2, OnConnect, random};
 use crate::loaded::Loaded;
 use crate::options::Options;
-use crate::stats::{Counters, Health, HotKey, Stats, Warming};
+use crate::stats::{Counters, Health, Stats, Warming};
 use crate::token::Token;
 use crate::util::lock::lock;
 use crate::vocabulary::Value;
@@ -48,7 +46,8 @@ const LOOK_AGAIN: Duration = Duration::from_secs(1);
 
 /// A running instance. Its tasks hold the parts that they need, and are stopped with the last handle.
 pub(crate) struct Engine<V: Value> {
-    ctx: Arc<Context<V>>,
+    /// The calls that need no other part are those of the context.
+    pub(crate) ctx: Arc<Context<V>>,
     reads: Arc<Reads<V>>,
     writes: Arc<Writes<V>>,
     loads: Arc<Loads<V>>,
@@ -140,15 +139,11 @@ impl<V: Value> Engine<V> {
         engine
     }
 
-    pub(crate) fn now(&self) -> Tick {
-        self.ctx.now()
-    }
-
     /// Starts the subscriber, if it is not running and should be. Called by each call that L1 alone does not answer.
     fn ensure_subscribed(&self) {
         // One atomic load in the common case. A subscriber that ends takes its proof with it, so a proof shows that
         // there is one.
-        if !self.ctx.l1.freshness().is_live_at(self.now()) && self.subscriber.start() {
+        if !self.ctx.l1.freshness().is_live_at(self.ctx.now()) && self.subscriber.start() {
             self.start_recording();
         }
     }
@@ -222,7 +217,7 @@ impl<V: Value> Engine<V> {
             self.ctx.counters.keys_refused.bump();
             if self.ctx.options.may_log() {
                 warn!(
-                    namespace = self.namespace(),
+                    namespace = self.ctx.options.namespace.as_str(),
                     error = error as &dyn Error,
                     "a key cannot be looked up"
                 );
@@ -258,10 +253,6 @@ impl<V: Value> Engine<V> {
         self.ctx.deferred.close()
     }
 
-    pub(crate) fn is_enabled(&self) -> bool {
-        !self.ctx.is_off()
-    }
-
     pub(crate) fn set_enabled(&self, is_enabled: bool) {
         // Release, for `Context::is_off`: a thread that sees the switch on again sees the new generation of L1, too.
         let was_off = self.ctx.is_off.swap(!is_enabled, Ordering::AcqRel);
@@ -272,24 +263,8 @@ impl<V: Value> Engine<V> {
             // After the switch: operations that began before belong to the former generation of L1, and store nothing.
             self.ctx.l1.empty();
         }
-        let namespace = self.namespace();
+        let namespace = self.ctx.options.namespace.as_str();
         info!(namespace, is_enabled, "the cache was switched");
-    }
-
-    pub(crate) fn namespace(&self) -> &str {
-        &self.ctx.options.namespace
-    }
-
-    pub(crate) fn stats(&self) -> Stats {
-        self.ctx.stats()
-    }
-
-    pub(crate) fn events(&self) -> BoxStream<'static, CacheEvent> {
-        self.ctx.events.stream()
-    }
-
-    pub(crate) fn hot_keys(&self, most: usize) -> Vec<HotKey> {
-        self.reads.hot_keys.hottest(most)
     }
 
     pub(crate) async fn global_stats(&self) -> Result<Stats, L2Error> {
@@ -310,20 +285,10 @@ impl<V: Value> Engine<V> {
 /// What a pattern needs that has the source written later.
 #[cfg(feature = "write-behind")]
 impl<V: Value> Engine<V> {
-    /// The stream of writes, if L2 has one.
-    pub(crate) fn write_stream(&self) -> Option<&dyn WriteStream> {
-        self.ctx.lane.write_stream()
-    }
-
     /// Reads a value that waits for its source.
     pub(crate) fn open_waiting(&self, waiting: &Waiting) -> Option<V> {
         let key = Key::from(&*waiting.key);
         self.ctx.convert.open_waiting(&key, &waiting.body)
-    }
-
-    /// Names this instance in its messages.
-    pub(crate) fn instance(&self) -> u64 {
-        self.ctx.instance
     }
 
     /// The message by which these keys are invalidated.
@@ -337,7 +302,8 @@ impl<V: Value> Drop for Engine<V> {
         recording::record(&self.ctx, &self.loads, &self.writes);
         if !self.subscriber.stop.is_cancelled() {
             self.stop();
-            report_losses(&[(self.namespace(), self.ctx.deferred.close())]);
+            let ctx = &self.ctx;
+            report_losses(&[(&ctx.options.namespace, ctx.deferred.close())]);
         }
     }
 }

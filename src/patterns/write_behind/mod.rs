@@ -378,7 +378,7 @@ where
     }
 
     fn stream(&self) -> Result<&dyn WriteStream, WriteBehindError> {
-        let stream = self.cache.engine().write_stream();
+        let stream = self.cache.engine().ctx.lane.write_stream();
         Ok(stream.ok_or(Reason::Unsupported)?)
     }
 }
@@ -508,7 +508,7 @@ where
             return misuse("store is not set");
         };
         // Now, and not at the first write, which a service may make hours later.
-        if self.cache.engine().write_stream().is_none() {
+        if self.cache.engine().ctx.lane.write_stream().is_none() {
             return Err(Reason::Unsupported.into());
         }
         let options = &self.options;
