@@ -111,7 +111,7 @@ impl<K: CacheKey, V: Send + Sync + 'static> Cache<K, V> {
     /// # Ok(()) }
     /// # tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap().block_on(demo()).unwrap();
     /// ```
-    pub fn get_or_load_with<Q: CacheKey + ?Sized, M, F, Fut, T, E>(
+    pub fn get_or_load_with<Q: CacheKey + ?Sized, M, F, Fut, T: Into<Loaded<V>>, E>(
         &self,
         key: &Q,
         loader: F,
@@ -120,7 +120,6 @@ impl<K: CacheKey, V: Send + Sync + 'static> Cache<K, V> {
         K: LookupBy<Q, M>,
         F: FnOnce(Option<Entry<V>>) -> Fut + Send + 'static,
         Fut: Future<Output = Result<T, E>> + Send + 'static,
-        T: Into<Loaded<V>>,
         E: Into<Box<dyn Error + Send + Sync>>,
     {
         self.get_or_load_by(key, || Loader::one(loader))
@@ -184,7 +183,7 @@ impl<K: CacheKey, V: Send + Sync + 'static> Cache<K, V> {
     /// # Ok(()) }
     /// # tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap().block_on(demo()).unwrap();
     /// ```
-    pub async fn refresh<Q: CacheKey + ?Sized, M, F, Fut, T, E>(
+    pub async fn refresh<Q: CacheKey + ?Sized, M, F, Fut, T: Into<Loaded<V>>, E>(
         &self,
         key: &Q,
         loader: F,
@@ -193,7 +192,6 @@ impl<K: CacheKey, V: Send + Sync + 'static> Cache<K, V> {
         K: LookupBy<Q, M>,
         F: FnOnce() -> Fut + Send + 'static,
         Fut: Future<Output = Result<T, E>> + Send + 'static,
-        T: Into<Loaded<V>>,
         E: Into<Box<dyn Error + Send + Sync>>,
     {
         self.refresh_by(key, Loader::one(|_| loader())).await

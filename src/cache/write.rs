@@ -269,7 +269,7 @@ impl<K: CacheKey, V: Send + Sync + 'static> Cache<K, V> {
     /// # Ok(()) }
     /// # tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap().block_on(demo()).unwrap();
     /// ```
-    pub async fn write_through<Q: CacheKey + ?Sized, M, Fut, E>(
+    pub async fn write_through<Q: CacheKey + ?Sized, M, Fut, E: Send + 'static>(
         &self,
         key: &Q,
         value: impl Into<Loaded<V>>,
@@ -278,7 +278,6 @@ impl<K: CacheKey, V: Send + Sync + 'static> Cache<K, V> {
     where
         K: LookupBy<Q, M>,
         Fut: Future<Output = Result<(), E>> + Send + 'static,
-        E: Send + 'static,
     {
         let key = key_text(key).map_err(|error| CommitError::NotBegun(error.into()))?;
         self.loads().write_through(key, value.into(), store).await

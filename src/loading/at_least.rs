@@ -154,7 +154,7 @@ impl<K: CacheKey, V: Send + Sync + 'static> AtLeast<'_, K, V> {
     /// # Errors
     ///
     /// As [`get_or_load`](Self::get_or_load) and [`Cache::get_or_load_with`].
-    pub async fn get_or_load_with<Q: CacheKey + ?Sized, M, F, Fut, T, E>(
+    pub async fn get_or_load_with<Q: CacheKey + ?Sized, M, F, Fut, T: Into<Loaded<V>>, E>(
         &self,
         key: &Q,
         loader: F,
@@ -163,7 +163,6 @@ impl<K: CacheKey, V: Send + Sync + 'static> AtLeast<'_, K, V> {
         K: LookupBy<Q, M>,
         F: FnOnce(Option<Entry<V>>) -> Fut + Send + 'static,
         Fut: Future<Output = Result<T, E>> + Send + 'static,
-        T: Into<Loaded<V>>,
         E: Into<Box<dyn Error + Send + Sync>>,
     {
         self.get_or_load_by(key, || Loader::one(loader)).await
