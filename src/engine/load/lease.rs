@@ -63,26 +63,13 @@ pub(crate) enum Replaces<'a, V> {
 
 /// A value with its options, which can be stored.
 pub(crate) struct Ready<V> {
-    value: SlotValue<V>,
+    pub(crate) value: SlotValue<V>,
     ttls: Ttls,
     pub(crate) tags: Vec<Key>,
     /// Whether it gets other tags than the one that it is the same as.
     is_retagged: bool,
     /// Whether L2 gets it.
     is_stored: bool,
-}
-
-impl<V> Ready<V> {
-    /// A new value, for both levels.
-    pub(crate) fn new(value: V, ttls: Ttls, tags: Vec<Key>) -> Self {
-        Self {
-            value: SlotValue::Own(value),
-            ttls,
-            tags,
-            is_retagged: false,
-            is_stored: true,
-        }
-    }
 }
 
 /// How a fill has ended.
@@ -355,6 +342,18 @@ pub(crate) async fn fill<V: Value>(
 }
 
 impl<V: Value> Ready<V> {
+    /// A new value, for both levels.
+    pub(crate) fn new(ctx: &Context<V>, key: &Key, loaded: Loaded<V>) -> Result<Self, Misuse> {
+        let (value, ttls, tags) = ctx.convert.to_store(key, loaded)?;
+        Ok(Self {
+            value: SlotValue::Own(value),
+            ttls,
+            tags,
+            is_retagged: false,
+            is_stored: true,
+        })
+    }
+
     /// A value that a loader has returned, or the one that it found unchanged.
     fn of(
         ctx: &Context<V>,
@@ -394,9 +393,7 @@ impl<V: Value> Ready<V> {
             && !self.is_retagged
         {
             // L2 has the value, so its body need not be sent again. `None` if L2 does not have it any more.
-            let sending = ctx
-                .lane
-                .revalidate(key, lease, slot.version.ver, ttls, tags);
+            let sending = (ctx.lane).revalidate(key, lease, slot.version.ver, ttls, tags);
             if let Some(fill) = ctx.breaker.send("revalidate", sending).await? {
                 return Ok(Some(fill));
             }

@@ -173,14 +173,13 @@ async fn store<V: Value>(
 /// Asks for the lease of a key that has no value.
 async fn ask<V: Value>(ctx: &Context<V>, (key, loaded): Item<V>) -> Result<LeasedValue<V>, Ended> {
     let key = key.map_err(|_| Ended::Refused)?;
-    let checked = ctx.convert.to_store(&key, loaded);
-    let (value, ttls, tags) = checked.map_err(|_| Ended::Refused)?;
+    let ready = Ready::new(ctx, &key, loaded).map_err(|_| Ended::Refused)?;
     let op = ctx.l1.begin(&key);
     let goal = Goal::Missing { at_least: None };
     let mut request = lease::request(ctx, Want::Any);
     let until = Instant::now() + ctx.options.l2_timeout;
     match lease::acquire(ctx, &op, goal, Some(&mut request), until).await {
-        Acquired::Lease(lease, _) => Ok((op, lease, Ready::new(value, ttls, tags))),
+        Acquired::Lease(lease, _) => Ok((op, lease, ready)),
         Acquired::Found(..) | Acquired::Wait(_) => Err(Ended::Present),
         // A change of the key may be why.
         Acquired::NotAsked | Acquired::Refused | Acquired::Failed => Err(Ended::Changed),
@@ -289,10 +288,7 @@ impl Changes {
     fn are_of(&self, key: &Key, tags: &[Key]) -> bool {
         let hash = |text: &Key| self.hasher.hash_one(&**text);
         self.keys.contains(&hash(key))
-            || self
-                .prefixes
-                .iter()
-                .any(|prefix| key.starts_with(&**prefix))
+            || (self.prefixes.iter()).any(|prefix| key.starts_with(&**prefix))
             || tags.iter().any(|tag| self.tags.contains(&hash(tag)))
     }
 }
