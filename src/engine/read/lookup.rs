@@ -38,7 +38,7 @@ impl<V: Value> Reads<V> {
         Self {
             ctx: Arc::clone(ctx),
             hot_keys: HotKeys::new(ctx.options.track_hot_keys),
-            extensions: Extensions::new(ctx.options.clock.clone()),
+            extensions: Extensions::new(),
         }
     }
 
@@ -155,10 +155,8 @@ impl<V: Value> Reads<V> {
     pub(crate) async fn get_many(&self, keys: &[Key]) -> Vec<Option<Entry<V>>> {
         let outcomes = self.read_many(keys, Proof::Used).await;
         let now = self.ctx.now();
-        keys.iter()
-            .zip(outcomes)
-            .map(|(key, outcome)| self.answer(key, outcome, now).ok())
-            .collect()
+        let answer = |(key, outcome)| self.answer(key, outcome, now).ok();
+        keys.iter().zip(outcomes).map(answer).collect()
     }
 
     /// Turns a read of L2 into the caller's answer: an entry, or else the request for a load.

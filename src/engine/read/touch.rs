@@ -19,7 +19,7 @@ use crate::error::{L2Error, WriteError};
 use crate::key::Key;
 use crate::l1::{NEVER, Op, Slot, SlotValue};
 use crate::l2::NewLifetime;
-use crate::vocabulary::{Value, Version};
+use crate::vocabulary::Value;
 use crate::wire::message::{self, Kind};
 
 impl<V: Value> Reads<V> {
@@ -50,18 +50,17 @@ impl<V: Value> Reads<V> {
     /// each key once in a quarter of the idle time.
     #[cold]
     pub(crate) fn extend(&self, slot: &Arc<Slot<V>>, idle: Duration) {
-        let ctx = &self.ctx;
-        let key = &slot.key;
+        let (ctx, key) = (&self.ctx, &slot.key);
+        let now = ctx.now();
         let has_no_l2 = ctx.l1.freshness().has_no_l2();
         let runtime = Handle::try_current().ok().filter(|_| !has_no_l2);
         // Without a runtime the next look-up that has one does it.
         let is_possible = has_no_l2 || runtime.is_some();
-        if !is_possible || !self.extensions.is_due(key, idle / 4) {
+        if !is_possible || !self.extensions.is_due(key, now, idle / 4) {
             return;
         }
         let ttls = ctx.convert.idle_ttls(idle);
         let Some(runtime) = runtime else {
-            let now = ctx.now();
             ctx.l1.replace_times(key, now, |slot| {
                 // Of the entry that is there now, which may have replaced the one that was read.
                 let (head, ends_at) = (slot.head(), slot.ends_at());
@@ -102,17 +101,14 @@ async fn send<V: Value>(
         return Ok(false);
     };
     let (now, stamp) = (ctx.now(), touched.stamp);
-    let Version { epoch, ver } = stamp.version();
-    let ver = touched.change.unwrap_or(ver);
-    let at = Version { epoch, ver };
+    let mut at = stamp.version();
+    at.ver = touched.change.unwrap_or(at.ver);
     // After a change to a shorter lifetime this instance applies the message as others do, and reads the value again.
     let is_same = touched.change.is_none();
     let held = is_same.then(|| ctx.l1.get(key, now)).flatten();
     if let Some(slot) = held.filter(|slot| slot.version == at) {
         let (tags, value) = (slot.tags(), SlotValue::Shared(slot));
-        let slot = ctx
-            .convert
-            .slot(key, value, stamp, touched.lifetime, tags, now);
+        let slot = (ctx.convert).slot(key, value, stamp, touched.lifetime, tags, now);
         ctx.l1.put_read(op, &slot);
     } else {
         // The entry here, if there is one, is of an older version.
