@@ -108,9 +108,8 @@ impl<V: Value> Writes<V> {
             attempts.next().await?;
             let stored = self.reads.look_up(&key).await;
             // A value that L2 does not have, as one that could not be stored in it, cannot be replaced in it.
-            let version = stored
-                .as_ref()
-                .map_or(Some(Version::ABSENT), |entry| entry.meta().version());
+            let version =
+                (stored.as_ref()).map_or(Some(Version::ABSENT), |entry| entry.meta().version());
             let Some(version) = version else { continue };
             let changed = change(stored.as_deref());
             drop(stored);
@@ -228,10 +227,8 @@ impl<V: Value> Writes<V> {
         let from_l1 = ctx.l1.evict_prefixes(&prefixes, ctx.now());
         // In their place among the writes before a task can run, and deferred if the caller is cancelled here.
         let begin = |prefix: &Key| Write::new(ctx, prefix.clone(), Step::EndLeases, None);
-        let begun = self
-            .writer
-            .submit(prefixes.iter().map(begin).collect())
-            .await;
+        let steps = prefixes.iter().map(begin).collect();
+        let begun = self.writer.submit(steps).await;
         let writes = Arc::clone(self);
         let task = async move { writes.remove_prefixes(prefixes, begun, from_l1).await };
         let removed = tokio::spawn(task.instrument(Span::current())).await;
