@@ -93,18 +93,11 @@ impl<V: Value> Engine<V> {
         let l2 =
             (parts.l2).unwrap_or_else(|| Box::new(MemoryL2::without_values(options.clock.clone())));
         let lane = l2.lane(&options.namespace, options.l2_timeout, on_connect);
-        let reporter = l2.outages().join(&options.namespace);
+        let (system, reporter) = (lane.system(), l2.outages().join(&options.namespace));
         let instance = random();
         let metrics = Arc::new(Metrics::new(&options.namespace));
         let ctx = Arc::new(Context {
-            breaker: Breaker::new(
-                lane.system(),
-                reporter,
-                &options,
-                &counters,
-                &events,
-                &metrics,
-            ),
+            breaker: Breaker::new(system, reporter, &options, &counters, &events, &metrics),
             convert: Convert::new(parts.values, type_tag, &options, &counters, &l1),
             deferred: Deferred::new(options.max_deferred),
             backoff: Backoff::new(options.clock.clone()),

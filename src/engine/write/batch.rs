@@ -76,9 +76,7 @@ pub(crate) async fn send<V: Value>(ctx: &Context<V>, writes: Vec<Write<V>>) -> b
     } else {
         Ok(())
     };
-    let sent = groups
-        .into_iter()
-        .map(|group| send_group(ctx, group, clock));
+    let sent = (groups.into_iter()).map(|group| send_group(ctx, group, clock));
     join_all(sent).await.contains(&true)
 }
 
