@@ -45,7 +45,7 @@ pub(crate) fn record<V: Value>(ctx: &Context<V>, loads: &Loads<V>, writes: &Writ
         number(ctx.l1.len()),
         number(ctx.l1.weight()),
         number(loads.pending() as u64),
-        number(writes.pending() as u64),
+        number(writes.writer.pending() as u64),
         number(ctx.deferred.len() as u64),
         is(ctx.breaker.is_up()),
         is(ctx.breaker.is_open()),

@@ -44,7 +44,7 @@ pub(crate) struct Writes<V: Value> {
     ctx: Arc<Context<V>>,
     reads: Arc<Reads<V>>,
     members: Arc<Members<V>>,
-    writer: Writer<V>,
+    pub(crate) writer: Writer<V>,
     passes: Passes,
     turns: Turns,
 }
@@ -66,11 +66,6 @@ impl<V: Value> Writes<V> {
             writer: Writer::new(ctx),
             passes: Passes::default(),
         }
-    }
-
-    /// What the writes that L2 has not answered yet weigh together.
-    pub(crate) fn pending(&self) -> usize {
-        self.writer.pending()
     }
 
     /// Stores values in both levels.
