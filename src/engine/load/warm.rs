@@ -207,15 +207,13 @@ async fn fill<V: Value>(
 /// has applied the message is there.
 async fn mark_log<V: Value>(ctx: &Context<V>) -> Result<Applied, WriteError> {
     // A step that writes, as only a primary accepts it: a replica may lack the last messages (rule 23).
-    let marked = ctx.publish(Kind::Invalidate, &[]).await;
-    let marked = marked.map_err(|error| WriteError::interrupted(Some(error)))?;
-    let Written::Done(ack) = marked else {
-        return Err(WriteError::interrupted(None));
-    };
-    Ok(Applied {
-        epoch: ack.stamp.epoch,
-        seq: ack.seq,
-    })
+    match ctx.publish(Kind::Invalidate, &[]).await {
+        Ok(Written::Done(ack)) => Ok(Applied {
+            epoch: ack.stamp.epoch,
+            seq: ack.seq,
+        }),
+        other => Err(WriteError::interrupted(other.err())),
+    }
 }
 
 /// The changes since a position in the log.
