@@ -15,6 +15,8 @@ use crate::clock::{Tick, nanos};
 use crate::error::Misuse;
 use crate::key::Key;
 use crate::l1::{L1, NEVER, Slot, SlotHead, SlotValue, Tags};
+#[cfg(feature = "write-behind")]
+use crate::l2::Waiting;
 use crate::l2::{EncodedValue, Ttls};
 use crate::loaded::{Loaded, OwnTags, OwnTtls, TagNames, names};
 use crate::options::{DEFAULT_TTL, LONGEST, Options};
@@ -93,9 +95,9 @@ impl<V: Value> Convert<V> {
 
     /// Reads a value that waits for its source, which has no stamp. `None` if it cannot be read.
     #[cfg(feature = "write-behind")]
-    pub(crate) fn open_waiting(&self, key: &Key, body: &[u8]) -> Option<V> {
-        let bytes = envelope::stamped(Stamp::default(), body);
-        let (value, _) = self.decode(key, &bytes).ok()?;
+    pub(crate) fn open_waiting(&self, waiting: &Waiting) -> Option<V> {
+        let bytes = envelope::stamped(Stamp::default(), &waiting.body);
+        let (value, _) = self.decode(&Key::from(&*waiting.key), &bytes).ok()?;
         Some(value)
     }
 

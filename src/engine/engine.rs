@@ -29,8 +29,6 @@ use crate::error::{L2Error, WriteError};
 use crate::events::Events;
 use crate::key::{Key, KeyTooLong};
 use crate::l1::{L1, Weigher};
-#[cfg(feature = "write-behind")]
-use crate::l2::Waiting;
 use crate::l2::{L2, MemoryL2, OnConnect, random};
 use crate::loaded::Loaded;
 use crate::options::Options;
@@ -38,8 +36,6 @@ use crate::stats::{Counters, Health, Stats, Warming};
 use crate::token::Token;
 use crate::util::lock::lock;
 use crate::vocabulary::Value;
-#[cfg(feature = "write-behind")]
-use crate::wire::message::{self, Kind};
 
 /// How often a caller of `ready` looks whether the subscriber is still there.
 const LOOK_AGAIN: Duration = Duration::from_secs(1);
@@ -272,21 +268,6 @@ impl<V: Value> Engine<V> {
             subscriber_live: self.ctx.l1.freshness().is_live(),
             started: self.ctx.l1.freshness().has_no_l2() || self.subscriber.is_started(),
         }
-    }
-}
-
-/// What a pattern needs that has the source written later.
-#[cfg(feature = "write-behind")]
-impl<V: Value> Engine<V> {
-    /// Reads a value that waits for its source.
-    pub(crate) fn open_waiting(&self, waiting: &Waiting) -> Option<V> {
-        let key = Key::from(&*waiting.key);
-        self.ctx.convert.open_waiting(&key, &waiting.body)
-    }
-
-    /// The message by which these keys are invalidated.
-    pub(crate) fn invalidation_of(&self, keys: &[&str]) -> Vec<u8> {
-        message::payload(Kind::Invalidate, self.ctx.instance, keys)
     }
 }
 

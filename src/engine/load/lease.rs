@@ -10,18 +10,16 @@ use tokio::time::{Instant, sleep};
 #[cfg(larder_ablation)]
 use crate::ablation::{Rule, without};
 use crate::engine::context::Context;
-use crate::engine::deadline::deadline;
 use crate::engine::read::tags::{self, Proof};
 use crate::entry::Entry;
 use crate::error::{L2Error, LoadError, Misuse};
 use crate::events::CacheEvent;
 use crate::key::Key;
 use crate::l1::{Op, Slot, SlotValue};
-use crate::l2::{Fill, Lease, LeaseReply, LeaseRequest, Ttls, Want};
+use crate::l2::{Fill, Kind, Lease, LeaseReply, LeaseRequest, Ttls, Want};
 use crate::loaded::Loaded;
 use crate::token::Token;
 use crate::vocabulary::{Source, Value};
-use crate::wire::message::{self, Kind};
 
 /// How many values that cannot be read a refresh tries to replace, if each is another one.
 const REPLACED: usize = 4;
@@ -101,7 +99,7 @@ async fn ask<V: Value>(
     mut request: LeaseRequest,
 ) -> Result<LeaseReply, L2Error> {
     // A request that is executed after its caller has gone would leave a lease that no load uses.
-    (request.deadline, _) = deadline(ctx);
+    (request.deadline, _) = ctx.deadline();
     ctx.acquire_lease(key, request).await
 }
 
@@ -401,8 +399,7 @@ impl<V: Value> Ready<V> {
         let Ok(encoded) = ctx.convert.seal(key, self.value.value(), ttls, tags) else {
             return Ok(None);
         };
-        let payload = || message::payload(Kind::Insert, ctx.instance, &[key]);
-        let payload = publishes.then(payload);
+        let payload = publishes.then(|| ctx.message(Kind::Insert, &[key]));
         let filling = ctx.lane.fill(key, lease, &encoded, payload.as_deref());
         ctx.breaker.send("fill", filling).await.map(Some)
     }

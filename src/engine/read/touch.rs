@@ -14,13 +14,11 @@ use super::lookup::Reads;
 use crate::ablation::{Rule, without};
 use crate::clock::nanos;
 use crate::engine::context::Context;
-use crate::engine::deadline::{deadline, learn_clock};
 use crate::error::{L2Error, WriteError};
 use crate::key::Key;
 use crate::l1::{NEVER, Op, Slot, SlotValue};
-use crate::l2::NewLifetime;
+use crate::l2::{Kind, NewLifetime};
 use crate::vocabulary::Value;
-use crate::wire::message::{self, Kind};
 
 impl<V: Value> Reads<V> {
     /// Gives the value of a key a new TTL. Returns whether there is a value.
@@ -39,9 +37,8 @@ impl<V: Value> Reads<V> {
             return Ok(false);
         };
         // The step carries a deadline, as a late copy of it must not shorten the lifetime of a newer value.
-        let known = learn_clock(ctx).await;
-        known.map_err(WriteError::unconfirmed)?;
-        let (deadline, _) = deadline(ctx);
+        ctx.learn_clock().await.map_err(WriteError::unconfirmed)?;
+        let (deadline, _) = ctx.deadline();
         let touched = send(ctx, &op, NewLifetime::Renewed(ttls), deadline).await;
         touched.map_err(WriteError::unconfirmed)
     }
@@ -95,7 +92,7 @@ async fn send<V: Value>(
     deadline: Option<u64>,
 ) -> Result<bool, L2Error> {
     let key = &op.key;
-    let payload = message::payload(Kind::Invalidate, ctx.instance, &[key]);
+    let payload = ctx.message(Kind::Invalidate, &[key]);
     let touching = ctx.lane.touch(key, lifetime, &payload, deadline);
     let Some(touched) = ctx.breaker.send("touch", touching).await? else {
         return Ok(false);
@@ -120,7 +117,7 @@ async fn send<V: Value>(
 #[cfg(larder_ablation)]
 async fn store_again<V: Value>(ctx: &Context<V>, key: &str, slot: &Slot<V>, ttls: crate::l2::Ttls) {
     if let Ok(sealed) = ctx.convert.seal(key, slot.value(), ttls, &[]) {
-        let payload = message::payload(Kind::Insert, ctx.instance, &[key]);
+        let payload = ctx.message(Kind::Insert, &[key]);
         let batch = crate::l2::Batch {
             keys: &[key],
             values: &[&sealed],

@@ -90,7 +90,7 @@ pub use self::write::{Stored, Write};
 use crate::cache::{Cache, key_text};
 use crate::error::WriteError;
 use crate::key::{CacheKey, Key};
-use crate::l2::{Append, Pending, WriteStream, Written};
+use crate::l2::{Append, Kind, Pending, WriteStream, Written};
 use crate::loaded::Loaded;
 use crate::lookup_by::KeyFrom;
 use crate::token::Token;
@@ -355,7 +355,7 @@ where
                 return Ok(replayed);
             }
             for letter in &letters {
-                let payload = self.cache.engine().invalidation_of(&[&letter.key]);
+                let payload = (self.cache.engine().ctx).message(Kind::Invalidate, &[&letter.key]);
                 let waits = stream.requeue(letter, &payload).await;
                 replayed += u64::from(waits.map_err(Reason::L2)?);
             }

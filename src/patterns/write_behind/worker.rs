@@ -101,7 +101,7 @@ where
     });
     Some(Write {
         key: key.ok()??,
-        value: cache.engine().open_waiting(waiting)?,
+        value: cache.engine().ctx.convert.open_waiting(waiting)?,
         version: version(waiting.version),
     })
 }
