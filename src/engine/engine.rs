@@ -205,11 +205,9 @@ impl<V: Value> Engine<V> {
         if let Err(error) = &key {
             self.ctx.counters.keys_refused.bump();
             if self.ctx.options.may_log() {
-                warn!(
-                    namespace = self.ctx.options.namespace.as_str(),
-                    error = error as &dyn Error,
-                    "a key cannot be looked up"
-                );
+                let namespace = self.ctx.options.namespace.as_str();
+                let error = error as &dyn Error;
+                warn!(namespace, error, "a key cannot be looked up");
             }
         }
         key.ok()

@@ -105,9 +105,8 @@ impl<K: CacheKey, V: Send + Sync + 'static> AtLeast<'_, K, V> {
         let found = engine.reads().look_up_at_least(&texts, self.token).await;
         let mut found = found.into_iter();
         // A key that was refused was not asked for.
-        keys.iter()
-            .map(|key| key.as_ref().and_then(|_| found.next()?.ok()))
-            .collect()
+        let answer = |key: &Option<Key>| key.as_ref().and_then(|_| found.next()?.ok());
+        keys.iter().map(answer).collect()
     }
 
     /// Looks a key up as [`Cache::get_or_load`] does, and otherwise calls `loader` and stores what it returns.

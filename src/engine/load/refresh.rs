@@ -154,11 +154,8 @@ impl<V: Value> Loads<V> {
         if refreshes.is_empty() {
             return;
         }
-        let span = debug_span!(
-            "larder.refresh",
-            namespace = self.ctx.options.namespace.as_str(),
-            keys = refreshes.len()
-        );
+        let namespace = self.ctx.options.namespace.as_str();
+        let span = debug_span!("larder.refresh", namespace, keys = refreshes.len());
         let loads = Arc::clone(self);
         let task = async move { loads.run_all(refreshes, loader).await };
         tokio::spawn(task.instrument(enabled(span)));

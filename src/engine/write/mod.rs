@@ -305,16 +305,14 @@ impl<V: Value> Writes<V> {
     /// were called before (rule 14). What does not get through is deferred again.
     pub(crate) async fn deliver_deferred(&self) {
         let ctx = &self.ctx;
+        let namespace = ctx.options.namespace.as_str();
         let began = ctx.deferred.next_order();
         while let Some((step, names)) = ctx.deferred.next(ctx.now(), began) {
             let before = ctx.deferred.len();
             let writes = names.into_iter();
             let writes = writes.map(|name| Write::new(ctx, name, step.clone(), None).delivering());
             match self.write(writes).await {
-                Ok(_) => debug!(
-                    namespace = ctx.options.namespace.as_str(),
-                    "deferred invalidations were delivered"
-                ),
+                Ok(_) => debug!(namespace, "deferred invalidations were delivered"),
                 // It is the fault of some keys, for which the others do not wait.
                 Err(error) if error.is_deferred_refusal() && ctx.deferred.len() < before => {}
                 Err(_) => return,
