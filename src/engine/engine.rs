@@ -17,7 +17,6 @@ use super::context::Context;
 use super::convert::{Convert, ValueRules};
 use super::deferred::Deferred;
 use super::load::{Loads, Same};
-use super::members::Members;
 use super::metrics::Metrics;
 use super::read::lookup::Reads;
 use super::report::recording;
@@ -108,10 +107,9 @@ impl<V: Value> Engine<V> {
         });
         // In this order: each part is given those that it calls, and no part calls one that is made later.
         let reads = Arc::new(Reads::new(&ctx));
-        let members = Arc::new(Members::new(&ctx));
-        let writes = Arc::new(Writes::new(&ctx, &reads, &members));
+        let writes = Arc::new(Writes::new(&ctx, &reads));
         let loads = Arc::new(Loads::new(&ctx, &reads, &writes, parts.same));
-        let subscriber = Subscriber::new(&ctx, &writes, &members, parts.channels, parts.publish_to);
+        let subscriber = Subscriber::new(&ctx, &writes, parts.channels, parts.publish_to);
         let engine = Self {
             recording: Mutex::default(),
             reads,

@@ -43,7 +43,7 @@ use crate::vocabulary::Value;
 pub(crate) struct Writes<V: Value> {
     ctx: Arc<Context<V>>,
     reads: Arc<Reads<V>>,
-    members: Arc<Members<V>>,
+    pub(crate) members: Members<V>,
     pub(crate) writer: Writer<V>,
     passes: Passes,
     turns: Turns,
@@ -53,15 +53,11 @@ pub(crate) struct Writes<V: Value> {
 const AT_ONCE: usize = 64;
 
 impl<V: Value> Writes<V> {
-    pub(crate) fn new(
-        ctx: &Arc<Context<V>>,
-        reads: &Arc<Reads<V>>,
-        members: &Arc<Members<V>>,
-    ) -> Self {
+    pub(crate) fn new(ctx: &Arc<Context<V>>, reads: &Arc<Reads<V>>) -> Self {
         Self {
             ctx: Arc::clone(ctx),
             reads: Arc::clone(reads),
-            members: Arc::clone(members),
+            members: Members::new(ctx),
             turns: Turns::default(),
             writer: Writer::new(ctx),
             passes: Passes::default(),
