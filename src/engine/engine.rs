@@ -136,7 +136,7 @@ impl<V: Value> Engine<V> {
     }
 
     fn start_recording(&self) {
-        let started = recording::start(&self.ctx, &self.loads, &self.writes);
+        let started = recording::start(&self.loads);
         // The former task is aborted when its handle is replaced, so that there is one at a time.
         *lock(&self.recording) = started;
     }
@@ -234,7 +234,7 @@ impl<V: Value> Engine<V> {
         };
         // Bounded, since an L2 that hangs must not keep a service from stopping.
         let _ = timeout(ctx.options.l2_timeout.saturating_mul(2), leaving).await;
-        recording::record(&self.ctx, &self.loads, &self.writes);
+        recording::record(&self.loads);
         self.ctx.deferred.close()
     }
 
@@ -269,7 +269,7 @@ impl<V: Value> Engine<V> {
 
 impl<V: Value> Drop for Engine<V> {
     fn drop(&mut self) {
-        recording::record(&self.ctx, &self.loads, &self.writes);
+        recording::record(&self.loads);
         if !self.subscriber.stop.is_cancelled() {
             self.stop();
             let ctx = &self.ctx;

@@ -44,9 +44,9 @@ pub(crate) type Same<V> = Arc<dyn Fn(&V, &V) -> Option<bool> + Send + Sync>;
 
 /// The calls that may run a loader.
 pub(crate) struct Loads<V: Value> {
-    ctx: Arc<Context<V>>,
+    pub(crate) ctx: Arc<Context<V>>,
     reads: Arc<Reads<V>>,
-    writes: Arc<Writes<V>>,
+    pub(crate) writes: Arc<Writes<V>>,
     same: Same<V>,
     /// One for each loader that may run now.
     permits: Arc<Semaphore>,
