@@ -313,7 +313,7 @@ impl<V: Value> Convert<V> {
 
     /// The same head for a value that lives until another time.
     pub(crate) fn head_until(&self, head: SlotHead, gone_at: Tick, ends_at: Tick) -> SlotHead {
-        let is_bounded_in_l1 = head.expires_at < head.gone_at;
+        let bound_in_l1 = (head.expires_at < head.gone_at).then_some(head.expires_at);
         let refresh_at = if self.options.verify > 0.0 {
             // Each hit is looked at.
             head.born_at
@@ -322,11 +322,7 @@ impl<V: Value> Convert<V> {
         };
         let extend_at = self.extend_at(gone_at, ends_at);
         SlotHead {
-            expires_at: if is_bounded_in_l1 {
-                head.expires_at.min(gone_at)
-            } else {
-                gone_at
-            },
+            expires_at: gone_at.min(bound_in_l1.unwrap_or(NEVER)),
             gone_at,
             // Only an extension asks for it, and an entry takes more memory with it.
             ends_at: self.options.sliding.map_or(NEVER, |_| ends_at),
