@@ -95,12 +95,10 @@ impl<V: Value> Reads<V> {
         let verified = self.ctx.options.verify;
         let is_verified = !is_stale && !is_ahead && verified > 0.0 && fastrand::f64() < verified;
         let entry = Entry::new(slot, now, source);
-        if is_ahead {
-            entry.into_ahead()
-        } else if is_verified {
-            entry.into_sampled()
-        } else {
-            entry
+        match (is_ahead, is_verified) {
+            (true, _) => entry.into_ahead(),
+            (_, true) => entry.into_sampled(),
+            _ => entry,
         }
     }
 
