@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use crate::clock::Clock;
 use crate::settings::{Settings, each_option};
+use crate::util::throttle::Throttle;
 use crate::vocabulary::{ByteSize, Mode, RefreshAhead};
 
 /// The type of an option: without a default it is optional.
@@ -15,10 +16,12 @@ macro_rules! option {
 macro_rules! options {
     ($(#[$server:meta])* redis: String, $(#[$doc:meta] $name:ident: $type:ty $(= $default:expr)?,)*) => {
         /// The options of a cache that do not depend on its types.
-        #[derive(Clone, Debug)]
+        #[derive(Debug)]
         pub(crate) struct Options {
             pub(crate) namespace: String,
             pub(crate) clock: Clock,
+            /// No option. It is here as each part of an instance has the options.
+            throttle: Throttle,
             $(#[$doc] pub(crate) $name: option!($type $(= $default)?),)*
         }
 
@@ -28,6 +31,7 @@ macro_rules! options {
                 Self {
                     namespace,
                     clock,
+                    throttle: Throttle::default(),
                     $($name: set.$name$(.unwrap_or($default))?,)*
                 }
             }
@@ -43,6 +47,12 @@ const MAX_VALUE_BYTES: usize = 64 << 20;
 const MOST_LOADS: usize = tokio::sync::Semaphore::MAX_PERMITS;
 
 impl Options {
+    /// Whether a line of the log that every request could cause may be written now. The place that asks names the line.
+    #[track_caller]
+    pub(crate) fn may_log(&self) -> bool {
+        self.throttle.allows(self.clock.now())
+    }
+
     /// The options that cannot work, and the values that would. Empty if there are none.
     pub(crate) fn mistakes(&self) -> Vec<String> {
         let mut mistakes: Vec<_> = mistake_in_namespace(&self.namespace).into_iter().collect();

@@ -12,11 +12,7 @@ use crate::token::Token;
 /// # Invalidation
 ///
 /// By key, by tag, by prefix, or all. Each reaches both levels, in all instances.
-impl<K, V> Cache<K, V>
-where
-    K: CacheKey,
-    V: Send + Sync + 'static,
-{
+impl<K: CacheKey, V: Send + Sync + 'static> Cache<K, V> {
     /// Removes a key from both levels, in all instances. Loads of the key that began earlier are never stored.
     ///
     /// Call it after the database has committed the change. After `Ok`, look-ups in this instance do not return the
@@ -52,14 +48,12 @@ where
     /// # tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap().block_on(demo()).unwrap();
     /// ```
     #[doc(alias("remove", "delete", "evict", "del"))]
-    pub async fn invalidate<Q, M>(&self, key: &Q) -> Result<Token, WriteError>
+    pub async fn invalidate<Q: CacheKey + ?Sized, M>(&self, key: &Q) -> Result<Token, WriteError>
     where
         K: LookupBy<Q, M>,
-        Q: CacheKey + ?Sized,
     {
-        self.writes()
-            .invalidate([key_text(key)?], Duration::ZERO)
-            .await
+        let keys = [key_text(key)?];
+        self.writes().invalidate(keys, Duration::ZERO).await
     }
 
     /// Removes many keys, each as by [`invalidate`](Self::invalidate). [`insert_many`](Self::insert_many) has an
@@ -75,13 +69,12 @@ where
     /// As [`invalidate`](Self::invalidate). If one key is too long, nothing was changed. [`WriteError::is_deferred`]
     /// if any of the invalidations was deferred.
     #[doc(alias("remove_many", "evict_many"))]
-    pub async fn invalidate_many<'a, Q, M>(
+    pub async fn invalidate_many<'a, Q: CacheKey + ?Sized + 'a, M>(
         &self,
         keys: impl IntoIterator<Item = &'a Q>,
     ) -> Result<Token, WriteError>
     where
         K: LookupBy<Q, M>,
-        Q: CacheKey + ?Sized + 'a,
     {
         let keys = keys.into_iter().map(key_text);
         let keys = keys.collect::<Result<BTreeSet<_>, KeyTooLong>>()?;
@@ -113,16 +106,13 @@ where
     /// # Ok(()) }
     /// # tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap().block_on(demo()).unwrap();
     /// ```
-    pub async fn invalidate_after<Q, M, T, E>(
+    pub async fn invalidate_after<Q: CacheKey + ?Sized, M, T: Send + 'static, E: Send + 'static>(
         &self,
         key: &Q,
         commit: impl Future<Output = Result<T, E>> + Send + 'static,
     ) -> Result<T, CommitError<T, E>>
     where
         K: LookupBy<Q, M>,
-        Q: CacheKey + ?Sized,
-        T: Send + 'static,
-        E: Send + 'static,
     {
         self.loads().invalidate_after(key_text(key), commit).await
     }
@@ -199,14 +189,13 @@ where
     /// # Ok(()) }
     /// # tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap().block_on(demo()).unwrap();
     /// ```
-    pub async fn invalidate_and_hold<Q, M>(
+    pub async fn invalidate_and_hold<Q: CacheKey + ?Sized, M>(
         &self,
         key: &Q,
         hold: Duration,
     ) -> Result<Token, WriteError>
     where
         K: LookupBy<Q, M>,
-        Q: CacheKey + ?Sized,
     {
         self.writes().invalidate([key_text(key)?], hold).await
     }
@@ -237,10 +226,9 @@ where
     /// # Ok(()) }
     /// # tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap().block_on(demo()).unwrap();
     /// ```
-    pub async fn expire<Q, M>(&self, key: &Q) -> Result<(), WriteError>
+    pub async fn expire<Q: CacheKey + ?Sized, M>(&self, key: &Q) -> Result<(), WriteError>
     where
         K: LookupBy<Q, M>,
-        Q: CacheKey + ?Sized,
     {
         self.writes().expire(key_text(key)?).await
     }
@@ -286,10 +274,7 @@ where
     /// # tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap().block_on(demo()).unwrap();
     /// ```
     #[doc(alias("remove_by_tag", "evict_tag"))]
-    pub async fn invalidate_tag<T>(&self, tag: &T) -> Result<Token, WriteError>
-    where
-        T: CacheKey + ?Sized,
-    {
+    pub async fn invalidate_tag<T: CacheKey + ?Sized>(&self, tag: &T) -> Result<Token, WriteError> {
         self.writes().invalidate_tags([key_text(tag)?]).await
     }
 
@@ -314,13 +299,10 @@ where
     /// # Ok(()) }
     /// # tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap().block_on(demo()).unwrap();
     /// ```
-    pub async fn invalidate_tags<T>(
+    pub async fn invalidate_tags<T: CacheKey>(
         &self,
         tags: impl IntoIterator<Item = T>,
-    ) -> Result<Token, WriteError>
-    where
-        T: CacheKey,
-    {
+    ) -> Result<Token, WriteError> {
         let tags = tags.into_iter().map(|tag| key_text(&tag));
         let tags = tags.collect::<Result<BTreeSet<_>, KeyTooLong>>()?;
         self.writes().invalidate_tags(tags).await

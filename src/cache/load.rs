@@ -14,11 +14,7 @@ use crate::lookup_by::{KeyFrom, LookupBy};
 /// # Look-ups with a loader
 ///
 /// L1, then L2, then the loader. The loader of a call whose name ends in `_with` is given the previous value.
-impl<K, V> Cache<K, V>
-where
-    K: CacheKey,
-    V: Send + Sync + 'static,
-{
+impl<K: CacheKey, V: Send + Sync + 'static> Cache<K, V> {
     /// Looks a key up in L1, then in L2, and otherwise calls `loader` and stores its value in both.
     ///
     /// A missing key is loaded once in the whole fleet: callers in this instance share the load, and other instances
@@ -73,14 +69,13 @@ where
         "fetch",
         "remember"
     ))]
-    pub fn get_or_load<Q, M, F, Fut, E>(
+    pub fn get_or_load<Q: CacheKey + ?Sized, M, F, Fut, E>(
         &self,
         key: &Q,
         loader: F,
     ) -> impl Future<Output = Result<Entry<V>, LoadError>>
     where
         K: LookupBy<Q, M>,
-        Q: CacheKey + ?Sized,
         F: FnOnce() -> Fut + Send + 'static,
         Fut: Future<Output = Result<V, E>> + Send + 'static,
         E: Into<Box<dyn Error + Send + Sync>>,
@@ -116,17 +111,15 @@ where
     /// # Ok(()) }
     /// # tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap().block_on(demo()).unwrap();
     /// ```
-    pub fn get_or_load_with<Q, M, F, Fut, T, E>(
+    pub fn get_or_load_with<Q: CacheKey + ?Sized, M, F, Fut, T: Into<Loaded<V>>, E>(
         &self,
         key: &Q,
         loader: F,
     ) -> impl Future<Output = Result<Entry<V>, LoadError>>
     where
         K: LookupBy<Q, M>,
-        Q: CacheKey + ?Sized,
         F: FnOnce(Option<Entry<V>>) -> Fut + Send + 'static,
         Fut: Future<Output = Result<T, E>> + Send + 'static,
-        T: Into<Loaded<V>>,
         E: Into<Box<dyn Error + Send + Sync>>,
     {
         self.get_or_load_by(key, || Loader::one(loader))
@@ -134,16 +127,15 @@ where
 
     /// The same, however the key is loaded. The calls above hand this future out as it is: one that awaits it costs a hit
     /// 2.5 % more instructions.
-    pub(crate) async fn get_or_load_by<Q, M>(
+    pub(crate) async fn get_or_load_by<Q: CacheKey + ?Sized, M>(
         &self,
         key: &Q,
         load: impl Begin<V>,
     ) -> Result<Entry<V>, LoadError>
     where
         K: LookupBy<Q, M>,
-        Q: CacheKey + ?Sized,
     {
-        let now = self.engine().now();
+        let now = self.engine().ctx.now();
         let Some(entry) = self.look_up(key, now) else {
             return self.loads().get_or_load(key_text(key)?, now, load).await;
         };
@@ -191,31 +183,28 @@ where
     /// # Ok(()) }
     /// # tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap().block_on(demo()).unwrap();
     /// ```
-    pub async fn refresh<Q, M, F, Fut, T, E>(
+    pub async fn refresh<Q: CacheKey + ?Sized, M, F, Fut, T: Into<Loaded<V>>, E>(
         &self,
         key: &Q,
         loader: F,
     ) -> Result<Entry<V>, LoadError>
     where
         K: LookupBy<Q, M>,
-        Q: CacheKey + ?Sized,
         F: FnOnce() -> Fut + Send + 'static,
         Fut: Future<Output = Result<T, E>> + Send + 'static,
-        T: Into<Loaded<V>>,
         E: Into<Box<dyn Error + Send + Sync>>,
     {
         self.refresh_by(key, Loader::one(|_| loader())).await
     }
 
     /// The same with any loader.
-    pub(crate) async fn refresh_by<Q, M>(
+    pub(crate) async fn refresh_by<Q: CacheKey + ?Sized, M>(
         &self,
         key: &Q,
         loader: Loader<V>,
     ) -> Result<Entry<V>, LoadError>
     where
         K: LookupBy<Q, M>,
-        Q: CacheKey + ?Sized,
     {
         self.loads().refresh(key_text(key)?, loader).await
     }
@@ -256,14 +245,13 @@ where
     /// # Ok(()) }
     /// # tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap().block_on(demo()).unwrap();
     /// ```
-    pub async fn get_many_or_load<'a, Q, M, F, Fut, Values, E>(
+    pub async fn get_many_or_load<'a, Q: CacheKey + ?Sized + 'a, M, F, Fut, Values, E>(
         &self,
         keys: impl IntoIterator<Item = &'a Q>,
         loader: F,
     ) -> Result<Vec<Option<Entry<V>>>, LoadError>
     where
         K: KeyFrom<Q, M> + Send + 'static,
-        Q: CacheKey + ?Sized + 'a,
         F: Fn(Vec<K>) -> Fut + Send + Sync + 'static,
         Fut: Future<Output = Result<Values, E>> + Send + 'static,
         Values: IntoIterator<Item = (K, V)>,
@@ -303,14 +291,13 @@ where
     /// # Ok(()) }
     /// # tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap().block_on(demo()).unwrap();
     /// ```
-    pub async fn get_many_or_load_with<'a, Q, M, F, Fut, Values, T, E>(
+    pub async fn get_many_or_load_with<'a, Q: CacheKey + ?Sized + 'a, M, F, Fut, Values, T, E>(
         &self,
         keys: impl IntoIterator<Item = &'a Q>,
         loader: F,
     ) -> Result<Vec<Option<Entry<V>>>, LoadError>
     where
         K: KeyFrom<Q, M> + Send + 'static,
-        Q: CacheKey + ?Sized + 'a,
         F: Fn(Vec<(K, Option<Entry<V>>)>) -> Fut + Send + Sync + 'static,
         Fut: Future<Output = Result<Values, E>> + Send + 'static,
         Values: IntoIterator<Item = (K, T)>,
@@ -324,21 +311,20 @@ where
     }
 
     /// The same, with a function that makes the loader of some keys.
-    pub(crate) async fn get_many_or_load_by<Q, M>(
+    pub(crate) async fn get_many_or_load_by<Q: CacheKey + ?Sized, M>(
         &self,
         keys: Vec<&Q>,
         loader_of: impl Fn(Vec<K>) -> Loader<V>,
     ) -> Result<Vec<Option<Entry<V>>>, LoadError>
     where
         K: KeyFrom<Q, M>,
-        Q: CacheKey + ?Sized,
     {
         let loader = |places: &[usize]| {
             let keys = places.iter().filter_map(|&place| keys.get(place));
             loader_of(keys.map(|&key| K::key_from(key)).collect())
         };
         let engine = self.engine();
-        let loading = (engine.loads()).get_many_or_load(&keys, engine.now(), loader);
+        let loading = (engine.loads()).get_many_or_load(&keys, engine.ctx.now(), loader);
         loading.await
     }
 }

@@ -74,19 +74,13 @@ use crate::util::partial_debug::partial_debug;
 ///
 /// L1 drops values while moka does other work, with locks held. Their `Drop` must not panic, and must not call a cache:
 /// it could wait for itself.
-pub struct Cache<K, V>
-where
-    V: Send + Sync + 'static,
-{
+pub struct Cache<K, V: Send + Sync + 'static> {
     /// Stopped with the last clone of a cache. Tasks hold only the parts that they need.
     engine: Arc<Engine<V>>,
     keys: PhantomData<fn(&K)>,
 }
 
-impl<K, V> Cache<K, V>
-where
-    V: Send + Sync + 'static,
-{
+impl<K, V: Send + Sync + 'static> Cache<K, V> {
     pub(crate) fn new(engine: Engine<V>) -> Self {
         Self {
             engine: Arc::new(engine),
@@ -135,4 +129,4 @@ impl<K, V: Send + Sync + 'static> Clone for Cache<K, V> {
     }
 }
 
-partial_debug!([K, V: Send + Sync + 'static] Cache<K, V>, "Cache", cache => namespace: &cache.engine.namespace());
+partial_debug!([K, V: Send + Sync + 'static] Cache<K, V>, "Cache", cache => namespace: &cache.engine.ctx.options.namespace);

@@ -12,11 +12,7 @@ use crate::stats::{Health, HotKey, Stats};
 /// # Operation
 ///
 /// State, counters and events of this instance, its switch, and its end.
-impl<K, V> Cache<K, V>
-where
-    K: CacheKey,
-    V: Send + Sync + 'static,
-{
+impl<K: CacheKey, V: Send + Sync + 'static> Cache<K, V> {
     /// The namespace that [`builder`](Self::builder) was given, such as `catalog:product`. For log lines and metrics of
     /// code that has several caches.
     ///
@@ -27,7 +23,7 @@ where
     /// ```
     #[must_use]
     pub fn namespace(&self) -> &str {
-        self.engine().namespace()
+        &self.engine().ctx.options.namespace
     }
 
     /// Resolves when this instance uses its L1: it is subscribed, and has proved that it has applied all changes.
@@ -84,7 +80,7 @@ where
     /// moka do its pending work, which may drop values.
     #[must_use]
     pub fn stats(&self) -> Stats {
-        self.engine().stats()
+        self.engine().ctx.stats()
     }
 
     /// The counters of all instances together, also of those that have ended. Without an L2 they are those of this
@@ -145,7 +141,7 @@ where
     /// ```
     #[must_use]
     pub fn hot_keys(&self, most: usize) -> Vec<HotKey> {
-        self.engine().hot_keys(most)
+        self.engine().local().hot_keys.hottest(most)
     }
 
     /// The events of this instance from now on: loads, changes by this instance and by others, and the breaker. Hits
@@ -171,7 +167,7 @@ where
     /// ```
     #[must_use = "events that come while there is no stream are lost"]
     pub fn events(&self) -> impl Stream<Item = CacheEvent> + Send + Unpin + use<K, V> {
-        self.engine().events()
+        self.engine().ctx.events.stream()
     }
 
     /// Switches the cache off or on, for all clones in this process: a kill switch, and a way to find out whether a
@@ -213,7 +209,7 @@ where
     /// Whether the cache is switched on. See [`set_enabled`](Self::set_enabled).
     #[must_use]
     pub fn is_enabled(&self) -> bool {
-        self.engine().is_enabled()
+        !self.engine().ctx.is_off()
     }
 
     /// Stops the subscriber of all clones, and sends L2 the deferred writes. For an orderly shutdown, after the last

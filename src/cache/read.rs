@@ -8,11 +8,7 @@ use crate::lookup_by::LookupBy;
 /// # Look-ups
 ///
 /// L1, then L2. They never load and never fail: a key that neither level has, or cannot answer for, is a miss.
-impl<K, V> Cache<K, V>
-where
-    K: CacheKey,
-    V: Send + Sync + 'static,
-{
+impl<K: CacheKey, V: Send + Sync + 'static> Cache<K, V> {
     /// Looks a key up in L1 only. Synchronous: it neither waits nor does any I/O.
     ///
     /// Returns `None` if L1 does not have the key, and also:
@@ -35,15 +31,14 @@ where
     /// # tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap().block_on(demo()).unwrap();
     /// ```
     #[doc(alias("peek", "get_if_present"))]
-    pub fn get_local<Q, M>(&self, key: &Q) -> Option<Entry<V>>
+    pub fn get_local<Q: CacheKey + ?Sized, M>(&self, key: &Q) -> Option<Entry<V>>
     where
         K: LookupBy<Q, M>,
-        Q: CacheKey + ?Sized,
     {
         let mut out = KeyWriter::new();
         let (engine, key) = (self.engine(), out.write(key).ok()?);
         // `or_else` would move the entry once more.
-        match engine.local().get_local(key, engine.now()) {
+        match engine.local().get_local(key, engine.ctx.now()) {
             Some(entry) => Some(entry),
             None => engine.local().get_instead(key),
         }
@@ -67,12 +62,11 @@ where
     /// # Ok(()) }
     /// # tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap().block_on(demo()).unwrap();
     /// ```
-    pub async fn get<Q, M>(&self, key: &Q) -> Option<Entry<V>>
+    pub async fn get<Q: CacheKey + ?Sized, M>(&self, key: &Q) -> Option<Entry<V>>
     where
         K: LookupBy<Q, M>,
-        Q: CacheKey + ?Sized,
     {
-        let now = self.engine().now();
+        let now = self.engine().ctx.now();
         if let Some(entry) = self.look_up(key, now) {
             return Some(entry);
         }
@@ -100,15 +94,14 @@ where
     /// # tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap().block_on(demo()).unwrap();
     /// ```
     #[doc(alias("mget", "get_all"))]
-    pub async fn get_many<'a, Q, M>(
+    pub async fn get_many<'a, Q: CacheKey + ?Sized + 'a, M>(
         &self,
         keys: impl IntoIterator<Item = &'a Q>,
     ) -> Vec<Option<Entry<V>>>
     where
         K: LookupBy<Q, M>,
-        Q: CacheKey + ?Sized + 'a,
     {
-        let (engine, now) = (self.engine(), self.engine().now());
+        let (engine, now) = (self.engine(), self.engine().ctx.now());
         let (mut places, mut missing) = (Vec::new(), Vec::<Key>::new());
         let here = keys.into_iter().enumerate().map(|(place, key)| {
             let mut out = KeyWriter::new();

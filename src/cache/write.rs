@@ -15,11 +15,7 @@ use crate::vocabulary::Version;
 ///
 /// Each of these calls takes a value, or a [`Loaded`] with TTLs and tags of its own. Tags are not taken over from the
 /// value that is replaced: [`tags_of`](crate::Builder::tags_of) gives every value its tags, whichever call stores it.
-impl<K, V> Cache<K, V>
-where
-    K: CacheKey,
-    V: Send + Sync + 'static,
-{
+impl<K: CacheKey, V: Send + Sync + 'static> Cache<K, V> {
     /// Stores a value in both levels, whatever was there, and evicts the key from the L1 of all other instances.
     ///
     /// `value` is the value alone, or a [`Loaded`] with TTLs and tags of its own. The value has these tags and those of
@@ -63,14 +59,13 @@ where
     /// # tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap().block_on(demo()).unwrap();
     /// ```
     #[doc(alias("set", "put"))]
-    pub async fn insert<Q, M>(
+    pub async fn insert<Q: CacheKey + ?Sized, M>(
         &self,
         key: &Q,
         value: impl Into<Loaded<V>>,
     ) -> Result<Token, WriteError>
     where
         K: LookupBy<Q, M>,
-        Q: CacheKey + ?Sized,
     {
         let entry = (key_text(key)?, value.into());
         self.writes().insert([entry]).await
@@ -102,13 +97,12 @@ where
     /// # Ok(()) }
     /// # tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap().block_on(demo()).unwrap();
     /// ```
-    pub async fn insert_many<'a, Q, M>(
+    pub async fn insert_many<'a, Q: CacheKey + ?Sized + 'a, M>(
         &self,
         entries: impl IntoIterator<Item = (&'a Q, impl Into<Loaded<V>>)>,
     ) -> Result<Token, WriteError>
     where
         K: LookupBy<Q, M>,
-        Q: CacheKey + ?Sized + 'a,
     {
         let entries = entries.into_iter();
         let entries = entries.map(|(key, value)| Ok((key_text(key)?, value.into())));
@@ -165,7 +159,7 @@ where
     /// # tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap().block_on(demo()).unwrap();
     /// ```
     #[doc(alias("compare_and_swap", "cas"))]
-    pub async fn insert_if<Q, M>(
+    pub async fn insert_if<Q: CacheKey + ?Sized, M>(
         &self,
         key: &Q,
         value: impl Into<Loaded<V>>,
@@ -173,7 +167,6 @@ where
     ) -> Result<bool, WriteError>
     where
         K: LookupBy<Q, M>,
-        Q: CacheKey + ?Sized,
     {
         let (key, value) = (key_text(key)?, value.into());
         let stored = self.writes().insert_if(key, value, version).await?;
@@ -222,15 +215,13 @@ where
     /// # tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap().block_on(demo()).unwrap();
     /// ```
     #[doc(alias("increment", "modify", "upsert", "and_upsert_with", "compute"))]
-    pub async fn update<Q, M, T>(
+    pub async fn update<Q: CacheKey + ?Sized, M, T: Into<Loaded<V>>>(
         &self,
         key: &Q,
         mut change: impl FnMut(Option<&V>) -> T,
     ) -> Result<Token, WriteError>
     where
         K: LookupBy<Q, M>,
-        Q: CacheKey + ?Sized,
-        T: Into<Loaded<V>>,
     {
         let change = |value: Option<&V>| change(value).into();
         self.writes().update(key_text(key)?, change).await
@@ -278,7 +269,7 @@ where
     /// # Ok(()) }
     /// # tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap().block_on(demo()).unwrap();
     /// ```
-    pub async fn write_through<Q, M, Fut, E>(
+    pub async fn write_through<Q: CacheKey + ?Sized, M, Fut, E: Send + 'static>(
         &self,
         key: &Q,
         value: impl Into<Loaded<V>>,
@@ -286,9 +277,7 @@ where
     ) -> Result<Token, CommitError<(), E>>
     where
         K: LookupBy<Q, M>,
-        Q: CacheKey + ?Sized,
         Fut: Future<Output = Result<(), E>> + Send + 'static,
-        E: Send + 'static,
     {
         let key = key_text(key).map_err(|error| CommitError::NotBegun(error.into()))?;
         self.loads().write_through(key, value.into(), store).await

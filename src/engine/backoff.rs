@@ -31,7 +31,7 @@ struct Pause {
 
 /// Why a key is not tried again.
 #[derive(Clone)]
-enum After {
+pub(crate) enum After {
     /// A refresh did not replace the stale value, which is still there. It failed so often in a row: never, if it left
     /// the key to another instance.
     Refresh { failures: usize },
@@ -123,23 +123,14 @@ impl Backoff {
         self.wait(key, Duration::from_millis(50), after);
     }
 
-    /// A load failed, and there is a fallback.
-    pub(crate) fn fell_back(&self, key: &Key, pause: Duration) {
-        self.wait(key, pause, After::Fallback);
-    }
-
-    /// A load failed, and there is no fallback.
-    pub(crate) fn load_failed(&self, key: &Key, error: LoadError, began: Began, pause: Duration) {
-        self.wait(key, pause, After::Error { error, began });
-    }
-
     /// The pause that a key is in.
     fn pause(&self, key: &str) -> Option<Pause> {
         let pause = self.keys.get(key)?;
         (self.clock.now() < pause.until).then_some(pause)
     }
 
-    fn wait(&self, key: &Key, pause: Duration, after: After) {
+    /// The key is not tried again for so long.
+    pub(crate) fn wait(&self, key: &Key, pause: Duration, after: After) {
         let until = self.clock.now().saturating_add(nanos(pause));
         // Before the key is there: a change that finds it unused has nothing to remove.
         self.is_used.store(true, Ordering::Release);
@@ -160,7 +151,8 @@ mod tests {
         };
         for n in 0..2 * CAPACITY {
             let key = Key::from(&*n.to_string());
-            backoff.load_failed(&key, LoadError::stopped(), began, LONGEST);
+            let error = LoadError::stopped();
+            backoff.wait(&key, LONGEST, After::Error { error, began });
         }
         backoff.keys.run_pending_tasks();
         let kept = backoff.keys.entry_count();

@@ -7,7 +7,7 @@ use std::mem;
 use std::pin::pin;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use tokio::sync::Notify;
 use tracing::field::Empty;
@@ -141,7 +141,8 @@ impl Breaker {
             self.is_doubted.store(true, Ordering::Relaxed);
             self.silence.notify_one();
         });
-        let sent = Metrics::start();
+        // A time that nobody asks for is not read.
+        let sent = Metrics::ARE_ON.then(Instant::now);
         // Pinned and not moved into the await: its span is needed after the answer.
         let mut request = pin!(request.instrument(self.span(operation)));
         let answer = request.as_mut().await;
@@ -269,7 +270,7 @@ impl Breaker {
         trouble.is_up = false;
         trouble.failed += 1;
         let said = self.reporter.says(&error.cause());
-        let traced = error as &dyn Error;
+        let (namespace, traced) = (self.options.namespace.as_str(), error as &dyn Error);
         // At WARN once for all caches of the server, however many requests meet the cause.
         match said {
             Some(namespaces) => warn!(
@@ -277,11 +278,7 @@ impl Breaker {
                 error = traced,
                 "a request to L2 failed; going on without L2"
             ),
-            None => debug!(
-                namespace = self.options.namespace.as_str(),
-                error = traced,
-                "a request to L2 failed"
-            ),
+            None => debug!(namespace, error = traced, "a request to L2 failed"),
         }
         if error.is_refused() {
             // A refusal is an answer, too.
@@ -298,7 +295,7 @@ impl Breaker {
             self.counters.l2_breaker_opened.bump();
             self.events.emit(|| CacheEvent::BreakerOpened);
             debug!(
-                namespace = self.options.namespace.as_str(),
+                namespace,
                 "the circuit breaker opens: L2 is not asked until it answers a probe"
             );
         }
@@ -311,10 +308,8 @@ impl Breaker {
             // Otherwise the next failure would open it again.
             trouble.unanswered = 0;
             self.events.emit(|| CacheEvent::BreakerClosed);
-            debug!(
-                namespace = self.options.namespace.as_str(),
-                "the circuit breaker closes: L2 has answered"
-            );
+            let namespace = self.options.namespace.as_str();
+            debug!(namespace, "the circuit breaker closes: L2 has answered");
         }
     }
 

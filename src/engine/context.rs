@@ -10,12 +10,12 @@ use super::breaker::Breaker;
 use super::convert::Convert;
 use super::deferred::Deferred;
 use super::metrics::Metrics;
-use crate::clock::Tick;
+use crate::clock::{Tick, nanos};
 use crate::error::L2Error;
 use crate::events::Events;
 use crate::key::Key;
 use crate::l1::{L1, Op};
-use crate::l2::{Batch, Kind, Lane, LeaseReply, LeaseRequest, Step, Written};
+use crate::l2::{Batch, Kind, Lane, LeaseReply, LeaseRequest, Step, Want, Written};
 use crate::options::Options;
 use crate::stats::{Counters, Stats};
 use crate::vocabulary::Value;
@@ -79,10 +79,32 @@ impl<V: Value> Context<V> {
         self.breaker.send("acquire_lease", reply)
     }
 
+    /// By when L2 has to have executed a request that is sent now, or it must not execute it: a write that arrives later
+    /// must not undo later writes (rule 14). By L2's clock, if that is known, and by this instance's.
+    pub(crate) fn deadline(&self) -> (Option<u64>, Tick) {
+        let by = self.now().saturating_add(nanos(self.options.l2_timeout));
+        (self.l1.freshness().lane_time(by), by)
+    }
+
+    /// Makes L2's clock known, unless it is or need not be: each new connection reads it, so any request will do.
+    pub(crate) async fn learn_clock(&self) -> Result<(), L2Error> {
+        let freshness = self.l1.freshness();
+        if freshness.lane_time(self.now()).is_some() || freshness.has_no_l2() {
+            return Ok(());
+        }
+        let nothing = LeaseRequest::read_only(Want::Nothing);
+        self.acquire_lease("", nothing).await.map(|_| ())
+    }
+
+    /// A message of this instance.
+    pub(crate) fn message(&self, kind: Kind, names: &[&str]) -> Vec<u8> {
+        message::payload(kind, self.instance, names)
+    }
+
     /// Publishes a message without a change of L2, by the invalidation of no key.
     pub(crate) async fn publish(&self, kind: Kind, names: &[&str]) -> Result<Written, L2Error> {
         let batch = Batch {
-            payload: &message::payload(kind, self.instance, names),
+            payload: &self.message(kind, names),
             ..Batch::default()
         };
         let publishing = self.lane.write(&Step::INVALIDATE, batch);

@@ -15,11 +15,12 @@ use crate::clock::{Tick, nanos};
 use crate::error::Misuse;
 use crate::key::Key;
 use crate::l1::{L1, NEVER, Slot, SlotHead, SlotValue, Tags};
+#[cfg(feature = "write-behind")]
+use crate::l2::Waiting;
 use crate::l2::{EncodedValue, Ttls};
 use crate::loaded::{Loaded, OwnTags, OwnTtls, TagNames, names};
 use crate::options::{DEFAULT_TTL, LONGEST, Options};
 use crate::stats::Counters;
-use crate::util::throttle::Throttle;
 use crate::vocabulary::{Value, Version, Want};
 use crate::wire::codec::{CodecError, Context, ValueCodec};
 use crate::wire::envelope::{self, Envelope, Head, Lifetime, Place, Stamp};
@@ -49,8 +50,6 @@ pub(crate) struct Convert<V> {
     l1: Arc<L1<V>>,
     /// Whether a value of the type was read back as it was written.
     is_readable: AtomicBool,
-    decode_warnings: Throttle,
-    encode_warnings: Throttle,
 }
 
 impl<V: Value> Convert<V> {
@@ -70,8 +69,6 @@ impl<V: Value> Convert<V> {
             counters: Arc::clone(counters),
             l1: Arc::clone(l1),
             is_readable: AtomicBool::new(false),
-            decode_warnings: Throttle::default(),
-            encode_warnings: Throttle::default(),
         }
     }
 
@@ -87,7 +84,7 @@ impl<V: Value> Convert<V> {
                 Ok(self.slot(key, value, read.stamp, read.lifetime, tags, now))
             }
             Err(error) => {
-                self.cannot_read(key, &*error, now);
+                self.cannot_read(key, &*error);
                 // By its version, if it has one: a value that another load has stored meanwhile is read, not loaded
                 // again.
                 let stamp = envelope::read_stamp(bytes);
@@ -98,9 +95,9 @@ impl<V: Value> Convert<V> {
 
     /// Reads a value that waits for its source, which has no stamp. `None` if it cannot be read.
     #[cfg(feature = "write-behind")]
-    pub(crate) fn open_waiting(&self, key: &Key, body: &[u8]) -> Option<V> {
-        let bytes = envelope::stamped(Stamp::default(), body);
-        let (value, _) = self.decode(key, &bytes).ok()?;
+    pub(crate) fn open_waiting(&self, waiting: &Waiting) -> Option<V> {
+        let bytes = envelope::stamped(Stamp::default(), &waiting.body);
+        let (value, _) = self.decode(&Key::from(&*waiting.key), &bytes).ok()?;
         Some(value)
     }
 
@@ -130,11 +127,11 @@ impl<V: Value> Convert<V> {
         }
     }
 
-    fn cannot_read(&self, key: &Key, error: &(dyn Error + 'static), now: Tick) {
+    fn cannot_read(&self, key: &Key, error: &(dyn Error + 'static)) {
         self.counters.decode_errors.bump();
         let namespace = self.options.namespace.as_str();
         // The sources of the error may quote the value, so they and the key go to DEBUG.
-        if self.decode_warnings.allows(now) {
+        if self.options.may_log() {
             warn!(namespace, reason = %error, "a stored value cannot be read");
         }
         let key = &**key;
@@ -263,7 +260,7 @@ impl<V: Value> Convert<V> {
     fn cannot_store(&self, error: &CodecError) {
         self.counters.encode_errors.bump();
         let namespace = self.options.namespace.as_str();
-        if self.encode_warnings.allows(self.options.clock.now()) {
+        if self.options.may_log() {
             warn!(namespace, reason = %error, "a value cannot be stored");
         }
         let error = error as &dyn Error;
@@ -316,7 +313,7 @@ impl<V: Value> Convert<V> {
 
     /// The same head for a value that lives until another time.
     pub(crate) fn head_until(&self, head: SlotHead, gone_at: Tick, ends_at: Tick) -> SlotHead {
-        let is_bounded_in_l1 = head.expires_at < head.gone_at;
+        let bound_in_l1 = (head.expires_at < head.gone_at).then_some(head.expires_at);
         let refresh_at = if self.options.verify > 0.0 {
             // Each hit is looked at.
             head.born_at
@@ -325,11 +322,7 @@ impl<V: Value> Convert<V> {
         };
         let extend_at = self.extend_at(gone_at, ends_at);
         SlotHead {
-            expires_at: if is_bounded_in_l1 {
-                head.expires_at.min(gone_at)
-            } else {
-                gone_at
-            },
+            expires_at: gone_at.min(bound_in_l1.unwrap_or(NEVER)),
             gone_at,
             // Only an extension asks for it, and an entry takes more memory with it.
             ends_at: self.options.sliding.map_or(NEVER, |_| ends_at),

@@ -12,7 +12,6 @@ use crate::clock::{Tick, millis, nanos};
 use crate::key::Key;
 use crate::l2::Step;
 use crate::util::lock::lock;
-use crate::util::throttle::Throttle;
 
 /// Keys delivered in one go.
 const BATCH: usize = 256;
@@ -38,7 +37,6 @@ pub(crate) struct Deferred {
     order: AtomicU64,
     /// Whether nothing is delivered any more, so that deferred invalidations are lost.
     is_closed: AtomicBool,
-    warnings: Throttle,
 }
 
 /// An invalidation of a key, or of all of them, that is to be sent.
@@ -94,10 +92,9 @@ impl Deferred {
         self.len()
     }
 
-    /// Whether to warn that an invalidation was lost which was deferred just now: if this is closed, once in five
-    /// seconds.
-    pub(crate) fn should_warn_of_loss(&self, now: Tick) -> bool {
-        self.is_closed.load(Ordering::SeqCst) && self.warnings.allows(now)
+    /// Whether an invalidation that was deferred just now is lost.
+    pub(crate) fn is_closed(&self) -> bool {
+        self.is_closed.load(Ordering::SeqCst)
     }
 
     /// Numbers the call of a write, to compare with later deferrals.

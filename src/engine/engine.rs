@@ -6,7 +6,6 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use futures::Stream;
-use futures::stream::BoxStream;
 use tokio::runtime::Handle;
 use tokio::time::{sleep, timeout};
 use tokio_util::task::AbortOnDropHandle;
@@ -18,7 +17,6 @@ use super::context::Context;
 use super::convert::{Convert, ValueRules};
 use super::deferred::Deferred;
 use super::load::{Loads, Same};
-use super::members::Members;
 use super::metrics::Metrics;
 use super::read::lookup::Reads;
 use super::report::recording;
@@ -26,37 +24,31 @@ use super::subscribe::listen::Channel;
 use super::subscribe::publish::PublishTo;
 use super::subscribe::subscriber::Subscriber;
 use super::write::Writes;
-use crate::clock::Tick;
 use crate::error::{L2Error, WriteError};
-use crate::events::{CacheEvent, Events};
+use crate::events::Events;
 use crate::key::{Key, KeyTooLong};
 use crate::l1::{L1, Weigher};
 use crate::l2::{L2, MemoryL2, OnConnect, random};
-#[cfg(feature = "write-behind")]
-use crate::l2::{Waiting, WriteStream};
 use crate::loaded::Loaded;
 use crate::options::Options;
-use crate::stats::{Counters, Health, HotKey, Stats, Warming};
+use crate::stats::{Counters, Health, Stats, Warming};
 use crate::token::Token;
 use crate::util::lock::lock;
-use crate::util::throttle::Throttle;
 use crate::vocabulary::Value;
-#[cfg(feature = "write-behind")]
-use crate::wire::message::{self, Kind};
 
 /// How often a caller of `ready` looks whether the subscriber is still there.
 const LOOK_AGAIN: Duration = Duration::from_secs(1);
 
 /// A running instance. Its tasks hold the parts that they need, and are stopped with the last handle.
 pub(crate) struct Engine<V: Value> {
-    ctx: Arc<Context<V>>,
+    /// The calls that need no other part are those of the context.
+    pub(crate) ctx: Arc<Context<V>>,
     reads: Arc<Reads<V>>,
     writes: Arc<Writes<V>>,
     loads: Arc<Loads<V>>,
     subscriber: Arc<Subscriber<V>>,
     /// The task that records, once it has been started.
     recording: Mutex<Option<AbortOnDropHandle<()>>>,
-    key_warnings: Throttle,
 }
 
 /// The user code and the L2 that an [`Engine`] is built from, besides its options.
@@ -96,18 +88,11 @@ impl<V: Value> Engine<V> {
         let l2 =
             (parts.l2).unwrap_or_else(|| Box::new(MemoryL2::without_values(options.clock.clone())));
         let lane = l2.lane(&options.namespace, options.l2_timeout, on_connect);
-        let reporter = l2.outages().join(&options.namespace);
+        let (system, reporter) = (lane.system(), l2.outages().join(&options.namespace));
         let instance = random();
         let metrics = Arc::new(Metrics::new(&options.namespace));
         let ctx = Arc::new(Context {
-            breaker: Breaker::new(
-                lane.system(),
-                reporter,
-                &options,
-                &counters,
-                &events,
-                &metrics,
-            ),
+            breaker: Breaker::new(system, reporter, &options, &counters, &events, &metrics),
             convert: Convert::new(parts.values, type_tag, &options, &counters, &l1),
             deferred: Deferred::new(options.max_deferred),
             backoff: Backoff::new(options.clock.clone()),
@@ -122,17 +107,15 @@ impl<V: Value> Engine<V> {
         });
         // In this order: each part is given those that it calls, and no part calls one that is made later.
         let reads = Arc::new(Reads::new(&ctx));
-        let members = Arc::new(Members::new(&ctx));
-        let writes = Arc::new(Writes::new(&ctx, &reads, &members));
+        let writes = Arc::new(Writes::new(&ctx, &reads));
         let loads = Arc::new(Loads::new(&ctx, &reads, &writes, parts.same));
-        let subscriber = Subscriber::new(&ctx, &writes, &members, parts.channels, parts.publish_to);
+        let subscriber = Subscriber::new(&ctx, &writes, parts.channels, parts.publish_to);
         let engine = Self {
             recording: Mutex::default(),
             reads,
             writes,
             loads,
             subscriber: Arc::new(subscriber),
-            key_warnings: Throttle::default(),
             ctx,
         };
         // A cache may be built before there is a runtime, as in a static. Then the first call starts the tasks.
@@ -143,21 +126,17 @@ impl<V: Value> Engine<V> {
         engine
     }
 
-    pub(crate) fn now(&self) -> Tick {
-        self.ctx.now()
-    }
-
     /// Starts the subscriber, if it is not running and should be. Called by each call that L1 alone does not answer.
     fn ensure_subscribed(&self) {
         // One atomic load in the common case. A subscriber that ends takes its proof with it, so a proof shows that
         // there is one.
-        if !self.ctx.l1.freshness().is_live_at(self.now()) && self.subscriber.start() {
+        if !self.ctx.l1.freshness().is_live_at(self.ctx.now()) && self.subscriber.start() {
             self.start_recording();
         }
     }
 
     fn start_recording(&self) {
-        let started = recording::start(&self.ctx, &self.loads, &self.writes);
+        let started = recording::start(&self.loads);
         // The former task is aborted when its handle is replaced, so that there is one at a time.
         *lock(&self.recording) = started;
     }
@@ -223,12 +202,10 @@ impl<V: Value> Engine<V> {
     pub(crate) fn accept<T>(&self, key: Result<T, KeyTooLong>) -> Option<T> {
         if let Err(error) = &key {
             self.ctx.counters.keys_refused.bump();
-            if self.key_warnings.allows(self.now()) {
-                warn!(
-                    namespace = self.namespace(),
-                    error = error as &dyn Error,
-                    "a key cannot be looked up"
-                );
+            if self.ctx.options.may_log() {
+                let namespace = self.ctx.options.namespace.as_str();
+                let error = error as &dyn Error;
+                warn!(namespace, error, "a key cannot be looked up");
             }
         }
         key.ok()
@@ -257,12 +234,8 @@ impl<V: Value> Engine<V> {
         };
         // Bounded, since an L2 that hangs must not keep a service from stopping.
         let _ = timeout(ctx.options.l2_timeout.saturating_mul(2), leaving).await;
-        recording::record(&self.ctx, &self.loads, &self.writes);
+        recording::record(&self.loads);
         self.ctx.deferred.close()
-    }
-
-    pub(crate) fn is_enabled(&self) -> bool {
-        !self.ctx.is_off()
     }
 
     pub(crate) fn set_enabled(&self, is_enabled: bool) {
@@ -275,24 +248,8 @@ impl<V: Value> Engine<V> {
             // After the switch: operations that began before belong to the former generation of L1, and store nothing.
             self.ctx.l1.empty();
         }
-        let namespace = self.namespace();
+        let namespace = self.ctx.options.namespace.as_str();
         info!(namespace, is_enabled, "the cache was switched");
-    }
-
-    pub(crate) fn namespace(&self) -> &str {
-        &self.ctx.options.namespace
-    }
-
-    pub(crate) fn stats(&self) -> Stats {
-        self.ctx.stats()
-    }
-
-    pub(crate) fn events(&self) -> BoxStream<'static, CacheEvent> {
-        self.ctx.events.stream()
-    }
-
-    pub(crate) fn hot_keys(&self, most: usize) -> Vec<HotKey> {
-        self.reads.hot_keys.hottest(most)
     }
 
     pub(crate) async fn global_stats(&self) -> Result<Stats, L2Error> {
@@ -310,37 +267,13 @@ impl<V: Value> Engine<V> {
     }
 }
 
-/// What a pattern needs that has the source written later.
-#[cfg(feature = "write-behind")]
-impl<V: Value> Engine<V> {
-    /// The stream of writes, if L2 has one.
-    pub(crate) fn write_stream(&self) -> Option<&dyn WriteStream> {
-        self.ctx.lane.write_stream()
-    }
-
-    /// Reads a value that waits for its source.
-    pub(crate) fn open_waiting(&self, waiting: &Waiting) -> Option<V> {
-        let key = Key::from(&*waiting.key);
-        self.ctx.convert.open_waiting(&key, &waiting.body)
-    }
-
-    /// Names this instance in its messages.
-    pub(crate) fn instance(&self) -> u64 {
-        self.ctx.instance
-    }
-
-    /// The message by which these keys are invalidated.
-    pub(crate) fn invalidation_of(&self, keys: &[&str]) -> Vec<u8> {
-        message::payload(Kind::Invalidate, self.ctx.instance, keys)
-    }
-}
-
 impl<V: Value> Drop for Engine<V> {
     fn drop(&mut self) {
-        recording::record(&self.ctx, &self.loads, &self.writes);
+        recording::record(&self.loads);
         if !self.subscriber.stop.is_cancelled() {
             self.stop();
-            report_losses(&[(self.namespace(), self.ctx.deferred.close())]);
+            let ctx = &self.ctx;
+            report_losses(&[(&ctx.options.namespace, ctx.deferred.close())]);
         }
     }
 }

@@ -25,14 +25,14 @@ const SILENT_AFTER: u32 = 10;
 /// The members of the lane, as this instance sees them.
 pub(crate) struct Members<V> {
     ctx: Arc<Context<V>>,
-    attendance: Attendance,
+    seen: Mutex<Seen>,
 }
 
 impl<V: Value> Members<V> {
     pub(crate) fn new(ctx: &Arc<Context<V>>) -> Self {
         Self {
             ctx: Arc::clone(ctx),
-            attendance: Attendance::default(),
+            seen: Mutex::default(),
         }
     }
 
@@ -41,7 +41,9 @@ impl<V: Value> Members<V> {
         let ctx = &*self.ctx;
         let asked = ctx.now();
         let mut members = ctx.breaker.send("members", ctx.lane.members()).await?;
-        for silent in self.attendance.strike(&mut members.list, asked, ctx.now()) {
+        let arrived = ctx.now();
+        let silent = strike(&mut lock(&self.seen), &mut members.list, asked, arrived);
+        for silent in silent {
             // The lane keeps it if it has sent a heartbeat meanwhile. An error has been traced, and is no obstacle.
             let _ = ctx.breaker.send("forget", ctx.lane.forget(silent)).await;
         }
@@ -103,32 +105,26 @@ impl<V: Value> Members<V> {
     }
 }
 
-/// Since when the entry of each member has been the same, as far as this instance has looked.
-#[derive(Debug, Default)]
-struct Attendance {
-    /// By the member's id: the heartbeat that its entry names, and when this instance first saw it.
-    seen: Mutex<HashMap<u64, (u64, Tick)>>,
-}
+/// Since when the entry of each member has been the same, as far as this instance has looked: by the member's id, the
+/// heartbeat that its entry names, and when this instance first saw it.
+type Seen = HashMap<u64, (u64, Tick)>;
 
-impl Attendance {
-    /// Takes a list that was asked for at `asked` and had arrived at `arrived`. Removes the silent members from it, and
-    /// returns them.
-    fn strike(&self, list: &mut Vec<Member>, asked: Tick, arrived: Tick) -> Vec<Member> {
-        let mut seen = lock(&self.seen);
-        let before = std::mem::take(&mut *seen);
-        list.extract_if(.., |member| {
-            let id = member.info.id;
-            let since = match before.get(&id) {
-                Some(&(heartbeat, since)) if heartbeat == member.heartbeat => since,
-                _ => arrived,
-            };
-            seen.insert(id, (member.heartbeat, since));
-            // From the first sight of the heartbeat to the question: both ends are moved in the member's favour.
-            let longest = member.info.max_staleness.saturating_mul(SILENT_AFTER);
-            asked.saturating_sub(since) > nanos(longest)
-        })
-        .collect()
-    }
+/// Takes a list that was asked for at `asked` and had arrived at `arrived`. Removes the silent members from it, and returns
+/// them.
+fn strike(seen: &mut Seen, list: &mut Vec<Member>, asked: Tick, arrived: Tick) -> Vec<Member> {
+    let before = std::mem::take(seen);
+    list.extract_if(.., |member| {
+        let id = member.info.id;
+        let since = match before.get(&id) {
+            Some(&(heartbeat, since)) if heartbeat == member.heartbeat => since,
+            _ => arrived,
+        };
+        seen.insert(id, (member.heartbeat, since));
+        // From the first sight of the heartbeat to the question: both ends are moved in the member's favour.
+        let longest = member.info.max_staleness.saturating_mul(SILENT_AFTER);
+        asked.saturating_sub(since) > nanos(longest)
+    })
+    .collect()
 }
 
 #[cfg(test)]
@@ -154,11 +150,11 @@ mod tests {
     /// Each look takes a second, and the time between question and answer counts for the member.
     #[test]
     fn a_member_is_silent_when_it_did_not_change_between_two_looks() {
-        let attendance = Attendance::default();
-        let look = |at: u64, list: &[Member]| {
+        let mut seen = Seen::new();
+        let mut look = |at: u64, list: &[Member]| {
             let mut list = list.to_vec();
             let (asked, arrived) = (nanos(SECOND) * at, nanos(SECOND) * (at + 1));
-            let silent = attendance.strike(&mut list, asked, arrived);
+            let silent = strike(&mut seen, &mut list, asked, arrived);
             (list.len(), silent)
         };
         let both = [member(1, 7), member(2, 7)];

@@ -40,29 +40,20 @@ static SUMS: Mutex<BTreeMap<String, Vec<Arc<AtomicU64>>>> = Mutex::new(BTreeMap:
 /// The names of a histogram: of successes, and of failures.
 type ByOutcome = [Key; 2];
 
-/// The names of the gauges, with their descriptions.
+/// The names of the gauges after `larder_`, with their descriptions.
 const GAUGES: [(&str, &str); 9] = [
-    ("larder_l1_entries", "entries in L1"),
-    ("larder_l1_weight", "the weight of all entries in L1"),
+    ("l1_entries", "entries in L1"),
+    ("l1_weight", "the weight of all entries in L1"),
+    ("loads_pending", "loaders that run or wait for their permit"),
+    ("writes_pending", "writes that L2 has not answered yet"),
+    ("deferred", "keys and tags whose change waits for L2"),
+    ("l2_up", "whether the last request to L2 succeeded"),
     (
-        "larder_loads_pending",
-        "loaders that run or wait for their permit",
-    ),
-    (
-        "larder_writes_pending",
-        "writes that L2 has not answered yet",
-    ),
-    ("larder_deferred", "keys and tags whose change waits for L2"),
-    ("larder_l2_up", "whether the last request to L2 succeeded"),
-    (
-        "larder_l2_breaker_open",
+        "l2_breaker_open",
         "whether requests to L2 are not sent for now",
     ),
-    (
-        "larder_subscriber_live",
-        "whether the instance may use its L1",
-    ),
-    ("larder_enabled", "whether the cache is switched on"),
+    ("subscriber_live", "whether the instance may use its L1"),
+    ("enabled", "whether the cache is switched on"),
 ];
 const LOADS: &str = "larder_load_duration_seconds";
 const REQUESTS: &str = "larder_l2_request_duration_seconds";
@@ -96,7 +87,7 @@ impl Metrics {
         });
         Self {
             counters: counters.collect(),
-            gauges: GAUGES.map(|(name, _)| key(name.to_owned())),
+            gauges: GAUGES.map(|(name, _)| key(format!("larder_{name}"))),
             loads: by_outcome(LOADS),
             requests: by_outcome(REQUESTS),
         }
@@ -107,14 +98,11 @@ impl Metrics {
         record(&self.loads, began, has_failed);
     }
 
-    /// The time at which a request to L2 is sent.
-    pub(crate) fn start() -> Instant {
-        Instant::now()
-    }
-
     /// A request to L2 was answered, or was not.
-    pub(crate) fn record_request(&self, sent: Instant, has_failed: bool) {
-        record(&self.requests, sent, has_failed);
+    pub(crate) fn record_request(&self, sent: Option<Instant>, has_failed: bool) {
+        if let Some(sent) = sent {
+            record(&self.requests, sent, has_failed);
+        }
     }
 
     /// All counters as they are, and all gauges, in the order of [`GAUGES`].
@@ -158,6 +146,6 @@ fn describe() {
         "requests to L2, with the wait for a connection"
     );
     for (name, description) in GAUGES {
-        describe_gauge!(name, description);
+        describe_gauge!(format!("larder_{name}"), description);
     }
 }

@@ -34,19 +34,12 @@ use crate::token::Token;
 /// # Ok(()) }
 /// # tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap().block_on(demo()).unwrap();
 /// ```
-pub struct AtLeast<'a, K, V>
-where
-    V: Send + Sync + 'static,
-{
+pub struct AtLeast<'a, K, V: Send + Sync + 'static> {
     cache: &'a Cache<K, V>,
     token: Token,
 }
 
-impl<K, V> Cache<K, V>
-where
-    K: CacheKey,
-    V: Send + Sync + 'static,
-{
+impl<K: CacheKey, V: Send + Sync + 'static> Cache<K, V> {
     /// The look-ups of this cache, as the user sees them who caused a write: none answers with what is older than the write
     /// that `token` names, in whichever instance of the service that was (read your own writes). That holds for all keys:
     /// what any instance had changed before that write is seen, too.
@@ -78,18 +71,13 @@ where
     }
 }
 
-impl<K, V> AtLeast<'_, K, V>
-where
-    K: CacheKey,
-    V: Send + Sync + 'static,
-{
+impl<K: CacheKey, V: Send + Sync + 'static> AtLeast<'_, K, V> {
     /// Looks a key up as [`Cache::get`] does.
     ///
     /// Cost: see [`Cache::at_least`].
-    pub async fn get<Q, M>(&self, key: &Q) -> Option<Entry<V>>
+    pub async fn get<Q: CacheKey + ?Sized, M>(&self, key: &Q) -> Option<Entry<V>>
     where
         K: LookupBy<Q, M>,
-        Q: CacheKey + ?Sized,
     {
         if self.cache.engine().has_applied(self.token) {
             return self.cache.get(key).await;
@@ -100,13 +88,12 @@ where
     /// Looks many keys up as [`Cache::get_many`] does, in their order.
     ///
     /// Cost: see [`Cache::at_least`]; 64 requests are under way at a time.
-    pub async fn get_many<'k, Q, M>(
+    pub async fn get_many<'k, Q: CacheKey + ?Sized + 'k, M>(
         &self,
         keys: impl IntoIterator<Item = &'k Q>,
     ) -> Vec<Option<Entry<V>>>
     where
         K: LookupBy<Q, M>,
-        Q: CacheKey + ?Sized + 'k,
     {
         let engine = self.cache.engine();
         if engine.has_applied(self.token) {
@@ -118,9 +105,8 @@ where
         let found = engine.reads().look_up_at_least(&texts, self.token).await;
         let mut found = found.into_iter();
         // A key that was refused was not asked for.
-        keys.iter()
-            .map(|key| key.as_ref().and_then(|_| found.next()?.ok()))
-            .collect()
+        let answer = |key: &Option<Key>| key.as_ref().and_then(|_| found.next()?.ok());
+        keys.iter().map(answer).collect()
     }
 
     /// Looks a key up as [`Cache::get_or_load`] does, and otherwise calls `loader` and stores what it returns.
@@ -147,14 +133,13 @@ where
     /// # Ok(()) }
     /// # tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap().block_on(demo()).unwrap();
     /// ```
-    pub async fn get_or_load<Q, M, F, Fut, E>(
+    pub async fn get_or_load<Q: CacheKey + ?Sized, M, F, Fut, E>(
         &self,
         key: &Q,
         loader: F,
     ) -> Result<Entry<V>, LoadError>
     where
         K: LookupBy<Q, M>,
-        Q: CacheKey + ?Sized,
         F: FnOnce() -> Fut + Send + 'static,
         Fut: Future<Output = Result<V, E>> + Send + 'static,
         E: Into<Box<dyn Error + Send + Sync>>,
@@ -168,31 +153,28 @@ where
     /// # Errors
     ///
     /// As [`get_or_load`](Self::get_or_load) and [`Cache::get_or_load_with`].
-    pub async fn get_or_load_with<Q, M, F, Fut, T, E>(
+    pub async fn get_or_load_with<Q: CacheKey + ?Sized, M, F, Fut, T: Into<Loaded<V>>, E>(
         &self,
         key: &Q,
         loader: F,
     ) -> Result<Entry<V>, LoadError>
     where
         K: LookupBy<Q, M>,
-        Q: CacheKey + ?Sized,
         F: FnOnce(Option<Entry<V>>) -> Fut + Send + 'static,
         Fut: Future<Output = Result<T, E>> + Send + 'static,
-        T: Into<Loaded<V>>,
         E: Into<Box<dyn Error + Send + Sync>>,
     {
         self.get_or_load_by(key, || Loader::one(loader)).await
     }
 
     /// The same, however the key is loaded.
-    pub(crate) async fn get_or_load_by<Q, M>(
+    pub(crate) async fn get_or_load_by<Q: CacheKey + ?Sized, M>(
         &self,
         key: &Q,
         load: impl Begin<V>,
     ) -> Result<Entry<V>, LoadError>
     where
         K: LookupBy<Q, M>,
-        Q: CacheKey + ?Sized,
     {
         let (engine, token) = (self.cache.engine(), self.token);
         if engine.has_applied(token) {

@@ -15,6 +15,7 @@ use crate::key::CacheKey;
 use crate::lookup_by::KeyFrom;
 use crate::token::Token;
 use crate::util::partial_debug::partial_debug;
+use crate::vocabulary::Value;
 
 /// A [`Cache`] that has its loader: what is missing is loaded, so every look-up has a value or an error. Built by
 /// [`Builder::read_through`](crate::Builder::read_through) or
@@ -45,10 +46,7 @@ use crate::util::partial_debug::partial_debug;
 /// # Ok(()) }
 /// # tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap().block_on(demo()).unwrap();
 /// ```
-pub struct LoadingCache<K, V>
-where
-    V: Send + Sync + 'static,
-{
+pub struct LoadingCache<K, V: Send + Sync + 'static> {
     cache: Cache<K, V>,
     loader: Arc<LoaderOfCache<K, V>>,
 }
@@ -95,12 +93,7 @@ struct LoadOfOne<'a, K, V, F> {
     key: F,
 }
 
-impl<K, V, F> Begin<V> for LoadOfOne<'_, K, V, F>
-where
-    K: Send + 'static,
-    V: Send + Sync + 'static,
-    F: FnOnce() -> K,
-{
+impl<K: Send + 'static, V: Value, F: FnOnce() -> K> Begin<V> for LoadOfOne<'_, K, V, F> {
     fn loader(self) -> Loader<V> {
         let key = (self.key)();
         match self.loader {
@@ -117,11 +110,7 @@ where
     }
 }
 
-impl<K, V> LoadingCache<K, V>
-where
-    K: CacheKey + Send + 'static,
-    V: Send + Sync + 'static,
-{
+impl<K: CacheKey + Send + 'static, V: Send + Sync + 'static> LoadingCache<K, V> {
     /// `batch` is how long single loads wait for others, and how many there may be.
     pub(crate) fn new(
         cache: Cache<K, V>,
@@ -150,10 +139,9 @@ where
     /// # Errors
     ///
     /// As [`Cache::get_or_load`]; and [`LoadError::is_not_found`] if a loader of many keys has no value for this one.
-    pub async fn get<Q, M>(&self, key: &Q) -> Result<Entry<V>, LoadError>
+    pub async fn get<Q: CacheKey + ?Sized, M>(&self, key: &Q) -> Result<Entry<V>, LoadError>
     where
         K: KeyFrom<Q, M>,
-        Q: CacheKey + ?Sized,
     {
         let load = self.load(|| K::key_from(key));
         self.cache.get_or_load_by(key, load).await
@@ -196,13 +184,12 @@ where
     ///
     /// As [`get`](Self::get), if any key has no value; [`LoadError::key`] names it, unless one call of a loader of many keys
     /// has failed for all. Those that were loaded are kept for the next call.
-    pub async fn get_many<'a, Q, M>(
+    pub async fn get_many<'a, Q: CacheKey + ?Sized + 'a, M>(
         &self,
         keys: impl IntoIterator<Item = &'a Q>,
     ) -> Result<Vec<Entry<V>>, LoadError>
     where
         K: KeyFrom<Q, M>,
-        Q: CacheKey + ?Sized + 'a,
     {
         // As a list: the future of a user's iterator may not be `Send` when it is part of another one.
         let keys: Vec<&Q> = keys.into_iter().collect();
@@ -241,10 +228,9 @@ where
     /// # Ok(()) }
     /// # tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap().block_on(demo()).unwrap();
     /// ```
-    pub async fn reload<Q, M>(&self, key: &Q) -> Result<Entry<V>, LoadError>
+    pub async fn reload<Q: CacheKey + ?Sized, M>(&self, key: &Q) -> Result<Entry<V>, LoadError>
     where
         K: KeyFrom<Q, M>,
-        Q: CacheKey + ?Sized,
     {
         let load = self.load(|| K::key_from(key));
         self.cache.refresh_by(key, load.loader()).await
@@ -252,19 +238,12 @@ where
 }
 
 /// The look-ups of a [`LoadingCache`] that answer with nothing older than a write, from [`LoadingCache::at_least`].
-pub struct LoadingAtLeast<'a, K, V>
-where
-    V: Send + Sync + 'static,
-{
+pub struct LoadingAtLeast<'a, K, V: Send + Sync + 'static> {
     cache: &'a LoadingCache<K, V>,
     token: Token,
 }
 
-impl<K, V> LoadingAtLeast<'_, K, V>
-where
-    K: CacheKey + Send + 'static,
-    V: Send + Sync + 'static,
-{
+impl<K: CacheKey + Send + 'static, V: Send + Sync + 'static> LoadingAtLeast<'_, K, V> {
     /// Looks a key up as [`LoadingCache::get`] does.
     ///
     /// Cost: see [`Cache::at_least`], and that of the load.
@@ -273,10 +252,9 @@ where
     ///
     /// As [`AtLeast::get_or_load`](crate::AtLeast::get_or_load); and [`LoadError::is_not_found`] if a loader of many keys
     /// has no value for this one.
-    pub async fn get<Q, M>(&self, key: &Q) -> Result<Entry<V>, LoadError>
+    pub async fn get<Q: CacheKey + ?Sized, M>(&self, key: &Q) -> Result<Entry<V>, LoadError>
     where
         K: KeyFrom<Q, M>,
-        Q: CacheKey + ?Sized,
     {
         let load = self.cache.load(|| K::key_from(key));
         let view = self.cache.cache.at_least(&self.token);
@@ -292,13 +270,12 @@ where
     /// # Errors
     ///
     /// As [`get`](Self::get), if any key has no value. Those that were loaded are kept for the next call.
-    pub async fn get_many<'k, Q, M>(
+    pub async fn get_many<'k, Q: CacheKey + ?Sized + 'k, M>(
         &self,
         keys: impl IntoIterator<Item = &'k Q>,
     ) -> Result<Vec<Entry<V>>, LoadError>
     where
         K: KeyFrom<Q, M>,
-        Q: CacheKey + ?Sized + 'k,
     {
         // As a list: the future of a user's iterator may not be `Send` when it is part of another one.
         let keys: Vec<&Q> = keys.into_iter().collect();
@@ -310,12 +287,11 @@ where
 }
 
 /// Looks keys up one by one, all at once. The error names its key.
-async fn each<'k, Q, V, Fut>(
+async fn each<'k, Q: CacheKey + ?Sized, V, Fut>(
     keys: Vec<&'k Q>,
     get: impl Fn(&'k Q) -> Fut,
 ) -> Result<Vec<Entry<V>>, LoadError>
 where
-    Q: CacheKey + ?Sized,
     Fut: Future<Output = Result<Entry<V>, LoadError>>,
 {
     let one = |key| get(key).map_err(|error| error.of_key(key));

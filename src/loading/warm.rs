@@ -8,11 +8,7 @@ use crate::key::CacheKey;
 use crate::loaded::Loaded;
 use crate::stats::Warming;
 
-impl<K, V> Cache<K, V>
-where
-    K: CacheKey,
-    V: Send + Sync + 'static,
-{
+impl<K: CacheKey, V: Send + Sync + 'static> Cache<K, V> {
     /// Stores the values of a stream in both levels, unless their keys have values: for the time before a service takes
     /// requests, and after Redis has lost its data.
     ///
@@ -57,13 +53,10 @@ where
     /// # Ok(()) }
     /// # tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap().block_on(demo()).unwrap();
     /// ```
-    pub fn warm<T>(
+    pub fn warm<T: Into<Loaded<V>>>(
         &self,
         items: impl Stream<Item = (K, T)>,
-    ) -> impl Future<Output = Result<Warming, WriteError>>
-    where
-        T: Into<Loaded<V>>,
-    {
+    ) -> impl Future<Output = Result<Warming, WriteError>> {
         self.warm_with_progress(items, |_| {})
     }
 
@@ -86,14 +79,11 @@ where
     /// # Ok(()) }
     /// # tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap().block_on(demo()).unwrap();
     /// ```
-    pub fn warm_with_progress<T>(
+    pub fn warm_with_progress<T: Into<Loaded<V>>>(
         &self,
         items: impl Stream<Item = (K, T)>,
         progress: impl FnMut(&Warming),
-    ) -> impl Future<Output = Result<Warming, WriteError>>
-    where
-        T: Into<Loaded<V>>,
-    {
+    ) -> impl Future<Output = Result<Warming, WriteError>> {
         let items = items.map(|(key, value)| (key_text(&key), value.into()));
         self.engine().warm(items, progress)
     }

@@ -1,27 +1,32 @@
 //! Keeps a log line that every request could cause from being written for every request.
 
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::collections::HashMap;
+use std::panic::Location;
+use std::sync::Mutex;
 use std::time::Duration;
 
+use super::lock::lock;
 use crate::clock::{Tick, nanos};
 
 const EVERY: Duration = Duration::from_secs(5);
 
-/// Lets one line of a kind through every five seconds.
+/// Lets each line of an instance through every five seconds.
 #[derive(Debug, Default)]
 pub(crate) struct Throttle {
-    /// When the last one was let through; 0 before the first.
-    last: AtomicU64,
+    /// When the line was let through last that is written at this place of the code.
+    last: Mutex<HashMap<&'static Location<'static>, Tick>>,
 }
 
 impl Throttle {
+    #[track_caller]
     pub(crate) fn allows(&self, now: Tick) -> bool {
-        let last = self.last.load(Ordering::Relaxed);
-        now.saturating_sub(last) >= nanos(EVERY)
-            && self
-                .last
-                .compare_exchange(last, now, Ordering::Relaxed, Ordering::Relaxed)
-                .is_ok()
+        let mut all = lock(&self.last);
+        let last = all.entry(Location::caller()).or_default();
+        let allows = now.saturating_sub(*last) >= nanos(EVERY);
+        if allows {
+            *last = now;
+        }
+        allows
     }
 }
 
@@ -34,7 +39,10 @@ mod tests {
         let throttle = Throttle::default();
         let second = 1_000_000_000;
         let start = 1 << 60;
-        let allowed = (0..12).filter(|n| throttle.allows(start + n * second));
-        assert_eq!(allowed.collect::<Vec<_>>(), [0, 5, 10]);
+        let times = || (0..12).map(|n| start + n * second);
+        let allowed = times().map(|now| (throttle.allows(now), throttle.allows(now + second)));
+        let (one, other): (Vec<_>, Vec<_>) = allowed.unzip();
+        let every_fifth: Vec<_> = (0..12).map(|n| n % 5 == 0).collect();
+        assert_eq!((&one, &other), (&every_fifth, &every_fifth));
     }
 }

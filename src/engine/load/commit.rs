@@ -36,7 +36,7 @@ impl<V: Value> Loads<V> {
     /// the commit is that of the last commit: any other change of the key, and any other commit of this kind, ends the
     /// lease. Then the key is invalidated instead, as after a commit that has failed. No load that began before is
     /// stored.
-    pub(crate) async fn write_through<Fut, E>(
+    pub(crate) async fn write_through<Fut, E: Send + 'static>(
         &self,
         key: Key,
         loaded: Loaded<V>,
@@ -44,14 +44,11 @@ impl<V: Value> Loads<V> {
     ) -> Result<Token, CommitError<(), E>>
     where
         Fut: Future<Output = Result<(), E>> + Send + 'static,
-        E: Send + 'static,
     {
         let ctx = &self.ctx;
-        let checked = ctx.convert.to_store(&key, loaded);
-        let (value, ttls, tags) =
-            checked.map_err(|misuse| CommitError::NotBegun(WriteError::misuse(misuse)))?;
-        let commit = store(&value);
-        let ready = Ready::new(value, ttls, tags);
+        let ready = Ready::new(ctx, &key, loaded)
+            .map_err(|misuse| CommitError::NotBegun(WriteError::misuse(misuse)))?;
+        let commit = store(ready.value.value());
         let (task_ctx, leased) = (Arc::clone(ctx), key.clone());
         let commit = async move {
             let (ctx, key) = (&*task_ctx, &leased);

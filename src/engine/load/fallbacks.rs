@@ -6,7 +6,7 @@ use tracing::warn;
 
 use super::Loads;
 use super::fetch::{Fetch, Flight};
-use crate::engine::backoff::Began;
+use crate::engine::backoff::{After, Began};
 use crate::engine::read::tags::Proof;
 use crate::entry::Entry;
 use crate::error::{LoadError, Misuse};
@@ -81,7 +81,8 @@ impl<V: Value> Loads<V> {
         let Some(found) = self.reads.fallback(key, Proof::Used).await else {
             if !options.error_ttl.is_zero() {
                 let pause = options.shortened(options.error_ttl);
-                (ctx.backoff).load_failed(key, error.clone(), fetch.began, pause);
+                let (error, began) = (error.clone(), fetch.began);
+                (ctx.backoff).wait(key, pause, After::Error { error, began });
                 // In this order: a change of the key that comes in between ends it. A caller that comes after a change
                 // does not get the error of a load that began before (rule 4).
                 if !ctx.l1.in_flight().is_attached(op) {
@@ -94,9 +95,9 @@ impl<V: Value> Loads<V> {
             // An error that says nothing of other callers' loads must not keep these from loading.
             if !error.is_of_one_caller() {
                 let pause = options.jittered(options.fallback_throttle);
-                ctx.backoff.fell_back(key, pause);
+                ctx.backoff.wait(key, pause, After::Fallback);
             }
-            if self.load_warnings.allows(ctx.now()) {
+            if options.may_log() {
                 // Its sources are traced where the load has failed.
                 warn!(
                     namespace = options.namespace.as_str(),

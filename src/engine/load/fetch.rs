@@ -147,24 +147,20 @@ impl<V: Value> Loads<V> {
         loop {
             let round = async {
                 if let Some(next_round) = next_round {
-                    asked = self
-                        .due(&mut waiting, &mut notices, next_round, begun)
-                        .await;
+                    let due = self.due(&mut waiting, &mut notices, next_round, begun);
+                    asked = due.await;
                 }
                 let turns: Vec<_> = (asked.iter_mut())
                     .map(|it| lease::acquire(ctx, &it.op, it.goal, it.request.as_mut(), until))
                     .collect();
-                stream::iter(turns)
-                    .buffered(AT_ONCE)
-                    .collect::<Vec<_>>()
-                    .await
+                stream::iter(turns).buffered(AT_ONCE).collect().await
             };
             // Polls the loaders while the next round waits. It never ends, so that only a round ends the `select!`.
             let loading = async {
                 while loads.next().await.is_some() {}
                 pending().await
             };
-            let turns = tokio::select! {
+            let turns: Vec<_> = tokio::select! {
                 // The round first: a lease that it brings runs out from now on, and loaders run in tasks of their own.
                 biased;
                 turns = round => turns,

@@ -1,5 +1,6 @@
 //! The callers of a load: each looks its key up, and joins the load of the key or begins one.
 
+use std::slice;
 use std::sync::Arc;
 
 use futures::future::try_join_all;
@@ -71,9 +72,7 @@ impl<V: Value> Loads<V> {
     ) -> Result<Entry<V>, LoadError> {
         // Before L2 is asked: a load from this number on begins after the write that the token names (rule 22).
         let number = self.ctx.l1.in_flight().next(&key);
-        let found = self
-            .reads
-            .look_up_at_least(std::slice::from_ref(&key), token);
+        let found = (self.reads).look_up_at_least(slice::from_ref(&key), token);
         let want = match found.await.pop().unwrap_or(Err(None)) {
             Ok(entry) => {
                 if entry.is_due() {

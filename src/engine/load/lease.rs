@@ -10,18 +10,16 @@ use tokio::time::{Instant, sleep};
 #[cfg(larder_ablation)]
 use crate::ablation::{Rule, without};
 use crate::engine::context::Context;
-use crate::engine::deadline::deadline;
 use crate::engine::read::tags::{self, Proof};
 use crate::entry::Entry;
 use crate::error::{L2Error, LoadError, Misuse};
 use crate::events::CacheEvent;
 use crate::key::Key;
 use crate::l1::{Op, Slot, SlotValue};
-use crate::l2::{Fill, Lease, LeaseReply, LeaseRequest, Ttls, Want};
+use crate::l2::{Fill, Kind, Lease, LeaseReply, LeaseRequest, Ttls, Want};
 use crate::loaded::Loaded;
 use crate::token::Token;
 use crate::vocabulary::{Source, Value};
-use crate::wire::message::{self, Kind};
 
 /// How many values that cannot be read a refresh tries to replace, if each is another one.
 const REPLACED: usize = 4;
@@ -63,26 +61,13 @@ pub(crate) enum Replaces<'a, V> {
 
 /// A value with its options, which can be stored.
 pub(crate) struct Ready<V> {
-    value: SlotValue<V>,
+    pub(crate) value: SlotValue<V>,
     ttls: Ttls,
     pub(crate) tags: Vec<Key>,
     /// Whether it gets other tags than the one that it is the same as.
     is_retagged: bool,
     /// Whether L2 gets it.
     is_stored: bool,
-}
-
-impl<V> Ready<V> {
-    /// A new value, for both levels.
-    pub(crate) fn new(value: V, ttls: Ttls, tags: Vec<Key>) -> Self {
-        Self {
-            value: SlotValue::Own(value),
-            ttls,
-            tags,
-            is_retagged: false,
-            is_stored: true,
-        }
-    }
 }
 
 /// How a fill has ended.
@@ -114,7 +99,7 @@ async fn ask<V: Value>(
     mut request: LeaseRequest,
 ) -> Result<LeaseReply, L2Error> {
     // A request that is executed after its caller has gone would leave a lease that no load uses.
-    (request.deadline, _) = deadline(ctx);
+    (request.deadline, _) = ctx.deadline();
     ctx.acquire_lease(key, request).await
 }
 
@@ -355,6 +340,18 @@ pub(crate) async fn fill<V: Value>(
 }
 
 impl<V: Value> Ready<V> {
+    /// A new value, for both levels.
+    pub(crate) fn new(ctx: &Context<V>, key: &Key, loaded: Loaded<V>) -> Result<Self, Misuse> {
+        let (value, ttls, tags) = ctx.convert.to_store(key, loaded)?;
+        Ok(Self {
+            value: SlotValue::Own(value),
+            ttls,
+            tags,
+            is_retagged: false,
+            is_stored: true,
+        })
+    }
+
     /// A value that a loader has returned, or the one that it found unchanged.
     fn of(
         ctx: &Context<V>,
@@ -394,9 +391,7 @@ impl<V: Value> Ready<V> {
             && !self.is_retagged
         {
             // L2 has the value, so its body need not be sent again. `None` if L2 does not have it any more.
-            let sending = ctx
-                .lane
-                .revalidate(key, lease, slot.version.ver, ttls, tags);
+            let sending = (ctx.lane).revalidate(key, lease, slot.version.ver, ttls, tags);
             if let Some(fill) = ctx.breaker.send("revalidate", sending).await? {
                 return Ok(Some(fill));
             }
@@ -404,8 +399,7 @@ impl<V: Value> Ready<V> {
         let Ok(encoded) = ctx.convert.seal(key, self.value.value(), ttls, tags) else {
             return Ok(None);
         };
-        let payload = || message::payload(Kind::Insert, ctx.instance, &[key]);
-        let payload = publishes.then(payload);
+        let payload = publishes.then(|| ctx.message(Kind::Insert, &[key]));
         let filling = ctx.lane.fill(key, lease, &encoded, payload.as_deref());
         ctx.breaker.send("fill", filling).await.map(Some)
     }

@@ -60,11 +60,10 @@ impl<V: Value> Loader<V> {
     }
 
     /// For one key, which is asked for once.
-    pub(crate) fn one<F, Fut, T, E>(loader: F) -> Self
+    pub(crate) fn one<F, Fut, T: Into<Loaded<V>>, E>(loader: F) -> Self
     where
         F: FnOnce(Previous<V>) -> Fut + Send + 'static,
         Fut: Future<Output = Result<T, E>> + Send + 'static,
-        T: Into<Loaded<V>>,
         E: Into<Box<dyn Error + Send + Sync>>,
     {
         // Taken by the first call. Clones share it, so a refresh that was begun twice runs the user's code once.

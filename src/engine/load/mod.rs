@@ -34,7 +34,6 @@ pub(crate) use self::fetch::{Begin, Fetch};
 use super::context::Context;
 use super::read::lookup::Reads;
 use super::write::Writes;
-use crate::util::throttle::Throttle;
 use crate::vocabulary::Value;
 
 /// How many hits are checked at the same time. One that comes then is not checked.
@@ -45,17 +44,14 @@ pub(crate) type Same<V> = Arc<dyn Fn(&V, &V) -> Option<bool> + Send + Sync>;
 
 /// The calls that may run a loader.
 pub(crate) struct Loads<V: Value> {
-    ctx: Arc<Context<V>>,
+    pub(crate) ctx: Arc<Context<V>>,
     reads: Arc<Reads<V>>,
-    writes: Arc<Writes<V>>,
+    pub(crate) writes: Arc<Writes<V>>,
     same: Same<V>,
     /// One for each loader that may run now.
     permits: Arc<Semaphore>,
     /// One for each hit that may be checked now.
     check_permits: Arc<Semaphore>,
-    load_warnings: Throttle,
-    refresh_warnings: Throttle,
-    mismatch_warnings: Throttle,
 }
 
 impl<V: Value> Loads<V> {
@@ -72,9 +68,6 @@ impl<V: Value> Loads<V> {
             reads: Arc::clone(reads),
             writes: Arc::clone(writes),
             same,
-            load_warnings: Throttle::default(),
-            refresh_warnings: Throttle::default(),
-            mismatch_warnings: Throttle::default(),
         }
     }
 }

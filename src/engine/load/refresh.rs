@@ -154,11 +154,8 @@ impl<V: Value> Loads<V> {
         if refreshes.is_empty() {
             return;
         }
-        let span = debug_span!(
-            "larder.refresh",
-            namespace = self.ctx.options.namespace.as_str(),
-            keys = refreshes.len()
-        );
+        let namespace = self.ctx.options.namespace.as_str();
+        let span = debug_span!("larder.refresh", namespace, keys = refreshes.len());
         let loads = Arc::clone(self);
         let task = async move { loads.run_all(refreshes, loader).await };
         tokio::spawn(task.instrument(enabled(span)));
@@ -253,7 +250,7 @@ impl<V: Value> Loads<V> {
     }
 
     pub(super) fn warn_of_refresh(&self, keys: usize, error: &LoadError) {
-        if self.refresh_warnings.allows(self.ctx.now()) {
+        if self.ctx.options.may_log() {
             // Its sources may quote a value. They are traced where the load has failed.
             warn!(
                 namespace = self.ctx.options.namespace.as_str(),

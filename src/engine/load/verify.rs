@@ -4,6 +4,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::time::Duration;
 
+use futures::FutureExt;
 use tokio::time::sleep;
 use tracing::{Instrument, Span, debug, warn};
 
@@ -34,10 +35,7 @@ impl<V: Value> Loads<V> {
                 return;
             };
             let check = Arc::clone(self).check(sample, loader.clone(), Span::current());
-            tokio::spawn(async move {
-                check.await;
-                drop(permit);
-            });
+            tokio::spawn(check.map(|()| drop(permit)));
         }
     }
 
@@ -111,7 +109,7 @@ impl<V: Value> Loads<V> {
             age,
         });
         let namespace = ctx.options.namespace.as_str();
-        if self.mismatch_warnings.allows(now) {
+        if ctx.options.may_log() {
             warn!(
                 namespace,
                 epoch = version.epoch,

@@ -173,14 +173,13 @@ async fn store<V: Value>(
 /// Asks for the lease of a key that has no value.
 async fn ask<V: Value>(ctx: &Context<V>, (key, loaded): Item<V>) -> Result<LeasedValue<V>, Ended> {
     let key = key.map_err(|_| Ended::Refused)?;
-    let checked = ctx.convert.to_store(&key, loaded);
-    let (value, ttls, tags) = checked.map_err(|_| Ended::Refused)?;
+    let ready = Ready::new(ctx, &key, loaded).map_err(|_| Ended::Refused)?;
     let op = ctx.l1.begin(&key);
     let goal = Goal::Missing { at_least: None };
     let mut request = lease::request(ctx, Want::Any);
     let until = Instant::now() + ctx.options.l2_timeout;
     match lease::acquire(ctx, &op, goal, Some(&mut request), until).await {
-        Acquired::Lease(lease, _) => Ok((op, lease, Ready::new(value, ttls, tags))),
+        Acquired::Lease(lease, _) => Ok((op, lease, ready)),
         Acquired::Found(..) | Acquired::Wait(_) => Err(Ended::Present),
         // A change of the key may be why.
         Acquired::NotAsked | Acquired::Refused | Acquired::Failed => Err(Ended::Changed),
@@ -208,15 +207,13 @@ async fn fill<V: Value>(
 /// has applied the message is there.
 async fn mark_log<V: Value>(ctx: &Context<V>) -> Result<Applied, WriteError> {
     // A step that writes, as only a primary accepts it: a replica may lack the last messages (rule 23).
-    let marked = ctx.publish(Kind::Invalidate, &[]).await;
-    let marked = marked.map_err(|error| WriteError::interrupted(Some(error)))?;
-    let Written::Done(ack) = marked else {
-        return Err(WriteError::interrupted(None));
-    };
-    Ok(Applied {
-        epoch: ack.stamp.epoch,
-        seq: ack.seq,
-    })
+    match ctx.publish(Kind::Invalidate, &[]).await {
+        Ok(Written::Done(ack)) => Ok(Applied {
+            epoch: ack.stamp.epoch,
+            seq: ack.seq,
+        }),
+        other => Err(WriteError::interrupted(other.err())),
+    }
 }
 
 /// The changes since a position in the log.
@@ -289,10 +286,7 @@ impl Changes {
     fn are_of(&self, key: &Key, tags: &[Key]) -> bool {
         let hash = |text: &Key| self.hasher.hash_one(&**text);
         self.keys.contains(&hash(key))
-            || self
-                .prefixes
-                .iter()
-                .any(|prefix| key.starts_with(&**prefix))
+            || (self.prefixes.iter()).any(|prefix| key.starts_with(&**prefix))
             || tags.iter().any(|tag| self.tags.contains(&hash(tag)))
     }
 }

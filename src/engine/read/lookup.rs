@@ -38,7 +38,7 @@ impl<V: Value> Reads<V> {
         Self {
             ctx: Arc::clone(ctx),
             hot_keys: HotKeys::new(ctx.options.track_hot_keys),
-            extensions: Extensions::new(ctx.options.clock.clone()),
+            extensions: Extensions::new(),
         }
     }
 
@@ -95,12 +95,10 @@ impl<V: Value> Reads<V> {
         let verified = self.ctx.options.verify;
         let is_verified = !is_stale && !is_ahead && verified > 0.0 && fastrand::f64() < verified;
         let entry = Entry::new(slot, now, source);
-        if is_ahead {
-            entry.into_ahead()
-        } else if is_verified {
-            entry.into_sampled()
-        } else {
-            entry
+        match (is_ahead, is_verified) {
+            (true, _) => entry.into_ahead(),
+            (_, true) => entry.into_sampled(),
+            _ => entry,
         }
     }
 
@@ -155,10 +153,8 @@ impl<V: Value> Reads<V> {
     pub(crate) async fn get_many(&self, keys: &[Key]) -> Vec<Option<Entry<V>>> {
         let outcomes = self.read_many(keys, Proof::Used).await;
         let now = self.ctx.now();
-        keys.iter()
-            .zip(outcomes)
-            .map(|(key, outcome)| self.answer(key, outcome, now).ok())
-            .collect()
+        let answer = |(key, outcome)| self.answer(key, outcome, now).ok();
+        keys.iter().zip(outcomes).map(answer).collect()
     }
 
     /// Turns a read of L2 into the caller's answer: an entry, or else the request for a load.

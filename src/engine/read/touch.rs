@@ -14,13 +14,11 @@ use super::lookup::Reads;
 use crate::ablation::{Rule, without};
 use crate::clock::nanos;
 use crate::engine::context::Context;
-use crate::engine::deadline::{deadline, learn_clock};
 use crate::error::{L2Error, WriteError};
 use crate::key::Key;
 use crate::l1::{NEVER, Op, Slot, SlotValue};
-use crate::l2::NewLifetime;
-use crate::vocabulary::{Value, Version};
-use crate::wire::message::{self, Kind};
+use crate::l2::{Kind, NewLifetime};
+use crate::vocabulary::Value;
 
 impl<V: Value> Reads<V> {
     /// Gives the value of a key a new TTL. Returns whether there is a value.
@@ -39,9 +37,8 @@ impl<V: Value> Reads<V> {
             return Ok(false);
         };
         // The step carries a deadline, as a late copy of it must not shorten the lifetime of a newer value.
-        let known = learn_clock(ctx).await;
-        known.map_err(WriteError::unconfirmed)?;
-        let (deadline, _) = deadline(ctx);
+        ctx.learn_clock().await.map_err(WriteError::unconfirmed)?;
+        let (deadline, _) = ctx.deadline();
         let touched = send(ctx, &op, NewLifetime::Renewed(ttls), deadline).await;
         touched.map_err(WriteError::unconfirmed)
     }
@@ -50,18 +47,17 @@ impl<V: Value> Reads<V> {
     /// each key once in a quarter of the idle time.
     #[cold]
     pub(crate) fn extend(&self, slot: &Arc<Slot<V>>, idle: Duration) {
-        let ctx = &self.ctx;
-        let key = &slot.key;
+        let (ctx, key) = (&self.ctx, &slot.key);
+        let now = ctx.now();
         let has_no_l2 = ctx.l1.freshness().has_no_l2();
         let runtime = Handle::try_current().ok().filter(|_| !has_no_l2);
         // Without a runtime the next look-up that has one does it.
         let is_possible = has_no_l2 || runtime.is_some();
-        if !is_possible || !self.extensions.is_due(key, idle / 4) {
+        if !is_possible || !self.extensions.is_due(key, now, idle / 4) {
             return;
         }
         let ttls = ctx.convert.idle_ttls(idle);
         let Some(runtime) = runtime else {
-            let now = ctx.now();
             ctx.l1.replace_times(key, now, |slot| {
                 // Of the entry that is there now, which may have replaced the one that was read.
                 let (head, ends_at) = (slot.head(), slot.ends_at());
@@ -96,23 +92,20 @@ async fn send<V: Value>(
     deadline: Option<u64>,
 ) -> Result<bool, L2Error> {
     let key = &op.key;
-    let payload = message::payload(Kind::Invalidate, ctx.instance, &[key]);
+    let payload = ctx.message(Kind::Invalidate, &[key]);
     let touching = ctx.lane.touch(key, lifetime, &payload, deadline);
     let Some(touched) = ctx.breaker.send("touch", touching).await? else {
         return Ok(false);
     };
     let (now, stamp) = (ctx.now(), touched.stamp);
-    let Version { epoch, ver } = stamp.version();
-    let ver = touched.change.unwrap_or(ver);
-    let at = Version { epoch, ver };
+    let mut at = stamp.version();
+    at.ver = touched.change.unwrap_or(at.ver);
     // After a change to a shorter lifetime this instance applies the message as others do, and reads the value again.
     let is_same = touched.change.is_none();
     let held = is_same.then(|| ctx.l1.get(key, now)).flatten();
     if let Some(slot) = held.filter(|slot| slot.version == at) {
         let (tags, value) = (slot.tags(), SlotValue::Shared(slot));
-        let slot = ctx
-            .convert
-            .slot(key, value, stamp, touched.lifetime, tags, now);
+        let slot = (ctx.convert).slot(key, value, stamp, touched.lifetime, tags, now);
         ctx.l1.put_read(op, &slot);
     } else {
         // The entry here, if there is one, is of an older version.
@@ -124,7 +117,7 @@ async fn send<V: Value>(
 #[cfg(larder_ablation)]
 async fn store_again<V: Value>(ctx: &Context<V>, key: &str, slot: &Slot<V>, ttls: crate::l2::Ttls) {
     if let Ok(sealed) = ctx.convert.seal(key, slot.value(), ttls, &[]) {
-        let payload = message::payload(Kind::Insert, ctx.instance, &[key]);
+        let payload = ctx.message(Kind::Insert, &[key]);
         let batch = crate::l2::Batch {
             keys: &[key],
             values: &[&sealed],

@@ -15,7 +15,6 @@ use crate::engine::context::Context;
 use crate::l2::{L2Error, StoredCounts};
 use crate::stats::Stats;
 use crate::util::lock::lock;
-use crate::util::throttle::Throttle;
 use crate::vocabulary::Value;
 
 /// Counters that have changed are stored after so many times `max_staleness`.
@@ -29,7 +28,6 @@ pub(crate) struct FleetStats<V> {
     /// By time that goes on while the clock of the values stands still in a test.
     began: Instant,
     stored: Mutex<Stored>,
-    warnings: Throttle,
 }
 
 #[derive(Clone, Copy, Default)]
@@ -47,7 +45,6 @@ impl<V: Value> FleetStats<V> {
             ctx: Arc::clone(ctx),
             began: Instant::now(),
             stored: Mutex::default(),
-            warnings: Throttle::default(),
         }
     }
 
@@ -93,9 +90,7 @@ impl<V: Value> FleetStats<V> {
                 stored.is_told = false;
             }
             // An L2 that cannot be reached is in the log by requests that the cache needs.
-            Err(error)
-                if error.is_refused() && !stored.is_told && self.warnings.allows(ctx.now()) =>
-            {
+            Err(error) if error.is_refused() && !stored.is_told && ctx.options.may_log() => {
                 stored.is_told = true;
                 warn!(
                     namespace = ctx.options.namespace.as_str(),

@@ -19,7 +19,6 @@ use crate::engine::write::Writes;
 use crate::key::{Key, MAX_KEY_BYTES};
 use crate::stats::Counters;
 use crate::util::lock::lock;
-use crate::util::throttle::Throttle;
 use crate::vocabulary::{Invalidation, Removal, Value};
 
 /// How many payloads may wait, and how many bytes they may have together.
@@ -48,8 +47,6 @@ pub(crate) struct Channels {
     heard: Notify,
     heard_prefixes: Notify,
     dropped: Notify,
-    panics: Throttle,
-    overflows: Throttle,
 }
 
 #[derive(Default)]
@@ -175,7 +172,7 @@ impl Channels {
                 return;
             };
             ctx.counters.parser_panics.add(panics);
-            if panics > 0 && self.panics.allows(ctx.now()) {
+            if panics > 0 && ctx.options.may_log() {
                 warn!(
                     namespace = ctx.options.namespace.as_str(),
                     "the parser of listen_to panicked; its message invalidates nothing"
@@ -207,7 +204,7 @@ impl Channels {
                 self.dropped.notified().await;
                 continue;
             }
-            if self.overflows.allows(ctx.now()) {
+            if ctx.options.may_log() {
                 warn!(
                     namespace = ctx.options.namespace.as_str(),
                     "other programs publish faster than this instance can invalidate; it clears the cache instead"

@@ -9,7 +9,6 @@ use tracing::warn;
 use crate::engine::context::Context;
 use crate::error::L2Error;
 use crate::l2::Message;
-use crate::util::throttle::Throttle;
 use crate::vocabulary::Value;
 
 /// How many events may wait.
@@ -26,7 +25,6 @@ pub(crate) struct Publisher {
     queue: mpsc::Sender<Vec<u8>>,
     /// Held by the task; another one goes on with it after the runtime of the first has ended.
     events: Mutex<mpsc::Receiver<Vec<u8>>>,
-    warnings: Throttle,
 }
 
 impl Publisher {
@@ -36,7 +34,6 @@ impl Publisher {
             to,
             queue,
             events: Mutex::new(events),
-            warnings: Throttle::default(),
         }
     }
 
@@ -64,7 +61,7 @@ impl Publisher {
                 continue;
             };
             ctx.counters.changes_dropped.bump();
-            if !error.is_skipped() && self.warnings.allows(ctx.now()) {
+            if !error.is_skipped() && ctx.options.may_log() {
                 warn!(
                     namespace = ctx.options.namespace.as_str(),
                     error = &error as &dyn Error,

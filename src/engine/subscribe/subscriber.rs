@@ -26,7 +26,6 @@ use super::listen::{Channel, Channels};
 use super::publish::{PublishTo, Publisher};
 use crate::ablation::{Rule, without};
 use crate::engine::context::Context;
-use crate::engine::members::Members;
 use crate::engine::report::fleet_stats::FleetStats;
 use crate::engine::write::Writes;
 use crate::events::CacheEvent;
@@ -48,7 +47,6 @@ const CLEARS: usize = 16;
 pub(crate) struct Subscriber<V: Value> {
     ctx: Arc<Context<V>>,
     writes: Arc<Writes<V>>,
-    members: Arc<Members<V>>,
     channels: Arc<Channels>,
     publisher: Option<Publisher>,
     pub(crate) fleet_stats: FleetStats<V>,
@@ -64,14 +62,12 @@ impl<V: Value> Subscriber<V> {
     pub(crate) fn new(
         ctx: &Arc<Context<V>>,
         writes: &Arc<Writes<V>>,
-        members: &Arc<Members<V>>,
         channels: Vec<Channel>,
         publish_to: Option<PublishTo>,
     ) -> Self {
         Self {
             ctx: Arc::clone(ctx),
             writes: Arc::clone(writes),
-            members: Arc::clone(members),
             channels: Arc::new(Channels::new(channels, &ctx.counters)),
             publisher: publish_to.map(Publisher::new),
             fleet_stats: FleetStats::new(ctx),
@@ -122,7 +118,7 @@ impl<V: Value> Subscriber<V> {
         tokio::select! {
             biased;
             () = self.stop.cancelled() => {}
-            never = self.members.forget_silent() => match never {},
+            never = self.writes.members.forget_silent() => match never {},
             never = self.keep_subscribed() => match never {},
             never = self.keep_delivering() => match never {},
         }

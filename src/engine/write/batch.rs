@@ -11,13 +11,11 @@ use super::pending::Write;
 use crate::ablation::{Rule, without};
 use crate::clock::Tick;
 use crate::engine::context::Context;
-use crate::engine::deadline::{deadline as deadline_of, learn_clock};
 use crate::error::L2Error;
 use crate::events::CacheEvent;
 use crate::l1::SlotValue;
 use crate::l2::{Batch, EncodedValue, Step, WriteAck, Written};
 use crate::vocabulary::Value;
-use crate::wire::message;
 
 /// Writes that L2 can be sent in one step. A key is in it twice only if both writes remove it, as in the whole batch.
 struct Group<V: Value> {
@@ -72,13 +70,11 @@ pub(crate) async fn send<V: Value>(ctx: &Context<V>, writes: Vec<Write<V>>) -> b
     // Before all of them: they are sent one after the other then, with nothing to wait for in between.
     let clock = &if groups.iter().any(|group| group.step.is_insert()) {
         // An insert needs a deadline in the lane's time.
-        learn_clock(ctx).await
+        ctx.learn_clock().await
     } else {
         Ok(())
     };
-    let sent = groups
-        .into_iter()
-        .map(|group| send_group(ctx, group, clock));
+    let sent = (groups.into_iter()).map(|group| send_group(ctx, group, clock));
     join_all(sent).await.contains(&true)
 }
 
@@ -134,7 +130,7 @@ async fn step<V: Value>(
     if group.step.is_insert() {
         clock.clone()?;
         // Without an answer by then it is deferred: it must not land after the invalidation that replaces it (rule 14).
-        let (at, by) = deadline_of(ctx);
+        let (at, by) = ctx.deadline();
         for write in &mut group.writes {
             write.may_land_until(at.unwrap_or(0), by);
         }
@@ -151,7 +147,7 @@ async fn step<V: Value>(
     let batch = Batch {
         keys,
         values: &group.values(),
-        payload: &message::payload(group.step.kind(), ctx.instance, keys),
+        payload: &ctx.message(group.step.kind(), keys),
         deadline,
     };
     let writing = ctx.lane.write(&group.step, batch);

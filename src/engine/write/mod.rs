@@ -43,8 +43,8 @@ use crate::vocabulary::Value;
 pub(crate) struct Writes<V: Value> {
     ctx: Arc<Context<V>>,
     reads: Arc<Reads<V>>,
-    members: Arc<Members<V>>,
-    writer: Writer<V>,
+    pub(crate) members: Members<V>,
+    pub(crate) writer: Writer<V>,
     passes: Passes,
     turns: Turns,
 }
@@ -53,24 +53,15 @@ pub(crate) struct Writes<V: Value> {
 const AT_ONCE: usize = 64;
 
 impl<V: Value> Writes<V> {
-    pub(crate) fn new(
-        ctx: &Arc<Context<V>>,
-        reads: &Arc<Reads<V>>,
-        members: &Arc<Members<V>>,
-    ) -> Self {
+    pub(crate) fn new(ctx: &Arc<Context<V>>, reads: &Arc<Reads<V>>) -> Self {
         Self {
             ctx: Arc::clone(ctx),
             reads: Arc::clone(reads),
-            members: Arc::clone(members),
+            members: Members::new(ctx),
             turns: Turns::default(),
             writer: Writer::new(ctx),
             passes: Passes::default(),
         }
-    }
-
-    /// What the writes that L2 has not answered yet weigh together.
-    pub(crate) fn pending(&self) -> usize {
-        self.writer.pending()
     }
 
     /// Stores values in both levels.
@@ -108,9 +99,8 @@ impl<V: Value> Writes<V> {
             attempts.next().await?;
             let stored = self.reads.look_up(&key).await;
             // A value that L2 does not have, as one that could not be stored in it, cannot be replaced in it.
-            let version = stored
-                .as_ref()
-                .map_or(Some(Version::ABSENT), |entry| entry.meta().version());
+            let version =
+                (stored.as_ref()).map_or(Some(Version::ABSENT), |entry| entry.meta().version());
             let Some(version) = version else { continue };
             let changed = change(stored.as_deref());
             drop(stored);
@@ -228,10 +218,8 @@ impl<V: Value> Writes<V> {
         let from_l1 = ctx.l1.evict_prefixes(&prefixes, ctx.now());
         // In their place among the writes before a task can run, and deferred if the caller is cancelled here.
         let begin = |prefix: &Key| Write::new(ctx, prefix.clone(), Step::EndLeases, None);
-        let begun = self
-            .writer
-            .submit(prefixes.iter().map(begin).collect())
-            .await;
+        let steps = prefixes.iter().map(begin).collect();
+        let begun = self.writer.submit(steps).await;
         let writes = Arc::clone(self);
         let task = async move { writes.remove_prefixes(prefixes, begun, from_l1).await };
         let removed = tokio::spawn(task.instrument(Span::current())).await;
@@ -313,16 +301,14 @@ impl<V: Value> Writes<V> {
     /// were called before (rule 14). What does not get through is deferred again.
     pub(crate) async fn deliver_deferred(&self) {
         let ctx = &self.ctx;
+        let namespace = ctx.options.namespace.as_str();
         let began = ctx.deferred.next_order();
         while let Some((step, names)) = ctx.deferred.next(ctx.now(), began) {
             let before = ctx.deferred.len();
             let writes = names.into_iter();
             let writes = writes.map(|name| Write::new(ctx, name, step.clone(), None).delivering());
             match self.write(writes).await {
-                Ok(_) => debug!(
-                    namespace = ctx.options.namespace.as_str(),
-                    "deferred invalidations were delivered"
-                ),
+                Ok(_) => debug!(namespace, "deferred invalidations were delivered"),
                 // It is the fault of some keys, for which the others do not wait.
                 Err(error) if error.is_deferred_refusal() && ctx.deferred.len() < before => {}
                 Err(_) => return,

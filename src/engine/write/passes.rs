@@ -63,11 +63,9 @@ impl Passes {
 
     async fn pass<V: Value>(&self, ctx: &Context<V>) {
         let together = self.next_calls();
-        let prefixes: Vec<_> = together
-            .iter()
-            .flat_map(|waiting| &waiting.prefixes)
-            .map(|(prefix, before)| (&**prefix, *before))
-            .collect();
+        let prefixes = together.iter().flat_map(|waiting| &waiting.prefixes);
+        let prefixes = prefixes.map(|(prefix, before)| (&**prefix, *before));
+        let prefixes: Vec<_> = prefixes.collect();
         let removing = ctx.lane.remove_prefixes(&prefixes);
         let removed = ctx.breaker.send("remove_prefix", removing).await;
         let mut removed = removed.map(Vec::into_iter);

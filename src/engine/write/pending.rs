@@ -155,7 +155,7 @@ impl<V: Value> Write<V> {
         // Where L2 is this instance's own, it is enough to change L1.
         if !without(Rule::Deferred) && !ctx.l1.freshness().has_no_l2() {
             ctx.deferred.defer(self.target(), self.deferral);
-            if ctx.deferred.should_warn_of_loss(ctx.now()) {
+            if ctx.deferred.is_closed() && ctx.options.may_log() {
                 warn!(
                     namespace = ctx.options.namespace.as_str(),
                     error = error as &dyn Error,

@@ -7,7 +7,7 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use backon::ExponentialBackoff;
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::sync::OwnedMutexGuard;
 use tokio::time::sleep;
 
 use crate::engine::context::Context;
@@ -28,31 +28,29 @@ const LONGEST_PAUSE: Duration = Duration::from_millis(20);
 /// A turn lasts for round trips, and keeps no other call waiting: neither look-ups and other writes of its key, nor
 /// calls with other keys.
 #[derive(Default)]
-pub(crate) struct Turns(Mutex<HashMap<Key, Arc<Semaphore>>>);
+pub(crate) struct Turns(Mutex<HashMap<Key, Queue>>);
+
+/// Fair: the turn is that of the update that has waited longest.
+type Queue = Arc<tokio::sync::Mutex<()>>;
 
 /// The turn of one update, or its place in the queue.
 struct Turn<'a> {
     turns: &'a Turns,
     key: Key,
-    queue: Arc<Semaphore>,
-    permit: Option<OwnedSemaphorePermit>,
+    queue: Queue,
+    guard: Option<OwnedMutexGuard<()>>,
 }
 
 impl Turns {
     async fn wait(&self, key: Key) -> Turn<'_> {
-        let queue = Arc::clone(
-            lock(&self.0)
-                .entry(key.clone())
-                .or_insert_with(|| Arc::new(Semaphore::new(1))),
-        );
+        let queue = Arc::clone(lock(&self.0).entry(key.clone()).or_default());
         let mut turn = Turn {
             turns: self,
             key,
             queue,
-            permit: None,
+            guard: None,
         };
-        // It is never closed.
-        turn.permit = Arc::clone(&turn.queue).acquire_owned().await.ok();
+        turn.guard = Some(Arc::clone(&turn.queue).lock_owned().await);
         turn
     }
 }
@@ -61,7 +59,7 @@ impl Drop for Turn<'_> {
     fn drop(&mut self) {
         // The lock first: a caller that takes its place in the queue meanwhile is counted below.
         let mut queues = lock(&self.turns.0);
-        self.permit = None;
+        self.guard = None;
         debug_assert!(
             Arc::strong_count(&self.queue) >= 2,
             "the table keeps the queue of a turn"

@@ -90,7 +90,7 @@ pub use self::write::{Stored, Write};
 use crate::cache::{Cache, key_text};
 use crate::error::WriteError;
 use crate::key::{CacheKey, Key};
-use crate::l2::{Append, Pending, WriteStream, Written};
+use crate::l2::{Append, Kind, Pending, WriteStream, Written};
 use crate::loaded::Loaded;
 use crate::lookup_by::KeyFrom;
 use crate::token::Token;
@@ -355,7 +355,7 @@ where
                 return Ok(replayed);
             }
             for letter in &letters {
-                let payload = self.cache.engine().invalidation_of(&[&letter.key]);
+                let payload = (self.cache.engine().ctx).message(Kind::Invalidate, &[&letter.key]);
                 let waits = stream.requeue(letter, &payload).await;
                 replayed += u64::from(waits.map_err(Reason::L2)?);
             }
@@ -378,7 +378,7 @@ where
     }
 
     fn stream(&self) -> Result<&dyn WriteStream, WriteBehindError> {
-        let stream = self.cache.engine().write_stream();
+        let stream = self.cache.engine().ctx.lane.write_stream();
         Ok(stream.ok_or(Reason::Unsupported)?)
     }
 }
@@ -508,7 +508,7 @@ where
             return misuse("store is not set");
         };
         // Now, and not at the first write, which a service may make hours later.
-        if self.cache.engine().write_stream().is_none() {
+        if self.cache.engine().ctx.lane.write_stream().is_none() {
             return Err(Reason::Unsupported.into());
         }
         let options = &self.options;

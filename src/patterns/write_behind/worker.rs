@@ -101,7 +101,7 @@ where
     });
     Some(Write {
         key: key.ok()??,
-        value: cache.engine().open_waiting(waiting)?,
+        value: cache.engine().ctx.convert.open_waiting(waiting)?,
         version: version(waiting.version),
     })
 }
@@ -220,7 +220,7 @@ where
     }
 
     fn stream(&self) -> Result<&dyn WriteStream, Failure> {
-        let stream = self.cache.engine().write_stream();
+        let stream = self.cache.engine().ctx.lane.write_stream();
         // It was there when the worker was built.
         stream.ok_or_else(|| Failure::L2(L2Error::closed()))
     }
@@ -349,7 +349,7 @@ where
         let settled = Settled {
             writes,
             outcome,
-            origin: self.cache.engine().instance(),
+            origin: self.cache.engine().ctx.instance,
         };
         // The fence is compared in the same step: a late worker settles nothing (rule 24).
         let settled = self.stream()?.settle(self.fence, settled).await;
@@ -357,7 +357,7 @@ where
             return Err(Failure::Fence);
         }
         // A source that refuses all writes would fill the log.
-        if outcome.is_err() && self.dead_letters.allows(self.cache.engine().now()) {
+        if outcome.is_err() && self.dead_letters.allows(self.cache.engine().ctx.now()) {
             warn!(
                 namespace = self.cache.namespace(),
                 "writes could not be written to their source, and are dead letters now"
