@@ -780,7 +780,6 @@ impl<K, V, L> Builder<K, V, L> {
     /// [`build`](Self::build) refuses a channel to which this cache [listens](Self::listen_to): it would repeat its own
     /// changes for ever. So would two caches that listen to each other's channels; have their parsers ignore events.
     #[cfg(feature = "json")]
-    #[cfg_attr(docsrs, doc(cfg(feature = "json")))]
     pub fn publish_changes(mut self, channel: impl Into<String>) -> Self {
         self.parts.publish_to = Some(PublishTo {
             channel: channel.into().into(),

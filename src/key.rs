@@ -370,7 +370,6 @@ integer!(u8, u16, u32, u64, u128, usize);
 
 /// 36 characters, in lower case, with hyphens.
 #[cfg(feature = "uuid")]
-#[cfg_attr(docsrs, doc(cfg(feature = "uuid")))]
 impl CacheKey for uuid::Uuid {
     fn write_key(&self, out: &mut KeyWriter) {
         let mut text = uuid::Uuid::encode_buffer();
