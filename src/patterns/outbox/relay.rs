@@ -17,10 +17,10 @@ use super::row::{MOST, Row, Waits, now_ms};
 use super::stats::{Counters, OutboxStats, age};
 use crate::cache::{Cache, key_text};
 use crate::error::WriteError;
-use crate::key::CacheKey;
 use crate::util::lock::lock;
 use crate::util::partial_debug::partial_debug;
 use crate::util::retry_delays::retry_delays;
+use crate::vocabulary::Value;
 
 const DEFAULT_INTERVAL: Duration = Duration::from_secs(1);
 const INTERVALS: std::ops::RangeInclusive<Duration> =
@@ -53,12 +53,9 @@ pub struct RelayBuilder {
 }
 
 impl RelayBuilder {
-    pub(super) fn new<K, V>(cache: &Cache<K, V>, table: impl Table) -> Self
-    where
-        K: CacheKey + 'static,
-        V: Send + Sync + 'static,
-    {
-        let cache = cache.clone();
+    pub(super) fn new<K, V: Value>(cache: &Cache<K, V>, table: impl Table) -> Self {
+        // Rows have the texts of keys, so their type does not matter.
+        let cache = cache.with_keys::<()>();
         Self {
             namespace: cache.namespace().to_owned(),
             interval: DEFAULT_INTERVAL,
@@ -123,9 +120,9 @@ impl Relay {
     }
 }
 
-struct Worker<T, K, V: Send + Sync + 'static> {
+struct Worker<T, V: Value> {
     table: T,
-    cache: Cache<K, V>,
+    cache: Cache<(), V>,
     counters: Arc<Counters>,
     /// Since when rows may wait that nobody has read, or that do not say when they were written.
     since_ms: i64,
@@ -140,12 +137,7 @@ enum Failure {
     L2(#[from] WriteError),
 }
 
-impl<T, K, V> Worker<T, K, V>
-where
-    T: Table,
-    K: CacheKey + 'static,
-    V: Send + Sync + 'static,
-{
+impl<T: Table, V: Value> Worker<T, V> {
     async fn run(mut self, interval: Duration) {
         let longest = LONGEST_RETRY.max(interval);
         let new_retries = || retry_delays(interval, longest);
@@ -277,11 +269,7 @@ where
 }
 
 /// `Ok` once L2 has accepted it. An invalidation that is only deferred, in the memory of this process, is an error.
-async fn invalidate<K, V>(cache: &Cache<K, V>, row: &Row) -> Result<(), WriteError>
-where
-    K: CacheKey,
-    V: Send + Sync + 'static,
-{
+async fn invalidate<V: Value>(cache: &Cache<(), V>, row: &Row) -> Result<(), WriteError> {
     // Rows without a name are not delivered.
     let Ok(name) = key_text(row.name.as_deref().unwrap_or_default()) else {
         // No value has such a key or tag: the row was written by something else, and there is nothing to do for it.
