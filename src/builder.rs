@@ -639,11 +639,10 @@ where
     /// # Ok(()) }
     /// # tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap().block_on(demo()).unwrap();
     /// ```
-    pub fn tags_of<I>(mut self, tags_of: impl Fn(&str, &V) -> I + Send + Sync + 'static) -> Self
-    where
-        I: IntoIterator,
-        I::Item: CacheKey,
-    {
+    pub fn tags_of<I: IntoIterator<Item: CacheKey>>(
+        mut self,
+        tags_of: impl Fn(&str, &V) -> I + Send + Sync + 'static,
+    ) -> Self {
         let tags_of = move |key: &str, value: &V, own| with_tags(own, tags_of(key, value));
         self.parts.values.tags_of = Some(Arc::new(tags_of));
         self

@@ -133,19 +133,10 @@ mod by {
 }
 
 #[diagnostic::do_not_recommend]
-impl<K, Q> LookupBy<Q, by::Itself> for K
-where
-    K: Borrow<Q> + ?Sized,
-    Q: ?Sized,
-{
-}
+impl<K: Borrow<Q> + ?Sized, Q: ?Sized> LookupBy<Q, by::Itself> for K {}
 
 #[diagnostic::do_not_recommend]
-impl<K, Q> KeyFrom<Q, by::Itself> for K
-where
-    K: Borrow<Q>,
-    Q: ToOwned<Owned = K> + ?Sized,
-{
+impl<K: Borrow<Q>, Q: ToOwned<Owned = K> + ?Sized> KeyFrom<Q, by::Itself> for K {
     fn key_from(borrowed: &Q) -> Self {
         borrowed.to_owned()
     }
@@ -185,10 +176,7 @@ impl<A: Clone> PartFrom<A, by::Itself> for A {
 
 impl<A, P> PartBy<&P, by::Reference> for A where P: ToOwned<Owned = A> + ?Sized {}
 
-impl<A, P> PartFrom<&P, by::Reference> for A
-where
-    P: ToOwned<Owned = A> + ?Sized,
-{
+impl<A, P: ToOwned<Owned = A> + ?Sized> PartFrom<&P, by::Reference> for A {
     fn part_from(borrowed: &&P) -> Self {
         (*borrowed).to_owned()
     }

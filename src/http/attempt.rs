@@ -45,15 +45,11 @@ type Outcome = Result<Option<(Box<Stored>, Vec<String>)>, OfOneCaller>;
 /// Sends the request in a task of its own. `client` gets the reply as soon as it is there, and whether it should wait
 /// for the cache, so that its next request finds the stored response. The result is for the cache. The request is
 /// dropped if neither waits any more.
-pub(super) async fn fetch<B, E>(
+pub(super) async fn fetch<B: Body<Error: Send> + Send + 'static, E: Send + 'static>(
     attempt: Attempt,
     unsent: Unsent<B, E>,
     mut client: oneshot::Sender<(Reply<B, E>, bool)>,
-) -> ForCache
-where
-    B: Body<Error: Send> + Send + 'static,
-    E: Send + 'static,
-{
+) -> ForCache {
     // The cache gives up on a load after a time, by dropping this future, and the client does not.
     let (cache, has_given_up) = oneshot::channel::<()>();
     let task = async move {

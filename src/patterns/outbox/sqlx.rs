@@ -153,12 +153,10 @@ impl Outbox {
     /// # Ok(()) }
     /// # tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap().block_on(demo()).unwrap();
     /// ```
-    pub fn relay<DB, K, V>(cache: &Cache<K, V>, pool: &Pool<DB>) -> RelayBuilder
-    where
-        DB: OutboxDatabase,
-        K: CacheKey + 'static,
-        V: Send + Sync + 'static,
-    {
+    pub fn relay<DB: OutboxDatabase, K: CacheKey + 'static, V: Send + Sync + 'static>(
+        cache: &Cache<K, V>,
+        pool: &Pool<DB>,
+    ) -> RelayBuilder {
         RelayBuilder::new(cache, pool.clone())
     }
 }

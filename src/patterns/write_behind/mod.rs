@@ -124,10 +124,7 @@ pub struct DeadLetter<K, V> {
 /// Dropping it ends its worker, wherever it is; another instance's worker, or the next one, goes on within
 /// [`claim_after`](WriteBehindBuilder::claim_after).
 #[must_use = "its worker ends when it is dropped"]
-pub struct WriteBehind<K, V>
-where
-    V: Send + Sync + 'static,
-{
+pub struct WriteBehind<K, V: Send + Sync + 'static> {
     cache: Cache<K, V>,
     capacity: u64,
     counters: Arc<Counters>,
@@ -384,11 +381,9 @@ where
 }
 
 /// The text of a key, by which the cache finds it, and the key itself, which `store` gets.
-fn named<K, Q, M>(key: &Q) -> Result<(Key, Vec<u8>), WriteBehindError>
-where
-    K: KeyFrom<Q, M> + Serialize,
-    Q: CacheKey + ?Sized,
-{
+fn named<K: KeyFrom<Q, M> + Serialize, Q: CacheKey + ?Sized, M>(
+    key: &Q,
+) -> Result<(Key, Vec<u8>), WriteBehindError> {
     let text = key_text(key).map_err(|error| Reason::Write(error.into()))?;
     let mut encoded = Vec::new();
     let done = Bincode.encode(&K::key_from(key), &mut encoded);
@@ -400,10 +395,7 @@ partial_debug!([K, V: Send + Sync + 'static] WriteBehind<K, V>, "WriteBehind", t
 
 /// Sets up a [`WriteBehind`].
 #[must_use = "nothing is written before `build` is called"]
-pub struct WriteBehindBuilder<K, V>
-where
-    V: Send + Sync + 'static,
-{
+pub struct WriteBehindBuilder<K, V: Send + Sync + 'static> {
     cache: Cache<K, V>,
     store: Option<Store<K, V>>,
     capacity: u64,
