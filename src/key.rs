@@ -408,8 +408,8 @@ impl CacheKey for () {
 }
 
 /// A tuple writes its fields as parts.
-macro_rules! tuple {
-    ($($name:ident)*) => {
+macro_rules! tuples {
+    ($(($($name:ident)*))*) => {$(
         impl<$($name: CacheKey),*> CacheKey for ($($name,)*) {
             #[allow(non_snake_case)]
             fn write_key(&self, out: &mut KeyWriter) {
@@ -417,17 +417,10 @@ macro_rules! tuple {
                 $(out.part($name);)*
             }
         }
-    };
+    )*};
 }
 
-tuple!(A);
-tuple!(A B);
-tuple!(A B C);
-tuple!(A B C D);
-tuple!(A B C D E);
-tuple!(A B C D E F);
-tuple!(A B C D E F G);
-tuple!(A B C D E F G H);
+tuples!((A) (A B) (A B C) (A B C D) (A B C D E) (A B C D E F) (A B C D E F G) (A B C D E F G H));
 
 #[cfg(test)]
 mod tests {
