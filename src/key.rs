@@ -149,7 +149,6 @@ pub trait CacheKey {
 }
 
 mod sealed {
-    #[derive(Debug, Clone, Copy)]
     pub struct Sealed;
 }
 

@@ -120,15 +120,12 @@ mod by {
     use std::marker::PhantomData;
 
     /// A key, by a type that it can be borrowed as; or a part, by itself.
-    #[derive(Debug)]
     pub struct Itself;
 
     /// A key or a part, by a reference to a borrowed form of it.
-    #[derive(Debug)]
     pub struct Reference;
 
     /// A tuple, by parts of which the one at `FIRST` is the first reference; `M` has the markers of those behind it.
-    #[derive(Debug)]
     pub struct Parts<const FIRST: usize, M>(PhantomData<M>);
 }
 

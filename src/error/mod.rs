@@ -20,8 +20,6 @@ use crate::util::predicates::predicates;
 use crate::vocabulary::ByteSize;
 use crate::wire::codec::CodecError;
 
-type Shared = Arc<dyn Error + Send + Sync>;
-
 /// What a panic says, for the error that it becomes.
 pub(crate) fn panic_message(payload: &(dyn Any + Send)) -> Arc<str> {
     let text = payload.downcast_ref::<&str>().copied();
@@ -177,7 +175,7 @@ impl From<LoadKind> for LoadError {
 #[derive(Clone, Debug, thiserror::Error)]
 enum LoadKind {
     #[error("the loader failed")]
-    Loader(#[source] Shared),
+    Loader(#[source] Arc<dyn Error + Send + Sync>),
     #[error("the loader panicked: {0}")]
     Panicked(Arc<str>),
     #[error(
