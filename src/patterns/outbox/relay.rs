@@ -22,9 +22,6 @@ use crate::util::partial_debug::partial_debug;
 use crate::util::retry_delays::retry_delays;
 use crate::vocabulary::Value;
 
-const DEFAULT_INTERVAL: Duration = Duration::from_secs(1);
-const INTERVALS: std::ops::RangeInclusive<Duration> =
-    Duration::from_millis(1)..=Duration::from_secs(3600);
 /// The longest pause after a poll that failed, unless the interval is longer.
 const LONGEST_RETRY: Duration = Duration::from_secs(10);
 
@@ -58,7 +55,7 @@ impl RelayBuilder {
         let cache = cache.with_keys::<()>();
         Self {
             namespace: cache.namespace().to_owned(),
-            interval: DEFAULT_INTERVAL,
+            interval: Duration::from_secs(1),
             run: Box::new(|interval, counters| {
                 let worker = Worker {
                     table,
@@ -87,7 +84,8 @@ impl RelayBuilder {
     /// [`OutboxError::is_misuse`]: the interval is not from 1 ms to 1 hour, or there is no runtime. Errors of the
     /// database are not among them: the relay traces them, counts them, and tries again.
     pub fn start(self) -> Result<Relay, OutboxError> {
-        if !INTERVALS.contains(&self.interval) {
+        let intervals = Duration::from_millis(1)..=Duration::from_secs(3600);
+        if !intervals.contains(&self.interval) {
             // Zero would poll without a pause, and a relay that seldom polls leaves old values for as long.
             return Err(Reason::Interval(self.interval).into());
         }
