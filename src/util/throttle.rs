@@ -7,21 +7,15 @@ use crate::clock::{Tick, nanos};
 
 const EVERY: Duration = Duration::from_secs(5);
 
-/// Lets one line of a kind through every five seconds.
+/// Lets one line of a kind through every five seconds: when the last one was let through, and 0 before the first.
 #[derive(Debug, Default)]
-pub(crate) struct Throttle {
-    /// When the last one was let through; 0 before the first.
-    last: AtomicU64,
-}
+pub(crate) struct Throttle(AtomicU64);
 
 impl Throttle {
     pub(crate) fn allows(&self, now: Tick) -> bool {
-        let last = self.last.load(Ordering::Relaxed);
-        now.saturating_sub(last) >= nanos(EVERY)
-            && self
-                .last
-                .compare_exchange(last, now, Ordering::Relaxed, Ordering::Relaxed)
-                .is_ok()
+        let next = |last| (now.saturating_sub(last) >= nanos(EVERY)).then_some(now);
+        let noted = (self.0).fetch_update(Ordering::Relaxed, Ordering::Relaxed, next);
+        noted.is_ok()
     }
 }
 

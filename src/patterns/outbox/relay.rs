@@ -28,14 +28,13 @@ const LONGEST_RETRY: Duration = Duration::from_secs(10);
 /// Rows that a poll delivers, of those that it has read.
 const BATCH: usize = 256;
 
+/// The rows that were read, or why they could not be.
+pub(super) type Rows = Result<Vec<Row>, OutboxError>;
+
 /// The table, as a driver reads it. Each call is a transaction of its own.
 pub(super) trait Table: Send + 'static {
     /// The next rows of a namespace after the one with this id, in the order of their ids.
-    fn read(
-        &mut self,
-        namespace: &str,
-        after: i64,
-    ) -> impl Future<Output = Result<Vec<Row>, OutboxError>> + Send;
+    fn read(&mut self, namespace: &str, after: i64) -> impl Future<Output = Rows> + Send;
 
     /// Deletes rows, of which some may be gone already.
     fn delete(&mut self, ids: Vec<i64>) -> impl Future<Output = Result<(), OutboxError>> + Send;

@@ -6,7 +6,7 @@ use ::rusqlite::{Connection, Error, Transaction, TransactionBehavior, params};
 use tokio::task::spawn_blocking;
 
 use super::error::OutboxError;
-use super::relay::{RelayBuilder, Table};
+use super::relay::{RelayBuilder, Rows, Table};
 use super::row::{KEY, MOST, Row, TAG, now_ms, texts};
 use crate::cache::Cache;
 use crate::key::{CacheKey, Key};
@@ -205,7 +205,7 @@ impl Sqlite {
 }
 
 impl Table for Sqlite {
-    async fn read(&mut self, namespace: &str, after: i64) -> Result<Vec<Row>, OutboxError> {
+    async fn read(&mut self, namespace: &str, after: i64) -> Rows {
         let namespace = namespace.to_owned();
         self.run(move |db| {
             let mut read = db.prepare(READ)?;
