@@ -130,11 +130,7 @@ pub struct WithLoader<K, V>(LoaderOfCache<K, V>);
 /// Is given the cache that was built, and may refuse it.
 type OnBuild = Box<dyn FnOnce(AnyCache) -> Result<(), BuildError> + Send>;
 
-impl<K, V> Cache<K, V>
-where
-    K: CacheKey,
-    V: Serialize + DeserializeOwned + Send + Sync + 'static,
-{
+impl<K: CacheKey, V: Serialize + DeserializeOwned + Send + Sync + 'static> Cache<K, V> {
     /// Starts to build a cache whose keys in Redis begin with `{namespace.0}`. By convention a namespace is
     /// `service:entity`, such as `catalog:product`.
     ///
@@ -170,10 +166,7 @@ where
     }
 }
 
-impl<K, V> Builder<K, V>
-where
-    V: Serialize + DeserializeOwned + Send + Sync + 'static,
-{
+impl<K, V: Serialize + DeserializeOwned + Send + Sync + 'static> Builder<K, V> {
     fn with_loader(self, loader: LoaderOfCache<K, V>) -> LoadingBuilder<K, V> {
         Builder {
             parts: self.parts,
@@ -586,10 +579,7 @@ impl<K, V, L> Builder<K, V, L> {
 }
 
 /// # Values: tags, codec, layout
-impl<K, V, L> Builder<K, V, L>
-where
-    V: Serialize + DeserializeOwned + Send + Sync + 'static,
-{
+impl<K, V: Serialize + DeserializeOwned + Send + Sync + 'static, L> Builder<K, V, L> {
     /// The tags of each value, by its key and by itself, whoever stores it: an insert, an update, a load, a refresh, a
     /// warm-up or write-behind. So no call forgets a tag, and [`invalidate_tag`](Cache::invalidate_tag) finds every
     /// value. Default: only those of [`Loaded::tags`](crate::Loaded::tags), which are added to these.

@@ -145,10 +145,9 @@ impl<K: Borrow<Q>, Q: ToOwned<Owned = K> + ?Sized> KeyFrom<Q, by::Itself> for K 
 impl<Q: ?Sized> LookupBy<&Q, by::Reference> for String where String: Borrow<Q> {}
 
 #[diagnostic::do_not_recommend]
-impl<Q> KeyFrom<&Q, by::Reference> for String
+impl<Q: ToOwned<Owned = String> + ?Sized> KeyFrom<&Q, by::Reference> for String
 where
     String: Borrow<Q>,
-    Q: ToOwned<Owned = String> + ?Sized,
 {
     fn key_from(borrowed: &&Q) -> Self {
         (*borrowed).to_owned()

@@ -142,12 +142,9 @@ impl Options {
     pub(crate) fn without_effect(&self) -> impl Iterator<Item = (&'static str, &'static str)> {
         let throttle = self.fallback_throttle != DEFAULT_THROTTLE && self.stale_if_error.is_zero();
         let wait = !self.stale_wait.is_zero() && self.soft_ttl.is_none();
-        [
-            throttle.then_some(("fallback_throttle", "stale_if_error")),
-            wait.then_some(("stale_wait", "soft_ttl, or expire")),
-        ]
-        .into_iter()
-        .flatten()
+        let throttle = throttle.then_some(("fallback_throttle", "stale_if_error"));
+        let wait = wait.then_some(("stale_wait", "soft_ttl, or expire"));
+        throttle.into_iter().chain(wait)
     }
 
     /// TTLs that another one makes pointless.
