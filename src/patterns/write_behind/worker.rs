@@ -246,10 +246,8 @@ impl<K: CacheKey + DeserializeOwned + Send + 'static, V: Value> Worker<K, V> {
         };
         // Another batch. That of before was settled, by this worker or by another one.
         if failing.first != first.id {
-            *failing = Failing {
-                first: first.id,
-                ..Failing::default()
-            };
+            *failing = Failing::default();
+            failing.first = first.id;
         }
         debug_assert_eq!(batch.len(), good.len(), "a batch has each key once");
         let stored = self.store_all(None, batch, &good, failing.in_doubt);
@@ -277,9 +275,7 @@ impl<K: CacheKey + DeserializeOwned + Send + 'static, V: Value> Worker<K, V> {
             let stored = self.store_all(key, batch, keys, failing.in_doubt);
             match stored.await {
                 Ok(()) => worked = Worked::Stored,
-                Err(Failure::Store { reason, .. }) => {
-                    self.settle(writes, Err(reason)).await?;
-                }
+                Err(Failure::Store { reason, .. }) => self.settle(writes, Err(reason)).await?,
                 Err(failure) => return Err(failure),
             }
         }
