@@ -771,11 +771,9 @@ impl<K, V, L> Builder<K, V, L> {
     /// # Ok::<(), Box<dyn std::error::Error>>(())
     /// ```
     pub fn settings(mut self, settings: &Settings) -> Self {
-        let mut set = mem::take(&mut self.rest.set).overridden_by(settings);
+        self.rest.set = mem::take(&mut self.rest.set).overridden_by(settings);
         // The server becomes the L2 at once, so that the last call counts: this one or `redis`.
-        let server = set.redis.take();
-        self.rest.set = set;
-        match server {
+        match self.rest.set.redis.take() {
             Some(server) if !self.rest.has_own_l2 => self.redis(server.as_str()),
             _ => self,
         }
@@ -884,9 +882,8 @@ impl<K, V: Send + Sync + 'static, L> Builder<K, V, L> {
         let batch = options.batch_loads;
         let mut mistakes = options.mistakes();
         if batch.is_some() && !has_loader_of_many {
-            mistakes.push(
-                "batch_loads needs read_through_many: no other loader takes many keys".to_owned(),
-            );
+            let mistake = "batch_loads needs read_through_many: no other loader takes many keys";
+            mistakes.push(mistake.to_owned());
         }
         // An L2 that cannot be used is a mistake of its own.
         let has_channels =

@@ -113,7 +113,12 @@ impl Relay {
     /// Its counters, and the lag. Takes a lock for a moment.
     #[must_use]
     pub fn stats(&self) -> OutboxStats {
-        lock(&self.counters).snapshot()
+        let counted = lock(&self.counters);
+        let lag = counted.oldest_ms.map_or(Duration::ZERO, age);
+        OutboxStats {
+            lag,
+            ..counted.stats
+        }
     }
 }
 

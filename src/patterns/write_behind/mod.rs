@@ -82,18 +82,19 @@ use tokio_util::task::AbortOnDropHandle;
 
 use self::error::Reason;
 pub use self::error::WriteBehindError;
+use self::stats::Counters;
 pub use self::stats::WriteBehindStats;
-use self::stats::{Counters, snapshot};
 use self::worker::{Options, Worker, read};
 use self::write::Store;
 pub use self::write::{Stored, Write};
 use crate::cache::{Cache, key_text};
 use crate::error::WriteError;
 use crate::key::{CacheKey, Key};
-use crate::l2::{Append, Pending, WriteStream, Written};
+use crate::l2::{Append, Pending, StreamId, WriteStream, Written};
 use crate::loaded::Loaded;
 use crate::lookup_by::KeyFrom;
 use crate::token::Token;
+use crate::util::lock::lock;
 use crate::util::partial_debug::partial_debug;
 use crate::util::retry_delays::retry_delays;
 use crate::util::setters::setters;
@@ -368,7 +369,16 @@ where
     ///
     /// Redis does not answer, or refuses.
     pub async fn stats(&self) -> Result<WriteBehindStats, WriteBehindError> {
-        Ok(snapshot(&self.counters, &self.pending().await?))
+        let pending = self.pending().await?;
+        // An id begins with the time of Redis, so the clock of this machine does not count.
+        let waits = |first: StreamId| pending.now.saturating_sub(first.ms);
+        Ok(WriteBehindStats {
+            pending: pending.length,
+            lag: Duration::from_millis(pending.first.map_or(0, waits)),
+            dead_letters: pending.dead_letters,
+            has_worker: pending.has_worker,
+            ..*lock(&self.counters)
+        })
     }
 
     async fn pending(&self) -> Result<Pending, WriteBehindError> {
