@@ -97,24 +97,17 @@ pub(crate) const fn without(_: Rule) -> bool {
 }
 
 #[cfg(larder_ablation)]
-pub use self::switch::*;
+thread_local! {
+    static OFF: std::cell::Cell<Option<Rule>> = const { std::cell::Cell::new(None) };
+}
+
+/// Turns a rule off for everything that runs on this thread, and the others on.
+#[cfg(larder_ablation)]
+pub fn switch_off(rule: Option<Rule>) {
+    OFF.set(rule);
+}
 
 #[cfg(larder_ablation)]
-mod switch {
-    use std::cell::Cell;
-
-    use super::Rule;
-
-    thread_local! {
-        static OFF: Cell<Option<Rule>> = const { Cell::new(None) };
-    }
-
-    /// Turns a rule off for everything that runs on this thread, and the others on.
-    pub fn switch_off(rule: Option<Rule>) {
-        OFF.set(rule);
-    }
-
-    pub(crate) fn without(rule: Rule) -> bool {
-        OFF.get() == Some(rule)
-    }
+pub(crate) fn without(rule: Rule) -> bool {
+    OFF.get() == Some(rule)
 }

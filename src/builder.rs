@@ -24,6 +24,7 @@ use crate::loading::{LoaderOfCache, LoadingCache};
 use crate::options::Options;
 use crate::settings::Settings;
 use crate::util::partial_debug::partial_debug;
+use crate::util::setters::setters;
 use crate::vocabulary::{Invalidation, Mode, RefreshAhead};
 #[cfg(feature = "json")]
 use crate::wire::change_event;
@@ -126,25 +127,10 @@ pub type LoadingBuilder<K, V> = Builder<K, V, WithLoader<K, V>>;
 /// The loader of a [`LoadingBuilder`].
 pub struct WithLoader<K, V>(LoaderOfCache<K, V>);
 
-/// Setters of the options that [`Settings`] have, too, by the same names.
-macro_rules! setters {
-    ($($(#[$doc:meta])* $name:ident($($arg:ident: $type:ty),*) => $value:expr;)*) => {$(
-        $(#[$doc])*
-        pub fn $name(mut self, $($arg: $type),*) -> Self {
-            self.rest.set.$name = Some($value);
-            self
-        }
-    )*};
-}
-
 /// Is given the cache that was built, and may refuse it.
 type OnBuild = Box<dyn FnOnce(AnyCache) -> Result<(), BuildError> + Send>;
 
-impl<K, V> Cache<K, V>
-where
-    K: CacheKey,
-    V: Serialize + DeserializeOwned + Send + Sync + 'static,
-{
+impl<K: CacheKey, V: Serialize + DeserializeOwned + Send + Sync + 'static> Cache<K, V> {
     /// Starts to build a cache whose keys in Redis begin with `{namespace.0}`. By convention a namespace is
     /// `service:entity`, such as `catalog:product`.
     ///
@@ -180,10 +166,7 @@ where
     }
 }
 
-impl<K, V> Builder<K, V>
-where
-    V: Serialize + DeserializeOwned + Send + Sync + 'static,
-{
+impl<K, V: Serialize + DeserializeOwned + Send + Sync + 'static> Builder<K, V> {
     fn with_loader(self, loader: LoaderOfCache<K, V>) -> LoadingBuilder<K, V> {
         Builder {
             parts: self.parts,
@@ -249,74 +232,51 @@ impl<K, V, L> Builder<K, V, L> {
         ///
         /// The bound is not sharp: entries that are evicted for want of room are freed during later inserts.
         #[doc(alias("max_capacity", "max_entries", "size"))]
-        l1_capacity(capacity: u64) => capacity;
-    }
+        l1_capacity(capacity: u64) => rest.set.l1_capacity = Some(capacity);
 
-    /// The weight of an entry in [`l1_capacity`](Self::l1_capacity), such as its size in bytes. Default: 1.
-    ///
-    /// Called whenever an entry is stored in L1, so it should be fast. If it panics, the entry weighs `u32::MAX`.
-    #[doc(alias = "weigher")]
-    pub fn l1_weigher(mut self, weigher: impl Fn(&str, &V) -> u32 + Send + Sync + 'static) -> Self {
-        self.parts.weigher = Some(Arc::new(weigher));
-        self
-    }
+        /// The weight of an entry in [`l1_capacity`](Self::l1_capacity), such as its size in bytes. Default: 1.
+        ///
+        /// Called whenever an entry is stored in L1, so it should be fast. If it panics, the entry weighs `u32::MAX`.
+        #[doc(alias = "weigher")]
+        l1_weigher(weigher: impl Fn(&str, &V) -> u32 + Send + Sync + 'static) =>
+            parts.weigher = Some(Arc::new(weigher));
 
-    /// A weigher, and a capacity in its unit, where none is set.
-    #[cfg(feature = "http")]
-    pub(crate) fn or_weighed(
-        mut self,
-        capacity: u64,
-        weigher: impl Fn(&str, &V) -> u32 + Send + Sync + 'static,
-    ) -> Self {
-        self.rest.set.l1_capacity.get_or_insert(capacity);
-        self.parts.weigher.get_or_insert_with(|| Arc::new(weigher));
-        self
-    }
-
-    setters! {
         /// How long an entry stays in L1 after it was stored there. Default: as long as its value is valid in L2. At
         /// most [`l2_ttl`](Self::l2_ttl).
         #[doc(alias("local_ttl", "memory_ttl"))]
-        l1_ttl(ttl: Duration) => ttl;
+        l1_ttl(ttl: Duration) => rest.set.l1_ttl = Some(ttl);
 
         /// How long a value is valid after it was written, in L2 and in every L1, more or less the
         /// [`jitter`](Self::jitter) of a tenth. Default: one hour; with [`sliding`](Self::sliding) no limit.
         #[doc(alias("ttl", "time_to_live", "expire_after_write", "duration", "expiration"))]
-        l2_ttl(ttl: Duration) => ttl;
-    }
+        l2_ttl(ttl: Duration) => rest.set.l2_ttl = Some(ttl);
 
-    /// A TTL from the value itself, instead of [`l2_ttl`](Self::l2_ttl): the expiry of a token, or a short one for an
-    /// absence. `None`: `l2_ttl`. [`Loaded::ttl`](crate::Loaded::ttl) comes before it.
-    ///
-    /// Called for each value that is loaded or inserted, so it should be fast. The jitter only shortens its TTL.
-    /// If it returns zero or panics, the load or insert fails with an error that
-    /// [is a misuse](crate::LoadError::is_misuse).
-    ///
-    /// ```
-    /// # async fn demo() -> Result<(), Box<dyn std::error::Error>> {
-    /// use std::time::Duration;
-    /// use larder::Cache;
-    ///
-    /// // That a user does not exist is cached too, though not for long.
-    /// let users: Cache<u64, Option<String>> = Cache::builder("docs:user")
-    ///     .l2_ttl(Duration::from_secs(3600))
-    ///     .ttl_of(|user: &Option<String>| user.is_none().then_some(Duration::from_secs(10)))
-    ///     .build()?;
-    /// let user = users.get_or_load(&7, || async { Ok::<_, std::io::Error>(None) }).await?;
-    /// assert!(user.is_none());
-    /// # Ok(()) }
-    /// # tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap().block_on(demo()).unwrap();
-    /// ```
-    #[doc(alias = "expiry")]
-    pub fn ttl_of(
-        mut self,
-        ttl_of: impl Fn(&V) -> Option<Duration> + Send + Sync + 'static,
-    ) -> Self {
-        self.parts.values.ttl_of = Some(Arc::new(ttl_of));
-        self
-    }
+        /// A TTL from the value itself, instead of [`l2_ttl`](Self::l2_ttl): the expiry of a token, or a short one for
+        /// an absence. `None`: `l2_ttl`. [`Loaded::ttl`](crate::Loaded::ttl) comes before it.
+        ///
+        /// Called for each value that is loaded or inserted, so it should be fast. The jitter only shortens its TTL.
+        /// If it returns zero or panics, the load or insert fails with an error that
+        /// [is a misuse](crate::LoadError::is_misuse).
+        ///
+        /// ```
+        /// # async fn demo() -> Result<(), Box<dyn std::error::Error>> {
+        /// use std::time::Duration;
+        /// use larder::Cache;
+        ///
+        /// // That a user does not exist is cached too, though not for long.
+        /// let users: Cache<u64, Option<String>> = Cache::builder("docs:user")
+        ///     .l2_ttl(Duration::from_secs(3600))
+        ///     .ttl_of(|user: &Option<String>| user.is_none().then_some(Duration::from_secs(10)))
+        ///     .build()?;
+        /// let user = users.get_or_load(&7, || async { Ok::<_, std::io::Error>(None) }).await?;
+        /// assert!(user.is_none());
+        /// # Ok(()) }
+        /// # tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap().block_on(demo()).unwrap();
+        /// ```
+        #[doc(alias = "expiry")]
+        ttl_of(ttl_of: impl Fn(&V) -> Option<Duration> + Send + Sync + 'static) =>
+            parts.values.ttl_of = Some(Arc::new(ttl_of));
 
-    setters! {
         /// Keeps a value for as long as it is read: it expires when it was not read for `idle`, in any instance. For
         /// sessions. Default: off. Shorter than [`l2_ttl`](Self::l2_ttl) if that is set.
         ///
@@ -342,11 +302,23 @@ impl<K, V, L> Builder<K, V, L> {
         /// # tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap().block_on(demo()).unwrap();
         /// ```
         #[doc(alias("tti", "time_to_idle", "expire_after_access"))]
-        sliding(idle: Duration) => idle;
+        sliding(idle: Duration) => rest.set.sliding = Some(idle);
 
         /// The share by which TTLs vary at random, so that values that were stored together do not expire together.
         /// Default: 0.1, which is ±10 %. From 0 to 0.5.
-        jitter(share: f64) => share;
+        jitter(share: f64) => rest.set.jitter = Some(share);
+    }
+
+    /// A weigher, and a capacity in its unit, where none is set.
+    #[cfg(feature = "http")]
+    pub(crate) fn or_weighed(
+        mut self,
+        capacity: u64,
+        weigher: impl Fn(&str, &V) -> u32 + Send + Sync + 'static,
+    ) -> Self {
+        self.rest.set.l1_capacity.get_or_insert(capacity);
+        self.parts.weigher.get_or_insert_with(|| Arc::new(weigher));
+        self
     }
 }
 
@@ -360,7 +332,7 @@ impl<K, V, L> Builder<K, V, L> {
         /// background. Default: never. Shorter than [`l2_ttl`](Self::l2_ttl). It has no effect on a value whose own TTL
         /// is not longer.
         #[doc(alias("stale_while_revalidate", "swr", "refresh_after_write"))]
-        soft_ttl(ttl: Duration) => ttl;
+        soft_ttl(ttl: Duration) => rest.set.soft_ttl = Some(ttl);
 
         /// Refreshes a value that is read some time before it is stale, or before its TTL ends if it has no [soft
         /// TTL](Self::soft_ttl). Default: off. A number is a [share](RefreshAhead::Share) of that time, such as 0.8;
@@ -387,7 +359,7 @@ impl<K, V, L> Builder<K, V, L> {
         /// # tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap().block_on(demo()).unwrap();
         /// ```
         #[doc(alias("eager_refresh", "xfetch"))]
-        refresh_ahead(ahead: impl Into<RefreshAhead>) => ahead.into();
+        refresh_ahead(ahead: impl Into<RefreshAhead>) => rest.set.refresh_ahead = Some(ahead.into());
 
         /// How long a caller that finds a value past its [soft TTL](Self::soft_ttl) waits for the refresh before it
         /// gets the stale one. Default: 0, it gets the stale value at once. `Duration::MAX`: it waits for the fresh
@@ -419,14 +391,14 @@ impl<K, V, L> Builder<K, V, L> {
         /// # tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap().block_on(demo()).unwrap();
         /// ```
         #[doc(alias = "soft_timeout")]
-        stale_wait(wait: Duration) => wait;
+        stale_wait(wait: Duration) => rest.set.stale_wait = Some(wait);
 
         /// How long after an invalidation by another instance this instance may still return the old value, whatever
         /// messages are lost. Default: 2 s. From 10 ms to 1 hour.
         ///
         /// The instance asks L2 three times in this period whether it has missed a message; each time is one small
         /// request per cache. If L2 does not answer, L1 is not used once this period is over, see [`mode`](Self::mode).
-        max_staleness(bound: Duration) => bound;
+        max_staleness(bound: Duration) => rest.set.max_staleness = Some(bound);
     }
 }
 
@@ -475,7 +447,7 @@ impl<K, V, L> Builder<K, V, L> {
         /// # tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap().block_on(demo()).unwrap();
         /// ```
         #[doc(alias("fail_safe", "grace_period"))]
-        stale_if_error(kept: Duration) => kept;
+        stale_if_error(kept: Duration) => rest.set.stale_if_error = Some(kept);
 
         /// How long a key is not loaded again after a load has failed and a fallback was handed out; callers get the
         /// fallback at once meanwhile. Default: 1 s. Varies by the [`jitter`](Self::jitter).
@@ -494,7 +466,7 @@ impl<K, V, L> Builder<K, V, L> {
         /// # Ok(()) }
         /// # tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap().block_on(demo()).unwrap();
         /// ```
-        fallback_throttle(pause: Duration) => pause;
+        fallback_throttle(pause: Duration) => rest.set.fallback_throttle = Some(pause);
 
         /// How long the callers of a key get the error of its last load, without another load. Default: 0, each call
         /// loads again. The [`jitter`](Self::jitter) only shortens it.
@@ -522,11 +494,11 @@ impl<K, V, L> Builder<K, V, L> {
         /// # tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap().block_on(demo()).unwrap();
         /// ```
         #[doc(alias("cache_err", "negative_ttl"))]
-        error_ttl(ttl: Duration) => ttl;
+        error_ttl(ttl: Duration) => rest.set.error_ttl = Some(ttl);
 
         /// Whether L1 may answer while this instance is cut off from L2 for longer than
         /// [`max_staleness`](Self::max_staleness). Default: [`Mode::Strict`], it may not.
-        mode(mode: Mode) => mode;
+        mode(mode: Mode) => rest.set.mode = Some(mode);
     }
 }
 
@@ -539,7 +511,7 @@ impl<K, V, L> Builder<K, V, L> {
         /// The cache runs one load per key at a time. This option bounds the loads of all keys together, which protects
         /// the source when L2 is empty, as after a restart of Redis. A loader that loads other keys of this cache
         /// counts while it waits for them, so leave room for those.
-        max_concurrent_loads(loads: usize) => loads;
+        max_concurrent_loads(loads: usize) => rest.set.max_concurrent_loads = Some(loads);
 
         /// How long one call of a loader may take. Default: 30 s. Then its callers get a fallback, see
         /// [`stale_if_error`](Self::stale_if_error), or [`LoadError::is_timeout`](crate::LoadError::is_timeout); and
@@ -559,14 +531,14 @@ impl<K, V, L> Builder<K, V, L> {
         /// # tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap().block_on(demo()).unwrap();
         /// ```
         #[doc(alias("hard_timeout", "factory_timeout"))]
-        load_timeout(timeout: Duration) => timeout;
+        load_timeout(timeout: Duration) => rest.set.load_timeout = Some(timeout);
 
         /// How long one request to L2 may take, including connecting. Default: 500 ms.
         ///
         /// A call may make several requests one after the other, so it can take longer. After a timeout a look-up goes
         /// on to the loader, and a write is deferred. After three timeouts no call waits for L2 until it answers a
         /// probe, see [`Health::is_breaker_open`](crate::Health::is_breaker_open).
-        l2_timeout(timeout: Duration) => timeout;
+        l2_timeout(timeout: Duration) => rest.set.l2_timeout = Some(timeout);
 
         /// The largest encoded value that is stored or decoded, in bytes. Default: 8 MiB. From 1 byte to 64 MiB. With
         /// `codec::Compressed` it bounds values as they are before they are compressed.
@@ -576,7 +548,7 @@ impl<K, V, L> Builder<K, V, L> {
         ///
         /// Decoding may take more memory than this. The codecs of this crate refuse a value that would take more than
         /// 64 times its encoded size and 64 MiB on top, not counting the reserve of collections.
-        max_value_size(bytes: usize) => bytes;
+        max_value_size(bytes: usize) => rest.set.max_value_size = Some(bytes);
 
         /// Loads single keys together: those that callers miss within `window` after the first one, `max` at most, by
         /// one call of the loader of [`read_through_many`](Self::read_through_many). Default: off, each is loaded by a
@@ -602,15 +574,12 @@ impl<K, V, L> Builder<K, V, L> {
         /// # Ok(()) }
         /// # tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap().block_on(demo()).unwrap();
         /// ```
-        batch_loads(window: Duration, max: usize) => (window, max);
+        batch_loads(window: Duration, max: usize) => rest.set.batch_loads = Some((window, max));
     }
 }
 
 /// # Values: tags, codec, layout
-impl<K, V, L> Builder<K, V, L>
-where
-    V: Serialize + DeserializeOwned + Send + Sync + 'static,
-{
+impl<K, V: Serialize + DeserializeOwned + Send + Sync + 'static, L> Builder<K, V, L> {
     /// The tags of each value, by its key and by itself, whoever stores it: an insert, an update, a load, a refresh, a
     /// warm-up or write-behind. So no call forgets a tag, and [`invalidate_tag`](Cache::invalidate_tag) finds every
     /// value. Default: only those of [`Loaded::tags`](crate::Loaded::tags), which are added to these.
@@ -639,62 +608,54 @@ where
     /// # Ok(()) }
     /// # tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap().block_on(demo()).unwrap();
     /// ```
-    pub fn tags_of<I>(mut self, tags_of: impl Fn(&str, &V) -> I + Send + Sync + 'static) -> Self
-    where
-        I: IntoIterator,
-        I::Item: CacheKey,
-    {
+    pub fn tags_of<I: IntoIterator<Item: CacheKey>>(
+        mut self,
+        tags_of: impl Fn(&str, &V) -> I + Send + Sync + 'static,
+    ) -> Self {
         let tags_of = move |key: &str, value: &V, own| with_tags(own, tags_of(key, value));
         self.parts.values.tags_of = Some(Arc::new(tags_of));
         self
     }
 
-    /// The codec that encodes values, alone or in a layer that compresses or encrypts, see [`codec`](crate::codec).
-    /// Default: [`Bincode`].
-    ///
-    /// Values are decoded with the codec that encoded them, if it is compiled in. So a fleet can change its codec one
-    /// instance after the other, without a flush, once all of them are built with both. To encryption it moves in steps
-    /// of its own, see `codec::Encrypted`.
-    #[doc(alias = "serializer")]
-    pub fn codec(mut self, codec: impl CodecStack) -> Self {
-        self.parts.values.codec = Box::new(codec);
-        self
-    }
+    setters! {
+        /// The codec that encodes values, alone or in a layer that compresses or encrypts, see [`codec`](crate::codec).
+        /// Default: [`Bincode`].
+        ///
+        /// Values are decoded with the codec that encoded them, if it is compiled in. So a fleet can change its codec
+        /// one instance after the other, without a flush, once all of them are built with both. To encryption it moves
+        /// in steps of its own, see `codec::Encrypted`.
+        #[doc(alias = "serializer")]
+        codec(codec: impl CodecStack) => parts.values.codec = Box::new(codec);
 
-    /// The version of the layout of `V`. Default: 0. Values that were stored with another version are misses.
-    ///
-    /// Raise it when the fields of `V`, or of a type in it, change in number, order or type: bincode and postcard store
-    /// them without names, and may read old bytes as wrong values. The codecs `Json` and `MessagePack` store the names;
-    /// there it is needed only if serde would refuse the old value, or a field has changed its meaning.
-    ///
-    /// While a deploy runs, instances of both versions replace each other's values, so keys are loaded more often.
-    ///
-    /// ```
-    /// # async fn demo() -> Result<(), Box<dyn std::error::Error>> {
-    /// use larder::{Cache, MemoryL2};
-    ///
-    /// let l2 = MemoryL2::new();
-    /// // Width and height; in the next release height and width.
-    /// let old: Cache<u64, (u32, u32)> = Cache::builder("docs:size").l2(l2.clone()).build()?;
-    /// let new: Cache<u64, (u32, u32)> = Cache::builder("docs:size").l2(l2).schema_version(1).build()?;
-    /// old.insert(&7, (640, 480)).await?;
-    /// assert!(new.get(&7).await.is_none());
-    /// # Ok(()) }
-    /// # tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap().block_on(demo()).unwrap();
-    /// ```
-    pub fn schema_version(mut self, version: u32) -> Self {
-        self.rest.schema_version = version;
-        self
-    }
+        /// The version of the layout of `V`. Default: 0. Values that were stored with another version are misses.
+        ///
+        /// Raise it when the fields of `V`, or of a type in it, change in number, order or type: bincode and postcard
+        /// store them without names, and may read old bytes as wrong values. The codecs `Json` and `MessagePack` store
+        /// the names; there it is needed only if serde would refuse the old value, or a field has changed its meaning.
+        ///
+        /// While a deploy runs, instances of both versions replace each other's values, so keys are loaded more often.
+        ///
+        /// ```
+        /// # async fn demo() -> Result<(), Box<dyn std::error::Error>> {
+        /// use larder::{Cache, MemoryL2};
+        ///
+        /// let l2 = MemoryL2::new();
+        /// // Width and height; in the next release height and width.
+        /// let old: Cache<u64, (u32, u32)> = Cache::builder("docs:size").l2(l2.clone()).build()?;
+        /// let new: Cache<u64, (u32, u32)> = Cache::builder("docs:size").l2(l2).schema_version(1).build()?;
+        /// old.insert(&7, (640, 480)).await?;
+        /// assert!(new.get(&7).await.is_none());
+        /// # Ok(()) }
+        /// # tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap().block_on(demo()).unwrap();
+        /// ```
+        schema_version(version: u32) => rest.schema_version = version;
 
-    /// A name for the type and layout of the values. Default: the full path of `V`. Values with another tag are
-    /// misses.
-    ///
-    /// Set it if programs that share values know the type by different paths. For a type whose fields change there is
-    /// [`schema_version`](Self::schema_version).
-    pub fn type_tag(mut self, tag: impl Into<String>) -> Self {
-        self.rest.type_tag = Some(tag.into());
-        self
+        /// A name for the type and layout of the values. Default: the full path of `V`. Values with another tag are
+        /// misses.
+        ///
+        /// Set it if programs that share values know the type by different paths. For a type whose fields change there
+        /// is [`schema_version`](Self::schema_version).
+        type_tag(tag: impl Into<String>) => rest.type_tag = Some(tag.into());
     }
 }
 
@@ -780,7 +741,6 @@ impl<K, V, L> Builder<K, V, L> {
     /// [`build`](Self::build) refuses a channel to which this cache [listens](Self::listen_to): it would repeat its own
     /// changes for ever. So would two caches that listen to each other's channels; have their parsers ignore events.
     #[cfg(feature = "json")]
-    #[cfg_attr(docsrs, doc(cfg(feature = "json")))]
     pub fn publish_changes(mut self, channel: impl Into<String>) -> Self {
         self.parts.publish_to = Some(PublishTo {
             channel: channel.into().into(),
@@ -811,11 +771,9 @@ impl<K, V, L> Builder<K, V, L> {
     /// # Ok::<(), Box<dyn std::error::Error>>(())
     /// ```
     pub fn settings(mut self, settings: &Settings) -> Self {
-        let mut set = mem::take(&mut self.rest.set).overridden_by(settings);
+        self.rest.set = mem::take(&mut self.rest.set).overridden_by(settings);
         // The server becomes the L2 at once, so that the last call counts: this one or `redis`.
-        let server = set.redis.take();
-        self.rest.set = set;
-        match server {
+        match self.rest.set.redis.take() {
             Some(server) if !self.rest.has_own_l2 => self.redis(server.as_str()),
             _ => self,
         }
@@ -835,7 +793,7 @@ impl<K, V, L> Builder<K, V, L> {
 
     setters! {
         /// Whether the cache is used, until [`Cache::set_enabled`] says otherwise. Default: `true`.
-        enabled(is_enabled: bool) => is_enabled;
+        enabled(is_enabled: bool) => rest.set.enabled = Some(is_enabled);
     }
 }
 
@@ -890,27 +848,24 @@ impl<K, V, L> Builder<K, V, L> {
         /// # Ok(()) }
         /// # demo().unwrap();
         /// ```
-        track_hot_keys(track: bool) => track;
+        track_hot_keys(track: bool) => rest.set.track_hot_keys = Some(track);
 
         /// How long a load keeps its lease without renewing it. Default: 2 s.
         ///
         /// A running load renews its lease. If its instance dies, another one takes over after this time.
-        lease_ttl(ttl: Duration) => ttl;
+        lease_ttl(ttl: Duration) => rest.set.lease_ttl = Some(ttl);
 
         /// How long a caller waits for a load by another instance before it loads by itself, without storing the value.
         /// Default: 5 s.
-        lease_wait(wait: Duration) => wait;
+        lease_wait(wait: Duration) => rest.set.lease_wait = Some(wait);
 
         /// How many keys and tags may wait for L2 to come back and be invalidated then. Default: 10 000. If there are
         /// more, the whole namespace is cleared instead; until then this instance uses no key of it.
-        max_deferred(keys: usize) => keys;
-    }
+        max_deferred(keys: usize) => rest.set.max_deferred = Some(keys);
 
-    /// The clock by which values expire. Default: that of the [`MemoryL2`](crate::MemoryL2) if the cache is on one,
-    /// otherwise the system's monotonic clock. For tests and simulations.
-    pub fn clock(mut self, clock: Clock) -> Self {
-        self.rest.clock = clock;
-        self
+        /// The clock by which values expire. Default: that of the [`MemoryL2`](crate::MemoryL2) if the cache is on one,
+        /// otherwise the system's monotonic clock. For tests and simulations.
+        clock(clock: Clock) => rest.clock = clock;
     }
 }
 
@@ -927,9 +882,8 @@ impl<K, V: Send + Sync + 'static, L> Builder<K, V, L> {
         let batch = options.batch_loads;
         let mut mistakes = options.mistakes();
         if batch.is_some() && !has_loader_of_many {
-            mistakes.push(
-                "batch_loads needs read_through_many: no other loader takes many keys".to_owned(),
-            );
+            let mistake = "batch_loads needs read_through_many: no other loader takes many keys";
+            mistakes.push(mistake.to_owned());
         }
         // An L2 that cannot be used is a mistake of its own.
         let has_channels =

@@ -51,9 +51,7 @@ use crate::util::partial_debug::partial_debug;
 /// From the weakest: the code, then the settings for all caches, then those for one. For settings from a file and
 /// from the environment, `file.overridden_by(&environment)` has both: see [`ServiceSettings::overridden_by`].
 #[derive(Clone)]
-pub struct Caches {
-    shared: Arc<Shared>,
-}
+pub struct Caches(Arc<Shared>);
 
 /// Gives each cache a handle of the same L2.
 type L2Of = Box<dyn Fn() -> Box<dyn L2> + Send + Sync>;
@@ -100,18 +98,16 @@ impl Caches {
 
     fn over(service: String, settings: ServiceSettings, l2: Option<impl L2 + Clone>) -> Self {
         let l2 = l2.map(|l2| -> L2Of { Box::new(move || Box::new(l2.clone())) });
-        Self {
-            shared: Arc::new(Shared {
-                service,
-                settings,
-                l2,
-                built: Mutex::default(),
-            }),
-        }
+        Self(Arc::new(Shared {
+            service,
+            settings,
+            l2,
+            built: Mutex::default(),
+        }))
     }
 
     fn namespace(&self, name: &str) -> String {
-        format!("{}:{name}", self.shared.service)
+        format!("{}:{name}", self.0.service)
     }
 
     /// Starts to build a cache with the namespace `service:name`. Options that the settings have count more than those
@@ -123,7 +119,7 @@ impl Caches {
         K: CacheKey,
         V: Serialize + DeserializeOwned + Send + Sync + 'static,
     {
-        let shared = Arc::clone(&self.shared);
+        let shared = Arc::clone(&self.0);
         let mut builder = Cache::builder(self.namespace(name));
         if let Some(l2) = &shared.l2 {
             builder = builder.boxed_l2(l2());
@@ -142,19 +138,19 @@ impl Caches {
         let prefix = self.namespace("");
         let name = |cache: AnyCache| Some(cache.namespace().strip_prefix(&prefix)?.to_owned());
         let names: Vec<String> = self.iter().filter_map(name).collect();
-        let unknown = self.shared.settings.unknown(&names);
+        let unknown = self.0.settings.unknown(&names);
         let mistake =
             |name| format!("the settings have a section {name}, and there is no such cache");
         let mistakes: Vec<String> = unknown.map(mistake).collect();
         if mistakes.is_empty() {
             return Ok(());
         }
-        Err(BuildError::new(&self.shared.service, mistakes, None))
+        Err(BuildError::new(&self.0.service, mistakes, None))
     }
 
     /// All caches that were built, in that order.
     pub fn iter(&self) -> impl Iterator<Item = AnyCache> + use<> {
-        lock(&self.shared.built).clone().into_iter()
+        lock(&self.0.built).clone().into_iter()
     }
 
     /// Resolves when each cache [is ready](Cache::ready). It does not resolve while L2 cannot be reached, so put a time
@@ -234,5 +230,5 @@ impl Shared {
 }
 
 partial_debug!([] Caches, "Caches", this =>
-    service: &this.shared.service,
-    caches: &*lock(&this.shared.built));
+    service: &this.0.service,
+    caches: &*lock(&this.0.built));

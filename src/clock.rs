@@ -182,9 +182,8 @@ fn monotonic() -> u64 {
 pub(crate) fn nanos(duration: Duration) -> u64 {
     // In 64 bits: this is on the way of every look-up.
     let seconds = duration.as_secs().checked_mul(1_000_000_000);
-    seconds
-        .and_then(|nanos| nanos.checked_add(duration.subsec_nanos().into()))
-        .unwrap_or(u64::MAX >> 1)
+    let nanos = seconds.and_then(|nanos| nanos.checked_add(duration.subsec_nanos().into()));
+    nanos.unwrap_or(u64::MAX >> 1)
 }
 
 /// A duration in milliseconds, rounded up, so that no TTL becomes zero.

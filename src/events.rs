@@ -93,11 +93,10 @@ pub enum CacheEvent {
 }
 
 /// Hands events to those who listen. Nothing is made of an event while nobody has ever listened.
+///
+/// The sender is made for the first listener, as it takes memory for all that may wait.
 #[derive(Debug, Default)]
-pub(crate) struct Events {
-    /// Made for the first listener, as it takes memory for all that may wait.
-    sender: OnceLock<broadcast::Sender<CacheEvent>>,
-}
+pub(crate) struct Events(OnceLock<broadcast::Sender<CacheEvent>>);
 
 impl CacheEvent {
     /// A change of this key, tag or prefix.
@@ -118,7 +117,7 @@ impl CacheEvent {
 
 impl Events {
     pub(crate) fn emit(&self, event: impl FnOnce() -> CacheEvent) {
-        if let Some(sender) = self.sender.get() {
+        if let Some(sender) = self.0.get() {
             // There may be no listener any more.
             let _ = sender.send(event());
         }
@@ -126,14 +125,13 @@ impl Events {
 
     /// The events from now on. Ends with the instance.
     pub(crate) fn stream(&self) -> BoxStream<'static, CacheEvent> {
-        let sender = (self.sender).get_or_init(|| broadcast::Sender::new(MOST_WAIT));
-        let receiver = sender.subscribe();
+        let sender = self.0.get_or_init(|| broadcast::Sender::new(MOST_WAIT));
         let next = async |mut receiver: broadcast::Receiver<CacheEvent>| match receiver.recv().await
         {
             Ok(event) => Some((event, receiver)),
             Err(RecvError::Lagged(missed)) => Some((CacheEvent::Missed(missed), receiver)),
             Err(RecvError::Closed) => None,
         };
-        unfold(receiver, next).boxed()
+        unfold(sender.subscribe(), next).boxed()
     }
 }

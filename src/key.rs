@@ -149,7 +149,6 @@ pub trait CacheKey {
 }
 
 mod sealed {
-    #[derive(Debug, Clone, Copy)]
     pub struct Sealed;
 }
 
@@ -370,7 +369,6 @@ integer!(u8, u16, u32, u64, u128, usize);
 
 /// 36 characters, in lower case, with hyphens.
 #[cfg(feature = "uuid")]
-#[cfg_attr(docsrs, doc(cfg(feature = "uuid")))]
 impl CacheKey for uuid::Uuid {
     fn write_key(&self, out: &mut KeyWriter) {
         let mut text = uuid::Uuid::encode_buffer();
@@ -409,8 +407,8 @@ impl CacheKey for () {
 }
 
 /// A tuple writes its fields as parts.
-macro_rules! tuple {
-    ($($name:ident)*) => {
+macro_rules! tuples {
+    ($(($($name:ident)*))*) => {$(
         impl<$($name: CacheKey),*> CacheKey for ($($name,)*) {
             #[allow(non_snake_case)]
             fn write_key(&self, out: &mut KeyWriter) {
@@ -418,17 +416,10 @@ macro_rules! tuple {
                 $(out.part($name);)*
             }
         }
-    };
+    )*};
 }
 
-tuple!(A);
-tuple!(A B);
-tuple!(A B C);
-tuple!(A B C D);
-tuple!(A B C D E);
-tuple!(A B C D E F);
-tuple!(A B C D E F G);
-tuple!(A B C D E F G H);
+tuples!((A) (A B) (A B C) (A B C D) (A B C D E) (A B C D E F) (A B C D E F G) (A B C D E F G H));
 
 #[cfg(test)]
 mod tests {

@@ -27,7 +27,6 @@ mod events;
 #[doc(hidden)]
 pub mod fuzzing;
 #[cfg(feature = "http")]
-#[cfg_attr(docsrs, doc(cfg(feature = "http")))]
 pub mod http;
 mod key;
 mod l1;
@@ -59,13 +58,8 @@ pub use crate::loaded::Loaded;
 pub use crate::loading::{AtLeast, LoadingAtLeast, LoadingCache, with_state};
 pub use crate::lookup_by::{KeyFrom, LookupBy};
 #[cfg(any(feature = "outbox-rusqlite", feature = "outbox-sqlx"))]
-#[cfg_attr(
-    docsrs,
-    doc(cfg(any(feature = "outbox-rusqlite", feature = "outbox-sqlx")))
-)]
 pub use crate::patterns::outbox;
 #[cfg(feature = "write-behind")]
-#[cfg_attr(docsrs, doc(cfg(feature = "write-behind")))]
 pub use crate::patterns::write_behind;
 pub use crate::settings::{ServiceSettings, Settings, SettingsError};
 pub use crate::stats::{Health, HotKey, Stats, Warming};
@@ -79,7 +73,6 @@ pub use deadpool_redis;
 pub mod protocol {}
 
 #[cfg(feature = "metrics")]
-#[cfg_attr(docsrs, doc(cfg(feature = "metrics")))]
 #[doc = include_str!("metrics.md")]
 pub mod metrics {}
 
@@ -110,7 +103,6 @@ pub mod guide {
     pub mod patterns {}
 
     #[cfg(feature = "http")]
-    #[cfg_attr(docsrs, doc(cfg(feature = "http")))]
     #[doc = include_str!("guide/http.md")]
     pub mod http {}
 

@@ -120,32 +120,20 @@ mod by {
     use std::marker::PhantomData;
 
     /// A key, by a type that it can be borrowed as; or a part, by itself.
-    #[derive(Debug)]
     pub struct Itself;
 
     /// A key or a part, by a reference to a borrowed form of it.
-    #[derive(Debug)]
     pub struct Reference;
 
     /// A tuple, by parts of which the one at `FIRST` is the first reference; `M` has the markers of those behind it.
-    #[derive(Debug)]
     pub struct Parts<const FIRST: usize, M>(PhantomData<M>);
 }
 
 #[diagnostic::do_not_recommend]
-impl<K, Q> LookupBy<Q, by::Itself> for K
-where
-    K: Borrow<Q> + ?Sized,
-    Q: ?Sized,
-{
-}
+impl<K: Borrow<Q> + ?Sized, Q: ?Sized> LookupBy<Q, by::Itself> for K {}
 
 #[diagnostic::do_not_recommend]
-impl<K, Q> KeyFrom<Q, by::Itself> for K
-where
-    K: Borrow<Q>,
-    Q: ToOwned<Owned = K> + ?Sized,
-{
+impl<K: Borrow<Q>, Q: ToOwned<Owned = K> + ?Sized> KeyFrom<Q, by::Itself> for K {
     fn key_from(borrowed: &Q) -> Self {
         borrowed.to_owned()
     }
@@ -157,10 +145,9 @@ where
 impl<Q: ?Sized> LookupBy<&Q, by::Reference> for String where String: Borrow<Q> {}
 
 #[diagnostic::do_not_recommend]
-impl<Q> KeyFrom<&Q, by::Reference> for String
+impl<Q: ToOwned<Owned = String> + ?Sized> KeyFrom<&Q, by::Reference> for String
 where
     String: Borrow<Q>,
-    Q: ToOwned<Owned = String> + ?Sized,
 {
     fn key_from(borrowed: &&Q) -> Self {
         (*borrowed).to_owned()
@@ -185,10 +172,7 @@ impl<A: Clone> PartFrom<A, by::Itself> for A {
 
 impl<A, P> PartBy<&P, by::Reference> for A where P: ToOwned<Owned = A> + ?Sized {}
 
-impl<A, P> PartFrom<&P, by::Reference> for A
-where
-    P: ToOwned<Owned = A> + ?Sized,
-{
+impl<A, P: ToOwned<Owned = A> + ?Sized> PartFrom<&P, by::Reference> for A {
     fn part_from(borrowed: &&P) -> Self {
         (*borrowed).to_owned()
     }

@@ -78,7 +78,7 @@ impl Options {
         ];
         for (name, duration) in at_least_1_ms {
             check!(
-                duration.is_none_or(works),
+                duration.as_ref().is_none_or(works),
                 "{name} must be from 1 ms to 100 years, and not {:?}",
                 duration.unwrap_or_default()
             );
@@ -152,12 +152,9 @@ impl Options {
     pub(crate) fn without_effect(&self) -> impl Iterator<Item = (&'static str, &'static str)> {
         let throttle = self.fallback_throttle != DEFAULT_THROTTLE && self.stale_if_error.is_zero();
         let wait = !self.stale_wait.is_zero() && self.soft_ttl.is_none();
-        [
-            throttle.then_some(("fallback_throttle", "stale_if_error")),
-            wait.then_some(("stale_wait", "soft_ttl, or expire")),
-        ]
-        .into_iter()
-        .flatten()
+        let throttle = throttle.then_some(("fallback_throttle", "stale_if_error"));
+        let wait = wait.then_some(("stale_wait", "soft_ttl, or expire"));
+        throttle.into_iter().chain(wait)
     }
 
     /// TTLs that another one makes pointless.
@@ -165,13 +162,12 @@ impl Options {
         // Without a limit, where reads extend the life of a value.
         let default = self.sliding.is_none().then_some(DEFAULT_TTL);
         // An option that cannot work by itself says nothing of the others.
-        let Some(l2_ttl) = self.l2_ttl.or(default).filter(|ttl| works(*ttl)) else {
+        let Some(l2_ttl) = self.l2_ttl.or(default).filter(works) else {
             return Vec::new();
         };
-        let of = |ttl: Option<Duration>| ttl.filter(|ttl| works(*ttl));
-        let soft_ttl = of(self.soft_ttl).filter(|ttl| *ttl >= l2_ttl);
-        let sliding = of(self.sliding).filter(|ttl| *ttl >= l2_ttl);
-        let l1_ttl = of(self.l1_ttl).filter(|ttl| *ttl > l2_ttl);
+        let soft_ttl = self.soft_ttl.filter(works).filter(|ttl| *ttl >= l2_ttl);
+        let sliding = self.sliding.filter(works).filter(|ttl| *ttl >= l2_ttl);
+        let l1_ttl = self.l1_ttl.filter(works).filter(|ttl| *ttl > l2_ttl);
         let mistakes = [
             soft_ttl.map(|ttl| {
                 format!("soft_ttl ({ttl:?}) must be shorter than l2_ttl ({l2_ttl:?}): a value turns stale before it expires")
@@ -228,6 +224,6 @@ const SHORTEST_STALENESS: Duration = Duration::from_millis(10);
 /// No member can claim more: an invalidation that is waited for waits for up to this time.
 const LONGEST_STALENESS: Duration = Duration::from_secs(3600);
 
-fn works(duration: Duration) -> bool {
-    (SHORTEST..=LONGEST).contains(&duration)
+fn works(duration: &Duration) -> bool {
+    (SHORTEST..=LONGEST).contains(duration)
 }

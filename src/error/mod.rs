@@ -20,8 +20,6 @@ use crate::util::predicates::predicates;
 use crate::vocabulary::ByteSize;
 use crate::wire::codec::CodecError;
 
-type Shared = Arc<dyn Error + Send + Sync>;
-
 /// What a panic says, for the error that it becomes.
 pub(crate) fn panic_message(payload: &(dyn Any + Send)) -> Arc<str> {
     let text = payload.downcast_ref::<&str>().copied();
@@ -85,7 +83,8 @@ pub(crate) struct OfOneCaller;
 /// assert_eq!(error.to_string(), said);
 /// # Ok::<(), &str>(())
 /// ```
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, thiserror::Error)]
+#[error("cannot build the cache {:?}: {}", .0.namespace, .0.listed())]
 pub struct BuildError(Arc<Mistakes>);
 
 #[derive(Debug)]
@@ -94,6 +93,17 @@ struct Mistakes {
     all: Vec<String>,
     /// The last of them, if it is one of the store.
     l2: Option<L2Error>,
+}
+
+impl Mistakes {
+    fn listed(&self) -> String {
+        if let [mistake] = self.all.as_slice() {
+            return mistake.clone();
+        }
+        let numbered = (1..).zip(&self.all);
+        let numbered = numbered.map(|(number, mistake)| format!("({number}) {mistake}"));
+        numbered.collect::<Vec<_>>().join(" ")
+    }
 }
 
 impl BuildError {
@@ -119,21 +129,6 @@ impl BuildError {
         self.0.l2.is_some()
     }
 }
-
-impl fmt::Display for BuildError {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Mistakes { namespace, all, .. } = &*self.0;
-        write!(f, "cannot build the cache {namespace:?}:")?;
-        match all.as_slice() {
-            [mistake] => write!(f, " {mistake}"),
-            all => (1..)
-                .zip(all)
-                .try_for_each(|(number, mistake)| write!(f, " ({number}) {mistake}")),
-        }
-    }
-}
-
-impl Error for BuildError {}
 
 /// Why [`Cache::get_or_load`](crate::Cache::get_or_load) has no value. Cheap to clone: all callers that waited for
 /// the load share one.
@@ -180,7 +175,7 @@ impl From<LoadKind> for LoadError {
 #[derive(Clone, Debug, thiserror::Error)]
 enum LoadKind {
     #[error("the loader failed")]
-    Loader(#[source] Shared),
+    Loader(#[source] Arc<dyn Error + Send + Sync>),
     #[error("the loader panicked: {0}")]
     Panicked(Arc<str>),
     #[error(

@@ -42,18 +42,17 @@ type ForCache = Result<Loaded<CachedResponse>, OfOneCaller>;
 /// A response that is to be stored, with its tags; `None` if it may not be. There is none of a request that has failed.
 type Outcome = Result<Option<(Box<Stored>, Vec<String>)>, OfOneCaller>;
 
+/// The response for the client, and the outcome for the cache.
+type Received<B> = (Response<CacheBody<B>>, Outcome);
+
 /// Sends the request in a task of its own. `client` gets the reply as soon as it is there, and whether it should wait
 /// for the cache, so that its next request finds the stored response. The result is for the cache. The request is
 /// dropped if neither waits any more.
-pub(super) async fn fetch<B, E>(
+pub(super) async fn fetch<B: Body<Error: Send> + Send + 'static, E: Send + 'static>(
     attempt: Attempt,
     unsent: Unsent<B, E>,
     mut client: oneshot::Sender<(Reply<B, E>, bool)>,
-) -> ForCache
-where
-    B: Body<Error: Send> + Send + 'static,
-    E: Send + 'static,
-{
+) -> ForCache {
     // The cache gives up on a load after a time, by dropping this future, and the client does not.
     let (cache, has_given_up) = oneshot::channel::<()>();
     let task = async move {
@@ -157,7 +156,7 @@ impl Attempt {
         resident: Duration,
         mut parts: response::Parts,
         delay: Duration,
-    ) -> (Response<CacheBody<B>>, Outcome) {
+    ) -> Received<B> {
         let (rules, mut how) = (&self.rules, self.how(Some(parts.status)));
         let merged = merge(&stored.headers, parts.headers).and_then(|merged| own(&merged));
         let Some(merged) = merged else {
@@ -189,7 +188,7 @@ impl Attempt {
         mut parts: response::Parts,
         body: B,
         delay: Duration,
-    ) -> (Response<CacheBody<B>>, Outcome) {
+    ) -> Received<B> {
         let rules = &self.rules;
         let terms = terms(rules, &self.request, &mut parts, delay);
         // The lower bound: a body of unknown length shows while it is read whether it fits.
@@ -227,11 +226,7 @@ impl Attempt {
         (response, Ok(Some((Box::new(stored), tags))))
     }
 
-    fn unstored<B: Body>(
-        &self,
-        mut parts: response::Parts,
-        body: CacheBody<B>,
-    ) -> (Response<CacheBody<B>>, Outcome) {
+    fn unstored<B: Body>(&self, mut parts: response::Parts, body: CacheBody<B>) -> Received<B> {
         let has_failed = is_failure(parts.status) || body.has_failed();
         let outcome = if has_failed {
             Err(OfOneCaller)

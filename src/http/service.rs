@@ -60,8 +60,7 @@ where
     S::Future: Send + 'static,
     S::Error: Send + 'static,
     R: Body + Send + 'static,
-    B: Body + Send + 'static,
-    B::Error: Send,
+    B: Body<Error: Send> + Send + 'static,
 {
     type Response = Response<CacheBody<B>>;
     type Error = S::Error;
@@ -113,16 +112,12 @@ fn attempt_of(
     })
 }
 
-async fn handle<B, E>(
+async fn handle<B: Body<Error: Send> + Send + 'static, E: Send + 'static>(
     rules: Arc<CacheLayer>,
     request: request::Parts,
     has_body: bool,
     unsent: Unsent<B, E>,
-) -> Answer<B, E>
-where
-    B: Body<Error: Send> + Send + 'static,
-    E: Send + 'static,
-{
+) -> Answer<B, E> {
     if !matches!(request.method, Method::GET | Method::HEAD) {
         return other_method(&rules, request, unsent).await;
     }
@@ -196,6 +191,9 @@ fn own_answer<B: Body>(rules: &CacheLayer, status: StatusCode) -> Response<Cache
     response
 }
 
+/// The entry of a key, or why there is none.
+type Found = Result<Entry<CachedResponse>, LoadError>;
+
 /// Which requests a response may come from.
 enum LoadedBy {
     Anyone,
@@ -214,11 +212,7 @@ struct Search<B, E> {
     unsent: Option<Unsent<B, E>>,
 }
 
-impl<B, E> Search<B, E>
-where
-    B: Body<Error: Send> + Send + 'static,
-    E: Send + 'static,
-{
+impl<B: Body<Error: Send> + Send + 'static, E: Send + 'static> Search<B, E> {
     /// Looks the resource up, and then the variant of it that the request selects. `None` if the request has to be sent
     /// for its client alone. An error is the reply to this very request.
     async fn run(&mut self) -> Result<Option<Response<CacheBody<B>>>, Reply<B, E>> {
@@ -294,10 +288,7 @@ where
         Ok(found.ok())
     }
 
-    async fn load(
-        &mut self,
-        by: LoadedBy,
-    ) -> Result<Result<Entry<CachedResponse>, LoadError>, Reply<B, E>> {
+    async fn load(&mut self, by: LoadedBy) -> Result<Found, Reply<B, E>> {
         let (cache, key) = (&self.attempt.rules.cache, self.attempt.key());
         let (client, mut reply) = oneshot::channel();
         let held = Arc::new(Mutex::new(self.unsent.take()));
@@ -352,7 +343,7 @@ where
 }
 
 /// Tags of a rule that cannot work. Failures of the inner service or of L2 are told elsewhere.
-fn report(found: &Result<Entry<CachedResponse>, LoadError>) {
+fn report(found: &Found) {
     if let Err(error) = found
         && error.is_misuse()
     {

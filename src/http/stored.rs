@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use ::http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
 use bytes::Bytes;
+use serde::de::Error as _;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 /// How many header lines a stored response has at most. So there is room for those of the layer: a `HeaderMap` panics
@@ -47,9 +48,9 @@ pub(super) enum Scheme {
 
 #[derive(Clone, Serialize, Deserialize)]
 pub(super) struct Stored {
-    #[serde(with = "status")]
+    #[serde(serialize_with = "write_status", deserialize_with = "read_status")]
     pub(super) status: StatusCode,
-    #[serde(with = "headers")]
+    #[serde(serialize_with = "write_headers", deserialize_with = "read_headers")]
     pub(super) headers: HeaderMap,
     pub(super) body: Bytes,
     /// That of the request whose response this is.
@@ -130,62 +131,51 @@ impl fmt::Debug for CachedResponse {
     }
 }
 
-mod status {
-    use super::{Deserialize, Deserializer, Serializer, StatusCode};
-    use serde::de::Error as _;
+#[allow(clippy::trivially_copy_pass_by_ref, reason = "serde calls it so")]
+fn write_status<S: Serializer>(status: &StatusCode, to: S) -> Result<S::Ok, S::Error> {
+    to.serialize_u16(status.as_u16())
+}
 
-    #[allow(clippy::trivially_copy_pass_by_ref, reason = "serde calls it so")]
-    pub(super) fn serialize<S: Serializer>(status: &StatusCode, to: S) -> Result<S::Ok, S::Error> {
-        to.serialize_u16(status.as_u16())
-    }
-
-    pub(super) fn deserialize<'de, D: Deserializer<'de>>(from: D) -> Result<StatusCode, D::Error> {
-        StatusCode::from_u16(u16::deserialize(from)?).map_err(D::Error::custom)
-    }
+fn read_status<'de, D: Deserializer<'de>>(from: D) -> Result<StatusCode, D::Error> {
+    StatusCode::from_u16(u16::deserialize(from)?).map_err(D::Error::custom)
 }
 
 /// As a list of names and values, in their order.
-mod headers {
-    use super::{Bytes, Deserialize, Deserializer, HEADER_LINES, HeaderMap, HeaderName};
-    use super::{HeaderValue, Serialize, Serializer};
-    use serde::de::Error as _;
+fn write_headers<S: Serializer>(headers: &HeaderMap, to: S) -> Result<S::Ok, S::Error> {
+    let lines = headers.iter().map(|(name, value)| {
+        // Bytes, as most codecs write these at once, and a `[u8]` one by one.
+        (name.as_str(), Bytes::copy_from_slice(value.as_bytes()))
+    });
+    // Some codecs need the number first.
+    lines.collect::<Vec<_>>().serialize(to)
+}
 
-    pub(super) fn serialize<S: Serializer>(headers: &HeaderMap, to: S) -> Result<S::Ok, S::Error> {
-        let lines = headers.iter().map(|(name, value)| {
-            // Bytes, as most codecs write these at once, and a `[u8]` one by one.
-            (name.as_str(), Bytes::copy_from_slice(value.as_bytes()))
-        });
-        // Some codecs need the number first.
-        lines.collect::<Vec<_>>().serialize(to)
+fn read_headers<'de, D: Deserializer<'de>>(from: D) -> Result<HeaderMap, D::Error> {
+    let lines = Vec::<(String, Bytes)>::deserialize(from)?;
+    let count = lines.len();
+    if count > HEADER_LINES {
+        let error = format!("{count} headers are more than {HEADER_LINES}");
+        return Err(D::Error::custom(error));
     }
-
-    pub(super) fn deserialize<'de, D: Deserializer<'de>>(from: D) -> Result<HeaderMap, D::Error> {
-        let lines = Vec::<(String, Bytes)>::deserialize(from)?;
-        let count = lines.len();
-        if count > HEADER_LINES {
-            let error = format!("{count} headers are more than {HEADER_LINES}");
-            return Err(D::Error::custom(error));
-        }
-        let mut headers = HeaderMap::with_capacity(count);
-        for (name, value) in lines {
-            let name = HeaderName::try_from(name).map_err(D::Error::custom)?;
-            let value = HeaderValue::from_maybe_shared(value).map_err(D::Error::custom)?;
-            headers.append(name, value);
-        }
-        Ok(headers)
+    let mut headers = HeaderMap::with_capacity(count);
+    for (name, value) in lines {
+        let name = HeaderName::try_from(name).map_err(D::Error::custom)?;
+        let value = HeaderValue::from_maybe_shared(value).map_err(D::Error::custom)?;
+        headers.append(name, value);
     }
+    Ok(headers)
 }
 
 #[cfg(test)]
 mod tests {
-    use super::{HEADER_LINES, own};
+    use super::{HEADER_LINES, own, read_headers};
 
     #[test]
     fn more_headers_than_are_stored_are_an_error() {
         let read = |lines: usize, names: usize| {
             let lines = (0..lines).map(|n| (format!("x-{}", n % names), [b'1']));
             let json = serde_json::to_vec(&lines.collect::<Vec<_>>()).unwrap();
-            super::headers::deserialize(&mut serde_json::Deserializer::from_slice(&json))
+            read_headers(&mut serde_json::Deserializer::from_slice(&json))
         };
         for names in [1, HEADER_LINES] {
             let headers = read(HEADER_LINES, names).unwrap();

@@ -10,7 +10,7 @@ use sha2::Sha256;
 
 use super::policy::MOST_NAMES;
 use super::stored::{CachedResponse, Content, Scheme, Varies};
-use crate::util::random::secret;
+use crate::util::random::seed;
 use crate::{Cache, Loaded};
 
 /// The most bytes that a variant adds to the key of its resource.
@@ -21,9 +21,10 @@ const VARIES_FOR: Duration = Duration::from_secs(24 * 3600);
 
 impl Varies {
     pub(super) fn on(names: BTreeSet<String>) -> Self {
+        let secret = u128::from(seed()) << 64 | u128::from(seed());
         Self {
             names: names.into_iter().collect(),
-            secret: secret(),
+            secret: secret.to_le_bytes(),
         }
     }
 

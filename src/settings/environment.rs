@@ -1,11 +1,9 @@
 //! Settings from the environment.
 
 use std::collections::HashMap;
-use std::env;
 use std::ffi::OsString;
-use std::iter;
-use std::mem;
 use std::num::NonZero;
+use std::{env, iter, mem};
 
 use serde::Deserialize;
 use serde::de::value::{self, MapDeserializer};
@@ -128,11 +126,10 @@ fn read(
     }
     // The environment has no order.
     mistakes.sort();
-    if mistakes.is_empty() {
-        Ok(settings)
-    } else {
-        Err(SettingsError::new(mistakes))
+    if !mistakes.is_empty() {
+        return Err(SettingsError::new(mistakes));
     }
+    Ok(settings)
 }
 
 /// The cache and the option in a name such as `product_l2_ttl`. `None` if it has no cache, or no option.

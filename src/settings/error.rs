@@ -19,9 +19,8 @@ pub struct SettingsError {
 
 impl SettingsError {
     pub(super) fn new(mistakes: Vec<String>) -> Self {
-        Self {
-            mistakes: mistakes.into(),
-        }
+        let mistakes = mistakes.into();
+        Self { mistakes }
     }
 
     /// The mistakes, one by one.

@@ -170,8 +170,10 @@ fn read(text: &str) -> Option<Duration> {
 }
 
 fn duration_text(duration: Duration) -> String {
-    if duration == Duration::MAX {
-        return MAX.to_owned();
+    match duration {
+        Duration::ZERO => return "0s".to_owned(),
+        Duration::MAX => return MAX.to_owned(),
+        _ => {}
     }
     let (mut text, mut rest) = (String::new(), duration.as_nanos());
     for (unit, nanos) in UNITS {
@@ -181,11 +183,7 @@ fn duration_text(duration: Duration) -> String {
             rest %= nanos;
         }
     }
-    if text.is_empty() {
-        "0s".to_owned()
-    } else {
-        text
-    }
+    text
 }
 
 #[cfg(test)]

@@ -35,8 +35,9 @@ pub(crate) struct Pacing {
 /// The right to send one batch; the batch is under way until this is dropped.
 #[derive(Debug)]
 pub(crate) struct Turn<'a> {
+    /// Never read: held for as long as the batch is under way.
+    _under_way: SemaphorePermit<'a>,
     near: SemaphorePermit<'a>,
-    under_way: SemaphorePermit<'a>,
 }
 
 impl Pacing {
@@ -53,7 +54,10 @@ impl Pacing {
     pub(crate) async fn turn(&self) -> Turn<'_> {
         let under_way = permit(&self.free).await;
         let near = permit(&self.near).await;
-        Turn { near, under_way }
+        Turn {
+            _under_way: under_way,
+            near,
+        }
     }
 }
 
@@ -79,17 +83,13 @@ pub(crate) async fn gather() {
 impl Turn<'_> {
     /// Runs what sends the batch and awaits its answer.
     pub(crate) async fn run<T>(self, sending: impl Future<Output = T>) -> T {
-        let Self { near, under_way } = self;
         let mut sending = pin!(sending);
-        let answer = match timeout(FAR, &mut sending).await {
-            Ok(answer) => answer,
-            Err(_) => {
-                drop(near);
-                sending.await
-            }
-        };
-        drop(under_way);
-        answer
+        if let Ok(answer) = timeout(FAR, &mut sending).await {
+            return answer;
+        }
+        drop(self.near);
+        // It is under way until `self` ends, with the answer.
+        sending.await
     }
 }
 

@@ -11,10 +11,3 @@ pub(crate) fn seed() -> u64 {
     // The system has some on every platform that std supports, once it has booted.
     getrandom::u64().unwrap_or_else(|_| fastrand::u64(..))
 }
-
-/// A key for a keyed hash.
-#[cfg(feature = "http")]
-pub(crate) fn secret() -> [u8; 16] {
-    let bits = u128::from(seed()) << 64 | u128::from(seed());
-    bits.to_le_bytes()
-}

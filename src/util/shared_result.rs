@@ -66,9 +66,7 @@ impl<T: Clone> SharedResult<T> {
     pub(crate) fn peek(&self) -> Option<T> {
         self.0.result.get().cloned().flatten()
     }
-}
 
-impl<T> SharedResult<T> {
     /// Whether there will be no result.
     pub(crate) fn is_lost(&self) -> bool {
         matches!(self.0.result.get(), Some(None))

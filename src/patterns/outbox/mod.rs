@@ -95,11 +95,9 @@ mod relay;
 )]
 mod row;
 #[cfg(feature = "outbox-rusqlite")]
-#[cfg_attr(docsrs, doc(cfg(feature = "outbox-rusqlite")))]
 pub mod rusqlite;
 mod schema;
 #[cfg(feature = "outbox-sqlx")]
-#[cfg_attr(docsrs, doc(cfg(feature = "outbox-sqlx")))]
 pub mod sqlx;
 mod stats;
 

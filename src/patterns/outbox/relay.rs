@@ -17,28 +17,24 @@ use super::row::{MOST, Row, Waits, now_ms};
 use super::stats::{Counters, OutboxStats, age};
 use crate::cache::{Cache, key_text};
 use crate::error::WriteError;
-use crate::key::CacheKey;
 use crate::util::lock::lock;
 use crate::util::partial_debug::partial_debug;
 use crate::util::retry_delays::retry_delays;
+use crate::vocabulary::Value;
 
-const DEFAULT_INTERVAL: Duration = Duration::from_secs(1);
-const INTERVALS: std::ops::RangeInclusive<Duration> =
-    Duration::from_millis(1)..=Duration::from_secs(3600);
 /// The longest pause after a poll that failed, unless the interval is longer.
 const LONGEST_RETRY: Duration = Duration::from_secs(10);
 
 /// Rows that a poll delivers, of those that it has read.
 const BATCH: usize = 256;
 
+/// The rows that were read, or why they could not be.
+pub(super) type Rows = Result<Vec<Row>, OutboxError>;
+
 /// The table, as a driver reads it. Each call is a transaction of its own.
 pub(super) trait Table: Send + 'static {
     /// The next rows of a namespace after the one with this id, in the order of their ids.
-    fn read(
-        &mut self,
-        namespace: &str,
-        after: i64,
-    ) -> impl Future<Output = Result<Vec<Row>, OutboxError>> + Send;
+    fn read(&mut self, namespace: &str, after: i64) -> impl Future<Output = Rows> + Send;
 
     /// Deletes rows, of which some may be gone already.
     fn delete(&mut self, ids: Vec<i64>) -> impl Future<Output = Result<(), OutboxError>> + Send;
@@ -53,15 +49,12 @@ pub struct RelayBuilder {
 }
 
 impl RelayBuilder {
-    pub(super) fn new<K, V>(cache: &Cache<K, V>, table: impl Table) -> Self
-    where
-        K: CacheKey + 'static,
-        V: Send + Sync + 'static,
-    {
-        let cache = cache.clone();
+    pub(super) fn new<K, V: Value>(cache: &Cache<K, V>, table: impl Table) -> Self {
+        // Rows have the texts of keys, so their type does not matter.
+        let cache = cache.with_keys::<()>();
         Self {
             namespace: cache.namespace().to_owned(),
-            interval: DEFAULT_INTERVAL,
+            interval: Duration::from_secs(1),
             run: Box::new(|interval, counters| {
                 let worker = Worker {
                     table,
@@ -90,7 +83,8 @@ impl RelayBuilder {
     /// [`OutboxError::is_misuse`]: the interval is not from 1 ms to 1 hour, or there is no runtime. Errors of the
     /// database are not among them: the relay traces them, counts them, and tries again.
     pub fn start(self) -> Result<Relay, OutboxError> {
-        if !INTERVALS.contains(&self.interval) {
+        let intervals = Duration::from_millis(1)..=Duration::from_secs(3600);
+        if !intervals.contains(&self.interval) {
             // Zero would poll without a pause, and a relay that seldom polls leaves old values for as long.
             return Err(Reason::Interval(self.interval).into());
         }
@@ -119,13 +113,18 @@ impl Relay {
     /// Its counters, and the lag. Takes a lock for a moment.
     #[must_use]
     pub fn stats(&self) -> OutboxStats {
-        lock(&self.counters).snapshot()
+        let counted = lock(&self.counters);
+        let lag = counted.oldest_ms.map_or(Duration::ZERO, age);
+        OutboxStats {
+            lag,
+            ..counted.stats
+        }
     }
 }
 
-struct Worker<T, K, V: Send + Sync + 'static> {
+struct Worker<T, V: Value> {
     table: T,
-    cache: Cache<K, V>,
+    cache: Cache<(), V>,
     counters: Arc<Counters>,
     /// Since when rows may wait that nobody has read, or that do not say when they were written.
     since_ms: i64,
@@ -140,12 +139,7 @@ enum Failure {
     L2(#[from] WriteError),
 }
 
-impl<T, K, V> Worker<T, K, V>
-where
-    T: Table,
-    K: CacheKey + 'static,
-    V: Send + Sync + 'static,
-{
+impl<T: Table, V: Value> Worker<T, V> {
     async fn run(mut self, interval: Duration) {
         let longest = LONGEST_RETRY.max(interval);
         let new_retries = || retry_delays(interval, longest);
@@ -277,11 +271,7 @@ where
 }
 
 /// `Ok` once L2 has accepted it. An invalidation that is only deferred, in the memory of this process, is an error.
-async fn invalidate<K, V>(cache: &Cache<K, V>, row: &Row) -> Result<(), WriteError>
-where
-    K: CacheKey,
-    V: Send + Sync + 'static,
-{
+async fn invalidate<V: Value>(cache: &Cache<(), V>, row: &Row) -> Result<(), WriteError> {
     // Rows without a name are not delivered.
     let Ok(name) = key_text(row.name.as_deref().unwrap_or_default()) else {
         // No value has such a key or tag: the row was written by something else, and there is nothing to do for it.

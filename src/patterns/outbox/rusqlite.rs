@@ -6,7 +6,7 @@ use ::rusqlite::{Connection, Error, Transaction, TransactionBehavior, params};
 use tokio::task::spawn_blocking;
 
 use super::error::OutboxError;
-use super::relay::{RelayBuilder, Table};
+use super::relay::{RelayBuilder, Rows, Table};
 use super::row::{KEY, MOST, Row, TAG, now_ms, texts};
 use crate::cache::Cache;
 use crate::key::{CacheKey, Key};
@@ -95,16 +95,11 @@ impl Outbox {
     /// # Ok(()) }
     /// # tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap().block_on(demo()).unwrap();
     /// ```
-    pub fn invalidate_tags<K, V, T>(
+    pub fn invalidate_tags<K: CacheKey, V: Send + Sync + 'static, T: CacheKey>(
         tx: &Transaction<'_>,
         cache: &Cache<K, V>,
         tags: impl IntoIterator<Item = T>,
-    ) -> Result<(), OutboxError>
-    where
-        K: CacheKey,
-        V: Send + Sync + 'static,
-        T: CacheKey,
-    {
+    ) -> Result<(), OutboxError> {
         insert(tx, cache.namespace(), TAG, &texts(tags)?)
     }
 
@@ -150,14 +145,10 @@ impl Outbox {
     /// # drop(runtime);
     /// # std::fs::remove_dir_all(&dir).unwrap();
     /// ```
-    pub fn relay<K, V>(
+    pub fn relay<K: CacheKey + 'static, V: Send + Sync + 'static>(
         cache: &Cache<K, V>,
         open: impl Fn() -> Result<Connection, Error> + Send + Sync + 'static,
-    ) -> RelayBuilder
-    where
-        K: CacheKey + 'static,
-        V: Send + Sync + 'static,
-    {
+    ) -> RelayBuilder {
         let table = Sqlite {
             open: Arc::new(open),
             connection: None,
@@ -214,7 +205,7 @@ impl Sqlite {
 }
 
 impl Table for Sqlite {
-    async fn read(&mut self, namespace: &str, after: i64) -> Result<Vec<Row>, OutboxError> {
+    async fn read(&mut self, namespace: &str, after: i64) -> Rows {
         let namespace = namespace.to_owned();
         self.run(move |db| {
             let mut read = db.prepare(READ)?;

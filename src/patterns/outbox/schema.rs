@@ -19,7 +19,6 @@ CREATE INDEX IF NOT EXISTS larder_outbox_by_namespace ON larder_outbox (namespac
 
 /// The table, for `PostgreSQL`. It does nothing if the table is there.
 #[cfg(feature = "outbox-sqlx")]
-#[cfg_attr(docsrs, doc(cfg(feature = "outbox-sqlx")))]
 pub const POSTGRES_TABLE: &str = "\
 CREATE TABLE IF NOT EXISTS larder_outbox (
     id         BIGINT GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
@@ -35,7 +34,6 @@ CREATE INDEX IF NOT EXISTS larder_outbox_by_namespace ON larder_outbox (namespac
 // The namespace is compared byte by byte: to the usual collations `shop` and `Shop` are the same, so one relay would
 // take, and delete, the rows of the other.
 #[cfg(feature = "outbox-sqlx")]
-#[cfg_attr(docsrs, doc(cfg(feature = "outbox-sqlx")))]
 pub const MYSQL_TABLE: &str = "\
 CREATE TABLE IF NOT EXISTS larder_outbox (
     id         BIGINT         NOT NULL AUTO_INCREMENT PRIMARY KEY,

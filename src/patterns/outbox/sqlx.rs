@@ -11,7 +11,7 @@ use futures::future::BoxFuture;
 use tokio::time::timeout;
 
 use super::error::OutboxError;
-use super::relay::{RelayBuilder, Table};
+use super::relay::{RelayBuilder, Rows, Table};
 use super::row::{KEY, MOST, Row, Statement, TAG, now_ms, texts};
 use crate::cache::Cache;
 use crate::key::{CacheKey, Key};
@@ -153,12 +153,10 @@ impl Outbox {
     /// # Ok(()) }
     /// # tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap().block_on(demo()).unwrap();
     /// ```
-    pub fn relay<DB, K, V>(cache: &Cache<K, V>, pool: &Pool<DB>) -> RelayBuilder
-    where
-        DB: OutboxDatabase,
-        K: CacheKey + 'static,
-        V: Send + Sync + 'static,
-    {
+    pub fn relay<DB: OutboxDatabase, K: CacheKey + 'static, V: Send + Sync + 'static>(
+        cache: &Cache<K, V>,
+        pool: &Pool<DB>,
+    ) -> RelayBuilder {
         RelayBuilder::new(cache, pool.clone())
     }
 }
@@ -177,10 +175,7 @@ async fn insert<DB: OutboxDatabase>(
 }
 
 /// Runs a statement on a connection of the pool, in time.
-async fn run<DB: OutboxDatabase>(
-    pool: &Pool<DB>,
-    statement: Statement<'_>,
-) -> Result<Vec<Row>, OutboxError> {
+async fn run<DB: OutboxDatabase>(pool: &Pool<DB>, statement: Statement<'_>) -> Rows {
     // With the wait for a connection: a pool that is used up must not stop the relay unnoticed.
     let run = async { DB::run(&mut *pool.acquire().await?, statement).await };
     let done = timeout(LIMIT, run).await.map_err(OutboxError::database)?;
@@ -188,7 +183,7 @@ async fn run<DB: OutboxDatabase>(
 }
 
 impl<DB: OutboxDatabase> Table for Pool<DB> {
-    async fn read(&mut self, namespace: &str, after: i64) -> Result<Vec<Row>, OutboxError> {
+    async fn read(&mut self, namespace: &str, after: i64) -> Rows {
         run(self, Statement::Read(namespace, after)).await
     }
 

@@ -46,15 +46,6 @@ pub(super) struct Counted {
     pub(super) oldest_ms: Option<i64>,
 }
 
-impl Counted {
-    pub(super) fn snapshot(&self) -> OutboxStats {
-        OutboxStats {
-            lag: self.oldest_ms.map_or(Duration::ZERO, age),
-            ..self.stats
-        }
-    }
-}
-
 /// How long ago that was. Zero if the writer's clock is ahead.
 pub(super) fn age(written_ms: i64) -> Duration {
     // Clocks of two machines differ: a row of the future has not waited.

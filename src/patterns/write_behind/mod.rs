@@ -82,20 +82,22 @@ use tokio_util::task::AbortOnDropHandle;
 
 use self::error::Reason;
 pub use self::error::WriteBehindError;
+use self::stats::Counters;
 pub use self::stats::WriteBehindStats;
-use self::stats::{Counters, snapshot};
 use self::worker::{Options, Worker, read};
 use self::write::Store;
 pub use self::write::{Stored, Write};
 use crate::cache::{Cache, key_text};
 use crate::error::WriteError;
 use crate::key::{CacheKey, Key};
-use crate::l2::{Append, Kind, Pending, WriteStream, Written};
+use crate::l2::{Append, Kind, Pending, StreamId, WriteStream, Written};
 use crate::loaded::Loaded;
 use crate::lookup_by::KeyFrom;
 use crate::token::Token;
+use crate::util::lock::lock;
 use crate::util::partial_debug::partial_debug;
 use crate::util::retry_delays::retry_delays;
+use crate::util::setters::setters;
 use crate::util::throttle::Throttle;
 use crate::vocabulary::Version;
 use crate::wire::codec::{Bincode, Codec};
@@ -124,10 +126,7 @@ pub struct DeadLetter<K, V> {
 /// Dropping it ends its worker, wherever it is; another instance's worker, or the next one, goes on within
 /// [`claim_after`](WriteBehindBuilder::claim_after).
 #[must_use = "its worker ends when it is dropped"]
-pub struct WriteBehind<K, V>
-where
-    V: Send + Sync + 'static,
-{
+pub struct WriteBehind<K, V: Send + Sync + 'static> {
     cache: Cache<K, V>,
     capacity: u64,
     counters: Arc<Counters>,
@@ -370,7 +369,16 @@ where
     ///
     /// Redis does not answer, or refuses.
     pub async fn stats(&self) -> Result<WriteBehindStats, WriteBehindError> {
-        Ok(snapshot(&self.counters, &self.pending().await?))
+        let pending = self.pending().await?;
+        // An id begins with the time of Redis, so the clock of this machine does not count.
+        let waits = |first: StreamId| pending.now.saturating_sub(first.ms);
+        Ok(WriteBehindStats {
+            pending: pending.length,
+            lag: Duration::from_millis(pending.first.map_or(0, waits)),
+            dead_letters: pending.dead_letters,
+            has_worker: pending.has_worker,
+            ..*lock(&self.counters)
+        })
     }
 
     async fn pending(&self) -> Result<Pending, WriteBehindError> {
@@ -384,11 +392,9 @@ where
 }
 
 /// The text of a key, by which the cache finds it, and the key itself, which `store` gets.
-fn named<K, Q, M>(key: &Q) -> Result<(Key, Vec<u8>), WriteBehindError>
-where
-    K: KeyFrom<Q, M> + Serialize,
-    Q: CacheKey + ?Sized,
-{
+fn named<K: KeyFrom<Q, M> + Serialize, Q: CacheKey + ?Sized, M>(
+    key: &Q,
+) -> Result<(Key, Vec<u8>), WriteBehindError> {
     let text = key_text(key).map_err(|error| Reason::Write(error.into()))?;
     let mut encoded = Vec::new();
     let done = Bincode.encode(&K::key_from(key), &mut encoded);
@@ -400,10 +406,7 @@ partial_debug!([K, V: Send + Sync + 'static] WriteBehind<K, V>, "WriteBehind", t
 
 /// Sets up a [`WriteBehind`].
 #[must_use = "nothing is written before `build` is called"]
-pub struct WriteBehindBuilder<K, V>
-where
-    V: Send + Sync + 'static,
-{
+pub struct WriteBehindBuilder<K, V: Send + Sync + 'static> {
     cache: Cache<K, V>,
     store: Option<Store<K, V>>,
     capacity: u64,
@@ -455,45 +458,29 @@ where
         self
     }
 
-    /// How many writes are taken from the stream at a time; fewer once their values have 1 MiB together. Default: 256,
-    /// which is the most.
-    pub fn batch(mut self, most: usize) -> Self {
-        self.options.batch = most;
-        self
-    }
+    setters! {
+        /// How many writes are taken from the stream at a time; fewer once their values have 1 MiB together. Default:
+        /// 256, which is the most.
+        batch(most: usize) => options.batch = most;
 
-    /// How many writes may wait, dead letters included. Default: 100 000.
-    pub fn capacity(mut self, writes: u64) -> Self {
-        self.capacity = writes;
-        self
-    }
+        /// How many writes may wait, dead letters included. Default: 100 000.
+        capacity(writes: u64) => capacity = writes;
 
-    /// How often a batch is tried before each write is tried by itself, and becomes a dead letter if it fails. Default:
-    /// 20, which is two to four minutes: the pauses grow to 10 s, and are random. With `u32::MAX` there are no dead
-    /// letters, however long the source is down; and a write that it always refuses stops all others.
-    pub fn attempts(mut self, attempts: u32) -> Self {
-        self.options.attempts = attempts;
-        self
-    }
+        /// How often a batch is tried before each write is tried by itself, and becomes a dead letter if it fails.
+        /// Default: 20, which is two to four minutes: the pauses grow to 10 s, and are random. With `u32::MAX` there
+        /// are no dead letters, however long the source is down; and a write that it always refuses stops all others.
+        attempts(attempts: u32) => options.attempts = attempts;
 
-    /// How long after its last sign of life a worker counts as dead, so that another one continues with its writes.
-    /// Default: 10 s. From 100 ms to 1 hour.
-    pub fn claim_after(mut self, silence: Duration) -> Self {
-        self.options.claim_after = silence;
-        self
-    }
+        /// How long after its last sign of life a worker counts as dead, so that another one continues with its writes.
+        /// Default: 10 s. From 100 ms to 1 hour.
+        claim_after(silence: Duration) => options.claim_after = silence;
 
-    /// How long `store` may take. Then it is dropped, and counts as failed. Default: 30 s.
-    pub fn store_timeout(mut self, limit: Duration) -> Self {
-        self.options.store_timeout = limit;
-        self
-    }
+        /// How long `store` may take. Then it is dropped, and counts as failed. Default: 30 s.
+        store_timeout(limit: Duration) => options.store_timeout = limit;
 
-    /// How often a worker looks for writes of other instances; those of its own instance it takes at once. Default: 200
-    /// ms. At least 1 ms.
-    pub fn interval(mut self, interval: Duration) -> Self {
-        self.options.interval = interval;
-        self
+        /// How often a worker looks for writes of other instances; those of its own instance it takes at once. Default:
+        /// 200 ms. At least 1 ms.
+        interval(interval: Duration) => options.interval = interval;
     }
 
     /// Starts the worker as a task on the current Tokio runtime, with which it ends.

@@ -3,9 +3,6 @@
 use std::sync::Mutex;
 use std::time::Duration;
 
-use crate::l2::{Pending, StreamId};
-use crate::util::lock::lock;
-
 /// The writes that wait in the whole fleet, and the counters of this instance's worker since it was built: by
 /// [`WriteBehind::stats`](super::WriteBehind::stats).
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -27,16 +24,3 @@ pub struct WriteBehindStats {
 
 /// The counters of the worker, and nothing else. Only the worker writes to them, and seldom: so a lock will do.
 pub(super) type Counters = Mutex<WriteBehindStats>;
-
-/// The counters, with what waits.
-pub(super) fn snapshot(counters: &Counters, pending: &Pending) -> WriteBehindStats {
-    // An id begins with the time of Redis, so the clock of this machine does not count.
-    let waits = |first: StreamId| pending.now.saturating_sub(first.ms);
-    WriteBehindStats {
-        pending: pending.length,
-        lag: Duration::from_millis(pending.first.map_or(0, waits)),
-        dead_letters: pending.dead_letters,
-        has_worker: pending.has_worker,
-        ..*lock(counters)
-    }
-}

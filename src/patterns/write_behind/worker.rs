@@ -24,6 +24,7 @@ use crate::l2::{L2Error, Settled, StreamId, Waiting, WriteStream};
 use crate::util::lock::lock;
 use crate::util::retry_delays::retry_delays;
 use crate::util::throttle::Throttle;
+use crate::vocabulary::Value;
 use crate::wire::codec::{Bincode, Codec, CodecError, catch_panic};
 
 /// Pauses after a failure grow from this.
@@ -42,7 +43,7 @@ pub(super) struct Options {
     pub(super) interval: Duration,
 }
 
-pub(super) struct Worker<K, V: Send + Sync + 'static> {
+pub(super) struct Worker<K, V: Value> {
     pub(super) cache: Cache<K, V>,
     pub(super) store: Store<K, V>,
     pub(super) options: Options,
@@ -88,11 +89,10 @@ enum Failure {
 }
 
 /// The write that an entry holds. `None` if it cannot be read.
-pub(super) fn read<K, V>(cache: &Cache<K, V>, waiting: &Waiting) -> Option<Write<K, V>>
-where
-    K: CacheKey + DeserializeOwned + Send,
-    V: Send + Sync + 'static,
-{
+pub(super) fn read<K: CacheKey + DeserializeOwned + Send, V: Value>(
+    cache: &Cache<K, V>,
+    waiting: &Waiting,
+) -> Option<Write<K, V>> {
     // The value is read, and may be encrypted, for the text of the key: so this is to be the same one.
     let key = catch_panic(|| {
         let key: K = Bincode.decode(&waiting.encoded_key)?;
@@ -106,11 +106,7 @@ where
     })
 }
 
-impl<K, V> Worker<K, V>
-where
-    K: CacheKey + DeserializeOwned + Send + 'static,
-    V: Send + Sync + 'static,
-{
+impl<K: CacheKey + DeserializeOwned + Send + 'static, V: Value> Worker<K, V> {
     /// Works for as long as it is not dropped. After a panic, such as one of a subscriber of `tracing`, it begins anew:
     /// its writes are still at the head of the stream.
     pub(super) async fn run(self) {
@@ -250,10 +246,8 @@ where
         };
         // Another batch. That of before was settled, by this worker or by another one.
         if failing.first != first.id {
-            *failing = Failing {
-                first: first.id,
-                ..Failing::default()
-            };
+            *failing = Failing::default();
+            failing.first = first.id;
         }
         debug_assert_eq!(batch.len(), good.len(), "a batch has each key once");
         let stored = self.store_all(None, batch, &good, failing.in_doubt);
@@ -281,9 +275,7 @@ where
             let stored = self.store_all(key, batch, keys, failing.in_doubt);
             match stored.await {
                 Ok(()) => worked = Worked::Stored,
-                Err(Failure::Store { reason, .. }) => {
-                    self.settle(writes, Err(reason)).await?;
-                }
+                Err(Failure::Store { reason, .. }) => self.settle(writes, Err(reason)).await?,
                 Err(failure) => return Err(failure),
             }
         }
