@@ -15,10 +15,10 @@ const START: Tick = 1 << 60;
 /// The time by which values expire and turn stale. Monotonic, and read once per look-up.
 ///
 /// The default is the system's monotonic clock. A test that wants an hour to pass at once builds its
-/// [`MemoryL2`](crate::MemoryL2) with a [`Clock::manual`], or with [`Clock::tokio`] if it pauses tokio's time: a cache takes
-/// the clock of the `MemoryL2` that it is on. A cache with L1 alone is given the clock by
-/// [`clock`](crate::Builder::clock). A step longer than `max_staleness` also ends the proof that L1 is current: L1 is used
-/// again after [`ready`](crate::Cache::ready).
+/// [`MemoryL2`](crate::MemoryL2) with a [`Clock::manual`], or with [`Clock::tokio`] if it pauses tokio's time: a cache
+/// takes the clock of the `MemoryL2` that it is on. A cache with L1 alone is given the clock by
+/// [`clock`](crate::Builder::clock). A step longer than `max_staleness` also ends the proof that L1 is current: L1 is
+/// used again after [`ready`](crate::Cache::ready).
 ///
 /// ```
 /// # async fn demo() -> Result<(), Box<dyn std::error::Error>> {
@@ -130,8 +130,8 @@ impl Clock {
 }
 
 impl TimeSource {
-    /// The time of any clock. Apart from the system's, which hits read inline: with all of this inline, a hit by an integer
-    /// takes 6 % more instructions.
+    /// The time of any clock. Apart from the system's, which hits read inline: with all of this inline, a hit by an
+    /// integer takes 6 % more instructions.
     fn now(&self) -> Tick {
         match self {
             Self::System(offset) => offset.wrapping_add(monotonic()),
@@ -159,8 +159,8 @@ impl fmt::Debug for Clock {
     }
 }
 
-/// The system's monotonic time in nanoseconds. Unix gives it as a number. Elsewhere two [`Instant`]s are subtracted, which
-/// would be a sixth of the instructions of a hit.
+/// The system's monotonic time in nanoseconds. Unix gives it as a number. Elsewhere two [`Instant`]s are subtracted,
+/// which would be a sixth of the instructions of a hit.
 #[inline]
 fn monotonic() -> u64 {
     static ORIGIN: LazyLock<Instant> = LazyLock::new(Instant::now);

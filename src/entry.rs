@@ -19,9 +19,9 @@ use crate::vocabulary::{Source, Version};
 pub struct Entry<V> {
     slot: Arc<Slot<V>>,
     at: Tick,
-    /// The source, by its place in the enum, and the flags below, packed in one integer. An entry is moved several times
-    /// on its way to the caller. If each flag had a byte, the processor would write the bytes one by one and read them
-    /// together, which stalls it (store forwarding): that took a fifth of the time of a hit.
+    /// The source, by its place in the enum, and the flags below, packed in one integer. An entry is moved several
+    /// times on its way to the caller. If each flag had a byte, the processor would write the bytes one by one and read
+    /// them together, which stalls it (store forwarding): that took a fifth of the time of a hit.
     flags: u64,
 }
 

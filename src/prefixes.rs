@@ -23,7 +23,8 @@ impl<'a> Prefixes<'a> {
         }
     }
 
-    /// The indexes of those that the key begins with. Costs a look-up for each length that there is, not for each prefix.
+    /// The indexes of those that the key begins with. Costs a look-up for each length that there is, not for each
+    /// prefix.
     pub(crate) fn of(&self, key: &[u8]) -> impl Iterator<Item = usize> {
         // In ascending order, so the first length that the key does not have ends the walk.
         let heads = self.lengths.iter().map_while(move |&len| key.get(..len));

@@ -267,10 +267,11 @@ pub struct Warming {
     pub stored: u64,
     /// How many were not, as their key had a value already or was being loaded. Such a value in L2 is now in L1, too.
     pub present: u64,
-    /// How many were not, as their key, or a tag of theirs, was changed after `warm` was called, or may not be stored at the
-    /// moment, as under [`invalidate_and_hold`](crate::Cache::invalidate_and_hold).
+    /// How many were not, as their key, or a tag of theirs, was changed after `warm` was called, or may not be stored
+    /// at the moment, as under [`invalidate_and_hold`](crate::Cache::invalidate_and_hold).
     pub changed: u64,
-    /// How many cannot be stored: the key or the value is too large, the value cannot be encoded, or L2 did not take it.
+    /// How many cannot be stored: the key or the value is too large, the value cannot be encoded, or L2 did not take
+    /// it.
     pub refused: u64,
 }
 

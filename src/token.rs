@@ -8,13 +8,13 @@ use crate::vocabulary::Version;
 /// The text begins with this: another form of it would have another number.
 const FORM: &str = "1.";
 
-/// Names a write that L2 has accepted, for [`Cache::at_least`](crate::Cache::at_least): look-ups on any instance that are
-/// given it do not answer with an older value.
+/// Names a write that L2 has accepted, for [`Cache::at_least`](crate::Cache::at_least): look-ups on any instance that
+/// are given it do not answer with an older value.
 ///
-/// A service hands it to the user who caused the write, in a cookie or a header, and gets it back with the next request,
-/// which may reach another instance. The text has at most 40 bytes, all of which may stand in a cookie. It says how often
-/// something was written in the namespace, and nothing else. It needs no signature: the effect of a token that
-/// was made up is described at [`Cache::at_least`](crate::Cache::at_least).
+/// A service hands it to the user who caused the write, in a cookie or a header, and gets it back with the next
+/// request, which may reach another instance. The text has at most 40 bytes, all of which may stand in a cookie. It
+/// says how often something was written in the namespace, and nothing else. It needs no signature: the effect of a
+/// token that was made up is described at [`Cache::at_least`](crate::Cache::at_least).
 ///
 /// ```
 /// # async fn demo() -> Result<(), Box<dyn std::error::Error>> {

@@ -149,7 +149,8 @@ impl Version {
     pub const ABSENT: Self = Self { epoch: 0, ver: 0 };
 }
 
-/// A removal that another program asks for, as [`Builder::listen_to`](crate::Builder::listen_to) reads it from a message.
+/// A removal that another program asks for, as [`Builder::listen_to`](crate::Builder::listen_to) reads it from a
+/// message.
 ///
 /// ```
 /// use larder::Invalidation;

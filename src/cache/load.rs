@@ -125,8 +125,8 @@ impl<K: CacheKey, V: Send + Sync + 'static> Cache<K, V> {
         self.get_or_load_by(key, || Loader::one(loader))
     }
 
-    /// The same, however the key is loaded. The calls above hand this future out as it is: one that awaits it costs a hit
-    /// 2.5 % more instructions.
+    /// The same, however the key is loaded. The calls above hand this future out as it is: one that awaits it costs a
+    /// hit 2.5 % more instructions.
     pub(crate) async fn get_or_load_by<Q: CacheKey + ?Sized, M>(
         &self,
         key: &Q,

@@ -88,9 +88,10 @@ impl<K: CacheKey, V: Send + Sync + 'static> Cache<K, V> {
     ///
     /// Each instance stores its counters in L2 when they have changed, every five times
     /// [`max_staleness`](crate::Builder::max_staleness), and when it is closed or dropped. So the counts of other
-    /// instances are up to 10 s old by default, and the last ones of an instance that was killed, or that was dropped as
-    /// its runtime ended, are missing: [`close`](Self::close) it before. Nothing counts twice, except for a process that
-    /// slept for more than a day. The counts begin anew if Redis loses its data. `l1_entries` is that of this instance.
+    /// instances are up to 10 s old by default, and the last ones of an instance that was killed, or that was dropped
+    /// as its runtime ended, are missing: [`close`](Self::close) it before. Nothing counts twice, except for a process
+    /// that slept for more than a day. The counts begin anew if Redis loses its data. `l1_entries` is that of this
+    /// instance.
     ///
     /// Costs one request to L2. Can be dropped at any time.
     ///

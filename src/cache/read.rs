@@ -14,7 +14,8 @@ impl<K: CacheKey, V: Send + Sync + 'static> Cache<K, V> {
     /// Returns `None` if L1 does not have the key, and also:
     ///
     /// - while this instance cannot prove that it has applied all changes, see
-    ///   [`Health::is_subscriber_live`](crate::Health::is_subscriber_live). In [`Mode::Available`](crate::Mode::Available) it then returns an unproven entry, if L2 did not answer the last
+    ///   [`Health::is_subscriber_live`](crate::Health::is_subscriber_live). In
+    ///   [`Mode::Available`](crate::Mode::Available) it then returns an unproven entry, if L2 did not answer the last
     ///   request;
     /// - for a key over [`MAX_KEY_BYTES`](crate::MAX_KEY_BYTES).
     ///

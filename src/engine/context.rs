@@ -79,8 +79,8 @@ impl<V: Value> Context<V> {
         self.breaker.send("acquire_lease", reply)
     }
 
-    /// By when L2 has to have executed a request that is sent now, or it must not execute it: a write that arrives later
-    /// must not undo later writes (rule 14). By L2's clock, if that is known, and by this instance's.
+    /// By when L2 has to have executed a request that is sent now, or it must not execute it: a write that arrives
+    /// later must not undo later writes (rule 14). By L2's clock, if that is known, and by this instance's.
     pub(crate) fn deadline(&self) -> (Option<u64>, Tick) {
         let by = self.now().saturating_add(nanos(self.options.l2_timeout));
         (self.l1.freshness().lane_time(by), by)

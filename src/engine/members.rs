@@ -109,8 +109,8 @@ impl<V: Value> Members<V> {
 /// heartbeat that its entry names, and when this instance first saw it.
 type Seen = HashMap<u64, (u64, Tick)>;
 
-/// Takes a list that was asked for at `asked` and had arrived at `arrived`. Removes the silent members from it, and returns
-/// them.
+/// Takes a list that was asked for at `asked` and had arrived at `arrived`. Removes the silent members from it, and
+/// returns them.
 fn strike(seen: &mut Seen, list: &mut Vec<Member>, asked: Tick, arrived: Tick) -> Vec<Member> {
     let before = std::mem::take(seen);
     list.extract_if(.., |member| {

@@ -56,7 +56,8 @@ fn sealed(envelope: &Envelope<'_>, place: Place) -> Vec<u8> {
     )
 }
 
-/// The bytes with the magic, the sums of the stamp and the times, and the checksum that they need. Lengths, flags and tags stay.
+/// The bytes with the magic, the sums of the stamp and the times, and the checksum that they need. Lengths, flags and
+/// tags stay.
 fn mended(bytes: &[u8], place: Place) -> Option<Vec<u8>> {
     let mut bytes = bytes.to_vec();
     bytes.get_mut(..4)?.copy_from_slice(&MAGIC);

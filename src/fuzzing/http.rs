@@ -392,8 +392,8 @@ async fn whole<B: Body<Data = Bytes>>(body: B) -> Vec<u8> {
     whole
 }
 
-/// Why a response may not be for this request, if it is that to another one. `is_body`: it has brought the body, and not
-/// confirmed it.
+/// Why a response may not be for this request, if it is that to another one. `is_body`: it has brought the body, and
+/// not confirmed it.
 fn refusal(rules: &Rules, from: &Exchange, to: &Exchange, is_body: bool) -> Option<&'static str> {
     let has = |headers: &HeaderMap, name: &str| headers.contains_key(name);
     let mentions = |names: &[&str]| {
@@ -541,8 +541,8 @@ fn contains(line: &[u8], name: &str) -> bool {
     line.windows(name.len()).any(|part| part == name.as_bytes())
 }
 
-/// The names of the directives of a line that is well-formed by section 5.2 of RFC 9111. Written anew: it shares nothing
-/// with the layer.
+/// The names of the directives of a line that is well-formed by section 5.2 of RFC 9111. Written anew: it shares
+/// nothing with the layer.
 fn directives(mut line: &[u8]) -> Option<Vec<&[u8]>> {
     let is_space = |byte: &u8| matches!(byte, b' ' | b'\t');
     let mut names = Vec::new();

@@ -24,8 +24,8 @@ use super::variants::{variant_key, widen};
 use crate::error::OfOneCaller;
 use crate::{Entry, Loaded};
 
-/// A request that has not been sent: sends its body with this head, once the inner service is ready. Returns how long the
-/// service took, too.
+/// A request that has not been sent: sends its body with this head, once the inner service is ready. Returns how long
+/// the service took, too.
 pub(super) type Unsent<B, E> = Box<
     dyn FnOnce(request::Parts) -> BoxFuture<'static, Result<(Response<B>, Duration), E>> + Send,
 >;

@@ -75,8 +75,8 @@ pub(super) fn ask(request: &mut HeaderMap, stored: Option<&HeaderMap>) {
     }
 }
 
-/// The headers of a stored response after a 304. `None` if that is about another response (section 4.3.4 of RFC 9111), or
-/// if there is no room for all of them.
+/// The headers of a stored response after a 304. `None` if that is about another response (section 4.3.4 of RFC 9111),
+/// or if there is no room for all of them.
 pub(super) fn merge(stored: &HeaderMap, mut not_modified: HeaderMap) -> Option<HeaderMap> {
     let is_about_it = text(&not_modified, &ETAG)
         .is_none_or(|new| text(stored, &ETAG).is_some_and(|old| is_same(new, old)));

@@ -12,8 +12,8 @@ const LONGEST: u64 = 1 << 31;
 /// stored for others.
 const FORBIDDING: [&str; 3] = ["private", "no-store", "no-cache"];
 
-/// The directives of a message: their names in lower case, and their arguments in seconds. An argument that is no number
-/// of seconds counts as zero, so that the response is stale (RFC 9111, section 4.2.1).
+/// The directives of a message: their names in lower case, and their arguments in seconds. An argument that is no
+/// number of seconds counts as zero, so that the response is stale (RFC 9111, section 4.2.1).
 #[derive(Clone, Debug, Default)]
 pub(super) struct Directives(Vec<(String, Duration)>);
 

@@ -18,8 +18,8 @@ use super::layer::CacheLayer;
 use super::stored::{Stored, Terms};
 use crate::Meta;
 
-/// The directives that `http-cache-semantics` is asked with. Not `proxy-revalidate`, which says nothing of a response that
-/// is fresh.
+/// The directives that `http-cache-semantics` is asked with. Not `proxy-revalidate`, which says nothing of a response
+/// that is fresh.
 const ASKED_WITH: [&str; 8] = [
     "no-store",
     "private",
@@ -113,8 +113,9 @@ fn is_whole(response: &response::Parts) -> bool {
         && vary(&response.headers).is_some()
 }
 
-/// Up to which age the response is fresh, or `None` if it must not be stored. `http-cache-semantics` is asked about it in a
-/// form that it reads without a mistake: directives in lower case, without quotes and once each, and dates of one format.
+/// Up to which age the response is fresh, or `None` if it must not be stored. `http-cache-semantics` is asked about it
+/// in a form that it reads without a mistake: directives in lower case, without quotes and once each, and dates of one
+/// format.
 fn lifetime(
     is_authorized: bool,
     response: &response::Parts,
@@ -134,8 +135,8 @@ fn lifetime(
         let seconds = directives.seconds(name)?.as_secs();
         Some(format!("{name}={seconds}"))
     });
-    // The library refuses codes that it does not know. As this one they are stored if they say so: a rule that looks at no
-    // status must not keep an error, or a redirect to a login, for everybody.
+    // The library refuses codes that it does not know. As this one they are stored if they say so: a rule that looks at
+    // no status must not keep an error, or a redirect to a login, for everybody.
     let known = Some(response.status).filter(|status| is_understood(*status));
     let mut asked = Response::builder()
         .status(known.unwrap_or(StatusCode::FOUND))
@@ -173,8 +174,8 @@ fn initial_age(
 /// How many headers a response may depend on.
 pub(super) const MOST_NAMES: usize = 32;
 
-/// The names that a response depends on, in lower case. `None` if nothing says when it may be used again, as with `*`, with
-/// a text that is no name, or with too many names.
+/// The names that a response depends on, in lower case. `None` if nothing says when it may be used again, as with `*`,
+/// with a text that is no name, or with too many names.
 pub(super) fn vary(headers: &HeaderMap) -> Option<BTreeSet<String>> {
     let mut names = BTreeSet::new();
     for line in headers.get_all(VARY) {
@@ -215,8 +216,8 @@ impl Terms {
     }
 }
 
-/// Whether `stored` is stale, or not proven to be current; `None` if it may not be used now. `wishes` is the freshness that
-/// the request asks for: section 5.2.1 of RFC 9111.
+/// Whether `stored` is stale, or not proven to be current; `None` if it may not be used now. `wishes` is the freshness
+/// that the request asks for: section 5.2.1 of RFC 9111.
 pub(super) fn is_stale(stored: &Stored, meta: &Meta, wishes: &Directives) -> Option<bool> {
     let terms = &stored.terms;
     let age = terms.age.saturating_add(meta.age());

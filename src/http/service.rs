@@ -208,7 +208,8 @@ struct Search<B, E> {
     loads: bool,
     /// The freshness that it asks for.
     wishes: Directives,
-    /// The request, until it is sent: by the load that it begins, or for its client alone. A look-up holds it meanwhile.
+    /// The request, until it is sent: by the load that it begins, or for its client alone. A look-up holds it
+    /// meanwhile.
     unsent: Option<Unsent<B, E>>,
 }
 

@@ -138,8 +138,8 @@ impl<V> InFlight<V> {
         })
     }
 
-    /// Joins the load that is under way for a key, or begins one. The `bool` is true if the joined load is late: its number
-    /// is below `since`, or a tag was invalidated since it began. Then its outcome may not be
+    /// Joins the load that is under way for a key, or begins one. The `bool` is true if the joined load is late: its
+    /// number is below `since`, or a tag was invalidated since it began. Then its outcome may not be
     /// [usable](super::Outcome::is_usable_late). A late load is joined only if `may_be_late`.
     ///
     /// If each such caller loaded for itself, a key that takes long to load would be loaded again after each

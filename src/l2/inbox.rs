@@ -21,7 +21,8 @@ impl Inbox {
         }
     }
 
-    /// The answer to the last heartbeat, if it gets one. Messages that were published before it are in the queue by now.
+    /// The answer to the last heartbeat, if it gets one. Messages that were published before it are in the queue by
+    /// now.
     pub(super) fn set_answer(&mut self, answer: Option<LaneClock>) {
         // Counted, since a queue that looks empty need not be: tokio makes a busy task yield.
         self.answer = answer.map(|clock| (clock, self.messages.len()));

@@ -2,7 +2,8 @@
 //!
 //! [`RedisL2`] and [`MemoryL2`] implement the same traits and pass the same tests. An [`L2`] opens a [`Lane`] for a
 //! cache's namespace. Every step of a lane that changes something is atomic. On Redis a step is one round trip, but for
-//! a read of more keys than fit a request, a script that the server has to load first, and a request that is sent again.
+//! a read of more keys than fit a request, a script that the server has to load first, and a request that is sent
+//! again.
 //!
 //! Architecture invariant: an L2 stores values, orders changes and publishes them. It knows nothing of L1, of loads in
 //! flight, or of loaders.
@@ -77,8 +78,8 @@ pub trait L2: Send + Sync + 'static {
 /// Called with the clock that a new connection found.
 pub type OnConnect = Box<dyn Fn(&LaneClock) + Send + Sync>;
 
-/// Called with the payload of a message on a channel of other programs, and the index of the channel in the list of those
-/// that are subscribed to. Must not wait.
+/// Called with the payload of a message on a channel of other programs, and the index of the channel in the list of
+/// those that are subscribed to. Must not wait.
 pub type OnHeard = Arc<dyn Fn(usize, Vec<u8>) + Send + Sync>;
 
 /// One cache's part of a store: the keys that share a clock.
@@ -102,8 +103,8 @@ pub trait Lane: Send + Sync + fmt::Debug {
     /// used or given back.
     fn acquire_lease<'a>(&'a self, key: &'a str, ask: LeaseRequest) -> Reply<'a, LeaseReply>;
 
-    /// Stores a loaded value if the lease still stands, and ends the lease. With a `payload` it also publishes that, for a
-    /// load that replaces a value which other instances may hold.
+    /// Stores a loaded value if the lease still stands, and ends the lease. With a `payload` it also publishes that,
+    /// for a load that replaces a value which other instances may hold.
     fn fill<'a>(
         &'a self,
         key: &'a str,
@@ -150,9 +151,9 @@ pub trait Lane: Send + Sync + fmt::Debug {
     fn tag_versions<'a>(&'a self, tags: &'a [&'a str]) -> Reply<'a, Vec<Option<TagVersion>>>;
 
     /// Removes the values whose key begins with one of these prefixes, byte by byte, and whose version is below that of
-    /// the prefix's stamp, in the same epoch. Returns for each prefix how many of them were usable; a value with several of
-    /// the prefixes counts for one of them. A value that was stored later stays; a value that is not usable may be removed, too, and
-    /// is not counted.
+    /// the prefix's stamp, in the same epoch. Returns for each prefix how many of them were usable; a value with
+    /// several of the prefixes counts for one of them. A value that was stored later stays; a value that is not usable
+    /// may be removed, too, and is not counted.
     ///
     /// In one pass over all keys, however many prefixes there are.
     /// In as many steps as there have to be, one after the other, each with the time limit of a step. A value that is
@@ -174,8 +175,8 @@ pub trait Lane: Send + Sync + fmt::Debug {
     fn leave(&self, id: u64) -> Reply<'_, ()>;
 
     /// Discards each connection for requests that found another [life](LaneClock::life) than this one, which the
-    /// instance's subscription has found. `false` if there was one: values that were read over it may be older than those that the
-    /// subscription has received.
+    /// instance's subscription has found. `false` if there was one: values that were read over it may be older than
+    /// those that the subscription has received.
     ///
     /// An address can move while connections stay with the old server. As a replica of the new one it answers reads,
     /// and its data lags behind. No request that begins after this has returned goes over a connection of another life
@@ -210,8 +211,8 @@ pub trait Lane: Send + Sync + fmt::Debug {
         None
     }
 
-    /// Publishes on a channel of other programs, which is none of the lane's. Whether anybody hears it is not known. A copy
-    /// may be published, too, late.
+    /// Publishes on a channel of other programs, which is none of the lane's. Whether anybody hears it is not known. A
+    /// copy may be published, too, late.
     fn publish<'a>(&'a self, _channel: &'a str, _payload: &'a [u8]) -> Reply<'a, ()> {
         ready(Err(no_channels())).boxed()
     }
@@ -228,8 +229,8 @@ pub trait Subscription: Stream<Item = Result<Event, L2Error>> + Send + Unpin {
     /// instance has joined.
     fn heartbeat(&mut self, applied: Applied);
 
-    /// Listens to channels of other programs, until the subscription ends. Called once at most. Their messages take no room
-    /// among the lane's messages, so it cannot cause the loss of any.
+    /// Listens to channels of other programs, until the subscription ends. Called once at most. Their messages take no
+    /// room among the lane's messages, so it cannot cause the loss of any.
     fn listen<'a>(&'a mut self, _channels: &'a [Arc<str>], _on_heard: OnHeard) -> Reply<'a, ()> {
         ready(Err(no_channels())).boxed()
     }
@@ -244,8 +245,8 @@ fn no_channels() -> L2Error {
 pub struct StoredCounts<'a> {
     /// The id of the instance.
     pub instance: u64,
-    /// When they were read, in milliseconds by a clock of the instance: later ones are not replaced, as by a late copy of
-    /// the request.
+    /// When they were read, in milliseconds by a clock of the instance: later ones are not replaced, as by a late copy
+    /// of the request.
     pub at: u64,
     /// `name=number`, separated by spaces.
     pub text: &'a str,
@@ -345,11 +346,11 @@ pub enum Step {
     /// Stores values whatever was there, and ends all leases on the keys. All values get one version, so no key may be
     /// there twice.
     ///
-    /// After the deadline it is refused. Once it is answered, every copy of the request that is still on its way must be
-    /// refused: it could undo a later invalidation.
+    /// After the deadline it is refused. Once it is answered, every copy of the request that is still on its way must
+    /// be refused: it could undo a later invalidation.
     Insert,
-    /// The same for one value, if the usable value that is stored has this version, or if there is none and the version is
-    /// [`Version::ABSENT`].
+    /// The same for one value, if the usable value that is stored has this version, or if there is none and the version
+    /// is [`Version::ABSENT`].
     ///
     /// A copy of the request that is sent again has the answer of the first one.
     InsertIf(Version),
@@ -366,17 +367,17 @@ pub enum Step {
     /// Makes the values of keys stale from now on, and removes their leases. The values keep their versions, and the
     /// message has that of the answer. A late copy makes values stale that were stored since.
     Expire,
-    /// Makes all values with one of these tags misses, however many they are. The keys of the batch are the tags. No load
-    /// that began before and returns such a value is stored: as to its lease, the fill is rejected.
+    /// Makes all values with one of these tags misses, however many they are. The keys of the batch are the tags. No
+    /// load that began before and returns such a value is stored: as to its lease, the fill is rejected.
     ///
     /// A late copy does the same to values that were stored since.
     InvalidateTags,
-    /// Starts a new epoch, so that every stored value is a miss. Each copy of the request starts another epoch, so that a
-    /// late one cannot bring back values that were stored since.
+    /// Starts a new epoch, so that every stored value is a miss. Each copy of the request starts another epoch, so that
+    /// a late one cannot bring back values that were stored since.
     Clear,
     /// Ends all leases, of whatever key, and issues a version that no value gets. So a value with a higher version was
-    /// stored later, and not by a load whose lease was granted before. Loads that wait for a lease find out when they ask
-    /// again. The keys of the batch are the prefixes whose removal begins.
+    /// stored later, and not by a load whose lease was granted before. Loads that wait for a lease find out when they
+    /// ask again. The keys of the batch are the prefixes whose removal begins.
     ///
     /// A late copy ends the leases of later loads, whose values are not stored then.
     EndLeases,

@@ -63,8 +63,8 @@ impl Reporter {
         state.in_trouble.insert(self.number);
     }
 
-    /// Takes note of a cause. Returns the namespaces for its line in the log, or `None` if it was logged before. While there is
-    /// trouble these are the namespaces of all caches of the server, otherwise that of this cache.
+    /// Takes note of a cause. Returns the namespaces for its line in the log, or `None` if it was logged before. While
+    /// there is trouble these are the namespaces of all caches of the server, otherwise that of this cache.
     #[must_use]
     pub fn says(&self, cause: &str) -> Option<String> {
         // One step for all caches: of two that find the same cause at once, one logs it.
@@ -84,8 +84,8 @@ impl Reporter {
         (!is_same).then(|| state.namespaces())
     }
 
-    /// The trouble of this cache is over. Returns that of all caches of the server, with their namespaces, if it was the
-    /// last one.
+    /// The trouble of this cache is over. Returns that of all caches of the server, with their namespaces, if it was
+    /// the last one.
     #[must_use]
     pub fn end(&self, trouble: Trouble) -> Option<(String, Trouble)> {
         let mut state = lock(&self.outages.0);

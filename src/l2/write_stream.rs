@@ -7,16 +7,16 @@ use super::{Bytes, Reply, Version};
 
 /// The stream of writes of a [`Lane`](super::Lane), for write-behind.
 ///
-/// While a write of a key waits, no lease is granted for the key: the source does not have the write yet, so a load would
-/// store an older value.
+/// While a write of a key waits, no lease is granted for the key: the source does not have the write yet, so a load
+/// would store an older value.
 pub trait WriteStream: Send + Sync {
-    /// The first writes, as many as `most` and no more once they have 1 MiB together, for the worker that `fence` names.
-    /// Keeps other workers away for `ttl`. `None` while another worker has the stream.
+    /// The first writes, as many as `most` and no more once they have 1 MiB together, for the worker that `fence`
+    /// names. Keeps other workers away for `ttl`. `None` while another worker has the stream.
     fn take(&self, fence: u64, ttl: Duration, most: usize) -> Reply<'_, Option<Vec<Waiting>>>;
 
-    /// Removes writes. From here on leases on their keys are granted, and in the same step the keys are invalidated, but for
-    /// those that keep their value (see [`Settled::outcome`]). A key of which a newer write waits is left alone. `false` if
-    /// another worker has come meanwhile: then nothing is changed. A late copy finds the writes and
+    /// Removes writes. From here on leases on their keys are granted, and in the same step the keys are invalidated,
+    /// but for those that keep their value (see [`Settled::outcome`]). A key of which a newer write waits is left
+    /// alone. `false` if another worker has come meanwhile: then nothing is changed. A late copy finds the writes and
     /// their marks gone, and invalidates their keys: a miss, which does no harm.
     fn settle<'a>(&'a self, fence: u64, settled: Settled<'a>) -> Reply<'a, bool>;
 
@@ -37,8 +37,8 @@ pub struct Append {
     pub encoded_key: Vec<u8>,
     /// How many writes may wait or be dead letters.
     pub most: u64,
-    /// The version of the value in whose place it is stored, never [`ABSENT`](Version::ABSENT). `None` if whatever is stored
-    /// is replaced.
+    /// The version of the value in whose place it is stored, never [`ABSENT`](Version::ABSENT). `None` if whatever is
+    /// stored is replaced.
     pub version: Option<Version>,
 }
 
@@ -76,8 +76,8 @@ pub(super) const MOST_BYTES: usize = 1 << 20;
 pub struct Settled<'a> {
     /// These writes, of which the last one of each key counts.
     pub writes: &'a [&'a Waiting],
-    /// The texts of the keys whose last write the source has stored as it was: such a key keeps its value in L2, if that has
-    /// the version of this write, in the present epoch. Or the reason why all of them are dead letters.
+    /// The texts of the keys whose last write the source has stored as it was: such a key keeps its value in L2, if
+    /// that has the version of this write, in the present epoch. Or the reason why all of them are dead letters.
     pub outcome: Result<&'a BTreeSet<&'a str>, &'a str>,
     /// The instance that tells the others which keys were invalidated.
     pub origin: u64,

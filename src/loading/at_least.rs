@@ -40,28 +40,29 @@ pub struct AtLeast<'a, K, V: Send + Sync + 'static> {
 }
 
 impl<K: CacheKey, V: Send + Sync + 'static> Cache<K, V> {
-    /// The look-ups of this cache, as the user sees them who caused a write: none answers with what is older than the write
-    /// that `token` names, in whichever instance of the service that was (read your own writes). That holds for all keys:
-    /// what any instance had changed before that write is seen, too.
+    /// The look-ups of this cache, as the user sees them who caused a write: none answers with what is older than the
+    /// write that `token` names, in whichever instance of the service that was (read your own writes). That holds for
+    /// all keys: what any instance had changed before that write is seen, too.
     ///
     /// Without a token other instances see a write one network hop later, as a rule, and within
     /// [`max_staleness`](crate::Builder::max_staleness) in any case.
     ///
-    /// Cost: once this instance has proved that it has applied the write, after a third of `max_staleness` at most, that of
-    /// any look-up. Until then an entry in L1 is an answer if it was stored by that write or later; otherwise one request to
-    /// L2 for each key, and one more for all of a call if values have tags. No call waits for the write to be applied.
+    /// Cost: once this instance has proved that it has applied the write, after a third of `max_staleness` at most,
+    /// that of any look-up. Until then an entry in L1 is an answer if it was stored by that write or later; otherwise
+    /// one request to L2 for each key, and one more for all of a call if values have tags. No call waits for the write
+    /// to be applied.
     ///
-    /// Tokens may come from users, so one that was made up does no harm: it costs at most these requests. A key that is in
-    /// neither level is loaded as for any other caller, once for all callers that ask at the time.
+    /// Tokens may come from users, so one that was made up does no harm: it costs at most these requests. A key that is
+    /// in neither level is loaded as for any other caller, once for all callers that ask at the time.
     ///
     /// If L2 does not answer, what L1 has is not returned unless it is new enough, in
     /// [`Mode::Available`](crate::Mode::Available) too.
     ///
-    /// The token of a write-behind insert names what Redis has: if the key is removed there before the source has the value,
-    /// such as by an invalidation, a load returns the older value that the source has.
+    /// The token of a write-behind insert names what Redis has: if the key is removed there before the source has the
+    /// value, such as by an invalidation, a load returns the older value that the source has.
     ///
-    /// A token is for the cache that it came from, or one of the same namespace. To have all instances see a write before a
-    /// call returns, use [`invalidate_and_wait`](Self::invalidate_and_wait).
+    /// A token is for the cache that it came from, or one of the same namespace. To have all instances see a write
+    /// before a call returns, use [`invalidate_and_wait`](Self::invalidate_and_wait).
     #[must_use]
     pub fn at_least(&self, token: &Token) -> AtLeast<'_, K, V> {
         AtLeast {
@@ -120,9 +121,10 @@ impl<K: CacheKey, V: Send + Sync + 'static> AtLeast<'_, K, V> {
     /// # Errors
     ///
     /// As [`Cache::get_or_load`], but the error of a load that began before the call is not returned, also with
-    /// [`error_ttl`](crate::Builder::error_ttl): until this instance has proved that it has applied the write, the key is
-    /// loaded for such callers, once for all that ask at the time. What was kept for loads that fail is returned in place of
-    /// an error only if it was stored by the write or later, or if this instance has proved that it has applied the write.
+    /// [`error_ttl`](crate::Builder::error_ttl): until this instance has proved that it has applied the write, the key
+    /// is loaded for such callers, once for all that ask at the time. What was kept for loads that fail is returned in
+    /// place of an error only if it was stored by the write or later, or if this instance has proved that it has
+    /// applied the write.
     ///
     /// ```
     /// # async fn demo() -> Result<(), Box<dyn std::error::Error>> {
@@ -147,8 +149,8 @@ impl<K: CacheKey, V: Send + Sync + 'static> AtLeast<'_, K, V> {
         self.get_or_load_by(key, || Loader::one(|_| loader())).await
     }
 
-    /// Looks a key up as [`Cache::get_or_load_with`] does: as [`get_or_load`](Self::get_or_load), with a loader that says how
-    /// its value is to be stored.
+    /// Looks a key up as [`Cache::get_or_load_with`] does: as [`get_or_load`](Self::get_or_load), with a loader that
+    /// says how its value is to be stored.
     ///
     /// # Errors
     ///

@@ -131,8 +131,8 @@ impl<K: CacheKey + Send + 'static, V: Send + Sync + 'static> LoadingCache<K, V> 
         LoadOfOne { loader, key }
     }
 
-    /// Looks a key up in L1, then in L2, and otherwise loads it. As [`Cache::get_or_load`] with the loader of this cache:
-    /// a key is loaded once in the whole fleet, and a stale value is returned at once while it is refreshed.
+    /// Looks a key up in L1, then in L2, and otherwise loads it. As [`Cache::get_or_load`] with the loader of this
+    /// cache: a key is loaded once in the whole fleet, and a stale value is returned at once while it is refreshed.
     ///
     /// Cost: that of [`Cache::get_or_load`]. The key is cloned only if it has to be loaded.
     ///
@@ -176,14 +176,14 @@ impl<K: CacheKey + Send + 'static, V: Send + Sync + 'static> LoadingCache<K, V> 
 
     /// Looks many keys up, and loads those that are missing. Returns one entry per key, in the order of the keys.
     ///
-    /// Cost: with a loader of many keys that of [`Cache::get_many_or_load`]. With a loader of one key that of as many calls
-    /// of [`get`](Self::get) at once, each of which calls it; how many run at a time is bounded by
+    /// Cost: with a loader of many keys that of [`Cache::get_many_or_load`]. With a loader of one key that of as many
+    /// calls of [`get`](Self::get) at once, each of which calls it; how many run at a time is bounded by
     /// [`max_concurrent_loads`](crate::Builder::max_concurrent_loads).
     ///
     /// # Errors
     ///
-    /// As [`get`](Self::get), if any key has no value; [`LoadError::key`] names it, unless one call of a loader of many keys
-    /// has failed for all. Those that were loaded are kept for the next call.
+    /// As [`get`](Self::get), if any key has no value; [`LoadError::key`] names it, unless one call of a loader of many
+    /// keys has failed for all. Those that were loaded are kept for the next call.
     pub async fn get_many<'a, Q: CacheKey + ?Sized + 'a, M>(
         &self,
         keys: impl IntoIterator<Item = &'a Q>,
@@ -204,8 +204,8 @@ impl<K: CacheKey + Send + 'static, V: Send + Sync + 'static> LoadingCache<K, V> 
             .collect()
     }
 
-    /// Loads a key now, whatever is there, and stores the value in both levels in its place. As [`Cache::refresh`], with
-    /// the loader of this cache.
+    /// Loads a key now, whatever is there, and stores the value in both levels in its place. As [`Cache::refresh`],
+    /// with the loader of this cache.
     ///
     /// # Errors
     ///
@@ -250,8 +250,8 @@ impl<K: CacheKey + Send + 'static, V: Send + Sync + 'static> LoadingAtLeast<'_, 
     ///
     /// # Errors
     ///
-    /// As [`AtLeast::get_or_load`](crate::AtLeast::get_or_load); and [`LoadError::is_not_found`] if a loader of many keys
-    /// has no value for this one.
+    /// As [`AtLeast::get_or_load`](crate::AtLeast::get_or_load); and [`LoadError::is_not_found`] if a loader of many
+    /// keys has no value for this one.
     pub async fn get<Q: CacheKey + ?Sized, M>(&self, key: &Q) -> Result<Entry<V>, LoadError>
     where
         K: KeyFrom<Q, M>,
@@ -263,9 +263,9 @@ impl<K: CacheKey + Send + 'static, V: Send + Sync + 'static> LoadingAtLeast<'_, 
 
     /// Looks many keys up as [`LoadingCache::get_many`] does, in their order.
     ///
-    /// Cost: once this instance has proved that it has applied the write, that of [`LoadingCache::get_many`]. Until then
-    /// that of as many calls of [`get`](Self::get) at once: a loader of many keys is called for each key that is missing,
-    /// unless the cache has [`batch_loads`](crate::Builder::batch_loads).
+    /// Cost: once this instance has proved that it has applied the write, that of [`LoadingCache::get_many`]. Until
+    /// then that of as many calls of [`get`](Self::get) at once: a loader of many keys is called for each key that is
+    /// missing, unless the cache has [`batch_loads`](crate::Builder::batch_loads).
     ///
     /// # Errors
     ///

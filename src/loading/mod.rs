@@ -7,8 +7,8 @@
 //!
 //! Must not know the levels: the engine looks up, loads and stores.
 
-/// Implements `Clone`, `Copy` and `Debug` for look-ups with a token, whatever the types of keys and values are: a derive
-/// would demand these of the types, too.
+/// Implements `Clone`, `Copy` and `Debug` for look-ups with a token, whatever the types of keys and values are: a
+/// derive would demand these of the types, too.
 macro_rules! view {
     ($type:ident) => {
         impl<K, V: Send + Sync + 'static> Clone for $type<'_, K, V> {

@@ -14,24 +14,27 @@ impl<K: CacheKey, V: Send + Sync + 'static> Cache<K, V> {
     ///
     /// Each value counts as read from its source when this was called. What was inserted or invalidated since, by any
     /// instance, is not overwritten; nor is what is there already, or is being loaded. Before this instance is
-    /// [ready](Self::ready), a value counts as read when the stream is first polled: so have the stream read its values, or
-    /// wait until the instance is ready before you read them.
+    /// [ready](Self::ready), a value counts as read when the stream is first polled: so have the stream read its
+    /// values, or wait until the instance is ready before you read them.
     ///
-    /// Items are values, or [`Loaded`] values with TTLs and tags of their own. A value without tags is stored though a tag
-    /// was invalidated meanwhile, as a loaded one is.
+    /// Items are values, or [`Loaded`] values with TTLs and tags of their own. A value without tags is stored though a
+    /// tag was invalidated meanwhile, as a loaded one is.
     ///
-    /// It can be stopped at any time, by dropping the future: what is stored stays. Keys that it was about to fill can be
-    /// loaded and not stored for [`lease_ttl`](crate::Builder::lease_ttl) at most. Started again, it leaves what is there.
+    /// It can be stopped at any time, by dropping the future: what is stored stays. Keys that it was about to fill can
+    /// be loaded and not stored for [`lease_ttl`](crate::Builder::lease_ttl) at most. Started again, it leaves what is
+    /// there.
     ///
-    /// Cost: values are stored in batches, of 1 024 or of what has come in 100 ms. A batch sends L2 a request for each key and
-    /// one for each value that is stored, 64 of them at a time, and two for what was changed meanwhile; and it sends the other
-    /// instances one empty message. Holds one batch in memory. While no value comes, two requests a second.
+    /// Cost: values are stored in batches, of 1 024 or of what has come in 100 ms. A batch sends L2 a request for each
+    /// key and one for each value that is stored, 64 of them at a time, and two for what was changed meanwhile; and it
+    /// sends the other instances one empty message. Holds one batch in memory. While no value comes, two requests a
+    /// second.
     ///
     /// # Errors
     ///
-    /// [`WriteError::is_interrupted`]: L2 did not answer; or the namespace was cleared, or Redis restarted, and this instance
-    /// had not heard of it before the call; or more than 10 000 messages came between two batches, or 100 000 keys or tags or
-    /// 100 prefixes were changed since the call. Nothing more is stored. Start again, with values that are read anew.
+    /// [`WriteError::is_interrupted`]: L2 did not answer; or the namespace was cleared, or Redis restarted, and this
+    /// instance had not heard of it before the call; or more than 10 000 messages came between two batches, or 100 000
+    /// keys or tags or 100 prefixes were changed since the call. Nothing more is stored. Start again, with values that
+    /// are read anew.
     ///
     /// A single value that cannot be stored, such as one of [`Loaded::no_store`], is no error: [`Warming`] counts them.
     ///

@@ -27,9 +27,10 @@ macro_rules! settings {
         /// # In a file
         ///
         /// In a format that describes itself, such as JSON, TOML or YAML. An unknown field is an error, but not within
-        /// `#[serde(flatten)]`, where serde ignores it. Durations are written with a unit, `250ms`, `30s` or `1h30m` (`ms`,
-        /// `s`, `m`, `h`, `d`, and `max` for [`Duration::MAX`]); a mere number is an error, as it may be meant in any unit.
-        /// A [`Mode`] is `strict` or `available:60s`, `refresh_ahead` is `0.8` or `xfetch:1.0`, and `batch_loads` is `2ms,100`.
+        /// `#[serde(flatten)]`, where serde ignores it. Durations are written with a unit, `250ms`, `30s` or `1h30m`
+        /// (`ms`, `s`, `m`, `h`, `d`, and `max` for [`Duration::MAX`]); a mere number is an error, as it may be meant
+        /// in any unit. A [`Mode`] is `strict` or `available:60s`, `refresh_ahead` is `0.8` or `xfetch:1.0`, and
+        /// `batch_loads` is `2ms,100`.
         ///
         /// ```
         /// use larder::{Cache, Settings};

@@ -1,7 +1,7 @@
 //! The result of one task that many callers wait for.
 //!
-//! Knows nothing of what the task does. Each caller waits for itself, so that cancelling one does not affect the others:
-//! with a future that one caller polls for all, the caller that is woken could be the one that was cancelled.
+//! Knows nothing of what the task does. Each caller waits for itself, so that cancelling one does not affect the
+//! others: with a future that one caller polls for all, the caller that is woken could be the one that was cancelled.
 //!
 //! tokio's `watch` would do, but it wakes those that wait in a random order: a seed of the simulation would have more
 //! than one history.

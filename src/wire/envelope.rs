@@ -15,13 +15,13 @@
 //! damage and mistakes; anybody can make it anew.
 //!
 //! The codec is that of the outermost layer. 1 to 4 are codecs: bincode, JSON, postcard, `MessagePack`. 5 is a value
-//! that was compressed and 6 one that was encrypted; each has the id of the inner layer in its payload. From 128 on they
-//! are users' own.
+//! that was compressed and 6 one that was encrypted; each has the id of the inner layer in its payload. From 128 on
+//! they are users' own.
 //!
-//! All numbers are big-endian. L2 issues the stamp when it writes, in the step that orders the write: it is the same for
-//! all values of the step. The writer sends the rest, the body, as the times do not depend on L2's clock. A step that
-//! changes how long a value lives writes the times anew. The sums are checks of their own, as a script can add, but not
-//! hash, at no cost.
+//! All numbers are big-endian. L2 issues the stamp when it writes, in the step that orders the write: it is the same
+//! for all values of the step. The writer sends the rest, the body, as the times do not depend on L2's clock. A step
+//! that changes how long a value lives writes the times anew. The sums are checks of their own, as a script can add,
+//! but not hash, at no cost.
 
 use std::time::Duration;
 

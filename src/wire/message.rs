@@ -52,8 +52,8 @@ pub enum Kind {
     InvalidateAwaited,
     /// As `Invalidate`, of all keys that begin with the text that stands for the key.
     Prefix,
-    /// All leases have ended, as the keys that begin with one of these texts are about to be removed. Nothing has changed
-    /// yet.
+    /// All leases have ended, as the keys that begin with one of these texts are about to be removed. Nothing has
+    /// changed yet.
     PrefixBegun,
     /// The values that carry the tags which stand for the keys are no longer current.
     Tags,
@@ -74,7 +74,8 @@ const KINDS: [Kind; 7] = [
 
 /// The sender's part of a message.
 pub(crate) fn payload(kind: Kind, origin: u64, keys: &[&str]) -> Vec<u8> {
-    // Callers send fewer: a batch of writes has 256 keys at most. A count that wrapped would make the message unreadable.
+    // Callers send fewer: a batch of writes has 256 keys at most. A count that wrapped would make the message
+    // unreadable.
     let keys = keys.get(..keys.len().min(MAX_KEYS)).unwrap_or_default();
     let mut bytes = Vec::with_capacity(11 + keys.iter().map(|key| key.len() + 2).sum::<usize>());
     head(kind, origin, &mut bytes);
@@ -104,8 +105,8 @@ pub(crate) fn kind(payload: &[u8]) -> Option<Kind> {
 }
 
 /// Reads a message; `None` for a damaged one, or one of another format, which counts as a lost one. The part after the
-/// origin of a message of an unknown kind may have any form. One of a prefix names one: to apply it takes a walk over all
-/// entries of L1.
+/// origin of a message of an unknown kind may have any form. One of a prefix names one: to apply it takes a walk over
+/// all entries of L1.
 pub(crate) fn open(bytes: &[u8]) -> Option<Message> {
     let mut rest = bytes.strip_prefix(&MAGIC)?;
     let mut number = || rest.try_get_u64().ok();

@@ -131,8 +131,8 @@ impl<V: Value> Loads<V> {
     /// Such a key does not wait for the other keys, or two instances could wait for each other.
     ///
     /// A missing key whose lease another instance has is asked for again when that lease ends, and from time to time,
-    /// as the notice of its end may be lost. A refresh that was notified only reads the new value, and asks for no lease:
-    /// one refresh serves the fleet.
+    /// as the notice of its end may be lost. A refresh that was notified only reads the new value, and asks for no
+    /// lease: one refresh serves the fleet.
     async fn run(&self, fetches: Vec<Fetch<V>>, loader: &Loader<V>) {
         let (ctx, begun) = (&*self.ctx, Instant::now());
         let options = &ctx.options;
@@ -140,8 +140,8 @@ impl<V: Value> Loads<V> {
         let is_refresh = fetches.iter().any(Fetch::is_refresh);
         let (mut asked, mut waiting) = (fetches, Vec::new());
         let (mut pauses, mut next_round) = (poll_delays(), None);
-        // One for all keys: the notice of any of them ends the wait of a round. Not bounded by its type, but each key is
-        // registered once in a round and notified once, and each round takes all notices out.
+        // One for all keys: the notice of any of them ends the wait of a round. Not bounded by its type, but each key
+        // is registered once in a round and notified once, and each round takes all notices out.
         let mut notices = mpsc::unbounded_channel();
         let mut loads = FuturesUnordered::new();
         loop {

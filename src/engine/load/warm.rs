@@ -203,8 +203,8 @@ async fn fill<V: Value>(
     }
 }
 
-/// Marks a position in the log, by a message that changes nothing: each earlier change comes before it. An instance that
-/// has applied the message is there.
+/// Marks a position in the log, by a message that changes nothing: each earlier change comes before it. An instance
+/// that has applied the message is there.
 async fn mark_log<V: Value>(ctx: &Context<V>) -> Result<Applied, WriteError> {
     // A step that writes, as only a primary accepts it: a replica may lack the last messages (rule 23).
     match ctx.publish(Kind::Invalidate, &[]).await {

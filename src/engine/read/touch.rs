@@ -1,7 +1,7 @@
 //! A new TTL for a stored value: by a call, and by each read of a cache whose entries live on while they are read.
 //!
-//! It is here and not among the writes, as it is sent like a read and stores in L1 what the answer says. It brings nothing
-//! back: L2 changes the times of a value that it holds, and of no other.
+//! It is here and not among the writes, as it is sent like a read and stores in L1 what the answer says. It brings
+//! nothing back: L2 changes the times of a value that it holds, and of no other.
 
 use std::sync::Arc;
 use std::time::Duration;

@@ -1,7 +1,7 @@
 //! The counters of the whole fleet: each instance stores its own in L2, and any instance adds them all up.
 //!
-//! An instance stores how much it has counted since it began, and not how much since the last time, so a request that is
-//! sent again counts nothing twice.
+//! An instance stores how much it has counted since it began, and not how much since the last time, so a request that
+//! is sent again counts nothing twice.
 
 use std::error::Error;
 use std::sync::{Arc, Mutex};

@@ -98,8 +98,8 @@ async fn send_group<V: Value>(
                     Written::OtherVersion | Written::Full => {}
                 }
             }
-            // All at once: if callers are woken one at a time, threads go idle in between, and the next writes arrive in
-            // separate batches.
+            // All at once: if callers are woken one at a time, threads go idle in between, and the next writes arrive
+            // in separate batches.
             for write in group.writes {
                 write.done(written);
             }

@@ -202,13 +202,13 @@ impl<V: Value> Writes<V> {
         Ok(token)
     }
 
-    /// Removes all keys that begin with one of the prefixes from both levels, here and everywhere. Returns how many values
-    /// were removed from L2; if there is none, from L1.
+    /// Removes all keys that begin with one of the prefixes from both levels, here and everywhere. Returns how many
+    /// values were removed from L2; if there is none, from L1.
     ///
-    /// After the first step, which keeps its place among the writes of this instance, L2 stores no load that began before
-    /// it, and whatever is written gets a higher version than the step was given. So what has a lower one can be removed
-    /// key by key, and is not stored again meanwhile, in a pass that begins after the step. The messages come last: an
-    /// instance that has applied one cannot read an old value of its prefix from L2 any more.
+    /// After the first step, which keeps its place among the writes of this instance, L2 stores no load that began
+    /// before it, and whatever is written gets a higher version than the step was given. So what has a lower one can be
+    /// removed key by key, and is not stored again meanwhile, in a pass that begins after the step. The messages come
+    /// last: an instance that has applied one cannot read an old value of its prefix from L2 any more.
     pub(crate) async fn invalidate_prefixes(
         self: &Arc<Self>,
         prefixes: impl IntoIterator<Item = Key>,
@@ -317,8 +317,8 @@ impl<V: Value> Writes<V> {
     }
 
     /// Has the writer carry writes through, whether or not the caller stays: a caller that is cancelled between the
-    /// database and the cache must not leave the old value behind. Names all of them, and returns the answer to the last;
-    /// or the first error, if there is one.
+    /// database and the cache must not leave the old value behind. Names all of them, and returns the answer to the
+    /// last; or the first error, if there is one.
     async fn write(
         &self,
         writes: impl Iterator<Item = Write<V>>,

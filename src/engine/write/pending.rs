@@ -99,8 +99,8 @@ impl<V: Value> Write<V> {
         answered.map(|answer| answer.unwrap_or_else(|_| Err(stopped())))
     }
 
-    /// Marks a write that delivers what was deferred. If it fails, it is deferred again, and neither counted nor a reason
-    /// to ask for a heartbeat at once: a store that refuses it would be asked again and again.
+    /// Marks a write that delivers what was deferred. If it fails, it is deferred again, and neither counted nor a
+    /// reason to ask for a heartbeat at once: a store that refuses it would be asked again and again.
     pub(crate) fn delivering(mut self) -> Self {
         self.is_delivery = true;
         self

@@ -62,7 +62,8 @@ impl<V: Value> Writer<V> {
         }
         let weights = writes.iter().map(Write::weight);
         let weight = weights.fold(0, u32::saturating_add).min(CAPACITY);
-        // Both first without waiting, which a runtime takes for a reason to let other tasks run. It fails if others wait.
+        // Both first without waiting, which a runtime takes for a reason to let other tasks run. It fails if others
+        // wait.
         let _next = match self.next.try_lock() {
             Ok(next) => next,
             Err(_) => self.next.lock().await,

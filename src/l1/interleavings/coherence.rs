@@ -78,8 +78,8 @@ fn nothing_with_a_tag_is_shown_after_its_invalidation() {
     }
 }
 
-/// Rule 20. Tags are registered, and L1 is emptied before the insert that has them begins: nobody tells their states of the
-/// invalidation.
+/// Rule 20. Tags are registered, and L1 is emptied before the insert that has them begins: nobody tells their states of
+/// the invalidation.
 #[test]
 fn nothing_with_tags_of_another_generation_is_shown() {
     in_every_order(|world| {

@@ -147,7 +147,8 @@ impl Lane for MemoryLane {
             if state.holds.get(key, at).is_some() {
                 return LeaseReply::Hold;
             }
-            // A lease of another epoch fills nothing, and a private store has no other instance to wait for: both are replaced.
+            // A lease of another epoch fills nothing, and a private store has no other instance to wait for: both are
+            // replaced.
             let held = state.granted(key);
             let epoch = state.clock.epoch;
             if let Some(mut other) = held
@@ -170,7 +171,8 @@ impl Lane for MemoryLane {
                 began: state.clock.ver,
                 is_awaited: is_taken_over && held.is_some_and(|other| other.is_awaited),
             };
-            // `began` is the last version that was issued: an invalidation of a tag from here on overtakes the load (rule 20).
+            // `began` is the last version that was issued: an invalidation of a tag from here on overtakes the load
+            // (rule 20).
             state.keep_lease(key, granted, ask.ttl);
             // The value that has expired, for a load that replaces it.
             match state.stored(key).filter(|_| ask.want == Want::Any) {

@@ -2,7 +2,8 @@
 //!
 //! - here: the store, how it restarts, and its outages
 //! - [`lane`]: one instance's connections to it
-//! - [`state`]: the data of one namespace; [`tags`]: when tags were invalidated; [`expiring`]: the map that these are in
+//! - [`state`]: the data of one namespace; [`tags`]: when tags were invalidated; [`expiring`]: the map that these are
+//!   in
 //! - `write_stream`: the steps of write-behind; `writes`: the writes that wait
 
 mod expiring;
@@ -159,8 +160,8 @@ impl MemoryL2 {
         }
     }
 
-    /// Publishes on a channel, as `PUBLISH` does in Redis, for tests of [`listen_to`](crate::Builder::listen_to). Caches
-    /// that are not subscribed do not hear it. During an outage nobody does.
+    /// Publishes on a channel, as `PUBLISH` does in Redis, for tests of [`listen_to`](crate::Builder::listen_to).
+    /// Caches that are not subscribed do not hear it. During an outage nobody does.
     ///
     /// ```
     /// # async fn demo() -> Result<(), Box<dyn std::error::Error>> {

@@ -33,7 +33,8 @@ pub(super) struct Now {
     pub(super) link: Link,
     /// For how long a list of members that begins in this life has existed, at least.
     pub(super) age_of_list: Duration,
-    /// Whether it is for one instance that has no L2: see [`MemoryL2::without_values`](super::MemoryL2::without_values).
+    /// Whether it is for one instance that has no L2: see
+    /// [`MemoryL2::without_values`](super::MemoryL2::without_values).
     pub(super) is_private: bool,
 }
 
@@ -181,8 +182,8 @@ impl State {
         standing.or_else(|| without(Rule::FillLease).then(ablated))
     }
 
-    /// Keeps a lease for so long. In a private store no other instance can take over, and of the instance's own loads only
-    /// the last holds the lease: so it lasts, even if the loader blocks the thread that would renew it.
+    /// Keeps a lease for so long. In a private store no other instance can take over, and of the instance's own loads
+    /// only the last holds the lease: so it lasts, even if the loader blocks the thread that would renew it.
     pub(super) fn keep_lease(&mut self, key: &str, granted: Granted, ttl: Duration) {
         let ttl = if self.now.is_private { LONGEST } else { ttl };
         self.leases.insert(key, granted, self.now.at, ttl);
@@ -364,7 +365,8 @@ impl State {
         if self.now.is_private && !self.is_logged {
             return 0;
         }
-        // No message has a version that was not issued, and the log has no hole: instances count on both (rules 9 and 21).
+        // No message has a version that was not issued, and the log has no hole: instances count on both (rules 9 and
+        // 21).
         debug_assert!(ver <= self.clock.ver);
         self.clock.seq += 1;
         let (epoch, seq) = (self.clock.epoch, self.clock.seq);

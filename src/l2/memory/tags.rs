@@ -45,8 +45,8 @@ impl Tags {
         }
         self.list.retain(|(one, _)| **one != *tag);
         self.list.push_back((tag.into(), ver));
-        // From here on each tag that is not listed counts as invalidated with this one: a fill that is rejected in vain costs
-        // a load, and one that is accepted in vain an old value.
+        // From here on each tag that is not listed counts as invalidated with this one: a fill that is rejected in vain
+        // costs a load, and one that is accepted in vain an old value.
         if self.list.len() > LISTED
             && let Some((_, ver)) = self.list.pop_front()
         {

@@ -44,7 +44,8 @@ pub(super) fn first(entries: &Entries, most: usize) -> Vec<Waiting> {
 impl Writes {
     /// The next id, which is above all that there were.
     fn next(&mut self, now: u64) -> StreamId {
-        // A clock that goes back must not reorder writes: then the time of the last id goes on, as in a stream of Redis.
+        // A clock that goes back must not reorder writes: then the time of the last id goes on, as in a stream of
+        // Redis.
         let last = self.last;
         let after = StreamId {
             number: last.number + 1,

@@ -48,8 +48,8 @@ impl<'a> Call<'a> {
 
     /// The same by another command, as for a script that only reads.
     pub(super) fn by(name: &str, lua: &'static Lua, names: &'a Names, keys: usize) -> Self {
-        // A command that grows is copied each time. Besides the keys there are few arguments, or two for each key. A large
-        // value comes late, so only the names before it are copied then.
+        // A command that grows is copied each time. Besides the keys there are few arguments, or two for each key. A
+        // large value comes late, so only the names before it are copied then.
         let parts = 11 + 2 * keys;
         let mut command = Cmd::with_capacity(parts, 32 * parts);
         (command.arg(name).arg(lua.script.get_hash())).arg(keys);
@@ -80,8 +80,8 @@ impl<'a> Call<'a> {
         self
     }
 
-    /// If a body is large, has it stored under a name of its own before the script runs, which puts it in its place: with
-    /// room for its stamp, and for as long as the value will be kept. No other copy of the request has that name.
+    /// If a body is large, has it stored under a name of its own before the script runs, which puts it in its place:
+    /// with room for its stamp, and for as long as the value will be kept. No other copy of the request has that name.
     pub(super) fn stage(&mut self, value: &EncodedValue) -> &mut Self {
         if is_staged(value) {
             let name = random().to_string();

@@ -134,12 +134,12 @@ impl Connections {
         self.source.limit
     }
 
-    /// Sends a request over the current connection. If that connection turns out to be broken, or to lead to a server that
-    /// is not the primary, another copy is sent over a new one.
+    /// Sends a request over the current connection. If that connection turns out to be broken, or to lead to a server
+    /// that is not the primary, another copy is sent over a new one.
     ///
-    /// The first copy may arrive after the second, or long after the caller was answered. So this is for requests that do
-    /// no harm then: `src/protocol.md` says for each of them why (under "Requests that are sent again"). `send` is called
-    /// for each copy, and must not repeat a random number. INSERT is different, see [`once`](Self::once).
+    /// The first copy may arrive after the second, or long after the caller was answered. So this is for requests that
+    /// do no harm then: `src/protocol.md` says for each of them why (under "Requests that are sent again"). `send` is
+    /// called for each copy, and must not repeat a random number. INSERT is different, see [`once`](Self::once).
     ///
     /// It fails at once while the last attempt to connect has failed, and no other one is due.
     pub(super) async fn with<T, Sent: Future<Output = RedisResult<T>>>(
@@ -156,8 +156,8 @@ impl Connections {
         send: impl Fn(MultiplexedConnection) -> Sent,
     ) -> Result<T, L2Error> {
         let answer = match self.once(deadline, &send).await {
-            // Once more and no oftener: the pool's idle connections may all be broken after a restart, but the second copy
-            // goes over a connection on which RUN has just been answered.
+            // Once more and no oftener: the pool's idle connections may all be broken after a restart, but the second
+            // copy goes over a connection on which RUN has just been answered.
             Err(Failure::NotExecuted(_) | Failure::InDoubt(_)) => self.once(deadline, &send).await,
             answer => answer,
         };
@@ -175,13 +175,14 @@ impl Connections {
     }
 
     /// Discards the connection unless it leads to this life of the server, which the subscriber has joined (rule
-    /// 13). `false` if it led to another one: values that were read over it may be older than the subscriber's messages.
+    /// 13). `false` if it led to another one: values that were read over it may be older than the subscriber's
+    /// messages.
     ///
     /// No request that begins when this has returned goes over a connection of another life that was made
     /// before. For each connection that is made later, `on_connect` is called.
     pub(super) fn keep_only(&self, life: u64) -> bool {
-        // Under the lock that `attempt` takes: a request that begins after this has returned sees the connection discarded
-        // (rule 13).
+        // Under the lock that `attempt` takes: a request that begins after this has returned sees the connection
+        // discarded (rule 13).
         let mut current = lock(&self.current);
         let moved = replace(&mut current.joined, life) != life;
         match current.attempt.as_ref().and_then(SharedResult::peek) {
@@ -191,8 +192,8 @@ impl Connections {
                 self.discard(&live);
                 return false;
             }
-            // Its `on_connect` may have compared it with the life before the subscriber moved. Requests that wait for it
-            // began before the move, so the values that they read are not stored.
+            // Its `on_connect` may have compared it with the life before the subscriber moved. Requests that wait for
+            // it began before the move, so the values that they read are not stored.
             None if moved => current.attempt = None,
             _ => {}
         }
@@ -261,7 +262,8 @@ impl Connections {
     fn judge<T>(&self, live: &Arc<Live>, answer: Option<RedisResult<T>>) -> Result<T, Failure> {
         match answer {
             Some(Ok(answer)) => {
-                // Relaxed: a count that is off by one only moves the moment at which the connection counts as half-open.
+                // Relaxed: a count that is off by one only moves the moment at which the connection counts as
+                // half-open.
                 live.silent.store(0, Ordering::Relaxed);
                 Ok(answer)
             }
@@ -281,7 +283,8 @@ impl Connections {
                 })
             }
             None => {
-                // One slow answer says nothing of the connection, and a new one would only wait behind it in the server.
+                // One slow answer says nothing of the connection, and a new one would only wait behind it in the
+                // server.
                 if live.silent.fetch_add(1, Ordering::Relaxed) + 1 >= HALF_OPEN_AFTER {
                     self.discard(live);
                 }
@@ -398,7 +401,8 @@ pub(super) struct Found {
     lanes: u64,
     /// Which keys the server evicts when its memory is full.
     policy: String,
-    /// The list of members: its generation, and for how many ms it has existed, at least. Zeros for none that was asked for.
+    /// The list of members: its generation, and for how many ms it has existed, at least. Zeros for none that was asked
+    /// for.
     pub(super) list: (u64, u64),
 }
 

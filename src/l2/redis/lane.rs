@@ -1,5 +1,5 @@
-//! The steps of a lane: one script or command each, with its arguments and its answer. The connection of a request is left
-//! to [`connection`](super::connection).
+//! The steps of a lane: one script or command each, with its arguments and its answer. The connection of a request is
+//! left to [`connection`](super::connection).
 
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -54,8 +54,8 @@ pub(super) struct RedisLane {
 partial_debug!([] RedisLane, "RedisLane");
 
 impl RedisLane {
-    /// A step that runs a script with this number of keys. `write` adds the keys and the arguments, anew for each copy that
-    /// is sent: a random number must not repeat.
+    /// A step that runs a script with this number of keys. `write` adds the keys and the arguments, anew for each copy
+    /// that is sent: a random number must not repeat.
     pub(super) fn step<'a, A: FromRedisValue + Send, T>(
         &'a self,
         lua: &'static Lua,
@@ -76,8 +76,8 @@ impl RedisLane {
         self.connections.with(send).await
     }
 
-    /// Sends a write that must not arrive late: the script refuses it after the deadline, and until then this does not return while
-    /// a copy may be on its way. `read` reads the answer, and when the store has given it.
+    /// Sends a write that must not arrive late: the script refuses it after the deadline, and until then this does not
+    /// return while a copy may be on its way. `read` reads the answer, and when the store has given it.
     pub(super) async fn before<'a, T: Send>(
         &self,
         deadline: Option<u64>,
@@ -118,8 +118,8 @@ impl RedisLane {
         Ok(answer)
     }
 
-    /// The same for a script that has to be told the tags of the value that is stored: it is sent again with those that it
-    /// answers. `call` is given them as they are stored, and their names.
+    /// The same for a script that has to be told the tags of the value that is stored: it is sent again with those that
+    /// it answers. `call` is given them as they are stored, and their names.
     pub(super) async fn before_with_tags<'a, T: Send>(
         &self,
         deadline: Option<u64>,
@@ -181,9 +181,9 @@ impl RedisLane {
         });
     }
 
-    /// Runs a script that stores one value, and may change nothing: only this `version` of the value is replaced, if it is
-    /// given. `marks` are those of the script's keys that belong to the value's key, and of those that the lane has once.
-    /// `more` adds arguments of the script's own.
+    /// Runs a script that stores one value, and may change nothing: only this `version` of the value is replaced, if it
+    /// is given. `marks` are those of the script's keys that belong to the value's key, and of those that the lane has
+    /// once. `more` adds arguments of the script's own.
     pub(super) async fn store_one(
         &self,
         lua: &'static Lua,
@@ -281,8 +281,8 @@ impl RedisLane {
 /// An entry of a stream: its id, then names and values in turn: there is one of each.
 pub(super) type Entry = (String, Vec<(String, Bytes)>);
 
-/// Reads the answer of FILL or REVALIDATE: the outcome, the value that is stored instead, and the new stamp. `None` if the
-/// value to revalidate is absent.
+/// Reads the answer of FILL or REVALIDATE: the outcome, the value that is stored instead, and the new stamp. `None` if
+/// the value to revalidate is absent.
 fn fill(answer: (String, Option<Bytes>, Option<Vec<u8>>)) -> Result<Option<Fill>, L2Error> {
     let (answer, bytes, stamped) = answer;
     match (answer.as_str(), stamped) {
@@ -513,8 +513,8 @@ impl Lane for RedisLane {
             let pattern = self.names.values_under(which.common());
             let before_key = self.names.name(VALUE, "").len();
             let (mut cursor, mut removed) = (0_u64, vec![0; prefixes.len()]);
-            // SCAN finds each key that is there from the beginning to the end, but may return one twice. A value that is
-            // removed is not found again, so it is counted once.
+            // SCAN finds each key that is there from the beginning to the end, but may return one twice. A value that
+            // is removed is not found again, so it is counted once.
             loop {
                 let mut scan = cmd("SCAN");
                 scan.arg(cursor).arg("MATCH").arg(&pattern);

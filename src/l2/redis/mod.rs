@@ -104,10 +104,10 @@ impl RedisL2 {
 
     /// Takes user and password from a provider, for passwords and tokens that change while the service runs.
     ///
-    /// Each new connection logs in with the first credentials of a stream of its own, and again with each that follows, so
-    /// a stream has to begin with the current ones. The wait for these counts as part of connecting. If Redis refuses
-    /// credentials that follow, the connection keeps the login that it has, and takes no later ones: give credentials
-    /// when Redis knows them.
+    /// Each new connection logs in with the first credentials of a stream of its own, and again with each that follows,
+    /// so a stream has to begin with the current ones. The wait for these counts as part of connecting. If Redis
+    /// refuses credentials that follow, the connection keeps the login that it has, and takes no later ones: give
+    /// credentials when Redis knows them.
     ///
     /// A pool of your own is not affected: give its manager the same provider.
     ///

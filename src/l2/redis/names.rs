@@ -1,5 +1,5 @@
-//! The names of one lane's keys: the lane's hash tag, a mark, and a text for all but the keys that a lane has once. And those
-//! of its channel and its connections.
+//! The names of one lane's keys: the lane's hash tag, a mark, and a text for all but the keys that a lane has once. And
+//! those of its channel and its connections.
 
 use std::io::Write;
 use std::sync::atomic::{AtomicBool, Ordering};

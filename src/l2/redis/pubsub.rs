@@ -44,7 +44,8 @@ pub(super) async fn subscribe(
     let opening = async {
         let receive = push_sender(queue, Arc::clone(&others));
         let connection = connector.subscriber(receive).await?;
-        // Messages that arrive from here on wait in the queue, until the caller knows by the clock which of them are new.
+        // Messages that arrive from here on wait in the queue, until the caller knows by the clock which of them are
+        // new.
         let mut subscribing = connection.clone();
         let naming = names.give_name(connection.clone());
         join(subscribing.subscribe(&names.events), naming).await.0?;
@@ -75,8 +76,8 @@ async fn in_time<T>(opening: impl Future<Output = T>) -> Result<T, L2Error> {
 /// The channels of other programs, and the handler of their messages, once this is subscribed to them.
 type Others = Arc<OnceLock<(Vec<Arc<str>>, OnHeard)>>;
 
-/// Runs inside the connection's driver, so it only puts events into the queue. A message that cannot be read is skipped,
-/// which leaves a hole in the numbers.
+/// Runs inside the connection's driver, so it only puts events into the queue. A message that cannot be read is
+/// skipped, which leaves a hole in the numbers.
 fn push_sender(
     queue: mpsc::Sender<Event>,
     others: Others,
@@ -146,7 +147,8 @@ impl Subscription for RedisSubscription {
             let noted: bool = noted.map_err(l2_error)?;
             let lane: (u64, bool, u64, u64, u64, u64, String) = lane.map_err(l2_error)?;
             let (echo, in_order, epoch, seq, ver, now, life) = lane;
-            // The echo shows that this is no answer to an older heartbeat, which would prove less than this one (rule 8).
+            // The echo shows that this is no answer to an older heartbeat, which would prove less than this one (rule
+            // 8).
             if !in_order || echo != me.heartbeat {
                 return Err(L2Error::unexpected(
                     "the server has restarted, has lost its data, does not take writes, or is no longer a primary in good standing",
@@ -185,7 +187,8 @@ impl Stream for RedisSubscription {
 
     fn poll_next(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Self::Item>> {
         let this = &mut *self;
-        // First: when the answer is there, the messages before it are in the queue, and are counted before any more come.
+        // First: when the answer is there, the messages before it are in the queue, and are counted before any more
+        // come.
         if let Some(heartbeat) = &mut this.under_way
             && let Poll::Ready(answer) = heartbeat.poll_unpin(cx)
         {

@@ -1,7 +1,7 @@
-//! The read batcher: single keys that are read at about the same time go to the server in one request. Callers put their
-//! reads into a bounded queue; one task for each lane, the batcher task, sends a batch whenever the [`Pacing`] allows and
-//! hands out the answers. It must not know how a request is made up or over which connection it goes (`read_request`).
-//! No read takes longer than the limit of a request, the wait in the queue included.
+//! The read batcher: single keys that are read at about the same time go to the server in one request. Callers put
+//! their reads into a bounded queue; one task for each lane, the batcher task, sends a batch whenever the [`Pacing`]
+//! allows and hands out the answers. It must not know how a request is made up or over which connection it goes
+//! (`read_request`). No read takes longer than the limit of a request, the wait in the queue included.
 
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
@@ -33,8 +33,8 @@ const SHARE: usize = 16;
 
 /// Reads single keys, in batches where many are read at a time.
 ///
-/// The batcher task runs on the runtime of the caller that started it, and ends with that runtime or with this; after the
-/// former, the next caller starts another.
+/// The batcher task runs on the runtime of the caller that started it, and ends with that runtime or with this; after
+/// the former, the next caller starts another.
 pub(super) struct ReadBatcher {
     pub(super) requests: Arc<ReadRequests>,
     /// `None` before the batcher task is first needed.
@@ -83,8 +83,8 @@ impl ReadBatcher {
         .boxed()
     }
 
-    /// Sends the read itself, or waits for capacity and for the answer, with a timer: for a caller that finds the queue full,
-    /// or that is on another runtime than the batcher task's, which may not run.
+    /// Sends the read itself, or waits for capacity and for the answer, with a timer: for a caller that finds the queue
+    /// full, or that is on another runtime than the batcher task's, which may not run.
     async fn send_or_wait(&self, key: &str) -> ReadResult {
         let limit = self.requests.limit();
         let deadline = Instant::now() + limit;
@@ -236,7 +236,8 @@ fn drop_unwanted(reads: &mut Vec<Read>, limit: Duration) {
 }
 
 fn hand_out(reads: Vec<Read>, answers: Vec<ReadResult>) {
-    // `fetch` has an answer for each key, in their order: a missing one would give each caller the value of another key.
+    // `fetch` has an answer for each key, in their order: a missing one would give each caller the value of another
+    // key.
     debug_assert_eq!(reads.len(), answers.len());
     for (read, answer) in reads.into_iter().zip(answers) {
         _ = read.answer.send(answer);

@@ -4,9 +4,9 @@ use super::call::Lua;
 
 /// Each script begins with this.
 pub(super) const CHECKED: &str = include_str!("checked.lua");
-/// Or with this: a write that removes data must work when memory is full, or a full Redis would keep stale values. A script
-/// with this line is also refused by a replica, and by a primary without the replicas that it must have, even if it only
-/// reads.
+/// Or with this: a write that removes data must work when memory is full, or a full Redis would keep stale values. A
+/// script with this line is also refused by a replica, and by a primary without the replicas that it must have, even if
+/// it only reads.
 pub(super) const ALLOW_OOM: &str = concat!("#!lua flags=allow-oom\n", include_str!("checked.lua"));
 pub(super) const CLOCK: &str = include_str!("clock.lua");
 const LEASE: &str = include_str!("lease.lua");

@@ -21,8 +21,8 @@ use crate::util::partial_debug::partial_debug;
 /// The size of a pool that this module makes. No process reaches it, as each lane takes two connections and keeps them.
 const POOL_SIZE: usize = 1024;
 
-/// A Redis server and how to log in: made from a URL, or from a [`ConnectionInfo`] or [`Client`] of the redis crate. A user
-/// without a password logs in with an empty one, which Redis takes if the user has `nopass`.
+/// A Redis server and how to log in: made from a URL, or from a [`ConnectionInfo`] or [`Client`] of the redis crate. A
+/// user without a password logs in with an empty one, which Redis takes if the user has `nopass`.
 ///
 /// ```
 /// use larder::RedisL2;
@@ -211,8 +211,8 @@ impl Connector {
         receive: impl AsyncPushSender,
     ) -> RedisResult<MultiplexedConnection> {
         let settings = self.info.redis_settings().clone();
-        // Over RESP2 a connection that subscribes takes no other requests: heartbeats would need a second connection, whose
-        // answers have no order with the messages (rule 8).
+        // Over RESP2 a connection that subscribes takes no other requests: heartbeats would need a second connection,
+        // whose answers have no order with the messages (rule 8).
         let settings = settings.set_protocol(ProtocolVersion::RESP3);
         let client = Client::open(self.info.clone().set_redis_settings(settings))?;
         let config = self.config().set_push_sender(receive);

@@ -156,8 +156,8 @@ where
         }
     }
 
-    /// Stores a value, or a [`Loaded`] with TTLs and tags of its own, in both levels and has the value written to its source.
-    /// Other instances evict the key from L1. For a counter use [`update`](Self::update).
+    /// Stores a value, or a [`Loaded`] with TTLs and tags of its own, in both levels and has the value written to its
+    /// source. Other instances evict the key from L1. For a counter use [`update`](Self::update).
     ///
     /// Cost: one round trip, which no other write shares. A call that is dropped has been carried out or will be, or
     /// its key is invalidated.
@@ -167,8 +167,8 @@ where
     /// - [`WriteBehindError::is_full`]: too many writes wait. Nothing was changed.
     /// - [`WriteBehindError::is_unknown`]: Redis did not answer. The write may reach the source or not; the key is
     ///   invalidated as soon as Redis answers.
-    /// - Otherwise nothing was changed: Redis refused the write or was not asked ([`WriteBehindError::is_refused`]), or the key
-    ///   or value cannot be written.
+    /// - Otherwise nothing was changed: Redis refused the write or was not asked ([`WriteBehindError::is_refused`]), or
+    ///   the key or value cannot be written.
     pub async fn insert<Q, M>(
         &self,
         key: &Q,
@@ -189,11 +189,11 @@ where
     /// however many callers in however many instances change the key at once: for counters and lists, for which
     /// [`insert`](Self::insert) is not safe.
     ///
-    /// `change` returns the new value, or a [`Loaded`] with TTLs and tags of its own. It is called again when another writer
-    /// was faster, so it must do nothing else. A value that is in neither level
-    /// is loaded first, as by [`get_or_load`](Cache::get_or_load): `load` is called at each attempt, and what it returns is
-    /// polled if the value is missing. A loaded value to which a write of the key still has to be added is not used: the call
-    /// waits until the source has that write.
+    /// `change` returns the new value, or a [`Loaded`] with TTLs and tags of its own. It is called again when another
+    /// writer was faster, so it must do nothing else. A value that is in neither level is loaded first, as by
+    /// [`get_or_load`](Cache::get_or_load): `load` is called at each attempt, and what it returns is polled if the
+    /// value is missing. A loaded value to which a write of the key still has to be added is not used: the call waits
+    /// until the source has that write.
     ///
     /// Calls for one key in one instance come one after the other.
     ///

@@ -292,8 +292,8 @@ impl<K: CacheKey + DeserializeOwned + Send + 'static, V: Value> Worker<K, V> {
     ) -> Result<(), Failure> {
         // Settled only after `store` has returned: a worker that dies in between leaves the writes to the next one.
         let changed = self.call(key, batch).await?;
-        // Rule 24: the cache keeps a value only if the source has just this one, and no earlier attempt that is in doubt
-        // may still arrive.
+        // Rule 24: the cache keeps a value only if the source has just this one, and no earlier attempt that is in
+        // doubt may still arrive.
         let is_kept = |key: &&str| !in_doubt && !changed.iter().any(|changed| **changed == **key);
         let newest = keys.iter().filter_map(|writes| writes.last());
         let kept = newest.map(|newest| &*newest.key).filter(is_kept).collect();

@@ -1,7 +1,7 @@
-//! A deserializer that bounds levels of nesting and memory. bincode and postcard follow the lengths and the nesting that the
-//! bytes claim, without a limit: a million nested options overflow the stack, and a list of 2^60 `()` never ends. So every
-//! codec of this crate decodes through [`decode`], which puts [`Bounded`] between the format's deserializer and the type's
-//! `Deserialize`. It passes every call on and counts.
+//! A deserializer that bounds levels of nesting and memory. bincode and postcard follow the lengths and the nesting
+//! that the bytes claim, without a limit: a million nested options overflow the stack, and a list of 2^60 `()` never
+//! ends. So every codec of this crate decodes through [`decode`], which puts [`Bounded`] between the format's
+//! deserializer and the type's `Deserialize`. It passes every call on and counts.
 
 use std::cell::Cell;
 use std::fmt;
@@ -18,9 +18,10 @@ use super::{Category, CodecError};
 /// How deep a value may be nested.
 const MAX_LEVELS: u8 = 128;
 
-// How much stack a level takes depends on the type: with structs of a kilobyte it is up to 9 KiB, and up to 41 KiB without
-// optimization. A bound on the stack that is used at a level would not do: types with `#[serde(tag = "...")]`, `untagged` or
-// `flatten` read their value whole at first, and then decode their copy of it level by level, which does not pass here.
+// How much stack a level takes depends on the type: with structs of a kilobyte it is up to 9 KiB, and up to 41 KiB
+// without optimization. A bound on the stack that is used at a level would not do: types with `#[serde(tag = "...")]`,
+// `untagged` or `flatten` read their value whole at first, and then decode their copy of it level by level, which does
+// not pass here.
 /// How deep a value may be nested to be decoded on the caller's stack. A worker of Tokio has 2 MiB of it, unless it is
 /// set: no more than a quarter of that is taken, also without optimization.
 const LEVELS_IN_PLACE: u8 = 16;
@@ -29,14 +30,15 @@ const LEVELS_IN_PLACE: u8 = 16;
 /// memory for the pages that are used.
 const STACK: usize = 8 << 20;
 
-/// Bytes of memory allowed for each encoded byte. Ordinary types take up to 32: an empty `String` of 24 bytes encodes to one.
+/// Bytes of memory allowed for each encoded byte. Ordinary types take up to 32: an empty `String` of 24 bytes encodes
+/// to one.
 const FACTOR: usize = 64;
 
 /// Bytes of memory allowed on top, for small values with much room in them, as a sparse list of large structs.
 const ALLOWANCE: usize = 64 << 20;
 
-/// Decodes a value that is encoded in `length` bytes. `read` has the format deserialize into the seed, each time from the
-/// first byte on.
+/// Decodes a value that is encoded in `length` bytes. `read` has the format deserialize into the seed, each time from
+/// the first byte on.
 #[inline]
 pub(super) fn decode<T, R: Send>(
     length: usize,
@@ -96,8 +98,8 @@ struct Budget {
 
 // Memory is charged by `size_of`, which is known at compile time:
 //
-// - an element of a sequence or a key of a map costs its size, and `FACTOR` bytes at least: elements that encode to nothing
-//   take time, if not memory;
+// - an element of a sequence or a key of a map costs its size, and `FACTOR` bytes at least: elements that encode to
+//   nothing take time, if not memory;
 // - a value of a map costs its size;
 // - a part of a struct, tuple or enum variant costs nothing, as the whole was charged;
 // - a value larger than its place is behind a pointer, as in a `Box`, and costs its size once more.
@@ -173,8 +175,8 @@ impl<'b> Bounds<'b> {
     }
 }
 
-/// A visitor, a seed or an access of serde, within bounds. Each element of a sequence or map is charged when it came; those
-/// of a struct or tuple are not, as the whole was. Or a deserializer of a part that goes to a place of type `P`.
+/// A visitor, a seed or an access of serde, within bounds. Each element of a sequence or map is charged when it came;
+/// those of a struct or tuple are not, as the whole was. Or a deserializer of a part that goes to a place of type `P`.
 pub(super) struct Bounded<'b, X, P = ()> {
     inner: X,
     bounds: Bounds<'b>,

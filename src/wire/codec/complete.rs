@@ -1,9 +1,9 @@
 //! A serializer that refuses types which leave fields out, for formats without names.
 //!
-//! With `skip_serializing_if` a type writes a field for some values and not for others. bincode and postcard do not write
-//! which: the bytes of the next field would be read in its place, as a wrong value and without an error. serde tells a
-//! serializer of each field that is left out, which these formats ignore. So they serialize through [`serialize`], which
-//! passes every other call on.
+//! With `skip_serializing_if` a type writes a field for some values and not for others. bincode and postcard do not
+//! write which: the bytes of the next field would be read in its place, as a wrong value and without an error. serde
+//! tells a serializer of each field that is left out, which these formats ignore. So they serialize through
+//! [`serialize`], which passes every other call on.
 
 use std::cell::Cell;
 use std::error::Error;

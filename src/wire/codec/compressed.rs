@@ -30,8 +30,8 @@ use super::{Codec, CodecStack, Context, Result, Unencrypted, lz4};
 ///
 /// # With encryption
 ///
-/// The size of a compressed value tells how alike its parts are, also inside of [`Encrypted`](super::Encrypted): see its
-/// limits. Do not compress values that hold a secret beside parts that others choose.
+/// The size of a compressed value tells how alike its parts are, also inside of [`Encrypted`](super::Encrypted): see
+/// its limits. Do not compress values that hold a secret beside parts that others choose.
 ///
 /// # Limits
 ///

@@ -28,9 +28,9 @@ use super::{Category, CodecStack, Context, Result, Unencrypted, check_size};
 ///
 /// The cipher is AES-256-GCM-SIV (RFC 8452), by the crate `aes-gcm-siv`, which has not been audited; its AES was. A
 /// value can be read back only where it belongs: under its namespace and key, for its type and
-/// [`schema_version`](crate::Builder::schema_version), with its tags, and by the codec that it was encoded with. A value
-/// that was altered, moved to another key or relabelled is a miss, like damaged bytes, and so is one without encryption.
-/// [`Stats::decode_errors`](crate::Stats::decode_errors) counts them.
+/// [`schema_version`](crate::Builder::schema_version), with its tags, and by the codec that it was encoded with. A
+/// value that was altered, moved to another key or relabelled is a miss, like damaged bytes, and so is one without
+/// encryption. [`Stats::decode_errors`](crate::Stats::decode_errors) counts them.
 ///
 /// Encrypted bytes cannot be compressed, so `Compressed` goes inside: `Encrypted::new(Compressed::new(Json), keys)`.
 /// The other way round is an error of the compiler:
@@ -46,8 +46,9 @@ use super::{Category, CodecStack, Context, Result, Unencrypted, check_size};
 ///
 /// - It hides values, and nothing else: keys of entries, tags, sizes and times stand in Redis as they are. A secret
 ///   does not belong in a key. Where `Compressed` is inside, the size also tells how well a value compresses. Somebody
-///   who chooses a part of a value, and sees its size, can guess the rest piece by piece: a value with a right guess takes
-///   a few bytes less than one with a wrong one. Do not compress values that hold a secret beside parts that others choose.
+///   who chooses a part of a value, and sees its size, can guess the rest piece by piece: a value with a right guess
+///   takes a few bytes less than one with a wrong one. Do not compress values that hold a secret beside parts that
+///   others choose.
 /// - When a value was written, and until when it is valid, is written by scripts in Redis and cannot be authenticated.
 ///   Somebody with write access to Redis can replay an older value of the same key, even one that was invalidated, and
 ///   extend its life; both only while the instances have the key that it was encrypted with. They can also remove
@@ -58,8 +59,8 @@ use super::{Category, CodecStack, Context, Result, Unencrypted, check_size};
 /// # How much a key may encrypt
 ///
 /// Each value gets a random nonce of 96 bits. Should two get the same one, it shows only whether both are the same
-/// value of the same entry. Among 2^32 values two share a nonce with a probability below 2^-32: that is a cautious limit
-/// for a key. A fleet that writes 1 000 values a second gets there in 49 days.
+/// value of the same entry. Among 2^32 values two share a nonce with a probability below 2^-32: that is a cautious
+/// limit for a key. A fleet that writes 1 000 values a second gets there in 49 days.
 ///
 /// # Moving to it
 ///
@@ -106,8 +107,8 @@ impl<C: Unencrypted> Encrypted<C> {
         self
     }
 
-    /// Does not encrypt yet, but reads values with and without encryption: the first step to encryption, or the last one
-    /// back from it. Default: off.
+    /// Does not encrypt yet, but reads values with and without encryption: the first step to encryption, or the last
+    /// one back from it. Default: off.
     #[must_use]
     pub fn write_unencrypted(mut self) -> Self {
         self.writes_unencrypted = true;

@@ -40,8 +40,8 @@ const DOMAIN: &[u8] = b"larder value 1";
 /// # Ok::<(), larder::codec::InvalidKey>(())
 /// ```
 ///
-/// Clones share the keys. When the last one is dropped they are overwritten with zeros, but for copies that the compiler
-/// has left on the stack; the secrets that you made them of are yours to overwrite. `Debug` shows ids only.
+/// Clones share the keys. When the last one is dropped they are overwritten with zeros, but for copies that the
+/// compiler has left on the stack; the secrets that you made them of are yours to overwrite. `Debug` shows ids only.
 ///
 /// # Changing keys
 ///
@@ -53,8 +53,8 @@ const DOMAIN: &[u8] = b"larder value 1";
 /// 3. `new(2, …)`, once the longest TTL has passed. With [`sliding`](crate::Builder::sliding), `touch` or
 ///    `Loaded::unchanged` a value lives on under the key that it was written with; the rest is loaded anew.
 ///
-/// If a key has become known to others, leave it out at once instead: values that they write with it are refused then, and all
-/// values under it are misses.
+/// If a key has become known to others, leave it out at once instead: values that they write with it are refused then,
+/// and all values under it are misses.
 #[derive(Clone, Debug)]
 pub struct EncryptionKeys {
     /// Encrypts.

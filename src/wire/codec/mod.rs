@@ -70,8 +70,8 @@ type Result<T, E = CodecError> = std::result::Result<T, E>;
 ///   tuple, enum and `Some` is a level. A list of structs that each hold the next
 ///   in an `Option<Box<_>>` may have 64 of them. A value of more than 16 levels is decoded on a thread of its own with
 ///   8 MiB of stack, so that a worker thread of 2 MiB is enough for structs of up to a kilobyte;
-/// - more memory than 64 times the bytes, plus 64 MiB, for the elements of sequences and maps. An element counts for its
-///   size in memory, and for 64 bytes at least.
+/// - more memory than 64 times the bytes, plus 64 MiB, for the elements of sequences and maps. An element counts for
+///   its size in memory, and for 64 bytes at least.
 ///
 /// Encoding does not check this. A value beyond these limits is written but never
 /// read: every read takes it for broken and loads it again.

@@ -72,8 +72,8 @@ pub trait CodecStack: Send + Sync + 'static {
     }
 }
 
-/// A [`CodecStack`] that does not encrypt, so that `Encrypted` can: a [`Codec`] or `Compressed`. Its bytes do not depend on
-/// the context.
+/// A [`CodecStack`] that does not encrypt, so that `Encrypted` can: a [`Codec`] or `Compressed`. Its bytes do not
+/// depend on the context.
 pub trait Unencrypted: CodecStack {}
 
 /// Names the format of encrypted values next to every one of them.

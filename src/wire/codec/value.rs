@@ -8,8 +8,8 @@ use serde::de::DeserializeOwned;
 use super::{Category, Codec, CodecStack, Context, Result};
 use crate::util::partial_debug::partial_debug;
 
-/// Encodes and decodes values of type `V`: a [`CodecStack`] for one type. As an object it hides the bounds on `V`, which
-/// are needed only where it is made.
+/// Encodes and decodes values of type `V`: a [`CodecStack`] for one type. As an object it hides the bounds on `V`,
+/// which are needed only where it is made.
 pub(crate) trait ValueCodec<V>: Send + Sync {
     /// Appends the bytes of `value` to `out`, and returns the id of their format; leaves `out` as it was on an error.
     ///
@@ -50,8 +50,8 @@ impl<S: CodecStack, V: Serialize + DeserializeOwned + Send> ValueCodec<V> for S 
             Codec::encode(codec, value, &mut bytes)?;
             let read: Result<V> = Codec::decode(codec, &bytes);
             let read = read.map_err(|error| error.because(Category::NotReadBack))?;
-            // A field that is written and not read, or the other way round, shifts all that follow. The bytes may differ,
-            // as those of a map have no order.
+            // A field that is written and not read, or the other way round, shifts all that follow. The bytes may
+            // differ, as those of a map have no order.
             let mut again = Vec::with_capacity(bytes.len());
             Codec::encode(codec, &read, &mut again)?;
             if again.len() != bytes.len() {
