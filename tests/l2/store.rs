@@ -240,10 +240,15 @@ pub(crate) async fn get(lane: &dyn Lane, key: &str) -> Option<Bytes> {
 
 /// Asks for a lease of [`LONG`], unless there is a usable value.
 pub(crate) async fn acquire_lease(lane: &dyn Lane, key: &str) -> LeaseReply {
-    lead_for(lane, key, LONG, Want::Any).await
+    acquire_lease_for(lane, key, LONG, Want::Any).await
 }
 
-pub(crate) async fn lead_for(lane: &dyn Lane, key: &str, ttl: Duration, want: Want) -> LeaseReply {
+pub(crate) async fn acquire_lease_for(
+    lane: &dyn Lane,
+    key: &str,
+    ttl: Duration,
+    want: Want,
+) -> LeaseReply {
     let deadline = None;
     lane.acquire_lease(
         key,
@@ -278,7 +283,7 @@ pub(crate) async fn given_back(lane: &dyn Lane, key: &str, lease: Lease) -> bool
 
 /// What an instance could serve, without asking for a lease.
 pub(crate) async fn usable(lane: &dyn Lane, key: &str) -> Option<Bytes> {
-    match lead_for(lane, key, Duration::ZERO, Want::Any).await {
+    match acquire_lease_for(lane, key, Duration::ZERO, Want::Any).await {
         LeaseReply::Hit(bytes) => Some(bytes),
         LeaseReply::Miss => None,
         other => panic!("asked for a value of {key:?} only, and got {other:?}"),

@@ -7,7 +7,7 @@ if #KEYS > 3 then
   redis.call('DEL', unpack(KEYS, 4, #KEYS - holds))
 end
 for i = #KEYS - holds + 1, #KEYS do
-  -- LEAD ignores a hold of another type.
+  -- ACQUIRE_LEASE ignores a hold of another type.
   local now = checked(redis.pcall('GET', KEYS[i]), 'GET')
   local id, till, epoch, ver = read_mark(now)
   if id then

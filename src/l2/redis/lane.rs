@@ -149,9 +149,9 @@ impl RedisLane {
         Err(L2Error::unexpected("the tags of a value changed each time"))
     }
 
-    /// LEAD, for one copy of the request: no two may have the same token.
-    fn lead(&self, key: &str, ask: LeaseRequest, token: u64) -> Call<'_> {
-        let mut call = Call::new(&scripts::LEAD, &self.names, 5);
+    /// `ACQUIRE_LEASE`, for one copy of the request: no two may have the same token.
+    fn acquisition(&self, key: &str, ask: LeaseRequest, token: u64) -> Call<'_> {
+        let mut call = Call::new(&scripts::ACQUIRE_LEASE, &self.names, 5);
         call.keys(&[VALUE, LEASE, HOLD], &[key]);
         call.own(&[CLOCK, WRITES]);
         call.arg(token).arg(millis(ask.ttl));
@@ -174,7 +174,7 @@ impl RedisLane {
         let (names, key) = (Arc::clone(&self.names), Key::from(key));
         let limit = self.connections.limit();
         tokio::spawn(async move {
-            let mut call = Call::new(&scripts::RENEW, &names, 1);
+            let mut call = Call::new(&scripts::RENEW_LEASE, &names, 1);
             renew(&mut call, &key, token, Duration::ZERO);
             // Whatever comes of it, the lease ends by itself.
             let _ = timeout(limit, call.run::<bool>(connection)).await;
@@ -301,7 +301,7 @@ fn read_lease(held: &[u8]) -> Option<Lease> {
     Some(Lease { token, epoch })
 }
 
-/// The parts of RENEW. Without a `ttl` it gives the lease back.
+/// The parts of `RENEW_LEASE`. Without a `ttl` it gives the lease back.
 fn renew(call: &mut Call<'_>, key: &str, token: u64, ttl: Duration) {
     call.keys(&[LEASE], &[key]).arg(token).arg(millis(ttl));
     call.channel().arg(key);
@@ -368,7 +368,7 @@ impl Lane for RedisLane {
                 let token = random();
                 let before = lock(&sent).replace((connection.clone(), token));
                 let lost = before.map_or(0, |(_, token)| token);
-                let call = self.lead(key, ask, token);
+                let call = self.acquisition(key, ask, token);
                 let answer = call.run(connection);
                 answer.map_ok(move |answer| (token, lost, answer))
             };
@@ -385,8 +385,8 @@ impl Lane for RedisLane {
             let lease = |token, epoch| Lease { token, epoch };
             Ok(match (answer.as_str(), value) {
                 ("HIT", Some(bytes)) => LeaseReply::Hit(bytes),
-                ("LEAD", None) => LeaseReply::Granted(lease(token, number)),
-                ("LEAD", Some(kept)) => LeaseReply::Replace(lease(token, number), kept),
+                ("GRANTED", None) => LeaseReply::Granted(lease(token, number)),
+                ("GRANTED", Some(kept)) => LeaseReply::Replace(lease(token, number), kept),
                 ("WAIT", Some(held)) => match read_lease(&held) {
                     // The lost answer was a grant. That copy has arrived, so it cannot arrive later.
                     Some(held) if held.token == lost => LeaseReply::Granted(held),
@@ -437,7 +437,7 @@ impl Lane for RedisLane {
     }
 
     fn renew_lease<'a>(&'a self, key: &'a str, token: u64, ttl: Duration) -> Reply<'a, bool> {
-        self.step(&scripts::RENEW, 1, Ok, move |call| {
+        self.step(&scripts::RENEW_LEASE, 1, Ok, move |call| {
             renew(call, key, token, ttl);
         })
     }
@@ -460,7 +460,7 @@ impl Lane for RedisLane {
             Step::Expire => self.change(&scripts::EXPIRE, &[VALUE, LEASE], batch),
             Step::InvalidateTags => self.change(&scripts::INVALIDATE_TAGS, &[MARKER], batch),
             Step::Clear => self.change(&scripts::CLEAR, &[], batch),
-            Step::EndLeases => self.change(&scripts::UNLEASE, &[], batch),
+            Step::EndLeases => self.change(&scripts::END_LEASES, &[], batch),
         }
     }
 
@@ -599,7 +599,7 @@ impl Lane for RedisLane {
     }
 
     fn store_counts<'a>(&'a self, counts: StoredCounts<'a>) -> Reply<'a, ()> {
-        self.step(&scripts::COUNT, 1, Ok, move |call| {
+        self.step(&scripts::STORE_COUNTS, 1, Ok, move |call| {
             call.own(&[STATS]).arg(counts.instance).arg(counts.at);
             call.arg(counts.text).arg(counts.folds);
         })

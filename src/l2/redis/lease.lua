@@ -9,7 +9,7 @@ local function read_lease(stored)
   return string.match(type(stored) == 'string' and stored or '', '^(.-)(%+?)$')
 end
 
--- When a lease of the present epoch began, and its token. Nil if it is none, or if UNLEASE has ended all leases since.
+-- When a lease of the present epoch began, and its token. Nil if it is none, or if END_LEASES has ended all leases since.
 local function began(clock, present, held)
   local epoch, at, token = string.match(held, '^(%d+):(%d+):(%d+)$')
   if tonumber(epoch) ~= present then

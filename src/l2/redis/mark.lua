@@ -1,6 +1,6 @@
 -- What takes the place of a hold while a write of the key waits in the stream of writes: 'W', the id of the newest one,
 -- until when loads are held off besides, and epoch and ver of the value that was stored with it, zeros if none was. It has
--- no TTL: LEAD grants no lease while it is there.
+-- no TTL: ACQUIRE_LEASE grants no lease while it is there.
 local function read_mark(v)
   local id, till, epoch, ver = string.match(type(v) == 'string' and v or '', '^W(%d+%-%d+):(%d+):(%d+):(%d+)$')
   return id, tonumber(till), tonumber(epoch), tonumber(ver)

@@ -31,10 +31,10 @@ macro_rules! lua {
 pub(super) use lua;
 
 lua! {
-    LEAD: [ALLOW_OOM, CLOCK, LEASE, MARK], "lead.lua";
+    ACQUIRE_LEASE: [ALLOW_OOM, CLOCK, LEASE, MARK], "acquire_lease.lua";
     FILL: [CHECKED, CLOCK, LEASE, STAGED, TAGS], "fill.lua";
     REVALIDATE: [CHECKED, CLOCK, LEASE, STAGED, TAGS], "revalidate.lua";
-    RENEW: [CHECKED, LEASE], "renew.lua";
+    RENEW_LEASE: [CHECKED, LEASE], "renew_lease.lua";
     INSERT: [CHECKED, CLOCK, STAGED, TAGS], "insert.lua";
     INSERT_IF: [CHECKED, CLOCK, STAGED, TAGS, VERSION], "insert_if.lua";
     EXPIRE: [ALLOW_OOM, CLOCK], "expire.lua";
@@ -42,12 +42,12 @@ lua! {
     INVALIDATE: [ALLOW_OOM, CLOCK, LIST, MARK], "invalidate.lua";
     INVALIDATE_TAGS: [ALLOW_OOM, CLOCK, TAG_LIST], "invalidate_tags.lua";
     CLEAR: [ALLOW_OOM, CLOCK, EPOCH], "clear.lua";
-    UNLEASE: [ALLOW_OOM, CLOCK], "unlease.lua";
+    END_LEASES: [ALLOW_OOM, CLOCK], "end_leases.lua";
     REMOVE: [ALLOW_OOM, CLOCK], "remove.lua";
     RUN: [ALLOW_OOM, CLOCK, LIFE, LIST], "run.lua";
     MEMBERS: [ALLOW_OOM, LIST], "members.lua";
     FORGET: [ALLOW_OOM], "forget.lua";
-    COUNT: [CHECKED, CLOCK], "count.lua";
+    STORE_COUNTS: [CHECKED, CLOCK], "store_counts.lua";
     NOTE: [ALLOW_OOM, LIST], "note.lua";
     HEARTBEAT: [CHECKED, CLOCK, LIFE], "heartbeat.lua";
 }

@@ -27,7 +27,7 @@ lua! {
     SETTLE: [ALLOW_OOM, scripts::CLOCK, MARK, STREAM], "settle.lua";
     REQUEUE: [ALLOW_OOM, scripts::CLOCK, MARK, STREAM], "requeue.lua";
     PENDING: [CHECKED, scripts::CLOCK, STREAM], "pending.lua";
-    LETTERS: [CHECKED, STREAM], "letters.lua";
+    DEAD_LETTERS: [CHECKED, STREAM], "dead_letters.lua";
 }
 
 impl RedisLane {
@@ -74,7 +74,7 @@ impl WriteStream for RedisLane {
     }
 
     fn dead_letters(&self, most: usize) -> Reply<'_, Vec<Waiting>> {
-        self.step(&LETTERS, 1, waiting, move |call| {
+        self.step(&DEAD_LETTERS, 1, waiting, move |call| {
             call.own(&[DEAD]).arg(most).arg(MOST_BYTES);
         })
     }

@@ -42,7 +42,7 @@ async fn no_lease_is_granted_during_a_hold(store: impl Store) {
     for key in ["a", "b"] {
         assert_eq!(get(&*lane, key).await, None);
         assert_eq!(acquire_lease(&*store.lane(), key).await, LeaseReply::Hold);
-        let forced = lead_for(&*lane, key, LONG, Want::Nothing).await;
+        let forced = acquire_lease_for(&*lane, key, LONG, Want::Nothing).await;
         assert_eq!(forced, LeaseReply::Hold);
         // A request without a lease does not see the hold.
         assert_eq!(usable(&*lane, key).await, None);
@@ -71,7 +71,7 @@ async fn a_longer_hold_is_not_cut_short(store: impl Store) {
     insert(&*lane, "inserted", b"v").await;
     pass(&*lane, Duration::from_millis(2)).await;
     for key in ["shorter", "plain", "inserted"] {
-        let led = lead_for(&*lane, key, LONG, Want::Nothing).await;
+        let led = acquire_lease_for(&*lane, key, LONG, Want::Nothing).await;
         assert_eq!(led, LeaseReply::Hold, "{key}");
     }
 }

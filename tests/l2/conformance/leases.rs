@@ -45,7 +45,7 @@ conformance! {
 }
 
 async fn anew(lane: &dyn Lane, key: &str) -> LeaseReply {
-    lead_for(lane, key, LONG, Want::Anew).await
+    acquire_lease_for(lane, key, LONG, Want::Anew).await
 }
 
 /// Whatever is stored.
@@ -133,7 +133,7 @@ async fn insert_kept(lane: &dyn Lane, key: &str) -> Stamp {
 
 /// What is stored, valid or not, without asking for a lease.
 async fn kept(lane: &dyn Lane, key: &str) -> Option<Stamp> {
-    match lead_for(lane, key, Duration::ZERO, Want::Kept).await {
+    match acquire_lease_for(lane, key, Duration::ZERO, Want::Kept).await {
         LeaseReply::Hit(bytes) => Some(stamp_of(&bytes)),
         LeaseReply::Miss => None,
         other => panic!("asked for a value of {key:?} only, and got {other:?}"),
@@ -147,7 +147,7 @@ async fn a_value_past_its_ttl_is_kept(store: impl Store) {
     assert_eq!(usable(&*lane, "k").await, None);
     // Only to those that ask for it.
     for want in [Want::Any, Want::OtherThan(old.ver - 1), Want::Nothing] {
-        let led = lead_for(&*lane, "k", Duration::ZERO, want).await;
+        let led = acquire_lease_for(&*lane, "k", Duration::ZERO, want).await;
         assert_eq!(led, LeaseReply::Miss, "{want:?}");
     }
     // A valid one will do as well.
@@ -179,7 +179,7 @@ async fn a_kept_value_comes_with_the_lease(store: impl Store) {
     // Not with a lease that is asked for in another way.
     for (key, want) in [("a", Want::Nothing), ("b", Want::Anew)] {
         insert_kept(&*lane, key).await;
-        let led = lead_for(&*lane, key, LONG, want).await;
+        let led = acquire_lease_for(&*lane, key, LONG, want).await;
         assert!(matches!(led, LeaseReply::Granted(_)), "{want:?}: {led:?}");
     }
 }
@@ -211,7 +211,7 @@ async fn one_request_leads_and_the_others_wait(store: impl Store) {
     let lease = granted(&*lane, "k").await;
     assert_waits(&acquire_lease(&*lane, "k").await, LONG);
     assert_waits(&acquire_lease(&*store.lane(), "k").await, LONG);
-    let forced = lead_for(&*lane, "k", LONG, Want::Nothing).await;
+    let forced = acquire_lease_for(&*lane, "k", LONG, Want::Nothing).await;
     assert_waits(&forced, LONG);
     granted(&*lane, "other").await;
     filled(&*lane, "k", lease, b"v").await;
@@ -257,14 +257,14 @@ async fn a_usable_value_is_a_hit(store: impl Store) {
     let bytes = get(&*lane, "k").await.expect("there is a value");
     assert_eq!(acquire_lease(&*lane, "k").await, LeaseReply::Hit(bytes));
     // A hit leaves no lease.
-    let forced = lead_for(&*lane, "k", LONG, Want::Nothing).await;
+    let forced = acquire_lease_for(&*lane, "k", LONG, Want::Nothing).await;
     assert!(matches!(forced, LeaseReply::Granted(_)), "{forced:?}");
 }
 
 async fn a_value_that_was_seen_can_be_refreshed(store: impl Store) {
     let lane = store.lane();
     let old = insert(&*lane, "k", b"old").await;
-    let led = lead_for(&*lane, "k", LONG, Want::OtherThan(old.ver)).await;
+    let led = acquire_lease_for(&*lane, "k", LONG, Want::OtherThan(old.ver)).await;
     let LeaseReply::Granted(lease) = led else {
         panic!("not led, but {led:?}");
     };
@@ -273,24 +273,24 @@ async fn a_value_that_was_seen_can_be_refreshed(store: impl Store) {
         acquire_lease(&*lane, "k").await,
         LeaseReply::Hit(_)
     ));
-    let second = lead_for(&*lane, "k", LONG, Want::OtherThan(old.ver)).await;
+    let second = acquire_lease_for(&*lane, "k", LONG, Want::OtherThan(old.ver)).await;
     assert_waits(&second, LONG);
     let new = filled(&*lane, "k", lease, b"new").await;
 
     // A late request gets what the first has loaded, and does not load again.
-    let late = lead_for(&*lane, "k", LONG, Want::OtherThan(old.ver)).await;
+    let late = acquire_lease_for(&*lane, "k", LONG, Want::OtherThan(old.ver)).await;
     let LeaseReply::Hit(bytes) = late else {
         panic!("no hit, but {late:?}");
     };
     assert_eq!(stamp_of(&bytes), new);
-    let next = lead_for(&*lane, "k", LONG, Want::OtherThan(new.ver)).await;
+    let next = acquire_lease_for(&*lane, "k", LONG, Want::OtherThan(new.ver)).await;
     assert!(matches!(next, LeaseReply::Granted(_)), "{next:?}");
 }
 
 async fn a_value_that_cannot_be_read_can_be_replaced(store: impl Store) {
     let lane = store.lane();
     insert(&*lane, "k", b"unreadable").await;
-    let led = lead_for(&*lane, "k", LONG, Want::Nothing).await;
+    let led = acquire_lease_for(&*lane, "k", LONG, Want::Nothing).await;
     let LeaseReply::Granted(lease) = led else {
         panic!("not led, but {led:?}");
     };
@@ -303,11 +303,11 @@ async fn without_a_ttl_no_lease_is_left(store: impl Store) {
     let lane = store.lane();
     let insert = insert(&*lane, "there", b"v").await;
     for want in [Want::Any, Want::OtherThan(insert.ver), Want::Nothing] {
-        let led = lead_for(&*lane, "k", Duration::ZERO, want).await;
+        let led = acquire_lease_for(&*lane, "k", Duration::ZERO, want).await;
         assert_eq!(led, LeaseReply::Miss);
     }
     for want in [Want::OtherThan(insert.ver), Want::Nothing] {
-        let led = lead_for(&*lane, "there", Duration::ZERO, want).await;
+        let led = acquire_lease_for(&*lane, "there", Duration::ZERO, want).await;
         assert_eq!(led, LeaseReply::Miss);
     }
     let lease = granted(&*lane, "k").await;
@@ -337,7 +337,7 @@ async fn after_its_deadline_a_request_gets_no_lease(store: impl Store) {
 
 async fn a_lease_expires(store: impl Store) {
     let lane = store.lane();
-    let led = lead_for(&*lane, "k", SHORT, Want::Any).await;
+    let led = acquire_lease_for(&*lane, "k", SHORT, Want::Any).await;
     let LeaseReply::Granted(lease) = led else {
         panic!("not led, but {led:?}");
     };
@@ -359,7 +359,7 @@ async fn a_lease_expires(store: impl Store) {
 async fn a_lease_is_renewed_by_its_owner_only(store: impl Store) {
     let lane = store.lane();
     let ttl = Duration::from_secs(30);
-    let led = lead_for(&*lane, "k", ttl, Want::Any).await;
+    let led = acquire_lease_for(&*lane, "k", ttl, Want::Any).await;
     let LeaseReply::Granted(lease) = led else {
         panic!("not led, but {led:?}");
     };
@@ -399,7 +399,7 @@ async fn a_load_that_waits_for_a_lease_is_notified_of_its_end(store: impl Store)
     for (key, want) in [("k", Want::Any), ("ü", Want::Nothing)] {
         let lease = granted(&*lane, key).await;
         for _ in 0..3 {
-            assert_waits(&lead_for(&*lane, key, LONG, want).await, LONG);
+            assert_waits(&acquire_lease_for(&*lane, key, LONG, want).await, LONG);
         }
         // It is the same lease still, and ends by its TTL.
         assert!(renewed(&*lane, key, lease).await);
@@ -429,12 +429,12 @@ async fn the_end_of_a_lease_that_no_load_waits_for_is_not_published(store: impl 
     assert!(given_back(&*lane, "k2", lease).await);
     // A refresh waits like any other load.
     let refresh = Want::OtherThan(stamp.ver);
-    let led = lead_for(&*lane, "k", LONG, refresh).await;
+    let led = acquire_lease_for(&*lane, "k", LONG, refresh).await;
     let LeaseReply::Granted(lease) = led else {
         panic!("{led:?}");
     };
     assert!(ended_leases(&mut *subscription).await.is_empty());
-    assert_waits(&lead_for(&*lane, "k", LONG, refresh).await, LONG);
+    assert_waits(&acquire_lease_for(&*lane, "k", LONG, refresh).await, LONG);
     filled(&*lane, "k", lease, b"v").await;
     assert_eq!(ended_leases(&mut *subscription).await, ["k"]);
 }

@@ -243,7 +243,7 @@ async fn a_touch_after_its_deadline_changes_nothing(store: impl Store) {
 async fn a_value_is_replaced_if_its_version_is_there(store: impl Store) {
     let lane = store.lane();
     let first = insert(&*lane, "k", b"first").await;
-    let lead = lead_for(&*lane, "k", LONG, Want::OtherThan(first.ver)).await;
+    let lead = acquire_lease_for(&*lane, "k", LONG, Want::OtherThan(first.ver)).await;
     let (_, mut subscription) = subscribe(&*lane).await;
     let second = insert_if(&*lane, "k", b"second", first.version())
         .await

@@ -74,7 +74,7 @@ async fn leases_from_before_fill_nothing_and_later_ones_do(store: impl Store) {
 }
 
 async fn granted_anew(lane: &dyn larder::l2::Lane, key: &str) -> larder::l2::Lease {
-    match lead_for(lane, key, LONG, larder::l2::Want::Anew).await {
+    match acquire_lease_for(lane, key, LONG, larder::l2::Want::Anew).await {
         LeaseReply::Granted(lease) => lease,
         other => panic!("{other:?}"),
     }

@@ -103,7 +103,8 @@ async fn what_was_unchanged_before_and_has_the_tag_is_not_stored(store: impl Sto
     let lane = &*store.lane();
     let old = insert_tagged(lane, "k", LONG, &["a"]).await;
     let (tags, ttls) = ([Key::from("a")], Ttls::new(LONG));
-    let refresh = async || match lead_for(lane, "k", LONG, Want::OtherThan(old.ver)).await {
+    let refresh = async || match acquire_lease_for(lane, "k", LONG, Want::OtherThan(old.ver)).await
+    {
         LeaseReply::Granted(lease) => lease,
         other => panic!("{other:?}"),
     };
@@ -245,7 +246,8 @@ async fn a_tag_lives_as_long_as_a_value_that_is_touched(store: impl Store) {
 async fn a_tag_lives_as_long_as_a_value_that_is_revalidated(store: impl Store) {
     let lane = &*store.lane();
     let old = insert_tagged(lane, "k", SHORT, &["a"]).await;
-    let LeaseReply::Granted(lease) = lead_for(lane, "k", LONG, Want::OtherThan(old.ver)).await
+    let LeaseReply::Granted(lease) =
+        acquire_lease_for(lane, "k", LONG, Want::OtherThan(old.ver)).await
     else {
         panic!("it is the version that is there");
     };

@@ -229,7 +229,7 @@ async fn a_value_expires_in_less_than_a_second(store: impl Store) {
 async fn a_revalidated_value_gets_a_new_stamp(store: impl Store) {
     let lane = store.lane();
     let first = insert(&*lane, "k", b"value").await;
-    let lease = lead_for(&*lane, "k", LONG, Want::OtherThan(first.ver)).await;
+    let lease = acquire_lease_for(&*lane, "k", LONG, Want::OtherThan(first.ver)).await;
     let LeaseReply::Granted(lease) = lease else {
         panic!("no lease, but {lease:?}");
     };
@@ -265,7 +265,7 @@ async fn only_the_seen_version_is_revalidated(store: impl Store) {
     let lane = store.lane();
     let stored = insert(&*lane, "other", b"value").await;
     for (key, seen) in [("missing", stored.ver), ("other", stored.ver + 1)] {
-        let lease = lead_for(&*lane, key, LONG, Want::Nothing).await;
+        let lease = acquire_lease_for(&*lane, key, LONG, Want::Nothing).await;
         let LeaseReply::Granted(lease) = lease else {
             panic!("no lease, but {lease:?}");
         };
@@ -281,7 +281,7 @@ async fn only_the_seen_version_is_revalidated(store: impl Store) {
 async fn revalidation_needs_its_lease(store: impl Store) {
     let lane = store.lane();
     let first = insert(&*lane, "k", b"value").await;
-    let lead = async || lead_for(&*lane, "k", LONG, Want::OtherThan(first.ver)).await;
+    let lead = async || acquire_lease_for(&*lane, "k", LONG, Want::OtherThan(first.ver)).await;
     let LeaseReply::Granted(lease) = lead().await else {
         panic!("no lease");
     };
@@ -305,7 +305,8 @@ async fn revalidation_needs_its_lease(store: impl Store) {
     assert_eq!(get(&*lane, "k").await, None);
     // A clear leaves values where they are.
     let second = insert(&*lane, "k", b"value").await;
-    let LeaseReply::Granted(lease) = lead_for(&*lane, "k", LONG, Want::Nothing).await else {
+    let LeaseReply::Granted(lease) = acquire_lease_for(&*lane, "k", LONG, Want::Nothing).await
+    else {
         panic!("no lease");
     };
     clear(&*lane).await;
@@ -351,7 +352,7 @@ async fn a_thousand_keys_go_at_once(store: impl Store) {
     join_all(keys.iter().map(|key| insert(&*lane, key, b"v"))).await;
     let forced = keys
         .iter()
-        .map(|key| lead_for(&*lane, key, LONG, Want::Nothing));
+        .map(|key| acquire_lease_for(&*lane, key, LONG, Want::Nothing));
     for led in join_all(forced).await {
         assert!(matches!(led, LeaseReply::Granted(_)), "{led:?}");
     }
@@ -386,7 +387,7 @@ async fn clear_makes_every_value_a_miss(store: impl Store) {
     assert!(old.ver < stamp.ver && stamp.ver < new.ver);
     // An instance that has seen the same version of another epoch has not seen this value.
     let newer = Want::OtherThan(old.ver);
-    let led = lead_for(&*lane, "a", Duration::ZERO, newer).await;
+    let led = acquire_lease_for(&*lane, "a", Duration::ZERO, newer).await;
     assert!(matches!(led, LeaseReply::Hit(_)), "{led:?}");
 }
 
@@ -419,7 +420,7 @@ async fn keys_of_any_text_are_kept_apart(store: impl Store) {
         let bytes = usable(&*lane, key).await.expect("there is a value");
         assert_eq!(&bytes[100..], key.as_bytes());
         assert_eq!(message(&mut *subscription).await.keys, [key]);
-        let led = lead_for(&*lane, key, LONG, Want::Nothing).await;
+        let led = acquire_lease_for(&*lane, key, LONG, Want::Nothing).await;
         assert!(matches!(led, LeaseReply::Granted(_)), "{key:?}: {led:?}");
     }
     for (n, key) in ODD_KEYS.iter().enumerate() {

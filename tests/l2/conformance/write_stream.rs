@@ -259,7 +259,7 @@ async fn a_newer_write_is_left_alone(store: impl Store) {
     assert!(settle(&*lane, &first, Ok(&["k"])).await);
     assert_eq!(get(&*lane, "k").await, newer);
     assert_eq!(heartbeat(&mut *subscription).await.0, []);
-    let forced = lead_for(&*lane, "k", LONG, larder::l2::Want::Nothing).await;
+    let forced = acquire_lease_for(&*lane, "k", LONG, larder::l2::Want::Nothing).await;
     assert_eq!(forced, LeaseReply::Hold);
     assert_eq!(take(&*lane).await.len(), 1);
 }

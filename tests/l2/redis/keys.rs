@@ -54,7 +54,7 @@ async fn a_revalidated_value_stays_in_redis_for_its_new_ttl() {
     let store = Redis::start().await;
     let (lane, mut raw) = (store.lane(), store.server.connection().await);
     let stored = insert(&*lane, "k", b"v").await;
-    let lease = lead_for(&*lane, "k", LONG, Want::OtherThan(stored.ver)).await;
+    let lease = acquire_lease_for(&*lane, "k", LONG, Want::OtherThan(stored.ver)).await;
     let LeaseReply::Granted(lease) = lease else {
         panic!("no lease, but {lease:?}");
     };
@@ -233,7 +233,7 @@ async fn no_bytes_under_a_key_stand_in_the_way() {
         if let LeaseReply::Hit(hit) = led {
             // The script cannot hash: the caller finds out, and asks again.
             assert_eq!(hit, bytes);
-            led = lead_for(&*lane, "k", LONG, Want::Nothing).await;
+            led = acquire_lease_for(&*lane, "k", LONG, Want::Nothing).await;
         }
         let (LeaseReply::Granted(lease) | LeaseReply::Replace(lease, _)) = led else {
             panic!("{led:?} for {bytes:?}");

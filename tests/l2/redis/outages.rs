@@ -36,7 +36,10 @@ async fn every_step(lane: &dyn Lane) -> Vec<(&'static str, Result<(), L2Error>)>
     );
     vec![
         ("get", lane.get("k").await.map(|_| ())),
-        ("lead", lane.acquire_lease("k", ask).await.map(|_| ())),
+        (
+            "acquire_lease",
+            lane.acquire_lease("k", ask).await.map(|_| ()),
+        ),
         (
             "fill",
             lane.fill("k", lease, &value, None).await.map(|_| ()),

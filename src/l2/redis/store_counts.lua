@@ -1,4 +1,4 @@
--- COUNT  stats | instance at counts folds  ->  nil
+-- STORE_COUNTS  stats | instance at counts folds  ->  nil
 -- Keeps the counters of an instance: `stored at name=n name=n ...`. Those that no instance has stored for a day are added
 -- up in the field 0.
 local DAY = 86400000

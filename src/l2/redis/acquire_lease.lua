@@ -1,4 +1,4 @@
--- LEAD  value lease hold clock writes | token ms want rnd deadline  ->  answer, value or lease, number
+-- ACQUIRE_LEASE  value lease hold clock writes | token ms want rnd deadline  ->  answer, value or lease, number
 -- `want` is '' for any value, '*' for none that is stored, '!' for a new load whatever there is, '~' for one that may have
 -- expired, or the version of the value that is to be replaced.
 local epoch, _, issued = clock(KEYS[4], ARGV[4])
@@ -43,4 +43,4 @@ elseif ARGV[3] ~= '!' then
 end
 -- No other copy of the request has this token (rule 1). Loads that wait for a lease that is taken over wait for this one.
 redis.call('SET', KEYS[2], lease(epoch, issued, ARGV[1]) .. mark, 'PX', ARGV[2])
-return {'LEAD', kept, epoch}
+return {'GRANTED', kept, epoch}

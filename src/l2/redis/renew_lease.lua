@@ -1,4 +1,4 @@
--- RENEW  lease | token ms channel key  ->  1 if the lease has this token
+-- RENEW_LEASE  lease | token ms channel key  ->  1 if the lease has this token
 local held, mark = read_lease(checked(redis.pcall('GET', KEYS[1]), 'GET'))
 if string.match(held, ':(%d+)$') ~= ARGV[1] then
   return 0
