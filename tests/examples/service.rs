@@ -106,8 +106,12 @@ async fn several_caches_are_served_operated_and_closed() {
     let on = a.operator(Method::PUT, "/caches/enabled", Some(json!(true)));
     assert_eq!(on.await.0, 204);
     assert_eq!(a.operator(Method::DELETE, "/caches", None).await.0, 204);
-    let user = b.shop(Method::GET, &session, None).await.0;
-    assert_eq!(user, 401, "the session was cleared");
+    // When the message has reached it.
+    eventually(
+        "the session is cleared on the other instance, too",
+        async || b.shop(Method::GET, &session, None).await.0 == 401,
+    )
+    .await;
 
     // Metrics are handed over once a second.
     let loads = "larder_loads_total{namespace=\"shop:product\"";
