@@ -3,11 +3,8 @@
 use std::fmt;
 use std::sync::Arc;
 
-use futures::FutureExt;
-use futures::future::BoxFuture;
-
-use crate::cache::Cache;
-use crate::engine::report_losses;
+use crate::cache::{Cache, key_text};
+use crate::engine::{Untyped, report_losses};
 use crate::error::WriteError;
 use crate::stats::{Health, Stats};
 use crate::token::Token;
@@ -19,7 +16,7 @@ pub struct AnyCache(Arc<dyn Untyped>);
 
 impl AnyCache {
     pub(crate) fn new<K, V: Send + Sync + 'static>(cache: &Cache<K, V>) -> Self {
-        Self(Arc::new(cache.with_keys::<()>()))
+        Self(cache.engine.clone())
     }
 
     /// See [`Cache::namespace`].
@@ -71,7 +68,7 @@ impl AnyCache {
     ///
     /// As [`Cache::invalidate_tag`].
     pub async fn invalidate_tag(&self, tag: &str) -> Result<Token, WriteError> {
-        self.0.invalidate_tag(tag).await
+        self.0.invalidate_tag(key_text(tag)?).await
     }
 
     /// See [`Cache::close`].
@@ -89,56 +86,5 @@ impl AnyCache {
 impl fmt::Debug for AnyCache {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_tuple("AnyCache").field(&self.namespace()).finish()
-    }
-}
-
-/// A cache without its types.
-trait Untyped: Send + Sync {
-    fn namespace(&self) -> &str;
-    fn ready(&self) -> BoxFuture<'_, ()>;
-    fn health(&self) -> Health;
-    fn stats(&self) -> Stats;
-    fn is_enabled(&self) -> bool;
-    fn set_enabled(&self, is_enabled: bool);
-    fn clear(&self) -> BoxFuture<'_, Result<Token, WriteError>>;
-    fn invalidate_tag<'a>(&'a self, tag: &'a str) -> BoxFuture<'a, Result<Token, WriteError>>;
-    fn close(&self) -> BoxFuture<'_, usize>;
-}
-
-impl<V: Send + Sync + 'static> Untyped for Cache<(), V> {
-    fn namespace(&self) -> &str {
-        self.namespace()
-    }
-
-    fn ready(&self) -> BoxFuture<'_, ()> {
-        self.ready().boxed()
-    }
-
-    fn health(&self) -> Health {
-        self.health()
-    }
-
-    fn stats(&self) -> Stats {
-        self.stats()
-    }
-
-    fn is_enabled(&self) -> bool {
-        self.is_enabled()
-    }
-
-    fn set_enabled(&self, is_enabled: bool) {
-        self.set_enabled(is_enabled);
-    }
-
-    fn clear(&self) -> BoxFuture<'_, Result<Token, WriteError>> {
-        self.clear().boxed()
-    }
-
-    fn invalidate_tag<'a>(&'a self, tag: &'a str) -> BoxFuture<'a, Result<Token, WriteError>> {
-        self.invalidate_tag(tag).boxed()
-    }
-
-    fn close(&self) -> BoxFuture<'_, usize> {
-        self.engine().close().boxed()
     }
 }

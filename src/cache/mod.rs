@@ -76,7 +76,7 @@ use crate::util::partial_debug::partial_debug;
 /// it could wait for itself.
 pub struct Cache<K, V: Send + Sync + 'static> {
     /// Stopped with the last clone of a cache. Tasks hold only the parts that they need.
-    engine: Arc<Engine<V>>,
+    pub(crate) engine: Arc<Engine<V>>,
     keys: PhantomData<fn(&K)>,
 }
 

@@ -3,7 +3,7 @@
 use futures::Stream;
 
 use super::Cache;
-use crate::engine::report_losses;
+use crate::engine::{Untyped, report_losses};
 use crate::error::L2Error;
 use crate::events::CacheEvent;
 use crate::key::CacheKey;
@@ -23,7 +23,7 @@ impl<K: CacheKey, V: Send + Sync + 'static> Cache<K, V> {
     /// ```
     #[must_use]
     pub fn namespace(&self) -> &str {
-        &self.engine().ctx.options.namespace
+        self.engine().namespace()
     }
 
     /// Resolves when this instance uses its L1: it is subscribed, and has proved that it has applied all changes.

@@ -5,7 +5,8 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use futures::Stream;
+use futures::future::BoxFuture;
+use futures::{FutureExt, Stream};
 use tokio::runtime::Handle;
 use tokio::time::{sleep, timeout};
 use tokio_util::task::AbortOnDropHandle;
@@ -183,20 +184,6 @@ impl<V: Value> Engine<V> {
         }
     }
 
-    pub(crate) async fn ready(&self) {
-        loop {
-            self.ensure_subscribed();
-            tokio::select! {
-                // The states before the time: a cache that is live, or closed, is so without a wait.
-                biased;
-                () = self.ctx.l1.freshness().live() => return,
-                () = self.subscriber.stop.cancelled() => return,
-                // The subscriber may end meanwhile, with a runtime that is not the caller's.
-                () = sleep(LOOK_AGAIN) => {}
-            }
-        }
-    }
-
     /// A key to look up, as text. One that is too long is counted and traced. Any end user may cause one, so not each
     /// is traced.
     pub(crate) fn accept<T>(&self, key: Result<T, KeyTooLong>) -> Option<T> {
@@ -218,27 +205,66 @@ impl<V: Value> Engine<V> {
         self.ctx.l1.freshness().end();
     }
 
+    pub(crate) async fn global_stats(&self) -> Result<Stats, L2Error> {
+        self.ensure_subscribed();
+        self.subscriber.fleet_stats.of_all().await
+    }
+}
+
+/// An [`Engine`] without its type, with the calls that do not depend on keys and values.
+pub(crate) trait Untyped: Send + Sync {
+    fn namespace(&self) -> &str;
+    fn ready(&self) -> BoxFuture<'_, ()>;
+    fn health(&self) -> Health;
+    fn stats(&self) -> Stats;
+    fn is_enabled(&self) -> bool;
+    fn set_enabled(&self, is_enabled: bool);
+    fn clear(&self) -> BoxFuture<'_, Result<Token, WriteError>>;
+    fn invalidate_tag(&self, tag: Key) -> BoxFuture<'_, Result<Token, WriteError>>;
     /// Stops all. Returns how many deferred invalidations could not be sent: they are [reported](report_losses) by the
     /// caller.
-    pub(crate) async fn close(&self) -> usize {
-        self.stop();
-        let ctx = &*self.ctx;
-        let leaving = async {
-            // First: a heartbeat that came after `leave` would list this instance again.
-            self.subscriber.ended().await;
-            self.writes.deliver_deferred().await;
-            // Otherwise the lane forgets this instance after a while.
-            let _ = ctx.breaker.observe(ctx.lane.leave(ctx.instance).await);
-            // With the requests since the subscriber has stored its own.
-            self.subscriber.fleet_stats.store_last().await;
-        };
-        // Bounded, since an L2 that hangs must not keep a service from stopping.
-        let _ = timeout(ctx.options.l2_timeout.saturating_mul(2), leaving).await;
-        recording::record(&self.loads);
-        self.ctx.deferred.close()
+    fn close(&self) -> BoxFuture<'_, usize>;
+}
+
+impl<V: Value> Untyped for Engine<V> {
+    fn namespace(&self) -> &str {
+        &self.ctx.options.namespace
     }
 
-    pub(crate) fn set_enabled(&self, is_enabled: bool) {
+    fn ready(&self) -> BoxFuture<'_, ()> {
+        Box::pin(async {
+            loop {
+                self.ensure_subscribed();
+                tokio::select! {
+                    // The states before the time: a cache that is live, or closed, is so without a wait.
+                    biased;
+                    () = self.ctx.l1.freshness().live() => return,
+                    () = self.subscriber.stop.cancelled() => return,
+                    // The subscriber may end meanwhile, with a runtime that is not the caller's.
+                    () = sleep(LOOK_AGAIN) => {}
+                }
+            }
+        })
+    }
+
+    fn health(&self) -> Health {
+        Health {
+            l2_up: self.ctx.breaker.is_up(),
+            breaker_open: self.ctx.breaker.is_open(),
+            subscriber_live: self.ctx.l1.freshness().is_live(),
+            started: self.ctx.l1.freshness().has_no_l2() || self.subscriber.is_started(),
+        }
+    }
+
+    fn stats(&self) -> Stats {
+        self.ctx.stats()
+    }
+
+    fn is_enabled(&self) -> bool {
+        !self.ctx.is_off()
+    }
+
+    fn set_enabled(&self, is_enabled: bool) {
         // Release, for `Context::is_off`: a thread that sees the switch on again sees the new generation of L1, too.
         let was_off = self.ctx.is_off.swap(!is_enabled, Ordering::AcqRel);
         if was_off != is_enabled {
@@ -252,18 +278,32 @@ impl<V: Value> Engine<V> {
         info!(namespace, is_enabled, "the cache was switched");
     }
 
-    pub(crate) async fn global_stats(&self) -> Result<Stats, L2Error> {
-        self.ensure_subscribed();
-        self.subscriber.fleet_stats.of_all().await
+    fn clear(&self) -> BoxFuture<'_, Result<Token, WriteError>> {
+        self.writes().clear().boxed()
     }
 
-    pub(crate) fn health(&self) -> Health {
-        Health {
-            l2_up: self.ctx.breaker.is_up(),
-            breaker_open: self.ctx.breaker.is_open(),
-            subscriber_live: self.ctx.l1.freshness().is_live(),
-            started: self.ctx.l1.freshness().has_no_l2() || self.subscriber.is_started(),
-        }
+    fn invalidate_tag(&self, tag: Key) -> BoxFuture<'_, Result<Token, WriteError>> {
+        self.writes().invalidate_tags([tag]).boxed()
+    }
+
+    fn close(&self) -> BoxFuture<'_, usize> {
+        Box::pin(async {
+            self.stop();
+            let ctx = &*self.ctx;
+            let leaving = async {
+                // First: a heartbeat that came after `leave` would list this instance again.
+                self.subscriber.ended().await;
+                self.writes.deliver_deferred().await;
+                // Otherwise the lane forgets this instance after a while.
+                let _ = ctx.breaker.observe(ctx.lane.leave(ctx.instance).await);
+                // With the requests since the subscriber has stored its own.
+                self.subscriber.fleet_stats.store_last().await;
+            };
+            // Bounded, since an L2 that hangs must not keep a service from stopping.
+            let _ = timeout(ctx.options.l2_timeout.saturating_mul(2), leaving).await;
+            recording::record(&self.loads);
+            self.ctx.deferred.close()
+        })
     }
 }
 

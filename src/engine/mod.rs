@@ -34,7 +34,7 @@ mod subscribe;
 mod write;
 
 pub(crate) use self::convert::ValueRules;
-pub(crate) use self::engine::{Engine, Parts, report_losses};
+pub(crate) use self::engine::{Engine, Parts, Untyped, report_losses};
 pub(crate) use self::load::loader::{Loader, LoaderOf};
 pub(crate) use self::load::{Batches, Begin, Fetch, Loads, Same};
 pub(crate) use self::subscribe::listen::Channel;
