@@ -47,13 +47,13 @@ impl<V: Value> Context<V> {
     }
 
     pub(crate) fn stats(&self) -> Stats {
-        self.counted().with_entries(self.l1.len())
+        self.counted().with_entries(self.l1.store.len())
     }
 
     /// All but the number of entries, for which moka would have to do its pending work.
     pub(crate) fn counted(&self) -> Stats {
         // Generations count from one, and each flush begins another.
-        let flushes = self.l1.freshness().generation() - 1;
+        let flushes = self.l1.freshness.generation() - 1;
         self.counters.snapshot(flushes)
     }
 
@@ -65,7 +65,7 @@ impl<V: Value> Context<V> {
 
     /// Begins an operation on a key, unless [neither level may be used](Self::bars) for it.
     pub(crate) fn begin(&self, key: &Key) -> Option<Op<V>> {
-        let op = self.l1.begin(key);
+        let op = self.l1.in_flight.begin(key);
         (!self.bars(key)).then_some(op)
     }
 
@@ -83,12 +83,12 @@ impl<V: Value> Context<V> {
     /// later must not undo later writes (rule 14). By L2's clock, if that is known, and by this instance's.
     pub(crate) fn deadline(&self) -> (Option<u64>, Tick) {
         let by = self.now().saturating_add(nanos(self.options.l2_timeout));
-        (self.l1.freshness().lane_time(by), by)
+        (self.l1.freshness.lane_time(by), by)
     }
 
     /// Makes L2's clock known, unless it is or need not be: each new connection reads it, so any request will do.
     pub(crate) async fn learn_clock(&self) -> Result<(), L2Error> {
-        let freshness = self.l1.freshness();
+        let freshness = &self.l1.freshness;
         if freshness.lane_time(self.now()).is_some() || freshness.has_no_l2() {
             return Ok(());
         }

@@ -240,7 +240,7 @@ impl<V: Value> Convert<V> {
         };
         // With the namespace and the key, so that a copy under another name counts as damaged.
         envelope::seal(&mut body, head, ttls, tags, self.namespace.key(key));
-        if !self.l1.freshness().has_no_l2() {
+        if !self.l1.freshness.has_no_l2() {
             self.counters.l2_written_bytes.add(body.len() as u64);
         }
         Ok(EncodedValue { body, ttls })
@@ -278,7 +278,7 @@ impl<V: Value> Convert<V> {
         now: Tick,
     ) -> Arc<Slot<V>> {
         // The lane's time is overestimated, so a value seems older than it is, and goes early.
-        let lane_now = self.l1.freshness().lane_time(now).unwrap_or(0);
+        let lane_now = self.l1.freshness.lane_time(now).unwrap_or(0);
         let age = lane_now.saturating_sub(stamp.written_at);
         let born_at = now.saturating_sub(nanos(Duration::from_millis(age)));
         let at = |time: u64| {

@@ -79,9 +79,9 @@ impl<V: Value> Engine<V> {
             Box::new(move |clock| {
                 // A store that no other instance shares needs no proof: no message can be missed.
                 if has_l2 {
-                    l1.freshness().connected(clock);
+                    l1.freshness.connected(clock);
                 } else {
-                    l1.freshness().set_no_l2(clock.epoch);
+                    l1.freshness.set_no_l2(clock.epoch);
                 }
             })
         };
@@ -131,7 +131,7 @@ impl<V: Value> Engine<V> {
     fn ensure_subscribed(&self) {
         // One atomic load in the common case. A subscriber that ends takes its proof with it, so a proof shows that
         // there is one.
-        if !self.ctx.l1.freshness().is_live_at(self.ctx.now()) && self.subscriber.start() {
+        if !self.ctx.l1.freshness.is_live_at(self.ctx.now()) && self.subscriber.start() {
             self.start_recording();
         }
     }
@@ -167,7 +167,7 @@ impl<V: Value> Engine<V> {
 
     /// Whether any look-up is one with this token.
     pub(crate) fn has_applied(&self, token: Token) -> bool {
-        self.ctx.l1.freshness().has_applied(token)
+        self.ctx.l1.freshness.has_applied(token)
     }
 
     /// Takes the position in the log when it is called, and not when its future is polled: the caller may read the
@@ -202,7 +202,7 @@ impl<V: Value> Engine<V> {
     pub(crate) fn stop(&self) {
         // Before the proof ends: a subscriber that is not cancelled yet could take another one.
         self.subscriber.stop.cancel();
-        self.ctx.l1.freshness().end();
+        self.ctx.l1.freshness.end();
     }
 
     pub(crate) async fn global_stats(&self) -> Result<Stats, L2Error> {
@@ -238,7 +238,7 @@ impl<V: Value> Untyped for Engine<V> {
                 tokio::select! {
                     // The states before the time: a cache that is live, or closed, is so without a wait.
                     biased;
-                    () = self.ctx.l1.freshness().live() => return,
+                    () = self.ctx.l1.freshness.live() => return,
                     () = self.subscriber.stop.cancelled() => return,
                     // The subscriber may end meanwhile, with a runtime that is not the caller's.
                     () = sleep(LOOK_AGAIN) => {}
@@ -251,8 +251,8 @@ impl<V: Value> Untyped for Engine<V> {
         Health {
             l2_up: self.ctx.breaker.is_up(),
             breaker_open: self.ctx.breaker.is_open(),
-            subscriber_live: self.ctx.l1.freshness().is_live(),
-            started: self.ctx.l1.freshness().has_no_l2() || self.subscriber.is_started(),
+            subscriber_live: self.ctx.l1.freshness.is_live(),
+            started: self.ctx.l1.freshness.has_no_l2() || self.subscriber.is_started(),
         }
     }
 

@@ -111,8 +111,8 @@ impl<V> InFlight<V> {
         }
     }
 
-    /// Registers an operation.
-    pub(super) fn begin(self: &Arc<Self>, key: &Key) -> Op<V> {
+    /// Registers an operation on a key, before it sends anything (rule 3).
+    pub(crate) fn begin(self: &Arc<Self>, key: &Key) -> Op<V> {
         let hash = self.hash(key);
         let (op, _) = self.register(&mut self.lock(hash), hash, key, false);
         op

@@ -58,12 +58,14 @@ use crate::vocabulary::{Value, Version};
 
 /// The entries of this instance, the operations on them, and the proof that they may be served.
 pub(crate) struct L1<V> {
-    store: Store<V>,
+    pub(crate) store: Store<V>,
     /// Whether there is room for any entry. Where there is none, moka would take each in, only to put it out again.
     has_room: bool,
-    in_flight: Arc<InFlight<V>>,
+    /// The operations under way on each key, and the reads and loads to join.
+    pub(crate) in_flight: Arc<InFlight<V>>,
     tags: TagTable,
-    freshness: Arc<Freshness>,
+    /// Until when L1 may be served, and the proof of it.
+    pub(crate) freshness: Arc<Freshness>,
 }
 
 impl<V: Value> L1<V> {
@@ -81,11 +83,6 @@ impl<V: Value> L1<V> {
             tags: TagTable::new(),
             freshness,
         }
-    }
-
-    /// Until when L1 may be served, and the proof of it.
-    pub(crate) fn freshness(&self) -> &Freshness {
-        &self.freshness
     }
 
     /// The entry that may be served at `now`, if there is one.
@@ -127,11 +124,6 @@ impl<V: Value> L1<V> {
         is_after && ver <= self.freshness.issued()
     }
 
-    /// Records a hit that [is sampled](is_recorded).
-    pub(crate) fn record_hit(&self, key: &str) {
-        self.store.record_hit(key);
-    }
-
     #[inline(always)]
     fn held(&self, key: &str, now: Tick) -> Option<Held<V>> {
         self.store.get(key, |slot| self.is_visible(slot, now))
@@ -145,16 +137,6 @@ impl<V: Value> L1<V> {
     #[inline]
     fn is_of_now(&self, slot: &Slot<V>) -> bool {
         slot.is_of(self.freshness.generation(), || self.freshness.tag_changes())
-    }
-
-    /// The operations under way on each key, and the reads and loads to join.
-    pub(crate) fn in_flight(&self) -> &Arc<InFlight<V>> {
-        &self.in_flight
-    }
-
-    /// Registers an operation on a key, before it sends anything (rule 3).
-    pub(crate) fn begin(&self, key: &Key) -> Op<V> {
-        self.in_flight.begin(key)
     }
 
     /// Whether a value may be used for which the server has compared no epochs: it was written in the epoch that was
@@ -392,15 +374,6 @@ impl<V: Value> L1<V> {
     pub(crate) fn empty(&self) {
         self.freshness.next_generation();
         self.store.clear();
-    }
-
-    pub(crate) fn weight(&self) -> u64 {
-        self.store.weight()
-    }
-
-    /// How many entries there are, invisible ones included.
-    pub(crate) fn len(&self) -> u64 {
-        self.store.len()
     }
 
     /// Stores a value if its operation may still do so. Returns whether it was stored.

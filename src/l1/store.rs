@@ -27,7 +27,7 @@ pub(crate) type Weigher<V> = Arc<dyn Fn(&str, &V) -> u32 + Send + Sync>;
 /// moka may drop a cell while an entry is put in it. No look-up finds that entry: it is as good as evicted.
 pub(super) type EntryCell<V> = Cell<Slot<V>>;
 
-pub(super) struct Store<V> {
+pub(crate) struct Store<V> {
     /// All entries.
     bounded: Bounded<V>,
     /// Whether entries have weights, which moka reads at its insert only.
@@ -78,8 +78,8 @@ impl<V: Value> Store<V> {
         Some(slot)
     }
 
-    /// Has moka record a hit, by which it decides which entries stay.
-    pub(super) fn record_hit(&self, key: &str) {
+    /// Has moka record a hit that [is sampled](super::is_recorded), by which it decides which entries stay.
+    pub(crate) fn record_hit(&self, key: &str) {
         if self.bounded.get(key).is_none() {
             // moka has evicted it.
             self.hot.clear(key);
@@ -170,11 +170,12 @@ impl<V: Value> Store<V> {
     }
 
     /// Of all entries together, as of the last time that moka did its pending work.
-    pub(super) fn weight(&self) -> u64 {
+    pub(crate) fn weight(&self) -> u64 {
         self.bounded.weighted_size()
     }
 
-    pub(super) fn len(&self) -> u64 {
+    /// How many entries there are, invisible ones included.
+    pub(crate) fn len(&self) -> u64 {
         self.bounded.run_pending_tasks();
         self.bounded.entry_count()
     }

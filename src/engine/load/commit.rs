@@ -53,7 +53,7 @@ impl<V: Value> Loads<V> {
         let commit = async move {
             let (ctx, key) = (&*task_ctx, &leased);
             // Both before the commit: a change during it has to find the operation (rule 3) and the lease (rule 1).
-            let op = ctx.l1.begin(key);
+            let op = ctx.l1.in_flight.begin(key);
             let lease = lease::take_over(ctx, key).await;
             let leases = [(key, lease)];
             lease::keep(ctx, &leases, commit).await?;

@@ -65,7 +65,7 @@ impl<V: Value> Loads<V> {
 
     /// The state of the changes that can be of any key, for a load that begins now.
     pub(crate) fn now_began(&self) -> Began {
-        let freshness = self.ctx.l1.freshness();
+        let freshness = &self.ctx.l1.freshness;
         Began {
             generation: freshness.generation(),
             tag_changes: freshness.tag_changes(),
@@ -85,7 +85,7 @@ impl<V: Value> Loads<V> {
                 (ctx.backoff).wait(key, pause, After::Error { error, began });
                 // In this order: a change of the key that comes in between ends it. A caller that comes after a change
                 // does not get the error of a load that began before (rule 4).
-                if !ctx.l1.in_flight().is_attached(op) {
+                if !ctx.l1.in_flight.is_attached(op) {
                     ctx.backoff.forget(key);
                 }
             }

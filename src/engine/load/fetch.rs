@@ -238,7 +238,7 @@ impl<V: Value> Loads<V> {
         // In each round anew, as a notice takes the waiter out. One that comes between the answer and this is missed:
         // so `next_round` bounds the wait.
         for fetch in &*waiting {
-            self.ctx.l1.in_flight().await_lease(&fetch.op, notices);
+            self.ctx.l1.in_flight.await_lease(&fetch.op, notices);
         }
         let mut ended = Vec::new();
         let noticed = noticed.recv_many(&mut ended, usize::MAX);

@@ -71,7 +71,7 @@ impl<V: Value> Loads<V> {
         load: impl Begin<V>,
     ) -> Result<Entry<V>, LoadError> {
         // Before L2 is asked: a load from this number on begins after the write that the token names (rule 22).
-        let number = self.ctx.l1.in_flight().next(&key);
+        let number = self.ctx.l1.in_flight.next(&key);
         let found = (self.reads).look_up_at_least(slice::from_ref(&key), token);
         let want = match found.await.pop().unwrap_or(Err(None)) {
             Ok(entry) => {
@@ -232,7 +232,7 @@ impl<V: Value> Loads<V> {
             let ctx = &loads.ctx;
             // In this order: the operation sees each change from here on (rule 3), and the lease is taken before the
             // source is read, so that no load that began before is stored after this one (rule 1).
-            let op = ctx.l1.begin(&key);
+            let op = ctx.l1.in_flight.begin(&key);
             ctx.backoff.forget(&key);
             let lease = lease::take_over(ctx, &key).await;
             let loading = loader.load(vec![(0, None)]);
@@ -258,7 +258,7 @@ impl<V: Value> Loads<V> {
         // In this order: a change that comes in between ends an error too early.
         let (now, began) = (self.ctx.now(), self.now_began());
         let number = since.map_or(0, |since| since.number);
-        let (join, is_late) = (self.ctx.l1.in_flight()).join_load(key, now, number, may_be_late);
+        let (join, is_late) = (self.ctx.l1.in_flight).join_load(key, now, number, may_be_late);
         let at_least = since.map(|since| since.token);
         let request = want.map(|want| lease::request(&self.ctx, want));
         let (flight, led) = Fetch::of(join, Goal::Missing { at_least }, None, began, request);

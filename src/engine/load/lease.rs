@@ -326,7 +326,7 @@ pub(crate) async fn fill<V: Value>(
             if let Ok(fresh) = tags::open(ctx, Proof::Unused, &op.key, &bytes, now).await
                 && Some(fresh.version) != old
                 // Only with a proof is the epoch that `is_usable` compares the present one (rule 11).
-                && ctx.l1.freshness().is_live()
+                && ctx.l1.freshness.is_live()
                 && ctx.l1.is_usable(op, &fresh, now)
             {
                 ctx.l1.put_read(op, &fresh);

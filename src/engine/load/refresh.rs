@@ -118,7 +118,7 @@ impl<V: Value> Loads<V> {
             // Before the operation begins: a change in between ends an error too early, and never too late.
             let began = self.now_began();
             let joined =
-                may_refresh.then(|| self.ctx.l1.in_flight().join_refresh(&key, self.ctx.now()));
+                may_refresh.then(|| self.ctx.l1.in_flight.join_refresh(&key, self.ctx.now()));
             let refresh = joined.flatten().map(|join| {
                 let request = lease::request(&self.ctx, Want::OtherThan(entry.slot().version.ver));
                 let previous = Some(entry.clone());

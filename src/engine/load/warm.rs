@@ -45,11 +45,11 @@ impl<V: Value> Loads<V> {
     /// lane.
     pub(crate) fn log_position(&self) -> Option<Applied> {
         let ctx = &*self.ctx;
-        if ctx.l1.freshness().has_no_l2() {
+        if ctx.l1.freshness.has_no_l2() {
             // The log is in memory, so its position is there at once.
             return mark_log(ctx).now_or_never()?.ok();
         }
-        let (epoch, seq) = ctx.l1.freshness().reached()?;
+        let (epoch, seq) = ctx.l1.freshness.reached()?;
         Some(Applied { epoch, seq })
     }
 
@@ -174,7 +174,7 @@ async fn store<V: Value>(
 async fn ask<V: Value>(ctx: &Context<V>, (key, loaded): Item<V>) -> Result<LeasedValue<V>, Ended> {
     let key = key.map_err(|_| Ended::Refused)?;
     let ready = Ready::new(ctx, &key, loaded).map_err(|_| Ended::Refused)?;
-    let op = ctx.l1.begin(&key);
+    let op = ctx.l1.in_flight.begin(&key);
     let goal = Goal::Missing { at_least: None };
     let mut request = lease::request(ctx, Want::Any);
     let until = Instant::now() + ctx.options.l2_timeout;

@@ -62,7 +62,7 @@ impl<V: Value> Reads<V> {
 
     #[cold]
     fn record_hit(&self, key: &Key) {
-        self.ctx.l1.record_hit(key);
+        self.ctx.l1.store.record_hit(key);
         self.hot_keys.record(key);
     }
 
@@ -230,7 +230,7 @@ impl<V: Value> Reads<V> {
     /// a task of its own, so that the others need none of them to stay. Returns the time of the end, too.
     pub(crate) async fn read(&self, key: &Key, now: Tick) -> (ReadOutcome<V>, Tick) {
         let ctx = &self.ctx;
-        let read = match ctx.l1.in_flight().join_read(key, now) {
+        let read = match ctx.l1.in_flight.join_read(key, now) {
             // Without a task: nobody can join it, so nobody is left waiting if this caller is cancelled.
             JoinRead::Alone(op) => return read_l2(ctx, &op, now).await,
             JoinRead::Shared(Join { result, begun }) => {
@@ -251,7 +251,7 @@ impl<V: Value> Reads<V> {
             Some(found) => (found, ctx.now()),
             // The runtime of that task has ended.
             None => {
-                let op = ctx.l1.begin(key);
+                let op = ctx.l1.in_flight.begin(key);
                 read_l2(ctx, &op, ctx.now()).await
             }
         }
@@ -265,13 +265,13 @@ impl<V: Value> Reads<V> {
         let ctx = &*self.ctx;
         let begin = |key| {
             // All operations begin before the request is sent (rule 3), and the bar is looked at after that (rule 14).
-            let op = ctx.l1.begin(key);
+            let op = ctx.l1.in_flight.begin(key);
             let barred = ctx.bars(key).then_some(Err(UNAVAILABLE));
             (op, barred)
         };
         let mut reads: Vec<(_, Option<ReadOutcome<V>>)> = keys.iter().map(begin).collect();
         // With a proof the values themselves are compared with the known epoch, and one plain read serves all keys.
-        let is_proven = proof == Proof::Used && ctx.l1.freshness().is_live();
+        let is_proven = proof == Proof::Used && ctx.l1.freshness.is_live();
         if is_proven {
             let asked = unanswered(&mut reads).map(|(op, _)| &*op.key);
             let asked: Vec<&str> = asked.collect();
@@ -339,7 +339,7 @@ async fn ask_l2<V: Value>(ctx: &Context<V>, op: &Op<V>, now: Tick) -> (ReadOutco
         return (Err(UNAVAILABLE), now);
     }
     // The cheaper request, whose answer this instance can check by itself while it has a proof.
-    if ctx.l1.freshness().is_live_at(now) {
+    if ctx.l1.freshness.is_live_at(now) {
         let answer = ctx.breaker.send("get", ctx.lane.get(&op.key)).await;
         let now = ctx.now();
         if let Some(outcome) = plain_outcome(ctx, op, answer, now) {
@@ -363,7 +363,7 @@ fn plain_outcome<V: Value>(
         Err(_) => return Some(Err(UNAVAILABLE)),
     };
     // After a flush L1 compares with another epoch than the one that was proven when the read was sent.
-    ctx.l1.in_flight().is_current(op).then(|| {
+    ctx.l1.in_flight.is_current(op).then(|| {
         let fresh = ctx.convert.open(&op.key, &bytes, now).map_err(Some)?;
         let is_usable = ctx.l1.is_usable(op, &fresh, now);
         is_usable.then_some(fresh).ok_or(MISS)

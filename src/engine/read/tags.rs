@@ -74,9 +74,9 @@ async fn ask_unknown<'a, V: Value>(
     proof: Proof,
     slots: impl IntoIterator<Item = &'a Slot<V>>,
 ) -> Option<Markers> {
-    let is_live = proof == Proof::Used && ctx.l1.freshness().is_live();
+    let is_live = proof == Proof::Used && ctx.l1.freshness.is_live();
     // The proof before the generation: a proof that came after a flush says nothing of tags that were known before it.
-    let generation = ctx.l1.freshness().generation();
+    let generation = ctx.l1.freshness.generation();
     let is_unknown = |tag: &Arc<TagState>| !is_live || !tag.is_known(generation);
     let mut unknown = Markers::new();
     for slot in slots {
@@ -102,7 +102,7 @@ fn refuse<V: Value>(ctx: &Context<V>, slot: &Slot<V>) -> Want {
 fn is_valid<V: Value>(ctx: &Context<V>, slot: &Slot<V>, markers: &Markers) -> bool {
     let (tags, Version { epoch, ver }) = (slot.tags(), slot.version);
     // The floors are of the epoch that this instance knows.
-    let is_of_known = epoch == ctx.l1.freshness().epoch();
+    let is_of_known = epoch == ctx.l1.freshness.epoch();
     let mut is_valid = true;
     for tag in tags.iter() {
         match markers.get(&tag.name) {

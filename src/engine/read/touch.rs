@@ -25,7 +25,7 @@ impl<V: Value> Reads<V> {
     pub(crate) async fn renew(&self, key: Key, ttl: Duration) -> Result<bool, WriteError> {
         let ctx = &*self.ctx;
         let ttls = ctx.convert.touched(ttl).map_err(WriteError::misuse)?;
-        if ctx.l1.freshness().has_no_l2() {
+        if ctx.l1.freshness.has_no_l2() {
             let now = ctx.now();
             let after = |ttl| now.saturating_add(nanos(ttl));
             let (gone_at, ends_at) = (after(ttls.hard), ttls.end.map_or(NEVER, after));
@@ -49,7 +49,7 @@ impl<V: Value> Reads<V> {
     pub(crate) fn extend(&self, slot: &Arc<Slot<V>>, idle: Duration) {
         let (ctx, key) = (&self.ctx, &slot.key);
         let now = ctx.now();
-        let has_no_l2 = ctx.l1.freshness().has_no_l2();
+        let has_no_l2 = ctx.l1.freshness.has_no_l2();
         let runtime = Handle::try_current().ok().filter(|_| !has_no_l2);
         // Without a runtime the next look-up that has one does it.
         let is_possible = has_no_l2 || runtime.is_some();

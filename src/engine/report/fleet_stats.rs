@@ -105,7 +105,7 @@ impl<V: Value> FleetStats<V> {
     /// The counters of all instances, with all that this one has counted until now.
     pub(crate) async fn of_all(&self) -> Result<Stats, L2Error> {
         let ctx = &*self.ctx;
-        if ctx.l1.freshness().has_no_l2() {
+        if ctx.l1.freshness.has_no_l2() {
             return Ok(ctx.stats());
         }
         ctx.breaker.admit()?;
@@ -114,6 +114,6 @@ impl<V: Value> FleetStats<V> {
         for (_, text) in stored.iter().filter(|(id, _)| *id != ctx.instance) {
             all.add_text(text);
         }
-        Ok(all.with_entries(ctx.l1.len()))
+        Ok(all.with_entries(ctx.l1.store.len()))
     }
 }

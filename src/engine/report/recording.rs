@@ -37,14 +37,14 @@ pub(crate) fn record<V: Value>(loads: &Loads<V>) {
     #[allow(clippy::cast_precision_loss, reason = "a recorder takes nothing else")]
     let number = |n: u64| n as f64;
     let gauges = [
-        number(ctx.l1.len()),
-        number(ctx.l1.weight()),
+        number(ctx.l1.store.len()),
+        number(ctx.l1.store.weight()),
         number(loads.pending() as u64),
         number(loads.writes.writer.pending() as u64),
         number(ctx.deferred.len() as u64),
         is(ctx.breaker.is_up()),
         is(ctx.breaker.is_open()),
-        is(ctx.l1.freshness().is_live()),
+        is(ctx.l1.freshness.is_live()),
         is(!ctx.is_off()),
     ];
     // Without the number of entries, which is a gauge, and for which moka would have to do its pending work.

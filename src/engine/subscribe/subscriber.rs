@@ -107,7 +107,7 @@ impl<V: Value> Subscriber<V> {
     async fn run(self: &Arc<Self>) {
         let ctx = &*self.ctx;
         // If the runtime ends, the next call starts another: at once, as there is no proof.
-        let _lapse = OnDrop(|| ctx.l1.freshness().lapse());
+        let _lapse = OnDrop(|| ctx.l1.freshness.lapse());
         let has_others = !self.channels.is_empty() || self.publisher.is_some();
         let _others = has_others.then(|| {
             let subscriber = Arc::clone(self);
@@ -123,7 +123,7 @@ impl<V: Value> Subscriber<V> {
             never = self.keep_delivering() => match never {},
         }
         // The last proof may have come after the caller that stopped this had ended them all.
-        ctx.l1.freshness().end();
+        ctx.l1.freshness.end();
         // Also when the last handle was dropped.
         self.fleet_stats.store_last().await;
     }
@@ -164,7 +164,7 @@ impl<V: Value> Subscriber<V> {
             let mut session = Session::new(self, reached);
             let Err(error) = session.run().await;
             // Before the pause: from here on messages are missed (rule 7).
-            ctx.l1.freshness().lapse();
+            ctx.l1.freshness.lapse();
             reached = session.reached;
             // Only an answered heartbeat is a success: a connection that fails before one may fail each time.
             if session.is_answered {
@@ -257,7 +257,7 @@ impl<'a, V: Value> Session<'a, V> {
     }
 
     fn freshness(&self) -> &'a Freshness {
-        self.ctx.l1.freshness()
+        &self.ctx.l1.freshness
     }
 
     /// Subscribes, and receives until an error ends the subscription.
@@ -324,7 +324,7 @@ impl<'a, V: Value> Session<'a, V> {
             () = self.freshness().proof_requested(), if !is_asked => self.send_heartbeat(subscription),
             event = subscription.next() => match event.unwrap_or_else(|| Err(L2Error::closed()))? {
                 Event::Message(message) => self.receive_message(&message),
-                Event::LeaseEnded(key) => self.ctx.l1.in_flight().lease_ended(&key),
+                Event::LeaseEnded(key) => self.ctx.l1.in_flight.lease_ended(&key),
                 Event::Heartbeat(lane) => self.receive_heartbeat(&lane).await?,
             },
         }

@@ -92,7 +92,7 @@ async fn send_group<V: Value>(
                     Written::Done(ack) => accept(ctx, write, ack, now),
                     // Or the caller, which looks for the stored version, would find its own copy again, or a value of a
                     // read that began before.
-                    Written::OtherVersion if !ctx.l1.freshness().has_no_l2() => {
+                    Written::OtherVersion if !ctx.l1.freshness.has_no_l2() => {
                         ctx.l1.forget(&write.key);
                     }
                     Written::OtherVersion | Written::Full => {}
@@ -139,7 +139,7 @@ async fn step<V: Value>(
     let keys = &*group.keys();
     // An instance that is alone knows the version itself: it has no values in L2.
     if let (Step::InsertIf(version), [key]) = (&group.step, keys)
-        && ctx.l1.freshness().has_no_l2()
+        && ctx.l1.freshness.has_no_l2()
         && ctx.l1.version(key, ctx.now()) != *version
     {
         return Ok(Written::OtherVersion);
@@ -161,10 +161,10 @@ fn accept<V: Value>(ctx: &Context<V>, write: &mut Write<V>, ack: WriteAck, now: 
         // The new epoch comes with the next heartbeat; until then nothing older is served or stored.
         Step::Clear => {
             ctx.l1.clear();
-            ctx.l1.freshness().cleared(stamp.epoch, ack.seq);
+            ctx.l1.freshness.cleared(stamp.epoch, ack.seq);
         }
         Step::EndLeases => return,
-        Step::Expire if ctx.l1.freshness().has_no_l2() => ctx.l1.make_stale(&write.key, now),
+        Step::Expire if ctx.l1.freshness.has_no_l2() => ctx.l1.make_stale(&write.key, now),
         Step::InvalidateTags | Step::Expire | Step::Invalidate { .. }
             if without(Rule::OwnMessages) => {}
         Step::InvalidateTags => ctx.l1.apply_tags([&*write.key], stamp.version()),

@@ -141,7 +141,7 @@ impl<V: Value> Writes<V> {
             encoded.push((key, value, body, tags));
         }
         let changes = encoded.into_iter().map(|(key, value, encoded, tags)| {
-            let op = ctx.l1.begin(&key);
+            let op = ctx.l1.in_flight.begin(&key);
             // Not before: in the generation of the operation, or of a later one, in which it stores nothing (rule 20).
             let tags = ctx.l1.tags(&tags);
             // After the operation has begun: if the cache is switched off later than this looks, L1 is emptied of it.
@@ -267,7 +267,7 @@ impl<V: Value> Writes<V> {
                     (ctx.events).emit(|| CacheEvent::of_change(Kind::Prefix, prefix, true));
                     ctx.backoff.forget_prefix(prefix);
                 }
-                Ok(if ctx.l1.freshness().has_no_l2() {
+                Ok(if ctx.l1.freshness.has_no_l2() {
                     from_l1
                 } else {
                     from_l2
@@ -335,7 +335,7 @@ impl<V: Value> Writes<V> {
         let (token, written) = result?;
         // A call that had nothing to change gets a token that any instance meets.
         let nothing = || Token {
-            epoch: self.ctx.l1.freshness().epoch(),
+            epoch: self.ctx.l1.freshness.epoch(),
             ver: 0,
         };
         Ok((token.unwrap_or_else(nothing), written))

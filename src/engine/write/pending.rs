@@ -153,7 +153,7 @@ impl<V: Value> Write<V> {
         }
         ctx.counters.writes_deferred.bump();
         // Where L2 is this instance's own, it is enough to change L1.
-        if !without(Rule::Deferred) && !ctx.l1.freshness().has_no_l2() {
+        if !without(Rule::Deferred) && !ctx.l1.freshness.has_no_l2() {
             ctx.deferred.defer(self.target(), self.deferral);
             if ctx.deferred.is_closed() && ctx.options.may_log() {
                 warn!(
@@ -173,7 +173,7 @@ impl<V: Value> Write<V> {
             Target::All => ctx.l1.clear(),
         }
         // For the heartbeat that this causes: its answer has the deferred writes sent.
-        ctx.l1.freshness().request_proof();
+        ctx.l1.freshness.request_proof();
         self.answer(Err(WriteError::deferred(error.clone())));
     }
 

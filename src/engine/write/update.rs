@@ -101,7 +101,7 @@ impl<'a, V: Value> Attempts<'a, V> {
         }
         // A value that is loaded meanwhile cannot be stored, so each attempt would be a load in vain.
         self.ctx.breaker.admit().map_err(WriteError::refused)?;
-        if !self.ctx.l1.freshness().has_no_l2() {
+        if !self.ctx.l1.freshness.has_no_l2() {
             self.ctx.l1.forget(&self.turn.key);
         }
         Ok(())

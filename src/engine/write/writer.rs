@@ -168,7 +168,7 @@ async fn send<V: Value>(
     let is_over = |since: Tick| now > since.saturating_add(limit);
     // As long as L2 accepts writes they wait for their turn, however many there are. When it has accepted none for
     // the limit, those that have waited for as long do not wait for another.
-    if is_over(accepted_at.load(Ordering::Relaxed)) && !ctx.l1.freshness().has_no_l2() {
+    if is_over(accepted_at.load(Ordering::Relaxed)) && !ctx.l1.freshness.has_no_l2() {
         for late in writes.extract_if(.., |write| is_over(write.called_at)) {
             late.fail(&L2Error::timed_out(ctx.options.l2_timeout), false);
         }

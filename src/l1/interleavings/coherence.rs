@@ -310,9 +310,9 @@ fn nothing_from_before_a_revocation_is_shown_after_it() {
     in_every_order(|world| {
         let op = world.begin();
         let reader = world.spawn(move |world| world.publish(&op, (EPOCH, 1)));
-        world.l1.freshness().revoke();
+        world.l1.freshness.revoke();
         assert_eq!(world.shown(), None);
-        world.prove(world.l1.freshness().ask());
+        world.prove(world.l1.freshness.ask());
         assert_eq!(world.shown(), None);
         reader.join().unwrap();
         assert_eq!(world.shown(), None);
@@ -342,9 +342,9 @@ fn nothing_is_shown_without_a_proof() {
     in_every_order(|world| {
         world.read();
         assert_eq!(world.shown(), Some((EPOCH, 1)));
-        world.l1.freshness().lapse();
+        world.l1.freshness.lapse();
         assert_eq!(world.shown(), None);
-        world.prove(world.l1.freshness().ask());
+        world.prove(world.l1.freshness.ask());
         assert_eq!(world.shown(), Some((EPOCH, 1)));
     });
 }

@@ -8,15 +8,15 @@ use super::in_every_order;
 fn no_proof_outlives_a_revocation_after_its_question() {
     in_every_order(|world| {
         let subscriber = world.spawn(|world| {
-            let asked = world.l1.freshness().ask();
+            let asked = world.l1.freshness.ask();
             world.prove(asked);
             asked.revocations
         });
-        let other = world.spawn(|world| world.l1.freshness().revoke());
-        world.l1.freshness().revoke();
+        let other = world.spawn(|world| world.l1.freshness.revoke());
+        world.l1.freshness.revoke();
         other.join().unwrap();
         let revocations = subscriber.join().unwrap();
-        assert_eq!(world.l1.freshness().is_live(), revocations == 2);
+        assert_eq!(world.l1.freshness.is_live(), revocations == 2);
     });
 }
 
@@ -25,12 +25,12 @@ fn no_proof_outlives_a_revocation_after_its_question() {
 fn a_revocation_counts_when_the_subscriber_is_notified() {
     in_every_order(|world| {
         let subscriber = world.spawn(|world| {
-            let requested = world.l1.freshness().proof_requested().now_or_never();
+            let requested = world.l1.freshness.proof_requested().now_or_never();
             if requested.is_some() {
-                assert_eq!(world.l1.freshness().ask().revocations, 1);
+                assert_eq!(world.l1.freshness.ask().revocations, 1);
             }
         });
-        world.l1.freshness().revoke();
+        world.l1.freshness.revoke();
         subscriber.join().unwrap();
     });
 }

@@ -85,7 +85,7 @@ impl World {
             marker: Arc::new(Mutex::new(0)),
         };
         world.l1.flush(EPOCH);
-        world.prove(world.l1.freshness().ask());
+        world.prove(world.l1.freshness.ask());
         world
     }
 
@@ -95,7 +95,7 @@ impl World {
     }
 
     fn begin(&self) -> Op<u64> {
-        self.l1.begin(&self.key)
+        self.l1.in_flight.begin(&self.key)
     }
 
     /// What L2 answers: the stored value.
@@ -139,7 +139,7 @@ impl World {
         let tags = self.l1.tags(&[TAG.into()]);
         let fresh = tagged((epoch, ver), tags.clone());
         let state = tags.iter().next().unwrap();
-        if !state.is_known(self.l1.freshness().generation()) {
+        if !state.is_known(self.l1.freshness.generation()) {
             let marker = *self.marker.lock().unwrap();
             if marker > ver {
                 return;
@@ -189,23 +189,20 @@ impl World {
     fn prove(&self, asked: ProofRequest) {
         let lane = LaneClock {
             life: 1,
-            epoch: self.l1.freshness().epoch(),
+            epoch: self.l1.freshness.epoch(),
             seq: 0,
             ver: 0,
             now: 0,
         };
-        self.l1.freshness().prove(&lane, asked);
+        self.l1.freshness.prove(&lane, asked);
     }
 
     fn join_load(&self) -> Join<u64, LoadOutcome<u64>> {
-        self.l1
-            .in_flight()
-            .join_load(&self.key, self.now, 0, false)
-            .0
+        self.l1.in_flight.join_load(&self.key, self.now, 0, false).0
     }
 
     fn refresh(&self) -> Option<Op<u64>> {
-        let join = self.l1.in_flight().join_refresh(&self.key, self.now);
+        let join = self.l1.in_flight.join_refresh(&self.key, self.now);
         join?.begun.map(|(op, _)| op)
     }
 
@@ -223,7 +220,7 @@ impl World {
 
     /// Whether L1 has exactly what it shows.
     fn is_tidy(&self) -> bool {
-        self.l1.len() == u64::from(self.shown().is_some())
+        self.l1.store.len() == u64::from(self.shown().is_some())
     }
 }
 

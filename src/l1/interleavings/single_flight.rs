@@ -19,7 +19,7 @@ fn load(world: &World) -> SharedResult<LoadOutcome<u64>> {
 }
 
 fn join_read(world: &World) -> JoinRead<u64> {
-    world.l1.in_flight().join_read(&world.key, world.now)
+    world.l1.in_flight.join_read(&world.key, world.now)
 }
 
 /// A read to share, and it to run if it is the first; or an operation alone on the key.
