@@ -16,7 +16,7 @@ pub struct AnyCache(Arc<dyn Untyped>);
 
 impl AnyCache {
     pub(crate) fn new<K, V: Send + Sync + 'static>(cache: &Cache<K, V>) -> Self {
-        Self(cache.engine.clone())
+        Self(cache.engine().clone())
     }
 
     /// See [`Cache::namespace`].

@@ -76,7 +76,7 @@ use crate::util::partial_debug::partial_debug;
 /// it could wait for itself.
 pub struct Cache<K, V: Send + Sync + 'static> {
     /// Stopped with the last clone of a cache. Tasks hold only the parts that they need.
-    pub(crate) engine: Arc<Engine<V>>,
+    engine: Arc<Engine<V>>,
     keys: PhantomData<fn(&K)>,
 }
 
@@ -96,7 +96,7 @@ impl<K, V: Send + Sync + 'static> Cache<K, V> {
         }
     }
 
-    pub(crate) fn engine(&self) -> &Engine<V> {
+    pub(crate) fn engine(&self) -> &Arc<Engine<V>> {
         &self.engine
     }
 
