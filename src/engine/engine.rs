@@ -68,23 +68,16 @@ impl<V: Value> Engine<V> {
     pub(crate) fn new(options: Options, type_tag: u64, parts: Parts<V>) -> Self {
         let (options, counters) = (Arc::new(options), Arc::new(Counters::default()));
         let events = Arc::new(Events::default());
-        let l1 = Arc::new(L1::new(
-            options.l1_capacity,
-            parts.weigher,
-            options.clock.clone(),
-            options.max_staleness,
-        ));
-        let on_connect: OnConnect = {
-            let (l1, has_l2) = (Arc::clone(&l1), parts.l2.is_some());
-            Box::new(move |clock| {
-                // A store that no other instance shares needs no proof: no message can be missed.
-                if has_l2 {
-                    l1.freshness.connected(clock);
-                } else {
-                    l1.freshness.set_no_l2(clock.epoch);
-                }
-            })
-        };
+        let l1 = Arc::new(L1::new(&options, parts.weigher));
+        let (freshness, has_l2) = (Arc::clone(&l1.freshness), parts.l2.is_some());
+        let on_connect: OnConnect = Box::new(move |clock| {
+            // A store that no other instance shares needs no proof: no message can be missed.
+            if has_l2 {
+                freshness.connected(clock);
+            } else {
+                freshness.set_no_l2(clock.epoch);
+            }
+        });
         // Without an L2 a clock in memory issues versions, so that L1 alone runs the same code.
         let l2 =
             (parts.l2).unwrap_or_else(|| Box::new(MemoryL2::without_values(options.clock.clone())));

@@ -50,8 +50,9 @@ use self::key_state::Comparable;
 use self::store::Store;
 use self::tags::TagTable;
 use crate::ablation::{Rule, without};
-use crate::clock::{Clock, Tick};
+use crate::clock::Tick;
 use crate::key::Key;
+use crate::options::Options;
 use crate::prefixes::Prefixes;
 use crate::token::Token;
 use crate::vocabulary::{Value, Version};
@@ -69,16 +70,12 @@ pub(crate) struct L1<V> {
 }
 
 impl<V: Value> L1<V> {
-    pub(crate) fn new(
-        capacity: u64,
-        weigher: Option<Weigher<V>>,
-        clock: Clock,
-        max_staleness: Duration,
-    ) -> Self {
-        let freshness = Arc::new(Freshness::new(clock, max_staleness));
+    pub(crate) fn new(options: &Options, weigher: Option<Weigher<V>>) -> Self {
+        let freshness = Freshness::new(options.clock.clone(), options.max_staleness);
+        let freshness = Arc::new(freshness);
         Self {
-            store: Store::new(capacity, weigher),
-            has_room: capacity > 0,
+            store: Store::new(options.l1_capacity, weigher),
+            has_room: options.l1_capacity > 0,
             in_flight: Arc::new(InFlight::new(&freshness)),
             tags: TagTable::new(),
             freshness,

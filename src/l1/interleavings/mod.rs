@@ -26,6 +26,8 @@ use loom::thread::{self, JoinHandle};
 use super::{Join, L1, LoadOutcome, NEVER, Op, ProofRequest, Slot, SlotHead, SlotValue, Tags};
 use crate::clock::{Clock, Tick};
 use crate::key::Key;
+use crate::options::Options;
+use crate::settings::Settings;
 use crate::vocabulary::{LaneClock, Version};
 
 const KEY: &str = "k";
@@ -77,8 +79,14 @@ impl World {
     fn new() -> Self {
         let clock = Clock::manual();
         let now = clock.now();
+        let set = Settings {
+            l1_capacity: Some(1),
+            max_staleness: Some(Duration::from_nanos(1)),
+            ..Settings::default()
+        };
+        let options = Options::new("test".to_owned(), &set, clock);
         let world = Self {
-            l1: Arc::new(L1::new(1, None, clock, Duration::from_nanos(1))),
+            l1: Arc::new(L1::new(&options, None)),
             now,
             key: KEY.into(),
             stored: Arc::new(Mutex::new((EPOCH, 1))),
