@@ -12,7 +12,7 @@ use crate::token::Token;
 /// A handle of a cache of any type, for the calls that do not depend on its keys and values. From
 /// [`Caches::iter`](crate::Caches::iter).
 #[derive(Clone)]
-pub struct AnyCache(Arc<dyn Untyped>);
+pub struct AnyCache(pub(crate) Arc<dyn Untyped>);
 
 impl AnyCache {
     pub(crate) fn new<K, V: Send + Sync + 'static>(cache: &Cache<K, V>) -> Self {
@@ -73,13 +73,7 @@ impl AnyCache {
 
     /// See [`Cache::close`].
     pub async fn close(&self) {
-        let lost = self.close_silently().await;
-        report_losses(&[(self.namespace(), lost)]);
-    }
-
-    /// Returns how many deferred invalidations are lost.
-    pub(crate) async fn close_silently(&self) -> usize {
-        self.0.close().await
+        report_losses(&[(self.namespace(), self.0.close().await)]);
     }
 }
 

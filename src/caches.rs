@@ -202,7 +202,7 @@ impl Caches {
     /// Closes all caches, all at once, see [`Cache::close`]. Writes that are lost by it are one line in the log.
     pub async fn close(&self) {
         let caches: Vec<_> = self.iter().collect();
-        let closed = join_all(caches.iter().map(AnyCache::close_silently)).await;
+        let closed = join_all(caches.iter().map(|cache| cache.0.close())).await;
         let names = caches.iter().map(AnyCache::namespace);
         report_losses(&names.zip(closed).collect::<Vec<_>>());
     }

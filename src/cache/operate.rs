@@ -235,7 +235,6 @@ impl<K: CacheKey, V: Send + Sync + 'static> Cache<K, V> {
     /// ```
     #[doc(alias = "shutdown")]
     pub async fn close(&self) {
-        let lost = self.engine().close().await;
-        report_losses(&[(self.namespace(), lost)]);
+        report_losses(&[(self.namespace(), self.engine().close().await)]);
     }
 }
