@@ -72,7 +72,7 @@ impl<V: Value> Loads<V> {
         commit: impl Future<Output = Result<(T, Option<Token>), E>> + Send + 'static,
     ) -> Result<(T, Token), CommitError<T, E>> {
         // If the runtime ends during the commit this is dropped, and so deferred.
-        let write = key.map(|key| Write::new(&self.ctx, key, Step::INVALIDATE, None));
+        let write = key.map(|key| Write::new(&self.ctx, key, Step::INVALIDATE));
         let writes = Arc::clone(&self.writes);
         let task = async move {
             // A commit that panics may have landed: the key is invalidated all the same, and the caller told.

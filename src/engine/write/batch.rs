@@ -65,6 +65,9 @@ impl<V: Value> Group<V> {
 }
 
 /// Sends a batch. Returns whether L2 has accepted any of it.
+/// Whether the lane's time is known, which the deadline of an insert needs.
+type ClockKnown = Result<(), L2Error>;
+
 pub(crate) async fn send<V: Value>(ctx: &Context<V>, writes: Vec<Write<V>>) -> bool {
     let groups = Group::all(writes);
     // Before all of them: they are sent one after the other then, with nothing to wait for in between.
@@ -79,11 +82,7 @@ pub(crate) async fn send<V: Value>(ctx: &Context<V>, writes: Vec<Write<V>>) -> b
 }
 
 /// Sends writes in one step, and ends them; those of several that L2 refuses each in a step of its own.
-async fn send_group<V: Value>(
-    ctx: &Context<V>,
-    mut group: Group<V>,
-    clock: &Result<(), L2Error>,
-) -> bool {
+async fn send_group<V: Value>(ctx: &Context<V>, mut group: Group<V>, clock: &ClockKnown) -> bool {
     match step(ctx, &mut group, clock).await {
         Ok(written) => {
             let now = ctx.now();
@@ -124,7 +123,7 @@ async fn send_group<V: Value>(
 async fn step<V: Value>(
     ctx: &Context<V>,
     group: &mut Group<V>,
-    clock: &Result<(), L2Error>,
+    clock: &ClockKnown,
 ) -> Result<Written, L2Error> {
     let mut deadline = None;
     if group.step.is_insert() {

@@ -52,6 +52,9 @@ pub(crate) struct Writes<V: Value> {
 /// How many messages of prefixes are under way at a time.
 const AT_ONCE: usize = 64;
 
+/// How a call has ended: the token of all its writes, and how the last one was answered.
+type Changed = Result<(Token, Written), WriteError>;
+
 impl<V: Value> Writes<V> {
     pub(crate) fn new(ctx: &Arc<Context<V>>, reads: &Arc<Reads<V>>) -> Self {
         Self {
@@ -69,8 +72,9 @@ impl<V: Value> Writes<V> {
         &self,
         values: impl IntoIterator<Item = (Key, Loaded<V>)>,
     ) -> Result<Token, WriteError> {
-        let (token, _) = self.store(values, Step::Insert).await?;
-        Ok(token)
+        self.store(values, Step::Insert)
+            .await
+            .map(|(token, _)| token)
     }
 
     /// Stores a value if the one that is there has this version. Names the write if it was stored. While the cache is
@@ -119,15 +123,16 @@ impl<V: Value> Writes<V> {
     #[cfg(feature = "write-behind")]
     pub(crate) async fn append(&self, key: Key, value: Loaded<V>, append: Append) -> WriteResult {
         let step = Step::Append(Box::new(append));
-        let (_, written) = self.store([(key, value)], step).await?;
-        Ok(written)
+        self.store([(key, value)], step)
+            .await
+            .map(|(_, written)| written)
     }
 
     async fn store(
         &self,
         values: impl IntoIterator<Item = (Key, Loaded<V>)>,
         step: Step,
-    ) -> Result<(Token, Written), WriteError> {
+    ) -> Changed {
         let ctx = &self.ctx;
         let values = values.into_iter();
         // With the exact capacity: there is mostly one value, and a list that grows begins with four.
@@ -147,7 +152,7 @@ impl<V: Value> Writes<V> {
             // After the operation has begun: if the cache is switched off later than this looks, L1 is emptied of it.
             let is_off = ctx.is_off();
             if is_off && step == Step::Insert {
-                return Write::new(ctx, key, Step::INVALIDATE, None);
+                return Write::new(ctx, key, Step::INVALIDATE);
             }
             let insert = Insert {
                 op,
@@ -155,7 +160,9 @@ impl<V: Value> Writes<V> {
                 encoded,
                 tags,
             };
-            Write::new(ctx, key, step.clone(), Some(Box::new(insert)))
+            let mut write = Write::new(ctx, key, step.clone());
+            write.insert = Some(Box::new(insert));
+            write
         });
         self.write(changes).await
     }
@@ -171,8 +178,7 @@ impl<V: Value> Writes<V> {
             hold: hold.min(LONGEST),
             is_awaited: false,
         };
-        let (token, _) = self.change(keys, &step).await?;
-        Ok(token)
+        self.change(keys, &step).await.map(|(token, _)| token)
     }
 
     /// As [`invalidate`](Self::invalidate), and then waits until every instance has applied it.
@@ -198,8 +204,8 @@ impl<V: Value> Writes<V> {
         &self,
         tags: impl IntoIterator<Item = Key>,
     ) -> Result<Token, WriteError> {
-        let (token, _) = self.change(tags, &Step::InvalidateTags).await?;
-        Ok(token)
+        let changed = self.change(tags, &Step::InvalidateTags).await;
+        changed.map(|(token, _)| token)
     }
 
     /// Removes all keys that begin with one of the prefixes from both levels, here and everywhere. Returns how many
@@ -217,7 +223,7 @@ impl<V: Value> Writes<V> {
         let prefixes: Vec<Key> = prefixes.into_iter().collect();
         let from_l1 = ctx.l1.evict_prefixes(&prefixes, ctx.now());
         // In their place among the writes before a task can run, and deferred if the caller is cancelled here.
-        let begin = |prefix: &Key| Write::new(ctx, prefix.clone(), Step::EndLeases, None);
+        let begin = |prefix: &Key| Write::new(ctx, prefix.clone(), Step::EndLeases);
         let steps = prefixes.iter().map(begin).collect();
         let begun = self.writer.submit(steps).await;
         let writes = Arc::clone(self);
@@ -234,7 +240,7 @@ impl<V: Value> Writes<V> {
     ) -> Result<u64, WriteError> {
         let ctx = &self.ctx;
         // Deferred unless all steps succeed, also if the runtime ends meanwhile.
-        let instead = Write::new(ctx, "".into(), Step::Clear, None);
+        let instead = Write::new(ctx, "".into(), Step::Clear);
         // Each with the stamp of its first step: the values to remove are older.
         let mut old: Vec<Prefix> = Vec::with_capacity(begun.len());
         for (prefix, begun) in prefixes.into_iter().zip(begun) {
@@ -281,18 +287,14 @@ impl<V: Value> Writes<V> {
     }
 
     /// Makes the same change of each key or tag.
-    async fn change(
-        &self,
-        names: impl IntoIterator<Item = Key>,
-        step: &Step,
-    ) -> Result<(Token, Written), WriteError> {
+    async fn change(&self, names: impl IntoIterator<Item = Key>, step: &Step) -> Changed {
         let ctx = &self.ctx;
         self.write(names.into_iter().map(|name| {
             if let Step::Invalidate { .. } = step {
                 // Here it is gone at once; a value that L2 still has may come back into L1 until L2 has answered.
                 ctx.l1.evict(&name);
             }
-            Write::new(ctx, name, step.clone(), None)
+            Write::new(ctx, name, step.clone())
         }))
         .await
     }
@@ -306,7 +308,7 @@ impl<V: Value> Writes<V> {
         while let Some((step, names)) = ctx.deferred.next(ctx.now(), began) {
             let before = ctx.deferred.len();
             let writes = names.into_iter();
-            let writes = writes.map(|name| Write::new(ctx, name, step.clone(), None).delivering());
+            let writes = writes.map(|name| Write::new(ctx, name, step.clone()).delivering());
             match self.write(writes).await {
                 Ok(_) => debug!(namespace, "deferred invalidations were delivered"),
                 // It is the fault of some keys, for which the others do not wait.
@@ -319,10 +321,7 @@ impl<V: Value> Writes<V> {
     /// Has the writer carry writes through, whether or not the caller stays: a caller that is cancelled between the
     /// database and the cache must not leave the old value behind. Names all of them, and returns the answer to the
     /// last; or the first error, if there is one.
-    async fn write(
-        &self,
-        writes: impl Iterator<Item = Write<V>>,
-    ) -> Result<(Token, Written), WriteError> {
+    async fn write(&self, writes: impl Iterator<Item = Write<V>>) -> Changed {
         let mut result: Result<_, WriteError> = Ok((None, Written::OtherVersion));
         for answer in self.writer.submit(writes.collect()).await {
             let answer = answer.await;
@@ -343,7 +342,7 @@ impl<V: Value> Writes<V> {
 
     /// Empties both levels, here and everywhere.
     pub(crate) async fn clear(&self) -> Result<Token, WriteError> {
-        let (token, _) = self.change(["".into()], &Step::Clear).await?;
-        Ok(token)
+        let changed = self.change(["".into()], &Step::Clear).await;
+        changed.map(|(token, _)| token)
     }
 }

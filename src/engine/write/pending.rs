@@ -61,12 +61,7 @@ pub(crate) struct Write<V: Value> {
 }
 
 impl<V: Value> Write<V> {
-    pub(crate) fn new(
-        ctx: &Arc<Context<V>>,
-        key: Key,
-        step: Step,
-        insert: Option<Box<Insert<V>>>,
-    ) -> Self {
+    pub(crate) fn new(ctx: &Arc<Context<V>>, key: Key, step: Step) -> Self {
         let hold = match step {
             Step::Invalidate { hold, .. } => hold,
             _ => Duration::ZERO,
@@ -80,7 +75,7 @@ impl<V: Value> Write<V> {
                 ..Deferral::default()
             },
             step,
-            insert,
+            insert: None,
             order: ctx.deferred.next_order(),
             called_at: ctx.now(),
             ends_call: false,
