@@ -55,8 +55,7 @@ pub(crate) type Loading<V> =
 impl<V: Value> Loader<V> {
     /// Calls it. The user's code begins when the call is polled, without the lock.
     pub(crate) fn load(&self, keys: LoadKeys<V>) -> Loading<V> {
-        let mut loader = lock(&self.0);
-        (*loader)(keys)
+        (*lock(&self.0))(keys)
     }
 
     /// For one key, which is asked for once.

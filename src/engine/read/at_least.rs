@@ -5,22 +5,18 @@
 //! has accepted; and only then the loader. The token may be made up, so nothing here waits for it, and nothing in L1
 //! changes because of it.
 
-use super::lookup::Reads;
+use super::lookup::{Found, Reads};
 use super::tags::Proof;
 use crate::ablation::{Rule, without};
 use crate::entry::Entry;
 use crate::key::Key;
-use crate::l1::{NoValue, UNAVAILABLE};
+use crate::l1::UNAVAILABLE;
 use crate::token::Token;
 use crate::vocabulary::{Source, Value};
 
 impl<V: Value> Reads<V> {
     /// L1, if an entry is new enough, and otherwise L2. The results are in the order of the keys.
-    pub(crate) async fn look_up_at_least(
-        &self,
-        keys: &[Key],
-        token: Token,
-    ) -> Vec<Result<Entry<V>, NoValue>> {
+    pub(crate) async fn look_up_at_least(&self, keys: &[Key], token: Token) -> Vec<Found<V>> {
         let ctx = &*self.ctx;
         let now = ctx.now();
         let here = keys.iter().map(|key| self.get_local_at_least(key, token));

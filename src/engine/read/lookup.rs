@@ -33,6 +33,9 @@ pub(crate) struct Reads<V> {
     pub(super) extensions: Extensions,
 }
 
+/// The answer to a look-up: an entry, or else the request for a load.
+pub(crate) type Found<V> = Result<Entry<V>, NoValue>;
+
 impl<V: Value> Reads<V> {
     pub(crate) fn new(ctx: &Arc<Context<V>>) -> Self {
         Self {
@@ -158,12 +161,7 @@ impl<V: Value> Reads<V> {
     }
 
     /// Turns a read of L2 into the caller's answer: an entry, or else the request for a load.
-    pub(crate) fn answer(
-        &self,
-        key: &Key,
-        outcome: ReadOutcome<V>,
-        now: Tick,
-    ) -> Result<Entry<V>, NoValue> {
+    pub(crate) fn answer(&self, key: &Key, outcome: ReadOutcome<V>, now: Tick) -> Found<V> {
         // `get_unproven` takes note of its hits itself.
         if let Err(UNAVAILABLE) = outcome
             && let Some(entry) = self.get_unproven(key)
