@@ -99,8 +99,8 @@ async fn send_group<V: Value>(ctx: &Context<V>, mut group: Group<V>, clock: &Clo
             }
             // All at once: if callers are woken one at a time, threads go idle in between, and the next writes arrive
             // in separate batches.
-            for write in group.writes {
-                write.done(written);
+            for mut write in group.writes {
+                write.answer(Ok(written));
             }
             true
         }

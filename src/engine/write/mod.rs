@@ -72,9 +72,7 @@ impl<V: Value> Writes<V> {
         &self,
         values: impl IntoIterator<Item = (Key, Loaded<V>)>,
     ) -> Result<Token, WriteError> {
-        self.store(values, Step::Insert)
-            .await
-            .map(|(token, _)| token)
+        Ok(self.store(values, Step::Insert).await?.0)
     }
 
     /// Stores a value if the one that is there has this version. Names the write if it was stored. While the cache is
@@ -123,9 +121,7 @@ impl<V: Value> Writes<V> {
     #[cfg(feature = "write-behind")]
     pub(crate) async fn append(&self, key: Key, value: Loaded<V>, append: Append) -> WriteResult {
         let step = Step::Append(Box::new(append));
-        self.store([(key, value)], step)
-            .await
-            .map(|(_, written)| written)
+        Ok(self.store([(key, value)], step).await?.1)
     }
 
     async fn store(
@@ -178,7 +174,7 @@ impl<V: Value> Writes<V> {
             hold: hold.min(LONGEST),
             is_awaited: false,
         };
-        self.change(keys, &step).await.map(|(token, _)| token)
+        Ok(self.change(keys, &step).await?.0)
     }
 
     /// As [`invalidate`](Self::invalidate), and then waits until every instance has applied it.
@@ -204,8 +200,7 @@ impl<V: Value> Writes<V> {
         &self,
         tags: impl IntoIterator<Item = Key>,
     ) -> Result<Token, WriteError> {
-        let changed = self.change(tags, &Step::InvalidateTags).await;
-        changed.map(|(token, _)| token)
+        Ok(self.change(tags, &Step::InvalidateTags).await?.0)
     }
 
     /// Removes all keys that begin with one of the prefixes from both levels, here and everywhere. Returns how many
@@ -342,7 +337,6 @@ impl<V: Value> Writes<V> {
 
     /// Empties both levels, here and everywhere.
     pub(crate) async fn clear(&self) -> Result<Token, WriteError> {
-        let changed = self.change(["".into()], &Step::Clear).await;
-        changed.map(|(token, _)| token)
+        Ok(self.change(["".into()], &Step::Clear).await?.0)
     }
 }

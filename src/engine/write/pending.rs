@@ -116,11 +116,6 @@ impl<V: Value> Write<V> {
         }
     }
 
-    /// L2 has accepted it.
-    pub(crate) fn done(mut self, written: Written) {
-        self.answer(Ok(written));
-    }
-
     /// It need not be sent: another write has done the same.
     pub(crate) fn withdraw(mut self) {
         self.is_over = true;
@@ -172,7 +167,8 @@ impl<V: Value> Write<V> {
         self.answer(Err(WriteError::deferred(error.clone())));
     }
 
-    fn answer(&mut self, result: WriteResult) {
+    /// Ends it: nothing is left to be deferred.
+    pub(super) fn answer(&mut self, result: WriteResult) {
         self.is_over = true;
         self.capacity = None;
         if let Some(answer) = self.answer.take() {
