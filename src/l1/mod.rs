@@ -389,7 +389,7 @@ impl<V: Value> L1<V> {
         if is_revealed {
             // An older entry may have taken its place before the floor was raised. moka is not asked without need: it
             // would record a hit.
-            if clears.is_none_or(|clears| !self.store.restore(fresh, clears)) {
+            if clears.is_none_or(|clears| !self.store.hot.restore(fresh, clears)) {
                 let is_older = |slot: &Held<V>| slot.version.ver < fresh.version.ver;
                 self.store.remove_if(&op.key, is_older);
             }

@@ -33,7 +33,7 @@ pub(crate) struct Store<V> {
     /// Whether entries have weights, which moka reads at its insert only.
     is_weighed: bool,
     /// Some of them.
-    hot: HotTable<V>,
+    pub(super) hot: HotTable<V>,
     /// How many look-ups the hot table has not answered.
     passed_on: AtomicU64,
 }
@@ -86,7 +86,7 @@ impl<V: Value> Store<V> {
         }
     }
 
-    /// Returns the count of clears that [`restore`](Self::restore) is called with.
+    /// Returns the count of clears that [`HotTable::restore`] is called with.
     pub(super) fn insert(&self, key: &Key, slot: Held<V>) -> u64 {
         let clears = self.hot.clears(key);
         let cell = (!self.is_weighed).then(|| self.cell(key)).flatten();
@@ -102,12 +102,6 @@ impl<V: Value> Store<V> {
             self.hot.sweep();
         }
         clears + 1
-    }
-
-    /// Has an entry that was inserted back in the hot table if its key was there before. Returns whether nothing else
-    /// has changed since its insert, so that it still has its cell.
-    pub(super) fn restore(&self, slot: &Held<V>, clears: u64) -> bool {
-        self.hot.restore(slot, clears)
     }
 
     /// Puts a slot in the place of another one of the same key, if that is still there. Returns whether it was.
