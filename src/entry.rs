@@ -26,11 +26,12 @@ pub struct Entry<V> {
 }
 
 const UNPROVEN: u64 = 1 << 2;
-const FALLBACK: u64 = 1 << 3;
+/// It is in place of a value that could not be loaded.
+pub(crate) const FALLBACK: u64 = 1 << 3;
 /// A loader is wanted though it is not stale: to refresh it.
-const AHEAD: u64 = 1 << 4;
+pub(crate) const AHEAD: u64 = 1 << 4;
 /// A loader is wanted though it is not stale: it is to be compared with the source.
-const SAMPLED: u64 = 1 << 5;
+pub(crate) const SAMPLED: u64 = 1 << 5;
 
 impl<V> Entry<V> {
     #[inline]
@@ -44,22 +45,8 @@ impl<V> Entry<V> {
         Self::new(slot, at, Source::L1).with(UNPROVEN)
     }
 
-    /// The same entry, in place of a value that could not be loaded.
-    pub(crate) fn into_fallback(self) -> Self {
-        self.with(FALLBACK)
-    }
-
-    /// The same entry, which is to be refreshed.
-    pub(crate) fn into_ahead(self) -> Self {
-        self.with(AHEAD)
-    }
-
-    /// The same entry, which is to be compared with the source.
-    pub(crate) fn into_sampled(self) -> Self {
-        self.with(SAMPLED)
-    }
-
-    fn with(self, more: u64) -> Self {
+    /// The same entry with a flag.
+    pub(crate) fn with(self, more: u64) -> Self {
         let flags = self.flags | more;
         Self { flags, ..self }
     }

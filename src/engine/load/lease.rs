@@ -11,7 +11,7 @@ use tokio::time::{Instant, sleep};
 use crate::ablation::{Rule, without};
 use crate::engine::context::Context;
 use crate::engine::read::tags::{self, Proof};
-use crate::entry::Entry;
+use crate::entry::{Entry, FALLBACK};
 use crate::error::{L2Error, LoadError, Misuse};
 use crate::events::CacheEvent;
 use crate::key::Key;
@@ -200,7 +200,7 @@ async fn previous<V: Value>(ctx: &Context<V>, key: &Key, kept: Option<&[u8]>) ->
     } else {
         (ctx.l1.get_kept(key, now, longest, None)?, Source::L1)
     };
-    (slot.is_kept(now, longest)).then(|| Entry::new(slot, now, source).into_fallback())
+    (slot.is_kept(now, longest)).then(|| Entry::new(slot, now, source).with(FALLBACK))
 }
 
 /// Renews leases until `used` has ended. A lease that was lost shows when it is used.

@@ -14,7 +14,7 @@ use super::hot_keys::HotKeys;
 use super::tags::{self, Proof};
 use crate::clock::Tick;
 use crate::engine::context::Context;
-use crate::entry::Entry;
+use crate::entry::{AHEAD, Entry, FALLBACK, SAMPLED};
 use crate::key::Key;
 use crate::l1::{
     Join, JoinRead, MISS, NoValue, Op, Outcome, OutcomeKind, ReadOutcome, Slot, UNAVAILABLE,
@@ -99,8 +99,8 @@ impl<V: Value> Reads<V> {
         let is_verified = !is_stale && !is_ahead && verified > 0.0 && fastrand::f64() < verified;
         let entry = Entry::new(slot, now, source);
         match (is_ahead, is_verified) {
-            (true, _) => entry.into_ahead(),
-            (_, true) => entry.into_sampled(),
+            (true, _) => entry.with(AHEAD),
+            (_, true) => entry.with(SAMPLED),
             _ => entry,
         }
     }
@@ -175,7 +175,7 @@ impl<V: Value> Reads<V> {
     /// Hands an entry out in place of a value that could not be loaded.
     pub(crate) fn as_fallback(&self, entry: Entry<V>) -> Entry<V> {
         self.ctx.counters.fallbacks_served.bump();
-        entry.into_fallback()
+        entry.with(FALLBACK)
     }
 
     /// Looks up the value that callers get in place of one that could not be loaded: a value that is valid, or whose
