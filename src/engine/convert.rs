@@ -31,6 +31,8 @@ pub(crate) type TtlOf<V> = Arc<dyn Fn(&V) -> Option<Duration> + Send + Sync>;
 /// The tags of a value, by its key and by itself, in addition to those that were set for it.
 pub(crate) type TagsOf<V> = Arc<dyn Fn(&str, &V, OwnTags) -> TagNames + Send + Sync>;
 
+type BoxError = Box<dyn Error + Send + Sync>;
+
 /// What the builder was told of the values.
 pub(crate) struct ValueRules<V> {
     pub(crate) codec: Box<dyn ValueCodec<V>>,
@@ -101,11 +103,7 @@ impl<V: Value> Convert<V> {
         Some(value)
     }
 
-    fn decode<'b>(
-        &self,
-        key: &Key,
-        bytes: &'b [u8],
-    ) -> Result<(V, Envelope<'b>), Box<dyn Error + Send + Sync>> {
+    fn decode<'b>(&self, key: &Key, bytes: &'b [u8]) -> Result<(V, Envelope<'b>), BoxError> {
         let envelope = envelope::open(bytes, self.namespace.key(key))?;
         // The type is compared before the decoder runs: bytes of another type may decode to a wrong value.
         if envelope.head.type_tag != self.type_tag {

@@ -36,7 +36,7 @@ mod write;
 pub(crate) use self::convert::ValueRules;
 pub(crate) use self::engine::{Engine, Parts, Untyped, report_losses};
 pub(crate) use self::load::loader::{Loader, LoaderOf};
-pub(crate) use self::load::{Batches, Begin, Fetch, Loads, Same};
+pub(crate) use self::load::{Batches, Begin, Fetch, Led, Loads, Same};
 pub(crate) use self::subscribe::listen::Channel;
 pub(crate) use self::subscribe::publish::PublishTo;
 pub(crate) use self::write::Writes;

@@ -8,7 +8,7 @@ use futures::TryFutureExt;
 use futures::future::try_join_all;
 
 use crate::cache::Cache;
-use crate::engine::{Batches, Begin, Fetch, Loader, LoaderOf, Loads};
+use crate::engine::{Batches, Begin, Fetch, Led, Loader, LoaderOf, Loads};
 use crate::entry::Entry;
 use crate::error::LoadError;
 use crate::key::CacheKey;
@@ -102,7 +102,7 @@ impl<K: Send + 'static, V: Value, F: FnOnce() -> K> Begin<V> for LoadOfOne<'_, K
         }
     }
 
-    fn begin(self, loads: &Arc<Loads<V>>, fetch: Fetch<V>) -> Option<(Fetch<V>, Loader<V>)> {
+    fn begin(self, loads: &Arc<Loads<V>>, fetch: Fetch<V>) -> Option<Led<V>> {
         match self.loader {
             LoaderOfCache::One(_) => Some((fetch, self.loader())),
             LoaderOfCache::Many(batches) => batches.add(loads, (self.key)(), fetch),

@@ -8,8 +8,8 @@ use tokio::sync::mpsc::{self, Receiver, Sender};
 use tokio::time::{Instant, timeout_at};
 
 use super::Loads;
-use super::fetch::Fetch;
-use super::loader::{Loader, LoaderOf};
+use super::fetch::{Fetch, Led};
+use super::loader::LoaderOf;
 use crate::key::Key;
 use crate::util::lock::lock;
 use crate::vocabulary::Value;
@@ -41,12 +41,7 @@ impl<K: Send + 'static, V: Value> Batches<K, V> {
 
     /// Adds a load to the open batch. If there is none, or its runtime has ended, begins one. Without limits returns
     /// the load, and the loader to run it with.
-    pub(crate) fn add(
-        &self,
-        loads: &Arc<Loads<V>>,
-        key: K,
-        led: Fetch<V>,
-    ) -> Option<(Fetch<V>, Loader<V>)> {
+    pub(crate) fn add(&self, loads: &Arc<Loads<V>>, key: K, led: Fetch<V>) -> Option<Led<V>> {
         let Some((window, max)) = self.limits else {
             return Some((led, (self.loader_of)(vec![key])));
         };

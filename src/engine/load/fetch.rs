@@ -41,7 +41,7 @@ pub(crate) trait Begin<V: Value>: Sized {
     fn loader(self) -> Loader<V>;
 
     /// Adds a load to a batch, which runs it. Without batches returns the load and the loader to run it with.
-    fn begin(self, _: &Arc<Loads<V>>, fetch: Fetch<V>) -> Option<(Fetch<V>, Loader<V>)> {
+    fn begin(self, _: &Arc<Loads<V>>, fetch: Fetch<V>) -> Option<Led<V>> {
         Some((fetch, self.loader()))
     }
 }
@@ -68,6 +68,9 @@ pub(crate) struct Fetch<V> {
     /// The callers of a fetch that is dropped are told that it has no result.
     sender: ResultSender<LoadOutcome<V>>,
 }
+
+/// A load that its caller runs, and the loader to run it with.
+pub(crate) type Led<V> = (Fetch<V>, Loader<V>);
 
 impl<V> Fetch<V> {
     /// The result of a load or refresh that a caller joins or begins. If it begins it, it has to run it.

@@ -30,7 +30,7 @@ use std::sync::Arc;
 use tokio::sync::Semaphore;
 
 pub(crate) use self::batches::Batches;
-pub(crate) use self::fetch::{Begin, Fetch};
+pub(crate) use self::fetch::{Begin, Fetch, Led};
 use super::context::Context;
 use super::read::lookup::Reads;
 use super::write::Writes;

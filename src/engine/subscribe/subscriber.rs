@@ -212,6 +212,7 @@ struct Reached {
 struct Session<'a, V: Value> {
     subscriber: &'a Subscriber<V>,
     ctx: &'a Context<V>,
+    freshness: &'a Freshness,
     reached: Reached,
     /// Whether the caller of an invalidation waits until this instance has applied it.
     is_awaited: bool,
@@ -240,6 +241,7 @@ impl<'a, V: Value> Session<'a, V> {
         Self {
             subscriber,
             ctx: &subscriber.ctx,
+            freshness: &subscriber.ctx.l1.freshness,
             // Messages that came after the last number which the lane has named may be made up, and their numbers may
             // be those of messages that are lost now (rule 21).
             reached: Reached {
@@ -254,10 +256,6 @@ impl<'a, V: Value> Session<'a, V> {
             cleared: ArrayVec::new(),
             suspended: None,
         }
-    }
-
-    fn freshness(&self) -> &'a Freshness {
-        &self.ctx.l1.freshness
     }
 
     /// Subscribes, and receives until an error ends the subscription.
@@ -278,7 +276,7 @@ impl<'a, V: Value> Session<'a, V> {
     async fn subscribe(&mut self) -> Result<Box<dyn Subscription>, L2Error> {
         let ctx = self.ctx;
         // Before the lane is asked: a proof counts from the question (rule 8).
-        let proof = self.freshness().ask();
+        let proof = self.freshness.ask();
         let me = MemberInfo {
             id: ctx.instance,
             max_staleness: ctx.options.max_staleness,
@@ -298,7 +296,7 @@ impl<'a, V: Value> Session<'a, V> {
             self.reached.last = Some(lane.seq);
         }
         self.reach(&lane, from).await?;
-        self.freshness().prove(&lane, proof);
+        self.freshness.prove(&lane, proof);
         let namespace = ctx.options.namespace.as_str();
         if from.is_none() {
             info!(namespace, "subscribed");
@@ -321,7 +319,7 @@ impl<'a, V: Value> Session<'a, V> {
             () = sleep_until(self.next_heartbeat), if !is_asked && !without(Rule::Heartbeat) => {
                 self.send_heartbeat(subscription);
             }
-            () = self.freshness().proof_requested(), if !is_asked => self.send_heartbeat(subscription),
+            () = self.freshness.proof_requested(), if !is_asked => self.send_heartbeat(subscription),
             event = subscription.next() => match event.unwrap_or_else(|| Err(L2Error::closed()))? {
                 Event::Message(message) => self.receive_message(&message),
                 Event::LeaseEnded(key) => self.ctx.l1.in_flight.lease_ended(&key),
@@ -339,13 +337,13 @@ impl<'a, V: Value> Session<'a, V> {
         // All of it before the heartbeat is sent: the proof must start too early rather than too late, and `last` is a
         // number that the lane has reached by then.
         self.asked = Some(PendingHeartbeat {
-            proof: self.freshness().ask(),
+            proof: self.freshness.ask(),
             last: self.reached.last,
         });
         self.last_heartbeat = Instant::now();
         self.next_heartbeat = self.last_heartbeat + self.ctx.options.max_staleness / 3;
         subscription.heartbeat(Applied {
-            epoch: self.freshness().epoch(),
+            epoch: self.freshness.epoch(),
             seq: self.reached.confirmed.unwrap_or(0),
         });
     }
@@ -365,15 +363,15 @@ impl<'a, V: Value> Session<'a, V> {
             return self.ask_out_of_turn();
         }
         self.suspended = Some(Instant::now());
-        self.freshness().lapse();
-        self.freshness().request_proof();
+        self.freshness.lapse();
+        self.freshness.request_proof();
     }
 
     /// Receives a message. It is applied whatever its number, as it only evicts older entries: a message that has the
     /// number of an earlier one was replayed, or the earlier one was made up (rule 21). If its number is above the next
     /// one, others were lost (rules 9 and 10), and the lane is asked.
     fn receive_message(&mut self, message: &Message) {
-        if message.epoch != self.freshness().epoch() {
+        if message.epoch != self.freshness.epoch() {
             if message.kind == Kind::Clear {
                 if self.cleared.is_full() {
                     self.cleared.remove(0);
@@ -404,7 +402,7 @@ impl<'a, V: Value> Session<'a, V> {
         }
         if message.kind == Kind::InvalidateAwaited && message.origin != self.ctx.instance {
             self.is_awaited = true;
-            self.freshness().request_proof();
+            self.freshness.request_proof();
         }
     }
 
@@ -483,10 +481,10 @@ impl<'a, V: Value> Session<'a, V> {
         // From the number at the time of the question, and not from the present one: later messages may have come
         // before this answer was looked at. Only then the proof, which says that all of them are applied.
         self.reach(lane, asked.last).await?;
-        self.freshness().prove(lane, asked.proof);
+        self.freshness.prove(lane, asked.proof);
         if take(&mut self.is_awaited) {
             // The caller waits for the heartbeat that says so.
-            self.freshness().request_proof();
+            self.freshness.request_proof();
         }
         self.subscriber.l2_may_answer.notify_one();
         Ok(())
@@ -498,7 +496,7 @@ impl<'a, V: Value> Session<'a, V> {
     fn keep_only(&self, lane: &LaneClock) -> bool {
         let kept = without(Rule::ConnectionLife) || self.ctx.lane.keep_only(lane.life);
         if !kept {
-            self.freshness().revoke();
+            self.freshness.revoke();
         }
         kept
     }
@@ -512,7 +510,7 @@ impl<'a, V: Value> Session<'a, V> {
             cfg!(larder_ablation) || self.reached.confirmed <= self.reached.last,
             "all messages up to the number that the lane has named are applied"
         );
-        let (known, confirmed) = (self.freshness().epoch(), self.reached.confirmed);
+        let (known, confirmed) = (self.freshness.epoch(), self.reached.confirmed);
         let numbers_compare =
             lane.epoch == known && confirmed.is_some_and(|number| number <= lane.seq);
         if numbers_compare && from > Some(lane.seq) {
@@ -548,7 +546,7 @@ impl<'a, V: Value> Session<'a, V> {
     /// subscription may be back first: L1 is worth keeping until the other is, too. `false` if L2 can be reached and
     /// does not answer in time, which it may do again and again.
     async fn catch_up(&mut self, seq: u64) -> Result<bool, L2Error> {
-        let (epoch, Some(mut last)) = (self.freshness().epoch(), self.reached.last) else {
+        let (epoch, Some(mut last)) = (self.freshness.epoch(), self.reached.last) else {
             return Ok(false);
         };
         if seq <= last {
