@@ -72,8 +72,7 @@ impl Backoff {
 
     /// Whether the callers of a key get a fallback, without a load.
     pub(crate) fn is_throttled(&self, key: &str) -> bool {
-        self.pause(key)
-            .is_some_and(|pause| matches!(pause.after, After::Fallback))
+        (self.pause(key)).is_some_and(|pause| matches!(pause.after, After::Fallback))
     }
 
     /// The error that the callers of a key get, without a load, if its load could have begun `now`.

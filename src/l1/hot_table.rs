@@ -42,9 +42,8 @@ impl<V> HotTable<V> {
     /// Makes as many cells as entries are expected, within bounds.
     pub(super) fn new(entries: u64) -> Self {
         let cells = usize::try_from(entries).unwrap_or(usize::MAX);
-        let cells = cells
-            .clamp(*CELLS.start(), *CELLS.end())
-            .next_power_of_two();
+        let cells = cells.clamp(*CELLS.start(), *CELLS.end());
+        let cells = cells.next_power_of_two();
         debug_assert!(cells.is_power_of_two(), "a mask of a hash names a cell");
         Self {
             cells: (0..cells).map(|_| Cell::of(None)).collect(),
@@ -58,8 +57,8 @@ impl<V> HotTable<V> {
 
     #[inline(always)]
     pub(super) fn get(&self, key: &str, accepts: impl FnOnce(&Slot<V>) -> bool) -> Option<Held<V>> {
-        self.cell(self.place(self.hash(key)))
-            .get_if(|slot| *slot.key == *key && accepts(slot))
+        let cell = self.cell(self.place(self.hash(key)));
+        cell.get_if(|slot| *slot.key == *key && accepts(slot))
     }
 
     /// How often the cell of a key was cleared. To be asked before the entry is looked up that is to fill it.

@@ -86,14 +86,12 @@ impl<V: Value> L1<V> {
     #[inline(always)]
     pub(crate) fn get(&self, key: &str, now: Tick) -> Option<Held<V>> {
         // The proof last: it covers a change that was applied before the entry was found, and no later one.
-        self.held(key, now)
-            .filter(|_| self.freshness.is_live_at(now))
+        (self.held(key, now)).filter(|_| self.freshness.is_live_at(now))
     }
 
     /// The same, if the proof that it is current ran out less than `limit` before `now`.
     pub(crate) fn get_unproven(&self, key: &str, now: Tick, limit: Duration) -> Option<Held<V>> {
-        self.held(key, now)
-            .filter(|_| self.freshness.was_live(now, limit))
+        (self.held(key, now)).filter(|_| self.freshness.was_live(now, limit))
     }
 
     /// The entry that may be handed out at `now` as a fallback: one that may be served but for its TTL, which may have
@@ -295,8 +293,7 @@ impl<V: Value> L1<V> {
 
     /// The version of the entry of a key, where no other instance shares the lane.
     pub(crate) fn version(&self, key: &str, now: Tick) -> Version {
-        self.held(key, now)
-            .map_or(Version::ABSENT, |slot| slot.version)
+        (self.held(key, now)).map_or(Version::ABSENT, |slot| slot.version)
     }
 
     /// Makes the entry of a key stale, in a cache without L2; loads of the key that are under way store nothing.
@@ -394,8 +391,7 @@ impl<V: Value> L1<V> {
                 self.store.remove_if(&op.key, is_older);
             }
         } else if has_place {
-            self.store
-                .remove_if(&op.key, |current| Arc::ptr_eq(current, fresh));
+            (self.store).remove_if(&op.key, |current| Arc::ptr_eq(current, fresh));
         }
         is_revealed
     }

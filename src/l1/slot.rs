@@ -202,8 +202,7 @@ impl<V> Slot<V> {
     pub(super) fn reveal(&self, generation: u64) {
         let tagged = if self.has_tags() { TAGGED } else { 0 };
         // One store decides whether all readers see the slot, in moka and in the hot table alike.
-        self.generation
-            .store(generation | tagged, Ordering::Release);
+        (self.generation).store(generation | tagged, Ordering::Release);
     }
 
     /// Makes it visible to those that may see another one, with the same tags.

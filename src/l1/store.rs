@@ -54,9 +54,7 @@ impl<V: Value> Store<V> {
 
     #[inline(always)]
     pub(super) fn get(&self, key: &str, accepts: impl Fn(&Slot<V>) -> bool) -> Option<Held<V>> {
-        self.hot
-            .get(key, &accepts)
-            .or_else(|| self.get_bounded(key, accepts))
+        (self.hot.get(key, &accepts)).or_else(|| self.get_bounded(key, accepts))
     }
 
     /// The entry that moka has; moka records the hit. One of a few is put in the hot table.

@@ -81,8 +81,7 @@ impl Tags {
 
     /// Whether none of the tags is known to have been invalidated since a value of this version was written.
     pub(crate) fn allow(&self, ver: u64) -> bool {
-        self.iter()
-            .all(|state| ver > state.floor.load(Ordering::Acquire))
+        (self.iter()).all(|state| ver > state.floor.load(Ordering::Acquire))
     }
 }
 

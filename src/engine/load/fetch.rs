@@ -262,9 +262,8 @@ impl<V: Value> Loads<V> {
 
     /// Runs a loader, stores the values that it returns, and hands the results to the callers.
     async fn load(&self, fetches: Vec<Fetch<V>>, loads: Loading<V>) {
-        let keys: Vec<_> = (fetches.iter())
-            .map(|fetch| (&fetch.op.key, fetch.lease))
-            .collect();
+        let keys = fetches.iter().map(|fetch| (&fetch.op.key, fetch.lease));
+        let keys: Vec<_> = keys.collect();
         let loaded: Vec<_> = match self.call(loads, &keys).await {
             Ok(values) => values.into_iter().map(Ok).collect(),
             Err(error) => {

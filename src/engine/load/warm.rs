@@ -154,9 +154,8 @@ async fn store<V: Value>(
             Err(ended) => ended.count(warming),
         }
     }
-    let leases: Vec<_> = (leased.iter())
-        .map(|(op, lease, _)| (op.key.clone(), Some(*lease)))
-        .collect();
+    let leases = (leased.iter()).map(|(op, lease, _)| (op.key.clone(), Some(*lease)));
+    let leases: Vec<_> = leases.collect();
     let filling = async {
         // After the leases were granted. A later change ends them (rule 1).
         changes.follow(ctx).await?;

@@ -286,8 +286,7 @@ impl<'a, V: Value> Session<'a, V> {
         if !channels.is_empty() {
             let names = channels.names();
             let on_heard = Arc::new(move |at, payload| channels.hear(at, payload));
-            ctx.breaker
-                .observe(subscription.listen(&names, on_heard).await)?;
+            (ctx.breaker).observe(subscription.listen(&names, on_heard).await)?;
         }
         // Before L1 is flushed: nothing that is read from here on comes from another server.
         self.keep_only(&lane);
@@ -511,8 +510,7 @@ impl<'a, V: Value> Session<'a, V> {
             "all messages up to the number that the lane has named are applied"
         );
         let (known, confirmed) = (self.freshness.epoch(), self.reached.confirmed);
-        let numbers_compare =
-            lane.epoch == known && confirmed.is_some_and(|number| number <= lane.seq);
+        let numbers_compare = lane.epoch == known && confirmed.is_some_and(|seq| seq <= lane.seq);
         if numbers_compare && from > Some(lane.seq) {
             // Some messages were made up, and may have had the numbers of others that were lost.
             self.reached.last = confirmed;

@@ -101,8 +101,7 @@ impl<V: Value> Writes<V> {
             attempts.next().await?;
             let stored = self.reads.look_up(&key).await;
             // A value that L2 does not have, as one that could not be stored in it, cannot be replaced in it.
-            let version =
-                (stored.as_ref()).map_or(Some(Version::ABSENT), |entry| entry.meta().version());
+            let version = (stored.as_ref()).map_or(Some(Version::ABSENT), |it| it.meta().version());
             let Some(version) = version else { continue };
             let changed = change(stored.as_deref());
             drop(stored);
