@@ -10,7 +10,8 @@ use std::panic::resume_unwind;
 use std::thread;
 
 use serde::de::{
-    DeserializeSeed, Deserializer, EnumAccess, Error, MapAccess, SeqAccess, VariantAccess, Visitor,
+    DeserializeSeed as Seed, Deserializer, EnumAccess, Error, MapAccess, SeqAccess, VariantAccess,
+    Visitor,
 };
 
 use super::{Category, CodecError};
@@ -304,36 +305,32 @@ impl<'de, V: Visitor<'de>> Visitor<'de> for Bounded<'_, V> {
 
     #[inline]
     fn visit_newtype_struct<D: Deserializer<'de>>(self, input: D) -> Result<V::Value, D::Error> {
-        let input = self.bounds.on::<_, V::Value>(input);
-        self.inner.visit_newtype_struct(input)
+        self.inner
+            .visit_newtype_struct(self.bounds.on::<_, V::Value>(input))
     }
 
     #[inline]
     fn visit_seq<A: SeqAccess<'de>>(self, seq: A) -> Result<V::Value, A::Error> {
-        let bounds = self.bounds.enter()?;
-        self.inner.visit_seq(bounds.on(seq))
+        self.inner.visit_seq(self.bounds.enter()?.on(seq))
     }
 
     #[inline]
     fn visit_map<A: MapAccess<'de>>(self, map: A) -> Result<V::Value, A::Error> {
-        let bounds = self.bounds.enter()?;
-        self.inner.visit_map(bounds.on(map))
+        self.inner.visit_map(self.bounds.enter()?.on(map))
     }
 
     #[inline]
     fn visit_enum<A: EnumAccess<'de>>(self, data: A) -> Result<V::Value, A::Error> {
-        let bounds = self.bounds.enter()?;
-        self.inner.visit_enum(bounds.on(data))
+        self.inner.visit_enum(self.bounds.enter()?.on(data))
     }
 }
 
-impl<'de, S: DeserializeSeed<'de>> DeserializeSeed<'de> for Bounded<'_, S> {
+impl<'de, S: Seed<'de>> Seed<'de> for Bounded<'_, S> {
     type Value = S::Value;
 
     #[inline]
     fn deserialize<D: Deserializer<'de>>(self, input: D) -> Result<S::Value, D::Error> {
-        let input = self.bounds.on::<_, S::Value>(input);
-        self.inner.deserialize(input)
+        self.inner.deserialize(self.bounds.on::<_, S::Value>(input))
     }
 }
 
@@ -341,10 +338,7 @@ impl<'de, A: SeqAccess<'de>> SeqAccess<'de> for Bounded<'_, A> {
     type Error = A::Error;
 
     #[inline]
-    fn next_element_seed<S: DeserializeSeed<'de>>(
-        &mut self,
-        seed: S,
-    ) -> Result<Option<S::Value>, A::Error> {
+    fn next_element_seed<S: Seed<'de>>(&mut self, seed: S) -> Result<Option<S::Value>, A::Error> {
         // Charged when it came: a sequence that claims 2^60 elements and has none costs nothing.
         let element = self.inner.next_element_seed(self.bounds.on(seed));
         if let Ok(Some(_)) = element {
@@ -363,10 +357,7 @@ impl<'de, A: MapAccess<'de>> MapAccess<'de> for Bounded<'_, A> {
     type Error = A::Error;
 
     #[inline]
-    fn next_key_seed<S: DeserializeSeed<'de>>(
-        &mut self,
-        seed: S,
-    ) -> Result<Option<S::Value>, A::Error> {
+    fn next_key_seed<S: Seed<'de>>(&mut self, seed: S) -> Result<Option<S::Value>, A::Error> {
         let key = self.inner.next_key_seed(self.bounds.on(seed));
         if let Ok(Some(_)) = key {
             self.bounds.charge_element::<S::Value, _>(FACTOR)?;
@@ -375,7 +366,7 @@ impl<'de, A: MapAccess<'de>> MapAccess<'de> for Bounded<'_, A> {
     }
 
     #[inline]
-    fn next_value_seed<S: DeserializeSeed<'de>>(&mut self, seed: S) -> Result<S::Value, A::Error> {
+    fn next_value_seed<S: Seed<'de>>(&mut self, seed: S) -> Result<S::Value, A::Error> {
         let value = self.inner.next_value_seed(self.bounds.on(seed))?;
         self.bounds.charge_element::<S::Value, _>(0)?;
         Ok(value)
@@ -392,10 +383,7 @@ impl<'de, 'b, A: EnumAccess<'de>> EnumAccess<'de> for Bounded<'b, A> {
     type Variant = Bounded<'b, A::Variant>;
 
     #[inline]
-    fn variant_seed<S: DeserializeSeed<'de>>(
-        self,
-        seed: S,
-    ) -> Result<(S::Value, Self::Variant), A::Error> {
+    fn variant_seed<S: Seed<'de>>(self, seed: S) -> Result<(S::Value, Self::Variant), A::Error> {
         let (name, variant) = self.inner.variant_seed(self.bounds.on(seed))?;
         Ok((name, self.bounds.on(variant)))
     }
@@ -410,7 +398,7 @@ impl<'de, A: VariantAccess<'de>> VariantAccess<'de> for Bounded<'_, A> {
     }
 
     #[inline]
-    fn newtype_variant_seed<S: DeserializeSeed<'de>>(self, seed: S) -> Result<S::Value, A::Error> {
+    fn newtype_variant_seed<S: Seed<'de>>(self, seed: S) -> Result<S::Value, A::Error> {
         self.inner.newtype_variant_seed(self.bounds.on(seed))
     }
 
