@@ -2,7 +2,8 @@
 
 use serde::Serialize;
 
-use super::{Codec, CodecStack, Context, Result, Unencrypted, lz4};
+use super::stack::Placed;
+use super::{Codec, CodecStack, Result, Unencrypted, lz4};
 
 /// Compresses the encoded bytes of larger values, by LZ4.
 ///
@@ -81,15 +82,10 @@ impl<C: Codec> CodecStack for Compressed<C> {
         &self.codec
     }
 
-    fn seal<T: Serialize + ?Sized>(
-        &self,
-        value: &T,
-        context: &Context<'_>,
-        out: &mut Vec<u8>,
-    ) -> Result<u8> {
+    fn seal<T: Serialize + ?Sized>(&self, value: Placed<'_, T>, out: &mut Vec<u8>) -> Result<u8> {
         let start = out.len();
         // The codec checks the limit, so it is that of the value before it is compressed.
-        let id = self.codec.seal(value, context, out)?;
+        let id = self.codec.seal(value, out)?;
         let is_large = out.len().saturating_sub(start) >= self.threshold;
         let is_compressed = is_large && lz4::compress(id, out, start);
         Ok(if is_compressed { lz4::ID } else { id })
@@ -100,7 +96,7 @@ impl<C: Codec> CodecStack for Compressed<C> {
 mod tests {
     use super::*;
     use crate::wire::codec::error::Category;
-    use crate::wire::codec::{Bincode, CodecError};
+    use crate::wire::codec::{Bincode, CodecError, Context};
 
     const MAX: usize = 1 << 20;
     const CONTEXT: Context<'static> = Context {
@@ -117,7 +113,7 @@ mod tests {
 
     fn write(codec: &impl Unencrypted, text: &str) -> (u8, Vec<u8>) {
         let mut out = Vec::new();
-        let id = codec.seal(text, &CONTEXT, &mut out).unwrap();
+        let id = codec.seal((text, &CONTEXT), &mut out).unwrap();
         (id, out)
     }
 
@@ -127,7 +123,7 @@ mod tests {
         bytes: &[u8],
         max: usize,
     ) -> Result<String, CodecError> {
-        codec.open(id, bytes, &within(max))
+        codec.open(id, (bytes, &within(max)))
     }
 
     #[test]
@@ -159,11 +155,11 @@ mod tests {
         let codec = Compressed::new(Bincode);
         let text = "a".repeat(5_000);
         let mut out = Vec::new();
-        let id = codec.seal(&text, &within(5_003), &mut out).unwrap();
+        let id = codec.seal((&text, &within(5_003)), &mut out).unwrap();
         assert_eq!(read(&codec, id, &out, 5_003).unwrap(), text);
         let error = read(&codec, id, &out, 5_002).unwrap_err();
         assert!(error.to_string().contains("takes 5003 bytes"), "{error}");
-        let sealed = codec.seal(&text, &within(5_002), &mut Vec::new());
+        let sealed = codec.seal((&text, &within(5_002)), &mut Vec::new());
         let error = sealed.unwrap_err();
         assert!(matches!(
             error.category(),

@@ -4,8 +4,8 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 
 use super::encryption_keys::{EncryptionKeys, HEAD, OVERHEAD};
-use super::stack::ENCRYPTED;
-use super::{Category, CodecStack, Context, Result, Unencrypted, check_size};
+use super::stack::{ENCRYPTED, Placed};
+use super::{Category, CodecStack, Result, Unencrypted, check_size};
 
 /// Encrypts the encoded bytes of values, so that without the key the values in Redis can neither be read nor altered.
 ///
@@ -124,19 +124,15 @@ impl<C: Unencrypted> CodecStack for Encrypted<C> {
         self.codec.codec()
     }
 
-    fn seal<T: Serialize + ?Sized>(
-        &self,
-        value: &T,
-        context: &Context<'_>,
-        out: &mut Vec<u8>,
-    ) -> Result<u8> {
+    fn seal<T: Serialize + ?Sized>(&self, value: Placed<'_, T>, out: &mut Vec<u8>) -> Result<u8> {
+        let (_, context) = value;
         if self.writes_unencrypted {
-            return self.codec.seal(value, context, out);
+            return self.codec.seal(value, out);
         }
         let start = out.len();
         // Room for the head and the id, so that nothing is copied when these are known.
         out.extend_from_slice(&[0; HEAD + 1]);
-        let id = self.codec.seal(value, context, out)?;
+        let id = self.codec.seal(value, out)?;
         let size = out.len().saturating_sub(start + HEAD) + OVERHEAD;
         let max = context.max;
         if size > max {
@@ -150,23 +146,19 @@ impl<C: Unencrypted> CodecStack for Encrypted<C> {
         Ok(ENCRYPTED)
     }
 
-    fn open<T: DeserializeOwned + Send>(
-        &self,
-        id: u8,
-        bytes: &[u8],
-        context: &Context<'_>,
-    ) -> Result<T> {
+    fn open<T: DeserializeOwned + Send>(&self, id: u8, bytes: Placed<'_, [u8]>) -> Result<T> {
         if id != ENCRYPTED {
             // Otherwise anybody with write access to Redis could store a value without a key.
             if !self.accepts_unencrypted {
                 return Err(Category::Unencrypted.into());
             }
-            return self.codec.open(id, bytes, context);
+            return self.codec.open(id, bytes);
         }
+        let (bytes, context) = bytes;
         check_size(bytes.len(), context.max)?;
         let plain = self.keys.decrypt(bytes, context)?;
         let (id, bytes) = plain.split_first().ok_or(Category::Malformed)?;
-        self.codec.open(*id, bytes, context)
+        self.codec.open(*id, (bytes, context))
     }
 }
 
@@ -177,7 +169,7 @@ mod tests {
 
     use super::*;
     use crate::key::Key;
-    use crate::wire::codec::{Bincode, Codec};
+    use crate::wire::codec::{Bincode, Codec, Context};
 
     const SECRET: [u8; 32] = [0xab; 32];
     const OTHER: [u8; 32] = [0xcd; 32];
@@ -204,7 +196,7 @@ mod tests {
 
     fn sealed(codec: &impl CodecStack, text: &str, context: &Context<'_>) -> (u8, Vec<u8>) {
         let mut out = b"head".to_vec();
-        let id = codec.seal(text, context, &mut out).unwrap();
+        let id = codec.seal((text, context), &mut out).unwrap();
         assert_eq!(out.drain(..4).as_slice(), b"head");
         (id, out)
     }
@@ -214,7 +206,7 @@ mod tests {
         (id, bytes): (u8, &[u8]),
         context: &Context<'_>,
     ) -> Result<String, String> {
-        let opened = codec.open::<String>(id, bytes, context);
+        let opened = codec.open::<String>(id, (bytes, context));
         opened.map_err(|error| {
             let source = std::error::Error::source(&error);
             assert!(source.is_none(), "{source:?}");
@@ -374,8 +366,8 @@ mod tests {
         let (id, bytes) = sealed(&encrypted(), "value", &CONTEXT);
         let size = bytes.len();
         let codec = encrypted();
-        let seal = |max| codec.seal("value", &within(max), &mut Vec::new());
-        let open = |max| codec.open::<String>(id, &bytes, &within(max));
+        let seal = |max| codec.seal(("value", &within(max)), &mut Vec::new());
+        let open = |max| codec.open::<String>(id, (&bytes, &within(max)));
         assert!(seal(size).is_ok() && open(size).is_ok());
         let error = open(size - 1).unwrap_err();
         assert!(error.to_string().contains("takes 39 bytes"), "{error}");
@@ -441,7 +433,7 @@ mod tests {
         // The limit is for what is decompressed, too.
         let (id, bytes) = sealed(&codec, &text, &CONTEXT);
         let error = codec
-            .open::<String>(id, &bytes, &within(40_000))
+            .open::<String>(id, (&bytes, &within(40_000)))
             .unwrap_err();
         assert!(error.to_string().contains("takes 40003 bytes"), "{error}");
     }

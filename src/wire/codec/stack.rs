@@ -27,12 +27,8 @@ pub trait CodecStack: Send + Sync + 'static {
     ///
     /// If any layer makes too many bytes of it, or refuses it.
     #[doc(hidden)]
-    fn seal<T: Serialize + ?Sized>(
-        &self,
-        value: &T,
-        context: &Context<'_>,
-        out: &mut Vec<u8>,
-    ) -> Result<u8> {
+    fn seal<T: Serialize + ?Sized>(&self, value: Placed<'_, T>, out: &mut Vec<u8>) -> Result<u8> {
+        let (value, context) = value;
         let start = out.len();
         self.codec().encode(value, out)?;
         let (size, max) = (out.len().saturating_sub(start), context.max);
@@ -48,12 +44,8 @@ pub trait CodecStack: Send + Sync + 'static {
     ///
     /// If there are too many bytes in any layer, or a layer refuses them.
     #[doc(hidden)]
-    fn open<T: DeserializeOwned + Send>(
-        &self,
-        id: u8,
-        bytes: &[u8],
-        context: &Context<'_>,
-    ) -> Result<T> {
+    fn open<T: DeserializeOwned + Send>(&self, id: u8, bytes: Placed<'_, [u8]>) -> Result<T> {
+        let (bytes, context) = bytes;
         // Before anything is decoded, which may take 64 times as much memory.
         check_size(bytes.len(), context.max)?;
         let codec = self.codec();
@@ -95,6 +87,9 @@ pub struct Context<'a> {
     /// How many bytes it may take in any layer.
     pub(crate) max: usize,
 }
+
+/// A value or its bytes, and where it belongs.
+pub(super) type Placed<'a, T> = (&'a T, &'a Context<'a>);
 
 impl<C: Codec> Unencrypted for C {}
 

@@ -37,11 +37,11 @@ impl<S: CodecStack, V: Serialize + DeserializeOwned + Send> ValueCodec<V> for S 
     fn encode(&self, value: &V, context: &Context<'_>, out: &mut Vec<u8>) -> Result<u8> {
         let start = out.len();
         // The caller goes on with `out`, whatever a codec or a type has appended before it failed.
-        catch_panic(|| self.seal(value, context, out)).inspect_err(|_| out.truncate(start))
+        catch_panic(|| self.seal((value, context), out)).inspect_err(|_| out.truncate(start))
     }
 
     fn decode(&self, id: u8, bytes: &[u8], context: &Context<'_>) -> Result<V> {
-        catch_panic(|| self.open(id, bytes, context))
+        catch_panic(|| self.open(id, (bytes, context)))
     }
 
     fn try_type(&self, value: &V) -> Result<()> {
