@@ -6,7 +6,8 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use ::http::header::{CONTENT_LENGTH, SET_COOKIE};
-use ::http::{Response, StatusCode, request, response};
+use ::http::response::Parts;
+use ::http::{Response, StatusCode, request};
 use futures::FutureExt as _;
 use futures::future::BoxFuture;
 use http_body::Body;
@@ -154,7 +155,7 @@ impl Attempt {
         &self,
         stored: &Stored,
         resident: Duration,
-        mut parts: response::Parts,
+        mut parts: Parts,
         delay: Duration,
     ) -> Received<B> {
         let (rules, mut how) = (&self.rules, self.how(Some(parts.status)));
@@ -183,12 +184,7 @@ impl Attempt {
     }
 
     /// A whole response, which is stored if it may be.
-    async fn received<B: Body>(
-        &self,
-        mut parts: response::Parts,
-        body: B,
-        delay: Duration,
-    ) -> Received<B> {
+    async fn received<B: Body>(&self, mut parts: Parts, body: B, delay: Duration) -> Received<B> {
         let rules = &self.rules;
         let terms = terms(rules, &self.request, &mut parts, delay);
         // The lower bound: a body of unknown length shows while it is read whether it fits.
@@ -226,24 +222,16 @@ impl Attempt {
         (response, Ok(Some((Box::new(stored), tags))))
     }
 
-    fn unstored<B: Body>(&self, mut parts: response::Parts, body: CacheBody<B>) -> Received<B> {
-        let has_failed = is_failure(parts.status) || body.has_failed();
-        let outcome = if has_failed {
-            Err(OfOneCaller)
-        } else {
-            Ok(None)
-        };
+    fn unstored<B: Body>(&self, mut parts: Parts, body: CacheBody<B>) -> Received<B> {
+        let failed = is_failure(parts.status) || body.has_failed();
+        let outcome = if failed { Err(OfOneCaller) } else { Ok(None) };
         let how = self.how(Some(parts.status));
         how.write(&self.rules.name, &mut parts.headers);
         (Response::from_parts(parts, body), outcome)
     }
 
     /// For the client whose request it was: also with headers that are not stored, such as `Set-Cookie`.
-    fn stored<B: Body>(
-        &self,
-        mut parts: response::Parts,
-        stored: &Stored,
-    ) -> Response<CacheBody<B>> {
+    fn stored<B: Body>(&self, mut parts: Parts, stored: &Stored) -> Response<CacheBody<B>> {
         let mut how = self.how(Some(parts.status));
         how.is_stored = true;
         let is_conditional = is_not_modified(&self.request.headers, &stored.headers);

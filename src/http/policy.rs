@@ -157,16 +157,11 @@ fn lifetime(
 }
 
 /// How old a response is when it comes: section 4.2.3 of RFC 9111.
-fn initial_age(
-    headers: &HeaderMap,
-    date: SystemTime,
-    now: SystemTime,
-    delay: Duration,
-) -> Duration {
+fn initial_age(headers: &HeaderMap, at: SystemTime, now: SystemTime, delay: Duration) -> Duration {
     // Of several values the first one counts: section 5.1.
     let age = text(headers, &AGE).and_then(|line| members(line).next());
     let age = age.and_then(parse_seconds).map(|age| age + delay);
-    let apparent = now.duration_since(date).unwrap_or_default();
+    let apparent = now.duration_since(at).unwrap_or_default();
     // The larger one, as a clock or an earlier cache may be wrong.
     age.unwrap_or_default().max(apparent)
 }

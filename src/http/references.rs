@@ -1,18 +1,14 @@
 //! The resources that a response names in `Location` and `Content-Location`.
 
 use ::http::header::{HeaderName, LOCATION};
-use ::http::{Uri, request, response};
+use ::http::{Uri, request::Parts as Request, response::Parts as Response};
 use url::{Position, Url};
 
 use super::keys::host_of;
 use super::stored::Scheme;
 
 /// Another resource of the same host that the response names, as a client resolves the reference.
-pub(super) fn target(
-    request: &request::Parts,
-    response: &response::Parts,
-    name: &HeaderName,
-) -> Option<Uri> {
+pub(super) fn target(request: &Request, response: &Response, name: &HeaderName) -> Option<Uri> {
     // The scheme is no part of a key.
     let (_, named) = resolve("http", request, response, name)?;
     path_of(&named).parse().ok()
@@ -20,11 +16,7 @@ pub(super) fn target(
 
 /// Whether a client that follows the response may send the same request again. To one by another scheme than `scheme`,
 /// if that is known, the service answers otherwise.
-pub(super) fn leads_to_itself(
-    scheme: Scheme,
-    request: &request::Parts,
-    response: &response::Parts,
-) -> bool {
+pub(super) fn leads_to_itself(scheme: Scheme, request: &Request, response: &Response) -> bool {
     let is_https = scheme == Scheme::Https;
     let own_scheme = if is_https { "https" } else { "http" };
     response.status.is_redirection()
@@ -37,8 +29,8 @@ pub(super) fn leads_to_itself(
 /// The resource of the request, and the one that its response names, if that is on the same host.
 fn resolve(
     scheme: &str,
-    request: &request::Parts,
-    response: &response::Parts,
+    request: &Request,
+    response: &Response,
     name: &HeaderName,
 ) -> Option<(Url, Url)> {
     let reference = response.headers.get(name)?.to_str().ok()?;

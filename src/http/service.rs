@@ -8,7 +8,8 @@ use std::task::{Context, Poll};
 use std::time::Instant;
 
 use ::http::header::AUTHORIZATION;
-use ::http::{Method, Request, Response, StatusCode, request};
+use ::http::request::Parts;
+use ::http::{Method, Request, Response, StatusCode};
 use bytes::Bytes;
 use futures::future::BoxFuture;
 use http_body::Body;
@@ -91,11 +92,7 @@ where
 
 /// Under which key a response is looked up; `None` if the inner service has the request by itself: no stored response
 /// answers it, and its own one is not stored.
-fn attempt_of(
-    rules: &Arc<CacheLayer>,
-    request: &Arc<request::Parts>,
-    has_body: bool,
-) -> Option<Attempt> {
+fn attempt_of(rules: &Arc<CacheLayer>, request: &Arc<Parts>, has_body: bool) -> Option<Attempt> {
     let is_hidden = !rules.authorized && request.headers.contains_key(AUTHORIZATION);
     let is_whole = is_plain(request) && has_clear_host(request) && !has_body;
     if is_hidden || !is_whole || !(rules.condition)(request) {
@@ -114,7 +111,7 @@ fn attempt_of(
 
 async fn handle<B: Body<Error: Send> + Send + 'static, E: Send + 'static>(
     rules: Arc<CacheLayer>,
-    request: request::Parts,
+    request: Parts,
     has_body: bool,
     unsent: Unsent<B, E>,
 ) -> Answer<B, E> {
@@ -153,7 +150,7 @@ async fn handle<B: Body<Error: Send> + Send + 'static, E: Send + 'static>(
 /// A request of which nothing is stored.
 async fn pass<B: Body, E>(
     rules: &CacheLayer,
-    request: request::Parts,
+    request: Parts,
     unsent: Unsent<B, E>,
     why: &'static str,
 ) -> Answer<B, E> {
@@ -166,7 +163,7 @@ async fn pass<B: Body, E>(
 /// A request that is not cached. If it changes a resource, its stored responses are invalidated.
 async fn other_method<B: Body, E>(
     rules: &CacheLayer,
-    request: request::Parts,
+    request: Parts,
     unsent: Unsent<B, E>,
 ) -> Answer<B, E> {
     let response = pass(rules, request.clone(), unsent, "method").await?;

@@ -1,7 +1,7 @@
 //! The responses that a request with an unsafe method invalidates.
 
 use ::http::header::{CONTENT_LOCATION, LOCATION};
-use ::http::{Method, Uri, request, response};
+use ::http::{Method, Uri, request::Parts as Request, response::Parts as Response};
 use futures::future::join_all;
 
 use super::invalidations::Invalidations;
@@ -12,11 +12,7 @@ use super::stored::CachedResponse;
 use crate::{Cache, MAX_KEY_BYTES};
 
 /// The responses that a successful request invalidates: by section 4.4 of RFC 9111, and by the rule.
-pub(super) fn after(
-    rules: &CacheLayer,
-    request: &request::Parts,
-    response: &response::Parts,
-) -> Invalidations {
+pub(super) fn after(rules: &CacheLayer, request: &Request, response: &Response) -> Invalidations {
     let mut found = Invalidations::default();
     (rules.invalidate)(request, response, &mut found);
     let others: Vec<Uri> = (found.uris.iter())
