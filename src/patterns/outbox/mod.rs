@@ -89,10 +89,7 @@
 
 mod error;
 mod relay;
-#[allow(
-    unreachable_pub,
-    reason = "rows are in hidden methods of a trait that only sqlx needs"
-)]
+#[allow(unreachable_pub, reason = "rows are in hidden methods, for sqlx")]
 mod row;
 #[cfg(feature = "outbox-rusqlite")]
 pub mod rusqlite;

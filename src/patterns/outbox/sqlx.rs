@@ -104,16 +104,13 @@ impl Outbox {
     /// # Ok(()) }
     /// # tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap().block_on(demo()).unwrap();
     /// ```
-    pub async fn invalidate_tags<DB, K, V, T>(
+    pub async fn invalidate_tags<DB: OutboxDatabase, K: CacheKey, V, T: CacheKey>(
         tx: &mut Transaction<'_, DB>,
         cache: &Cache<K, V>,
         tags: impl IntoIterator<Item = T>,
     ) -> Result<(), OutboxError>
     where
-        DB: OutboxDatabase,
-        K: CacheKey,
         V: Send + Sync + 'static,
-        T: CacheKey,
     {
         insert(tx, cache.namespace(), TAG, &texts(tags)?).await
     }
@@ -226,10 +223,7 @@ where
     f64: Type<DB> + for<'d> Decode<'d, DB>,
     Vec<u8>: Type<DB> + for<'d> Decode<'d, DB>,
 {
-    #[allow(
-        clippy::cast_possible_truncation,
-        reason = "a cast takes the nearest number there is"
-    )]
+    #[allow(clippy::cast_possible_truncation, reason = "it takes the nearest")]
     fn run<'a>(
         connection: &'a mut DB::Connection,
         statement: Statement<'a>,
@@ -249,9 +243,8 @@ where
                 names.len() == 1
             }
             Statement::Read(namespace, after) => {
-                query.push(
-                    "SELECT id, kind, name, written_ms FROM larder_outbox WHERE namespace = ",
-                );
+                query.push("SELECT id, kind, name, written_ms FROM larder_outbox ");
+                query.push("WHERE namespace = ");
                 query.push_bind(namespace.to_owned());
                 query.push(" AND kind IN ('key', 'tag') AND id > ");
                 query.push_bind(after);

@@ -186,13 +186,13 @@ impl<K: CacheKey + DeserializeOwned + Send + 'static, V: Value> Worker<K, V> {
     /// dead letters.
     async fn work(&self, failing: &mut Failing) -> Result<Worked, Failure> {
         let taken = self.take(self.options.batch).await?;
-        let Some(waiting) = taken.filter(|waiting| !waiting.is_empty()) else {
+        let Some(taken) = taken.filter(|taken| !taken.is_empty()) else {
             return Ok(Worked::Idle);
         };
         tokio::select! {
             biased;
             // Ready writes first: a batch that has been settled is not given up for a fence that is lost just now.
-            worked = self.write_all(&waiting, failing) => worked,
+            worked = self.write_all(&taken, failing) => worked,
             () = self.keep_fence() => Err(Failure::Fence),
         }
     }
@@ -221,15 +221,11 @@ impl<K: CacheKey + DeserializeOwned + Send + 'static, V: Value> Worker<K, V> {
         stream.ok_or_else(|| Failure::L2(L2Error::closed()))
     }
 
-    async fn write_all(
-        &self,
-        waiting: &[Waiting],
-        failing: &mut Failing,
-    ) -> Result<Worked, Failure> {
+    async fn write_all(&self, taken: &[Waiting], failing: &mut Failing) -> Result<Worked, Failure> {
         // Each key once, with all its writes: the last one counts, and the others are settled with it.
         // In an order that does not depend on hashes, so that a simulated run can be repeated.
         let mut keys: BTreeMap<&str, Vec<&Waiting>> = BTreeMap::new();
-        for write in waiting {
+        for write in taken {
             keys.entry(&write.key).or_default().push(write);
         }
         let (mut good, mut batch) = (Vec::new(), Vec::new());
@@ -241,7 +237,7 @@ impl<K: CacheKey + DeserializeOwned + Send + 'static, V: Value> Worker<K, V> {
             good.push(writes);
             batch.push(write);
         }
-        let Some(first) = waiting.first().filter(|_| !batch.is_empty()) else {
+        let Some(first) = taken.first().filter(|_| !batch.is_empty()) else {
             return Ok(Worked::Buried);
         };
         // Another batch. That of before was settled, by this worker or by another one.
@@ -327,10 +323,8 @@ impl<K: CacheKey + DeserializeOwned + Send + 'static, V: Value> Worker<K, V> {
         lock(&self.counters).failures += 1;
         let namespace = self.cache.namespace();
         debug!(namespace, key, reason, error, "store has failed");
-        Err(Failure::Store {
-            reason,
-            in_doubt: error.is_none(),
-        })
+        let in_doubt = error.is_none();
+        Err(Failure::Store { reason, in_doubt })
     }
 
     async fn settle(
