@@ -70,10 +70,8 @@ impl Stamp {
     /// The version of the value, with its epoch.
     #[must_use]
     pub const fn version(self) -> Version {
-        Version {
-            epoch: self.epoch,
-            ver: self.ver,
-        }
+        let Self { epoch, ver, .. } = self;
+        Version { epoch, ver }
     }
 }
 

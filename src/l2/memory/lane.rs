@@ -425,11 +425,9 @@ impl Subscription for MemorySubscription {
     }
 
     fn listen<'a>(&'a mut self, channels: &'a [Arc<str>], on_heard: OnHeard) -> Reply<'a, ()> {
-        let listening = self.listening.insert(Arc::new(Listening {
-            channels: channels.to_vec(),
-            on_heard,
-        }));
-        let listening = Arc::downgrade(listening);
+        let channels = channels.to_vec();
+        let listening = Arc::new(Listening { channels, on_heard });
+        let listening = Arc::downgrade(self.listening.insert(listening));
         lock(&self.store.server).listening.push(listening);
         ready(Ok(())).boxed()
     }

@@ -2,7 +2,7 @@
 
 use bincode::config::standard;
 use bincode::error::DecodeError;
-use bincode::serde::{encode_into_std_write, seed_decode_from_slice};
+use bincode::serde::{encode_into_std_write as write, seed_decode_from_slice};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
@@ -25,9 +25,7 @@ impl Codec for Bincode {
     const NAME: &'static str = "bincode";
 
     fn encode<T: Serialize + ?Sized>(&self, value: &T, out: &mut Vec<u8>) -> Result<()> {
-        complete::serialize(value, |value| {
-            encode_into_std_write(value, out, standard()).map(drop)
-        })
+        complete::serialize(value, |value| write(value, out, standard()).map(drop))
     }
 
     fn decode<T: DeserializeOwned + Send>(&self, bytes: &[u8]) -> Result<T> {
