@@ -321,8 +321,7 @@ pub(crate) fn read_stamp(bytes: &[u8]) -> Option<(Stamp, Lifetime)> {
     }
     let stamp = Stamp::new(epoch, ver, written_at);
     // No writer gives a life that ends after all of time.
-    let last = stale.max(expires).max(ends);
-    written_at.checked_add(last)?;
+    written_at.checked_add(stale.max(expires).max(ends))?;
     let after = |ms: u64| written_at + ms;
     let lifetime = Lifetime {
         stale_at: stale.checked_sub(1).map(after),

@@ -48,8 +48,7 @@ pub(super) fn decode<T, R: Send>(
     // Few values are nested so deep, and a thread costs more than the first levels of one that is.
     match attempt(length, LEVELS_IN_PLACE, &read) {
         Err(error) if error.category() == Category::TooDeep => {
-            let decoded = on_another_stack(|| attempt(length, MAX_LEVELS, &read));
-            decoded.unwrap_or(Err(error))
+            on_another_stack(|| attempt(length, MAX_LEVELS, &read)).unwrap_or(Err(error))
         }
         attempt => attempt,
     }
@@ -62,10 +61,8 @@ fn attempt<T, R>(
     read: &impl Fn(Bounded<'_, PhantomData<T>>) -> Result<R, CodecError>,
 ) -> Result<R, CodecError> {
     let memory = length.saturating_mul(FACTOR).saturating_add(ALLOWANCE);
-    let budget = Budget {
-        left: Cell::new(memory),
-        exceeded: Cell::new(None),
-    };
+    let (left, exceeded) = (Cell::new(memory), Cell::new(None));
+    let budget = Budget { left, exceeded };
     let bounds = Bounds {
         budget: &budget,
         levels,
@@ -111,8 +108,7 @@ impl Budget {
     #[inline]
     fn charge<E: Error>(&self, bytes: usize) -> Result<(), E> {
         let left = self.left.get().checked_sub(bytes);
-        self.left
-            .set(left.ok_or_else(|| self.exceed(Category::TooMuchMemory))?);
+        (self.left).set(left.ok_or_else(|| self.exceed(Category::TooMuchMemory))?);
         Ok(())
     }
 
@@ -305,8 +301,7 @@ impl<'de, V: Visitor<'de>> Visitor<'de> for Bounded<'_, V> {
 
     #[inline]
     fn visit_newtype_struct<D: Deserializer<'de>>(self, input: D) -> Result<V::Value, D::Error> {
-        self.inner
-            .visit_newtype_struct(self.bounds.on::<_, V::Value>(input))
+        (self.inner).visit_newtype_struct(self.bounds.on::<_, V::Value>(input))
     }
 
     #[inline]
@@ -404,8 +399,7 @@ impl<'de, A: VariantAccess<'de>> VariantAccess<'de> for Bounded<'_, A> {
 
     #[inline]
     fn tuple_variant<V: Visitor<'de>>(self, len: usize, visitor: V) -> Result<V::Value, A::Error> {
-        self.inner
-            .tuple_variant(len, self.bounds.visitor(visitor, false))
+        (self.inner).tuple_variant(len, self.bounds.visitor(visitor, false))
     }
 
     #[inline]
@@ -414,7 +408,6 @@ impl<'de, A: VariantAccess<'de>> VariantAccess<'de> for Bounded<'_, A> {
         fields: &'static [&'static str],
         visitor: V,
     ) -> Result<V::Value, A::Error> {
-        self.inner
-            .struct_variant(fields, self.bounds.visitor(visitor, false))
+        (self.inner).struct_variant(fields, self.bounds.visitor(visitor, false))
     }
 }

@@ -43,10 +43,8 @@ pub(super) struct Complete<'a, X> {
 
 impl<'a, X> Complete<'a, X> {
     fn of<Y>(&self, inner: Y) -> Complete<'a, Y> {
-        Complete {
-            inner,
-            left_out: self.left_out,
-        }
+        let left_out = self.left_out;
+        Complete { inner, left_out }
     }
 }
 
