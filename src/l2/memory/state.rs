@@ -103,10 +103,8 @@ impl State {
     }
 
     pub(super) fn clock(&self) -> LaneClock {
-        LaneClock {
-            now: self.now.at,
-            ..self.clock
-        }
+        let now = self.now.at;
+        LaneClock { now, ..self.clock }
     }
 
     /// The stored bytes of a key, be they of this epoch or not.

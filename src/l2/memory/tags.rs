@@ -40,8 +40,7 @@ impl Tags {
         // As SET with XX and KEEPTTL: a tag without a marker has no values, and the list remembers its version.
         let left = self.markers.remaining(tag, now);
         if !left.is_zero() {
-            self.markers
-                .insert(tag, TagVersion { epoch, ver }, now, left);
+            (self.markers).insert(tag, TagVersion { epoch, ver }, now, left);
         }
         self.list.retain(|(one, _)| **one != *tag);
         self.list.push_back((tag.into(), ver));
@@ -59,7 +58,6 @@ impl Tags {
         let ver = self.invalidated(tag, epoch, now);
         // As PEXPIRE with GT: another value with the tag may live longer.
         let kept = kept.max(self.markers.remaining(tag, now));
-        self.markers
-            .insert(tag, TagVersion { epoch, ver }, now, kept);
+        (self.markers).insert(tag, TagVersion { epoch, ver }, now, kept);
     }
 }

@@ -47,10 +47,8 @@ impl Writes {
         // A clock that goes back must not reorder writes: then the time of the last id goes on, as in a stream of
         // Redis.
         let last = self.last;
-        let after = StreamId {
-            number: last.number + 1,
-            ..last
-        };
+        let number = last.number + 1;
+        let after = StreamId { number, ..last };
         self.last = after.max(StreamId { ms: now, number: 0 });
         debug_assert!(last < self.last);
         self.last
@@ -65,8 +63,7 @@ impl Writes {
             write.version = id;
         }
         let version = stored.map(Stamp::version);
-        let mark = Mark { id, version };
-        self.marks.insert(write.key.as_str().into(), mark);
+        (self.marks).insert(write.key.as_str().into(), Mark { id, version });
         self.waiting.insert(id, write);
     }
 
@@ -78,8 +75,7 @@ impl Writes {
 
     /// Removes a write; it becomes a dead letter if there is a reason.
     pub(super) fn end(&mut self, id: StreamId, reason: Option<&str>, now: u64) {
-        let ended = self.waiting.remove(&id);
-        if let (Some(mut write), Some(reason)) = (ended, reason) {
+        if let (Some(mut write), Some(reason)) = (self.waiting.remove(&id), reason) {
             (write.id, write.reason) = (self.next(now), Some(reason.to_owned()));
             self.dead.insert(write.id, write);
         }
