@@ -66,8 +66,7 @@ pub(super) fn ask(request: &mut HeaderMap, stored: Option<&HeaderMap>) {
     // The preconditions of the client are for its own copy. They are checked again when the response is there.
     request.remove(IF_NONE_MATCH);
     request.remove(IF_MODIFIED_SINCE);
-    let validators = [(ETAG, IF_NONE_MATCH), (LAST_MODIFIED, IF_MODIFIED_SINCE)];
-    for (validator, condition) in validators {
+    for (validator, condition) in [(ETAG, IF_NONE_MATCH), (LAST_MODIFIED, IF_MODIFIED_SINCE)] {
         if let Some(value) = stored.and_then(|stored| stored.get(validator)) {
             // Without it the whole response comes.
             let _ = request.try_insert(condition, value.clone());

@@ -94,8 +94,7 @@ pub(super) fn for_each_host(request: &request::Parts) -> Vec<request::Parts> {
             uri.authority = Some(host.parse().ok()?);
             request.uri = Uri::from_parts(uri).ok()?;
         }
-        let host = HeaderValue::try_from(host).ok()?;
-        request.headers.insert(HOST, host);
+        (request.headers).insert(HOST, HeaderValue::try_from(host).ok()?);
         Some(request)
     };
     requests.extend(hosts.into_iter().filter_map(on));

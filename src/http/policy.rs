@@ -125,8 +125,7 @@ fn lifetime(
 ) -> Option<Duration> {
     let mut request = Request::new(());
     if is_authorized {
-        let hidden = HeaderValue::from_static("hidden");
-        request.headers_mut().insert(AUTHORIZATION, hidden);
+        (request.headers_mut()).insert(AUTHORIZATION, HeaderValue::from_static("hidden"));
     }
     let from = &response.headers;
     let directives = directives.or_pragma(from);

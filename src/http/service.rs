@@ -155,8 +155,7 @@ async fn pass<B: Body, E>(
     why: &'static str,
 ) -> Answer<B, E> {
     let (mut response, _) = unsent(request).await?;
-    let how = How::forwarded(why, Some(response.status()));
-    how.write(&rules.name, response.headers_mut());
+    How::forwarded(why, Some(response.status())).write(&rules.name, response.headers_mut());
     Ok(response.map(CacheBody::passed))
 }
 
@@ -175,8 +174,7 @@ async fn other_method<B: Body, E>(
     let (parts, body) = response.into_parts();
     let found = after(rules, &request, &parts);
     // In a task, as the change is done: all that it invalidates is carried out, also if its client goes away meanwhile.
-    let carried_out = carry_out(found, rules.cache.clone());
-    let _ = tokio::spawn(carried_out.in_current_span()).await;
+    let _ = tokio::spawn(carry_out(found, rules.cache.clone()).in_current_span()).await;
     Ok(Response::from_parts(parts, body))
 }
 

@@ -21,11 +21,9 @@ const VARIES_FOR: Duration = Duration::from_secs(24 * 3600);
 
 impl Varies {
     pub(super) fn on(names: BTreeSet<String>) -> Self {
-        let secret = u128::from(seed()) << 64 | u128::from(seed());
-        Self {
-            names: names.into_iter().collect(),
-            secret: secret.to_le_bytes(),
-        }
+        let secret = (u128::from(seed()) << 64 | u128::from(seed())).to_le_bytes();
+        let names = names.into_iter().collect();
+        Self { names, secret }
     }
 
     pub(super) fn covers(&self, names: &BTreeSet<String>) -> bool {
