@@ -14,7 +14,7 @@ use tracing::{info, warn};
 
 use super::error::{OutboxError, Reason};
 use super::row::{MOST, Row, Waits, now_ms};
-use super::stats::{Counters, OutboxStats, age};
+use super::stats::{Counted, Counters, OutboxStats, age};
 use crate::cache::{Cache, key_text};
 use crate::error::WriteError;
 use crate::util::lock::lock;
@@ -113,12 +113,9 @@ impl Relay {
     /// Its counters, and the lag. Takes a lock for a moment.
     #[must_use]
     pub fn stats(&self) -> OutboxStats {
-        let counted = lock(&self.counters);
-        let lag = counted.oldest_ms.map_or(Duration::ZERO, age);
-        OutboxStats {
-            lag,
-            ..counted.stats
-        }
+        let Counted { stats, oldest_ms } = *lock(&self.counters);
+        let lag = oldest_ms.map_or(Duration::ZERO, age);
+        OutboxStats { lag, ..stats }
     }
 }
 
