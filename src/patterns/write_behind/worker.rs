@@ -246,8 +246,7 @@ impl<K: CacheKey + DeserializeOwned + Send + 'static, V: Value> Worker<K, V> {
             failing.first = first.id;
         }
         debug_assert_eq!(batch.len(), good.len(), "a batch has each key once");
-        let stored = self.store_all(None, batch, &good, failing.in_doubt);
-        let Err(failure) = stored.await else {
+        let Err(failure) = self.store_all(None, batch, &good, failing.in_doubt).await else {
             return Ok(Worked::Stored);
         };
         let Failure::Store { in_doubt, .. } = failure else {
@@ -268,8 +267,7 @@ impl<K: CacheKey + DeserializeOwned + Send + 'static, V: Value> Worker<K, V> {
             };
             let key = newest.map(|newest| &*newest.key);
             let (batch, keys) = (vec![write], std::slice::from_ref(writes));
-            let stored = self.store_all(key, batch, keys, failing.in_doubt);
-            match stored.await {
+            match self.store_all(key, batch, keys, failing.in_doubt).await {
                 Ok(()) => worked = Worked::Stored,
                 Err(Failure::Store { reason, .. }) => self.settle(writes, Err(reason)).await?,
                 Err(failure) => return Err(failure),
