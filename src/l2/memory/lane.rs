@@ -135,8 +135,7 @@ impl Lane for MemoryLane {
                 return LeaseReply::Hit(bytes);
             }
             let at = state.now.at;
-            let is_late = ask.deadline.is_some_and(|deadline| at > deadline);
-            if ask.ttl.is_zero() || is_late {
+            if ask.ttl.is_zero() || ask.deadline.is_some_and(|deadline| at > deadline) {
                 return LeaseReply::Miss;
             }
             // The source does not have the write yet, so a load would store an older value.

@@ -123,8 +123,7 @@ impl State {
 
     /// A value of this epoch that has not expired.
     pub(super) fn valid(&self, key: &str) -> Option<(Bytes, Stamp, Lifetime)> {
-        let stored = self.stored(key);
-        stored.filter(|(.., lifetime)| self.now.at < lifetime.expires_at)
+        (self.stored(key)).filter(|(.., lifetime)| self.now.at < lifetime.expires_at)
     }
 
     /// A valid value of which no tag was invalidated since.
