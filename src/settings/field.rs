@@ -35,8 +35,7 @@ pub(super) fn serialize<F: Field, S: Serializer>(
     field: &Option<F>,
     serializer: S,
 ) -> Result<S::Ok, S::Error> {
-    let plain = field.as_ref().map_or(Plain::Absent, F::plain);
-    plain.serialize(serializer)
+    (field.as_ref().map_or(Plain::Absent, F::plain)).serialize(serializer)
 }
 
 pub(super) fn deserialize<'de, F: Field, D: Deserializer<'de>>(

@@ -65,14 +65,12 @@ impl ServiceSettings {
     /// The sections that are those of no cache with one of these names.
     pub(crate) fn unknown<'a>(&'a self, caches: &'a [String]) -> impl Iterator<Item = &'a str> {
         let is_known = |name: &str| caches.iter().any(|cache| section(cache) == section(name));
-        let sections = self.caches.keys().map(String::as_str);
-        sections.filter(move |name| !is_known(name))
+        (self.caches.keys().map(String::as_str)).filter(move |name| !is_known(name))
     }
 }
 
 /// How a variable of the environment names a cache, in small letters: `product-page` and `product:page` are both
 /// `product_page`.
 fn section(name: &str) -> String {
-    let name = name.to_ascii_lowercase();
-    name.replace(|c: char| !c.is_alphanumeric(), "_")
+    (name.to_ascii_lowercase()).replace(|c: char| !c.is_alphanumeric(), "_")
 }
