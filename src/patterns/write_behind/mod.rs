@@ -397,8 +397,7 @@ fn named<K: KeyFrom<Q, M> + Serialize, Q: CacheKey + ?Sized, M>(
 ) -> Result<(Key, Vec<u8>), WriteBehindError> {
     let text = key_text(key).map_err(|error| Reason::Write(error.into()))?;
     let mut encoded = Vec::new();
-    let done = Bincode.encode(&K::key_from(key), &mut encoded);
-    done.map_err(Reason::Key)?;
+    (Bincode.encode(&K::key_from(key), &mut encoded)).map_err(Reason::Key)?;
     Ok((text, encoded))
 }
 

@@ -211,8 +211,7 @@ impl<K: CacheKey + DeserializeOwned + Send + 'static, V: Value> Worker<K, V> {
     /// The first writes, and the fence for another while. `None` if another worker has it.
     async fn take(&self, most: usize) -> Result<Option<Vec<Waiting>>, Failure> {
         let silence = self.options.claim_after;
-        let taken = self.stream()?.take(self.fence, silence, most).await;
-        taken.map_err(Failure::L2)
+        (self.stream()?.take(self.fence, silence, most).await).map_err(Failure::L2)
     }
 
     fn stream(&self) -> Result<&dyn WriteStream, Failure> {
