@@ -198,11 +198,12 @@ impl<K, V, L> Builder<K, V, L> {
     /// Uses the Redis server at `redis://[user][:password@]host[:port][/db]` as L2. [`Server`] says how else a server
     /// can be given, for TLS and unix sockets.
     ///
-    /// The cache makes a connection pool of its own. Short for `.l2(RedisL2::open(server)?)`. For several caches over
-    /// one pool, give each a clone of one [`RedisL2`]; for a pool of your own there is [`RedisL2::with_pool`]. A URL
-    /// that cannot be used is reported by [`build`](Self::build).
+    /// Caches of a process that are given the same URL share their connections to it and their heartbeats, as if each
+    /// had been given a clone of one [`RedisL2`]. A cache that should share with no other one is given an L2 of its
+    /// own, by `.l2(RedisL2::open(server)?)`; for a pool of your own there is [`RedisL2::with_pool`]. A URL that cannot
+    /// be used is reported by [`build`](Self::build).
     pub fn redis(mut self, server: impl Into<Server>) -> Self {
-        (self.parts.l2, self.rest.bad_l2) = match RedisL2::open(server) {
+        (self.parts.l2, self.rest.bad_l2) = match RedisL2::shared(server) {
             Ok(l2) => (Some(Box::new(l2) as _), None),
             Err(error) => (None, Some(error)),
         };

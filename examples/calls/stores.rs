@@ -29,7 +29,8 @@ pub(crate) async fn run() -> Result<(), Box<dyn Error>> {
 /// The forms for Redis; not called here, as they need a server.
 #[expect(dead_code, reason = "it shows how to write it")]
 fn on_redis(url: &str) -> Result<[Names; 4], Box<dyn Error>> {
-    let own_pool = Cache::builder("crm:name").redis(url).build()?;
+    // Caches with the same URL share their connections.
+    let by_url = Cache::builder("crm:name").redis(url).build()?;
 
     let info = url.into_connection_info()?;
     let manager = Manager::new(info.set_tcp_settings(TcpSettings::default().set_nodelay(true)))?;
@@ -37,9 +38,9 @@ fn on_redis(url: &str) -> Result<[Names; 4], Box<dyn Error>> {
     let your_pool = RedisL2::with_pool(pool, url)?;
     let your_pool = Cache::builder("crm:name").l2(your_pool).build()?;
 
-    // One pool for several caches.
+    // Connections of their own, which these two share.
     let redis = RedisL2::open(url)?;
     let names = Cache::builder("crm:name").l2(redis.clone()).build()?;
     let towns = Cache::builder("crm:town").l2(redis).build()?;
-    Ok([own_pool, your_pool, names, towns])
+    Ok([by_url, your_pool, names, towns])
 }

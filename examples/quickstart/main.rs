@@ -60,7 +60,7 @@ type Outcome<T = ()> = Result<T, Box<dyn Error>>;
 /// What all instances share.
 enum Shared {
     Memory(MemoryL2),
-    Redis(RedisL2),
+    Redis(String),
 }
 
 impl Shared {
@@ -71,7 +71,8 @@ impl Shared {
             .soft_ttl(soft_ttl);
         let products: Products = match self {
             Self::Memory(l2) => builder.l2(l2.clone()),
-            Self::Redis(l2) => builder.l2(l2.clone()),
+            // With connections of its own: caches of one process would share them.
+            Self::Redis(url) => builder.l2(RedisL2::open(url)?),
         }
         .build()?;
         tokio::time::timeout(Duration::from_secs(5), products.ready())
@@ -103,7 +104,7 @@ async fn main() -> ExitCode {
 
 async fn run(redis: Option<&str>) -> Outcome {
     let shared = match redis {
-        Some(url) => Shared::Redis(RedisL2::open(url)?),
+        Some(url) => Shared::Redis(url.to_owned()),
         None => Shared::Memory(MemoryL2::new()),
     };
     // Each run has a namespace of its own, so that it finds no keys of an earlier run.

@@ -229,6 +229,12 @@ pub trait Subscription: Stream<Item = Result<Event, L2Error>> + Send + Unpin {
     /// instance has joined.
     fn heartbeat(&mut self, applied: Applied);
 
+    /// When to ask for a heartbeat that comes once in an interval, and is due at `by`: then or up to an interval
+    /// earlier, so that subscriptions that share a connection ask together.
+    fn next_heartbeat(&self, by: Instant, _interval: Duration) -> Instant {
+        by
+    }
+
     /// Listens to channels of other programs, until the subscription ends. Called once at most. Their messages take no
     /// room among the lane's messages, so it cannot cause the loss of any.
     fn listen<'a>(&'a mut self, _channels: &'a [Arc<str>], _on_heard: OnHeard) -> Reply<'a, ()> {

@@ -1,5 +1,6 @@
 //! Several instances over one store, and a source of truth to load from.
 
+use std::env;
 use std::sync::atomic::{AtomicUsize, Ordering::SeqCst};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -26,8 +27,15 @@ pub(crate) fn without_heartbeats(builder: Set) -> Set {
 
 /// A store, and the instances on it.
 pub(crate) enum Fleet {
-    Memory { l2: MemoryL2, clock: Clock },
-    Redis { server: RedisServer, l2: RedisL2 },
+    Memory {
+        l2: MemoryL2,
+        clock: Clock,
+    },
+    Redis {
+        server: RedisServer,
+        url: String,
+        l2: RedisL2,
+    },
 }
 
 impl Fleet {
@@ -42,8 +50,14 @@ impl Fleet {
 
     pub(crate) async fn redis() -> Self {
         let server = RedisServer::start().await;
-        let l2 = RedisL2::open(server.url()).unwrap();
-        Self::Redis { server, l2 }
+        let url = server.url();
+        Self::on(server, url)
+    }
+
+    /// On a server that was started, behind this URL.
+    pub(crate) fn on(server: RedisServer, url: String) -> Self {
+        let l2 = RedisL2::open(&url).unwrap();
+        Self::Redis { server, url, l2 }
     }
 
     pub(crate) fn advance(&self, by: Duration) {
@@ -101,7 +115,11 @@ impl Fleet {
     pub(crate) fn builder(&self) -> (Set, Network) {
         let network = match self {
             Self::Memory { l2, .. } => Network::new(l2.clone()),
-            Self::Redis { l2, .. } => Network::new(l2.clone()),
+            // As in one process.
+            Self::Redis { l2, .. } if env::var_os("LARDER_SHARED").is_some() => {
+                Network::new(l2.clone())
+            }
+            Self::Redis { url, .. } => Network::new(RedisL2::open(url).unwrap()),
         };
         let mut builder = Cache::builder("test:text").l2(network.clone());
         builder = match self {

@@ -132,8 +132,8 @@ async fn a_server_that_dies_and_returns_empty() {
 #[tokio::test]
 async fn a_server_that_returns_older_resurrects_nothing() {
     let server = RedisServer::start_with(&["--save", "3600 1", "--dbfilename", "dump.rdb"]).await;
-    let l2 = RedisL2::open(server.url()).unwrap();
-    let mut fleet = Fleet::Redis { server, l2 };
+    let url = server.url();
+    let mut fleet = Fleet::on(server, url);
     let (a, _) = fleet.instance().await;
     let truth = Source::new("old");
     truth.through(&a, "k").await.unwrap();
@@ -442,6 +442,8 @@ async fn closing_delivers_what_was_deferred() {
         .await;
     let (b, _) = fleet.instance().await;
     b.insert("k", "old".to_owned()).await.unwrap();
+    // Nor does the answer to the first one.
+    wire.silence(true);
     wire.lose(Step::Invalidate, Way::Request, 1);
     assert!(a.invalidate("k").await.unwrap_err().is_deferred());
     a.close().await;
@@ -476,24 +478,57 @@ async fn messages_whose_numbers_went_back_are_noticed() {
     .await;
 }
 
-/// One pool for all caches of a service, however many.
+/// How many connections of larder there are.
+async fn connections(server: &RedisServer) -> usize {
+    let mut list = cmd("CLIENT");
+    list.arg("LIST");
+    let list: String = list
+        .query_async(&mut server.connection().await)
+        .await
+        .unwrap();
+    list.lines()
+        .filter(|line| line.contains(" name=larder:"))
+        .count()
+}
+
+/// Caches with the same URL share connections by themselves.
 #[tokio::test]
-async fn many_caches_share_one_store() {
+async fn many_caches_share_the_connections_to_a_server() {
     let server = RedisServer::start().await;
-    let l2 = RedisL2::open(server.url()).unwrap();
-    let mut caches = Vec::new();
-    for n in 0..20 {
-        let cache: Texts = Cache::builder(format!("test:{n}"))
-            .l2(l2.clone())
-            .build()
-            .unwrap();
-        cache.insert("k", n.to_string()).await.unwrap();
-        caches.push(cache);
-    }
+    let build = |n: usize| -> Texts {
+        let builder = Cache::builder(format!("test:{n}"));
+        builder.redis(server.url()).build().unwrap()
+    };
+    let mut caches: Vec<_> = (0..20).map(build).collect();
     for (n, cache) in caches.iter().enumerate() {
         cache.ready().await;
-        assert_eq!(*cache.get("k").await.unwrap(), n.to_string());
+        cache.insert("k", n.to_string()).await.unwrap();
     }
+    assert_eq!(connections(&server).await, 2);
+    for n in 0..20 {
+        // With an L1 of its own.
+        let other = build(n);
+        other.ready().await;
+        assert_eq!(*other.get("k").await.unwrap(), n.to_string());
+    }
+    // One that is closed does no harm to the others.
+    for cache in caches.drain(..19) {
+        cache.close().await;
+    }
+    let last = &caches[0];
+    last.insert("k", "again".to_owned()).await.unwrap();
+    last.invalidate_and_wait("k").await.unwrap();
+    assert!(last.health().is_ok());
+    // One with other connections is told so.
+    let l2 = RedisL2::open(server.url()).unwrap();
+    let own: Texts = Cache::builder("test:own").l2(l2).build().unwrap();
+    own.ready().await;
+    own.insert("k", "v".to_owned()).await.unwrap();
+    assert_eq!(connections(&server).await, 4);
+    own.close().await;
+    drop(own);
+    caches.pop().unwrap().close().await;
+    eventually("all are closed", async || connections(&server).await == 0).await;
 }
 
 #[tokio::test]
@@ -505,13 +540,12 @@ async fn a_pool_that_is_too_small_is_named_as_the_cause() {
         .max_size(1)
         .build()
         .unwrap();
-    let l2 = RedisL2::with_pool(pool, server.url()).unwrap();
-    let first: Texts = Cache::builder("test:first").l2(l2.clone()).build().unwrap();
-    // Before the other cache asks the pool, too.
-    first.insert("k", "v".to_owned()).await.unwrap();
-    let second: Texts = Cache::builder("test:second").l2(l2).build().unwrap();
+    // The service needs it for something else.
+    let _taken = pool.get().await.unwrap();
+    let l2 = RedisL2::with_pool(pool.clone(), server.url()).unwrap();
+    let cache: Texts = Cache::builder("test").l2(l2).build().unwrap();
     eventually("the error says so", || async {
-        let error = second.invalidate("k").await.unwrap_err();
+        let error = cache.invalidate("k").await.unwrap_err();
         let causes = successors(error.source(), |error| (*error).source());
         causes.last().unwrap().to_string().contains("max_size")
     })
@@ -549,8 +583,8 @@ async fn grant(server: &RedisServer, rights: &str) {
 async fn with_few_rights() -> Fleet {
     let server = RedisServer::start().await;
     grant(&server, &rights(None)).await;
-    let l2 = RedisL2::open(format!("redis://app:hunter2@127.0.0.1:{}", server.port())).unwrap();
-    Fleet::Redis { server, l2 }
+    let url = format!("redis://app:hunter2@127.0.0.1:{}", server.port());
+    Fleet::on(server, url)
 }
 
 /// The rights that the guide names are enough.

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use larder::http::{CacheLayer, CachedResponse};
-use larder::{Builder, Cache, Mode};
+use larder::{Builder, Cache, Mode, RedisL2};
 use tower::Layer;
 
 use crate::origin::{Origin, Service, get, numbered, request, send, with};
@@ -12,7 +12,7 @@ use crate::support::redis_server::RedisServer;
 
 fn cache(redis: &RedisServer) -> Builder<String, CachedResponse> {
     Cache::builder("test:http")
-        .redis(redis.url())
+        .l2(RedisL2::open(redis.url()).unwrap())
         .max_staleness(Duration::from_millis(500))
 }
 

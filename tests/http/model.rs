@@ -11,7 +11,7 @@ use axum::body::{Body, Bytes, to_bytes};
 use futures::FutureExt;
 use http::{HeaderMap, StatusCode, response};
 use larder::http::{CacheLayer, CachedResponse};
-use larder::{Builder, Cache, Clock, MemoryL2};
+use larder::{Builder, Cache, Clock, MemoryL2, RedisL2};
 use tokio::time::{Instant, sleep, timeout};
 use tower::{Layer, ServiceExt};
 
@@ -309,7 +309,7 @@ fn no_response_is_old_or_of_another_client() {
 async fn nor_on_a_real_redis() {
     let redis = RedisServer::start().await;
     let world = World::new(Duration::from_millis(2));
-    let cache = || Cache::builder("test:http").redis(redis.url());
+    let cache = || Cache::builder("test:http").l2(RedisL2::open(redis.url()).unwrap());
     let instances = (0..3).map(|_| world.instance(cache())).collect();
     world.run(instances, 600).await;
 }

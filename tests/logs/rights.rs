@@ -50,6 +50,9 @@ async fn server_for(
     for right in rights {
         acl.arg(right.replace("catalog:product", namespace));
     }
+    // Of another cache in the same process.
+    acl.arg(format!("~{{{namespace}:more.0}}*"));
+    acl.arg(format!("&{{{namespace}:more.0}}!events@1"));
     let () = acl
         .query_async(&mut server.connection().await)
         .await
@@ -72,17 +75,22 @@ fn errors<T>(results: impl IntoIterator<Item = Result<T, WriteError>>) -> usize 
 /// What sends each request that there is, but for those of instances that crash. Returns how many writes failed, when
 /// `until` is true for what is to come about in time.
 async fn everything(namespace: &str, url: &str, is_said: impl Fn() -> bool) -> usize {
-    let build = || {
-        let network = Network::new(RedisL2::open(url).unwrap());
+    let build = |namespace: &str, l2: RedisL2| {
+        let network = Network::new(l2);
         let builder = Cache::builder(namespace).l2(network.clone());
         let builder = builder.max_staleness(SHORT * 20).lease_ttl(SHORT);
         let builder = builder.l2_timeout(UNHURRIED);
         (builder.build().unwrap(), network)
     };
-    let ((a, _), (b, wire)): ((Texts, _), _) = (build(), build());
+    let [of_a, of_b] = [url, url].map(|url| RedisL2::open(url).unwrap());
+    let more: (Texts, _) = build(&format!("{namespace}:more"), of_a.clone());
+    let (a, _): (Texts, _) = build(namespace, of_a);
+    let (b, wire): (Texts, _) = build(namespace, of_b);
     let (a, b) = (&a, &b);
     // Some connect only with these rights.
-    let _ = tokio::time::timeout(SHORT * 5, async { tokio::join!(a.ready(), b.ready()) }).await;
+    let ready = async { tokio::join!(a.ready(), b.ready(), more.0.ready()) };
+    let _ = tokio::time::timeout(SHORT * 5, ready).await;
+    more.0.close().await;
     load(a, "k").await;
     b.get("k").await;
     b.get_many(["k", "l"]).await;

@@ -9,7 +9,7 @@ use ::sqlx::Connection as _;
 use ::sqlx::sqlite::SqlitePoolOptions;
 use larder::outbox::rusqlite::Outbox;
 use larder::outbox::{OutboxStats, Relay, SQLITE_TABLE, sqlx};
-use larder::{Cache, Loaded, MAX_KEY_BYTES, MemoryL2, Mode};
+use larder::{Cache, Loaded, MAX_KEY_BYTES, MemoryL2, Mode, RedisL2};
 use rusqlite::{Connection, Transaction, TransactionBehavior};
 
 use self::database::{Database, Driver, End};
@@ -31,7 +31,9 @@ const DRIVERS: [Driver; 2] = [Driver::Rusqlite, Driver::Sqlx];
 
 /// An instance that has subscribed.
 async fn instance(redis: &str, namespace: &str, mode: Mode) -> Prices {
-    let builder = Cache::builder(namespace).redis(redis).mode(mode);
+    // As in a process of its own.
+    let l2 = RedisL2::open(redis).unwrap();
+    let builder = Cache::builder(namespace).l2(l2).mode(mode);
     let cache = builder.l2_timeout(UNHURRIED).build().unwrap();
     cache.ready().await;
     cache

@@ -17,7 +17,7 @@ use larder::l2::{
     ReadResult, Reply, Stamp, StoredCounts, Subscription, TagVersion, Touched, Ttls, Written,
 };
 use tokio::sync::watch;
-use tokio::time::{sleep, timeout};
+use tokio::time::{Instant, sleep, timeout};
 
 const LIMIT: Duration = Duration::from_secs(10);
 /// A member that only reads the lane's clock.
@@ -638,6 +638,10 @@ impl Subscription for WiredSubscription {
         self.network.count(Step::Heartbeat);
         self.network.wires.applied.fetch_max(applied.seq, SeqCst);
         self.inner.heartbeat(applied);
+    }
+
+    fn next_heartbeat(&self, by: Instant, interval: Duration) -> Instant {
+        self.inner.next_heartbeat(by, interval)
     }
 }
 

@@ -337,7 +337,9 @@ impl<'a, V: Value> Session<'a, V> {
             last: self.reached.last,
         });
         self.last_heartbeat = Instant::now();
-        self.next_heartbeat = self.last_heartbeat + self.ctx.options.max_staleness / 3;
+        let interval = self.ctx.options.max_staleness / 3;
+        let by = self.last_heartbeat + interval;
+        self.next_heartbeat = subscription.next_heartbeat(by, interval);
         subscription.heartbeat(Applied {
             epoch: self.freshness.epoch(),
             seq: self.reached.confirmed.unwrap_or(0),

@@ -1,5 +1,5 @@
-//! A connection that carries a lane's requests: taken from the pool once, shared by all callers, and
-//! replaced when it breaks, falls silent or leads to a server that is not the primary.
+//! A connection that carries a lane's requests: shared with the other lanes on the server, and replaced when it breaks,
+//! falls silent or leads to a server that is not the primary.
 //!
 //! Does not know the purpose of a request. The subscriber decides which life of the server counts: see
 //! [`Connections::keep_only`].
@@ -12,39 +12,31 @@ use std::time::Duration;
 
 use deadpool_redis::redis::aio::MultiplexedConnection;
 use deadpool_redis::redis::{ErrorKind, RedisError, RedisResult, ServerErrorKind};
-use deadpool_redis::{Connection, Pool, PoolError, TimeoutType};
+use deadpool_redis::{PoolError, TimeoutType};
 use futures::future::join;
 use tokio::time::{Instant, timeout_at};
 use tracing::warn;
-use twox_hash::XxHash3_64;
 
-use super::call::Call;
 use super::error::{connect_error, l2_error, none_to_spare};
-use super::names::{CLOCK, LIVE, Names};
-use super::{members, scripts};
-use crate::l2::{L2Error, LONGEST_PAUSE, LaneClock, Member, OnConnect, random, reconnects};
+use super::names::Names;
+use super::run::{CONNECT, Found, run};
+use super::shared::{Line, Shared, Slot};
+use crate::l2::{L2Error, LONGEST_PAUSE, OnConnect, reconnects};
 use crate::util::lock::lock;
 use crate::util::shared_result::{SharedResult, shared_result};
 
-/// How long it may take to make a connection, the wait for the pool included.
-pub(super) const CONNECT: Duration = Duration::from_secs(2);
 /// After this many timeouts in a row a connection is taken to be half-open.
 const HALF_OPEN_AFTER: u32 = 3;
-/// The number of lanes of a namespace on a single server.
-const LANES: u64 = 1;
-
 pub(super) struct Connections {
     source: Arc<Source>,
     /// Another connection, which has precedence in the pool: without it, this one is not made.
     first: Option<Arc<Connections>>,
     current: Mutex<Current>,
-    /// About how many bytes the reads under way will bring.
-    pub(super) expected: AtomicUsize,
 }
 
 /// Makes connections.
 pub(super) struct Source {
-    pub(super) pool: Pool,
+    pub(super) shared: Arc<Shared>,
     pub(super) names: Arc<Names>,
     /// How long a request may take.
     pub(super) limit: Duration,
@@ -56,7 +48,7 @@ pub(super) struct Source {
 impl Source {
     /// The error of a connection that was not there in time.
     fn not_in_time(&self, after: Duration) -> L2Error {
-        let status = self.pool.status();
+        let status = self.shared.pool.status();
         if status.waiting > 0 && status.available == 0 && status.size >= status.max_size {
             none_to_spare()
         } else {
@@ -92,9 +84,8 @@ type Attempt = SharedResult<Result<Arc<Live>, (L2Error, Instant)>>;
 
 /// A working connection.
 struct Live {
+    slot: Arc<Slot>,
     connection: MultiplexedConnection,
-    /// The pool's object, kept so that the pool counts the connection.
-    pooled: Mutex<Option<Connection>>,
     /// The life of the server that RUN found over it: see [`LaneClock::life`].
     life: u64,
     /// Timeouts in a row.
@@ -125,13 +116,22 @@ impl Connections {
             source,
             first,
             current: Mutex::default(),
-            expected: AtomicUsize::new(0),
         }
     }
 
     /// How long a request may take.
     pub(super) fn limit(&self) -> Duration {
         self.source.limit
+    }
+
+    /// About how many bytes the reads under way will bring, those of other lanes included.
+    pub(super) fn expected(&self) -> &AtomicUsize {
+        &self.line().expected
+    }
+
+    fn line(&self) -> &Line {
+        let Shared { first, spare, .. } = &*self.source.shared;
+        self.first.as_ref().map_or(first, |_| spare)
     }
 
     /// Sends a request over the current connection. If that connection turns out to be broken, or to lead to a server
@@ -293,7 +293,7 @@ impl Connections {
         }
     }
 
-    /// Discards a connection, so that neither this nor the pool hands it out again.
+    /// Gives a connection up, so that neither this lane nor another one that has none is given it again.
     fn discard(&self, live: &Arc<Live>) {
         let mut current = lock(&self.current);
         // Another request may have discarded it already, and the connection that is there now is a good one.
@@ -301,10 +301,7 @@ impl Connections {
             current.attempt = None;
         }
         drop(current);
-        if let Some(pooled) = lock(&live.pooled).take() {
-            // Dropped as it is, it would go back into the pool.
-            drop(Connection::take(pooled));
-        }
+        self.line().retire(&live.slot);
     }
 }
 
@@ -337,113 +334,69 @@ fn is_not_primary(error: &RedisError) -> bool {
     matches!(error.kind(), ErrorKind::Server(kind) if is_no_primary(kind))
 }
 
-/// Takes a connection from the pool, and asks with RUN which life of the server it leads to.
+/// Takes the connection that the lanes share, or makes one, and asks with RUN which life of the server it leads to.
 async fn connect(source: Arc<Source>, first: Option<Arc<Connections>>) -> Result<Live, L2Error> {
     let deadline = Instant::now() + CONNECT;
-    let mut checked_out = check_out(&source, first.is_some(), deadline).await;
-    if matches!(checked_out, Err(Failure::NotExecuted(_))) {
+    let is_first = first.is_none();
+    let mut joined = join_server(&source, is_first, deadline).await;
+    if matches!(joined, Err(Failure::NotExecuted(_))) {
         // The idle connections of the pool probably lead to the old primary as well.
-        source.pool.retain(|_, _| false);
-        checked_out = check_out(&source, first.is_some(), deadline).await;
+        source.shared.pool.retain(|_, _| false);
+        joined = join_server(&source, is_first, deadline).await;
     }
-    let (pooled, found) = checked_out.map_err(Failure::into_error)?;
+    let (live, found) = joined.map_err(Failure::into_error)?;
     found.check_lanes()?;
     source.check_policy(&found);
     if first.is_some_and(|first| !first.is_there()) {
         // The pool may have given this one its last connection, which the first had lost.
+        source.shared.spare.retire(&live.slot);
         return Err(L2Error::closed());
     }
     // Before any request goes over it: the instance may have to empty L1 first (rule 13).
     (source.on_connect)(&found.clock);
-    Ok(Live {
-        connection: pooled.clone(),
-        pooled: Mutex::new(Some(pooled)),
-        life: found.clock.life,
-        silent: AtomicU32::new(0),
-    })
+    Ok(live)
 }
 
-/// One object of the pool, and what RUN found over it. An object on which RUN fails is taken out
-/// of the pool for good, or the next attempt would be given the same one again. The failure is
-/// [`Failure::NotExecuted`] if the server is not the primary.
-async fn check_out(
+/// A connection, and what RUN found over it. One on which RUN fails is retired, or the next attempt would be given the
+/// same one again. The failure is [`Failure::NotExecuted`] if the server is not the primary.
+async fn join_server(
     source: &Source,
-    only_what_is_spare: bool,
+    is_first: bool,
     deadline: Instant,
-) -> Result<(Connection, Found), Failure> {
-    let mut limits = source.pool.timeouts();
-    if only_what_is_spare {
-        limits.wait = Some(Duration::ZERO);
-    }
-    // Not dropped before the pool was asked whether it had to wait.
-    let mut getting = pin!(source.pool.timeout_get(&limits));
-    let pooled = timeout_at(deadline, &mut getting).await;
-    let pooled = pooled
+) -> Result<(Live, Found), Failure> {
+    let Shared { first, spare, .. } = &*source.shared;
+    let line = if is_first { first } else { spare };
+    let slot = line.slots.get();
+    // Not dropped before the pool was asked whether it had to wait. A spare connection is not waited for.
+    let mut connecting = pin!(source.shared.connect(&slot, is_first));
+    let connected = timeout_at(deadline, &mut connecting).await;
+    let (connection, is_new) = connected
         .map_err(|_| Failure::Final(source.not_in_time(CONNECT)))?
         .map_err(|error| Failure::Final(pool_error(error)))?;
     // Together, so that a new connection costs one round trip.
-    let naming = source.names.give_name(pooled.clone());
-    let running = run(&source.names, None, pooled.clone());
+    let naming = async {
+        if is_new {
+            source.names.give_name(connection.clone()).await;
+        }
+    };
+    let running = run(&source.names, None, connection.clone());
     let found = timeout_at(deadline, async { join(naming, running).await.1 }).await;
     let failed = match found {
-        Ok(Ok(found)) => return Ok((pooled, found)),
+        Ok(Ok(found)) => {
+            let live = Live {
+                life: found.clock.life,
+                silent: AtomicU32::new(0),
+                connection,
+                slot: Arc::clone(&slot),
+            };
+            return Ok((live, found));
+        }
         Ok(Err(error)) if is_not_primary(&error) => Failure::NotExecuted(l2_error(error)),
         Ok(Err(error)) => Failure::Final(l2_error(error)),
         Err(_) => Failure::Final(L2Error::timed_out(CONNECT)),
     };
-    drop(Connection::take(pooled));
+    line.retire(&slot);
     Err(failed)
-}
-
-/// The answer of RUN.
-pub(super) struct Found {
-    pub(super) clock: LaneClock,
-    lanes: u64,
-    /// Which keys the server evicts when its memory is full.
-    policy: String,
-    /// The list of members: its generation, and for how many ms it has existed, at least. Zeros for none that was asked
-    /// for.
-    pub(super) list: (u64, u64),
-}
-
-/// Runs RUN, as each new connection does before it is used. A subscriber adds itself as a member.
-pub(super) async fn run(
-    names: &Names,
-    me: Option<Member>,
-    connection: MultiplexedConnection,
-) -> RedisResult<Found> {
-    let mut run = Call::new(&scripts::RUN, names, 2);
-    run.own(&[CLOCK, LIVE]).arg(LANES).arg(random());
-    if let Some(me) = me {
-        run.arg(me.info.id).arg(members::entry(&me));
-    }
-    let answer: (u64, u64, u64, u64, u64, String, String, u64, u64) = run.run(connection).await?;
-    let (epoch, seq, ver, now, lanes, life, policy, generation, age) = answer;
-    Ok(Found {
-        clock: clock([epoch, seq, ver, now], &life),
-        lanes,
-        policy,
-        list: (generation, age),
-    })
-}
-
-/// The lane's clock: epoch, seq, ver and the time, and the life that the server names `run_id:master_replid`.
-pub(super) fn clock([epoch, seq, ver, now]: [u64; 4], life: &str) -> LaneClock {
-    LaneClock {
-        life: XxHash3_64::oneshot(life.as_bytes()),
-        epoch,
-        seq,
-        ver,
-        now,
-    }
-}
-
-impl Found {
-    /// Two numbers of lanes in one fleet would lose invalidations without a sign.
-    pub(super) fn check_lanes(&self) -> Result<(), L2Error> {
-        let other = || L2Error::unexpected("the namespace was set up with another number of lanes");
-        (self.lanes == LANES).then_some(()).ok_or_else(other)
-    }
 }
 
 fn pool_error(error: PoolError) -> L2Error {

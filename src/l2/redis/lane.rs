@@ -14,9 +14,9 @@ use tokio::time::{Instant, sleep, timeout};
 use super::call::{Call, Lua, is_staged, kept, numbers, senseless};
 use super::connection::{Connections, Failure};
 use super::names::{CLOCK, DONE, HOLD, LEASE, LIVE, LOG, MARKER, Names, STATS, VALUE, WRITES};
+use super::pubsub::Subscriptions;
 use super::read_batcher::ReadBatcher;
-use super::server::Connector;
-use super::{members, pubsub, scripts};
+use super::{members, scripts};
 use crate::clock::millis;
 use crate::key::Key;
 use crate::l2::{
@@ -47,8 +47,7 @@ pub(super) struct RedisLane {
     pub(super) connections: Arc<Connections>,
     /// Reads values over these connections, and over a second one; single ones are put together.
     pub(super) batches: ReadBatcher,
-    /// Makes the connections that subscribe.
-    pub(super) connector: Connector,
+    pub(super) subscriptions: Subscriptions,
 }
 
 partial_debug!([] RedisLane, "RedisLane");
@@ -637,6 +636,6 @@ impl Lane for RedisLane {
     }
 
     fn subscribe(&self, me: MemberInfo) -> Reply<'_, (LaneClock, Box<dyn Subscription>)> {
-        pubsub::subscribe(&self.connector, &self.names, me).boxed()
+        self.subscriptions.subscribe(me).boxed()
     }
 }

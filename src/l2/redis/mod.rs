@@ -3,8 +3,9 @@
 //! - [`server`]: which server, and how connections to it are made; [`tls`]: whether TLS can work
 //! - [`lane`]: the steps, each a script or a command; [`scripts`]: the `.lua` files; [`call`]: one call of a script
 //! - [`read_batcher`]: reads that share a request; [`read_request`]: over which connection it goes
-//! - [`connection`]: a connection that all callers share, of which a cache has up to two
-//! - [`pubsub`]: the subscriber's connection, for messages and heartbeats
+//! - [`shared`]: the connections that all lanes on a server share; [`connection`]: one for requests, as a lane uses it
+//! - [`subscriber`]: the one that subscribes, for messages and heartbeats; [`pubsub`]: the subscription of a lane
+//! - [`run`]: the first request of a lane over a connection
 //! - [`members`]: how a member is written down; [`names`]: the names of a lane's keys, and of its connections
 //! - [`error`]: the client's errors as those of the crate; `trouble.md`: the effect of each on a cache
 //!
@@ -19,8 +20,11 @@ pub(crate) mod names;
 mod pubsub;
 mod read_batcher;
 mod read_request;
+mod run;
 mod scripts;
 mod server;
+mod shared;
+mod subscriber;
 #[cfg_attr(not(feature = "tls"), path = "no_tls.rs")]
 mod tls;
 #[cfg(feature = "write-behind")]
@@ -36,37 +40,32 @@ use deadpool_redis::redis::StreamingCredentialsProvider;
 use self::connection::{Connections, Source};
 use self::lane::RedisLane;
 use self::names::Names;
+use self::pubsub::Subscriptions;
 use self::read_batcher::ReadBatcher;
 use self::read_request::ReadRequests;
+use self::server::Credentials;
 pub use self::server::Server;
-use self::server::{Connector, Credentials};
+use self::shared::Shared;
 use super::{L2, L2Error, Lane, OnConnect, Outages};
 use crate::util::partial_debug::partial_debug;
 
 /// The second level on a Redis server, version 7.0 or later, or Valkey.
 ///
-/// Several caches of a process can share one, and with it the pool. Each cache keeps one pooled
-/// connection, over which its requests are multiplexed. When that connection is busy for the first time, the cache
-/// takes a second one for reads, so that a large value does not delay the reads behind it. For its subscription it
-/// opens another connection, outside the pool. So a pool of your own needs two connections to spare for each cache;
-/// with one, a cache works without the second.
+/// Clones are for several caches of a process: their requests share one connection of the pool. When that is busy for
+/// the first time, they take a second one for reads, so that a large value does not delay the reads behind it. So a
+/// pool of your own needs two connections to spare, however many caches are on it; with one, they work without the
+/// second. Another connection, outside the pool, subscribes for all of them, and carries their heartbeats.
 ///
-/// In `CLIENT LIST` these connections have the name `larder:NAMESPACE`.
+/// A cache that gives up on a connection, as after several requests in a row that were not answered in time, takes a
+/// new one; the others keep theirs. Caches on different runtimes share none, as a connection ends with its runtime.
+///
+/// In `CLIENT LIST` a connection has the name `larder:NAMESPACE`, of the cache that has made it.
 #[doc = include_str!("trouble.md")]
 #[derive(Clone)]
-pub struct RedisL2 {
-    /// Of requests.
-    pool: Pool,
-    /// Whether `pool` belongs to the user, and is not made by `connector`.
-    is_given: bool,
-    /// Of subscriptions.
-    /// Boxed, as users keep this in types of their own.
-    connector: Box<Connector>,
-    outages: Arc<Outages>,
-}
+pub struct RedisL2(Arc<Shared>);
 
 impl RedisL2 {
-    /// A store on this server, with a pool of its own. [`Server`] lists the forms of an address: a URL such as
+    /// A store on this server, with connections of its own. [`Server`] lists the forms of an address: a URL such as
     /// `redis://[user][:password@]host[:port][/db]`, a `ConnectionInfo` or a `Client` of the redis crate.
     ///
     /// Does not connect: that happens at the first use.
@@ -75,13 +74,15 @@ impl RedisL2 {
     ///
     /// [`L2Error::is_bad_config`] when connections to it cannot work. The error does not show the URL.
     pub fn open(server: impl Into<Server>) -> Result<Self, L2Error> {
-        let connector = server.into().connector()?;
-        Ok(Self {
-            pool: connector.pool()?,
-            is_given: false,
-            connector: Box::new(connector),
-            outages: Arc::default(),
-        })
+        Ok(Self(Arc::new(Shared::new(
+            server.into().connector()?,
+            None,
+        )?)))
+    }
+
+    /// The same, with connections that all callers with this URL share.
+    pub(crate) fn shared(server: impl Into<Server>) -> Result<Self, L2Error> {
+        Shared::of(server.into()).map(Self)
     }
 
     /// A store behind a pool of your own; the server is for the connection that subscribes, which a pool cannot
@@ -94,12 +95,10 @@ impl RedisL2 {
     ///
     /// [`L2Error::is_bad_config`] when connections to the server cannot work. The error does not show the URL.
     pub fn with_pool(pool: Pool, server: impl Into<Server>) -> Result<Self, L2Error> {
-        Ok(Self {
-            pool,
-            is_given: true,
-            connector: Box::new(server.into().connector()?),
-            outages: Arc::default(),
-        })
+        Ok(Self(Arc::new(Shared::new(
+            server.into().connector()?,
+            Some(pool),
+        )?)))
     }
 
     /// Takes user and password from a provider, for passwords and tokens that change while the service runs.
@@ -143,15 +142,14 @@ impl RedisL2 {
     /// # Ok::<(), larder::L2Error>(())
     /// ```
     pub fn credentials(
-        mut self,
+        self,
         provider: impl StreamingCredentialsProvider + 'static,
     ) -> Result<Self, L2Error> {
-        self.connector.credentials = Some(Credentials(Arc::new(provider)));
+        let mut connector = self.0.connector.clone();
+        connector.credentials = Some(Credentials(Arc::new(provider)));
         // The manager of a given pool has its credentials already, and cannot be given others.
-        if !self.is_given {
-            self.pool = self.connector.pool()?;
-        }
-        Ok(self)
+        let pool = self.0.is_given.then(|| self.0.pool.clone());
+        Ok(Self(Arc::new(Shared::new(connector, pool)?)))
     }
 }
 
@@ -162,7 +160,7 @@ partial_debug! {
 
 impl L2 for RedisL2 {
     fn outages(&self) -> Arc<Outages> {
-        Arc::clone(&self.outages)
+        Arc::clone(&self.0.outages)
     }
 
     fn has_channels(&self) -> bool {
@@ -170,9 +168,10 @@ impl L2 for RedisL2 {
     }
 
     fn lane(&self, namespace: &str, timeout: Duration, on_connect: OnConnect) -> Box<dyn Lane> {
-        let names = Arc::new(Names::new(namespace, self.connector.database()));
+        let database = self.0.connector.database();
+        let names = Arc::new(Names::new(namespace, database));
         let source = Arc::new(Source {
-            pool: self.pool.clone(),
+            shared: Arc::clone(&self.0),
             names: Arc::clone(&names),
             limit: timeout,
             on_connect,
@@ -183,11 +182,12 @@ impl L2 for RedisL2 {
         let spare = Arc::new(Connections::new(source, Some(Arc::clone(&connections))));
         let both = [Arc::clone(&connections), spare];
         let requests = ReadRequests::new(Arc::clone(&names), both);
+        let shared = Arc::clone(&self.0);
         Box::new(RedisLane {
+            subscriptions: Subscriptions::new(shared, Arc::clone(&names)),
             names,
             batches: ReadBatcher::new(Arc::new(requests)),
             connections,
-            connector: (*self.connector).clone(),
         })
     }
 }

@@ -1,12 +1,20 @@
--- NOTE  live | id entry generation age  ->  1, or 0 if the list is of another generation
+-- NOTE  live... | {id entry generation age}...  ->  for each list 1, or 0 if it is of another generation
 -- The part of a heartbeat that updates the entry of a member (rule 16). `age` is how long the list has existed at
 -- least, as the member has measured it.
-local generation, age = list(KEYS[1])
-if generation ~= tonumber(ARGV[3]) then
-  return 0
+local function note(live, id, entry, joined, measured)
+  local generation, age = list(live)
+  if generation ~= tonumber(joined) then
+    return 0
+  end
+  if tonumber(measured) > age then
+    set_list(live, generation, measured)
+  end
+  redis.call('HSET', live, id, entry)
+  return 1
 end
-if tonumber(ARGV[4]) > age then
-  set_list(KEYS[1], generation, ARGV[4])
+
+local noted = {}
+for i, live in ipairs(KEYS) do
+  noted[i] = note(live, unpack(ARGV, 4 * i - 3, 4 * i))
 end
-redis.call('HSET', KEYS[1], ARGV[1], ARGV[2])
-return 1
+return noted

@@ -160,15 +160,15 @@ impl ReadRequests {
     /// request until the second part is dropped.
     fn expect(&self, keys: usize) -> (&Connections, OnDrop<impl Fn()>) {
         let [first, second] = &self.lines;
-        let expected = |line: &Connections| line.expected.load(Ordering::Relaxed);
+        let expected = |line: &Connections| line.expected().load(Ordering::Relaxed);
         // While the first is being made again, it has precedence in the pool.
         let is_busier = expected(first) > expected(second);
         let is_second = is_busier && first.is_there() && second.is_there_or_made();
         let line = if is_second { second } else { first };
         // At least one byte for each key: before the first answer, the number of keys is all that is known.
         let bytes = keys * self.bytes_each.load(Ordering::Relaxed).max(1);
-        line.expected.fetch_add(bytes, Ordering::Relaxed);
-        let end = move || _ = line.expected.fetch_sub(bytes, Ordering::Relaxed);
+        line.expected().fetch_add(bytes, Ordering::Relaxed);
+        let end = move || _ = line.expected().fetch_sub(bytes, Ordering::Relaxed);
         (line, OnDrop(end))
     }
 }

@@ -68,35 +68,45 @@ const POOL_SIZE: usize = 1024;
 /// first such server is opened. So an application that chooses another one does that before:
 /// `CryptoProvider::install_default` succeeds once in a process.
 #[derive(Clone)]
-pub struct Server(Result<ConnectionInfo, L2Error>);
+pub struct Server {
+    info: Result<ConnectionInfo, L2Error>,
+    /// If it was given so: by this, caches find out that they are on the same server.
+    pub(super) url: Option<String>,
+}
 
 impl From<&str> for Server {
     fn from(url: &str) -> Self {
-        Self(parse(url))
+        Self::from(url.to_owned())
     }
 }
 
 impl From<&String> for Server {
     fn from(url: &String) -> Self {
-        Self(parse(url))
+        Self::from(url.to_owned())
     }
 }
 
 impl From<String> for Server {
     fn from(url: String) -> Self {
-        Self(parse(&url))
+        Self {
+            info: parse(&url),
+            url: Some(url),
+        }
     }
 }
 
 impl From<ConnectionInfo> for Server {
     fn from(info: ConnectionInfo) -> Self {
-        Self(Ok(info))
+        Self {
+            info: Ok(info),
+            url: None,
+        }
     }
 }
 
 impl From<Client> for Server {
     fn from(client: Client) -> Self {
-        Self(Ok(client.get_connection_info().clone()))
+        Self::from(client.get_connection_info().clone())
     }
 }
 
@@ -159,7 +169,7 @@ fn problem_in(host: &str, path: &str) -> &'static str {
 impl Server {
     /// Makes connections to it, unless that cannot work.
     pub(super) fn connector(self) -> Result<Connector, L2Error> {
-        let info = self.0?;
+        let info = self.info?;
         // The server would refuse it when a request connects, and name no setting.
         if info.redis_settings().db() < 0 {
             let what = "the number of the Redis database is negative; the first one is 0";

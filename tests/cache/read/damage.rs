@@ -72,7 +72,7 @@ async fn damaged_bytes_are_a_miss_and_are_overwritten() {
 #[tokio::test]
 async fn bytes_of_another_key_or_namespace_are_damaged() {
     let fleet = Fleet::redis().await;
-    let Fleet::Redis { server, l2 } = &fleet else {
+    let Fleet::Redis { server, l2, .. } = &fleet else {
         unreachable!()
     };
     let mut redis = server.connection().await;

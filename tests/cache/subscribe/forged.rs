@@ -46,7 +46,7 @@ impl Publisher {
         let mut publish = cmd("PUBLISH");
         publish.arg("{test:text.0}!events").arg(message);
         let receivers: u64 = publish.query_async(&mut self.redis).await.unwrap();
-        assert_eq!(receivers, 2);
+        assert!(receivers > 0);
     }
 }
 

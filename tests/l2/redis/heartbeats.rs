@@ -20,7 +20,7 @@ const INFO: u64 = 33;
 const MOST_COMMANDS: u64 = 10;
 
 /// What the server has received, in bytes.
-async fn received(raw: &mut MultiplexedConnection) -> u64 {
+pub(super) async fn received(raw: &mut MultiplexedConnection) -> u64 {
     let stats: String = run(raw, &["INFO", "stats"]).await;
     let received = stats
         .lines()
@@ -29,7 +29,7 @@ async fn received(raw: &mut MultiplexedConnection) -> u64 {
 }
 
 /// The commands that clients and scripts have sent, with how often.
-async fn calls(raw: &mut MultiplexedConnection) -> Vec<(String, u64)> {
+pub(super) async fn calls(raw: &mut MultiplexedConnection) -> Vec<(String, u64)> {
     let stats: String = run(raw, &["INFO", "commandstats"]).await;
     let calls = stats.lines().filter_map(|line| {
         let (name, rest) = line.strip_prefix("cmdstat_")?.split_once(":calls=")?;
@@ -135,5 +135,56 @@ async fn a_server_that_has_forgotten_the_scripts_is_sent_them_once() {
     assert!(
         !calls.iter().any(|(name, _)| name.starts_with("script")),
         "{calls:?}"
+    );
+}
+
+/// Twenty caches at the default `max_staleness`, sooner: they ask together, whenever they were built.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn twenty_idle_caches_cost_little_more_than_one() {
+    const CACHES: u64 = 20;
+    // A second of 1.5 beats.
+    const BEATS: u64 = 60;
+    let server = RedisServer::start().await;
+    let mut raw = server.connection().await;
+    let mut caches = Vec::new();
+    for n in 0..CACHES {
+        let builder: larder::Builder<String, u32> = Cache::builder(format!("test:{n}"));
+        let builder = builder.redis(server.url());
+        let cache = builder.max_staleness(Duration::from_millis(300));
+        let cache = cache.build().unwrap();
+        cache.ready().await;
+        caches.push(cache);
+    }
+    let _: () = run(&mut raw, &["CONFIG", "RESETSTAT"]).await;
+    let before = received(&mut raw).await;
+    let beats = async || {
+        let calls = calls(&mut raw.clone()).await;
+        let of = |name: &str| {
+            calls
+                .iter()
+                .find(|(known, _)| known == name)
+                .map_or(0, |(_, n)| *n)
+        };
+        (of("evalsha_ro"), of("hset"))
+    };
+    eventually("each has sent its heartbeats", async || {
+        beats().await.1 >= BEATS * CACHES
+    })
+    .await;
+    let (scripts, notes) = beats().await;
+    let sent = received(&mut raw).await - before;
+    // That each cache has sent.
+    let each = notes / CACHES;
+    let bytes = sent / each;
+    println!("{scripts} requests for {each} beats of {CACHES} caches, {bytes} bytes a beat");
+    // One that comes between two others is sent by itself.
+    assert!(scripts <= 2 * each, "{scripts} for {each}");
+    assert!(bytes <= MOST * CACHES / 2, "{bytes} bytes");
+    let list: String = run(&mut raw, &["CLIENT", "LIST"]).await;
+    assert!(
+        list.lines()
+            .filter(|line| line.contains(" name=larder:"))
+            .count()
+            <= 3
     );
 }

@@ -12,7 +12,9 @@ mod outages;
 mod overload;
 mod replicas;
 mod resends;
+mod shared;
 mod staged;
+mod subscriptions;
 #[cfg(feature = "tls")]
 mod tls;
 mod urls;

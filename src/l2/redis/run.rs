@@ -1,0 +1,69 @@
+//! RUN, the first request of a lane over a connection: which life of the server it leads to, and the lane's clock there
+//! (rule 13).
+
+use std::time::Duration;
+
+use deadpool_redis::redis::RedisResult;
+use deadpool_redis::redis::aio::MultiplexedConnection;
+use twox_hash::XxHash3_64;
+
+use super::call::Call;
+use super::names::{CLOCK, LIVE, Names};
+use super::{members, scripts};
+use crate::l2::{L2Error, LaneClock, Member, random};
+
+/// How long it may take to make a connection, the wait for the pool included.
+pub(super) const CONNECT: Duration = Duration::from_secs(2);
+/// The number of lanes of a namespace on a single server.
+const LANES: u64 = 1;
+
+/// The answer of RUN.
+pub(super) struct Found {
+    pub(super) clock: LaneClock,
+    lanes: u64,
+    /// Which keys the server evicts when its memory is full.
+    pub(super) policy: String,
+    /// The list of members: its generation, and for how many ms it has existed, at least. Zeros for none that was asked
+    /// for.
+    pub(super) list: (u64, u64),
+}
+
+/// Runs RUN, as each new connection does before it is used. A subscriber adds itself as a member.
+pub(super) async fn run(
+    names: &Names,
+    me: Option<Member>,
+    connection: MultiplexedConnection,
+) -> RedisResult<Found> {
+    let mut run = Call::new(&scripts::RUN, names, 2);
+    run.own(&[CLOCK, LIVE]).arg(LANES).arg(random());
+    if let Some(me) = me {
+        run.arg(me.info.id).arg(members::entry(&me));
+    }
+    let answer: (u64, u64, u64, u64, u64, String, String, u64, u64) = run.run(connection).await?;
+    let (epoch, seq, ver, now, lanes, life, policy, generation, age) = answer;
+    Ok(Found {
+        clock: clock([epoch, seq, ver, now], &life),
+        lanes,
+        policy,
+        list: (generation, age),
+    })
+}
+
+/// The lane's clock: epoch, seq, ver and the time, and the life that the server names `run_id:master_replid`.
+pub(super) fn clock([epoch, seq, ver, now]: [u64; 4], life: &str) -> LaneClock {
+    LaneClock {
+        life: XxHash3_64::oneshot(life.as_bytes()),
+        epoch,
+        seq,
+        ver,
+        now,
+    }
+}
+
+impl Found {
+    /// Two numbers of lanes in one fleet would lose invalidations without a sign.
+    pub(super) fn check_lanes(&self) -> Result<(), L2Error> {
+        let other = || L2Error::unexpected("the namespace was set up with another number of lanes");
+        (self.lanes == LANES).then_some(()).ok_or_else(other)
+    }
+}

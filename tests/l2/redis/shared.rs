@@ -1,0 +1,170 @@
+//! Connections that several lanes share.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures::future::join_all;
+use larder::RedisL2;
+use larder::l2::L2;
+use tokio::runtime::Builder;
+use tokio::task::spawn_blocking;
+
+use super::run;
+use crate::store::*;
+use crate::support::eventually::eventually;
+use crate::support::proxy::{Kind, Line, Proxy, Way};
+use crate::support::redis_server::RedisServer;
+
+const HASTY: Duration = Duration::from_millis(50);
+
+/// The ids of the connections of larder, in the order in which they were made.
+async fn connections(server: &RedisServer) -> Vec<String> {
+    let list: String = run(&mut server.connection().await, &["CLIENT", "LIST"]).await;
+    let ours = list.lines().filter(|line| line.contains(" name=larder:"));
+    let ids = ours.filter_map(|line| line.split(' ').next());
+    ids.map(str::to_owned).collect()
+}
+
+#[tokio::test]
+async fn lanes_share_one_connection_for_requests() {
+    let server = RedisServer::start().await;
+    let l2 = RedisL2::open(server.url()).unwrap();
+    let lanes: Vec<_> = (0..20)
+        .map(|n| lane_of(&l2, &format!("test:{n}")))
+        .collect();
+    // At once, so that they begin to connect together.
+    join_all(lanes.iter().map(|lane| insert(&**lane, "k", b"v"))).await;
+    assert_eq!(connections(&server).await.len(), 1);
+    // Each has its own values.
+    invalidate(&*lanes[3], &["k"]).await;
+    for (n, lane) in lanes.iter().enumerate() {
+        assert_eq!(lane.get("k").await.unwrap().is_some(), n != 3, "{n}");
+    }
+    // Each has asked for the life of the server, which it says to its cache.
+    for n in 0..20 {
+        let clock: u64 = run(
+            &mut server.connection().await,
+            &["EXISTS", &format!("{{test:{n}.0}}!clock")],
+        )
+        .await;
+        assert_eq!(clock, 1, "{n}");
+    }
+}
+
+/// A value that is large delays reads of another lane no more than those of its own.
+#[tokio::test]
+async fn the_spare_connection_is_shared_as_well() {
+    let server = RedisServer::start().await;
+    let l2 = RedisL2::open(server.url()).unwrap();
+    let lanes: Vec<_> = (0..4).map(|n| lane_of(&l2, &format!("test:{n}"))).collect();
+    eventually("a spare connection is there", async || {
+        let reads = lanes.iter().flat_map(|lane| (0..50).map(|_| lane.get("k")));
+        assert!(join_all(reads).await.iter().all(Result::is_ok));
+        connections(&server).await.len() == 2
+    })
+    .await;
+    let reads = lanes.iter().flat_map(|lane| (0..50).map(|_| lane.get("k")));
+    assert!(join_all(reads).await.iter().all(Result::is_ok));
+    assert_eq!(connections(&server).await.len(), 2);
+}
+
+/// Only its own requests go over the new connection that it makes.
+#[tokio::test]
+async fn a_hasty_lane_cuts_no_connection_of_others() {
+    let server = RedisServer::start().await;
+    let proxy = Proxy::start(server.port()).await;
+    let l2 = RedisL2::open(proxy.url()).unwrap();
+    let calm = lane_of(&l2, "test:calm");
+    let hasty = l2.lane("test:hasty", HASTY, Box::new(|_| {}));
+    insert(&*calm, "k", b"v").await;
+    insert(&*hasty, "k", b"v").await;
+    assert_eq!(proxy.connections(Kind::Data), 1);
+
+    proxy.set(Kind::Data, Way::FromRedis, Line::Held);
+    let waiting = tokio::spawn({
+        let calm = Arc::clone(&calm);
+        async move { calm.get("k").await }
+    });
+    eventually("the hasty lane connects anew", async || {
+        assert!(hasty.get("k").await.is_err());
+        proxy.connections(Kind::Data) > 1
+    })
+    .await;
+    proxy.heal();
+    // Over the old connection, which had its request before.
+    let value = waiting.await.unwrap().unwrap();
+    assert!(value.is_some());
+    eventually("the hasty lane works again", async || {
+        hasty.get("k").await.is_ok()
+    })
+    .await;
+}
+
+/// The lane that gives up on a connection is not given it again, although others still have it.
+#[tokio::test]
+async fn a_half_open_connection_is_replaced_for_each_lane() {
+    let server = RedisServer::start().await;
+    let proxy = Proxy::start(server.port()).await;
+    let l2 = RedisL2::open(proxy.url()).unwrap();
+    let calm = lane_of(&l2, "test:calm");
+    let lanes = ["test:a", "test:b"].map(|name| l2.lane(name, HASTY, Box::new(|_| {})));
+    insert(&*calm, "k", b"v").await;
+    for lane in &lanes {
+        assert!(lane.get("k").await.unwrap().is_none());
+    }
+    proxy.set(Kind::Data, Way::FromRedis, Line::BlackHole);
+    for lane in &lanes {
+        assert!(lane.get("k").await.is_err());
+    }
+    // What is connected from here on works.
+    proxy.heal();
+    for lane in &lanes {
+        eventually("it works again", async || lane.get("k").await.is_ok()).await;
+    }
+    // And is shared.
+    assert!(proxy.connections(Kind::Data) <= 3);
+    drop(calm);
+}
+
+/// A connection ends with its runtime, and that of another runtime may not run at all.
+#[tokio::test]
+async fn lanes_on_several_runtimes_share_nothing() {
+    let server = RedisServer::start().await;
+    let l2 = RedisL2::open(server.url()).unwrap();
+    let (here, there) = (lane_of(&l2, "test:here"), lane_of(&l2, "test:there"));
+    insert(&*here, "k", b"v").await;
+    let own = connections(&server).await;
+    let elsewhere = spawn_blocking(move || {
+        let runtime = Builder::new_current_thread().enable_all().build().unwrap();
+        runtime.block_on(insert(&*there, "k", b"v"));
+        (runtime, there)
+    });
+    let (runtime, there) = elsewhere.await.unwrap();
+    assert_eq!(connections(&server).await.len(), 2);
+    runtime.shutdown_background();
+    eventually("the other connection is closed", async || {
+        connections(&server).await == own
+    })
+    .await;
+    // It joins the runtime that it is used on now, and that one's connection.
+    assert!(get(&*there, "k").await.is_some() && get(&*here, "k").await.is_some());
+    assert_eq!(connections(&server).await, own);
+}
+
+#[tokio::test]
+async fn connections_are_closed_with_the_last_lane() {
+    let server = RedisServer::start().await;
+    let l2 = RedisL2::open(server.url()).unwrap();
+    let (first, second) = (lane_of(&l2, "test:first"), lane_of(&l2, "test:second"));
+    drop(l2);
+    insert(&*first, "k", b"v").await;
+    insert(&*second, "k", b"v").await;
+    drop(first);
+    insert(&*second, "k", b"w").await;
+    assert_eq!(connections(&server).await.len(), 1);
+    drop(second);
+    eventually("it is closed", async || {
+        connections(&server).await.is_empty()
+    })
+    .await;
+}
