@@ -21,6 +21,9 @@ const ROUND: Duration = Duration::from_millis(300);
 const CALLERS: [u64; 3] = [1, 64, 256];
 
 const OURS: &str = "larder";
+/// Caches that share their connections, and have a part of the keys each.
+const CACHES: u64 = 20;
+const TWENTY: &str = "larder, 20 caches";
 const SHARED: &str = "one shared connection";
 const CHECKOUT: &str = "a checkout for each GET";
 
@@ -64,6 +67,10 @@ pub(crate) fn group() -> Group {
                 }
             }
         }
+        let callers = CALLERS[2];
+        let what = format!("L2 hits of {CACHES} caches, {}", count(callers, "caller"));
+        let goal = Goal::new(0.9, 1.0);
+        row(what, (TWENTY, OURS), callers, 0, "/s", goal);
         let goal = Goal::new(1.25, 1.05);
         row(
             format!("get_many of {MANY}"),
@@ -89,6 +96,14 @@ fn contestants(threads: u32) -> Vec<Contestant> {
     let redis = Rc::new(Redis::with_threads(threads));
     let shared = Shared(redis.connection());
     let cache = redis.cache("bench:reads", |cache| cache.l1_capacity(0));
+    // On a server of their own, as more data makes the others slower.
+    let elsewhere = Rc::new(Redis::with_threads(threads));
+    let l2 = elsewhere.l2();
+    let one = |n| {
+        let namespace = format!("bench:reads:{n}");
+        elsewhere.cache_on(l2.clone(), &namespace, |cache| cache.l1_capacity(0))
+    };
+    let twenty = Twenty((0..CACHES).map(one).collect());
     redis.runtime.block_on(async {
         for id in 0..KEYS {
             let user = User::new(id);
@@ -101,6 +116,11 @@ fn contestants(threads: u32) -> Vec<Contestant> {
             cache.insert(&id, user).await.unwrap();
         }
     });
+    elsewhere.runtime.block_on(async {
+        for id in 0..KEYS {
+            twenty.of(id).insert(&id, User::new(id)).await.unwrap();
+        }
+    });
     let (ours, checkout) = (Ours(cache), Checkout(redis.pool()));
     let mut all = Vec::new();
     for callers in CALLERS {
@@ -109,6 +129,9 @@ fn contestants(threads: u32) -> Vec<Contestant> {
         all.push(contender(&redis, name(SHARED), callers, shared.clone()));
         all.push(contender(&redis, name(CHECKOUT), callers, checkout.clone()));
     }
+    let callers = CALLERS[2];
+    let name = contestant(TWENTY, callers, threads);
+    all.push(contender(&elsewhere, name, callers, twenty));
     let name = |way| contestant(way, 1, threads);
     all.push(contender(&redis, name(OURS_MANY), 1, OursMany(ours.0)));
     all.push(contender(&redis, name(MGET), 1, Mget(shared.0)));
@@ -131,6 +154,21 @@ struct Ours(Cache<u64, User>);
 impl Call for Ours {
     async fn call(&mut self, id: u64) {
         assert_eq!(self.0.get(&id).await.unwrap().id, id);
+    }
+}
+
+#[derive(Clone)]
+struct Twenty(Vec<Cache<u64, User>>);
+
+impl Twenty {
+    fn of(&self, id: u64) -> &Cache<u64, User> {
+        &self.0[usize::try_from(id % CACHES).unwrap()]
+    }
+}
+
+impl Call for Twenty {
+    async fn call(&mut self, id: u64) {
+        assert_eq!(self.of(id).get(&id).await.unwrap().id, id);
     }
 }
 

@@ -80,6 +80,11 @@ impl Redis {
         pool.max_size(16).build().unwrap()
     }
 
+    /// With connections of its own.
+    pub(crate) fn l2(&self) -> RedisL2 {
+        RedisL2::open(self.server.url()).unwrap()
+    }
+
     /// An instance that is ready, and so receives invalidations.
     pub(crate) fn cache<K, V>(
         &self,
@@ -90,7 +95,20 @@ impl Redis {
         K: larder::CacheKey,
         V: Serialize + DeserializeOwned + Send + Sync + 'static,
     {
-        let l2 = RedisL2::open(self.server.url()).unwrap();
+        self.cache_on(self.l2(), namespace, set)
+    }
+
+    /// The same, over connections that it may share with others.
+    pub(crate) fn cache_on<K, V>(
+        &self,
+        l2: RedisL2,
+        namespace: &str,
+        set: impl FnOnce(Builder<K, V>) -> Builder<K, V>,
+    ) -> Cache<K, V>
+    where
+        K: larder::CacheKey,
+        V: Serialize + DeserializeOwned + Send + Sync + 'static,
+    {
         let cache = set(Cache::builder(namespace)).l2(l2).build().unwrap();
         self.runtime.block_on(cache.ready());
         cache
