@@ -382,7 +382,10 @@ impl Breaker {
         let Some(over) = trouble.take_if(is_over) else {
             return;
         };
-        debug_assert!(!self.is_open(), "its last answer has closed it");
+        debug_assert!(
+            !self.is_open(),
+            "the answer that ends a trouble has closed the breaker"
+        );
         self.in_trouble.store(false, Ordering::Relaxed);
         let over = l2::Trouble {
             failing_for: Duration::from_nanos(over.last.saturating_sub(over.began)),

@@ -301,7 +301,10 @@ impl<V: Value> Convert<V> {
             ends_at: NEVER,
             attend_at: NEVER,
         };
-        debug_assert!(head.expires_at <= head.gone_at, "no longer than its TTL");
+        debug_assert!(
+            head.expires_at <= head.gone_at,
+            "L1 serves no value past its TTL"
+        );
         let head = self.head_until(head, gone_at, lifetime.ends_at.map_or(NEVER, at));
         Arc::new(Slot::new(key.clone(), value, head, tags))
     }

@@ -126,7 +126,10 @@ impl Freshness {
         // Rule 8, one critical section with `revoke`.
         let now = lock(&self.revocations);
         debug_assert!(asked.revocations <= *now, "revocations are only counted up");
-        debug_assert!(!self.has_no_l2() && until != NEVER, "L1 is not alone");
+        debug_assert!(
+            !self.has_no_l2() && until != NEVER,
+            "who is alone needs no proof"
+        );
         if *now != asked.revocations {
             return;
         }

@@ -335,7 +335,8 @@ impl<V> InFlight<V> {
     /// Whether an operation may store a value. It may change at any time before [`reveal`](Self::reveal).
     pub(super) fn may_store(&self, op: &Op<V>, fresh: &Slot<V>) -> bool {
         let shard = self.lock(op.hash);
-        (shard.get(op.hash, &op.key)).is_some_and(|state| self.allows(state, op, fresh))
+        let state = shard.get(op.hash, &op.key);
+        state.is_some_and(|state| self.allows(state, op, fresh))
     }
 
     /// Makes a stored value visible, if it still may be; then nothing older may (rule 3).

@@ -91,7 +91,10 @@ impl<V> KeyState<V> {
         let load = self.load.take_if(|load| load.id == op);
         let refresh = self.refresh.take_if(|refresh| refresh.id == op);
         let has_flight = self.read.is_some() || self.load.is_some() || self.refresh.is_some();
-        debug_assert!(self.ops > 0 || !has_flight, "none outlives its operation");
+        debug_assert!(
+            self.ops > 0 || !has_flight,
+            "a flight ends with its operation"
+        );
         (self.ops == 0, (read, load, refresh))
     }
 
@@ -120,7 +123,10 @@ impl<V> KeyState<V> {
     /// A value of this version is handed out: nothing older may follow it (rule 3). Returns the read that callers must
     /// not join any more, as it may be older.
     pub(super) fn hand_out(&mut self, op: u64, ver: u64) -> impl Sized + use<V> {
-        debug_assert!(ver >= self.floor || without(Rule::Floors), "it was allowed");
+        debug_assert!(
+            ver >= self.floor || without(Rule::Floors),
+            "it may be stored"
+        );
         self.floor = self.floor.max(ver);
         self.read.take_if(|read| read.id != op)
     }

@@ -85,7 +85,10 @@ pub(crate) struct SlotHead {
 
 impl<V> Slot<V> {
     pub(crate) fn new(key: Key, mut value: SlotValue<V>, head: SlotHead, tags: Tags) -> Self {
-        debug_assert!(head.expires_at <= head.gone_at, "never longer than L2");
+        debug_assert!(
+            head.expires_at <= head.gone_at,
+            "L1 keeps no value longer than L2"
+        );
         if let SlotValue::Shared(slot) = &value
             && let SlotValue::Shared(holder) = &slot.value
         {

@@ -136,7 +136,8 @@ impl<V: Value> Store<V> {
     /// The cell of a key, if moka has one. moka counts that as a hit.
     fn cell(&self, key: &str) -> Option<Arc<EntryCell<V>>> {
         // `get` alone would also count a key that moka lacks, and moka decides by these counts which entries stay.
-        (self.bounded.contains_key(key)).then(|| self.bounded.get(key))?
+        let is_there = self.bounded.contains_key(key);
+        is_there.then(|| self.bounded.get(key))?
     }
 
     /// Removes the entries that meet the condition, of all keys that begin with one of these. Walks all entries; those

@@ -130,7 +130,8 @@ impl<V: Value> Reads<V> {
 
     /// The same, before a caller waits for an L2 that did not answer last.
     pub(crate) fn get_instead(&self, key: &str) -> Option<Entry<V>> {
-        (self.ctx.breaker.is_silent()).then(|| self.get_unproven(key))?
+        let is_silent = self.ctx.breaker.is_silent();
+        is_silent.then(|| self.get_unproven(key))?
     }
 
     /// L1, then L2.

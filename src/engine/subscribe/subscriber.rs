@@ -329,7 +329,10 @@ impl<'a, V: Value> Session<'a, V> {
     }
 
     fn send_heartbeat(&mut self, subscription: &mut dyn Subscription) {
-        debug_assert!(self.asked.is_none(), "one heartbeat at a time");
+        debug_assert!(
+            self.asked.is_none(),
+            "an answer belongs to the only heartbeat under way"
+        );
         // All of it before the heartbeat is sent: the proof must start too early rather than too late, and `last` is a
         // number that the lane has reached by then.
         self.asked = Some(PendingHeartbeat {

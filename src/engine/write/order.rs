@@ -158,7 +158,10 @@ impl<W: Ordered> WriteOrder<W> {
     pub(crate) fn end(&mut self, keys: &[Key], weight: u32) {
         // Nothing else is under way beside a clear.
         self.is_barrier_under_way = false;
-        debug_assert!(self.weight >= weight, "a batch weighs no more than all");
+        debug_assert!(
+            self.weight >= weight,
+            "a batch weighs no more than all writes"
+        );
         debug_assert!(
             keys.iter().all(|key| self.keys.contains_key(key)),
             "a key under way is in one batch, which ends once"

@@ -60,7 +60,10 @@ impl Drop for Turn<'_> {
         // The lock first: a caller that takes its place in the queue meanwhile is counted below.
         let mut queues = lock(&self.turns.0);
         self.guard = None;
-        debug_assert!(Arc::strong_count(&self.queue) >= 2, "the table has one");
+        debug_assert!(
+            Arc::strong_count(&self.queue) >= 2,
+            "the table keeps the queue of a turn"
+        );
         // The table has one, and this one is the last of its key: a new one would need the lock.
         if Arc::strong_count(&self.queue) == 2 {
             queues.remove(&self.key);

@@ -1,192 +1,358 @@
-//! The subscription of a lane: its part of a connection that all lanes on the server share.
+//! A connection that subscribes, for all lanes of a process on one server: to their channels, and to those of other
+//! programs that they listen to. Heartbeats of lanes that are due together share a request.
+//!
+//! With RESP3 messages and answers share one connection, and with it one order: the answer to a heartbeat that names
+//! message n comes after message n (rule 8). Applies no message.
 
-use std::pin::Pin;
+use std::collections::HashMap;
+use std::convert::Infallible;
+use std::error::Error;
+use std::iter;
+use std::mem::{replace, take};
+use std::slice;
 use std::sync::{Arc, Mutex, Weak};
-use std::task::{Context, Poll};
 use std::time::Duration;
 
-use futures::future::join;
-use futures::{FutureExt, Stream};
-use tokio::sync::{mpsc, oneshot};
+use deadpool_redis::redis::aio::MultiplexedConnection;
+use deadpool_redis::redis::{PushInfo, PushKind, RedisResult, Value};
+use futures::FutureExt;
+use futures::future::{join, join_all};
+use tokio::runtime::Handle;
+use tokio::sync::{OnceCell, oneshot};
 use tokio::time::{Instant, timeout};
+use tracing::warn;
 
-use super::error::connect_error;
-use super::names::Names;
-use super::run::{CONNECT, Found, run};
-use super::shared::Shared;
-use super::subscriber::{Beat, Route, Subscriber};
-use crate::l2::inbox::Inbox;
-use crate::l2::{
-    Applied, Event, L2Error, LaneClock, ListAge, Member, MemberInfo, OnHeard, Reply, Subscription,
-};
+use super::call::{Call, senseless};
+use super::error::l2_error;
+use super::names::{CLOCK, LIVE, Names};
+use super::run::{CONNECT, clock};
+use super::server::Connector;
+use super::{members, scripts};
+use crate::l2::{L2Error, LaneClock, Member, random};
 use crate::util::lock::lock;
-use crate::wire::message;
+use crate::util::on_drop::OnDrop;
+use crate::util::pacing::gather;
 
-/// Messages that may wait for the subscriber. One more is lost, which a hole in the numbers shows (rule 10).
-const QUEUE: usize = 4096;
+/// Lanes whose heartbeats share a request, at most: a script holds up all other requests of the server.
+const TOGETHER: usize = 64;
 
-/// Makes the subscriptions of one lane.
-pub(super) struct Subscriptions {
-    pub(super) shared: Arc<Shared>,
+/// One such connection, once it is made.
+#[derive(Default)]
+pub(super) struct Subscriber {
+    connected: OnceCell<Connected>,
+    /// Heartbeats that are sent next: one of each lane at most.
+    beats: Mutex<Vec<Beat>>,
+}
+
+struct Connected {
+    connection: MultiplexedConnection,
+    channels: Arc<Mutex<Channels>>,
+    /// When it was made. The heartbeats of all lanes are due at whole intervals from then on.
+    at: Instant,
+}
+
+/// The heartbeat of a lane.
+pub(super) struct Beat {
     pub(super) names: Arc<Names>,
-    /// The connection of the last subscription, if that still exists.
-    last: Mutex<Weak<Subscriber>>,
+    pub(super) member: Member,
+    /// Of the list of members that this instance has joined.
+    pub(super) generation: u64,
+    /// For how many ms that has existed, at least.
+    pub(super) age: u64,
+    pub(super) answer: oneshot::Sender<Result<LaneClock, L2Error>>,
 }
 
-impl Subscriptions {
-    pub(super) fn new(shared: Arc<Shared>, names: Arc<Names>) -> Self {
-        Self {
-            shared,
-            names,
-            last: Mutex::default(),
-        }
+/// The clock of a lane in the answer to HEARTBEAT: whether it is in order, epoch, seq and ver.
+type ClockRow = (bool, u64, u64, u64);
+
+impl Subscriber {
+    /// The connection, and whether it had to be made. Safe to cancel: then another caller makes it.
+    pub(super) async fn connect(
+        &self,
+        connector: &Connector,
+    ) -> RedisResult<(MultiplexedConnection, bool)> {
+        let is_new = !self.connected.initialized();
+        let make = || Connected::new(connector).boxed();
+        let connected = self.connected.get_or_try_init(make).await?;
+        Ok((connected.connection.clone(), is_new))
     }
 
-    /// Subscribes, then reads the clock: a change between the two is received as a message (rule 7).
+    /// Whether the connection was there and is lost.
+    pub(super) fn has_ended(&self) -> bool {
+        let connected = self.connected.get();
+        connected.is_some_and(|connected| lock(&connected.channels).has_ended)
+    }
+
+    /// Subscribes to a channel, until the route is dropped.
     pub(super) async fn subscribe(
-        &self,
-        me: MemberInfo,
-    ) -> Result<(LaneClock, Box<dyn Subscription>), L2Error> {
-        let subscriber = self.next();
-        let (queue, messages) = mpsc::channel(QUEUE);
-        // Messages that arrive from here on wait in the queue, until the caller knows by the clock which of them are
-        // new. Several round trips: more than a request may take.
-        let opening = self.open(&subscriber, me, queue);
-        let (found, route) = in_time(opening).await??;
-        found.check_lanes()?;
-        let subscription = RedisSubscription {
-            subscriber,
-            inbox: Inbox::new(messages),
-            routes: vec![route],
-            names: Arc::clone(&self.names),
-            me,
-            generation: found.list.0,
-            list_age: ListAge::new(Duration::from_millis(found.list.1)),
-            under_way: None,
-        };
-        Ok((found.clock, Box::new(subscription)))
+        self: &Arc<Self>,
+        channel: &str,
+        handler: Handler,
+    ) -> Result<Route, L2Error> {
+        let connected = self.connected.get().ok_or_else(L2Error::closed)?;
+        let route = self.add(connected, channel.into(), handler)?;
+        // Also where another lane has done so: its request may not be answered yet.
+        let mut connection = connected.connection.clone();
+        connection.subscribe(channel).await.map_err(l2_error)?;
+        Ok(route)
     }
 
-    /// The connection for the next subscription. Not that of the last one, which has ended for some reason: an address
-    /// may lead to another server by now.
-    fn next(&self) -> Arc<Subscriber> {
-        let mut last = lock(&self.last);
-        if let Some(last) = last.upgrade() {
-            self.shared.subscribers.retire(&last);
+    fn add(
+        self: &Arc<Self>,
+        connected: &Connected,
+        name: Vec<u8>,
+        handler: Handler,
+    ) -> Result<Route, L2Error> {
+        let mut all = lock(&connected.channels);
+        if all.has_ended {
+            return Err(L2Error::closed());
         }
-        let mut next = self.shared.subscribers.get();
-        if next.has_ended() {
-            // Another lane has not noticed yet.
-            self.shared.subscribers.retire(&next);
-            next = self.shared.subscribers.get();
+        all.last += 1;
+        let number = all.last;
+        let handlers = all.by_name.entry(name.clone()).or_default();
+        handlers.push((number, handler));
+        Ok(Route {
+            subscriber: Arc::downgrade(self),
+            channels: Arc::clone(&connected.channels),
+            name,
+            number,
+        })
+    }
+
+    /// Unsubscribes from a channel that had no handler any more.
+    async fn leave(&self, name: &[u8]) {
+        let Some(connected) = self.connected.get() else {
+            return;
+        };
+        let mut connection = connected.connection.clone();
+        let answer = connection.unsubscribe(name).await.map_err(l2_error);
+        let (is_back, has_warned) = {
+            let mut all = lock(&connected.channels);
+            all.leaving -= 1;
+            let has_warned = replace(&mut all.has_warned, answer.is_err());
+            (all.by_name.contains_key(name), has_warned)
+        };
+        if is_back {
+            // A lane has subscribed meanwhile, and its request may have been ahead of this one. The messages that it
+            // misses leave a hole in the numbers (rule 9).
+            _ = connection.subscribe(name).await;
         }
-        *last = Arc::downgrade(&next);
-        next
-    }
-
-    async fn open(
-        &self,
-        subscriber: &Arc<Subscriber>,
-        me: MemberInfo,
-        queue: mpsc::Sender<Event>,
-    ) -> Result<(Found, Route), L2Error> {
-        let connecting = subscriber.connect(&self.shared.connector);
-        let (connection, is_new) = connecting.await.map_err(connect_error)?;
-        let receive = Box::new(move |payload: Vec<u8>| {
-            // A message that cannot be read is skipped, and one that finds the queue full is dropped: both leave a hole
-            // in the numbers. To wait here would stop the answers of heartbeats, too.
-            if let Some(event) = read(&payload) {
-                _ = queue.try_send(event);
-            }
-        });
-        let naming = async {
-            if is_new {
-                self.names.give_name(connection.clone()).await;
-            }
-        };
-        let subscribing = subscriber.subscribe(&self.names.events, receive);
-        let route = join(naming, subscribing).await.1?;
-        let member = Member::new(me, Applied::NOTHING);
-        let found = run(&self.names, Some(member), connection).await;
-        Ok((found.map_err(connect_error)?, route))
-    }
-}
-
-fn read(payload: &[u8]) -> Option<Event> {
-    let message = message::open(payload).map(Event::Message);
-    message.or_else(|| message::lease_ended(payload).map(Event::LeaseEnded))
-}
-
-async fn in_time<T>(opening: impl Future<Output = T>) -> Result<T, L2Error> {
-    let opened = timeout(CONNECT, opening).await;
-    opened.map_err(|_| L2Error::timed_out(CONNECT))
-}
-
-struct RedisSubscription {
-    /// Dropped before the routes: that of the last lane need not be left, as the connection ends.
-    subscriber: Arc<Subscriber>,
-    inbox: Inbox,
-    /// To the lane's channel, and to those of other programs.
-    routes: Vec<Route>,
-    names: Arc<Names>,
-    me: MemberInfo,
-    /// Names the list of members that this instance is in.
-    generation: u64,
-    list_age: ListAge,
-    /// The heartbeat that is not answered yet.
-    under_way: Option<oneshot::Receiver<Result<LaneClock, L2Error>>>,
-}
-
-impl Subscription for RedisSubscription {
-    fn heartbeat(&mut self, applied: Applied) {
-        let (answer, under_way) = oneshot::channel();
-        // Before the request: measured later, it could exceed the age that the list has in that step (rule 16).
-        let age = u64::try_from(self.list_age.now().as_millis()).unwrap_or(u64::MAX);
-        self.subscriber.beat(Beat {
-            names: Arc::clone(&self.names),
-            member: Member::new(self.me, applied),
-            generation: self.generation,
-            age,
-            answer,
-        });
-        self.under_way = Some(under_way);
-    }
-
-    fn next_heartbeat(&self, by: Instant, interval: Duration) -> Instant {
-        self.subscriber.align(by, interval)
-    }
-
-    fn listen<'a>(&'a mut self, channels: &'a [Arc<str>], on_heard: OnHeard) -> Reply<'a, ()> {
-        let subscribing = async move {
-            for (number, channel) in channels.iter().enumerate() {
-                let on_heard = Arc::clone(&on_heard);
-                // Past the queue, so that no flood of other programs costs a message of the lane.
-                let receive = Box::new(move |payload| on_heard(number, payload));
-                let route = self.subscriber.subscribe(channel, receive).await?;
-                self.routes.push(route);
-            }
-            Ok(())
-        };
-        async { in_time(subscribing).await? }.boxed()
-    }
-}
-
-impl Stream for RedisSubscription {
-    type Item = Result<Event, L2Error>;
-
-    fn poll_next(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Self::Item>> {
-        let this = &mut *self;
-        // First: when the answer is there, the messages before it are in the queue, and are counted before any more
-        // come.
-        if let Some(heartbeat) = &mut this.under_way
-            && let Poll::Ready(answer) = heartbeat.poll_unpin(cx)
+        if let Err(error) = answer
+            && error.is_refused()
+            && !has_warned
         {
-            this.under_way = None;
-            match answer.unwrap_or_else(|_| Err(L2Error::closed())) {
-                Ok(clock) => this.inbox.set_answer(Some(clock)),
-                Err(error) => return Poll::Ready(Some(Err(error))),
+            warn!(
+                channel = %String::from_utf8_lossy(name),
+                error = &error as &dyn Error,
+                "messages of caches that were closed still arrive, and are dropped"
+            );
+        }
+    }
+
+    /// When to send a heartbeat that is due at `by` and comes once in an interval: at a time that it has in common with
+    /// those of other lanes.
+    pub(super) fn align(&self, by: Instant, interval: Duration) -> Instant {
+        let Some(connected) = self.connected.get() else {
+            return by;
+        };
+        let (since, interval) = (by.duration_since(connected.at), interval.as_nanos());
+        let over = since.as_nanos().checked_rem(interval).unwrap_or(0);
+        by - Duration::from_nanos(u64::try_from(over).unwrap_or(0))
+    }
+
+    /// Sends a heartbeat, together with those of other lanes.
+    pub(super) fn beat(self: &Arc<Self>, beat: Beat) {
+        let mut beats = lock(&self.beats);
+        beats.push(beat);
+        if beats.len() == 1 {
+            let this = Arc::clone(self);
+            tokio::spawn(async move {
+                // After the lanes that were woken at the same time.
+                gather().await;
+                let mut beats = take(&mut *lock(&this.beats)).into_iter();
+                let requests = iter::from_fn(|| {
+                    let some: Vec<_> = beats.by_ref().take(TOGETHER).collect();
+                    (!some.is_empty()).then(|| this.send(some))
+                });
+                join_all(requests).await;
+            });
+        }
+    }
+
+    /// Sends heartbeats, and hands out the answers.
+    async fn send(&self, beats: Vec<Beat>) {
+        let Some(connected) = self.connected.get() else {
+            return;
+        };
+        let answers = match connected.beat(&beats).await {
+            // One that the server refuses must not fail the others.
+            Err(error) if error.is_refused() && beats.len() > 1 => {
+                let each = beats.iter().map(async |beat| {
+                    let answer = connected.beat(slice::from_ref(beat)).await;
+                    answer.unwrap_or_else(|error| vec![Err(error)])
+                });
+                join_all(each).await.concat()
+            }
+            answers => answers.unwrap_or_else(|error| vec![Err(error); beats.len()]),
+        };
+        for (beat, answer) in iter::zip(beats, answers) {
+            // Whether the lane still waits does not matter.
+            _ = beat.answer.send(answer);
+        }
+    }
+}
+
+impl Connected {
+    async fn new(connector: &Connector) -> RedisResult<Self> {
+        let channels = Arc::<Mutex<Channels>>::default();
+        let receiving = Arc::clone(&channels);
+        // Dropped with the driver of the connection.
+        let ending = OnDrop({
+            let channels = Arc::clone(&channels);
+            move || end(&channels)
+        });
+        let receive = move |push| {
+            let _ = &ending;
+            receive(&receiving, push);
+            Ok::<_, Infallible>(())
+        };
+        Ok(Self {
+            connection: connector.subscriber(receive).await?,
+            channels,
+            at: Instant::now(),
+        })
+    }
+
+    /// Sends heartbeats in one round trip. Each has an answer of its own.
+    async fn beat(&self, beats: &[Beat]) -> Result<Vec<Result<LaneClock, L2Error>>, L2Error> {
+        let Some(first) = beats.first() else {
+            return Ok(Vec::new());
+        };
+        let mut note = Call::new(&scripts::NOTE, &first.names, beats.len());
+        let mut read = Call::by("EVALSHA_RO", &scripts::HEARTBEAT, &first.names, beats.len());
+        for Beat { names, .. } in beats {
+            note.arg(names.name(LIVE, ""));
+            read.arg(names.name(CLOCK, ""));
+        }
+        for beat in beats {
+            note.arg(beat.member.info.id)
+                .arg(members::entry(&beat.member));
+            note.arg(beat.generation).arg(beat.age);
+        }
+        let this = random();
+        read.arg(this);
+        // One after the other without a wait in between: a heartbeat is one round trip.
+        let both = join(
+            note.run(self.connection.clone()),
+            read.run(self.connection.clone()),
+        );
+        let limits = beats.iter().map(|beat| beat.member.info.max_staleness);
+        let limit = limits.max().unwrap_or_default();
+        let both = timeout(limit, both).await;
+        let (noted, read) = both.map_err(|_| L2Error::timed_out(limit))?;
+        let noted: Vec<bool> = noted.map_err(l2_error)?;
+        let read: (u64, u64, String, Vec<ClockRow>) = read.map_err(l2_error)?;
+        let (echo, now, life, clocks) = read;
+        if noted.len() != beats.len() || clocks.len() != beats.len() {
+            return Err(senseless());
+        }
+        let answers = clocks.into_iter().zip(noted).map(|((in_order, epoch, seq, ver), noted)| {
+            // The echo shows that this is no answer to an older heartbeat, which would prove less than this one (rule
+            // 8).
+            if !in_order || echo != this {
+                return Err(L2Error::unexpected(
+                    "the server has restarted, has lost its data, does not take writes, or is no longer a primary in good standing",
+                ));
+            }
+            // No caller of another instance would wait for this one, so it must not use its L1 (rule 16).
+            if !noted {
+                return Err(L2Error::unexpected(
+                    "the list of members was lost or damaged; this instance subscribes again",
+                ));
+            }
+            Ok(clock([epoch, seq, ver, now], &life))
+        });
+        Ok(answers.collect())
+    }
+}
+
+/// Called with the payload of each message of a channel, by the driver of the connection: it must not wait.
+pub(super) type Handler = Box<dyn Fn(Vec<u8>) + Send + Sync>;
+
+/// The channels of a connection, each with the handlers of its messages.
+#[derive(Default)]
+struct Channels {
+    by_name: HashMap<Vec<u8>, Vec<(u64, Handler)>>,
+    /// Numbers the handlers.
+    last: u64,
+    /// How many UNSUBSCRIBEs are not answered yet.
+    leaving: usize,
+    has_warned: bool,
+    has_ended: bool,
+}
+
+/// Brings the messages of one channel to one handler until it is dropped.
+pub(super) struct Route {
+    /// Without it there is nothing to unsubscribe from: the connection ends with its last lane.
+    subscriber: Weak<Subscriber>,
+    channels: Arc<Mutex<Channels>>,
+    name: Vec<u8>,
+    number: u64,
+}
+
+/// Runs inside the connection's driver, so it only calls handlers.
+fn receive(channels: &Mutex<Channels>, push: PushInfo) {
+    let mut data = push.data.into_iter();
+    let all = lock(channels);
+    match (push.kind, data.next(), data.next()) {
+        (PushKind::Message, Some(Value::BulkString(name)), Some(Value::BulkString(payload))) => {
+            for (_, handle) in all.by_name.get(&name).into_iter().flatten() {
+                handle(payload.clone());
             }
         }
-        this.inbox.poll(cx).map(|event| event.map(Ok))
+        (PushKind::Subscribe, ..) => {}
+        (PushKind::Unsubscribe, ..) if all.leaving > 0 => {}
+        // The connection is lost, the server has ended a subscription, or the push is of an unexpected kind.
+        _ => {
+            drop(all);
+            end(channels);
+        }
+    }
+}
+
+/// All handlers are dropped, and with them the subscriptions of all lanes end.
+fn end(channels: &Mutex<Channels>) {
+    let mut all = lock(channels);
+    all.has_ended = true;
+    let ended = take(&mut all.by_name);
+    // Handlers hold other code, which must not run under the lock.
+    drop(all);
+    drop(ended);
+}
+
+impl Drop for Route {
+    fn drop(&mut self) {
+        let mut all = lock(&self.channels);
+        let Some(handlers) = all.by_name.get_mut(&self.name) else {
+            return;
+        };
+        let at = handlers
+            .iter()
+            .position(|(number, _)| *number == self.number);
+        let own = at.map(|at| handlers.swap_remove(at));
+        let is_last = handlers.is_empty();
+        if is_last {
+            all.by_name.remove(&self.name);
+        }
+        // As at the end.
+        drop(all);
+        drop(own);
+        if let (true, Some(subscriber), Ok(runtime)) =
+            (is_last, self.subscriber.upgrade(), Handle::try_current())
+        {
+            lock(&self.channels).leaving += 1;
+            let name = take(&mut self.name);
+            runtime.spawn(async move { timeout(CONNECT, subscriber.leave(&name)).await });
+        }
     }
 }

@@ -44,7 +44,7 @@ async fn allow(server: &RedisServer, user: &str, password: &str) {
 }
 
 /// The value of a field, for each connection of larder.
-async fn connected(server: &RedisServer, field: &str) -> Vec<String> {
+pub(super) async fn connected(server: &RedisServer, field: &str) -> Vec<String> {
     let mut raw = server.connection().await;
     let list: String = run(&mut raw, &["CLIENT", "LIST"]).await;
     let lines = list.lines().filter(|line| line.contains(" name=larder:"));

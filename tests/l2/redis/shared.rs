@@ -5,10 +5,11 @@ use std::time::Duration;
 
 use futures::future::join_all;
 use larder::RedisL2;
-use larder::l2::L2;
+use larder::l2::{L2, Lane};
 use tokio::runtime::Builder;
 use tokio::task::spawn_blocking;
 
+use super::logins::connected;
 use super::run;
 use crate::store::*;
 use crate::support::eventually::eventually;
@@ -19,16 +20,22 @@ const HASTY: Duration = Duration::from_millis(50);
 
 /// The ids of the connections of larder, in the order in which they were made.
 async fn connections(server: &RedisServer) -> Vec<String> {
-    let list: String = run(&mut server.connection().await, &["CLIENT", "LIST"]).await;
-    let ours = list.lines().filter(|line| line.contains(" name=larder:"));
-    let ids = ours.filter_map(|line| line.split(' ').next());
-    ids.map(str::to_owned).collect()
+    connected(server, "id").await
+}
+
+/// A server, and a proxy in front of it over which a lane with all the time in the world has stored a value.
+async fn behind_a_proxy() -> (RedisServer, Proxy, RedisL2, Arc<dyn Lane>) {
+    let server = RedisServer::start().await;
+    let proxy = Proxy::start(server.port()).await;
+    let l2 = RedisL2::open(proxy.url()).unwrap();
+    let calm = lane_of(&l2, "test:calm");
+    insert(&*calm, "k", b"v").await;
+    (server, proxy, l2, calm)
 }
 
 #[tokio::test]
 async fn lanes_share_one_connection_for_requests() {
-    let server = RedisServer::start().await;
-    let l2 = RedisL2::open(server.url()).unwrap();
+    let Redis { server, l2 } = Redis::start().await;
     let lanes: Vec<_> = (0..20)
         .map(|n| lane_of(&l2, &format!("test:{n}")))
         .collect();
@@ -54,8 +61,7 @@ async fn lanes_share_one_connection_for_requests() {
 /// A value that is large delays reads of another lane no more than those of its own.
 #[tokio::test]
 async fn the_spare_connection_is_shared_as_well() {
-    let server = RedisServer::start().await;
-    let l2 = RedisL2::open(server.url()).unwrap();
+    let Redis { server, l2 } = Redis::start().await;
     let lanes: Vec<_> = (0..4).map(|n| lane_of(&l2, &format!("test:{n}"))).collect();
     eventually("a spare connection is there", async || {
         let reads = lanes.iter().flat_map(|lane| (0..50).map(|_| lane.get("k")));
@@ -71,12 +77,8 @@ async fn the_spare_connection_is_shared_as_well() {
 /// Only its own requests go over the new connection that it makes.
 #[tokio::test]
 async fn a_hasty_lane_cuts_no_connection_of_others() {
-    let server = RedisServer::start().await;
-    let proxy = Proxy::start(server.port()).await;
-    let l2 = RedisL2::open(proxy.url()).unwrap();
-    let calm = lane_of(&l2, "test:calm");
+    let (_server, proxy, l2, calm) = behind_a_proxy().await;
     let hasty = l2.lane("test:hasty", HASTY, Box::new(|_| {}));
-    insert(&*calm, "k", b"v").await;
     insert(&*hasty, "k", b"v").await;
     assert_eq!(proxy.connections(Kind::Data), 1);
 
@@ -103,12 +105,8 @@ async fn a_hasty_lane_cuts_no_connection_of_others() {
 /// The lane that gives up on a connection is not given it again, although others still have it.
 #[tokio::test]
 async fn a_half_open_connection_is_replaced_for_each_lane() {
-    let server = RedisServer::start().await;
-    let proxy = Proxy::start(server.port()).await;
-    let l2 = RedisL2::open(proxy.url()).unwrap();
-    let calm = lane_of(&l2, "test:calm");
+    let (_server, proxy, l2, _calm) = behind_a_proxy().await;
     let lanes = ["test:a", "test:b"].map(|name| l2.lane(name, HASTY, Box::new(|_| {})));
-    insert(&*calm, "k", b"v").await;
     for lane in &lanes {
         assert!(lane.get("k").await.unwrap().is_none());
     }
@@ -123,14 +121,12 @@ async fn a_half_open_connection_is_replaced_for_each_lane() {
     }
     // And is shared.
     assert!(proxy.connections(Kind::Data) <= 3);
-    drop(calm);
 }
 
 /// A connection ends with its runtime, and that of another runtime may not run at all.
 #[tokio::test]
 async fn lanes_on_several_runtimes_share_nothing() {
-    let server = RedisServer::start().await;
-    let l2 = RedisL2::open(server.url()).unwrap();
+    let Redis { server, l2 } = Redis::start().await;
     let (here, there) = (lane_of(&l2, "test:here"), lane_of(&l2, "test:there"));
     insert(&*here, "k", b"v").await;
     let own = connections(&server).await;
@@ -153,8 +149,7 @@ async fn lanes_on_several_runtimes_share_nothing() {
 
 #[tokio::test]
 async fn connections_are_closed_with_the_last_lane() {
-    let server = RedisServer::start().await;
-    let l2 = RedisL2::open(server.url()).unwrap();
+    let Redis { server, l2 } = Redis::start().await;
     let (first, second) = (lane_of(&l2, "test:first"), lane_of(&l2, "test:second"));
     drop(l2);
     insert(&*first, "k", b"v").await;

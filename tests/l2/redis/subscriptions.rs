@@ -50,8 +50,7 @@ async fn channels(server: &RedisServer) -> usize {
 
 #[tokio::test]
 async fn lanes_share_one_subscription_and_its_heartbeats() {
-    let server = RedisServer::start().await;
-    let l2 = RedisL2::open(server.url()).unwrap();
+    let Redis { server, l2 } = Redis::start().await;
     let (lanes, mut all) = many(&l2).await;
     assert_eq!(
         (subscribers(&server).await, channels(&server).await),
@@ -88,8 +87,7 @@ async fn lanes_share_one_subscription_and_its_heartbeats() {
 /// Two caches of one namespace in a process.
 #[tokio::test]
 async fn two_lanes_of_a_namespace_have_their_own_subscriptions() {
-    let server = RedisServer::start().await;
-    let l2 = RedisL2::open(server.url()).unwrap();
+    let Redis { server, l2 } = Redis::start().await;
     let (a, b) = (lane_of(&l2, NAMESPACE), lane_of(&l2, NAMESPACE));
     let (mut first, mut second) = (subscribed(&*a, 1).await, subscribed(&*b, 2).await);
     invalidate(&*a, &["k"]).await;
@@ -112,8 +110,7 @@ async fn two_lanes_of_a_namespace_have_their_own_subscriptions() {
 
 #[tokio::test]
 async fn a_channel_is_left_with_its_last_lane() {
-    let server = RedisServer::start().await;
-    let l2 = RedisL2::open(server.url()).unwrap();
+    let Redis { server, l2 } = Redis::start().await;
     let _other = subscribed(&*lane_of(&l2, "test:other"), 1).await;
     for _ in 0..20 {
         // A lane that is new takes the connection that is there.
@@ -133,9 +130,8 @@ async fn a_channel_is_left_with_its_last_lane() {
 /// Its queue is its own.
 #[tokio::test]
 async fn a_lane_that_is_flooded_costs_others_nothing() {
-    let server = RedisServer::start().await;
-    let l2 = RedisL2::open(server.url()).unwrap();
-    let (lanes, mut all) = many(&l2).await;
+    let store = Redis::start().await;
+    let (lanes, mut all) = many(&store.l2).await;
     let mut flooded = all.remove(0);
     let flood: Vec<_> = (0..Redis::QUEUE + 100).map(|n| n.to_string()).collect();
     for some in flood.chunks(500) {
@@ -158,8 +154,7 @@ async fn a_lane_that_is_flooded_costs_others_nothing() {
 /// Of heartbeats that share a request.
 #[tokio::test]
 async fn a_heartbeat_that_is_refused_fails_no_other() {
-    let server = RedisServer::start().await;
-    let l2 = RedisL2::open(server.url()).unwrap();
+    let Redis { server, l2 } = Redis::start().await;
     let (_lanes, mut all) = many(&l2).await;
     let mut raw = server.connection().await;
     let () = run(
@@ -225,8 +220,7 @@ async fn a_lane_that_subscribes_again_has_a_new_connection() {
 
 #[tokio::test]
 async fn all_subscriptions_end_with_their_connection() {
-    let server = RedisServer::start().await;
-    let l2 = RedisL2::open(server.url()).unwrap();
+    let Redis { server, l2 } = Redis::start().await;
     let (_lanes, mut all) = many(&l2).await;
     let mut raw = server.connection().await;
     let killed: usize = run(&mut raw, &["CLIENT", "KILL", "TYPE", "pubsub"]).await;
@@ -244,9 +238,8 @@ async fn all_subscriptions_end_with_their_connection() {
 /// Heartbeats of all lanes are due at the same times, whenever their caches were built.
 #[tokio::test]
 async fn heartbeats_are_due_together() {
-    let server = RedisServer::start().await;
-    let l2 = RedisL2::open(server.url()).unwrap();
-    let (_lanes, all) = many(&l2).await;
+    let store = Redis::start().await;
+    let (_lanes, all) = many(&store.l2).await;
     let interval = Duration::from_millis(700);
     let first = all[0].next_heartbeat(Instant::now() + interval, interval);
     for (n, one) in (1..).zip(&all) {

@@ -1,0 +1,192 @@
+//! The subscription of a lane: its part of a connection that all lanes on the server share.
+
+use std::pin::Pin;
+use std::sync::{Arc, Mutex, Weak};
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use futures::future::join;
+use futures::{FutureExt, Stream};
+use tokio::sync::{mpsc, oneshot};
+use tokio::time::{Instant, timeout};
+
+use super::error::connect_error;
+use super::names::Names;
+use super::run::{CONNECT, Found, run};
+use super::shared::Shared;
+use super::subscriber::{Beat, Route, Subscriber};
+use crate::l2::inbox::Inbox;
+use crate::l2::{
+    Applied, Event, L2Error, LaneClock, ListAge, Member, MemberInfo, OnHeard, Reply, Subscription,
+};
+use crate::util::lock::lock;
+use crate::wire::message;
+
+/// Messages that may wait for the subscriber. One more is lost, which a hole in the numbers shows (rule 10).
+const QUEUE: usize = 4096;
+
+/// Makes the subscriptions of one lane.
+pub(super) struct Subscriptions {
+    pub(super) shared: Arc<Shared>,
+    pub(super) names: Arc<Names>,
+    /// The connection of the last subscription, if that still exists.
+    last: Mutex<Weak<Subscriber>>,
+}
+
+impl Subscriptions {
+    pub(super) fn new(shared: Arc<Shared>, names: Arc<Names>) -> Self {
+        Self {
+            shared,
+            names,
+            last: Mutex::default(),
+        }
+    }
+
+    /// Subscribes, then reads the clock: a change between the two is received as a message (rule 7).
+    pub(super) async fn subscribe(
+        &self,
+        me: MemberInfo,
+    ) -> Result<(LaneClock, Box<dyn Subscription>), L2Error> {
+        let subscriber = self.next();
+        let (queue, messages) = mpsc::channel(QUEUE);
+        // Messages that arrive from here on wait in the queue, until the caller knows by the clock which of them are
+        // new. Several round trips: more than a request may take.
+        let opening = self.open(&subscriber, me, queue);
+        let (found, route) = in_time(opening).await??;
+        found.check_lanes()?;
+        let subscription = RedisSubscription {
+            subscriber,
+            inbox: Inbox::new(messages),
+            routes: vec![route],
+            names: Arc::clone(&self.names),
+            me,
+            generation: found.list.0,
+            list_age: ListAge::new(Duration::from_millis(found.list.1)),
+            under_way: None,
+        };
+        Ok((found.clock, Box::new(subscription)))
+    }
+
+    /// The connection for the next subscription. Not that of the last one, which has ended for some reason: an address
+    /// may lead to another server by now.
+    fn next(&self) -> Arc<Subscriber> {
+        let mut last = lock(&self.last);
+        if let Some(last) = last.upgrade() {
+            self.shared.subscribers.retire(&last);
+        }
+        let mut next = self.shared.subscribers.get();
+        if next.has_ended() {
+            // Another lane has not noticed yet.
+            self.shared.subscribers.retire(&next);
+            next = self.shared.subscribers.get();
+        }
+        *last = Arc::downgrade(&next);
+        next
+    }
+
+    async fn open(
+        &self,
+        subscriber: &Arc<Subscriber>,
+        me: MemberInfo,
+        queue: mpsc::Sender<Event>,
+    ) -> Result<(Found, Route), L2Error> {
+        let connecting = subscriber.connect(&self.shared.connector);
+        let (connection, is_new) = connecting.await.map_err(connect_error)?;
+        let receive = Box::new(move |payload: Vec<u8>| {
+            // A message that cannot be read is skipped, and one that finds the queue full is dropped: both leave a hole
+            // in the numbers. To wait here would stop the answers of heartbeats, too.
+            if let Some(event) = read(&payload) {
+                _ = queue.try_send(event);
+            }
+        });
+        let naming = async {
+            if is_new {
+                self.names.give_name(connection.clone()).await;
+            }
+        };
+        let subscribing = subscriber.subscribe(&self.names.events, receive);
+        let route = join(naming, subscribing).await.1?;
+        let member = Member::new(me, Applied::NOTHING);
+        let found = run(&self.names, Some(member), connection).await;
+        Ok((found.map_err(connect_error)?, route))
+    }
+}
+
+fn read(payload: &[u8]) -> Option<Event> {
+    let message = message::open(payload).map(Event::Message);
+    message.or_else(|| message::lease_ended(payload).map(Event::LeaseEnded))
+}
+
+async fn in_time<T>(opening: impl Future<Output = T>) -> Result<T, L2Error> {
+    let opened = timeout(CONNECT, opening).await;
+    opened.map_err(|_| L2Error::timed_out(CONNECT))
+}
+
+struct RedisSubscription {
+    /// Dropped before the routes: that of the last lane need not be left, as the connection ends.
+    subscriber: Arc<Subscriber>,
+    inbox: Inbox,
+    /// To the lane's channel, and to those of other programs.
+    routes: Vec<Route>,
+    names: Arc<Names>,
+    me: MemberInfo,
+    /// Names the list of members that this instance is in.
+    generation: u64,
+    list_age: ListAge,
+    /// The heartbeat that is not answered yet.
+    under_way: Option<oneshot::Receiver<Result<LaneClock, L2Error>>>,
+}
+
+impl Subscription for RedisSubscription {
+    fn heartbeat(&mut self, applied: Applied) {
+        let (answer, under_way) = oneshot::channel();
+        // Before the request: measured later, it could exceed the age that the list has in that step (rule 16).
+        let age = u64::try_from(self.list_age.now().as_millis()).unwrap_or(u64::MAX);
+        self.subscriber.beat(Beat {
+            names: Arc::clone(&self.names),
+            member: Member::new(self.me, applied),
+            generation: self.generation,
+            age,
+            answer,
+        });
+        self.under_way = Some(under_way);
+    }
+
+    fn next_heartbeat(&self, by: Instant, interval: Duration) -> Instant {
+        self.subscriber.align(by, interval)
+    }
+
+    fn listen<'a>(&'a mut self, channels: &'a [Arc<str>], on_heard: OnHeard) -> Reply<'a, ()> {
+        let subscribing = async move {
+            for (number, channel) in channels.iter().enumerate() {
+                let on_heard = Arc::clone(&on_heard);
+                // Past the queue, so that no flood of other programs costs a message of the lane.
+                let receive = Box::new(move |payload| on_heard(number, payload));
+                let route = self.subscriber.subscribe(channel, receive).await?;
+                self.routes.push(route);
+            }
+            Ok(())
+        };
+        async { in_time(subscribing).await? }.boxed()
+    }
+}
+
+impl Stream for RedisSubscription {
+    type Item = Result<Event, L2Error>;
+
+    fn poll_next(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Self::Item>> {
+        let this = &mut *self;
+        // First: when the answer is there, the messages before it are in the queue, and are counted before any more
+        // come.
+        if let Some(heartbeat) = &mut this.under_way
+            && let Poll::Ready(answer) = heartbeat.poll_unpin(cx)
+        {
+            this.under_way = None;
+            match answer.unwrap_or_else(|_| Err(L2Error::closed())) {
+                Ok(clock) => this.inbox.set_answer(Some(clock)),
+                Err(error) => return Poll::Ready(Some(Err(error))),
+            }
+        }
+        this.inbox.poll(cx).map(|event| event.map(Ok))
+    }
+}
