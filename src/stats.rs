@@ -214,7 +214,7 @@ read_only! {
     ///
     /// An instance that does not still answers look-ups, from L2 or from the loader.
     #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-    #[allow(clippy::struct_excessive_bools, reason = "each is an answer of its own")]
+    #[allow(clippy::struct_excessive_bools, reason = "each is the answer to a question of its own")]
     Health {
         /// Whether L2 has carried out the last request. `true` before the first request, and without an L2.
         is_l2_up => l2_up: bool,

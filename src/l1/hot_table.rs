@@ -169,7 +169,10 @@ impl<V> HotTable<V> {
     }
 }
 
-#[expect(clippy::indexing_slicing, reason = "places are modulo the length")]
+#[expect(
+    clippy::indexing_slicing,
+    reason = "places are taken modulo the length"
+)]
 impl<V> HotTable<V> {
     #[inline]
     fn cell(&self, place: usize) -> &Cell<Slot<V>> {

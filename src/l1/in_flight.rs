@@ -396,7 +396,10 @@ impl<V> InFlight<V> {
         self.hasher.hash_one(key)
     }
 
-    #[expect(clippy::indexing_slicing, reason = "it is modulo the length")]
+    #[expect(
+        clippy::indexing_slicing,
+        reason = "the index is taken modulo the length"
+    )]
     fn lock(&self, hash: u64) -> MutexGuard<'_, Shard<V>> {
         // By other bits of the hash than those by which the table of a shard places a key.
         let shard = usize::try_from((hash >> 32) % SHARDS as u64).unwrap_or(0);

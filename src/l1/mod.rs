@@ -13,7 +13,10 @@
 //! Knows nothing of L2 and of the engine: does no I/O, starts no task, and waits only for notifications.
 
 // Each part of the path of a hit: where the compiler splits it, a hit takes 3 to 8 % more instructions.
-#![allow(clippy::inline_always, reason = "tests/instructions.sh limits it")]
+#![allow(
+    clippy::inline_always,
+    reason = "tests/instructions.sh limits what a hit takes"
+)]
 
 #[cfg(not(larder_interleavings))]
 mod cell;

@@ -89,7 +89,10 @@
 
 mod error;
 mod relay;
-#[allow(unreachable_pub, reason = "rows are in hidden methods, for sqlx")]
+#[allow(
+    unreachable_pub,
+    reason = "rows are in hidden methods of a trait that only sqlx needs"
+)]
 mod row;
 #[cfg(feature = "outbox-rusqlite")]
 pub mod rusqlite;

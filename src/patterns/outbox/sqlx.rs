@@ -223,7 +223,10 @@ where
     f64: Type<DB> + for<'d> Decode<'d, DB>,
     Vec<u8>: Type<DB> + for<'d> Decode<'d, DB>,
 {
-    #[allow(clippy::cast_possible_truncation, reason = "it takes the nearest")]
+    #[allow(
+        clippy::cast_possible_truncation,
+        reason = "a cast takes the nearest number there is"
+    )]
     fn run<'a>(
         connection: &'a mut DB::Connection,
         statement: Statement<'a>,
