@@ -20,13 +20,14 @@ use tracing::warn;
 use super::error::{connect_error, l2_error, none_to_spare};
 use super::names::Names;
 use super::run::{CONNECT, Found, run};
-use super::shared::{Line, Shared, Slot};
+use super::shared::{Line, Pooled, Shared};
 use crate::l2::{L2Error, LONGEST_PAUSE, OnConnect, reconnects};
 use crate::util::lock::lock;
 use crate::util::shared_result::{SharedResult, shared_result};
 
 /// After this many timeouts in a row a connection is taken to be half-open.
 const HALF_OPEN_AFTER: u32 = 3;
+
 pub(super) struct Connections {
     source: Arc<Source>,
     /// Another connection, which has precedence in the pool: without it, this one is not made.
@@ -84,7 +85,7 @@ type Attempt = SharedResult<Result<Arc<Live>, (L2Error, Instant)>>;
 
 /// A working connection.
 struct Live {
-    slot: Arc<Slot>,
+    pooled: Arc<Pooled>,
     connection: MultiplexedConnection,
     /// The life of the server that RUN found over it: see [`LaneClock::life`].
     life: u64,
@@ -130,8 +131,7 @@ impl Connections {
     }
 
     fn line(&self) -> &Line {
-        let Shared { first, spare, .. } = &*self.source.shared;
-        self.first.as_ref().map_or(first, |_| spare)
+        self.source.shared.line(self.first.is_none())
     }
 
     /// Sends a request over the current connection. If that connection turns out to be broken, or to lead to a server
@@ -301,7 +301,7 @@ impl Connections {
             current.attempt = None;
         }
         drop(current);
-        self.line().retire(&live.slot);
+        self.line().retire(&live.pooled);
     }
 }
 
@@ -349,7 +349,7 @@ async fn connect(source: Arc<Source>, first: Option<Arc<Connections>>) -> Result
     source.check_policy(&found);
     if first.is_some_and(|first| !first.is_there()) {
         // The pool may have given this one its last connection, which the first had lost.
-        source.shared.spare.retire(&live.slot);
+        source.shared.line(is_first).retire(&live.pooled);
         return Err(L2Error::closed());
     }
     // Before any request goes over it: the instance may have to empty L1 first (rule 13).
@@ -364,21 +364,16 @@ async fn join_server(
     is_first: bool,
     deadline: Instant,
 ) -> Result<(Live, Found), Failure> {
-    let Shared { first, spare, .. } = &*source.shared;
-    let line = if is_first { first } else { spare };
-    let slot = line.slots.get();
+    let line = source.shared.line(is_first);
+    let pooled = line.current.get();
     // Not dropped before the pool was asked whether it had to wait. A spare connection is not waited for.
-    let mut connecting = pin!(source.shared.connect(&slot, is_first));
+    let mut connecting = pin!(source.shared.connect(&pooled, is_first));
     let connected = timeout_at(deadline, &mut connecting).await;
     let (connection, is_new) = connected
         .map_err(|_| Failure::Final(source.not_in_time(CONNECT)))?
         .map_err(|error| Failure::Final(pool_error(error)))?;
     // Together, so that a new connection costs one round trip.
-    let naming = async {
-        if is_new {
-            source.names.give_name(connection.clone()).await;
-        }
-    };
+    let naming = source.names.give_name(is_new, connection.clone());
     let running = run(&source.names, None, connection.clone());
     let found = timeout_at(deadline, async { join(naming, running).await.1 }).await;
     let failed = match found {
@@ -387,7 +382,7 @@ async fn join_server(
                 life: found.clock.life,
                 silent: AtomicU32::new(0),
                 connection,
-                slot: Arc::clone(&slot),
+                pooled: Arc::clone(&pooled),
             };
             return Ok((live, found));
         }
@@ -395,7 +390,7 @@ async fn join_server(
         Ok(Err(error)) => Failure::Final(l2_error(error)),
         Err(_) => Failure::Final(L2Error::timed_out(CONNECT)),
     };
-    line.retire(&slot);
+    line.retire(&pooled);
     Err(failed)
 }
 

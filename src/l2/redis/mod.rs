@@ -4,7 +4,8 @@
 //! - [`lane`]: the steps, each a script or a command; [`scripts`]: the `.lua` files; [`call`]: one call of a script
 //! - [`read_batcher`]: reads that share a request; [`read_request`]: over which connection it goes
 //! - [`shared`]: the connections that all lanes on a server share; [`connection`]: one for requests, as a lane uses it
-//! - [`subscriber`]: the one that subscribes, for messages and heartbeats; [`pubsub`]: the subscription of a lane
+//! - [`pubsub`]: the one that subscribes, for messages and heartbeats; [`subscription`]: the part of it that is a
+//!   lane's
 //! - [`run`]: the first request of a lane over a connection
 //! - [`members`]: how a member is written down; [`names`]: the names of a lane's keys, and of its connections
 //! - [`error`]: the client's errors as those of the crate; `trouble.md`: the effect of each on a cache
@@ -24,7 +25,7 @@ mod run;
 mod scripts;
 mod server;
 mod shared;
-mod subscriber;
+mod subscription;
 #[cfg_attr(not(feature = "tls"), path = "no_tls.rs")]
 mod tls;
 #[cfg(feature = "write-behind")]
@@ -40,12 +41,12 @@ use deadpool_redis::redis::StreamingCredentialsProvider;
 use self::connection::{Connections, Source};
 use self::lane::RedisLane;
 use self::names::Names;
-use self::pubsub::Subscriptions;
 use self::read_batcher::ReadBatcher;
 use self::read_request::ReadRequests;
 use self::server::Credentials;
 pub use self::server::Server;
 use self::shared::Shared;
+use self::subscription::Subscriptions;
 use super::{L2, L2Error, Lane, OnConnect, Outages};
 use crate::util::partial_debug::partial_debug;
 

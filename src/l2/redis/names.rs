@@ -67,8 +67,11 @@ impl Names {
         Joined([&self.tag, mark, text])
     }
 
-    /// Gives a connection its name. Without one it works as well.
-    pub(super) async fn give_name(&self, mut connection: MultiplexedConnection) {
+    /// Gives a connection its name, if it is new. Without one it works as well.
+    pub(super) async fn give_name(&self, is_new: bool, mut connection: MultiplexedConnection) {
+        if !is_new {
+            return;
+        }
         let mut command = cmd("CLIENT");
         command.arg("SETNAME").arg(&self.client);
         let named: Result<(), _> = command.query_async(&mut connection).await;

@@ -38,10 +38,10 @@ const TOGETHER: usize = 64;
 
 /// One such connection, once it is made.
 #[derive(Default)]
-pub(super) struct Subscriber {
+pub(super) struct PubSub {
     connected: OnceCell<Connected>,
     /// Heartbeats that are sent next: one of each lane at most.
-    beats: Mutex<Vec<Beat>>,
+    heartbeats: Mutex<Vec<Heartbeat>>,
 }
 
 struct Connected {
@@ -52,7 +52,7 @@ struct Connected {
 }
 
 /// The heartbeat of a lane.
-pub(super) struct Beat {
+pub(super) struct Heartbeat {
     pub(super) names: Arc<Names>,
     pub(super) member: Member,
     /// Of the list of members that this instance has joined.
@@ -65,7 +65,7 @@ pub(super) struct Beat {
 /// The clock of a lane in the answer to HEARTBEAT: whether it is in order, epoch, seq and ver.
 type ClockRow = (bool, u64, u64, u64);
 
-impl Subscriber {
+impl PubSub {
     /// The connection, and whether it had to be made. Safe to cancel: then another caller makes it.
     pub(super) async fn connect(
         &self,
@@ -112,7 +112,7 @@ impl Subscriber {
         let handlers = all.by_name.entry(name.clone()).or_default();
         handlers.push((number, handler));
         Ok(Route {
-            subscriber: Arc::downgrade(self),
+            pubsub: Arc::downgrade(self),
             channels: Arc::clone(&connected.channels),
             name,
             number,
@@ -161,17 +161,17 @@ impl Subscriber {
     }
 
     /// Sends a heartbeat, together with those of other lanes.
-    pub(super) fn beat(self: &Arc<Self>, beat: Beat) {
-        let mut beats = lock(&self.beats);
-        beats.push(beat);
-        if beats.len() == 1 {
+    pub(super) fn heartbeat(self: &Arc<Self>, heartbeat: Heartbeat) {
+        let mut heartbeats = lock(&self.heartbeats);
+        heartbeats.push(heartbeat);
+        if heartbeats.len() == 1 {
             let this = Arc::clone(self);
             tokio::spawn(async move {
                 // After the lanes that were woken at the same time.
                 gather().await;
-                let mut beats = take(&mut *lock(&this.beats)).into_iter();
+                let mut heartbeats = take(&mut *lock(&this.heartbeats)).into_iter();
                 let requests = iter::from_fn(|| {
-                    let some: Vec<_> = beats.by_ref().take(TOGETHER).collect();
+                    let some: Vec<_> = heartbeats.by_ref().take(TOGETHER).collect();
                     (!some.is_empty()).then(|| this.send(some))
                 });
                 join_all(requests).await;
@@ -180,24 +180,24 @@ impl Subscriber {
     }
 
     /// Sends heartbeats, and hands out the answers.
-    async fn send(&self, beats: Vec<Beat>) {
+    async fn send(&self, heartbeats: Vec<Heartbeat>) {
         let Some(connected) = self.connected.get() else {
             return;
         };
-        let answers = match connected.beat(&beats).await {
+        let answers = match connected.heartbeat(&heartbeats).await {
             // One that the server refuses must not fail the others.
-            Err(error) if error.is_refused() && beats.len() > 1 => {
-                let each = beats.iter().map(async |beat| {
-                    let answer = connected.beat(slice::from_ref(beat)).await;
+            Err(error) if error.is_refused() && heartbeats.len() > 1 => {
+                let each = heartbeats.iter().map(async |heartbeat| {
+                    let answer = connected.heartbeat(slice::from_ref(heartbeat)).await;
                     answer.unwrap_or_else(|error| vec![Err(error)])
                 });
                 join_all(each).await.concat()
             }
-            answers => answers.unwrap_or_else(|error| vec![Err(error); beats.len()]),
+            answers => answers.unwrap_or_else(|error| vec![Err(error); heartbeats.len()]),
         };
-        for (beat, answer) in iter::zip(beats, answers) {
+        for (heartbeat, answer) in iter::zip(heartbeats, answers) {
             // Whether the lane still waits does not matter.
-            _ = beat.answer.send(answer);
+            _ = heartbeat.answer.send(answer);
         }
     }
 }
@@ -224,20 +224,28 @@ impl Connected {
     }
 
     /// Sends heartbeats in one round trip. Each has an answer of its own.
-    async fn beat(&self, beats: &[Beat]) -> Result<Vec<Result<LaneClock, L2Error>>, L2Error> {
-        let Some(first) = beats.first() else {
+    async fn heartbeat(
+        &self,
+        heartbeats: &[Heartbeat],
+    ) -> Result<Vec<Result<LaneClock, L2Error>>, L2Error> {
+        let Some(first) = heartbeats.first() else {
             return Ok(Vec::new());
         };
-        let mut note = Call::new(&scripts::NOTE, &first.names, beats.len());
-        let mut read = Call::by("EVALSHA_RO", &scripts::HEARTBEAT, &first.names, beats.len());
-        for Beat { names, .. } in beats {
+        let mut note = Call::new(&scripts::NOTE, &first.names, heartbeats.len());
+        let mut read = Call::by(
+            "EVALSHA_RO",
+            &scripts::HEARTBEAT,
+            &first.names,
+            heartbeats.len(),
+        );
+        for Heartbeat { names, .. } in heartbeats {
             note.arg(names.name(LIVE, ""));
             read.arg(names.name(CLOCK, ""));
         }
-        for beat in beats {
-            note.arg(beat.member.info.id)
-                .arg(members::entry(&beat.member));
-            note.arg(beat.generation).arg(beat.age);
+        for heartbeat in heartbeats {
+            note.arg(heartbeat.member.info.id)
+                .arg(members::entry(&heartbeat.member));
+            note.arg(heartbeat.generation).arg(heartbeat.age);
         }
         let this = random();
         read.arg(this);
@@ -246,14 +254,16 @@ impl Connected {
             note.run(self.connection.clone()),
             read.run(self.connection.clone()),
         );
-        let limits = beats.iter().map(|beat| beat.member.info.max_staleness);
+        let limits = heartbeats
+            .iter()
+            .map(|heartbeat| heartbeat.member.info.max_staleness);
         let limit = limits.max().unwrap_or_default();
         let both = timeout(limit, both).await;
         let (noted, read) = both.map_err(|_| L2Error::timed_out(limit))?;
         let noted: Vec<bool> = noted.map_err(l2_error)?;
         let read: (u64, u64, String, Vec<ClockRow>) = read.map_err(l2_error)?;
         let (echo, now, life, clocks) = read;
-        if noted.len() != beats.len() || clocks.len() != beats.len() {
+        if noted.len() != heartbeats.len() || clocks.len() != heartbeats.len() {
             return Err(senseless());
         }
         let answers = clocks.into_iter().zip(noted).map(|((in_order, epoch, seq, ver), noted)| {
@@ -277,7 +287,7 @@ impl Connected {
 }
 
 /// Called with the payload of each message of a channel, by the driver of the connection: it must not wait.
-pub(super) type Handler = Box<dyn Fn(Vec<u8>) + Send + Sync>;
+pub(super) type Handler = Box<dyn Fn(&[u8]) + Send + Sync>;
 
 /// The channels of a connection, each with the handlers of its messages.
 #[derive(Default)]
@@ -294,7 +304,7 @@ struct Channels {
 /// Brings the messages of one channel to one handler until it is dropped.
 pub(super) struct Route {
     /// Without it there is nothing to unsubscribe from: the connection ends with its last lane.
-    subscriber: Weak<Subscriber>,
+    pubsub: Weak<PubSub>,
     channels: Arc<Mutex<Channels>>,
     name: Vec<u8>,
     number: u64,
@@ -307,7 +317,7 @@ fn receive(channels: &Mutex<Channels>, push: PushInfo) {
     match (push.kind, data.next(), data.next()) {
         (PushKind::Message, Some(Value::BulkString(name)), Some(Value::BulkString(payload))) => {
             for (_, handle) in all.by_name.get(&name).into_iter().flatten() {
-                handle(payload.clone());
+                handle(&payload);
             }
         }
         (PushKind::Subscribe, ..) => {}
@@ -347,12 +357,12 @@ impl Drop for Route {
         // As at the end.
         drop(all);
         drop(own);
-        if let (true, Some(subscriber), Ok(runtime)) =
-            (is_last, self.subscriber.upgrade(), Handle::try_current())
+        if let (true, Some(pubsub), Ok(runtime)) =
+            (is_last, self.pubsub.upgrade(), Handle::try_current())
         {
             lock(&self.channels).leaving += 1;
             let name = take(&mut self.name);
-            runtime.spawn(async move { timeout(CONNECT, subscriber.leave(&name)).await });
+            runtime.spawn(async move { timeout(CONNECT, pubsub.leave(&name)).await });
         }
     }
 }

@@ -15,8 +15,8 @@ use futures::FutureExt;
 use tokio::runtime::{self, Handle};
 use tokio::sync::OnceCell;
 
+use super::pubsub::PubSub;
 use super::server::{Connector, Server};
-use super::subscriber::Subscriber;
 use crate::l2::{L2Error, Outages};
 use crate::util::lock::lock;
 
@@ -27,28 +27,28 @@ pub(super) struct Shared {
     pub(super) is_given: bool,
     pub(super) connector: Connector,
     pub(super) outages: Arc<Outages>,
-    pub(super) first: Line,
-    pub(super) spare: Line,
-    pub(super) subscribers: Current<Subscriber>,
+    first: Line,
+    spare: Line,
+    pub(super) pubsub: PerRuntime<PubSub>,
 }
 
 /// Connections of the pool for one purpose.
 #[derive(Default)]
 pub(super) struct Line {
-    pub(super) slots: Current<Slot>,
+    pub(super) current: PerRuntime<Pooled>,
     /// About how many bytes the reads under way over them will bring.
     pub(super) expected: AtomicUsize,
 }
 
 /// The one that is in use on each runtime.
-pub(super) struct Current<T>(Mutex<HashMap<runtime::Id, Weak<T>>>);
+pub(super) struct PerRuntime<T>(Mutex<HashMap<runtime::Id, Weak<T>>>);
 
 /// A connection of the pool, once it is made.
 #[derive(Default)]
-pub(super) struct Slot {
+pub(super) struct Pooled {
     connection: OnceCell<MultiplexedConnection>,
     /// The pool's object, kept so that the pool counts the connection.
-    pooled: Mutex<Option<Connection>>,
+    object: Mutex<Option<Connection>>,
 }
 
 /// The servers whose caches share connections by themselves, by their URLs.
@@ -64,8 +64,13 @@ impl Shared {
             outages: Arc::default(),
             first: Line::default(),
             spare: Line::default(),
-            subscribers: Current::default(),
+            pubsub: PerRuntime::default(),
         })
+    }
+
+    /// Those for all requests, or the spare ones.
+    pub(super) fn line(&self, is_first: bool) -> &Line {
+        if is_first { &self.first } else { &self.spare }
     }
 
     /// The connections that all callers with the same URL share.
@@ -86,44 +91,44 @@ impl Shared {
         Ok(shared)
     }
 
-    /// The connection of a slot, and whether it had to be made. With `wait` the pool may have to wait for one, as long
-    /// as it is set up to; otherwise not at all. Safe to cancel: then another caller makes the connection.
+    /// A connection of the pool, and whether it had to be made. If it `waits`, the pool may have to wait for one, as
+    /// long as it is set up to; otherwise not at all. Safe to cancel: then another caller makes the connection.
     pub(super) async fn connect(
         &self,
-        slot: &Slot,
+        one: &Pooled,
         waits: bool,
     ) -> Result<(MultiplexedConnection, bool), PoolError> {
         // Two callers that come at once may both find it new: then both give it a name.
-        let is_new = !slot.connection.initialized();
-        let make = || self.make(slot, waits).boxed();
-        let connection = slot.connection.get_or_try_init(make).await?;
+        let is_new = !one.connection.initialized();
+        let make = || self.make(one, waits).boxed();
+        let connection = one.connection.get_or_try_init(make).await?;
         Ok((connection.clone(), is_new))
     }
 
-    async fn make(&self, slot: &Slot, waits: bool) -> Result<MultiplexedConnection, PoolError> {
+    async fn make(&self, one: &Pooled, waits: bool) -> Result<MultiplexedConnection, PoolError> {
         let mut limits = self.pool.timeouts();
         if !waits {
             limits.wait = Some(Duration::ZERO);
         }
         let pooled = self.pool.timeout_get(&limits).await?;
         let connection = pooled.clone();
-        *lock(&slot.pooled) = Some(pooled);
+        *lock(&one.object) = Some(pooled);
         Ok(connection)
     }
 }
 
 impl Line {
     /// No lane is given this connection again, neither by this nor by the pool. Lanes that have it can go on.
-    pub(super) fn retire(&self, slot: &Arc<Slot>) {
-        self.slots.retire(slot);
-        if let Some(pooled) = lock(&slot.pooled).take() {
+    pub(super) fn retire(&self, one: &Arc<Pooled>) {
+        self.current.retire(one);
+        if let Some(pooled) = lock(&one.object).take() {
             // Dropped as it is, it would go back into the pool.
             drop(Connection::take(pooled));
         }
     }
 }
 
-impl<T: Default> Current<T> {
+impl<T: Default> PerRuntime<T> {
     /// The one that callers on this runtime share, or a new one.
     pub(super) fn get(&self) -> Arc<T> {
         let mut all = lock(&self.0);
@@ -144,7 +149,7 @@ impl<T: Default> Current<T> {
     }
 }
 
-impl<T> Default for Current<T> {
+impl<T> Default for PerRuntime<T> {
     fn default() -> Self {
         Self(Mutex::default())
     }

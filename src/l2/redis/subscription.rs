@@ -12,9 +12,9 @@ use tokio::time::{Instant, timeout};
 
 use super::error::connect_error;
 use super::names::Names;
+use super::pubsub::{Heartbeat, PubSub, Route};
 use super::run::{CONNECT, Found, run};
 use super::shared::Shared;
-use super::subscriber::{Beat, Route, Subscriber};
 use crate::l2::inbox::Inbox;
 use crate::l2::{
     Applied, Event, L2Error, LaneClock, ListAge, Member, MemberInfo, OnHeard, Reply, Subscription,
@@ -27,10 +27,10 @@ const QUEUE: usize = 4096;
 
 /// Makes the subscriptions of one lane.
 pub(super) struct Subscriptions {
-    pub(super) shared: Arc<Shared>,
-    pub(super) names: Arc<Names>,
+    shared: Arc<Shared>,
+    names: Arc<Names>,
     /// The connection of the last subscription, if that still exists.
-    last: Mutex<Weak<Subscriber>>,
+    last: Mutex<Weak<PubSub>>,
 }
 
 impl Subscriptions {
@@ -47,15 +47,15 @@ impl Subscriptions {
         &self,
         me: MemberInfo,
     ) -> Result<(LaneClock, Box<dyn Subscription>), L2Error> {
-        let subscriber = self.next();
+        let pubsub = self.next();
         let (queue, messages) = mpsc::channel(QUEUE);
         // Messages that arrive from here on wait in the queue, until the caller knows by the clock which of them are
         // new. Several round trips: more than a request may take.
-        let opening = self.open(&subscriber, me, queue);
+        let opening = self.open(&pubsub, me, queue);
         let (found, route) = in_time(opening).await??;
         found.check_lanes()?;
         let subscription = RedisSubscription {
-            subscriber,
+            pubsub,
             inbox: Inbox::new(messages),
             routes: vec![route],
             names: Arc::clone(&self.names),
@@ -69,16 +69,16 @@ impl Subscriptions {
 
     /// The connection for the next subscription. Not that of the last one, which has ended for some reason: an address
     /// may lead to another server by now.
-    fn next(&self) -> Arc<Subscriber> {
+    fn next(&self) -> Arc<PubSub> {
         let mut last = lock(&self.last);
         if let Some(last) = last.upgrade() {
-            self.shared.subscribers.retire(&last);
+            self.shared.pubsub.retire(&last);
         }
-        let mut next = self.shared.subscribers.get();
+        let mut next = self.shared.pubsub.get();
         if next.has_ended() {
             // Another lane has not noticed yet.
-            self.shared.subscribers.retire(&next);
-            next = self.shared.subscribers.get();
+            self.shared.pubsub.retire(&next);
+            next = self.shared.pubsub.get();
         }
         *last = Arc::downgrade(&next);
         next
@@ -86,25 +86,21 @@ impl Subscriptions {
 
     async fn open(
         &self,
-        subscriber: &Arc<Subscriber>,
+        pubsub: &Arc<PubSub>,
         me: MemberInfo,
         queue: mpsc::Sender<Event>,
     ) -> Result<(Found, Route), L2Error> {
-        let connecting = subscriber.connect(&self.shared.connector);
+        let connecting = pubsub.connect(&self.shared.connector);
         let (connection, is_new) = connecting.await.map_err(connect_error)?;
-        let receive = Box::new(move |payload: Vec<u8>| {
+        let receive = Box::new(move |payload: &[u8]| {
             // A message that cannot be read is skipped, and one that finds the queue full is dropped: both leave a hole
             // in the numbers. To wait here would stop the answers of heartbeats, too.
-            if let Some(event) = read(&payload) {
+            if let Some(event) = read(payload) {
                 _ = queue.try_send(event);
             }
         });
-        let naming = async {
-            if is_new {
-                self.names.give_name(connection.clone()).await;
-            }
-        };
-        let subscribing = subscriber.subscribe(&self.names.events, receive);
+        let naming = self.names.give_name(is_new, connection.clone());
+        let subscribing = pubsub.subscribe(&self.names.events, receive);
         let route = join(naming, subscribing).await.1?;
         let member = Member::new(me, Applied::NOTHING);
         let found = run(&self.names, Some(member), connection).await;
@@ -124,7 +120,7 @@ async fn in_time<T>(opening: impl Future<Output = T>) -> Result<T, L2Error> {
 
 struct RedisSubscription {
     /// Dropped before the routes: that of the last lane need not be left, as the connection ends.
-    subscriber: Arc<Subscriber>,
+    pubsub: Arc<PubSub>,
     inbox: Inbox,
     /// To the lane's channel, and to those of other programs.
     routes: Vec<Route>,
@@ -142,7 +138,7 @@ impl Subscription for RedisSubscription {
         let (answer, under_way) = oneshot::channel();
         // Before the request: measured later, it could exceed the age that the list has in that step (rule 16).
         let age = u64::try_from(self.list_age.now().as_millis()).unwrap_or(u64::MAX);
-        self.subscriber.beat(Beat {
+        self.pubsub.heartbeat(Heartbeat {
             names: Arc::clone(&self.names),
             member: Member::new(self.me, applied),
             generation: self.generation,
@@ -153,7 +149,7 @@ impl Subscription for RedisSubscription {
     }
 
     fn next_heartbeat(&self, by: Instant, interval: Duration) -> Instant {
-        self.subscriber.align(by, interval)
+        self.pubsub.align(by, interval)
     }
 
     fn listen<'a>(&'a mut self, channels: &'a [Arc<str>], on_heard: OnHeard) -> Reply<'a, ()> {
@@ -161,8 +157,8 @@ impl Subscription for RedisSubscription {
             for (number, channel) in channels.iter().enumerate() {
                 let on_heard = Arc::clone(&on_heard);
                 // Past the queue, so that no flood of other programs costs a message of the lane.
-                let receive = Box::new(move |payload| on_heard(number, payload));
-                let route = self.subscriber.subscribe(channel, receive).await?;
+                let receive = Box::new(move |payload: &[u8]| on_heard(number, payload.to_vec()));
+                let route = self.pubsub.subscribe(channel, receive).await?;
                 self.routes.push(route);
             }
             Ok(())
