@@ -69,7 +69,8 @@ fn strike(world: &Arc<World>, fault: Fault, rng: &mut Rng) {
             instance.link.begin(fault, lasts);
         }
         Fault::Death => {
-            world.struck(fault, Duration::ZERO, here);
+            // Its callers may go on looking keys up. It gets no lease any more, so it loads without one.
+            world.struck(fault, FOR_EVER, here);
             instance.link.begin(fault, FOR_EVER);
             world.place(slot, rng);
             // The instances that survive invalidate what it had committed and not invalidated.

@@ -272,6 +272,30 @@ impl Config {
         }
     }
 
+    /// Instances die, and their callers go on for so long that their last loads begin when the rest of the fleet has
+    /// recovered from the death.
+    pub(crate) fn with_deaths() -> Self {
+        Self {
+            lasts_ms: 80_000,
+            instances: 4,
+            keys: 2,
+            readers: 6,
+            write_rest_ms: 10_000,
+            max_staleness_ms: 100,
+            l2_timeout_ms: 50,
+            l2_ttl_ms: 100,
+            l1_capacity: 0,
+            lease_ttl_ms: 400,
+            // No load of the other instances is excused because it has waited too long.
+            lease_wait_ms: 1_000_000,
+            load_timeout_ms: 2000,
+            load_ms: 1700..=1900,
+            fault_every_ms: 1000,
+            faults: vec![(Fault::Death, 1)],
+            ..Self::small()
+        }
+    }
+
     /// A world in which nothing goes wrong by itself.
     fn small() -> Self {
         Self {

@@ -90,6 +90,15 @@ fn where_l1_is_emptied_during_an_insert_no_promise_breaks() {
     evidence.assert_no_violations("", "where_l1_is_emptied");
 }
 
+/// A dead instance is cut off from the store, so what its callers load has no lease, however long they go on.
+#[test]
+fn where_callers_outlive_their_instance_no_promise_breaks() {
+    let seeds = evidence::one_of(20).unwrap_or(0..2);
+    let evidence = Evidence::of(seeds, |_| Config::with_deaths());
+    println!("with deaths\n{evidence}");
+    evidence.assert_no_violations("", "where_callers_outlive");
+}
+
 /// Where one rule matters most. `LARDER_RULE=4 LARDER_SEED=2` runs one such world alone.
 #[test]
 fn no_hostile_world_breaks_a_promise() {
