@@ -125,7 +125,7 @@ partial_debug!([V] Verify<V>, "Verify", this => share: &this.share);
 pub type LoadingBuilder<K, V> = Builder<K, V, WithLoader<K, V>>;
 
 /// The loader of a [`LoadingBuilder`].
-pub struct WithLoader<K, V>(LoaderOfCache<K, V>);
+pub struct WithLoader<K, V: Send + Sync + 'static>(LoaderOfCache<K, V>);
 
 /// Is given the cache that was built, and may refuse it.
 type OnBuild = Box<dyn FnOnce(AnyCache) -> Result<(), BuildError> + Send>;
@@ -864,6 +864,23 @@ impl<K, V, L> Builder<K, V, L> {
         /// more, the whole namespace is cleared instead; until then this instance uses no key of it.
         max_deferred(keys: usize) => rest.set.max_deferred = Some(keys);
 
+        /// How many lanes the namespace has in Redis, from 1 to 16. Default: 1. All instances of the service need the same
+        /// number.
+        ///
+        /// Each key belongs to one lane, by its hash. A lane has its own clock, messages and proof that none was missed,
+        /// so that lanes can lie on several servers. With more than one:
+        ///
+        /// - A call for several keys is split, and its parts run side by side: each lane is sent requests of its own, and
+        ///   a loader of many keys is called once for each lane.
+        /// - [`clear`](Cache::clear), and invalidations of tags and prefixes, are one request for each lane, and not
+        ///   atomic. If some lanes cannot be reached, their part is deferred and the call returns an error; the others
+        ///   have carried theirs out.
+        /// - L1 and [`max_deferred`](Self::max_deferred) are divided by the number of lanes. An entry that is heavier than
+        ///   a lane's part of L1 is not kept there.
+        /// - While one lane cannot be reached, look-ups of the others use L1 as before. [`Health`](crate::Health) is that
+        ///   of the worst lane.
+        lanes(lanes: u16) => rest.set.lanes = Some(lanes);
+
         /// The clock by which values expire. Default: that of the [`MemoryL2`](crate::MemoryL2) if the cache is on one,
         /// otherwise the system's monotonic clock. For tests and simulations.
         clock(clock: Clock) => rest.clock = clock;
@@ -1106,7 +1123,7 @@ where
     }
 }
 
-partial_debug!([K, V] WithLoader<K, V>, "WithLoader");
+partial_debug!([K, V: Send + Sync + 'static] WithLoader<K, V>, "WithLoader");
 
 partial_debug!([K, V, L] Builder<K, V, L>, "Builder", this =>
     namespace: &this.rest.namespace,

@@ -10,11 +10,10 @@ use crate::any_cache::AnyCache;
 use crate::builder::Builder;
 use crate::cache::Cache;
 use crate::engine::report_losses;
-use crate::error::{BuildError, WriteError};
+use crate::error::{BuildError, WriteError, all_done};
 use crate::key::CacheKey;
 use crate::l2::{L2, RedisL2};
 use crate::settings::ServiceSettings;
-use crate::token::Token;
 use crate::util::lock::lock;
 use crate::util::partial_debug::partial_debug;
 
@@ -186,7 +185,7 @@ impl Caches {
     ///
     /// Of one cache; all were tried. It [is deferred](WriteError::is_deferred) if all that failed are.
     pub async fn clear(&self) -> Result<(), WriteError> {
-        all_done(join_all(self.iter().map(async |cache| cache.clear().await)).await)
+        all_done(join_all(self.iter().map(async |cache| cache.clear().await)).await).map(drop)
     }
 
     /// Removes all values with a tag from all caches, see [`Cache::invalidate_tag`].
@@ -196,7 +195,7 @@ impl Caches {
     /// As [`clear`](Self::clear).
     pub async fn invalidate_tag(&self, tag: &str) -> Result<(), WriteError> {
         let invalidate = async |cache: AnyCache| cache.invalidate_tag(tag).await;
-        all_done(join_all(self.iter().map(invalidate)).await)
+        all_done(join_all(self.iter().map(invalidate)).await).map(drop)
     }
 
     /// Closes all caches, all at once, see [`Cache::close`]. Writes that are lost by it are one line in the log.
@@ -206,13 +205,6 @@ impl Caches {
         let names = caches.iter().map(AnyCache::namespace);
         report_losses(&names.zip(closed).collect::<Vec<_>>());
     }
-}
-
-fn all_done(writes: Vec<Result<Token, WriteError>>) -> Result<(), WriteError> {
-    let errors = writes.into_iter().filter_map(Result::err);
-    // A caller that takes a deferred write for a done one must not miss the other kind.
-    let worst = errors.min_by_key(WriteError::is_deferred);
-    worst.map_or(Ok(()), Err)
 }
 
 impl Shared {

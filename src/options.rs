@@ -5,7 +5,7 @@ use std::time::Duration;
 use crate::clock::Clock;
 use crate::settings::{Settings, each_option};
 use crate::util::throttle::Throttle;
-use crate::vocabulary::{ByteSize, Mode, RefreshAhead};
+use crate::vocabulary::{ByteSize, MOST_LANES, Mode, RefreshAhead};
 
 /// The type of an option: without a default it is optional.
 macro_rules! option {
@@ -142,6 +142,11 @@ impl Options {
         check!(
             (1..=MOST_IN_A_LOAD).contains(&max),
             "the max of batch_loads must be from 1 to {MOST_IN_A_LOAD} keys, and not {max}"
+        );
+        check!(
+            (1..=MOST_LANES).contains(&self.lanes),
+            "lanes must be from 1 to {MOST_LANES}, and not {}",
+            self.lanes
         );
         check!(self.max_deferred > 0, "max_deferred must be at least 1");
         mistakes

@@ -272,6 +272,20 @@ pub struct Warming {
     pub refused: u64,
 }
 
+impl Warming {
+    /// Of both together.
+    pub(crate) fn and(self, other: Self) -> Self {
+        Self {
+            done: self.done + other.done,
+            total: self.total,
+            stored: self.stored + other.stored,
+            present: self.present + other.present,
+            changed: self.changed + other.changed,
+            refused: self.refused + other.refused,
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use std::thread;

@@ -1,19 +1,22 @@
 //! Names a write, so that any instance can answer with nothing older.
 
-use std::fmt;
 use std::str::FromStr;
+use std::{fmt, iter};
 
-use crate::vocabulary::Version;
+use crate::vocabulary::{LaneNumber, MOST_LANES, Version};
 
-/// The text begins with this: another form of it would have another number.
-const FORM: &str = "1.";
+/// The text of a token of a cache with one lane begins with this: another form of it would have another number.
+const ONE_LANE: &str = "1.";
+/// That of a cache with several.
+const MANY_LANES: &str = "2.";
 
 /// Names a write that L2 has accepted, for [`Cache::at_least`](crate::Cache::at_least): look-ups on any instance that
 /// are given it do not answer with an older value.
 ///
 /// A service hands it to the user who caused the write, in a cookie or a header, and gets it back with the next
-/// request, which may reach another instance. The text has at most 40 bytes, all of which may stand in a cookie. It
-/// says how often something was written in the namespace, and nothing else. It needs no signature: the effect of a
+/// request, which may reach another instance. The text has at most 40 bytes, all of which may stand in a cookie; in a
+/// cache with several lanes about as many for each lane that the write has reached. It says how often something was
+/// written in the namespace, and nothing else. It needs no signature: the effect of a
 /// token that was made up is described at [`Cache::at_least`](crate::Cache::at_least).
 ///
 /// ```
@@ -30,42 +33,106 @@ const FORM: &str = "1.";
 /// # Ok(()) }
 /// # tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap().block_on(demo()).unwrap();
 /// ```
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Token {
-    /// Zero is that of no write.
-    pub(crate) epoch: u64,
-    pub(crate) ver: u64,
+    /// How many lanes the cache has.
+    lanes: u16,
+    first: Part,
+    /// In the order of their lanes, after the first.
+    others: Vec<Part>,
+}
+
+/// The last write of one lane.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+struct Part {
+    lane: u16,
+    version: Version,
 }
 
 impl Token {
-    /// One that only a look-up of L2 can meet; not an instance that does not know the epoch yet, either.
-    const UNPROVABLE: Self = Self {
-        epoch: 0,
-        ver: u64::MAX,
-    };
+    pub(crate) fn new(LaneNumber { number, of }: LaneNumber, version: Version) -> Self {
+        debug_assert!(number < of, "lanes are numbered from zero");
+        Self {
+            lanes: of,
+            first: Part {
+                lane: number,
+                version,
+            },
+            others: Vec::new(),
+        }
+    }
 
     /// Of two writes, in whatever order.
     pub(crate) fn and(self, other: Self) -> Self {
-        // Within an epoch versions are ordered: an instance that has the later write has the earlier one.
-        if self.epoch == other.epoch {
-            let ver = self.ver.max(other.ver);
-            return Self { ver, ..self };
+        let lanes = self.lanes.max(other.lanes);
+        let mut parts = self.into_parts();
+        for part in other.into_parts() {
+            match parts.binary_search_by_key(&part.lane, |known| known.lane) {
+                Ok(at) => {
+                    if let Some(known) = parts.get_mut(at) {
+                        known.version = later(known.version, part.version);
+                    }
+                }
+                Err(at) => parts.insert(at, part),
+            }
         }
-        // Between them the lane was cleared or lost, and which of them came first does not show.
-        Self::UNPROVABLE
+        Self {
+            lanes,
+            first: parts.remove(0),
+            others: parts,
+        }
+    }
+
+    fn into_parts(self) -> Vec<Part> {
+        let mut parts = self.others;
+        parts.insert(0, self.first);
+        parts
+    }
+
+    /// The write of this lane; `None` if there is none. While the namespace had another number of lanes, the keys of
+    /// this one lay in others: then no version stands for them.
+    pub(crate) fn of_lane(&self, lane: LaneNumber) -> Option<Version> {
+        if self.lanes != lane.of {
+            return Some(UNPROVABLE);
+        }
+        let part = self.parts().find(|part| part.lane == lane.number);
+        part.map(|part| part.version)
+    }
+
+    fn parts(&self) -> impl Iterator<Item = &Part> {
+        iter::once(&self.first).chain(&self.others)
     }
 }
 
-impl From<Version> for Token {
-    fn from(Version { epoch, ver }: Version) -> Self {
-        Self { epoch, ver }
+/// A write that only a look-up of L2 can meet; not an instance that does not know the epoch yet, either.
+const UNPROVABLE: Version = Version {
+    epoch: 0,
+    ver: u64::MAX,
+};
+
+/// The later of two writes of one lane, or a version that stands for both.
+pub(crate) fn later(one: Version, other: Version) -> Version {
+    // Within an epoch versions are ordered: an instance that has the later write has the earlier one.
+    if one.epoch == other.epoch {
+        let ver = one.ver.max(other.ver);
+        return Version { ver, ..one };
     }
+    // Between them the lane was cleared or lost, and which of them came first does not show.
+    UNPROVABLE
 }
 
 impl fmt::Display for Token {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { epoch, ver } = self;
-        write!(f, "{FORM}{epoch:x}.{ver:x}")
+        if self.lanes == 1 {
+            let Version { epoch, ver } = self.first.version;
+            return write!(f, "{ONE_LANE}{epoch:x}.{ver:x}");
+        }
+        write!(f, "{MANY_LANES}{:x}", self.lanes)?;
+        for Part { lane, version } in self.parts() {
+            let Version { epoch, ver } = version;
+            write!(f, ".{lane:x}.{epoch:x}.{ver:x}")?;
+        }
+        Ok(())
     }
 }
 
@@ -75,10 +142,28 @@ impl FromStr for Token {
     /// Accepts exactly the texts that `Display` writes.
     fn from_str(text: &str) -> Result<Self, ParseTokenError> {
         let parse = || {
-            let (epoch, ver) = text.strip_prefix(FORM)?.split_once('.')?;
-            let number = |digits| u64::from_str_radix(digits, 16).ok();
-            let (epoch, ver) = (number(epoch)?, number(ver)?);
-            Some(Self { epoch, ver })
+            let (form, numbers) = text.split_at_checked(ONE_LANE.len())?;
+            let mut numbers = numbers
+                .split('.')
+                .map(|digits| u64::from_str_radix(digits, 16).ok());
+            let mut next = || numbers.next()?;
+            let version = |epoch, ver| Version { epoch, ver };
+            if form == ONE_LANE {
+                return Some(Self::new(LaneNumber::ONLY, version(next()?, next()?)));
+            }
+            let of = u16::try_from(next()?).ok().filter(|_| form == MANY_LANES)?;
+            let mut token: Option<Self> = None;
+            // As many as there are lanes at most: a text that was made up must not cost much.
+            for _ in 0..of.min(MOST_LANES) {
+                let Some(number) = next() else { break };
+                let number = u16::try_from(number).ok().filter(|number| *number < of)?;
+                let part = Self::new(LaneNumber { number, of }, version(next()?, next()?));
+                token = Some(match token {
+                    Some(token) => token.and(part),
+                    None => part,
+                });
+            }
+            token
         };
         // Signs, capitals and leading zeros are none of ours.
         let ours = parse().filter(|token| token.to_string() == text);
@@ -90,3 +175,57 @@ impl FromStr for Token {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("this is not the text of a token: go on without one")]
 pub struct ParseTokenError(());
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn version(epoch: u64, ver: u64) -> Version {
+        Version { epoch, ver }
+    }
+
+    fn lane(number: u16, of: u16) -> LaneNumber {
+        LaneNumber { number, of }
+    }
+
+    #[test]
+    fn each_lane_finds_its_own_write() {
+        let one = Token::new(lane(2, 4), version(7, 5));
+        let both = one.clone().and(Token::new(lane(0, 4), version(9, 3)));
+        let both = both.and(Token::new(lane(2, 4), version(7, 4)));
+        assert_eq!(
+            both.of_lane(lane(2, 4)),
+            Some(version(7, 5)),
+            "the later one"
+        );
+        assert_eq!(both.of_lane(lane(0, 4)), Some(version(9, 3)));
+        assert_eq!(both.of_lane(lane(1, 4)), None);
+        assert_eq!(both.to_string(), "2.4.0.9.3.2.7.5");
+        assert_eq!("2.4.0.9.3.2.7.5".parse(), Ok(both));
+        // After another epoch has begun in between, no lane can say that it has both.
+        let clear = one.and(Token::new(lane(2, 4), version(8, 1)));
+        assert_eq!(clear.of_lane(lane(2, 4)), Some(UNPROVABLE));
+        assert_eq!(
+            clear.of_lane(lane(2, 8)),
+            Some(UNPROVABLE),
+            "of another number"
+        );
+    }
+
+    #[test]
+    fn texts_that_are_none_of_ours_are_refused() {
+        for text in [
+            "2.4",
+            "2.4.4.1.1",
+            "2.4.2.1.1.0.1.1",
+            "2.4.0.1.1.0.1.1",
+            "2.1.0.1.1",
+            "3.4.0.1.1",
+            "1.1.1.1",
+            "2.4.0.1",
+            "2.",
+        ] {
+            assert!(text.parse::<Token>().is_err(), "{text}");
+        }
+    }
+}

@@ -40,6 +40,23 @@ pub struct LaneClock {
     pub now: u64,
 }
 
+/// The most lanes that a namespace can have.
+pub(crate) const MOST_LANES: u16 = 16;
+
+/// Which of the lanes of a namespace.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct LaneNumber {
+    /// From zero.
+    pub number: u16,
+    /// How many the namespace has.
+    pub of: u16,
+}
+
+impl LaneNumber {
+    /// The lane of a namespace that has no other.
+    pub const ONLY: Self = Self { number: 0, of: 1 };
+}
+
 /// The level that answered a look-up.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]

@@ -2,27 +2,61 @@
 
     python3 invalidate.py redis://127.0.0.1:6379/0 shop:price key:tea tag:tenant:7
     python3 invalidate.py redis://127.0.0.1:6379/0 shop:price clear
+    python3 invalidate.py redis://127.0.0.1:6379/0 shop:price lanes:4 key:tea
 
 With redis-py (`pip install redis`), or without it over a plain socket, which knows neither TLS nor passwords.
 """
 
+import itertools
 import socket
 import sys
 import uuid
+from binascii import crc_hqx
 from pathlib import Path
 from urllib.parse import urlsplit
 
 SCRIPT = Path(__file__).with_name("invalidate.lua").read_text()
 
 
-class Lane:
-    """The cache of one namespace. `script` is what register_script(SCRIPT) of redis-py returns, or the like."""
+def crc16(text):
+    return crc_hqx(text.encode(), 0)
 
-    def __init__(self, script, namespace, database=0):
-        self.script, self.prefix, self.database = script, "{" + namespace + ".0}", database
+
+def hash_tag(namespace, number, lanes):
+    """That of a lane, by its number from 0 on. Several lanes have equal parts of the slots of a cluster."""
+    if lanes == 1:
+        return f"{namespace}.0"
+    tags = (f"{namespace}.{number}of{lanes}.{salt}" for salt in itertools.count(1))
+    return next(tag for tag in tags if crc16(tag) % 16384 * lanes // 16384 == number)
+
+
+class Cache:
+    """The cache of one namespace, which has as many lanes as its builder was told."""
+
+    def __init__(self, script, namespace, database=0, lanes=1):
+        self.lanes = [Lane(script, hash_tag(namespace, number, lanes), database) for number in range(lanes)]
 
     def invalidate(self, keys=(), tags=()):
-        """Up to 256 keys, as Redis shows them after `{namespace.0}:`, and up to 256 tags, in one step."""
+        """Up to 256 keys, as Redis shows them after the hash tag and a colon, and up to 256 tags: a step for each lane."""
+        if not keys and not tags:
+            raise ValueError("there is nothing to invalidate: name keys or tags")
+        for number, lane in enumerate(self.lanes):
+            own = [key for key in keys if crc16(key) % len(self.lanes) == number]
+            if own or tags:
+                lane.invalidate(own, tags)
+
+    def clear(self):
+        for lane in self.lanes:
+            lane.clear()
+
+
+class Lane:
+    """One lane. `script` is what register_script(SCRIPT) of redis-py returns, or the like."""
+
+    def __init__(self, script, tag, database):
+        self.script, self.prefix, self.database = script, "{" + tag + "}", database
+
+    def invalidate(self, keys, tags):
         names = []
         for key in keys:
             names += [f"{self.prefix}:{key}", f"{self.prefix}!lease:{key}"]
@@ -61,16 +95,21 @@ def main(url, namespace, *what):
         script = redis.Redis.from_url(url).register_script(SCRIPT)
     except ImportError:
         script = plain_script(urlsplit(url))
-    lane = Lane(script, namespace, int(urlsplit(url).path.strip("/") or 0))
-    if what == ("clear",):
-        return lane.clear()
-    names = {"key": [], "tag": []}
-    for text in what:
+    names = {"key": [], "tag": [], "lanes": []}
+    rest = [text for text in what if text != "clear"]
+    for text in rest:
         kind, _, name = text.partition(":")
         if kind not in names:
             sys.exit(f"{text}: begin it with key: or tag:, or say clear and nothing else")
         names[kind].append(name)
-    lane.invalidate(keys=names["key"], tags=names["tag"])
+    lanes = int(names["lanes"].pop()) if names["lanes"] else 1
+    cache = Cache(script, namespace, int(urlsplit(url).path.strip("/") or 0), lanes)
+    if len(rest) == len(what):
+        cache.invalidate(keys=names["key"], tags=names["tag"])
+    elif names["key"] or names["tag"]:
+        sys.exit("clear takes neither keys nor tags")
+    else:
+        cache.clear()
 
 
 if __name__ == "__main__":

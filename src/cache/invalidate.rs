@@ -52,8 +52,7 @@ impl<K: CacheKey, V: Send + Sync + 'static> Cache<K, V> {
     where
         K: LookupBy<Q, M>,
     {
-        let keys = [key_text(key)?];
-        self.writes().invalidate(keys, Duration::ZERO).await
+        self.invalidate_and_hold(key, Duration::ZERO).await
     }
 
     /// Removes many keys, each as by [`invalidate`](Self::invalidate). [`insert_many`](Self::insert_many) has an
@@ -78,7 +77,7 @@ impl<K: CacheKey, V: Send + Sync + 'static> Cache<K, V> {
     {
         let keys = keys.into_iter().map(key_text);
         let keys = keys.collect::<Result<BTreeSet<_>, KeyTooLong>>()?;
-        self.writes().invalidate(keys, Duration::ZERO).await
+        self.writes().invalidate(keys).await
     }
 
     /// Runs a commit of the database, and then removes the key as [`invalidate`](Self::invalidate) does: as one task
@@ -114,7 +113,9 @@ impl<K: CacheKey, V: Send + Sync + 'static> Cache<K, V> {
     where
         K: LookupBy<Q, M>,
     {
-        self.loads().invalidate_after(key_text(key), commit).await
+        let key = key_text(key);
+        let loads = self.loads().of(key.as_deref().unwrap_or_default());
+        loads.invalidate_after(key, commit).await
     }
 
     /// Removes a key as [`invalidate`](Self::invalidate) does, then waits until no subscribed instance returns the
@@ -156,7 +157,8 @@ impl<K: CacheKey, V: Send + Sync + 'static> Cache<K, V> {
         K: LookupBy<Q, M>,
         Q: CacheKey + ?Sized,
     {
-        self.writes().invalidate_and_wait(key_text(key)?).await
+        let key = key_text(key)?;
+        self.writes().of(&key).invalidate_and_wait(key).await
     }
 
     /// Removes a key as [`invalidate`](Self::invalidate) does, and for as long as `hold` stores no load of it.
@@ -197,7 +199,8 @@ impl<K: CacheKey, V: Send + Sync + 'static> Cache<K, V> {
     where
         K: LookupBy<Q, M>,
     {
-        self.writes().invalidate([key_text(key)?], hold).await
+        let key = key_text(key)?;
+        self.writes().of(&key).invalidate([key], hold).await
     }
 
     /// Makes the value of a key stale from now on: look-ups still return it, flagged, and
@@ -230,7 +233,8 @@ impl<K: CacheKey, V: Send + Sync + 'static> Cache<K, V> {
     where
         K: LookupBy<Q, M>,
     {
-        self.writes().expire(key_text(key)?).await
+        let key = key_text(key)?;
+        self.writes().of(&key).expire(key).await
     }
 
     /// Removes all values that have a tag from both levels, in all instances, however many they are. Values get tags by
@@ -275,7 +279,7 @@ impl<K: CacheKey, V: Send + Sync + 'static> Cache<K, V> {
     /// ```
     #[doc(alias("remove_by_tag", "evict_tag"))]
     pub async fn invalidate_tag<T: CacheKey + ?Sized>(&self, tag: &T) -> Result<Token, WriteError> {
-        self.writes().invalidate_tags([key_text(tag)?]).await
+        self.writes().invalidate_tags(vec![key_text(tag)?]).await
     }
 
     /// Removes all values that have one of these tags, as [`invalidate_tag`](Self::invalidate_tag) does.
@@ -305,7 +309,9 @@ impl<K: CacheKey, V: Send + Sync + 'static> Cache<K, V> {
     ) -> Result<Token, WriteError> {
         let tags = tags.into_iter().map(|tag| key_text(&tag));
         let tags = tags.collect::<Result<BTreeSet<_>, KeyTooLong>>()?;
-        self.writes().invalidate_tags(tags).await
+        self.writes()
+            .invalidate_tags(tags.into_iter().collect())
+            .await
     }
 
     /// Removes all values whose key begins with `prefix` from both levels, in all instances, and returns how many were
@@ -372,7 +378,9 @@ impl<K: CacheKey, V: Send + Sync + 'static> Cache<K, V> {
     where
         K: LookupBy<str, M>,
     {
-        self.writes().invalidate_prefixes([key_text(prefix)?]).await
+        self.writes()
+            .invalidate_prefixes(vec![key_text(prefix)?])
+            .await
     }
 
     /// Removes all keys of the namespace from both levels, in all instances. Loads that began earlier are never

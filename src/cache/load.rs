@@ -135,15 +135,17 @@ impl<K: CacheKey, V: Send + Sync + 'static> Cache<K, V> {
     where
         K: LookupBy<Q, M>,
     {
-        let now = self.engine().ctx.now();
+        let now = self.engine().now();
         let Some(entry) = self.look_up(key, now) else {
-            return self.loads().get_or_load(key_text(key)?, now, load).await;
+            let key = key_text(key)?;
+            return self.loads().of(&key).get_or_load(key, now, load).await;
         };
         if !entry.is_due() {
             return Ok(entry);
         }
         let loader = || load.loader();
-        let refreshed = self.loads().refresh_stale(key_text(key)?, &entry, loader);
+        let key = key_text(key)?;
+        let refreshed = self.loads().of(&key).refresh_stale(key, &entry, loader);
         let Some(current) = refreshed else {
             return Ok(entry);
         };
@@ -206,7 +208,8 @@ impl<K: CacheKey, V: Send + Sync + 'static> Cache<K, V> {
     where
         K: LookupBy<Q, M>,
     {
-        self.loads().refresh(key_text(key)?, loader).await
+        let key = key_text(key)?;
+        self.loads().of(&key).refresh(key, loader).await
     }
 
     /// Looks many keys up in L1, then in L2, and otherwise calls `loader` once with all keys that are missing: once for
@@ -324,7 +327,7 @@ impl<K: CacheKey, V: Send + Sync + 'static> Cache<K, V> {
             loader_of(keys.map(|&key| K::key_from(key)).collect())
         };
         let engine = self.engine();
-        let loading = (engine.loads()).get_many_or_load(&keys, engine.ctx.now(), loader);
+        let loading = (engine.loads()).get_many_or_load(&keys, engine.now(), loader);
         loading.await
     }
 }

@@ -18,7 +18,7 @@ use std::marker::PhantomData;
 use std::sync::Arc;
 
 use crate::clock::Tick;
-use crate::engine::{Engine, Loads, Writes};
+use crate::engine::{Engine, LaneLoads, LaneWrites};
 use crate::entry::Entry;
 use crate::key::{CacheKey, Key, KeyTooLong, KeyWriter};
 use crate::util::partial_debug::partial_debug;
@@ -101,12 +101,12 @@ impl<K, V: Send + Sync + 'static> Cache<K, V> {
     }
 
     /// Calls that change something.
-    fn writes(&self) -> &Arc<Writes<V>> {
+    fn writes(&self) -> &LaneWrites<V> {
         self.engine().writes()
     }
 
     /// Calls that may run a loader.
-    pub(crate) fn loads(&self) -> &Arc<Loads<V>> {
+    pub(crate) fn loads(&self) -> &LaneLoads<V> {
         self.engine().loads()
     }
 
@@ -115,7 +115,7 @@ impl<K, V: Send + Sync + 'static> Cache<K, V> {
     fn look_up<Q: CacheKey + ?Sized>(&self, key: &Q, now: Tick) -> Option<Entry<V>> {
         let mut out = KeyWriter::new();
         let key = out.write(key).ok()?;
-        self.engine().local().get_local(key, now)
+        self.engine().local().of(key).get_local(key, now)
     }
 }
 
@@ -129,4 +129,4 @@ impl<K, V: Send + Sync + 'static> Clone for Cache<K, V> {
     }
 }
 
-partial_debug!([K, V: Send + Sync + 'static] Cache<K, V>, "Cache", cache => namespace: &cache.engine.ctx.options.namespace);
+partial_debug!([K, V: Send + Sync + 'static] Cache<K, V>, "Cache", cache => namespace: &cache.engine.contexts.first().options.namespace);

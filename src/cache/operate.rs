@@ -80,7 +80,7 @@ impl<K: CacheKey, V: Send + Sync + 'static> Cache<K, V> {
     /// moka do its pending work, which may drop values.
     #[must_use]
     pub fn stats(&self) -> Stats {
-        self.engine().ctx.stats()
+        self.engine().stats()
     }
 
     /// The counters of all instances together, also of those that have ended. Without an L2 they are those of this
@@ -142,7 +142,7 @@ impl<K: CacheKey, V: Send + Sync + 'static> Cache<K, V> {
     /// ```
     #[must_use]
     pub fn hot_keys(&self, most: usize) -> Vec<HotKey> {
-        self.engine().local().hot_keys.hottest(most)
+        self.engine().local().first().hot_keys.hottest(most)
     }
 
     /// The events of this instance from now on: loads, changes by this instance and by others, and the breaker. Hits
@@ -168,7 +168,7 @@ impl<K: CacheKey, V: Send + Sync + 'static> Cache<K, V> {
     /// ```
     #[must_use = "events that come while there is no stream are lost"]
     pub fn events(&self) -> impl Stream<Item = CacheEvent> + Send + Unpin + use<K, V> {
-        self.engine().ctx.events.stream()
+        self.engine().events().stream()
     }
 
     /// Switches the cache off or on, for all clones in this process: a kill switch, and a way to find out whether a
@@ -210,7 +210,7 @@ impl<K: CacheKey, V: Send + Sync + 'static> Cache<K, V> {
     /// Whether the cache is switched on. See [`set_enabled`](Self::set_enabled).
     #[must_use]
     pub fn is_enabled(&self) -> bool {
-        !self.engine().ctx.is_off()
+        self.engine().is_enabled()
     }
 
     /// Stops the subscriber of all clones, and sends L2 the deferred writes. For an orderly shutdown, after the last

@@ -38,10 +38,11 @@ impl<K: CacheKey, V: Send + Sync + 'static> Cache<K, V> {
     {
         let mut out = KeyWriter::new();
         let (engine, key) = (self.engine(), out.write(key).ok()?);
+        let reads = engine.local().of(key);
         // `or_else` would move the entry once more.
-        match engine.local().get_local(key, engine.ctx.now()) {
+        match reads.get_local(key, engine.now()) {
             Some(entry) => Some(entry),
-            None => engine.local().get_instead(key),
+            None => reads.get_instead(key),
         }
     }
 
@@ -67,12 +68,12 @@ impl<K: CacheKey, V: Send + Sync + 'static> Cache<K, V> {
     where
         K: LookupBy<Q, M>,
     {
-        let now = self.engine().ctx.now();
+        let now = self.engine().now();
         if let Some(entry) = self.look_up(key, now) {
             return Some(entry);
         }
         let key = self.engine().accept(key_text(key))?;
-        self.engine().reads().get(key, now).await
+        self.engine().reads().of(&key).get(key, now).await
     }
 
     /// Looks many keys up in L1, and those that L1 lacks in L2 together. Values of L2 are kept in L1.
@@ -102,13 +103,14 @@ impl<K: CacheKey, V: Send + Sync + 'static> Cache<K, V> {
     where
         K: LookupBy<Q, M>,
     {
-        let (engine, now) = (self.engine(), self.engine().ctx.now());
+        let (engine, now) = (self.engine(), self.engine().now());
         let (mut places, mut missing) = (Vec::new(), Vec::<Key>::new());
         let here = keys.into_iter().enumerate().map(|(place, key)| {
             let mut out = KeyWriter::new();
             let key = engine.accept(out.write(key))?;
-            let entry = engine.local().get_local(key, now);
-            let entry = entry.or_else(|| engine.local().get_instead(key));
+            let reads = engine.local().of(key);
+            let entry = reads.get_local(key, now);
+            let entry = entry.or_else(|| reads.get_instead(key));
             if entry.is_none() {
                 places.push(place);
                 missing.push(key.into());
@@ -119,7 +121,7 @@ impl<K: CacheKey, V: Send + Sync + 'static> Cache<K, V> {
         if missing.is_empty() {
             return entries;
         }
-        let found = engine.reads().get_many(&missing).await;
+        let found = engine.reads().get_many(missing).await;
         for (place, entry) in places.into_iter().zip(found) {
             if let Some(found) = entries.get_mut(place) {
                 *found = entry;

@@ -67,8 +67,8 @@ impl<K: CacheKey, V: Send + Sync + 'static> Cache<K, V> {
     where
         K: LookupBy<Q, M>,
     {
-        let entry = (key_text(key)?, value.into());
-        self.writes().insert([entry]).await
+        let key = key_text(key)?;
+        self.writes().of(&key).insert(key, value.into()).await
     }
 
     /// Stores many values, each as by [`insert`](Self::insert): all are values alone, or all are [`Loaded`]. If a key
@@ -169,7 +169,8 @@ impl<K: CacheKey, V: Send + Sync + 'static> Cache<K, V> {
         K: LookupBy<Q, M>,
     {
         let (key, value) = (key_text(key)?, value.into());
-        let stored = self.writes().insert_if(key, value, version).await?;
+        let writes = self.writes().of(&key);
+        let stored = writes.insert_if(key, value, version).await?;
         Ok(stored.is_some())
     }
 
@@ -224,7 +225,8 @@ impl<K: CacheKey, V: Send + Sync + 'static> Cache<K, V> {
         K: LookupBy<Q, M>,
     {
         let change = |value: Option<&V>| change(value).into();
-        self.writes().update(key_text(key)?, change).await
+        let key = key_text(key)?;
+        self.writes().of(&key).update(key, change).await
     }
 
     /// Writes a value to the source, and then stores it in both levels, in place of any other, in all instances: as one
@@ -280,7 +282,8 @@ impl<K: CacheKey, V: Send + Sync + 'static> Cache<K, V> {
         Fut: Future<Output = Result<(), E>> + Send + 'static,
     {
         let key = key_text(key).map_err(|error| CommitError::NotBegun(error.into()))?;
-        self.loads().write_through(key, value.into(), store).await
+        let loads = self.loads().of(&key);
+        loads.write_through(key, value.into(), store).await
     }
 
     /// Gives the value of a key a new TTL, in both levels. Returns `false` if there is no valid value: it never
@@ -318,6 +321,7 @@ impl<K: CacheKey, V: Send + Sync + 'static> Cache<K, V> {
         K: LookupBy<Q, M>,
         Q: CacheKey + ?Sized,
     {
-        self.engine().reads().renew(key_text(key)?, ttl).await
+        let key = key_text(key)?;
+        self.engine().reads().of(&key).renew(key, ttl).await
     }
 }

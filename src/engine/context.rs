@@ -1,4 +1,4 @@
-//! The levels of one instance, and the state that several rooms share.
+//! The levels of one lane of an instance, and the state that several rooms share.
 //!
 //! Architecture invariant: the state of one part is in that part, and logic is here only where several parts need it.
 
@@ -9,6 +9,7 @@ use super::backoff::Backoff;
 use super::breaker::Breaker;
 use super::convert::Convert;
 use super::deferred::Deferred;
+use super::lanes::Lanes;
 use super::metrics::Metrics;
 use crate::clock::{Tick, nanos};
 use crate::error::L2Error;
@@ -41,20 +42,26 @@ pub(crate) struct Context<V> {
     pub(crate) instance: u64,
 }
 
-impl<V: Value> Context<V> {
-    pub(crate) fn now(&self) -> Tick {
-        self.options.clock.now()
-    }
-
+impl<V: Value> Lanes<Arc<Context<V>>> {
     pub(crate) fn stats(&self) -> Stats {
-        self.counted().with_entries(self.l1.store.len())
+        self.counted().with_entries(self.entries())
     }
 
     /// All but the number of entries, for which moka would have to do its pending work.
     pub(crate) fn counted(&self) -> Stats {
         // Generations count from one, and each flush begins another.
-        let flushes = self.l1.freshness.generation() - 1;
-        self.counters.snapshot(flushes)
+        let flushes = self.iter().map(|ctx| ctx.l1.freshness.generation() - 1);
+        self.first().counters.snapshot(flushes.sum())
+    }
+
+    pub(crate) fn entries(&self) -> u64 {
+        self.iter().map(|ctx| ctx.l1.store.len()).sum()
+    }
+}
+
+impl<V: Value> Context<V> {
+    pub(crate) fn now(&self) -> Tick {
+        self.options.clock.now()
     }
 
     pub(crate) fn is_off(&self) -> bool {

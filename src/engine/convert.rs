@@ -41,7 +41,7 @@ pub(crate) struct ValueRules<V> {
 }
 
 pub(crate) struct Convert<V> {
-    rules: ValueRules<V>,
+    rules: Arc<ValueRules<V>>,
     pub(crate) ahead: RefreshAhead,
     /// Distinguishes values of this type from others under the same keys.
     type_tag: u64,
@@ -56,14 +56,14 @@ pub(crate) struct Convert<V> {
 
 impl<V: Value> Convert<V> {
     pub(crate) fn new(
-        rules: ValueRules<V>,
+        rules: &Arc<ValueRules<V>>,
         type_tag: u64,
         options: &Arc<Options>,
         counters: &Arc<Counters>,
         l1: &Arc<L1<V>>,
     ) -> Self {
         Self {
-            rules,
+            rules: Arc::clone(rules),
             type_tag,
             ahead: RefreshAhead::new(options),
             namespace: Place::namespace(&options.namespace),

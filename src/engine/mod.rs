@@ -1,6 +1,7 @@
 //! Carries out each call: L1, then L2, then the loader.
 //!
-//! [`engine`] puts an instance together, and names the part that carries out a call. Each part is a room:
+//! [`engine`] puts an instance together, and names the part that carries out a call. Each part is a room, and is there
+//! once for each of the [`lanes`]:
 //!
 //! - [`read`]: look-ups in L1 and L2
 //! - [`write`]: inserts, invalidations, clears and updates
@@ -23,6 +24,7 @@ mod deferred;
     reason = "it is what the layer is named after"
 )]
 mod engine;
+mod lanes;
 mod load;
 mod members;
 #[cfg_attr(not(feature = "metrics"), path = "no_metrics.rs")]
@@ -33,10 +35,12 @@ mod spans;
 mod subscribe;
 mod write;
 
+pub(crate) use self::context::Context;
 pub(crate) use self::convert::ValueRules;
 pub(crate) use self::engine::{Engine, Parts, Untyped, report_losses};
+pub(crate) use self::lanes::Lanes;
 pub(crate) use self::load::loader::{Loader, LoaderOf};
-pub(crate) use self::load::{Batches, Begin, Fetch, Led, Loads, Same};
+pub(crate) use self::load::{Batches, Begin, Fetch, LaneLoads, Led, Loads, Same};
 pub(crate) use self::subscribe::listen::Channel;
 pub(crate) use self::subscribe::publish::PublishTo;
-pub(crate) use self::write::Writes;
+pub(crate) use self::write::LaneWrites;

@@ -27,6 +27,20 @@ pub(crate) fn panic_message(payload: &(dyn Any + Send)) -> Arc<str> {
     text.unwrap_or("its message is not a string").into()
 }
 
+/// The results of several writes, or the error that says most.
+pub(crate) fn all_done<T>(writes: Vec<Result<T, WriteError>>) -> Result<Vec<T>, WriteError> {
+    let (mut done, mut worst) = (Vec::with_capacity(writes.len()), None);
+    for write in writes {
+        match write {
+            Ok(one) => done.push(one),
+            // A caller that takes a deferred write for a done one must not miss the other kind.
+            Err(error) if worst.as_ref().is_none_or(WriteError::is_deferred) => worst = Some(error),
+            Err(_) => {}
+        }
+    }
+    worst.map_or(Ok(done), Err)
+}
+
 /// A mistake of the caller's code. The text says what to do instead.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub(crate) enum Misuse {

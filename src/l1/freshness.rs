@@ -11,8 +11,7 @@ use super::NEVER;
 use super::sync::{AtomicU64, Mutex, lock};
 use crate::ablation::{Rule, without};
 use crate::clock::{Clock, Tick, nanos};
-use crate::token::Token;
-use crate::vocabulary::LaneClock;
+use crate::vocabulary::{LaneClock, Version};
 
 /// The lane's time before it was first read.
 const UNKNOWN: u64 = u64::MAX;
@@ -248,16 +247,16 @@ impl Freshness {
         self.issued.load(Ordering::Acquire)
     }
 
-    /// Whether the write that a token names has been applied here, with all changes before it (rule 22). To be asked
+    /// Whether a write of this lane that a token names has been applied here, with all changes before it (rule 22). To be asked
     /// before a look-up, which finds nothing older then.
     ///
     /// Not by the versions that messages name, as anybody who may publish can make them up (rule 21): only by that of
     /// the lane.
-    pub(crate) fn has_applied(&self, token: Token) -> bool {
+    pub(crate) fn has_applied(&self, write: Version) -> bool {
         // In this order: after a flush, with a version of the new epoch, it is true of a token of the former one, whose
         // values are all gone.
-        let is_known = token.epoch == self.epoch();
-        self.has_no_l2() || is_known && token.ver <= self.applied.load(Ordering::Acquire)
+        let is_known = write.epoch == self.epoch();
+        self.has_no_l2() || is_known && write.ver <= self.applied.load(Ordering::Acquire)
     }
 
     /// Takes note of the message of a clear of this instance: a new epoch begins with it, of which there is no proof
@@ -297,13 +296,14 @@ impl Freshness {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::token::later;
 
     #[test]
     fn writes_of_two_epochs_are_applied_nowhere() {
         let freshness = Freshness::new(Clock::manual(), Duration::from_secs(2));
-        let [one, other] = [1, 2].map(|epoch| Token { epoch, ver: 1 });
+        let [one, other] = [1, 2].map(|epoch| Version { epoch, ver: 1 });
         assert!(
-            !freshness.has_applied(one.and(other)),
+            !freshness.has_applied(later(one, other)),
             "not by one that has heard of none"
         );
     }

@@ -57,7 +57,6 @@ use crate::clock::Tick;
 use crate::key::Key;
 use crate::options::Options;
 use crate::prefixes::Prefixes;
-use crate::token::Token;
 use crate::vocabulary::{Value, Version};
 
 /// The entries of this instance, the operations on them, and the proof that they may be served.
@@ -73,12 +72,12 @@ pub(crate) struct L1<V> {
 }
 
 impl<V: Value> L1<V> {
-    pub(crate) fn new(options: &Options, weigher: Option<Weigher<V>>) -> Self {
+    pub(crate) fn new(options: &Options, capacity: u64, weigher: Option<Weigher<V>>) -> Self {
         let freshness = Freshness::new(options.clock.clone(), options.max_staleness);
         let freshness = Arc::new(freshness);
         Self {
-            store: Store::new(options.l1_capacity, weigher),
-            has_room: options.l1_capacity > 0,
+            store: Store::new(capacity, weigher),
+            has_room: capacity > 0,
             in_flight: Arc::new(InFlight::new(&freshness)),
             tags: TagTable::new(),
             freshness,
@@ -114,10 +113,10 @@ impl<V: Value> L1<V> {
         })
     }
 
-    /// Whether an entry was stored by the write that a token names, or later in the same epoch (rule 22).
-    pub(crate) fn is_at_least(&self, slot: &Slot<V>, token: Token) -> bool {
+    /// Whether an entry was stored by a write of this lane that a token names, or later in the same epoch (rule 22).
+    pub(crate) fn is_at_least(&self, slot: &Slot<V>, write: Version) -> bool {
         let Version { epoch, ver } = slot.version;
-        let is_after = slot.is_stored() && epoch == token.epoch && ver >= token.ver;
+        let is_after = slot.is_stored() && epoch == write.epoch && ver >= write.ver;
         // A higher version may be none of the lane's (rule 11).
         is_after && ver <= self.freshness.issued()
     }

@@ -1,7 +1,7 @@
 //! The second level: a store that all instances share.
 //!
-//! [`RedisL2`] and [`MemoryL2`] implement the same traits and pass the same tests. An [`L2`] opens a [`Lane`] for a
-//! cache's namespace. Every step of a lane that changes something is atomic. On Redis a step is one round trip, but for
+//! [`RedisL2`] and [`MemoryL2`] implement the same traits and pass the same tests. An [`L2`] opens the [`Lane`]s of
+//! a cache's namespace. Every step of a lane that changes something is atomic. On Redis a step is one round trip, but for
 //! a read of more keys than fit a request, a script that the server has to load first, and a request that is sent
 //! again.
 //!
@@ -35,9 +35,8 @@ pub use self::write_stream::{Append, Pending, Settled, StreamId, Waiting, WriteS
 use crate::clock::Clock;
 pub use crate::error::L2Error;
 pub use crate::key::Key;
-use crate::token::Token;
 pub(crate) use crate::util::random::random;
-pub use crate::vocabulary::{LaneClock, Version, Want};
+pub use crate::vocabulary::{LaneClock, LaneNumber, Version, Want};
 pub use crate::wire::envelope::{Lifetime, Stamp, Ttls};
 pub use crate::wire::message::{Kind, Message};
 
@@ -52,12 +51,12 @@ pub type ReadResult = Result<Option<Bytes>, L2Error>;
 /// Use [`RedisL2`], or [`MemoryL2`] where there is no server. Another implementation has to pass the tests that
 /// those two pass.
 pub trait L2: Send + Sync + 'static {
-    /// Opens the part of the store that belongs to `namespace`. Neither waits nor connects.
+    /// Opens a lane of the store. Neither waits nor connects.
     ///
     /// `timeout` is for each step of the lane, connecting included. The lane calls `on_connect` with its clock
     /// whenever it has made a connection for requests, before that connection is used: the store may have restarted,
     /// gone back in time, or be another one.
-    fn lane(&self, namespace: &str, timeout: Duration, on_connect: OnConnect) -> Box<dyn Lane>;
+    fn lane(&self, name: LaneName<'_>, timeout: Duration, on_connect: OnConnect) -> Box<dyn Lane>;
 
     /// The clock by which the store's values expire, if it has one that a test can set.
     fn clock(&self) -> Option<Clock> {
@@ -72,6 +71,23 @@ pub trait L2: Send + Sync + 'static {
     /// Whether there are channels of other programs: [`Subscription::listen`] and [`Lane::publish`] work.
     fn has_channels(&self) -> bool {
         false
+    }
+}
+
+/// Names a lane: the keys of a namespace that share a clock.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct LaneName<'a> {
+    /// That of the cache.
+    pub namespace: &'a str,
+    /// Which of its lanes.
+    pub lane: LaneNumber,
+}
+
+impl<'a> From<&'a str> for LaneName<'a> {
+    /// The lane of a namespace that has no other.
+    fn from(namespace: &'a str) -> Self {
+        let lane = LaneNumber::ONLY;
+        Self { namespace, lane }
     }
 }
 
@@ -463,9 +479,9 @@ pub enum Written {
 
 impl Written {
     /// Names the write, if anything was changed.
-    pub(crate) fn token(self) -> Option<Token> {
+    pub(crate) fn version(self) -> Option<Version> {
         match self {
-            Self::Done(ack) => Some(ack.stamp.version().into()),
+            Self::Done(ack) => Some(ack.stamp.version()),
             Self::OtherVersion | Self::Full => None,
         }
     }

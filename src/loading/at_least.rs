@@ -36,7 +36,7 @@ use crate::token::Token;
 /// ```
 pub struct AtLeast<'a, K, V: Send + Sync + 'static> {
     cache: &'a Cache<K, V>,
-    token: Token,
+    token: &'a Token,
 }
 
 impl<K: CacheKey, V: Send + Sync + 'static> Cache<K, V> {
@@ -64,11 +64,8 @@ impl<K: CacheKey, V: Send + Sync + 'static> Cache<K, V> {
     /// A token is for the cache that it came from, or one of the same namespace. To have all instances see a write
     /// before a call returns, use [`invalidate_and_wait`](Self::invalidate_and_wait).
     #[must_use]
-    pub fn at_least(&self, token: &Token) -> AtLeast<'_, K, V> {
-        AtLeast {
-            cache: self,
-            token: *token,
-        }
+    pub fn at_least<'a>(&'a self, token: &'a Token) -> AtLeast<'a, K, V> {
+        AtLeast { cache: self, token }
     }
 }
 
@@ -80,7 +77,7 @@ impl<K: CacheKey, V: Send + Sync + 'static> AtLeast<'_, K, V> {
     where
         K: LookupBy<Q, M>,
     {
-        if self.cache.engine().has_applied(self.token) {
+        if self.cache.engine().local().have_applied(self.token) {
             return self.cache.get(key).await;
         }
         self.get_many([key]).await.pop().flatten()
@@ -97,13 +94,13 @@ impl<K: CacheKey, V: Send + Sync + 'static> AtLeast<'_, K, V> {
         K: LookupBy<Q, M>,
     {
         let engine = self.cache.engine();
-        if engine.has_applied(self.token) {
+        if engine.local().have_applied(self.token) {
             return self.cache.get_many(keys).await;
         }
         let keys = keys.into_iter().map(|key| engine.accept(key_text(key)));
         let keys: Vec<Option<Key>> = keys.collect();
         let texts: Vec<Key> = keys.iter().flatten().cloned().collect();
-        let found = engine.reads().look_up_at_least(&texts, self.token).await;
+        let found = engine.reads().look_up_at_least(texts, self.token).await;
         let mut found = found.into_iter();
         // A key that was refused was not asked for.
         let answer = |key: &Option<Key>| key.as_ref().and_then(|_| found.next()?.ok());
@@ -179,10 +176,11 @@ impl<K: CacheKey, V: Send + Sync + 'static> AtLeast<'_, K, V> {
         K: LookupBy<Q, M>,
     {
         let (engine, token) = (self.cache.engine(), self.token);
-        if engine.has_applied(token) {
+        if engine.local().have_applied(token) {
             return self.cache.get_or_load_by(key, load).await;
         }
-        let (loads, key) = (engine.loads(), key_text(key)?);
+        let key = key_text(key)?;
+        let loads = engine.loads().of(&key);
         loads.get_or_load_at_least(key, token, load).await
     }
 }

@@ -80,7 +80,7 @@ pub fn with_state<S: Clone, K, Fut>(state: S, loader: impl Fn(S, K) -> Fut) -> i
 }
 
 /// How the missing keys of a cache are loaded.
-pub(crate) enum LoaderOfCache<K, V> {
+pub(crate) enum LoaderOfCache<K, V: Value> {
     /// By a call for each.
     One(LoaderOf<K, V>),
     /// By a call for those that are missing in one call of the cache, or in several at about the same time.
@@ -88,7 +88,7 @@ pub(crate) enum LoaderOfCache<K, V> {
 }
 
 /// The load of one key, by a call of its own or in a batch. The key is made if it has to be loaded.
-struct LoadOfOne<'a, K, V, F> {
+struct LoadOfOne<'a, K, V: Value, F> {
     loader: &'a LoaderOfCache<K, V>,
     key: F,
 }
@@ -167,11 +167,8 @@ impl<K: CacheKey + Send + 'static, V: Send + Sync + 'static> LoadingCache<K, V> 
     /// # tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap().block_on(demo()).unwrap();
     /// ```
     #[must_use]
-    pub fn at_least(&self, token: &Token) -> LoadingAtLeast<'_, K, V> {
-        LoadingAtLeast {
-            cache: self,
-            token: *token,
-        }
+    pub fn at_least<'a>(&'a self, token: &'a Token) -> LoadingAtLeast<'a, K, V> {
+        LoadingAtLeast { cache: self, token }
     }
 
     /// Looks many keys up, and loads those that are missing. Returns one entry per key, in the order of the keys.
@@ -240,7 +237,7 @@ impl<K: CacheKey + Send + 'static, V: Send + Sync + 'static> LoadingCache<K, V> 
 /// The look-ups of a [`LoadingCache`] that answer with nothing older than a write, from [`LoadingCache::at_least`].
 pub struct LoadingAtLeast<'a, K, V: Send + Sync + 'static> {
     cache: &'a LoadingCache<K, V>,
-    token: Token,
+    token: &'a Token,
 }
 
 impl<K: CacheKey + Send + 'static, V: Send + Sync + 'static> LoadingAtLeast<'_, K, V> {
@@ -257,7 +254,7 @@ impl<K: CacheKey + Send + 'static, V: Send + Sync + 'static> LoadingAtLeast<'_, 
         K: KeyFrom<Q, M>,
     {
         let load = self.cache.load(|| K::key_from(key));
-        let view = self.cache.cache.at_least(&self.token);
+        let view = self.cache.cache.at_least(self.token);
         view.get_or_load_by(key, load).await
     }
 
@@ -279,7 +276,7 @@ impl<K: CacheKey + Send + 'static, V: Send + Sync + 'static> LoadingAtLeast<'_, 
     {
         // As a list: the future of a user's iterator may not be `Send` when it is part of another one.
         let keys: Vec<&Q> = keys.into_iter().collect();
-        if self.cache.engine().has_applied(self.token) {
+        if self.cache.engine().local().have_applied(self.token) {
             return self.cache.get_many(keys).await;
         }
         each(keys, |key| self.get(key)).await

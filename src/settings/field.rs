@@ -91,6 +91,10 @@ fields! {
         |text| text.parse().ok(),
         |number| Plain::Whole(*number);
 
+    u16: "a whole number",
+        |text| text.parse().ok(),
+        |number| Plain::Whole(u64::from(*number));
+
     usize: "a whole number",
         |text| text.parse().ok(),
         |number| Plain::Whole(*number as u64);

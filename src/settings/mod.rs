@@ -148,6 +148,8 @@ macro_rules! each_option {
             lease_wait: Duration = Duration::from_secs(5),
             /// How many keys and tags may wait for Redis to come back.
             max_deferred: usize = 10_000,
+            /// How many lanes the namespace has in Redis.
+            lanes: u16 = 1,
         }
     };
 }

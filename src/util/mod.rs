@@ -1,6 +1,7 @@
 //! What several layers need and that knows nothing of a cache.
 //!
 //! - [`constructors`]: the ways in which this crate makes an error
+//! - [`crc16`]: the hash of Redis Cluster
 //! - [`lock`]: locks that a panic elsewhere does not close
 //! - [`on_drop`]: a step that follows even if the task in between is cancelled
 //! - [`pacing`]: when the next batch of requests leaves
@@ -14,6 +15,7 @@
 //! - [`throttle`]: log lines that are not written for every request
 
 pub(crate) mod constructors;
+pub(crate) mod crc16;
 pub(crate) mod lock;
 pub(crate) mod on_drop;
 pub(crate) mod pacing;

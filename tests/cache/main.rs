@@ -19,6 +19,7 @@ mod coherence;
 mod errors;
 mod first_lines;
 mod fleet;
+mod lanes;
 mod lifecycle;
 mod load;
 mod modes;

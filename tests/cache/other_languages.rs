@@ -117,6 +117,51 @@ async fn what_the_page_shows_works() {
     }
 }
 
+/// Each key has its lane, which the program has to find as an instance does.
+#[tokio::test]
+async fn the_program_finds_the_lanes() {
+    if !is_installed("python3") {
+        eprintln!("skipped, as there is no python3");
+        return;
+    }
+    let server = RedisServer::start().await;
+    let instance: Prices = Cache::builder("shop:price")
+        .redis(server.url())
+        .max_staleness(NEVER)
+        .lanes(4)
+        .build()
+        .unwrap();
+    instance.ready().await;
+    let keys: Vec<String> = (0..40).map(|n| format!("k{n}")).collect();
+    let in_l1 = || {
+        keys.iter()
+            .filter(|key| instance.get_local(*key).is_some())
+            .count()
+    };
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("examples/other_languages");
+    let named = keys[..30].iter().map(|key| format!("key:{key}")).collect();
+    for (words, left) in [
+        (named, 10),
+        (vec!["tag:tenant:7".to_owned()], 0),
+        (vec!["clear".to_owned()], 0),
+    ] {
+        let values = keys.iter().map(|key| (key, tagged("tenant:7")));
+        instance.insert_many(values).await.unwrap();
+        eventually("all are in L1", async || {
+            instance.get_many(&keys).await;
+            in_l1() == keys.len()
+        })
+        .await;
+        let mut program = Command::new("python3");
+        program.args(["invalidate.py", &server.url(), "shop:price", "lanes:4"]);
+        let ended = program.args(&words).current_dir(&folder).output().unwrap();
+        assert!(ended.status.success(), "{ended:?}");
+        eventually("they have left L1", async || in_l1() == left).await;
+        let found = instance.get_many(&keys).await;
+        assert_eq!(found.iter().flatten().count(), left, "{words:?}");
+    }
+}
+
 /// It would be taken for done.
 #[tokio::test]
 async fn the_program_refuses_what_it_does_not_understand() {

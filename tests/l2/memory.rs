@@ -93,7 +93,7 @@ async fn a_restart_is_reported_before_the_next_step() {
     let met: Arc<Mutex<Vec<LaneClock>>> = Arc::default();
     let seen = Arc::clone(&met);
     let on_connect = Box::new(move |clock: &LaneClock| seen.lock().unwrap().push(*clock));
-    let lane = l2.lane(NAMESPACE, LIMIT, on_connect);
+    let lane = l2.lane(NAMESPACE.into(), LIMIT, on_connect);
     let stamp = insert(&*lane, "k", b"v").await;
     l2.restore(&l2.snapshot());
     for _ in 0..3 {
@@ -119,7 +119,7 @@ async fn no_step_uses_a_connection_before_it_is_reported() {
             opened.lock().unwrap().recv_timeout(LIMIT).unwrap();
         }
     });
-    let lane: Arc<dyn Lane> = l2.lane(NAMESPACE, LIMIT, on_connect).into();
+    let lane: Arc<dyn Lane> = l2.lane(NAMESPACE.into(), LIMIT, on_connect).into();
     insert(&*lane, "k", b"v").await;
     l2.restore(&l2.snapshot());
     let step = || {
@@ -211,7 +211,7 @@ async fn after_an_outage_each_lane_connects_again() {
     let met: Arc<Mutex<Vec<LaneClock>>> = Arc::default();
     let seen = Arc::clone(&met);
     let on_connect = Box::new(move |clock: &LaneClock| seen.lock().unwrap().push(*clock));
-    let lane = l2.lane(NAMESPACE, LIMIT, on_connect);
+    let lane = l2.lane(NAMESPACE.into(), LIMIT, on_connect);
     for connections in 1..4 {
         assert_eq!(get(&*lane, "k").await, None);
         assert_eq!(get(&*lane, "k").await, None);

@@ -89,7 +89,7 @@ impl Store for Redis {
 }
 
 pub(crate) fn lane_of(l2: &dyn L2, namespace: &str) -> Arc<dyn Lane> {
-    l2.lane(namespace, LIMIT, Box::new(|_| ())).into()
+    l2.lane(namespace.into(), LIMIT, Box::new(|_| ())).into()
 }
 
 /// A value as the crate would store it, that lives for [`LONG`].

@@ -47,13 +47,13 @@ async fn look_up(world: &World, instance: &Instance, rng: &mut Rng) {
     }
     let known = if rng.f64() < world.config.tokens {
         let tokens = world.tokens.lock().unwrap();
-        (!tokens.is_empty()).then(|| tokens[rng.usize(0..tokens.len())])
+        (!tokens.is_empty()).then(|| tokens[rng.usize(0..tokens.len())].clone())
     } else {
         None
     };
     let start = world.recorder.now();
     let outcome = async {
-        if let Some((token, ..)) = known {
+        if let Some((token, ..)) = &known {
             return informed(world, instance, key, plan, token, how).await;
         }
         match how {
@@ -85,11 +85,11 @@ async fn informed(
     instance: &Instance,
     key: u64,
     plan: Plan,
-    token: Token,
+    token: &Token,
     how: u8,
 ) -> Outcome {
     let (source, config) = (Arc::clone(&world.source), Arc::clone(&world.config));
-    let (index, at_least) = (instance.index, instance.cache.at_least(&token));
+    let (index, at_least) = (instance.index, instance.cache.at_least(token));
     let loader = move |previous| load(source, config, index, key, previous, plan);
     match how {
         0..=1 => found(at_least.get(&key).await),
@@ -627,7 +627,7 @@ fn note(
         };
         let mut tokens = world.tokens.lock().unwrap();
         tokens.truncate(3);
-        tokens.push_front((*token, instance.index, known));
+        tokens.push_front((token.clone(), instance.index, known));
     }
     let outcome = match result {
         Some(Ok(_)) => WriteOutcome::Done,

@@ -13,7 +13,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::faults::Fault;
 use crate::link::{Link, Way, Wire};
-use crate::store::Store;
+use crate::store::{Name, Store};
 
 type Packet = BoxFuture<'static, ()>;
 
@@ -64,11 +64,11 @@ impl Connection {
     }
 
     /// What the store does when a connection is made: says what its clock reads. A replica refuses.
-    pub(crate) fn accept(&self, namespace: &str) -> Result<LaneClock, L2Error> {
+    pub(crate) fn accept(&self, name: &Name) -> Result<LaneClock, L2Error> {
         if self.is_stranded() {
             return Err(L2Error::refused(ReadOnly));
         }
-        let (lane, clock) = self.store.open(namespace);
+        let (lane, clock) = self.store.open(name);
         *self.lane.lock().unwrap() = Some(lane);
         Ok(clock)
     }

@@ -9,10 +9,10 @@ use std::time::Duration;
 use futures::FutureExt;
 use futures::future::BoxFuture;
 use larder::l2::{
-    Batch, Bytes, EncodedValue, Fill, Key, L2, L2Error, Lane, LaneClock, Lease, LeaseReply,
-    LeaseRequest, Member, MemberInfo, Members, Message, NewLifetime, OnConnect, Pending,
-    ReadResult, Reply, Settled, Stamp, Step, Subscription, TagVersion, Touched, Ttls, Waiting,
-    Want, WriteStream, Written,
+    Batch, Bytes, EncodedValue, Fill, Key, L2, L2Error, Lane, LaneClock, LaneName, Lease,
+    LeaseReply, LeaseRequest, Member, MemberInfo, Members, Message, NewLifetime, OnConnect,
+    Pending, ReadResult, Reply, Settled, Stamp, Step, Subscription, TagVersion, Touched, Ttls,
+    Waiting, Want, WriteStream, Written,
 };
 use tokio::sync::Mutex;
 use tokio::time::{Instant, timeout};
@@ -20,7 +20,7 @@ use tokio::time::{Instant, timeout};
 use crate::connection::{Connection, ReadOnly, is_read_only};
 use crate::faults::Fault;
 use crate::link::{Link, Wire};
-use crate::store::Store;
+use crate::store::{Name, Store};
 use crate::subscription;
 
 /// A connection that lets so many requests in a row time out is discarded, as on Redis.
@@ -33,11 +33,11 @@ pub(crate) struct Network {
 }
 
 impl L2 for Network {
-    fn lane(&self, namespace: &str, timeout: Duration, on_connect: OnConnect) -> Box<dyn Lane> {
+    fn lane(&self, name: LaneName<'_>, timeout: Duration, on_connect: OnConnect) -> Box<dyn Lane> {
         Box::new(FarLane {
             link: Arc::clone(&self.link),
             store: Arc::clone(&self.store),
-            namespace: namespace.to_owned(),
+            name: Name::of(name),
             timeout,
             on_connect,
             lines: Default::default(),
@@ -49,7 +49,7 @@ impl L2 for Network {
 struct FarLane {
     link: Arc<Link>,
     store: Arc<Store>,
-    namespace: String,
+    name: Name,
     timeout: Duration,
     on_connect: OnConnect,
     /// The first is everybody's. Values are read over either, as on Redis, and so in any order.
@@ -168,7 +168,7 @@ impl FarLane {
         way: Use,
     ) -> Result<T, L2Error> {
         let connection = self.connection(line).await?;
-        let (there, namespace) = (Arc::clone(&connection), self.namespace.clone());
+        let (there, name) = (Arc::clone(&connection), self.name.clone());
         let serve = move |gave_up: bool| {
             if gave_up && way == Use::Writes {
                 there.link.recorder.count(Fault::LateWrite);
@@ -178,7 +178,7 @@ impl FarLane {
                     there.lane()?
                 } else if way == Use::Reads {
                     there.link.recorder.count(Fault::ReplicaRead);
-                    there.store.open_replica(&namespace)?
+                    there.store.open_replica(&name)?
                 } else {
                     return Err(L2Error::refused(ReadOnly));
                 };
@@ -203,7 +203,7 @@ impl FarLane {
         }
         let joined = line.joined.load(SeqCst);
         let connection = Connection::new(&self.link, &self.store, Wire::Data);
-        let clock = connect(&connection, &self.namespace).await?;
+        let clock = connect(&connection, &self.name).await?;
         (self.on_connect)(&clock);
         let now = line.joined.load(SeqCst);
         if now != joined && now != clock.life {
@@ -242,9 +242,9 @@ impl FarLane {
 }
 
 /// Makes a connection: the store says its clock before anything else.
-async fn connect(connection: &Arc<Connection>, namespace: &str) -> Result<LaneClock, L2Error> {
-    let (there, namespace) = (Arc::clone(connection), namespace.to_owned());
-    let accept = move |_| async move { there.accept(&namespace) }.boxed();
+async fn connect(connection: &Arc<Connection>, name: &Name) -> Result<LaneClock, L2Error> {
+    let (there, name) = (Arc::clone(connection), name.clone());
+    let accept = move |_| async move { there.accept(&name) }.boxed();
     connection.ask(accept, |_| None).await?
 }
 
@@ -537,7 +537,7 @@ impl Lane for FarLane {
     fn subscribe(&self, me: MemberInfo) -> Reply<'_, (LaneClock, Box<dyn Subscription>)> {
         async move {
             let connection = Connection::new(&self.link, &self.store, Wire::Subscription);
-            let subscribing = subscription::subscribe(&connection, &self.namespace, me);
+            let subscribing = subscription::subscribe(&connection, &self.name, me);
             timeout(self.timeout, subscribing)
                 .await
                 .unwrap_or_else(|_| Err(L2Error::timed_out(self.timeout)))

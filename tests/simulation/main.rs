@@ -90,6 +90,18 @@ fn where_l1_is_emptied_during_an_insert_no_promise_breaks() {
     evidence.assert_no_violations("", "where_l1_is_emptied");
 }
 
+/// Each key has its lane, whose clock, messages and proof are those of no other key.
+#[test]
+fn where_keys_lie_in_lanes_no_promise_breaks() {
+    let seeds = evidence::one_of(5).unwrap_or(0..2);
+    let evidence = Evidence::of(seeds, |seed| Config {
+        lanes: 4,
+        ..Config::draw(seed)
+    });
+    println!("in lanes\n{evidence}");
+    evidence.assert_no_violations("", "where_keys_lie_in_lanes");
+}
+
 /// A dead instance is cut off from the store, so what its callers load has no lease, however long they go on.
 #[test]
 fn where_callers_outlive_their_instance_no_promise_breaks() {

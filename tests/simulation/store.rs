@@ -7,8 +7,8 @@ use std::time::Duration;
 
 use fastrand::Rng;
 use larder::l2::{
-    self, Batch, EncodedValue, Fill, Key, L2, L2Error, Lane, LaneClock, Lease, NewLifetime,
-    Settled, Stamp, TagVersion, Touched, Ttls, Written,
+    self, Batch, EncodedValue, Fill, Key, L2, L2Error, Lane, LaneClock, LaneName, LaneNumber,
+    Lease, NewLifetime, Settled, Stamp, TagVersion, Touched, Ttls, Written,
 };
 use larder::{Clock, MemoryL2, MemorySnapshot};
 use tokio::time::Instant;
@@ -24,6 +24,24 @@ use crate::source::{Source, Versioned};
 const PAYLOAD: usize = 64;
 /// Where the body begins in a stored value.
 const STAMP: usize = 36;
+
+/// The name of a lane.
+#[derive(Clone)]
+pub(crate) struct Name(String, LaneNumber);
+
+impl Name {
+    pub(crate) fn of(name: LaneName<'_>) -> Self {
+        Self(name.namespace.to_owned(), name.lane)
+    }
+
+    fn get(&self) -> LaneName<'_> {
+        let Self(namespace, lane) = self;
+        LaneName {
+            namespace,
+            lane: *lane,
+        }
+    }
+}
 
 pub(crate) struct Store {
     memory: MemoryL2,
@@ -108,11 +126,11 @@ impl Store {
     }
 
     /// Opens a lane, and reads its clock, as every new connection does.
-    pub(crate) fn open(&self, namespace: &str) -> (Arc<dyn Lane>, LaneClock) {
+    pub(crate) fn open(&self, name: &Name) -> (Arc<dyn Lane>, LaneClock) {
         let clock = Arc::new(Mutex::new(None));
         let seen = Arc::clone(&clock);
         let lane = self.memory.lane(
-            namespace,
+            name.get(),
             Duration::MAX,
             Box::new(move |clock| *seen.lock().unwrap() = Some(*clock)),
         );
@@ -121,13 +139,13 @@ impl Store {
     }
 
     /// A lane of the replica, to read from.
-    pub(crate) fn open_replica(&self, namespace: &str) -> Result<Arc<dyn Lane>, L2Error> {
+    pub(crate) fn open_replica(&self, name: &Name) -> Result<Arc<dyn Lane>, L2Error> {
         let mut replica = self.replica.lock().unwrap();
         let replica = replica.as_mut().ok_or_else(L2Error::closed)?;
         replica.follow();
         let lane = replica
             .copy
-            .lane(namespace, Duration::MAX, Box::new(|_| ()));
+            .lane(name.get(), Duration::MAX, Box::new(|_| ()));
         Ok(lane.into())
     }
 

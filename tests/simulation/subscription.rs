@@ -16,6 +16,7 @@ use tokio::time::sleep;
 use crate::connection::{Connection, ReadOnly};
 use crate::faults::Fault;
 use crate::link::Link;
+use crate::store::Name;
 
 /// What a slow subscriber's queue holds, and no more.
 const QUEUE: usize = 2;
@@ -25,15 +26,15 @@ type EventResult = Result<Event, L2Error>;
 /// Subscribes, then reads the clock, in one request.
 pub(crate) async fn subscribe(
     connection: &Arc<Connection>,
-    namespace: &str,
+    name: &Name,
     me: MemberInfo,
 ) -> Result<(LaneClock, Box<dyn Subscription>), L2Error> {
     let (sender, events) = mpsc::unbounded_channel();
     let (heartbeat, heartbeats) = mpsc::unbounded_channel();
-    let (there, namespace) = (Arc::clone(connection), namespace.to_owned());
+    let (there, name) = (Arc::clone(connection), name.clone());
     let subscribe = move |_| {
         async move {
-            there.accept(&namespace)?;
+            there.accept(&name)?;
             let (clock, inner) = there.lane()?.subscribe(me).await?;
             // Its messages come after this reply: the connection keeps their order.
             tokio::spawn(

@@ -219,7 +219,8 @@ impl World {
             .lease_ttl(ms(config.lease_ttl_ms))
             .lease_wait(config.lease_wait())
             .load_timeout(ms(config.load_timeout_ms))
-            .max_deferred(config.max_deferred);
+            .max_deferred(config.max_deferred)
+            .lanes(config.lanes);
         if let Some(ttl) = config.l1_ttl_ms {
             builder = builder.l1_ttl(ms(ttl));
         }

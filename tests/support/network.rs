@@ -13,8 +13,9 @@ use futures::future::BoxFuture;
 use futures::{FutureExt, Stream, StreamExt};
 use larder::l2::{
     self, Applied, Batch, Bytes, EncodedValue, Event, Fill, Key, L2, L2Error, Lane, LaneClock,
-    Lease, LeaseReply, LeaseRequest, Member, MemberInfo, Members, Message, NewLifetime, OnConnect,
-    ReadResult, Reply, Stamp, StoredCounts, Subscription, TagVersion, Touched, Ttls, Written,
+    LaneName, Lease, LeaseReply, LeaseRequest, Member, MemberInfo, Members, Message, NewLifetime,
+    OnConnect, ReadResult, Reply, Stamp, StoredCounts, Subscription, TagVersion, Touched, Ttls,
+    Written,
 };
 use tokio::sync::watch;
 use tokio::time::{Instant, sleep, timeout};
@@ -354,12 +355,12 @@ impl Gate {
 }
 
 impl L2 for Network {
-    fn lane(&self, namespace: &str, timeout: Duration, on_connect: OnConnect) -> Box<dyn Lane> {
+    fn lane(&self, name: LaneName<'_>, timeout: Duration, on_connect: OnConnect) -> Box<dyn Lane> {
         let on_connect: Arc<OnConnect> = Arc::new(on_connect);
         let connected = Arc::clone(&on_connect);
         let met: OnConnect = Box::new(move |clock| connected(clock));
         Box::new(Wired {
-            lane: self.store.lane(namespace, timeout, met).into(),
+            lane: self.store.lane(name, timeout, met).into(),
             on_connect,
             network: self.clone(),
         })

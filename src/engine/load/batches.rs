@@ -4,6 +4,7 @@ use std::collections::HashSet;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
+use futures::future::join_all;
 use tokio::sync::mpsc::{self, Receiver, Sender};
 use tokio::time::{Instant, timeout_at};
 
@@ -16,15 +17,18 @@ use crate::vocabulary::Value;
 
 /// A loader of many keys. With `limits` it collects loads of single keys for so long, and so many at most, from the
 /// first of them on.
-pub(crate) struct Batches<K, V> {
+pub(crate) struct Batches<K, V: Value> {
     pub(crate) loader_of: LoaderOf<Vec<K>, V>,
     pub(crate) limits: Option<(Duration, usize)>,
     /// The batch that takes more loads. Its task has the other end.
     open: Mutex<Option<Open<K, V>>>,
 }
 
-struct Open<K, V> {
-    loads: Sender<(K, Fetch<V>)>,
+/// A load of one key, with the loads of its lane.
+type One<K, V> = (Arc<Loads<V>>, K, Fetch<V>);
+
+struct Open<K, V: Value> {
+    loads: Sender<One<K, V>>,
     /// A key that is in it begins the next: the loader has one value for a key, and an earlier load of it may have
     /// begun before an invalidation (rule 4).
     keys: HashSet<Key>,
@@ -48,7 +52,7 @@ impl<K: Send + 'static, V: Value> Batches<K, V> {
         // One critical section: of two callers without a batch only one begins it.
         let mut open = lock(&self.open);
         let text = led.op.key.clone();
-        let mut one = (key, led);
+        let mut one = (Arc::clone(loads), key, led);
         if let Some(batch) = &mut *open
             && batch.keys.insert(text.clone())
         {
@@ -75,10 +79,19 @@ impl<K: Send + 'static, V: Value> Batches<K, V> {
         // Before the task is spawned, which may run at once on another thread.
         drop(open);
         let until = Instant::now() + window;
-        let (loads, loader_of) = (Arc::clone(loads), Arc::clone(&self.loader_of));
+        let loader_of = Arc::clone(&self.loader_of);
         tokio::spawn(async move {
-            let (keys, led) = collect(receiver, until).await.into_iter().unzip();
-            loads.run_all(led, loader_of(keys)).await;
+            let mut rest = collect(receiver, until).await;
+            let mut parts = Vec::new();
+            // A call of the loader for each lane.
+            while let Some((loads, ..)) = rest.first() {
+                let loads = Arc::clone(loads);
+                let part = rest.extract_if(.., |(of, ..)| Arc::ptr_eq(of, &loads));
+                let (keys, led) = part.map(|(_, key, led)| (key, led)).unzip();
+                parts.push((loads, led, loader_of(keys)));
+            }
+            let runs = parts.into_iter();
+            join_all(runs.map(async |(loads, led, loader)| loads.run_all(led, loader).await)).await;
         });
         None
     }

@@ -16,7 +16,7 @@ use crate::key::{Key, KeyTooLong};
 use crate::l2::Step;
 use crate::loaded::Loaded;
 use crate::token::Token;
-use crate::vocabulary::Value;
+use crate::vocabulary::{Value, Version};
 
 impl<V: Value> Loads<V> {
     /// Runs a commit, and invalidates the key then, however it has ended: it may have landed.
@@ -58,7 +58,7 @@ impl<V: Value> Loads<V> {
             let leases = [(key, lease)];
             lease::keep(ctx, &leases, commit).await?;
             let ended = lease::fill(ctx, &op, lease, ready, Replaces::Any).await;
-            let stored = ended.is_stored.then(|| ended.slot.version.into());
+            let stored = ended.is_stored.then_some(ended.slot.version);
             Ok(((), stored))
         };
         let ((), token) = self.commit(Ok(key), commit).await?;
@@ -69,7 +69,7 @@ impl<V: Value> Loads<V> {
     async fn commit<T: Send + 'static, E: Send + 'static>(
         &self,
         key: Result<Key, KeyTooLong>,
-        commit: impl Future<Output = Result<(T, Option<Token>), E>> + Send + 'static,
+        commit: impl Future<Output = Result<(T, Option<Version>), E>> + Send + 'static,
     ) -> Result<(T, Token), CommitError<T, E>> {
         // If the runtime ends during the commit this is dropped, and so deferred.
         let write = key.map(|key| Write::new(&self.ctx, key, Step::INVALIDATE));
@@ -82,9 +82,9 @@ impl<V: Value> Loads<V> {
             };
             let stored = committed.as_ref().ok().and_then(|(_, stored)| *stored);
             let changed = match (write, stored) {
-                (Ok(write), Some(token)) => {
+                (Ok(write), Some(version)) => {
                     write.withdraw();
-                    Ok(token)
+                    Ok(writes.token(version))
                 }
                 (Ok(write), None) => {
                     // By another write, which comes after all that were called during the commit (rule 14).

@@ -18,12 +18,12 @@ use crate::error::LoadError;
 use crate::key::{CacheKey, Key, KeyWriter};
 use crate::l2::Want;
 use crate::token::Token;
-use crate::vocabulary::{Source, Value};
+use crate::vocabulary::{Source, Value, Version};
 
-/// A write that a caller knows of by its token, and that this instance may not have applied yet (rule 22).
+/// A write of this lane that a caller knows of by its token, and that this instance may not have applied yet (rule 22).
 #[derive(Clone, Copy)]
 pub(super) struct Since {
-    token: Token,
+    write: Version,
     /// The lowest number of a load that the caller is not too late for: since it was the next one, L2 was asked for the
     /// key, and had nothing or did not answer.
     number: u64,
@@ -67,11 +67,12 @@ impl<V: Value> Loads<V> {
     pub(crate) async fn get_or_load_at_least(
         self: &Arc<Self>,
         key: Key,
-        token: Token,
+        token: &Token,
         load: impl Begin<V>,
     ) -> Result<Entry<V>, LoadError> {
         // Before L2 is asked: a load from this number on begins after the write that the token names (rule 22).
         let number = self.ctx.l1.in_flight.next(&key);
+        let write = self.reads.write_of(token);
         let found = (self.reads).look_up_at_least(slice::from_ref(&key), token);
         let want = match found.await.pop().unwrap_or(Err(None)) {
             Ok(entry) => {
@@ -85,7 +86,7 @@ impl<V: Value> Loads<V> {
         if let Some(entry) = self.fallback_while_paused(&key, Proof::Unused).await {
             return Ok(entry);
         }
-        let since = (!without(Rule::TokenLoads)).then_some(Since { token, number });
+        let since = (!without(Rule::TokenLoads)).then_some(Since { write, number });
         one(self.load_missing(key, want, load, since).await)
     }
 
@@ -259,7 +260,7 @@ impl<V: Value> Loads<V> {
         let (now, began) = (self.ctx.now(), self.now_began());
         let number = since.map_or(0, |since| since.number);
         let (join, is_late) = (self.ctx.l1.in_flight).join_load(key, now, number, may_be_late);
-        let at_least = since.map(|since| since.token);
+        let at_least = since.map(|since| since.write);
         let request = want.map(|want| lease::request(&self.ctx, want));
         let (flight, led) = Fetch::of(join, Goal::Missing { at_least }, None, began, request);
         let joined = Joined {
@@ -291,7 +292,7 @@ impl<V: Value> Loads<V> {
         // Rule 22: the value was stored by the write of the token or later, or it comes from a load that began after L2
         // was asked.
         if let Some(since) = since
-            && !self.ctx.l1.is_at_least(&outcome.slot, since.token)
+            && !self.ctx.l1.is_at_least(&outcome.slot, since.write)
         {
             if let Some(error) = outcome.failed {
                 // A fallback never counts for a token: it is looked up again, without relying on the proof.

@@ -18,8 +18,7 @@ use crate::key::Key;
 use crate::l1::{Op, Slot, SlotValue};
 use crate::l2::{Fill, Kind, Lease, LeaseReply, LeaseRequest, Ttls, Want};
 use crate::loaded::Loaded;
-use crate::token::Token;
-use crate::vocabulary::{Source, Value};
+use crate::vocabulary::{Source, Value, Version};
 
 /// How many values that cannot be read a refresh tries to replace, if each is another one.
 const REPLACED: usize = 4;
@@ -28,7 +27,7 @@ const REPLACED: usize = 4;
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Goal {
     /// Neither level had it. A value that L1 has by now is enough, unless it is older than the write of the token.
-    Missing { at_least: Option<Token> },
+    Missing { at_least: Option<Version> },
     /// Its value is stale, or soon will be.
     Newer,
 }
@@ -116,7 +115,7 @@ pub(crate) async fn acquire<V: Value>(
     // An earlier load may have ended since the caller's look-up.
     if let Goal::Missing { at_least } = goal
         && let Some(slot) = ctx.l1.get(key, ctx.now())
-        && at_least.is_none_or(|token| ctx.l1.is_at_least(&slot, token))
+        && at_least.is_none_or(|write| ctx.l1.is_at_least(&slot, write))
     {
         return Acquired::Found(slot, Source::L1);
     }

@@ -126,7 +126,7 @@ impl<V: Value> Loads<V> {
     /// How many loaders run, or wait for their permit.
     pub(crate) fn pending(&self) -> usize {
         // Each load holds the semaphore, by its permit or to wait for it: no counter has to follow cancelled loads.
-        Arc::strong_count(&self.permits) - 1
+        Arc::strong_count(&self.permits.loads) - 1
     }
 
     /// Whether the caller is the loader of this key, which would wait for itself.
@@ -145,7 +145,7 @@ impl<V: Value> Loads<V> {
     ) -> Result<Vec<Option<Loaded<V>>>, LoadError> {
         let ctx = &*self.ctx;
         let limit = ctx.options.load_timeout;
-        let (permits, counted) = (Arc::clone(&self.permits), Arc::clone(&ctx.counters));
+        let (permits, counted) = (Arc::clone(&self.permits.loads), Arc::clone(&ctx.counters));
         let clock = ctx.options.clock.clone();
         let called = Instant::now();
         let namespace = ctx.options.namespace.as_str();

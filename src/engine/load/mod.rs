@@ -12,6 +12,7 @@
 //! - [`batches`]: loads of single keys that become one call of a loader
 //! - [`verify`]: a sample of hits is compared with the source
 //! - [`warm`]: values that were read in bulk
+//! - [`lanes`]: calls for keys of several lanes
 //! - [`commit`]: a commit of the source, and the change of the cache that has to follow it
 
 mod batches;
@@ -19,6 +20,7 @@ mod commit;
 mod fallbacks;
 mod fetch;
 mod get;
+mod lanes;
 mod lease;
 pub(crate) mod loader;
 mod refresh;
@@ -31,9 +33,11 @@ use tokio::sync::Semaphore;
 
 pub(crate) use self::batches::Batches;
 pub(crate) use self::fetch::{Begin, Fetch, Led};
+pub(crate) use self::lanes::LaneLoads;
 use super::context::Context;
 use super::read::lookup::Reads;
 use super::write::Writes;
+use crate::options::Options;
 use crate::vocabulary::Value;
 
 /// How many hits are checked at the same time. One that comes then is not checked.
@@ -48,10 +52,24 @@ pub(crate) struct Loads<V: Value> {
     reads: Arc<Reads<V>>,
     pub(crate) writes: Arc<Writes<V>>,
     same: Same<V>,
+    permits: Arc<Permits>,
+}
+
+/// The limits of an instance, which all its lanes share.
+pub(crate) struct Permits {
     /// One for each loader that may run now.
-    permits: Arc<Semaphore>,
+    loads: Arc<Semaphore>,
     /// One for each hit that may be checked now.
-    check_permits: Arc<Semaphore>,
+    checks: Arc<Semaphore>,
+}
+
+impl Permits {
+    pub(crate) fn new(options: &Options) -> Self {
+        Self {
+            loads: Arc::new(Semaphore::new(options.max_concurrent_loads)),
+            checks: Arc::new(Semaphore::new(CHECKED)),
+        }
+    }
 }
 
 impl<V: Value> Loads<V> {
@@ -59,15 +77,15 @@ impl<V: Value> Loads<V> {
         ctx: &Arc<Context<V>>,
         reads: &Arc<Reads<V>>,
         writes: &Arc<Writes<V>>,
-        same: Same<V>,
+        permits: &Arc<Permits>,
+        same: &Same<V>,
     ) -> Self {
         Self {
-            permits: Arc::new(Semaphore::new(ctx.options.max_concurrent_loads)),
-            check_permits: Arc::new(Semaphore::new(CHECKED)),
+            permits: Arc::clone(permits),
             ctx: Arc::clone(ctx),
             reads: Arc::clone(reads),
             writes: Arc::clone(writes),
-            same,
+            same: Arc::clone(same),
         }
     }
 }

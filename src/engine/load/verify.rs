@@ -31,7 +31,7 @@ impl<V: Value> Loads<V> {
     pub(super) fn verify(self: &Arc<Self>, samples: Vec<Sample<V>>, loader: &Loader<V>) {
         for sample in samples {
             // Not waited for: the checks of a busy cache would queue without bound, and a sample loses nothing.
-            let Ok(permit) = Arc::clone(&self.check_permits).try_acquire_owned() else {
+            let Ok(permit) = Arc::clone(&self.permits.checks).try_acquire_owned() else {
                 return;
             };
             let check = Arc::clone(self).check(sample, loader.clone(), Span::current());

@@ -38,7 +38,7 @@ const CHANGES: usize = 100_000;
 const PREFIXES: usize = 100;
 
 /// A value of the stream, and the text of its key.
-type Item<V> = (Result<Key, KeyTooLong>, Loaded<V>);
+pub(super) type Item<V> = (Result<Key, KeyTooLong>, Loaded<V>);
 
 impl<V: Value> Loads<V> {
     /// A position in the log that a call comes after, without waiting. `None` while this instance has not heard of the

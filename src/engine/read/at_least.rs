@@ -12,14 +12,28 @@ use crate::entry::Entry;
 use crate::key::Key;
 use crate::l1::UNAVAILABLE;
 use crate::token::Token;
-use crate::vocabulary::{Source, Value};
+use crate::vocabulary::{Source, Value, Version};
 
 impl<V: Value> Reads<V> {
+    /// The write of this lane that a token names; if there is none, one that is applied as soon as the epoch is known.
+    pub(crate) fn write_of(&self, token: &Token) -> Version {
+        let nothing = || Version {
+            epoch: self.ctx.l1.freshness.epoch(),
+            ver: 0,
+        };
+        token.of_lane(self.lane).unwrap_or_else(nothing)
+    }
+
+    /// Whether any look-up of this lane is one with this token.
+    pub(crate) fn has_applied(&self, token: &Token) -> bool {
+        self.ctx.l1.freshness.has_applied(self.write_of(token))
+    }
+
     /// L1, if an entry is new enough, and otherwise L2. The results are in the order of the keys.
-    pub(crate) async fn look_up_at_least(&self, keys: &[Key], token: Token) -> Vec<Found<V>> {
-        let ctx = &*self.ctx;
+    pub(crate) async fn look_up_at_least(&self, keys: &[Key], token: &Token) -> Vec<Found<V>> {
+        let (ctx, write) = (&*self.ctx, self.write_of(token));
         let now = ctx.now();
-        let here = keys.iter().map(|key| self.get_local_at_least(key, token));
+        let here = keys.iter().map(|key| self.get_local_at_least(key, write));
         let mut found: Vec<_> = here.map(|entry| entry.ok_or(UNAVAILABLE)).collect();
         let lacking = keys.iter().zip(&mut found);
         let lacking: Vec<_> = lacking.filter(|(_, found)| found.is_err()).collect();
@@ -34,7 +48,7 @@ impl<V: Value> Reads<V> {
             *place = match outcome {
                 Err(UNAVAILABLE) => self
                     .get_unproven(key)
-                    .filter(|entry| ctx.l1.is_at_least(entry.slot(), token))
+                    .filter(|entry| ctx.l1.is_at_least(entry.slot(), write))
                     .ok_or(UNAVAILABLE),
                 outcome => self.answer(key, outcome, now),
             };
@@ -43,12 +57,12 @@ impl<V: Value> Reads<V> {
     }
 
     /// L1 alone.
-    fn get_local_at_least(&self, key: &Key, token: Token) -> Option<Entry<V>> {
+    fn get_local_at_least(&self, key: &Key, write: Version) -> Option<Entry<V>> {
         let ctx = &*self.ctx;
         let now = ctx.now();
         let slot = ctx.l1.get(key, now)?;
         // The entry stays: the token may be made up, and for other callers the entry is as good as before.
-        if !ctx.l1.is_at_least(&slot, token) && !without(Rule::Tokens) {
+        if !ctx.l1.is_at_least(&slot, write) && !without(Rule::Tokens) {
             return None;
         }
         let before = ctx.counters.l1_hits.bump();

@@ -20,16 +20,17 @@ use crate::l1::{
     Join, JoinRead, MISS, NoValue, Op, Outcome, OutcomeKind, ReadOutcome, Slot, UNAVAILABLE,
     is_recorded,
 };
-use crate::l2::{LeaseReply, LeaseRequest, ReadResult, Want};
+use crate::l2::{LaneNumber, LeaseReply, LeaseRequest, ReadResult, Want};
 use crate::vocabulary::{Source, Value};
 
 /// Keys of one look-up whose epochs the server compares at the same time.
 const COMPARED: usize = 64;
 
-/// Looks keys up.
+/// Looks keys of one lane up.
 pub(crate) struct Reads<V> {
+    pub(super) lane: LaneNumber,
     pub(super) ctx: Arc<Context<V>>,
-    pub(crate) hot_keys: HotKeys,
+    pub(crate) hot_keys: Arc<HotKeys>,
     pub(super) extensions: Extensions,
 }
 
@@ -37,10 +38,11 @@ pub(crate) struct Reads<V> {
 pub(crate) type Found<V> = Result<Entry<V>, NoValue>;
 
 impl<V: Value> Reads<V> {
-    pub(crate) fn new(ctx: &Arc<Context<V>>) -> Self {
+    pub(crate) fn new(lane: LaneNumber, ctx: &Arc<Context<V>>, hot_keys: &Arc<HotKeys>) -> Self {
         Self {
+            lane,
             ctx: Arc::clone(ctx),
-            hot_keys: HotKeys::new(ctx.options.track_hot_keys),
+            hot_keys: Arc::clone(hot_keys),
             extensions: Extensions::new(),
         }
     }

@@ -12,6 +12,7 @@ use tracing::warn;
 
 use crate::clock::millis;
 use crate::engine::context::Context;
+use crate::engine::lanes::Lanes;
 use crate::l2::{L2Error, StoredCounts};
 use crate::stats::Stats;
 use crate::util::lock::lock;
@@ -24,7 +25,8 @@ const UNCHANGED: Duration = Duration::from_secs(3600);
 
 /// The counters of this instance among those of the fleet.
 pub(crate) struct FleetStats<V> {
-    ctx: Arc<Context<V>>,
+    /// Those of all lanes. The first one keeps the counters.
+    contexts: Arc<Lanes<Arc<Context<V>>>>,
     /// By time that goes on while the clock of the values stands still in a test.
     began: Instant,
     stored: Mutex<Stored>,
@@ -40,9 +42,9 @@ struct Stored {
 }
 
 impl<V: Value> FleetStats<V> {
-    pub(crate) fn new(ctx: &Arc<Context<V>>) -> Self {
+    pub(crate) fn new(contexts: &Arc<Lanes<Arc<Context<V>>>>) -> Self {
         Self {
-            ctx: Arc::clone(ctx),
+            contexts: Arc::clone(contexts),
             began: Instant::now(),
             stored: Mutex::default(),
         }
@@ -51,29 +53,31 @@ impl<V: Value> FleetStats<V> {
     /// Stores the counters of this instance if that was last done long enough ago. Called with each heartbeat.
     pub(crate) async fn store_if_due(&self) {
         let Stored { stats, at, .. } = *lock(&self.stored);
-        let is_changed = self.ctx.counted() != stats;
+        let ctx = self.contexts.first();
+        let is_changed = self.contexts.counted() != stats;
         let pause = if is_changed {
-            self.ctx.options.max_staleness.saturating_mul(CHANGED)
+            ctx.options.max_staleness.saturating_mul(CHANGED)
         } else {
             UNCHANGED
         };
         let is_due = at.map_or(is_changed, |at| at.elapsed() >= pause);
-        if is_due && !self.ctx.breaker.is_silent() {
+        if is_due && !ctx.breaker.is_silent() {
             self.store().await;
         }
     }
 
     /// Stores the counters before this instance ends.
     pub(crate) async fn store_last(&self) {
-        if self.ctx.counted() != lock(&self.stored).stats {
-            let _ = timeout(self.ctx.options.l2_timeout, self.store()).await;
+        if self.contexts.counted() != lock(&self.stored).stats {
+            let l2_timeout = self.contexts.first().options.l2_timeout;
+            let _ = timeout(l2_timeout, self.store()).await;
         }
     }
 
     /// Not through the breaker: whether counters are stored says nothing about requests that the cache needs.
     async fn store(&self) {
-        let ctx = &*self.ctx;
-        let (now, stats) = (Instant::now(), ctx.counted());
+        let ctx = self.contexts.first();
+        let (now, stats) = (Instant::now(), self.contexts.counted());
         let folds = lock(&self.stored).at.is_none();
         let counts = StoredCounts {
             instance: ctx.instance,
@@ -104,16 +108,16 @@ impl<V: Value> FleetStats<V> {
 
     /// The counters of all instances, with all that this one has counted until now.
     pub(crate) async fn of_all(&self) -> Result<Stats, L2Error> {
-        let ctx = &*self.ctx;
+        let ctx = self.contexts.first();
         if ctx.l1.freshness.has_no_l2() {
-            return Ok(ctx.stats());
+            return Ok(self.contexts.stats());
         }
         ctx.breaker.admit()?;
         let stored = ctx.lane.counts().await?;
-        let mut all = ctx.counted();
+        let mut all = self.contexts.counted();
         for (_, text) in stored.iter().filter(|(id, _)| *id != ctx.instance) {
             all.add_text(text);
         }
-        Ok(all.with_entries(ctx.l1.store.len()))
+        Ok(all.with_entries(self.contexts.entries()))
     }
 }

@@ -8,7 +8,7 @@ use std::time::Duration;
 use tokio::time::sleep;
 use tokio_util::task::AbortOnDropHandle;
 
-use crate::engine::load::Loads;
+use crate::engine::load::{LaneLoads, Loads};
 use crate::engine::metrics::Metrics;
 use crate::vocabulary::Value;
 
@@ -16,7 +16,7 @@ const PAUSE: Duration = Duration::from_secs(1);
 
 /// Starts the task that hands all over from time to time, which ends with its handle or its runtime. A recorder that is
 /// installed later gets it from then on.
-pub(crate) fn start<V: Value>(loads: &Arc<Loads<V>>) -> Option<AbortOnDropHandle<()>> {
+pub(crate) fn start<V: Value>(loads: &Arc<LaneLoads<V>>) -> Option<AbortOnDropHandle<()>> {
     let loads = Arc::clone(loads);
     let recording = async move {
         loop {
@@ -28,25 +28,26 @@ pub(crate) fn start<V: Value>(loads: &Arc<Loads<V>>) -> Option<AbortOnDropHandle
 }
 
 /// Hands over the counters, and the gauges as they are now.
-pub(crate) fn record<V: Value>(loads: &Loads<V>) {
+pub(crate) fn record<V: Value>(loads: &LaneLoads<V>) {
     if !Metrics::ARE_ON {
         return;
     }
-    let ctx = &*loads.ctx;
+    let contexts = loads.map(|_, lane| Arc::clone(&lane.ctx));
     let is = |yes| if yes { 1.0 } else { 0.0 };
     #[allow(clippy::cast_precision_loss, reason = "a recorder takes nothing else")]
     let number = |n: u64| n as f64;
+    let sum = |of: fn(&Loads<V>) -> u64| number(loads.iter().map(|lane| of(lane)).sum());
     let gauges = [
-        number(ctx.l1.store.len()),
-        number(ctx.l1.store.weight()),
-        number(loads.pending() as u64),
-        number(loads.writes.writer.pending() as u64),
-        number(ctx.deferred.len() as u64),
-        is(ctx.breaker.is_up()),
-        is(ctx.breaker.is_open()),
-        is(ctx.l1.freshness.is_live()),
-        is(!ctx.is_off()),
+        number(contexts.entries()),
+        sum(|lane| lane.ctx.l1.store.weight()),
+        number(loads.first().pending() as u64),
+        sum(|lane| lane.writes.writer.pending() as u64),
+        sum(|lane| lane.ctx.deferred.len() as u64),
+        is(contexts.iter().all(|ctx| ctx.breaker.is_up())),
+        is(contexts.iter().any(|ctx| ctx.breaker.is_open())),
+        is(contexts.iter().all(|ctx| ctx.l1.freshness.is_live())),
+        is(!contexts.first().is_off()),
     ];
     // Without the number of entries, which is a gauge, and for which moka would have to do its pending work.
-    ctx.metrics.set(&ctx.counted(), gauges);
+    contexts.first().metrics.set(&contexts.counted(), gauges);
 }

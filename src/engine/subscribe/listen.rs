@@ -8,14 +8,13 @@ use std::collections::{BTreeSet, VecDeque};
 use std::mem;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::{Arc, Mutex};
-use std::time::Duration;
 
 use tokio::sync::Notify;
 use tokio::task::spawn_blocking;
 use tracing::warn;
 
 use crate::engine::context::Context;
-use crate::engine::write::Writes;
+use crate::engine::write::LaneWrites;
 use crate::key::{Key, MAX_KEY_BYTES};
 use crate::stats::Counters;
 use crate::util::lock::lock;
@@ -146,7 +145,7 @@ impl Channels {
     }
 
     /// Carries out the messages that are heard. Those that wait when this is dropped are carried out by the next one.
-    pub(crate) async fn run<V: Value>(self: &Arc<Self>, ctx: &Context<V>, writes: &Arc<Writes<V>>) {
+    pub(crate) async fn run<V: Value>(self: &Arc<Self>, ctx: &Context<V>, writes: &LaneWrites<V>) {
         // Beside each other: a parser may take for ever.
         tokio::select! {
             () = self.carry_out(ctx, writes) => {}
@@ -155,7 +154,7 @@ impl Channels {
         }
     }
 
-    async fn carry_out<V: Value>(self: &Arc<Self>, ctx: &Context<V>, writes: &Writes<V>) {
+    async fn carry_out<V: Value>(self: &Arc<Self>, ctx: &Context<V>, writes: &LaneWrites<V>) {
         loop {
             let payloads = self.drain();
             if payloads.is_empty() {
@@ -183,19 +182,21 @@ impl Channels {
     }
 
     /// Those that are heard during a pass share the next one, and delay no keys and tags.
-    async fn remove_prefixes<V: Value>(&self, writes: &Arc<Writes<V>>) {
+    async fn remove_prefixes<V: Value>(&self, writes: &LaneWrites<V>) {
         loop {
             let prefixes = mem::take(&mut *lock(&self.prefixes));
             if prefixes.is_empty() {
                 self.heard_prefixes.notified().await;
             } else {
-                let _ = writes.invalidate_prefixes(prefixes).await;
+                let _ = writes
+                    .invalidate_prefixes(prefixes.into_iter().collect())
+                    .await;
             }
         }
     }
 
     /// Clears for payloads that did not fit, and cannot be named any more.
-    async fn make_up<V: Value>(&self, ctx: &Context<V>, writes: &Writes<V>) {
+    async fn make_up<V: Value>(&self, ctx: &Context<V>, writes: &LaneWrites<V>) {
         loop {
             // This takes the mark before the clear is called: a payload that comes during the clear is kept, and
             // invalidates after it.
@@ -216,7 +217,7 @@ impl Channels {
 
     /// As calls of this instance: an invalidation that L2 does not accept is deferred, counted and traced as theirs
     /// are.
-    async fn invalidate<V: Value>(&self, writes: &Writes<V>, invalidations: Vec<Invalidation>) {
+    async fn invalidate<V: Value>(&self, writes: &LaneWrites<V>, invalidations: Vec<Invalidation>) {
         // Sets, since programs name a key for each change; and in order, so that a simulated run can be repeated.
         let [mut keys, mut tags, mut prefixes] = [const { BTreeSet::<Key>::new() }; 3];
         for invalidation in invalidations {
@@ -241,10 +242,10 @@ impl Channels {
             return;
         }
         if !keys.is_empty() {
-            let _ = writes.invalidate(keys, Duration::ZERO).await;
+            let _ = writes.invalidate(keys).await;
         }
         if !tags.is_empty() {
-            let _ = writes.invalidate_tags(tags).await;
+            let _ = writes.invalidate_tags(tags.into_iter().collect()).await;
         }
     }
 }

@@ -23,17 +23,19 @@ use tokio_util::task::AbortOnDropHandle;
 use tracing::{Instrument, debug, debug_span, info};
 
 use super::listen::{Channel, Channels};
-use super::publish::{PublishTo, Publisher};
+use super::publish::Publisher;
 use crate::ablation::{Rule, without};
 use crate::engine::context::Context;
+use crate::engine::lanes::Lanes;
 use crate::engine::report::fleet_stats::FleetStats;
-use crate::engine::write::Writes;
+use crate::engine::write::{LaneWrites, Writes};
 use crate::events::CacheEvent;
 use crate::l1::{Freshness, ProofRequest};
 use crate::l2::{
     Applied, Event, Kind, L2Error, LONGEST_PAUSE, LaneClock, LeaseRequest, MemberInfo, Message,
     Subscription, Version, Want, reconnects,
 };
+use crate::stats::Stats;
 use crate::util::lock::lock;
 use crate::util::on_drop::OnDrop;
 use crate::vocabulary::Value;
@@ -47,9 +49,9 @@ const CLEARS: usize = 16;
 pub(crate) struct Subscriber<V: Value> {
     ctx: Arc<Context<V>>,
     writes: Arc<Writes<V>>,
-    channels: Arc<Channels>,
-    publisher: Option<Publisher>,
-    pub(crate) fleet_stats: FleetStats<V>,
+    publisher: Option<Arc<Publisher>>,
+    /// That of the first lane has this.
+    for_all: Option<ForAll<V>>,
     /// The task, once it has been started.
     task: Mutex<Option<JoinHandle<()>>>,
     pub(crate) stop: CancellationToken,
@@ -58,19 +60,39 @@ pub(crate) struct Subscriber<V: Value> {
     l2_may_answer: Notify,
 }
 
+/// The work of one subscriber for all lanes.
+pub(crate) struct ForAll<V: Value> {
+    channels: Arc<Channels>,
+    writes: Arc<LaneWrites<V>>,
+    fleet_stats: FleetStats<V>,
+}
+
+impl<V: Value> ForAll<V> {
+    pub(crate) fn new(
+        contexts: &Arc<Lanes<Arc<Context<V>>>>,
+        writes: &Arc<LaneWrites<V>>,
+        channels: Vec<Channel>,
+    ) -> Self {
+        Self {
+            channels: Arc::new(Channels::new(channels, &contexts.first().counters)),
+            writes: Arc::clone(writes),
+            fleet_stats: FleetStats::new(contexts),
+        }
+    }
+}
+
 impl<V: Value> Subscriber<V> {
     pub(crate) fn new(
         ctx: &Arc<Context<V>>,
         writes: &Arc<Writes<V>>,
-        channels: Vec<Channel>,
-        publish_to: Option<PublishTo>,
+        publisher: Option<Arc<Publisher>>,
+        for_all: Option<ForAll<V>>,
     ) -> Self {
         Self {
             ctx: Arc::clone(ctx),
             writes: Arc::clone(writes),
-            channels: Arc::new(Channels::new(channels, &ctx.counters)),
-            publisher: publish_to.map(Publisher::new),
-            fleet_stats: FleetStats::new(ctx),
+            publisher,
+            for_all,
             task: Mutex::default(),
             stop: CancellationToken::new(),
             l2_may_answer: Notify::new(),
@@ -108,8 +130,8 @@ impl<V: Value> Subscriber<V> {
         let ctx = &*self.ctx;
         // If the runtime ends, the next call starts another: at once, as there is no proof.
         let _lapse = OnDrop(|| ctx.l1.freshness.lapse());
-        let has_others = !self.channels.is_empty() || self.publisher.is_some();
-        let _others = has_others.then(|| {
+        let has_others = |all: &&ForAll<V>| !all.channels.is_empty() || self.publisher.is_some();
+        let _others = self.for_all.as_ref().filter(has_others).map(|_| {
             let subscriber = Arc::clone(self);
             // In a task of its own: other programs delay no heartbeat.
             AbortOnDropHandle::new(tokio::spawn(async move { subscriber.serve_others().await }))
@@ -125,17 +147,35 @@ impl<V: Value> Subscriber<V> {
         // The last proof may have come after the caller that stopped this had ended them all.
         ctx.l1.freshness.end();
         // Also when the last handle was dropped.
-        self.fleet_stats.store_last().await;
+        self.store_last_counts().await;
+    }
+
+    /// Stores the counters before this instance ends.
+    pub(crate) async fn store_last_counts(&self) {
+        if let Some(all) = &self.for_all {
+            all.fleet_stats.store_last().await;
+        }
+    }
+
+    /// The counters of the fleet.
+    pub(crate) async fn global_stats(&self) -> Result<Stats, L2Error> {
+        match &self.for_all {
+            Some(all) => all.fleet_stats.of_all().await,
+            None => Err(L2Error::closed()),
+        }
     }
 
     /// Carries out the messages of other programs, and publishes the changes of this instance for them.
     async fn serve_others(&self) {
+        let Some(all) = &self.for_all else {
+            return;
+        };
         let publishing = async {
             if let Some(publisher) = &self.publisher {
                 publisher.run(&self.ctx).await;
             }
         };
-        tokio::join!(self.channels.run(&self.ctx, &self.writes), publishing);
+        tokio::join!(all.channels.run(&self.ctx, &all.writes), publishing);
     }
 
     /// Delivers the deferred invalidations, and finds out when L2 answers requests again.
@@ -151,7 +191,9 @@ impl<V: Value> Subscriber<V> {
             }
             ctx.breaker.settle();
             self.writes.deliver_deferred().await;
-            self.fleet_stats.store_if_due().await;
+            if let Some(all) = &self.for_all {
+                all.fleet_stats.store_if_due().await;
+            }
         }
     }
 
@@ -282,8 +324,10 @@ impl<'a, V: Value> Session<'a, V> {
             max_staleness: ctx.options.max_staleness,
         };
         let (lane, mut subscription) = ctx.breaker.observe(ctx.lane.subscribe(me).await)?;
-        let channels = Arc::clone(&self.subscriber.channels);
-        if !channels.is_empty() {
+        let all = self.subscriber.for_all.as_ref();
+        if let Some(channels) = all.map(|all| Arc::clone(&all.channels))
+            && !channels.is_empty()
+        {
             let names = channels.names();
             let on_heard = Arc::new(move |at, payload| channels.hear(at, payload));
             (ctx.breaker).observe(subscription.listen(&names, on_heard).await)?;

@@ -6,8 +6,10 @@
 //!
 //! - [`passes`]: invalidations of prefixes that come together share a pass over L2
 //! - [`update`]: the value of a key is replaced by one that is made from it
+//! - [`lanes`]: calls for keys of several lanes, for tags, prefixes and all
 
 mod batch;
+mod lanes;
 mod order;
 mod passes;
 pub(crate) mod pending;
@@ -21,6 +23,7 @@ use futures::future::ready;
 use futures::stream::{self, StreamExt, TryStreamExt};
 use tracing::{Instrument, Span, debug};
 
+pub(crate) use self::lanes::LaneWrites;
 use self::passes::{Passes, Prefix};
 use self::pending::{Insert, Write, WriteResult, stopped};
 use self::update::{Attempts, Turns};
@@ -33,14 +36,15 @@ use crate::events::CacheEvent;
 use crate::key::Key;
 #[cfg(feature = "write-behind")]
 use crate::l2::Append;
-use crate::l2::{Kind, Step, Version, Written};
+use crate::l2::{EncodedValue, Kind, LaneNumber, Step, Version, Written};
 use crate::loaded::Loaded;
 use crate::options::LONGEST;
-use crate::token::Token;
+use crate::token::{Token, later};
 use crate::vocabulary::Value;
 
-/// The calls that change something.
+/// The calls that change something, of one lane.
 pub(crate) struct Writes<V: Value> {
+    lane: LaneNumber,
     ctx: Arc<Context<V>>,
     reads: Arc<Reads<V>>,
     pub(crate) members: Members<V>,
@@ -52,12 +56,18 @@ pub(crate) struct Writes<V: Value> {
 /// How many messages of prefixes are under way at a time.
 const AT_ONCE: usize = 64;
 
-/// How a call has ended: the token of all its writes, and how the last one was answered.
-type Changed = Result<(Token, Written), WriteError>;
+/// How a call has ended: a version that stands for all its writes, and how the last one was answered.
+type Changed = Result<(Version, Written), WriteError>;
+
+/// Values that can be stored.
+pub(crate) struct Encoded<V> {
+    values: Vec<(Key, V, EncodedValue, Vec<Key>)>,
+}
 
 impl<V: Value> Writes<V> {
-    pub(crate) fn new(ctx: &Arc<Context<V>>, reads: &Arc<Reads<V>>) -> Self {
+    pub(crate) fn new(lane: LaneNumber, ctx: &Arc<Context<V>>, reads: &Arc<Reads<V>>) -> Self {
         Self {
+            lane,
             ctx: Arc::clone(ctx),
             reads: Arc::clone(reads),
             members: Members::new(ctx),
@@ -67,12 +77,19 @@ impl<V: Value> Writes<V> {
         }
     }
 
-    /// Stores values in both levels.
-    pub(crate) async fn insert(
-        &self,
-        values: impl IntoIterator<Item = (Key, Loaded<V>)>,
-    ) -> Result<Token, WriteError> {
-        Ok(self.store(values, Step::Insert).await?.0)
+    /// Names a write of this lane.
+    pub(crate) fn token(&self, version: Version) -> Token {
+        Token::new(self.lane, version)
+    }
+
+    /// Stores a value in both levels.
+    pub(crate) async fn insert(&self, key: Key, loaded: Loaded<V>) -> Result<Token, WriteError> {
+        self.insert_all(self.encode([(key, loaded)])?).await
+    }
+
+    async fn insert_all(&self, values: Encoded<V>) -> Result<Token, WriteError> {
+        let (version, _) = self.store(values, Step::Insert).await?;
+        Ok(self.token(version))
     }
 
     /// Stores a value if the one that is there has this version. Names the write if it was stored. While the cache is
@@ -86,8 +103,9 @@ impl<V: Value> Writes<V> {
         if self.ctx.is_off() {
             return Ok(None);
         }
-        let (_, written) = self.store([(key, loaded)], Step::InsertIf(version)).await?;
-        Ok(written.token())
+        let encoded = self.encode([(key, loaded)])?;
+        let (_, written) = self.store(encoded, Step::InsertIf(version)).await?;
+        Ok(written.version().map(|version| self.token(version)))
     }
 
     /// Stores the value that `change` makes of the stored one, in its place.
@@ -120,45 +138,52 @@ impl<V: Value> Writes<V> {
     #[cfg(feature = "write-behind")]
     pub(crate) async fn append(&self, key: Key, value: Loaded<V>, append: Append) -> WriteResult {
         let step = Step::Append(Box::new(append));
-        Ok(self.store([(key, value)], step).await?.1)
+        Ok(self.store(self.encode([(key, value)])?, step).await?.1)
     }
 
-    async fn store(
+    /// Encodes all values of a call, before anything is changed.
+    fn encode(
         &self,
         values: impl IntoIterator<Item = (Key, Loaded<V>)>,
-        step: Step,
-    ) -> Changed {
-        let ctx = &self.ctx;
+    ) -> Result<Encoded<V>, WriteError> {
+        let convert = &self.ctx.convert;
         let values = values.into_iter();
         // With the exact capacity: there is mostly one value, and a list that grows begins with four.
         let mut encoded = Vec::with_capacity(values.size_hint().0);
-        // All of them, before anything is changed.
         for (key, loaded) in values {
-            let checked = ctx.convert.to_store(&key, loaded);
+            let checked = convert.to_store(&key, loaded);
             let (value, ttls, tags) = checked.map_err(WriteError::misuse)?;
-            let sealed = ctx.convert.seal(&key, &value, ttls, &tags);
+            let sealed = convert.seal(&key, &value, ttls, &tags);
             let body = sealed.map_err(WriteError::not_encoded)?;
             encoded.push((key, value, body, tags));
         }
-        let changes = encoded.into_iter().map(|(key, value, encoded, tags)| {
-            let op = ctx.l1.in_flight.begin(&key);
-            // Not before: in the generation of the operation, or of a later one, in which it stores nothing (rule 20).
-            let tags = ctx.l1.tags(&tags);
-            // After the operation has begun: if the cache is switched off later than this looks, L1 is emptied of it.
-            let is_off = ctx.is_off();
-            if is_off && step == Step::Insert {
-                return Write::new(ctx, key, Step::INVALIDATE);
-            }
-            let insert = Insert {
-                op,
-                value: (!is_off).then_some(value),
-                encoded,
-                tags,
-            };
-            let mut write = Write::new(ctx, key, step.clone());
-            write.insert = Some(Box::new(insert));
-            write
-        });
+        Ok(Encoded { values: encoded })
+    }
+
+    async fn store(&self, encoded: Encoded<V>, step: Step) -> Changed {
+        let ctx = &self.ctx;
+        let changes = encoded
+            .values
+            .into_iter()
+            .map(|(key, value, encoded, tags)| {
+                let op = ctx.l1.in_flight.begin(&key);
+                // Not before: in the generation of the operation, or of a later one, in which it stores nothing (rule 20).
+                let tags = ctx.l1.tags(&tags);
+                // After the operation has begun: if the cache is switched off later than this looks, L1 is emptied of it.
+                let is_off = ctx.is_off();
+                if is_off && step == Step::Insert {
+                    return Write::new(ctx, key, Step::INVALIDATE);
+                }
+                let insert = Insert {
+                    op,
+                    value: (!is_off).then_some(value),
+                    encoded,
+                    tags,
+                };
+                let mut write = Write::new(ctx, key, step.clone());
+                write.insert = Some(Box::new(insert));
+                write
+            });
         self.write(changes).await
     }
 
@@ -173,7 +198,8 @@ impl<V: Value> Writes<V> {
             hold: hold.min(LONGEST),
             is_awaited: false,
         };
-        Ok(self.change(keys, &step).await?.0)
+        let (version, _) = self.change(keys, &step).await?;
+        Ok(self.token(version))
     }
 
     /// As [`invalidate`](Self::invalidate), and then waits until every instance has applied it.
@@ -182,11 +208,11 @@ impl<V: Value> Writes<V> {
             hold: Duration::ZERO,
             is_awaited: true,
         };
-        let (token, written) = self.change([key], &step).await?;
+        let (version, written) = self.change([key], &step).await?;
         if let Written::Done(ack) = written {
             self.members.await_applied(ack).await;
         }
-        Ok(token)
+        Ok(self.token(version))
     }
 
     /// Makes the value of a key stale in both levels, here and everywhere.
@@ -199,7 +225,8 @@ impl<V: Value> Writes<V> {
         &self,
         tags: impl IntoIterator<Item = Key>,
     ) -> Result<Token, WriteError> {
-        Ok(self.change(tags, &Step::InvalidateTags).await?.0)
+        let (version, _) = self.change(tags, &Step::InvalidateTags).await?;
+        Ok(self.token(version))
     }
 
     /// Removes all keys that begin with one of the prefixes from both levels, here and everywhere. Returns how many
@@ -319,23 +346,27 @@ impl<V: Value> Writes<V> {
         let mut result: Result<_, WriteError> = Ok((None, Written::OtherVersion));
         for answer in self.writer.submit(writes.collect()).await {
             let answer = answer.await;
-            result = result.and_then(|(token, _): (Option<Token>, _)| {
+            result = result.and_then(|(last, _): (Option<Version>, _)| {
                 let written = answer?;
-                let tokens = token.into_iter().chain(written.token());
-                Ok((tokens.reduce(Token::and), written))
+                let versions = last.into_iter().chain(written.version());
+                Ok((versions.reduce(later), written))
             });
         }
-        let (token, written) = result?;
-        // A call that had nothing to change gets a token that any instance meets.
-        let nothing = || Token {
+        let (last, written) = result?;
+        Ok((last.unwrap_or_else(|| self.nothing()), written))
+    }
+
+    /// The version of no write, which any instance that knows the epoch has applied.
+    fn nothing(&self) -> Version {
+        Version {
             epoch: self.ctx.l1.freshness.epoch(),
             ver: 0,
-        };
-        Ok((token.unwrap_or_else(nothing), written))
+        }
     }
 
     /// Empties both levels, here and everywhere.
     pub(crate) async fn clear(&self) -> Result<Token, WriteError> {
-        Ok(self.change(["".into()], &Step::Clear).await?.0)
+        let (version, _) = self.change(["".into()], &Step::Clear).await?;
+        Ok(self.token(version))
     }
 }

@@ -15,10 +15,10 @@ use crate::ablation::{Rule, without};
 use crate::clock::Clock;
 use crate::l2::inbox::Inbox;
 use crate::l2::{
-    Applied, Batch, EncodedValue, Event, Fill, Key, L2, L2Error, Lane, LaneClock, Lease,
-    LeaseReply, LeaseRequest, ListAge, Member, MemberInfo, Members, Message, NewLifetime,
-    OnConnect, OnHeard, ReadResult, Reply, Stamp, Step, StoredCounts, Subscription, TagVersion,
-    Touched, Ttls, Want, Written, random,
+    Applied, Batch, EncodedValue, Event, Fill, Key, L2, L2Error, Lane, LaneClock, LaneName,
+    LaneNumber, Lease, LeaseReply, LeaseRequest, ListAge, Member, MemberInfo, Members, Message,
+    NewLifetime, OnConnect, OnHeard, ReadResult, Reply, Stamp, Step, StoredCounts, Subscription,
+    TagVersion, Touched, Ttls, Want, Written, random,
 };
 use crate::prefixes::Prefixes;
 use crate::util::lock::lock;
@@ -30,7 +30,7 @@ const REPLAY: usize = 16;
 
 pub(super) struct MemoryLane {
     store: MemoryL2,
-    namespace: String,
+    name: String,
     on_connect: OnConnect,
     /// `None` if this is not connected.
     connection: Mutex<Option<Link>>,
@@ -45,10 +45,17 @@ impl L2 for MemoryL2 {
         true
     }
 
-    fn lane(&self, namespace: &str, _timeout: Duration, on_connect: OnConnect) -> Box<dyn Lane> {
+    fn lane(&self, name: LaneName<'_>, _timeout: Duration, on_connect: OnConnect) -> Box<dyn Lane> {
+        let LaneNumber { number, of } = name.lane;
+        let namespace = name.namespace;
         let lane = MemoryLane {
             store: self.clone(),
-            namespace: namespace.to_owned(),
+            name: if of == 1 {
+                namespace.to_owned()
+            } else {
+                // No namespace has braces.
+                format!("{namespace}{{{number}of{of}}}")
+            },
             on_connect,
             connection: Mutex::new(None),
         };
@@ -63,7 +70,7 @@ impl MemoryLane {
     fn connect(&self) -> Result<Link, L2Error> {
         // Held during the call: no other step uses the connection before.
         let mut connection = lock(&self.connection);
-        let (found, clock) = self.store.step(&self.namespace, |state| {
+        let (found, clock) = self.store.step(&self.name, |state| {
             let found = state.now.link;
             (found, (*connection != Some(found)).then(|| state.meet()))
         })?;
@@ -87,7 +94,7 @@ impl MemoryLane {
     ) -> Reply<'a, T> {
         // Now and not when it is polled: a step that is sent is executed, whether or not its caller goes on waiting.
         let done = self.connect().and_then(|connection| {
-            self.store.step(&self.namespace, |state| {
+            self.store.step(&self.name, |state| {
                 // The connection may have been cut in between.
                 if state.now.link != connection {
                     return Err(L2Error::closed());
@@ -384,11 +391,11 @@ impl Lane for MemoryLane {
     }
 
     fn subscribe(&self, me: MemberInfo) -> Reply<'_, (LaneClock, Box<dyn Subscription>)> {
-        let subscribed = self.store.step(&self.namespace, |state| {
+        let subscribed = self.store.step(&self.name, |state| {
             let (list_age, messages) = state.subscribe(me);
             let subscription: Box<dyn Subscription> = Box::new(MemorySubscription {
                 store: self.store.clone(),
-                namespace: self.namespace.clone(),
+                name: self.name.clone(),
                 connection: state.now.link,
                 me,
                 list_age,
@@ -403,7 +410,7 @@ impl Lane for MemoryLane {
 
 struct MemorySubscription {
     store: MemoryL2,
-    namespace: String,
+    name: String,
     connection: Link,
     me: MemberInfo,
     list_age: ListAge,
@@ -413,7 +420,7 @@ struct MemorySubscription {
 
 impl Subscription for MemorySubscription {
     fn heartbeat(&mut self, applied: Applied) {
-        let answer = self.store.step(&self.namespace, |state| {
+        let answer = self.store.step(&self.name, |state| {
             // A connection that was cut gets no answer.
             (state.now.link == self.connection).then(|| {
                 state.note(self.me, applied, self.list_age);

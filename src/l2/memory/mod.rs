@@ -248,7 +248,7 @@ mod tests {
     #[tokio::test]
     async fn without_values_only_the_last_load_that_was_not_overtaken_may_fill() {
         let store = MemoryL2::without_values(Clock::system());
-        let lane = store.lane("ns", Duration::ZERO, Box::new(|_| {}));
+        let lane = store.lane("ns".into(), Duration::ZERO, Box::new(|_| {}));
         let value = &EncodedValue {
             body: Vec::new(),
             ttls: Ttls::new(Duration::from_secs(60)),

@@ -345,7 +345,7 @@ async fn connect(source: Arc<Source>, first: Option<Arc<Connections>>) -> Result
         joined = join_server(&source, is_first, deadline).await;
     }
     let (live, found) = joined.map_err(Failure::into_error)?;
-    found.check_lanes()?;
+    found.check_lanes(&source.names)?;
     source.check_policy(&found);
     if first.is_some_and(|first| !first.is_there()) {
         // The pool may have given this one its last connection, which the first had lost.

@@ -6,9 +6,11 @@ local function refuse(why)
   error({err = 'ERR larder: ' .. why})
 end
 
-local lane = string.match(KEYS[1] or '', '^({[^{}]+%.0})!clock$')
+local clock_name = KEYS[1] or ''
+local lane = string.match(clock_name, '^({[^{}]+%.0})!clock$')
+  or string.match(clock_name, '^({[^{}]+%.%d+of%d+%.%d+})!clock$')
 if not lane or KEYS[2] ~= lane .. '!log' then
-  refuse('the first two keys must be {NAMESPACE.0}!clock and {NAMESPACE.0}!log')
+  refuse('the first two keys must be {NAMESPACE.0}!clock and {NAMESPACE.0}!log, or those of one of several lanes')
 end
 
 -- What follows the lane and this mark in the name of a key; nil if the name does not begin with them.

@@ -47,7 +47,7 @@ use self::server::Credentials;
 pub use self::server::Server;
 use self::shared::Shared;
 use self::subscription::Subscriptions;
-use super::{L2, L2Error, Lane, OnConnect, Outages};
+use super::{L2, L2Error, Lane, LaneName, OnConnect, Outages};
 use crate::util::partial_debug::partial_debug;
 
 /// The second level on a Redis server, version 7.0 or later, or Valkey.
@@ -168,9 +168,9 @@ impl L2 for RedisL2 {
         true
     }
 
-    fn lane(&self, namespace: &str, timeout: Duration, on_connect: OnConnect) -> Box<dyn Lane> {
+    fn lane(&self, name: LaneName<'_>, timeout: Duration, on_connect: OnConnect) -> Box<dyn Lane> {
         let database = self.0.connector.database();
-        let names = Arc::new(Names::new(namespace, database));
+        let names = Arc::new(Names::new(name, database));
         let source = Arc::new(Source {
             shared: Arc::clone(&self.0),
             names: Arc::clone(&names),

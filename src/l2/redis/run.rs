@@ -14,8 +14,6 @@ use crate::l2::{L2Error, LaneClock, Member, random};
 
 /// How long it may take to make a connection, the wait for the pool included.
 pub(super) const CONNECT: Duration = Duration::from_secs(2);
-/// The number of lanes of a namespace on a single server.
-const LANES: u64 = 1;
 
 /// The answer of RUN.
 pub(super) struct Found {
@@ -35,7 +33,7 @@ pub(super) async fn run(
     connection: MultiplexedConnection,
 ) -> RedisResult<Found> {
     let mut run = Call::new(&scripts::RUN, names, 2);
-    run.own(&[CLOCK, LIVE]).arg(LANES).arg(random());
+    run.own(&[CLOCK, LIVE]).arg(names.lanes).arg(random());
     if let Some(me) = me {
         run.arg(me.info.id).arg(members::entry(&me));
     }
@@ -62,8 +60,10 @@ pub(super) fn clock([epoch, seq, ver, now]: [u64; 4], life: &str) -> LaneClock {
 
 impl Found {
     /// Two numbers of lanes in one fleet would lose invalidations without a sign.
-    pub(super) fn check_lanes(&self) -> Result<(), L2Error> {
+    pub(super) fn check_lanes(&self, names: &Names) -> Result<(), L2Error> {
         let other = || L2Error::unexpected("the namespace was set up with another number of lanes");
-        (self.lanes == LANES).then_some(()).ok_or_else(other)
+        (self.lanes == u64::from(names.lanes))
+            .then_some(())
+            .ok_or_else(other)
     }
 }

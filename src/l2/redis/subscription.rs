@@ -53,7 +53,7 @@ impl Subscriptions {
         // new. Several round trips: more than a request may take.
         let opening = self.open(&pubsub, me, queue);
         let (found, route) = in_time(opening).await??;
-        found.check_lanes()?;
+        found.check_lanes(&self.names)?;
         let subscription = RedisSubscription {
             pubsub,
             inbox: Inbox::new(messages),

@@ -276,8 +276,8 @@ async fn invalidate<V: Value>(cache: &Cache<(), V>, row: &Row) -> Result<(), Wri
     };
     let writes = cache.engine().writes();
     if row.is_tag {
-        writes.invalidate_tags([name]).await.map(drop)
+        writes.invalidate_tags(vec![name]).await.map(drop)
     } else {
-        writes.invalidate([name], Duration::ZERO).await.map(drop)
+        writes.invalidate([name]).await.map(drop)
     }
 }

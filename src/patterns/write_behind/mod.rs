@@ -73,6 +73,7 @@ use std::error::Error;
 use std::sync::Arc;
 use std::time::Duration;
 
+use futures::future::try_join_all;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use tokio::runtime::Handle;
@@ -88,9 +89,10 @@ use self::worker::{Options, Worker, read};
 use self::write::Store;
 pub use self::write::{Stored, Write};
 use crate::cache::{Cache, key_text};
+use crate::engine::{Context, Lanes};
 use crate::error::WriteError;
 use crate::key::{CacheKey, Key};
-use crate::l2::{Append, Kind, Pending, StreamId, WriteStream, Written};
+use crate::l2::{Append, Kind, Pending, WriteStream, Written};
 use crate::loaded::Loaded;
 use crate::lookup_by::KeyFrom;
 use crate::token::Token;
@@ -99,7 +101,7 @@ use crate::util::partial_debug::partial_debug;
 use crate::util::retry_delays::retry_delays;
 use crate::util::setters::setters;
 use crate::util::throttle::Throttle;
-use crate::vocabulary::Version;
+use crate::vocabulary::{Value, Version};
 use crate::wire::codec::{Bincode, Codec};
 
 /// How long an update waits until it looks again whether the source has the writes that wait.
@@ -121,6 +123,12 @@ pub struct DeadLetter<K, V> {
     pub reason: String,
 }
 
+/// The writes of one lane that wait, and the way to their worker.
+struct Stream<V: Value> {
+    ctx: Arc<Context<V>>,
+    wake: Arc<Notify>,
+}
+
 /// Writes values to the cache now, and to their source a moment later. See the [module](self). Share it in an `Arc`.
 ///
 /// Dropping it ends its worker, wherever it is; another instance's worker, or the next one, goes on within
@@ -130,8 +138,8 @@ pub struct WriteBehind<K, V: Send + Sync + 'static> {
     cache: Cache<K, V>,
     capacity: u64,
     counters: Arc<Counters>,
-    wake: Arc<Notify>,
-    _worker: AbortOnDropHandle<()>,
+    streams: Lanes<Stream<V>>,
+    _workers: Lanes<AbortOnDropHandle<()>>,
 }
 
 impl<K, V> WriteBehind<K, V>
@@ -231,7 +239,8 @@ where
     {
         let (text, encoded) = named::<K, _, _>(key)?;
         // One call for a key at a time, or the calls of this instance would fail each other's attempts.
-        let mut attempts = self.cache.engine().writes().attempts(&text).await;
+        let writes = self.cache.engine().writes().of(&text);
+        let mut attempts = writes.attempts(&text).await;
         loop {
             attempts.next().await.map_err(Reason::from)?;
             let loading = load();
@@ -239,7 +248,7 @@ where
             let stored = stored.map_err(Reason::Load)?;
             // No lease is granted while a write waits, and without one no version.
             let Some(version) = stored.meta().version() else {
-                self.wake.notify_one();
+                self.streams.of(&text).wake.notify_one();
                 sleep(LOOK_AGAIN).await;
                 continue;
             };
@@ -266,11 +275,19 @@ where
             most: self.capacity,
             version,
         };
-        let appended = self.cache.engine().writes().append(key, value, append);
-        match appended.await.map_err(Reason::from)? {
+        let writes = self.cache.engine().writes().of(&key);
+        let wake = &self.streams.of(&key).wake;
+        match writes
+            .append(key, value, append)
+            .await
+            .map_err(Reason::from)?
+        {
             Written::Full => Err(Reason::Full(self.capacity).into()),
             // The worker of this instance may have the fence: then the write does not wait for its interval.
-            written => Ok(written.token().inspect(|_| self.wake.notify_one())),
+            written => Ok(written.version().map(|version| {
+                wake.notify_one();
+                writes.token(version)
+            })),
         }
     }
 
@@ -287,6 +304,84 @@ where
     ///   noticed.
     /// - Redis does not answer, or refuses.
     pub async fn flush(&self) -> Result<(), WriteBehindError> {
+        try_join_all(self.streams.iter().map(Stream::flush))
+            .await
+            .map(drop)
+    }
+
+    /// The first dead letters, the oldest first: no more than `most`, and no more once their values have 1 MiB
+    /// together.
+    ///
+    /// Cost: one round trip.
+    ///
+    /// # Errors
+    ///
+    /// Redis does not answer, or refuses.
+    pub async fn dead_letters(
+        &self,
+        most: usize,
+    ) -> Result<Vec<DeadLetter<K, V>>, WriteBehindError> {
+        let mut all = Vec::new();
+        for stream in self.streams.iter() {
+            let letters = stream.get()?.dead_letters(most - all.len()).await;
+            let letters = letters.map_err(Reason::L2)?.into_iter();
+            all.extend(letters.map(|letter| DeadLetter {
+                write: read(&stream.ctx, &letter),
+                reason: letter.reason.clone().unwrap_or_default(),
+                key: letter.key,
+            }));
+        }
+        Ok(all)
+    }
+
+    /// Has all dead letters wait for the source again, with the versions that they had; those of which a newer write of
+    /// the key waits are removed instead. A `store` that compares no versions puts an older value back by it. Returns
+    /// how many wait again.
+    ///
+    /// Cost: one round trip for each. A call that is dropped leaves the others where they are.
+    ///
+    /// # Errors
+    ///
+    /// Redis does not answer, or refuses. Some letters may wait again.
+    pub async fn replay_dead_letters(&self) -> Result<u64, WriteBehindError> {
+        let replayed = try_join_all(self.streams.iter().map(Stream::replay_dead_letters));
+        Ok(replayed.await?.into_iter().sum())
+    }
+
+    /// The writes that wait, and the counters of this instance's worker.
+    ///
+    /// Cost: one round trip.
+    ///
+    /// # Errors
+    ///
+    /// Redis does not answer, or refuses.
+    pub async fn stats(&self) -> Result<WriteBehindStats, WriteBehindError> {
+        let all = try_join_all(self.streams.iter().map(Stream::pending)).await?;
+        // An id begins with the time of Redis, so the clock of this machine does not count.
+        let waits = |one: &Pending| {
+            one.first
+                .map_or(0, |first| one.now.saturating_sub(first.ms))
+        };
+        Ok(WriteBehindStats {
+            pending: all.iter().map(|one| one.length).sum(),
+            lag: Duration::from_millis(all.iter().map(waits).max().unwrap_or(0)),
+            dead_letters: all.iter().map(|one| one.dead_letters).sum(),
+            has_worker: all.iter().all(|one| one.has_worker),
+            ..*lock(&self.counters)
+        })
+    }
+}
+
+impl<V: Value> Stream<V> {
+    fn get(&self) -> Result<&dyn WriteStream, WriteBehindError> {
+        Ok(self.ctx.lane.write_stream().ok_or(Reason::Unsupported)?)
+    }
+
+    async fn pending(&self) -> Result<Pending, WriteBehindError> {
+        Ok(self.get()?.pending().await.map_err(Reason::L2)?)
+    }
+
+    async fn flush(&self) -> Result<(), WriteBehindError> {
         let before = self.pending().await?;
         let Some(last) = before.last else {
             return Ok(());
@@ -310,41 +405,10 @@ where
         }
     }
 
-    /// The first dead letters, the oldest first: no more than `most`, and no more once their values have 1 MiB
-    /// together.
-    ///
-    /// Cost: one round trip.
-    ///
-    /// # Errors
-    ///
-    /// Redis does not answer, or refuses.
-    pub async fn dead_letters(
-        &self,
-        most: usize,
-    ) -> Result<Vec<DeadLetter<K, V>>, WriteBehindError> {
-        let letters = self.stream()?.dead_letters(most).await;
-        let letters = letters.map_err(Reason::L2)?.into_iter();
-        let letters = letters.map(|letter| DeadLetter {
-            write: read(&self.cache, &letter),
-            reason: letter.reason.clone().unwrap_or_default(),
-            key: letter.key,
-        });
-        Ok(letters.collect())
-    }
-
-    /// Has all dead letters wait for the source again, with the versions that they had; those of which a newer write of
-    /// the key waits are removed instead. A `store` that compares no versions puts an older value back by it. Returns
-    /// how many wait again.
-    ///
-    /// Cost: one round trip for each. A call that is dropped leaves the others where they are.
-    ///
-    /// # Errors
-    ///
-    /// Redis does not answer, or refuses. Some letters may wait again.
-    pub async fn replay_dead_letters(&self) -> Result<u64, WriteBehindError> {
+    async fn replay_dead_letters(&self) -> Result<u64, WriteBehindError> {
         // Up to here: letters that die again meanwhile are left, or the call would never end.
         let last = self.pending().await?.last_dead;
-        let (stream, mut replayed) = (self.stream()?, 0);
+        let (stream, mut replayed) = (self.get()?, 0);
         loop {
             let letters = stream.dead_letters(MOST_IN_A_BATCH).await;
             let mut letters = letters.map_err(Reason::L2)?;
@@ -354,40 +418,11 @@ where
                 return Ok(replayed);
             }
             for letter in &letters {
-                let payload = (self.cache.engine().ctx).message(Kind::Invalidate, &[&letter.key]);
+                let payload = self.ctx.message(Kind::Invalidate, &[&letter.key]);
                 let waits = stream.requeue(letter, &payload).await;
                 replayed += u64::from(waits.map_err(Reason::L2)?);
             }
         }
-    }
-
-    /// The writes that wait, and the counters of this instance's worker.
-    ///
-    /// Cost: one round trip.
-    ///
-    /// # Errors
-    ///
-    /// Redis does not answer, or refuses.
-    pub async fn stats(&self) -> Result<WriteBehindStats, WriteBehindError> {
-        let pending = self.pending().await?;
-        // An id begins with the time of Redis, so the clock of this machine does not count.
-        let waits = |first: StreamId| pending.now.saturating_sub(first.ms);
-        Ok(WriteBehindStats {
-            pending: pending.length,
-            lag: Duration::from_millis(pending.first.map_or(0, waits)),
-            dead_letters: pending.dead_letters,
-            has_worker: pending.has_worker,
-            ..*lock(&self.counters)
-        })
-    }
-
-    async fn pending(&self) -> Result<Pending, WriteBehindError> {
-        Ok(self.stream()?.pending().await.map_err(Reason::L2)?)
-    }
-
-    fn stream(&self) -> Result<&dyn WriteStream, WriteBehindError> {
-        let stream = self.cache.engine().ctx.lane.write_stream();
-        Ok(stream.ok_or(Reason::Unsupported)?)
     }
 }
 
@@ -494,7 +529,8 @@ where
             return misuse("store is not set");
         };
         // Now, and not at the first write, which a service may make hours later.
-        if self.cache.engine().ctx.lane.write_stream().is_none() {
+        let contexts = &self.cache.engine().contexts;
+        if contexts.iter().any(|ctx| ctx.lane.write_stream().is_none()) {
             return Err(Reason::Unsupported.into());
         }
         let options = &self.options;
@@ -516,23 +552,31 @@ where
         let Ok(runtime) = Handle::try_current() else {
             return misuse("there is no Tokio runtime");
         };
-        let (counters, wake) = (Arc::new(Counters::default()), Arc::new(Notify::new()));
-        let worker = Worker {
-            cache: self.cache.clone(),
-            store,
-            options: self.options,
-            // No two workers draw the same, so none renews the fence of another.
-            fence: crate::l2::random(),
-            counters: Arc::clone(&counters),
-            wake: Arc::clone(&wake),
-            dead_letters: Throttle::default(),
-        };
+        let counters = Arc::new(Counters::default());
+        let streams = contexts.map(|_, ctx| Stream {
+            ctx: Arc::clone(ctx),
+            wake: Arc::new(Notify::new()),
+        });
+        let workers = streams.map(|_, stream| {
+            let worker = Worker {
+                cache: self.cache.clone(),
+                ctx: Arc::clone(&stream.ctx),
+                store: Arc::clone(&store),
+                options: self.options,
+                // No two workers draw the same, so none renews the fence of another.
+                fence: crate::l2::random(),
+                counters: Arc::clone(&counters),
+                wake: Arc::clone(&stream.wake),
+                dead_letters: Throttle::default(),
+            };
+            AbortOnDropHandle::new(runtime.spawn(worker.run()))
+        });
         Ok(WriteBehind {
             cache: self.cache,
             capacity: self.capacity,
             counters,
-            wake,
-            _worker: AbortOnDropHandle::new(runtime.spawn(worker.run())),
+            streams,
+            _workers: workers,
         })
     }
 }

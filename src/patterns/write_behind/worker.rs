@@ -19,6 +19,7 @@ use tracing::{debug, info, warn};
 use super::stats::Counters;
 use super::write::{Store, Stored, Write, version};
 use crate::cache::{Cache, key_text};
+use crate::engine::Context;
 use crate::key::{CacheKey, Key};
 use crate::l2::{L2Error, Settled, StreamId, Waiting, WriteStream};
 use crate::util::lock::lock;
@@ -35,6 +36,7 @@ const LONGEST_RETRY: Duration = Duration::from_secs(10);
 const UNREADABLE: &str = "it cannot be read";
 
 /// The options of a worker: those of the builder.
+#[derive(Clone, Copy)]
 pub(super) struct Options {
     pub(super) batch: usize,
     pub(super) attempts: u32,
@@ -45,6 +47,8 @@ pub(super) struct Options {
 
 pub(super) struct Worker<K, V: Value> {
     pub(super) cache: Cache<K, V>,
+    /// Of the lane whose writes it takes.
+    pub(super) ctx: Arc<Context<V>>,
     pub(super) store: Store<K, V>,
     pub(super) options: Options,
     /// Names this worker.
@@ -90,7 +94,7 @@ enum Failure {
 
 /// The write that an entry holds. `None` if it cannot be read.
 pub(super) fn read<K: CacheKey + DeserializeOwned + Send, V: Value>(
-    cache: &Cache<K, V>,
+    ctx: &Context<V>,
     waiting: &Waiting,
 ) -> Option<Write<K, V>> {
     // The value is read, and may be encrypted, for the text of the key: so this is to be the same one.
@@ -101,7 +105,7 @@ pub(super) fn read<K: CacheKey + DeserializeOwned + Send, V: Value>(
     });
     Some(Write {
         key: key.ok()??,
-        value: cache.engine().ctx.convert.open_waiting(waiting)?,
+        value: ctx.convert.open_waiting(waiting)?,
         version: version(waiting.version),
     })
 }
@@ -215,7 +219,7 @@ impl<K: CacheKey + DeserializeOwned + Send + 'static, V: Value> Worker<K, V> {
     }
 
     fn stream(&self) -> Result<&dyn WriteStream, Failure> {
-        let stream = self.cache.engine().ctx.lane.write_stream();
+        let stream = self.ctx.lane.write_stream();
         // It was there when the worker was built.
         stream.ok_or_else(|| Failure::L2(L2Error::closed()))
     }
@@ -229,7 +233,7 @@ impl<K: CacheKey + DeserializeOwned + Send + 'static, V: Value> Worker<K, V> {
         }
         let (mut good, mut batch) = (Vec::new(), Vec::new());
         for writes in keys.into_values() {
-            let Some(write) = writes.last().and_then(|newest| read(&self.cache, newest)) else {
+            let Some(write) = writes.last().and_then(|newest| read(&self.ctx, newest)) else {
                 self.settle(&writes, Err(UNREADABLE)).await?;
                 continue;
             };
@@ -261,7 +265,7 @@ impl<K: CacheKey + DeserializeOwned + Send + 'static, V: Value> Worker<K, V> {
         for writes in &good {
             let newest = writes.last();
             // Read anew: `store` has had the first one. It was readable a moment ago.
-            let Some(write) = newest.and_then(|newest| read(&self.cache, newest)) else {
+            let Some(write) = newest.and_then(|newest| read(&self.ctx, newest)) else {
                 continue;
             };
             let key = newest.map(|newest| &*newest.key);
@@ -332,7 +336,7 @@ impl<K: CacheKey + DeserializeOwned + Send + 'static, V: Value> Worker<K, V> {
         let settled = Settled {
             writes,
             outcome,
-            origin: self.cache.engine().ctx.instance,
+            origin: self.ctx.instance,
         };
         // The fence is compared in the same step: a late worker settles nothing (rule 24).
         let settled = self.stream()?.settle(self.fence, settled).await;
@@ -340,7 +344,7 @@ impl<K: CacheKey + DeserializeOwned + Send + 'static, V: Value> Worker<K, V> {
             return Err(Failure::Fence);
         }
         // A source that refuses all writes would fill the log.
-        if outcome.is_err() && self.dead_letters.allows(self.cache.engine().ctx.now()) {
+        if outcome.is_err() && self.dead_letters.allows(self.ctx.now()) {
             warn!(
                 namespace = self.cache.namespace(),
                 "writes could not be written to their source, and are dead letters now"

@@ -55,22 +55,22 @@ async fn apart(fleet: &Fleet, keys: &[&str]) -> ((Texts, Network), (Texts, Netwo
 
 async fn through(
     cache: &Texts,
-    token: Token,
+    token: &Token,
     key: &str,
     source: &Source,
 ) -> Result<Entry<String>, LoadError> {
     let source = source.clone();
     let load = move || source.load();
-    cache.at_least(&token).get_or_load(key, load).await
+    cache.at_least(token).get_or_load(key, load).await
 }
 
 fn spawn(
     cache: &Texts,
-    token: Token,
+    token: &Token,
     source: &Source,
 ) -> JoinHandle<Result<Entry<String>, LoadError>> {
-    let (cache, source) = (cache.clone(), source.clone());
-    tokio::spawn(async move { through(&cache, token, "k", &source).await })
+    let (cache, token, source) = (cache.clone(), token.clone(), source.clone());
+    tokio::spawn(async move { through(&cache, &token, "k", &source).await })
 }
 
 async fn a_write_is_seen_before_its_message(fleet: Fleet) {
@@ -147,7 +147,7 @@ async fn the_tags_of_a_value_are_asked_for(fleet: Fleet) {
     let token = a.invalidate_tag("t").await.unwrap();
     assert!(b.at_least(&token).get("k").await.is_none());
     assert_eq!(wire.asked(Step::TagVersions), asked + 1);
-    let loaded = through(&b, token, "k", &Source::new("new")).await.unwrap();
+    let loaded = through(&b, &token, "k", &Source::new("new")).await.unwrap();
     assert_eq!(*loaded, "new");
 }
 
@@ -207,7 +207,7 @@ async fn a_load_that_began_before_is_not_enough(fleet: Fleet) {
     gate.arrived(1).await;
     truth.set("new");
     let token = a.invalidate("k").await.unwrap();
-    let informed: Vec<_> = (0..10).map(|_| spawn(&b, token, &truth)).collect();
+    let informed: Vec<_> = (0..10).map(|_| spawn(&b, &token, &truth)).collect();
     // They wait for the load that is under way.
     tokio::task::yield_now().await;
     assert_eq!(truth.loads(), 1);
@@ -225,7 +225,7 @@ async fn a_stored_load_that_began_before_is(fleet: Fleet) {
     let first = truth.behind(&gate).spawn(&b, "k");
     gate.arrived(1).await;
     let token = put(&a, "other", "v").await;
-    let informed = spawn(&b, token, &truth);
+    let informed = spawn(&b, &token, &truth);
     tokio::task::yield_now().await;
     gate.open();
     assert_eq!(*first.await.unwrap().unwrap(), "v");
@@ -247,7 +247,7 @@ async fn the_error_of_a_load_that_began_before_is_not_handed_out(fleet: Fleet) {
         truth.through(&b, "k").await.is_err(),
         "it has not heard of it"
     );
-    let loaded = through(&b, token, "k", &truth).await;
+    let loaded = through(&b, &token, "k", &truth).await;
     assert_eq!(*loaded.unwrap(), "new");
 
     a.invalidate("k").await.unwrap();
@@ -266,7 +266,7 @@ async fn the_error_of_a_load_that_began_before_is_not_handed_out(fleet: Fleet) {
     });
     gate.arrived(1).await;
     let token = a.invalidate("k").await.unwrap();
-    let mut late = Box::pin(through(&b, token, "k", &truth));
+    let mut late = Box::pin(through(&b, &token, "k", &truth));
     for _ in 0..1000 {
         // To the point where it waits for the load.
         assert!(futures::poll!(&mut late).is_pending());
@@ -291,7 +291,7 @@ async fn what_others_find_in_l1_is_not_enough(fleet: Fleet) {
     let token = a.invalidate("k").await.unwrap();
     let lease = wire.close(Step::AcquireLease, Way::Reply);
     let truth = Source::new("new");
-    let informed = spawn(&b, token, &truth);
+    let informed = spawn(&b, &token, &truth);
     lease.arrived(1).await;
     reply.open();
     assert_eq!(text(reading.await.unwrap()).unwrap(), "old");
@@ -309,7 +309,7 @@ async fn what_others_find_in_l2_is_compared_with_its_tags(fleet: Fleet) {
     let token = a.invalidate_tag("t").await.unwrap();
     let truth = Source::new("new");
     let tags = wire.close(Step::TagVersions, Way::Reply);
-    let informed = spawn(&b, token, &truth);
+    let informed = spawn(&b, &token, &truth);
     tags.arrived(1).await;
     let lease = wire.close(Step::AcquireLease, Way::Request);
     let other = truth.spawn(&b, "k");
@@ -333,7 +333,7 @@ async fn callers_share_what_one_of_them_finds_in_l2(fleet: Fleet) {
     let first = truth.behind(&gate).spawn(&b, "k");
     gate.arrived(1).await;
     let before = wire.asked(Step::AcquireLease);
-    let informed: Vec<_> = (0..CALLERS).map(|_| spawn(&b, future, &truth)).collect();
+    let informed: Vec<_> = (0..CALLERS).map(|_| spawn(&b, &future, &truth)).collect();
     eventually("all have asked L2", || async {
         wire.asked(Step::AcquireLease) == before + CALLERS
     })
@@ -357,7 +357,9 @@ async fn a_stale_value_is_refreshed_and_not_waited_for(fleet: Fleet) {
     a.expire("k").await.unwrap();
     let token = put(&a, "other", "v").await;
     let (truth, gate) = (Source::new("new"), Gate::new());
-    let entry = through(&b, token, "k", &truth.behind(&gate)).await.unwrap();
+    let entry = through(&b, &token, "k", &truth.behind(&gate))
+        .await
+        .unwrap();
     assert_eq!((entry.as_str(), entry.meta().is_stale()), ("old", true));
     gate.arrived(1).await;
     gate.open();
@@ -426,7 +428,7 @@ async fn without_l2_what_may_be_older_is_not_returned(fleet: Fleet) {
     })
     .await;
     assert!(b.at_least(&token).get("k").await.is_none());
-    let loaded = through(&b, token, "k", &Source::new("new")).await.unwrap();
+    let loaded = through(&b, &token, "k", &Source::new("new")).await.unwrap();
     assert_eq!((loaded.as_str(), loaded.meta().version()), ("new", None));
     // What is known to be new enough is.
     let entry = b.at_least(&own).get("own").await.unwrap();
@@ -441,10 +443,10 @@ async fn a_token_that_was_made_up_costs_one_request(fleet: Fleet) {
     let other = "1.77.1".parse().unwrap();
     let flushes = b.stats().l1_flushes;
     let truth = Source::new("loaded");
-    for token in [future, other] {
+    for token in [&future, &other] {
         assert!(b.get_local("k").is_some());
         let before = wire.asked(Step::AcquireLease);
-        let entry = b.at_least(&token).get("k").await.unwrap();
+        let entry = b.at_least(token).get("k").await.unwrap();
         assert_eq!((entry.as_str(), entry.meta().source()), ("v", Level::L2));
         let entry = through(&b, token, "k", &truth).await.unwrap();
         assert_eq!(entry.as_str(), "v");
@@ -453,7 +455,7 @@ async fn a_token_that_was_made_up_costs_one_request(fleet: Fleet) {
     }
     // What is missing is loaded once, and from then on L2 has it.
     for _ in 0..3 {
-        through(&b, future, "missing", &truth).await.unwrap();
+        through(&b, &future, "missing", &truth).await.unwrap();
     }
     assert_eq!(truth.loads(), 1);
     assert_eq!((b.stats().l1_flushes, b.health().is_ok()), (flushes, true));
@@ -505,7 +507,7 @@ async fn a_key_that_is_too_long_is_a_miss_or_an_error() {
     assert!(found[0].is_none());
     assert_eq!(*found[1].clone().unwrap(), "new");
     assert_eq!(b.stats().keys_refused, 1);
-    let error = through(&b, token, &long, &Source::new("v")).await;
+    let error = through(&b, &token, &long, &Source::new("v")).await;
     assert!(error.unwrap_err().is_key_too_long());
 }
 

@@ -321,7 +321,7 @@ async fn publish_unknown(fleet: &Fleet) {
         Fleet::Memory { l2, .. } => l2,
         Fleet::Redis { l2, .. } => l2,
     };
-    let lane: Box<dyn Lane> = l2.lane("test:text", LIMIT, Box::new(|_| ()));
+    let lane: Box<dyn Lane> = l2.lane("test:text".into(), LIMIT, Box::new(|_| ()));
     let payload = [&[200], &7_u64.to_be_bytes()[..], b"?"].concat();
     let batch = Batch {
         keys: &["unnamed"],

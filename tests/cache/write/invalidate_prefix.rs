@@ -436,7 +436,7 @@ async fn a_late_copy_of_a_step_removes_nothing_new(fleet: Fleet) {
             Fleet::Memory { l2, .. } => l2,
             Fleet::Redis { l2, .. } => l2,
         };
-        l2.lane("test:text", Duration::from_secs(5), Box::new(|_| ()))
+        l2.lane("test:text".into(), Duration::from_secs(5), Box::new(|_| ()))
     };
     // By nobody, of no key.
     let batch = Batch {

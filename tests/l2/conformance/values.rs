@@ -82,7 +82,7 @@ async fn the_first_use_reports_the_clock_once(store: impl Store) {
         let met = Arc::clone(&met);
         Box::new(move |clock: &LaneClock| met.lock().unwrap().push(*clock))
     };
-    let lane = store.l2().lane(NAMESPACE, LIMIT, on_connect);
+    let lane = store.l2().lane(NAMESPACE.into(), LIMIT, on_connect);
     for _ in 0..10 {
         get(&*lane, "k").await;
         assert_eq!(met.lock().unwrap().len(), 1);
@@ -98,7 +98,7 @@ async fn a_connection_to_another_life_is_not_kept(store: impl Store) {
         let met = Arc::clone(&met);
         Box::new(move |clock: &LaneClock| met.lock().unwrap().push(*clock))
     };
-    let lane = store.l2().lane(NAMESPACE, LIMIT, on_connect);
+    let lane = store.l2().lane(NAMESPACE.into(), LIMIT, on_connect);
     let used = async |connections| {
         get(&*lane, "k").await;
         assert_eq!(met.lock().unwrap().len(), connections);

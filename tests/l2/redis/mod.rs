@@ -67,5 +67,5 @@ fn watched_lane(l2: &dyn L2, timeout: Duration) -> (Arc<dyn Lane>, Met) {
     let met = Met::default();
     let seen = met.clone();
     let on_connect = Box::new(move |clock: &LaneClock| seen.0.lock().unwrap().push(*clock));
-    (l2.lane(NAMESPACE, timeout, on_connect).into(), met)
+    (l2.lane(NAMESPACE.into(), timeout, on_connect).into(), met)
 }

@@ -95,7 +95,7 @@ async fn a_connection_is_announced_before_it_is_used() {
         entered.send(()).unwrap();
         tokio::task::block_in_place(|| opened.lock().unwrap().recv_timeout(LIMIT).unwrap());
     });
-    let lane = store.l2.lane(NAMESPACE, LIMIT, on_connect);
+    let lane = store.l2.lane(NAMESPACE.into(), LIMIT, on_connect);
     let steps = tokio::spawn(async move {
         let read = lane.get("k").await.is_ok();
         (read, lane.get("k").await.is_ok())

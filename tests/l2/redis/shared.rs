@@ -78,7 +78,7 @@ async fn the_spare_connection_is_shared_as_well() {
 #[tokio::test]
 async fn a_hasty_lane_cuts_no_connection_of_others() {
     let (_server, proxy, l2, calm) = behind_a_proxy().await;
-    let hasty = l2.lane("test:hasty", HASTY, Box::new(|_| {}));
+    let hasty = l2.lane("test:hasty".into(), HASTY, Box::new(|_| {}));
     insert(&*hasty, "k", b"v").await;
     assert_eq!(proxy.connections(Kind::Data), 1);
 
@@ -106,7 +106,7 @@ async fn a_hasty_lane_cuts_no_connection_of_others() {
 #[tokio::test]
 async fn a_half_open_connection_is_replaced_for_each_lane() {
     let (_server, proxy, l2, _calm) = behind_a_proxy().await;
-    let lanes = ["test:a", "test:b"].map(|name| l2.lane(name, HASTY, Box::new(|_| {})));
+    let lanes = ["test:a", "test:b"].map(|name| l2.lane(name.into(), HASTY, Box::new(|_| {})));
     for lane in &lanes {
         assert!(lane.get("k").await.unwrap().is_none());
     }

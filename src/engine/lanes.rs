@@ -1,0 +1,129 @@
+//! The lanes of a cache. A lane has a clock in the store, and each key belongs to one lane, by its hash: so a namespace
+//! can lie on several servers. This alone knows which lane a key belongs to.
+//!
+//! Each part of the engine exists once for each lane, and knows nothing of the others. A call for one key is a call of
+//! its lane. A call for several keys is split, and its parts run side by side: so it is not atomic across lanes. A call
+//! for all keys, or for tags, is one for each lane.
+
+use std::iter;
+
+use futures::future::join_all;
+
+use crate::util::crc16::crc16;
+use crate::vocabulary::LaneNumber;
+
+/// Something that there is once for each lane.
+pub(crate) struct Lanes<T> {
+    first: T,
+    others: Box<[T]>,
+}
+
+impl<T> Lanes<T> {
+    /// So many, in the order of their numbers.
+    pub(crate) fn new(lanes: u16, mut new: impl FnMut(LaneNumber) -> T) -> Self {
+        let mut new = |number| new(LaneNumber { number, of: lanes });
+        Self {
+            first: new(0),
+            others: (1..lanes).map(new).collect(),
+        }
+    }
+
+    /// Something else for each lane, in the order of their numbers.
+    pub(crate) fn map<U>(&self, mut new: impl FnMut(LaneNumber, &T) -> U) -> Lanes<U> {
+        // There were as many numbers.
+        let of = u16::try_from(1 + self.others.len()).unwrap_or(u16::MAX);
+        Lanes::new(of, |lane| new(lane, self.at(lane)))
+    }
+
+    pub(crate) fn first(&self) -> &T {
+        &self.first
+    }
+
+    /// The only one, if there are no others.
+    pub(crate) fn only(&self) -> Option<&T> {
+        self.others.is_empty().then_some(&self.first)
+    }
+
+    pub(crate) fn iter(&self) -> impl Iterator<Item = &T> + Clone {
+        iter::once(&self.first).chain(&self.others)
+    }
+
+    /// That of the lane which a key belongs to.
+    #[inline]
+    pub(crate) fn of(&self, key: &str) -> &T {
+        self.only().unwrap_or_else(|| self.nth(self.index_of(key)))
+    }
+
+    pub(crate) fn of_mut(&mut self, key: &str) -> &mut T {
+        let index = self.index_of(key);
+        let other = index.checked_sub(1).and_then(|at| self.others.get_mut(at));
+        other.unwrap_or(&mut self.first)
+    }
+
+    pub(crate) fn at(&self, lane: LaneNumber) -> &T {
+        self.nth(usize::from(lane.number))
+    }
+
+    fn nth(&self, index: usize) -> &T {
+        let other = index.checked_sub(1).and_then(|at| self.others.get(at));
+        other.unwrap_or(&self.first)
+    }
+
+    fn index_of(&self, key: &str) -> usize {
+        usize::from(crc16(key.as_bytes())) % (1 + self.others.len())
+    }
+
+    /// Splits items by the lanes of their keys, whose order stays. A lane without any has no part.
+    pub(crate) fn split<I>(
+        &self,
+        items: impl IntoIterator<Item = I>,
+        key: impl Fn(&I) -> &str,
+    ) -> Vec<(&T, Vec<I>)> {
+        if let Some(only) = self.only() {
+            return vec![(only, items.into_iter().collect())];
+        }
+        let mut parts: Vec<_> = self.iter().map(|lane| (lane, Vec::new())).collect();
+        for item in items {
+            let index = self.index_of(key(&item));
+            if let Some((_, part)) = parts.get_mut(index) {
+                part.push(item);
+            }
+        }
+        parts.retain(|(_, part)| !part.is_empty());
+        parts
+    }
+
+    /// Has each lane answer for its part of the items, side by side. Returns the answers in the order of the items: of
+    /// each part there have to be as many as it has items.
+    pub(crate) async fn each<'a, I, A, Answers: Future<Output = Vec<A>>>(
+        &'a self,
+        items: Vec<I>,
+        key: impl Fn(&I) -> &str,
+        answer: impl Fn(&'a T, Vec<I>) -> Answers,
+    ) -> Vec<A> {
+        if let Some(only) = self.only() {
+            return answer(only, items).await;
+        }
+        let indexes: Vec<usize> = items.iter().map(|item| self.index_of(key(item))).collect();
+        let mut parts: Vec<Vec<I>> = self.iter().map(|_| Vec::new()).collect();
+        for (index, item) in iter::zip(&indexes, items) {
+            if let Some(part) = parts.get_mut(*index) {
+                part.push(item);
+            }
+        }
+        let parts = iter::zip(self.iter(), parts).map(|(lane, part)| async {
+            let asked = part.len();
+            // A lane without a part is not asked.
+            let answers = if asked == 0 {
+                Vec::new()
+            } else {
+                answer(lane, part).await
+            };
+            debug_assert_eq!(answers.len(), asked, "an answer for each item");
+            answers.into_iter()
+        });
+        let mut answers = join_all(parts).await;
+        let next = |index: usize| answers.get_mut(index)?.next();
+        indexes.into_iter().filter_map(next).collect()
+    }
+}
