@@ -84,9 +84,10 @@ struct Current {
 type Attempt = SharedResult<Result<Arc<Live>, (L2Error, Instant)>>;
 
 /// A working connection.
-struct Live {
-    pooled: Arc<Pooled>,
-    connection: MultiplexedConnection,
+pub(super) struct Live {
+    /// The same for all lanes whose connection it is.
+    pub(super) pooled: Arc<Pooled>,
+    pub(super) connection: MultiplexedConnection,
     /// The life of the server that RUN found over it: see [`LaneClock::life`].
     life: u64,
     /// Timeouts in a row.
@@ -169,9 +170,9 @@ impl Connections {
         lock(&self.current).live().is_some()
     }
 
-    /// The same. If there is no connection, one is being made from now on.
-    pub(super) fn is_there_or_made(&self) -> bool {
-        matches!(self.attempt().peek(), Some(Ok(_)))
+    /// The connection, if it is there. If not, one is being made from now on.
+    pub(super) fn live(&self) -> Option<Arc<Live>> {
+        self.attempt().peek()?.ok()
     }
 
     /// Discards the connection unless it leads to this life of the server, which the subscriber has joined (rule
@@ -257,9 +258,13 @@ impl Connections {
         attempt
     }
 
-    /// Decides by an answer, or by none in time, whether the connection is still good, and whether the request was
-    /// executed.
-    fn judge<T>(&self, live: &Arc<Live>, answer: Option<RedisResult<T>>) -> Result<T, Failure> {
+    /// Decides by an answer, or by none in time, whether the connection is still good for this lane, and whether the
+    /// request was executed.
+    pub(super) fn judge<T>(
+        &self,
+        live: &Arc<Live>,
+        answer: Option<RedisResult<T>>,
+    ) -> Result<T, Failure> {
         match answer {
             Some(Ok(answer)) => {
                 // Relaxed: a count that is off by one only moves the moment at which the connection counts as

@@ -14,7 +14,7 @@ use tokio::time::{Instant, sleep, timeout};
 use super::call::{Call, Lua, is_staged, kept, numbers, senseless};
 use super::connection::{Connections, Failure};
 use super::names::{CLOCK, DONE, HOLD, LEASE, LIVE, LOG, MARKER, Names, STATS, VALUE, WRITES};
-use super::read_batcher::ReadBatcher;
+use super::read_batcher::LaneReads;
 use super::subscription::Subscriptions;
 use super::{members, scripts};
 use crate::clock::millis;
@@ -45,8 +45,8 @@ pub(super) struct RedisLane {
     pub(super) names: Arc<Names>,
     /// For all but plain reads of values.
     pub(super) connections: Arc<Connections>,
-    /// Reads values over these connections, and over a second one; single ones are put together.
-    pub(super) batches: ReadBatcher,
+    /// Reads values over these connections, and over a second one; single ones go together with those of other lanes.
+    pub(super) reads: LaneReads,
     pub(super) subscriptions: Subscriptions,
 }
 
@@ -350,11 +350,11 @@ fn dated(packed: &[u8]) -> Result<(Written, u64), L2Error> {
 
 impl Lane for RedisLane {
     fn get<'a>(&'a self, key: &'a str) -> Reply<'a, Option<Bytes>> {
-        self.batches.get(key)
+        self.reads.get(key)
     }
 
     fn get_many<'a>(&'a self, keys: &'a [&'a str]) -> BoxFuture<'a, Vec<ReadResult>> {
-        self.batches.requests.fetch_all(keys).boxed()
+        self.reads.requests.fetch_all(keys).boxed()
     }
 
     fn acquire_lease<'a>(&'a self, key: &'a str, ask: LeaseRequest) -> Reply<'a, LeaseReply> {
@@ -627,7 +627,7 @@ impl Lane for RedisLane {
     }
 
     fn keep_only(&self, life: u64) -> bool {
-        self.batches.requests.keep_only(life)
+        self.reads.requests.keep_only(life)
     }
 
     #[cfg(feature = "write-behind")]

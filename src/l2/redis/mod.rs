@@ -2,7 +2,8 @@
 //!
 //! - [`server`]: which server, and how connections to it are made; [`tls`]: whether TLS can work
 //! - [`lane`]: the steps, each a script or a command; [`scripts`]: the `.lua` files; [`call`]: one call of a script
-//! - [`read_batcher`]: reads that share a request; [`read_request`]: over which connection it goes
+//! - [`read_batcher`]: reads of all lanes on a server that share a request; [`read_request`]: over which connection it
+//!   goes
 //! - [`shared`]: the connections that all lanes on a server share; [`connection`]: one for requests, as a lane uses it
 //! - [`pubsub`]: the one that subscribes, for messages and heartbeats; [`subscription`]: the part of it that is a
 //!   lane's
@@ -31,8 +32,8 @@ mod tls;
 #[cfg(feature = "write-behind")]
 mod write_stream;
 
-use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
+use std::sync::{Arc, Mutex, Weak};
 use std::time::Duration;
 
 use deadpool_redis::Pool;
@@ -41,21 +42,23 @@ use deadpool_redis::redis::StreamingCredentialsProvider;
 use self::connection::{Connections, Source};
 use self::lane::RedisLane;
 use self::names::Names;
-use self::read_batcher::ReadBatcher;
+use self::read_batcher::{Batchers, LaneReads};
 use self::read_request::ReadRequests;
-use self::server::Credentials;
 pub use self::server::Server;
+use self::server::{Connector, Credentials};
 use self::shared::Shared;
 use self::subscription::Subscriptions;
 use super::{L2, L2Error, Lane, LaneName, OnConnect, Outages};
+use crate::util::lock::lock;
 use crate::util::partial_debug::partial_debug;
 
 /// The second level on a Redis server, version 7.0 or later, or Valkey.
 ///
-/// Clones are for several caches of a process: their requests share one connection of the pool. When that is busy for
-/// the first time, they take a second one for reads, so that a large value does not delay the reads behind it. So a
-/// pool of your own needs two connections to spare, however many caches are on it; with one, they work without the
-/// second. Another connection, outside the pool, subscribes for all of them, and carries their heartbeats.
+/// Clones are for several caches of a process: their requests share one connection of the pool, and single keys that are
+/// read at about the same time share a request, of whatever cache they are. When that connection is busy for the first
+/// time, they take a second one for reads, so that a large value does not delay the reads behind it. So a pool of your
+/// own needs two connections to spare, however many caches are on it; with one, they work without the second. Another
+/// connection, outside the pool, subscribes for all of them, and carries their heartbeats.
 ///
 /// A cache that gives up on a connection, as after several requests in a row that were not answered in time, takes a
 /// new one; the others keep theirs. Caches on different runtimes share none, as a connection ends with its runtime.
@@ -63,7 +66,10 @@ use crate::util::partial_debug::partial_debug;
 /// In `CLIENT LIST` a connection has the name `larder:NAMESPACE`, of the cache that has made it.
 #[doc = include_str!("trouble.md")]
 #[derive(Clone)]
-pub struct RedisL2(Arc<Shared>);
+pub struct RedisL2(Arc<Batchers>);
+
+/// The servers whose caches share connections by themselves, by their URLs. Each lane holds its server.
+static BY_URL: Mutex<Vec<(String, Weak<Batchers>)>> = Mutex::new(Vec::new());
 
 impl RedisL2 {
     /// A store on this server, with connections of its own. [`Server`] lists the forms of an address: a URL such as
@@ -75,15 +81,26 @@ impl RedisL2 {
     ///
     /// [`L2Error::is_bad_config`] when connections to it cannot work. The error does not show the URL.
     pub fn open(server: impl Into<Server>) -> Result<Self, L2Error> {
-        Ok(Self(Arc::new(Shared::new(
-            server.into().connector()?,
-            None,
-        )?)))
+        Self::new(server.into().connector()?, None)
     }
 
     /// The same, with connections that all callers with this URL share.
     pub(crate) fn shared(server: impl Into<Server>) -> Result<Self, L2Error> {
-        Shared::of(server.into()).map(Self)
+        let server = server.into();
+        let url = server.url.clone();
+        let new = || Self::new(server.connector()?, None);
+        let Some(url) = url else {
+            return new();
+        };
+        let mut all = lock(&BY_URL);
+        let known = all.iter().find(|(known, _)| *known == url);
+        if let Some(server) = known.and_then(|(_, server)| server.upgrade()) {
+            return Ok(Self(server));
+        }
+        all.retain(|(_, server)| server.strong_count() > 0);
+        let l2 = new()?;
+        all.push((url, Arc::downgrade(&l2.0)));
+        Ok(l2)
     }
 
     /// A store behind a pool of your own; the server is for the connection that subscribes, which a pool cannot
@@ -96,10 +113,7 @@ impl RedisL2 {
     ///
     /// [`L2Error::is_bad_config`] when connections to the server cannot work. The error does not show the URL.
     pub fn with_pool(pool: Pool, server: impl Into<Server>) -> Result<Self, L2Error> {
-        Ok(Self(Arc::new(Shared::new(
-            server.into().connector()?,
-            Some(pool),
-        )?)))
+        Self::new(server.into().connector()?, Some(pool))
     }
 
     /// Takes user and password from a provider, for passwords and tokens that change while the service runs.
@@ -146,11 +160,17 @@ impl RedisL2 {
         self,
         provider: impl StreamingCredentialsProvider + 'static,
     ) -> Result<Self, L2Error> {
-        let mut connector = self.0.connector.clone();
+        let mut connector = self.0.shared.connector.clone();
         connector.credentials = Some(Credentials(Arc::new(provider)));
         // The manager of a given pool has its credentials already, and cannot be given others.
-        let pool = self.0.is_given.then(|| self.0.pool.clone());
-        Ok(Self(Arc::new(Shared::new(connector, pool)?)))
+        let pool = self.0.shared.is_given.then(|| self.0.shared.pool.clone());
+        Self::new(connector, pool)
+    }
+
+    /// With a pool of its own, unless one is given.
+    fn new(connector: Connector, pool: Option<Pool>) -> Result<Self, L2Error> {
+        let shared = Shared::new(connector, pool)?;
+        Ok(Self(Arc::new(Batchers::new(shared))))
     }
 }
 
@@ -161,7 +181,7 @@ partial_debug! {
 
 impl L2 for RedisL2 {
     fn outages(&self) -> Arc<Outages> {
-        Arc::clone(&self.0.outages)
+        Arc::clone(&self.0.shared.outages)
     }
 
     fn has_channels(&self) -> bool {
@@ -169,10 +189,10 @@ impl L2 for RedisL2 {
     }
 
     fn lane(&self, name: LaneName<'_>, timeout: Duration, on_connect: OnConnect) -> Box<dyn Lane> {
-        let database = self.0.connector.database();
+        let database = self.0.shared.connector.database();
         let names = Arc::new(Names::new(name, database));
         let source = Arc::new(Source {
-            shared: Arc::clone(&self.0),
+            shared: Arc::clone(&self.0.shared),
             names: Arc::clone(&names),
             limit: timeout,
             on_connect,
@@ -183,11 +203,11 @@ impl L2 for RedisL2 {
         let spare = Arc::new(Connections::new(source, Some(Arc::clone(&connections))));
         let both = [Arc::clone(&connections), spare];
         let requests = ReadRequests::new(Arc::clone(&names), both);
-        let shared = Arc::clone(&self.0);
+        let shared = Arc::clone(&self.0.shared);
         Box::new(RedisLane {
             subscriptions: Subscriptions::new(shared, Arc::clone(&names)),
             names,
-            batches: ReadBatcher::new(Arc::new(requests)),
+            reads: LaneReads::new(Arc::new(requests), Arc::clone(&self.0)),
             connections,
         })
     }

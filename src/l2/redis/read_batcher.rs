@@ -1,55 +1,99 @@
-//! The read batcher: single keys that are read at about the same time go to the server in one request. Callers put
-//! their reads into a bounded queue; one task for each lane, the batcher task, sends a batch whenever the [`Pacing`]
-//! allows and hands out the answers. It must not know how a request is made up or over which connection it goes
-//! (`read_request`). No read takes longer than the limit of a request, the wait in the queue included.
+//! The read batchers: single keys that are read at about the same time go to the server in one request, of whatever lane
+//! they are. Each server has one batcher for each runtime. A lane has a bounded queue there, into which callers put their
+//! reads; whenever the [`Pacing`] allows, a task takes the next batch from the queues, each in its turn, sends it and
+//! hands out the answers.
+//!
+//! A lane that is busy or slow harms no other one: it has a capacity of its own, each batch has room for every lane that
+//! waits, and a lane has a limited number of batches under way. No read takes longer than the limit of a request, the
+//! wait in the queue included.
+//!
+//! This must not know how a request is made up or over which connection it goes (`read_request`).
 
-use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex};
+use std::collections::VecDeque;
+use std::mem::replace;
+use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
+use arc_swap::ArcSwapOption;
+use futures::FutureExt;
 use futures::future::BoxFuture;
-use futures::{FutureExt, StreamExt, stream};
-use tokio::runtime::{self, Handle};
-use tokio::sync::mpsc::{self, Receiver};
+use tokio::runtime::Handle;
 use tokio::sync::{Semaphore, oneshot};
 use tokio::time::{Instant, timeout_at};
 
-use super::read_request::ReadRequests;
+use super::read_request::{BYTES, Group, Part, ReadRequests, grouped};
+use super::shared::{PerRuntime, Shared};
 use crate::l2::{Key, L2Error, ReadResult};
 use crate::util::lock::lock;
 use crate::util::pacing::{Pacing, gather, share};
 
-/// Reads under way at a time that their callers send themselves. With so few there is nothing to join, and the
-/// batcher task would only add its wake-up.
+/// Reads under way at a time that their callers send themselves. With so few there is nothing to join, and a task would
+/// only add its wake-up.
 const ALONE: usize = 2;
-/// Batches under way at a time: enough to keep the server busy although it is far away.
+/// Batches with reads of one lane that are under way at a time: enough to keep the server busy although it is far away.
 const IN_FLIGHT: usize = 64;
-/// The capacity of the queue. A caller that finds it full waits for capacity.
+/// The capacity of a lane's queue. A caller that finds it full waits for capacity.
 const CAPACITY: usize = 4096;
 /// So many answers are handed out by one thread. Of more, each thread hands out its share: the callers that it wakes
 /// run on it, and their answers are in its cache already. If one thread handed out all of them, 256 callers on two
 /// threads would read 0.94 as many a second.
 const SHARE: usize = 16;
 
-/// Reads single keys, in batches where many are read at a time.
+/// The read batchers of a server, beside its connections.
+pub(super) struct Batchers {
+    pub(super) shared: Arc<Shared>,
+    each: PerRuntime<ReadBatcher>,
+}
+
+/// Reads single keys of all lanes on a server, in batches where many are read at a time.
 ///
-/// The batcher task runs on the runtime of the caller that started it, and ends with that runtime or with this; after
-/// the former, the next caller starts another.
+/// Its tasks run on its runtime, and end with it; then callers on another runtime use another batcher.
 pub(super) struct ReadBatcher {
-    pub(super) requests: Arc<ReadRequests>,
-    /// `None` before the batcher task is first needed.
-    queue: Mutex<Option<Queue>>,
+    runtime: Handle,
+    state: Mutex<State>,
+    pacing: Pacing,
     /// One permit for each read that its caller may send itself.
     alone: Semaphore,
 }
 
-/// The way to the batcher task.
+#[derive(Default)]
+struct State {
+    /// The lanes whose reads may be sent, the next one first.
+    turns: VecDeque<Arc<Queue>>,
+    /// Reads that wait, in all queues.
+    waiting: usize,
+    /// Reads that were taken and are not answered yet.
+    under_way: usize,
+    /// Whether there is a task that will take the next batch.
+    has_task: bool,
+}
+
+/// The single reads of a lane.
+pub(super) struct LaneReads {
+    pub(super) requests: Arc<ReadRequests>,
+    batchers: Arc<Batchers>,
+    queues: PerRuntime<Queue>,
+    /// That of the runtime on which the lane was used last: mostly there is no other.
+    last: ArcSwapOption<Queue>,
+}
+
+/// The reads of one lane that wait on one runtime.
 struct Queue {
-    reads: mpsc::Sender<Read>,
-    /// The runtime that the task runs on.
-    runtime: runtime::Id,
-    /// Reads that the task has sent and that are not answered yet.
-    under_way: Arc<AtomicUsize>,
+    batcher: Arc<ReadBatcher>,
+    requests: Arc<ReadRequests>,
+    /// One permit for each read that may be added.
+    capacity: Semaphore,
+    /// Locked only with the state of the batcher.
+    waiting: Mutex<Waiting>,
+}
+
+#[derive(Default)]
+struct Waiting {
+    reads: VecDeque<Read>,
+    /// Whether it is in [`State::turns`].
+    has_turn: bool,
+    /// Batches with reads of this lane that are under way.
+    batches: usize,
 }
 
 struct Read {
@@ -58,21 +102,50 @@ struct Read {
     answer: oneshot::Sender<ReadResult>,
 }
 
-impl ReadBatcher {
-    pub(super) fn new(requests: Arc<ReadRequests>) -> Self {
+/// The reads of one lane in a batch.
+struct Taken {
+    reads: Vec<Read>,
+    under_way: UnderWay,
+}
+
+/// The task for the next batch. If it ends before, as with its runtime, the reads that wait are dropped: their callers
+/// enter them again, on another runtime.
+struct Task {
+    batcher: Arc<ReadBatcher>,
+    has_batch: bool,
+}
+
+/// So many reads of a batch are under way until this is dropped.
+struct UnderWay {
+    queue: Arc<Queue>,
+    reads: usize,
+}
+
+impl Batchers {
+    pub(super) fn new(shared: Shared) -> Self {
+        Self {
+            shared: Arc::new(shared),
+            each: PerRuntime::default(),
+        }
+    }
+}
+
+impl LaneReads {
+    pub(super) fn new(requests: Arc<ReadRequests>, batchers: Arc<Batchers>) -> Self {
         Self {
             requests,
-            queue: Mutex::default(),
-            alone: Semaphore::new(ALONE),
+            batchers,
+            queues: PerRuntime::default(),
+            last: ArcSwapOption::empty(),
         }
     }
 
     /// Reads a key within the limit of a request. May be dropped at any time.
     pub(super) fn get<'a>(&'a self, key: &'a str) -> BoxFuture<'a, ReadResult> {
         async move {
-            // The batcher task keeps the time, not a timer for each read: it runs on the runtime that this was first
-            // polled on. If it has ended with that runtime, this is now on another.
-            if let Some(answered) = self.join(key)
+            // The batcher keeps the time, not a timer for each read: it is of the runtime that this was first polled on.
+            // If it has ended with that runtime, this is now on another.
+            if let Some(answered) = self.queue().join(key)
                 && let Ok(answer) = answered.await
             {
                 return answer;
@@ -83,22 +156,18 @@ impl ReadBatcher {
         .boxed()
     }
 
-    /// Sends the read itself, or waits for capacity and for the answer, with a timer: for a caller that finds the queue
-    /// full, or that is on another runtime than the batcher task's, which may not run.
+    /// Sends the read itself, or waits for capacity and for the answer, with a timer.
     async fn send_or_wait(&self, key: &str) -> ReadResult {
         let limit = self.requests.limit();
         let deadline = Instant::now() + limit;
-        if let Ok(_alone) = self.alone.try_acquire() {
+        if let Ok(_alone) = self.queue().batcher.alone.try_acquire() {
             let mut answers = self.requests.fetch(&[key], deadline).await;
             return answers.pop().unwrap_or_else(|| Err(L2Error::closed()));
         }
         let answer = async {
-            // Once more if the batcher task ends with its runtime meanwhile.
+            // Once more if the batcher ends with its runtime meanwhile.
             for _ in 0..2 {
-                let (read, answered) = Read::new(key);
-                if self.reads().send(read).await.is_ok()
-                    && let Ok(answer) = answered.await
-                {
+                if let Ok(answer) = self.queue().wait(key).await {
                     return answer;
                 }
             }
@@ -108,44 +177,235 @@ impl ReadBatcher {
         timeout_at(deadline, answer).await.unwrap_or_else(timed_out)
     }
 
-    /// Enters a read where others wait or are under way, if there is capacity and the batcher task runs on this
-    /// runtime.
-    fn join(&self, key: &str) -> Option<oneshot::Receiver<ReadResult>> {
-        let here = Handle::try_current().ok()?.id();
-        // Nothing is awaited under the lock: `try_reserve` fails rather than waits where the queue is full.
-        let queue = lock(&self.queue);
-        let queue = queue.as_ref()?;
-        let under_way = queue.under_way.load(Ordering::Relaxed);
-        let is_busy = queue.reads.capacity() < CAPACITY || under_way > 0;
-        if queue.runtime != here || !is_busy {
+    /// The queue of this runtime.
+    fn queue(&self) -> Arc<Queue> {
+        let here = Handle::current().id();
+        if let Some(queue) = self.last.load_full()
+            && queue.batcher.runtime.id() == here
+        {
+            return queue;
+        }
+        let queue = self.queues.get_or(|| Queue {
+            batcher: self.batchers.each.get(),
+            requests: Arc::clone(&self.requests),
+            capacity: Semaphore::new(CAPACITY),
+            waiting: Mutex::default(),
+        });
+        self.last.store(Some(Arc::clone(&queue)));
+        queue
+    }
+}
+
+impl Queue {
+    /// Enters a read where others wait or are under way, of whatever lane, if there is capacity.
+    fn join(self: &Arc<Self>, key: &str) -> Option<oneshot::Receiver<ReadResult>> {
+        let state = lock(&self.batcher.state);
+        if state.waiting + state.under_way == 0 {
             return None;
         }
-        // Reserved before the read is made, so that a full queue costs no allocation.
-        let permit = queue.reads.try_reserve().ok()?;
-        let (read, answered) = Read::new(key);
-        permit.send(read);
-        Some(answered)
+        self.capacity.try_acquire().ok()?.forget();
+        Some(self.enter(state, key))
     }
 
-    /// The queue of the batcher task, which is started if there is none.
-    fn reads(&self) -> mpsc::Sender<Read> {
-        let mut queue = lock(&self.queue);
-        // It is closed once the runtime of its task has ended.
-        if let Some(queue) = &*queue
-            && !queue.reads.is_closed()
-        {
-            return queue.reads.clone();
+    /// Enters a read once there is capacity, and waits for the answer. An error if the batcher has ended with its
+    /// runtime.
+    async fn wait(self: &Arc<Self>, key: &str) -> Result<ReadResult, oneshot::error::RecvError> {
+        // The semaphore is never closed.
+        if let Ok(permit) = self.capacity.acquire().await {
+            permit.forget();
         }
-        let (sender, reads) = mpsc::channel(CAPACITY);
-        let under_way = Arc::default();
-        let task = run(Arc::clone(&self.requests), reads, Arc::clone(&under_way));
-        tokio::spawn(task);
-        *queue = Some(Queue {
-            reads: sender.clone(),
-            runtime: Handle::current().id(),
-            under_way,
-        });
-        sender
+        let answered = self.enter(lock(&self.batcher.state), key);
+        answered.await
+    }
+
+    fn enter(
+        self: &Arc<Self>,
+        mut state: MutexGuard<'_, State>,
+        key: &str,
+    ) -> oneshot::Receiver<ReadResult> {
+        let (read, answered) = Read::new(key);
+        let mut waiting = lock(&self.waiting);
+        waiting.reads.push_back(read);
+        state.waiting += 1;
+        state.give_turn(self, &mut waiting);
+        drop(waiting);
+        self.batcher.go_on(state);
+        answered
+    }
+}
+
+impl State {
+    /// Gives a lane a turn if it has reads to send and may send them.
+    fn give_turn(&mut self, queue: &Arc<Queue>, waiting: &mut Waiting) {
+        let may_send = !waiting.reads.is_empty() && waiting.batches < IN_FLIGHT;
+        if may_send && !replace(&mut waiting.has_turn, true) {
+            self.turns.push_back(Arc::clone(queue));
+        }
+    }
+
+    /// Takes the next batch. Each lane that waits has an equal part of it, and what others leave of theirs.
+    fn next_batch(&mut self) -> Vec<Taken> {
+        let mut lanes = self.turns.len();
+        let mut batch = Vec::<Taken>::with_capacity(lanes);
+        let (mut most, mut bytes) = (share(self.under_way, self.waiting), BYTES);
+        let mut is_first_round = true;
+        while most > 0
+            && let Some(queue) = self.turns.pop_front()
+        {
+            let weight = queue.requests.weight();
+            // A batch has one read at least, however large its value.
+            if bytes < weight && !batch.is_empty() {
+                self.turns.push_front(queue);
+                break;
+            }
+            if lanes == 0 {
+                (lanes, is_first_round) = (self.turns.len() + 1, false);
+            }
+            let quota = (bytes / lanes / weight).max(1).min(most);
+            lanes -= 1;
+            let is_same = |taken: &&mut Taken| Arc::ptr_eq(&taken.under_way.queue, &queue);
+            let taken = if is_first_round {
+                None
+            } else {
+                batch.iter_mut().find(is_same)
+            };
+            let mut waiting = lock(&queue.waiting);
+            let count = quota.min(waiting.reads.len());
+            let reads = waiting.reads.drain(..count);
+            match taken {
+                Some(taken) => {
+                    taken.reads.extend(reads);
+                    taken.under_way.reads += count;
+                }
+                None => {
+                    let reads = reads.collect();
+                    waiting.batches += 1;
+                    let under_way = UnderWay {
+                        queue: Arc::clone(&queue),
+                        reads: count,
+                    };
+                    batch.push(Taken { reads, under_way });
+                }
+            }
+            // All at once: each permit that is given back by itself takes a lock.
+            queue.capacity.add_permits(count);
+            (most, bytes) = (most - count, bytes.saturating_sub(count * weight));
+            self.waiting -= count;
+            self.under_way += count;
+            waiting.has_turn = false;
+            self.give_turn(&queue, &mut waiting);
+        }
+        batch
+    }
+}
+
+impl ReadBatcher {
+    /// Starts a task for the next batch, if there is none and reads may be sent.
+    fn go_on(self: &Arc<Self>, mut state: MutexGuard<'_, State>) {
+        let starts = !state.turns.is_empty() && !replace(&mut state.has_task, true);
+        // A runtime that has ended drops the task at once, which takes the lock.
+        drop(state);
+        if starts {
+            self.runtime.spawn(Arc::clone(self).send_next());
+        }
+    }
+
+    /// Sends the next batch.
+    fn send_next(self: Arc<Self>) -> BoxFuture<'static, ()> {
+        // Before the first poll, as a task may be dropped without one.
+        let mut task = Task {
+            batcher: self,
+            has_batch: false,
+        };
+        async move {
+            let batcher = &Arc::clone(&task.batcher);
+            let turn = batcher.pacing.turn().await;
+            // The callers that were woken with this task join the same batch.
+            gather().await;
+            let batch = task.next_batch();
+            // Of this runtime: the callers on it are woken by its threads.
+            let threads = batcher.runtime.metrics().num_workers();
+            let hand_out = move |reads, answers| hand_out(reads, answers, threads);
+            let mut groups = grouped(batch.into_iter().filter_map(Taken::part).collect());
+            groups.sort_unstable_by_key(Group::keys);
+            let Some(largest) = groups.pop() else {
+                return;
+            };
+            // The turn is that of the largest group alone: lanes whose connection is slow, or has to be made, hold up no
+            // batch of the others.
+            for group in groups {
+                tokio::spawn(group.fetch(hand_out));
+            }
+            turn.run(largest.fetch(hand_out)).await;
+        }
+        .boxed()
+    }
+}
+
+impl Default for ReadBatcher {
+    /// Of the runtime that this is called on.
+    fn default() -> Self {
+        Self {
+            runtime: Handle::current(),
+            state: Mutex::default(),
+            // Each lane has a limit of its own.
+            pacing: Pacing::new(Semaphore::MAX_PERMITS),
+            alone: Semaphore::new(ALONE),
+        }
+    }
+}
+
+impl Taken {
+    /// What is to be sent; all of it within the limit since its first read entered the queue.
+    fn part(mut self) -> Option<Part<Read, UnderWay>> {
+        let requests = Arc::clone(&self.under_way.queue.requests);
+        let limit = requests.limit();
+        drop_unwanted(&mut self.reads, limit);
+        Some(Part {
+            requests,
+            // The first entered before the others.
+            until: self.reads.first()?.entered + limit,
+            keys: self.reads,
+            held: self.under_way,
+        })
+    }
+}
+
+impl Task {
+    /// Takes the batch, and leaves what comes next to another task.
+    fn next_batch(&mut self) -> Vec<Taken> {
+        let mut state = lock(&self.batcher.state);
+        let batch = state.next_batch();
+        state.has_task = false;
+        self.has_batch = true;
+        self.batcher.go_on(state);
+        batch
+    }
+}
+
+impl Drop for Task {
+    fn drop(&mut self) {
+        while !self.has_batch {
+            let mut state = lock(&self.batcher.state);
+            let lost = state.next_batch();
+            self.has_batch = lost.is_empty();
+            state.has_task = !self.has_batch;
+            // Before the reads, which take the lock when they are dropped.
+            drop(state);
+        }
+    }
+}
+
+impl Drop for UnderWay {
+    fn drop(&mut self) {
+        let batcher = &self.queue.batcher;
+        let mut state = lock(&batcher.state);
+        state.under_way -= self.reads;
+        let mut waiting = lock(&self.queue.waiting);
+        waiting.batches -= 1;
+        state.give_turn(&self.queue, &mut waiting);
+        drop(waiting);
+        batcher.go_on(state);
     }
 }
 
@@ -167,65 +427,6 @@ impl AsRef<str> for Read {
     }
 }
 
-/// The batcher task. When it ends with its runtime, reads that are not answered are dropped, so that their callers
-/// enter them again and start another task: the queue is dropped before the batches under way.
-async fn run(requests: Arc<ReadRequests>, reads: Receiver<Read>, under_way: Arc<AtomicUsize>) {
-    let (requests, under_way) = (&*requests, &*under_way);
-    let pacing = &Pacing::new(IN_FLIGHT);
-    // Of this runtime: the callers on it are woken by its threads.
-    let threads = Handle::current().metrics().num_workers();
-    let batches = stream::unfold(reads, |mut reads| async move {
-        let turn = pacing.turn().await;
-        let first = reads.recv().await?;
-        // After the first read has come: the callers that were woken with this task join the same batch.
-        gather().await;
-        let batch = next_batch(first, &mut reads, requests.most(), under_way);
-        Some(((turn, batch), reads))
-    });
-    // The pacing limits how many are under way.
-    let all = batches.for_each_concurrent(None, |(turn, batch)| async {
-        let size = batch.len();
-        turn.run(send(requests, batch, threads)).await;
-        under_way.fetch_sub(size, Ordering::Relaxed);
-    });
-    all.await;
-}
-
-/// The next batch, of so many reads at most.
-fn next_batch(
-    first: Read,
-    reads: &mut Receiver<Read>,
-    most: usize,
-    under_way: &AtomicUsize,
-) -> Vec<Read> {
-    let waiting = 1 + reads.len();
-    let size = most.min(share(under_way.load(Ordering::Relaxed), waiting));
-    let mut batch = Vec::with_capacity(size.min(waiting));
-    batch.push(first);
-    // All at once: each read that is taken by itself also gives its capacity back by itself.
-    let _ = reads.recv_many(&mut batch, size - 1).now_or_never();
-    under_way.fetch_add(batch.len(), Ordering::Relaxed);
-    batch
-}
-
-/// Sends a batch, and hands out the answers within the limit since its reads entered the queue.
-async fn send(requests: &ReadRequests, mut reads: Vec<Read>, threads: usize) {
-    let limit = requests.limit();
-    drop_unwanted(&mut reads, limit);
-    // The first entered before the others.
-    let Some(first) = reads.first() else {
-        return;
-    };
-    let mut answers = requests.fetch(&reads, first.entered + limit).await;
-    let share = reads.len().div_ceil(threads).max(SHARE);
-    while reads.len() > share {
-        let rest = reads.len() - share;
-        let (reads, answers) = (reads.split_off(rest), answers.split_off(rest));
-        tokio::spawn(async { hand_out(reads, answers) });
-    }
-    hand_out(reads, answers);
-}
-
 /// Drops the reads of callers that no longer wait, and answers those that are too late.
 fn drop_unwanted(reads: &mut Vec<Read>, limit: Duration) {
     let now = Instant::now();
@@ -235,90 +436,195 @@ fn drop_unwanted(reads: &mut Vec<Read>, limit: Duration) {
     }
 }
 
-fn hand_out(reads: Vec<Read>, answers: Vec<ReadResult>) {
-    // `fetch` has an answer for each key, in their order: a missing one would give each caller the value of another
-    // key.
+/// Hands out answers, on several threads if there are many.
+fn hand_out(mut reads: Vec<Read>, mut answers: Vec<ReadResult>, threads: usize) {
+    // There is an answer for each key, in their order: a missing one would give each caller the value of another key.
     debug_assert_eq!(reads.len(), answers.len());
-    for (read, answer) in reads.into_iter().zip(answers) {
-        _ = read.answer.send(answer);
+    let answer = |reads: Vec<Read>, answers: Vec<ReadResult>| {
+        for (read, answer) in reads.into_iter().zip(answers) {
+            _ = read.answer.send(answer);
+        }
+    };
+    let share = reads.len().div_ceil(threads).max(SHARE);
+    while reads.len() > share {
+        let rest = reads.len() - share;
+        let (reads, answers) = (reads.split_off(rest), answers.split_off(rest));
+        tokio::spawn(async move { answer(reads, answers) });
     }
+    answer(reads, answers);
 }
 
 #[cfg(test)]
 mod tests {
-    use super::*;
+    use std::iter;
+    use std::sync::atomic::AtomicU64;
 
+    use super::*;
+    use crate::l2::redis::connection::{Connections, Source};
+    use crate::l2::redis::names::Names;
+    use crate::l2::redis::server::Server;
+
+    const LIMIT: Duration = Duration::from_secs(20);
+
+    /// Reads of several lanes of one server, which is never asked.
     struct Crowd {
-        sender: mpsc::Sender<Read>,
-        reads: Receiver<Read>,
+        batchers: Arc<Batchers>,
         answered: Vec<oneshot::Receiver<ReadResult>>,
-        under_way: AtomicUsize,
     }
 
     impl Crowd {
-        fn new(reads: usize) -> Self {
-            let (sender, entered) = mpsc::channel(CAPACITY);
-            let mut crowd = Self {
-                sender,
-                reads: entered,
+        fn new() -> Self {
+            let connector = Server::from("redis://127.0.0.1:1").connector().unwrap();
+            Self {
+                batchers: Arc::new(Batchers::new(Shared::new(connector, None).unwrap())),
                 answered: Vec::new(),
-                under_way: AtomicUsize::new(0),
-            };
-            crowd.enter(reads);
-            crowd
-        }
-
-        fn enter(&mut self, reads: usize) {
-            for n in 0..reads {
-                let (read, answered) = Read::new(&n.to_string());
-                self.sender.try_send(read).unwrap();
-                self.answered.push(answered);
             }
         }
 
-        fn next_batch(&mut self) -> Vec<Read> {
-            let first = self.reads.try_recv().unwrap();
-            next_batch(first, &mut self.reads, 256, &self.under_way)
+        /// A lane, which is called so in the batches.
+        fn lane(&self, name: &str) -> LaneReads {
+            let names = Arc::new(Names::new(name.into(), 0));
+            let source = Arc::new(Source {
+                shared: Arc::clone(&self.batchers.shared),
+                names: Arc::clone(&names),
+                limit: LIMIT,
+                on_connect: Box::new(|_| {}),
+                warned_of: AtomicU64::new(0),
+            });
+            let line = Arc::new(Connections::new(source, None));
+            let lines = [Arc::clone(&line), line];
+            let requests = Arc::new(ReadRequests::new(names, lines));
+            LaneReads::new(requests, Arc::clone(&self.batchers))
+        }
+
+        /// Enters reads as if a task would send them.
+        fn enter(&mut self, lane: &LaneReads, reads: usize) {
+            let queue = lane.queue();
+            for n in 0..reads {
+                queue.capacity.try_acquire().unwrap().forget();
+                let mut state = lock(&queue.batcher.state);
+                state.has_task = true;
+                self.answered.push(queue.enter(state, &n.to_string()));
+            }
+        }
+
+        fn next_batch(&self) -> Vec<Taken> {
+            let batcher = self.batchers.each.get();
+            lock(&batcher.state).next_batch()
         }
     }
 
-    #[test]
-    fn a_crowd_goes_in_two_halves() {
-        let mut crowd = Crowd::new(100);
-        for size in [50, 50] {
-            assert_eq!(crowd.next_batch().len(), size);
-        }
+    /// How many reads of each lane.
+    fn sizes(batch: &[Taken]) -> Vec<usize> {
+        batch.iter().map(|taken| taken.reads.len()).collect()
+    }
+
+    fn keys(reads: &[Read]) -> Vec<&str> {
+        reads.iter().map(|read| &*read.key).collect()
+    }
+
+    #[tokio::test]
+    async fn a_crowd_goes_in_two_halves() {
+        let mut crowd = Crowd::new();
+        let lane = crowd.lane("a");
+        crowd.enter(&lane, 100);
+        let halves = [(); 2].map(|()| crowd.next_batch());
+        assert_eq!(halves.each_ref().map(|half| sizes(half)), [[50], [50]]);
         // Few that come while most are under way go together.
-        crowd.enter(3);
-        assert_eq!(crowd.next_batch().len(), 3);
+        crowd.enter(&lane, 3);
+        assert_eq!(sizes(&crowd.next_batch()), [3]);
     }
 
-    #[test]
-    fn a_thousand_reads_are_few_batches() {
-        let mut crowd = Crowd::new(1000);
+    #[tokio::test]
+    async fn a_thousand_reads_are_few_batches() {
+        let mut crowd = Crowd::new();
+        let lane = crowd.lane("a");
+        crowd.enter(&lane, 1000);
         let mut all = Vec::new();
         for size in [256, 256, 256, 232] {
             let batch = crowd.next_batch();
-            assert_eq!(batch.len(), size);
-            all.extend(batch.into_iter().map(|read| read.key.to_string()));
+            assert_eq!(sizes(&batch), [size]);
+            all.extend(batch);
         }
-        assert!(all.into_iter().eq((0..1000).map(|n| n.to_string())));
+        let keys: Vec<_> = all.iter().flat_map(|taken| keys(&taken.reads)).collect();
+        assert!(keys.into_iter().eq((0..1000).map(|n| n.to_string())));
+    }
+
+    #[tokio::test]
+    async fn a_flooded_lane_leaves_room_to_the_others() {
+        let mut crowd = Crowd::new();
+        let [flooded, few, more] = ["flooded", "few", "more"].map(|name| crowd.lane(name));
+        crowd.enter(&flooded, CAPACITY);
+        assert_eq!(flooded.queue().capacity.available_permits(), 0);
+        crowd.enter(&few, 2);
+        crowd.enter(&more, 300);
+        assert_eq!(more.queue().capacity.available_permits(), CAPACITY - 300);
+        // What the second leaves is taken by one that comes after it.
+        let first = crowd.next_batch();
+        assert_eq!(sizes(&first), [85, 2, 169]);
+        let is_of =
+            |taken: &Taken, lane: &LaneReads| Arc::ptr_eq(&taken.under_way.queue, &lane.queue());
+        assert!(iter::zip(&first, [&flooded, &few, &more]).all(|(taken, lane)| is_of(taken, lane)));
+        assert_eq!(flooded.queue().capacity.available_permits(), 85);
+        // What one leaves is shared by the others, each of which has its reads in their order.
+        crowd.enter(&few, 1);
+        let second = crowd.next_batch();
+        assert_eq!(sizes(&second), [127, 128, 1]);
+        assert!(is_of(&second[0], &flooded) && is_of(&second[2], &few));
+        let numbers = (85..212).map(|n| n.to_string());
+        assert!(keys(&second[0].reads).into_iter().eq(numbers));
+    }
+
+    #[tokio::test]
+    async fn large_values_of_a_lane_leave_room_to_the_others() {
+        let mut crowd = Crowd::new();
+        let [small, large] = ["small", "large"].map(|name| crowd.lane(name));
+        large
+            .requests
+            .learn(Some(&[Ok(Some(vec![0; BYTES / 4].into()))]));
+        crowd.enter(&large, 100);
+        crowd.enter(&small, 100);
+        let batches = [(); 2].map(|()| crowd.next_batch());
+        assert_eq!(
+            batches.each_ref().map(|batch| sizes(batch)),
+            [[2, 98], [3, 2]]
+        );
+    }
+
+    /// A lane that is not answered has a limited number of batches under way, and goes on when one of them ends.
+    #[tokio::test]
+    async fn a_slow_lane_has_so_many_batches_under_way() {
+        let mut crowd = Crowd::new();
+        let [slow, fast] = ["slow", "fast"].map(|name| crowd.lane(name));
+        let mut under_way = Vec::new();
+        for _ in 0..IN_FLIGHT {
+            crowd.enter(&slow, 1);
+            under_way.push(crowd.next_batch());
+        }
+        crowd.enter(&slow, 1);
+        assert!(crowd.next_batch().is_empty());
+        crowd.enter(&fast, 1);
+        let batch = crowd.next_batch();
+        assert!(Arc::ptr_eq(&batch[0].under_way.queue, &fast.queue()));
+        assert_eq!(sizes(&batch), [1]);
+        drop(under_way.pop());
+        assert_eq!(sizes(&crowd.next_batch()), [1]);
     }
 
     #[tokio::test(start_paused = true)]
     async fn keys_of_callers_that_no_longer_wait_are_not_read() {
-        let limit = Duration::from_secs(20);
-        let mut crowd = Crowd::new(10);
+        let mut crowd = Crowd::new();
+        let lane = crowd.lane("a");
+        crowd.enter(&lane, 10);
         crowd.answered.drain(..7);
-        tokio::time::advance(limit / 2).await;
-        crowd.enter(10);
-        let mut batch = crowd.next_batch();
-        drop_unwanted(&mut batch, limit);
-        let keys: Vec<_> = batch.iter().map(|read| &*read.key).collect();
-        assert_eq!(keys, ["7", "8", "9"]);
-        tokio::time::advance(limit / 2).await;
-        drop_unwanted(&mut batch, limit);
-        assert!(batch.is_empty(), "they are too late");
+        tokio::time::advance(LIMIT / 2).await;
+        crowd.enter(&lane, 10);
+        let mut reads = crowd.next_batch().pop().unwrap().reads;
+        drop_unwanted(&mut reads, LIMIT);
+        assert_eq!(keys(&reads), ["7", "8", "9"]);
+        tokio::time::advance(LIMIT / 2).await;
+        drop_unwanted(&mut reads, LIMIT);
+        assert!(reads.is_empty(), "they are too late");
         let answer = crowd.answered.remove(0).await.unwrap();
         assert!(answer.is_err());
     }

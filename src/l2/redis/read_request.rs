@@ -3,18 +3,24 @@
 //! One key is a GET. More are an MGET, which costs the client and the server about half as much per key. MGET answers
 //! nil for a value that is not a string; an error of GET for such a value is treated alike. When to send, and which
 //! keys together, is decided in [`read_batcher`](super::read_batcher).
+//!
+//! The keys of several lanes go in one request if the lanes have one connection. Each lane keeps its own time limit, and
+//! judges by itself whether the connection is still good. If the server does not answer such a request with values,
+//! each lane sends its own, so that what fails one of them fails no other.
 
+use std::pin::pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Duration;
 
 use bytes::Bytes;
 use deadpool_redis::redis::aio::MultiplexedConnection;
-use deadpool_redis::redis::{Cmd, Value, pipe};
+use deadpool_redis::redis::{Cmd, RedisResult, Value, pipe};
+use futures::future::join_all;
 use futures::{StreamExt, stream};
-use tokio::time::Instant;
+use tokio::time::{Instant, timeout_at};
 
-use super::connection::{Connections, is_no_primary};
+use super::connection::{Connections, Failure, Live, is_no_primary};
 use super::error::l2_error;
 use super::names::{Name, Names, VALUE};
 use crate::l2::{L2Error, ReadResult};
@@ -23,7 +29,7 @@ use crate::util::on_drop::OnDrop;
 /// The most keys of a request.
 const KEYS: usize = 256;
 /// About how many bytes an answer should bring, judged by the last one: a value waits for its whole request.
-const BYTES: usize = 256 * 1024;
+pub(super) const BYTES: usize = 256 * 1024;
 /// Requests of one call that are under way at a time.
 const AT_ONCE: usize = 8;
 
@@ -34,7 +40,31 @@ pub(super) struct ReadRequests {
     lines: [Arc<Connections>; 2],
     /// How many bytes a key had on average, the last time.
     bytes_each: AtomicUsize,
+    /// Whether the server has refused a key of the last request: then the next one is not shared with other lanes.
+    was_refused: AtomicBool,
 }
+
+/// Keys of one lane, to be answered until then. `H` is dropped when they are.
+pub(super) struct Part<K, H> {
+    pub(super) requests: Arc<ReadRequests>,
+    pub(super) keys: Vec<K>,
+    pub(super) until: Instant,
+    pub(super) held: H,
+}
+
+/// Parts of several lanes that have one connection, or one part.
+pub(super) struct Group<K, H>(Vec<Seat<K, H>>);
+
+struct Seat<K, H> {
+    /// How many keys it has in the request.
+    keys: usize,
+    /// `None` once it was answered.
+    part: Option<Part<K, H>>,
+    over: Option<Over>,
+}
+
+/// The line of a request, and its connection.
+type Over = (Arc<Connections>, Arc<Live>);
 
 impl ReadRequests {
     pub(super) fn new(names: Arc<Names>, lines: [Arc<Connections>; 2]) -> Self {
@@ -42,6 +72,7 @@ impl ReadRequests {
             names,
             lines,
             bytes_each: AtomicUsize::new(0),
+            was_refused: AtomicBool::new(false),
         }
     }
 
@@ -57,9 +88,15 @@ impl ReadRequests {
         self.lines[0].limit()
     }
 
+    /// How many of the [`BYTES`] of a request a key takes. A small value takes more than it has, so that a request has
+    /// [`KEYS`] keys at most.
+    pub(super) fn weight(&self) -> usize {
+        weight(self.bytes_each.load(Ordering::Relaxed))
+    }
+
     /// How many keys the next request may have.
-    pub(super) fn most(&self) -> usize {
-        most(self.bytes_each.load(Ordering::Relaxed))
+    fn most(&self) -> usize {
+        (BYTES / self.weight()).max(1)
     }
 
     /// Reads any number of keys, in requests of a good size. After one that was not answered no more are sent: each
@@ -91,19 +128,27 @@ impl ReadRequests {
     /// Reads keys in one request, which is answered until then. Each key has an answer of its own.
     pub(super) async fn fetch(&self, keys: &[impl AsRef<str>], until: Instant) -> Vec<ReadResult> {
         let answers = self.ask(keys, until).await;
-        let bytes_each = match &answers {
-            Ok(answers) => {
-                let values = answers.iter().flatten().flatten();
-                values.map(Bytes::len).sum::<usize>() / keys.len().max(1)
-            }
-            // The answer may have been too large: the next request has half as many keys.
-            Err(_) => BYTES / (self.most() / 2).max(1),
-        };
-        // Relaxed, here and below: these numbers choose sizes and connections, and are allowed to be a request old.
-        self.bytes_each.store(bytes_each, Ordering::Relaxed);
+        self.learn(answers.as_deref().ok());
         let answers = answers.unwrap_or_else(|error| vec![Err(error); keys.len()]);
         debug_assert_eq!(answers.len(), keys.len());
         answers
+    }
+
+    /// Notes how large the values of an answer are.
+    pub(super) fn learn(&self, answers: Option<&[ReadResult]>) {
+        let bytes_each = match answers {
+            Some(answers) => {
+                let values = answers.iter().flatten().flatten();
+                values.map(Bytes::len).sum::<usize>() / answers.len().max(1)
+            }
+            // The answer may have been too large: the next request has half as many keys.
+            None => BYTES / (self.most() / 2).max(1),
+        };
+        // Relaxed, here and below: these numbers choose sizes and connections, and are allowed to be a request old.
+        self.bytes_each.store(bytes_each, Ordering::Relaxed);
+        let is_refused = |answer: &ReadResult| answer.as_ref().is_err_and(L2Error::is_refused);
+        let was_refused = answers.is_some_and(|answers| answers.iter().any(is_refused));
+        self.was_refused.store(was_refused, Ordering::Relaxed);
     }
 
     async fn ask<K: AsRef<str>>(
@@ -111,8 +156,10 @@ impl ReadRequests {
         keys: &[K],
         deadline: Instant,
     ) -> Result<Vec<ReadResult>, L2Error> {
-        let (connections, _expected) = self.expect(keys.len());
-        let command = &self.command(keys);
+        let over = self.over(self.is_first_busier());
+        let connections = over.as_ref().map_or(&self.lines[0], |(line, _)| line);
+        let _expected = expect(connections, self.bytes(keys.len()));
+        let command = &request(keys.iter().map(|key| self.name(key)));
         let send = |mut connection: MultiplexedConnection| async move {
             match connection.send_packed_command(command).await? {
                 // Not an answer about a key: this connection is of no use.
@@ -130,7 +177,7 @@ impl ReadRequests {
             Value::ServerError(error) if error.code() == "NOPERM" => {
                 let mut gets = pipe();
                 for key in keys {
-                    gets.add_command(self.command(&[key]));
+                    gets.add_command(request([self.name(key)].into_iter()));
                 }
                 let gets = &*gets.ignore_errors();
                 let send = |mut connection: MultiplexedConnection| async move {
@@ -144,38 +191,180 @@ impl ReadRequests {
         }
     }
 
-    fn command<K: AsRef<str>>(&self, keys: &[K]) -> Cmd {
-        let name = if keys.len() == 1 { "GET" } else { "MGET" };
-        let key_names = || keys.iter().map(|key| self.names.name(VALUE, key.as_ref()));
-        let bytes: usize = key_names().map(Name::len).sum();
-        let mut command = Cmd::with_capacity(1 + keys.len(), name.len() + bytes);
-        command.arg(name);
-        for key in key_names() {
-            command.arg(key);
-        }
-        command
+    fn name<'a>(&'a self, key: &'a impl AsRef<str>) -> Name<'a> {
+        self.names.name(VALUE, key.as_ref())
     }
 
-    /// Chooses the line that has fewer bytes to bring: a large value delays those behind it. It expects those of this
-    /// request until the second part is dropped.
-    fn expect(&self, keys: usize) -> (&Connections, OnDrop<impl Fn()>) {
+    /// About how many bytes the values of so many keys will bring.
+    fn bytes(&self, keys: usize) -> usize {
+        // At least one byte for each key: before the first answer, the number of keys is all that is known.
+        keys * self.bytes_each.load(Ordering::Relaxed).max(1)
+    }
+
+    /// Whether the first line has more bytes to bring than the second: a large value delays those behind it.
+    fn is_first_busier(&self) -> bool {
         let [first, second] = &self.lines;
         let expected = |line: &Connections| line.expected().load(Ordering::Relaxed);
+        expected(first) > expected(second)
+    }
+
+    /// The line for the next request, if its connection is there.
+    fn over(&self, is_first_busier: bool) -> Option<Over> {
+        let [first, second] = &self.lines;
+        let over = |line: &Arc<Connections>| Some((Arc::clone(line), line.live()?));
         // While the first is being made again, it has precedence in the pool.
-        let is_busier = expected(first) > expected(second);
-        let is_second = is_busier && first.is_there() && second.is_there_or_made();
-        let line = if is_second { second } else { first };
-        // At least one byte for each key: before the first answer, the number of keys is all that is known.
-        let bytes = keys * self.bytes_each.load(Ordering::Relaxed).max(1);
-        line.expected().fetch_add(bytes, Ordering::Relaxed);
-        let end = move || _ = line.expected().fetch_sub(bytes, Ordering::Relaxed);
-        (line, OnDrop(end))
+        let is_second = is_first_busier && first.is_there();
+        is_second
+            .then(|| over(second))
+            .flatten()
+            .or_else(|| over(first))
     }
 }
 
-/// How many keys a request may have, if those of the last one had so many bytes each.
-fn most(bytes_each: usize) -> usize {
-    (BYTES / bytes_each.max(1)).clamp(1, KEYS)
+/// Puts parts together that can share a request.
+pub(super) fn grouped<K, H>(parts: Vec<Part<K, H>>) -> Vec<Group<K, H>> {
+    let is_one = parts.len() == 1;
+    // The same line for all, as the lanes on a server share what is expected: if each chose for itself, there would be
+    // two requests.
+    let is_first_busier = parts
+        .first()
+        .is_some_and(|part| part.requests.is_first_busier());
+    let mut groups = Vec::<Group<K, H>>::new();
+    for part in parts {
+        let requests = &part.requests;
+        // After the reads were asked for, so they go over no connection that `keep_only` has discarded before (rule
+        // 13).
+        let is_alone = is_one || requests.was_refused.load(Ordering::Relaxed);
+        let over = if is_alone {
+            None
+        } else {
+            requests.over(is_first_busier)
+        };
+        let group = groups.iter_mut().find(|group| group.shares(over.as_ref()));
+        let seat = Seat {
+            keys: part.keys.len(),
+            part: Some(part),
+            over,
+        };
+        match group {
+            Some(group) => group.0.push(seat),
+            None => groups.push(Group(vec![seat])),
+        }
+    }
+    groups
+}
+
+impl<K, H> Group<K, H> {
+    pub(super) fn keys(&self) -> usize {
+        self.0.iter().map(|seat| seat.keys).sum()
+    }
+
+    fn shares(&self, over: Option<&Over>) -> bool {
+        let first = self.0.first().and_then(|seat| seat.over.as_ref());
+        let both = first.zip(over);
+        both.is_some_and(|((_, live), (_, other))| Arc::ptr_eq(&live.pooled, &other.pooled))
+    }
+}
+
+impl<K, H> Seat<K, H> {
+    /// Has the lane judge its connection by the answer, or by none in time. Returns what that is for its callers, if it
+    /// is an error.
+    fn judge(&self, answer: Option<RedisResult<()>>) -> Option<L2Error> {
+        let (line, live) = self.over.as_ref()?;
+        line.judge(live, answer).err().map(Failure::into_error)
+    }
+}
+
+impl<K: AsRef<str>, H> Group<K, H> {
+    /// Reads the keys, and hands out the answer to each, in the order of the keys.
+    pub(super) async fn fetch(mut self, hand_out: impl Fn(Vec<K>, Vec<ReadResult>)) {
+        if self.0.len() > 1 {
+            self.fetch_together(&hand_out).await;
+        }
+        // Those that have no answer yet.
+        let parts = self.0.into_iter().filter_map(|seat| seat.part);
+        let each = parts.map(async |part| {
+            let answers = part.requests.fetch(&part.keys, part.until).await;
+            hand_out(part.keys, answers);
+            drop(part.held);
+        });
+        join_all(each).await;
+    }
+
+    /// Reads the keys in one request. If the server answers anything but values, this hands out nothing.
+    async fn fetch_together(&mut self, hand_out: &impl Fn(Vec<K>, Vec<ReadResult>)) {
+        let parts = || self.0.iter().filter_map(|seat| seat.part.as_ref());
+        let names = parts().flat_map(|part| part.keys.iter().map(|key| part.requests.name(key)));
+        let command = request(names);
+        let bytes = parts()
+            .map(|part| part.requests.bytes(part.keys.len()))
+            .sum();
+        let Some((line, live)) = self.0.first().and_then(|seat| seat.over.clone()) else {
+            return;
+        };
+        let (_expected, mut connection) = (expect(&line, bytes), live.connection.clone());
+        let mut request = pin!(connection.send_packed_command(&command));
+        // A lane whose time is up is answered, and the others go on waiting.
+        let answer = loop {
+            let until = |seat: &Seat<K, H>| seat.part.as_ref().map(|part| part.until);
+            let Some(until) = self.0.iter().filter_map(until).min() else {
+                return;
+            };
+            if let Ok(answer) = timeout_at(until, &mut request).await {
+                break answer;
+            }
+            for seat in &mut self.0 {
+                if let Some(part) = seat.part.take_if(|part| part.until <= until) {
+                    part.requests.learn(None);
+                    let error = seat.judge(None).unwrap_or_else(L2Error::closed);
+                    hand_out(part.keys, vec![Err(error); seat.keys]);
+                }
+            }
+        };
+        let mut answers = match answer {
+            // An array of another length could not be told apart by key: it is no answer at all.
+            Ok(Value::Array(values)) if values.len() == self.keys() => opened(values),
+            _ => return,
+        };
+        let (mut keys, mut held) = (Vec::with_capacity(answers.len()), Vec::new());
+        for seat in &mut self.0 {
+            let own = keys.len()..keys.len() + seat.keys;
+            let Some(mut part) = seat.part.take() else {
+                answers.drain(own);
+                continue;
+            };
+            part.requests.learn(answers.get(own));
+            _ = seat.judge(Some(Ok(())));
+            keys.append(&mut part.keys);
+            held.push(part.held);
+        }
+        hand_out(keys, answers);
+    }
+}
+
+/// A request of these names.
+fn request<'a>(names: impl Iterator<Item = Name<'a>> + Clone) -> Cmd {
+    let (keys, bytes) = names
+        .clone()
+        .fold((0, 0), |(keys, bytes), name| (keys + 1, bytes + name.len()));
+    let name = if keys == 1 { "GET" } else { "MGET" };
+    let mut command = Cmd::with_capacity(1 + keys, name.len() + bytes);
+    command.arg(name);
+    for name in names {
+        command.arg(name);
+    }
+    command
+}
+
+/// The line expects so many bytes until this is dropped.
+fn expect(line: &Connections, bytes: usize) -> OnDrop<impl Fn()> {
+    line.expected().fetch_add(bytes, Ordering::Relaxed);
+    OnDrop(move || _ = line.expected().fetch_sub(bytes, Ordering::Relaxed))
+}
+
+/// How many bytes a key counts for, if those of the last request had so many each.
+fn weight(bytes_each: usize) -> usize {
+    bytes_each.max(BYTES / KEYS)
 }
 
 /// The values of one answer.
@@ -197,8 +386,8 @@ mod tests {
 
     #[test]
     fn the_larger_the_values_the_smaller_the_request() {
-        for (bytes_each, keys) in [(0, 256), (128, 256), (4096, 64), (1 << 30, 1)] {
-            assert_eq!(most(bytes_each), keys);
+        for (bytes_each, keys) in [(0, 256), (128, 256), (4096, 64), (1 << 30, 0)] {
+            assert_eq!(BYTES / weight(bytes_each), keys);
         }
     }
 }

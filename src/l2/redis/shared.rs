@@ -16,7 +16,7 @@ use tokio::runtime::{self, Handle};
 use tokio::sync::OnceCell;
 
 use super::pubsub::PubSub;
-use super::server::{Connector, Server};
+use super::server::Connector;
 use crate::l2::{L2Error, Outages};
 use crate::util::lock::lock;
 
@@ -51,9 +51,6 @@ pub(super) struct Pooled {
     object: Mutex<Option<Connection>>,
 }
 
-/// The servers whose caches share connections by themselves, by their URLs.
-static BY_URL: Mutex<Vec<(String, Weak<Shared>)>> = Mutex::new(Vec::new());
-
 impl Shared {
     /// With a pool of its own, unless one is given.
     pub(super) fn new(connector: Connector, pool: Option<Pool>) -> Result<Self, L2Error> {
@@ -71,24 +68,6 @@ impl Shared {
     /// Those for all requests, or the spare ones.
     pub(super) fn line(&self, is_first: bool) -> &Line {
         if is_first { &self.first } else { &self.spare }
-    }
-
-    /// The connections that all callers with the same URL share.
-    pub(super) fn of(server: Server) -> Result<Arc<Self>, L2Error> {
-        let url = server.url.clone();
-        let new = || Ok(Arc::new(Self::new(server.connector()?, None)?));
-        let Some(url) = url else {
-            return new();
-        };
-        let mut all = lock(&BY_URL);
-        let known = all.iter().find(|(known, _)| *known == url);
-        if let Some(shared) = known.and_then(|(_, shared)| shared.upgrade()) {
-            return Ok(shared);
-        }
-        all.retain(|(_, shared)| shared.strong_count() > 0);
-        let shared = new()?;
-        all.push((url, Arc::downgrade(&shared)));
-        Ok(shared)
     }
 
     /// A connection of the pool, and whether it had to be made. If it `waits`, the pool may have to wait for one, as
@@ -128,9 +107,17 @@ impl Line {
     }
 }
 
-impl<T: Default> PerRuntime<T> {
+impl<T> PerRuntime<T> {
     /// The one that callers on this runtime share, or a new one.
-    pub(super) fn get(&self) -> Arc<T> {
+    pub(super) fn get(&self) -> Arc<T>
+    where
+        T: Default,
+    {
+        self.get_or(T::default)
+    }
+
+    /// The same, with another way to make a new one.
+    pub(super) fn get_or(&self, make: impl FnOnce() -> T) -> Arc<T> {
         let mut all = lock(&self.0);
         let here = Handle::current().id();
         if let Some(one) = all.get(&here).and_then(Weak::upgrade) {
@@ -138,7 +125,7 @@ impl<T: Default> PerRuntime<T> {
         }
         // Those of runtimes that have ended leave with it.
         all.retain(|_, one| one.strong_count() > 0);
-        let one = Arc::default();
+        let one = Arc::new(make());
         all.insert(here, Arc::downgrade(&one));
         one
     }

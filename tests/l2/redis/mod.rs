@@ -4,6 +4,7 @@ mod batches;
 mod detour;
 mod failover;
 mod heartbeats;
+mod joint_reads;
 mod keys;
 mod lives;
 mod logins;
