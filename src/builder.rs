@@ -875,6 +875,8 @@ impl<K, V, L> Builder<K, V, L> {
         /// - [`clear`](Cache::clear), and invalidations of tags and prefixes, are one request for each lane, and not
         ///   atomic. If some lanes cannot be reached, their part is deferred and the call returns an error; the others
         ///   have carried theirs out.
+        /// - A [`Token`](crate::Token) covers the lanes that its write has reached; [`Token::and`](crate::Token::and)
+        ///   adds others.
         /// - L1 and [`max_deferred`](Self::max_deferred) are divided by the number of lanes. An entry that is heavier than
         ///   a lane's part of L1 is not kept there.
         /// - While one lane cannot be reached, look-ups of the others use L1 as before. [`Health`](crate::Health) is that

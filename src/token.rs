@@ -62,9 +62,26 @@ impl Token {
         }
     }
 
-    /// Of two writes, in whatever order.
-    pub(crate) fn and(self, other: Self) -> Self {
-        let lanes = self.lanes.max(other.lanes);
+    /// Names two writes of one cache, in whatever order: look-ups that are given it answer with nothing older than either.
+    ///
+    /// In a cache with one lane the token of the later write covers the earlier one, whatever their keys. With several
+    /// [`lanes`](crate::Builder::lanes) it covers those of its own lanes: so a service adds up the tokens of a user.
+    ///
+    /// ```
+    /// # async fn demo() -> Result<(), Box<dyn std::error::Error>> {
+    /// let names: larder::Cache<u64, String> = larder::Cache::builder("docs:both").build()?;
+    /// let both = names.invalidate(&7).await?.and(names.invalidate(&8).await?);
+    /// assert!(names.at_least(&both).get(&7).await.is_none());
+    /// # Ok(()) }
+    /// # tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap().block_on(demo()).unwrap();
+    /// ```
+    #[must_use]
+    pub fn and(self, other: Self) -> Self {
+        let lanes = self.lanes;
+        if lanes != other.lanes {
+            // No lane of the one is one of the other.
+            return Self::new(LaneNumber::ONLY, UNPROVABLE);
+        }
         let mut parts = self.into_parts();
         for part in other.into_parts() {
             match parts.binary_search_by_key(&part.lane, |known| known.lane) {
@@ -210,6 +227,11 @@ mod tests {
             Some(UNPROVABLE),
             "of another number"
         );
+        let mixed = clear.and(Token::new(LaneNumber::ONLY, version(7, 5)));
+        for of in [1, 4] {
+            assert_eq!(mixed.of_lane(lane(0, of)), Some(UNPROVABLE));
+        }
+        assert_eq!(mixed.to_string().parse(), Ok(mixed));
     }
 
     #[test]

@@ -42,7 +42,9 @@ pub struct AtLeast<'a, K, V: Send + Sync + 'static> {
 impl<K: CacheKey, V: Send + Sync + 'static> Cache<K, V> {
     /// The look-ups of this cache, as the user sees them who caused a write: none answers with what is older than the
     /// write that `token` names, in whichever instance of the service that was (read your own writes). That holds for
-    /// all keys: what any instance had changed before that write is seen, too.
+    /// all keys: what any instance had changed before that write is seen, too. In a cache with several
+    /// [`lanes`](crate::Builder::lanes), it holds for all keys of the lanes that the write has reached; tokens of other
+    /// writes are added by [`Token::and`].
     ///
     /// Without a token other instances see a write one network hop later, as a rule, and within
     /// [`max_staleness`](crate::Builder::max_staleness) in any case.

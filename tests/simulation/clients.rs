@@ -14,6 +14,7 @@ use crate::config::Config;
 use crate::faults::Fault;
 use crate::history::{At, Known, Level, Outcome, Read, Rest, Seen, Update, Write, WriteOutcome};
 use crate::source::{self, Number, Plan, SourceDown, Versioned, load};
+use crate::store;
 use crate::world::{Instance, World};
 
 /// Reads in one slot of the fleet until the world is over.
@@ -129,13 +130,16 @@ fn note_reads(
             world.recorder.count(Fault::FellBack);
         }
     }
+    // A token says nothing of the lanes that its write has not reached.
+    let lane_of = |key| store::lane_of(key, world.config.lanes);
+    let known = |key| knows.filter(|known| lane_of(known.key) == lane_of(key));
     let reads = outcomes.into_iter().map(|(key, outcome)| Read {
         instance: instance.index,
         key,
         start,
         end,
         outcome,
-        knows,
+        knows: known(key),
     });
     world.recorder.write(|history| history.reads.extend(reads));
 }

@@ -9,8 +9,8 @@ use std::time::Duration;
 use futures::FutureExt;
 use futures::future::BoxFuture;
 use larder::l2::{
-    Batch, Bytes, EncodedValue, Fill, Key, L2, L2Error, Lane, LaneClock, LaneName, Lease,
-    LeaseReply, LeaseRequest, Member, MemberInfo, Members, Message, NewLifetime, OnConnect,
+    Batch, Bytes, EncodedValue, Fill, Key, L2, L2Error, Lane, LaneClock, LaneName, LaneNumber,
+    Lease, LeaseReply, LeaseRequest, Member, MemberInfo, Members, Message, NewLifetime, OnConnect,
     Pending, ReadResult, Reply, Settled, Stamp, Step, Subscription, TagVersion, Touched, Ttls,
     Waiting, Want, WriteStream, Written,
 };
@@ -308,9 +308,10 @@ impl WriteStream for FarLane {
     }
 }
 
-/// A batch on its way.
+/// A batch on its way to a lane.
 #[derive(Clone)]
 struct OwnedBatch {
+    to: LaneNumber,
     keys: Vec<String>,
     values: Vec<EncodedValue>,
     payload: Vec<u8>,
@@ -318,8 +319,9 @@ struct OwnedBatch {
 }
 
 impl OwnedBatch {
-    fn new(batch: Batch<'_>) -> Self {
+    fn new(to: LaneNumber, batch: Batch<'_>) -> Self {
         Self {
+            to,
             keys: batch.keys.iter().map(|key| (*key).to_owned()).collect(),
             values: batch.values.iter().map(|value| (*value).clone()).collect(),
             payload: batch.payload.to_owned(),
@@ -335,7 +337,7 @@ impl OwnedBatch {
             payload: &self.payload,
             deadline: self.deadline,
         };
-        store.write(lane, step, batch).await
+        store.write(self.to, lane, step, batch).await
     }
 }
 
@@ -443,7 +445,7 @@ impl Lane for FarLane {
     }
 
     fn write<'a>(&'a self, step: &'a Step, batch: Batch<'a>) -> Reply<'a, Written> {
-        let (step, batch) = (step.clone(), OwnedBatch::new(batch));
+        let (step, batch) = (step.clone(), OwnedBatch::new(self.name.lane(), batch));
         // The first copy of a conditional step, as on Redis: the second one has the same answer.
         let done = Arc::new(StdMutex::new(None));
         let is_conditional = matches!(step, Step::InsertIf(_) | Step::Append(_));

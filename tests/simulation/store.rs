@@ -34,6 +34,10 @@ impl Name {
         Self(name.namespace.to_owned(), name.lane)
     }
 
+    pub(crate) fn lane(&self) -> LaneNumber {
+        self.1
+    }
+
     fn get(&self) -> LaneName<'_> {
         let Self(namespace, lane) = self;
         LaneName {
@@ -176,7 +180,7 @@ impl Store {
             lag,
             connections,
         });
-        self.changed_all();
+        self.changed_all(|_| true);
         life
     }
 
@@ -241,6 +245,7 @@ impl Store {
 
     pub(crate) async fn write(
         &self,
+        to: LaneNumber,
         lane: &dyn Lane,
         step: &l2::Step,
         batch: Batch<'_>,
@@ -285,15 +290,16 @@ impl Store {
                 self.replicate();
                 self.published.fetch_add(1, SeqCst);
                 let tagged = keys.iter().flat_map(|tag| self.source.tagged(tag));
+                let tagged = tagged.filter(|key| is_in(to, *key));
                 for key in tagged.collect::<BTreeSet<u64>>() {
                     self.ended(key);
                 }
             }
-            l2::Step::Clear => self.changed_all(),
+            l2::Step::Clear => self.changed_all(|key| is_in(to, key)),
             // After this, too, whatever has its lease from before is refused, of every key.
             l2::Step::EndLeases => {
                 self.replicate();
-                for key in 0..self.source.len() {
+                for key in (0..self.source.len()).filter(|key| is_in(to, *key)) {
                     self.ended(key);
                 }
             }
@@ -431,7 +437,7 @@ impl Store {
             link.cut(Wire::Data);
             link.cut(Wire::Subscription);
         }
-        self.changed_all();
+        self.changed_all(|_| true);
     }
 
     fn stored(&self, body: &[u8]) {
@@ -466,10 +472,31 @@ impl Store {
         self.recorder.disturbed(self.late, None, Some(key));
     }
 
-    fn changed_all(&self) {
-        let keys: Vec<_> = (0..self.source.len()).map(|key| key.to_string()).collect();
+    fn changed_all(&self, which: impl Fn(u64) -> bool) {
+        let keys = (0..self.source.len()).filter(|key| which(*key));
+        let keys: Vec<_> = keys.map(|key| key.to_string()).collect();
         self.changed(&keys.iter().map(String::as_str).collect::<Vec<_>>());
     }
+}
+
+fn is_in(lane: LaneNumber, key: u64) -> bool {
+    lane_of(key, lane.of) == lane.number
+}
+
+/// The number of the lane that a key belongs to: by the CRC16 of its text, bit by bit.
+pub(crate) fn lane_of(key: u64, lanes: u16) -> u16 {
+    let mut crc = 0_u16;
+    for byte in key.to_string().bytes() {
+        crc ^= u16::from(byte) << 8;
+        for _ in 0..8 {
+            let carry = crc & 0x8000 != 0;
+            crc <<= 1;
+            if carry {
+                crc ^= 0x1021;
+            }
+        }
+    }
+    crc % lanes
 }
 
 fn unseal(body: &[u8]) -> Option<Versioned> {
