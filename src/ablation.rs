@@ -88,6 +88,8 @@ rules! {
     Settled,
     /// 25: a value is stored whatever version is there.
     Updates,
+    /// 26: a primary is believed for as long as it answers.
+    Witnesses,
 }
 
 /// Whether a rule is turned off.
@@ -107,7 +109,8 @@ pub fn switch_off(rule: Option<Rule>) {
     OFF.set(rule);
 }
 
+/// Whether a rule is turned off.
 #[cfg(larder_ablation)]
-pub(crate) fn without(rule: Rule) -> bool {
+pub fn without(rule: Rule) -> bool {
     OFF.get() == Some(rule)
 }

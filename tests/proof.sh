@@ -62,6 +62,7 @@ part() {
     tests)
         PROPTEST_CASES=${PROPTEST_CASES:-5000} run --test codec --test key
         run --test cache -- --ignored
+        run --test l2 -- --ignored
         # All instances of a test over the same connections.
         LARDER_SHARED=1 run --test cache
         LARDER_HTTP_SEEDS=0..50 run --test http -- model

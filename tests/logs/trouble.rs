@@ -6,6 +6,7 @@ use std::io;
 use std::thread;
 use std::time::Duration;
 
+use futures::future::join_all;
 use larder::deadpool_redis::redis::aio::MultiplexedConnection;
 use larder::deadpool_redis::redis::{FromRedisValue, RedisResult, Value, cmd};
 use larder::deadpool_redis::{Manager, Pool};
@@ -565,6 +566,24 @@ fn a_pool_that_is_exhausted() {
         drop(taken);
         // One is enough.
         is_well(&[cache.clone(), cache]).await;
+    });
+}
+
+#[test]
+fn sentinels_without_a_majority() {
+    watched(async |log| {
+        let server = RedisServer::start().await;
+        let config = format!("sentinel monitor catalog 127.0.0.1 {} 2\n", server.port());
+        let starting = [&config; 3].map(|config| RedisServer::start_sentinel(config, &[]));
+        let [mut first, mut second, third] = join_all(starting).await.try_into().ok().unwrap();
+        let l2 = RedisL2::sentinel("catalog", [first.url(), second.url(), third.url()]).unwrap();
+        let both = in_good_order(&server.url(), |builder| builder.l2(l2.clone())).await;
+        first.kill();
+        second.pause();
+        says(log, &both[0], "sentinels must name the same primary").await;
+        row(&both, OFF).await;
+        second.resume();
+        is_well(&both).await;
     });
 }
 

@@ -53,6 +53,7 @@ fn expected(rule: Rule) -> (u8, Invariant) {
         Rule::Warming => (23, I2NoResurrection),
         Rule::Settled => (24, I1Bound),
         Rule::Updates => (25, I10NoLostUpdate),
+        Rule::Witnesses => (26, I1Bound),
     }
 }
 

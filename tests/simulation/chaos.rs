@@ -94,11 +94,12 @@ fn strike(world: &Arc<World>, fault: Fault, rng: &mut Rng) {
             let by = rng.u64(1..=300);
             world.store.step_clock(Duration::from_secs(by));
         }
-        Fault::FailedOver => {
+        Fault::FailedOver | Fault::Isolated => {
             // Longer than it takes to notice that something is wrong.
             let lasts = config.max_staleness() + 2 * lasts;
             let lag = Duration::from_millis(rng.u64(0..=2 * config.max_staleness_ms));
             world.struck(fault, lasts, None);
+            let lag = (fault == Fault::FailedOver).then_some(lag);
             let life = world.store.fail_over(lag, rng);
             let world = Arc::clone(world);
             tokio::spawn(async move {

@@ -87,6 +87,8 @@ pub(crate) struct Config {
     pub(crate) lag_ms: u64,
     /// How long it is between faults, in the mean.
     pub(crate) fault_every_ms: u64,
+    /// Whether sentinels name the primary.
+    pub(crate) has_sentinels: bool,
     /// How often each kind of fault is chosen.
     pub(crate) faults: Vec<(Fault, u32)>,
 }
@@ -150,6 +152,7 @@ impl Config {
             bad_loads: *rng.choice(&[0.0, 0.02, 0.05]).unwrap(),
             lag_ms: 0,
             fault_every_ms: *rng.choice(&[700, 1500, 4000]).unwrap(),
+            has_sentinels: false,
             faults: all_faults(),
         };
         match rng.u8(0..8) {

@@ -29,6 +29,18 @@ impl fmt::Display for ReadOnly {
 
 impl Error for ReadOnly {}
 
+/// That of a primary that takes no writes.
+#[derive(Debug)]
+pub(crate) struct NoReplicas;
+
+impl fmt::Display for NoReplicas {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("this primary has too few replicas")
+    }
+}
+
+impl Error for NoReplicas {}
+
 /// Whether a replica has refused a request.
 pub(crate) fn is_read_only(error: &L2Error) -> bool {
     error
@@ -42,7 +54,7 @@ pub(crate) struct Connection {
     pub(crate) cut: CancellationToken,
     wire: Wire,
     /// The life of the store in which it was made.
-    life: u64,
+    pub(crate) life: u64,
     up: mpsc::UnboundedSender<(Instant, Packet)>,
     down: mpsc::UnboundedSender<(Instant, Packet)>,
     /// The store's end of it.

@@ -120,7 +120,12 @@ impl Evidence {
         assert!(self.writes >= 10_000, "{} writes", self.writes);
         assert!(self.l1_share() >= 0.3, "{} L1 hits", self.l1_hits);
         // Only in a world of their own.
-        let drawn = |fault: &&Fault| **fault != Fault::Settled;
+        let drawn = |fault: &&Fault| {
+            !matches!(
+                fault,
+                Fault::Settled | Fault::Isolated | Fault::IsolatedRead
+            )
+        };
         for fault in Fault::ALL.iter().filter(drawn) {
             let n = self.counts.of(*fault);
             assert!(n >= 100, "only {n} of {fault:?}");

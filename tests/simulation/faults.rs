@@ -62,6 +62,9 @@ faults! {
     /// A replica of the store takes over. The old store becomes a replica of the new one and lags behind it; some
     /// connections for requests stay there.
     FailedOver,
+    /// Sentinels make a replica the primary, of which the old one knows nothing: it goes on answering those whose
+    /// connections stay there. It takes no writes; see [`Store::fail_over`](crate::store::Store::fail_over).
+    Isolated,
     /// An instance clears the namespace.
     Cleared,
     /// A load takes longer than values may be believed.
@@ -114,6 +117,8 @@ faults! {
     Overtaken,
     /// Seen: a read that a lagging replica answered.
     ReplicaRead,
+    /// Seen: a read that an old primary answered.
+    IsolatedRead,
     /// Seen: a wait for another's load took too long.
     WaitedTooLong,
 }

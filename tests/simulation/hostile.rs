@@ -6,7 +6,7 @@ use crate::config::Config;
 use crate::faults::Fault;
 
 /// The number of rules.
-pub(crate) const RULES: u8 = 25;
+pub(crate) const RULES: u8 = 26;
 
 impl Config {
     /// A small world in which this rule is all that stands between a reader and a stale value. Short, so that
@@ -229,6 +229,22 @@ impl Config {
                 ],
                 ..base
             },
+            // Old primaries that answer as before, also those who read only and those whose subscription is silent, while
+            // another one takes the writes.
+            26 => Self {
+                has_sentinels: true,
+                instances: 4,
+                read_rest_ms: 4,
+                write_rest_ms: 800,
+                delay_ms: 0..=20,
+                fault_every_ms: 400,
+                faults: vec![
+                    (Fault::Isolated, 3),
+                    (Fault::SubscriberHalfOpen, 3),
+                    (Fault::SubscriberCut, 1),
+                ],
+                ..base
+            },
             // Invalidations that are waited for, while instances do not receive them and the store's clock is stepped.
             _ => Self {
                 max_staleness_ms: 1000,
@@ -325,6 +341,7 @@ impl Config {
             max_staleness_ms: 300,
             uneven: false,
             available_ms: None,
+            has_sentinels: false,
             l2_timeout_ms: 200,
             l2_ttl_ms: 3_600_000,
             l1_capacity: 10_000,

@@ -17,7 +17,8 @@ use larder::l2::{
 use tokio::sync::Mutex;
 use tokio::time::{Instant, timeout};
 
-use crate::connection::{Connection, ReadOnly, is_read_only};
+use crate::belief::Belief;
+use crate::connection::{Connection, NoReplicas, ReadOnly, is_read_only};
 use crate::faults::Fault;
 use crate::link::{Link, Wire};
 use crate::store::{Name, Store};
@@ -41,6 +42,7 @@ impl L2 for Network {
             timeout,
             on_connect,
             lines: Default::default(),
+            belief: Arc::new(Belief::new(&self.link)),
             waits: StdMutex::default(),
         })
     }
@@ -54,6 +56,7 @@ struct FarLane {
     on_connect: OnConnect,
     /// The first is everybody's. Values are read over either, as on Redis, and so in any order.
     lines: [Line; 2],
+    belief: Arc<Belief>,
     /// Loads that wait for another's, by key.
     waits: StdMutex<HashMap<String, VecDeque<Instant>>>,
 }
@@ -76,9 +79,9 @@ struct Live {
 }
 
 impl Line {
-    fn live(&self) -> Option<Arc<Connection>> {
+    fn live(&self, belief: &Belief) -> Option<Arc<Connection>> {
         let live = self.current.lock().unwrap().clone()?.connection;
-        (!live.cut.is_cancelled()).then_some(live)
+        (!live.cut.is_cancelled() && belief.holds(&live)).then_some(live)
     }
 
     fn discard(&self, connection: &Arc<Connection>) {
@@ -176,6 +179,12 @@ impl FarLane {
             async move {
                 let lane = if !there.is_stranded() {
                     there.lane()?
+                } else if there.store.has_isolated() {
+                    if way != Use::Reads {
+                        return Err(L2Error::refused(NoReplicas));
+                    }
+                    there.link.recorder.count(Fault::IsolatedRead);
+                    there.lane()?
                 } else if way == Use::Reads {
                     there.link.recorder.count(Fault::ReplicaRead);
                     there.store.open_replica(&name)?
@@ -194,19 +203,20 @@ impl FarLane {
     }
 
     async fn connection(&self, line: &Line) -> Result<Arc<Connection>, L2Error> {
-        if let Some(live) = line.live() {
+        if let Some(live) = line.live(&self.belief) {
             return Ok(live);
         }
         let _making = line.making.lock().await;
-        if let Some(live) = line.live() {
+        if let Some(live) = line.live(&self.belief) {
             return Ok(live);
         }
         let joined = line.joined.load(SeqCst);
         let connection = Connection::new(&self.link, &self.store, Wire::Data);
+        self.belief.confirm(&connection);
         let clock = connect(&connection, &self.name).await?;
         (self.on_connect)(&clock);
         let now = line.joined.load(SeqCst);
-        if now != joined && now != clock.life {
+        if now != joined && now != clock.life || !self.belief.holds(&connection) {
             return Err(L2Error::closed());
         }
         *line.current.lock().unwrap() = Some(Live {
@@ -539,7 +549,8 @@ impl Lane for FarLane {
     fn subscribe(&self, me: MemberInfo) -> Reply<'_, (LaneClock, Box<dyn Subscription>)> {
         async move {
             let connection = Connection::new(&self.link, &self.store, Wire::Subscription);
-            let subscribing = subscription::subscribe(&connection, &self.name, me);
+            self.belief.confirm(&connection);
+            let subscribing = subscription::subscribe(&connection, &self.name, me, &self.belief);
             timeout(self.timeout, subscribing)
                 .await
                 .unwrap_or_else(|_| Err(L2Error::timed_out(self.timeout)))

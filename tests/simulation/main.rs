@@ -14,6 +14,7 @@ mod history;
 
 #[cfg(larder_ablation)]
 mod ablation;
+mod belief;
 mod chaos;
 mod checker;
 mod clients;

@@ -48,7 +48,7 @@ impl Name {
 }
 
 pub(crate) struct Store {
-    memory: MemoryL2,
+    memory: Mutex<MemoryL2>,
     /// How far its clock was stepped, in seconds.
     stepped: Arc<AtomicU64>,
     clock: Clock,
@@ -72,6 +72,8 @@ pub(crate) struct Store {
 /// A read-only copy of the store, as it was some time ago.
 struct Replica {
     copy: MemoryL2,
+    /// Whether it is a primary that does not know of the other.
+    is_isolated: bool,
     /// What the store held later, and when it arrives.
     on_its_way: VecDeque<(Instant, MemorySnapshot)>,
     lag: Duration,
@@ -113,7 +115,7 @@ impl Store {
             stepped,
             clock,
             snapshots: Mutex::new(vec![memory.snapshot()]),
-            memory,
+            memory: Mutex::new(memory),
             source,
             recorder,
             links: Mutex::default(),
@@ -125,6 +127,10 @@ impl Store {
         }
     }
 
+    fn memory(&self) -> MemoryL2 {
+        self.memory.lock().unwrap().clone()
+    }
+
     pub(crate) fn join(&self, link: Arc<Link>) {
         self.links.lock().unwrap().push(link);
     }
@@ -133,7 +139,7 @@ impl Store {
     pub(crate) fn open(&self, name: &Name) -> (Arc<dyn Lane>, LaneClock) {
         let clock = Arc::new(Mutex::new(None));
         let seen = Arc::clone(&clock);
-        let lane = self.memory.lane(
+        let lane = self.memory().lane(
             name.get(),
             Duration::MAX,
             Box::new(move |clock| *seen.lock().unwrap() = Some(*clock)),
@@ -153,13 +159,21 @@ impl Store {
         Ok(lane.into())
     }
 
-    /// A replica that has everything takes over, as when that is planned. The old store follows it at this
-    /// distance, and keeps the connections of some instances. Returns its number.
-    pub(crate) fn fail_over(&self, lag: Duration, rng: &mut Rng) -> u64 {
-        let data = self.memory.snapshot();
-        let copy = MemoryL2::with_clock(self.clock.clone());
-        copy.restore(&data);
-        self.memory.restore(&data);
+    /// A replica that has everything takes over, as when that is planned. The old store keeps the connections of some
+    /// instances, and follows it at this distance; or it does not know that there is another one. Then it answers
+    /// heartbeats and reads as before, and takes no writes: those that it would take are lost, which no rule prevents.
+    /// Returns its number.
+    pub(crate) fn fail_over(&self, lag: Option<Duration>, rng: &mut Rng) -> u64 {
+        let (old, other) = (self.memory(), MemoryL2::with_clock(self.clock.clone()));
+        let data = old.snapshot();
+        other.restore(&data);
+        let copy = if lag.is_some() {
+            old.restore(&data);
+            other
+        } else {
+            *self.memory.lock().unwrap() = other;
+            old
+        };
         let life = self.life.fetch_add(1, SeqCst) + 1;
         let mut connections = Vec::new();
         for link in &*self.links.lock().unwrap() {
@@ -176,12 +190,19 @@ impl Store {
         // One that was there before goes, and what leads to it is cut.
         *self.replica.lock().unwrap() = Some(Replica {
             copy,
+            is_isolated: lag.is_none(),
             on_its_way: VecDeque::new(),
-            lag,
+            lag: lag.unwrap_or_default(),
             connections,
         });
         self.changed_all(|_| true);
         life
+    }
+
+    /// Whether connections that were left behind lead to a store that takes itself for the primary.
+    pub(crate) fn has_isolated(&self) -> bool {
+        let replica = self.replica.lock().unwrap();
+        replica.as_ref().is_some_and(|replica| replica.is_isolated)
     }
 
     /// The replica of this failover goes.
@@ -193,11 +214,11 @@ impl Store {
 
     /// Sends the replica, if there is one, what the store holds now.
     fn replicate(&self) {
-        if let Some(replica) = &mut *self.replica.lock().unwrap() {
+        let mut replica = self.replica.lock().unwrap();
+        if let Some(replica) = replica.as_mut().filter(|replica| !replica.is_isolated) {
             let arrives = Instant::now() + replica.lag;
-            replica
-                .on_its_way
-                .push_back((arrives, self.memory.snapshot()));
+            let data = self.memory().snapshot();
+            replica.on_its_way.push_back((arrives, data));
         }
     }
 
@@ -420,7 +441,7 @@ impl Store {
     /// Keeps a copy of what is stored, to go back to.
     pub(crate) fn snapshot(&self) {
         let mut snapshots = self.snapshots.lock().unwrap();
-        snapshots.push(self.memory.snapshot());
+        snapshots.push(self.memory().snapshot());
     }
 
     /// Restarts from the last copy, or from nothing.
@@ -429,7 +450,7 @@ impl Store {
             let snapshots = self.snapshots.lock().unwrap();
             let recent = snapshots.len().saturating_sub(3)..snapshots.len();
             let which = if emptied { 0 } else { rng.usize(recent) };
-            self.memory.restore(&snapshots[which]);
+            self.memory().restore(&snapshots[which]);
         }
         self.life.fetch_add(1, SeqCst);
         *self.replica.lock().unwrap() = None;

@@ -13,6 +13,7 @@ use larder::l2::{
 use tokio::sync::mpsc;
 use tokio::time::sleep;
 
+use crate::belief::Belief;
 use crate::connection::{Connection, ReadOnly};
 use crate::faults::Fault;
 use crate::link::Link;
@@ -28,6 +29,7 @@ pub(crate) async fn subscribe(
     connection: &Arc<Connection>,
     name: &Name,
     me: MemberInfo,
+    belief: &Arc<Belief>,
 ) -> Result<(LaneClock, Box<dyn Subscription>), L2Error> {
     let (sender, events) = mpsc::unbounded_channel();
     let (heartbeat, heartbeats) = mpsc::unbounded_channel();
@@ -56,6 +58,8 @@ pub(crate) async fn subscribe(
         connection: Arc::clone(connection),
         events,
         heartbeat,
+        belief: Arc::clone(belief),
+        is_confirmed: true,
         cut: async move { cut.cancelled_owned().await }.boxed(),
     };
     Ok((clock, Box::new(subscription)))
@@ -160,11 +164,15 @@ struct InstanceEnd {
     connection: Arc<Connection>,
     events: mpsc::UnboundedReceiver<EventResult>,
     heartbeat: mpsc::UnboundedSender<Applied>,
+    belief: Arc<Belief>,
+    /// What the sentinels have said to the last heartbeat.
+    is_confirmed: bool,
     cut: BoxFuture<'static, ()>,
 }
 
 impl Subscription for InstanceEnd {
     fn heartbeat(&mut self, applied: Applied) {
+        self.is_confirmed = self.belief.confirm(&self.connection);
         let heartbeat = self.heartbeat.clone();
         self.connection.send_up(async move {
             let _ = heartbeat.send(applied);
@@ -181,7 +189,12 @@ impl Stream for InstanceEnd {
             self.cut = futures::future::ready(()).boxed();
             return Poll::Ready(Some(Err(L2Error::closed())));
         }
-        self.events.poll_recv(cx)
+        let event = self.events.poll_recv(cx);
+        if !self.is_confirmed && matches!(event, Poll::Ready(Some(Ok(Event::Heartbeat(_))))) {
+            self.belief.doubt();
+            return Poll::Ready(Some(Err(L2Error::unexpected("another primary is named"))));
+        }
+        event
     }
 }
 

@@ -34,6 +34,9 @@ pub(crate) struct RedisServer {
     extra: Vec<String>,
 }
 
+/// The configuration of a sentinel.
+const SENTINEL: &str = "sentinel.conf";
+
 impl RedisServer {
     pub(crate) async fn start() -> Self {
         Self::start_with(&[]).await
@@ -41,9 +44,18 @@ impl RedisServer {
 
     /// With more arguments, e.g. `&["--requirepass", "x"]`; they come last, so they win.
     pub(crate) async fn start_with(extra: &[&str]) -> Self {
+        Self::start_as(None, extra).await
+    }
+
+    /// A sentinel with this configuration, which it rewrites, and more arguments.
+    pub(crate) async fn start_sentinel(config: &str, extra: &[&str]) -> Self {
+        Self::start_as(Some(config), extra).await
+    }
+
+    async fn start_as(config: Option<&str>, extra: &[&str]) -> Self {
         let mut log = String::new();
         for _ in 0..ATTEMPTS {
-            let mut server = Self::launch(extra.iter().map(ToString::to_string).collect());
+            let mut server = Self::launch(config, extra.iter().map(ToString::to_string).collect());
             if server.answers().await {
                 return server;
             }
@@ -108,8 +120,12 @@ impl RedisServer {
         self.process.resume();
     }
 
-    fn launch(extra: Vec<String>) -> Self {
+    fn launch(config: Option<&str>, extra: Vec<String>) -> Self {
         let dir = TempDir::new();
+        if let Some(config) = config {
+            fs::write(dir.path().join(SENTINEL), config)
+                .expect("the server's directory is writable");
+        }
         let port = ReservedPort::new();
         let process = Process::spawn(&dir, port.number, &extra);
         Self {
@@ -181,9 +197,14 @@ impl Process {
             .and_then(|log| Ok((log.try_clone()?, log)))
             .expect("the server's directory is writable");
         let program = program();
-        let child = Command::new(&program)
+        let (mut command, config) = (Command::new(&program), dir.path().join(SENTINEL));
+        if config.exists() {
+            command.arg(config).arg("--sentinel");
+        } else {
+            command.args(["--save", "", "--appendonly", "no"]);
+        }
+        let child = command
             .args(["--bind", "127.0.0.1", "--port", &port.to_string()])
-            .args(["--save", "", "--appendonly", "no"])
             .args(["--daemonize", "no", "--loglevel", "warning"])
             .arg("--dir")
             .arg(dir.path())

@@ -12,12 +12,11 @@ use std::time::Duration;
 
 use deadpool_redis::redis::aio::MultiplexedConnection;
 use deadpool_redis::redis::{ErrorKind, RedisError, RedisResult, ServerErrorKind};
-use deadpool_redis::{PoolError, TimeoutType};
 use futures::future::join;
 use tokio::time::{Instant, timeout_at};
 use tracing::warn;
 
-use super::error::{connect_error, l2_error, none_to_spare};
+use super::error::{l2_error, none_to_spare};
 use super::names::Names;
 use super::run::{CONNECT, Found, run};
 use super::shared::{Line, Pooled, Shared};
@@ -44,17 +43,30 @@ pub(super) struct Source {
     pub(super) on_connect: OnConnect,
     /// The life of the server of which it was said last that it may evict any key. Zero before that.
     pub(super) warned_of: AtomicU64,
+    /// The `max_staleness` of the subscriber, in ms. Zero before it has subscribed.
+    pub(super) max_staleness: AtomicU64,
 }
 
 impl Source {
     /// The error of a connection that was not there in time.
     fn not_in_time(&self, after: Duration) -> L2Error {
-        let status = self.shared.pool.status();
+        let status = self.shared.pool().status();
         if status.waiting > 0 && status.available == 0 && status.size >= status.max_size {
             none_to_spare()
         } else {
             L2Error::timed_out(after)
         }
+    }
+
+    /// Whether the sentinels, if any, still stand behind a connection. Values that are read over it may be as old as
+    /// that (rule 26).
+    fn believes(&self, term: u64) -> bool {
+        // Before there is a subscriber, nothing but L2 is used.
+        let within = match self.max_staleness.load(Ordering::Relaxed) {
+            0 => CONNECT,
+            millis => Duration::from_millis(millis),
+        };
+        self.shared.primary.is_believed(term, within)
     }
 
     /// Warns, once in each life of the server, if that may evict keys without a TTL.
@@ -90,6 +102,8 @@ pub(super) struct Live {
     pub(super) connection: MultiplexedConnection,
     /// The life of the server that RUN found over it: see [`LaneClock::life`].
     life: u64,
+    /// In which it was made: see [`Found::term`](super::sentinel::Found::term).
+    term: u64,
     /// Timeouts in a row.
     silent: AtomicU32,
 }
@@ -129,6 +143,14 @@ impl Connections {
     /// About how many bytes the reads under way will bring, those of other lanes included.
     pub(super) fn expected(&self) -> &AtomicUsize {
         &self.line().expected
+    }
+
+    /// A subscriber relies on what is read.
+    pub(super) fn rely(&self, max_staleness: Duration) {
+        let millis = u64::try_from(max_staleness.as_millis()).unwrap_or(u64::MAX);
+        self.source
+            .max_staleness
+            .store(millis.max(1), Ordering::Relaxed);
     }
 
     fn line(&self) -> &Line {
@@ -236,6 +258,8 @@ impl Connections {
         if let Some(attempt) = current.attempt.clone() {
             match attempt.peek() {
                 Some(Err((_, at))) if at.elapsed() >= current.pause() => {}
+                // The sentinels may name another primary by now.
+                Some(Ok(live)) if !self.source.believes(live.term) => {}
                 // The runtime of its task has ended: nobody would ever finish this attempt.
                 None if attempt.is_lost() => {}
                 found => {
@@ -346,7 +370,7 @@ async fn connect(source: Arc<Source>, first: Option<Arc<Connections>>) -> Result
     let mut joined = join_server(&source, is_first, deadline).await;
     if matches!(joined, Err(Failure::NotExecuted(_))) {
         // The idle connections of the pool probably lead to the old primary as well.
-        source.shared.pool.retain(|_, _| false);
+        source.shared.pool().retain(|_, _| false);
         joined = join_server(&source, is_first, deadline).await;
     }
     let (live, found) = joined.map_err(Failure::into_error)?;
@@ -370,13 +394,21 @@ async fn join_server(
     deadline: Instant,
 ) -> Result<(Live, Found), Failure> {
     let line = source.shared.line(is_first);
-    let pooled = line.current.get();
+    let pooled = source.shared.pooled(line);
     // Not dropped before the pool was asked whether it had to wait. A spare connection is not waited for.
     let mut connecting = pin!(source.shared.connect(&pooled, is_first));
     let connected = timeout_at(deadline, &mut connecting).await;
-    let (connection, is_new) = connected
+    let (connection, term, is_new) = connected
         .map_err(|_| Failure::Final(source.not_in_time(CONNECT)))?
-        .map_err(|error| Failure::Final(pool_error(error)))?;
+        .map_err(Failure::Final)?;
+    // A connection that others have made may be one that no heartbeat has asked for since.
+    if !source.believes(term) {
+        let primary = &source.shared.primary;
+        primary.confirm(term).await.map_err(|error| {
+            primary.doubt(term);
+            Failure::NotExecuted(error)
+        })?;
+    }
     // Together, so that a new connection costs one round trip.
     let naming = source.names.give_name(is_new, connection.clone());
     let running = run(&source.names, None, connection.clone());
@@ -386,10 +418,15 @@ async fn join_server(
             let live = Live {
                 life: found.clock.life,
                 silent: AtomicU32::new(0),
+                term,
                 connection,
                 pooled: Arc::clone(&pooled),
             };
-            return Ok((live, found));
+            // A read that has begun meanwhile may rely on it as if it had been made at its end.
+            if source.believes(term) {
+                return Ok((live, found));
+            }
+            Failure::NotExecuted(L2Error::closed())
         }
         Ok(Err(error)) if is_not_primary(&error) => Failure::NotExecuted(l2_error(error)),
         Ok(Err(error)) => Failure::Final(l2_error(error)),
@@ -397,12 +434,4 @@ async fn join_server(
     };
     line.retire(&pooled);
     Err(failed)
-}
-
-fn pool_error(error: PoolError) -> L2Error {
-    match error {
-        PoolError::Backend(error) => connect_error(error),
-        PoolError::Timeout(TimeoutType::Wait) => none_to_spare(),
-        error => L2Error::unreachable(error),
-    }
 }

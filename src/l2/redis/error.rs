@@ -4,6 +4,7 @@
 //! beginning with: …`. So no text is passed on as it is.
 
 use deadpool_redis::redis::{ErrorKind, RedisError};
+use deadpool_redis::{PoolError, TimeoutType};
 
 use super::tls;
 use crate::l2::L2Error;
@@ -42,6 +43,15 @@ pub(super) fn connect_error(error: RedisError) -> L2Error {
 #[derive(Debug, thiserror::Error)]
 #[error("the server has ended the connection at once; it may have reached its maxclients")]
 struct EndedAtOnce(#[source] RedisError);
+
+/// As [`connect_error`], for one of the pool.
+pub(super) fn pool_error(error: PoolError) -> L2Error {
+    match error {
+        PoolError::Backend(error) => connect_error(error),
+        PoolError::Timeout(TimeoutType::Wait) => none_to_spare(),
+        error => L2Error::unreachable(error),
+    }
+}
 
 /// The pool gave no connection in time.
 pub(super) fn none_to_spare() -> L2Error {

@@ -636,6 +636,7 @@ impl Lane for RedisLane {
     }
 
     fn subscribe(&self, me: MemberInfo) -> Reply<'_, (LaneClock, Box<dyn Subscription>)> {
+        self.connections.rely(me.max_staleness);
         self.subscriptions.subscribe(me).boxed()
     }
 }

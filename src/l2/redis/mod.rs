@@ -1,10 +1,12 @@
 //! L2 on Redis, through a deadpool pool.
 //!
-//! - [`server`]: which server, and how connections to it are made; [`tls`]: whether TLS can work
+//! - [`server`]: which server, and how connections to it are made; [`sentinel`]: where the primary is; [`tls`]: whether
+//!   TLS can work
 //! - [`lane`]: the steps, each a script or a command; [`scripts`]: the `.lua` files; [`call`]: one call of a script
 //! - [`read_batcher`]: reads of all lanes on a server that share a request; [`read_request`]: over which connection it
 //!   goes
-//! - [`shared`]: the connections that all lanes on a server share; [`connection`]: one for requests, as a lane uses it
+//! - [`shared`]: the connections that all lanes on a server share, [`per_runtime`] on each runtime; [`connection`]: one for
+//!   requests, as a lane uses it
 //! - [`pubsub`]: the one that subscribes, for messages and heartbeats; [`subscription`]: the part of it that is a
 //!   lane's
 //! - [`run`]: the first request of a lane over a connection
@@ -19,11 +21,13 @@ mod error;
 mod lane;
 pub(crate) mod members;
 pub(crate) mod names;
+mod per_runtime;
 mod pubsub;
 mod read_batcher;
 mod read_request;
 mod run;
 mod scripts;
+mod sentinel;
 mod server;
 mod shared;
 mod subscription;
@@ -44,8 +48,9 @@ use self::lane::RedisLane;
 use self::names::Names;
 use self::read_batcher::{Batchers, LaneReads};
 use self::read_request::ReadRequests;
+use self::sentinel::Primary;
+use self::server::Credentials;
 pub use self::server::Server;
-use self::server::{Connector, Credentials};
 use self::shared::Shared;
 use self::subscription::Subscriptions;
 use super::{L2, L2Error, Lane, LaneName, OnConnect, Outages};
@@ -81,14 +86,14 @@ impl RedisL2 {
     ///
     /// [`L2Error::is_bad_config`] when connections to it cannot work. The error does not show the URL.
     pub fn open(server: impl Into<Server>) -> Result<Self, L2Error> {
-        Self::new(server.into().connector()?, None)
+        Self::new(server.into().connector()?.into(), None)
     }
 
     /// The same, with connections that all callers with this URL share.
     pub(crate) fn shared(server: impl Into<Server>) -> Result<Self, L2Error> {
         let server = server.into();
         let url = server.url.clone();
-        let new = || Self::new(server.connector()?, None);
+        let new = || Self::new(server.connector()?.into(), None);
         let Some(url) = url else {
             return new();
         };
@@ -113,7 +118,66 @@ impl RedisL2 {
     ///
     /// [`L2Error::is_bad_config`] when connections to the server cannot work. The error does not show the URL.
     pub fn with_pool(pool: Pool, server: impl Into<Server>) -> Result<Self, L2Error> {
-        Self::new(server.into().connector()?, Some(pool))
+        Self::new(server.into().connector()?.into(), Some(pool))
+    }
+
+    /// The primary that these sentinels name so: on the server to which they lead, now and after a failover. Give the
+    /// addresses of all sentinels, and the same ones in all instances of a fleet. Users, passwords and TLS in them are
+    /// for the sentinels; [`primary_like`](Self::primary_like) has those of the primary.
+    ///
+    /// The sentinels are asked whenever a connection is made, and with each heartbeat, over one connection to each of
+    /// them. A server is believed while a majority of all the sentinels names it: otherwise its values are not used,
+    /// neither from L1, at the latest after `max_staleness`, nor from L2. What a failover costs, and which setting of
+    /// Redis closes the gap in which a write can be lost: [`redis`](crate::guide::redis#sentinel).
+    ///
+    /// Does not connect: that happens at the first use.
+    ///
+    /// # Errors
+    ///
+    /// [`L2Error::is_bad_config`] when this cannot work: without a name or sentinels, with a sentinel that is given
+    /// twice, or an address that cannot be read. The error does not show the addresses.
+    ///
+    /// ```
+    /// use larder::RedisL2;
+    ///
+    /// let sentinels = ["redis://sentinel-1:26379", "redis://sentinel-2:26379", "redis://sentinel-3:26379"];
+    /// let l2 = RedisL2::sentinel("catalog", sentinels)?;
+    /// // Caches on clones of it share connections: `Cache::builder("products").l2(l2.clone())`.
+    /// # Ok::<(), larder::L2Error>(())
+    /// ```
+    pub fn sentinel(
+        name: &str,
+        sentinels: impl IntoIterator<Item = impl Into<Server>>,
+    ) -> Result<Self, L2Error> {
+        let sentinels = sentinels.into_iter().map(Into::into);
+        let primary = Primary::named(
+            name,
+            sentinels,
+            Server::from("redis://primary").connector()?,
+        )?;
+        Self::new(primary, None)
+    }
+
+    /// Connects to the primary behind sentinels as to this server: with its user, password and database, and its TLS.
+    /// Its host and port are not used. Without this, the primary is asked without a login and without TLS.
+    ///
+    /// With TLS the certificate of each server must name the host or the IP address that the sentinels give.
+    ///
+    /// # Errors
+    ///
+    /// [`L2Error::is_bad_config`] when this cannot work: without sentinels, or with a unix socket.
+    ///
+    /// ```
+    /// use larder::RedisL2;
+    ///
+    /// // The sentinels have a password of their own.
+    /// let sentinels = [1, 2, 3].map(|n| format!("redis://:watch@sentinel-{n}:26379"));
+    /// let l2 = RedisL2::sentinel("catalog", sentinels)?.primary_like("redis://user:password@primary/1")?;
+    /// # Ok::<(), larder::L2Error>(())
+    /// ```
+    pub fn primary_like(self, server: impl Into<Server>) -> Result<Self, L2Error> {
+        let primary = self.0.shared.primary.like(server.into().connector()?)?;
+        Self::new(primary, None)
     }
 
     /// Takes user and password from a provider, for passwords and tokens that change while the service runs.
@@ -160,16 +224,16 @@ impl RedisL2 {
         self,
         provider: impl StreamingCredentialsProvider + 'static,
     ) -> Result<Self, L2Error> {
-        let mut connector = self.0.shared.connector.clone();
-        connector.credentials = Some(Credentials(Arc::new(provider)));
+        let mut primary = self.0.shared.primary.clone();
+        primary.connector.credentials = Some(Credentials(Arc::new(provider)));
         // The manager of a given pool has its credentials already, and cannot be given others.
-        let pool = self.0.shared.is_given.then(|| self.0.shared.pool.clone());
-        Self::new(connector, pool)
+        let pool = self.0.shared.is_given.then(|| self.0.shared.pool());
+        Self::new(primary, pool)
     }
 
     /// With a pool of its own, unless one is given.
-    fn new(connector: Connector, pool: Option<Pool>) -> Result<Self, L2Error> {
-        let shared = Shared::new(connector, pool)?;
+    fn new(primary: Primary, pool: Option<Pool>) -> Result<Self, L2Error> {
+        let shared = Shared::new(primary, pool)?;
         Ok(Self(Arc::new(Batchers::new(shared))))
     }
 }
@@ -189,7 +253,7 @@ impl L2 for RedisL2 {
     }
 
     fn lane(&self, name: LaneName<'_>, timeout: Duration, on_connect: OnConnect) -> Box<dyn Lane> {
-        let database = self.0.shared.connector.database();
+        let database = self.0.shared.primary.connector.database();
         let names = Arc::new(Names::new(name, database));
         let source = Arc::new(Source {
             shared: Arc::clone(&self.0.shared),
@@ -197,6 +261,7 @@ impl L2 for RedisL2 {
             limit: timeout,
             on_connect,
             warned_of: AtomicU64::new(0),
+            max_staleness: AtomicU64::new(0),
         });
         let connections = Arc::new(Connections::new(Arc::clone(&source), None));
         // The second connection gives way to the first one in a pool that has no more to give.

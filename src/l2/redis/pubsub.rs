@@ -14,19 +14,20 @@ use std::sync::{Arc, Mutex, Weak};
 use std::time::Duration;
 
 use deadpool_redis::redis::aio::MultiplexedConnection;
-use deadpool_redis::redis::{PushInfo, PushKind, RedisResult, Value};
+use deadpool_redis::redis::{PushInfo, PushKind, Value};
 use futures::FutureExt;
-use futures::future::{join, join_all};
+use futures::future::{join, join_all, try_join};
 use tokio::runtime::Handle;
 use tokio::sync::{OnceCell, oneshot};
 use tokio::time::{Instant, timeout};
+use tokio_util::task::AbortOnDropHandle;
 use tracing::warn;
 
 use super::call::{Call, senseless};
-use super::error::l2_error;
+use super::error::{connect_error, l2_error};
 use super::names::{CLOCK, LIVE, Names};
 use super::run::{CONNECT, clock};
-use super::server::Connector;
+use super::sentinel::{Link, Primary};
 use super::{members, scripts};
 use crate::l2::{L2Error, LaneClock, Member, random};
 use crate::util::lock::lock;
@@ -47,6 +48,13 @@ pub(super) struct PubSub {
 struct Connected {
     connection: MultiplexedConnection,
     channels: Arc<Mutex<Channels>>,
+    /// Where it leads, in the term in which it was made.
+    primary: Primary,
+    term: u64,
+    /// Kept, so that the sentinels are asked over the same connections each time, and bring news.
+    _links: Vec<Arc<Link>>,
+    /// Ends the subscriptions when the term does.
+    _ending: Option<AbortOnDropHandle<()>>,
     /// When it was made. The heartbeats of all lanes are due at whole intervals from then on.
     at: Instant,
 }
@@ -69,10 +77,10 @@ impl PubSub {
     /// The connection, and whether it had to be made. Safe to cancel: then another caller makes it.
     pub(super) async fn connect(
         &self,
-        connector: &Connector,
-    ) -> RedisResult<(MultiplexedConnection, bool)> {
+        primary: &Primary,
+    ) -> Result<(MultiplexedConnection, bool), L2Error> {
         let is_new = !self.connected.initialized();
-        let make = || Connected::new(connector).boxed();
+        let make = || Connected::new(primary).boxed();
         let connected = self.connected.get_or_try_init(make).await?;
         Ok((connected.connection.clone(), is_new))
     }
@@ -80,7 +88,22 @@ impl PubSub {
     /// Whether the connection was there and is lost.
     pub(super) fn has_ended(&self) -> bool {
         let connected = self.connected.get();
-        connected.is_some_and(|connected| lock(&connected.channels).has_ended)
+        connected.is_some_and(|connected| {
+            lock(&connected.channels).has_ended || !connected.primary.is_term(connected.term)
+        })
+    }
+
+    /// Ends the subscriptions of all lanes, as the sentinels do not name the server that answers.
+    pub(super) fn doubt(&self) {
+        if let Some(connected) = self.connected.get() {
+            connected.primary.doubt(connected.term);
+        }
+    }
+
+    /// Whether the sentinels, if any, still name the server that answers, asked after this call (rule 26).
+    pub(super) async fn confirm(&self) -> Result<(), L2Error> {
+        let connected = self.connected.get().ok_or_else(L2Error::closed)?;
+        connected.primary.confirm(connected.term).await
     }
 
     /// Subscribes to a channel, until the route is dropped.
@@ -184,9 +207,13 @@ impl PubSub {
         let Some(connected) = self.connected.get() else {
             return;
         };
-        let answers = match connected.heartbeat(&heartbeats).await {
+        // What the sentinels refuse needs no answer.
+        let answering = connected.heartbeat(&heartbeats).map(Ok);
+        let both = try_join(self.confirm(), answering).await;
+        let is_refused = both.is_err();
+        let answers = match both.unwrap_or_else(|error| ((), Err(error))).1 {
             // One that the server refuses must not fail the others.
-            Err(error) if error.is_refused() && heartbeats.len() > 1 => {
+            Err(error) if error.is_refused() && !is_refused && heartbeats.len() > 1 => {
                 let each = heartbeats.iter().map(async |heartbeat| {
                     let answer = connected.heartbeat(slice::from_ref(heartbeat)).await;
                     answer.unwrap_or_else(|error| vec![Err(error)])
@@ -199,11 +226,17 @@ impl PubSub {
             // Whether the lane still waits does not matter.
             _ = heartbeat.answer.send(answer);
         }
+        // After the lanes have been told why: this ends their subscriptions.
+        if is_refused {
+            self.doubt();
+        }
     }
 }
 
 impl Connected {
-    async fn new(connector: &Connector) -> RedisResult<Self> {
+    async fn new(primary: &Primary) -> Result<Self, L2Error> {
+        let links = primary.links();
+        let found = primary.find().await?;
         let channels = Arc::<Mutex<Channels>>::default();
         let receiving = Arc::clone(&channels);
         // Dropped with the driver of the connection.
@@ -216,9 +249,22 @@ impl Connected {
             receive(&receiving, push);
             Ok::<_, Infallible>(())
         };
+        let connecting = found.connector.subscriber(receive).await;
+        let connection = connecting.map_err(connect_error)?;
+        let ending = primary.term_ends(found.term).map(|term_ends| {
+            let channels = Arc::clone(&channels);
+            AbortOnDropHandle::new(tokio::spawn(async move {
+                term_ends.await;
+                end(&channels);
+            }))
+        });
         Ok(Self {
-            connection: connector.subscriber(receive).await?,
+            connection,
             channels,
+            primary: primary.clone(),
+            term: found.term,
+            _links: links,
+            _ending: ending,
             at: Instant::now(),
         })
     }

@@ -21,8 +21,9 @@ use tokio::runtime::Handle;
 use tokio::sync::{Semaphore, oneshot};
 use tokio::time::{Instant, timeout_at};
 
+use super::per_runtime::PerRuntime;
 use super::read_request::{BYTES, Group, Part, ReadRequests, grouped};
-use super::shared::{PerRuntime, Shared};
+use super::shared::Shared;
 use crate::l2::{Key, L2Error, ReadResult};
 use crate::util::lock::lock;
 use crate::util::pacing::{Pacing, gather, share};
@@ -476,7 +477,7 @@ mod tests {
         fn new() -> Self {
             let connector = Server::from("redis://127.0.0.1:1").connector().unwrap();
             Self {
-                batchers: Arc::new(Batchers::new(Shared::new(connector, None).unwrap())),
+                batchers: Arc::new(Batchers::new(Shared::new(connector.into(), None).unwrap())),
                 answered: Vec::new(),
             }
         }
@@ -490,6 +491,7 @@ mod tests {
                 limit: LIMIT,
                 on_connect: Box::new(|_| {}),
                 warned_of: AtomicU64::new(0),
+                max_staleness: AtomicU64::new(0),
             });
             let line = Arc::new(Connections::new(source, None));
             let lines = [Arc::clone(&line), line];

@@ -8,8 +8,8 @@ use std::sync::Arc;
 use deadpool_redis::redis::aio::{AsyncPushSender, MultiplexedConnection};
 use deadpool_redis::redis::io::tcp::TcpSettings;
 use deadpool_redis::redis::{
-    AsyncConnectionConfig, BasicAuth, Client, ConnectionInfo, IntoConnectionInfo, ProtocolVersion,
-    RedisResult, StreamingCredentialsProvider,
+    AsyncConnectionConfig, BasicAuth, Client, ConnectionAddr, ConnectionInfo, IntoConnectionInfo,
+    ProtocolVersion, RedisResult, StreamingCredentialsProvider,
 };
 use deadpool_redis::{Manager, Pool, Runtime};
 use futures::{FutureExt, Stream, StreamExt, stream};
@@ -143,7 +143,7 @@ fn parse(url: &str) -> Result<ConnectionInfo, L2Error> {
     let host = authority.rsplit('@').next().unwrap_or(authority);
     if host.contains(',') {
         return refuse(
-            "names several hosts; give one primary, as Redis Cluster and Sentinel are not supported",
+            "names several hosts; give one primary, as Redis Cluster is not supported; the addresses of sentinels go into RedisL2::sentinel",
         );
     }
     let problem = problem_in(host, path);
@@ -200,6 +200,26 @@ pub(super) struct Connector {
 impl Connector {
     pub(super) fn database(&self) -> i64 {
         self.info.redis_settings().db()
+    }
+
+    /// The same with another address; `None` for a unix socket.
+    pub(super) fn at(&self, (host, port): &(String, u16)) -> Option<Self> {
+        let mut addr = self.info.addr().clone();
+        match &mut addr {
+            ConnectionAddr::Tcp(to, at)
+            | ConnectionAddr::TcpTls {
+                host: to, port: at, ..
+            } => (*to, *at) = (host.clone(), *port),
+            _ => return None,
+        }
+        Some(Self {
+            info: self.info.clone().set_addr(addr),
+            credentials: self.credentials.clone(),
+        })
+    }
+
+    pub(super) fn leads_where(&self, other: &Self) -> bool {
+        self.info.addr() == other.info.addr()
     }
 
     pub(super) fn pool(&self) -> Result<Pool, L2Error> {

@@ -4,33 +4,36 @@
 //! A lane that gives up on a connection takes a newer one, or makes it. The others keep theirs until they give up on
 //! it, too: so a lane with a short time limit harms none of them. Knows nothing of lanes, nor of lives of the server.
 
-use std::collections::HashMap;
 use std::sync::atomic::AtomicUsize;
-use std::sync::{Arc, Mutex, Weak};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use deadpool_redis::redis::aio::MultiplexedConnection;
-use deadpool_redis::{Connection, Pool, PoolError};
+use deadpool_redis::{Connection, Pool};
 use futures::FutureExt;
-use tokio::runtime::{self, Handle};
 use tokio::sync::OnceCell;
 
+use super::error::pool_error;
+use super::per_runtime::PerRuntime;
 use super::pubsub::PubSub;
-use super::server::Connector;
+use super::sentinel::{Address, Found, Primary};
 use crate::l2::{L2Error, Outages};
 use crate::util::lock::lock;
 
 /// The connections to a server, and its outages.
 pub(super) struct Shared {
-    pub(super) pool: Pool,
+    pool: Mutex<PoolAt>,
     /// Whether the pool belongs to the user, and is not made by the connector.
     pub(super) is_given: bool,
-    pub(super) connector: Connector,
+    pub(super) primary: Primary,
     pub(super) outages: Arc<Outages>,
     first: Line,
     spare: Line,
     pub(super) pubsub: PerRuntime<PubSub>,
 }
+
+/// A pool, and where it leads if that may change.
+struct PoolAt(Pool, Option<Address>);
 
 /// Connections of the pool for one purpose.
 #[derive(Default)]
@@ -40,24 +43,24 @@ pub(super) struct Line {
     pub(super) expected: AtomicUsize,
 }
 
-/// The one that is in use on each runtime.
-pub(super) struct PerRuntime<T>(Mutex<HashMap<runtime::Id, Weak<T>>>);
-
 /// A connection of the pool, once it is made.
 #[derive(Default)]
 pub(super) struct Pooled {
-    connection: OnceCell<MultiplexedConnection>,
+    /// With the term in which it was made.
+    connection: OnceCell<(MultiplexedConnection, u64)>,
     /// The pool's object, kept so that the pool counts the connection.
     object: Mutex<Option<Connection>>,
 }
 
 impl Shared {
     /// With a pool of its own, unless one is given.
-    pub(super) fn new(connector: Connector, pool: Option<Pool>) -> Result<Self, L2Error> {
+    pub(super) fn new(primary: Primary, pool: Option<Pool>) -> Result<Self, L2Error> {
+        let is_given = pool.is_some();
+        let pool = pool.map_or_else(|| primary.connector.pool(), Ok)?;
         Ok(Self {
-            is_given: pool.is_some(),
-            pool: pool.map_or_else(|| connector.pool(), Ok)?,
-            connector,
+            is_given,
+            pool: Mutex::new(PoolAt(pool, None)),
+            primary,
             outages: Arc::default(),
             first: Line::default(),
             spare: Line::default(),
@@ -70,29 +73,60 @@ impl Shared {
         if is_first { &self.first } else { &self.spare }
     }
 
-    /// A connection of the pool, and whether it had to be made. If it `waits`, the pool may have to wait for one, as
-    /// long as it is set up to; otherwise not at all. Safe to cancel: then another caller makes the connection.
+    /// The pool that leads to the primary.
+    pub(super) fn pool(&self) -> Pool {
+        lock(&self.pool).0.clone()
+    }
+
+    /// The same, which is another one if the primary is.
+    fn pool_at(&self, found: &Found) -> Result<Pool, L2Error> {
+        let mut pool = lock(&self.pool);
+        if pool.1 != found.address {
+            *pool = PoolAt(found.connector.pool()?, found.address.clone());
+        }
+        Ok(pool.0.clone())
+    }
+
+    /// The connection that lanes share, unless it leads to a primary that is no longer believed.
+    pub(super) fn pooled(&self, line: &Line) -> Arc<Pooled> {
+        let pooled = line.current.get();
+        let made = pooled.connection.get();
+        if made.is_none_or(|(_, term)| self.primary.is_term(*term)) {
+            return pooled;
+        }
+        line.retire(&pooled);
+        line.current.get()
+    }
+
+    /// A connection of the pool, its term, and whether it had to be made. If it `waits`, the pool may have to wait for
+    /// one, as long as it is set up to; otherwise not at all. Safe to cancel: then another caller makes the connection.
     pub(super) async fn connect(
         &self,
         one: &Pooled,
         waits: bool,
-    ) -> Result<(MultiplexedConnection, bool), PoolError> {
+    ) -> Result<(MultiplexedConnection, u64, bool), L2Error> {
         // Two callers that come at once may both find it new: then both give it a name.
         let is_new = !one.connection.initialized();
         let make = || self.make(one, waits).boxed();
-        let connection = one.connection.get_or_try_init(make).await?;
-        Ok((connection.clone(), is_new))
+        let (connection, term) = one.connection.get_or_try_init(make).await?;
+        Ok((connection.clone(), *term, is_new))
     }
 
-    async fn make(&self, one: &Pooled, waits: bool) -> Result<MultiplexedConnection, PoolError> {
-        let mut limits = self.pool.timeouts();
+    async fn make(
+        &self,
+        one: &Pooled,
+        waits: bool,
+    ) -> Result<(MultiplexedConnection, u64), L2Error> {
+        let found = self.primary.find().await?;
+        let pool = self.pool_at(&found)?;
+        let mut limits = pool.timeouts();
         if !waits {
             limits.wait = Some(Duration::ZERO);
         }
-        let pooled = self.pool.timeout_get(&limits).await?;
+        let pooled = pool.timeout_get(&limits).await.map_err(pool_error)?;
         let connection = pooled.clone();
         *lock(&one.object) = Some(pooled);
-        Ok(connection)
+        Ok((connection, found.term))
     }
 }
 
@@ -104,40 +138,5 @@ impl Line {
             // Dropped as it is, it would go back into the pool.
             drop(Connection::take(pooled));
         }
-    }
-}
-
-impl<T> PerRuntime<T> {
-    /// The one that callers on this runtime share, or a new one.
-    pub(super) fn get(&self) -> Arc<T>
-    where
-        T: Default,
-    {
-        self.get_or(T::default)
-    }
-
-    /// The same, with another way to make a new one.
-    pub(super) fn get_or(&self, make: impl FnOnce() -> T) -> Arc<T> {
-        let mut all = lock(&self.0);
-        let here = Handle::current().id();
-        if let Some(one) = all.get(&here).and_then(Weak::upgrade) {
-            return one;
-        }
-        // Those of runtimes that have ended leave with it.
-        all.retain(|_, one| one.strong_count() > 0);
-        let one = Arc::new(make());
-        all.insert(here, Arc::downgrade(&one));
-        one
-    }
-
-    /// The next caller is given another one. Does nothing if that is so already.
-    pub(super) fn retire(&self, one: &Arc<T>) {
-        lock(&self.0).retain(|_, other| !std::ptr::eq(other.as_ptr(), Arc::as_ptr(one)));
-    }
-}
-
-impl<T> Default for PerRuntime<T> {
-    fn default() -> Self {
-        Self(Mutex::default())
     }
 }

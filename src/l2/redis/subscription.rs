@@ -90,8 +90,7 @@ impl Subscriptions {
         me: MemberInfo,
         queue: mpsc::Sender<Event>,
     ) -> Result<(Found, Route), L2Error> {
-        let connecting = pubsub.connect(&self.shared.connector);
-        let (connection, is_new) = connecting.await.map_err(connect_error)?;
+        let (connection, is_new) = pubsub.connect(&self.shared.primary).await?;
         let receive = Box::new(move |payload: &[u8]| {
             // A message that cannot be read is skipped, and one that finds the queue full is dropped: both leave a hole
             // in the numbers. To wait here would stop the answers of heartbeats, too.
@@ -103,7 +102,10 @@ impl Subscriptions {
         let subscribing = pubsub.subscribe(&self.names.events, receive);
         let route = join(naming, subscribing).await.1?;
         let member = Member::new(me, Applied::NOTHING);
-        let found = run(&self.names, Some(member), connection).await;
+        let running = run(&self.names, Some(member), connection);
+        // The answer is a proof like that of a heartbeat, and the connection may be one that others have made.
+        let (found, confirmed) = join(running, pubsub.confirm()).await;
+        confirmed.inspect_err(|_| pubsub.doubt())?;
         Ok((found.map_err(connect_error)?, route))
     }
 }

@@ -64,7 +64,7 @@ impl Failover {
     }
 }
 
-async fn replicates(server: &RedisServer) {
+pub(super) async fn replicates(server: &RedisServer) {
     let raw = server.connection().await;
     let info = async |mut raw: MultiplexedConnection| {
         run::<String>(&mut raw, &["INFO", "replication"]).await

@@ -13,6 +13,7 @@ mod outages;
 mod overload;
 mod replicas;
 mod resends;
+mod sentinel;
 mod shared;
 mod staged;
 mod subscriptions;

@@ -1,0 +1,46 @@
+//! What the callers on one runtime share, as a connection ends with its runtime. Knows no connection.
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, Weak};
+
+use tokio::runtime::{self, Handle};
+
+use crate::util::lock::lock;
+
+/// The one that is in use on each runtime.
+pub(super) struct PerRuntime<T>(Mutex<HashMap<runtime::Id, Weak<T>>>);
+
+impl<T> PerRuntime<T> {
+    /// The one that callers on this runtime share, or a new one.
+    pub(super) fn get(&self) -> Arc<T>
+    where
+        T: Default,
+    {
+        self.get_or(T::default)
+    }
+
+    /// The same, with another way to make a new one.
+    pub(super) fn get_or(&self, make: impl FnOnce() -> T) -> Arc<T> {
+        let mut all = lock(&self.0);
+        let here = Handle::current().id();
+        if let Some(one) = all.get(&here).and_then(Weak::upgrade) {
+            return one;
+        }
+        // Those of runtimes that have ended leave with it.
+        all.retain(|_, one| one.strong_count() > 0);
+        let one = Arc::new(make());
+        all.insert(here, Arc::downgrade(&one));
+        one
+    }
+
+    /// The next caller is given another one. Does nothing if that is so already.
+    pub(super) fn retire(&self, one: &Arc<T>) {
+        lock(&self.0).retain(|_, other| !std::ptr::eq(other.as_ptr(), Arc::as_ptr(one)));
+    }
+}
+
+impl<T> Default for PerRuntime<T> {
+    fn default() -> Self {
+        Self(Mutex::default())
+    }
+}

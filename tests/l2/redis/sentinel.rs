@@ -1,0 +1,553 @@
+//! Primaries that sentinels name: found, followed, and believed by a majority only.
+
+use std::error::Error;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::SeqCst};
+use std::time::Duration;
+
+use deadpool_redis::redis::Value;
+use futures::StreamExt;
+use futures::future::join_all;
+use larder::l2::{Event, Kind, L2Error, Lane, LaneClock, MemberInfo, Subscription};
+use larder::{Cache, RedisL2};
+use tokio::time::{Instant, timeout};
+
+use super::failover::replicates;
+use super::members::answer;
+use super::{run, watched_lane};
+use crate::steps::Steps;
+use crate::store::*;
+use crate::support::eventually::eventually;
+use crate::support::proxy::{KINDS, Line, Proxy, WAYS};
+use crate::support::redis_server::RedisServer;
+
+const NAME: &str = "catalog";
+const SENTINELS: usize = 3;
+/// Sentinels that elect nobody by themselves in the time of a test.
+const PATIENT: Duration = Duration::from_secs(600);
+
+/// Believes what it has heard for longer than a test takes.
+const RELIES_FOR_LONG: MemberInfo = MemberInfo {
+    id: 5,
+    max_staleness: LONG,
+};
+
+/// A primary, its replica, and sentinels that watch both.
+struct Fleet {
+    primary: RedisServer,
+    replica: RedisServer,
+    sentinels: Vec<RedisServer>,
+}
+
+impl Fleet {
+    async fn start() -> Self {
+        Self::start_with(&[], &[]).await
+    }
+
+    /// With these arguments of the servers, and of the sentinels.
+    async fn start_with(servers: &[&str], sentinels: &[&str]) -> Self {
+        let extra = [&["--repl-diskless-sync-delay", "0"], servers].concat();
+        let primary = RedisServer::start_with(&extra).await;
+        let port = primary.port();
+        Self::around(primary, port, PATIENT, servers, sentinels).await
+    }
+
+    /// Around a primary that the others reach by this port, and hold for dead after this time.
+    async fn around(
+        primary: RedisServer,
+        port: u16,
+        down_after: Duration,
+        servers: &[&str],
+        extra: &[&str],
+    ) -> Self {
+        let link = port.to_string();
+        let replicaof = ["--replicaof", "127.0.0.1", &link];
+        let replica = RedisServer::start_with(&[&replicaof, servers].concat()).await;
+        replicates(&replica).await;
+        let down_after = down_after.as_millis();
+        // Before the sentinels begin to ask: the first time they ask at once, and then every 10 s.
+        let url = primary.url();
+        let password = url
+            .split_once("//:")
+            .and_then(|(_, rest)| rest.split_once('@'));
+        let login = password.map_or_else(String::new, |(password, _)| {
+            format!("sentinel auth-pass {NAME} {password}\n")
+        });
+        let config = format!(
+            "sentinel monitor {NAME} 127.0.0.1 {port} 2\nsentinel down-after-milliseconds {NAME} {down_after}\nsentinel failover-timeout {NAME} 10000\n{login}"
+        );
+        let sentinels = (0..SENTINELS).map(|_| RedisServer::start_sentinel(&config, extra));
+        Self {
+            primary,
+            replica,
+            sentinels: join_all(sentinels).await,
+        }
+    }
+
+    fn urls(&self) -> Vec<String> {
+        self.sentinels.iter().map(RedisServer::url).collect()
+    }
+
+    fn l2(&self) -> RedisL2 {
+        RedisL2::sentinel(NAME, self.urls()).unwrap()
+    }
+
+    /// The port that each sentinel names.
+    async fn named(&self) -> Vec<u16> {
+        let named = self.sentinels.iter().map(async |sentinel| {
+            let ask = ["SENTINEL", "GET-MASTER-ADDR-BY-NAME", NAME];
+            let mut raw = sentinel.connection().await;
+            let (_, port): (String, u16) = run(&mut raw, &ask).await;
+            port
+        });
+        join_all(named).await
+    }
+
+    /// Has the replica take over, and waits until all sentinels say so.
+    async fn fail_over(&self) {
+        let mut all = Vec::new();
+        for sentinel in &self.sentinels {
+            all.push(sentinel.connection().await);
+        }
+        eventually(
+            "the sentinels know one another, and the replica",
+            async || {
+                let known = all.iter().map(async |raw| {
+                    let ask = ["SENTINEL", "MASTER", NAME];
+                    let words: Vec<String> = run(&mut raw.clone(), &ask).await;
+                    let is = |name: &str, count: &str| {
+                        words.windows(2).any(|pair| pair == [name, count])
+                    };
+                    is("num-other-sentinels", "2") && is("num-slaves", "1")
+                });
+                join_all(known).await.into_iter().all(|knows| knows)
+            },
+        )
+        .await;
+        let _: () = run(&mut all[0], &["SENTINEL", "FAILOVER", NAME]).await;
+        let to = self.replica.port();
+        eventually("all sentinels name the other one", async || {
+            self.named().await == [to; SENTINELS]
+        })
+        .await;
+    }
+
+    /// Sentinels that may not be listened to, so that heartbeats alone find out.
+    async fn without_news(&self) {
+        for sentinel in &self.sentinels {
+            let mut raw = sentinel.connection().await;
+            let _: () = run(&mut raw, &["ACL", "SETUSER", "default", "-subscribe"]).await;
+        }
+    }
+}
+
+/// All that a log shows of an error.
+fn shown(error: &L2Error) -> String {
+    let source = error.source().map(ToString::to_string);
+    format!("{error}: {}", source.unwrap_or_default())
+}
+
+fn lane(l2: &RedisL2) -> Arc<dyn Lane> {
+    lane_of(l2, NAMESPACE)
+}
+
+async fn failure(lane: &dyn Lane) -> String {
+    shown(&lane.get("k").await.unwrap_err())
+}
+
+/// What ends the subscription, without a heartbeat.
+async fn end(subscription: &mut dyn Subscription) {
+    let ended = async {
+        while let Some(Ok(event)) = subscription.next().await {
+            assert!(!matches!(event, Event::Heartbeat(_)));
+        }
+    };
+    timeout(LIMIT, ended).await.expect("it ends");
+}
+
+#[tokio::test]
+async fn the_sentinels_lead_to_the_primary() {
+    let fleet = Fleet::start().await;
+    let lane = lane(&fleet.l2());
+    let (_, mut subscription) = subscribe(&*lane).await;
+    insert(&*lane, "k", b"v").await;
+    message(&mut *subscription).await;
+    heartbeat(&mut *subscription).await;
+    let direct = RedisL2::open(fleet.primary.url()).unwrap();
+    assert!(get(&*lane_of(&direct, NAMESPACE), "k").await.is_some());
+}
+
+/// All lanes ask over one connection to each.
+#[tokio::test]
+async fn lanes_share_one_connection_to_each_sentinel() {
+    const BEATS: u64 = 10;
+    let fleet = Fleet::start().await;
+    let l2 = fleet.l2();
+    let (first, second) = (lane(&l2), lane_of(&l2, "other"));
+    let (_, mut one) = subscribe(&*first).await;
+    let (_, mut other) = subscribe(&*second).await;
+    for _ in 0..BEATS {
+        answer(&mut *one).await.unwrap();
+        answer(&mut *other).await.unwrap();
+    }
+    let listening = async || {
+        let counts = fleet.sentinels.iter().map(async |sentinel| {
+            let mut raw = sentinel.connection().await;
+            let clients: String = run(&mut raw, &["CLIENT", "LIST", "TYPE", "pubsub"]).await;
+            clients.lines().count()
+        });
+        join_all(counts).await
+    };
+    assert_eq!(listening().await, [1; SENTINELS]);
+    drop((one, other, first, second));
+    eventually("they end with the last lane", async || {
+        listening().await == [0; SENTINELS]
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn the_first_sentinel_may_be_down() {
+    let mut fleet = Fleet::start().await;
+    fleet.sentinels[0].kill();
+    let lane = lane(&fleet.l2());
+    let (_, mut subscription) = subscribe(&*lane).await;
+    insert(&*lane, "k", b"v").await;
+    answer(&mut *subscription).await.unwrap();
+    // A connection that was lost is replaced in the heartbeat that finds out.
+    fleet.sentinels[1].restart().await;
+    answer(&mut *subscription).await.unwrap();
+}
+
+#[tokio::test]
+async fn passwords_of_sentinels_and_of_the_primary_are_two() {
+    let servers = ["--requirepass", "data", "--masterauth", "data"];
+    let fleet = Fleet::start_with(&servers, &["--requirepass", "watch"]).await;
+    assert!(fleet.urls()[0].contains("watch"));
+    let l2 = fleet.l2().primary_like("redis://:data@primary/1").unwrap();
+    let lane_in_1 = lane(&l2);
+    let (_, mut subscription) = subscribe(&*lane_in_1).await;
+    insert(&*lane_in_1, "k", b"v").await;
+    answer(&mut *subscription).await.unwrap();
+
+    // All that a user needs at the sentinels.
+    for sentinel in &fleet.sentinels {
+        let rights = "on >pw resetchannels &+switch-master -@all +sentinel|get-master-addr-by-name +subscribe";
+        let set = ["ACL", "SETUSER", "watcher"]
+            .into_iter()
+            .chain(rights.split(' '));
+        let set: Vec<&str> = set.collect();
+        let _: () = run(&mut sentinel.connection().await, &set).await;
+    }
+    let urls = fleet.urls();
+    let urls = urls.iter().map(|url| url.replace(":watch@", "watcher:pw@"));
+    let l2 = RedisL2::sentinel(NAME, urls).unwrap();
+    let lane_of_watcher = lane(&l2.primary_like("redis://:data@primary").unwrap());
+    let (_, _subscription) = subscribe(&*lane_of_watcher).await;
+    let raw = fleet.sentinels[2].connection().await;
+    eventually("it listens", async || {
+        let list = ["CLIENT", "LIST", "TYPE", "pubsub"];
+        let clients: String = run(&mut raw.clone(), &list).await;
+        clients.contains("user=watcher")
+    })
+    .await;
+
+    let without_primarys = failure(&*lane(&fleet.l2())).await;
+    assert!(
+        without_primarys.contains("NOAUTH: it demands"),
+        "{without_primarys}"
+    );
+    let ports = fleet.sentinels.iter().map(RedisServer::port);
+    let urls = ports.map(|port| format!("redis://127.0.0.1:{port}"));
+    let l2 = RedisL2::sentinel(NAME, urls).unwrap();
+    let without_sentinels = failure(&*lane(&l2)).await;
+    assert!(
+        without_sentinels.contains("3 did not answer (NOAUTH"),
+        "{without_sentinels}"
+    );
+}
+
+#[tokio::test]
+async fn a_name_that_no_sentinel_knows_is_named() {
+    let fleet = Fleet::start().await;
+    let l2 = RedisL2::sentinel("catalogue", fleet.urls()).unwrap();
+    let error = failure(&*lane(&l2)).await;
+    let means =
+        "2 of 3 sentinels must name the same primary for `catalogue`: 0 do, 3 do not know the name";
+    assert!(error.contains(means), "{error}");
+}
+
+/// Of the values in neither level.
+#[tokio::test]
+async fn without_a_majority_the_primary_is_not_believed() {
+    let mut fleet = Fleet::start().await;
+    let (lane, met) = watched_lane(&fleet.l2(), LIMIT);
+    let (clock, mut subscription) = subscribe(&*lane).await;
+    insert(&*lane, "k", b"v").await;
+    fleet.sentinels[0].kill();
+    fleet.sentinels[1].pause();
+    let error = shown(&answer(&mut *subscription).await.unwrap_err());
+    assert!(error.contains("2 of 3 sentinels must name"), "{error}");
+    end(&mut *subscription).await;
+    let error = failure(&*lane).await;
+    assert!(error.contains("`catalog`: 1 do"), "{error}");
+    // The one that was silent is asked over another connection.
+    fleet.sentinels[1].resume();
+    eventually("there is a majority", async || lane.get("k").await.is_ok()).await;
+    assert_eq!(met.last().life, clock.life, "nothing was lost");
+    let (_, mut subscription) = subscribe(&*lane).await;
+    answer(&mut *subscription).await.unwrap();
+}
+
+/// Whoever does not hear from the sentinels reads no longer than L1 would be used.
+#[tokio::test]
+async fn a_connection_is_not_read_from_for_longer_than_values_are_believed() {
+    let mut fleet = Fleet::start().await;
+    let lane = lane(&fleet.l2());
+    let me = MemberInfo {
+        id: 5,
+        max_staleness: Duration::from_millis(300),
+    };
+    let (_, _subscription) = lane.subscribe(me).await.unwrap();
+    insert(&*lane, "k", b"v").await;
+    for sentinel in &mut fleet.sentinels {
+        sentinel.kill();
+    }
+    // Without a heartbeat.
+    eventually("it is asked for again", async || {
+        lane.get("k").await.is_err()
+    })
+    .await;
+}
+
+/// The news ends what leads to the old primary, also where that still answers.
+#[tokio::test]
+async fn a_switch_is_heard_of() {
+    let fleet = Fleet::start().await;
+    let (lane, met) = watched_lane(&fleet.l2(), LIMIT);
+    let (before, mut subscription) = subscribe(&*lane).await;
+    insert(&*lane, "k", b"old").await;
+    fleet.fail_over().await;
+    end(&mut *subscription).await;
+    eventually("the new primary takes it", async || {
+        let (clock, _subscription) = subscribe(&*lane).await;
+        clock.life != before.life
+    })
+    .await;
+    insert(&*lane, "k", b"new").await;
+    assert_ne!(met.last().life, before.life);
+    let direct = RedisL2::open(fleet.replica.url()).unwrap();
+    assert!(get(&*lane_of(&direct, NAMESPACE), "k").await.is_some());
+}
+
+/// A lane that uses its connection no more does not keep others from the new primary.
+#[tokio::test]
+#[ignore = "ten seconds: sh tests/proof.sh tests"]
+async fn a_lane_that_is_idle_holds_up_no_other_one() {
+    let fleet = Fleet::start().await;
+    let l2 = fleet.l2();
+    let (lane, idle) = (lane(&l2), lane_of(&l2, "idle"));
+    insert(&*lane, "k", b"old").await;
+    insert(&*idle, "k", b"old").await;
+    fleet.fail_over().await;
+    // Without a subscription nobody has heard of it.
+    eventually("the new primary takes it", async || {
+        let message = payload_of(Kind::Insert, &["k"]);
+        let value = sealed(b"new");
+        let values = [("k", &value)];
+        let inserted = lane.insert(&values, &message, None).await;
+        let raw = fleet.replica.connection().await;
+        let stored: Option<Vec<u8>> = run(&mut raw.clone(), &["GET", &super::value_key("k")]).await;
+        inserted.is_ok() && stored.is_some_and(|bytes| bytes.ends_with(b"new"))
+    })
+    .await;
+}
+
+/// A lane that is subscribed to a primary which was stopped while another server took over. It goes on now, and takes
+/// itself for the primary for some seconds. Nobody has heard of the other one.
+async fn behind(
+    fleet: &mut Fleet,
+    l2: &RedisL2,
+) -> (Arc<dyn Lane>, LaneClock, Box<dyn Subscription>) {
+    fleet.without_news().await;
+    let lane = lane(l2);
+    let (clock, mut subscription) = lane.subscribe(RELIES_FOR_LONG).await.unwrap();
+    insert(&*lane, "k", b"old").await;
+    answer(&mut *subscription).await.unwrap();
+    fleet.primary.pause();
+    fleet.fail_over().await;
+    fleet.primary.resume();
+    let mut raw = fleet.primary.connection().await;
+    let role: Vec<Value> = run(&mut raw, &["ROLE"]).await;
+    assert_eq!(role[0], Value::BulkString(b"master".to_vec()));
+    (lane, clock, subscription)
+}
+
+#[tokio::test]
+async fn an_old_primary_that_comes_back_is_not_believed() {
+    let mut fleet = Fleet::start().await;
+    let l2 = fleet.l2();
+    let (lane, before, mut subscription) = behind(&mut fleet, &l2).await;
+    let error = shown(&answer(&mut *subscription).await.unwrap_err());
+    assert!(error.contains("name another primary"), "{error}");
+    end(&mut *subscription).await;
+    // Nor is what it stores.
+    let direct = RedisL2::open(fleet.primary.url()).unwrap();
+    insert(&*lane_of(&direct, NAMESPACE), "there", b"v").await;
+    assert_eq!(get(&*lane, "there").await, None);
+    let (after, mut subscription) = subscribe(&*lane).await;
+    assert_ne!(after.life, before.life);
+    answer(&mut *subscription).await.unwrap();
+}
+
+/// It shares the connection of the one that is behind.
+#[tokio::test]
+async fn a_lane_that_joins_an_old_primary_is_told() {
+    let mut fleet = Fleet::start().await;
+    let l2 = fleet.l2();
+    let (_lane, before, mut subscription) = behind(&mut fleet, &l2).await;
+    let joining = lane_of(&l2, NAMESPACE);
+    let error = joining
+        .subscribe(RELIES_FOR_LONG)
+        .await
+        .map(drop)
+        .unwrap_err();
+    assert!(shown(&error).contains("name another primary"), "{error}");
+    end(&mut *subscription).await;
+    let (after, _subscription) = subscribe(&*joining).await;
+    assert_ne!(after.life, before.life);
+}
+
+/// Callers of two instances while the primary changes in good order: what was invalidated stays gone.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_planned_failover_under_traffic_brings_nothing_back() {
+    const MAX_STALENESS: Duration = Duration::from_millis(600);
+    let fleet = Fleet::start().await;
+    let cache = || {
+        let builder = Cache::<String, u64>::builder(NAMESPACE).l2(fleet.l2());
+        builder.max_staleness(MAX_STALENESS).build().unwrap()
+    };
+    let (writes, reads) = (cache(), cache());
+    tokio::join!(writes.ready(), reads.ready());
+    let (source, is_over) = (
+        Arc::new(AtomicU64::new(0)),
+        Arc::new(AtomicBool::new(false)),
+    );
+    // What was invalidated last, and when.
+    let gone = Arc::new(std::sync::Mutex::new(Vec::<(Instant, u64)>::new()));
+    let load = |source: &Arc<AtomicU64>| {
+        let source = Arc::clone(source);
+        move || async move { Ok::<_, std::io::Error>(source.load(SeqCst)) }
+    };
+    let writing = tokio::spawn({
+        let (source, is_over, gone) =
+            (Arc::clone(&source), Arc::clone(&is_over), Arc::clone(&gone));
+        async move {
+            let mut done = 0;
+            while !is_over.load(SeqCst) {
+                let version = source.fetch_add(1, SeqCst) + 1;
+                if writes.invalidate("k").await.is_ok() {
+                    gone.lock().unwrap().push((Instant::now(), version));
+                    done += 1;
+                }
+                tokio::time::sleep(Duration::from_millis(3)).await;
+            }
+            done
+        }
+    });
+    let reading = tokio::spawn({
+        let (is_over, gone) = (Arc::clone(&is_over), Arc::clone(&gone));
+        let (source, reads) = (Arc::clone(&source), reads.clone());
+        async move {
+            let mut hits = 0;
+            while !is_over.load(SeqCst) {
+                let began = Instant::now();
+                let known = {
+                    let mut gone = gone.lock().unwrap();
+                    let old = gone.partition_point(|(at, _)| *at + MAX_STALENESS < began);
+                    let last = gone[..old].last().map_or(0, |(_, version)| *version);
+                    gone.drain(..old.saturating_sub(1));
+                    last
+                };
+                let found = reads.get_or_load("k", load(&source)).await.unwrap();
+                assert!(*found >= known, "{} after {known} was invalidated", *found);
+                hits += 1;
+                tokio::time::sleep(Duration::from_millis(1)).await;
+            }
+            hits
+        }
+    });
+    fleet.fail_over().await;
+    eventually("both work again", async || {
+        reads.health().is_ok() && reads.invalidate("other").await.is_ok()
+    })
+    .await;
+    let raw = fleet.replica.connection().await;
+    eventually("values are stored in the new primary", async || {
+        let key = super::value_key("k");
+        run::<bool>(&mut raw.clone(), &["EXISTS", &key]).await
+    })
+    .await;
+    is_over.store(true, SeqCst);
+    assert!(writing.await.unwrap() > 0);
+    assert!(reading.await.unwrap() > 0);
+}
+
+/// How long an old primary takes writes, by the settings of Redis: the figures of the guide.
+#[tokio::test]
+#[ignore = "takes a minute: sh tests/proof.sh tests"]
+async fn how_long_an_old_primary_takes_writes() {
+    for replicas in ["0", "1"] {
+        for is_planned in [true, false] {
+            let guard = [
+                "--min-replicas-to-write",
+                replicas,
+                "--min-replicas-max-lag",
+                "1",
+            ];
+            let extra = [&["--repl-diskless-sync-delay", "0"], &guard[..]].concat();
+            let primary = RedisServer::start_with(&extra).await;
+            let around = Proxy::start(primary.port()).await;
+            let down_after = if is_planned {
+                PATIENT
+            } else {
+                Duration::from_secs(3)
+            };
+            let fleet = Fleet::around(primary, around.port(), down_after, &guard, &[]).await;
+            let mut raw = fleet.primary.connection().await;
+            let to = fleet.replica.port();
+            // Until the sentinels have heard of one another, and the primary of its replica.
+            tokio::time::sleep(Duration::from_secs(5)).await;
+            let began = Instant::now();
+            if is_planned {
+                let mut sentinel = fleet.sentinels[0].connection().await;
+                let _: () = run(&mut sentinel, &["SENTINEL", "FAILOVER", NAME]).await;
+            } else {
+                for (kind, way) in KINDS.iter().flat_map(|kind| WAYS.map(|way| (*kind, way))) {
+                    around.set(kind, way, Line::BlackHole);
+                }
+            }
+            let (mut named, mut last) = (None, Duration::ZERO);
+            while began.elapsed() < Duration::from_secs(15) {
+                let mut set = deadpool_redis::redis::cmd("SET");
+                let written: Result<(), _> = set.arg("k").arg("v").query_async(&mut raw).await;
+                if written.is_ok() {
+                    last = began.elapsed();
+                }
+                let count = fleet
+                    .named()
+                    .await
+                    .into_iter()
+                    .filter(|port| *port == to)
+                    .count();
+                if count >= 2 && named.is_none() {
+                    named = Some(began.elapsed());
+                }
+            }
+            println!(
+                "planned: {is_planned}, min-replicas-to-write {replicas}: a majority names the new one after {named:?}, the old one takes writes until {last:?}"
+            );
+            assert!(named.is_some(), "it has failed over");
+        }
+    }
+}
