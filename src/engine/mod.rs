@@ -35,9 +35,11 @@ mod spans;
 mod subscribe;
 mod write;
 
+#[cfg(feature = "write-behind")]
 pub(crate) use self::context::Context;
 pub(crate) use self::convert::ValueRules;
 pub(crate) use self::engine::{Engine, Parts, Untyped, report_losses};
+#[cfg(feature = "write-behind")]
 pub(crate) use self::lanes::Lanes;
 pub(crate) use self::load::loader::{Loader, LoaderOf};
 pub(crate) use self::load::{Batches, Begin, Fetch, LaneLoads, Led, Loads, Same};

@@ -102,7 +102,7 @@ pub(super) struct Live {
     pub(super) connection: MultiplexedConnection,
     /// The life of the server that RUN found over it: see [`LaneClock::life`].
     life: u64,
-    /// In which it was made: see [`Found::term`](super::sentinel::Found::term).
+    /// In which it was made: see [`PrimaryAt::term`](super::sentinel::PrimaryAt::term).
     term: u64,
     /// Timeouts in a row.
     silent: AtomicU32,

@@ -14,7 +14,7 @@ use tokio::time::{Instant, sleep, timeout};
 use super::call::{Call, Lua, is_staged, kept, numbers, senseless};
 use super::connection::{Connections, Failure};
 use super::names::{CLOCK, DONE, HOLD, LEASE, LIVE, LOG, MARKER, Names, STATS, VALUE, WRITES};
-use super::read_batcher::LaneReads;
+use super::read_batcher::SingleReads;
 use super::subscription::Subscriptions;
 use super::{members, scripts};
 use crate::clock::millis;
@@ -46,7 +46,7 @@ pub(super) struct RedisLane {
     /// For all but plain reads of values.
     pub(super) connections: Arc<Connections>,
     /// Reads values over these connections, and over a second one; single ones go together with those of other lanes.
-    pub(super) reads: LaneReads,
+    pub(super) reads: SingleReads,
     pub(super) subscriptions: Subscriptions,
 }
 

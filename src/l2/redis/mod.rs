@@ -46,7 +46,7 @@ use deadpool_redis::redis::StreamingCredentialsProvider;
 use self::connection::{Connections, Source};
 use self::lane::RedisLane;
 use self::names::Names;
-use self::read_batcher::{Batchers, LaneReads};
+use self::read_batcher::{Batchers, SingleReads};
 use self::read_request::ReadRequests;
 use self::sentinel::Primary;
 use self::server::Credentials;
@@ -272,7 +272,7 @@ impl L2 for RedisL2 {
         Box::new(RedisLane {
             subscriptions: Subscriptions::new(shared, Arc::clone(&names)),
             names,
-            reads: LaneReads::new(Arc::new(requests), Arc::clone(&self.0)),
+            reads: SingleReads::new(Arc::new(requests), Arc::clone(&self.0)),
             connections,
         })
     }

@@ -70,7 +70,7 @@ struct State {
 }
 
 /// The single reads of a lane.
-pub(super) struct LaneReads {
+pub(super) struct SingleReads {
     pub(super) requests: Arc<ReadRequests>,
     batchers: Arc<Batchers>,
     queues: PerRuntime<Queue>,
@@ -131,7 +131,7 @@ impl Batchers {
     }
 }
 
-impl LaneReads {
+impl SingleReads {
     pub(super) fn new(requests: Arc<ReadRequests>, batchers: Arc<Batchers>) -> Self {
         Self {
             requests,
@@ -483,7 +483,7 @@ mod tests {
         }
 
         /// A lane, which is called so in the batches.
-        fn lane(&self, name: &str) -> LaneReads {
+        fn lane(&self, name: &str) -> SingleReads {
             let names = Arc::new(Names::new(name.into(), 0));
             let source = Arc::new(Source {
                 shared: Arc::clone(&self.batchers.shared),
@@ -496,11 +496,11 @@ mod tests {
             let line = Arc::new(Connections::new(source, None));
             let lines = [Arc::clone(&line), line];
             let requests = Arc::new(ReadRequests::new(names, lines));
-            LaneReads::new(requests, Arc::clone(&self.batchers))
+            SingleReads::new(requests, Arc::clone(&self.batchers))
         }
 
         /// Enters reads as if a task would send them.
-        fn enter(&mut self, lane: &LaneReads, reads: usize) {
+        fn enter(&mut self, lane: &SingleReads, reads: usize) {
             let queue = lane.queue();
             for n in 0..reads {
                 queue.capacity.try_acquire().unwrap().forget();
@@ -565,7 +565,7 @@ mod tests {
         let first = crowd.next_batch();
         assert_eq!(sizes(&first), [85, 2, 169]);
         let is_of =
-            |taken: &Taken, lane: &LaneReads| Arc::ptr_eq(&taken.under_way.queue, &lane.queue());
+            |taken: &Taken, lane: &SingleReads| Arc::ptr_eq(&taken.under_way.queue, &lane.queue());
         assert!(iter::zip(&first, [&flooded, &few, &more]).all(|(taken, lane)| is_of(taken, lane)));
         assert_eq!(flooded.queue().capacity.available_permits(), 85);
         // What one leaves is shared by the others, each of which has its reads in their order.

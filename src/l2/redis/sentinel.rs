@@ -36,7 +36,7 @@ pub(super) struct Primary {
 }
 
 /// Where the primary was found.
-pub(super) struct Found {
+pub(super) struct PrimaryAt {
     pub(super) connector: Connector,
     /// As a sentinel gives it. `None` for the one address that there is.
     pub(super) address: Option<Address>,
@@ -142,9 +142,9 @@ impl Primary {
     }
 
     /// Asks where the primary is.
-    pub(super) async fn find(&self) -> Result<Found, L2Error> {
+    pub(super) async fn find(&self) -> Result<PrimaryAt, L2Error> {
         let Some(sentinels) = &self.sentinels else {
-            return Ok(Found {
+            return Ok(PrimaryAt {
                 connector: self.connector.clone(),
                 address: None,
                 term: 0,
@@ -160,7 +160,7 @@ impl Primary {
         let (Some(term), Some(connector)) = (term, connector) else {
             return Err(L2Error::closed());
         };
-        Ok(Found {
+        Ok(PrimaryAt {
             connector,
             address: Some(address),
             term,

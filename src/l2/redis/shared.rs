@@ -16,7 +16,7 @@ use tokio::sync::OnceCell;
 use super::error::pool_error;
 use super::per_runtime::PerRuntime;
 use super::pubsub::PubSub;
-use super::sentinel::{Address, Found, Primary};
+use super::sentinel::{Address, Primary, PrimaryAt};
 use crate::l2::{L2Error, Outages};
 use crate::util::lock::lock;
 
@@ -79,7 +79,7 @@ impl Shared {
     }
 
     /// The same, which is another one if the primary is.
-    fn pool_at(&self, found: &Found) -> Result<Pool, L2Error> {
+    fn pool_at(&self, found: &PrimaryAt) -> Result<Pool, L2Error> {
         let mut pool = lock(&self.pool);
         if pool.1 != found.address {
             *pool = PoolAt(found.connector.pool()?, found.address.clone());

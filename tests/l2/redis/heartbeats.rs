@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use deadpool_redis::redis::aio::MultiplexedConnection;
-use larder::Cache;
+use larder::{Cache, RedisL2};
 
 use super::members::answer;
 use super::run;
@@ -187,4 +187,61 @@ async fn twenty_idle_caches_cost_little_more_than_one() {
             .count()
             <= 3
     );
+}
+
+/// The table of the guide: what idle caches of a process cost the server. Prints a row for each case.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[ignore = "two minutes: sh tests/proof.sh tests"]
+async fn what_idle_caches_cost() {
+    const LASTS: u64 = 30;
+    let mut of_each = None;
+    for (caches, lanes, are_shared) in [(1, 1, true), (20, 1, true), (20, 1, false), (20, 4, true)]
+    {
+        let server = RedisServer::start().await;
+        let mut raw = server.connection().await;
+        let l2 = RedisL2::open(server.url()).unwrap();
+        let mut all = Vec::new();
+        for n in 0..caches {
+            let own = || RedisL2::open(server.url()).unwrap();
+            let l2 = if are_shared { l2.clone() } else { own() };
+            let builder: larder::Builder<String, u32> = Cache::builder(format!("test:{n}"));
+            let cache = builder.l2(l2).lanes(lanes).build().unwrap();
+            cache.ready().await;
+            cache.insert("k", 1).await.unwrap();
+            all.push(cache);
+        }
+        let _: () = run(&mut raw, &["CONFIG", "RESETSTAT"]).await;
+        let (bytes, before) = (received(&mut raw).await, busy_of(&mut raw).await);
+        // Time is what is measured here.
+        tokio::time::sleep(Duration::from_secs(LASTS)).await;
+        let busy = (busy_of(&mut raw).await - before) / LASTS as f64;
+        let bytes = (received(&mut raw).await - bytes) / LASTS;
+        let calls = calls(&mut raw).await;
+        let scripts = calls.iter().filter(|(name, _)| name.starts_with("eval"));
+        let scripts = scripts.map(|(_, count)| count).sum::<u64>() as f64 / LASTS as f64;
+        let list: String = run(&mut raw, &["CLIENT", "LIST"]).await;
+        let named = list.lines().filter(|line| line.contains(" name=larder:"));
+        let connections = named.count();
+        println!(
+            "{caches} caches of {lanes} lanes, shared: {are_shared}: {connections} connections, {scripts:.1} scripts, {bytes} bytes and {busy:.2} ms of CPU a second"
+        );
+        let cost = (connections, scripts, bytes);
+        if let (20, 1, false) = (caches, lanes, are_shared) {
+            let (connections, scripts, bytes) = of_each.unwrap();
+            assert!(cost.0 > 5 * connections && cost.1 > 5.0 * scripts && cost.2 > bytes);
+        } else if caches == 20 && lanes == 1 {
+            of_each = Some(cost);
+            assert!(cost.0 <= 4 && cost.1 <= 4.0 && cost.2 <= 3_000, "{cost:?}");
+        }
+    }
+}
+
+/// How long the server has computed, in ms.
+async fn busy_of(raw: &mut MultiplexedConnection) -> f64 {
+    let cpu: String = run(raw, &["INFO", "cpu"]).await;
+    let of = |name: &str| {
+        let line = cpu.lines().find_map(|line| line.strip_prefix(name));
+        line.unwrap().trim().parse::<f64>().unwrap()
+    };
+    1000.0 * (of("used_cpu_sys:") + of("used_cpu_user:"))
 }
