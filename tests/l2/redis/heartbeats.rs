@@ -168,18 +168,18 @@ async fn twenty_idle_caches_cost_little_more_than_one() {
         (of("evalsha_ro"), of("hset"))
     };
     eventually("each has sent its heartbeats", async || {
-        beats().await.1 >= BEATS * CACHES
+        beats().await.1 >= 2 * BEATS * CACHES
     })
     .await;
     let (scripts, notes) = beats().await;
     let sent = received(&mut raw).await - before;
-    // That each cache has sent.
-    let each = notes / CACHES;
+    // That each cache has sent: a note is two HSETs.
+    let each = notes / CACHES / 2;
     let bytes = sent / each;
     println!("{scripts} requests for {each} beats of {CACHES} caches, {bytes} bytes a beat");
-    // One that comes between two others is sent by itself.
-    assert!(scripts <= 2 * each, "{scripts} for {each}");
-    assert!(bytes <= MOST * CACHES / 2, "{bytes} bytes");
+    // Those of tasks that run on another thread may come a little later, and are another request.
+    assert!(scripts <= 4 * each, "{scripts} for {each}");
+    assert!(bytes <= MOST * CACHES, "{bytes} bytes");
     let list: String = run(&mut raw, &["CLIENT", "LIST"]).await;
     assert!(
         list.lines()
@@ -233,7 +233,7 @@ async fn what_idle_caches_cost() {
     assert!(
         shared
             .iter()
-            .zip([4, 240, 3_000])
+            .zip([4, 600, 6_000])
             .all(|(cost, most)| *cost <= most)
     );
     assert!(own[0] > 5 * shared[0] && own[1] > 5 * shared[1] && own[2] > shared[2]);
