@@ -233,7 +233,7 @@ async fn what_idle_caches_cost() {
     assert!(
         shared
             .iter()
-            .zip([4, 600, 6_000])
+            .zip([4, 450, 6_000])
             .all(|(cost, most)| *cost <= most)
     );
     assert!(own[0] > 5 * shared[0] && own[1] > 5 * shared[1] && own[2] > shared[2]);
