@@ -101,7 +101,7 @@ fn contestants(threads: u32) -> Vec<Contestant> {
     let l2 = elsewhere.l2();
     let one = |n| {
         let namespace = format!("bench:reads:{n}");
-        elsewhere.cache_on(l2.clone(), &namespace, |cache| cache.l1_capacity(0))
+        elsewhere.cache(&namespace, |cache| cache.l1_capacity(0).l2(l2.clone()))
     };
     let twenty = Twenty((0..CACHES).map(one).collect());
     redis.runtime.block_on(async {

@@ -85,7 +85,8 @@ impl Redis {
         RedisL2::open(self.server.url()).unwrap()
     }
 
-    /// An instance that is ready, and so receives invalidations.
+    /// An instance that is ready, and so receives invalidations. Its connections are its own, unless `set` has it share
+    /// others.
     pub(crate) fn cache<K, V>(
         &self,
         namespace: &str,
@@ -95,21 +96,9 @@ impl Redis {
         K: larder::CacheKey,
         V: Serialize + DeserializeOwned + Send + Sync + 'static,
     {
-        self.cache_on(self.l2(), namespace, set)
-    }
-
-    /// The same, over connections that it may share with others.
-    pub(crate) fn cache_on<K, V>(
-        &self,
-        l2: RedisL2,
-        namespace: &str,
-        set: impl FnOnce(Builder<K, V>) -> Builder<K, V>,
-    ) -> Cache<K, V>
-    where
-        K: larder::CacheKey,
-        V: Serialize + DeserializeOwned + Send + Sync + 'static,
-    {
-        let cache = set(Cache::builder(namespace)).l2(l2).build().unwrap();
+        let cache = set(Cache::builder(namespace).l2(self.l2()))
+            .build()
+            .unwrap();
         self.runtime.block_on(cache.ready());
         cache
     }

@@ -96,15 +96,16 @@ def main(url, namespace, *what):
     except ImportError:
         script = plain_script(urlsplit(url))
     names = {"key": [], "tag": [], "lanes": []}
-    rest = [text for text in what if text != "clear"]
-    for text in rest:
+    for text in what:
+        if text == "clear":
+            continue
         kind, _, name = text.partition(":")
         if kind not in names:
             sys.exit(f"{text}: begin it with key: or tag:, or say clear and nothing else")
         names[kind].append(name)
     lanes = int(names["lanes"].pop()) if names["lanes"] else 1
     cache = Cache(script, namespace, int(urlsplit(url).path.strip("/") or 0), lanes)
-    if len(rest) == len(what):
+    if "clear" not in what:
         cache.invalidate(keys=names["key"], tags=names["tag"])
     elif names["key"] or names["tag"]:
         sys.exit("clear takes neither keys nor tags")

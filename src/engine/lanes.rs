@@ -54,12 +54,6 @@ impl<T> Lanes<T> {
         self.only().unwrap_or_else(|| self.nth(self.index_of(key)))
     }
 
-    pub(crate) fn of_mut(&mut self, key: &str) -> &mut T {
-        let index = self.index_of(key);
-        let other = index.checked_sub(1).and_then(|at| self.others.get_mut(at));
-        other.unwrap_or(&mut self.first)
-    }
-
     pub(crate) fn at(&self, lane: LaneNumber) -> &T {
         self.nth(usize::from(lane.number))
     }
@@ -82,14 +76,20 @@ impl<T> Lanes<T> {
         if let Some(only) = self.only() {
             return vec![(only, items.into_iter().collect())];
         }
+        let items = items.into_iter();
+        let mut parts = self.parts(items.map(|item| (self.index_of(key(&item)), item)));
+        parts.retain(|(_, part)| !part.is_empty());
+        parts
+    }
+
+    /// Each lane with its items, which come with the index of their lane.
+    fn parts<I>(&self, items: impl Iterator<Item = (usize, I)>) -> Vec<(&T, Vec<I>)> {
         let mut parts: Vec<_> = self.iter().map(|lane| (lane, Vec::new())).collect();
-        for item in items {
-            let index = self.index_of(key(&item));
+        for (index, item) in items {
             if let Some((_, part)) = parts.get_mut(index) {
                 part.push(item);
             }
         }
-        parts.retain(|(_, part)| !part.is_empty());
         parts
     }
 
@@ -105,13 +105,8 @@ impl<T> Lanes<T> {
             return answer(only, items).await;
         }
         let indexes: Vec<usize> = items.iter().map(|item| self.index_of(key(item))).collect();
-        let mut parts: Vec<Vec<I>> = self.iter().map(|_| Vec::new()).collect();
-        for (index, item) in iter::zip(&indexes, items) {
-            if let Some(part) = parts.get_mut(*index) {
-                part.push(item);
-            }
-        }
-        let parts = iter::zip(self.iter(), parts).map(|(lane, part)| async {
+        let parts = self.parts(iter::zip(indexes.iter().copied(), items));
+        let parts = parts.into_iter().map(|(lane, part)| async {
             let asked = part.len();
             // A lane without a part is not asked.
             let answers = if asked == 0 {

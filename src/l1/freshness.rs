@@ -208,6 +208,14 @@ impl Freshness {
         self.epoch.load(Ordering::Acquire)
     }
 
+    /// The version of no write, which counts as applied as soon as the epoch is known.
+    pub(crate) fn no_write(&self) -> Version {
+        Version {
+            epoch: self.epoch(),
+            ver: 0,
+        }
+    }
+
     /// Counts flushes and revoked proofs, from one.
     #[inline]
     pub(crate) fn generation(&self) -> u64 {

@@ -126,9 +126,6 @@ impl Fleet {
             Self::Memory { clock, .. } => builder.clock(clock.clone()),
             Self::Redis { .. } => builder.l2_timeout(UNHURRIED),
         };
-        if let Ok(lanes) = env::var("LARDER_LANES") {
-            builder = builder.lanes(lanes.parse().unwrap());
-        }
         (builder, network)
     }
 }

@@ -73,43 +73,45 @@ fn a_seed_has_one_history() {
     }
 }
 
+/// Two worlds of a kind, or one of so many seeds that were asked for.
+fn no_promise_breaks(kind: &str, test: &str, every: u64, config: impl Fn(u64) -> Config + Sync) {
+    let seeds = evidence::one_of(every).unwrap_or(0..2);
+    let evidence = Evidence::of(seeds, config);
+    println!("{kind}\n{evidence}");
+    evidence.assert_no_violations("", test);
+}
+
 /// Nothing is in L1, so all that keeps reads from going back is which of those under way are joined.
 #[test]
 fn where_l1_has_no_room_no_promise_breaks() {
-    let seeds = evidence::one_of(20).unwrap_or(0..2);
-    let evidence = Evidence::of(seeds, |_| Config::without_room());
-    println!("without room\n{evidence}");
-    evidence.assert_no_violations("", "where_l1_has_no_room");
+    no_promise_breaks("without room", "where_l1_has_no_room", 20, |_| {
+        Config::without_room()
+    });
 }
 
 /// The states of tags are told of invalidations only in the generation in which they were registered (rule 20).
 #[test]
 fn where_l1_is_emptied_during_an_insert_no_promise_breaks() {
-    let seeds = evidence::one_of(20).unwrap_or(0..2);
-    let evidence = Evidence::of(seeds, |_| Config::switched_while_encoding());
-    println!("switched while encoding\n{evidence}");
-    evidence.assert_no_violations("", "where_l1_is_emptied");
+    no_promise_breaks("switched while encoding", "where_l1_is_emptied", 20, |_| {
+        Config::switched_while_encoding()
+    });
 }
 
 /// Each key has its lane, whose clock, messages and proof are those of no other key.
 #[test]
 fn where_keys_lie_in_lanes_no_promise_breaks() {
-    let seeds = evidence::one_of(5).unwrap_or(0..2);
-    let evidence = Evidence::of(seeds, |seed| Config {
+    no_promise_breaks("in lanes", "where_keys_lie_in_lanes", 5, |seed| Config {
         lanes: 4,
         ..Config::draw(seed)
     });
-    println!("in lanes\n{evidence}");
-    evidence.assert_no_violations("", "where_keys_lie_in_lanes");
 }
 
 /// A dead instance is cut off from the store, so what its callers load has no lease, however long they go on.
 #[test]
 fn where_callers_outlive_their_instance_no_promise_breaks() {
-    let seeds = evidence::one_of(20).unwrap_or(0..2);
-    let evidence = Evidence::of(seeds, |_| Config::with_deaths());
-    println!("with deaths\n{evidence}");
-    evidence.assert_no_violations("", "where_callers_outlive");
+    no_promise_breaks("with deaths", "where_callers_outlive", 20, |_| {
+        Config::with_deaths()
+    });
 }
 
 /// Where one rule matters most. `LARDER_RULE=4 LARDER_SEED=2` runs one such world alone.

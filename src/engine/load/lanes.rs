@@ -4,13 +4,13 @@ use std::iter;
 use std::pin::pin;
 use std::sync::{Arc, Mutex};
 
-use futures::channel::mpsc;
 use futures::future::try_join_all;
-use futures::{SinkExt, Stream, StreamExt};
+use futures::{Stream, StreamExt, stream};
+use tokio::sync::mpsc;
 
 use super::Loads;
 use super::loader::Loader;
-use super::warm::Item;
+use super::warm::{Item, total};
 use crate::clock::Tick;
 use crate::engine::lanes::Lanes;
 use crate::entry::Entry;
@@ -76,8 +76,7 @@ impl<V: Value> LaneLoads<V> {
         if let Some(only) = self.only() {
             return only.warm(*before.first(), items, progress).await;
         }
-        let (fewest, most) = items.size_hint();
-        let total = most.filter(|most| *most == fewest).map(|most| most as u64);
+        let total = total(&items);
         let sum = |warmings: &[Warming]| Warming {
             total,
             ..warmings
@@ -86,9 +85,9 @@ impl<V: Value> LaneLoads<V> {
                 .fold(Warming::default(), Warming::and)
         };
         let mut receivers = Vec::new();
-        let mut senders = self.map(|_, _| {
-            let (sender, receiver) = mpsc::channel(WAITING);
-            receivers.push(receiver);
+        let senders = self.map(|_, _| {
+            let (sender, mut receiver) = mpsc::channel(WAITING);
+            receivers.push(stream::poll_fn(move |cx| receiver.poll_recv(cx)));
             sender
         });
         let feeding = async move {
@@ -96,7 +95,7 @@ impl<V: Value> LaneLoads<V> {
             while let Some(item) = items.next().await {
                 // A key that is too long is counted by whichever lane.
                 let key = item.0.as_deref().unwrap_or_default();
-                if senders.of_mut(key).send(item).await.is_err() {
+                if senders.of(key).send(item).await.is_err() {
                     // The lane has failed.
                     return;
                 }

@@ -37,6 +37,12 @@ const CHANGES: usize = 100_000;
 /// How many of them may be prefixes: each key is compared with each.
 const PREFIXES: usize = 100;
 
+/// How many values a stream has, if it says so.
+pub(super) fn total(items: &impl Stream) -> Option<u64> {
+    let (fewest, most) = items.size_hint();
+    most.filter(|most| *most == fewest).map(|most| most as u64)
+}
+
 /// A value of the stream, and the text of its key.
 pub(super) type Item<V> = (Result<Key, KeyTooLong>, Loaded<V>);
 
@@ -68,9 +74,8 @@ impl<V: Value> Loads<V> {
             None => mark_log(ctx).await?,
         };
         let mut changes = Changes::since(before);
-        let (fewest, most) = items.size_hint();
         let mut warming = Warming {
-            total: most.filter(|most| *most == fewest).map(|most| most as u64),
+            total: total(&items),
             ..Warming::default()
         };
         let mut items = pin!(items.fuse());

@@ -15,13 +15,10 @@ use crate::token::Token;
 use crate::vocabulary::{Source, Value, Version};
 
 impl<V: Value> Reads<V> {
-    /// The write of this lane that a token names; if there is none, one that is applied as soon as the epoch is known.
+    /// The write of this lane that a token names, or that of no write.
     pub(crate) fn write_of(&self, token: &Token) -> Version {
-        let nothing = || Version {
-            epoch: self.ctx.l1.freshness.epoch(),
-            ver: 0,
-        };
-        token.of_lane(self.lane).unwrap_or_else(nothing)
+        let no_write = || self.ctx.l1.freshness.no_write();
+        token.of_lane(self.lane).unwrap_or_else(no_write)
     }
 
     /// Whether any look-up of this lane is one with this token.

@@ -64,10 +64,10 @@ impl<V: Value> Group<V> {
     }
 }
 
-/// Sends a batch. Returns whether L2 has accepted any of it.
 /// Whether the lane's time is known, which the deadline of an insert needs.
 type ClockKnown = Result<(), L2Error>;
 
+/// Sends a batch. Returns whether L2 has accepted any of it.
 pub(crate) async fn send<V: Value>(ctx: &Context<V>, writes: Vec<Write<V>>) -> bool {
     let groups = Group::all(writes);
     // Before all of them: they are sent one after the other then, with nothing to wait for in between.

@@ -75,6 +75,6 @@ impl<V: Value> LaneWrites<V> {
             .reduce(Token::and);
         // A call that had nothing to change gets a token that any instance meets.
         let first = self.first();
-        Ok(tokens.unwrap_or_else(|| first.token(first.nothing())))
+        Ok(tokens.unwrap_or_else(|| first.token(first.ctx.l1.freshness.no_write())))
     }
 }

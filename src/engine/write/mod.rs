@@ -353,15 +353,10 @@ impl<V: Value> Writes<V> {
             });
         }
         let (last, written) = result?;
-        Ok((last.unwrap_or_else(|| self.nothing()), written))
-    }
-
-    /// The version of no write, which any instance that knows the epoch has applied.
-    fn nothing(&self) -> Version {
-        Version {
-            epoch: self.ctx.l1.freshness.epoch(),
-            ver: 0,
-        }
+        Ok((
+            last.unwrap_or_else(|| self.ctx.l1.freshness.no_write()),
+            written,
+        ))
     }
 
     /// Empties both levels, here and everywhere.

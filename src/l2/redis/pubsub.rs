@@ -215,10 +215,13 @@ impl PubSub {
         // What the sentinels refuse needs no answer.
         let answering = connected.heartbeat(&heartbeats).map(Ok);
         let both = try_join(self.confirm(), answering).await;
-        let is_refused = both.is_err();
-        let answers = match both.unwrap_or_else(|error| ((), Err(error))).1 {
+        let (is_confirmed, answers) = match both {
+            Ok(((), answers)) => (true, answers),
+            Err(error) => (false, Err(error)),
+        };
+        let answers = match answers {
             // One that the server refuses must not fail the others.
-            Err(error) if error.is_refused() && !is_refused && heartbeats.len() > 1 => {
+            Err(error) if is_confirmed && error.is_refused() && heartbeats.len() > 1 => {
                 let each = heartbeats.iter().map(async |heartbeat| {
                     let answer = connected.heartbeat(slice::from_ref(heartbeat)).await;
                     answer.unwrap_or_else(|error| vec![Err(error)])
@@ -232,7 +235,7 @@ impl PubSub {
             _ = heartbeat.answer.send(answer);
         }
         // After the lanes have been told why: this ends their subscriptions.
-        if is_refused {
+        if !is_confirmed {
             self.doubt();
         }
     }

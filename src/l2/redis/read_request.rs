@@ -53,18 +53,19 @@ pub(super) struct Part<K, H> {
 }
 
 /// Parts of several lanes that have one connection, or one part.
-pub(super) struct Group<K, H>(Vec<Seat<K, H>>);
+pub(super) struct Group<K, H>(Vec<GroupPart<K, H>>);
 
-struct Seat<K, H> {
+/// A part in a group, with the line that it goes over.
+struct GroupPart<K, H> {
     /// How many keys it has in the request.
     keys: usize,
     /// `None` once it was answered.
     part: Option<Part<K, H>>,
-    over: Option<Over>,
+    over: Option<LiveLine>,
 }
 
 /// The line of a request, and its connection.
-type Over = (Arc<Connections>, Arc<Live>);
+type LiveLine = (Arc<Connections>, Arc<Live>);
 
 impl ReadRequests {
     pub(super) fn new(names: Arc<Names>, lines: [Arc<Connections>; 2]) -> Self {
@@ -209,7 +210,7 @@ impl ReadRequests {
     }
 
     /// The line for the next request, if its connection is there.
-    fn over(&self, is_first_busier: bool) -> Option<Over> {
+    fn over(&self, is_first_busier: bool) -> Option<LiveLine> {
         let [first, second] = &self.lines;
         let over = |line: &Arc<Connections>| Some((Arc::clone(line), line.live()?));
         // While the first is being made again, it has precedence in the pool.
@@ -241,14 +242,14 @@ pub(super) fn grouped<K, H>(parts: Vec<Part<K, H>>) -> Vec<Group<K, H>> {
             requests.over(is_first_busier)
         };
         let group = groups.iter_mut().find(|group| group.shares(over.as_ref()));
-        let seat = Seat {
+        let one = GroupPart {
             keys: part.keys.len(),
             part: Some(part),
             over,
         };
         match group {
-            Some(group) => group.0.push(seat),
-            None => groups.push(Group(vec![seat])),
+            Some(group) => group.0.push(one),
+            None => groups.push(Group(vec![one])),
         }
     }
     groups
@@ -256,17 +257,17 @@ pub(super) fn grouped<K, H>(parts: Vec<Part<K, H>>) -> Vec<Group<K, H>> {
 
 impl<K, H> Group<K, H> {
     pub(super) fn keys(&self) -> usize {
-        self.0.iter().map(|seat| seat.keys).sum()
+        self.0.iter().map(|one| one.keys).sum()
     }
 
-    fn shares(&self, over: Option<&Over>) -> bool {
-        let first = self.0.first().and_then(|seat| seat.over.as_ref());
+    fn shares(&self, over: Option<&LiveLine>) -> bool {
+        let first = self.0.first().and_then(|one| one.over.as_ref());
         let both = first.zip(over);
         both.is_some_and(|((_, live), (_, other))| Arc::ptr_eq(&live.pooled, &other.pooled))
     }
 }
 
-impl<K, H> Seat<K, H> {
+impl<K, H> GroupPart<K, H> {
     /// Has the lane judge its connection by the answer, or by none in time. Returns what that is for its callers, if it
     /// is an error.
     fn judge(&self, answer: Option<RedisResult<()>>) -> Option<L2Error> {
@@ -282,7 +283,7 @@ impl<K: AsRef<str>, H> Group<K, H> {
             self.fetch_together(&hand_out).await;
         }
         // Those that have no answer yet.
-        let parts = self.0.into_iter().filter_map(|seat| seat.part);
+        let parts = self.0.into_iter().filter_map(|one| one.part);
         let each = parts.map(async |part| {
             let answers = part.requests.fetch(&part.keys, part.until).await;
             hand_out(part.keys, answers);
@@ -293,31 +294,31 @@ impl<K: AsRef<str>, H> Group<K, H> {
 
     /// Reads the keys in one request. If the server answers anything but values, this hands out nothing.
     async fn fetch_together(&mut self, hand_out: &impl Fn(Vec<K>, Vec<ReadResult>)) {
-        let parts = || self.0.iter().filter_map(|seat| seat.part.as_ref());
+        let parts = || self.0.iter().filter_map(|one| one.part.as_ref());
         let names = parts().flat_map(|part| part.keys.iter().map(|key| part.requests.name(key)));
         let command = request(names);
         let bytes = parts()
             .map(|part| part.requests.bytes(part.keys.len()))
             .sum();
-        let Some((line, live)) = self.0.first().and_then(|seat| seat.over.clone()) else {
+        let Some((line, live)) = self.0.first().and_then(|one| one.over.clone()) else {
             return;
         };
         let (_expected, mut connection) = (expect(&line, bytes), live.connection.clone());
         let mut request = pin!(connection.send_packed_command(&command));
         // A lane whose time is up is answered, and the others go on waiting.
         let answer = loop {
-            let until = |seat: &Seat<K, H>| seat.part.as_ref().map(|part| part.until);
+            let until = |one: &GroupPart<K, H>| one.part.as_ref().map(|part| part.until);
             let Some(until) = self.0.iter().filter_map(until).min() else {
                 return;
             };
             if let Ok(answer) = timeout_at(until, &mut request).await {
                 break answer;
             }
-            for seat in &mut self.0 {
-                if let Some(part) = seat.part.take_if(|part| part.until <= until) {
+            for one in &mut self.0 {
+                if let Some(part) = one.part.take_if(|part| part.until <= until) {
                     part.requests.learn(None);
-                    let error = seat.judge(None).unwrap_or_else(L2Error::closed);
-                    hand_out(part.keys, vec![Err(error); seat.keys]);
+                    let error = one.judge(None).unwrap_or_else(L2Error::closed);
+                    hand_out(part.keys, vec![Err(error); one.keys]);
                 }
             }
         };
@@ -327,14 +328,14 @@ impl<K: AsRef<str>, H> Group<K, H> {
             _ => return,
         };
         let (mut keys, mut held) = (Vec::with_capacity(answers.len()), Vec::new());
-        for seat in &mut self.0 {
-            let own = keys.len()..keys.len() + seat.keys;
-            let Some(mut part) = seat.part.take() else {
+        for one in &mut self.0 {
+            let own = keys.len()..keys.len() + one.keys;
+            let Some(mut part) = one.part.take() else {
                 answers.drain(own);
                 continue;
             };
             part.requests.learn(answers.get(own));
-            _ = seat.judge(Some(Ok(())));
+            _ = one.judge(Some(Ok(())));
             keys.append(&mut part.keys);
             held.push(part.held);
         }
