@@ -864,7 +864,7 @@ impl<K, V, L> Builder<K, V, L> {
         /// more, the whole namespace is cleared instead; until then this instance uses no key of it.
         max_deferred(keys: usize) => rest.set.max_deferred = Some(keys);
 
-        /// How many lanes the namespace has in Redis, from 1 to 16. Default: 1.
+        /// How many lanes the namespace has in Redis, from 1 to 16. Default: 1, and 4 on a cluster.
         ///
         /// All instances of the service need the same number: those with another one have other names in Redis, and do not
         /// hear of these invalidations. So change it while no instance is running, or the service may return old values

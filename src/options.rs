@@ -144,9 +144,10 @@ impl Options {
             "the max of batch_loads must be from 1 to {MOST_IN_A_LOAD} keys, and not {max}"
         );
         check!(
-            (1..=MOST_LANES).contains(&self.lanes),
-            "lanes must be from 1 to {MOST_LANES}, and not {}",
             self.lanes
+                .is_none_or(|lanes| (1..=MOST_LANES).contains(&lanes)),
+            "lanes must be from 1 to {MOST_LANES}, and not {}",
+            self.lanes.unwrap_or_default()
         );
         check!(self.max_deferred > 0, "max_deferred must be at least 1");
         mistakes

@@ -17,6 +17,15 @@ local function checked(answer, command)
   end
 end
 
+-- Publishes on the channel of the lane. In a cluster that is one of the lane's slot: only the node that has it is told.
+local function send(channel, message)
+  if string.sub(channel, -8) == '!sharded' then
+    redis.call('SPUBLISH', channel, message)
+  else
+    redis.call('PUBLISH', channel, message)
+  end
+end
+
 -- Every script that reads or advances the lane's clock begins with this part.
 
 -- The server's time in ms. Redis keeps it constant while a script runs.
@@ -105,7 +114,7 @@ local function publish(key, log, channel, rnd, payload)
       redis.call('XTRIM', log, 'MAXLEN', '~', '10000')
     end
   end
-  redis.call('PUBLISH', channel, message)
+  send(channel, message)
   return epoch, ver, seq
 end
 -- A new epoch makes every stored value and lease a miss, however many there are. The log is deleted as well: no instance
@@ -234,13 +243,13 @@ elseif what == 'invalidate' and #KEYS == 2 then
   refuse('there is nothing to invalidate: name keys or tags')
 elseif #keys > MOST_NAMES or #tags > MOST_NAMES then
   refuse('one call takes up to 256 keys and 256 tags')
-elseif database ~= '0' and not string.match(database, '^[1-9]%d*$') then
-  refuse('the second argument must be the number of the database, such as 0')
+elseif database ~= '0' and database ~= 'cluster' and not string.match(database, '^[1-9]%d*$') then
+  refuse('the second argument must be the number of the database, such as 0, or cluster')
 elseif #random < 8 then
   refuse('the third argument must be a random text, such as a UUID')
 end
 
-local channel = lane .. '!events' .. (database == '0' and '' or '@' .. database)
+local channel = lane .. (database == 'cluster' and '!sharded' or '!events' .. (database == '0' and '' or '@' .. database))
 -- Another number for each run, also if the text is not random: of what was cleared nothing must come back.
 local now = redis.call('TIME')
 local rnd = tonumber(string.sub(redis.sha1hex(now[1] .. ':' .. now[2] .. ':' .. random), 1, 13), 16) + 1

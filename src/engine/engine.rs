@@ -78,7 +78,9 @@ impl<V: Value> Engine<V> {
         // Without an L2 a clock in memory issues versions, so that L1 alone runs the same code.
         let l2 =
             (parts.l2).unwrap_or_else(|| Box::new(MemoryL2::without_values(options.clock.clone())));
-        let lanes = if has_l2 { options.lanes } else { 1 };
+        // Without an L2 there are no servers on which several could lie.
+        let set = options.lanes.filter(|_| has_l2);
+        let lanes = set.unwrap_or_else(|| l2.default_lanes());
         let contexts = Lanes::new(lanes, |lane| {
             // Each lane has an equal part of L1, as keys are spread evenly.
             let capacity = options.l1_capacity.div_ceil(u64::from(lanes));

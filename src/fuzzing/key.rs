@@ -139,7 +139,7 @@ fn names(input: &mut Input<'_>) {
     let (key, prefix) = (input.text(), input.text());
     let db = i64::from(input.u8() % 3);
     let all = |namespace: &str, key: &str| {
-        let names = Names::new(namespace.into(), db);
+        let names = Names::new(namespace.into(), Some(db));
         let users = [(VALUE, key), (LEASE, key), (HOLD, key), (MARKER, key)];
         let own = [(DONE, "7"), (CLOCK, ""), (LOG, ""), (LIVE, "")];
         let all = users.into_iter().chain(own);
@@ -160,7 +160,7 @@ fn names(input: &mut Input<'_>) {
     ours.dedup();
     assert_eq!(ours.len(), many, "{ours:?}");
 
-    let pattern = Names::new((&*one).into(), db).values_under(&prefix);
+    let pattern = Names::new((&*one).into(), Some(db)).values_under(&prefix);
     let begins = format!("{{{one}.0}}:{prefix}");
     assert_eq!(plain(&pattern), Some(begins));
 }

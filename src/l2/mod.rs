@@ -68,6 +68,11 @@ pub trait L2: Send + Sync + 'static {
         Arc::default()
     }
 
+    /// How many lanes a namespace has unless [`lanes`](crate::Builder::lanes) says so.
+    fn default_lanes(&self) -> u16 {
+        1
+    }
+
     /// Whether there are channels of other programs: [`Subscription::listen`] and [`Lane::publish`] work.
     fn has_channels(&self) -> bool {
         false

@@ -149,7 +149,8 @@ macro_rules! each_option {
             /// How many keys and tags may wait for Redis to come back.
             max_deferred: usize = 10_000,
             /// How many lanes the namespace has in Redis.
-            lanes: u16 = 1,
+            // Its default depends on the L2.
+            lanes: u16,
         }
     };
 }

@@ -86,6 +86,6 @@ local function publish(key, log, channel, rnd, payload)
       redis.call('XTRIM', log, 'MAXLEN', '~', '10000')
     end
   end
-  redis.call('PUBLISH', channel, message)
+  send(channel, message)
   return epoch, ver, seq
 end

@@ -16,7 +16,8 @@ use futures::future::join;
 use tokio::time::{Instant, timeout_at};
 use tracing::warn;
 
-use super::error::{l2_error, none_to_spare};
+use super::error::{is_elsewhere, l2_error, none_to_spare};
+use super::home::Home;
 use super::names::Names;
 use super::run::{CONNECT, Found, run};
 use super::shared::{Line, Pooled, Shared};
@@ -36,7 +37,7 @@ pub(super) struct Connections {
 
 /// Makes connections.
 pub(super) struct Source {
-    pub(super) shared: Arc<Shared>,
+    pub(super) home: Arc<Home>,
     pub(super) names: Arc<Names>,
     /// How long a request may take.
     pub(super) limit: Duration,
@@ -50,23 +51,21 @@ pub(super) struct Source {
 impl Source {
     /// The error of a connection that was not there in time.
     fn not_in_time(&self, after: Duration) -> L2Error {
-        let status = self.shared.pool().status();
-        if status.waiting > 0 && status.available == 0 && status.size >= status.max_size {
-            none_to_spare()
-        } else {
-            L2Error::timed_out(after)
+        if self.home.is_pool_exhausted() {
+            return none_to_spare();
         }
+        L2Error::timed_out(after)
     }
 
-    /// Whether the sentinels, if any, still stand behind a connection. Values that are read over it may be as old as
+    /// Whether the witnesses, if any, still name the server of a connection. Values that are read over it may be as old as
     /// that (rule 26).
-    fn believes(&self, term: u64) -> bool {
+    fn believes(&self, shared: &Shared, term: u64) -> bool {
         // Before there is a subscriber, nothing but L2 is used.
         let within = match self.max_staleness.load(Ordering::Relaxed) {
             0 => CONNECT,
             millis => Duration::from_millis(millis),
         };
-        self.shared.primary.is_believed(term, within)
+        shared.primary.is_believed(term, self.names.slot, within)
     }
 
     /// Warns, once in each life of the server, if that may evict keys without a TTL.
@@ -97,15 +96,28 @@ type Attempt = SharedResult<Result<Arc<Live>, (L2Error, Instant)>>;
 
 /// A working connection.
 pub(super) struct Live {
+    shared: Arc<Shared>,
+    is_first: bool,
     /// The same for all lanes whose connection it is.
     pub(super) pooled: Arc<Pooled>,
     pub(super) connection: MultiplexedConnection,
     /// The life of the server that RUN found over it: see [`LaneClock::life`].
     life: u64,
-    /// In which it was made: see [`PrimaryAt::term`](super::sentinel::PrimaryAt::term).
+    /// In which it was made: see [`PrimaryAt::term`](super::primary::PrimaryAt::term).
     term: u64,
     /// Timeouts in a row.
     silent: AtomicU32,
+}
+
+impl Live {
+    fn line(&self) -> &Line {
+        self.shared.line(self.is_first)
+    }
+
+    /// About how many bytes the reads under way will bring, those of other lanes included.
+    pub(super) fn expected(&self) -> &AtomicUsize {
+        &self.line().expected
+    }
 }
 
 /// Why one copy of a request has no answer.
@@ -140,9 +152,11 @@ impl Connections {
         self.source.limit
     }
 
-    /// About how many bytes the reads under way will bring, those of other lanes included.
-    pub(super) fn expected(&self) -> &AtomicUsize {
-        &self.line().expected
+    /// About how many bytes the reads under way will bring over the connection, if it is there.
+    pub(super) fn expected(&self) -> usize {
+        let current = lock(&self.current);
+        let live = current.live();
+        live.map_or(0, |live| live.expected().load(Ordering::Relaxed))
     }
 
     /// A subscriber relies on what is read.
@@ -151,10 +165,6 @@ impl Connections {
         self.source
             .max_staleness
             .store(millis.max(1), Ordering::Relaxed);
-    }
-
-    fn line(&self) -> &Line {
-        self.source.shared.line(self.first.is_none())
     }
 
     /// Sends a request over the current connection. If that connection turns out to be broken, or to lead to a server
@@ -258,8 +268,8 @@ impl Connections {
         if let Some(attempt) = current.attempt.clone() {
             match attempt.peek() {
                 Some(Err((_, at))) if at.elapsed() >= current.pause() => {}
-                // The sentinels may name another primary by now.
-                Some(Ok(live)) if !self.source.believes(live.term) => {}
+                // The witnesses may name another primary by now.
+                Some(Ok(live)) if !self.source.believes(&live.shared, live.term) => {}
                 // The runtime of its task has ended: nobody would ever finish this attempt.
                 None if attempt.is_lost() => {}
                 found => {
@@ -297,13 +307,16 @@ impl Connections {
                 Ok(answer)
             }
             Some(Err(error)) => {
-                // A replica refuses each request before it executes anything, so this copy was not executed (rule 14).
-                let misled = is_not_primary(&error);
-                if misled || error.is_unrecoverable_error() {
+                // Such a server refuses each request before it executes anything, so this copy was not executed (rule 14).
+                let not_executed = is(&error, is_not_executed);
+                if is(&error, is_no_primary) || error.is_unrecoverable_error() {
                     self.discard(live);
+                } else if not_executed {
+                    // The connection is good for the lanes that are still there.
+                    self.leave(live);
                 }
                 let error = l2_error(error);
-                Err(if misled {
+                Err(if not_executed {
                     Failure::NotExecuted(error)
                 } else if error.is_unreachable() {
                     Failure::InDoubt(error)
@@ -324,13 +337,17 @@ impl Connections {
 
     /// Gives a connection up, so that neither this lane nor another one that has none is given it again.
     fn discard(&self, live: &Arc<Live>) {
+        self.leave(live);
+        live.line().retire(&live.pooled);
+    }
+
+    /// Has the next request of this lane look for its server anew.
+    fn leave(&self, live: &Arc<Live>) {
         let mut current = lock(&self.current);
-        // Another request may have discarded it already, and the connection that is there now is a good one.
+        // Another request may have left it already, and the connection that is there now is a good one.
         if current.live().is_some_and(|now| Arc::ptr_eq(&now, live)) {
             current.attempt = None;
         }
-        drop(current);
-        self.line().retire(&live.pooled);
     }
 }
 
@@ -354,13 +371,18 @@ impl Current {
 ///
 /// NOREPLICAS is none of these: a primary that misses its replicas may get them back. If it was replaced, its
 /// heartbeats fail as well, and the subscriber finds the new one.
-pub(super) fn is_no_primary(kind: ServerErrorKind) -> bool {
+fn is_no_primary(kind: ServerErrorKind) -> bool {
     use ServerErrorKind::{BusyLoading, MasterDown, ReadOnly};
     matches!(kind, ReadOnly | MasterDown | BusyLoading)
 }
 
-fn is_not_primary(error: &RedisError) -> bool {
-    matches!(error.kind(), ErrorKind::Server(kind) if is_no_primary(kind))
+/// Whether the server has refused the request before it executed anything.
+pub(super) fn is_not_executed(kind: ServerErrorKind) -> bool {
+    is_no_primary(kind) || is_elsewhere(kind)
+}
+
+fn is(error: &RedisError, kind: impl Fn(ServerErrorKind) -> bool) -> bool {
+    matches!(error.kind(), ErrorKind::Server(of) if kind(of))
 }
 
 /// Takes the connection that the lanes share, or makes one, and asks with RUN which life of the server it leads to.
@@ -369,8 +391,6 @@ async fn connect(source: Arc<Source>, first: Option<Arc<Connections>>) -> Result
     let is_first = first.is_none();
     let mut joined = join_server(&source, is_first, deadline).await;
     if matches!(joined, Err(Failure::NotExecuted(_))) {
-        // The idle connections of the pool probably lead to the old primary as well.
-        source.shared.pool().retain(|_, _| false);
         joined = join_server(&source, is_first, deadline).await;
     }
     let (live, found) = joined.map_err(Failure::into_error)?;
@@ -378,7 +398,7 @@ async fn connect(source: Arc<Source>, first: Option<Arc<Connections>>) -> Result
     source.check_policy(&found);
     if first.is_some_and(|first| !first.is_there()) {
         // The pool may have given this one its last connection, which the first had lost.
-        source.shared.line(is_first).retire(&live.pooled);
+        live.line().retire(&live.pooled);
         return Err(L2Error::closed());
     }
     // Before any request goes over it: the instance may have to empty L1 first (rule 13).
@@ -393,18 +413,19 @@ async fn join_server(
     is_first: bool,
     deadline: Instant,
 ) -> Result<(Live, Found), Failure> {
-    let line = source.shared.line(is_first);
-    let pooled = source.shared.pooled(line);
+    let not_in_time = |_| Failure::Final(source.not_in_time(CONNECT));
+    let found = timeout_at(deadline, source.home.find(source.names.slot)).await;
+    let shared = found.map_err(not_in_time)?.map_err(Failure::Final)?;
+    let line = shared.line(is_first);
+    let pooled = shared.pooled(line);
     // Not dropped before the pool was asked whether it had to wait. A spare connection is not waited for.
-    let mut connecting = pin!(source.shared.connect(&pooled, is_first));
+    let mut connecting = pin!(shared.connect(&pooled, is_first));
     let connected = timeout_at(deadline, &mut connecting).await;
-    let (connection, term, is_new) = connected
-        .map_err(|_| Failure::Final(source.not_in_time(CONNECT)))?
-        .map_err(Failure::Final)?;
+    let (connection, term, is_new) = connected.map_err(not_in_time)?.map_err(Failure::Final)?;
     // A connection that others have made may be one that no heartbeat has asked for since.
-    if !source.believes(term) {
-        let primary = &source.shared.primary;
-        primary.confirm(term).await.map_err(|error| {
+    if !source.believes(&shared, term) {
+        let (primary, slot) = (&shared.primary, source.names.slot);
+        primary.confirm(term, slot).await.map_err(|error| {
             primary.doubt(term);
             Failure::NotExecuted(error)
         })?;
@@ -415,20 +436,30 @@ async fn join_server(
     let found = timeout_at(deadline, async { join(naming, running).await.1 }).await;
     let failed = match found {
         Ok(Ok(found)) => {
-            let live = Live {
-                life: found.clock.life,
-                silent: AtomicU32::new(0),
-                term,
-                connection,
-                pooled: Arc::clone(&pooled),
-            };
             // A read that has begun meanwhile may rely on it as if it had been made at its end.
-            if source.believes(term) {
+            if source.believes(&shared, term) {
+                let live = Live {
+                    life: found.clock.life,
+                    silent: AtomicU32::new(0),
+                    term,
+                    connection,
+                    is_first,
+                    pooled: Arc::clone(&pooled),
+                    shared: Arc::clone(&shared),
+                };
                 return Ok((live, found));
             }
             Failure::NotExecuted(L2Error::closed())
         }
-        Ok(Err(error)) if is_not_primary(&error) => Failure::NotExecuted(l2_error(error)),
+        Ok(Err(error)) if is(&error, is_not_executed) => {
+            if is(&error, is_elsewhere) {
+                // It is good for the lanes that are there.
+                return Err(Failure::NotExecuted(l2_error(error)));
+            }
+            // The idle connections of the pool probably lead to the old primary as well.
+            shared.pool().retain(|_, _| false);
+            Failure::NotExecuted(l2_error(error))
+        }
         Ok(Err(error)) => Failure::Final(l2_error(error)),
         Err(_) => Failure::Final(L2Error::timed_out(CONNECT)),
     };

@@ -63,13 +63,13 @@ elseif what == 'invalidate' and #KEYS == 2 then
   refuse('there is nothing to invalidate: name keys or tags')
 elseif #keys > MOST_NAMES or #tags > MOST_NAMES then
   refuse('one call takes up to 256 keys and 256 tags')
-elseif database ~= '0' and not string.match(database, '^[1-9]%d*$') then
-  refuse('the second argument must be the number of the database, such as 0')
+elseif database ~= '0' and database ~= 'cluster' and not string.match(database, '^[1-9]%d*$') then
+  refuse('the second argument must be the number of the database, such as 0, or cluster')
 elseif #random < 8 then
   refuse('the third argument must be a random text, such as a UUID')
 end
 
-local channel = lane .. '!events' .. (database == '0' and '' or '@' .. database)
+local channel = lane .. (database == 'cluster' and '!sharded' or '!events' .. (database == '0' and '' or '@' .. database))
 -- Another number for each run, also if the text is not random: of what was cleared nothing must come back.
 local now = redis.call('TIME')
 local rnd = tonumber(string.sub(redis.sha1hex(now[1] .. ':' .. now[2] .. ':' .. random), 1, 13), 16) + 1

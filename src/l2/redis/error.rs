@@ -3,7 +3,7 @@
 //! The texts of the server, and those of the client, can quote keys and values: `unknown command 'EVALSHA', with args
 //! beginning with: …`. So no text is passed on as it is.
 
-use deadpool_redis::redis::{ErrorKind, RedisError};
+use deadpool_redis::redis::{ErrorKind, RedisError, ServerErrorKind};
 use deadpool_redis::{PoolError, TimeoutType};
 
 use super::tls;
@@ -17,8 +17,13 @@ pub(super) fn l2_error(error: RedisError) -> L2Error {
     if error.is_io_error() {
         return L2Error::unreachable(error);
     }
-    // The server has answered, so in none of these cases does another connection help.
-    L2Error::refused(Refusal(match error.kind() {
+    let explained = |refusal| match error.kind() {
+        // Another node has the keys, or none at present.
+        ErrorKind::Server(kind) if is_elsewhere(kind) => L2Error::explained(refusal),
+        // The server has answered, so in none of these cases does another connection help.
+        _ => L2Error::refused(refusal),
+    };
+    explained(Refusal(match error.kind() {
         ErrorKind::AuthenticationFailed => advice("WRONGPASS", ""),
         ErrorKind::RESP3NotSupported => unknown("hello"),
         ErrorKind::Server(_) | ErrorKind::Extension => advice(
@@ -27,6 +32,13 @@ pub(super) fn l2_error(error: RedisError) -> L2Error {
         ),
         kind => format!("the answer cannot be used ({kind:?})"),
     }))
+}
+
+/// Whether this error means that a node of a cluster has not executed a request, as the slot of its keys is not, or not
+/// wholly, with this node.
+pub(super) fn is_elsewhere(kind: ServerErrorKind) -> bool {
+    use ServerErrorKind::{Ask, ClusterDown, Moved, TryAgain};
+    matches!(kind, Moved | Ask | TryAgain | ClusterDown)
 }
 
 /// As [`l2_error`], for an error that came while a connection was made.
@@ -89,9 +101,12 @@ fn advice(code: &str, text: &str) -> String {
         "WRONGPASS" => {
             "it does not accept the user name and password of the URL; the user may also be disabled"
         }
-        "MOVED" | "ASK" | "TRYAGAIN" | "CROSSSLOT" | "CLUSTERDOWN" => {
-            "it is part of a Redis Cluster, which is not supported"
+        "MOVED" => {
+            "it is a node of a Redis Cluster, and another one has the lane: use RedisL2::cluster"
         }
+        "ASK" | "TRYAGAIN" => "the slot of the lane is moving to another node of the cluster",
+        "CLUSTERDOWN" => "some slots of the cluster have no primary that answers",
+        "CROSSSLOT" => "it is a node of a Redis Cluster: use RedisL2::cluster",
         _ => return format!("{code} {}", unquoted(text)),
     };
     format!("{code}: {known}")

@@ -15,6 +15,7 @@ use super::call::{Call, Lua, is_staged, kept, numbers, senseless};
 use super::connection::{Connections, Failure};
 use super::names::{CLOCK, DONE, HOLD, LEASE, LIVE, LOG, MARKER, Names, STATS, VALUE, WRITES};
 use super::read_batcher::SingleReads;
+use super::servers::Servers;
 use super::subscription::Subscriptions;
 use super::{members, scripts};
 use crate::clock::millis;
@@ -48,6 +49,8 @@ pub(super) struct RedisLane {
     /// Reads values over these connections, and over a second one; single ones go together with those of other lanes.
     pub(super) reads: SingleReads,
     pub(super) subscriptions: Subscriptions,
+    /// Held, so that caches with the same URL find them.
+    pub(super) _servers: Arc<Servers>,
 }
 
 partial_debug!([] RedisLane, "RedisLane");

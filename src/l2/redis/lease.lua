@@ -45,6 +45,6 @@ end
 local function end_lease(key, mark, channel, of)
   redis.call('DEL', key)
   if mark == '+' then
-    redis.call('PUBLISH', channel, 'LE\1' .. of)
+    send(channel, 'LE\1' .. of)
   end
 end

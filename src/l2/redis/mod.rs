@@ -1,7 +1,8 @@
 //! L2 on Redis, through a deadpool pool.
 //!
-//! - [`server`]: which server, and how connections to it are made; [`sentinel`]: where the primary is; [`tls`]: whether
-//!   TLS can work
+//! - [`server`]: which server, and how connections to it are made; [`tls`]: whether TLS can work
+//! - [`home`]: the server of each lane; [`primary`]: whether it is believed, by what [`sentinel`]s say, or the nodes of a
+//!   [`cluster`], which are [`asked`]
 //! - [`lane`]: the steps, each a script or a command; [`scripts`]: the `.lua` files; [`call`]: one call of a script
 //! - [`read_batcher`]: reads of all lanes on a server that share a request; [`read_request`]: over which connection it
 //!   goes
@@ -15,13 +16,18 @@
 //!
 //! Knows nothing of L1, nor of values: the scripts look at stamps and TTLs only.
 
+mod asked;
 mod call;
+#[cfg(feature = "cluster")]
+mod cluster;
 mod connection;
 mod error;
+mod home;
 mod lane;
 pub(crate) mod members;
 pub(crate) mod names;
 mod per_runtime;
+mod primary;
 mod pubsub;
 mod read_batcher;
 mod read_request;
@@ -29,6 +35,7 @@ mod run;
 mod scripts;
 mod sentinel;
 mod server;
+mod servers;
 mod shared;
 mod subscription;
 #[cfg_attr(not(feature = "tls"), path = "no_tls.rs")]
@@ -36,25 +43,33 @@ mod tls;
 #[cfg(feature = "write-behind")]
 mod write_stream;
 
+use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
-use std::sync::{Arc, Mutex, Weak};
 use std::time::Duration;
 
 use deadpool_redis::Pool;
 use deadpool_redis::redis::StreamingCredentialsProvider;
 
+#[cfg(feature = "cluster")]
+use self::cluster::Cluster;
 use self::connection::{Connections, Source};
+use self::home::Home;
+#[cfg(feature = "cluster")]
+use self::home::Nodes;
 use self::lane::RedisLane;
 use self::names::Names;
-use self::read_batcher::{Batchers, SingleReads};
+use self::primary::Primary;
+use self::read_batcher::SingleReads;
 use self::read_request::ReadRequests;
-use self::sentinel::Primary;
+use self::sentinel::Sentinels;
+#[cfg(feature = "cluster")]
+use self::server::Connector;
 use self::server::Credentials;
 pub use self::server::Server;
+use self::servers::Servers;
 use self::shared::Shared;
 use self::subscription::Subscriptions;
 use super::{L2, L2Error, Lane, LaneName, OnConnect, Outages};
-use crate::util::lock::lock;
 use crate::util::partial_debug::partial_debug;
 
 /// The second level on a Redis server, version 7.0 or later, or Valkey.
@@ -71,10 +86,7 @@ use crate::util::partial_debug::partial_debug;
 /// In `CLIENT LIST` a connection has the name `larder:NAMESPACE`, of the cache that has made it.
 #[doc = include_str!("trouble.md")]
 #[derive(Clone)]
-pub struct RedisL2(Arc<Batchers>);
-
-/// The servers whose caches share connections by themselves, by their URLs. Each lane holds its server.
-static BY_URL: Mutex<Vec<(String, Weak<Batchers>)>> = Mutex::new(Vec::new());
+pub struct RedisL2(Arc<Servers>);
 
 impl RedisL2 {
     /// A store on this server, with connections of its own. [`Server`] lists the forms of an address: a URL such as
@@ -97,15 +109,7 @@ impl RedisL2 {
         let Some(url) = url else {
             return new();
         };
-        let mut all = lock(&BY_URL);
-        let known = all.iter().find(|(known, _)| *known == url);
-        if let Some(server) = known.and_then(|(_, server)| server.upgrade()) {
-            return Ok(Self(server));
-        }
-        all.retain(|(_, server)| server.strong_count() > 0);
-        let l2 = new()?;
-        all.push((url, Arc::downgrade(&l2.0)));
-        Ok(l2)
+        Ok(Self(Servers::by_url(url, || Ok(new()?.0))?))
     }
 
     /// A store behind a pool of your own; the server is for the connection that subscribes, which a pool cannot
@@ -150,11 +154,8 @@ impl RedisL2 {
         sentinels: impl IntoIterator<Item = impl Into<Server>>,
     ) -> Result<Self, L2Error> {
         let sentinels = sentinels.into_iter().map(Into::into);
-        let primary = Primary::named(
-            name,
-            sentinels,
-            Server::from("redis://primary").connector()?,
-        )?;
+        let sentinels = Sentinels::new(name, sentinels)?;
+        let primary = Primary::named(sentinels, Server::from("redis://primary").connector()?);
         Self::new(primary, None)
     }
 
@@ -176,8 +177,43 @@ impl RedisL2 {
     /// # Ok::<(), larder::L2Error>(())
     /// ```
     pub fn primary_like(self, server: impl Into<Server>) -> Result<Self, L2Error> {
-        let primary = self.0.shared.primary.like(server.into().connector()?)?;
-        Self::new(primary, None)
+        let connector = server.into().connector()?;
+        match &*self.0.home {
+            Home::Server(shared) => Self::new(shared.primary.like(connector)?, None),
+            #[cfg(feature = "cluster")]
+            Home::Nodes(_) => Err(L2Error::bad_config(
+                "primary_like is for a primary that sentinels name",
+            )),
+        }
+    }
+
+    /// A Redis Cluster, or a cluster of Valkey, of which these are nodes: the others are learnt from one that answers. Give
+    /// several, or a name that leads to all of them. User, password and TLS of the first are those of all nodes.
+    ///
+    /// A namespace has four lanes on it unless [`lanes`](crate::Builder::lanes) says otherwise, each with one of the
+    /// primaries. The primaries are asked for the owner of each lane whenever a connection is made, and with each
+    /// heartbeat: a node is believed while a majority of all primaries names it. Otherwise its values are not used, neither
+    /// from L1, at the latest after `max_staleness`, nor from L2. Costs, failovers and moves of slots:
+    /// [`redis`](crate::guide::redis#cluster).
+    ///
+    /// Does not connect: that happens at the first use.
+    ///
+    /// # Errors
+    ///
+    /// [`L2Error::is_bad_config`] when this cannot work: without a node, with a database other than 0, or an address that
+    /// cannot be read. The error does not show the addresses.
+    ///
+    /// ```
+    /// use larder::RedisL2;
+    ///
+    /// let l2 = RedisL2::cluster(["redis://user:password@node-1:6379", "redis://node-2:6379"])?;
+    /// # Ok::<(), larder::L2Error>(())
+    /// ```
+    #[cfg(feature = "cluster")]
+    #[cfg_attr(docsrs, doc(cfg(feature = "cluster")))]
+    pub fn cluster(nodes: impl IntoIterator<Item = impl Into<Server>>) -> Result<Self, L2Error> {
+        let cluster = Cluster::new(nodes.into_iter().map(Into::into))?;
+        Ok(Self(Servers::new(Home::Nodes(Nodes::new(cluster)))))
     }
 
     /// Takes user and password from a provider, for passwords and tokens that change while the service runs.
@@ -224,17 +260,27 @@ impl RedisL2 {
         self,
         provider: impl StreamingCredentialsProvider + 'static,
     ) -> Result<Self, L2Error> {
-        let mut primary = self.0.shared.primary.clone();
-        primary.connector.credentials = Some(Credentials(Arc::new(provider)));
-        // The manager of a given pool has its credentials already, and cannot be given others.
-        let pool = self.0.shared.is_given.then(|| self.0.shared.pool());
-        Self::new(primary, pool)
+        let credentials = Some(Credentials(Arc::new(provider)));
+        match &*self.0.home {
+            Home::Server(shared) => {
+                let mut primary = shared.primary.clone();
+                primary.connector.credentials = credentials;
+                // The manager of a given pool has its credentials already, and cannot be given others.
+                Self::new(primary, shared.is_given.then(|| shared.pool()))
+            }
+            #[cfg(feature = "cluster")]
+            Home::Nodes(nodes) => {
+                let set = |node: &mut Connector| node.credentials.clone_from(&credentials);
+                let cluster = nodes.cluster.map(set);
+                Ok(Self(Servers::new(Home::Nodes(Nodes::new(cluster)))))
+            }
+        }
     }
 
     /// With a pool of its own, unless one is given.
     fn new(primary: Primary, pool: Option<Pool>) -> Result<Self, L2Error> {
         let shared = Shared::new(primary, pool)?;
-        Ok(Self(Arc::new(Batchers::new(shared))))
+        Ok(Self(Servers::new(Home::Server(Arc::new(shared)))))
     }
 }
 
@@ -245,18 +291,26 @@ partial_debug! {
 
 impl L2 for RedisL2 {
     fn outages(&self) -> Arc<Outages> {
-        Arc::clone(&self.0.shared.outages)
+        Arc::clone(&self.0.outages)
     }
 
     fn has_channels(&self) -> bool {
         true
     }
 
+    fn default_lanes(&self) -> u16 {
+        if self.0.home.database().is_none() {
+            4
+        } else {
+            1
+        }
+    }
+
     fn lane(&self, name: LaneName<'_>, timeout: Duration, on_connect: OnConnect) -> Box<dyn Lane> {
-        let database = self.0.shared.primary.connector.database();
-        let names = Arc::new(Names::new(name, database));
+        let home = &self.0.home;
+        let names = Arc::new(Names::new(name, home.database()));
         let source = Arc::new(Source {
-            shared: Arc::clone(&self.0.shared),
+            home: Arc::clone(home),
             names: Arc::clone(&names),
             limit: timeout,
             on_connect,
@@ -268,12 +322,13 @@ impl L2 for RedisL2 {
         let spare = Arc::new(Connections::new(source, Some(Arc::clone(&connections))));
         let both = [Arc::clone(&connections), spare];
         let requests = ReadRequests::new(Arc::clone(&names), both);
-        let shared = Arc::clone(&self.0.shared);
+        let batchers = Arc::clone(&self.0.batchers);
         Box::new(RedisLane {
-            subscriptions: Subscriptions::new(shared, Arc::clone(&names)),
+            subscriptions: Subscriptions::new(Arc::clone(home), Arc::clone(&names)),
             names,
-            reads: SingleReads::new(Arc::new(requests), Arc::clone(&self.0)),
+            reads: SingleReads::new(Arc::new(requests), batchers),
             connections,
+            _servers: Arc::clone(&self.0),
         })
     }
 }

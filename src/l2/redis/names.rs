@@ -32,6 +32,8 @@ pub(crate) struct Names {
     /// How many lanes the namespace has.
     pub(super) lanes: u16,
     tag: String,
+    /// That of all keys, and of the channel, in a cluster: a request is for one slot.
+    pub(super) slot: Option<u16>,
     /// The channel of the lane's messages.
     pub(crate) events: String,
     /// That of the connections in `CLIENT LIST`.
@@ -61,18 +63,25 @@ fn hash_tag(namespace: &str, LaneNumber { number, of }: LaneNumber) -> String {
 }
 
 impl Names {
-    pub(crate) fn new(LaneName { namespace, lane }: LaneName<'_>, db: i64) -> Self {
-        let tag = format!("{{{}}}", hash_tag(namespace, lane));
-        let mut events = format!("{tag}!events");
-        // Channels are not part of a database: without its number, two databases would receive each other's messages.
-        if db != 0 {
-            events = format!("{events}@{db}");
-        }
+    /// In this database, or in a cluster, which has none.
+    pub(crate) fn new(LaneName { namespace, lane }: LaneName<'_>, database: Option<i64>) -> Self {
+        let tag = hash_tag(namespace, lane);
+        let slot = database.is_none().then(|| slot(&tag));
+        let tag = format!("{{{tag}}}");
+        let events = match database {
+            // By this, scripts publish in the slot alone: not on all nodes.
+            None => format!("{tag}!sharded"),
+            Some(0) => format!("{tag}!events"),
+            // Channels are not part of a database: without its number, two databases would receive each other's
+            // messages.
+            Some(number) => format!("{tag}!events@{number}"),
+        };
         // Redis takes printable ASCII without spaces.
         let printable = namespace.replace(|char: char| !char.is_ascii_graphic(), "_");
         Self {
             namespace: namespace.to_owned(),
             lanes: lane.of,
+            slot,
             events,
             client: format!("larder:{printable}"),
             is_client_refused: AtomicBool::new(false),

@@ -14,7 +14,7 @@ use std::sync::{Arc, Mutex, Weak};
 use std::time::Duration;
 
 use deadpool_redis::redis::aio::MultiplexedConnection;
-use deadpool_redis::redis::{PushInfo, PushKind, Value};
+use deadpool_redis::redis::{PushInfo, PushKind, RedisResult, Value, cmd};
 use futures::FutureExt;
 use futures::future::{join, join_all, try_join};
 use tokio::runtime::Handle;
@@ -24,11 +24,12 @@ use tokio::time::{Instant, timeout};
 use tokio_util::task::AbortOnDropHandle;
 use tracing::warn;
 
+use super::asked::Links;
 use super::call::{Call, senseless};
 use super::error::{connect_error, l2_error};
 use super::names::{CLOCK, LIVE, Names};
+use super::primary::Primary;
 use super::run::{CONNECT, clock};
-use super::sentinel::{Link, Primary};
 use super::{members, scripts};
 use crate::l2::{L2Error, LaneClock, Member, random};
 use crate::util::lock::lock;
@@ -53,8 +54,8 @@ struct Connected {
     /// Where it leads, in the term in which it was made.
     primary: Primary,
     term: u64,
-    /// Kept, so that the sentinels are asked over the same connections each time, and bring news.
-    _links: Vec<Arc<Link>>,
+    /// Kept, so that the witnesses are asked over the same connections each time, and bring news.
+    _links: Option<Arc<Links>>,
     /// Ends the subscriptions when the term does.
     _ending: Option<AbortOnDropHandle<()>>,
     /// When it was made. The heartbeats of all lanes are due at whole intervals from then on.
@@ -95,37 +96,37 @@ impl PubSub {
         })
     }
 
-    /// Ends the subscriptions of all lanes, as the sentinels do not name the server that answers.
+    /// Ends the subscriptions of all lanes, if sentinels do not name the server that answers.
     pub(super) fn doubt(&self) {
         if let Some(connected) = self.connected.get() {
             connected.primary.doubt(connected.term);
         }
     }
 
-    /// Whether the sentinels, if any, still name the server that answers, asked after this call (rule 26).
-    pub(super) async fn confirm(&self) -> Result<(), L2Error> {
+    /// Whether the witnesses, if any, still name the server that answers for a slot, asked after this call (rule 26).
+    pub(super) async fn confirm(&self, slot: Option<u16>) -> Result<(), L2Error> {
         let connected = self.connected.get().ok_or_else(L2Error::closed)?;
-        connected.primary.confirm(connected.term).await
+        connected.primary.confirm(connected.term, slot).await
     }
 
     /// Subscribes to a channel, until the route is dropped.
     pub(super) async fn subscribe(
         self: &Arc<Self>,
-        channel: &str,
+        channel: Channel,
         handler: Handler,
     ) -> Result<Route, L2Error> {
         let connected = self.connected.get().ok_or_else(L2Error::closed)?;
-        let route = self.add(connected, channel.into(), handler)?;
+        let subscribing = channel.request("SUBSCRIBE", &connected.connection);
+        let route = self.add(connected, channel, handler)?;
         // Also where another lane has done so: its request may not be answered yet.
-        let mut connection = connected.connection.clone();
-        connection.subscribe(channel).await.map_err(l2_error)?;
+        subscribing.await.map_err(l2_error)?;
         Ok(route)
     }
 
     fn add(
         self: &Arc<Self>,
         connected: &Connected,
-        name: Vec<u8>,
+        channel: Channel,
         handler: Handler,
     ) -> Result<Route, L2Error> {
         let mut all = lock(&connected.channels);
@@ -134,23 +135,24 @@ impl PubSub {
         }
         all.last += 1;
         let number = all.last;
-        let handlers = all.by_name.entry(name.clone()).or_default();
+        let handlers = all.by_name.entry(channel.name.clone()).or_default();
         handlers.push((number, handler));
         Ok(Route {
             pubsub: Arc::downgrade(self),
             channels: Arc::clone(&connected.channels),
-            name,
+            channel,
             number,
         })
     }
 
     /// Unsubscribes from a channel that had no handler any more.
-    async fn leave(&self, name: &[u8]) {
+    async fn leave(&self, channel: Channel) {
         let Some(connected) = self.connected.get() else {
             return;
         };
-        let mut connection = connected.connection.clone();
-        let answer = connection.unsubscribe(name).await.map_err(l2_error);
+        let (connection, name) = (&connected.connection, &channel.name);
+        let leaving = channel.request("UNSUBSCRIBE", connection);
+        let answer = leaving.await.map_err(l2_error);
         let (is_back, has_warned) = {
             let mut all = lock(&connected.channels);
             all.leaving -= 1;
@@ -160,7 +162,7 @@ impl PubSub {
         if is_back {
             // A lane has subscribed meanwhile, and its request may have been ahead of this one. The messages that it
             // misses leave a hole in the numbers (rule 9).
-            _ = connection.subscribe(name).await;
+            _ = channel.request("SUBSCRIBE", connection).await;
         }
         if let Err(error) = answer
             && error.is_refused()
@@ -197,10 +199,20 @@ impl PubSub {
                 for _ in 0..PAUSES {
                     yield_now().await;
                 }
-                let mut heartbeats = take(&mut *lock(&this.heartbeats)).into_iter();
+                let mut heartbeats = take(&mut *lock(&this.heartbeats));
+                // In a cluster a request is for one slot.
+                heartbeats.sort_by_key(|heartbeat| heartbeat.names.slot);
+                let mut heartbeats = heartbeats.into_iter().peekable();
                 let requests = iter::from_fn(|| {
-                    let some: Vec<_> = heartbeats.by_ref().take(TOGETHER).collect();
-                    (!some.is_empty()).then(|| this.send(some))
+                    let first = heartbeats.next()?;
+                    let slot = first.names.slot;
+                    let mut some = vec![first];
+                    while some.len() < TOGETHER
+                        && let Some(next) = heartbeats.next_if(|next| next.names.slot == slot)
+                    {
+                        some.push(next);
+                    }
+                    Some(this.send(slot, some))
                 });
                 join_all(requests).await;
             });
@@ -208,13 +220,13 @@ impl PubSub {
     }
 
     /// Sends heartbeats, and hands out the answers.
-    async fn send(&self, heartbeats: Vec<Heartbeat>) {
+    async fn send(&self, slot: Option<u16>, heartbeats: Vec<Heartbeat>) {
         let Some(connected) = self.connected.get() else {
             return;
         };
-        // What the sentinels refuse needs no answer.
+        // What the witnesses refuse needs no answer.
         let answering = connected.heartbeat(&heartbeats).map(Ok);
-        let both = try_join(self.confirm(), answering).await;
+        let both = try_join(self.confirm(slot), answering).await;
         let (is_confirmed, answers) = match both {
             Ok(((), answers)) => (true, answers),
             Err(error) => (false, Err(error)),
@@ -340,6 +352,30 @@ impl Connected {
     }
 }
 
+/// A channel, of one slot of a cluster if it is sharded.
+pub(super) struct Channel {
+    pub(super) name: Vec<u8>,
+    pub(super) is_sharded: bool,
+}
+
+impl Channel {
+    /// SUBSCRIBE or UNSUBSCRIBE, or how that is called for it.
+    fn request(
+        &self,
+        name: &str,
+        connection: &MultiplexedConnection,
+    ) -> impl Future<Output = RedisResult<()>> + use<> {
+        let mut connection = connection.clone();
+        let mut command = cmd(&if self.is_sharded {
+            format!("S{name}")
+        } else {
+            name.to_owned()
+        });
+        command.arg(&self.name);
+        async move { command.exec_async(&mut connection).await }
+    }
+}
+
 /// Called with the payload of each message of a channel, by the driver of the connection: it must not wait.
 pub(super) type Handler = Box<dyn Fn(&[u8]) + Send + Sync>;
 
@@ -360,7 +396,7 @@ pub(super) struct Route {
     /// Without it there is nothing to unsubscribe from: the connection ends with its last lane.
     pubsub: Weak<PubSub>,
     channels: Arc<Mutex<Channels>>,
-    name: Vec<u8>,
+    channel: Channel,
     number: u64,
 }
 
@@ -369,14 +405,19 @@ fn receive(channels: &Mutex<Channels>, push: PushInfo) {
     let mut data = push.data.into_iter();
     let all = lock(channels);
     match (push.kind, data.next(), data.next()) {
-        (PushKind::Message, Some(Value::BulkString(name)), Some(Value::BulkString(payload))) => {
+        (
+            PushKind::Message | PushKind::SMessage,
+            Some(Value::BulkString(name)),
+            Some(Value::BulkString(payload)),
+        ) => {
             for (_, handle) in all.by_name.get(&name).into_iter().flatten() {
                 handle(&payload);
             }
         }
-        (PushKind::Subscribe, ..) => {}
-        (PushKind::Unsubscribe, ..) if all.leaving > 0 => {}
-        // The connection is lost, the server has ended a subscription, or the push is of an unexpected kind.
+        (PushKind::Subscribe | PushKind::SSubscribe, ..) => {}
+        (PushKind::Unsubscribe | PushKind::SUnsubscribe, ..) if all.leaving > 0 => {}
+        // The connection is lost, the server has ended a subscription, as when its slot has gone to another node, or the
+        // push is of an unexpected kind. The client takes it for the answer to the next request: no later one counts.
         _ => {
             drop(all);
             end(channels);
@@ -397,7 +438,7 @@ fn end(channels: &Mutex<Channels>) {
 impl Drop for Route {
     fn drop(&mut self) {
         let mut all = lock(&self.channels);
-        let Some(handlers) = all.by_name.get_mut(&self.name) else {
+        let Some(handlers) = all.by_name.get_mut(&self.channel.name) else {
             return;
         };
         let at = handlers
@@ -406,7 +447,7 @@ impl Drop for Route {
         let own = at.map(|at| handlers.swap_remove(at));
         let is_last = handlers.is_empty();
         if is_last {
-            all.by_name.remove(&self.name);
+            all.by_name.remove(&self.channel.name);
         }
         // As at the end.
         drop(all);
@@ -415,8 +456,11 @@ impl Drop for Route {
             (is_last, self.pubsub.upgrade(), Handle::try_current())
         {
             lock(&self.channels).leaving += 1;
-            let name = take(&mut self.name);
-            runtime.spawn(async move { timeout(CONNECT, pubsub.leave(&name)).await });
+            let channel = Channel {
+                name: take(&mut self.channel.name),
+                is_sharded: self.channel.is_sharded,
+            };
+            runtime.spawn(async move { timeout(CONNECT, pubsub.leave(channel)).await });
         }
     }
 }

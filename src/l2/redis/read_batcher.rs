@@ -23,7 +23,6 @@ use tokio::time::{Instant, timeout_at};
 
 use super::per_runtime::PerRuntime;
 use super::read_request::{BYTES, Group, Part, ReadRequests, grouped};
-use super::shared::Shared;
 use crate::l2::{Key, L2Error, ReadResult};
 use crate::util::lock::lock;
 use crate::util::pacing::{Pacing, gather, share};
@@ -39,12 +38,6 @@ const CAPACITY: usize = 4096;
 /// run on it, and their answers are in its cache already. If one thread handed out all of them, 256 callers on two
 /// threads would read 0.94 as many a second.
 const SHARE: usize = 16;
-
-/// The read batchers of a server, beside its connections.
-pub(super) struct Batchers {
-    pub(super) shared: Arc<Shared>,
-    each: PerRuntime<ReadBatcher>,
-}
 
 /// Reads single keys of all lanes on a server, in batches where many are read at a time.
 ///
@@ -72,7 +65,7 @@ struct State {
 /// The single reads of a lane.
 pub(super) struct SingleReads {
     pub(super) requests: Arc<ReadRequests>,
-    batchers: Arc<Batchers>,
+    batchers: Arc<PerRuntime<ReadBatcher>>,
     queues: PerRuntime<Queue>,
     /// That of the runtime on which the lane was used last: mostly there is no other.
     last: ArcSwapOption<Queue>,
@@ -122,17 +115,8 @@ struct UnderWay {
     reads: usize,
 }
 
-impl Batchers {
-    pub(super) fn new(shared: Shared) -> Self {
-        Self {
-            shared: Arc::new(shared),
-            each: PerRuntime::default(),
-        }
-    }
-}
-
 impl SingleReads {
-    pub(super) fn new(requests: Arc<ReadRequests>, batchers: Arc<Batchers>) -> Self {
+    pub(super) fn new(requests: Arc<ReadRequests>, batchers: Arc<PerRuntime<ReadBatcher>>) -> Self {
         Self {
             requests,
             batchers,
@@ -187,7 +171,7 @@ impl SingleReads {
             return queue;
         }
         let queue = self.queues.get_or(|| Queue {
-            batcher: self.batchers.each.get(),
+            batcher: self.batchers.get(),
             requests: Arc::clone(&self.requests),
             capacity: Semaphore::new(CAPACITY),
             waiting: Mutex::default(),
@@ -462,31 +446,36 @@ mod tests {
 
     use super::*;
     use crate::l2::redis::connection::{Connections, Source};
+    use crate::l2::redis::home::Home;
     use crate::l2::redis::names::Names;
     use crate::l2::redis::server::Server;
+    use crate::l2::redis::shared::Shared;
 
     const LIMIT: Duration = Duration::from_secs(20);
 
     /// Reads of several lanes of one server, which is never asked.
     struct Crowd {
-        batchers: Arc<Batchers>,
+        batchers: Arc<PerRuntime<ReadBatcher>>,
+        home: Arc<Home>,
         answered: Vec<oneshot::Receiver<ReadResult>>,
     }
 
     impl Crowd {
         fn new() -> Self {
             let connector = Server::from("redis://127.0.0.1:1").connector().unwrap();
+            let shared = Shared::new(connector.into(), None).unwrap();
             Self {
-                batchers: Arc::new(Batchers::new(Shared::new(connector.into(), None).unwrap())),
+                batchers: Arc::default(),
+                home: Arc::new(Home::Server(Arc::new(shared))),
                 answered: Vec::new(),
             }
         }
 
         /// A lane, which is called so in the batches.
         fn lane(&self, name: &str) -> SingleReads {
-            let names = Arc::new(Names::new(name.into(), 0));
+            let names = Arc::new(Names::new(name.into(), Some(0)));
             let source = Arc::new(Source {
-                shared: Arc::clone(&self.batchers.shared),
+                home: Arc::clone(&self.home),
                 names: Arc::clone(&names),
                 limit: LIMIT,
                 on_connect: Box::new(|_| {}),
@@ -511,7 +500,7 @@ mod tests {
         }
 
         fn next_batch(&self) -> Vec<Taken> {
-            let batcher = self.batchers.each.get();
+            let batcher = self.batchers.get();
             lock(&batcher.state).next_batch()
         }
     }

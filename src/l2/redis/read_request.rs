@@ -20,7 +20,7 @@ use futures::future::join_all;
 use futures::{StreamExt, stream};
 use tokio::time::{Instant, timeout_at};
 
-use super::connection::{Connections, Failure, Live, is_no_primary};
+use super::connection::{Connections, Failure, Live, is_not_executed};
 use super::error::l2_error;
 use super::names::{Name, Names, VALUE};
 use crate::l2::{L2Error, ReadResult};
@@ -159,12 +159,14 @@ impl ReadRequests {
     ) -> Result<Vec<ReadResult>, L2Error> {
         let over = self.over(self.is_first_busier());
         let connections = over.as_ref().map_or(&self.lines[0], |(line, _)| line);
-        let _expected = expect(connections, self.bytes(keys.len()));
+        let _expected = over
+            .as_ref()
+            .map(|(_, live)| expect(live, self.bytes(keys.len())));
         let command = &request(keys.iter().map(|key| self.name(key)));
         let send = |mut connection: MultiplexedConnection| async move {
             match connection.send_packed_command(command).await? {
-                // Not an answer about a key: this connection is of no use.
-                Value::ServerError(error) if error.kind().is_some_and(is_no_primary) => {
+                // Not an answer about a key.
+                Value::ServerError(error) if error.kind().is_some_and(is_not_executed) => {
                     Err(error.into())
                 }
                 value => Ok(value),
@@ -205,8 +207,7 @@ impl ReadRequests {
     /// Whether the first line has more bytes to bring than the second: a large value delays those behind it.
     fn is_first_busier(&self) -> bool {
         let [first, second] = &self.lines;
-        let expected = |line: &Connections| line.expected().load(Ordering::Relaxed);
-        expected(first) > expected(second)
+        first.expected() > second.expected()
     }
 
     /// The line for the next request, if its connection is there.
@@ -225,14 +226,18 @@ impl ReadRequests {
 /// Puts parts together that can share a request.
 pub(super) fn grouped<K, H>(parts: Vec<Part<K, H>>) -> Vec<Group<K, H>> {
     let is_one = parts.len() == 1;
-    // The same line for all, as the lanes on a server share what is expected: if each chose for itself, there would be
-    // two requests.
-    let is_first_busier = parts
-        .first()
-        .is_some_and(|part| part.requests.is_first_busier());
+    let mut chosen = None;
     let mut groups = Vec::<Group<K, H>>::new();
     for part in parts {
         let requests = &part.requests;
+        let slot = requests.names.slot;
+        // The same line for all that may share a request, as the lanes on a server share what is expected: if each chose
+        // for itself, there would be two requests.
+        let is_first_busier = match chosen {
+            Some((of, is_first_busier)) if of == slot => is_first_busier,
+            _ => requests.is_first_busier(),
+        };
+        chosen = Some((slot, is_first_busier));
         // After the reads were asked for, so they go over no connection that `keep_only` has discarded before (rule
         // 13).
         let is_alone = is_one || requests.was_refused.load(Ordering::Relaxed);
@@ -241,7 +246,8 @@ pub(super) fn grouped<K, H>(parts: Vec<Part<K, H>>) -> Vec<Group<K, H>> {
         } else {
             requests.over(is_first_busier)
         };
-        let group = groups.iter_mut().find(|group| group.shares(over.as_ref()));
+        let shares = |group: &&mut Group<K, H>| group.slot() == slot && group.shares(over.as_ref());
+        let group = groups.iter_mut().find(shares);
         let one = GroupPart {
             keys: part.keys.len(),
             part: Some(part),
@@ -258,6 +264,11 @@ pub(super) fn grouped<K, H>(parts: Vec<Part<K, H>>) -> Vec<Group<K, H>> {
 impl<K, H> Group<K, H> {
     pub(super) fn keys(&self) -> usize {
         self.0.iter().map(|one| one.keys).sum()
+    }
+
+    fn slot(&self) -> Option<u16> {
+        let first = self.0.first().and_then(|one| one.part.as_ref());
+        first.and_then(|part| part.requests.names.slot)
     }
 
     fn shares(&self, over: Option<&LiveLine>) -> bool {
@@ -300,10 +311,10 @@ impl<K: AsRef<str>, H> Group<K, H> {
         let bytes = parts()
             .map(|part| part.requests.bytes(part.keys.len()))
             .sum();
-        let Some((line, live)) = self.0.first().and_then(|one| one.over.clone()) else {
+        let Some((_, live)) = self.0.first().and_then(|one| one.over.clone()) else {
             return;
         };
-        let (_expected, mut connection) = (expect(&line, bytes), live.connection.clone());
+        let (_expected, mut connection) = (expect(&live, bytes), live.connection.clone());
         let mut request = pin!(connection.send_packed_command(&command));
         // A lane whose time is up is answered, and the others go on waiting.
         let answer = loop {
@@ -358,9 +369,9 @@ fn request<'a>(names: impl Iterator<Item = Name<'a>> + Clone) -> Cmd {
 }
 
 /// The line expects so many bytes until this is dropped.
-fn expect(line: &Connections, bytes: usize) -> OnDrop<impl Fn()> {
-    line.expected().fetch_add(bytes, Ordering::Relaxed);
-    OnDrop(move || _ = line.expected().fetch_sub(bytes, Ordering::Relaxed))
+fn expect(live: &Live, bytes: usize) -> OnDrop<impl Fn()> {
+    live.expected().fetch_add(bytes, Ordering::Relaxed);
+    OnDrop(move || _ = live.expected().fetch_sub(bytes, Ordering::Relaxed))
 }
 
 /// How many bytes a key counts for, if those of the last request had so many each.

@@ -8,7 +8,8 @@ pub(super) const CHECKED: &str = include_str!("checked.lua");
 /// script with this line is also refused by a replica, and by a primary without the replicas that it must have, even if
 /// it only reads.
 pub(super) const ALLOW_OOM: &str = concat!("#!lua flags=allow-oom\n", include_str!("checked.lua"));
-pub(super) const CLOCK: &str = include_str!("clock.lua");
+const SEND: &str = include_str!("send.lua");
+pub(super) const CLOCK: &str = concat!(include_str!("send.lua"), include_str!("clock.lua"));
 const LEASE: &str = include_str!("lease.lua");
 const LIFE: &str = include_str!("life.lua");
 const LIST: &str = include_str!("list.lua");
@@ -34,7 +35,7 @@ lua! {
     ACQUIRE_LEASE: [ALLOW_OOM, CLOCK, LEASE, MARK], "acquire_lease.lua";
     FILL: [CHECKED, CLOCK, LEASE, STAGED, TAGS], "fill.lua";
     REVALIDATE: [CHECKED, CLOCK, LEASE, STAGED, TAGS], "revalidate.lua";
-    RENEW_LEASE: [CHECKED, LEASE], "renew_lease.lua";
+    RENEW_LEASE: [CHECKED, SEND, LEASE], "renew_lease.lua";
     INSERT: [CHECKED, CLOCK, STAGED, TAGS], "insert.lua";
     INSERT_IF: [CHECKED, CLOCK, STAGED, TAGS, VERSION], "insert_if.lua";
     EXPIRE: [ALLOW_OOM, CLOCK], "expire.lua";

@@ -190,6 +190,9 @@ impl Server {
     }
 }
 
+/// A host and its port.
+pub(super) type Address = (String, u16);
+
 /// Makes connections to a server.
 #[derive(Clone)]
 pub(super) struct Connector {
@@ -203,7 +206,7 @@ impl Connector {
     }
 
     /// The same with another address; `None` for a unix socket.
-    pub(super) fn at(&self, (host, port): &(String, u16)) -> Option<Self> {
+    pub(super) fn at(&self, (host, port): &Address) -> Option<Self> {
         let mut addr = self.info.addr().clone();
         match &mut addr {
             ConnectionAddr::Tcp(to, at)
@@ -218,8 +221,9 @@ impl Connector {
         })
     }
 
-    pub(super) fn leads_where(&self, other: &Self) -> bool {
-        self.info.addr() == other.info.addr()
+    /// Host and port, or the path of a socket.
+    pub(super) fn address(&self) -> String {
+        self.info.addr().to_string()
     }
 
     pub(super) fn pool(&self) -> Result<Pool, L2Error> {
@@ -233,6 +237,26 @@ impl Connector {
         let pool = Pool::builder(manager).max_size(POOL_SIZE);
         let pool = pool.runtime(Runtime::Tokio1).build();
         pool.map_err(|error| L2Error::bad_config(error.to_string()))
+    }
+
+    /// The host and the port; those of a unix socket are empty.
+    #[cfg(feature = "cluster")]
+    pub(super) fn host_and_port(&self) -> Address {
+        match self.info.addr() {
+            ConnectionAddr::Tcp(host, port) | ConnectionAddr::TcpTls { host, port, .. } => {
+                (host.clone(), *port)
+            }
+            _ => Address::default(),
+        }
+    }
+
+    /// A connection of its own.
+    #[cfg(feature = "cluster")]
+    pub(super) async fn connection(&self) -> RedisResult<MultiplexedConnection> {
+        let client = Client::open(self.info.clone())?;
+        let config = self.config();
+        let connecting = client.get_multiplexed_async_connection_with_config(&config);
+        connecting.await
     }
 
     /// A connection whose messages are given to `receive`.

@@ -15,18 +15,18 @@ use tokio::sync::OnceCell;
 
 use super::error::pool_error;
 use super::per_runtime::PerRuntime;
+use super::primary::{Primary, PrimaryAt};
 use super::pubsub::PubSub;
-use super::sentinel::{Address, Primary, PrimaryAt};
-use crate::l2::{L2Error, Outages};
+use super::server::Address;
+use crate::l2::L2Error;
 use crate::util::lock::lock;
 
-/// The connections to a server, and its outages.
+/// The connections to a server.
 pub(super) struct Shared {
     pool: Mutex<PoolAt>,
     /// Whether the pool belongs to the user, and is not made by the connector.
     pub(super) is_given: bool,
     pub(super) primary: Primary,
-    pub(super) outages: Arc<Outages>,
     first: Line,
     spare: Line,
     pub(super) pubsub: PerRuntime<PubSub>,
@@ -61,7 +61,6 @@ impl Shared {
             is_given,
             pool: Mutex::new(PoolAt(pool, None)),
             primary,
-            outages: Arc::default(),
             first: Line::default(),
             spare: Line::default(),
             pubsub: PerRuntime::default(),

@@ -11,8 +11,9 @@ use tokio::sync::{mpsc, oneshot};
 use tokio::time::{Instant, timeout};
 
 use super::error::connect_error;
+use super::home::Home;
 use super::names::Names;
-use super::pubsub::{Heartbeat, PubSub, Route};
+use super::pubsub::{Channel, Heartbeat, PubSub, Route};
 use super::run::{CONNECT, Found, run};
 use super::shared::Shared;
 use crate::l2::inbox::Inbox;
@@ -27,16 +28,16 @@ const QUEUE: usize = 4096;
 
 /// Makes the subscriptions of one lane.
 pub(super) struct Subscriptions {
-    shared: Arc<Shared>,
+    home: Arc<Home>,
     names: Arc<Names>,
     /// The connection of the last subscription, if that still exists.
     last: Mutex<Weak<PubSub>>,
 }
 
 impl Subscriptions {
-    pub(super) fn new(shared: Arc<Shared>, names: Arc<Names>) -> Self {
+    pub(super) fn new(home: Arc<Home>, names: Arc<Names>) -> Self {
         Self {
-            shared,
+            home,
             names,
             last: Mutex::default(),
         }
@@ -47,18 +48,17 @@ impl Subscriptions {
         &self,
         me: MemberInfo,
     ) -> Result<(LaneClock, Box<dyn Subscription>), L2Error> {
-        let pubsub = self.next();
         let (queue, messages) = mpsc::channel(QUEUE);
         // Messages that arrive from here on wait in the queue, until the caller knows by the clock which of them are
         // new. Several round trips: more than a request may take.
-        let opening = self.open(&pubsub, me, queue);
-        let (found, route) = in_time(opening).await??;
+        let (found, pubsub, route, shared) = in_time(self.open(me, queue)).await??;
         found.check_lanes(&self.names)?;
         let subscription = RedisSubscription {
             pubsub,
             inbox: Inbox::new(messages),
             routes: vec![route],
             names: Arc::clone(&self.names),
+            _shared: shared,
             me,
             generation: found.list.0,
             list_age: ListAge::new(Duration::from_millis(found.list.1)),
@@ -69,16 +69,16 @@ impl Subscriptions {
 
     /// The connection for the next subscription. Not that of the last one, which has ended for some reason: an address
     /// may lead to another server by now.
-    fn next(&self) -> Arc<PubSub> {
+    fn next(&self, shared: &Shared) -> Arc<PubSub> {
         let mut last = lock(&self.last);
         if let Some(last) = last.upgrade() {
-            self.shared.pubsub.retire(&last);
+            shared.pubsub.retire(&last);
         }
-        let mut next = self.shared.pubsub.get();
+        let mut next = shared.pubsub.get();
         if next.has_ended() {
             // Another lane has not noticed yet.
-            self.shared.pubsub.retire(&next);
-            next = self.shared.pubsub.get();
+            shared.pubsub.retire(&next);
+            next = shared.pubsub.get();
         }
         *last = Arc::downgrade(&next);
         next
@@ -86,11 +86,13 @@ impl Subscriptions {
 
     async fn open(
         &self,
-        pubsub: &Arc<PubSub>,
         me: MemberInfo,
         queue: mpsc::Sender<Event>,
-    ) -> Result<(Found, Route), L2Error> {
-        let (connection, is_new) = pubsub.connect(&self.shared.primary).await?;
+    ) -> Result<(Found, Arc<PubSub>, Route, Arc<Shared>), L2Error> {
+        let slot = self.names.slot;
+        let shared = self.home.find(slot).await?;
+        let pubsub = self.next(&shared);
+        let (connection, is_new) = pubsub.connect(&shared.primary).await?;
         let receive = Box::new(move |payload: &[u8]| {
             // A message that cannot be read is skipped, and one that finds the queue full is dropped: both leave a hole
             // in the numbers. To wait here would stop the answers of heartbeats, too.
@@ -99,14 +101,18 @@ impl Subscriptions {
             }
         });
         let naming = self.names.give_name(is_new, connection.clone());
-        let subscribing = pubsub.subscribe(&self.names.events, receive);
+        let channel = Channel {
+            name: self.names.events.clone().into(),
+            is_sharded: slot.is_some(),
+        };
+        let subscribing = pubsub.subscribe(channel, receive);
         let route = join(naming, subscribing).await.1?;
         let member = Member::new(me, Applied::NOTHING);
         let running = run(&self.names, Some(member), connection);
         // The answer is a proof like that of a heartbeat, and the connection may be one that others have made.
-        let (found, confirmed) = join(running, pubsub.confirm()).await;
+        let (found, confirmed) = join(running, pubsub.confirm(slot)).await;
         confirmed.inspect_err(|_| pubsub.doubt())?;
-        Ok((found.map_err(connect_error)?, route))
+        Ok((found.map_err(connect_error)?, pubsub, route, shared))
     }
 }
 
@@ -127,6 +133,8 @@ struct RedisSubscription {
     /// To the lane's channel, and to those of other programs.
     routes: Vec<Route>,
     names: Arc<Names>,
+    /// Held so that all lanes on the server share the connection.
+    _shared: Arc<Shared>,
     me: MemberInfo,
     /// Names the list of members that this instance is in.
     generation: u64,
@@ -160,6 +168,10 @@ impl Subscription for RedisSubscription {
                 let on_heard = Arc::clone(&on_heard);
                 // Past the queue, so that no flood of other programs costs a message of the lane.
                 let receive = Box::new(move |payload: &[u8]| on_heard(number, payload.to_vec()));
+                let channel = Channel {
+                    name: channel.as_bytes().to_vec(),
+                    is_sharded: false,
+                };
                 let route = self.pubsub.subscribe(channel, receive).await?;
                 self.routes.push(route);
             }

@@ -1,0 +1,78 @@
+//! Servers that are asked where a primary is: sentinels, or the nodes of a cluster. Each over one connection on a runtime,
+//! which is kept. Does not know the questions.
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use deadpool_redis::redis::aio::MultiplexedConnection;
+use deadpool_redis::redis::{FromRedisValue, Pipeline, RedisResult};
+use tokio::sync::OnceCell;
+use tokio::time::timeout;
+
+use super::error::{connect_error, l2_error};
+use super::server::Connector;
+use crate::l2::L2Error;
+use crate::util::lock::lock;
+
+/// How long it may take to find a primary: less than a heartbeat may, by default, so that the reason is told.
+pub(super) const ASK: Duration = Duration::from_secs(1);
+
+/// The connections to these servers, by their addresses. They last for as long as anybody holds this.
+#[derive(Default)]
+pub(super) struct Links(Mutex<HashMap<String, Link>>);
+
+/// A connection, once it is made.
+type Link = Arc<OnceCell<MultiplexedConnection>>;
+
+impl Links {
+    /// Sends commands to a server over the connection that is there, or over a new one.
+    pub(super) async fn ask<
+        T: FromRedisValue,
+        C: Future<Output = RedisResult<MultiplexedConnection>>,
+    >(
+        &self,
+        server: &Connector,
+        connect: impl Fn() -> C,
+        question: &Pipeline,
+    ) -> Result<T, L2Error> {
+        let (answer, was_kept) = self.ask_once(server, &connect, question).await;
+        match answer {
+            // Connections that are seldom used may be lost at once, and each of them says nothing of the primary.
+            Err(error) if error.is_unreachable() && was_kept => {
+                self.ask_once(server, &connect, question).await.0
+            }
+            answer => answer,
+        }
+    }
+
+    /// The answer, and whether the connection was there.
+    async fn ask_once<T: FromRedisValue, C: Future<Output = RedisResult<MultiplexedConnection>>>(
+        &self,
+        server: &Connector,
+        connect: impl Fn() -> C,
+        question: &Pipeline,
+    ) -> (Result<T, L2Error>, bool) {
+        let link = Arc::clone(lock(&self.0).entry(server.address()).or_default());
+        let was_kept = link.initialized();
+        let asking = async {
+            let connection = link.get_or_try_init(connect).await.map_err(connect_error)?;
+            let answer = question.query_async(&mut connection.clone()).await;
+            answer.map_err(l2_error)
+        };
+        let answer = timeout(ASK, asking).await;
+        let answer = answer.unwrap_or_else(|_| Err(L2Error::timed_out(ASK)));
+        if answer.as_ref().is_err_and(|error| !error.is_refused()) {
+            // Another question may have replaced it already.
+            lock(&self.0).retain(|_, other| !Arc::ptr_eq(other, &link));
+        }
+        (answer, was_kept)
+    }
+
+    /// Closes the connections to all other servers.
+    #[cfg(feature = "cluster")]
+    pub(super) fn keep_only(&self, servers: &[Connector]) {
+        let kept: Vec<_> = servers.iter().map(Connector::address).collect();
+        lock(&self.0).retain(|address, _| kept.contains(address));
+    }
+}

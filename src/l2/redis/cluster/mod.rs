@@ -1,0 +1,252 @@
+//! Which node of a cluster is the primary of a slot, by what a majority of the primaries says (rule 26).
+//!
+//! The nodes are asked whenever a lane connects, and beside each heartbeat: all lanes that ask at about the same time
+//! share the answers. Does not know what connections are for.
+
+mod view;
+
+use std::collections::{BTreeSet, HashSet};
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use deadpool_redis::redis::pipe;
+use futures::StreamExt;
+use futures::stream::FuturesUnordered;
+use tokio::time::{Instant, timeout, timeout_at};
+
+use self::view::{Owners, View, Views};
+use super::asked::{ASK, Links};
+use super::per_runtime::PerRuntime;
+use super::server::{Address, Connector, Server};
+use crate::l2::L2Error;
+use crate::util::lock::lock;
+use crate::util::pacing::gather;
+use crate::util::shared_result::{SharedResult, shared_result};
+
+/// If the primaries have not answered by then, all other nodes that are known are asked, too.
+const WIDEN: Duration = Duration::from_millis(250);
+
+pub(super) struct Cluster {
+    /// All nodes are connected to as by this connector, but for the address.
+    pub(super) like: Connector,
+    /// Where the nodes are learnt from, if none is known.
+    seeds: Vec<Connector>,
+    /// Over which the nodes are asked.
+    pub(super) links: PerRuntime<Links>,
+    belief: Mutex<Belief>,
+    /// The answers of the next question, until it is sent.
+    next: Mutex<Option<SharedResult<Answers>>>,
+}
+
+/// Which primaries are believed.
+#[derive(Default)]
+struct Belief {
+    owners: Arc<Owners>,
+    /// When the question was asked that they come from.
+    asked: Option<Instant>,
+    /// All nodes that were named when one has answered last.
+    nodes: Vec<Connector>,
+}
+
+/// The primaries that are believed after a question, and why not all of them.
+#[derive(Clone)]
+struct Answers {
+    owners: Arc<Owners>,
+    nodes: usize,
+    asked: usize,
+    reason: String,
+}
+
+impl Cluster {
+    pub(super) fn new(seeds: impl Iterator<Item = Server>) -> Result<Self, L2Error> {
+        let refuse = |what: &str| Err(L2Error::bad_config(what));
+        let seeds: Vec<_> = seeds.map(Server::connector).collect::<Result<_, _>>()?;
+        let Some(like) = seeds.first() else {
+            return refuse("a cluster needs the address of one of its nodes, or of several");
+        };
+        if seeds.iter().any(|seed| seed.database() != 0) {
+            return refuse("a Redis Cluster has no databases but the first");
+        }
+        if seeds
+            .iter()
+            .any(|seed| seed.at(&Address::default()).is_none())
+        {
+            return refuse("the nodes of a cluster name hosts and ports, and no unix sockets");
+        }
+        Ok(Self::with(like.clone(), seeds.clone()))
+    }
+
+    fn with(like: Connector, seeds: Vec<Connector>) -> Self {
+        Self {
+            like,
+            seeds,
+            links: PerRuntime::default(),
+            belief: Mutex::default(),
+            next: Mutex::default(),
+        }
+    }
+
+    /// The same, connected to by other connectors.
+    pub(super) fn map(&self, change: impl Fn(&mut Connector)) -> Self {
+        let (mut like, mut seeds) = (self.like.clone(), self.seeds.clone());
+        change(&mut like);
+        seeds.iter_mut().for_each(change);
+        Self::with(like, seeds)
+    }
+
+    /// The primary of a slot, asked after this call.
+    pub(super) async fn find(self: &Arc<Self>, slot: u16) -> Result<Address, L2Error> {
+        let answers = self.ask().await?;
+        let owner = answers.owners.of(slot).cloned();
+        owner.ok_or_else(|| L2Error::explained(NoMajority::new(&answers)))
+    }
+
+    /// Fails unless this is the primary of a slot, asked after this call.
+    pub(super) async fn confirm(
+        self: &Arc<Self>,
+        node: &Address,
+        slot: Option<u16>,
+    ) -> Result<(), L2Error> {
+        let slot = slot.ok_or_else(L2Error::closed)?;
+        let is_it = self.find(slot).await? == *node;
+        is_it.then_some(()).ok_or_else(|| {
+            L2Error::unexpected(
+                "the lane is on another node of the cluster than the one that has answered",
+            )
+        })
+    }
+
+    /// Whether this is the primary of a slot, asked not longer ago than this.
+    pub(super) fn is_believed(&self, node: &Address, slot: Option<u16>, within: Duration) -> bool {
+        let belief = lock(&self.belief);
+        let is_recent = belief.asked.is_some_and(|at| at.elapsed() <= within);
+        is_recent && slot.is_some_and(|slot| belief.owners.of(slot) == Some(node))
+    }
+
+    /// Asks the nodes, together with all that ask before the question is sent.
+    async fn ask(self: &Arc<Self>) -> Result<Answers, L2Error> {
+        let answers = self.next_answers();
+        answers.wait().await.ok_or_else(L2Error::closed)
+    }
+
+    fn next_answers(self: &Arc<Self>) -> SharedResult<Answers> {
+        let mut next = lock(&self.next);
+        // The runtime of its task may have ended.
+        if let Some(answers) = next.as_ref().filter(|answers| !answers.is_lost()) {
+            return answers.clone();
+        }
+        let (sender, answers) = shared_result();
+        *next = Some(answers.clone());
+        let this = Arc::clone(self);
+        tokio::spawn(async move {
+            gather().await;
+            *lock(&this.next) = None;
+            sender.send(this.count().await);
+        });
+        answers
+    }
+
+    /// Asks the nodes, until all slots have a primary that is believed, or no node is left.
+    async fn count(&self) -> Answers {
+        let began = Instant::now();
+        let (links, known) = (self.links.get(), lock(&self.belief).nodes.clone());
+        let (mut views, mut owners) = (Views::default(), Owners::default());
+        let (mut asked, mut reason) = (HashSet::new(), String::new());
+        let mut answers = FuturesUnordered::new();
+        let all = |of: BTreeSet<Address>| of.into_iter().filter_map(|at| self.like.at(&at));
+        let mut next: Vec<_> = all(lock(&self.belief).owners.all()).collect();
+        let mut is_wide = next.is_empty();
+        if is_wide {
+            next = [&*self.seeds, &known].concat();
+        }
+        let counting = async {
+            loop {
+                for node in next.drain(..) {
+                    if asked.insert(node.address()) {
+                        answers.push(view(&links, node));
+                    }
+                }
+                let answer = if is_wide {
+                    answers.next().await
+                } else {
+                    timeout_at(began + WIDEN, answers.next())
+                        .await
+                        .unwrap_or_default()
+                };
+                match answer {
+                    Some(Ok(view)) => {
+                        views.add(view);
+                        owners = views.owners();
+                        if owners.are_all {
+                            return;
+                        }
+                    }
+                    Some(Err(error)) => reason = format!(" ({})", error.cause()),
+                    None if is_wide => return,
+                    None => {
+                        is_wide = true;
+                        next = [&*self.seeds, &known].concat();
+                        next.extend(all(views.named(false)));
+                    }
+                }
+                next.extend(all(views.named(true)));
+            }
+        };
+        // Of those that have answered by then.
+        _ = timeout(ASK, counting).await;
+        let owners = Arc::new(owners);
+        let nodes: Vec<_> = all(views.named(true))
+            .chain(all(views.named(false)))
+            .collect();
+        links.keep_only(&[&*self.seeds, &nodes].concat());
+        let mut belief = lock(&self.belief);
+        if belief.asked.is_none_or(|last| last <= began) {
+            belief.owners = Arc::clone(&owners);
+            belief.asked = Some(began);
+        }
+        if !nodes.is_empty() {
+            belief.nodes = nodes;
+        }
+        drop(belief);
+        Answers {
+            owners,
+            nodes: views.count(),
+            asked: asked.len(),
+            reason,
+        }
+    }
+}
+
+/// Asks a node for its view.
+async fn view(links: &Links, node: Connector) -> Result<View, L2Error> {
+    let mut question = pipe();
+    // In this order: what it votes for in between shows.
+    (question.cmd("CLUSTER").arg("NODES"))
+        .cmd("CLUSTER")
+        .arg("INFO");
+    let answer = links.ask(&node, || node.connection(), &question).await;
+    let (nodes, info): (String, String) = answer?;
+    let view = View::read(&nodes, &info, &node.host_and_port());
+    view.ok_or_else(|| L2Error::unexpected("the answer to CLUSTER NODES cannot be read"))
+}
+
+/// What the nodes have said instead.
+#[derive(Debug, thiserror::Error)]
+#[error(
+    "no majority of the primaries of the cluster names one for the slot of this lane; {nodes} of {asked} nodes have answered{reason}"
+)]
+struct NoMajority {
+    nodes: usize,
+    asked: usize,
+    reason: String,
+}
+
+impl NoMajority {
+    fn new(answers: &Answers) -> Self {
+        Self {
+            nodes: answers.nodes,
+            asked: answers.asked,
+            reason: answers.reason.clone(),
+        }
+    }
+}

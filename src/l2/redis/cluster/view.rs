@@ -1,0 +1,428 @@
+//! What a node of a cluster says of it, and which primary is believed to have a slot, by the views of several (rule 26).
+//! Does no I/O.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use crate::l2::redis::server::Address;
+
+/// The view of one node.
+#[derive(Clone)]
+pub(super) struct View {
+    /// The id of the node.
+    me: String,
+    /// Whether each election in which it may have voted has a winner that it knows.
+    is_settled: bool,
+    /// All nodes that it knows, by their ids.
+    nodes: BTreeMap<String, Node>,
+    /// The first and the last slot of each range, and the id of the primary that has them.
+    ranges: BTreeMap<u16, (u16, String)>,
+}
+
+#[derive(Clone)]
+struct Node {
+    address: Address,
+    has_slots: bool,
+}
+
+/// The views of nodes, by their ids.
+#[derive(Default)]
+pub(super) struct Views(BTreeMap<String, View>);
+
+/// The primaries that are believed: the first and the last slot of each range, and the primary that has them.
+#[derive(Default)]
+pub(super) struct Owners {
+    ranges: BTreeMap<u16, (u16, Address)>,
+    /// Whether that is all slots that any node names a primary for.
+    pub(super) are_all: bool,
+}
+
+impl View {
+    /// Reads the answers of a node to CLUSTER NODES and, after that, to CLUSTER INFO. It was asked at this address, which
+    /// counts if it does not know its own.
+    pub(super) fn read(nodes: &str, info: &str, asked: &Address) -> Option<Self> {
+        let epoch = info.split_once("cluster_current_epoch:")?.1;
+        let epoch: u64 = epoch.lines().next()?.trim().parse().ok()?;
+        let mut view = Self {
+            me: String::new(),
+            is_settled: false,
+            nodes: BTreeMap::new(),
+            ranges: BTreeMap::new(),
+        };
+        let mut newest = 0;
+        for line in nodes.lines() {
+            view.add(line, asked, &mut newest)?;
+        }
+        // A voter takes the epoch of an election before the replica is promoted, and hears of the winner after that.
+        view.is_settled = newest == epoch;
+        (!view.me.is_empty()).then_some(view)
+    }
+
+    /// `id ip:port@bus[,host] flags primary ping pong config-epoch link slots...`
+    fn add(&mut self, line: &str, asked: &Address, newest: &mut u64) -> Option<()> {
+        let mut words = line.split(' ');
+        let (id, place, flags) = (words.next()?, words.next()?, words.next()?);
+        let epoch: u64 = words.nth(3)?.parse().ok()?;
+        *newest = epoch.max(*newest);
+        let is_me = flags.split(',').any(|flag| flag == "myself");
+        // Slots that move have brackets.
+        let slots = words.skip(1).filter(|slots| !slots.starts_with('['));
+        let mut has_slots = false;
+        for slots in slots {
+            let (first, last) = slots.split_once('-').unwrap_or((slots, slots));
+            let range = (last.parse().ok()?, id.to_owned());
+            self.ranges.insert(first.parse().ok()?, range);
+            has_slots = true;
+        }
+        if is_me {
+            id.clone_into(&mut self.me);
+        }
+        // The name of a host is announced for clients; by TLS, certificates are compared with it.
+        let (place, names) = place.split_once(',').unwrap_or((place, ""));
+        let (ip, port) = place.split('@').next()?.rsplit_once(':')?;
+        let host = [names.split(',').next()?, ip]
+            .into_iter()
+            .find(|host| !host.is_empty());
+        let (host, port) = match host {
+            None | Some("?") if is_me => asked.clone(),
+            host => (host.unwrap_or_default().to_owned(), port.parse().ok()?),
+        };
+        if !host.is_empty() && port != 0 {
+            let address = (host, port);
+            self.nodes
+                .insert(id.to_owned(), Node { address, has_slots });
+        }
+        Some(())
+    }
+
+    fn owner(&self, slot: u16) -> Option<&str> {
+        let (_, (last, owner)) = self.ranges.range(..=slot).next_back()?;
+        (*last >= slot).then_some(owner)
+    }
+
+    /// How many primaries have slots.
+    fn primaries(&self) -> usize {
+        let owners = self.ranges.values().map(|(_, owner)| owner);
+        owners.collect::<BTreeSet<_>>().len()
+    }
+
+    /// Whether it is one of the primaries that elect.
+    fn has_vote(&self) -> bool {
+        self.ranges.values().any(|(_, owner)| *owner == self.me)
+    }
+}
+
+impl Views {
+    pub(super) fn add(&mut self, view: View) {
+        self.0.insert(view.me.clone(), view);
+    }
+
+    pub(super) fn count(&self) -> usize {
+        self.0.len()
+    }
+
+    /// The addresses of all nodes that are named, of those with slots or of the others.
+    pub(super) fn named(&self, has_slots: bool) -> BTreeSet<Address> {
+        let nodes = self.0.values().flat_map(|view| view.nodes.values());
+        let nodes = nodes.filter(|node| node.has_slots == has_slots);
+        nodes.map(|node| node.address.clone()).collect()
+    }
+
+    /// The primaries that are believed.
+    pub(super) fn owners(&self) -> Owners {
+        let ranges = || self.0.values().flat_map(|view| &view.ranges);
+        // No view changes from one of these slots to the next.
+        let starts = ranges().flat_map(|(first, (last, _))| [*first, last.saturating_add(1)]);
+        let starts: BTreeSet<u16> = starts.collect();
+        let mut owners = Owners {
+            are_all: !starts.is_empty(),
+            ..Owners::default()
+        };
+        let mut next = starts.iter().copied().skip(1);
+        for first in starts.iter().copied() {
+            let Some(after) = next.next() else { break };
+            let named: BTreeSet<&str> = self
+                .0
+                .values()
+                .filter_map(|view| view.owner(first))
+                .collect();
+            let mut believed = named.iter().filter(|id| self.is_believed(id, first));
+            if let (Some(id), None) = (believed.next(), believed.next())
+                && let Some(address) = self.address(id)
+            {
+                owners.ranges.insert(first, (after - 1, address.clone()));
+            } else if !named.is_empty() {
+                owners.are_all = false;
+            }
+        }
+        owners
+    }
+
+    /// Whether a majority of the primaries names this one for a slot.
+    ///
+    /// The primary itself counts only if all that count have taken part in no election whose winner they do not know: a
+    /// replica is promoted by the votes of a majority, which has a primary in common with this one. Otherwise the others
+    /// have to be a majority without it: that which has believed its successor has one of them in common.
+    fn is_believed(&self, id: &str, slot: u16) -> bool {
+        let names_it = |view: &&View| view.has_vote() && view.owner(slot) == Some(id);
+        let votes: Vec<_> = self.0.values().filter(names_it).collect();
+        let primaries = votes.iter().map(|view| view.primaries()).max().unwrap_or(0);
+        let others = votes.iter().filter(|view| view.me != id);
+        let settled = votes.iter().filter(|view| view.is_settled);
+        let has_own = settled.clone().any(|view| view.me == id);
+        others.count() * 2 > primaries || has_own && settled.count() * 2 > primaries
+    }
+
+    /// That which the node itself gives has precedence: it is that by which it was asked, if it has none.
+    fn address(&self, id: &str) -> Option<&Address> {
+        let mut views = self.0.get(id).into_iter().chain(self.0.values());
+        views.find_map(|view| Some(&view.nodes.get(id)?.address))
+    }
+}
+
+impl Owners {
+    pub(super) fn of(&self, slot: u16) -> Option<&Address> {
+        let (_, (last, owner)) = self.ranges.range(..=slot).next_back()?;
+        (*last >= slot).then_some(owner)
+    }
+
+    /// All primaries.
+    pub(super) fn all(&self) -> BTreeSet<Address> {
+        self.ranges
+            .values()
+            .map(|(_, owner)| owner.clone())
+            .collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fmt::Write;
+
+    use fastrand::Rng;
+
+    use super::*;
+
+    /// A server of a simulated cluster. All that it knows is what others have told it.
+    #[derive(Clone)]
+    struct Server {
+        /// By shards: which server is the primary, and since which epoch.
+        primaries: Vec<(usize, u64)>,
+        epoch: u64,
+        /// The last epoch in which it has voted.
+        voted: u64,
+    }
+
+    /// So many primaries, and then a replica of each.
+    struct Simulated {
+        servers: Vec<Server>,
+        shards: usize,
+        /// The replica that wants to be promoted, its epoch and the votes that it has.
+        candidate: Option<(usize, u64, BTreeSet<usize>)>,
+    }
+
+    impl Simulated {
+        fn new(shards: usize) -> Self {
+            let primaries: Vec<_> = (0..shards).map(|shard| (shard, shard as u64 + 1)).collect();
+            let server = Server {
+                primaries,
+                epoch: shards as u64,
+                voted: 0,
+            };
+            Self {
+                servers: vec![server; 2 * shards],
+                shards,
+                candidate: None,
+            }
+        }
+
+        /// A replica asks for votes, a primary votes, a replica is promoted, or a server hears of another.
+        fn step(&mut self, rng: &mut Rng) {
+            let shards = self.shards;
+            match (rng.u8(..8), &mut self.candidate) {
+                (0, None) => {
+                    let replica = shards + rng.usize(..shards);
+                    // One failover after the other: nodes that have not heard of one could vote in the next.
+                    if !self.all_know() {
+                        return;
+                    }
+                    let server = &mut self.servers[replica];
+                    server.epoch += 1;
+                    self.candidate = Some((replica, server.epoch, BTreeSet::new()));
+                }
+                // It has waited for too long.
+                (1, candidate) => *candidate = None,
+                (2 | 3, Some((replica, epoch, votes))) => {
+                    let voter = rng.usize(..2 * shards);
+                    let is_primary =
+                        |of: usize| self.servers[of].primaries[voter % shards].0 == voter;
+                    let has_vote = is_primary(voter) && is_primary(*replica);
+                    let server = &mut self.servers[voter];
+                    let is_late = *epoch < server.epoch || *epoch <= server.voted;
+                    server.epoch = server.epoch.max(*epoch);
+                    if has_vote && voter != *replica && !is_late {
+                        server.voted = *epoch;
+                        votes.insert(voter);
+                    }
+                    if votes.len() * 2 > shards {
+                        let (replica, epoch) = (*replica, *epoch);
+                        self.servers[replica].primaries[replica - shards] = (replica, epoch);
+                        self.candidate = None;
+                    }
+                }
+                _ => {
+                    let (from, to) = (rng.usize(..2 * shards), rng.usize(..2 * shards));
+                    let heard = self.servers[from].clone();
+                    let server = &mut self.servers[to];
+                    server.epoch = server.epoch.max(heard.epoch);
+                    // A primary speaks for itself.
+                    for (known, said) in server.primaries.iter_mut().zip(heard.primaries) {
+                        if said.0 == from && said.1 > known.1 {
+                            *known = said;
+                        }
+                    }
+                }
+            }
+        }
+
+        /// Whether all know each primary.
+        fn all_know(&self) -> bool {
+            let mut known = self.servers.iter().map(|server| &server.primaries);
+            let first = known.next();
+            known.all(|one| Some(one) == first)
+        }
+
+        fn view(&self, server: usize) -> View {
+            let Server {
+                primaries, epoch, ..
+            } = &self.servers[server];
+            let mut nodes = String::new();
+            for node in 0..2 * self.shards {
+                let (primary, since) = primaries[node % self.shards];
+                let myself = if node == server { "myself," } else { "" };
+                let role = if node == primary { "master" } else { "slave" };
+                write!(
+                    nodes,
+                    "{node} 127.0.0.1:{}@1 {myself}{role} - 0 0 {since} connected",
+                    7000 + node
+                )
+                .unwrap();
+                if node == primary {
+                    write!(
+                        nodes,
+                        " {}-{}",
+                        node % self.shards * 100,
+                        node % self.shards * 100 + 99
+                    )
+                    .unwrap();
+                }
+                nodes.push('\n');
+            }
+            let info = format!("cluster_state:ok\r\ncluster_current_epoch:{epoch}\r\n");
+            View::read(&nodes, &info, &Address::default()).unwrap()
+        }
+    }
+
+    /// An instance that believes the old primary, asked after the new one was believed by another instance, would use
+    /// values that were invalidated on the new one. Each is told the views of some servers at different times.
+    #[test]
+    fn no_primary_is_believed_once_its_successor_was() {
+        let (mut changes, mut own_votes) = (0, 0);
+        for seed in 0..500 {
+            let mut rng = Rng::with_seed(seed);
+            let mut cluster = Simulated::new(rng.usize(1..6));
+            // By shards, the epoch since which the newest primary that was believed is one.
+            let mut newest = vec![0; cluster.shards];
+            for _ in 0..60 {
+                for _ in 0..rng.usize(..6) {
+                    cluster.step(&mut rng);
+                }
+                let before = newest.clone();
+                let mut views = Views::default();
+                let mut order: Vec<_> = (0..2 * cluster.shards).collect();
+                rng.shuffle(&mut order);
+                for server in order {
+                    if rng.bool() {
+                        views.add(cluster.view(server));
+                        for _ in 0..rng.usize(..20) {
+                            cluster.step(&mut rng);
+                        }
+                    }
+                }
+                let owners = views.owners();
+                for shard in 0..cluster.shards {
+                    let Some((_, port)) = owners.of(u16::try_from(shard * 100).unwrap()) else {
+                        continue;
+                    };
+                    let server = usize::from(*port) - 7000;
+                    let since = cluster.servers[server].primaries[shard].1;
+                    let since = if server < cluster.shards {
+                        shard as u64 + 1
+                    } else {
+                        since
+                    };
+                    assert!(
+                        since >= before[shard],
+                        "seed {seed}: an old primary is believed"
+                    );
+                    changes += usize::from(since > newest[shard]);
+                    newest[shard] = newest[shard].max(since);
+                    own_votes += usize::from(views.0.len() * 2 <= cluster.shards + 1);
+                }
+            }
+        }
+        assert!(changes > 1000 && own_votes > 100, "{changes} {own_votes}");
+    }
+
+    #[test]
+    fn a_view_names_primaries_and_their_addresses() {
+        let nodes = "\
+a1 :7101@17101 myself,master - 0 0 4 connected 0-99 300 [77->-b2]
+b2 10.0.0.2:7102@17102,redis-2.example,shard-id=5 master - 0 0 2 connected 100-299
+c3 10.0.0.3:7103@17103 slave b2 0 0 2 connected
+d4 :0@0 master,noaddr - 0 0 1 disconnected 400
+";
+        let info = "cluster_state:ok\r\ncluster_current_epoch:4\r\ncluster_my_epoch:4\r\n";
+        let asked = ("seed".to_owned(), 6379);
+        let view = View::read(nodes, info, &asked).unwrap();
+        assert!(view.is_settled && view.has_vote());
+        assert_eq!(view.primaries(), 3);
+        let owners = [0, 99, 100, 299, 300, 301].map(|slot| view.owner(slot));
+        assert_eq!(
+            owners,
+            [
+                Some("a1"),
+                Some("a1"),
+                Some("b2"),
+                Some("b2"),
+                Some("a1"),
+                None
+            ]
+        );
+        let mut views = Views::default();
+        views.add(view);
+        let others = BTreeSet::from([("10.0.0.3".to_owned(), 7103)]);
+        assert_eq!(views.named(false), others);
+        let primaries = BTreeSet::from([asked, ("redis-2.example".to_owned(), 7102)]);
+        assert_eq!(views.named(true), primaries);
+        // One of three primaries is no majority.
+        assert!(views.owners().of(0).is_none());
+
+        let later = info.replace("current_epoch:4", "current_epoch:5");
+        assert!(
+            !View::read(nodes, &later, &Address::default())
+                .unwrap()
+                .is_settled
+        );
+        for not_a_view in [
+            "",
+            "a1",
+            "a1 :1@2 master - 0 0 x connected",
+            "a1 h:7 master - 0 0 1 connected",
+        ] {
+            assert!(
+                View::read(not_a_view, info, &Address::default()).is_none(),
+                "{not_a_view}"
+            );
+        }
+    }
+}

@@ -1,0 +1,89 @@
+//! Where the lanes of a cache are: on one server, or on the nodes of a cluster.
+
+#[cfg(feature = "cluster")]
+use std::collections::HashMap;
+use std::sync::Arc;
+#[cfg(feature = "cluster")]
+use std::sync::{Mutex, Weak};
+
+#[cfg(feature = "cluster")]
+use super::cluster::Cluster;
+#[cfg(feature = "cluster")]
+use super::primary::Primary;
+#[cfg(feature = "cluster")]
+use super::server::Address;
+use super::shared::Shared;
+use crate::l2::L2Error;
+#[cfg(feature = "cluster")]
+use crate::util::lock::lock;
+
+/// The servers of a [`RedisL2`](super::RedisL2).
+pub(super) enum Home {
+    Server(Arc<Shared>),
+    #[cfg(feature = "cluster")]
+    Nodes(Nodes),
+}
+
+/// The nodes of a cluster with which there are connections.
+#[cfg(feature = "cluster")]
+pub(super) struct Nodes {
+    pub(super) cluster: Arc<Cluster>,
+    each: Mutex<HashMap<Address, Weak<Shared>>>,
+}
+
+impl Home {
+    /// The server of a lane with this slot, asked for after this call.
+    pub(super) async fn find(&self, slot: Option<u16>) -> Result<Arc<Shared>, L2Error> {
+        match (self, slot) {
+            (Self::Server(shared), _) => Ok(Arc::clone(shared)),
+            #[cfg(feature = "cluster")]
+            (Self::Nodes(nodes), Some(slot)) => nodes.at(nodes.cluster.find(slot).await?),
+            #[cfg(feature = "cluster")]
+            (Self::Nodes(_), None) => Err(L2Error::closed()),
+        }
+    }
+
+    /// Whether callers wait for a connection of a pool that has no more to give. Those of nodes are never that large.
+    pub(super) fn is_pool_exhausted(&self) -> bool {
+        match self {
+            Self::Server(shared) => {
+                let status = shared.pool().status();
+                status.waiting > 0 && status.available == 0 && status.size >= status.max_size
+            }
+            #[cfg(feature = "cluster")]
+            Self::Nodes(_) => false,
+        }
+    }
+
+    /// The database; a cluster has none.
+    pub(super) fn database(&self) -> Option<i64> {
+        match self {
+            Self::Server(shared) => Some(shared.primary.connector.database()),
+            #[cfg(feature = "cluster")]
+            Self::Nodes(_) => None,
+        }
+    }
+}
+
+#[cfg(feature = "cluster")]
+impl Nodes {
+    pub(super) fn new(cluster: Cluster) -> Self {
+        Self {
+            cluster: Arc::new(cluster),
+            each: Mutex::default(),
+        }
+    }
+
+    /// The connections to a node, which all lanes on it share.
+    fn at(&self, address: Address) -> Result<Arc<Shared>, L2Error> {
+        let mut each = lock(&self.each);
+        if let Some(shared) = each.get(&address).and_then(Weak::upgrade) {
+            return Ok(shared);
+        }
+        let node = Primary::node(&self.cluster, &address).ok_or_else(L2Error::closed)?;
+        let shared = Arc::new(Shared::new(node, None)?);
+        each.retain(|_, shared| shared.strong_count() > 0);
+        each.insert(address, Arc::downgrade(&shared));
+        Ok(shared)
+    }
+}

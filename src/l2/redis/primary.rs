@@ -1,0 +1,176 @@
+//! The primary that connections lead to: the server at an address, the one that sentinels name, or a node of a cluster.
+//! Whether it is believed to be the primary, and still is (rule 26).
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::asked::Links;
+#[cfg(feature = "cluster")]
+use super::cluster::Cluster;
+use super::sentinel::Sentinels;
+use super::server::{Address, Connector};
+use crate::l2::L2Error;
+
+/// The way to a primary.
+#[derive(Clone)]
+pub(super) struct Primary {
+    /// Behind sentinels only the address is another one.
+    pub(super) connector: Connector,
+    witnesses: Witnesses,
+}
+
+/// The servers that say whether it is the primary.
+#[derive(Clone)]
+enum Witnesses {
+    /// None are needed: no other server can be the primary.
+    None,
+    Sentinels(Arc<Sentinels>),
+    /// Those of the primary at this address.
+    #[cfg(feature = "cluster")]
+    Nodes(Arc<Cluster>, Address),
+}
+
+/// Where the primary was found.
+pub(super) struct PrimaryAt {
+    pub(super) connector: Connector,
+    /// As a sentinel gives it. `None` for the one address that there is.
+    pub(super) address: Option<Address>,
+    pub(super) term: u64,
+}
+
+impl From<Connector> for Primary {
+    fn from(connector: Connector) -> Self {
+        Self {
+            connector,
+            witnesses: Witnesses::None,
+        }
+    }
+}
+
+impl Primary {
+    /// The one that these sentinels name. It is connected to as by this connector.
+    pub(super) fn named(sentinels: Sentinels, connector: Connector) -> Self {
+        Self {
+            connector,
+            witnesses: Witnesses::Sentinels(Arc::new(sentinels)),
+        }
+    }
+
+    /// A node of a cluster. `None` if the cluster is connected to by unix sockets.
+    #[cfg(feature = "cluster")]
+    pub(super) fn node(cluster: &Arc<Cluster>, address: &Address) -> Option<Self> {
+        Some(Self {
+            connector: cluster.like.at(address)?,
+            witnesses: Witnesses::Nodes(Arc::clone(cluster), address.clone()),
+        })
+    }
+
+    /// Connected to as by this connector, but for the address.
+    pub(super) fn like(&self, mut connector: Connector) -> Result<Self, L2Error> {
+        let refuse = |what: &str| Err(L2Error::bad_config(what));
+        if !matches!(self.witnesses, Witnesses::Sentinels(_)) {
+            return refuse("primary_like is for a primary that sentinels name");
+        }
+        if connector.at(&Address::default()).is_none() {
+            return refuse("sentinels name hosts and ports, and no unix sockets");
+        }
+        // A provider is not part of a server, in whatever order both are given.
+        connector
+            .credentials
+            .clone_from(&self.connector.credentials);
+        Ok(Self {
+            connector,
+            witnesses: self.witnesses.clone(),
+        })
+    }
+
+    /// Asks where the primary is.
+    pub(super) async fn find(&self) -> Result<PrimaryAt, L2Error> {
+        let Witnesses::Sentinels(sentinels) = &self.witnesses else {
+            return Ok(PrimaryAt {
+                connector: self.connector.clone(),
+                address: None,
+                term: 0,
+            });
+        };
+        let (address, term) = sentinels.find().await?;
+        let connector = self.connector.at(&address).ok_or_else(L2Error::closed)?;
+        Ok(PrimaryAt {
+            connector,
+            address: Some(address),
+            term,
+        })
+    }
+
+    /// Fails unless a majority of the witnesses still names the primary of this term for a slot, asked after this call. Then
+    /// the term is to be doubted.
+    pub(super) async fn confirm(&self, term: u64, slot: Option<u16>) -> Result<(), L2Error> {
+        match (&self.witnesses, slot) {
+            (Witnesses::None, _) => Ok(()),
+            (Witnesses::Sentinels(sentinels), _) => sentinels.confirm(term).await,
+            #[cfg(feature = "cluster")]
+            (Witnesses::Nodes(cluster, node), slot) => cluster.confirm(node, slot).await,
+        }
+    }
+
+    /// Whether a majority has named the primary of this term for a slot, asked not longer ago than this.
+    pub(super) fn is_believed(&self, term: u64, slot: Option<u16>, within: Duration) -> bool {
+        match (&self.witnesses, slot) {
+            (Witnesses::None, _) => true,
+            (Witnesses::Sentinels(sentinels), _) => sentinels.is_believed(term, within),
+            #[cfg(feature = "cluster")]
+            (Witnesses::Nodes(cluster, node), slot) => cluster.is_believed(node, slot, within),
+        }
+    }
+
+    /// Whether this term has not ended.
+    pub(super) fn is_term(&self, term: u64) -> bool {
+        match &self.witnesses {
+            Witnesses::Sentinels(sentinels) => sentinels.is_term(term),
+            // A slot that goes to another node leaves the connections of the others as they are.
+            _ => true,
+        }
+    }
+
+    /// Waits until this term has ended.
+    pub(super) fn term_ends(&self, term: u64) -> Option<impl Future<Output = ()> + use<>> {
+        match &self.witnesses {
+            Witnesses::Sentinels(sentinels) => Some(sentinels.term_ends(term)),
+            _ => None,
+        }
+    }
+
+    /// Ends a term: no connection is believed that was made in it.
+    pub(super) fn doubt(&self, term: u64) {
+        if let Witnesses::Sentinels(sentinels) = &self.witnesses {
+            sentinels.doubt(term);
+        }
+    }
+
+    /// The connections to the witnesses, to be held while they are needed.
+    pub(super) fn links(&self) -> Option<Arc<Links>> {
+        match &self.witnesses {
+            Witnesses::None => None,
+            Witnesses::Sentinels(sentinels) => Some(sentinels.links.get()),
+            #[cfg(feature = "cluster")]
+            Witnesses::Nodes(cluster, _) => Some(cluster.links.get()),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::server::Server;
+    use super::*;
+
+    #[test]
+    fn a_primary_behind_sentinels_alone_is_like_another_server() {
+        let connector = |url: &str| Server::from(url).connector().unwrap();
+        let fixed = Primary::from(connector("redis://primary"));
+        assert!(fixed.like(connector("redis://other")).is_err());
+        let sentinels = Sentinels::new("m", [Server::from("redis://a")].into_iter()).unwrap();
+        let named = Primary::named(sentinels, connector("redis://primary"));
+        assert!(named.like(connector("redis://:x@other/1")).is_ok());
+        assert!(named.like(connector("unix:///run/redis.sock")).is_err());
+    }
+}

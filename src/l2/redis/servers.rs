@@ -1,0 +1,44 @@
+//! The parts that all caches on a [`RedisL2`](super::RedisL2) share; caches with the same URL find them by that.
+
+use std::sync::{Arc, Mutex, Weak};
+
+use super::home::Home;
+use super::per_runtime::PerRuntime;
+use super::read_batcher::ReadBatcher;
+use crate::l2::{L2Error, Outages};
+use crate::util::lock::lock;
+
+pub(super) struct Servers {
+    pub(super) home: Arc<Home>,
+    pub(super) batchers: Arc<PerRuntime<ReadBatcher>>,
+    pub(super) outages: Arc<Outages>,
+}
+
+/// By URLs. Each lane holds its servers.
+static BY_URL: Mutex<Vec<(String, Weak<Servers>)>> = Mutex::new(Vec::new());
+
+impl Servers {
+    pub(super) fn new(home: Home) -> Arc<Self> {
+        Arc::new(Self {
+            home: Arc::new(home),
+            batchers: Arc::default(),
+            outages: Arc::default(),
+        })
+    }
+
+    /// Those with this URL, or new ones.
+    pub(super) fn by_url(
+        url: String,
+        new: impl FnOnce() -> Result<Arc<Self>, L2Error>,
+    ) -> Result<Arc<Self>, L2Error> {
+        let mut all = lock(&BY_URL);
+        let known = all.iter().find(|(known, _)| *known == url);
+        if let Some(servers) = known.and_then(|(_, servers)| servers.upgrade()) {
+            return Ok(servers);
+        }
+        all.retain(|(_, servers)| servers.strong_count() > 0);
+        let servers = new()?;
+        all.push((url, Arc::downgrade(&servers)));
+        Ok(servers)
+    }
+}
