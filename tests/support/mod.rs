@@ -16,5 +16,6 @@ pub(crate) mod log;
 pub(crate) mod network;
 pub(crate) mod program;
 pub(crate) mod proxy;
+pub(crate) mod redis_cluster;
 pub(crate) mod redis_server;
 pub(crate) mod signal;
