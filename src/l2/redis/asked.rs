@@ -5,8 +5,8 @@ use std::collections::HashMap;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
+use deadpool_redis::redis::RedisResult;
 use deadpool_redis::redis::aio::MultiplexedConnection;
-use deadpool_redis::redis::{FromRedisValue, Pipeline, RedisResult};
 use tokio::sync::OnceCell;
 use tokio::time::timeout;
 
@@ -26,39 +26,43 @@ pub(super) struct Links(Mutex<HashMap<String, Link>>);
 type Link = Arc<OnceCell<MultiplexedConnection>>;
 
 impl Links {
-    /// Sends commands to a server over the connection that is there, or over a new one.
-    pub(super) async fn ask<
-        T: FromRedisValue,
-        C: Future<Output = RedisResult<MultiplexedConnection>>,
-    >(
+    /// Asks a server over the connection that is there, or over a new one.
+    pub(super) async fn ask<T, C, Q>(
         &self,
         server: &Connector,
         connect: impl Fn() -> C,
-        question: &Pipeline,
-    ) -> Result<T, L2Error> {
-        let (answer, was_kept) = self.ask_once(server, &connect, question).await;
+        question: impl Fn(MultiplexedConnection) -> Q,
+    ) -> Result<T, L2Error>
+    where
+        C: Future<Output = RedisResult<MultiplexedConnection>>,
+        Q: Future<Output = RedisResult<T>>,
+    {
+        let (answer, was_kept) = self.ask_once(server, &connect, &question).await;
         match answer {
             // Connections that are seldom used may be lost at once, and each of them says nothing of the primary.
             Err(error) if error.is_unreachable() && was_kept => {
-                self.ask_once(server, &connect, question).await.0
+                self.ask_once(server, &connect, &question).await.0
             }
             answer => answer,
         }
     }
 
     /// The answer, and whether the connection was there.
-    async fn ask_once<T: FromRedisValue, C: Future<Output = RedisResult<MultiplexedConnection>>>(
+    async fn ask_once<T, C, Q>(
         &self,
         server: &Connector,
         connect: impl Fn() -> C,
-        question: &Pipeline,
-    ) -> (Result<T, L2Error>, bool) {
+        question: impl Fn(MultiplexedConnection) -> Q,
+    ) -> (Result<T, L2Error>, bool)
+    where
+        C: Future<Output = RedisResult<MultiplexedConnection>>,
+        Q: Future<Output = RedisResult<T>>,
+    {
         let link = Arc::clone(lock(&self.0).entry(server.address()).or_default());
         let was_kept = link.initialized();
         let asking = async {
             let connection = link.get_or_try_init(connect).await.map_err(connect_error)?;
-            let answer = question.query_async(&mut connection.clone()).await;
-            answer.map_err(l2_error)
+            question(connection.clone()).await.map_err(l2_error)
         };
         let answer = timeout(ASK, asking).await;
         let answer = answer.unwrap_or_else(|_| Err(L2Error::timed_out(ASK)));

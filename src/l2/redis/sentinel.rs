@@ -9,7 +9,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use deadpool_redis::redis::aio::MultiplexedConnection;
-use deadpool_redis::redis::{PushInfo, PushKind, RedisResult, Value, pipe};
+use deadpool_redis::redis::{PushInfo, PushKind, RedisResult, Value, cmd};
 use futures::StreamExt;
 use futures::stream::FuturesUnordered;
 use tokio::sync::watch;
@@ -161,11 +161,14 @@ impl Sentinels {
     /// The address that one sentinel names, if it knows the name.
     async fn vote(self: &Arc<Self>, which: usize) -> Result<Option<Address>, L2Error> {
         let sentinel = self.all.get(which).ok_or_else(L2Error::closed)?;
-        let mut question = pipe();
-        (question.cmd("SENTINEL").arg("GET-MASTER-ADDR-BY-NAME")).arg(&self.name);
+        let mut command = cmd("SENTINEL");
+        command.arg("GET-MASTER-ADDR-BY-NAME").arg(&self.name);
+        let question = |mut connection| {
+            let command = &command;
+            async move { command.query_async(&mut connection).await }
+        };
         let connect = || self.connect(sentinel);
-        let answer = self.links.get().ask(sentinel, connect, &question).await;
-        answer.map(|(address,)| address)
+        self.links.get().ask(sentinel, connect, question).await
     }
 
     async fn connect(self: &Arc<Self>, sentinel: &Connector) -> RedisResult<MultiplexedConnection> {

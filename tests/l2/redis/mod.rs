@@ -1,6 +1,7 @@
 //! What only a real server can show: its keys, its lives, its outages, its addresses.
 
 mod batches;
+mod cluster;
 mod cluster_nodes;
 mod detour;
 mod failover;

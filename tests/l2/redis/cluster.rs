@@ -1,0 +1,282 @@
+//! Lanes on a Redis Cluster: found, followed when their slots move, and believed by a majority of the primaries only.
+
+use std::error::Error;
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures::StreamExt;
+use larder::RedisL2;
+use larder::l2::{Event, Kind, L2Error, Lane, LaneClock, MemberInfo, Subscription};
+use tokio::time::timeout;
+
+use super::members::answer;
+use super::{run, watched_lane};
+use crate::steps::Steps;
+use crate::store::*;
+use crate::support::eventually::eventually;
+use crate::support::redis_cluster::{Failover, RedisCluster};
+use crate::support::redis_server::RedisServer;
+
+/// Believes what it has heard for longer than a test takes.
+const RELIES_FOR_LONG: MemberInfo = MemberInfo {
+    id: 5,
+    max_staleness: LONG,
+};
+
+fn l2(cluster: &RedisCluster) -> RedisL2 {
+    RedisL2::cluster(cluster.urls()).unwrap()
+}
+
+fn lane(l2: &RedisL2) -> Arc<dyn Lane> {
+    lane_of(l2, NAMESPACE)
+}
+
+/// The slot of the lane, and the node that has it.
+async fn place(cluster: &RedisCluster) -> (u16, usize) {
+    let slot = cluster.slot_of(&super::value_key("")).await;
+    (slot, cluster.owner_of(slot).await)
+}
+
+/// All that a log shows of an error.
+fn shown(error: &L2Error) -> String {
+    let source = error.source().map(ToString::to_string);
+    format!("{error}: {}", source.unwrap_or_default())
+}
+
+/// A subscription after the last one has ended, on whatever node.
+async fn resubscribe(lane: &dyn Lane) -> (LaneClock, Box<dyn Subscription>) {
+    let mut subscribed = None;
+    while subscribed.is_none() {
+        eventually("the lane can be reached", async || {
+            lane.members().await.is_ok()
+        })
+        .await;
+        subscribed = lane.subscribe(RELIES_FOR_LONG).await.ok();
+    }
+    subscribed.unwrap()
+}
+
+/// What ends the subscription: a refused heartbeat, or no more messages.
+async fn end(subscription: &mut dyn Subscription) {
+    subscription.heartbeat(NOTHING);
+    let ended = async {
+        while let Some(Ok(event)) = subscription.next().await {
+            assert!(!matches!(event, Event::Heartbeat(_)), "it is not believed");
+        }
+    };
+    timeout(LIMIT, ended).await.expect("it ends");
+}
+
+/// A slot that moves, and replicas that are promoted: each is another life of the server, with its own epoch.
+#[tokio::test]
+async fn a_lane_follows_its_slot() {
+    let cluster = RedisCluster::start().await;
+    let l2 = l2(&cluster);
+    let (lane, met) = watched_lane(&l2, LIMIT);
+    let (slot, mut owner) = place(&cluster).await;
+    let (mut before, mut subscription) = subscribe(&*lane).await;
+    for step in 0..3 {
+        insert(&*lane, "k", b"old").await;
+        message(&mut *subscription).await;
+        answer(&mut *subscription).await.unwrap();
+        owner = match step {
+            0 => {
+                cluster.move_slot(slot, (owner + 1) % 3).await;
+                (owner + 1) % 3
+            }
+            _ => cluster.fail_over(owner, Failover::Graceful).await,
+        };
+        // The first request already, and also one that writes.
+        assert!(lane.get("k").await.is_ok());
+        insert(&*lane, "k", b"new").await;
+        end(&mut *subscription).await;
+        let (after, next) = resubscribe(&*lane).await;
+        assert_ne!((after.life, after.epoch), (before.life, before.epoch));
+        assert_eq!(met.last().life, after.life);
+        (before, subscription) = (after, next);
+        cluster.wait_until_in_step().await;
+    }
+    let raw = cluster.node(owner).connection().await;
+    let stored: bool = run(&mut raw.clone(), &["EXISTS", &super::value_key("k")]).await;
+    assert!(stored, "it is on the node that has the slot");
+}
+
+/// It does not hear that its replica was promoted, and goes on answering.
+#[tokio::test]
+async fn an_old_primary_is_not_believed() {
+    let mut cluster = RedisCluster::start_behind(3, 1, &[]).await;
+    let l2 = l2(&cluster);
+    let lane = lane(&l2);
+    let (slot, owner) = place(&cluster).await;
+    let (before, mut subscription) = lane.subscribe(RELIES_FOR_LONG).await.unwrap();
+    insert(&*lane, "k", b"old").await;
+    answer(&mut *subscription).await.unwrap();
+    cluster.isolate(owner).await;
+    cluster.wait_until_taken_from(slot, owner).await;
+    let error = shown(&answer(&mut *subscription).await.unwrap_err());
+    assert!(error.contains("on another node"), "{error}");
+    // Nor is what it stores.
+    let raw = cluster.node(owner).connection().await;
+    let set = ["SET", &super::value_key("there"), "v"];
+    let _: () = run(&mut raw.clone(), &set).await;
+    let (after, mut subscription) = resubscribe(&*lane).await;
+    assert_ne!(after.life, before.life);
+    assert_eq!(get(&*lane, "there").await, None);
+    answer(&mut *subscription).await.unwrap();
+}
+
+/// Between the first of its keys and the word that the slot has moved, no node executes a step of the lane.
+#[tokio::test]
+async fn a_lane_is_off_while_its_slot_moves() {
+    let cluster = RedisCluster::start_with(3, 0, &[]).await;
+    let l2 = l2(&cluster);
+    let lane = lane(&l2);
+    let (slot, owner) = place(&cluster).await;
+    let (_, mut subscription) = lane.subscribe(RELIES_FOR_LONG).await.unwrap();
+    insert(&*lane, "k", b"old").await;
+    let moving = cluster.begin_move(slot, (owner + 1) % 3).await;
+    cluster.move_keys(moving).await;
+    let payload = payload_of(Kind::Invalidate, &["k"]);
+    let refused = lane.invalidate(&["k"], &payload, Duration::ZERO).await;
+    let refused = refused.unwrap_err();
+    assert!(refused.is_unreachable(), "it is sent again later");
+    assert!(shown(&refused).contains("is moving"), "{}", shown(&refused));
+    end(&mut *subscription).await;
+    assert!(lane.subscribe(RELIES_FOR_LONG).await.is_err());
+    assert!(lane.get("k").await.is_err());
+
+    cluster.finish_move(moving).await;
+    let (_, mut subscription) = resubscribe(&*lane).await;
+    answer(&mut *subscription).await.unwrap();
+    lane.invalidate(&["k"], &payload, Duration::ZERO)
+        .await
+        .unwrap();
+    message(&mut *subscription).await;
+}
+
+/// Two witnesses are left, of which one is the primary itself.
+#[tokio::test]
+async fn a_primary_that_is_away_costs_the_lanes_of_others_nothing() {
+    let whatever = ["--cluster-require-full-coverage", "no"];
+    let mut cluster = RedisCluster::start_with(3, 0, &whatever).await;
+    let l2 = l2(&cluster);
+    let lane = lane(&l2);
+    let (_, owner) = place(&cluster).await;
+    let (_, mut subscription) = lane.subscribe(RELIES_FOR_LONG).await.unwrap();
+    cluster.pause((owner + 1) % 3);
+    answer(&mut *subscription).await.unwrap();
+    insert(&*lane, "k", b"v").await;
+    // One that connects anew, and has to ask the node that is away.
+    let other = self::lane(&self::l2(&cluster));
+    assert!(get(&*other, "k").await.is_some());
+
+    cluster.pause((owner + 2) % 3);
+    let error = shown(&answer(&mut *subscription).await.unwrap_err());
+    assert!(error.contains("no majority of the primaries"), "{error}");
+    let third = self::lane(&self::l2(&cluster));
+    let error = shown(&third.members().await.unwrap_err());
+    assert!(error.contains("no majority of the primaries"), "{error}");
+    cluster.resume((owner + 2) % 3);
+    let (_, mut subscription) = resubscribe(&*lane).await;
+    answer(&mut *subscription).await.unwrap();
+}
+
+/// Nodes are learnt from one that answers, and remembered when that is gone.
+#[tokio::test]
+async fn one_node_leads_to_the_others() {
+    let mut cluster = RedisCluster::start().await;
+    let (_, owner) = place(&cluster).await;
+    let seed = (owner + 1) % 3;
+    let gone = "redis://127.0.0.1:1".to_owned();
+    let l2 = RedisL2::cluster([gone, cluster.urls().swap_remove(seed)]).unwrap();
+    let lane = lane(&l2);
+    let (_, mut subscription) = lane.subscribe(RELIES_FOR_LONG).await.unwrap();
+    insert(&*lane, "k", b"v").await;
+    answer(&mut *subscription).await.unwrap();
+    cluster.kill(seed);
+    let its_slot = u16::try_from(seed * 16_384 / 3 + 1).unwrap();
+    cluster.wait_until_taken_from(its_slot, seed).await;
+    assert!(get(&*lane, "k").await.is_some(), "the lane was not moved");
+    let (_, mut subscription) = resubscribe(&*lane).await;
+    answer(&mut *subscription).await.unwrap();
+}
+
+#[tokio::test]
+async fn lanes_on_a_node_share_its_connections() {
+    const BEATS: u64 = 10;
+    let cluster = RedisCluster::start_with(1, 0, &[]).await;
+    let l2 = l2(&cluster);
+    let (first, second) = (lane(&l2), lane_of(&l2, "other"));
+    let (_, mut one) = subscribe(&*first).await;
+    let (_, mut other) = subscribe(&*second).await;
+    insert(&*first, "k", b"v").await;
+    insert(&*second, "k", b"v").await;
+    for _ in 0..BEATS {
+        answer(&mut *one).await.unwrap();
+        answer(&mut *other).await.unwrap();
+    }
+    let clients = async || {
+        let mut raw = cluster.node(0).connection().await;
+        let clients: String = run(&mut raw, &["CLIENT", "LIST"]).await;
+        let named = clients.lines().filter(|line| line.contains("name=larder"));
+        (named.count(), clients.matches("cmd=cluster").count())
+    };
+    // For requests and for messages, and the one over which the node is asked.
+    assert_eq!(clients().await, (2, 1));
+    drop((one, other, first, second));
+    eventually("they end with the last lane", async || {
+        clients().await == (0, 0)
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_user_and_its_rights() {
+    let cluster = RedisCluster::start_with(1, 0, &[]).await;
+    let mut raw = cluster.node(0).connection().await;
+    let mut set_rights = async |rights: &str| {
+        let words = format!(
+            "ACL SETUSER app on >pw resetkeys resetchannels ~{{test:values.0}}* &{{test:values.0}}* {rights}"
+        );
+        let words: Vec<&str> = words.split(' ').collect();
+        let _: () = run(&mut raw, &words).await;
+    };
+    set_rights("+@all -cluster").await;
+    let url = cluster.urls()[0].replace("//", "//app:pw@");
+    let lane = lane(&RedisL2::cluster([url]).unwrap());
+    let error = shown(&lane.get("k").await.unwrap_err());
+    assert!(error.contains("may not run cluster"), "{error}");
+    set_rights("+@all -@admin +cluster|nodes +cluster|info").await;
+    let (_, mut subscription) = resubscribe(&*lane).await;
+    insert(&*lane, "k", b"v").await;
+    message(&mut *subscription).await;
+    answer(&mut *subscription).await.unwrap();
+}
+
+#[tokio::test]
+async fn mistakes_are_named() {
+    let server = RedisServer::start().await;
+    let single = lane(&RedisL2::cluster([server.url()]).unwrap());
+    let error = shown(&single.get("k").await.unwrap_err());
+    assert!(error.contains("cluster support disabled"), "{error}");
+
+    let cluster = RedisCluster::start_with(3, 0, &[]).await;
+    let (_, owner) = place(&cluster).await;
+    let other = cluster.node((owner + 1) % 3).url();
+    let direct = lane(&RedisL2::open(other).unwrap());
+    let error = shown(&direct.get("k").await.unwrap_err());
+    assert!(error.contains("use RedisL2::cluster"), "{error}");
+
+    for (nodes, means) in [
+        (vec![], "needs the address"),
+        (vec!["redis://a/1"], "no databases"),
+        (vec!["redis+unix:///run/a.sock"], "no unix sockets"),
+        (vec!["redis://a,b"], "several hosts"),
+    ] {
+        let error = RedisL2::cluster(nodes).map(drop).unwrap_err();
+        assert!(error.is_bad_config());
+        assert!(error.to_string().contains(means), "{error}");
+    }
+    let cluster = RedisL2::cluster(["redis://a"]).unwrap();
+    assert!(cluster.primary_like("redis://b").is_err());
+}
