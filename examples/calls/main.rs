@@ -14,6 +14,8 @@
 
 mod at_least;
 mod clear;
+#[cfg(feature = "cluster")]
+mod cluster;
 #[cfg(all(feature = "compression", feature = "encryption"))]
 mod codec_layers;
 #[cfg(all(feature = "json", feature = "postcard", feature = "messagepack"))]
@@ -94,6 +96,7 @@ const EXAMPLES: &[Example] = examples! {
     #[cfg(all(feature = "json", feature = "postcard", feature = "messagepack"))] codecs
     #[cfg(all(feature = "compression", feature = "encryption"))] codec_layers
     #[cfg(feature = "tls")] tls
+    #[cfg(feature = "cluster")] cluster
     #[cfg(feature = "uuid")] uuids
     #[cfg(feature = "metrics")] metrics
 };

@@ -246,11 +246,16 @@ async fn a_user_and_its_rights() {
     let lane = lane(&RedisL2::cluster([url]).unwrap());
     let error = shown(&lane.get("k").await.unwrap_err());
     assert!(error.contains("may not run cluster"), "{error}");
-    set_rights("+@all -@admin +cluster|nodes +cluster|info").await;
+    // As the guide has them.
+    set_rights(
+        "-@all +evalsha +evalsha_ro +script|load +get +mget +set +setrange +rename +exists +del +hmget +hget +hgetall +hset +hdel +xadd +xtrim +xrange +time +type +info +pttl +pexpire +client|setname +ssubscribe +sunsubscribe +spublish +cluster|nodes +cluster|info",
+    )
+    .await;
     let (_, mut subscription) = resubscribe(&*lane).await;
     insert(&*lane, "k", b"v").await;
     message(&mut *subscription).await;
     answer(&mut *subscription).await.unwrap();
+    assert!(get(&*lane, "k").await.is_some());
 }
 
 #[tokio::test]
