@@ -33,6 +33,10 @@ pub(super) struct Nodes {
 
 impl Home {
     /// The server of a lane with this slot, asked for after this call.
+    #[cfg_attr(
+        not(feature = "cluster"),
+        expect(clippy::unused_async, reason = "nobody is asked for one server")
+    )]
     pub(super) async fn find(&self, slot: Option<u16>) -> Result<Arc<Shared>, L2Error> {
         match (self, slot) {
             (Self::Server(shared), _) => Ok(Arc::clone(shared)),
@@ -56,6 +60,10 @@ impl Home {
     }
 
     /// The database; a cluster has none.
+    #[cfg_attr(
+        not(feature = "cluster"),
+        expect(clippy::unnecessary_wraps, reason = "there is no cluster")
+    )]
     pub(super) fn database(&self) -> Option<i64> {
         match self {
             Self::Server(shared) => Some(shared.primary.connector.database()),

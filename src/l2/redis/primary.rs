@@ -125,19 +125,19 @@ impl Primary {
 
     /// Whether this term has not ended.
     pub(super) fn is_term(&self, term: u64) -> bool {
-        match &self.witnesses {
-            Witnesses::Sentinels(sentinels) => sentinels.is_term(term),
-            // A slot that goes to another node leaves the connections of the others as they are.
-            _ => true,
+        if let Witnesses::Sentinels(sentinels) = &self.witnesses {
+            return sentinels.is_term(term);
         }
+        // A slot that goes to another node leaves the connections of the others as they are.
+        true
     }
 
     /// Waits until this term has ended.
     pub(super) fn term_ends(&self, term: u64) -> Option<impl Future<Output = ()> + use<>> {
-        match &self.witnesses {
-            Witnesses::Sentinels(sentinels) => Some(sentinels.term_ends(term)),
-            _ => None,
-        }
+        let Witnesses::Sentinels(sentinels) = &self.witnesses else {
+            return None;
+        };
+        Some(sentinels.term_ends(term))
     }
 
     /// Ends a term: no connection is believed that was made in it.

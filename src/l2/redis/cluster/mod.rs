@@ -12,7 +12,7 @@ use std::time::Duration;
 use deadpool_redis::redis::aio::MultiplexedConnection;
 use deadpool_redis::redis::cmd;
 use futures::StreamExt;
-use futures::future::try_join_all;
+use futures::future::try_join;
 use futures::stream::FuturesUnordered;
 use tokio::time::{Instant, timeout, timeout_at};
 
@@ -222,16 +222,16 @@ impl Cluster {
 /// Asks a node for its view.
 async fn view(links: &Links, node: Connector) -> Result<View, L2Error> {
     let question = |connection: MultiplexedConnection| async move {
-        // In this order, and in one round trip: what it votes for in between shows.
-        let both = ["NODES", "INFO"].map(|what| {
+        let ask = |what: &'static str| {
             let mut connection = connection.clone();
             async move { (cmd("CLUSTER").arg(what).query_async(&mut connection)).await }
-        });
-        try_join_all(both).await
+        };
+        // In this order, and in one round trip: what it votes for in between shows.
+        try_join(ask("NODES"), ask("INFO")).await
     };
-    let answers = links.ask(&node, || node.connection(), question).await?;
-    let [nodes, info]: &[String; 2] = answers.as_array().ok_or_else(L2Error::closed)?;
-    let view = View::read(nodes, info, &node.host_and_port());
+    let answers = links.ask(&node, || node.connection(), question).await;
+    let (nodes, info): (String, String) = answers?;
+    let view = View::read(&nodes, &info, &node.host_and_port());
     view.ok_or_else(|| L2Error::unexpected("the answer to CLUSTER NODES cannot be read"))
 }
 
