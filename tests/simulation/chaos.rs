@@ -24,7 +24,7 @@ pub(crate) async fn reign(world: Arc<World>, mut rng: Rng) {
         let rest = rng.u64(0..=2 * world.config.fault_every_ms);
         sleep(Duration::from_millis(rest)).await;
         if rng.u8(0..4) == 0 {
-            world.store.snapshot();
+            world.store(&mut rng).snapshot();
         }
         if world.is_over() {
             return;
@@ -87,12 +87,13 @@ fn strike(world: &Arc<World>, fault: Fault, rng: &mut Rng) {
         }
         Fault::StoreEmptied | Fault::StoreRolledBack => {
             world.struck(fault, Duration::ZERO, None);
-            world.store.restart(fault == Fault::StoreEmptied, rng);
+            let store = Arc::clone(world.store(rng));
+            store.restart(fault == Fault::StoreEmptied, rng);
         }
         Fault::ClockStepped => {
             world.struck(fault, Duration::ZERO, None);
             let by = rng.u64(1..=300);
-            world.store.step_clock(Duration::from_secs(by));
+            world.store(rng).step_clock(Duration::from_secs(by));
         }
         Fault::FailedOver | Fault::Isolated => {
             // Longer than it takes to notice that something is wrong.
@@ -100,16 +101,17 @@ fn strike(world: &Arc<World>, fault: Fault, rng: &mut Rng) {
             let lag = Duration::from_millis(rng.u64(0..=2 * config.max_staleness_ms));
             world.struck(fault, lasts, None);
             let lag = (fault == Fault::FailedOver).then_some(lag);
-            let life = world.store.fail_over(lag, rng);
-            let world = Arc::clone(world);
+            let store = Arc::clone(world.store(rng));
+            let life = store.fail_over(lag, rng);
             tokio::spawn(async move {
                 sleep(lasts).await;
-                world.store.end_replica(life);
+                store.end_replica(life);
             });
         }
         Fault::MarkerLost => {
             world.struck(fault, Duration::ZERO, None);
-            world.store.lose_tag(rng);
+            let store = Arc::clone(world.store(rng));
+            store.lose_tag(rng);
         }
         Fault::Cleared => {
             world.struck(fault, Duration::ZERO, None);

@@ -76,6 +76,8 @@ pub(crate) struct Config {
     pub(crate) max_deferred: usize,
     /// How many lanes the namespace has.
     pub(crate) lanes: u16,
+    /// On how many servers they are.
+    pub(crate) servers: usize,
     /// How long a packet takes.
     pub(crate) delay_ms: RangeInclusive<u64>,
     pub(crate) load_ms: RangeInclusive<u64>,
@@ -145,6 +147,7 @@ impl Config {
             load_timeout_ms: rng.u64(slow_load * 2..=slow_load * 2 + 4000),
             max_deferred: *rng.choice(&[2, 10_000]).unwrap(),
             lanes: 1,
+            servers: 1,
             delay_ms: *rng.choice(&[0, 1, 3]).unwrap()..=*rng.choice(&[3, 8, 20]).unwrap(),
             load_ms: rng.u64(0..=10)..=*rng.choice(&[20, 60, 300]).unwrap(),
             slow_load_ms: slow_load..=slow_load * 2,

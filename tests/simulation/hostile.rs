@@ -356,6 +356,7 @@ impl Config {
             load_timeout_ms: 3000,
             max_deferred: 10_000,
             lanes: 1,
+            servers: 1,
             delay_ms: 0..=8,
             load_ms: 5..=40,
             slow_load_ms: 300..=900,

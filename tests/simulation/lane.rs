@@ -27,17 +27,17 @@ use crate::subscription;
 /// A connection that lets so many requests in a row time out is discarded, as on Redis.
 const HALF_OPEN_AFTER: u32 = 3;
 
-/// One instance's way to the store.
+/// One instance's way to the servers.
 pub(crate) struct Network {
     pub(crate) link: Arc<Link>,
-    pub(crate) store: Arc<Store>,
+    pub(crate) stores: Vec<Arc<Store>>,
 }
 
 impl L2 for Network {
     fn lane(&self, name: LaneName<'_>, timeout: Duration, on_connect: OnConnect) -> Box<dyn Lane> {
         Box::new(FarLane {
             link: Arc::clone(&self.link),
-            store: Arc::clone(&self.store),
+            store: Arc::clone(&self.stores[usize::from(name.lane.number) % self.stores.len()]),
             name: Name::of(name),
             timeout,
             on_connect,

@@ -33,6 +33,7 @@ mod world;
 
 use crate::config::Config;
 use crate::evidence::Evidence;
+use crate::faults::Fault;
 
 /// A few worlds, for every change. `LARDER_SEEDS=0..2000` runs others, of which 100 or more have to be evidence.
 #[test]
@@ -103,6 +104,21 @@ fn where_keys_lie_in_lanes_no_promise_breaks() {
     no_promise_breaks("in lanes", "where_keys_lie_in_lanes", 5, |seed| Config {
         lanes: 4,
         ..Config::draw(seed)
+    });
+}
+
+/// Each server restarts, fails over and is cut off by itself. Witnesses name its primary, as in a cluster.
+#[test]
+fn where_lanes_lie_on_several_servers_no_promise_breaks() {
+    no_promise_breaks("on servers", "where_lanes_lie_on_several", 5, |seed| {
+        let mut config = Config::draw(seed);
+        config.faults.push((Fault::Isolated, 4));
+        Config {
+            lanes: 4,
+            servers: 3,
+            has_sentinels: true,
+            ..config
+        }
     });
 }
 

@@ -79,7 +79,8 @@ pub(crate) struct World {
     pub(crate) config: Arc<Config>,
     pub(crate) recorder: Arc<Recorder>,
     pub(crate) source: Arc<Source>,
-    pub(crate) store: Arc<Store>,
+    /// The servers; of several, each has some of the lanes.
+    stores: Vec<Arc<Store>>,
     /// The instances that are alive.
     fleet: Mutex<Vec<Arc<Instance>>>,
     /// Of the last writes that returned one, as users keep them.
@@ -128,17 +129,20 @@ impl World {
         let recorder = Arc::new(Recorder::new());
         let source = Arc::new(Source::new(&config, Arc::clone(&recorder)));
         let start = Instant::now();
-        let store = Store::new(
-            time(start, rng),
-            Duration::from_millis(config.delay_ms.end() + 1),
-            Arc::clone(&source),
-            Arc::clone(&recorder),
-        );
+        let stores = (0..config.servers).map(|_| {
+            Arc::new(Store::new(
+                time(start, rng),
+                Duration::from_millis(config.delay_ms.end() + 1),
+                Arc::clone(&source),
+                Arc::clone(&recorder),
+            ))
+        });
+        let stores = stores.collect();
         Arc::new(Self {
             config,
             recorder,
             source,
-            store: Arc::new(store),
+            stores,
             fleet: Mutex::default(),
             tokens: Mutex::default(),
             born: Mutex::default(),
@@ -149,6 +153,14 @@ impl World {
 
     pub(crate) fn is_over(&self) -> bool {
         self.over.load(SeqCst)
+    }
+
+    /// Any of the servers.
+    pub(crate) fn store(&self, rng: &mut Rng) -> &Arc<Store> {
+        match &*self.stores {
+            [only] => only,
+            all => rng.choice(all).unwrap(),
+        }
     }
 
     pub(crate) fn fleet(&self) -> Vec<Arc<Instance>> {
@@ -183,7 +195,9 @@ impl World {
             Arc::clone(&self.recorder),
             rng.fork(),
         ));
-        self.store.join(Arc::clone(&link));
+        for store in &self.stores {
+            store.join(Arc::clone(&link));
+        }
         let cache = self.cache(&link, Clock::from_fn(time(self.start, rng)));
         let behind = (self.config.written_behind > 0.0).then(|| {
             let source = Arc::clone(&self.source);
@@ -209,7 +223,7 @@ impl World {
         let mut builder = Cache::builder("simulation:row")
             .l2(Network {
                 link: Arc::clone(link),
-                store: Arc::clone(&self.store),
+                stores: self.stores.clone(),
             })
             .clock(clock)
             .max_staleness(config.max_staleness_of(link.instance))
