@@ -46,8 +46,8 @@ struct Belief {
     owners: Arc<Owners>,
     /// When the question was asked that they come from.
     asked: Option<Instant>,
-    /// All nodes that were named when one has answered last.
-    nodes: Vec<Connector>,
+    /// The nodes that were named when one has answered last: those with slots, and the others.
+    nodes: [Vec<Connector>; 2],
 }
 
 /// The primaries that are believed after a question, and why not all of them.
@@ -151,15 +151,15 @@ impl Cluster {
     /// Asks the nodes, until all slots have a primary that is believed, or no node is left.
     async fn count(&self) -> Answers {
         let began = Instant::now();
-        let (links, known) = (self.links.get(), lock(&self.belief).nodes.clone());
+        let links = self.links.get();
+        let [mut next, others] = lock(&self.belief).nodes.clone();
         let (mut views, mut owners) = (Views::default(), Owners::default());
         let (mut asked, mut reason) = (HashSet::new(), String::new());
         let mut answers = FuturesUnordered::new();
         let all = |of: BTreeSet<Address>| of.into_iter().filter_map(|at| self.like.at(&at));
-        let mut next: Vec<_> = all(lock(&self.belief).owners.all()).collect();
         let mut is_wide = next.is_empty();
         if is_wide {
-            next = [&*self.seeds, &known].concat();
+            next.clone_from(&self.seeds);
         }
         let counting = async {
             loop {
@@ -187,7 +187,7 @@ impl Cluster {
                     None if is_wide => return,
                     None => {
                         is_wide = true;
-                        next = [&*self.seeds, &known].concat();
+                        next = [&*self.seeds, &others].concat();
                         next.extend(all(views.named(false)));
                     }
                 }
@@ -197,16 +197,14 @@ impl Cluster {
         // Of those that have answered by then.
         _ = timeout(ASK, counting).await;
         let owners = Arc::new(owners);
-        let nodes: Vec<_> = all(views.named(true))
-            .chain(all(views.named(false)))
-            .collect();
-        links.keep_only(&[&*self.seeds, &nodes].concat());
+        let nodes = [true, false].map(|has_slots| all(views.named(has_slots)).collect::<Vec<_>>());
         let mut belief = lock(&self.belief);
         if belief.asked.is_none_or(|last| last <= began) {
             belief.owners = Arc::clone(&owners);
             belief.asked = Some(began);
         }
-        if !nodes.is_empty() {
+        if views.count() > 0 {
+            links.keep_only(&[&*self.seeds, &nodes[0], &nodes[1]].concat());
             belief.nodes = nodes;
         }
         drop(belief);

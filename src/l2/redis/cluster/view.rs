@@ -172,10 +172,12 @@ impl Views {
         others.count() * 2 > primaries || has_own && knowing.count() * 2 > primaries
     }
 
-    /// That which the node itself gives has precedence: it is that by which it was asked, if it has none.
+    /// As others give it, if any does: the node itself may not know its own.
     fn address(&self, id: &str) -> Option<&Address> {
-        let mut views = self.0.get(id).into_iter().chain(self.0.values());
-        views.find_map(|view| Some(&view.nodes.get(id)?.address))
+        let mut others = self.0.values().filter(|view| view.me != id);
+        let other = others.find_map(|view| view.nodes.get(id));
+        let node = other.or_else(|| self.0.get(id)?.nodes.get(id));
+        Some(&node?.address)
     }
 }
 
@@ -183,14 +185,6 @@ impl Owners {
     pub(super) fn of(&self, slot: u16) -> Option<&Address> {
         let (_, (last, owner)) = self.ranges.range(..=slot).next_back()?;
         (*last >= slot).then_some(owner)
-    }
-
-    /// All primaries.
-    pub(super) fn all(&self) -> BTreeSet<Address> {
-        self.ranges
-            .values()
-            .map(|(_, owner)| owner.clone())
-            .collect()
     }
 }
 
