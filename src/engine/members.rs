@@ -1,11 +1,11 @@
 //! The members of the lane: which of them have ended without a word, and whether all have applied a message (rule 16).
 //!
-//! The lane lists its members; this instance measures their silence with its own monotonic clock, since the store's can
-//! be stepped.
+//! The lane lists its members. One instance at a time measures their silence, with its own monotonic clock, since the
+//! store's can be stepped.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, VecDeque};
 use std::convert::Infallible;
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::time::sleep;
@@ -13,50 +13,57 @@ use tokio::time::sleep;
 use super::context::Context;
 use crate::clock::{Tick, nanos};
 use crate::error::L2Error;
-use crate::l2::{Member, WriteAck};
-use crate::util::lock::lock;
+use crate::l2::{Member, MemberInfo, WriteAck};
 use crate::util::retry_delays::poll_delays;
 use crate::vocabulary::Value;
 
 /// A member whose entry has not changed for so many times its `max_staleness` is silent. A proof is worth nothing after
 /// one `max_staleness`; the rest is a margin for clocks that do not run at the same speed.
 const SILENT_AFTER: u32 = 10;
+/// Members that a wait reads at a time, once it knows which are behind: so few that a read costs the server about as
+/// much as a heartbeat.
+const AT_A_TIME: usize = 32;
 
 /// The members of the lane, as this instance sees them.
 pub(crate) struct Members<V> {
     ctx: Arc<Context<V>>,
-    seen: Mutex<Seen>,
 }
 
 impl<V: Value> Members<V> {
     pub(crate) fn new(ctx: &Arc<Context<V>>) -> Self {
         Self {
             ctx: Arc::clone(ctx),
-            seen: Mutex::default(),
         }
     }
 
-    /// The members without the silent ones, which are removed from the list of the lane.
-    async fn read(&self) -> Result<crate::l2::Members, L2Error> {
-        let ctx = &*self.ctx;
-        let asked = ctx.now();
-        let mut members = ctx.breaker.send("members", ctx.lane.members()).await?;
-        let arrived = ctx.now();
-        let silent = strike(&mut lock(&self.seen), &mut members.list, asked, arrived);
-        for silent in silent {
-            // The lane keeps it if it has sent a heartbeat meanwhile. An error has been traced, and is no obstacle.
-            let _ = ctx.breaker.send("forget", ctx.lane.forget(silent)).await;
-        }
-        Ok(members)
-    }
-
-    /// Looks at the members now and then, so that the list does not grow with each instance that crashes.
+    /// Looks at the members now and then, so that the list does not grow with each instance that crashes. One instance
+    /// at a time does it, or a look at all members by all of them would cost the square of their number.
     pub(crate) async fn forget_silent(&self) -> Infallible {
+        let interval = self.ctx.options.max_staleness.saturating_mul(SILENT_AFTER);
+        let mut seen = Seen::new();
         loop {
-            sleep(self.ctx.options.max_staleness.saturating_mul(SILENT_AFTER)).await;
+            sleep(interval).await;
             // An error has been traced. The next look is as good.
-            let _ = self.read().await;
+            let _ = self.sweep(&mut seen, interval).await;
         }
+    }
+
+    /// If it is for this instance to do so, looks at the members, and removes the silent ones from the list of the lane.
+    async fn sweep(&self, seen: &mut Seen, interval: Duration) -> Result<(), L2Error> {
+        let (lane, breaker) = (&self.ctx.lane, &self.ctx.breaker);
+        // Only an instance that looks again and again sees that a member is silent: so one request may be lost.
+        let ttl = interval.saturating_mul(5) / 2;
+        let is_sweeper = breaker.send("sweep", lane.sweep(self.ctx.instance, ttl));
+        if !is_sweeper.await? {
+            return Ok(());
+        }
+        let asked = self.ctx.now();
+        let members = breaker.send("members", lane.members(&[])).await?;
+        for silent in silent(seen, members.list, asked, self.ctx.now()) {
+            // The lane keeps it if it has sent a heartbeat meanwhile. An error has been traced, and is no obstacle.
+            let _ = breaker.send("forget", lane.forget(silent)).await;
+        }
+        Ok(())
     }
 
     /// Waits until every member of the lane has applied a message, or does not use the entries that it held before.
@@ -74,34 +81,47 @@ impl<V: Value> Members<V> {
         // A lost member took its last proof before the list began, so the age of the list counts for it.
         let lost = after(longest.saturating_sub(ack.members_age));
         let mut until = after(longest);
-        let mut pauses = poll_delays();
+        let (mut pauses, mut behind) = (poll_delays(), VecDeque::new());
         loop {
-            // Without an answer the first limit stands, which needs none.
-            if let Some(longest) = self.longest_behind(ack).await {
-                until = until.min(after(longest).max(lost));
+            let are_all = behind.is_empty();
+            let found = self.look(&mut behind, ack).await;
+            // Others may be behind, and members may have joined.
+            let goes_on = found == Some(0) && !are_all;
+            // Without an answer the former limit stands, which needs none.
+            if found.is_some() && !goes_on {
+                let longest = behind.iter().map(|member| member.max_staleness).max();
+                until = until.min(after(longest.unwrap_or_default()).max(lost));
             }
             if ctx.now() >= until {
                 return;
             }
-            sleep(pauses.next().unwrap_or_default()).await;
+            if !goes_on {
+                sleep(pauses.next().unwrap_or_default()).await;
+            }
         }
     }
 
-    /// The longest `max_staleness` of the members that have not applied a message yet, if the lane knows.
-    async fn longest_behind(&self, ack: WriteAck) -> Option<Duration> {
-        let members = self.read().await.ok()?;
-        if members.generation != ack.generation {
-            // The list may have lost a member that has not noticed it yet.
-            return None;
-        }
-        // This instance has applied it with the answer.
-        let is_behind = |Member { info, applied, .. }: &Member| {
-            info.id != self.ctx.instance
-                && (applied.epoch != ack.stamp.epoch || applied.seq < ack.seq)
-        };
-        let behind = members.list.iter().filter(|member| is_behind(member));
-        let longest = behind.map(|member| member.info.max_staleness).max();
-        Some(longest.unwrap_or_default())
+    /// Looks which members have not applied a message yet: all members if none is known to be `behind`, or else the next
+    /// few of those. Returns how many of them are; nothing if the lane does not know.
+    async fn look(&self, behind: &mut VecDeque<MemberInfo>, ack: WriteAck) -> Option<usize> {
+        let ctx = &*self.ctx;
+        let next = behind.iter().take(AT_A_TIME).map(|member| member.id);
+        let next: Vec<u64> = next.collect();
+        let read = ctx.breaker.send("members", ctx.lane.members(&next)).await;
+        // The list of another generation may have lost a member that has not noticed it yet.
+        let read = read.ok().filter(|read| read.generation == ack.generation)?;
+        behind.drain(..next.len());
+        let others = behind.len();
+        // This instance has applied it with the answer. A member that is not listed any more has left, or is silent.
+        let still = read
+            .list
+            .into_iter()
+            .filter(|Member { info, applied, .. }| {
+                info.id != ctx.instance
+                    && (applied.epoch != ack.stamp.epoch || applied.seq < ack.seq)
+            });
+        behind.extend(still.map(|member| member.info));
+        Some(behind.len() - others)
     }
 }
 
@@ -109,11 +129,10 @@ impl<V: Value> Members<V> {
 /// heartbeat that its entry names, and when this instance first saw it.
 type Seen = HashMap<u64, (u64, Tick)>;
 
-/// Takes a list that was asked for at `asked` and had arrived at `arrived`. Removes the silent members from it, and
-/// returns them.
-fn strike(seen: &mut Seen, list: &mut Vec<Member>, asked: Tick, arrived: Tick) -> Vec<Member> {
+/// The silent members of a list that was asked for at `asked` and had arrived at `arrived`.
+fn silent(seen: &mut Seen, mut list: Vec<Member>, asked: Tick, arrived: Tick) -> Vec<Member> {
     let before = std::mem::take(seen);
-    list.extract_if(.., |member| {
+    list.retain(|member| {
         let id = member.info.id;
         let since = match before.get(&id) {
             Some(&(heartbeat, since)) if heartbeat == member.heartbeat => since,
@@ -123,8 +142,8 @@ fn strike(seen: &mut Seen, list: &mut Vec<Member>, asked: Tick, arrived: Tick) -
         // From the first sight of the heartbeat to the question: both ends are moved in the member's favour.
         let longest = member.info.max_staleness.saturating_mul(SILENT_AFTER);
         asked.saturating_sub(since) > nanos(longest)
-    })
-    .collect()
+    });
+    list
 }
 
 #[cfg(test)]
@@ -152,19 +171,17 @@ mod tests {
     fn a_member_is_silent_when_it_did_not_change_between_two_looks() {
         let mut seen = Seen::new();
         let mut look = |at: u64, list: &[Member]| {
-            let mut list = list.to_vec();
             let (asked, arrived) = (nanos(SECOND) * at, nanos(SECOND) * (at + 1));
-            let silent = strike(&mut seen, &mut list, asked, arrived);
-            (list.len(), silent)
+            silent(&mut seen, list.to_vec(), asked, arrived)
         };
         let both = [member(1, 7), member(2, 7)];
-        assert_eq!(look(100, &both), (2, vec![]), "first seen at 101");
-        assert_eq!(look(111, &both), (2, vec![]), "for ten seconds");
+        assert_eq!(look(100, &both), [], "first seen at 101");
+        assert_eq!(look(111, &both), [], "for ten seconds");
         let one = [member(1, 8), member(2, 7)];
-        assert_eq!(look(112, &one), (1, vec![member(2, 7)]), "for more");
-        assert_eq!(look(200, &one[..1]), (0, vec![member(1, 8)]));
+        assert_eq!(look(112, &one), [member(2, 7)], "for more");
+        assert_eq!(look(200, &one[..1]), [member(1, 8)]);
         // One that was not listed is new when it is listed again.
-        assert_eq!(look(201, &one[1..]), (1, vec![]));
-        assert_eq!(look(300, &[member(2, 9)]), (1, vec![]));
+        assert_eq!(look(201, &one[1..]), []);
+        assert_eq!(look(300, &[member(2, 9)]), []);
     }
 }

@@ -185,8 +185,14 @@ pub trait Lane: Send + Sync + fmt::Debug {
     /// The messages from number `first` on, as far as the lane still has them and as many as it gives at a time.
     fn replay(&self, first: u64) -> Reply<'_, Vec<Message>>;
 
-    /// The instances that are subscribed, and those that ended without leaving, until they are forgotten.
-    fn members(&self) -> Reply<'_, Members>;
+    /// The instances that are subscribed, and those that ended without leaving, until they are forgotten. With `ids` the
+    /// list has these members only, and is as cheap as it is short.
+    fn members<'a>(&'a self, ids: &'a [u64]) -> Reply<'a, Members>;
+
+    /// Whether this instance is the one that looks for members to forget: it becomes so, for `ttl`, if no other one is,
+    /// and remains so if it is already. The answer is not exact, as the lane's clock may be stepped: several instances
+    /// may look, or none for a while.
+    fn sweep(&self, id: u64, ttl: Duration) -> Reply<'_, bool>;
 
     /// Removes a member if its entry is exactly this one, so not if it has sent a heartbeat since. The lane itself does
     /// not decide which members are silent: if its clock were stepped, all of them would look so.
@@ -332,7 +338,7 @@ impl Member {
 pub struct Members {
     /// Names this list: a random number. A list that may have lost members gets another one.
     pub generation: u64,
-    /// All members.
+    /// The members, or those that were asked for.
     pub list: Vec<Member>,
 }
 

@@ -46,7 +46,7 @@ async fn a_restart_brings_back_what_the_snapshot_held_under_another_epoch() {
         let filled = fill(&*lane, "led", lease, b"stale").await;
         assert_eq!(filled, Fill::Rejected(None));
         assert_eq!(lane.replay(1).await.unwrap(), replayed);
-        assert_eq!(lane.members().await.unwrap().list[0].info, ME);
+        assert_eq!(lane.members(&[]).await.unwrap().list[0].info, ME);
     }
     let (after, _subscription) = subscribe(&*lane_of(&l2, NAMESPACE)).await;
     assert_ne!(after.epoch, before.epoch);
@@ -166,7 +166,7 @@ async fn in_an_outage_every_step_fails_and_nothing_is_lost() {
                 lane.invalidate(&["k"], b"", Duration::ZERO).await.err(),
                 lane.clear(b"").await.err(),
                 lane.replay(1).await.err(),
-                lane.members().await.err(),
+                lane.members(&[]).await.err(),
                 lane.leave(ME.id).await.err(),
                 lane.subscribe(ME).await.err(),
             ];

@@ -526,8 +526,17 @@ impl Lane for FarLane {
         self.ask(serve, no_loss, false).boxed()
     }
 
-    fn members(&self) -> Reply<'_, Members> {
-        let serve = |_, lane: Arc<dyn Lane>| async move { lane.members().await }.boxed();
+    fn members<'a>(&'a self, ids: &'a [u64]) -> Reply<'a, Members> {
+        let ids = ids.to_owned();
+        let serve = move |_, lane: Arc<dyn Lane>| {
+            let ids = ids.clone();
+            async move { lane.members(&ids).await }.boxed()
+        };
+        self.ask(serve, no_loss, false).boxed()
+    }
+
+    fn sweep(&self, id: u64, ttl: Duration) -> Reply<'_, bool> {
+        let serve = move |_, lane: Arc<dyn Lane>| async move { lane.sweep(id, ttl).await }.boxed();
         self.ask(serve, no_loss, false).boxed()
     }
 

@@ -77,6 +77,8 @@ struct Wires {
     dropped: AtomicUsize,
     /// The highest number of a message that a heartbeat has named.
     applied: AtomicU64,
+    /// How many entries of members it has read.
+    members_read: AtomicUsize,
     /// How much still comes through while the connection is silent.
     let_through: AtomicUsize,
     /// Where inserts get stuck, while their callers get a timeout.
@@ -126,6 +128,7 @@ impl Network {
             drop_messages: AtomicBool::new(false),
             dropped: AtomicUsize::new(0),
             applied: AtomicU64::new(0),
+            members_read: AtomicUsize::new(0),
             let_through: AtomicUsize::new(0),
             stuck: Mutex::default(),
             reconnect: AtomicBool::new(false),
@@ -217,6 +220,11 @@ impl Network {
     /// The highest number of a message that the instance says it has applied.
     pub(crate) fn applied(&self) -> u64 {
         self.wires.applied.load(SeqCst)
+    }
+
+    /// How many entries of members the instance has read.
+    pub(crate) fn members_read(&self) -> usize {
+        self.wires.members_read.load(SeqCst)
     }
 
     /// Makes the subscriber's connection half-open, or whole again.
@@ -554,10 +562,18 @@ impl Lane for Wired {
             .boxed()
     }
 
-    fn members(&self) -> Reply<'_, Members> {
-        self.network
-            .carry(Step::Members, async move { self.lane.members().await })
-            .boxed()
+    fn members<'a>(&'a self, ids: &'a [u64]) -> Reply<'a, Members> {
+        let reading = async move {
+            let members = self.lane.members(ids).await?;
+            let read = &self.network.wires.members_read;
+            read.fetch_add(members.list.len(), SeqCst);
+            Ok(members)
+        };
+        self.network.carry(Step::Members, reading).boxed()
+    }
+
+    fn sweep(&self, id: u64, ttl: Duration) -> Reply<'_, bool> {
+        self.lane.sweep(id, ttl)
     }
 
     fn forget(&self, member: Member) -> Reply<'_, ()> {

@@ -12,7 +12,7 @@ use futures::{FutureExt, Stream, TryFutureExt};
 use super::state::{Granted, Link, State};
 use super::{Listening, MemoryL2};
 use crate::ablation::{Rule, without};
-use crate::clock::Clock;
+use crate::clock::{Clock, millis};
 use crate::l2::inbox::Inbox;
 use crate::l2::{
     Applied, Batch, EncodedValue, Event, Fill, Key, L2, L2Error, Lane, LaneClock, LaneName,
@@ -334,10 +334,22 @@ impl Lane for MemoryLane {
         })
     }
 
-    fn members(&self) -> Reply<'_, Members> {
+    fn members<'a>(&'a self, ids: &'a [u64]) -> Reply<'a, Members> {
+        let is_asked_for = |one: &Member| ids.is_empty() || ids.contains(&one.info.id);
         self.step(|state| Members {
             generation: state.generation,
-            list: state.members().collect(),
+            list: state.members().filter(is_asked_for).collect(),
+        })
+    }
+
+    fn sweep(&self, id: u64, ttl: Duration) -> Reply<'_, bool> {
+        self.step(|state| {
+            let (sweeper, until) = state.sweeper;
+            let may = sweeper == id || until <= state.now.at;
+            if may {
+                state.sweeper = (id, state.now.at.saturating_add(millis(ttl)));
+            }
+            may
         })
     }
 

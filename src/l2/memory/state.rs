@@ -69,6 +69,8 @@ pub(super) struct State {
     pub(super) log: VecDeque<Message>,
     /// With the time of the last heartbeat, by the store's clock. Only the ablation of rule 16 uses that time.
     pub(super) members: BTreeMap<u64, (Member, u64)>,
+    /// The instance that looks for silent members, and until when.
+    pub(super) sweeper: (u64, u64),
     /// The counters of each instance, and when they were read.
     pub(super) counts: BTreeMap<u64, (u64, String)>,
     #[cfg(feature = "write-behind")]

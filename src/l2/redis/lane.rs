@@ -13,7 +13,9 @@ use tokio::time::{Instant, sleep, timeout};
 
 use super::call::{Call, Lua, is_staged, kept, numbers, senseless};
 use super::connection::{Connections, Failure};
-use super::names::{CLOCK, DONE, HOLD, LEASE, LIVE, LOG, MARKER, Names, STATS, VALUE, WRITES};
+use super::names::{
+    CLOCK, DONE, HOLD, LEASE, LIVE, LOG, MARKER, Names, STATS, SWEEPER, VALUE, WRITES,
+};
 use super::read_batcher::SingleReads;
 use super::servers::Servers;
 use super::subscription::Subscriptions;
@@ -569,14 +571,20 @@ impl Lane for RedisLane {
         .boxed()
     }
 
-    fn members(&self) -> Reply<'_, Members> {
+    fn members<'a>(&'a self, ids: &'a [u64]) -> Reply<'a, Members> {
         let read = |(generation, entries): (u64, Vec<(u64, String)>)| {
             let list = entries.iter().map(|(id, entry)| members::parse(*id, entry));
             let list = list.collect::<Option<_>>().ok_or_else(senseless)?;
             Ok(Members { generation, list })
         };
-        self.step(&scripts::MEMBERS, 1, read, |call| {
-            call.own(&[LIVE]).arg(random());
+        self.step(&scripts::MEMBERS, 1, read, move |call| {
+            call.own(&[LIVE]).arg(random()).arg(ids);
+        })
+    }
+
+    fn sweep(&self, id: u64, ttl: Duration) -> Reply<'_, bool> {
+        self.step(&scripts::SWEEP, 1, Ok, move |call| {
+            call.own(&[SWEEPER]).arg(id).arg(millis(ttl));
         })
     }
 

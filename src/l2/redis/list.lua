@@ -34,20 +34,36 @@ end
 -- max_staleness in the entry of a member, `epoch:seq:max_staleness:heartbeat`; nil if the entry is not of this form.
 local function staleness_of(id, entry)
   local epoch, seq, staleness, heartbeat = string.match(entry, '^(%d+):(%d+):(%d+):(%d+)$')
-  if whole(id, 2 ^ 53) and whole(epoch, 2 ^ 53) and whole(seq, 2 ^ 53) and whole(heartbeat, 2 ^ 53) then
-    -- No cache accepts more than an hour.
-    return whole(staleness, 3600000)
+  -- No cache accepts more than an hour.
+  if epoch and whole(id, 2 ^ 53) and math.max(epoch, seq, heartbeat) <= 2 ^ 53 and tonumber(staleness) <= 3600000 then
+    return tonumber(staleness)
   end
 end
 
--- Generation and age of the list, the members' ids and entries in turn, and their longest max_staleness. An entry that
--- makes no sense may have replaced a member's: it is removed, and the list gets another generation.
-local function members(live, rnd)
+-- The fields of the list with their values in turn; with `ids` only those of these members that are there.
+local function fields(live, ids)
+  if not ids then
+    return checked(redis.pcall('HGETALL', live), 'HGETALL') or {}
+  end
+  local found = {}
+  for i, entry in ipairs(checked(redis.pcall('HMGET', live, unpack(ids)), 'HMGET') or {}) do
+    if entry then
+      found[#found + 1] = ids[i]
+      found[#found + 1] = entry
+    end
+  end
+  return found
+end
+
+-- Generation and age of the list, the members' ids and entries in turn, and their longest max_staleness; with `ids`, of
+-- those members. An entry that makes no sense may have replaced a member's: it is removed, and the list gets another
+-- generation.
+local function members(live, rnd, ids)
   local generation, age = list(live)
   local damaged, known, longest = not generation, {}, 0
-  local all = checked(redis.pcall('HGETALL', live), 'HGETALL') or {}
-  for i = 1, #all, 2 do
-    local id, entry = all[i], all[i + 1]
+  local found = fields(live, ids)
+  for i = 1, #found, 2 do
+    local id, entry = found[i], found[i + 1]
     local staleness = id ~= 'list' and staleness_of(id, entry)
     if staleness then
       known[#known + 1] = id

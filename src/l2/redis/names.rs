@@ -24,6 +24,7 @@ pub(super) const STAGED: &str = "!staged:";
 pub(crate) const CLOCK: &str = "!clock";
 pub(crate) const LOG: &str = "!log";
 pub(crate) const LIVE: &str = "!live";
+pub(super) const SWEEPER: &str = "!sweeper";
 pub(super) const STATS: &str = "!stats";
 pub(super) const WRITES: &str = "!writes";
 

@@ -48,6 +48,7 @@ lua! {
     RUN: [ALLOW_OOM, CLOCK, LIFE, LIST], "run.lua";
     MEMBERS: [ALLOW_OOM, LIST], "members.lua";
     FORGET: [ALLOW_OOM], "forget.lua";
+    SWEEP: [ALLOW_OOM], "sweep.lua";
     STORE_COUNTS: [CHECKED, CLOCK], "store_counts.lua";
     NOTE: [ALLOW_OOM, LIST], "note.lua";
     HEARTBEAT: [CHECKED, CLOCK, LIFE], "heartbeat.lua";

@@ -1,8 +1,10 @@
 //! G3: `invalidate_and_wait` returns when the old value is gone from every instance.
 
+use std::slice;
 use std::time::Duration;
 
 use larder::deadpool_redis::redis::cmd;
+use larder::l2::{Applied, L2, Lane, LaneClock, MemberInfo, Subscription};
 use larder::{Cache, Clock, MemoryL2, MemorySnapshot, Token, WriteError};
 use tokio::task::JoinHandle;
 use tokio::time::timeout;
@@ -197,27 +199,101 @@ async fn a_step_of_the_stores_clock_does_not_shorten_the_wait() {
     assert!(b.get_local("k").is_none());
 }
 
-/// An instance that ended without a word is waited for until others have seen that it is silent.
+/// The clocks stand still until the test advances them, and an instance looks at the members every ten of these.
+const BRIEF: Duration = Duration::from_millis(10);
+
+/// The lane of the instances, as another instance opens it.
+fn lane(fleet: &Fleet) -> Box<dyn Lane> {
+    match fleet {
+        Fleet::Memory { l2, .. } => l2.lane("test:text".into(), LIMIT, Box::new(|_| {})),
+        Fleet::Redis { l2, .. } => l2.lane("test:text".into(), LIMIT, Box::new(|_| {})),
+    }
+}
+
+/// Waits until one of the instances has looked at the members twice more, and returns which.
+async fn sweeper(wires: [&Network; 2]) -> usize {
+    let before = wires.map(|wire| wire.asked(Step::Members));
+    let looks = || [0, 1].map(|at| wires[at].asked(Step::Members) - before[at]);
+    eventually("one looks", || async { looks().iter().any(|n| *n >= 2) }).await;
+    let looks = looks();
+    assert!(looks.contains(&0), "{looks:?}");
+    usize::from(looks[0] == 0)
+}
+
+/// By one of the others, which then goes on to look. It is waited for until then.
 #[tokio::test]
 async fn an_instance_that_crashed_is_forgotten() {
     let fleet = Fleet::memory();
-    let ((a, asks), (_b, wire)) = (
-        with_bound(&fleet, MINUTE).await,
-        with_bound(&fleet, MINUTE).await,
+    let ((a, first), (b, second)) = (
+        with_bound(&fleet, BRIEF).await,
+        with_bound(&fleet, BRIEF).await,
     );
-    wire.silence(true);
-    for _ in 0..2 {
-        let waiting = wait(&a, "k");
-        still_waits(&waiting, &asks).await;
-        fleet.advance(MINUTE + MS);
-        ends(waiting).await.unwrap();
+    let (wires, lane) = ([&first, &second], lane(&fleet));
+    let crashed = MemberInfo {
+        id: 77,
+        max_staleness: BRIEF,
+    };
+    drop(lane.subscribe(crashed).await.unwrap());
+    let who = sweeper(wires).await;
+    assert_eq!(sweeper(wires).await, who);
+    assert_eq!(lane.members(&[crashed.id]).await.unwrap().list.len(), 1);
+
+    fleet.advance(10 * BRIEF + MS);
+    eventually("the others are listed", || async {
+        let list = lane.members(&[]).await.unwrap().list;
+        list.len() == 2 && !list.iter().any(|member| member.info == crashed)
+    })
+    .await;
+    assert_eq!(sweeper(wires).await, who);
+
+    // When it has ended, its part is taken by the other one.
+    [&a, &b][who].close().await;
+    fleet.advance(25 * BRIEF);
+    assert_eq!(sweeper(wires).await, 1 - who);
+}
+
+/// It reads few members at a time, and ends when the last one has applied it.
+#[tokio::test]
+async fn a_wait_for_many_instances_reads_little() {
+    const MANY: u64 = 1000;
+    let fleet = Fleet::memory();
+    let (a, asks) = fleet.instance_with(without_heartbeats).await;
+    let lane = lane(&fleet);
+    let mut others = Vec::new();
+    for id in 1..=MANY {
+        let max_staleness = MINUTE;
+        let me = MemberInfo { id, max_staleness };
+        others.push(lane.subscribe(me).await.unwrap());
     }
-    // More than ten minutes after the first look, its entry is still the same.
-    fleet.advance(9 * MINUTE);
-    ends(wait(&a, "k")).await.unwrap();
+    let waiting = wait(&a, "k");
+    let apply = |others: &mut [(LaneClock, Box<dyn Subscription>)]| {
+        for (clock, other) in others {
+            let epoch = clock.epoch;
+            // That of the invalidation, the only message.
+            other.heartbeat(Applied { epoch, seq: 1 });
+        }
+    };
+    still_waits(&waiting, &asks).await;
+    let (last, others) = others.split_last_mut().unwrap();
+    apply(others);
     let asked = asks.asked(Step::Members);
-    ends(wait(&a, "k")).await.unwrap();
-    assert_eq!(asks.asked(Step::Members), asked + 1, "it is not listed");
+    eventually("it has read the others, and more", || async {
+        asks.asked(Step::Members) > asked + 30
+    })
+    .await;
+    assert!(!waiting.is_finished(), "one is behind");
+    // One that has joined meanwhile is waited for, too.
+    let (id, max_staleness) = (MANY + 1, MINUTE);
+    let newcomer = MemberInfo { id, max_staleness };
+    let mut newcomer = lane.subscribe(newcomer).await.unwrap();
+    apply(slice::from_mut(last));
+    still_waits(&waiting, &asks).await;
+    apply(slice::from_mut(&mut newcomer));
+    ends(waiting).await.unwrap();
+    // All of them at the beginning and in the end, and few in between.
+    let all = usize::try_from(MANY).unwrap() + 2;
+    let (read, asked) = (asks.members_read(), asks.asked(Step::Members));
+    assert!(read <= 3 * all + 32 * asked, "{read} in {asked}");
 }
 
 /// The longest of the members that are behind, and of no others.

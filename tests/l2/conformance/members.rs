@@ -7,6 +7,7 @@ use larder::l2::{Applied, Event, Kind, Lane, MemberInfo, WriteAck};
 
 use super::conformance;
 use crate::store::*;
+use crate::support::eventually::eventually;
 
 conformance! {
     a_subscriber_is_a_member_at_once
@@ -15,6 +16,8 @@ conformance! {
     a_silent_instance_stays_a_member
     only_a_member_that_is_still_silent_is_forgotten
     an_awaited_invalidation_names_the_list
+    some_members_can_be_read
+    one_instance_at_a_time_sweeps
 }
 
 const OTHER: MemberInfo = MemberInfo {
@@ -23,7 +26,11 @@ const OTHER: MemberInfo = MemberInfo {
 };
 
 async fn members(lane: &dyn Lane) -> Vec<(MemberInfo, Applied)> {
-    let list = lane.members().await.expect("the members are listed").list;
+    let list = lane
+        .members(&[])
+        .await
+        .expect("the members are listed")
+        .list;
     let mut members: Vec<_> = list.iter().map(|one| (one.info, one.applied)).collect();
     members.sort_by_key(|(info, _)| info.id);
     members
@@ -52,7 +59,7 @@ async fn a_subscriber_is_a_member_at_once(store: impl Store) {
 async fn a_heartbeat_notes_what_the_member_has_applied(store: impl Store) {
     let lane = store.lane();
     let (clock, mut subscription) = subscribe(&*lane).await;
-    let mut heartbeat = lane.members().await.unwrap().list[0].heartbeat;
+    let mut heartbeat = lane.members(&[]).await.unwrap().list[0].heartbeat;
     for seq in [1, 2, 2, 3] {
         let applied = Applied {
             epoch: clock.epoch,
@@ -63,7 +70,7 @@ async fn a_heartbeat_notes_what_the_member_has_applied(store: impl Store) {
             next_event(&mut *subscription).await,
             Event::Heartbeat(_)
         ));
-        let member = lane.members().await.unwrap().list[0];
+        let member = lane.members(&[]).await.unwrap().list[0];
         assert_eq!((member.info, member.applied), (ME, applied));
         assert_ne!(member.heartbeat, heartbeat, "each has a name of its own");
         heartbeat = member.heartbeat;
@@ -96,7 +103,7 @@ async fn only_a_member_that_is_still_silent_is_forgotten(store: impl Store) {
     let lane = store.lane();
     let (_, mut subscription) = subscribe(&*lane).await;
     let (_, _other) = lane.subscribe(OTHER).await.unwrap();
-    let before = lane.members().await.unwrap().list;
+    let before = lane.members(&[]).await.unwrap().list;
     heartbeat(&mut *subscription).await;
     for member in before {
         lane.forget(member).await.unwrap();
@@ -105,7 +112,7 @@ async fn only_a_member_that_is_still_silent_is_forgotten(store: impl Store) {
     }
     assert_eq!(members(&*lane).await, [(ME, NOTHING)]);
     // The next heartbeat makes it a member again.
-    let me = lane.members().await.unwrap().list[0];
+    let me = lane.members(&[]).await.unwrap().list[0];
     lane.forget(me).await.unwrap();
     assert_eq!(members(&*lane).await, []);
     heartbeat(&mut *subscription).await;
@@ -124,8 +131,40 @@ async fn an_awaited_invalidation_names_the_list(store: impl Store) {
             "a subscription" => drop(store.lane().subscribe(OTHER).await.unwrap()),
             _ => {}
         }
-        let generation = lane.members().await.unwrap().generation;
+        let generation = lane.members(&[]).await.unwrap().generation;
         assert_eq!(generation, ack.generation, "after {step}");
         assert_eq!(invalidate_awaited(&*lane).await.generation, generation);
     }
+}
+
+/// In the list of the same generation.
+async fn some_members_can_be_read(store: impl Store) {
+    let lane = store.lane();
+    let (_, mut subscription) = subscribe(&*lane).await;
+    let (_, _other) = lane.subscribe(OTHER).await.unwrap();
+    heartbeat(&mut *subscription).await;
+    let all = lane.members(&[]).await.unwrap();
+    assert_eq!(all.list.len(), 2);
+    for ids in [&[ME.id][..], &[OTHER.id], &[99], &[99, OTHER.id, ME.id]] {
+        let some = lane.members(ids).await.unwrap();
+        assert_eq!(some.generation, all.generation);
+        let of = |id: &u64| all.list.iter().find(|one| one.info.id == *id).copied();
+        let mut expected: Vec<_> = ids.iter().filter_map(of).collect();
+        let mut list = some.list;
+        list.sort_by_key(|one| one.info.id);
+        expected.sort_by_key(|one| one.info.id);
+        assert_eq!(list, expected, "{ids:?}");
+    }
+}
+
+async fn one_instance_at_a_time_sweeps(store: impl Store) {
+    let lane = store.lane();
+    for (id, may) in [(1, true), (2, false), (1, true), (2, false)] {
+        assert_eq!(lane.sweep(id, LONG).await.unwrap(), may, "{id}");
+    }
+    // The last one to renew it says for how long.
+    let brief = Duration::from_millis(1);
+    assert!(lane.sweep(1, brief).await.unwrap());
+    eventually("it is over", async || lane.sweep(2, LONG).await.unwrap()).await;
+    assert!(!lane.sweep(1, LONG).await.unwrap());
 }

@@ -3,10 +3,12 @@
 use std::time::Duration;
 
 use deadpool_redis::redis::aio::MultiplexedConnection;
+use larder::l2::Kind;
 use larder::{Cache, RedisL2};
 
 use super::members::answer;
-use super::run;
+use super::{own_key, run};
+use crate::steps::Steps;
 use crate::store::*;
 use crate::support::eventually::eventually;
 use crate::support::redis_server::RedisServer;
@@ -75,8 +77,13 @@ async fn an_idle_minute_costs_its_heartbeats() {
             .build()
             .unwrap();
         cache.ready().await;
-        // It loads the script that reads the list of members, as each instance does from time to time.
+        // It loads the scripts of the list of members, as each instance does that looks at it.
         cache.invalidate_and_wait("k").await.unwrap();
+        eventually("it is the sweeper", async || {
+            let name = format!("{{{NAMESPACE}.0}}!sweeper");
+            run::<i64>(&mut raw.clone(), &["EXISTS", &name]).await == 1
+        })
+        .await;
         if with_global_stats {
             cache.global_stats().await.unwrap();
         }
@@ -237,6 +244,47 @@ async fn what_idle_caches_cost() {
             .all(|(cost, most)| *cost <= most)
     );
     assert!(own[0] > 5 * shared[0] && own[1] > 5 * shared[1] && own[2] > shared[2]);
+}
+
+/// What the guide says of many instances. Prints how long the server takes for each step.
+#[tokio::test]
+#[ignore = "it measures: sh tests/proof.sh tests"]
+async fn what_a_thousand_members_cost() {
+    const MEMBERS: u64 = 1000;
+    const TIMES: u64 = 200;
+    let store = Redis::start().await;
+    let (lane, mut raw) = (store.lane(), store.server.connection().await);
+    let (clock, mut subscription) = subscribe(&*lane).await;
+    // Numbers as long as in a service.
+    let first = clock.epoch / 2;
+    for id in first..first + MEMBERS {
+        let entry = format!("{}:123456:2000:{}", clock.epoch, clock.epoch);
+        let (name, id) = (own_key("live"), id.to_string());
+        let _: i64 = run(&mut raw, &["HSET", &name, &id, &entry]).await;
+    }
+    let some: Vec<u64> = (first..first + 32).collect();
+    let payload = payload_of(Kind::InvalidateAwaited, &["k"]);
+    let mut costs = Vec::new();
+    for step in ["all", "32 of them", "an invalidation", "a heartbeat"] {
+        let _: () = run(&mut raw, &["CONFIG", "RESETSTAT"]).await;
+        for _ in 0..TIMES {
+            match step {
+                "all" => assert_eq!(lane.members(&[]).await.unwrap().list.len(), 1001),
+                "32 of them" => assert_eq!(lane.members(&some).await.unwrap().list.len(), 32),
+                "an invalidation" => drop(lane.invalidate(&["k"], &payload, LONG).await.unwrap()),
+                _ => answer(&mut *subscription).await.unwrap(),
+            }
+        }
+        let stats: String = run(&mut raw, &["INFO", "commandstats"]).await;
+        let scripts = stats
+            .lines()
+            .filter(|line| line.starts_with("cmdstat_evalsha"));
+        let times = scripts.map(|line| line.split([',', '=']).nth(3).unwrap());
+        let spent = times.map(|time| time.parse::<u64>().unwrap()).sum::<u64>() / TIMES;
+        println!("{step}: {spent} µs");
+        costs.push(spent);
+    }
+    assert!(costs[1] * 4 < costs[0], "{costs:?}");
 }
 
 /// How long the server has computed, in µs.

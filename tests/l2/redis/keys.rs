@@ -28,6 +28,7 @@ async fn the_names_of_the_keys_are_those_of_the_protocol() {
         .await
         .unwrap();
     let (_, _subscription) = subscribe(&*lane).await;
+    assert!(lane.sweep(ME.id, LONG).await.unwrap());
 
     let keys: BTreeSet<String> = run(&mut raw, &["KEYS", "*"]).await;
     let expected = [
@@ -38,6 +39,7 @@ async fn the_names_of_the_keys_are_those_of_the_protocol() {
         "{test:values.0}!clock",
         "{test:values.0}!log",
         "{test:values.0}!live",
+        "{test:values.0}!sweeper",
     ];
     assert_eq!(keys, expected.map(str::to_owned).into());
     let channels: Vec<String> = run(&mut raw, &["PUBSUB", "CHANNELS", "*"]).await;

@@ -69,7 +69,7 @@ async fn a_full_server_can_be_joined() {
         next_event(&mut *subscription).await,
         Event::Heartbeat(_)
     ));
-    let members = lane.members().await.unwrap().list;
+    let members = lane.members(&[]).await.unwrap().list;
     assert_eq!((members[0].info, members[0].applied), (ME, applied));
     // No lease without memory to store it in; the load runs all the same.
     let ask = LeaseRequest {
