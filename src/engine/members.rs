@@ -17,8 +17,8 @@ use crate::l2::{Member, MemberInfo, WriteAck};
 use crate::util::retry_delays::poll_delays;
 use crate::vocabulary::Value;
 
-/// A member whose entry has not changed for so many times its `max_staleness` is silent. A proof is worth nothing after
-/// one `max_staleness`; the rest is a margin for clocks that do not run at the same speed.
+/// A member whose entry has not changed for so many times its `max_staleness` is silent. One that relies on a proof has
+/// changed it less than three of these times ago (rule 16); the rest is a margin for clocks that do not run at the same speed.
 const SILENT_AFTER: u32 = 10;
 /// Members that a wait reads at a time, once it knows which are behind: so few that a read costs the server about as
 /// much as a heartbeat.
@@ -53,14 +53,13 @@ impl<V: Value> Members<V> {
         let (lane, breaker) = (&self.ctx.lane, &self.ctx.breaker);
         // Only an instance that looks again and again sees that a member is silent: so one request may be lost.
         let ttl = interval.saturating_mul(5) / 2;
-        let is_sweeper = breaker.send("sweep", lane.sweep(self.ctx.instance, ttl));
-        if !is_sweeper.await? {
-            return Ok(());
-        }
         let asked = self.ctx.now();
-        let members = breaker.send("members", lane.members(&[])).await?;
+        let found = breaker.send("sweep", lane.sweep(self.ctx.instance, ttl));
+        let Some(members) = found.await? else {
+            return Ok(());
+        };
         for silent in silent(seen, members.list, asked, self.ctx.now()) {
-            // The lane keeps it if it has sent a heartbeat meanwhile. An error has been traced, and is no obstacle.
+            // The lane keeps it if it has noted something meanwhile. An error has been traced, and is no obstacle.
             let _ = breaker.send("forget", lane.forget(silent)).await;
         }
         Ok(())
@@ -126,7 +125,7 @@ impl<V: Value> Members<V> {
 }
 
 /// Since when the entry of each member has been the same, as far as this instance has looked: by the member's id, the
-/// heartbeat that its entry names, and when this instance first saw it.
+/// note that its entry names, and when this instance first saw it.
 type Seen = HashMap<u64, (u64, Tick)>;
 
 /// The silent members of a list that was asked for at `asked` and had arrived at `arrived`.
@@ -135,11 +134,11 @@ fn silent(seen: &mut Seen, mut list: Vec<Member>, asked: Tick, arrived: Tick) ->
     list.retain(|member| {
         let id = member.info.id;
         let since = match before.get(&id) {
-            Some(&(heartbeat, since)) if heartbeat == member.heartbeat => since,
+            Some(&(note, since)) if note == member.note => since,
             _ => arrived,
         };
-        seen.insert(id, (member.heartbeat, since));
-        // From the first sight of the heartbeat to the question: both ends are moved in the member's favour.
+        seen.insert(id, (member.note, since));
+        // From the first sight of the note to the question: both ends are moved in the member's favour.
         let longest = member.info.max_staleness.saturating_mul(SILENT_AFTER);
         asked.saturating_sub(since) > nanos(longest)
     });
@@ -155,14 +154,14 @@ mod tests {
 
     const SECOND: Duration = Duration::from_secs(1);
 
-    fn member(id: u64, heartbeat: u64) -> Member {
+    fn member(id: u64, note: u64) -> Member {
         Member {
             info: MemberInfo {
                 id,
                 max_staleness: SECOND,
             },
             applied: Applied::NOTHING,
-            heartbeat,
+            note,
         }
     }
 

@@ -189,12 +189,12 @@ pub trait Lane: Send + Sync + fmt::Debug {
     /// list has these members only, and is as cheap as it is short.
     fn members<'a>(&'a self, ids: &'a [u64]) -> Reply<'a, Members>;
 
-    /// Whether this instance is the one that looks for members to forget: it becomes so, for `ttl`, if no other one is,
-    /// and remains so if it is already. The answer is not exact, as the lane's clock may be stepped: several instances
-    /// may look, or none for a while.
-    fn sweep(&self, id: u64, ttl: Duration) -> Reply<'_, bool>;
+    /// All members, if this instance is the one that looks for silent ones: it becomes so, for `ttl`, if no other one is,
+    /// and remains so if it is already. That is not exact, as the lane's clock may be stepped: several instances may
+    /// look, or none for a while.
+    fn sweep(&self, id: u64, ttl: Duration) -> Reply<'_, Option<Members>>;
 
-    /// Removes a member if its entry is exactly this one, so not if it has sent a heartbeat since. The lane itself does
+    /// Removes a member if its entry is exactly this one, so not if it has noted something since. The lane itself does
     /// not decide which members are silent: if its clock were stepped, all of them would look so.
     fn forget(&self, member: Member) -> Reply<'_, ()>;
 
@@ -251,9 +251,10 @@ pub trait Lane: Send + Sync + fmt::Debug {
 pub trait Subscription: Stream<Item = Result<Event, L2Error>> + Send + Unpin {
     /// Asks for an [`Event::Heartbeat`]. It comes after all messages that the lane published before it.
     ///
-    /// Before the lane answers, it notes that this instance has applied all messages up to `applied`. The answer is an
-    /// error if that could not be noted, or if the list of members has another generation than the one that this
-    /// instance has joined.
+    /// Before the lane answers, it notes that this instance has applied all messages up to `applied`, if that is news or
+    /// if nothing was noted for twice its `max_staleness`. The answer is an error if that could not be noted, or if this
+    /// instance is not in the list of members any more, or the list has another generation than the one that it has
+    /// joined.
     fn heartbeat(&mut self, applied: Applied);
 
     /// When to ask for a heartbeat that comes once in an interval, and is due at `by`: then or up to an interval
@@ -315,20 +316,20 @@ impl Applied {
 pub struct Member {
     /// How it introduced itself.
     pub info: MemberInfo,
-    /// How far it was when it sent its last heartbeat.
+    /// How far it was when it noted that last.
     pub applied: Applied,
-    /// Names that heartbeat, or the subscription if there was none since: a random number. While it stays the same, the
-    /// member has sent no heartbeat.
-    pub heartbeat: u64,
+    /// Names that note, or the subscription if there was none since: a random number. While it stays the same, the member
+    /// has noted nothing.
+    pub note: u64,
 }
 
 impl Member {
-    /// With a heartbeat of now.
+    /// With a note of now.
     pub(crate) fn new(info: MemberInfo, applied: Applied) -> Self {
         Self {
             info,
             applied,
-            heartbeat: random(),
+            note: random(),
         }
     }
 }
@@ -359,6 +360,40 @@ impl ListAge {
 
     pub(crate) fn now(self) -> Duration {
         self.age.saturating_add(self.at.elapsed())
+    }
+}
+
+/// What a member has noted last, and until when that is enough.
+pub(crate) struct Noted {
+    applied: Applied,
+    until: Instant,
+}
+
+impl Noted {
+    pub(crate) fn new() -> Self {
+        Self {
+            applied: Applied::NOTHING,
+            until: Instant::now(),
+        }
+    }
+
+    /// Whether a heartbeat of now has to note this: if it is news, and else in twice `max_staleness` (rule 16), at a time
+    /// that `align` makes common to several members.
+    pub(crate) fn is_due(
+        &mut self,
+        applied: Applied,
+        max_staleness: Duration,
+        align: impl FnOnce(Instant, Duration) -> Instant,
+    ) -> bool {
+        let every = 2 * max_staleness;
+        // Half the time between heartbeats: those that are sent together may be a little before or after that time.
+        let soon = Instant::now() + max_staleness / 6;
+        let is_due = applied != self.applied || soon >= self.until;
+        if is_due {
+            let until = align(soon + every, every);
+            *self = Self { applied, until };
+        }
+        is_due
     }
 }
 

@@ -535,7 +535,7 @@ impl Lane for FarLane {
         self.ask(serve, no_loss, false).boxed()
     }
 
-    fn sweep(&self, id: u64, ttl: Duration) -> Reply<'_, bool> {
+    fn sweep(&self, id: u64, ttl: Duration) -> Reply<'_, Option<Members>> {
         let serve = move |_, lane: Arc<dyn Lane>| async move { lane.sweep(id, ttl).await }.boxed();
         self.ask(serve, no_loss, false).boxed()
     }

@@ -46,6 +46,8 @@ pub(crate) enum Step {
     TagVersions,
     Replay,
     Members,
+    /// By the sweeper.
+    Sweep,
     Count,
     Subscribe,
     Heartbeat,
@@ -572,8 +574,15 @@ impl Lane for Wired {
         self.network.carry(Step::Members, reading).boxed()
     }
 
-    fn sweep(&self, id: u64, ttl: Duration) -> Reply<'_, bool> {
-        self.lane.sweep(id, ttl)
+    fn sweep(&self, id: u64, ttl: Duration) -> Reply<'_, Option<Members>> {
+        async move {
+            let found = self.lane.sweep(id, ttl).await?;
+            if found.is_some() {
+                self.network.count(Step::Sweep);
+            }
+            Ok(found)
+        }
+        .boxed()
     }
 
     fn forget(&self, member: Member) -> Reply<'_, ()> {

@@ -17,8 +17,8 @@ use crate::l2::inbox::Inbox;
 use crate::l2::{
     Applied, Batch, EncodedValue, Event, Fill, Key, L2, L2Error, Lane, LaneClock, LaneName,
     LaneNumber, Lease, LeaseReply, LeaseRequest, ListAge, Member, MemberInfo, Members, Message,
-    NewLifetime, OnConnect, OnHeard, ReadResult, Reply, Stamp, Step, StoredCounts, Subscription,
-    TagVersion, Touched, Ttls, Want, Written, random,
+    NewLifetime, Noted, OnConnect, OnHeard, ReadResult, Reply, Stamp, Step, StoredCounts,
+    Subscription, TagVersion, Touched, Ttls, Want, Written, random,
 };
 use crate::prefixes::Prefixes;
 use crate::util::lock::lock;
@@ -335,27 +335,22 @@ impl Lane for MemoryLane {
     }
 
     fn members<'a>(&'a self, ids: &'a [u64]) -> Reply<'a, Members> {
-        let is_asked_for = |one: &Member| ids.is_empty() || ids.contains(&one.info.id);
-        self.step(|state| Members {
-            generation: state.generation,
-            list: state.members().filter(is_asked_for).collect(),
-        })
+        self.step(|state| state.list(ids))
     }
 
-    fn sweep(&self, id: u64, ttl: Duration) -> Reply<'_, bool> {
+    fn sweep(&self, id: u64, ttl: Duration) -> Reply<'_, Option<Members>> {
         self.step(|state| {
-            let (sweeper, until) = state.sweeper;
-            let may = sweeper == id || until <= state.now.at;
-            if may {
-                state.sweeper = (id, state.now.at.saturating_add(millis(ttl)));
-            }
-            may
+            let ((sweeper, until), at) = (state.sweeper, state.now.at);
+            (sweeper == id || until <= at).then(|| {
+                state.sweeper = (id, at.saturating_add(millis(ttl)));
+                state.list(&[])
+            })
         })
     }
 
     fn forget(&self, member: Member) -> Reply<'_, ()> {
         self.step(|state| {
-            // By the whole entry: a heartbeat since has changed it (rule 16).
+            // By the whole entry: a note since has changed it (rule 16).
             state.members.retain(|_, (noted, _)| *noted != member);
         })
     }
@@ -411,6 +406,8 @@ impl Lane for MemoryLane {
                 connection: state.now.link,
                 me,
                 list_age,
+                noted: Noted::new(),
+                is_lost: false,
                 inbox: Inbox::new(messages),
                 listening: None,
             });
@@ -426,20 +423,29 @@ struct MemorySubscription {
     connection: Link,
     me: MemberInfo,
     list_age: ListAge,
+    noted: Noted,
+    /// Whether a heartbeat has found that this instance is no member any more.
+    is_lost: bool,
     inbox: Inbox,
     listening: Option<Arc<Listening>>,
 }
 
 impl Subscription for MemorySubscription {
     fn heartbeat(&mut self, applied: Applied) {
+        let is_due = (self.noted).is_due(applied, self.me.max_staleness, |by, _| by);
         let answer = self.store.step(&self.name, |state| {
             // A connection that was cut gets no answer.
             (state.now.link == self.connection).then(|| {
-                state.note(self.me, applied, self.list_age);
-                state.clock()
+                if is_due {
+                    state.note(self.me, applied, self.list_age);
+                }
+                let is_member = state.members.contains_key(&self.me.id);
+                is_member.then(|| state.clock())
             })
         });
-        self.inbox.set_answer(answer.ok().flatten());
+        let answer = answer.ok().flatten();
+        self.is_lost = answer.is_some_and(|clock| clock.is_none());
+        self.inbox.set_answer(answer.flatten());
     }
 
     fn listen<'a>(&'a mut self, channels: &'a [Arc<str>], on_heard: OnHeard) -> Reply<'a, ()> {
@@ -455,6 +461,10 @@ impl Stream for MemorySubscription {
     type Item = Result<Event, L2Error>;
 
     fn poll_next(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Self::Item>> {
+        if self.is_lost {
+            let lost = L2Error::unexpected("this instance is no member any more");
+            return Poll::Ready(Some(Err(lost)));
+        }
         self.inbox.poll(cx).map(|event| event.map(Ok))
     }
 }

@@ -14,7 +14,7 @@ use super::writes::Writes;
 use crate::ablation::{Rule, without};
 use crate::l2::{
     Applied, Batch, EncodedValue, Event, Key, Kind, LaneClock, Lease, Lifetime, ListAge, Member,
-    MemberInfo, Message, Stamp, Step, Version, Want, WriteAck, Written, random,
+    MemberInfo, Members, Message, Stamp, Step, Version, Want, WriteAck, Written, random,
 };
 use crate::options::LONGEST;
 use crate::wire::envelope::{self, restamped};
@@ -67,7 +67,7 @@ pub(super) struct State {
     pub(super) holds: Expiring<()>,
     pub(super) tags: Tags,
     pub(super) log: VecDeque<Message>,
-    /// With the time of the last heartbeat, by the store's clock. Only the ablation of rule 16 uses that time.
+    /// With the time of the last note, by the store's clock. Only the ablation of rule 16 uses that time.
     pub(super) members: BTreeMap<u64, (Member, u64)>,
     /// The instance that looks for silent members, and until when.
     pub(super) sweeper: (u64, u64),
@@ -335,6 +335,15 @@ impl State {
             !without(Rule::MemberTime) || silence <= 10 * member.info.max_staleness
         };
         members.filter(is_known).map(|(member, _)| member)
+    }
+
+    /// The list of members, with these members only if there are any.
+    pub(super) fn list(&self, ids: &[u64]) -> Members {
+        let is_asked_for = |one: &Member| ids.is_empty() || ids.contains(&one.info.id);
+        Members {
+            generation: self.generation,
+            list: self.members().filter(is_asked_for).collect(),
+        }
     }
 
     /// Takes note of how far an instance is, and for how long it knows this list of members.

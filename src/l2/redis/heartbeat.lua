@@ -1,13 +1,19 @@
--- HEARTBEAT  clock... | nonce  ->  nonce, now, life, {{in order, epoch, seq, ver}, ...}; reads only
+-- HEARTBEAT  clock... live... | nonce id...  ->  nonce, now, life, {{in order, epoch, seq, ver, generation}, ...}; reads only
 -- The clock of each lane, as the answer to its heartbeat (rule 8). Not in order: a missing or damaged clock, a life of the
 -- server that no RUN has registered, a replica, or a primary without the replicas that it must have.
+-- The generation of the list of members is 0 if the instance is not in it (rule 16).
 local run, info = life()
 local replicas = string.match(info, 'min_slaves_good_slaves:(%d+)')
 local primary = string.match(info, 'role:(%a+)') == 'master' and replicas ~= '0'
-local clocks = {}
-for i, key in ipairs(KEYS) do
+local clocks, lanes = {}, #KEYS / 2
+for i = 1, lanes do
+  local key, live = KEYS[i], KEYS[lanes + i]
   local epoch, seq, ver = position(key)
   local ok = epoch and redis.call('HGET', key, 'run') == run and primary
-  clocks[i] = {ok and 1 or 0, epoch or 0, seq or 0, ver or 0}
+  local generation = list(live)
+  if generation and not redis.call('HGET', live, ARGV[i + 1]) then
+    generation = nil
+  end
+  clocks[i] = {ok and 1 or 0, epoch or 0, seq or 0, ver or 0, generation or 0}
 end
 return {tonumber(ARGV[1]), time(), run, clocks}

@@ -305,6 +305,13 @@ fn read_lease(held: &[u8]) -> Option<Lease> {
     Some(Lease { token, epoch })
 }
 
+/// Reads the list of members: its generation, and entries with their ids.
+fn read_members((generation, entries): (u64, Vec<(u64, String)>)) -> Result<Members, L2Error> {
+    let list = entries.iter().map(|(id, entry)| members::parse(*id, entry));
+    let list = list.collect::<Option<_>>().ok_or_else(senseless)?;
+    Ok(Members { generation, list })
+}
+
 /// The parts of `RENEW_LEASE`. Without a `ttl` it gives the lease back.
 fn renew(call: &mut Call<'_>, key: &str, token: u64, ttl: Duration) {
     call.keys(&[LEASE], &[key]).arg(token).arg(millis(ttl));
@@ -572,19 +579,16 @@ impl Lane for RedisLane {
     }
 
     fn members<'a>(&'a self, ids: &'a [u64]) -> Reply<'a, Members> {
-        let read = |(generation, entries): (u64, Vec<(u64, String)>)| {
-            let list = entries.iter().map(|(id, entry)| members::parse(*id, entry));
-            let list = list.collect::<Option<_>>().ok_or_else(senseless)?;
-            Ok(Members { generation, list })
-        };
-        self.step(&scripts::MEMBERS, 1, read, move |call| {
+        self.step(&scripts::MEMBERS, 1, read_members, move |call| {
             call.own(&[LIVE]).arg(random()).arg(ids);
         })
     }
 
-    fn sweep(&self, id: u64, ttl: Duration) -> Reply<'_, bool> {
-        self.step(&scripts::SWEEP, 1, Ok, move |call| {
-            call.own(&[SWEEPER]).arg(id).arg(millis(ttl));
+    fn sweep(&self, id: u64, ttl: Duration) -> Reply<'_, Option<Members>> {
+        let read = |found: Option<_>| found.map(read_members).transpose();
+        self.step(&scripts::SWEEP, 2, read, move |call| {
+            call.own(&[LIVE, SWEEPER]).arg(random()).arg(id);
+            call.arg(millis(ttl));
         })
     }
 

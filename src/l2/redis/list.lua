@@ -31,11 +31,11 @@ local function renew_list(live, rnd)
   return tonumber(rnd), 0
 end
 
--- max_staleness in the entry of a member, `epoch:seq:max_staleness:heartbeat`; nil if the entry is not of this form.
+-- max_staleness in the entry of a member, `epoch:seq:max_staleness:note`; nil if the entry is not of this form.
 local function staleness_of(id, entry)
-  local epoch, seq, staleness, heartbeat = string.match(entry, '^(%d+):(%d+):(%d+):(%d+)$')
+  local epoch, seq, staleness, note = string.match(entry, '^(%d+):(%d+):(%d+):(%d+)$')
   -- No cache accepts more than an hour.
-  if epoch and whole(id, 2 ^ 53) and math.max(epoch, seq, heartbeat) <= 2 ^ 53 and tonumber(staleness) <= 3600000 then
+  if epoch and whole(id, 2 ^ 53) and math.max(epoch, seq, note) <= 2 ^ 53 and tonumber(staleness) <= 3600000 then
     return tonumber(staleness)
   end
 end

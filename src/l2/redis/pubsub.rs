@@ -66,6 +66,8 @@ struct Connected {
 pub(super) struct Heartbeat {
     pub(super) names: Arc<Names>,
     pub(super) member: Member,
+    /// Whether the entry of the member is written.
+    pub(super) is_noted: bool,
     /// Of the list of members that this instance has joined.
     pub(super) generation: u64,
     /// For how many ms that has existed, at least.
@@ -73,8 +75,9 @@ pub(super) struct Heartbeat {
     pub(super) answer: oneshot::Sender<Result<LaneClock, L2Error>>,
 }
 
-/// The clock of a lane in the answer to HEARTBEAT: whether it is in order, epoch, seq and ver.
-type ClockRow = (bool, u64, u64, u64);
+/// The clock of a lane in the answer to HEARTBEAT: whether it is in order, epoch, seq and ver; and the generation of the
+/// list of members that the instance is in.
+type ClockRow = (bool, u64, u64, u64, u64);
 
 impl PubSub {
     /// The connection, and whether it had to be made. Safe to cancel: then another caller makes it.
@@ -297,42 +300,50 @@ impl Connected {
         let Some(first) = heartbeats.first() else {
             return Ok(Vec::new());
         };
-        let mut note = Call::new(&scripts::NOTE, &first.names, heartbeats.len());
-        let mut read = Call::by(
-            "EVALSHA_RO",
-            &scripts::HEARTBEAT,
-            &first.names,
-            heartbeats.len(),
-        );
-        for Heartbeat { names, .. } in heartbeats {
-            note.arg(names.name(LIVE, ""));
-            read.arg(names.name(CLOCK, ""));
+        let noted = || heartbeats.iter().filter(|heartbeat| heartbeat.is_noted);
+        let mut note = Call::new(&scripts::NOTE, &first.names, noted().count());
+        let keys = 2 * heartbeats.len();
+        let mut read = Call::by("EVALSHA_RO", &scripts::HEARTBEAT, &first.names, keys);
+        for mark in [CLOCK, LIVE] {
+            for Heartbeat { names, .. } in heartbeats {
+                read.arg(names.name(mark, ""));
+            }
         }
-        for heartbeat in heartbeats {
+        let this = random();
+        read.arg(this);
+        for Heartbeat { member, .. } in heartbeats {
+            read.arg(member.info.id);
+        }
+        for Heartbeat { names, .. } in noted() {
+            note.arg(names.name(LIVE, ""));
+        }
+        for heartbeat in noted() {
             note.arg(heartbeat.member.info.id)
                 .arg(members::entry(&heartbeat.member));
             note.arg(heartbeat.generation).arg(heartbeat.age);
         }
-        let this = random();
-        read.arg(this);
+        let noting = async {
+            if noted().next().is_some() {
+                note.run::<()>(self.connection.clone()).await?;
+            }
+            Ok(())
+        };
         // One after the other without a wait in between: a heartbeat is one round trip.
-        let both = join(
-            note.run(self.connection.clone()),
-            read.run(self.connection.clone()),
-        );
+        let both = join(noting, read.run(self.connection.clone()));
         let limits = heartbeats
             .iter()
             .map(|heartbeat| heartbeat.member.info.max_staleness);
         let limit = limits.max().unwrap_or_default();
         let both = timeout(limit, both).await;
         let (noted, read) = both.map_err(|_| L2Error::timed_out(limit))?;
-        let noted: Vec<bool> = noted.map_err(l2_error)?;
+        noted.map_err(l2_error)?;
         let read: (u64, u64, String, Vec<ClockRow>) = read.map_err(l2_error)?;
         let (echo, now, life, clocks) = read;
-        if noted.len() != heartbeats.len() || clocks.len() != heartbeats.len() {
+        if clocks.len() != heartbeats.len() {
             return Err(senseless());
         }
-        let answers = clocks.into_iter().zip(noted).map(|((in_order, epoch, seq, ver), noted)| {
+        let answers = iter::zip(heartbeats, clocks).map(|(heartbeat, row)| {
+            let (in_order, epoch, seq, ver, generation) = row;
             // The echo shows that this is no answer to an older heartbeat, which would prove less than this one (rule
             // 8).
             if !in_order || echo != this {
@@ -341,7 +352,7 @@ impl Connected {
                 ));
             }
             // No caller of another instance would wait for this one, so it must not use its L1 (rule 16).
-            if !noted {
+            if generation != heartbeat.generation {
                 return Err(L2Error::unexpected(
                     "the list of members was lost or damaged; this instance subscribes again",
                 ));

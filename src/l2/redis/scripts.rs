@@ -48,10 +48,10 @@ lua! {
     RUN: [ALLOW_OOM, CLOCK, LIFE, LIST], "run.lua";
     MEMBERS: [ALLOW_OOM, LIST], "members.lua";
     FORGET: [ALLOW_OOM], "forget.lua";
-    SWEEP: [ALLOW_OOM], "sweep.lua";
+    SWEEP: [ALLOW_OOM, LIST], "sweep.lua";
     STORE_COUNTS: [CHECKED, CLOCK], "store_counts.lua";
     NOTE: [ALLOW_OOM, LIST], "note.lua";
-    HEARTBEAT: [CHECKED, CLOCK, LIFE], "heartbeat.lua";
+    HEARTBEAT: [CHECKED, CLOCK, LIFE, LIST], "heartbeat.lua";
 }
 
 #[cfg(test)]

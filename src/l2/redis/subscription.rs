@@ -18,7 +18,8 @@ use super::run::{CONNECT, Found, run};
 use super::shared::Shared;
 use crate::l2::inbox::Inbox;
 use crate::l2::{
-    Applied, Event, L2Error, LaneClock, ListAge, Member, MemberInfo, OnHeard, Reply, Subscription,
+    Applied, Event, L2Error, LaneClock, ListAge, Member, MemberInfo, Noted, OnHeard, Reply,
+    Subscription,
 };
 use crate::util::lock::lock;
 use crate::wire::message;
@@ -62,6 +63,7 @@ impl Subscriptions {
             me,
             generation: found.list.0,
             list_age: ListAge::new(Duration::from_millis(found.list.1)),
+            noted: Noted::new(),
             under_way: None,
         };
         Ok((found.clock, Box::new(subscription)))
@@ -139,6 +141,7 @@ struct RedisSubscription {
     /// Names the list of members that this instance is in.
     generation: u64,
     list_age: ListAge,
+    noted: Noted,
     /// The heartbeat that is not answered yet.
     under_way: Option<oneshot::Receiver<Result<LaneClock, L2Error>>>,
 }
@@ -148,9 +151,12 @@ impl Subscription for RedisSubscription {
         let (answer, under_way) = oneshot::channel();
         // Before the request: measured later, it could exceed the age that the list has in that step (rule 16).
         let age = u64::try_from(self.list_age.now().as_millis()).unwrap_or(u64::MAX);
+        let align = |by, every| self.pubsub.align(by, every);
+        let is_noted = (self.noted).is_due(applied, self.me.max_staleness, align);
         self.pubsub.heartbeat(Heartbeat {
             names: Arc::clone(&self.names),
             member: Member::new(self.me, applied),
+            is_noted,
             generation: self.generation,
             age,
             answer,

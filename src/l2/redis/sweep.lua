@@ -1,9 +1,11 @@
--- SWEEP  sweeper | id ttl  ->  1 if this instance looks for silent members, for `ttl` ms from now on (rule 16)
--- Whoever does it may go on. A key of its own: in the list, an instance of an older release takes any other field than
--- `list` for the entry of a member. One that does not expire names nobody, or there would be no look any more.
-local sweeper = checked(redis.pcall('GET', KEYS[1]), 'GET')
-if sweeper and sweeper ~= ARGV[1] and redis.call('PTTL', KEYS[1]) >= 0 then
-  return 0
+-- SWEEP  live sweeper | rnd id ttl  ->  all members as MEMBERS answers them, or nothing if another instance is the sweeper
+-- The sweeper is that for `ttl` ms, unless it becomes it anew (rule 16). It has a key of its own: in the list, an instance
+-- of an older release takes any other field than `list` for the entry of a member. A key without a TTL names nobody, or
+-- there would be no other sweeper after this one.
+local sweeper = checked(redis.pcall('GET', KEYS[2]), 'GET')
+if sweeper and sweeper ~= ARGV[2] and redis.call('PTTL', KEYS[2]) >= 0 then
+  return nil
 end
-redis.call('SET', KEYS[1], ARGV[1], 'PX', ARGV[2])
-return 1
+redis.call('SET', KEYS[2], ARGV[2], 'PX', ARGV[3])
+local generation, _, known = members(KEYS[1], ARGV[1])
+return {generation, known}

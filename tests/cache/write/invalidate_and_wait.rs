@@ -212,8 +212,8 @@ fn lane(fleet: &Fleet) -> Box<dyn Lane> {
 
 /// Waits until one of the instances has looked at the members twice more, and returns which.
 async fn sweeper(wires: [&Network; 2]) -> usize {
-    let before = wires.map(|wire| wire.asked(Step::Members));
-    let looks = || [0, 1].map(|at| wires[at].asked(Step::Members) - before[at]);
+    let before = wires.map(|wire| wire.asked(Step::Sweep));
+    let looks = || [0, 1].map(|at| wires[at].asked(Step::Sweep) - before[at]);
     eventually("one looks", || async { looks().iter().any(|n| *n >= 2) }).await;
     let looks = looks();
     assert!(looks.contains(&0), "{looks:?}");

@@ -3,7 +3,10 @@
 use crate::steps::Steps;
 use std::time::Duration;
 
+use futures::StreamExt;
 use larder::l2::{Applied, Event, Kind, Lane, MemberInfo, WriteAck};
+use tokio::sync::Mutex;
+use tokio::time::timeout;
 
 use super::conformance;
 use crate::store::*;
@@ -12,6 +15,7 @@ use crate::support::eventually::eventually;
 conformance! {
     a_subscriber_is_a_member_at_once
     a_heartbeat_notes_what_the_member_has_applied
+    a_member_without_news_notes_that_now_and_then
     an_instance_that_leaves_is_no_member
     a_silent_instance_stays_a_member
     only_a_member_that_is_still_silent_is_forgotten
@@ -59,7 +63,7 @@ async fn a_subscriber_is_a_member_at_once(store: impl Store) {
 async fn a_heartbeat_notes_what_the_member_has_applied(store: impl Store) {
     let lane = store.lane();
     let (clock, mut subscription) = subscribe(&*lane).await;
-    let mut heartbeat = lane.members(&[]).await.unwrap().list[0].heartbeat;
+    let mut before = lane.members(&[]).await.unwrap().list[0];
     for seq in [1, 2, 2, 3] {
         let applied = Applied {
             epoch: clock.epoch,
@@ -72,8 +76,27 @@ async fn a_heartbeat_notes_what_the_member_has_applied(store: impl Store) {
         ));
         let member = lane.members(&[]).await.unwrap().list[0];
         assert_eq!((member.info, member.applied), (ME, applied));
-        assert_ne!(member.heartbeat, heartbeat, "each has a name of its own");
-        heartbeat = member.heartbeat;
+        // One that notes nothing new leaves the entry as it is.
+        let is_news = before.applied != applied;
+        assert_eq!(member.note != before.note, is_news, "{seq}");
+        before = member;
+    }
+}
+
+/// Or it would be taken for silent.
+async fn a_member_without_news_notes_that_now_and_then(store: impl Store) {
+    let lane = store.lane();
+    let (_, subscription) = lane.subscribe(OTHER).await.unwrap();
+    let subscription = Mutex::new(subscription);
+    for _ in 0..3 {
+        let before = lane.members(&[]).await.unwrap().list[0];
+        eventually("it is noted", async || {
+            heartbeat(&mut **subscription.lock().await).await;
+            let now = lane.members(&[]).await.unwrap().list[0];
+            assert_eq!((now.info, now.applied), (OTHER, NOTHING));
+            now != before
+        })
+        .await;
     }
 }
 
@@ -111,12 +134,18 @@ async fn only_a_member_that_is_still_silent_is_forgotten(store: impl Store) {
         lane.forget(member).await.unwrap();
     }
     assert_eq!(members(&*lane).await, [(ME, NOTHING)]);
-    // The next heartbeat makes it a member again.
-    let me = lane.members(&[]).await.unwrap().list[0];
-    lane.forget(me).await.unwrap();
-    assert_eq!(members(&*lane).await, []);
-    heartbeat(&mut *subscription).await;
-    assert_eq!(members(&*lane).await, [(ME, NOTHING)]);
+    // A heartbeat that has something to note makes it a member again. By any other one it learns that no caller would
+    // wait for it.
+    let news = Applied { epoch: 1, seq: 1 };
+    for (applied, is_proof) in [(news, true), (news, false)] {
+        let me = lane.members(&[]).await.unwrap().list[0];
+        lane.forget(me).await.unwrap();
+        assert_eq!(members(&*lane).await, []);
+        subscription.heartbeat(applied);
+        let event = timeout(LIMIT, subscription.next()).await.unwrap();
+        assert_eq!(event.unwrap().is_ok(), is_proof);
+        assert_eq!(members(&*lane).await.len(), usize::from(is_proof));
+    }
 }
 
 async fn an_awaited_invalidation_names_the_list(store: impl Store) {
@@ -159,12 +188,16 @@ async fn some_members_can_be_read(store: impl Store) {
 
 async fn one_instance_at_a_time_sweeps(store: impl Store) {
     let lane = store.lane();
+    let (_, _subscription) = subscribe(&*lane).await;
+    let all = lane.members(&[]).await.unwrap();
     for (id, may) in [(1, true), (2, false), (1, true), (2, false)] {
-        assert_eq!(lane.sweep(id, LONG).await.unwrap(), may, "{id}");
+        let found = lane.sweep(id, LONG).await.unwrap();
+        assert_eq!(found, may.then(|| all.clone()), "{id}");
     }
     // The last one to renew it says for how long.
     let brief = Duration::from_millis(1);
-    assert!(lane.sweep(1, brief).await.unwrap());
-    eventually("it is over", async || lane.sweep(2, LONG).await.unwrap()).await;
-    assert!(!lane.sweep(1, LONG).await.unwrap());
+    let sweeps = async |id, ttl| lane.sweep(id, ttl).await.unwrap().is_some();
+    assert!(sweeps(1, brief).await);
+    eventually("it is over", async || sweeps(2, LONG).await).await;
+    assert!(!sweeps(1, LONG).await);
 }

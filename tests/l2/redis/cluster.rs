@@ -48,7 +48,7 @@ async fn resubscribe(lane: &dyn Lane) -> (LaneClock, Box<dyn Subscription>) {
     let mut subscribed = None;
     while subscribed.is_none() {
         eventually("the lane can be reached", async || {
-            lane.members().await.is_ok()
+            lane.members(&[]).await.is_ok()
         })
         .await;
         subscribed = lane.subscribe(RELIES_FOR_LONG).await.ok();
@@ -174,7 +174,7 @@ async fn a_primary_that_is_away_costs_the_lanes_of_others_nothing() {
     let error = shown(&answer(&mut *subscription).await.unwrap_err());
     assert!(error.contains("no majority of the primaries"), "{error}");
     let third = self::lane(&self::l2(&cluster));
-    let error = shown(&third.members().await.unwrap_err());
+    let error = shown(&third.members(&[]).await.unwrap_err());
     assert!(error.contains("no majority of the primaries"), "{error}");
     cluster.resume((owner + 2) % 3);
     let (_, mut subscription) = resubscribe(&*lane).await;

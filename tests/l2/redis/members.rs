@@ -1,12 +1,15 @@
 //! The list of members in Redis: lost, forbidden, or written by something else.
 
 use crate::steps::Steps;
+use std::sync::atomic::{AtomicU64, Ordering::SeqCst};
 use std::time::Duration;
 
 use deadpool_redis::redis::aio::MultiplexedConnection;
 use deadpool_redis::redis::{Value, cmd};
 use futures::StreamExt;
-use larder::l2::{Event, Kind, L2Error, Lane, LeaseReply, MemberInfo, Subscription, WriteAck};
+use larder::l2::{
+    Applied, Event, Kind, L2Error, Lane, LeaseReply, MemberInfo, Subscription, WriteAck,
+};
 use tokio::time::{Instant, timeout};
 
 use super::{own_key, run};
@@ -17,9 +20,19 @@ const OTHER: MemberInfo = MemberInfo {
     max_staleness: Duration::from_secs(7),
 };
 
-/// The answer to one heartbeat.
+/// The answer to one heartbeat that notes something.
 pub(super) async fn answer(subscription: &mut dyn Subscription) -> Result<(), L2Error> {
-    subscription.heartbeat(NOTHING);
+    static LAST: AtomicU64 = AtomicU64::new(0);
+    let seq = LAST.fetch_add(1, SeqCst);
+    answer_to(Applied { epoch: 1, seq }, subscription).await
+}
+
+/// The answer to one heartbeat.
+pub(super) async fn answer_to(
+    applied: Applied,
+    subscription: &mut dyn Subscription,
+) -> Result<(), L2Error> {
+    subscription.heartbeat(applied);
     loop {
         let received = timeout(LIMIT, subscription.next())
             .await
@@ -190,7 +203,8 @@ async fn a_sweeper_that_makes_no_sense_is_replaced() {
     for words in [&["LPUSH", &name, "x"][..], &["SET", &name, "1"]] {
         let _: i64 = run(&mut raw, &["DEL", &name]).await;
         let _: Value = run(&mut raw, words).await;
-        assert!(lane.sweep(2, LONG).await.unwrap(), "{words:?}");
+        let found = lane.sweep(2, LONG).await.unwrap();
+        assert!(found.is_some(), "{words:?}");
         let left: i64 = run(&mut raw, &["PTTL", &name]).await;
         assert!(left > 0, "{left}");
     }
@@ -201,11 +215,20 @@ async fn a_sweeper_that_makes_no_sense_is_replaced() {
 async fn an_instance_that_finds_the_list_lost_subscribes_again() {
     let store = Redis::start().await;
     let (lane, mut raw) = (store.lane(), store.server.connection().await);
-    for ((loss, _), n) in LOSSES.into_iter().zip(1..) {
+    let cases = LOSSES
+        .into_iter()
+        .flat_map(|loss| [(loss, true), (loss, false)]);
+    for (((loss, _), is_noted), n) in cases.zip(1..) {
         let (_, mut subscription) = subscribe(&*lane).await;
+        answer_to(NOTHING, &mut *subscription).await.unwrap();
         harm(&mut raw, loss).await;
         let is_found = loss[0] != "HSET" || loss[2] == "list";
-        let refused = answer(&mut *subscription).await;
+        // Also if it has nothing to note.
+        let refused = if is_noted {
+            answer(&mut *subscription).await
+        } else {
+            answer_to(NOTHING, &mut *subscription).await
+        };
         assert_eq!(refused.is_err(), is_found, "{n}: {loss:?}");
         let (_, mut subscription) = subscribe(&*lane).await;
         answer(&mut *subscription).await.unwrap();
@@ -256,7 +279,7 @@ async fn entries_are_written_as_documented() {
     let store = Redis::start().await;
     let (lane, mut raw) = (store.lane(), store.server.connection().await);
     let (clock, mut subscription) = subscribe(&*lane).await;
-    let applied = larder::l2::Applied {
+    let applied = Applied {
         epoch: clock.epoch,
         seq: 3,
     };
@@ -266,6 +289,6 @@ async fn entries_are_written_as_documented() {
     let mut get = cmd("HGET");
     get.arg(own_key("live")).arg(ME.id);
     let entry: String = get.query_async(&mut raw).await.unwrap();
-    let expected = format!("{}:3:2000:{}", clock.epoch, member.heartbeat);
+    let expected = format!("{}:3:2000:{}", clock.epoch, member.note);
     assert_eq!(entry, expected);
 }
