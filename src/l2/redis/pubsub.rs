@@ -4,13 +4,13 @@
 //! With RESP3 messages and answers share one connection, and with it one order: the answer to a heartbeat that names
 //! message n comes after message n (rule 8). Applies no message.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::convert::Infallible;
 use std::error::Error;
 use std::iter;
 use std::mem::{replace, take};
 use std::slice;
-use std::sync::{Arc, Mutex, Weak};
+use std::sync::{Arc, LazyLock, Mutex, Weak};
 use std::time::Duration;
 
 use deadpool_redis::redis::aio::MultiplexedConnection;
@@ -40,6 +40,10 @@ const TOGETHER: usize = 64;
 /// How often a heartbeat lets other tasks run before it is sent with theirs.
 const PAUSES: usize = 4;
 
+/// The heartbeats of all lanes of the process are due at whole intervals from then on: those on different nodes of a
+/// cluster need the same witnesses.
+static SINCE: LazyLock<Instant> = LazyLock::new(Instant::now);
+
 /// One such connection, once it is made.
 #[derive(Default)]
 pub(super) struct PubSub {
@@ -58,8 +62,6 @@ struct Connected {
     _links: Option<Arc<Links>>,
     /// Ends the subscriptions when the term does.
     _ending: Option<AbortOnDropHandle<()>>,
-    /// When it was made. The heartbeats of all lanes are due at whole intervals from then on.
-    at: Instant,
 }
 
 /// The heartbeat of a lane.
@@ -78,6 +80,9 @@ pub(super) struct Heartbeat {
 /// The clock of a lane in the answer to HEARTBEAT: whether it is in order, epoch, seq and ver; and the generation of the
 /// list of members that the instance is in.
 type ClockRow = (bool, u64, u64, u64, u64);
+
+/// By the slots of lanes, whether the witnesses name the server that answers.
+type Confirmed = BTreeMap<Option<u16>, Result<(), L2Error>>;
 
 impl PubSub {
     /// The connection, and whether it had to be made. Safe to cancel: then another caller makes it.
@@ -181,11 +186,8 @@ impl PubSub {
 
     /// When to send a heartbeat that is due at `by` and comes once in an interval: at a time that it has in common with
     /// those of other lanes.
-    pub(super) fn align(&self, by: Instant, interval: Duration) -> Instant {
-        let Some(connected) = self.connected.get() else {
-            return by;
-        };
-        let (since, interval) = (by.duration_since(connected.at), interval.as_nanos());
+    pub(super) fn align(by: Instant, interval: Duration) -> Instant {
+        let (since, interval) = (by.duration_since(*SINCE), interval.as_nanos());
         let over = since.as_nanos().checked_rem(interval).unwrap_or(0);
         by - Duration::from_nanos(u64::try_from(over).unwrap_or(0))
     }
@@ -202,20 +204,10 @@ impl PubSub {
                 for _ in 0..PAUSES {
                     yield_now().await;
                 }
-                let mut heartbeats = take(&mut *lock(&this.heartbeats));
-                // In a cluster a request is for one slot.
-                heartbeats.sort_by_key(|heartbeat| heartbeat.names.slot);
-                let mut heartbeats = heartbeats.into_iter().peekable();
+                let mut heartbeats = take(&mut *lock(&this.heartbeats)).into_iter();
                 let requests = iter::from_fn(|| {
-                    let first = heartbeats.next()?;
-                    let slot = first.names.slot;
-                    let mut some = vec![first];
-                    while some.len() < TOGETHER
-                        && let Some(next) = heartbeats.next_if(|next| next.names.slot == slot)
-                    {
-                        some.push(next);
-                    }
-                    Some(this.send(slot, some))
+                    let some: Vec<_> = heartbeats.by_ref().take(TOGETHER).collect();
+                    (!some.is_empty()).then(|| this.send(some))
                 });
                 join_all(requests).await;
             });
@@ -223,35 +215,53 @@ impl PubSub {
     }
 
     /// Sends heartbeats, and hands out the answers.
-    async fn send(&self, slot: Option<u16>, heartbeats: Vec<Heartbeat>) {
+    async fn send(&self, heartbeats: Vec<Heartbeat>) {
         let Some(connected) = self.connected.get() else {
             return;
         };
-        // What the witnesses refuse needs no answer.
         let answering = connected.heartbeat(&heartbeats).map(Ok);
-        let both = try_join(self.confirm(slot), answering).await;
-        let (is_confirmed, answers) = match both {
-            Ok(((), answers)) => (true, answers),
-            Err(error) => (false, Err(error)),
-        };
-        let answers = match answers {
-            // One that the server refuses must not fail the others.
-            Err(error) if is_confirmed && error.is_refused() && heartbeats.len() > 1 => {
-                let each = heartbeats.iter().map(async |heartbeat| {
-                    let answer = connected.heartbeat(slice::from_ref(heartbeat)).await;
-                    answer.unwrap_or_else(|error| vec![Err(error)])
-                });
-                join_all(each).await.concat()
+        // If the witnesses refuse all, no answer is needed.
+        let both = try_join(self.confirm_all(&heartbeats), answering).await;
+        let (confirmed, answers) = match both {
+            Ok((confirmed, answers)) => (confirmed, answers),
+            Err(error) => {
+                for heartbeat in heartbeats {
+                    _ = heartbeat.answer.send(Err(error.clone()));
+                }
+                // After the lanes have been told why: this ends their subscriptions.
+                self.doubt();
+                return;
             }
-            answers => answers.unwrap_or_else(|error| vec![Err(error); heartbeats.len()]),
         };
-        for (heartbeat, answer) in iter::zip(heartbeats, answers) {
+        let answers = answers.unwrap_or_else(|error| vec![Err(error); heartbeats.len()]);
+        let are_several = heartbeats.len() > 1;
+        let each = iter::zip(heartbeats, answers).map(async |(heartbeat, answer)| {
+            let answer = match (confirmed.get(&heartbeat.names.slot), answer) {
+                (Some(Err(error)), _) => Err(error.clone()),
+                // One that is refused beside others has no reason yet, and must not fail them.
+                (_, Err(error)) if are_several && error.is_refused() => {
+                    let alone = connected.heartbeat(slice::from_ref(&heartbeat)).await;
+                    alone.and_then(|mut answers| answers.pop().ok_or_else(senseless)?)
+                }
+                (_, answer) => answer,
+            };
             // Whether the lane still waits does not matter.
             _ = heartbeat.answer.send(answer);
-        }
-        // After the lanes have been told why: this ends their subscriptions.
-        if !is_confirmed {
-            self.doubt();
+        });
+        join_all(each).await;
+    }
+
+    /// By slots, whether the witnesses still name the server that answers. An error if they do so for none.
+    async fn confirm_all(&self, heartbeats: &[Heartbeat]) -> Result<Confirmed, L2Error> {
+        let slots: BTreeSet<_> = heartbeats.iter().map(|one| one.names.slot).collect();
+        let each = slots
+            .into_iter()
+            .map(async |slot| (slot, self.confirm(slot).await));
+        let confirmed: Confirmed = join_all(each).await.into_iter().collect();
+        let mut errors = confirmed.values().map(|one| one.as_ref().err());
+        match errors.clone().next() {
+            Some(Some(first)) if errors.all(|error| error.is_some()) => Err(first.clone()),
+            _ => Ok(confirmed),
         }
     }
 }
@@ -288,7 +298,6 @@ impl Connected {
             term: found.term,
             _links: links,
             _ending: ending,
-            at: Instant::now(),
         })
     }
 
@@ -300,33 +309,26 @@ impl Connected {
         let Some(first) = heartbeats.first() else {
             return Ok(Vec::new());
         };
-        let noted = || heartbeats.iter().filter(|heartbeat| heartbeat.is_noted);
-        let mut note = Call::new(&scripts::NOTE, &first.names, noted().count());
-        let keys = 2 * heartbeats.len();
-        let mut read = Call::by("EVALSHA_RO", &scripts::HEARTBEAT, &first.names, keys);
-        for mark in [CLOCK, LIVE] {
-            for Heartbeat { names, .. } in heartbeats {
-                read.arg(names.name(mark, ""));
-            }
+        let noted: Vec<_> = heartbeats.iter().filter(|one| one.is_noted).collect();
+        let mut note = Call::new(&scripts::NOTE, &first.names, noted.len().min(1));
+        let mut read = Call::by("EVALSHA_RO", &scripts::HEARTBEAT, &first.names, 2);
+        // The names of the first lane are declared. The others are arguments: they may be of other slots.
+        for Heartbeat { names, member, .. } in heartbeats {
+            read.arg(names.name(CLOCK, "")).arg(names.name(LIVE, ""));
+            read.arg(member.info.id);
         }
         let this = random();
         read.arg(this);
-        for Heartbeat { member, .. } in heartbeats {
-            read.arg(member.info.id);
-        }
-        for Heartbeat { names, .. } in noted() {
-            note.arg(names.name(LIVE, ""));
-        }
-        for heartbeat in noted() {
-            note.arg(heartbeat.member.info.id)
-                .arg(members::entry(&heartbeat.member));
-            note.arg(heartbeat.generation).arg(heartbeat.age);
+        for one in &noted {
+            note.arg(one.names.name(LIVE, "")).arg(one.member.info.id);
+            note.arg(members::entry(&one.member));
+            note.arg(one.generation).arg(one.age);
         }
         let noting = async {
-            if noted().next().is_some() {
-                note.run::<()>(self.connection.clone()).await?;
+            if noted.is_empty() {
+                return Ok(Vec::new());
             }
-            Ok(())
+            note.run::<Vec<bool>>(self.connection.clone()).await
         };
         // One after the other without a wait in between: a heartbeat is one round trip.
         let both = join(noting, read.run(self.connection.clone()));
@@ -335,8 +337,8 @@ impl Connected {
             .map(|heartbeat| heartbeat.member.info.max_staleness);
         let limit = limits.max().unwrap_or_default();
         let both = timeout(limit, both).await;
-        let (noted, read) = both.map_err(|_| L2Error::timed_out(limit))?;
-        noted.map_err(l2_error)?;
+        let (were_noted, read) = both.map_err(|_| L2Error::timed_out(limit))?;
+        let mut were_noted = were_noted.map_err(l2_error)?.into_iter();
         let read: (u64, u64, String, Vec<ClockRow>) = read.map_err(l2_error)?;
         let (echo, now, life, clocks) = read;
         if clocks.len() != heartbeats.len() {
@@ -350,6 +352,9 @@ impl Connected {
                 return Err(L2Error::unexpected(
                     "the server has restarted, has lost its data, does not take writes, or is no longer a primary in good standing",
                 ));
+            }
+            if heartbeat.is_noted && were_noted.next() != Some(true) {
+                return Err(L2Error::unexpected("a member could not be noted"));
             }
             // No caller of another instance would wait for this one, so it must not use its L1 (rule 16).
             if generation != heartbeat.generation {

@@ -1,4 +1,5 @@
-//! The Lua scripts. Each is one atomic step, and every key that it touches is declared to it.
+//! The Lua scripts. Each is one atomic step, and every key that it touches is declared to it, but for those of a heartbeat
+//! that is for several lanes.
 
 use super::call::Lua;
 
@@ -8,6 +9,12 @@ pub(super) const CHECKED: &str = include_str!("checked.lua");
 /// script with this line is also refused by a replica, and by a primary without the replicas that it must have, even if
 /// it only reads.
 pub(super) const ALLOW_OOM: &str = concat!("#!lua flags=allow-oom\n", include_str!("checked.lua"));
+/// As [`ALLOW_OOM`], for several lanes, which have other slots in a cluster.
+const ALLOW_OOM_AND_SLOTS: &str = concat!(
+    "#!lua flags=allow-oom,allow-cross-slot-keys\n",
+    include_str!("checked.lua")
+);
+const EACH: &str = include_str!("each.lua");
 const SEND: &str = include_str!("send.lua");
 pub(super) const CLOCK: &str = concat!(include_str!("send.lua"), include_str!("clock.lua"));
 const LEASE: &str = include_str!("lease.lua");
@@ -50,8 +57,8 @@ lua! {
     FORGET: [ALLOW_OOM], "forget.lua";
     SWEEP: [ALLOW_OOM, LIST], "sweep.lua";
     STORE_COUNTS: [CHECKED, CLOCK], "store_counts.lua";
-    NOTE: [ALLOW_OOM, LIST], "note.lua";
-    HEARTBEAT: [CHECKED, CLOCK, LIFE, LIST], "heartbeat.lua";
+    NOTE: [ALLOW_OOM_AND_SLOTS, LIST, EACH], "note.lua";
+    HEARTBEAT: [CHECKED, CLOCK, LIFE, LIST, EACH], "heartbeat.lua";
 }
 
 #[cfg(test)]

@@ -151,8 +151,7 @@ impl Subscription for RedisSubscription {
         let (answer, under_way) = oneshot::channel();
         // Before the request: measured later, it could exceed the age that the list has in that step (rule 16).
         let age = u64::try_from(self.list_age.now().as_millis()).unwrap_or(u64::MAX);
-        let align = |by, every| self.pubsub.align(by, every);
-        let is_noted = (self.noted).is_due(applied, self.me.max_staleness, align);
+        let is_noted = (self.noted).is_due(applied, self.me.max_staleness, PubSub::align);
         self.pubsub.heartbeat(Heartbeat {
             names: Arc::clone(&self.names),
             member: Member::new(self.me, applied),
@@ -165,7 +164,7 @@ impl Subscription for RedisSubscription {
     }
 
     fn next_heartbeat(&self, by: Instant, interval: Duration) -> Instant {
-        self.pubsub.align(by, interval)
+        PubSub::align(by, interval)
     }
 
     fn listen<'a>(&'a mut self, channels: &'a [Arc<str>], on_heard: OnHeard) -> Reply<'a, ()> {

@@ -5,10 +5,11 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use futures::StreamExt;
-use larder::RedisL2;
 use larder::l2::{Event, Kind, L2Error, Lane, LaneClock, MemberInfo, Subscription};
+use larder::{Cache, RedisL2};
 use tokio::time::timeout;
 
+use super::heartbeats::{calls, computed, received};
 use super::members::answer;
 use super::{run, watched_lane};
 use crate::steps::Steps;
@@ -228,6 +229,65 @@ async fn lanes_on_a_node_share_its_connections() {
         clients().await == (0, 0)
     })
     .await;
+}
+
+/// The table of the guide: what idle caches of a process cost each of three primaries. Prints a row for each case.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[ignore = "a minute: sh tests/proof.sh cluster"]
+async fn what_idle_caches_cost_a_primary() {
+    const SECONDS: u64 = 20;
+    for caches in [1, 20] {
+        let cluster = RedisCluster::start_with(3, 0, &[]).await;
+        let l2 = l2(&cluster);
+        let mut all = Vec::new();
+        for n in 0..caches {
+            let builder: larder::Builder<String, u32> = Cache::builder(format!("test:{n}"));
+            let cache = builder.l2(l2.clone()).build().unwrap();
+            cache.ready().await;
+            all.push(cache);
+        }
+        let mut costs = [0; 5];
+        let mut raws = Vec::new();
+        for node in 0..3 {
+            let mut raw = cluster.node(node).connection().await;
+            let _: () = run(&mut raw, &["CONFIG", "RESETSTAT"]).await;
+            costs[3] -= i64::try_from(received(&mut raw).await).unwrap();
+            costs[4] -= i64::try_from(computed(&mut raw).await).unwrap();
+            raws.push(raw);
+        }
+        // Not for something to happen: the time is a part of what is measured.
+        tokio::time::sleep(Duration::from_secs(SECONDS)).await;
+        for raw in &mut raws {
+            costs[3] += i64::try_from(received(raw).await).unwrap();
+            costs[4] += i64::try_from(computed(raw).await).unwrap();
+            for (name, count) in calls(raw).await {
+                let count = i64::try_from(count).unwrap();
+                costs[1] += if name.starts_with("eval") {
+                    60 * count
+                } else {
+                    0
+                };
+                costs[2] += if name == "cluster|nodes" {
+                    60 * count
+                } else {
+                    0
+                };
+            }
+            let list: String = run(raw, &["CLIENT", "LIST"]).await;
+            costs[0] += i64::try_from(list.matches(" name=larder:").count()).unwrap();
+        }
+        let [connections, scripts, views, bytes, cpu] = costs;
+        let each = |total: i64| total / 3 / i64::try_from(SECONDS).unwrap();
+        println!(
+            "{caches} caches: {} connections, {} scripts and {} views a minute, {} bytes and {} µs of CPU a second",
+            connections / 3,
+            each(scripts),
+            each(views),
+            each(bytes),
+            each(cpu)
+        );
+        assert!(connections <= 6 && each(scripts) <= 600 && each(views) <= 400);
+    }
 }
 
 #[tokio::test]

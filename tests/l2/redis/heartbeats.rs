@@ -310,7 +310,7 @@ async fn what_a_thousand_members_cost() {
 }
 
 /// How long the server has computed, in µs.
-async fn computed(raw: &mut MultiplexedConnection) -> u64 {
+pub(super) async fn computed(raw: &mut MultiplexedConnection) -> u64 {
     let cpu: String = run(raw, &["INFO", "cpu"]).await;
     let of = |name: &str| {
         let line = cpu.lines().find_map(|line| line.strip_prefix(name));

@@ -1,0 +1,10 @@
+-- Calls a function for one lane of several. An error of it must not fail the others: then the answer is nil. The error of
+-- a lane that is alone is raised.
+local function each(are_several, f, ...)
+  if not are_several then
+    return f(...)
+  end
+  local ok, answer = pcall(f, ...)
+  return ok and answer or nil
+end
+
