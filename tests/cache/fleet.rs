@@ -8,6 +8,7 @@ use std::time::Duration;
 use larder::{Builder, Cache, Clock, Entry, LoadError, MemoryL2, MemorySnapshot, RedisL2};
 
 use crate::support::eventually::eventually;
+use crate::support::home;
 use crate::support::network::{Gate, Network};
 use crate::support::redis_server::RedisServer;
 
@@ -49,14 +50,14 @@ impl Fleet {
     }
 
     pub(crate) async fn redis() -> Self {
-        let server = RedisServer::start().await;
+        let server = home::start_with(&[]).await;
         let url = server.url();
         Self::on(server, url)
     }
 
     /// On a server that was started, behind this URL.
     pub(crate) fn on(server: RedisServer, url: String) -> Self {
-        let l2 = RedisL2::open(&url).unwrap();
+        let l2 = home::open(&url);
         Self::Redis { server, url, l2 }
     }
 
@@ -119,12 +120,13 @@ impl Fleet {
             Self::Redis { l2, .. } if env::var_os("LARDER_SHARED").is_some() => {
                 Network::new(l2.clone())
             }
-            Self::Redis { url, .. } => Network::new(RedisL2::open(url).unwrap()),
+            Self::Redis { url, .. } => Network::new(home::open(url)),
         };
         let mut builder = Cache::builder("test:text").l2(network.clone());
         builder = match self {
             Self::Memory { clock, .. } => builder.clock(clock.clone()),
-            Self::Redis { .. } => builder.l2_timeout(UNHURRIED),
+            // Tests count what happens in one lane, also where a cluster has more by default.
+            Self::Redis { .. } => builder.l2_timeout(UNHURRIED).lanes(1),
         };
         (builder, network)
     }

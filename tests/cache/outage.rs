@@ -10,6 +10,7 @@ use tokio::time::sleep;
 
 use crate::fleet::{Fleet, Source, Texts, stores};
 use crate::support::eventually::eventually;
+use crate::support::home;
 use crate::support::network::{Step, Way};
 use crate::support::redis_server::RedisServer;
 
@@ -131,7 +132,7 @@ async fn a_server_that_dies_and_returns_empty() {
 /// Rule 13: a restart from a snapshot brings back what was deleted since.
 #[tokio::test]
 async fn a_server_that_returns_older_resurrects_nothing() {
-    let server = RedisServer::start_with(&["--save", "3600 1", "--dbfilename", "dump.rdb"]).await;
+    let server = home::start_with(&["--save", "3600 1", "--dbfilename", "dump.rdb"]).await;
     let url = server.url();
     let mut fleet = Fleet::on(server, url);
     let (a, _) = fleet.instance().await;
@@ -144,6 +145,7 @@ async fn a_server_that_returns_older_resurrects_nothing() {
     fleet.server().kill();
     fleet.server().restart().await;
 
+    home::takes_requests(fleet.server()).await;
     let mut redis = fleet.server().connection().await;
     let back: bool = redis.exists("{test:text.0}:k").await.unwrap();
     assert!(back, "or this test proves nothing");
@@ -566,13 +568,15 @@ fn rights(call: Option<&str>) -> String {
             row.rsplit('|').nth(1).unwrap().replace('`', "")
         }
     };
-    text.replace("catalog:product", "test:text")
+    home::rights(&text.replace("catalog:product", "test:text"))
 }
 
 async fn grant(server: &RedisServer, rights: &str) {
     let mut acl = cmd("ACL");
     acl.arg("SETUSER").arg("app").arg("on").arg(">hunter2");
     acl.arg(rights.split_whitespace().collect::<Vec<_>>());
+    // On a server they are of no use.
+    acl.arg(&["+cluster|nodes", "+cluster|info"]);
     let () = acl
         .query_async(&mut server.connection().await)
         .await
@@ -581,7 +585,7 @@ async fn grant(server: &RedisServer, rights: &str) {
 
 /// A server with a user that has the rights for every cache.
 async fn with_few_rights() -> Fleet {
-    let server = RedisServer::start().await;
+    let server = home::start_with(&[]).await;
     grant(&server, &rights(None)).await;
     let url = format!("redis://app:hunter2@127.0.0.1:{}", server.port());
     Fleet::on(server, url)

@@ -13,6 +13,7 @@ use larder::l2::{
 use tokio::time::timeout;
 use twox_hash::XxHash3_64;
 
+use crate::support::home;
 use crate::support::redis_server::RedisServer;
 
 pub(crate) const NAMESPACE: &str = "test:values";
@@ -69,8 +70,8 @@ pub(crate) struct Redis {
 
 impl Redis {
     pub(crate) async fn start_with(extra: &[&str]) -> Self {
-        let server = RedisServer::start_with(extra).await;
-        let l2 = RedisL2::open(server.url()).expect("the server's URL is good");
+        let server = home::start_with(extra).await;
+        let l2 = home::open(server.url());
         Self { server, l2 }
     }
 }

@@ -366,7 +366,6 @@ struct Node {
     /// Where the others reach its bus.
     bus_port: u16,
     bus: JoinHandle<()>,
-    _own_bus_port: ReservedPort,
 }
 
 impl Node {
@@ -397,7 +396,7 @@ impl Node {
             ["--cluster-announce-port", &announced],
             ["--repl-diskless-sync-delay", "0"],
         ];
-        let server = RedisServer::start_with(&[arguments.as_flattened(), extra].concat()).await;
+        let mut server = RedisServer::start_with(&[arguments.as_flattened(), extra].concat()).await;
         if let Some(proxy) = &proxy {
             proxy.lead_to(server.port());
         }
@@ -408,6 +407,7 @@ impl Node {
             owner: id.clone(),
             isolated: isolated.subscribe(),
         };
+        server.reserve(own_bus_port);
         Self {
             server,
             proxy,
@@ -416,7 +416,6 @@ impl Node {
             is_live: true,
             bus_port,
             bus: tokio::spawn(accept(bus, link)),
-            _own_bus_port: own_bus_port,
         }
     }
 

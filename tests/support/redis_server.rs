@@ -31,6 +31,7 @@ pub(crate) struct RedisServer {
     process: Process,
     dir: TempDir,
     port: ReservedPort,
+    bus: Option<ReservedPort>,
     extra: Vec<String>,
 }
 
@@ -77,6 +78,11 @@ impl RedisServer {
 
     pub(crate) fn port(&self) -> u16 {
         self.port.number
+    }
+
+    /// Keeps the port of its cluster bus, which its arguments name.
+    pub(crate) fn reserve(&mut self, bus: ReservedPort) {
+        self.bus = Some(bus);
     }
 
     /// Where it keeps its data.
@@ -132,6 +138,7 @@ impl RedisServer {
             process,
             dir,
             port,
+            bus: None,
             extra,
         }
     }

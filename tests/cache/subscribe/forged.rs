@@ -1,10 +1,11 @@
 //! Rule 21: messages that another program makes up do not hide an invalidation, and do not empty L1.
 
+use larder::deadpool_redis::redis::AsyncCommands;
 use larder::deadpool_redis::redis::aio::MultiplexedConnection;
-use larder::deadpool_redis::redis::{AsyncCommands, cmd};
 
 use crate::fleet::{Fleet, Source, Texts, pair, received};
 use crate::support::eventually::eventually;
+use crate::support::home;
 use crate::support::network::{Network, Step, Way};
 
 /// Many more than heartbeats may be sent for.
@@ -43,8 +44,8 @@ impl Publisher {
         message.push(0);
         message.extend_from_slice(&7_u64.to_be_bytes());
         message.extend_from_slice(b"\0\x01\0\x07made up");
-        let mut publish = cmd("PUBLISH");
-        publish.arg("{test:text.0}!events").arg(message);
+        let mut publish = home::publish("test:text.0");
+        publish.arg(message);
         let receivers: u64 = publish.query_async(&mut self.redis).await.unwrap();
         assert!(receivers > 0);
     }

@@ -8,8 +8,8 @@ use larder::deadpool_redis::redis::cmd;
 use larder::{Cache, Invalidation, Loaded, MemoryL2};
 
 use crate::support::eventually::eventually;
+use crate::support::home;
 use crate::support::network::Network;
-use crate::support::redis_server::RedisServer;
 
 type Products = Cache<String, u64>;
 
@@ -57,9 +57,13 @@ async fn is_gone(cache: &Products, key: &str) {
 
 #[tokio::test]
 async fn what_one_instance_hears_is_gone_everywhere() {
-    let server = RedisServer::start().await;
+    let server = home::start_with(&[]).await;
     let mut redis = server.connection().await;
-    let build = || Cache::builder("test:listen").redis(server.url());
+    let build = || {
+        Cache::builder("test:listen")
+            .l2(home::open(server.url()))
+            .lanes(1)
+    };
     let listening: Products = build()
         .listen_to("changes", parse)
         .listen_to("more changes", parse)
@@ -136,11 +140,13 @@ fn lines(payload: &[u8]) -> Vec<Invalidation> {
 #[tokio::test]
 async fn all_prefixes_of_a_message_share_a_pass() {
     const PREFIXES: usize = 400;
-    let server = RedisServer::start().await;
+    let server = home::start_with(&[]).await;
     let mut redis = server.connection().await;
     // Without L1: each of the messages has every instance walk it, which takes long in a build for tests.
     let build = || {
-        let builder = Cache::builder("test:listen").redis(server.url());
+        let builder = Cache::builder("test:listen")
+            .l2(home::open(server.url()))
+            .lanes(1);
         builder.l1_capacity(0).l2_timeout(Duration::from_secs(5))
     };
     let listening: Products = build().listen_to("changes", lines).build().unwrap();
@@ -174,10 +180,11 @@ async fn all_prefixes_of_a_message_share_a_pass() {
 
 #[tokio::test]
 async fn too_many_prefixes_become_one_clear() {
-    let server = RedisServer::start().await;
+    let server = home::start_with(&[]).await;
     let mut redis = server.connection().await;
     let products: Products = Cache::builder("test:listen")
-        .redis(server.url())
+        .l2(home::open(server.url()))
+        .lanes(1)
         .l1_capacity(0)
         .l2_timeout(Duration::from_secs(5))
         .listen_to("changes", lines)
@@ -286,13 +293,14 @@ async fn entry(redis: &mut MultiplexedConnection) -> Vec<String> {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_slow_parser_delays_no_heartbeat() {
-    let server = RedisServer::start().await;
+    let server = home::start_with(&[]).await;
     let mut redis = server.connection().await;
     let (begin, begun) = mpsc::channel::<()>();
     let (go, may_go) = mpsc::channel::<()>();
     let may_go = Mutex::new(may_go);
     let products: Products = Cache::builder("test:listen")
-        .redis(server.url())
+        .l2(home::open(server.url()))
+        .lanes(1)
         .max_staleness(Duration::from_millis(300))
         .listen_to("changes", move |_| {
             begin.send(()).unwrap();
@@ -320,10 +328,11 @@ async fn a_slow_parser_delays_no_heartbeat() {
 
 #[tokio::test]
 async fn another_connection_listens_again() {
-    let server = RedisServer::start().await;
+    let server = home::start_with(&[]).await;
     let mut redis = server.connection().await;
     let products: Products = Cache::builder("test:listen")
-        .redis(server.url())
+        .l2(home::open(server.url()))
+        .lanes(1)
         .listen_to("changes", parse)
         .build()
         .unwrap();
@@ -352,7 +361,7 @@ async fn another_connection_listens_again() {
 
 #[tokio::test]
 async fn what_l2_refuses_is_deferred() {
-    let server = RedisServer::start().await;
+    let server = home::start_with(&[]).await;
     let mut redis = server.connection().await;
     let admin = redis.clone();
     let user = async |right: &str| {
@@ -369,7 +378,8 @@ async fn what_l2_refuses_is_deferred() {
         .build()
         .unwrap();
     let other: Products = Cache::builder("test:listen")
-        .redis(server.url())
+        .l2(home::open(server.url()))
+        .lanes(1)
         .build()
         .unwrap();
     products.ready().await;
@@ -387,7 +397,7 @@ async fn what_l2_refuses_is_deferred() {
 /// It would not know what it misses.
 #[tokio::test]
 async fn without_the_right_to_listen_it_is_not_ready() {
-    let server = RedisServer::start().await;
+    let server = home::start_with(&[]).await;
     let mut redis = server.connection().await;
     let mut setting = cmd("ACL");
     setting.arg("SETUSER").arg("service").arg("on").arg(">x");

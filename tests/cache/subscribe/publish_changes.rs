@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 use tokio::time::timeout;
 
 use crate::support::eventually::eventually;
-use crate::support::redis_server::RedisServer;
+use crate::support::home;
 
 const LIMIT: std::time::Duration = std::time::Duration::from_secs(20);
 
@@ -15,12 +15,16 @@ type Prices = Cache<String, u64>;
 
 #[tokio::test]
 async fn each_own_change_is_published_in_its_order() {
-    let server = RedisServer::start().await;
+    let server = home::start_with(&[]).await;
     let client = Client::open(server.url()).unwrap();
     let mut told = client.get_async_pubsub().await.unwrap();
     told.subscribe("changes").await.unwrap();
     let mut told = told.into_on_message();
-    let build = || Cache::builder("test:told").redis(server.url());
+    let build = || {
+        Cache::builder("test:told")
+            .l2(home::open(server.url()))
+            .lanes(1)
+    };
     let prices: Prices = build().publish_changes("changes").build().unwrap();
     let other: Prices = build().build().unwrap();
     prices.ready().await;
@@ -70,7 +74,7 @@ async fn each_own_change_is_published_in_its_order() {
 
 #[tokio::test]
 async fn without_the_right_to_publish_all_else_works() {
-    let server = RedisServer::start().await;
+    let server = home::start_with(&[]).await;
     let mut redis = server.connection().await;
     let mut setting = cmd("ACL");
     setting.arg("SETUSER").arg("service").arg("on").arg(">x");

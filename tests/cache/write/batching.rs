@@ -11,8 +11,8 @@ use tokio::time::{self, timeout};
 
 use crate::fleet::{Fleet, HOUR, Texts, over_both_stores, stores, without_heartbeats};
 use crate::support::eventually::eventually;
+use crate::support::home;
 use crate::support::network::{Gate, Network, Step, Way};
-use crate::support::redis_server::RedisServer;
 
 over_both_stores!(
     many_writes_at_once_are_few_steps,
@@ -264,9 +264,10 @@ async fn what_was_begun_is_carried_through(fleet: Fleet) {
 /// One that may not be written is no concern of the others.
 #[tokio::test]
 async fn a_key_that_is_refused_is_refused_alone() {
-    let server = RedisServer::start().await;
+    let server = home::start_with(&[]).await;
     let cache: Texts = Cache::builder("test:text")
-        .redis(server.url())
+        .l2(home::open(server.url()))
+        .lanes(1)
         .max_staleness(HOUR)
         .build()
         .unwrap();
@@ -304,10 +305,11 @@ async fn a_key_that_is_refused_is_refused_alone() {
 /// The server hangs: calls that find no room, and writes that wait to be sent, end in time as well.
 #[tokio::test]
 async fn writes_to_a_hanging_server_end_in_time() {
-    let mut server = RedisServer::start().await;
+    let mut server = home::start_with(&[]).await;
     let short = Duration::from_millis(200);
     let cache: Texts = Cache::builder("test:text")
-        .redis(server.url())
+        .l2(home::open(server.url()))
+        .lanes(1)
         .clock(Clock::tokio())
         .l2_timeout(short)
         .max_deferred(100_000)
