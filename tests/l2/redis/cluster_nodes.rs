@@ -42,7 +42,7 @@ async fn slots_change_their_owners() {
 
 /// Of primaries that do not answer, by command only.
 #[tokio::test]
-#[ignore = "five seconds: sh tests/proof.sh tests"]
+#[ignore = "five seconds: sh tests/proof.sh cluster"]
 async fn replicas_take_over() {
     let extra = ["--cluster-replica-no-failover", "yes"];
     let mut cluster = RedisCluster::start_with(3, 1, &extra).await;

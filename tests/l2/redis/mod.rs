@@ -1,7 +1,9 @@
 //! What only a real server can show: its keys, its lives, its outages, its addresses.
 
 mod batches;
+mod callers;
 mod cluster;
+mod cluster_faults;
 mod cluster_nodes;
 mod detour;
 mod failover;

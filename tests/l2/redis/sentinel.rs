@@ -2,16 +2,16 @@
 
 use std::error::Error;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::SeqCst};
 use std::time::Duration;
 
 use deadpool_redis::redis::Value;
 use futures::StreamExt;
 use futures::future::join_all;
+use larder::RedisL2;
 use larder::l2::{Event, Kind, L2Error, Lane, LaneClock, MemberInfo, Subscription};
-use larder::{Cache, RedisL2};
 use tokio::time::{Instant, timeout};
 
+use super::callers::Callers;
 use super::failover::replicates;
 use super::members::answer;
 use super::{run, watched_lane};
@@ -342,7 +342,7 @@ async fn a_switch_is_heard_of() {
 
 /// A lane that uses its connection no more does not keep others from the new primary.
 #[tokio::test]
-#[ignore = "ten seconds: sh tests/proof.sh tests"]
+#[ignore = "ten seconds: sh tests/proof.sh sentinel"]
 async fn a_lane_that_is_idle_holds_up_no_other_one() {
     let fleet = Fleet::start().await;
     let l2 = fleet.l2();
@@ -421,81 +421,24 @@ async fn a_lane_that_joins_an_old_primary_is_told() {
 /// Callers of two instances while the primary changes in good order: what was invalidated stays gone.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_planned_failover_under_traffic_brings_nothing_back() {
-    const MAX_STALENESS: Duration = Duration::from_millis(600);
     let fleet = Fleet::start().await;
-    let cache = || {
-        let builder = Cache::<String, u64>::builder(NAMESPACE).l2(fleet.l2());
-        builder.max_staleness(MAX_STALENESS).build().unwrap()
-    };
-    let (writes, reads) = (cache(), cache());
-    tokio::join!(writes.ready(), reads.ready());
-    let (source, is_over) = (
-        Arc::new(AtomicU64::new(0)),
-        Arc::new(AtomicBool::new(false)),
-    );
-    // What was invalidated last, and when.
-    let gone = Arc::new(std::sync::Mutex::new(Vec::<(Instant, u64)>::new()));
-    let load = |source: &Arc<AtomicU64>| {
-        let source = Arc::clone(source);
-        move || async move { Ok::<_, std::io::Error>(source.load(SeqCst)) }
-    };
-    let writing = tokio::spawn({
-        let (source, is_over, gone) =
-            (Arc::clone(&source), Arc::clone(&is_over), Arc::clone(&gone));
-        async move {
-            let mut done = 0;
-            while !is_over.load(SeqCst) {
-                let version = source.fetch_add(1, SeqCst) + 1;
-                if writes.invalidate("k").await.is_ok() {
-                    gone.lock().unwrap().push((Instant::now(), version));
-                    done += 1;
-                }
-                tokio::time::sleep(Duration::from_millis(3)).await;
-            }
-            done
-        }
-    });
-    let reading = tokio::spawn({
-        let (is_over, gone) = (Arc::clone(&is_over), Arc::clone(&gone));
-        let (source, reads) = (Arc::clone(&source), reads.clone());
-        async move {
-            let mut hits = 0;
-            while !is_over.load(SeqCst) {
-                let began = Instant::now();
-                let known = {
-                    let mut gone = gone.lock().unwrap();
-                    let old = gone.partition_point(|(at, _)| *at + MAX_STALENESS < began);
-                    let last = gone[..old].last().map_or(0, |(_, version)| *version);
-                    gone.drain(..old.saturating_sub(1));
-                    last
-                };
-                let found = reads.get_or_load("k", load(&source)).await.unwrap();
-                assert!(*found >= known, "{} after {known} was invalidated", *found);
-                hits += 1;
-                tokio::time::sleep(Duration::from_millis(1)).await;
-            }
-            hits
-        }
-    });
+    let callers = Callers::start(2, 4, || fleet.l2()).await;
+    callers.recover().await;
     fleet.fail_over().await;
-    eventually("both work again", async || {
-        reads.health().is_ok() && reads.invalidate("other").await.is_ok()
-    })
-    .await;
+    callers.recover().await;
     let raw = fleet.replica.connection().await;
     eventually("values are stored in the new primary", async || {
-        let key = super::value_key("k");
+        let key = super::value_key(callers.keys().next().unwrap());
         run::<bool>(&mut raw.clone(), &["EXISTS", &key]).await
     })
     .await;
-    is_over.store(true, SeqCst);
-    assert!(writing.await.unwrap() > 0);
-    assert!(reading.await.unwrap() > 0);
+    let counts = callers.stop().await;
+    assert!(counts.invalidated > 0 && counts.from_l1 > 0, "{counts:?}");
 }
 
 /// How long an old primary takes writes, by the settings of Redis: the figures of the guide.
 #[tokio::test]
-#[ignore = "takes a minute: sh tests/proof.sh tests"]
+#[ignore = "takes a minute: sh tests/proof.sh sentinel"]
 async fn how_long_an_old_primary_takes_writes() {
     for replicas in ["0", "1"] {
         for is_planned in [true, false] {
