@@ -27,7 +27,6 @@ const READS_AT_ONCE: usize = 20;
 
 pub(super) struct Callers {
     seen: Arc<Seen>,
-    caches: Vec<Numbers>,
     tasks: JoinSet<()>,
 }
 
@@ -36,6 +35,7 @@ type Numbers = Cache<String, u64>;
 /// The source, and what was read of it.
 struct Seen {
     began: Instant,
+    caches: Vec<Mutex<Numbers>>,
     rows: Vec<Row>,
     is_over: AtomicBool,
     counts: Mutex<Counts>,
@@ -75,38 +75,42 @@ pub(super) struct Counts {
 }
 
 impl Callers {
-    /// On so many instances, each with connections of its own.
+    /// On so many instances, each with connections of its own. Nobody writes through the last one: while it has all keys in
+    /// L1, its heartbeats alone can find out that it is with an old primary.
     pub(super) async fn start(instances: usize, keys: usize, l2: impl Fn() -> RedisL2) -> Self {
-        let build = |_| {
-            let builder = Cache::builder(NAMESPACE).l2(l2());
-            builder.max_staleness(MAX_STALENESS).build().unwrap()
-        };
-        let caches: Vec<Numbers> = (0..instances).map(build).collect();
         let row = |n| Row {
             key: format!("k{n}"),
             version: AtomicU64::new(0),
             gone: Mutex::default(),
         };
+        let mut caches = Vec::new();
+        for _ in 0..instances {
+            caches.push(Mutex::new(instance(l2()).await));
+        }
         let seen = Arc::new(Seen {
             began: Instant::now(),
+            caches,
             rows: (0..keys).map(row).collect(),
             is_over: AtomicBool::new(false),
             counts: Mutex::default(),
             violations: Mutex::default(),
         });
         let mut tasks = JoinSet::new();
-        for (by, cache) in caches.iter().enumerate() {
-            cache.ready().await;
-            tasks.spawn(Arc::clone(&seen).write(by, cache.clone()));
+        for by in 0..instances {
+            if by + 1 < instances {
+                tasks.spawn(Arc::clone(&seen).write(by));
+            }
             for _ in 0..READERS {
-                tasks.spawn(Arc::clone(&seen).read(by, cache.clone()));
+                tasks.spawn(Arc::clone(&seen).read(by));
             }
         }
-        Self {
-            seen,
-            caches,
-            tasks,
-        }
+        Self { seen, tasks }
+    }
+
+    /// Puts another instance in the place of the first one. It knows nothing of what the others believe.
+    pub(super) async fn renew(&self, l2: RedisL2) {
+        let new = instance(l2).await;
+        *self.seen.caches[0].lock().unwrap() = new;
     }
 
     pub(super) fn keys(&self) -> impl Iterator<Item = &String> {
@@ -120,13 +124,15 @@ impl Callers {
 
     /// Waits until each instance is well, and has read from its memory and written since.
     pub(super) async fn recover(&self) {
-        for cache in &self.caches {
+        let all = self.seen.caches.len();
+        for by in 0..all {
+            let cache = self.seen.cache(by);
             eventually("the instance is well", async || cache.health().is_ok()).await;
             let before = cache.stats();
             eventually("the instance reads and writes", async || {
                 let now = cache.stats();
-                now.l1_hits > before.l1_hits + 100
-                    && now.invalidations_sent > before.invalidations_sent
+                let writes = now.invalidations_sent > before.invalidations_sent;
+                now.l1_hits > before.l1_hits + 100 && (writes || by + 1 == all)
             })
             .await;
         }
@@ -148,7 +154,7 @@ impl Callers {
 }
 
 impl Seen {
-    async fn write(self: Arc<Self>, by: usize, cache: Numbers) {
+    async fn write(self: Arc<Self>, by: usize) {
         while !self.is_over.load(SeqCst) {
             let all = 0..self.rows.len();
             let any = fastrand::usize(all.clone());
@@ -165,7 +171,7 @@ impl Seen {
             let rows: Vec<_> = rows.into_iter().map(|row| &self.rows[row]).collect();
             let bump = |row: &&Row| row.version.fetch_add(1, SeqCst) + 1;
             let versions: Vec<u64> = rows.iter().map(bump).collect();
-            let called = self.began.elapsed();
+            let (cache, called) = (self.cache(by), self.began.elapsed());
             let written = match how {
                 "clear" => cache.clear().await,
                 "tag" => cache.invalidate_tag(&tag(any)).await,
@@ -191,20 +197,24 @@ impl Seen {
         }
     }
 
-    async fn read(self: Arc<Self>, by: usize, cache: Numbers) {
+    async fn read(self: Arc<Self>, by: usize) {
         while !self.is_over.load(SeqCst) {
             for _ in 0..READS_AT_ONCE {
-                self.read_once(by, &cache).await;
+                self.read_once(by).await;
             }
             sleep(Duration::from_millis(1)).await;
         }
+    }
+
+    fn cache(&self, instance: usize) -> Numbers {
+        self.caches[instance].lock().unwrap().clone()
     }
 
     fn count(&self, which: impl FnOnce(&mut Counts) -> &mut u64) {
         *which(&mut self.counts.lock().unwrap()) += 1;
     }
 
-    async fn read_once(self: &Arc<Self>, by: usize, cache: &Numbers) {
+    async fn read_once(self: &Arc<Self>, by: usize) {
         let number = fastrand::usize(..self.rows.len());
         let row = &self.rows[number];
         let (began, bound) = row.gone.lock().unwrap().bound(self.began);
@@ -215,7 +225,11 @@ impl Seen {
             sleep(Duration::from_millis(fastrand::u64(..3))).await;
             Ok::<_, io::Error>(Loaded::new(version).tags([tag(number)]))
         };
-        let found = cache.get_or_load_with(&row.key, load).await.unwrap();
+        let found = self
+            .cache(by)
+            .get_or_load_with(&row.key, load)
+            .await
+            .unwrap();
         let source = found.meta().source();
         self.count(|counts| &mut counts.reads);
         match source {
@@ -247,6 +261,13 @@ impl Gone {
         }
         (now, self.bound.clone())
     }
+}
+
+async fn instance(l2: RedisL2) -> Numbers {
+    let builder = Cache::builder(NAMESPACE).l2(l2);
+    let cache = builder.max_staleness(MAX_STALENESS).build().unwrap();
+    cache.ready().await;
+    cache
 }
 
 fn tag(row: usize) -> String {

@@ -13,7 +13,7 @@ use super::run;
 use crate::store::NAMESPACE;
 use crate::support::redis_cluster::{Failover, RedisCluster};
 
-const INSTANCES: usize = 3;
+const INSTANCES: usize = 4;
 const KEYS: usize = 512;
 const LANES: usize = 4;
 const PRIMARIES: usize = 3;
@@ -64,10 +64,7 @@ async fn what_was_invalidated_stays_gone_whatever_fails() {
     let faults: Vec<_> = FAULTS.into_iter().filter(is_named).collect();
 
     let mut cluster = RedisCluster::start_behind(PRIMARIES, 1, &[]).await;
-    let callers = Callers::start(INSTANCES, KEYS, || {
-        RedisL2::cluster(cluster.urls()).unwrap()
-    })
-    .await;
+    let callers = Callers::start(INSTANCES, KEYS, || l2(&cluster)).await;
     let mut lanes = BTreeMap::<usize, usize>::new();
     for key in callers.keys() {
         *lanes
@@ -84,7 +81,7 @@ async fn what_was_invalidated_stays_gone_whatever_fails() {
         for fault in order {
             let slot = slots[rng.usize(..slots.len())];
             let began = callers.now();
-            happen(&mut cluster, fault, slot).await;
+            happen(&mut cluster, &callers, fault, slot).await;
             let ended = callers.now();
             cluster.wait_until_in_step().await;
             let in_step = callers.now();
@@ -105,6 +102,10 @@ async fn what_was_invalidated_stays_gone_whatever_fails() {
     );
 }
 
+fn l2(cluster: &RedisCluster) -> RedisL2 {
+    RedisL2::cluster(cluster.urls()).unwrap()
+}
+
 /// Those of the lanes, as their names show.
 async fn slots(cluster: &RedisCluster) -> Vec<u16> {
     let mut slots = Vec::new();
@@ -119,7 +120,7 @@ async fn slots(cluster: &RedisCluster) -> Vec<u16> {
     slots
 }
 
-async fn happen(cluster: &mut RedisCluster, fault: Fault, slot: u16) {
+async fn happen(cluster: &mut RedisCluster, callers: &Callers, fault: Fault, slot: u16) {
     let owner = cluster.owner_of(slot).await;
     match fault {
         Fault::Graceful => _ = cluster.fail_over(owner, Failover::Graceful).await,
@@ -133,6 +134,7 @@ async fn happen(cluster: &mut RedisCluster, fault: Fault, slot: u16) {
         Fault::Isolated => {
             cluster.isolate(owner).await;
             cluster.wait_until_taken_from(slot, owner).await;
+            callers.renew(l2(cluster)).await;
             sleep(2 * MAX_STALENESS).await;
             cluster.rejoin(owner).await;
         }
