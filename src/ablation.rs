@@ -90,6 +90,8 @@ rules! {
     Updates,
     /// 26: a primary is believed for as long as it answers.
     Witnesses,
+    /// 27: lanes of another number are used while the former ones still are.
+    Tombstone,
 }
 
 /// Whether a rule is turned off.

@@ -866,9 +866,17 @@ impl<K, V, L> Builder<K, V, L> {
 
         /// How many lanes the namespace has in Redis, from 1 to 16. Default: 1, and 4 on a cluster.
         ///
-        /// All instances of the service need the same number: those with another one have other names in Redis, and do not
-        /// hear of these invalidations. So change it while no instance is running, or the service may return old values
-        /// until they expire.
+        /// A larger number may be deployed while instances with the former one run. The larger one counts for all: those
+        /// that were told the smaller one, or are restarted with it meanwhile, go on with the larger one by themselves, and
+        /// say so in the log. No invalidation is lost. L1 and L2 begin empty, and writes under way at that moment are
+        /// deferred, or refused if they are conditional. Counters of instances that have ended are left behind, too.
+        ///
+        /// To a *smaller* number it changes only by hand: stop all instances, delete the clocks of the namespace in Redis
+        /// (`{NAMESPACE.0}!clock`, and what matches `{NAMESPACE.*of*.*}!clock`), and start the instances with the new
+        /// number. The same for a cache with write-behind, to any number, once no write waits: before that, instances with
+        /// another number than the first ones use neither level, and say why. A hold of
+        /// [`invalidate_and_hold`](Cache::invalidate_and_hold) ends when the number changes. Programs in [other languages](crate::other_languages) have to be told the number,
+        /// and get an error if it is another one.
         ///
         /// Each key belongs to one lane, by its hash. A lane has its own clock, messages and proof that none was missed,
         /// so that lanes can lie on several servers. With more than one:

@@ -55,6 +55,11 @@ pub struct LaneNumber {
 impl LaneNumber {
     /// The lane of a namespace that has no other.
     pub const ONLY: Self = Self { number: 0, of: 1 };
+
+    /// All of so many.
+    pub(crate) fn all(of: u16) -> impl Iterator<Item = Self> {
+        (0..of).map(move |number| Self { number, of })
+    }
 }
 
 /// The level that answered a look-up.

@@ -4,6 +4,7 @@
 --
 --   EVALSHA sha number-of-keys  {NS.0}!clock {NS.0}!log  [{NS.0}:KEY {NS.0}!lease:KEY]...  [{NS.0}!tag:TAG]...
 --     'invalidate' | 'clear'  number-of-the-database  random-text   ->  OK
+--   EVALSHA sha 2  {NS.0}!clock {NS.0}!log  'lanes' number-of-lanes   ->  OK if the namespace has so many or none
 
 -- What redis.pcall has answered; nil instead of the error that the key is of another type. Any other error, such as
 -- that of a missing right, is raised: a script must not go on as if nothing were there. Redis 7.0 does not name the
@@ -34,16 +35,28 @@ local function time()
   return t[1] * 1000 + math.floor(t[2] / 1000)
 end
 
+-- The error of a lane that is not used any more, as the namespace has so many lanes now (rule 27).
+local function refuse_lane(lanes)
+  error({err = 'LANES ' .. lanes .. ' lanes is the number that this namespace has now'})
+end
+
 -- Epoch, seq and ver of the lane, or nil if the clock is missing or damaged: Lua counts whole numbers without gaps below
 -- 2^53. The three share one field, in the layout in which a message begins: one field of bytes costs half as much to
--- read and write as three of digits.
+-- read and write as three of digits. A tombstone has a text in their place, so that it costs no other step anything.
 local function position(key)
   local at = checked(redis.pcall('HGET', key, 'at'), 'HGET')
-  if type(at) == 'string' and #at == 24 then
+  if type(at) ~= 'string' then
+    return nil
+  end
+  if #at == 24 then
     local epoch, seq, ver = struct.unpack('>I8I8I8', at)
     if epoch > 0 and epoch < 2 ^ 53 and seq < 2 ^ 53 and ver < 2 ^ 53 then
       return epoch, seq, ver
     end
+  end
+  local lanes = string.match(at, '^LANES (%d+)$')
+  if lanes then
+    refuse_lane(lanes)
   end
 end
 
@@ -178,6 +191,12 @@ local function invalidate_markers(clock, log, first, last, channel, rnd, payload
   return epoch, ver
 end
 
+-- The number of lanes that a clock names; 0 for none.
+local function named_lanes(clock)
+  local named = checked(redis.pcall('HGET', clock, 'lanes'), 'HGET')
+  named = tonumber(string.match(type(named) == 'string' and named or '', '^%d%d?$')) or 0
+  return named <= 16 and named or 0
+end
 -- How many keys, and how many tags, one call takes: as many as one message of an instance names.
 local MOST_NAMES = 256
 local MAX_TEXT = 1024
@@ -235,8 +254,15 @@ if at <= #KEYS then
 end
 
 local what, database, random = ARGV[1], ARGV[2] or '', ARGV[3] or ''
-if what ~= 'invalidate' and what ~= 'clear' then
-  refuse('the first argument must be invalidate or clear')
+-- The clock of the only lane of one names the number of lanes, whether or not that lane is used.
+if what == 'lanes' then
+  local named = named_lanes(KEYS[1])
+  if named ~= 0 and named ~= tonumber(ARGV[2]) then
+    refuse_lane(named)
+  end
+  return redis.status_reply('OK')
+elseif what ~= 'invalidate' and what ~= 'clear' then
+  refuse('the first argument must be invalidate, clear or lanes')
 elseif what == 'clear' and #KEYS > 2 then
   refuse('clear takes neither keys nor tags')
 elseif what == 'invalidate' and #KEYS == 2 then

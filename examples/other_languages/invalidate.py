@@ -34,20 +34,29 @@ class Cache:
     """The cache of one namespace, which has as many lanes as its builder was told."""
 
     def __init__(self, script, namespace, database=0, lanes=1):
+        self.script, self.only = script, "{" + hash_tag(namespace, 0, 1) + "}"
         self.lanes = [Lane(script, hash_tag(namespace, number, lanes), database) for number in range(lanes)]
 
     def invalidate(self, keys=(), tags=()):
         """Up to 256 keys, as Redis shows them after the hash tag and a colon, and up to 256 tags: a step for each lane."""
         if not keys and not tags:
             raise ValueError("there is nothing to invalidate: name keys or tags")
+        self._check()
         for number, lane in enumerate(self.lanes):
             own = [key for key in keys if crc16(key) % len(self.lanes) == number]
             if own or tags:
                 lane.invalidate(own, tags)
 
     def clear(self):
+        self._check()
         for lane in self.lanes:
             lane.clear()
+
+    def _check(self):
+        """Fails if the cache has another number of lanes by now. Each step fails, too, if its lane is no longer used."""
+        if len(self.lanes) > 1:
+            names = [f"{self.only}!clock", f"{self.only}!log"]
+            self.script(keys=names, args=["lanes", len(self.lanes)])
 
 
 class Lane:

@@ -81,9 +81,9 @@ pub struct Cache<K, V: Send + Sync + 'static> {
 }
 
 impl<K, V: Send + Sync + 'static> Cache<K, V> {
-    pub(crate) fn new(engine: Engine<V>) -> Self {
+    pub(crate) fn new(engine: Arc<Engine<V>>) -> Self {
         Self {
-            engine: Arc::new(engine),
+            engine,
             keys: PhantomData,
         }
     }
@@ -96,8 +96,9 @@ impl<K, V: Send + Sync + 'static> Cache<K, V> {
         }
     }
 
+    #[inline]
     pub(crate) fn engine(&self) -> &Arc<Engine<V>> {
-        &self.engine
+        Engine::latest(&self.engine)
     }
 
     /// Calls that change something.

@@ -9,7 +9,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
-use tokio::sync::Notify;
+use tokio::sync::{Notify, watch};
 use tracing::field::Empty;
 use tracing::{Instrument, Span, debug, debug_span, info, warn};
 
@@ -46,6 +46,8 @@ pub(crate) struct Breaker {
     trouble: Mutex<Option<Trouble>>,
     /// The life of the store whose epoch was read last.
     life: AtomicU64,
+    /// The number of lanes that the namespace has, if an answer says that it is another one. Zero before that.
+    pub(super) other_lanes: Arc<watch::Sender<u16>>,
     /// The name that OpenTelemetry has for this kind of L2.
     system: &'static str,
     /// Logs each cause once for all caches of the server.
@@ -72,6 +74,7 @@ impl Breaker {
     pub(crate) fn new(
         system: &'static str,
         reporter: Reporter,
+        other_lanes: &Arc<watch::Sender<u16>>,
         options: &Arc<Options>,
         counters: &Arc<Counters>,
         events: &Arc<Events>,
@@ -87,6 +90,7 @@ impl Breaker {
             skipped: AtomicU64::new(0),
             trouble: Mutex::default(),
             life: AtomicU64::new(0),
+            other_lanes: Arc::clone(other_lanes),
             system,
             reporter,
             options: Arc::clone(options),
@@ -263,7 +267,20 @@ impl Breaker {
         self.end_if_over(&mut trouble);
     }
 
+    /// Whether an error says that the namespace has another number of lanes. That is no trouble: see
+    /// [`Engine`](super::Engine).
+    fn note_other_lanes(&self, error: &L2Error) -> bool {
+        let lanes = error.lanes();
+        if let Some(lanes) = lanes {
+            self.other_lanes.send_replace(lanes);
+        }
+        lanes.is_some()
+    }
+
     fn note_error(&self, error: &L2Error) {
+        if self.note_other_lanes(error) {
+            return;
+        }
         self.counters.l2_errors.bump();
         let mut trouble = lock(&self.trouble);
         let trouble = self.begin(&mut trouble);
@@ -315,6 +332,9 @@ impl Breaker {
 
     /// The subscription was lost, or could not be made. It says nothing of requests, so their health stays as it is.
     pub(crate) fn note_lost_subscription(&self, error: &L2Error) {
+        if self.note_other_lanes(error) {
+            return;
+        }
         self.begin(&mut lock(&self.trouble));
         let cause = if error.is_refused() {
             format!("messages: {}", error.cause())

@@ -2,13 +2,13 @@
 //!
 //! Architecture invariant: the state of one part is in that part, and logic is here only where several parts need it.
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, OnceLock};
 
 use super::backoff::Backoff;
 use super::breaker::Breaker;
 use super::convert::Convert;
-use super::deferred::Deferred;
+use super::deferred::{Deferral, Deferred, Target};
 use super::lanes::Lanes;
 use super::metrics::Metrics;
 use crate::clock::{Tick, nanos};
@@ -40,6 +40,10 @@ pub(crate) struct Context<V> {
     pub(crate) metrics: Arc<Metrics>,
     /// The id of this instance, as its messages name it.
     pub(crate) instance: u64,
+    /// How often L1 was flushed while the namespace had fewer lanes.
+    pub(crate) flushed_before: u64,
+    /// The lanes that are used in place of this one, once the namespace has others (rule 27).
+    pub(crate) next: OnceLock<Arc<Lanes<Arc<Context<V>>>>>,
 }
 
 impl<V: Value> Lanes<Arc<Context<V>>> {
@@ -51,7 +55,8 @@ impl<V: Value> Lanes<Arc<Context<V>>> {
     pub(crate) fn counted(&self) -> Stats {
         // Generations count from one, and each flush begins another.
         let flushes = self.iter().map(|ctx| ctx.l1.freshness.generation() - 1);
-        self.first().counters.snapshot(flushes.sum())
+        let flushes = self.first().flushed_before + flushes.sum::<u64>();
+        self.first().counters.snapshot(flushes)
     }
 
     pub(crate) fn entries(&self) -> u64 {
@@ -74,6 +79,50 @@ impl<V: Value> Context<V> {
     pub(crate) fn begin(&self, key: &Key) -> Option<Op<V>> {
         let op = self.l1.in_flight.begin(key);
         (!self.bars(key)).then_some(op)
+    }
+
+    /// Defers an invalidation, to be delivered as soon as L2 answers.
+    pub(crate) fn defer(&self, target: &Target, deferral: Deferral) {
+        self.deferred.defer(target.clone(), deferral);
+        self.hand_over();
+    }
+
+    /// Has the lanes that are used in place of this one deliver what is deferred here. Called after each deferral, and
+    /// when there are such lanes: so none is left behind.
+    pub(crate) fn hand_over(&self) {
+        let Some(next) = self.next.get() else {
+            return;
+        };
+        let lanes_of = |target: &Target| match target {
+            Target::Key(key) => vec![next.of(key)],
+            Target::Tag(_) | Target::All => next.iter().collect(),
+        };
+        let taken = self.deferred.hand_over(|target, deferral| {
+            for ctx in lanes_of(target) {
+                ctx.deferred.defer(target.clone(), deferral);
+            }
+        });
+        for target in &taken {
+            for ctx in lanes_of(target) {
+                ctx.hand_over();
+                ctx.drop_deferred(target);
+            }
+        }
+    }
+
+    /// Removes what was deferred from L1, and has it delivered. Called after it was deferred, or a read that begins in
+    /// between could bring the old value back.
+    pub(crate) fn drop_deferred(&self, target: &Target) {
+        match target {
+            Target::Key(key) => {
+                self.l1.forget(key);
+                self.backoff.forget(key);
+            }
+            Target::Tag(tag) => self.l1.forget_tag(tag),
+            Target::All => self.l1.clear(),
+        }
+        // For the heartbeat that this causes: its answer has the deferred writes sent.
+        self.l1.freshness.request_proof();
     }
 
     /// Asks for the value or the lease of a key: the read in which the server compares epochs.

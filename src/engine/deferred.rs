@@ -139,6 +139,23 @@ impl Deferred {
         self.any.store(true, Ordering::SeqCst);
     }
 
+    /// Has others take over all that is pending, and returns what that is.
+    pub(crate) fn hand_over(&self, mut take: impl FnMut(&Target, Deferral)) -> Vec<Target> {
+        // Rule 27, one critical section: at each moment one of the two has it pending.
+        let mut pending = lock(&self.pending);
+        for (target, one) in &*pending {
+            // The write itself cannot land where the others are.
+            let deferral = Deferral {
+                settles_after: 0,
+                settled_at: 0,
+                ..one.deferral
+            };
+            take(target, deferral);
+        }
+        self.any.store(false, Ordering::SeqCst);
+        mem::take(&mut *pending).into_keys().collect()
+    }
+
     /// Whether a key must not be used until L2 has been sent its invalidation.
     pub(crate) fn holds(&self, key: &Key) -> bool {
         self.has(|| Target::Key(key.clone()))

@@ -1,13 +1,15 @@
 //! One instance: the parts of each lane, put together, started and stopped; and which part answers which call.
 
 use std::error::Error;
+use std::iter::successors;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, OnceLock, Weak};
 use std::time::Duration;
 
 use futures::future::{BoxFuture, join_all};
 use futures::{FutureExt, Stream};
 use tokio::runtime::Handle;
+use tokio::sync::watch;
 use tokio::time::{sleep, timeout};
 use tokio_util::task::AbortOnDropHandle;
 use tracing::{info, warn};
@@ -24,9 +26,9 @@ use super::read::LaneReads;
 use super::read::hot_keys::HotKeys;
 use super::read::lookup::Reads;
 use super::report::recording;
-use super::subscribe::listen::Channel;
+use super::subscribe::listen::{Channel, Channels};
 use super::subscribe::publish::{PublishTo, Publisher};
-use super::subscribe::subscriber::{ForAll, Subscriber};
+use super::subscribe::subscriber::{ForAll, OnOtherLanes, Subscriber};
 use super::write::{LaneWrites, Writes};
 use crate::clock::Tick;
 use crate::error::{L2Error, WriteError};
@@ -44,7 +46,8 @@ use crate::vocabulary::Value;
 /// How often a caller of `ready` looks whether the subscribers are still there.
 const LOOK_AGAIN: Duration = Duration::from_secs(1);
 
-/// A running instance. Its tasks hold the parts that they need, and are stopped with the last handle.
+/// A running instance, with as many lanes as its namespace has. Its tasks hold the parts that they need, and are stopped
+/// with the last handle.
 pub(crate) struct Engine<V: Value> {
     /// The calls that need no other part are those of the contexts.
     pub(crate) contexts: Arc<Lanes<Arc<Context<V>>>>,
@@ -54,6 +57,32 @@ pub(crate) struct Engine<V: Value> {
     subscribers: Lanes<Arc<Subscriber<V>>>,
     /// The task that records, once it has been started.
     recording: Mutex<Option<AbortOnDropHandle<()>>>,
+    instance: Arc<Instance<V>>,
+    /// That which has taken the place of this one, as the namespace has another number of lanes now (rule 27). Calls that
+    /// have begun here end here.
+    next: OnceLock<Arc<Self>>,
+}
+
+/// What does not depend on the number of lanes.
+struct Instance<V> {
+    id: u64,
+    options: Arc<Options>,
+    type_tag: u64,
+    weigher: Option<Weigher<V>>,
+    values: Arc<ValueRules<V>>,
+    /// Without an L2 a clock in memory issues versions, so that L1 alone runs the same code.
+    l2: Box<dyn L2>,
+    has_l2: bool,
+    same: Same<V>,
+    hot_keys: Arc<HotKeys>,
+    permits: Arc<Permits>,
+    channels: Arc<Channels>,
+    publisher: Option<Arc<Publisher>>,
+    counters: Arc<Counters>,
+    events: Arc<Events>,
+    metrics: Arc<Metrics>,
+    /// Held while the engine is built anew, switched on or off, or closed: each of these is done to all engines.
+    changing: Mutex<()>,
 }
 
 /// The user code and the L2 that an [`Engine`] is built from, besides its options.
@@ -69,23 +98,50 @@ pub(crate) struct Parts<V> {
 
 impl<V: Value> Engine<V> {
     /// Puts the parts together. Starts the subscribers at once if there is a runtime, otherwise at the first call.
-    pub(crate) fn new(options: Options, type_tag: u64, parts: Parts<V>) -> Self {
+    pub(crate) fn new(options: Options, type_tag: u64, parts: Parts<V>) -> Arc<Self> {
         let (options, counters) = (Arc::new(options), Arc::new(Counters::default()));
-        let (events, instance) = (Arc::new(Events::default()), random());
-        let (values, weigher) = (Arc::new(parts.values), parts.weigher);
-        let metrics = Arc::new(Metrics::new(&options.namespace));
         let has_l2 = parts.l2.is_some();
-        // Without an L2 a clock in memory issues versions, so that L1 alone runs the same code.
         let l2 =
             (parts.l2).unwrap_or_else(|| Box::new(MemoryL2::without_values(options.clock.clone())));
         // Without an L2 there are no servers on which several could lie.
         let set = options.lanes.filter(|_| has_l2);
         let lanes = set.unwrap_or_else(|| l2.default_lanes());
+        let is_off = !options.enabled;
+        let instance = Arc::new(Instance {
+            id: random(),
+            type_tag,
+            weigher: parts.weigher,
+            values: Arc::new(parts.values),
+            l2,
+            has_l2,
+            same: parts.same,
+            hot_keys: Arc::new(HotKeys::new(options.track_hot_keys)),
+            permits: Arc::new(Permits::new(&options)),
+            channels: Arc::new(Channels::new(parts.channels, &counters)),
+            publisher: parts.publish_to.map(|to| Arc::new(Publisher::new(to))),
+            events: Arc::default(),
+            metrics: Arc::new(Metrics::new(&options.namespace)),
+            changing: Mutex::default(),
+            options,
+            counters,
+        });
+        Self::with_lanes(&instance, lanes, is_off, 0)
+    }
+
+    fn with_lanes(
+        instance: &Arc<Instance<V>>,
+        lanes: u16,
+        is_off: bool,
+        flushed_before: u64,
+    ) -> Arc<Self> {
+        let of = &**instance;
+        let other_lanes = Arc::new(watch::Sender::new(0));
         let contexts = Lanes::new(lanes, |lane| {
+            let has_l2 = of.has_l2;
             // Each lane has an equal part of L1, as keys are spread evenly.
-            let capacity = options.l1_capacity.div_ceil(u64::from(lanes));
-            let max_deferred = options.max_deferred.div_ceil(usize::from(lanes));
-            let l1 = Arc::new(L1::new(&options, capacity, weigher.clone()));
+            let capacity = of.options.l1_capacity.div_ceil(u64::from(lanes));
+            let max_deferred = of.options.max_deferred.div_ceil(usize::from(lanes));
+            let l1 = Arc::new(L1::new(&of.options, capacity, of.weigher.clone()));
             let freshness = Arc::clone(&l1.freshness);
             let on_connect: OnConnect = Box::new(move |clock| {
                 // A store that no other instance shares needs no proof: no message can be missed.
@@ -95,58 +151,131 @@ impl<V: Value> Engine<V> {
                     freshness.set_no_l2(clock.epoch);
                 }
             });
-            let namespace = options.namespace.as_str();
+            let namespace = of.options.namespace.as_str();
             let name = LaneName { namespace, lane };
-            let lane = l2.lane(name, options.l2_timeout, on_connect);
-            let (system, reporter) = (lane.system(), l2.outages().join(namespace));
+            let lane = of.l2.lane(name, of.options.l2_timeout, on_connect);
+            let (system, reporter) = (lane.system(), of.l2.outages().join(namespace));
+            let (options, counters) = (&of.options, &of.counters);
+            let (events, metrics) = (&of.events, &of.metrics);
             Arc::new(Context {
-                breaker: Breaker::new(system, reporter, &options, &counters, &events, &metrics),
-                convert: Convert::new(&values, type_tag, &options, &counters, &l1),
+                breaker: Breaker::new(
+                    system,
+                    reporter,
+                    &other_lanes,
+                    options,
+                    counters,
+                    events,
+                    metrics,
+                ),
+                convert: Convert::new(&of.values, of.type_tag, options, counters, &l1),
                 deferred: Deferred::new(max_deferred),
                 backoff: Backoff::new(options.clock.clone()),
-                instance,
-                is_off: AtomicBool::new(!options.enabled),
-                options: Arc::clone(&options),
+                instance: of.id,
+                is_off: AtomicBool::new(is_off),
+                options: Arc::clone(options),
                 l1,
                 lane,
-                counters: Arc::clone(&counters),
-                events: Arc::clone(&events),
-                metrics: Arc::clone(&metrics),
+                counters: Arc::clone(counters),
+                events: Arc::clone(events),
+                metrics: Arc::clone(metrics),
+                flushed_before,
+                next: OnceLock::new(),
             })
         });
         let contexts = Arc::new(contexts);
         // In this order: each part is given those that it calls, and no part calls one that is made later.
-        let hot_keys = Arc::new(HotKeys::new(options.track_hot_keys));
-        let reads = contexts.map(|lane, ctx| Arc::new(Reads::new(lane, ctx, &hot_keys)));
+        let reads = contexts.map(|lane, ctx| Arc::new(Reads::new(lane, ctx, &of.hot_keys)));
         let writes = reads.map(|lane, reads| Arc::new(Writes::new(lane, contexts.at(lane), reads)));
-        let permits = Arc::new(Permits::new(&options));
         let loads = writes.map(|lane, writes| {
             let (ctx, reads) = (contexts.at(lane), reads.at(lane));
-            Arc::new(Loads::new(ctx, reads, writes, &permits, &parts.same))
+            Arc::new(Loads::new(ctx, reads, writes, &of.permits, &of.same))
         });
         let writes = Arc::new(writes);
-        let publisher = parts.publish_to.map(|to| Arc::new(Publisher::new(to)));
-        let mut for_all = Some(ForAll::new(&contexts, &writes, parts.channels));
-        let subscribers = writes.map(|lane, writes| {
-            // The first lane has it: they are made in their order.
-            let for_all = for_all.take();
-            let subscriber = Subscriber::new(contexts.at(lane), writes, publisher.clone(), for_all);
-            Arc::new(subscriber)
+        let engine = Arc::new_cyclic(|engine: &Weak<Self>| {
+            let engine = Weak::clone(engine);
+            let on_other_lanes: OnOtherLanes = Box::new(move |lanes| {
+                if let Some(engine) = engine.upgrade() {
+                    engine.go_on_with(lanes);
+                }
+            });
+            let for_all = ForAll::new(&contexts, &writes, &of.channels, on_other_lanes);
+            let mut for_all = Some(for_all);
+            let subscribers = writes.map(|lane, writes| {
+                // The first lane has it: they are made in their order.
+                let (ctx, for_all) = (contexts.at(lane), for_all.take());
+                let publisher = of.publisher.clone();
+                Arc::new(Subscriber::new(ctx, writes, publisher, for_all))
+            });
+            Self {
+                recording: Mutex::default(),
+                contexts: Arc::clone(&contexts),
+                reads,
+                loads: Arc::new(loads),
+                subscribers,
+                next: OnceLock::new(),
+                instance: Arc::clone(instance),
+                writes: Arc::clone(&writes),
+            }
         });
-        let engine = Self {
-            recording: Mutex::default(),
-            contexts,
-            reads,
-            writes,
-            loads: Arc::new(loads),
-            subscribers,
-        };
         // A cache may be built before there is a runtime, as in a static. Then the first call starts the tasks.
         if Handle::try_current().is_ok() {
             engine.ensure_subscribed();
             engine.start_recording();
         }
         engine
+    }
+
+    /// That which carries out calls now.
+    #[inline]
+    pub(crate) fn latest(this: &Arc<Self>) -> &Arc<Self> {
+        // One atomic load in the common case.
+        this.next.get().map_or(this, Self::last)
+    }
+
+    #[cold]
+    fn last(mut this: &Arc<Self>) -> &Arc<Self> {
+        while let Some(next) = this.next.get() {
+            this = next;
+        }
+        this
+    }
+
+    fn current(&self) -> &Self {
+        self.next.get().map_or(self, |next| Self::last(next))
+    }
+
+    /// This one, and those that have taken its place.
+    fn all(&self) -> impl Iterator<Item = &Self> {
+        successors(Some(self), |engine| engine.next.get().map(|next| &**next))
+    }
+
+    /// Goes on with another number of lanes, and an empty L1 (rule 27).
+    fn go_on_with(&self, lanes: u16) {
+        let changing = lock(&self.instance.changing);
+        if self.next.get().is_some() || self.subscribers.first().stop.is_cancelled() {
+            return;
+        }
+        let is_off = self.contexts.first().is_off();
+        let flushes = self.contexts.counted().l1_flushes;
+        let next = Self::with_lanes(&self.instance, lanes, is_off, flushes);
+        let contexts = Arc::clone(&next.contexts);
+        // Calls that begin from here on are carried out there.
+        let _ = self.next.set(next);
+        self.stop();
+        for ctx in self.contexts.iter() {
+            let _ = ctx.next.set(Arc::clone(&contexts));
+            ctx.hand_over();
+            ctx.l1.empty();
+        }
+        *lock(&self.recording) = None;
+        drop(changing);
+        let options = &self.instance.options;
+        info!(
+            namespace = options.namespace.as_str(),
+            told = self.contexts.iter().count(),
+            lanes,
+            "the namespace has another number of lanes than this instance was told, and the instance goes on with that"
+        );
     }
 
     /// Starts the subscribers that are not running and should be. Called by each call that L1 alone does not answer.
@@ -237,6 +366,33 @@ impl<V: Value> Engine<V> {
         }
     }
 
+    /// The same for those that have taken the place of this one, the last of which is returned.
+    fn stop_all(&self) -> &Self {
+        let _changing = lock(&self.instance.changing);
+        self.all().for_each(Self::stop);
+        self.current()
+    }
+
+    /// Waits until L1 is used, or this is stopped.
+    async fn is_ready(&self) {
+        loop {
+            self.ensure_subscribed();
+            let are_live = async {
+                for ctx in self.contexts.iter() {
+                    ctx.l1.freshness.live().await;
+                }
+            };
+            tokio::select! {
+                // The states before the time: a cache that is live, or closed, is so without a wait.
+                biased;
+                () = are_live => return,
+                () = self.subscribers.first().stop.cancelled() => return,
+                // A subscriber may end meanwhile, with a runtime that is not the caller's.
+                () = sleep(LOOK_AGAIN) => {}
+            }
+        }
+    }
+
     /// Stores what is left of a lane's work, and leaves it.
     async fn leave(ctx: &Context<V>, writes: &Writes<V>, subscriber: &Subscriber<V>) {
         let leaving = async {
@@ -285,28 +441,17 @@ impl<V: Value> Untyped for Engine<V> {
 
     fn ready(&self) -> BoxFuture<'_, ()> {
         Box::pin(async {
-            loop {
-                self.ensure_subscribed();
-                let are_live = async {
-                    for ctx in self.contexts.iter() {
-                        ctx.l1.freshness.live().await;
-                    }
-                };
-                tokio::select! {
-                    // The states before the time: a cache that is live, or closed, is so without a wait.
-                    biased;
-                    () = are_live => return,
-                    () = self.subscribers.first().stop.cancelled() => return,
-                    // A subscriber may end meanwhile, with a runtime that is not the caller's.
-                    () = sleep(LOOK_AGAIN) => {}
-                }
+            // One whose place is taken meanwhile is stopped.
+            for engine in self.all() {
+                engine.is_ready().await;
             }
         })
     }
 
     fn health(&self) -> Health {
-        let lanes = || self.contexts.iter();
-        let are_started = || self.subscribers.iter().all(|one| one.is_started());
+        let engine = self.current();
+        let lanes = || engine.contexts.iter();
+        let are_started = || engine.subscribers.iter().all(|one| one.is_started());
         Health {
             l2_up: lanes().all(|ctx| ctx.breaker.is_up()),
             breaker_open: lanes().any(|ctx| ctx.breaker.is_open()),
@@ -316,7 +461,7 @@ impl<V: Value> Untyped for Engine<V> {
     }
 
     fn stats(&self) -> Stats {
-        self.contexts.stats()
+        self.current().contexts.stats()
     }
 
     fn is_enabled(&self) -> bool {
@@ -324,8 +469,9 @@ impl<V: Value> Untyped for Engine<V> {
     }
 
     fn set_enabled(&self, is_enabled: bool) {
+        let _changing = lock(&self.instance.changing);
         let mut is_new = false;
-        for ctx in self.contexts.iter() {
+        for ctx in self.all().flat_map(|engine| engine.contexts.iter()) {
             // Release, for `Context::is_off`: a thread that sees the switch on again sees the new generation of L1, too.
             let was_off = ctx.is_off.swap(!is_enabled, Ordering::AcqRel);
             is_new |= was_off == is_enabled;
@@ -344,25 +490,25 @@ impl<V: Value> Untyped for Engine<V> {
     }
 
     fn clear(&self) -> BoxFuture<'_, Result<Token, WriteError>> {
-        self.writes().clear().boxed()
+        self.current().writes().clear().boxed()
     }
 
     fn invalidate_tag(&self, tag: Key) -> BoxFuture<'_, Result<Token, WriteError>> {
-        self.writes().invalidate_tags(vec![tag]).boxed()
+        self.current().writes().invalidate_tags(vec![tag]).boxed()
     }
 
     fn close(&self) -> BoxFuture<'_, usize> {
         Box::pin(async {
-            self.stop();
-            let lanes = self
+            let engine = self.stop_all();
+            let lanes = engine
                 .contexts
                 .iter()
-                .zip(self.writes.iter())
-                .zip(self.subscribers.iter());
+                .zip(engine.writes.iter())
+                .zip(engine.subscribers.iter());
             let leaving = lanes.map(|((ctx, writes), one)| Self::leave(ctx, writes, one));
             join_all(leaving).await;
-            recording::record(&self.loads);
-            self.close_deferred()
+            recording::record(&engine.loads);
+            self.all().map(Self::close_deferred).sum()
         })
     }
 }

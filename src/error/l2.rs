@@ -31,6 +31,8 @@ enum Kind {
     Closed,
     #[error("no TLS with L2: {0}")]
     Tls(&'static str, #[source] Arc<dyn Error + Send + Sync>),
+    #[error("L2 cannot be used with this number of lanes: the namespace has {0}")]
+    OtherLanes(u16),
     #[error("{0}")]
     BadConfig(Arc<str>),
 }
@@ -48,6 +50,9 @@ constructors! { L2Error, Self:
     /// The store's answer cannot be used: `what` says why.
     #[must_use]
     pub unexpected(what: &'static str) => Kind::Unexpected(what);
+    /// The namespace has this number of lanes now, and the lane is not one of them: no step of it is carried out.
+    #[must_use]
+    pub other_lanes(lanes: u16) => Kind::OtherLanes(lanes);
     /// The connection or the cache is closed.
     #[must_use]
     pub closed() => Kind::Closed;
@@ -65,6 +70,14 @@ impl L2Error {
                 "unreachable".to_owned()
             }
             _ => (self.source()).map_or_else(|| self.to_string(), ToString::to_string),
+        }
+    }
+
+    /// The number of lanes that the namespace has, if the lane of the request is not one of them.
+    pub(crate) fn lanes(&self) -> Option<u16> {
+        match self.0 {
+            Kind::OtherLanes(lanes) => Some(lanes),
+            _ => None,
         }
     }
 
@@ -90,5 +103,5 @@ predicates! { L2Error, 0:
     is_timeout => Kind::TimedOut(_),
 
     /// Whether the store answered, with an error or with something that cannot be used.
-    is_refused => Kind::Refused(_) | Kind::Unexpected(_),
+    is_refused => Kind::Refused(_) | Kind::Unexpected(_) | Kind::OtherLanes(_),
 }

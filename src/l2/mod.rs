@@ -56,6 +56,9 @@ pub trait L2: Send + Sync + 'static {
     /// `timeout` is for each step of the lane, connecting included. The lane calls `on_connect` with its clock
     /// whenever it has made a connection for requests, before that connection is used: the store may have restarted,
     /// gone back in time, or be another one.
+    ///
+    /// Only the lanes of one number are used, of the largest that any instance was given. The steps of all others have
+    /// the error [`L2Error::other_lanes`], and the instance goes on with those that it names.
     fn lane(&self, name: LaneName<'_>, timeout: Duration, on_connect: OnConnect) -> Box<dyn Lane>;
 
     /// The clock by which the store's values expire, if it has one that a test can set.

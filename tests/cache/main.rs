@@ -15,6 +15,7 @@ mod support;
 mod breaker;
 mod caches;
 mod cancellation;
+mod changed_lanes;
 mod coherence;
 mod errors;
 mod first_lines;

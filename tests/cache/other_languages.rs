@@ -171,6 +171,48 @@ async fn the_program_finds_the_lanes() {
     }
 }
 
+/// Otherwise it would invalidate nothing, and be told that it did.
+#[tokio::test]
+async fn the_program_refuses_another_number_of_lanes() {
+    if !is_installed("python3") {
+        eprintln!("skipped, as there is no python3");
+        return;
+    }
+    let server = RedisServer::start().await;
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("examples/other_languages");
+    let run = |lanes: u16, what: &str| {
+        let lanes = format!("lanes:{lanes}");
+        let mut program = Command::new("python3");
+        program.args(["invalidate.py", &server.url(), "shop:price", &lanes, what]);
+        program.current_dir(&folder).output().unwrap()
+    };
+    // Before the first instance any number will do.
+    assert!(run(2, "key:tea").status.success());
+    for (now, others) in [(2, [1, 3, 4]), (4, [1, 2, 8])] {
+        let instance: Prices = Cache::builder("shop:price")
+            .redis(server.url())
+            .lanes(now)
+            .build()
+            .unwrap();
+        instance.ready().await;
+        instance.insert("tea", tagged("tenant:7")).await.unwrap();
+        for other in others {
+            for what in ["key:tea", "tag:tenant:7", "clear"] {
+                let refused = run(other, what);
+                let said = String::from_utf8_lossy(&refused.stderr).into_owned();
+                assert!(!refused.status.success(), "{other} {what}");
+                assert!(
+                    said.contains(&format!("{now} lanes is the number")),
+                    "{said}"
+                );
+            }
+        }
+        assert!(instance.get("tea").await.is_some());
+        assert!(run(now, "key:tea").status.success());
+        eventually("it is gone", async || instance.get("tea").await.is_none()).await;
+    }
+}
+
 /// It would be taken for done.
 #[tokio::test]
 async fn the_program_refuses_what_it_does_not_understand() {

@@ -54,6 +54,7 @@ fn expected(rule: Rule) -> (u8, Invariant) {
         Rule::Settled => (24, I1Bound),
         Rule::Updates => (25, I10NoLostUpdate),
         Rule::Witnesses => (26, I1Bound),
+        Rule::Tombstone => (27, I1Bound),
     }
 }
 

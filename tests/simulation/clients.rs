@@ -131,7 +131,7 @@ fn note_reads(
         }
     }
     // A token says nothing of the lanes that its write has not reached.
-    let lane_of = |key| store::lane_of(key, world.config.lanes);
+    let lane_of = |key| store::lane_of(key, world.config.most_lanes());
     let known = |key| knows.filter(|known| lane_of(known.key) == lane_of(key));
     let reads = outcomes.into_iter().map(|(key, outcome)| Read {
         instance: instance.index,

@@ -74,8 +74,9 @@ pub(crate) struct Config {
     pub(crate) lease_wait_ms: u64,
     pub(crate) load_timeout_ms: u64,
     pub(crate) max_deferred: usize,
-    /// How many lanes the namespace has.
-    pub(crate) lanes: u16,
+    /// How many lanes the instances are told that the namespace has: the first number in the first part of the world's
+    /// time, and in each later one the next number, or still the one before.
+    pub(crate) lanes: Vec<u16>,
     /// On how many servers they are.
     pub(crate) servers: usize,
     /// How long a packet takes.
@@ -146,7 +147,7 @@ impl Config {
             lease_wait_ms: *rng.choice(&[1000, 2000, 5000]).unwrap(),
             load_timeout_ms: rng.u64(slow_load * 2..=slow_load * 2 + 4000),
             max_deferred: *rng.choice(&[2, 10_000]).unwrap(),
-            lanes: 1,
+            lanes: vec![1],
             servers: 1,
             delay_ms: *rng.choice(&[0, 1, 3]).unwrap()..=*rng.choice(&[3, 8, 20]).unwrap(),
             load_ms: rng.u64(0..=10)..=*rng.choice(&[20, 60, 300]).unwrap(),
@@ -216,6 +217,22 @@ impl Config {
             )
         });
         self
+    }
+
+    /// The most lanes that the namespace gets. All other numbers divide this one.
+    pub(crate) fn most_lanes(&self) -> u16 {
+        self.lanes.iter().copied().max().unwrap_or(1)
+    }
+
+    /// The number of lanes that an instance is told which starts after so long.
+    pub(crate) fn lanes_at(&self, since: Duration, rng: &mut Rng) -> u16 {
+        let parts = self.lanes.len();
+        let part = Duration::from_millis(self.lasts_ms) / u32::try_from(parts).unwrap();
+        let now = (0..parts)
+            .rev()
+            .find(|at| since >= part * u32::try_from(*at).unwrap());
+        let now = now.unwrap_or(0);
+        self.lanes[now.saturating_sub(usize::from(parts > 1 && rng.bool()))]
     }
 
     pub(crate) fn max_staleness(&self) -> Duration {

@@ -80,7 +80,13 @@ impl Connection {
         if self.is_stranded() {
             return Err(L2Error::refused(ReadOnly));
         }
-        let (lane, clock) = self.store.open(name);
+        let (lane, clock, has_changed) = self.store.open(name)?;
+        if has_changed {
+            // Each instance makes connections anew, and finds nothing in the store.
+            let (recorder, recovery) = (&self.link.recorder, self.link.config.recovery());
+            recorder.count(Fault::LanesChanged);
+            recorder.disturbed(recovery, None, None);
+        }
         *self.lane.lock().unwrap() = Some(lane);
         Ok(clock)
     }

@@ -123,7 +123,7 @@ impl Evidence {
         let drawn = |fault: &&Fault| {
             !matches!(
                 fault,
-                Fault::Settled | Fault::Isolated | Fault::IsolatedRead
+                Fault::Settled | Fault::Isolated | Fault::IsolatedRead | Fault::LanesChanged
             )
         };
         for fault in Fault::ALL.iter().filter(drawn) {

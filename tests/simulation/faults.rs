@@ -119,6 +119,8 @@ faults! {
     ReplicaRead,
     /// Seen: a read that an old primary answered.
     IsolatedRead,
+    /// Seen: the lanes of another number took the place of all former ones.
+    LanesChanged,
     /// Seen: a wait for another's load took too long.
     WaitedTooLong,
 }

@@ -6,7 +6,7 @@ use crate::config::Config;
 use crate::faults::Fault;
 
 /// The number of rules.
-pub(crate) const RULES: u8 = 26;
+pub(crate) const RULES: u8 = 27;
 
 impl Config {
     /// A small world in which this rule is all that stands between a reader and a stale value. Short, so that
@@ -245,6 +245,26 @@ impl Config {
                 ],
                 ..base
             },
+            // Instances that are restarted one by one, with one number of lanes and with another, while some do not hear of
+            // that.
+            27 => Self {
+                lanes: vec![1, 2, 4, 8, 16],
+                instances: 4,
+                keys: 6,
+                waited_for: 0.1,
+                write_rest_ms: 60,
+                fault_every_ms: 150,
+                faults: vec![
+                    (Fault::Closed, 4),
+                    (Fault::Death, 1),
+                    (Fault::SubscriberSilent, 2),
+                    (Fault::RequestsVanish, 1),
+                    (Fault::RepliesVanish, 1),
+                    (Fault::PausedLong, 1),
+                    (Fault::Cut, 1),
+                ],
+                ..base
+            },
             // Invalidations that are waited for, while instances do not receive them and the store's clock is stepped.
             _ => Self {
                 max_staleness_ms: 1000,
@@ -355,7 +375,7 @@ impl Config {
             lease_wait_ms: 2000,
             load_timeout_ms: 3000,
             max_deferred: 10_000,
-            lanes: 1,
+            lanes: vec![1],
             servers: 1,
             delay_ms: 0..=8,
             load_ms: 5..=40,

@@ -102,7 +102,7 @@ fn where_l1_is_emptied_during_an_insert_no_promise_breaks() {
 #[test]
 fn where_keys_lie_in_lanes_no_promise_breaks() {
     no_promise_breaks("in lanes", "where_keys_lie_in_lanes", 5, |seed| Config {
-        lanes: 4,
+        lanes: vec![4],
         ..Config::draw(seed)
     });
 }
@@ -114,11 +114,24 @@ fn where_lanes_lie_on_several_servers_no_promise_breaks() {
         let mut config = Config::draw(seed);
         config.faults.push((Fault::Isolated, 4));
         Config {
-            lanes: 4,
+            lanes: vec![4],
             servers: 3,
             has_sentinels: true,
             ..config
         }
+    });
+}
+
+/// Instances that were told different numbers of lanes run beside each other, while all that can go wrong does.
+#[test]
+fn while_the_number_of_lanes_changes_no_promise_breaks() {
+    no_promise_breaks("changing lanes", "while_the_number", 5, |seed| {
+        let mut config = Config::draw(seed);
+        // Holds are left behind, so where replicas lag there is no promise to keep.
+        if config.lag_ms == 0 {
+            config.lanes = vec![1, 2, 4, 8, 16];
+        }
+        config
     });
 }
 

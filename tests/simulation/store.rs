@@ -1,14 +1,15 @@
 //! The store that all instances share: the real one, with an eye on what it does.
 
 use std::collections::{BTreeSet, VecDeque};
-use std::sync::atomic::{AtomicU64, Ordering::SeqCst};
+use std::sync::atomic::{AtomicU16, AtomicU64, Ordering::SeqCst};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use fastrand::Rng;
+use futures::FutureExt;
 use larder::l2::{
     self, Batch, EncodedValue, Fill, Key, L2, L2Error, Lane, LaneClock, LaneName, LaneNumber,
-    Lease, NewLifetime, Settled, Stamp, TagVersion, Touched, Ttls, Written,
+    Lease, MemberInfo, NewLifetime, Settled, Stamp, TagVersion, Touched, Ttls, Written,
 };
 use larder::{Clock, MemoryL2, MemorySnapshot};
 use tokio::time::Instant;
@@ -20,6 +21,11 @@ use crate::link::{Link, Wire};
 use crate::recorder::Recorder;
 use crate::source::{Source, Versioned};
 
+/// An instance that is only told what the store says.
+const NOBODY: MemberInfo = MemberInfo {
+    id: 1,
+    max_staleness: Duration::ZERO,
+};
 /// Where the payload begins in a sealed body.
 const PAYLOAD: usize = 64;
 /// Where the body begins in a stored value.
@@ -60,6 +66,8 @@ pub(crate) struct Store {
     replica: Mutex<Option<Replica>>,
     /// The tags of which it says that it knows nothing.
     lost_tags: Mutex<BTreeSet<String>>,
+    /// How many lanes the namespace has.
+    lanes: AtomicU16,
     /// Counts restarts and failovers.
     life: AtomicU64,
     /// Counts messages.
@@ -121,6 +129,7 @@ impl Store {
             links: Mutex::default(),
             replica: Mutex::default(),
             lost_tags: Mutex::default(),
+            lanes: AtomicU16::new(0),
             life: AtomicU64::new(0),
             published: AtomicU64::new(0),
             late: 3 * packet,
@@ -135,8 +144,8 @@ impl Store {
         self.links.lock().unwrap().push(link);
     }
 
-    /// Opens a lane, and reads its clock, as every new connection does.
-    pub(crate) fn open(&self, name: &Name) -> (Arc<dyn Lane>, LaneClock) {
+    /// Opens a lane, and reads its clock, as every new connection does. Whether it is the first one of so many lanes.
+    pub(crate) fn open(&self, name: &Name) -> Result<(Arc<dyn Lane>, LaneClock, bool), L2Error> {
         let clock = Arc::new(Mutex::new(None));
         let seen = Arc::clone(&clock);
         let lane = self.memory().lane(
@@ -144,8 +153,21 @@ impl Store {
             Duration::MAX,
             Box::new(move |clock| *seen.lock().unwrap() = Some(*clock)),
         );
-        let clock = clock.lock().unwrap().expect("a new lane says its clock");
-        (lane.into(), clock)
+        let Some(clock) = *clock.lock().unwrap() else {
+            let refused = lane.subscribe(NOBODY).now_or_never();
+            let refused = refused.expect("the store in memory answers at once");
+            return Err(refused
+                .map(drop)
+                .expect_err("a lane that is used says its clock"));
+        };
+        let of = name.lane().of;
+        let former = self.lanes.fetch_max(of, SeqCst);
+        let has_changed = former != 0 && former < of;
+        if has_changed {
+            // No value and no lease of the former ones counts any more.
+            self.changed_all(|_| true);
+        }
+        Ok((lane.into(), clock, has_changed))
     }
 
     /// A lane of the replica, to read from.
@@ -451,6 +473,8 @@ impl Store {
             let recent = snapshots.len().saturating_sub(3)..snapshots.len();
             let which = if emptied { 0 } else { rng.usize(recent) };
             self.memory().restore(&snapshots[which]);
+            // It may have been from before they changed.
+            self.lanes.store(0, SeqCst);
         }
         self.life.fetch_add(1, SeqCst);
         *self.replica.lock().unwrap() = None;

@@ -198,7 +198,13 @@ impl World {
         for store in &self.stores {
             store.join(Arc::clone(&link));
         }
-        let cache = self.cache(&link, Clock::from_fn(time(self.start, rng)));
+        let lanes = self.config.lanes_at(self.start.elapsed(), rng);
+        if self.config.lanes.len() > 1 {
+            // It may have been told a number that it has to learn is too small.
+            let recovery = self.config.recovery();
+            self.recorder.disturbed(recovery, Some(index), None);
+        }
+        let cache = self.cache(&link, Clock::from_fn(time(self.start, rng)), lanes);
         let behind = (self.config.written_behind > 0.0).then(|| {
             let source = Arc::clone(&self.source);
             WriteBehind::builder(cache.clone())
@@ -217,7 +223,7 @@ impl World {
         }
     }
 
-    fn cache(&self, link: &Arc<Link>, clock: Clock) -> Cache<Number, Versioned> {
+    fn cache(&self, link: &Arc<Link>, clock: Clock, lanes: u16) -> Cache<Number, Versioned> {
         let config = &self.config;
         let ms = Duration::from_millis;
         let mut builder = Cache::builder("simulation:row")
@@ -234,7 +240,7 @@ impl World {
             .lease_wait(config.lease_wait())
             .load_timeout(ms(config.load_timeout_ms))
             .max_deferred(config.max_deferred)
-            .lanes(config.lanes);
+            .lanes(lanes);
         if let Some(ttl) = config.l1_ttl_ms {
             builder = builder.l1_ttl(ms(ttl));
         }

@@ -15,6 +15,7 @@ use std::time::Duration;
 
 use arrayvec::ArrayVec;
 use futures::StreamExt;
+use futures::future::pending;
 use tokio::sync::Notify;
 use tokio::task::JoinHandle;
 use tokio::time::{Instant, sleep, sleep_until};
@@ -22,7 +23,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::AbortOnDropHandle;
 use tracing::{Instrument, debug, debug_span, info};
 
-use super::listen::{Channel, Channels};
+use super::listen::Channels;
 use super::publish::Publisher;
 use crate::ablation::{Rule, without};
 use crate::engine::context::Context;
@@ -65,18 +66,24 @@ pub(crate) struct ForAll<V: Value> {
     channels: Arc<Channels>,
     writes: Arc<LaneWrites<V>>,
     fleet_stats: FleetStats<V>,
+    /// Called once the namespace has another number of lanes. Stops all subscribers.
+    on_other_lanes: OnOtherLanes,
 }
+
+pub(crate) type OnOtherLanes = Box<dyn Fn(u16) + Send + Sync>;
 
 impl<V: Value> ForAll<V> {
     pub(crate) fn new(
         contexts: &Arc<Lanes<Arc<Context<V>>>>,
         writes: &Arc<LaneWrites<V>>,
-        channels: Vec<Channel>,
+        channels: &Arc<Channels>,
+        on_other_lanes: OnOtherLanes,
     ) -> Self {
         Self {
-            channels: Arc::new(Channels::new(channels, &contexts.first().counters)),
+            channels: Arc::clone(channels),
             writes: Arc::clone(writes),
             fleet_stats: FleetStats::new(contexts),
+            on_other_lanes,
         }
     }
 }
@@ -143,6 +150,7 @@ impl<V: Value> Subscriber<V> {
             never = self.writes.members.forget_silent() => match never {},
             never = self.keep_subscribed() => match never {},
             never = self.keep_delivering() => match never {},
+            never = self.keep_lanes() => match never {},
         }
         // The last proof may have come after the caller that stopped this had ended them all.
         ctx.l1.freshness.end();
@@ -195,6 +203,22 @@ impl<V: Value> Subscriber<V> {
                 all.fleet_stats.store_if_due().await;
             }
         }
+    }
+
+    /// Has the engine built anew once the namespace has another number of lanes.
+    async fn keep_lanes(&self) -> Infallible {
+        if let Some(all) = &self.for_all {
+            let mut other_lanes = self.ctx.breaker.other_lanes.subscribe();
+            // The sender is in the context.
+            if let Ok(lanes) = other_lanes
+                .wait_for(|lanes| *lanes != 0)
+                .await
+                .map(|at| *at)
+            {
+                (all.on_other_lanes)(lanes);
+            }
+        }
+        pending().await
     }
 
     /// Subscribes, and subscribes again whenever the subscription ends.

@@ -138,13 +138,13 @@ impl<V: Value> Write<V> {
     fn defer(&mut self, error: &L2Error) {
         let ctx = &*self.ctx;
         if self.is_delivery {
-            ctx.deferred.defer(self.target(), self.deferral);
+            ctx.defer(&self.target(), self.deferral);
             return self.answer(Err(WriteError::deferred(error.clone())));
         }
         ctx.counters.writes_deferred.bump();
         // Where L2 is this instance's own, it is enough to change L1.
         if !without(Rule::Deferred) && !ctx.l1.freshness.has_no_l2() {
-            ctx.deferred.defer(self.target(), self.deferral);
+            ctx.defer(&self.target(), self.deferral);
             if ctx.deferred.is_closed() && ctx.options.may_log() {
                 warn!(
                     namespace = ctx.options.namespace.as_str(),
@@ -153,17 +153,7 @@ impl<V: Value> Write<V> {
                 );
             }
         }
-        // After it was deferred, or a read that begins in between could bring the old value back.
-        match self.target() {
-            Target::Key(key) => {
-                ctx.l1.forget(&key);
-                ctx.backoff.forget(&key);
-            }
-            Target::Tag(tag) => ctx.l1.forget_tag(&tag),
-            Target::All => ctx.l1.clear(),
-        }
-        // For the heartbeat that this causes: its answer has the deferred writes sent.
-        ctx.l1.freshness.request_proof();
+        ctx.drop_deferred(&self.target());
         self.answer(Err(WriteError::deferred(error.clone())));
     }
 

@@ -10,7 +10,7 @@ use futures::future::{BoxFuture, ready};
 use futures::{FutureExt, Stream, TryFutureExt};
 
 use super::state::{Granted, Link, State};
-use super::{Listening, MemoryL2};
+use super::{Listening, MemoryL2, name_of};
 use crate::ablation::{Rule, without};
 use crate::clock::{Clock, millis};
 use crate::l2::inbox::Inbox;
@@ -30,6 +30,8 @@ const REPLAY: usize = 16;
 
 pub(super) struct MemoryLane {
     store: MemoryL2,
+    namespace: String,
+    number: LaneNumber,
     name: String,
     on_connect: OnConnect,
     /// `None` if this is not connected.
@@ -46,16 +48,11 @@ impl L2 for MemoryL2 {
     }
 
     fn lane(&self, name: LaneName<'_>, _timeout: Duration, on_connect: OnConnect) -> Box<dyn Lane> {
-        let LaneNumber { number, of } = name.lane;
-        let namespace = name.namespace;
         let lane = MemoryLane {
             store: self.clone(),
-            name: if of == 1 {
-                namespace.to_owned()
-            } else {
-                // No namespace has braces.
-                format!("{namespace}{{{number}of{of}}}")
-            },
+            namespace: name.namespace.to_owned(),
+            number: name.lane,
+            name: name_of(name.namespace, name.lane),
             on_connect,
             connection: Mutex::new(None),
         };
@@ -70,15 +67,37 @@ impl MemoryLane {
     fn connect(&self) -> Result<Link, L2Error> {
         // Held during the call: no other step uses the connection before.
         let mut connection = lock(&self.connection);
-        let (found, clock) = self.store.step(&self.name, |state| {
-            let found = state.now.link;
-            (found, (*connection != Some(found)).then(|| state.meet()))
+        let (found, clock) = self.settled(|| {
+            self.store.step(&self.name, |state| {
+                let found = state.now.link;
+                if *connection == Some(found) {
+                    return Ok((found, None));
+                }
+                state.check_lanes(self.number.of)?;
+                Ok((found, Some(state.meet())))
+            })?
         })?;
         if let Some(clock) = clock {
             (self.on_connect)(&clock);
             *connection = Some(found);
         }
         Ok(found)
+    }
+
+    /// Does the first step of a connection, and once more if it was not settled yet that the lane is used.
+    fn settled<T>(&self, mut step: impl FnMut() -> Result<T, L2Error>) -> Result<T, L2Error> {
+        match step() {
+            Err(error) if error.lanes() == Some(0) => {
+                self.store.settle(&self.namespace, self.number)?;
+                step()
+            }
+            done => done,
+        }
+    }
+
+    /// Reads what is there, whether or not the lane is still used.
+    fn read<'a, T: Send + 'a>(&self, act: impl FnOnce(&mut State) -> T) -> Reply<'a, T> {
+        self.connected(|state| Ok(act(state)))
     }
 
     /// Does one step of the lane.
@@ -92,6 +111,20 @@ impl MemoryLane {
         deadline: Option<u64>,
         act: impl FnOnce(&mut State) -> T,
     ) -> Reply<'a, T> {
+        self.connected(|state| {
+            state.check_lanes(self.number.of)?;
+            let is_late = deadline.is_some_and(|deadline| state.now.at > deadline);
+            if is_late && !without(Rule::Deadline) {
+                return Err(L2Error::unexpected("the write came after its deadline"));
+            }
+            Ok(act(state))
+        })
+    }
+
+    fn connected<'a, T: Send + 'a>(
+        &self,
+        act: impl FnOnce(&mut State) -> Result<T, L2Error>,
+    ) -> Reply<'a, T> {
         // Now and not when it is polled: a step that is sent is executed, whether or not its caller goes on waiting.
         let done = self.connect().and_then(|connection| {
             self.store.step(&self.name, |state| {
@@ -99,11 +132,7 @@ impl MemoryLane {
                 if state.now.link != connection {
                     return Err(L2Error::closed());
                 }
-                let is_late = deadline.is_some_and(|deadline| state.now.at > deadline);
-                if is_late && !without(Rule::Deadline) {
-                    return Err(L2Error::unexpected("the write came after its deadline"));
-                }
-                Ok(act(state))
+                act(state)
             })?
         });
         ready(done).boxed()
@@ -127,13 +156,13 @@ partial_debug!([] MemoryLane, "MemoryLane");
 
 impl Lane for MemoryLane {
     fn get<'a>(&'a self, key: &'a str) -> Reply<'a, Option<Bytes>> {
-        self.step(|state| state.get(key))
+        self.read(|state| state.get(key))
     }
 
     fn get_many<'a>(&'a self, keys: &'a [&'a str]) -> BoxFuture<'a, Vec<ReadResult>> {
         let read = |state: &mut State| keys.iter().map(|key| Ok(state.get(key))).collect();
         let none = |error| vec![Err(error); keys.len()];
-        self.step(read).unwrap_or_else(none).boxed()
+        self.read(read).unwrap_or_else(none).boxed()
     }
 
     fn acquire_lease<'a>(&'a self, key: &'a str, ask: LeaseRequest) -> Reply<'a, LeaseReply> {
@@ -398,7 +427,8 @@ impl Lane for MemoryLane {
     }
 
     fn subscribe(&self, me: MemberInfo) -> Reply<'_, (LaneClock, Box<dyn Subscription>)> {
-        let subscribed = self.store.step(&self.name, |state| {
+        let subscribe = |state: &mut State| {
+            state.check_lanes(self.number.of)?;
             let (list_age, messages) = state.subscribe(me);
             let subscription: Box<dyn Subscription> = Box::new(MemorySubscription {
                 store: self.store.clone(),
@@ -411,9 +441,9 @@ impl Lane for MemoryLane {
                 inbox: Inbox::new(messages),
                 listening: None,
             });
-            (state.clock(), subscription)
-        });
-        ready(subscribed).boxed()
+            Ok((state.clock(), subscription))
+        };
+        ready(self.settled(|| self.store.step(&self.name, subscribe)?)).boxed()
     }
 }
 

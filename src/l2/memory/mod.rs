@@ -21,10 +21,12 @@ use std::sync::{Arc, Mutex, Weak};
 use std::time::Duration;
 
 use self::state::{Now, State};
-use super::{L2Error, OnHeard, random};
+use super::{L2Error, LaneNumber, OnHeard, random};
+use crate::ablation::{Rule, without};
 use crate::clock::Clock;
 use crate::util::lock::lock;
 use crate::util::partial_debug::partial_debug;
+use crate::vocabulary::MOST_LANES;
 
 /// A second level inside this process, for trying the crate out and for tests.
 ///
@@ -53,7 +55,7 @@ struct Server {
     /// With the time of the last step.
     now: Now,
     is_reachable: bool,
-    /// By namespace.
+    /// By the names of the lanes.
     lanes: BTreeMap<String, State>,
     /// Who listens to channels of other programs. Belongs to the subscription, and ends with it.
     listening: Vec<Weak<Listening>>,
@@ -193,8 +195,57 @@ impl MemoryL2 {
         }
     }
 
-    /// Does something with the data of a namespace, as one step.
-    fn step<T>(&self, namespace: &str, act: impl FnOnce(&mut State) -> T) -> Result<T, L2Error> {
+    /// Does something with the data of a lane, as one step.
+    fn step<T>(&self, name: &str, act: impl FnOnce(&mut State) -> T) -> Result<T, L2Error> {
+        self.act(|server| {
+            let now = server.now;
+            // Mostly it is there, and its name need not be copied.
+            let state = match server.lanes.get_mut(name) {
+                Some(state) => state,
+                None => server.lanes.entry(name.to_owned()).or_default(),
+            };
+            state.now = now;
+            act(state)
+        })
+    }
+
+    /// Makes sure that a lane may be used: that no lanes of another number are, and that none will be (rule 27).
+    fn settle(&self, namespace: &str, lane: LaneNumber) -> Result<(), L2Error> {
+        self.act(|server| {
+            let every = || (1..=MOST_LANES).flat_map(LaneNumber::all);
+            let names = |of: u16| LaneNumber::all(of).map(|lane| name_of(namespace, lane));
+            let known = every().filter_map(|lane| server.lanes.get(&name_of(namespace, lane)));
+            let most = known.map(|state| state.lanes).fold(lane.of, u16::max);
+            if without(Rule::Tombstone) {
+                for name in names(lane.of) {
+                    server.lanes.entry(name).or_default().lanes = lane.of;
+                }
+                return Ok(());
+            }
+            let former = (1..most).flat_map(names).filter_map(|name| server.lanes.get(&name));
+            if former.filter(|state| state.lanes < most).any(State::has_writes) {
+                return Err(L2Error::unexpected(
+                    "the cache uses write-behind: change lanes while no write waits and no instance runs",
+                ));
+            }
+            for name in (1..most).flat_map(names) {
+                let state = server.lanes.get_mut(&name);
+                if let Some(state) = state.filter(|state| state.lanes < most) {
+                    state.close(most);
+                    // Their members may still rely on a proof from before.
+                    server.now.age_of_list = Duration::ZERO;
+                }
+            }
+            for name in names(most) {
+                server.lanes.entry(name).or_default().lanes = most;
+            }
+            let is_it = most == lane.of;
+            is_it.then_some(()).ok_or(L2Error::other_lanes(most))
+        })?
+    }
+
+    /// Does something with all data, as one step.
+    fn act<T>(&self, act: impl FnOnce(&mut Server) -> T) -> Result<T, L2Error> {
         // Before the lock, as a clock of the simulation may take a lock of its own.
         let at = self.clock.now() / 1_000_000;
         let mut server = lock(&self.server);
@@ -203,15 +254,17 @@ impl MemoryL2 {
             return Err(L2Error::unreachable(refused));
         }
         server.now.at = at;
-        let now = server.now;
-        // Mostly it is there, and its name need not be copied.
-        let state = match server.lanes.get_mut(namespace) {
-            Some(state) => state,
-            None => server.lanes.entry(namespace.to_owned()).or_default(),
-        };
-        state.now = now;
-        Ok(act(state))
+        Ok(act(&mut server))
     }
+}
+
+/// The name of a lane.
+fn name_of(namespace: &str, LaneNumber { number, of }: LaneNumber) -> String {
+    if of == 1 {
+        return namespace.to_owned();
+    }
+    // No namespace has braces.
+    format!("{namespace}{{{number}of{of}}}")
 }
 
 fn unsubscribe_all(lanes: &mut BTreeMap<String, State>) {

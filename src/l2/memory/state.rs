@@ -13,8 +13,8 @@ use super::tags::Tags;
 use super::writes::Writes;
 use crate::ablation::{Rule, without};
 use crate::l2::{
-    Applied, Batch, EncodedValue, Event, Key, Kind, LaneClock, Lease, Lifetime, ListAge, Member,
-    MemberInfo, Members, Message, Stamp, Step, Version, Want, WriteAck, Written, random,
+    Applied, Batch, EncodedValue, Event, Key, Kind, L2Error, LaneClock, Lease, Lifetime, ListAge,
+    Member, MemberInfo, Members, Message, Stamp, Step, Version, Want, WriteAck, Written, random,
 };
 use crate::options::LONGEST;
 use crate::wire::envelope::{self, restamped};
@@ -57,6 +57,9 @@ pub(super) struct State {
     pub(super) clock: LaneClock,
     /// Whether a private store keeps messages.
     pub(super) is_logged: bool,
+    /// How many lanes the namespace has, as far as this one knows: those of its own set, or it is not used (rule 27).
+    /// Zero before it is.
+    pub(super) lanes: u16,
     /// Names the list of members in this life.
     pub(super) generation: u64,
     /// For how long that list has existed, at least.
@@ -88,6 +91,29 @@ pub(super) struct Granted {
 }
 
 impl State {
+    /// This lane is not used from here on, as the namespace has so many.
+    pub(super) fn close(&mut self, lanes: u16) {
+        self.lanes = lanes;
+        // Each of them subscribes again, and is told.
+        self.subscribers.clear();
+    }
+
+    /// Whether writes wait for their source, or have failed.
+    pub(super) fn has_writes(&self) -> bool {
+        #[cfg(feature = "write-behind")]
+        return !self.writes.waiting.is_empty() || !self.writes.dead.is_empty();
+        #[cfg(not(feature = "write-behind"))]
+        false
+    }
+
+    /// Whether this lane is one of so many, and they are used.
+    pub(super) fn check_lanes(&self, of: u16) -> Result<(), L2Error> {
+        let is_used = self.lanes == of;
+        is_used
+            .then_some(())
+            .ok_or(L2Error::other_lanes(self.lanes))
+    }
+
     /// The first step of a new connection: another life of the store starts a new epoch, since it may have
     /// brought deleted values back, and another list of members, since it may have lost some.
     pub(super) fn meet(&mut self) -> LaneClock {

@@ -36,7 +36,7 @@ pub(super) struct Call<'a> {
     lua: &'static Lua,
     names: &'a Names,
     command: Cmd,
-    /// The SETs of bodies that the script puts in their place, sent before the command.
+    /// The SETs of bodies that the script puts in their place, or the script, sent before the command.
     staged: Pipeline,
 }
 
@@ -95,6 +95,13 @@ impl<'a> Call<'a> {
             self.staged.add_command(set);
             self.command.arg(name);
         }
+        self
+    }
+
+    /// Sends the script along, which the server may not know: for one that is seldom run.
+    pub(super) fn load(&mut self) -> &mut Self {
+        let (load, script) = (self.staged.cmd("SCRIPT"), self.lua.parts.concat());
+        load.arg("LOAD").arg(script);
         self
     }
 

@@ -18,6 +18,7 @@ use tracing::warn;
 
 use super::error::{is_elsewhere, l2_error, none_to_spare};
 use super::home::Home;
+use super::lanes::settle;
 use super::names::Names;
 use super::run::{CONNECT, Found, run};
 use super::shared::{Line, Pooled, Shared};
@@ -394,7 +395,6 @@ async fn connect(source: Arc<Source>, first: Option<Arc<Connections>>) -> Result
         joined = join_server(&source, is_first, deadline).await;
     }
     let (live, found) = joined.map_err(Failure::into_error)?;
-    found.check_lanes(&source.names)?;
     source.check_policy(&found);
     if first.is_some_and(|first| !first.is_there()) {
         // The pool may have given this one its last connection, which the first had lost.
@@ -431,8 +431,9 @@ async fn join_server(
         })?;
     }
     // Together, so that a new connection costs one round trip.
+    let settling = settle(&source.names, &source.home, &connection);
     let naming = source.names.give_name(is_new, connection.clone());
-    let running = run(&source.names, None, connection.clone());
+    let running = run(&source.names, None, connection.clone(), settling);
     let found = timeout_at(deadline, async { join(naming, running).await.1 }).await;
     let failed = match found {
         Ok(Ok(found)) => {

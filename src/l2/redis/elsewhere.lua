@@ -55,8 +55,15 @@ if at <= #KEYS then
 end
 
 local what, database, random = ARGV[1], ARGV[2] or '', ARGV[3] or ''
-if what ~= 'invalidate' and what ~= 'clear' then
-  refuse('the first argument must be invalidate or clear')
+-- The clock of the only lane of one names the number of lanes, whether or not that lane is used.
+if what == 'lanes' then
+  local named = named_lanes(KEYS[1])
+  if named ~= 0 and named ~= tonumber(ARGV[2]) then
+    refuse_lane(named)
+  end
+  return redis.status_reply('OK')
+elseif what ~= 'invalidate' and what ~= 'clear' then
+  refuse('the first argument must be invalidate, clear or lanes')
 elseif what == 'clear' and #KEYS > 2 then
   refuse('clear takes neither keys nor tags')
 elseif what == 'invalidate' and #KEYS == 2 then

@@ -3,7 +3,7 @@
 //! The texts of the server, and those of the client, can quote keys and values: `unknown command 'EVALSHA', with args
 //! beginning with: …`. So no text is passed on as it is.
 
-use deadpool_redis::redis::{ErrorKind, RedisError, ServerErrorKind};
+use deadpool_redis::redis::{ErrorKind, RedisError, ServerErrorKind, make_extension_error};
 use deadpool_redis::{PoolError, TimeoutType};
 
 use super::tls;
@@ -16,6 +16,9 @@ pub(super) fn l2_error(error: RedisError) -> L2Error {
     }
     if error.is_io_error() {
         return L2Error::unreachable(error);
+    }
+    if let Some(lanes) = lanes_in(&error) {
+        return L2Error::other_lanes(lanes);
     }
     let explained = |refusal| match error.kind() {
         // Another node has the keys, or none at present.
@@ -39,6 +42,20 @@ pub(super) fn l2_error(error: RedisError) -> L2Error {
 pub(super) fn is_elsewhere(kind: ServerErrorKind) -> bool {
     use ServerErrorKind::{Ask, ClusterDown, Moved, TryAgain};
     matches!(kind, Moved | Ask | TryAgain | ClusterDown)
+}
+
+/// The code of the error of a lane that is not used. The number of lanes that the namespace has follows.
+const LANES: &str = "LANES";
+
+/// The error of a lane that is not used, as the namespace has so many lanes. Scripts raise the same one.
+pub(super) fn other_lanes(lanes: u16) -> RedisError {
+    make_extension_error(LANES.to_owned(), Some(format!("{lanes} lanes")))
+}
+
+/// The number of lanes that the namespace has, if the lane of this answer is not one of them.
+fn lanes_in(error: &RedisError) -> Option<u16> {
+    let text = error.detail().filter(|_| error.code() == Some(LANES))?;
+    text.split(' ').next()?.parse().ok()
 }
 
 /// As [`l2_error`], for an error that came while a connection was made.

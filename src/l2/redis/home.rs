@@ -6,6 +6,8 @@ use std::sync::Arc;
 #[cfg(feature = "cluster")]
 use std::sync::{Mutex, Weak};
 
+use deadpool_redis::redis::aio::MultiplexedConnection;
+
 #[cfg(feature = "cluster")]
 use super::cluster::Cluster;
 #[cfg(feature = "cluster")]
@@ -45,6 +47,21 @@ impl Home {
             #[cfg(feature = "cluster")]
             (Self::Nodes(_), None) => Err(L2Error::closed()),
         }
+    }
+
+    /// A connection for requests of another lane of a namespace than that which uses this one.
+    pub(super) async fn connection(
+        &self,
+        slot: Option<u16>,
+        this: &MultiplexedConnection,
+    ) -> Result<MultiplexedConnection, L2Error> {
+        if matches!(self, Self::Server(_)) {
+            return Ok(this.clone());
+        }
+        let shared = self.find(slot).await?;
+        let pooled = shared.pooled(shared.line(true));
+        let (connection, ..) = shared.connect(&pooled, true).await?;
+        Ok(connection)
     }
 
     /// Whether callers wait for a connection of a pool that has no more to give. Those of nodes are never that large.

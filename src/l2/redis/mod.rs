@@ -10,7 +10,7 @@
 //!   requests, as a lane uses it
 //! - [`pubsub`]: the one that subscribes, for messages and heartbeats; [`subscription`]: the part of it that is a
 //!   lane's
-//! - [`run`]: the first request of a lane over a connection
+//! - [`run`]: the first request of a lane over a connection; [`lanes`]: which lanes of a namespace may be used
 //! - [`members`]: how a member is written down; [`names`]: the names of a lane's keys, and of its connections
 //! - [`error`]: the client's errors as those of the crate; `trouble.md`: the effect of each on a cache
 //!
@@ -24,6 +24,7 @@ mod connection;
 mod error;
 mod home;
 mod lane;
+mod lanes;
 pub(crate) mod members;
 pub(crate) mod names;
 mod per_runtime;

@@ -1,15 +1,18 @@
 -- RUN  clock live | lanes rnd [id entry]  ->  epoch seq ver now lanes life policy generation age; the last two are 0 without an
--- entry
+-- entry. If the clock names another number of lanes, or none, that number is all that the answer says.
 -- The first request over each connection (rule 13): a server that restarted or was promoted may have brought deleted
 -- values back, and lost members, so its life starts a new epoch and a new generation of the list. Numbers continue.
+local known = checked(redis.pcall('HMGET', KEYS[1], 'run', 'lanes'), 'HMGET') or {}
+local lanes = whole(known[2], 16) or 0
+if lanes ~= tonumber(ARGV[1]) then
+  return {0, 0, 0, 0, lanes, '', '', 0, 0}
+end
 local run = life()
 local epoch, seq, ver = clock(KEYS[1], ARGV[2])
-local known = redis.call('HMGET', KEYS[1], 'run', 'lanes')
-local lanes = whole(known[2], 16384) or 0
-if known[1] ~= run or lanes == 0 then
-  epoch, lanes = tonumber(ARGV[2]), lanes > 0 and lanes or tonumber(ARGV[1])
+if known[1] ~= run then
+  epoch = tonumber(ARGV[2])
   set_position(KEYS[1], epoch, seq, ver)
-  redis.call('HSET', KEYS[1], 'run', run, 'lanes', lanes)
+  redis.call('HSET', KEYS[1], 'run', run)
   renew_list(KEYS[2], ARGV[2])
 end
 local policy = string.match(redis.call('INFO', 'memory'), 'maxmemory_policy:([%w-]+)') or ''

@@ -1,5 +1,5 @@
 //! RUN, the first request of a lane over a connection: which life of the server it leads to, and the lane's clock there
-//! (rule 13).
+//! (rule 13). If the clock is not set up yet, it is settled first how many lanes the namespace has (rule 27).
 
 use std::time::Duration;
 
@@ -8,9 +8,10 @@ use deadpool_redis::redis::aio::MultiplexedConnection;
 use twox_hash::XxHash3_64;
 
 use super::call::Call;
+use super::error::other_lanes;
 use super::names::{CLOCK, LIVE, Names};
 use super::{members, scripts};
-use crate::l2::{L2Error, LaneClock, Member, random};
+use crate::l2::{LaneClock, Member, random};
 
 /// How long it may take to make a connection, the wait for the pool included.
 pub(super) const CONNECT: Duration = Duration::from_secs(2);
@@ -18,7 +19,7 @@ pub(super) const CONNECT: Duration = Duration::from_secs(2);
 /// The answer of RUN.
 pub(super) struct Found {
     pub(super) clock: LaneClock,
-    lanes: u64,
+    lanes: u16,
     /// Which keys the server evicts when its memory is full.
     pub(super) policy: String,
     /// The list of members: its generation, and for how many ms it has existed, at least. Zeros for none that was asked
@@ -26,8 +27,27 @@ pub(super) struct Found {
     pub(super) list: (u64, u64),
 }
 
-/// Runs RUN, as each new connection does before it is used. A subscriber adds itself as a member.
+/// Runs RUN, as each new connection does before it is used. A subscriber adds itself as a member. If the clock does not
+/// say that its lane may be used, that is settled first, by [`settle`](super::lanes::settle). The error of a lane
+/// that is not used names the number of lanes that the namespace has.
 pub(super) async fn run(
+    names: &Names,
+    me: Option<Member>,
+    connection: MultiplexedConnection,
+    settling: impl Future<Output = RedisResult<()>>,
+) -> RedisResult<Found> {
+    let mut found = ask(names, me, connection.clone()).await?;
+    if found.lanes == 0 {
+        settling.await?;
+        found = ask(names, me, connection).await?;
+    }
+    if found.lanes != names.lanes {
+        return Err(other_lanes(found.lanes));
+    }
+    Ok(found)
+}
+
+async fn ask(
     names: &Names,
     me: Option<Member>,
     connection: MultiplexedConnection,
@@ -37,7 +57,7 @@ pub(super) async fn run(
     if let Some(me) = me {
         run.arg(me.info.id).arg(members::entry(&me));
     }
-    let answer: (u64, u64, u64, u64, u64, String, String, u64, u64) = run.run(connection).await?;
+    let answer: (u64, u64, u64, u64, u16, String, String, u64, u64) = run.run(connection).await?;
     let (epoch, seq, ver, now, lanes, life, policy, generation, age) = answer;
     Ok(Found {
         clock: clock([epoch, seq, ver, now], &life),
@@ -55,15 +75,5 @@ pub(super) fn clock([epoch, seq, ver, now]: [u64; 4], life: &str) -> LaneClock {
         seq,
         ver,
         now,
-    }
-}
-
-impl Found {
-    /// Two numbers of lanes in one fleet would lose invalidations without a sign.
-    pub(super) fn check_lanes(&self, names: &Names) -> Result<(), L2Error> {
-        let other = || L2Error::unexpected("the namespace was set up with another number of lanes");
-        (self.lanes == u64::from(names.lanes))
-            .then_some(())
-            .ok_or_else(other)
     }
 }

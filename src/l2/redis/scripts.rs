@@ -20,6 +20,7 @@ pub(super) const CLOCK: &str = concat!(include_str!("send.lua"), include_str!("c
 const LEASE: &str = include_str!("lease.lua");
 const LIFE: &str = include_str!("life.lua");
 const LIST: &str = include_str!("list.lua");
+const NAMED_LANES: &str = include_str!("named_lanes.lua");
 pub(super) const MARK: &str = include_str!("mark.lua");
 pub(super) const STAGED: &str = include_str!("staged.lua");
 const EPOCH: &str = include_str!("epoch.lua");
@@ -53,6 +54,7 @@ lua! {
     END_LEASES: [ALLOW_OOM, CLOCK], "end_leases.lua";
     REMOVE: [ALLOW_OOM, CLOCK], "remove.lua";
     RUN: [ALLOW_OOM, CLOCK, LIFE, LIST], "run.lua";
+    LANES: [ALLOW_OOM, NAMED_LANES], "lanes.lua";
     MEMBERS: [ALLOW_OOM, LIST], "members.lua";
     FORGET: [ALLOW_OOM], "forget.lua";
     SWEEP: [ALLOW_OOM, LIST], "sweep.lua";
@@ -80,6 +82,7 @@ mod tests {
             CLOCK,
             EPOCH,
             TAG_LIST,
+            NAMED_LANES,
             include_str!("elsewhere.lua"),
         ];
         let script = parts.concat();

@@ -12,6 +12,7 @@ use tokio::time::{Instant, timeout};
 
 use super::error::connect_error;
 use super::home::Home;
+use super::lanes::settle;
 use super::names::Names;
 use super::pubsub::{Channel, Heartbeat, PubSub, Route};
 use super::run::{CONNECT, Found, run};
@@ -53,7 +54,6 @@ impl Subscriptions {
         // Messages that arrive from here on wait in the queue, until the caller knows by the clock which of them are
         // new. Several round trips: more than a request may take.
         let (found, pubsub, route, shared) = in_time(self.open(me, queue)).await??;
-        found.check_lanes(&self.names)?;
         let subscription = RedisSubscription {
             pubsub,
             inbox: Inbox::new(messages),
@@ -110,7 +110,8 @@ impl Subscriptions {
         let subscribing = pubsub.subscribe(channel, receive);
         let route = join(naming, subscribing).await.1?;
         let member = Member::new(me, Applied::NOTHING);
-        let running = run(&self.names, Some(member), connection);
+        let settling = settle(&self.names, &self.home, &connection);
+        let running = run(&self.names, Some(member), connection.clone(), settling);
         // The answer is a proof like that of a heartbeat, and the connection may be one that others have made.
         let (found, confirmed) = join(running, pubsub.confirm(slot)).await;
         confirmed.inspect_err(|_| pubsub.doubt())?;

@@ -89,7 +89,7 @@ use self::worker::{Options, Worker, read};
 use self::write::Store;
 pub use self::write::{Stored, Write};
 use crate::cache::{Cache, key_text};
-use crate::engine::{Context, Lanes};
+use crate::engine::{Context, Engine, Lanes};
 use crate::error::WriteError;
 use crate::key::{CacheKey, Key};
 use crate::l2::{Append, Kind, Pending, WriteStream, Written};
@@ -136,6 +136,9 @@ struct Stream<V: Value> {
 #[must_use = "its worker ends when it is dropped"]
 pub struct WriteBehind<K, V: Send + Sync + 'static> {
     cache: Cache<K, V>,
+    /// The lanes of the streams. Once the namespace has others, these take no writes: no worker would find those that the
+    /// others take.
+    engine: Arc<Engine<V>>,
     capacity: u64,
     counters: Arc<Counters>,
     streams: Lanes<Stream<V>>,
@@ -239,7 +242,7 @@ where
     {
         let (text, encoded) = named::<K, _, _>(key)?;
         // One call for a key at a time, or the calls of this instance would fail each other's attempts.
-        let writes = self.cache.engine().writes().of(&text);
+        let writes = self.engine.writes().of(&text);
         let mut attempts = writes.attempts(&text).await;
         loop {
             attempts.next().await.map_err(Reason::from)?;
@@ -275,7 +278,7 @@ where
             most: self.capacity,
             version,
         };
-        let writes = self.cache.engine().writes().of(&key);
+        let writes = self.engine.writes().of(&key);
         let wake = &self.streams.of(&key).wake;
         match writes
             .append(key, value, append)
@@ -529,7 +532,8 @@ where
             return misuse("store is not set");
         };
         // Now, and not at the first write, which a service may make hours later.
-        let contexts = &self.cache.engine().contexts;
+        let engine = Arc::clone(self.cache.engine());
+        let contexts = &engine.contexts;
         if contexts.iter().any(|ctx| ctx.lane.write_stream().is_none()) {
             return Err(Reason::Unsupported.into());
         }
@@ -573,6 +577,7 @@ where
         });
         Ok(WriteBehind {
             cache: self.cache,
+            engine,
             capacity: self.capacity,
             counters,
             streams,

@@ -345,3 +345,26 @@ async fn mistakes_are_named() {
     let cluster = RedisL2::cluster(["redis://a"]).unwrap();
     assert!(cluster.primary_like("redis://b").is_err());
 }
+
+/// Each clock is with the node of its slot, and the instances go on with the larger number.
+#[tokio::test]
+async fn lanes_grow_on_a_cluster() {
+    let cluster = RedisCluster::start().await;
+    let on_it = |lanes| {
+        let builder = Cache::<String, String>::builder("test:lanes").l2(l2(&cluster));
+        builder.lanes(lanes).build().unwrap()
+    };
+    let one = on_it(1);
+    one.ready().await;
+    one.insert("k", "of one".to_owned()).await.unwrap();
+    let four = on_it(4);
+    four.ready().await;
+    for (writer, reader, value) in [(&four, &one, "a"), (&one, &four, "b")] {
+        eventually("one reads what the other writes", async || {
+            let written = writer.insert("k", value.to_owned()).await;
+            written.is_ok() && reader.get("k").await.is_some_and(|entry| *entry == value)
+        })
+        .await;
+    }
+    assert_eq!(four.stats().l2_errors, 0);
+}

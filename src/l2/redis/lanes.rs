@@ -1,0 +1,129 @@
+//! How many lanes a namespace has, where the instances that use it were told different numbers (rule 27): the larger one
+//! counts. The clock of the only lane of one, `{ns.0}!clock`, names the number, whether or not that lane is used.
+//!
+//! Each step is about one clock, as the clocks may lie on several servers.
+
+use std::io;
+
+use deadpool_redis::redis::aio::MultiplexedConnection;
+use deadpool_redis::redis::{RedisResult, cmd};
+use futures::future::try_join_all;
+
+use super::call::Call;
+use super::error::other_lanes;
+use super::home::Home;
+use super::names::{CLOCK, LIVE, LOG, Names};
+use super::scripts;
+use crate::l2::{LaneName, LaneNumber};
+use crate::vocabulary::MOST_LANES;
+
+/// Makes sure that the lanes of these names may be used: that no others are, and that none will be. An error names the
+/// number of lanes that the namespace has instead.
+pub(super) async fn settle(
+    names: &Names,
+    home: &Home,
+    connection: &MultiplexedConnection,
+) -> RedisResult<()> {
+    let all = Clocks {
+        names,
+        home,
+        connection,
+    };
+    // Another instance may name a larger number meanwhile; that does not happen more often.
+    for _ in 0..=MOST_LANES {
+        let known = all.look().await?;
+        // It is missing at first, and if it was lost: then the clocks of other lanes know it, and which were used.
+        let named = known.first().copied().unwrap_or(0);
+        let most = known.iter().copied().fold(names.lanes, u16::max);
+        // Before the new number is named: no lane of that is used before.
+        for lanes in 2..most {
+            if known.contains(&lanes) {
+                all.close(lanes, most).await?;
+            }
+        }
+        // The only lane of one is closed in this step.
+        let named = (all.step(LaneNumber::ONLY, Some(named), most)).await?;
+        if named == most {
+            all.open(most).await?;
+            let is_it = most == names.lanes;
+            return is_it.then_some(()).ok_or_else(|| other_lanes(most));
+        }
+    }
+    Err(other_lanes(MOST_LANES))
+}
+
+/// The clocks of all lanes that the namespace may have.
+struct Clocks<'a> {
+    names: &'a Names,
+    home: &'a Home,
+    /// Of the lane whose names these are.
+    connection: &'a MultiplexedConnection,
+}
+
+impl Clocks<'_> {
+    fn names(&self, lane: LaneNumber) -> Names {
+        let namespace = &self.names.namespace;
+        Names::new(LaneName { namespace, lane }, self.home.database())
+    }
+
+    async fn connection(&self, names: &Names) -> RedisResult<MultiplexedConnection> {
+        let connection = self.home.connection(names.slot, self.connection).await;
+        connection.map_err(|error| io::Error::other(error).into())
+    }
+
+    /// The number that each clock names; zero for none.
+    async fn look(&self) -> RedisResult<Vec<u16>> {
+        let all = (1..=MOST_LANES).flat_map(LaneNumber::all);
+        // A connection sends them one after the other, without a wait in between.
+        try_join_all(all.map(|lane| self.named(lane))).await
+    }
+
+    /// A user of one number of lanes may have no right to read others.
+    async fn named(&self, lane: LaneNumber) -> RedisResult<u16> {
+        let names = self.names(lane);
+        let mut connection = self.connection(&names).await?;
+        let mut ask = cmd("HGET");
+        ask.arg(names.name(CLOCK, "")).arg("lanes");
+        let named: RedisResult<Option<Vec<u8>>> = ask.query_async(&mut connection).await;
+        match named {
+            Ok(named) => {
+                let number = named.and_then(|text| str::from_utf8(&text).ok()?.parse().ok());
+                Ok(number.filter(|lanes| *lanes <= MOST_LANES).unwrap_or(0))
+            }
+            Err(error) if matches!(error.code(), Some("NOPERM" | "WRONGTYPE")) => Ok(0),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Has a clock name this number, if it names `from`; or without that, if it names a smaller one. Returns which one
+    /// it names then.
+    async fn step(&self, lane: LaneNumber, from: Option<u16>, to: u16) -> RedisResult<u16> {
+        let names = self.names(lane);
+        let mut step = Call::new(&scripts::LANES, &names, 3);
+        step.own(&[CLOCK, LOG, LIVE]).arg(lane.of);
+        step.arg(from.map_or_else(String::new, |from| from.to_string()));
+        step.arg(to).load();
+        step.run(self.connection(&names).await?).await
+    }
+
+    /// No lane of this number is used from here on.
+    async fn close(&self, lanes: u16, most: u16) -> RedisResult<()> {
+        let closed = LaneNumber::all(lanes).map(|lane| self.step(lane, None, most));
+        refuse_others(try_join_all(closed).await?, most)
+    }
+
+    /// The lanes of this number may be used.
+    async fn open(&self, lanes: u16) -> RedisResult<()> {
+        if lanes == 1 {
+            return Ok(());
+        }
+        let opened = LaneNumber::all(lanes).map(|lane| self.step(lane, Some(0), lanes));
+        refuse_others(try_join_all(opened).await?, lanes)
+    }
+}
+
+/// Another instance has named a larger number than this one in some of the lanes.
+fn refuse_others(named: Vec<u16>, most: u16) -> RedisResult<()> {
+    let others = named.into_iter().find(|named| *named != most);
+    others.map_or(Ok(()), |named| Err(other_lanes(named)))
+}

@@ -1,0 +1,224 @@
+//! The number of lanes changes while instances that were told different numbers run beside each other (rule 27).
+
+use std::io;
+use std::time::Duration;
+
+use deadpool_redis::redis::cmd;
+use futures::future::join_all;
+use larder::write_behind::WriteBehind;
+use larder::{Cache, Loaded};
+
+use crate::fleet::{Fleet, Set, Source, Texts, over_both_stores, without_heartbeats};
+use crate::support::eventually::eventually;
+use crate::support::network::{Network, Step, Way};
+
+over_both_stores!(
+    invalidations_reach_all_while_the_lanes_change,
+    what_former_lanes_do_not_accept_is_delivered_in_those_of_now,
+    an_instance_that_is_told_a_smaller_number_takes_the_larger_one,
+    an_instance_that_is_switched_off_stays_so,
+    lanes_in_which_writes_may_wait_are_not_left,
+);
+
+async fn of(fleet: &Fleet, lanes: u16) -> (Texts, Network) {
+    fleet.instance_with(|set| set.lanes(lanes)).await
+}
+
+/// An instance with one lane that does not hear of others: its connection is half-open.
+async fn deaf(fleet: &Fleet, set: impl FnOnce(Set) -> Set) -> (Texts, Network) {
+    let (deaf, wire) = fleet.instance_with(set).await;
+    wire.silence(true);
+    (deaf, wire)
+}
+
+/// Waits until all have the same lanes, as each sees what another one writes.
+async fn agree(all: &[&Texts]) {
+    for (n, writer) in all.iter().enumerate() {
+        for reader in all {
+            eventually("one reads what the other writes", async || {
+                let value = format!("of {n}");
+                let written = writer.insert("agreed", value.clone()).await;
+                written.is_ok() && reader.get("agreed").await.as_deref() == Some(&value)
+            })
+            .await;
+        }
+    }
+}
+
+/// Changes the source of some keys, and invalidates them; a write that is deferred is delivered later.
+async fn change(cache: &Texts, sources: &[Source], who: &str) {
+    for round in 0..40 {
+        let at = round % sources.len();
+        sources[at].set(&format!("{round} of {who}"));
+        if let Err(error) = cache.invalidate(&format!("k{at}")).await {
+            assert!(error.is_deferred(), "{error}");
+        }
+        load(cache, sources).await;
+    }
+}
+
+async fn load(cache: &Texts, sources: &[Source]) -> Vec<String> {
+    let loads = sources.iter().enumerate().map(async |(at, source)| {
+        let loaded = source.through(cache, &format!("k{at}")).await;
+        (*loaded.unwrap()).clone()
+    });
+    join_all(loads).await
+}
+
+async fn invalidations_reach_all_while_the_lanes_change(fleet: Fleet) {
+    let sources: Vec<Source> = (0..6).map(|_| Source::new("first")).collect();
+    let (a, _) = of(&fleet, 1).await;
+    let (b, _) = of(&fleet, 1).await;
+    let began = async |lanes, who| {
+        let (cache, _) = of(&fleet, lanes).await;
+        change(&cache, &sources, who).await;
+        cache
+    };
+    let ((), (), c, d) = tokio::join!(
+        change(&a, &sources, "a"),
+        change(&b, &sources, "b"),
+        began(4, "c"),
+        began(3, "d"),
+    );
+    agree(&[&a, &b, &c, &d]).await;
+    let now = join_all(sources.iter().map(|source| source.clone().load())).await;
+    let now: Vec<String> = now.into_iter().map(Result::unwrap).collect();
+    for (cache, who) in [(&a, "a"), (&b, "b"), (&c, "c"), (&d, "d")] {
+        eventually(who, async || load(cache, &sources).await == now).await;
+    }
+}
+
+async fn what_former_lanes_do_not_accept_is_delivered_in_those_of_now(fleet: Fleet) {
+    let (c, _) = of(&fleet, 1).await;
+    for (n, call) in ["key", "tag", "prefix", "clear"].into_iter().enumerate() {
+        // It has the lanes from before, as another one is the first that hears of those of now.
+        let (a, to_a) = deaf(&fleet, without_heartbeats).await;
+        let (b, _) = of(&fleet, 2 << n).await;
+        agree(&[&b, &c]).await;
+        let tagged = |tag: &str| Loaded::new("old".to_owned()).tags([tag.to_owned()]);
+        for key in ["late", "key", "tag", "prefix", "other"] {
+            c.insert(key, tagged(key)).await.unwrap();
+        }
+        // This one could not be sent before. That has to be made up for, too.
+        to_a.lose(Step::Invalidate, Way::Request, 1);
+        assert!(a.invalidate("late").await.unwrap_err().is_deferred());
+        let done = match call {
+            "key" => a.invalidate("key").await.map(drop),
+            "tag" => a.invalidate_tag("tag").await.map(drop),
+            "prefix" => a.invalidate_prefix("pre").await.map(drop),
+            _ => a.clear().await.map(drop),
+        };
+        assert!(done.unwrap_err().is_deferred(), "{call}");
+        assert!(a.get("late").await.is_none() && a.get(call).await.is_none());
+        to_a.silence(false);
+        eventually(call, async || {
+            c.get("late").await.is_none() && c.get(call).await.is_none()
+        })
+        .await;
+        // The removal of a prefix takes several steps, and all keys go if one of them fails.
+        let is_one = matches!(call, "key" | "tag");
+        eventually(call, async || c.get("other").await.is_some() == is_one).await;
+        agree(&[&a, &b, &c]).await;
+    }
+}
+
+async fn an_instance_that_is_told_a_smaller_number_takes_the_larger_one(fleet: Fleet) {
+    let (a, _) = of(&fleet, 2).await;
+    let (b, _) = of(&fleet, 4).await;
+    agree(&[&a, &b]).await;
+    a.close().await;
+    drop(a);
+    // It is restarted while the deploy goes on, and others come.
+    for lanes in [2, 1, 3, 4] {
+        let (again, _) = of(&fleet, lanes).await;
+        agree(&[&again, &b]).await;
+        assert!(again.health().is_ok());
+        assert_eq!(again.stats().l2_errors, 0, "{lanes}");
+    }
+    // Once more, and to the most that there are.
+    let (c, _) = of(&fleet, 16).await;
+    agree(&[&b, &c]).await;
+    b.close().await;
+    assert!(b.insert("k", "v".to_owned()).await.is_ok() || b.health().is_l2_up());
+}
+
+#[tokio::test]
+async fn one_that_waits_for_all_waits_for_those_with_former_lanes() {
+    let fleet = Fleet::redis().await;
+    let short = |set: Set| set.max_staleness(Duration::from_millis(600));
+    let source = Source::new("old");
+    let (a, to_a) = fleet.instance_with(short).await;
+    source.through(&a, "k").await.unwrap();
+    to_a.silence(true);
+    let (c, _) = fleet.instance_with(|set| short(set).lanes(4)).await;
+    source.set("new");
+    c.invalidate_and_wait("k").await.unwrap();
+    assert!(
+        a.get_local("k").is_none(),
+        "it may still have relied on a proof"
+    );
+}
+
+async fn an_instance_that_is_switched_off_stays_so(fleet: Fleet) {
+    let (a, _) = of(&fleet, 1).await;
+    a.set_enabled(false);
+    let (c, _) = of(&fleet, 4).await;
+    let one = async || a.stats().l1_flushes;
+    let before = one().await;
+    c.insert("k", "v".to_owned()).await.unwrap();
+    assert!(a.get("k").await.is_none() && !a.is_enabled());
+    a.ready().await;
+    a.set_enabled(true);
+    agree(&[&a, &c]).await;
+    assert!(a.get("k").await.is_some() && one().await >= before);
+}
+
+async fn lanes_in_which_writes_may_wait_are_not_left(fleet: Fleet) {
+    let on_it = |lanes| {
+        let builder = Cache::builder("test:text").lanes(lanes);
+        let builder = match &fleet {
+            Fleet::Memory { l2, .. } => builder.l2(l2.clone()),
+            Fleet::Redis { l2, .. } => builder.l2(l2.clone()),
+        };
+        let cache: Texts = builder.build().unwrap();
+        cache
+    };
+    let a = on_it(1);
+    let fail = async |_| Err::<(), _>(io::Error::other("no"));
+    let behind = WriteBehind::builder(a.clone()).store(fail).build().unwrap();
+    behind.insert("k", "v".to_owned()).await.unwrap();
+    let c = on_it(4);
+    assert!(
+        c.insert("k", "w".to_owned())
+            .await
+            .unwrap_err()
+            .is_deferred()
+    );
+    a.insert("other", "v".to_owned()).await.unwrap();
+    assert_eq!(behind.stats().await.unwrap().pending, 1);
+}
+
+/// As after an eviction: which lanes are used is found out by the others.
+#[tokio::test]
+async fn the_lanes_are_known_though_the_clock_that_names_them_is_lost() {
+    let fleet = Fleet::redis().await;
+    let Fleet::Redis { server, .. } = &fleet else {
+        panic!("it is one");
+    };
+    let mut raw = server.connection().await;
+    let (c, _) = of(&fleet, 4).await;
+    let () = cmd("DEL")
+        .arg("{test:text.0}!clock")
+        .query_async(&mut raw)
+        .await
+        .unwrap();
+    let (a, _) = of(&fleet, 1).await;
+    agree(&[&a, &c]).await;
+    let named: u16 = cmd("HGET")
+        .arg("{test:text.0}!clock")
+        .arg("lanes")
+        .query_async(&mut raw)
+        .await
+        .unwrap();
+    assert_eq!(named, 4, "and named there again");
+}
