@@ -73,6 +73,7 @@ macro_rules! counters {
 
         impl Counters {
             pub(crate) fn snapshot(&self, l1_flushes: u64) -> Stats {
+                let l1_flushes = self.flushes.load(Ordering::Relaxed) + l1_flushes;
                 Stats { $($name: self.sum(|counted| &counted.$name),)* l1_flushes, l1_entries: 0 }
             }
         }
@@ -114,20 +115,28 @@ impl IntoIterator for &Stats {
 
 /// The counters of one instance. It dereferences to those of the current thread.
 #[derive(Debug, Default)]
-pub(crate) struct Counters(ThreadLocal<OfThread>);
+pub(crate) struct Counters {
+    each: ThreadLocal<OfThread>,
+    /// How often an L1 was flushed that is no longer used.
+    flushes: AtomicU64,
+}
 
 impl Deref for Counters {
     type Target = OfThread;
 
     #[inline]
     fn deref(&self) -> &OfThread {
-        self.0.get_or_default()
+        self.each.get_or_default()
     }
 }
 
 impl Counters {
+    pub(crate) fn add_flushes(&self, flushes: u64) {
+        self.flushes.fetch_add(flushes, Ordering::Relaxed);
+    }
+
     fn sum(&self, counter: impl Fn(&OfThread) -> &Counter) -> u64 {
-        let threads = self.0.iter();
+        let threads = self.each.iter();
         let counts = threads.map(|thread| counter(thread).0.load(Ordering::Relaxed));
         counts.fold(0, u64::wrapping_add)
     }

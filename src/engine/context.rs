@@ -2,8 +2,8 @@
 //!
 //! Architecture invariant: the state of one part is in that part, and logic is here only where several parts need it.
 
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, OnceLock};
 
 use super::backoff::Backoff;
 use super::breaker::Breaker;
@@ -32,7 +32,7 @@ pub(crate) struct Context<V> {
     pub(crate) breaker: Breaker,
     pub(crate) convert: Convert<V>,
     /// Invalidations that L2 has yet to be sent.
-    pub(crate) deferred: Deferred,
+    pub(crate) deferred: Deferred<Lanes<Arc<Self>>>,
     /// Keys whose load or refresh failed.
     pub(crate) backoff: Backoff,
     pub(crate) counters: Arc<Counters>,
@@ -40,10 +40,6 @@ pub(crate) struct Context<V> {
     pub(crate) metrics: Arc<Metrics>,
     /// The id of this instance, as its messages name it.
     pub(crate) instance: u64,
-    /// How often L1 was flushed while the namespace had fewer lanes.
-    pub(crate) flushed_before: u64,
-    /// The lanes that are used in place of this one, once the namespace has others (rule 27).
-    pub(crate) next: OnceLock<Arc<Lanes<Arc<Context<V>>>>>,
 }
 
 impl<V: Value> Lanes<Arc<Context<V>>> {
@@ -55,8 +51,7 @@ impl<V: Value> Lanes<Arc<Context<V>>> {
     pub(crate) fn counted(&self) -> Stats {
         // Generations count from one, and each flush begins another.
         let flushes = self.iter().map(|ctx| ctx.l1.freshness.generation() - 1);
-        let flushes = self.first().flushed_before + flushes.sum::<u64>();
-        self.first().counters.snapshot(flushes)
+        self.first().counters.snapshot(flushes.sum())
     }
 
     pub(crate) fn entries(&self) -> u64 {
@@ -90,7 +85,7 @@ impl<V: Value> Context<V> {
     /// Has the lanes that are used in place of this one deliver what is deferred here. Called after each deferral, and
     /// when there are such lanes: so none is left behind.
     pub(crate) fn hand_over(&self) {
-        let Some(next) = self.next.get() else {
+        let Some(next) = self.deferred.next.get() else {
             return;
         };
         let lanes_of = |target: &Target| match target {

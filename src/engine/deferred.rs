@@ -4,8 +4,8 @@
 
 use std::collections::BTreeMap;
 use std::mem;
-use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, OnceLock};
 use std::time::Duration;
 
 use crate::clock::{Tick, millis, nanos};
@@ -26,8 +26,7 @@ pub(crate) enum Target {
 }
 
 /// Keys and tags that have to be invalidated in L2. Until then, this instance uses them in neither level.
-#[derive(Default)]
-pub(crate) struct Deferred {
+pub(crate) struct Deferred<Next = ()> {
     capacity: usize,
     /// More than fit are all keys alone, by one clear.
     pending: Mutex<BTreeMap<Target, DeferredInvalidation>>,
@@ -37,6 +36,8 @@ pub(crate) struct Deferred {
     order: AtomicU64,
     /// Whether nothing is delivered any more, so that deferred invalidations are lost.
     is_closed: AtomicBool,
+    /// The lanes that deliver it in place of this one, once the namespace has others (rule 27).
+    pub(super) next: OnceLock<Arc<Next>>,
 }
 
 /// An invalidation of a key, or of all of them, that is to be sent.
@@ -76,12 +77,15 @@ impl Deferral {
     }
 }
 
-impl Deferred {
+impl<Next> Deferred<Next> {
     pub(crate) fn new(capacity: usize) -> Self {
         Self {
             capacity,
             order: AtomicU64::new(1),
-            ..Self::default()
+            pending: Mutex::default(),
+            any: AtomicBool::default(),
+            is_closed: AtomicBool::default(),
+            next: OnceLock::new(),
         }
     }
 
@@ -276,7 +280,7 @@ mod tests {
 
     #[test]
     fn a_clear_is_sent_once_however_early_its_inserts_were_given_up() {
-        let deferred = Deferred::new(1);
+        let deferred: Deferred = Deferred::new(1);
         deferred.defer(Target::Key("a".into()), late_insert(500, 450 * MS));
         deferred.defer(Target::Key("b".into()), late_insert(700, 650 * MS));
         assert!(!is_due(&deferred, 649 * MS), "an insert may still land");
@@ -288,7 +292,7 @@ mod tests {
 
     #[test]
     fn what_was_sent_too_early_is_sent_once_more_and_not_before_that_is_of_use() {
-        let deferred = Deferred::new(2);
+        let deferred: Deferred = Deferred::new(2);
         let key = Key::from("a");
         deferred.defer(Target::Key(key.clone()), late_insert(500, 450 * MS));
         assert!(is_due(&deferred, 100 * MS));
@@ -316,7 +320,7 @@ mod tests {
 
     #[test]
     fn an_earlier_write_does_not_settle_a_later_one() {
-        let deferred = Deferred::new(2);
+        let deferred: Deferred = Deferred::new(2);
         let key = Key::from("a");
         let earlier = deferred.next_order();
         deferred.defer(Target::Key(key.clone()), Deferral::default());
@@ -349,7 +353,7 @@ mod tests {
 
     #[test]
     fn what_only_makes_stale_does_not_settle_a_removal() {
-        let deferred = Deferred::new(2);
+        let deferred: Deferred = Deferred::new(2);
         let (key, expire) = (
             Key::from("a"),
             Deferral {
@@ -377,7 +381,7 @@ mod tests {
     /// Or those that L2 refuses would hold the others up.
     #[test]
     fn keys_and_tags_are_sent_in_the_order_in_which_they_were_deferred() {
-        let deferred = Deferred::new(3);
+        let deferred: Deferred = Deferred::new(3);
         let sent = |deferred: &Deferred| match deferred.next(0, u64::MAX) {
             Some((Step::Invalidate { .. }, keys)) => format!("keys {keys:?}"),
             Some((Step::InvalidateTags, tags)) => format!("tags {tags:?}"),
@@ -412,7 +416,7 @@ mod tests {
     /// Or a delivery that L2 refuses would be sent again and again.
     #[test]
     fn what_is_deferred_again_is_not_part_of_the_same_delivery() {
-        let deferred = Deferred::new(2);
+        let deferred: Deferred = Deferred::new(2);
         deferred.defer(Target::Key("a".into()), Deferral::default());
         let order = deferred.next_order();
         assert!(deferred.next(0, order).is_some());

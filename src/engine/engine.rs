@@ -125,15 +125,10 @@ impl<V: Value> Engine<V> {
             options,
             counters,
         });
-        Self::with_lanes(&instance, lanes, is_off, 0)
+        Self::with_lanes(&instance, lanes, is_off)
     }
 
-    fn with_lanes(
-        instance: &Arc<Instance<V>>,
-        lanes: u16,
-        is_off: bool,
-        flushed_before: u64,
-    ) -> Arc<Self> {
+    fn with_lanes(instance: &Arc<Instance<V>>, lanes: u16, is_off: bool) -> Arc<Self> {
         let of = &**instance;
         let other_lanes = Arc::new(watch::Sender::new(0));
         let contexts = Lanes::new(lanes, |lane| {
@@ -178,8 +173,6 @@ impl<V: Value> Engine<V> {
                 counters: Arc::clone(counters),
                 events: Arc::clone(events),
                 metrics: Arc::clone(metrics),
-                flushed_before,
-                next: OnceLock::new(),
             })
         });
         let contexts = Arc::new(contexts);
@@ -256,14 +249,18 @@ impl<V: Value> Engine<V> {
             return;
         }
         let is_off = self.contexts.first().is_off();
-        let flushes = self.contexts.counted().l1_flushes;
-        let next = Self::with_lanes(&self.instance, lanes, is_off, flushes);
+        let flushes = self
+            .contexts
+            .iter()
+            .map(|ctx| ctx.l1.freshness.generation() - 1);
+        self.instance.counters.add_flushes(flushes.sum());
+        let next = Self::with_lanes(&self.instance, lanes, is_off);
         let contexts = Arc::clone(&next.contexts);
         // Calls that begin from here on are carried out there.
         let _ = self.next.set(next);
         self.stop();
         for ctx in self.contexts.iter() {
-            let _ = ctx.next.set(Arc::clone(&contexts));
+            let _ = ctx.deferred.next.set(Arc::clone(&contexts));
             ctx.hand_over();
             ctx.l1.empty();
         }
