@@ -179,6 +179,7 @@ async fn lanes_in_which_writes_may_wait_are_not_left(fleet: Fleet) {
         let builder = match &fleet {
             Fleet::Memory { l2, .. } => builder.l2(l2.clone()),
             Fleet::Redis { l2, .. } => builder.l2(l2.clone()),
+            Fleet::Cluster(_) => panic!("several servers"),
         };
         let cache: Texts = builder.build().unwrap();
         cache

@@ -10,6 +10,7 @@ use larder::{Builder, Cache, Clock, Entry, LoadError, MemoryL2, MemorySnapshot, 
 use crate::support::eventually::eventually;
 use crate::support::home;
 use crate::support::network::{Gate, Network};
+use crate::support::redis_cluster::RedisCluster;
 use crate::support::redis_server::RedisServer;
 
 pub(crate) type Texts = Cache<String, String>;
@@ -37,6 +38,8 @@ pub(crate) enum Fleet {
         url: String,
         l2: RedisL2,
     },
+    /// Three primaries.
+    Cluster(RedisCluster),
 }
 
 impl Fleet {
@@ -55,6 +58,10 @@ impl Fleet {
         Self::on(server, url)
     }
 
+    pub(crate) async fn cluster() -> Self {
+        Self::Cluster(RedisCluster::start_with(3, 0, &[]).await)
+    }
+
     /// On a server that was started, behind this URL.
     pub(crate) fn on(server: RedisServer, url: String) -> Self {
         let l2 = home::open(&url);
@@ -64,7 +71,7 @@ impl Fleet {
     pub(crate) fn advance(&self, by: Duration) {
         match self {
             Self::Memory { clock, .. } => clock.advance(by),
-            Self::Redis { .. } => panic!("a test cannot advance the time of a Redis"),
+            _ => panic!("a test cannot advance the time of a Redis"),
         }
     }
 
@@ -76,7 +83,7 @@ impl Fleet {
     pub(crate) fn snapshot(&self) -> MemorySnapshot {
         match self {
             Self::Memory { l2, .. } => l2.snapshot(),
-            Self::Redis { .. } => panic!("its server saves what it holds"),
+            _ => panic!("its server saves what it holds"),
         }
     }
 
@@ -84,14 +91,14 @@ impl Fleet {
     pub(crate) fn restore(&self, snapshot: &MemorySnapshot) {
         match self {
             Self::Memory { l2, .. } => l2.restore(snapshot),
-            Self::Redis { .. } => panic!("its server is killed, and started again"),
+            _ => panic!("its server is killed, and started again"),
         }
     }
 
     pub(crate) fn server(&mut self) -> &mut RedisServer {
         match self {
-            Self::Memory { .. } => panic!("there is no server"),
             Self::Redis { server, .. } => server,
+            _ => panic!("there is no server, or several"),
         }
     }
 
@@ -121,12 +128,13 @@ impl Fleet {
                 Network::new(l2.clone())
             }
             Self::Redis { url, .. } => Network::new(home::open(url)),
+            Self::Cluster(nodes) => Network::new(RedisL2::cluster(nodes.urls()).unwrap()),
         };
         let mut builder = Cache::builder("test:text").l2(network.clone());
         builder = match self {
             Self::Memory { clock, .. } => builder.clock(clock.clone()),
             // Tests count what happens in one lane, also where a cluster has more by default.
-            Self::Redis { .. } => builder.l2_timeout(UNHURRIED).lanes(1),
+            _ => builder.l2_timeout(UNHURRIED).lanes(1),
         };
         (builder, network)
     }

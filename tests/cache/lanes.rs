@@ -5,7 +5,7 @@ use std::io;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use futures::future::join_all;
+use futures::future::{FutureExt, join_all};
 use futures::stream;
 use larder::l2::{L2, Lane, LaneName, OnConnect};
 use larder::{Cache, Loaded, MemoryL2};
@@ -21,6 +21,21 @@ over_both_stores!(
     a_warm_up_stores_the_values_of_all_lanes,
     an_update_loses_no_change,
 );
+
+/// The same on lanes of several servers.
+#[tokio::test]
+async fn on_a_cluster() {
+    for test in [
+        |fleet| entries_come_in_the_order_of_their_keys(fleet).boxed(),
+        |fleet| missing_keys_of_all_lanes_are_loaded(fleet).boxed(),
+        |fleet| a_change_of_all_keys_reaches_all_lanes(fleet).boxed(),
+        |fleet| a_token_names_the_writes_of_all_lanes(fleet).boxed(),
+        |fleet| a_warm_up_stores_the_values_of_all_lanes(fleet).boxed(),
+        |fleet| an_update_loses_no_change(fleet).boxed(),
+    ] {
+        test(Fleet::cluster().await).await;
+    }
+}
 
 const LANES: u16 = 4;
 

@@ -36,7 +36,7 @@ async fn reader(fleet: &Fleet, set: impl FnOnce(Set) -> Set) -> Texts {
 fn server(fleet: &Fleet) -> &crate::support::redis_server::RedisServer {
     match fleet {
         Fleet::Redis { server, .. } => server,
-        Fleet::Memory { .. } => panic!("there is no server"),
+        _ => panic!("there is no server, or several"),
     }
 }
 

@@ -320,6 +320,7 @@ async fn publish_unknown(fleet: &Fleet) {
     let l2: &dyn L2 = match fleet {
         Fleet::Memory { l2, .. } => l2,
         Fleet::Redis { l2, .. } => l2,
+        Fleet::Cluster(_) => panic!("several lanes"),
     };
     let lane: Box<dyn Lane> = l2.lane("test:text".into(), LIMIT, Box::new(|_| ()));
     let payload = [&[200], &7_u64.to_be_bytes()[..], b"?"].concat();

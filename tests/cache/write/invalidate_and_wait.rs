@@ -207,6 +207,7 @@ fn lane(fleet: &Fleet) -> Box<dyn Lane> {
     match fleet {
         Fleet::Memory { l2, .. } => l2.lane("test:text".into(), LIMIT, Box::new(|_| {})),
         Fleet::Redis { l2, .. } => l2.lane("test:text".into(), LIMIT, Box::new(|_| {})),
+        Fleet::Cluster(_) => panic!("several lanes"),
     }
 }
 

@@ -164,6 +164,7 @@ async fn a_value_that_waits_for_its_source_has_the_tags(fleet: Fleet) {
         let builder = tags(match &fleet {
             Fleet::Memory { l2, .. } => builder.l2(l2.clone()),
             Fleet::Redis { l2, .. } => builder.l2(l2.clone()),
+            Fleet::Cluster(_) => panic!("several lanes"),
         });
         let cache = builder.build().unwrap();
         cache.ready().await;

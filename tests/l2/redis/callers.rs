@@ -7,11 +7,13 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::SeqCst};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
+use futures::future::join_all;
 use larder::{Cache, Loaded, RedisL2, Source};
+use tokio::sync::OwnedMutexGuard;
 use tokio::task::JoinSet;
-use tokio::time::{Instant, sleep};
+use tokio::time::{Instant, sleep, timeout};
 
-use crate::store::NAMESPACE;
+use crate::store::{LIMIT, NAMESPACE};
 use crate::support::eventually::eventually;
 
 pub(super) const MAX_STALENESS: Duration = Duration::from_millis(600);
@@ -31,11 +33,14 @@ pub(super) struct Callers {
 }
 
 type Numbers = Cache<String, u64>;
+type Gate = tokio::sync::Mutex<()>;
 
 /// The source, and what was read of it.
 struct Seen {
     began: Instant,
     caches: Vec<Mutex<Numbers>>,
+    /// Held by the writer of each instance while it writes.
+    gates: Vec<Arc<Gate>>,
     rows: Vec<Row>,
     is_over: AtomicBool,
     counts: Mutex<Counts>,
@@ -60,8 +65,8 @@ struct Invalidated {
     version: u64,
     /// When it had returned, since the callers have begun.
     done: Duration,
-    /// For the report: when it was called, by the writer of which instance, and of what.
-    _story: (Duration, usize, &'static str),
+    /// For the report: when it was called, by the writer of which instance, of what, and its token.
+    _story: (Duration, usize, &'static str, String),
 }
 
 #[derive(Clone, Copy, Debug, Default)]
@@ -90,6 +95,7 @@ impl Callers {
         let seen = Arc::new(Seen {
             began: Instant::now(),
             caches,
+            gates: (0..instances).map(|_| Arc::default()).collect(),
             rows: (0..keys).map(row).collect(),
             is_over: AtomicBool::new(false),
             counts: Mutex::default(),
@@ -105,6 +111,12 @@ impl Callers {
             }
         }
         Self { seen, tasks }
+    }
+
+    /// Nobody writes through an instance for as long as its guard lives.
+    pub(super) async fn no_writes(&self) -> Vec<OwnedMutexGuard<()>> {
+        let gates = self.seen.gates.iter();
+        join_all(gates.map(|gate| Arc::clone(gate).lock_owned())).await
     }
 
     /// Puts another instance in the place of the first one. It knows nothing of what the others believe.
@@ -171,6 +183,7 @@ impl Seen {
             let rows: Vec<_> = rows.into_iter().map(|row| &self.rows[row]).collect();
             let bump = |row: &&Row| row.version.fetch_add(1, SeqCst) + 1;
             let versions: Vec<u64> = rows.iter().map(bump).collect();
+            let open = self.gates[by].lock().await;
             let (cache, called) = (self.cache(by), self.began.elapsed());
             let written = match how {
                 "clear" => cache.clear().await,
@@ -179,13 +192,13 @@ impl Seen {
                 _ => cache.invalidate(&rows[0].key).await,
             };
             match written {
-                Ok(_) => {
+                Ok(token) => {
                     for (row, version) in rows.iter().zip(versions) {
                         let mut gone = row.gone.lock().unwrap();
                         gone.later.push_back(Invalidated {
                             version,
                             done: self.began.elapsed(),
-                            _story: (called, by, how),
+                            _story: (called, by, how, token.to_string()),
                         });
                     }
                     self.count(|counts| &mut counts.invalidated);
@@ -193,6 +206,7 @@ impl Seen {
                 Err(error) if error.is_deferred() => self.count(|counts| &mut counts.deferred),
                 Err(_) => self.count(|counts| &mut counts.failed),
             }
+            drop(open);
             sleep(Duration::from_millis(fastrand::u64(2..20))).await;
         }
     }
@@ -266,7 +280,8 @@ impl Gone {
 async fn instance(l2: RedisL2) -> Numbers {
     let builder = Cache::builder(NAMESPACE).l2(l2);
     let cache = builder.max_staleness(MAX_STALENESS).build().unwrap();
-    cache.ready().await;
+    let ready = timeout(LIMIT, cache.ready()).await;
+    ready.expect("it subscribes in time");
     cache
 }
 

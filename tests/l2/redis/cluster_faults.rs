@@ -97,7 +97,7 @@ async fn what_was_invalidated_stays_gone_whatever_fails() {
     let counted = callers.stop().await;
     println!("{counts:?}; {counted:?}");
     assert!(
-        counted.reads > 1_000_000 && counted.from_l1 * 2 > counted.reads,
+        (counted.reads > 1_000_000 || !named.is_empty()) && counted.from_l1 * 2 > counted.reads,
         "{counted:?}"
     );
 }
@@ -111,7 +111,7 @@ async fn slots(cluster: &RedisCluster) -> Vec<u16> {
     let mut slots = Vec::new();
     for node in 0..PRIMARIES {
         let mut raw = cluster.node(node).connection().await;
-        let pattern = format!("{{{NAMESPACE}.*}}!clock");
+        let pattern = format!("{{{NAMESPACE}.*of{LANES}.*}}!clock");
         for clock in run::<Vec<String>>(&mut raw, &["KEYS", &pattern]).await {
             slots.push(cluster.slot_of(&clock).await);
         }
@@ -132,10 +132,14 @@ async fn happen(cluster: &mut RedisCluster, callers: &Callers, fault: Fault, slo
             cluster.resume(owner);
         }
         Fault::Isolated => {
+            // What an old primary accepts after its successor is named is lost (rule 26).
+            let mut quiet = callers.no_writes().await;
             cluster.isolate(owner).await;
             cluster.wait_until_taken_from(slot, owner).await;
             callers.renew(l2(cluster)).await;
+            quiet.remove(0);
             sleep(2 * MAX_STALENESS).await;
+            drop(quiet);
             cluster.rejoin(owner).await;
         }
         Fault::Killed => {
