@@ -92,6 +92,8 @@ rules! {
     Witnesses,
     /// 27: lanes of another number are used while the former ones still are.
     Tombstone,
+    /// 28: a replica that takes over goes on with the epoch of its former primary, whatever it lacks.
+    Handover,
 }
 
 /// Whether a rule is turned off.

@@ -9,6 +9,7 @@ use tokio::time::sleep;
 use crate::clients;
 use crate::faults::Fault;
 use crate::link::Wire;
+use crate::store::Takeover;
 use crate::world::World;
 
 /// Longer than any world.
@@ -95,14 +96,18 @@ fn strike(world: &Arc<World>, fault: Fault, rng: &mut Rng) {
             let by = rng.u64(1..=300);
             world.store(rng).step_clock(Duration::from_secs(by));
         }
-        Fault::FailedOver | Fault::Isolated => {
+        Fault::FailedOver | Fault::HandedOver | Fault::Isolated => {
             // Longer than it takes to notice that something is wrong.
             let lasts = config.max_staleness() + 2 * lasts;
             let lag = Duration::from_millis(rng.u64(0..=2 * config.max_staleness_ms));
             world.struck(fault, lasts, None);
-            let lag = (fault == Fault::FailedOver).then_some(lag);
+            let takeover = match fault {
+                Fault::FailedOver => Takeover::Planned(lag),
+                Fault::HandedOver => Takeover::InCluster,
+                _ => Takeover::Unnoticed,
+            };
             let store = Arc::clone(world.store(rng));
-            let life = store.fail_over(lag, rng);
+            let life = store.fail_over(takeover, rng);
             tokio::spawn(async move {
                 sleep(lasts).await;
                 store.end_replica(life);

@@ -123,7 +123,11 @@ impl Evidence {
         let drawn = |fault: &&Fault| {
             !matches!(
                 fault,
-                Fault::Settled | Fault::Isolated | Fault::IsolatedRead | Fault::LanesChanged
+                Fault::Settled
+                    | Fault::Isolated
+                    | Fault::IsolatedRead
+                    | Fault::LanesChanged
+                    | Fault::HandedOver
             )
         };
         for fault in Fault::ALL.iter().filter(drawn) {

@@ -62,8 +62,11 @@ faults! {
     /// A replica of the store takes over. The old store becomes a replica of the new one and lags behind it; some
     /// connections for requests stay there.
     FailedOver,
+    /// The same in a cluster, where the old store proves that the new one has all that it had; or that lacks the last
+    /// writes, and there is no proof.
+    HandedOver,
     /// Sentinels make a replica the primary, of which the old one knows nothing: it goes on answering those whose
-    /// connections stay there. It takes no writes; see [`Store::fail_over`](crate::store::Store::fail_over).
+    /// connections stay there. It takes no writes; see [`Takeover::Unnoticed`](crate::store::Takeover::Unnoticed).
     Isolated,
     /// An instance clears the namespace.
     Cleared,

@@ -6,7 +6,7 @@ use crate::config::Config;
 use crate::faults::Fault;
 
 /// The number of rules.
-pub(crate) const RULES: u8 = 27;
+pub(crate) const RULES: u8 = 28;
 
 impl Config {
     /// A small world in which this rule is all that stands between a reader and a stale value. Short, so that
@@ -261,6 +261,25 @@ impl Config {
                     (Fault::RequestsVanish, 1),
                     (Fault::RepliesVanish, 1),
                     (Fault::PausedLong, 1),
+                    (Fault::Cut, 1),
+                ],
+                ..base
+            },
+            // Primaries that are replaced, and some of their successors lack the last writes; requests go on before the
+            // subscription does, or stay with the old one.
+            28 => Self {
+                has_sentinels: seed.is_multiple_of(2),
+                instances: 4,
+                inserts: 0.3,
+                waited_for: 0.1,
+                tags: 0.1,
+                tokens: 0.1,
+                fault_every_ms: 300,
+                faults: vec![
+                    (Fault::HandedOver, 6),
+                    (Fault::SubscriberSilent, 1),
+                    (Fault::RepliesVanish, 1),
+                    (Fault::SlowNetwork, 1),
                     (Fault::Cut, 1),
                 ],
                 ..base

@@ -186,8 +186,9 @@ impl FarLane {
                     there.link.recorder.count(Fault::IsolatedRead);
                     there.lane()?
                 } else if way == Use::Reads {
+                    let lane = there.store.open_replica(&name)?;
                     there.link.recorder.count(Fault::ReplicaRead);
-                    there.store.open_replica(&name)?
+                    lane
                 } else {
                     return Err(L2Error::refused(ReadOnly));
                 };

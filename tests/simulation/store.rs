@@ -15,6 +15,7 @@ use larder::{Clock, MemoryL2, MemorySnapshot};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
+use crate::connection::ReadOnly;
 use crate::faults::Fault;
 use crate::history::{Disturbance, Step, Write, WriteOutcome};
 use crate::link::{Link, Wire};
@@ -77,9 +78,23 @@ pub(crate) struct Store {
     late: Duration,
 }
 
+/// How a replica takes over.
+#[derive(Clone, Copy)]
+pub(crate) enum Takeover {
+    /// It has everything. The old store follows it at this distance, and is read from.
+    Planned(Duration),
+    /// The old store does not know that there is another one. It answers heartbeats and reads as before, and takes no
+    /// writes: those that it would take are lost, which no rule prevents.
+    Unnoticed,
+    /// The old store follows, and answers nothing. It proves that the new one has everything; or that lacks what came
+    /// after the last snapshot.
+    InCluster,
+}
+
 /// A read-only copy of the store, as it was some time ago.
 struct Replica {
-    copy: MemoryL2,
+    /// `None` if it answers nothing.
+    copy: Option<MemoryL2>,
     /// Whether it is a primary that does not know of the other.
     is_isolated: bool,
     /// What the store held later, and when it arrives.
@@ -94,8 +109,9 @@ impl Replica {
     fn follow(&mut self) {
         let now = Instant::now();
         let arrived = self.on_its_way.partition_point(|(at, _)| *at <= now);
-        if let Some((_, last)) = self.on_its_way.drain(..arrived).next_back() {
-            self.copy.restore(&last);
+        let last = self.on_its_way.drain(..arrived).next_back();
+        if let (Some((_, last)), Some(copy)) = (last, &self.copy) {
+            copy.restore(&last);
         }
     }
 }
@@ -175,26 +191,33 @@ impl Store {
         let mut replica = self.replica.lock().unwrap();
         let replica = replica.as_mut().ok_or_else(L2Error::closed)?;
         replica.follow();
-        let lane = replica
-            .copy
-            .lane(name.get(), Duration::MAX, Box::new(|_| ()));
+        let copy = replica.copy.as_ref();
+        let copy = copy.ok_or_else(|| L2Error::refused(ReadOnly))?;
+        let lane = copy.lane(name.get(), Duration::MAX, Box::new(|_| ()));
         Ok(lane.into())
     }
 
-    /// A replica that has everything takes over, as when that is planned. The old store keeps the connections of some
-    /// instances, and follows it at this distance; or it does not know that there is another one. Then it answers
-    /// heartbeats and reads as before, and takes no writes: those that it would take are lost, which no rule prevents.
-    /// Returns its number.
-    pub(crate) fn fail_over(&self, lag: Option<Duration>, rng: &mut Rng) -> u64 {
+    /// A replica takes over. The old store keeps the connections of some instances. Returns the number of the failover.
+    pub(crate) fn fail_over(&self, how: Takeover, rng: &mut Rng) -> u64 {
         let (old, other) = (self.memory(), MemoryL2::with_clock(self.clock.clone()));
         let data = old.snapshot();
         other.restore(&data);
-        let copy = if lag.is_some() {
-            old.restore(&data);
-            other
-        } else {
-            *self.memory.lock().unwrap() = other;
-            old
+        let is_proven = matches!(how, Takeover::InCluster) && rng.bool();
+        let copy = match how {
+            Takeover::Planned(_) => {
+                old.restore(&data);
+                Some(other)
+            }
+            Takeover::Unnoticed => {
+                *self.memory.lock().unwrap() = other;
+                Some(old)
+            }
+            Takeover::InCluster => {
+                let snapshots = self.snapshots.lock().unwrap();
+                let behind = snapshots.last().filter(|_| !is_proven);
+                old.hand_over(behind.unwrap_or(&data), is_proven);
+                None
+            }
         };
         let life = self.life.fetch_add(1, SeqCst) + 1;
         let mut connections = Vec::new();
@@ -212,12 +235,17 @@ impl Store {
         // One that was there before goes, and what leads to it is cut.
         *self.replica.lock().unwrap() = Some(Replica {
             copy,
-            is_isolated: lag.is_none(),
+            is_isolated: matches!(how, Takeover::Unnoticed),
             on_its_way: VecDeque::new(),
-            lag: lag.unwrap_or_default(),
+            lag: match how {
+                Takeover::Planned(lag) => lag,
+                _ => Duration::ZERO,
+            },
             connections,
         });
-        self.changed_all(|_| true);
+        if !is_proven {
+            self.changed_all(|_| true);
+        }
         life
     }
 

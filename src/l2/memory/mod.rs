@@ -118,7 +118,20 @@ impl MemoryL2 {
     /// Restarts from a snapshot, like a server that has lost all later writes: all connections are cut, and values that
     /// were deleted since are back. Caches notice, and answer with none of them.
     pub fn restore(&self, snapshot: &MemorySnapshot) {
+        self.live_again(snapshot, false);
+    }
+
+    /// The same for a replica that takes over from this server. If it is proven to have all that was written, values are kept
+    /// (rule 28).
+    #[doc(hidden)]
+    pub fn hand_over(&self, snapshot: &MemorySnapshot, is_proven: bool) {
+        self.live_again(snapshot, is_proven || without(Rule::Handover));
+    }
+
+    fn live_again(&self, snapshot: &MemorySnapshot, continues: bool) {
         let mut server = lock(&self.server);
+        let former = server.now.link.run;
+        server.now.continued = if continues { former } else { 0 };
         // Another life: connections and subscriptions of the former one end at their next step (rule 13).
         server.now.link.run = random();
         // Members of the former life may be missing in the snapshot.

@@ -31,6 +31,8 @@ pub(super) struct Now {
     /// In ms.
     pub(super) at: u64,
     pub(super) link: Link,
+    /// The life that this one continues with all that was written in it; zero for none (rule 28).
+    pub(super) continued: u64,
     /// For how long a list of members that begins in this life has existed, at least.
     pub(super) age_of_list: Duration,
     /// Whether it is for one instance that has no L2: see
@@ -120,7 +122,8 @@ impl State {
         let run = self.now.link.run;
         if self.clock.life != run {
             let former = replace(&mut self.clock.life, run);
-            if former == 0 || !without(Rule::NewLife) {
+            let is_kept = former == self.now.continued || without(Rule::NewLife);
+            if former == 0 || !is_kept {
                 // Random and not the next number: a snapshot may have lost the last ones.
                 self.clock.epoch = random();
                 self.generation = random();
