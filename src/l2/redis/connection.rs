@@ -433,7 +433,8 @@ async fn join_server(
     // Together, so that a new connection costs one round trip.
     let settling = settle(&source.names, &source.home, &connection);
     let naming = source.names.give_name(is_new, connection.clone());
-    let running = run(&source.names, None, connection.clone(), settling);
+    let (primary, connected) = (&shared.primary, connection.clone());
+    let running = Box::pin(run(&source.names, None, primary, connected, settling));
     let found = timeout_at(deadline, async { join(naming, running).await.1 }).await;
     let failed = match found {
         Ok(Ok(found)) => {

@@ -1,5 +1,6 @@
--- RUN  clock live | lanes rnd [id entry]  ->  epoch seq ver now lanes life policy generation age; the last two are 0 without an
--- entry. If the clock names another number of lanes, or none, that number is all that the answer says.
+-- RUN  clock live | lanes rnd proof [id entry]  ->  epoch seq ver now lanes life policy generation age; the last two are 0
+-- without an entry. If the clock names another number of lanes, or none, that number is all that the answer says. If not, an
+-- epoch of 0 asks for a proof of the handover from this life, or for an empty one: `?` is none yet.
 -- The first request over each connection (rule 13): a server that restarted or was promoted may have brought deleted
 -- values back, and lost members, so its life starts a new epoch and a new generation of the list. Numbers continue.
 local known = checked(redis.pcall('HMGET', KEYS[1], 'run', 'lanes'), 'HMGET') or {}
@@ -7,8 +8,18 @@ local lanes = whole(known[2], 16) or 0
 if lanes ~= tonumber(ARGV[1]) then
   return {0, 0, 0, 0, lanes, '', '', 0, 0}
 end
-local run = life()
+local run, info = life()
 local epoch, seq, ver = clock(KEYS[1], ARGV[2])
+local continued = string.match(info, 'master_replid2:(%x+)') or ''
+if known[1] ~= run and string.match(known[1] or '', ':(%x+)$') == continued then
+  if ARGV[3] == '?' then
+    return {0, 0, 0, 0, lanes, known[1], '', 0, 0}
+  elseif ARGV[3] == known[1] .. ' ' .. string.match(run, ':(%x+)$') then
+    -- Rule 28: the former primary follows this one, and has lost nothing by that.
+    redis.call('HSET', KEYS[1], 'run', run)
+    known[1] = run
+  end
+end
 if known[1] ~= run then
   epoch = tonumber(ARGV[2])
   set_position(KEYS[1], epoch, seq, ver)
@@ -17,12 +28,12 @@ if known[1] ~= run then
 end
 local policy = string.match(redis.call('INFO', 'memory'), 'maxmemory_policy:([%w-]+)') or ''
 local generation, age = 0, 0
-if ARGV[3] then
+if ARGV[4] then
   -- A subscriber becomes a member in the step that reads the clock (rule 16).
   generation, age = list(KEYS[2])
   if not generation then
     generation, age = renew_list(KEYS[2], ARGV[2])
   end
-  redis.call('HSET', KEYS[2], ARGV[3], ARGV[4])
+  redis.call('HSET', KEYS[2], ARGV[4], ARGV[5])
 end
 return {epoch, seq, ver, time(), lanes, run, policy, generation, age}

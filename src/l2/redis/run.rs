@@ -1,5 +1,6 @@
 //! RUN, the first request of a lane over a connection: which life of the server it leads to, and the lane's clock there
-//! (rule 13). If the clock is not set up yet, it is settled first how many lanes the namespace has (rule 27).
+//! (rule 13), which may continue a former one (rule 28). If the clock is not set up yet, it is settled first how many lanes
+//! the namespace has (rule 27).
 
 use std::time::Duration;
 
@@ -10,6 +11,7 @@ use twox_hash::XxHash3_64;
 use super::call::Call;
 use super::error::other_lanes;
 use super::names::{CLOCK, LIVE, Names};
+use super::primary::Primary;
 use super::{members, scripts};
 use crate::l2::{LaneClock, Member, random};
 
@@ -19,6 +21,7 @@ pub(super) const CONNECT: Duration = Duration::from_secs(2);
 /// The answer of RUN.
 pub(super) struct Found {
     pub(super) clock: LaneClock,
+    life: String,
     lanes: u16,
     /// Which keys the server evicts when its memory is full.
     pub(super) policy: String,
@@ -33,13 +36,18 @@ pub(super) struct Found {
 pub(super) async fn run(
     names: &Names,
     me: Option<Member>,
+    primary: &Primary,
     connection: MultiplexedConnection,
     settling: impl Future<Output = RedisResult<()>>,
 ) -> RedisResult<Found> {
-    let mut found = ask(names, me, connection.clone()).await?;
+    let mut found = ask(names, me, "?", connection.clone()).await?;
     if found.lanes == 0 {
         settling.await?;
-        found = ask(names, me, connection).await?;
+        found = ask(names, me, "?", connection.clone()).await?;
+    }
+    if found.lanes == names.lanes && found.clock.epoch == 0 {
+        let proof = primary.handover(&found.life).await;
+        found = ask(names, me, &proof, connection).await?;
     }
     if found.lanes != names.lanes {
         return Err(other_lanes(found.lanes));
@@ -50,10 +58,12 @@ pub(super) async fn run(
 async fn ask(
     names: &Names,
     me: Option<Member>,
+    proof: &str,
     connection: MultiplexedConnection,
 ) -> RedisResult<Found> {
     let mut run = Call::new(&scripts::RUN, names, 2);
     run.own(&[CLOCK, LIVE]).arg(names.lanes).arg(random());
+    run.arg(proof);
     if let Some(me) = me {
         run.arg(me.info.id).arg(members::entry(&me));
     }
@@ -61,6 +71,7 @@ async fn ask(
     let (epoch, seq, ver, now, lanes, life, policy, generation, age) = answer;
     Ok(Found {
         clock: clock([epoch, seq, ver, now], &life),
+        life,
         lanes,
         policy,
         list: (generation, age),

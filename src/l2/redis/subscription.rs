@@ -111,7 +111,9 @@ impl Subscriptions {
         let route = join(naming, subscribing).await.1?;
         let member = Member::new(me, Applied::NOTHING);
         let settling = settle(&self.names, &self.home, &connection);
-        let running = run(&self.names, Some(member), connection.clone(), settling);
+        let (primary, connection) = (&shared.primary, connection.clone());
+        let running = run(&self.names, Some(member), primary, connection, settling);
+        let running = running.boxed();
         // The answer is a proof like that of a heartbeat, and the connection may be one that others have made.
         let (found, confirmed) = join(running, pubsub.confirm(slot)).await;
         confirmed.inspect_err(|_| pubsub.doubt())?;

@@ -1,5 +1,6 @@
 //! Lanes on a Redis Cluster: found, followed when their slots move, and believed by a majority of the primaries only.
 
+use std::cell::Cell;
 use std::error::Error;
 use std::sync::Arc;
 use std::time::Duration;
@@ -44,14 +45,19 @@ fn shown(error: &L2Error) -> String {
     format!("{error}: {}", source.unwrap_or_default())
 }
 
+/// Waits until requests are answered, as on a busy machine the first one may be late.
+async fn reach(lane: &dyn Lane) {
+    eventually("the lane can be reached", async || {
+        lane.members(&[]).await.is_ok()
+    })
+    .await;
+}
+
 /// A subscription after the last one has ended, on whatever node.
 async fn resubscribe(lane: &dyn Lane) -> (LaneClock, Box<dyn Subscription>) {
     let mut subscribed = None;
     while subscribed.is_none() {
-        eventually("the lane can be reached", async || {
-            lane.members(&[]).await.is_ok()
-        })
-        .await;
+        reach(lane).await;
         subscribed = lane.subscribe(RELIES_FOR_LONG).await.ok();
     }
     subscribed.unwrap()
@@ -68,7 +74,8 @@ async fn end(subscription: &mut dyn Subscription) {
     timeout(LIMIT, ended).await.expect("it ends");
 }
 
-/// A slot that moves, and replicas that are promoted: each is another life of the server, with its own epoch.
+/// A slot that moves, and replicas that are promoted: each is another life of the server. A slot that moves begins a new
+/// epoch.
 #[tokio::test]
 async fn a_lane_follows_its_slot() {
     let cluster = RedisCluster::start().await;
@@ -88,11 +95,12 @@ async fn a_lane_follows_its_slot() {
             _ => cluster.fail_over(owner, Failover::Graceful).await,
         };
         // The first request already, and also one that writes.
-        assert!(lane.get("k").await.is_ok());
+        assert_eq!(usable(&*lane, "k").await.is_some(), step > 0);
         insert(&*lane, "k", b"new").await;
         end(&mut *subscription).await;
         let (after, next) = resubscribe(&*lane).await;
-        assert_ne!((after.life, after.epoch), (before.life, before.epoch));
+        assert_ne!(after.life, before.life);
+        assert_eq!(after.epoch == before.epoch, step > 0);
         assert_eq!(met.last().life, after.life);
         (before, subscription) = (after, next);
         cluster.wait_until_in_step().await;
@@ -100,6 +108,149 @@ async fn a_lane_follows_its_slot() {
     let raw = cluster.node(owner).connection().await;
     let stored: bool = run(&mut raw.clone(), &["EXISTS", &super::value_key("k")]).await;
     assert!(stored, "it is on the node that has the slot");
+}
+
+/// Values, leases, messages and members are kept, whichever connection is the first with the new primary.
+#[tokio::test]
+async fn a_planned_failover_keeps_the_epoch() {
+    let cluster = RedisCluster::start().await;
+    let (listener, writer) = (lane(&l2(&cluster)), lane(&l2(&cluster)));
+    let (slot, _) = place(&cluster).await;
+    for (is_subscription_first, led) in [(true, "a"), (false, "b")] {
+        let (before, mut subscription) = listener.subscribe(RELIES_FOR_LONG).await.unwrap();
+        let members = writer.members(&[]).await.unwrap();
+        insert(&*writer, "k", b"v").await;
+        let lease = granted(&*writer, led).await;
+        let owner = cluster.owner_of(slot).await;
+        cluster.fail_over(owner, Failover::Graceful).await;
+
+        let (newcomer, met) = watched_lane(&l2(&cluster), LIMIT);
+        if !is_subscription_first {
+            assert!(usable(&*newcomer, "k").await.is_some());
+            assert_eq!(met.last().epoch, before.epoch);
+        }
+        end(&mut *subscription).await;
+        let subscribed = listener.subscribe(RELIES_FOR_LONG).await;
+        let (after, _subscription) = subscribed.expect("it is the first request");
+        assert_eq!((after.epoch, after.seq), (before.epoch, before.seq + 1));
+        let missed = listener.replay(after.seq).await.unwrap();
+        assert_eq!((missed[0].epoch, missed[0].seq), (after.epoch, after.seq));
+        let now = writer.members(&[]).await.unwrap();
+        assert_eq!(now.generation, members.generation);
+        assert!(usable(&*writer, "k").await.is_some());
+        let stamp = filled(&*writer, led, lease, b"v").await;
+        assert_eq!(stamp.epoch, before.epoch);
+        cluster.wait_until_in_step().await;
+    }
+}
+
+/// The former primary says that the new one has all, or it does not: also if it begins anew with what it had saved before
+/// the write that was lost, and goes on from there.
+#[tokio::test]
+async fn an_epoch_goes_on_only_if_nothing_was_lost() {
+    // A full resync does not replace what was saved.
+    let mut cluster = RedisCluster::start_behind(3, 1, &["--repl-diskless-load", "swapdb"]).await;
+    let (slot, mut owner) = place(&cluster).await;
+    let first = lane(&l2(&cluster));
+    reach(&*first).await;
+    let mut epoch = insert(&*first, "k", b"v").await.epoch;
+    for (is_lost, restarts) in [(false, false), (true, false), (true, true)] {
+        cluster.wait_until_in_step().await;
+        let mut raw = cluster.node(owner).connection().await;
+        let _: () = run(&mut raw, &["SAVE"]).await;
+        cluster.isolate(owner).await;
+        let next = cluster.wait_until_taken_from(slot, owner).await;
+        if is_lost {
+            let set = ["SET", &super::value_key("lost"), "v"];
+            let _: () = run(&mut raw, &set).await;
+        }
+        cluster.rejoin(owner).await;
+        cluster.wait_until_in_step().await;
+        if restarts {
+            cluster.kill(owner);
+            cluster.restart(owner).await;
+            cluster.wait_until_in_step().await;
+        }
+        let (lane, met) = watched_lane(&l2(&cluster), LIMIT);
+        reach(&*lane).await;
+        assert_eq!(usable(&*lane, "k").await.is_some(), !is_lost);
+        assert_eq!(met.last().epoch == epoch, !is_lost);
+        epoch = insert(&*lane, "k", b"v").await.epoch;
+        owner = next;
+    }
+}
+
+/// It hears of its successor when it was asked already. A slow machine may take longer than it is asked for.
+#[tokio::test]
+async fn an_old_primary_is_asked_until_it_follows() {
+    let mut cluster = RedisCluster::start_behind(3, 1, &[]).await;
+    let (slot, mut owner) = place(&cluster).await;
+    for _ in 0..5 {
+        let writer = lane(&l2(&cluster));
+        reach(&*writer).await;
+        let before = insert(&*writer, "k", b"v").await;
+        cluster.wait_until_in_step().await;
+        cluster.isolate(owner).await;
+        let next = cluster.wait_until_taken_from(slot, owner).await;
+        let (newcomer, met) = watched_lane(&l2(&cluster), LIMIT);
+        let raw = cluster.node(owner).connection().await;
+        let is_over = Cell::new(false);
+        let rejoin = async {
+            eventually("it is asked, or was", async || {
+                let clients: String = run(&mut raw.clone(), &["CLIENT", "LIST"]).await;
+                clients.contains("cmd=info ") || is_over.get()
+            })
+            .await;
+            cluster.rejoin(owner).await;
+        };
+        let look_up = async {
+            reach(&*newcomer).await;
+            let value = usable(&*newcomer, "k").await;
+            is_over.set(true);
+            value
+        };
+        let (value, ()) = tokio::join!(look_up, rejoin);
+        assert_eq!(value.is_some(), met.last().epoch == before.epoch);
+        if value.is_some() {
+            return;
+        }
+        owner = next;
+    }
+    panic!("the epoch never goes on");
+}
+
+/// Whatever its replica has, it cannot say.
+#[tokio::test]
+async fn a_primary_that_has_gone_hands_nothing_over() {
+    let mut cluster = RedisCluster::start().await;
+    let (slot, mut owner) = place(&cluster).await;
+    for way in ["stopped", "restarted", "dead"] {
+        let (before, met) = watched_lane(&l2(&cluster), LIMIT);
+        insert(&*before, "k", b"v").await;
+        cluster.wait_until_in_step().await;
+        let next = match way {
+            "stopped" => {
+                cluster.pause(owner);
+                cluster.fail_over(owner, Failover::Force).await
+            }
+            _ => {
+                cluster.kill(owner);
+                cluster.wait_until_taken_from(slot, owner).await
+            }
+        };
+        if way == "restarted" {
+            cluster.restart(owner).await;
+            cluster.wait_until_in_step().await;
+        }
+        let (after, met_then) = watched_lane(&l2(&cluster), LIMIT);
+        assert_eq!(usable(&*after, "k").await, None, "{way}");
+        assert_ne!(met_then.last().epoch, met.last().epoch, "{way}");
+        if way == "stopped" {
+            cluster.resume(owner);
+            cluster.wait_until_in_step().await;
+        }
+        owner = next;
+    }
 }
 
 /// It does not hear that its replica was promoted, and goes on answering.

@@ -3,6 +3,7 @@
 //! The nodes are asked whenever a lane connects, and beside each heartbeat: all lanes that ask at about the same time
 //! share the answers. Does not know what connections are for.
 
+mod handover;
 mod view;
 
 use std::collections::{BTreeSet, HashSet};
@@ -17,6 +18,7 @@ use futures::stream::FuturesUnordered;
 use tokio::task::yield_now;
 use tokio::time::{Instant, timeout, timeout_at};
 
+use self::handover::{LastHandover, prove};
 use self::view::{Owners, View, Views};
 use super::asked::{ASK, Links};
 use super::per_runtime::PerRuntime;
@@ -41,6 +43,7 @@ pub(super) struct Cluster {
     belief: Mutex<Belief>,
     /// The answers of the next question, until it is sent.
     next: Mutex<Option<SharedResult<Answers>>>,
+    last_handover: LastHandover,
 }
 
 /// Which primaries are believed.
@@ -88,6 +91,7 @@ impl Cluster {
             links: PerRuntime::default(),
             belief: Mutex::default(),
             next: Mutex::default(),
+            last_handover: LastHandover::default(),
         }
     }
 
@@ -126,6 +130,18 @@ impl Cluster {
         let belief = lock(&self.belief);
         let is_recent = belief.asked.is_some_and(|at| at.elapsed() <= within);
         is_recent && slot.is_some_and(|slot| belief.owners.of(slot) == Some(node))
+    }
+
+    /// The proof that this primary continues a former life (rule 28). Empty if there is none.
+    pub(super) async fn handover(self: &Arc<Self>, to: &Address, former: &str) -> String {
+        let (this, node, life) = (Arc::clone(self), to.clone(), former.to_owned());
+        let asking = async move {
+            let links = this.links.get();
+            let view = view(&links, this.like.at(&node)?).await.ok()?;
+            let nodes = view.followers().filter_map(|at| this.like.at(at));
+            prove(&links, nodes, &life).await
+        };
+        self.last_handover.proof(to, former, asking).await
     }
 
     /// Asks the nodes, together with all that ask before the question is sent.

@@ -22,6 +22,8 @@ pub(super) struct View {
 struct Node {
     address: Address,
     has_slots: bool,
+    /// The id of the primary that it follows, or `-`.
+    follows: String,
 }
 
 /// The views of nodes, by their ids.
@@ -61,7 +63,8 @@ impl View {
     fn add(&mut self, line: &str, asked: &Address, newest: &mut u64) -> Option<()> {
         let mut words = line.split(' ');
         let (id, place, flags) = (words.next()?, words.next()?, words.next()?);
-        let epoch: u64 = words.nth(3)?.parse().ok()?;
+        let follows = words.next()?.to_owned();
+        let epoch: u64 = words.nth(2)?.parse().ok()?;
         *newest = epoch.max(*newest);
         let is_me = flags.split(',').any(|flag| flag == "myself");
         // Slots that move have brackets.
@@ -88,10 +91,21 @@ impl View {
         };
         if !host.is_empty() && port != 0 {
             let address = (host, port);
-            self.nodes
-                .insert(id.to_owned(), Node { address, has_slots });
+            let node = Node {
+                address,
+                has_slots,
+                follows,
+            };
+            self.nodes.insert(id.to_owned(), node);
         }
         Some(())
+    }
+
+    /// The nodes that follow this one, or have no slots and follow none yet.
+    pub(super) fn followers(&self) -> impl Iterator<Item = &Address> {
+        let follows = |node: &&Node| node.follows == self.me || node.follows == "-";
+        let nodes = self.nodes.values().filter(|node| !node.has_slots);
+        nodes.filter(follows).map(|node| &node.address)
     }
 
     fn owner(&self, slot: u16) -> Option<&str> {
