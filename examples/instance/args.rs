@@ -8,7 +8,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::Parser;
-use larder::{Cache, Mode};
+use larder::{Cache, L2Error, Mode, RedisL2};
 
 use crate::product::Product;
 
@@ -23,9 +23,23 @@ pub(crate) struct Args {
     #[arg(long, value_name = "HOST:PORT", default_value = "127.0.0.1:8081")]
     pub(crate) listen: String,
 
-    /// Redis that all instances share: redis://[user:password@]host:port[/db]
-    #[arg(long, value_name = "URL", default_value = "redis://127.0.0.1:6379")]
-    redis: String,
+    /// Redis that all instances share: redis://[user:password@]host:port[/db]. Several, of a cluster or of sentinels, with
+    /// commas in between
+    #[arg(
+        long,
+        value_name = "URL",
+        default_value = "redis://127.0.0.1:6379",
+        value_delimiter = ','
+    )]
+    redis: Vec<String>,
+
+    /// Redis is a cluster, of which these are nodes
+    #[arg(long)]
+    cluster: bool,
+
+    /// The name of the primary, if these are sentinels
+    #[arg(long, value_name = "NAME", conflicts_with = "cluster")]
+    sentinel: Option<String>,
 
     /// SQLite file that all instances share; created if missing, with its directories
     #[arg(long, value_name = "FILE", default_value = "products.sqlite")]
@@ -65,6 +79,10 @@ pub(crate) struct Args {
     pub(crate) name: String,
 }
 
+fn refused(error: impl Error) -> Box<dyn Error> {
+    format!("cannot set up the cache: {error}").into()
+}
+
 impl Args {
     /// The cache these arguments describe. Absent products are cached too, as `None`.
     pub(crate) fn cache(&self) -> Result<Cache<u64, Option<Product>>, Box<dyn Error>> {
@@ -72,7 +90,7 @@ impl Args {
             .l1_capacity(100_000)
             .l2_ttl(Duration::from_millis(self.l2_ttl_ms))
             .max_staleness(Duration::from_millis(self.max_staleness_ms))
-            .redis(&self.redis);
+            .l2(self.l2().map_err(refused)?);
         if let Some(ms) = self.available_ms {
             let limit = Duration::from_millis(ms);
             builder = builder.mode(Mode::Available { limit });
@@ -83,9 +101,15 @@ impl Args {
         if let Some(ms) = self.soft_ttl_ms {
             builder = builder.soft_ttl(Duration::from_millis(ms));
         }
-        builder
-            .build()
-            .map_err(|error| format!("cannot set up the cache: {error}").into())
+        builder.build().map_err(refused)
+    }
+
+    fn l2(&self) -> Result<RedisL2, L2Error> {
+        match (&self.sentinel, self.redis.as_slice()) {
+            (Some(name), sentinels) => RedisL2::sentinel(name, sentinels),
+            (None, [server]) if !self.cluster => RedisL2::open(server),
+            (None, nodes) => RedisL2::cluster(nodes),
+        }
     }
 
     pub(crate) fn db_latency(&self) -> Duration {

@@ -22,6 +22,7 @@ mod stop;
 #[allow(dead_code, reason = "it is shared with other tests")]
 mod support {
     pub(crate) mod eventually;
+    pub(crate) mod home;
     pub(crate) mod instance;
     pub(crate) mod program;
     pub(crate) mod redis_server;

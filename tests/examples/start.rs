@@ -7,7 +7,9 @@ use std::time::Duration;
 use rusqlite::Connection;
 
 use crate::fleet::Fleet;
+use crate::support::home;
 use crate::support::program::{Dir, Program, run};
+use crate::support::redis_server::RedisServer;
 
 #[tokio::test]
 async fn help_names_every_option() {
@@ -16,6 +18,7 @@ async fn help_names_every_option() {
     for option in [
         "listen",
         "redis",
+        "sentinel",
         "db",
         "db-latency-ms",
         "max-staleness-ms",
@@ -29,6 +32,30 @@ async fn help_names_every_option() {
             "{option} is not in {help:?}"
         );
     }
+}
+
+#[tokio::test]
+async fn redis_may_be_a_cluster() {
+    let node = home::start_node(&[]).await;
+    see_one_another(Fleet::launch(node, &["--cluster"]).await).await;
+}
+
+#[tokio::test]
+async fn redis_may_be_named_by_sentinels() {
+    let primary = RedisServer::start().await;
+    let config = format!("sentinel monitor catalog 127.0.0.1 {} 1\n", primary.port());
+    let sentinel = RedisServer::start_sentinel(&config, &[]).await;
+    see_one_another(Fleet::launch(sentinel, &["--sentinel=catalog"]).await).await;
+}
+
+async fn see_one_another(fleet: Fleet<2>) {
+    fleet.all_well().await;
+    let [a, b] = &fleet.instances;
+    assert_eq!(a.put(1, "Earl Grey").await.version(), Some(1));
+    assert_eq!(b.get(1).await.version(), Some(1));
+    fleet.all_remember(1).await;
+    assert_eq!(b.put(1, "Lady Grey").await.version(), Some(2));
+    fleet.all_see(1, 2).await;
 }
 
 #[tokio::test]

@@ -24,9 +24,15 @@ pub(crate) fn on_cluster(why: &str) -> bool {
 
 /// With more arguments of the server.
 pub(crate) async fn start_with(extra: &[&str]) -> RedisServer {
-    if !is_cluster() {
-        return RedisServer::start_with(extra).await;
+    if is_cluster() {
+        start_node(extra).await
+    } else {
+        RedisServer::start_with(extra).await
     }
+}
+
+/// A cluster of one node.
+pub(crate) async fn start_node(extra: &[&str]) -> RedisServer {
     let bus = ReservedPort::new();
     let port = bus.number.to_string();
     let as_node = ["--cluster-enabled", "yes", "--cluster-port", &port];
