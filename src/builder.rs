@@ -890,8 +890,8 @@ impl<K, V, L> Builder<K, V, L> {
         ///   adds others.
         /// - L1 and [`max_deferred`](Self::max_deferred) are divided by the number of lanes. An entry that is heavier than
         ///   a lane's part of L1 is not kept there.
-        /// - While one lane cannot be reached, look-ups of the others use L1 as before. [`Health`](crate::Health) is that
-        ///   of the worst lane.
+        /// - While one lane cannot be reached, look-ups of the others use L1 as before. [`health`](Cache::health) is that
+        ///   of the worst lane, and [`lane_health`](Cache::lane_health) says which one it is.
         lanes(lanes: u16) => rest.set.lanes = Some(lanes);
 
         /// The clock by which values expire. Default: that of the [`MemoryL2`](crate::MemoryL2) if the cache is on one,

@@ -76,6 +76,13 @@ impl<K: CacheKey, V: Send + Sync + 'static> Cache<K, V> {
         self.engine().health()
     }
 
+    /// The health of each [lane](crate::Builder::lanes), in their order: which of them is away. [`health`](Self::health) is
+    /// that of the worst.
+    #[must_use]
+    pub fn lane_health(&self) -> Vec<Health> {
+        self.engine().lane_health()
+    }
+
     /// Counters of this instance since it was built, and the size of its L1. Reads a few atomics per thread, and has
     /// moka do its pending work, which may drop values.
     #[must_use]

@@ -1,7 +1,7 @@
 //! One instance: the parts of each lane, put together, started and stopped; and which part answers which call.
 
 use std::error::Error;
-use std::iter::successors;
+use std::iter::{successors, zip};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, OnceLock, Weak};
 use std::time::Duration;
@@ -421,6 +421,7 @@ pub(crate) trait Untyped: Send + Sync {
     fn namespace(&self) -> &str;
     fn ready(&self) -> BoxFuture<'_, ()>;
     fn health(&self) -> Health;
+    fn lane_health(&self) -> Vec<Health>;
     fn stats(&self) -> Stats;
     fn is_enabled(&self) -> bool;
     fn set_enabled(&self, is_enabled: bool);
@@ -446,15 +447,25 @@ impl<V: Value> Untyped for Engine<V> {
     }
 
     fn health(&self) -> Health {
-        let engine = self.current();
-        let lanes = || engine.contexts.iter();
-        let are_started = || engine.subscribers.iter().all(|one| one.is_started());
+        let lanes = || self.lane_health().into_iter();
         Health {
-            l2_up: lanes().all(|ctx| ctx.breaker.is_up()),
-            breaker_open: lanes().any(|ctx| ctx.breaker.is_open()),
-            subscriber_live: lanes().all(|ctx| ctx.l1.freshness.is_live()),
-            started: self.contexts.first().l1.freshness.has_no_l2() || are_started(),
+            l2_up: lanes().all(|lane| lane.is_l2_up()),
+            breaker_open: lanes().any(|lane| lane.is_breaker_open()),
+            subscriber_live: lanes().all(|lane| lane.is_subscriber_live()),
+            started: lanes().all(|lane| lane.is_started()),
         }
+    }
+
+    fn lane_health(&self) -> Vec<Health> {
+        let engine = self.current();
+        let lanes = zip(engine.contexts.iter(), engine.subscribers.iter());
+        let health = lanes.map(|(ctx, subscriber)| Health {
+            l2_up: ctx.breaker.is_up(),
+            breaker_open: ctx.breaker.is_open(),
+            subscriber_live: ctx.l1.freshness.is_live(),
+            started: ctx.l1.freshness.has_no_l2() || subscriber.is_started(),
+        });
+        health.collect()
     }
 
     fn stats(&self) -> Stats {

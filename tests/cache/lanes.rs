@@ -245,6 +245,11 @@ async fn while_one_lane_is_lost_others_go_on() {
 
     l2.0[0].set_reachable(false);
     eventually("it has noticed", async || !b.health().is_ok()).await;
+    let away = b.lane_health().into_iter().filter(|lane| !lane.is_ok());
+    assert_eq!(
+        (away.count(), b.lane_health().len()),
+        (1, usize::from(LANES))
+    );
     for key in &good {
         assert!(
             b.get_local(key).is_some(),

@@ -55,6 +55,8 @@ impl Name {
 }
 
 pub(crate) struct Store {
+    /// Whether the lane of a key is here.
+    has: Box<dyn Fn(u64) -> bool + Send + Sync>,
     memory: Mutex<MemoryL2>,
     /// How far its clock was stepped, in seconds.
     stepped: Arc<AtomicU64>,
@@ -125,7 +127,9 @@ impl Drop for Replica {
 }
 
 impl Store {
+    /// A server that has the lanes of these keys.
     pub(crate) fn new(
+        has: impl Fn(u64) -> bool + Send + Sync + 'static,
         time: impl Fn() -> Duration + Send + Sync + 'static,
         packet: Duration,
         source: Arc<Source>,
@@ -136,6 +140,7 @@ impl Store {
         let clock = Clock::from_fn(move || time() + Duration::from_secs(by.load(SeqCst)));
         let memory = MemoryL2::with_clock(clock.clone());
         Self {
+            has: Box::new(has),
             stepped,
             clock,
             snapshots: Mutex::new(vec![memory.snapshot()]),
@@ -546,7 +551,7 @@ impl Store {
     }
 
     fn changed_all(&self, which: impl Fn(u64) -> bool) {
-        let keys = (0..self.source.len()).filter(|key| which(*key));
+        let keys = (0..self.source.len()).filter(|key| (self.has)(*key) && which(*key));
         let keys: Vec<_> = keys.map(|key| key.to_string()).collect();
         self.changed(&keys.iter().map(String::as_str).collect::<Vec<_>>());
     }
