@@ -101,6 +101,10 @@ impl State {
     }
 
     /// Whether writes wait for their source, or have failed.
+    #[cfg_attr(
+        not(feature = "write-behind"),
+        expect(clippy::unused_self, reason = "there are no such writes")
+    )]
     pub(super) fn has_writes(&self) -> bool {
         #[cfg(feature = "write-behind")]
         return !self.writes.waiting.is_empty() || !self.writes.dead.is_empty();

@@ -130,9 +130,9 @@ impl Primary {
         expect(clippy::unused_async, reason = "nobody is asked")
     )]
     pub(super) async fn handover(&self, former: &str) -> String {
-        match &self.witnesses {
+        match (&self.witnesses, former) {
             #[cfg(feature = "cluster")]
-            Witnesses::Nodes(cluster, node) => cluster.handover(node, former).await,
+            (Witnesses::Nodes(cluster, node), former) => cluster.handover(node, former).await,
             // An old primary behind sentinels is demoted too late.
             _ => String::new(),
         }
