@@ -199,7 +199,7 @@ impl RedisCluster {
         .await;
     }
 
-    /// Waits until every live node names the same other owner of the slot, and says which.
+    /// Waits until every live node names the same other owner of the slot, which takes requests, and says which.
     pub(crate) async fn wait_until_taken_from(&self, slot: u16, old: usize) -> usize {
         let new = Cell::new(None);
         eventually("all nodes name the same new owner", async || {
@@ -209,7 +209,14 @@ impl RedisCluster {
             new.get().is_some() && named.all(|other| other == new.get())
         })
         .await;
-        new.get().expect("it was named")
+        let new = new.get().expect("it was named");
+        // For a moment it still holds the cluster for down.
+        eventually("the new owner takes requests", async || {
+            let info: String = self.nodes[new].ask(&["CLUSTER", "INFO"]).await;
+            info.contains("cluster_state:ok")
+        })
+        .await;
+        new
     }
 
     /// Has a replica take over, and waits until all live nodes name it; says which it is.
