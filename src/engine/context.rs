@@ -49,9 +49,14 @@ impl<V: Value> Lanes<Arc<Context<V>>> {
 
     /// All but the number of entries, for which moka would have to do its pending work.
     pub(crate) fn counted(&self) -> Stats {
+        self.first().counters.snapshot(self.flushes())
+    }
+
+    /// How often L1 was flushed, in all lanes.
+    pub(crate) fn flushes(&self) -> u64 {
         // Generations count from one, and each flush begins another.
         let flushes = self.iter().map(|ctx| ctx.l1.freshness.generation() - 1);
-        self.first().counters.snapshot(flushes.sum())
+        flushes.sum()
     }
 
     pub(crate) fn entries(&self) -> u64 {

@@ -249,11 +249,8 @@ impl<V: Value> Engine<V> {
             return;
         }
         let is_off = self.contexts.first().is_off();
-        let flushes = self
-            .contexts
-            .iter()
-            .map(|ctx| ctx.l1.freshness.generation() - 1);
-        self.instance.counters.add_flushes(flushes.sum());
+        let counters = &self.instance.counters;
+        counters.add_flushes(self.contexts.flushes());
         let next = Self::with_lanes(&self.instance, lanes, is_off);
         let contexts = Arc::clone(&next.contexts);
         // Calls that begin from here on are carried out there.
@@ -447,12 +444,12 @@ impl<V: Value> Untyped for Engine<V> {
     }
 
     fn health(&self) -> Health {
-        let lanes = || self.lane_health().into_iter();
+        let lanes = self.lane_health();
         Health {
-            l2_up: lanes().all(|lane| lane.is_l2_up()),
-            breaker_open: lanes().any(|lane| lane.is_breaker_open()),
-            subscriber_live: lanes().all(|lane| lane.is_subscriber_live()),
-            started: lanes().all(|lane| lane.is_started()),
+            l2_up: lanes.iter().all(Health::is_l2_up),
+            breaker_open: lanes.iter().any(Health::is_breaker_open),
+            subscriber_live: lanes.iter().all(Health::is_subscriber_live),
+            started: lanes.iter().all(Health::is_started),
         }
     }
 

@@ -7,10 +7,11 @@ use deadpool_redis::redis::{
     Cmd, ErrorKind, FromRedisValue, Pipeline, RedisError, RedisResult, Script, ServerErrorKind,
     ToRedisArgs, Value, from_redis_value, make_extension_error,
 };
+use twox_hash::XxHash3_64;
 
 use super::names::{Joined, Names, STAGED};
 use crate::clock::millis;
-use crate::l2::{EncodedValue, L2Error, Ttls, random};
+use crate::l2::{EncodedValue, L2Error, LaneClock, Ttls, random};
 use crate::wire::envelope::{self, STAMPED};
 
 /// From how many bytes on a body reaches its key without passing through Lua. Of shorter ones that takes longer.
@@ -219,6 +220,17 @@ pub(super) fn numbers<const N: usize>(packed: &[u8]) -> Result<[u64; N], L2Error
     let numbers = packed.as_chunks().0.try_into();
     let numbers: [[u8; 8]; N] = numbers.map_err(|_| senseless())?;
     Ok(numbers.map(u64::from_be_bytes))
+}
+
+/// The lane's clock: epoch, seq, ver and the time, and the life that the server names `run_id:master_replid`.
+pub(super) fn clock([epoch, seq, ver, now]: [u64; 4], life: &str) -> LaneClock {
+    LaneClock {
+        life: XxHash3_64::oneshot(life.as_bytes()),
+        epoch,
+        seq,
+        ver,
+        now,
+    }
 }
 
 pub(super) fn senseless() -> L2Error {

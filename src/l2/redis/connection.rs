@@ -12,16 +12,17 @@ use std::time::Duration;
 
 use deadpool_redis::redis::aio::MultiplexedConnection;
 use deadpool_redis::redis::{ErrorKind, RedisError, RedisResult, ServerErrorKind};
+use futures::FutureExt;
 use futures::future::join;
 use tokio::time::{Instant, timeout_at};
 use tracing::warn;
 
 use super::error::{is_elsewhere, l2_error, none_to_spare};
-use super::home::Home;
-use super::lanes::settle;
 use super::names::Names;
-use super::run::{CONNECT, Found, run};
+use super::run::{Found, run};
+use super::server::CONNECT;
 use super::shared::{Line, Pooled, Shared};
+use super::topology::Topology;
 use crate::l2::{L2Error, LONGEST_PAUSE, OnConnect, reconnects};
 use crate::util::lock::lock;
 use crate::util::shared_result::{SharedResult, shared_result};
@@ -38,7 +39,7 @@ pub(super) struct Connections {
 
 /// Makes connections.
 pub(super) struct Source {
-    pub(super) home: Arc<Home>,
+    pub(super) topology: Arc<Topology>,
     pub(super) names: Arc<Names>,
     /// How long a request may take.
     pub(super) limit: Duration,
@@ -52,7 +53,7 @@ pub(super) struct Source {
 impl Source {
     /// The error of a connection that was not there in time.
     fn not_in_time(&self, after: Duration) -> L2Error {
-        if self.home.is_pool_exhausted() {
+        if self.topology.is_pool_exhausted() {
             return none_to_spare();
         }
         L2Error::timed_out(after)
@@ -414,7 +415,7 @@ async fn join_server(
     deadline: Instant,
 ) -> Result<(Live, Found), Failure> {
     let not_in_time = |_| Failure::Final(source.not_in_time(CONNECT));
-    let found = timeout_at(deadline, source.home.find(source.names.slot)).await;
+    let found = timeout_at(deadline, source.topology.find(source.names.slot)).await;
     let shared = found.map_err(not_in_time)?.map_err(Failure::Final)?;
     let line = shared.line(is_first);
     let pooled = shared.pooled(line);
@@ -431,10 +432,9 @@ async fn join_server(
         })?;
     }
     // Together, so that a new connection costs one round trip.
-    let settling = settle(&source.names, &source.home, &connection);
     let naming = source.names.give_name(is_new, connection.clone());
-    let (primary, connected) = (&shared.primary, connection.clone());
-    let running = Box::pin(run(&source.names, None, primary, connected, settling));
+    let (topology, primary) = (&source.topology, &shared.primary);
+    let running = run(&source.names, None, topology, primary, connection.clone()).boxed();
     let found = timeout_at(deadline, async { join(naming, running).await.1 }).await;
     let failed = match found {
         Ok(Ok(found)) => {

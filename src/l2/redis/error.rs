@@ -20,13 +20,7 @@ pub(super) fn l2_error(error: RedisError) -> L2Error {
     if let Some(lanes) = lanes_in(&error) {
         return L2Error::other_lanes(lanes);
     }
-    let explained = |refusal| match error.kind() {
-        // Another node has the keys, or none at present.
-        ErrorKind::Server(kind) if is_elsewhere(kind) => L2Error::explained(refusal),
-        // The server has answered, so in none of these cases does another connection help.
-        _ => L2Error::refused(refusal),
-    };
-    explained(Refusal(match error.kind() {
+    let refusal = Refusal(match error.kind() {
         ErrorKind::AuthenticationFailed => advice("WRONGPASS", ""),
         ErrorKind::RESP3NotSupported => unknown("hello"),
         ErrorKind::Server(_) | ErrorKind::Extension => advice(
@@ -34,7 +28,13 @@ pub(super) fn l2_error(error: RedisError) -> L2Error {
             error.detail().unwrap_or_default(),
         ),
         kind => format!("the answer cannot be used ({kind:?})"),
-    }))
+    });
+    match error.kind() {
+        // Another node has the keys, or none at present.
+        ErrorKind::Server(kind) if is_elsewhere(kind) => L2Error::explained(refusal),
+        // The server has answered, so in none of these cases does another connection help.
+        _ => L2Error::refused(refusal),
+    }
 }
 
 /// Whether this error means that a node of a cluster has not executed a request, as the slot of its keys is not, or not

@@ -11,9 +11,9 @@ use futures::future::try_join_all;
 
 use super::call::Call;
 use super::error::other_lanes;
-use super::home::Home;
 use super::names::{CLOCK, LIVE, LOG, Names};
 use super::scripts;
+use super::topology::Topology;
 use crate::l2::{LaneName, LaneNumber};
 use crate::vocabulary::MOST_LANES;
 
@@ -21,12 +21,12 @@ use crate::vocabulary::MOST_LANES;
 /// number of lanes that the namespace has instead.
 pub(super) async fn settle(
     names: &Names,
-    home: &Home,
+    topology: &Topology,
     connection: &MultiplexedConnection,
 ) -> RedisResult<()> {
     let all = Clocks {
         names,
-        home,
+        topology,
         connection,
     };
     // Another instance may name a larger number meanwhile; that does not happen more often.
@@ -55,7 +55,7 @@ pub(super) async fn settle(
 /// The clocks of all lanes that the namespace may have.
 struct Clocks<'a> {
     names: &'a Names,
-    home: &'a Home,
+    topology: &'a Topology,
     /// Of the lane whose names these are.
     connection: &'a MultiplexedConnection,
 }
@@ -63,11 +63,11 @@ struct Clocks<'a> {
 impl Clocks<'_> {
     fn names(&self, lane: LaneNumber) -> Names {
         let namespace = &self.names.namespace;
-        Names::new(LaneName { namespace, lane }, self.home.database())
+        Names::new(LaneName { namespace, lane }, self.topology.database())
     }
 
     async fn connection(&self, names: &Names) -> RedisResult<MultiplexedConnection> {
-        let connection = self.home.connection(names.slot, self.connection).await;
+        let connection = self.topology.connection(names.slot, self.connection).await;
         connection.map_err(|error| io::Error::other(error).into())
     }
 

@@ -1,8 +1,8 @@
 //! L2 on Redis, through a deadpool pool.
 //!
 //! - [`server`]: which server, and how connections to it are made; [`tls`]: whether TLS can work
-//! - [`home`]: the server of each lane; [`primary`]: whether it is believed, by what [`sentinel`]s say, or the nodes of a
-//!   [`cluster`], which are [`asked`]
+//! - [`topology`]: the server of each lane, or the node of a cluster; [`primary`]: whether it is believed, by what
+//!   [`sentinel`]s say, or the nodes of a [`cluster`], over [`witness_links`]
 //! - [`lane`]: the steps, each a script or a command; [`scripts`]: the `.lua` files; [`call`]: one call of a script
 //! - [`read_batcher`]: reads of all lanes on a server that share a request; [`read_request`]: over which connection it
 //!   goes
@@ -16,13 +16,11 @@
 //!
 //! Knows nothing of L1, nor of values: the scripts look at stamps and TTLs only.
 
-mod asked;
 mod call;
 #[cfg(feature = "cluster")]
 mod cluster;
 mod connection;
 mod error;
-mod home;
 mod lane;
 mod lanes;
 pub(crate) mod members;
@@ -41,6 +39,8 @@ mod shared;
 mod subscription;
 #[cfg_attr(not(feature = "tls"), path = "no_tls.rs")]
 mod tls;
+mod topology;
+mod witness_links;
 #[cfg(feature = "write-behind")]
 mod write_stream;
 
@@ -54,12 +54,11 @@ use deadpool_redis::redis::StreamingCredentialsProvider;
 #[cfg(feature = "cluster")]
 use self::cluster::Cluster;
 use self::connection::{Connections, Source};
-use self::home::Home;
-#[cfg(feature = "cluster")]
-use self::home::Nodes;
 use self::lane::RedisLane;
 use self::names::Names;
 use self::primary::Primary;
+#[cfg(feature = "cluster")]
+use self::primary::not_named;
 use self::read_batcher::SingleReads;
 use self::read_request::ReadRequests;
 use self::sentinel::Sentinels;
@@ -70,6 +69,9 @@ pub use self::server::Server;
 use self::servers::Servers;
 use self::shared::Shared;
 use self::subscription::Subscriptions;
+#[cfg(feature = "cluster")]
+use self::topology::Nodes;
+use self::topology::Topology;
 use super::{L2, L2Error, Lane, LaneName, OnConnect, Outages};
 use crate::util::partial_debug::partial_debug;
 
@@ -88,6 +90,10 @@ use crate::util::partial_debug::partial_debug;
 #[doc = include_str!("trouble.md")]
 #[derive(Clone)]
 pub struct RedisL2(Arc<Servers>);
+
+/// So that each of a few primaries has a part of a namespace.
+#[cfg(feature = "cluster")]
+const LANES_IN_A_CLUSTER: u16 = 4;
 
 impl RedisL2 {
     /// A store on this server, with connections of its own. [`Server`] lists the forms of an address: a URL such as
@@ -179,12 +185,10 @@ impl RedisL2 {
     /// ```
     pub fn primary_like(self, server: impl Into<Server>) -> Result<Self, L2Error> {
         let connector = server.into().connector()?;
-        match &*self.0.home {
-            Home::Server(shared) => Self::new(shared.primary.like(connector)?, None),
+        match &*self.0.topology {
+            Topology::Server(shared) => Self::new(shared.primary.like(connector)?, None),
             #[cfg(feature = "cluster")]
-            Home::Nodes(_) => Err(L2Error::bad_config(
-                "primary_like is for a primary that sentinels name",
-            )),
+            Topology::Cluster(_) => Err(not_named()),
         }
     }
 
@@ -214,7 +218,7 @@ impl RedisL2 {
     #[cfg_attr(docsrs, doc(cfg(feature = "cluster")))]
     pub fn cluster(nodes: impl IntoIterator<Item = impl Into<Server>>) -> Result<Self, L2Error> {
         let cluster = Cluster::new(nodes.into_iter().map(Into::into))?;
-        Ok(Self(Servers::new(Home::Nodes(Nodes::new(cluster)))))
+        Ok(Self(Servers::new(Topology::Cluster(Nodes::new(cluster)))))
     }
 
     /// Takes user and password from a provider, for passwords and tokens that change while the service runs.
@@ -262,18 +266,18 @@ impl RedisL2 {
         provider: impl StreamingCredentialsProvider + 'static,
     ) -> Result<Self, L2Error> {
         let credentials = Some(Credentials(Arc::new(provider)));
-        match &*self.0.home {
-            Home::Server(shared) => {
+        match &*self.0.topology {
+            Topology::Server(shared) => {
                 let mut primary = shared.primary.clone();
                 primary.connector.credentials = credentials;
                 // The manager of a given pool has its credentials already, and cannot be given others.
                 Self::new(primary, shared.is_given.then(|| shared.pool()))
             }
             #[cfg(feature = "cluster")]
-            Home::Nodes(nodes) => {
+            Topology::Cluster(nodes) => {
                 let set = |node: &mut Connector| node.credentials.clone_from(&credentials);
                 let cluster = nodes.cluster.map(set);
-                Ok(Self(Servers::new(Home::Nodes(Nodes::new(cluster)))))
+                Ok(Self(Servers::new(Topology::Cluster(Nodes::new(cluster)))))
             }
         }
     }
@@ -281,7 +285,7 @@ impl RedisL2 {
     /// With a pool of its own, unless one is given.
     fn new(primary: Primary, pool: Option<Pool>) -> Result<Self, L2Error> {
         let shared = Shared::new(primary, pool)?;
-        Ok(Self(Servers::new(Home::Server(Arc::new(shared)))))
+        Ok(Self(Servers::new(Topology::Server(Arc::new(shared)))))
     }
 }
 
@@ -300,18 +304,18 @@ impl L2 for RedisL2 {
     }
 
     fn default_lanes(&self) -> u16 {
-        if self.0.home.database().is_none() {
-            4
-        } else {
-            1
+        match &*self.0.topology {
+            Topology::Server(_) => 1,
+            #[cfg(feature = "cluster")]
+            Topology::Cluster(_) => LANES_IN_A_CLUSTER,
         }
     }
 
     fn lane(&self, name: LaneName<'_>, timeout: Duration, on_connect: OnConnect) -> Box<dyn Lane> {
-        let home = &self.0.home;
-        let names = Arc::new(Names::new(name, home.database()));
+        let topology = &self.0.topology;
+        let names = Arc::new(Names::new(name, topology.database()));
         let source = Arc::new(Source {
-            home: Arc::clone(home),
+            topology: Arc::clone(topology),
             names: Arc::clone(&names),
             limit: timeout,
             on_connect,
@@ -325,7 +329,7 @@ impl L2 for RedisL2 {
         let requests = ReadRequests::new(Arc::clone(&names), both);
         let batchers = Arc::clone(&self.0.batchers);
         Box::new(RedisLane {
-            subscriptions: Subscriptions::new(Arc::clone(home), Arc::clone(&names)),
+            subscriptions: Subscriptions::new(Arc::clone(topology), Arc::clone(&names)),
             names,
             reads: SingleReads::new(Arc::new(requests), batchers),
             connections,

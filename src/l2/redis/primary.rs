@@ -4,11 +4,11 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::asked::Links;
 #[cfg(feature = "cluster")]
 use super::cluster::Cluster;
 use super::sentinel::Sentinels;
 use super::server::{Address, Connector};
+use super::witness_links::Links;
 use crate::l2::L2Error;
 
 /// The way to a primary.
@@ -36,6 +36,11 @@ pub(super) struct PrimaryAt {
     /// As a sentinel gives it. `None` for the one address that there is.
     pub(super) address: Option<Address>,
     pub(super) term: u64,
+}
+
+/// The error of `primary_like` for what sentinels do not name.
+pub(super) fn not_named() -> L2Error {
+    L2Error::bad_config("primary_like is for a primary that sentinels name")
 }
 
 impl From<Connector> for Primary {
@@ -67,12 +72,12 @@ impl Primary {
 
     /// Connected to as by this connector, but for the address.
     pub(super) fn like(&self, mut connector: Connector) -> Result<Self, L2Error> {
-        let refuse = |what: &str| Err(L2Error::bad_config(what));
         if !matches!(self.witnesses, Witnesses::Sentinels(_)) {
-            return refuse("primary_like is for a primary that sentinels name");
+            return Err(not_named());
         }
         if connector.at(&Address::default()).is_none() {
-            return refuse("sentinels name hosts and ports, and no unix sockets");
+            let what = "sentinels name hosts and ports, and no unix sockets";
+            return Err(L2Error::bad_config(what));
         }
         // A provider is not part of a server, in whatever order both are given.
         connector

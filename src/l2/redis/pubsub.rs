@@ -24,12 +24,12 @@ use tokio::time::{Instant, timeout};
 use tokio_util::task::AbortOnDropHandle;
 use tracing::warn;
 
-use super::asked::Links;
-use super::call::{Call, senseless};
+use super::call::{Call, clock, senseless};
 use super::error::{connect_error, l2_error};
 use super::names::{CLOCK, LIVE, Names};
 use super::primary::Primary;
-use super::run::{CONNECT, clock};
+use super::server::CONNECT;
+use super::witness_links::Links;
 use super::{members, scripts};
 use crate::l2::{L2Error, LaneClock, Member, random};
 use crate::util::lock::lock;

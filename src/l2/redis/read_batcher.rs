@@ -446,17 +446,17 @@ mod tests {
 
     use super::*;
     use crate::l2::redis::connection::{Connections, Source};
-    use crate::l2::redis::home::Home;
     use crate::l2::redis::names::Names;
     use crate::l2::redis::server::Server;
     use crate::l2::redis::shared::Shared;
+    use crate::l2::redis::topology::Topology;
 
     const LIMIT: Duration = Duration::from_secs(20);
 
     /// Reads of several lanes of one server, which is never asked.
     struct Crowd {
         batchers: Arc<PerRuntime<ReadBatcher>>,
-        home: Arc<Home>,
+        topology: Arc<Topology>,
         answered: Vec<oneshot::Receiver<ReadResult>>,
     }
 
@@ -466,7 +466,7 @@ mod tests {
             let shared = Shared::new(connector.into(), None).unwrap();
             Self {
                 batchers: Arc::default(),
-                home: Arc::new(Home::Server(Arc::new(shared))),
+                topology: Arc::new(Topology::Server(Arc::new(shared))),
                 answered: Vec::new(),
             }
         }
@@ -475,7 +475,7 @@ mod tests {
         fn lane(&self, name: &str) -> SingleReads {
             let names = Arc::new(Names::new(name.into(), Some(0)));
             let source = Arc::new(Source {
-                home: Arc::clone(&self.home),
+                topology: Arc::clone(&self.topology),
                 names: Arc::clone(&names),
                 limit: LIMIT,
                 on_connect: Box::new(|_| {}),

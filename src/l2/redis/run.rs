@@ -2,21 +2,17 @@
 //! (rule 13), which may continue a former one (rule 28). If the clock is not set up yet, it is settled first how many lanes
 //! the namespace has (rule 27).
 
-use std::time::Duration;
-
 use deadpool_redis::redis::RedisResult;
 use deadpool_redis::redis::aio::MultiplexedConnection;
-use twox_hash::XxHash3_64;
 
-use super::call::Call;
+use super::call::{Call, clock};
 use super::error::other_lanes;
+use super::lanes::settle;
 use super::names::{CLOCK, LIVE, Names};
 use super::primary::Primary;
+use super::topology::Topology;
 use super::{members, scripts};
 use crate::l2::{LaneClock, Member, random};
-
-/// How long it may take to make a connection, the wait for the pool included.
-pub(super) const CONNECT: Duration = Duration::from_secs(2);
 
 /// The answer of RUN.
 pub(super) struct Found {
@@ -31,18 +27,18 @@ pub(super) struct Found {
 }
 
 /// Runs RUN, as each new connection does before it is used. A subscriber adds itself as a member. If the clock does not
-/// say that its lane may be used, that is settled first, by [`settle`](super::lanes::settle). The error of a lane
+/// say that its lane may be used, that is settled first, by [`settle`]. The error of a lane
 /// that is not used names the number of lanes that the namespace has.
 pub(super) async fn run(
     names: &Names,
     me: Option<Member>,
+    topology: &Topology,
     primary: &Primary,
     connection: MultiplexedConnection,
-    settling: impl Future<Output = RedisResult<()>>,
 ) -> RedisResult<Found> {
     let mut found = ask(names, me, "?", connection.clone()).await?;
     if found.lanes == 0 {
-        settling.await?;
+        settle(names, topology, &connection).await?;
         found = ask(names, me, "?", connection.clone()).await?;
     }
     if found.lanes == names.lanes && found.clock.epoch == 0 {
@@ -76,15 +72,4 @@ async fn ask(
         policy,
         list: (generation, age),
     })
-}
-
-/// The lane's clock: epoch, seq, ver and the time, and the life that the server names `run_id:master_replid`.
-pub(super) fn clock([epoch, seq, ver, now]: [u64; 4], life: &str) -> LaneClock {
-    LaneClock {
-        life: XxHash3_64::oneshot(life.as_bytes()),
-        epoch,
-        seq,
-        ver,
-        now,
-    }
 }

@@ -15,9 +15,9 @@ use futures::stream::FuturesUnordered;
 use tokio::sync::watch;
 use tokio::time::{Instant, timeout};
 
-use super::asked::{ASK, Links};
 use super::per_runtime::PerRuntime;
 use super::server::{Address, Connector, Server};
+use super::witness_links::{ASK, Links};
 use crate::l2::L2Error;
 
 /// The channel on which a sentinel says that another server is the primary.

@@ -4,6 +4,7 @@
 use std::io;
 use std::pin::Pin;
 use std::sync::Arc;
+use std::time::Duration;
 
 use deadpool_redis::redis::aio::{AsyncPushSender, MultiplexedConnection};
 use deadpool_redis::redis::io::tcp::TcpSettings;
@@ -189,6 +190,9 @@ impl Server {
         })
     }
 }
+
+/// How long it may take to make a connection, the wait for the pool included.
+pub(super) const CONNECT: Duration = Duration::from_secs(2);
 
 /// A host and its port.
 pub(super) type Address = (String, u16);

@@ -2,14 +2,14 @@
 
 use std::sync::{Arc, Mutex, Weak};
 
-use super::home::Home;
 use super::per_runtime::PerRuntime;
 use super::read_batcher::ReadBatcher;
+use super::topology::Topology;
 use crate::l2::{L2Error, Outages};
 use crate::util::lock::lock;
 
 pub(super) struct Servers {
-    pub(super) home: Arc<Home>,
+    pub(super) topology: Arc<Topology>,
     pub(super) batchers: Arc<PerRuntime<ReadBatcher>>,
     pub(super) outages: Arc<Outages>,
 }
@@ -18,9 +18,9 @@ pub(super) struct Servers {
 static BY_URL: Mutex<Vec<(String, Weak<Servers>)>> = Mutex::new(Vec::new());
 
 impl Servers {
-    pub(super) fn new(home: Home) -> Arc<Self> {
+    pub(super) fn new(topology: Topology) -> Arc<Self> {
         Arc::new(Self {
-            home: Arc::new(home),
+            topology: Arc::new(topology),
             batchers: Arc::default(),
             outages: Arc::default(),
         })

@@ -11,12 +11,12 @@ use tokio::sync::{mpsc, oneshot};
 use tokio::time::{Instant, timeout};
 
 use super::error::connect_error;
-use super::home::Home;
-use super::lanes::settle;
 use super::names::Names;
 use super::pubsub::{Channel, Heartbeat, PubSub, Route};
-use super::run::{CONNECT, Found, run};
+use super::run::{Found, run};
+use super::server::CONNECT;
 use super::shared::Shared;
+use super::topology::Topology;
 use crate::l2::inbox::Inbox;
 use crate::l2::{
     Applied, Event, L2Error, LaneClock, ListAge, Member, MemberInfo, Noted, OnHeard, Reply,
@@ -30,16 +30,16 @@ const QUEUE: usize = 4096;
 
 /// Makes the subscriptions of one lane.
 pub(super) struct Subscriptions {
-    home: Arc<Home>,
+    topology: Arc<Topology>,
     names: Arc<Names>,
     /// The connection of the last subscription, if that still exists.
     last: Mutex<Weak<PubSub>>,
 }
 
 impl Subscriptions {
-    pub(super) fn new(home: Arc<Home>, names: Arc<Names>) -> Self {
+    pub(super) fn new(topology: Arc<Topology>, names: Arc<Names>) -> Self {
         Self {
-            home,
+            topology,
             names,
             last: Mutex::default(),
         }
@@ -92,7 +92,7 @@ impl Subscriptions {
         queue: mpsc::Sender<Event>,
     ) -> Result<(Found, Arc<PubSub>, Route, Arc<Shared>), L2Error> {
         let slot = self.names.slot;
-        let shared = self.home.find(slot).await?;
+        let shared = self.topology.find(slot).await?;
         let pubsub = self.next(&shared);
         let (connection, is_new) = pubsub.connect(&shared.primary).await?;
         let receive = Box::new(move |payload: &[u8]| {
@@ -110,10 +110,8 @@ impl Subscriptions {
         let subscribing = pubsub.subscribe(channel, receive);
         let route = join(naming, subscribing).await.1?;
         let member = Member::new(me, Applied::NOTHING);
-        let settling = settle(&self.names, &self.home, &connection);
-        let (primary, connection) = (&shared.primary, connection.clone());
-        let running = run(&self.names, Some(member), primary, connection, settling);
-        let running = running.boxed();
+        let (topology, primary) = (&self.topology, &shared.primary);
+        let running = run(&self.names, Some(member), topology, primary, connection).boxed();
         // The answer is a proof like that of a heartbeat, and the connection may be one that others have made.
         let (found, confirmed) = join(running, pubsub.confirm(slot)).await;
         confirmed.inspect_err(|_| pubsub.doubt())?;

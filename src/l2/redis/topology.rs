@@ -20,10 +20,10 @@ use crate::l2::L2Error;
 use crate::util::lock::lock;
 
 /// The servers of a [`RedisL2`](super::RedisL2).
-pub(super) enum Home {
+pub(super) enum Topology {
     Server(Arc<Shared>),
     #[cfg(feature = "cluster")]
-    Nodes(Nodes),
+    Cluster(Nodes),
 }
 
 /// The nodes of a cluster with which there are connections.
@@ -33,7 +33,7 @@ pub(super) struct Nodes {
     each: Mutex<HashMap<Address, Weak<Shared>>>,
 }
 
-impl Home {
+impl Topology {
     /// The server of a lane with this slot, asked for after this call.
     #[cfg_attr(
         not(feature = "cluster"),
@@ -43,9 +43,9 @@ impl Home {
         match (self, slot) {
             (Self::Server(shared), _) => Ok(Arc::clone(shared)),
             #[cfg(feature = "cluster")]
-            (Self::Nodes(nodes), Some(slot)) => nodes.at(nodes.cluster.find(slot).await?),
+            (Self::Cluster(nodes), Some(slot)) => nodes.at(nodes.cluster.find(slot).await?),
             #[cfg(feature = "cluster")]
-            (Self::Nodes(_), None) => Err(L2Error::closed()),
+            (Self::Cluster(_), None) => Err(L2Error::closed()),
         }
     }
 
@@ -72,7 +72,7 @@ impl Home {
                 status.waiting > 0 && status.available == 0 && status.size >= status.max_size
             }
             #[cfg(feature = "cluster")]
-            Self::Nodes(_) => false,
+            Self::Cluster(_) => false,
         }
     }
 
@@ -85,7 +85,7 @@ impl Home {
         match self {
             Self::Server(shared) => Some(shared.primary.connector.database()),
             #[cfg(feature = "cluster")]
-            Self::Nodes(_) => None,
+            Self::Cluster(_) => None,
         }
     }
 }

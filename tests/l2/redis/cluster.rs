@@ -1,48 +1,28 @@
 //! Lanes on a Redis Cluster: found, followed when their slots move, and believed by a majority of the primaries only.
 
 use std::cell::Cell;
-use std::error::Error;
-use std::sync::Arc;
 use std::time::Duration;
 
-use futures::StreamExt;
-use larder::l2::{Event, Kind, L2Error, Lane, LaneClock, MemberInfo, Subscription};
+use larder::l2::{Kind, Lane, LaneClock, Subscription};
 use larder::{Cache, RedisL2};
-use tokio::time::timeout;
 
 use super::heartbeats::{calls, computed, received};
 use super::members::answer;
-use super::{run, watched_lane};
+use super::{RELIES_FOR_LONG, end, lane, run, shown, watched_lane};
 use crate::steps::Steps;
 use crate::store::*;
 use crate::support::eventually::eventually;
 use crate::support::redis_cluster::{Failover, RedisCluster};
 use crate::support::redis_server::RedisServer;
 
-/// Believes what it has heard for longer than a test takes.
-const RELIES_FOR_LONG: MemberInfo = MemberInfo {
-    id: 5,
-    max_staleness: LONG,
-};
-
 fn l2(cluster: &RedisCluster) -> RedisL2 {
     RedisL2::cluster(cluster.urls()).unwrap()
-}
-
-fn lane(l2: &RedisL2) -> Arc<dyn Lane> {
-    lane_of(l2, NAMESPACE)
 }
 
 /// The slot of the lane, and the node that has it.
 async fn place(cluster: &RedisCluster) -> (u16, usize) {
     let slot = cluster.slot_of(&super::value_key("")).await;
     (slot, cluster.owner_of(slot).await)
-}
-
-/// All that a log shows of an error.
-fn shown(error: &L2Error) -> String {
-    let source = error.source().map(ToString::to_string);
-    format!("{error}: {}", source.unwrap_or_default())
 }
 
 /// Waits until requests are answered, as on a busy machine the first one may be late.
@@ -61,17 +41,6 @@ async fn resubscribe(lane: &dyn Lane) -> (LaneClock, Box<dyn Subscription>) {
         subscribed = lane.subscribe(RELIES_FOR_LONG).await.ok();
     }
     subscribed.unwrap()
-}
-
-/// What ends the subscription: a refused heartbeat, or no more messages.
-async fn end(subscription: &mut dyn Subscription) {
-    subscription.heartbeat(NOTHING);
-    let ended = async {
-        while let Some(Ok(event)) = subscription.next().await {
-            assert!(!matches!(event, Event::Heartbeat(_)), "it is not believed");
-        }
-    };
-    timeout(LIMIT, ended).await.expect("it ends");
 }
 
 /// A slot that moves, and replicas that are promoted: each is another life of the server. A slot that moves begins a new
@@ -97,6 +66,7 @@ async fn a_lane_follows_its_slot() {
         // The first request already, and also one that writes.
         assert_eq!(usable(&*lane, "k").await.is_some(), step > 0);
         insert(&*lane, "k", b"new").await;
+        subscription.heartbeat(NOTHING);
         end(&mut *subscription).await;
         let (after, next) = resubscribe(&*lane).await;
         assert_ne!(after.life, before.life);
@@ -129,6 +99,7 @@ async fn a_planned_failover_keeps_the_epoch() {
             assert!(usable(&*newcomer, "k").await.is_some());
             assert_eq!(met.last().epoch, before.epoch);
         }
+        subscription.heartbeat(NOTHING);
         end(&mut *subscription).await;
         let subscribed = listener.subscribe(RELIES_FOR_LONG).await;
         let (after, _subscription) = subscribed.expect("it is the first request");
@@ -293,6 +264,7 @@ async fn a_lane_is_off_while_its_slot_moves() {
     let refused = refused.unwrap_err();
     assert!(refused.is_unreachable(), "it is sent again later");
     assert!(shown(&refused).contains("is moving"), "{}", shown(&refused));
+    subscription.heartbeat(NOTHING);
     end(&mut *subscription).await;
     assert!(lane.subscribe(RELIES_FOR_LONG).await.is_err());
     assert!(lane.get("k").await.is_err());

@@ -25,12 +25,16 @@ mod subscriptions;
 mod tls;
 mod urls;
 
+use std::error::Error;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use deadpool_redis::redis::aio::MultiplexedConnection;
 use deadpool_redis::redis::{FromRedisValue, cmd};
-use larder::l2::{L2, Lane, LaneClock};
+use futures::StreamExt;
+use larder::RedisL2;
+use larder::l2::{Event, L2, L2Error, Lane, LaneClock, MemberInfo, Subscription};
+use tokio::time::timeout;
 
 use crate::store::*;
 
@@ -52,6 +56,32 @@ fn value_key(key: &str) -> String {
 /// The name of a key of the protocol's in Redis.
 fn own_key(name: &str) -> String {
     format!("{{{NAMESPACE}.0}}!{name}")
+}
+
+/// Believes what it has heard for longer than a test takes.
+const RELIES_FOR_LONG: MemberInfo = MemberInfo {
+    id: 5,
+    max_staleness: LONG,
+};
+
+fn lane(l2: &RedisL2) -> Arc<dyn Lane> {
+    lane_of(l2, NAMESPACE)
+}
+
+/// All that a log shows of an error.
+fn shown(error: &L2Error) -> String {
+    let source = error.source().map(ToString::to_string);
+    format!("{error}: {}", source.unwrap_or_default())
+}
+
+/// Waits for the end of a subscription that is not believed: no heartbeat is answered before.
+async fn end(subscription: &mut dyn Subscription) {
+    let ended = async {
+        while let Some(Ok(event)) = subscription.next().await {
+            assert!(!matches!(event, Event::Heartbeat(_)), "it is not believed");
+        }
+    };
+    timeout(LIMIT, ended).await.expect("it ends");
 }
 
 /// The clocks that a lane's new connections found.

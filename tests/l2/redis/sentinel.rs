@@ -1,20 +1,18 @@
 //! Primaries that sentinels name: found, followed, and believed by a majority only.
 
-use std::error::Error;
 use std::sync::Arc;
 use std::time::Duration;
 
 use deadpool_redis::redis::Value;
-use futures::StreamExt;
 use futures::future::join_all;
 use larder::RedisL2;
-use larder::l2::{Event, Kind, L2Error, Lane, LaneClock, MemberInfo, Subscription};
-use tokio::time::{Instant, timeout};
+use larder::l2::{Kind, Lane, LaneClock, MemberInfo, Subscription};
+use tokio::time::Instant;
 
 use super::callers::Callers;
 use super::failover::replicates;
 use super::members::answer;
-use super::{run, watched_lane};
+use super::{RELIES_FOR_LONG, end, lane, run, shown, watched_lane};
 use crate::steps::Steps;
 use crate::store::*;
 use crate::support::eventually::eventually;
@@ -25,12 +23,6 @@ const NAME: &str = "catalog";
 const SENTINELS: usize = 3;
 /// Sentinels that elect nobody by themselves in the time of a test.
 const PATIENT: Duration = Duration::from_secs(600);
-
-/// Believes what it has heard for longer than a test takes.
-const RELIES_FOR_LONG: MemberInfo = MemberInfo {
-    id: 5,
-    max_staleness: LONG,
-};
 
 /// A primary, its replica, and sentinels that watch both.
 struct Fleet {
@@ -141,28 +133,8 @@ impl Fleet {
     }
 }
 
-/// All that a log shows of an error.
-fn shown(error: &L2Error) -> String {
-    let source = error.source().map(ToString::to_string);
-    format!("{error}: {}", source.unwrap_or_default())
-}
-
-fn lane(l2: &RedisL2) -> Arc<dyn Lane> {
-    lane_of(l2, NAMESPACE)
-}
-
 async fn failure(lane: &dyn Lane) -> String {
     shown(&lane.get("k").await.unwrap_err())
-}
-
-/// What ends the subscription, without a heartbeat.
-async fn end(subscription: &mut dyn Subscription) {
-    let ended = async {
-        while let Some(Ok(event)) = subscription.next().await {
-            assert!(!matches!(event, Event::Heartbeat(_)));
-        }
-    };
-    timeout(LIMIT, ended).await.expect("it ends");
 }
 
 #[tokio::test]

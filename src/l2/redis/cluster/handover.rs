@@ -9,8 +9,8 @@ use futures::StreamExt;
 use futures::stream::FuturesUnordered;
 use tokio::time::{sleep, timeout};
 
-use crate::l2::redis::asked::{ASK, Links};
 use crate::l2::redis::server::{Address, Connector};
+use crate::l2::redis::witness_links::{ASK, Links};
 use crate::util::lock::lock;
 use crate::util::shared_result::{SharedResult, shared_result};
 

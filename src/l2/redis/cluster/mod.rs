@@ -20,9 +20,9 @@ use tokio::time::{Instant, timeout, timeout_at};
 
 use self::handover::{LastHandover, prove};
 use self::view::{Owners, View, Views};
-use super::asked::{ASK, Links};
 use super::per_runtime::PerRuntime;
 use super::server::{Address, Connector, Server};
+use super::witness_links::{ASK, Links};
 use crate::l2::L2Error;
 use crate::util::lock::lock;
 use crate::util::shared_result::{SharedResult, shared_result};
@@ -60,9 +60,7 @@ struct Belief {
 #[derive(Clone)]
 struct Answers {
     owners: Arc<Owners>,
-    nodes: usize,
-    asked: usize,
-    reason: String,
+    otherwise: NoMajority,
 }
 
 impl Cluster {
@@ -107,7 +105,7 @@ impl Cluster {
     pub(super) async fn find(self: &Arc<Self>, slot: u16) -> Result<Address, L2Error> {
         let answers = self.ask().await?;
         let owner = answers.owners.of(slot).cloned();
-        owner.ok_or_else(|| L2Error::explained(NoMajority::new(&answers)))
+        owner.ok_or_else(|| L2Error::explained(answers.otherwise))
     }
 
     /// Fails unless this is the primary of a slot, asked after this call.
@@ -232,9 +230,11 @@ impl Cluster {
         drop(belief);
         Answers {
             owners,
-            nodes: views.count(),
-            asked: asked.len(),
-            reason,
+            otherwise: NoMajority {
+                nodes: views.count(),
+                asked: asked.len(),
+                reason,
+            },
         }
     }
 }
@@ -255,8 +255,8 @@ async fn view(links: &Links, node: Connector) -> Result<View, L2Error> {
     view.ok_or_else(|| L2Error::unexpected("the answer to CLUSTER NODES cannot be read"))
 }
 
-/// What the nodes have said instead.
-#[derive(Debug, thiserror::Error)]
+/// How many nodes have answered, for a slot of which no primary is believed.
+#[derive(Clone, Debug, thiserror::Error)]
 #[error(
     "no majority of the primaries of the cluster names one for the slot of this lane; {nodes} of {asked} nodes have answered{reason}"
 )]
@@ -264,14 +264,4 @@ struct NoMajority {
     nodes: usize,
     asked: usize,
     reason: String,
-}
-
-impl NoMajority {
-    fn new(answers: &Answers) -> Self {
-        Self {
-            nodes: answers.nodes,
-            asked: answers.asked,
-            reason: answers.reason.clone(),
-        }
-    }
 }

@@ -14,8 +14,8 @@ pub(super) struct View {
     knows_winner: bool,
     /// All nodes that it knows, by their ids.
     nodes: BTreeMap<String, Node>,
-    /// The first and the last slot of each range, and the id of the primary that has them.
-    ranges: BTreeMap<u16, (u16, String)>,
+    /// The id of the primary that has them.
+    ranges: Ranges<String>,
 }
 
 #[derive(Clone)]
@@ -30,12 +30,27 @@ struct Node {
 #[derive(Default)]
 pub(super) struct Views(BTreeMap<String, View>);
 
-/// The primaries that are believed: the first and the last slot of each range, and the primary that has them.
+/// The primaries that are believed.
 #[derive(Default)]
 pub(super) struct Owners {
-    ranges: BTreeMap<u16, (u16, Address)>,
+    ranges: Ranges<Address>,
     /// Whether that is all slots that any node names a primary for.
     pub(super) are_all: bool,
+}
+
+/// Slots and their owners: by the first slot of each range the last one, and the owner of all of them.
+#[derive(Clone, Default)]
+struct Ranges<T>(BTreeMap<u16, (u16, T)>);
+
+impl<T> Ranges<T> {
+    fn of(&self, slot: u16) -> Option<&T> {
+        let (_, (last, owner)) = self.0.range(..=slot).next_back()?;
+        (*last >= slot).then_some(owner)
+    }
+
+    fn owners(&self) -> impl Iterator<Item = &T> {
+        self.0.values().map(|(_, owner)| owner)
+    }
 }
 
 impl View {
@@ -48,7 +63,7 @@ impl View {
             me: String::new(),
             knows_winner: false,
             nodes: BTreeMap::new(),
-            ranges: BTreeMap::new(),
+            ranges: Ranges::default(),
         };
         let mut newest = 0;
         for line in nodes.lines() {
@@ -73,7 +88,7 @@ impl View {
         for slots in slots {
             let (first, last) = slots.split_once('-').unwrap_or((slots, slots));
             let range = (last.parse().ok()?, id.to_owned());
-            self.ranges.insert(first.parse().ok()?, range);
+            self.ranges.0.insert(first.parse().ok()?, range);
             has_slots = true;
         }
         if is_me {
@@ -109,19 +124,17 @@ impl View {
     }
 
     fn owner(&self, slot: u16) -> Option<&str> {
-        let (_, (last, owner)) = self.ranges.range(..=slot).next_back()?;
-        (*last >= slot).then_some(owner)
+        self.ranges.of(slot).map(String::as_str)
     }
 
     /// How many primaries have slots.
     fn primaries(&self) -> usize {
-        let owners = self.ranges.values().map(|(_, owner)| owner);
-        owners.collect::<BTreeSet<_>>().len()
+        self.ranges.owners().collect::<BTreeSet<_>>().len()
     }
 
     /// Whether it is one of the primaries that elect.
     fn has_vote(&self) -> bool {
-        self.ranges.values().any(|(_, owner)| *owner == self.me)
+        self.ranges.owners().any(|owner| *owner == self.me)
     }
 }
 
@@ -143,7 +156,7 @@ impl Views {
 
     /// The primaries that are believed.
     pub(super) fn owners(&self) -> Owners {
-        let ranges = || self.0.values().flat_map(|view| &view.ranges);
+        let ranges = || self.0.values().flat_map(|view| &view.ranges.0);
         // No view changes from one of these slots to the next.
         let starts = ranges().flat_map(|(first, (last, _))| [*first, last.saturating_add(1)]);
         let starts: BTreeSet<u16> = starts.collect();
@@ -163,7 +176,7 @@ impl Views {
             if let (Some(id), None) = (believed.next(), believed.next())
                 && let Some(address) = self.address(id)
             {
-                owners.ranges.insert(first, (after - 1, address.clone()));
+                owners.ranges.0.insert(first, (after - 1, address.clone()));
             } else if !named.is_empty() {
                 owners.are_all = false;
             }
@@ -197,8 +210,7 @@ impl Views {
 
 impl Owners {
     pub(super) fn of(&self, slot: u16) -> Option<&Address> {
-        let (_, (last, owner)) = self.ranges.range(..=slot).next_back()?;
-        (*last >= slot).then_some(owner)
+        self.ranges.of(slot)
     }
 }
 
