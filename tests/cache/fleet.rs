@@ -20,7 +20,7 @@ pub(crate) type Set = Builder<String, String>;
 pub(crate) const HOUR: Duration = Duration::from_secs(3600);
 
 /// How long a request to Redis may take, unless a test sets its own limit: a busy machine is no reason to fail.
-const UNHURRIED: Duration = Duration::from_secs(5);
+pub(crate) const UNHURRIED: Duration = Duration::from_secs(5);
 
 /// No heartbeat is sent, unless a proof is requested.
 pub(crate) fn without_heartbeats(builder: Set) -> Set {

@@ -9,6 +9,7 @@ use larder::deadpool_redis::redis::{Client, RedisResult, Script, Value, cmd};
 use larder::{Cache, Loaded};
 use tokio::sync::oneshot;
 
+use crate::fleet::UNHURRIED;
 use crate::support::eventually::eventually;
 use crate::support::home;
 use crate::support::redis_server::RedisServer;
@@ -24,7 +25,8 @@ type Prices = Cache<String, String>;
 
 fn instance(url: &str) -> Prices {
     let builder = Cache::builder("shop:price").l2(home::open(url)).lanes(1);
-    builder.max_staleness(NEVER).build().unwrap()
+    let builder = builder.max_staleness(NEVER).l2_timeout(UNHURRIED);
+    builder.build().unwrap()
 }
 
 fn names(keys: &[&str], tags: &[&str]) -> Vec<String> {

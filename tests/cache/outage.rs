@@ -8,7 +8,7 @@ use larder::deadpool_redis::redis::{AsyncCommands, cmd};
 use larder::{Cache, Clock, Loaded, MemoryL2, RedisL2, Version};
 use tokio::time::sleep;
 
-use crate::fleet::{Fleet, Source, Texts, stores};
+use crate::fleet::{Fleet, Source, Texts, UNHURRIED, stores};
 use crate::support::eventually::eventually;
 use crate::support::home;
 use crate::support::network::{Step, Way};
@@ -498,8 +498,8 @@ async fn connections(server: &RedisServer) -> usize {
 async fn many_caches_share_the_connections_to_a_server() {
     let server = RedisServer::start().await;
     let build = |n: usize| -> Texts {
-        let builder = Cache::builder(format!("test:{n}"));
-        builder.redis(server.url()).build().unwrap()
+        let builder = Cache::builder(format!("test:{n}")).redis(server.url());
+        builder.l2_timeout(UNHURRIED).build().unwrap()
     };
     let mut caches: Vec<_> = (0..20).map(build).collect();
     for (n, cache) in caches.iter().enumerate() {
