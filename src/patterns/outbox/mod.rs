@@ -70,8 +70,8 @@
 //! written. The ids say nothing of the order of commits: a transaction may commit after another one with higher ids. So
 //! the relay remembers no position: it reads the rows that are there, the lowest ids first. The time is that of the writer's
 //! clock, and is used for the [lag](OutboxStats::lag) alone. A relay leaves the rows of other namespaces where they
-//! are; rows of a namespace without a relay stay. A row whose name is no text is skipped: it holds up no other one, and
-//! counts in [`unreadable`](OutboxStats::unreadable) and in the lag until somebody deletes it.
+//! are; rows of a namespace without a relay stay. A row that names no possible key, as its name is too long or not
+//! UTF-8, is deleted as if it were delivered.
 //!
 //! Each driver creates the same table, and can deliver the rows that the other one has written. The definitions are constants,
 //! for your migrations: [`SQLITE_TABLE`], and with sqlx also `POSTGRES_TABLE` and `MYSQL_TABLE`.

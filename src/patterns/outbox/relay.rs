@@ -13,7 +13,7 @@ use tokio_util::task::AbortOnDropHandle;
 use tracing::{info, warn};
 
 use super::error::{OutboxError, Reason};
-use super::row::{MOST, Row, Waits, now_ms};
+use super::row::{Row, now_ms, oldest};
 use super::stats::{Counted, Counters, OutboxStats, age};
 use crate::cache::{Cache, key_text};
 use crate::error::WriteError;
@@ -33,8 +33,8 @@ pub(super) type Rows = Result<Vec<Row>, OutboxError>;
 
 /// The table, as a driver reads it. Each call is a transaction of its own.
 pub(super) trait Table: Send + 'static {
-    /// The next rows of a namespace after the one with this id, in the order of their ids.
-    fn read(&mut self, namespace: &str, after: i64) -> impl Future<Output = Rows> + Send;
+    /// The first rows of a namespace, in the order of their ids.
+    fn read(&mut self, namespace: &str) -> impl Future<Output = Rows> + Send;
 
     /// Deletes rows, of which some may be gone already.
     fn delete(&mut self, ids: Vec<i64>) -> impl Future<Output = Result<(), OutboxError>> + Send;
@@ -123,7 +123,7 @@ struct Worker<T, V: Value> {
     table: T,
     cache: Cache<(), V>,
     counters: Arc<Counters>,
-    /// Since when rows may wait that nobody has read, or that do not say when they were written.
+    /// Since when rows may wait that nobody has read.
     since_ms: i64,
 }
 
@@ -190,28 +190,14 @@ impl<T: Table, V: Value> Worker<T, V> {
 
     async fn deliver_some(&mut self) -> Result<bool, Failure> {
         let began = now_ms();
-        let (mut rows, mut unreadable, mut waits) = (Vec::new(), 0, Waits::default());
-        let (mut last, mut is_more) = (i64::MIN, true);
-        // Reads on while there is nothing to deliver: so rows that cannot be read hold up no others, however many there
-        // are.
-        while rows.is_empty() && is_more {
-            let read = self.table.read(self.cache.namespace(), last).await?;
-            is_more = read.len() >= MOST as usize;
-            last = read.last().map_or(last, |row| row.id);
-            let others: Vec<Row>;
-            (rows, others) = read.into_iter().partition(|row| row.name.is_some());
-            unreadable += others.len() as u64;
-            waits = waits.with(&others);
-        }
-        self.note_unreadable(unreadable);
+        let mut rows = self.table.read(self.cache.namespace()).await?;
         // Already here: the delivery may take as long as L2 does not answer.
-        self.note_oldest(waits.with(&rows));
-        if rows.len() > BATCH {
-            is_more = true;
+        lock(&self.counters).oldest_ms = oldest(&rows);
+        let many = rows.len();
+        if many > BATCH {
             // Relays that work off the same backlog at the same time take mostly different rows, without any lock.
             fastrand::shuffle(&mut rows);
         }
-        let many = rows.len();
         let mut waiting = rows.split_off(many.min(BATCH));
         // Each by itself, so that one that L2 refuses does not hold up the others. The writer of the cache sends them
         // together.
@@ -237,40 +223,20 @@ impl<T: Table, V: Value> Worker<T, V> {
             self.table.delete(ids).await?;
             let mut counted = lock(&self.counters);
             counted.stats.delivered += delivered.len() as u64;
-            if let Some(oldest) = Waits::default().with(&delivered).oldest_ms {
+            if let Some(oldest) = oldest(&delivered) {
                 counted.stats.last_wait = age(oldest);
             }
         }
         debug_assert_eq!(delivered.len() + waiting.len(), many, "no row is lost");
-        let waits = waits.with(&waiting);
-        self.note_oldest(waits);
-        // While a row without a time waits, its lag is counted from the same moment on.
-        if !waits.is_untimed {
-            self.since_ms = began;
-        }
-        failure.map_or(Ok(is_more), |error| Err(error.into()))
-    }
-
-    fn note_unreadable(&self, many: u64) {
-        let before = mem::replace(&mut lock(&self.counters).stats.unreadable, many);
-        if before == 0 && many > 0 {
-            warn!(
-                namespace = self.cache.namespace(),
-                "the outbox has rows whose name is no text; they are skipped, and stay"
-            );
-        }
-    }
-
-    fn note_oldest(&self, waits: Waits) {
-        let untimed = waits.is_untimed.then_some(self.since_ms);
-        lock(&self.counters).oldest_ms = waits.oldest_ms.into_iter().chain(untimed).min();
+        lock(&self.counters).oldest_ms = oldest(&waiting);
+        self.since_ms = began;
+        failure.map_or(Ok(many > BATCH), |error| Err(error.into()))
     }
 }
 
 /// `Ok` once L2 has accepted it. An invalidation that is only deferred, in the memory of this process, is an error.
 async fn invalidate<V: Value>(cache: &Cache<(), V>, row: &Row) -> Result<(), WriteError> {
-    // Rows without a name are not delivered.
-    let Ok(name) = key_text(row.name.as_deref().unwrap_or_default()) else {
+    let Ok(name) = key_text(&row.name) else {
         // No value has such a key or tag: the row was written by something else, and there is nothing to do for it.
         return Ok(());
     };

@@ -19,28 +19,14 @@ pub(super) const MOST: u32 = 1024;
 pub struct Row {
     pub(super) id: i64,
     pub(super) is_tag: bool,
-    /// `None` if it is no text.
-    pub(super) name: Option<String>,
-    /// When it was written, by the clock of its writer, in ms since 1970: for the lag alone. `None` if it is no number.
-    pub(super) written_ms: Option<i64>,
+    pub(super) name: String,
+    /// When it was written, by the clock of its writer, in ms since 1970: for the lag alone.
+    pub(super) written_ms: i64,
 }
 
-/// Since when rows wait.
-#[derive(Clone, Copy, Default)]
-pub(super) struct Waits {
-    pub(super) oldest_ms: Option<i64>,
-    /// Whether one of them does not say.
-    pub(super) is_untimed: bool,
-}
-
-impl Waits {
-    pub(super) fn with(self, rows: &[Row]) -> Self {
-        let times = rows.iter().filter_map(|row| row.written_ms);
-        Self {
-            oldest_ms: self.oldest_ms.into_iter().chain(times).min(),
-            is_untimed: self.is_untimed || rows.iter().any(|row| row.written_ms.is_none()),
-        }
-    }
+/// When the oldest of these rows was written.
+pub(super) fn oldest(rows: &[Row]) -> Option<i64> {
+    rows.iter().map(|row| row.written_ms).min()
 }
 
 /// A statement on the table, for the drivers of sqlx.
@@ -48,8 +34,8 @@ impl Waits {
 pub enum Statement<'a> {
     /// Rows of one kind, for these names.
     Insert(&'a str, &'static str, &'a [Key]),
-    /// The next rows of a namespace after this id.
-    Read(&'a str, i64),
+    /// The first rows of a namespace.
+    Read(&'a str),
     Delete(&'a [i64]),
 }
 

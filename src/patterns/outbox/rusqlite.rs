@@ -14,10 +14,8 @@ use crate::lookup_by::LookupBy;
 
 const INSERT: &str =
     "INSERT INTO larder_outbox (namespace, kind, name, written_ms) VALUES (?1, ?2, ?3, ?4)";
-// Also a BLOB and a REAL, as triggers write and compute.
-const READ: &str = "SELECT id, kind, CAST(name AS TEXT), \
-    CASE WHEN typeof(written_ms) IN ('integer', 'real') THEN CAST(written_ms AS INTEGER) END \
-    FROM larder_outbox WHERE namespace = ?1 AND kind IN ('key', 'tag') AND id > ?2 ORDER BY id LIMIT ?3";
+const READ: &str = "SELECT id, kind, name, written_ms FROM larder_outbox \
+    WHERE namespace = ?1 AND kind IN ('key', 'tag') ORDER BY id LIMIT ?2";
 const DELETE: &str = "DELETE FROM larder_outbox WHERE id = ?1";
 
 /// The outbox in a database that is used by [`rusqlite`](::rusqlite). See the [module](super).
@@ -205,16 +203,16 @@ impl Sqlite {
 }
 
 impl Table for Sqlite {
-    async fn read(&mut self, namespace: &str, after: i64) -> Rows {
+    async fn read(&mut self, namespace: &str) -> Rows {
         let namespace = namespace.to_owned();
         self.run(move |db| {
             let mut read = db.prepare(READ)?;
-            let rows = read.query_map(params![namespace, after, MOST], |row| {
+            let rows = read.query_map(params![namespace, MOST], |row| {
                 Ok(Row {
                     id: row.get(0)?,
                     is_tag: row.get::<_, String>(1)? == TAG,
-                    // A name that is not UTF-8 is that of no key, and holds up no other row.
-                    name: row.get(2).unwrap_or(None),
+                    // One that is not UTF-8 is that of no key, and holds up no other row.
+                    name: String::from_utf8_lossy(row.get_ref(2)?.as_bytes()?).into_owned(),
                     written_ms: row.get(3)?,
                 })
             })?;

@@ -180,8 +180,8 @@ async fn run<DB: OutboxDatabase>(pool: &Pool<DB>, statement: Statement<'_>) -> R
 }
 
 impl<DB: OutboxDatabase> Table for Pool<DB> {
-    async fn read(&mut self, namespace: &str, after: i64) -> Rows {
-        run(self, Statement::Read(namespace, after)).await
+    async fn read(&mut self, namespace: &str) -> Rows {
+        run(self, Statement::Read(namespace)).await
     }
 
     async fn delete(&mut self, ids: Vec<i64>) -> Result<(), OutboxError> {
@@ -200,17 +200,6 @@ pub trait OutboxDatabase: Database {
     ) -> BoxFuture<'a, Result<Vec<Row>, Error>>;
 }
 
-/// A value of a row, if it is of this type.
-fn found<'r, DB, T>(row: &'r DB::Row, column: usize) -> Option<T>
-where
-    DB: Database,
-    usize: ColumnIndex<DB::Row>,
-    T: Type<DB> + Decode<'r, DB>,
-{
-    // Otherwise SQLite gives an empty text, or zero, for NULL.
-    row.try_get::<Option<T>, _>(column).ok()?
-}
-
 /// The statements are the same for all databases, but for the placeholders, which sqlx writes.
 impl<DB> OutboxDatabase for DB
 where
@@ -220,13 +209,8 @@ where
     usize: ColumnIndex<DB::Row>,
     i64: Type<DB> + for<'e> Encode<'e, DB> + for<'d> Decode<'d, DB>,
     String: Type<DB> + for<'e> Encode<'e, DB> + for<'d> Decode<'d, DB>,
-    f64: Type<DB> + for<'d> Decode<'d, DB>,
-    Vec<u8>: Type<DB> + for<'d> Decode<'d, DB>,
+    Vec<u8>: for<'d> Decode<'d, DB>,
 {
-    #[allow(
-        clippy::cast_possible_truncation,
-        reason = "a cast takes the nearest number there is"
-    )]
     fn run<'a>(
         connection: &'a mut DB::Connection,
         statement: Statement<'a>,
@@ -245,13 +229,12 @@ where
                 });
                 names.len() == 1
             }
-            Statement::Read(namespace, after) => {
+            Statement::Read(namespace) => {
                 query.push("SELECT id, kind, name, written_ms FROM larder_outbox ");
                 query.push("WHERE namespace = ");
                 query.push_bind(namespace.to_owned());
-                query.push(" AND kind IN ('key', 'tag') AND id > ");
-                query.push_bind(after);
-                query.push(" ORDER BY id LIMIT ").push(MOST);
+                query.push(" AND kind IN ('key', 'tag') ORDER BY id LIMIT ");
+                query.push(MOST);
                 true
             }
             Statement::Delete(ids) => {
@@ -269,14 +252,13 @@ where
             let query = query.build().persistent(is_usual);
             let rows = query.fetch_all(connection).await?;
             let rows = rows.iter().map(|row| {
-                // Also a BLOB and a REAL, as triggers write and compute in `SQLite`.
-                let bytes = || String::from_utf8(found::<DB, _>(row, 2)?).ok();
-                let real = || found::<DB, f64>(row, 3).map(|ms| ms as i64);
+                // As bytes: a name that is not UTF-8 is that of no key, and holds up no other row.
+                let name: Vec<u8> = row.try_get_unchecked(2)?;
                 Ok(Row {
                     id: row.try_get(0)?,
                     is_tag: row.try_get::<String, _>(1)? == TAG,
-                    name: found::<DB, _>(row, 2).or_else(bytes),
-                    written_ms: found::<DB, _>(row, 3).or_else(real),
+                    name: String::from_utf8_lossy(&name).into_owned(),
+                    written_ms: row.try_get(3)?,
                 })
             });
             rows.collect()

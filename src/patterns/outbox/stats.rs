@@ -5,8 +5,7 @@ use std::time::Duration;
 
 use super::row::now_ms;
 
-/// The counters of a relay since it was started: a snapshot by [`Relay::stats`](super::Relay::stats). All counters
-/// but `unreadable` only grow.
+/// The counters of a relay since it was started: a snapshot by [`Relay::stats`](super::Relay::stats).
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct OutboxStats {
@@ -17,9 +16,6 @@ pub struct OutboxStats {
     pub delivered: u64,
     /// Times that L2 did not accept the invalidation of a row. The row stays, and counts again at the next poll.
     pub not_delivered: u64,
-    /// Rows whose name is no text, of those that the last poll has read. They are skipped, and stay until somebody
-    /// deletes them.
-    pub unreadable: u64,
     /// Polls that ended with an error of the database.
     pub database_errors: u64,
     /// How long the oldest row has been waiting of those that the last poll has read and not delivered; it grows until
@@ -27,8 +23,7 @@ pub struct OutboxStats {
     /// has written the row and of this one.
     ///
     /// While the table cannot be read it goes on growing. If no row was known to wait, one may have been written since:
-    /// so it counts from the last poll that has read the table, or from the start of the relay. It counts from there as
-    /// well for a row that does not say when it was written.
+    /// so it counts from the last poll that has read the table, or from the start of the relay.
     pub lag: Duration,
     /// How long the oldest row had waited of those that were delivered last. A row whose writer
     /// has invalidated the key by itself has waited for the relay all the same.
