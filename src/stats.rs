@@ -47,34 +47,28 @@ macro_rules! counters {
         #[non_exhaustive]
         pub struct Stats {
             $($(#[$doc])* pub $name: u64,)*
-            /// Times that all of L1 was dropped at once: when the subscriber started, by a clear, when the cache was
-            /// switched off, and whenever messages may have been missed that the log in L2 no longer has.
-            pub l1_flushes: u64,
-            /// Entries in L1 now, including those that have expired and were not looked up since.
-            pub l1_entries: u64,
         }
 
         impl Stats {
             /// Names and numbers, in the order of the fields.
             pub fn iter(&self) -> impl Iterator<Item = (&'static str, u64)> + use<> {
-                { *self }.fields().map(|(name, n)| (name, *n)).into_iter()
+                [$((stringify!($name), self.$name)),*].into_iter()
             }
 
-            const FIELDS: usize = [$(stringify!($name)),*].len() + 2;
-
-            fn fields(&mut self) -> [(&'static str, &mut u64); Self::FIELDS] {
-                [
-                    $((stringify!($name), &mut self.$name),)*
-                    ("l1_flushes", &mut self.l1_flushes),
-                    ("l1_entries", &mut self.l1_entries),
-                ]
+            fn field(&mut self, name: &str) -> Option<&mut u64> {
+                $(if name == stringify!($name) {
+                    return Some(&mut self.$name);
+                })*
+                None
             }
         }
 
         impl Counters {
-            pub(crate) fn snapshot(&self, l1_flushes: u64) -> Stats {
-                let l1_flushes = self.flushes.load(Ordering::Relaxed) + l1_flushes;
-                Stats { $($name: self.sum(|counted| &counted.$name),)* l1_flushes, l1_entries: 0 }
+            /// `flushes` are those of the L1 that is used now.
+            pub(crate) fn snapshot(&self, flushes: u64) -> Stats {
+                let mut stats = Stats { $($name: self.sum(|counted| &counted.$name),)* };
+                stats.l1_flushes += flushes;
+                stats
             }
         }
     };
@@ -91,9 +85,7 @@ impl Stats {
     /// Adds the numbers of such a text. Names that this version does not know are skipped, as is anything else.
     pub(crate) fn add_text(&mut self, text: &str) {
         for (name, n) in text.split(' ').filter_map(|part| part.split_once('=')) {
-            let mut fields = self.fields().into_iter();
-            let field = fields.find(|(known, _)| *known == name);
-            if let (Some((_, number)), Ok(n)) = (field, n.parse::<u64>()) {
+            if let (Some(number), Ok(n)) = (self.field(name), n.parse::<u64>()) {
                 *number = number.saturating_add(n);
             }
         }
@@ -115,28 +107,20 @@ impl IntoIterator for &Stats {
 
 /// The counters of one instance. It dereferences to those of the current thread.
 #[derive(Debug, Default)]
-pub(crate) struct Counters {
-    each: ThreadLocal<OfThread>,
-    /// How often an L1 was flushed that is no longer used.
-    flushes: AtomicU64,
-}
+pub(crate) struct Counters(ThreadLocal<OfThread>);
 
 impl Deref for Counters {
     type Target = OfThread;
 
     #[inline]
     fn deref(&self) -> &OfThread {
-        self.each.get_or_default()
+        self.0.get_or_default()
     }
 }
 
 impl Counters {
-    pub(crate) fn add_flushes(&self, flushes: u64) {
-        self.flushes.fetch_add(flushes, Ordering::Relaxed);
-    }
-
     fn sum(&self, counter: impl Fn(&OfThread) -> &Counter) -> u64 {
-        let threads = self.each.iter();
+        let threads = self.0.iter();
         let counts = threads.map(|thread| counter(thread).0.load(Ordering::Relaxed));
         counts.fold(0, u64::wrapping_add)
     }
@@ -216,6 +200,13 @@ counters! {
     /// Values that could not be stored: over [`max_value_size`](crate::Builder::max_value_size), or refused by the
     /// codec.
     encode_errors,
+    /// Times that all of L1 was dropped at once: when the subscriber started, by a clear, when the cache was switched
+    /// off, and whenever messages may have been missed that the log in L2 no longer has.
+    // As a counter of a thread: those of an L1 that is no longer used.
+    l1_flushes,
+    /// Entries in L1 now, including those that have expired and were not looked up since.
+    // Not counted: the size of L1, where it is asked for.
+    l1_entries,
 }
 
 read_only! {

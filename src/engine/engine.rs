@@ -250,7 +250,7 @@ impl<V: Value> Engine<V> {
         }
         let is_off = self.contexts.first().is_off();
         let counters = &self.instance.counters;
-        counters.add_flushes(self.contexts.flushes());
+        counters.l1_flushes.add(self.contexts.flushes());
         let next = Self::with_lanes(&self.instance, lanes, is_off);
         let contexts = Arc::clone(&next.contexts);
         // Calls that begin from here on are carried out there.
