@@ -20,7 +20,7 @@ use futures::future::{join, join_all, try_join};
 use tokio::runtime::Handle;
 use tokio::sync::{OnceCell, oneshot};
 use tokio::task::yield_now;
-use tokio::time::{Instant, timeout};
+use tokio::time::{Instant, sleep, timeout};
 use tokio_util::task::AbortOnDropHandle;
 use tracing::warn;
 
@@ -85,13 +85,23 @@ type ClockRow = (bool, u64, u64, u64, u64);
 type Confirmed = BTreeMap<Option<u16>, Result<(), L2Error>>;
 
 impl PubSub {
-    /// The connection, and whether it had to be made. Safe to cancel: then another caller makes it.
+    /// The connection, and whether it had to be made, which begins with a pause. Safe to cancel: then another caller makes
+    /// it.
     pub(super) async fn connect(
         &self,
         primary: &Primary,
+        pause: Option<Duration>,
     ) -> Result<(MultiplexedConnection, bool), L2Error> {
         let is_new = !self.connected.initialized();
-        let make = || Connected::new(primary).boxed();
+        let make = || {
+            async move {
+                if let Some(pause) = pause {
+                    sleep(pause).await;
+                }
+                Connected::new(primary).await
+            }
+            .boxed()
+        };
         let connected = self.connected.get_or_try_init(make).await?;
         Ok((connected.connection.clone(), is_new))
     }

@@ -1,6 +1,7 @@
 //! The subscription of a lane: its part of a connection that all lanes on the server share.
 
 use std::pin::Pin;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, Weak};
 use std::task::{Context, Poll};
 use std::time::Duration;
@@ -23,10 +24,14 @@ use crate::l2::{
     Subscription,
 };
 use crate::util::lock::lock;
+use crate::util::retry_delays::spread;
 use crate::wire::message;
 
 /// Messages that may wait for the subscriber. One more is lost, which a hole in the numbers shows (rule 10).
 const QUEUE: usize = 4096;
+/// A server that closes a connection mostly closes those of the whole fleet: its processes connect again within this
+/// time, one after the other. A thousand of them take the server a fifth of a second.
+const SPREAD: Duration = Duration::from_millis(250);
 
 /// Makes the subscriptions of one lane.
 pub(super) struct Subscriptions {
@@ -34,6 +39,8 @@ pub(super) struct Subscriptions {
     names: Arc<Names>,
     /// The connection of the last subscription, if that still exists.
     last: Mutex<Weak<PubSub>>,
+    /// Whether the last attempt has succeeded.
+    was_subscribed: AtomicBool,
 }
 
 impl Subscriptions {
@@ -42,6 +49,7 @@ impl Subscriptions {
             topology,
             names,
             last: Mutex::default(),
+            was_subscribed: AtomicBool::new(false),
         }
     }
 
@@ -54,6 +62,7 @@ impl Subscriptions {
         // Messages that arrive from here on wait in the queue, until the caller knows by the clock which of them are
         // new. Several round trips: more than a request may take.
         let (found, pubsub, route, shared) = in_time(self.open(me, queue)).await??;
+        self.was_subscribed.store(true, Ordering::Relaxed);
         let subscription = RedisSubscription {
             pubsub,
             inbox: Inbox::new(messages),
@@ -94,7 +103,11 @@ impl Subscriptions {
         let slot = self.names.slot;
         let shared = self.topology.find(slot).await?;
         let pubsub = self.next(&shared);
-        let (connection, is_new) = pubsub.connect(&shared.primary).await?;
+        // Relaxed: there is one subscriber. After an attempt that has failed, it pauses by itself.
+        let was_subscribed = self.was_subscribed.swap(false, Ordering::Relaxed);
+        // The proof of the subscriber counts from before the pause.
+        let pause = was_subscribed.then(|| spread(SPREAD.min(me.max_staleness / 8)));
+        let (connection, is_new) = pubsub.connect(&shared.primary, pause).await?;
         let receive = Box::new(move |payload: &[u8]| {
             // A message that cannot be read is skipped, and one that finds the queue full is dropped: both leave a hole
             // in the numbers. To wait here would stop the answers of heartbeats, too.

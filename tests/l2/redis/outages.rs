@@ -74,7 +74,7 @@ async fn works_again(lane: &dyn Lane) {
 }
 
 /// Reads until the subscriber ends or fails.
-async fn ends(subscription: &mut dyn Subscription) {
+pub(super) async fn ends(subscription: &mut dyn Subscription) {
     loop {
         let next = timeout(LIMIT, subscription.next()).await;
         match next.expect("the end is noticed in time") {

@@ -11,6 +11,7 @@ use tokio::time::Instant;
 
 use super::heartbeats::{calls, received};
 use super::members::answer;
+use super::outages::ends;
 use super::run;
 use crate::store::*;
 use crate::support::eventually::eventually;
@@ -252,4 +253,39 @@ async fn heartbeats_are_due_together() {
         // The next one is a whole interval later.
         assert_eq!(one.next_heartbeat(due + interval, interval), due + interval);
     }
+}
+
+/// A server that closes a connection mostly closes those of the whole fleet.
+#[tokio::test]
+async fn a_fleet_that_was_cut_off_subscribes_again_one_after_the_other() {
+    let server = RedisServer::start().await;
+    // Each with a connection of its own.
+    let lane = |_| lane_of(&RedisL2::open(server.url()).unwrap(), NAMESPACE);
+    let fleet: Vec<_> = (0..32).map(lane).collect();
+    let subscribe = async || {
+        let began = Instant::now();
+        let each = fleet.iter().map(async |lane| {
+            let mut subscription = lane.subscribe(ME).await;
+            // On a busy machine it may not be there in time.
+            for _ in 0..5 {
+                if subscription.is_err() {
+                    subscription = lane.subscribe(ME).await;
+                }
+            }
+            (began.elapsed(), subscription.unwrap().1)
+        });
+        join_all(each).await.into_iter().unzip()
+    };
+    let (_, mut before): (Vec<_>, Vec<_>) = subscribe().await;
+    let mut raw = server.connection().await;
+    let _: u64 = run(&mut raw, &["CLIENT", "KILL", "TYPE", "pubsub"]).await;
+    for subscription in &mut before {
+        ends(&mut **subscription).await;
+    }
+    let (took, _again): (Vec<_>, Vec<_>) = subscribe().await;
+    // A machine that is busy only lengthens it. The chance of less is one of 2^32.
+    assert!(
+        took.iter().max() > Some(&Duration::from_millis(125)),
+        "{took:?}"
+    );
 }
