@@ -8,5 +8,6 @@ mkdir -p "$data"
 rm -rf "${CARGO_TARGET_DIR:-target}/criterion"
 cargo bench --locked -p benches --bench ratios -- --json "$data/ratios.json"
 cargo bench --locked -p benches --bench cache
+cargo bench --locked -p benches --bench fleet -- --json "$data/fleet.json"
 (cd benches/peers && cargo run --locked --release -- --out "$data/peers.json")
 (cd benches/report && cargo run --locked -- collect)

@@ -9,7 +9,7 @@
 )]
 
 #[path = "../../tests/support"]
-mod tests {
+pub(crate) mod tests {
     pub(crate) mod redis_server;
     mod signal;
 }

@@ -1,4 +1,4 @@
-//! Makes `benches/README.md` and its plots out of what the benches have measured.
+//! Makes `benches/README.md` and its plots, and a table of the guide, out of what the benches have measured.
 //!
 //! `collect` takes what criterion has left in the target directory, and notes the machine, in `benches/data`.
 //! Without it, tables and plots are made anew from `benches/data` alone. See `benches/run.sh`.
@@ -7,6 +7,7 @@
 
 mod chaos;
 mod data;
+mod fleet;
 mod goals;
 mod growth;
 mod machine;
@@ -35,7 +36,9 @@ fn main() -> Result<()> {
         data::write(&benches, "growth", &growth::collect(&criterion(&benches))?)?;
         data::write(&benches, "machine", &machine::this()?)?;
     }
-    let growth: Vec<growth::Point> = data::read(&benches, "growth")?;
+    let mut growth: Vec<growth::Point> = data::read(&benches, "growth")?;
+    let fleets: Vec<fleet::Fleet> = data::read(&benches, "fleet")?;
+    growth.extend(fleet::points(&fleets));
     plots::draw(&benches.join("plots"), &growth)?;
     let plot = benches.join("plots/chaos.svg");
     chaos::draw(&benches.join("data/chaos.json"), &plot)?;
@@ -51,7 +54,9 @@ fn main() -> Result<()> {
             peers::table(&data::read::<Vec<_>>(&benches, "peers")?),
         ),
     ];
-    readme::fill(&benches.join("README.md"), &parts)
+    readme::fill(&benches.join("README.md"), &parts)?;
+    let guide = benches.join("../src/guide/redis.md");
+    readme::fill(&guide, &[("fleet", fleet::table(&fleets))])
 }
 
 /// Where criterion keeps its figures.

@@ -22,11 +22,12 @@ struct Plot {
 enum Axis {
     Nanoseconds,
     Microseconds,
+    Milliseconds,
     /// Of each element.
     PerSecond,
 }
 
-const PLOTS: [Plot; 7] = [
+const PLOTS: [Plot; 8] = [
     Plot {
         file: "l1-entries",
         title: "A hit in L1, by entries that it holds",
@@ -81,6 +82,25 @@ const PLOTS: [Plot; 7] = [
         y: Axis::Microseconds,
         curves: &[("invalidate everywhere by instances", "invalidate_and_wait")],
     },
+    Plot {
+        file: "instances-cost",
+        title: "What instances cost the server, in CPU",
+        x: "instances",
+        y: Axis::Milliseconds,
+        curves: &[
+            (
+                "restart: CPU of the server, ms",
+                "all connect after a restart",
+            ),
+            ("loss: CPU of the server, ms", "all connect after a loss"),
+            ("idle: CPU of the server, ms a second", "a second of idling"),
+            (
+                "`invalidate_and_wait`: CPU of the server, ms",
+                "invalidate_and_wait",
+            ),
+            ("`invalidate`: CPU of the server, ms", "invalidate"),
+        ],
+    },
 ];
 
 impl Axis {
@@ -88,6 +108,7 @@ impl Axis {
         match self {
             Self::Nanoseconds => "ns",
             Self::Microseconds => "µs",
+            Self::Milliseconds => "ms",
             Self::PerSecond => "a second",
         }
     }
@@ -96,6 +117,7 @@ impl Axis {
         match self {
             Self::Nanoseconds => ns,
             Self::Microseconds => ns / 1e3,
+            Self::Milliseconds => ns / 1e6,
             Self::PerSecond => point.elements * 1e9 / ns,
         }
     }
