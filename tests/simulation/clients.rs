@@ -531,6 +531,9 @@ async fn write_through(world: &Arc<World>, instance: &Arc<Instance>, key: u64, r
         let value = world.source.loaded(Versioned { key, version });
         let (world, writer) = (Arc::clone(world), Arc::clone(instance));
         let store = |_: &Versioned| async move {
+            // The load whose lease it has taken over goes on, or begins when the grant arrives.
+            let recorder = &world.recorder;
+            recorder.disturbed(world.config.l2_timeout(), None, Some(key));
             sleep(Duration::from_millis(takes)).await;
             writer.link.awake().await;
             for _ in 0..100 {
