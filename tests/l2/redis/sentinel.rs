@@ -408,6 +408,34 @@ async fn a_planned_failover_under_traffic_brings_nothing_back() {
     assert!(counts.invalidated > 0 && counts.from_l1 > 0, "{counts:?}");
 }
 
+/// So no read over them finds what the new primary has sent (rule 13).
+#[tokio::test]
+#[ignore = "takes ten seconds: sh tests/proof.sh sentinel"]
+async fn sentinels_close_the_connections_of_a_primary_that_they_demote() {
+    let mut fleet = Fleet::start().await;
+    let mut raw = fleet.primary.connection().await;
+    fleet.primary.pause();
+    fleet.fail_over().await;
+    fleet.primary.resume();
+    let ended = async {
+        loop {
+            let role = deadpool_redis::redis::cmd("ROLE")
+                .query_async(&mut raw)
+                .await;
+            let Ok::<Vec<Value>, _>(role) = role else {
+                return;
+            };
+            assert_eq!(role[0], Value::BulkString(b"master".to_vec()));
+            tokio::task::yield_now().await;
+        }
+    };
+    let ended = tokio::time::timeout(Duration::from_secs(60), ended).await;
+    ended.expect("the connection is closed");
+    let mut raw = fleet.primary.connection().await;
+    let role: Vec<Value> = run(&mut raw, &["ROLE"]).await;
+    assert_eq!(role[0], Value::BulkString(b"slave".to_vec()));
+}
+
 /// How long an old primary takes writes, by the settings of Redis: the figures of the guide.
 #[tokio::test]
 #[ignore = "takes a minute: sh tests/proof.sh sentinel"]
