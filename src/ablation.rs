@@ -92,6 +92,8 @@ rules! {
     Witnesses,
     /// 27: lanes of another number are used while the former ones still are.
     Tombstone,
+    /// 27: a server that may have lost a tombstone is not asked for the others'.
+    LostTombstones,
     /// 28: a replica that takes over goes on with the epoch of its former primary, whatever it lacks.
     Handover,
 }

@@ -55,6 +55,7 @@ fn expected(rule: Rule) -> (u8, Invariant) {
         Rule::Updates => (25, I10NoLostUpdate),
         Rule::Witnesses => (26, I1Bound),
         Rule::Tombstone => (27, I1Bound),
+        Rule::LostTombstones => (27, I1Bound),
         Rule::Handover => (28, I1Bound),
     }
 }

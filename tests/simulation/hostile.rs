@@ -245,6 +245,22 @@ impl Config {
                 ],
                 ..base
             },
+            // The same on several servers, some of which lose what they knew of that.
+            27 if !seed.is_multiple_of(2) => Self {
+                lanes: vec![1, 2],
+                servers: 3,
+                instances: 4,
+                keys: 6,
+                write_rest_ms: 60,
+                fault_every_ms: 150,
+                faults: vec![
+                    (Fault::Closed, 4),
+                    (Fault::SubscriberSilent, 1),
+                    (Fault::HandedOver, 1),
+                    (Fault::StoreRolledBack, 1),
+                ],
+                ..base
+            },
             // Instances that are restarted one by one, with one number of lanes and with another, while some do not hear of
             // that.
             27 => Self {

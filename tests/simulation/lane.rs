@@ -21,7 +21,7 @@ use crate::belief::Belief;
 use crate::connection::{Connection, NoReplicas, ReadOnly, is_read_only};
 use crate::faults::Fault;
 use crate::link::{Link, Wire};
-use crate::store::{Name, Store};
+use crate::store::{Name, Store, server_of};
 use crate::subscription;
 
 /// A connection that lets so many requests in a row time out is discarded, as on Redis.
@@ -37,7 +37,7 @@ impl L2 for Network {
     fn lane(&self, name: LaneName<'_>, timeout: Duration, on_connect: OnConnect) -> Box<dyn Lane> {
         Box::new(FarLane {
             link: Arc::clone(&self.link),
-            store: Arc::clone(&self.stores[usize::from(name.lane.number) % self.stores.len()]),
+            store: Arc::clone(&self.stores[server_of(name.lane, self.stores.len())]),
             name: Name::of(name),
             timeout,
             on_connect,

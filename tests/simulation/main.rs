@@ -107,7 +107,8 @@ fn where_keys_lie_in_lanes_no_promise_breaks() {
     });
 }
 
-/// Each server restarts, fails over and is cut off by itself. Witnesses name its primary, as in a cluster.
+/// Each server restarts, fails over and is cut off by itself. Witnesses name its primary, as in a cluster. In some worlds
+/// the lanes are more after a while, and servers lose what they knew of that.
 #[test]
 fn where_lanes_lie_on_several_servers_no_promise_breaks() {
     no_promise_breaks("on servers", "where_lanes_lie_on_several", 5, |seed| {
@@ -117,7 +118,7 @@ fn where_lanes_lie_on_several_servers_no_promise_breaks() {
             config.faults.push((Fault::Isolated, 4));
         }
         Config {
-            lanes: vec![4],
+            lanes: if seed % 4 == 1 { vec![1, 2] } else { vec![4] },
             servers: 3,
             has_sentinels: true,
             ..config

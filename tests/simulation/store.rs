@@ -54,10 +54,44 @@ impl Name {
     }
 }
 
+/// What all servers hold, and how many lanes the namespace has.
+#[derive(Default)]
+pub(crate) struct Servers {
+    memories: Mutex<Vec<MemoryL2>>,
+    lanes: AtomicU16,
+}
+
+impl Servers {
+    pub(crate) fn count(&self) -> usize {
+        self.memories.lock().unwrap().len()
+    }
+
+    /// Has all go by the largest number of lanes that any of them knows.
+    fn settle(&self, name: &Name) {
+        let mut name = name.clone();
+        let memories = self.memories.lock().unwrap().clone();
+        while memories.iter().any(|memory| refuses(memory, &name)) {
+            let of = name.lane().of + 1;
+            name.1 = LaneNumber { number: 0, of };
+        }
+    }
+}
+
+/// Whether a server knows a larger number of lanes than that of this one, which it opens otherwise.
+fn refuses(memory: &MemoryL2, name: &Name) -> bool {
+    let lane = memory.lane(name.get(), Duration::MAX, Box::new(|_| ()));
+    let asked = lane.get("").now_or_never();
+    asked
+        .expect("the store in memory answers at once")
+        .is_err()
+}
+
 pub(crate) struct Store {
-    /// Whether the lane of a key is here.
-    has: Box<dyn Fn(u64) -> bool + Send + Sync>,
-    memory: Mutex<MemoryL2>,
+    all: Arc<Servers>,
+    /// Which of them this is.
+    server: usize,
+    /// In which life it was last settled by all how many lanes there are, and for instances with which number.
+    settled: Mutex<(u64, u16)>,
     /// How far its clock was stepped, in seconds.
     stepped: Arc<AtomicU64>,
     clock: Clock,
@@ -69,8 +103,6 @@ pub(crate) struct Store {
     replica: Mutex<Option<Replica>>,
     /// The tags of which it says that it knows nothing.
     lost_tags: Mutex<BTreeSet<String>>,
-    /// How many lanes the namespace has.
-    lanes: AtomicU16,
     /// Counts restarts and failovers.
     life: AtomicU64,
     /// Counts messages.
@@ -127,9 +159,9 @@ impl Drop for Replica {
 }
 
 impl Store {
-    /// A server that has the lanes of these keys.
+    /// One server more.
     pub(crate) fn new(
-        has: impl Fn(u64) -> bool + Send + Sync + 'static,
+        all: &Arc<Servers>,
         time: impl Fn() -> Duration + Send + Sync + 'static,
         packet: Duration,
         source: Arc<Source>,
@@ -139,18 +171,21 @@ impl Store {
         let by = Arc::clone(&stepped);
         let clock = Clock::from_fn(move || time() + Duration::from_secs(by.load(SeqCst)));
         let memory = MemoryL2::with_clock(clock.clone());
+        let snapshots = Mutex::new(vec![memory.snapshot()]);
+        let mut memories = all.memories.lock().unwrap();
+        memories.push(memory);
         Self {
-            has: Box::new(has),
+            all: Arc::clone(all),
+            server: memories.len() - 1,
+            settled: Mutex::default(),
             stepped,
             clock,
-            snapshots: Mutex::new(vec![memory.snapshot()]),
-            memory: Mutex::new(memory),
+            snapshots,
             source,
             recorder,
             links: Mutex::default(),
             replica: Mutex::default(),
             lost_tags: Mutex::default(),
-            lanes: AtomicU16::new(0),
             life: AtomicU64::new(0),
             published: AtomicU64::new(0),
             late: 3 * packet,
@@ -158,7 +193,7 @@ impl Store {
     }
 
     fn memory(&self) -> MemoryL2 {
-        self.memory.lock().unwrap().clone()
+        self.all.memories.lock().unwrap()[self.server].clone()
     }
 
     pub(crate) fn join(&self, link: Arc<Link>) {
@@ -167,6 +202,8 @@ impl Store {
 
     /// Opens a lane, and reads its clock, as every new connection does. Whether it is the first one of so many lanes.
     pub(crate) fn open(&self, name: &Name) -> Result<(Arc<dyn Lane>, LaneClock, bool), L2Error> {
+        let of = name.lane().of;
+        self.settle_lanes(name);
         let clock = Arc::new(Mutex::new(None));
         let seen = Arc::clone(&clock);
         let lane = self.memory().lane(
@@ -181,14 +218,25 @@ impl Store {
                 .map(drop)
                 .expect_err("a lane that is used says its clock"));
         };
-        let of = name.lane().of;
-        let former = self.lanes.fetch_max(of, SeqCst);
+        let former = self.all.lanes.fetch_max(of, SeqCst);
         let has_changed = former != 0 && former < of;
         if has_changed {
             // No value and no lease of the former ones counts any more.
-            self.changed_all(|_| true);
+            self.changed_where(|_| true);
         }
         Ok((lane.into(), clock, has_changed))
+    }
+
+    /// Where there are several servers, it is settled by all of them how many lanes there are, before a lane is opened:
+    /// for the first time, and when this server may have lost what it knew of that (rule 27).
+    fn settle_lanes(&self, name: &Name) {
+        let (life, of) = (self.life(), name.lane().of);
+        let mut settled = self.settled.lock().unwrap();
+        let is_new = of > settled.1 || life != settled.0 && !is_trusted();
+        if is_new && self.all.count() > 1 {
+            self.all.settle(name);
+            *settled = (life, of);
+        }
     }
 
     /// A lane of the replica, to read from.
@@ -214,7 +262,7 @@ impl Store {
                 Some(other)
             }
             Takeover::Unnoticed => {
-                *self.memory.lock().unwrap() = other;
+                self.all.memories.lock().unwrap()[self.server] = other;
                 Some(old)
             }
             Takeover::InCluster => {
@@ -506,8 +554,10 @@ impl Store {
             let recent = snapshots.len().saturating_sub(3)..snapshots.len();
             let which = if emptied { 0 } else { rng.usize(recent) };
             self.memory().restore(&snapshots[which]);
-            // It may have been from before they changed.
-            self.lanes.store(0, SeqCst);
+            if self.all.count() == 1 {
+                // It may have been from before they changed.
+                self.all.lanes.store(0, SeqCst);
+            }
         }
         self.life.fetch_add(1, SeqCst);
         *self.replica.lock().unwrap() = None;
@@ -551,10 +601,35 @@ impl Store {
     }
 
     fn changed_all(&self, which: impl Fn(u64) -> bool) {
-        let keys = (0..self.source.len()).filter(|key| (self.has)(*key) && which(*key));
+        let lanes = self.all.lanes.load(SeqCst).max(1);
+        let lane = |key| LaneNumber {
+            number: lane_of(key, lanes),
+            of: lanes,
+        };
+        let has = |key| server_of(lane(key), self.all.count()) == self.server;
+        self.changed_where(|key| has(key) && which(key));
+    }
+
+    fn changed_where(&self, which: impl Fn(u64) -> bool) {
+        let keys = (0..self.source.len()).filter(|key| which(*key));
         let keys: Vec<_> = keys.map(|key| key.to_string()).collect();
         self.changed(&keys.iter().map(String::as_str).collect::<Vec<_>>());
     }
+}
+
+#[cfg(larder_ablation)]
+fn is_trusted() -> bool {
+    larder::ablation::without(larder::ablation::Rule::LostTombstones)
+}
+
+#[cfg(not(larder_ablation))]
+fn is_trusted() -> bool {
+    false
+}
+
+/// Which server a lane is on. One that has a former lane need not have one of those that take its place.
+pub(crate) fn server_of(lane: LaneNumber, servers: usize) -> usize {
+    usize::from(lane.number + lane.of - 1) % servers
 }
 
 fn is_in(lane: LaneNumber, key: u64) -> bool {

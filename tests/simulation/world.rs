@@ -18,7 +18,7 @@ use crate::lane::Network;
 use crate::link::Link;
 use crate::recorder::Recorder;
 use crate::source::{self, Number, PANIC, Source, Versioned};
-use crate::store::{Store, lane_of};
+use crate::store::Store;
 use crate::{chaos, clients};
 
 /// What came of a world.
@@ -129,11 +129,10 @@ impl World {
         let recorder = Arc::new(Recorder::new());
         let source = Arc::new(Source::new(&config, Arc::clone(&recorder)));
         let start = Instant::now();
-        let (servers, lanes) = (config.servers, config.most_lanes());
-        let stores = (0..servers).map(|server| {
-            let has = move |key| usize::from(lane_of(key, lanes)) % servers == server;
+        let all = Arc::default();
+        let stores = (0..config.servers).map(|_| {
             Arc::new(Store::new(
-                has,
+                &all,
                 time(start, rng),
                 Duration::from_millis(config.delay_ms.end() + 1),
                 Arc::clone(&source),

@@ -29,12 +29,20 @@ pub(super) async fn settle(
         topology,
         connection,
     };
-    // Another instance may name a larger number meanwhile; that does not happen more often.
+    let answer = |most| {
+        let is_it = most == names.lanes;
+        is_it.then_some(()).ok_or_else(|| other_lanes(most))
+    };
+    // Another instance may name a larger number meanwhile, or a server may lose what was done; that does not happen
+    // more often.
     for _ in 0..=MOST_LANES {
         let known = all.look().await?;
         // It is missing at first, and if it was lost: then the clocks of other lanes know it, and which were used.
         let named = known.first().copied().unwrap_or(0);
         let most = known.iter().copied().fold(names.lanes, u16::max);
+        if are_settled(&known, most) {
+            return answer(most);
+        }
         // Before the new number is named: no lane of that is used before.
         for lanes in 2..most {
             if known.contains(&lanes) {
@@ -45,11 +53,22 @@ pub(super) async fn settle(
         let named = (all.step(LaneNumber::ONLY, Some(named), most)).await?;
         if named == most {
             all.open(most).await?;
-            let is_it = most == names.lanes;
-            return is_it.then_some(()).ok_or_else(|| other_lanes(most));
+            // Of several servers one may have lost what it was told, and the others go on.
+            if names.slot.is_none() {
+                return answer(most);
+            }
         }
     }
     Err(other_lanes(MOST_LANES))
+}
+
+/// Whether the clocks, in their order, say that the lanes of this number are open and all others closed.
+fn are_settled(known: &[u16], most: u16) -> bool {
+    let mut clocks = known.iter().zip((1..=MOST_LANES).flat_map(LaneNumber::all));
+    clocks.all(|(named, lane)| {
+        let is_in_use = lane.of == most || lane == LaneNumber::ONLY;
+        *named == most || *named == 0 && !is_in_use
+    })
 }
 
 /// The clocks of all lanes that the namespace may have.

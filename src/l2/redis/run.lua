@@ -1,6 +1,7 @@
 -- RUN  clock live | lanes rnd proof [id entry]  ->  epoch seq ver now lanes life policy generation age; the last two are 0
--- without an entry. If the clock names another number of lanes, or none, that number is all that the answer says. If not, an
--- epoch of 0 asks for a proof of the handover from this life, or for an empty one: `?` is none yet.
+-- without an entry. If the clock names another number of lanes, or none, that number is all that the answer says. If not, and
+-- the proof is `?`, an epoch of 0 says that this is another life. Then RUN is sent again: with a proof of the handover from
+-- the former life, which the answer names if this one may continue it; or with an empty one.
 -- The first request over each connection (rule 13): a server that restarted or was promoted may have brought deleted
 -- values back, and lost members, so its life starts a new epoch and a new generation of the list. Numbers continue.
 local known = checked(redis.pcall('HMGET', KEYS[1], 'run', 'lanes'), 'HMGET') or {}
@@ -10,11 +11,12 @@ if lanes ~= tonumber(ARGV[1]) then
 end
 local run, info = life()
 local epoch, seq, ver = clock(KEYS[1], ARGV[2])
-local continued = string.match(info, 'master_replid2:(%x+)') or ''
-if known[1] ~= run and string.match(known[1] or '', ':(%x+)$') == continued then
+if known[1] ~= run then
+  local continued = string.match(info, 'master_replid2:(%x+)') or ''
+  local former = string.match(known[1] or '', ':(%x+)$') == continued and known[1] or ''
   if ARGV[3] == '?' then
-    return {0, 0, 0, 0, lanes, known[1], '', 0, 0}
-  elseif ARGV[3] == known[1] .. ' ' .. string.match(run, ':(%x+)$') then
+    return {0, 0, 0, 0, lanes, former, '', 0, 0}
+  elseif former ~= '' and ARGV[3] == former .. ' ' .. string.match(run, ':(%x+)$') then
     -- Rule 28: the former primary follows this one, and has lost nothing by that.
     redis.call('HSET', KEYS[1], 'run', run)
     known[1] = run

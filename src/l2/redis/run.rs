@@ -1,6 +1,6 @@
 //! RUN, the first request of a lane over a connection: which life of the server it leads to, and the lane's clock there
-//! (rule 13), which may continue a former one (rule 28). If the clock is not set up yet, it is settled first how many lanes
-//! the namespace has (rule 27).
+//! (rule 13), which may continue a former one (rule 28). If the clock is not set up yet, or one of several servers may have
+//! lost data, it is settled first how many lanes the namespace has (rule 27).
 
 use deadpool_redis::redis::RedisResult;
 use deadpool_redis::redis::aio::MultiplexedConnection;
@@ -27,8 +27,8 @@ pub(super) struct Found {
 }
 
 /// Runs RUN, as each new connection does before it is used. A subscriber adds itself as a member. If the clock does not
-/// say that its lane may be used, that is settled first, by [`settle`]. The error of a lane
-/// that is not used names the number of lanes that the namespace has.
+/// say that its lane may be used, or a server of a cluster has lost what it said, that is settled first, by [`settle`].
+/// The error of a lane that is not used names the number of lanes that the namespace has.
 pub(super) async fn run(
     names: &Names,
     me: Option<Member>,
@@ -36,13 +36,17 @@ pub(super) async fn run(
     primary: &Primary,
     connection: MultiplexedConnection,
 ) -> RedisResult<Found> {
-    let mut found = ask(names, me, "?", connection.clone()).await?;
-    if found.lanes == 0 {
-        settle(names, topology, &connection).await?;
-        found = ask(names, me, "?", connection.clone()).await?;
-    }
-    if found.lanes == names.lanes && found.clock.epoch == 0 {
-        let proof = primary.handover(&found.life).await;
+    // One server loses the last writes of all lanes together, the number of lanes among them.
+    let proof = if names.slot.is_some() { "?" } else { "" };
+    let mut found = ask(names, me, proof, connection.clone()).await?;
+    if found.lanes == 0 || found.lanes == names.lanes && found.clock.epoch == 0 {
+        let proof = match &*found.life {
+            "" => String::new(),
+            former => primary.handover(former).await,
+        };
+        if proof.is_empty() {
+            settle(names, topology, &connection).await?;
+        }
         found = ask(names, me, &proof, connection).await?;
     }
     if found.lanes != names.lanes {

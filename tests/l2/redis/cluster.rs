@@ -3,7 +3,9 @@
 use std::cell::Cell;
 use std::time::Duration;
 
-use larder::l2::{Kind, Lane, LaneClock, Subscription};
+use deadpool_redis::redis::aio::MultiplexedConnection;
+use futures::future::join;
+use larder::l2::{Kind, L2, Lane, LaneClock, LaneName, LaneNumber, Subscription};
 use larder::{Cache, RedisL2};
 
 use super::heartbeats::{calls, computed, received};
@@ -469,25 +471,98 @@ async fn mistakes_are_named() {
     assert!(cluster.primary_like("redis://b").is_err());
 }
 
-/// Each clock is with the node of its slot, and the instances go on with the larger number.
-#[tokio::test]
-async fn lanes_grow_on_a_cluster() {
-    let cluster = RedisCluster::start().await;
-    let on_it = |lanes| {
-        let builder = Cache::<String, String>::builder("test:lanes").l2(l2(&cluster));
-        builder.lanes(lanes).build().unwrap()
-    };
-    let one = on_it(1);
-    one.ready().await;
-    one.insert("k", "of one".to_owned()).await.unwrap();
-    let four = on_it(4);
-    four.ready().await;
-    for (writer, reader, value) in [(&four, &one, "a"), (&one, &four, "b")] {
+/// An instance that was told this number of lanes.
+fn told(cluster: &RedisCluster, lanes: u16) -> Cache<String, String> {
+    let builder = Cache::builder("test:lanes").l2(l2(cluster));
+    builder.lanes(lanes).build().unwrap()
+}
+
+/// Waits until each of them reads what the other writes.
+async fn meet(one: &Cache<String, String>, other: &Cache<String, String>) {
+    for (writer, reader, value) in [(one, other, "a"), (other, one, "b")] {
         eventually("one reads what the other writes", async || {
             let written = writer.insert("k", value.to_owned()).await;
             written.is_ok() && reader.get("k").await.is_some_and(|entry| *entry == value)
         })
         .await;
     }
+}
+
+/// Each clock is with the node of its slot, and the instances go on with the larger number.
+#[tokio::test]
+async fn lanes_grow_on_a_cluster() {
+    let cluster = RedisCluster::start().await;
+    let one = told(&cluster, 1);
+    one.ready().await;
+    one.insert("k", "of one".to_owned()).await.unwrap();
+    let four = told(&cluster, 4);
+    four.ready().await;
+    meet(&four, &one).await;
     assert_eq!(four.stats().l2_errors, 0);
+}
+
+/// The clock of the only lane of one, and what it was at first.
+const CLOCK: &str = "{test:lanes.0}!clock";
+const COPY: &str = "{test:lanes.0}copy";
+
+/// A cluster on which the namespace has one lane, the node of its clock, and a connection to that.
+async fn with_one_lane() -> (RedisCluster, usize, MultiplexedConnection) {
+    let cluster = RedisCluster::start_with(3, 0, &[]).await;
+    told(&cluster, 1).ready().await;
+    let owner = cluster.owner_of(cluster.slot_of(CLOCK).await).await;
+    let mut raw = cluster.node(owner).connection().await;
+    let _: bool = run(&mut raw, &["COPY", CLOCK, COPY]).await;
+    (cluster, owner, raw)
+}
+
+/// The node loses what came since, as a replica may that is promoted.
+async fn lose(raw: &mut MultiplexedConnection) {
+    let _: bool = run(raw, &["COPY", COPY, CLOCK, "REPLACE"]).await;
+}
+
+async fn is_closed(raw: &mut MultiplexedConnection) -> bool {
+    let at: Vec<u8> = run(raw, &["HGET", CLOCK, "at"]).await;
+    at == b"LANES 4"
+}
+
+/// A server that has lost its last writes is not believed about the number of lanes, but asked together with the others
+/// (rule 27).
+#[tokio::test]
+async fn a_tombstone_that_was_lost_is_written_again() {
+    let (cluster, _, mut raw) = with_one_lane().await;
+    let four = told(&cluster, 4);
+    four.ready().await;
+    lose(&mut raw).await;
+    let _: i64 = run(&mut raw, &["HSET", CLOCK, "run", "another:life"]).await;
+    let one = told(&cluster, 1);
+    meet(&four, &one).await;
+    assert!(is_closed(&mut raw).await);
+}
+
+/// Before any other clock names the new number.
+#[tokio::test]
+async fn a_tombstone_that_is_lost_while_lanes_grow_is_written_again() {
+    let (cluster, owner, mut raw) = with_one_lane().await;
+    let others = [(owner + 1) % 3, (owner + 2) % 3];
+    for other in others {
+        let mut raw = cluster.node(other).connection().await;
+        let _: () = run(&mut raw, &["CLIENT", "PAUSE", "60000", "WRITE"]).await;
+    }
+    // Its clock is on the same node.
+    let lane = LaneNumber { number: 3, of: 4 };
+    let namespace = "test:lanes";
+    let lane = l2(&cluster).lane(LaneName { namespace, lane }, LIMIT, Box::new(|_| ()));
+    let losing = async {
+        eventually("the former one is closed", async || {
+            is_closed(&mut raw.clone()).await
+        })
+        .await;
+        lose(&mut raw).await;
+        for other in others {
+            let mut raw = cluster.node(other).connection().await;
+            let _: () = run(&mut raw, &["CLIENT", "UNPAUSE"]).await;
+        }
+    };
+    join(reach(&*lane), losing).await;
+    assert!(is_closed(&mut raw).await);
 }
