@@ -66,7 +66,7 @@ impl Connection {
         Arc::new(Self {
             link: Arc::clone(link),
             store: Arc::clone(store),
-            cut: link.connected(wire),
+            cut: link.connected(wire, store.server),
             wire,
             life: store.life(),
             up: pipe(Arc::clone(link), wire, Way::Up),

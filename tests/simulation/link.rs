@@ -40,7 +40,8 @@ struct State {
     rng: Rng,
     /// Until when each fault lasts.
     faults: BTreeMap<Fault, Instant>,
-    connections: Vec<(Wire, CancellationToken)>,
+    /// With the server that each leads to.
+    connections: Vec<(Wire, usize, CancellationToken)>,
 }
 
 impl Link {
@@ -148,25 +149,29 @@ impl Link {
     }
 
     /// Notes a new connection, to be cut some day.
-    pub(crate) fn connected(&self, wire: Wire) -> CancellationToken {
+    pub(crate) fn connected(&self, wire: Wire, server: usize) -> CancellationToken {
         let cut = CancellationToken::new();
         let mut state = self.state.lock().unwrap();
-        state.connections.retain(|(_, cut)| !cut.is_cancelled());
-        state.connections.push((wire, cut.clone()));
+        state.connections.retain(|(.., cut)| !cut.is_cancelled());
+        state.connections.push((wire, server, cut.clone()));
         cut
     }
 
+    /// Cuts the connections to all servers.
     pub(crate) fn cut(&self, wire: Wire) {
-        for cut in self.connections(wire) {
-            cut.cancel();
+        for (of, _, cut) in &self.state.lock().unwrap().connections {
+            if *of == wire {
+                cut.cancel();
+            }
         }
     }
 
-    /// What cuts the connections there are.
-    pub(crate) fn connections(&self, wire: Wire) -> Vec<CancellationToken> {
+    /// What cuts the connections to a server.
+    pub(crate) fn connections(&self, wire: Wire, server: usize) -> Vec<CancellationToken> {
         let state = self.state.lock().unwrap();
-        let connections = state.connections.iter().filter(|(of, _)| *of == wire);
-        connections.map(|(_, cut)| cut.clone()).collect()
+        let connections = state.connections.iter();
+        let here = connections.filter(|(of, to, _)| (*of, *to) == (wire, server));
+        here.map(|(.., cut)| cut.clone()).collect()
     }
 
     pub(crate) fn received(&self) -> u64 {

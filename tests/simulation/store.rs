@@ -81,15 +81,13 @@ impl Servers {
 fn refuses(memory: &MemoryL2, name: &Name) -> bool {
     let lane = memory.lane(name.get(), Duration::MAX, Box::new(|_| ()));
     let asked = lane.get("").now_or_never();
-    asked
-        .expect("the store in memory answers at once")
-        .is_err()
+    asked.expect("the store in memory answers at once").is_err()
 }
 
 pub(crate) struct Store {
     all: Arc<Servers>,
     /// Which of them this is.
-    server: usize,
+    pub(crate) server: usize,
     /// In which life it was last settled by all how many lanes there are, and for instances with which number.
     settled: Mutex<(u64, u16)>,
     /// How far its clock was stepped, in seconds.
@@ -275,14 +273,12 @@ impl Store {
         let life = self.life.fetch_add(1, SeqCst) + 1;
         let mut connections = Vec::new();
         for link in &*self.links.lock().unwrap() {
-            if rng.bool() {
-                link.cut(Wire::Data);
-            }
-            if rng.bool() {
-                link.cut(Wire::Subscription);
-            }
             for wire in [Wire::Data, Wire::Subscription] {
-                connections.extend(link.connections(wire));
+                let here = link.connections(wire, self.server);
+                if rng.bool() {
+                    here.iter().for_each(CancellationToken::cancel);
+                }
+                connections.extend(here);
             }
         }
         // One that was there before goes, and what leads to it is cut.
@@ -562,8 +558,10 @@ impl Store {
         self.life.fetch_add(1, SeqCst);
         *self.replica.lock().unwrap() = None;
         for link in &*self.links.lock().unwrap() {
-            link.cut(Wire::Data);
-            link.cut(Wire::Subscription);
+            for wire in [Wire::Data, Wire::Subscription] {
+                let here = link.connections(wire, self.server);
+                here.iter().for_each(CancellationToken::cancel);
+            }
         }
         self.changed_all(|_| true);
     }
