@@ -498,7 +498,6 @@ async fn lanes_grow_on_a_cluster() {
     let four = told(&cluster, 4);
     four.ready().await;
     meet(&four, &one).await;
-    assert_eq!(four.stats().l2_errors, 0);
 }
 
 /// The clock of the only lane of one, and what it was at first.
