@@ -12,7 +12,7 @@ skip() {
   $*"
 }
 
-for feature in "" json postcard messagepack compression encryption tls uuid outbox-rusqlite outbox-sqlx write-behind metrics http; do
+for feature in "" json postcard messagepack compression encryption tls cluster uuid outbox-rusqlite outbox-sqlx write-behind metrics http; do
     step "features: ${feature:-none}"
     cargo clippy --locked --all-targets --features "$feature" -- -D warnings
     cargo test --locked --features "$feature" --lib --test codec --test key
@@ -28,7 +28,7 @@ else
     cargo "+$msrv" check --locked --lib
     # All but outbox-sqlx, as sqlx needs a later one.
     cargo "+$msrv" check --locked --lib \
-        --features json,postcard,messagepack,compression,encryption,tls,uuid,outbox-rusqlite,write-behind,metrics,http
+        --features json,postcard,messagepack,compression,encryption,tls,cluster,uuid,outbox-rusqlite,write-behind,metrics,http
 fi
 
 step "licences and advisories"

@@ -1,12 +1,10 @@
 //! The number of lanes changes while instances that were told different numbers run beside each other (rule 27).
 
-use std::io;
 use std::time::Duration;
 
 use deadpool_redis::redis::cmd;
 use futures::future::join_all;
-use larder::write_behind::WriteBehind;
-use larder::{Cache, Loaded};
+use larder::Loaded;
 
 use crate::fleet::{Fleet, Set, Source, Texts, over_both_stores, without_heartbeats};
 use crate::support::eventually::eventually;
@@ -17,7 +15,6 @@ over_both_stores!(
     what_former_lanes_do_not_accept_is_delivered_in_those_of_now,
     an_instance_that_is_told_a_smaller_number_takes_the_larger_one,
     an_instance_that_is_switched_off_stays_so,
-    lanes_in_which_writes_may_wait_are_not_left,
 );
 
 async fn of(fleet: &Fleet, lanes: u16) -> (Texts, Network) {
@@ -173,32 +170,6 @@ async fn an_instance_that_is_switched_off_stays_so(fleet: Fleet) {
     assert!(a.get("k").await.is_some() && one().await >= before);
 }
 
-async fn lanes_in_which_writes_may_wait_are_not_left(fleet: Fleet) {
-    let on_it = |lanes| {
-        let builder = Cache::builder("test:text").lanes(lanes);
-        let builder = match &fleet {
-            Fleet::Memory { l2, .. } => builder.l2(l2.clone()),
-            Fleet::Redis { l2, .. } => builder.l2(l2.clone()),
-            Fleet::Cluster(_) => panic!("several servers"),
-        };
-        let cache: Texts = builder.build().unwrap();
-        cache
-    };
-    let a = on_it(1);
-    let fail = async |_| Err::<(), _>(io::Error::other("no"));
-    let behind = WriteBehind::builder(a.clone()).store(fail).build().unwrap();
-    behind.insert("k", "v".to_owned()).await.unwrap();
-    let c = on_it(4);
-    assert!(
-        c.insert("k", "w".to_owned())
-            .await
-            .unwrap_err()
-            .is_deferred()
-    );
-    a.insert("other", "v".to_owned()).await.unwrap();
-    assert_eq!(behind.stats().await.unwrap().pending, 1);
-}
-
 /// As after an eviction: which lanes are used is found out by the others.
 #[tokio::test]
 async fn the_lanes_are_known_though_the_clock_that_names_them_is_lost() {
@@ -222,4 +193,42 @@ async fn the_lanes_are_known_though_the_clock_that_names_them_is_lost() {
         .await
         .unwrap();
     assert_eq!(named, 4, "and named there again");
+}
+
+#[cfg(feature = "write-behind")]
+mod write_behind {
+    use std::io;
+
+    use larder::Cache;
+    use larder::write_behind::WriteBehind;
+
+    use super::*;
+
+    over_both_stores!(lanes_in_which_writes_may_wait_are_not_left);
+
+    async fn lanes_in_which_writes_may_wait_are_not_left(fleet: Fleet) {
+        let on_it = |lanes| {
+            let builder = Cache::builder("test:text").lanes(lanes);
+            let builder = match &fleet {
+                Fleet::Memory { l2, .. } => builder.l2(l2.clone()),
+                Fleet::Redis { l2, .. } => builder.l2(l2.clone()),
+                Fleet::Cluster(_) => panic!("several servers"),
+            };
+            let cache: Texts = builder.build().unwrap();
+            cache
+        };
+        let a = on_it(1);
+        let fail = async |_| Err::<(), _>(io::Error::other("no"));
+        let behind = WriteBehind::builder(a.clone()).store(fail).build().unwrap();
+        behind.insert("k", "v".to_owned()).await.unwrap();
+        let c = on_it(4);
+        assert!(
+            c.insert("k", "w".to_owned())
+                .await
+                .unwrap_err()
+                .is_deferred()
+        );
+        a.insert("other", "v".to_owned()).await.unwrap();
+        assert_eq!(behind.stats().await.unwrap().pending, 1);
+    }
 }

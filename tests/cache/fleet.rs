@@ -128,7 +128,7 @@ impl Fleet {
                 Network::new(l2.clone())
             }
             Self::Redis { url, .. } => Network::new(home::open(url)),
-            Self::Cluster(nodes) => Network::new(RedisL2::cluster(nodes.urls()).unwrap()),
+            Self::Cluster(nodes) => Network::new(home::cluster(nodes.urls())),
         };
         let mut builder = Cache::builder("test:text").l2(network.clone());
         builder = match self {

@@ -2,9 +2,9 @@
 
 use std::time::Duration;
 
-use larder::l2::{
-    Append, Batch, EncodedValue, L2Error, Lane, Stamp, Step, Version, WriteAck, Written,
-};
+#[cfg(feature = "write-behind")]
+use larder::l2::Append;
+use larder::l2::{Batch, EncodedValue, L2Error, Lane, Stamp, Step, Version, WriteAck, Written};
 
 type Answer<T> = Result<T, L2Error>;
 
@@ -52,6 +52,7 @@ pub(crate) trait Steps: Lane {
         }
     }
 
+    #[cfg(feature = "write-behind")]
     fn append(
         &self,
         key: &str,

@@ -88,10 +88,20 @@ pub(crate) fn database() -> &'static str {
 
 pub(crate) fn open(url: impl Into<String>) -> RedisL2 {
     let url = url.into();
-    let opened = if is_cluster() {
-        RedisL2::cluster([url])
+    if is_cluster() {
+        cluster(vec![url])
     } else {
-        RedisL2::open(url)
-    };
-    opened.unwrap()
+        RedisL2::open(url).unwrap()
+    }
+}
+
+/// A cluster of these nodes.
+#[cfg(feature = "cluster")]
+pub(crate) fn cluster(nodes: Vec<String>) -> RedisL2 {
+    RedisL2::cluster(nodes).unwrap()
+}
+
+#[cfg(not(feature = "cluster"))]
+pub(crate) fn cluster(_: Vec<String>) -> RedisL2 {
+    panic!("this test needs the feature `cluster`")
 }

@@ -503,7 +503,9 @@ impl Lane for Wired {
     fn write<'a>(&'a self, step: &'a l2::Step, batch: Batch<'a>) -> Reply<'a, Written> {
         let kind = match step {
             l2::Step::Insert => Step::Insert,
-            l2::Step::InsertIf(_) | l2::Step::Append(_) => Step::InsertIf,
+            l2::Step::InsertIf(_) => Step::InsertIf,
+            #[cfg(feature = "write-behind")]
+            l2::Step::Append(_) => Step::InsertIf,
             l2::Step::Invalidate { .. } => Step::Invalidate,
             l2::Step::Expire => Step::Expire,
             l2::Step::InvalidateTags => Step::InvalidateTags,

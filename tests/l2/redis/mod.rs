@@ -1,8 +1,14 @@
 //! What only a real server can show: its keys, its lives, its outages, its addresses.
 
 mod batches;
+#[cfg_attr(
+    not(feature = "cluster"),
+    expect(dead_code, reason = "a cluster has more faults")
+)]
 mod callers;
+#[cfg(feature = "cluster")]
 mod cluster;
+#[cfg(feature = "cluster")]
 mod cluster_faults;
 mod cluster_nodes;
 mod detour;
