@@ -549,6 +549,29 @@ fn a_policy_that_evicts_any_key() {
     }
 }
 
+/// As managed services do. What can be done without is said once for all lanes and caches.
+#[test]
+fn a_server_that_hides_something() {
+    let lines = [
+        "INFO of the server has no run_id",
+        "connections have no name in CLIENT LIST",
+    ];
+    watched(async |log| {
+        let no_client = ["--rename-command", "CLIENT", ""];
+        let server = RedisServer::start_without(&["run_id"], &no_client).await;
+        let both = in_good_order(&server.url(), |b| b.lanes(4)).await;
+        row(&both, ALL).await;
+        is_well(&both).await;
+        assert_eq!(lines.map(|line| log.count(line)), [1, 1]);
+    });
+    watched(async |log| {
+        let server = RedisServer::start_without(&["master_replid"], &[]).await;
+        let both = [build(&server.url(), |b| b), build(&server.url(), |b| b)];
+        says(log, &both[0], "LIFE: its INFO has no master_replid").await;
+        row(&both, OFF).await;
+    });
+}
+
 /// The application has taken all that there are.
 #[test]
 fn a_pool_that_is_exhausted() {

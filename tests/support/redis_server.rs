@@ -37,6 +37,8 @@ pub(crate) struct RedisServer {
 
 /// The configuration of a sentinel.
 const SENTINEL: &str = "sentinel.conf";
+/// A program of its own, if it has one.
+const PROGRAM: &str = "server";
 
 impl RedisServer {
     pub(crate) async fn start() -> Self {
@@ -45,18 +47,36 @@ impl RedisServer {
 
     /// With more arguments, e.g. `&["--requirepass", "x"]`; they come last, so they win.
     pub(crate) async fn start_with(extra: &[&str]) -> Self {
-        Self::start_as(None, extra).await
+        Self::start_as(|_| (), extra).await
+    }
+
+    /// Whose INFO does not show these fields, as that of some services does not: the same program with other names in it.
+    pub(crate) async fn start_without(fields: &[&str], extra: &[&str]) -> Self {
+        let rename = |field: &&str| format!("s/{field}:%s/x{}:%s/;", &field[1..]);
+        let renames: String = fields.iter().map(rename).collect();
+        let write = |dir: &Path| {
+            // By another process: a program that this one has open for writing could not be run.
+            let script = r#"LC_ALL=C sed "$1" "$(command -v "$2")" > "$3" && chmod +x "$3""#;
+            let mut command = Command::new("sh");
+            command.args(["-c", script, "sh", &renames, &program()]);
+            let written = command.arg(dir.join(PROGRAM)).status();
+            assert!(written.is_ok_and(|status| status.success()));
+        };
+        Self::start_as(write, extra).await
     }
 
     /// A sentinel with this configuration, which it rewrites, and more arguments.
     pub(crate) async fn start_sentinel(config: &str, extra: &[&str]) -> Self {
-        Self::start_as(Some(config), extra).await
+        let write = |dir: &Path| {
+            fs::write(dir.join(SENTINEL), config).expect("the server's directory is writable");
+        };
+        Self::start_as(write, extra).await
     }
 
-    async fn start_as(config: Option<&str>, extra: &[&str]) -> Self {
+    async fn start_as(write: impl Fn(&Path), extra: &[&str]) -> Self {
         let mut log = String::new();
         for _ in 0..ATTEMPTS {
-            let mut server = Self::launch(config, extra.iter().map(ToString::to_string).collect());
+            let mut server = Self::launch(&write, extra.iter().map(ToString::to_string).collect());
             if server.answers().await {
                 return server;
             }
@@ -126,12 +146,9 @@ impl RedisServer {
         self.process.resume();
     }
 
-    fn launch(config: Option<&str>, extra: Vec<String>) -> Self {
+    fn launch(write: impl Fn(&Path), extra: Vec<String>) -> Self {
         let dir = TempDir::new();
-        if let Some(config) = config {
-            fs::write(dir.path().join(SENTINEL), config)
-                .expect("the server's directory is writable");
-        }
+        write(dir.path());
         let port = ReservedPort::new();
         let process = Process::spawn(&dir, port.number, &extra);
         Self {
@@ -203,7 +220,12 @@ impl Process {
             .log_file()
             .and_then(|log| Ok((log.try_clone()?, log)))
             .expect("the server's directory is writable");
-        let program = program();
+        let own = dir.path().join(PROGRAM);
+        let program = if own.exists() {
+            own.display().to_string()
+        } else {
+            program()
+        };
         let (mut command, config) = (Command::new(&program), dir.path().join(SENTINEL));
         if config.exists() {
             command.arg(config).arg("--sentinel");

@@ -70,6 +70,16 @@ impl Source {
         shared.primary.is_believed(term, self.names.slot, within)
     }
 
+    /// Warns, once for all lanes, if the server hides its process.
+    fn check_process(&self, found: &Found) {
+        if found.hides_process() && !self.names.said.no_process.swap(true, Ordering::Relaxed) {
+            warn!(
+                namespace = self.names.namespace,
+                "INFO of the server has no run_id, so each failover empties L2, also one that has lost nothing"
+            );
+        }
+    }
+
     /// Warns, once in each life of the server, if that may evict keys without a TTL.
     fn check_policy(&self, found: &Found) {
         let (life, policy) = (found.clock.life, found.policy.as_str());
@@ -396,6 +406,7 @@ async fn connect(source: Arc<Source>, first: Option<Arc<Connections>>) -> Result
         joined = join_server(&source, is_first, deadline).await;
     }
     let (live, found) = joined.map_err(Failure::into_error)?;
+    source.check_process(&found);
     source.check_policy(&found);
     if first.is_some_and(|first| !first.is_there()) {
         // The pool may have given this one its last connection, which the first had lost.

@@ -1,6 +1,10 @@
--- The name of this life of the data: the server's process, and the history of writes that it replicates (rule 13).
--- Also returns INFO.
+-- The name of this life of the data: the server's process, and the history of writes that it replicates (rule 13). The
+-- process is `-` if INFO hides it, and the history is needed. Also returns INFO.
 local function life()
   local info = redis.call('INFO', 'server') .. redis.call('INFO', 'replication')
-  return string.match(info, 'run_id:(%x+)') .. ':' .. string.match(info, 'master_replid:(%x+)'), info
+  local history = string.match(info, 'master_replid:(%x+)')
+  if not string.find(history or '', '[^0]') then
+    error({err = 'LIFE INFO names no history'})
+  end
+  return (string.match(info, 'run_id:(%x+)') or '-') .. ':' .. history, info
 end

@@ -313,7 +313,9 @@ impl L2 for RedisL2 {
 
     fn lane(&self, name: LaneName<'_>, timeout: Duration, on_connect: OnConnect) -> Box<dyn Lane> {
         let topology = &self.0.topology;
-        let names = Arc::new(Names::new(name, topology.database()));
+        let mut names = Names::new(name, topology.database());
+        names.said = Arc::clone(&self.0.said);
+        let names = Arc::new(names);
         let source = Arc::new(Source {
             topology: Arc::clone(topology),
             names: Arc::clone(&names),

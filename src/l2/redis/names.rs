@@ -2,6 +2,7 @@
 //! those of its channel and its connections.
 
 use std::io::Write;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use deadpool_redis::redis::aio::MultiplexedConnection;
@@ -39,8 +40,15 @@ pub(crate) struct Names {
     pub(crate) events: String,
     /// That of the connections in `CLIENT LIST`.
     client: String,
-    /// Whether the user may not give connections a name, and a warning said so.
-    is_client_refused: AtomicBool,
+    pub(super) said: Arc<Said>,
+}
+
+/// Whether the log has said of the servers of a [`RedisL2`](super::RedisL2) that they do without something: once for all
+/// lanes.
+#[derive(Default)]
+pub(crate) struct Said {
+    no_names: AtomicBool,
+    pub(super) no_process: AtomicBool,
 }
 
 /// The parts of one argument, which are written into a command one after the other.
@@ -85,7 +93,7 @@ impl Names {
             slot,
             events,
             client: format!("larder:{printable}"),
-            is_client_refused: AtomicBool::new(false),
+            said: Arc::default(),
             tag,
         }
     }
@@ -104,12 +112,12 @@ impl Names {
         command.arg("SETNAME").arg(&self.client);
         let named: Result<(), _> = command.query_async(&mut connection).await;
         if let Err(error) = named
-            && error.code() == Some("NOPERM")
-            && !self.is_client_refused.swap(true, Ordering::Relaxed)
+            && matches!(error.code(), Some("NOPERM" | "ERR"))
+            && !self.said.no_names.swap(true, Ordering::Relaxed)
         {
             warn!(
                 name = self.client,
-                "connections have no name in CLIENT LIST: the Redis user may not run client|setname; add +client|setname to its rights"
+                "connections have no name in CLIENT LIST: the Redis user may not run client|setname; add +client|setname to its rights, unless the server lacks the command"
             );
         }
     }

@@ -26,6 +26,13 @@ pub(super) struct Found {
     pub(super) list: (u64, u64),
 }
 
+impl Found {
+    /// Whether the server does not say which process it is: then no handover is proven (rule 28).
+    pub(super) fn hides_process(&self) -> bool {
+        self.life.starts_with('-')
+    }
+}
+
 /// Runs RUN, as each new connection does before it is used. A subscriber adds itself as a member. If the clock does not
 /// say that its lane may be used, or a server of a cluster has lost what it said, that is settled first, by [`settle`].
 /// The error of a lane that is not used names the number of lanes that the namespace has.

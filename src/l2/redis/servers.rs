@@ -2,6 +2,7 @@
 
 use std::sync::{Arc, Mutex, Weak};
 
+use super::names::Said;
 use super::per_runtime::PerRuntime;
 use super::read_batcher::ReadBatcher;
 use super::topology::Topology;
@@ -12,6 +13,7 @@ pub(super) struct Servers {
     pub(super) topology: Arc<Topology>,
     pub(super) batchers: Arc<PerRuntime<ReadBatcher>>,
     pub(super) outages: Arc<Outages>,
+    pub(super) said: Arc<Said>,
 }
 
 /// By URLs. Each lane holds its servers.
@@ -23,6 +25,7 @@ impl Servers {
             topology: Arc::new(topology),
             batchers: Arc::default(),
             outages: Arc::default(),
+            said: Arc::default(),
         })
     }
 

@@ -4,11 +4,13 @@ use std::time::Duration;
 
 use deadpool_redis::redis::cmd;
 use futures::StreamExt;
+use larder::RedisL2;
 use larder::l2::{Event, Fill};
 
-use super::{own_key, run, value_key, watched_lane};
+use super::{end, lane, own_key, run, shown, value_key, watched_lane};
 use crate::store::*;
 use crate::support::eventually::eventually;
+use crate::support::redis_server::RedisServer;
 
 /// The clock goes, values stay: the worst of both.
 #[tokio::test]
@@ -176,6 +178,55 @@ async fn a_restart_from_a_snapshot_starts_a_new_epoch() {
     assert_eq!(message(&mut *subscription).await.seq, 2);
     let (again, _) = subscribe(&*store.lane()).await;
     assert_eq!(again.epoch, now.epoch);
+}
+
+/// As of some services: each primary gives its history a name of its own.
+#[tokio::test]
+async fn a_server_that_hides_its_process_is_known_by_its_history() {
+    let mut server = RedisServer::start_without(&["run_id"], &["--save", "3600 1"]).await;
+    let l2 = RedisL2::open(server.url()).unwrap();
+    let mut raw = server.connection().await;
+    let info: String = run(&mut raw, &["INFO", "server"]).await;
+    assert!(!info.contains("\nrun_id:"), "{info}");
+    for changes in ["restarts", "was a replica"] {
+        let lane = lane(&l2);
+        let (clock, mut subscription) = subscribe(&*lane).await;
+        let old = insert(&*lane, "k", b"old").await;
+        let other = self::lane(&RedisL2::open(server.url()).unwrap());
+        assert!(
+            usable(&*other, "k").await.is_some(),
+            "also by a new connection"
+        );
+        message(&mut *subscription).await;
+        assert_eq!(heartbeat(&mut *subscription).await.1.epoch, clock.epoch);
+        if changes == "restarts" {
+            let _: () = run(&mut raw, &["SAVE"]).await;
+            server.restart().await;
+            raw = server.connection().await;
+        } else {
+            let _: () = run(&mut raw, &["REPLICAOF", "127.0.0.1", "1"]).await;
+            let _: () = run(&mut raw, &["REPLICAOF", "NO", "ONE"]).await;
+        }
+        subscription.heartbeat(NOTHING);
+        end(&mut *subscription).await;
+        eventually("it connects again", async || lane.get("k").await.is_ok()).await;
+        let (after, _) = subscribe(&*lane).await;
+        assert_ne!(after.epoch, old.epoch, "{changes}");
+        assert!(get(&*lane, "k").await.is_some(), "it is there");
+        assert_eq!(usable(&*lane, "k").await, None, "{changes}");
+    }
+}
+
+/// Its process alone would not do: it may have been a replica meanwhile.
+#[tokio::test]
+async fn a_server_that_hides_its_history_is_not_used() {
+    let server = RedisServer::start_without(&["master_replid"], &[]).await;
+    let lane = lane(&RedisL2::open(server.url()).unwrap());
+    let error = shown(&lane.get("k").await.unwrap_err());
+    assert!(
+        error.contains("LIFE: its INFO has no master_replid"),
+        "{error}"
+    );
 }
 
 #[tokio::test]
