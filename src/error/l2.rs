@@ -69,6 +69,7 @@ impl L2Error {
             Kind::Unreachable(_) | Kind::TimedOut(_) | Kind::Skipped | Kind::Closed => {
                 "unreachable".to_owned()
             }
+            Kind::Tls(what, _) => (*what).to_owned(),
             _ => (self.source()).map_or_else(|| self.to_string(), ToString::to_string),
         }
     }

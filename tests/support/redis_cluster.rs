@@ -34,6 +34,18 @@ pub(crate) enum Failover {
     Takeover,
 }
 
+/// How clients reach the nodes.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Way {
+    Direct,
+    /// Each node behind a proxy, whose port it announces to clients and to its replicas.
+    Proxied,
+    /// Like the nodes among each other, by TLS. The test itself is a client without it.
+    Tls,
+    /// As [`Way::Direct`], and no node shows its process.
+    Anonymous,
+}
+
 /// A slot on its way from one primary to another.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Move {
@@ -58,7 +70,21 @@ impl RedisCluster {
 
     /// With more arguments of every node, e.g. `&["--cluster-replica-no-failover", "yes"]`; they come last, so they win.
     pub(crate) async fn start_with(primaries: usize, replicas_each: usize, extra: &[&str]) -> Self {
-        Self::start_as(primaries, replicas_each, extra, false).await
+        Self::start_as(primaries, replicas_each, extra, Way::Direct).await
+    }
+
+    /// With TLS, for which `extra` has the certificates.
+    pub(crate) async fn start_with_tls(
+        primaries: usize,
+        replicas_each: usize,
+        extra: &[&str],
+    ) -> Self {
+        Self::start_as(primaries, replicas_each, extra, Way::Tls).await
+    }
+
+    /// Whose nodes do not show their processes.
+    pub(crate) async fn start_anonymous(primaries: usize, replicas_each: usize) -> Self {
+        Self::start_as(primaries, replicas_each, &[], Way::Anonymous).await
     }
 
     /// Each node behind a proxy, whose port it announces to clients and to its replicas.
@@ -67,18 +93,13 @@ impl RedisCluster {
         replicas_each: usize,
         extra: &[&str],
     ) -> Self {
-        Self::start_as(primaries, replicas_each, extra, true).await
+        Self::start_as(primaries, replicas_each, extra, Way::Proxied).await
     }
 
-    async fn start_as(
-        primaries: usize,
-        replicas_each: usize,
-        extra: &[&str],
-        behind: bool,
-    ) -> Self {
+    async fn start_as(primaries: usize, replicas_each: usize, extra: &[&str], way: Way) -> Self {
         let isolated = watch::Sender::default();
         let nodes =
-            (0..primaries * (1 + replicas_each)).map(|_| Node::start(extra, behind, &isolated));
+            (0..primaries * (1 + replicas_each)).map(|_| Node::start(extra, way, &isolated));
         let cluster = Self {
             nodes: join_all(nodes).await,
             primaries,
@@ -154,7 +175,10 @@ impl RedisCluster {
 
     /// How clients reach each node.
     pub(crate) fn urls(&self) -> Vec<String> {
-        let url = |node: &Node| format!("redis://127.0.0.1:{}", node.port());
+        let url = |node: &Node| {
+            let scheme = node.tls.as_ref().map_or("redis", |_| "rediss");
+            format!("{scheme}://127.0.0.1:{}", node.port())
+        };
         self.nodes.iter().map(url).collect()
     }
 
@@ -337,6 +361,27 @@ impl RedisCluster {
         self.wait_until_all_name(slot, to).await;
     }
 
+    /// Whether a slot can go in one step, as with Valkey 9. If not, that is said.
+    pub(crate) async fn can_migrate(&self) -> bool {
+        let help: Vec<String> = self.nodes[0].ask(&["CLUSTER", "HELP"]).await;
+        let can = help.iter().any(|line| line.starts_with("MIGRATESLOTS"));
+        if !can {
+            eprintln!("skipped: the server has no CLUSTER MIGRATESLOTS; Valkey 9 has it");
+        }
+        can
+    }
+
+    /// Moves a slot with its keys in one step, and waits until all live nodes name the new owner.
+    pub(crate) async fn migrate_slot(&self, slot: u16, to: usize) {
+        let (source, target) = (&self.nodes[self.owner_of(slot).await], &self.nodes[to]);
+        let name = slot.to_string();
+        let migrate = ["CLUSTER", "MIGRATESLOTS", "SLOTSRANGE", &name, &name];
+        source
+            .tell(&[&migrate, &["NODE", &target.id][..]].concat())
+            .await;
+        self.wait_until_all_name(slot, to).await;
+    }
+
     fn live(&self) -> impl Iterator<Item = &Node> {
         self.nodes.iter().filter(|node| node.is_live)
     }
@@ -366,6 +411,7 @@ impl RedisCluster {
 struct Node {
     server: RedisServer,
     proxy: Option<Proxy>,
+    tls: Option<ReservedPort>,
     id: String,
     timeout: String,
     /// It is not killed, paused or isolated.
@@ -376,22 +422,19 @@ struct Node {
 }
 
 impl Node {
-    async fn start(
-        extra: &[&str],
-        behind: bool,
-        isolated: &watch::Sender<HashSet<String>>,
-    ) -> Self {
+    async fn start(extra: &[&str], way: Way, isolated: &watch::Sender<HashSet<String>>) -> Self {
         let bus = TcpListener::bind((Ipv4Addr::LOCALHOST, 0))
             .await
             .expect("a port is free");
         let bus_port = bus.local_addr().expect("it has an address").port();
         let own_bus_port = ReservedPort::new();
         // It leads to the server as soon as that has a port.
-        let proxy = if behind {
-            Some(Proxy::start(0).await)
-        } else {
-            None
+        let proxy = match way {
+            Way::Proxied => Some(Proxy::start(0).await),
+            _ => None,
         };
+        let tls = (way == Way::Tls).then(ReservedPort::new);
+        let tls_port = tls.as_ref().map_or(0, |port| port.number).to_string();
         let announced = proxy.as_ref().map_or(0, Proxy::port).to_string();
         let (bus_name, own_bus_name) = (bus_port.to_string(), own_bus_port.number.to_string());
         let arguments = [
@@ -403,7 +446,16 @@ impl Node {
             ["--cluster-announce-port", &announced],
             ["--repl-diskless-sync-delay", "0"],
         ];
-        let mut server = RedisServer::start_with(&[arguments.as_flattened(), extra].concat()).await;
+        // A server that was built without TLS knows none of these.
+        let with_tls = tls.as_ref().map_or(vec![], |_| {
+            let more = ["--tls-cluster", "yes", "--tls-replication", "yes"];
+            [&["--tls-port", &tls_port], &more[..]].concat()
+        });
+        let arguments = [arguments.as_flattened(), &with_tls, extra].concat();
+        let mut server = match way {
+            Way::Anonymous => RedisServer::start_without(&["run_id"], &arguments).await,
+            _ => RedisServer::start_with(&arguments).await,
+        };
         if let Some(proxy) = &proxy {
             proxy.lead_to(server.port());
         }
@@ -418,6 +470,7 @@ impl Node {
         Self {
             server,
             proxy,
+            tls,
             id,
             timeout,
             is_live: true,
@@ -428,9 +481,9 @@ impl Node {
 
     /// For clients.
     fn port(&self) -> u16 {
-        self.proxy
-            .as_ref()
-            .map_or_else(|| self.server.port(), Proxy::port)
+        let tls = self.tls.as_ref().map(|port| port.number);
+        let proxy = self.proxy.as_ref().map(Proxy::port);
+        tls.or(proxy).unwrap_or_else(|| self.server.port())
     }
 
     async fn tell(&self, words: &[&str]) {

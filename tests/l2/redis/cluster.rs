@@ -22,13 +22,13 @@ fn l2(cluster: &RedisCluster) -> RedisL2 {
 }
 
 /// The slot of the lane, and the node that has it.
-async fn place(cluster: &RedisCluster) -> (u16, usize) {
+pub(super) async fn place(cluster: &RedisCluster) -> (u16, usize) {
     let slot = cluster.slot_of(&super::value_key("")).await;
     (slot, cluster.owner_of(slot).await)
 }
 
 /// Waits until requests are answered, as on a busy machine the first one may be late.
-async fn reach(lane: &dyn Lane) {
+pub(super) async fn reach(lane: &dyn Lane) {
     eventually("the lane can be reached", async || {
         lane.members(&[]).await.is_ok()
     })
@@ -36,7 +36,7 @@ async fn reach(lane: &dyn Lane) {
 }
 
 /// A subscription after the last one has ended, on whatever node.
-async fn resubscribe(lane: &dyn Lane) -> (LaneClock, Box<dyn Subscription>) {
+pub(super) async fn resubscribe(lane: &dyn Lane) -> (LaneClock, Box<dyn Subscription>) {
     let mut subscribed = None;
     while subscribed.is_none() {
         reach(lane).await;
@@ -45,8 +45,8 @@ async fn resubscribe(lane: &dyn Lane) -> (LaneClock, Box<dyn Subscription>) {
     subscribed.unwrap()
 }
 
-/// A slot that moves, and replicas that are promoted: each is another life of the server. A slot that moves begins a new
-/// epoch.
+/// A slot that moves, key by key or in one step, and replicas that are promoted: each is another life of the server. A slot
+/// that moves begins a new epoch.
 #[tokio::test]
 async fn a_lane_follows_its_slot() {
     let cluster = RedisCluster::start().await;
@@ -54,25 +54,32 @@ async fn a_lane_follows_its_slot() {
     let (lane, met) = watched_lane(&l2, LIMIT);
     let (slot, mut owner) = place(&cluster).await;
     let (mut before, mut subscription) = subscribe(&*lane).await;
-    for step in 0..3 {
+    for step in ["moves", "migrates", "fails over", "fails over"] {
+        if step == "migrates" && !cluster.can_migrate().await {
+            continue;
+        }
+        let fails_over = step == "fails over";
         insert(&*lane, "k", b"old").await;
         message(&mut *subscription).await;
         answer(&mut *subscription).await.unwrap();
+        let next = (owner + 1) % 3;
+        match step {
+            "moves" => cluster.move_slot(slot, next).await,
+            "migrates" => cluster.migrate_slot(slot, next).await,
+            _ => {}
+        }
         owner = match step {
-            0 => {
-                cluster.move_slot(slot, (owner + 1) % 3).await;
-                (owner + 1) % 3
-            }
-            _ => cluster.fail_over(owner, Failover::Graceful).await,
+            "fails over" => cluster.fail_over(owner, Failover::Graceful).await,
+            _ => next,
         };
         // The first request already, and also one that writes.
-        assert_eq!(usable(&*lane, "k").await.is_some(), step > 0);
+        assert_eq!(usable(&*lane, "k").await.is_some(), fails_over, "{step}");
         insert(&*lane, "k", b"new").await;
         subscription.heartbeat(NOTHING);
         end(&mut *subscription).await;
         let (after, next) = resubscribe(&*lane).await;
         assert_ne!(after.life, before.life);
-        assert_eq!(after.epoch == before.epoch, step > 0);
+        assert_eq!(after.epoch == before.epoch, fails_over, "{step}");
         assert_eq!(met.last().life, after.life);
         (before, subscription) = (after, next);
         cluster.wait_until_in_step().await;
@@ -115,6 +122,25 @@ async fn a_planned_failover_keeps_the_epoch() {
         assert_eq!(stamp.epoch, before.epoch);
         cluster.wait_until_in_step().await;
     }
+}
+
+/// Nobody can say that it was the former primary.
+#[tokio::test]
+async fn nodes_that_hide_their_processes_hand_nothing_over() {
+    let cluster = RedisCluster::start_anonymous(3, 1).await;
+    let (lane, met) = watched_lane(&l2(&cluster), LIMIT);
+    reach(&*lane).await;
+    let before = insert(&*lane, "k", b"v").await;
+    let (_, owner) = place(&cluster).await;
+    cluster.wait_until_in_step().await;
+    cluster.fail_over(owner, Failover::Graceful).await;
+    reach(&*lane).await;
+    assert_eq!(usable(&*lane, "k").await, None);
+    assert_ne!(met.last().epoch, before.epoch);
+    let (_, mut subscription) = resubscribe(&*lane).await;
+    insert(&*lane, "k", b"v").await;
+    answer(&mut *subscription).await.unwrap();
+    assert!(usable(&*lane, "k").await.is_some());
 }
 
 /// The former primary says that the new one has all, or it does not: also if it begins anew with what it had saved before

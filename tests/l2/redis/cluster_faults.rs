@@ -32,13 +32,15 @@ enum Fault {
     /// The others do not hear it until its replica has taken over, and some time longer.
     Isolated,
     Killed,
-    /// The slot of the lane goes to another primary, and back.
+    /// The slot of the lane goes to another primary, key by key, and back.
     Moved,
+    /// The same in one step, with servers that can.
+    Migrated,
     /// All connections with all nodes are cut.
     Cut,
 }
 
-const FAULTS: [Fault; 8] = [
+const FAULTS: [Fault; 9] = [
     Fault::Graceful,
     Fault::Force,
     Fault::Takeover,
@@ -46,6 +48,7 @@ const FAULTS: [Fault; 8] = [
     Fault::Isolated,
     Fault::Killed,
     Fault::Moved,
+    Fault::Migrated,
     Fault::Cut,
 ];
 
@@ -61,9 +64,11 @@ async fn what_was_invalidated_stays_gone_whatever_fails() {
     let is_named = |fault: &Fault| {
         named.is_empty() || named.split(',').any(|name| name == format!("{fault:?}"))
     };
-    let faults: Vec<_> = FAULTS.into_iter().filter(is_named).collect();
-
     let mut cluster = RedisCluster::start_behind(PRIMARIES, 1, &[]).await;
+    let can_migrate = cluster.can_migrate().await;
+    let can_happen = |fault: &Fault| *fault != Fault::Migrated || can_migrate;
+    let faults = FAULTS.into_iter().filter(is_named).filter(can_happen);
+    let faults: Vec<_> = faults.collect();
     let callers = Callers::start(INSTANCES, KEYS, || l2(&cluster)).await;
     let mut lanes = BTreeMap::<usize, usize>::new();
     for key in callers.keys() {
@@ -152,6 +157,12 @@ async fn happen(cluster: &mut RedisCluster, callers: &Callers, fault: Fault, slo
             cluster.move_slot(slot, to).await;
             sleep(2 * MAX_STALENESS).await;
             cluster.move_slot(slot, owner).await;
+        }
+        Fault::Migrated => {
+            let to = other_primary(cluster, owner).await;
+            cluster.migrate_slot(slot, to).await;
+            sleep(2 * MAX_STALENESS).await;
+            cluster.migrate_slot(slot, owner).await;
         }
         Fault::Cut => {
             for _ in 0..5 {

@@ -2,6 +2,7 @@
 
 use std::error::Error;
 use std::fs;
+use std::path::PathBuf;
 
 use larder::Cache;
 use larder::deadpool_redis::redis::{
@@ -67,6 +68,26 @@ fn params(name: &str) -> CertificateParams {
     params
 }
 
+/// The arguments of a server with this certificate, and the directory of their files, which it reads when it starts.
+fn arguments(authority: &Authority, signed: &Signed) -> (PathBuf, [String; 6]) {
+    let dir = std::env::temp_dir().join(format!("larder-tls-{:016x}", fastrand::u64(..)));
+    fs::create_dir(&dir).unwrap();
+    let write = |name: &str, pem: &str| {
+        let path = dir.join(name);
+        fs::write(&path, pem).unwrap();
+        path.to_str().unwrap().to_owned()
+    };
+    let arguments = [
+        "--tls-cert-file".to_owned(),
+        write("server.pem", &signed.certificate),
+        "--tls-key-file".to_owned(),
+        write("server.key", &signed.key),
+        "--tls-ca-cert-file".to_owned(),
+        write("ca.pem", &authority.certificate),
+    ];
+    (dir, arguments)
+}
+
 /// A server that speaks TLS at one port, and is asked by the test itself at another.
 struct TlsServer {
     _plain: RedisServer,
@@ -76,26 +97,12 @@ struct TlsServer {
 impl TlsServer {
     async fn start(authority: &Authority, signed: &Signed, asks_for_certificates: bool) -> Self {
         let port = ReservedPort::new();
-        let dir = std::env::temp_dir().join(format!("larder-tls-{:016x}", fastrand::u64(..)));
-        fs::create_dir(&dir).unwrap();
-        let write = |name: &str, pem: &str| {
-            let path = dir.join(name);
-            fs::write(&path, pem).unwrap();
-            path.to_str().unwrap().to_owned()
-        };
-        let plain = RedisServer::start_with(&[
-            "--tls-port",
-            &port.number.to_string(),
-            "--tls-cert-file",
-            &write("server.pem", &signed.certificate),
-            "--tls-key-file",
-            &write("server.key", &signed.key),
-            "--tls-ca-cert-file",
-            &write("ca.pem", &authority.certificate),
-            "--tls-auth-clients",
-            if asks_for_certificates { "yes" } else { "no" },
-        ])
-        .await;
+        let (dir, certificates) = arguments(authority, signed);
+        let mut all: Vec<_> = certificates.iter().map(String::as_str).collect();
+        let number = port.number.to_string();
+        let asks = if asks_for_certificates { "yes" } else { "no" };
+        all.extend(["--tls-port", &number, "--tls-auth-clients", asks]);
+        let plain = RedisServer::start_with(&all).await;
         fs::remove_dir_all(&dir).unwrap();
         Self {
             _plain: plain,
@@ -219,4 +226,115 @@ fn certificates_that_cannot_work_are_refused_before_connecting() {
     assert!(error.to_string().contains("TLS settings"), "{error}");
     let error = Cache::<u64, u64>::builder("test:tls").redis(client).build();
     assert!(error.map(|_| ()).unwrap_err().is_bad_l2_config());
+}
+
+#[cfg(feature = "cluster")]
+mod on_a_cluster {
+    use larder::Builder;
+
+    use tokio::time::sleep;
+
+    use super::super::cluster::{place, resubscribe};
+    use super::*;
+    use crate::support::eventually::eventually;
+    use crate::support::redis_cluster::{Failover, RedisCluster};
+
+    /// A primary with a replica, whose certificates are for this name.
+    async fn cluster_of(authority: &Authority, name: &str, extra: &[&str]) -> RedisCluster {
+        let (dir, certificates) = arguments(authority, &authority.sign(name));
+        let mut all: Vec<_> = certificates.iter().map(String::as_str).collect();
+        all.extend(["--tls-auth-clients", "no"]);
+        all.extend("--user app on >pw ~* &* +@all".split(' '));
+        all.extend(extra);
+        let cluster = RedisCluster::start_with_tls(1, 1, &all).await;
+        fs::remove_dir_all(&dir).unwrap();
+        // Alone it is believed if its epoch is the newest one.
+        let mut raw = cluster.node(0).connection().await;
+        let _: String = run(&mut raw, &["CLUSTER", "BUMPEPOCH"]).await;
+        cluster
+    }
+
+    /// A handshake beside other work may take longer than a witness is waited for, and then begins anew.
+    async fn reach(lane: &dyn Lane) {
+        let reaching = async {
+            while lane.members(&[]).await.is_err() {
+                sleep(LIMIT / 1000).await;
+            }
+        };
+        let reached = timeout(6 * LIMIT, reaching).await;
+        reached.expect("the lane can be reached");
+    }
+
+    /// User, password and authority of the first node are those of all, also for the questions to witnesses and of a
+    /// handover.
+    #[tokio::test]
+    async fn nodes_are_addressed_as_their_certificates_name_them() {
+        let host = ["--cluster-announce-hostname", "localhost"];
+        let unknown = ["--cluster-preferred-endpoint-type", "unknown-endpoint"];
+        for (name, announced) in [
+            ("127.0.0.1", vec![]),
+            ("localhost", host.to_vec()),
+            ("localhost", [host, unknown].concat()),
+        ] {
+            let authority = Authority::new();
+            let cluster = cluster_of(&authority, name, &announced).await;
+            let login = format!("app:pw@{name}");
+            let node = |url: String| {
+                let url = url.replace("127.0.0.1", &login);
+                client(&url, trusting(&authority, None))
+            };
+            // The replica, which names the primary.
+            let l2 = RedisL2::cluster(cluster.urls().into_iter().skip(1).map(node)).unwrap();
+            let (lane, met) = watched_lane(&l2, LIMIT);
+            reach(&*lane).await;
+            let (_, mut subscription) = resubscribe(&*lane).await;
+            insert(&*lane, "k", b"v").await;
+            assert_eq!(message(&mut *subscription).await.keys, [Key::from("k")]);
+            let (_, owner) = place(&cluster).await;
+            let mut raw = cluster.node(owner).connection().await;
+            let clients: String = run(&mut raw, &["CLIENT", "LIST"]).await;
+            let lines = clients.lines();
+            let named = lines.filter(|line| line.contains(" name=larder:"));
+            let users: Vec<_> = named.map(|line| line.contains(" user=app ")).collect();
+            assert!(users.len() > 1 && !users.contains(&false), "{clients}");
+
+            // Of four lanes.
+            let builder: Builder<String, u32> = Cache::builder("test:tls");
+            let cache = builder.l2(l2.clone()).build().unwrap();
+            let ready = timeout(LIMIT, cache.ready()).await;
+            ready.expect("all lanes subscribe");
+
+            // A slow machine may take longer than the former primary is asked for.
+            let mut keeps_epoch = false;
+            for _ in 0..5 {
+                let before = met.last();
+                cluster.wait_until_in_step().await;
+                cluster
+                    .fail_over(place(&cluster).await.1, Failover::Graceful)
+                    .await;
+                reach(&*lane).await;
+                assert_ne!(met.last().life, before.life);
+                keeps_epoch = met.last().epoch == before.epoch;
+                if keeps_epoch {
+                    break;
+                }
+            }
+            assert!(keeps_epoch, "the former primary is never asked");
+        }
+    }
+
+    /// The witnesses are asked first.
+    #[tokio::test]
+    async fn nodes_that_cannot_be_trusted_are_refused_and_the_reason_named() {
+        let authority = Authority::new();
+        let cluster = cluster_of(&authority, "localhost", &[]).await;
+        let node = |url: String| client(&url, trusting(&authority, None));
+        let lane = lane(&RedisL2::cluster(cluster.urls().into_iter().map(node)).unwrap());
+        eventually("the reason is named", async || {
+            let error = shown(&lane.get("k").await.unwrap_err());
+            let why = "another host than that of the address";
+            error.contains("no majority of the primaries") && error.contains(why)
+        })
+        .await;
+    }
 }
