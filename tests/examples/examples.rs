@@ -16,6 +16,7 @@ mod quickstart;
 mod reads;
 mod requests;
 mod service;
+mod shop;
 mod start;
 mod stop;
 #[path = "../support"]

@@ -34,6 +34,7 @@ pub(crate) async fn start_all(
     extra: &[&str],
     threads: Option<usize>,
 ) -> Vec<Instance> {
+    let threads = threads.map(|threads| ("TOKIO_WORKER_THREADS", threads.to_string()));
     // All are started before the first is waited for: they meet at the new database.
     let programs: Vec<Program> = ('a'..)
         .zip(redis)
@@ -46,7 +47,7 @@ pub(crate) async fn start_all(
             ];
             arguments.extend(extra.iter().map(ToString::to_string));
             let log = dir.join(&format!("{name}.log"));
-            Program::start_on(threads, "instance", &arguments, log)
+            Program::start_with(threads.as_slice(), "instance", &arguments, log)
         })
         .collect();
     let mut instances = Vec::new();

@@ -37,20 +37,19 @@ pub(crate) struct Outcome {
 impl Program {
     /// Starts it; what it prints to stderr goes to `log`.
     pub(crate) fn start(example: &str, arguments: &[String], log: PathBuf) -> Self {
-        Self::start_on(None, example, arguments, log)
+        Self::start_with(&[], example, arguments, log)
     }
 
-    /// On so many worker threads, instead of as many as there are cores.
-    pub(crate) fn start_on(
-        threads: Option<usize>,
+    /// With these environment variables, beside those that are set.
+    pub(crate) fn start_with(
+        environment: &[(&str, String)],
         example: &str,
         arguments: &[String],
         log: PathBuf,
     ) -> Self {
         let errors = File::create(&log).expect("the test's directory is writable");
-        let threads = threads.map(|threads| ("TOKIO_WORKER_THREADS", threads.to_string()));
         let mut child = command(example)
-            .envs(threads)
+            .envs(environment.iter().map(|(name, value)| (name, value)))
             .args(arguments)
             .stdout(Stdio::piped())
             .stderr(errors)
@@ -62,12 +61,15 @@ impl Program {
 
     /// The next line it prints.
     pub(crate) async fn line(&mut self) -> String {
+        self.next_line().await.expect("it prints a line")
+    }
+
+    /// The same, or `None` if it has ended.
+    pub(crate) async fn next_line(&mut self) -> Option<String> {
         let mut line = String::new();
         let read = timeout(LIMIT, self.stdout.read_line(&mut line)).await;
-        match read {
-            Ok(Ok(n)) if n > 0 => line,
-            other => panic!("it printed no line, but {other:?}"),
-        }
+        let read = read.unwrap_or_else(|_| panic!("it prints no line within {LIMIT:?}"));
+        (read.expect("its output can be read") > 0).then_some(line)
     }
 
     /// Sends a signal, e.g. `TERM`.

@@ -1,0 +1,220 @@
+//! The way into the shop: composes product pages, keeps their responses, and serves the page that shows the caches.
+//!
+//! A product page is made of five pieces from three services, side by side. A piece whose service fails is old, or
+//! missing, and the page says so; the others are there. Pages and lists are the same for all clients, so their responses
+//! are cached, by tags; carts, accounts and orders are those of one client, and are not.
+
+mod compose;
+mod live;
+mod operate;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::extract::{Path, State};
+use axum::http::StatusCode;
+use axum::http::header::{CACHE_CONTROL, CONTENT_TYPE};
+use axum::routing::{MethodRouter, get, post, put};
+use axum::{Json, Router};
+use axum_extra::extract::CookieJar;
+use axum_extra::extract::cookie::Cookie;
+use larder::Token;
+use larder::http::CacheLayer;
+use reqwest::{Method, RequestBuilder};
+use serde::Deserialize;
+use serde_json::{Value, json};
+
+use crate::plan::Name;
+use crate::service::failure::{Answer, Failure, Trouble};
+use crate::service::pages::{self, Pages};
+use crate::service::values::Found;
+use crate::service::{Service, Way};
+use crate::user::{Changed, LogIn, Profile, SEEN, Session};
+
+/// The cookies of a client: its session, and the writes that it has seen.
+const SESSION: &str = "session";
+
+pub(crate) fn routes(service: &Arc<Service>) -> Result<Router, Trouble> {
+    let mut shown = Router::new()
+        .route("/products", get(compose::list))
+        .route("/products/{id}", get(compose::product))
+        .with_state(Arc::clone(service));
+    if service.setup.way == Way::Larder {
+        let layer = layer(service)?;
+        service.watch.cache(layer.cache());
+        shown = shown.layer(layer);
+    }
+    let own = Router::new()
+        .route("/api/login", post(log_in))
+        .route("/api/logout", post(log_out))
+        .route("/api/me", get(me))
+        .route("/api/me/name", put(rename_me))
+        .route("/api/views/{id}", post(view))
+        .route("/api/orders", post(order))
+        .route("/api/products/{id}/name", put(rename_product))
+        .with_state(Arc::clone(service));
+    Ok(Router::new()
+        .merge(shown)
+        .merge(own)
+        .merge(operate::routes(service))
+        .route("/live", get(live::live).with_state(Arc::clone(service)))
+        .route(
+            "/",
+            file("text/html; charset=utf-8", include_str!("page/index.html")),
+        )
+        .route(
+            "/style.css",
+            file("text/css", include_str!("page/style.css")),
+        )
+        .route(
+            "/page.js",
+            file("text/javascript", include_str!("page/page.js")),
+        ))
+}
+
+fn file(kind: &'static str, text: &'static str) -> MethodRouter {
+    get(async move || ([(CONTENT_TYPE, kind), (CACHE_CONTROL, "no-cache")], text))
+}
+
+/// The cache of responses. How long each is fresh is said by its handler.
+fn layer(service: &Service) -> Result<CacheLayer, Trouble> {
+    let cache = service
+        .caches
+        .cache(pages::NAME)
+        // Pages that cannot be made anew are answered for so long.
+        .stale_if_error(Duration::from_secs(10 * 60))
+        .l1_capacity(32 << 20);
+    let layer = CacheLayer::new(cache)?;
+    // Each gateway has an address of its own here. Behind a load balancer they would have one name.
+    let layer = layer.key(|request| {
+        let path = request.uri.path_and_query()?;
+        Some(format!("{} {path}", request.method))
+    });
+    let layer = layer.tags(|request, _| {
+        let path = request.uri.path();
+        let id = path
+            .strip_prefix("/products/")
+            .and_then(|id| id.parse().ok());
+        let tag = id.map(Pages::tag);
+        vec![tag.map_or_else(
+            || "products".to_owned(),
+            |(kind, id)| format!("{kind}:{id}"),
+        )]
+    });
+    Ok(layer)
+}
+
+async fn log_in(
+    State(service): State<Arc<Service>>,
+    jar: CookieJar,
+    Json(given): Json<LogIn>,
+) -> Answer<(CookieJar, Json<Value>)> {
+    let peers = &service.peers;
+    let Session { session, user } = peers.post(Name::User, "/sessions", &given).await?;
+    let cookie = Cookie::build((SESSION, session)).path("/").http_only(true);
+    Ok((jar.add(cookie), Json(json!({ "user": user }))))
+}
+
+async fn log_out(State(service): State<Arc<Service>>, jar: CookieJar) -> Answer<StatusCode> {
+    let session = jar.get(SESSION).map_or("", Cookie::value);
+    let path = format!("/sessions/{session}");
+    let sending = service
+        .peers
+        .send(Name::User, Method::DELETE, &path, |request| request);
+    sending.await?;
+    Ok(StatusCode::NO_CONTENT)
+}
+
+/// The user of a session.
+async fn user(service: &Service, jar: &CookieJar) -> Answer<u64> {
+    let log_in = || Failure::new(StatusCode::UNAUTHORIZED, "log in first");
+    let session = jar.get(SESSION).ok_or_else(log_in)?.value();
+    if session.is_empty() || !session.bytes().all(|byte| byte.is_ascii_hexdigit()) {
+        return Err(log_in());
+    }
+    service
+        .peers
+        .get(Name::User, &format!("/sessions/{session}"))
+        .await
+}
+
+async fn me(State(service): State<Arc<Service>>, jar: CookieJar) -> Answer<Json<Value>> {
+    let user = user(&service, &jar).await?;
+    let seen = jar.get(SEEN).map(|seen| seen.value().to_owned());
+    let with = |request: RequestBuilder| match &seen {
+        Some(seen) => request.header(SEEN, seen),
+        None => request,
+    };
+    let path = format!("/users/{user}");
+    let found = service
+        .peers
+        .send(Name::User, Method::GET, &path, with)
+        .await?;
+    let found: Found<Profile> = found.json().await?;
+    Ok(Json(
+        json!({ "id": found.value.id, "name": found.value.name, "how": found.how }),
+    ))
+}
+
+async fn rename_me(
+    State(service): State<Arc<Service>>,
+    jar: CookieJar,
+    Json(name): Json<String>,
+) -> Answer<CookieJar> {
+    let user = user(&service, &jar).await?;
+    let path = format!("/users/{user}/name");
+    let with = |request: RequestBuilder| request.json(&name);
+    let done = service
+        .peers
+        .send(Name::User, Method::PUT, &path, with)
+        .await?;
+    let Changed { seen } = done.json().await?;
+    let Some(token) = seen.and_then(|token| token.parse::<Token>().ok()) else {
+        return Ok(jar);
+    };
+    // With what the client has seen before, of whatever value.
+    let before = jar.get(SEEN).and_then(|seen| seen.value().parse().ok());
+    let both = before.map_or(token.clone(), |before: Token| before.and(token));
+    Ok(jar.add(Cookie::build((SEEN, both.to_string())).path("/")))
+}
+
+async fn view(State(service): State<Arc<Service>>, Path(id): Path<u64>) -> Answer<Json<Value>> {
+    let path = format!("/views/{id}");
+    let counted = service
+        .peers
+        .post(Name::Recommendation, &path, &Value::Null);
+    Ok(Json(counted.await?))
+}
+
+#[derive(Deserialize)]
+struct Order {
+    product: u64,
+    card: String,
+}
+
+async fn order(
+    State(service): State<Arc<Service>>,
+    jar: CookieJar,
+    Json(order): Json<Order>,
+) -> Answer<Json<Value>> {
+    let user = user(&service, &jar).await?;
+    let body = json!({ "user": user, "product": order.product, "card": order.card });
+    Ok(Json(
+        service.peers.post(Name::Order, "/orders", &body).await?,
+    ))
+}
+
+/// Open to everybody, as this shop is to be tried.
+async fn rename_product(
+    State(service): State<Arc<Service>>,
+    Path(id): Path<u64>,
+    Json(name): Json<String>,
+) -> Answer<StatusCode> {
+    let path = format!("/products/{id}/name");
+    let with = |request: RequestBuilder| request.json(&name);
+    service
+        .peers
+        .send(Name::Product, Method::PUT, &path, with)
+        .await?;
+    Ok(StatusCode::NO_CONTENT)
+}

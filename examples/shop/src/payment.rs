@@ -1,0 +1,45 @@
+//! Payments. There is no cache here, on purpose: a card has no place in one, and no payment is read twice.
+
+use std::sync::Arc;
+
+use axum::extract::State;
+use axum::http::StatusCode;
+use axum::routing::post;
+use axum::{Json, Router};
+use serde::Deserialize;
+use serde_json::{Value, json};
+
+use crate::service::Service;
+use crate::service::db::Db;
+use crate::service::failure::{Answer, Failure, Trouble};
+
+const SCHEMA: &str = "
+    CREATE TABLE IF NOT EXISTS payment (
+        order_id TEXT PRIMARY KEY, last_digits TEXT NOT NULL, cents INTEGER NOT NULL
+    ) STRICT;";
+
+pub(crate) async fn routes(service: &Arc<Service>) -> Result<Router, Trouble> {
+    let db = service.database(SCHEMA).await?;
+    Ok(Router::new().route("/payments", post(pay)).with_state(db))
+}
+
+#[derive(Deserialize)]
+struct Payment {
+    order: String,
+    card: String,
+    cents: u64,
+}
+
+/// Charges a card, once for each order.
+async fn pay(State(db): State<Db>, Json(payment): Json<Payment>) -> Answer<Json<Value>> {
+    let digits = payment.card.as_bytes();
+    let is_card = digits.len() == 16 && digits.iter().all(u8::is_ascii_digit);
+    let last = payment.card.get(12..).filter(|_| is_card);
+    let refused = || Failure::new(StatusCode::PAYMENT_REQUIRED, "the card was refused");
+    let last = last.ok_or_else(refused)?.to_owned();
+    let insert = "INSERT OR IGNORE INTO payment VALUES (?1, ?2, ?3)";
+    let (order, cents) = (payment.order, payment.cents);
+    db.write(move |tx| tx.execute(insert, (order, last, cents)))
+        .await?;
+    Ok(Json(json!({ "paid": cents })))
+}

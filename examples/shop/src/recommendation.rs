@@ -1,0 +1,170 @@
+//! Views, and products that are bought together.
+//!
+//! - A view is counted in Redis, and reaches the database a moment later together with others: a page does not wait for
+//!   its counter. While Redis is away the view is left out.
+//! - Recommendations are made from all orders, which is slow: few are made at a time, and an old one is better than none.
+//! - A job in Python makes them anew from time to time, and invalidates what it has changed: `recompute.py`.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::extract::{Path, State};
+use axum::http::StatusCode;
+use axum::routing::{get, post};
+use axum::{Json, Router};
+use futures::FutureExt;
+use larder::Cache;
+use larder::write_behind::{Stored, Write, WriteBehind};
+use rusqlite::OptionalExtension as _;
+use serde::Deserialize;
+use serde_json::{Value, json};
+
+use crate::service::db::{Db, DbError};
+use crate::service::failure::{Answer, Failure, Trouble};
+use crate::service::values::{Found, Load, Values};
+use crate::service::{Service, Way};
+
+const SCHEMA: &str = "
+    CREATE TABLE IF NOT EXISTS view (
+        product INTEGER PRIMARY KEY, views INTEGER NOT NULL, version INTEGER NOT NULL
+    ) STRICT;
+    CREATE TABLE IF NOT EXISTS bought (user INTEGER NOT NULL, product INTEGER NOT NULL) STRICT;
+    CREATE INDEX IF NOT EXISTS bought_by ON bought (user, product);
+    CREATE INDEX IF NOT EXISTS buyers ON bought (product, user);";
+
+/// What others have bought who have bought this one; then those that are looked at most.
+const TOGETHER: &str = "
+    SELECT product FROM (
+        SELECT other.product AS product, count(*) AS n FROM bought AS this
+        JOIN bought AS other ON other.user = this.user AND other.product != ?1
+        WHERE this.product = ?1 GROUP BY other.product
+        UNION ALL SELECT product, views / 1000000.0 FROM view WHERE product != ?1
+    ) GROUP BY product ORDER BY sum(n) DESC LIMIT 4";
+
+struct Recommendations {
+    db: Db,
+    together: Values<Vec<u64>>,
+    /// Without the crate each view is a statement.
+    views: Option<WriteBehind<u64, u64>>,
+}
+
+pub(crate) async fn routes(service: &Arc<Service>) -> Result<Router, Trouble> {
+    let db = service.database(SCHEMA).await?;
+    let views = if service.setup.way == Way::Larder {
+        let cache: Cache<u64, u64> = service.caches.cache("views").build()?;
+        service.watch.cache(&cache);
+        let into = db.clone();
+        let views = WriteBehind::builder(cache).store(move |batch| store(into.clone(), batch));
+        Some(views.build()?)
+    } else {
+        None
+    };
+    let of_all = db.clone();
+    let load: Load<_> = Arc::new(move |id| together(of_all.clone(), id).boxed());
+    let recommendations = Recommendations {
+        db,
+        together: Values::new(service, "together", load, |cache| {
+            cache
+                .l2_ttl(Duration::from_secs(10 * 60))
+                .soft_ttl(Duration::from_secs(60))
+                .stale_if_error(Duration::from_secs(60 * 60))
+                .max_concurrent_loads(4)
+        })?,
+        views,
+    };
+    Ok(Router::new()
+        .route("/views/{id}", get(count).post(view))
+        .route("/bought", post(bought))
+        .route("/together/{id}", get(show))
+        .route("/together", post(show_many))
+        .with_state(Arc::new(recommendations)))
+}
+
+async fn together(db: Db, id: u64) -> Result<Vec<u64>, Failure> {
+    let ids = db.read(move |db| {
+        let mut query = db.prepare_cached(TOGETHER)?;
+        let rows = query.query_map([id], |row| row.get(0))?;
+        rows.collect()
+    });
+    Ok(ids.await?)
+}
+
+/// A batch may come twice, and an old one late.
+async fn store(db: Db, batch: Vec<Write<u64, u64>>) -> Result<Stored<u64>, DbError> {
+    let refused = db.write(move |tx| {
+        let mut upsert = tx.prepare(
+            "INSERT INTO view VALUES (?1, ?2, ?3) ON CONFLICT (product)
+             DO UPDATE SET views = ?2, version = ?3 WHERE view.version < ?3",
+        )?;
+        let mut refused = Vec::new();
+        for write in batch {
+            if upsert.execute((write.key, write.value, write.version))? == 0 {
+                refused.push(write.key);
+            }
+        }
+        Ok::<_, rusqlite::Error>(refused)
+    });
+    Ok(Stored::Changed(refused.await?))
+}
+
+async fn views(db: Db, id: u64) -> Result<u64, DbError> {
+    let query = "SELECT views FROM view WHERE product = ?1";
+    let views = db.read(move |db| db.query_row(query, [id], |row| row.get(0)).optional());
+    Ok(views.await?.unwrap_or(0))
+}
+
+async fn view(State(all): State<Arc<Recommendations>>, Path(id): Path<u64>) -> Answer<Json<Value>> {
+    let Some(write_behind) = &all.views else {
+        let upsert = "INSERT INTO view VALUES (?1, 1, 0) ON CONFLICT (product) DO UPDATE SET views = views + 1";
+        all.db.write(move |tx| tx.execute(upsert, [id])).await?;
+        return Ok(Json(json!({ "is_counted": true })));
+    };
+    let stored = || views(all.db.clone(), id);
+    let counted = write_behind.update(&id, stored, |views| views + 1);
+    // A page does not fail for its counter.
+    let is_counted = counted.await.is_ok();
+    Ok(Json(json!({ "is_counted": is_counted })))
+}
+
+async fn count(State(all): State<Arc<Recommendations>>, Path(id): Path<u64>) -> Answer<Json<u64>> {
+    Ok(Json(views(all.db.clone(), id).await?))
+}
+
+#[derive(Deserialize)]
+struct Bought {
+    user: u64,
+    product: u64,
+}
+
+async fn bought(
+    State(all): State<Arc<Recommendations>>,
+    Json(bought): Json<Bought>,
+) -> Answer<Json<Value>> {
+    let insert = "INSERT INTO bought VALUES (?1, ?2)";
+    all.db
+        .write(move |tx| tx.execute(insert, (bought.user, bought.product)))
+        .await?;
+    // What is recommended changes slowly: its soft TTL is enough.
+    Ok(Json(json!({})))
+}
+
+async fn show(
+    State(all): State<Arc<Recommendations>>,
+    Path(id): Path<u64>,
+) -> Answer<Json<Found<Vec<u64>>>> {
+    Ok(Json(all.together.get(id).await?))
+}
+
+/// For a list of products, as a mail has them.
+async fn show_many(
+    State(all): State<Arc<Recommendations>>,
+    Json(ids): Json<Vec<u64>>,
+) -> Answer<Json<Vec<Found<Vec<u64>>>>> {
+    if ids.len() > 100 {
+        return Err(Failure::new(
+            StatusCode::BAD_REQUEST,
+            "at most 100 at a time",
+        ));
+    }
+    Ok(Json(all.together.get_many(&ids).await?))
+}

@@ -1,0 +1,105 @@
+//! A light load, so that there is something to see; and a line of figures each second.
+
+use std::io::{IsTerminal as _, Write as _, stdout};
+use std::time::Duration;
+
+use rand::distr::Distribution as _;
+use rand::distr::weighted::WeightedIndex;
+use rand::rng;
+use tokio::time::interval;
+
+use crate::plan::{Name, Plan};
+use crate::product::PRODUCTS;
+use crate::service::failure::Trouble;
+use crate::service::watch::Report;
+
+/// Between two requests.
+const PAUSE: Duration = Duration::from_millis(50);
+/// Requests between two lines.
+const LINE: u64 = 20;
+
+/// Looks at products until it is dropped.
+pub(super) async fn shop(plan: Plan) -> Result<(), Trouble> {
+    let client = reqwest::Client::builder()
+        .timeout(Duration::from_secs(5))
+        .build()?;
+    // A few products are looked at most.
+    let products = WeightedIndex::new((1..=PRODUCTS).map(|rank| 1.0 / f64::from(rank)))?;
+    let (mut ticks, mut last) = (interval(PAUSE), Figures::default());
+    for turn in 0_u64.. {
+        ticks.tick().await;
+        let id = 1 + products.sample(&mut rng());
+        let instance = u16::try_from(turn % u64::from(plan.instances)).unwrap_or(0);
+        let gateway = plan.address((Name::Gateway, instance));
+        // One that is down is what the page shows.
+        let _ = client
+            .get(format!("http://{gateway}/products/{id}"))
+            .send()
+            .await;
+        let _ = client
+            .post(format!("http://{gateway}/api/views/{id}"))
+            .send()
+            .await;
+        if turn % LINE == 0
+            && let Ok(response) = client
+                .get(format!("http://{gateway}/operate/report"))
+                .send()
+                .await
+            && let Ok(reports) = response.json::<Vec<Report>>().await
+        {
+            let now = Figures::of(&reports);
+            now.print(&last);
+            last = now;
+        }
+    }
+    Ok(())
+}
+
+/// The sums of all instances.
+#[derive(Clone, Copy, Default)]
+struct Figures {
+    requests: u64,
+    l1_hits: u64,
+    l2_hits: u64,
+    loads: u64,
+    queries: u64,
+    down: usize,
+}
+
+impl Figures {
+    fn of(reports: &[Report]) -> Self {
+        let mut all = Self::default();
+        for report in reports {
+            all.requests += report.requests;
+            all.queries += report.queries;
+            all.down += usize::from(report.is_down);
+            for cache in &report.caches {
+                let count = |name| cache.stats.get(name).copied().unwrap_or(0);
+                all.l1_hits += count("l1_hits");
+                all.l2_hits += count("l2_hits");
+                all.loads += count("loads");
+            }
+        }
+        all
+    }
+
+    fn print(&self, last: &Self) {
+        let since = |of: fn(&Self) -> u64| of(self).saturating_sub(of(last));
+        let line = format!(
+            "requests {}, L1 hits {}, L2 hits {}, loads {}, queries {}, instances down {}",
+            since(|of| of.requests),
+            since(|of| of.l1_hits),
+            since(|of| of.l2_hits),
+            since(|of| of.loads),
+            since(|of| of.queries),
+            self.down
+        );
+        let mut out = stdout();
+        // A closed terminal is no reason to end.
+        _ = if out.is_terminal() {
+            write!(out, "\r\x1b[K{line}").and_then(|()| out.flush())
+        } else {
+            writeln!(out, "{line}")
+        };
+    }
+}

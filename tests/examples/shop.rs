@@ -1,0 +1,283 @@
+//! The shop of seven services, as its customers and its page use it.
+
+use std::net::TcpListener;
+
+use larder::deadpool_redis::redis::{Client as Redis, cmd};
+use reqwest::{Client, Method};
+use serde_json::{Value, json};
+
+use crate::support::eventually::eventually;
+use crate::support::program::{Dir, Program, run};
+
+/// How many ports a shop uses, and where the first of them may be: no other test uses those.
+const PORTS: u16 = 100;
+const FIRST: u16 = 12_000;
+const BLOCKS: u16 = 79;
+
+struct Shop {
+    port: u16,
+    program: Program,
+    client: Client,
+    _dir: Dir,
+}
+
+impl Shop {
+    /// Starts all services, on ports that nobody uses.
+    async fn start(arguments: &[&str]) -> Self {
+        loop {
+            let port = FIRST + fastrand::u16(..BLOCKS) * PORTS;
+            let dir = Dir::new();
+            let mut given = vec![
+                format!("--port={port}"),
+                format!("--data={}", dir.join("data").display()),
+            ];
+            given.extend(arguments.iter().map(|&argument| argument.to_owned()));
+            // A busy machine is no reason to fail.
+            let patient = [("SHOP_CACHE_L2_TIMEOUT", "5s".to_owned())];
+            let mut program = Program::start_with(&patient, "shop", &given, dir.join("log"));
+            // It ends if another program has one of the ports.
+            let Some(line) = program.next_line().await else {
+                assert!(program.stderr().contains("--port"), "{}", program.stderr());
+                continue;
+            };
+            assert_eq!(
+                line,
+                format!("the shop is at http://127.0.0.1:{port}; Ctrl-C ends it\n")
+            );
+            let client = Client::builder()
+                .no_proxy()
+                .cookie_store(true)
+                .build()
+                .unwrap();
+            return Self {
+                port,
+                program,
+                client,
+                _dir: dir,
+            };
+        }
+    }
+
+    async fn ask(
+        &self,
+        gateway: u16,
+        method: Method,
+        path: &str,
+        body: Option<Value>,
+    ) -> (u16, Value) {
+        let url = format!("http://127.0.0.1:{}{path}", self.port + gateway);
+        let mut request = self.client.request(method, url);
+        if let Some(body) = body {
+            request = request.json(&body);
+        }
+        let answer = request.send().await.unwrap();
+        let status = answer.status().as_u16();
+        (status, answer.json().await.unwrap_or_default())
+    }
+
+    async fn get(&self, path: &str) -> Value {
+        let (status, answer) = self.ask(0, Method::GET, path, None).await;
+        assert_eq!(status, 200, "{path}: {answer}");
+        answer
+    }
+
+    async fn post(&self, path: &str, body: Value) -> (u16, Value) {
+        self.ask(0, Method::POST, path, Some(body)).await
+    }
+
+    async fn log_in(&self, user: u64) {
+        let login = json!({ "login": format!("user-{user}"), "password": "tea" });
+        assert_eq!(self.post("/api/login", login).await.0, 200);
+    }
+
+    async fn buy(&self, product: u64) -> u16 {
+        let order = json!({ "product": product, "card": CARD });
+        self.post("/api/orders", order).await.0
+    }
+
+    /// Whether all that the services keep in caches is known to be in order.
+    async fn is_well(&self) -> bool {
+        let report = self.get("/operate/report").await;
+        report.as_array().unwrap().iter().all(|instance| {
+            let caches = instance["caches"].as_array().unwrap();
+            instance["is_down"] == false && caches.iter().all(|cache| cache["is_l2_up"] == true)
+        })
+    }
+
+    async fn end(mut self) {
+        self.program.signal("TERM");
+        assert_eq!(self.program.exit_code().await, Some(0));
+        // Nothing that it has started is left. The blocks of ten are those of the services and of Redis.
+        for port in (0..=9).map(|block| self.port + 10 * block) {
+            TcpListener::bind(("127.0.0.1", port))
+                .unwrap_or_else(|error| panic!("{port}: {error}"));
+        }
+    }
+}
+
+const CARD: &str = "4929123412341234";
+
+#[tokio::test]
+async fn a_customer_sees_what_is_so() {
+    let shop = Shop::start(&[]).await;
+    let page = shop.get("/products/7").await;
+    assert_eq!(page["product"]["value"]["id"], 7, "{page}");
+    assert_eq!(page["price_shown"], "€3.70");
+    assert_eq!(
+        shop.get("/products?category=green").await[0]["category"],
+        "green"
+    );
+    assert_eq!(
+        shop.ask(0, Method::GET, "/products/9999", None).await.0,
+        404
+    );
+
+    // A new name is on the pages of both gateways, at once.
+    for gateway in [0, 1] {
+        shop.ask(gateway, Method::GET, "/products/7", None).await;
+    }
+    let name = Some(json!("Earl Grey"));
+    assert_eq!(
+        shop.ask(0, Method::PUT, "/api/products/7/name", name)
+            .await
+            .0,
+        204
+    );
+    for gateway in [0, 1] {
+        let (_, page) = shop.ask(gateway, Method::GET, "/products/7", None).await;
+        assert_eq!(page["product"]["value"]["name"], "Earl Grey");
+    }
+
+    // An account: its own change, an order, and the end of the session on all instances.
+    assert_eq!(shop.buy(7).await, 401);
+    shop.log_in(3).await;
+    assert_eq!(
+        shop.ask(1, Method::PUT, "/api/me/name", Some(json!("Ann")))
+            .await
+            .0,
+        200
+    );
+    for _ in 0..4 {
+        assert_eq!(shop.get("/api/me").await["name"], "Ann");
+    }
+    assert_eq!(shop.buy(7).await, 200);
+    assert!(
+        shop.get("/operate/sessions")
+            .await
+            .as_array()
+            .unwrap()
+            .iter()
+            .all(|one| one["is_in"] == true)
+    );
+    assert_eq!(shop.post("/api/logout", json!(null)).await.0, 204);
+    assert!(
+        shop.get("/operate/sessions")
+            .await
+            .as_array()
+            .unwrap()
+            .iter()
+            .all(|one| one["is_in"] == false)
+    );
+
+    // The card is in no cache: not in Redis, and the service that takes it has no L1.
+    let redis = Redis::open(format!("redis://127.0.0.1:{}", shop.port + 90)).unwrap();
+    let mut redis = redis.get_multiplexed_async_connection().await.unwrap();
+    let keys: Vec<Vec<u8>> = cmd("KEYS").arg("*").query_async(&mut redis).await.unwrap();
+    assert!(keys.len() > 10, "{}", keys.len());
+    for key in keys {
+        let stored: Option<Vec<u8>> = cmd("DUMP").arg(&key).query_async(&mut redis).await.unwrap();
+        let stored = stored.unwrap_or_default();
+        let has = |text: &[u8]| text.windows(CARD.len()).any(|part| part == CARD.as_bytes());
+        assert!(
+            !has(&key) && !has(&stored),
+            "{}",
+            String::from_utf8_lossy(&key)
+        );
+    }
+    let report = shop.get("/operate/report").await;
+    let payment = report
+        .as_array()
+        .unwrap()
+        .iter()
+        .find(|one| one["service"] == "payment")
+        .unwrap();
+    assert_eq!(payment["caches"], json!([]));
+    shop.end().await;
+}
+
+#[tokio::test]
+async fn no_more_pieces_are_sold_than_there_are() {
+    let shop = Shop::start(&[]).await;
+    shop.log_in(5).await;
+    assert_eq!(shop.post("/operate/stock/13", json!(3)).await.0, 204);
+    let orders = (0..12).map(|_| shop.buy(13));
+    let mut answers = futures::future::join_all(orders).await;
+    answers.sort_unstable();
+    assert_eq!(answers, [[200; 3].as_slice(), &[409; 9]].concat());
+    assert_eq!(shop.get("/products/13").await["stock"]["value"], 0);
+    shop.end().await;
+}
+
+#[tokio::test]
+async fn pages_go_on_while_parts_of_the_shop_fail() {
+    let shop = Shop::start(&[]).await;
+    let kill = async |what: &str| {
+        let (status, answer) = shop
+            .post(&format!("/operate/processes/{what}/kill"), json!(null))
+            .await;
+        assert_eq!(status, 200, "{answer}");
+    };
+    let start = async |what: &str| {
+        let (status, answer) = shop
+            .post(&format!("/operate/processes/{what}/start"), json!(null))
+            .await;
+        assert_eq!(status, 200, "{answer}");
+    };
+    let all_pages = async || {
+        for id in 30..35 {
+            assert_eq!(
+                shop.get(&format!("/products/{id}")).await["product"]["value"]["id"],
+                id
+            );
+        }
+    };
+    kill("product/1").await;
+    all_pages().await;
+    start("product/1").await;
+    kill("redis").await;
+    all_pages().await;
+    start("redis").await;
+    eventually("all caches are back", async || shop.is_well().await).await;
+
+    // A piece whose database is broken is old, or missing, and the page says so.
+    let broken = json!({ "slowed_by": 0, "is_broken": true });
+    shop.post("/operate/databases/inventory", broken).await;
+    let page = shop.get("/products/77").await;
+    assert!(page["stock"]["missing"].is_string(), "{page}");
+    assert_eq!(page["product"]["value"]["id"], 77);
+    shop.end().await;
+}
+
+#[tokio::test]
+async fn it_runs_in_other_ways() {
+    for way in ["--in-process", "--by-hand", "--without-cache"] {
+        let shop = Shop::start(&[way]).await;
+        assert_eq!(
+            shop.get("/products/7").await["product"]["value"]["id"],
+            7,
+            "{way}"
+        );
+        shop.log_in(3).await;
+        assert_eq!(shop.buy(7).await, 200, "{way}");
+        shop.end().await;
+    }
+}
+
+#[tokio::test]
+async fn a_port_that_is_taken_is_named() {
+    let taken = TcpListener::bind("127.0.0.1:0").unwrap();
+    let port = taken.local_addr().unwrap().port();
+    let shown = run("shop", &[&format!("--port={port}"), "--in-process"]).await;
+    assert_eq!(shown.code, Some(1), "{shown:?}");
+    assert!(shown.stderr.contains("choose another --port"), "{shown:?}");
+}
