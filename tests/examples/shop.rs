@@ -1,10 +1,12 @@
 //! The shop of seven services, as its customers and its page use it.
 
-use std::net::TcpListener;
+use std::io::ErrorKind;
+use std::net::{TcpListener, UdpSocket};
 
 use larder::deadpool_redis::redis::{Client as Redis, cmd};
 use reqwest::{Client, Method};
 use serde_json::{Value, json};
+use tokio::process::Command;
 
 use crate::support::eventually::eventually;
 use crate::support::program::{Dir, Program, run};
@@ -18,7 +20,8 @@ struct Shop {
     port: u16,
     program: Program,
     client: Client,
-    _dir: Dir,
+    dir: Dir,
+    _mark: UdpSocket,
 }
 
 impl Shop {
@@ -26,6 +29,10 @@ impl Shop {
     async fn start(arguments: &[&str]) -> Self {
         loop {
             let port = FIRST + fastrand::u16(..BLOCKS) * PORTS;
+            // Keeps other tests from these ports.
+            let Ok(mark) = UdpSocket::bind(("127.0.0.1", port)) else {
+                continue;
+            };
             let dir = Dir::new();
             let mut given = vec![
                 format!("--port={port}"),
@@ -53,7 +60,8 @@ impl Shop {
                 port,
                 program,
                 client,
-                _dir: dir,
+                dir,
+                _mark: mark,
             };
         }
     }
@@ -107,11 +115,15 @@ impl Shop {
     async fn end(mut self) {
         self.program.signal("TERM");
         assert_eq!(self.program.exit_code().await, Some(0));
-        // Nothing that it has started is left. The blocks of ten are those of the services and of Redis.
-        for port in (0..=9).map(|block| self.port + 10 * block) {
-            TcpListener::bind(("127.0.0.1", port))
-                .unwrap_or_else(|error| panic!("{port}: {error}"));
-        }
+        assert_eq!(self.taken_ports(), [0; 0]);
+    }
+
+    /// Where something still listens that it has started.
+    fn taken_ports(&self) -> Vec<u16> {
+        // The blocks of ten are those of the services and of Redis.
+        let ports = (0..=9).map(|block| self.port + 10 * block);
+        let is_taken = |port: &u16| TcpListener::bind(("127.0.0.1", *port)).is_err();
+        ports.filter(is_taken).collect()
     }
 }
 
@@ -259,6 +271,41 @@ async fn pages_go_on_while_parts_of_the_shop_fail() {
 }
 
 #[tokio::test]
+async fn a_job_in_python_changes_recommendations() {
+    let shop = Shop::start(&[]).await;
+    shop.log_in(8).await;
+    for product in [40, 41] {
+        assert_eq!(shop.buy(product).await, 200);
+    }
+    assert_ne!(
+        shop.get("/products/40").await["together"]["value"],
+        json!([41])
+    );
+    let redis = format!("redis://127.0.0.1:{}", shop.port + 90);
+    let job = concat!(
+        env!("CARGO_MANIFEST_DIR"),
+        "/../../examples/shop/recompute.py"
+    );
+    let mut python = Command::new("python3");
+    python.arg(job).arg(redis).arg(shop.dir.join("data"));
+    match python.output().await {
+        Err(error) if error.kind() == ErrorKind::NotFound => {
+            eprintln!("skipped: there is no python3")
+        }
+        done => {
+            let done = done.unwrap();
+            assert!(done.status.success(), "{done:?}");
+            assert_eq!(done.stdout, b"2 of 2 have changed\n");
+            eventually("the page has the new ones", async || {
+                shop.get("/products/40").await["together"]["value"] == json!([41])
+            })
+            .await;
+        }
+    }
+    shop.end().await;
+}
+
+#[tokio::test]
 async fn it_runs_in_other_ways() {
     for way in ["--in-process", "--by-hand", "--without-cache"] {
         let shop = Shop::start(&[way]).await;
@@ -271,6 +318,15 @@ async fn it_runs_in_other_ways() {
         assert_eq!(shop.buy(7).await, 200, "{way}");
         shop.end().await;
     }
+}
+
+#[tokio::test]
+async fn nothing_is_left_of_a_shop_that_is_killed() {
+    let mut shop = Shop::start(&[]).await;
+    assert_ne!(shop.taken_ports(), [0; 0]);
+    shop.program.signal("KILL");
+    assert_eq!(shop.program.exit_code().await, None);
+    eventually("all has ended", async || shop.taken_ports().is_empty()).await;
 }
 
 #[tokio::test]

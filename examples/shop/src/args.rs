@@ -7,7 +7,7 @@ use std::time::Duration;
 use clap::{Parser, Subcommand};
 use larder::RedisL2;
 
-use crate::plan::{Name, Plan};
+use crate::plan::{Instance, Name, Plan};
 use crate::service::failure::Trouble;
 use crate::service::{Level2, Setup, Way};
 
@@ -34,11 +34,19 @@ enum Command {
         #[arg(long, default_value_t = 0)]
         instance: u16,
     },
+    /// Runs Redis for as long as standard input is open
+    #[command(hide = true)]
+    KeepRedis {
+        #[arg(last = true)]
+        arguments: Vec<String>,
+    },
 }
 
-pub(crate) struct Which {
-    pub(crate) name: Name,
-    pub(crate) instance: u16,
+/// What this process is to run.
+pub(crate) enum Which {
+    Service(Instance),
+    Redis(Vec<String>),
+    All,
 }
 
 #[derive(Clone, clap::Args)]
@@ -85,15 +93,18 @@ pub(crate) struct Shop {
 }
 
 impl Args {
-    /// The service to run, or `None` for all.
-    pub(crate) fn which(&self) -> Result<Option<Which>, Trouble> {
-        let Some(Command::Serve { name, instance }) = self.command else {
-            return Ok(None);
-        };
-        if instance >= self.shop.plan().instances(name) {
-            return Err(format!("{name} has no instance {instance}; see --instances").into());
+    pub(crate) fn which(&self) -> Result<Which, Trouble> {
+        match &self.command {
+            None => Ok(Which::All),
+            Some(Command::KeepRedis { arguments }) => Ok(Which::Redis(arguments.clone())),
+            Some(Command::Serve { name, instance }) => {
+                if *instance >= self.shop.plan().instances(*name) {
+                    let text = format!("{name} has no instance {instance}; see --instances");
+                    return Err(text.into());
+                }
+                Ok(Which::Service((*name, *instance)))
+            }
         }
-        Ok(Some(Which { name, instance }))
     }
 }
 

@@ -47,25 +47,31 @@ async fn main() -> ExitCode {
 }
 
 async fn start(args: Args) -> Result<(), Trouble> {
-    let Some(Which { name, instance }) = args.which()? else {
-        return run::all(args.shop).await;
+    let instance = match args.which()? {
+        Which::All => return run::all(args.shop).await,
+        Which::Redis(arguments) => return run::redis::keep(arguments).await,
+        Which::Service(instance) => instance,
     };
     let is_tied = args.shop.tied;
     let stop = async move {
         if is_tied {
-            // Ends with the process that has started it, however that ends.
-            let mut nothing = [0; 1];
-            let _ = stdin().read(&mut nothing).await;
+            input_ends().await;
         } else {
             let _ = tokio::signal::ctrl_c().await;
         }
     };
     let setup = args.shop.setup()?;
-    let address = setup.plan.address((name, instance));
+    let address = setup.plan.address(instance);
     let listening = || {
         if !is_tied {
-            println!("{name} {instance} on http://{address}");
+            println!("{} {} on http://{address}", instance.0, instance.1);
         }
     };
-    service::run(setup, (name, instance), listening, stop).await
+    service::run(setup, instance, listening, stop).await
+}
+
+/// Waits until the process that has started this one has ended, however that ended.
+async fn input_ends() {
+    let mut nothing = [0; 1];
+    _ = stdin().read(&mut nothing).await;
 }

@@ -2,8 +2,8 @@
 //!
 //! - A view is counted in Redis, and reaches the database a moment later together with others: a page does not wait for
 //!   its counter. While Redis is away the view is left out.
-//! - Recommendations are made from all orders, which is slow: few are made at a time, and an old one is better than none.
-//! - A job in Python makes them anew from time to time, and invalidates what it has changed: `recompute.py`.
+//! - Recommendations are made from all orders by a job in Python, `recompute.py`, which invalidates those that it has
+//!   changed. An old one is better than none.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -30,16 +30,15 @@ const SCHEMA: &str = "
     ) STRICT;
     CREATE TABLE IF NOT EXISTS bought (user INTEGER NOT NULL, product INTEGER NOT NULL) STRICT;
     CREATE INDEX IF NOT EXISTS bought_by ON bought (user, product);
-    CREATE INDEX IF NOT EXISTS buyers ON bought (product, user);";
+    CREATE INDEX IF NOT EXISTS buyers ON bought (product, user);
+    CREATE TABLE IF NOT EXISTS together (product INTEGER PRIMARY KEY, others TEXT NOT NULL) STRICT;";
 
-/// What others have bought who have bought this one; then those that are looked at most.
+/// Those that the job has found; of a product that it does not know, those that are looked at most.
 const TOGETHER: &str = "
-    SELECT product FROM (
-        SELECT other.product AS product, count(*) AS n FROM bought AS this
-        JOIN bought AS other ON other.user = this.user AND other.product != ?1
-        WHERE this.product = ?1 GROUP BY other.product
-        UNION ALL SELECT product, views / 1000000.0 FROM view WHERE product != ?1
-    ) GROUP BY product ORDER BY sum(n) DESC LIMIT 4";
+    SELECT others FROM together WHERE product = ?1
+    UNION ALL SELECT group_concat(product) FROM
+        (SELECT product FROM view WHERE product != ?1 ORDER BY views DESC LIMIT 4)
+    LIMIT 1";
 
 struct Recommendations {
     db: Db,
@@ -83,10 +82,10 @@ pub(crate) async fn routes(service: &Arc<Service>) -> Result<Router, Trouble> {
 async fn together(db: Db, id: u64) -> Result<Vec<u64>, Failure> {
     let ids = db.read(move |db| {
         let mut query = db.prepare_cached(TOGETHER)?;
-        let rows = query.query_map([id], |row| row.get(0))?;
-        rows.collect()
+        query.query_row([id], |row| row.get::<_, Option<String>>(0))
     });
-    Ok(ids.await?)
+    let ids = ids.await?.unwrap_or_default();
+    Ok(ids.split(',').filter_map(|id| id.parse().ok()).collect())
 }
 
 /// A batch may come twice, and an old one late.
@@ -144,7 +143,7 @@ async fn bought(
     all.db
         .write(move |tx| tx.execute(insert, (bought.user, bought.product)))
         .await?;
-    // What is recommended changes slowly: its soft TTL is enough.
+    // The job will see it.
     Ok(Json(json!({})))
 }
 

@@ -8,8 +8,9 @@
 mod control;
 mod customers;
 mod processes;
-mod redis;
+pub(crate) mod redis;
 
+use std::io::{IsTerminal as _, stdout};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -119,7 +120,10 @@ pub(crate) async fn all(shop: Shop) -> Result<(), Trouble> {
         // Also while the services start.
         () = signals.next() => Ok(()),
     };
-    println!();
+    if stdout().is_terminal() {
+        // Behind the line of figures.
+        println!();
+    }
     // A second Ctrl-C does not wait.
     let hurry = async { _ = timeout(END, signals.next()).await };
     running.processes.end_all(hurry).await;
