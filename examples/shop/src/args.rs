@@ -7,6 +7,7 @@ use std::time::Duration;
 use clap::{Parser, Subcommand};
 use larder::RedisL2;
 
+use crate::load::Load;
 use crate::plan::{Instance, Name, Plan};
 use crate::service::failure::Trouble;
 use crate::service::{Level2, Setup, Way};
@@ -34,6 +35,8 @@ enum Command {
         #[arg(long, default_value_t = 0)]
         instance: u16,
     },
+    /// The same load for the shop with the crate, by hand and without a cache
+    Load(Load),
     /// Runs Redis for as long as standard input is open
     #[command(hide = true)]
     KeepRedis {
@@ -46,6 +49,7 @@ enum Command {
 pub(crate) enum Which {
     Service(Instance),
     Redis(Vec<String>),
+    Load(Load),
     All,
 }
 
@@ -96,6 +100,7 @@ impl Args {
     pub(crate) fn which(&self) -> Result<Which, Trouble> {
         match &self.command {
             None => Ok(Which::All),
+            Some(Command::Load(load)) => Ok(Which::Load(load.clone())),
             Some(Command::KeepRedis { arguments }) => Ok(Which::Redis(arguments.clone())),
             Some(Command::Serve { name, instance }) => {
                 if *instance >= self.shop.plan().instances(*name) {

@@ -5,6 +5,7 @@
 //! ```
 //!
 //! - [`run`]: the command without a name of a service: starts Redis, all services and a light load, and ends them
+//! - [`load`]: the same load for the shop in its three ways
 //! - [`plan`]: which services there are, and where they listen; [`args`]: the command line
 //! - [`service`]: the parts that all services have in common
 //! - [`gateway`], [`user`], [`product`], [`inventory`], [`order`], [`payment`], [`recommendation`]: the services
@@ -14,6 +15,7 @@
 mod args;
 mod gateway;
 mod inventory;
+mod load;
 mod order;
 mod payment;
 mod plan;
@@ -49,6 +51,7 @@ async fn main() -> ExitCode {
 async fn start(args: Args) -> Result<(), Trouble> {
     let instance = match args.which()? {
         Which::All => return run::all(args.shop).await,
+        Which::Load(load) => return load::run(args.shop, load).await,
         Which::Redis(arguments) => return run::redis::keep(arguments).await,
         Which::Service(instance) => instance,
     };

@@ -17,7 +17,7 @@ use super::Running;
 use crate::plan::Name;
 use crate::service::failure::Trouble;
 
-pub(super) struct Control {
+pub(crate) struct Control {
     listener: TcpListener,
     url: String,
     password: String,

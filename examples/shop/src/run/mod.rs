@@ -17,12 +17,13 @@ use std::sync::Arc;
 use larder::MemoryL2;
 use tempfile::TempDir;
 use tokio::signal::unix::{Signal, SignalKind, signal};
-use tokio::time::{Duration, timeout};
+use tokio::time::{Duration, sleep, timeout};
 
+use self::control::Control;
 use self::processes::Processes;
 use self::redis::Redis;
 use crate::args::Shop;
-use crate::plan::Name;
+use crate::plan::{Name, Plan};
 use crate::service::failure::Trouble;
 use crate::service::{Level2, Setup};
 
@@ -45,79 +46,113 @@ impl Data {
     }
 }
 
-/// All that runs.
+/// All that runs of a shop.
 pub(crate) struct Running {
+    pub(crate) plan: Plan,
     processes: Processes,
-    redis: Option<Redis>,
+    pub(crate) redis: Option<Redis>,
+    _data: Data,
+}
+
+impl Running {
+    /// Starts Redis and all services. `meanwhile` ends the start: what runs by then is ended.
+    pub(crate) async fn start(
+        shop: &Shop,
+        meanwhile: impl Future<Output = ()>,
+    ) -> Result<(Arc<Self>, Control), Trouble> {
+        let data = match &shop.data {
+            Some(path) => {
+                let made = std::fs::create_dir_all(path);
+                made.map_err(|error| {
+                    format!("cannot make the folder {}: {error}", path.display())
+                })?;
+                Data::Given(path.clone())
+            }
+            None => Data::Temporary(TempDir::with_prefix("shop-")?),
+        };
+        let redis = if shop.redis.is_some() || shop.in_process {
+            None
+        } else {
+            let redis = Redis::start(shop.plan().redis_port(), data.path()).await?;
+            if redis.is_none() {
+                println!(
+                    "no redis-server is installed: all services run in this process, over an L2 in memory"
+                );
+            }
+            redis
+        };
+        let control = Control::new().await?;
+        let url = shop.redis.clone().or(redis.as_ref().map(Redis::url));
+        let processes = match url {
+            Some(url) => Processes::apart(shop, url, data.path(), &control),
+            None => Processes::together(Setup {
+                plan: shop.plan(),
+                way: shop.way(),
+                l2: Level2::Memory(MemoryL2::new()),
+                data: data.path().to_owned(),
+                db_latency: shop.db_latency(),
+                control: Some(control.address()),
+            }),
+        };
+        let running = Arc::new(Self {
+            plan: shop.plan(),
+            processes,
+            redis,
+            _data: data,
+        });
+        let started = tokio::select! {
+            started = running.processes.start_all() => started,
+            () = meanwhile => Err("it was ended before all services had started".into()),
+        };
+        match started {
+            Ok(()) => Ok((running, control)),
+            Err(trouble) => {
+                running.end(sleep(END)).await;
+                Err(trouble)
+            }
+        }
+    }
+
+    /// Ends all, and kills what has not ended when `hurry` has.
+    pub(crate) async fn end(&self, hurry: impl Future<Output = ()>) {
+        self.processes.end_all(hurry).await;
+        if let Some(redis) = &self.redis {
+            redis.end().await;
+        }
+    }
 }
 
 /// SIGINT, as by Ctrl-C, and SIGTERM.
-struct Signals([Signal; 2]);
+pub(crate) struct Signals([Signal; 2]);
 
 impl Signals {
-    fn new() -> Result<Self, Trouble> {
+    pub(crate) fn new() -> Result<Self, Trouble> {
         let [interrupt, terminate] = [SignalKind::interrupt(), SignalKind::terminate()];
         Ok(Self([signal(interrupt)?, signal(terminate)?]))
     }
 
-    async fn next(&mut self) {
+    pub(crate) async fn next(&mut self) {
         let [interrupt, terminate] = &mut self.0;
         tokio::select! {
             _ = interrupt.recv() => {}
             _ = terminate.recv() => {}
         }
     }
+
+    /// Waits for one of them, or for as long as the services may take to end.
+    pub(crate) async fn hurry(&mut self) {
+        _ = timeout(END, self.next()).await;
+    }
 }
 
 pub(crate) async fn all(shop: Shop) -> Result<(), Trouble> {
-    let data = match &shop.data {
-        Some(path) => {
-            std::fs::create_dir_all(path)
-                .map_err(|error| format!("cannot make the folder {}: {error}", path.display()))?;
-            Data::Given(path.clone())
-        }
-        None => Data::Temporary(TempDir::with_prefix("shop-")?),
-    };
-    let redis = if shop.redis.is_some() || shop.in_process {
-        None
-    } else {
-        let redis = Redis::start(shop.plan().redis_port(), data.path()).await?;
-        if redis.is_none() {
-            println!(
-                "no redis-server is installed: all services run in this process, over an L2 in memory"
-            );
-        }
-        redis
-    };
-    let control = control::Control::new().await?;
-    let url = shop.redis.clone().or(redis.as_ref().map(Redis::url));
-    let processes = match url {
-        Some(url) => Processes::apart(&shop, url, data.path(), &control),
-        None => Processes::together(Setup {
-            plan: shop.plan(),
-            way: shop.way(),
-            l2: Level2::Memory(MemoryL2::new()),
-            data: data.path().to_owned(),
-            db_latency: shop.db_latency(),
-            control: Some(control.address()),
-        }),
-    };
-    let running = Arc::new(Running { processes, redis });
-    let started = async {
-        running.processes.start_all().await?;
-        let gateway = shop.plan().address((Name::Gateway, 0));
-        println!("the shop is at http://{gateway}; Ctrl-C ends it");
-        let serving = control.serve(Arc::clone(&running));
-        let customers = customers::shop(shop.plan());
-        tokio::select! {
-        ended = serving => ended,
-        ended = customers => ended,
-        }
-    };
     let mut signals = Signals::new()?;
+    let (running, control) = Running::start(&shop, signals.next()).await?;
+    let gateway = running.plan.address((Name::Gateway, 0));
+    println!("the shop is at http://{gateway}; Ctrl-C ends it");
     let ended = tokio::select! {
-        ended = started => ended,
-        // Also while the services start.
+        ended = control.serve(Arc::clone(&running)) => ended,
+        ended = customers::shop(running.plan) => ended,
         () = signals.next() => Ok(()),
     };
     if stdout().is_terminal() {
@@ -125,10 +160,6 @@ pub(crate) async fn all(shop: Shop) -> Result<(), Trouble> {
         println!();
     }
     // A second Ctrl-C does not wait.
-    let hurry = async { _ = timeout(END, signals.next()).await };
-    running.processes.end_all(hurry).await;
-    if let Some(redis) = &running.redis {
-        redis.end().await;
-    }
+    running.end(signals.hurry()).await;
     ended
 }

@@ -109,7 +109,17 @@ impl Redis {
     }
 
     async fn info(&self) -> Result<String, Trouble> {
-        self.ask(cmd("INFO").arg("server")).await
+        self.ask(cmd("INFO").arg("server").arg("stats")).await
+    }
+
+    /// How many commands it has executed, those of scripts included.
+    pub(crate) async fn commands(&self) -> Result<u64, Trouble> {
+        let info = self.info().await?;
+        let mut lines = info.lines();
+        let count = lines.find_map(|line| line.strip_prefix("total_commands_processed:"));
+        Ok(count
+            .ok_or("Redis does not say how many commands it has executed")?
+            .parse()?)
     }
 
     async fn ask<T: FromRedisValue>(&self, command: &Cmd) -> Result<T, Trouble> {

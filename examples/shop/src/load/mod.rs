@@ -1,0 +1,159 @@
+//! The same load for the shop in its three ways: with the crate, by hand, and without a cache.
+//!
+//! All three run at the same time, each with a Redis of its own. The load goes to one after the other, in short slices, so
+//! that whatever else the machine does falls on all of them.
+//!
+//! - [`drive`]: the customers, who come whether or not the shop keeps up (an open loop)
+//! - [`seen`]: whether a page is older than a change that its reader could know of
+//! - [`chart`]: the latencies as a picture
+
+mod chart;
+mod drive;
+mod seen;
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use futures::future::join_all;
+use tokio::time::sleep;
+
+use self::drive::{Driver, Tally};
+use crate::args::Shop;
+use crate::run::{Running, Signals};
+use crate::service::Way;
+use crate::service::failure::Trouble;
+
+/// How long the load stays with one way.
+const SLICE: Duration = Duration::from_secs(3);
+/// So that no slice pays for what an earlier one has begun.
+const REST: Duration = Duration::from_millis(200);
+/// How many ports are between the shops.
+const APART: u16 = 100;
+
+#[derive(Clone, clap::Args)]
+pub(crate) struct Load {
+    /// How long each way is under load
+    #[arg(long, default_value_t = 60)]
+    seconds: u64,
+
+    /// How many customers there are, each with ten seconds between two requests
+    #[arg(long, default_value_t = 1000)]
+    users: u32,
+
+    /// Draws the latencies into this file
+    #[arg(long, value_name = "SVG")]
+    chart: Option<PathBuf>,
+}
+
+/// A shop of one way, and what its customers have seen.
+struct Side {
+    name: &'static str,
+    running: std::sync::Arc<Running>,
+    driver: Driver,
+    tally: Tally,
+}
+
+pub(crate) async fn run(shop: Shop, load: Load) -> Result<(), Trouble> {
+    let mut signals = Signals::new()?;
+    let mut sides = Vec::new();
+    let done = tokio::select! {
+        done = measure(&shop, &load, &mut sides) => done,
+        () = signals.next() => Err("the load was ended".into()),
+    };
+    join_all(
+        sides
+            .iter()
+            .map(|side| side.running.end(sleep(Duration::from_secs(5)))),
+    )
+    .await;
+    done
+}
+
+async fn measure(shop: &Shop, load: &Load, sides: &mut Vec<Side>) -> Result<(), Trouble> {
+    let ways = [
+        ("larder", Way::Larder),
+        ("by hand", Way::ByHand),
+        ("without a cache", Way::WithoutCache),
+    ];
+    for (number, (name, way)) in (0..).zip(ways) {
+        let mut one = shop.clone();
+        one.port += number * APART;
+        one.by_hand = way == Way::ByHand;
+        one.without_cache = way == Way::WithoutCache;
+        // Nobody ends the start but the end of the load, which drops it.
+        let (running, control) = Running::start(&one, std::future::pending()).await?;
+        drop(control);
+        if running.redis.is_none() {
+            return Err("the load needs a Redis for each way: install redis-server".into());
+        }
+        let driver = Driver::new(running.plan, load.users).await?;
+        sides.push(Side {
+            name,
+            running,
+            driver,
+            tally: Tally::new()?,
+        });
+    }
+    println!(
+        "each way is under load for {} s, in slices of {} s",
+        load.seconds,
+        SLICE.as_secs()
+    );
+    for _ in 0..load.seconds.div_ceil(SLICE.as_secs()) {
+        for side in &mut *sides {
+            let redis = side.running.redis.as_ref();
+            let before = side.driver.costs(redis).await?;
+            side.driver.slice(SLICE, &mut side.tally).await?;
+            sleep(REST).await;
+            side.tally
+                .add_costs(before, side.driver.costs(redis).await?);
+        }
+    }
+    for side in &mut *sides {
+        side.driver.stampede(&mut side.tally).await?;
+    }
+    print(sides);
+    if let Some(path) = &load.chart {
+        let lines: Vec<_> = sides
+            .iter()
+            .map(|side| (side.name, &side.tally.pages))
+            .collect();
+        chart::draw(path, &lines)?;
+        println!("drawn into {}", path.display());
+    }
+    Ok(())
+}
+
+fn print(sides: &[Side]) {
+    type Cell = fn(&Tally) -> String;
+    let rows: [(&str, Cell); 9] = [
+        ("requests", |tally| tally.requests.to_string()),
+        ("product page, p50", |tally| {
+            ms(tally.pages.value_at_quantile(0.5))
+        }),
+        ("product page, p99", |tally| {
+            ms(tally.pages.value_at_quantile(0.99))
+        }),
+        ("product page, p99.9", |tally| {
+            ms(tally.pages.value_at_quantile(0.999))
+        }),
+        ("errors", |tally| tally.errors.to_string()),
+        ("database queries", |tally| tally.queries.to_string()),
+        ("commands of Redis", |tally| tally.commands.to_string()),
+        ("stale pages", |tally| tally.stale.to_string()),
+        ("queries of a stampede", |tally| tally.stampede.to_string()),
+    ];
+    let names: Vec<_> = sides.iter().map(|side| side.name).collect();
+    println!("\n| | {} |", names.join(" | "));
+    println!("| --- |{}", " ---: |".repeat(names.len()));
+    for (name, cell) in rows {
+        let cells: Vec<_> = sides.iter().map(|side| cell(&side.tally)).collect();
+        println!("| {name} | {} |", cells.join(" | "));
+    }
+}
+
+/// Of µs.
+fn ms(micros: u64) -> String {
+    let (whole, rest) = (micros / 1000, micros % 1000 / 10);
+    format!("{whole}.{rest:02} ms")
+}
