@@ -1,6 +1,6 @@
 //! The stock.
 //!
-//! - How much is left is cached for a short time: it changes with each order, and the page only has to be about right.
+//! - How much is left is cached for a minute at most: each order invalidates it, and a page only has to be about right.
 //!   When the last piece is sold, no instance may show it any more, so that change is waited for.
 //! - Whoever orders reserves a piece first, in the cache: a list for each product, which is stored by `insert_if` only if
 //!   nobody has changed it since it was read. So two callers never get the same piece, in however many instances.
@@ -67,8 +67,8 @@ pub(crate) async fn routes(service: &Arc<Service>) -> Result<Router, Trouble> {
         db,
         pieces: Values::new(service, "stock", load, |cache| {
             cache
-                .l2_ttl(Duration::from_secs(5))
-                .soft_ttl(Duration::from_secs(1))
+                .l2_ttl(Duration::from_secs(60))
+                .soft_ttl(Duration::from_secs(10))
                 .stale_if_error(Duration::from_secs(60))
         })?,
         held,

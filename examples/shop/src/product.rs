@@ -113,12 +113,12 @@ pub(crate) async fn routes(service: &Arc<Service>) -> Result<Router, Trouble> {
     }
     let catalogue = Catalogue {
         products,
-        // A price is looked at before it is paid, and so may be shown a moment longer than it holds.
+        // An order asks for it again, so an old one is no harm where a change was not announced.
         prices: Values::new(service, "price", price, |cache| {
             cache
-                .l2_ttl(MINUTE)
-                .soft_ttl(Duration::from_secs(5))
-                .stale_if_error(MINUTE)
+                .l2_ttl(10 * MINUTE)
+                .soft_ttl(Duration::from_secs(30))
+                .stale_if_error(10 * MINUTE)
         })?,
         reviews: Values::new(service, "review", reviews, |cache| {
             cache.l2_ttl(10 * MINUTE).stale_if_error(60 * MINUTE)
