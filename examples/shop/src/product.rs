@@ -113,7 +113,7 @@ pub(crate) async fn routes(service: &Arc<Service>) -> Result<Router, Trouble> {
     }
     let catalogue = Catalogue {
         products,
-        // An order asks for it again, so an old one is no harm where a change was not announced.
+        // A change is waited for. The times are for those that a database is told by hand.
         prices: Values::new(service, "price", price, |cache| {
             cache
                 .l2_ttl(10 * MINUTE)
