@@ -290,7 +290,7 @@ async fn a_job_in_python_changes_recommendations() {
     python.arg(job).arg(redis).arg(shop.dir.join("data"));
     match python.output().await {
         Err(error) if error.kind() == ErrorKind::NotFound => {
-            eprintln!("skipped: there is no python3")
+            eprintln!("skipped: there is no python3");
         }
         done => {
             let done = done.unwrap();

@@ -115,9 +115,17 @@ async fn log_in(
     Ok((jar.add(cookie), Json(json!({ "user": user }))))
 }
 
-async fn log_out(State(service): State<Arc<Service>>, jar: CookieJar) -> Answer<StatusCode> {
+/// The session of a client. Its cookie may hold any text, and this becomes a part of a path.
+fn session(jar: &CookieJar) -> Answer<&str> {
     let session = jar.get(SESSION).map_or("", Cookie::value);
-    let path = format!("/sessions/{session}");
+    if session.is_empty() || !session.bytes().all(|byte| byte.is_ascii_hexdigit()) {
+        return Err(Failure::new(StatusCode::UNAUTHORIZED, "log in first"));
+    }
+    Ok(session)
+}
+
+async fn log_out(State(service): State<Arc<Service>>, jar: CookieJar) -> Answer<StatusCode> {
+    let path = format!("/sessions/{}", session(&jar)?);
     let sending = service
         .peers
         .send(Name::User, Method::DELETE, &path, |request| request);
@@ -127,11 +135,7 @@ async fn log_out(State(service): State<Arc<Service>>, jar: CookieJar) -> Answer<
 
 /// The user of a session.
 async fn user(service: &Service, jar: &CookieJar) -> Answer<u64> {
-    let log_in = || Failure::new(StatusCode::UNAUTHORIZED, "log in first");
-    let session = jar.get(SESSION).ok_or_else(log_in)?.value();
-    if session.is_empty() || !session.bytes().all(|byte| byte.is_ascii_hexdigit()) {
-        return Err(log_in());
-    }
+    let session = session(jar)?;
     service
         .peers
         .get(Name::User, &format!("/sessions/{session}"))

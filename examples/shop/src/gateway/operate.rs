@@ -8,13 +8,13 @@ use axum::http::StatusCode;
 use axum::routing::{get, post};
 use axum::{Json, Router};
 use axum_extra::extract::CookieJar;
-use axum_extra::extract::cookie::Cookie;
+
 use futures::future::join_all;
 use reqwest::Method;
 use serde::Deserialize;
 use serde_json::{Value, json};
 
-use super::{SESSION, live};
+use super::{live, session};
 use crate::plan::{Instance, Name};
 use crate::service::Service;
 use crate::service::failure::{Answer, Failure};
@@ -101,14 +101,14 @@ async fn pages(State(service): State<Arc<Service>>, Path(id): Path<u64>) -> Json
 }
 
 /// On which instances the session of this client goes on.
-async fn sessions(State(service): State<Arc<Service>>, jar: CookieJar) -> Json<Value> {
-    let session = jar.get(SESSION).map_or("", Cookie::value);
-    let answers = ask(&service, Name::User, &format!("/sessions/{session}")).await;
+async fn sessions(State(service): State<Arc<Service>>, jar: CookieJar) -> Answer<Json<Value>> {
+    let path = format!("/sessions/{}", session(&jar)?);
+    let answers = ask(&service, Name::User, &path).await;
     let each = answers.into_iter().map(|(instance, response)| {
         let is_in = response.is_ok_and(|response| response.status().is_success());
         json!({ "instance": instance, "is_in": is_in })
     });
-    Json(each.collect())
+    Ok(Json(each.collect()))
 }
 
 /// The counters of each cache in the whole fleet, from the first instance that has it.
