@@ -66,8 +66,12 @@ pub(super) async fn settle(
 fn are_settled(known: &[u16], most: u16) -> bool {
     let mut clocks = known.iter().zip((1..=MOST_LANES).flat_map(LaneNumber::all));
     clocks.all(|(named, lane)| {
-        let is_in_use = lane.of == most || lane == LaneNumber::ONLY;
-        *named == most || *named == 0 && !is_in_use
+        if lane.of == most || lane == LaneNumber::ONLY {
+            return *named == most;
+        }
+        // A clock that was closed earlier may name a number of lanes that is closed by now: an instance that follows it
+        // meets the clocks of these.
+        *named != lane.of
     })
 }
 
@@ -145,4 +149,29 @@ impl Clocks<'_> {
 fn refuse_others(named: Vec<u16>, most: u16) -> RedisResult<()> {
     let others = named.into_iter().find(|named| *named != most);
     others.map_or(Ok(()), |named| Err(other_lanes(named)))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The clocks of lanes that have grown from one to two, to four and to eight, which may not be closed yet.
+    fn grown(last_but_one: u16) -> Vec<u16> {
+        let all = (1..=MOST_LANES).flat_map(LaneNumber::all);
+        let named = all.map(|lane| match lane.of {
+            1 | 8 => 8,
+            2 => 4,
+            4 => last_but_one,
+            _ => 0,
+        });
+        named.collect()
+    }
+
+    #[test]
+    fn lanes_that_were_closed_for_others_are_closed() {
+        assert!(are_settled(&grown(8), 8));
+        assert!(!are_settled(&grown(4), 8), "those of four are open");
+        assert!(!are_settled(&grown(8), 16), "those of sixteen are not");
+        assert!(!are_settled(&[0; 136], 1));
+    }
 }
