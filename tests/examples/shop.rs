@@ -89,6 +89,12 @@ impl Shop {
         answer
     }
 
+    /// Whether this is so of each element of an answer.
+    async fn all(&self, path: &str, is_so: impl Fn(&Value) -> bool) -> bool {
+        let answer = self.get(path).await;
+        answer.as_array().unwrap().iter().all(is_so)
+    }
+
     async fn post(&self, path: &str, body: Value) -> (u16, Value) {
         self.ask(0, Method::POST, path, Some(body)).await
     }
@@ -105,11 +111,11 @@ impl Shop {
 
     /// Whether all that the services keep in caches is known to be in order.
     async fn is_well(&self) -> bool {
-        let report = self.get("/operate/report").await;
-        report.as_array().unwrap().iter().all(|instance| {
+        let is_well = |instance: &Value| {
             let caches = instance["caches"].as_array().unwrap();
             instance["is_down"] == false && caches.iter().all(|cache| cache["is_l2_up"] == true)
-        })
+        };
+        self.all("/operate/report", is_well).await
     }
 
     async fn end(mut self) {
@@ -174,21 +180,13 @@ async fn a_customer_sees_what_is_so() {
     }
     assert_eq!(shop.buy(7).await, 200);
     assert!(
-        shop.get("/operate/sessions")
+        shop.all("/operate/sessions", |one| one["is_in"] == true)
             .await
-            .as_array()
-            .unwrap()
-            .iter()
-            .all(|one| one["is_in"] == true)
     );
     assert_eq!(shop.post("/api/logout", json!(null)).await.0, 204);
     assert!(
-        shop.get("/operate/sessions")
+        shop.all("/operate/sessions", |one| one["is_in"] == false)
             .await
-            .as_array()
-            .unwrap()
-            .iter()
-            .all(|one| one["is_in"] == false)
     );
 
     // The card is in no cache: not in Redis, and the service that takes it has no L1.

@@ -31,7 +31,7 @@ use crate::service::values::Found;
 use crate::service::{Service, Way};
 use crate::user::{Changed, LogIn, Profile, SEEN, Session};
 
-/// The cookies of a client: its session, and the writes that it has seen.
+/// The cookie that holds the session of a client.
 const SESSION: &str = "session";
 
 pub(crate) fn routes(service: &Arc<Service>) -> Result<Router, Trouble> {

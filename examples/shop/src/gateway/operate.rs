@@ -43,87 +43,78 @@ async fn report(State(service): State<Arc<Service>>) -> Json<Vec<Report>> {
     Json(live::reports(client, plan).await)
 }
 
-/// Sends the same to some instances. The answers of those that have one.
+/// Sends the same to some instances. Each answers, or `None` if it has refused or is down.
+async fn ask(
+    service: &Service,
+    which: impl Fn(Instance) -> bool,
+    method: Method,
+    path: &str,
+    body: Option<Value>,
+) -> Vec<(Instance, Option<Value>)> {
+    let plan = service.setup.plan;
+    let asked = plan.all().filter(|instance| which(*instance));
+    let each = asked.map(async |instance| {
+        let url = format!("http://{}{path}", plan.address(instance));
+        let mut request = service.peers.client.request(method.clone(), url);
+        if let Some(body) = &body {
+            request = request.json(body);
+        }
+        let answer = async {
+            let response = request.timeout(LIMIT).send().await.ok()?;
+            let is_done = response.status().is_success();
+            let answer = response.json().await.unwrap_or_default();
+            is_done.then_some(answer)
+        };
+        (instance, answer.await)
+    });
+    join_all(each).await
+}
+
+/// Has some instances do it. How many have.
 async fn tell(
     service: &Service,
     which: impl Fn(Instance) -> bool,
     method: Method,
     path: &str,
     body: Option<Value>,
-) -> Vec<(Instance, Value)> {
-    let plan = service.setup.plan;
-    let told = plan.all().filter(|instance| which(*instance));
-    let each = told.map(async |instance| {
-        let url = format!("http://{}/internal{path}", plan.address(instance));
-        let mut request = service.peers.client.request(method.clone(), url);
-        if let Some(body) = &body {
-            request = request.json(body);
-        }
-        let response = request.send().await.ok()?;
-        let is_done = response.status().is_success();
-        let answer = response.json().await.unwrap_or_default();
-        is_done.then_some((instance, answer))
-    });
-    join_all(each).await.into_iter().flatten().collect()
-}
-
-/// Asks some instances for a path.
-async fn ask(
-    service: &Service,
-    name: Name,
-    path: &str,
-) -> Vec<(u16, Result<reqwest::Response, reqwest::Error>)> {
-    let plan = service.setup.plan;
-    let each = (0..plan.instances(name)).map(async |instance| {
-        let url = format!("http://{}{path}", plan.address((name, instance)));
-        let request = service.peers.client.get(url).timeout(LIMIT);
-        (instance, request.send().await)
-    });
-    join_all(each).await
+) -> Json<Value> {
+    let told = ask(service, which, method, path, body).await;
+    let told = told.iter().filter(|(_, answer)| answer.is_some());
+    Json(json!({ "told": told.count() }))
 }
 
 /// How each gateway, and each instance of the product service, calls a product.
 async fn pages(State(service): State<Arc<Service>>, Path(id): Path<u64>) -> Json<Value> {
+    let which = |(name, _)| matches!(name, Name::Gateway | Name::Product);
     let path = format!("/products/{id}");
-    let mut all = Vec::new();
-    for name in [Name::Gateway, Name::Product] {
-        for (instance, response) in ask(&service, name, &path).await {
-            let page: Value = match response {
-                Ok(response) => response.json().await.unwrap_or_default(),
-                Err(_) => Value::Null,
-            };
-            let called = page.pointer("/product/value/name");
-            let called = called.or_else(|| page.pointer("/value/name"));
-            all.push(json!({ "service": name, "instance": instance, "name": called }));
-        }
-    }
-    Json(all.into())
+    let pages = ask(&service, which, Method::GET, &path, None).await;
+    let called = pages.into_iter().map(|((name, instance), page)| {
+        let page = page.unwrap_or_default();
+        let called = page.pointer("/product/value/name");
+        let called = called.or_else(|| page.pointer("/value/name"));
+        json!({ "service": name, "instance": instance, "name": called })
+    });
+    Json(called.collect())
 }
 
 /// On which instances the session of this client goes on.
 async fn sessions(State(service): State<Arc<Service>>, jar: CookieJar) -> Answer<Json<Value>> {
     let path = format!("/sessions/{}", session(&jar)?);
-    let answers = ask(&service, Name::User, &path).await;
-    let each = answers.into_iter().map(|(instance, response)| {
-        let is_in = response.is_ok_and(|response| response.status().is_success());
-        json!({ "instance": instance, "is_in": is_in })
-    });
+    let is_user = |(name, _)| name == Name::User;
+    let answers = ask(&service, is_user, Method::GET, &path, None).await;
+    let each = answers
+        .into_iter()
+        .map(|((_, instance), answer)| json!({ "instance": instance, "is_in": answer.is_some() }));
     Ok(Json(each.collect()))
 }
 
 /// The counters of each cache in the whole fleet, from the first instance that has it.
 async fn totals(State(service): State<Arc<Service>>) -> Json<Value> {
-    let all = tell(
-        &service,
-        |(_, instance)| instance == 0,
-        Method::GET,
-        "/totals",
-        None,
-    )
-    .await;
+    let is_first = |(_, instance)| instance == 0;
+    let all = ask(&service, is_first, Method::GET, "/internal/totals", None).await;
     let mut totals = serde_json::Map::new();
     for (_, of_instance) in all {
-        if let Value::Object(of_instance) = of_instance {
+        if let Some(Value::Object(of_instance)) = of_instance {
             totals.extend(of_instance);
         }
     }
@@ -135,24 +126,24 @@ async fn key(
     State(service): State<Arc<Service>>,
     Path((cache, key)): Path<(String, String)>,
 ) -> Json<Value> {
-    let path = format!("/keys/{cache}/{key}");
-    let found = tell(&service, |_| true, Method::GET, &path, None).await;
-    let shown = found.into_iter().map(|((name, instance), found)| {
-        json!({ "service": name, "instance": instance, "found": found })
+    let path = format!("/internal/keys/{cache}/{key}");
+    let found = ask(&service, |_| true, Method::GET, &path, None).await;
+    let shown = found.into_iter().filter_map(|((name, instance), found)| {
+        found.map(|found| json!({ "service": name, "instance": instance, "found": found }))
     });
     Json(shown.collect())
 }
 
 async fn switch(State(service): State<Arc<Service>>, Json(on): Json<bool>) -> Json<Value> {
-    let told = tell(&service, |_| true, Method::PUT, "/enabled", Some(on.into())).await;
-    Json(json!({ "told": told.len() }))
+    let path = "/internal/enabled";
+    tell(&service, |_| true, Method::PUT, path, Some(on.into())).await
 }
 
 async fn empty_tag(State(service): State<Arc<Service>>, Path(tag): Path<String>) -> Json<Value> {
     // One instance of each service: the tag is that of all.
-    let path = format!("/tags/{tag}");
-    let told = tell(&service, |(_, n)| n == 0, Method::DELETE, &path, None).await;
-    Json(json!({ "told": told.len() }))
+    let path = format!("/internal/tags/{tag}");
+    let is_first = |(_, instance)| instance == 0;
+    tell(&service, is_first, Method::DELETE, &path, None).await
 }
 
 async fn set_stock(
@@ -181,15 +172,9 @@ async fn set_database(
     Json(fault): Json<Fault>,
 ) -> Json<Value> {
     let body = json!({ "slowed_by": fault.slowed_by, "is_broken": fault.is_broken });
-    let told = tell(
-        &service,
-        |(of, _)| of == name,
-        Method::PUT,
-        "/database",
-        Some(body),
-    )
-    .await;
-    Json(json!({ "told": told.len() }))
+    let which = |(of, _)| of == name;
+    let path = "/internal/database";
+    tell(&service, which, Method::PUT, path, Some(body)).await
 }
 
 /// By the process that has started the services.

@@ -4,7 +4,9 @@ use std::collections::HashMap;
 use std::sync::Mutex;
 use std::time::{Duration, Instant};
 
-/// How old a page may be: the bound of the crate, and the time for which the gateway shows a page that is made anew.
+use crate::service::watch::held;
+
+/// How old a page may be: the bound of the crate, `max_staleness`.
 pub(super) const BOUND: Duration = Duration::from_secs(2);
 
 /// The numbers in the names of products, which rise with each change.
@@ -14,16 +16,14 @@ pub(super) struct Seen(Mutex<HashMap<u64, Vec<(u64, Instant)>>>);
 impl Seen {
     /// The next number for a product.
     pub(super) fn next(&self, id: u64) -> u64 {
-        let changes = self.0.lock();
-        let changes = changes.unwrap_or_else(std::sync::PoisonError::into_inner);
+        let changes = held(&self.0);
         let last = changes.get(&id).and_then(|all| all.last());
         last.map_or(1, |(number, _)| number + 1)
     }
 
     /// A change has been acknowledged.
     pub(super) fn changed(&self, id: u64, number: u64) {
-        let changes = self.0.lock();
-        let mut changes = changes.unwrap_or_else(std::sync::PoisonError::into_inner);
+        let mut changes = held(&self.0);
         changes
             .entry(id)
             .or_default()
@@ -35,8 +35,7 @@ impl Seen {
         let shown = name
             .rsplit_once('#')
             .and_then(|(_, number)| number.parse().ok());
-        let changes = self.0.lock();
-        let changes = changes.unwrap_or_else(std::sync::PoisonError::into_inner);
+        let changes = held(&self.0);
         let known = changes.get(&id).into_iter().flatten();
         let known = known
             .filter(|(_, at)| *at + BOUND < asked)

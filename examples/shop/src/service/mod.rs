@@ -101,7 +101,7 @@ pub(crate) async fn run(
     })?;
     let service = Arc::new(Service {
         peers: Peers::new(setup.plan)?,
-        watch: Arc::new(Watch::new(me)),
+        watch: Arc::new(Watch::new(me)?),
         caches,
         setup,
         me,

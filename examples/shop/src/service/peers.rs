@@ -1,5 +1,5 @@
 //! Requests to other services: to each instance in its turn, and to the next one if one cannot be reached. Each service
-//! has a limit of requests at a time, and a circuit breaker: a service that is down costs its callers no time.
+//! has a limit of requests at a time: one that is slow does not hold up the others.
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicU16, Ordering};

@@ -24,7 +24,7 @@ use serde_json::{Value, json};
 
 use super::Service;
 use super::db::{self, Db};
-use super::failure::{Answer, Failure};
+use super::failure::{Answer, Failure, Trouble};
 use crate::plan::{Instance, Name};
 
 /// The times of requests, in µs, and the caches and databases of an instance.
@@ -103,14 +103,13 @@ fn counted(stats: &Stats) -> BTreeMap<String, u64> {
 }
 
 impl Watch {
-    pub(crate) fn new(me: Instance) -> Self {
-        Self {
+    pub(crate) fn new(me: Instance) -> Result<Self, Trouble> {
+        Ok(Self {
             me,
-            // Three digits of a number that grows as it has to: this does not fail.
-            times: Mutex::new(Histogram::new(3).unwrap_or_else(|_| unreachable!())),
+            times: Mutex::new(Histogram::new(3)?),
             caches: Mutex::default(),
             databases: Mutex::default(),
-        }
+        })
     }
 
     pub(crate) fn cache<K, V>(&self, cache: &Cache<K, V>)
@@ -130,7 +129,7 @@ impl Watch {
     }
 }
 
-fn held<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+pub(crate) fn held<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
