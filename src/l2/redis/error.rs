@@ -52,6 +52,11 @@ pub(super) fn other_lanes(lanes: u16) -> RedisError {
     make_extension_error(LANES.to_owned(), Some(format!("{lanes} lanes")))
 }
 
+/// The error of lanes whose number does not stay in their clocks.
+pub(super) fn unsettled_lanes() -> RedisError {
+    make_extension_error("UNSETTLED".to_owned(), None)
+}
+
 /// The number of lanes that the namespace has, if the lane of this answer is not one of them.
 fn lanes_in(error: &RedisError) -> Option<u16> {
     let text = error.detail().filter(|_| error.code() == Some(LANES))?;
@@ -115,6 +120,9 @@ fn advice(code: &str, text: &str) -> String {
         "READONLY" | "MASTERDOWN" => "it is a replica; the URL must lead to the primary",
         "LIFE" => {
             "its INFO has no master_replid, without which a restart or a failover could go unnoticed: use another server"
+        }
+        "UNSETTLED" => {
+            "it loses the number of lanes that it is told: another program deletes the keys of the cache, or nodes fail over"
         }
         "NOREPLICAS" => "it takes no writes, as it has fewer replicas than min-replicas-to-write",
         "NOAUTH" => "it demands a password; put one into the URL",

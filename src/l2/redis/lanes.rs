@@ -10,7 +10,7 @@ use deadpool_redis::redis::{RedisResult, cmd};
 use futures::future::try_join_all;
 
 use super::call::Call;
-use super::error::other_lanes;
+use super::error::{other_lanes, unsettled_lanes};
 use super::names::{CLOCK, LIVE, LOG, Names};
 use super::scripts;
 use super::topology::Topology;
@@ -33,8 +33,8 @@ pub(super) async fn settle(
         let is_it = most == names.lanes;
         is_it.then_some(()).ok_or_else(|| other_lanes(most))
     };
-    // Another instance may name a larger number meanwhile, or a server may lose what was done; that does not happen
-    // more often.
+    // Another instance may name a larger number meanwhile, which does not happen more often; or a server may lose what
+    // was done.
     for _ in 0..=MOST_LANES {
         let known = all.look().await?;
         // It is missing at first, and if it was lost: then the clocks of other lanes know it, and which were used.
@@ -59,7 +59,7 @@ pub(super) async fn settle(
             }
         }
     }
-    Err(other_lanes(MOST_LANES))
+    Err(unsettled_lanes())
 }
 
 /// Whether the clocks, in their order, say that the lanes of this number are open and all others closed.
