@@ -126,10 +126,8 @@ impl Shop {
 
     /// Where something still listens that it has started.
     fn taken_ports(&self) -> Vec<u16> {
-        // The blocks of ten are those of the services and of Redis.
-        let ports = (0..=9).map(|block| self.port + 10 * block);
         let is_taken = |port: &u16| TcpListener::bind(("127.0.0.1", *port)).is_err();
-        ports.filter(is_taken).collect()
+        (self.port..self.port + PORTS).filter(is_taken).collect()
     }
 }
 
@@ -316,6 +314,24 @@ async fn it_runs_in_other_ways() {
         assert_eq!(shop.buy(7).await, 200, "{way}");
         shop.end().await;
     }
+}
+
+#[tokio::test]
+async fn it_runs_over_a_cluster() {
+    let shop = Shop::start(&["--cluster"]).await;
+    for id in 7..12 {
+        let path = format!("/api/products/{id}/name");
+        let renamed = shop.ask(0, Method::PUT, &path, Some(json!("Earl Grey")));
+        assert_eq!(renamed.await.0, 204);
+        for gateway in [0, 1] {
+            let path = format!("/products/{id}");
+            let (_, page) = shop.ask(gateway, Method::GET, &path, None).await;
+            assert_eq!(page["product"]["value"]["name"], "Earl Grey");
+        }
+    }
+    shop.log_in(3).await;
+    assert_eq!(shop.buy(7).await, 200);
+    shop.end().await;
 }
 
 #[tokio::test]

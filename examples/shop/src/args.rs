@@ -71,8 +71,12 @@ pub(crate) struct Shop {
     #[arg(long, global = true, value_name = "URL")]
     pub(crate) redis: Option<String>,
 
+    /// A Redis Cluster of six nodes instead of one server; with --redis, that is a node of it
+    #[arg(long, global = true, conflicts_with = "by_hand")]
+    pub(crate) cluster: bool,
+
     /// All services in this process, over an L2 in memory, as where no Redis is installed
-    #[arg(long, conflicts_with = "redis")]
+    #[arg(long, conflicts_with_all = ["redis", "cluster"])]
     pub(crate) in_process: bool,
 
     /// Each service reads its database each time
@@ -137,11 +141,16 @@ impl Shop {
         let url =
             url.ok_or("give the Redis that the services share: --redis redis://127.0.0.1:6379")?;
         let data = self.data.clone();
+        let l2 = if self.cluster {
+            RedisL2::cluster([&url])?
+        } else {
+            RedisL2::open(&url)?
+        };
         let [url_of, password_of] = CONTROL.map(|name| env::var(name).ok());
         Ok(Setup {
             plan: self.plan(),
             way: self.way(),
-            l2: Level2::Redis(RedisL2::open(&url)?, url),
+            l2: Level2::Redis(l2, url),
             data: data.ok_or("give the folder of the databases: --data DIR")?,
             db_latency: self.db_latency(),
             control: url_of.zip(password_of),

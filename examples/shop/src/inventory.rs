@@ -68,7 +68,7 @@ pub(crate) async fn routes(service: &Arc<Service>) -> Result<Router, Trouble> {
         pieces: Values::new(service, "stock", load, |cache| {
             cache
                 .l2_ttl(Duration::from_secs(60))
-                .soft_ttl(Duration::from_secs(10))
+                .soft_ttl(Duration::from_secs(30))
                 .stale_if_error(Duration::from_secs(60))
         })?,
         held,

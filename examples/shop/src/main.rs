@@ -25,6 +25,7 @@ mod run;
 mod service;
 mod user;
 
+use std::io;
 use std::process::ExitCode;
 
 use clap::Parser;
@@ -38,7 +39,10 @@ use crate::service::failure::Trouble;
 async fn main() -> ExitCode {
     // Quiet unless asked: the services answer for Redis being away on the page.
     let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("off"));
-    tracing_subscriber::fmt().with_env_filter(filter).init();
+    tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(io::stderr)
+        .init();
     match start(Args::parse()).await {
         Ok(()) => ExitCode::SUCCESS,
         Err(trouble) => {

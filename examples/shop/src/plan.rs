@@ -84,7 +84,10 @@ impl Plan {
         (Ipv4Addr::LOCALHOST, port).into()
     }
 
-    /// The port of the Redis that the shop starts.
+    /// How far in front of the port of a node is that for the other nodes of its cluster.
+    pub(crate) const BUS: u16 = EACH;
+
+    /// The port of the Redis that the shop starts; the other nodes of a cluster follow.
     pub(crate) fn redis_port(self) -> u16 {
         self.port + 9 * EACH
     }

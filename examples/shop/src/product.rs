@@ -115,10 +115,7 @@ pub(crate) async fn routes(service: &Arc<Service>) -> Result<Router, Trouble> {
         products,
         // A change is waited for. The times are for those that a database is told by hand.
         prices: Values::new(service, "price", price, |cache| {
-            cache
-                .l2_ttl(10 * MINUTE)
-                .soft_ttl(Duration::from_secs(30))
-                .stale_if_error(10 * MINUTE)
+            cache.l2_ttl(10 * MINUTE).stale_if_error(10 * MINUTE)
         })?,
         reviews: Values::new(service, "review", reviews, |cache| {
             cache.l2_ttl(10 * MINUTE).stale_if_error(60 * MINUTE)

@@ -17,8 +17,9 @@ use crate::service::Service;
 use crate::service::failure::{Answer, Failure};
 use crate::service::values::Found;
 
-/// For two seconds a page is fresh; for another half minute it is shown while it is made anew.
-const SHOWN: &str = "public, max-age=2, stale-while-revalidate=30";
+/// For five seconds a page is fresh; for another five minutes it is shown while it is made anew. A change of what matters
+/// invalidates it, so this is how old the number of pieces and the recommendations may be.
+const SHOWN: &str = "public, max-age=5, stale-while-revalidate=300";
 /// A page with an old piece is not kept: the next one may be better.
 const DEGRADED: &str = "no-store";
 

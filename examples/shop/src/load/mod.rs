@@ -80,6 +80,8 @@ async fn measure(shop: &Shop, load: &Load, sides: &mut Vec<Side>) -> Result<(), 
         one.port += number * APART;
         one.by_hand = way == Way::ByHand;
         one.without_cache = way == Way::WithoutCache;
+        // Only the crate can use one.
+        one.cluster &= way == Way::Larder;
         // Nobody ends the start but the end of the load, which drops it.
         let (running, control) = Running::start(&one, std::future::pending()).await?;
         drop(control);

@@ -73,7 +73,7 @@ impl Running {
         let redis = if shop.redis.is_some() || shop.in_process {
             None
         } else {
-            let redis = Redis::start(shop.plan().redis_port(), data.path()).await?;
+            let redis = Redis::start(shop.plan(), shop.cluster, data.path()).await?;
             if redis.is_none() {
                 println!(
                     "no redis-server is installed: all services run in this process, over an L2 in memory"

@@ -181,6 +181,9 @@ impl Apart {
         if shop.by_hand {
             command.arg("--by-hand");
         }
+        if shop.cluster {
+            command.arg("--cluster");
+        }
         command.env(CONTROL[0], &self.control.0);
         command.env(CONTROL[1], &self.control.1);
         command.stdin(Stdio::piped()).kill_on_drop(true);

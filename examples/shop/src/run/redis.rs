@@ -1,11 +1,12 @@
-//! The Redis that the shop starts.
+//! The Redis that the shop starts: one server, or a cluster of six nodes.
 
-use std::env;
 use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
 use std::time::Duration;
+use std::{env, fs, iter};
 
+use futures::future::{join_all, try_join_all};
 use larder::deadpool_redis::redis::{Client, Cmd, FromRedisValue, cmd};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
@@ -15,15 +16,27 @@ use tokio::sync::Mutex;
 use tokio::time::{Instant, sleep};
 
 use crate::input_ends;
+use crate::plan::Plan;
 use crate::service::failure::Trouble;
 
 const PROGRAM: &str = "redis-server";
 /// How long it may take to answer.
 const START: Duration = Duration::from_secs(10);
+/// Three primaries, each with a replica.
+const NODES: u16 = 6;
 
 pub(crate) struct Redis {
+    /// The page's buttons are about this one. It has a third of a cluster's keys.
+    first: Server,
+    /// The other nodes of a cluster.
+    others: Vec<Server>,
+}
+
+struct Server {
     port: u16,
     data: PathBuf,
+    /// Where the other nodes of a cluster are, if it is one of them.
+    nodes: Option<PathBuf>,
     /// `None` while it is killed.
     running: Mutex<Option<Running>>,
 }
@@ -36,26 +49,117 @@ struct Running {
 
 impl Redis {
     /// `None` if no Redis is installed.
-    pub(super) async fn start(port: u16, data: &Path) -> Result<Option<Self>, Trouble> {
+    pub(super) async fn start(
+        plan: Plan,
+        is_cluster: bool,
+        data: &Path,
+    ) -> Result<Option<Self>, Trouble> {
         let version = Command::new(PROGRAM).arg("--version").output().await;
         if version.is_err_and(|error| error.kind() == ErrorKind::NotFound) {
             return Ok(None);
         }
+        let server = |n| Server::new(plan.redis_port() + n, is_cluster, data);
+        let others = if is_cluster { 1..NODES } else { 0..0 };
         let redis = Self {
-            port,
-            data: data.to_owned(),
-            running: Mutex::default(),
+            first: server(0),
+            others: others.map(server).collect(),
         };
-        redis.restart().await?;
+        let started = async {
+            try_join_all(redis.all().map(Server::restart)).await?;
+            if is_cluster {
+                redis.join().await?;
+            }
+            Ok(())
+        };
+        if let Err(trouble) = started.await {
+            redis.end().await;
+            return Err(trouble);
+        }
         Ok(Some(redis))
     }
 
+    /// Makes a cluster of the nodes.
+    async fn join(&self) -> Result<(), Trouble> {
+        let mut command = Command::new("redis-cli");
+        command.args(["--cluster", "create"]);
+        command.args(self.all().map(|node| format!("127.0.0.1:{}", node.port)));
+        command.args(["--cluster-replicas", "1", "--cluster-yes"]);
+        let done = command.stdin(Stdio::null()).output().await;
+        let done = done.map_err(|error| format!("cannot run redis-cli: {error}"))?;
+        if !done.status.success() {
+            let said = String::from_utf8_lossy(&done.stdout);
+            let why = said.trim_end().lines().next_back().unwrap_or_default();
+            return Err(format!("redis-cli cannot make a cluster: {why}").into());
+        }
+        let until = Instant::now() + START;
+        for node in self.all() {
+            // It takes its part when it has heard of all others.
+            while !node.is_in_cluster().await? {
+                if Instant::now() > until {
+                    return Err("the nodes of the cluster do not find each other".into());
+                }
+                sleep(Duration::from_millis(20)).await;
+            }
+        }
+        Ok(())
+    }
+
+    fn all(&self) -> impl Iterator<Item = &Server> {
+        iter::once(&self.first).chain(&self.others)
+    }
+
     pub(super) fn url(&self) -> String {
+        self.first.url()
+    }
+
+    pub(super) async fn restart(&self) -> Result<(), Trouble> {
+        self.first.restart().await
+    }
+
+    pub(super) async fn kill(&self) -> Result<(), Trouble> {
+        self.first.kill().await
+    }
+
+    pub(super) async fn signal(&self, signal: Signal) -> Result<(), Trouble> {
+        self.first.signal(signal).await
+    }
+
+    pub(super) async fn flush(&self) -> Result<(), Trouble> {
+        try_join_all(self.all().map(Server::flush)).await?;
+        Ok(())
+    }
+
+    /// How many commands have been executed, those of scripts included.
+    pub(crate) async fn commands(&self) -> Result<u64, Trouble> {
+        let commands = try_join_all(self.all().map(Server::commands)).await?;
+        Ok(commands.iter().sum())
+    }
+
+    pub(super) async fn end(&self) {
+        // Nothing in it is to be kept.
+        join_all(self.all().map(Server::kill)).await;
+    }
+}
+
+impl Server {
+    fn new(port: u16, is_node: bool, data: &Path) -> Self {
+        let nodes = data.join(format!("nodes-{port}.conf"));
+        // Of a cluster that was there before.
+        _ = fs::remove_file(&nodes);
+        Self {
+            port,
+            data: data.to_owned(),
+            nodes: is_node.then_some(nodes),
+            running: Mutex::default(),
+        }
+    }
+
+    fn url(&self) -> String {
         format!("redis://127.0.0.1:{}", self.port)
     }
 
     /// Starts it, empty, if it does not run.
-    pub(super) async fn restart(&self) -> Result<(), Trouble> {
+    async fn restart(&self) -> Result<(), Trouble> {
         let mut running = self.running.lock().await;
         if running.is_some() {
             return Err("Redis is running".into());
@@ -65,6 +169,14 @@ impl Redis {
         command.args(["--port", &self.port.to_string()]);
         command.args(["--save", "", "--appendonly", "no"]);
         command.arg("--dir").arg(&self.data);
+        if let Some(nodes) = &self.nodes {
+            let bus = (self.port - Plan::BUS).to_string();
+            command.args(["--cluster-enabled", "yes", "--cluster-port", &bus]);
+            command.args(["--cluster-node-timeout", "2000"]);
+            // No other replica is waited for.
+            command.args(["--repl-diskless-sync-delay", "0"]);
+            command.arg("--cluster-config-file").arg(nodes);
+        }
         command.stdin(Stdio::piped()).stdout(Stdio::piped());
         command.process_group(0).kill_on_drop(true);
         let mut keeper = command.spawn()?;
@@ -88,7 +200,7 @@ impl Redis {
         Ok(())
     }
 
-    pub(super) async fn kill(&self) -> Result<(), Trouble> {
+    async fn kill(&self) -> Result<(), Trouble> {
         let running = self.running.lock().await.take();
         let mut running = running.ok_or("Redis does not run")?;
         kill(running.id, Signal::SIGKILL)?;
@@ -96,7 +208,7 @@ impl Redis {
         Ok(())
     }
 
-    pub(super) async fn signal(&self, signal: Signal) -> Result<(), Trouble> {
+    async fn signal(&self, signal: Signal) -> Result<(), Trouble> {
         let running = self.running.lock().await;
         Ok(kill(
             running.as_ref().ok_or("Redis does not run")?.id,
@@ -104,16 +216,28 @@ impl Redis {
         )?)
     }
 
-    pub(super) async fn flush(&self) -> Result<(), Trouble> {
+    async fn flush(&self) -> Result<(), Trouble> {
+        // A replica hears it from its primary.
+        if self.info().await?.contains("role:slave") {
+            return Ok(());
+        }
         self.ask(&cmd("FLUSHALL")).await
     }
 
-    async fn info(&self) -> Result<String, Trouble> {
-        self.ask(cmd("INFO").arg("server").arg("stats")).await
+    async fn is_in_cluster(&self) -> Result<bool, Trouble> {
+        let info: String = self.ask(cmd("CLUSTER").arg("INFO")).await?;
+        let all = format!("cluster_known_nodes:{NODES}\r");
+        // A replica that has never had what its primary has cannot take its place.
+        let is_behind = self.info().await?.contains("master_link_status:down");
+        Ok(info.contains("cluster_state:ok") && info.contains(&all) && !is_behind)
     }
 
-    /// How many commands it has executed, those of scripts included.
-    pub(crate) async fn commands(&self) -> Result<u64, Trouble> {
+    async fn info(&self) -> Result<String, Trouble> {
+        let info = ["server", "stats", "replication"];
+        self.ask(cmd("INFO").arg(&info)).await
+    }
+
+    async fn commands(&self) -> Result<u64, Trouble> {
         let info = self.info().await?;
         let mut lines = info.lines();
         let count = lines.find_map(|line| line.strip_prefix("total_commands_processed:"));
@@ -126,11 +250,6 @@ impl Redis {
         let client = Client::open(self.url())?;
         let mut redis = client.get_multiplexed_async_connection().await?;
         Ok(command.query_async(&mut redis).await?)
-    }
-
-    pub(super) async fn end(&self) {
-        // Nothing in it is to be kept.
-        _ = self.kill().await;
     }
 }
 
