@@ -131,6 +131,8 @@ impl Shop {
     }
 }
 
+/// The port of the payment service, from the first on.
+const PAYMENT: u16 = 50;
 const CARD: &str = "4929123412341234";
 
 #[tokio::test]
@@ -210,6 +212,34 @@ async fn a_customer_sees_what_is_so() {
         .find(|one| one["service"] == "payment")
         .unwrap();
     assert_eq!(payment["caches"], json!([]));
+    shop.end().await;
+}
+
+#[tokio::test]
+async fn a_prometheus_finds_all_instances() {
+    let shop = Shop::start(&[]).await;
+    let targets = include_str!("../../examples/grafana/prometheus.yaml").split("127.0.0.1:");
+    let ports = targets.skip(1).map(|rest| rest.split('"').next().unwrap());
+    // Those of a shop whose first port is 8080.
+    let ports: Vec<u16> = ports
+        .map(|port| port.parse::<u16>().unwrap() - 8080)
+        .collect();
+    let instances = shop.get("/operate/report").await;
+    assert_eq!(ports.len(), instances.as_array().unwrap().len());
+    for port in ports {
+        let url = format!("http://127.0.0.1:{}/internal/metrics", shop.port + port);
+        let has_caches = async || {
+            let metrics = shop.client.get(&url).send().await.unwrap();
+            let metrics = metrics.error_for_status().unwrap().text().await.unwrap();
+            metrics.contains("larder_l1_entries{namespace")
+        };
+        if port == PAYMENT {
+            assert!(!has_caches().await);
+        } else {
+            // Gauges are written from time to time.
+            eventually("it has metrics", has_caches).await;
+        }
+    }
     shop.end().await;
 }
 

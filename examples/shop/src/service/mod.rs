@@ -5,10 +5,12 @@
 //! - [`pages`]: the pages of the gateway, for the services that change their parts
 //! - [`peers`]: requests to other services
 //! - [`watch`]: what the page is told of an instance
+//! - [`metrics`]: the metrics of the caches, for a Prometheus
 //! - [`failure`]: errors as responses
 
 pub(crate) mod db;
 pub(crate) mod failure;
+mod metrics;
 pub(crate) mod pages;
 pub(crate) mod peers;
 pub(crate) mod values;
@@ -118,9 +120,10 @@ pub(crate) async fn run(
     // Requests are answered without Redis, too, so this is not waited for longer.
     let _ = timeout(Duration::from_secs(1), service.caches.ready()).await;
     let metered = middleware::from_fn_with_state(Arc::clone(&service.watch), watch::meter);
-    let app = Router::new()
-        .merge(routes.layer(metered))
-        .nest("/internal", watch::routes(&service));
+    let app = Router::new().merge(routes.layer(metered)).nest(
+        "/internal",
+        watch::routes(&service).merge(metrics::routes()?),
+    );
     listening();
     axum::serve(listener, app)
         .with_graceful_shutdown(stop)
