@@ -297,6 +297,53 @@ async fn pages_go_on_while_parts_of_the_shop_fail() {
 }
 
 #[tokio::test]
+async fn a_service_that_does_not_answer_is_left_alone() {
+    let shop = Shop::start(&[]).await;
+    let told = async |what: &str| {
+        let path = format!("/operate/processes/recommendation/0/{what}");
+        assert_eq!(shop.post(&path, json!(null)).await.0, 200);
+    };
+    let are_open = async |are: bool| {
+        let is_so = |one: &Value| {
+            one["service"] != "gateway" || (one["broken_peers"] == json!(["recommendation"])) == are
+        };
+        // Pages go on, and each that is not in the cache asks.
+        let page = shop
+            .get(&format!("/products/7?{}", fastrand::u64(..)))
+            .await;
+        assert_eq!(page["product"]["value"]["id"], 7, "{page}");
+        shop.all("/operate/report", is_so).await
+    };
+    assert!(are_open(false).await);
+    told("kill").await;
+    eventually("the breakers of both gateways open", async || {
+        are_open(true).await
+    })
+    .await;
+    told("start").await;
+    eventually("they close", async || are_open(false).await).await;
+    let page = shop.get("/products/8").await;
+    assert!(page["together"]["value"].is_array(), "{page}");
+    shop.end().await;
+}
+
+#[tokio::test]
+async fn a_page_without_caches_is_made_from_the_databases() {
+    let shop = Shop::start(&[]).await;
+    shop.get("/products/7").await;
+    for _ in 0..3 {
+        let page = shop.get("/uncached/products/7").await;
+        for piece in ["product", "price", "reviews", "stock", "together"] {
+            assert_eq!(page[piece]["how"]["from"], "source", "{page}");
+        }
+    }
+    // Beside it all are in caches.
+    let page = shop.get("/products/7?beside").await;
+    assert_ne!(page["price"]["how"]["from"], "source", "{page}");
+    shop.end().await;
+}
+
+#[tokio::test]
 async fn a_job_in_python_changes_recommendations() {
     let shop = Shop::start(&[]).await;
     shop.log_in(8).await;

@@ -13,9 +13,9 @@ use serde_json::{Value, json};
 
 use crate::plan::Name;
 use crate::product::{Product, Review};
-use crate::service::Service;
 use crate::service::failure::{Answer, Failure};
 use crate::service::values::Found;
+use crate::service::{Service, uncached};
 
 /// For five seconds a page is fresh; for another five minutes it is shown while it is made anew. A change of what matters
 /// invalidates it, so this is how old the number of pieces and the recommendations may be.
@@ -93,6 +93,15 @@ pub(super) async fn product(
         (VARY, "accept-language"),
     ];
     Ok((headers, Json(page)).into_response())
+}
+
+/// The same without any cache: each piece is read from its database.
+pub(super) async fn uncached_product(
+    service: State<Arc<Service>>,
+    id: Path<u64>,
+    headers: HeaderMap,
+) -> Answer<Response> {
+    uncached::during(product(service, id, headers)).await
 }
 
 async fn get<T: DeserializeOwned>(service: &Service, from: Name, path: String) -> Answer<Found<T>> {

@@ -45,6 +45,7 @@ pub(crate) fn routes(service: &Arc<Service>) -> Result<Router, Trouble> {
         shown = shown.layer(layer);
     }
     let own = Router::new()
+        .route("/uncached/products/{id}", get(compose::uncached_product))
         .route("/api/login", post(log_in))
         .route("/api/logout", post(log_out))
         .route("/api/me", get(me))

@@ -15,6 +15,8 @@ use crate::service::watch::Report;
 
 /// Between two requests.
 const PAUSE: Duration = Duration::from_millis(50);
+/// Of so many pages of a gateway one is made again, without a cache.
+const COMPARED: u64 = 5;
 /// Requests between two lines.
 const LINE: u64 = 20;
 
@@ -40,6 +42,13 @@ pub(super) async fn shop(plan: Plan) -> Result<(), Trouble> {
             .post(format!("http://{gateway}/api/views/{id}"))
             .send()
             .await;
+        if turn / u64::from(plan.instances) % COMPARED == 0 {
+            // The page of the shop shows both times.
+            let _ = client
+                .get(format!("http://{gateway}/uncached/products/{id}"))
+                .send()
+                .await;
+        }
         if turn % LINE == 0
             && let Ok(response) = client
                 .get(format!("http://{gateway}/operate/report"))

@@ -4,7 +4,9 @@
 //! - [`db`]: a service's own database, which counts its queries and can be made slow or broken
 //! - [`pages`]: the pages of the gateway, for the services that change their parts
 //! - [`peers`]: requests to other services
-//! - [`watch`]: what the page is told of an instance
+//! - [`watch`]: what the page is told of an instance; [`times`]: how long its requests took;
+//!   [`traffic`]: how many there are
+//! - [`uncached`]: requests that no cache answers, to compare
 //! - [`metrics`]: the metrics of the caches, for a Prometheus
 //! - [`failure`]: errors as responses
 
@@ -13,6 +15,9 @@ pub(crate) mod failure;
 mod metrics;
 pub(crate) mod pages;
 pub(crate) mod peers;
+pub(crate) mod times;
+pub(crate) mod traffic;
+pub(crate) mod uncached;
 pub(crate) mod values;
 pub(crate) mod watch;
 
@@ -120,7 +125,10 @@ pub(crate) async fn run(
     // Requests are answered without Redis, too, so this is not waited for longer.
     let _ = timeout(Duration::from_secs(1), service.caches.ready()).await;
     let metered = middleware::from_fn_with_state(Arc::clone(&service.watch), watch::meter);
-    let app = Router::new().merge(routes.layer(metered)).nest(
+    let routes = routes
+        .layer(middleware::from_fn(uncached::follow))
+        .layer(metered);
+    let app = Router::new().merge(routes).nest(
         "/internal",
         watch::routes(&service).merge(metrics::routes()?),
     );

@@ -1,46 +1,75 @@
-//! Requests to other services: to each instance in its turn, and to the next one if one cannot be reached. Each service
-//! has a limit of requests at a time: one that is slow does not hold up the others.
+//! Requests to other services: to each instance in its turn, and to the next one if one cannot be reached.
+//!
+//! Each service has a limit of requests at a time, a rate and a circuit breaker: one that is slow or away does not hold up
+//! the others. The breaker opens when no instance answers several requests in a row. An error is an answer: a service
+//! whose database is broken still has what is in its caches, and nobody would get it through an open breaker.
 
 use std::collections::HashMap;
-use std::sync::atomic::{AtomicU16, Ordering};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU16, AtomicU64, Ordering};
 use std::time::Duration;
 
 use axum::http::StatusCode;
-use reqwest::{Client, Method, RequestBuilder, Response};
+use reqwest::{Client, Method, Request, RequestBuilder, Response};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use serde_json::Value;
-use tokio::sync::Semaphore;
+use tower::util::BoxCloneSyncService;
+use tower::{BoxError, ServiceBuilder, ServiceExt as _};
+use tower_resilience_circuitbreaker::{CircuitBreakerHandle, CircuitBreakerLayer, CircuitState};
 
 use super::failure::{Answer, Failure, Trouble};
-use crate::plan::{Name, Plan};
+use super::uncached;
+use crate::plan::{Instance, Name, Plan};
 
+const SECOND: Duration = Duration::from_secs(1);
 /// How long a request may take.
 const LIMIT: Duration = Duration::from_secs(5);
-/// How many requests to a service are under way at a time.
+/// How many requests to a service are under way at a time. What is more is refused.
 const AT_ONCE: usize = 128;
+/// How many are sent to a service in a second. What is more waits.
+const RATE: u64 = 10_000;
+
+/// After how many failures the breaker of a service opens. For a second it lets nothing pass, and then a few to try.
+const IN_A_ROW: usize = 10;
+const TRIED: usize = 3;
 
 pub(crate) struct Peers {
     plan: Plan,
     pub(crate) client: Client,
     each: HashMap<Name, Peer>,
+    sent: Sent,
 }
 
+/// How many requests each instance has got from this one.
+type Sent = Arc<HashMap<Instance, AtomicU64>>;
+
+/// Another service.
 struct Peer {
-    next: AtomicU16,
-    at_once: Semaphore,
+    sends: BoxCloneSyncService<Request, Response, BoxError>,
+    breaker: CircuitBreakerHandle,
 }
 
 impl Peers {
     pub(crate) fn new(plan: Plan) -> Result<Self, Trouble> {
-        let peer = || Peer {
-            next: AtomicU16::new(0),
-            at_once: Semaphore::new(AT_ONCE),
-        };
+        let client = Client::builder().connect_timeout(LIMIT).build()?;
+        let counters = plan.all().map(|instance| (instance, AtomicU64::new(0)));
+        let sent = Arc::new(counters.collect());
+        let each = Name::ALL.map(|to| {
+            let instances = Instances {
+                to,
+                plan,
+                client: client.clone(),
+                next: AtomicU16::new(0),
+                sent: Arc::clone(&sent),
+            };
+            Ok((to, Peer::new(instances)?))
+        });
         Ok(Self {
+            each: each.into_iter().collect::<Result<_, Trouble>>()?,
             plan,
-            client: Client::builder().connect_timeout(LIMIT).build()?,
-            each: Name::ALL.map(|name| (name, peer())).into(),
+            client,
+            sent,
         })
     }
 
@@ -52,28 +81,20 @@ impl Peers {
         path: &str,
         with: impl Fn(RequestBuilder) -> RequestBuilder,
     ) -> Answer<Response> {
-        let busy = || Failure::new(StatusCode::SERVICE_UNAVAILABLE, format!("{to} is busy"));
-        let peer = self.each.get(&to).ok_or_else(busy)?;
-        let _permit = peer.at_once.try_acquire().map_err(|_| busy())?;
-        let instances = self.plan.instances(to);
-        let first = peer.next.fetch_add(1, Ordering::Relaxed);
-        let mut last = None;
-        for turn in 0..instances {
-            let instance = first.wrapping_add(turn) % instances;
-            let url = format!("http://{}{path}", self.plan.address((to, instance)));
-            let request = self.client.request(method.clone(), url).timeout(LIMIT);
-            match with(request).send().await {
-                Ok(response) if response.status().is_success() => return Ok(response),
-                Ok(response) => return Err(refused(response).await),
-                // Nothing was sent: the next instance may do it.
-                Err(error) if error.is_connect() => last = Some(error),
-                Err(error) => return Err(error.into()),
-            }
-        }
-        Err(last.map_or_else(busy, |error| {
-            let text = format!("{to} cannot be reached: {error}");
+        let peer = self.each.get(&to);
+        let peer = peer.ok_or_else(|| Failure::not_found("service"))?;
+        // Each instance is sent a copy, with a port of its own.
+        let url = format!("http://{}{path}", self.plan.address((to, 0)));
+        let request = uncached::pass_on(self.client.request(method, url).timeout(LIMIT));
+        let response = peer.sends.clone().oneshot(with(request).build()?).await;
+        let response = response.map_err(|error| {
+            let text = format!("{to} cannot be asked: {error}");
             Failure::new(StatusCode::SERVICE_UNAVAILABLE, text)
-        }))
+        })?;
+        if response.status().is_success() {
+            return Ok(response);
+        }
+        Err(refused(response).await)
     }
 
     pub(crate) async fn get<T: DeserializeOwned>(&self, from: Name, path: &str) -> Answer<T> {
@@ -92,6 +113,80 @@ impl Peers {
         let with = |request: RequestBuilder| request.json(body);
         let response = self.send(to, Method::POST, path, with).await?;
         Ok(response.json().await?)
+    }
+
+    /// The services to which a breaker lets no request pass, or only a few to try.
+    pub(crate) fn broken(&self) -> Vec<Name> {
+        let is_broken = |name: &Name| {
+            let peer = self.each.get(name);
+            peer.is_some_and(|peer| peer.breaker.state() != CircuitState::Closed)
+        };
+        Name::ALL.into_iter().filter(is_broken).collect()
+    }
+
+    /// How many requests each instance has got from this one.
+    pub(crate) fn sent(&self) -> HashMap<Instance, u64> {
+        let counts = self.sent.iter();
+        counts
+            .map(|(instance, count)| (*instance, count.load(Ordering::Relaxed)))
+            .collect()
+    }
+}
+
+impl Peer {
+    fn new(instances: Instances) -> Result<Self, Trouble> {
+        let (layer, breaker) = CircuitBreakerLayer::builder()
+            .consecutive_failures(IN_A_ROW)
+            .wait_duration_in_open(SECOND)
+            .permitted_calls_in_half_open(TRIED)
+            .build_with_handle()?;
+        let instances = Arc::new(instances);
+        let sends = ServiceBuilder::new()
+            .load_shed()
+            .concurrency_limit(AT_ONCE)
+            .layer(layer)
+            .buffer(AT_ONCE)
+            .rate_limit(RATE, SECOND)
+            .service_fn(move |request| {
+                let instances = Arc::clone(&instances);
+                async move { instances.send(request).await }
+            });
+        Ok(Self {
+            sends: BoxCloneSyncService::new(sends),
+            breaker,
+        })
+    }
+}
+
+/// The instances of a service.
+struct Instances {
+    to: Name,
+    plan: Plan,
+    client: Client,
+    next: AtomicU16,
+    sent: Sent,
+}
+
+impl Instances {
+    async fn send(&self, mut request: Request) -> reqwest::Result<Response> {
+        let mut left = self.plan.instances(self.to);
+        loop {
+            let instance = self.next.fetch_add(1, Ordering::Relaxed) % self.plan.instances(self.to);
+            let instance = (self.to, instance);
+            let port = self.plan.address(instance).port();
+            // An URL of http has a port.
+            _ = request.url_mut().set_port(Some(port));
+            if let Some(count) = self.sent.get(&instance) {
+                count.fetch_add(1, Ordering::Relaxed);
+            }
+            let again = request.try_clone();
+            left -= 1;
+            match (self.client.execute(request).await, again) {
+                // Nothing was sent: the next instance may do it.
+                (Err(error), Some(again)) if error.is_connect() && left > 0 => request = again,
+                (done, _) => return done,
+            }
+        }
     }
 }
 

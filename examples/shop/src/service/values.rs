@@ -13,7 +13,7 @@ use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
 use super::failure::{Answer, Failure, Trouble};
-use super::{Level2, Service, Way};
+use super::{Level2, Service, Way, uncached};
 
 /// Reads a value from where it is kept.
 pub(crate) type Load<V> = Arc<dyn Fn(u64) -> BoxFuture<'static, Result<V, Failure>> + Send + Sync>;
@@ -24,12 +24,15 @@ pub(crate) trait Kept: Clone + Send + Sync + Serialize + DeserializeOwned + 'sta
 impl<V: Clone + Send + Sync + Serialize + DeserializeOwned + 'static> Kept for V {}
 
 /// The values of one namespace, by their ids.
-pub(crate) struct Values<V: Send + Sync + 'static>(By<V>);
+pub(crate) struct Values<V: Send + Sync + 'static> {
+    by: By<V>,
+    load: Load<V>,
+}
 
 enum By<V: Send + Sync + 'static> {
     Larder(LoadingCache<u64, V>),
-    Hand(Hand<V>, Load<V>),
-    Nothing(Load<V>),
+    Hand(Hand<V>),
+    Nothing,
 }
 
 /// A value, and how it was found.
@@ -69,24 +72,26 @@ impl<V: Kept> Values<V> {
         load: Load<V>,
         set: impl FnOnce(Builder<u64, V>) -> Builder<u64, V>,
     ) -> Result<Self, Trouble> {
-        Ok(Self(match (service.setup.way, &service.setup.l2) {
+        let by = match (service.setup.way, &service.setup.l2) {
             (Way::Larder, _) => {
                 let builder = set(service.caches.cache(name));
+                let load = Arc::clone(&load);
                 let cache = builder.read_through(move |id| load(id)).build()?;
                 service.watch.cache(&cache);
                 By::Larder(cache)
             }
-            (Way::ByHand, Level2::Redis(_, url)) => By::Hand(Hand::new(name, url)?, load),
-            (Way::ByHand | Way::WithoutCache, _) => By::Nothing(load),
-        }))
+            (Way::ByHand, Level2::Redis(_, url)) => By::Hand(Hand::new(name, url)?),
+            (Way::ByHand | Way::WithoutCache, _) => By::Nothing,
+        };
+        Ok(Self { by, load })
     }
 
     pub(crate) async fn get(&self, id: u64) -> Answer<Found<V>> {
-        match &self.0 {
-            By::Larder(cache) => Ok(found(&cache.get(&id).await?)),
-            By::Hand(hand, load) => hand.get(id, load).await,
-            By::Nothing(load) => Ok(Found {
-                value: load(id).await?,
+        match &self.by {
+            By::Larder(cache) if !uncached::is_wanted() => Ok(found(&cache.get(&id).await?)),
+            By::Hand(hand) if !uncached::is_wanted() => hand.get(id, &self.load).await,
+            _ => Ok(Found {
+                value: (self.load)(id).await?,
                 how: How::new("source"),
             }),
         }
@@ -94,14 +99,14 @@ impl<V: Kept> Values<V> {
 
     /// The same for a caller that has seen the write of a token.
     pub(crate) async fn get_at_least(&self, id: u64, seen: Option<&Token>) -> Answer<Found<V>> {
-        match (&self.0, seen) {
+        match (&self.by, seen) {
             (By::Larder(cache), Some(token)) => Ok(found(&cache.at_least(token).get(&id).await?)),
             _ => self.get(id).await,
         }
     }
 
     pub(crate) async fn get_many(&self, ids: &[u64]) -> Answer<Vec<Found<V>>> {
-        match &self.0 {
+        match &self.by {
             By::Larder(cache) => {
                 let entries = cache.get_many(ids).await?;
                 Ok(entries.iter().map(found).collect())
@@ -112,34 +117,34 @@ impl<V: Kept> Values<V> {
 
     /// To be called when a change of the value has committed.
     pub(crate) async fn changed(&self, id: u64) -> Answer<Option<Token>> {
-        match &self.0 {
+        match &self.by {
             By::Larder(cache) => Ok(cache.invalidate(&id).await.or_deferred()?),
-            By::Hand(hand, _) => {
+            By::Hand(hand) => {
                 hand.forget(id).await?;
                 Ok(None)
             }
-            By::Nothing(_) => Ok(None),
+            By::Nothing => Ok(None),
         }
     }
 
     /// The same, and returns when no instance has the old value any more: for values of which another cache makes its own.
     pub(crate) async fn gone(&self, id: u64) -> Answer<()> {
-        match &self.0 {
+        match &self.by {
             By::Larder(cache) => match cache.invalidate_and_wait(&id).await {
                 // An instance that has not said so drops the value within the bound, and the change has committed.
                 Err(error) if error.is_unconfirmed() => {}
                 done => _ = done.or_deferred()?,
             },
-            By::Hand(..) | By::Nothing(_) => _ = self.changed(id).await?,
+            By::Hand(_) | By::Nothing => _ = self.changed(id).await?,
         }
         Ok(())
     }
 
     /// The cache, for calls that only the crate has.
     pub(crate) fn larder(&self) -> Option<&LoadingCache<u64, V>> {
-        match &self.0 {
+        match &self.by {
             By::Larder(cache) => Some(cache),
-            By::Hand(..) | By::Nothing(_) => None,
+            By::Hand(_) | By::Nothing => None,
         }
     }
 }

@@ -17,7 +17,6 @@ use axum::{Json, Router};
 use futures::future::BoxFuture;
 use futures::stream::{BoxStream, SelectAll};
 use futures::{FutureExt, Stream, StreamExt};
-use hdrhistogram::Histogram;
 use larder::{Cache, CacheEvent, CacheKey, OrDeferred as _, Stats};
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
@@ -25,12 +24,17 @@ use serde_json::{Value, json};
 use super::Service;
 use super::db::{self, Db};
 use super::failure::{Answer, Failure, Trouble};
+use super::times::{Recent, Times};
+use super::traffic;
 use crate::plan::{Instance, Name};
 
-/// The times of requests, in µs, and the caches and databases of an instance.
+/// The requests of an instance, its caches and its databases.
 pub(crate) struct Watch {
     me: Instance,
-    times: Mutex<Histogram<u64>>,
+    pub(super) requests: AtomicU64,
+    times: Mutex<Recent>,
+    /// Those of product pages at the gateway, with the caches and without.
+    pages: Mutex<[Recent; 2]>,
     caches: Mutex<Vec<Arc<dyn Watched>>>,
     databases: Mutex<Vec<Arc<db::State>>>,
 }
@@ -106,7 +110,9 @@ impl Watch {
     pub(crate) fn new(me: Instance) -> Result<Self, Trouble> {
         Ok(Self {
             me,
-            times: Mutex::new(Histogram::new(3)?),
+            requests: AtomicU64::new(0),
+            times: Mutex::new(Recent::new()?),
+            pages: Mutex::new([Recent::new()?, Recent::new()?]),
             caches: Mutex::default(),
             databases: Mutex::default(),
         })
@@ -140,10 +146,19 @@ pub(crate) async fn meter(
     next: Next,
 ) -> Response {
     let began = Clock::now();
+    let path = request.uri().path().to_owned();
     let response = next.run(request).await;
-    let took = u64::try_from(began.elapsed().as_micros()).unwrap_or(u64::MAX);
-    // It grows as it has to.
-    _ = held(&watch.times).record(took);
+    let took = began.elapsed();
+    watch.requests.fetch_add(1, Ordering::Relaxed);
+    held(&watch.times).add(took);
+    if watch.me.0 == Name::Gateway {
+        let [cached, uncached] = &mut *held(&watch.pages);
+        if path.starts_with("/products/") {
+            cached.add(took);
+        } else if path.starts_with("/uncached/") {
+            uncached.add(took);
+        }
+    }
     response
 }
 
@@ -166,8 +181,10 @@ pub(crate) struct Report {
     instance: u16,
     pub(crate) is_down: bool,
     pub(crate) requests: u64,
-    p50_us: u64,
-    p99_us: u64,
+    times: Times,
+    pages: [Times; 2],
+    /// The services that this one leaves alone, as they do not answer.
+    broken_peers: Vec<Name>,
     pub(crate) queries: u64,
     is_broken: bool,
     slowed_by: u64,
@@ -192,8 +209,9 @@ impl Report {
             instance,
             is_down: true,
             requests: 0,
-            p50_us: 0,
-            p99_us: 0,
+            times: Times::default(),
+            pages: Default::default(),
+            broken_peers: Vec::new(),
             queries: 0,
             is_broken: false,
             slowed_by: 0,
@@ -223,12 +241,13 @@ async fn report(State(service): State<Arc<Service>>) -> Json<Report> {
         let each = databases.iter().map(|db| of(db).load(Ordering::Relaxed));
         each.sum()
     };
-    let times = held(&watch.times);
+    let pages = held(&watch.pages).each_mut().map(Recent::times);
     Json(Report {
         is_down: false,
-        requests: times.len(),
-        p50_us: times.value_at_quantile(0.5),
-        p99_us: times.value_at_quantile(0.99),
+        requests: watch.requests.load(Ordering::Relaxed),
+        times: held(&watch.times).times(),
+        pages,
+        broken_peers: service.peers.broken(),
         queries: sum(|db| &db.queries),
         is_broken: databases
             .iter()
@@ -248,7 +267,7 @@ async fn totals(State(service): State<Arc<Service>>) -> Json<Value> {
     Json(all.into())
 }
 
-/// The events of the caches, as they happen.
+/// The events of the caches, as they happen, and the traffic since the last moment.
 async fn events(
     State(service): State<Arc<Service>>,
 ) -> Sse<impl Stream<Item = Result<Event, Infallible>>> {
@@ -266,6 +285,7 @@ async fn events(
         );
     }
     let (name, instance) = service.watch.me;
+    all.push(traffic::each_moment(service).boxed());
     let events = all.map(move |event| {
         let event = json!({ "service": name, "instance": instance, "event": event });
         Ok(Event::default().data(event.to_string()))
