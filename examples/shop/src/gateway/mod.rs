@@ -14,7 +14,7 @@ use std::time::Duration;
 use axum::extract::{Path, State};
 use axum::http::StatusCode;
 use axum::http::header::{CACHE_CONTROL, CONTENT_TYPE};
-use axum::routing::{MethodRouter, get, post, put};
+use axum::routing::{get, post, put};
 use axum::{Json, Router};
 use axum_extra::extract::CookieJar;
 use axum_extra::extract::cookie::Cookie;
@@ -30,6 +30,33 @@ use crate::service::pages::{self, Pages};
 use crate::service::values::Found;
 use crate::service::{Service, Way};
 use crate::user::{Changed, LogIn, Profile, SEEN, Session};
+
+/// A file of the page, and its type.
+macro_rules! file {
+    ($name:literal, $kind:literal) => {
+        (
+            concat!("/page/", $name),
+            $kind,
+            include_str!(concat!("page/", $name)),
+        )
+    };
+}
+
+/// The page that shows the caches.
+const FILES: [(&str, &str, &str); 8] = [
+    (
+        "/",
+        "text/html; charset=utf-8",
+        include_str!("page/index.html"),
+    ),
+    file!("style.css", "text/css"),
+    file!("page.js", "text/javascript"),
+    file!("tools.js", "text/javascript"),
+    file!("picture.js", "text/javascript"),
+    file!("figures.js", "text/javascript"),
+    file!("looks.js", "text/javascript"),
+    file!("buttons.js", "text/javascript"),
+];
 
 /// The cookie that holds the session of a client.
 const SESSION: &str = "session";
@@ -54,27 +81,18 @@ pub(crate) fn routes(service: &Arc<Service>) -> Result<Router, Trouble> {
         .route("/api/orders", post(order))
         .route("/api/products/{id}/name", put(rename_product))
         .with_state(Arc::clone(service));
+    let files = FILES
+        .iter()
+        .fold(Router::new(), |files, (path, kind, text)| {
+            let headers = [(CONTENT_TYPE, *kind), (CACHE_CONTROL, "no-cache")];
+            files.route(path, get(async move || (headers, *text)))
+        });
     Ok(Router::new()
         .merge(shown)
         .merge(own)
         .merge(operate::routes(service))
-        .route("/live", get(live::live).with_state(Arc::clone(service)))
-        .route(
-            "/",
-            file("text/html; charset=utf-8", include_str!("page/index.html")),
-        )
-        .route(
-            "/style.css",
-            file("text/css", include_str!("page/style.css")),
-        )
-        .route(
-            "/page.js",
-            file("text/javascript", include_str!("page/page.js")),
-        ))
-}
-
-fn file(kind: &'static str, text: &'static str) -> MethodRouter {
-    get(async move || ([(CONTENT_TYPE, kind), (CACHE_CONTROL, "no-cache")], text))
+        .merge(files)
+        .route("/live", get(live::live).with_state(Arc::clone(service))))
 }
 
 /// The cache of responses. How long each is fresh is said by its handler.
