@@ -69,6 +69,14 @@ step "the benches of other caches"
     cargo check --locked
 )
 
+# To run them: sh tests/proof.sh page.
+step "the tests of the shop's page"
+(
+    cd tests/page
+    cargo fmt --check
+    cargo clippy --locked --all-targets -- -D warnings
+)
+
 # To run them: fuzz/README.md.
 step "the fuzz targets"
 (

