@@ -124,7 +124,8 @@ async fn hold(
     Path(id): Path<u64>,
     Json(order): Json<String>,
 ) -> Answer<StatusCode> {
-    let Some(held) = &stock.held else {
+    // A cache that is switched off stores nothing.
+    let Some(held) = stock.held.as_ref().filter(|held| held.is_enabled()) else {
         return Ok(StatusCode::NO_CONTENT);
     };
     for _ in 0..ATTEMPTS {

@@ -3,19 +3,24 @@
 //! - An order is written through: the page that comes next reads it, mostly on another instance.
 //! - Products are asked for through the product service's own cache: the same namespace, of which this service is one
 //!   more instance. A copy of its own would have to be invalidated by another way.
+//! - An order is open while its piece is sold by another service. If the answer to that is lost, the piece is asked for
+//!   again, until the order is known to be one or none.
 
-use std::sync::Arc;
+use std::collections::HashMap;
+use std::sync::{Arc, Weak};
+use std::time::{Duration, Instant};
 
 use axum::extract::{Path, State};
 use axum::http::StatusCode;
-use axum::routing::{get, post};
+use axum::routing::get;
 use axum::{Json, Router};
 use futures::FutureExt;
 use larder::{CommitError, LoadingCache, OrDeferred as _};
 use reqwest::Method;
-use rusqlite::OptionalExtension as _;
+use rusqlite::{OptionalExtension as _, Row};
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
+use tokio::time::sleep;
 
 use crate::plan::Name;
 use crate::product::{Product, products};
@@ -27,7 +32,14 @@ use crate::service::values::{Found, Load, Values};
 const SCHEMA: &str = "
     CREATE TABLE IF NOT EXISTS orders (
         id INTEGER PRIMARY KEY, user INTEGER NOT NULL, product INTEGER NOT NULL, name TEXT NOT NULL, cents INTEGER NOT NULL
+    ) STRICT;
+    CREATE TABLE IF NOT EXISTS open_order (
+        id INTEGER PRIMARY KEY, user INTEGER NOT NULL, product INTEGER NOT NULL, name TEXT NOT NULL, cents INTEGER NOT NULL
     ) STRICT;";
+
+/// How often open orders are looked for, and how long one is left to its own request.
+const LOOK: Duration = Duration::from_secs(1);
+const PATIENCE: Duration = Duration::from_secs(6);
 
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub(crate) struct Order {
@@ -58,26 +70,28 @@ pub(crate) async fn routes(service: &Arc<Service>) -> Result<Router, Trouble> {
         service: Arc::clone(service),
         db,
     };
+    let orders = Arc::new(orders);
+    tokio::spawn(settle(Arc::downgrade(&orders)));
     Ok(Router::new()
-        .route("/orders", post(place))
+        .route("/orders", get(counts).post(place))
         .route("/orders/{id}", get(show))
-        .with_state(Arc::new(orders)))
+        .route("/open", get(open))
+        .with_state(orders))
+}
+
+fn row(row: &Row<'_>) -> rusqlite::Result<Order> {
+    Ok(Order {
+        id: row.get(0)?,
+        user: row.get(1)?,
+        product: row.get(2)?,
+        name: row.get(3)?,
+        cents: row.get(4)?,
+    })
 }
 
 async fn order(db: Db, id: u64) -> Result<Option<Order>, Failure> {
-    let query = "SELECT user, product, name, cents FROM orders WHERE id = ?1";
-    let found = db.read(move |db| {
-        let row = db.query_row(query, [id], |row| {
-            Ok(Order {
-                id,
-                user: row.get(0)?,
-                product: row.get(1)?,
-                name: row.get(2)?,
-                cents: row.get(3)?,
-            })
-        });
-        row.optional()
-    });
+    let query = "SELECT * FROM orders WHERE id = ?1";
+    let found = db.read(move |db| db.query_row(query, [id], row).optional());
     Ok(found.await?)
 }
 
@@ -125,28 +139,24 @@ async fn place(State(orders): State<Arc<Orders>>, Json(place): Json<Place>) -> A
         let cents = peers.get::<Found<u64>>(Name::Product, &price).await?.value;
         let payment = json!({ "order": name, "card": place.card, "cents": cents });
         let _: Value = peers.post(Name::Payment, "/payments", &payment).await?;
-        let sold = format!("{stock}/sold");
-        let _: Value = peers.post(Name::Inventory, &sold, &json!(name)).await?;
-        Ok::<_, Failure>(cents)
+        let order = Order {
+            id,
+            user: place.user,
+            product: place.product,
+            name: product.name,
+            cents,
+        };
+        orders.begin(order.clone()).await?;
+        Ok::<_, Failure>(order)
     };
-    let cents = match paid.await {
-        Ok(cents) => cents,
+    let order = match paid.await {
+        Ok(order) => order,
         Err(failure) => {
-            let held = format!("{stock}/held/{name}");
-            let give_back = peers.send(Name::Inventory, Method::DELETE, &held, |request| request);
-            // If that fails, too, it ends by itself.
-            let _ = give_back.await;
+            orders.give_back(place.product, id).await;
             return Err(failure);
         }
     };
-    let order = Order {
-        id,
-        user: place.user,
-        product: place.product,
-        name: product.name,
-        cents,
-    };
-    orders.write(order.clone()).await?;
+    orders.sell(order.clone()).await?;
     // For "bought together", which can do without one.
     let bought = json!({ "user": order.user, "product": order.product });
     let _: Answer<Value> = peers.post(Name::Recommendation, "/bought", &bought).await;
@@ -154,19 +164,99 @@ async fn place(State(orders): State<Arc<Orders>>, Json(place): Json<Place>) -> A
 }
 
 impl Orders {
+    async fn begin(&self, order: Order) -> Answer<()> {
+        let insert = "INSERT INTO open_order VALUES (?1, ?2, ?3, ?4, ?5)";
+        let values = (order.id, order.user, order.product, order.name, order.cents);
+        self.db.write(move |tx| tx.execute(insert, values)).await?;
+        Ok(())
+    }
+
+    /// Sells the piece of an open order: then it is one, or none if there is no piece. If neither is known it stays open.
+    async fn sell(&self, order: Order) -> Answer<()> {
+        let (id, product) = (order.id, order.product);
+        let (path, name) = (format!("/stock/{product}/sold"), json!(id.to_string()));
+        let sold: Answer<Value> = self.service.peers.post(Name::Inventory, &path, &name).await;
+        match sold {
+            Ok(_) => self.write(order).await,
+            Err(failure) => {
+                if failure.status == StatusCode::CONFLICT {
+                    self.give_back(product, id).await;
+                    let delete = "DELETE FROM open_order WHERE id = ?1";
+                    self.db.write(move |tx| tx.execute(delete, [id])).await?;
+                }
+                Err(failure)
+            }
+        }
+    }
+
+    /// If that fails, too, the reservation ends by itself.
+    async fn give_back(&self, product: u64, order: u64) {
+        let path = format!("/stock/{product}/held/{order}");
+        let peers = &self.service.peers;
+        let _ = peers
+            .send(Name::Inventory, Method::DELETE, &path, |request| request)
+            .await;
+    }
+
     async fn write(&self, order: Order) -> Answer<()> {
         let (db, id) = (self.db.clone(), order.id);
-        let row = order.clone();
         let commit = async move {
-            let insert = "INSERT INTO orders VALUES (?1, ?2, ?3, ?4, ?5)";
-            let values = (row.id, row.user, row.product, row.name, row.cents);
-            db.write(move |tx| tx.execute(insert, values)).await
+            // Its own request and `settle` may both do it.
+            let moving = "INSERT OR IGNORE INTO orders SELECT * FROM open_order WHERE id = ?1";
+            let delete = "DELETE FROM open_order WHERE id = ?1";
+            db.write(move |tx| {
+                tx.execute(moving, [id])?;
+                tx.execute(delete, [id])
+            })
+            .await
         };
         match self.written.larder() {
             Some(orders) => written(orders, id, order, commit).await,
             None => Ok(_ = commit.await?),
         }
     }
+}
+
+/// Goes on with open orders whose own request has ended.
+async fn settle(orders: Weak<Orders>) {
+    let mut since = HashMap::new();
+    while let Some(orders) = orders.upgrade() {
+        let open = orders.db.read(|db| {
+            let mut query = db.prepare_cached("SELECT * FROM open_order LIMIT 100")?;
+            query.query_map((), row)?.collect::<Result<Vec<_>, _>>()
+        });
+        let open = open.await.unwrap_or_default();
+        since.retain(|id, _| open.iter().any(|order| order.id == *id));
+        for order in open {
+            let since: &Instant = since.entry(order.id).or_insert_with(Instant::now);
+            if since.elapsed() > PATIENCE {
+                // Otherwise the next time.
+                let _ = orders.sell(order).await;
+            }
+        }
+        drop(orders);
+        sleep(LOOK).await;
+    }
+}
+
+/// How many orders there are of each product.
+async fn counts(State(orders): State<Arc<Orders>>) -> Answer<Json<Vec<(u64, u64)>>> {
+    let rows = orders.db.read(|db| {
+        let mut query =
+            db.prepare_cached("SELECT product, count(*) FROM orders GROUP BY product")?;
+        let rows = query.query_map((), |row| Ok((row.get(0)?, row.get(1)?)))?;
+        rows.collect()
+    });
+    Ok(Json(rows.await?))
+}
+
+/// How many orders are open.
+async fn open(State(orders): State<Arc<Orders>>) -> Answer<Json<u64>> {
+    let query = "SELECT count(*) FROM open_order";
+    let count = orders
+        .db
+        .read(move |db| db.query_row(query, (), |row| row.get(0)));
+    Ok(Json(count.await?))
 }
 
 async fn written(

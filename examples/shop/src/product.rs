@@ -40,6 +40,14 @@ const SCHEMA: &str = "
     ) STRICT;
     CREATE INDEX IF NOT EXISTS reviewed ON review (product);";
 
+/// Relays keep no order between two caches: so the row for the pages is written when that for the product is delivered.
+const THEN_PAGES: &str = "
+    CREATE TRIGGER IF NOT EXISTS then_pages AFTER DELETE ON larder_outbox WHEN old.namespace = 'shop:product'
+    BEGIN
+        INSERT INTO larder_outbox (namespace, kind, name, written_ms)
+        VALUES ('shop:http', 'tag', 'product:' || old.name, old.written_ms);
+    END;";
+
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub(crate) struct Product {
     pub(crate) id: u64,
@@ -128,6 +136,7 @@ pub(crate) async fn routes(service: &Arc<Service>) -> Result<Router, Trouble> {
         .route("/products", get(list))
         .route("/products/{id}", get(show))
         .route("/source/products/{id}", get(show_row))
+        .route("/outbox", get(waiting))
         .route("/products/{id}/name", put(rename))
         .route("/products/{id}/price", get(show_price).put(set_price))
         .route("/products/{id}/reviews", get(show_reviews).post(add_review))
@@ -138,6 +147,7 @@ async fn seed(db: &Db) -> Result<(), Trouble> {
     db.write(|tx| {
         // Once: another instance may have done it.
         tx.execute_batch(Outbox::TABLE)?;
+        tx.execute_batch(THEN_PAGES)?;
         if tx.query_row("SELECT EXISTS (SELECT 1 FROM product)", (), |row| {
             row.get(0)
         })? {
@@ -246,9 +256,8 @@ async fn rename(
     let changed = catalogue.db.write(move |tx| {
         let update = "UPDATE product SET name = ?2 WHERE id = ?1";
         let changed = tx.execute(update, (id, name))?;
-        if let (Some(products), Some(pages)) = (this.products.larder(), this.pages.cache()) {
+        if let Some(products) = this.products.larder() {
             Outbox::invalidate(tx, products, [&id])?;
-            Outbox::invalidate_tags(tx, pages, [Pages::tag(id)])?;
         }
         Ok::<_, DbError>(changed)
     });
@@ -258,6 +267,15 @@ async fn rename(
     catalogue.products.gone(id).await?;
     catalogue.pages.changed(id).await?;
     Ok(StatusCode::NO_CONTENT)
+}
+
+/// How many invalidations are still to be delivered.
+async fn waiting(State(catalogue): State<Arc<Catalogue>>) -> Answer<Json<u64>> {
+    let query = "SELECT count(*) FROM larder_outbox";
+    let count = catalogue
+        .db
+        .read(move |db| db.query_row(query, (), |row| row.get(0)));
+    Ok(Json(count.await?))
 }
 
 async fn show_price(

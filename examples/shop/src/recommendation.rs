@@ -72,6 +72,7 @@ pub(crate) async fn routes(service: &Arc<Service>) -> Result<Router, Trouble> {
         views,
     };
     Ok(Router::new()
+        .route("/views", get(counts))
         .route("/views/{id}", get(count).post(view))
         .route("/bought", post(bought))
         .route("/together/{id}", get(show))
@@ -127,6 +128,16 @@ async fn view(State(all): State<Arc<Recommendations>>, Path(id): Path<u64>) -> A
 
 async fn count(State(all): State<Arc<Recommendations>>, Path(id): Path<u64>) -> Answer<Json<u64>> {
     Ok(Json(views(all.db.clone(), id).await?))
+}
+
+/// Of all products, as the database has them.
+async fn counts(State(all): State<Arc<Recommendations>>) -> Answer<Json<Vec<(u64, u64)>>> {
+    let rows = all.db.read(|db| {
+        let mut query = db.prepare_cached("SELECT product, views FROM view")?;
+        let rows = query.query_map((), |row| Ok((row.get(0)?, row.get(1)?)))?;
+        rows.collect()
+    });
+    Ok(Json(rows.await?))
 }
 
 #[derive(Deserialize)]

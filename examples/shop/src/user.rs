@@ -34,6 +34,8 @@ const DAY: Duration = Duration::from_secs(24 * 60 * 60);
 /// How many accounts there are at first: `user-1` and so on, all with this password.
 pub(crate) const USERS: u64 = 1000;
 pub(crate) const PASSWORD: &str = "tea";
+/// The answer to a logout that is deferred.
+pub(crate) const LATER: &str = "the session ends as soon as sessions can be written";
 /// The header in which a caller names the writes that it has seen.
 pub(crate) const SEEN: &str = "x-seen";
 
@@ -194,8 +196,8 @@ async fn who_is(State(users): State<Arc<Users>>, Path(id): Path<String>) -> Answ
     let account = match &users.sessions {
         Sessions::Cache(cache) => match cache.get(&id).await {
             Some(account) => Some(*account),
-            // Only the cache has sessions. Nobody is signed out because Redis is away.
-            None if !cache.health().is_l2_up() => {
+            // Only the cache has sessions. Nobody is signed out because it is off, or Redis away.
+            None if !cache.is_enabled() || !cache.health().is_l2_up() => {
                 let text = "sessions cannot be read for now";
                 return Err(Failure::new(StatusCode::SERVICE_UNAVAILABLE, text));
             }
@@ -213,8 +215,13 @@ async fn who_is(State(users): State<Arc<Users>>, Path(id): Path<String>) -> Answ
 
 async fn log_out(State(users): State<Arc<Users>>, Path(id): Path<String>) -> Answer<StatusCode> {
     match &users.sessions {
-        // Not deferred: until the other instances know, the session would go on there.
-        Sessions::Cache(cache) => _ = cache.invalidate_and_wait(&id).await?,
+        Sessions::Cache(cache) => match cache.invalidate_and_wait(&id).await {
+            // No success: until the other instances know, the session may go on there.
+            Err(error) if error.is_deferred() => {
+                return Err(Failure::new(StatusCode::SERVICE_UNAVAILABLE, LATER));
+            }
+            done => _ = done?,
+        },
         Sessions::Table(db) => {
             db.write(move |tx| tx.execute("DELETE FROM session WHERE id = ?1", [id]))
                 .await?;

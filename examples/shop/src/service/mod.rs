@@ -81,7 +81,11 @@ impl Service {
     /// The service's own database, which no other service opens.
     pub(crate) async fn database(&self, schema: &'static str) -> Result<Db, Trouble> {
         let path = self.setup.data.join(format!("{}.sqlite", self.me.0));
-        let db = Db::open(&path, self.setup.db_latency, schema).await?;
+        let db = Db::open(&path, self.setup.db_latency, schema).await;
+        let db = db.map_err(|error| {
+            let (name, path, error) = (self.me.0, path.display(), error.to_string());
+            format!("{name} cannot use {path}: {}", error.trim_end())
+        })?;
         self.watch.database(&db);
         Ok(db)
     }

@@ -130,11 +130,7 @@ impl<V: Kept> Values<V> {
     /// The same, and returns when no instance has the old value any more: for values of which another cache makes its own.
     pub(crate) async fn gone(&self, id: u64) -> Answer<()> {
         match &self.by {
-            By::Larder(cache) => match cache.invalidate_and_wait(&id).await {
-                // An instance that has not said so drops the value within the bound, and the change has committed.
-                Err(error) if error.is_unconfirmed() => {}
-                done => _ = done.or_deferred()?,
-            },
+            By::Larder(cache) => _ = cache.invalidate_and_wait(&id).await.or_deferred()?,
             By::Hand(_) | By::Nothing => _ = self.changed(id).await?,
         }
         Ok(())
