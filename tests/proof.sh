@@ -15,6 +15,8 @@
 #                  more seeds of the tests of HTTP
 #   page           the page of examples/shop in Chromium; skipped unless chromium and chromedriver are in the path
 #   pictures       takes the pictures of examples/shop/README.md; not part of all
+#   shop           the shop of examples/shop under load, and while everything in it fails in turn: SHOP_SECONDS, 60 unless
+#                  it is set
 #   table          what the documentation says of ablation; not part of all
 set -eu
 cd "$(dirname "$0")/.."
@@ -94,6 +96,13 @@ part() {
     # An optimized shop takes minutes to build, and only the times in the pictures need it.
     page) test_page dev ;;
     pictures) test_page proof --ignored ;;
+    shop)
+        cargo build --locked --workspace --all-features --profile proof --bin shop
+        target=${CARGO_TARGET_DIR:-target}/proof
+        "$target/shop" load --seconds 6 --port 24000
+        # A busy machine is no reason to fail.
+        SHOP_CACHE_L2_TIMEOUT=1s "$target/shop" faults --seconds "${SHOP_SECONDS:-60}" --port 24400
+        ;;
     table) run_with_cfg ablation --test simulation -- --ignored --nocapture the_table ;;
     *)
         echo "no such part: $1" >&2
@@ -103,7 +112,7 @@ part() {
     esac
 }
 
-if [ $# = 0 ]; then set -- worlds ablation interleavings processes servers cluster sentinel tests page; fi
+if [ $# = 0 ]; then set -- worlds ablation interleavings processes servers cluster sentinel tests page shop; fi
 began=$(date +%s)
 for name in "$@"; do
     printf '\n== %s\n' "$name"

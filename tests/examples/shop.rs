@@ -16,6 +16,16 @@ const PORTS: u16 = 100;
 const FIRST: u16 = 12_000;
 const BLOCKS: u16 = 79;
 
+/// Where a shop may be, and what keeps other tests from there.
+fn some_ports() -> (u16, UdpSocket) {
+    loop {
+        let port = FIRST + fastrand::u16(..BLOCKS) * PORTS;
+        if let Ok(mark) = UdpSocket::bind(("127.0.0.1", port)) {
+            return (port, mark);
+        }
+    }
+}
+
 struct Shop {
     port: u16,
     program: Program,
@@ -28,11 +38,7 @@ impl Shop {
     /// Starts all services, on ports that nobody uses.
     async fn start(arguments: &[&str]) -> Self {
         loop {
-            let port = FIRST + fastrand::u16(..BLOCKS) * PORTS;
-            // Keeps other tests from these ports.
-            let Ok(mark) = UdpSocket::bind(("127.0.0.1", port)) else {
-                continue;
-            };
+            let (port, mark) = some_ports();
             let dir = Dir::new();
             let mut given = vec![
                 format!("--port={port}"),
@@ -194,6 +200,10 @@ async fn a_customer_sees_what_is_so() {
     let mut redis = redis.get_multiplexed_async_connection().await.unwrap();
     let keys: Vec<Vec<u8>> = cmd("KEYS").arg("*").query_async(&mut redis).await.unwrap();
     assert!(keys.len() > 10, "{}", keys.len());
+    // A value that is compressed hides its text.
+    let mut plain = cmd("CONFIG");
+    plain.arg("SET").arg("rdbcompression").arg("no");
+    let () = plain.query_async(&mut redis).await.unwrap();
     for key in keys {
         let stored: Option<Vec<u8>> = cmd("DUMP").arg(&key).query_async(&mut redis).await.unwrap();
         let stored = stored.unwrap_or_default();
@@ -418,6 +428,31 @@ async fn nothing_is_left_of_a_shop_that_is_killed() {
     shop.program.signal("KILL");
     assert_eq!(shop.program.exit_code().await, None);
     eventually("all has ended", async || shop.taken_ports().is_empty()).await;
+}
+
+#[tokio::test]
+async fn it_keeps_its_promises_while_redis_is_paused() {
+    loop {
+        let ((port, _mark), dir) = (some_ports(), Dir::new());
+        let port = format!("--port={port}");
+        let given = ["faults", "--seconds=1", "--users=20", &port].map(str::to_owned);
+        // A busy machine is no reason to fail.
+        let patient = [("SHOP_CACHE_L2_TIMEOUT", "1s".to_owned())];
+        let mut program = Program::start_with(&patient, "shop", &given, dir.join("log"));
+        let mut shown = String::new();
+        while let Some(line) = program.next_line().await {
+            shown.push_str(&line);
+        }
+        let code = program.exit_code().await;
+        if program.stderr().contains("choose another --port") {
+            continue;
+        }
+        assert_eq!(code, Some(0), "{shown}");
+        let mut rows = shown.lines();
+        let row = rows.find(|line| line.starts_with("| Redis paused | 1 |"));
+        assert!(row.is_some_and(|row| row.ends_with("| 0 |")), "{shown}");
+        return;
+    }
 }
 
 #[tokio::test]

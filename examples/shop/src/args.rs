@@ -7,6 +7,7 @@ use std::time::Duration;
 use clap::{Parser, Subcommand};
 use larder::RedisL2;
 
+use crate::faults::Faults;
 use crate::load::Load;
 use crate::plan::{Instance, Name, Plan};
 use crate::service::failure::Trouble;
@@ -37,6 +38,8 @@ enum Command {
     },
     /// The same load for the shop with the crate, by hand and without a cache
     Load(Load),
+    /// One fault after the other under load, and whether the shop keeps its promises
+    Faults(Faults),
     /// Runs Redis for as long as standard input is open
     #[command(hide = true)]
     KeepRedis {
@@ -50,6 +53,7 @@ pub(crate) enum Which {
     Service(Instance),
     Redis(Vec<String>),
     Load(Load),
+    Faults(Faults),
     All,
 }
 
@@ -105,6 +109,7 @@ impl Args {
         match &self.command {
             None => Ok(Which::All),
             Some(Command::Load(load)) => Ok(Which::Load(load.clone())),
+            Some(Command::Faults(faults)) => Ok(Which::Faults(faults.clone())),
             Some(Command::KeepRedis { arguments }) => Ok(Which::Redis(arguments.clone())),
             Some(Command::Serve { name, instance }) => {
                 if *instance >= self.shop.plan().instances(*name) {

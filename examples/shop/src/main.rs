@@ -6,6 +6,8 @@
 //!
 //! - [`run`]: the command without a name of a service: starts Redis, all services and a light load, and ends them
 //! - [`load`]: the same load for the shop in its three ways
+//! - [`faults`]: one fault after the other, and whether the shop keeps its promises
+//! - [`customers`]: what the load consists of
 //! - [`plan`]: which services there are, and where they listen; [`args`]: the command line
 //! - [`service`]: the parts that all services have in common
 //! - [`gateway`], [`user`], [`product`], [`inventory`], [`order`], [`payment`], [`recommendation`]: the services
@@ -13,6 +15,8 @@
 //! `README.md` tells each decision, and its alternative.
 
 mod args;
+mod customers;
+mod faults;
 mod gateway;
 mod inventory;
 mod load;
@@ -56,6 +60,7 @@ async fn start(args: Args) -> Result<(), Trouble> {
     let instance = match args.which()? {
         Which::All => return run::all(args.shop).await,
         Which::Load(load) => return load::run(args.shop, load).await,
+        Which::Faults(faults) => return faults::run(args.shop, faults).await,
         Which::Redis(arguments) => return run::redis::keep(arguments).await,
         Which::Service(instance) => instance,
     };

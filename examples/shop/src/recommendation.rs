@@ -18,6 +18,7 @@ use larder::write_behind::{Stored, Write, WriteBehind};
 use rusqlite::OptionalExtension as _;
 use serde::Deserialize;
 use serde_json::{Value, json};
+use tokio::time::timeout;
 
 use crate::service::db::{Db, DbError};
 use crate::service::failure::{Answer, Failure, Trouble};
@@ -130,8 +131,11 @@ async fn count(State(all): State<Arc<Recommendations>>, Path(id): Path<u64>) -> 
     Ok(Json(views(all.db.clone(), id).await?))
 }
 
-/// Of all products, as the database has them.
+/// Of all products, as the database has them when it has been told of all, if that is soon.
 async fn counts(State(all): State<Arc<Recommendations>>) -> Answer<Json<Vec<(u64, u64)>>> {
+    if let Some(write_behind) = &all.views {
+        let _ = timeout(Duration::from_secs(1), write_behind.flush()).await;
+    }
     let rows = all.db.read(|db| {
         let mut query = db.prepare_cached("SELECT product, views FROM view")?;
         let rows = query.query_map((), |row| Ok((row.get(0)?, row.get(1)?)))?;

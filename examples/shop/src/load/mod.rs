@@ -3,22 +3,23 @@
 //! All three run at the same time, each with a Redis of its own. The load goes to one after the other, in short slices, so
 //! that whatever else the machine does falls on all of them.
 //!
-//! - [`drive`]: the customers, who come whether or not the shop keeps up (an open loop)
-//! - [`seen`]: whether a page is older than a change that its reader could know of
+//! - [`tally`]: what the customers have seen, and what it has cost
 //! - [`chart`]: the latencies as a picture
 
 mod chart;
-mod drive;
-mod seen;
+mod tally;
 
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::Duration;
 
+use futures::FutureExt as _;
 use futures::future::join_all;
 use tokio::time::sleep;
 
-use self::drive::{Driver, Tally};
+use self::tally::{Costs, Tally};
 use crate::args::Shop;
+use crate::customers::driver::{Driver, Mix, SESSIONS};
 use crate::run::{Running, Signals};
 use crate::service::Way;
 use crate::service::failure::Trouble;
@@ -27,6 +28,8 @@ use crate::service::failure::Trouble;
 const SLICE: Duration = Duration::from_secs(3);
 /// So that no slice pays for what an earlier one has begun.
 const REST: Duration = Duration::from_millis(200);
+/// Mostly pages.
+const MIX: Mix = [800, 80, 70, 30, 15, 5];
 /// How many ports are between the shops.
 const APART: u16 = 100;
 
@@ -48,7 +51,7 @@ pub(crate) struct Load {
 /// A shop of one way, and what its customers have seen.
 struct Side {
     name: &'static str,
-    running: std::sync::Arc<Running>,
+    running: Arc<Running>,
     driver: Driver,
     tally: Tally,
 }
@@ -56,20 +59,25 @@ struct Side {
 pub(crate) async fn run(shop: Shop, load: Load) -> Result<(), Trouble> {
     let mut signals = Signals::new()?;
     let mut sides = Vec::new();
-    let done = tokio::select! {
-        done = measure(&shop, &load, &mut sides) => done,
-        () = signals.next() => Err("the load was ended".into()),
+    let done = match start(&shop, &load, &mut sides, &mut signals).await {
+        Ok(()) => tokio::select! {
+            done = measure(&load, &mut sides) => done,
+            () = signals.next() => Err("the load was ended".into()),
+        },
+        failed => failed,
     };
-    join_all(
-        sides
-            .iter()
-            .map(|side| side.running.end(sleep(Duration::from_secs(5)))),
-    )
-    .await;
+    // A second Ctrl-C does not wait.
+    let hurry = signals.hurry().shared();
+    join_all(sides.iter().map(|side| side.running.end(hurry.clone()))).await;
     done
 }
 
-async fn measure(shop: &Shop, load: &Load, sides: &mut Vec<Side>) -> Result<(), Trouble> {
+async fn start(
+    shop: &Shop,
+    load: &Load,
+    sides: &mut Vec<Side>,
+    signals: &mut Signals,
+) -> Result<(), Trouble> {
     let ways = [
         ("larder", Way::Larder),
         ("by hand", Way::ByHand),
@@ -82,20 +90,28 @@ async fn measure(shop: &Shop, load: &Load, sides: &mut Vec<Side>) -> Result<(), 
         one.without_cache = way == Way::WithoutCache;
         // Only the crate can use one.
         one.cluster &= way == Way::Larder;
-        // Nobody ends the start but the end of the load, which drops it.
-        let (running, control) = Running::start(&one, std::future::pending()).await?;
+        let (running, control) = Running::start(&one, signals.next()).await?;
         drop(control);
-        if running.redis.is_none() {
+        let side = Side {
+            name,
+            driver: Driver::new(running.plan, load.users, MIX)?,
+            running,
+            tally: Tally::new()?,
+        };
+        let (has_redis, customers) = (
+            side.running.redis.is_some(),
+            Arc::clone(&side.driver.customers),
+        );
+        sides.push(side);
+        if !has_redis {
             return Err("the load needs a Redis for each way: install redis-server".into());
         }
-        let driver = Driver::new(running.plan, load.users).await?;
-        sides.push(Side {
-            name,
-            running,
-            driver,
-            tally: Tally::new()?,
-        });
+        customers.log_in(SESSIONS).await?;
     }
+    Ok(())
+}
+
+async fn measure(load: &Load, sides: &mut [Side]) -> Result<(), Trouble> {
     println!(
         "each way is under load for {} s, in slices of {} s",
         load.seconds,
@@ -104,15 +120,17 @@ async fn measure(shop: &Shop, load: &Load, sides: &mut Vec<Side>) -> Result<(), 
     for _ in 0..load.seconds.div_ceil(SLICE.as_secs()) {
         for side in &mut *sides {
             let redis = side.running.redis.as_ref();
-            let before = side.driver.costs(redis).await?;
-            side.driver.slice(SLICE, &mut side.tally).await?;
+            let customers = Arc::clone(&side.driver.customers);
+            let before = Costs::of(&customers, redis).await?;
+            let tally = &mut side.tally;
+            let slice = side.driver.run(sleep(SLICE), |outcome| tally.add(&outcome));
+            slice.await?;
             sleep(REST).await;
-            side.tally
-                .add_costs(before, side.driver.costs(redis).await?);
+            tally.add_costs(before, Costs::of(&customers, redis).await?);
         }
     }
     for side in &mut *sides {
-        side.driver.stampede(&mut side.tally).await?;
+        side.tally.stampede(&side.driver.customers).await?;
     }
     print(sides);
     if let Some(path) = &load.chart {

@@ -61,8 +61,7 @@ async fn check(State(password): State<Arc<str>>, request: Request, next: Next) -
 }
 
 async fn redis(State(running): State<Arc<Running>>, Path(action): Path<String>) -> Done {
-    let redis = running.redis.as_ref();
-    let redis = redis.ok_or_else(|| Trouble::from("the shop has not started this Redis"))?;
+    let redis = running.redis()?;
     match action.as_str() {
         "start" => redis.restart().await?,
         "kill" => redis.kill().await?,

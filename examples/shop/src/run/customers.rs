@@ -1,15 +1,14 @@
 //! A light load, so that there is something to see; and a line of figures each second.
 
 use std::io::{IsTerminal as _, Write as _, stdout};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
-use rand::distr::Distribution as _;
-use rand::distr::weighted::WeightedIndex;
 use rand::rng;
+use reqwest::Method;
 use tokio::time::interval;
 
-use crate::plan::{Name, Plan};
-use crate::product::PRODUCTS;
+use crate::customers::visit::{Customers, Visit};
+use crate::plan::Plan;
 use crate::service::failure::Trouble;
 use crate::service::watch::Report;
 
@@ -22,39 +21,23 @@ const LINE: u64 = 20;
 
 /// Looks at products until it is dropped.
 pub(super) async fn shop(plan: Plan) -> Result<(), Trouble> {
-    let client = reqwest::Client::builder()
-        .timeout(Duration::from_secs(5))
-        .build()?;
-    // A few products are looked at most.
-    let products = WeightedIndex::new((1..=PRODUCTS).map(|rank| 1.0 / f64::from(rank)))?;
+    let customers = Customers::new(plan)?;
     let (mut ticks, mut last) = (interval(PAUSE), Figures::default());
     for turn in 0_u64.. {
         ticks.tick().await;
-        let id = 1 + products.sample(&mut rng());
-        let instance = u16::try_from(turn % u64::from(plan.instances)).unwrap_or(0);
-        let gateway = plan.address((Name::Gateway, instance));
-        // One that is down is what the page shows.
-        let _ = client
-            .get(format!("http://{gateway}/products/{id}"))
-            .send()
-            .await;
-        let _ = client
-            .post(format!("http://{gateway}/api/views/{id}"))
-            .send()
-            .await;
+        let id = customers.product(&mut rng());
+        let gateway = u16::try_from(turn % u64::from(plan.instances)).unwrap_or(0);
+        for visit in [Visit::Page(id), Visit::View(id)] {
+            // One that fails is what the page shows.
+            customers.visit(visit, gateway, Instant::now()).await;
+        }
         if turn / u64::from(plan.instances) % COMPARED == 0 {
             // The page of the shop shows both times.
-            let _ = client
-                .get(format!("http://{gateway}/uncached/products/{id}"))
-                .send()
-                .await;
+            let path = format!("uncached/products/{id}");
+            let _ = customers.request(Method::GET, gateway, &path).send().await;
         }
         if turn % LINE == 0
-            && let Ok(response) = client
-                .get(format!("http://{gateway}/operate/report"))
-                .send()
-                .await
-            && let Ok(reports) = response.json::<Vec<Report>>().await
+            && let Ok(reports) = customers.reports(gateway).await
         {
             let now = Figures::of(&reports);
             now.print(&last);

@@ -49,7 +49,7 @@ impl Data {
 /// All that runs of a shop.
 pub(crate) struct Running {
     pub(crate) plan: Plan,
-    processes: Processes,
+    pub(crate) processes: Processes,
     pub(crate) redis: Option<Redis>,
     _data: Data,
 }
@@ -111,6 +111,27 @@ impl Running {
                 Err(trouble)
             }
         }
+    }
+
+    /// The Redis that was started.
+    pub(crate) fn redis(&self) -> Result<&Redis, Trouble> {
+        let redis = self.redis.as_ref();
+        redis.ok_or_else(|| "the shop has not started this Redis".into())
+    }
+
+    /// Starts what has ended though nobody has ended it here. Its names.
+    pub(crate) async fn start_what_has_ended(&self) -> Result<Vec<String>, Trouble> {
+        let mut names = Vec::new();
+        if let Some(redis) = &self.redis
+            && redis.start_what_has_ended().await?
+        {
+            names.push("Redis".to_owned());
+        }
+        for instance in self.processes.ended().await {
+            self.processes.start(instance).await?;
+            names.push(format!("{} {}", instance.0, instance.1));
+        }
+        Ok(names)
     }
 
     /// Ends all, and kills what has not ended when `hurry` has.

@@ -82,7 +82,7 @@ impl Processes {
     }
 
     /// Starts an instance that does not run, and waits until it answers.
-    pub(super) async fn start(&self, instance: Instance) -> Result<(), Trouble> {
+    pub(crate) async fn start(&self, instance: Instance) -> Result<(), Trouble> {
         {
             let mut running = self.running.lock().await;
             if running
@@ -125,8 +125,17 @@ impl Processes {
         }
     }
 
+    /// Those that have ended though nobody has ended them here.
+    pub(super) async fn ended(&self) -> Vec<Instance> {
+        let mut running = self.running.lock().await;
+        let ended = running
+            .iter_mut()
+            .filter_map(|(instance, run)| run.has_ended().then_some(*instance));
+        ended.collect()
+    }
+
     /// Kills an instance: it has no time to end anything.
-    pub(super) async fn kill(&self, instance: Instance) -> Result<(), Trouble> {
+    pub(crate) async fn kill(&self, instance: Instance) -> Result<(), Trouble> {
         let run = self.running.lock().await.remove(&instance);
         match run.ok_or("it does not run")? {
             Run::Process(mut child) => child.kill().await?,
@@ -136,7 +145,7 @@ impl Processes {
     }
 
     /// Sends a signal to an instance.
-    pub(super) async fn signal(&self, instance: Instance, signal: Signal) -> Result<(), Trouble> {
+    pub(crate) async fn signal(&self, instance: Instance, signal: Signal) -> Result<(), Trouble> {
         match self.running.lock().await.get(&instance) {
             Some(Run::Process(child)) => send(child, signal),
             Some(Run::Task(..)) => Err("it is no process of its own".into()),

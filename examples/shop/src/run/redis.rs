@@ -2,11 +2,12 @@
 
 use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
-use std::process::Stdio;
+use std::process::{Stdio, exit};
 use std::time::Duration;
 use std::{env, fs, iter};
 
 use futures::future::{join_all, try_join_all};
+use larder::deadpool_redis::redis::aio::MultiplexedConnection;
 use larder::deadpool_redis::redis::{Client, Cmd, FromRedisValue, cmd};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
@@ -112,21 +113,38 @@ impl Redis {
         self.first.url()
     }
 
-    pub(super) async fn restart(&self) -> Result<(), Trouble> {
+    /// Starts it, empty, if it does not run.
+    pub(crate) async fn restart(&self) -> Result<(), Trouble> {
         self.first.restart().await
     }
 
-    pub(super) async fn kill(&self) -> Result<(), Trouble> {
+    /// Starts the servers that have ended though nobody has killed them here. Whether there were any.
+    pub(super) async fn start_what_has_ended(&self) -> Result<bool, Trouble> {
+        let mut any = false;
+        for server in self.all() {
+            if server.has_ended().await {
+                server.restart().await?;
+                any = true;
+            }
+        }
+        Ok(any)
+    }
+
+    pub(crate) async fn kill(&self) -> Result<(), Trouble> {
         self.first.kill().await
     }
 
-    pub(super) async fn signal(&self, signal: Signal) -> Result<(), Trouble> {
+    pub(crate) async fn signal(&self, signal: Signal) -> Result<(), Trouble> {
         self.first.signal(signal).await
     }
 
-    pub(super) async fn flush(&self) -> Result<(), Trouble> {
+    pub(crate) async fn flush(&self) -> Result<(), Trouble> {
         try_join_all(self.all().map(Server::flush)).await?;
         Ok(())
+    }
+
+    pub(crate) async fn connection(&self) -> Result<MultiplexedConnection, Trouble> {
+        self.first.connection().await
     }
 
     /// How many commands have been executed, those of scripts included.
@@ -161,7 +179,7 @@ impl Server {
     /// Starts it, empty, if it does not run.
     async fn restart(&self) -> Result<(), Trouble> {
         let mut running = self.running.lock().await;
-        if running.is_some() {
+        if running.as_mut().is_some_and(|running| !running.has_ended()) {
             return Err("Redis is running".into());
         }
         let mut command = Command::new(env::current_exe()?);
@@ -178,7 +196,8 @@ impl Server {
             command.arg("--cluster-config-file").arg(nodes);
         }
         command.stdin(Stdio::piped()).stdout(Stdio::piped());
-        command.process_group(0).kill_on_drop(true);
+        // Not killed when it is dropped: it ends with its input, after Redis.
+        command.process_group(0);
         let mut keeper = command.spawn()?;
         let mut id = String::new();
         if let Some(said) = keeper.stdout.take() {
@@ -200,10 +219,18 @@ impl Server {
         Ok(())
     }
 
+    /// Whether it has ended though nobody has killed it here.
+    async fn has_ended(&self) -> bool {
+        let mut running = self.running.lock().await;
+        running.as_mut().is_some_and(Running::has_ended)
+    }
+
     async fn kill(&self) -> Result<(), Trouble> {
         let running = self.running.lock().await.take();
         let mut running = running.ok_or("Redis does not run")?;
-        kill(running.id, Signal::SIGKILL)?;
+        if !running.has_ended() {
+            kill(running.id, Signal::SIGKILL)?;
+        }
         running.keeper.wait().await?;
         Ok(())
     }
@@ -247,9 +274,18 @@ impl Server {
     }
 
     async fn ask<T: FromRedisValue>(&self, command: &Cmd) -> Result<T, Trouble> {
+        Ok(command.query_async(&mut self.connection().await?).await?)
+    }
+
+    async fn connection(&self) -> Result<MultiplexedConnection, Trouble> {
         let client = Client::open(self.url())?;
-        let mut redis = client.get_multiplexed_async_connection().await?;
-        Ok(command.query_async(&mut redis).await?)
+        Ok(client.get_multiplexed_async_connection().await?)
+    }
+}
+
+impl Running {
+    fn has_ended(&mut self) -> bool {
+        !matches!(self.keeper.try_wait(), Ok(None))
     }
 }
 
@@ -261,7 +297,8 @@ pub(crate) async fn keep(arguments: Vec<String>) -> Result<(), Trouble> {
     let mut redis = command.spawn()?;
     println!("{}", redis.id().unwrap_or(0));
     tokio::select! {
-        ended = redis.wait() => drop(ended?),
+        // At once: the end of the runtime would wait for the read of the input.
+        ended = redis.wait() => exit(i32::from(!ended?.success())),
         () = input_ends() => redis.kill().await?,
     }
     Ok(())

@@ -182,8 +182,14 @@ impl Instances {
             let again = request.try_clone();
             left -= 1;
             match (self.client.execute(request).await, again) {
-                // Nothing was sent: the next instance may do it.
-                (Err(error), Some(again)) if error.is_connect() && left > 0 => request = again,
+                // Nothing was sent, or it may be sent again: the next instance may do it.
+                (Err(error), Some(again))
+                    if left > 0
+                        && (error.is_connect()
+                            || again.method() == Method::GET && !error.is_timeout()) =>
+                {
+                    request = again;
+                }
                 (done, _) => return done,
             }
         }

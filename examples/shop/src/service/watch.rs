@@ -177,8 +177,8 @@ pub(crate) fn routes(service: &Arc<Service>) -> Router {
 /// The state of an instance.
 #[derive(Serialize, Deserialize)]
 pub(crate) struct Report {
-    service: Name,
-    instance: u16,
+    pub(crate) service: Name,
+    pub(crate) instance: u16,
     pub(crate) is_down: bool,
     pub(crate) requests: u64,
     times: Times,
@@ -194,6 +194,7 @@ pub(crate) struct Report {
 #[derive(Serialize, Deserialize)]
 pub(crate) struct CacheReport {
     namespace: String,
+    /// And its messages are heard, so L1 is used.
     is_l2_up: bool,
     is_breaker_open: bool,
     is_enabled: bool,
@@ -218,6 +219,13 @@ impl Report {
             caches: Vec::new(),
         }
     }
+
+    /// Whether it runs, and all of its caches are used and work with L2.
+    pub(crate) fn is_well(&self) -> bool {
+        let is_well =
+            |cache: &CacheReport| cache.is_l2_up && !cache.is_breaker_open && cache.is_enabled;
+        !self.is_down && self.caches.iter().all(is_well)
+    }
 }
 
 async fn report(State(service): State<Arc<Service>>) -> Json<Report> {
@@ -228,7 +236,7 @@ async fn report(State(service): State<Arc<Service>>) -> Json<Report> {
         let watched = (watched.iter()).find(|one| one.namespace() == cache.namespace());
         CacheReport {
             namespace: cache.namespace().to_owned(),
-            is_l2_up: health.is_l2_up(),
+            is_l2_up: health.is_ok(),
             is_breaker_open: health.is_breaker_open(),
             is_enabled: cache.is_enabled(),
             hot_keys: watched.map_or(Value::Null, |cache| cache.hot_keys()),
