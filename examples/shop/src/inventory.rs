@@ -1,6 +1,6 @@
 //! The stock.
 //!
-//! - How much is left is cached for a minute at most: each order invalidates it, and a page only has to be about right.
+//! - How much is left is read again after a minute: each order invalidates it, and a page only has to be about right.
 //!   When the last piece is sold, no instance may show it any more, so that change is waited for.
 //! - Whoever orders reserves a piece first, in the cache: a list for each product, which is stored by `insert_if` only if
 //!   nobody has changed it since it was read. So two callers never get the same piece, in however many instances.
@@ -67,13 +67,19 @@ pub(crate) async fn routes(service: &Arc<Service>) -> Result<Router, Trouble> {
         db,
         pieces: Values::new(service, "stock", load, |cache| {
             cache
-                .l2_ttl(Duration::from_secs(60))
-                .soft_ttl(Duration::from_secs(30))
+                .l2_ttl(Duration::from_secs(10 * 60))
+                .soft_ttl(Duration::from_secs(60))
                 .stale_if_error(Duration::from_secs(60))
         })?,
         held,
         pages: Pages::new(service)?,
     };
+    let all = stock.db.read(|db| {
+        let mut query = db.prepare("SELECT product, pieces FROM stock")?;
+        let rows = query.query_map((), |row| Ok((row.get(0)?, row.get(1)?)))?;
+        rows.collect()
+    });
+    stock.pieces.warm(all).await;
     Ok(Router::new()
         .route("/stock/{id}", get(show).put(set))
         .route("/stock/{id}/held", post(hold))

@@ -4,6 +4,7 @@
 //! after the commit leaves no old page behind. Pages at the gateway are made of products: first the product is gone from
 //! every instance, then the pages are invalidated. The other way round a page could be made anew of the old product.
 
+use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -11,7 +12,7 @@ use axum::extract::{Path, Query, State};
 use axum::http::StatusCode;
 use axum::routing::{get, put};
 use axum::{Json, Router};
-use futures::{FutureExt, stream};
+use futures::{FutureExt, join};
 use larder::RefreshAhead;
 use larder::outbox::Relay;
 use larder::outbox::rusqlite::Outbox;
@@ -79,7 +80,7 @@ pub(crate) fn products(
 ) -> Result<Values<Option<Product>>, Trouble> {
     Values::new(service, "product", load, |cache| {
         cache
-            .soft_ttl(MINUTE)
+            .soft_ttl(5 * MINUTE)
             .refresh_ahead(RefreshAhead::Share(0.8))
             .stale_if_error(60 * MINUTE)
             .track_hot_keys(true)
@@ -111,13 +112,6 @@ pub(crate) async fn routes(service: &Arc<Service>) -> Result<Router, Trouble> {
         let open = move || Connection::open(&path);
         relays.push(Outbox::relay(cache, open.clone()).start()?);
         relays.push(Outbox::relay(pages, open).start()?);
-        // The products that will be asked for first, before anybody does.
-        let all = db
-            .read(|db| rows(db, "1 ORDER BY id LIMIT 100", ()))
-            .await?;
-        let all = all.into_iter().map(|one| (one.id, Some(one)));
-        // Without Redis the service starts cold.
-        let _ = cache.warm(stream::iter(all)).await;
     }
     let catalogue = Catalogue {
         products,
@@ -132,6 +126,7 @@ pub(crate) async fn routes(service: &Arc<Service>) -> Result<Router, Trouble> {
         db,
         _relays: relays,
     };
+    catalogue.warm().await;
     Ok(Router::new()
         .route("/products", get(list))
         .route("/products/{id}", get(show))
@@ -141,6 +136,39 @@ pub(crate) async fn routes(service: &Arc<Service>) -> Result<Router, Trouble> {
         .route("/products/{id}/price", get(show_price).put(set_price))
         .route("/products/{id}/reviews", get(show_reviews).post(add_review))
         .with_state(Arc::new(catalogue)))
+}
+
+impl Catalogue {
+    /// Has all in Redis before anybody asks for it: a query for each kind, and none for each product.
+    async fn warm(&self) {
+        let db = &self.db;
+        let products = db.read(|db| {
+            let all = rows(db, "1", ())?.into_iter();
+            Ok(all.map(|one| (one.id, Some(one))).collect())
+        });
+        let prices = db.read(|db| {
+            let mut query = db.prepare("SELECT id, cents FROM product")?;
+            let rows = query.query_map((), |row| Ok((row.get(0)?, row.get(1)?)))?;
+            rows.collect()
+        });
+        let reviews = db.read(|db| {
+            let mut query = db.prepare("SELECT product, stars, text FROM review")?;
+            let mut rows = query.query(())?;
+            let mut all = HashMap::<u64, Vec<Review>>::new();
+            while let Some(row) = rows.next()? {
+                let (stars, text) = (row.get(1)?, row.get(2)?);
+                all.entry(row.get(0)?)
+                    .or_default()
+                    .push(Review { stars, text });
+            }
+            Ok(all.into_iter().collect())
+        });
+        join!(
+            self.products.warm(products),
+            self.prices.warm(prices),
+            self.reviews.warm(reviews),
+        );
+    }
 }
 
 async fn seed(db: &Db) -> Result<(), Trouble> {

@@ -15,11 +15,12 @@ use axum::{Json, Router};
 use futures::FutureExt;
 use larder::Cache;
 use larder::write_behind::{Stored, Write, WriteBehind};
-use rusqlite::OptionalExtension as _;
+use rusqlite::{Connection, OptionalExtension as _};
 use serde::Deserialize;
 use serde_json::{Value, json};
 use tokio::time::timeout;
 
+use crate::product::PRODUCTS;
 use crate::service::db::{Db, DbError};
 use crate::service::failure::{Answer, Failure, Trouble};
 use crate::service::values::{Found, Load, Values};
@@ -66,12 +67,17 @@ pub(crate) async fn routes(service: &Arc<Service>) -> Result<Router, Trouble> {
         together: Values::new(service, "together", load, |cache| {
             cache
                 .l2_ttl(Duration::from_secs(10 * 60))
-                .soft_ttl(Duration::from_secs(60))
+                .soft_ttl(Duration::from_secs(5 * 60))
                 .stale_if_error(Duration::from_secs(60 * 60))
                 .max_concurrent_loads(4)
         })?,
         views,
     };
+    let all = recommendations.db.read(|db| {
+        let ids = (1..=u64::from(PRODUCTS)).map(|id| Ok((id, ids(db, id)?)));
+        ids.collect()
+    });
+    recommendations.together.warm(all).await;
     Ok(Router::new()
         .route("/views", get(counts))
         .route("/views/{id}", get(count).post(view))
@@ -82,12 +88,15 @@ pub(crate) async fn routes(service: &Arc<Service>) -> Result<Router, Trouble> {
 }
 
 async fn together(db: Db, id: u64) -> Result<Vec<u64>, Failure> {
-    let ids = db.read(move |db| {
-        let mut query = db.prepare_cached(TOGETHER)?;
-        query.query_row([id], |row| row.get::<_, Option<String>>(0))
-    });
-    let ids = ids.await?.unwrap_or_default();
-    Ok(ids.split(',').filter_map(|id| id.parse().ok()).collect())
+    let found = db.read(move |db| ids(db, id));
+    Ok(found.await?)
+}
+
+fn ids(db: &Connection, id: u64) -> rusqlite::Result<Vec<u64>> {
+    let mut query = db.prepare_cached(TOGETHER)?;
+    let text: Option<String> = query.query_row([id], |row| row.get(0))?;
+    let text = text.unwrap_or_default();
+    Ok(text.split(',').filter_map(|id| id.parse().ok()).collect())
 }
 
 /// A batch may come twice, and an old one late.

@@ -26,10 +26,12 @@ use crate::service::failure::Trouble;
 
 /// How long the load stays with one way.
 const SLICE: Duration = Duration::from_secs(3);
+/// How long customers come to each way at first.
+const WARM: Duration = Duration::from_secs(20);
 /// So that no slice pays for what an earlier one has begun.
 const REST: Duration = Duration::from_millis(200);
 /// Mostly pages.
-const MIX: Mix = [800, 80, 70, 30, 15, 5];
+const MIX: Mix = [803, 80, 70, 30, 15, 2];
 /// How many ports are between the shops.
 const APART: u16 = 100;
 
@@ -113,10 +115,15 @@ async fn start(
 
 async fn measure(load: &Load, sides: &mut [Side]) -> Result<(), Trouble> {
     println!(
-        "each way is under load for {} s, in slices of {} s",
+        "each way is under load for {} s, in slices of {} s, after {} s that do not count",
         load.seconds,
-        SLICE.as_secs()
+        SLICE.as_secs(),
+        WARM.as_secs()
     );
+    // Before they count, as after a deploy.
+    for side in &mut *sides {
+        side.driver.run(sleep(WARM), drop).await?;
+    }
     for _ in 0..load.seconds.div_ceil(SLICE.as_secs()) {
         for side in &mut *sides {
             let redis = side.running.redis.as_ref();

@@ -6,12 +6,14 @@ use std::time::Duration;
 
 use axum::http::StatusCode;
 use futures::future::{BoxFuture, try_join_all};
+use futures::{StreamExt as _, stream};
 use larder::deadpool_redis::redis::{AsyncCommands, RedisError};
 use larder::deadpool_redis::{Manager, Pool, PoolError};
 use larder::{Builder, Entry, LoadingCache, OrDeferred as _, Source, Token};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
+use super::db::DbError;
 use super::failure::{Answer, Failure, Trouble};
 use super::{Level2, Service, Way, uncached};
 
@@ -102,6 +104,16 @@ impl<V: Kept> Values<V> {
         match (&self.by, seen) {
             (By::Larder(cache), Some(token)) => Ok(found(&cache.at_least(token).get(&id).await?)),
             _ => self.get(id).await,
+        }
+    }
+
+    /// Stores what this reads in one query, if nothing is there. By hand nobody does.
+    pub(crate) async fn warm(&self, read: impl Future<Output = Result<Vec<(u64, V)>, DbError>>) {
+        if let Some(cache) = self.larder() {
+            // Read by the stream: what is changed from then on is not overwritten.
+            let all = stream::once(read).flat_map(|all| stream::iter(all.unwrap_or_default()));
+            // Without Redis, or its database, the service starts cold.
+            let _ = cache.warm(all).await;
         }
     }
 
