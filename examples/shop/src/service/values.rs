@@ -113,7 +113,7 @@ impl<V: Kept> Values<V> {
             // Read by the stream: what is changed from then on is not overwritten.
             let all = stream::once(read).flat_map(|all| stream::iter(all.unwrap_or_default()));
             // Without Redis, or its database, the service starts cold.
-            let _ = cache.warm(all).await;
+            let _ = Box::pin(cache.warm(all)).await;
         }
     }
 
