@@ -252,11 +252,7 @@ async fn counts(State(orders): State<Arc<Orders>>) -> Answer<Json<Vec<(u64, u64)
 
 /// How many orders are open.
 async fn open(State(orders): State<Arc<Orders>>) -> Answer<Json<u64>> {
-    let query = "SELECT count(*) FROM open_order";
-    let count = orders
-        .db
-        .read(move |db| db.query_row(query, (), |row| row.get(0)));
-    Ok(Json(count.await?))
+    Ok(Json(orders.db.count("open_order").await?))
 }
 
 async fn written(

@@ -299,11 +299,7 @@ async fn rename(
 
 /// How many invalidations are still to be delivered.
 async fn waiting(State(catalogue): State<Arc<Catalogue>>) -> Answer<Json<u64>> {
-    let query = "SELECT count(*) FROM larder_outbox";
-    let count = catalogue
-        .db
-        .read(move |db| db.query_row(query, (), |row| row.get(0)));
-    Ok(Json(count.await?))
+    Ok(Json(catalogue.db.count("larder_outbox").await?))
 }
 
 async fn show_price(

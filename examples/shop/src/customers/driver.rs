@@ -17,7 +17,7 @@ use crate::service::failure::Trouble;
 
 /// Between two requests of a customer, in the mean.
 const THINKS: f64 = 10.0;
-/// A timer of tokio fires up to a millisecond late.
+/// A timer of tokio fires up to a millisecond late, and its task runs a little after that.
 const TIMER: Duration = Duration::from_millis(2);
 /// How many sessions there are. More would only show how long a login takes.
 pub(crate) const SESSIONS: usize = 50;

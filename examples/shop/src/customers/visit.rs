@@ -7,11 +7,12 @@ use rand::Rng;
 use rand::distr::Distribution as _;
 use rand::distr::weighted::WeightedIndex;
 use reqwest::{Client, Method, RequestBuilder};
+use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
 use tokio::sync::RwLock;
 
 use super::seen::Seen;
-use crate::plan::{Name, Plan};
+use crate::plan::{Instance, Name, Plan};
 use crate::product::PRODUCTS;
 use crate::service::failure::Trouble;
 use crate::service::watch::Report;
@@ -94,6 +95,17 @@ impl Customers {
     pub(crate) async fn reports(&self, gateway: u16) -> Result<Vec<Report>, Trouble> {
         let request = self.request(Method::GET, gateway, "operate/report");
         Ok(request.send().await?.json().await?)
+    }
+
+    /// What one instance answers, which no gateway chooses.
+    pub(crate) async fn ask<T: DeserializeOwned>(
+        &self,
+        instance: Instance,
+        path: &str,
+    ) -> Result<T, Trouble> {
+        let url = format!("http://{}/{path}", self.plan.address(instance));
+        let answer = self.client.get(url).send().await?.error_for_status()?;
+        Ok(answer.json().await?)
     }
 
     /// A request to a gateway.

@@ -9,7 +9,6 @@ use futures::future::join_all;
 use serde_json::Value;
 use tokio::time::sleep;
 
-use super::orders::ask;
 use crate::customers::visit::{Customers, Outcome, Visit};
 use crate::plan::Name;
 use crate::service::failure::Trouble;
@@ -27,7 +26,7 @@ pub(super) async fn prepare(customers: &Customers) -> Result<(), Trouble> {
         for (name, instance) in customers.plan.all() {
             if matches!(name, Name::Gateway | Name::Product) {
                 let path = format!("products/{id}");
-                let _: Value = ask(customers, (name, instance), &path).await?;
+                let _: Value = customers.ask((name, instance), &path).await?;
             }
         }
     }

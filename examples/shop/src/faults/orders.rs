@@ -5,13 +5,13 @@ use std::time::Instant;
 
 use futures::future::join_all;
 use reqwest::Method;
-use serde::de::DeserializeOwned;
+
 use serde_json::json;
 
 use super::found::Found;
 use crate::customers::driver::SESSIONS;
 use crate::customers::visit::{Customers, Visit};
-use crate::plan::{Instance, Name};
+use crate::plan::Name;
 use crate::service::failure::Trouble;
 
 /// How many pieces there are of the product that many want at once, and how many these are.
@@ -22,7 +22,7 @@ const CROWD: u16 = 12;
 pub(super) struct Orders {
     wanted: u64,
     before: HashMap<u64, Stock>,
-    pub(super) accepted: HashMap<u64, u64>,
+    accepted: HashMap<u64, u64>,
 }
 
 /// Of a product.
@@ -96,23 +96,12 @@ impl Orders {
 
 /// Of each product, as the databases have it.
 async fn stock(customers: &Customers) -> Result<HashMap<u64, Stock>, Trouble> {
-    let sold: Vec<(u64, u64, u64)> = ask(customers, (Name::Inventory, 0), "sold").await?;
-    let orders: Vec<(u64, u64)> = ask(customers, (Name::Order, 0), "orders").await?;
+    let sold: Vec<(u64, u64, u64)> = customers.ask((Name::Inventory, 0), "sold").await?;
+    let orders: Vec<(u64, u64)> = customers.ask((Name::Order, 0), "orders").await?;
     let orders: HashMap<_, _> = orders.into_iter().collect();
     let each = sold.into_iter().map(|(product, sold, left)| {
         let orders = orders.get(&product).copied().unwrap_or(0);
         (product, Stock { sold, left, orders })
     });
     Ok(each.collect())
-}
-
-/// An instance itself, as no gateway would be let through to it.
-pub(super) async fn ask<T: DeserializeOwned>(
-    customers: &Customers,
-    instance: Instance,
-    path: &str,
-) -> Result<T, Trouble> {
-    let url = format!("http://{}/{path}", customers.plan.address(instance));
-    let answer = customers.client.get(url).send().await?.error_for_status()?;
-    Ok(answer.json().await?)
 }

@@ -7,7 +7,7 @@ use futures::future::join_all;
 use tokio::time::{Instant, sleep};
 
 use super::found::Found;
-use super::orders::ask;
+
 use crate::customers::visit::{Customers, Outcome, Visit};
 use crate::plan::Name;
 use crate::service::failure::Trouble;
@@ -82,6 +82,6 @@ pub(super) async fn crowd(customers: &Customers) -> Vec<Outcome> {
 
 /// How many views of each product are in the database.
 async fn counted(customers: &Customers) -> Result<HashMap<u64, u64>, Trouble> {
-    let all: Vec<(u64, u64)> = ask(customers, (Name::Recommendation, 0), "views").await?;
+    let all: Vec<(u64, u64)> = customers.ask((Name::Recommendation, 0), "views").await?;
     Ok(all.into_iter().collect())
 }

@@ -5,7 +5,7 @@ use std::time::Duration;
 use tokio::time::{Instant, sleep};
 
 use super::found::Found;
-use super::orders::ask;
+
 use crate::customers::visit::Customers;
 use crate::plan::Name;
 use crate::run::Running;
@@ -55,7 +55,7 @@ async fn missing(customers: &Customers) -> Result<Option<String>, Trouble> {
         (Name::Order, "open", "orders are open"),
     ];
     for (name, path, what) in waiting {
-        let many: u64 = ask(customers, (name, 0), path).await?;
+        let many: u64 = customers.ask((name, 0), path).await?;
         if many > 0 {
             return Ok(Some(format!("{many} {what}")));
         }

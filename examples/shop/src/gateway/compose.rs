@@ -18,7 +18,7 @@ use crate::service::values::Found;
 use crate::service::{Service, uncached};
 
 /// For five seconds a page is fresh; for another five minutes it is shown while it is made anew. A change of what matters
-/// invalidates it, so this is how old the number of pieces and the recommendations may be.
+/// invalidates it, so only the number of pieces and the recommendations on it may be older than in their services.
 const SHOWN: &str = "public, max-age=5, stale-while-revalidate=300";
 /// A page with an old piece is not kept: the next one may be better.
 const DEGRADED: &str = "no-store";

@@ -8,7 +8,6 @@ use axum::http::StatusCode;
 use axum::routing::{get, post};
 use axum::{Json, Router};
 use axum_extra::extract::CookieJar;
-
 use futures::future::join_all;
 use reqwest::Method;
 use serde::Deserialize;

@@ -85,6 +85,13 @@ impl Db {
         self.run(move |db| Ok(query(db)?)).await
     }
 
+    /// How many rows there are in a table.
+    pub(crate) async fn count(&self, table: &str) -> Result<u64, DbError> {
+        let query = format!("SELECT count(*) FROM {table}");
+        self.read(move |db| db.query_row(&query, (), |row| row.get(0)))
+            .await
+    }
+
     /// Runs a transaction, and commits it.
     pub(crate) async fn write<T, E>(
         &self,

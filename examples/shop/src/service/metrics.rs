@@ -1,12 +1,14 @@
 //! The metrics of the caches, for a Prometheus.
 
-use std::sync::{Mutex, PoisonError};
+use std::sync::Mutex;
 use std::time::Duration;
 
 use axum::Router;
 use axum::routing::get;
 use metrics_exporter_prometheus::{BuildError, Matcher, PrometheusBuilder, PrometheusHandle};
 use tokio::time::sleep;
+
+use super::watch::held;
 
 /// The bounds of the histograms, in seconds.
 const SECONDS: [f64; 8] = [0.0005, 0.001, 0.0025, 0.005, 0.01, 0.05, 0.25, 1.0];
@@ -22,7 +24,7 @@ pub(super) fn routes() -> Result<Router, BuildError> {
 }
 
 fn recorder() -> Result<PrometheusHandle, BuildError> {
-    let mut recorder = RECORDER.lock().unwrap_or_else(PoisonError::into_inner);
+    let mut recorder = held(&RECORDER);
     if let Some(recorder) = &*recorder {
         return Ok(recorder.clone());
     }

@@ -146,18 +146,16 @@ pub(crate) async fn meter(
     next: Next,
 ) -> Response {
     let began = Clock::now();
-    let path = request.uri().path().to_owned();
+    let is_gateway = watch.me.0 == Name::Gateway;
+    let is_page = is_gateway && request.uri().path().starts_with("/products/");
+    let is_uncached = is_gateway && request.uri().path().starts_with("/uncached/");
     let response = next.run(request).await;
     let took = began.elapsed();
     watch.requests.fetch_add(1, Ordering::Relaxed);
     held(&watch.times).add(took);
-    if watch.me.0 == Name::Gateway {
+    if is_page || is_uncached {
         let [cached, uncached] = &mut *held(&watch.pages);
-        if path.starts_with("/products/") {
-            cached.add(took);
-        } else if path.starts_with("/uncached/") {
-            uncached.add(took);
-        }
+        if is_page { cached } else { uncached }.add(took);
     }
     response
 }

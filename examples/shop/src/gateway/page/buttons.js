@@ -19,6 +19,17 @@ async function logIn() {
 const buy = (product) => post("/api/orders", { product, card: "4111111111111111" });
 const process = (action) => post(`/operate/processes/${action}`);
 
+/** Asks for one page after the other until this is so: after how many ms it was, of how many pages how many came. */
+async function pagesUntil(isSo, limit, query = () => "") {
+  let [asked, good] = [0, 0];
+  const after = await until(async () => {
+    asked += 1;
+    good += (await get(`/products/${asked}${query()}`)).ok ? 1 : 0;
+    return isSo();
+  }, limit);
+  return { after, asked, good };
+}
+
 const ACTIONS = [
   {
     title: "Rename a product",
@@ -113,12 +124,8 @@ const ACTIONS = [
       const isOpen = () => reportOf("gateway").some((report) => report.broken_peers.includes("recommendation"));
       const killed = await process("recommendation/0/kill");
       if (!killed.ok) return [false, killed.answer];
-      let [asked, good] = [0, 0];
-      const open = await until(async () => {
-        asked += 1;
-        good += (await get(`/products/${asked}?${Math.random()}`)).ok ? 1 : 0;
-        return isOpen();
-      });
+      // Pages that no cache has.
+      const { after: open, asked, good } = await pagesUntil(isOpen, undefined, () => `?${Math.random()}`);
       await wait(2000);
       const started = await process("recommendation/0/start");
       const closed = await until(() => !isOpen());
@@ -134,12 +141,7 @@ const ACTIONS = [
       const paused = await process("redis/pause");
       if (!paused.ok) return [false, paused.answer];
       const isOpen = () => latest.some((report) => report.caches.some((cache) => cache.is_breaker_open));
-      let [asked, good] = [0, 0];
-      const open = await until(async () => {
-        asked += 1;
-        good += (await get(`/products/${asked}`)).ok ? 1 : 0;
-        return isOpen();
-      }, 15000);
+      const { after: open, asked, good } = await pagesUntil(isOpen, 15000);
       await process("redis/resume");
       const closed = await until(() => everyCache((cache) => !cache.is_breaker_open), 15000);
       return [good === asked && open !== null && closed !== null,
