@@ -29,8 +29,8 @@ pub(crate) struct Page {
     pub(crate) origin: String,
 }
 
-/// Opens the page of a shop for a test. Skipped where Chromium or its driver is missing.
-pub(crate) async fn visit(test: impl AsyncFnOnce(&Page)) {
+/// Opens the page of a shop with these options for a test. Skipped where Chromium or its driver is missing.
+pub(crate) async fn visit(options: &[&str], test: impl AsyncFnOnce(&Page)) {
     for program in ["chromium", "chromedriver"] {
         let version = Command::new(program).arg("--version").output().await;
         if version.is_err_and(|error| error.kind() == ErrorKind::NotFound) {
@@ -39,7 +39,7 @@ pub(crate) async fn visit(test: impl AsyncFnOnce(&Page)) {
         }
     }
     let dir = Dir::new();
-    let (mut shop, origin, _mark) = start_shop(&dir).await;
+    let (mut shop, origin, _mark) = start_shop(options, &dir).await;
     let (mut driver, address) = start_driver().await;
     let client = connect(&address, &dir).await;
     let page = Page { client, origin };
@@ -59,13 +59,15 @@ pub(crate) async fn visit(test: impl AsyncFnOnce(&Page)) {
 }
 
 /// Starts a shop on a hundred ports that nobody uses. `tests/examples/shop.rs` takes others, by the same mark.
-async fn start_shop(dir: &Dir) -> (Program, String, UdpSocket) {
+async fn start_shop(options: &[&str], dir: &Dir) -> (Program, String, UdpSocket) {
     loop {
         let port = 12_000 + fastrand::u16(..79) * 100;
         let Ok(mark) = UdpSocket::bind(("127.0.0.1", port)) else {
             continue;
         };
-        let mut shop = Program::start("shop", &[format!("--port={port}")], dir.join("log"));
+        let mut options: Vec<_> = options.iter().map(|option| (*option).to_owned()).collect();
+        options.push(format!("--port={port}"));
+        let mut shop = Program::start("shop", &options, dir.join("log"));
         // It ends if another program has one of the ports.
         if shop.next_line().await.is_some() {
             return (shop, format!("http://127.0.0.1:{port}/"), mark);
@@ -178,14 +180,16 @@ impl Page {
 
     /// Presses a button of “Try it”.
     pub(crate) async fn press(&self, title: &str) {
-        let card = format!("//div[@class='action'][h3='{title}']//button");
+        let card = format!("//div[starts-with(@class, 'action')][h3='{title}']//button");
         let button = self.client.find(Locator::XPath(&card)).await.unwrap();
         button.click().await.unwrap();
     }
 
     /// What the button says that it has seen. Fails if that was not what it promises.
     pub(crate) async fn verdict(&self, title: &str) -> String {
-        let said = format!("//div[@class='action'][h3='{title}']/p[contains(@class, 'seen ')]");
+        let said = format!(
+            "//div[starts-with(@class, 'action')][h3='{title}']/p[contains(@class, 'seen ')]"
+        );
         let wait = self.client.wait().at_most(PATIENCE);
         let said = wait.for_element(Locator::XPath(&said)).await;
         let said = said.unwrap_or_else(|_| panic!("{title}: nothing for {PATIENCE:?}"));

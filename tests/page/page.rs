@@ -19,7 +19,7 @@ use crate::support::eventually::eventually;
 
 #[tokio::test]
 async fn each_button_shows_what_it_promises() {
-    visit(async |page: &Page| {
+    visit(&[], async |page: &Page| {
         let titles = page.value(
             "[...document.querySelectorAll('.action h3')].map((title) => title.textContent)",
         );
@@ -44,7 +44,7 @@ async fn each_button_shows_what_it_promises() {
 
 #[tokio::test]
 async fn it_shows_what_happens() {
-    visit(async |page: &Page| {
+    visit(&[], async |page: &Page| {
         eventually("all instances are in the picture and in the table", async || {
             page.is("document.querySelectorAll('#picture [data-place]').length === 12").await
                 && page.is("document.querySelectorAll('#figures tbody tr').length === 11").await
@@ -126,9 +126,42 @@ async fn nothing_is_wrong(page: &Page) {
     }
 }
 
+/// By hand and without a cache: nothing is shown of caches that the shop does not have.
+#[tokio::test]
+async fn the_other_ways_show_only_what_they_have() {
+    for (way, is_said) in [("--by-hand", "in moka"), ("--without-cache", "no caches")] {
+        visit(&[way], async |page: &Page| {
+            eventually("it says how its services read", async || {
+                page.is(&format!(
+                    "document.getElementById('intro').textContent.includes('{is_said}')"
+                ))
+                .await
+            })
+            .await;
+            let headings = page.value(
+                "[...document.querySelectorAll('h2, h3')] \
+                     .filter((one) => one.getClientRects().length > 0).map((one) => one.textContent)",
+            );
+            let headings = headings.await;
+            let is_there = |heading: &str| headings.as_array().unwrap().contains(&heading.into());
+            for shown in ["A product page takes …", "Make a database slow", "Each instance, now"] {
+                assert!(is_there(shown), "{way}: {shown} is missing: {headings}");
+            }
+            for hidden in ["Hot keys", "One key's life", "Flush Redis", "The kill switch"] {
+                assert!(!is_there(hidden), "{way}: {hidden}");
+            }
+            let title = "Buy the last piece twice, at once";
+            page.press(title).await;
+            page.verdict(title).await;
+            nothing_is_wrong(page).await;
+        })
+        .await;
+    }
+}
+
 #[tokio::test]
 async fn it_fits_a_phone_and_both_schemes() {
-    visit(async |page: &Page| {
+    visit(&[], async |page: &Page| {
         let mut grounds = Vec::new();
         for scheme in ["light", "dark"] {
             page.looks(390, 844, scheme).await;
@@ -156,7 +189,7 @@ async fn it_fits_a_phone_and_both_schemes() {
 #[tokio::test]
 #[ignore = "it writes examples/shop/page-*.png: sh tests/proof.sh pictures"]
 async fn the_pictures() {
-    visit(async |page: &Page| {
+    visit(&[], async |page: &Page| {
         page.looks(1280, 1000, "light").await;
         // So that the charts have something to show.
         tokio::time::sleep(std::time::Duration::from_secs(170)).await;

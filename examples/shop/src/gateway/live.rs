@@ -15,8 +15,8 @@ use tokio::task::JoinSet;
 use tokio::time::{interval, sleep};
 
 use crate::plan::{Instance, Plan};
-use crate::service::Service;
 use crate::service::watch::Report;
+use crate::service::{Service, Way};
 
 /// How many wait for a slow page. It misses those that come then.
 const WAITING: usize = 1024;
@@ -28,11 +28,11 @@ pub(super) async fn live(
     let (sender, events) = channel(WAITING);
     // They end with the page.
     let mut tasks = JoinSet::new();
-    let (plan, client) = (service.setup.plan, &service.peers.client);
+    let (plan, way, client) = (service.setup.plan, service.setup.way, &service.peers.client);
     for instance in plan.all() {
         tasks.spawn(follow(client.clone(), plan, instance, sender.clone()));
     }
-    tasks.spawn(report(client.clone(), plan, sender));
+    tasks.spawn(report(client.clone(), plan, way, sender));
     let events = stream::unfold((events, tasks), |(mut events, tasks)| async {
         let event: String = events.recv().await?;
         Some((Ok(Event::default().data(event)), (events, tasks)))
@@ -62,12 +62,13 @@ async fn follow(client: Client, plan: Plan, instance: Instance, page: Sender<Str
     }
 }
 
-async fn report(client: Client, plan: Plan, page: Sender<String>) {
+async fn report(client: Client, plan: Plan, way: Way, page: Sender<String>) {
     let mut ticks = interval(SECOND);
     loop {
         ticks.tick().await;
         let reports = reports(&client, plan).await;
-        _ = page.try_send(json!({ "kind": "reports", "reports": reports }).to_string());
+        let event = json!({ "kind": "reports", "way": way, "reports": reports });
+        _ = page.try_send(event.to_string());
     }
 }
 

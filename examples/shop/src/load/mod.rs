@@ -11,23 +11,27 @@ mod tally;
 
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
-use futures::FutureExt as _;
 use futures::future::join_all;
+use futures::{FutureExt as _, StreamExt as _, stream};
 use tokio::time::sleep;
 
 use self::tally::{Costs, Tally};
 use crate::args::Shop;
 use crate::customers::driver::{Driver, Mix, SESSIONS};
+use crate::customers::visit::Visit;
+use crate::product::PRODUCTS;
 use crate::run::{Running, Signals};
 use crate::service::Way;
 use crate::service::failure::Trouble;
 
 /// How long the load stays with one way.
 const SLICE: Duration = Duration::from_secs(3);
-/// How long customers come to each way at first.
-const WARM: Duration = Duration::from_secs(20);
+/// How long customers come to each way at first, when each page has been made once.
+const WARM: Duration = Duration::from_secs(10);
+/// How many of these pages are asked for at a time.
+const AT_ONCE: usize = 8;
 /// So that no slice pays for what an earlier one has begun.
 const REST: Duration = Duration::from_millis(200);
 /// Mostly pages.
@@ -115,13 +119,23 @@ async fn start(
 
 async fn measure(load: &Load, sides: &mut [Side]) -> Result<(), Trouble> {
     println!(
-        "each way is under load for {} s, in slices of {} s, after {} s that do not count",
+        "each way is under load for {} s, in slices of {} s, after each page was asked for once and {} s of load that do \
+         not count",
         load.seconds,
         SLICE.as_secs(),
         WARM.as_secs()
     );
-    // Before they count, as after a deploy.
+    // Before they count: how it is to start cold is another question.
     for side in &mut *sides {
+        let customers = &side.driver.customers;
+        let pages = (0..side.running.plan.instances)
+            .flat_map(|gateway| (1..=u64::from(PRODUCTS)).map(move |id| (gateway, id)));
+        let pages = stream::iter(pages).for_each_concurrent(AT_ONCE, async |(gateway, id)| {
+            customers
+                .visit(Visit::Page(id), gateway, Instant::now())
+                .await;
+        });
+        pages.await;
         side.driver.run(sleep(WARM), drop).await?;
     }
     for _ in 0..load.seconds.div_ceil(SLICE.as_secs()) {

@@ -28,6 +28,7 @@ use std::time::Duration;
 
 use axum::{Router, middleware};
 use larder::{Caches, MemoryL2, RedisL2, ServiceSettings};
+use serde::Serialize;
 use tokio::net::TcpListener;
 use tokio::time::timeout;
 
@@ -39,7 +40,8 @@ use crate::plan::{Instance, Name, Plan};
 use crate::{gateway, inventory, order, payment, product, recommendation, user};
 
 /// How the services read: with the crate, with moka and a pool as in a tutorial, or from their databases each time.
-#[derive(Clone, Copy, PartialEq, Eq)]
+#[derive(Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "kebab-case")]
 pub(crate) enum Way {
     Larder,
     ByHand,

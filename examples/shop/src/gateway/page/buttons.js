@@ -1,4 +1,5 @@
-// The buttons. Each says before what should be seen, and after whether it was.
+// The buttons. Each says before what should be seen, and after whether it was. Those of caches are about what only
+// the crate's caches have.
 
 import { ask, byId, element, get, post, until, wait } from "./tools.js";
 import { latest } from "./figures.js";
@@ -78,6 +79,7 @@ const ACTIONS = [
   },
   {
     title: "Empty a tag",
+    isOfCaches: true,
     expect: "All green teas are gone from every L1 and from Redis, in one step.",
     async run() {
       for (const id of [2, 6, 10]) await get(`/products/${id}?${Math.random()}`);
@@ -89,6 +91,7 @@ const ACTIONS = [
   },
   {
     title: "The kill switch",
+    isOfCaches: true,
     expect: "All instances say “caches switched off”, pages are still there, and hits end; on again after five "
       + "seconds.",
     async run() {
@@ -135,6 +138,7 @@ const ACTIONS = [
   },
   {
     title: "Pause Redis",
+    isOfCaches: true,
     expect: "Pages go on, for two seconds from L1 and then from the databases. The breakers open; when Redis "
       + "goes on, they close.",
     async run() {
@@ -150,6 +154,7 @@ const ACTIONS = [
   },
   {
     title: "Kill Redis, and start it empty",
+    isOfCaches: true,
     expect: "Pages go on from the databases; a few seconds later all caches are back.",
     async run() {
       const killed = await process("redis/kill");
@@ -166,6 +171,7 @@ const ACTIONS = [
   },
   {
     title: "Flush Redis",
+    isOfCaches: true,
     expect: "Every value is gone, also from L1: a server that has lost its data is not trusted. Pages go on.",
     async run() {
       const flushed = await process("redis/flush");
@@ -236,7 +242,8 @@ export function buttons() {
         button.disabled = false;
       },
     }, "Try");
-    return element("div", { class: "action" }, element("h3", {}, action.title), button,
+    const kind = action.isOfCaches ? "action of-caches" : "action";
+    return element("div", { class: kind }, element("h3", {}, action.title), button,
       element("p", {}, action.expect), seen);
   }));
 }

@@ -8,21 +8,40 @@ import { buttons } from "./buttons.js";
 
 let isFirst = true;
 
-function reported(reports) {
+/** What a shop says of itself whose services do not cache with the crate. */
+const OTHER_WAYS = {
+  "by-hand": "Seven services look up what they need in moka, then in one Redis for all, and only then in their database, "
+    + "as in a tutorial. A change deletes the copy of its instance and the one in Redis; the other instances keep theirs, "
+    + "for up to a minute.",
+  "without-cache": "Seven services that have no caches: each reads its database each time.",
+};
+
+function showWay(way) {
+  if (!OTHER_WAYS[way]) return;
+  // What is about the caches of the crate goes.
+  document.body.dataset.way = way;
+  byId("intro").textContent = OTHER_WAYS[way];
+}
+
+function reported({ way, reports }) {
   measureAll(reports);
   layOut(reports);
   showIn(reports);
   show(reports);
   if (isFirst) {
     isFirst = false;
-    showKey();
+    showWay(way);
+    if (way === "larder") {
+      showKey();
+      countTotals();
+    }
   }
 }
 
 const live = new EventSource("/live");
 live.onmessage = ({ data }) => {
   const message = JSON.parse(data);
-  if (message.kind === "reports") return reported(message.reports);
+  if (message.kind === "reports") return reported(message);
   eventHappened(message);
   tell(message);
 };
@@ -30,4 +49,3 @@ live.onerror = () => { byId("state").textContent = "this gateway does not answer
 
 buttons();
 showProduct(7);
-countTotals();
