@@ -5,7 +5,7 @@ use std::sync::Arc;
 use axum::Json;
 use axum::extract::{Path, RawQuery, State};
 use axum::http::header::{ACCEPT_LANGUAGE, CACHE_CONTROL, VARY};
-use axum::http::{HeaderMap, StatusCode};
+use axum::http::{HeaderMap, HeaderName, StatusCode};
 use axum::response::{IntoResponse, Response};
 use futures::join;
 use serde::de::DeserializeOwned;
@@ -19,7 +19,11 @@ use crate::service::{Service, uncached};
 
 /// For five seconds a page is fresh; for another five minutes it is shown while it is made anew. A change of what matters
 /// invalidates it, so only the number of pieces and the recommendations on it may be older than in their services.
-const SHOWN: &str = "public, max-age=5, stale-while-revalidate=300";
+const SHOWN: &str = "max-age=5, stale-while-revalidate=300";
+/// The header that says so, to the cache of the gateway alone.
+pub(super) const TO_GATEWAYS: HeaderName = HeaderName::from_static("gateway-cache-control");
+/// No invalidation reaches a browser, so it asks each time.
+const TO_OTHERS: (HeaderName, &str) = (CACHE_CONTROL, "no-cache");
 /// A page with an old piece is not kept: the next one may be better.
 const DEGRADED: &str = "no-store";
 
@@ -29,7 +33,7 @@ pub(super) async fn list(
 ) -> Answer<impl IntoResponse> {
     let path = query.map_or("/products".to_owned(), |query| format!("/products?{query}"));
     let products: Vec<Product> = service.peers.get(Name::Product, &path).await?;
-    Ok(([(CACHE_CONTROL, SHOWN)], Json(products)))
+    Ok(([(TO_GATEWAYS, SHOWN), TO_OTHERS], Json(products)))
 }
 
 /// A piece of a page: its value and how it was found, or why it is missing.
@@ -89,7 +93,8 @@ pub(super) async fn product(
         "together": piece(&together),
     });
     let headers = [
-        (CACHE_CONTROL, if is_current { SHOWN } else { DEGRADED }),
+        (TO_GATEWAYS, if is_current { SHOWN } else { DEGRADED }),
+        TO_OTHERS,
         (VARY, "accept-language"),
     ];
     Ok((headers, Json(page)).into_response())

@@ -42,6 +42,9 @@ const ACTIONS = [
       const renamed = await ask("PUT", "/api/products/7/name", name);
       if (!renamed.ok) return [false, renamed.answer.error];
       const seen = await until(async () => (await pages(7)).every((page) => page.name === name));
+      // What the browser gets, which may have kept a page.
+      const { answer } = await get("/products/7");
+      if (answer.product.value.name !== name) return [false, `the browser shows “${answer.product.value.name}”`];
       showProduct(7);
       const all = Math.round(performance.now() - began);
       return [seen !== null,
