@@ -1,7 +1,7 @@
 //! An open loop: customers come at random times, whether or not the shop keeps up.
 
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use rand::distr::weighted::WeightedIndex;
 use rand::distr::{Distribution as _, Uniform};
@@ -9,7 +9,7 @@ use rand::rngs::StdRng;
 use rand::{Rng as _, SeedableRng as _};
 use tokio::pin;
 use tokio::task::JoinSet;
-use tokio::time::sleep_until;
+use tokio::time::{Instant, sleep_until};
 
 use super::visit::{Customers, Outcome, Visit};
 use crate::plan::Plan;
@@ -17,8 +17,6 @@ use crate::service::failure::Trouble;
 
 /// Between two requests of a customer, in the mean.
 const THINKS: f64 = 10.0;
-/// A timer of tokio fires up to a millisecond late, and its task runs a little after that.
-const TIMER: Duration = Duration::from_millis(2);
 /// How many sessions there are. More would only show how long a login takes.
 pub(crate) const SESSIONS: usize = 50;
 
@@ -54,7 +52,7 @@ impl Driver {
     ) -> Result<T, Trouble> {
         let mut visits = JoinSet::new();
         let even = Uniform::new(f64::MIN_POSITIVE, 1.0)?;
-        let (began, mut at) = (tokio::time::Instant::now(), Duration::ZERO);
+        let mut at = Instant::now();
         pin!(until);
         let done = loop {
             // The times between arrivals that do not depend on each other.
@@ -64,14 +62,10 @@ impl Driver {
             tokio::select! {
                 biased;
                 done = &mut until => break done,
-                () = sleep_until(began + at) => {}
+                () = sleep_until(at) => {}
             }
-            // From when the customer was to come: a shop that is late is late for this one, too. But not by what a timer
-            // is late by itself.
-            let now = Instant::now();
-            let due: Instant = (began + at).into_std();
-            let came = if now - due < TIMER { now } else { due };
-            visits.spawn(async move { customers.visit(visit, gateway, came).await });
+            // In a task of its own: nobody waits for those who came before.
+            visits.spawn(async move { customers.visit(visit, gateway).await });
         };
         while let Some(outcome) = visits.join_next().await {
             each(outcome?);

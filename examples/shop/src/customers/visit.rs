@@ -38,7 +38,6 @@ pub(crate) enum Visit {
 pub(crate) struct Outcome {
     pub(crate) visit: Visit,
     pub(crate) asked: Instant,
-    /// From when the customer was to come.
     pub(crate) took: Duration,
     /// The body, or why there is none.
     pub(crate) answer: Result<Value, String>,
@@ -115,7 +114,7 @@ impl Customers {
         self.client.request(method, url)
     }
 
-    pub(crate) async fn visit(&self, visit: Visit, gateway: u16, came: Instant) -> Outcome {
+    pub(crate) async fn visit(&self, visit: Visit, gateway: u16) -> Outcome {
         let number = match visit {
             Visit::Rename(id) => self.seen.begin(id),
             _ => None,
@@ -127,7 +126,7 @@ impl Customers {
         };
         let asked = Instant::now();
         let answer = self.answer(visit, gateway, number).await;
-        let took = came.elapsed();
+        let took = asked.elapsed();
         let answer: Result<Value, _> =
             answer.map(|body| serde_json::from_slice(&body).unwrap_or_default());
         let mut stale = None;

@@ -3,7 +3,7 @@
 
 use std::convert::Infallible;
 use std::ops::RangeInclusive;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use futures::future::join_all;
 use serde_json::Value;
@@ -36,16 +36,15 @@ pub(super) async fn prepare(customers: &Customers) -> Result<(), Trouble> {
 pub(super) async fn change(customers: &Customers) -> Vec<Outcome> {
     let changes = (0..)
         .zip(PRODUCTS)
-        .map(|(gateway, id)| customers.visit(Visit::Rename(id), gateway, Instant::now()));
+        .map(|(gateway, id)| customers.visit(Visit::Rename(id), gateway));
     join_all(changes).await
 }
 
 /// Reads their pages again and again, until it is dropped.
 pub(super) async fn read(customers: &Customers, seen: &mut Vec<Outcome>) -> Infallible {
     loop {
-        let pages = (0..customers.plan.instances).flat_map(|gateway| {
-            PRODUCTS.map(move |id| customers.visit(Visit::Page(id), gateway, Instant::now()))
-        });
+        let pages = (0..customers.plan.instances)
+            .flat_map(|gateway| PRODUCTS.map(move |id| customers.visit(Visit::Page(id), gateway)));
         seen.extend(join_all(pages).await);
         sleep(PAUSE).await;
     }

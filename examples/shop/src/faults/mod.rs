@@ -137,7 +137,7 @@ async fn one(
     let mut views = Views::new(customers).await?;
     // A list that was stored has a fallback.
     for gateway in 0..customers.plan.instances {
-        customers.visit(Visit::List, gateway, Instant::now()).await;
+        customers.visit(Visit::List, gateway).await;
     }
     late::prepare(customers).await?;
     let began = Instant::now();
@@ -265,9 +265,7 @@ async fn pages(customers: &Customers, since: Instant, found: &mut Found) {
     sleep_until(counts.into()).await;
     for product in products {
         for gateway in 0..customers.plan.instances {
-            let page = customers
-                .visit(Visit::Page(product), gateway, Instant::now())
-                .await;
+            let page = customers.visit(Visit::Page(product), gateway).await;
             found.pages += 1;
             if let Some((name, number)) = page.stale {
                 found.violation(format!(

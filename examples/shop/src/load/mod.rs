@@ -11,7 +11,7 @@ mod tally;
 
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use futures::future::join_all;
 use futures::{FutureExt as _, StreamExt as _, stream};
@@ -131,9 +131,7 @@ async fn measure(load: &Load, sides: &mut [Side]) -> Result<(), Trouble> {
         let pages = (0..side.running.plan.instances)
             .flat_map(|gateway| (1..=u64::from(PRODUCTS)).map(move |id| (gateway, id)));
         let pages = stream::iter(pages).for_each_concurrent(AT_ONCE, async |(gateway, id)| {
-            customers
-                .visit(Visit::Page(id), gateway, Instant::now())
-                .await;
+            customers.visit(Visit::Page(id), gateway).await;
         });
         pages.await;
         side.driver.run(sleep(WARM), drop).await?;

@@ -1,7 +1,7 @@
 //! A light load, so that there is something to see; and a line of figures each second.
 
 use std::io::{IsTerminal as _, Write as _, stdout};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use rand::rng;
 use reqwest::Method;
@@ -29,7 +29,7 @@ pub(super) async fn shop(plan: Plan) -> Result<(), Trouble> {
         let gateway = u16::try_from(turn % u64::from(plan.instances)).unwrap_or(0);
         for visit in [Visit::Page(id), Visit::View(id)] {
             // One that fails is what the page shows.
-            customers.visit(visit, gateway, Instant::now()).await;
+            customers.visit(visit, gateway).await;
         }
         if turn / u64::from(plan.instances) % COMPARED == 0 {
             // The page of the shop shows both times.
