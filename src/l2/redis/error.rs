@@ -264,6 +264,7 @@ mod tests {
                 "delete that key",
             ),
             ("NEW", "about \"hunter2\"", "NEW about"),
+            ("UNSETTLED", "", "UNSETTLED: it loses the number of lanes"),
             (
                 "WRONGPASS",
                 "invalid username-password pair or user is disabled.",

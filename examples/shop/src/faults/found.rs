@@ -25,6 +25,21 @@ pub(super) struct Found {
     told: Vec<String>,
 }
 
+type Count = fn(&Found) -> u64;
+
+/// What is counted, in the order of the line and of the table.
+const COUNTS: [(&str, Count); 9] = [
+    ("requests", |found| found.requests),
+    ("failed", |found| found.failed),
+    ("pages", |found| found.pages),
+    ("changes", |found| found.changes),
+    ("orders", |found| found.orders),
+    ("logouts", |found| found.logouts),
+    ("views", |found| found.views),
+    ("keys", |found| found.keys),
+    ("violations", |found| found.violations),
+];
+
 impl Found {
     pub(super) fn check(&mut self, holds: bool, what: impl FnOnce() -> String) {
         if !holds {
@@ -48,19 +63,9 @@ impl Found {
 
     /// A line, and one for each violation.
     pub(super) fn print(&self, fault: &str) {
-        println!(
-            "{fault}, well after {:.1?}: {} requests, {} failed; checked {} pages, {} changes, {} orders, {} logouts, {} views, {} keys: {} violations",
-            self.well,
-            self.requests,
-            self.failed,
-            self.pages,
-            self.changes,
-            self.orders,
-            self.logouts,
-            self.views,
-            self.keys,
-            self.violations
-        );
+        let counts = COUNTS.map(|(name, count)| format!("{} {name}", count(self)));
+        let counts = counts.join(", ");
+        println!("{fault}, well after {:.1?}: {counts}", self.well);
         for violation in &self.told {
             println!("  {violation}");
         }
@@ -103,31 +108,18 @@ impl Table {
     }
 
     pub(super) fn print(&self) {
-        type Cell = fn(&Found) -> String;
-        let columns: [(&str, Cell); 11] = [
-            ("times", |found| found.times.to_string()),
-            ("well after", |found| format!("{:.1?}", found.well)),
-            ("requests", |found| found.requests.to_string()),
-            ("failed", |found| found.failed.to_string()),
-            ("pages", |found| found.pages.to_string()),
-            ("changes", |found| found.changes.to_string()),
-            ("orders", |found| found.orders.to_string()),
-            ("logouts", |found| found.logouts.to_string()),
-            ("views", |found| found.views.to_string()),
-            ("keys", |found| found.keys.to_string()),
-            ("violations", |found| found.violations.to_string()),
-        ];
-        println!(
-            "\n| fault | {} |",
-            columns.map(|(name, _)| name).join(" | ")
-        );
-        println!("| --- |{}", " ---: |".repeat(columns.len()));
+        let names = COUNTS.map(|(name, _)| name).join(" | ");
+        println!("\n| fault | times | well after | {names} |");
+        println!("| --- |{}", " ---: |".repeat(2 + COUNTS.len()));
         let mut sum = Found::default();
         self.0.values().for_each(|found| sum.add(found));
         let rows = self.0.iter().map(|(name, found)| (name.as_str(), found));
         for (name, found) in rows.chain([("all", &sum)]) {
-            let cells = columns.map(|(_, cell)| cell(found));
-            println!("| {name} | {} |", cells.join(" | "));
+            let cells = COUNTS
+                .map(|(_, count)| count(found).to_string())
+                .join(" | ");
+            let Found { times, well, .. } = found;
+            println!("| {name} | {times} | {well:.1?} | {cells} |");
         }
     }
 }

@@ -141,30 +141,25 @@ async fn one(
     }
     late::prepare(customers).await?;
     let began = Instant::now();
-    let over = tokio::time::Instant::from(began + fault.lasts());
+    let over = began + fault.lasts();
     let (mut of_logouts, mut elsewhere) = (Found::default(), Found::default());
     let script = async {
-        let logouts = async {
-            sessions.log_out(many / 2, customers, &mut of_logouts).await;
-            sleep(WAVE).await;
-            sessions.log_out(many, customers, &mut of_logouts).await;
-            sleep_until(over).await;
-            sessions.check(customers, &mut of_logouts).await;
-        };
-        let rush = async {
-            let first = orders.rush(customers).await;
-            sleep(WAVE).await;
-            first + orders.rush(customers).await
-        };
-        let crowd = views::crowd(customers);
-        let mut many_come = pin!(maybe_done(async { join!(rush, crowd, logouts) }));
+        let mut many_come = pin!(maybe_done(async {
+            join!(
+                orders.waves(customers),
+                views::crowd(customers),
+                sessions.waves(over, customers, &mut of_logouts),
+            )
+        }));
         let cause = async {
             // So that the first wave is under way.
             sleep(MIDST.mul_f64(random())).await;
             elsewhere.done(fault.cause(running, customers).await);
-            sleep_until(over).await;
+            sleep_until(over.into()).await;
         };
-        join!(cause, async { _ = timeout_at(over, &mut many_come).await });
+        join!(cause, async {
+            _ = timeout_at(over.into(), &mut many_come).await;
+        });
         let mut changes = pin!(maybe_done(late::change(customers)));
         // Those that need what has failed come to an end only after that.
         _ = timeout(late::MOMENT, async { join!(&mut many_come, &mut changes) }).await;

@@ -6,7 +6,9 @@ use futures::future::join_all;
 use reqwest::Method;
 
 use serde_json::json;
+use tokio::time::sleep;
 
+use super::WAVE;
 use super::found::Found;
 use crate::customers::driver::SESSIONS;
 use crate::customers::visit::{Customers, Visit};
@@ -53,6 +55,13 @@ impl Orders {
         });
         let orders = join_all(orders).await.into_iter();
         orders.filter(|order| order.answer.is_ok()).count() as u64
+    }
+
+    /// Twice, a wave after the other.
+    pub(super) async fn waves(&self, customers: &Customers) -> u64 {
+        let first = self.rush(customers).await;
+        sleep(WAVE).await;
+        first + self.rush(customers).await
     }
 
     pub(super) fn accept(&mut self, product: u64, many: u64) {

@@ -4,7 +4,9 @@ use std::time::{Duration, Instant};
 
 use futures::future::{join_all, try_join_all};
 use reqwest::{Method, StatusCode};
+use tokio::time::{sleep, sleep_until};
 
+use super::WAVE;
 use super::found::Found;
 use crate::customers::seen::BOUND;
 use crate::customers::visit::Customers;
@@ -44,9 +46,9 @@ impl Sessions {
         })
     }
 
-    /// So many log out at once, if there are. Looks at each at once that was acknowledged.
-    pub(super) async fn log_out(&mut self, many: usize, customers: &Customers, found: &mut Found) {
-        let open: Vec<_> = self.open.drain(..many.min(self.open.len())).collect();
+    /// So many log out at once. Looks at each at once that was acknowledged.
+    async fn log_out(&mut self, many: usize, customers: &Customers, found: &mut Found) {
+        let open: Vec<_> = self.open.drain(..many).collect();
         let each = (0..).zip(open).map(async |(gateway, session)| {
             let request = customers.request(Method::POST, gateway, "api/logout");
             let answer = async {
@@ -71,9 +73,18 @@ impl Sessions {
         }
     }
 
+    /// Half of them log out, and the others a wave later. Looks at those again that have ended when the fault is over.
+    pub(super) async fn waves(&mut self, over: Instant, customers: &Customers, found: &mut Found) {
+        self.log_out(self.open.len() / 2, customers, found).await;
+        sleep(WAVE).await;
+        self.log_out(self.open.len(), customers, found).await;
+        sleep_until(over.into()).await;
+        self.check(customers, found).await;
+    }
+
     /// Of those for which it is time. While Redis is away, no instance knows of a logout that is deferred, but none uses
     /// its copies for longer than the bound.
-    pub(super) async fn check(&self, customers: &Customers, found: &mut Found) {
+    async fn check(&self, customers: &Customers, found: &mut Found) {
         for (session, from) in self.ended.iter().chain(&self.deferred) {
             if Instant::now() >= *from {
                 check(&accepting(customers, session).await, *from, found);
@@ -93,7 +104,7 @@ impl Sessions {
             found.logouts += 1;
         }
         if !self.deferred.is_empty() {
-            tokio::time::sleep_until((well + BOUND).into()).await;
+            sleep_until((well + BOUND).into()).await;
         }
         self.check(customers, found).await;
     }

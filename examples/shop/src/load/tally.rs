@@ -6,6 +6,7 @@ use hdrhistogram::Histogram;
 use crate::customers::visit::{Customers, Outcome, Visit};
 use crate::run::redis::Redis;
 use crate::service::failure::Trouble;
+use crate::service::times::record;
 
 /// How many customers ask for one product at once, in a stampede.
 const CROWD: u16 = 200;
@@ -45,9 +46,7 @@ impl Tally {
         self.errors += u64::from(outcome.answer.is_err());
         self.stale += u64::from(outcome.stale.is_some());
         if matches!(outcome.visit, Visit::Page(_)) {
-            let took = u64::try_from(outcome.took.as_micros()).unwrap_or(u64::MAX);
-            // It grows as it has to.
-            _ = self.pages.record(took);
+            record(&mut self.pages, outcome.took);
         }
     }
 

@@ -26,6 +26,13 @@ pub(crate) struct Times {
     p99_us: u64,
 }
 
+/// In µs.
+pub(crate) fn record(times: &mut Histogram<u64>, took: Duration) {
+    let took = u64::try_from(took.as_micros()).unwrap_or(u64::MAX);
+    // It grows as it has to.
+    _ = times.record(took);
+}
+
 impl Recent {
     pub(super) fn new() -> Result<Self, Trouble> {
         Ok(Self {
@@ -50,9 +57,7 @@ impl Recent {
 
     pub(super) fn add(&mut self, took: Duration) {
         self.forget();
-        let took = u64::try_from(took.as_micros()).unwrap_or(u64::MAX);
-        // It grows as it has to.
-        _ = self.now.record(took);
+        record(&mut self.now, took);
     }
 
     pub(super) fn times(&mut self) -> Times {
