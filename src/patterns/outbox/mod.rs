@@ -83,6 +83,13 @@
 //! nothing: invalidations can be repeated. Of a long backlog each takes 256 of the first 1 024 rows, at random. No lock
 //! is held while L2 is asked; `FOR UPDATE SKIP LOCKED` would need a transaction that is open for as long.
 //!
+//! # Two caches, of which one is made of the other
+//!
+//! Rows of two caches are delivered in any order. If pages are made of products, a page could be made anew between the two
+//! deliveries, of the old product, and stay. Let the row for the page be written when the one for the product is deleted,
+//! by a trigger on the table; `examples/shop` has one. An instance that has missed the message about the product may use
+//! its copy for `max_staleness` after that, so such pages need a TTL that you can live with.
+//!
 //! # Needs
 //!
 //! An L2 that all instances share. A cache without one has nobody to tell: its relay would deliver to one L1 alone.
