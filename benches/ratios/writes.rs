@@ -168,6 +168,7 @@ impl Call for Way {
 fn insert_script() -> Script {
     Script::new(concat!(
         include_str!("../../src/l2/redis/checked.lua"),
+        include_str!("../../src/l2/redis/send.lua"),
         include_str!("../../src/l2/redis/clock.lua"),
         include_str!("../../src/l2/redis/staged.lua"),
         include_str!("../../src/l2/redis/tag_list.lua"),
@@ -180,6 +181,7 @@ pub(crate) fn invalidate_script() -> Script {
     Script::new(concat!(
         "#!lua flags=allow-oom\n",
         include_str!("../../src/l2/redis/checked.lua"),
+        include_str!("../../src/l2/redis/send.lua"),
         include_str!("../../src/l2/redis/clock.lua"),
         include_str!("../../src/l2/redis/list.lua"),
         include_str!("../../src/l2/redis/invalidate.lua"),
