@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use larder::codec::{Bincode, Compressed, Encrypted, EncryptionKeys};
+use larder::codec::{Bincode, Encrypted, EncryptionKeys};
 use larder::deadpool_redis::redis::aio::MultiplexedConnection;
 use larder::deadpool_redis::redis::{AsyncCommands, cmd};
 use larder::{Loaded, Source as Level};
@@ -316,8 +316,11 @@ async fn layers_nest() {
 }
 
 /// Which SECURITY.md says, so that nobody compresses such values.
+#[cfg(feature = "compression")]
 #[tokio::test]
 async fn the_size_of_what_is_compressed_tells_a_guess() {
+    use larder::codec::Compressed;
+
     const TOKEN: &str = "token=4f9c61d07be2";
     let fleet = Fleet::redis().await;
     let mut redis = server(&fleet).connection().await;

@@ -1,4 +1,4 @@
-//! No card is in a cache. An L1 has only values that Redis has, too, and the service that takes cards has no cache.
+//! No card is in a cache, and no hash of a password. An L1 has only values that Redis has, too, and the service that takes cards has no cache.
 
 use larder::deadpool_redis::redis::{Pipeline, cmd};
 
@@ -7,6 +7,9 @@ use crate::customers::visit::{CARD, Customers};
 use crate::plan::Name;
 use crate::run::redis::Redis;
 use crate::service::failure::Trouble;
+
+/// The beginning of each hash.
+const HASH: &str = "$argon2";
 
 /// Looks at all keys of Redis and their values.
 pub(super) async fn check(
@@ -32,7 +35,7 @@ pub(super) async fn check(
         for (key, value) in keys.iter().zip(values) {
             found.keys += 1;
             found.check(!has(key) && !value.is_some_and(|value| has(&value)), || {
-                format!("a card is in {}", String::from_utf8_lossy(key))
+                format!("a card or a hash is in {}", String::from_utf8_lossy(key))
             });
         }
         cursor = next;
@@ -51,7 +54,9 @@ pub(super) async fn check(
 }
 
 fn has(bytes: &[u8]) -> bool {
-    bytes
-        .windows(CARD.len())
-        .any(|part| part == CARD.as_bytes())
+    let is_in = |secret: &str| {
+        let mut parts = bytes.windows(secret.len());
+        parts.any(|part| part == secret.as_bytes())
+    };
+    is_in(CARD) || is_in(HASH)
 }
