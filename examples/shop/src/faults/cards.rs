@@ -1,4 +1,5 @@
-//! No card is in a cache, and no hash of a password. An L1 has only values that Redis has, too, and the service that takes cards has no cache.
+//! No card is in a cache, and no hash of a password. An L1 has only values that Redis has, too, and the service that takes
+//! cards has no cache.
 
 use larder::deadpool_redis::redis::{Pipeline, cmd};
 
