@@ -89,7 +89,7 @@ impl<'a> Call<'a> {
             let name = self.names.name(STAGED, &name);
             let mut set = Cmd::with_capacity(5, name.len() + value.body.len() + 128);
             // Behind room for its stamp.
-            let body = Joined([&[0; STAMPED], &*value.body]);
+            let body = Joined([&[0; STAMPED][..], &*value.body]);
             set.arg("SET").arg(name).arg(body);
             // A copy whose script never runs leaves the body behind, so it has a TTL from the start.
             set.arg("PX").arg(kept(value.ttls));
