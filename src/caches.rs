@@ -5,6 +5,7 @@ use std::sync::{Arc, Mutex};
 use futures::future::join_all;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
+use tracing::warn;
 
 use crate::any_cache::AnyCache;
 use crate::builder::Builder;
@@ -64,7 +65,7 @@ struct Shared {
 
 impl Caches {
     /// The caches of a service whose Redis server is that of the settings: they share one pool of connections. If the
-    /// settings name no server, each cache has L1 only.
+    /// settings name no server, each cache has L1 only and hears of no change of another instance; a line at WARN says so.
     ///
     /// # Errors
     ///
@@ -82,6 +83,13 @@ impl Caches {
         let service = service.into();
         let l2 = settings.all.redis.as_deref().map(RedisL2::open).transpose();
         let l2 = l2.map_err(|error| BuildError::new(&service, Vec::new(), Some(error)))?;
+        if l2.is_none() {
+            // A misspelled variable would look well: only other instances would see that nobody hears of changes.
+            warn!(
+                service,
+                "no Redis server is set: each instance caches for itself"
+            );
+        }
         Ok(Self::over(service, settings, l2))
     }
 
@@ -158,7 +166,7 @@ impl Caches {
         join_all(self.iter().map(async |cache| cache.ready().await)).await;
     }
 
-    /// Whether [all is well](crate::Health::is_ok) with each cache. For an alert and a start-up gate. Not for a
+    /// Whether [all is well](crate::Health::is_ok) with each cache. For an alert. Not for a
     /// readiness probe: see [`Cache::health`].
     #[must_use]
     pub fn is_healthy(&self) -> bool {

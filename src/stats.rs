@@ -213,7 +213,7 @@ read_only! {
     /// Whether an instance works with L2: a snapshot by [`Cache::health`](crate::Cache::health).
     ///
     /// An instance that does not still answers look-ups, from L2 or from the loader.
-    #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+    #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
     #[allow(clippy::struct_excessive_bools, reason = "each is the answer to a question of its own")]
     Health {
         /// Whether L2 has carried out the last request. `true` before the first request, and without an L2.

@@ -24,7 +24,7 @@ use std::time::Duration;
 
 use futures::FutureExt;
 use larder::codec::Bincode;
-use larder::{Builder, Cache, Clock, MemoryL2, RedisL2, Stats};
+use larder::{Builder, Cache, Caches, Clock, MemoryL2, RedisL2, ServiceSettings, Stats};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use tracing::Level;
@@ -49,6 +49,19 @@ fn warnings(run: impl Future<Output = ()>) -> Vec<String> {
     let log = log.text();
     assert!(!log.contains(SECRET), "{log}");
     log.lines().map(str::to_owned).collect()
+}
+
+#[test]
+fn a_service_without_a_server_says_so() {
+    let lines = warnings(async {
+        for redis in [None, Some("redis://127.0.0.1:6379".to_owned())] {
+            let mut settings = ServiceSettings::default();
+            settings.all.redis = redis;
+            Caches::new("shop", settings).unwrap();
+        }
+    });
+    assert_eq!(lines.len(), 1, "{lines:?}");
+    assert!(lines[0].contains("no Redis server is set") && lines[0].contains("shop"));
 }
 
 /// Writes to the log what is logged at WARN and above, on one thread, while this runs.

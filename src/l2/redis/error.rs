@@ -154,6 +154,9 @@ fn general(text: &str) -> String {
     if let Some(command) = quoted.and_then(|text| text.split(['\'', '`']).nth(1)) {
         return unknown(command);
     }
+    if text.contains("cluster support disabled") {
+        return "it is no node of a cluster: use RedisL2::open".to_owned();
+    }
     // Of a server before 7.0, for the first line of a script.
     if text.contains("unexpected symbol near '#'") {
         return format!("the server cannot run the scripts: {NEEDED}");
@@ -264,6 +267,11 @@ mod tests {
                 "delete that key",
             ),
             ("NEW", "about \"hunter2\"", "NEW about"),
+            (
+                "ERR",
+                "This instance has cluster support disabled",
+                "no node of a cluster",
+            ),
             ("UNSETTLED", "", "UNSETTLED: it loses the number of lanes"),
             (
                 "WRONGPASS",
