@@ -141,6 +141,8 @@ async fn change_product(
     Path(id): Path<u64>,
     Json(product): Json<Product>,
 ) -> Answer<StatusCode> {
+    // Nothing is awaited between the two: a client that hangs up then would leave the old value. Otherwise call
+    // `invalidate_after`.
     shop.db.put(id, product); // has committed
     // Deferred is as good as done for the caller: there is nothing to try again.
     shop.products.invalidate(&id).await.or_deferred()?;
@@ -232,7 +234,13 @@ impl<E: Into<Box<dyn Error>>> From<E> for Failure {
 
 impl IntoResponse for Failure {
     fn into_response(self) -> Response {
-        eprintln!("{}", self.0);
+        // With its causes: that a load has failed is all that a `LoadError` says itself.
+        let (mut text, mut cause) = (self.0.to_string(), self.0.source());
+        while let Some(error) = cause {
+            text += &format!(": {error}");
+            cause = error.source();
+        }
+        eprintln!("{text}");
         StatusCode::INTERNAL_SERVER_ERROR.into_response()
     }
 }

@@ -29,7 +29,7 @@ impl<K: CacheKey, V: Send + Sync + 'static> Cache<K, V> {
     /// [`stale_if_error`](crate::Builder::stale_if_error).
     ///
     /// If L2 fails, the loaded value is returned and not stored; its [`version`](crate::Meta::version) is `None`. A
-    /// loader must not look up its own key in the same cache: it would wait for itself until `load_timeout`.
+    /// loader must not look up its own key in the same cache: it gets an error, as it would wait for itself.
     ///
     /// Cost: nothing is allocated and nothing is sent on a fresh L1 hit. One round trip if L2 has the value, three if
     /// it is loaded.
@@ -103,7 +103,7 @@ impl<K: CacheKey, V: Send + Sync + 'static> Cache<K, V> {
     /// use larder::{Cache, Loaded};
     ///
     /// let rates: Cache<String, f64> = Cache::builder("docs:rates").build()?;
-    /// // A rate says itself until when it holds.
+    /// // A rate carries its own expiry.
     /// let load = |_| async {
     ///     Ok::<_, std::io::Error>(Loaded::new(1.08).ttl(Duration::from_secs(90)))
     /// };

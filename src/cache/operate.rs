@@ -50,7 +50,7 @@ impl<K: CacheKey, V: Send + Sync + 'static> Cache<K, V> {
     /// Whether L2 answers, and whether this instance may use its L1. Costs no request: it reports the last
     /// answers.
     ///
-    /// For an alert and for a gate at the start of a service. **Not for a readiness or liveness probe**: an instance
+    /// For an alert, or a page of your own. **Not for a readiness or liveness probe**: an instance
     /// without L2 answers from its loaders, and an outage of Redis would take all instances out of service at once.
     ///
     /// [`Health::is_ok`] becomes true without any call to the cache, if [`build`](crate::Builder::build) was called on

@@ -182,8 +182,8 @@ impl<K: CacheKey, V: Send + Sync + 'static> Cache<K, V> {
     /// was faster, so it must do nothing else. It returns the new value, or a [`Loaded`] with TTLs and tags of its own.
     ///
     /// Calls for one key in one instance come one after the other. The value may still be lost as any value in a cache:
-    /// by its TTL, an eviction, or an invalidation. A value that must not be lost belongs into a database, which can be
-    /// written [behind](crate::write_behind).
+    /// by its TTL, an eviction, or an invalidation. A value that must not be lost belongs in a database, which
+    /// `larder::write_behind` can write.
     ///
     /// Cost: two round trips, and two more after a pause for each time that another writer was faster.
     ///

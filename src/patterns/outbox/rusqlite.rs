@@ -1,4 +1,4 @@
-//! The outbox in `SQLite`, by [`rusqlite`].
+//! The outbox in `SQLite`, by [`rusqlite`] 0.37 to 0.42: your program has to use one of these, too.
 
 use std::sync::Arc;
 
