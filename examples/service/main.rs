@@ -235,12 +235,13 @@ impl<E: Into<Box<dyn Error>>> From<E> for Failure {
 impl IntoResponse for Failure {
     fn into_response(self) -> Response {
         // With its causes: that a load has failed is all that a `LoadError` says itself.
-        let (mut text, mut cause) = (self.0.to_string(), self.0.source());
+        eprint!("{}", self.0);
+        let mut cause = self.0.source();
         while let Some(error) = cause {
-            text += &format!(": {error}");
+            eprint!(": {error}");
             cause = error.source();
         }
-        eprintln!("{text}");
+        eprintln!();
         StatusCode::INTERNAL_SERVER_ERROR.into_response()
     }
 }
