@@ -6,6 +6,7 @@ use std::sync::Arc;
 use crate::cache::{Cache, key_text};
 use crate::engine::{Untyped, report_losses};
 use crate::error::WriteError;
+use crate::key::CacheKey;
 use crate::stats::{Health, Stats};
 use crate::token::Token;
 
@@ -67,7 +68,7 @@ impl AnyCache {
     /// # Errors
     ///
     /// As [`Cache::invalidate_tag`].
-    pub async fn invalidate_tag(&self, tag: &str) -> Result<Token, WriteError> {
+    pub async fn invalidate_tag<T: CacheKey + ?Sized>(&self, tag: &T) -> Result<Token, WriteError> {
         self.0.invalidate_tag(key_text(tag)?).await
     }
 

@@ -201,7 +201,7 @@ impl Caches {
     /// # Errors
     ///
     /// As [`clear`](Self::clear).
-    pub async fn invalidate_tag(&self, tag: &str) -> Result<(), WriteError> {
+    pub async fn invalidate_tag<T: CacheKey + ?Sized>(&self, tag: &T) -> Result<(), WriteError> {
         let invalidate = async |cache: AnyCache| cache.invalidate_tag(tag).await;
         all_done(join_all(self.iter().map(invalidate)).await).map(drop)
     }

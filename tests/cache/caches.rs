@@ -47,9 +47,9 @@ async fn they_are_handled_together() {
     caches.clear().await.unwrap();
     assert!(names.get(&7).await.is_none() && prices.get("tea").await.is_none());
 
-    let tagged = larder::Loaded::new("milk".to_owned()).tags(["shelf"]);
+    let tagged = larder::Loaded::new("milk".to_owned()).tags([("shelf", 1)]);
     names.insert(&8, tagged).await.unwrap();
-    caches.invalidate_tag("shelf").await.unwrap();
+    caches.invalidate_tag(&("shelf", 1)).await.unwrap();
     assert!(names.get(&8).await.is_none());
 
     l2.set_reachable(false);
