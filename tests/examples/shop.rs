@@ -161,9 +161,12 @@ async fn a_customer_sees_what_is_so() {
         404
     );
 
-    // A new name is on the pages of both gateways, at once.
-    for gateway in [0, 1] {
-        shop.ask(gateway, Method::GET, "/products/7", None).await;
+    // A new name is on the pages and lists of both gateways, at once, however their paths are written.
+    let paths = ["/products/7", "/products/%37", "/products?category=herbal"];
+    for path in paths {
+        for gateway in [0, 1] {
+            shop.ask(gateway, Method::GET, path, None).await;
+        }
     }
     let name = Some(json!("Earl Grey"));
     assert_eq!(
@@ -172,9 +175,12 @@ async fn a_customer_sees_what_is_so() {
             .0,
         204
     );
-    for gateway in [0, 1] {
-        let (_, page) = shop.ask(gateway, Method::GET, "/products/7", None).await;
-        assert_eq!(page["product"]["value"]["name"], "Earl Grey");
+    for path in paths {
+        for gateway in [0, 1] {
+            let (_, page) = shop.ask(gateway, Method::GET, path, None).await;
+            let page = page.to_string();
+            assert!(page.contains("\"Earl Grey\""), "{path}: {page}");
+        }
     }
 
     // An account: its own change, an order, and the end of the session on all instances.
@@ -432,9 +438,24 @@ async fn it_runs_over_a_cluster() {
 }
 
 #[tokio::test]
+async fn a_page_that_is_open_does_not_hold_up_the_end() {
+    let mut shop = Shop::start(&[]).await;
+    let live = format!("http://127.0.0.1:{}/live", shop.port);
+    let mut live = shop.client.get(live).send().await.unwrap();
+    assert!(live.chunk().await.unwrap().is_some());
+    shop.program.signal("TERM");
+    assert_eq!(shop.program.exit_code().await, Some(0));
+    // All have ended by themselves.
+    assert_eq!(shop.program.stderr(), "");
+}
+
+#[tokio::test]
 async fn nothing_is_left_of_a_shop_that_is_killed() {
     let mut shop = Shop::start(&[]).await;
     assert_ne!(shop.taken_ports(), [0; 0]);
+    // Even so.
+    shop.post("/operate/processes/redis/pause", json!(null))
+        .await;
     shop.program.signal("KILL");
     assert_eq!(shop.program.exit_code().await, None);
     eventually("all has ended", async || shop.taken_ports().is_empty()).await;

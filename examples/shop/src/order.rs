@@ -114,56 +114,65 @@ struct Place {
     card: String,
 }
 
+/// In a task of its own: a caller that hangs up does not leave a payment without its order.
 async fn place(State(orders): State<Arc<Orders>>, Json(place): Json<Place>) -> Answer<Json<Order>> {
-    let peers = &orders.service.peers;
-    let found = orders.products.get(place.product).await?.value;
-    let product = found.ok_or_else(|| Failure::not_found("product"))?;
-    let mut random = [0; 8];
-    getrandom::fill(&mut random)
+    let placed = tokio::spawn(async move { orders.place(place).await });
+    let placed = placed
+        .await
         .map_err(|error| Failure::new(StatusCode::INTERNAL_SERVER_ERROR, error.to_string()))?;
-    // SQLite has signed numbers.
-    let id = u64::from_le_bytes(random) >> 1;
-    let name = id.to_string();
-    let stock = format!("/stock/{}", place.product);
-    let hold = |request: reqwest::RequestBuilder| request.json(&name);
-    peers
-        .send(
-            Name::Inventory,
-            Method::POST,
-            &format!("{stock}/held"),
-            hold,
-        )
-        .await?;
-    let price = format!("/products/{}/price", place.product);
-    let paid = async {
-        let cents = peers.get::<Found<u64>>(Name::Product, &price).await?.value;
-        let payment = json!({ "order": name, "card": place.card, "cents": cents });
-        let _: Value = peers.post(Name::Payment, "/payments", &payment).await?;
-        let order = Order {
-            id,
-            user: place.user,
-            product: place.product,
-            name: product.name,
-            cents,
-        };
-        orders.begin(order.clone()).await?;
-        Ok::<_, Failure>(order)
-    };
-    let order = match paid.await {
-        Ok(order) => order,
-        Err(failure) => {
-            orders.give_back(place.product, id).await;
-            return Err(failure);
-        }
-    };
-    orders.sell(order.clone()).await?;
-    // For "bought together", which can do without one.
-    let bought = json!({ "user": order.user, "product": order.product });
-    let _: Answer<Value> = peers.post(Name::Recommendation, "/bought", &bought).await;
-    Ok(Json(order))
+    Ok(Json(placed?))
 }
 
 impl Orders {
+    async fn place(&self, place: Place) -> Answer<Order> {
+        let (orders, peers) = (self, &self.service.peers);
+        let found = orders.products.get(place.product).await?.value;
+        let product = found.ok_or_else(|| Failure::not_found("product"))?;
+        let mut random = [0; 8];
+        getrandom::fill(&mut random)
+            .map_err(|error| Failure::new(StatusCode::INTERNAL_SERVER_ERROR, error.to_string()))?;
+        // SQLite has signed numbers.
+        let id = u64::from_le_bytes(random) >> 1;
+        let name = id.to_string();
+        let stock = format!("/stock/{}", place.product);
+        let hold = |request: reqwest::RequestBuilder| request.json(&name);
+        peers
+            .send(
+                Name::Inventory,
+                Method::POST,
+                &format!("{stock}/held"),
+                hold,
+            )
+            .await?;
+        let price = format!("/products/{}/price", place.product);
+        let paid = async {
+            let cents = peers.get::<Found<u64>>(Name::Product, &price).await?.value;
+            let payment = json!({ "order": name, "card": place.card, "cents": cents });
+            let _: Value = peers.post(Name::Payment, "/payments", &payment).await?;
+            let order = Order {
+                id,
+                user: place.user,
+                product: place.product,
+                name: product.name,
+                cents,
+            };
+            orders.begin(order.clone()).await?;
+            Ok::<_, Failure>(order)
+        };
+        let order = match paid.await {
+            Ok(order) => order,
+            Err(failure) => {
+                orders.give_back(place.product, id).await;
+                return Err(failure);
+            }
+        };
+        orders.sell(order.clone()).await?;
+        // For "bought together", which can do without one.
+        let bought = json!({ "user": order.user, "product": order.product });
+        let _: Answer<Value> = peers.post(Name::Recommendation, "/bought", &bought).await;
+        Ok(order)
+    }
+
     async fn begin(&self, order: Order) -> Answer<()> {
         let insert = "INSERT INTO open_order VALUES (?1, ?2, ?3, ?4, ?5)";
         let values = (order.id, order.user, order.product, order.name, order.cents);
@@ -189,13 +198,16 @@ impl Orders {
         }
     }
 
-    /// If that fails, too, the reservation ends by itself.
+    /// The piece to the stock, and the money, if it was paid. A reservation that cannot be ended ends by itself.
     async fn give_back(&self, product: u64, order: u64) {
-        let path = format!("/stock/{product}/held/{order}");
         let peers = &self.service.peers;
-        let _ = peers
-            .send(Name::Inventory, Method::DELETE, &path, |request| request)
-            .await;
+        for (to, path) in [
+            (Name::Inventory, format!("/stock/{product}/held/{order}")),
+            (Name::Payment, format!("/payments/{order}")),
+        ] {
+            let delete = peers.send(to, Method::DELETE, &path, |request| request);
+            let _ = delete.await;
+        }
     }
 
     async fn write(&self, order: Order) -> Answer<()> {

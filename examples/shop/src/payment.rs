@@ -2,9 +2,9 @@
 
 use std::sync::Arc;
 
-use axum::extract::State;
+use axum::extract::{Path, State};
 use axum::http::StatusCode;
-use axum::routing::post;
+use axum::routing::{delete, post};
 use axum::{Json, Router};
 use serde::Deserialize;
 use serde_json::{Value, json};
@@ -20,7 +20,10 @@ const SCHEMA: &str = "
 
 pub(crate) async fn routes(service: &Arc<Service>) -> Result<Router, Trouble> {
     let db = service.database(SCHEMA).await?;
-    Ok(Router::new().route("/payments", post(pay)).with_state(db))
+    Ok(Router::new()
+        .route("/payments", post(pay))
+        .route("/payments/{order}", delete(give_back))
+        .with_state(db))
 }
 
 #[derive(Deserialize)]
@@ -42,4 +45,11 @@ async fn pay(State(db): State<Db>, Json(payment): Json<Payment>) -> Answer<Json<
     db.write(move |tx| tx.execute(insert, (order, last, cents)))
         .await?;
     Ok(Json(json!({ "paid": cents })))
+}
+
+/// To be called when nothing is sold for it.
+async fn give_back(State(db): State<Db>, Path(order): Path<String>) -> Answer<StatusCode> {
+    let delete = "DELETE FROM payment WHERE order_id = ?1";
+    db.write(move |tx| tx.execute(delete, [order])).await?;
+    Ok(StatusCode::NO_CONTENT)
 }

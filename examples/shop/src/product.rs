@@ -41,12 +41,13 @@ const SCHEMA: &str = "
     ) STRICT;
     CREATE INDEX IF NOT EXISTS reviewed ON review (product);";
 
-/// Relays keep no order between two caches: so the row for the pages is written when that for the product is delivered.
+/// Relays keep no order between two caches: so the rows for pages and lists are written when that for the product is delivered.
 const THEN_PAGES: &str = "
     CREATE TRIGGER IF NOT EXISTS then_pages AFTER DELETE ON larder_outbox WHEN old.namespace = 'shop:product'
     BEGIN
         INSERT INTO larder_outbox (namespace, kind, name, written_ms)
-        VALUES ('shop:http', 'tag', 'product:' || old.name, old.written_ms);
+        VALUES ('shop:http', 'tag', 'product:' || old.name, old.written_ms),
+            ('shop:http', 'tag', 'products', old.written_ms);
     END;";
 
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -293,7 +294,7 @@ async fn rename(
         return Err(Failure::not_found("product"));
     }
     catalogue.products.gone(id).await?;
-    catalogue.pages.changed(id).await?;
+    catalogue.pages.renamed(id).await?;
     Ok(StatusCode::NO_CONTENT)
 }
 

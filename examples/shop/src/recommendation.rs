@@ -123,7 +123,13 @@ async fn views(db: Db, id: u64) -> Result<u64, DbError> {
     Ok(views.await?.unwrap_or(0))
 }
 
+/// How long a view may take to be counted.
+const VIEW: Duration = Duration::from_millis(500);
+
 async fn view(State(all): State<Arc<Recommendations>>, Path(id): Path<u64>) -> Answer<Json<Value>> {
+    if !(1..=u64::from(PRODUCTS)).contains(&id) {
+        return Err(Failure::not_found("product"));
+    }
     let Some(write_behind) = &all.views else {
         let upsert = "INSERT INTO view VALUES (?1, 1, 0) ON CONFLICT (product) DO UPDATE SET views = views + 1";
         all.db.write(move |tx| tx.execute(upsert, [id])).await?;
@@ -131,8 +137,9 @@ async fn view(State(all): State<Arc<Recommendations>>, Path(id): Path<u64>) -> A
     };
     let stored = || views(all.db.clone(), id);
     let counted = write_behind.update(&id, stored, |views| views + 1);
-    // A page does not fail for its counter.
-    let is_counted = counted.await.is_ok();
+    // A page neither fails nor waits for its counter.
+    let counted = timeout(VIEW, counted).await;
+    let is_counted = counted.is_ok_and(|counted| counted.is_ok());
     Ok(Json(json!({ "is_counted": is_counted })))
 }
 

@@ -60,7 +60,7 @@ pub(crate) struct Faults {
     seconds: u64,
 
     /// How many customers there are, each with ten seconds between two requests
-    #[arg(long, default_value_t = 300)]
+    #[arg(long, default_value_t = 300, value_parser = clap::value_parser!(u32).range(1..))]
     users: u32,
 }
 

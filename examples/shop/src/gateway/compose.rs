@@ -2,11 +2,11 @@
 
 use std::sync::Arc;
 
-use axum::Json;
 use axum::extract::{Path, RawQuery, State};
 use axum::http::header::{ACCEPT_LANGUAGE, CACHE_CONTROL, VARY};
 use axum::http::{HeaderMap, HeaderName, StatusCode};
 use axum::response::{IntoResponse, Response};
+use axum::{Extension, Json};
 use futures::join;
 use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
@@ -20,6 +20,10 @@ use crate::service::{Service, uncached};
 /// For five seconds a page is fresh; for another five minutes it is shown while it is made anew. A change of what matters
 /// invalidates it, so only the number of pieces and the recommendations on it may be older than in their services.
 const SHOWN: &str = "max-age=5, stale-while-revalidate=300";
+/// Of a response: the product that it is about. The handler says so, as a path has many spellings.
+#[derive(Clone, Copy)]
+pub(super) struct About(pub(super) u64);
+
 /// The header that says so, to the cache of the gateway alone.
 pub(super) const TO_GATEWAYS: HeaderName = HeaderName::from_static("gateway-cache-control");
 /// No invalidation reaches a browser, so it asks each time.
@@ -97,7 +101,7 @@ pub(super) async fn product(
         TO_OTHERS,
         (VARY, "accept-language"),
     ];
-    Ok((headers, Json(page)).into_response())
+    Ok((Extension(About(id)), headers, Json(page)).into_response())
 }
 
 /// The same without any cache: each piece is read from its database.

@@ -24,6 +24,7 @@ use reqwest::{Method, RequestBuilder};
 use serde::Deserialize;
 use serde_json::{Value, json};
 
+use self::compose::About;
 use crate::plan::Name;
 use crate::service::failure::{Answer, Failure, Trouble};
 use crate::service::pages::{self, Pages};
@@ -109,16 +110,9 @@ fn layer(service: &Service) -> Result<CacheLayer, Trouble> {
         let path = request.uri.path_and_query()?;
         Some(format!("{} {path}", request.method))
     });
-    let layer = layer.tags(|request, _| {
-        let path = request.uri.path();
-        let id = path
-            .strip_prefix("/products/")
-            .and_then(|id| id.parse().ok());
-        let tag = id.map(Pages::tag);
-        vec![tag.map_or_else(
-            || "products".to_owned(),
-            |(kind, id)| format!("{kind}:{id}"),
-        )]
+    let layer = layer.tags(|_, response| {
+        let about: Option<&About> = response.extensions.get();
+        vec![about.map_or_else(|| Pages::LISTS.to_owned(), |about| Pages::tag(about.0))]
     });
     Ok(layer)
 }

@@ -9,6 +9,7 @@
 mod chart;
 mod tally;
 
+use std::fs::File;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
@@ -46,7 +47,7 @@ pub(crate) struct Load {
     seconds: u64,
 
     /// How many customers there are, each with ten seconds between two requests
-    #[arg(long, default_value_t = 1000)]
+    #[arg(long, default_value_t = 1000, value_parser = clap::value_parser!(u32).range(1..))]
     users: u32,
 
     /// Draws the latencies into this file
@@ -63,6 +64,11 @@ struct Side {
 }
 
 pub(crate) async fn run(shop: Shop, load: Load) -> Result<(), Trouble> {
+    if let Some(path) = &load.chart {
+        // Before the load, and not after it.
+        let file = File::create(path);
+        file.map_err(|error| format!("cannot draw into {}: {error}", path.display()))?;
+    }
     let mut signals = Signals::new()?;
     let mut sides = Vec::new();
     let done = match start(&shop, &load, &mut sides, &mut signals).await {

@@ -56,6 +56,7 @@ struct Figures {
     loads: u64,
     queries: u64,
     down: usize,
+    troubled: usize,
 }
 
 impl Figures {
@@ -65,6 +66,7 @@ impl Figures {
             all.requests += report.requests;
             all.queries += report.queries;
             all.down += usize::from(report.is_down);
+            all.troubled += usize::from(!report.is_down && !report.is_well());
             for cache in &report.caches {
                 let count = |name| cache.stats.get(name).copied().unwrap_or(0);
                 all.l1_hits += count("l1_hits");
@@ -78,13 +80,14 @@ impl Figures {
     fn print(&self, last: &Self) {
         let since = |of: fn(&Self) -> u64| of(self).saturating_sub(of(last));
         let line = format!(
-            "requests {}, L1 hits {}, L2 hits {}, loads {}, queries {}, instances down {}",
+            "requests {}, L1 hits {}, L2 hits {}, loads {}, queries {}, instances down {}, in trouble {}",
             since(|of| of.requests),
             since(|of| of.l1_hits),
             since(|of| of.l2_hits),
             since(|of| of.loads),
             since(|of| of.queries),
-            self.down
+            self.down,
+            self.troubled
         );
         let mut out = stdout();
         // A closed terminal is no reason to end.

@@ -14,6 +14,8 @@ use std::io::{IsTerminal as _, stdout};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use futures::FutureExt as _;
+use futures::future::select_all;
 use larder::MemoryL2;
 use tempfile::TempDir;
 use tokio::signal::unix::{Signal, SignalKind, signal};
@@ -143,21 +145,25 @@ impl Running {
     }
 }
 
-/// SIGINT, as by Ctrl-C, and SIGTERM.
-pub(crate) struct Signals([Signal; 2]);
+/// Those that end a program: SIGINT, as by Ctrl-C, SIGTERM, SIGQUIT, and SIGHUP, as by closing the terminal.
+pub(crate) struct Signals(Vec<Signal>);
 
 impl Signals {
     pub(crate) fn new() -> Result<Self, Trouble> {
-        let [interrupt, terminate] = [SignalKind::interrupt(), SignalKind::terminate()];
-        Ok(Self([signal(interrupt)?, signal(terminate)?]))
+        let kinds = [
+            SignalKind::interrupt(),
+            SignalKind::terminate(),
+            SignalKind::quit(),
+            SignalKind::hangup(),
+        ];
+        Ok(Self(
+            kinds.into_iter().map(signal).collect::<Result<_, _>>()?,
+        ))
     }
 
     pub(crate) async fn next(&mut self) {
-        let [interrupt, terminate] = &mut self.0;
-        tokio::select! {
-            _ = interrupt.recv() => {}
-            _ = terminate.recv() => {}
-        }
+        let any = self.0.iter_mut().map(|signal| signal.recv().boxed());
+        select_all(any).await;
     }
 
     /// Waits for one of them, or for as long as the services may take to end.

@@ -161,9 +161,12 @@ impl Processes {
             _ = ending => {}
             () = hurry => {}
         }
-        for run in all.into_values() {
-            if let Run::Process(mut child) = run {
-                // An error if it has ended.
+        for ((name, instance), run) in all {
+            if let Run::Process(mut child) = run
+                && matches!(child.try_wait(), Ok(None))
+            {
+                eprintln!("{name} {instance} has not ended, and is killed");
+                // An error if it has by now.
                 _ = child.kill().await;
             }
         }

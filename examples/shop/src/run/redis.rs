@@ -13,6 +13,7 @@ use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use tokio::io::{AsyncBufReadExt as _, BufReader};
 use tokio::process::{Child, Command};
+use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::Mutex;
 use tokio::time::{Instant, sleep};
 
@@ -291,6 +292,8 @@ impl Running {
 
 /// Runs Redis until standard input or Redis ends. Prints the id of its process.
 pub(crate) async fn keep(arguments: Vec<String>) -> Result<(), Trouble> {
+    // Sent when the process that has started this one dies while Redis is paused. It ends with its input, after Redis.
+    let _hangups = signal(SignalKind::hangup())?;
     let mut command = Command::new(PROGRAM);
     command.args(arguments).kill_on_drop(true);
     command.stdin(Stdio::null()).stdout(Stdio::null());

@@ -27,10 +27,11 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use axum::{Router, middleware};
+use futures::FutureExt as _;
 use larder::{Caches, MemoryL2, RedisL2, ServiceSettings};
 use serde::Serialize;
 use tokio::net::TcpListener;
-use tokio::time::timeout;
+use tokio::time::{sleep, timeout};
 
 use self::db::Db;
 use self::failure::Trouble;
@@ -69,6 +70,9 @@ pub(crate) struct Setup {
     /// The address of the process that has started all, and its password.
     pub(crate) control: Option<(String, String)>,
 }
+
+/// How long requests that are under way may take at the end.
+const GRACE: Duration = Duration::from_millis(500);
 
 /// An instance of a service.
 pub(crate) struct Service {
@@ -139,9 +143,13 @@ pub(crate) async fn run(
         watch::routes(&service).merge(metrics::routes()?),
     );
     listening();
-    axum::serve(listener, app)
-        .with_graceful_shutdown(stop)
-        .await?;
+    let stop = stop.shared();
+    let serve = axum::serve(listener, app).with_graceful_shutdown(stop.clone());
+    tokio::select! {
+        served = serve.into_future() => served?,
+        // A page that is open, or a half of a request, would hold it up.
+        () = async { stop.await; sleep(GRACE).await } => {}
+    }
     // Sends the invalidations that are deferred.
     let _ = timeout(Duration::from_secs(2), service.caches.close()).await;
     Ok(())

@@ -18,13 +18,25 @@ impl Pages {
         Ok(Self(cache.transpose()?))
     }
 
-    /// The tag of all pages that show a product.
-    pub(crate) fn tag(product: u64) -> (&'static str, u64) {
-        ("product", product)
+    /// The tag of all lists.
+    pub(crate) const LISTS: &str = "products";
+
+    /// The tag of the page of a product.
+    pub(crate) fn tag(product: u64) -> String {
+        format!("product:{product}")
     }
 
     pub(crate) fn cache(&self) -> Option<&Cache<String, ()>> {
         self.0.as_ref()
+    }
+
+    /// As [`changed`](Self::changed), for what lists show, too.
+    pub(crate) async fn renamed(&self, product: u64) -> Answer<()> {
+        self.changed(product).await?;
+        if let Some(cache) = &self.0 {
+            cache.invalidate_tag(Self::LISTS).await.or_deferred()?;
+        }
+        Ok(())
     }
 
     /// To be called when no service has the old part any more: a page that is made anew before could have it.
