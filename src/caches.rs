@@ -84,7 +84,7 @@ impl Caches {
         let l2 = settings.all.redis.as_deref().map(RedisL2::open).transpose();
         let l2 = l2.map_err(|error| BuildError::new(&service, Vec::new(), Some(error)))?;
         if l2.is_none() {
-            // A misspelled variable would look well: only other instances would see that nobody hears of changes.
+            // With a misspelled variable the instance is healthy, and nothing else shows that it hears of no change.
             warn!(
                 service,
                 "no Redis server is set: each instance caches for itself"

@@ -125,8 +125,8 @@ async fn place(State(orders): State<Arc<Orders>>, Json(place): Json<Place>) -> A
 
 impl Orders {
     async fn place(&self, place: Place) -> Answer<Order> {
-        let (orders, peers) = (self, &self.service.peers);
-        let found = orders.products.get(place.product).await?.value;
+        let peers = &self.service.peers;
+        let found = self.products.get(place.product).await?.value;
         let product = found.ok_or_else(|| Failure::not_found("product"))?;
         let mut random = [0; 8];
         getrandom::fill(&mut random)
@@ -156,17 +156,17 @@ impl Orders {
                 name: product.name,
                 cents,
             };
-            orders.begin(order.clone()).await?;
+            self.begin(order.clone()).await?;
             Ok::<_, Failure>(order)
         };
         let order = match paid.await {
             Ok(order) => order,
             Err(failure) => {
-                orders.give_back(place.product, id).await;
+                self.give_back(place.product, id).await;
                 return Err(failure);
             }
         };
-        orders.sell(order.clone()).await?;
+        self.sell(order.clone()).await?;
         // For "bought together", which can do without one.
         let bought = json!({ "user": order.user, "product": order.product });
         let _: Answer<Value> = peers.post(Name::Recommendation, "/bought", &bought).await;
@@ -198,7 +198,8 @@ impl Orders {
         }
     }
 
-    /// The piece to the stock, and the money, if it was paid. A reservation that cannot be ended ends by itself.
+    /// Gives the piece back to the stock, and the money if the order was paid. A reservation that cannot be ended ends by
+    /// itself.
     async fn give_back(&self, product: u64, order: u64) {
         let peers = &self.service.peers;
         for (to, path) in [

@@ -47,7 +47,7 @@ async fn pay(State(db): State<Db>, Json(payment): Json<Payment>) -> Answer<Json<
     Ok(Json(json!({ "paid": cents })))
 }
 
-/// To be called when nothing is sold for it.
+/// Gives the money of an order back. To be called when nothing is sold for it.
 async fn give_back(State(db): State<Db>, Path(order): Path<String>) -> Answer<StatusCode> {
     let delete = "DELETE FROM payment WHERE order_id = ?1";
     db.write(move |tx| tx.execute(delete, [order])).await?;

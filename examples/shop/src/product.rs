@@ -41,7 +41,8 @@ const SCHEMA: &str = "
     ) STRICT;
     CREATE INDEX IF NOT EXISTS reviewed ON review (product);";
 
-/// Relays keep no order between two caches: so the rows for pages and lists are written when that for the product is delivered.
+/// Relays keep no order between two caches: so the rows for pages and lists are written when that for the product is
+/// delivered.
 const THEN_PAGES: &str = "
     CREATE TRIGGER IF NOT EXISTS then_pages AFTER DELETE ON larder_outbox WHEN old.namespace = 'shop:product'
     BEGIN

@@ -124,7 +124,7 @@ async fn views(db: Db, id: u64) -> Result<u64, DbError> {
 }
 
 /// How long a view may take to be counted.
-const VIEW: Duration = Duration::from_millis(500);
+const VIEW_LIMIT: Duration = Duration::from_millis(500);
 
 async fn view(State(all): State<Arc<Recommendations>>, Path(id): Path<u64>) -> Answer<Json<Value>> {
     if !(1..=u64::from(PRODUCTS)).contains(&id) {
@@ -138,7 +138,7 @@ async fn view(State(all): State<Arc<Recommendations>>, Path(id): Path<u64>) -> A
     let stored = || views(all.db.clone(), id);
     let counted = write_behind.update(&id, stored, |views| views + 1);
     // A page neither fails nor waits for its counter.
-    let counted = timeout(VIEW, counted).await;
+    let counted = timeout(VIEW_LIMIT, counted).await;
     let is_counted = counted.is_ok_and(|counted| counted.is_ok());
     Ok(Json(json!({ "is_counted": is_counted })))
 }

@@ -88,7 +88,7 @@
 //! Rows of two caches are delivered in any order. If pages are made of products, a page could be made anew between the two
 //! deliveries, of the old product, and stay. Let the row for the page be written when the one for the product is deleted,
 //! by a trigger on the table; `examples/shop` has one. An instance that has missed the message about the product may use
-//! its copy for `max_staleness` after that, so such pages need a TTL that you can live with.
+//! its copy for `max_staleness` after that, so the TTL of such pages has to bound that.
 //!
 //! # Needs
 //!

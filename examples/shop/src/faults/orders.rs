@@ -4,7 +4,6 @@ use std::collections::HashMap;
 
 use futures::future::join_all;
 use reqwest::Method;
-
 use serde_json::json;
 use tokio::time::sleep;
 

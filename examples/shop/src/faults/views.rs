@@ -7,7 +7,6 @@ use futures::future::join_all;
 use tokio::time::{Instant, sleep};
 
 use super::found::Found;
-
 use crate::customers::visit::{Customers, Outcome, Visit};
 use crate::plan::Name;
 use crate::service::failure::Trouble;

@@ -5,7 +5,6 @@ use std::time::Duration;
 use tokio::time::{Instant, sleep};
 
 use super::found::Found;
-
 use crate::customers::visit::Customers;
 use crate::plan::Name;
 use crate::run::Running;

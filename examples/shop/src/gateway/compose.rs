@@ -20,16 +20,16 @@ use crate::service::{Service, uncached};
 /// For five seconds a page is fresh; for another five minutes it is shown while it is made anew. A change of what matters
 /// invalidates it, so only the number of pieces and the recommendations on it may be older than in their services.
 const SHOWN: &str = "max-age=5, stale-while-revalidate=300";
-/// Of a response: the product that it is about. The handler says so, as a path has many spellings.
-#[derive(Clone, Copy)]
-pub(super) struct About(pub(super) u64);
-
-/// The header that says so, to the cache of the gateway alone.
+/// The header that says how long, to the cache of the gateway alone.
 pub(super) const TO_GATEWAYS: HeaderName = HeaderName::from_static("gateway-cache-control");
 /// No invalidation reaches a browser, so it asks each time.
 const TO_OTHERS: (HeaderName, &str) = (CACHE_CONTROL, "no-cache");
 /// A page with an old piece is not kept: the next one may be better.
 const DEGRADED: &str = "no-store";
+
+/// The product that a response is about, for its tag. Only the handler knows: a path has many spellings.
+#[derive(Clone, Copy)]
+pub(super) struct About(pub(super) u64);
 
 pub(super) async fn list(
     State(service): State<Arc<Service>>,

@@ -123,6 +123,18 @@ async fn start(
     Ok(())
 }
 
+/// Before requests count: a cold start is not what is compared.
+async fn warm(side: &mut Side) -> Result<(), Trouble> {
+    let customers = &side.driver.customers;
+    let pages = (0..side.running.plan.instances)
+        .flat_map(|gateway| (1..=u64::from(PRODUCTS)).map(move |id| (gateway, id)));
+    let visits = stream::iter(pages).for_each_concurrent(AT_ONCE, async |(gateway, id)| {
+        customers.visit(Visit::Page(id), gateway).await;
+    });
+    visits.await;
+    side.driver.run(sleep(WARM), drop).await
+}
+
 async fn measure(load: &Load, sides: &mut [Side]) -> Result<(), Trouble> {
     println!(
         "each way is under load for {} s, in slices of {} s, after each page was asked for once and {} s of load that do \
@@ -131,16 +143,8 @@ async fn measure(load: &Load, sides: &mut [Side]) -> Result<(), Trouble> {
         SLICE.as_secs(),
         WARM.as_secs()
     );
-    // Before they count: how it is to start cold is another question.
     for side in &mut *sides {
-        let customers = &side.driver.customers;
-        let pages = (0..side.running.plan.instances)
-            .flat_map(|gateway| (1..=u64::from(PRODUCTS)).map(move |id| (gateway, id)));
-        let pages = stream::iter(pages).for_each_concurrent(AT_ONCE, async |(gateway, id)| {
-            customers.visit(Visit::Page(id), gateway).await;
-        });
-        pages.await;
-        side.driver.run(sleep(WARM), drop).await?;
+        warm(side).await?;
     }
     for _ in 0..load.seconds.div_ceil(SLICE.as_secs()) {
         for side in &mut *sides {

@@ -145,7 +145,7 @@ impl Running {
     }
 }
 
-/// Those that end a program: SIGINT, as by Ctrl-C, SIGTERM, SIGQUIT, and SIGHUP, as by closing the terminal.
+/// The signals that end a program: SIGINT, as by Ctrl-C, SIGTERM, SIGQUIT, and SIGHUP, as by closing the terminal.
 pub(crate) struct Signals(Vec<Signal>);
 
 impl Signals {

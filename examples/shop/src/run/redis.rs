@@ -292,7 +292,7 @@ impl Running {
 
 /// Runs Redis until standard input or Redis ends. Prints the id of its process.
 pub(crate) async fn keep(arguments: Vec<String>) -> Result<(), Trouble> {
-    // Sent when the process that has started this one dies while Redis is paused. It ends with its input, after Redis.
+    // The kernel sends SIGHUP if the parent dies while Redis is paused. This process has to outlive that, to end Redis.
     let _hangups = signal(SignalKind::hangup())?;
     let mut command = Command::new(PROGRAM);
     command.args(arguments).kill_on_drop(true);

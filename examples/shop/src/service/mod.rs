@@ -147,7 +147,7 @@ pub(crate) async fn run(
     let serve = axum::serve(listener, app).with_graceful_shutdown(stop.clone());
     tokio::select! {
         served = serve.into_future() => served?,
-        // A page that is open, or a half of a request, would hold it up.
+        // A page that is open, or a request of which only a part has come, would hold up the end.
         () = async { stop.await; sleep(GRACE).await } => {}
     }
     // Sends the invalidations that are deferred.

@@ -30,22 +30,20 @@ impl Pages {
         self.0.as_ref()
     }
 
-    /// As [`changed`](Self::changed), for what lists show, too.
-    pub(crate) async fn renamed(&self, product: u64) -> Answer<()> {
-        self.changed(product).await?;
-        if let Some(cache) = &self.0 {
-            cache.invalidate_tag(Self::LISTS).await.or_deferred()?;
-        }
-        Ok(())
-    }
-
     /// To be called when no service has the old part any more: a page that is made anew before could have it.
     pub(crate) async fn changed(&self, product: u64) -> Answer<()> {
+        self.invalidate([Self::tag(product)]).await
+    }
+
+    /// As [`changed`](Self::changed), for a name, which lists show as well.
+    pub(crate) async fn renamed(&self, product: u64) -> Answer<()> {
+        let tags = [Self::tag(product), Self::LISTS.to_owned()];
+        self.invalidate(tags).await
+    }
+
+    async fn invalidate<const N: usize>(&self, tags: [String; N]) -> Answer<()> {
         if let Some(cache) = &self.0 {
-            cache
-                .invalidate_tag(&Self::tag(product))
-                .await
-                .or_deferred()?;
+            cache.invalidate_tags(tags).await.or_deferred()?;
         }
         Ok(())
     }

@@ -1,5 +1,5 @@
-// The buttons. Each says before what should be seen, and after whether it was. Those of caches are about what only
-// the crate's caches have.
+// The buttons. Each says before what should be seen, and after whether it was. Those with `isOfCaches` act on the
+// caches of the crate, and are hidden where the shop has none.
 
 import { ask, byId, element, get, post, until, wait } from "./tools.js";
 import { latest } from "./figures.js";

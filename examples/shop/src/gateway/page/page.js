@@ -8,7 +8,7 @@ import { buttons } from "./buttons.js";
 
 let isFirst = true;
 
-/** What a shop says of itself whose services do not cache with the crate. */
+/** The introduction of a shop whose services do not use the crate. */
 const OTHER_WAYS = {
   "by-hand": "Seven services look up what they need in moka, then in one Redis for all, and only then in their database, "
     + "as in a tutorial. A change deletes the copy of its instance and the one in Redis; the other instances keep theirs, "
@@ -18,7 +18,7 @@ const OTHER_WAYS = {
 
 function showWay(way) {
   if (!OTHER_WAYS[way]) return;
-  // What is about the caches of the crate goes.
+  // The style sheet hides what is about the caches of the crate.
   document.body.dataset.way = way;
   byId("intro").textContent = OTHER_WAYS[way];
 }
