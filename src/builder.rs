@@ -24,7 +24,6 @@ use crate::loading::{LoaderOfCache, LoadingCache};
 use crate::options::Options;
 use crate::settings::Settings;
 use crate::util::partial_debug::partial_debug;
-use crate::util::setters::setters;
 use crate::vocabulary::{Invalidation, Mode, RefreshAhead};
 #[cfg(feature = "json")]
 use crate::wire::change_event;
@@ -226,88 +225,108 @@ impl<K, V, L> Builder<K, V, L> {
 
 /// # Size and TTLs
 impl<K, V, L> Builder<K, V, L> {
-    setters! {
-        /// How many entries L1 holds or, with an [`l1_weigher`](Self::l1_weigher), how much they weigh together.
-        /// Default: 10 000 entries. 0 turns L1 off. The cache of an HTTP layer (feature `http`) weighs its entries in
-        /// bytes by itself.
-        ///
-        /// The bound is not sharp: entries that are evicted for want of room are freed during later inserts.
-        #[doc(alias("max_capacity", "max_entries", "size"))]
-        l1_capacity(capacity: u64) => rest.set.l1_capacity = Some(capacity);
+    /// How many entries L1 holds or, with an [`l1_weigher`](Self::l1_weigher), how much they weigh together.
+    /// Default: 10 000 entries. 0 turns L1 off. The cache of an HTTP layer (feature `http`) weighs its entries in
+    /// bytes by itself.
+    ///
+    /// The bound is not sharp: entries that are evicted for want of room are freed during later inserts.
+    #[doc(alias("max_capacity", "max_entries", "size"))]
+    pub fn l1_capacity(mut self, capacity: u64) -> Self {
+        self.rest.set.l1_capacity = Some(capacity);
+        self
+    }
 
-        /// The weight of an entry in [`l1_capacity`](Self::l1_capacity), such as its size in bytes. Default: 1.
-        ///
-        /// Called whenever an entry is stored in L1, so it should be fast. If it panics, the entry weighs `u32::MAX`.
-        #[doc(alias = "weigher")]
-        l1_weigher(weigher: impl Fn(&str, &V) -> u32 + Send + Sync + 'static) =>
-            parts.weigher = Some(Arc::new(weigher));
+    /// The weight of an entry in [`l1_capacity`](Self::l1_capacity), such as its size in bytes. Default: 1.
+    ///
+    /// Called whenever an entry is stored in L1, so it should be fast. If it panics, the entry weighs `u32::MAX`.
+    #[doc(alias = "weigher")]
+    pub fn l1_weigher(mut self, weigher: impl Fn(&str, &V) -> u32 + Send + Sync + 'static) -> Self {
+        self.parts.weigher = Some(Arc::new(weigher));
+        self
+    }
 
-        /// How long an entry stays in L1 after it was stored there. Default: as long as its value is valid in L2. At
-        /// most [`l2_ttl`](Self::l2_ttl).
-        #[doc(alias("local_ttl", "memory_ttl"))]
-        l1_ttl(ttl: Duration) => rest.set.l1_ttl = Some(ttl);
+    /// How long an entry stays in L1 after it was stored there. Default: as long as its value is valid in L2. At
+    /// most [`l2_ttl`](Self::l2_ttl).
+    #[doc(alias("local_ttl", "memory_ttl"))]
+    pub fn l1_ttl(mut self, ttl: Duration) -> Self {
+        self.rest.set.l1_ttl = Some(ttl);
+        self
+    }
 
-        /// How long a value is valid after it was written, in L2 and in every L1, more or less the
-        /// [`jitter`](Self::jitter) of a tenth. Default: one hour; with [`sliding`](Self::sliding) no limit.
-        #[doc(alias("ttl", "time_to_live", "expire_after_write", "duration", "expiration"))]
-        l2_ttl(ttl: Duration) => rest.set.l2_ttl = Some(ttl);
+    /// How long a value is valid after it was written, in L2 and in every L1, more or less the
+    /// [`jitter`](Self::jitter) of a tenth. Default: one hour; with [`sliding`](Self::sliding) no limit.
+    #[doc(alias("ttl", "time_to_live", "expire_after_write", "duration", "expiration"))]
+    pub fn l2_ttl(mut self, ttl: Duration) -> Self {
+        self.rest.set.l2_ttl = Some(ttl);
+        self
+    }
 
-        /// A TTL from the value itself, instead of [`l2_ttl`](Self::l2_ttl): the expiry of a token, or a short one for
-        /// an absence. `None`: `l2_ttl`. [`Loaded::ttl`](crate::Loaded::ttl) comes before it.
-        ///
-        /// Called for each value that is loaded or inserted, so it should be fast. The jitter only shortens its TTL.
-        /// If it returns zero or panics, the load or insert fails with an error that
-        /// [is a misuse](crate::LoadError::is_misuse).
-        ///
-        /// ```
-        /// # async fn demo() -> Result<(), Box<dyn std::error::Error>> {
-        /// use std::time::Duration;
-        /// use larder::Cache;
-        ///
-        /// // That a user does not exist is cached too, though not for long.
-        /// let users: Cache<u64, Option<String>> = Cache::builder("docs:user")
-        ///     .l2_ttl(Duration::from_secs(3600))
-        ///     .ttl_of(|user: &Option<String>| user.is_none().then_some(Duration::from_secs(10)))
-        ///     .build()?;
-        /// let user = users.get_or_load(&7, || async { Ok::<_, std::io::Error>(None) }).await?;
-        /// assert!(user.is_none());
-        /// # Ok(()) }
-        /// # tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap().block_on(demo()).unwrap();
-        /// ```
-        #[doc(alias = "expiry")]
-        ttl_of(ttl_of: impl Fn(&V) -> Option<Duration> + Send + Sync + 'static) =>
-            parts.values.ttl_of = Some(Arc::new(ttl_of));
+    /// A TTL from the value itself, instead of [`l2_ttl`](Self::l2_ttl): the expiry of a token, or a short one for
+    /// an absence. `None`: `l2_ttl`. [`Loaded::ttl`](crate::Loaded::ttl) comes before it.
+    ///
+    /// Called for each value that is loaded or inserted, so it should be fast. The jitter only shortens its TTL.
+    /// If it returns zero or panics, the load or insert fails with an error that
+    /// [is a misuse](crate::LoadError::is_misuse).
+    ///
+    /// ```
+    /// # async fn demo() -> Result<(), Box<dyn std::error::Error>> {
+    /// use std::time::Duration;
+    /// use larder::Cache;
+    ///
+    /// // That a user does not exist is cached too, though not for long.
+    /// let users: Cache<u64, Option<String>> = Cache::builder("docs:user")
+    ///     .l2_ttl(Duration::from_secs(3600))
+    ///     .ttl_of(|user: &Option<String>| user.is_none().then_some(Duration::from_secs(10)))
+    ///     .build()?;
+    /// let user = users.get_or_load(&7, || async { Ok::<_, std::io::Error>(None) }).await?;
+    /// assert!(user.is_none());
+    /// # Ok(()) }
+    /// # tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap().block_on(demo()).unwrap();
+    /// ```
+    #[doc(alias = "expiry")]
+    pub fn ttl_of(
+        mut self,
+        ttl_of: impl Fn(&V) -> Option<Duration> + Send + Sync + 'static,
+    ) -> Self {
+        self.parts.values.ttl_of = Some(Arc::new(ttl_of));
+        self
+    }
 
-        /// Keeps a value for as long as it is read: it expires when it was not read for `idle`, in any instance. For
-        /// sessions. Default: off. Shorter than [`l2_ttl`](Self::l2_ttl) if that is set.
-        ///
-        /// A value lives for `idle` to 1.25 `idle` after its last read, and no longer than its own TTL
-        /// ([`Loaded::ttl`](crate::Loaded::ttl), [`ttl_of`](Self::ttl_of)) or else `l2_ttl`, if that is set. A read
-        /// that finds less than `idle` left has the life extended in the background: one small request, at most once in
-        /// a quarter of `idle` for each key and instance, as long as no more than 10 000 keys are read. It extends the
-        /// value that is there: a removed one stays gone. If L2 does not answer, the life is not extended.
-        ///
-        /// ```
-        /// # async fn demo() -> Result<(), Box<dyn std::error::Error>> {
-        /// use std::time::Duration;
-        /// use larder::Cache;
-        ///
-        /// // Logged out after half an hour without a request, and after a day at the latest.
-        /// let sessions: Cache<String, u64> = Cache::builder("docs:session")
-        ///     .sliding(Duration::from_secs(30 * 60))
-        ///     .l2_ttl(Duration::from_secs(24 * 3600))
-        ///     .build()?;
-        /// sessions.insert("8f2c", 7).await?;
-        /// assert_eq!(sessions.get("8f2c").await.as_deref(), Some(&7));
-        /// # Ok(()) }
-        /// # tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap().block_on(demo()).unwrap();
-        /// ```
-        #[doc(alias("tti", "time_to_idle", "expire_after_access"))]
-        sliding(idle: Duration) => rest.set.sliding = Some(idle);
+    /// Keeps a value for as long as it is read: it expires when it was not read for `idle`, in any instance. For
+    /// sessions. Default: off. Shorter than [`l2_ttl`](Self::l2_ttl) if that is set.
+    ///
+    /// A value lives for `idle` to 1.25 `idle` after its last read, and no longer than its own TTL
+    /// ([`Loaded::ttl`](crate::Loaded::ttl), [`ttl_of`](Self::ttl_of)) or else `l2_ttl`, if that is set. A read
+    /// that finds less than `idle` left has the life extended in the background: one small request, at most once in
+    /// a quarter of `idle` for each key and instance, as long as no more than 10 000 keys are read. It extends the
+    /// value that is there: a removed one stays gone. If L2 does not answer, the life is not extended.
+    ///
+    /// ```
+    /// # async fn demo() -> Result<(), Box<dyn std::error::Error>> {
+    /// use std::time::Duration;
+    /// use larder::Cache;
+    ///
+    /// // Logged out after half an hour without a request, and after a day at the latest.
+    /// let sessions: Cache<String, u64> = Cache::builder("docs:session")
+    ///     .sliding(Duration::from_secs(30 * 60))
+    ///     .l2_ttl(Duration::from_secs(24 * 3600))
+    ///     .build()?;
+    /// sessions.insert("8f2c", 7).await?;
+    /// assert_eq!(sessions.get("8f2c").await.as_deref(), Some(&7));
+    /// # Ok(()) }
+    /// # tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap().block_on(demo()).unwrap();
+    /// ```
+    #[doc(alias("tti", "time_to_idle", "expire_after_access"))]
+    pub fn sliding(mut self, idle: Duration) -> Self {
+        self.rest.set.sliding = Some(idle);
+        self
+    }
 
-        /// The share by which TTLs vary at random, so that values that were stored together do not expire together.
-        /// Default: 0.1, which is ±10 %. From 0 to 0.5.
-        jitter(share: f64) => rest.set.jitter = Some(share);
+    /// The share by which TTLs vary at random, so that values that were stored together do not expire together.
+    /// Default: 0.1, which is ±10 %. From 0 to 0.5.
+    pub fn jitter(mut self, share: f64) -> Self {
+        self.rest.set.jitter = Some(share);
+        self
     }
 
     /// A weigher, and a capacity in its unit, where none is set.
@@ -327,79 +346,89 @@ impl<K, V, L> Builder<K, V, L> {
 ///
 /// When a value is refreshed, and how long an old one may be seen.
 impl<K, V, L> Builder<K, V, L> {
-    setters! {
-        /// The age from which a value is stale: it is still returned, flagged by
-        /// [`Meta::is_stale`](crate::Meta::is_stale), while [`get_or_load`](Cache::get_or_load) refreshes it in the
-        /// background. Default: never. Shorter than [`l2_ttl`](Self::l2_ttl). It has no effect on a value whose own TTL
-        /// is not longer.
-        #[doc(alias("stale_while_revalidate", "swr", "refresh_after_write"))]
-        soft_ttl(ttl: Duration) => rest.set.soft_ttl = Some(ttl);
+    /// The age from which a value is stale: it is still returned, flagged by
+    /// [`Meta::is_stale`](crate::Meta::is_stale), while [`get_or_load`](Cache::get_or_load) refreshes it in the
+    /// background. Default: never. Shorter than [`l2_ttl`](Self::l2_ttl). It has no effect on a value whose own TTL
+    /// is not longer.
+    #[doc(alias("stale_while_revalidate", "swr", "refresh_after_write"))]
+    pub fn soft_ttl(mut self, ttl: Duration) -> Self {
+        self.rest.set.soft_ttl = Some(ttl);
+        self
+    }
 
-        /// Refreshes a value that is read some time before it is stale, or before its TTL ends if it has no [soft
-        /// TTL](Self::soft_ttl). Default: off. A number is a [share](RefreshAhead::Share) of that time, such as 0.8;
-        /// [`RefreshAhead::XFetch`] refreshes at random.
-        ///
-        /// A key that is read now and then is never stale, and a key that is not read any more is not loaded. The
-        /// refresh is one of [`get_or_load`](Cache::get_or_load) and the like, in the background: their callers get the
-        /// value that is there, which is not flagged, and do not wait with [`stale_wait`](Self::stale_wait). The fleet
-        /// refreshes a key once.
-        ///
-        /// Cost: the value is loaded as much more often. An entry takes one more allocation in L1.
-        ///
-        /// ```
-        /// # async fn demo() -> Result<(), Box<dyn std::error::Error>> {
-        /// use std::time::Duration;
-        ///
-        /// // Loaded every four minutes while it is read, and handed out for ten if it cannot be loaded.
-        /// let rates: larder::Cache<String, f64> = larder::Cache::builder("docs:rates")
-        ///     .soft_ttl(Duration::from_secs(300))
-        ///     .l2_ttl(Duration::from_secs(600))
-        ///     .refresh_ahead(0.8)
-        ///     .build()?;
-        /// # Ok(()) }
-        /// # tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap().block_on(demo()).unwrap();
-        /// ```
-        #[doc(alias("eager_refresh", "xfetch"))]
-        refresh_ahead(ahead: impl Into<RefreshAhead>) => rest.set.refresh_ahead = Some(ahead.into());
+    /// Refreshes a value that is read some time before it is stale, or before its TTL ends if it has no [soft
+    /// TTL](Self::soft_ttl). Default: off. A number is a [share](RefreshAhead::Share) of that time, such as 0.8;
+    /// [`RefreshAhead::XFetch`] refreshes at random.
+    ///
+    /// A key that is read now and then is never stale, and a key that is not read any more is not loaded. The
+    /// refresh is one of [`get_or_load`](Cache::get_or_load) and the like, in the background: their callers get the
+    /// value that is there, which is not flagged, and do not wait with [`stale_wait`](Self::stale_wait). The fleet
+    /// refreshes a key once.
+    ///
+    /// Cost: the value is loaded as much more often. An entry takes one more allocation in L1.
+    ///
+    /// ```
+    /// # async fn demo() -> Result<(), Box<dyn std::error::Error>> {
+    /// use std::time::Duration;
+    ///
+    /// // Loaded every four minutes while it is read, and handed out for ten if it cannot be loaded.
+    /// let rates: larder::Cache<String, f64> = larder::Cache::builder("docs:rates")
+    ///     .soft_ttl(Duration::from_secs(300))
+    ///     .l2_ttl(Duration::from_secs(600))
+    ///     .refresh_ahead(0.8)
+    ///     .build()?;
+    /// # Ok(()) }
+    /// # tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap().block_on(demo()).unwrap();
+    /// ```
+    #[doc(alias("eager_refresh", "xfetch"))]
+    pub fn refresh_ahead(mut self, ahead: impl Into<RefreshAhead>) -> Self {
+        self.rest.set.refresh_ahead = Some(ahead.into());
+        self
+    }
 
-        /// How long a caller that finds a value past its [soft TTL](Self::soft_ttl) waits for the refresh before it
-        /// gets the stale one. Default: 0, it gets the stale value at once. `Duration::MAX`: it waits for the fresh
-        /// value however long the load takes, at most [`load_timeout`](Self::load_timeout) or so.
-        ///
-        /// If the refresh fails, the caller gets the stale value, flagged by
-        /// [`Meta::is_fallback`](crate::Meta::is_fallback). Callers of one instance wait for the same refresh, and the
-        /// fleet refreshes a key once. If the value is invalidated meanwhile, its caller waits on, as for a key that is
-        /// missing.
-        ///
-        /// For [`get_or_load`](Cache::get_or_load) and the like; [`get`](Cache::get) never waits for a load.
-        ///
-        /// ```
-        /// # async fn demo() -> Result<(), Box<dyn std::error::Error>> {
-        /// use std::time::Duration;
-        /// use larder::{Cache, Clock, MemoryL2};
-        ///
-        /// let clock = Clock::manual();
-        /// let prices: Cache<String, u32> = Cache::builder("docs:prices")
-        ///     .l2(MemoryL2::with_clock(clock.clone()))
-        ///     .soft_ttl(Duration::from_secs(60))
-        ///     .stale_wait(Duration::from_secs(1))
-        ///     .build()?;
-        /// prices.insert("tea", 450).await?;
-        /// clock.advance(Duration::from_secs(600));
-        /// let price = prices.get_or_load("tea", || async { Ok::<_, std::io::Error>(470) }).await?;
-        /// assert_eq!((*price, price.meta().is_stale()), (470, false));
-        /// # Ok(()) }
-        /// # tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap().block_on(demo()).unwrap();
-        /// ```
-        #[doc(alias = "soft_timeout")]
-        stale_wait(wait: Duration) => rest.set.stale_wait = Some(wait);
+    /// How long a caller that finds a value past its [soft TTL](Self::soft_ttl) waits for the refresh before it
+    /// gets the stale one. Default: 0, it gets the stale value at once. `Duration::MAX`: it waits for the fresh
+    /// value however long the load takes, at most [`load_timeout`](Self::load_timeout) or so.
+    ///
+    /// If the refresh fails, the caller gets the stale value, flagged by
+    /// [`Meta::is_fallback`](crate::Meta::is_fallback). Callers of one instance wait for the same refresh, and the
+    /// fleet refreshes a key once. If the value is invalidated meanwhile, its caller waits on, as for a key that is
+    /// missing.
+    ///
+    /// For [`get_or_load`](Cache::get_or_load) and the like; [`get`](Cache::get) never waits for a load.
+    ///
+    /// ```
+    /// # async fn demo() -> Result<(), Box<dyn std::error::Error>> {
+    /// use std::time::Duration;
+    /// use larder::{Cache, Clock, MemoryL2};
+    ///
+    /// let clock = Clock::manual();
+    /// let prices: Cache<String, u32> = Cache::builder("docs:prices")
+    ///     .l2(MemoryL2::with_clock(clock.clone()))
+    ///     .soft_ttl(Duration::from_secs(60))
+    ///     .stale_wait(Duration::from_secs(1))
+    ///     .build()?;
+    /// prices.insert("tea", 450).await?;
+    /// clock.advance(Duration::from_secs(600));
+    /// let price = prices.get_or_load("tea", || async { Ok::<_, std::io::Error>(470) }).await?;
+    /// assert_eq!((*price, price.meta().is_stale()), (470, false));
+    /// # Ok(()) }
+    /// # tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap().block_on(demo()).unwrap();
+    /// ```
+    #[doc(alias = "soft_timeout")]
+    pub fn stale_wait(mut self, wait: Duration) -> Self {
+        self.rest.set.stale_wait = Some(wait);
+        self
+    }
 
-        /// How long after an invalidation by another instance this instance may still return the old value, whatever
-        /// messages are lost. Default: 2 s. From 10 ms to 1 hour.
-        ///
-        /// The instance asks L2 three times in this period whether it has missed a message; each time is one small
-        /// request per cache. If L2 does not answer, L1 is not used once this period is over, see [`mode`](Self::mode).
-        max_staleness(bound: Duration) => rest.set.max_staleness = Some(bound);
+    /// How long after an invalidation by another instance this instance may still return the old value, whatever
+    /// messages are lost. Default: 2 s. From 10 ms to 1 hour.
+    ///
+    /// The instance asks L2 three times in this period whether it has missed a message; each time is one small
+    /// request per cache. If L2 does not answer, L1 is not used once this period is over, see [`mode`](Self::mode).
+    pub fn max_staleness(mut self, bound: Duration) -> Self {
+        self.rest.set.max_staleness = Some(bound);
+        self
     }
 }
 
@@ -407,175 +436,198 @@ impl<K, V, L> Builder<K, V, L> {
 ///
 /// The answers to callers while the source or L2 does not answer.
 impl<K, V, L> Builder<K, V, L> {
-    setters! {
-        /// How long a value is kept past its TTL, in L2 and in L1, for the case that it cannot be loaded anew. Default:
-        /// 0, not at all.
-        ///
-        /// Only a load that has failed or timed out hands such a value out, flagged by
-        /// [`Meta::is_fallback`](crate::Meta::is_fallback): to all callers that waited for it, and for
-        /// [`fallback_throttle`](Self::fallback_throttle) to those that come after. To [`get`](Cache::get) and
-        /// [`get_many`](Cache::get_many) the key is a miss. An invalidated or cleared value is never handed out.
-        /// [`refresh`](Cache::refresh) returns its error.
-        ///
-        /// The loader of [`get_or_load_with`](Cache::get_or_load_with) is given such a value as the previous one.
-        ///
-        /// Each instance keeps its values for its own `stale_if_error`, and hands out those that have expired no longer
-        /// ago than that. While an instance cannot prove that its L1 is current, fallbacks come from L2; if that does
-        /// not answer, then in [`Mode::Available`] from L1, flagged as unproven, too.
-        ///
-        /// Cost: room in L2 for as much longer. A load that fails looks the fallback up, which takes a round trip if L1
-        /// does not have it. A load of a key whose value has expired receives the old value from L2.
-        ///
-        /// ```
-        /// # async fn demo() -> Result<(), Box<dyn std::error::Error>> {
-        /// use std::io;
-        /// use std::time::Duration;
-        /// use larder::{Cache, Clock, MemoryL2};
-        ///
-        /// let clock = Clock::manual();
-        /// let prices: Cache<String, u32> = Cache::builder("docs:prices")
-        ///     .l2(MemoryL2::with_clock(clock.clone()))
-        ///     .l2_ttl(Duration::from_secs(60))
-        ///     .stale_if_error(Duration::from_secs(3600))
-        ///     .build()?;
-        /// prices.insert("tea", 450).await?;
-        /// clock.advance(Duration::from_secs(600));
-        /// assert!(prices.get("tea").await.is_none());
-        /// let down = || async { Err(io::Error::other("the database is down")) };
-        /// let price = prices.get_or_load("tea", down).await?;
-        /// assert_eq!((*price, price.meta().is_fallback()), (450, true));
-        /// # Ok(()) }
-        /// # tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap().block_on(demo()).unwrap();
-        /// ```
-        #[doc(alias("fail_safe", "grace_period"))]
-        stale_if_error(kept: Duration) => rest.set.stale_if_error = Some(kept);
+    /// How long a value is kept past its TTL, in L2 and in L1, for the case that it cannot be loaded anew. Default:
+    /// 0, not at all.
+    ///
+    /// Only a load that has failed or timed out hands such a value out, flagged by
+    /// [`Meta::is_fallback`](crate::Meta::is_fallback): to all callers that waited for it, and for
+    /// [`fallback_throttle`](Self::fallback_throttle) to those that come after. To [`get`](Cache::get) and
+    /// [`get_many`](Cache::get_many) the key is a miss. An invalidated or cleared value is never handed out.
+    /// [`refresh`](Cache::refresh) returns its error.
+    ///
+    /// The loader of [`get_or_load_with`](Cache::get_or_load_with) is given such a value as the previous one.
+    ///
+    /// Each instance keeps its values for its own `stale_if_error`, and hands out those that have expired no longer
+    /// ago than that. While an instance cannot prove that its L1 is current, fallbacks come from L2; if that does
+    /// not answer, then in [`Mode::Available`] from L1, flagged as unproven, too.
+    ///
+    /// Cost: room in L2 for as much longer. A load that fails looks the fallback up, which takes a round trip if L1
+    /// does not have it. A load of a key whose value has expired receives the old value from L2.
+    ///
+    /// ```
+    /// # async fn demo() -> Result<(), Box<dyn std::error::Error>> {
+    /// use std::io;
+    /// use std::time::Duration;
+    /// use larder::{Cache, Clock, MemoryL2};
+    ///
+    /// let clock = Clock::manual();
+    /// let prices: Cache<String, u32> = Cache::builder("docs:prices")
+    ///     .l2(MemoryL2::with_clock(clock.clone()))
+    ///     .l2_ttl(Duration::from_secs(60))
+    ///     .stale_if_error(Duration::from_secs(3600))
+    ///     .build()?;
+    /// prices.insert("tea", 450).await?;
+    /// clock.advance(Duration::from_secs(600));
+    /// assert!(prices.get("tea").await.is_none());
+    /// let down = || async { Err(io::Error::other("the database is down")) };
+    /// let price = prices.get_or_load("tea", down).await?;
+    /// assert_eq!((*price, price.meta().is_fallback()), (450, true));
+    /// # Ok(()) }
+    /// # tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap().block_on(demo()).unwrap();
+    /// ```
+    #[doc(alias("fail_safe", "grace_period"))]
+    pub fn stale_if_error(mut self, kept: Duration) -> Self {
+        self.rest.set.stale_if_error = Some(kept);
+        self
+    }
 
-        /// How long a key is not loaded again after a load has failed and a fallback was handed out; callers get the
-        /// fallback at once meanwhile. Default: 1 s. Varies by the [`jitter`](Self::jitter).
-        ///
-        /// With [`stale_wait`](Self::stale_wait) it is also the shortest pause after a refresh that failed.
-        ///
-        /// ```
-        /// # async fn demo() -> Result<(), Box<dyn std::error::Error>> {
-        /// use std::time::Duration;
-        ///
-        /// let prices: larder::Cache<String, u32> = larder::Cache::builder("docs:prices")
-        ///     .l2_ttl(Duration::from_secs(60))
-        ///     .stale_if_error(Duration::from_secs(3600))
-        ///     .fallback_throttle(Duration::from_secs(5))
-        ///     .build()?;
-        /// # Ok(()) }
-        /// # tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap().block_on(demo()).unwrap();
-        /// ```
-        fallback_throttle(pause: Duration) => rest.set.fallback_throttle = Some(pause);
+    /// How long a key is not loaded again after a load has failed and a fallback was handed out; callers get the
+    /// fallback at once meanwhile. Default: 1 s. Varies by the [`jitter`](Self::jitter).
+    ///
+    /// With [`stale_wait`](Self::stale_wait) it is also the shortest pause after a refresh that failed.
+    ///
+    /// ```
+    /// # async fn demo() -> Result<(), Box<dyn std::error::Error>> {
+    /// use std::time::Duration;
+    ///
+    /// let prices: larder::Cache<String, u32> = larder::Cache::builder("docs:prices")
+    ///     .l2_ttl(Duration::from_secs(60))
+    ///     .stale_if_error(Duration::from_secs(3600))
+    ///     .fallback_throttle(Duration::from_secs(5))
+    ///     .build()?;
+    /// # Ok(()) }
+    /// # tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap().block_on(demo()).unwrap();
+    /// ```
+    pub fn fallback_throttle(mut self, pause: Duration) -> Self {
+        self.rest.set.fallback_throttle = Some(pause);
+        self
+    }
 
-        /// How long the callers of a key get the error of its last load, without another load. Default: 0, each call
-        /// loads again. The [`jitter`](Self::jitter) only shortens it.
-        ///
-        /// For loads that fail without a fallback. An instance remembers the errors of 10 000 keys, each for itself. An
-        /// insert, an invalidation or a refresh of the key ends it, and so does a clear; also those of other instances,
-        /// when their message arrives. So does the invalidation of any tag: it is not known which tags the value would
-        /// have had. A value that is in L2 comes before the error, and a look-up by [`at_least`](Cache::at_least) loads
-        /// until the write is applied.
-        ///
-        /// ```
-        /// # async fn demo() -> Result<(), Box<dyn std::error::Error>> {
-        /// use std::io;
-        /// use std::time::Duration;
-        /// use larder::Cache;
-        ///
-        /// let prices: Cache<String, u32> = Cache::builder("docs:prices")
-        ///     .error_ttl(Duration::from_secs(5))
-        ///     .build()?;
-        /// let down = || async { Err(io::Error::other("the database is down")) };
-        /// assert!(prices.get_or_load("tea", down).await.is_err());
-        /// assert!(prices.get_or_load("tea", down).await.is_err());
-        /// assert_eq!(prices.stats().loads, 1);
-        /// # Ok(()) }
-        /// # tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap().block_on(demo()).unwrap();
-        /// ```
-        #[doc(alias("cache_err", "negative_ttl"))]
-        error_ttl(ttl: Duration) => rest.set.error_ttl = Some(ttl);
+    /// How long the callers of a key get the error of its last load, without another load. Default: 0, each call
+    /// loads again. The [`jitter`](Self::jitter) only shortens it.
+    ///
+    /// For loads that fail without a fallback. An instance remembers the errors of 10 000 keys, each for itself. An
+    /// insert, an invalidation or a refresh of the key ends it, and so does a clear; also those of other instances,
+    /// when their message arrives. So does the invalidation of any tag: it is not known which tags the value would
+    /// have had. A value that is in L2 comes before the error, and a look-up by [`at_least`](Cache::at_least) loads
+    /// until the write is applied.
+    ///
+    /// ```
+    /// # async fn demo() -> Result<(), Box<dyn std::error::Error>> {
+    /// use std::io;
+    /// use std::time::Duration;
+    /// use larder::Cache;
+    ///
+    /// let prices: Cache<String, u32> = Cache::builder("docs:prices")
+    ///     .error_ttl(Duration::from_secs(5))
+    ///     .build()?;
+    /// let down = || async { Err(io::Error::other("the database is down")) };
+    /// assert!(prices.get_or_load("tea", down).await.is_err());
+    /// assert!(prices.get_or_load("tea", down).await.is_err());
+    /// assert_eq!(prices.stats().loads, 1);
+    /// # Ok(()) }
+    /// # tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap().block_on(demo()).unwrap();
+    /// ```
+    #[doc(alias("cache_err", "negative_ttl"))]
+    pub fn error_ttl(mut self, ttl: Duration) -> Self {
+        self.rest.set.error_ttl = Some(ttl);
+        self
+    }
 
-        /// Whether L1 may answer while this instance is cut off from L2 for longer than
-        /// [`max_staleness`](Self::max_staleness). Default: [`Mode::Strict`], it may not.
-        mode(mode: Mode) => rest.set.mode = Some(mode);
+    /// Whether L1 may answer while this instance is cut off from L2 for longer than
+    /// [`max_staleness`](Self::max_staleness). Default: [`Mode::Strict`], it may not.
+    pub fn mode(mut self, mode: Mode) -> Self {
+        self.rest.set.mode = Some(mode);
+        self
     }
 }
 
 /// # Limits
 impl<K, V, L> Builder<K, V, L> {
-    setters! {
-        /// How many loaders run at once in this instance. The others wait, and the wait counts towards their
-        /// [`load_timeout`](Self::load_timeout). Default: no limit.
-        ///
-        /// The cache runs one load per key at a time. This option bounds the loads of all keys together, which protects
-        /// the source when L2 is empty, as after a restart of Redis. A loader that loads other keys of this cache
-        /// counts while it waits for them, so leave room for those.
-        max_concurrent_loads(loads: usize) => rest.set.max_concurrent_loads = Some(loads);
+    /// How many loaders run at once in this instance. The others wait, and the wait counts towards their
+    /// [`load_timeout`](Self::load_timeout). Default: no limit.
+    ///
+    /// The cache runs one load per key at a time. This option bounds the loads of all keys together, which protects
+    /// the source when L2 is empty, as after a restart of Redis. A loader that loads other keys of this cache
+    /// counts while it waits for them, so leave room for those.
+    pub fn max_concurrent_loads(mut self, loads: usize) -> Self {
+        self.rest.set.max_concurrent_loads = Some(loads);
+        self
+    }
 
-        /// How long one call of a loader may take. Default: 30 s. Then its callers get a fallback, see
-        /// [`stale_if_error`](Self::stale_if_error), or [`LoadError::is_timeout`](crate::LoadError::is_timeout); and
-        /// the loader's future is dropped, as soon as it does not block its thread.
-        ///
-        /// ```
-        /// # async fn demo() -> Result<(), Box<dyn std::error::Error>> {
-        /// use std::time::Duration;
-        ///
-        /// let prices: larder::Cache<String, u32> = larder::Cache::builder("docs:prices")
-        ///     .load_timeout(Duration::from_millis(10))
-        ///     .build()?;
-        /// let hangs = || std::future::pending::<Result<u32, std::io::Error>>();
-        /// let error = prices.get_or_load("tea", hangs).await.err().ok_or("it hangs")?;
-        /// assert!(error.is_timeout());
-        /// # Ok(()) }
-        /// # tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap().block_on(demo()).unwrap();
-        /// ```
-        #[doc(alias("hard_timeout", "factory_timeout"))]
-        load_timeout(timeout: Duration) => rest.set.load_timeout = Some(timeout);
+    /// How long one call of a loader may take. Default: 30 s. Then its callers get a fallback, see
+    /// [`stale_if_error`](Self::stale_if_error), or [`LoadError::is_timeout`](crate::LoadError::is_timeout); and
+    /// the loader's future is dropped, as soon as it does not block its thread.
+    ///
+    /// ```
+    /// # async fn demo() -> Result<(), Box<dyn std::error::Error>> {
+    /// use std::time::Duration;
+    ///
+    /// let prices: larder::Cache<String, u32> = larder::Cache::builder("docs:prices")
+    ///     .load_timeout(Duration::from_millis(10))
+    ///     .build()?;
+    /// let hangs = || std::future::pending::<Result<u32, std::io::Error>>();
+    /// let error = prices.get_or_load("tea", hangs).await.err().ok_or("it hangs")?;
+    /// assert!(error.is_timeout());
+    /// # Ok(()) }
+    /// # tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap().block_on(demo()).unwrap();
+    /// ```
+    #[doc(alias("hard_timeout", "factory_timeout"))]
+    pub fn load_timeout(mut self, timeout: Duration) -> Self {
+        self.rest.set.load_timeout = Some(timeout);
+        self
+    }
 
-        /// How long one request to L2 may take, including connecting. Default: 500 ms.
-        ///
-        /// A call may make several requests one after the other, so it can take longer. After a timeout a look-up goes
-        /// on to the loader, and a write is deferred. After three timeouts no call waits for L2 until it answers a
-        /// probe, see [`Health::is_breaker_open`](crate::Health::is_breaker_open).
-        l2_timeout(timeout: Duration) => rest.set.l2_timeout = Some(timeout);
+    /// How long one request to L2 may take, including connecting. Default: 500 ms.
+    ///
+    /// A call may make several requests one after the other, so it can take longer. After a timeout a look-up goes
+    /// on to the loader, and a write is deferred. After three timeouts no call waits for L2 until it answers a
+    /// probe, see [`Health::is_breaker_open`](crate::Health::is_breaker_open).
+    pub fn l2_timeout(mut self, timeout: Duration) -> Self {
+        self.rest.set.l2_timeout = Some(timeout);
+        self
+    }
 
-        /// The largest encoded value that is stored or decoded, in bytes. Default: 8 MiB. From 1 byte to 64 MiB. With
-        /// `codec::Compressed` it bounds values as they are before they are compressed.
-        ///
-        /// [`insert`](Cache::insert) refuses a larger value. A loaded value that is larger is returned and not stored.
-        /// A larger value that L2 has already, because another instance allows more, is a miss.
-        ///
-        /// Decoding may take more memory than this. The codecs of this crate refuse a value that would take more than
-        /// 64 times its encoded size and 64 MiB on top, not counting the reserve of collections.
-        max_value_size(bytes: usize) => rest.set.max_value_size = Some(bytes);
+    /// The largest encoded value that is stored or decoded, in bytes. Default: 8 MiB. From 1 byte to 64 MiB. With
+    /// `codec::Compressed` it bounds values as they are before they are compressed.
+    ///
+    /// [`insert`](Cache::insert) refuses a larger value. A loaded value that is larger is returned and not stored.
+    /// A larger value that L2 has already, because another instance allows more, is a miss.
+    ///
+    /// Decoding may take more memory than this. The codecs of this crate refuse a value that would take more than
+    /// 64 times its encoded size and 64 MiB on top, not counting the reserve of collections.
+    pub fn max_value_size(mut self, bytes: usize) -> Self {
+        self.rest.set.max_value_size = Some(bytes);
+        self
+    }
 
-        /// Loads single keys together: those that callers miss within `window` after the first one, `max` at most, by
-        /// one call of the loader of [`read_through_many`](Self::read_through_many). Default: off, each is loaded by a
-        /// call of its own.
-        ///
-        /// `window` from 1 ms on, `max` from 1 to 1 024. Each miss takes up to `window` longer. A call is made at once
-        /// when there are `max` keys. A refresh of a stale value does not wait for others, and is a call of its own.
-        ///
-        /// ```
-        /// # async fn demo() -> Result<(), Box<dyn std::error::Error>> {
-        /// use std::time::Duration;
-        /// use larder::Cache;
-        ///
-        /// let squares = Cache::builder("docs:squares")
-        ///     .batch_loads(Duration::from_millis(5), 100)
-        ///     .read_through_many(|keys: Vec<u64>| async {
-        ///         Ok::<_, std::io::Error>(keys.into_iter().map(|n| (n, n * n)))
-        ///     })
-        ///     .build()?;
-        /// let (two, three) = tokio::try_join!(squares.get(&2), squares.get(&3))?;
-        /// assert_eq!((*two, *three), (4, 9));
-        /// assert_eq!(squares.stats().loads, 1);
-        /// # Ok(()) }
-        /// # tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap().block_on(demo()).unwrap();
-        /// ```
-        batch_loads(window: Duration, max: usize) => rest.set.batch_loads = Some((window, max));
+    /// Loads single keys together: those that callers miss within `window` after the first one, `max` at most, by
+    /// one call of the loader of [`read_through_many`](Self::read_through_many). Default: off, each is loaded by a
+    /// call of its own.
+    ///
+    /// `window` from 1 ms on, `max` from 1 to 1 024. Each miss takes up to `window` longer. A call is made at once
+    /// when there are `max` keys. A refresh of a stale value does not wait for others, and is a call of its own.
+    ///
+    /// ```
+    /// # async fn demo() -> Result<(), Box<dyn std::error::Error>> {
+    /// use std::time::Duration;
+    /// use larder::Cache;
+    ///
+    /// let squares = Cache::builder("docs:squares")
+    ///     .batch_loads(Duration::from_millis(5), 100)
+    ///     .read_through_many(|keys: Vec<u64>| async {
+    ///         Ok::<_, std::io::Error>(keys.into_iter().map(|n| (n, n * n)))
+    ///     })
+    ///     .build()?;
+    /// let (two, three) = tokio::try_join!(squares.get(&2), squares.get(&3))?;
+    /// assert_eq!((*two, *three), (4, 9));
+    /// assert_eq!(squares.stats().loads, 1);
+    /// # Ok(()) }
+    /// # tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap().block_on(demo()).unwrap();
+    /// ```
+    pub fn batch_loads(mut self, window: Duration, max: usize) -> Self {
+        self.rest.set.batch_loads = Some((window, max));
+        self
     }
 }
 
@@ -618,45 +670,52 @@ impl<K, V: Serialize + DeserializeOwned + Send + Sync + 'static, L> Builder<K, V
         self
     }
 
-    setters! {
-        /// The codec that encodes values, alone or in a layer that compresses or encrypts, see [`codec`](crate::codec).
-        /// Default: [`Bincode`].
-        ///
-        /// Values are decoded with the codec that encoded them, if it is compiled in. So a fleet can change its codec
-        /// one instance after the other, without a flush, once all of them are built with both. To encryption it moves
-        /// in steps of its own, see `codec::Encrypted`.
-        #[doc(alias = "serializer")]
-        codec(codec: impl CodecStack) => parts.values.codec = Box::new(codec);
+    /// The codec that encodes values, alone or in a layer that compresses or encrypts, see [`codec`](crate::codec).
+    /// Default: [`Bincode`].
+    ///
+    /// Values are decoded with the codec that encoded them, if it is compiled in. So a fleet can change its codec
+    /// one instance after the other, without a flush, once all of them are built with both. To encryption it moves
+    /// in steps of its own, see `codec::Encrypted`.
+    #[doc(alias = "serializer")]
+    pub fn codec(mut self, codec: impl CodecStack) -> Self {
+        self.parts.values.codec = Box::new(codec);
+        self
+    }
 
-        /// The version of the layout of `V`. Default: 0. Values that were stored with another version are misses.
-        ///
-        /// Raise it when the fields of `V`, or of a type in it, change in number, order or type: bincode and postcard
-        /// store them without names, and may read old bytes as wrong values. The codecs `Json` and `MessagePack` store
-        /// the names; there it is needed only if serde would refuse the old value, or a field has changed its meaning.
-        ///
-        /// While a deploy runs, instances of both versions replace each other's values, so keys are loaded more often.
-        ///
-        /// ```
-        /// # async fn demo() -> Result<(), Box<dyn std::error::Error>> {
-        /// use larder::{Cache, MemoryL2};
-        ///
-        /// let l2 = MemoryL2::new();
-        /// // Width and height; in the next release height and width.
-        /// let old: Cache<u64, (u32, u32)> = Cache::builder("docs:size").l2(l2.clone()).build()?;
-        /// let new: Cache<u64, (u32, u32)> = Cache::builder("docs:size").l2(l2).schema_version(1).build()?;
-        /// old.insert(&7, (640, 480)).await?;
-        /// assert!(new.get(&7).await.is_none());
-        /// # Ok(()) }
-        /// # tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap().block_on(demo()).unwrap();
-        /// ```
-        schema_version(version: u32) => rest.schema_version = version;
+    /// The version of the layout of `V`. Default: 0. Values that were stored with another version are misses.
+    ///
+    /// Raise it when the fields of `V`, or of a type in it, change in number, order or type: bincode and postcard
+    /// store them without names, and may read old bytes as wrong values. The codecs `Json` and `MessagePack` store
+    /// the names; there it is needed only if serde would refuse the old value, or a field has changed its meaning.
+    ///
+    /// While a deploy runs, instances of both versions replace each other's values, so keys are loaded more often.
+    ///
+    /// ```
+    /// # async fn demo() -> Result<(), Box<dyn std::error::Error>> {
+    /// use larder::{Cache, MemoryL2};
+    ///
+    /// let l2 = MemoryL2::new();
+    /// // Width and height; in the next release height and width.
+    /// let old: Cache<u64, (u32, u32)> = Cache::builder("docs:size").l2(l2.clone()).build()?;
+    /// let new: Cache<u64, (u32, u32)> = Cache::builder("docs:size").l2(l2).schema_version(1).build()?;
+    /// old.insert(&7, (640, 480)).await?;
+    /// assert!(new.get(&7).await.is_none());
+    /// # Ok(()) }
+    /// # tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap().block_on(demo()).unwrap();
+    /// ```
+    pub fn schema_version(mut self, version: u32) -> Self {
+        self.rest.schema_version = version;
+        self
+    }
 
-        /// A name for the type and layout of the values. Default: the full path of `V`. Values with another tag are
-        /// misses.
-        ///
-        /// Set it if programs that share values know the type by different paths. For a type whose fields change there
-        /// is [`schema_version`](Self::schema_version).
-        type_tag(tag: impl Into<String>) => rest.type_tag = Some(tag.into());
+    /// A name for the type and layout of the values. Default: the full path of `V`. Values with another tag are
+    /// misses.
+    ///
+    /// Set it if programs that share values know the type by different paths. For a type whose fields change there
+    /// is [`schema_version`](Self::schema_version).
+    pub fn type_tag(mut self, tag: impl Into<String>) -> Self {
+        self.rest.type_tag = Some(tag.into());
+        self
     }
 }
 
@@ -792,9 +851,10 @@ impl<K, V, L> Builder<K, V, L> {
         self
     }
 
-    setters! {
-        /// Whether the cache is used, until [`Cache::set_enabled`] says otherwise. Default: `true`.
-        enabled(is_enabled: bool) => rest.set.enabled = Some(is_enabled);
+    /// Whether the cache is used, until [`Cache::set_enabled`] says otherwise. Default: `true`.
+    pub fn enabled(mut self, is_enabled: bool) -> Self {
+        self.rest.set.enabled = Some(is_enabled);
+        self
     }
 }
 
@@ -834,69 +894,85 @@ impl<K, V, L> Builder<K, V, L> {
         self
     }
 
-    setters! {
-        /// Whether [`Cache::hot_keys`] knows which keys are looked up most. Default: `false`.
-        ///
-        /// Costs nothing for fifteen of sixteen look-ups, on average; the sixteenth adds its key to a sample of 4 096,
-        /// under a lock for which it does not wait. The sample holds the texts of its keys: 4 MiB at most, and a few
-        /// hundred KiB as a rule.
-        ///
-        /// ```
-        /// # fn demo() -> Result<(), larder::BuildError> {
-        /// let prices: larder::Cache<String, u32> =
-        ///     larder::Cache::builder("docs:prices").track_hot_keys(true).build()?;
-        /// assert!(prices.hot_keys(10).is_empty());
-        /// # Ok(()) }
-        /// # demo().unwrap();
-        /// ```
-        track_hot_keys(track: bool) => rest.set.track_hot_keys = Some(track);
+    /// Whether [`Cache::hot_keys`] knows which keys are looked up most. Default: `false`.
+    ///
+    /// Costs nothing for fifteen of sixteen look-ups, on average; the sixteenth adds its key to a sample of 4 096,
+    /// under a lock for which it does not wait. The sample holds the texts of its keys: 4 MiB at most, and a few
+    /// hundred KiB as a rule.
+    ///
+    /// ```
+    /// # fn demo() -> Result<(), larder::BuildError> {
+    /// let prices: larder::Cache<String, u32> =
+    ///     larder::Cache::builder("docs:prices").track_hot_keys(true).build()?;
+    /// assert!(prices.hot_keys(10).is_empty());
+    /// # Ok(()) }
+    /// # demo().unwrap();
+    /// ```
+    pub fn track_hot_keys(mut self, track: bool) -> Self {
+        self.rest.set.track_hot_keys = Some(track);
+        self
+    }
 
-        /// How long a load keeps its lease without renewing it. Default: 2 s.
-        ///
-        /// A running load renews its lease. If its instance dies, another one takes over after this time.
-        lease_ttl(ttl: Duration) => rest.set.lease_ttl = Some(ttl);
+    /// How long a load keeps its lease without renewing it. Default: 2 s.
+    ///
+    /// A running load renews its lease. If its instance dies, another one takes over after this time.
+    pub fn lease_ttl(mut self, ttl: Duration) -> Self {
+        self.rest.set.lease_ttl = Some(ttl);
+        self
+    }
 
-        /// How long a caller waits for a load by another instance before it loads by itself, without storing the value.
-        /// Default: 5 s.
-        lease_wait(wait: Duration) => rest.set.lease_wait = Some(wait);
+    /// How long a caller waits for a load by another instance before it loads by itself, without storing the value.
+    /// Default: 5 s.
+    pub fn lease_wait(mut self, wait: Duration) -> Self {
+        self.rest.set.lease_wait = Some(wait);
+        self
+    }
 
-        /// How many keys and tags may wait for L2 to come back and be invalidated then. Default: 10 000. If there are
-        /// more, the whole namespace is cleared instead; until then this instance uses no key of it.
-        max_deferred(keys: usize) => rest.set.max_deferred = Some(keys);
+    /// How many keys and tags may wait for L2 to come back and be invalidated then. Default: 10 000. If there are
+    /// more, the whole namespace is cleared instead; until then this instance uses no key of it.
+    pub fn max_deferred(mut self, keys: usize) -> Self {
+        self.rest.set.max_deferred = Some(keys);
+        self
+    }
 
-        /// How many lanes the namespace has in Redis, from 1 to 16. Default: 1, and 4 on a cluster.
-        ///
-        /// A larger number may be deployed while instances with the former one run. The larger one counts for all: those
-        /// that were told the smaller one, or are restarted with it meanwhile, go on with the larger one by themselves, and
-        /// say so in the log. No invalidation is lost. L1 and L2 begin empty, and writes under way at that moment are
-        /// deferred, or refused if they are conditional. Counters of instances that have ended are left behind, too.
-        ///
-        /// To a *smaller* number it changes only by hand: stop all instances, delete the clocks of the namespace in Redis
-        /// (`{NAMESPACE.0}!clock`, and what matches `{NAMESPACE.*of*.*}!clock`), and start the instances with the new
-        /// number. The same for a cache with write-behind, to any number, once no write waits: before that, instances with
-        /// another number than the first ones use neither level, and say why. A hold of
-        /// [`invalidate_and_hold`](Cache::invalidate_and_hold) ends when the number changes. Programs in [other languages](crate::other_languages) have to be told the number,
-        /// and get an error if it is another one.
-        ///
-        /// Each key belongs to one lane, by its hash. A lane has its own clock, messages and proof that none was missed,
-        /// so that lanes can lie on several servers. With more than one:
-        ///
-        /// - A call for several keys is split, and its parts run side by side: each lane is sent requests of its own, and
-        ///   a loader of many keys is called once for each lane.
-        /// - [`clear`](Cache::clear), and invalidations of tags and prefixes, are one request for each lane, and not
-        ///   atomic. If some lanes cannot be reached, their part is deferred and the call returns an error; the others
-        ///   have carried theirs out.
-        /// - A [`Token`](crate::Token) covers the lanes that its write has reached; [`Token::and`](crate::Token::and)
-        ///   adds others.
-        /// - L1 and [`max_deferred`](Self::max_deferred) are divided by the number of lanes. An entry that is heavier than
-        ///   a lane's part of L1 is not kept there.
-        /// - While one lane cannot be reached, look-ups of the others use L1 as before. [`health`](Cache::health) is that
-        ///   of the worst lane, and [`lane_health`](Cache::lane_health) says which one it is.
-        lanes(lanes: u16) => rest.set.lanes = Some(lanes);
+    /// How many lanes the namespace has in Redis, from 1 to 16. Default: 1, and 4 on a cluster.
+    ///
+    /// A larger number may be deployed while instances with the former one run. The larger one counts for all: those
+    /// that were told the smaller one, or are restarted with it meanwhile, go on with the larger one by themselves, and
+    /// say so in the log. No invalidation is lost. L1 and L2 begin empty, and writes under way at that moment are
+    /// deferred, or refused if they are conditional. Counters of instances that have ended are left behind, too.
+    ///
+    /// To a *smaller* number it changes only by hand: stop all instances, delete the clocks of the namespace in Redis
+    /// (`{NAMESPACE.0}!clock`, and what matches `{NAMESPACE.*of*.*}!clock`), and start the instances with the new
+    /// number. The same for a cache with write-behind, to any number, once no write waits: before that, instances with
+    /// another number than the first ones use neither level, and say why. A hold of
+    /// [`invalidate_and_hold`](Cache::invalidate_and_hold) ends when the number changes. Programs in [other languages](crate::other_languages) have to be told the number,
+    /// and get an error if it is another one.
+    ///
+    /// Each key belongs to one lane, by its hash. A lane has its own clock, messages and proof that none was missed,
+    /// so that lanes can lie on several servers. With more than one:
+    ///
+    /// - A call for several keys is split, and its parts run side by side: each lane is sent requests of its own, and
+    ///   a loader of many keys is called once for each lane.
+    /// - [`clear`](Cache::clear), and invalidations of tags and prefixes, are one request for each lane, and not
+    ///   atomic. If some lanes cannot be reached, their part is deferred and the call returns an error; the others
+    ///   have carried theirs out.
+    /// - A [`Token`](crate::Token) covers the lanes that its write has reached; [`Token::and`](crate::Token::and)
+    ///   adds others.
+    /// - L1 and [`max_deferred`](Self::max_deferred) are divided by the number of lanes. An entry that is heavier than
+    ///   a lane's part of L1 is not kept there.
+    /// - While one lane cannot be reached, look-ups of the others use L1 as before. [`health`](Cache::health) is that
+    ///   of the worst lane, and [`lane_health`](Cache::lane_health) says which one it is.
+    pub fn lanes(mut self, lanes: u16) -> Self {
+        self.rest.set.lanes = Some(lanes);
+        self
+    }
 
-        /// The clock by which values expire. Default: that of the [`MemoryL2`](crate::MemoryL2) if the cache is on one,
-        /// otherwise the system's monotonic clock. For tests and simulations.
-        clock(clock: Clock) => rest.clock = clock;
+    /// The clock by which values expire. Default: that of the [`MemoryL2`](crate::MemoryL2) if the cache is on one,
+    /// otherwise the system's monotonic clock. For tests and simulations.
+    pub fn clock(mut self, clock: Clock) -> Self {
+        self.rest.clock = clock;
+        self
     }
 }
 

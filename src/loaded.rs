@@ -4,7 +4,6 @@ use std::time::Duration;
 
 use crate::error::Misuse;
 use crate::key::{CacheKey, Key, KeyWriter};
-use crate::util::setters::setters;
 use crate::wire::envelope::MAX_TAGS;
 
 /// A value with TTLs and tags of its own. Loaders of [`get_or_load_with`](crate::Cache::get_or_load_with) return it,
@@ -145,69 +144,79 @@ impl<V> Loaded<V> {
         }
     }
 
-    setters! {
-        /// How long this value is valid, in both levels, instead of the TTL of [`ttl_of`](crate::Builder::ttl_of) or
-        /// [`l2_ttl`](crate::Builder::l2_ttl).
-        ///
-        /// The [`jitter`](crate::Builder::jitter) only shortens it, so a token does not outlive its expiry. At most 100
-        /// years; a longer one counts as that. Zero is [a misuse](crate::LoadError::is_misuse): for a value that must
-        /// not be kept there is [`no_store`](Self::no_store).
-        ttl(ttl: Duration) => ttls.ttl = Some(ttl);
+    /// How long this value is valid, in both levels, instead of the TTL of [`ttl_of`](crate::Builder::ttl_of) or
+    /// [`l2_ttl`](crate::Builder::l2_ttl).
+    ///
+    /// The [`jitter`](crate::Builder::jitter) only shortens it, so a token does not outlive its expiry. At most 100
+    /// years; a longer one counts as that. Zero is [a misuse](crate::LoadError::is_misuse): for a value that must
+    /// not be kept there is [`no_store`](Self::no_store).
+    pub fn ttl(mut self, ttl: Duration) -> Self {
+        self.ttls.ttl = Some(ttl);
+        self
+    }
 
-        /// The age from which this value is stale, instead of the builder's [`soft_ttl`](crate::Builder::soft_ttl).
-        ///
-        /// The jitter only shortens it. If it is not shorter than the value's TTL, the value is never stale.
-        ///
-        /// ```
-        /// # async fn demo() -> Result<(), Box<dyn std::error::Error>> {
-        /// use std::time::Duration;
-        /// use larder::{Cache, Loaded};
-        ///
-        /// let prices: Cache<String, u32> = Cache::builder("docs:prices").build()?;
-        /// let price = Loaded::new(450).ttl(Duration::from_secs(600)).soft_ttl(Duration::from_secs(60));
-        /// prices.insert("tea", price).await?;
-        /// assert!(!prices.get("tea").await.ok_or("it is there")?.meta().is_stale());
-        /// # Ok(()) }
-        /// # tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap().block_on(demo()).unwrap();
-        /// ```
-        soft_ttl(ttl: Duration) => ttls.soft_ttl = Some(ttl);
+    /// The age from which this value is stale, instead of the builder's [`soft_ttl`](crate::Builder::soft_ttl).
+    ///
+    /// The jitter only shortens it. If it is not shorter than the value's TTL, the value is never stale.
+    ///
+    /// ```
+    /// # async fn demo() -> Result<(), Box<dyn std::error::Error>> {
+    /// use std::time::Duration;
+    /// use larder::{Cache, Loaded};
+    ///
+    /// let prices: Cache<String, u32> = Cache::builder("docs:prices").build()?;
+    /// let price = Loaded::new(450).ttl(Duration::from_secs(600)).soft_ttl(Duration::from_secs(60));
+    /// prices.insert("tea", price).await?;
+    /// assert!(!prices.get("tea").await.ok_or("it is there")?.meta().is_stale());
+    /// # Ok(()) }
+    /// # tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap().block_on(demo()).unwrap();
+    /// ```
+    pub fn soft_ttl(mut self, ttl: Duration) -> Self {
+        self.ttls.soft_ttl = Some(ttl);
+        self
+    }
 
-        /// How long each L1 keeps this value at most. Zero: no L1 stores it, so that every look-up asks L2.
-        ///
-        /// It only shortens: the builder's [`l1_ttl`](crate::Builder::l1_ttl) and the value's TTL hold, too.
-        ///
-        /// ```
-        /// # async fn demo() -> Result<(), Box<dyn std::error::Error>> {
-        /// use std::time::Duration;
-        /// use larder::{Cache, Loaded, MemoryL2, Source};
-        ///
-        /// let stock: Cache<String, u32> = Cache::builder("docs:stock").l2(MemoryL2::new()).build()?;
-        /// // A large value that is rarely asked for need not take room in each instance.
-        /// stock.insert("tea", Loaded::new(7).l1_ttl(Duration::ZERO)).await?;
-        /// assert_eq!(stock.get("tea").await.ok_or("L2 has it")?.meta().source(), Source::L2);
-        /// # Ok(()) }
-        /// # tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap().block_on(demo()).unwrap();
-        /// ```
-        l1_ttl(ttl: Duration) => ttls.l1_ttl = Some(ttl);
+    /// How long each L1 keeps this value at most. Zero: no L1 stores it, so that every look-up asks L2.
+    ///
+    /// It only shortens: the builder's [`l1_ttl`](crate::Builder::l1_ttl) and the value's TTL hold, too.
+    ///
+    /// ```
+    /// # async fn demo() -> Result<(), Box<dyn std::error::Error>> {
+    /// use std::time::Duration;
+    /// use larder::{Cache, Loaded, MemoryL2, Source};
+    ///
+    /// let stock: Cache<String, u32> = Cache::builder("docs:stock").l2(MemoryL2::new()).build()?;
+    /// // A large value that is rarely asked for need not take room in each instance.
+    /// stock.insert("tea", Loaded::new(7).l1_ttl(Duration::ZERO)).await?;
+    /// assert_eq!(stock.get("tea").await.ok_or("L2 has it")?.meta().source(), Source::L2);
+    /// # Ok(()) }
+    /// # tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap().block_on(demo()).unwrap();
+    /// ```
+    pub fn l1_ttl(mut self, ttl: Duration) -> Self {
+        self.ttls.l1_ttl = Some(ttl);
+        self
+    }
 
-        /// Hands the value out to the callers that wait for this load, and stores it in neither level. If the loader
-        /// was given a previous value, that is removed from both levels, in all instances.
-        ///
-        /// ```
-        /// # async fn demo() -> Result<(), Box<dyn std::error::Error>> {
-        /// use larder::{Cache, Loaded};
-        ///
-        /// let carts: Cache<String, Vec<String>> = Cache::builder("docs:cart").build()?;
-        /// let load = |_| async {
-        ///     // Not worth keeping.
-        ///     Ok::<_, std::io::Error>(Loaded::new(Vec::new()).no_store())
-        /// };
-        /// assert!(carts.get_or_load_with("alice", load).await?.is_empty());
-        /// assert!(carts.get("alice").await.is_none());
-        /// # Ok(()) }
-        /// # tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap().block_on(demo()).unwrap();
-        /// ```
-        no_store() => is_stored = false;
+    /// Hands the value out to the callers that wait for this load, and stores it in neither level. If the loader
+    /// was given a previous value, that is removed from both levels, in all instances.
+    ///
+    /// ```
+    /// # async fn demo() -> Result<(), Box<dyn std::error::Error>> {
+    /// use larder::{Cache, Loaded};
+    ///
+    /// let carts: Cache<String, Vec<String>> = Cache::builder("docs:cart").build()?;
+    /// let load = |_| async {
+    ///     // Not worth keeping.
+    ///     Ok::<_, std::io::Error>(Loaded::new(Vec::new()).no_store())
+    /// };
+    /// assert!(carts.get_or_load_with("alice", load).await?.is_empty());
+    /// assert!(carts.get("alice").await.is_none());
+    /// # Ok(()) }
+    /// # tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap().block_on(demo()).unwrap();
+    /// ```
+    pub fn no_store(mut self) -> Self {
+        self.is_stored = false;
+        self
     }
 
     /// Tags of this value, by which [`invalidate_tag`](crate::Cache::invalidate_tag) finds it: up to [`MAX_TAGS`], each

@@ -10,7 +10,6 @@
 //! - [`random`]: numbers that no other instance draws
 //! - [`read_only`]: structs whose fields users read
 //! - [`retry_delays`]: pauses between attempts
-//! - [`setters`]: the setters of builders
 //! - [`shared_result`]: one result for many tasks
 //! - [`throttle`]: log lines that are not written for every request
 
@@ -24,6 +23,5 @@ pub(crate) mod predicates;
 pub(crate) mod random;
 pub(crate) mod read_only;
 pub(crate) mod retry_delays;
-pub(crate) mod setters;
 pub(crate) mod shared_result;
 pub(crate) mod throttle;

@@ -99,7 +99,6 @@ use crate::token::Token;
 use crate::util::lock::lock;
 use crate::util::partial_debug::partial_debug;
 use crate::util::retry_delays::retry_delays;
-use crate::util::setters::setters;
 use crate::util::throttle::Throttle;
 use crate::vocabulary::{Value, Version};
 use crate::wire::codec::{Bincode, Codec};
@@ -495,29 +494,45 @@ where
         self
     }
 
-    setters! {
-        /// How many writes are taken from the stream at a time; fewer once their values have 1 MiB together. Default:
-        /// 256, which is the most.
-        batch(most: usize) => options.batch = most;
+    /// How many writes are taken from the stream at a time; fewer once their values have 1 MiB together. Default:
+    /// 256, which is the most.
+    pub fn batch(mut self, most: usize) -> Self {
+        self.options.batch = most;
+        self
+    }
 
-        /// How many writes may wait, dead letters included. Default: 100 000.
-        capacity(writes: u64) => capacity = writes;
+    /// How many writes may wait, dead letters included. Default: 100 000.
+    pub fn capacity(mut self, writes: u64) -> Self {
+        self.capacity = writes;
+        self
+    }
 
-        /// How often a batch is tried before each write is tried by itself, and becomes a dead letter if it fails.
-        /// Default: 20, which is two to four minutes: the pauses grow to 10 s, and are random. With `u32::MAX` there
-        /// are no dead letters, however long the source is down; and a write that it always refuses stops all others.
-        attempts(attempts: u32) => options.attempts = attempts;
+    /// How often a batch is tried before each write is tried by itself, and becomes a dead letter if it fails.
+    /// Default: 20, which is two to four minutes: the pauses grow to 10 s, and are random. With `u32::MAX` there
+    /// are no dead letters, however long the source is down; and a write that it always refuses stops all others.
+    pub fn attempts(mut self, attempts: u32) -> Self {
+        self.options.attempts = attempts;
+        self
+    }
 
-        /// How long after its last sign of life a worker counts as dead, so that another one continues with its writes.
-        /// Default: 10 s. From 100 ms to 1 hour.
-        claim_after(silence: Duration) => options.claim_after = silence;
+    /// How long after its last sign of life a worker counts as dead, so that another one continues with its writes.
+    /// Default: 10 s. From 100 ms to 1 hour.
+    pub fn claim_after(mut self, silence: Duration) -> Self {
+        self.options.claim_after = silence;
+        self
+    }
 
-        /// How long `store` may take. Then it is dropped, and counts as failed. Default: 30 s.
-        store_timeout(limit: Duration) => options.store_timeout = limit;
+    /// How long `store` may take. Then it is dropped, and counts as failed. Default: 30 s.
+    pub fn store_timeout(mut self, limit: Duration) -> Self {
+        self.options.store_timeout = limit;
+        self
+    }
 
-        /// How often a worker looks for writes of other instances; those of its own instance it takes at once. Default:
-        /// 200 ms. At least 1 ms.
-        interval(interval: Duration) => options.interval = interval;
+    /// How often a worker looks for writes of other instances; those of its own instance it takes at once. Default:
+    /// 200 ms. At least 1 ms.
+    pub fn interval(mut self, interval: Duration) -> Self {
+        self.options.interval = interval;
+        self
     }
 
     /// Starts the worker as a task on the current Tokio runtime, with which it ends.
