@@ -18,33 +18,32 @@ type OfRequest<T> = Arc<dyn Fn(&request::Parts) -> T + Send + Sync>;
 type OfBoth<T> = Arc<dyn Fn(&request::Parts, &response::Parts) -> T + Send + Sync>;
 type Invalidate = Arc<dyn Fn(&request::Parts, &response::Parts, &mut Invalidations) + Send + Sync>;
 
-/// Declares each rule once: its setter, its type, what it is set to, and what it is otherwise.
-macro_rules! rules {
-    ($($(#[$doc:meta])* $name:ident($arg:ident: $given:ty): $type:ty = $value:expr, or $default:expr;)*) => {
-        /// Caches the responses of a service. See the [module](super).
-        ///
-        /// Cheap to clone. Clones share the stored responses, also if their rules are changed afterwards.
-        #[derive(Clone)]
-        #[must_use = "it does nothing until it is put around a service"]
-        pub struct CacheLayer {
-            pub(super) cache: Cache<String, CachedResponse>,
-            $(pub(super) $name: $type,)*
-        }
-
-        impl CacheLayer {
-            fn over(cache: Cache<String, CachedResponse>) -> Self {
-                Self { cache, $($name: $default,)* }
-            }
-
-            $(
-                $(#[$doc])*
-                pub fn $name(mut self, $arg: $given) -> Self {
-                    self.$name = $value;
-                    self
-                }
-            )*
-        }
-    };
+/// Caches the responses of a service. See the [module](super).
+///
+/// Cheap to clone. Clones share the stored responses, also if their rules are changed afterwards.
+#[derive(Clone)]
+#[must_use = "it does nothing until it is put around a service"]
+pub struct CacheLayer {
+    pub(super) cache: Cache<String, CachedResponse>,
+    pub(super) condition: OfRequest<bool>,
+    pub(super) prefix: OfRequest<String>,
+    pub(super) key: Option<OfRequest<Option<String>>>,
+    pub(super) scheme: OfRequest<Option<uri::Scheme>>,
+    pub(super) sort_query: bool,
+    pub(super) store_if: OfBoth<bool>,
+    pub(super) store_private: OfBoth<bool>,
+    pub(super) authorized: bool,
+    pub(super) ttl: OfBoth<Option<Duration>>,
+    pub(super) tags: OfBoth<Vec<String>>,
+    pub(super) invalidate: Invalidate,
+    pub(super) targeted: Arc<[HeaderName]>,
+    pub(super) obey_requests: bool,
+    pub(super) body_limit: usize,
+    pub(super) body_timeout: Duration,
+    pub(super) stale_while_revalidate: Duration,
+    pub(super) stale_if_error: Duration,
+    pub(super) uncacheable_for: Duration,
+    pub(super) name: Arc<str>,
 }
 
 impl CacheLayer {
@@ -80,6 +79,32 @@ impl CacheLayer {
         Ok(Self::over(builder.or_weighed(L1_BYTES, weigh).build()?))
     }
 
+    /// A layer with the default of each rule.
+    fn over(cache: Cache<String, CachedResponse>) -> Self {
+        Self {
+            cache,
+            condition: Arc::new(|_| true),
+            prefix: Arc::new(|_| String::new()),
+            key: None,
+            scheme: Arc::new(|request| request.uri.scheme().cloned()),
+            sort_query: true,
+            store_if: Arc::new(|_, _| true),
+            store_private: Arc::new(|_, _| false),
+            authorized: false,
+            ttl: Arc::new(|_, _| None),
+            tags: Arc::new(|_, _| Vec::new()),
+            invalidate: Arc::new(|_, _, _| {}),
+            targeted: Arc::default(),
+            obey_requests: false,
+            body_limit: 1 << 20,
+            body_timeout: Duration::from_secs(5),
+            stale_while_revalidate: Duration::ZERO,
+            stale_if_error: Duration::ZERO,
+            uncacheable_for: Duration::from_secs(5),
+            name: "larder".into(),
+        }
+    }
+
     /// The cache of the layer: to invalidate resources that change without a request, and for its counters.
     #[must_use]
     pub fn cache(&self) -> &Cache<String, CachedResponse> {
@@ -97,9 +122,7 @@ impl CacheLayer {
     }
 }
 
-partial_debug!([] CacheLayer, "CacheLayer", this => name: &this.name, cache: &this.cache);
-
-rules! {
+impl CacheLayer {
     /// Which GET and HEAD requests the layer handles. Those for which the condition returns `false` go to the inner
     /// service, each by itself, and their responses are not stored. Default: all.
     ///
@@ -113,15 +136,25 @@ rules! {
     /// layer.condition(|request| !request.headers.contains_key(http::header::COOKIE))
     /// # }
     /// ```
-    condition(condition: impl Fn(&request::Parts) -> bool + Send + Sync + 'static):
-        OfRequest<bool> = Arc::new(condition), or Arc::new(|_| true);
+    pub fn condition(
+        mut self,
+        condition: impl Fn(&request::Parts) -> bool + Send + Sync + 'static,
+    ) -> Self {
+        self.condition = Arc::new(condition);
+        self
+    }
 
     /// The text that keys begin with, such as the tenant. Default: none.
     ///
     /// As [`key`](Self::key), it is also asked with the path of another request and the method GET, when that is to be
     /// invalidated.
-    prefix(prefix: impl Fn(&request::Parts) -> String + Send + Sync + 'static):
-        OfRequest<String> = Arc::new(prefix), or Arc::new(|_| String::new());
+    pub fn prefix(
+        mut self,
+        prefix: impl Fn(&request::Parts) -> String + Send + Sync + 'static,
+    ) -> Self {
+        self.prefix = Arc::new(prefix);
+        self
+    }
 
     /// The key of a request, after the prefix; `None`: it is not cached. Default: `GET shop.example/products?a=1&b=2`,
     /// see [keys](super#keys).
@@ -129,8 +162,13 @@ rules! {
     /// It is also asked with the path of another request and the method GET, when that is to be invalidated. A response
     /// with `Vary` adds to any key. A key that is longer than [`MAX_KEY_BYTES`](crate::MAX_KEY_BYTES) less
     /// 34 is not cached.
-    key(key: impl Fn(&request::Parts) -> Option<String> + Send + Sync + 'static):
-        Option<OfRequest<Option<String>>> = Some(Arc::new(key)), or None;
+    pub fn key(
+        mut self,
+        key: impl Fn(&request::Parts) -> Option<String> + Send + Sync + 'static,
+    ) -> Self {
+        self.key = Some(Arc::new(key));
+        self
+    }
 
     /// By which scheme a client has sent a request, where the service depends on that; `None`: it is not known.
     /// Default: the scheme of the request's URI, as HTTP/2 has it.
@@ -153,32 +191,53 @@ rules! {
     ///
     /// A redirect of a resource to itself is only stored if it is one to another scheme, and that of the request is
     /// known: others could be led in a circle.
-    scheme(scheme: impl Fn(&request::Parts) -> Option<uri::Scheme> + Send + Sync + 'static):
-        OfRequest<Option<uri::Scheme>> = Arc::new(scheme), or Arc::new(|request| request.uri.scheme().cloned());
+    pub fn scheme(
+        mut self,
+        scheme: impl Fn(&request::Parts) -> Option<uri::Scheme> + Send + Sync + 'static,
+    ) -> Self {
+        self.scheme = Arc::new(scheme);
+        self
+    }
 
     /// Whether the usual key has the parts of the query sorted by their names, so that their order makes no other
     /// resource. Default: yes. Those with one name stay in their order, and a query with `;` stays as it is.
     ///
     /// For a service to which the order of other parts matters, too, such as `a[]=1&a[0]=2`, say `false`.
-    sort_query(is_sorted: bool): bool = is_sorted, or true;
+    pub fn sort_query(mut self, is_sorted: bool) -> Self {
+        self.sort_query = is_sorted;
+        self
+    }
 
     /// Which responses may be stored, of those that RFC 9111 allows. Default: all.
-    store_if(rule: impl Fn(&request::Parts, &response::Parts) -> bool + Send + Sync + 'static):
-        OfBoth<bool> = Arc::new(rule), or Arc::new(|_, _| true);
+    pub fn store_if(
+        mut self,
+        rule: impl Fn(&request::Parts, &response::Parts) -> bool + Send + Sync + 'static,
+    ) -> Self {
+        self.store_if = Arc::new(rule);
+        self
+    }
 
     /// Which responses are stored though they are private: those with `Set-Cookie`, `private` or `no-store`, and those
     /// to requests with `Authorization` if these are [looked up](Self::authorized). Default: none.
     ///
     /// `Set-Cookie` itself is never stored: only the client whose request was sent to the inner service gets it.
-    store_private(rule: impl Fn(&request::Parts, &response::Parts) -> bool + Send + Sync + 'static):
-        OfBoth<bool> = Arc::new(rule), or Arc::new(|_, _| false);
+    pub fn store_private(
+        mut self,
+        rule: impl Fn(&request::Parts, &response::Parts) -> bool + Send + Sync + 'static,
+    ) -> Self {
+        self.store_private = Arc::new(rule);
+        self
+    }
 
     /// Whether requests with `Authorization` are handled as others. Default: no, they go to the inner service.
     ///
     /// Then the rules of RFC 9111 hold: their responses are stored if they are `public`, or have `s-maxage` or
     /// `must-revalidate`; and they are answered from whatever is stored. Responses that depend on the user need a
     /// [`key`](Self::key) or [`prefix`](Self::prefix) that does, too.
-    authorized(are_handled: bool): bool = are_handled, or false;
+    pub fn authorized(mut self, are_handled: bool) -> Self {
+        self.authorized = are_handled;
+        self
+    }
 
     /// How long a response is fresh, whatever it says itself. `None`: as it says. Zero: it is not fresh.
     ///
@@ -190,13 +249,23 @@ rules! {
     /// [`condition`](Self::condition). A rule that goes by the path should look at the type of the response, too: a
     /// service may answer `/account/x.css` with the account. For streams that do not say `no-store` it should return
     /// `None`: they are read for up to [`body_timeout`](Self::body_timeout) before the client gets anything.
-    ttl(ttl: impl Fn(&request::Parts, &response::Parts) -> Option<Duration> + Send + Sync + 'static):
-        OfBoth<Option<Duration>> = Arc::new(ttl), or Arc::new(|_, _| None);
+    pub fn ttl(
+        mut self,
+        ttl: impl Fn(&request::Parts, &response::Parts) -> Option<Duration> + Send + Sync + 'static,
+    ) -> Self {
+        self.ttl = Arc::new(ttl);
+        self
+    }
 
     /// Tags of a response, by which [`Cache::invalidate_tag`] and [`Invalidations::tag`] find it. Default: none. At
     /// most [`MAX_TAGS`](crate::MAX_TAGS); with more, or with one that is too long, the response is not stored.
-    tags(tags: impl Fn(&request::Parts, &response::Parts) -> Vec<String> + Send + Sync + 'static):
-        OfBoth<Vec<String>> = Arc::new(tags), or Arc::new(|_, _| Vec::new());
+    pub fn tags(
+        mut self,
+        tags: impl Fn(&request::Parts, &response::Parts) -> Vec<String> + Send + Sync + 'static,
+    ) -> Self {
+        self.tags = Arc::new(tags);
+        self
+    }
 
     /// Which responses a request with another method than GET, HEAD, OPTIONS and TRACE invalidates after it has
     /// succeeded, besides its own URI and those in `Location` and `Content-Location` on the same host.
@@ -214,8 +283,13 @@ rules! {
     /// })
     /// # }
     /// ```
-    invalidate(rule: impl Fn(&request::Parts, &response::Parts, &mut Invalidations) + Send + Sync + 'static):
-        Invalidate = Arc::new(rule), or Arc::new(|_, _, _| {});
+    pub fn invalidate(
+        mut self,
+        rule: impl Fn(&request::Parts, &response::Parts, &mut Invalidations) + Send + Sync + 'static,
+    ) -> Self {
+        self.invalidate = Arc::new(rule);
+        self
+    }
 
     /// Response headers that speak to this cache, such as `CDN-Cache-Control`, in the order of preference: RFC 9213.
     /// Default: none, as a service behind a CDN sends them to that.
@@ -228,36 +302,61 @@ rules! {
     /// layer.targeted([http::header::CDN_CACHE_CONTROL])
     /// # }
     /// ```
-    targeted(fields: impl IntoIterator<Item = HeaderName>):
-        Arc<[HeaderName]> = fields.into_iter().collect(), or Arc::default();
+    pub fn targeted(mut self, fields: impl IntoIterator<Item = HeaderName>) -> Self {
+        self.targeted = fields.into_iter().collect();
+        self
+    }
 
     /// Whether clients can ask for fresher responses, by `no-cache`, `max-age`, `min-fresh` and `Pragma: no-cache`.
     /// Default: no, as each such request costs the inner service one. RFC 9111 leaves it to the cache.
     ///
     /// The response to `no-cache` replaces the stored one; those to the others are not stored. `no-store` and
     /// `only-if-cached` are always obeyed, and `max-stale` never is.
-    obey_requests(are_obeyed: bool): bool = are_obeyed, or false;
+    pub fn obey_requests(mut self, are_obeyed: bool) -> Self {
+        self.obey_requests = are_obeyed;
+        self
+    }
 
     /// The longest body that is stored, in bytes. Default: 1 MiB. A longer one is streamed. The cache has a limit of
     /// its own, [`max_value_size`](crate::Builder::max_value_size).
-    body_limit(bytes: usize): usize = bytes, or 1 << 20;
+    pub fn body_limit(mut self, bytes: usize) -> Self {
+        self.body_limit = bytes;
+        self
+    }
 
     /// How long a body that may be stored is read before it is sent on as it comes, and not stored. Default: 5 s.
-    body_timeout(timeout: Duration): Duration = timeout, or Duration::from_secs(5);
+    pub fn body_timeout(mut self, timeout: Duration) -> Self {
+        self.body_timeout = timeout;
+        self
+    }
 
     /// `stale-while-revalidate` of responses that do not say it. Default: 0.
-    stale_while_revalidate(time: Duration): Duration = time, or Duration::ZERO;
+    pub fn stale_while_revalidate(mut self, time: Duration) -> Self {
+        self.stale_while_revalidate = time;
+        self
+    }
 
     /// `stale-if-error` of responses that do not say it. Default: 0. The cache must keep them, see
     /// [`stale_if_error`](crate::Builder::stale_if_error).
-    stale_if_error(time: Duration): Duration = time, or Duration::ZERO;
+    pub fn stale_if_error(mut self, time: Duration) -> Self {
+        self.stale_if_error = time;
+        self
+    }
 
     /// For how long it is remembered that a response could not be stored. Meanwhile requests with its key do not wait
     /// for each other, and nothing is stored for them. Default: 5 s. Zero: requests that come while another one with
     /// the key is under way always wait for it, and those of several instances for one instance after the other, as
     /// [described](super#who-waits-for-whom).
-    uncacheable_for(time: Duration): Duration = time, or Duration::from_secs(5);
+    pub fn uncacheable_for(mut self, time: Duration) -> Self {
+        self.uncacheable_for = time;
+        self
+    }
 
     /// The name of this cache in `Cache-Status`: a token, or a quoted string. Default: `larder`.
-    name(name: impl Into<Arc<str>>): Arc<str> = name.into(), or "larder".into();
+    pub fn name(mut self, name: impl Into<Arc<str>>) -> Self {
+        self.name = name.into();
+        self
+    }
 }
+
+partial_debug!([] CacheLayer, "CacheLayer", this => name: &this.name, cache: &this.cache);
