@@ -9,7 +9,6 @@ use serde::{Serialize, Serializer};
 
 use crate::clock::Tick;
 use crate::l1::Slot;
-use crate::util::read_only::read_only;
 use crate::vocabulary::{Source, Version};
 
 /// A cached value, shared with the cache: it dereferences to `V`.
@@ -232,32 +231,62 @@ macro_rules! stands_for_its_value {
 
 stands_for_its_value!(Entry<V>, SomeEntry<T>);
 
-read_only! {
-    /// Where an [`Entry`] came from, and how fresh it was when it was returned.
-    #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-    Meta {
-        /// The level that answered.
-        source => source: Source,
-        /// Whether the value's soft TTL had passed, so that another instance may have refreshed it already; or whether
-        /// it [is a fallback](Self::is_fallback) or [is unproven](Self::is_unproven).
-        is_stale => is_stale: bool,
-        /// Whether the value came from an L1 that was cut off from L2: it may have been invalidated longer than
-        /// `max_staleness` ago. Only in [`Mode::Available`](crate::Mode::Available).
-        is_unproven => is_unproven: bool,
-        /// Whether the value was returned because a newer one could not be loaded: it is past its TTL, see
-        /// [`Builder::stale_if_error`](crate::Builder::stale_if_error), or past its soft TTL, and its caller has waited
-        /// for its refresh, see [`Builder::stale_wait`](crate::Builder::stale_wait). It has not been invalidated. A
-        /// previous value that a loader is given is flagged like this, too, if it is past its TTL.
-        ///
-        /// [`Builder::stale_if_error`](crate::Builder::stale_if_error) has an example.
-        is_fallback => is_fallback: bool,
-        /// How long ago the value was written to L2, or loaded if it was not written. Never less than that; more by at
-        /// most a round trip to L2 and, for values of other instances, a millisecond.
-        age => age: Duration,
-        /// Names the write that stored this value: each write of a key has another version. `None` for a value that was
-        /// loaded and not stored.
-        ///
-        /// [`Cache::insert_if`](crate::Cache::insert_if) has an example.
-        version => version: Option<Version>,
+/// Where an [`Entry`] came from, and how fresh it was when it was returned.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Meta {
+    pub(crate) source: Source,
+    pub(crate) is_stale: bool,
+    pub(crate) is_unproven: bool,
+    pub(crate) is_fallback: bool,
+    pub(crate) age: Duration,
+    pub(crate) version: Option<Version>,
+}
+
+impl Meta {
+    /// The level that answered.
+    #[must_use]
+    pub fn source(&self) -> Source {
+        self.source
+    }
+
+    /// Whether the value's soft TTL had passed, so that another instance may have refreshed it already; or whether
+    /// it [is a fallback](Self::is_fallback) or [is unproven](Self::is_unproven).
+    #[must_use]
+    pub fn is_stale(&self) -> bool {
+        self.is_stale
+    }
+
+    /// Whether the value came from an L1 that was cut off from L2: it may have been invalidated longer than
+    /// `max_staleness` ago. Only in [`Mode::Available`](crate::Mode::Available).
+    #[must_use]
+    pub fn is_unproven(&self) -> bool {
+        self.is_unproven
+    }
+
+    /// Whether the value was returned because a newer one could not be loaded: it is past its TTL, see
+    /// [`Builder::stale_if_error`](crate::Builder::stale_if_error), or past its soft TTL, and its caller has waited
+    /// for its refresh, see [`Builder::stale_wait`](crate::Builder::stale_wait). It has not been invalidated. A
+    /// previous value that a loader is given is flagged like this, too, if it is past its TTL.
+    ///
+    /// [`Builder::stale_if_error`](crate::Builder::stale_if_error) has an example.
+    #[must_use]
+    pub fn is_fallback(&self) -> bool {
+        self.is_fallback
+    }
+
+    /// How long ago the value was written to L2, or loaded if it was not written. Never less than that; more by at
+    /// most a round trip to L2 and, for values of other instances, a millisecond.
+    #[must_use]
+    pub fn age(&self) -> Duration {
+        self.age
+    }
+
+    /// Names the write that stored this value: each write of a key has another version. `None` for a value that was
+    /// loaded and not stored.
+    ///
+    /// [`Cache::insert_if`](crate::Cache::insert_if) has an example.
+    #[must_use]
+    pub fn version(&self) -> Option<Version> {
+        self.version
     }
 }

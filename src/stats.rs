@@ -6,8 +6,6 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use serde::Serialize;
 use thread_local::ThreadLocal;
 
-use crate::util::read_only::read_only;
-
 /// A counter that never resets.
 #[derive(Debug, Default)]
 pub(crate) struct Counter(AtomicU64);
@@ -209,31 +207,52 @@ counters! {
     l1_entries,
 }
 
-read_only! {
-    /// Whether an instance works with L2: a snapshot by [`Cache::health`](crate::Cache::health).
-    ///
-    /// An instance that does not still answers look-ups, from L2 or from the loader.
-    #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
-    #[allow(clippy::struct_excessive_bools, reason = "each is the answer to a question of its own")]
-    Health {
-        /// Whether L2 has carried out the last request. `true` before the first request, and without an L2.
-        is_l2_up => l2_up: bool,
-        /// Whether the circuit breaker is open: L2 has not answered several requests, so none are sent, and no call
-        /// waits for it, until it answers a probe. Probes are sent one at a time in the background, after pauses that
-        /// grow from 20 ms to a second.
-        is_breaker_open => breaker_open: bool,
-        /// Whether this instance can prove that it has applied all changes by others. While it cannot, L1 is not used,
-        /// see [`Mode`](crate::Mode). `false` until the subscriber is connected, and after
-        /// [`close`](crate::Cache::close). Without an L2 it is `true` until then.
-        is_subscriber_live => subscriber_live: bool,
-        /// Whether this instance has started to subscribe: [`build`](crate::Builder::build) starts that on a Tokio
-        /// runtime, otherwise the first asynchronous call does. `false` after [`close`](crate::Cache::close). Without
-        /// an L2 it is `true` until then.
-        is_started => started: bool,
-    }
+/// Whether an instance works with L2: a snapshot by [`Cache::health`](crate::Cache::health).
+///
+/// An instance that does not still answers look-ups, from L2 or from the loader.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[allow(
+    clippy::struct_excessive_bools,
+    reason = "each is the answer to a question of its own"
+)]
+pub struct Health {
+    pub(crate) l2_up: bool,
+    pub(crate) breaker_open: bool,
+    pub(crate) subscriber_live: bool,
+    pub(crate) started: bool,
 }
 
 impl Health {
+    /// Whether L2 has carried out the last request. `true` before the first request, and without an L2.
+    #[must_use]
+    pub fn is_l2_up(&self) -> bool {
+        self.l2_up
+    }
+
+    /// Whether the circuit breaker is open: L2 has not answered several requests, so none are sent, and no call
+    /// waits for it, until it answers a probe. Probes are sent one at a time in the background, after pauses that
+    /// grow from 20 ms to a second.
+    #[must_use]
+    pub fn is_breaker_open(&self) -> bool {
+        self.breaker_open
+    }
+
+    /// Whether this instance can prove that it has applied all changes by others. While it cannot, L1 is not used,
+    /// see [`Mode`](crate::Mode). `false` until the subscriber is connected, and after
+    /// [`close`](crate::Cache::close). Without an L2 it is `true` until then.
+    #[must_use]
+    pub fn is_subscriber_live(&self) -> bool {
+        self.subscriber_live
+    }
+
+    /// Whether this instance has started to subscribe: [`build`](crate::Builder::build) starts that on a Tokio
+    /// runtime, otherwise the first asynchronous call does. `false` after [`close`](crate::Cache::close). Without
+    /// an L2 it is `true` until then.
+    #[must_use]
+    pub fn is_started(&self) -> bool {
+        self.started
+    }
+
     /// Whether L2 is up and this instance may use its L1. For alerts; not for a readiness probe, see
     /// [`Cache::health`](crate::Cache::health).
     #[must_use]

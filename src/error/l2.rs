@@ -4,9 +4,6 @@ use std::error::Error;
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::util::constructors::constructors;
-use crate::util::predicates::predicates;
-
 /// Why L2 did not carry out a request, and for errors of Redis a remedy. Cheap to clone; never shows a URL or a
 /// password, nor, in errors of [`RedisL2`](crate::RedisL2), keys and values.
 #[derive(Clone, Debug, thiserror::Error)]
@@ -37,32 +34,59 @@ enum Kind {
     BadConfig(Arc<str>),
 }
 
-constructors! { L2Error, Self:
+impl L2Error {
     /// The store cannot be reached, or the connection broke.
-    pub unreachable(source: impl Error + Send + Sync + 'static) => Kind::Unreachable(Arc::new(source));
+    pub fn unreachable(source: impl Error + Send + Sync + 'static) -> Self {
+        Self(Kind::Unreachable(Arc::new(source)))
+    }
+
     /// The store cannot be reached, and the source says why.
-    pub(crate) explained(source: impl Error + Send + Sync + 'static) => Kind::Explained(Arc::new(source));
+    pub(crate) fn explained(source: impl Error + Send + Sync + 'static) -> Self {
+        Self(Kind::Explained(Arc::new(source)))
+    }
+
     /// The store did not answer within this time.
     #[must_use]
-    pub timed_out(after: Duration) => Kind::TimedOut(after);
+    pub fn timed_out(after: Duration) -> Self {
+        Self(Kind::TimedOut(after))
+    }
+
     /// The store answered with an error.
-    pub refused(source: impl Error + Send + Sync + 'static) => Kind::Refused(Arc::new(source));
+    pub fn refused(source: impl Error + Send + Sync + 'static) -> Self {
+        Self(Kind::Refused(Arc::new(source)))
+    }
+
     /// The store's answer cannot be used: `what` says why.
     #[must_use]
-    pub unexpected(what: &'static str) => Kind::Unexpected(what);
+    pub fn unexpected(what: &'static str) -> Self {
+        Self(Kind::Unexpected(what))
+    }
+
     /// The namespace has this number of lanes now, and the lane is not one of them: no step of it is carried out.
     #[must_use]
-    pub other_lanes(lanes: u16) => Kind::OtherLanes(lanes);
+    pub fn other_lanes(lanes: u16) -> Self {
+        Self(Kind::OtherLanes(lanes))
+    }
+
     /// The connection or the cache is closed.
     #[must_use]
-    pub closed() => Kind::Closed;
-    pub(crate) tls(what: &'static str, source: impl Error + Send + Sync + 'static) => Kind::Tls(what, Arc::new(source));
-    pub(crate) skipped() => Kind::Skipped;
-    /// `what` must not show any part of a URL.
-    pub(crate) bad_config(what: impl Into<Arc<str>>) => Kind::BadConfig(what.into());
-}
+    pub fn closed() -> Self {
+        Self(Kind::Closed)
+    }
 
-impl L2Error {
+    pub(crate) fn tls(what: &'static str, source: impl Error + Send + Sync + 'static) -> Self {
+        Self(Kind::Tls(what, Arc::new(source)))
+    }
+
+    pub(crate) fn skipped() -> Self {
+        Self(Kind::Skipped)
+    }
+
+    /// `what` must not show any part of a URL.
+    pub(crate) fn bad_config(what: impl Into<Arc<str>>) -> Self {
+        Self(Kind::BadConfig(what.into()))
+    }
+
     /// Tells it from errors that have another cause. However a store does not answer, that is one cause.
     pub(crate) fn cause(&self) -> String {
         match &self.0 {
@@ -86,23 +110,39 @@ impl L2Error {
     pub(crate) fn is_skipped(&self) -> bool {
         matches!(self.0, Kind::Skipped)
     }
-}
 
-predicates! { L2Error, 0:
     /// Whether the store cannot work as it was set up: the URL is malformed, for instance, or TLS is not built in.
-    is_bad_config => Kind::BadConfig(_),
+    #[must_use]
+    pub fn is_bad_config(&self) -> bool {
+        matches!(&self.0, Kind::BadConfig(_))
+    }
 
     /// Whether the store could not be reached, TLS with it failed, or the connection broke. A request that had been
     /// sent may have been executed.
-    is_unreachable => Kind::Unreachable(_)
-        | Kind::Explained(_)
-        | Kind::Tls(..)
-        | Kind::Skipped
-        | Kind::Closed,
+    #[must_use]
+    pub fn is_unreachable(&self) -> bool {
+        matches!(
+            &self.0,
+            Kind::Unreachable(_)
+                | Kind::Explained(_)
+                | Kind::Tls(..)
+                | Kind::Skipped
+                | Kind::Closed
+        )
+    }
 
     /// Whether the store did not answer in time. The request may have been executed, or may still be.
-    is_timeout => Kind::TimedOut(_),
+    #[must_use]
+    pub fn is_timeout(&self) -> bool {
+        matches!(&self.0, Kind::TimedOut(_))
+    }
 
     /// Whether the store answered, with an error or with something that cannot be used.
-    is_refused => Kind::Refused(_) | Kind::Unexpected(_) | Kind::OtherLanes(_),
+    #[must_use]
+    pub fn is_refused(&self) -> bool {
+        matches!(
+            &self.0,
+            Kind::Refused(_) | Kind::Unexpected(_) | Kind::OtherLanes(_)
+        )
+    }
 }

@@ -15,8 +15,6 @@ pub use self::commit::CommitError;
 pub use self::l2::L2Error;
 pub use self::or_deferred::OrDeferred;
 use crate::key::{CacheKey, KeyTooLong, KeyWriter};
-use crate::util::constructors::constructors;
-use crate::util::predicates::predicates;
 use crate::vocabulary::ByteSize;
 use crate::wire::codec::CodecError;
 
@@ -206,16 +204,31 @@ enum LoadKind {
     Key(KeyTooLong),
 }
 
-constructors! { LoadError, Self::from:
-    pub(crate) loader(error: impl Into<Box<dyn Error + Send + Sync>>) => LoadKind::Loader(error.into().into());
-    pub(crate) panicked(payload: &(dyn Any + Send)) => LoadKind::Panicked(panic_message(payload));
-    pub(crate) timed_out(after: Duration) => LoadKind::TimedOut(after);
-    pub(crate) stopped() => LoadKind::Stopped;
-    pub(crate) not_found() => LoadKind::NotFound;
-    pub(crate) misuse(misuse: Misuse) => LoadKind::Misuse(misuse);
-}
-
 impl LoadError {
+    pub(crate) fn loader(error: impl Into<Box<dyn Error + Send + Sync>>) -> Self {
+        Self::from(LoadKind::Loader(error.into().into()))
+    }
+
+    pub(crate) fn panicked(payload: &(dyn Any + Send)) -> Self {
+        Self::from(LoadKind::Panicked(panic_message(payload)))
+    }
+
+    pub(crate) fn timed_out(after: Duration) -> Self {
+        Self::from(LoadKind::TimedOut(after))
+    }
+
+    pub(crate) fn stopped() -> Self {
+        Self::from(LoadKind::Stopped)
+    }
+
+    pub(crate) fn not_found() -> Self {
+        Self::from(LoadKind::NotFound)
+    }
+
+    pub(crate) fn misuse(misuse: Misuse) -> Self {
+        Self::from(LoadKind::Misuse(misuse))
+    }
+
     /// With the key, to tell it from others of one call.
     pub(crate) fn of_key<Q: CacheKey + ?Sized>(self, key: &Q) -> Self {
         let mut text = KeyWriter::new();
@@ -275,29 +288,45 @@ impl LoadError {
     pub(crate) fn is_of_one_caller(&self) -> bool {
         self.downcast_ref::<OfOneCaller>().is_some()
     }
-}
 
-predicates! { LoadError, kind:
     /// Whether the loader returned an error.
-    is_loader => LoadKind::Loader(_),
+    #[must_use]
+    pub fn is_loader(&self) -> bool {
+        matches!(&self.kind, LoadKind::Loader(_))
+    }
 
     /// Whether the loader panicked.
-    is_panic => LoadKind::Panicked(_),
+    #[must_use]
+    pub fn is_panic(&self) -> bool {
+        matches!(&self.kind, LoadKind::Panicked(_))
+    }
 
     /// Whether the load took longer than [`load_timeout`](crate::Builder::load_timeout).
-    is_timeout => LoadKind::TimedOut(_),
+    #[must_use]
+    pub fn is_timeout(&self) -> bool {
+        matches!(&self.kind, LoadKind::TimedOut(_))
+    }
 
     /// Whether the loader of many keys returned no value for this one, see
     /// [`read_through_many`](crate::Builder::read_through_many).
-    is_not_found => LoadKind::NotFound,
+    #[must_use]
+    pub fn is_not_found(&self) -> bool {
+        matches!(&self.kind, LoadKind::NotFound)
+    }
 
     /// Whether the loader returned a [`Loaded`](crate::Loaded) that makes no sense (`unchanged()` without a previous
     /// value, a TTL of zero, or too many or too long tags), or looked up the very key that it loads. The error says
     /// which.
-    is_misuse => LoadKind::Misuse(_),
+    #[must_use]
+    pub fn is_misuse(&self) -> bool {
+        matches!(&self.kind, LoadKind::Misuse(_))
+    }
 
     /// Whether the key is over [`MAX_KEY_BYTES`](crate::MAX_KEY_BYTES). The loader was not called.
-    is_key_too_long => LoadKind::Key(_),
+    #[must_use]
+    pub fn is_key_too_long(&self) -> bool {
+        matches!(&self.kind, LoadKind::Key(_))
+    }
 }
 
 impl From<KeyTooLong> for LoadError {
@@ -342,17 +371,32 @@ enum WriteKind {
     Key(KeyTooLong),
 }
 
-constructors! { WriteError, Self:
-    pub(crate) deferred(error: L2Error) => WriteKind::Deferred(error);
-    pub(crate) refused(error: L2Error) => WriteKind::Refused(error);
-    /// Without an error of L2 if it is not known any more which keys were changed.
-    pub(crate) interrupted(error: Option<L2Error>) => WriteKind::Interrupted(error);
-    pub(crate) contended() => WriteKind::Contended;
-    pub(crate) switched_off() => WriteKind::SwitchedOff;
-    pub(crate) misuse(misuse: Misuse) => WriteKind::Misuse(misuse);
-}
-
 impl WriteError {
+    pub(crate) fn deferred(error: L2Error) -> Self {
+        Self(WriteKind::Deferred(error))
+    }
+
+    pub(crate) fn refused(error: L2Error) -> Self {
+        Self(WriteKind::Refused(error))
+    }
+
+    /// Without an error of L2 if it is not known any more which keys were changed.
+    pub(crate) fn interrupted(error: Option<L2Error>) -> Self {
+        Self(WriteKind::Interrupted(error))
+    }
+
+    pub(crate) fn contended() -> Self {
+        Self(WriteKind::Contended)
+    }
+
+    pub(crate) fn switched_off() -> Self {
+        Self(WriteKind::SwitchedOff)
+    }
+
+    pub(crate) fn misuse(misuse: Misuse) -> Self {
+        Self(WriteKind::Misuse(misuse))
+    }
+
     /// L2 has not done it, or not said so.
     pub(crate) fn unconfirmed(error: L2Error) -> Self {
         if error.is_refused() || error.is_skipped() {
@@ -372,44 +416,69 @@ impl WriteError {
     pub(crate) fn is_deferred_refusal(&self) -> bool {
         matches!(&self.0, WriteKind::Deferred(error) if error.is_refused())
     }
-}
 
-predicates! { WriteError, 0:
     /// Whether L2 refused an [`insert_if`](crate::Cache::insert_if), an [`update`](crate::Cache::update) or a
     /// [`touch`](crate::Cache::touch), as when its memory is full, or was not asked, as when the circuit breaker is
     /// open, or for an `update` while the cache is switched off. Nothing was changed. Other writes end as
     /// [deferred](Self::is_deferred) then.
-    is_refused => WriteKind::Refused(_) | WriteKind::SwitchedOff,
+    #[must_use]
+    pub fn is_refused(&self) -> bool {
+        matches!(&self.0, WriteKind::Refused(_) | WriteKind::SwitchedOff)
+    }
 
     /// Whether an [`update`](crate::Cache::update) gave up: each time that it had read the value, another writer, a
     /// load or an invalidation came first. Or this instance cannot read the stored value. Nothing was changed.
-    is_contended => WriteKind::Contended,
+    #[must_use]
+    pub fn is_contended(&self) -> bool {
+        matches!(&self.0, WriteKind::Contended)
+    }
 
     /// Whether the write was deferred, because L2 could not be reached or refused it. This instance has evicted the
     /// old value. It invalidates the key in L2 as soon as L2 answers, and neither reads nor stores it until then;
     /// other instances may return the old value meanwhile. The value of a deferred [`insert`](crate::Cache::insert)
     /// is not stored.
-    is_deferred => WriteKind::Deferred(_),
+    #[must_use]
+    pub fn is_deferred(&self) -> bool {
+        matches!(&self.0, WriteKind::Deferred(_))
+    }
 
     /// Whether L2 did not confirm a [`touch`](crate::Cache::touch): the value has either the new TTL or the former one.
-    is_unconfirmed => WriteKind::Unconfirmed(_),
+    #[must_use]
+    pub fn is_unconfirmed(&self) -> bool {
+        matches!(&self.0, WriteKind::Unconfirmed(_))
+    }
 
     /// Whether a [`warm`](crate::Cache::warm) came to no end: L2 did not answer, the namespace was cleared, or so much
     /// was changed meanwhile that it is not known any more whether the rest is current. Stored values stay.
-    is_interrupted => WriteKind::Interrupted(_),
+    #[must_use]
+    pub fn is_interrupted(&self) -> bool {
+        matches!(&self.0, WriteKind::Interrupted(_))
+    }
 
     /// Whether the value is over [`max_value_size`](crate::Builder::max_value_size). Nothing was changed.
-    is_value_too_large => WriteKind::TooLarge(_),
+    #[must_use]
+    pub fn is_value_too_large(&self) -> bool {
+        matches!(&self.0, WriteKind::TooLarge(_))
+    }
 
     /// Whether the [`Loaded`](crate::Loaded) makes no sense for an insert: `unchanged()`, `no_store()`, a TTL of
     /// zero, or too many or too long tags. The error says which. Nothing was changed.
-    is_misuse => WriteKind::Misuse(_),
+    #[must_use]
+    pub fn is_misuse(&self) -> bool {
+        matches!(&self.0, WriteKind::Misuse(_))
+    }
 
     /// Whether the value's `Serialize` or the codec returned an error. Nothing was changed.
-    is_encode => WriteKind::Encode(_),
+    #[must_use]
+    pub fn is_encode(&self) -> bool {
+        matches!(&self.0, WriteKind::Encode(_))
+    }
 
     /// Whether the key is over [`MAX_KEY_BYTES`](crate::MAX_KEY_BYTES). Nothing was changed.
-    is_key_too_long => WriteKind::Key(_),
+    #[must_use]
+    pub fn is_key_too_long(&self) -> bool {
+        matches!(&self.0, WriteKind::Key(_))
+    }
 }
 
 impl From<KeyTooLong> for WriteError {

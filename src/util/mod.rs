@@ -1,27 +1,21 @@
 //! What several layers need and that knows nothing of a cache.
 //!
-//! - [`constructors`]: the ways in which this crate makes an error
 //! - [`crc16`]: the hash of Redis Cluster
 //! - [`lock`]: locks that a panic elsewhere does not close
 //! - [`on_drop`]: a step that follows even if the task in between is cancelled
 //! - [`pacing`]: when the next batch of requests leaves
 //! - [`partial_debug`]: `Debug` for types that hold more than can be shown
-//! - [`predicates`]: the questions that users ask an error
 //! - [`random`]: numbers that no other instance draws
-//! - [`read_only`]: structs whose fields users read
 //! - [`retry_delays`]: pauses between attempts
 //! - [`shared_result`]: one result for many tasks
 //! - [`throttle`]: log lines that are not written for every request
 
-pub(crate) mod constructors;
 pub(crate) mod crc16;
 pub(crate) mod lock;
 pub(crate) mod on_drop;
 pub(crate) mod pacing;
 pub(crate) mod partial_debug;
-pub(crate) mod predicates;
 pub(crate) mod random;
-pub(crate) mod read_only;
 pub(crate) mod retry_delays;
 pub(crate) mod shared_result;
 pub(crate) mod throttle;

@@ -5,7 +5,6 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crate::key::KeyTooLong;
-use crate::util::predicates::predicates;
 
 /// Why nothing was written to the outbox, or its relay was not started. Cheap to clone.
 #[derive(Clone, Debug, thiserror::Error)]
@@ -28,17 +27,24 @@ impl OutboxError {
     pub(super) fn database(error: impl Into<Box<dyn Error + Send + Sync>>) -> Self {
         Self(Reason::Database(error.into().into()))
     }
-}
 
-predicates! { OutboxError, 0:
     /// Whether the database has failed, such as for want of the table. Its own error is the
     /// [source](Error::source). Roll the transaction back.
-    is_database => Reason::Database(_),
+    #[must_use]
+    pub fn is_database(&self) -> bool {
+        matches!(&self.0, Reason::Database(_))
+    }
 
     /// Whether a relay cannot be started as it was set up, or not here. The error says why.
-    is_misuse => Reason::Interval(_) | Reason::NoRuntime,
+    #[must_use]
+    pub fn is_misuse(&self) -> bool {
+        matches!(&self.0, Reason::Interval(_) | Reason::NoRuntime)
+    }
 
     /// Whether a key or tag is over [`MAX_KEY_BYTES`](crate::MAX_KEY_BYTES). No value is cached under it, and nothing
     /// was written to the outbox.
-    is_key_too_long => Reason::Key(_),
+    #[must_use]
+    pub fn is_key_too_long(&self) -> bool {
+        matches!(&self.0, Reason::Key(_))
+    }
 }

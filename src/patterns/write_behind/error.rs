@@ -1,7 +1,6 @@
 //! Why a write was not accepted, or a writer not built.
 
 use crate::error::{L2Error, LoadError, WriteError};
-use crate::util::predicates::predicates;
 use crate::wire::codec::CodecError;
 
 /// Why a call of [write-behind](super) has failed. Cheap to clone.
@@ -51,36 +50,63 @@ impl From<WriteError> for Reason {
     }
 }
 
-predicates! { WriteBehindError, 0:
+impl WriteBehindError {
     /// Whether too many writes wait. Nothing was changed: try again later.
-    is_full => Reason::Full(_),
+    #[must_use]
+    pub fn is_full(&self) -> bool {
+        matches!(&self.0, Reason::Full(_))
+    }
 
     /// Whether an [`update`](super::WriteBehind::update) gave up: each time that it had read the value, another writer
     /// came first, or the value could not be stored, as when older writes of the key wait for a source that does not
     /// answer. Nothing was changed.
-    is_contended => Reason::Write(error) if error.is_contended(),
+    #[must_use]
+    pub fn is_contended(&self) -> bool {
+        matches!(&self.0, Reason::Write(error) if error.is_contended())
+    }
 
     /// Whether Redis refused the write or was not asked, as while the circuit breaker is open or the cache is switched
     /// off. Nothing was changed: try again later.
-    is_refused => Reason::Write(error) if error.is_refused(),
+    #[must_use]
+    pub fn is_refused(&self) -> bool {
+        matches!(&self.0, Reason::Write(error) if error.is_refused())
+    }
 
     /// Whether the value that an [`update`](super::WriteBehind::update) changes could not be loaded. Nothing was
     /// changed.
-    is_load => Reason::Load(_),
+    #[must_use]
+    pub fn is_load(&self) -> bool {
+        matches!(&self.0, Reason::Load(_))
+    }
 
     /// Whether the cache has no L2, or one that has no stream.
-    is_unsupported => Reason::Unsupported,
+    #[must_use]
+    pub fn is_unsupported(&self) -> bool {
+        matches!(&self.0, Reason::Unsupported)
+    }
 
     /// Whether an option cannot work, or there is no runtime. The error says which.
-    is_misuse => Reason::Misuse(_),
+    #[must_use]
+    pub fn is_misuse(&self) -> bool {
+        matches!(&self.0, Reason::Misuse(_))
+    }
 
     /// Whether it is not known if the write was accepted: it may reach the source.
-    is_unknown => Reason::Unknown(_),
+    #[must_use]
+    pub fn is_unknown(&self) -> bool {
+        matches!(&self.0, Reason::Unknown(_))
+    }
 
     /// Whether writes became dead letters during a [`flush`](super::WriteBehind::flush).
-    is_dead_letter => Reason::DeadLetters,
+    #[must_use]
+    pub fn is_dead_letter(&self) -> bool {
+        matches!(&self.0, Reason::DeadLetters)
+    }
 
     /// Whether Redis has lost the stream of writes during a [`flush`](super::WriteBehind::flush), or was restarted or
     /// replaced, so that it may have lost some.
-    is_lost => Reason::Lost,
+    #[must_use]
+    pub fn is_lost(&self) -> bool {
+        matches!(&self.0, Reason::Lost)
+    }
 }
