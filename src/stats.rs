@@ -27,52 +27,222 @@ impl Counter {
     }
 }
 
-macro_rules! counters {
-    ($($(#[$doc:meta])* $name:ident),* $(,)?) => {
-        /// The counters of one thread, in cache lines of its own: two threads that write to one line would have to
-        /// fetch it from each other's core each time.
-        #[derive(Debug, Default)]
-        #[repr(align(128))]
-        pub(crate) struct OfThread {
-            $(pub(crate) $name: Counter,)*
-        }
+/// The counters of one thread, in cache lines of its own: two threads that write to one line would have to
+/// fetch it from each other's core each time.
+#[derive(Debug, Default)]
+#[repr(align(128))]
+pub(crate) struct OfThread {
+    pub(crate) l1_hits: Counter,
+    pub(crate) l2_hits: Counter,
+    pub(crate) l2_misses: Counter,
+    pub(crate) l2_read_bytes: Counter,
+    pub(crate) l2_written_bytes: Counter,
+    pub(crate) loads: Counter,
+    pub(crate) load_failures: Counter,
+    pub(crate) loads_not_stored: Counter,
+    pub(crate) refreshes: Counter,
+    pub(crate) refresh_failures: Counter,
+    pub(crate) stale_served: Counter,
+    pub(crate) fallbacks_served: Counter,
+    pub(crate) unproven_served: Counter,
+    pub(crate) invalidations_sent: Counter,
+    pub(crate) invalidations_received: Counter,
+    pub(crate) events_heard: Counter,
+    pub(crate) events_dropped: Counter,
+    pub(crate) parser_panics: Counter,
+    pub(crate) changes_published: Counter,
+    pub(crate) changes_dropped: Counter,
+    pub(crate) replays: Counter,
+    pub(crate) writes_deferred: Counter,
+    pub(crate) l2_errors: Counter,
+    pub(crate) l2_skipped: Counter,
+    pub(crate) l2_breaker_opened: Counter,
+    pub(crate) decode_errors: Counter,
+    pub(crate) keys_refused: Counter,
+    pub(crate) verified: Counter,
+    pub(crate) verify_failures: Counter,
+    pub(crate) mismatches_under_1m: Counter,
+    pub(crate) mismatches_under_1h: Counter,
+    pub(crate) mismatches_over_1h: Counter,
+    pub(crate) encode_errors: Counter,
+    /// Of an L1 that is no longer used.
+    pub(crate) l1_flushes: Counter,
+}
 
-        /// The counts of an instance since it was built: a snapshot by [`Cache::stats`](crate::Cache::stats); or those
-        /// of all instances, by [`Cache::global_stats`](crate::Cache::global_stats).
-        ///
-        /// Counters only grow. They are read one after the other, so they can differ by the events meanwhile.
-        #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
-        #[non_exhaustive]
-        pub struct Stats {
-            $($(#[$doc])* pub $name: u64,)*
-        }
-
-        impl Stats {
-            /// Names and numbers, in the order of the fields.
-            pub fn iter(&self) -> impl Iterator<Item = (&'static str, u64)> + use<> {
-                [$((stringify!($name), self.$name)),*].into_iter()
-            }
-
-            fn field(&mut self, name: &str) -> Option<&mut u64> {
-                $(if name == stringify!($name) {
-                    return Some(&mut self.$name);
-                })*
-                None
-            }
-        }
-
-        impl Counters {
-            /// `flushes` are those of the L1 that is used now.
-            pub(crate) fn snapshot(&self, flushes: u64) -> Stats {
-                let mut stats = Stats { $($name: self.sum(|counted| &counted.$name),)* };
-                stats.l1_flushes += flushes;
-                stats
-            }
-        }
-    };
+/// The counts of an instance since it was built: a snapshot by [`Cache::stats`](crate::Cache::stats); or those
+/// of all instances, by [`Cache::global_stats`](crate::Cache::global_stats).
+///
+/// Counters only grow. They are read one after the other, so they can differ by the events meanwhile.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+#[non_exhaustive]
+pub struct Stats {
+    /// Look-ups that L1 answered.
+    pub l1_hits: u64,
+    /// Reads of L2 that found a value. Callers that shared a read count once.
+    pub l2_hits: u64,
+    /// Reads of L2 that found none. Callers that shared a read count once.
+    pub l2_misses: u64,
+    /// Bytes of the stored values that were read from L2.
+    pub l2_read_bytes: u64,
+    /// Bytes of the values that were encoded to be stored in L2.
+    pub l2_written_bytes: u64,
+    /// Calls of a loader, including refreshes and those of [`verify`](crate::Builder::verify).
+    pub loads: u64,
+    /// Those of them that failed, panicked or timed out.
+    pub load_failures: u64,
+    /// Loaded values that were not stored: the loader said so, the cache is switched off, L2 failed, the key or one of
+    /// its tags was changed during the load, a hold was in place, another instance had the lease for longer than
+    /// `lease_wait`, or the value could not be encoded.
+    pub loads_not_stored: u64,
+    /// Background refreshes of a key that stored a new value.
+    pub refreshes: u64,
+    /// Background refreshes of a key that stored none: the loader or L2 failed.
+    pub refresh_failures: u64,
+    /// Entries returned after their soft TTL, flagged as stale; with [`stale_wait`](crate::Builder::stale_wait) also
+    /// those whose caller then waited for a fresh value.
+    pub stale_served: u64,
+    /// Entries returned because a load failed, flagged as fallbacks.
+    pub fallbacks_served: u64,
+    /// Entries returned by an L1 that was cut off from L2, flagged as unproven.
+    pub unproven_served: u64,
+    /// Keys that this instance invalidated or inserted, also by `write_through` or `refresh`, and L2 accepted. A clear
+    /// counts once.
+    pub invalidations_sent: u64,
+    /// Keys that other instances invalidated or inserted, as this instance received and applied it.
+    pub invalidations_received: u64,
+    /// Messages of other programs that this instance heard on the channels of [`listen_to`](crate::Builder::listen_to).
+    pub events_heard: u64,
+    /// Those of them that came faster than this instance could invalidate. It cleared the cache instead, once for many.
+    pub events_dropped: u64,
+    /// Those for which the parser panicked, so that nothing was invalidated.
+    pub parser_panics: u64,
+    /// Changes of this instance that were published on the channel of `publish_changes`.
+    pub changes_published: u64,
+    /// Changes of this instance that were not: they came faster than they could be published, or L2 did not take them.
+    pub changes_dropped: u64,
+    /// Times that messages were missed, and read from the log in L2.
+    pub replays: u64,
+    /// Keys and tags whose insert or invalidation was deferred because L2 did not accept it. A clear counts once.
+    pub writes_deferred: u64,
+    /// Requests to L2 that it refused or did not answer in time, and connections of the subscriber that broke.
+    pub l2_errors: u64,
+    /// Requests that were not sent, because the circuit breaker was open.
+    pub l2_skipped: u64,
+    /// Times that the circuit breaker opened, because L2 had not answered several requests.
+    pub l2_breaker_opened: u64,
+    /// Stored values that could not be decoded: damaged, or of another format, codec or type.
+    pub decode_errors: u64,
+    /// Look-ups by [`get`](crate::Cache::get) and [`get_many`](crate::Cache::get_many) that were a miss because their
+    /// key is over [`MAX_KEY_BYTES`](crate::MAX_KEY_BYTES).
+    pub keys_refused: u64,
+    /// Hits that were compared with their source, and had its value. See [`verify`](crate::Builder::verify).
+    pub verified: u64,
+    /// Hits that were to be compared with their source, but it did not answer, or the values could not be compared.
+    pub verify_failures: u64,
+    /// Hits with another value than their source, which nothing had invalidated in time. The value was up to a minute
+    /// old.
+    pub mismatches_under_1m: u64,
+    /// The same; the value was older, up to an hour.
+    pub mismatches_under_1h: u64,
+    /// The same; the value was older still.
+    pub mismatches_over_1h: u64,
+    /// Values that could not be stored: over [`max_value_size`](crate::Builder::max_value_size), or refused by the
+    /// codec.
+    pub encode_errors: u64,
+    /// Times that all of L1 was dropped at once: when the subscriber started, by a clear, when the cache was switched
+    /// off, and whenever messages may have been missed that the log in L2 no longer has.
+    pub l1_flushes: u64,
+    /// Entries in L1 now, including those that have expired and were not looked up since.
+    pub l1_entries: u64,
 }
 
 impl Stats {
+    /// Names and numbers, in the order of the fields.
+    pub fn iter(&self) -> impl Iterator<Item = (&'static str, u64)> + use<> {
+        let mut stats = *self;
+        let numbers = stats.named().map(|(name, number)| (name, *number));
+        numbers.into_iter()
+    }
+
+    /// Each field with its name, in the order of the fields.
+    // The pattern has no `..`: a field that is missing here does not compile.
+    fn named(&mut self) -> [(&'static str, &mut u64); 35] {
+        let Self {
+            l1_hits,
+            l2_hits,
+            l2_misses,
+            l2_read_bytes,
+            l2_written_bytes,
+            loads,
+            load_failures,
+            loads_not_stored,
+            refreshes,
+            refresh_failures,
+            stale_served,
+            fallbacks_served,
+            unproven_served,
+            invalidations_sent,
+            invalidations_received,
+            events_heard,
+            events_dropped,
+            parser_panics,
+            changes_published,
+            changes_dropped,
+            replays,
+            writes_deferred,
+            l2_errors,
+            l2_skipped,
+            l2_breaker_opened,
+            decode_errors,
+            keys_refused,
+            verified,
+            verify_failures,
+            mismatches_under_1m,
+            mismatches_under_1h,
+            mismatches_over_1h,
+            encode_errors,
+            l1_flushes,
+            l1_entries,
+        } = self;
+        [
+            ("l1_hits", l1_hits),
+            ("l2_hits", l2_hits),
+            ("l2_misses", l2_misses),
+            ("l2_read_bytes", l2_read_bytes),
+            ("l2_written_bytes", l2_written_bytes),
+            ("loads", loads),
+            ("load_failures", load_failures),
+            ("loads_not_stored", loads_not_stored),
+            ("refreshes", refreshes),
+            ("refresh_failures", refresh_failures),
+            ("stale_served", stale_served),
+            ("fallbacks_served", fallbacks_served),
+            ("unproven_served", unproven_served),
+            ("invalidations_sent", invalidations_sent),
+            ("invalidations_received", invalidations_received),
+            ("events_heard", events_heard),
+            ("events_dropped", events_dropped),
+            ("parser_panics", parser_panics),
+            ("changes_published", changes_published),
+            ("changes_dropped", changes_dropped),
+            ("replays", replays),
+            ("writes_deferred", writes_deferred),
+            ("l2_errors", l2_errors),
+            ("l2_skipped", l2_skipped),
+            ("l2_breaker_opened", l2_breaker_opened),
+            ("decode_errors", decode_errors),
+            ("keys_refused", keys_refused),
+            ("verified", verified),
+            ("verify_failures", verify_failures),
+            ("mismatches_under_1m", mismatches_under_1m),
+            ("mismatches_under_1h", mismatches_under_1h),
+            ("mismatches_over_1h", mismatches_over_1h),
+            ("encode_errors", encode_errors),
+            ("l1_flushes", l1_flushes),
+            ("l1_entries", l1_entries),
+        ]
+    }
+
     /// `name=number` of all that is not zero, separated by spaces.
     pub(crate) fn to_text(self) -> String {
         let counted = self.iter().filter(|(_, n)| *n > 0);
@@ -82,9 +252,11 @@ impl Stats {
 
     /// Adds the numbers of such a text. Names that this version does not know are skipped, as is anything else.
     pub(crate) fn add_text(&mut self, text: &str) {
+        let mut numbers = self.named();
         for (name, n) in text.split(' ').filter_map(|part| part.split_once('=')) {
-            if let (Some(number), Ok(n)) = (self.field(name), n.parse::<u64>()) {
-                *number = number.saturating_add(n);
+            let number = numbers.iter_mut().find(|(known, _)| *known == name);
+            if let (Some((_, number)), Ok(n)) = (number, n.parse::<u64>()) {
+                **number = number.saturating_add(n);
             }
         }
     }
@@ -117,94 +289,53 @@ impl Deref for Counters {
 }
 
 impl Counters {
+    /// The sums over all threads. `flushes` are those of the L1 that is used now.
+    pub(crate) fn snapshot(&self, flushes: u64) -> Stats {
+        Stats {
+            l1_hits: self.sum(|counted| &counted.l1_hits),
+            l2_hits: self.sum(|counted| &counted.l2_hits),
+            l2_misses: self.sum(|counted| &counted.l2_misses),
+            l2_read_bytes: self.sum(|counted| &counted.l2_read_bytes),
+            l2_written_bytes: self.sum(|counted| &counted.l2_written_bytes),
+            loads: self.sum(|counted| &counted.loads),
+            load_failures: self.sum(|counted| &counted.load_failures),
+            loads_not_stored: self.sum(|counted| &counted.loads_not_stored),
+            refreshes: self.sum(|counted| &counted.refreshes),
+            refresh_failures: self.sum(|counted| &counted.refresh_failures),
+            stale_served: self.sum(|counted| &counted.stale_served),
+            fallbacks_served: self.sum(|counted| &counted.fallbacks_served),
+            unproven_served: self.sum(|counted| &counted.unproven_served),
+            invalidations_sent: self.sum(|counted| &counted.invalidations_sent),
+            invalidations_received: self.sum(|counted| &counted.invalidations_received),
+            events_heard: self.sum(|counted| &counted.events_heard),
+            events_dropped: self.sum(|counted| &counted.events_dropped),
+            parser_panics: self.sum(|counted| &counted.parser_panics),
+            changes_published: self.sum(|counted| &counted.changes_published),
+            changes_dropped: self.sum(|counted| &counted.changes_dropped),
+            replays: self.sum(|counted| &counted.replays),
+            writes_deferred: self.sum(|counted| &counted.writes_deferred),
+            l2_errors: self.sum(|counted| &counted.l2_errors),
+            l2_skipped: self.sum(|counted| &counted.l2_skipped),
+            l2_breaker_opened: self.sum(|counted| &counted.l2_breaker_opened),
+            decode_errors: self.sum(|counted| &counted.decode_errors),
+            keys_refused: self.sum(|counted| &counted.keys_refused),
+            verified: self.sum(|counted| &counted.verified),
+            verify_failures: self.sum(|counted| &counted.verify_failures),
+            mismatches_under_1m: self.sum(|counted| &counted.mismatches_under_1m),
+            mismatches_under_1h: self.sum(|counted| &counted.mismatches_under_1h),
+            mismatches_over_1h: self.sum(|counted| &counted.mismatches_over_1h),
+            encode_errors: self.sum(|counted| &counted.encode_errors),
+            l1_flushes: self.sum(|counted| &counted.l1_flushes) + flushes,
+            // Not counted: the size of L1, where it is asked for.
+            l1_entries: 0,
+        }
+    }
+
     fn sum(&self, counter: impl Fn(&OfThread) -> &Counter) -> u64 {
         let threads = self.0.iter();
         let counts = threads.map(|thread| counter(thread).0.load(Ordering::Relaxed));
         counts.fold(0, u64::wrapping_add)
     }
-}
-
-counters! {
-    /// Look-ups that L1 answered.
-    l1_hits,
-    /// Reads of L2 that found a value. Callers that shared a read count once.
-    l2_hits,
-    /// Reads of L2 that found none. Callers that shared a read count once.
-    l2_misses,
-    /// Bytes of the stored values that were read from L2.
-    l2_read_bytes,
-    /// Bytes of the values that were encoded to be stored in L2.
-    l2_written_bytes,
-    /// Calls of a loader, including refreshes and those of [`verify`](crate::Builder::verify).
-    loads,
-    /// Those of them that failed, panicked or timed out.
-    load_failures,
-    /// Loaded values that were not stored: the loader said so, the cache is switched off, L2 failed, the key or one of
-    /// its tags was changed during the load, a hold was in place, another instance had the lease for longer than
-    /// `lease_wait`, or the value could not be encoded.
-    loads_not_stored,
-    /// Background refreshes of a key that stored a new value.
-    refreshes,
-    /// Background refreshes of a key that stored none: the loader or L2 failed.
-    refresh_failures,
-    /// Entries returned after their soft TTL, flagged as stale; with [`stale_wait`](crate::Builder::stale_wait) also
-    /// those whose caller then waited for a fresh value.
-    stale_served,
-    /// Entries returned because a load failed, flagged as fallbacks.
-    fallbacks_served,
-    /// Entries returned by an L1 that was cut off from L2, flagged as unproven.
-    unproven_served,
-    /// Keys that this instance invalidated or inserted, also by `write_through` or `refresh`, and L2 accepted. A clear
-    /// counts once.
-    invalidations_sent,
-    /// Keys that other instances invalidated or inserted, as this instance received and applied it.
-    invalidations_received,
-    /// Messages of other programs that this instance heard on the channels of [`listen_to`](crate::Builder::listen_to).
-    events_heard,
-    /// Those of them that came faster than this instance could invalidate. It cleared the cache instead, once for many.
-    events_dropped,
-    /// Those for which the parser panicked, so that nothing was invalidated.
-    parser_panics,
-    /// Changes of this instance that were published on the channel of `publish_changes`.
-    changes_published,
-    /// Changes of this instance that were not: they came faster than they could be published, or L2 did not take them.
-    changes_dropped,
-    /// Times that messages were missed, and read from the log in L2.
-    replays,
-    /// Keys and tags whose insert or invalidation was deferred because L2 did not accept it. A clear counts once.
-    writes_deferred,
-    /// Requests to L2 that it refused or did not answer in time, and connections of the subscriber that broke.
-    l2_errors,
-    /// Requests that were not sent, because the circuit breaker was open.
-    l2_skipped,
-    /// Times that the circuit breaker opened, because L2 had not answered several requests.
-    l2_breaker_opened,
-    /// Stored values that could not be decoded: damaged, or of another format, codec or type.
-    decode_errors,
-    /// Look-ups by [`get`](crate::Cache::get) and [`get_many`](crate::Cache::get_many) that were a miss because their
-    /// key is over [`MAX_KEY_BYTES`](crate::MAX_KEY_BYTES).
-    keys_refused,
-    /// Hits that were compared with their source, and had its value. See [`verify`](crate::Builder::verify).
-    verified,
-    /// Hits that were to be compared with their source, but it did not answer, or the values could not be compared.
-    verify_failures,
-    /// Hits with another value than their source, which nothing had invalidated in time. The value was up to a minute
-    /// old.
-    mismatches_under_1m,
-    /// The same; the value was older, up to an hour.
-    mismatches_under_1h,
-    /// The same; the value was older still.
-    mismatches_over_1h,
-    /// Values that could not be stored: over [`max_value_size`](crate::Builder::max_value_size), or refused by the
-    /// codec.
-    encode_errors,
-    /// Times that all of L1 was dropped at once: when the subscriber started, by a clear, when the cache was switched
-    /// off, and whenever messages may have been missed that the log in L2 no longer has.
-    // As a counter of a thread: those of an L1 that is no longer used.
-    l1_flushes,
-    /// Entries in L1 now, including those that have expired and were not looked up since.
-    // Not counted: the size of L1, where it is asked for.
-    l1_entries,
 }
 
 /// Whether an instance works with L2: a snapshot by [`Cache::health`](crate::Cache::health).
@@ -309,7 +440,23 @@ impl Warming {
 mod tests {
     use std::thread;
 
-    use super::Counters;
+    use super::{Counters, Stats};
+
+    #[test]
+    fn numbers_have_the_names_of_their_fields() {
+        let mut stats = Stats::default();
+        for ((_, number), n) in stats.named().into_iter().zip(1..) {
+            *number = n;
+        }
+        let listed = stats.iter().map(|(name, n)| format!("\"{name}\":{n}"));
+        let listed: Vec<String> = listed.collect();
+        let serialized = serde_json::to_string(&stats).unwrap();
+        assert_eq!(serialized, format!("{{{}}}", listed.join(",")));
+
+        let mut read = Stats::default();
+        read.add_text(&stats.to_text());
+        assert_eq!(read, stats);
+    }
 
     #[test]
     fn what_all_threads_count_is_summed_up() {
