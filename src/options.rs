@@ -3,43 +3,70 @@
 use std::time::Duration;
 
 use crate::clock::Clock;
-use crate::settings::{Settings, each_option};
+use crate::settings::Settings;
 use crate::util::throttle::Throttle;
 use crate::vocabulary::{ByteSize, MOST_LANES, Mode, RefreshAhead};
 
-/// The type of an option: without a default it is optional.
-macro_rules! option {
-    ($type:ty) => { Option<$type> };
-    ($type:ty = $default:expr) => { $type };
+/// The options of a cache that do not depend on its types.
+#[derive(Debug)]
+pub(crate) struct Options {
+    pub(crate) namespace: String,
+    pub(crate) clock: Clock,
+    /// No option. It is here as each part of an instance has the options.
+    throttle: Throttle,
+    /// Whether the cache is used.
+    pub(crate) enabled: bool,
+    /// How many entries L1 holds, or with a weigher how much they may weigh.
+    pub(crate) l1_capacity: u64,
+    /// How long an entry stays in L1.
+    pub(crate) l1_ttl: Option<Duration>,
+    /// How long a value lives.
+    // Its default depends on `sliding`.
+    pub(crate) l2_ttl: Option<Duration>,
+    /// How long a value lives after it was last read.
+    pub(crate) sliding: Option<Duration>,
+    /// From when on a value is stale: it is still returned, and refreshed in the background.
+    pub(crate) soft_ttl: Option<Duration>,
+    /// When a value that is read is refreshed before it is stale: after a share of its life, or at random.
+    pub(crate) refresh_ahead: Option<RefreshAhead>,
+    /// How long after its TTL a value may still be returned if its load fails.
+    pub(crate) stale_if_error: Duration,
+    /// How long such a value is returned before the next load.
+    pub(crate) fallback_throttle: Duration,
+    /// How long the caller of a stale value waits for its refresh.
+    pub(crate) stale_wait: Duration,
+    /// How long the error of a load is returned instead of loading again.
+    pub(crate) error_ttl: Duration,
+    /// By which share TTLs are longer or shorter at random, from 0.0 to 0.5.
+    pub(crate) jitter: f64,
+    /// How long after an invalidation another instance may return the old value.
+    pub(crate) max_staleness: Duration,
+    /// Which share of hits is compared with the source, from 0.0 to 1.0.
+    pub(crate) verify: f64,
+    /// Whether the cache knows which keys are looked up most.
+    pub(crate) track_hot_keys: bool,
+    /// Whether L1 answers while the instance is cut off from Redis.
+    pub(crate) mode: Mode,
+    /// The largest encoded value, in bytes.
+    pub(crate) max_value_size: usize,
+    /// How long one request to Redis may take.
+    pub(crate) l2_timeout: Duration,
+    /// How long one call of a loader may take.
+    pub(crate) load_timeout: Duration,
+    /// How many loaders run at once in this instance.
+    pub(crate) max_concurrent_loads: usize,
+    /// How long misses wait to be loaded together, and how many at most.
+    pub(crate) batch_loads: Option<(Duration, usize)>,
+    /// How long a load keeps its lease without renewing it.
+    pub(crate) lease_ttl: Duration,
+    /// How long a caller waits for a load by another instance.
+    pub(crate) lease_wait: Duration,
+    /// How many keys and tags may wait for Redis to come back.
+    pub(crate) max_deferred: usize,
+    /// How many lanes the namespace has in Redis.
+    // Its default depends on the L2.
+    pub(crate) lanes: Option<u16>,
 }
-
-macro_rules! options {
-    ($(#[$server:meta])* redis: String, $(#[$doc:meta] $name:ident: $type:ty $(= $default:expr)?,)*) => {
-        /// The options of a cache that do not depend on its types.
-        #[derive(Debug)]
-        pub(crate) struct Options {
-            pub(crate) namespace: String,
-            pub(crate) clock: Clock,
-            /// No option. It is here as each part of an instance has the options.
-            throttle: Throttle,
-            $(#[$doc] pub(crate) $name: option!($type $(= $default)?),)*
-        }
-
-        impl Options {
-            /// The options that were set, and the defaults of the others.
-            pub(crate) fn new(namespace: String, set: &Settings, clock: Clock) -> Self {
-                Self {
-                    namespace,
-                    clock,
-                    throttle: Throttle::default(),
-                    $($name: set.$name$(.unwrap_or($default))?,)*
-                }
-            }
-        }
-    };
-}
-
-each_option!(options);
 
 /// The longest encoded value that any setting allows.
 const MAX_VALUE_BYTES: usize = 64 << 20;
@@ -47,6 +74,70 @@ const MAX_VALUE_BYTES: usize = 64 << 20;
 const MOST_LOADS: usize = tokio::sync::Semaphore::MAX_PERMITS;
 
 impl Options {
+    /// The options that were set, and the defaults of the others.
+    pub(crate) fn new(namespace: String, set: &Settings, clock: Clock) -> Self {
+        // The server is not an option of the cache: it becomes its L2. The pattern has no `..`: an option that is
+        // missing here does not compile.
+        let &Settings {
+            redis: _,
+            enabled,
+            l1_capacity,
+            l1_ttl,
+            l2_ttl,
+            sliding,
+            soft_ttl,
+            refresh_ahead,
+            stale_if_error,
+            fallback_throttle,
+            stale_wait,
+            error_ttl,
+            jitter,
+            max_staleness,
+            verify,
+            track_hot_keys,
+            mode,
+            max_value_size,
+            l2_timeout,
+            load_timeout,
+            max_concurrent_loads,
+            batch_loads,
+            lease_ttl,
+            lease_wait,
+            max_deferred,
+            lanes,
+        } = set;
+        Self {
+            namespace,
+            clock,
+            throttle: Throttle::default(),
+            enabled: enabled.unwrap_or(true),
+            l1_capacity: l1_capacity.unwrap_or(10_000),
+            l1_ttl,
+            l2_ttl,
+            sliding,
+            soft_ttl,
+            refresh_ahead,
+            stale_if_error: stale_if_error.unwrap_or(Duration::ZERO),
+            fallback_throttle: fallback_throttle.unwrap_or(DEFAULT_THROTTLE),
+            stale_wait: stale_wait.unwrap_or(Duration::ZERO),
+            error_ttl: error_ttl.unwrap_or(Duration::ZERO),
+            jitter: jitter.unwrap_or(0.1),
+            max_staleness: max_staleness.unwrap_or(Duration::from_secs(2)),
+            verify: verify.unwrap_or(0.0),
+            track_hot_keys: track_hot_keys.unwrap_or(false),
+            mode: mode.unwrap_or(Mode::Strict),
+            max_value_size: max_value_size.unwrap_or(8 << 20),
+            l2_timeout: l2_timeout.unwrap_or(Duration::from_millis(500)),
+            load_timeout: load_timeout.unwrap_or(Duration::from_secs(30)),
+            max_concurrent_loads: max_concurrent_loads.unwrap_or(MOST_LOADS),
+            batch_loads,
+            lease_ttl: lease_ttl.unwrap_or(Duration::from_secs(2)),
+            lease_wait: lease_wait.unwrap_or(Duration::from_secs(5)),
+            max_deferred: max_deferred.unwrap_or(10_000),
+            lanes,
+        }
+    }
+
     /// Whether a line of the log that every request could cause may be written now. The place that asks names the line.
     #[track_caller]
     pub(crate) fn may_log(&self) -> bool {
@@ -56,15 +147,70 @@ impl Options {
     /// The options that cannot work, and the values that would. Empty if there are none.
     pub(crate) fn mistakes(&self) -> Vec<String> {
         let mut mistakes: Vec<_> = mistake_in_namespace(&self.namespace).into_iter().collect();
-        /// Adds a mistake if this is not so.
-        macro_rules! check {
-            ($works:expr, $($mistake:tt)*) => {
-                if !$works {
-                    mistakes.push(format!($($mistake)*));
-                }
-            };
+        mistakes.extend(self.mistakes_in_durations());
+        mistakes.extend(self.mistakes_in_order_of_ttls());
+        let shares = [
+            ("jitter", self.jitter, 0.5, "TTL"),
+            ("verify", self.verify, 1.0, "hits"),
+        ];
+        for (name, share, most, of) in shares {
+            if !(0.0..=most).contains(&share) {
+                mistakes.push(format!(
+                    "{name} must be from 0.0 to {most:.1}, as a share of the {of}, and not {share}"
+                ));
+            }
         }
-        let (window, most_in_a_load) = self.batch_loads.unzip();
+        // Negated as a whole: a share that is not a number is a mistake, too.
+        match self.refresh_ahead {
+            Some(RefreshAhead::Share(share)) if !(share > 0.0 && share < 1.0) => {
+                mistakes.push(format!(
+                    "refresh_ahead must be between 0.0 and 1.0, as a share of the time until a value is stale, \
+                    and not {share}"
+                ));
+            }
+            Some(RefreshAhead::XFetch(beta)) if !(beta > 0.0 && beta <= 100.0) => {
+                mistakes.push(format!(
+                    "the beta of xfetch must be above 0.0 and up to 100.0, and not {beta}"
+                ));
+            }
+            Some(RefreshAhead::Share(_) | RefreshAhead::XFetch(_)) | None => {}
+        }
+        if !(1..=MAX_VALUE_BYTES).contains(&self.max_value_size) {
+            mistakes.push(format!(
+                "max_value_size must be from 1 byte to {}, and not {}",
+                ByteSize(MAX_VALUE_BYTES),
+                ByteSize(self.max_value_size)
+            ));
+        }
+        if !(1..=MOST_LOADS).contains(&self.max_concurrent_loads) {
+            mistakes.push(format!(
+                "max_concurrent_loads must be from 1 to {MOST_LOADS}, and not {}",
+                self.max_concurrent_loads
+            ));
+        }
+        if let Some((_, max)) = self.batch_loads
+            && !(1..=MOST_IN_A_LOAD).contains(&max)
+        {
+            mistakes.push(format!(
+                "the max of batch_loads must be from 1 to {MOST_IN_A_LOAD} keys, and not {max}"
+            ));
+        }
+        if let Some(lanes) = self.lanes
+            && !(1..=MOST_LANES).contains(&lanes)
+        {
+            mistakes.push(format!(
+                "lanes must be from 1 to {MOST_LANES}, and not {lanes}"
+            ));
+        }
+        if self.max_deferred == 0 {
+            mistakes.push("max_deferred must be at least 1".to_owned());
+        }
+        mistakes
+    }
+
+    /// Durations that are too short or too long, each by itself.
+    fn mistakes_in_durations(&self) -> Vec<String> {
+        let mut mistakes = Vec::new();
         let at_least_1_ms = [
             ("l1_ttl", self.l1_ttl),
             ("l2_ttl", self.l2_ttl),
@@ -74,20 +220,27 @@ impl Options {
             ("l2_timeout", Some(self.l2_timeout)),
             ("load_timeout", Some(self.load_timeout)),
             ("lease_ttl", Some(self.lease_ttl)),
-            ("the window of batch_loads", window),
+            (
+                "the window of batch_loads",
+                self.batch_loads.map(|(window, _)| window),
+            ),
         ];
         for (name, duration) in at_least_1_ms {
-            check!(
-                duration.as_ref().is_none_or(works),
-                "{name} must be from 1 ms to 100 years, and not {:?}",
-                duration.unwrap_or_default()
-            );
+            if let Some(duration) = duration
+                && !works(&duration)
+            {
+                mistakes.push(format!(
+                    "{name} must be from 1 ms to 100 years, and not {duration:?}"
+                ));
+            }
         }
-        check!(
-            (SHORTEST_STALENESS..=LONGEST_STALENESS).contains(&self.max_staleness),
-            "max_staleness must be from 10 ms to 1 hour, and not {:?}: L2 is asked three times in it, and others may wait as long",
-            self.max_staleness
-        );
+        if !(SHORTEST_STALENESS..=LONGEST_STALENESS).contains(&self.max_staleness) {
+            mistakes.push(format!(
+                "max_staleness must be from 10 ms to 1 hour, and not {:?}: L2 is asked three times in it, \
+                and others may wait as long",
+                self.max_staleness
+            ));
+        }
         let at_most = [
             ("stale_if_error", self.stale_if_error),
             ("fallback_throttle", self.fallback_throttle),
@@ -95,61 +248,18 @@ impl Options {
             ("lease_wait", self.lease_wait),
         ];
         for (name, duration) in at_most {
-            check!(
-                duration <= LONGEST,
-                "{name} must be at most 100 years, and not {duration:?}"
-            );
+            if duration > LONGEST {
+                mistakes.push(format!(
+                    "{name} must be at most 100 years, and not {duration:?}"
+                ));
+            }
         }
-        check!(
-            self.stale_wait <= LONGEST || self.stale_wait == Duration::MAX,
-            "stale_wait must be at most 100 years, or Duration::MAX, and not {:?}",
-            self.stale_wait
-        );
-        mistakes.extend(self.mistakes_in_order_of_ttls());
-        let shares = [
-            ("jitter", self.jitter, 0.5, "TTL"),
-            ("verify", self.verify, 1.0, "hits"),
-        ];
-        for (name, share, most, of) in shares {
-            check!(
-                (0.0..=most).contains(&share),
-                "{name} must be from 0.0 to {most:.1}, as a share of the {of}, and not {share}"
-            );
+        if self.stale_wait > LONGEST && self.stale_wait != Duration::MAX {
+            mistakes.push(format!(
+                "stale_wait must be at most 100 years, or Duration::MAX, and not {:?}",
+                self.stale_wait
+            ));
         }
-        match self.refresh_ahead {
-            Some(RefreshAhead::Share(share)) => check!(
-                share > 0.0 && share < 1.0,
-                "refresh_ahead must be between 0.0 and 1.0, as a share of the time until a value is stale, and not {share}"
-            ),
-            Some(RefreshAhead::XFetch(beta)) => check!(
-                beta > 0.0 && beta <= 100.0,
-                "the beta of xfetch must be above 0.0 and up to 100.0, and not {beta}"
-            ),
-            None => {}
-        }
-        check!(
-            (1..=MAX_VALUE_BYTES).contains(&self.max_value_size),
-            "max_value_size must be from 1 byte to {}, and not {}",
-            ByteSize(MAX_VALUE_BYTES),
-            ByteSize(self.max_value_size)
-        );
-        check!(
-            (1..=MOST_LOADS).contains(&self.max_concurrent_loads),
-            "max_concurrent_loads must be from 1 to {MOST_LOADS}, and not {}",
-            self.max_concurrent_loads
-        );
-        let max = most_in_a_load.unwrap_or(1);
-        check!(
-            (1..=MOST_IN_A_LOAD).contains(&max),
-            "the max of batch_loads must be from 1 to {MOST_IN_A_LOAD} keys, and not {max}"
-        );
-        check!(
-            self.lanes
-                .is_none_or(|lanes| (1..=MOST_LANES).contains(&lanes)),
-            "lanes must be from 1 to {MOST_LANES}, and not {}",
-            self.lanes.unwrap_or_default()
-        );
-        check!(self.max_deferred > 0, "max_deferred must be at least 1");
         mistakes
     }
 

@@ -54,85 +54,145 @@ pub(super) fn deserialize<'de, F: Field, D: Deserializer<'de>>(
     F::from_text(&text).map(Some).ok_or_else(refused)
 }
 
-/// Declares fields: the form that the text must have, how it is read, and how it is written.
-macro_rules! fields {
-    ($($type:ty: $expected:literal, $read:expr, $write:expr;)*) => {$(
-        impl Field for $type {
-            const EXPECTED: &'static str = $expected;
+impl Field for String {
+    const EXPECTED: &'static str = "a text";
 
-            fn from_text(text: &str) -> Option<Self> {
-                let read: fn(&str) -> Option<Self> = $read;
-                read(text)
-            }
+    fn from_text(text: &str) -> Option<Self> {
+        Some(text.to_owned())
+    }
 
-            fn plain(&self) -> Plain {
-                let write: fn(&Self) -> Plain = $write;
-                write(self)
-            }
-        }
-    )*};
+    fn plain(&self) -> Plain {
+        Plain::Text(self.clone())
+    }
 }
 
-fields! {
-    String: "a text",
-        |text| Some(text.to_owned()),
-        |text| Plain::Text(text.clone());
+impl Field for bool {
+    const EXPECTED: &'static str = "true or false";
 
-    bool: "true or false",
-        |text| match text {
+    fn from_text(text: &str) -> Option<Self> {
+        match text {
             "true" | "1" => Some(true),
             "false" | "0" => Some(false),
             _ => None,
-        },
-        |value| Plain::Bool(*value);
+        }
+    }
 
-    // Numbers are read as Rust reads them.
-    u64: "a whole number",
-        |text| text.parse().ok(),
-        |number| Plain::Whole(*number);
+    fn plain(&self) -> Plain {
+        Plain::Bool(*self)
+    }
+}
 
-    u16: "a whole number",
-        |text| text.parse().ok(),
-        |number| Plain::Whole(u64::from(*number));
+// Numbers are read as Rust reads them.
 
-    usize: "a whole number",
-        |text| text.parse().ok(),
-        |number| Plain::Whole(*number as u64);
+impl Field for u64 {
+    const EXPECTED: &'static str = "a whole number";
 
-    f64: "a number",
-        |text| text.parse().ok(),
-        |number| Plain::Real(*number);
+    fn from_text(text: &str) -> Option<Self> {
+        text.parse().ok()
+    }
 
-    RefreshAhead: "a share such as 0.8, or xfetch and its factor, such as xfetch:1.0",
-        |text| match text.strip_prefix("xfetch:") {
+    fn plain(&self) -> Plain {
+        Plain::Whole(*self)
+    }
+}
+
+impl Field for u16 {
+    const EXPECTED: &'static str = "a whole number";
+
+    fn from_text(text: &str) -> Option<Self> {
+        text.parse().ok()
+    }
+
+    fn plain(&self) -> Plain {
+        Plain::Whole(u64::from(*self))
+    }
+}
+
+impl Field for usize {
+    const EXPECTED: &'static str = "a whole number";
+
+    fn from_text(text: &str) -> Option<Self> {
+        text.parse().ok()
+    }
+
+    fn plain(&self) -> Plain {
+        Plain::Whole(*self as u64)
+    }
+}
+
+impl Field for f64 {
+    const EXPECTED: &'static str = "a number";
+
+    fn from_text(text: &str) -> Option<Self> {
+        text.parse().ok()
+    }
+
+    fn plain(&self) -> Plain {
+        Plain::Real(*self)
+    }
+}
+
+impl Field for RefreshAhead {
+    const EXPECTED: &'static str =
+        "a share such as 0.8, or xfetch and its factor, such as xfetch:1.0";
+
+    fn from_text(text: &str) -> Option<Self> {
+        match text.strip_prefix("xfetch:") {
             Some(beta) => f64::from_text(beta).map(Self::XFetch),
             None => f64::from_text(text).map(Self::Share),
-        },
-        |refresh| match refresh {
+        }
+    }
+
+    fn plain(&self) -> Plain {
+        match self {
             Self::Share(share) => Plain::Real(*share),
             Self::XFetch(beta) => Plain::Text(format!("xfetch:{beta:?}")),
-        };
+        }
+    }
+}
 
-    Duration: "a duration with its unit, such as 250ms, 30s or 1h30m",
-        read,
-        |duration| Plain::Text(duration_text(*duration));
+impl Field for Duration {
+    const EXPECTED: &'static str = "a duration with its unit, such as 250ms, 30s or 1h30m";
 
-    (Duration, usize): "a duration and a number, such as 2ms,100",
-        |text| {
-            let (window, max) = text.split_once(',')?;
-            Some((read(window.trim())?, max.trim().parse().ok()?))
-        },
-        |(window, max)| Plain::Text(format!("{},{max}", duration_text(*window)));
+    fn from_text(text: &str) -> Option<Self> {
+        read(text)
+    }
 
-    Mode: "strict, or available and its limit, such as available:60s",
-        |text| match text.strip_prefix("available:") {
+    fn plain(&self) -> Plain {
+        Plain::Text(duration_text(*self))
+    }
+}
+
+impl Field for (Duration, usize) {
+    const EXPECTED: &'static str = "a duration and a number, such as 2ms,100";
+
+    fn from_text(text: &str) -> Option<Self> {
+        let (window, max) = text.split_once(',')?;
+        Some((read(window.trim())?, max.trim().parse().ok()?))
+    }
+
+    fn plain(&self) -> Plain {
+        let (window, max) = self;
+        Plain::Text(format!("{},{max}", duration_text(*window)))
+    }
+}
+
+impl Field for Mode {
+    const EXPECTED: &'static str = "strict, or available and its limit, such as available:60s";
+
+    fn from_text(text: &str) -> Option<Self> {
+        match text.strip_prefix("available:") {
             Some(limit) => read(limit).map(|limit| Self::Available { limit }),
             None => (text == "strict").then_some(Self::Strict),
-        },
-        |mode| Plain::Text(match mode {
+        }
+    }
+
+    fn plain(&self) -> Plain {
+        Plain::Text(match self {
             Self::Strict => "strict".to_owned(),
             Self::Available { limit } => format!("available:{}", duration_text(*limit)),
-        });
+        })
+    }
 }
 
 const MAX: &str = "max";

@@ -15,146 +15,270 @@ pub use self::error::SettingsError;
 pub use self::service::ServiceSettings;
 use crate::vocabulary::{Mode, RefreshAhead};
 
-/// Declares the fields once: for serde, the environment and `Debug`.
-macro_rules! settings {
-    ($(#[doc = $doc:literal] $name:ident: $type:ty $(= $default:expr)?,)*) => {
-        /// Options of a cache that come from a configuration file or from the environment. They have the names of the
-        /// [`Builder`](crate::Builder)'s methods, which document them; a field that is `None` leaves the builder as it
-        /// is. [`ServiceSettings`] has those of all caches of a service.
-        ///
-        /// Options that are a type or a closure, such as the codec and the weigher, stay in code.
-        ///
-        /// # In a file
-        ///
-        /// In a format that describes itself, such as JSON, TOML or YAML. An unknown field is an error, but not within
-        /// `#[serde(flatten)]`, where serde ignores it. Durations are written with a unit, `250ms`, `30s` or `1h30m`
-        /// (`ms`, `s`, `m`, `h`, `d`, and `max` for [`Duration::MAX`]); a mere number is an error, as it may be meant
-        /// in any unit. A [`Mode`] is `strict` or `available:60s`, `refresh_ahead` is `0.8` or `xfetch:1.0`, and
-        /// `batch_loads` is `2ms,100`.
-        ///
-        /// ```
-        /// use larder::{Cache, Settings};
-        ///
-        /// let file = r#"{ "l1_capacity": 50000, "l2_ttl": "1h", "soft_ttl": "5m", "mode": "available:60s" }"#;
-        /// let settings: Settings = serde_json::from_str(file)?;
-        /// let cache: Cache<u64, String> = Cache::builder("catalog:product").settings(&settings).build()?;
-        /// # Ok::<(), Box<dyn std::error::Error>>(())
-        /// ```
-        ///
-        /// `Debug` hides the password in `redis`. The serialized form contains it.
-        #[derive(Clone, Default, PartialEq, Serialize, Deserialize)]
-        #[serde(deny_unknown_fields)]
-        #[non_exhaustive]
-        pub struct Settings {
-            $(
-                #[doc = concat!($doc, " See [`Builder::", stringify!($name), "`](crate::Builder::", stringify!($name), ").")]
-                #[serde(default, skip_serializing_if = "Option::is_none", with = "field")]
-                pub $name: Option<$type>,
-            )*
-        }
-
-        impl Settings {
-            /// These settings, with each option that `other` has taken from there.
-            ///
-            /// ```
-            /// use larder::Settings;
-            ///
-            /// let file: Settings = serde_json::from_str(r#"{ "l2_ttl": "1h", "soft_ttl": "5m" }"#)?;
-            /// let operator: Settings = serde_json::from_str(r#"{ "soft_ttl": "1m" }"#)?;
-            /// let settings = file.overridden_by(&operator);
-            /// assert_eq!(serde_json::to_value(settings)?, serde_json::json!({ "l2_ttl": "1h", "soft_ttl": "1m" }));
-            /// # Ok::<(), serde_json::Error>(())
-            /// ```
-            #[must_use]
-            pub fn overridden_by(self, other: &Self) -> Self {
-                Self {
-                    $($name: other.$name.clone().or(self.$name),)*
-                }
-            }
-
-            /// The names of all options.
-            const NAMES: &[&str] = &[$(stringify!($name)),*];
-        }
-
-        impl fmt::Debug for Settings {
-            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                let hidden = Self {
-                    redis: self.redis.as_deref().map(redis_url::without_secrets),
-                    ..self.clone()
-                };
-                let mut shown = f.debug_struct("Settings");
-                $(if let Some(value) = &hidden.$name {
-                    shown.field(stringify!($name), value);
-                })*
-                shown.finish()
-            }
-        }
-    };
+/// Options of a cache that come from a configuration file or from the environment. They have the names of the
+/// [`Builder`](crate::Builder)'s methods, which document them; a field that is `None` leaves the builder as it
+/// is. [`ServiceSettings`] has those of all caches of a service.
+///
+/// Options that are a type or a closure, such as the codec and the weigher, stay in code.
+///
+/// # In a file
+///
+/// In a format that describes itself, such as JSON, TOML or YAML. An unknown field is an error, but not within
+/// `#[serde(flatten)]`, where serde ignores it. Durations are written with a unit, `250ms`, `30s` or `1h30m`
+/// (`ms`, `s`, `m`, `h`, `d`, and `max` for [`Duration::MAX`]); a mere number is an error, as it may be meant
+/// in any unit. A [`Mode`] is `strict` or `available:60s`, `refresh_ahead` is `0.8` or `xfetch:1.0`, and
+/// `batch_loads` is `2ms,100`.
+///
+/// ```
+/// use larder::{Cache, Settings};
+///
+/// let file = r#"{ "l1_capacity": 50000, "l2_ttl": "1h", "soft_ttl": "5m", "mode": "available:60s" }"#;
+/// let settings: Settings = serde_json::from_str(file)?;
+/// let cache: Cache<u64, String> = Cache::builder("catalog:product").settings(&settings).build()?;
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
+///
+/// `Debug` hides the password in `redis`. The serialized form contains it.
+#[derive(Clone, Default, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+#[non_exhaustive]
+pub struct Settings {
+    /// The URL of the Redis server. See [`Builder::redis`](crate::Builder::redis).
+    #[serde(default, skip_serializing_if = "Option::is_none", with = "field")]
+    pub redis: Option<String>,
+    /// Whether the cache is used. See [`Builder::enabled`](crate::Builder::enabled).
+    #[serde(default, skip_serializing_if = "Option::is_none", with = "field")]
+    pub enabled: Option<bool>,
+    /// How many entries L1 holds, or with a weigher how much they may weigh. See
+    /// [`Builder::l1_capacity`](crate::Builder::l1_capacity).
+    #[serde(default, skip_serializing_if = "Option::is_none", with = "field")]
+    pub l1_capacity: Option<u64>,
+    /// How long an entry stays in L1. See [`Builder::l1_ttl`](crate::Builder::l1_ttl).
+    #[serde(default, skip_serializing_if = "Option::is_none", with = "field")]
+    pub l1_ttl: Option<Duration>,
+    /// How long a value lives. See [`Builder::l2_ttl`](crate::Builder::l2_ttl).
+    #[serde(default, skip_serializing_if = "Option::is_none", with = "field")]
+    pub l2_ttl: Option<Duration>,
+    /// How long a value lives after it was last read. See [`Builder::sliding`](crate::Builder::sliding).
+    #[serde(default, skip_serializing_if = "Option::is_none", with = "field")]
+    pub sliding: Option<Duration>,
+    /// From when on a value is stale: it is still returned, and refreshed in the background. See
+    /// [`Builder::soft_ttl`](crate::Builder::soft_ttl).
+    #[serde(default, skip_serializing_if = "Option::is_none", with = "field")]
+    pub soft_ttl: Option<Duration>,
+    /// When a value that is read is refreshed before it is stale: after a share of its life, or at random. See
+    /// [`Builder::refresh_ahead`](crate::Builder::refresh_ahead).
+    #[serde(default, skip_serializing_if = "Option::is_none", with = "field")]
+    pub refresh_ahead: Option<RefreshAhead>,
+    /// How long after its TTL a value may still be returned if its load fails. See
+    /// [`Builder::stale_if_error`](crate::Builder::stale_if_error).
+    #[serde(default, skip_serializing_if = "Option::is_none", with = "field")]
+    pub stale_if_error: Option<Duration>,
+    /// How long such a value is returned before the next load. See
+    /// [`Builder::fallback_throttle`](crate::Builder::fallback_throttle).
+    #[serde(default, skip_serializing_if = "Option::is_none", with = "field")]
+    pub fallback_throttle: Option<Duration>,
+    /// How long the caller of a stale value waits for its refresh. See
+    /// [`Builder::stale_wait`](crate::Builder::stale_wait).
+    #[serde(default, skip_serializing_if = "Option::is_none", with = "field")]
+    pub stale_wait: Option<Duration>,
+    /// How long the error of a load is returned instead of loading again. See
+    /// [`Builder::error_ttl`](crate::Builder::error_ttl).
+    #[serde(default, skip_serializing_if = "Option::is_none", with = "field")]
+    pub error_ttl: Option<Duration>,
+    /// By which share TTLs are longer or shorter at random, from 0.0 to 0.5. See
+    /// [`Builder::jitter`](crate::Builder::jitter).
+    #[serde(default, skip_serializing_if = "Option::is_none", with = "field")]
+    pub jitter: Option<f64>,
+    /// How long after an invalidation another instance may return the old value. See
+    /// [`Builder::max_staleness`](crate::Builder::max_staleness).
+    #[serde(default, skip_serializing_if = "Option::is_none", with = "field")]
+    pub max_staleness: Option<Duration>,
+    /// Which share of hits is compared with the source, from 0.0 to 1.0. See
+    /// [`Builder::verify`](crate::Builder::verify).
+    #[serde(default, skip_serializing_if = "Option::is_none", with = "field")]
+    pub verify: Option<f64>,
+    /// Whether the cache knows which keys are looked up most. See
+    /// [`Builder::track_hot_keys`](crate::Builder::track_hot_keys).
+    #[serde(default, skip_serializing_if = "Option::is_none", with = "field")]
+    pub track_hot_keys: Option<bool>,
+    /// Whether L1 answers while the instance is cut off from Redis. See [`Builder::mode`](crate::Builder::mode).
+    #[serde(default, skip_serializing_if = "Option::is_none", with = "field")]
+    pub mode: Option<Mode>,
+    /// The largest encoded value, in bytes. See [`Builder::max_value_size`](crate::Builder::max_value_size).
+    #[serde(default, skip_serializing_if = "Option::is_none", with = "field")]
+    pub max_value_size: Option<usize>,
+    /// How long one request to Redis may take. See [`Builder::l2_timeout`](crate::Builder::l2_timeout).
+    #[serde(default, skip_serializing_if = "Option::is_none", with = "field")]
+    pub l2_timeout: Option<Duration>,
+    /// How long one call of a loader may take. See [`Builder::load_timeout`](crate::Builder::load_timeout).
+    #[serde(default, skip_serializing_if = "Option::is_none", with = "field")]
+    pub load_timeout: Option<Duration>,
+    /// How many loaders run at once in this instance. See
+    /// [`Builder::max_concurrent_loads`](crate::Builder::max_concurrent_loads).
+    #[serde(default, skip_serializing_if = "Option::is_none", with = "field")]
+    pub max_concurrent_loads: Option<usize>,
+    /// How long misses wait to be loaded together, and how many at most. See
+    /// [`Builder::batch_loads`](crate::Builder::batch_loads).
+    #[serde(default, skip_serializing_if = "Option::is_none", with = "field")]
+    pub batch_loads: Option<(Duration, usize)>,
+    /// How long a load keeps its lease without renewing it. See [`Builder::lease_ttl`](crate::Builder::lease_ttl).
+    #[serde(default, skip_serializing_if = "Option::is_none", with = "field")]
+    pub lease_ttl: Option<Duration>,
+    /// How long a caller waits for a load by another instance. See [`Builder::lease_wait`](crate::Builder::lease_wait).
+    #[serde(default, skip_serializing_if = "Option::is_none", with = "field")]
+    pub lease_wait: Option<Duration>,
+    /// How many keys and tags may wait for Redis to come back. See
+    /// [`Builder::max_deferred`](crate::Builder::max_deferred).
+    #[serde(default, skip_serializing_if = "Option::is_none", with = "field")]
+    pub max_deferred: Option<usize>,
+    /// How many lanes the namespace has in Redis. See [`Builder::lanes`](crate::Builder::lanes).
+    #[serde(default, skip_serializing_if = "Option::is_none", with = "field")]
+    pub lanes: Option<u16>,
 }
 
-/// Lists the options for a macro: each with its type and its default, if it has one. The macro is called where the
-/// names in the defaults are known. The server comes first, as it is not an option of the cache but becomes its L2.
-macro_rules! each_option {
-    ($declare:ident) => {
-        $declare! {
-            /// The URL of the Redis server.
-            redis: String,
-            /// Whether the cache is used.
-            enabled: bool = true,
-            /// How many entries L1 holds, or with a weigher how much they may weigh.
-            l1_capacity: u64 = 10_000,
-            /// How long an entry stays in L1.
-            l1_ttl: Duration,
-            /// How long a value lives.
-            // Its default depends on `sliding`.
-            l2_ttl: Duration,
-            /// How long a value lives after it was last read.
-            sliding: Duration,
-            /// From when on a value is stale: it is still returned, and refreshed in the background.
-            soft_ttl: Duration,
-            /// When a value that is read is refreshed before it is stale: after a share of its life, or at random.
-            refresh_ahead: RefreshAhead,
-            /// How long after its TTL a value may still be returned if its load fails.
-            stale_if_error: Duration = Duration::ZERO,
-            /// How long such a value is returned before the next load.
-            fallback_throttle: Duration = DEFAULT_THROTTLE,
-            /// How long the caller of a stale value waits for its refresh.
-            stale_wait: Duration = Duration::ZERO,
-            /// How long the error of a load is returned instead of loading again.
-            error_ttl: Duration = Duration::ZERO,
-            /// By which share TTLs are longer or shorter at random, from 0.0 to 0.5.
-            jitter: f64 = 0.1,
-            /// How long after an invalidation another instance may return the old value.
-            max_staleness: Duration = Duration::from_secs(2),
-            /// Which share of hits is compared with the source, from 0.0 to 1.0.
-            verify: f64 = 0.0,
-            /// Whether the cache knows which keys are looked up most.
-            track_hot_keys: bool = false,
-            /// Whether L1 answers while the instance is cut off from Redis.
-            mode: Mode = Mode::Strict,
-            /// The largest encoded value, in bytes.
-            max_value_size: usize = 8 << 20,
-            /// How long one request to Redis may take.
-            l2_timeout: Duration = Duration::from_millis(500),
-            /// How long one call of a loader may take.
-            load_timeout: Duration = Duration::from_secs(30),
-            /// How many loaders run at once in this instance.
-            max_concurrent_loads: usize = MOST_LOADS,
-            /// How long misses wait to be loaded together, and how many at most.
-            batch_loads: (Duration, usize),
-            /// How long a load keeps its lease without renewing it.
-            lease_ttl: Duration = Duration::from_secs(2),
-            /// How long a caller waits for a load by another instance.
-            lease_wait: Duration = Duration::from_secs(5),
-            /// How many keys and tags may wait for Redis to come back.
-            max_deferred: usize = 10_000,
-            /// How many lanes the namespace has in Redis.
-            // Its default depends on the L2.
-            lanes: u16,
+impl Settings {
+    /// These settings, with each option that `other` has taken from there.
+    ///
+    /// ```
+    /// use larder::Settings;
+    ///
+    /// let file: Settings = serde_json::from_str(r#"{ "l2_ttl": "1h", "soft_ttl": "5m" }"#)?;
+    /// let operator: Settings = serde_json::from_str(r#"{ "soft_ttl": "1m" }"#)?;
+    /// let settings = file.overridden_by(&operator);
+    /// assert_eq!(serde_json::to_value(settings)?, serde_json::json!({ "l2_ttl": "1h", "soft_ttl": "1m" }));
+    /// # Ok::<(), serde_json::Error>(())
+    /// ```
+    #[must_use]
+    pub fn overridden_by(self, other: &Self) -> Self {
+        Self {
+            redis: other.redis.clone().or(self.redis),
+            enabled: other.enabled.or(self.enabled),
+            l1_capacity: other.l1_capacity.or(self.l1_capacity),
+            l1_ttl: other.l1_ttl.or(self.l1_ttl),
+            l2_ttl: other.l2_ttl.or(self.l2_ttl),
+            sliding: other.sliding.or(self.sliding),
+            soft_ttl: other.soft_ttl.or(self.soft_ttl),
+            refresh_ahead: other.refresh_ahead.or(self.refresh_ahead),
+            stale_if_error: other.stale_if_error.or(self.stale_if_error),
+            fallback_throttle: other.fallback_throttle.or(self.fallback_throttle),
+            stale_wait: other.stale_wait.or(self.stale_wait),
+            error_ttl: other.error_ttl.or(self.error_ttl),
+            jitter: other.jitter.or(self.jitter),
+            max_staleness: other.max_staleness.or(self.max_staleness),
+            verify: other.verify.or(self.verify),
+            track_hot_keys: other.track_hot_keys.or(self.track_hot_keys),
+            mode: other.mode.or(self.mode),
+            max_value_size: other.max_value_size.or(self.max_value_size),
+            l2_timeout: other.l2_timeout.or(self.l2_timeout),
+            load_timeout: other.load_timeout.or(self.load_timeout),
+            max_concurrent_loads: other.max_concurrent_loads.or(self.max_concurrent_loads),
+            batch_loads: other.batch_loads.or(self.batch_loads),
+            lease_ttl: other.lease_ttl.or(self.lease_ttl),
+            lease_wait: other.lease_wait.or(self.lease_wait),
+            max_deferred: other.max_deferred.or(self.max_deferred),
+            lanes: other.lanes.or(self.lanes),
         }
-    };
+    }
+
+    /// The names of all options.
+    fn names() -> [&'static str; 26] {
+        Self::default().named().map(|(name, _)| name)
+    }
+
+    /// Each option with its name, and its value if it is set.
+    // The pattern has no `..`: an option that is missing here does not compile.
+    fn named(&self) -> [(&'static str, Option<&dyn fmt::Debug>); 26] {
+        #[allow(clippy::ref_option, reason = "as the fields are borrowed")]
+        fn value<T: fmt::Debug>(option: &Option<T>) -> Option<&dyn fmt::Debug> {
+            option.as_ref().map(|value| value as _)
+        }
+        let Self {
+            redis,
+            enabled,
+            l1_capacity,
+            l1_ttl,
+            l2_ttl,
+            sliding,
+            soft_ttl,
+            refresh_ahead,
+            stale_if_error,
+            fallback_throttle,
+            stale_wait,
+            error_ttl,
+            jitter,
+            max_staleness,
+            verify,
+            track_hot_keys,
+            mode,
+            max_value_size,
+            l2_timeout,
+            load_timeout,
+            max_concurrent_loads,
+            batch_loads,
+            lease_ttl,
+            lease_wait,
+            max_deferred,
+            lanes,
+        } = self;
+        [
+            ("redis", value(redis)),
+            ("enabled", value(enabled)),
+            ("l1_capacity", value(l1_capacity)),
+            ("l1_ttl", value(l1_ttl)),
+            ("l2_ttl", value(l2_ttl)),
+            ("sliding", value(sliding)),
+            ("soft_ttl", value(soft_ttl)),
+            ("refresh_ahead", value(refresh_ahead)),
+            ("stale_if_error", value(stale_if_error)),
+            ("fallback_throttle", value(fallback_throttle)),
+            ("stale_wait", value(stale_wait)),
+            ("error_ttl", value(error_ttl)),
+            ("jitter", value(jitter)),
+            ("max_staleness", value(max_staleness)),
+            ("verify", value(verify)),
+            ("track_hot_keys", value(track_hot_keys)),
+            ("mode", value(mode)),
+            ("max_value_size", value(max_value_size)),
+            ("l2_timeout", value(l2_timeout)),
+            ("load_timeout", value(load_timeout)),
+            ("max_concurrent_loads", value(max_concurrent_loads)),
+            ("batch_loads", value(batch_loads)),
+            ("lease_ttl", value(lease_ttl)),
+            ("lease_wait", value(lease_wait)),
+            ("max_deferred", value(max_deferred)),
+            ("lanes", value(lanes)),
+        ]
+    }
 }
 
-pub(crate) use each_option;
+impl fmt::Debug for Settings {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let hidden = Self {
+            redis: self.redis.as_deref().map(redis_url::without_secrets),
+            ..self.clone()
+        };
+        let mut shown = f.debug_struct("Settings");
+        for (name, value) in hidden.named() {
+            if let Some(value) = value {
+                shown.field(name, value);
+            }
+        }
+        shown.finish()
+    }
+}
 
-each_option!(settings);
+#[cfg(test)]
+mod tests {
+    use super::Settings;
+
+    #[test]
+    fn options_have_the_names_of_their_fields() {
+        for name in Settings::names() {
+            // An unknown field would be an error.
+            let file = format!("{{ \"{name}\": null }}");
+            let settings: Settings = serde_json::from_str(&file).unwrap();
+            assert_eq!(settings, Settings::default());
+        }
+    }
+}
