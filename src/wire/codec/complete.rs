@@ -46,6 +46,13 @@ impl<'a, X> Complete<'a, X> {
         let left_out = self.left_out;
         Complete { inner, left_out }
     }
+
+    /// Begins a collection or a struct, whose parts are as complete.
+    #[inline]
+    fn begin<Y, E>(self, begin: impl FnOnce(X) -> Result<Y, E>) -> Result<Complete<'a, Y>, E> {
+        let Self { inner, left_out } = self;
+        begin(inner).map(|inner| Complete { inner, left_out })
+    }
 }
 
 impl<T: Serialize + ?Sized> Serialize for Complete<'_, &T> {
@@ -65,33 +72,16 @@ macro_rules! pass_on {
     )*};
 }
 
-/// Passes a value on that is inside another.
-macro_rules! pass_value_on {
-    ($($method:ident($($arg:ident: $type:ty),*);)*) => {$(
-        #[inline]
-        fn $method<T: Serialize + ?Sized>(self $(, $arg: $type)*, value: &T) -> Result<S::Ok, S::Error> {
-            let value = self.of(value);
-            self.inner.$method($($arg,)* &value)
-        }
-    )*};
-}
-
-/// Begins a collection or a struct, whose parts are as complete.
-macro_rules! begin {
-    ($($part:ident: $method:ident($($arg:ident: $type:ty),*);)*) => {$(
-        type $part = Complete<'a, S::$part>;
-
-        #[inline]
-        fn $method(self $(, $arg: $type)*) -> Result<Self::$part, S::Error> {
-            let Self { inner, left_out } = self;
-            Ok(Complete { inner: inner.$method($($arg),*)?, left_out })
-        }
-    )*};
-}
-
 impl<'a, S: Serializer> Serializer for Complete<'a, S> {
     type Ok = S::Ok;
     type Error = S::Error;
+    type SerializeSeq = Complete<'a, S::SerializeSeq>;
+    type SerializeTuple = Complete<'a, S::SerializeTuple>;
+    type SerializeTupleStruct = Complete<'a, S::SerializeTupleStruct>;
+    type SerializeTupleVariant = Complete<'a, S::SerializeTupleVariant>;
+    type SerializeMap = Complete<'a, S::SerializeMap>;
+    type SerializeStruct = Complete<'a, S::SerializeStruct>;
+    type SerializeStructVariant = Complete<'a, S::SerializeStructVariant>;
 
     pass_on! {
         serialize_bool(value: bool);
@@ -116,20 +106,88 @@ impl<'a, S: Serializer> Serializer for Complete<'a, S> {
         serialize_unit_variant(name: &'static str, index: u32, variant: &'static str);
     }
 
-    begin! {
-        SerializeSeq: serialize_seq(len: Option<usize>);
-        SerializeTuple: serialize_tuple(len: usize);
-        SerializeTupleStruct: serialize_tuple_struct(name: &'static str, len: usize);
-        SerializeTupleVariant: serialize_tuple_variant(name: &'static str, index: u32, variant: &'static str, len: usize);
-        SerializeMap: serialize_map(len: Option<usize>);
-        SerializeStruct: serialize_struct(name: &'static str, len: usize);
-        SerializeStructVariant: serialize_struct_variant(name: &'static str, index: u32, variant: &'static str, len: usize);
+    #[inline]
+    fn serialize_seq(self, len: Option<usize>) -> Result<Self::SerializeSeq, S::Error> {
+        self.begin(|inner| inner.serialize_seq(len))
     }
 
-    pass_value_on! {
-        serialize_some();
-        serialize_newtype_struct(name: &'static str);
-        serialize_newtype_variant(name: &'static str, index: u32, variant: &'static str);
+    #[inline]
+    fn serialize_tuple(self, len: usize) -> Result<Self::SerializeTuple, S::Error> {
+        self.begin(|inner| inner.serialize_tuple(len))
+    }
+
+    #[inline]
+    fn serialize_tuple_struct(
+        self,
+        name: &'static str,
+        len: usize,
+    ) -> Result<Self::SerializeTupleStruct, S::Error> {
+        self.begin(|inner| inner.serialize_tuple_struct(name, len))
+    }
+
+    #[inline]
+    fn serialize_tuple_variant(
+        self,
+        name: &'static str,
+        index: u32,
+        variant: &'static str,
+        len: usize,
+    ) -> Result<Self::SerializeTupleVariant, S::Error> {
+        self.begin(|inner| inner.serialize_tuple_variant(name, index, variant, len))
+    }
+
+    #[inline]
+    fn serialize_map(self, len: Option<usize>) -> Result<Self::SerializeMap, S::Error> {
+        self.begin(|inner| inner.serialize_map(len))
+    }
+
+    #[inline]
+    fn serialize_struct(
+        self,
+        name: &'static str,
+        len: usize,
+    ) -> Result<Self::SerializeStruct, S::Error> {
+        self.begin(|inner| inner.serialize_struct(name, len))
+    }
+
+    #[inline]
+    fn serialize_struct_variant(
+        self,
+        name: &'static str,
+        index: u32,
+        variant: &'static str,
+        len: usize,
+    ) -> Result<Self::SerializeStructVariant, S::Error> {
+        self.begin(|inner| inner.serialize_struct_variant(name, index, variant, len))
+    }
+
+    #[inline]
+    fn serialize_some<T: Serialize + ?Sized>(self, value: &T) -> Result<S::Ok, S::Error> {
+        let value = self.of(value);
+        self.inner.serialize_some(&value)
+    }
+
+    #[inline]
+    fn serialize_newtype_struct<T: Serialize + ?Sized>(
+        self,
+        name: &'static str,
+        value: &T,
+    ) -> Result<S::Ok, S::Error> {
+        let value = self.of(value);
+        self.inner.serialize_newtype_struct(name, &value)
+    }
+
+    #[inline]
+    fn serialize_newtype_variant<T: Serialize + ?Sized>(
+        self,
+        name: &'static str,
+        index: u32,
+        variant: &'static str,
+        value: &T,
+    ) -> Result<S::Ok, S::Error> {
+        let value = self.of(value);
+        self.inner
+            .serialize_newtype_variant(name, index, variant, &value)
     }
 
     // The default would make a `String` first, where a format may write without one.
