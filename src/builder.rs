@@ -839,8 +839,8 @@ impl<K, V, L> Builder<K, V, L> {
         }
     }
 
-    /// The same when the cache is built, so that the settings override options that are set after this. Then has
-    /// `on_build` called with the cache, which may refuse it.
+    /// Sets the options of `last` when the cache is built, so that they override options that are set after this call.
+    /// Then has `on_build` called with the cache, which may refuse it.
     pub(crate) fn settings_last(
         mut self,
         last: Settings,
@@ -1204,7 +1204,8 @@ where
     ///
     /// # Errors
     ///
-    /// The same.
+    /// If an option cannot work, as for [`Builder::build`]; or if [`batch_loads`](Builder::batch_loads) is set, and the
+    /// loader is not one of many keys. The error names all such options, and never shows a password.
     pub fn build(self) -> Result<LoadingCache<K, V>, BuildError> {
         let takes_many = matches!(self.loader.0, LoaderOfCache::Many(_));
         let (cache, WithLoader(loader), batch) = self.build_with(takes_many)?;

@@ -31,7 +31,7 @@ pub(crate) struct Options {
     pub(crate) refresh_ahead: Option<RefreshAhead>,
     /// How long after its TTL a value may still be returned if its load fails.
     pub(crate) stale_if_error: Duration,
-    /// How long such a value is returned before the next load.
+    /// How long a value past its TTL is returned before the next load.
     pub(crate) fallback_throttle: Duration,
     /// How long the caller of a stale value waits for its refresh.
     pub(crate) stale_wait: Duration,

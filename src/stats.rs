@@ -88,7 +88,7 @@ pub struct Stats {
     pub l2_written_bytes: u64,
     /// Calls of a loader, including refreshes and those of [`verify`](crate::Builder::verify).
     pub loads: u64,
-    /// Those of them that failed, panicked or timed out.
+    /// Calls of a loader that failed, panicked or timed out.
     pub load_failures: u64,
     /// Loaded values that were not stored: the loader said so, the cache is switched off, L2 failed, the key or one of
     /// its tags was changed during the load, a hold was in place, another instance had the lease for longer than
@@ -112,13 +112,15 @@ pub struct Stats {
     pub invalidations_received: u64,
     /// Messages of other programs that this instance heard on the channels of [`listen_to`](crate::Builder::listen_to).
     pub events_heard: u64,
-    /// Those of them that came faster than this instance could invalidate. It cleared the cache instead, once for many.
+    /// Messages of other programs that came faster than this instance could invalidate. The instance cleared the cache
+    /// instead, once for many messages.
     pub events_dropped: u64,
-    /// Those for which the parser panicked, so that nothing was invalidated.
+    /// Messages of other programs for which the parser panicked, so that nothing was invalidated.
     pub parser_panics: u64,
     /// Changes of this instance that were published on the channel of `publish_changes`.
     pub changes_published: u64,
-    /// Changes of this instance that were not: they came faster than they could be published, or L2 did not take them.
+    /// Changes of this instance that were not published: they came faster than they could be published, or L2 did not
+    /// take them.
     pub changes_dropped: u64,
     /// Times that messages were missed, and read from the log in L2.
     pub replays: u64,
@@ -142,9 +144,11 @@ pub struct Stats {
     /// Hits with another value than their source, which nothing had invalidated in time. The value was up to a minute
     /// old.
     pub mismatches_under_1m: u64,
-    /// The same; the value was older, up to an hour.
+    /// Hits with another value than their source, which nothing had invalidated in time. The value was between a minute
+    /// and an hour old.
     pub mismatches_under_1h: u64,
-    /// The same; the value was older still.
+    /// Hits with another value than their source, which nothing had invalidated in time. The value was at least an hour
+    /// old.
     pub mismatches_over_1h: u64,
     /// Values that could not be stored: over [`max_value_size`](crate::Builder::max_value_size), or refused by the
     /// codec.

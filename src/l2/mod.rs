@@ -420,12 +420,12 @@ pub enum Step {
     /// After the deadline it is refused. Once it is answered, every copy of the request that is still on its way must
     /// be refused: it could undo a later invalidation.
     Insert,
-    /// The same for one value, if the usable value that is stored has this version, or if there is none and the version
-    /// is [`Version::ABSENT`].
+    /// Stores one value as [`Insert`](Self::Insert) does, if the usable value that is stored has this version, or if
+    /// there is none and the version is [`Version::ABSENT`].
     ///
     /// A copy of the request that is sent again has the answer of the first one.
     InsertIf(Version),
-    /// The same for one value, which is also appended to the [`WriteStream`].
+    /// Stores one value as [`Insert`](Self::Insert) does, and appends it to the [`WriteStream`].
     #[cfg(feature = "write-behind")]
     Append(Box<Append>),
     /// Removes values and leases of keys. Without keys it only publishes.
@@ -590,7 +590,8 @@ pub enum LeaseReply {
     Hit(Bytes),
     /// The lease is granted: load, then fill.
     Granted(Lease),
-    /// The same to a request for [`Want::Any`], while the store keeps a value of this epoch that has expired.
+    /// The lease is granted to a request for [`Want::Any`], and the store keeps a value of this epoch that has expired:
+    /// the answer brings that value.
     Replace(Lease, Bytes),
     /// Another load has the lease, for at most this long.
     Wait(Duration),

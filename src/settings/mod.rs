@@ -74,7 +74,7 @@ pub struct Settings {
     /// [`Builder::stale_if_error`](crate::Builder::stale_if_error).
     #[serde(default, skip_serializing_if = "Option::is_none", with = "field")]
     pub stale_if_error: Option<Duration>,
-    /// How long such a value is returned before the next load. See
+    /// How long a value past its TTL is returned before the next load. See
     /// [`Builder::fallback_throttle`](crate::Builder::fallback_throttle).
     #[serde(default, skip_serializing_if = "Option::is_none", with = "field")]
     pub fallback_throttle: Option<Duration>,

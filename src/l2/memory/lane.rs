@@ -105,7 +105,7 @@ impl MemoryLane {
         self.by_deadline(None, act)
     }
 
-    /// The same, unless it comes after its deadline (rule 14).
+    /// Does one step of the lane, unless the step comes after its deadline (rule 14).
     pub(super) fn by_deadline<'a, T: Send + 'a>(
         &self,
         deadline: Option<u64>,

@@ -121,8 +121,8 @@ impl MemoryL2 {
         self.live_again(snapshot, false);
     }
 
-    /// The same for a replica that takes over from this server. If it is proven to have all that was written, values are kept
-    /// (rule 28).
+    /// Goes on from a snapshot, like a replica that takes over from this server: all connections are cut. If the
+    /// replica is proven to have all that was written, values are kept (rule 28).
     #[doc(hidden)]
     pub fn hand_over(&self, snapshot: &MemorySnapshot, is_proven: bool) {
         self.live_again(snapshot, is_proven || without(Rule::Handover));

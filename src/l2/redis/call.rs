@@ -47,7 +47,8 @@ impl<'a> Call<'a> {
         Self::by("EVALSHA", lua, names, keys)
     }
 
-    /// The same by another command, as for a script that only reads.
+    /// A call with this number of keys, sent by the command `name`: a script that only reads has another one than
+    /// `EVALSHA`.
     pub(super) fn by(name: &str, lua: &'static Lua, names: &'a Names, keys: usize) -> Self {
         // A command that grows is copied each time. Besides the keys there are few arguments, or two for each key. A
         // large value comes late, so only the names before it are copied then.

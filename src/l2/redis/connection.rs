@@ -110,7 +110,7 @@ type Attempt = SharedResult<Result<Arc<Live>, (L2Error, Instant)>>;
 pub(super) struct Live {
     shared: Arc<Shared>,
     is_first: bool,
-    /// The same for all lanes whose connection it is.
+    /// The pool's entry for `connection`. All lanes that use the connection share this `Arc`.
     pub(super) pooled: Arc<Pooled>,
     pub(super) connection: MultiplexedConnection,
     /// The life of the server that RUN found over it: see [`LaneClock::life`].

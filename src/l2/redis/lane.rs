@@ -122,8 +122,9 @@ impl RedisLane {
         Ok(answer)
     }
 
-    /// The same for a script that has to be told the tags of the value that is stored: it is sent again with those that
-    /// it answers. `call` is given them as they are stored, and their names.
+    /// Sends a write as [`before`](Self::before) does, whose script has to be told the tags of the stored value: if the
+    /// script answers with other tags, the write is sent again with these. `call` is given the tags as they are stored,
+    /// and their names.
     pub(super) async fn before_with_tags<'a, T: Send>(
         &self,
         deadline: Option<u64>,
@@ -354,7 +355,7 @@ fn done(packed: &[u8]) -> Result<Written, L2Error> {
     }))
 }
 
-/// The same, and when it was issued.
+/// Reads the answer of a change that is a stamp alone, and when the stamp was issued.
 fn dated(packed: &[u8]) -> Result<(Written, u64), L2Error> {
     let stamp = stamp(packed)?;
     Ok((Written::Done(stamp.into()), stamp.written_at))

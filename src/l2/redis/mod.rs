@@ -108,7 +108,7 @@ impl RedisL2 {
         Self::new(server.into().connector()?.into(), None)
     }
 
-    /// The same, with connections that all callers with this URL share.
+    /// A store on this server, with connections that all callers with this URL share.
     pub(crate) fn shared(server: impl Into<Server>) -> Result<Self, L2Error> {
         let server = server.into();
         let url = server.url.clone();

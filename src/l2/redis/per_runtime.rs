@@ -19,7 +19,7 @@ impl<T> PerRuntime<T> {
         self.get_or(T::default)
     }
 
-    /// The same, with another way to make a new one.
+    /// The one that callers on this runtime share, or a new one that `make` returns.
     pub(super) fn get_or(&self, make: impl FnOnce() -> T) -> Arc<T> {
         let mut all = lock(&self.0);
         let here = Handle::current().id();

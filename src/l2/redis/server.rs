@@ -209,7 +209,7 @@ impl Connector {
         self.info.redis_settings().db()
     }
 
-    /// The same with another address; `None` for a unix socket.
+    /// A connector to another address, with the login and the TLS of this one. `None` for a unix socket.
     pub(super) fn at(&self, (host, port): &Address) -> Option<Self> {
         let mut addr = self.info.addr().clone();
         match &mut addr {

@@ -77,7 +77,7 @@ impl Shared {
         lock(&self.pool).0.clone()
     }
 
-    /// The same, which is another one if the primary is.
+    /// The pool that leads to the primary `found`. Makes a new pool if the address has changed.
     fn pool_at(&self, found: &PrimaryAt) -> Result<Pool, L2Error> {
         let mut pool = lock(&self.pool);
         if pool.1 != found.address {

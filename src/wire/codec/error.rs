@@ -99,7 +99,7 @@ impl CodecError {
         Self::from(category).with(|cause| cause.source = Some(source.into()))
     }
 
-    /// The same failure with this changed.
+    /// This failure after `change`, while the error has one owner; otherwise this failure as it was.
     fn with(mut self, change: impl FnOnce(&mut Cause)) -> Self {
         // One owner, as no caller has it yet; a codec of a user's own may keep a clone, which stays as it was.
         if let Some(cause) = Arc::get_mut(&mut self.0) {
@@ -120,7 +120,7 @@ impl CodecError {
         }
     }
 
-    /// The same failure, of this kind, while the error has one owner.
+    /// This failure with another kind, while the error has one owner.
     pub(super) fn because(self, category: Category) -> Self {
         self.with(|cause| cause.category = category)
     }

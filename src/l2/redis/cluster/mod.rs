@@ -93,7 +93,7 @@ impl Cluster {
         }
     }
 
-    /// The same, connected to by other connectors.
+    /// A cluster with the addresses of this one, and with connectors that `change` has changed.
     pub(super) fn map(&self, change: impl Fn(&mut Connector)) -> Self {
         let (mut like, mut seeds) = (self.like.clone(), self.seeds.clone());
         change(&mut like);
