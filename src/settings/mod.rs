@@ -252,6 +252,10 @@ impl Settings {
     }
 }
 
+#[allow(
+    clippy::missing_fields_in_debug,
+    reason = "`named` has all of them, of which those that are set are shown"
+)]
 impl fmt::Debug for Settings {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let hidden = Self {
