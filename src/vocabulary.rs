@@ -25,6 +25,8 @@ impl fmt::Display for ByteSize {
 }
 
 /// A lane's clock.
+///
+/// Complete: a store sets every field, so a new field is a breaking change.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct LaneClock {
     /// Names this life of the store: the process and the history of its data. After a restart or a failover it is
@@ -44,6 +46,8 @@ pub struct LaneClock {
 pub(crate) const MOST_LANES: u16 = 16;
 
 /// Which of the lanes of a namespace.
+///
+/// Complete: a store heeds every field, so a new field is a breaking change.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct LaneNumber {
     /// From zero.
@@ -226,6 +230,8 @@ impl Invalidation {
 }
 
 /// Which stored values a [`Lane::acquire_lease`](crate::l2::Lane::acquire_lease) is content with.
+///
+/// Complete: a store carries out every variant, so a new variant is a breaking change.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Want {
     /// Any usable one.

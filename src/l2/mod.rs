@@ -83,6 +83,8 @@ pub trait L2: Send + Sync + 'static {
 }
 
 /// Names a lane: the keys of a namespace that share a clock.
+///
+/// Complete: a store heeds every field, so a new field is a breaking change.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct LaneName<'a> {
     /// That of the cache.
@@ -278,6 +280,8 @@ fn no_channels() -> L2Error {
 }
 
 /// The counters of one instance, for [`Lane::store_counts`].
+///
+/// Complete: a store heeds every field, so a new field is a breaking change.
 #[derive(Clone, Copy, Debug)]
 pub struct StoredCounts<'a> {
     /// The id of the instance.
@@ -292,6 +296,8 @@ pub struct StoredCounts<'a> {
 }
 
 /// How an instance introduces itself to a lane.
+///
+/// Complete: a store heeds every field, so a new field is a breaking change.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct MemberInfo {
     /// A random number that no other instance has.
@@ -301,6 +307,8 @@ pub struct MemberInfo {
 }
 
 /// How far an instance is with a lane's messages.
+///
+/// Complete: a store heeds every field, so a new field is a breaking change.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Applied {
     /// The epoch of the lane.
@@ -315,6 +323,8 @@ impl Applied {
 }
 
 /// An instance, as a lane knows it.
+///
+/// Complete: a store sets every field, so a new field is a breaking change.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Member {
     /// How it introduced itself.
@@ -338,6 +348,8 @@ impl Member {
 }
 
 /// The instances that a lane knows.
+///
+/// Complete: a store sets every field, so a new field is a breaking change.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Members {
     /// Names this list: a random number. A list that may have lost members gets another one.
@@ -402,6 +414,7 @@ impl Noted {
 
 /// An item of a [`Subscription`].
 #[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
 pub enum Event {
     /// Something changed.
     Message(Message),
@@ -412,6 +425,10 @@ pub enum Event {
 }
 
 /// A change of a lane, for [`Lane::write`]. It is one atomic step for all keys of its [`Batch`].
+///
+/// Complete: a store carries out every step, so a new step is a breaking change. `Append` exists with the feature
+/// `write-behind`, which any crate of a program may turn on: a store that is built without the feature needs a `_` arm
+/// for it, with an error.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Step {
     /// Stores values whatever was there, and ends all leases on the keys. All values get one version, so no key may be
@@ -503,6 +520,8 @@ impl Step {
 }
 
 /// The keys of one [`Step`], and all else that it needs.
+///
+/// Complete: a store heeds every field, so a new field is a breaking change.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Batch<'a> {
     /// Keys, tags or prefixes.
@@ -517,6 +536,7 @@ pub struct Batch<'a> {
 
 /// The answer to a [`Lane::write`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
 pub enum Written {
     /// It was carried out.
     Done(WriteAck),
@@ -537,6 +557,8 @@ impl Written {
 }
 
 /// A change that a lane has accepted and published.
+///
+/// Complete: a store sets every field, so a new field is a breaking change.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct WriteAck {
     /// Which version it was given, and when.
@@ -561,6 +583,8 @@ impl From<Stamp> for WriteAck {
 }
 
 /// The parameters of [`Lane::acquire_lease`].
+///
+/// Complete: a store heeds every field, so a new field is a breaking change.
 #[derive(Clone, Copy, Debug)]
 pub struct LeaseRequest {
     /// How long the lease lasts unless renewed; zero asks for a usable value only.
@@ -585,6 +609,7 @@ impl LeaseRequest {
 
 /// The answer to a [`Lane::acquire_lease`].
 #[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
 pub enum LeaseReply {
     /// A usable value, of this epoch and not expired. For [`Want::Kept`] it may have expired.
     Hit(Bytes),
@@ -602,6 +627,8 @@ pub enum LeaseReply {
 }
 
 /// The right to fill a key, gone after an invalidation of it.
+///
+/// Complete: a store sets every field, so a new field is a breaking change.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Lease {
     /// Names it: random, and never that of another lease.
@@ -612,6 +639,7 @@ pub struct Lease {
 
 /// The answer to a [`Lane::fill`].
 #[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
 pub enum Fill {
     /// Stored.
     Stored(Stamp),
@@ -620,6 +648,8 @@ pub enum Fill {
 }
 
 /// The last invalidation of a tag, as a [`Lane`] knows it.
+///
+/// Complete: a store sets every field, so a new field is a breaking change.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct TagVersion {
     /// The epoch in which the store has known it since.
@@ -629,6 +659,8 @@ pub struct TagVersion {
 }
 
 /// How long a value is to live from now on.
+///
+/// Complete: a store carries out every variant, so a new variant is a breaking change.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum NewLifetime {
     /// So long, whatever was said before. The soft TTL and the TTL in L1 stay as they are.
@@ -638,6 +670,8 @@ pub enum NewLifetime {
 }
 
 /// The answer to a [`Lane::touch`].
+///
+/// Complete: a store sets every field, so a new field is a breaking change.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Touched {
     /// The version of the change, if it was published: the value lives shorter than before.
@@ -649,6 +683,8 @@ pub struct Touched {
 }
 
 /// A value ready to be stored.
+///
+/// Complete: a store heeds every field, so a new field is a breaking change.
 #[derive(Clone, Debug)]
 pub struct EncodedValue {
     /// All but the stamp; the TTLs are in it, too.

@@ -29,6 +29,7 @@ struct State {
 
 /// How long requests failed, and how many.
 #[derive(Clone, Copy, Debug, Default)]
+#[non_exhaustive]
 pub struct Trouble {
     /// From the first failure to the last one.
     pub failing_for: Duration,

@@ -48,6 +48,8 @@ const CHECKSUM: usize = TIMES + 16;
 pub(crate) const PAYLOAD_IN_BODY: usize = TIMES + 24;
 
 /// When L2 accepted a write, in the order of all writes of one lane.
+///
+/// Complete: a store sets every field, so a new field is a breaking change.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Stamp {
     /// The epoch in which it was written; versions compare only within one.
@@ -76,6 +78,8 @@ impl Stamp {
 }
 
 /// How long a value lives after it was written.
+///
+/// Complete: a store heeds every field, so a new field is a breaking change.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Ttls {
     /// How long it is valid.
@@ -126,6 +130,8 @@ impl Ttls {
 }
 
 /// Until when a value is fresh and valid, in milliseconds of L2's own time; and how long L1 may hold it.
+///
+/// Complete: a store sets every field, so a new field is a breaking change.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Lifetime {
     /// From when on it is stale. `None`: never.

@@ -136,8 +136,6 @@ impl<L: Lane + ?Sized> Steps for L {}
 fn done(written: Written) -> WriteAck {
     match written {
         Written::Done(ack) => ack,
-        Written::OtherVersion | Written::Full => {
-            panic!("it is not for a version, nor for a stream")
-        }
+        other => panic!("it is not for a version, nor for a stream: {other:?}"),
     }
 }

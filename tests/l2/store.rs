@@ -299,7 +299,7 @@ pub(crate) async fn fill(lane: &dyn Lane, key: &str, lease: Lease, payload: &[u8
 pub(crate) async fn filled(lane: &dyn Lane, key: &str, lease: Lease, payload: &[u8]) -> Stamp {
     match fill(lane, key, lease, payload).await {
         Fill::Stored(stamp) => stamp,
-        Fill::Rejected(_) => panic!("the fill of {key:?} was rejected"),
+        other => panic!("the fill of {key:?} was not stored: {other:?}"),
     }
 }
 
@@ -331,8 +331,8 @@ pub(crate) async fn ended_leases(subscription: &mut dyn Subscription) -> Vec<Key
     loop {
         match next_event(subscription).await {
             Event::LeaseEnded(key) => keys.push(key),
-            Event::Message(_) => {}
             Event::Heartbeat(_) => return keys,
+            _ => {}
         }
     }
 }
@@ -345,7 +345,7 @@ pub(crate) async fn heartbeat(subscription: &mut dyn Subscription) -> (Vec<Messa
         match next_event(subscription).await {
             Event::Message(message) => messages.push(message),
             Event::Heartbeat(clock) => return (messages, clock),
-            Event::LeaseEnded(_) => {}
+            _ => {}
         }
     }
 }

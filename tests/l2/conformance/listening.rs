@@ -65,7 +65,7 @@ async fn a_heartbeat_never_overtakes_a_message(store: impl Store) {
                 assert_eq!(now.epoch, clock.epoch);
                 heartbeats += 1;
             }
-            Event::LeaseEnded(key) => panic!("no load waits for {key}"),
+            other => panic!("no load waits for a lease, and there is no other event: {other:?}"),
         }
         if asked.is_none() && last.is_multiple_of(5) {
             subscription.heartbeat(NOTHING);

@@ -38,7 +38,7 @@ async fn stored_tagged(lane: &dyn Lane, key: &str, tags: &[&str]) -> u64 {
     let lease = granted(lane, key).await;
     match fill_tagged(lane, key, lease, tags).await {
         Fill::Stored(stamp) => stamp.ver,
-        rejected @ Fill::Rejected(_) => panic!("{rejected:?}"),
+        other => panic!("{other:?}"),
     }
 }
 

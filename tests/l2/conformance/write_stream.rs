@@ -37,7 +37,7 @@ async fn append(lane: &dyn Lane, key: &str, payload: &[u8]) -> Option<Stamp> {
     match append_on(lane, key, payload, None).await {
         Written::Done(ack) => Some(ack.stamp),
         Written::Full => None,
-        Written::OtherVersion => panic!("it is for any version"),
+        other => panic!("it is for any version: {other:?}"),
     }
 }
 
