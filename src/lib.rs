@@ -1,5 +1,7 @@
 //! [calls]: crate::guide::calls
 //! [codecs]: crate::guide::ttls_and_codecs
+//! [derived]: crate::guide::invalidation#values-that-are-made-of-cached-values
+//! [design]: crate::guide::design
 //! [features]: crate::guide::features
 //! [guide]: crate::guide
 //! [other_languages]: crate::other_languages
@@ -120,6 +122,9 @@ pub mod guide {
 
     #[doc = include_str!("guide/testing.md")]
     pub mod testing {}
+
+    #[doc = include_str!("guide/design.md")]
+    pub mod design {}
 
     #[doc = include_str!("guide/migrating.md")]
     pub mod migrating {}
