@@ -3,76 +3,71 @@
 use std::fmt;
 use std::sync::Arc;
 
-use crate::cache::{Cache, key_text};
-use crate::engine::{Untyped, report_losses};
+use crate::engine::{Engine, report_losses};
 use crate::error::WriteError;
-use crate::key::CacheKey;
+use crate::key::{CacheKey, key_text};
 use crate::stats::{Health, Stats};
 use crate::token::Token;
 
 /// A handle of a cache of any type, for the calls that do not depend on its keys and values. From
 /// [`Caches::iter`](crate::Caches::iter).
 #[derive(Clone)]
-pub struct AnyCache(pub(crate) Arc<dyn Untyped>);
+pub struct AnyCache(pub(crate) Arc<Engine>);
 
 impl AnyCache {
-    pub(crate) fn new<K, V: Send + Sync + 'static>(cache: &Cache<K, V>) -> Self {
-        Self(cache.engine().clone())
-    }
-
-    /// See [`Cache::namespace`].
+    /// See [`Cache::namespace`](crate::Cache::namespace).
     #[must_use]
     pub fn namespace(&self) -> &str {
         self.0.namespace()
     }
 
-    /// See [`Cache::ready`].
+    /// See [`Cache::ready`](crate::Cache::ready).
     pub async fn ready(&self) {
         self.0.ready().await;
     }
 
-    /// See [`Cache::health`].
+    /// See [`Cache::health`](crate::Cache::health).
     #[must_use]
     pub fn health(&self) -> Health {
         self.0.health()
     }
 
-    /// See [`Cache::stats`].
+    /// See [`Cache::stats`](crate::Cache::stats).
     #[must_use]
     pub fn stats(&self) -> Stats {
         self.0.stats()
     }
 
-    /// See [`Cache::is_enabled`].
+    /// See [`Cache::is_enabled`](crate::Cache::is_enabled).
     #[must_use]
     pub fn is_enabled(&self) -> bool {
         self.0.is_enabled()
     }
 
-    /// See [`Cache::set_enabled`].
+    /// See [`Cache::set_enabled`](crate::Cache::set_enabled).
     pub fn set_enabled(&self, is_enabled: bool) {
         self.0.set_enabled(is_enabled);
     }
 
-    /// See [`Cache::clear`].
+    /// See [`Cache::clear`](crate::Cache::clear).
     ///
     /// # Errors
     ///
-    /// As [`Cache::clear`].
+    /// As [`Cache::clear`](crate::Cache::clear).
     pub async fn clear(&self) -> Result<Token, WriteError> {
         self.0.clear().await
     }
 
-    /// See [`Cache::invalidate_tag`].
+    /// See [`Cache::invalidate_tag`](crate::Cache::invalidate_tag).
     ///
     /// # Errors
     ///
-    /// As [`Cache::invalidate_tag`].
+    /// As [`Cache::invalidate_tag`](crate::Cache::invalidate_tag).
     pub async fn invalidate_tag<T: CacheKey + ?Sized>(&self, tag: &T) -> Result<Token, WriteError> {
         self.0.invalidate_tag(key_text(tag)?).await
     }
 
-    /// See [`Cache::close`].
+    /// See [`Cache::close`](crate::Cache::close).
     pub async fn close(&self) {
         report_losses(&[(self.namespace(), self.0.close().await)]);
     }

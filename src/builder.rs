@@ -13,21 +13,24 @@ use tracing::warn;
 
 use crate::any_cache::AnyCache;
 use crate::cache::Cache;
+use crate::cache::typed::{loader_of_many, loader_of_one, typed_key};
 use crate::clock::Clock;
-use crate::engine::{Batches, Channel, Engine, Loader, Parts, PublishTo, Same, ValueRules};
+use crate::engine::{
+    AnyKey, Batches, CacheLoader, Channel, Engine, Parts, PublishTo, Same, TypeRules,
+};
 use crate::entry::Entry;
 use crate::error::BuildError;
 use crate::key::CacheKey;
 use crate::l2::{L2, L2Error, RedisL2, Server};
 use crate::loaded::{Loaded, with_tags};
-use crate::loading::{LoaderOfCache, LoadingCache};
+use crate::loading::LoadingCache;
 use crate::options::Options;
 use crate::settings::Settings;
 use crate::util::partial_debug::partial_debug;
-use crate::vocabulary::{Invalidation, Mode, RefreshAhead};
+use crate::vocabulary::{AnyValue, Invalidation, Mode, RefreshAhead};
 #[cfg(feature = "json")]
 use crate::wire::change_event;
-use crate::wire::codec::{Bincode, CodecStack};
+use crate::wire::codec::{Bincode, CodecOf, CodecStack, ValueCodec};
 use crate::wire::envelope;
 
 /// Options for a [`Cache`]; made by [`Cache::builder`].
@@ -54,10 +57,16 @@ use crate::wire::envelope;
 /// [`LoadingCache`].
 #[must_use = "a builder does nothing until `build` is called"]
 pub struct Builder<K, V, L = ()> {
-    parts: Parts<V>,
-    rest: Rest,
+    /// Boxed, as each method of each builder moves it.
+    given: Box<Given>,
     loader: L,
-    keys: PhantomData<fn(&K)>,
+    types: PhantomData<fn(&K) -> V>,
+}
+
+/// All that a builder was given, but for the loader, without the types of keys and values.
+struct Given {
+    parts: Parts,
+    rest: Rest,
 }
 
 /// The options that the engine is not given as they are.
@@ -93,26 +102,33 @@ struct Rest {
 pub struct Verify<V> {
     share: f64,
     /// `None`: by their bytes, or as an earlier call has said.
-    same: Option<Same<V>>,
+    same: Option<Same>,
+    values: PhantomData<fn(&V)>,
 }
 
-impl<V> Verify<V> {
+impl<V: Send + Sync + 'static> Verify<V> {
     /// This share of hits, from 0.0 to 1.0.
     pub fn share(share: f64) -> Self {
-        Self { share, same: None }
+        Self {
+            share,
+            same: None,
+            values: PhantomData,
+        }
     }
 
-    /// Whether the cached value and that of the source are the same. Default: if bincode encodes them to the same
-    /// bytes.
+    /// Whether the cached value and that of the source are the same. Default: if the codec of the cache encodes both
+    /// to equal bytes.
     ///
     /// For values that have several encodings, such as a `HashMap`, or parts that differ each time.
     pub fn by(mut self, same: impl Fn(&V, &V) -> bool + Send + Sync + 'static) -> Self {
-        self.same = Some(Arc::new(move |cached, loaded| Some(same(cached, loaded))));
+        self.same = Some(Box::new(move |cached, loaded| {
+            same(cached.typed(), loaded.typed())
+        }));
         self
     }
 }
 
-impl<V> From<f64> for Verify<V> {
+impl<V: Send + Sync + 'static> From<f64> for Verify<V> {
     fn from(share: f64) -> Self {
         Self::share(share)
     }
@@ -124,7 +140,10 @@ partial_debug!([V] Verify<V>, "Verify", this => share: &this.share);
 pub type LoadingBuilder<K, V> = Builder<K, V, WithLoader<K, V>>;
 
 /// The loader of a [`LoadingBuilder`].
-pub struct WithLoader<K, V: Send + Sync + 'static>(LoaderOfCache<K, V>);
+pub struct WithLoader<K, V> {
+    loader: CacheLoader,
+    types: PhantomData<fn(K) -> V>,
+}
 
 /// Is given the cache that was built, and may refuse it.
 type OnBuild = Box<dyn FnOnce(AnyCache) -> Result<(), BuildError> + Send>;
@@ -143,35 +162,22 @@ impl<K: CacheKey, V: Serialize + DeserializeOwned + Send + Sync + 'static> Cache
     /// ```
     pub fn builder(namespace: impl Into<String>) -> Builder<K, V> {
         Builder {
-            parts: Parts {
-                weigher: None,
-                values: ValueRules {
-                    codec: Box::new(Bincode),
-                    ttl_of: None,
-                    tags_of: None,
-                },
-                l2: None,
-                channels: Vec::new(),
-                publish_to: None,
-                same: Arc::new(have_same_bytes),
-            },
-            rest: Rest {
-                namespace: namespace.into(),
-                ..Rest::default()
-            },
+            given: Given::new(namespace.into(), Box::new(CodecOf::<_, V>::new(Bincode))),
             loader: (),
-            keys: PhantomData,
+            types: PhantomData,
         }
     }
 }
 
 impl<K, V: Serialize + DeserializeOwned + Send + Sync + 'static> Builder<K, V> {
-    fn with_loader(self, loader: LoaderOfCache<K, V>) -> LoadingBuilder<K, V> {
+    fn with_loader(self, loader: CacheLoader) -> LoadingBuilder<K, V> {
         Builder {
-            parts: self.parts,
-            rest: self.rest,
-            loader: WithLoader(loader),
-            keys: PhantomData,
+            given: self.given,
+            loader: WithLoader {
+                loader,
+                types: PhantomData,
+            },
+            types: PhantomData,
         }
     }
 
@@ -186,7 +192,8 @@ impl<K, V: Serialize + DeserializeOwned + Send + Sync + 'static> Builder<K, V> {
     /// If an option cannot work, such as a soft TTL that is not shorter than the hard one, or a malformed URL. The
     /// error names all such options and the values that would work; it never shows a password.
     pub fn build(self) -> Result<Cache<K, V>, BuildError> {
-        Ok(self.build_with(false)?.0)
+        let (engine, _) = self.given.build(type_name::<V>(), false)?;
+        Ok(Cache::new(engine))
     }
 }
 
@@ -202,10 +209,7 @@ impl<K, V, L> Builder<K, V, L> {
     /// own, by `.l2(RedisL2::open(server)?)`; for a pool of your own there is [`RedisL2::with_pool`]. A URL that cannot
     /// be used is reported by [`build`](Self::build).
     pub fn redis(mut self, server: impl Into<Server>) -> Self {
-        (self.parts.l2, self.rest.bad_l2) = match RedisL2::shared(server) {
-            Ok(l2) => (Some(Box::new(l2) as _), None),
-            Err(error) => (None, Some(error)),
-        };
+        self.given.set_server(server.into());
         self
     }
 
@@ -217,14 +221,14 @@ impl<K, V, L> Builder<K, V, L> {
     }
 
     pub(crate) fn boxed_l2(mut self, l2: Box<dyn L2>) -> Self {
-        (self.parts.l2, self.rest.bad_l2) = (Some(l2), None);
-        self.rest.has_own_l2 = true;
+        (self.given.parts.l2, self.given.rest.bad_l2) = (Some(l2), None);
+        self.given.rest.has_own_l2 = true;
         self
     }
 }
 
 /// # Size and TTLs
-impl<K, V, L> Builder<K, V, L> {
+impl<K, V: Send + Sync + 'static, L> Builder<K, V, L> {
     /// How many entries L1 holds or, with an [`l1_weigher`](Self::l1_weigher), how much they weigh together.
     /// Default: 10 000 entries. 0 turns L1 off. The cache of an HTTP layer (feature `http`) weighs its entries in
     /// bytes by itself.
@@ -232,7 +236,7 @@ impl<K, V, L> Builder<K, V, L> {
     /// The bound is not sharp: entries that are evicted for want of room are freed during later inserts.
     #[doc(alias("max_capacity", "max_entries", "size"))]
     pub fn l1_capacity(mut self, capacity: u64) -> Self {
-        self.rest.set.l1_capacity = Some(capacity);
+        self.given.rest.set.l1_capacity = Some(capacity);
         self
     }
 
@@ -241,7 +245,8 @@ impl<K, V, L> Builder<K, V, L> {
     /// Called whenever an entry is stored in L1, so it should be fast. If it panics, the entry weighs `u32::MAX`.
     #[doc(alias = "weigher")]
     pub fn l1_weigher(mut self, weigher: impl Fn(&str, &V) -> u32 + Send + Sync + 'static) -> Self {
-        self.parts.weigher = Some(Arc::new(weigher));
+        let weigher = move |key: &str, value: &AnyValue| weigher(key, value.typed());
+        self.given.parts.values.weigher = Some(Arc::new(weigher));
         self
     }
 
@@ -249,7 +254,7 @@ impl<K, V, L> Builder<K, V, L> {
     /// most [`l2_ttl`](Self::l2_ttl).
     #[doc(alias("local_ttl", "memory_ttl"))]
     pub fn l1_ttl(mut self, ttl: Duration) -> Self {
-        self.rest.set.l1_ttl = Some(ttl);
+        self.given.rest.set.l1_ttl = Some(ttl);
         self
     }
 
@@ -257,7 +262,7 @@ impl<K, V, L> Builder<K, V, L> {
     /// [`jitter`](Self::jitter) of a tenth. Default: one hour; with [`sliding`](Self::sliding) no limit.
     #[doc(alias("ttl", "time_to_live", "expire_after_write", "duration", "expiration"))]
     pub fn l2_ttl(mut self, ttl: Duration) -> Self {
-        self.rest.set.l2_ttl = Some(ttl);
+        self.given.rest.set.l2_ttl = Some(ttl);
         self
     }
 
@@ -288,7 +293,7 @@ impl<K, V, L> Builder<K, V, L> {
         mut self,
         ttl_of: impl Fn(&V) -> Option<Duration> + Send + Sync + 'static,
     ) -> Self {
-        self.parts.values.ttl_of = Some(Arc::new(ttl_of));
+        self.given.parts.values.ttl_of = Some(Box::new(move |value| ttl_of(value.typed())));
         self
     }
 
@@ -318,14 +323,14 @@ impl<K, V, L> Builder<K, V, L> {
     /// ```
     #[doc(alias("tti", "time_to_idle", "expire_after_access"))]
     pub fn sliding(mut self, idle: Duration) -> Self {
-        self.rest.set.sliding = Some(idle);
+        self.given.rest.set.sliding = Some(idle);
         self
     }
 
     /// The share by which TTLs vary at random, so that values that were stored together do not expire together.
     /// Default: 0.1, which is ±10 %. From 0 to 0.5.
     pub fn jitter(mut self, share: f64) -> Self {
-        self.rest.set.jitter = Some(share);
+        self.given.rest.set.jitter = Some(share);
         self
     }
 
@@ -336,8 +341,10 @@ impl<K, V, L> Builder<K, V, L> {
         capacity: u64,
         weigher: impl Fn(&str, &V) -> u32 + Send + Sync + 'static,
     ) -> Self {
-        self.rest.set.l1_capacity.get_or_insert(capacity);
-        self.parts.weigher.get_or_insert_with(|| Arc::new(weigher));
+        self.given.rest.set.l1_capacity.get_or_insert(capacity);
+        if self.given.parts.values.weigher.is_none() {
+            return self.l1_weigher(weigher);
+        }
         self
     }
 }
@@ -352,7 +359,7 @@ impl<K, V, L> Builder<K, V, L> {
     /// is not longer.
     #[doc(alias("stale_while_revalidate", "swr", "refresh_after_write"))]
     pub fn soft_ttl(mut self, ttl: Duration) -> Self {
-        self.rest.set.soft_ttl = Some(ttl);
+        self.given.rest.set.soft_ttl = Some(ttl);
         self
     }
 
@@ -382,7 +389,7 @@ impl<K, V, L> Builder<K, V, L> {
     /// ```
     #[doc(alias("eager_refresh", "xfetch"))]
     pub fn refresh_ahead(mut self, ahead: impl Into<RefreshAhead>) -> Self {
-        self.rest.set.refresh_ahead = Some(ahead.into());
+        self.given.rest.set.refresh_ahead = Some(ahead.into());
         self
     }
 
@@ -417,7 +424,7 @@ impl<K, V, L> Builder<K, V, L> {
     /// ```
     #[doc(alias = "soft_timeout")]
     pub fn stale_wait(mut self, wait: Duration) -> Self {
-        self.rest.set.stale_wait = Some(wait);
+        self.given.rest.set.stale_wait = Some(wait);
         self
     }
 
@@ -427,7 +434,7 @@ impl<K, V, L> Builder<K, V, L> {
     /// The instance asks L2 three times in this period whether it has missed a message; each time is one small
     /// request per cache. If L2 does not answer, L1 is not used once this period is over, see [`mode`](Self::mode).
     pub fn max_staleness(mut self, bound: Duration) -> Self {
-        self.rest.set.max_staleness = Some(bound);
+        self.given.rest.set.max_staleness = Some(bound);
         self
     }
 }
@@ -477,7 +484,7 @@ impl<K, V, L> Builder<K, V, L> {
     /// ```
     #[doc(alias("fail_safe", "grace_period"))]
     pub fn stale_if_error(mut self, kept: Duration) -> Self {
-        self.rest.set.stale_if_error = Some(kept);
+        self.given.rest.set.stale_if_error = Some(kept);
         self
     }
 
@@ -499,7 +506,7 @@ impl<K, V, L> Builder<K, V, L> {
     /// # tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap().block_on(demo()).unwrap();
     /// ```
     pub fn fallback_throttle(mut self, pause: Duration) -> Self {
-        self.rest.set.fallback_throttle = Some(pause);
+        self.given.rest.set.fallback_throttle = Some(pause);
         self
     }
 
@@ -530,14 +537,14 @@ impl<K, V, L> Builder<K, V, L> {
     /// ```
     #[doc(alias("cache_err", "negative_ttl"))]
     pub fn error_ttl(mut self, ttl: Duration) -> Self {
-        self.rest.set.error_ttl = Some(ttl);
+        self.given.rest.set.error_ttl = Some(ttl);
         self
     }
 
     /// Whether L1 may answer while this instance is cut off from L2 for longer than
     /// [`max_staleness`](Self::max_staleness). Default: [`Mode::Strict`], it may not.
     pub fn mode(mut self, mode: Mode) -> Self {
-        self.rest.set.mode = Some(mode);
+        self.given.rest.set.mode = Some(mode);
         self
     }
 }
@@ -551,7 +558,7 @@ impl<K, V, L> Builder<K, V, L> {
     /// the source when L2 is empty, as after a restart of Redis. A loader that loads other keys of this cache
     /// counts while it waits for them, so leave room for those.
     pub fn max_concurrent_loads(mut self, loads: usize) -> Self {
-        self.rest.set.max_concurrent_loads = Some(loads);
+        self.given.rest.set.max_concurrent_loads = Some(loads);
         self
     }
 
@@ -574,7 +581,7 @@ impl<K, V, L> Builder<K, V, L> {
     /// ```
     #[doc(alias("hard_timeout", "factory_timeout"))]
     pub fn load_timeout(mut self, timeout: Duration) -> Self {
-        self.rest.set.load_timeout = Some(timeout);
+        self.given.rest.set.load_timeout = Some(timeout);
         self
     }
 
@@ -584,7 +591,7 @@ impl<K, V, L> Builder<K, V, L> {
     /// on to the loader, and a write is deferred. After three timeouts no call waits for L2 until it answers a
     /// probe, see [`Health::is_breaker_open`](crate::Health::is_breaker_open).
     pub fn l2_timeout(mut self, timeout: Duration) -> Self {
-        self.rest.set.l2_timeout = Some(timeout);
+        self.given.rest.set.l2_timeout = Some(timeout);
         self
     }
 
@@ -597,7 +604,7 @@ impl<K, V, L> Builder<K, V, L> {
     /// Decoding may take more memory than this. The codecs of this crate refuse a value that would take more than
     /// 64 times its encoded size and 64 MiB on top, not counting the reserve of collections.
     pub fn max_value_size(mut self, bytes: usize) -> Self {
-        self.rest.set.max_value_size = Some(bytes);
+        self.given.rest.set.max_value_size = Some(bytes);
         self
     }
 
@@ -626,7 +633,7 @@ impl<K, V, L> Builder<K, V, L> {
     /// # tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap().block_on(demo()).unwrap();
     /// ```
     pub fn batch_loads(mut self, window: Duration, max: usize) -> Self {
-        self.rest.set.batch_loads = Some((window, max));
+        self.given.rest.set.batch_loads = Some((window, max));
         self
     }
 }
@@ -665,8 +672,9 @@ impl<K, V: Serialize + DeserializeOwned + Send + Sync + 'static, L> Builder<K, V
         mut self,
         tags_of: impl Fn(&str, &V) -> I + Send + Sync + 'static,
     ) -> Self {
-        let tags_of = move |key: &str, value: &V, own| with_tags(own, tags_of(key, value));
-        self.parts.values.tags_of = Some(Arc::new(tags_of));
+        self.given.parts.values.tags_of = Some(Box::new(move |key, value, own| {
+            with_tags(own, tags_of(key, value.typed()))
+        }));
         self
     }
 
@@ -678,7 +686,7 @@ impl<K, V: Serialize + DeserializeOwned + Send + Sync + 'static, L> Builder<K, V
     /// in steps of its own, see `codec::Encrypted`.
     #[doc(alias = "serializer")]
     pub fn codec(mut self, codec: impl CodecStack) -> Self {
-        self.parts.values.codec = Box::new(codec);
+        self.given.parts.values.codec = Box::new(CodecOf::<_, V>::new(codec));
         self
     }
 
@@ -704,7 +712,7 @@ impl<K, V: Serialize + DeserializeOwned + Send + Sync + 'static, L> Builder<K, V
     /// # tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap().block_on(demo()).unwrap();
     /// ```
     pub fn schema_version(mut self, version: u32) -> Self {
-        self.rest.schema_version = version;
+        self.given.rest.schema_version = version;
         self
     }
 
@@ -714,7 +722,7 @@ impl<K, V: Serialize + DeserializeOwned + Send + Sync + 'static, L> Builder<K, V
     /// Set it if programs that share values know the type by different paths. For a type whose fields change there
     /// is [`schema_version`](Self::schema_version).
     pub fn type_tag(mut self, tag: impl Into<String>) -> Self {
-        self.rest.type_tag = Some(tag.into());
+        self.given.rest.type_tag = Some(tag.into());
         self
     }
 }
@@ -766,7 +774,7 @@ impl<K, V, L> Builder<K, V, L> {
     where
         F: Fn(&[u8]) -> Vec<Invalidation> + Send + Sync + 'static,
     {
-        self.parts.channels.push(Channel {
+        self.given.parts.channels.push(Channel {
             name: channel.into().into(),
             parse: Box::new(parser),
         });
@@ -802,7 +810,7 @@ impl<K, V, L> Builder<K, V, L> {
     /// changes for ever. So would two caches that listen to each other's channels; have their parsers ignore events.
     #[cfg(feature = "json")]
     pub fn publish_changes(mut self, channel: impl Into<String>) -> Self {
-        self.parts.publish_to = Some(PublishTo {
+        self.given.parts.publish_to = Some(PublishTo {
             channel: channel.into().into(),
             write: change_event::write,
         });
@@ -831,12 +839,8 @@ impl<K, V, L> Builder<K, V, L> {
     /// # Ok::<(), Box<dyn std::error::Error>>(())
     /// ```
     pub fn settings(mut self, settings: &Settings) -> Self {
-        self.rest.set = mem::take(&mut self.rest.set).overridden_by(settings);
-        // The server becomes the L2 at once, so that the last call counts: this one or `redis`.
-        match self.rest.set.redis.take() {
-            Some(server) if !self.rest.has_own_l2 => self.redis(server.as_str()),
-            _ => self,
-        }
+        self.given.set_all(settings);
+        self
     }
 
     /// Sets the options of `last` when the cache is built, so that they override options that are set after this call.
@@ -846,14 +850,14 @@ impl<K, V, L> Builder<K, V, L> {
         last: Settings,
         on_build: impl FnOnce(AnyCache) -> Result<(), BuildError> + Send + 'static,
     ) -> Self {
-        self.rest.last = last;
-        self.rest.on_build = Some(Box::new(on_build));
+        self.given.rest.last = last;
+        self.given.rest.on_build = Some(Box::new(on_build));
         self
     }
 
     /// Whether the cache is used, until [`Cache::set_enabled`] says otherwise. Default: `true`.
     pub fn enabled(mut self, is_enabled: bool) -> Self {
-        self.rest.set.enabled = Some(is_enabled);
+        self.given.rest.set.enabled = Some(is_enabled);
         self
     }
 }
@@ -885,11 +889,11 @@ impl<K, V, L> Builder<K, V, L> {
     /// # demo().unwrap();
     /// ```
     pub fn verify(mut self, verify: impl Into<Verify<V>>) -> Self {
-        let Verify { share, same } = verify.into();
+        let Verify { share, same, .. } = verify.into();
         // A share alone, as that of settings, leaves the comparison that code has set.
-        self.rest.set.verify = Some(share);
-        if let Some(same) = same {
-            self.parts.same = same;
+        self.given.rest.set.verify = Some(share);
+        if same.is_some() {
+            self.given.parts.values.same = same;
         }
         self
     }
@@ -909,7 +913,7 @@ impl<K, V, L> Builder<K, V, L> {
     /// # demo().unwrap();
     /// ```
     pub fn track_hot_keys(mut self, track: bool) -> Self {
-        self.rest.set.track_hot_keys = Some(track);
+        self.given.rest.set.track_hot_keys = Some(track);
         self
     }
 
@@ -917,21 +921,21 @@ impl<K, V, L> Builder<K, V, L> {
     ///
     /// A running load renews its lease. If its instance dies, another one takes over after this time.
     pub fn lease_ttl(mut self, ttl: Duration) -> Self {
-        self.rest.set.lease_ttl = Some(ttl);
+        self.given.rest.set.lease_ttl = Some(ttl);
         self
     }
 
     /// How long a caller waits for a load by another instance before it loads by itself, without storing the value.
     /// Default: 5 s.
     pub fn lease_wait(mut self, wait: Duration) -> Self {
-        self.rest.set.lease_wait = Some(wait);
+        self.given.rest.set.lease_wait = Some(wait);
         self
     }
 
     /// How many keys and tags may wait for L2 to come back and be invalidated then. Default: 10 000. If there are
     /// more, the whole namespace is cleared instead; until then this instance uses no key of it.
     pub fn max_deferred(mut self, keys: usize) -> Self {
-        self.rest.set.max_deferred = Some(keys);
+        self.given.rest.set.max_deferred = Some(keys);
         self
     }
 
@@ -964,24 +968,61 @@ impl<K, V, L> Builder<K, V, L> {
     /// - While one lane cannot be reached, look-ups of the others use L1 as before. [`health`](Cache::health) is that
     ///   of the worst lane, and [`lane_health`](Cache::lane_health) says which one it is.
     pub fn lanes(mut self, lanes: u16) -> Self {
-        self.rest.set.lanes = Some(lanes);
+        self.given.rest.set.lanes = Some(lanes);
         self
     }
 
     /// The clock by which values expire. Default: that of the [`MemoryL2`](crate::MemoryL2) if the cache is on one,
     /// otherwise the system's monotonic clock. For tests and simulations.
     pub fn clock(mut self, clock: Clock) -> Self {
-        self.rest.clock = clock;
+        self.given.rest.clock = clock;
         self
     }
 }
 
-impl<K, V: Send + Sync + 'static, L> Builder<K, V, L> {
-    /// Returns the cache, its loader, and how single loads are batched.
-    fn build_with(mut self, has_loader_of_many: bool) -> Result<Built<K, V, L>, BuildError> {
+impl Given {
+    fn new(namespace: String, codec: Box<dyn ValueCodec>) -> Box<Self> {
+        let parts = Parts {
+            values: TypeRules {
+                codec,
+                weigher: None,
+                same: None,
+                ttl_of: None,
+                tags_of: None,
+            },
+            l2: None,
+            channels: Vec::new(),
+            publish_to: None,
+        };
+        let rest = Rest {
+            namespace,
+            ..Rest::default()
+        };
+        Box::new(Self { parts, rest })
+    }
+
+    fn set_server(&mut self, server: Server) {
+        (self.parts.l2, self.rest.bad_l2) = match RedisL2::shared(server) {
+            Ok(l2) => (Some(Box::new(l2) as _), None),
+            Err(error) => (None, Some(error)),
+        };
+    }
+
+    fn set_all(&mut self, settings: &Settings) {
+        self.rest.set = mem::take(&mut self.rest.set).overridden_by(settings);
+        // The server becomes the L2 at once, so that the last call counts: this one or `redis`.
+        if let Some(server) = self.rest.set.redis.take()
+            && !self.rest.has_own_l2
+        {
+            self.set_server(server.as_str().into());
+        }
+    }
+
+    /// Returns the engine of the cache, and how single loads are batched.
+    fn build(mut self, type_name: &str, has_loader_of_many: bool) -> Result<Built, BuildError> {
         let last = mem::take(&mut self.rest.last);
-        let builder = self.settings(&last);
-        let (parts, rest) = (builder.parts, builder.rest);
+        self.set_all(&last);
+        let Self { parts, rest } = self;
         // A clock that was set comes before that of the L2.
         let of_l2 = parts.l2.as_ref().and_then(|l2| l2.clock());
         let clock = of_l2.filter(|_| rest.clock.is_system());
@@ -1012,26 +1053,21 @@ impl<K, V: Send + Sync + 'static, L> Builder<K, V, L> {
                 option, needed, "an option has no effect without another one"
             );
         }
-        let type_tag = rest.type_tag.as_deref().unwrap_or(type_name::<V>());
+        let type_tag = rest.type_tag.as_deref().unwrap_or(type_name);
         let type_tag = envelope::type_tag(type_tag, rest.schema_version);
-        let cache = Cache::new(Engine::new(options, type_tag, parts));
+        let engine = Engine::new(options, type_tag, parts);
         if let Some(on_build) = rest.on_build {
-            on_build(AnyCache::new(&cache))?;
+            on_build(AnyCache(Arc::clone(&engine)))?;
         }
-        Ok((cache, builder.loader, batch))
+        Ok((engine, batch))
     }
 }
 
-type Built<K, V, L> = (Cache<K, V>, L, Option<(Duration, usize)>);
-
-/// Whether two values are encoded alike. `None` if they cannot be encoded.
-fn have_same_bytes<V: Serialize>(a: &V, b: &V) -> Option<bool> {
-    let encode = |value| bincode::serde::encode_to_vec(value, bincode::config::standard());
-    Some(encode(a).ok()? == encode(b).ok()?)
-}
+/// An engine, and the limits of `batch_loads`.
+type Built = (Arc<Engine>, Option<(Duration, usize)>);
 
 /// Channels of other programs that cannot work, and why.
-fn mistakes_in_channels<V>(parts: &Parts<V>, has_channels: bool) -> Vec<String> {
+fn mistakes_in_channels(parts: &Parts, has_channels: bool) -> Vec<String> {
     let listened = parts.channels.iter().map(|one| ("listen_to", &one.name));
     let published =
         (parts.publish_to.iter()).map(|to: &PublishTo| ("publish_changes", &to.channel));
@@ -1121,11 +1157,11 @@ where
         E: Into<Box<dyn Error + Send + Sync>>,
     {
         let loader = Arc::new(loader);
-        let loader_of = move |key| {
+        let loader_of = move |key: AnyKey| {
             let loader = Arc::clone(&loader);
-            Loader::one(move |previous| loader(key, previous))
+            loader_of_one(move |previous| loader(typed_key(key), previous))
         };
-        self.with_loader(LoaderOfCache::One(Arc::new(loader_of)))
+        self.with_loader(CacheLoader::One(Arc::new(loader_of)))
     }
 
     /// As [`read_through`](Self::read_through), with a loader of many keys: one call loads all keys that
@@ -1190,8 +1226,11 @@ where
         E: Into<Box<dyn Error + Send + Sync>>,
     {
         let loader = Arc::new(loader);
-        let loader_of = move |keys| Loader::many(keys, Arc::clone(&loader));
-        self.with_loader(LoaderOfCache::Many(Batches::new(Arc::new(loader_of))))
+        let loader_of = move |keys: Vec<AnyKey>| {
+            let keys = keys.into_iter().map(typed_key).collect();
+            loader_of_many(keys, Arc::clone(&loader))
+        };
+        self.with_loader(CacheLoader::Many(Batches::new(Arc::new(loader_of))))
     }
 }
 
@@ -1207,14 +1246,15 @@ where
     /// If an option cannot work, as for [`Builder::build`]; or if [`batch_loads`](Builder::batch_loads) is set, and the
     /// loader is not one of many keys. The error names all such options, and never shows a password.
     pub fn build(self) -> Result<LoadingCache<K, V>, BuildError> {
-        let takes_many = matches!(self.loader.0, LoaderOfCache::Many(_));
-        let (cache, WithLoader(loader), batch) = self.build_with(takes_many)?;
-        Ok(LoadingCache::new(cache, loader, batch))
+        let loader = self.loader.loader;
+        let takes_many = matches!(loader, CacheLoader::Many(_));
+        let (engine, batch) = self.given.build(type_name::<V>(), takes_many)?;
+        Ok(LoadingCache::new(Cache::new(engine), loader, batch))
     }
 }
 
-partial_debug!([K, V: Send + Sync + 'static] WithLoader<K, V>, "WithLoader");
+partial_debug!([K, V] WithLoader<K, V>, "WithLoader");
 
 partial_debug!([K, V, L] Builder<K, V, L>, "Builder", this =>
-    namespace: &this.rest.namespace,
-    settings: &this.rest.set);
+    namespace: &this.given.rest.namespace,
+    settings: &this.given.rest.set);

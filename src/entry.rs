@@ -1,14 +1,14 @@
 //! The result of a look-up: a shared value, and where it came from.
 
 use std::fmt;
+use std::marker::PhantomData;
 use std::ops::Deref;
-use std::sync::Arc;
 use std::time::Duration;
 
 use serde::{Serialize, Serializer};
 
 use crate::clock::Tick;
-use crate::l1::Slot;
+use crate::l1::Held;
 use crate::vocabulary::{Source, Version};
 
 /// A cached value, shared with the cache: it dereferences to `V`.
@@ -16,7 +16,14 @@ use crate::vocabulary::{Source, Version};
 /// Cloning one costs a reference count, however large the value is. An entry keeps its value alive, and is a
 /// snapshot: later changes do not reach it.
 pub struct Entry<V> {
-    slot: Arc<Slot<V>>,
+    entry: AnyEntry,
+    value: PhantomData<fn() -> V>,
+}
+
+/// An entry without the type of its value.
+#[derive(Clone)]
+pub(crate) struct AnyEntry {
+    slot: Held,
     at: Tick,
     /// The source, by its place in the enum, and the flags below, packed in one integer. An entry is moved several
     /// times on its way to the caller. If each flag had a byte, the processor would write the bytes one by one and read
@@ -32,24 +39,25 @@ pub(crate) const AHEAD: u64 = 1 << 4;
 /// A loader is wanted though it is not stale: it is to be compared with the source.
 pub(crate) const SAMPLED: u64 = 1 << 5;
 
-impl<V> Entry<V> {
+impl AnyEntry {
     #[inline]
-    pub(crate) fn new(slot: Arc<Slot<V>>, at: Tick, source: Source) -> Self {
+    pub(crate) fn new(slot: Held, at: Tick, source: Source) -> Self {
         let flags = source as u64;
         Self { slot, at, flags }
     }
 
     /// An entry of an L1 that cannot prove that the entry is current.
-    pub(crate) fn unproven(slot: Arc<Slot<V>>, at: Tick) -> Self {
+    pub(crate) fn unproven(slot: Held, at: Tick) -> Self {
         Self::new(slot, at, Source::L1).with(UNPROVEN)
     }
 
-    /// The same entry with a flag.
+    /// Sets a flag.
     pub(crate) fn with(self, more: u64) -> Self {
         let flags = self.flags | more;
         Self { flags, ..self }
     }
 
+    #[inline]
     fn has_any(&self, of: u64) -> bool {
         self.flags & of != 0
     }
@@ -58,33 +66,34 @@ impl<V> Entry<V> {
         self.has_any(SAMPLED)
     }
 
+    #[inline]
     pub(crate) fn is_stale(&self) -> bool {
         self.has_any(UNPROVEN | FALLBACK) || self.is_past_soft_ttl()
     }
 
+    #[inline]
     pub(crate) fn is_past_soft_ttl(&self) -> bool {
         self.at >= self.slot.attend_at && self.at >= self.slot.soft_at()
     }
 
     /// Whether a loader is wanted, to refresh the value or to compare it with the source.
+    #[inline]
     pub(crate) fn is_due(&self) -> bool {
         let is_wanted = self.has_any(AHEAD | SAMPLED);
         !self.has_any(UNPROVEN) && (is_wanted || self.is_past_soft_ttl())
     }
 
-    pub(crate) fn slot(&self) -> &Arc<Slot<V>> {
+    #[inline]
+    pub(crate) fn slot(&self) -> &Held {
         &self.slot
     }
 
-    /// The value. The same as dereferencing the entry.
-    #[must_use]
-    pub fn value(&self) -> &V {
-        self.slot.value()
+    /// Names the write that has stored the value. `None` for a value that L2 does not have.
+    pub(crate) fn version(&self) -> Option<Version> {
+        self.slot.is_stored().then(|| self.slot.version)
     }
 
-    /// Where the value came from, and how fresh it was when it was returned.
-    #[must_use]
-    pub fn meta(&self) -> Meta {
+    pub(crate) fn meta(&self) -> Meta {
         Meta {
             source: match self.flags & 3 {
                 0 => Source::L1,
@@ -95,12 +104,36 @@ impl<V> Entry<V> {
             is_unproven: self.has_any(UNPROVEN),
             is_fallback: self.has_any(FALLBACK),
             age: Duration::from_nanos(self.at.saturating_sub(self.slot.born_at)),
-            version: self.slot.is_stored().then(|| self.slot.version),
+            version: self.version(),
         }
     }
 }
 
-impl<T> Entry<Option<T>> {
+impl<V> Entry<V> {
+    /// An entry of a cache with values of this type.
+    #[inline]
+    pub(crate) fn of(entry: AnyEntry) -> Self {
+        let value = PhantomData;
+        Self { entry, value }
+    }
+
+    /// Where the value came from, and how fresh it was when it was returned.
+    #[must_use]
+    pub fn meta(&self) -> Meta {
+        self.entry.meta()
+    }
+}
+
+impl<V: Send + Sync + 'static> Entry<V> {
+    /// The value, as by dereferencing the entry.
+    #[inline]
+    #[must_use]
+    pub fn value(&self) -> &V {
+        self.entry.slot.value().typed()
+    }
+}
+
+impl<T: Send + Sync + 'static> Entry<Option<T>> {
     /// `None` if the value is `None`, and otherwise a [`SomeEntry`], which dereferences to the `T` in it: not an
     /// `Entry<T>`, as the cache shares an `Option<T>`, and nothing is copied. For caches that also store that something
     /// does not exist.
@@ -146,10 +179,7 @@ impl<T> Entry<Option<T>> {
 
 impl<V> Clone for Entry<V> {
     fn clone(&self) -> Self {
-        Self {
-            slot: Arc::clone(&self.slot),
-            ..*self
-        }
+        Self::of(self.entry.clone())
     }
 }
 
@@ -163,6 +193,14 @@ impl<V> Clone for Entry<V> {
 pub struct SomeEntry<T>(Entry<Option<T>>);
 
 impl<T> SomeEntry<T> {
+    /// Where the value came from, and how fresh it was when it was returned.
+    #[must_use]
+    pub fn meta(&self) -> Meta {
+        self.0.meta()
+    }
+}
+
+impl<T: Send + Sync + 'static> SomeEntry<T> {
     /// The value. The same as dereferencing the entry.
     #[must_use]
     pub fn value(&self) -> &T {
@@ -170,12 +208,6 @@ impl<T> SomeEntry<T> {
             Some(value) => value,
             None => unreachable!("`transpose` has seen that it is there, and it is shared"),
         }
-    }
-
-    /// Where the value came from, and how fresh it was when it was returned.
-    #[must_use]
-    pub fn meta(&self) -> Meta {
-        self.0.meta()
     }
 }
 
@@ -185,51 +217,85 @@ impl<T> Clone for SomeEntry<T> {
     }
 }
 
-/// An entry stands for its value: it dereferences to it, and is compared, serialized and shown by it.
-macro_rules! stands_for_its_value {
-    ($($entry:ident<$value:ident>),*) => {$(
-        impl<$value> Deref for $entry<$value> {
-            type Target = $value;
+impl<V: Send + Sync + 'static> Deref for Entry<V> {
+    type Target = V;
 
-            fn deref(&self) -> &$value {
-                self.value()
-            }
-        }
-
-        /// Equal if the values are, wherever they came from.
-        impl<$value: PartialEq> PartialEq for $entry<$value> {
-            fn eq(&self, other: &Self) -> bool {
-                self.value() == other.value()
-            }
-        }
-
-        impl<$value: Eq> Eq for $entry<$value> {}
-
-        /// Serializes as its value.
-        impl<$value: Serialize> Serialize for $entry<$value> {
-            fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-                self.value().serialize(serializer)
-            }
-        }
-
-        impl<$value: fmt::Debug> fmt::Debug for $entry<$value> {
-            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                f.debug_struct(stringify!($entry))
-                    .field("value", self.value())
-                    .field("meta", &self.meta())
-                    .finish()
-            }
-        }
-
-        impl<$value: fmt::Display> fmt::Display for $entry<$value> {
-            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                self.value().fmt(f)
-            }
-        }
-    )*};
+    #[inline]
+    fn deref(&self) -> &V {
+        self.value()
+    }
 }
 
-stands_for_its_value!(Entry<V>, SomeEntry<T>);
+/// Equal if the values are, wherever they came from.
+impl<V: PartialEq + Send + Sync + 'static> PartialEq for Entry<V> {
+    fn eq(&self, other: &Self) -> bool {
+        self.value() == other.value()
+    }
+}
+
+impl<V: Eq + Send + Sync + 'static> Eq for Entry<V> {}
+
+/// Serializes as its value.
+impl<V: Serialize + Send + Sync + 'static> Serialize for Entry<V> {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        self.value().serialize(serializer)
+    }
+}
+
+impl<V: fmt::Debug + Send + Sync + 'static> fmt::Debug for Entry<V> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Entry")
+            .field("value", self.value())
+            .field("meta", &self.meta())
+            .finish()
+    }
+}
+
+impl<V: fmt::Display + Send + Sync + 'static> fmt::Display for Entry<V> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.value().fmt(f)
+    }
+}
+
+impl<T: Send + Sync + 'static> Deref for SomeEntry<T> {
+    type Target = T;
+
+    #[inline]
+    fn deref(&self) -> &T {
+        self.value()
+    }
+}
+
+/// Equal if the values are, wherever they came from.
+impl<T: PartialEq + Send + Sync + 'static> PartialEq for SomeEntry<T> {
+    fn eq(&self, other: &Self) -> bool {
+        self.value() == other.value()
+    }
+}
+
+impl<T: Eq + Send + Sync + 'static> Eq for SomeEntry<T> {}
+
+/// Serializes as its value.
+impl<T: Serialize + Send + Sync + 'static> Serialize for SomeEntry<T> {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        self.value().serialize(serializer)
+    }
+}
+
+impl<T: fmt::Debug + Send + Sync + 'static> fmt::Debug for SomeEntry<T> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("SomeEntry")
+            .field("value", self.value())
+            .field("meta", &self.meta())
+            .finish()
+    }
+}
+
+impl<T: fmt::Display + Send + Sync + 'static> fmt::Display for SomeEntry<T> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.value().fmt(f)
+    }
+}
 
 /// Where an [`Entry`] came from, and how fresh it was when it was returned.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

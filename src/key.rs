@@ -283,6 +283,11 @@ pub fn redis_key<K: CacheKey + ?Sized>(key: &K) -> Option<String> {
     KeyWriter::new().write(key).ok().map(str::to_owned)
 }
 
+/// The text of `key`, as the engine handles it.
+pub(crate) fn key_text<K: CacheKey + ?Sized>(key: &K) -> Result<Key, KeyTooLong> {
+    Ok(KeyWriter::new().write(key)?.into())
+}
+
 /// The key's text does not fit.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error("the key is longer than {MAX_KEY_BYTES} bytes")]

@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use crate::error::Misuse;
 use crate::key::{CacheKey, Key, KeyWriter};
+use crate::vocabulary::{AnyValue, Value};
 use crate::wire::envelope::MAX_TAGS;
 
 /// A value with TTLs and tags of its own. Loaders of [`get_or_load_with`](crate::Cache::get_or_load_with) return it,
@@ -98,6 +99,19 @@ impl<V> Loaded<V> {
         Self {
             value: Some(value),
             ..Self::unchanged()
+        }
+    }
+
+    /// The value as the engine handles it.
+    pub(crate) fn without_type(self) -> Loaded<AnyValue>
+    where
+        V: Value,
+    {
+        Loaded {
+            value: self.value.map(AnyValue::new),
+            is_stored: self.is_stored,
+            ttls: self.ttls,
+            tags: self.tags,
         }
     }
 

@@ -1,12 +1,48 @@
 //! Types that several layers name, so that none of these needs to know the other.
 
+use std::any::Any;
 use std::fmt;
+use std::sync::Arc;
 use std::time::Duration;
 
 /// A value that can be cached: threads share it, and it borrows nothing.
 pub(crate) trait Value: Send + Sync + 'static {}
 
 impl<V: Send + Sync + 'static> Value for V {}
+
+/// A value without its type, shared by L1 and all callers.
+///
+/// The engine and L1 handle values only like this, so they are compiled once, with this crate. The handle of a cache and
+/// the functions that its builder was given know the type.
+#[derive(Clone, Debug)]
+pub(crate) struct AnyValue(Arc<dyn Any + Send + Sync>);
+
+impl AnyValue {
+    pub(crate) fn new(value: impl Value) -> Self {
+        Self(Arc::new(value))
+    }
+
+    /// The value, by its type.
+    #[inline]
+    pub(crate) fn typed<V: Value>(&self) -> &V {
+        match self.0.downcast_ref() {
+            Some(value) => value,
+            None => has_other_type(),
+        }
+    }
+
+    /// The value, by its type, if nobody shares it.
+    #[cfg(feature = "write-behind")]
+    pub(crate) fn unshared<V: Value>(self) -> Option<V> {
+        Arc::into_inner(self.0.downcast().ok()?)
+    }
+}
+
+/// The end of a call that finds a value or a key of another type, which no call of this crate makes.
+#[cold]
+pub(crate) fn has_other_type() -> ! {
+    unreachable!("a cache has keys and values of one type")
+}
 
 /// A number of bytes, for people.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -3,9 +3,10 @@
 use std::collections::BTreeSet;
 use std::time::Duration;
 
-use super::{Cache, key_text};
+use super::Cache;
+use super::typed::{commit_of, committed};
 use crate::error::{CommitError, WriteError};
-use crate::key::{CacheKey, KeyTooLong};
+use crate::key::{CacheKey, KeyTooLong, key_text};
 use crate::lookup_by::LookupBy;
 use crate::token::Token;
 
@@ -77,7 +78,7 @@ impl<K: CacheKey, V: Send + Sync + 'static> Cache<K, V> {
     {
         let keys = keys.into_iter().map(key_text);
         let keys = keys.collect::<Result<BTreeSet<_>, KeyTooLong>>()?;
-        self.writes().invalidate(keys).await
+        self.writes().invalidate_many(keys).await
     }
 
     /// Runs a commit of the database, and then removes the key as [`invalidate`](Self::invalidate) does: as one task
@@ -115,7 +116,8 @@ impl<K: CacheKey, V: Send + Sync + 'static> Cache<K, V> {
     {
         let key = key_text(key);
         let loads = self.loads().of(key.as_deref().unwrap_or_default());
-        loads.invalidate_after(key, commit).await
+        let ended = loads.invalidate_after(key, commit_of(commit)).await;
+        committed(ended).map(|(value, _)| value)
     }
 
     /// Removes a key as [`invalidate`](Self::invalidate) does, then waits until no subscribed instance returns the
@@ -157,8 +159,7 @@ impl<K: CacheKey, V: Send + Sync + 'static> Cache<K, V> {
         K: LookupBy<Q, M>,
         Q: CacheKey + ?Sized,
     {
-        let key = key_text(key)?;
-        self.writes().of(&key).invalidate_and_wait(key).await
+        self.writes().invalidate_and_wait(key_text(key)?).await
     }
 
     /// Removes a key as [`invalidate`](Self::invalidate) does, and for as long as `hold` stores no load of it.
@@ -199,8 +200,7 @@ impl<K: CacheKey, V: Send + Sync + 'static> Cache<K, V> {
     where
         K: LookupBy<Q, M>,
     {
-        let key = key_text(key)?;
-        self.writes().of(&key).invalidate([key], hold).await
+        self.writes().invalidate(key_text(key)?, hold).await
     }
 
     /// Makes the value of a key stale from now on: look-ups still return it, flagged, and
@@ -233,8 +233,7 @@ impl<K: CacheKey, V: Send + Sync + 'static> Cache<K, V> {
     where
         K: LookupBy<Q, M>,
     {
-        let key = key_text(key)?;
-        self.writes().of(&key).expire(key).await
+        self.writes().expire(key_text(key)?).await
     }
 
     /// Removes all values that have a tag from both levels, in all instances, however many they are. Values get tags by

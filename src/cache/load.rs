@@ -3,13 +3,15 @@
 use std::error::Error;
 use std::sync::Arc;
 
-use super::{Cache, key_text};
-use crate::engine::{Begin, Loader};
+use super::Cache;
+use super::typed::{entries_of, loader_of_many, loader_of_one};
+use crate::engine::{Load, Loader, LookedUp};
 use crate::entry::Entry;
 use crate::error::LoadError;
-use crate::key::CacheKey;
+use crate::key::{CacheKey, KeyWriter, key_text};
 use crate::loaded::Loaded;
 use crate::lookup_by::{KeyFrom, LookupBy};
+use crate::util::call::{Call, Step};
 
 /// # Look-ups with a loader
 ///
@@ -80,7 +82,9 @@ impl<K: CacheKey, V: Send + Sync + 'static> Cache<K, V> {
         Fut: Future<Output = Result<V, E>> + Send + 'static,
         E: Into<Box<dyn Error + Send + Sync>>,
     {
-        self.get_or_load_by(key, || Loader::one(|_| loader()))
+        self.get_or_load_by(key, || {
+            Load::ByCall(loader_of_one(|_: Option<Entry<V>>| loader()))
+        })
     }
 
     /// Looks a key up as [`get_or_load`](Self::get_or_load) does, with a loader that also says how its value is to be
@@ -122,35 +126,23 @@ impl<K: CacheKey, V: Send + Sync + 'static> Cache<K, V> {
         Fut: Future<Output = Result<T, E>> + Send + 'static,
         E: Into<Box<dyn Error + Send + Sync>>,
     {
-        self.get_or_load_by(key, || Loader::one(loader))
+        self.get_or_load_by(key, || Load::ByCall(loader_of_one(loader)))
     }
 
-    /// The same, however the key is loaded. The calls above hand this future out as it is: one that awaits it costs a
-    /// hit 2.5 % more instructions.
-    pub(crate) async fn get_or_load_by<Q: CacheKey + ?Sized, M>(
+    /// Looks a key up, and otherwise has it loaded by what `load` makes.
+    pub(crate) fn get_or_load_by<Q: CacheKey + ?Sized, M>(
         &self,
         key: &Q,
-        load: impl Begin<V>,
-    ) -> Result<Entry<V>, LoadError>
+        load: impl FnOnce() -> Load,
+    ) -> impl Future<Output = Result<Entry<V>, LoadError>>
     where
         K: LookupBy<Q, M>,
     {
-        let now = self.engine().now();
-        let Some(entry) = self.look_up(key, now) else {
-            let key = key_text(key)?;
-            return self.loads().of(&key).get_or_load(key, now, load).await;
+        let first = move || match self.look_up(key) {
+            Some(entry) if !entry.is_due() => Step::Done(Ok(entry)),
+            found => self.engine().get_or_load(key_text(key), found, load()),
         };
-        if !entry.is_due() {
-            return Ok(entry);
-        }
-        let loader = || load.loader();
-        let key = key_text(key)?;
-        let refreshed = self.loads().of(&key).refresh_stale(key, &entry, loader);
-        let Some(current) = refreshed else {
-            return Ok(entry);
-        };
-        drop(entry);
-        current.await
+        Call::new(first, |entry| entry.map(Entry::of))
     }
 
     /// Loads a key now, whatever is there, and stores the value in both levels in its place, in all instances.
@@ -196,20 +188,9 @@ impl<K: CacheKey, V: Send + Sync + 'static> Cache<K, V> {
         Fut: Future<Output = Result<T, E>> + Send + 'static,
         E: Into<Box<dyn Error + Send + Sync>>,
     {
-        self.refresh_by(key, Loader::one(|_| loader())).await
-    }
-
-    /// The same with any loader.
-    pub(crate) async fn refresh_by<Q: CacheKey + ?Sized, M>(
-        &self,
-        key: &Q,
-        loader: Loader<V>,
-    ) -> Result<Entry<V>, LoadError>
-    where
-        K: LookupBy<Q, M>,
-    {
-        let key = key_text(key)?;
-        self.loads().of(&key).refresh(key, loader).await
+        let loader = loader_of_one(|_: Option<Entry<V>>| loader());
+        let entry = self.loads().refresh(key_text(key)?, loader).await?;
+        Ok(Entry::of(entry))
     }
 
     /// Looks many keys up in L1, then in L2, and otherwise calls `loader` once with all keys that are missing: once for
@@ -248,7 +229,7 @@ impl<K: CacheKey, V: Send + Sync + 'static> Cache<K, V> {
     /// # Ok(()) }
     /// # tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap().block_on(demo()).unwrap();
     /// ```
-    pub async fn get_many_or_load<'a, Q: CacheKey + ?Sized + 'a, M, F, Fut, Values, E>(
+    pub async fn get_many_or_load<'a, Q: CacheKey + Sync + ?Sized + 'a, M, F, Fut, Values, E>(
         &self,
         keys: impl IntoIterator<Item = &'a Q>,
         loader: F,
@@ -294,7 +275,16 @@ impl<K: CacheKey, V: Send + Sync + 'static> Cache<K, V> {
     /// # Ok(()) }
     /// # tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap().block_on(demo()).unwrap();
     /// ```
-    pub async fn get_many_or_load_with<'a, Q: CacheKey + ?Sized + 'a, M, F, Fut, Values, T, E>(
+    pub async fn get_many_or_load_with<
+        'a,
+        Q: CacheKey + Sync + ?Sized + 'a,
+        M,
+        F,
+        Fut,
+        Values,
+        T,
+        E,
+    >(
         &self,
         keys: impl IntoIterator<Item = &'a Q>,
         loader: F,
@@ -309,25 +299,32 @@ impl<K: CacheKey, V: Send + Sync + 'static> Cache<K, V> {
     {
         let keys: Vec<&Q> = keys.into_iter().collect();
         let loader = Arc::new(loader);
-        let loader_of = |keys| Loader::many(keys, Arc::clone(&loader));
+        let loader_of = |keys| loader_of_many(keys, Arc::clone(&loader));
         self.get_many_or_load_by(keys, loader_of).await
     }
 
-    /// The same, with a function that makes the loader of some keys.
-    pub(crate) async fn get_many_or_load_by<Q: CacheKey + ?Sized, M>(
+    /// Looks many keys up, with a function that makes the loader of some keys.
+    pub(crate) async fn get_many_or_load_by<Q: CacheKey + Sync + ?Sized, M>(
         &self,
         keys: Vec<&Q>,
-        loader_of: impl Fn(Vec<K>) -> Loader<V>,
+        loader_of: impl Fn(Vec<K>) -> Loader + Send + Sync,
     ) -> Result<Vec<Option<Entry<V>>>, LoadError>
     where
         K: KeyFrom<Q, M>,
     {
-        let loader = |places: &[usize]| {
+        let engine = self.engine();
+        let mut looked_up = LookedUp::new(engine.now(), keys.len());
+        for key in &keys {
+            engine.get_next_or_due(KeyWriter::new().write(*key)?, &mut looked_up);
+        }
+        if looked_up.rest.is_empty() {
+            return Ok(entries_of(looked_up.entries));
+        }
+        let loader = move |places: &[usize]| {
             let keys = places.iter().filter_map(|&place| keys.get(place));
             loader_of(keys.map(|&key| K::key_from(key)).collect())
         };
-        let engine = self.engine();
-        let loading = (engine.loads()).get_many_or_load(&keys, engine.now(), loader);
-        loading.await
+        let entries = engine.loads().get_rest(looked_up, Box::new(loader)).await?;
+        Ok(entries_of(entries))
     }
 }

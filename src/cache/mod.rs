@@ -4,6 +4,7 @@
 //! - [`load`]: look-ups with one
 //! - [`write`]: values that callers store
 //! - [`invalidate`]: values that callers remove, or make stale
+//! - [`typed`]: where the types of keys and values end
 //! - [`operate`]: watching a cache, switching it off and closing it
 //!
 //! Knows nothing of L2 and of runtimes.
@@ -12,15 +13,17 @@ mod invalidate;
 mod load;
 mod operate;
 mod read;
+pub(crate) mod typed;
 mod write;
 
 use std::marker::PhantomData;
 use std::sync::Arc;
 
-use crate::clock::Tick;
 use crate::engine::{Engine, LaneLoads, LaneWrites};
+use crate::entry::AnyEntry;
+#[cfg(doc)]
 use crate::entry::Entry;
-use crate::key::{CacheKey, Key, KeyTooLong, KeyWriter};
+use crate::key::{CacheKey, KeyWriter};
 use crate::util::partial_debug::partial_debug;
 
 /// A two-level cache of values `V` under keys `K`: L1 in this process, and L2, a store that all instances of the
@@ -75,58 +78,45 @@ use crate::util::partial_debug::partial_debug;
 /// L1 drops values while moka does other work, with locks held. Their `Drop` must not panic, and must not call a cache:
 /// it could wait for itself.
 pub struct Cache<K, V: Send + Sync + 'static> {
-    /// Stopped with the last clone of a cache. Tasks hold only the parts that they need.
-    engine: Arc<Engine<V>>,
-    keys: PhantomData<fn(&K)>,
+    /// Knows neither of the two types. Stopped with the last clone of a cache. Tasks hold only the parts that they need.
+    engine: Arc<Engine>,
+    types: PhantomData<fn(&K) -> V>,
 }
 
 impl<K, V: Send + Sync + 'static> Cache<K, V> {
-    pub(crate) fn new(engine: Arc<Engine<V>>) -> Self {
+    pub(crate) fn new(engine: Arc<Engine>) -> Self {
         Self {
             engine,
-            keys: PhantomData,
-        }
-    }
-
-    /// A handle of this cache, for keys of another type. With `()` for all calls but those that have a key.
-    pub(crate) fn with_keys<L>(&self) -> Cache<L, V> {
-        Cache {
-            engine: Arc::clone(&self.engine),
-            keys: PhantomData,
+            types: PhantomData,
         }
     }
 
     #[inline]
-    pub(crate) fn engine(&self) -> &Arc<Engine<V>> {
+    pub(crate) fn engine(&self) -> &Arc<Engine> {
         Engine::latest(&self.engine)
     }
 
     /// Calls that change something.
-    fn writes(&self) -> &LaneWrites<V> {
+    pub(crate) fn writes(&self) -> &LaneWrites {
         self.engine().writes()
     }
 
     /// Calls that may run a loader.
-    pub(crate) fn loads(&self) -> &LaneLoads<V> {
+    pub(crate) fn loads(&self) -> &LaneLoads {
         self.engine().loads()
     }
 
-    /// Looks a key up in L1. A key that is too long is a miss. The encoded key is on the stack; after a miss the caller
-    /// encodes it again.
-    fn look_up<Q: CacheKey + ?Sized>(&self, key: &Q, now: Tick) -> Option<Entry<V>> {
-        let mut out = KeyWriter::new();
-        let key = out.write(key).ok()?;
-        self.engine().local().of(key).get_local(key, now)
+    /// Looks a key up in L1. A key that is too long is a miss. The key is written as text on the stack; after a miss the
+    /// caller writes it again.
+    #[inline]
+    pub(crate) fn look_up<Q: CacheKey + ?Sized>(&self, key: &Q) -> Option<AnyEntry> {
+        Engine::get_local(&self.engine, KeyWriter::new().write(key).ok()?)
     }
-}
-
-pub(crate) fn key_text<Q: CacheKey + ?Sized>(key: &Q) -> Result<Key, KeyTooLong> {
-    Ok(KeyWriter::new().write(key)?.into())
 }
 
 impl<K, V: Send + Sync + 'static> Clone for Cache<K, V> {
     fn clone(&self) -> Self {
-        self.with_keys()
+        Self::new(Arc::clone(&self.engine))
     }
 }
 

@@ -3,7 +3,7 @@
 use futures::Stream;
 
 use super::Cache;
-use crate::engine::{Untyped, report_losses};
+use crate::engine::report_losses;
 use crate::error::L2Error;
 use crate::events::CacheEvent;
 use crate::key::CacheKey;

@@ -1,9 +1,12 @@
 //! Look-ups without a loader.
 
-use super::{Cache, key_text};
+use super::Cache;
+use super::typed::entries_of;
+use crate::engine::{Engine, LookedUp};
 use crate::entry::Entry;
-use crate::key::{CacheKey, Key, KeyWriter};
+use crate::key::{CacheKey, KeyWriter, key_text};
 use crate::lookup_by::LookupBy;
+use crate::util::call::{Call, Step};
 
 /// # Look-ups
 ///
@@ -37,12 +40,11 @@ impl<K: CacheKey, V: Send + Sync + 'static> Cache<K, V> {
         K: LookupBy<Q, M>,
     {
         let mut out = KeyWriter::new();
-        let (engine, key) = (self.engine(), out.write(key).ok()?);
-        let reads = engine.local().of(key);
+        let key = out.write(key).ok()?;
         // `or_else` would move the entry once more.
-        match reads.get_local(key, engine.now()) {
-            Some(entry) => Some(entry),
-            None => reads.get_instead(key),
+        match Engine::get_local(&self.engine, key) {
+            Some(entry) => Some(Entry::of(entry)),
+            None => self.engine().get_instead(key).map(Entry::of),
         }
     }
 
@@ -64,16 +66,15 @@ impl<K: CacheKey, V: Send + Sync + 'static> Cache<K, V> {
     /// # Ok(()) }
     /// # tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap().block_on(demo()).unwrap();
     /// ```
-    pub async fn get<Q: CacheKey + ?Sized, M>(&self, key: &Q) -> Option<Entry<V>>
+    pub fn get<Q: CacheKey + ?Sized, M>(&self, key: &Q) -> impl Future<Output = Option<Entry<V>>>
     where
         K: LookupBy<Q, M>,
     {
-        let now = self.engine().now();
-        if let Some(entry) = self.look_up(key, now) {
-            return Some(entry);
-        }
-        let key = self.engine().accept(key_text(key))?;
-        self.engine().reads().of(&key).get(key, now).await
+        let first = || match self.look_up(key) {
+            Some(entry) => Step::Done(Some(entry)),
+            None => self.engine().get(key_text(key)),
+        };
+        Call::new(first, |entry| entry.map(Entry::of))
     }
 
     /// Looks many keys up in L1, and those that L1 lacks in L2 together. Values of L2 are kept in L1.
@@ -103,30 +104,15 @@ impl<K: CacheKey, V: Send + Sync + 'static> Cache<K, V> {
     where
         K: LookupBy<Q, M>,
     {
-        let (engine, now) = (self.engine(), self.engine().now());
-        let (mut places, mut missing) = (Vec::new(), Vec::<Key>::new());
-        let here = keys.into_iter().enumerate().map(|(place, key)| {
-            let mut out = KeyWriter::new();
-            let key = engine.accept(out.write(key))?;
-            let reads = engine.local().of(key);
-            let entry = reads.get_local(key, now);
-            let entry = entry.or_else(|| reads.get_instead(key));
-            if entry.is_none() {
-                places.push(place);
-                missing.push(key.into());
-            }
-            entry
-        });
-        let mut entries: Vec<_> = here.collect();
-        if missing.is_empty() {
-            return entries;
+        let engine = self.engine();
+        let keys = keys.into_iter();
+        let mut looked_up = LookedUp::new(engine.now(), keys.size_hint().0);
+        for key in keys {
+            engine.get_next(KeyWriter::new().write(key), &mut looked_up);
         }
-        let found = engine.reads().get_many(missing).await;
-        for (place, entry) in places.into_iter().zip(found) {
-            if let Some(found) = entries.get_mut(place) {
-                *found = entry;
-            }
+        if looked_up.rest.is_empty() {
+            return entries_of(looked_up.entries);
         }
-        entries
+        entries_of(engine.reads().get_rest(looked_up).await)
     }
 }

@@ -3,9 +3,10 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use super::{Cache, key_text};
+use super::Cache;
+use super::typed::{commit_of, committed};
 use crate::error::{CommitError, WriteError};
-use crate::key::{CacheKey, KeyTooLong};
+use crate::key::{CacheKey, KeyTooLong, key_text};
 use crate::loaded::Loaded;
 use crate::lookup_by::LookupBy;
 use crate::token::Token;
@@ -67,8 +68,8 @@ impl<K: CacheKey, V: Send + Sync + 'static> Cache<K, V> {
     where
         K: LookupBy<Q, M>,
     {
-        let key = key_text(key)?;
-        self.writes().of(&key).insert(key, value.into()).await
+        let (key, value) = (key_text(key)?, value.into().without_type());
+        self.writes().insert(key, value).await
     }
 
     /// Stores many values, each as by [`insert`](Self::insert): all are values alone, or all are [`Loaded`]. If a key
@@ -105,10 +106,10 @@ impl<K: CacheKey, V: Send + Sync + 'static> Cache<K, V> {
         K: LookupBy<Q, M>,
     {
         let entries = entries.into_iter();
-        let entries = entries.map(|(key, value)| Ok((key_text(key)?, value.into())));
+        let entries = entries.map(|(key, value)| Ok((key_text(key)?, value.into().without_type())));
         // As a map: the last value of a key counts.
         let entries = entries.collect::<Result<BTreeMap<_, _>, KeyTooLong>>()?;
-        self.writes().insert(entries).await
+        self.writes().insert_many(entries).await
     }
 
     /// Stores a value as [`insert`](Self::insert) does, if nobody has changed the key since `version` was read. Returns
@@ -168,9 +169,8 @@ impl<K: CacheKey, V: Send + Sync + 'static> Cache<K, V> {
     where
         K: LookupBy<Q, M>,
     {
-        let (key, value) = (key_text(key)?, value.into());
-        let writes = self.writes().of(&key);
-        let stored = writes.insert_if(key, value, version).await?;
+        let (key, value) = (key_text(key)?, value.into().without_type());
+        let stored = self.writes().insert_if(key, value, version).await?;
         Ok(stored.is_some())
     }
 
@@ -224,9 +224,17 @@ impl<K: CacheKey, V: Send + Sync + 'static> Cache<K, V> {
     where
         K: LookupBy<Q, M>,
     {
-        let change = |value: Option<&V>| change(value).into();
-        let key = key_text(key)?;
-        self.writes().of(&key).update(key, change).await
+        let mut update = self.writes().begin_update(key_text(key)?).await;
+        loop {
+            let (stored, version) = update.read().await?;
+            let value = stored.as_ref().map(|entry| entry.slot().value().typed());
+            let changed = change(value).into();
+            // Not held over the request: L1 may let the old value go meanwhile.
+            drop(stored);
+            if let Some(token) = update.store(changed.without_type(), version).await? {
+                return Ok(token);
+            }
+        }
     }
 
     /// Writes a value to the source, and then stores it in both levels, in place of any other, in all instances: as one
@@ -283,7 +291,11 @@ impl<K: CacheKey, V: Send + Sync + 'static> Cache<K, V> {
     {
         let key = key_text(key).map_err(|error| CommitError::NotBegun(error.into()))?;
         let loads = self.loads().of(&key);
-        loads.write_through(key, value.into(), store).await
+        let ready = loads.ready(&key, value.into().without_type());
+        let ready = ready.map_err(CommitError::NotBegun)?;
+        let commit = commit_of(store(ready.value.typed()));
+        let ended = loads.write_through(key, ready, commit).await;
+        committed(ended).map(|((), token)| token)
     }
 
     /// Gives the value of a key a new TTL, in both levels. Returns `false` if there is no valid value: it never
@@ -321,7 +333,6 @@ impl<K: CacheKey, V: Send + Sync + 'static> Cache<K, V> {
         K: LookupBy<Q, M>,
         Q: CacheKey + ?Sized,
     {
-        let key = key_text(key)?;
-        self.engine().reads().of(&key).renew(key, ttl).await
+        self.engine().reads().renew(key_text(key)?, ttl).await
     }
 }

@@ -93,7 +93,7 @@ impl Backoff {
         }
     }
 
-    /// The same for all keys that begin with `prefix`.
+    /// Forgets all keys that begin with `prefix`.
     pub(crate) fn forget_prefix(&self, prefix: &str) {
         // A pass over all keys, of which there are 10 000 at most: prefixes are rare, and an index costs each failure.
         for (key, _) in self.keys.iter().filter(|(key, _)| key.starts_with(prefix)) {

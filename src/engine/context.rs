@@ -19,18 +19,17 @@ use crate::l1::{L1, Op};
 use crate::l2::{Batch, Kind, Lane, LeaseReply, LeaseRequest, Step, Want, Written};
 use crate::options::Options;
 use crate::stats::{Counters, Stats};
-use crate::vocabulary::Value;
 use crate::wire::message;
 
-pub(crate) struct Context<V> {
+pub(crate) struct Context {
     pub(crate) options: Arc<Options>,
     /// Whether the cache is switched off.
     pub(crate) is_off: AtomicBool,
-    pub(crate) l1: Arc<L1<V>>,
+    pub(crate) l1: Arc<L1>,
     pub(crate) lane: Box<dyn Lane>,
     /// Every request to the lane passes through it.
     pub(crate) breaker: Breaker,
-    pub(crate) convert: Convert<V>,
+    pub(crate) convert: Convert,
     /// Invalidations that L2 has yet to be sent.
     pub(crate) deferred: Deferred<Lanes<Arc<Self>>>,
     /// Keys whose load or refresh failed.
@@ -42,7 +41,7 @@ pub(crate) struct Context<V> {
     pub(crate) instance: u64,
 }
 
-impl<V: Value> Lanes<Arc<Context<V>>> {
+impl Lanes<Arc<Context>> {
     pub(crate) fn stats(&self) -> Stats {
         self.counted().with_entries(self.entries())
     }
@@ -64,7 +63,8 @@ impl<V: Value> Lanes<Arc<Context<V>>> {
     }
 }
 
-impl<V: Value> Context<V> {
+impl Context {
+    #[inline]
     pub(crate) fn now(&self) -> Tick {
         self.options.clock.now()
     }
@@ -76,7 +76,7 @@ impl<V: Value> Context<V> {
     }
 
     /// Begins an operation on a key, unless [neither level may be used](Self::bars) for it.
-    pub(crate) fn begin(&self, key: &Key) -> Option<Op<V>> {
+    pub(crate) fn begin(&self, key: &Key) -> Option<Op> {
         let op = self.l1.in_flight.begin(key);
         (!self.bars(key)).then_some(op)
     }

@@ -14,34 +14,40 @@ use super::ahead::RefreshAhead;
 use crate::clock::{Tick, nanos};
 use crate::error::Misuse;
 use crate::key::Key;
-use crate::l1::{L1, NEVER, Slot, SlotHead, SlotValue, Tags};
+use crate::l1::{Held, L1, NEVER, Slot, SlotHead, Tags, Weigher};
 #[cfg(feature = "write-behind")]
 use crate::l2::Waiting;
 use crate::l2::{EncodedValue, Ttls};
 use crate::loaded::{Loaded, OwnTags, OwnTtls, TagNames, names};
 use crate::options::{DEFAULT_TTL, LONGEST, Options};
 use crate::stats::Counters;
-use crate::vocabulary::{Value, Version, Want};
+use crate::vocabulary::{AnyValue, Version, Want};
 use crate::wire::codec::{CodecError, Context, ValueCodec};
 use crate::wire::envelope::{self, Envelope, Head, Lifetime, Place, Stamp};
 
 /// A TTL from the value itself.
-pub(crate) type TtlOf<V> = Arc<dyn Fn(&V) -> Option<Duration> + Send + Sync>;
+pub(crate) type TtlOf = Box<dyn Fn(&AnyValue) -> Option<Duration> + Send + Sync>;
 
 /// The tags of a value, by its key and by itself, in addition to those that were set for it.
-pub(crate) type TagsOf<V> = Arc<dyn Fn(&str, &V, OwnTags) -> TagNames + Send + Sync>;
+pub(crate) type TagsOf = Box<dyn Fn(&str, &AnyValue, OwnTags) -> TagNames + Send + Sync>;
+
+/// Whether two values are the same.
+pub(crate) type Same = Box<dyn Fn(&AnyValue, &AnyValue) -> bool + Send + Sync>;
 
 type BoxError = Box<dyn Error + Send + Sync>;
 
-/// What the builder was told of the values.
-pub(crate) struct ValueRules<V> {
-    pub(crate) codec: Box<dyn ValueCodec<V>>,
-    pub(crate) ttl_of: Option<TtlOf<V>>,
-    pub(crate) tags_of: Option<TagsOf<V>>,
+/// The functions of the builder that know the type of the values.
+pub(crate) struct TypeRules {
+    pub(crate) codec: Box<dyn ValueCodec>,
+    pub(crate) weigher: Option<Weigher>,
+    /// `None`: by the bytes of the codec.
+    pub(crate) same: Option<Same>,
+    pub(crate) ttl_of: Option<TtlOf>,
+    pub(crate) tags_of: Option<TagsOf>,
 }
 
-pub(crate) struct Convert<V> {
-    rules: Arc<ValueRules<V>>,
+pub(crate) struct Convert {
+    rules: Arc<TypeRules>,
     pub(crate) ahead: RefreshAhead,
     /// Distinguishes values of this type from others under the same keys.
     type_tag: u64,
@@ -49,18 +55,18 @@ pub(crate) struct Convert<V> {
     options: Arc<Options>,
     counters: Arc<Counters>,
     /// Knows how far the lane's time is.
-    l1: Arc<L1<V>>,
+    l1: Arc<L1>,
     /// Whether a value of the type was read back as it was written.
     is_readable: AtomicBool,
 }
 
-impl<V: Value> Convert<V> {
+impl Convert {
     pub(crate) fn new(
-        rules: &Arc<ValueRules<V>>,
+        rules: &Arc<TypeRules>,
         type_tag: u64,
         options: &Arc<Options>,
         counters: &Arc<Counters>,
-        l1: &Arc<L1<V>>,
+        l1: &Arc<L1>,
     ) -> Self {
         Self {
             rules: Arc::clone(rules),
@@ -78,11 +84,11 @@ impl<V: Value> Convert<V> {
     /// valid.
     ///
     /// If they cannot be read, returns the request for a value other than this one.
-    pub(crate) fn open(&self, key: &Key, bytes: &[u8], now: Tick) -> Result<Arc<Slot<V>>, Want> {
+    pub(crate) fn open(&self, key: &Key, bytes: &[u8], now: Tick) -> Result<Held, Want> {
         self.counters.l2_read_bytes.add(bytes.len() as u64);
         match self.decode(key, bytes) {
             Ok((value, read)) => {
-                let (value, tags) = (SlotValue::Own(value), self.l1.tags(&read.tags));
+                let tags = self.l1.tags(&read.tags);
                 Ok(self.slot(key, value, read.stamp, read.lifetime, tags, now))
             }
             Err(error) => {
@@ -97,13 +103,13 @@ impl<V: Value> Convert<V> {
 
     /// Reads a value that waits for its source, which has no stamp. `None` if it cannot be read.
     #[cfg(feature = "write-behind")]
-    pub(crate) fn open_waiting(&self, waiting: &Waiting) -> Option<V> {
+    pub(crate) fn open_waiting(&self, waiting: &Waiting) -> Option<AnyValue> {
         let bytes = envelope::stamped(Stamp::default(), &waiting.body);
         let (value, _) = self.decode(&Key::from(&*waiting.key), &bytes).ok()?;
         Some(value)
     }
 
-    fn decode<'b>(&self, key: &Key, bytes: &'b [u8]) -> Result<(V, Envelope<'b>), BoxError> {
+    fn decode<'b>(&self, key: &Key, bytes: &'b [u8]) -> Result<(AnyValue, Envelope<'b>), BoxError> {
         let envelope = envelope::open(bytes, self.namespace.key(key))?;
         // The type is compared before the decoder runs: bytes of another type may decode to a wrong value.
         if envelope.head.type_tag != self.type_tag {
@@ -113,6 +119,14 @@ impl<V: Value> Convert<V> {
         let codec = envelope.head.codec;
         let value = (self.rules.codec).decode(codec, envelope.payload, &context)?;
         Ok((value, envelope))
+    }
+
+    /// Whether two values are the same. `None` if they cannot be compared. Runs the user's code, which may panic.
+    pub(crate) fn are_same(&self, one: &AnyValue, other: &AnyValue) -> Option<bool> {
+        match &self.rules.same {
+            Some(same) => Some(same(one, other)),
+            None => self.rules.codec.have_same_bytes(one, other).ok(),
+        }
     }
 
     fn codec_context<'a>(&'a self, key: &'a str, tags: &'a [Key]) -> Context<'a> {
@@ -140,8 +154,8 @@ impl<V: Value> Convert<V> {
     pub(crate) fn to_store(
         &self,
         key: &str,
-        loaded: Loaded<V>,
-    ) -> Result<(V, Ttls, Vec<Key>), Misuse> {
+        loaded: Loaded<AnyValue>,
+    ) -> Result<(AnyValue, Ttls, Vec<Key>), Misuse> {
         let value = loaded.value.filter(|_| loaded.is_stored);
         let value = value.ok_or(Misuse::NothingToInsert)?;
         let tags = self.tags(key, &value, loaded.tags)?;
@@ -151,7 +165,7 @@ impl<V: Value> Convert<V> {
 
     /// The tags of a value that is stored now, with its own. Every value that is stored anew passes
     /// through here, whoever stores it: a value that lacked a tag would escape its invalidation.
-    pub(crate) fn tags(&self, key: &str, value: &V, own: OwnTags) -> TagNames {
+    pub(crate) fn tags(&self, key: &str, value: &AnyValue, own: OwnTags) -> TagNames {
         let Some(tags_of) = &self.rules.tags_of else {
             return names(own);
         };
@@ -160,7 +174,7 @@ impl<V: Value> Convert<V> {
     }
 
     /// The TTLs of a value that is written now: its own, or those of the cache.
-    pub(crate) fn ttls(&self, value: &V, own: &OwnTtls) -> Result<Ttls, Misuse> {
+    pub(crate) fn ttls(&self, value: &AnyValue, own: &OwnTtls) -> Result<Ttls, Misuse> {
         let options = &*self.options;
         // User code: a panic would unwind through the task of a load, and leave its callers without a result.
         let hard = || {
@@ -223,7 +237,7 @@ impl<V: Value> Convert<V> {
     pub(crate) fn seal(
         &self,
         key: &str,
-        value: &V,
+        value: &AnyValue,
         ttls: Ttls,
         tags: &[Key],
     ) -> Result<EncodedValue, CodecError> {
@@ -246,7 +260,7 @@ impl<V: Value> Convert<V> {
 
     /// Whether values of the type can be read back: by the first one, and by later ones until one can. Otherwise L1
     /// would hide for a while that every read of L2 fails.
-    fn try_type(&self, value: &V) -> Result<(), CodecError> {
+    fn try_type(&self, value: &AnyValue) -> Result<(), CodecError> {
         // Relaxed: two threads may both try the type, which is only work done twice.
         if !self.is_readable.load(Ordering::Relaxed) {
             self.rules.codec.try_type(value)?;
@@ -269,12 +283,12 @@ impl<V: Value> Convert<V> {
     pub(crate) fn slot(
         &self,
         key: &Key,
-        value: SlotValue<V>,
+        value: AnyValue,
         stamp: Stamp,
         lifetime: Lifetime,
         tags: Tags,
         now: Tick,
-    ) -> Arc<Slot<V>> {
+    ) -> Held {
         // The lane's time is overestimated, so a value seems older than it is, and goes early.
         let lane_now = self.l1.freshness.lane_time(now).unwrap_or(0);
         let age = lane_now.saturating_sub(stamp.written_at);
@@ -309,7 +323,7 @@ impl<V: Value> Convert<V> {
         Arc::new(Slot::new(key.clone(), value, head, tags))
     }
 
-    /// The same head for a value that lives until another time.
+    /// The head of a value that lives until another time.
     pub(crate) fn head_until(&self, head: SlotHead, gone_at: Tick, ends_at: Tick) -> SlotHead {
         let bound_in_l1 = (head.expires_at < head.gone_at).then_some(head.expires_at);
         let refresh_at = if self.options.verify > 0.0 {
@@ -339,7 +353,7 @@ impl<V: Value> Convert<V> {
     }
 
     /// A value that L2 does not hold, for the callers that waited for it and for no other.
-    pub(crate) fn unstored(&self, key: &Key, value: SlotValue<V>, now: Tick) -> Arc<Slot<V>> {
+    pub(crate) fn unstored(&self, key: &Key, value: AnyValue, now: Tick) -> Held {
         self.counters.loads_not_stored.bump();
         // With no version that L1 stores: it may be older than an invalidation that L2 has executed (rule 1).
         let head = SlotHead {

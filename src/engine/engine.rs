@@ -7,7 +7,6 @@ use std::sync::{Arc, Mutex, OnceLock, Weak};
 use std::time::Duration;
 
 use futures::future::{BoxFuture, join_all};
-use futures::{FutureExt, Stream};
 use tokio::runtime::Handle;
 use tokio::sync::watch;
 use tokio::time::{sleep, timeout};
@@ -17,13 +16,14 @@ use tracing::{info, warn};
 use super::backoff::Backoff;
 use super::breaker::Breaker;
 use super::context::Context;
-use super::convert::{Convert, ValueRules};
+use super::convert::{Convert, TypeRules};
 use super::deferred::Deferred;
 use super::lanes::Lanes;
-use super::load::{LaneLoads, Loads, Permits, Same};
+use super::load::{LaneLoads, Load, Loads, Permits, WarmUp};
 use super::metrics::Metrics;
 use super::read::LaneReads;
 use super::read::hot_keys::HotKeys;
+use super::read::looked_up::LookedUp;
 use super::read::lookup::Reads;
 use super::report::recording;
 use super::subscribe::listen::{Channel, Channels};
@@ -31,49 +31,47 @@ use super::subscribe::publish::{PublishTo, Publisher};
 use super::subscribe::subscriber::{ForAll, OnOtherLanes, Subscriber};
 use super::write::{LaneWrites, Writes};
 use crate::clock::Tick;
-use crate::error::{L2Error, WriteError};
+use crate::entry::AnyEntry;
+use crate::error::{L2Error, LoadError, WriteError};
 use crate::events::Events;
 use crate::key::{Key, KeyTooLong};
-use crate::l1::{L1, Weigher};
+use crate::l1::L1;
 use crate::l2::{L2, LaneName, MemoryL2, OnConnect, random};
-use crate::loaded::Loaded;
 use crate::options::Options;
-use crate::stats::{Counters, Health, Stats, Warming};
+use crate::stats::{Counters, Health, Stats};
 use crate::token::Token;
+use crate::util::call::Step;
 use crate::util::lock::lock;
-use crate::vocabulary::Value;
 
 /// How often a caller of `ready` looks whether the subscribers are still there.
 const LOOK_AGAIN: Duration = Duration::from_secs(1);
 
 /// A running instance, with as many lanes as its namespace has. Its tasks hold the parts that they need, and are stopped
 /// with the last handle.
-pub(crate) struct Engine<V: Value> {
+pub(crate) struct Engine {
     /// The calls that need no other part are those of the contexts.
-    pub(crate) contexts: Arc<Lanes<Arc<Context<V>>>>,
-    reads: LaneReads<V>,
-    writes: Arc<LaneWrites<V>>,
-    loads: Arc<LaneLoads<V>>,
-    subscribers: Lanes<Arc<Subscriber<V>>>,
+    pub(crate) contexts: Arc<Lanes<Arc<Context>>>,
+    reads: LaneReads,
+    writes: Arc<LaneWrites>,
+    loads: Arc<LaneLoads>,
+    subscribers: Lanes<Arc<Subscriber>>,
     /// The task that records, once it has been started.
     recording: Mutex<Option<AbortOnDropHandle<()>>>,
-    instance: Arc<Instance<V>>,
+    instance: Arc<Instance>,
     /// That which has taken the place of this one, as the namespace has another number of lanes now (rule 27). Calls that
     /// have begun here end here.
     next: OnceLock<Arc<Self>>,
 }
 
 /// What does not depend on the number of lanes.
-struct Instance<V> {
+struct Instance {
     id: u64,
     options: Arc<Options>,
     type_tag: u64,
-    weigher: Option<Weigher<V>>,
-    values: Arc<ValueRules<V>>,
+    values: Arc<TypeRules>,
     /// Without an L2 a clock in memory issues versions, so that L1 alone runs the same code.
     l2: Box<dyn L2>,
     has_l2: bool,
-    same: Same<V>,
     hot_keys: Arc<HotKeys>,
     permits: Arc<Permits>,
     channels: Arc<Channels>,
@@ -86,19 +84,17 @@ struct Instance<V> {
 }
 
 /// The user code and the L2 that an [`Engine`] is built from, besides its options.
-pub(crate) struct Parts<V> {
-    pub(crate) weigher: Option<Weigher<V>>,
-    pub(crate) values: ValueRules<V>,
+pub(crate) struct Parts {
+    pub(crate) values: TypeRules,
     /// `None` for L1 alone.
     pub(crate) l2: Option<Box<dyn L2>>,
     pub(crate) channels: Vec<Channel>,
     pub(crate) publish_to: Option<PublishTo>,
-    pub(crate) same: Same<V>,
 }
 
-impl<V: Value> Engine<V> {
+impl Engine {
     /// Puts the parts together. Starts the subscribers at once if there is a runtime, otherwise at the first call.
-    pub(crate) fn new(options: Options, type_tag: u64, parts: Parts<V>) -> Arc<Self> {
+    pub(crate) fn new(options: Options, type_tag: u64, parts: Parts) -> Arc<Self> {
         let (options, counters) = (Arc::new(options), Arc::new(Counters::default()));
         let has_l2 = parts.l2.is_some();
         let l2 =
@@ -110,11 +106,9 @@ impl<V: Value> Engine<V> {
         let instance = Arc::new(Instance {
             id: random(),
             type_tag,
-            weigher: parts.weigher,
             values: Arc::new(parts.values),
             l2,
             has_l2,
-            same: parts.same,
             hot_keys: Arc::new(HotKeys::new(options.track_hot_keys)),
             permits: Arc::new(Permits::new(&options)),
             channels: Arc::new(Channels::new(parts.channels, &counters)),
@@ -128,7 +122,7 @@ impl<V: Value> Engine<V> {
         Self::with_lanes(&instance, lanes, is_off)
     }
 
-    fn with_lanes(instance: &Arc<Instance<V>>, lanes: u16, is_off: bool) -> Arc<Self> {
+    fn with_lanes(instance: &Arc<Instance>, lanes: u16, is_off: bool) -> Arc<Self> {
         let of = &**instance;
         let other_lanes = Arc::new(watch::Sender::new(0));
         let contexts = Lanes::new(lanes, |lane| {
@@ -136,7 +130,7 @@ impl<V: Value> Engine<V> {
             // Each lane has an equal part of L1, as keys are spread evenly.
             let capacity = of.options.l1_capacity.div_ceil(u64::from(lanes));
             let max_deferred = of.options.max_deferred.div_ceil(usize::from(lanes));
-            let l1 = Arc::new(L1::new(&of.options, capacity, of.weigher.clone()));
+            let l1 = Arc::new(L1::new(&of.options, capacity, of.values.weigher.clone()));
             let freshness = Arc::clone(&l1.freshness);
             let on_connect: OnConnect = Box::new(move |clock| {
                 // A store that no other instance shares needs no proof: no message can be missed.
@@ -181,7 +175,7 @@ impl<V: Value> Engine<V> {
         let writes = reads.map(|lane, reads| Arc::new(Writes::new(lane, contexts.at(lane), reads)));
         let loads = writes.map(|lane, writes| {
             let (ctx, reads) = (contexts.at(lane), reads.at(lane));
-            Arc::new(Loads::new(ctx, reads, writes, &of.permits, &of.same))
+            Arc::new(Loads::new(ctx, reads, writes, &of.permits))
         });
         let writes = Arc::new(writes);
         let engine = Arc::new_cyclic(|engine: &Weak<Self>| {
@@ -218,7 +212,7 @@ impl<V: Value> Engine<V> {
         engine
     }
 
-    /// That which carries out calls now.
+    /// Returns the engine that carries out calls now.
     #[inline]
     pub(crate) fn latest(this: &Arc<Self>) -> &Arc<Self> {
         // One atomic load in the common case.
@@ -273,7 +267,7 @@ impl<V: Value> Engine<V> {
     }
 
     /// Starts the subscribers that are not running and should be. Called by each call that L1 alone does not answer.
-    fn ensure_subscribed(&self) {
+    pub(crate) fn ensure_subscribed(&self) {
         let now = self.now();
         // One atomic load for a lane in the common case. A subscriber that ends takes its proof with it, so a proof
         // shows that there is one.
@@ -290,6 +284,7 @@ impl<V: Value> Engine<V> {
         *lock(&self.recording) = started;
     }
 
+    #[inline]
     pub(crate) fn now(&self) -> Tick {
         self.contexts.first().now()
     }
@@ -298,42 +293,94 @@ impl<V: Value> Engine<V> {
         &self.contexts.first().events
     }
 
+    /// Looks a key up in L1. No subscriber need run for that.
+    // The whole path of a hit, compiled with this crate: not inline, as the code of callers would only become larger.
+    #[inline(never)]
+    pub(crate) fn get_local(this: &Arc<Self>, key: &str) -> Option<AnyEntry> {
+        let reads = Self::latest(this).reads.of(key);
+        reads.get_local(key, reads.now())
+    }
+
+    /// Looks a key up in L1 while L2 does not answer, see [`Mode`](crate::Mode).
+    pub(crate) fn get_instead(&self, key: &str) -> Option<AnyEntry> {
+        self.reads.of(key).get_instead(key)
+    }
+
+    /// Looks a key up in L2 that L1 does not have.
+    pub(crate) fn get(&self, key: Result<Key, KeyTooLong>) -> Step<'static, Option<AnyEntry>> {
+        match self.accept(key) {
+            Some(key) => Step::Wait(self.reads().get(key)),
+            None => Step::Done(None),
+        }
+    }
+
+    /// Looks a key up in L2 that L1 does not have, and otherwise loads it; or has the entry that was found in L1
+    /// refreshed, or compared with its source.
+    pub(crate) fn get_or_load(
+        &self,
+        key: Result<Key, KeyTooLong>,
+        found: Option<AnyEntry>,
+        load: Load,
+    ) -> Step<'static, Result<AnyEntry, LoadError>> {
+        let key = match key {
+            Ok(key) => key,
+            Err(error) => return Step::Done(Err(error.into())),
+        };
+        let loads = self.loads().of(&key);
+        let Some(entry) = found else {
+            return Step::Wait(loads.get_or_load(key, load));
+        };
+        match loads.refresh_stale(key, &entry, load) {
+            Some(current) => Step::Wait(current),
+            None => Step::Done(Ok(entry)),
+        }
+    }
+
+    /// Looks the next key of a call up in L1.
+    pub(crate) fn get_next(&self, key: Result<&str, KeyTooLong>, into: &mut LookedUp) {
+        let Some(key) = self.accept(key) else {
+            return into.entries.push(None);
+        };
+        let entry = self.reads.of(key).get_local(key, into.now);
+        let entry = entry.or_else(|| self.get_instead(key));
+        let is_enough = entry.is_some();
+        into.push(key, entry, is_enough);
+    }
+
+    /// Looks the next key of a call that has a loader up in L1.
+    pub(crate) fn get_next_or_due(&self, key: &str, into: &mut LookedUp) {
+        let entry = self.reads.of(key).get_local(key, into.now);
+        let is_enough = entry.as_ref().is_some_and(|entry| !entry.is_due());
+        into.push(key, entry, is_enough);
+    }
+
     /// Look-ups in L1, for which no subscriber need run.
-    #[inline]
-    pub(crate) fn local(&self) -> &LaneReads<V> {
+    pub(crate) fn local(&self) -> &LaneReads {
         &self.reads
     }
 
     /// Look-ups in both levels.
-    pub(crate) fn reads(&self) -> &LaneReads<V> {
+    pub(crate) fn reads(&self) -> &LaneReads {
         self.ensure_subscribed();
         &self.reads
     }
 
     /// Changes of both levels.
-    pub(crate) fn writes(&self) -> &Arc<LaneWrites<V>> {
+    pub(crate) fn writes(&self) -> &Arc<LaneWrites> {
         self.ensure_subscribed();
         &self.writes
     }
 
     /// Calls that may run a loader.
-    pub(crate) fn loads(&self) -> &LaneLoads<V> {
+    pub(crate) fn loads(&self) -> &LaneLoads {
         self.ensure_subscribed();
         &self.loads
     }
 
-    /// Takes the position in the log when it is called, and not when its future is polled: the caller may read the
-    /// values in between (rule 23).
-    pub(crate) fn warm(
-        &self,
-        items: impl Stream<Item = (Result<Key, KeyTooLong>, Loaded<V>)>,
-        progress: impl FnMut(&Warming),
-    ) -> impl Future<Output = Result<Warming, WriteError>> {
-        let before = self.loads.log_positions();
-        async move {
-            self.ensure_subscribed();
-            self.loads.warm(before, items, progress).await
-        }
+    /// Begins a warm-up with a stream of so many values. Takes the position in the log now: the caller may read the
+    /// values from here on (rule 23).
+    pub(crate) fn warm_up(&self, total: Option<u64>) -> WarmUp {
+        WarmUp::new(&self.loads, self.loads.log_positions(), total)
     }
 
     /// A key to look up, as text. One that is too long is counted and traced. Any end user may cause one, so not each
@@ -360,7 +407,7 @@ impl<V: Value> Engine<V> {
         }
     }
 
-    /// The same for those that have taken the place of this one, the last of which is returned.
+    /// Stops the subscribers of this engine and of those that have taken its place. Returns the last of these.
     fn stop_all(&self) -> &Self {
         let _changing = lock(&self.instance.changing);
         self.all().for_each(Self::stop);
@@ -388,7 +435,7 @@ impl<V: Value> Engine<V> {
     }
 
     /// Stores what is left of a lane's work, and leaves it.
-    async fn leave(ctx: &Context<V>, writes: &Writes<V>, subscriber: &Subscriber<V>) {
+    async fn leave(ctx: &Context, writes: &Writes, subscriber: &Subscriber) {
         let leaving = async {
             // First: a heartbeat that came after `leave` would list this instance again.
             subscriber.ended().await;
@@ -407,34 +454,19 @@ impl<V: Value> Engine<V> {
         self.contexts.iter().map(|ctx| ctx.deferred.close()).sum()
     }
 
-    pub(crate) async fn global_stats(&self) -> Result<Stats, L2Error> {
+    pub(crate) fn global_stats(&self) -> BoxFuture<'_, Result<Stats, L2Error>> {
         self.ensure_subscribed();
-        self.subscribers.first().global_stats().await
+        Box::pin(self.subscribers.first().global_stats())
     }
 }
 
-/// An [`Engine`] without its type, with the calls that do not depend on keys and values.
-pub(crate) trait Untyped: Send + Sync {
-    fn namespace(&self) -> &str;
-    fn ready(&self) -> BoxFuture<'_, ()>;
-    fn health(&self) -> Health;
-    fn lane_health(&self) -> Vec<Health>;
-    fn stats(&self) -> Stats;
-    fn is_enabled(&self) -> bool;
-    fn set_enabled(&self, is_enabled: bool);
-    fn clear(&self) -> BoxFuture<'_, Result<Token, WriteError>>;
-    fn invalidate_tag(&self, tag: Key) -> BoxFuture<'_, Result<Token, WriteError>>;
-    /// Stops all. Returns how many deferred invalidations could not be sent: they are [reported](report_losses) by the
-    /// caller.
-    fn close(&self) -> BoxFuture<'_, usize>;
-}
-
-impl<V: Value> Untyped for Engine<V> {
-    fn namespace(&self) -> &str {
+/// # Calls that do not depend on keys and values
+impl Engine {
+    pub(crate) fn namespace(&self) -> &str {
         &self.contexts.first().options.namespace
     }
 
-    fn ready(&self) -> BoxFuture<'_, ()> {
+    pub(crate) fn ready(&self) -> BoxFuture<'_, ()> {
         Box::pin(async {
             // One whose place is taken meanwhile is stopped.
             for engine in self.all() {
@@ -443,7 +475,7 @@ impl<V: Value> Untyped for Engine<V> {
         })
     }
 
-    fn health(&self) -> Health {
+    pub(crate) fn health(&self) -> Health {
         let lanes = self.lane_health();
         Health {
             l2_up: lanes.iter().all(Health::is_l2_up),
@@ -453,7 +485,7 @@ impl<V: Value> Untyped for Engine<V> {
         }
     }
 
-    fn lane_health(&self) -> Vec<Health> {
+    pub(crate) fn lane_health(&self) -> Vec<Health> {
         let engine = self.current();
         let lanes = zip(engine.contexts.iter(), engine.subscribers.iter());
         let health = lanes.map(|(ctx, subscriber)| Health {
@@ -465,15 +497,15 @@ impl<V: Value> Untyped for Engine<V> {
         health.collect()
     }
 
-    fn stats(&self) -> Stats {
+    pub(crate) fn stats(&self) -> Stats {
         self.current().contexts.stats()
     }
 
-    fn is_enabled(&self) -> bool {
+    pub(crate) fn is_enabled(&self) -> bool {
         !self.contexts.first().is_off()
     }
 
-    fn set_enabled(&self, is_enabled: bool) {
+    pub(crate) fn set_enabled(&self, is_enabled: bool) {
         let _changing = lock(&self.instance.changing);
         let mut is_new = false;
         for ctx in self.all().flat_map(|engine| engine.contexts.iter()) {
@@ -494,15 +526,17 @@ impl<V: Value> Untyped for Engine<V> {
         }
     }
 
-    fn clear(&self) -> BoxFuture<'_, Result<Token, WriteError>> {
-        self.current().writes().clear().boxed()
+    pub(crate) fn clear(&self) -> BoxFuture<'_, Result<Token, WriteError>> {
+        self.current().writes().clear()
     }
 
-    fn invalidate_tag(&self, tag: Key) -> BoxFuture<'_, Result<Token, WriteError>> {
-        self.current().writes().invalidate_tags(vec![tag]).boxed()
+    pub(crate) fn invalidate_tag(&self, tag: Key) -> BoxFuture<'_, Result<Token, WriteError>> {
+        self.current().writes().invalidate_tags(vec![tag])
     }
 
-    fn close(&self) -> BoxFuture<'_, usize> {
+    /// Stops all. Returns how many deferred invalidations could not be sent: they are [reported](report_losses) by the
+    /// caller.
+    pub(crate) fn close(&self) -> BoxFuture<'_, usize> {
         Box::pin(async {
             let engine = self.stop_all();
             let lanes = engine
@@ -518,7 +552,7 @@ impl<V: Value> Untyped for Engine<V> {
     }
 }
 
-impl<V: Value> Drop for Engine<V> {
+impl Drop for Engine {
     fn drop(&mut self) {
         recording::record(&self.loads);
         if !self.subscribers.first().stop.is_cancelled() {

@@ -15,7 +15,6 @@ use crate::clock::{Tick, nanos};
 use crate::error::L2Error;
 use crate::l2::{Member, MemberInfo, WriteAck};
 use crate::util::retry_delays::poll_delays;
-use crate::vocabulary::Value;
 
 /// A member whose entry has not changed for so many times its `max_staleness` is silent. One that relies on a proof has
 /// changed it less than three of these times ago (rule 16); the rest is a margin for clocks that do not run at the same speed.
@@ -25,12 +24,12 @@ const SILENT_AFTER: u32 = 10;
 const AT_A_TIME: usize = 32;
 
 /// The members of the lane, as this instance sees them.
-pub(crate) struct Members<V> {
-    ctx: Arc<Context<V>>,
+pub(crate) struct Members {
+    ctx: Arc<Context>,
 }
 
-impl<V: Value> Members<V> {
-    pub(crate) fn new(ctx: &Arc<Context<V>>) -> Self {
+impl Members {
+    pub(crate) fn new(ctx: &Arc<Context>) -> Self {
         Self {
             ctx: Arc::clone(ctx),
         }

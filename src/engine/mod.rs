@@ -37,12 +37,15 @@ mod write;
 
 #[cfg(feature = "write-behind")]
 pub(crate) use self::context::Context;
-pub(crate) use self::convert::ValueRules;
-pub(crate) use self::engine::{Engine, Parts, Untyped, report_losses};
+pub(crate) use self::convert::{Same, TypeRules};
+pub(crate) use self::engine::{Engine, Parts, report_losses};
 #[cfg(feature = "write-behind")]
 pub(crate) use self::lanes::Lanes;
-pub(crate) use self::load::loader::{Loader, LoaderOf};
-pub(crate) use self::load::{Batches, Begin, Fetch, LaneLoads, Led, Loads, Same};
+pub(crate) use self::load::loader::Loader;
+pub(crate) use self::load::{
+    AnyKey, Batches, CacheLoader, Commit, Committed, LaneLoads, Load, Returned,
+};
+pub(crate) use self::read::looked_up::LookedUp;
 pub(crate) use self::subscribe::listen::Channel;
 pub(crate) use self::subscribe::publish::PublishTo;
 pub(crate) use self::write::LaneWrites;

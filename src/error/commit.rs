@@ -48,3 +48,23 @@ pub enum CommitError<T, E> {
         error: WriteError,
     },
 }
+
+impl<T, E> CommitError<T, E> {
+    /// The error with another value and another error of the commit.
+    pub(crate) fn map<T2, E2>(
+        self,
+        of_value: impl FnOnce(T) -> T2,
+        of_error: impl FnOnce(E) -> E2,
+    ) -> CommitError<T2, E2> {
+        match self {
+            Self::NotBegun(error) => CommitError::NotBegun(error),
+            Self::Failed(error) => CommitError::Failed(of_error(error)),
+            Self::Panicked(message) => CommitError::Panicked(message),
+            Self::Stopped => CommitError::Stopped,
+            Self::NotInvalidated { value, error } => CommitError::NotInvalidated {
+                value: of_value(value),
+                error,
+            },
+        }
+    }
+}

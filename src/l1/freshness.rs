@@ -149,7 +149,7 @@ impl Freshness {
         self.live_until.store(0, Ordering::Release);
     }
 
-    /// The same for good: L1 does not serve entries unproven, either.
+    /// Ends the proof for good: L1 does not serve entries unproven, either.
     pub(crate) fn end(&self) {
         self.lapse();
         self.proven_until.store(0, Ordering::Release);

@@ -17,8 +17,8 @@ use super::interleavings::Cell;
 use super::sync::{CELLS, Mutex, MutexGuard, SHARDS, lock};
 use super::{Held, Slot};
 
-pub(super) struct HotTable<V> {
-    cells: Box<[Cell<Slot<V>>]>,
+pub(super) struct HotTable {
+    cells: Box<[Cell<Slot>]>,
     /// Of each cell, the hash of the key that was last cleared from it, until its entry is back. In a list of its own,
     /// as no hit reads it; written under the lock of the cell.
     cleared: Box<[AtomicU64]>,
@@ -38,7 +38,7 @@ const FEW: usize = 64;
 /// No key was cleared. A key whose hash this is waits for a look-up that is [promoted](is_promoted), like any other.
 const NONE: u64 = 0;
 
-impl<V> HotTable<V> {
+impl HotTable {
     /// Makes as many cells as entries are expected, within bounds.
     pub(super) fn new(entries: u64) -> Self {
         let cells = usize::try_from(entries).unwrap_or(usize::MAX);
@@ -56,7 +56,7 @@ impl<V> HotTable<V> {
     }
 
     #[inline(always)]
-    pub(super) fn get(&self, key: &str, accepts: impl FnOnce(&Slot<V>) -> bool) -> Option<Held<V>> {
+    pub(super) fn get(&self, key: &str, accepts: impl FnOnce(&Slot) -> bool) -> Option<Held> {
         let cell = self.cell(self.place(self.hash(key)));
         cell.get_if(|slot| *slot.key == *key && accepts(slot))
     }
@@ -67,7 +67,7 @@ impl<V> HotTable<V> {
     }
 
     /// Puts an entry in the cell of its key, unless that was cleared since it had been cleared `clears` times.
-    pub(super) fn put(&self, slot: Held<V>, clears: u64) {
+    pub(super) fn put(&self, slot: Held, clears: u64) {
         let place = self.place(self.hash(&slot.key));
         let (now, cell) = (self.lock(place), self.cell(place));
         debug_assert!(clears <= *now, "clears are only counted up");
@@ -80,15 +80,15 @@ impl<V> HotTable<V> {
         drop(former);
     }
 
-    /// The same if its key was the last to be cleared from the cell, and nothing has come since. Returns whether the
-    /// cell has not been cleared since.
+    /// Puts an entry in the cell of its key, if this key was the last to be cleared from it, and nothing has come since.
+    /// Returns whether the cell has not been cleared since it had been cleared `clears` times.
     ///
     /// Any other key waits for a look-up that is [promoted](is_promoted), though its cell is empty: moka records few of
     /// the hits here, and needs the first ones to choose which entries stay.
     ///
     /// Measured: hits take 0.85 of the time that they take without invalidations if a tenth of the calls are
     /// invalidations, and 1.1 to 1.3 of it if every key waits (`cargo bench -p benches --bench ratios -- "10 %"`).
-    pub(super) fn restore(&self, slot: &Held<V>, clears: u64) -> bool {
+    pub(super) fn restore(&self, slot: &Held, clears: u64) -> bool {
         let hash = self.hash(&slot.key);
         let place = self.place(hash);
         let (now, cell, cleared) = (self.lock(place), self.cell(place), self.cleared(place));
@@ -116,8 +116,8 @@ impl<V> HotTable<V> {
         drop(former);
     }
 
-    /// The same for the entries that meet the condition.
-    pub(super) fn clear_where(&self, condition: impl Fn(&Held<V>) -> bool) {
+    /// Removes the entries that meet the condition, and keeps out entries that were looked up before.
+    pub(super) fn clear_where(&self, condition: impl Fn(&Held) -> bool) {
         for first in (0..self.cells.len()).step_by(SWEPT) {
             let mut clears = self.lock(first);
             *clears += 1;
@@ -150,8 +150,8 @@ impl<V> HotTable<V> {
     fn remove_from(
         &self,
         first: usize,
-        condition: impl Fn(&Held<V>) -> bool,
-    ) -> ArrayVec<Held<V>, SWEPT> {
+        condition: impl Fn(&Held) -> bool,
+    ) -> ArrayVec<Held, SWEPT> {
         let cells = self.cells.iter().skip(first).take(SWEPT);
         let removed = cells.filter_map(|cell| remove_if(cell, &condition));
         removed.collect()
@@ -173,9 +173,9 @@ impl<V> HotTable<V> {
     clippy::indexing_slicing,
     reason = "places are taken modulo the length"
 )]
-impl<V> HotTable<V> {
+impl HotTable {
     #[inline]
-    fn cell(&self, place: usize) -> &Cell<Slot<V>> {
+    fn cell(&self, place: usize) -> &Cell<Slot> {
         &self.cells[place]
     }
 
@@ -226,9 +226,9 @@ fn is_one_of(many: u64, nth: u64) -> bool {
 mod tests {
     use std::sync::Arc;
 
-    use super::super::{NEVER, Slot, SlotHead, SlotValue, Tags};
+    use super::super::{NEVER, Slot, SlotHead, Tags};
     use super::{FEW, HotTable, SAMPLED, is_recorded};
-    use crate::vocabulary::Version;
+    use crate::vocabulary::{AnyValue, Version};
 
     #[test]
     fn of_keys_hit_round_and_round_each_is_sampled() {
@@ -244,7 +244,7 @@ mod tests {
         }
     }
 
-    fn is_found(hot: &HotTable<u64>, key: &str) -> bool {
+    fn is_found(hot: &HotTable, key: &str) -> bool {
         hot.get(key, |_| true).is_some()
     }
 
@@ -264,7 +264,7 @@ mod tests {
         let slot = || {
             Arc::new(Slot::new(
                 KEY.into(),
-                SlotValue::Own(0),
+                AnyValue::new(0_u64),
                 head,
                 Tags::default(),
             ))

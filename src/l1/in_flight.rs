@@ -20,27 +20,27 @@ use crate::key::Key;
 use crate::util::shared_result::{ResultSender, SharedResult, shared_result};
 
 /// How a caller takes part in a read.
-pub(crate) enum JoinRead<V> {
+pub(crate) enum JoinRead {
     /// Nothing was under way on the key. The caller reads in place, as this operation. No other caller can join it, so
     /// there is no result to share and no task.
-    Alone(Op<V>),
+    Alone(Op),
     /// Something was under way: callers share a read from now on.
-    Shared(Join<V, ReadOutcome<V>>),
+    Shared(Join<ReadOutcome>),
 }
 
 /// How a caller takes part in a read or load that callers share.
-pub(crate) struct Join<V, T> {
+pub(crate) struct Join<T> {
     /// The caller waits for it.
     pub(crate) result: SharedResult<T>,
     /// If none was under way: the operation that the caller has begun, and the sender of its result. Others join it
     /// until it ends.
-    pub(crate) begun: Option<(Op<V>, ResultSender<T>)>,
+    pub(crate) begun: Option<(Op, ResultSender<T>)>,
 }
 
 /// How a caller takes part in a load or refresh.
-pub(crate) type JoinLoad<V> = Join<V, LoadOutcome<V>>;
+pub(crate) type JoinLoad = Join<LoadOutcome>;
 
-impl<V, T> Join<V, T> {
+impl<T> Join<T> {
     fn joined(result: SharedResult<T>) -> Self {
         let begun = None;
         Self { result, begun }
@@ -48,8 +48,8 @@ impl<V, T> Join<V, T> {
 }
 
 /// One operation on a key, a read, a load, a refresh or an insert: under way for as long as this lives.
-pub(crate) struct Op<V> {
-    in_flight: Arc<InFlight<V>>,
+pub(crate) struct Op {
+    in_flight: Arc<InFlight>,
     pub(crate) key: Key,
     /// The hash of the key in the table of operations.
     hash: u64,
@@ -62,40 +62,40 @@ pub(crate) struct Op<V> {
     pub(super) epoch: u64,
 }
 
-impl<V> Drop for Op<V> {
+impl Drop for Op {
     fn drop(&mut self) {
         self.in_flight.end(self);
     }
 }
 
 /// All that is under way in one instance.
-pub(crate) struct InFlight<V> {
+pub(crate) struct InFlight {
     /// Each has a part of the keys.
-    shards: Box<[Mutex<Shard<V>>]>,
+    shards: Box<[Mutex<Shard>]>,
     hasher: Hasher,
     freshness: Arc<Freshness>,
 }
 
 /// A read of L2 comes here four times and hashes its key once. With a `HashMap`, which hashes the key each time, a read
 /// takes 3 % more instructions, and an insert 5 % more.
-struct Shard<V> {
+struct Shard {
     /// The number of the next operation.
     next: u64,
     /// Of the keys with operations under way.
-    states: HashTable<KeyState<V>>,
+    states: HashTable<KeyState>,
 }
 
-impl<V> Shard<V> {
-    fn get(&self, hash: u64, key: &str) -> Option<&KeyState<V>> {
+impl Shard {
+    fn get(&self, hash: u64, key: &str) -> Option<&KeyState> {
         self.states.find(hash, |state| *state.key == *key)
     }
 
-    fn get_mut(&mut self, hash: u64, key: &str) -> Option<&mut KeyState<V>> {
+    fn get_mut(&mut self, hash: u64, key: &str) -> Option<&mut KeyState> {
         self.states.find_mut(hash, |state| *state.key == *key)
     }
 }
 
-impl<V> InFlight<V> {
+impl InFlight {
     pub(super) fn new(freshness: &Arc<Freshness>) -> Self {
         let shard = |_| {
             Mutex::new(Shard {
@@ -112,7 +112,7 @@ impl<V> InFlight<V> {
     }
 
     /// Registers an operation on a key, before it sends anything (rule 3).
-    pub(crate) fn begin(self: &Arc<Self>, key: &Key) -> Op<V> {
+    pub(crate) fn begin(self: &Arc<Self>, key: &Key) -> Op {
         let hash = self.hash(key);
         let (op, _) = self.register(&mut self.lock(hash), hash, key, false);
         op
@@ -124,7 +124,7 @@ impl<V> InFlight<V> {
     }
 
     /// Joins the read that is under way for a key, or begins one.
-    pub(crate) fn join_read(self: &Arc<Self>, key: &Key, now: Tick) -> JoinRead<V> {
+    pub(crate) fn join_read(self: &Arc<Self>, key: &Key, now: Tick) -> JoinRead {
         let hash = self.hash(key);
         let mut shard = self.lock(hash);
         // Most keys are read by one caller at a time: it needs no task and no channel.
@@ -150,7 +150,7 @@ impl<V> InFlight<V> {
         now: Tick,
         since: u64,
         may_be_late: bool,
-    ) -> (JoinLoad<V>, bool) {
+    ) -> (JoinLoad, bool) {
         let hash = self.hash(key);
         let shard = self.lock(hash);
         let load = shard.get(hash, key).and_then(|state| state.load.as_ref());
@@ -168,7 +168,7 @@ impl<V> InFlight<V> {
 
     /// Joins the refresh or load that is under way for a key, or begins a refresh. `None` if one is under way that the
     /// caller may not join.
-    pub(crate) fn join_refresh(self: &Arc<Self>, key: &Key, now: Tick) -> Option<JoinLoad<V>> {
+    pub(crate) fn join_refresh(self: &Arc<Self>, key: &Key, now: Tick) -> Option<JoinLoad> {
         let hash = self.hash(key);
         let shard = self.lock(hash);
         let state = shard.get(hash, key);
@@ -181,7 +181,7 @@ impl<V> InFlight<V> {
 
     /// Whether a load or refresh is still the one of its key: nothing has changed the key, and nothing was flushed,
     /// since it began.
-    pub(crate) fn is_attached(&self, op: &Op<V>) -> bool {
+    pub(crate) fn is_attached(&self, op: &Op) -> bool {
         let shard = self.lock(op.hash);
         let state = shard.get(op.hash, &op.key);
         state.is_some_and(|state| state.is_attached(op.id)) && self.is_current(op)
@@ -210,12 +210,12 @@ impl<V> InFlight<V> {
     /// Begins an operation that others join, as the `flight` of its key.
     fn start<T>(
         self: &Arc<Self>,
-        mut shard: MutexGuard<'_, Shard<V>>,
+        mut shard: MutexGuard<'_, Shard>,
         (hash, key): (u64, &Key),
         now: Tick,
         is_load: bool,
-        flight: impl FnOnce(&mut KeyState<V>) -> &mut Option<Joinable<T>>,
-    ) -> Join<V, T> {
+        flight: impl FnOnce(&mut KeyState) -> &mut Option<Joinable<T>>,
+    ) -> Join<T> {
         let (op, state) = self.register(&mut shard, hash, key, is_load);
         let tag_changes = self.freshness.tag_changes();
         let (sender, result) = shared_result();
@@ -236,16 +236,16 @@ impl<V> InFlight<V> {
     /// Registers an operation, before it sends anything (rule 3).
     fn register<'s>(
         self: &Arc<Self>,
-        shard: &'s mut Shard<V>,
+        shard: &'s mut Shard,
         hash: u64,
         key: &Key,
         is_load: bool,
-    ) -> (Op<V>, &'s mut KeyState<V>) {
+    ) -> (Op, &'s mut KeyState) {
         // The generation first: an operation with an old one and a new epoch stores nothing, which is safe.
         let (generation, epoch) = (self.freshness.generation(), self.freshness.epoch());
         let id = shard.next;
         shard.next += 1;
-        let is_it = |state: &KeyState<V>| state.key == *key;
+        let is_it = |state: &KeyState| state.key == *key;
         let entry = (shard.states).entry(hash, is_it, |state| self.hash(&state.key));
         let state = entry.or_insert_with(|| KeyState::new(key)).into_mut();
         state.begin(generation);
@@ -262,9 +262,9 @@ impl<V> InFlight<V> {
     }
 
     /// The state of a key goes with its last operation.
-    fn end(&self, op: &Op<V>) {
+    fn end(&self, op: &Op) {
         let mut shard = self.lock(op.hash);
-        let is_it = |state: &KeyState<V>| state.key == op.key;
+        let is_it = |state: &KeyState| state.key == op.key;
         let Ok(mut entry) = shard.states.find_entry(op.hash, is_it) else {
             debug_assert!(false, "a key has a state while an operation is under way");
             return;
@@ -291,14 +291,14 @@ impl<V> InFlight<V> {
     }
 
     /// A value that was not stored is handed out, see [`KeyState::hand_out_unstored`]. Detaches the flights of its key.
-    pub(super) fn hand_out_unstored(&self, op: &Op<V>, of: Comparable) {
+    pub(super) fn hand_out_unstored(&self, op: &Op, of: Comparable) {
         self.detach(&op.key, |state, next| {
             state.hand_out_unstored(op.id, of, self.freshness.issued(), next);
         });
     }
 
     /// Rules 3 and 4 in one critical section. `change` is given the number of the next operation.
-    fn detach(&self, key: &str, change: impl FnOnce(&mut KeyState<V>, u64)) {
+    fn detach(&self, key: &str, change: impl FnOnce(&mut KeyState, u64)) {
         let hash = self.hash(key);
         let mut shard = self.lock(hash);
         let next = shard.next;
@@ -333,14 +333,14 @@ impl<V> InFlight<V> {
     }
 
     /// Whether an operation may store a value. It may change at any time before [`reveal`](Self::reveal).
-    pub(super) fn may_store(&self, op: &Op<V>, fresh: &Slot<V>) -> bool {
+    pub(super) fn may_store(&self, op: &Op, fresh: &Slot) -> bool {
         let shard = self.lock(op.hash);
         let state = shard.get(op.hash, &op.key);
         state.is_some_and(|state| self.allows(state, op, fresh))
     }
 
     /// Makes a stored value visible, if it still may be; then nothing older may (rule 3).
-    pub(super) fn reveal(&self, op: &Op<V>, fresh: &Slot<V>) -> bool {
+    pub(super) fn reveal(&self, op: &Op, fresh: &Slot) -> bool {
         let mut shard = self.lock(op.hash);
         let state = shard.get_mut(op.hash, &op.key);
         let Some(state) = state.filter(|state| self.allows(state, op, fresh)) else {
@@ -355,7 +355,7 @@ impl<V> InFlight<V> {
         true
     }
 
-    fn allows(&self, state: &KeyState<V>, op: &Op<V>, fresh: &Slot<V>) -> bool {
+    fn allows(&self, state: &KeyState, op: &Op, fresh: &Slot) -> bool {
         let is_of_epoch = fresh.version.epoch == op.epoch || without(Rule::Epochs);
         let (ver, issued) = (fresh.version.ver, self.freshness.issued());
         state.may_store(op.id, op.is_load, ver, issued)
@@ -365,14 +365,14 @@ impl<V> InFlight<V> {
     }
 
     /// Whether nothing was flushed since an operation began.
-    pub(crate) fn is_current(&self, op: &Op<V>) -> bool {
+    pub(crate) fn is_current(&self, op: &Op) -> bool {
         let generation = self.freshness.generation();
         debug_assert!(op.generation <= generation, "generations only grow");
         op.generation == generation
     }
 
     /// Has `waiter` notified, once, when the lease ends that another instance has on an operation's key.
-    pub(crate) fn await_lease(&self, op: &Op<V>, waiter: &LeaseWaiter) {
+    pub(crate) fn await_lease(&self, op: &Op, waiter: &LeaseWaiter) {
         if let Some(state) = self.lock(op.hash).get_mut(op.hash, &op.key) {
             state.add_waiter(waiter);
         }
@@ -400,7 +400,7 @@ impl<V> InFlight<V> {
         clippy::indexing_slicing,
         reason = "the index is taken modulo the length"
     )]
-    fn lock(&self, hash: u64) -> MutexGuard<'_, Shard<V>> {
+    fn lock(&self, hash: u64) -> MutexGuard<'_, Shard> {
         // By other bits of the hash than those by which the table of a shard places a key.
         let shard = usize::try_from((hash >> 32) % SHARDS as u64).unwrap_or(0);
         lock(&self.shards[shard])

@@ -24,7 +24,7 @@ pub(super) struct Comparable {
 }
 
 /// The state of one key, from the beginning of its first operation to the end of its last.
-pub(super) struct KeyState<V> {
+pub(super) struct KeyState {
     pub(super) key: Key,
     /// How many operations are under way.
     ops: usize,
@@ -37,11 +37,11 @@ pub(super) struct KeyState<V> {
     /// Operations with a lower number store nothing.
     barred_below: u64,
     /// The read that callers may join.
-    pub(super) read: Option<Joinable<ReadOutcome<V>>>,
+    pub(super) read: Option<Joinable<ReadOutcome>>,
     /// The load that callers may join.
-    pub(super) load: Option<Joinable<LoadOutcome<V>>>,
+    pub(super) load: Option<Joinable<LoadOutcome>>,
     /// The refresh that callers may join.
-    pub(super) refresh: Option<Joinable<LoadOutcome<V>>>,
+    pub(super) refresh: Option<Joinable<LoadOutcome>>,
     /// Notified when the lease ends that another instance has on the key.
     waiters: Vec<LeaseWaiter>,
 }
@@ -57,7 +57,7 @@ pub(super) struct Joinable<T> {
     pub(super) result: SharedResult<T>,
 }
 
-impl<V> KeyState<V> {
+impl KeyState {
     pub(super) fn new(key: &Key) -> Self {
         Self {
             key: key.clone(),
@@ -84,7 +84,7 @@ impl<V> KeyState<V> {
 
     /// Counts an operation that ends. Returns whether it was the last, and the flights that it leaves, to be dropped
     /// without the lock.
-    pub(super) fn end(&mut self, op: u64) -> (bool, impl Sized + use<V>) {
+    pub(super) fn end(&mut self, op: u64) -> (bool, impl Sized + use<>) {
         debug_assert!(self.ops > 0, "an operation that ends has begun");
         self.ops -= 1;
         let read = self.read.take_if(|read| read.id == op);
@@ -122,7 +122,7 @@ impl<V> KeyState<V> {
 
     /// A value of this version is handed out: nothing older may follow it (rule 3). Returns the read that callers must
     /// not join any more, as it may be older.
-    pub(super) fn hand_out(&mut self, op: u64, ver: u64) -> impl Sized + use<V> {
+    pub(super) fn hand_out(&mut self, op: u64, ver: u64) -> impl Sized + use<> {
         debug_assert!(
             ver >= self.floor || without(Rule::Floors),
             "it may be stored"
@@ -131,8 +131,8 @@ impl<V> KeyState<V> {
         self.read.take_if(|read| read.id != op)
     }
 
-    /// The same for a value that was not stored. Should it be one that the lane has not issued, a floor of its version
-    /// would keep every later value out.
+    /// A value of this version is handed out, and was not stored: nothing older may follow it (rule 3). If the lane has
+    /// not issued the version, a floor of it would keep every later value out: then operations under way store nothing.
     pub(super) fn hand_out_unstored(&mut self, op: u64, of: Comparable, issued: u64, next: u64) {
         let Comparable { ver, generation } = of;
         if ver > issued && op < self.changed_below {
@@ -166,7 +166,7 @@ impl<V> KeyState<V> {
 
     /// Keeps later callers from joining a flight (rule 4). Returns the flights, to be dropped without the lock, and
     /// the waiters to be notified: every change of a key ends its lease, too.
-    pub(super) fn detach(&mut self) -> (impl Sized + use<V>, Vec<LeaseWaiter>) {
+    pub(super) fn detach(&mut self) -> (impl Sized + use<>, Vec<LeaseWaiter>) {
         debug_assert!(self.ops > 0, "a key without operations has no state");
         let flights = (self.read.take(), self.load.take(), self.refresh.take());
         (flights, self.take_waiters())

@@ -41,7 +41,7 @@ pub(crate) use self::key_state::LeaseWaiter;
 pub(crate) use self::outcome::{
     LoadOutcome, MISS, NoValue, Outcome, OutcomeKind, ReadOutcome, UNAVAILABLE,
 };
-pub(crate) use self::slot::{Held, NEVER, Slot, SlotHead, SlotValue};
+pub(crate) use self::slot::{Held, NEVER, Slot, SlotHead};
 pub(crate) use self::store::Weigher;
 pub(crate) use self::tags::{TagState, Tags};
 
@@ -57,22 +57,22 @@ use crate::clock::Tick;
 use crate::key::Key;
 use crate::options::Options;
 use crate::prefixes::Prefixes;
-use crate::vocabulary::{Value, Version};
+use crate::vocabulary::Version;
 
 /// The entries of this instance, the operations on them, and the proof that they may be served.
-pub(crate) struct L1<V> {
-    pub(crate) store: Store<V>,
+pub(crate) struct L1 {
+    pub(crate) store: Store,
     /// Whether there is room for any entry. Where there is none, moka would take each in, only to put it out again.
     has_room: bool,
     /// The operations under way on each key, and the reads and loads to join.
-    pub(crate) in_flight: Arc<InFlight<V>>,
+    pub(crate) in_flight: Arc<InFlight>,
     tags: TagTable,
     /// Until when L1 may be served, and the proof of it.
     pub(crate) freshness: Arc<Freshness>,
 }
 
-impl<V: Value> L1<V> {
-    pub(crate) fn new(options: &Options, capacity: u64, weigher: Option<Weigher<V>>) -> Self {
+impl L1 {
+    pub(crate) fn new(options: &Options, capacity: u64, weigher: Option<Weigher>) -> Self {
         let freshness = Freshness::new(options.clock.clone(), options.max_staleness);
         let freshness = Arc::new(freshness);
         Self {
@@ -86,13 +86,13 @@ impl<V: Value> L1<V> {
 
     /// The entry that may be served at `now`, if there is one.
     #[inline(always)]
-    pub(crate) fn get(&self, key: &str, now: Tick) -> Option<Held<V>> {
+    pub(crate) fn get(&self, key: &str, now: Tick) -> Option<Held> {
         // The proof last: it covers a change that was applied before the entry was found, and no later one.
         (self.held(key, now)).filter(|_| self.freshness.is_live_at(now))
     }
 
-    /// The same, if the proof that it is current ran out less than `limit` before `now`.
-    pub(crate) fn get_unproven(&self, key: &str, now: Tick, limit: Duration) -> Option<Held<V>> {
+    /// The entry that may be served at `now` but for the proof that it is current, which ran out less than `limit` before.
+    pub(crate) fn get_unproven(&self, key: &str, now: Tick, limit: Duration) -> Option<Held> {
         (self.held(key, now)).filter(|_| self.freshness.was_live(now, limit))
     }
 
@@ -105,8 +105,8 @@ impl<V: Value> L1<V> {
         now: Tick,
         kept: Duration,
         limit: Option<Duration>,
-    ) -> Option<Held<V>> {
-        let is_kept = |slot: &Slot<V>| self.is_of_now(slot) && slot.is_kept(now, kept);
+    ) -> Option<Held> {
+        let is_kept = |slot: &Slot| self.is_of_now(slot) && slot.is_kept(now, kept);
         self.store.get(key, is_kept).filter(|_| match limit {
             Some(limit) => self.freshness.was_live(now, limit),
             None => self.freshness.is_live_at(now) || without(Rule::FallbackProof),
@@ -114,7 +114,7 @@ impl<V: Value> L1<V> {
     }
 
     /// Whether an entry was stored by a write of this lane that a token names, or later in the same epoch (rule 22).
-    pub(crate) fn is_at_least(&self, slot: &Slot<V>, write: Version) -> bool {
+    pub(crate) fn is_at_least(&self, slot: &Slot, write: Version) -> bool {
         let Version { epoch, ver } = slot.version;
         let is_after = slot.is_stored() && epoch == write.epoch && ver >= write.ver;
         // A higher version may be none of the lane's (rule 11).
@@ -122,30 +122,30 @@ impl<V: Value> L1<V> {
     }
 
     #[inline(always)]
-    fn held(&self, key: &str, now: Tick) -> Option<Held<V>> {
+    fn held(&self, key: &str, now: Tick) -> Option<Held> {
         self.store.get(key, |slot| self.is_visible(slot, now))
     }
 
     #[inline]
-    fn is_visible(&self, slot: &Slot<V>, now: Tick) -> bool {
+    fn is_visible(&self, slot: &Slot, now: Tick) -> bool {
         self.is_of_now(slot) && now < slot.expires_at
     }
 
     #[inline]
-    fn is_of_now(&self, slot: &Slot<V>) -> bool {
+    fn is_of_now(&self, slot: &Slot) -> bool {
         slot.is_of(self.freshness.generation(), || self.freshness.tag_changes())
     }
 
     /// Whether a value may be used for which the server has compared no epochs: it was written in the epoch that was
     /// known when the operation began, there was no flush since, and the value has not expired.
-    pub(crate) fn is_usable(&self, op: &Op<V>, fresh: &Held<V>, now: Tick) -> bool {
+    pub(crate) fn is_usable(&self, op: &Op, fresh: &Held, now: Tick) -> bool {
         let of_now = fresh.version.epoch == op.epoch || without(Rule::Epochs);
         self.in_flight.is_current(op) && of_now && now < fresh.gone_at
     }
 
     /// Stores a value that was read from L2, unless its key has changed since the operation began. It is handed out all
     /// the same, so nothing older is served or stored after it (rule 3).
-    pub(crate) fn put_read(&self, op: &Op<V>, fresh: &Held<V>) {
+    pub(crate) fn put_read(&self, op: &Op, fresh: &Held) {
         if self.try_store(op, fresh) {
             return;
         }
@@ -160,15 +160,15 @@ impl<V: Value> L1<V> {
         }
     }
 
-    /// The same for a loaded value with which this instance has filled L2.
-    pub(crate) fn put_filled(&self, op: &Op<V>, fresh: &Held<V>) {
+    /// Stores a loaded value with which this instance has filled L2, as [`put_read`](Self::put_read) does.
+    pub(crate) fn put_filled(&self, op: &Op, fresh: &Held) {
         self.note_issued(fresh.version);
         self.put_read(op, fresh);
     }
 
-    /// The same for a value that this instance has inserted: a change like any other, but an older entry is
-    /// replaced rather than evicted.
-    pub(crate) fn put_inserted(&self, op: &Op<V>, fresh: &Held<V>) {
+    /// Stores a value that this instance has inserted: a change like any other, but an older entry is replaced rather than
+    /// evicted.
+    pub(crate) fn put_inserted(&self, op: &Op, fresh: &Held) {
         let change = self.note_issued(fresh.version);
         if change.is_some() {
             self.in_flight.change(&op.key, change);
@@ -185,8 +185,8 @@ impl<V: Value> L1<V> {
         self.apply_with(keys, at, |key, is_old| self.store.remove_if(key, is_old));
     }
 
-    /// The same for the message of an insert of this instance. It only hides an older entry: the insert itself
-    /// replaces that, or forgets the key, when its answer arrives.
+    /// Applies the message of an insert of this instance. It only hides an older entry: the insert itself replaces the
+    /// entry, or forgets the key, when its answer arrives.
     pub(crate) fn apply_own<'a>(&self, keys: impl IntoIterator<Item = &'a str>, at: Version) {
         self.apply_with(keys, at, |key, is_old| self.store.hide_if(key, is_old));
     }
@@ -195,11 +195,11 @@ impl<V: Value> L1<V> {
         &self,
         keys: impl IntoIterator<Item = &'a str>,
         at: Version,
-        evict: impl Fn(&str, &dyn Fn(&Held<V>) -> bool),
+        evict: impl Fn(&str, &dyn Fn(&Held) -> bool),
     ) {
         let change = self.note_issued(at);
         // Without a version that can be compared any entry may be old.
-        let is_old = |slot: &Held<V>| change.is_none() || self.is_outdated(slot, at.ver);
+        let is_old = |slot: &Held| change.is_none() || self.is_outdated(slot, at.ver);
         for key in keys {
             // First the floor: an operation that stores after it stores nothing to be evicted, and an entry that was
             // stored before it is seen here.
@@ -271,7 +271,7 @@ impl<V: Value> L1<V> {
         &self,
         which: &Prefixes<'_>,
         now: Tick,
-        condition: impl Fn(&Slot<V>) -> bool,
+        condition: impl Fn(&Slot) -> bool,
     ) -> u64 {
         let mut removed = 0;
         self.store.remove_prefixes(which, |slot| {
@@ -288,7 +288,7 @@ impl<V: Value> L1<V> {
     /// not one of the lane's: another program has written it to Redis, and no version that is issued will ever exceed
     /// it. To lose the former costs a miss. An entry that this instance has written is not above: its version was known
     /// to be issued before the entry was stored, and is compared here after the entry was found.
-    fn is_outdated(&self, slot: &Slot<V>, ver: u64) -> bool {
+    fn is_outdated(&self, slot: &Slot, ver: u64) -> bool {
         let held = slot.version.ver;
         held < ver || held > self.freshness.issued()
     }
@@ -321,7 +321,7 @@ impl<V: Value> L1<V> {
         &self,
         key: &str,
         now: Tick,
-        new: impl Fn(&Slot<V>) -> Option<SlotHead>,
+        new: impl Fn(&Slot) -> Option<SlotHead>,
     ) -> bool {
         loop {
             let Some(slot) = self.held(key, now) else {
@@ -330,7 +330,7 @@ impl<V: Value> L1<V> {
             let Some(head) = new(&slot) else {
                 return true;
             };
-            let value = SlotValue::Shared(Arc::clone(&slot));
+            let value = slot.value().clone();
             let fresh = Arc::new(Slot::new(slot.key.clone(), value, head, slot.tags()));
             fresh.reveal_as(&slot);
             if self.store.replace(&slot, &fresh) {
@@ -376,7 +376,7 @@ impl<V: Value> L1<V> {
     ///
     /// moka's insert can wait for its own housekeeping, so no lock is held over it: the entry goes in invisible, and
     /// becomes visible in the critical section in which changes raise floors (rule 3).
-    fn try_store(&self, op: &Op<V>, fresh: &Held<V>) -> bool {
+    fn try_store(&self, op: &Op, fresh: &Held) -> bool {
         // Without a place it is as if it were evicted at once: nothing older may be stored after it, or joined.
         let has_place = self.has_room && fresh.is_for_l1();
         if has_place && !self.in_flight.may_store(op, fresh) {
@@ -389,7 +389,7 @@ impl<V: Value> L1<V> {
             // An older entry may have taken its place before the floor was raised. moka is not asked without need: it
             // would record a hit.
             if clears.is_none_or(|clears| !self.store.hot.restore(fresh, clears)) {
-                let is_older = |slot: &Held<V>| slot.version.ver < fresh.version.ver;
+                let is_older = |slot: &Held| slot.version.ver < fresh.version.ver;
                 self.store.remove_if(&op.key, is_older);
             }
         } else if has_place {

@@ -7,7 +7,7 @@ use crate::error::LoadError;
 use crate::vocabulary::{Source, Want};
 
 /// How a read of L2 ended. Without a value it names the one that a load asks for instead.
-pub(crate) type ReadOutcome<V> = Result<Held<V>, NoValue>;
+pub(crate) type ReadOutcome = Result<Held, NoValue>;
 
 /// Why a read of L2 has ended without a value, by the values that a load is then content with.
 pub(crate) type NoValue = Option<Want>;
@@ -19,11 +19,11 @@ pub(crate) const MISS: NoValue = Some(Want::Any);
 pub(crate) const UNAVAILABLE: NoValue = None;
 
 /// How a load or refresh ended. `None` if the loader of many keys knows no such key.
-pub(crate) type LoadOutcome<V> = Result<Option<Outcome<V>>, LoadError>;
+pub(crate) type LoadOutcome = Result<Option<Outcome>, LoadError>;
 
 /// The value that the callers of a load get.
-pub(crate) struct Outcome<V> {
-    pub(crate) slot: Held<V>,
+pub(crate) struct Outcome {
+    pub(crate) slot: Held,
     /// Which source had it.
     pub(crate) source: Source,
     pub(crate) kind: OutcomeKind,
@@ -38,11 +38,11 @@ pub(crate) enum OutcomeKind {
     Fresh,
     /// The load failed. This one was there before, and was looked up afterwards.
     Fallback,
-    /// The same, from an L1 that has no proof.
+    /// The load failed, and this value was found in an L1 that has no proof.
     UnprovenFallback,
 }
 
-impl<V> Outcome<V> {
+impl Outcome {
     /// Whether a caller that came when some tag had been invalidated since the load began may have the value: it was
     /// stored, as nothing is that has the tag (rule 20), and none of its tags was invalidated since. That is necessary
     /// for a caller with a token, too, and not enough (rule 22).
@@ -51,7 +51,7 @@ impl<V> Outcome<V> {
         self.slot.is_stored() && self.slot.tags().allow(self.slot.version.ver)
     }
 
-    pub(crate) fn fresh(slot: Held<V>, source: Source) -> Self {
+    pub(crate) fn fresh(slot: Held, source: Source) -> Self {
         Self {
             slot,
             source,
@@ -61,7 +61,7 @@ impl<V> Outcome<V> {
     }
 }
 
-impl<V> Clone for Outcome<V> {
+impl Clone for Outcome {
     fn clone(&self) -> Self {
         Self {
             slot: Arc::clone(&self.slot),

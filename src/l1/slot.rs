@@ -8,7 +8,7 @@ use super::sync::AtomicU64;
 use super::tags::Tags;
 use crate::clock::{Tick, nanos};
 use crate::key::Key;
-use crate::vocabulary::Version;
+use crate::vocabulary::{AnyValue, Version};
 
 /// A moment that does not come.
 pub(crate) const NEVER: Tick = Tick::MAX;
@@ -19,7 +19,7 @@ const HIDDEN: u64 = 0;
 const TAGGED: u64 = 1 << 63;
 
 /// A value, its key, its version, and its times by this process's clock.
-pub(crate) struct Slot<V> {
+pub(crate) struct Slot {
     /// The generation that may see it, or `HIDDEN`.
     generation: AtomicU64,
     /// From when on it is gone from L1: by its TTL there, or because it is gone from L2. Zero if L1 must not hold it.
@@ -37,11 +37,12 @@ pub(crate) struct Slot<V> {
     /// [`Version::ABSENT`] if L2 does not hold the value. L1 compares the epoch before it stores the value, and not
     /// again.
     pub(crate) version: Version,
-    value: SlotValue<V>,
+    /// Shared: the value may be stored again under another version.
+    value: AnyValue,
 }
 
 /// A slot, as L1 and all callers hold it.
-pub(crate) type Held<V> = Arc<Slot<V>>;
+pub(crate) type Held = Arc<Slot>;
 
 /// The other parts of an entry whose life can be extended, or that has tags. Few caches have such entries, so
 /// the others do not keep room for it.
@@ -51,22 +52,6 @@ struct More {
     tags: Tags,
     /// How many invalidations of tags had been applied when these tags were last found valid.
     checked: AtomicU64,
-}
-
-/// A value, or the slot that holds it: a value that is stored again under another version is not copied.
-pub(crate) enum SlotValue<V> {
-    Own(V),
-    Shared(Held<V>),
-}
-
-impl<V> SlotValue<V> {
-    #[inline]
-    pub(crate) fn value(&self) -> &V {
-        match self {
-            Self::Own(value) => value,
-            Self::Shared(slot) => slot.value(),
-        }
-    }
 }
 
 /// The version of a slot, and its times.
@@ -83,19 +68,12 @@ pub(crate) struct SlotHead {
     pub(crate) attend_at: Tick,
 }
 
-impl<V> Slot<V> {
-    pub(crate) fn new(key: Key, mut value: SlotValue<V>, head: SlotHead, tags: Tags) -> Self {
+impl Slot {
+    pub(crate) fn new(key: Key, value: AnyValue, head: SlotHead, tags: Tags) -> Self {
         debug_assert!(
             head.expires_at <= head.gone_at,
             "L1 keeps no value longer than L2"
         );
-        if let SlotValue::Shared(slot) = &value
-            && let SlotValue::Shared(holder) = &slot.value
-        {
-            // However often it is stored again, the way to the value is one step.
-            debug_assert!(matches!(holder.value, SlotValue::Own(_)), "one step");
-            value = SlotValue::Shared(Arc::clone(holder));
-        }
         let is_plain = head.attend_at == head.soft_at && head.ends_at == NEVER && tags.is_empty();
         Self {
             generation: AtomicU64::new(HIDDEN),
@@ -118,8 +96,8 @@ impl<V> Slot<V> {
     }
 
     #[inline]
-    pub(crate) fn value(&self) -> &V {
-        self.value.value()
+    pub(crate) fn value(&self) -> &AnyValue {
+        &self.value
     }
 
     pub(crate) fn head(&self) -> SlotHead {
@@ -212,37 +190,5 @@ impl<V> Slot<V> {
 
     pub(super) fn hide(&self) {
         self.reveal(HIDDEN);
-    }
-}
-
-#[cfg(not(larder_interleavings))]
-#[cfg(test)]
-mod tests {
-    use std::sync::Arc;
-
-    use super::{NEVER, Slot, SlotHead, SlotValue, Tags, Version};
-
-    /// Or a value that is revalidated for days would keep a slot for each time.
-    #[test]
-    fn however_often_a_value_is_stored_again_only_its_first_slot_is_kept() {
-        let slot = |value| {
-            let head = SlotHead {
-                version: Version { epoch: 1, ver: 1 },
-                born_at: 0,
-                soft_at: NEVER,
-                expires_at: NEVER,
-                gone_at: NEVER,
-                ends_at: NEVER,
-                attend_at: NEVER,
-            };
-            Arc::new(Slot::new("k".into(), value, head, Tags::default()))
-        };
-        let first = slot(SlotValue::Own(7));
-        let second = slot(SlotValue::Shared(Arc::clone(&first)));
-        let third = slot(SlotValue::Shared(Arc::clone(&second)));
-        let seconds = Arc::downgrade(&second);
-        drop((first, second));
-        assert!(seconds.upgrade().is_none());
-        assert_eq!(*third.value(), 7);
     }
 }

@@ -16,24 +16,24 @@ use super::{Held, Slot};
 use super::{cell::Cell, hasher};
 use crate::key::Key;
 use crate::prefixes::Prefixes;
-use crate::vocabulary::Value;
+use crate::vocabulary::AnyValue;
 
 /// The weight of an entry.
-pub(crate) type Weigher<V> = Arc<dyn Fn(&str, &V) -> u32 + Send + Sync>;
+pub(crate) type Weigher = Arc<dyn Fn(&str, &AnyValue) -> u32 + Send + Sync>;
 
 /// The value of moka for a key: a cell with the key's entry. The next entry of the key is put in the same cell, which
 /// takes one look-up in moka; an insert into moka takes several times as long.
 ///
 /// moka may drop a cell while an entry is put in it. No look-up finds that entry: it is as good as evicted.
-pub(super) type EntryCell<V> = Cell<Slot<V>>;
+pub(super) type EntryCell = Cell<Slot>;
 
-pub(crate) struct Store<V> {
+pub(crate) struct Store {
     /// All entries.
-    bounded: Bounded<V>,
+    bounded: Bounded,
     /// Whether entries have weights, which moka reads at its insert only.
     is_weighed: bool,
     /// Some of them.
-    pub(super) hot: HotTable<V>,
+    pub(super) hot: HotTable,
     /// How many look-ups the hot table has not answered.
     passed_on: AtomicU64,
 }
@@ -41,8 +41,8 @@ pub(crate) struct Store<V> {
 /// How many entries the hot table has when there is a weigher: few, as each may be large.
 const WEIGHED: u64 = 64;
 
-impl<V: Value> Store<V> {
-    pub(super) fn new(capacity: u64, weigher: Option<Weigher<V>>) -> Self {
+impl Store {
+    pub(super) fn new(capacity: u64, weigher: Option<Weigher>) -> Self {
         let hot = weigher.as_ref().map_or(capacity, |_| WEIGHED);
         Self {
             is_weighed: weigher.is_some(),
@@ -53,13 +53,13 @@ impl<V: Value> Store<V> {
     }
 
     #[inline(always)]
-    pub(super) fn get(&self, key: &str, accepts: impl Fn(&Slot<V>) -> bool) -> Option<Held<V>> {
+    pub(super) fn get(&self, key: &str, accepts: impl Fn(&Slot) -> bool) -> Option<Held> {
         (self.hot.get(key, &accepts)).or_else(|| self.get_bounded(key, accepts))
     }
 
     /// The entry that moka has; moka records the hit. One of a few is put in the hot table.
     #[inline(never)]
-    fn get_bounded(&self, key: &str, accepts: impl Fn(&Slot<V>) -> bool) -> Option<Held<V>> {
+    fn get_bounded(&self, key: &str, accepts: impl Fn(&Slot) -> bool) -> Option<Held> {
         // Relaxed: the count only chooses a sample.
         if is_promoted(self.passed_on.fetch_add(1, Ordering::Relaxed)) {
             return self.promote(key, accepts);
@@ -67,8 +67,8 @@ impl<V: Value> Store<V> {
         self.bounded.get(key)?.get_if(|slot| accepts(slot))
     }
 
-    /// The same, and puts it in the hot table.
-    pub(super) fn promote(&self, key: &str, accepts: impl Fn(&Slot<V>) -> bool) -> Option<Held<V>> {
+    /// The entry that moka has, which is put in the hot table.
+    pub(super) fn promote(&self, key: &str, accepts: impl Fn(&Slot) -> bool) -> Option<Held> {
         // Before the look-up: a change that clears the key after this keeps the found entry out.
         let clears = self.hot.clears(key);
         let slot = self.bounded.get(key)?.get_if(|slot| accepts(slot))?;
@@ -85,7 +85,7 @@ impl<V: Value> Store<V> {
     }
 
     /// Returns the count of clears that [`HotTable::restore`] is called with.
-    pub(super) fn insert(&self, key: &Key, slot: Held<V>) -> u64 {
+    pub(super) fn insert(&self, key: &Key, slot: Held) -> u64 {
         let clears = self.hot.clears(key);
         let cell = (!self.is_weighed).then(|| self.cell(key)).flatten();
         if let Some(cell) = cell {
@@ -103,7 +103,7 @@ impl<V: Value> Store<V> {
     }
 
     /// Puts a slot in the place of another one of the same key, if that is still there. Returns whether it was.
-    pub(super) fn replace(&self, old: &Held<V>, new: &Held<V>) -> bool {
+    pub(super) fn replace(&self, old: &Held, new: &Held) -> bool {
         let key = &old.key;
         let clears = self.hot.clears(key);
         let is_replaced = (self.cell(key)).is_some_and(|cell| cell.replace_if(old, new));
@@ -115,7 +115,7 @@ impl<V: Value> Store<V> {
     }
 
     /// Removes the entry of a key if it meets the condition. An entry that takes its cell in between is lost: a miss.
-    pub(super) fn remove_if(&self, key: &str, condition: impl Fn(&Held<V>) -> bool) {
+    pub(super) fn remove_if(&self, key: &str, condition: impl Fn(&Held) -> bool) {
         if (self.cell(key)).is_some_and(|cell| cell.holds(condition)) {
             self.bounded.invalidate(key);
         }
@@ -125,7 +125,7 @@ impl<V: Value> Store<V> {
 
     /// Makes the entry of a key that is being inserted invisible if it meets the condition. It keeps its room, as moka
     /// takes longer to remove an entry and to insert another.
-    pub(super) fn hide_if(&self, key: &str, condition: impl Fn(&Held<V>) -> bool) {
+    pub(super) fn hide_if(&self, key: &str, condition: impl Fn(&Held) -> bool) {
         if let Some(slot) = (self.cell(key)).and_then(|cell| cell.get_if(condition)) {
             slot.hide();
         }
@@ -134,7 +134,7 @@ impl<V: Value> Store<V> {
     }
 
     /// The cell of a key, if moka has one. moka counts that as a hit.
-    fn cell(&self, key: &str) -> Option<Arc<EntryCell<V>>> {
+    fn cell(&self, key: &str) -> Option<Arc<EntryCell>> {
         // `get` alone would also count a key that moka lacks, and moka decides by these counts which entries stay.
         let is_there = self.bounded.contains_key(key);
         is_there.then(|| self.bounded.get(key))?
@@ -145,10 +145,10 @@ impl<V: Value> Store<V> {
     pub(super) fn remove_prefixes(
         &self,
         which: &Prefixes<'_>,
-        mut condition: impl FnMut(&Slot<V>) -> bool,
+        mut condition: impl FnMut(&Slot) -> bool,
     ) {
         for cell in self.bounded.iter().map(|(_, cell)| cell) {
-            let is_removed = |slot: &Held<V>| which.has_one(&slot.key) && condition(slot);
+            let is_removed = |slot: &Held| which.has_one(&slot.key) && condition(slot);
             if let Some(slot) = cell.get_if(is_removed) {
                 self.bounded.invalidate(&slot.key);
             }
@@ -174,13 +174,13 @@ impl<V: Value> Store<V> {
 }
 
 #[cfg(not(larder_interleavings))]
-type Bounded<V> = moka::sync::Cache<Key, Arc<EntryCell<V>>, hasher::Hasher>;
+type Bounded = moka::sync::Cache<Key, Arc<EntryCell>, hasher::Hasher>;
 
 #[cfg(not(larder_interleavings))]
-fn bounded<V: Value>(capacity: u64, weigher: Option<Weigher<V>>) -> Bounded<V> {
+fn bounded(capacity: u64, weigher: Option<Weigher>) -> Bounded {
     let mut entries = moka::sync::Cache::builder().max_capacity(capacity);
     if let Some(weigher) = weigher {
-        entries = entries.weigher(move |key: &Key, cell: &Arc<EntryCell<V>>| {
+        entries = entries.weigher(move |key: &Key, cell: &Arc<EntryCell>| {
             let slot = cell.get_if(|_| true);
             let weigh = || slot.map_or(0, |slot| weigher(key, slot.value()));
             // An entry of unknown weight does not fit. The panic itself has been reported by its hook.

@@ -2,11 +2,12 @@
 
 use std::error::Error;
 
-use crate::cache::{Cache, key_text};
-use crate::engine::{Begin, Loader};
+use crate::cache::Cache;
+use crate::cache::typed::loader_of_one;
+use crate::engine::Load;
 use crate::entry::Entry;
 use crate::error::LoadError;
-use crate::key::{CacheKey, Key};
+use crate::key::{CacheKey, Key, key_text};
 use crate::loaded::Loaded;
 use crate::lookup_by::LookupBy;
 use crate::token::Token;
@@ -105,7 +106,8 @@ impl<K: CacheKey, V: Send + Sync + 'static> AtLeast<'_, K, V> {
         let found = engine.reads().look_up_at_least(texts, self.token).await;
         let mut found = found.into_iter();
         // A key that was refused was not asked for.
-        let answer = |key: &Option<Key>| key.as_ref().and_then(|_| found.next()?.ok());
+        let answer =
+            |key: &Option<Key>| key.as_ref().and_then(|_| found.next()?.ok().map(Entry::of));
         keys.iter().map(answer).collect()
     }
 
@@ -145,7 +147,8 @@ impl<K: CacheKey, V: Send + Sync + 'static> AtLeast<'_, K, V> {
         Fut: Future<Output = Result<V, E>> + Send + 'static,
         E: Into<Box<dyn Error + Send + Sync>>,
     {
-        self.get_or_load_by(key, || Loader::one(|_| loader())).await
+        let load = || Load::ByCall(loader_of_one(|_: Option<Entry<V>>| loader()));
+        self.get_or_load_by(key, load).await
     }
 
     /// Looks a key up as [`Cache::get_or_load_with`] does: as [`get_or_load`](Self::get_or_load), with a loader that
@@ -165,14 +168,15 @@ impl<K: CacheKey, V: Send + Sync + 'static> AtLeast<'_, K, V> {
         Fut: Future<Output = Result<T, E>> + Send + 'static,
         E: Into<Box<dyn Error + Send + Sync>>,
     {
-        self.get_or_load_by(key, || Loader::one(loader)).await
+        self.get_or_load_by(key, || Load::ByCall(loader_of_one(loader)))
+            .await
     }
 
-    /// The same, however the key is loaded.
+    /// Looks a key up, and otherwise has it loaded by what `load` makes.
     pub(crate) async fn get_or_load_by<Q: CacheKey + ?Sized, M>(
         &self,
         key: &Q,
-        load: impl Begin<V>,
+        load: impl FnOnce() -> Load,
     ) -> Result<Entry<V>, LoadError>
     where
         K: LookupBy<Q, M>,
@@ -183,7 +187,8 @@ impl<K: CacheKey, V: Send + Sync + 'static> AtLeast<'_, K, V> {
         }
         let key = key_text(key)?;
         let loads = engine.loads().of(&key);
-        loads.get_or_load_at_least(key, token, load).await
+        let entry = loads.get_or_load_at_least(key, token, load()).await?;
+        Ok(Entry::of(entry))
     }
 }
 

@@ -8,14 +8,13 @@ use futures::TryFutureExt;
 use futures::future::try_join_all;
 
 use crate::cache::Cache;
-use crate::engine::{Batches, Begin, Fetch, Led, Loader, LoaderOf, Loads};
+use crate::engine::{AnyKey, CacheLoader, Load};
 use crate::entry::Entry;
 use crate::error::LoadError;
-use crate::key::CacheKey;
+use crate::key::{CacheKey, key_text};
 use crate::lookup_by::KeyFrom;
 use crate::token::Token;
 use crate::util::partial_debug::partial_debug;
-use crate::vocabulary::Value;
 
 /// A [`Cache`] that has its loader: what is missing is loaded, so every look-up has a value or an error. Built by
 /// [`Builder::read_through`](crate::Builder::read_through) or
@@ -48,7 +47,7 @@ use crate::vocabulary::Value;
 /// ```
 pub struct LoadingCache<K, V: Send + Sync + 'static> {
     cache: Cache<K, V>,
-    loader: Arc<LoaderOfCache<K, V>>,
+    loader: Arc<CacheLoader>,
 }
 
 /// A loader that is given a clone of `state` with each call, such as a pool of a database, for
@@ -79,45 +78,14 @@ pub fn with_state<S: Clone, K, Fut>(state: S, loader: impl Fn(S, K) -> Fut) -> i
     move |key| loader(state.clone(), key)
 }
 
-/// How the missing keys of a cache are loaded.
-pub(crate) enum LoaderOfCache<K, V: Value> {
-    /// By a call for each.
-    One(LoaderOf<K, V>),
-    /// By a call for those that are missing in one call of the cache, or in several at about the same time.
-    Many(Batches<K, V>),
-}
-
-/// The load of one key, by a call of its own or in a batch. The key is made if it has to be loaded.
-struct LoadOfOne<'a, K, V: Value, F> {
-    loader: &'a LoaderOfCache<K, V>,
-    key: F,
-}
-
-impl<K: Send + 'static, V: Value, F: FnOnce() -> K> Begin<V> for LoadOfOne<'_, K, V, F> {
-    fn loader(self) -> Loader<V> {
-        let key = (self.key)();
-        match self.loader {
-            LoaderOfCache::One(loader_of) => loader_of(key),
-            LoaderOfCache::Many(batches) => (batches.loader_of)(vec![key]),
-        }
-    }
-
-    fn begin(self, loads: &Arc<Loads<V>>, fetch: Fetch<V>) -> Option<Led<V>> {
-        match self.loader {
-            LoaderOfCache::One(_) => Some((fetch, self.loader())),
-            LoaderOfCache::Many(batches) => batches.add(loads, (self.key)(), fetch),
-        }
-    }
-}
-
 impl<K: CacheKey + Send + 'static, V: Send + Sync + 'static> LoadingCache<K, V> {
     /// `batch` is how long single loads wait for others, and how many there may be.
     pub(crate) fn new(
         cache: Cache<K, V>,
-        mut loader: LoaderOfCache<K, V>,
+        mut loader: CacheLoader,
         batch: Option<(Duration, usize)>,
     ) -> Self {
-        if let LoaderOfCache::Many(batches) = &mut loader {
+        if let CacheLoader::Many(batches) = &mut loader {
             batches.limits = batch;
         }
         Self {
@@ -126,15 +94,15 @@ impl<K: CacheKey + Send + 'static, V: Send + Sync + 'static> LoadingCache<K, V> 
         }
     }
 
-    fn load<F>(&self, key: F) -> LoadOfOne<'_, K, V, F> {
-        let loader = &*self.loader;
-        LoadOfOne { loader, key }
+    /// How this cache loads a key.
+    fn load(&self, key: K) -> Load {
+        Load::ByCache(Arc::clone(&self.loader), Box::new(key))
     }
 
     /// Looks a key up in L1, then in L2, and otherwise loads it. As [`Cache::get_or_load`] with the loader of this
     /// cache: a key is loaded once in the whole fleet, and a stale value is returned at once while it is refreshed.
     ///
-    /// Cost: that of [`Cache::get_or_load`]. The key is cloned only if it has to be loaded.
+    /// Cost: that of [`Cache::get_or_load`]. The key is cloned if L1 does not have a fresh value.
     ///
     /// # Errors
     ///
@@ -143,7 +111,7 @@ impl<K: CacheKey + Send + 'static, V: Send + Sync + 'static> LoadingCache<K, V> 
     where
         K: KeyFrom<Q, M>,
     {
-        let load = self.load(|| K::key_from(key));
+        let load = || self.load(K::key_from(key));
         self.cache.get_or_load_by(key, load).await
     }
 
@@ -181,7 +149,7 @@ impl<K: CacheKey + Send + 'static, V: Send + Sync + 'static> LoadingCache<K, V> 
     ///
     /// As [`get`](Self::get), if any key has no value; [`LoadError::key`] names it, unless one call of a loader of many
     /// keys has failed for all. Those that were loaded are kept for the next call.
-    pub async fn get_many<'a, Q: CacheKey + ?Sized + 'a, M>(
+    pub async fn get_many<'a, Q: CacheKey + Sync + ?Sized + 'a, M>(
         &self,
         keys: impl IntoIterator<Item = &'a Q>,
     ) -> Result<Vec<Entry<V>>, LoadError>
@@ -190,10 +158,13 @@ impl<K: CacheKey + Send + 'static, V: Send + Sync + 'static> LoadingCache<K, V> 
     {
         // As a list: the future of a user's iterator may not be `Send` when it is part of another one.
         let keys: Vec<&Q> = keys.into_iter().collect();
-        let LoaderOfCache::Many(batches) = &*self.loader else {
+        let CacheLoader::Many(batches) = &*self.loader else {
             return each(keys, |key| self.get(key)).await;
         };
-        let loader_of = &*batches.loader_of;
+        let loader_of = |keys: Vec<K>| {
+            let keys = keys.into_iter().map(|key| Box::new(key) as AnyKey);
+            (batches.loader_of)(keys.collect())
+        };
         let found = (self.cache.get_many_or_load_by(keys.clone(), loader_of)).await?;
         let found = found.into_iter().zip(keys);
         found
@@ -229,8 +200,9 @@ impl<K: CacheKey + Send + 'static, V: Send + Sync + 'static> LoadingCache<K, V> 
     where
         K: KeyFrom<Q, M>,
     {
-        let load = self.load(|| K::key_from(key));
-        self.cache.refresh_by(key, load.loader()).await
+        let loader = self.load(K::key_from(key)).loader();
+        let entry = self.cache.loads().refresh(key_text(key)?, loader).await?;
+        Ok(Entry::of(entry))
     }
 }
 
@@ -253,7 +225,7 @@ impl<K: CacheKey + Send + 'static, V: Send + Sync + 'static> LoadingAtLeast<'_, 
     where
         K: KeyFrom<Q, M>,
     {
-        let load = self.cache.load(|| K::key_from(key));
+        let load = || self.cache.load(K::key_from(key));
         let view = self.cache.cache.at_least(self.token);
         view.get_or_load_by(key, load).await
     }
@@ -267,7 +239,7 @@ impl<K: CacheKey + Send + 'static, V: Send + Sync + 'static> LoadingAtLeast<'_, 
     /// # Errors
     ///
     /// As [`get`](Self::get), if any key has no value. Those that were loaded are kept for the next call.
-    pub async fn get_many<'k, Q: CacheKey + ?Sized + 'k, M>(
+    pub async fn get_many<'k, Q: CacheKey + Sync + ?Sized + 'k, M>(
         &self,
         keys: impl IntoIterator<Item = &'k Q>,
     ) -> Result<Vec<Entry<V>>, LoadError>

@@ -35,5 +35,4 @@ mod loading_cache;
 mod warm;
 
 pub use self::at_least::AtLeast;
-pub(crate) use self::loading_cache::LoaderOfCache;
 pub use self::loading_cache::{LoadingAtLeast, LoadingCache, with_state};

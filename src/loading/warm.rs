@@ -1,10 +1,13 @@
 //! Warm-up: a cache is filled before anybody asks.
 
+use std::future::poll_fn;
+use std::pin::pin;
+
 use futures::{Stream, StreamExt};
 
-use crate::cache::{Cache, key_text};
+use crate::cache::Cache;
 use crate::error::WriteError;
-use crate::key::CacheKey;
+use crate::key::{CacheKey, key_text};
 use crate::loaded::Loaded;
 use crate::stats::Warming;
 
@@ -26,7 +29,7 @@ impl<K: CacheKey, V: Send + Sync + 'static> Cache<K, V> {
     ///
     /// Cost: values are stored in batches, of 1 024 or of what has come in 100 ms. A batch sends L2 a request for each
     /// key and one for each value that is stored, 64 of them at a time, and two for what was changed meanwhile; and it
-    /// sends the other instances one empty message. Holds one batch in memory. While no value comes, two requests a
+    /// sends the other instances one empty message. Holds two batches of each lane in memory. While no value comes, two requests a
     /// second.
     ///
     /// # Errors
@@ -85,9 +88,18 @@ impl<K: CacheKey, V: Send + Sync + 'static> Cache<K, V> {
     pub fn warm_with_progress<T: Into<Loaded<V>>>(
         &self,
         items: impl Stream<Item = (K, T)>,
-        progress: impl FnMut(&Warming),
+        mut progress: impl FnMut(&Warming),
     ) -> impl Future<Output = Result<Warming, WriteError>> {
-        let items = items.map(|(key, value)| (key_text(&key), value.into()));
-        self.engine().warm(items, progress)
+        let (fewest, most) = items.size_hint();
+        let total = most.filter(|most| *most == fewest).map(|most| most as u64);
+        let engine = self.engine();
+        // Now, and not when the future is polled.
+        let mut warm_up = engine.warm_up(total);
+        let items = items.map(|(key, value)| (key_text(&key), value.into().without_type()));
+        async move {
+            engine.ensure_subscribed();
+            let mut items = pin!(items);
+            poll_fn(|cx| warm_up.poll(cx, items.as_mut(), &mut progress)).await
+        }
     }
 }

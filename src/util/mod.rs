@@ -1,5 +1,6 @@
 //! What several layers need and that knows nothing of a cache.
 //!
+//! - [`call`]: the future of a call
 //! - [`crc16`]: the hash of Redis Cluster
 //! - [`lock`]: locks that a panic elsewhere does not close
 //! - [`on_drop`]: a step that follows even if the task in between is cancelled
@@ -10,6 +11,7 @@
 //! - [`shared_result`]: one result for many tasks
 //! - [`throttle`]: log lines that are not written for every request
 
+pub(crate) mod call;
 pub(crate) mod crc16;
 pub(crate) mod lock;
 pub(crate) mod on_drop;

@@ -1,5 +1,6 @@
-//! Loads of single keys that come together, and become one call of a loader of many keys.
+//! The loader of a cache that has one. It may collect loads of single keys that come together into one call.
 
+use std::any::Any;
 use std::collections::HashSet;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -10,32 +11,79 @@ use tokio::time::{Instant, timeout_at};
 
 use super::Loads;
 use super::fetch::{Fetch, Led};
-use super::loader::LoaderOf;
+use super::loader::Loader;
 use crate::key::Key;
 use crate::util::lock::lock;
-use crate::vocabulary::Value;
+
+/// A key without its type, for the loader of its cache.
+pub(crate) type AnyKey = Box<dyn Any + Send>;
+
+/// Makes the loader of a key.
+pub(crate) type LoaderOfKey = Arc<dyn Fn(AnyKey) -> Loader + Send + Sync>;
+
+/// Makes the loader of some keys.
+pub(crate) type LoaderOfKeys = Arc<dyn Fn(Vec<AnyKey>) -> Loader + Send + Sync>;
+
+/// How a key is loaded, if it has to be.
+pub(crate) enum Load {
+    /// By the loader of the call.
+    ByCall(Loader),
+    /// By the loader of the cache.
+    ByCache(Arc<CacheLoader>, AnyKey),
+}
+
+/// How the missing keys of a cache are loaded.
+pub(crate) enum CacheLoader {
+    /// By a call for each.
+    One(LoaderOfKey),
+    /// By a call for the keys that are missing in one call of the cache, or in several at about the same time.
+    Many(Batches),
+}
+
+impl Load {
+    /// The loader of this key alone.
+    pub(crate) fn loader(self) -> Loader {
+        match self {
+            Self::ByCall(loader) => loader,
+            Self::ByCache(cache, key) => match &*cache {
+                CacheLoader::One(loader_of) => loader_of(key),
+                CacheLoader::Many(batches) => (batches.loader_of)(vec![key]),
+            },
+        }
+    }
+
+    /// Adds a load to a batch, which runs it. Without batches returns the load and the loader to run it with.
+    pub(super) fn begin(self, loads: &Arc<Loads>, fetch: Fetch) -> Option<Led> {
+        if let Self::ByCache(cache, key) = self {
+            return match &*cache {
+                CacheLoader::One(loader_of) => Some((fetch, loader_of(key))),
+                CacheLoader::Many(batches) => batches.add(loads, key, fetch),
+            };
+        }
+        Some((fetch, self.loader()))
+    }
+}
 
 /// A loader of many keys. With `limits` it collects loads of single keys for so long, and so many at most, from the
 /// first of them on.
-pub(crate) struct Batches<K, V: Value> {
-    pub(crate) loader_of: LoaderOf<Vec<K>, V>,
+pub(crate) struct Batches {
+    pub(crate) loader_of: LoaderOfKeys,
     pub(crate) limits: Option<(Duration, usize)>,
     /// The batch that takes more loads. Its task has the other end.
-    open: Mutex<Option<Open<K, V>>>,
+    open: Mutex<Option<Open>>,
 }
 
 /// A load of one key, with the loads of its lane.
-type One<K, V> = (Arc<Loads<V>>, K, Fetch<V>);
+type One = (Arc<Loads>, AnyKey, Fetch);
 
-struct Open<K, V: Value> {
-    loads: Sender<One<K, V>>,
+struct Open {
+    loads: Sender<One>,
     /// A key that is in it begins the next: the loader has one value for a key, and an earlier load of it may have
     /// begun before an invalidation (rule 4).
     keys: HashSet<Key>,
 }
-
-impl<K: Send + 'static, V: Value> Batches<K, V> {
-    pub(crate) fn new(loader_of: LoaderOf<Vec<K>, V>) -> Self {
+impl Batches {
+    pub(crate) fn new(loader_of: LoaderOfKeys) -> Self {
         Self {
             loader_of,
             limits: None,
@@ -45,7 +93,7 @@ impl<K: Send + 'static, V: Value> Batches<K, V> {
 
     /// Adds a load to the open batch. If there is none, or its runtime has ended, begins one. Without limits returns
     /// the load, and the loader to run it with.
-    pub(crate) fn add(&self, loads: &Arc<Loads<V>>, key: K, led: Fetch<V>) -> Option<Led<V>> {
+    pub(crate) fn add(&self, loads: &Arc<Loads>, key: AnyKey, led: Fetch) -> Option<Led> {
         let Some((window, max)) = self.limits else {
             return Some((led, (self.loader_of)(vec![key])));
         };

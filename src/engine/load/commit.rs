@@ -1,11 +1,13 @@
 //! A commit of the source, and the change of the caches that has to follow it: in a task of their own, so that no
 //! caller that is cancelled comes between them.
 
+use std::any::Any;
 use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 use std::time::Duration;
 
 use futures::FutureExt;
+use futures::future::BoxFuture;
 use tracing::{Instrument, Span};
 
 use super::Loads;
@@ -16,18 +18,34 @@ use crate::key::{Key, KeyTooLong};
 use crate::l2::Step;
 use crate::loaded::Loaded;
 use crate::token::Token;
-use crate::vocabulary::{Value, Version};
+use crate::vocabulary::{AnyValue, Version};
 
-impl<V: Value> Loads<V> {
+/// The value or the error of a user's commit, without its type.
+pub(crate) type Returned = Box<dyn Any + Send>;
+
+/// A user's commit, without its types.
+pub(crate) type Commit = BoxFuture<'static, Result<Returned, Returned>>;
+
+/// The value of a commit, and the version of the write that has brought the caches up to date, if there was one.
+type Stored = (Returned, Option<Version>);
+
+/// The end of a [`Commit`], and the token of the write that followed.
+pub(crate) type Committed = Result<(Returned, Token), CommitError<Returned, Returned>>;
+
+impl Loads {
     /// Runs a commit, and invalidates the key then, however it has ended: it may have landed.
-    pub(crate) async fn invalidate_after<T: Send + 'static, E: Send + 'static>(
+    pub(crate) fn invalidate_after(
         &self,
         key: Result<Key, KeyTooLong>,
-        commit: impl Future<Output = Result<T, E>> + Send + 'static,
-    ) -> Result<T, CommitError<T, E>> {
+        commit: Commit,
+    ) -> BoxFuture<'_, Committed> {
         let commit = async { commit.await.map(|value| (value, None)) };
-        let (value, _) = self.commit(key, commit).await?;
-        Ok(value)
+        Box::pin(self.commit(key, commit))
+    }
+
+    /// Checks a value that is to be written through.
+    pub(crate) fn ready(&self, key: &Key, value: Loaded<AnyValue>) -> Result<Ready, WriteError> {
+        Ready::new(&self.ctx, key, value).map_err(WriteError::misuse)
     }
 
     /// Runs a commit of this value, and then stores the value in both levels.
@@ -36,41 +54,33 @@ impl<V: Value> Loads<V> {
     /// the commit is that of the last commit: any other change of the key, and any other commit of this kind, ends the
     /// lease. Then the key is invalidated instead, as after a commit that has failed. No load that began before is
     /// stored.
-    pub(crate) async fn write_through<Fut, E: Send + 'static>(
+    pub(crate) fn write_through(
         &self,
         key: Key,
-        loaded: Loaded<V>,
-        store: impl FnOnce(&V) -> Fut,
-    ) -> Result<Token, CommitError<(), E>>
-    where
-        Fut: Future<Output = Result<(), E>> + Send + 'static,
-    {
-        let ctx = &self.ctx;
-        let ready = Ready::new(ctx, &key, loaded)
-            .map_err(|misuse| CommitError::NotBegun(WriteError::misuse(misuse)))?;
-        let commit = store(ready.value.value());
-        let (task_ctx, leased) = (Arc::clone(ctx), key.clone());
+        ready: Ready,
+        commit: Commit,
+    ) -> BoxFuture<'_, Committed> {
+        let (task_ctx, leased) = (Arc::clone(&self.ctx), key.clone());
         let commit = async move {
             let (ctx, key) = (&*task_ctx, &leased);
             // Both before the commit: a change during it has to find the operation (rule 3) and the lease (rule 1).
             let op = ctx.l1.in_flight.begin(key);
             let lease = lease::take_over(ctx, key).await;
             let leases = [(key, lease)];
-            lease::keep(ctx, &leases, commit).await?;
+            let value = lease::keep(ctx, &leases, commit).await?;
             let ended = lease::fill(ctx, &op, lease, ready, Replaces::Any).await;
             let stored = ended.is_stored.then_some(ended.slot.version);
-            Ok(((), stored))
+            Ok((value, stored))
         };
-        let ((), token) = self.commit(Ok(key), commit).await?;
-        Ok(token)
+        Box::pin(self.commit(Ok(key), commit))
     }
 
     /// Runs a commit, and invalidates the key unless it names the write that has brought the caches up to date.
-    async fn commit<T: Send + 'static, E: Send + 'static>(
+    async fn commit(
         &self,
         key: Result<Key, KeyTooLong>,
-        commit: impl Future<Output = Result<(T, Option<Version>), E>> + Send + 'static,
-    ) -> Result<(T, Token), CommitError<T, E>> {
+        commit: impl Future<Output = Result<Stored, Returned>> + Send + 'static,
+    ) -> Committed {
         // If the runtime ends during the commit this is dropped, and so deferred.
         let write = key.map(|key| Write::new(&self.ctx, key, Step::INVALIDATE));
         let writes = Arc::clone(&self.writes);

@@ -8,15 +8,14 @@ use super::Loads;
 use super::fetch::{Fetch, Flight};
 use crate::engine::backoff::{After, Began};
 use crate::engine::read::tags::Proof;
-use crate::entry::Entry;
+use crate::entry::AnyEntry;
 use crate::error::{LoadError, Misuse};
 use crate::key::Key;
 use crate::l1::{LoadOutcome, Outcome, OutcomeKind};
-use crate::vocabulary::Value;
 
-impl<V: Value> Loads<V> {
+impl Loads {
     /// Waits for the outcome of a load.
-    pub(crate) async fn result_of(&self, key: &Key, flight: Flight<V>) -> LoadOutcome<V> {
+    pub(crate) async fn result_of(&self, key: &Key, flight: Flight) -> LoadOutcome {
         match flight.wait().await {
             Some(outcome) => outcome,
             // The runtime of its task has ended. Boxed, so that the futures of look-ups do not become larger.
@@ -28,7 +27,7 @@ impl<V: Value> Loads<V> {
     }
 
     /// The fallback of a key whose load has just failed: it is not tried again yet.
-    pub(crate) async fn fallback_while_paused(&self, key: &Key, proof: Proof) -> Option<Entry<V>> {
+    pub(crate) async fn fallback_while_paused(&self, key: &Key, proof: Proof) -> Option<AnyEntry> {
         let ctx = &self.ctx;
         if ctx.options.stale_if_error.is_zero() || !ctx.backoff.is_throttled(key) {
             return None;
@@ -45,7 +44,7 @@ impl<V: Value> Loads<V> {
         key: &Key,
         proof: Proof,
         error: LoadError,
-    ) -> Result<Entry<V>, LoadError> {
+    ) -> Result<AnyEntry, LoadError> {
         let found = self.reads.fallback(key, proof).await.ok_or(error)?;
         Ok(self.reads.hand_out_outcome(found))
     }
@@ -74,7 +73,7 @@ impl<V: Value> Loads<V> {
 
     /// The outcome of a load that has failed, for its callers: a fallback, or otherwise the error. The next callers get
     /// the same for a while.
-    pub(crate) async fn failed(&self, fetch: &Fetch<V>, error: LoadError) -> LoadOutcome<V> {
+    pub(crate) async fn failed(&self, fetch: &Fetch, error: LoadError) -> LoadOutcome {
         let (ctx, op) = (&*self.ctx, &fetch.op);
         let key = &op.key;
         let options = &*ctx.options;
@@ -111,7 +110,7 @@ impl<V: Value> Loads<V> {
 }
 
 /// The fallback that was found after a load has failed, or the error.
-fn instead<V>(found: Option<Outcome<V>>, error: LoadError) -> LoadOutcome<V> {
+fn instead(found: Option<Outcome>, error: LoadError) -> LoadOutcome {
     let mut found = found.ok_or_else(|| error.clone())?;
     found.failed = Some(error);
     Ok(Some(found))

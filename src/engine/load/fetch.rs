@@ -15,10 +15,10 @@ use tracing::{Instrument, Span, debug};
 
 use super::Loads;
 use super::lease::{self, Acquired, Goal, Replaces};
-use super::loader::{Loader, Loading};
+use super::loader::{LoadKey, Loader, Loading};
 use crate::ablation::{Rule, without};
 use crate::engine::backoff::Began;
-use crate::entry::Entry;
+use crate::entry::AnyEntry;
 use crate::error::LoadError;
 use crate::key::Key;
 use crate::l1::{Join, LeaseWaiter, LoadOutcome, Op, Outcome};
@@ -27,34 +27,17 @@ use crate::loaded::Loaded;
 use crate::options::MOST_IN_A_LOAD;
 use crate::util::retry_delays::poll_delays;
 use crate::util::shared_result::{ResultSender, SharedResult};
-use crate::vocabulary::Value;
+use crate::vocabulary::AnyValue;
 
 /// How many lease requests or fills of one load are under way at a time.
 const AT_ONCE: usize = 64;
 
 /// The result of a load or refresh under way, for the callers that wait for it.
-pub(super) type Flight<V> = SharedResult<LoadOutcome<V>>;
-
-/// How a key is loaded, if it has to be.
-pub(crate) trait Begin<V: Value>: Sized {
-    /// The loader of this key alone.
-    fn loader(self) -> Loader<V>;
-
-    /// Adds a load to a batch, which runs it. Without batches returns the load and the loader to run it with.
-    fn begin(self, _: &Arc<Loads<V>>, fetch: Fetch<V>) -> Option<Led<V>> {
-        Some((fetch, self.loader()))
-    }
-}
-
-impl<V: Value, F: FnOnce() -> Loader<V>> Begin<V> for F {
-    fn loader(self) -> Loader<V> {
-        self()
-    }
-}
+pub(super) type Flight = SharedResult<LoadOutcome>;
 
 /// The load or refresh of one key, for the task that runs it.
-pub(crate) struct Fetch<V> {
-    pub(super) op: Op<V>,
+pub(crate) struct Fetch {
+    pub(super) op: Op,
     goal: Goal,
     pub(super) began: Began,
     /// The request for the lease; `None` if L2 is not to be asked.
@@ -62,25 +45,25 @@ pub(crate) struct Fetch<V> {
     /// `None` before it is granted. Without one the value is loaded, and not stored.
     lease: Option<Lease>,
     /// The value that is replaced: stale, or, known with the lease, kept past its TTL.
-    previous: Option<Entry<V>>,
+    previous: Option<AnyEntry>,
     /// The number by which the loader knows the key: its place in the list of those that are run together.
     number: usize,
     /// The callers of a fetch that is dropped are told that it has no result.
-    sender: ResultSender<LoadOutcome<V>>,
+    sender: ResultSender<LoadOutcome>,
 }
 
 /// A load that its caller runs, and the loader to run it with.
-pub(crate) type Led<V> = (Fetch<V>, Loader<V>);
+pub(crate) type Led = (Fetch, Loader);
 
-impl<V> Fetch<V> {
+impl Fetch {
     /// The result of a load or refresh that a caller joins or begins. If it begins it, it has to run it.
     pub(super) fn of(
-        join: Join<V, LoadOutcome<V>>,
+        join: Join<LoadOutcome>,
         goal: Goal,
-        previous: Option<Entry<V>>,
+        previous: Option<AnyEntry>,
         began: Began,
         request: Option<LeaseRequest>,
-    ) -> (Flight<V>, Option<Self>) {
+    ) -> (Flight, Option<Self>) {
         let fetch = join.begun.map(|(op, sender)| Self {
             op,
             goal,
@@ -98,16 +81,16 @@ impl<V> Fetch<V> {
         self.goal == Goal::Newer
     }
 
-    fn end(self, outcome: LoadOutcome<V>) {
+    fn end(self, outcome: LoadOutcome) {
         // First: a caller that has the result and tries again must not join this load.
         drop(self.op);
         self.sender.send(outcome);
     }
 }
 
-impl<V: Value> Loads<V> {
+impl Loads {
     /// Runs loads in a task of their own: cancelling one call does not affect other callers (rule 12).
-    pub(super) async fn spawn(self: &Arc<Self>, fetches: Vec<Fetch<V>>, loader: Loader<V>) {
+    pub(super) async fn spawn(self: &Arc<Self>, fetches: Vec<Fetch>, loader: Loader) {
         let loads = Arc::clone(self);
         let task = async move { loads.run_all(fetches, loader).await };
         // In the span of the caller that has begun the load, whichever callers join it.
@@ -120,7 +103,7 @@ impl<V: Value> Loads<V> {
 
     /// Loads the keys in parts, one part after the other: the leases of a part do not run out while those of others are
     /// asked for or used.
-    pub(super) async fn run_all(&self, mut fetches: Vec<Fetch<V>>, loader: Loader<V>) {
+    pub(super) async fn run_all(&self, mut fetches: Vec<Fetch>, loader: Loader) {
         for (number, fetch) in fetches.iter_mut().enumerate() {
             fetch.number = number;
         }
@@ -136,7 +119,7 @@ impl<V: Value> Loads<V> {
     /// A missing key whose lease another instance has is asked for again when that lease ends, and from time to time,
     /// as the notice of its end may be lost. A refresh that was notified only reads the new value, and asks for no
     /// lease: one refresh serves the fleet.
-    async fn run(&self, fetches: Vec<Fetch<V>>, loader: &Loader<V>) {
+    async fn run(&self, fetches: Vec<Fetch>, loader: &Loader) {
         let (ctx, begun) = (&*self.ctx, Instant::now());
         let options = &ctx.options;
         let until = begun + options.lease_wait;
@@ -218,9 +201,12 @@ impl<V: Value> Loads<V> {
                 ready.append(&mut waiting);
             }
             if !ready.is_empty() {
-                let asked = (ready.iter())
-                    .map(|fetch| (fetch.number, fetch.previous.clone()))
-                    .collect();
+                let asked = ready.iter().map(|fetch| LoadKey {
+                    number: fetch.number,
+                    key: fetch.op.key.clone(),
+                    previous: fetch.previous.clone(),
+                });
+                let asked = asked.collect();
                 loads.push(self.load(ready, loader.load(asked)));
             }
             if waiting.is_empty() {
@@ -233,11 +219,11 @@ impl<V: Value> Loads<V> {
     /// Takes out the keys whose leases have ended; at `next_round` all of them.
     async fn due(
         &self,
-        waiting: &mut Vec<Fetch<V>>,
+        waiting: &mut Vec<Fetch>,
         (notices, noticed): &mut (LeaseWaiter, UnboundedReceiver<Key>),
         next_round: Instant,
         begun: Instant,
-    ) -> Vec<Fetch<V>> {
+    ) -> Vec<Fetch> {
         // In each round anew, as a notice takes the waiter out. One that comes between the answer and this is missed:
         // so `next_round` bounds the wait.
         for fetch in &*waiting {
@@ -251,7 +237,7 @@ impl<V: Value> Loads<V> {
         let only_reads =
             is_noticed || begun.elapsed() >= options.stale_wait.min(options.load_timeout);
         let ended: HashSet<Key> = ended.into_iter().collect();
-        let is_due = |fetch: &mut Fetch<V>| !is_noticed || ended.contains(&fetch.op.key);
+        let is_due = |fetch: &mut Fetch| !is_noticed || ended.contains(&fetch.op.key);
         let mut due: Vec<_> = waiting.extract_if(.., is_due).collect();
         let refreshes = (due.iter_mut()).filter(|fetch| only_reads && fetch.is_refresh());
         for request in refreshes.filter_map(|fetch| fetch.request.as_mut()) {
@@ -261,7 +247,7 @@ impl<V: Value> Loads<V> {
     }
 
     /// Runs a loader, stores the values that it returns, and hands the results to the callers.
-    async fn load(&self, fetches: Vec<Fetch<V>>, loads: Loading<V>) {
+    async fn load(&self, fetches: Vec<Fetch>, loads: Loading) {
         let keys = fetches.iter().map(|fetch| (&fetch.op.key, fetch.lease));
         let keys: Vec<_> = keys.collect();
         let loaded: Vec<_> = match self.call(loads, &keys).await {
@@ -280,7 +266,7 @@ impl<V: Value> Loads<V> {
     }
 
     /// Stores the value that the loader has returned, if it has, and hands the result to the callers.
-    async fn end(&self, fetch: Fetch<V>, loaded: Result<Option<Loaded<V>>, LoadError>) {
+    async fn end(&self, fetch: Fetch, loaded: Result<Option<Loaded<AnyValue>>, LoadError>) {
         let (key, lease) = (&fetch.op.key, fetch.lease);
         let replaces = match &fetch.previous {
             Some(previous) => Replaces::Stale(previous.slot()),

@@ -3,22 +3,23 @@
 use std::slice;
 use std::sync::Arc;
 
-use futures::future::try_join_all;
+use futures::future::{BoxFuture, try_join_all};
 use tracing::{Instrument, Span};
 
 use super::Loads;
-use super::fetch::{Begin, Fetch, Flight};
+use super::batches::Load;
+use super::fetch::{Fetch, Flight};
 use super::lease::{self, Goal, Replaces};
-use super::loader::Loader;
+use super::loader::{LoadKey, Loader};
 use crate::ablation::{Rule, without};
-use crate::clock::Tick;
+use crate::engine::read::looked_up::Rest;
 use crate::engine::read::tags::Proof;
-use crate::entry::Entry;
+use crate::entry::AnyEntry;
 use crate::error::LoadError;
-use crate::key::{CacheKey, Key, KeyWriter};
+use crate::key::Key;
 use crate::l2::Want;
 use crate::token::Token;
-use crate::vocabulary::{Source, Value, Version};
+use crate::vocabulary::{Source, Version};
 
 /// A write of this lane that a caller knows of by its token, and that this instance may not have applied yet (rule 22).
 #[derive(Clone, Copy)]
@@ -29,47 +30,62 @@ pub(super) struct Since {
     number: u64,
 }
 
+/// A call with a loader, as a future that does not depend on the types of its caller.
+pub(crate) type LoadCall = BoxFuture<'static, Result<AnyEntry, LoadError>>;
+
+/// Entries that were found for keys of a call, with the places of the keys.
+type Found = Vec<(usize, Option<AnyEntry>)>;
+
+/// Makes the loader for keys of a call, by their places in it.
+pub(crate) type LoaderOfPlaces<'a> = dyn Fn(&[usize]) -> Loader + Send + Sync + 'a;
+
 /// A load that a caller has joined or begun.
-struct Joined<V> {
-    flight: Flight<V>,
+struct Joined {
+    flight: Flight,
     /// The caller has begun it.
     is_own: bool,
     /// The load began before the call, or before some tag was invalidated: its value may be old.
     is_late: bool,
 }
 
-impl<V: Value> Loads<V> {
-    /// L2 and then the loader, for a key that L1 did not have at `now`.
-    pub(crate) async fn get_or_load(
-        self: &Arc<Self>,
-        key: Key,
-        now: Tick,
-        load: impl Begin<V>,
-    ) -> Result<Entry<V>, LoadError> {
-        if let Some(entry) = self.get_at_once(&key).await {
-            return Ok(entry);
-        }
-        let (outcome, now) = self.reads.read(&key, now).await;
-        match self.reads.answer(&key, outcome, now) {
-            Ok(entry) if entry.is_due() => {
-                match self.refresh_stale(key, &entry, || load.loader()) {
+impl Loads {
+    /// L2 and then the loader, for a key that L1 did not have.
+    pub(crate) fn get_or_load(self: &Arc<Self>, key: Key, load: Load) -> LoadCall {
+        let loads = Arc::clone(self);
+        Box::pin(async move {
+            if let Some(entry) = loads.get_at_once(&key).await {
+                return Ok(entry);
+            }
+            let (outcome, now) = loads.reads.read(&key).await;
+            match loads.reads.answer(&key, outcome, now) {
+                Ok(entry) if entry.is_due() => match loads.refresh_stale(key, &entry, load) {
                     Some(current) => current.await,
                     None => Ok(entry),
-                }
+                },
+                Ok(entry) => Ok(entry),
+                Err(want) => one(loads.load_missing(key, want, load, None).await),
             }
-            Ok(entry) => Ok(entry),
-            Err(want) => one(self.load_missing(key, want, load, None).await),
-        }
+        })
     }
 
     /// Looks a key up in both levels for a caller with a token, and otherwise loads it. A stale value is refreshed in
     /// the background, and not waited for.
-    pub(crate) async fn get_or_load_at_least(
+    pub(crate) fn get_or_load_at_least(
         self: &Arc<Self>,
         key: Key,
         token: &Token,
-        load: impl Begin<V>,
-    ) -> Result<Entry<V>, LoadError> {
+        load: Load,
+    ) -> LoadCall {
+        let (loads, token) = (Arc::clone(self), token.clone());
+        Box::pin(async move { loads.load_at_least(key, &token, load).await })
+    }
+
+    async fn load_at_least(
+        self: &Arc<Self>,
+        key: Key,
+        token: &Token,
+        load: Load,
+    ) -> Result<AnyEntry, LoadError> {
         // Before L2 is asked: a load from this number on begins after the write that the token names (rule 22).
         let number = self.ctx.l1.in_flight.next(&key);
         let write = self.reads.write_of(token);
@@ -92,7 +108,7 @@ impl<V: Value> Loads<V> {
 
     /// The entry of a caller for whom L2 is not asked: while L2 is silent, or the source fails, callers are not to wait
     /// for it.
-    async fn get_at_once(&self, key: &Key) -> Option<Entry<V>> {
+    async fn get_at_once(&self, key: &Key) -> Option<AnyEntry> {
         match self.reads.get_instead(key) {
             Some(entry) => Some(entry),
             None => self.fallback_while_paused(key, Proof::Used).await,
@@ -104,9 +120,9 @@ impl<V: Value> Loads<V> {
         self: &Arc<Self>,
         key: Key,
         want: Option<Want>,
-        load: impl Begin<V>,
+        load: Load,
         mut since: Option<Since>,
-    ) -> Result<Option<Entry<V>>, LoadError> {
+    ) -> Result<Option<AnyEntry>, LoadError> {
         if let Some(error) = self.error_at_once(&key, since.is_some()) {
             return Err(error);
         }
@@ -131,53 +147,48 @@ impl<V: Value> Loads<V> {
         }
     }
 
-    /// Looks many keys up in L1, in L2 and by one call of the loader for those that both lack. Returns their entries in
-    /// the order of the keys. `loader` makes the loader for the keys at these indices.
-    pub(crate) async fn get_many_or_load(
+    /// L2 and then one call of the loader for all that it lacks, for keys that L1 did not have, or whose values are due to
+    /// be refreshed. Returns their entries with their places. `loader` makes the loader for the keys at these places.
+    pub(super) async fn get_rest(
         self: &Arc<Self>,
-        keys: &[&(impl CacheKey + ?Sized)],
-        now: Tick,
-        loader: impl Fn(&[usize]) -> Loader<V>,
-    ) -> Result<Vec<Option<Entry<V>>>, LoadError> {
-        let mut entries = Vec::with_capacity(keys.len());
+        rest: Vec<Rest>,
+        loader: &LoaderOfPlaces<'_>,
+    ) -> Result<Found, LoadError> {
         let (mut due, mut absent) = (Vec::new(), Vec::new());
-        for (index, key) in keys.iter().enumerate() {
-            // On the stack: a key that L1 has is not allocated.
-            let mut text = KeyWriter::new();
-            let key = text.write(*key)?;
-            let entry = self.reads.get_local(key, now);
-            match &entry {
-                Some(entry) if entry.is_due() => due.push((index, key.into(), entry.clone())),
-                Some(_) => {}
-                None => absent.push((index, Key::from(key))),
+        for Rest {
+            place,
+            key,
+            due: entry,
+        } in rest
+        {
+            match entry {
+                Some(entry) => due.push((place, key, entry)),
+                None => absent.push((place, key)),
             }
-            entries.push(entry);
         }
         // Before L2 is asked, which may take a while.
-        let mut awaited = self.start_refreshes(due, &loader);
-        if absent.is_empty() && awaited.is_empty() {
-            return Ok(entries);
-        }
-        let (mut indices, mut asked) = (Vec::new(), Vec::new());
-        for (index, key) in absent {
+        let mut awaited = self.start_refreshes(due, loader);
+        let mut found = Vec::with_capacity(absent.len());
+        let (mut places, mut asked) = (Vec::new(), Vec::new());
+        for (place, key) in absent {
             if let Some(entry) = self.get_at_once(&key).await {
-                put(&mut entries, index, Some(entry));
+                found.push((place, Some(entry)));
             } else {
-                indices.push(index);
+                places.push(place);
                 asked.push(key);
             }
         }
         let outcomes = self.reads.read_many(&asked, Proof::Used).await;
         let now = self.ctx.now();
         let (mut due, mut flights, mut failed) = (Vec::new(), Vec::new(), Ok(()));
-        let (mut led, mut led_indices) = (Vec::new(), Vec::new());
-        for ((index, key), outcome) in indices.into_iter().zip(asked).zip(outcomes) {
+        let (mut led, mut led_places) = (Vec::new(), Vec::new());
+        for ((place, key), outcome) in places.into_iter().zip(asked).zip(outcomes) {
             let want = match self.reads.answer(&key, outcome, now) {
                 Ok(entry) => {
                     if entry.is_due() {
-                        due.push((index, key, entry.clone()));
+                        due.push((place, key, entry.clone()));
                     }
-                    put(&mut entries, index, Some(entry));
+                    found.push((place, Some(entry)));
                     continue;
                 }
                 Err(want) => want,
@@ -190,44 +201,41 @@ impl<V: Value> Loads<V> {
             let (joined, new) = self.join(&key, want, None, true);
             if let Some(new) = new {
                 led.push(new);
-                led_indices.push(index);
+                led_places.push(place);
             }
-            flights.push((index, key, joined));
+            flights.push((place, key, joined));
         }
-        debug_assert_eq!(led.len(), led_indices.len(), "the loader numbers its keys");
+        debug_assert_eq!(led.len(), led_places.len(), "the loader numbers its keys");
         // Before the missing keys are loaded: the refreshes run meanwhile.
-        awaited.extend(self.start_refreshes(due, &loader));
+        awaited.extend(self.start_refreshes(due, loader));
         // All keys are joined before any result is awaited: this caller's loads run beside those of others.
         if !led.is_empty() {
-            self.spawn(led, loader(&led_indices)).await;
+            self.spawn(led, loader(&led_places)).await;
         }
-        for (index, key, joined) in flights {
-            let load = || loader(&[index]);
+        for (place, key, joined) in flights {
             let entry = match self.result_for(&key, joined, &mut None).await {
                 Some(result) => result?,
-                None => (self.load_missing(key, Some(Want::Any), load, None)).await?,
+                None => {
+                    let load = Load::ByCall(loader(&[place]));
+                    (self.load_missing(key, Some(Want::Any), load, None)).await?
+                }
             };
-            put(&mut entries, index, entry);
+            found.push((place, entry));
         }
         // Beside each other: the waits share one limit, and one after the other the last would begin when it is over.
         let waits = awaited.into_iter().map(async |awaited| {
-            let index = awaited.index;
-            let current = self.await_refresh(awaited, || loader(&[index])).await?;
-            Ok::<_, LoadError>((index, current))
+            let place = awaited.place;
+            let load = || Load::ByCall(loader(&[place]));
+            let current = self.await_refresh(awaited, load).await?;
+            Ok::<_, LoadError>((place, current))
         });
-        for (index, current) in try_join_all(waits).await? {
-            put(&mut entries, index, current);
-        }
-        failed.map(|()| entries)
+        found.extend(try_join_all(waits).await?);
+        failed.map(|()| found)
     }
 
     /// Loads a key, whatever is there and whoever loads it: joins no load, and takes the lease over from another one.
     /// The load is an operation as an insert is: its value replaces the one that any instance holds.
-    pub(crate) async fn refresh(
-        self: &Arc<Self>,
-        key: Key,
-        loader: Loader<V>,
-    ) -> Result<Entry<V>, LoadError> {
+    pub(crate) fn refresh(self: &Arc<Self>, key: Key, loader: Loader) -> LoadCall {
         let loads = Arc::clone(self);
         let task = async move {
             let ctx = &loads.ctx;
@@ -236,16 +244,22 @@ impl<V: Value> Loads<V> {
             let op = ctx.l1.in_flight.begin(&key);
             ctx.backoff.forget(&key);
             let lease = lease::take_over(ctx, &key).await;
-            let loading = loader.load(vec![(0, None)]);
+            let loading = loader.load(vec![LoadKey {
+                number: 0,
+                key: key.clone(),
+                previous: None,
+            }]);
             let loaded = loads.call(loading, &[(&key, lease)]).await;
             let loaded = loaded.map(|loaded| loaded.into_iter().flatten().next());
             let ended = lease::store(ctx, &op, lease, loaded, Replaces::Any).await?;
             let ended = ended.ok_or_else(LoadError::not_found)?;
             Ok(loads.reads.hand_out(ended.slot, ctx.now(), ended.source))
         };
-        let loaded = tokio::spawn(task.instrument(Span::current())).await;
-        // The loader's panic is caught, so a task without a result has ended with its runtime.
-        loaded.unwrap_or_else(|_| Err(LoadError::stopped()))
+        Box::pin(async {
+            let loaded = tokio::spawn(task.instrument(Span::current())).await;
+            // The loader's panic is caught, so a task without a result has ended with its runtime.
+            loaded.unwrap_or_else(|_| Err(LoadError::stopped()))
+        })
     }
 
     /// Joins the load of a key, or begins one, which the caller has to run.
@@ -255,7 +269,7 @@ impl<V: Value> Loads<V> {
         want: Option<Want>,
         since: Option<Since>,
         may_be_late: bool,
-    ) -> (Joined<V>, Option<Fetch<V>>) {
+    ) -> (Joined, Option<Fetch>) {
         // In this order: a change that comes in between ends an error too early.
         let (now, began) = (self.ctx.now(), self.now_began());
         let number = since.map_or(0, |since| since.number);
@@ -276,9 +290,9 @@ impl<V: Value> Loads<V> {
     async fn result_for(
         &self,
         key: &Key,
-        joined: Joined<V>,
+        joined: Joined,
         since: &mut Option<Since>,
-    ) -> Option<Result<Option<Entry<V>>, LoadError>> {
+    ) -> Option<Result<Option<AnyEntry>, LoadError>> {
         let is_late = joined.is_late;
         let outcome = match self.result_of(key, joined.flight).await {
             // The source may have changed since that load began.
@@ -314,12 +328,6 @@ impl<V: Value> Loads<V> {
 }
 
 /// A loader of one key has a value for it; one of many keys may not.
-pub(super) fn one<V>(result: Result<Option<Entry<V>>, LoadError>) -> Result<Entry<V>, LoadError> {
+pub(super) fn one(result: Result<Option<AnyEntry>, LoadError>) -> Result<AnyEntry, LoadError> {
     result.and_then(|entry| entry.ok_or_else(LoadError::not_found))
-}
-
-fn put<V>(entries: &mut [Option<Entry<V>>], index: usize, entry: Option<Entry<V>>) {
-    if let Some(slot) = entries.get_mut(index) {
-        *slot = entry;
-    }
 }

@@ -1,7 +1,6 @@
 //! The fill lease: one load of a missing key in the fleet, and the fill that it allows (rules 1 and 6).
 
 use std::borrow::Borrow;
-use std::sync::Arc;
 use std::time::Duration;
 
 use futures::future::join_all;
@@ -11,14 +10,14 @@ use tokio::time::{Instant, sleep};
 use crate::ablation::{Rule, without};
 use crate::engine::context::Context;
 use crate::engine::read::tags::{self, Proof};
-use crate::entry::{Entry, FALLBACK};
+use crate::entry::{AnyEntry, FALLBACK};
 use crate::error::{L2Error, LoadError, Misuse};
 use crate::events::CacheEvent;
 use crate::key::Key;
-use crate::l1::{Op, Slot, SlotValue};
+use crate::l1::{Held, Op};
 use crate::l2::{Fill, Kind, Lease, LeaseReply, LeaseRequest, Ttls, Want};
 use crate::loaded::Loaded;
-use crate::vocabulary::{Source, Value, Version};
+use crate::vocabulary::{AnyValue, Source, Version};
 
 /// How many values that cannot be read a refresh tries to replace, if each is another one.
 const REPLACED: usize = 4;
@@ -33,11 +32,11 @@ pub(crate) enum Goal {
 }
 
 /// The answer to a request for the lease.
-pub(crate) enum Acquired<V> {
+pub(crate) enum Acquired {
     /// Another load, refresh or insert has ended meanwhile, and its value is here or in L2.
-    Found(Arc<Slot<V>>, Source),
+    Found(Held, Source),
     /// The lease is granted: load, then fill. With the value that one of the levels has kept past its TTL.
-    Lease(Lease, Option<Entry<V>>),
+    Lease(Lease, Option<AnyEntry>),
     /// Another instance has the lease, for at most so long.
     Wait(Duration),
     /// L2 is not to be asked for the key. Here and below: the key may be loaded, but nothing is stored.
@@ -49,30 +48,30 @@ pub(crate) enum Acquired<V> {
 }
 
 /// The value that a loaded one replaces.
-pub(crate) enum Replaces<'a, V> {
+pub(crate) enum Replaces<'a> {
     /// No value that an instance may hold.
     Nothing,
     /// This one, which is stale. Other instances may hold it, and refresh it when it is asked for there.
-    Stale(&'a Arc<Slot<V>>),
+    Stale(&'a Held),
     /// Any value, in all instances, as an insert does.
     Any,
 }
 
 /// A value with its options, which can be stored.
-pub(crate) struct Ready<V> {
-    pub(crate) value: SlotValue<V>,
+pub(crate) struct Ready {
+    pub(crate) value: AnyValue,
+    /// The slot of the value, if its source has not changed it, and its tags stay.
+    unchanged: Option<Held>,
     ttls: Ttls,
     pub(crate) tags: Vec<Key>,
-    /// Whether it gets other tags than the one that it is the same as.
-    is_retagged: bool,
     /// Whether L2 gets it.
     is_stored: bool,
 }
 
 /// How a fill has ended.
-pub(crate) struct FillOutcome<V> {
+pub(crate) struct FillOutcome {
     /// The value for the callers: the loaded one, or a newer one that is stored already.
-    pub(crate) slot: Arc<Slot<V>>,
+    pub(crate) slot: Held,
     pub(crate) source: Source,
     pub(crate) is_stored: bool,
     /// The lease was lost, to a change of the key or to another load.
@@ -83,7 +82,7 @@ pub(crate) struct FillOutcome<V> {
 pub(crate) type Leased<'a> = (&'a Key, Option<Lease>);
 
 /// The request with which a load asks for the lease, each time.
-pub(crate) fn request<V: Value>(ctx: &Context<V>, want: Want) -> LeaseRequest {
+pub(crate) fn request(ctx: &Context, want: Want) -> LeaseRequest {
     LeaseRequest {
         ttl: ctx.options.lease_ttl,
         want,
@@ -92,24 +91,20 @@ pub(crate) fn request<V: Value>(ctx: &Context<V>, want: Want) -> LeaseRequest {
 }
 
 /// Asks for the lease now. A server that executes the request when this has ended grants none.
-async fn ask<V: Value>(
-    ctx: &Context<V>,
-    key: &str,
-    mut request: LeaseRequest,
-) -> Result<LeaseReply, L2Error> {
+async fn ask(ctx: &Context, key: &str, mut request: LeaseRequest) -> Result<LeaseReply, L2Error> {
     // A request that is executed after its caller has gone would leave a lease that no load uses.
     (request.deadline, _) = ctx.deadline();
     ctx.acquire_lease(key, request).await
 }
 
 /// Asks for the lease. If the stored value cannot be read, asks again at once, until the time `until`.
-pub(crate) async fn acquire<V: Value>(
-    ctx: &Context<V>,
-    op: &Op<V>,
+pub(crate) async fn acquire(
+    ctx: &Context,
+    op: &Op,
     goal: Goal,
     request: Option<&mut LeaseRequest>,
     until: Instant,
-) -> Acquired<V> {
+) -> Acquired {
     let key = &op.key;
     let is_refresh = goal == Goal::Newer;
     // An earlier load may have ended since the caller's look-up.
@@ -176,7 +171,7 @@ pub(crate) async fn acquire<V: Value>(
 }
 
 /// Asks for the lease whatever is stored and whoever has it: no load that began before is stored any more.
-pub(crate) async fn take_over<V: Value>(ctx: &Context<V>, key: &Key) -> Option<Lease> {
+pub(crate) async fn take_over(ctx: &Context, key: &Key) -> Option<Lease> {
     if ctx.bars(key) {
         return None;
     }
@@ -187,7 +182,7 @@ pub(crate) async fn take_over<V: Value>(ctx: &Context<V>, key: &Key) -> Option<L
 }
 
 /// The value that the load of a missing key replaces: the one that L2 has kept past its TTL, or else that of L1.
-async fn previous<V: Value>(ctx: &Context<V>, key: &Key, kept: Option<&[u8]>) -> Option<Entry<V>> {
+async fn previous(ctx: &Context, key: &Key, kept: Option<&[u8]>) -> Option<AnyEntry> {
     let (now, longest) = (ctx.now(), ctx.options.stale_if_error);
     if longest.is_zero() {
         return None;
@@ -199,12 +194,12 @@ async fn previous<V: Value>(ctx: &Context<V>, key: &Key, kept: Option<&[u8]>) ->
     } else {
         (ctx.l1.get_kept(key, now, longest, None)?, Source::L1)
     };
-    (slot.is_kept(now, longest)).then(|| Entry::new(slot, now, source).with(FALLBACK))
+    (slot.is_kept(now, longest)).then(|| AnyEntry::new(slot, now, source).with(FALLBACK))
 }
 
 /// Renews leases until `used` has ended. A lease that was lost shows when it is used.
-pub(crate) async fn keep<V: Value, K: Borrow<Key>, T>(
-    ctx: &Context<V>,
+pub(crate) async fn keep<K: Borrow<Key>, T>(
+    ctx: &Context,
     leases: &[(K, Option<Lease>)],
     used: impl Future<Output = T>,
 ) -> T {
@@ -226,11 +221,11 @@ pub(crate) async fn keep<V: Value, K: Borrow<Key>, T>(
 }
 
 /// Ends a lease. If that fails, it ends by itself.
-pub(crate) async fn give_back<V: Value>(ctx: &Context<V>, leased: Leased<'_>) {
+pub(crate) async fn give_back(ctx: &Context, leased: Leased<'_>) {
     renew(ctx, leased, Duration::ZERO).await;
 }
 
-async fn renew<V: Value>(ctx: &Context<V>, (key, lease): Leased<'_>, ttl: Duration) {
+async fn renew(ctx: &Context, (key, lease): Leased<'_>, ttl: Duration) {
     if let Some(lease) = lease {
         let renewing = ctx.lane.renew_lease(key, lease.token, ttl);
         let _ = ctx.breaker.send("renew_lease", renewing).await;
@@ -239,13 +234,13 @@ async fn renew<V: Value>(ctx: &Context<V>, (key, lease): Leased<'_>, ttl: Durati
 
 /// Stores a loader's value in L2, if its lease still stands, and then in L1. If the loader has failed, or knows no such
 /// key, gives the lease back.
-pub(crate) async fn store<V: Value>(
-    ctx: &Context<V>,
-    op: &Op<V>,
+pub(crate) async fn store(
+    ctx: &Context,
+    op: &Op,
     lease: Option<Lease>,
-    loaded: Result<Option<Loaded<V>>, LoadError>,
-    replaces: Replaces<'_, V>,
-) -> Result<Option<FillOutcome<V>>, LoadError> {
+    loaded: Result<Option<Loaded<AnyValue>>, LoadError>,
+    replaces: Replaces<'_>,
+) -> Result<Option<FillOutcome>, LoadError> {
     let ready = loaded.and_then(|loaded| {
         let ready = loaded.map(|loaded| Ready::of(ctx, &op.key, loaded, &replaces));
         ready.transpose().map_err(|misuse| {
@@ -264,13 +259,13 @@ pub(crate) async fn store<V: Value>(
 }
 
 /// Stores a value in L2, if the lease still stands, and then in L1.
-pub(crate) async fn fill<V: Value>(
-    ctx: &Context<V>,
-    op: &Op<V>,
+pub(crate) async fn fill(
+    ctx: &Context,
+    op: &Op,
     lease: Option<Lease>,
-    ready: Ready<V>,
-    replaces: Replaces<'_, V>,
-) -> FillOutcome<V> {
+    ready: Ready,
+    replaces: Replaces<'_>,
+) -> FillOutcome {
     // Registered before the fill is sent, so that no message of a tag is missed (rule 20); and before the deferred
     // invalidations are looked at, as one that comes later makes these states void.
     let tags = ctx.l1.tags(&ready.tags);
@@ -338,39 +333,40 @@ pub(crate) async fn fill<V: Value>(
     ended(slot, Source::Loader)
 }
 
-impl<V: Value> Ready<V> {
+impl Ready {
     /// A new value, for both levels.
-    pub(crate) fn new(ctx: &Context<V>, key: &Key, loaded: Loaded<V>) -> Result<Self, Misuse> {
+    pub(crate) fn new(ctx: &Context, key: &Key, loaded: Loaded<AnyValue>) -> Result<Self, Misuse> {
         let (value, ttls, tags) = ctx.convert.to_store(key, loaded)?;
         Ok(Self {
-            value: SlotValue::Own(value),
+            value,
+            unchanged: None,
             ttls,
             tags,
-            is_retagged: false,
             is_stored: true,
         })
     }
 
     /// A value that a loader has returned, or the one that it found unchanged.
     fn of(
-        ctx: &Context<V>,
+        ctx: &Context,
         key: &Key,
-        loaded: Loaded<V>,
-        replaces: &Replaces<'_, V>,
+        loaded: Loaded<AnyValue>,
+        replaces: &Replaces<'_>,
     ) -> Result<Self, Misuse> {
-        let value = match (loaded.value, replaces) {
-            (Some(value), _) => SlotValue::Own(value),
-            (None, Replaces::Stale(previous)) => SlotValue::Shared(Arc::clone(previous)),
+        let (value, previous) = match (loaded.value, replaces) {
+            (Some(value), _) => (value, None),
+            (None, Replaces::Stale(previous)) => (previous.value().clone(), Some(*previous)),
             (None, Replaces::Nothing | Replaces::Any) => return Err(Misuse::NothingPrevious),
         };
+        let unchanged = previous.filter(|_| loaded.tags.is_none());
         Ok(Self {
-            ttls: ctx.convert.ttls(value.value(), &loaded.ttls)?,
-            is_retagged: loaded.tags.is_some(),
-            is_stored: loaded.is_stored,
-            tags: match (loaded.tags, &value) {
-                (None, SlotValue::Shared(previous)) => previous.tags().names(),
-                (tags, value) => ctx.convert.tags(key, value.value(), tags)?,
+            ttls: ctx.convert.ttls(&value, &loaded.ttls)?,
+            tags: match unchanged {
+                Some(previous) => previous.tags().names(),
+                None => ctx.convert.tags(key, &value, loaded.tags)?,
             },
+            unchanged: unchanged.cloned(),
+            is_stored: loaded.is_stored,
             value,
         })
     }
@@ -379,15 +375,14 @@ impl<V: Value> Ready<V> {
     /// encoded.
     async fn send(
         &self,
-        ctx: &Context<V>,
+        ctx: &Context,
         key: &Key,
         lease: Lease,
         publishes: bool,
     ) -> Result<Option<Fill>, L2Error> {
         let (ttls, tags) = (self.ttls, &*self.tags);
-        if let SlotValue::Shared(slot) = &self.value
+        if let Some(slot) = &self.unchanged
             && slot.version.epoch == lease.epoch
-            && !self.is_retagged
         {
             // L2 has the value, so its body need not be sent again. `None` if L2 does not have it any more.
             let sending = (ctx.lane).revalidate(key, lease, slot.version.ver, ttls, tags);
@@ -395,7 +390,7 @@ impl<V: Value> Ready<V> {
                 return Ok(Some(fill));
             }
         }
-        let Ok(encoded) = ctx.convert.seal(key, self.value.value(), ttls, tags) else {
+        let Ok(encoded) = ctx.convert.seal(key, &self.value, ttls, tags) else {
             return Ok(None);
         };
         let payload = publishes.then(|| ctx.message(Kind::Insert, &[key]));

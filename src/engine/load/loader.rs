@@ -6,7 +6,6 @@ use std::error::Error;
 use std::sync::{Arc, Mutex};
 use std::time::Instant;
 
-use futures::FutureExt;
 use futures::future::BoxFuture;
 use tokio::task_local;
 use tokio::time::timeout;
@@ -17,103 +16,93 @@ use tracing::{Instrument, debug, debug_span};
 use super::Loads;
 use super::lease::{self, Leased};
 use crate::engine::spans::enabled;
-use crate::entry::Entry;
+use crate::entry::AnyEntry;
 use crate::error::LoadError;
 use crate::events::CacheEvent;
-use crate::key::{CacheKey, Key, KeyWriter};
+use crate::key::Key;
 use crate::loaded::Loaded;
 use crate::util::lock::lock;
-use crate::vocabulary::Value;
+use crate::vocabulary::AnyValue;
 
-/// Loads some of the keys that it was made for, named by their numbers and given with their former values. Returns no
-/// value for a key that the user's loader does not know.
+/// Loads some of the keys that it was made for. A key that was loaded is not loaded again.
 ///
 /// Clones are one loader: a key that one of them was asked for is not loaded by another.
-pub(crate) struct Loader<V>(Arc<Mutex<LoadFn<V>>>);
+#[derive(Clone)]
+pub(crate) struct Loader(Arc<Mutex<UserLoader>>);
 
-type LoadFn<V> = dyn FnMut(LoadKeys<V>) -> Loading<V> + Send;
-
-/// Makes the loader of a key, or of a list of keys.
-pub(crate) type LoaderOf<T, V> = Arc<dyn Fn(T) -> Loader<V> + Send + Sync>;
-
-impl<V> Clone for Loader<V> {
-    fn clone(&self) -> Self {
-        Self(Arc::clone(&self.0))
-    }
+enum UserLoader {
+    /// Of one key. `None` once it was called.
+    One(Option<LoadOne>),
+    Many(LoadMany),
 }
 
-/// The keys of one call.
-pub(crate) type LoadKeys<V> = Vec<(usize, Previous<V>)>;
+/// The user's loader of one key, which is given the previous value. The user's code begins when the future is polled.
+pub(crate) type LoadOne = Box<dyn FnOnce(Option<AnyEntry>) -> LoadingOne + Send>;
+type LoadingOne = BoxFuture<'static, Result<Loaded<AnyValue>, BoxError>>;
 
-/// The value of a key before its load: stale, kept past its TTL, or `None`.
-pub(crate) type Previous<V> = Option<Entry<V>>;
+/// The user's loader of many keys, which are named by their numbers and given with their previous values. Returns the
+/// texts of keys with their values.
+pub(crate) type LoadMany = Box<dyn FnMut(Vec<(usize, Option<AnyEntry>)>) -> LoadingMany + Send>;
+type LoadingMany = BoxFuture<'static, Result<NamedValues, BoxError>>;
+type NamedValues = Vec<(Key, Loaded<AnyValue>)>;
 
-/// A call of a loader: it begins when this is polled.
-pub(crate) type Loading<V> =
-    BoxFuture<'static, Result<Vec<Option<Loaded<V>>>, Box<dyn Error + Send + Sync>>>;
+pub(crate) type BoxError = Box<dyn Error + Send + Sync>;
 
-impl<V: Value> Loader<V> {
-    /// Calls it. The user's code begins when the call is polled, without the lock.
-    pub(crate) fn load(&self, keys: LoadKeys<V>) -> Loading<V> {
-        (*lock(&self.0))(keys)
-    }
+/// A key of a call of a loader.
+pub(crate) struct LoadKey {
+    /// The place of the key among those that the loader was made for.
+    pub(crate) number: usize,
+    pub(crate) key: Key,
+    /// The value before the load: stale, kept past its TTL, or `None`.
+    pub(crate) previous: Option<AnyEntry>,
+}
 
-    /// For one key, which is asked for once.
-    pub(crate) fn one<F, Fut, T: Into<Loaded<V>>, E>(loader: F) -> Self
-    where
-        F: FnOnce(Previous<V>) -> Fut + Send + 'static,
-        Fut: Future<Output = Result<T, E>> + Send + 'static,
-        E: Into<Box<dyn Error + Send + Sync>>,
-    {
-        // Taken by the first call. Clones share it, so a refresh that was begun twice runs the user's code once.
-        let mut loader = Some(loader);
-        Self(Arc::new(Mutex::new(move |keys: LoadKeys<V>| {
-            let loader = loader.take();
-            async move {
-                let (Some(loader), Some((_, previous))) = (loader, keys.into_iter().next()) else {
-                    return Ok(Vec::new());
-                };
-                let loaded = loader(previous).await.map_err(Into::into)?;
-                Ok(vec![Some(loaded.into())])
+/// The values of a load, in the order of its keys. `None` for a key that the user's loader does not know.
+pub(crate) type LoadedValues = Vec<Option<Loaded<AnyValue>>>;
+
+/// A call of a loader, which begins when this is polled.
+pub(crate) type Loading = BoxFuture<'static, Result<LoadedValues, BoxError>>;
+
+impl Loader {
+    /// Calls the loader. The user's code begins when the call is polled, without the lock.
+    pub(crate) fn load(&self, keys: Vec<LoadKey>) -> Loading {
+        match &mut *lock(&self.0) {
+            UserLoader::One(load) => {
+                let load = load.take();
+                Box::pin(async move {
+                    let (Some(load), Some(key)) = (load, keys.into_iter().next()) else {
+                        return Ok(Vec::new());
+                    };
+                    Ok(vec![Some(load(key.previous).await?)])
+                })
             }
-            .boxed()
-        })))
-    }
-
-    /// For these keys, each of which is asked for once.
-    pub(crate) fn many<K, F, Fut, Values, T, E>(keys: Vec<K>, loader: Arc<F>) -> Self
-    where
-        K: CacheKey + Send + 'static,
-        F: Fn(Vec<(K, Previous<V>)>) -> Fut + Send + Sync + 'static,
-        Fut: Future<Output = Result<Values, E>> + Send + 'static,
-        Values: IntoIterator<Item = (K, T)>,
-        T: Into<Loaded<V>>,
-        E: Into<Box<dyn Error + Send + Sync>>,
-    {
-        let mut keys: Vec<Option<K>> = keys.into_iter().map(Some).collect();
-        Self(Arc::new(Mutex::new(move |asked: LoadKeys<V>| {
-            let asked = asked.into_iter();
-            let missing: Vec<_> = asked
-                .filter_map(|(number, previous)| Some((keys.get_mut(number)?.take()?, previous)))
-                .collect();
-            let loader = Arc::clone(&loader);
-            async move {
-                // Keys need not be comparable: their texts are.
-                let text = |key: &K| KeyWriter::new().write(key).ok().map(Key::from);
-                let indices = missing.iter().enumerate();
-                let indices = indices.filter_map(|(index, (key, _))| Some((text(key)?, index)));
-                let indices: HashMap<Key, usize> = indices.collect();
-                let mut values: Vec<Option<Loaded<V>>> = missing.iter().map(|_| None).collect();
-                for (key, value) in loader(missing).await.map_err(Into::into)? {
-                    let index = text(&key).and_then(|key| indices.get(&key));
-                    if let Some(slot) = index.and_then(|&index| values.get_mut(index)) {
-                        *slot = Some(value.into());
+            UserLoader::Many(load) => {
+                // By their texts, as keys need not be comparable.
+                let texts = keys.iter().enumerate();
+                let places: HashMap<Key, usize> =
+                    texts.map(|(place, key)| (key.key.clone(), place)).collect();
+                let mut values: Vec<_> = keys.iter().map(|_| None).collect();
+                let asked = keys.into_iter().map(|key| (key.number, key.previous));
+                let loading = load(asked.collect());
+                Box::pin(async move {
+                    for (key, value) in loading.await? {
+                        let place = places.get(&key);
+                        if let Some(found) = place.and_then(|&place| values.get_mut(place)) {
+                            *found = Some(value);
+                        }
                     }
-                }
-                Ok(values)
+                    Ok(values)
+                })
             }
-            .boxed()
-        })))
+        }
+    }
+
+    pub(crate) fn of_one(load: LoadOne) -> Self {
+        Self(Arc::new(Mutex::new(UserLoader::One(Some(load)))))
+    }
+
+    pub(crate) fn of_many(load: LoadMany) -> Self {
+        Self(Arc::new(Mutex::new(UserLoader::Many(load))))
     }
 }
 
@@ -122,7 +111,7 @@ task_local! {
     static LOADING_HERE: (u64, Vec<Key>);
 }
 
-impl<V: Value> Loads<V> {
+impl Loads {
     /// How many loaders run, or wait for their permit.
     pub(crate) fn pending(&self) -> usize {
         // Each load holds the semaphore, by its permit or to wait for it: no counter has to follow cancelled loads.
@@ -140,9 +129,9 @@ impl<V: Value> Loads<V> {
     /// loader has one.
     pub(super) async fn call(
         &self,
-        loads: Loading<V>,
+        loads: Loading,
         keys: &[Leased<'_>],
-    ) -> Result<Vec<Option<Loaded<V>>>, LoadError> {
+    ) -> Result<LoadedValues, LoadError> {
         let ctx = &*self.ctx;
         let limit = ctx.options.load_timeout;
         let (permits, counted) = (Arc::clone(&self.permits.loads), Arc::clone(&ctx.counters));

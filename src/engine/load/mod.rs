@@ -11,7 +11,7 @@
 //! - [`refresh`]: stale values, and those that soon will be, are replaced in the background; callers may wait for it
 //! - [`batches`]: loads of single keys that become one call of a loader
 //! - [`verify`]: a sample of hits is compared with the source
-//! - [`warm`]: values that were read in bulk
+//! - [`warm`]: values that were read in bulk; [`warm_up`]: their stream
 //! - [`lanes`]: calls for keys of several lanes
 //! - [`commit`]: a commit of the source, and the change of the cache that has to follow it
 
@@ -26,32 +26,29 @@ pub(crate) mod loader;
 mod refresh;
 mod verify;
 mod warm;
+mod warm_up;
 
 use std::sync::Arc;
 
 use tokio::sync::Semaphore;
 
-pub(crate) use self::batches::Batches;
-pub(crate) use self::fetch::{Begin, Fetch, Led};
+pub(crate) use self::batches::{AnyKey, Batches, CacheLoader, Load};
+pub(crate) use self::commit::{Commit, Committed, Returned};
 pub(crate) use self::lanes::LaneLoads;
+pub(crate) use self::warm_up::WarmUp;
 use super::context::Context;
 use super::read::lookup::Reads;
 use super::write::Writes;
 use crate::options::Options;
-use crate::vocabulary::Value;
 
 /// How many hits are checked at the same time. One that comes then is not checked.
 const CHECKED: usize = 64;
 
-/// Whether two values are the same. `None` if they cannot be compared.
-pub(crate) type Same<V> = Arc<dyn Fn(&V, &V) -> Option<bool> + Send + Sync>;
-
 /// The calls that may run a loader.
-pub(crate) struct Loads<V: Value> {
-    pub(crate) ctx: Arc<Context<V>>,
-    reads: Arc<Reads<V>>,
-    pub(crate) writes: Arc<Writes<V>>,
-    same: Same<V>,
+pub(crate) struct Loads {
+    pub(crate) ctx: Arc<Context>,
+    reads: Arc<Reads>,
+    pub(crate) writes: Arc<Writes>,
     permits: Arc<Permits>,
 }
 
@@ -72,20 +69,18 @@ impl Permits {
     }
 }
 
-impl<V: Value> Loads<V> {
+impl Loads {
     pub(crate) fn new(
-        ctx: &Arc<Context<V>>,
-        reads: &Arc<Reads<V>>,
-        writes: &Arc<Writes<V>>,
+        ctx: &Arc<Context>,
+        reads: &Arc<Reads>,
+        writes: &Arc<Writes>,
         permits: &Arc<Permits>,
-        same: &Same<V>,
     ) -> Self {
         Self {
             permits: Arc::clone(permits),
             ctx: Arc::clone(ctx),
             reads: Arc::clone(reads),
             writes: Arc::clone(writes),
-            same: Arc::clone(same),
         }
     }
 }

@@ -4,98 +4,87 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use futures::FutureExt;
-use futures::future::BoxFuture;
 use tokio::time::{Instant, timeout_at};
 use tracing::{Instrument, debug_span, warn};
 
 use super::Loads;
+use super::batches::Load;
 use super::fetch::{Fetch, Flight};
-use super::get::one;
+use super::get::{LoadCall, one};
 use super::lease::{self, FillOutcome, Goal};
 use super::loader::Loader;
 use super::verify::Sample;
 use crate::engine::read::tags::Proof;
 use crate::engine::spans::enabled;
-use crate::entry::Entry;
+use crate::entry::AnyEntry;
 use crate::error::LoadError;
 use crate::key::Key;
 use crate::l2::Want;
-use crate::vocabulary::Value;
 
-/// The entry for a caller that waits for the refresh of a stale value.
-pub(crate) type Current<V> = BoxFuture<'static, Result<Entry<V>, LoadError>>;
-
-/// A value that is to be refreshed, or compared with its source, and its index in the list of the caller.
-type Due<V> = (usize, Key, Entry<V>);
+/// A value that is to be refreshed, or compared with its source, and the place of its key in the list of the caller.
+type Due = (usize, Key, AnyEntry);
 
 /// A stale value whose refresh a caller waits for.
-pub(super) struct Awaited<V> {
-    /// Its index in the caller's list.
-    pub(super) index: usize,
+pub(super) struct Awaited {
+    /// The place of its key in the caller's list.
+    pub(super) place: usize,
     key: Key,
-    entry: Entry<V>,
+    entry: AnyEntry,
     /// `None` if it is not refreshed.
-    refresh: Option<Flight<V>>,
+    refresh: Option<Flight>,
     /// Of all keys of a call. `None`: it waits without a limit.
     until: Option<Instant>,
 }
 
 /// The refreshes and comparisons that a caller has begun, and has to run.
-struct Begun<V> {
-    refreshes: Vec<Fetch<V>>,
-    samples: Vec<Sample<V>>,
+struct Begun {
+    refreshes: Vec<Fetch>,
+    samples: Vec<Sample>,
     /// Of both, in the order of the numbers by which the loader knows their keys.
-    indices: Vec<usize>,
+    places: Vec<usize>,
 }
 
-impl<V: Value> Loads<V> {
-    /// Has a stale value refreshed. Returns a future for its caller, if the option says that the caller waits. Boxed,
-    /// so that the future of a look-up does not become larger: a hit in L1 takes 2 % more instructions otherwise.
+impl Loads {
+    /// Has a stale value refreshed. Returns a future for its caller, if the option says that the caller waits.
     pub(crate) fn refresh_stale(
         self: &Arc<Self>,
         key: Key,
-        stale: &Entry<V>,
-        loader: impl FnOnce() -> Loader<V>,
-    ) -> Option<Current<V>> {
+        stale: &AnyEntry,
+        load: Load,
+    ) -> Option<LoadCall> {
         let due = vec![(0, key, stale.clone())];
         if !stale.is_stale() || self.ctx.options.stale_wait.is_zero() {
-            self.start_refreshes(due, |_| loader());
+            self.start_refreshes(due, |_| load.loader());
             return None;
         }
-        self.current(due, loader())
-    }
-
-    /// Apart from [`refresh_stale`](Self::refresh_stale), which is compiled for each type of a loader.
-    fn current(self: &Arc<Self>, due: Vec<Due<V>>, loader: Loader<V>) -> Option<Current<V>> {
+        let loader = load.loader();
         let awaited = self.start_refreshes(due, |_| loader.clone()).pop()?;
         let loads = Arc::clone(self);
-        let current = async move { one(loads.await_refresh(awaited, || loader).await) };
-        Some(current.boxed())
+        let load = || Load::ByCall(loader);
+        Some(Box::pin(async move {
+            one(loads.await_refresh(awaited, load).await)
+        }))
     }
 
     /// Starts one background refresh of stale values, and compares sampled ones with the source. Joins refreshes that
     /// are under way, and leaves out keys whose refresh has just failed. `loader` makes the loader for the keys at
-    /// these indices.
+    /// these places.
     ///
     /// Returns the values whose refresh the caller waits for, if an option says that it waits.
-    ///
-    /// Short, as it is compiled for each type of a loader: with the task in it, a program with many loaders took three
-    /// times as long to compile.
     pub(super) fn start_refreshes(
         self: &Arc<Self>,
-        due: Vec<Due<V>>,
-        loader: impl FnOnce(&[usize]) -> Loader<V>,
-    ) -> Vec<Awaited<V>> {
+        due: Vec<Due>,
+        loader: impl FnOnce(&[usize]) -> Loader,
+    ) -> Vec<Awaited> {
         let (begun, awaited) = self.join_refreshes(due);
-        if !begun.indices.is_empty() {
-            let loader = loader(&begun.indices);
+        if !begun.places.is_empty() {
+            let loader = loader(&begun.places);
             self.run_refreshes(begun, loader);
         }
         awaited
     }
 
-    fn join_refreshes(&self, mut due: Vec<Due<V>>) -> (Begun<V>, Vec<Awaited<V>>) {
+    fn join_refreshes(&self, mut due: Vec<Due>) -> (Begun, Vec<Awaited>) {
         let wait = Some(self.ctx.options.stale_wait).filter(|wait| !wait.is_zero());
         // Before anything is begun, so that the time covers all of it.
         let until = wait.and_then(|wait| Instant::now().checked_add(wait));
@@ -103,15 +92,15 @@ impl<V: Value> Loads<V> {
         let mut begun = Begun {
             refreshes: Vec::new(),
             samples: Vec::new(),
-            indices: Vec::new(),
+            places: Vec::new(),
         };
         // The refreshes first: their numbers are their places in the list that is run.
         due.sort_by_key(|(.., entry)| entry.is_verified());
-        for (index, key, entry) in due {
+        for (place, key, entry) in due {
             if entry.is_verified() {
-                let number = begun.indices.len();
+                let number = begun.places.len();
                 begun.samples.push(Sample { key, entry, number });
-                begun.indices.push(index);
+                begun.places.push(place);
                 continue;
             }
             let may_refresh = self.ctx.backoff.may_refresh(&key);
@@ -125,14 +114,14 @@ impl<V: Value> Loads<V> {
                 let (flight, led) = Fetch::of(join, Goal::Newer, previous, began, Some(request));
                 if let Some(led) = led {
                     begun.refreshes.push(led);
-                    begun.indices.push(index);
+                    begun.places.push(place);
                 }
                 flight
             });
             // No caller waits for a value that is refreshed ahead.
             if wait.is_some() && entry.is_stale() {
                 awaited.push(Awaited {
-                    index,
+                    place,
                     key,
                     entry,
                     refresh,
@@ -143,11 +132,11 @@ impl<V: Value> Loads<V> {
         (begun, awaited)
     }
 
-    fn run_refreshes(self: &Arc<Self>, begun: Begun<V>, loader: Loader<V>) {
+    fn run_refreshes(self: &Arc<Self>, begun: Begun, loader: Loader) {
         let refreshes = begun.refreshes;
         debug_assert_eq!(
             refreshes.len() + begun.samples.len(),
-            begun.indices.len(),
+            begun.places.len(),
             "the loader knows each key by its number"
         );
         self.verify(begun.samples, &loader);
@@ -165,9 +154,9 @@ impl<V: Value> Loads<V> {
     /// meanwhile (rule 18).
     pub(super) async fn await_refresh(
         self: &Arc<Self>,
-        awaited: Awaited<V>,
-        loader: impl FnOnce() -> Loader<V>,
-    ) -> Result<Option<Entry<V>>, LoadError> {
+        awaited: Awaited,
+        load: impl FnOnce() -> Load,
+    ) -> Result<Option<AnyEntry>, LoadError> {
         let ctx = &self.ctx;
         let Awaited { key, entry, .. } = awaited;
         let (entry, is_fallback) = if let Some(refresh) = awaited.refresh {
@@ -192,7 +181,7 @@ impl<V: Value> Loads<V> {
                     }
                     // No value, or its runtime has ended: this caller joins the load of the key, or begins it.
                     Some(Ok(None)) | None => {
-                        (self.load_missing(key, Some(Want::Any), loader, None)).await
+                        (self.load_missing(key, Some(Want::Any), load(), None)).await
                     }
                 };
             };
@@ -213,7 +202,7 @@ impl<V: Value> Loads<V> {
     pub(super) fn refresh_ended(
         &self,
         key: &Key,
-        stored: &Result<Option<FillOutcome<V>>, LoadError>,
+        stored: &Result<Option<FillOutcome>, LoadError>,
         is_done: bool,
     ) {
         match stored {

@@ -9,26 +9,25 @@ use tokio::time::sleep;
 use tracing::{Instrument, Span, debug, warn};
 
 use super::Loads;
-use super::loader::Loader;
-use crate::entry::Entry;
+use super::loader::{LoadKey, Loader};
+use crate::entry::AnyEntry;
 use crate::events::CacheEvent;
 use crate::key::Key;
-use crate::vocabulary::Value;
 
 const MINUTE: Duration = Duration::from_secs(60);
 const HOUR: Duration = Duration::from_secs(3600);
 
 /// A hit that is to be checked.
-pub(super) struct Sample<V> {
+pub(super) struct Sample {
     pub(super) key: Key,
-    pub(super) entry: Entry<V>,
+    pub(super) entry: AnyEntry,
     /// The number by which the loader knows the key.
     pub(super) number: usize,
 }
 
-impl<V: Value> Loads<V> {
+impl Loads {
     /// Checks hits, each in a task of its own: no caller waits for it.
-    pub(super) fn verify(self: &Arc<Self>, samples: Vec<Sample<V>>, loader: &Loader<V>) {
+    pub(super) fn verify(self: &Arc<Self>, samples: Vec<Sample>, loader: &Loader) {
         for sample in samples {
             // Not waited for: the checks of a busy cache would queue without bound, and a sample loses nothing.
             let Ok(permit) = Arc::clone(&self.permits.checks).try_acquire_owned() else {
@@ -41,7 +40,7 @@ impl<V: Value> Loads<V> {
 
     /// Loads the key anew, and stores nothing. If the source has another value now, its change was just made, or the
     /// cache has missed it: so the cache is looked at again when the change must have reached it.
-    async fn check(self: Arc<Self>, sample: Sample<V>, loader: Loader<V>, span: Span) {
+    async fn check(self: Arc<Self>, sample: Sample, loader: Loader, span: Span) {
         // Only the load is in the span.
         let compared = self.compare(&sample, loader).instrument(span).await;
         let (counters, options) = (&self.ctx.counters, &self.ctx.options);
@@ -67,33 +66,38 @@ impl<V: Value> Loads<V> {
     }
 
     /// Whether the source has the value of the hit. `None` if it does not answer, or the two cannot be compared.
-    async fn compare(&self, sample: &Sample<V>, loader: Loader<V>) -> Option<bool> {
-        let loading = loader.load(vec![(sample.number, None)]);
+    async fn compare(&self, sample: &Sample, loader: Loader) -> Option<bool> {
+        let loading = loader.load(vec![LoadKey {
+            number: sample.number,
+            key: sample.key.clone(),
+            previous: None,
+        }]);
         let loaded = self.call(loading, &[(&sample.key, None)]).await;
         match loaded.ok()?.pop().flatten() {
             // A source that does not know the key any more has another value, too.
             None => Some(false),
             Some(loaded) => {
-                let (cached, loaded) = (sample.entry.value(), &loaded.value?);
+                let (cached, loaded) = (sample.entry.slot().value(), &loaded.value?);
                 // A panic in the user's code.
-                let compared = catch_unwind(AssertUnwindSafe(|| (self.same)(cached, loaded)));
+                let convert = &self.ctx.convert;
+                let compared = catch_unwind(AssertUnwindSafe(|| convert.are_same(cached, loaded)));
                 compared.ok().flatten()
             }
         }
     }
 
     /// Whether a look-up returns the same version, as if nothing had been changed.
-    async fn is_still_there(&self, sample: &Sample<V>) -> bool {
-        let (key, now) = (&sample.key, self.ctx.now());
+    async fn is_still_there(&self, sample: &Sample) -> bool {
+        let key = &sample.key;
         // As a caller would look it up: an instance without a proof reads L2, whose value may be another one by now.
-        let slot = match self.ctx.l1.get(key, now) {
+        let slot = match self.ctx.l1.get(key, self.ctx.now()) {
             Some(slot) => Ok(slot),
-            None => self.reads.read(key, now).await.0,
+            None => self.reads.read(key).await.0,
         };
         slot.is_ok_and(|slot| slot.version == sample.entry.slot().version)
     }
 
-    fn note_mismatch(&self, Sample { key, entry, .. }: &Sample<V>) {
+    fn note_mismatch(&self, Sample { key, entry, .. }: &Sample) {
         let (ctx, now) = (&*self.ctx, self.ctx.now());
         let age = Duration::from_nanos(now.saturating_sub(entry.slot().born_at));
         let counter = match age {

@@ -5,11 +5,10 @@
 
 use std::collections::HashSet;
 use std::hash::BuildHasher;
-use std::pin::{Pin, pin};
 use std::time::Duration;
 
-use futures::stream::{self, Fuse};
-use futures::{FutureExt, Stream, StreamExt};
+use futures::{FutureExt, StreamExt, stream};
+use tokio::sync::mpsc::Receiver;
 use tokio::time::{Instant, timeout_at};
 
 use super::Loads;
@@ -22,10 +21,10 @@ use crate::l1::{Hasher, Op, hasher};
 use crate::l2::{Applied, Kind, Lease, Message, Want, Written};
 use crate::loaded::Loaded;
 use crate::stats::Warming;
-use crate::vocabulary::Value;
+use crate::vocabulary::AnyValue;
 
 /// How many values share the requests that follow the log.
-const BATCH: usize = 1024;
+pub(super) const BATCH: usize = 1024;
 /// For how long a batch waits for more of them.
 const GATHERING: Duration = Duration::from_millis(100);
 /// How often the log is followed while no value comes: it keeps the last messages only.
@@ -37,16 +36,10 @@ const CHANGES: usize = 100_000;
 /// How many of them may be prefixes: each key is compared with each.
 const PREFIXES: usize = 100;
 
-/// How many values a stream has, if it says so.
-pub(super) fn total(items: &impl Stream) -> Option<u64> {
-    let (fewest, most) = items.size_hint();
-    most.filter(|most| *most == fewest).map(|most| most as u64)
-}
-
 /// A value of the stream, and the text of its key.
-pub(super) type Item<V> = (Result<Key, KeyTooLong>, Loaded<V>);
+pub(crate) type Item = (Result<Key, KeyTooLong>, Loaded<AnyValue>);
 
-impl<V: Value> Loads<V> {
+impl Loads {
     /// A position in the log that a call comes after, without waiting. `None` while this instance has not heard of the
     /// lane.
     pub(crate) fn log_position(&self) -> Option<Applied> {
@@ -59,30 +52,30 @@ impl<V: Value> Loads<V> {
         Some(Applied { epoch, seq })
     }
 
-    /// Stores the values of a stream whose keys have none, and were not changed since the position `before`. `progress`
-    /// is called after each batch.
-    pub(crate) async fn warm(
+    /// Begins to follow the changes since the position `before`, or otherwise since a position that is marked now.
+    pub(super) async fn begin_warming(
         &self,
         before: Option<Applied>,
-        items: impl Stream<Item = Item<V>>,
-        mut progress: impl FnMut(&Warming),
-    ) -> Result<Warming, WriteError> {
-        let ctx = &*self.ctx;
-        let before = match before {
+    ) -> Result<Changes, WriteError> {
+        Ok(Changes::since(match before {
             Some(before) => before,
-            // Before the stream is polled, as the caller may read its values only then.
-            None => mark_log(ctx).await?,
-        };
-        let mut changes = Changes::since(before);
-        let mut warming = Warming {
-            total: total(&items),
-            ..Warming::default()
-        };
-        let mut items = pin!(items.fuse());
+            None => mark_log(&self.ctx).await?,
+        }))
+    }
+
+    /// Stores the values whose keys have none and were not changed. `progress` is called after each batch.
+    pub(super) async fn warm(
+        &self,
+        mut items: Receiver<Item>,
+        mut changes: Changes,
+        progress: impl Fn(&Warming),
+    ) -> Result<(), WriteError> {
+        let ctx = &*self.ctx;
+        let mut warming = Warming::default();
         loop {
-            let batch = next_batch(ctx, items.as_mut(), &mut changes).await?;
+            let batch = next_batch(ctx, &mut items, &mut changes).await?;
             if batch.is_empty() {
-                return Ok(warming);
+                return Ok(());
             }
             warming.done += batch.len() as u64;
             store(ctx, batch, &mut changes, &mut warming).await?;
@@ -97,15 +90,15 @@ impl<V: Value> Loads<V> {
 }
 
 /// The next values; none at the end of the stream.
-async fn next_batch<V: Value, S: Stream<Item = Item<V>>>(
-    ctx: &Context<V>,
-    mut items: Pin<&mut Fuse<S>>,
+async fn next_batch(
+    ctx: &Context,
+    items: &mut Receiver<Item>,
     changes: &mut Changes,
-) -> Result<Vec<Item<V>>, WriteError> {
+) -> Result<Vec<Item>, WriteError> {
     let mut batch = Vec::new();
     let mut until = Instant::now() + FOLLOWING;
     while batch.len() < BATCH {
-        match timeout_at(until, items.next()).await {
+        match timeout_at(until, items.recv()).await {
             Ok(Some(item)) => {
                 if batch.is_empty() {
                     until = Instant::now() + GATHERING;
@@ -123,7 +116,7 @@ async fn next_batch<V: Value, S: Stream<Item = Item<V>>>(
 }
 
 /// A value whose key has a lease.
-type LeasedValue<V> = (Op<V>, Lease, Ready<V>);
+type LeasedValue = (Op, Lease, Ready);
 
 /// Why no more is done for a value.
 enum Ended {
@@ -144,9 +137,9 @@ impl Ended {
     }
 }
 
-async fn store<V: Value>(
-    ctx: &Context<V>,
-    batch: Vec<Item<V>>,
+async fn store(
+    ctx: &Context,
+    batch: Vec<Item>,
     changes: &mut Changes,
     warming: &mut Warming,
 ) -> Result<(), WriteError> {
@@ -175,7 +168,7 @@ async fn store<V: Value>(
 }
 
 /// Asks for the lease of a key that has no value.
-async fn ask<V: Value>(ctx: &Context<V>, (key, loaded): Item<V>) -> Result<LeasedValue<V>, Ended> {
+async fn ask(ctx: &Context, (key, loaded): Item) -> Result<LeasedValue, Ended> {
     let key = key.map_err(|_| Ended::Refused)?;
     let ready = Ready::new(ctx, &key, loaded).map_err(|_| Ended::Refused)?;
     let op = ctx.l1.in_flight.begin(&key);
@@ -191,11 +184,7 @@ async fn ask<V: Value>(ctx: &Context<V>, (key, loaded): Item<V>) -> Result<Lease
 }
 
 /// Stores a value unless its key was changed since the call.
-async fn fill<V: Value>(
-    ctx: &Context<V>,
-    (op, lease, ready): LeasedValue<V>,
-    changes: &Changes,
-) -> Ended {
+async fn fill(ctx: &Context, (op, lease, ready): LeasedValue, changes: &Changes) -> Ended {
     if changes.are_of(&op.key, &ready.tags) && !without(Rule::Warming) {
         lease::give_back(ctx, (&op.key, Some(lease))).await;
         return Ended::Changed;
@@ -209,7 +198,7 @@ async fn fill<V: Value>(
 
 /// Marks a position in the log, by a message that changes nothing: each earlier change comes before it. An instance
 /// that has applied the message is there.
-async fn mark_log<V: Value>(ctx: &Context<V>) -> Result<Applied, WriteError> {
+async fn mark_log(ctx: &Context) -> Result<Applied, WriteError> {
     // A step that writes, as only a primary accepts it: a replica may lack the last messages (rule 23).
     match ctx.publish(Kind::Invalidate, &[]).await {
         Ok(Written::Done(ack)) => Ok(Applied {
@@ -221,7 +210,7 @@ async fn mark_log<V: Value>(ctx: &Context<V>) -> Result<Applied, WriteError> {
 }
 
 /// The changes since a position in the log.
-struct Changes {
+pub(super) struct Changes {
     /// Up to here.
     here: Applied,
     hasher: Hasher,
@@ -245,7 +234,7 @@ impl Changes {
 
     /// Marks a position in the log, and reads the log up to there. An error if it does not reach from the last position
     /// to this one: any key may have been changed.
-    async fn follow<V: Value>(&mut self, ctx: &Context<V>) -> Result<(), WriteError> {
+    async fn follow(&mut self, ctx: &Context) -> Result<(), WriteError> {
         let to = mark_log(ctx).await?;
         while self.here.seq < to.seq {
             let reading = ctx.lane.replay(self.here.seq);

@@ -8,13 +8,13 @@
 use super::lookup::{Found, Reads};
 use super::tags::Proof;
 use crate::ablation::{Rule, without};
-use crate::entry::Entry;
+use crate::entry::AnyEntry;
 use crate::key::Key;
 use crate::l1::UNAVAILABLE;
 use crate::token::Token;
-use crate::vocabulary::{Source, Value, Version};
+use crate::vocabulary::{Source, Version};
 
-impl<V: Value> Reads<V> {
+impl Reads {
     /// The write of this lane that a token names, or that of no write.
     pub(crate) fn write_of(&self, token: &Token) -> Version {
         let no_write = || self.ctx.l1.freshness.no_write();
@@ -27,7 +27,7 @@ impl<V: Value> Reads<V> {
     }
 
     /// L1, if an entry is new enough, and otherwise L2. The results are in the order of the keys.
-    pub(crate) async fn look_up_at_least(&self, keys: &[Key], token: &Token) -> Vec<Found<V>> {
+    pub(crate) async fn look_up_at_least(&self, keys: &[Key], token: &Token) -> Vec<Found> {
         let (ctx, write) = (&*self.ctx, self.write_of(token));
         let now = ctx.now();
         let here = keys.iter().map(|key| self.get_local_at_least(key, write));
@@ -54,7 +54,7 @@ impl<V: Value> Reads<V> {
     }
 
     /// L1 alone.
-    fn get_local_at_least(&self, key: &Key, write: Version) -> Option<Entry<V>> {
+    fn get_local_at_least(&self, key: &Key, write: Version) -> Option<AnyEntry> {
         let ctx = &*self.ctx;
         let now = ctx.now();
         let slot = ctx.l1.get(key, now)?;

@@ -1,26 +1,42 @@
 //! Look-ups of keys in several lanes.
 
+use std::mem;
 use std::sync::Arc;
+use std::time::Duration;
 
+use futures::future::BoxFuture;
+
+use super::looked_up::{Entries, LookedUp};
 use super::lookup::{Found, Reads};
 use crate::engine::lanes::Lanes;
-use crate::entry::Entry;
+use crate::entry::AnyEntry;
+use crate::error::WriteError;
 use crate::key::Key;
 use crate::token::Token;
-use crate::vocabulary::Value;
 
 /// The look-ups of all lanes.
-pub(crate) type LaneReads<V> = Lanes<Arc<Reads<V>>>;
+pub(crate) type LaneReads = Lanes<Arc<Reads>>;
 
-impl<V: Value> LaneReads<V> {
-    /// L2, for keys that L1 did not have, in their order.
-    pub(crate) async fn get_many(&self, keys: Vec<Key>) -> Vec<Option<Entry<V>>> {
-        self.each(
-            keys,
-            |key| key,
-            async |lane, keys| lane.get_many(&keys).await,
-        )
-        .await
+impl LaneReads {
+    /// L2, for a key that L1 did not have.
+    pub(crate) fn get(&self, key: Key) -> BoxFuture<'static, Option<AnyEntry>> {
+        let lane = Arc::clone(self.of(&key));
+        Box::pin(async move { lane.get(&key).await })
+    }
+
+    /// L2, for the keys that L1 did not have. Returns the entries of all keys, in their order.
+    pub(crate) fn get_rest(&self, mut looked_up: LookedUp) -> BoxFuture<'_, Entries> {
+        Box::pin(async move {
+            let rest = mem::take(&mut looked_up.rest).into_iter();
+            let (places, keys): (Vec<usize>, Vec<Key>) =
+                rest.map(|rest| (rest.place, rest.key)).unzip();
+            let get = async |lane: &Arc<Reads>, keys: Vec<Key>| lane.get_many(&keys).await;
+            let found = self.each(keys, |key| key, get).await;
+            for (place, entry) in places.into_iter().zip(found) {
+                looked_up.put(place, entry);
+            }
+            looked_up.entries
+        })
     }
 
     /// Whether any look-up is one with this token.
@@ -29,9 +45,19 @@ impl<V: Value> LaneReads<V> {
     }
 
     /// L1, if an entry is new enough, and otherwise L2. The results are in the order of the keys.
-    pub(crate) async fn look_up_at_least(&self, keys: Vec<Key>, token: &Token) -> Vec<Found<V>> {
+    pub(crate) fn look_up_at_least<'a>(
+        &'a self,
+        keys: Vec<Key>,
+        token: &'a Token,
+    ) -> BoxFuture<'a, Vec<Found>> {
         let look_up =
-            async |lane: &Arc<Reads<V>>, keys: Vec<Key>| lane.look_up_at_least(&keys, token).await;
-        self.each(keys, |key| key, look_up).await
+            async |lane: &Arc<Reads>, keys: Vec<Key>| lane.look_up_at_least(&keys, token).await;
+        Box::pin(self.each(keys, |key| key, look_up))
+    }
+
+    /// A new TTL for the value of a key. Returns whether there is a value.
+    pub(crate) fn renew(&self, key: Key, ttl: Duration) -> BoxFuture<'_, Result<bool, WriteError>> {
+        let lane = self.of(&key);
+        Box::pin(lane.renew(key, ttl))
     }
 }

@@ -6,6 +6,7 @@
 //! - [`lookup`]: one key or many
 //! - [`at_least`]: the same for a caller that comes with a token of a write
 //! - [`lanes`]: keys of several lanes
+//! - [`looked_up`]: the keys of one call, after a look into L1
 //! - [`tags`]: whether the tags of a value that L2 holds leave it valid
 //! - [`touch`]: a new TTL for an entry, by a call or by each read
 //! - [`extensions`]: the entries whose lifetime a read has extended a moment ago
@@ -15,6 +16,7 @@ pub(crate) mod at_least;
 mod extensions;
 pub(crate) mod hot_keys;
 mod lanes;
+pub(crate) mod looked_up;
 pub(crate) mod lookup;
 pub(crate) mod tags;
 pub(crate) mod touch;

@@ -10,9 +10,9 @@ use crate::ablation::{Rule, without};
 use crate::clock::Tick;
 use crate::engine::context::Context;
 use crate::key::Key;
-use crate::l1::{ReadOutcome, Slot, TagState, UNAVAILABLE};
+use crate::l1::{Held, ReadOutcome, Slot, TagState, UNAVAILABLE};
 use crate::l2::{TagVersion, Want};
-use crate::vocabulary::{Value, Version};
+use crate::vocabulary::Version;
 
 /// Whether a read relies on the freshness proof for epochs and tags.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -26,13 +26,13 @@ pub(crate) enum Proof {
 /// Reads stored bytes, and checks their tags. The caller decides whether their epoch and age are right.
 ///
 /// If the value may not be used, returns the request for another one.
-pub(crate) async fn open<V: Value>(
-    ctx: &Context<V>,
+pub(crate) async fn open(
+    ctx: &Context,
     proof: Proof,
     key: &Key,
     bytes: &[u8],
     now: Tick,
-) -> Result<Arc<Slot<V>>, Want> {
+) -> Result<Held, Want> {
     let slot = ctx.convert.open(key, bytes, now)?;
     if !slot.has_tags() {
         return Ok(slot);
@@ -44,10 +44,10 @@ pub(crate) async fn open<V: Value>(
 }
 
 /// Checks the tags of values that were read: those that are not valid are to be replaced.
-pub(crate) async fn check<V: Value>(
-    ctx: &Context<V>,
+pub(crate) async fn check(
+    ctx: &Context,
     proof: Proof,
-    outcomes: impl IntoIterator<Item = &mut ReadOutcome<V>>,
+    outcomes: impl IntoIterator<Item = &mut ReadOutcome>,
 ) {
     let tagged = outcomes.into_iter().filter_map(|outcome| match outcome {
         Ok(slot) if slot.has_tags() => Some((Arc::clone(slot), outcome)),
@@ -69,10 +69,10 @@ pub(crate) async fn check<V: Value>(
 type Markers = BTreeMap<Key, Option<TagVersion>>;
 
 /// Asks L2 for the tags of which messages do not say whether they were invalidated. `None` without an answer.
-async fn ask_unknown<'a, V: Value>(
-    ctx: &Context<V>,
+async fn ask_unknown<'a>(
+    ctx: &Context,
     proof: Proof,
-    slots: impl IntoIterator<Item = &'a Slot<V>>,
+    slots: impl IntoIterator<Item = &'a Slot>,
 ) -> Option<Markers> {
     let is_live = proof == Proof::Used && ctx.l1.freshness.is_live();
     // The proof before the generation: a proof that came after a flush says nothing of tags that were known before it.
@@ -94,12 +94,12 @@ async fn ask_unknown<'a, V: Value>(
 }
 
 /// The request for a value instead of one that is not valid by its tags.
-fn refuse<V: Value>(ctx: &Context<V>, slot: &Slot<V>) -> Want {
+fn refuse(ctx: &Context, slot: &Slot) -> Want {
     ctx.counters.l2_misses.bump();
     Want::OtherThan(slot.version.ver)
 }
 
-fn is_valid<V: Value>(ctx: &Context<V>, slot: &Slot<V>, markers: &Markers) -> bool {
+fn is_valid(ctx: &Context, slot: &Slot, markers: &Markers) -> bool {
     let (tags, Version { epoch, ver }) = (slot.tags(), slot.version);
     // The floors are of the epoch that this instance knows.
     let is_of_known = epoch == ctx.l1.freshness.epoch();

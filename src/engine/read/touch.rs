@@ -16,11 +16,10 @@ use crate::clock::nanos;
 use crate::engine::context::Context;
 use crate::error::{L2Error, WriteError};
 use crate::key::Key;
-use crate::l1::{NEVER, Op, Slot, SlotValue};
+use crate::l1::{Held, NEVER, Op, Slot};
 use crate::l2::{Kind, NewLifetime};
-use crate::vocabulary::Value;
 
-impl<V: Value> Reads<V> {
+impl Reads {
     /// Gives the value of a key a new TTL. Returns whether there is a value.
     pub(crate) async fn renew(&self, key: Key, ttl: Duration) -> Result<bool, WriteError> {
         let ctx = &*self.ctx;
@@ -29,7 +28,7 @@ impl<V: Value> Reads<V> {
             let now = ctx.now();
             let after = |ttl| now.saturating_add(nanos(ttl));
             let (gone_at, ends_at) = (after(ttls.hard), ttls.end.map_or(NEVER, after));
-            let new = |slot: &Slot<V>| ctx.convert.head_until(slot.head(), gone_at, ends_at);
+            let new = |slot: &Slot| ctx.convert.head_until(slot.head(), gone_at, ends_at);
             return Ok(ctx.l1.replace_times(&key, now, |slot| Some(new(slot))));
         }
         // As for a read: the answer may make the value visible in L1 with its new times (rules 3 and 14).
@@ -46,7 +45,7 @@ impl<V: Value> Reads<V> {
     /// Extends the lifetime of an entry that was read, if less than the idle time is left: in the background, and of
     /// each key once in a quarter of the idle time.
     #[cold]
-    pub(crate) fn extend(&self, slot: &Arc<Slot<V>>, idle: Duration) {
+    pub(crate) fn extend(&self, slot: &Held, idle: Duration) {
         let (ctx, key) = (&self.ctx, &slot.key);
         let now = ctx.now();
         let has_no_l2 = ctx.l1.freshness.has_no_l2();
@@ -85,9 +84,9 @@ impl<V: Value> Reads<V> {
 }
 
 /// Has L2 change how long a value lives, and then L1. Returns whether there is a value.
-async fn send<V: Value>(
-    ctx: &Context<V>,
-    op: &Op<V>,
+async fn send(
+    ctx: &Context,
+    op: &Op,
     lifetime: NewLifetime,
     deadline: Option<u64>,
 ) -> Result<bool, L2Error> {
@@ -104,7 +103,7 @@ async fn send<V: Value>(
     let is_same = touched.change.is_none();
     let held = is_same.then(|| ctx.l1.get(key, now)).flatten();
     if let Some(slot) = held.filter(|slot| slot.version == at) {
-        let (tags, value) = (slot.tags(), SlotValue::Shared(slot));
+        let (tags, value) = (slot.tags(), slot.value().clone());
         let slot = (ctx.convert).slot(key, value, stamp, touched.lifetime, tags, now);
         ctx.l1.put_read(op, &slot);
     } else {
@@ -115,7 +114,7 @@ async fn send<V: Value>(
 }
 
 #[cfg(larder_ablation)]
-async fn store_again<V: Value>(ctx: &Context<V>, key: &str, slot: &Slot<V>, ttls: crate::l2::Ttls) {
+async fn store_again(ctx: &Context, key: &str, slot: &Slot, ttls: crate::l2::Ttls) {
     if let Ok(sealed) = ctx.convert.seal(key, slot.value(), ttls, &[]) {
         let payload = ctx.message(Kind::Insert, &[key]);
         let batch = crate::l2::Batch {

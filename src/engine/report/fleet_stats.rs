@@ -16,7 +16,6 @@ use crate::engine::lanes::Lanes;
 use crate::l2::{L2Error, StoredCounts};
 use crate::stats::Stats;
 use crate::util::lock::lock;
-use crate::vocabulary::Value;
 
 /// Counters that have changed are stored after so many times `max_staleness`.
 const CHANGED: u32 = 5;
@@ -24,9 +23,9 @@ const CHANGED: u32 = 5;
 const UNCHANGED: Duration = Duration::from_secs(3600);
 
 /// The counters of this instance among those of the fleet.
-pub(crate) struct FleetStats<V> {
+pub(crate) struct FleetStats {
     /// Those of all lanes. The first one keeps the counters.
-    contexts: Arc<Lanes<Arc<Context<V>>>>,
+    contexts: Arc<Lanes<Arc<Context>>>,
     /// By time that goes on while the clock of the values stands still in a test.
     began: Instant,
     stored: Mutex<Stored>,
@@ -41,8 +40,8 @@ struct Stored {
     is_told: bool,
 }
 
-impl<V: Value> FleetStats<V> {
-    pub(crate) fn new(contexts: &Arc<Lanes<Arc<Context<V>>>>) -> Self {
+impl FleetStats {
+    pub(crate) fn new(contexts: &Arc<Lanes<Arc<Context>>>) -> Self {
         Self {
             contexts: Arc::clone(contexts),
             began: Instant::now(),

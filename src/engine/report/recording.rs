@@ -10,13 +10,12 @@ use tokio_util::task::AbortOnDropHandle;
 
 use crate::engine::load::{LaneLoads, Loads};
 use crate::engine::metrics::Metrics;
-use crate::vocabulary::Value;
 
 const PAUSE: Duration = Duration::from_secs(1);
 
 /// Starts the task that hands all over from time to time, which ends with its handle or its runtime. A recorder that is
 /// installed later gets it from then on.
-pub(crate) fn start<V: Value>(loads: &Arc<LaneLoads<V>>) -> Option<AbortOnDropHandle<()>> {
+pub(crate) fn start(loads: &Arc<LaneLoads>) -> Option<AbortOnDropHandle<()>> {
     let loads = Arc::clone(loads);
     let recording = async move {
         loop {
@@ -28,7 +27,7 @@ pub(crate) fn start<V: Value>(loads: &Arc<LaneLoads<V>>) -> Option<AbortOnDropHa
 }
 
 /// Hands over the counters, and the gauges as they are now.
-pub(crate) fn record<V: Value>(loads: &LaneLoads<V>) {
+pub(crate) fn record(loads: &LaneLoads) {
     if !Metrics::ARE_ON {
         return;
     }
@@ -36,7 +35,7 @@ pub(crate) fn record<V: Value>(loads: &LaneLoads<V>) {
     let is = |yes| if yes { 1.0 } else { 0.0 };
     #[allow(clippy::cast_precision_loss, reason = "a recorder takes nothing else")]
     let number = |n: u64| n as f64;
-    let sum = |of: fn(&Loads<V>) -> u64| number(loads.iter().map(|lane| of(lane)).sum());
+    let sum = |of: fn(&Loads) -> u64| number(loads.iter().map(|lane| of(lane)).sum());
     let gauges = [
         number(contexts.entries()),
         sum(|lane| lane.ctx.l1.store.weight()),

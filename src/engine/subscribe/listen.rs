@@ -18,7 +18,7 @@ use crate::engine::write::LaneWrites;
 use crate::key::{Key, MAX_KEY_BYTES};
 use crate::stats::Counters;
 use crate::util::lock::lock;
-use crate::vocabulary::{Invalidation, Removal, Value};
+use crate::vocabulary::{Invalidation, Removal};
 
 /// How many payloads may wait, and how many bytes they may have together.
 const MOST_WAIT: usize = 4096;
@@ -145,7 +145,7 @@ impl Channels {
     }
 
     /// Carries out the messages that are heard. Those that wait when this is dropped are carried out by the next one.
-    pub(crate) async fn run<V: Value>(self: &Arc<Self>, ctx: &Context<V>, writes: &LaneWrites<V>) {
+    pub(crate) async fn run(self: &Arc<Self>, ctx: &Context, writes: &LaneWrites) {
         // Beside each other: a parser may take for ever.
         tokio::select! {
             () = self.carry_out(ctx, writes) => {}
@@ -154,7 +154,7 @@ impl Channels {
         }
     }
 
-    async fn carry_out<V: Value>(self: &Arc<Self>, ctx: &Context<V>, writes: &LaneWrites<V>) {
+    async fn carry_out(self: &Arc<Self>, ctx: &Context, writes: &LaneWrites) {
         loop {
             let payloads = self.drain();
             if payloads.is_empty() {
@@ -182,7 +182,7 @@ impl Channels {
     }
 
     /// Those that are heard during a pass share the next one, and delay no keys and tags.
-    async fn remove_prefixes<V: Value>(&self, writes: &LaneWrites<V>) {
+    async fn remove_prefixes(&self, writes: &LaneWrites) {
         loop {
             let prefixes = mem::take(&mut *lock(&self.prefixes));
             if prefixes.is_empty() {
@@ -196,7 +196,7 @@ impl Channels {
     }
 
     /// Clears for payloads that did not fit, and cannot be named any more.
-    async fn make_up<V: Value>(&self, ctx: &Context<V>, writes: &LaneWrites<V>) {
+    async fn make_up(&self, ctx: &Context, writes: &LaneWrites) {
         loop {
             // This takes the mark before the clear is called: a payload that comes during the clear is kept, and
             // invalidates after it.
@@ -217,7 +217,7 @@ impl Channels {
 
     /// As calls of this instance: an invalidation that L2 does not accept is deferred, counted and traced as theirs
     /// are.
-    async fn invalidate<V: Value>(&self, writes: &LaneWrites<V>, invalidations: Vec<Invalidation>) {
+    async fn invalidate(&self, writes: &LaneWrites, invalidations: Vec<Invalidation>) {
         // Sets, since programs name a key for each change; and in order, so that a simulated run can be repeated.
         let [mut keys, mut tags, mut prefixes] = [const { BTreeSet::<Key>::new() }; 3];
         for invalidation in invalidations {
@@ -242,7 +242,7 @@ impl Channels {
             return;
         }
         if !keys.is_empty() {
-            let _ = writes.invalidate(keys).await;
+            let _ = writes.invalidate_many(keys).await;
         }
         if !tags.is_empty() {
             let _ = writes.invalidate_tags(tags.into_iter().collect()).await;

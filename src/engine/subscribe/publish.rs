@@ -9,22 +9,24 @@ use tracing::warn;
 use crate::engine::context::Context;
 use crate::error::L2Error;
 use crate::l2::Message;
-use crate::vocabulary::Value;
 
 /// How many events may wait.
 const MOST_WAIT: usize = 1024;
 
+/// The bytes of a change, as other programs read them.
+pub(crate) type Event = Vec<u8>;
+
 /// Where changes are published, and how they are written.
 pub(crate) struct PublishTo {
     pub(crate) channel: Arc<str>,
-    pub(crate) write: fn(&str, &Message) -> Option<Vec<u8>>,
+    pub(crate) write: fn(&str, &Message) -> Option<Event>,
 }
 
 pub(crate) struct Publisher {
     to: PublishTo,
-    queue: mpsc::Sender<Vec<u8>>,
+    queue: mpsc::Sender<Event>,
     /// Held by the task; another one goes on with it after the runtime of the first has ended.
-    events: Mutex<mpsc::Receiver<Vec<u8>>>,
+    events: Mutex<mpsc::Receiver<Event>>,
 }
 
 impl Publisher {
@@ -38,7 +40,7 @@ impl Publisher {
     }
 
     /// Has an own change published.
-    pub(crate) fn push<V>(&self, ctx: &Context<V>, message: &Message) {
+    pub(crate) fn push(&self, ctx: &Context, message: &Message) {
         let event = (self.to.write)(&ctx.options.namespace, message);
         // Never waited for: the subscriber calls this, and must not be late with a heartbeat.
         if event.is_some_and(|event| self.queue.try_send(event).is_err()) {
@@ -47,7 +49,7 @@ impl Publisher {
     }
 
     /// Publishes the events in the queue, one after the other.
-    pub(crate) async fn run<V: Value>(&self, ctx: &Context<V>) {
+    pub(crate) async fn run(&self, ctx: &Context) {
         let mut events = self.events.lock().await;
         while let Some(event) = events.recv().await {
             // Not through the breaker: the right to publish on this channel says nothing of the cache's own requests.

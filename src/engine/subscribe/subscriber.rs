@@ -39,7 +39,6 @@ use crate::l2::{
 use crate::stats::Stats;
 use crate::util::lock::lock;
 use crate::util::on_drop::OnDrop;
-use crate::vocabulary::Value;
 
 /// The time between two heartbeats at least, of which the second is out of turn.
 const OUT_OF_TURN: Duration = Duration::from_millis(50);
@@ -47,12 +46,12 @@ const OUT_OF_TURN: Duration = Duration::from_millis(50);
 const CLEARS: usize = 16;
 
 /// Receives the messages of the lane.
-pub(crate) struct Subscriber<V: Value> {
-    ctx: Arc<Context<V>>,
-    writes: Arc<Writes<V>>,
+pub(crate) struct Subscriber {
+    ctx: Arc<Context>,
+    writes: Arc<Writes>,
     publisher: Option<Arc<Publisher>>,
     /// That of the first lane has this.
-    for_all: Option<ForAll<V>>,
+    for_all: Option<ForAll>,
     /// The task, once it has been started.
     task: Mutex<Option<JoinHandle<()>>>,
     pub(crate) stop: CancellationToken,
@@ -62,20 +61,20 @@ pub(crate) struct Subscriber<V: Value> {
 }
 
 /// The work of one subscriber for all lanes.
-pub(crate) struct ForAll<V: Value> {
+pub(crate) struct ForAll {
     channels: Arc<Channels>,
-    writes: Arc<LaneWrites<V>>,
-    fleet_stats: FleetStats<V>,
+    writes: Arc<LaneWrites>,
+    fleet_stats: FleetStats,
     /// Called once the namespace has another number of lanes. Stops all subscribers.
     on_other_lanes: OnOtherLanes,
 }
 
 pub(crate) type OnOtherLanes = Box<dyn Fn(u16) + Send + Sync>;
 
-impl<V: Value> ForAll<V> {
+impl ForAll {
     pub(crate) fn new(
-        contexts: &Arc<Lanes<Arc<Context<V>>>>,
-        writes: &Arc<LaneWrites<V>>,
+        contexts: &Arc<Lanes<Arc<Context>>>,
+        writes: &Arc<LaneWrites>,
         channels: &Arc<Channels>,
         on_other_lanes: OnOtherLanes,
     ) -> Self {
@@ -88,12 +87,12 @@ impl<V: Value> ForAll<V> {
     }
 }
 
-impl<V: Value> Subscriber<V> {
+impl Subscriber {
     pub(crate) fn new(
-        ctx: &Arc<Context<V>>,
-        writes: &Arc<Writes<V>>,
+        ctx: &Arc<Context>,
+        writes: &Arc<Writes>,
         publisher: Option<Arc<Publisher>>,
-        for_all: Option<ForAll<V>>,
+        for_all: Option<ForAll>,
     ) -> Self {
         Self {
             ctx: Arc::clone(ctx),
@@ -137,7 +136,7 @@ impl<V: Value> Subscriber<V> {
         let ctx = &*self.ctx;
         // If the runtime ends, the next call starts another: at once, as there is no proof.
         let _lapse = OnDrop(|| ctx.l1.freshness.lapse());
-        let has_others = |all: &&ForAll<V>| !all.channels.is_empty() || self.publisher.is_some();
+        let has_others = |all: &&ForAll| !all.channels.is_empty() || self.publisher.is_some();
         let _others = self.for_all.as_ref().filter(has_others).map(|_| {
             let subscriber = Arc::clone(self);
             // In a task of its own: other programs delay no heartbeat.
@@ -275,9 +274,9 @@ struct Reached {
 }
 
 /// One subscription, until it ends.
-struct Session<'a, V: Value> {
-    subscriber: &'a Subscriber<V>,
-    ctx: &'a Context<V>,
+struct Session<'a> {
+    subscriber: &'a Subscriber,
+    ctx: &'a Context,
     freshness: &'a Freshness,
     reached: Reached,
     /// Whether the caller of an invalidation waits until this instance has applied it.
@@ -301,8 +300,8 @@ struct PendingHeartbeat {
     last: Option<u64>,
 }
 
-impl<'a, V: Value> Session<'a, V> {
-    fn new(subscriber: &'a Subscriber<V>, reached: Reached) -> Self {
+impl<'a> Session<'a> {
+    fn new(subscriber: &'a Subscriber, reached: Reached) -> Self {
         let now = Instant::now();
         Self {
             subscriber,

@@ -13,18 +13,16 @@ use crate::clock::Tick;
 use crate::engine::context::Context;
 use crate::error::L2Error;
 use crate::events::CacheEvent;
-use crate::l1::SlotValue;
 use crate::l2::{Batch, EncodedValue, Step, WriteAck, Written};
-use crate::vocabulary::Value;
 
 /// Writes that L2 can be sent in one step. A key is in it twice only if both writes remove it, as in the whole batch.
-struct Group<V: Value> {
+struct Group {
     step: Step,
-    writes: Vec<Write<V>>,
+    writes: Vec<Write>,
 }
 
-impl<V: Value> Group<V> {
-    fn of(write: Write<V>) -> Self {
+impl Group {
+    fn of(write: Write) -> Self {
         Self {
             step: write.step.clone(),
             writes: vec![write],
@@ -32,7 +30,7 @@ impl<V: Value> Group<V> {
     }
 
     /// As few as there can be, in the order of the first write of each.
-    fn all(writes: Vec<Write<V>>) -> Vec<Self> {
+    fn all(writes: Vec<Write>) -> Vec<Self> {
         let mut groups: Vec<Self> = Vec::new();
         for write in writes {
             let may_join = |group: &&mut Self| group.step == write.step;
@@ -68,7 +66,7 @@ impl<V: Value> Group<V> {
 type ClockKnown = Result<(), L2Error>;
 
 /// Sends a batch. Returns whether L2 has accepted any of it.
-pub(crate) async fn send<V: Value>(ctx: &Context<V>, writes: Vec<Write<V>>) -> bool {
+pub(crate) async fn send(ctx: &Context, writes: Vec<Write>) -> bool {
     let groups = Group::all(writes);
     // Before all of them: they are sent one after the other then, with nothing to wait for in between.
     let clock = &if groups.iter().any(|group| group.step.is_insert()) {
@@ -82,7 +80,7 @@ pub(crate) async fn send<V: Value>(ctx: &Context<V>, writes: Vec<Write<V>>) -> b
 }
 
 /// Sends writes in one step, and ends them; those of several that L2 refuses each in a step of its own.
-async fn send_group<V: Value>(ctx: &Context<V>, mut group: Group<V>, clock: &ClockKnown) -> bool {
+async fn send_group(ctx: &Context, mut group: Group, clock: &ClockKnown) -> bool {
     match step(ctx, &mut group, clock).await {
         Ok(written) => {
             let now = ctx.now();
@@ -120,11 +118,7 @@ async fn send_group<V: Value>(ctx: &Context<V>, mut group: Group<V>, clock: &Clo
 }
 
 /// Sends writes of one step.
-async fn step<V: Value>(
-    ctx: &Context<V>,
-    group: &mut Group<V>,
-    clock: &ClockKnown,
-) -> Result<Written, L2Error> {
+async fn step(ctx: &Context, group: &mut Group, clock: &ClockKnown) -> Result<Written, L2Error> {
     let mut deadline = None;
     if group.step.is_insert() {
         clock.clone()?;
@@ -154,7 +148,7 @@ async fn step<V: Value>(
 }
 
 /// Applies a write that L2 has accepted to this instance.
-fn accept<V: Value>(ctx: &Context<V>, write: &mut Write<V>, ack: WriteAck, now: Tick) {
+fn accept(ctx: &Context, write: &mut Write, ack: WriteAck, now: Tick) {
     let stamp = ack.stamp;
     match &write.step {
         // The new epoch comes with the next heartbeat; until then nothing older is served or stored.
@@ -173,7 +167,7 @@ fn accept<V: Value>(ctx: &Context<V>, write: &mut Write<V>, ack: WriteAck, now: 
             {
                 let fresh = (ctx.convert).slot(
                     &write.key,
-                    SlotValue::Own(value),
+                    value,
                     stamp,
                     insert.encoded.ttls.lifetime(stamp.written_at),
                     mem::take(&mut insert.tags),

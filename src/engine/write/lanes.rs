@@ -1,68 +1,160 @@
 //! Changes of keys in several lanes, of tags, of prefixes and of all: each lane has its part, and they run side by side.
 //! A lane that L2 does not answer for defers its own part.
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
-use futures::future::join_all;
+use futures::future::{BoxFuture, join_all};
 
 use super::Writes;
+use super::update::Attempts;
 use crate::engine::lanes::Lanes;
+use crate::entry::AnyEntry;
 use crate::error::{WriteError, all_done};
 use crate::key::Key;
 use crate::loaded::Loaded;
 use crate::token::Token;
-use crate::vocabulary::Value;
+use crate::vocabulary::{AnyValue, Version};
 
 /// The calls that change something, in all lanes.
-pub(crate) type LaneWrites<V> = Lanes<Arc<Writes<V>>>;
+pub(crate) type LaneWrites = Lanes<Arc<Writes>>;
 
-impl<V: Value> LaneWrites<V> {
-    /// Stores values in both levels.
-    pub(crate) async fn insert(
+/// The end of a call that changes something, as a future that does not depend on the types of its caller.
+type WriteCall<'a, T = Token> = BoxFuture<'a, Result<T, WriteError>>;
+
+/// An update of a key, in its turn. Its caller knows the type of the value, and repeats the attempt until the value that
+/// it has made is stored.
+pub(crate) struct Update<'a> {
+    writes: &'a Writes,
+    attempts: Attempts<'a>,
+}
+
+impl Update<'_> {
+    /// Waits until the value can be read for the next attempt.
+    #[cfg(feature = "write-behind")]
+    pub(crate) fn next(&mut self) -> WriteCall<'_, ()> {
+        Box::pin(self.attempts.next())
+    }
+
+    /// The value for the next attempt, and its version.
+    pub(crate) fn read(&mut self) -> WriteCall<'_, (Option<AnyEntry>, Version)> {
+        Box::pin(async {
+            loop {
+                self.attempts.next().await?;
+                let stored = self.writes.reads.look_up(self.attempts.key()).await;
+                // A value that L2 does not have, as one that could not be stored in it, cannot be replaced in it.
+                let version = (stored.as_ref()).map_or(Some(Version::ABSENT), AnyEntry::version);
+                if let Some(version) = version {
+                    return Ok((stored, version));
+                }
+            }
+        })
+    }
+
+    /// Stores a value if the one that is there has this version. Names the write if it was stored.
+    pub(crate) fn store(
         &self,
-        values: impl IntoIterator<Item = (Key, Loaded<V>)>,
-    ) -> Result<Token, WriteError> {
-        let parts = self.split(values, |(key, _)| key).into_iter();
-        // All of them, before any lane changes anything.
-        let encoded = parts.map(|(lane, values)| Ok((lane, lane.encode(values)?)));
-        let encoded: Vec<_> = encoded.collect::<Result<_, WriteError>>()?;
-        let calls = encoded
-            .into_iter()
-            .map(|(lane, values)| lane.insert_all(values));
-        self.all(calls).await
+        value: Loaded<AnyValue>,
+        version: Version,
+    ) -> WriteCall<'_, Option<Token>> {
+        let key = self.attempts.key().clone();
+        Box::pin(self.writes.insert_if(key, value, version))
+    }
+}
+
+impl LaneWrites {
+    /// Stores a value in both levels.
+    pub(crate) fn insert(&self, key: Key, value: Loaded<AnyValue>) -> WriteCall<'_> {
+        let lane = self.of(&key);
+        Box::pin(lane.insert(key, value))
+    }
+
+    /// Stores values in both levels.
+    pub(crate) fn insert_many(&self, values: BTreeMap<Key, Loaded<AnyValue>>) -> WriteCall<'_> {
+        Box::pin(async {
+            let parts = self.split(values, |(key, _)| key).into_iter();
+            // All of them, before any lane changes anything.
+            let encoded = parts.map(|(lane, values)| Ok((lane, lane.encode(values)?)));
+            let encoded: Vec<_> = encoded.collect::<Result<_, WriteError>>()?;
+            let calls = encoded
+                .into_iter()
+                .map(|(lane, values)| lane.insert_all(values));
+            self.all(calls).await
+        })
+    }
+
+    /// Stores a value if the one that is there has this version. Names the write if it was stored.
+    pub(crate) fn insert_if(
+        &self,
+        key: Key,
+        value: Loaded<AnyValue>,
+        version: Version,
+    ) -> WriteCall<'_, Option<Token>> {
+        let lane = self.of(&key);
+        Box::pin(lane.insert_if(key, value, version))
+    }
+
+    /// Waits for the turn of an update of a key.
+    pub(crate) fn begin_update(&self, key: Key) -> BoxFuture<'_, Update<'_>> {
+        let writes = self.of(&key);
+        Box::pin(async {
+            Update {
+                writes,
+                attempts: writes.attempts(key).await,
+            }
+        })
+    }
+
+    /// Removes a key from both levels, here and everywhere, and keeps loads from being stored for as long as `hold`.
+    pub(crate) fn invalidate(&self, key: Key, hold: Duration) -> WriteCall<'_> {
+        let lane = self.of(&key);
+        Box::pin(lane.invalidate([key], hold))
     }
 
     /// Removes keys from both levels, here and everywhere.
-    pub(crate) async fn invalidate(
-        &self,
-        keys: impl IntoIterator<Item = Key>,
-    ) -> Result<Token, WriteError> {
+    pub(crate) fn invalidate_many(&self, keys: BTreeSet<Key>) -> WriteCall<'_> {
         let parts = self.split(keys, |key| key).into_iter();
         let calls = parts.map(|(lane, keys)| lane.invalidate(keys, Duration::ZERO));
-        self.all(calls).await
+        Box::pin(self.all(calls))
+    }
+
+    /// Removes a key as [`invalidate`](Self::invalidate) does, and then waits until every instance has applied it.
+    pub(crate) fn invalidate_and_wait(&self, key: Key) -> WriteCall<'_> {
+        let lane = self.of(&key);
+        Box::pin(lane.invalidate_and_wait(key))
+    }
+
+    /// Makes the value of a key stale in both levels, here and everywhere.
+    pub(crate) fn expire(&self, key: Key) -> WriteCall<'_, ()> {
+        let lane = self.of(&key);
+        Box::pin(lane.expire(key))
     }
 
     /// Makes all values with one of these tags misses, in both levels, here and everywhere.
-    pub(crate) async fn invalidate_tags(&self, tags: Vec<Key>) -> Result<Token, WriteError> {
-        let calls = self
-            .iter()
-            .map(|lane| lane.invalidate_tags(tags.iter().cloned()));
-        self.all(calls).await
+    pub(crate) fn invalidate_tags(&self, tags: Vec<Key>) -> WriteCall<'_> {
+        Box::pin(async move {
+            let calls = self
+                .iter()
+                .map(|lane| lane.invalidate_tags(tags.iter().cloned()));
+            self.all(calls).await
+        })
     }
 
     /// Removes all keys that begin with one of the prefixes from both levels, here and everywhere. Returns how many
     /// values were removed from L2; if there is none, from L1.
-    pub(crate) async fn invalidate_prefixes(&self, prefixes: Vec<Key>) -> Result<u64, WriteError> {
-        let calls = self
-            .iter()
-            .map(|lane| lane.invalidate_prefixes(prefixes.iter().cloned()));
-        Ok(all_done(join_all(calls).await)?.into_iter().sum())
+    pub(crate) fn invalidate_prefixes(&self, prefixes: Vec<Key>) -> WriteCall<'_, u64> {
+        Box::pin(async move {
+            let calls = self
+                .iter()
+                .map(|lane| lane.invalidate_prefixes(prefixes.iter().cloned()));
+            Ok(all_done(join_all(calls).await)?.into_iter().sum())
+        })
     }
 
     /// Empties both levels, here and everywhere.
-    pub(crate) async fn clear(&self) -> Result<Token, WriteError> {
-        self.all(self.iter().map(|lane| lane.clear())).await
+    pub(crate) fn clear(&self) -> WriteCall<'_> {
+        Box::pin(self.all(self.iter().map(|lane| lane.clear())))
     }
 
     /// Waits for the calls of the lanes.

@@ -40,15 +40,15 @@ use crate::l2::{EncodedValue, Kind, LaneNumber, Step, Version, Written};
 use crate::loaded::Loaded;
 use crate::options::LONGEST;
 use crate::token::{Token, later};
-use crate::vocabulary::Value;
+use crate::vocabulary::AnyValue;
 
 /// The calls that change something, of one lane.
-pub(crate) struct Writes<V: Value> {
+pub(crate) struct Writes {
     lane: LaneNumber,
-    ctx: Arc<Context<V>>,
-    reads: Arc<Reads<V>>,
-    pub(crate) members: Members<V>,
-    pub(crate) writer: Writer<V>,
+    ctx: Arc<Context>,
+    reads: Arc<Reads>,
+    pub(crate) members: Members,
+    pub(crate) writer: Writer,
     passes: Passes,
     turns: Turns,
 }
@@ -60,12 +60,12 @@ const AT_ONCE: usize = 64;
 type Changed = Result<(Version, Written), WriteError>;
 
 /// Values that can be stored.
-pub(crate) struct Encoded<V> {
-    values: Vec<(Key, V, EncodedValue, Vec<Key>)>,
+pub(crate) struct Encoded {
+    values: Vec<(Key, AnyValue, EncodedValue, Vec<Key>)>,
 }
 
-impl<V: Value> Writes<V> {
-    pub(crate) fn new(lane: LaneNumber, ctx: &Arc<Context<V>>, reads: &Arc<Reads<V>>) -> Self {
+impl Writes {
+    pub(crate) fn new(lane: LaneNumber, ctx: &Arc<Context>, reads: &Arc<Reads>) -> Self {
         Self {
             lane,
             ctx: Arc::clone(ctx),
@@ -83,11 +83,15 @@ impl<V: Value> Writes<V> {
     }
 
     /// Stores a value in both levels.
-    pub(crate) async fn insert(&self, key: Key, loaded: Loaded<V>) -> Result<Token, WriteError> {
+    pub(crate) async fn insert(
+        &self,
+        key: Key,
+        loaded: Loaded<AnyValue>,
+    ) -> Result<Token, WriteError> {
         self.insert_all(self.encode([(key, loaded)])?).await
     }
 
-    async fn insert_all(&self, values: Encoded<V>) -> Result<Token, WriteError> {
+    async fn insert_all(&self, values: Encoded) -> Result<Token, WriteError> {
         let (version, _) = self.store(values, Step::Insert).await?;
         Ok(self.token(version))
     }
@@ -97,7 +101,7 @@ impl<V: Value> Writes<V> {
     pub(crate) async fn insert_if(
         &self,
         key: Key,
-        loaded: Loaded<V>,
+        loaded: Loaded<AnyValue>,
         version: Version,
     ) -> Result<Option<Token>, WriteError> {
         if self.ctx.is_off() {
@@ -108,35 +112,19 @@ impl<V: Value> Writes<V> {
         Ok(written.version().map(|version| self.token(version)))
     }
 
-    /// Stores the value that `change` makes of the stored one, in its place.
-    pub(crate) async fn update(
-        &self,
-        key: Key,
-        mut change: impl FnMut(Option<&V>) -> Loaded<V>,
-    ) -> Result<Token, WriteError> {
-        let mut attempts = self.attempts(&key).await;
-        loop {
-            attempts.next().await?;
-            let stored = self.reads.look_up(&key).await;
-            // A value that L2 does not have, as one that could not be stored in it, cannot be replaced in it.
-            let version = (stored.as_ref()).map_or(Some(Version::ABSENT), |it| it.meta().version());
-            let Some(version) = version else { continue };
-            let changed = change(stored.as_deref());
-            drop(stored);
-            if let Some(token) = self.insert_if(key.clone(), changed, version).await? {
-                return Ok(token);
-            }
-        }
-    }
-
-    /// Waits for the turn of an update.
-    pub(crate) async fn attempts(&self, key: &Key) -> Attempts<'_, V> {
-        Attempts::new(&self.ctx, &self.turns, key.clone()).await
+    /// Waits for the turn of an update of a key.
+    pub(super) async fn attempts(&self, key: Key) -> Attempts<'_> {
+        Attempts::new(&self.ctx, &self.turns, key).await
     }
 
     /// Stores a value, and has it wait for its source.
     #[cfg(feature = "write-behind")]
-    pub(crate) async fn append(&self, key: Key, value: Loaded<V>, append: Append) -> WriteResult {
+    pub(crate) async fn append(
+        &self,
+        key: Key,
+        value: Loaded<AnyValue>,
+        append: Append,
+    ) -> WriteResult {
         let step = Step::Append(Box::new(append));
         Ok(self.store(self.encode([(key, value)])?, step).await?.1)
     }
@@ -144,8 +132,8 @@ impl<V: Value> Writes<V> {
     /// Encodes all values of a call, before anything is changed.
     fn encode(
         &self,
-        values: impl IntoIterator<Item = (Key, Loaded<V>)>,
-    ) -> Result<Encoded<V>, WriteError> {
+        values: impl IntoIterator<Item = (Key, Loaded<AnyValue>)>,
+    ) -> Result<Encoded, WriteError> {
         let convert = &self.ctx.convert;
         let values = values.into_iter();
         // With the exact capacity: there is mostly one value, and a list that grows begins with four.
@@ -160,7 +148,7 @@ impl<V: Value> Writes<V> {
         Ok(Encoded { values: encoded })
     }
 
-    async fn store(&self, encoded: Encoded<V>, step: Step) -> Changed {
+    async fn store(&self, encoded: Encoded, step: Step) -> Changed {
         let ctx = &self.ctx;
         let changes = encoded
             .values
@@ -342,7 +330,7 @@ impl<V: Value> Writes<V> {
     /// Has the writer carry writes through, whether or not the caller stays: a caller that is cancelled between the
     /// database and the cache must not leave the old value behind. Names all of them, and returns the answer to the
     /// last; or the first error, if there is one.
-    async fn write(&self, writes: impl Iterator<Item = Write<V>>) -> Changed {
+    async fn write(&self, writes: impl Iterator<Item = Write>) -> Changed {
         let mut result: Result<_, WriteError> = Ok((None, Written::OtherVersion));
         for answer in self.writer.submit(writes.collect()).await {
             let answer = answer.await;

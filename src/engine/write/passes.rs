@@ -12,7 +12,6 @@ use crate::key::Key;
 use crate::l2::Stamp;
 use crate::util::lock::lock;
 use crate::util::pacing::gather;
-use crate::vocabulary::Value;
 
 /// How many prefixes share a pass, unless one call has more.
 const MOST_TOGETHER: usize = 1024;
@@ -40,11 +39,7 @@ struct WaitingCall {
 impl Passes {
     /// Removes the values with one of these prefixes: by a pass that begins after this is called, as one that has begun
     /// may be past their keys.
-    pub(crate) async fn remove<V: Value>(
-        &self,
-        ctx: &Context<V>,
-        prefixes: Vec<Prefix>,
-    ) -> Removed {
+    pub(crate) async fn remove(&self, ctx: &Context, prefixes: Vec<Prefix>) -> Removed {
         let (answer, mut answered) = oneshot::channel();
         // Before the turn: the call that has it next makes the pass for all that wait by then.
         lock(&self.waiting).push(WaitingCall { prefixes, answer });
@@ -61,7 +56,7 @@ impl Passes {
         }
     }
 
-    async fn pass<V: Value>(&self, ctx: &Context<V>) {
+    async fn pass(&self, ctx: &Context) {
         let together = self.next_calls();
         let prefixes = together.iter().flat_map(|waiting| &waiting.prefixes);
         let prefixes = prefixes.map(|(prefix, before)| (&**prefix, *before));

@@ -19,31 +19,31 @@ use crate::error::{L2Error, WriteError};
 use crate::key::Key;
 use crate::l1::{Op, Tags};
 use crate::l2::{EncodedValue, Step, Written};
-use crate::vocabulary::Value;
+use crate::vocabulary::AnyValue;
 
 /// How a write ended.
 pub(crate) type WriteResult = Result<Written, WriteError>;
 
 /// A value to be stored.
-pub(crate) struct Insert<V> {
+pub(crate) struct Insert {
     /// Under way since the call, so that L1 takes nothing older in between (rule 3).
-    pub(crate) op: Op<V>,
+    pub(crate) op: Op,
     /// Until L2 has it.
-    pub(crate) value: Option<V>,
+    pub(crate) value: Option<AnyValue>,
     pub(crate) encoded: EncodedValue,
     /// Registered since the call, too.
     pub(crate) tags: Tags,
 }
 
 /// A change of one key, tag or prefix on its way to L2.
-pub(crate) struct Write<V: Value> {
-    ctx: Arc<Context<V>>,
+pub(crate) struct Write {
+    ctx: Arc<Context>,
     /// The key, the tag, or the prefix. Empty for a clear.
     pub(crate) key: Key,
     pub(crate) step: Step,
     /// The value, if one is stored. Boxed, as writes are moved from list to list: an insert takes 4 % more instructions
     /// without.
-    pub(crate) insert: Option<Box<Insert<V>>>,
+    pub(crate) insert: Option<Box<Insert>>,
     /// The number of its call, among the writes and deferrals of this instance.
     pub(crate) order: u64,
     pub(crate) called_at: Tick,
@@ -60,8 +60,8 @@ pub(crate) struct Write<V: Value> {
     answer: Option<oneshot::Sender<WriteResult>>,
 }
 
-impl<V: Value> Write<V> {
-    pub(crate) fn new(ctx: &Arc<Context<V>>, key: Key, step: Step) -> Self {
+impl Write {
+    pub(crate) fn new(ctx: &Arc<Context>, key: Key, step: Step) -> Self {
         let hold = match step {
             Step::Invalidate { hold, .. } => hold,
             _ => Duration::ZERO,
@@ -87,7 +87,7 @@ impl<V: Value> Write<V> {
     }
 
     /// Waits for its end.
-    pub(super) fn answered(&mut self) -> impl Future<Output = WriteResult> + use<V> {
+    pub(super) fn answered(&mut self) -> impl Future<Output = WriteResult> + use<> {
         let (answer, answered) = oneshot::channel();
         self.answer = Some(answer);
         // Every write answers, so that error is not seen.
@@ -173,7 +173,7 @@ pub(super) fn stopped() -> WriteError {
     WriteError::deferred(L2Error::closed())
 }
 
-impl<V: Value> Ordered for Write<V> {
+impl Ordered for Write {
     fn key(&self) -> Option<&Key> {
         match self.step {
             Step::InvalidateTags | Step::Clear | Step::EndLeases => None,
@@ -200,7 +200,7 @@ impl<V: Value> Ordered for Write<V> {
     }
 }
 
-impl<V: Value> Drop for Write<V> {
+impl Drop for Write {
     fn drop(&mut self) {
         if !self.is_over {
             self.defer(&L2Error::closed());

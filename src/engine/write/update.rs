@@ -15,7 +15,6 @@ use crate::error::WriteError;
 use crate::key::Key;
 use crate::util::lock::lock;
 use crate::util::retry_delays::retry_delays;
-use crate::vocabulary::Value;
 
 /// An update gives up after so many attempts.
 const ATTEMPTS: usize = 256;
@@ -72,15 +71,15 @@ impl Drop for Turn<'_> {
 }
 
 /// The attempts of one update, in its turn.
-pub(crate) struct Attempts<'a, V: Value> {
-    ctx: &'a Context<V>,
+pub(crate) struct Attempts<'a> {
+    ctx: &'a Context,
     turn: Turn<'a>,
     /// One before each attempt that is left; before the first there is none to wait for.
     pauses: Chain<Once<Duration>, Take<ExponentialBackoff>>,
 }
 
-impl<'a, V: Value> Attempts<'a, V> {
-    pub(super) async fn new(ctx: &'a Context<V>, turns: &'a Turns, key: Key) -> Self {
+impl<'a> Attempts<'a> {
+    pub(super) async fn new(ctx: &'a Context, turns: &'a Turns, key: Key) -> Self {
         let pauses = retry_delays(FIRST_PAUSE, LONGEST_PAUSE);
         Self {
             ctx,
@@ -89,9 +88,13 @@ impl<'a, V: Value> Attempts<'a, V> {
         }
     }
 
+    pub(super) fn key(&self) -> &Key {
+        &self.turn.key
+    }
+
     /// Waits until the value can be read for the next attempt. After that it is read from L2: an instance that read its
     /// own last value from L1 would be a round trip ahead of all others each time, and these would never succeed.
-    pub(crate) async fn next(&mut self) -> Result<(), WriteError> {
+    pub(super) async fn next(&mut self) -> Result<(), WriteError> {
         let pause = self.pauses.next().ok_or_else(WriteError::contended)?;
         if !pause.is_zero() {
             sleep(pause).await;

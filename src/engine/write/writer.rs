@@ -19,26 +19,25 @@ use crate::error::L2Error;
 use crate::key::Key;
 use crate::util::lock::lock;
 use crate::util::pacing::{NEAR, gather};
-use crate::vocabulary::Value;
 
 /// The most that all writes weigh together that wait or are under way.
 const CAPACITY: u32 = 16 * 1024;
 
 /// The way to the writer's task.
-pub(crate) struct Writer<V: Value> {
-    ctx: Arc<Context<V>>,
+pub(crate) struct Writer {
+    ctx: Arc<Context>,
     /// Bounded by `capacity`.
-    queue: Mutex<mpsc::UnboundedSender<Call<V>>>,
+    queue: Mutex<mpsc::UnboundedSender<Call>>,
     capacity: Arc<Semaphore>,
     /// Held by the call that is next, until it is in the queue: calls that wait for capacity go on in any order.
     next: tokio::sync::Mutex<()>,
 }
 
 /// The writes of one call.
-type Call<V> = Vec<Write<V>>;
+type Call = Vec<Write>;
 
-impl<V: Value> Writer<V> {
-    pub(crate) fn new(ctx: &Arc<Context<V>>) -> Self {
+impl Writer {
+    pub(crate) fn new(ctx: &Arc<Context>) -> Self {
         Self {
             ctx: Arc::clone(ctx),
             // Closed, as after the end of a task: the first call starts one.
@@ -54,8 +53,8 @@ impl<V: Value> Writer<V> {
     /// A call that weighs more than all of the capacity goes when nothing else is left. Returns the answers.
     pub(crate) async fn submit(
         &self,
-        mut writes: Call<V>,
-    ) -> Vec<impl Future<Output = WriteResult> + use<V>> {
+        mut writes: Call,
+    ) -> Vec<impl Future<Output = WriteResult> + use<>> {
         let answers = writes.iter_mut().map(Write::answered).collect();
         if writes.is_empty() {
             return answers;
@@ -98,7 +97,7 @@ impl<V: Value> Writer<V> {
         CAPACITY as usize - self.capacity.available_permits()
     }
 
-    fn send(&self, call: Call<V>) {
+    fn send(&self, call: Call) {
         let mut queue = lock(&self.queue);
         // There is no task yet, or it has ended with its runtime.
         if let Err(mpsc::error::SendError(call)) = queue.send(call) {
@@ -111,7 +110,7 @@ impl<V: Value> Writer<V> {
     }
 }
 
-async fn run<V: Value>(ctx: Arc<Context<V>>, mut calls: mpsc::UnboundedReceiver<Call<V>>) {
+async fn run(ctx: Arc<Context>, mut calls: mpsc::UnboundedReceiver<Call>) {
     let (ctx, accepted_at) = (&*ctx, &AtomicU64::new(0));
     // The writes in it are deferred when it is dropped.
     let mut order = WriteOrder::new();
@@ -155,11 +154,7 @@ struct EndedBatch {
     weight: u32,
 }
 
-async fn send<V: Value>(
-    ctx: &Context<V>,
-    mut writes: Vec<Write<V>>,
-    accepted_at: &AtomicU64,
-) -> EndedBatch {
+async fn send(ctx: &Context, mut writes: Vec<Write>, accepted_at: &AtomicU64) -> EndedBatch {
     let ended = EndedBatch {
         keys: writes.iter().filter_map(Write::key).cloned().collect(),
         weight: writes.iter().map(Write::weight).sum(),

@@ -353,7 +353,7 @@ fn nothing_is_shown_without_a_proof() {
 #[test]
 fn a_load_or_refresh_that_was_overtaken_stores_nothing() {
     in_every_order(|world| {
-        let begin: [fn(&World) -> Op<u64>; 2] = [
+        let begin: [fn(&World) -> Op; 2] = [
             |world| world.join_load().begun.unwrap().0,
             |world| world.refresh().unwrap(),
         ];

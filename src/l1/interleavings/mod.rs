@@ -23,12 +23,12 @@ use std::time::Duration;
 use loom::sync::Mutex;
 use loom::thread::{self, JoinHandle};
 
-use super::{Join, L1, LoadOutcome, NEVER, Op, ProofRequest, Slot, SlotHead, SlotValue, Tags};
+use super::{Held, Join, L1, LoadOutcome, NEVER, Op, ProofRequest, Slot, SlotHead, Tags};
 use crate::clock::{Clock, Tick};
 use crate::key::Key;
 use crate::options::Options;
 use crate::settings::Settings;
-use crate::vocabulary::{LaneClock, Version};
+use crate::vocabulary::{AnyValue, LaneClock, Version};
 
 const KEY: &str = "k";
 /// The tag that some values have.
@@ -51,7 +51,7 @@ fn version(epoch: u64, ver: u64) -> Version {
 /// The L1 of one instance, and what L2 has under one key. Clones are the same.
 #[derive(Clone)]
 struct World {
-    l1: Arc<L1<u64>>,
+    l1: Arc<L1>,
     /// Stands still.
     now: Tick,
     key: Key,
@@ -102,7 +102,7 @@ impl World {
         thread::spawn(move || run(world))
     }
 
-    fn begin(&self) -> Op<u64> {
+    fn begin(&self) -> Op {
         self.l1.in_flight.begin(&self.key)
     }
 
@@ -112,7 +112,7 @@ impl World {
     }
 
     /// Publishes what L2 has answered, if it is usable.
-    fn publish(&self, op: &Op<u64>, mark: Mark) {
+    fn publish(&self, op: &Op, mark: Mark) {
         let fresh = fresh(mark);
         if self.l1.is_usable(op, &fresh, self.now) {
             self.l1.put_read(op, &fresh);
@@ -205,25 +205,25 @@ impl World {
         self.l1.freshness.prove(&lane, asked);
     }
 
-    fn join_load(&self) -> Join<u64, LoadOutcome<u64>> {
+    fn join_load(&self) -> Join<LoadOutcome> {
         self.l1.in_flight.join_load(&self.key, self.now, 0, false).0
     }
 
-    fn refresh(&self) -> Option<Op<u64>> {
+    fn refresh(&self) -> Option<Op> {
         let join = self.l1.in_flight.join_refresh(&self.key, self.now);
         join?.begun.map(|(op, _)| op)
     }
 
     /// A hit that moka answers, and that brings its entry into the hot table.
     fn promote(&self) {
-        let is_visible = |slot: &Slot<u64>| self.l1.is_visible(slot, self.now);
+        let is_visible = |slot: &Slot| self.l1.is_visible(slot, self.now);
         self.l1.store.promote(KEY, is_visible);
     }
 
     /// The entry that is served.
     fn shown(&self) -> Option<Mark> {
         let slot = self.l1.get(KEY, self.now)?;
-        Some((*slot.value(), slot.version.ver))
+        Some((*slot.value().typed(), slot.version.ver))
     }
 
     /// Whether L1 has exactly what it shows.
@@ -233,11 +233,11 @@ impl World {
 }
 
 /// A value of this epoch and version.
-fn fresh(mark: Mark) -> Arc<Slot<u64>> {
+fn fresh(mark: Mark) -> Held {
     tagged(mark, Tags::default())
 }
 
-fn tagged((epoch, ver): Mark, tags: Tags) -> Arc<Slot<u64>> {
+fn tagged((epoch, ver): Mark, tags: Tags) -> Held {
     let head = SlotHead {
         version: version(epoch, ver),
         born_at: 0,
@@ -247,5 +247,5 @@ fn tagged((epoch, ver): Mark, tags: Tags) -> Arc<Slot<u64>> {
         ends_at: NEVER,
         attend_at: NEVER,
     };
-    Arc::new(Slot::new(KEY.into(), SlotValue::Own(epoch), head, tags))
+    Arc::new(Slot::new(KEY.into(), AnyValue::new(epoch), head, tags))
 }

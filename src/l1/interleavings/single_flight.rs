@@ -6,7 +6,7 @@ use crate::util::shared_result::{SharedResult, shared_result};
 use crate::vocabulary::Source;
 
 /// Joins the load of the key, or runs it. What it loads has the version that L2 has meanwhile.
-fn load(world: &World) -> SharedResult<LoadOutcome<u64>> {
+fn load(world: &World) -> SharedResult<LoadOutcome> {
     let Join { result, begun } = world.join_load();
     if let Some((op, sender)) = begun {
         let mark = world.ask();
@@ -18,12 +18,12 @@ fn load(world: &World) -> SharedResult<LoadOutcome<u64>> {
     result
 }
 
-fn join_read(world: &World) -> JoinRead<u64> {
+fn join_read(world: &World) -> JoinRead {
     world.l1.in_flight.join_read(&world.key, world.now)
 }
 
 /// A read to share, and it to run if it is the first; or an operation alone on the key.
-type Shared = Result<(SharedResult<ReadOutcome<u64>>, Option<Op<u64>>), Op<u64>>;
+type Shared = Result<(SharedResult<ReadOutcome>, Option<Op>), Op>;
 
 fn read_or_begin(world: &World) -> Shared {
     match join_read(world) {
@@ -33,14 +33,14 @@ fn read_or_begin(world: &World) -> Shared {
     }
 }
 
-fn found(world: &World, op: &Op<u64>) -> ReadOutcome<u64> {
+fn found(world: &World, op: &Op) -> ReadOutcome {
     let mark = world.ask();
     world.publish(op, mark);
     Ok(fresh(mark))
 }
 
 /// Joins the read of the key, or runs it.
-fn read_through(world: &World) -> SharedResult<ReadOutcome<u64>> {
+fn read_through(world: &World) -> SharedResult<ReadOutcome> {
     match join_read(world) {
         JoinRead::Alone(op) => {
             let (sender, result) = shared_result();

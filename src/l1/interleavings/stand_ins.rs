@@ -10,18 +10,18 @@ use crate::l1::store::EntryCell;
 use crate::l1::sync::{Mutex, lock};
 
 /// As moka: each step is atomic, and anything can happen between two of them.
-pub(in crate::l1) struct Bounded<V>(Mutex<HashMap<Key, Arc<EntryCell<V>>>>);
+pub(in crate::l1) struct Bounded(Mutex<HashMap<Key, Arc<EntryCell>>>);
 
-pub(in crate::l1) fn bounded<V>(_capacity: u64, _weigher: Option<Weigher<V>>) -> Bounded<V> {
+pub(in crate::l1) fn bounded(_capacity: u64, _weigher: Option<Weigher>) -> Bounded {
     Bounded(Mutex::new(HashMap::new()))
 }
 
-impl<V> Bounded<V> {
-    pub(in crate::l1) fn get(&self, key: &str) -> Option<Arc<EntryCell<V>>> {
+impl Bounded {
+    pub(in crate::l1) fn get(&self, key: &str) -> Option<Arc<EntryCell>> {
         lock(&self.0).get(key).cloned()
     }
 
-    pub(in crate::l1) fn iter(&self) -> impl Iterator<Item = (Key, Arc<EntryCell<V>>)> {
+    pub(in crate::l1) fn iter(&self) -> impl Iterator<Item = (Key, Arc<EntryCell>)> {
         let entries = lock(&self.0).clone();
         entries.into_iter()
     }
@@ -30,7 +30,7 @@ impl<V> Bounded<V> {
         lock(&self.0).contains_key(key)
     }
 
-    pub(in crate::l1) fn insert(&self, key: Key, cell: Arc<EntryCell<V>>) {
+    pub(in crate::l1) fn insert(&self, key: Key, cell: Arc<EntryCell>) {
         lock(&self.0).insert(key, cell);
     }
 

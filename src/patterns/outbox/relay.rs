@@ -15,8 +15,10 @@ use tracing::{info, warn};
 use super::error::{OutboxError, Reason};
 use super::row::{Row, now_ms, oldest};
 use super::stats::{Counted, Counters, OutboxStats, age};
-use crate::cache::{Cache, key_text};
+use crate::cache::Cache;
+use crate::engine::Engine;
 use crate::error::WriteError;
+use crate::key::key_text;
 use crate::util::lock::lock;
 use crate::util::partial_debug::partial_debug;
 use crate::util::retry_delays::retry_delays;
@@ -50,15 +52,14 @@ pub struct RelayBuilder {
 
 impl RelayBuilder {
     pub(super) fn new<K, V: Value>(cache: &Cache<K, V>, table: impl Table) -> Self {
-        // Rows have the texts of keys, so their type does not matter.
-        let cache = cache.with_keys::<()>();
+        let engine = Arc::clone(cache.engine());
         Self {
-            namespace: cache.namespace().to_owned(),
+            namespace: engine.namespace().to_owned(),
             interval: Duration::from_secs(1),
             run: Box::new(|interval, counters| {
                 let worker = Worker {
                     table,
-                    cache,
+                    engine,
                     counters,
                     since_ms: now_ms(),
                 };
@@ -119,9 +120,9 @@ impl Relay {
     }
 }
 
-struct Worker<T, V: Value> {
+struct Worker<T> {
     table: T,
-    cache: Cache<(), V>,
+    engine: Arc<Engine>,
     counters: Arc<Counters>,
     /// Since when rows may wait that nobody has read.
     since_ms: i64,
@@ -136,14 +137,14 @@ enum Failure {
     L2(#[from] WriteError),
 }
 
-impl<T: Table, V: Value> Worker<T, V> {
+impl<T: Table> Worker<T> {
     async fn run(mut self, interval: Duration) {
         let longest = LONGEST_RETRY.max(interval);
         let new_retries = || retry_delays(interval, longest);
         let (mut retries, mut trouble) = (new_retries(), None);
         loop {
             let polled = self.poll().await;
-            let namespace = self.cache.namespace();
+            let namespace = self.engine.namespace();
             let pause = match polled {
                 Ok(is_more) => {
                     if trouble.take().is_some() {
@@ -190,7 +191,7 @@ impl<T: Table, V: Value> Worker<T, V> {
 
     async fn deliver_some(&mut self) -> Result<bool, Failure> {
         let began = now_ms();
-        let mut rows = self.table.read(self.cache.namespace()).await?;
+        let mut rows = self.table.read(self.engine.namespace()).await?;
         // Already here: the delivery may take as long as L2 does not answer.
         lock(&self.counters).oldest_ms = oldest(&rows);
         let many = rows.len();
@@ -201,8 +202,8 @@ impl<T: Table, V: Value> Worker<T, V> {
         let mut waiting = rows.split_off(many.min(BATCH));
         // Each by itself, so that one that L2 refuses does not hold up the others. The writer of the cache sends them
         // together.
-        let cache = &self.cache;
-        let outcomes = join_all(rows.iter().map(|row| invalidate(cache, row))).await;
+        let engine = &self.engine;
+        let outcomes = join_all(rows.iter().map(|row| invalidate(engine, row))).await;
         let (mut delivered, mut failure) = (Vec::new(), None);
         for (row, outcome) in rows.into_iter().zip(outcomes) {
             match outcome {
@@ -235,15 +236,15 @@ impl<T: Table, V: Value> Worker<T, V> {
 }
 
 /// `Ok` once L2 has accepted it. An invalidation that is only deferred, in the memory of this process, is an error.
-async fn invalidate<V: Value>(cache: &Cache<(), V>, row: &Row) -> Result<(), WriteError> {
+async fn invalidate(engine: &Arc<Engine>, row: &Row) -> Result<(), WriteError> {
     let Ok(name) = key_text(&row.name) else {
         // No value has such a key or tag: the row was written by something else, and there is nothing to do for it.
         return Ok(());
     };
-    let writes = cache.engine().writes();
+    let writes = Engine::latest(engine).writes();
     if row.is_tag {
         writes.invalidate_tags(vec![name]).await.map(drop)
     } else {
-        writes.invalidate([name]).await.map(drop)
+        writes.invalidate(name, Duration::ZERO).await.map(drop)
     }
 }

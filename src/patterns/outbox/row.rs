@@ -3,7 +3,7 @@
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use super::error::{OutboxError, Reason};
-use crate::cache::key_text;
+use crate::key::key_text;
 use crate::key::{CacheKey, Key};
 
 /// The `kind` of a row that names a key.

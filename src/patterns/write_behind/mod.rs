@@ -73,7 +73,7 @@ use std::error::Error;
 use std::sync::Arc;
 use std::time::Duration;
 
-use futures::future::try_join_all;
+use futures::future::{BoxFuture, try_join_all};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use tokio::runtime::Handle;
@@ -85,14 +85,14 @@ use self::error::Reason;
 pub use self::error::WriteBehindError;
 use self::stats::Counters;
 pub use self::stats::WriteBehindStats;
-use self::worker::{Options, Worker, read};
-use self::write::Store;
+use self::worker::{Options, Worker};
+use self::write::{AnyWrite, DecodeKey, Store, decode_key};
 pub use self::write::{Stored, Write};
-use crate::cache::{Cache, key_text};
+use crate::cache::Cache;
 use crate::engine::{Context, Engine, Lanes};
 use crate::error::WriteError;
-use crate::key::{CacheKey, Key};
-use crate::l2::{Append, Kind, Pending, WriteStream, Written};
+use crate::key::{CacheKey, Key, key_text};
+use crate::l2::{Append, Kind, Pending, Waiting, WriteStream, Written};
 use crate::loaded::Loaded;
 use crate::lookup_by::KeyFrom;
 use crate::token::Token;
@@ -100,7 +100,7 @@ use crate::util::lock::lock;
 use crate::util::partial_debug::partial_debug;
 use crate::util::retry_delays::retry_delays;
 use crate::util::throttle::Throttle;
-use crate::vocabulary::{Value, Version};
+use crate::vocabulary::{AnyValue, Version};
 use crate::wire::codec::{Bincode, Codec};
 
 /// How long an update waits until it looks again whether the source has the writes that wait.
@@ -122,9 +122,12 @@ pub struct DeadLetter<K, V> {
     pub reason: String,
 }
 
+/// Entries that are dead letters, each with its write if that can be read.
+type DeadLetters = Vec<(Waiting, Option<AnyWrite>)>;
+
 /// The writes of one lane that wait, and the way to their worker.
-struct Stream<V: Value> {
-    ctx: Arc<Context<V>>,
+struct Stream {
+    ctx: Arc<Context>,
     wake: Arc<Notify>,
 }
 
@@ -135,12 +138,17 @@ struct Stream<V: Value> {
 #[must_use = "its worker ends when it is dropped"]
 pub struct WriteBehind<K, V: Send + Sync + 'static> {
     cache: Cache<K, V>,
+    streams: Streams,
+}
+
+/// The streams of all lanes and their workers, without the types of keys and values.
+struct Streams {
     /// The lanes of the streams. Once the namespace has others, these take no writes: no worker would find those that the
     /// others take.
-    engine: Arc<Engine<V>>,
+    engine: Arc<Engine>,
     capacity: u64,
     counters: Arc<Counters>,
-    streams: Lanes<Stream<V>>,
+    lanes: Lanes<Stream>,
     _workers: Lanes<AbortOnDropHandle<()>>,
 }
 
@@ -190,7 +198,8 @@ where
     {
         // Before anything is sent: a key that cannot be written changes nothing.
         let (text, encoded) = named::<K, _, _>(key)?;
-        let appended = self.append(text, encoded, value.into(), None).await?;
+        let value = value.into().without_type();
+        let appended = self.streams.append(text, encoded, value, None).await?;
         // Without a version there is no other one.
         appended.ok_or_else(|| Reason::Write(WriteError::contended()).into())
     }
@@ -241,55 +250,31 @@ where
     {
         let (text, encoded) = named::<K, _, _>(key)?;
         // One call for a key at a time, or the calls of this instance would fail each other's attempts.
-        let writes = self.engine.writes().of(&text);
-        let mut attempts = writes.attempts(&text).await;
+        let mut update = self
+            .streams
+            .engine
+            .writes()
+            .begin_update(text.clone())
+            .await;
         loop {
-            attempts.next().await.map_err(Reason::from)?;
+            update.next().await.map_err(Reason::from)?;
             let loading = load();
             let stored = self.cache.get_or_load(key, move || loading).await;
             let stored = stored.map_err(Reason::Load)?;
             // No lease is granted while a write waits, and without one no version.
             let Some(version) = stored.meta().version() else {
-                self.streams.of(&text).wake.notify_one();
+                self.streams.lanes.of(&text).wake.notify_one();
                 sleep(LOOK_AGAIN).await;
                 continue;
             };
-            let changed = change(&stored).into();
+            let changed = change(&stored).into().without_type();
             // Not held over the request: L1 may let the old value go meanwhile.
             drop(stored);
-            let appended = self.append(text.clone(), encoded.clone(), changed, Some(version));
+            let (text, encoded) = (text.clone(), encoded.clone());
+            let appended = self.streams.append(text, encoded, changed, Some(version));
             if let Some(token) = appended.await? {
                 return Ok(token);
             }
-        }
-    }
-
-    /// `None` if another version is stored.
-    async fn append(
-        &self,
-        key: Key,
-        encoded_key: Vec<u8>,
-        value: Loaded<V>,
-        version: Option<Version>,
-    ) -> Result<Option<Token>, WriteBehindError> {
-        let append = Append {
-            encoded_key,
-            most: self.capacity,
-            version,
-        };
-        let writes = self.engine.writes().of(&key);
-        let wake = &self.streams.of(&key).wake;
-        match writes
-            .append(key, value, append)
-            .await
-            .map_err(Reason::from)?
-        {
-            Written::Full => Err(Reason::Full(self.capacity).into()),
-            // The worker of this instance may have the fence: then the write does not wait for its interval.
-            written => Ok(written.version().map(|version| {
-                wake.notify_one();
-                writes.token(version)
-            })),
         }
     }
 
@@ -306,9 +291,7 @@ where
     ///   noticed.
     /// - Redis does not answer, or refuses.
     pub async fn flush(&self) -> Result<(), WriteBehindError> {
-        try_join_all(self.streams.iter().map(Stream::flush))
-            .await
-            .map(drop)
+        self.streams.flush().await
     }
 
     /// The first dead letters, the oldest first: no more than `most`, and no more once their values have 1 MiB
@@ -323,17 +306,13 @@ where
         &self,
         most: usize,
     ) -> Result<Vec<DeadLetter<K, V>>, WriteBehindError> {
-        let mut all = Vec::new();
-        for stream in self.streams.iter() {
-            let letters = stream.get()?.dead_letters(most - all.len()).await;
-            let letters = letters.map_err(Reason::L2)?.into_iter();
-            all.extend(letters.map(|letter| DeadLetter {
-                write: read(&stream.ctx, &letter),
-                reason: letter.reason.clone().unwrap_or_default(),
-                key: letter.key,
-            }));
-        }
-        Ok(all)
+        let letters = self.streams.dead_letters(most, decode_key::<K>).await?;
+        let letters = letters.into_iter().map(|(letter, write)| DeadLetter {
+            write: write.and_then(AnyWrite::typed),
+            reason: letter.reason.unwrap_or_default(),
+            key: letter.key,
+        });
+        Ok(letters.collect())
     }
 
     /// Has all dead letters wait for the source again, with the versions that they had; those of which a newer write of
@@ -346,8 +325,7 @@ where
     ///
     /// Redis does not answer, or refuses. Some letters may wait again.
     pub async fn replay_dead_letters(&self) -> Result<u64, WriteBehindError> {
-        let replayed = try_join_all(self.streams.iter().map(Stream::replay_dead_letters));
-        Ok(replayed.await?.into_iter().sum())
+        self.streams.replay_dead_letters().await
     }
 
     /// The writes that wait, and the counters of this instance's worker.
@@ -358,23 +336,92 @@ where
     ///
     /// Redis does not answer, or refuses.
     pub async fn stats(&self) -> Result<WriteBehindStats, WriteBehindError> {
-        let all = try_join_all(self.streams.iter().map(Stream::pending)).await?;
-        // An id begins with the time of Redis, so the clock of this machine does not count.
-        let waits = |one: &Pending| {
-            one.first
-                .map_or(0, |first| one.now.saturating_sub(first.ms))
-        };
-        Ok(WriteBehindStats {
-            pending: all.iter().map(|one| one.length).sum(),
-            lag: Duration::from_millis(all.iter().map(waits).max().unwrap_or(0)),
-            dead_letters: all.iter().map(|one| one.dead_letters).sum(),
-            has_worker: all.iter().all(|one| one.has_worker),
-            ..*lock(&self.counters)
+        self.streams.stats().await
+    }
+}
+
+impl Streams {
+    /// Stores a value, and appends it to the stream of its lane. `None` if another version is stored.
+    fn append(
+        &self,
+        key: Key,
+        encoded_key: Vec<u8>,
+        value: Loaded<AnyValue>,
+        version: Option<Version>,
+    ) -> BoxFuture<'_, Result<Option<Token>, WriteBehindError>> {
+        Box::pin(async move {
+            let append = Append {
+                encoded_key,
+                most: self.capacity,
+                version,
+            };
+            let writes = self.engine.writes().of(&key);
+            let wake = &self.lanes.of(&key).wake;
+            let appended = writes.append(key, value, append).await;
+            match appended.map_err(Reason::from)? {
+                Written::Full => Err(Reason::Full(self.capacity).into()),
+                // The worker of this instance may have the fence: then the write does not wait for its interval.
+                written => Ok(written.version().map(|version| {
+                    wake.notify_one();
+                    writes.token(version)
+                })),
+            }
+        })
+    }
+
+    fn flush(&self) -> BoxFuture<'_, Result<(), WriteBehindError>> {
+        Box::pin(async {
+            let flushed = try_join_all(self.lanes.iter().map(Stream::flush));
+            flushed.await.map(drop)
+        })
+    }
+
+    /// Dead letters, each with its write if that can be read.
+    fn dead_letters(
+        &self,
+        most: usize,
+        decode: DecodeKey,
+    ) -> BoxFuture<'_, Result<DeadLetters, WriteBehindError>> {
+        Box::pin(async move {
+            let mut all = Vec::new();
+            for stream in self.lanes.iter() {
+                let letters = stream.get()?.dead_letters(most - all.len()).await;
+                for letter in letters.map_err(Reason::L2)? {
+                    let write = AnyWrite::read(&stream.ctx, &letter, decode);
+                    all.push((letter, write));
+                }
+            }
+            Ok(all)
+        })
+    }
+
+    fn replay_dead_letters(&self) -> BoxFuture<'_, Result<u64, WriteBehindError>> {
+        Box::pin(async {
+            let replayed = try_join_all(self.lanes.iter().map(Stream::replay_dead_letters));
+            Ok(replayed.await?.into_iter().sum())
+        })
+    }
+
+    fn stats(&self) -> BoxFuture<'_, Result<WriteBehindStats, WriteBehindError>> {
+        Box::pin(async {
+            let all = try_join_all(self.lanes.iter().map(Stream::pending)).await?;
+            // An id begins with the time of Redis, so the clock of this machine does not count.
+            let waits = |one: &Pending| {
+                one.first
+                    .map_or(0, |first| one.now.saturating_sub(first.ms))
+            };
+            Ok(WriteBehindStats {
+                pending: all.iter().map(|one| one.length).sum(),
+                lag: Duration::from_millis(all.iter().map(waits).max().unwrap_or(0)),
+                dead_letters: all.iter().map(|one| one.dead_letters).sum(),
+                has_worker: all.iter().all(|one| one.has_worker),
+                ..*lock(&self.counters)
+            })
         })
     }
 }
 
-impl<V: Value> Stream<V> {
+impl Stream {
     fn get(&self) -> Result<&dyn WriteStream, WriteBehindError> {
         Ok(self.ctx.lane.write_stream().ok_or(Reason::Unsupported)?)
     }
@@ -444,7 +491,7 @@ partial_debug!([K, V: Send + Sync + 'static] WriteBehind<K, V>, "WriteBehind", t
 #[must_use = "nothing is written before `build` is called"]
 pub struct WriteBehindBuilder<K, V: Send + Sync + 'static> {
     cache: Cache<K, V>,
-    store: Option<Store<K, V>>,
+    store: Option<Store>,
     capacity: u64,
     options: Options,
 }
@@ -488,8 +535,18 @@ where
         E: Into<Box<dyn Error + Send + Sync>>,
     {
         self.store = Some(Arc::new(move |batch| {
+            let batch = batch.into_iter().filter_map(AnyWrite::typed).collect();
             let storing = store(batch);
-            Box::pin(async move { storing.await.map(Into::into).map_err(Into::into) })
+            Box::pin(async move {
+                match storing.await.map(Into::into) {
+                    Ok(Stored::AsGiven) => Ok(Vec::new()),
+                    // A key whose text is too long is not of the batch.
+                    Ok(Stored::Changed(keys)) => {
+                        Ok(keys.iter().filter_map(|key| key_text(key).ok()).collect())
+                    }
+                    Err(error) => Err(error.into()),
+                }
+            })
         }));
         self
     }
@@ -542,46 +599,65 @@ where
     /// - [`WriteBehindError::is_unsupported`]: the cache has no L2, or one that has no stream.
     /// - [`WriteBehindError::is_misuse`]: there is no `store`, an option cannot work, or there is no runtime.
     pub fn build(self) -> Result<WriteBehind<K, V>, WriteBehindError> {
+        let engine = Arc::clone(self.cache.engine());
+        let streams = self
+            .options
+            .start(engine, self.store, decode_key::<K>, self.capacity)?;
+        Ok(WriteBehind {
+            cache: self.cache,
+            streams,
+        })
+    }
+}
+
+impl Options {
+    /// Checks the options, and starts the workers.
+    fn start(
+        self,
+        engine: Arc<Engine>,
+        store: Option<Store>,
+        decode_key: DecodeKey,
+        capacity: u64,
+    ) -> Result<Streams, WriteBehindError> {
         let misuse = |problem| Err(Reason::Misuse(problem).into());
-        let Some(store) = self.store else {
+        let Some(store) = store else {
             return misuse("store is not set");
         };
         // Now, and not at the first write, which a service may make hours later.
-        let engine = Arc::clone(self.cache.engine());
         let contexts = &engine.contexts;
         if contexts.iter().any(|ctx| ctx.lane.write_stream().is_none()) {
             return Err(Reason::Unsupported.into());
         }
-        let options = &self.options;
         // Below, a pause of the runtime would pass for the death of the worker; above, its writes would wait for too
         // long.
         let claims = Duration::from_millis(100)..=Duration::from_secs(3600);
-        if !(1..=MOST_IN_A_BATCH).contains(&options.batch) {
+        if !(1..=MOST_IN_A_BATCH).contains(&self.batch) {
             return misuse("batch is from 1 to 256");
         }
-        if self.capacity == 0 || options.attempts == 0 {
+        if capacity == 0 || self.attempts == 0 {
             return misuse("capacity and attempts cannot be zero");
         }
-        if !claims.contains(&options.claim_after) {
+        if !claims.contains(&self.claim_after) {
             return misuse("claim_after is from 100 ms to 1 hour");
         }
-        if options.store_timeout.is_zero() || options.interval < Duration::from_millis(1) {
+        if self.store_timeout.is_zero() || self.interval < Duration::from_millis(1) {
             return misuse("store_timeout cannot be zero, and interval is at least 1 ms");
         }
         let Ok(runtime) = Handle::try_current() else {
             return misuse("there is no Tokio runtime");
         };
         let counters = Arc::new(Counters::default());
-        let streams = contexts.map(|_, ctx| Stream {
+        let lanes = contexts.map(|_, ctx| Stream {
             ctx: Arc::clone(ctx),
             wake: Arc::new(Notify::new()),
         });
-        let workers = streams.map(|_, stream| {
+        let workers = lanes.map(|_, stream| {
             let worker = Worker {
-                cache: self.cache.clone(),
+                engine: Arc::clone(&engine),
                 ctx: Arc::clone(&stream.ctx),
                 store: Arc::clone(&store),
-                options: self.options,
+                decode_key,
+                options: self,
                 // No two workers draw the same, so none renews the fence of another.
                 fence: crate::l2::random(),
                 counters: Arc::clone(&counters),
@@ -590,12 +666,11 @@ where
             };
             AbortOnDropHandle::new(runtime.spawn(worker.run()))
         });
-        Ok(WriteBehind {
-            cache: self.cache,
+        Ok(Streams {
             engine,
-            capacity: self.capacity,
+            capacity,
             counters,
-            streams,
+            lanes,
             _workers: workers,
         })
     }

@@ -11,22 +11,18 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use futures::FutureExt;
-use serde::de::DeserializeOwned;
 use tokio::sync::Notify;
 use tokio::time::{sleep, timeout};
 use tracing::{debug, info, warn};
 
 use super::stats::Counters;
-use super::write::{Store, Stored, Write, version};
-use crate::cache::{Cache, key_text};
-use crate::engine::Context;
-use crate::key::{CacheKey, Key};
+use super::write::{AnyWrite, DecodeKey, Store};
+use crate::engine::{Context, Engine};
+use crate::key::Key;
 use crate::l2::{L2Error, Settled, StreamId, Waiting, WriteStream};
 use crate::util::lock::lock;
 use crate::util::retry_delays::retry_delays;
 use crate::util::throttle::Throttle;
-use crate::vocabulary::Value;
-use crate::wire::codec::{Bincode, Codec, CodecError, catch_panic};
 
 /// Pauses after a failure grow from this.
 const FIRST_RETRY: Duration = Duration::from_millis(100);
@@ -45,11 +41,13 @@ pub(super) struct Options {
     pub(super) interval: Duration,
 }
 
-pub(super) struct Worker<K, V: Value> {
-    pub(super) cache: Cache<K, V>,
+pub(super) struct Worker {
+    /// Not ended while this works.
+    pub(super) engine: Arc<Engine>,
     /// Of the lane whose writes it takes.
-    pub(super) ctx: Arc<Context<V>>,
-    pub(super) store: Store<K, V>,
+    pub(super) ctx: Arc<Context>,
+    pub(super) store: Store,
+    pub(super) decode_key: DecodeKey,
     pub(super) options: Options,
     /// Names this worker.
     pub(super) fence: u64,
@@ -92,25 +90,7 @@ enum Failure {
     Fence,
 }
 
-/// The write that an entry holds. `None` if it cannot be read.
-pub(super) fn read<K: CacheKey + DeserializeOwned + Send, V: Value>(
-    ctx: &Context<V>,
-    waiting: &Waiting,
-) -> Option<Write<K, V>> {
-    // The value is read, and may be encrypted, for the text of the key: so this is to be the same one.
-    let key = catch_panic(|| {
-        let key: K = Bincode.decode(&waiting.encoded_key)?;
-        let is_its_own = key_text(&key).is_ok_and(|text| *text == *waiting.key);
-        Ok::<_, CodecError>(is_its_own.then_some(key))
-    });
-    Some(Write {
-        key: key.ok()??,
-        value: ctx.convert.open_waiting(waiting)?,
-        version: version(waiting.version),
-    })
-}
-
-impl<K: CacheKey + DeserializeOwned + Send + 'static, V: Value> Worker<K, V> {
+impl Worker {
     /// Works for as long as it is not dropped. After a panic, such as one of a subscriber of `tracing`, it begins anew:
     /// its writes are still at the head of the stream.
     pub(super) async fn run(self) {
@@ -152,7 +132,7 @@ impl<K: CacheKey + DeserializeOwned + Send + 'static, V: Value> Worker<K, V> {
     /// Traces a failure, once for a cause: it is the same each time until it is over.
     fn begin(&self, trouble: &mut Option<Failure>, failure: Failure) {
         let is_known = trouble.as_ref().map(discriminant) == Some(discriminant(&failure));
-        let namespace = self.cache.namespace();
+        let namespace = self.engine.namespace();
         match &failure {
             // The cache has said that its L2 cannot be reached.
             Failure::L2(error) if !error.is_refused() => return,
@@ -175,7 +155,7 @@ impl<K: CacheKey + DeserializeOwned + Send + 'static, V: Value> Worker<K, V> {
     }
 
     fn end(&self, trouble: &mut Option<Failure>, worked: &Worked) {
-        let namespace = self.cache.namespace();
+        let namespace = self.engine.namespace();
         match (&trouble, worked) {
             (Some(Failure::L2(_)), _) => info!(namespace, "the stream of writes can be read again"),
             (Some(_), Worked::Stored) => info!(namespace, "writes reach their source again"),
@@ -218,6 +198,11 @@ impl<K: CacheKey + DeserializeOwned + Send + 'static, V: Value> Worker<K, V> {
         (self.stream()?.take(self.fence, silence, most).await).map_err(Failure::L2)
     }
 
+    /// The write that an entry holds. `None` if it cannot be read.
+    fn read(&self, waiting: &Waiting) -> Option<AnyWrite> {
+        AnyWrite::read(&self.ctx, waiting, self.decode_key)
+    }
+
     fn stream(&self) -> Result<&dyn WriteStream, Failure> {
         let stream = self.ctx.lane.write_stream();
         // It was there when the worker was built.
@@ -233,7 +218,7 @@ impl<K: CacheKey + DeserializeOwned + Send + 'static, V: Value> Worker<K, V> {
         }
         let (mut good, mut batch) = (Vec::new(), Vec::new());
         for writes in keys.into_values() {
-            let Some(write) = writes.last().and_then(|newest| read(&self.ctx, newest)) else {
+            let Some(write) = writes.last().and_then(|newest| self.read(newest)) else {
                 self.settle(&writes, Err(UNREADABLE)).await?;
                 continue;
             };
@@ -265,7 +250,7 @@ impl<K: CacheKey + DeserializeOwned + Send + 'static, V: Value> Worker<K, V> {
         for writes in &good {
             let newest = writes.last();
             // Read anew: `store` has had the first one. It was readable a moment ago.
-            let Some(write) = newest.and_then(|newest| read(&self.ctx, newest)) else {
+            let Some(write) = newest.and_then(|newest| self.read(newest)) else {
                 continue;
             };
             let key = newest.map(|newest| &*newest.key);
@@ -283,7 +268,7 @@ impl<K: CacheKey + DeserializeOwned + Send + 'static, V: Value> Worker<K, V> {
     async fn store_all(
         &self,
         key: Option<&str>,
-        batch: Vec<Write<K, V>>,
+        batch: Vec<AnyWrite>,
         keys: &[Vec<&Waiting>],
         in_doubt: bool,
     ) -> Result<(), Failure> {
@@ -302,15 +287,11 @@ impl<K: CacheKey + DeserializeOwned + Send + 'static, V: Value> Worker<K, V> {
     /// Calls `store`, with a single write if there is a `key`. Returns the keys of which the source has another value
     /// now. The error has the reason for a dead letter: without the text of the error, which may quote values, while
     /// the codec may encrypt them.
-    async fn call(&self, key: Option<&str>, batch: Vec<Write<K, V>>) -> Result<Vec<Key>, Failure> {
+    async fn call(&self, key: Option<&str>, batch: Vec<AnyWrite>) -> Result<Vec<Key>, Failure> {
         let storing = async {
             // The function itself may panic, too.
             match (self.store)(batch).await {
-                Ok(Stored::AsGiven) => Ok(Vec::new()),
-                // One whose text is too long is not of the batch.
-                Ok(Stored::Changed(keys)) => {
-                    Ok(keys.iter().filter_map(|key| key_text(key).ok()).collect())
-                }
+                Ok(changed) => Ok(changed),
                 Err(error) => Err(error.to_string()),
             }
         };
@@ -322,7 +303,7 @@ impl<K: CacheKey + DeserializeOwned + Send + 'static, V: Value> Worker<K, V> {
             Err(_) => ("store took longer than store_timeout", None),
         };
         lock(&self.counters).failures += 1;
-        let namespace = self.cache.namespace();
+        let namespace = self.engine.namespace();
         debug!(namespace, key, reason, error, "store has failed");
         let in_doubt = error.is_none();
         Err(Failure::Store { reason, in_doubt })
@@ -346,7 +327,7 @@ impl<K: CacheKey + DeserializeOwned + Send + 'static, V: Value> Worker<K, V> {
         // A source that refuses all writes would fill the log.
         if outcome.is_err() && self.dead_letters.allows(self.ctx.now()) {
             warn!(
-                namespace = self.cache.namespace(),
+                namespace = self.engine.namespace(),
                 "writes could not be written to their source, and are dead letters now"
             );
         }

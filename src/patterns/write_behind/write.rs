@@ -4,13 +4,63 @@ use std::error::Error;
 use std::sync::Arc;
 
 use futures::future::BoxFuture;
+use serde::de::DeserializeOwned;
 
-use crate::l2::StreamId;
+use crate::cache::typed::typed_key;
+use crate::engine::{AnyKey, Context};
+use crate::key::{CacheKey, Key, key_text};
+use crate::l2::{StreamId, Waiting};
+use crate::vocabulary::{AnyValue, Value};
+use crate::wire::codec::{Bincode, Codec, CodecError, catch_panic};
 
-/// The function that writes a batch to the source.
-pub(super) type Store<K, V> =
-    Arc<dyn Fn(Vec<Write<K, V>>) -> BoxFuture<'static, StoreResult<K>> + Send + Sync>;
-pub(super) type StoreResult<K> = Result<Stored<K>, Box<dyn Error + Send + Sync>>;
+/// The function that writes a batch to the source, without its types.
+pub(super) type Store = Arc<dyn Fn(Vec<AnyWrite>) -> Storing + Send + Sync>;
+
+/// A call of the function. Returns the texts of the keys of which the source has other values than were given.
+pub(super) type Storing = BoxFuture<'static, Result<Vec<Key>, Box<dyn Error + Send + Sync>>>;
+
+/// Decodes the key of an entry, and checks that its text is this one. `None` if it cannot be read.
+pub(super) type DecodeKey = fn(&[u8], &str) -> Option<AnyKey>;
+
+/// A write on its way to the source, without its types.
+pub(super) struct AnyWrite {
+    key: AnyKey,
+    value: AnyValue,
+    version: u64,
+}
+
+impl AnyWrite {
+    /// The write that an entry holds. `None` if it cannot be read.
+    pub(super) fn read(ctx: &Context, waiting: &Waiting, decode: DecodeKey) -> Option<Self> {
+        Some(Self {
+            key: decode(&waiting.encoded_key, &waiting.key)?,
+            value: ctx.convert.open_waiting(waiting)?,
+            version: version(waiting.version),
+        })
+    }
+
+    /// The write by its types.
+    pub(super) fn typed<K: 'static, V: Value>(self) -> Option<Write<K, V>> {
+        Some(Write {
+            key: typed_key(self.key),
+            value: self.value.unshared()?,
+            version: self.version,
+        })
+    }
+}
+
+pub(super) fn decode_key<K>(encoded: &[u8], text: &str) -> Option<AnyKey>
+where
+    K: CacheKey + DeserializeOwned + Send + 'static,
+{
+    // The value is read, and may be encrypted, for the text of the key: so the key has to have this text.
+    let key = catch_panic(|| {
+        let key: K = Bincode.decode(encoded)?;
+        let is_its_own = key_text(&key).is_ok_and(|own| *own == *text);
+        Ok::<_, CodecError>(is_its_own.then_some(key))
+    });
+    Some(Box::new(key.ok()??))
+}
 
 /// Which values of a batch the source has when [`store`](super::WriteBehindBuilder::store) has returned `Ok`. `()`
 /// stands for [`AsGiven`](Self::AsGiven).

@@ -44,9 +44,9 @@ pub use self::messagepack::MessagePack;
 pub use self::postcard::Postcard;
 pub(crate) use self::stack::Context;
 pub use self::stack::{CodecStack, Unencrypted};
-pub(crate) use self::value::ValueCodec;
 #[cfg(feature = "write-behind")]
 pub(crate) use self::value::catch_panic;
+pub(crate) use self::value::{CodecOf, ValueCodec};
 
 type Result<T, E = CodecError> = std::result::Result<T, E>;
 

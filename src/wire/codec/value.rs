@@ -1,5 +1,6 @@
 //! One type with its codec.
 
+use std::marker::PhantomData;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
 use serde::Serialize;
@@ -7,47 +8,68 @@ use serde::de::DeserializeOwned;
 
 use super::{Category, Codec, CodecStack, Context, Result};
 use crate::util::partial_debug::partial_debug;
+use crate::vocabulary::{AnyValue, Value};
 
-/// Encodes and decodes values of type `V`: a [`CodecStack`] for one type. As an object it hides the bounds on `V`,
-/// which are needed only where it is made.
-pub(crate) trait ValueCodec<V>: Send + Sync {
+/// Encodes and decodes the values of a cache: a [`CodecStack`] for one type, which only the place where this is made knows.
+pub(crate) trait ValueCodec: Send + Sync {
     /// Appends the bytes of `value` to `out`, and returns the id of their format; leaves `out` as it was on an error.
     ///
     /// # Errors
     ///
     /// If the value takes too many bytes, or a layer refuses it.
-    fn encode(&self, value: &V, context: &Context<'_>, out: &mut Vec<u8>) -> Result<u8>;
+    fn encode(&self, value: &AnyValue, context: &Context<'_>, out: &mut Vec<u8>) -> Result<u8>;
 
     /// Decodes bytes in the format with this id.
     ///
     /// # Errors
     ///
     /// If they are too many, no format with this id is compiled in, or a layer refuses the bytes.
-    fn decode(&self, id: u8, bytes: &[u8], context: &Context<'_>) -> Result<V>;
+    fn decode(&self, id: u8, bytes: &[u8], context: &Context<'_>) -> Result<AnyValue>;
 
     /// Encodes a value and reads it back, without layers, which shows whether values of its type can be.
     ///
     /// # Errors
     ///
     /// If it cannot be read, or not whole.
-    fn try_type(&self, value: &V) -> Result<()>;
+    fn try_type(&self, value: &AnyValue) -> Result<()>;
+
+    /// Whether two values are encoded to equal bytes, without layers.
+    ///
+    /// # Errors
+    ///
+    /// If one of them cannot be encoded.
+    fn have_same_bytes(&self, one: &AnyValue, other: &AnyValue) -> Result<bool>;
 }
 
-impl<S: CodecStack, V: Serialize + DeserializeOwned + Send> ValueCodec<V> for S {
-    fn encode(&self, value: &V, context: &Context<'_>, out: &mut Vec<u8>) -> Result<u8> {
-        let start = out.len();
+/// A [`CodecStack`] for values of type `V`.
+pub(crate) struct CodecOf<S, V> {
+    stack: S,
+    value: PhantomData<fn() -> V>,
+}
+
+impl<S, V> CodecOf<S, V> {
+    pub(crate) fn new(stack: S) -> Self {
+        let value = PhantomData;
+        Self { stack, value }
+    }
+}
+
+impl<S: CodecStack, V: Serialize + DeserializeOwned + Value> ValueCodec for CodecOf<S, V> {
+    fn encode(&self, value: &AnyValue, context: &Context<'_>, out: &mut Vec<u8>) -> Result<u8> {
+        let (start, value) = (out.len(), value.typed::<V>());
         // The caller goes on with `out`, whatever a codec or a type has appended before it failed.
-        catch_panic(|| self.seal((value, context), out)).inspect_err(|_| out.truncate(start))
+        catch_panic(|| self.stack.seal((value, context), out)).inspect_err(|_| out.truncate(start))
     }
 
-    fn decode(&self, id: u8, bytes: &[u8], context: &Context<'_>) -> Result<V> {
-        catch_panic(|| self.open(id, (bytes, context)))
+    fn decode(&self, id: u8, bytes: &[u8], context: &Context<'_>) -> Result<AnyValue> {
+        let value: V = catch_panic(|| self.stack.open(id, (bytes, context)))?;
+        Ok(AnyValue::new(value))
     }
 
-    fn try_type(&self, value: &V) -> Result<()> {
+    fn try_type(&self, value: &AnyValue) -> Result<()> {
         catch_panic(|| {
-            let (codec, mut bytes) = (self.codec(), Vec::new());
-            Codec::encode(codec, value, &mut bytes)?;
+            let (codec, mut bytes) = (self.stack.codec(), Vec::new());
+            Codec::encode(codec, value.typed::<V>(), &mut bytes)?;
             let read: Result<V> = Codec::decode(codec, &bytes);
             let read = read.map_err(|error| error.because(Category::NotReadBack))?;
             // A field that is written and not read, or the other way round, shifts all that follow. The bytes may
@@ -60,6 +82,15 @@ impl<S: CodecStack, V: Serialize + DeserializeOwned + Send> ValueCodec<V> for S 
             Ok(())
         })
     }
+
+    fn have_same_bytes(&self, one: &AnyValue, other: &AnyValue) -> Result<bool> {
+        catch_panic(|| {
+            let (codec, mut bytes, mut others) = (self.stack.codec(), Vec::new(), Vec::new());
+            Codec::encode(codec, one.typed::<V>(), &mut bytes)?;
+            Codec::encode(codec, other.typed::<V>(), &mut others)?;
+            Ok(bytes == others)
+        })
+    }
 }
 
 /// Makes an error of a panic in the type's own code: it must not end the calls that share the value.
@@ -68,7 +99,7 @@ pub(crate) fn catch_panic<T>(code: impl FnOnce() -> Result<T>) -> Result<T> {
     catch_unwind(AssertUnwindSafe(code)).unwrap_or_else(|_| Err(Category::Panicked.into()))
 }
 
-partial_debug!([V] dyn ValueCodec<V>, "ValueCodec");
+partial_debug!([] dyn ValueCodec, "ValueCodec");
 
 #[cfg(test)]
 mod tests {
@@ -110,13 +141,27 @@ mod tests {
 
     #[test]
     fn reads_its_own_and_the_crates_codecs() {
-        let codec: &dyn ValueCodec<u8> = &Own;
+        let codec = CodecOf::<_, u8>::new(Own);
         let mut out = b"header".to_vec();
-        let id = codec.encode(&7, &within(2), &mut out).unwrap();
+        let id = codec
+            .encode(&AnyValue::new(7_u8), &within(2), &mut out)
+            .unwrap();
         assert_eq!(out, b"header!\x07");
         assert_eq!(id, 200);
-        assert_eq!(codec.decode(200, b"!\x07", &within(2)).unwrap(), 7);
-        assert_eq!(codec.decode(Bincode::ID, b"\x07", &within(2)).unwrap(), 7);
+        assert_eq!(
+            *codec
+                .decode(200, b"!\x07", &within(2))
+                .unwrap()
+                .typed::<u8>(),
+            7
+        );
+        assert_eq!(
+            *codec
+                .decode(Bincode::ID, b"\x07", &within(2))
+                .unwrap()
+                .typed::<u8>(),
+            7
+        );
     }
 
     #[test]
@@ -124,9 +169,12 @@ mod tests {
         fn moves_to<C: Codec>(other: &C) {
             let mut out = Vec::new();
             other.encode("text", &mut out).unwrap();
-            let codec: &dyn ValueCodec<String> = &Own;
+            let codec = CodecOf::<_, String>::new(Own);
             assert_eq!(
-                codec.decode(C::ID, &out, &within(100)).unwrap(),
+                *codec
+                    .decode(C::ID, &out, &within(100))
+                    .unwrap()
+                    .typed::<String>(),
                 "text",
                 "{}",
                 C::NAME
@@ -143,17 +191,20 @@ mod tests {
 
     #[test]
     fn an_unknown_id_is_an_error() {
-        let codec: &dyn ValueCodec<u8> = &Bincode;
+        let codec = CodecOf::<_, u8>::new(Bincode);
         let error = codec.decode(200, b"\x07", &within(1)).unwrap_err();
         assert_eq!(error.to_string(), "no codec with id 200 is compiled in");
     }
 
     #[test]
     fn a_value_that_is_too_large_is_not_decoded() {
-        let codec: &dyn ValueCodec<String> = &Bincode;
+        let codec = CodecOf::<_, String>::new(Bincode);
         let bytes = b"\x05value";
         assert_eq!(
-            codec.decode(Bincode::ID, bytes, &within(6)).unwrap(),
+            *codec
+                .decode(Bincode::ID, bytes, &within(6))
+                .unwrap()
+                .typed::<String>(),
             "value"
         );
         let error = codec.decode(Bincode::ID, bytes, &within(5)).unwrap_err();
@@ -173,7 +224,7 @@ mod tests {
         #[derive(serde::Serialize, serde::Deserialize)]
         struct Chain(Option<Box<Chain>>, Option<Panics>);
 
-        let codec: &dyn ValueCodec<Chain> = &Bincode;
+        let codec = CodecOf::<_, Chain>::new(Bincode);
         for depth in [0, 3, 60] {
             let bytes = [vec![1; depth], vec![0, 1]].concat();
             let error = codec
@@ -186,12 +237,14 @@ mod tests {
 
     #[test]
     fn a_value_that_is_too_large_leaves_nothing() {
-        let codec: &dyn ValueCodec<String> = &Bincode;
+        let codec = CodecOf::<_, String>::new(Bincode);
         let mut out = b"header".to_vec();
-        codec.encode(&"x".repeat(9), &within(10), &mut out).unwrap();
+        codec
+            .encode(&AnyValue::new("x".repeat(9)), &within(10), &mut out)
+            .unwrap();
         out.truncate(6);
         let error = codec
-            .encode(&"x".repeat(10), &within(10), &mut out)
+            .encode(&AnyValue::new("x".repeat(10)), &within(10), &mut out)
             .unwrap_err();
         assert!(matches!(
             error.category(),
@@ -212,9 +265,11 @@ mod tests {
                 Err(S::Error::custom("no more"))
             }
         }
-        let codec: &dyn ValueCodec<Halfway> = &Bincode;
+        let codec = CodecOf::<_, Halfway>::new(Bincode);
         let mut out = b"header".to_vec();
-        let error = codec.encode(&Halfway, &within(10), &mut out).unwrap_err();
+        let error = codec
+            .encode(&AnyValue::new(Halfway), &within(10), &mut out)
+            .unwrap_err();
         assert_eq!(error.category(), Category::Refused);
         assert_eq!(out, b"header");
     }

@@ -157,7 +157,7 @@ impl<V: Kept> Values<V> {
     }
 }
 
-fn found<V: Clone>(entry: &Entry<V>) -> Found<V> {
+fn found<V: Clone + Send + Sync + 'static>(entry: &Entry<V>) -> Found<V> {
     let meta = entry.meta();
     let from = match meta.source() {
         Source::L1 => "l1",
