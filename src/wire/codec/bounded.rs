@@ -48,7 +48,9 @@ pub(super) fn decode<T, R: Send>(
     // Few values are nested so deep, and a thread costs more than the first levels of one that is.
     match attempt(length, LEVELS_IN_PLACE, &read) {
         Err(error) if error.category() == Category::TooDeep => {
-            on_another_stack(|| attempt(length, MAX_LEVELS, &read)).unwrap_or(Err(error))
+            let mut decoded = None;
+            on_another_stack(&mut || decoded = Some(attempt(length, MAX_LEVELS, &read)));
+            decoded.unwrap_or(Err(error))
         }
         attempt => attempt,
     }
@@ -74,16 +76,18 @@ fn attempt<T, R>(
     })
 }
 
-/// Runs this on a thread that has [`STACK`] bytes of stack. `None` without such a thread.
+/// Runs this on a thread that has [`STACK`] bytes of stack, or not at all if there is no such thread.
+///
+/// Takes a reference to any function, so that the code of a thread is compiled once and not for each type.
 #[cold]
-#[inline(never)]
-fn on_another_stack<R: Send>(decode: impl FnOnce() -> R + Send) -> Option<R> {
+fn on_another_stack(decode: &mut (dyn FnMut() + Send)) {
     thread::scope(|scope| {
         let thread = thread::Builder::new().name("larder-decode".into());
-        let thread = thread.stack_size(STACK).spawn_scoped(scope, decode).ok()?;
-        // A panic of the type goes on here, where it becomes an error for all callers of the value.
-        Some(thread.join().unwrap_or_else(|panic| resume_unwind(panic)))
-    })
+        if let Ok(thread) = thread.stack_size(STACK).spawn_scoped(scope, decode) {
+            // A panic of the type goes on here, where it becomes an error for all callers of the value.
+            thread.join().unwrap_or_else(|panic| resume_unwind(panic));
+        }
+    });
 }
 
 /// The rest of the memory that decoding a value may take.
