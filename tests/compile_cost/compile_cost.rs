@@ -1,0 +1,61 @@
+//! What one more type of values costs a service to build, in functions and in bytes of their code: these do not depend on
+//! the machine or on what else it does, as seconds would.
+
+#![allow(clippy::unwrap_used, reason = "a failed step ends the test")]
+
+use std::fs;
+use std::path::Path;
+
+use object::{Object, ObjectSymbol, SymbolKind};
+
+/// The functions of a program, and the bytes of their code.
+#[derive(Debug)]
+struct Code {
+    functions: u64,
+    bytes: u64,
+}
+
+impl Code {
+    fn of(program: &str) -> Self {
+        let file = fs::read(Path::new(program)).unwrap();
+        let file = object::File::parse(&*file).unwrap();
+        let symbols = file.symbols();
+        let code = symbols.filter(|symbol| symbol.kind() == SymbolKind::Text);
+        let bytes: Vec<u64> = code.map(|symbol| symbol.size()).collect();
+        Self {
+            functions: bytes.len() as u64,
+            bytes: bytes.iter().sum(),
+        }
+    }
+
+    fn beyond(&self, less: &Self) -> Self {
+        Self {
+            functions: self.functions - less.functions,
+            bytes: self.bytes - less.bytes,
+        }
+    }
+}
+
+/// By hand there is no lease, no message and no proof.
+#[test]
+fn one_more_type_of_values_costs_less_than_by_hand() {
+    let one = Code::of(env!("CARGO_BIN_EXE_larder_one_type"));
+    let two = Code::of(env!("CARGO_BIN_EXE_larder_two_types"));
+    let one_by_hand = Code::of(env!("CARGO_BIN_EXE_by_hand_one_type"));
+    let two_by_hand = Code::of(env!("CARGO_BIN_EXE_by_hand_two_types"));
+    let (more, by_hand) = (two.beyond(&one), two_by_hand.beyond(&one_by_hand));
+    println!("larder: {more:?} more; by hand: {by_hand:?} more");
+    assert!(
+        more.functions > 0 && by_hand.functions > 0,
+        "{more:?}, {by_hand:?}"
+    );
+    // The code of a debug build is that of the functions that a change of the service compiles anew.
+    assert!(
+        2 * more.functions <= by_hand.functions,
+        "{more:?}, by hand {by_hand:?}"
+    );
+    assert!(
+        2 * more.bytes <= by_hand.bytes,
+        "{more:?}, by hand {by_hand:?}"
+    );
+}
