@@ -15,14 +15,12 @@ use tracing::{info, warn};
 use super::error::{OutboxError, Reason};
 use super::row::{Row, now_ms, oldest};
 use super::stats::{Counted, Counters, OutboxStats, age};
-use crate::cache::Cache;
 use crate::engine::Engine;
 use crate::error::WriteError;
 use crate::key::key_text;
 use crate::util::lock::lock;
 use crate::util::partial_debug::partial_debug;
 use crate::util::retry_delays::retry_delays;
-use crate::vocabulary::Value;
 
 /// The longest pause after a poll that failed, unless the interval is longer.
 const LONGEST_RETRY: Duration = Duration::from_secs(10);
@@ -34,37 +32,29 @@ const BATCH: usize = 256;
 pub(super) type Rows = Result<Vec<Row>, OutboxError>;
 
 /// The table, as a driver reads it. Each call is a transaction of its own.
-pub(super) trait Table: Send + 'static {
+pub(super) trait Table: Send {
     /// The first rows of a namespace, in the order of their ids.
-    fn read(&mut self, namespace: &str) -> impl Future<Output = Rows> + Send;
+    fn read<'a>(&'a mut self, namespace: &'a str) -> BoxFuture<'a, Rows>;
 
     /// Deletes rows, of which some may be gone already.
-    fn delete(&mut self, ids: Vec<i64>) -> impl Future<Output = Result<(), OutboxError>> + Send;
+    fn delete(&mut self, ids: Vec<i64>) -> BoxFuture<'_, Result<(), OutboxError>>;
 }
 
 /// A relay that is to be started: made by `Outbox::relay`.
 #[must_use = "a relay does nothing until `start` is called"]
 pub struct RelayBuilder {
-    namespace: String,
+    engine: Arc<Engine>,
+    table: Box<dyn Table>,
     interval: Duration,
-    run: Box<dyn FnOnce(Duration, Arc<Counters>) -> BoxFuture<'static, ()> + Send>,
 }
 
 impl RelayBuilder {
-    pub(super) fn new<K, V: Value>(cache: &Cache<K, V>, table: impl Table) -> Self {
-        let engine = Arc::clone(cache.engine());
+    /// Rows have the texts of keys, so the types of the cache do not matter.
+    pub(super) fn new(engine: &Arc<Engine>, table: impl Table + 'static) -> Self {
         Self {
-            namespace: engine.namespace().to_owned(),
+            engine: Arc::clone(engine),
+            table: Box::new(table),
             interval: Duration::from_secs(1),
-            run: Box::new(|interval, counters| {
-                let worker = Worker {
-                    table,
-                    engine,
-                    counters,
-                    since_ms: now_ms(),
-                };
-                Box::pin(worker.run(interval))
-            }),
         }
     }
 
@@ -91,15 +81,21 @@ impl RelayBuilder {
         }
         let runtime = Handle::try_current().map_err(|_| Reason::NoRuntime)?;
         let counters = Arc::new(Counters::default());
-        let task = (self.run)(self.interval, Arc::clone(&counters));
+        let worker = Worker {
+            engine: self.engine,
+            table: self.table,
+            counters: Arc::clone(&counters),
+            since_ms: now_ms(),
+        };
+        let task = runtime.spawn(worker.run(self.interval));
         Ok(Relay {
             counters,
-            _task: AbortOnDropHandle::new(runtime.spawn(task)),
+            _task: AbortOnDropHandle::new(task),
         })
     }
 }
 
-partial_debug!([] RelayBuilder, "RelayBuilder", this => namespace: &this.namespace, interval: &this.interval);
+partial_debug!([] RelayBuilder, "RelayBuilder", this => namespace: &this.engine.namespace(), interval: &this.interval);
 
 /// A running relay. Dropping it ends it, wherever it is: rows that it has not deleted are delivered by another relay,
 /// or by the next one. While it runs it keeps a handle of its cache.
@@ -120,8 +116,8 @@ impl Relay {
     }
 }
 
-struct Worker<T> {
-    table: T,
+struct Worker {
+    table: Box<dyn Table>,
     engine: Arc<Engine>,
     counters: Arc<Counters>,
     /// Since when rows may wait that nobody has read.
@@ -137,7 +133,7 @@ enum Failure {
     L2(#[from] WriteError),
 }
 
-impl<T: Table> Worker<T> {
+impl Worker {
     async fn run(mut self, interval: Duration) {
         let longest = LONGEST_RETRY.max(interval);
         let new_retries = || retry_delays(interval, longest);

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use ::rusqlite::{Connection, Error, Transaction, TransactionBehavior, params};
+use futures::future::BoxFuture;
 use tokio::task::spawn_blocking;
 
 use super::error::OutboxError;
@@ -151,7 +152,7 @@ impl Outbox {
             open: Arc::new(open),
             connection: None,
         };
-        RelayBuilder::new(cache, table)
+        RelayBuilder::new(cache.engine(), table)
     }
 }
 
@@ -203,9 +204,9 @@ impl Sqlite {
 }
 
 impl Table for Sqlite {
-    async fn read(&mut self, namespace: &str) -> Rows {
+    fn read<'a>(&'a mut self, namespace: &'a str) -> BoxFuture<'a, Rows> {
         let namespace = namespace.to_owned();
-        self.run(move |db| {
+        Box::pin(self.run(move |db| {
             let mut read = db.prepare(READ)?;
             let rows = read.query_map(params![namespace, MOST], |row| {
                 Ok(Row {
@@ -217,12 +218,11 @@ impl Table for Sqlite {
                 })
             })?;
             rows.collect()
-        })
-        .await
+        }))
     }
 
-    async fn delete(&mut self, ids: Vec<i64>) -> Result<(), OutboxError> {
-        self.run(move |db| {
+    fn delete(&mut self, ids: Vec<i64>) -> BoxFuture<'_, Result<(), OutboxError>> {
+        Box::pin(self.run(move |db| {
             // Immediate: a transaction that begins with a read fails if another writer comes in between.
             let tx = db.transaction_with_behavior(TransactionBehavior::Immediate)?;
             // One by one, as a list of parameters has another limit in each version of SQLite.
@@ -232,7 +232,6 @@ impl Table for Sqlite {
             }
             drop(delete);
             tx.commit()
-        })
-        .await
+        }))
     }
 }

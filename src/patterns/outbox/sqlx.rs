@@ -154,7 +154,7 @@ impl Outbox {
         cache: &Cache<K, V>,
         pool: &Pool<DB>,
     ) -> RelayBuilder {
-        RelayBuilder::new(cache, pool.clone())
+        RelayBuilder::new(cache.engine(), pool.clone())
     }
 }
 
@@ -180,12 +180,12 @@ async fn run<DB: OutboxDatabase>(pool: &Pool<DB>, statement: Statement<'_>) -> R
 }
 
 impl<DB: OutboxDatabase> Table for Pool<DB> {
-    async fn read(&mut self, namespace: &str) -> Rows {
-        run(self, Statement::Read(namespace)).await
+    fn read<'a>(&'a mut self, namespace: &'a str) -> BoxFuture<'a, Rows> {
+        Box::pin(run(self, Statement::Read(namespace)))
     }
 
-    async fn delete(&mut self, ids: Vec<i64>) -> Result<(), OutboxError> {
-        run(self, Statement::Delete(&ids)).await.map(drop)
+    fn delete(&mut self, ids: Vec<i64>) -> BoxFuture<'_, Result<(), OutboxError>> {
+        Box::pin(async move { run(self, Statement::Delete(&ids)).await.map(drop) })
     }
 }
 
