@@ -186,6 +186,32 @@ fn an_entry_takes_little_more_than_in_moka() {
     }
 }
 
+/// Memory of an empty cache on Redis with the default options, beside an empty moka of the same capacity.
+#[test]
+fn an_empty_cache_takes_little() {
+    const CACHES: usize = 10;
+    let _alone = alone();
+    let runtime = runtime();
+    let mut caches = Vec::new();
+    let of_ours = allocation_counter::measure(|| {
+        let _inside = runtime.enter();
+        for number in 0..CACHES {
+            let cache: Cache<String, String> = Cache::builder(format!("test:empty{number}"))
+                .redis("redis://127.0.0.1:1")
+                .build()
+                .unwrap();
+            caches.push(cache);
+        }
+    });
+    let mut mokas: Vec<moka::sync::Cache<String, String>> = Vec::new();
+    let of_moka = allocation_counter::measure(|| {
+        mokas.extend((0..CACHES).map(|_| moka::sync::Cache::new(10_000)));
+    });
+    let [ours, moka] = [of_ours, of_moka].map(|of| of.bytes_current / 1024 / CACHES as i64);
+    println!("an empty cache takes {ours} KiB, an empty moka {moka} KiB");
+    assert!(ours <= 400, "{ours} KiB, moka {moka} KiB");
+}
+
 /// What tags take in L1: of all entries the same one, or each its own.
 #[test]
 fn tags_take_little() {

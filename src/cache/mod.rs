@@ -21,8 +21,6 @@ use std::sync::Arc;
 
 use crate::engine::{Engine, LaneLoads, LaneWrites};
 use crate::entry::AnyEntry;
-#[cfg(doc)]
-use crate::entry::Entry;
 use crate::key::{CacheKey, KeyWriter};
 use crate::util::partial_debug::partial_debug;
 
@@ -30,7 +28,7 @@ use crate::util::partial_debug::partial_debug;
 /// service share.
 ///
 /// A handle: clones are cheap and share everything. Keys are looked up borrowed, `&str` for `String` and
-/// `&(tenant, 7)` for `(String, u64)`, see [`LookupBy`](crate::LookupBy). Values are returned shared, as [`Entry`].
+/// `&(tenant, 7)` for `(String, u64)`, see [`LookupBy`](crate::LookupBy). Values are returned shared, as [`Entry`](crate::Entry).
 ///
 /// ```
 /// # async fn demo() -> Result<(), Box<dyn std::error::Error>> {
