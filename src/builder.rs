@@ -1,4 +1,7 @@
-//! Collects the options of a cache, checks them and builds it.
+//! The options of a cache: collected, checked, and built into a cache.
+//!
+//! A service starts with [`Cache::builder`] and needs no path to this module. Code that keeps or passes on a builder
+//! with a loader names a [`LoadingBuilder`]; [`Verify`] is for [`Builder::verify`].
 
 use std::any::type_name;
 use std::error::Error;
@@ -90,7 +93,8 @@ struct Rest {
 /// Which share of hits [`Builder::verify`] compares with the source, and how. A number is the share alone.
 ///
 /// ```
-/// use larder::{Cache, Verify};
+/// use larder::Cache;
+/// use larder::builder::Verify;
 ///
 /// let same = |cached: &f64, loaded: &f64| (cached - loaded).abs() < 0.01;
 /// let rates: Cache<String, f64> = Cache::builder("docs:rates")
@@ -647,9 +651,9 @@ impl<K, V: Serialize + DeserializeOwned + Send + Sync + 'static, L> Builder<K, V
     /// Is given the key as text, as Redis shows it after the namespace. A value that its loader calls
     /// [`unchanged`](crate::Loaded::unchanged) keeps the tags that it has.
     ///
-    /// Called for each value that is stored, so it should be fast. More than [`MAX_TAGS`](crate::MAX_TAGS) tags in all,
-    /// or one that is too long, are [a misuse](crate::WriteError::is_misuse) as in `Loaded::tags`, and so is a panic:
-    /// the load or insert fails.
+    /// Called for each value that is stored, so it should be fast. More than [`MAX_TAGS`](crate::loaded::MAX_TAGS)
+    /// tags in all, or one that is too long, are [a misuse](crate::WriteError::is_misuse) as in `Loaded::tags`, and so
+    /// is a panic: the load or insert fails.
     ///
     /// ```
     /// # async fn demo() -> Result<(), Box<dyn std::error::Error>> {
@@ -751,7 +755,7 @@ impl<K, V, L> Builder<K, V, L> {
     /// The parser runs on a thread of its own, so a slow one delays only other messages; one that never returns also
     /// keeps the runtime from ending. If it panics, nothing is invalidated; that is traced and counted in
     /// [`parser_panics`](crate::Stats::parser_panics). A key, tag or prefix that is longer than
-    /// [`MAX_KEY_BYTES`](crate::MAX_KEY_BYTES) is ignored, as nothing is stored under it.
+    /// [`MAX_KEY_BYTES`](crate::key::MAX_KEY_BYTES) is ignored, as nothing is stored under it.
     ///
     /// The cache listens on the connection of its subscription. It uses its L1 only while it is connected, so it also
     /// needs the right to subscribe to this channel. [`build`](Self::build) refuses it without an L2 that has channels:

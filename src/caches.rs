@@ -1,4 +1,7 @@
 //! The caches of a service: built alike, and handled together.
+//!
+//! [`Caches::iter`] returns each cache as an [`AnyCache`], for code that handles caches whatever their types are: admin
+//! endpoints, exporters, shutdown.
 
 use std::sync::{Arc, Mutex};
 
@@ -7,7 +10,7 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 use tracing::warn;
 
-use crate::any_cache::AnyCache;
+pub use crate::any_cache::AnyCache;
 use crate::builder::Builder;
 use crate::cache::Cache;
 use crate::engine::report_losses;

@@ -1,4 +1,6 @@
-//! The result of a look-up: a shared value, and where it came from.
+//! The result of a look-up: a shared value, where it came from, and how fresh it was.
+//!
+//! [`SomeEntry`] is for caches of `Option`s, which store that a value does not exist: [`Entry::transpose`] returns it.
 
 use std::fmt;
 use std::marker::PhantomData;
@@ -148,7 +150,8 @@ impl<T: Send + Sync + 'static> Entry<Option<T>> {
     /// # async fn demo() -> Result<(), Box<dyn std::error::Error>> {
     /// use std::io;
     /// use std::time::Duration;
-    /// use larder::{Cache, LoadError, SomeEntry};
+    /// use larder::entry::SomeEntry;
+    /// use larder::{Cache, LoadError};
     ///
     /// type Names = Cache<u64, Option<String>>;
     ///

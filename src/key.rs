@@ -1,7 +1,10 @@
-//! How a key writes itself as the text of a Redis key.
+//! Keys: how a type writes itself as the text of a Redis key, and by which borrowed forms a key is looked up.
 //!
-//! Nothing here allocates: the text is written into a buffer on the stack, and
-//! a key that does not fit is refused.
+//! For code that implements [`CacheKey`] for a type of its own or is generic over keys, and for tests and tools that
+//! find a key in Redis ([`redis_key`]). Strings, integers, UUIDs and tuples of these are keys already.
+//!
+//! Writing a key does not allocate: the text is written into a buffer on the stack, and the cache refuses a key that
+//! does not fit.
 
 use std::borrow::{Borrow, Cow};
 use std::fmt::{self, Write as _};
@@ -12,6 +15,8 @@ use std::sync::Arc;
 
 use arrayvec::ArrayString;
 use ecow::EcoString;
+
+pub use crate::lookup_by::{KeyFrom, LookupBy};
 
 /// The longest text of a key, in bytes. A longer key is refused: [`get`](crate::Cache::get) has nothing for it, and
 /// the calls that can fail return an error.
@@ -98,10 +103,10 @@ impl fmt::Display for Key {
 ///
 /// Use either text or parts within one type, not both. A type that is looked up
 /// by a borrowed form (`String` by `str`) must write the same text as that form;
-/// [`LookupBy`](crate::LookupBy) has an example.
+/// [`LookupBy`] has an example.
 ///
 /// ```
-/// use larder::{CacheKey, KeyWriter};
+/// use larder::key::{CacheKey, KeyWriter, redis_key};
 ///
 /// enum Page {
 ///     Home,
@@ -122,8 +127,8 @@ impl fmt::Display for Key {
 /// }
 ///
 /// let page = Page::Article { section: "news".into(), id: 7 };
-/// assert_eq!(larder::redis_key(&page).as_deref(), Some("article:news:7"));
-/// assert_eq!(larder::redis_key(&Page::Home).as_deref(), Some("home"));
+/// assert_eq!(redis_key(&page).as_deref(), Some("article:news:7"));
+/// assert_eq!(redis_key(&Page::Home).as_deref(), Some("home"));
 /// ```
 #[diagnostic::on_unimplemented(
     message = "`{Self}` cannot be the key of a cache",
@@ -274,9 +279,11 @@ impl fmt::Write for KeyWriter {
 /// cache itself it allocates.
 ///
 /// ```
+/// use larder::key::redis_key;
+///
 /// let key = ("user:7", "profile", 2);
-/// assert_eq!(larder::redis_key(&key).as_deref(), Some(r"user\:7:profile:2"));
-/// assert_eq!(larder::redis_key(&"x".repeat(1025)), None);
+/// assert_eq!(redis_key(&key).as_deref(), Some(r"user\:7:profile:2"));
+/// assert_eq!(redis_key(&"x".repeat(1025)), None);
 /// ```
 #[must_use]
 pub fn redis_key<K: CacheKey + ?Sized>(key: &K) -> Option<String> {

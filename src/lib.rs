@@ -12,17 +12,20 @@
 #![doc = include_str!("../README.md")]
 #![cfg_attr(docsrs, feature(doc_cfg))]
 
+// Layout: the root has the names that every service uses, in the order in which to read them. Names that few services
+// use are in the public module of their topic. CONTRIBUTING.md has the layers of all modules.
+
 #[cfg(larder_ablation)]
 pub mod ablation;
 #[cfg(not(larder_ablation))]
 mod ablation;
 mod any_cache;
-mod builder;
+pub mod builder;
 mod cache;
-mod caches;
+pub mod caches;
 mod clock;
 mod engine;
-mod entry;
+pub mod entry;
 mod error;
 mod events;
 #[cfg(any(test, fuzzing))]
@@ -30,46 +33,79 @@ mod events;
 pub mod fuzzing;
 #[cfg(feature = "http")]
 pub mod http;
-mod key;
+pub mod key;
 mod l1;
 pub mod l2;
-mod loaded;
+pub mod loaded;
 mod loading;
 mod lookup_by;
 mod options;
 mod patterns;
 mod prefixes;
 mod settings;
-mod stats;
-mod token;
+pub mod stats;
+pub mod token;
 mod util;
 mod vocabulary;
 mod wire;
 
-pub use crate::any_cache::AnyCache;
-pub use crate::builder::{Builder, LoadingBuilder, Verify, WithLoader};
+// Building a cache.
+#[doc(inline)]
+pub use crate::builder::Builder;
 pub use crate::cache::Cache;
-pub use crate::caches::Caches;
 pub use crate::clock::Clock;
-pub use crate::entry::{Entry, Meta, SomeEntry};
-pub use crate::error::{BuildError, CommitError, LoadError, OrDeferred, WriteError};
-pub use crate::events::CacheEvent;
-pub use crate::key::{CacheKey, KeyWriter, MAX_KEY_BYTES, redis_key};
-pub use crate::l2::{L2Error, MemoryL2, MemorySnapshot, RedisL2};
+#[doc(inline)]
+pub use crate::key::CacheKey;
+#[doc(inline)]
+pub use crate::l2::{MemoryL2, RedisL2};
+pub use crate::loading::{LoadingCache, with_state};
+pub use crate::vocabulary::{Mode, RefreshAhead};
+
+// The results of look-ups, loads and writes.
+#[doc(inline)]
+pub use crate::entry::{Entry, Meta};
+#[doc(inline)]
 pub use crate::loaded::Loaded;
-pub use crate::loading::{AtLeast, LoadingAtLeast, LoadingCache, with_state};
-pub use crate::lookup_by::{KeyFrom, LookupBy};
+#[doc(inline)]
+pub use crate::token::Token;
+pub use crate::vocabulary::{Source, Version};
+
+// Errors.
+pub use crate::error::{BuildError, CommitError, L2Error, LoadError, OrDeferred, WriteError};
+
+// Running the caches of a service: settings, health, and events.
+#[doc(inline)]
+pub use crate::caches::Caches;
+pub use crate::events::CacheEvent;
+pub use crate::settings::{ServiceSettings, Settings, SettingsError};
+#[doc(inline)]
+pub use crate::stats::{Health, Stats};
+pub use crate::vocabulary::Invalidation;
+
+// Patterns around a cache, each with a feature of its own.
 #[cfg(any(feature = "outbox-rusqlite", feature = "outbox-sqlx"))]
 pub use crate::patterns::outbox;
 #[cfg(feature = "write-behind")]
 pub use crate::patterns::write_behind;
-pub use crate::settings::{ServiceSettings, Settings, SettingsError};
-pub use crate::stats::{Health, HotKey, Stats, Warming};
-pub use crate::token::{ParseTokenError, Token};
-pub use crate::vocabulary::{Invalidation, Mode, RefreshAhead, Source, Version};
-pub use crate::wire::envelope::MAX_TAGS;
+
 /// The Redis client and pool that this crate is built with, for [`RedisL2::with_pool`].
 pub use deadpool_redis;
+
+/// Look-ups that answer with nothing older than a write, on any instance: read your own writes.
+///
+/// [`Cache::at_least`] and [`LoadingCache::at_least`] return these types. Code names them if a function takes them as
+/// an argument, or a struct keeps them.
+pub mod at_least {
+    pub use crate::loading::{AtLeast, LoadingAtLeast};
+}
+
+/// Codecs: how values become bytes, and how to add a format.
+///
+/// [`Builder::codec`] takes a [`Codec`](codec::Codec), alone or in layers. The layers come with features:
+/// `Compressed<C>` and `Encrypted<C>`, or both as `Encrypted<Compressed<C>>`.
+pub mod codec {
+    pub use crate::wire::codec::*;
+}
 
 #[doc = include_str!("protocol.md")]
 pub mod protocol {}
@@ -128,12 +164,4 @@ pub mod guide {
 
     #[doc = include_str!("guide/migrating.md")]
     pub mod migrating {}
-}
-
-/// Codecs: how values become bytes, and how to add a format.
-///
-/// [`Builder::codec`] takes a [`Codec`](codec::Codec), alone or in layers. The layers come with features:
-/// `Compressed<C>` and `Encrypted<C>`, or both as `Encrypted<Compressed<C>>`.
-pub mod codec {
-    pub use crate::wire::codec::*;
 }

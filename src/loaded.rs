@@ -1,11 +1,13 @@
-//! A value that a loader returns or an insert stores, with its TTLs and tags.
+//! A value with TTLs and tags of its own, as a loader returns it or an insert stores it.
+//!
+//! [`MAX_TAGS`] is for code that makes the tags of a value from data.
 
 use std::time::Duration;
 
 use crate::error::Misuse;
 use crate::key::{CacheKey, Key, KeyWriter};
 use crate::vocabulary::{AnyValue, Value};
-use crate::wire::envelope::MAX_TAGS;
+pub use crate::wire::envelope::MAX_TAGS;
 
 /// A value with TTLs and tags of its own. Loaders of [`get_or_load_with`](crate::Cache::get_or_load_with) return it,
 /// and every call that stores a value takes it in place of the value: [`insert`](crate::Cache::insert),
@@ -240,7 +242,7 @@ impl<V> Loaded<V> {
     /// value that it replaces are gone. But an [`unchanged`](Self::unchanged) value keeps its tags, unless this is
     /// called.
     ///
-    /// More tags, or one that is longer than [`MAX_KEY_BYTES`](crate::MAX_KEY_BYTES), are
+    /// More tags, or one that is longer than [`MAX_KEY_BYTES`](crate::key::MAX_KEY_BYTES), are
     /// [a misuse](crate::LoadError::is_misuse).
     ///
     /// Cost: a hit in L1 compares two numbers more. A hit in L2 takes one more small request, unless this instance

@@ -42,7 +42,8 @@ use std::borrow::Borrow;
 ///
 /// ```
 /// # async fn demo() -> Result<(), Box<dyn std::error::Error>> {
-/// use larder::{Cache, CacheKey, KeyWriter, LookupBy};
+/// use larder::Cache;
+/// use larder::key::{CacheKey, KeyWriter, LookupBy};
 ///
 /// struct Article {
 ///     section: String,
@@ -83,7 +84,8 @@ use std::borrow::Borrow;
 /// which tells implementations apart:
 ///
 /// ```
-/// use larder::{Cache, CacheKey, Entry, LookupBy};
+/// use larder::key::{CacheKey, LookupBy};
+/// use larder::{Cache, Entry};
 ///
 /// async fn find<K, Q, M>(cache: &Cache<K, u32>, key: &Q) -> Option<Entry<u32>>
 /// where

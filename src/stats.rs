@@ -1,4 +1,7 @@
-//! Counters of an instance and its health, and what users are shown of them.
+//! Counters and health of an instance, and the results of [`Cache::hot_keys`](crate::Cache::hot_keys) and
+//! [`Cache::warm`](crate::Cache::warm).
+//!
+//! For code that exports or logs them. With the feature `metrics` the cache exports its counters by itself.
 
 use std::ops::Deref;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -135,7 +138,7 @@ pub struct Stats {
     /// Stored values that could not be decoded: damaged, or of another format, codec or type.
     pub decode_errors: u64,
     /// Look-ups by [`get`](crate::Cache::get) and [`get_many`](crate::Cache::get_many) that were a miss because their
-    /// key is over [`MAX_KEY_BYTES`](crate::MAX_KEY_BYTES).
+    /// key is over [`MAX_KEY_BYTES`](crate::key::MAX_KEY_BYTES).
     pub keys_refused: u64,
     /// Hits that were compared with their source, and had its value. See [`verify`](crate::Builder::verify).
     pub verified: u64,

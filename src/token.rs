@@ -1,4 +1,9 @@
-//! Names a write, so that any instance can answer with nothing older.
+//! Tokens: the name of a write, so that any instance can answer with nothing older.
+//!
+//! For a service whose users read their own writes through another instance: [`Cache::at_least`] takes a [`Token`].
+//! [`ParseTokenError`] is the error for a text that is no token.
+//!
+//! [`Cache::at_least`]: crate::Cache::at_least
 
 use std::str::FromStr;
 use std::{fmt, iter};

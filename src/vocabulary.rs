@@ -239,8 +239,8 @@ pub(crate) enum Removal {
 }
 
 impl Invalidation {
-    /// A key, by the text that Redis shows and [`redis_key`](crate::redis_key) returns: `tea`, `42`, or `eu:42` for
-    /// `("eu", 42)`.
+    /// A key, by the text that Redis shows and [`redis_key`](crate::key::redis_key) returns: `tea`, `42`, or `eu:42`
+    /// for `("eu", 42)`.
     #[must_use]
     pub fn key(text: impl Into<String>) -> Self {
         Self(Removal::Key(text.into()))

@@ -9,7 +9,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::num::{NonZeroI8, NonZeroU64, NonZeroU128};
 use std::sync::Arc;
 
-use larder::{CacheKey, KeyWriter, MAX_KEY_BYTES, redis_key};
+use larder::key::{CacheKey, KeyWriter, MAX_KEY_BYTES, redis_key};
 use proptest::prelude::*;
 
 fn text<K: CacheKey + ?Sized>(key: &K) -> String {

@@ -12,7 +12,7 @@ use std::fs;
 use std::path::Path;
 
 /// From the top. A file imports from its own layer or from lower ones.
-const LAYERS: [&[&str]; 19] = [
+const LAYERS: [&[&str]; 20] = [
     &["fuzzing"],
     &["http"],
     &["caches"],
@@ -31,14 +31,8 @@ const LAYERS: [&[&str]; 19] = [
     &["stats", "token"],
     &["wire"],
     &["util"],
-    &[
-        "ablation",
-        "clock",
-        "key",
-        "lookup_by",
-        "prefixes",
-        "vocabulary",
-    ],
+    &["ablation", "clock", "key", "prefixes", "vocabulary"],
+    &["lookup_by"],
 ];
 
 /// The folders of the engine, from the top. All of them use the files beside them, but for [`OVER_ROOMS`].

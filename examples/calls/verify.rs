@@ -6,7 +6,8 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-use larder::{Cache, LoadingCache, MemoryL2, Verify};
+use larder::builder::Verify;
+use larder::{Cache, LoadingCache, MemoryL2};
 use tokio::time::sleep;
 
 pub(crate) async fn run() -> Result<(), Box<dyn Error>> {

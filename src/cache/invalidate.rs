@@ -32,7 +32,7 @@ impl<K: CacheKey, V: Send + Sync + 'static> Cache<K, V> {
     ///   the key in L1 or L2 until it has sent the invalidation, which it does as soon as L2 answers. There is
     ///   nothing to retry, but the invalidation is lost if the process ends before. Other instances may return the
     ///   old value meanwhile.
-    /// - The key is over [`MAX_KEY_BYTES`](crate::MAX_KEY_BYTES). Nothing was changed.
+    /// - The key is over [`MAX_KEY_BYTES`](crate::key::MAX_KEY_BYTES). Nothing was changed.
     ///
     /// ```
     /// # async fn demo() -> Result<(), Box<dyn std::error::Error>> {
@@ -217,7 +217,7 @@ impl<K: CacheKey, V: Send + Sync + 'static> Cache<K, V> {
     ///
     /// - [`WriteError::is_deferred`]: L2 could not be reached. This instance does not use the key in L1 or L2 until it
     ///   has made the value stale there, which it does as soon as L2 answers.
-    /// - The key is over [`MAX_KEY_BYTES`](crate::MAX_KEY_BYTES). Nothing was changed.
+    /// - The key is over [`MAX_KEY_BYTES`](crate::key::MAX_KEY_BYTES). Nothing was changed.
     ///
     /// ```
     /// # async fn demo() -> Result<(), Box<dyn std::error::Error>> {
@@ -257,7 +257,7 @@ impl<K: CacheKey, V: Send + Sync + 'static> Cache<K, V> {
     ///
     /// - [`WriteError::is_deferred`]: L2 could not be reached. This instance uses no value with the tag from either
     ///   level, and L2 is sent the invalidation as soon as it answers.
-    /// - The tag is over [`MAX_KEY_BYTES`](crate::MAX_KEY_BYTES), so no value has it. Nothing was changed.
+    /// - The tag is over [`MAX_KEY_BYTES`](crate::key::MAX_KEY_BYTES), so no value has it. Nothing was changed.
     ///
     /// ```
     /// # async fn demo() -> Result<(), Box<dyn std::error::Error>> {
@@ -350,7 +350,7 @@ impl<K: CacheKey, V: Send + Sync + 'static> Cache<K, V> {
     /// - [`WriteError::is_deferred`]: L2 could not be reached, or failed on the way. Some of the values may be removed
     ///   already. This instance has emptied its L1, uses no key of L2, and clears the whole namespace as soon as L2
     ///   answers.
-    /// - The prefix is over [`MAX_KEY_BYTES`](crate::MAX_KEY_BYTES), so no key has it. Nothing was changed.
+    /// - The prefix is over [`MAX_KEY_BYTES`](crate::key::MAX_KEY_BYTES), so no key has it. Nothing was changed.
     ///
     /// ```
     /// # async fn demo() -> Result<(), Box<dyn std::error::Error>> {

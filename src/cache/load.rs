@@ -43,7 +43,7 @@ impl<K: CacheKey, V: Send + Sync + 'static> Cache<K, V> {
     ///   one.
     /// - The loader panicked, or took longer than [`load_timeout`](crate::Builder::load_timeout).
     /// - The runtime of the load ended.
-    /// - The key is over [`MAX_KEY_BYTES`](crate::MAX_KEY_BYTES).
+    /// - The key is over [`MAX_KEY_BYTES`](crate::key::MAX_KEY_BYTES).
     ///
     /// The next call loads again, unless [`error_ttl`](crate::Builder::error_ttl) is set.
     ///

@@ -28,7 +28,8 @@ use crate::util::partial_debug::partial_debug;
 /// service share.
 ///
 /// A handle: clones are cheap and share everything. Keys are looked up borrowed, `&str` for `String` and
-/// `&(tenant, 7)` for `(String, u64)`, see [`LookupBy`](crate::LookupBy). Values are returned shared, as [`Entry`](crate::Entry).
+/// `&(tenant, 7)` for `(String, u64)`, see [`LookupBy`](crate::key::LookupBy). Values are returned shared, as
+/// [`Entry`](crate::Entry).
 ///
 /// ```
 /// # async fn demo() -> Result<(), Box<dyn std::error::Error>> {

@@ -20,7 +20,7 @@ impl<K: CacheKey, V: Send + Sync + 'static> Cache<K, V> {
     ///   [`Health::is_subscriber_live`](crate::Health::is_subscriber_live). In
     ///   [`Mode::Available`](crate::Mode::Available) it then returns an unproven entry, if L2 did not answer the last
     ///   request;
-    /// - for a key over [`MAX_KEY_BYTES`](crate::MAX_KEY_BYTES).
+    /// - for a key over [`MAX_KEY_BYTES`](crate::key::MAX_KEY_BYTES).
     ///
     /// A stale entry is returned, flagged. Does not allocate, except for the counters at the first hit of each
     /// thread.

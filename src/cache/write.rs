@@ -38,7 +38,7 @@ impl<K: CacheKey, V: Send + Sync + 'static> Cache<K, V> {
     ///   the key as soon as L2 answers, and does not use it in L1 or L2 until then. The insert itself may still
     ///   arrive in L2 until `l2_timeout` after it was sent; in that case it is invalidated, too.
     /// - Otherwise nothing was changed: the value is over [`max_value_size`](crate::Builder::max_value_size) or
-    ///   cannot be encoded, the key is over [`MAX_KEY_BYTES`](crate::MAX_KEY_BYTES), or the `Loaded`
+    ///   cannot be encoded, the key is over [`MAX_KEY_BYTES`](crate::key::MAX_KEY_BYTES), or the `Loaded`
     ///   [is a misuse](WriteError::is_misuse): a TTL of zero, `unchanged()`, `no_store()`, too many or too long tags.
     ///
     /// ```
@@ -256,8 +256,8 @@ impl<K: CacheKey, V: Send + Sync + 'static> Cache<K, V> {
     ///
     /// [`CommitError`] tells them apart:
     ///
-    /// - [`NotBegun`](CommitError::NotBegun): the key is over [`MAX_KEY_BYTES`](crate::MAX_KEY_BYTES), or the `Loaded`
-    ///   is a misuse, as for [`insert`](Self::insert). Nothing was changed.
+    /// - [`NotBegun`](CommitError::NotBegun): the key is over [`MAX_KEY_BYTES`](crate::key::MAX_KEY_BYTES), or the
+    ///   `Loaded` is a misuse, as for [`insert`](Self::insert). Nothing was changed.
     /// - [`Failed`](CommitError::Failed), [`Panicked`](CommitError::Panicked): that was `store`. The key is
     ///   invalidated.
     /// - [`NotInvalidated`](CommitError::NotInvalidated): the source has the value, and L2 could not be reached. This
@@ -315,7 +315,7 @@ impl<K: CacheKey, V: Send + Sync + 'static> Cache<K, V> {
     ///   may still come until `l2_timeout` after the call. The call can be repeated.
     /// - [`WriteError::is_refused`]: L2 refused it. The value has the former TTL.
     /// - [`WriteError::is_misuse`]: `ttl` is zero.
-    /// - The key is over [`MAX_KEY_BYTES`](crate::MAX_KEY_BYTES).
+    /// - The key is over [`MAX_KEY_BYTES`](crate::key::MAX_KEY_BYTES).
     ///
     /// ```
     /// # async fn demo() -> Result<(), Box<dyn std::error::Error>> {

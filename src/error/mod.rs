@@ -322,7 +322,7 @@ impl LoadError {
         matches!(&self.kind, LoadKind::Misuse(_))
     }
 
-    /// Whether the key is over [`MAX_KEY_BYTES`](crate::MAX_KEY_BYTES). The loader was not called.
+    /// Whether the key is over [`MAX_KEY_BYTES`](crate::key::MAX_KEY_BYTES). The loader was not called.
     #[must_use]
     pub fn is_key_too_long(&self) -> bool {
         matches!(&self.kind, LoadKind::Key(_))
@@ -474,7 +474,7 @@ impl WriteError {
         matches!(&self.0, WriteKind::Encode(_))
     }
 
-    /// Whether the key is over [`MAX_KEY_BYTES`](crate::MAX_KEY_BYTES). Nothing was changed.
+    /// Whether the key is over [`MAX_KEY_BYTES`](crate::key::MAX_KEY_BYTES). Nothing was changed.
     #[must_use]
     pub fn is_key_too_long(&self) -> bool {
         matches!(&self.0, WriteKind::Key(_))

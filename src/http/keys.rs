@@ -9,7 +9,7 @@ use url::form_urlencoded;
 
 use super::layer::CacheLayer;
 use super::variants::VARIANT_BYTES;
-use crate::MAX_KEY_BYTES;
+use crate::key::MAX_KEY_BYTES;
 
 /// The key of a GET of this resource. `None` if it is too long, or if a rule says so; or if its path does not begin
 /// with a slash, as the key could be that of another host and path.

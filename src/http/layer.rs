@@ -160,7 +160,7 @@ impl CacheLayer {
     /// see [keys](super#keys).
     ///
     /// It is also asked with the path of another request and the method GET, when that is to be invalidated. A response
-    /// with `Vary` adds to any key. A key that is longer than [`MAX_KEY_BYTES`](crate::MAX_KEY_BYTES) less
+    /// with `Vary` adds to any key. A key that is longer than [`MAX_KEY_BYTES`](crate::key::MAX_KEY_BYTES) less
     /// 34 is not cached.
     pub fn key(
         mut self,
@@ -258,7 +258,7 @@ impl CacheLayer {
     }
 
     /// Tags of a response, by which [`Cache::invalidate_tag`] and [`Invalidations::tag`] find it. Default: none. At
-    /// most [`MAX_TAGS`](crate::MAX_TAGS); with more, or with one that is too long, the response is not stored.
+    /// most [`MAX_TAGS`](crate::loaded::MAX_TAGS); with more, or with one that is too long, the response is not stored.
     pub fn tags(
         mut self,
         tags: impl Fn(&request::Parts, &response::Parts) -> Vec<String> + Send + Sync + 'static,

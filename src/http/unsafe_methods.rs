@@ -9,7 +9,8 @@ use super::keys::{for_each_host, key_of};
 use super::layer::CacheLayer;
 use super::references::target;
 use super::stored::CachedResponse;
-use crate::{Cache, MAX_KEY_BYTES};
+use crate::Cache;
+use crate::key::MAX_KEY_BYTES;
 
 /// The responses that a successful request invalidates: by section 4.4 of RFC 9111, and by the rule.
 pub(super) fn after(rules: &CacheLayer, request: &Request, response: &Response) -> Invalidations {

@@ -219,8 +219,8 @@ impl<K: CacheKey + Send + 'static, V: Send + Sync + 'static> LoadingAtLeast<'_, 
     ///
     /// # Errors
     ///
-    /// As [`AtLeast::get_or_load`](crate::AtLeast::get_or_load); and [`LoadError::is_not_found`] if a loader of many
-    /// keys has no value for this one.
+    /// As [`AtLeast::get_or_load`](crate::at_least::AtLeast::get_or_load); and [`LoadError::is_not_found`] if a
+    /// loader of many keys has no value for this one.
     pub async fn get<Q: CacheKey + ?Sized, M>(&self, key: &Q) -> Result<Entry<V>, LoadError>
     where
         K: KeyFrom<Q, M>,

@@ -2,7 +2,8 @@
 
 use std::io;
 
-use larder::{Cache, LoadError, MAX_KEY_BYTES, WriteError};
+use larder::key::MAX_KEY_BYTES;
+use larder::{Cache, LoadError, WriteError};
 use serde::{Deserialize, Serialize, Serializer};
 
 use crate::fleet::{Fleet, Source};
@@ -25,7 +26,7 @@ fn handles_can_be_shared_and_sent() {
     check::<Cache<String, String>>();
     check::<Cache<u64, std::sync::atomic::AtomicU64>>();
     check::<larder::Entry<String>>();
-    check::<larder::SomeEntry<String>>();
+    check::<larder::entry::SomeEntry<String>>();
     check::<larder::MemoryL2>();
     check::<larder::RedisL2>();
     check::<larder::Clock>();

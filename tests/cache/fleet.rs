@@ -5,7 +5,8 @@ use std::sync::atomic::{AtomicUsize, Ordering::SeqCst};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use larder::{Builder, Cache, Clock, Entry, LoadError, MemoryL2, MemorySnapshot, RedisL2};
+use larder::l2::MemorySnapshot;
+use larder::{Builder, Cache, Clock, Entry, LoadError, MemoryL2, RedisL2};
 
 use crate::support::eventually::eventually;
 use crate::support::home;

@@ -4,7 +4,8 @@ use futures::StreamExt;
 use http::StatusCode;
 use larder::deadpool_redis::redis;
 use larder::http::{CacheLayer, CachedResponse};
-use larder::{Builder, Cache, Clock, MAX_KEY_BYTES};
+use larder::key::MAX_KEY_BYTES;
+use larder::{Builder, Cache, Clock};
 use tower::{Layer, ServiceExt};
 
 use crate::origin::{Origin, Service, builder, get, numbered, request, send};

@@ -6,8 +6,9 @@ use std::sync::{Arc, Mutex, mpsc};
 use std::time::Duration;
 
 use futures::{FutureExt, StreamExt};
+use larder::l2::MemorySnapshot;
 use larder::l2::{Fill, Kind, L2, Lane, LaneClock, LeaseReply, LeaseRequest, Ttls, Want};
-use larder::{Clock, MemoryL2, MemorySnapshot};
+use larder::{Clock, MemoryL2};
 use tokio::sync::mpsc::unbounded_channel;
 use tokio::time::timeout;
 

@@ -7,9 +7,10 @@ use std::time::Duration;
 
 use ::sqlx::Connection as _;
 use ::sqlx::sqlite::SqlitePoolOptions;
+use larder::key::MAX_KEY_BYTES;
 use larder::outbox::rusqlite::Outbox;
 use larder::outbox::{OutboxStats, Relay, SQLITE_TABLE, sqlx};
-use larder::{Cache, Loaded, MAX_KEY_BYTES, MemoryL2, Mode, RedisL2};
+use larder::{Cache, Loaded, MemoryL2, Mode, RedisL2};
 use rusqlite::{Connection, Transaction, TransactionBehavior};
 
 use self::database::{Database, Driver, End};

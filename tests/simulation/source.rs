@@ -7,8 +7,9 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use fastrand::Rng;
+use larder::key::{CacheKey, KeyFrom, KeyWriter, LookupBy};
 use larder::write_behind::{Stored, Write};
-use larder::{CacheKey, Entry, KeyFrom, KeyWriter, Loaded, LookupBy};
+use larder::{Entry, Loaded};
 use serde::{Deserialize, Serialize, Serializer};
 use tokio::sync::Mutex as WriteLock;
 use tokio::time::{Instant, sleep};

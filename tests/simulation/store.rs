@@ -7,11 +7,12 @@ use std::time::Duration;
 
 use fastrand::Rng;
 use futures::FutureExt;
+use larder::l2::MemorySnapshot;
 use larder::l2::{
     self, Batch, EncodedValue, Fill, Key, L2, L2Error, Lane, LaneClock, LaneName, LaneNumber,
     Lease, MemberInfo, NewLifetime, Settled, Stamp, TagVersion, Touched, Ttls, Written,
 };
-use larder::{Clock, MemoryL2, MemorySnapshot};
+use larder::{Clock, MemoryL2};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 

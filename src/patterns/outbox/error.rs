@@ -41,8 +41,8 @@ impl OutboxError {
         matches!(&self.0, Reason::Interval(_) | Reason::NoRuntime)
     }
 
-    /// Whether a key or tag is over [`MAX_KEY_BYTES`](crate::MAX_KEY_BYTES). No value is cached under it, and nothing
-    /// was written to the outbox.
+    /// Whether a key or tag is over [`MAX_KEY_BYTES`](crate::key::MAX_KEY_BYTES). No value is cached under it, and
+    /// nothing was written to the outbox.
     #[must_use]
     pub fn is_key_too_long(&self) -> bool {
         matches!(&self.0, Reason::Key(_))

@@ -4,7 +4,8 @@ use std::future::pending;
 use std::io;
 
 use futures::{FutureExt, poll};
-use larder::{Cache, CommitError, MAX_KEY_BYTES};
+use larder::key::MAX_KEY_BYTES;
+use larder::{Cache, CommitError};
 use tokio::runtime::Builder;
 
 use crate::fleet::{Fleet, Texts, over_both_stores, without_heartbeats};

@@ -7,7 +7,8 @@ use std::sync::atomic::Ordering::SeqCst;
 use std::time::Duration;
 
 use futures::StreamExt;
-use larder::{Builder, Cache, LoadingCache, MemoryL2, Stats, Verify};
+use larder::builder::Verify;
+use larder::{Builder, Cache, LoadingCache, MemoryL2, Stats};
 use tokio::time::{sleep, timeout};
 
 use crate::fleet::{Fleet, Set, Source, Texts, over_both_stores};

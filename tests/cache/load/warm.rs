@@ -8,7 +8,8 @@ use std::time::Duration;
 use futures::channel::mpsc::{UnboundedSender, unbounded};
 use futures::{Stream, StreamExt, stream};
 use larder::deadpool_redis::redis::cmd;
-use larder::{Cache, Loaded, Mode, Source as Level, Warming, WriteError};
+use larder::stats::Warming;
+use larder::{Cache, Loaded, Mode, Source as Level, WriteError};
 use tokio::task::JoinHandle;
 
 use crate::fleet::{Fleet, HOUR, Source, Texts, over_both_stores, pair, without_heartbeats};

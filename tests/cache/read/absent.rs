@@ -3,7 +3,8 @@
 use std::io;
 use std::time::Duration;
 
-use larder::{Cache, Clock, MemoryL2, SomeEntry, Source};
+use larder::entry::SomeEntry;
+use larder::{Cache, Clock, MemoryL2, Source};
 use serde::{Deserialize, Serialize};
 
 /// Not `Clone`: it is shared.

@@ -43,7 +43,7 @@ async fn answers_come_in_the_order_of_the_keys(fleet: Fleet) {
     b.get("near").await.unwrap();
     let asked = wire.asked(Step::Get);
 
-    let long = "x".repeat(larder::MAX_KEY_BYTES + 1);
+    let long = "x".repeat(larder::key::MAX_KEY_BYTES + 1);
     let keys = ["far", "none", "near", &long, "far"];
     let entries = b.get_many(keys).await;
     let expected = [Some("of far"), None, Some("of near"), None, Some("of far")];

@@ -1,6 +1,7 @@
 //! Which keys are looked up most: by a sample, so the bounds are wide.
 
-use larder::{Builder, Cache, HotKey, MemoryL2};
+use larder::stats::HotKey;
+use larder::{Builder, Cache, MemoryL2};
 
 type Numbers = Cache<u64, u64>;
 

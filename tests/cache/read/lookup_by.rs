@@ -3,7 +3,8 @@
 use std::io;
 use std::sync::Arc;
 
-use larder::{Cache, CacheKey, KeyWriter, Loaded, LookupBy};
+use larder::key::{CacheKey, KeyWriter, LookupBy};
+use larder::{Cache, Loaded};
 
 fn cache<K: CacheKey>() -> Cache<K, u64> {
     Cache::builder("test:forms").build().unwrap()

@@ -5,7 +5,8 @@ use std::time::Duration;
 
 use futures::future::join_all;
 use futures::{FutureExt, poll};
-use larder::{Cache, Clock, MAX_KEY_BYTES};
+use larder::key::MAX_KEY_BYTES;
+use larder::{Cache, Clock};
 use tokio::task::{JoinHandle, yield_now};
 use tokio::time::{self, timeout};
 

@@ -3,7 +3,8 @@
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
-use larder::{Cache, Entry, Loaded, MAX_TAGS, MemoryL2, Mode, Version};
+use larder::loaded::MAX_TAGS;
+use larder::{Cache, Entry, Loaded, MemoryL2, Mode, Version};
 use serde::{Deserialize, Serialize, Serializer};
 use tokio::task::JoinHandle;
 

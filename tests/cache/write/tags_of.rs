@@ -3,7 +3,8 @@
 use std::io;
 use std::time::Duration;
 
-use larder::{Cache, Loaded, MAX_TAGS, Version};
+use larder::loaded::MAX_TAGS;
+use larder::{Cache, Loaded, Version};
 
 use crate::fleet::{Fleet, Set, Source, Texts, left, over_both_stores};
 use crate::support::eventually::eventually;
@@ -210,7 +211,7 @@ async fn a_value_that_waits_for_its_source_has_the_tags(fleet: Fleet) {
 
 #[tokio::test]
 async fn tags_that_cannot_be_are_an_error_of_the_call() {
-    let long = "x".repeat(larder::MAX_KEY_BYTES + 1);
+    let long = "x".repeat(larder::key::MAX_KEY_BYTES + 1);
     let cache: Cache<String, String> = Cache::builder("test:tags-of")
         .tags_of(move |key, _| match key {
             "long" => vec![long.clone()],

@@ -213,7 +213,7 @@ async fn a_dead_letter_does_not_hold_the_text_of_the_error() {
 struct Touchy(String);
 
 impl larder::CacheKey for Touchy {
-    fn write_key(&self, out: &mut larder::KeyWriter) {
+    fn write_key(&self, out: &mut larder::key::KeyWriter) {
         out.part(&self.0);
     }
 }
