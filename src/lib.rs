@@ -88,9 +88,6 @@ pub use crate::patterns::outbox;
 #[cfg(feature = "write-behind")]
 pub use crate::patterns::write_behind;
 
-/// The Redis client and pool that this crate is built with, for [`RedisL2::with_pool`].
-pub use deadpool_redis;
-
 /// Look-ups that answer with nothing older than a write, on any instance: read your own writes.
 ///
 /// [`Cache::at_least`] and [`LoadingCache::at_least`] return these types. Code names them if a function takes them as

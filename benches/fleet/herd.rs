@@ -3,7 +3,7 @@
 use std::thread::sleep;
 use std::time::{Duration, Instant};
 
-use larder::deadpool_redis::redis::cmd;
+use larder::l2::deadpool_redis::redis::cmd;
 
 use crate::members::{Members, now};
 use crate::server::{Server, accepted, cpu_ms};

@@ -1,7 +1,7 @@
 //! The server of a fleet, and what it says of itself.
 
-use larder::deadpool_redis::redis::aio::MultiplexedConnection;
-use larder::deadpool_redis::redis::cmd;
+use larder::l2::deadpool_redis::redis::aio::MultiplexedConnection;
+use larder::l2::deadpool_redis::redis::cmd;
 use tokio::runtime::Runtime;
 
 use crate::support::tests::redis_server::RedisServer;

@@ -10,8 +10,8 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use larder::Cache;
-use larder::deadpool_redis::redis::aio::MultiplexedConnection;
-use larder::deadpool_redis::redis::cmd;
+use larder::l2::deadpool_redis::redis::aio::MultiplexedConnection;
+use larder::l2::deadpool_redis::redis::cmd;
 
 use crate::rounds::{Contestant, Group};
 use crate::rows::{Goal, Row};

@@ -5,9 +5,9 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use larder::Cache;
-use larder::deadpool_redis::Pool;
-use larder::deadpool_redis::redis::aio::{ConnectionLike, MultiplexedConnection};
-use larder::deadpool_redis::redis::cmd;
+use larder::l2::deadpool_redis::Pool;
+use larder::l2::deadpool_redis::redis::aio::{ConnectionLike, MultiplexedConnection};
+use larder::l2::deadpool_redis::redis::cmd;
 
 use crate::hits::TTL;
 use crate::rounds::{Contestant, Group};

@@ -6,8 +6,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use larder::Cache;
-use larder::deadpool_redis::redis::aio::MultiplexedConnection;
-use larder::deadpool_redis::redis::{Script, Value, cmd};
+use larder::l2::deadpool_redis::redis::aio::MultiplexedConnection;
+use larder::l2::deadpool_redis::redis::{Script, Value, cmd};
 
 use crate::rounds::{Contestant, Group};
 use crate::rows::{Goal, Row, THREADS, count};

@@ -2,13 +2,13 @@
 
 use std::convert::Infallible;
 
-use larder::deadpool_redis::redis::aio::MultiplexedConnection;
-use larder::deadpool_redis::redis::io::tcp::TcpSettings;
-use larder::deadpool_redis::redis::{
+use larder::l2::deadpool_redis::redis::aio::MultiplexedConnection;
+use larder::l2::deadpool_redis::redis::io::tcp::TcpSettings;
+use larder::l2::deadpool_redis::redis::{
     AsyncConnectionConfig, Client, ConnectionInfo, IntoConnectionInfo, ProtocolVersion, PushInfo,
     Value,
 };
-use larder::deadpool_redis::{Manager, Pool};
+use larder::l2::deadpool_redis::{Manager, Pool};
 use larder::{Builder, Cache, RedisL2};
 use serde::Serialize;
 use serde::de::DeserializeOwned;

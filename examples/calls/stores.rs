@@ -3,9 +3,9 @@
 
 use std::error::Error;
 
-use larder::deadpool_redis::redis::IntoConnectionInfo as _;
-use larder::deadpool_redis::redis::io::tcp::TcpSettings;
-use larder::deadpool_redis::{Manager, Pool, Runtime};
+use larder::l2::deadpool_redis::redis::IntoConnectionInfo as _;
+use larder::l2::deadpool_redis::redis::io::tcp::TcpSettings;
+use larder::l2::deadpool_redis::{Manager, Pool, Runtime};
 use larder::{Cache, MemoryL2, RedisL2};
 
 type Names = Cache<u64, String>;

@@ -2,7 +2,7 @@
 
 use std::error::Error;
 
-use larder::deadpool_redis::redis::{Client, TlsCertificates};
+use larder::l2::deadpool_redis::redis::{Client, TlsCertificates};
 use larder::{Cache, RedisL2};
 
 type Names = Cache<u64, String>;

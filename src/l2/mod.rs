@@ -40,6 +40,41 @@ pub use crate::vocabulary::{LaneClock, LaneNumber, Version, Want};
 pub use crate::wire::envelope::{Lifetime, Stamp, Ttls};
 pub use crate::wire::message::{Kind, Message};
 
+/// The crate deadpool-redis that larder is built with. Its module `redis` is the crate redis.
+///
+/// For [`RedisL2::with_pool`], and for the two other calls that take types of these crates. Rely on the items that
+/// these calls need, and on no others:
+///
+/// - [`RedisL2::with_pool`]: `Pool` with its builder, `Manager`, `Config`, `Runtime`, and their errors;
+/// - [`RedisL2::open`] and other calls that take a [`Server`]: of `redis`, the types `ConnectionInfo`,
+///   `IntoConnectionInfo`, `ConnectionAddr`, `RedisConnectionInfo`, `io::tcp::TcpSettings`, `Client`, `TlsCertificates`
+///   and `ClientTlsConfig`, and their errors;
+/// - [`RedisL2::credentials`]: of `redis`, the types `StreamingCredentialsProvider`, `BasicAuth` and `RedisResult`.
+///
+/// deadpool-redis has not reached 1.0. **A minor release of larder may move to another minor version of it**, and with
+/// it to another version of redis. The items above may change then; all else in larder follows larder's own version.
+///
+/// A service that sends commands of its own depends on deadpool-redis or redis directly. `with_pool` takes the pool of
+/// such a dependency if Cargo resolves it to the version of this module.
+///
+/// ```no_run
+/// use larder::RedisL2;
+/// use larder::l2::deadpool_redis::redis::IntoConnectionInfo;
+/// use larder::l2::deadpool_redis::redis::io::tcp::TcpSettings;
+/// use larder::l2::deadpool_redis::{Manager, Pool, Runtime};
+///
+/// let url = "redis://127.0.0.1:6379";
+/// let info = url.into_connection_info()?.set_tcp_settings(TcpSettings::default().set_nodelay(true));
+/// let pool = Pool::builder(Manager::new(info)?).runtime(Runtime::Tokio1).build()?;
+/// let l2 = RedisL2::with_pool(pool, url)?;
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
+// A module, as rustdoc does not show the documentation of `pub use deadpool_redis`.
+pub mod deadpool_redis {
+    #[doc(no_inline)]
+    pub use ::deadpool_redis::*;
+}
+
 /// The answer of a lane, within its time limit.
 pub type Reply<'a, T> = BoxFuture<'a, Result<T, L2Error>>;
 

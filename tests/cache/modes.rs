@@ -238,7 +238,7 @@ async fn an_available_l1_answers_with_nothing_while_l2_does() {
     let mut fleet = Fleet::redis().await;
     let mut redis = fleet.server().connection().await;
     let acl = |words: &[&str]| {
-        let mut command = larder::deadpool_redis::redis::cmd("ACL");
+        let mut command = larder::l2::deadpool_redis::redis::cmd("ACL");
         command.arg("SETUSER").arg("deaf").arg(words);
         command
     };

@@ -4,8 +4,8 @@ use std::path::Path;
 use std::process::{Command, Stdio};
 use std::time::Duration;
 
-use larder::deadpool_redis::redis::aio::MultiplexedConnection;
-use larder::deadpool_redis::redis::{Client, RedisResult, Script, Value, cmd};
+use larder::l2::deadpool_redis::redis::aio::MultiplexedConnection;
+use larder::l2::deadpool_redis::redis::{Client, RedisResult, Script, Value, cmd};
 use larder::{Cache, Loaded};
 use tokio::sync::oneshot;
 

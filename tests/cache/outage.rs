@@ -4,7 +4,7 @@ use std::error::Error;
 use std::iter::successors;
 use std::time::Duration;
 
-use larder::deadpool_redis::redis::{AsyncCommands, cmd};
+use larder::l2::deadpool_redis::redis::{AsyncCommands, cmd};
 use larder::{Cache, Clock, Loaded, MemoryL2, RedisL2, Version};
 use tokio::time::sleep;
 
@@ -382,7 +382,7 @@ async fn a_password_is_not_shown() {
 
 #[tokio::test]
 async fn a_pool_of_ones_own() {
-    use larder::deadpool_redis::{Manager, Pool};
+    use larder::l2::deadpool_redis::{Manager, Pool};
 
     let server = RedisServer::start().await;
     let pool = Pool::builder(Manager::new(server.url()).unwrap())
@@ -538,7 +538,7 @@ async fn many_caches_share_the_connections_to_a_server() {
 
 #[tokio::test]
 async fn a_pool_that_is_too_small_is_named_as_the_cause() {
-    use larder::deadpool_redis::{Manager, Pool};
+    use larder::l2::deadpool_redis::{Manager, Pool};
 
     let server = RedisServer::start().await;
     let pool = Pool::builder(Manager::new(server.url()).unwrap())

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use larder::deadpool_redis::redis::cmd;
+use larder::l2::deadpool_redis::redis::cmd;
 
 use crate::support::proxy::{Line, Proxy};
 use crate::support::redis_server::RedisServer;

@@ -4,8 +4,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bincode::config::standard;
-use larder::deadpool_redis::redis::{Cmd, FromRedisValue};
-use larder::deadpool_redis::{Config, Pool, Runtime};
+use larder::l2::deadpool_redis::redis::{Cmd, FromRedisValue};
+use larder::l2::deadpool_redis::{Config, Pool, Runtime};
 use larder::{Cache, Mode, Source as Level};
 use tokio::time::timeout;
 

@@ -1,6 +1,6 @@
 //! A Redis that dies, hangs, cuts connections, or is not there yet.
 
-use larder::deadpool_redis::redis::cmd;
+use larder::l2::deadpool_redis::redis::cmd;
 use serde_json::json;
 
 use crate::fleet::Fleet;

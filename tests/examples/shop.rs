@@ -3,7 +3,7 @@
 use std::io::ErrorKind;
 use std::net::{TcpListener, UdpSocket};
 
-use larder::deadpool_redis::redis::{Client as Redis, cmd};
+use larder::l2::deadpool_redis::redis::{Client as Redis, cmd};
 use reqwest::{Client, Method};
 use serde_json::{Value, json};
 use tokio::process::Command;

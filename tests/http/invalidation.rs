@@ -2,9 +2,9 @@
 
 use futures::StreamExt;
 use http::StatusCode;
-use larder::deadpool_redis::redis;
 use larder::http::{CacheLayer, CachedResponse};
 use larder::key::MAX_KEY_BYTES;
+use larder::l2::deadpool_redis::redis;
 use larder::{Builder, Cache, Clock};
 use tower::{Layer, ServiceExt};
 

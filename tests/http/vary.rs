@@ -2,8 +2,8 @@
 
 use axum::body::Body;
 use http::Request;
-use larder::deadpool_redis::redis::cmd;
 use larder::http::CacheLayer;
+use larder::l2::deadpool_redis::redis::cmd;
 use larder::{Cache, Clock, MemoryL2};
 use tower::Layer;
 

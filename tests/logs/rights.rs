@@ -5,7 +5,7 @@ use std::io;
 use std::time::Duration;
 
 use futures::{StreamExt, stream};
-use larder::deadpool_redis::redis::cmd;
+use larder::l2::deadpool_redis::redis::cmd;
 use larder::{Cache, Loaded, RedisL2, Version, WriteError};
 
 use crate::support::eventually::eventually;

@@ -7,9 +7,9 @@ use std::thread;
 use std::time::Duration;
 
 use futures::future::join_all;
-use larder::deadpool_redis::redis::aio::MultiplexedConnection;
-use larder::deadpool_redis::redis::{FromRedisValue, RedisResult, Value, cmd};
-use larder::deadpool_redis::{Manager, Pool};
+use larder::l2::deadpool_redis::redis::aio::MultiplexedConnection;
+use larder::l2::deadpool_redis::redis::{FromRedisValue, RedisResult, Value, cmd};
+use larder::l2::deadpool_redis::{Manager, Pool};
 use larder::{Builder, Cache, Caches, Loaded, Mode, RedisL2, ServiceSettings, Version};
 use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
 use tokio::net::{TcpListener, TcpStream};

@@ -4,8 +4,8 @@ use std::io;
 use std::time::Duration;
 
 use larder::Cache;
-use larder::deadpool_redis::redis::aio::MultiplexedConnection;
-use larder::deadpool_redis::redis::cmd;
+use larder::l2::deadpool_redis::redis::aio::MultiplexedConnection;
+use larder::l2::deadpool_redis::redis::cmd;
 use larder::write_behind::{Write, WriteBehind, WriteBehindBuilder};
 use tracing::Level;
 
@@ -30,7 +30,7 @@ fn builder(url: &str) -> WriteBehindBuilder<String, String> {
 async fn run(redis: &mut MultiplexedConnection, words: &[&str]) {
     let mut command = cmd(words[0]);
     let command = command.arg(&words[1..]);
-    let _: larder::deadpool_redis::redis::Value = command.query_async(redis).await.unwrap();
+    let _: larder::l2::deadpool_redis::redis::Value = command.query_async(redis).await.unwrap();
 }
 
 /// Two times each, with something good in between.

@@ -12,7 +12,7 @@ use std::sync::atomic::{AtomicUsize, Ordering::SeqCst};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use larder::deadpool_redis::redis::{AsyncCommands, Cmd, FromRedisValue, cmd};
+use larder::l2::deadpool_redis::redis::{AsyncCommands, Cmd, FromRedisValue, cmd};
 use larder::write_behind::{Write, WriteBehind, WriteBehindBuilder};
 use larder::{Cache, LoadError, Mode};
 use tokio::sync::watch;
@@ -663,7 +663,7 @@ async fn an_encrypted_value_is_encrypted_in_the_stream() {
     behind.insert("k", "a secret".to_owned()).await.unwrap();
     let mut range = cmd("XRANGE");
     range.arg(key("!writes")).arg("-").arg("+");
-    let range: larder::deadpool_redis::redis::Value = ask(&redis, &range).await;
+    let range: larder::l2::deadpool_redis::redis::Value = ask(&redis, &range).await;
     let text = format!("{range:?}");
     assert!(
         text.contains("binary-data") && !text.contains("secret"),

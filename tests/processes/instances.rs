@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use futures::future::join_all;
-use larder::deadpool_redis::redis::Script;
+use larder::l2::deadpool_redis::redis::Script;
 
 use crate::rig::{EVENTS, LONG, Rig, SHORT};
 use crate::support::eventually::eventually;

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use futures::future::join_all;
-use larder::deadpool_redis::redis::{Cmd, FromRedisValue};
+use larder::l2::deadpool_redis::redis::{Cmd, FromRedisValue};
 use tokio::time::{sleep, timeout};
 
 use crate::history::{At, Level, Outcome};

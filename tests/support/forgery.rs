@@ -1,8 +1,8 @@
 //! What somebody with write access to Redis can do who knows the format of values: take one apart, and put it together
 //! with whatever parts, so that its checksum is right.
 
-use larder::deadpool_redis::redis::AsyncCommands;
-use larder::deadpool_redis::redis::aio::MultiplexedConnection;
+use larder::l2::deadpool_redis::redis::AsyncCommands;
+use larder::l2::deadpool_redis::redis::aio::MultiplexedConnection;
 use twox_hash::XxHash3_64;
 
 /// The parts of a value as Redis holds it.

@@ -4,7 +4,7 @@
 use std::env;
 
 use larder::RedisL2;
-use larder::deadpool_redis::redis::{Cmd, cmd};
+use larder::l2::deadpool_redis::redis::{Cmd, cmd};
 
 use super::eventually::eventually;
 use super::redis_server::{RedisServer, ReservedPort};

@@ -7,7 +7,7 @@ use std::io;
 use std::net::Ipv4Addr;
 
 use futures::future::join_all;
-use larder::deadpool_redis::redis::{FromRedisValue, cmd};
+use larder::l2::deadpool_redis::redis::{FromRedisValue, cmd};
 use tokio::io::{AsyncReadExt, AsyncWriteExt, copy_bidirectional};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::watch;

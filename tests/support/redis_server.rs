@@ -11,8 +11,8 @@ use std::process::{Child, Command, Stdio};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use larder::deadpool_redis::redis::aio::MultiplexedConnection;
-use larder::deadpool_redis::redis::{AsyncConnectionConfig, Client, RedisResult, cmd};
+use larder::l2::deadpool_redis::redis::aio::MultiplexedConnection;
+use larder::l2::deadpool_redis::redis::{AsyncConnectionConfig, Client, RedisResult, cmd};
 
 use super::signal;
 

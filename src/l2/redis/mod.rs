@@ -120,7 +120,8 @@ impl RedisL2 {
     }
 
     /// A store behind a pool of your own; the server is for the connection that subscribes, which a pool cannot
-    /// provide.
+    /// provide. Make the pool with the types of [`l2::deadpool_redis`](crate::l2::deadpool_redis), whose version may
+    /// change in a minor release of this crate.
     ///
     /// Both must lead to the same server and database, and the pool must log in and set up TLS by itself. Set
     /// `TCP_NODELAY` in the pool's manager: the client's default leaves it off.
@@ -242,7 +243,7 @@ impl RedisL2 {
     ///
     /// use futures::{Stream, stream};
     /// use larder::RedisL2;
-    /// use larder::deadpool_redis::redis::{BasicAuth, RedisResult, StreamingCredentialsProvider};
+    /// use larder::l2::deadpool_redis::redis::{BasicAuth, RedisResult, StreamingCredentialsProvider};
     /// use tokio::sync::watch;
     ///
     /// /// The password that another task of the service reads whenever it changes.

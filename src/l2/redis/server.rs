@@ -27,7 +27,7 @@ const POOL_SIZE: usize = 1024;
 ///
 /// ```
 /// use larder::RedisL2;
-/// use larder::deadpool_redis::redis::{ConnectionAddr, IntoConnectionInfo};
+/// use larder::l2::deadpool_redis::redis::{ConnectionAddr, IntoConnectionInfo};
 ///
 /// // A URL: over TCP, TLS (feature `tls`) or a unix socket.
 /// RedisL2::open("redis://user:password@127.0.0.1:6379/0")?;
@@ -49,7 +49,7 @@ const POOL_SIZE: usize = 1024;
 /// # #[cfg(feature = "tls")]
 /// # fn demo() -> Result<(), Box<dyn std::error::Error>> {
 /// use larder::RedisL2;
-/// use larder::deadpool_redis::redis::{Client, ClientTlsConfig, TlsCertificates};
+/// use larder::l2::deadpool_redis::redis::{Client, ClientTlsConfig, TlsCertificates};
 ///
 /// let certificates = TlsCertificates {
 ///     root_cert: Some(std::fs::read("ca.pem")?),

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use futures::channel::mpsc::{UnboundedSender, unbounded};
 use futures::{Stream, StreamExt, stream};
-use larder::deadpool_redis::redis::cmd;
+use larder::l2::deadpool_redis::redis::cmd;
 use larder::stats::Warming;
 use larder::{Cache, Loaded, Mode, Source as Level, WriteError};
 use tokio::task::JoinHandle;

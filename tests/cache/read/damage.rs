@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use larder::deadpool_redis::redis::{AsyncCommands, cmd};
+use larder::l2::deadpool_redis::redis::{AsyncCommands, cmd};
 use larder::{Cache, Loaded, Source as Level};
 use tokio::time::timeout;
 

@@ -3,8 +3,8 @@
 use std::time::Duration;
 
 use larder::codec::{Bincode, Encrypted, EncryptionKeys};
-use larder::deadpool_redis::redis::aio::MultiplexedConnection;
-use larder::deadpool_redis::redis::{AsyncCommands, cmd};
+use larder::l2::deadpool_redis::redis::aio::MultiplexedConnection;
+use larder::l2::deadpool_redis::redis::{AsyncCommands, cmd};
 use larder::{Loaded, Source as Level};
 
 use crate::fleet::{Fleet, Set, Source, Texts, over_both_stores};

@@ -1,7 +1,7 @@
 //! Rule 21: messages that another program makes up do not hide an invalidation, and do not empty L1.
 
-use larder::deadpool_redis::redis::AsyncCommands;
-use larder::deadpool_redis::redis::aio::MultiplexedConnection;
+use larder::l2::deadpool_redis::redis::AsyncCommands;
+use larder::l2::deadpool_redis::redis::aio::MultiplexedConnection;
 
 use crate::fleet::{Fleet, Source, Texts, pair, received};
 use crate::support::eventually::eventually;

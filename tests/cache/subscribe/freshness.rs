@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use futures::FutureExt;
-use larder::deadpool_redis::redis::AsyncCommands;
+use larder::l2::deadpool_redis::redis::AsyncCommands;
 
 use crate::fleet::{Fleet, HOUR, Set, Source, received, without_heartbeats};
 use crate::support::eventually::eventually;

@@ -3,8 +3,8 @@
 use std::sync::{Arc, Mutex, mpsc};
 use std::time::Duration;
 
-use larder::deadpool_redis::redis::aio::MultiplexedConnection;
-use larder::deadpool_redis::redis::cmd;
+use larder::l2::deadpool_redis::redis::aio::MultiplexedConnection;
+use larder::l2::deadpool_redis::redis::cmd;
 use larder::{Cache, Invalidation, Loaded, MemoryL2};
 
 use crate::support::eventually::eventually;

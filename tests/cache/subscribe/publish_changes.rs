@@ -1,7 +1,7 @@
 //! What an instance changes, as other programs are told of it.
 
 use futures::StreamExt;
-use larder::deadpool_redis::redis::{Client, cmd};
+use larder::l2::deadpool_redis::redis::{Client, cmd};
 use larder::{Cache, Loaded, MemoryL2};
 use serde_json::{Value, json};
 use tokio::time::timeout;

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use larder::deadpool_redis::redis::{AsyncCommands, cmd};
+use larder::l2::deadpool_redis::redis::{AsyncCommands, cmd};
 use larder::l2::{self, Batch, L2, Lane};
 
 use crate::fleet::{Fleet, Set, Source, Texts, over_both_stores, received, without_heartbeats};

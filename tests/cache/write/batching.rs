@@ -274,7 +274,7 @@ async fn a_key_that_is_refused_is_refused_alone() {
         .unwrap();
     cache.ready().await;
     let mut raw = server.connection().await;
-    let mut rights = larder::deadpool_redis::redis::cmd("ACL");
+    let mut rights = larder::l2::deadpool_redis::redis::cmd("ACL");
     rights.arg(&[
         "SETUSER",
         "default",

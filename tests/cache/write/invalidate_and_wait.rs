@@ -3,8 +3,8 @@
 use std::slice;
 use std::time::Duration;
 
-use larder::deadpool_redis::redis::cmd;
 use larder::l2::MemorySnapshot;
+use larder::l2::deadpool_redis::redis::cmd;
 use larder::l2::{Applied, L2, Lane, LaneClock, MemberInfo, Subscription};
 use larder::{Cache, Clock, MemoryL2, Token, WriteError};
 use tokio::task::JoinHandle;

@@ -880,11 +880,11 @@ async fn a_value_whose_tags_are_damaged_is_absent() {
     }
 }
 
-async fn redis<T: larder::deadpool_redis::redis::FromRedisValue>(
-    connection: &mut larder::deadpool_redis::redis::aio::MultiplexedConnection,
+async fn redis<T: larder::l2::deadpool_redis::redis::FromRedisValue>(
+    connection: &mut larder::l2::deadpool_redis::redis::aio::MultiplexedConnection,
     words: &[&str],
 ) -> T {
-    let mut command = larder::deadpool_redis::redis::cmd(words[0]);
+    let mut command = larder::l2::deadpool_redis::redis::cmd(words[0]);
     for word in &words[1..] {
         command.arg(word);
     }

@@ -88,10 +88,10 @@ async fn a_copy_never_outlives_the_value_on_redis() {
 }
 
 async fn deadpool_redis_exists(
-    redis: &mut impl larder::deadpool_redis::redis::aio::ConnectionLike,
+    redis: &mut impl larder::l2::deadpool_redis::redis::aio::ConnectionLike,
     key: &str,
 ) -> bool {
-    larder::deadpool_redis::redis::cmd("EXISTS")
+    larder::l2::deadpool_redis::redis::cmd("EXISTS")
         .arg(key)
         .query_async(redis)
         .await

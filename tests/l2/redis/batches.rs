@@ -6,8 +6,8 @@ use std::time::Duration;
 
 use futures::future::join_all;
 use futures::{FutureExt, poll};
-use larder::deadpool_redis::redis::cmd;
-use larder::deadpool_redis::{Manager, Pool};
+use larder::l2::deadpool_redis::redis::cmd;
+use larder::l2::deadpool_redis::{Manager, Pool};
 use larder::l2::{Bytes, Lane, ReadResult};
 use larder::{Cache, RedisL2};
 use tokio::runtime::{Builder, Handle, Runtime};

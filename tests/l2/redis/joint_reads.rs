@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use futures::future::join_all;
 use larder::RedisL2;
-use larder::deadpool_redis::redis::aio::MultiplexedConnection;
+use larder::l2::deadpool_redis::redis::aio::MultiplexedConnection;
 use larder::l2::{L2, Lane, ReadResult};
 use tokio::task::{JoinHandle, block_in_place};
 

@@ -372,7 +372,7 @@ async fn a_marker_that_makes_no_sense_is_made_anew() {
         of(stored.epoch, far),
         of(u64::MAX, u64::MAX),
     ] {
-        let mut set = larder::deadpool_redis::redis::cmd("SET");
+        let mut set = larder::l2::deadpool_redis::redis::cmd("SET");
         let () = set
             .arg(&marker)
             .arg(&senseless)

@@ -6,10 +6,10 @@ use std::pin::Pin;
 
 use futures::{Stream, stream};
 use larder::Cache;
-use larder::deadpool_redis::redis::{
+use larder::l2::RedisL2;
+use larder::l2::deadpool_redis::redis::{
     BasicAuth, ErrorKind, RedisError, RedisResult, StreamingCredentialsProvider,
 };
-use larder::l2::RedisL2;
 use tokio::sync::watch;
 use tracing::Level;
 

@@ -5,10 +5,10 @@ use std::fs;
 use std::path::PathBuf;
 
 use larder::Cache;
-use larder::deadpool_redis::redis::{
+use larder::l2::deadpool_redis::redis::{
     AsyncConnectionConfig, Client, ClientTlsConfig, TlsCertificates,
 };
-use larder::deadpool_redis::{Manager, Pool, Runtime};
+use larder::l2::deadpool_redis::{Manager, Pool, Runtime};
 use larder::l2::{Key, RedisL2, Server};
 use rcgen::{BasicConstraints, CertificateParams, DnType, IsCa, Issuer, KeyPair, date_time_ymd};
 

@@ -201,7 +201,7 @@ async fn a_dead_letter_does_not_hold_the_text_of_the_error() {
         assert_eq!(letters[0].reason, "store returned an error");
         let mut range = cmd("XRANGE");
         range.arg(key("!dead")).arg("-").arg("+");
-        let range: larder::deadpool_redis::redis::Value = ask(&redis, &range).await;
+        let range: larder::l2::deadpool_redis::redis::Value = ask(&redis, &range).await;
         assert!(text.is_empty() || !format!("{range:?}").contains(text));
         drop(behind);
         let _: u64 = ask(&redis, cmd("DEL").arg(key("!dead")).arg(key("!worker"))).await;

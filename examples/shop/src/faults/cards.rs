@@ -1,7 +1,7 @@
 //! No card is in a cache, and no hash of a password. An L1 has only values that Redis has, too, and the service that takes
 //! cards has no cache.
 
-use larder::deadpool_redis::redis::{Pipeline, cmd};
+use deadpool_redis::redis::{Pipeline, cmd};
 
 use super::found::Found;
 use crate::customers::visit::{CARD, Customers};

@@ -6,9 +6,9 @@ use std::process::{Stdio, exit};
 use std::time::Duration;
 use std::{env, fs, iter};
 
+use deadpool_redis::redis::aio::MultiplexedConnection;
+use deadpool_redis::redis::{Client, Cmd, FromRedisValue, cmd};
 use futures::future::{join_all, try_join_all};
-use larder::deadpool_redis::redis::aio::MultiplexedConnection;
-use larder::deadpool_redis::redis::{Client, Cmd, FromRedisValue, cmd};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use tokio::io::{AsyncBufReadExt as _, BufReader};

@@ -5,10 +5,10 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use axum::http::StatusCode;
+use deadpool_redis::redis::{AsyncCommands, RedisError};
+use deadpool_redis::{Manager, Pool, PoolError};
 use futures::future::{BoxFuture, try_join_all};
 use futures::{StreamExt as _, stream};
-use larder::deadpool_redis::redis::{AsyncCommands, RedisError};
-use larder::deadpool_redis::{Manager, Pool, PoolError};
 use larder::{Builder, Entry, LoadingCache, OrDeferred as _, Source, Token};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
