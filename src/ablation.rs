@@ -53,9 +53,9 @@ rules! {
     /// 12: the load runs in the future of the caller that came first.
     OwnTask,
     /// 13: a store that has restarted goes on with its epoch.
-    NewLife,
-    /// 13: requests go on over connections that lead to another life of the store.
-    ConnectionLife,
+    NewIncarnation,
+    /// 13: requests go on over connections that lead to another incarnation of the store.
+    ConnectionIncarnation,
     /// 14: a write that L2 has not accepted is an error, and no invalidation follows.
     Deferred,
     /// 14: an insert that arrives after its deadline is stored all the same.

@@ -304,11 +304,11 @@ impl<K, V: Send + Sync + 'static, L> Builder<K, V, L> {
     /// Keeps a value for as long as it is read: it expires when it was not read for `idle`, in any instance. For
     /// sessions. Default: off. Shorter than [`l2_ttl`](Self::l2_ttl) if that is set.
     ///
-    /// A value lives for `idle` to 1.25 `idle` after its last read, and no longer than its own TTL
+    /// A value is stored for `idle` to 1.25 `idle` after its last read, and no longer than its own TTL
     /// ([`Loaded::ttl`](crate::Loaded::ttl), [`ttl_of`](Self::ttl_of)) or else `l2_ttl`, if that is set. A read
-    /// that finds less than `idle` left has the life extended in the background: one small request, at most once in
+    /// that finds less than `idle` left has the lifetime extended in the background: one small request, at most once in
     /// a quarter of `idle` for each key and instance, as long as no more than 10 000 keys are read. It extends the
-    /// value that is there: a removed one stays gone. If L2 does not answer, the life is not extended.
+    /// value that is there: a removed one stays gone. If L2 does not answer, the lifetime is not extended.
     ///
     /// ```
     /// # async fn demo() -> Result<(), Box<dyn std::error::Error>> {
@@ -791,7 +791,7 @@ impl<K, V, L> Builder<K, V, L> {
     /// | field | is |
     /// | --- | --- |
     /// | `namespace` | that of the cache |
-    /// | `change` | `insert`, `invalidate` (also for [`expire`](Cache::expire) and a [`touch`](Cache::touch) that shortens a life), `tags`, `prefix` or `clear` |
+    /// | `change` | `insert`, `invalidate` (also for [`expire`](Cache::expire) and a [`touch`](Cache::touch) that shortens a lifetime), `tags`, `prefix` or `clear` |
     /// | `keys` | of `insert` and `invalidate`: the keys as Redis shows them, up to 256 |
     /// | `tags` | of `tags`: the tags |
     /// | `prefix` | of `prefix`: how the keys begin |

@@ -44,7 +44,7 @@ pub enum CacheEvent {
         /// Whether this instance has inserted it.
         is_own: bool,
     },
-    /// A key was invalidated or made stale, or another instance has given it a shorter life by `touch`.
+    /// A key was invalidated or made stale, or another instance has given it a shorter lifetime by `touch`.
     #[non_exhaustive]
     Invalidated {
         /// The key.

@@ -117,8 +117,8 @@ impl<V> Loaded<V> {
         }
     }
 
-    /// The previous value, which the source has not changed, as by an HTTP status 304: it gets a new life, and new
-    /// TTLs.
+    /// The previous value, which the source has not changed, as by an HTTP status 304: its lifetime begins anew,
+    /// with new TTLs.
     ///
     /// The value is neither encoded nor sent to L2 again, unless L2 has lost it. For a loader that was given a previous
     /// value; otherwise the load fails with an error that [is a misuse](crate::LoadError::is_misuse).

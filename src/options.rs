@@ -20,14 +20,14 @@ pub(crate) struct Options {
     pub(crate) l1_capacity: u64,
     /// How long an entry stays in L1.
     pub(crate) l1_ttl: Option<Duration>,
-    /// How long a value lives.
+    /// The lifetime of a value.
     // Its default depends on `sliding`.
     pub(crate) l2_ttl: Option<Duration>,
-    /// How long a value lives after it was last read.
+    /// The lifetime of a value after its last read.
     pub(crate) sliding: Option<Duration>,
     /// From when on a value is stale: it is still returned, and refreshed in the background.
     pub(crate) soft_ttl: Option<Duration>,
-    /// When a value that is read is refreshed before it is stale: after a share of its life, or at random.
+    /// When a value that is read is refreshed before it is stale: after a share of its lifetime, or at random.
     pub(crate) refresh_ahead: Option<RefreshAhead>,
     /// How long after its TTL a value may still be returned if its load fails.
     pub(crate) stale_if_error: Duration,
@@ -275,7 +275,7 @@ impl Options {
 
     /// TTLs that another one makes pointless.
     fn mistakes_in_order_of_ttls(&self) -> Vec<String> {
-        // Without a limit, where reads extend the life of a value.
+        // Without a limit, where reads extend the lifetime of a value.
         let default = self.sliding.is_none().then_some(DEFAULT_TTL);
         // An option that cannot work by itself says nothing of the others.
         let Some(l2_ttl) = self.l2_ttl.or(default).filter(works) else {
@@ -289,7 +289,7 @@ impl Options {
                 format!("soft_ttl ({ttl:?}) must be shorter than l2_ttl ({l2_ttl:?}): a value turns stale before it expires")
             }),
             sliding.map(|ttl| {
-                format!("sliding ({ttl:?}) must be shorter than l2_ttl ({l2_ttl:?}), which is the longest life of a value")
+                format!("sliding ({ttl:?}) must be shorter than l2_ttl ({l2_ttl:?}), which is the longest lifetime of a value")
             }),
             l1_ttl.map(|ttl| {
                 format!("l1_ttl ({ttl:?}) must not be longer than l2_ttl ({l2_ttl:?}): L1 holds copies of what is in L2")

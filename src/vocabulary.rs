@@ -65,10 +65,10 @@ impl fmt::Display for ByteSize {
 /// Complete: a store sets every field, so a new field is a breaking change.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct LaneClock {
-    /// Names this life of the store: the process and the history of its data. After a restart or a failover it is
-    /// another one, and so is the epoch.
-    pub life: u64,
-    /// Names the time since the lane began, was cleared, or may have lost something. All of it lies in one life.
+    /// Names this incarnation of the store: the process and the history of its data. After a restart or a failover it
+    /// is another one, and so is the epoch.
+    pub incarnation: u64,
+    /// Names the time since the lane began, was cleared, or may have lost something. All of it lies in one incarnation.
     pub epoch: u64,
     /// The number of the last message.
     pub seq: u64,

@@ -24,7 +24,7 @@ pub(crate) async fn run() -> Result<(), Box<dyn Error>> {
         })
         .await?;
     assert_eq!(*list, (3, vec![450, 1995]));
-    assert!(!list.meta().is_stale(), "it has a new life");
+    assert!(!list.meta().is_stale(), "its lifetime begins anew");
     assert_eq!(lists.stats().loads, 1);
 
     // A forecast that is not final is not kept.

@@ -1,4 +1,4 @@
-//! For values with lives of their own, such as links that the mail says are valid for an hour. `insert_many` is
+//! For values with lifetimes of their own, such as links that the mail says are valid for an hour. `insert_many` is
 //! the same for many.
 
 use std::error::Error;

@@ -1,4 +1,4 @@
-//! For sessions that end when nobody uses them: each read prolongs the life of the value, in whichever instance it is.
+//! For sessions that end when nobody uses them: each read extends the lifetime of the value, in any instance.
 
 use std::error::Error;
 use std::time::Duration;

@@ -1,4 +1,4 @@
-//! For a value whose life changes while it stays the same: a cart that is kept longer once its owner has logged in.
+//! For a value whose lifetime changes while it stays the same: a cart that is kept longer once its owner has logged in.
 //! What is gone stays gone.
 
 use std::error::Error;

@@ -301,10 +301,10 @@ impl<K: CacheKey, V: Send + Sync + 'static> Cache<K, V> {
     /// Gives the value of a key a new TTL, in both levels. Returns `false` if there is no valid value: it never
     /// brings one back.
     ///
-    /// The value, its age and its soft TTL stay as they are. Other instances that hold a value whose life is shortened
-    /// evict it when the message arrives, within `max_staleness` at the latest; of a longer life they learn when their
-    /// own copy expires. In a cache with [`sliding`](crate::Builder::sliding), `ttl` is the longest life, as that of an
-    /// insert. The jitter only shortens `ttl`.
+    /// The value, its age and its soft TTL stay as they are. Other instances that hold a value whose lifetime is
+    /// shortened evict it when the message arrives, within `max_staleness` at the latest; of a longer lifetime they
+    /// learn when their own copy expires. In a cache with [`sliding`](crate::Builder::sliding), `ttl` is the longest
+    /// lifetime, as that of an insert. The jitter only shortens `ttl`.
     ///
     /// Cost: one round trip, two for a value with tags. Nothing is encoded or sent but the key. It does not wait for
     /// writes of the key that this instance has called and not awaited.

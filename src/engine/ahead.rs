@@ -49,8 +49,8 @@ impl RefreshAhead {
         let before = match self.options.refresh_ahead {
             None => return NEVER,
             Some(vocabulary::RefreshAhead::Share(share)) => {
-                let life = Duration::from_nanos(deadline.saturating_sub(born_at));
-                nanos(life.mul_f64(1.0 - share))
+                let lifetime = Duration::from_nanos(deadline.saturating_sub(born_at));
+                nanos(lifetime.mul_f64(1.0 - share))
             }
             Some(vocabulary::RefreshAhead::XFetch(beta)) => self.expected(beta * LONGEST),
         };

@@ -44,8 +44,8 @@ pub(crate) struct Breaker {
     /// Requests that were not sent in this trouble.
     skipped: AtomicU64,
     trouble: Mutex<Option<Trouble>>,
-    /// The life of the store whose epoch was read last.
-    life: AtomicU64,
+    /// The incarnation of the store whose epoch was read last.
+    incarnation: AtomicU64,
     /// The number of lanes that the namespace has, if an answer says that it is another one. Zero before that.
     pub(super) other_lanes: Arc<watch::Sender<u16>>,
     /// The name that OpenTelemetry has for this kind of L2.
@@ -89,7 +89,7 @@ impl Breaker {
             silence: Notify::new(),
             skipped: AtomicU64::new(0),
             trouble: Mutex::default(),
-            life: AtomicU64::new(0),
+            incarnation: AtomicU64::new(0),
             other_lanes: Arc::clone(other_lanes),
             system,
             reporter,
@@ -355,15 +355,15 @@ impl Breaker {
         }
     }
 
-    /// The epoch of L2 was read, in this life of the store. Of a new life one line is enough for all caches.
-    pub(crate) fn note_epoch(&self, life: u64, is_new: bool) {
+    /// The epoch of L2 was read, in this incarnation of the store. One line for all caches reports a new incarnation.
+    pub(crate) fn note_epoch(&self, incarnation: u64, is_new: bool) {
         // A clear that this instance has missed concerns one cache, and a restart all caches of the server.
-        let is_restart = self.life.swap(life, Ordering::Relaxed) != life;
+        let is_restart = self.incarnation.swap(incarnation, Ordering::Relaxed) != incarnation;
         if !is_new {
             return;
         }
         let said = if is_restart {
-            self.reporter.says(&format!("life {life}"))
+            self.reporter.says(&format!("incarnation {incarnation}"))
         } else {
             Some(self.options.namespace.clone())
         };

@@ -209,7 +209,7 @@ impl Convert {
         Ok(self.until(Some(self.options.shortened(ttl.min(LONGEST)))))
     }
 
-    /// The TTLs of a value that lives so long; where reads extend its lifetime, so long at most.
+    /// The TTLs of a value that is stored so long; where reads extend its lifetime, so long at most.
     fn until(&self, ttl: Option<Duration>) -> Ttls {
         let idle = self.options.sliding.map(|idle| self.idle_ttls(idle).hard);
         let hard = ttl.into_iter().chain(idle).min().unwrap_or(DEFAULT_TTL);
@@ -323,7 +323,7 @@ impl Convert {
         Arc::new(Slot::new(key.clone(), value, head, tags))
     }
 
-    /// The head of a value that lives until another time.
+    /// The head of a value with another end of its lifetime.
     pub(crate) fn head_until(&self, head: SlotHead, gone_at: Tick, ends_at: Tick) -> SlotHead {
         let bound_in_l1 = (head.expires_at < head.gone_at).then_some(head.expires_at);
         let refresh_at = if self.options.verify > 0.0 {
@@ -343,7 +343,7 @@ impl Convert {
         }
     }
 
-    /// From when on a read extends the lifetime of a value that lives until `gone_at`: with less than the idle time
+    /// From when on a read extends a lifetime that ends at `gone_at`: with less than the idle time
     /// left.
     pub(crate) fn extend_at(&self, gone_at: Tick, ends_at: Tick) -> Tick {
         match self.options.sliding {

@@ -28,9 +28,9 @@ pub(crate) struct Slot {
     pub(crate) gone_at: Tick,
     pub(crate) key: Key,
     /// From when on a hit has more to do than to count: because it is stale or may be refreshed ahead, or because its
-    /// life is to be extended.
+    /// lifetime is to be extended.
     pub(crate) attend_at: Tick,
-    /// `None` if its life cannot be extended and it has no tags.
+    /// `None` if its lifetime cannot be extended and it has no tags.
     more: Option<Box<More>>,
     /// When it was written.
     pub(crate) born_at: Tick,
@@ -44,7 +44,7 @@ pub(crate) struct Slot {
 /// A slot, as L1 and all callers hold it.
 pub(crate) type Held = Arc<Slot>;
 
-/// The other parts of an entry whose life can be extended, or that has tags. Few caches have such entries, so
+/// The other parts of an entry whose lifetime can be extended, or that has tags. Few caches have such entries, so
 /// the others do not keep room for it.
 struct More {
     soft_at: Tick,
@@ -62,7 +62,7 @@ pub(crate) struct SlotHead {
     pub(crate) soft_at: Tick,
     pub(crate) expires_at: Tick,
     pub(crate) gone_at: Tick,
-    /// Until when its life can be extended.
+    /// Until when its lifetime can be extended.
     pub(crate) ends_at: Tick,
     /// From when on a hit has more to do than to count; when it is stale at the latest.
     pub(crate) attend_at: Tick,
@@ -118,7 +118,7 @@ impl Slot {
         (self.more.as_ref()).map_or(self.attend_at, |more| more.soft_at)
     }
 
-    /// Until when its life can be extended.
+    /// Until when its lifetime can be extended.
     pub(crate) fn ends_at(&self) -> Tick {
         (self.more.as_ref()).map_or(NEVER, |more| more.ends_at)
     }

@@ -194,8 +194,8 @@ pub trait Lane: Send + Sync + fmt::Debug {
     /// Changes the keys of a batch, and publishes that.
     fn write<'a>(&'a self, step: &'a Step, batch: Batch<'a>) -> Reply<'a, Written>;
 
-    /// Changes how long the usable value of a key lives. Publishes that if it lives shorter: then instances read it
-    /// anew. `None` if there is no usable value.
+    /// Changes the lifetime of the usable value of a key. Publishes that if the lifetime is shorter than before: then
+    /// instances read the value anew. `None` if there is no usable value.
     ///
     /// After `deadline` it is refused, and once this has answered every copy of the request is, as with
     /// [`Step::Insert`]: it could undo a later change.
@@ -241,14 +241,14 @@ pub trait Lane: Send + Sync + fmt::Debug {
     /// Removes this instance from the members.
     fn leave(&self, id: u64) -> Reply<'_, ()>;
 
-    /// Discards each connection for requests that found another [life](LaneClock::life) than this one, which the
-    /// instance's subscription has found. `false` if there was one: values that were read over it may be older than
-    /// those that the subscription has received.
+    /// Discards each connection for requests that found another [incarnation](LaneClock::incarnation) than this one,
+    /// which the instance's subscription has found. `false` if there was one: values that were read over it may be
+    /// older than those that the subscription has received.
     ///
     /// An address can move while connections stay with the old server. As a replica of the new one it answers reads,
-    /// and its data lags behind. No request that begins after this has returned goes over a connection of another life
-    /// that was made before. For each that is made later, `on_connect` is called.
-    fn keep_only(&self, life: u64) -> bool;
+    /// and its data lags behind. No request that begins after this has returned goes over a connection of another
+    /// incarnation that was made before. For each that is made later, `on_connect` is called.
+    fn keep_only(&self, incarnation: u64) -> bool;
 
     /// Subscribes to the lane's messages, and only then reads its clock.
     ///
@@ -693,7 +693,7 @@ pub struct TagVersion {
     pub ver: u64,
 }
 
-/// How long a value is to live from now on.
+/// The lifetime of a value from now on.
 ///
 /// Complete: a store carries out every variant, so a new variant is a breaking change.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -709,7 +709,7 @@ pub enum NewLifetime {
 /// Complete: a store sets every field, so a new field is a breaking change.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Touched {
-    /// The version of the change, if it was published: the value lives shorter than before.
+    /// The version of the change, if it was published: the lifetime is shorter than before.
     pub change: Option<u64>,
     /// Its stamp, with the version that it had before.
     pub stamp: Stamp,
@@ -724,7 +724,7 @@ pub struct Touched {
 pub struct EncodedValue {
     /// All but the stamp; the TTLs are in it, too.
     pub body: Vec<u8>,
-    /// How long it lives.
+    /// Its lifetime.
     pub ttls: Ttls,
 }
 

@@ -56,17 +56,17 @@ pub struct Settings {
     /// How long an entry stays in L1. See [`Builder::l1_ttl`](crate::Builder::l1_ttl).
     #[serde(default, skip_serializing_if = "Option::is_none", with = "field")]
     pub l1_ttl: Option<Duration>,
-    /// How long a value lives. See [`Builder::l2_ttl`](crate::Builder::l2_ttl).
+    /// The lifetime of a value. See [`Builder::l2_ttl`](crate::Builder::l2_ttl).
     #[serde(default, skip_serializing_if = "Option::is_none", with = "field")]
     pub l2_ttl: Option<Duration>,
-    /// How long a value lives after it was last read. See [`Builder::sliding`](crate::Builder::sliding).
+    /// The lifetime of a value after its last read. See [`Builder::sliding`](crate::Builder::sliding).
     #[serde(default, skip_serializing_if = "Option::is_none", with = "field")]
     pub sliding: Option<Duration>,
     /// From when on a value is stale: it is still returned, and refreshed in the background. See
     /// [`Builder::soft_ttl`](crate::Builder::soft_ttl).
     #[serde(default, skip_serializing_if = "Option::is_none", with = "field")]
     pub soft_ttl: Option<Duration>,
-    /// When a value that is read is refreshed before it is stale: after a share of its life, or at random. See
+    /// When a value that is read is refreshed before it is stale: after a share of its lifetime, or at random. See
     /// [`Builder::refresh_ahead`](crate::Builder::refresh_ahead).
     #[serde(default, skip_serializing_if = "Option::is_none", with = "field")]
     pub refresh_ahead: Option<RefreshAhead>,

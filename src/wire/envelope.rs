@@ -20,7 +20,7 @@
 //!
 //! All numbers are big-endian. L2 issues the stamp when it writes, in the step that orders the write: it is the same
 //! for all values of the step. The writer sends the rest, the body, as the times do not depend on L2's clock. A step
-//! that changes how long a value lives writes the times anew. The sums are checks of their own, as a script can add,
+//! that changes the lifetime of a value writes the times anew. The sums are checks of their own, as a script can add,
 //! but not hash, at no cost.
 
 use std::time::Duration;
@@ -77,7 +77,7 @@ impl Stamp {
     }
 }
 
-/// How long a value lives after it was written.
+/// How long a value is stored after it was written.
 ///
 /// Complete: a store heeds every field, so a new field is a breaking change.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -88,7 +88,7 @@ pub struct Ttls {
     pub soft: Option<Duration>,
     /// How long each L1 may hold it. Zero: not at all. `None`: as the options of each instance say.
     pub l1: Option<Duration>,
-    /// For how long its life can be extended at most. `None`: without a limit.
+    /// For how long its lifetime can be extended at most. `None`: without a limit.
     pub end: Option<Duration>,
     /// For how long the store keeps it when it is not valid any more, as a fallback.
     pub kept: Duration,
@@ -138,7 +138,7 @@ pub struct Lifetime {
     pub stale_at: Option<u64>,
     /// From when on it is not valid.
     pub expires_at: u64,
-    /// Until when its life can be extended. `None`: without a limit.
+    /// Until when its lifetime can be extended. `None`: without a limit.
     pub ends_at: Option<u64>,
     /// As in [`Ttls`].
     pub l1_ttl: Option<Duration>,
@@ -326,7 +326,7 @@ pub(crate) fn read_stamp(bytes: &[u8]) -> Option<(Stamp, Lifetime)> {
         return None;
     }
     let stamp = Stamp::new(epoch, ver, written_at);
-    // No writer gives a life that ends after all of time.
+    // No writer gives a lifetime that ends after all of time.
     written_at.checked_add(stale.max(expires).max(ends))?;
     let after = |ms: u64| written_at + ms;
     let lifetime = Lifetime {
@@ -390,7 +390,7 @@ mod tests {
         codec: 1,
         type_tag: 42,
     };
-    const LIFE: Lifetime = Lifetime {
+    const LIFETIME: Lifetime = Lifetime {
         stale_at: Some(1_700_000_000_020),
         expires_at: 1_700_000_000_040,
         ends_at: Some(1_700_000_000_080),
@@ -407,7 +407,7 @@ mod tests {
             tags,
             place(),
         );
-        restamped(STAMP, LIFE, &stamped(STAMP, &body))
+        restamped(STAMP, LIFETIME, &stamped(STAMP, &body))
     }
 
     fn place() -> Place {
@@ -426,7 +426,7 @@ mod tests {
             assert_eq!(tags_of(body), tags);
             let envelope = Envelope {
                 stamp: STAMP,
-                lifetime: LIFE,
+                lifetime: LIFETIME,
                 head: HEAD_FIELDS,
                 payload: b"payload",
                 tags,
@@ -516,7 +516,7 @@ mod tests {
     }
 
     #[test]
-    fn the_writer_stores_the_times_that_a_life_has() {
+    fn the_writer_stores_the_times_that_a_lifetime_has() {
         let ttls = Ttls {
             soft: Some(Duration::from_millis(20)),
             end: Some(Duration::from_millis(80)),
@@ -526,7 +526,7 @@ mod tests {
         let mut body = begin();
         seal(&mut body, HEAD_FIELDS, ttls, &[], place());
         let bytes = stamped(STAMP, &body);
-        assert_eq!(read_stamp(&bytes), Some((STAMP, LIFE)));
-        assert_eq!(restamped(STAMP, LIFE, &bytes), bytes);
+        assert_eq!(read_stamp(&bytes), Some((STAMP, LIFETIME)));
+        assert_eq!(restamped(STAMP, LIFETIME, &bytes), bytes);
     }
 }

@@ -54,7 +54,7 @@ async fn a_restart_brings_back_what_the_snapshot_held_under_another_epoch() {
     assert_eq!(after.seq, before.seq);
     let stamp = invalidate(&*lane_of(&l2, NAMESPACE), &["k"]).await;
     assert_eq!((stamp.epoch, stamp.ver), (after.epoch, last.ver));
-    // Every restart is another life, also from the same disk.
+    // Every restart is another incarnation, also from the same disk.
     l2.restore(&snapshot);
     let (again, _subscription) = subscribe(&*lane_of(&l2, NAMESPACE)).await;
     assert_ne!(again.epoch, after.epoch);
@@ -80,7 +80,7 @@ async fn a_restart_ends_subscriptions() {
     let ((_, mut silent), (_, mut beating)) = (subscribe(&*lane).await, subscribe(&*lane).await);
     l2.restore(&l2.snapshot());
     assert!(silent.next().await.is_none());
-    // Nor does the new life answer over the old connection.
+    // Nor does the new incarnation answer over the old connection.
     beating.heartbeat(NOTHING);
     assert!(beating.next().await.is_none());
     let (_, mut subscription) = subscribe(&*lane).await;
@@ -222,7 +222,10 @@ async fn after_an_outage_each_lane_connects_again() {
         l2.set_reachable(true);
     }
     let met = met.lock().unwrap();
-    assert!(met.iter().all(|clock| clock.life == met[0].life));
+    assert!(
+        met.iter()
+            .all(|clock| clock.incarnation == met[0].incarnation)
+    );
     assert!(
         met.iter().all(|clock| clock.epoch == met[0].epoch),
         "it has lost nothing"
@@ -258,7 +261,7 @@ async fn a_restart_begins_another_list_of_members() {
     };
     let (_, _former) = subscribe(&*lane).await;
     let first = awaited().await;
-    // Before the first life there were no members to lose.
+    // Before the first incarnation there were no members to lose.
     assert_eq!(first.members_age, Duration::MAX);
     l2.restore(&l2.snapshot());
     clock.advance(3600 * SECOND);

@@ -93,12 +93,12 @@ pub(crate) fn lane_of(l2: &dyn L2, namespace: &str) -> Arc<dyn Lane> {
     l2.lane(namespace.into(), LIMIT, Box::new(|_| ())).into()
 }
 
-/// A value as the crate would store it, that lives for [`LONG`].
+/// A value as the crate would store it, with a lifetime of [`LONG`].
 pub(crate) fn sealed(payload: &[u8]) -> EncodedValue {
     sealed_for(payload, LONG)
 }
 
-/// A value that lives for `ttl`.
+/// A value with a lifetime of `ttl`.
 pub(crate) fn sealed_for(payload: &[u8], ttl: Duration) -> EncodedValue {
     tagged(payload, ttl, &[])
 }
@@ -161,13 +161,13 @@ pub(crate) fn stamp_of(bytes: &[u8]) -> Stamp {
 pub(crate) fn times_of(bytes: &[u8]) -> (Stamp, Lifetime) {
     let number = |at: usize| u64::from_be_bytes(bytes[at..at + 8].try_into().unwrap());
     let after = |ms: u64| number(20) + ms;
-    let life = Lifetime {
+    let lifetime = Lifetime {
         stale_at: number(36).checked_sub(1).map(after),
         expires_at: after(number(44)),
         ends_at: number(52).checked_sub(1).map(after),
         l1_ttl: number(60).checked_sub(1).map(Duration::from_millis),
     };
-    (stamp_of(bytes), life)
+    (stamp_of(bytes), lifetime)
 }
 
 /// The sender's part of a message.

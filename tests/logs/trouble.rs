@@ -567,7 +567,7 @@ fn a_server_that_hides_something() {
     watched(async |log| {
         let server = RedisServer::start_without(&["master_replid"], &[]).await;
         let both = [build(&server.url(), |b| b), build(&server.url(), |b| b)];
-        says(log, &both[0], "LIFE: its INFO has no master_replid").await;
+        says(log, &both[0], "INCARNATION: its INFO has no master_replid").await;
         row(&both, OFF).await;
     });
 }

@@ -462,19 +462,19 @@ async fn what_a_dead_worker_had_taken_another_one_takes() {
     let (stuck, source) = (Source::new(), Source::new());
     stuck.close();
     let dies = stuck.builder(&a).claim_after(300 * MS).build().unwrap();
-    let lives = source.builder(&b).claim_after(300 * MS).build().unwrap();
+    let stays = source.builder(&b).claim_after(300 * MS).build().unwrap();
     dies.insert("k", 1).await.unwrap();
     eventually("one has taken it", async || {
         stuck.calls() + source.calls() > 0
     })
     .await;
     if source.calls() == 0 {
-        // While it lives, no other one works.
+        // While it is there, no other one works.
         tokio::time::sleep(600 * MS).await;
         assert_eq!(source.calls(), 0);
     }
     drop(dies);
-    lives.flush().await.unwrap();
+    stays.flush().await.unwrap();
     assert_eq!(source.row("k"), Some(1));
 }
 

@@ -11,7 +11,7 @@ use crate::link::Link;
 pub(crate) struct Belief {
     has_sentinels: bool,
     within: Duration,
-    /// The life of the store that they have named last, and when they were asked.
+    /// The incarnation of the store that they have named last, and when they were asked.
     named: Mutex<Option<(u64, Instant)>>,
 }
 
@@ -26,9 +26,9 @@ impl Belief {
 
     /// Asks. Whether the connection leads to the primary that they name.
     pub(crate) fn confirm(&self, connection: &Connection) -> bool {
-        let life = connection.store.life();
-        *self.named.lock().unwrap() = Some((life, Instant::now()));
-        !self.has_sentinels || life == connection.life
+        let incarnation = connection.store.incarnation();
+        *self.named.lock().unwrap() = Some((incarnation, Instant::now()));
+        !self.has_sentinels || incarnation == connection.incarnation
     }
 
     pub(crate) fn doubt(&self) {
@@ -38,8 +38,9 @@ impl Belief {
     /// Whether a connection may be used: they have named its primary lately, and no other since.
     pub(crate) fn holds(&self, connection: &Connection) -> bool {
         let named = *self.named.lock().unwrap();
-        let holds =
-            |(life, at): (u64, Instant)| life == connection.life && at.elapsed() <= self.within;
+        let holds = |(incarnation, at): (u64, Instant)| {
+            incarnation == connection.incarnation && at.elapsed() <= self.within
+        };
         !self.has_sentinels || named.is_some_and(holds)
     }
 }

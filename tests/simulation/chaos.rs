@@ -107,10 +107,10 @@ fn strike(world: &Arc<World>, fault: Fault, rng: &mut Rng) {
                 _ => Takeover::Unnoticed,
             };
             let store = Arc::clone(world.store(rng));
-            let life = store.fail_over(takeover, rng);
+            let incarnation = store.fail_over(takeover, rng);
             tokio::spawn(async move {
                 sleep(lasts).await;
-                store.end_replica(life);
+                store.end_replica(incarnation);
             });
         }
         Fault::MarkerLost => {

@@ -541,8 +541,8 @@ async fn write_through(world: &Arc<World>, instance: &Arc<Instance>, key: u64, r
                     sleep(Duration::from_millis(1)).await;
                 }
             }
-            let lives = world.fleet().iter().any(|one| Arc::ptr_eq(one, &writer));
-            if !lives || world.source.current(key) + 1 != version {
+            let is_there = world.fleet().iter().any(|one| Arc::ptr_eq(one, &writer));
+            if !is_there || world.source.current(key) + 1 != version {
                 return Err(SourceDown);
             }
             world.source.commit(key);

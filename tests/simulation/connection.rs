@@ -53,8 +53,8 @@ pub(crate) struct Connection {
     pub(crate) store: Arc<Store>,
     pub(crate) cut: CancellationToken,
     wire: Wire,
-    /// The life of the store in which it was made.
-    pub(crate) life: u64,
+    /// The incarnation of the store in which it was made.
+    pub(crate) incarnation: u64,
     up: mpsc::UnboundedSender<(Instant, Packet)>,
     down: mpsc::UnboundedSender<(Instant, Packet)>,
     /// The store's end of it.
@@ -68,7 +68,7 @@ impl Connection {
             store: Arc::clone(store),
             cut: link.connected(wire, store.server),
             wire,
-            life: store.life(),
+            incarnation: store.incarnation(),
             up: pipe(Arc::clone(link), wire, Way::Up),
             down: pipe(Arc::clone(link), wire, Way::Down),
             lane: Mutex::default(),
@@ -93,7 +93,7 @@ impl Connection {
 
     /// Whether the store has failed over since, and this leads to the replica that the old one has become.
     pub(crate) fn is_stranded(&self) -> bool {
-        self.life != self.store.life()
+        self.incarnation != self.store.incarnation()
     }
 
     /// The store's end, once it has been accepted.

@@ -90,7 +90,7 @@ faults! {
     Expired,
     /// Seen: the store gave a value a new TTL on request.
     Touched,
-    /// Seen: the store extended the life of a value that was read.
+    /// Seen: the store extended the lifetime of a value that was read.
     Extended,
     /// Several instances store a value at the same time, on the condition that one version is there.
     Competed,

@@ -67,15 +67,15 @@ struct Line {
     /// Held while a connection is made.
     making: Mutex<()>,
     silent: AtomicU32,
-    /// The life that the subscriber has joined.
+    /// The incarnation that the subscriber has joined.
     joined: AtomicU64,
 }
 
-/// A connection, and the life that it has found.
+/// A connection, and the incarnation that it has found.
 #[derive(Clone)]
 struct Live {
     connection: Arc<Connection>,
-    life: u64,
+    incarnation: u64,
 }
 
 impl Line {
@@ -89,9 +89,9 @@ impl Line {
         self.current.lock().unwrap().take_if(same);
     }
 
-    fn keep_only(&self, life: u64) -> bool {
-        self.joined.store(life, SeqCst);
-        let other = |live: &mut Live| live.life != life;
+    fn keep_only(&self, incarnation: u64) -> bool {
+        self.joined.store(incarnation, SeqCst);
+        let other = |live: &mut Live| live.incarnation != incarnation;
         self.current.lock().unwrap().take_if(other).is_none()
     }
 }
@@ -217,12 +217,12 @@ impl FarLane {
         let clock = connect(&connection, &self.name).await?;
         (self.on_connect)(&clock);
         let now = line.joined.load(SeqCst);
-        if now != joined && now != clock.life || !self.belief.holds(&connection) {
+        if now != joined && now != clock.incarnation || !self.belief.holds(&connection) {
             return Err(L2Error::closed());
         }
         *line.current.lock().unwrap() = Some(Live {
             connection: Arc::clone(&connection),
-            life: clock.life,
+            incarnation: clock.incarnation,
         });
         Ok(connection)
     }
@@ -480,14 +480,19 @@ impl Lane for FarLane {
     fn touch<'a>(
         &'a self,
         key: &'a str,
-        life: NewLifetime,
+        lifetime: NewLifetime,
         payload: &'a [u8],
         deadline: Option<u64>,
     ) -> Reply<'a, Option<Touched>> {
         let (key, payload) = (key.to_owned(), payload.to_owned());
         let serve = move |store: Arc<Store>, lane: Arc<dyn Lane>| {
             let (key, payload) = (key.clone(), payload.clone());
-            async move { store.touch(&*lane, &key, life, &payload, deadline).await }.boxed()
+            async move {
+                store
+                    .touch(&*lane, &key, lifetime, &payload, deadline)
+                    .await
+            }
+            .boxed()
         };
         self.ask(serve, no_loss, true).boxed()
     }
@@ -551,9 +556,9 @@ impl Lane for FarLane {
         self.ask(serve, no_loss, false).boxed()
     }
 
-    fn keep_only(&self, life: u64) -> bool {
+    fn keep_only(&self, incarnation: u64) -> bool {
         let [first, second] = &self.lines;
-        first.keep_only(life) & second.keep_only(life)
+        first.keep_only(incarnation) & second.keep_only(incarnation)
     }
 
     fn subscribe(&self, me: MemberInfo) -> Reply<'_, (LaneClock, Box<dyn Subscription>)> {

@@ -89,7 +89,7 @@ pub(crate) struct Store {
     all: Arc<Servers>,
     /// Which of them this is.
     pub(crate) server: usize,
-    /// In which life it was last settled by all how many lanes there are, and for instances with which number.
+    /// In which incarnation it was last settled by all how many lanes there are, and for instances with which number.
     settled: Mutex<(u64, u16)>,
     /// How far its clock was stepped, in seconds.
     stepped: Arc<AtomicU64>,
@@ -103,7 +103,7 @@ pub(crate) struct Store {
     /// The tags of which it says that it knows nothing.
     lost_tags: Mutex<BTreeSet<String>>,
     /// Counts restarts and failovers.
-    life: AtomicU64,
+    incarnation: AtomicU64,
     /// Counts messages.
     published: AtomicU64,
     /// How long after L2 has said how to load a key, a load may begin when all is well: when the answer has
@@ -185,7 +185,7 @@ impl Store {
             links: Mutex::default(),
             replica: Mutex::default(),
             lost_tags: Mutex::default(),
-            life: AtomicU64::new(0),
+            incarnation: AtomicU64::new(0),
             published: AtomicU64::new(0),
             late: 3 * packet,
         }
@@ -229,12 +229,12 @@ impl Store {
     /// Where there are several servers, it is settled by all of them how many lanes there are, before a lane is opened:
     /// for the first time, and when this server may have lost what it knew of that (rule 27).
     fn settle_lanes(&self, name: &Name) {
-        let (life, of) = (self.life(), name.lane().of);
+        let (incarnation, of) = (self.incarnation(), name.lane().of);
         let mut settled = self.settled.lock().unwrap();
-        let is_new = of > settled.1 || life != settled.0 && !is_trusted();
+        let is_new = of > settled.1 || incarnation != settled.0 && !is_trusted();
         if is_new && self.all.count() > 1 {
             self.all.settle(name);
-            *settled = (life, of);
+            *settled = (incarnation, of);
         }
     }
 
@@ -271,7 +271,7 @@ impl Store {
                 None
             }
         };
-        let life = self.life.fetch_add(1, SeqCst) + 1;
+        let incarnation = self.incarnation.fetch_add(1, SeqCst) + 1;
         let mut connections = Vec::new();
         for link in &*self.links.lock().unwrap() {
             for wire in [Wire::Data, Wire::Subscription] {
@@ -296,7 +296,7 @@ impl Store {
         if !is_proven {
             self.changed_all(|_| true);
         }
-        life
+        incarnation
     }
 
     /// Whether connections that were left behind lead to a store that takes itself for the primary.
@@ -306,8 +306,8 @@ impl Store {
     }
 
     /// The replica of this failover goes.
-    pub(crate) fn end_replica(&self, life: u64) {
-        if self.life() == life {
+    pub(crate) fn end_replica(&self, incarnation: u64) {
+        if self.incarnation() == incarnation {
             *self.replica.lock().unwrap() = None;
         }
     }
@@ -322,8 +322,8 @@ impl Store {
         }
     }
 
-    pub(crate) fn life(&self) -> u64 {
-        self.life.load(SeqCst)
+    pub(crate) fn incarnation(&self) -> u64 {
+        self.incarnation.load(SeqCst)
     }
 
     pub(crate) fn published(&self) -> u64 {
@@ -475,13 +475,13 @@ impl Store {
         &self,
         lane: &dyn Lane,
         key: &str,
-        life: NewLifetime,
+        lifetime: NewLifetime,
         payload: &[u8],
         deadline: Option<u64>,
     ) -> Result<Option<Touched>, L2Error> {
-        let touched = lane.touch(key, life, payload, deadline).await?;
+        let touched = lane.touch(key, lifetime, payload, deadline).await?;
         if let Some(touched) = touched {
-            let what = match life {
+            let what = match lifetime {
                 NewLifetime::Renewed(_) => Fault::Touched,
                 NewLifetime::Extended(..) => Fault::Extended,
             };
@@ -556,7 +556,7 @@ impl Store {
                 self.all.lanes.store(0, SeqCst);
             }
         }
-        self.life.fetch_add(1, SeqCst);
+        self.incarnation.fetch_add(1, SeqCst);
         *self.replica.lock().unwrap() = None;
         for link in &*self.links.lock().unwrap() {
             for wire in [Wire::Data, Wire::Subscription] {

@@ -1,4 +1,4 @@
-//! A fleet, its source and its store, and one life of them in simulated time.
+//! A fleet, its source and its store, and one run of them in simulated time.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::atomic::{AtomicBool, Ordering::SeqCst};
@@ -28,7 +28,7 @@ pub(crate) struct Outcome {
     pub(crate) violations: Vec<Violation>,
 }
 
-/// Lives through one world. The same seed and constants give the same history.
+/// Runs one world. The same seed and constants give the same history.
 pub(crate) fn run(seed: u64, config: &Config) -> Outcome {
     quiet_planned_panics();
     fastrand::seed(seed);

@@ -533,13 +533,13 @@ impl Lane for Wired {
     fn touch<'a>(
         &'a self,
         key: &'a str,
-        life: NewLifetime,
+        lifetime: NewLifetime,
         payload: &'a [u8],
         deadline: Option<u64>,
     ) -> Reply<'a, Option<Touched>> {
         self.network
             .carry(Step::Touch, async move {
-                self.lane.touch(key, life, payload, deadline).await
+                self.lane.touch(key, lifetime, payload, deadline).await
             })
             .boxed()
     }
@@ -608,9 +608,9 @@ impl Lane for Wired {
         self.lane.leave(id)
     }
 
-    fn keep_only(&self, life: u64) -> bool {
+    fn keep_only(&self, incarnation: u64) -> bool {
         let is_misled = self.network.wires.mislead.swap(false, SeqCst);
-        self.lane.keep_only(life) && !is_misled
+        self.lane.keep_only(incarnation) && !is_misled
     }
 
     fn subscribe(&self, me: MemberInfo) -> Reply<'_, (LaneClock, Box<dyn Subscription>)> {

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use crate::user::User;
 
-/// How long everything lives, in both levels.
+/// The TTL of all values, in both levels.
 pub const TTL: Duration = Duration::from_secs(3600);
 
 /// How many entries the first level holds, where that can be set.

@@ -28,7 +28,7 @@ use crate::service::failure::{Answer, Failure, Trouble};
 use crate::service::values::{Found, Load, Values};
 use crate::service::{Service, Way};
 
-/// How long a session lives without a request, and in all.
+/// How long a session is kept without a request, and in all.
 const IDLE: Duration = Duration::from_secs(30 * 60);
 const DAY: Duration = Duration::from_secs(24 * 60 * 60);
 /// How many accounts there are at first: `user-1` and so on, all with this password.

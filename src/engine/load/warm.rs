@@ -241,7 +241,7 @@ impl Changes {
             let messages = ctx.breaker.send("replay", reading).await;
             let messages = messages.map_err(|error| WriteError::interrupted(Some(error)))?;
             let before = self.here.seq;
-            // Each number after the last one, in this epoch: so the log is of this life, and lacks nothing.
+            // Each number after the last one, in this epoch: so the log is of this incarnation, and lacks nothing.
             let later = messages.iter().filter(|message| message.seq > before);
             for (next, message) in (before + 1..).zip(later) {
                 let is_next = (message.epoch, message.seq) == (self.here.epoch, next);

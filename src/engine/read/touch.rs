@@ -83,7 +83,7 @@ impl Reads {
     }
 }
 
-/// Has L2 change how long a value lives, and then L1. Returns whether there is a value.
+/// Has L2 change the lifetime of a value, and then L1. Returns whether there is a value.
 async fn send(
     ctx: &Context,
     op: &Op,

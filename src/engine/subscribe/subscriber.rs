@@ -558,11 +558,12 @@ impl<'a> Session<'a> {
         Ok(())
     }
 
-    /// Rule 13: values are believed only if they come from the life of the store that this instance is subscribed to.
+    /// Rule 13: values are believed only from the incarnation of the store to which this instance is subscribed.
     /// Discards connections for requests that lead elsewhere, and drops the values that were read over them: then it is
     /// `false`, and no proof that was asked for before this is taken.
     fn keep_only(&self, lane: &LaneClock) -> bool {
-        let kept = without(Rule::ConnectionLife) || self.ctx.lane.keep_only(lane.life);
+        let kept =
+            without(Rule::ConnectionIncarnation) || self.ctx.lane.keep_only(lane.incarnation);
         if !kept {
             self.freshness.revoke();
         }
@@ -596,7 +597,7 @@ impl<'a> Session<'a> {
             }
         }
         let is_new = known != 0 && known != lane.epoch && announced.is_none();
-        self.ctx.breaker.note_epoch(lane.life, is_new);
+        self.ctx.breaker.note_epoch(lane.incarnation, is_new);
         // Before the numbers of the new epoch count, and before the proof that its caller takes (rule 9).
         self.ctx.l1.flush(lane.epoch);
         self.reached = Reached {
@@ -625,7 +626,7 @@ impl<'a> Session<'a> {
                 Err(error) if error.is_unreachable() => return Err(error),
                 Err(_) => return Ok(false),
             };
-            // The first has been applied: so the log is of this life, and reaches back far enough.
+            // The first has been applied: so the log is of this incarnation, and reaches back far enough.
             for (message, number) in missed.iter().zip(last.max(1)..=u64::MAX) {
                 if (message.epoch, message.seq) != (epoch, number) {
                     return Ok(false);

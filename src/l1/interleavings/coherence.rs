@@ -265,7 +265,7 @@ fn nothing_from_before_a_key_was_forgotten_is_shown_after_it() {
     });
 }
 
-/// Rules 9 and 11: L2 has lost its clock, and still has a value of its former life.
+/// Rules 9 and 11: L2 has lost its clock, and still has a value of a former epoch.
 #[test]
 fn nothing_of_a_former_epoch_is_shown_after_a_flush() {
     in_every_order(|world| {

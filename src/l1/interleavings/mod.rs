@@ -196,7 +196,7 @@ impl World {
     /// All messages up to a question have been applied.
     fn prove(&self, asked: ProofRequest) {
         let lane = LaneClock {
-            life: 1,
+            incarnation: 1,
             epoch: self.l1.freshness.epoch(),
             seq: 0,
             ver: 0,

@@ -420,10 +420,10 @@ impl Lane for MemoryLane {
         (!is_private).then_some(self)
     }
 
-    fn keep_only(&self, life: u64) -> bool {
+    fn keep_only(&self, incarnation: u64) -> bool {
         // The next step connects, and calls `on_connect` before it is executed (rule 13).
         let mut connection = lock(&self.connection);
-        connection.take_if(|link| link.run != life).is_none()
+        connection.take_if(|link| link.run != incarnation).is_none()
     }
 
     fn subscribe(&self, me: MemberInfo) -> Reply<'_, (LaneClock, Box<dyn Subscription>)> {

@@ -93,7 +93,7 @@ impl MemoryL2 {
     fn with(clock: Clock, is_private: bool) -> Self {
         let mut now = Now {
             is_private,
-            // Before the first life there were no members to lose.
+            // Before the first incarnation there were no members to lose.
             age_of_list: Duration::MAX,
             ..Now::default()
         };
@@ -132,9 +132,9 @@ impl MemoryL2 {
         let mut server = lock(&self.server);
         let former = server.now.link.run;
         server.now.continued = if continues { former } else { 0 };
-        // Another life: connections and subscriptions of the former one end at their next step (rule 13).
+        // Another incarnation: connections and subscriptions of the former one end at their next step (rule 13).
         server.now.link.run = random();
-        // Members of the former life may be missing in the snapshot.
+        // Members of the former incarnation may be missing in the snapshot.
         server.now.age_of_list = Duration::ZERO;
         server.lanes.clone_from(&snapshot.0);
     }

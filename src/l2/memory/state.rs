@@ -25,25 +25,25 @@ const LOG: usize = 10_000;
 /// Messages that may wait for one subscriber. One more is dropped, which leaves a hole in the numbers.
 const QUEUE: usize = 1024;
 
-/// The time, and the life of the store.
+/// The time, and the incarnation of the store.
 #[derive(Clone, Copy, Default)]
 pub(super) struct Now {
     /// In ms.
     pub(super) at: u64,
     pub(super) link: Link,
-    /// The life that this one continues with all that was written in it; zero for none (rule 28).
+    /// The incarnation that this one continues with all that was written in it; zero for none (rule 28).
     pub(super) continued: u64,
-    /// For how long a list of members that begins in this life has existed, at least.
+    /// For how long a list of members that begins in this incarnation has existed, at least.
     pub(super) age_of_list: Duration,
     /// Whether it is for one instance that has no L2: see
     /// [`MemoryL2::without_values`](super::MemoryL2::without_values).
     pub(super) is_private: bool,
 }
 
-/// The life and the outages of the store. A connection ends when either changes.
+/// The incarnation and the outages of the store. A connection ends when either changes.
 #[derive(Clone, Copy, Default, PartialEq, Eq)]
 pub(super) struct Link {
-    /// This life of the store; see [`LaneClock::life`].
+    /// This incarnation of the store; see [`LaneClock::incarnation`].
     pub(super) run: u64,
     /// How often the store became unreachable, which cuts all connections.
     pub(super) outages: u64,
@@ -55,14 +55,14 @@ pub(super) struct State {
     pub(super) now: Now,
     /// The queues of the subscriptions. A restart or an outage closes them, and a snapshot has none.
     pub(super) subscribers: Vec<mpsc::Sender<Event>>,
-    /// Of the life that this was last used in; zeros before the first.
+    /// Of the incarnation that this was last used in; zeros before the first.
     pub(super) clock: LaneClock,
     /// Whether a private store keeps messages.
     pub(super) is_logged: bool,
     /// How many lanes the namespace has, as far as this one knows: those of its own set, or it is not used (rule 27).
     /// Zero before it is.
     pub(super) lanes: u16,
-    /// Names the list of members in this life.
+    /// Names the list of members in this incarnation.
     pub(super) generation: u64,
     /// For how long that list has existed, at least.
     age: Duration,
@@ -120,13 +120,13 @@ impl State {
             .ok_or(L2Error::other_lanes(self.lanes))
     }
 
-    /// The first step of a new connection: another life of the store starts a new epoch, since it may have
+    /// The first step of a new connection: another incarnation of the store starts a new epoch, since it may have
     /// brought deleted values back, and another list of members, since it may have lost some.
     pub(super) fn meet(&mut self) -> LaneClock {
         let run = self.now.link.run;
-        if self.clock.life != run {
-            let former = replace(&mut self.clock.life, run);
-            let is_kept = former == self.now.continued || without(Rule::NewLife);
+        if self.clock.incarnation != run {
+            let former = replace(&mut self.clock.incarnation, run);
+            let is_kept = former == self.now.continued || without(Rule::NewIncarnation);
             if former == 0 || !is_kept {
                 // Random and not the next number: a snapshot may have lost the last ones.
                 self.clock.epoch = random();

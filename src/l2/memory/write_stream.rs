@@ -122,7 +122,7 @@ impl WriteStream for MemoryLane {
                 last_dead: writes.dead.keys().next_back().copied(),
                 now: now.at,
                 has_worker: now.at < writes.worker.1,
-                // Writes are lost only with a life.
+                // Writes are lost only with an incarnation.
                 history: now.link.run.to_string(),
             }
         })

@@ -223,10 +223,10 @@ pub(super) fn numbers<const N: usize>(packed: &[u8]) -> Result<[u64; N], L2Error
     Ok(numbers.map(u64::from_be_bytes))
 }
 
-/// The lane's clock: epoch, seq, ver and the time, and the life that the server names `run_id:master_replid`.
-pub(super) fn clock([epoch, seq, ver, now]: [u64; 4], life: &str) -> LaneClock {
+/// The lane's clock: epoch, seq, ver and the time, and the incarnation that the server names `run_id:master_replid`.
+pub(super) fn clock([epoch, seq, ver, now]: [u64; 4], incarnation: &str) -> LaneClock {
     LaneClock {
-        life: XxHash3_64::oneshot(life.as_bytes()),
+        incarnation: XxHash3_64::oneshot(incarnation.as_bytes()),
         epoch,
         seq,
         ver,

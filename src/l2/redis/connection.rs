@@ -1,7 +1,7 @@
 //! A connection that carries a lane's requests: shared with the other lanes on the server, and replaced when it breaks,
 //! falls silent or leads to a server that is not the primary.
 //!
-//! Does not know the purpose of a request. The subscriber decides which life of the server counts: see
+//! Does not know the purpose of a request. The subscriber decides which incarnation of the server counts: see
 //! [`Connections::keep_only`].
 
 use std::mem::replace;
@@ -44,7 +44,7 @@ pub(super) struct Source {
     /// How long a request may take.
     pub(super) limit: Duration,
     pub(super) on_connect: OnConnect,
-    /// The life of the server of which it was said last that it may evict any key. Zero before that.
+    /// The incarnation of the server of which it was said last that it may evict any key. Zero before that.
     pub(super) warned_of: AtomicU64,
     /// The `max_staleness` of the subscriber, in ms. Zero before it has subscribed.
     pub(super) max_staleness: AtomicU64,
@@ -80,11 +80,13 @@ impl Source {
         }
     }
 
-    /// Warns, once in each life of the server, if that may evict keys without a TTL.
+    /// Warns, once in each incarnation of the server, if that may evict keys without a TTL.
     fn check_policy(&self, found: &Found) {
-        let (life, policy) = (found.clock.life, found.policy.as_str());
+        let (incarnation, policy) = (found.clock.incarnation, found.policy.as_str());
         // Other policies leave keys without a TTL alone. The swap keeps several connections from warning at once.
-        if policy.starts_with("allkeys-") && self.warned_of.swap(life, Ordering::Relaxed) != life {
+        if policy.starts_with("allkeys-")
+            && self.warned_of.swap(incarnation, Ordering::Relaxed) != incarnation
+        {
             warn!(
                 namespace = self.names.namespace,
                 policy,
@@ -99,7 +101,7 @@ struct Current {
     attempt: Option<Attempt>,
     /// Attempts that failed in a row; they lengthen the pause before the next one.
     failures: u8,
-    /// The life that the subscriber last joined. Zero before that.
+    /// The incarnation that the subscriber last joined. Zero before that.
     joined: u64,
 }
 
@@ -113,8 +115,8 @@ pub(super) struct Live {
     /// The pool's entry for `connection`. All lanes that use the connection share this `Arc`.
     pub(super) pooled: Arc<Pooled>,
     pub(super) connection: MultiplexedConnection,
-    /// The life of the server that RUN found over it: see [`LaneClock::life`].
-    life: u64,
+    /// The incarnation of the server that RUN found over it: see [`LaneClock::incarnation`].
+    incarnation: u64,
     /// In which it was made: see [`PrimaryAt::term`](super::primary::PrimaryAt::term).
     term: u64,
     /// Timeouts in a row.
@@ -219,26 +221,26 @@ impl Connections {
         self.attempt().peek()?.ok()
     }
 
-    /// Discards the connection unless it leads to this life of the server, which the subscriber has joined (rule
+    /// Discards the connection unless it leads to this incarnation of the server, which the subscriber has joined (rule
     /// 13). `false` if it led to another one: values that were read over it may be older than the subscriber's
     /// messages.
     ///
-    /// No request that begins when this has returned goes over a connection of another life that was made
+    /// No request that begins when this has returned goes over a connection of another incarnation that was made
     /// before. For each connection that is made later, `on_connect` is called.
-    pub(super) fn keep_only(&self, life: u64) -> bool {
+    pub(super) fn keep_only(&self, incarnation: u64) -> bool {
         // Under the lock that `attempt` takes: a request that begins after this has returned sees the connection
         // discarded (rule 13).
         let mut current = lock(&self.current);
-        let moved = replace(&mut current.joined, life) != life;
+        let moved = replace(&mut current.joined, incarnation) != incarnation;
         match current.attempt.as_ref().and_then(SharedResult::peek) {
-            Some(Ok(live)) if live.life != life => {
+            Some(Ok(live)) if live.incarnation != incarnation => {
                 // `discard` takes the lock itself, and leaves a newer connection alone.
                 drop(current);
                 self.discard(&live);
                 return false;
             }
-            // Its `on_connect` may have compared it with the life before the subscriber moved. Requests that wait for
-            // it began before the move, so the values that they read are not stored.
+            // Its `on_connect` may have compared it with the incarnation before the subscriber moved. Requests that
+            // wait for it began before the move, so the values that they read are not stored.
             None if moved => current.attempt = None,
             _ => {}
         }
@@ -397,7 +399,7 @@ fn is(error: &RedisError, kind: impl Fn(ServerErrorKind) -> bool) -> bool {
     matches!(error.kind(), ErrorKind::Server(of) if kind(of))
 }
 
-/// Takes the connection that the lanes share, or makes one, and asks with RUN which life of the server it leads to.
+/// Takes the connection that the lanes share, or makes one, and asks with RUN for the incarnation of the server.
 async fn connect(source: Arc<Source>, first: Option<Arc<Connections>>) -> Result<Live, L2Error> {
     let deadline = Instant::now() + CONNECT;
     let is_first = first.is_none();
@@ -452,7 +454,7 @@ async fn join_server(
             // A read that has begun meanwhile may rely on it as if it had been made at its end.
             if source.believes(&shared, term) {
                 let live = Live {
-                    life: found.clock.life,
+                    incarnation: found.clock.incarnation,
                     silent: AtomicU32::new(0),
                     term,
                     connection,

@@ -1,9 +1,9 @@
--- HEARTBEAT  clock live | id, {clock live id}..., nonce  ->  nonce, now, life, {{in order, epoch, seq, ver, generation}, ...};
--- reads only
--- The clock of each lane, as the answer to its heartbeat (rule 8). Not in order: a missing or damaged clock, a life of the
--- server that no RUN has registered, a replica, or a primary without the replicas that it must have.
+-- HEARTBEAT  clock live | id, {clock live id}..., nonce
+--   ->  nonce, now, incarnation, {{in order, epoch, seq, ver, generation}, ...}; reads only
+-- The clock of each lane, as the answer to its heartbeat (rule 8). Not in order: a missing or damaged clock, an
+-- incarnation of the server that no RUN has registered, a replica, or a primary without the replicas that it must have.
 -- The generation of the list of members is 0 if the instance is not in it (rule 16).
-local run, info = life()
+local run, info = incarnation()
 local replicas = string.match(info, 'min_slaves_good_slaves:(%d+)')
 local primary = string.match(info, 'role:(%a+)') == 'master' and replicas ~= '0'
 

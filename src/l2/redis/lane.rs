@@ -642,8 +642,8 @@ impl Lane for RedisLane {
         .boxed()
     }
 
-    fn keep_only(&self, life: u64) -> bool {
-        self.reads.requests.keep_only(life)
+    fn keep_only(&self, incarnation: u64) -> bool {
+        self.reads.requests.keep_only(incarnation)
     }
 
     #[cfg(feature = "write-behind")]

@@ -1,5 +1,5 @@
 -- PENDING  writes dead worker clock  ->  length, the first and the last id, dead letters, the last id of these, time, whether
--- there is a worker, and of which life and stream that is
+-- there is a worker, and of which incarnation and stream that is
 local first = redis.call('XRANGE', KEYS[1], '-', latest, 'COUNT', 1)[1]
 local last = redis.call('XREVRANGE', KEYS[1], latest, '-', 'COUNT', 1)[1]
 local dead = redis.call('XREVRANGE', KEYS[2], latest, '-', 'COUNT', 1)[1]

@@ -128,8 +128,8 @@ impl Primary {
         }
     }
 
-    /// The proof that this primary has all that the former one has executed in this life, for RUN (rule 28); empty if there
-    /// is none. Takes a second at most.
+    /// The proof that this primary has all that the former one has executed in this incarnation, for RUN (rule 28);
+    /// empty if there is none. Takes a second at most.
     #[cfg_attr(
         not(feature = "cluster"),
         expect(clippy::unused_async, reason = "nobody is asked")

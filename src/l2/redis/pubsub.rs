@@ -350,7 +350,7 @@ impl Connected {
         let (were_noted, read) = both.map_err(|_| L2Error::timed_out(limit))?;
         let mut were_noted = were_noted.map_err(l2_error)?.into_iter();
         let read: (u64, u64, String, Vec<ClockRow>) = read.map_err(l2_error)?;
-        let (echo, now, life, clocks) = read;
+        let (echo, now, incarnation, clocks) = read;
         if clocks.len() != heartbeats.len() {
             return Err(senseless());
         }
@@ -372,7 +372,7 @@ impl Connected {
                     "the list of members was lost or damaged; this instance subscribes again",
                 ));
             }
-            Ok(clock([epoch, seq, ver, now], &life))
+            Ok(clock([epoch, seq, ver, now], &incarnation))
         });
         Ok(answers.collect())
     }

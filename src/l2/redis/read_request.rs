@@ -77,11 +77,11 @@ impl ReadRequests {
         }
     }
 
-    /// Discards connections as [`Connections::keep_only`] does. `false` if one of them led to another life.
-    pub(super) fn keep_only(&self, life: u64) -> bool {
+    /// Discards connections as [`Connections::keep_only`] does. `false` if one of them led to another incarnation.
+    pub(super) fn keep_only(&self, incarnation: u64) -> bool {
         let [first, second] = &self.lines;
         // Both, whatever the first one returns: `&&` would leave the second connection with the old server.
-        first.keep_only(life) & second.keep_only(life)
+        first.keep_only(incarnation) & second.keep_only(incarnation)
     }
 
     /// How long a read may take.

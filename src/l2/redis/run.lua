@@ -1,15 +1,17 @@
--- RUN  clock live | lanes rnd proof [id entry]  ->  epoch seq ver now lanes life policy generation age; the last two are 0
--- without an entry. If the clock names another number of lanes, or none, that number is all that the answer says. If not, and
--- the proof is `?`, an epoch of 0 says that this is another life. Then RUN is sent again: with a proof of the handover from
--- the former life, which the answer names if this one may continue it; or with an empty one.
+-- RUN  clock live | lanes rnd proof [id entry]  ->  epoch seq ver now lanes incarnation policy generation age; the last
+-- two are 0 without an entry. If the clock names another number of lanes, or none, that number is all that the answer
+-- says. If not, and the proof is `?`, an epoch of 0 says that this is another incarnation. Then RUN is sent again: with
+-- a proof of the handover from the former incarnation, which the answer names if this one may continue it; or with an
+-- empty one.
 -- The first request over each connection (rule 13): a server that restarted or was promoted may have brought deleted
--- values back, and lost members, so its life starts a new epoch and a new generation of the list. Numbers continue.
+-- values back, and lost members, so its incarnation starts a new epoch and a new generation of the list. Numbers
+-- continue.
 local known = checked(redis.pcall('HMGET', KEYS[1], 'run', 'lanes'), 'HMGET') or {}
 local lanes = whole(known[2], 16) or 0
 if lanes ~= tonumber(ARGV[1]) then
   return {0, 0, 0, 0, lanes, '', '', 0, 0}
 end
-local run, info = life()
+local run, info = incarnation()
 local epoch, seq, ver = clock(KEYS[1], ARGV[2])
 if known[1] ~= run then
   local continued = string.match(info, 'master_replid2:(%x+)') or ''

@@ -1,6 +1,6 @@
-//! RUN, the first request of a lane over a connection: which life of the server it leads to, and the lane's clock there
-//! (rule 13), which may continue a former one (rule 28). If the clock is not set up yet, or one of several servers may have
-//! lost data, it is settled first how many lanes the namespace has (rule 27).
+//! RUN, the first request of a lane over a connection: which incarnation of the server it leads to, and the lane's
+//! clock there (rule 13), which may continue a former one (rule 28). If the clock is not set up yet, or one of several
+//! servers may have lost data, it is settled first how many lanes the namespace has (rule 27).
 
 use deadpool_redis::redis::RedisResult;
 use deadpool_redis::redis::aio::MultiplexedConnection;
@@ -17,7 +17,7 @@ use crate::l2::{LaneClock, Member, random};
 /// The answer of RUN.
 pub(super) struct Found {
     pub(super) clock: LaneClock,
-    life: String,
+    incarnation: String,
     lanes: u16,
     /// Which keys the server evicts when its memory is full.
     pub(super) policy: String,
@@ -29,7 +29,7 @@ pub(super) struct Found {
 impl Found {
     /// Whether the server does not say which process it is: then no handover is proven (rule 28).
     pub(super) fn hides_process(&self) -> bool {
-        self.life.starts_with('-')
+        self.incarnation.starts_with('-')
     }
 }
 
@@ -47,7 +47,7 @@ pub(super) async fn run(
     let proof = if names.slot.is_some() { "?" } else { "" };
     let mut found = ask(names, me, proof, connection.clone()).await?;
     if found.lanes == 0 || found.lanes == names.lanes && found.clock.epoch == 0 {
-        let proof = match &*found.life {
+        let proof = match &*found.incarnation {
             "" => String::new(),
             former => primary.handover(former).await,
         };
@@ -75,10 +75,10 @@ async fn ask(
         run.arg(me.info.id).arg(members::entry(&me));
     }
     let answer: (u64, u64, u64, u64, u16, String, String, u64, u64) = run.run(connection).await?;
-    let (epoch, seq, ver, now, lanes, life, policy, generation, age) = answer;
+    let (epoch, seq, ver, now, lanes, incarnation, policy, generation, age) = answer;
     Ok(Found {
-        clock: clock([epoch, seq, ver, now], &life),
-        life,
+        clock: clock([epoch, seq, ver, now], &incarnation),
+        incarnation,
         lanes,
         policy,
         list: (generation, age),

@@ -18,7 +18,7 @@ const EACH: &str = include_str!("each.lua");
 const SEND: &str = include_str!("send.lua");
 pub(super) const CLOCK: &str = concat!(include_str!("send.lua"), include_str!("clock.lua"));
 const LEASE: &str = include_str!("lease.lua");
-const LIFE: &str = include_str!("life.lua");
+const INCARNATION: &str = include_str!("incarnation.lua");
 const LIST: &str = include_str!("list.lua");
 const NAMED_LANES: &str = include_str!("named_lanes.lua");
 pub(super) const MARK: &str = include_str!("mark.lua");
@@ -53,14 +53,14 @@ lua! {
     CLEAR: [ALLOW_OOM, CLOCK, EPOCH], "clear.lua";
     END_LEASES: [ALLOW_OOM, CLOCK], "end_leases.lua";
     REMOVE: [ALLOW_OOM, CLOCK], "remove.lua";
-    RUN: [ALLOW_OOM, CLOCK, LIFE, LIST], "run.lua";
+    RUN: [ALLOW_OOM, CLOCK, INCARNATION, LIST], "run.lua";
     LANES: [ALLOW_OOM, NAMED_LANES], "lanes.lua";
     MEMBERS: [ALLOW_OOM, LIST], "members.lua";
     FORGET: [ALLOW_OOM], "forget.lua";
     SWEEP: [ALLOW_OOM, LIST], "sweep.lua";
     STORE_COUNTS: [CHECKED, CLOCK], "store_counts.lua";
     NOTE: [ALLOW_OOM_AND_SLOTS, LIST, EACH], "note.lua";
-    HEARTBEAT: [CHECKED, CLOCK, LIFE, LIST, EACH], "heartbeat.lua";
+    HEARTBEAT: [CHECKED, CLOCK, INCARNATION, LIST, EACH], "heartbeat.lua";
 }
 
 #[cfg(test)]

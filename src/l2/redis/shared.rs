@@ -2,7 +2,8 @@
 //! for reads; and the one that subscribes. Each runtime has its own, as a connection ends with its runtime.
 //!
 //! A lane that gives up on a connection takes a newer one, or makes it. The others keep theirs until they give up on
-//! it, too: so a lane with a short time limit harms none of them. Knows nothing of lanes, nor of lives of the server.
+//! it, too: so a lane with a short time limit harms none of them. Knows nothing of lanes, nor of incarnations of the
+//! server.
 
 use std::sync::atomic::AtomicUsize;
 use std::sync::{Arc, Mutex};

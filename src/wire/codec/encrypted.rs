@@ -51,7 +51,7 @@ use super::{Category, CodecStack, Result, Unencrypted, check_size};
 ///   others choose.
 /// - When a value was written, and until when it is valid, is written by scripts in Redis and cannot be authenticated.
 ///   Somebody with write access to Redis can replay an older value of the same key, even one that was invalidated, and
-///   extend its life; both only while the instances have the key that it was encrypted with. They can also remove
+///   extend its lifetime; both only while the instances have the key that it was encrypted with. They can also remove
 ///   values, and keep instances from hearing of invalidations.
 /// - Values in L1, and in the process at large, are not encrypted.
 /// - An entry is bound to its namespace, but not to a server: give test systems other encryption keys.

@@ -51,7 +51,7 @@ const DOMAIN: &[u8] = b"larder value 1";
 /// 1. `new(1, …).also_reads(2, …)`: all can read values under the new key.
 /// 2. `new(2, …).also_reads(1, …)`: it encrypts.
 /// 3. `new(2, …)`, once the longest TTL has passed. With [`sliding`](crate::Builder::sliding), `touch` or
-///    `Loaded::unchanged` a value lives on under the key that it was written with; the rest is loaded anew.
+///    `Loaded::unchanged` a value stays encrypted with the key that it was written with; the rest is loaded anew.
 ///
 /// If a key has become known to others, leave it out at once instead: values that they write with it are refused then,
 /// and all values under it are misses.

@@ -57,7 +57,7 @@ async fn without_a_soft_ttl_it_is_the_ttl_that_counts() {
     source.through(&a, "k").await.unwrap();
     refreshed(&a).await;
     fleet.advance(6 * MINUTE);
-    let entry = a.get("k").await.expect("it lives for a TTL of its own");
+    let entry = a.get("k").await.expect("it has a TTL of its own");
     assert_eq!(*entry, "new");
 }
 

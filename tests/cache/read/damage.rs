@@ -43,7 +43,7 @@ async fn damaged_bytes_are_a_miss_and_are_overwritten() {
         let () = redis.set(STORED, &bytes).await.unwrap();
         let before = reader.stats().decode_errors;
         assert!(reader.get("k").await.is_none(), "{bytes:?}");
-        // A flipped epoch alone looks like a value of another life of the lane: a miss, but no damage.
+        // A flipped epoch alone looks like a value of another epoch: a miss, but no damage.
         assert!(
             reader.stats().decode_errors > before || bytes.get(4..12) != good.get(4..12),
             "{n}: {bytes:?}"

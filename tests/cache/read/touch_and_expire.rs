@@ -1,4 +1,4 @@
-//! A new life for what is there: `touch`, `expire`, and entries that live on while they are read.
+//! New lifetimes of stored values: `touch`, `expire`, and entries that stay while they are read.
 
 use std::sync::atomic::{AtomicUsize, Ordering::SeqCst};
 use std::time::Duration;
@@ -14,15 +14,15 @@ use crate::support::network::{Gate, Step, Way};
 const MS: Duration = Duration::from_millis(1);
 
 over_both_stores!(
-    a_shorter_life_holds_in_every_instance,
-    a_longer_life_holds_here_at_once,
+    a_shorter_lifetime_holds_in_every_instance,
+    a_longer_lifetime_holds_here_at_once,
     touch_brings_nothing_back,
     a_touched_value_keeps_its_age_and_its_soft_ttl,
     an_expired_value_is_stale_in_every_instance,
     a_load_that_began_before_is_not_stored_as_fresh,
     nothing_is_made_stale_where_nothing_is,
     a_read_does_not_bring_back_what_another_instance_removed,
-    a_life_that_was_given_without_sliding_is_not_extended,
+    a_lifetime_that_was_given_without_sliding_is_not_extended,
     a_touch_does_not_make_an_old_copy_current,
     a_ttl_of_any_length_and_any_key_will_do,
 );
@@ -45,14 +45,14 @@ async fn expire_elsewhere(cache: &Texts, key: &str) {
     .await;
 }
 
-async fn a_shorter_life_holds_in_every_instance(fleet: Fleet) {
+async fn a_shorter_lifetime_holds_in_every_instance(fleet: Fleet) {
     let (a, b) = pair(&fleet).await;
     a.insert("k", "v".to_owned()).await.unwrap();
     b.get("k").await.unwrap();
     assert!(a.touch("k", 300 * MS).await.unwrap());
     received(&b, 2).await;
     for cache in [&a, &b] {
-        assert_eq!(*cache.get("k").await.expect("it still lives"), "v");
+        assert_eq!(*cache.get("k").await.expect("it is still there"), "v");
     }
     if let Fleet::Memory { .. } = fleet {
         fleet.advance(300 * MS);
@@ -63,7 +63,7 @@ async fn a_shorter_life_holds_in_every_instance(fleet: Fleet) {
     .await;
 }
 
-async fn a_longer_life_holds_here_at_once(fleet: Fleet) {
+async fn a_longer_lifetime_holds_here_at_once(fleet: Fleet) {
     let set = |b: Set| still(b).l2_ttl(400 * MS);
     let (a, wire) = fleet.instance_with(set).await;
     let (b, _) = fleet.instance_with(set).await;
@@ -74,9 +74,9 @@ async fn a_longer_life_holds_here_at_once(fleet: Fleet) {
     if let Fleet::Memory { .. } = fleet {
         fleet.advance(500 * MS);
     }
-    // Its own copy ends when it was to; what L2 has lives on.
+    // Its own copy ends when it was to; the value in L2 stays.
     expire_elsewhere(&b, "k").await;
-    let there = b.get("k").await.expect("it lives on");
+    let there = b.get("k").await.expect("it is still there");
     assert_eq!(
         (there.meta().source(), there.meta().version()),
         (Level::L2, version)
@@ -206,7 +206,7 @@ async fn a_deferred_expiry_keeps_the_value() {
     }
 }
 
-/// The first touch has shortened the life, so the second one does not; what L1 has is older than both.
+/// The first touch has shortened the lifetime, so the second one does not; what L1 has is older than both.
 #[tokio::test]
 async fn a_touch_that_is_repeated_holds_here_at_once() {
     let fleet = Fleet::memory();
@@ -233,9 +233,9 @@ async fn a_touch_that_is_not_answered_says_so() {
     assert!(error.is_misuse(), "{error}");
 }
 
-/// The caller is gone when the answer comes: the message shortens the life here, too.
+/// The caller is gone when the answer comes: the message shortens the lifetime here, too.
 #[tokio::test]
-async fn a_cancelled_touch_does_not_leave_a_longer_life_in_l1() {
+async fn a_cancelled_touch_does_not_leave_a_longer_lifetime_in_l1() {
     let fleet = Fleet::memory();
     let (a, wire) = fleet.instance_with(still).await;
     a.insert("k", "v".to_owned()).await.unwrap();
@@ -315,7 +315,7 @@ fn sliding(builder: Set) -> Set {
 
 /// Of each `idle / 4` there is one request, however often the key is read.
 #[tokio::test]
-async fn a_value_lives_while_it_is_read() {
+async fn a_value_stays_while_it_is_read() {
     let fleet = Fleet::memory();
     let (a, wire) = fleet.instance_with(sliding).await;
     let (b, _) = fleet.instance_with(sliding).await;
@@ -342,7 +342,7 @@ async fn a_value_lives_while_it_is_read() {
 }
 
 #[tokio::test]
-async fn a_value_that_is_read_ends_with_its_longest_life() {
+async fn a_value_that_is_read_ends_with_its_longest_lifetime() {
     let fleet = Fleet::memory();
     let set = |b: Set| still(b).sliding(400 * MS).l2_ttl(1000 * MS);
     let (a, wire) = fleet.instance_with(set).await;
@@ -364,7 +364,7 @@ async fn a_value_that_is_read_ends_with_its_longest_life() {
     assert!(a.get("k").await.is_none());
 }
 
-/// Reads a key until that extends its life, which begins with less than the idle time left.
+/// Reads a key until that extends its lifetime, which begins with less than the idle time left.
 async fn read_until_extended(fleet: &Fleet, cache: &Texts, gate: &Gate) {
     if let Fleet::Memory { .. } = fleet {
         fleet.advance(IDLE / 2);
@@ -400,7 +400,7 @@ async fn a_read_does_not_bring_back_what_another_instance_removed(fleet: Fleet) 
 }
 
 /// As while a service is deployed anew with `sliding`: its former instances insert, and touch, for so long and no longer.
-async fn a_life_that_was_given_without_sliding_is_not_extended(fleet: Fleet) {
+async fn a_lifetime_that_was_given_without_sliding_is_not_extended(fleet: Fleet) {
     let (old, _) = fleet.instance_with(|b| still(b).l2_ttl(IDLE)).await;
     let (new, _) = fleet.instance_with(sliding).await;
     for key in ["inserted", "touched"] {
@@ -435,11 +435,11 @@ async fn a_read_of_an_old_copy_keeps_the_new_value_alive() {
     expire_elsewhere(&a, "k").await;
     fleet.advance(IDLE);
     for cache in [&a, &b] {
-        assert_eq!(*cache.get("k").await.expect("it lives on"), "new");
+        assert_eq!(*cache.get("k").await.expect("it is still there"), "new");
     }
 }
 
-/// A thread without a runtime cannot extend a life: it leaves that to the next look-up.
+/// A thread without a runtime cannot extend a lifetime: it leaves that to the next look-up.
 #[tokio::test]
 async fn a_read_without_a_runtime_does_not_use_up_the_extension() {
     let fleet = Fleet::memory();
@@ -494,7 +494,7 @@ async fn a_ttl_of_any_length_and_any_key_will_do(fleet: Fleet) {
         a.insert(key, "v".to_owned()).await.unwrap();
         assert!(a.touch(key, Duration::MAX).await.unwrap(), "{key:?}");
         for cache in [&a, &b] {
-            assert_eq!(*cache.get(key).await.expect("it lives on"), "v");
+            assert_eq!(*cache.get(key).await.expect("it is still there"), "v");
         }
         a.expire(key).await.unwrap();
         assert!(a.get(key).await.unwrap().meta().is_stale(), "{key:?}");
@@ -546,9 +546,9 @@ async fn l1_alone_does_not_store_a_load_that_began_before() {
     assert!(alone.get("k").await.is_none());
 }
 
-/// Without an L2: a read that comes while another one extends the life finds the value.
+/// Without an L2: a read that comes while another one extends the lifetime finds the value.
 #[test]
-fn l1_alone_does_not_lose_a_value_while_its_life_is_extended() {
+fn l1_alone_does_not_lose_a_value_while_its_lifetime_is_extended() {
     let clock = Clock::manual();
     let alone: Texts = Cache::builder("test:life")
         .clock(clock.clone())
@@ -580,7 +580,7 @@ fn l1_alone_does_not_lose_a_value_while_its_life_is_extended() {
     assert_eq!(misses.into_inner(), 0);
 }
 
-/// It gives another value a new life than the one that this instance holds.
+/// It gives another value a new lifetime than the one that this instance holds.
 async fn a_touch_does_not_make_an_old_copy_current(fleet: Fleet) {
     let (a, wire) = fleet.instance_with(still).await;
     let (b, _) = fleet.instance_with(still).await;
@@ -603,7 +603,7 @@ async fn what_is_deferred_is_not_touched() {
     assert_eq!(wire.asked(Step::Touch), 0);
 }
 
-/// It could undo a shorter life that was asked for later.
+/// It could undo a shorter lifetime that was asked for later.
 #[tokio::test]
 async fn a_touch_that_is_held_up_changes_nothing() {
     let fleet = Fleet::memory();
@@ -671,10 +671,10 @@ async fn in_l1_alone_a_touched_value_ends_as_it_is_said() {
         set(builder).build().unwrap()
     };
     let alone = build(|b| b.l1_ttl(500 * MS));
-    for (ttl, lives) in [(HOUR, 500), (100 * MS, 100)] {
+    for (ttl, stays) in [(HOUR, 500), (100 * MS, 100)] {
         alone.insert("k", "v".to_owned()).await.unwrap();
         assert!(alone.touch("k", ttl).await.unwrap());
-        clock.advance((lives - 1) * MS);
+        clock.advance((stays - 1) * MS);
         assert!(alone.get("k").await.is_some(), "{ttl:?}");
         clock.advance(MS);
         assert!(alone.get("k").await.is_none(), "{ttl:?}");

@@ -73,7 +73,7 @@ async fn a_message_of_another_epoch_is_no_proof() {
 
 /// Rule 13: the first request over a new connection to a server that has come back older.
 #[tokio::test]
-async fn a_read_that_finds_another_life_of_the_store_is_not_believed() {
+async fn a_read_that_finds_another_incarnation_of_the_store_is_not_believed() {
     let mut fleet = Fleet::redis().await;
     let (writer, _) = fleet.instance().await;
     let (a, wire) = fleet.instance_with(without_heartbeats).await;
@@ -343,7 +343,7 @@ async fn a_refused_fill_gives_no_value_that_may_be_over() {
         ("ours", None)
     );
 
-    // The value is of a life that is over, which the subscriber has found out.
+    // The value is of an incarnation that is over, which the subscriber has found out.
     let mut fleet = Fleet::redis().await;
     let ((a, wire), (b, _)) = (
         fleet.instance_with(without_heartbeats).await,

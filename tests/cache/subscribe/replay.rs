@@ -278,7 +278,7 @@ async fn a_log_that_is_gone_is_one_flush() {
 
 /// It has the right numbers, and is of another epoch.
 #[tokio::test]
-async fn a_log_of_another_life_is_one_flush() {
+async fn a_log_of_another_incarnation_is_one_flush() {
     let mut fleet = Fleet::redis().await;
     let pair = pair(&fleet).await;
     let gate = pair.cut_off().await;

@@ -52,7 +52,7 @@ async fn fleets() -> Vec<(Fleet, Texts)> {
 }
 
 #[tokio::test]
-async fn an_entry_lives_as_long_as_it_says() {
+async fn an_entry_is_stored_as_long_as_it_says() {
     for (fleet, cache) in fleets().await {
         load(&cache, "loaded", text("v").ttl(100 * MS)).await;
         cache
@@ -184,7 +184,7 @@ async fn jitter_only_shortens_an_own_ttl() {
     assert!(count("builder").await > 0, "it may be longer than it says");
 }
 
-/// The builder's soft TTL is longer than the entry lives: it is never stale.
+/// The builder's soft TTL is longer than the lifetime of the entry: it is never stale.
 #[tokio::test]
 async fn a_soft_ttl_beyond_the_ttl_has_no_effect() {
     for (fleet, cache) in fleets().await {
@@ -211,7 +211,7 @@ async fn refresh(cache: &Texts, key: &str) -> Entry<String> {
 }
 
 #[tokio::test]
-async fn an_unchanged_value_gets_a_new_life() {
+async fn an_unchanged_value_gets_a_new_lifetime() {
     for (fleet, cache) in fleets().await {
         let first = refresh(&cache, "k").await;
         fleet.advance(6000 * MS);
@@ -238,7 +238,7 @@ async fn an_unchanged_value_gets_a_new_life() {
     }
 }
 
-/// L2 has its new life too, and no value was sent for it, unless L2 has lost the value.
+/// L2 has its new lifetime too, and no value was sent for it, unless L2 has lost the value.
 #[tokio::test]
 async fn an_unchanged_value_is_not_sent_again() {
     let fleet = Fleet::redis().await;

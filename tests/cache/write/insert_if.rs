@@ -14,7 +14,7 @@ over_both_stores!(
     it_stores_in_the_place_of_the_version_that_was_seen,
     where_nothing_is_one_of_many_wins,
     every_change_makes_a_version_old,
-    another_life_leaves_the_version,
+    another_lifetime_leaves_the_version,
     the_loser_reads_what_the_winner_stored,
     the_loser_does_not_get_what_was_read_before,
     of_many_keys_at_once_each_is_for_itself,
@@ -99,7 +99,7 @@ async fn every_change_makes_a_version_old(fleet: Fleet) {
 }
 
 /// It is the same value.
-async fn another_life_leaves_the_version(fleet: Fleet) {
+async fn another_lifetime_leaves_the_version(fleet: Fleet) {
     let (a, _) = fleet.instance().await;
     a.insert("k", "old".to_owned()).await.unwrap();
     let seen = version_of(a.get("k").await);

@@ -49,7 +49,7 @@ async fn still_waits(waiting: &JoinHandle<Result<Token, WriteError>>, wire: &Net
     assert!(!waiting.is_finished(), "it did not wait");
 }
 
-/// Makes the list of members an old one: while it is young, it may have lost members of the life before.
+/// Makes the list of members an old one: while it is young, it may have lost members of the incarnation before.
 async fn of_long_ago(fleet: &Fleet) {
     if let Fleet::Redis { server, .. } = fleet {
         let mut redis = server.connection().await;
@@ -357,7 +357,7 @@ async fn an_instance_that_the_store_has_lost_is_waited_for() {
     Source::new("old").through(&b, "k").await.unwrap();
     wire.silence(true);
     fleet.restore(&before);
-    assert!(a.get("k").await.is_none(), "it meets the new life");
+    assert!(a.get("k").await.is_none(), "it meets the new incarnation");
     let newcomer = with_bound(&fleet, MINUTE).await.0;
     let waits = [wait(&a, "k"), wait(&newcomer, "k")];
     still_waits(&waits[0], &asks).await;
@@ -372,7 +372,7 @@ async fn an_instance_that_the_store_has_lost_is_waited_for() {
 
 /// A store that has restarted knows no members, and instances that have not noticed yet go on using L1.
 #[tokio::test]
-async fn a_list_of_another_life_ends_no_wait() {
+async fn a_list_of_another_incarnation_ends_no_wait() {
     let fleet = Fleet::memory();
     let ((a, wire), (b, deaf)) = (
         with_bound(&fleet, MINUTE).await,

@@ -38,7 +38,7 @@ async fn l1_ends_before_l2() {
     assert_eq!(truth.loads(), 1);
 }
 
-/// A copy that comes to L1 late in the value's life ends with that life.
+/// A copy that comes to L1 late in the value's lifetime ends with that lifetime.
 #[tokio::test]
 async fn a_copy_never_outlives_the_value() {
     let fleet = Fleet::memory();

@@ -3,7 +3,7 @@
 mod fleet_counts;
 mod holds;
 mod leases;
-mod life;
+mod lifetime;
 mod listening;
 mod members;
 mod messages;

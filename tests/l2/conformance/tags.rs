@@ -18,9 +18,9 @@ conformance! {
     values_that_are_inserted_together_have_tags_of_their_own
     an_invalid_value_is_absent
     what_is_inserted_on_a_condition_has_tags
-    a_tag_lives_as_long_as_a_value_that_is_touched
-    a_tag_lives_as_long_as_a_value_that_is_revalidated
-    a_tag_lives_as_long_as_the_longest_of_its_values
+    a_tag_stays_as_long_as_a_value_that_is_touched
+    a_tag_stays_as_long_as_a_value_that_is_revalidated
+    a_tag_stays_as_long_as_the_longest_of_its_values
     a_tag_of_another_epoch_is_not_that_of_this_one
     tags_are_published_and_logged
     any_text_is_a_tag
@@ -43,11 +43,11 @@ async fn stored_tagged(lane: &dyn Lane, key: &str, tags: &[&str]) -> u64 {
 }
 
 async fn touch(lane: &dyn Lane, key: &str) -> bool {
-    let (life, payload) = (
+    let (lifetime, payload) = (
         NewLifetime::Renewed(Ttls::new(LONG)),
         payload_of(Kind::Invalidate, &[key]),
     );
-    let touched = lane.touch(key, life, &payload, None).await;
+    let touched = lane.touch(key, lifetime, &payload, None).await;
     touched.unwrap().is_some()
 }
 
@@ -220,7 +220,7 @@ async fn what_is_inserted_on_a_condition_has_tags(store: impl Store) {
         }
         assert!(touch(lane, "k").await, "{tags:?}");
     }
-    // For as long as it lives.
+    // For as long as it is stored.
     insert_tagged(lane, "other", SHORT, &["e", "f"]).await;
     insert_if(stored, LONG, &["f"]).await;
     eventually("the other one has expired", async || {
@@ -230,7 +230,7 @@ async fn what_is_inserted_on_a_condition_has_tags(store: impl Store) {
     assert!(touch(lane, "k").await && tag_version(lane, "f").await.is_some());
 }
 
-async fn a_tag_lives_as_long_as_a_value_that_is_touched(store: impl Store) {
+async fn a_tag_stays_as_long_as_a_value_that_is_touched(store: impl Store) {
     let lane = &*store.lane();
     insert_tagged(lane, "k", SHORT, &["a"]).await;
     assert!(touch(lane, "k").await);
@@ -243,7 +243,7 @@ async fn a_tag_lives_as_long_as_a_value_that_is_touched(store: impl Store) {
     assert!(touch(lane, "k").await);
 }
 
-async fn a_tag_lives_as_long_as_a_value_that_is_revalidated(store: impl Store) {
+async fn a_tag_stays_as_long_as_a_value_that_is_revalidated(store: impl Store) {
     let lane = &*store.lane();
     let old = insert_tagged(lane, "k", SHORT, &["a"]).await;
     let LeaseReply::Granted(lease) =
@@ -263,14 +263,17 @@ async fn a_tag_lives_as_long_as_a_value_that_is_revalidated(store: impl Store) {
     assert!(touch(lane, "k").await);
 }
 
-async fn a_tag_lives_as_long_as_the_longest_of_its_values(store: impl Store) {
+async fn a_tag_stays_as_long_as_the_longest_of_its_values(store: impl Store) {
     let lane = &*store.lane();
     insert_tagged(lane, "long", LONG, &["a", "b"]).await;
     insert_tagged(lane, "short", SHORT, &["a", "c"]).await;
     insert_tagged(lane, "touched", LONG, &["b"]).await;
-    let life = NewLifetime::Renewed(Ttls::new(SHORT));
+    let lifetime = NewLifetime::Renewed(Ttls::new(SHORT));
     let payload = payload_of(Kind::Invalidate, &["touched"]);
-    let touched = lane.touch("touched", life, &payload, None).await.unwrap();
+    let touched = lane
+        .touch("touched", lifetime, &payload, None)
+        .await
+        .unwrap();
     assert!(touched.is_some());
     insert_tagged(lane, "other", SHORT, &["c"]).await;
     eventually("the short ones have expired", async || {

@@ -19,7 +19,7 @@ conformance! {
     an_inserted_value_is_read_with_its_stamp
     a_filled_value_is_read_with_its_stamp
     the_first_use_reports_the_clock_once
-    a_connection_to_another_life_is_not_kept
+    a_connection_to_another_incarnation_is_not_kept
     versions_rise_and_the_epoch_stays
     an_insert_after_its_deadline_changes_nothing
     an_insert_before_its_deadline_is_stored
@@ -92,7 +92,7 @@ async fn the_first_use_reports_the_clock_once(store: impl Store) {
     assert!(met.now >= known.now);
 }
 
-async fn a_connection_to_another_life_is_not_kept(store: impl Store) {
+async fn a_connection_to_another_incarnation_is_not_kept(store: impl Store) {
     let met: Arc<Mutex<Vec<LaneClock>>> = Arc::default();
     let on_connect = {
         let met = Arc::clone(&met);
@@ -105,18 +105,24 @@ async fn a_connection_to_another_life_is_not_kept(store: impl Store) {
     };
     used(1).await;
     let (clock, mut subscription) = subscribe(&*lane).await;
-    assert_eq!(heartbeat(&mut *subscription).await.1.life, clock.life);
-    assert_eq!(met.lock().unwrap()[0].life, clock.life);
+    assert_eq!(
+        heartbeat(&mut *subscription).await.1.incarnation,
+        clock.incarnation
+    );
+    assert_eq!(met.lock().unwrap()[0].incarnation, clock.incarnation);
     for _ in 0..2 {
-        assert!(lane.keep_only(clock.life));
+        assert!(lane.keep_only(clock.incarnation));
         used(1).await;
     }
-    assert!(!lane.keep_only(clock.life ^ 1));
-    assert!(lane.keep_only(clock.life ^ 1), "there is none any more");
+    assert!(!lane.keep_only(clock.incarnation ^ 1));
+    assert!(
+        lane.keep_only(clock.incarnation ^ 1),
+        "there is none any more"
+    );
     used(2).await;
-    assert_eq!(met.lock().unwrap()[1].life, clock.life);
-    assert!(!lane.keep_only(clock.life ^ 1));
-    assert!(lane.keep_only(clock.life));
+    assert_eq!(met.lock().unwrap()[1].incarnation, clock.incarnation);
+    assert!(!lane.keep_only(clock.incarnation ^ 1));
+    assert!(lane.keep_only(clock.incarnation));
     used(3).await;
 }
 
@@ -251,13 +257,13 @@ async fn a_revalidated_value_gets_a_new_stamp(store: impl Store) {
     assert_stored(&*lane, "k", b"value", stamp).await;
     let bytes = get(&*lane, "k").await.unwrap();
     let at = stamp.written_at;
-    let life = Lifetime {
+    let lifetime = Lifetime {
         stale_at: Some(at + 20_000),
         expires_at: at + 60_000,
         ends_at: Some(at + 600_000),
         l1_ttl: new.l1,
     };
-    assert_eq!(times_of(&bytes), (stamp, life));
+    assert_eq!(times_of(&bytes), (stamp, lifetime));
     assert!(!renewed(&*lane, "k", lease).await, "the lease is used up");
 }
 

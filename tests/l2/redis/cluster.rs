@@ -45,8 +45,8 @@ pub(super) async fn resubscribe(lane: &dyn Lane) -> (LaneClock, Box<dyn Subscrip
     subscribed.unwrap()
 }
 
-/// A slot that moves, key by key or in one step, and replicas that are promoted: each is another life of the server. A slot
-/// that moves begins a new epoch.
+/// A slot that moves, key by key or in one step, and replicas that are promoted: each is another incarnation of the
+/// server. A slot that moves begins a new epoch.
 #[tokio::test]
 async fn a_lane_follows_its_slot() {
     let cluster = RedisCluster::start().await;
@@ -78,9 +78,9 @@ async fn a_lane_follows_its_slot() {
         subscription.heartbeat(NOTHING);
         end(&mut *subscription).await;
         let (after, next) = resubscribe(&*lane).await;
-        assert_ne!(after.life, before.life);
+        assert_ne!(after.incarnation, before.incarnation);
         assert_eq!(after.epoch == before.epoch, fails_over, "{step}");
-        assert_eq!(met.last().life, after.life);
+        assert_eq!(met.last().incarnation, after.incarnation);
         (before, subscription) = (after, next);
         cluster.wait_until_in_step().await;
     }
@@ -273,7 +273,7 @@ async fn an_old_primary_is_not_believed() {
     let set = ["SET", &super::value_key("there"), "v"];
     let _: () = run(&mut raw.clone(), &set).await;
     let (after, mut subscription) = resubscribe(&*lane).await;
-    assert_ne!(after.life, before.life);
+    assert_ne!(after.incarnation, before.incarnation);
     assert_eq!(get(&*lane, "there").await, None);
     answer(&mut *subscription).await.unwrap();
 }
@@ -560,7 +560,7 @@ async fn a_tombstone_that_was_lost_is_written_again() {
     let four = told(&cluster, 4);
     four.ready().await;
     lose(&mut raw).await;
-    let _: i64 = run(&mut raw, &["HSET", CLOCK, "run", "another:life"]).await;
+    let _: i64 = run(&mut raw, &["HSET", CLOCK, "run", "another:incarnation"]).await;
     let one = told(&cluster, 1);
     meet(&four, &one).await;
     assert!(is_closed(&mut raw).await);

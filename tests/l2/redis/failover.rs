@@ -83,7 +83,7 @@ async fn a_write_finds_the_new_primary() {
     failover.take_place(CLOSED_PORT).await;
     let stamp = invalidate(&*lane, &["k"]).await;
     assert_eq!(met.all().len(), 2, "another connection");
-    assert_ne!(met.all()[0].life, met.last().life);
+    assert_ne!(met.all()[0].incarnation, met.last().incarnation);
     assert_eq!(stamp.epoch, met.last().epoch);
     let new = RedisL2::open(failover.new.url()).unwrap();
     assert_eq!(get(&*lane_of(&new, NAMESPACE), "k").await, None);
@@ -115,12 +115,12 @@ async fn a_read_finds_the_new_primary() {
     let stored = get(&*lane, "k").await;
     assert!(stored.is_some(), "it was replicated");
     assert_eq!(met.all().len(), 2, "another connection");
-    assert_ne!(met.all()[0].life, met.last().life);
+    assert_ne!(met.all()[0].incarnation, met.last().incarnation);
 }
 
 /// The old primary answers reads like any other, with what it has been sent by now.
 #[tokio::test]
-async fn no_connection_stays_with_another_life() {
+async fn no_connection_stays_with_another_incarnation() {
     let failover = Failover::start().await;
     let (lane, met) = failover.lane().await;
     let keys: Vec<String> = (0..1000).map(|n| format!("k{n}")).collect();
@@ -144,20 +144,24 @@ async fn no_connection_stays_with_another_life() {
     );
 
     let (clock, _subscription) = subscribe(&*lane).await;
-    assert!(!lane.keep_only(clock.life));
-    assert!(lane.keep_only(clock.life), "both are gone");
+    assert!(!lane.keep_only(clock.incarnation));
+    assert!(lane.keep_only(clock.incarnation), "both are gone");
     eventually("there are two others", async || {
         crowd().await;
         met.all().len() == 4
     })
     .await;
-    assert!(met.all()[2..].iter().all(|met| met.life == clock.life));
-    assert!(lane.keep_only(clock.life), "these may stay");
+    assert!(
+        met.all()[2..]
+            .iter()
+            .all(|met| met.incarnation == clock.incarnation)
+    );
+    assert!(lane.keep_only(clock.incarnation), "these may stay");
 }
 
 /// A connection that is being made while the subscriber moves may lead to the server that it has left.
 #[tokio::test]
-async fn no_connection_that_is_being_made_stays_with_another_life() {
+async fn no_connection_that_is_being_made_stays_with_another_incarnation() {
     let mut failover = Failover::start().await;
     let l2 = RedisL2::open(failover.address.url()).unwrap();
     let (lane, met) = watched_lane(&l2, LIMIT);
@@ -174,7 +178,7 @@ async fn no_connection_that_is_being_made_stays_with_another_life() {
     let _: () = run(&mut raw, &["REPLICAOF", "NO", "ONE"]).await;
     failover.address.lead_to(failover.new.port());
     let (clock, _subscription) = subscribe(&*lane).await;
-    assert!(lane.keep_only(clock.life), "nothing was read yet");
+    assert!(lane.keep_only(clock.incarnation), "nothing was read yet");
     failover.old.resume();
     // Answered or not: this one began before.
     _ = early.await.unwrap();
@@ -183,7 +187,11 @@ async fn no_connection_that_is_being_made_stays_with_another_life() {
     let _: () = run(&mut raw, &["REPLICAOF", "127.0.0.1", &port]).await;
     replicates(&failover.old).await;
     get(&*lane, "k").await;
-    assert_eq!(met.last().life, clock.life, "another connection");
+    assert_eq!(
+        met.last().incarnation,
+        clock.incarnation,
+        "another connection"
+    );
 }
 
 fn pool(url: &str) -> Pool {

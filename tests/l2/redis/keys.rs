@@ -337,11 +337,14 @@ async fn what_is_no_value_of_the_lane_is_absent_when_times_and_versions_are_comp
             let _: i64 = run(&mut raw, &["DEL", &value_key("k")]).await;
             let _: i64 = run(&mut raw, &["LPUSH", &value_key("k"), "x"]).await;
         }
-        for life in [
+        for lifetime in [
             NewLifetime::Renewed(Ttls::new(LONG)),
             NewLifetime::Extended(Ttls::new(LONG)),
         ] {
-            assert_eq!(lane.touch("k", life, &message, None).await.unwrap(), None);
+            assert_eq!(
+                lane.touch("k", lifetime, &message, None).await.unwrap(),
+                None
+            );
         }
         lane.expire(&["k"], &message).await.unwrap();
         if is_planted {

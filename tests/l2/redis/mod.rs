@@ -1,4 +1,4 @@
-//! What only a real server can show: its keys, its lives, its outages, its addresses.
+//! What only a real server can show: its keys, its incarnations, its outages, its addresses.
 
 mod batches;
 #[cfg_attr(
@@ -14,9 +14,9 @@ mod cluster_nodes;
 mod detour;
 mod failover;
 mod heartbeats;
+mod incarnations;
 mod joint_reads;
 mod keys;
-mod lives;
 mod logins;
 mod members;
 mod outages;

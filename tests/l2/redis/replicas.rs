@@ -1,4 +1,4 @@
-//! Replicas: never used, and a new life once promoted.
+//! Replicas: never used, and a new incarnation once promoted.
 
 use crate::steps::Steps;
 use std::time::Duration;
@@ -87,7 +87,7 @@ async fn a_primary_that_was_a_replica_meanwhile_starts_a_new_epoch() {
     assert_eq!(role(&mut raw).await, "master");
     assert!(
         heartbeat_is_refused(&mut *subscription).await,
-        "of another life"
+        "of another incarnation"
     );
     let (clock, mut subscription) = subscribe(&*store.lane()).await;
     assert_ne!(clock.epoch, old.epoch);
@@ -128,9 +128,9 @@ async fn a_primary_that_misses_its_replicas_answers_no_heartbeat() {
     assert!(!heartbeat_is_refused(&mut *subscription).await);
 }
 
-/// Where no life is noted, none can be the one that was joined.
+/// Where no incarnation is noted, none can be the one that was joined.
 #[tokio::test]
-async fn a_clock_without_a_life_answers_no_heartbeat() {
+async fn a_clock_without_an_incarnation_answers_no_heartbeat() {
     let store = Redis::start().await;
     let mut raw = store.server.connection().await;
     let (before, mut subscription) = subscribe(&*store.lane()).await;

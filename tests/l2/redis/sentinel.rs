@@ -266,7 +266,11 @@ async fn without_a_majority_the_primary_is_not_believed() {
     // The one that was silent is asked over another connection.
     fleet.sentinels[1].resume();
     eventually("there is a majority", async || lane.get("k").await.is_ok()).await;
-    assert_eq!(met.last().life, clock.life, "nothing was lost");
+    assert_eq!(
+        met.last().incarnation,
+        clock.incarnation,
+        "nothing was lost"
+    );
     let (_, mut subscription) = subscribe(&*lane).await;
     answer(&mut *subscription).await.unwrap();
 }
@@ -303,11 +307,11 @@ async fn a_switch_is_heard_of() {
     end(&mut *subscription).await;
     eventually("the new primary takes it", async || {
         let (clock, _subscription) = subscribe(&*lane).await;
-        clock.life != before.life
+        clock.incarnation != before.incarnation
     })
     .await;
     insert(&*lane, "k", b"new").await;
-    assert_ne!(met.last().life, before.life);
+    assert_ne!(met.last().incarnation, before.incarnation);
     let direct = RedisL2::open(fleet.replica.url()).unwrap();
     assert!(get(&*lane_of(&direct, NAMESPACE), "k").await.is_some());
 }
@@ -368,7 +372,7 @@ async fn an_old_primary_that_comes_back_is_not_believed() {
     insert(&*lane_of(&direct, NAMESPACE), "there", b"v").await;
     assert_eq!(get(&*lane, "there").await, None);
     let (after, mut subscription) = subscribe(&*lane).await;
-    assert_ne!(after.life, before.life);
+    assert_ne!(after.incarnation, before.incarnation);
     answer(&mut *subscription).await.unwrap();
 }
 
@@ -387,7 +391,7 @@ async fn a_lane_that_joins_an_old_primary_is_told() {
     assert!(shown(&error).contains("name another primary"), "{error}");
     end(&mut *subscription).await;
     let (after, _subscription) = subscribe(&*joining).await;
-    assert_ne!(after.life, before.life);
+    assert_ne!(after.incarnation, before.incarnation);
 }
 
 /// Callers of two instances while the primary changes in good order: what was invalidated stays gone.

@@ -47,7 +47,7 @@ async fn lanes_share_one_connection_for_requests() {
     for (n, lane) in lanes.iter().enumerate() {
         assert_eq!(lane.get("k").await.unwrap().is_some(), n != 3, "{n}");
     }
-    // Each has asked for the life of the server, which it says to its cache.
+    // Each has asked for the incarnation of the server, which it says to its cache.
     for n in 0..20 {
         let clock: u64 = run(
             &mut server.connection().await,

@@ -314,7 +314,7 @@ mod on_a_cluster {
                     .fail_over(place(&cluster).await.1, Failover::Graceful)
                     .await;
                 reach(&*lane).await;
-                assert_ne!(met.last().life, before.life);
+                assert_ne!(met.last().incarnation, before.incarnation);
                 keeps_epoch = met.last().epoch == before.epoch;
                 if keeps_epoch {
                     break;

@@ -144,7 +144,7 @@ async fn upsert(path: PathBuf, batch: Batch) -> Result<(), rusqlite::Error> {
 }
 
 /// Starts a service, and notes what it says.
-fn service(name: &str, life: u64, redis: &str, path: &Path, into: &Acknowledged) -> Child {
+fn service(name: &str, start: u64, redis: &str, path: &Path, into: &Acknowledged) -> Child {
     let mut process = Command::new(env::current_exe().unwrap())
         .args([
             "--exact",
@@ -152,7 +152,10 @@ fn service(name: &str, life: u64, redis: &str, path: &Path, into: &Acknowledged)
             "--include-ignored",
             "--nocapture",
         ])
-        .env(TASK, format!("{name}\n{life}\n{redis}\n{}", path.display()))
+        .env(
+            TASK,
+            format!("{name}\n{start}\n{redis}\n{}", path.display()),
+        )
         .stdin(Stdio::null())
         .stdout(Stdio::piped())
         .stderr(Stdio::null())
@@ -179,7 +182,7 @@ fn service(name: &str, life: u64, redis: &str, path: &Path, into: &Acknowledged)
 fn a_service_to_be_killed() {
     let Ok(task) = env::var(TASK) else { return };
     let task: Vec<&str> = task.lines().collect();
-    let [name, life, redis, path] = task[..] else {
+    let [name, start, redis, path] = task[..] else {
         panic!("{task:?}")
     };
     let runtime = tokio::runtime::Builder::new_multi_thread();
@@ -187,7 +190,7 @@ fn a_service_to_be_killed() {
     runtime.block_on(async {
         let cache = cache(redis);
         let behind = behind(&cache, Path::new(path));
-        let mut value = 1_000_000 * life.parse::<u64>().unwrap();
+        let mut value = 1_000_000 * start.parse::<u64>().unwrap();
         loop {
             value += 1;
             let key = format!("{name}{}", value % KEYS);

@@ -127,7 +127,7 @@ async fn what_another_call_has_changed_meanwhile_is_invalidated() {
 
 /// It is still the value of the write.
 #[tokio::test]
-async fn a_value_that_was_given_another_life_meanwhile_is_kept_with_that() {
+async fn a_value_that_was_given_another_lifetime_meanwhile_is_kept_with_that() {
     let redis = RedisServer::start().await;
     let (cache, source) = (instance(&redis).await, Source::new());
     source.close();

@@ -38,7 +38,7 @@ pub struct Hitbox {
 }
 
 impl Hitbox {
-    fn life() -> EntityPolicyConfig {
+    fn lifetime() -> EntityPolicyConfig {
         EntityPolicyConfig {
             ttl: Some(TTL),
             stale_ttl: None,
@@ -71,7 +71,7 @@ impl Peer for Hitbox {
     }
 
     async fn insert(&self, key: &CacheKey, user: User) {
-        let value = CacheValue::from_config(user, &Self::life());
+        let value = CacheValue::from_config(user, &Self::lifetime());
         let mut context = Self::context();
         let stored = self.levels.set::<User>(key, &value, &mut context);
         stored.await.unwrap();

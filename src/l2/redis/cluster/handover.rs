@@ -17,7 +17,7 @@ use crate::util::shared_result::{SharedResult, shared_result};
 /// Between two questions to a primary that was not demoted yet, or has not resynced.
 const PAUSE: Duration = Duration::from_millis(20);
 
-/// The last question that was asked: of this primary, after this life. Its answer is the proof, or empty.
+/// The last question that was asked: of this primary, after this incarnation. Its answer is the proof, or empty.
 #[derive(Default)]
 pub(super) struct LastHandover(Mutex<Option<(Address, String, SharedResult<String>)>>);
 
@@ -42,8 +42,8 @@ impl LastHandover {
     ) -> SharedResult<String> {
         let mut last = lock(&self.0);
         // The runtime of its task may have ended.
-        if let Some((of, life, proof)) = &*last
-            && (of, life.as_str()) == (to, former)
+        if let Some((of, incarnation, proof)) = &*last
+            && (of, incarnation.as_str()) == (to, former)
             && !proof.is_lost()
         {
             return proof.clone();

@@ -130,14 +130,14 @@ impl Cluster {
         is_recent && slot.is_some_and(|slot| belief.owners.of(slot) == Some(node))
     }
 
-    /// The proof that this primary continues a former life (rule 28). Empty if there is none.
+    /// The proof that this primary continues a former incarnation (rule 28). Empty if there is none.
     pub(super) async fn handover(self: &Arc<Self>, to: &Address, former: &str) -> String {
-        let (this, node, life) = (Arc::clone(self), to.clone(), former.to_owned());
+        let (this, node, incarnation) = (Arc::clone(self), to.clone(), former.to_owned());
         let asking = async move {
             let links = this.links.get();
             let view = view(&links, this.like.at(&node)?).await.ok()?;
             let nodes = view.followers().filter_map(|at| this.like.at(at));
-            prove(&links, nodes, &life).await
+            prove(&links, nodes, &incarnation).await
         };
         self.last_handover.proof(to, former, asking).await
     }

@@ -224,7 +224,7 @@ async fn a_server_that_hides_its_history_is_not_used() {
     let lane = lane(&RedisL2::open(server.url()).unwrap());
     let error = shown(&lane.get("k").await.unwrap_err());
     assert!(
-        error.contains("LIFE: its INFO has no master_replid"),
+        error.contains("INCARNATION: its INFO has no master_replid"),
         "{error}"
     );
 }

@@ -1,10 +1,10 @@
--- The name of this life of the data: the server's process, and the history of writes that it replicates (rule 13). The
+-- The name of this incarnation of the server: its process, and the history of writes that it replicates (rule 13). The
 -- process is `-` if INFO hides it, and the history is needed. Also returns INFO.
-local function life()
+local function incarnation()
   local info = redis.call('INFO', 'server') .. redis.call('INFO', 'replication')
   local history = string.match(info, 'master_replid:(%x+)')
   if not string.find(history or '', '[^0]') then
-    error({err = 'LIFE INFO names no history'})
+    error({err = 'INCARNATION INFO names no history'})
   end
   return (string.match(info, 'run_id:(%x+)') or '-') .. ':' .. history, info
 end

@@ -1,4 +1,4 @@
-//! How stored values are made stale, given another life, and replaced on a condition.
+//! How stored values are made stale, given another lifetime, and replaced on a condition.
 
 use crate::steps::Steps;
 use std::time::Duration;
@@ -16,11 +16,11 @@ conformance! {
     an_earlier_time_of_staleness_stays
     expire_ends_leases_and_is_published
     what_is_no_value_is_not_made_stale
-    a_longer_life_is_not_published
-    a_shorter_life_is_published
+    a_longer_lifetime_is_not_published
+    a_shorter_lifetime_is_published
     an_extension_is_never_shorter_and_ends_at_the_end
     what_is_absent_is_not_touched
-    a_touched_value_is_kept_beyond_its_life
+    a_touched_value_is_kept_beyond_its_lifetime
     a_touch_after_its_deadline_changes_nothing
     a_value_is_replaced_if_its_version_is_there
     a_value_is_inserted_if_none_is_there
@@ -39,9 +39,9 @@ async fn expire(lane: &dyn Lane, keys: &[&str]) -> Stamp {
     lane.expire(keys, &payload).await.unwrap()
 }
 
-async fn touch(lane: &dyn Lane, key: &str, life: NewLifetime) -> Option<Touched> {
+async fn touch(lane: &dyn Lane, key: &str, lifetime: NewLifetime) -> Option<Touched> {
     let payload = payload_of(Kind::Invalidate, &[key]);
-    lane.touch(key, life, &payload, None).await.unwrap()
+    lane.touch(key, lifetime, &payload, None).await.unwrap()
 }
 
 async fn insert_if(lane: &dyn Lane, key: &str, payload: &[u8], version: Version) -> Option<Stamp> {
@@ -79,7 +79,7 @@ async fn an_expired_value_is_stale_from_now_on(store: impl Store) {
     let expired = expire(&*lane, &["k", "missing"]).await;
     assert!(expired.ver > inserted.ver && expired.epoch == inserted.epoch);
     let bytes = usable(&*lane, "k").await.expect("it is still usable");
-    let (stamp, life) = times_of(&bytes);
+    let (stamp, lifetime) = times_of(&bytes);
     let written_at = inserted.written_at;
     assert_eq!(stamp, inserted, "it is the same value");
     let expected = Lifetime {
@@ -88,7 +88,7 @@ async fn an_expired_value_is_stale_from_now_on(store: impl Store) {
         ends_at: Some(written_at + 100_000),
         l1_ttl: TTLS.l1,
     };
-    assert_eq!(life, expected);
+    assert_eq!(lifetime, expected);
     assert_eq!(get(&*lane, "missing").await, None);
 }
 
@@ -98,9 +98,9 @@ async fn an_earlier_time_of_staleness_stays(store: impl Store) {
     let first = expire(&*lane, &["k"]).await;
     eventually("it is made stale at a later time", async || {
         let second = expire(&*lane, &["k"]).await;
-        let (stamp, life) = times_of(&get(&*lane, "k").await.unwrap());
+        let (stamp, lifetime) = times_of(&get(&*lane, "k").await.unwrap());
         assert_eq!(
-            (stamp.ver, life.stale_at),
+            (stamp.ver, lifetime.stale_at),
             (inserted.ver, Some(first.written_at))
         );
         second.written_at > first.written_at
@@ -130,7 +130,7 @@ async fn what_is_no_value_is_not_made_stale(store: impl Store) {
     assert_eq!(usable(&*lane, "k").await, None);
 }
 
-async fn a_longer_life_is_not_published(store: impl Store) {
+async fn a_longer_lifetime_is_not_published(store: impl Store) {
     let lane = store.lane();
     let inserted = insert_for(&*lane, "k", TTLS).await;
     let (before, mut subscription) = subscribe(&*lane).await;
@@ -156,7 +156,7 @@ async fn a_longer_life_is_not_published(store: impl Store) {
     assert_eq!(touched.lifetime, expected);
 }
 
-async fn a_shorter_life_is_published(store: impl Store) {
+async fn a_shorter_lifetime_is_published(store: impl Store) {
     let lane = store.lane();
     let inserted = insert_for(&*lane, "k", TTLS).await;
     let (_, mut subscription) = subscribe(&*lane).await;
@@ -169,9 +169,9 @@ async fn a_shorter_life_is_published(store: impl Store) {
         (Some(message.ver), message.keys),
         (touched.change, vec![Key::from("k")])
     );
-    let (stamp, life) = times_of(&usable(&*lane, "k").await.unwrap());
-    assert_eq!((stamp, life), (touched.stamp, touched.lifetime));
-    assert!(life.expires_at < inserted.written_at + 60_000);
+    let (stamp, lifetime) = times_of(&usable(&*lane, "k").await.unwrap());
+    assert_eq!((stamp, lifetime), (touched.stamp, touched.lifetime));
+    assert!(lifetime.expires_at < inserted.written_at + 60_000);
 }
 
 async fn an_extension_is_never_shorter_and_ends_at_the_end(store: impl Store) {
@@ -180,8 +180,8 @@ async fn an_extension_is_never_shorter_and_ends_at_the_end(store: impl Store) {
     let inserted = insert_for(&*lane, "k", Ttls { end, ..TTLS }).await;
     let at = inserted.written_at;
     for (ttl, expires_at) in [(secs(10), at + 60_000), (secs(1000), at + 100_000)] {
-        let life = NewLifetime::Extended(Ttls::new(ttl));
-        let touched = touch(&*lane, "k", life).await.unwrap();
+        let lifetime = NewLifetime::Extended(Ttls::new(ttl));
+        let touched = touch(&*lane, "k", lifetime).await.unwrap();
         assert_eq!(touched.stamp, inserted, "its version stays");
         assert_eq!(touched.lifetime.expires_at, expires_at);
         assert_eq!(touched.lifetime.ends_at, Some(at + 100_000));
@@ -190,18 +190,18 @@ async fn an_extension_is_never_shorter_and_ends_at_the_end(store: impl Store) {
 
 async fn what_is_absent_is_not_touched(store: impl Store) {
     let lane = store.lane();
-    let life = NewLifetime::Renewed(TTLS);
-    assert_eq!(touch(&*lane, "k", life).await, None);
+    let lifetime = NewLifetime::Renewed(TTLS);
+    assert_eq!(touch(&*lane, "k", lifetime).await, None);
     insert_for(&*lane, "k", TTLS).await;
     invalidate(&*lane, &["k"]).await;
-    for life in [life, NewLifetime::Extended(TTLS)] {
-        assert_eq!(touch(&*lane, "k", life).await, None);
+    for lifetime in [lifetime, NewLifetime::Extended(TTLS)] {
+        assert_eq!(touch(&*lane, "k", lifetime).await, None);
         assert_eq!(get(&*lane, "k").await, None);
     }
 }
 
 /// Past its TTL it is not touched, and not usable.
-async fn a_touched_value_is_kept_beyond_its_life(store: impl Store) {
+async fn a_touched_value_is_kept_beyond_its_lifetime(store: impl Store) {
     let lane = store.lane();
     insert_for(&*lane, "k", TTLS).await;
     let short = Ttls {
@@ -211,7 +211,7 @@ async fn a_touched_value_is_kept_beyond_its_life(store: impl Store) {
     touch(&*lane, "k", NewLifetime::Renewed(short))
         .await
         .unwrap();
-    eventually("its life is over", async || {
+    eventually("its lifetime is over", async || {
         usable(&*lane, "k").await.is_none()
     })
     .await;
@@ -229,15 +229,15 @@ async fn a_touch_after_its_deadline_changes_nothing(store: impl Store) {
     let inserted = insert_for(&*lane, "k", TTLS).await;
     let payload = payload_of(Kind::Invalidate, &["k"]);
     let past = Some(inserted.written_at - 1);
-    let life = NewLifetime::Renewed(Ttls::new(secs(600)));
+    let lifetime = NewLifetime::Renewed(Ttls::new(secs(600)));
     assert!(
-        lane.touch("k", life, &payload, past)
+        lane.touch("k", lifetime, &payload, past)
             .await
             .unwrap_err()
             .is_refused()
     );
-    let (_, life) = times_of(&usable(&*lane, "k").await.unwrap());
-    assert_eq!(life.expires_at, inserted.written_at + 60_000);
+    let (_, lifetime) = times_of(&usable(&*lane, "k").await.unwrap());
+    assert_eq!(lifetime.expires_at, inserted.written_at + 60_000);
 }
 
 async fn a_value_is_replaced_if_its_version_is_there(store: impl Store) {
