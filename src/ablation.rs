@@ -74,8 +74,8 @@ rules! {
     TagFills,
     /// 20: the state of a tag is not told of its invalidations.
     TagFloors,
-    /// 20: a tag whose marker is lost counts as one that was never invalidated.
-    TagMarkers,
+    /// 20: a tag whose version is lost counts as one that was never invalidated.
+    TagVersions,
     /// 21: a message with a number that was received before is ignored.
     SeenNumbers,
     /// 22: a look-up with a token is answered by L1 like any other.

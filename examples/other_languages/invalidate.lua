@@ -157,8 +157,8 @@ local function listed(clock, epoch)
   return '', 0
 end
 
-local function short(marker)
-  return string.sub(redis.sha1hex(marker), 1, 16)
+local function short(key)
+  return string.sub(redis.sha1hex(key), 1, 16)
 end
 
 -- Takes note that these tags were invalidated with this version.
@@ -180,9 +180,9 @@ local function list_tags(clock, first, last, epoch, ver)
   redis.call('HSET', clock, 'tags', struct.pack('>I8I8', epoch, lacking) .. list)
 end
 
--- Values with the tags of the markers KEYS[first..last] are misses from now on, however many there are, and no load that
--- began before and returns one of them is stored. A tag without a marker has no values.
-local function invalidate_markers(clock, log, first, last, channel, rnd, payload)
+-- Values with the tags whose versions are KEYS[first..last] are misses from now on, however many there are, and no load
+-- that began before and returns one of them is stored. A tag without a tag version has no values.
+local function invalidate_tags(clock, log, first, last, channel, rnd, payload)
   local epoch, ver = publish(clock, log, channel, rnd, payload)
   for i = first, last do
     redis.call('SET', KEYS[i], struct.pack('>I8I8', epoch, ver), 'XX', 'KEEPTTL')
@@ -244,7 +244,7 @@ while at <= #KEYS and text_after(':', KEYS[at]) do
   end
   at = at + 2
 end
-local first_marker = at
+local first_tag = at
 while at <= #KEYS and text_after('!tag:', KEYS[at]) do
   tags[#tags + 1] = text_after('!tag:', KEYS[at])
   at = at + 1
@@ -293,10 +293,10 @@ if what == 'clear' then
   start_epoch(KEYS[1], KEYS[2], channel, rnd, payload(2, {}))
 end
 if #keys > 0 then
-  redis.call('DEL', unpack(KEYS, 3, first_marker - 1))
+  redis.call('DEL', unpack(KEYS, 3, first_tag - 1))
   publish(KEYS[1], KEYS[2], channel, rnd, payload(0, keys))
 end
 if #tags > 0 then
-  invalidate_markers(KEYS[1], KEYS[2], first_marker, #KEYS, channel, rnd, payload(4, tags))
+  invalidate_tags(KEYS[1], KEYS[2], first_tag, #KEYS, channel, rnd, payload(4, tags))
 end
 return redis.status_reply('OK')

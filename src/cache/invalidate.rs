@@ -245,7 +245,7 @@ impl<K: CacheKey, V: Send + Sync + 'static> Cache<K, V> {
     /// tag are stored, with one exception: if more than 64 tags are invalidated during a load, its value is stored only
     /// if it has no tags, or if other values have the same.
     ///
-    /// Removed values stay in the memory of L2 until their TTL ends, unreadable. If L2 loses its marker of a tag, as
+    /// Removed values stay in the memory of L2 until their TTL ends, unreadable. If L2 loses its record of a tag, as
     /// under memory pressure, values with the tag are misses.
     ///
     /// Comes after all writes that this instance called before it, and before all that it calls later: these wait.

@@ -5,7 +5,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use super::input::Input;
 use crate::key::{CacheKey, MAX_KEY_BYTES, redis_key};
-use crate::l2::redis::names::{CLOCK, DONE, HOLD, LEASE, LIVE, LOG, MARKER, Names, VALUE};
+use crate::l2::redis::names::{CLOCK, DONE, HOLD, LEASE, LIVE, LOG, Names, TAG_VERSION, VALUE};
 
 /// Two keys of one type write the same text only if they are equal, and a compound key tells its parts apart.
 pub fn key(bytes: &[u8]) {
@@ -140,7 +140,7 @@ fn names(input: &mut Input<'_>) {
     let db = i64::from(input.u8() % 3);
     let all = |namespace: &str, key: &str| {
         let names = Names::new(namespace.into(), Some(db));
-        let users = [(VALUE, key), (LEASE, key), (HOLD, key), (MARKER, key)];
+        let users = [(VALUE, key), (LEASE, key), (HOLD, key), (TAG_VERSION, key)];
         let own = [(DONE, "7"), (CLOCK, ""), (LOG, ""), (LIVE, "")];
         let all = users.into_iter().chain(own);
         let all = all.map(|(mark, text)| names.name(mark, text).0.concat());

@@ -255,7 +255,7 @@ pub(crate) fn stored_tags(bytes: &[u8]) -> Vec<Key> {
 }
 
 /// Reads tags as they follow a payload; `None` if they are damaged, or more or longer than a value may have: each takes
-/// memory in L1, and a request for its marker.
+/// memory in L1, and a request for its version.
 pub(crate) fn open_tags(mut bytes: &[u8]) -> Option<Vec<Key>> {
     let mut tags = Vec::new();
     while !bytes.is_empty() {

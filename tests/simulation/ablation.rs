@@ -46,7 +46,7 @@ fn expected(rule: Rule) -> (u8, Invariant) {
         Rule::ExtendOnly => (19, I2NoResurrection),
         Rule::TagFills => (20, I2NoResurrection),
         Rule::TagFloors => (20, I1Bound),
-        Rule::TagMarkers => (20, I1Bound),
+        Rule::TagVersions => (20, I1Bound),
         Rule::SeenNumbers => (21, I1Bound),
         Rule::Tokens => (22, I9Tokens),
         Rule::TokenLoads => (22, I9Tokens),

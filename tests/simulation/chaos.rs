@@ -113,7 +113,7 @@ fn strike(world: &Arc<World>, fault: Fault, rng: &mut Rng) {
                 store.end_replica(incarnation);
             });
         }
-        Fault::MarkerLost => {
+        Fault::TagVersionLost => {
             world.struck(fault, Duration::ZERO, None);
             let store = Arc::clone(world.store(rng));
             store.lose_tag(rng);

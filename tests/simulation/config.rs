@@ -273,7 +273,7 @@ impl Config {
     }
 
     /// A caller that has waited for a load may find that a tag was invalidated meanwhile, or that the load began before the
-    /// write whose token it has; a marker is one request more.
+    /// write whose token it has; a request for tag versions is one more.
     fn loads_again_within_ms(&self) -> u64 {
         if self.tags > 0.0 || self.tokens > 0.0 {
             4 * self.l2_timeout_ms + self.lease_wait_ms + self.load_timeout_ms
@@ -327,6 +327,6 @@ fn all_faults() -> Vec<(Fault, u32)> {
         (Fault::ClockStepped, 2),
         (Fault::FailedOver, 3),
         (Fault::Cleared, 3),
-        (Fault::MarkerLost, 3),
+        (Fault::TagVersionLost, 3),
     ]
 }

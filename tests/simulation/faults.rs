@@ -109,7 +109,7 @@ faults! {
     /// All values with a tag are invalidated.
     TagInvalidated,
     /// The store loses what it knows of a tag.
-    MarkerLost,
+    TagVersionLost,
     /// Seen: a load found the value unchanged that the store had.
     Revalidated,
     /// Seen: a write reached the store after its sender had stopped waiting.

@@ -167,7 +167,7 @@ impl Config {
                 tags: 0.9,
                 l1_ttl_ms: Some(200),
                 fault_every_ms: 100,
-                faults: vec![(Fault::MarkerLost, 3), (Fault::Closed, 1)],
+                faults: vec![(Fault::TagVersionLost, 3), (Fault::Closed, 1)],
                 ..base
             },
             // A publisher that makes messages up, with the numbers of those that come next.

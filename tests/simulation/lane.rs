@@ -507,7 +507,7 @@ impl Lane for FarLane {
             }
             .boxed()
         };
-        // The markers are read over the connection of all that is no plain read.
+        // The tag versions are read over the connection of all that is no plain read.
         self.ask(serve, no_loss, false).boxed()
     }
 

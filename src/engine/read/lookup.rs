@@ -304,7 +304,7 @@ impl Reads {
                 break;
             }
         }
-        // All at once, so that one request asks for the markers of all values.
+        // All at once, so that one request asks for the tag versions of all values.
         let outcomes = reads.iter_mut().filter_map(|(_, outcome)| outcome.as_mut());
         tags::check(ctx, proof, outcomes).await;
         let settled = reads.into_iter().map(|(op, outcome)| {

@@ -38,7 +38,7 @@ pub(crate) async fn open(
         return Ok(slot);
     }
     match ask_unknown(ctx, proof, [&*slot]).await {
-        Some(markers) if is_valid(ctx, &slot, &markers) => Ok(slot),
+        Some(versions) if is_valid(ctx, &slot, &versions) => Ok(slot),
         _ => Err(refuse(ctx, &slot)),
     }
 }
@@ -53,32 +53,32 @@ pub(crate) async fn check(
         Ok(slot) if slot.has_tags() => Some((Arc::clone(slot), outcome)),
         _ => None,
     });
-    // First all of them, so that a look-up asks for its markers in one request.
+    // First all of them, so that a look-up asks for its tag versions in one request.
     let tagged: Vec<_> = tagged.collect();
-    let markers = ask_unknown(ctx, proof, tagged.iter().map(|(slot, _)| &**slot)).await;
+    let versions = ask_unknown(ctx, proof, tagged.iter().map(|(slot, _)| &**slot)).await;
     for (slot, outcome) in tagged {
-        match &markers {
+        match &versions {
             None => *outcome = Err(UNAVAILABLE),
-            Some(markers) if is_valid(ctx, &slot, markers) => {}
+            Some(versions) if is_valid(ctx, &slot, versions) => {}
             Some(_) => *outcome = Err(Some(refuse(ctx, &slot))),
         }
     }
 }
 
-/// The markers that L2 has of tags; a tag that is missing here need not be asked for.
-type Markers = BTreeMap<Key, Option<TagVersion>>;
+/// The tag versions that L2 has; a tag that is missing here need not be asked for.
+type TagVersions = BTreeMap<Key, Option<TagVersion>>;
 
 /// Asks L2 for the tags of which messages do not say whether they were invalidated. `None` without an answer.
 async fn ask_unknown<'a>(
     ctx: &Context,
     proof: Proof,
     slots: impl IntoIterator<Item = &'a Slot>,
-) -> Option<Markers> {
+) -> Option<TagVersions> {
     let is_live = proof == Proof::Used && ctx.l1.freshness.is_live();
     // The proof before the generation: a proof that came after a flush says nothing of tags that were known before it.
     let generation = ctx.l1.freshness.generation();
     let is_unknown = |tag: &Arc<TagState>| !is_live || !tag.is_known(generation);
-    let mut unknown = Markers::new();
+    let mut unknown = TagVersions::new();
     for slot in slots {
         let tags = slot.tags();
         let tags = tags.iter().filter(|tag| is_unknown(tag));
@@ -99,13 +99,13 @@ fn refuse(ctx: &Context, slot: &Slot) -> Want {
     Want::OtherThan(slot.version.ver)
 }
 
-fn is_valid(ctx: &Context, slot: &Slot, markers: &Markers) -> bool {
+fn is_valid(ctx: &Context, slot: &Slot, versions: &TagVersions) -> bool {
     let (tags, Version { epoch, ver }) = (slot.tags(), slot.version);
     // The floors are of the epoch that this instance knows.
     let is_of_known = epoch == ctx.l1.freshness.epoch();
     let mut is_valid = true;
     for tag in tags.iter() {
-        match markers.get(&tag.name) {
+        match versions.get(&tag.name) {
             None => {}
             Some(Some(at)) if at.epoch == epoch => {
                 is_valid &= at.ver < ver;
@@ -113,8 +113,8 @@ fn is_valid(ctx: &Context, slot: &Slot, markers: &Markers) -> bool {
                     tag.learn(at.ver);
                 }
             }
-            // Its marker is lost, and with it when the tag was invalidated.
-            Some(_) => is_valid &= without(Rule::TagMarkers),
+            // Its version is lost, and with it when the tag was invalidated.
+            Some(_) => is_valid &= without(Rule::TagVersions),
         }
         // While the invalidation of a tag is deferred, both levels may be old (rule 14).
         is_valid &= !ctx.deferred.holds_tag(&tag.name);

@@ -57,7 +57,7 @@ struct World {
     key: Key,
     stored: Arc<Mutex<Mark>>,
     /// The version with which the tag was invalidated last.
-    marker: Arc<Mutex<u64>>,
+    tag_version: Arc<Mutex<u64>>,
 }
 
 /// Runs a test in every order.
@@ -90,7 +90,7 @@ impl World {
             now,
             key: KEY.into(),
             stored: Arc::new(Mutex::new((EPOCH, 1))),
-            marker: Arc::new(Mutex::new(0)),
+            tag_version: Arc::new(Mutex::new(0)),
         };
         world.l1.flush(EPOCH);
         world.prove(world.l1.freshness.ask());
@@ -140,7 +140,7 @@ impl World {
         ver
     }
 
-    /// A look-up of a value with the tag. It asks for the marker, unless the instance knows the tag.
+    /// A look-up of a value with the tag. It asks for the tag version, unless the instance knows the tag.
     fn read_tagged(&self) {
         let op = self.begin();
         let (epoch, ver) = self.ask();
@@ -148,11 +148,11 @@ impl World {
         let fresh = tagged((epoch, ver), tags.clone());
         let state = tags.iter().next().unwrap();
         if !state.is_known(self.l1.freshness.generation()) {
-            let marker = *self.marker.lock().unwrap();
-            if marker > ver {
+            let tag_version = *self.tag_version.lock().unwrap();
+            if tag_version > ver {
                 return;
             }
-            state.learn(marker);
+            state.learn(tag_version);
         }
         if tags.allow(ver) && self.l1.is_usable(&op, &fresh, self.now) {
             self.l1.put_read(&op, &fresh);
@@ -175,9 +175,9 @@ impl World {
 
     fn write_tag(&self) -> Mark {
         let (epoch, stored) = *self.stored.lock().unwrap();
-        let mut marker = self.marker.lock().unwrap();
-        *marker = stored.max(*marker) + 1;
-        (epoch, *marker)
+        let mut tag_version = self.tag_version.lock().unwrap();
+        *tag_version = stored.max(*tag_version) + 1;
+        (epoch, *tag_version)
     }
 
     /// The same, but the message is lost, and the instance notices only that one was lost.

@@ -326,8 +326,8 @@ impl Lane for MemoryLane {
 
     fn tag_versions<'a>(&'a self, tags: &'a [&'a str]) -> Reply<'a, Vec<Option<TagVersion>>> {
         self.step(|state| {
-            let marked = |tag: &&str| state.tags.marked(tag, state.now.at);
-            tags.iter().map(marked).collect()
+            let version = |tag: &&str| state.tags.version(tag, state.now.at);
+            tags.iter().map(version).collect()
         })
     }
 

@@ -167,8 +167,8 @@ impl State {
         let (bytes, stamp, _) = &valid;
         let tags = envelope::stored_tags(bytes);
         let is_valid = |tag: &Key| {
-            let marked = self.tags.marked(tag, self.now.at);
-            marked.is_some_and(|at| at.epoch == stamp.epoch && at.ver < stamp.ver)
+            let version = self.tags.version(tag, self.now.at);
+            version.is_some_and(|at| at.epoch == stamp.epoch && at.ver < stamp.ver)
         };
         tags.iter().all(is_valid).then_some(valid)
     }
@@ -328,7 +328,7 @@ impl State {
         }
     }
 
-    /// Stores a value for so long, and has the markers of its tags exist for as long.
+    /// Stores a value for so long, and has the versions of its tags exist for as long.
     pub(super) fn keep(&mut self, key: &str, bytes: Vec<u8>, kept: Duration) {
         let (epoch, at) = (self.clock.epoch, self.now.at);
         for tag in envelope::stored_tags(&bytes) {

@@ -1,4 +1,4 @@
-//! When tags were invalidated: the markers of those that values have, and the list of the last ones (rule 20).
+//! When tags were invalidated: the tag versions of those that values have, and the list of the last ones (rule 20).
 
 use std::collections::VecDeque;
 use std::time::Duration;
@@ -12,24 +12,24 @@ const LISTED: usize = 64;
 #[derive(Clone, Default)]
 pub(super) struct Tags {
     /// Of a tag that values have: the version of its last invalidation.
-    markers: Expiring<TagVersion>,
-    /// The tags that were invalidated last, with or without a marker. The latest is at the end.
+    versions: Expiring<TagVersion>,
+    /// The tags that were invalidated last, with or without a tag version. The latest is at the end.
     list: VecDeque<(Box<str>, u64)>,
     /// The version of the last invalidation that the list lacks.
     lacking: u64,
 }
 
 impl Tags {
-    /// The version in the marker of a tag.
-    pub(super) fn marked(&self, tag: &str, now: u64) -> Option<TagVersion> {
-        self.markers.get(tag, now).copied()
+    /// The tag version, if the store has one.
+    pub(super) fn version(&self, tag: &str, now: u64) -> Option<TagVersion> {
+        self.versions.get(tag, now).copied()
     }
 
-    /// The version of the last invalidation of a tag; without a marker that, or a later one.
+    /// The version of the last invalidation of a tag; without a tag version that, or a later one.
     pub(super) fn invalidated(&self, tag: &str, epoch: u64, now: u64) -> u64 {
-        let marked = self.marked(tag, now).filter(|at| at.epoch == epoch);
+        let version = self.version(tag, now).filter(|at| at.epoch == epoch);
         let listed = || self.list.iter().find(|(one, _)| **one == *tag);
-        match marked {
+        match version {
             Some(at) => at.ver,
             None => listed().map_or(self.lacking, |(_, ver)| *ver),
         }
@@ -37,10 +37,10 @@ impl Tags {
 
     pub(super) fn invalidate(&mut self, tag: &str, stamp: Stamp) {
         let (epoch, ver, now) = (stamp.epoch, stamp.ver, stamp.written_at);
-        // As SET with XX and KEEPTTL: a tag without a marker has no values, and the list remembers its version.
-        let left = self.markers.remaining(tag, now);
+        // As SET with XX and KEEPTTL: a tag without a tag version has no values, and the list remembers its version.
+        let left = self.versions.remaining(tag, now);
         if !left.is_zero() {
-            (self.markers).insert(tag, TagVersion { epoch, ver }, now, left);
+            (self.versions).insert(tag, TagVersion { epoch, ver }, now, left);
         }
         self.list.retain(|(one, _)| **one != *tag);
         self.list.push_back((tag.into(), ver));
@@ -53,11 +53,11 @@ impl Tags {
         }
     }
 
-    /// Has the marker of a tag exist for at least so long.
+    /// Has the tag version exist for at least so long.
     pub(super) fn keep(&mut self, tag: &str, epoch: u64, now: u64, kept: Duration) {
         let ver = self.invalidated(tag, epoch, now);
-        // As PEXPIRE with GT: another value with the tag may live longer.
-        let kept = kept.max(self.markers.remaining(tag, now));
-        (self.markers).insert(tag, TagVersion { epoch, ver }, now, kept);
+        // As PEXPIRE with GT: another value with the tag may be stored for longer.
+        let kept = kept.max(self.versions.remaining(tag, now));
+        (self.versions).insert(tag, TagVersion { epoch, ver }, now, kept);
     }
 }

@@ -1,7 +1,7 @@
--- APPEND  value lease hold clock log writes dead done marker... marker... | channel rnd payload deadline body kept most
---          key id (epoch ver tags)?
+-- APPEND  value lease hold clock log writes dead done tag_version... tag_version... | channel rnd payload deadline body
+--          kept most key id (epoch ver tags)?
 --   ->  stamp; 'F' and the time if the stream is full; what `other_version` answers, if a version is given; nothing if it is
---   late. The first markers are those of the new value, the last ones those of `tags`.
+--   late. The first tag versions are those of the new value, the last ones those of `tags`.
 -- The value, the entry of the stream and the mark come in one step, so a write is acknowledged with all of them or not at
 -- all. Dead letters count towards the bound. A copy that is sent again answers what the first one did, also if the stream
 -- was full. Where another version was stored the copy finds another one, too, as no version comes back.
@@ -35,7 +35,7 @@ local epoch, ver = publish(KEYS[4], KEYS[5], ARGV[1], ARGV[2], ARGV[3])
 local id = add_write(KEYS[6], KEYS[4], ARGV[2], at, 'k', ARGV[8], 'i', ARGV[9], 'b', ARGV[5])
 write_mark(KEYS[3], id, held_till(KEYS[3], at), epoch, ver)
 redis.call('SET', KEYS[1], stamp(epoch, ver, at) .. ARGV[5], 'PX', ARGV[6])
-keep_markers(invalidated(KEYS[4], 9, own, epoch, ver), epoch, ARGV[6])
+keep_tag_versions(invalidated(KEYS[4], 9, own, epoch, ver), epoch, ARGV[6])
 redis.call('DEL', KEYS[2])
 local answer = struct.pack('>I8I8I8', epoch, ver, at)
 -- After the deadline no copy asks for it.

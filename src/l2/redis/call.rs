@@ -125,7 +125,7 @@ impl<'a> Call<'a> {
     /// Adds a body, or of one that is [staged](Self::stage) the number of its tags; and for how long it is kept.
     pub(super) fn value(&mut self, value: &EncodedValue) -> &mut Self {
         if is_staged(value) {
-            // The script cannot read the tags in the body, and needs their number to find their markers.
+            // The script cannot read the tags in the body, and needs their number to find their versions.
             self.arg(envelope::tags_of(&value.body).len());
         } else {
             self.arg(&value.body);

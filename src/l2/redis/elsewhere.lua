@@ -45,7 +45,7 @@ while at <= #KEYS and text_after(':', KEYS[at]) do
   end
   at = at + 2
 end
-local first_marker = at
+local first_tag = at
 while at <= #KEYS and text_after('!tag:', KEYS[at]) do
   tags[#tags + 1] = text_after('!tag:', KEYS[at])
   at = at + 1
@@ -94,10 +94,10 @@ if what == 'clear' then
   start_epoch(KEYS[1], KEYS[2], channel, rnd, payload(2, {}))
 end
 if #keys > 0 then
-  redis.call('DEL', unpack(KEYS, 3, first_marker - 1))
+  redis.call('DEL', unpack(KEYS, 3, first_tag - 1))
   publish(KEYS[1], KEYS[2], channel, rnd, payload(0, keys))
 end
 if #tags > 0 then
-  invalidate_markers(KEYS[1], KEYS[2], first_marker, #KEYS, channel, rnd, payload(4, tags))
+  invalidate_tags(KEYS[1], KEYS[2], first_tag, #KEYS, channel, rnd, payload(4, tags))
 end
 return redis.status_reply('OK')

@@ -1,4 +1,5 @@
--- FILL  value lease clock log marker... [staged] | token epoch body kept rnd channel key payload  ->  answer, value, stamp
+-- FILL  value lease clock log tag_version... [staged] | token epoch body kept rnd channel key payload
+--   ->  answer, value, stamp
 local staged = #KEYS + (is_staged(ARGV[3]) and 0 or 1)
 local epoch, seq, ver = clock(KEYS[3], ARGV[5])
 local mark, began_at = standing(KEYS[2], KEYS[3], epoch, ARGV[2], ARGV[1])
@@ -22,6 +23,6 @@ else
   set_position(KEYS[3], epoch, seq, ver)
 end
 put(KEYS[1], stamp(epoch, ver, at), ARGV[3], ARGV[4], staged)
-keep_markers(tags, epoch, ARGV[4])
+keep_tag_versions(tags, epoch, ARGV[4])
 end_lease(KEYS[2], mark, ARGV[6], ARGV[7])
 return {'OK', false, struct.pack('>I8I8I8', epoch, ver, at)}

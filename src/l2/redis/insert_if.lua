@@ -1,6 +1,7 @@
--- INSERT_IF  value lease clock log done marker... marker... | channel rnd payload deadline body kept epoch ver tags
---   ->  stamp, or what `other_version` answers; nothing if it is late. The first markers are those of the new value, the last
---   ones those of `tags`.
+-- INSERT_IF  value lease clock log done tag_version... tag_version... | channel rnd payload deadline body kept
+--            epoch ver tags
+--   ->  stamp, or what `other_version` answers; nothing if it is late. The first tag versions are those of the new
+--   value, the last ones those of `tags`.
 -- Each call has a key `done` of its own, by which a copy that is sent again knows the success of another one. It looks
 -- there first: what the other one stored may be gone since, and would be stored again where nothing is to be.
 local at = time()
@@ -20,7 +21,7 @@ end
 local ver
 epoch, ver = publish(KEYS[3], KEYS[4], ARGV[1], ARGV[2], ARGV[3])
 redis.call('SET', KEYS[1], stamp(epoch, ver, at) .. ARGV[5], 'PX', ARGV[6])
-keep_markers(invalidated(KEYS[3], 6, own, epoch, ver), epoch, ARGV[6])
+keep_tag_versions(invalidated(KEYS[3], 6, own, epoch, ver), epoch, ARGV[6])
 redis.call('DEL', KEYS[2])
 local answer = struct.pack('>I8I8I8', epoch, ver, at)
 -- After the deadline no copy asks for it.

@@ -14,7 +14,7 @@ use tokio::time::{Instant, sleep, timeout};
 use super::call::{Call, Lua, is_staged, kept, numbers, senseless};
 use super::connection::{Connections, Failure};
 use super::names::{
-    CLOCK, DONE, HOLD, LEASE, LIVE, LOG, MARKER, Names, STATS, SWEEPER, VALUE, WRITES,
+    CLOCK, DONE, HOLD, LEASE, LIVE, LOG, Names, STATS, SWEEPER, TAG_VERSION, VALUE, WRITES,
 };
 use super::read_batcher::SingleReads;
 use super::servers::Servers;
@@ -40,8 +40,8 @@ const SCANNED: usize = 1000;
 const LONGEST_DOUBT: u32 = 2;
 /// How often a script is sent that has to be told the tags of the value that is stored, if these change each time.
 const TAGS_CHANGE: usize = 4;
-/// Markers of tags that a request reads at most.
-const MARKERS: usize = 1024;
+/// Tag versions that a request reads at most.
+const TAG_VERSIONS: usize = 1024;
 
 /// One namespace on a Redis server.
 pub(super) struct RedisLane {
@@ -209,7 +209,7 @@ impl RedisLane {
             let mut call = Call::new(lua, &self.names, keys);
             call.keys(of_key, &[*key]).own(of_lane);
             call.keys(&[DONE], &[&*this]);
-            call.keys(&[MARKER], own).keys(&[MARKER], tags);
+            call.keys(&[TAG_VERSION], own).keys(&[TAG_VERSION], tags);
             call.message(batch.payload).deadline(batch.deadline);
             call.arg(&value.body).arg(kept(value.ttls));
             more(&mut call, key);
@@ -270,8 +270,8 @@ impl RedisLane {
         let mut call = Call::new(&scripts::INSERT, &self.names, keys);
         call.own(&[CLOCK, LOG]);
         call.keys(&[VALUE], batch.keys).keys(&[LEASE], batch.keys);
-        // The script finds the markers of each value by the number of its tags, so those of the first value come first.
-        call.keys(&[MARKER], &tags);
+        // The script finds the tag versions of each value by the number of its tags: those of the first value come first.
+        call.keys(&[TAG_VERSION], &tags);
         for value in values() {
             call.stage(value);
         }
@@ -424,7 +424,7 @@ impl Lane for RedisLane {
         let read = |answer| fill(answer)?.ok_or_else(senseless);
         self.step(&scripts::FILL, keys, read, move |call| {
             call.keys(&[VALUE, LEASE], &[key]).own(&[CLOCK, LOG]);
-            call.keys(&[MARKER], &tags).stage(value);
+            call.keys(&[TAG_VERSION], &tags).stage(value);
             call.arg(lease.token).arg(lease.epoch).value(value);
             call.arg(random()).channel().arg(key);
             call.arg(payload.unwrap_or_default());
@@ -441,7 +441,7 @@ impl Lane for RedisLane {
     ) -> Reply<'a, Option<Fill>> {
         self.step(&scripts::REVALIDATE, 3 + tags.len(), fill, move |call| {
             call.keys(&[VALUE, LEASE], &[key]).own(&[CLOCK]);
-            call.keys(&[MARKER], tags);
+            call.keys(&[TAG_VERSION], tags);
             call.arg(lease.token).arg(lease.epoch).arg(seen);
             call.arg(&ttls.packed()).arg(kept(ttls));
             call.arg(random()).channel().arg(key);
@@ -470,7 +470,7 @@ impl Lane for RedisLane {
             Step::Append(append) => self.append(batch, append).boxed(),
             Step::Invalidate { hold, .. } => self.invalidate(batch, *hold),
             Step::Expire => self.change(&scripts::EXPIRE, &[VALUE, LEASE], batch),
-            Step::InvalidateTags => self.change(&scripts::INVALIDATE_TAGS, &[MARKER], batch),
+            Step::InvalidateTags => self.change(&scripts::INVALIDATE_TAGS, &[TAG_VERSION], batch),
             Step::Clear => self.change(&scripts::CLEAR, &[], batch),
             Step::EndLeases => self.change(&scripts::END_LEASES, &[], batch),
         }
@@ -487,7 +487,7 @@ impl Lane for RedisLane {
         let call = move |stored: &[u8], tags: &[Key]| {
             let mut call = Call::new(&scripts::TOUCH, &self.names, 3 + tags.len());
             call.keys(&[VALUE], &[key]).own(&[CLOCK, LOG]);
-            call.keys(&[MARKER], tags).message(payload);
+            call.keys(&[TAG_VERSION], tags).message(payload);
             call.arg(&ttls.packed()).arg(millis(ttls.kept));
             call.arg(matches!(lifetime, NewLifetime::Extended(_)));
             call.deadline(deadline).arg(stored);
@@ -500,14 +500,14 @@ impl Lane for RedisLane {
         async move {
             let mut versions = Vec::with_capacity(tags.len());
             // The server does nothing else while it executes an MGET, however long that is.
-            for tags in tags.chunks(MARKERS) {
-                let mut markers = cmd("MGET");
+            for tags in tags.chunks(TAG_VERSIONS) {
+                let mut request = cmd("MGET");
                 for tag in tags {
-                    markers.arg(self.names.name(MARKER, tag));
+                    request.arg(self.names.name(TAG_VERSION, tag));
                 }
-                let markers: Vec<Option<Vec<u8>>> = self.ask(&markers).await?;
-                versions.extend(markers.into_iter().map(|marker| {
-                    let [epoch, ver] = numbers(&marker?).ok()?;
+                let answer: Vec<Option<Vec<u8>>> = self.ask(&request).await?;
+                versions.extend(answer.into_iter().map(|stored| {
+                    let [epoch, ver] = numbers(&stored?).ok()?;
                     Some(TagVersion { epoch, ver })
                 }));
             }

@@ -16,8 +16,8 @@ use crate::util::crc16::{part, slot};
 pub(crate) const VALUE: &str = ":";
 pub(crate) const LEASE: &str = "!lease:";
 pub(crate) const HOLD: &str = "!hold:";
-/// Of a tag: its marker says when it was last invalidated.
-pub(crate) const MARKER: &str = "!tag:";
+/// The version of the last invalidation of a tag.
+pub(crate) const TAG_VERSION: &str = "!tag:";
 /// Of one request, named by a random number: its answer.
 pub(crate) const DONE: &str = "!done:";
 /// Of a body that waits for a script, named by a random number.

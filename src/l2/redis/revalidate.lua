@@ -1,4 +1,5 @@
--- REVALIDATE  value lease clock marker... | token epoch seen times kept rnd channel key  ->  answer, value, stamp
+-- REVALIDATE  value lease clock tag_version... | token epoch seen times kept rnd channel key
+--   ->  answer, value, stamp
 -- As FILL, with the value that is stored already: if it is still the version `seen`, it gets a new stamp.
 local epoch, seq, ver = clock(KEYS[3], ARGV[6])
 local mark, began_at = standing(KEYS[2], KEYS[3], epoch, ARGV[2], ARGV[1])
@@ -19,6 +20,6 @@ ver = ver + 1
 set_position(KEYS[3], epoch, seq, ver)
 redis.call('SETRANGE', KEYS[1], 0, stamp(epoch, ver, at) .. ARGV[4])
 redis.call('PEXPIRE', KEYS[1], ARGV[5])
-keep_markers(tags, epoch, ARGV[5])
+keep_tag_versions(tags, epoch, ARGV[5])
 end_lease(KEYS[2], mark, ARGV[7], ARGV[8])
 return {'OK', false, struct.pack('>I8I8I8', epoch, ver, at)}

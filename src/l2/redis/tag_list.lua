@@ -16,8 +16,8 @@ local function listed(clock, epoch)
   return '', 0
 end
 
-local function short(marker)
-  return string.sub(redis.sha1hex(marker), 1, 16)
+local function short(key)
+  return string.sub(redis.sha1hex(key), 1, 16)
 end
 
 -- Takes note that these tags were invalidated with this version.
@@ -39,9 +39,9 @@ local function list_tags(clock, first, last, epoch, ver)
   redis.call('HSET', clock, 'tags', struct.pack('>I8I8', epoch, lacking) .. list)
 end
 
--- Values with the tags of the markers KEYS[first..last] are misses from now on, however many there are, and no load that
--- began before and returns one of them is stored. A tag without a marker has no values.
-local function invalidate_markers(clock, log, first, last, channel, rnd, payload)
+-- Values with the tags whose versions are KEYS[first..last] are misses from now on, however many there are, and no load
+-- that began before and returns one of them is stored. A tag without a tag version has no values.
+local function invalidate_tags(clock, log, first, last, channel, rnd, payload)
   local epoch, ver = publish(clock, log, channel, rnd, payload)
   for i = first, last do
     redis.call('SET', KEYS[i], struct.pack('>I8I8', epoch, ver), 'XX', 'KEEPTTL')

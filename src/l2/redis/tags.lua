@@ -1,37 +1,37 @@
--- The marker of a tag holds the version of the tag's last invalidation, and its epoch. It exists for as long as any value
+-- A tag version holds the epoch and the version of the last invalidation of a tag. It exists for as long as any value
 -- with the tag; without it these values are misses. The clock lists the tags that were invalidated last, whether or not
--- they have a marker: so a marker that is missing can be made again (rule 20).
+-- they have a tag version: so a tag version that is missing can be made again (rule 20).
 
--- The versions that the markers KEYS[first..last] hold; false where there is none of this epoch, or only one that the
--- lane has not issued. Without keys there are none.
-local function markers(first, last, epoch, issued)
+-- The numbers in the tag versions KEYS[first..last]; false where there is none of this epoch, or only one that the lane
+-- has not issued. Without keys there are none.
+local function tag_versions(first, last, epoch, issued)
   if first > last then
     return {}
   end
   local held = redis.call('MGET', unpack(KEYS, first, last))
-  for i, marker in ipairs(held) do
+  for i, tag_version in ipairs(held) do
     local of, ver
-    if marker and #marker == 16 then
-      of, ver = struct.unpack('>I8I8', marker)
+    if tag_version and #tag_version == 16 then
+      of, ver = struct.unpack('>I8I8', tag_version)
     end
     held[i] = of == epoch and ver <= issued and ver
   end
   return held
 end
 
--- When each of these tags was invalidated last: by its marker; where there is none the version is that of the last
--- invalidation or a later one.
+-- When each of these tags was invalidated last: by its tag version; where there is none, the number is the version of
+-- the last invalidation or a later one.
 local function invalidated(clock, first, last, epoch, issued)
   local tags = {}
   local list, lacking
-  for i, ver in ipairs(markers(first, last, epoch, issued)) do
+  for i, ver in ipairs(tag_versions(first, last, epoch, issued)) do
     local key = KEYS[first + i - 1]
     if not ver and not list then
       list, lacking = listed(clock, epoch)
     end
     local at = not ver and string.find(list, short(key), 1, true)
     tags[i] = {
-      marker = key,
+      key = key,
       exists = ver,
       ver = ver or at and struct.unpack('>I8', list, at + 16) or lacking
     }
@@ -49,13 +49,13 @@ local function any_after(tags, ver)
   return false
 end
 
--- Has the markers exist for as long as a value that is kept for so many ms, and makes those that are missing.
-local function keep_markers(tags, epoch, kept)
+-- Has the tag versions exist for as long as a value that is kept for so many ms, and makes those that are missing.
+local function keep_tag_versions(tags, epoch, kept)
   for _, tag in ipairs(tags) do
     if tag.exists then
-      redis.call('PEXPIRE', tag.marker, kept, 'GT')
+      redis.call('PEXPIRE', tag.key, kept, 'GT')
     else
-      redis.call('SET', tag.marker, struct.pack('>I8I8', epoch, tag.ver), 'PX', kept)
+      redis.call('SET', tag.key, struct.pack('>I8I8', epoch, tag.ver), 'PX', kept)
     end
   end
 end
@@ -80,9 +80,9 @@ local function tags_of(key, head)
   return count(tags, 1) and tags
 end
 
--- Whether a value of this version is valid by the markers KEYS[first..]: all are there, and none is later.
+-- Whether a value of this version is valid by the tag versions KEYS[first..]: all are there, and none is later.
 local function is_valid(first, epoch, ver)
-  for _, at in ipairs(markers(first, #KEYS, epoch, ver)) do
+  for _, at in ipairs(tag_versions(first, #KEYS, epoch, ver)) do
     if not at then
       return false
     end
@@ -90,7 +90,7 @@ local function is_valid(first, epoch, ver)
   return true
 end
 
--- Of how many tags the markers follow in KEYS, for a body; of one that is staged, the number is what was sent instead.
+-- How many tag versions follow in KEYS for a body. In the place of a body that is staged, the caller sends the number.
 local function count_tags(body)
   return is_staged(body) and tonumber(body) or count(body, #body - struct.unpack('>I2', body, 43) + 1)
 end

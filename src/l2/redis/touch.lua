@@ -1,6 +1,7 @@
--- TOUCH  value clock log marker... | channel rnd payload times kept extends deadline tags
+-- TOUCH  value clock log tag_version... | channel rnd payload times kept extends deadline tags
 --   ->  the time; then the version of the change or 0, and the new stamp, if there is something to touch; nothing if it
---   is late; 'T', the time and the tags of the stored value if they are others than `tags`, which have these markers
+--   is late; 'T', the time and the tags of the stored value if they are others than `tags`, to which the tag versions
+--   belong
 -- Gives the stored value a new lifetime; or if it `extends` one ('1'), never a shorter one, and not beyond the end.
 local at = time()
 if ARGV[7] ~= '' and at > tonumber(ARGV[7]) then

@@ -1,6 +1,6 @@
 -- What a script answers that stores a value only in the place of one with the version `epoch` and `ver`, or of none if these
 -- are zeros, and finds another one under KEYS[1]: the time. Or 'T', the time and the tags of the stored value, if these are
--- others than `tags`, whose markers are KEYS[first..]. nil if it is that version.
+-- others than `tags`, whose tag versions are KEYS[first..]. nil if it is that version.
 local function other_version(at, clock_epoch, issued, first, epoch, ver, tags)
   local head = head_of(KEYS[1])
   local of, stored, expires_at = read_stamp(head)

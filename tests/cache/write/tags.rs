@@ -26,7 +26,7 @@ over_both_stores!(
     callers_of_many_keys_that_come_later_get_no_value_from_before,
     a_caller_that_comes_later_joins_no_read_from_before,
     a_read_under_way_is_not_kept,
-    a_marker_that_was_read_before_does_not_count,
+    a_tag_version_that_was_read_before_does_not_count,
     what_was_called_before_comes_before,
     a_missed_message_is_replayed,
     a_deferred_invalidation_holds_the_tag_and_is_delivered,
@@ -382,7 +382,7 @@ async fn a_read_under_way_is_not_kept(fleet: Fleet) {
 
 /// A second value of the tag is read after the message: what the instance knows of the tag is newer than the answer to
 /// the first.
-async fn a_marker_that_was_read_before_does_not_count(fleet: Fleet) {
+async fn a_tag_version_that_was_read_before_does_not_count(fleet: Fleet) {
     let ((a, _), (b, wire)) = pair(&fleet).await;
     for key in ["first", "second"] {
         insert(&a, key, &["t"]).await;
@@ -800,14 +800,14 @@ async fn an_instance_that_cannot_ask_has_a_miss(fleet: Fleet) {
 
 /// Redis removes keys for want of memory, in any order.
 #[tokio::test]
-async fn a_tag_whose_marker_is_lost_fails_closed() {
+async fn a_tag_whose_version_is_lost_fails_closed() {
     let mut fleet = Fleet::redis().await;
     let (a, _) = fleet.instance().await;
     insert(&a, "k", &["t", "u"]).await;
     insert(&a, "other", &["u"]).await;
     let mut raw = fleet.server().connection().await;
-    let markers: Vec<String> = redis(&mut raw, &["KEYS", "*!tag:*"]).await;
-    assert_eq!(markers.len(), 2);
+    let tag_versions: Vec<String> = redis(&mut raw, &["KEYS", "*!tag:*"]).await;
+    assert_eq!(tag_versions.len(), 2);
     let deleted: u32 = redis(&mut raw, &["DEL", "{test:text.0}!tag:t"]).await;
     assert_eq!(deleted, 1);
     let (b, _) = fleet.instance().await;
@@ -821,7 +821,7 @@ async fn a_tag_whose_marker_is_lost_fails_closed() {
     assert_eq!(left(&c, &["other"]).await, ["other"]);
 }
 
-/// Nor does the marker of another epoch make a tag known: what Redis keeps of this one may have been invalidated.
+/// Nor does a tag version of another epoch make a tag known: what Redis keeps of this one may have been invalidated.
 #[tokio::test]
 async fn what_is_known_of_a_tag_is_of_one_epoch() {
     let fleet = Fleet::redis().await;

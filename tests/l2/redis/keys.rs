@@ -359,12 +359,12 @@ async fn what_is_no_value_of_the_lane_is_absent_when_times_and_versions_are_comp
     }
 }
 
-/// Written by another program, or left from before: what is no marker of now counts as none, and is replaced.
+/// Written by another program, or left from before: text that is no tag version of now counts as none, and is replaced.
 #[tokio::test]
-async fn a_marker_that_makes_no_sense_is_made_anew() {
+async fn a_tag_version_that_makes_no_sense_is_made_anew() {
     let store = Redis::start().await;
     let (lane, mut raw) = (&*store.lane(), store.server.connection().await);
-    let marker = format!("{{{NAMESPACE}.0}}!tag:a");
+    let name = format!("{{{NAMESPACE}.0}}!tag:a");
     let stored = insert_tagged(lane, "k", LONG, &["a"]).await;
     let of = |epoch: u64, ver: u64| [epoch.to_be_bytes(), ver.to_be_bytes()].concat();
     let far = 1 << 52;
@@ -377,7 +377,7 @@ async fn a_marker_that_makes_no_sense_is_made_anew() {
     ] {
         let mut set = larder::l2::deadpool_redis::redis::cmd("SET");
         let () = set
-            .arg(&marker)
+            .arg(&name)
             .arg(&senseless)
             .query_async(&mut raw)
             .await
@@ -390,8 +390,8 @@ async fn a_marker_that_makes_no_sense_is_made_anew() {
         assert_eq!(made.map(|at| (at.epoch, at.ver)), Some((stored.epoch, 0)));
         invalidate(lane, &["other"]).await;
     }
-    let () = run(&mut raw, &["DEL", &marker]).await;
-    let _: i64 = run(&mut raw, &["RPUSH", &marker, "a list"]).await;
+    let () = run(&mut raw, &["DEL", &name]).await;
+    let _: i64 = run(&mut raw, &["RPUSH", &name, "a list"]).await;
     assert_eq!(tag_version(lane, "a").await, None);
     let at = invalidate_tags(lane, &["a"]).await;
     insert_tagged(lane, "k", LONG, &["a"]).await;
