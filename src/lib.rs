@@ -159,6 +159,9 @@ pub mod guide {
     #[doc = include_str!("guide/design.md")]
     pub mod design {}
 
+    #[doc = include_str!("guide/costs.md")]
+    pub mod costs {}
+
     #[doc = include_str!("guide/migrating.md")]
     pub mod migrating {}
 }
