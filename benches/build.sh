@@ -14,7 +14,7 @@ service() {
     name=$1_$2
     mkdir -p "$services/$name/src"
     sed -e "s/name = \"compile_cost\"/name = \"$name\"/" -e '/^edition.workspace/c edition = "2024"' \
-        -e '/^rust-version.workspace/d' -e "s|path = \"../..\"|path = \"$here\"|" \
+        -e '/^rust-version.workspace/d' -e '/^autobins/d' -e "s|path = \"../..\"|path = \"$here\"|" \
         -e 's/"macros", "rt"/"macros", "rt-multi-thread"/' -e '/^\[dev-dependencies\]/,$d' \
         tests/compile_cost/Cargo.toml >"$services/$name/Cargo.toml"
     printf '\n[workspace]\n' >>"$services/$name/Cargo.toml"
