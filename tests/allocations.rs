@@ -189,7 +189,7 @@ fn an_entry_takes_little_more_than_in_moka() {
 /// Memory of an empty cache on Redis with the default options, beside an empty moka of the same capacity.
 #[test]
 fn an_empty_cache_takes_little() {
-    const CACHES: usize = 10;
+    const CACHES: i64 = 10;
     let _alone = alone();
     let runtime = runtime();
     let mut caches = Vec::new();
@@ -207,7 +207,7 @@ fn an_empty_cache_takes_little() {
     let of_moka = allocation_counter::measure(|| {
         mokas.extend((0..CACHES).map(|_| moka::sync::Cache::new(10_000)));
     });
-    let [ours, moka] = [of_ours, of_moka].map(|of| of.bytes_current / 1024 / CACHES as i64);
+    let [ours, moka] = [of_ours, of_moka].map(|of| of.bytes_current / 1024 / CACHES);
     println!("an empty cache takes {ours} KiB, an empty moka {moka} KiB");
     assert!(ours <= 400, "{ours} KiB, moka {moka} KiB");
 }
