@@ -103,7 +103,7 @@ impl Fleet {
         }
     }
 
-    /// An instance that has subscribed.
+    /// An instance that has subscribed, and has the answer to its first heartbeat.
     pub(crate) async fn instance(&self) -> (Texts, Network) {
         self.instance_with(|builder| builder).await
     }
@@ -111,6 +111,7 @@ impl Fleet {
     pub(crate) async fn instance_with(&self, set: impl FnOnce(Set) -> Set) -> (Texts, Network) {
         let (cache, network) = self.build(set);
         cache.ready().await;
+        network.heartbeat_answered().await;
         (cache, network)
     }
 

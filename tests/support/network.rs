@@ -96,6 +96,8 @@ struct Wires {
     /// Whether requests turn out to have gone to another server than the subscription, once.
     mislead: AtomicBool,
     subscribed: watch::Sender<usize>,
+    /// Whether an answer to a heartbeat has come.
+    answered: watch::Sender<bool>,
 }
 
 /// How many are lost, and which error their callers get.
@@ -139,6 +141,7 @@ impl Network {
             latency_ms: AtomicU64::new(0),
             mislead: AtomicBool::new(false),
             subscribed: watch::Sender::default(),
+            answered: watch::Sender::default(),
         };
         Self {
             store: Arc::new(store),
@@ -283,6 +286,15 @@ impl Network {
             .await
             .map(|_| ());
         reached.unwrap_or_else(|_| panic!("there are not {n} subscribers within {LIMIT:?}"));
+    }
+
+    /// Waits until the instance has an answer to a heartbeat. An instance sends the first one when it has subscribed,
+    /// whatever its settings. The answer shows messages that the test drops, if it comes later than the first of them.
+    pub(crate) async fn heartbeat_answered(&self) {
+        let mut answered = self.wires.answered.subscribe();
+        let waiting = timeout(LIMIT, answered.wait_for(|answered| *answered));
+        let answered = waiting.await.map(|_| ());
+        answered.unwrap_or_else(|_| panic!("no heartbeat is answered within {LIMIT:?}"));
     }
 
     async fn carry<T>(
@@ -707,6 +719,10 @@ impl Stream for WiredSubscription {
                     self.heartbeat = Some(clock);
                 }
                 Poll::Ready(event) => {
+                    if let Some(Ok(Event::Heartbeat(_))) = &event {
+                        // A caller that waits for it runs once the instance has looked at the answer.
+                        wires.answered.send_replace(true);
+                    }
                     wires
                         .let_through
                         .store(let_through.saturating_sub(1), SeqCst);

@@ -209,6 +209,7 @@ async fn a_token_is_for_every_kind_of_loader(fleet: Fleet) {
         let (calls, (builder, wire)) = (Calls::default(), fleet.builder());
         let b = kind(without_heartbeats(builder), &calls);
         b.ready().await;
+        wire.heartbeat_answered().await;
         a.insert("k", "old".to_owned()).await.unwrap();
         eventually("b keeps it", || async {
             b.get("k").await.unwrap();
