@@ -68,7 +68,8 @@ struct Shared {
 
 impl Caches {
     /// The caches of a service whose Redis server is that of the settings: they share one pool of connections. If the
-    /// settings name no server, each cache has L1 only and hears of no change of another instance; a line at WARN says so.
+    /// settings name no server, each cache has L1 only and hears of no change of another instance; a line at WARN says
+    /// so.
     ///
     /// # Errors
     ///

@@ -67,7 +67,8 @@ impl Token {
         }
     }
 
-    /// Names two writes of one cache, in whatever order: look-ups that are given it answer with nothing older than either.
+    /// Names two writes of one cache, in whatever order: look-ups that are given it answer with nothing older than
+    /// either.
     ///
     /// In a cache with one lane the token of the later write covers the earlier one, whatever their keys. With several
     /// [`lanes`](crate::Builder::lanes) it covers those of its own lanes: so a service adds up the tokens of a user.

@@ -12,8 +12,8 @@ impl<V: Send + Sync + 'static> Value for V {}
 
 /// A value without its type, shared by L1 and all callers.
 ///
-/// The engine and L1 handle values only like this, so they are compiled once, with this crate. The handle of a cache and
-/// the functions that its builder was given know the type.
+/// The engine and L1 handle values only like this, so they are compiled once, with this crate. The handle of a cache
+/// and the functions that its builder was given know the type.
 #[derive(Clone, Debug)]
 pub(crate) struct AnyValue(Arc<dyn Any + Send + Sync>);
 

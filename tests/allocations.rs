@@ -1,5 +1,5 @@
-//! A hit in L1 allocates nothing; inserts, entries and tags take no more than so much. A binary of its own, as all of it uses
-//! the counting allocator.
+//! A hit in L1 allocates nothing; inserts, entries and tags take no more than so much. A binary of its own, as all of
+//! it uses the counting allocator.
 
 #![allow(
     clippy::unwrap_used,
@@ -24,8 +24,8 @@ use tokio::runtime::{Builder, Runtime};
 
 use crate::support::eventually::eventually;
 
-/// One test at a time: moka's garbage is freed by whichever thread comes to it, and counts for the test that made it until
-/// then.
+/// One test at a time: moka's garbage is freed by whichever thread comes to it, and counts for the test that made it
+/// until then.
 fn alone() -> MutexGuard<'static, ()> {
     static ALONE: Mutex<()> = Mutex::new(());
     ALONE.lock().unwrap_or_else(PoisonError::into_inner)
@@ -318,8 +318,8 @@ fn a_layer_that_does_nothing_takes_nothing() {
     );
 }
 
-/// Clients choose how many responses there are, how large they are, and what they depend on. The bound is not sharp: see the
-/// documentation of the layer.
+/// Clients choose how many responses there are, how large they are, and what they depend on. The bound is not sharp:
+/// see the documentation of the layer.
 #[cfg(feature = "http")]
 #[test]
 fn responses_take_about_the_bytes_that_l1_may_hold() {
@@ -392,8 +392,8 @@ impl Drop for Counted {
     }
 }
 
-/// What moka has put out is dropped once no thread of the process looks at moka: in a binary with tests that run at the same
-/// time, that can take long.
+/// What moka has put out is dropped once no thread of the process looks at moka: in a binary with tests that run at the
+/// same time, that can take long.
 #[test]
 fn what_moka_puts_out_takes_no_room_however_often_it_was_hit() {
     const CAPACITY: u32 = 250;

@@ -405,8 +405,8 @@ mod large {
     /// A quarter of what a worker of Tokio has, unless it is set.
     const STACK: usize = 512 << 10;
 
-    /// About the deepest that are decoded in place, and the deepest of all: a level is an `Option`, a list or an enum, and
-    /// a struct.
+    /// About the deepest that are decoded in place, and the deepest of all: a level is an `Option`, a list or an enum,
+    /// and a struct.
     const DEPTHS: [usize; 15] = [0, 6, 7, 8, 14, 15, 16, 61, 62, 63, 64, 125, 126, 127, 128];
 
     /// Decodes nested values, up to the deepest that is taken, and drops them.

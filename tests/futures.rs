@@ -1,5 +1,5 @@
-//! The future of a call is small, whatever the types of keys and values are: a call that goes beyond L1 keeps its state in
-//! a box. The loader or the value that a call is given lies in its future once.
+//! The future of a call is small, whatever the types of keys and values are: a call that goes beyond L1 keeps its state
+//! in a box. The loader or the value that a call is given lies in its future once.
 
 #![allow(clippy::unwrap_used, reason = "a failed step ends the test")]
 

@@ -1,4 +1,5 @@
-//! Spans for a tracing backend: what a miss, a refresh and a subscription spend their time on. No key or value is in them.
+//! Spans for a tracing backend: what a miss, a refresh and a subscription spend their time on. No key or value is in
+//! them.
 
 #![allow(
     clippy::expect_used,
@@ -172,7 +173,8 @@ fn a_refresh_and_an_l2_that_is_away() {
     assert!(has(&spans, &away), "{spans:#?}");
 }
 
-/// What a backend shows as the time of the request: it waits for the load, and not for the changes that may be on their way.
+/// What a backend shows as the time of the request: it waits for the load, and not for the changes that may be on their
+/// way.
 #[test]
 fn the_span_of_a_hit_that_is_compared_ends_with_the_load() {
     let all = spans(async {

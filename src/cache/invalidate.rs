@@ -93,7 +93,8 @@ impl<K: CacheKey, V: Send + Sync + 'static> Cache<K, V> {
     /// # Errors
     ///
     /// [`CommitError`] tells a commit that failed from one that succeeded and whose key was not invalidated; of the
-    /// latter it has the result. It is an error for `?` if that of the commit is one; `anyhow::Error` is none, so match it.
+    /// latter it has the result. It is an error for `?` if that of the commit is one; `anyhow::Error` is none, so match
+    /// it.
     ///
     /// ```
     /// # async fn demo() -> Result<(), Box<dyn std::error::Error>> {

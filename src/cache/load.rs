@@ -34,8 +34,8 @@ impl<K: CacheKey, V: Send + Sync + 'static> Cache<K, V> {
     /// loader must not look up its own key in the same cache: it gets an error, as it would wait for itself.
     ///
     /// Cost: nothing is allocated and nothing is sent on a fresh L1 hit. One round trip if L2 has the value, three if
-    /// it is loaded. The future takes about 40 bytes and what the loader captures, which lies in it once. A call that L1
-    /// does not answer boxes its loader and the rest of its work.
+    /// it is loaded. The future takes about 40 bytes and what the loader captures, which lies in it once. A call that
+    /// L1 does not answer boxes its loader and the rest of its work.
     ///
     /// # Errors
     ///

@@ -77,7 +77,8 @@ use crate::util::partial_debug::partial_debug;
 /// L1 drops values while moka does other work, with locks held. Their `Drop` must not panic, and must not call a cache:
 /// it could wait for itself.
 pub struct Cache<K, V: Send + Sync + 'static> {
-    /// Knows neither of the two types. Stopped with the last clone of a cache. Tasks hold only the parts that they need.
+    /// Knows neither of the two types. Stopped with the last clone of a cache. Tasks hold only the parts that they
+    /// need.
     engine: Arc<Engine>,
     types: PhantomData<fn(&K) -> V>,
 }
@@ -105,8 +106,8 @@ impl<K, V: Send + Sync + 'static> Cache<K, V> {
         self.engine().loads()
     }
 
-    /// Looks a key up in L1. A key that is too long is a miss. The key is written as text on the stack; after a miss the
-    /// caller writes it again.
+    /// Looks a key up in L1. A key that is too long is a miss. The key is written as text on the stack; after a miss
+    /// the caller writes it again.
     #[inline]
     pub(crate) fn look_up<Q: CacheKey + ?Sized>(&self, key: &Q) -> Option<AnyEntry> {
         Engine::get_local(&self.engine, KeyWriter::new().write(key).ok()?)

@@ -76,8 +76,8 @@ impl<K: CacheKey, V: Send + Sync + 'static> Cache<K, V> {
         self.engine().health()
     }
 
-    /// The health of each [lane](crate::Builder::lanes), in their order: which of them is away. [`health`](Self::health) is
-    /// that of the worst.
+    /// The health of each [lane](crate::Builder::lanes), in their order: which of them is away.
+    /// [`health`](Self::health) is that of the worst.
     #[must_use]
     pub fn lane_health(&self) -> Vec<Health> {
         self.engine().lane_health()

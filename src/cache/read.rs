@@ -54,8 +54,8 @@ impl<K: CacheKey, V: Send + Sync + 'static> Cache<K, V> {
     /// long, the look-up is a miss, which is counted in [`stats`](Self::stats) and logged. A stale entry is returned,
     /// flagged; only [`get_or_load`](Self::get_or_load) and [`get_many_or_load`](Self::get_many_or_load) refresh it.
     ///
-    /// Cost: nothing is allocated on an L1 hit. Otherwise the rest of the call is boxed, and takes one round trip; callers
-    /// that ask for a key that is being read share one more.
+    /// Cost: nothing is allocated on an L1 hit. Otherwise the rest of the call is boxed, and takes one round trip;
+    /// callers that ask for a key that is being read share one more.
     ///
     /// ```
     /// # async fn demo() -> Result<(), Box<dyn std::error::Error>> {

@@ -1,8 +1,8 @@
-//! Where the types of keys and values end: loaders, commits and keys of users become those of the engine, and its answers
-//! become typed again.
+//! Where the types of keys and values end: loaders, commits and keys of users become those of the engine, and its
+//! answers become typed again.
 //!
-//! Each function here is compiled for each call of a user, so it is short: it boxes what it is given, and calls a function
-//! that does not depend on types.
+//! Each function here is compiled for each call of a user, so it is short: it boxes what it is given, and calls a
+//! function that does not depend on types.
 
 use std::error::Error;
 use std::sync::Arc;

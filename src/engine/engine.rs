@@ -46,8 +46,8 @@ use crate::util::lock::lock;
 /// How often a caller of `ready` looks whether the subscribers are still there.
 const LOOK_AGAIN: Duration = Duration::from_secs(1);
 
-/// A running instance, with as many lanes as its namespace has. Its tasks hold the parts that they need, and are stopped
-/// with the last handle.
+/// A running instance, with as many lanes as its namespace has. Its tasks hold the parts that they need, and are
+/// stopped with the last handle.
 pub(crate) struct Engine {
     /// The calls that need no other part are those of the contexts.
     pub(crate) contexts: Arc<Lanes<Arc<Context>>>,
@@ -58,8 +58,8 @@ pub(crate) struct Engine {
     /// The task that records, once it has been started.
     recording: Mutex<Option<AbortOnDropHandle<()>>>,
     instance: Arc<Instance>,
-    /// That which has taken the place of this one, as the namespace has another number of lanes now (rule 27). Calls that
-    /// have begun here end here.
+    /// That which has taken the place of this one, as the namespace has another number of lanes now (rule 27). Calls
+    /// that have begun here end here.
     next: OnceLock<Arc<Self>>,
 }
 
@@ -509,7 +509,8 @@ impl Engine {
         let _changing = lock(&self.instance.changing);
         let mut is_new = false;
         for ctx in self.all().flat_map(|engine| engine.contexts.iter()) {
-            // Release, for `Context::is_off`: a thread that sees the switch on again sees the new generation of L1, too.
+            // Release, for `Context::is_off`: a thread that sees the switch on again sees the new generation of L1,
+            // too.
             let was_off = ctx.is_off.swap(!is_enabled, Ordering::AcqRel);
             is_new |= was_off == is_enabled;
             if !is_enabled && !was_off {

@@ -17,7 +17,8 @@ use crate::l2::{Member, MemberInfo, WriteAck};
 use crate::util::retry_delays::poll_delays;
 
 /// A member whose entry has not changed for so many times its `max_staleness` is silent. One that relies on a proof has
-/// changed it less than three of these times ago (rule 16); the rest is a margin for clocks that do not run at the same speed.
+/// changed it less than three of these times ago (rule 16); the rest is a margin for clocks that do not run at the same
+/// speed.
 const SILENT_AFTER: u32 = 10;
 /// Members that a wait reads at a time, once it knows which are behind: so few that a read costs the server about as
 /// much as a heartbeat.
@@ -47,7 +48,8 @@ impl Members {
         }
     }
 
-    /// If it is for this instance to do so, looks at the members, and removes the silent ones from the list of the lane.
+    /// If it is for this instance to do so, looks at the members, and removes the silent ones from the list of the
+    /// lane.
     async fn sweep(&self, seen: &mut Seen, interval: Duration) -> Result<(), L2Error> {
         let (lane, breaker) = (&self.ctx.lane, &self.ctx.breaker);
         // Only an instance that looks again and again sees that a member is silent: so one request may be lost.
@@ -99,8 +101,8 @@ impl Members {
         }
     }
 
-    /// Looks which members have not applied a message yet: all members if none is known to be `behind`, or else the next
-    /// few of those. Returns how many of them are; nothing if the lane does not know.
+    /// Looks which members have not applied a message yet: all members if none is known to be `behind`, or else the
+    /// next few of those. Returns how many of them are; nothing if the lane does not know.
     async fn look(&self, behind: &mut VecDeque<MemberInfo>, ack: WriteAck) -> Option<usize> {
         let ctx = &*self.ctx;
         let next = behind.iter().take(AT_A_TIME).map(|member| member.id);

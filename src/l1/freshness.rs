@@ -255,8 +255,8 @@ impl Freshness {
         self.issued.load(Ordering::Acquire)
     }
 
-    /// Whether a write of this lane that a token names has been applied here, with all changes before it (rule 22). To be asked
-    /// before a look-up, which finds nothing older then.
+    /// Whether a write of this lane that a token names has been applied here, with all changes before it (rule 22). To
+    /// be asked before a look-up, which finds nothing older then.
     ///
     /// Not by the versions that messages name, as anybody who may publish can make them up (rule 21): only by that of
     /// the lane.

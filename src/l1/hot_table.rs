@@ -80,8 +80,8 @@ impl HotTable {
         drop(former);
     }
 
-    /// Puts an entry in the cell of its key, if this key was the last to be cleared from it, and nothing has come since.
-    /// Returns whether the cell has not been cleared since it had been cleared `clears` times.
+    /// Puts an entry in the cell of its key, if this key was the last to be cleared from it, and nothing has come
+    /// since. Returns whether the cell has not been cleared since it had been cleared `clears` times.
     ///
     /// Any other key waits for a look-up that is [promoted](is_promoted), though its cell is empty: moka records few of
     /// the hits here, and needs the first ones to choose which entries stay.

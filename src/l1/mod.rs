@@ -91,7 +91,8 @@ impl L1 {
         (self.held(key, now)).filter(|_| self.freshness.is_live_at(now))
     }
 
-    /// The entry that may be served at `now` but for the proof that it is current, which ran out less than `limit` before.
+    /// The entry that may be served at `now` but for the proof that it is current, which ran out less than `limit`
+    /// before.
     pub(crate) fn get_unproven(&self, key: &str, now: Tick, limit: Duration) -> Option<Held> {
         (self.held(key, now)).filter(|_| self.freshness.was_live(now, limit))
     }
@@ -166,8 +167,8 @@ impl L1 {
         self.put_read(op, fresh);
     }
 
-    /// Stores a value that this instance has inserted: a change like any other, but an older entry is replaced rather than
-    /// evicted.
+    /// Stores a value that this instance has inserted: a change like any other, but an older entry is replaced rather
+    /// than evicted.
     pub(crate) fn put_inserted(&self, op: &Op, fresh: &Held) {
         let change = self.note_issued(fresh.version);
         if change.is_some() {

@@ -25,8 +25,9 @@ pub(super) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
         .unwrap_or_else(std::sync::PoisonError::into_inner)
 }
 
-/// How many locks there are for the keys in flight, and for the hot table. With 256, the tables of twenty caches leave the
-/// cache of a processor core, which costs them a tenth of their look-ups in L2. The tests of interleavings need one.
+/// How many locks there are for the keys in flight, and for the hot table. With 256, the tables of twenty caches leave
+/// the cache of a processor core, which costs them a tenth of their look-ups in L2. The tests of interleavings need
+/// one.
 pub(super) const SHARDS: usize = if cfg!(larder_interleavings) { 1 } else { 64 };
 
 /// How many cells the hot table may have, powers of two. The tests of interleavings need one.

@@ -1,8 +1,8 @@
 //! The second level: a store that all instances share.
 //!
 //! [`RedisL2`] and [`MemoryL2`] implement the same traits and pass the same tests. An [`L2`] opens the [`Lane`]s of
-//! a cache's namespace. Every step of a lane that changes something is atomic. On Redis a step is one round trip, but for
-//! a read of more keys than fit a request, a script that the server has to load first, and a request that is sent
+//! a cache's namespace. Every step of a lane that changes something is atomic. On Redis a step is one round trip, but
+//! for a read of more keys than fit a request, a script that the server has to load first, and a request that is sent
 //! again.
 //!
 //! Architecture invariant: an L2 stores values, orders changes and publishes them. It knows nothing of L1, of loads in
@@ -225,13 +225,13 @@ pub trait Lane: Send + Sync + fmt::Debug {
     /// The messages from number `first` on, as far as the lane still has them and as many as it gives at a time.
     fn replay(&self, first: u64) -> Reply<'_, Vec<Message>>;
 
-    /// The instances that are subscribed, and those that ended without leaving, until they are forgotten. With `ids` the
-    /// list has these members only, and is as cheap as it is short.
+    /// The instances that are subscribed, and those that ended without leaving, until they are forgotten. With `ids`
+    /// the list has these members only, and is as cheap as it is short.
     fn members<'a>(&'a self, ids: &'a [u64]) -> Reply<'a, Members>;
 
-    /// All members, if this instance is the one that looks for silent ones: it becomes so, for `ttl`, if no other one is,
-    /// and remains so if it is already. That is not exact, as the lane's clock may be stepped: several instances may
-    /// look, or none for a while.
+    /// All members, if this instance is the one that looks for silent ones: it becomes so, for `ttl`, if no other one
+    /// is, and remains so if it is already. That is not exact, as the lane's clock may be stepped: several instances
+    /// may look, or none for a while.
     fn sweep(&self, id: u64, ttl: Duration) -> Reply<'_, Option<Members>>;
 
     /// Removes a member if its entry is exactly this one, so not if it has noted something since. The lane itself does
@@ -291,10 +291,10 @@ pub trait Lane: Send + Sync + fmt::Debug {
 pub trait Subscription: Stream<Item = Result<Event, L2Error>> + Send + Unpin {
     /// Asks for an [`Event::Heartbeat`]. It comes after all messages that the lane published before it.
     ///
-    /// Before the lane answers, it notes that this instance has applied all messages up to `applied`, if that is news or
-    /// if nothing was noted for twice its `max_staleness`. The answer is an error if that could not be noted, or if this
-    /// instance is not in the list of members any more, or the list has another generation than the one that it has
-    /// joined.
+    /// Before the lane answers, it notes that this instance has applied all messages up to `applied`, if that is news
+    /// or if nothing was noted for twice its `max_staleness`. The answer is an error if that could not be noted, or if
+    /// this instance is not in the list of members any more, or the list has another generation than the one that it
+    /// has joined.
     fn heartbeat(&mut self, applied: Applied);
 
     /// When to ask for a heartbeat that comes once in an interval, and is due at `by`: then or up to an interval
@@ -366,8 +366,8 @@ pub struct Member {
     pub info: MemberInfo,
     /// How far it was when it noted that last.
     pub applied: Applied,
-    /// Names that note, or the subscription if there was none since: a random number. While it stays the same, the member
-    /// has noted nothing.
+    /// Names that note, or the subscription if there was none since: a random number. While it stays the same, the
+    /// member has noted nothing.
     pub note: u64,
 }
 
@@ -427,8 +427,8 @@ impl Noted {
         }
     }
 
-    /// Whether a heartbeat of now has to note this: if it is news, and else in twice `max_staleness` (rule 16), at a time
-    /// that `align` makes common to several members.
+    /// Whether a heartbeat of now has to note this: if it is news, and else in twice `max_staleness` (rule 16), at a
+    /// time that `align` makes common to several members.
     pub(crate) fn is_due(
         &mut self,
         applied: Applied,

@@ -29,8 +29,8 @@ impl<K: CacheKey, V: Send + Sync + 'static> Cache<K, V> {
     ///
     /// Cost: values are stored in batches, of 1 024 or of what has come in 100 ms. A batch sends L2 a request for each
     /// key and one for each value that is stored, 64 of them at a time, and two for what was changed meanwhile; and it
-    /// sends the other instances one empty message. Holds two batches of each lane in memory. While no value comes, two requests a
-    /// second.
+    /// sends the other instances one empty message. Holds two batches of each lane in memory. While no value comes, two
+    /// requests a second.
     ///
     /// # Errors
     ///

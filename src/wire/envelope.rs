@@ -8,7 +8,7 @@
 //!  76  codec u8, flags u8, length of the tags u16
 //!  80  type tag u64
 //!  88  payload length u32
-//!  92  checksum u64: XXH3 of all that follows, seeded with XXH3 of bytes 76..92, which is seeded with that of the place
+//! 92  checksum u64: XXH3 of all that follows, seeded with XXH3 of bytes 76..92, which is seeded with that of the place
 //! 100  payload, then the tags: for each, length u16, bytes
 //! ```
 //! The place is the namespace and the key: bytes that were copied to another key are damaged there. The checksum is for

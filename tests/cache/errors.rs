@@ -155,8 +155,8 @@ enum Tagged {
     Number { value: u64 },
 }
 
-/// Is written with a field less than it is read with: the length of the list is taken for the first field, and the first
-/// element for the length.
+/// Is written with a field less than it is read with: the length of the list is taken for the first field, and the
+/// first element for the length.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 struct Shifted {
     #[serde(skip_serializing)]

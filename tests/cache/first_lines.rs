@@ -1,5 +1,5 @@
-//! The lines that users write first compile, without a type that they would have to name. Lines that do not compile are in
-//! the documentation of `LookupBy`, with the error of the compiler.
+//! The lines that users write first compile, without a type that they would have to name. Lines that do not compile are
+//! in the documentation of `LookupBy`, with the error of the compiler.
 
 #![allow(
     clippy::needless_borrows_for_generic_args,

@@ -1,5 +1,5 @@
-//! The kill switch: an instance that is switched off stores nothing and returns nothing that is stored, and keeps the others up
-//! to date.
+//! The kill switch: an instance that is switched off stores nothing and returns nothing that is stored, and keeps the
+//! others up to date.
 
 use std::time::Duration;
 

@@ -1,11 +1,12 @@
 //! Three instances at full load while Redis is killed, paused, flushed, cut off and slowed, and the source fails; then
 //! the same without this crate. `sh tests/chaos.sh` says how to run it.
 //!
-//! Every 20 s one fault begins, and is over after 10 s; in its seconds 6 to 9 the source fails, too. So every round shows
-//! each fault alone, with a source that is down, and the recovery. TTLs are so short that values expire within a fault.
+//! Every 20 s one fault begins, and is over after 10 s; in its seconds 6 to 9 the source fails, too. So every round
+//! shows each fault alone, with a source that is down, and the recovery. TTLs are so short that values expire within a
+//! fault.
 //!
-//! The instances are in one process, each with a runtime of its own: an L1 hit takes less than a microsecond, which HTTP
-//! between processes would hide.
+//! The instances are in one process, each with a runtime of its own: an L1 hit takes less than a microsecond, which
+//! HTTP between processes would hide.
 //!
 //! - [`faults`] of Redis, and the [`source`] that fails; the [`services`] and their [`clients`]
 //! - [`run`] joins these; [`seen`], [`recovery`] and [`resources`] measure

@@ -27,8 +27,8 @@ pub(crate) enum Loop {
 pub(crate) struct Seen {
     /// How long the requests of the open loop took, failed ones too.
     pub(crate) latency: Histogram<u64>,
-    /// How long answers from L1 took in bursts over keys that L1 always has: the caches of the processor are as warm in all
-    /// phases. Fallbacks are not among them: these wait for a load to fail.
+    /// How long answers from L1 took in bursts over keys that L1 always has: the caches of the processor are as warm in
+    /// all phases. Fallbacks are not among them: these wait for a load to fail.
     pub(crate) l1: Histogram<u64>,
     /// Of the open loop.
     pub(crate) failed: u64,

@@ -209,8 +209,8 @@ async fn a_customer_sees_what_is_so() {
             .await
     );
 
-    // Neither the card nor the hash of a password is in a cache: Redis has all that an L1 has, and the service that takes
-    // the card has none.
+    // Neither the card nor the hash of a password is in a cache: Redis has all that an L1 has, and the service that
+    // takes the card has none.
     let redis = Redis::open(format!("redis://127.0.0.1:{}", shop.port + 90)).unwrap();
     let mut redis = redis.get_multiplexed_async_connection().await.unwrap();
     let keys: Vec<Vec<u8>> = cmd("KEYS").arg("*").query_async(&mut redis).await.unwrap();

@@ -610,7 +610,8 @@ fn sentinels_without_a_majority() {
     });
 }
 
-/// One line when it begins and one when it is over, however many caches meet it; and one for all that is lost with them.
+/// One line when it begins and one when it is over, however many caches meet it; and one for all that is lost with
+/// them.
 #[test]
 fn an_outage_is_said_once_for_all_caches_of_a_server() {
     let log = Log::default();

@@ -100,8 +100,8 @@ async fn a_flood_leaves_a_gap(rig: &Rig) -> bool {
     instance.stat("replays").await > replays && proxy.connections(Kind::Subscription) == connections
 }
 
-/// Publishes notices that the lease of a key has ended that nobody asks for, in one step of Redis. Returns how many bytes
-/// each subscriber gets.
+/// Publishes notices that the lease of a key has ended that nobody asks for, in one step of Redis. Returns how many
+/// bytes each subscriber gets.
 async fn publish_notices(rig: &Rig) -> usize {
     let notices = Script::new("for _ = 1, ARGV[1] do redis.call('PUBLISH', KEYS[1], 'LE\\1?') end");
     let mut redis = rig.redis.connection().await;

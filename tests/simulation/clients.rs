@@ -521,8 +521,8 @@ async fn change(world: &Arc<World>, instance: &Arc<Instance>, key: u64, rng: &mu
     note(world, instance, write, result.as_ref());
 }
 
-/// Two instances have their caches write a number each to the source. The second one writes after the first; what they do to
-/// the stores and to each other comes in any order. The caller holds the key's lock.
+/// Two instances have their caches write a number each to the source. The second one writes after the first; what they
+/// do to the stores and to each other comes in any order. The caller holds the key's lock.
 async fn write_through(world: &Arc<World>, instance: &Arc<Instance>, key: u64, rng: &mut Rng) {
     world.recorder.count(Fault::WrittenThrough);
     let other = awake(world, rng).await;

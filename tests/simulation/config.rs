@@ -272,8 +272,8 @@ impl Config {
         looked_up * self.l2_timeout_ms + refreshed
     }
 
-    /// A caller that has waited for a load may find that a tag was invalidated meanwhile, or that the load began before the
-    /// write whose token it has; a request for tag versions is one more.
+    /// A caller that has waited for a load may find that a tag was invalidated meanwhile, or that the load began before
+    /// the write whose token it has; a request for tag versions is one more.
     fn loads_again_within_ms(&self) -> u64 {
         if self.tags > 0.0 || self.tokens > 0.0 {
             4 * self.l2_timeout_ms + self.lease_wait_ms + self.load_timeout_ms

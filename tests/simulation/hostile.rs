@@ -157,8 +157,8 @@ impl Config {
                 delay_ms: 0..=30,
                 ..base
             },
-            // Invalidations of tags, which loads and reads do not outlive; of some the store loses what it knows, and new
-            // instances have nothing else.
+            // Invalidations of tags, which loads and reads do not outlive; of some the store loses what it knows, and
+            // new instances have nothing else.
             20 => Self {
                 keys: 6,
                 load_ms: 20..=150,
@@ -194,7 +194,8 @@ impl Config {
                 write_rest_ms: 60,
                 ..base
             },
-            // Writes that reach the source later, beside others, and a source that changes some; workers that are silent.
+            // Writes that reach the source later, beside others, and a source that changes some; workers that are
+            // silent.
             24 => Self {
                 written_behind: 0.6,
                 load_ms: 20..=150,
@@ -229,8 +230,8 @@ impl Config {
                 ],
                 ..base
             },
-            // Old primaries that answer as before, also those who read only and those whose subscription is silent, while
-            // another one takes the writes.
+            // Old primaries that answer as before, also those who read only and those whose subscription is silent,
+            // while another one takes the writes.
             26 => Self {
                 has_sentinels: true,
                 instances: 4,
@@ -261,8 +262,8 @@ impl Config {
                 ],
                 ..base
             },
-            // Instances that are restarted one by one, with one number of lanes and with another, while some do not hear of
-            // that.
+            // Instances that are restarted one by one, with one number of lanes and with another, while some do not
+            // hear of that.
             27 => Self {
                 lanes: vec![1, 2, 4, 8, 16],
                 instances: 4,

@@ -395,8 +395,8 @@ impl Lane for FarLane {
                 async move { lane.acquire_lease(&key, ask).await }.boxed()
             };
             let answer = self.ask(serve, grant, false).await;
-            // Not of a refresh, which asks with the version that it has, nor of a read: a load may wait beside them. Where
-            // there are tags, a load asks like this, too, if the tag of what is there was invalidated.
+            // Not of a refresh, which asks with the version that it has, nor of a read: a load may wait beside them.
+            // Where there are tags, a load asks like this, too, if the tag of what is there was invalidated.
             let is_refresh = matches!(ask.want, Want::OtherThan(_)) && self.link.config.tags == 0.0;
             if !ask.ttl.is_zero() && !is_refresh {
                 self.note_wait(key, &answer);

@@ -107,8 +107,8 @@ fn where_keys_lie_in_lanes_no_promise_breaks() {
     });
 }
 
-/// Each server restarts, fails over and is cut off by itself. Witnesses name its primary, as in a cluster. In some worlds
-/// the lanes are more after a while, and servers lose what they knew of that.
+/// Each server restarts, fails over and is cut off by itself. Witnesses name its primary, as in a cluster. In some
+/// worlds the lanes are more after a while, and servers lose what they knew of that.
 #[test]
 fn where_lanes_lie_on_several_servers_no_promise_breaks() {
     no_promise_breaks("on servers", "where_lanes_lie_on_several", 5, |seed| {

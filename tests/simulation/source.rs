@@ -34,8 +34,8 @@ thread_local! {
     static MEANWHILE: RefCell<Option<Meanwhile>> = const { RefCell::new(None) };
 }
 
-/// Runs a closure while a value is encoded, after as many others. To encode takes time, in which other threads go on; in a
-/// simulated world there are none.
+/// Runs a closure while a value is encoded, after as many others. To encode takes time, in which other threads go on;
+/// in a simulated world there are none.
 pub(crate) fn while_encoding(after: usize, run: impl FnOnce() + 'static) {
     MEANWHILE.set(Some((after, Box::new(run))));
 }
@@ -145,8 +145,8 @@ impl Source {
         version
     }
 
-    /// Commits a value that those which wait will overwrite. `None` if there is no number for it. A cache that is given the
-    /// value may return it until those have reached the source.
+    /// Commits a value that those which wait will overwrite. `None` if there is no number for it. A cache that is given
+    /// the value may return it until those have reached the source.
     pub(crate) fn commit_beside(&self, key: u64, is_inserted: bool) -> Option<u64> {
         let next = self.current(key) + 1;
         let mut behind = self.row(key).behind.lock().unwrap();

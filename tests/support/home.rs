@@ -1,5 +1,5 @@
-//! Where the caches of a test have their values: on a server, or, with `LARDER_CLUSTER`, on a cluster of one node. So the
-//! same tests run with both.
+//! Where the caches of a test have their values: on a server, or, with `LARDER_CLUSTER`, on a cluster of one node. So
+//! the same tests run with both.
 
 use std::env;
 

@@ -68,7 +68,8 @@ impl RedisCluster {
         Self::start_with(3, 1, &[]).await
     }
 
-    /// With more arguments of every node, e.g. `&["--cluster-replica-no-failover", "yes"]`; they come last, so they win.
+    /// With more arguments of every node, e.g. `&["--cluster-replica-no-failover", "yes"]`; they come last, so they
+    /// win.
     pub(crate) async fn start_with(primaries: usize, replicas_each: usize, extra: &[&str]) -> Self {
         Self::start_as(primaries, replicas_each, extra, Way::Direct).await
     }

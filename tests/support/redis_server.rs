@@ -50,7 +50,8 @@ impl RedisServer {
         Self::start_as(|_| (), extra).await
     }
 
-    /// Whose INFO does not show these fields, as that of some services does not: the same program with other names in it.
+    /// Whose INFO does not show these fields, as that of some services does not: the same program with other names in
+    /// it.
     pub(crate) async fn start_without(fields: &[&str], extra: &[&str]) -> Self {
         let rename = |field: &&str| format!("s/{field}:%s/x{}:%s/;", &field[1..]);
         let renames: String = fields.iter().map(rename).collect();

@@ -147,8 +147,9 @@ impl Loads {
         }
     }
 
-    /// L2 and then one call of the loader for all that it lacks, for keys that L1 did not have, or whose values are due to
-    /// be refreshed. Returns their entries with their places. `loader` makes the loader for the keys at these places.
+    /// L2 and then one call of the loader for all that it lacks, for keys that L1 did not have, or whose values are due
+    /// to be refreshed. Returns their entries with their places. `loader` makes the loader for the keys at these
+    /// places.
     pub(super) async fn get_rest(
         self: &Arc<Self>,
         rest: Vec<Rest>,

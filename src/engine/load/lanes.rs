@@ -23,8 +23,8 @@ impl LaneLoads {
         self.of(&key).refresh(key, loader)
     }
 
-    /// Asks L2, and then loads the keys that it lacks by one call of the loader in each lane. Returns the entries of all
-    /// keys, in their order. `loader` makes the loader for the keys at these places.
+    /// Asks L2, and then loads the keys that it lacks by one call of the loader in each lane. Returns the entries of
+    /// all keys, in their order. `loader` makes the loader for the keys at these places.
     pub(crate) fn get_rest<'a>(
         &'a self,
         mut looked_up: LookedUp,

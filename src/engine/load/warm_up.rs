@@ -32,7 +32,8 @@ pub(crate) struct WarmUp {
 }
 
 struct Progress {
-    /// Whether each lane knows its position in the log: the stream is not polled before, as its values may be read then.
+    /// Whether each lane knows its position in the log: the stream is not polled before, as its values may be read
+    /// then.
     has_begun: bool,
     /// How many values the stream has, if it says so.
     total: Option<u64>,
@@ -100,7 +101,8 @@ impl WarmUp {
         }
     }
 
-    /// Takes values from the stream while the lanes have room for them, and calls `progress` after each batch of a lane.
+    /// Takes values from the stream while the lanes have room for them, and calls `progress` after each batch of a
+    /// lane.
     pub(crate) fn poll(
         &mut self,
         cx: &mut Context<'_>,

@@ -1,5 +1,5 @@
-//! Changes of keys in several lanes, of tags, of prefixes and of all: each lane has its part, and they run side by side.
-//! A lane that L2 does not answer for defers its own part.
+//! Changes of keys in several lanes, of tags, of prefixes and of all: each lane has its part, and they run side by
+//! side. A lane that L2 does not answer for defers its own part.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -23,8 +23,8 @@ pub(crate) type LaneWrites = Lanes<Arc<Writes>>;
 /// The end of a call that changes something, as a future that does not depend on the types of its caller.
 type WriteCall<'a, T = Token> = BoxFuture<'a, Result<T, WriteError>>;
 
-/// An update of a key, in its turn. Its caller knows the type of the value, and repeats the attempt until the value that
-/// it has made is stored.
+/// An update of a key, in its turn. Its caller knows the type of the value, and repeats the attempt until the value
+/// that it has made is stored.
 pub(crate) struct Update<'a> {
     writes: &'a Writes,
     attempts: Attempts<'a>,

@@ -155,9 +155,11 @@ impl Writes {
             .into_iter()
             .map(|(key, value, encoded, tags)| {
                 let op = ctx.l1.in_flight.begin(&key);
-                // Not before: in the generation of the operation, or of a later one, in which it stores nothing (rule 20).
+                // Not before: in the generation of the operation, or of a later one, in which it stores nothing (rule
+                // 20).
                 let tags = ctx.l1.tags(&tags);
-                // After the operation has begun: if the cache is switched off later than this looks, L1 is emptied of it.
+                // After the operation has begun: if the cache is switched off later than this looks, L1 is emptied of
+                // it.
                 let is_off = ctx.is_off();
                 if is_off && step == Step::Insert {
                     return Write::new(ctx, key, Step::INVALIDATE);

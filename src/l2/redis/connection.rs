@@ -59,8 +59,8 @@ impl Source {
         L2Error::timed_out(after)
     }
 
-    /// Whether the witnesses, if any, still name the server of a connection. Values that are read over it may be as old as
-    /// that (rule 26).
+    /// Whether the witnesses, if any, still name the server of a connection. Values that are read over it may be as old
+    /// as that (rule 26).
     fn believes(&self, shared: &Shared, term: u64) -> bool {
         // Before there is a subscriber, nothing but L2 is used.
         let within = match self.max_staleness.load(Ordering::Relaxed) {
@@ -321,7 +321,8 @@ impl Connections {
                 Ok(answer)
             }
             Some(Err(error)) => {
-                // Such a server refuses each request before it executes anything, so this copy was not executed (rule 14).
+                // Such a server refuses each request before it executes anything, so this copy was not executed (rule
+                // 14).
                 let not_executed = is(&error, is_not_executed);
                 if is(&error, is_no_primary) || error.is_unrecoverable_error() {
                     self.discard(live);

@@ -270,7 +270,8 @@ impl RedisLane {
         let mut call = Call::new(&scripts::INSERT, &self.names, keys);
         call.own(&[CLOCK, LOG]);
         call.keys(&[VALUE], batch.keys).keys(&[LEASE], batch.keys);
-        // The script finds the tag versions of each value by the number of its tags: those of the first value come first.
+        // The script finds the tag versions of each value by the number of its tags: those of the first value come
+        // first.
         call.keys(&[TAG_VERSION], &tags);
         for value in values() {
             call.stage(value);

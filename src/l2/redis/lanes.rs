@@ -1,5 +1,5 @@
-//! How many lanes a namespace has, where the instances that use it were told different numbers (rule 27): the larger one
-//! counts. The clock of the only lane of one, `{ns.0}!clock`, names the number, whether or not that lane is used.
+//! How many lanes a namespace has, where the instances that use it were told different numbers (rule 27): the larger
+//! one counts. The clock of the only lane of one, `{ns.0}!clock`, names the number, whether or not that lane is used.
 //!
 //! Each step is about one clock, as the clocks may lie on several servers.
 

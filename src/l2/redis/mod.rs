@@ -6,8 +6,8 @@
 //! - [`lane`]: the steps, each a script or a command; [`scripts`]: the `.lua` files; [`call`]: one call of a script
 //! - [`read_batcher`]: reads of all lanes on a server that share a request; [`read_request`]: over which connection it
 //!   goes
-//! - [`shared`]: the connections that all lanes on a server share, [`per_runtime`] on each runtime; [`connection`]: one for
-//!   requests, as a lane uses it
+//! - [`shared`]: the connections that all lanes on a server share, [`per_runtime`] on each runtime; [`connection`]: one
+//!   for requests, as a lane uses it
 //! - [`pubsub`]: the one that subscribes, for messages and heartbeats; [`subscription`]: the part of it that is a
 //!   lane's
 //! - [`run`]: the first request of a lane over a connection; [`lanes`]: which lanes of a namespace may be used
@@ -77,11 +77,11 @@ use crate::util::partial_debug::partial_debug;
 
 /// The second level on a Redis server, version 7.0 or later, or Valkey.
 ///
-/// Clones are for several caches of a process: their requests share one connection of the pool, and single keys that are
-/// read at about the same time share a request, of whatever cache they are. When that connection is busy for the first
-/// time, they take a second one for reads, so that a large value does not delay the reads behind it. So a pool of your
-/// own needs two connections to spare, however many caches are on it; with one, they work without the second. Another
-/// connection, outside the pool, subscribes for all of them, and carries their heartbeats.
+/// Clones are for several caches of a process: their requests share one connection of the pool, and single keys that
+/// are read at about the same time share a request, of whatever cache they are. When that connection is busy for the
+/// first time, they take a second one for reads, so that a large value does not delay the reads behind it. So a pool of
+/// your own needs two connections to spare, however many caches are on it; with one, they work without the second.
+/// Another connection, outside the pool, subscribes for all of them, and carries their heartbeats.
 ///
 /// A cache that gives up on a connection, as after several requests in a row that were not answered in time, takes a
 /// new one; the others keep theirs. Caches on different runtimes share none, as a connection ends with its runtime.
@@ -193,13 +193,13 @@ impl RedisL2 {
         }
     }
 
-    /// A Redis Cluster, or a cluster of Valkey, of which these are nodes: the others are learnt from one that answers. Give
-    /// several, or a name that leads to all of them. User, password and TLS of the first are those of all nodes.
+    /// A Redis Cluster, or a cluster of Valkey, of which these are nodes: the others are learnt from one that answers.
+    /// Give several, or a name that leads to all of them. User, password and TLS of the first are those of all nodes.
     ///
     /// A namespace has four lanes on it unless [`lanes`](crate::Builder::lanes) says otherwise, each with one of the
     /// primaries. The primaries are asked for the owner of each lane whenever a connection is made, and with each
-    /// heartbeat: a node is believed while a majority of all primaries names it. Otherwise its values are not used, neither
-    /// from L1, at the latest after `max_staleness`, nor from L2. Costs, failovers and moves of slots:
+    /// heartbeat: a node is believed while a majority of all primaries names it. Otherwise its values are not used,
+    /// neither from L1, at the latest after `max_staleness`, nor from L2. Costs, failovers and moves of slots:
     /// [`redis`](crate::guide::redis#cluster).
     ///
     /// To a cluster that `redis-cli --cluster create` has made, send `CLUSTER BUMPEPOCH` once, to one of its primaries:

@@ -43,8 +43,8 @@ pub(crate) struct Names {
     pub(super) said: Arc<Said>,
 }
 
-/// Whether the log has said of the servers of a [`RedisL2`](super::RedisL2) that they do without something: once for all
-/// lanes.
+/// Whether the log has said of the servers of a [`RedisL2`](super::RedisL2) that they do without something: once for
+/// all lanes.
 #[derive(Default)]
 pub(crate) struct Said {
     no_names: AtomicBool,

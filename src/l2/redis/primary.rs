@@ -107,8 +107,8 @@ impl Primary {
         })
     }
 
-    /// Fails unless a majority of the witnesses still names the primary of this term for a slot, asked after this call. Then
-    /// the term is to be doubted.
+    /// Fails unless a majority of the witnesses still names the primary of this term for a slot, asked after this call.
+    /// Then the term is to be doubted.
     pub(super) async fn confirm(&self, term: u64, slot: Option<u16>) -> Result<(), L2Error> {
         match (&self.witnesses, slot) {
             (Witnesses::None, _) => Ok(()),

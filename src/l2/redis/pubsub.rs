@@ -77,16 +77,16 @@ pub(super) struct Heartbeat {
     pub(super) answer: oneshot::Sender<Result<LaneClock, L2Error>>,
 }
 
-/// The clock of a lane in the answer to HEARTBEAT: whether it is in order, epoch, seq and ver; and the generation of the
-/// list of members that the instance is in.
+/// The clock of a lane in the answer to HEARTBEAT: whether it is in order, epoch, seq and ver; and the generation of
+/// the list of members that the instance is in.
 type ClockRow = (bool, u64, u64, u64, u64);
 
 /// By the slots of lanes, whether the witnesses name the server that answers.
 type Confirmed = BTreeMap<Option<u16>, Result<(), L2Error>>;
 
 impl PubSub {
-    /// The connection, and whether it had to be made, which begins with a pause. Safe to cancel: then another caller makes
-    /// it.
+    /// The connection, and whether it had to be made, which begins with a pause. Safe to cancel: then another caller
+    /// makes it.
     pub(super) async fn connect(
         &self,
         primary: &Primary,
@@ -442,8 +442,9 @@ fn receive(channels: &Mutex<Channels>, push: PushInfo) {
         }
         (PushKind::Subscribe | PushKind::SSubscribe, ..) => {}
         (PushKind::Unsubscribe | PushKind::SUnsubscribe, ..) if all.leaving > 0 => {}
-        // The connection is lost, the server has ended a subscription, as when its slot has gone to another node, or the
-        // push is of an unexpected kind. The client takes it for the answer to the next request: no later one counts.
+        // The connection is lost, the server has ended a subscription, as when its slot has gone to another node, or
+        // the push is of an unexpected kind. The client takes it for the answer to the next request: no later one
+        // counts.
         _ => {
             drop(all);
             end(channels);

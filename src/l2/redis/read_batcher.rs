@@ -1,11 +1,11 @@
-//! The read batchers: single keys that are read at about the same time go to the server in one request, of whatever lane
-//! they are. Each server has one batcher for each runtime. A lane has a bounded queue there, into which callers put their
-//! reads; whenever the [`Pacing`] allows, a task takes the next batch from the queues, each in its turn, sends it and
-//! hands out the answers.
+//! The read batchers: single keys that are read at about the same time go to the server in one request, of whatever
+//! lane they are. Each server has one batcher for each runtime. A lane has a bounded queue there, into which callers
+//! put their reads; whenever the [`Pacing`] allows, a task takes the next batch from the queues, each in its turn,
+//! sends it and hands out the answers.
 //!
-//! A lane that is busy or slow harms no other one: it has a capacity of its own, each batch has room for every lane that
-//! waits, and a lane has a limited number of batches under way. No read takes longer than the limit of a request, the
-//! wait in the queue included.
+//! A lane that is busy or slow harms no other one: it has a capacity of its own, each batch has room for every lane
+//! that waits, and a lane has a limited number of batches under way. No read takes longer than the limit of a request,
+//! the wait in the queue included.
 //!
 //! This must not know how a request is made up or over which connection it goes (`read_request`).
 
@@ -128,8 +128,8 @@ impl SingleReads {
     /// Reads a key within the limit of a request. May be dropped at any time.
     pub(super) fn get<'a>(&'a self, key: &'a str) -> BoxFuture<'a, ReadResult> {
         async move {
-            // The batcher keeps the time, not a timer for each read: it is of the runtime that this was first polled on.
-            // If it has ended with that runtime, this is now on another.
+            // The batcher keeps the time, not a timer for each read: it is of the runtime that this was first polled
+            // on. If it has ended with that runtime, this is now on another.
             if let Some(answered) = self.queue().join(key)
                 && let Ok(answer) = answered.await
             {
@@ -316,8 +316,8 @@ impl ReadBatcher {
             let Some(largest) = groups.pop() else {
                 return;
             };
-            // The turn is that of the largest group alone: lanes whose connection is slow, or has to be made, hold up no
-            // batch of the others.
+            // The turn is that of the largest group alone: lanes whose connection is slow, or has to be made, hold up
+            // no batch of the others.
             for group in groups {
                 tokio::spawn(group.fetch(hand_out));
             }

@@ -4,8 +4,8 @@
 //! nil for a value that is not a string; an error of GET for such a value is treated alike. When to send, and which
 //! keys together, is decided in [`read_batcher`](super::read_batcher).
 //!
-//! The keys of several lanes go in one request if the lanes have one connection. Each lane keeps its own time limit, and
-//! judges by itself whether the connection is still good. If the server does not answer such a request with values,
+//! The keys of several lanes go in one request if the lanes have one connection. Each lane keeps its own time limit,
+//! and judges by itself whether the connection is still good. If the server does not answer such a request with values,
 //! each lane sends its own, so that what fails one of them fails no other.
 
 use std::pin::pin;
@@ -231,8 +231,8 @@ pub(super) fn grouped<K, H>(parts: Vec<Part<K, H>>) -> Vec<Group<K, H>> {
     for part in parts {
         let requests = &part.requests;
         let slot = requests.names.slot;
-        // The same line for all that may share a request, as the lanes on a server share what is expected: if each chose
-        // for itself, there would be two requests.
+        // The same line for all that may share a request, as the lanes on a server share what is expected: if each
+        // chose for itself, there would be two requests.
         let is_first_busier = match chosen {
             Some((of, is_first_busier)) if of == slot => is_first_busier,
             _ => requests.is_first_busier(),

@@ -1,5 +1,5 @@
-//! The Lua scripts. Each is one atomic step, and every key that it touches is declared to it, but for those of a heartbeat
-//! that is for several lanes.
+//! The Lua scripts. Each is one atomic step, and every key that it touches is declared to it, but for those of a
+//! heartbeat that is for several lanes.
 
 use super::call::Lua;
 

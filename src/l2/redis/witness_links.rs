@@ -1,5 +1,5 @@
-//! Servers that are asked where a primary is: sentinels, or the nodes of a cluster. Each over one connection on a runtime,
-//! which is kept. Does not know the questions.
+//! Servers that are asked where a primary is: sentinels, or the nodes of a cluster. Each over one connection on a
+//! runtime, which is kept. Does not know the questions.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex};

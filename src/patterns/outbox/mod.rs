@@ -56,8 +56,8 @@
 //! - *Between the commit and the invalidation* readers get the old value: for the time of one request if the caller
 //!   invalidates after the commit, and for the bound if it died.
 //! - *Twice*: a row stays when the caller has invalidated its key, so the relay does it once more. That removes a value
-//!   that was loaded in between, so a key may be loaded a second time after a change. To delete the row instead, the caller
-//!   would need another transaction for each change, while the relay deletes many at a time. A value that was
+//!   that was loaded in between, so a key may be loaded a second time after a change. To delete the row instead, the
+//!   caller would need another transaction for each change, while the relay deletes many at a time. A value that was
 //!   [inserted](crate::Cache::insert) in between is removed as well.
 //! - *Deferred*: while L2 cannot be reached, `invalidate` is deferred in the memory of the process, and a crash loses
 //!   that. The row stays until L2 has accepted the invalidation. Each relay that has tried drops the key from its own
@@ -68,13 +68,13 @@
 //!
 //! A row has an id, the namespace of the cache, `key` or `tag`, the text of the key as Redis shows it, and when it was
 //! written. The ids say nothing of the order of commits: a transaction may commit after another one with higher ids. So
-//! the relay remembers no position: it reads the rows that are there, the lowest ids first. The time is that of the writer's
-//! clock, and is used for the [lag](OutboxStats::lag) alone. A relay leaves the rows of other namespaces where they
-//! are; rows of a namespace without a relay stay. A row that names no possible key, as its name is too long or not
+//! the relay remembers no position: it reads the rows that are there, the lowest ids first. The time is that of the
+//! writer's clock, and is used for the [lag](OutboxStats::lag) alone. A relay leaves the rows of other namespaces where
+//! they are; rows of a namespace without a relay stay. A row that names no possible key, as its name is too long or not
 //! UTF-8, is deleted as if it were delivered.
 //!
-//! Each driver creates the same table, and can deliver the rows that the other one has written. The definitions are constants,
-//! for your migrations: [`SQLITE_TABLE`], and with sqlx also `POSTGRES_TABLE` and `MYSQL_TABLE`.
+//! Each driver creates the same table, and can deliver the rows that the other one has written. The definitions are
+//! constants, for your migrations: [`SQLITE_TABLE`], and with sqlx also `POSTGRES_TABLE` and `MYSQL_TABLE`.
 //!
 //! # Many relays
 //!
@@ -85,10 +85,10 @@
 //!
 //! # Two caches, of which one is made of the other
 //!
-//! Rows of two caches are delivered in any order. If pages are made of products, a page could be made anew between the two
-//! deliveries, of the old product, and stay. Let the row for the page be written when the one for the product is deleted,
-//! by a trigger on the table; `examples/shop` has one. An instance that has missed the message about the product may use
-//! its copy for `max_staleness` after that, so the TTL of such pages has to bound that.
+//! Rows of two caches are delivered in any order. If pages are made of products, a page could be made anew between the
+//! two deliveries, of the old product, and stay. Let the row for the page be written when the one for the product is
+//! deleted, by a trigger on the table; `examples/shop` has one. An instance that has missed the message about the
+//! product may use its copy for `max_staleness` after that, so the TTL of such pages has to bound that.
 //!
 //! # Needs
 //!

@@ -143,8 +143,8 @@ pub struct WriteBehind<K, V: Send + Sync + 'static> {
 
 /// The streams of all lanes and their workers, without the types of keys and values.
 struct Streams {
-    /// The lanes of the streams. Once the namespace has others, these take no writes: no worker would find those that the
-    /// others take.
+    /// The lanes of the streams. Once the namespace has others, these take no writes: no worker would find those that
+    /// the others take.
     engine: Arc<Engine>,
     capacity: u64,
     counters: Arc<Counters>,

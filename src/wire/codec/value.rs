@@ -10,7 +10,8 @@ use super::{Category, Codec, CodecStack, Context, Result};
 use crate::util::partial_debug::partial_debug;
 use crate::vocabulary::{AnyValue, Value};
 
-/// Encodes and decodes the values of a cache: a [`CodecStack`] for one type, which only the place where this is made knows.
+/// Encodes and decodes the values of a cache: a [`CodecStack`] for one type, which only the place where this is made
+/// knows.
 pub(crate) trait ValueCodec: Send + Sync {
     /// Appends the bytes of `value` to `out`, and returns the id of their format; leaves `out` as it was on an error.
     ///

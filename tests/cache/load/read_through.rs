@@ -299,8 +299,8 @@ async fn a_batch_ends_with_its_window() {
     assert_eq!(calls.take(), [["a", "b"], ["c", "d"]]);
 }
 
-/// The first load began before the invalidation, so the second caller does not join it. Without an L2 no lease keeps them
-/// apart.
+/// The first load began before the invalidation, so the second caller does not join it. Without an L2 no lease keeps
+/// them apart.
 #[tokio::test(start_paused = true)]
 async fn a_key_that_is_in_a_batch_begins_the_next() {
     let calls = Calls::default();

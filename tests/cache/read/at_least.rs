@@ -37,7 +37,8 @@ fn text(entry: Option<Entry<String>>) -> Option<String> {
     entry.map(|entry| entry.to_string())
 }
 
-/// Two instances that have `old` in L1, for some keys with the tag `t`. From now on the second one receives no messages.
+/// Two instances that have `old` in L1, for some keys with the tag `t`. From now on the second one receives no
+/// messages.
 async fn apart(fleet: &Fleet, keys: &[&str]) -> ((Texts, Network), (Texts, Network)) {
     let ((a, to_a), (b, to_b)) = pair(fleet).await;
     for key in keys {

@@ -399,7 +399,8 @@ async fn a_read_does_not_bring_back_what_another_instance_removed(fleet: Fleet) 
     }
 }
 
-/// As while a service is deployed anew with `sliding`: its former instances insert, and touch, for so long and no longer.
+/// As while a service is deployed anew with `sliding`: its former instances insert, and touch, for so long and no
+/// longer.
 async fn a_lifetime_that_was_given_without_sliding_is_not_extended(fleet: Fleet) {
     let (old, _) = fleet.instance_with(|b| still(b).l2_ttl(IDLE)).await;
     let (new, _) = fleet.instance_with(sliding).await;

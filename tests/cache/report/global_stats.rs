@@ -1,4 +1,5 @@
-//! The counters of the whole fleet: any instance answers for all, also for those that have ended, and nothing counts twice.
+//! The counters of the whole fleet: any instance answers for all, also for those that have ended, and nothing counts
+//! twice.
 
 use std::time::Duration;
 

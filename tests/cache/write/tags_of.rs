@@ -1,4 +1,5 @@
-//! `Builder::tags_of`: a value has its tags whoever stores it, so that no call takes it out of reach of `invalidate_tag`.
+//! `Builder::tags_of`: a value has its tags whoever stores it, so that no call takes it out of reach of
+//! `invalidate_tag`.
 
 use std::io;
 use std::time::Duration;

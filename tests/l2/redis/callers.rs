@@ -1,5 +1,6 @@
-//! Callers of several instances, who change a source and read through the caches while a test makes faults. What they read
-//! is held to the promise: nothing that was invalidated, from `max_staleness` after the invalidation has returned on.
+//! Callers of several instances, who change a source and read through the caches while a test makes faults. What they
+//! read is held to the promise: nothing that was invalidated, from `max_staleness` after the invalidation has returned
+//! on.
 
 use std::collections::VecDeque;
 use std::io;
@@ -80,8 +81,8 @@ pub(super) struct Counts {
 }
 
 impl Callers {
-    /// On so many instances, each with connections of its own. Nobody writes through the last one: while it has all keys in
-    /// L1, its heartbeats alone can find out that it is with an old primary.
+    /// On so many instances, each with connections of its own. Nobody writes through the last one: while it has all
+    /// keys in L1, its heartbeats alone can find out that it is with an old primary.
     pub(super) async fn start(instances: usize, keys: usize, l2: impl Fn() -> RedisL2) -> Self {
         let row = |n| Row {
             key: format!("k{n}"),

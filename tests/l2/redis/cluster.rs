@@ -143,8 +143,8 @@ async fn nodes_that_hide_their_processes_hand_nothing_over() {
     assert!(usable(&*lane, "k").await.is_some());
 }
 
-/// The former primary says that the new one has all, or it does not: also if it begins anew with what it had saved before
-/// the write that was lost, and goes on from there.
+/// The former primary says that the new one has all, or it does not: also if it begins anew with what it had saved
+/// before the write that was lost, and goes on from there.
 #[tokio::test]
 #[ignore = "restarts many servers: sh tests/proof.sh cluster"]
 async fn an_epoch_goes_on_only_if_nothing_was_lost() {

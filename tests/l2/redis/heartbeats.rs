@@ -73,8 +73,8 @@ async fn has_swept(raw: &MultiplexedConnection) {
     .await;
 }
 
-/// A minute of beats at the default `max_staleness`, sooner: nothing that an instance sends on its own comes once in so much
-/// time, but for its counters, which do not change while it is idle.
+/// A minute of beats at the default `max_staleness`, sooner: nothing that an instance sends on its own comes once in so
+/// much time, but for its counters, which do not change while it is idle.
 #[tokio::test]
 async fn an_idle_minute_costs_its_heartbeats() {
     // One in a third of 2 s.

@@ -1,7 +1,7 @@
 //! Services, their workers and Redis are killed at random: what was acknowledged reaches the database.
 //!
-//! A service is this test program once more: it runs [`a_service_to_be_killed`] alone, which writes without end and prints
-//! what was acknowledged.
+//! A service is this test program once more: it runs [`a_service_to_be_killed`] alone, which writes without end and
+//! prints what was acknowledged.
 
 use std::collections::BTreeMap;
 use std::env;

@@ -70,7 +70,8 @@ async fn few_large_values_are_taken_at_a_time() {
     assert_eq!(behind.replay_dead_letters().await.unwrap(), 3);
 }
 
-/// The worker whose pause is longer than its fence lasts would leave the batch to the other, which begins to count anew.
+/// The worker whose pause is longer than its fence lasts would leave the batch to the other, which begins to count
+/// anew.
 #[tokio::test]
 async fn attempts_are_counted_also_if_others_could_take_over() {
     let redis = RedisServer::start().await;

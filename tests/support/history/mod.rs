@@ -82,8 +82,8 @@ pub(crate) struct Seen {
     pub(crate) stored: bool,
     /// Whether it was handed out without proof that it is current, and flagged so.
     pub(crate) unproven: bool,
-    /// Whether it was handed out because a newer one could not be loaded, and flagged so. All that holds of other values
-    /// holds of it, too.
+    /// Whether it was handed out because a newer one could not be loaded, and flagged so. All that holds of other
+    /// values holds of it, too.
     pub(crate) fallback: bool,
 }
 

@@ -1,4 +1,5 @@
-//! Whether a primary that has taken over has all that the former one has executed, by what that says of itself (rule 28).
+//! Whether a primary that has taken over has all that the former one has executed, by what that says of itself (rule
+//! 28).
 
 use std::sync::Mutex;
 use std::time::Duration;

@@ -1,5 +1,5 @@
-//! What a node of a cluster says of it, and which primary is believed to have a slot, by the views of several (rule 26).
-//! Does no I/O.
+//! What a node of a cluster says of it, and which primary is believed to have a slot, by the views of several (rule
+//! 26). Does no I/O.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -54,8 +54,8 @@ impl<T> Ranges<T> {
 }
 
 impl View {
-    /// Reads the answers of a node to CLUSTER NODES and, after that, to CLUSTER INFO. It was asked at this address, which
-    /// counts if it does not know its own.
+    /// Reads the answers of a node to CLUSTER NODES and, after that, to CLUSTER INFO. It was asked at this address,
+    /// which counts if it does not know its own.
     pub(super) fn read(nodes: &str, info: &str, asked: &Address) -> Option<Self> {
         let epoch = info.split_once("cluster_current_epoch:")?.1;
         let epoch: u64 = epoch.lines().next()?.trim().parse().ok()?;
@@ -187,8 +187,8 @@ impl Views {
     /// Whether a majority of the primaries names this one for a slot.
     ///
     /// The primary itself counts only if all that count have taken part in no election whose winner they do not know: a
-    /// replica is promoted by the votes of a majority, which has a primary in common with this one. Otherwise the others
-    /// have to be a majority without it: that which has believed its successor has one of them in common.
+    /// replica is promoted by the votes of a majority, which has a primary in common with this one. Otherwise the
+    /// others have to be a majority without it: that which has believed its successor has one of them in common.
     fn is_believed(&self, id: &str, slot: u16) -> bool {
         let names_it = |view: &&View| view.has_vote() && view.owner(slot) == Some(id);
         let votes: Vec<_> = self.0.values().filter(names_it).collect();
@@ -342,9 +342,9 @@ mod tests {
         }
     }
 
-    /// Counts by how many questions a primary is believed, a new one for the first time, and an old one after its successor
-    /// was: an instance that believes that would use values which another has invalidated on the new one. Each instance is
-    /// told the views of some servers at different times, after this change.
+    /// Counts by how many questions a primary is believed, a new one for the first time, and an old one after its
+    /// successor was: an instance that believes that would use values which another has invalidated on the new one.
+    /// Each instance is told the views of some servers at different times, after this change.
     fn believed(change: impl Fn(&mut View)) -> [usize; 3] {
         let [mut by_few, mut new, mut old] = [0; 3];
         for seed in 0..200 {
