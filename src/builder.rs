@@ -5,7 +5,6 @@
 
 use std::any::type_name;
 use std::error::Error;
-use std::marker::PhantomData;
 use std::mem;
 use std::sync::Arc;
 use std::time::Duration;
@@ -30,7 +29,7 @@ use crate::loading::LoadingCache;
 use crate::options::Options;
 use crate::settings::Settings;
 use crate::util::partial_debug::partial_debug;
-use crate::vocabulary::{AnyValue, Invalidation, Mode, RefreshAhead};
+use crate::vocabulary::{AnyValue, Invalidation, Invariant, Mode, RefreshAhead};
 #[cfg(feature = "json")]
 use crate::wire::change_event;
 use crate::wire::codec::{Bincode, CodecOf, CodecStack, ValueCodec};
@@ -63,7 +62,7 @@ pub struct Builder<K, V, L = ()> {
     /// Boxed, as each method of each builder moves it.
     given: Box<Given>,
     loader: L,
-    types: PhantomData<fn(&K) -> V>,
+    types: Invariant<(K, V)>,
 }
 
 /// All that a builder was given, but for the loader, without the types of keys and values.
@@ -107,16 +106,16 @@ pub struct Verify<V> {
     share: f64,
     /// `None`: by their bytes, or as an earlier call has said.
     same: Option<Same>,
-    values: PhantomData<fn(&V)>,
+    values: Invariant<V>,
 }
 
-impl<V: Send + Sync + 'static> Verify<V> {
+impl<V> Verify<V> {
     /// This share of hits, from 0.0 to 1.0.
     pub fn share(share: f64) -> Self {
         Self {
             share,
             same: None,
-            values: PhantomData,
+            values: Invariant::default(),
         }
     }
 
@@ -124,7 +123,10 @@ impl<V: Send + Sync + 'static> Verify<V> {
     /// to equal bytes.
     ///
     /// For values that have several encodings, such as a `HashMap`, or parts that differ each time.
-    pub fn by(mut self, same: impl Fn(&V, &V) -> bool + Send + Sync + 'static) -> Self {
+    pub fn by(mut self, same: impl Fn(&V, &V) -> bool + Send + Sync + 'static) -> Self
+    where
+        V: Send + Sync + 'static,
+    {
         self.same = Some(Box::new(move |cached, loaded| {
             same(cached.typed(), loaded.typed())
         }));
@@ -132,7 +134,7 @@ impl<V: Send + Sync + 'static> Verify<V> {
     }
 }
 
-impl<V: Send + Sync + 'static> From<f64> for Verify<V> {
+impl<V> From<f64> for Verify<V> {
     fn from(share: f64) -> Self {
         Self::share(share)
     }
@@ -146,7 +148,7 @@ pub type LoadingBuilder<K, V> = Builder<K, V, WithLoader<K, V>>;
 /// The loader of a [`LoadingBuilder`].
 pub struct WithLoader<K, V> {
     loader: CacheLoader,
-    types: PhantomData<fn(K) -> V>,
+    types: Invariant<(K, V)>,
 }
 
 /// Is given the cache that was built, and may refuse it.
@@ -168,7 +170,7 @@ impl<K: CacheKey, V: Serialize + DeserializeOwned + Send + Sync + 'static> Cache
         Builder {
             given: Given::new(namespace.into(), Box::new(CodecOf::<_, V>::new(Bincode))),
             loader: (),
-            types: PhantomData,
+            types: Invariant::default(),
         }
     }
 }
@@ -179,9 +181,9 @@ impl<K, V: Serialize + DeserializeOwned + Send + Sync + 'static> Builder<K, V> {
             given: self.given,
             loader: WithLoader {
                 loader,
-                types: PhantomData,
+                types: Invariant::default(),
             },
-            types: PhantomData,
+            types: Invariant::default(),
         }
     }
 
@@ -232,7 +234,7 @@ impl<K, V, L> Builder<K, V, L> {
 }
 
 /// # Size and TTLs
-impl<K, V: Send + Sync + 'static, L> Builder<K, V, L> {
+impl<K, V, L> Builder<K, V, L> {
     /// How many entries L1 holds or, with an [`l1_weigher`](Self::l1_weigher), how much they weigh together.
     /// Default: 10 000 entries. 0 turns L1 off. The cache of an HTTP layer (feature `http`) weighs its entries in
     /// bytes by itself.
@@ -248,7 +250,10 @@ impl<K, V: Send + Sync + 'static, L> Builder<K, V, L> {
     ///
     /// Called whenever an entry is stored in L1, so it should be fast. If it panics, the entry weighs `u32::MAX`.
     #[doc(alias = "weigher")]
-    pub fn l1_weigher(mut self, weigher: impl Fn(&str, &V) -> u32 + Send + Sync + 'static) -> Self {
+    pub fn l1_weigher(mut self, weigher: impl Fn(&str, &V) -> u32 + Send + Sync + 'static) -> Self
+    where
+        V: Send + Sync + 'static,
+    {
         let weigher = move |key: &str, value: &AnyValue| weigher(key, value.typed());
         self.given.parts.values.weigher = Some(Arc::new(weigher));
         self
@@ -293,10 +298,10 @@ impl<K, V: Send + Sync + 'static, L> Builder<K, V, L> {
     /// # tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap().block_on(demo()).unwrap();
     /// ```
     #[doc(alias = "expiry")]
-    pub fn ttl_of(
-        mut self,
-        ttl_of: impl Fn(&V) -> Option<Duration> + Send + Sync + 'static,
-    ) -> Self {
+    pub fn ttl_of(mut self, ttl_of: impl Fn(&V) -> Option<Duration> + Send + Sync + 'static) -> Self
+    where
+        V: Send + Sync + 'static,
+    {
         self.given.parts.values.ttl_of = Some(Box::new(move |value| ttl_of(value.typed())));
         self
     }
@@ -344,7 +349,10 @@ impl<K, V: Send + Sync + 'static, L> Builder<K, V, L> {
         mut self,
         capacity: u64,
         weigher: impl Fn(&str, &V) -> u32 + Send + Sync + 'static,
-    ) -> Self {
+    ) -> Self
+    where
+        V: Send + Sync + 'static,
+    {
         self.given.rest.set.l1_capacity.get_or_insert(capacity);
         if self.given.parts.values.weigher.is_none() {
             return self.l1_weigher(weigher);

@@ -2,6 +2,7 @@
 
 use std::any::Any;
 use std::fmt;
+use std::marker::PhantomData;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -31,12 +32,29 @@ impl AnyValue {
         }
     }
 
-    /// The value, by its type, if nobody shares it.
+    /// The value, by its type. No other owner shares it.
     #[cfg(feature = "write-behind")]
-    pub(crate) fn unshared<V: Value>(self) -> Option<V> {
-        Arc::into_inner(self.0.downcast().ok()?)
+    pub(crate) fn unshared<V: Value>(self) -> V {
+        match self.0.downcast().map(Arc::into_inner) {
+            Ok(Some(value)) => value,
+            Ok(None) => unreachable!("a value that was just decoded has one owner"),
+            Err(_) => has_other_type(),
+        }
     }
 }
+
+/// For a handle of keys or values of type `T` that holds none. Invariant: two types may have the same values, and the
+/// compiler may take one for the other, such as two types of functions; a value is found by its own type only.
+///
+/// ```compile_fail,E0308
+/// type Any = for<'a> fn(&'a str);
+/// type Static = fn(&'static str);
+///
+/// fn other(entry: larder::Entry<Any>) -> larder::Entry<Static> {
+///     entry
+/// }
+/// ```
+pub(crate) type Invariant<T> = PhantomData<fn(T) -> T>;
 
 /// The end of a call that finds a value or a key of another type, which no call of this crate makes.
 #[cold]

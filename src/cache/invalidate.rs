@@ -160,7 +160,8 @@ impl<K: CacheKey, V: Send + Sync + 'static> Cache<K, V> {
         K: LookupBy<Q, M>,
         Q: CacheKey + ?Sized,
     {
-        self.writes().invalidate_and_wait(key_text(key)?).await
+        let key = key_text(key)?;
+        self.writes().invalidate_and_wait(key).await
     }
 
     /// Removes a key as [`invalidate`](Self::invalidate) does, and for as long as `hold` stores no load of it.
@@ -201,7 +202,8 @@ impl<K: CacheKey, V: Send + Sync + 'static> Cache<K, V> {
     where
         K: LookupBy<Q, M>,
     {
-        self.writes().invalidate(key_text(key)?, hold).await
+        let key = key_text(key)?;
+        self.writes().invalidate(key, hold).await
     }
 
     /// Makes the value of a key stale from now on: look-ups still return it, flagged, and
@@ -234,7 +236,8 @@ impl<K: CacheKey, V: Send + Sync + 'static> Cache<K, V> {
     where
         K: LookupBy<Q, M>,
     {
-        self.writes().expire(key_text(key)?).await
+        let key = key_text(key)?;
+        self.writes().expire(key).await
     }
 
     /// Removes all values that have a tag from both levels, in all instances, however many they are. Values get tags by

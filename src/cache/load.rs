@@ -35,7 +35,7 @@ impl<K: CacheKey, V: Send + Sync + 'static> Cache<K, V> {
     ///
     /// Cost: nothing is allocated and nothing is sent on a fresh L1 hit. One round trip if L2 has the value, three if
     /// it is loaded. The future takes about 40 bytes and what the loader captures, which lies in it once. A call that
-    /// L1 does not answer boxes its loader and the rest of its work.
+    /// L1 does not answer, or answers with a stale value, boxes its loader and the rest of its work.
     ///
     /// # Errors
     ///
@@ -189,8 +189,9 @@ impl<K: CacheKey, V: Send + Sync + 'static> Cache<K, V> {
         Fut: Future<Output = Result<T, E>> + Send + 'static,
         E: Into<Box<dyn Error + Send + Sync>>,
     {
+        let key = key_text(key)?;
         let loader = loader_of_one(|_: Option<Entry<V>>| loader());
-        let entry = self.loads().refresh(key_text(key)?, loader).await?;
+        let entry = self.loads().refresh(key, loader).await?;
         Ok(Entry::of(entry))
     }
 
@@ -210,8 +211,8 @@ impl<K: CacheKey, V: Send + Sync + 'static> Cache<K, V> {
     ///
     /// # Errors
     ///
-    /// As [`get_or_load`](Self::get_or_load), if any key fails. Values that were loaded all the same are kept for the
-    /// next call.
+    /// As [`get_or_load`](Self::get_or_load), if any key fails: the error of one of these. Values that were loaded all
+    /// the same are kept for the next call.
     ///
     /// ```
     /// # async fn demo() -> Result<(), Box<dyn std::error::Error>> {

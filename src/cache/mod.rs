@@ -16,13 +16,13 @@ mod read;
 pub(crate) mod typed;
 mod write;
 
-use std::marker::PhantomData;
 use std::sync::Arc;
 
 use crate::engine::{Engine, LaneLoads, LaneWrites};
 use crate::entry::AnyEntry;
 use crate::key::{CacheKey, KeyWriter};
 use crate::util::partial_debug::partial_debug;
+use crate::vocabulary::Invariant;
 
 /// A two-level cache of values `V` under keys `K`: L1 in this process, and L2, a store that all instances of the
 /// service share.
@@ -80,14 +80,14 @@ pub struct Cache<K, V: Send + Sync + 'static> {
     /// Knows neither of the two types. Stopped with the last clone of a cache. Tasks hold only the parts that they
     /// need.
     engine: Arc<Engine>,
-    types: PhantomData<fn(&K) -> V>,
+    types: Invariant<(K, V)>,
 }
 
 impl<K, V: Send + Sync + 'static> Cache<K, V> {
     pub(crate) fn new(engine: Arc<Engine>) -> Self {
         Self {
             engine,
-            types: PhantomData,
+            types: Invariant::default(),
         }
     }
 

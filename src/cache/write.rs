@@ -224,7 +224,8 @@ impl<K: CacheKey, V: Send + Sync + 'static> Cache<K, V> {
     where
         K: LookupBy<Q, M>,
     {
-        let mut update = self.writes().begin_update(key_text(key)?).await;
+        let key = key_text(key)?;
+        let mut update = self.writes().begin_update(key).await;
         loop {
             let (stored, version) = update.read().await?;
             let value = stored.as_ref().map(|entry| entry.slot().value().typed());
@@ -333,6 +334,7 @@ impl<K: CacheKey, V: Send + Sync + 'static> Cache<K, V> {
         K: LookupBy<Q, M>,
         Q: CacheKey + ?Sized,
     {
-        self.engine().reads().renew(key_text(key)?, ttl).await
+        let key = key_text(key)?;
+        self.engine().reads().renew(key, ttl).await
     }
 }

@@ -307,7 +307,7 @@ impl Engine {
     }
 
     /// Looks a key up in L2 that L1 does not have.
-    pub(crate) fn get(&self, key: Result<Key, KeyTooLong>) -> Step<'static, Option<AnyEntry>> {
+    pub(crate) fn get(&self, key: Result<Key, KeyTooLong>) -> Step<Option<AnyEntry>> {
         match self.accept(key) {
             Some(key) => Step::Wait(self.reads().get(key)),
             None => Step::Done(None),
@@ -321,7 +321,7 @@ impl Engine {
         key: Result<Key, KeyTooLong>,
         found: Option<AnyEntry>,
         load: Load,
-    ) -> Step<'static, Result<AnyEntry, LoadError>> {
+    ) -> Step<Result<AnyEntry, LoadError>> {
         let key = match key {
             Ok(key) => key,
             Err(error) => return Step::Done(Err(error.into())),

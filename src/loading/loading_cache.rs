@@ -200,8 +200,9 @@ impl<K: CacheKey + Send + 'static, V: Send + Sync + 'static> LoadingCache<K, V> 
     where
         K: KeyFrom<Q, M>,
     {
+        let text = key_text(key)?;
         let loader = self.load(K::key_from(key)).loader();
-        let entry = self.cache.loads().refresh(key_text(key)?, loader).await?;
+        let entry = self.cache.loads().refresh(text, loader).await?;
         Ok(Entry::of(entry))
     }
 }

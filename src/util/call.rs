@@ -6,27 +6,27 @@ use std::task::{Context, Poll};
 use futures::future::BoxFuture;
 
 /// The first step of a call, which L1 may answer.
-pub(crate) enum Step<'a, T> {
+pub(crate) enum Step<T> {
     /// The call is over.
     Done(T),
     /// The call goes on with this. It is boxed here, for the calls that need it, so that the others stay small.
-    Wait(BoxFuture<'a, T>),
+    Wait(BoxFuture<'static, T>),
 }
 
 /// A call that takes its first step when it is polled, and not when it is made: the key may change in between.
 ///
-/// An `async` block would keep two copies of what its first step captures, such as a loader.
-pub(crate) struct Call<'a, F, T, G> {
+/// An `async` block would keep two copies of the captures of its first step, such as a loader.
+pub(crate) struct Call<F, T, G> {
     first: Option<F>,
-    rest: Option<BoxFuture<'a, T>>,
+    rest: Option<BoxFuture<'static, T>>,
     /// Gives the result its type.
     answer: G,
 }
 
 // The first step is moved out before it is taken, and the rest is in a box.
-impl<F, T, G> Unpin for Call<'_, F, T, G> {}
+impl<F, T, G> Unpin for Call<F, T, G> {}
 
-impl<'a, T, A, F: FnOnce() -> Step<'a, T>, G: Fn(T) -> A> Call<'a, F, T, G> {
+impl<T, A, F: FnOnce() -> Step<T>, G: Fn(T) -> A> Call<F, T, G> {
     #[inline]
     pub(crate) fn new(first: F, answer: G) -> Self {
         Self {
@@ -35,24 +35,14 @@ impl<'a, T, A, F: FnOnce() -> Step<'a, T>, G: Fn(T) -> A> Call<'a, F, T, G> {
             answer,
         }
     }
-
-    #[inline(never)]
-    fn wait(&mut self, cx: &mut Context<'_>) -> Poll<A> {
-        let Some(rest) = &mut self.rest else {
-            // The call was polled after its end.
-            return Poll::Pending;
-        };
-        let result = rest.as_mut().poll(cx);
-        if result.is_ready() {
-            self.rest = None;
-        }
-        result.map(&self.answer)
-    }
 }
 
-impl<'a, T, A, F: FnOnce() -> Step<'a, T>, G: Fn(T) -> A> Future for Call<'a, F, T, G> {
+impl<T, A, F: FnOnce() -> Step<T>, G: Fn(T) -> A> Future for Call<F, T, G> {
     type Output = A;
 
+    /// # Panics
+    ///
+    /// If the future is polled after its end, as an `async` block panics.
     #[inline]
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<A> {
         let call = self.get_mut();
@@ -62,6 +52,37 @@ impl<'a, T, A, F: FnOnce() -> Step<'a, T>, G: Fn(T) -> A> Future for Call<'a, F,
                 Step::Wait(rest) => call.rest = Some(rest),
             }
         }
-        call.wait(cx)
+        poll_rest(&mut call.rest, cx).map(&call.answer)
+    }
+}
+
+/// Depends on the kind of result alone, so the calls of a user share it.
+#[inline(never)]
+fn poll_rest<T>(rest: &mut Option<BoxFuture<'static, T>>, cx: &mut Context<'_>) -> Poll<T> {
+    let Some(future) = rest else {
+        unreachable!("no caller polls a future after its end, or after a panic of a key");
+    };
+    let result = future.as_mut().poll(cx);
+    if result.is_ready() {
+        *rest = None;
+    }
+    result
+}
+
+#[cfg(test)]
+mod tests {
+    use std::future::ready;
+
+    use futures::{FutureExt, poll};
+
+    use super::*;
+
+    #[tokio::test]
+    #[should_panic(expected = "no caller polls a future after its end")]
+    async fn a_call_that_has_ended_does_not_hang() {
+        let wait = || Step::Wait(ready(7).boxed());
+        let mut call = Call::new(wait, |n| n + 1);
+        assert_eq!(poll!(&mut call), Poll::Ready(8));
+        let _ = poll!(&mut call);
     }
 }

@@ -269,3 +269,11 @@ async fn a_value_whose_decoding_panics_is_a_miss() {
         .unwrap();
     assert!(entry.meta().version().is_some());
 }
+
+/// A caller may keep an entry over a panic that it catches.
+#[test]
+fn an_entry_is_unwind_safe() {
+    fn check<T: std::panic::UnwindSafe + std::panic::RefUnwindSafe>() {}
+    check::<larder::Entry<String>>();
+    check::<larder::entry::SomeEntry<String>>();
+}

@@ -54,13 +54,13 @@ impl Load {
 
     /// Adds a load to a batch, which runs it. Without batches returns the load and the loader to run it with.
     pub(super) fn begin(self, loads: &Arc<Loads>, fetch: Fetch) -> Option<Led> {
-        if let Self::ByCache(cache, key) = self {
-            return match &*cache {
+        match self {
+            Self::ByCall(loader) => Some((fetch, loader)),
+            Self::ByCache(cache, key) => match &*cache {
                 CacheLoader::One(loader_of) => Some((fetch, loader_of(key))),
                 CacheLoader::Many(batches) => batches.add(loads, key, fetch),
-            };
+            },
         }
-        Some((fetch, self.loader()))
     }
 }
 
@@ -82,6 +82,7 @@ struct Open {
     /// begun before an invalidation (rule 4).
     keys: HashSet<Key>,
 }
+
 impl Batches {
     pub(crate) fn new(loader_of: LoaderOfKeys) -> Self {
         Self {

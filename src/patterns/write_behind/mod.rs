@@ -308,7 +308,7 @@ where
     ) -> Result<Vec<DeadLetter<K, V>>, WriteBehindError> {
         let letters = self.streams.dead_letters(most, decode_key::<K>).await?;
         let letters = letters.into_iter().map(|(letter, write)| DeadLetter {
-            write: write.and_then(AnyWrite::typed),
+            write: write.map(AnyWrite::typed),
             reason: letter.reason.unwrap_or_default(),
             key: letter.key,
         });
@@ -535,7 +535,7 @@ where
         E: Into<Box<dyn Error + Send + Sync>>,
     {
         self.store = Some(Arc::new(move |batch| {
-            let batch = batch.into_iter().filter_map(AnyWrite::typed).collect();
+            let batch = batch.into_iter().map(AnyWrite::typed).collect();
             let storing = store(batch);
             Box::pin(async move {
                 match storing.await.map(Into::into) {

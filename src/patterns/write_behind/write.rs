@@ -40,12 +40,12 @@ impl AnyWrite {
     }
 
     /// The write by its types.
-    pub(super) fn typed<K: 'static, V: Value>(self) -> Option<Write<K, V>> {
-        Some(Write {
+    pub(super) fn typed<K: 'static, V: Value>(self) -> Write<K, V> {
+        Write {
             key: typed_key(self.key),
-            value: self.value.unshared()?,
+            value: self.value.unshared(),
             version: self.version,
-        })
+        }
     }
 }
 
