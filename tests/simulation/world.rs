@@ -118,6 +118,12 @@ impl World {
         for client in clients {
             client.await.unwrap();
         }
+        // A write that waits for the next try of its worker is in the cache, and not in the source.
+        for instance in world.fleet() {
+            if let Some(behind) = &instance.behind {
+                behind.flush().await.unwrap();
+            }
+        }
         // Refreshes and loads whose callers were cancelled go on for a while.
         sleep(world.config.recovery() + world.config.answered_within()).await;
         clients::rest(&world).await;
