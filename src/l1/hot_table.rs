@@ -4,6 +4,7 @@
 //! [`clear`](HotTable::clear) and [`clears`](HotTable::clears).
 
 use std::hash::BuildHasher;
+use std::mem;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 
@@ -166,6 +167,19 @@ impl HotTable {
     #[inline]
     fn place(&self, hash: u64) -> usize {
         usize::try_from(hash & (self.cells.len() as u64 - 1)).unwrap_or(0)
+    }
+}
+
+impl Drop for HotTable {
+    /// A cell that is dropped looks for a reader in each thread, also an empty cell. Of a table with few entries that
+    /// took longer than all else that the end of a cache has to do.
+    fn drop(&mut self) {
+        for cell in mem::take(&mut self.cells) {
+            if !cell.holds(|_| true) {
+                // There is nothing in it to be given back.
+                mem::forget(cell);
+            }
+        }
     }
 }
 
