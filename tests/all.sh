@@ -43,6 +43,10 @@ export TMPDIR
 # Of what tests/proof.sh tests with 5000.
 export PROPTEST_CASES="${PROPTEST_CASES:-64}"
 
+# Most tests wait for a server most of the time.
+RUST_TEST_THREADS="${RUST_TEST_THREADS:-$((3 * $(getconf _NPROCESSORS_ONLN)))}"
+export RUST_TEST_THREADS
+
 step "tests and doctests"
 cargo test --locked --workspace --all-features
 

@@ -132,7 +132,10 @@ impl Fleet {
             Self::Redis { url, .. } => Network::new(home::open(url)),
             Self::Cluster(nodes) => Network::new(home::cluster(nodes.urls())),
         };
-        let mut builder = Cache::builder("test:text").l2(network.clone());
+        // Tests hold few entries. To make and to empty room for ten thousand takes longer than most of them.
+        let mut builder = Cache::builder("test:text")
+            .l2(network.clone())
+            .l1_capacity(1_000);
         builder = match self {
             Self::Memory { clock, .. } => builder.clock(clock.clone()),
             // Tests count what happens in one lane, also where a cluster has more by default.

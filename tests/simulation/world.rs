@@ -120,15 +120,28 @@ impl World {
         }
         // A write that waits for the next try of its worker is in the cache, and not in the source.
         for instance in world.fleet() {
-            if let Some(behind) = &instance.behind {
-                behind.flush().await.unwrap();
-            }
+            world.flush(&instance).await;
         }
         // Refreshes and loads whose callers were cancelled go on for a while.
         sleep(world.config.recovery() + world.config.answered_within()).await;
         clients::rest(&world).await;
         let (history, counts) = world.recorder.take();
         (history, counts, *world.born.lock().unwrap())
+    }
+
+    /// Waits until all that was written behind is in the source. Connections may have to recover first.
+    async fn flush(&self, instance: &Instance) {
+        const TRIES: usize = 10;
+        let Some(behind) = &instance.behind else {
+            return;
+        };
+        for tried in 1..=TRIES {
+            match behind.flush().await {
+                Ok(()) => return,
+                Err(error) => assert!(tried < TRIES, "{error:?}"),
+            }
+            sleep(self.config.recovery()).await;
+        }
     }
 
     fn new(config: Arc<Config>, rng: &mut Rng) -> Arc<Self> {

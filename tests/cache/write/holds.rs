@@ -116,7 +116,10 @@ async fn a_deferred_hold_is_not_forgotten_for_a_plain_invalidation(fleet: Fleet)
         wire.lose(step, Way::Request, 0);
     }
     // Not at once if a try of the instance has just failed: L2 is probed first.
-    eventually("it is accepted", || async { a.invalidate("k").await.is_ok() }).await;
+    eventually("it is accepted", || async {
+        a.invalidate("k").await.is_ok()
+    })
+    .await;
     // The answer to a probe may have had the hold sent by now.
     wire.cut();
     eventually("the hold is sent", || async { !stores(&b, "k").await }).await;
