@@ -259,8 +259,8 @@ impl<K, V, L> Builder<K, V, L> {
         self
     }
 
-    /// How long an entry stays in L1 after it was stored there. Default: as long as its value is valid in L2. At
-    /// most [`l2_ttl`](Self::l2_ttl).
+    /// The longest time that an entry stays in L1 after it was stored there; the [`jitter`](Self::jitter) shortens it.
+    /// Default: as long as its value is valid in L2. At most [`l2_ttl`](Self::l2_ttl).
     #[doc(alias("local_ttl", "memory_ttl"))]
     pub fn l1_ttl(mut self, ttl: Duration) -> Self {
         self.given.rest.set.l1_ttl = Some(ttl);
@@ -337,7 +337,12 @@ impl<K, V, L> Builder<K, V, L> {
     }
 
     /// The share by which TTLs vary at random, so that values that were stored together do not expire together.
-    /// Default: 0.1, which is ±10 %. From 0 to 0.5.
+    /// Default: 0.1. From 0 to 0.5.
+    ///
+    /// `l2_ttl` and `soft_ttl` vary in both directions. [`l1_ttl`](Self::l1_ttl), and the TTLs of a value of its own,
+    /// by
+    /// [`ttl_of`](Self::ttl_of) or [`Loaded`](crate::Loaded), are bounds: they are only shortened, and
+    /// [`Loaded::l1_ttl`](crate::Loaded::l1_ttl) is not changed.
     pub fn jitter(mut self, share: f64) -> Self {
         self.given.rest.set.jitter = Some(share);
         self

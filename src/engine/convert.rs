@@ -299,7 +299,7 @@ impl Convert {
         };
         let gone_at = at(lifetime.expires_at);
         // From now on, and not from its birth: the option bounds how long this copy stays, whoever wrote the value.
-        let l1_ttl = self.options.l1_ttl.map(|ttl| self.options.jittered(ttl));
+        let l1_ttl = self.options.l1_ttl.map(|ttl| self.options.shortened(ttl));
         let expires_at = match l1_ttl.into_iter().chain(lifetime.l1_ttl).min() {
             // Gone at any time, also while the clock stands still.
             Some(Duration::ZERO) => 0,

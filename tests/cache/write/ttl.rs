@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use larder::{Cache, Clock, MemoryL2, Source as Level};
 
-use crate::fleet::{Fleet, Source, Texts};
+use crate::fleet::{Fleet, HOUR, Source, Texts};
 use crate::support::eventually::eventually;
 
 const MS: Duration = Duration::from_millis(1);
@@ -36,6 +36,27 @@ async fn l1_ends_before_l2() {
     assert!(a.get_local("k").is_none());
     assert!(a.get("k").await.is_none());
     assert_eq!(truth.loads(), 1);
+}
+
+/// The option bounds how long an entry stays, whatever the jitter.
+#[tokio::test]
+async fn the_jitter_lets_no_entry_stay_longer_than_the_l1_ttl() {
+    let fleet = Fleet::memory();
+    let (a, _) = fleet
+        .instance_with(|b| b.jitter(0.5).l1_ttl(100 * MS).max_staleness(HOUR))
+        .await;
+    for n in 0..100 {
+        a.insert(&n.to_string(), "v".to_owned()).await.unwrap();
+    }
+    fleet.advance(99 * MS);
+    let left = |a: &Texts| {
+        (0..100)
+            .filter(|n| a.get_local(&n.to_string()).is_some())
+            .count()
+    };
+    assert!(left(&a) < 100, "they end at different times");
+    fleet.advance(MS);
+    assert_eq!(left(&a), 0);
 }
 
 /// A copy that comes to L1 late in the value's lifetime ends with that lifetime.
