@@ -369,7 +369,7 @@ impl Health {
 
     /// Whether the circuit breaker is open: L2 has not answered several requests, so none are sent, and no call
     /// waits for it, until it answers a probe. Probes are sent one at a time in the background, after pauses that
-    /// grow from 20 ms to a second.
+    /// grow from 20 ms to a second, and up to twice as long by jitter.
     #[must_use]
     pub fn is_breaker_open(&self) -> bool {
         self.breaker_open

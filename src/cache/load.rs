@@ -139,7 +139,7 @@ impl<K: CacheKey, V: Send + Sync + 'static> Cache<K, V> {
     where
         K: LookupBy<Q, M>,
     {
-        let first = move || match self.look_up(key) {
+        let first = move || match self.find_local(key) {
             Some(entry) if !entry.is_due() => Step::Done(Ok(entry)),
             found => self.engine().get_or_load(key_text(key), found, load()),
         };

@@ -109,7 +109,7 @@ impl<K, V: Send + Sync + 'static> Cache<K, V> {
     /// Looks a key up in L1. A key that is too long is a miss. The key is written as text on the stack; after a miss
     /// the caller writes it again.
     #[inline]
-    pub(crate) fn look_up<Q: CacheKey + ?Sized>(&self, key: &Q) -> Option<AnyEntry> {
+    pub(crate) fn find_local<Q: CacheKey + ?Sized>(&self, key: &Q) -> Option<AnyEntry> {
         Engine::get_local(&self.engine, KeyWriter::new().write(key).ok()?)
     }
 }

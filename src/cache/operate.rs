@@ -149,7 +149,11 @@ impl<K: CacheKey, V: Send + Sync + 'static> Cache<K, V> {
     /// ```
     #[must_use]
     pub fn hot_keys(&self, most: usize) -> Vec<HotKey> {
-        self.engine().local().first().hot_keys.hottest(most)
+        self.engine()
+            .unsubscribed_reads()
+            .first()
+            .hot_keys
+            .hottest(most)
     }
 
     /// The events of this instance from now on: loads, changes by this instance and by others, and the breaker. Hits

@@ -10,7 +10,7 @@ use crate::util::call::{Call, Step};
 
 /// # Look-ups
 ///
-/// L1, then L2. They never load and never fail: a key that neither level has, or cannot answer for, is a miss.
+/// [`get_local`](Cache::get_local) asks L1 alone; the others ask L1, then L2. They never load and never fail: a key that neither level has, or cannot answer for, is a miss.
 impl<K: CacheKey, V: Send + Sync + 'static> Cache<K, V> {
     /// Looks a key up in L1 only. Synchronous: it neither waits nor does any I/O.
     ///
@@ -70,9 +70,9 @@ impl<K: CacheKey, V: Send + Sync + 'static> Cache<K, V> {
     where
         K: LookupBy<Q, M>,
     {
-        let first = || match self.look_up(key) {
+        let first = || match self.find_local(key) {
             Some(entry) => Step::Done(Some(entry)),
-            None => self.engine().get(key_text(key)),
+            None => self.engine().get_from_l2(key_text(key)),
         };
         Call::new(first, |entry| entry.map(Entry::of))
     }

@@ -1,6 +1,6 @@
 //! The circuit breaker before L2. Closed, it sends each request. It opens when several requests were not answered: then
-//! requests fail at once, and no call waits, until L2 answers a probe. It also reports how L2 answers: in the health,
-//! in the counters, and in the log when trouble begins and when it is over.
+//! requests fail at once, and no call waits, until L2 answers a probe, which the subscriber sends. It also reports how
+//! L2 answers: in the health, in the counters, and in the log when trouble begins and when it is over.
 
 use std::error::Error;
 use std::mem;
@@ -201,7 +201,7 @@ impl Breaker {
     }
 
     /// Returns when L2 has to be probed: the last request was not answered, or one was dropped before it was.
-    pub(crate) async fn silence(&self) {
+    pub(crate) async fn probe_needed(&self) {
         // The flags are set before the notification, whose permit is kept: none that comes between the look and the
         // wait is lost.
         while !self.is_silent() && !self.is_doubted.swap(false, Ordering::Relaxed) {

@@ -27,7 +27,7 @@ pub(crate) struct Context {
     pub(crate) is_off: AtomicBool,
     pub(crate) l1: Arc<L1>,
     pub(crate) lane: Box<dyn Lane>,
-    /// Every request to the lane passes through it.
+    /// Requests that a caller waits for pass through it.
     pub(crate) breaker: Breaker,
     pub(crate) convert: Convert,
     /// Invalidations that L2 has yet to be sent.

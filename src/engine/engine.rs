@@ -307,9 +307,9 @@ impl Engine {
     }
 
     /// Looks a key up in L2 that L1 does not have.
-    pub(crate) fn get(&self, key: Result<Key, KeyTooLong>) -> Step<Option<AnyEntry>> {
+    pub(crate) fn get_from_l2(&self, key: Result<Key, KeyTooLong>) -> Step<Option<AnyEntry>> {
         match self.accept(key) {
-            Some(key) => Step::Wait(self.reads().get(key)),
+            Some(key) => Step::Wait(self.reads().get_from_l2(key)),
             None => Step::Done(None),
         }
     }
@@ -355,7 +355,7 @@ impl Engine {
     }
 
     /// Look-ups in L1, for which no subscriber need run.
-    pub(crate) fn local(&self) -> &LaneReads {
+    pub(crate) fn unsubscribed_reads(&self) -> &LaneReads {
         &self.reads
     }
 
@@ -420,7 +420,7 @@ impl Engine {
             self.ensure_subscribed();
             let are_live = async {
                 for ctx in self.contexts.iter() {
-                    ctx.l1.freshness.live().await;
+                    ctx.l1.freshness.wait_until_live().await;
                 }
             };
             tokio::select! {

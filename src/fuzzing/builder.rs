@@ -1,4 +1,4 @@
-//! The builder: any URL, any options.
+//! The builder: any URL, and any of the options that take more than a switch.
 
 use std::error::Error;
 use std::fmt::Debug;

@@ -92,7 +92,7 @@ impl Freshness {
     }
 
     /// Waits until L1 may be served, and has the subscriber ask for the proof.
-    pub(crate) async fn live(&self) {
+    pub(crate) async fn wait_until_live(&self) {
         let mut proven = self.proven.subscribe();
         while !self.is_live() {
             self.proof_wanted.notify_one();

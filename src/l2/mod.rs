@@ -728,9 +728,10 @@ pub struct EncodedValue {
     pub ttls: Ttls,
 }
 
+/// The longest of the pauses between attempts to reach a server that does not answer, before jitter.
 pub(crate) const LONGEST_PAUSE: Duration = Duration::from_secs(1);
 
-/// Pauses between attempts to connect.
+/// Pauses between attempts to connect, to subscribe, and to find out by a probe whether L2 answers again.
 pub(crate) fn reconnects() -> impl Iterator<Item = Duration> {
     retry_delays(Duration::from_millis(20), LONGEST_PAUSE)
 }

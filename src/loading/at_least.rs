@@ -80,7 +80,12 @@ impl<K: CacheKey, V: Send + Sync + 'static> AtLeast<'_, K, V> {
     where
         K: LookupBy<Q, M>,
     {
-        if self.cache.engine().local().have_applied(self.token) {
+        if self
+            .cache
+            .engine()
+            .unsubscribed_reads()
+            .have_applied(self.token)
+        {
             return self.cache.get(key).await;
         }
         self.get_many([key]).await.pop().flatten()
@@ -97,7 +102,7 @@ impl<K: CacheKey, V: Send + Sync + 'static> AtLeast<'_, K, V> {
         K: LookupBy<Q, M>,
     {
         let engine = self.cache.engine();
-        if engine.local().have_applied(self.token) {
+        if engine.unsubscribed_reads().have_applied(self.token) {
             return self.cache.get_many(keys).await;
         }
         let keys = keys.into_iter().map(|key| engine.accept(key_text(key)));
@@ -182,7 +187,7 @@ impl<K: CacheKey, V: Send + Sync + 'static> AtLeast<'_, K, V> {
         K: LookupBy<Q, M>,
     {
         let (engine, token) = (self.cache.engine(), self.token);
-        if engine.local().have_applied(token) {
+        if engine.unsubscribed_reads().have_applied(token) {
             return self.cache.get_or_load_by(key, load).await;
         }
         let key = key_text(key)?;

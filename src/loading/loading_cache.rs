@@ -249,7 +249,12 @@ impl<K: CacheKey + Send + 'static, V: Send + Sync + 'static> LoadingAtLeast<'_, 
     {
         // As a list: the future of a user's iterator may not be `Send` when it is part of another one.
         let keys: Vec<&Q> = keys.into_iter().collect();
-        if self.cache.engine().local().have_applied(self.token) {
+        if self
+            .cache
+            .engine()
+            .unsubscribed_reads()
+            .have_applied(self.token)
+        {
             return self.cache.get_many(keys).await;
         }
         each(keys, |key| self.get(key)).await

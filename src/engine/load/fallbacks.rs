@@ -1,5 +1,5 @@
-//! The result of a load that fails: a fallback, which is looked up then, or the error. Callers that come later get the
-//! same for a while.
+//! The result of a load: its value, or a fallback if it fails, or the error. Callers that come later get the fallback
+//! or the error for a while.
 
 use futures::FutureExt;
 use tracing::warn;

@@ -247,10 +247,10 @@ impl Loads {
     }
 
     /// Runs a loader, stores the values that it returns, and hands the results to the callers.
-    async fn load(&self, fetches: Vec<Fetch>, loads: Loading) {
+    async fn load(&self, fetches: Vec<Fetch>, loading: Loading) {
         let keys = fetches.iter().map(|fetch| (&fetch.op.key, fetch.lease));
         let keys: Vec<_> = keys.collect();
-        let loaded: Vec<_> = match self.call(loads, &keys).await {
+        let loaded: Vec<_> = match self.call(loading, &keys).await {
             Ok(values) => values.into_iter().map(Ok).collect(),
             Err(error) => {
                 if fetches.iter().any(Fetch::is_refresh) {

@@ -25,8 +25,8 @@ use crate::vocabulary::{Source, Version};
 #[derive(Clone, Copy)]
 pub(super) struct Since {
     write: Version,
-    /// The lowest number of a load that the caller is not too late for: since it was the next one, L2 was asked for the
-    /// key, and had nothing or did not answer.
+    /// A load with this number or a higher one began after the caller's own read of L2, which had no value or no
+    /// answer.
     number: u64,
 }
 
@@ -34,7 +34,7 @@ pub(super) struct Since {
 pub(crate) type LoadCall = BoxFuture<'static, Result<AnyEntry, LoadError>>;
 
 /// Entries that were found for keys of a call, with the places of the keys.
-type Found = Vec<(usize, Option<AnyEntry>)>;
+type FoundAt = Vec<(usize, Option<AnyEntry>)>;
 
 /// Makes the loader for keys of a call, by their places in it.
 pub(crate) type LoaderOfPlaces<'a> = dyn Fn(&[usize]) -> Loader + Send + Sync + 'a;
@@ -154,7 +154,7 @@ impl Loads {
         self: &Arc<Self>,
         rest: Vec<Rest>,
         loader: &LoaderOfPlaces<'_>,
-    ) -> Result<Found, LoadError> {
+    ) -> Result<FoundAt, LoadError> {
         let (mut due, mut absent) = (Vec::new(), Vec::new());
         for Rest {
             place,

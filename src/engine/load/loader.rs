@@ -129,7 +129,7 @@ impl Loads {
     /// loader has one.
     pub(super) async fn call(
         &self,
-        loads: Loading,
+        loading: Loading,
         keys: &[Leased<'_>],
     ) -> Result<LoadedValues, LoadError> {
         let ctx = &*self.ctx;
@@ -151,7 +151,7 @@ impl Loads {
             let _permit = permits.acquire_owned().await;
             counted.loads.bump();
             let began = clock.now();
-            let loaded = loads.await;
+            let loaded = loading.await;
             (loaded, clock.now().saturating_sub(began))
         };
         let loaded_here = keys.iter().map(|(key, _)| (*key).clone()).collect();

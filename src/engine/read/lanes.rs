@@ -19,9 +19,9 @@ pub(crate) type LaneReads = Lanes<Arc<Reads>>;
 
 impl LaneReads {
     /// L2, for a key that L1 did not have.
-    pub(crate) fn get(&self, key: Key) -> BoxFuture<'static, Option<AnyEntry>> {
+    pub(crate) fn get_from_l2(&self, key: Key) -> BoxFuture<'static, Option<AnyEntry>> {
         let lane = Arc::clone(self.of(&key));
-        Box::pin(async move { lane.get(&key).await })
+        Box::pin(async move { lane.get_from_l2(&key).await })
     }
 
     /// L2, for the keys that L1 did not have. Returns the entries of all keys, in their order.

@@ -48,8 +48,8 @@ impl LookedUp {
 
     /// Puts an entry that was found later in the place of its key.
     pub(crate) fn put(&mut self, place: usize, entry: Option<AnyEntry>) {
-        if let Some(slot) = self.entries.get_mut(place) {
-            *slot = entry;
+        if let Some(missing) = self.entries.get_mut(place) {
+            *missing = entry;
         }
     }
 }

@@ -149,12 +149,12 @@ impl Reads {
     pub(crate) async fn look_up(&self, key: &Key) -> Option<AnyEntry> {
         match self.get_local(key, self.ctx.now()) {
             Some(entry) => Some(entry),
-            None => self.get(key).await,
+            None => self.get_from_l2(key).await,
         }
     }
 
     /// L2, for a key that L1 did not have.
-    pub(crate) async fn get(&self, key: &Key) -> Option<AnyEntry> {
+    pub(crate) async fn get_from_l2(&self, key: &Key) -> Option<AnyEntry> {
         if let Some(entry) = self.get_instead(key) {
             return Some(entry);
         }

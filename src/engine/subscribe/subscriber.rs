@@ -40,7 +40,7 @@ use crate::stats::Stats;
 use crate::util::lock::lock;
 use crate::util::on_drop::OnDrop;
 
-/// The time between two heartbeats at least, of which the second is out of turn.
+/// A heartbeat out of turn is sent no sooner than this after the last one.
 const OUT_OF_TURN: Duration = Duration::from_millis(50);
 /// How many clears may come before the lane is asked for its epoch. Of more, the oldest cause no event.
 const CLEARS: usize = 16;
@@ -194,7 +194,7 @@ impl Subscriber {
             tokio::select! {
                 biased;
                 () = self.l2_may_answer.notified() => {}
-                () = ctx.breaker.silence() => self.probe().await,
+                () = ctx.breaker.probe_needed() => self.probe().await,
             }
             ctx.breaker.settle();
             self.writes.deliver_deferred().await;
@@ -379,7 +379,7 @@ impl<'a> Session<'a> {
             biased;
             // Both times before the messages: a flood of them must delay no heartbeat, nor hide that one has no answer.
             () = sleep_until(self.last_heartbeat + max_staleness), if is_asked => {
-                // A half-open connection gives no error, and no messages.
+                // A half-open connection gives no error, and no messages. L1 is unused by now, as its proof has ended.
                 return Err(L2Error::timed_out(max_staleness));
             }
             () = sleep_until(self.next_heartbeat), if !is_asked && !without(Rule::Heartbeat) => {

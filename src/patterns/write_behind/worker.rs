@@ -216,13 +216,13 @@ impl Worker {
         for write in taken {
             keys.entry(&write.key).or_default().push(write);
         }
-        let (mut good, mut batch) = (Vec::new(), Vec::new());
+        let (mut writes_by_key, mut batch) = (Vec::new(), Vec::new());
         for writes in keys.into_values() {
             let Some(write) = writes.last().and_then(|newest| self.read(newest)) else {
                 self.settle(&writes, Err(UNREADABLE)).await?;
                 continue;
             };
-            good.push(writes);
+            writes_by_key.push(writes);
             batch.push(write);
         }
         let Some(first) = taken.first().filter(|_| !batch.is_empty()) else {
@@ -233,8 +233,15 @@ impl Worker {
             *failing = Failing::default();
             failing.first = first.id;
         }
-        debug_assert_eq!(batch.len(), good.len(), "a batch has each key once");
-        let Err(failure) = self.store_all(None, batch, &good, failing.in_doubt).await else {
+        debug_assert_eq!(
+            batch.len(),
+            writes_by_key.len(),
+            "a batch has each key once"
+        );
+        let Err(failure) = self
+            .store_all(None, batch, &writes_by_key, failing.in_doubt)
+            .await
+        else {
             return Ok(Worked::Stored);
         };
         let Failure::Store { in_doubt, .. } = failure else {
@@ -247,15 +254,15 @@ impl Worker {
         }
         // One of them may be at fault, which is not to take the others along: each is tried by itself.
         let mut worked = Worked::Buried;
-        for writes in &good {
+        for writes in &writes_by_key {
             let newest = writes.last();
             // Read anew: `store` has had the first one. It was readable a moment ago.
             let Some(write) = newest.and_then(|newest| self.read(newest)) else {
                 continue;
             };
             let key = newest.map(|newest| &*newest.key);
-            let (batch, keys) = (vec![write], std::slice::from_ref(writes));
-            match self.store_all(key, batch, keys, failing.in_doubt).await {
+            let (batch, only) = (vec![write], std::slice::from_ref(writes));
+            match self.store_all(key, batch, only, failing.in_doubt).await {
                 Ok(()) => worked = Worked::Stored,
                 Err(Failure::Store { reason, .. }) => self.settle(writes, Err(reason)).await?,
                 Err(failure) => return Err(failure),
@@ -264,12 +271,13 @@ impl Worker {
         Ok(worked)
     }
 
-    /// Gives a batch to `store`, and settles the writes of its `keys` if that returns `Ok`.
+    /// Gives a batch, which has the newest write of each key, to `store`; and settles all writes of these keys if that
+    /// returns `Ok`.
     async fn store_all(
         &self,
         key: Option<&str>,
         batch: Vec<AnyWrite>,
-        keys: &[Vec<&Waiting>],
+        writes_by_key: &[Vec<&Waiting>],
         in_doubt: bool,
     ) -> Result<(), Failure> {
         // Settled only after `store` has returned: a worker that dies in between leaves the writes to the next one.
@@ -277,10 +285,10 @@ impl Worker {
         // Rule 24: the cache keeps a value only if the source has just this one, and no earlier attempt that is in
         // doubt may still arrive.
         let is_kept = |key: &&str| !in_doubt && !changed.iter().any(|changed| **changed == **key);
-        let newest = keys.iter().filter_map(|writes| writes.last());
+        let newest = writes_by_key.iter().filter_map(|writes| writes.last());
         let kept = newest.map(|newest| &*newest.key).filter(is_kept).collect();
-        self.settle(&keys.concat(), Ok(&kept)).await?;
-        lock(&self.counters).stored += keys.len() as u64;
+        self.settle(&writes_by_key.concat(), Ok(&kept)).await?;
+        lock(&self.counters).stored += writes_by_key.len() as u64;
         Ok(())
     }
 
