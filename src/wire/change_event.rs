@@ -27,7 +27,7 @@ enum Change<'a> {
 pub(crate) fn write(namespace: &str, message: &Message) -> Option<Vec<u8>> {
     let keys: Vec<&str> = message.keys.iter().map(|key| &**key).collect();
     let change = match message.kind {
-        // A mark in the log.
+        // Sets a position in the log.
         Kind::Invalidate if keys.is_empty() => return None,
         Kind::Invalidate | Kind::InvalidateAwaited => Change::Invalidate { keys },
         Kind::Insert => Change::Insert { keys },

@@ -52,7 +52,7 @@ impl Loads {
         Some(Applied { epoch, seq })
     }
 
-    /// Begins to follow the changes since the position `before`, or otherwise since a position that is marked now.
+    /// Begins to follow the changes since the position `before`, or otherwise since a position that this call sets now.
     pub(super) async fn begin_warming(
         &self,
         before: Option<Applied>,
@@ -196,8 +196,8 @@ async fn fill(ctx: &Context, (op, lease, ready): LeasedValue, changes: &Changes)
     }
 }
 
-/// Marks a position in the log, by a message that changes nothing: each earlier change comes before it. An instance
-/// that has applied the message is there.
+/// Sets a position in the log, by a message that changes nothing: each earlier change comes before the message. An
+/// instance that has applied the message has reached the position.
 async fn mark_log(ctx: &Context) -> Result<Applied, WriteError> {
     // A step that writes, as only a primary accepts it: a replica may lack the last messages (rule 23).
     match ctx.publish(Kind::Invalidate, &[]).await {
@@ -232,8 +232,8 @@ impl Changes {
         }
     }
 
-    /// Marks a position in the log, and reads the log up to there. An error if it does not reach from the last position
-    /// to this one: any key may have been changed.
+    /// Sets a position in the log, and reads the log up to that. An error if the log does not reach from the last
+    /// position to this one: any key may have been changed.
     async fn follow(&mut self, ctx: &Context) -> Result<(), WriteError> {
         let to = mark_log(ctx).await?;
         while self.here.seq < to.seq {
@@ -250,7 +250,7 @@ impl Changes {
                 }
                 self.here.seq = next;
             }
-            // The log ends before the mark: it was trimmed, or lost. Without this the loop would not end.
+            // The log ends before the position: it was trimmed, or lost. Without this the loop would not end.
             if self.here.seq == before {
                 return Err(WriteError::interrupted(None));
             }

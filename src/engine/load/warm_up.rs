@@ -54,7 +54,7 @@ impl Progress {
 }
 
 impl WarmUp {
-    /// Begins to store values that are no older than these positions of the log. A lane without one marks a position.
+    /// Begins to store values that are no older than these positions of the log. A lane without a position sets one.
     pub(crate) fn new(
         loads: &Arc<LaneLoads>,
         before: Lanes<Option<Applied>>,

@@ -35,6 +35,8 @@ pub(super) struct PrimaryAt {
     pub(super) connector: Connector,
     /// As a sentinel gives it. `None` for the one address that there is.
     pub(super) address: Option<Address>,
+    /// The number of a term: the time in which the process believes one primary that sentinels name, without a doubt in
+    /// between. The term ends when they name another primary, or no majority of them names one. Zero without sentinels.
     pub(super) term: u64,
 }
 
