@@ -12,26 +12,26 @@ use crate::token::Token;
 
 /// # Invalidation
 ///
-/// By key, by tag, by prefix, or all. Each reaches both levels, in all instances.
+/// By key, by tag, by prefix, or the whole namespace. Each call reaches both levels, in all instances.
 impl<K: CacheKey, V: Send + Sync + 'static> Cache<K, V> {
     /// Removes a key from both levels, in all instances. Loads of the key that began earlier are never stored.
     ///
-    /// Call it after the database has committed the change. After `Ok`, look-ups in this instance do not return the
-    /// old value any more. Other instances evict it when the message arrives, one network hop later; if it is lost,
-    /// look-ups there that start later than their [`max_staleness`](crate::Builder::max_staleness) do not return the
-    /// old value.
+    /// Call it after the database has committed the change. After `Ok`, look-ups in this instance do not return the old
+    /// value any more. Other instances evict it when the message arrives, one network hop later. If the message is
+    /// lost, look-ups there that start later than their [`max_staleness`](crate::Builder::max_staleness) do not return
+    /// the old value.
     ///
-    /// Returns the token of the write: look-ups that are given it, by [`at_least`](Self::at_least), never return the
-    /// old value, in any instance.
+    /// Returns the token of the write: look-ups with this token, by [`at_least`](Self::at_least), never return the old
+    /// value, in any instance.
     ///
     /// Cost: one round trip, shared with the other writes of this instance at the moment.
     ///
     /// # Errors
     ///
-    /// - [`WriteError::is_deferred`]: L2 could not be reached. This instance has evicted the value and does not use
-    ///   the key in L1 or L2 until it has sent the invalidation, which it does as soon as L2 answers. There is
-    ///   nothing to retry, but the invalidation is lost if the process ends before. Other instances may return the
-    ///   old value meanwhile.
+    /// - [`WriteError::is_deferred`]: L2 could not be reached. This instance has evicted the value and does not use the
+    ///   key in L1 or L2 until it has sent the invalidation, which it does as soon as L2 answers. The caller need not
+    ///   retry, but the invalidation is lost if the process ends earlier. Other instances may return the old value
+    ///   meanwhile.
     /// - The key is over [`MAX_KEY_BYTES`](crate::key::MAX_KEY_BYTES). Nothing was changed.
     ///
     /// ```
@@ -61,8 +61,8 @@ impl<K: CacheKey, V: Send + Sync + 'static> Cache<K, V> {
     ///
     /// Not atomic: keys are dropped one after the other, here and in other instances.
     ///
-    /// Cost: one round trip for every 256 keys, two of them at a time; for fewer keys if these are longer than 64
-    /// bytes.
+    /// Cost: one round trip for every 256 keys, or for fewer keys if they are longer than 64 bytes; two round trips run
+    /// at a time.
     ///
     /// # Errors
     ///
@@ -92,9 +92,9 @@ impl<K: CacheKey, V: Send + Sync + 'static> Cache<K, V> {
     ///
     /// # Errors
     ///
-    /// [`CommitError`] tells a commit that failed from one that succeeded and whose key was not invalidated; of the
-    /// latter it has the result. It is an error for `?` if that of the commit is one; `anyhow::Error` is none, so match
-    /// it.
+    /// [`CommitError`] tells a commit that failed from a commit that succeeded and whose key was not invalidated, and
+    /// has the result of the latter. It implements `Error`, for `?`, if the error of the commit does; `anyhow::Error`
+    /// does not, so match the `CommitError`.
     ///
     /// ```
     /// # async fn demo() -> Result<(), Box<dyn std::error::Error>> {
@@ -125,18 +125,18 @@ impl<K: CacheKey, V: Send + Sync + 'static> Cache<K, V> {
     /// old value any more.
     ///
     /// For changes that must be visible everywhere before the caller goes on, such as a revoked permission. Each
-    /// instance confirms at once that it has applied the message. One that does not, because it hangs or has died, is
-    /// waited for until its `max_staleness` has passed: after that it does not use its copies. An instance that
-    /// was [closed](Self::close) is not waited for. For `max_staleness` after L2 has restarted the list of instances
-    /// may be incomplete, so the call waits until that time is over.
+    /// instance confirms at once that it has applied the message. If an instance hangs or has died, the call waits
+    /// until the `max_staleness` of this instance has passed: after that the instance does not use its copies. The call
+    /// does not wait for an instance that was [closed](Self::close). For `max_staleness` after L2 has restarted the
+    /// list of instances may be incomplete, so the call waits until that time is over.
     ///
-    /// Cost: three round trips. If it has to wait longer, one more per poll: about twenty in the first 100 ms, then
-    /// one every 50 to 100 ms. A call that is cancelled stops waiting; the invalidation is carried out.
+    /// Cost: three round trips. If the call has to wait longer, one more per poll: about twenty in the first 100 ms,
+    /// then one every 50 to 100 ms. A call that is cancelled stops waiting; the invalidation is carried out.
     ///
     /// # Errors
     ///
-    /// As [`invalidate`](Self::invalidate); a deferred invalidation is not waited for. If L2 fails during the wait,
-    /// the call waits for the longest `max_staleness` and returns `Ok`.
+    /// As [`invalidate`](Self::invalidate); the call does not wait for a deferred invalidation. If L2 fails during the
+    /// wait, the call waits for the longest `max_staleness` and returns `Ok`.
     ///
     /// ```
     /// # async fn demo() -> Result<(), Box<dyn std::error::Error>> {
@@ -164,7 +164,8 @@ impl<K: CacheKey, V: Send + Sync + 'static> Cache<K, V> {
         self.writes().invalidate_and_wait(key).await
     }
 
-    /// Removes a key as [`invalidate`](Self::invalidate) does, and for as long as `hold` stores no load of it.
+    /// Removes a key as [`invalidate`](Self::invalidate) does, and then for the time `hold` keeps loads of the key from
+    /// being stored.
     ///
     /// For loaders that read from a database replica: choose a `hold` longer than the replica's lag. During the hold
     /// a loaded value is returned to the callers that waited for it and is not stored, so the loader runs more often.
@@ -208,11 +209,11 @@ impl<K: CacheKey, V: Send + Sync + 'static> Cache<K, V> {
 
     /// Makes the value of a key stale from now on: look-ups still return it, flagged, and
     /// [`get_or_load`](Self::get_or_load) refreshes it. For data that should be loaded anew soon, and whose old value
-    /// may be shown until then; otherwise [`invalidate`](Self::invalidate).
+    /// may be shown until then; for other data use [`invalidate`](Self::invalidate).
     ///
-    /// After `Ok` the value is stale in this instance; in others when the message arrives, and within
-    /// [`max_staleness`](crate::Builder::max_staleness) at the latest. Loads and refreshes of the key that began
-    /// earlier are not stored. A key without a value stays so.
+    /// After `Ok` the value is stale in this instance; in other instances it is stale when the message arrives, and
+    /// within [`max_staleness`](crate::Builder::max_staleness) at the latest. Loads and refreshes of the key that began
+    /// earlier are not stored. A key without a value stays without one.
     ///
     /// Cost: one round trip, shared with the other writes of this instance at the moment.
     ///
@@ -243,11 +244,11 @@ impl<K: CacheKey, V: Send + Sync + 'static> Cache<K, V> {
     /// Removes all values that have a tag from both levels, in all instances, however many they are. Values get tags by
     /// [`Loaded::tags`](crate::Loaded::tags), which has an example.
     ///
-    /// Once this has returned, this instance does not return a value with the tag that was there before, and other
-    /// instances do so for [`max_staleness`](crate::Builder::max_staleness) at most. A load or refresh that began
-    /// before and returns a value with the tag is never stored; its callers get the value. Loads of values without the
-    /// tag are stored, with one exception: if more than 64 tags are invalidated during a load, its value is stored only
-    /// if it has no tags, or if other values have the same.
+    /// After `Ok` this instance does not return an older value with the tag any more; other instances may return one
+    /// for [`max_staleness`](crate::Builder::max_staleness) at most. A load or refresh that began before and returns a
+    /// value with the tag is never stored; its callers get the value. Loads of values without the tag are stored, with
+    /// one exception: if more than 64 tags are invalidated during a load, its value is stored only if it has no tags,
+    /// or if other values have the same tags.
     ///
     /// Removed values stay in the memory of L2 until their TTL ends, unreadable. If L2 loses its record of a tag, as
     /// under memory pressure, values with the tag are misses.
@@ -255,7 +256,7 @@ impl<K: CacheKey, V: Send + Sync + 'static> Cache<K, V> {
     /// Comes after all writes that this instance called before it, and before all that it calls later: these wait.
     ///
     /// Cost: one round trip, and for each other instance one message. Callers that come later wait for loads that are
-    /// under way in their instance, and load anew if these return the tag.
+    /// under way in their instance, and load anew if the loaded value has the tag.
     ///
     /// # Errors
     ///
@@ -287,7 +288,8 @@ impl<K: CacheKey, V: Send + Sync + 'static> Cache<K, V> {
 
     /// Removes all values that have one of these tags, as [`invalidate_tag`](Self::invalidate_tag) does.
     ///
-    /// Cost: one round trip for every 256 tags, one after the other; for fewer tags if these are longer than 64 bytes.
+    /// Cost: one round trip for every 256 tags, or for fewer tags if they are longer than 64 bytes; one after the
+    /// other.
     ///
     /// # Errors
     ///
@@ -329,7 +331,7 @@ impl<K: CacheKey, V: Send + Sync + 'static> Cache<K, V> {
     /// still find old values in L2, and other instances in their L1, as with an [`invalidate`](Self::invalidate) under
     /// way. Once the call has returned they do not, within the same limits as after an `invalidate`.
     ///
-    /// The number includes values of which a tag was invalidated and that are still stored.
+    /// The number includes values that are still stored although one of their tags was invalidated.
     ///
     /// Loads under way of keys with other prefixes are not stored either: their callers get the value, and the next
     /// look-up loads again.
@@ -342,8 +344,8 @@ impl<K: CacheKey, V: Send + Sync + 'static> Cache<K, V> {
     /// the call as a whole has none. This instance walks its L1 twice, and each other one once. For sets of keys that
     /// change often, use a cache with a namespace of its own, and [`clear`](Self::clear).
     ///
-    /// An instance makes one pass at a time. Calls that come during a pass share the next one, however many they are,
-    /// up to 1 024 prefixes: it asks for the names that begin with all that their prefixes have in common.
+    /// An instance makes one pass at a time. Calls that come during a pass share the next pass, with up to 1 024
+    /// prefixes: it asks for the names that begin with the text that all these prefixes have in common.
     ///
     /// # Cancellation
     ///

@@ -15,32 +15,33 @@ use crate::util::call::{Call, Step};
 
 /// # Look-ups with a loader
 ///
-/// L1, then L2, then the loader. The loader of a call whose name ends in `_with` is given the previous value.
+/// Each call looks a key up in L1, then in L2, and calls the loader last. The loader of a call whose name ends in
+/// `_with` is given the previous value.
 impl<K: CacheKey, V: Send + Sync + 'static> Cache<K, V> {
-    /// Looks a key up in L1, then in L2, and otherwise calls `loader` and stores its value in both.
+    /// Looks a key up in L1, then in L2, and otherwise calls `loader` and stores its value in both levels.
     ///
     /// A missing key is loaded once in the whole fleet: callers in this instance share the load, and other instances
-    /// wait for its value. After [`lease_wait`](crate::Builder::lease_wait) they load by themselves, and do not
-    /// store. The load runs in a task of its own and goes on if its callers are cancelled.
+    /// wait for its value. After [`lease_wait`](crate::Builder::lease_wait) they load by themselves, and do not store
+    /// the value. The load runs in a task of its own and goes on if its callers are cancelled.
     ///
     /// An entry past its soft TTL is returned at once, flagged as stale, while one instance of the fleet loads the
     /// key anew in the background. If that fails the stale value stays, and the next attempt comes after a delay. With
     /// [`stale_wait`](crate::Builder::stale_wait) the caller waits for the new value first.
     ///
-    /// If the load fails, the callers get a value that is past its TTL, if there is one that was kept for that, see
-    /// [`stale_if_error`](crate::Builder::stale_if_error).
+    /// If the load fails, the callers get a value that is past its TTL, if
+    /// [`stale_if_error`](crate::Builder::stale_if_error) has kept one.
     ///
     /// If L2 fails, the loaded value is returned and not stored; its [`version`](crate::Meta::version) is `None`. A
     /// loader must not look up its own key in the same cache: it gets an error, as it would wait for itself.
     ///
     /// Cost: nothing is allocated and nothing is sent on a fresh L1 hit. One round trip if L2 has the value, three if
-    /// it is loaded. The future takes about 40 bytes and what the loader captures, which lies in it once. A call that
-    /// L1 does not answer, or answers with a stale value, boxes its loader and the rest of its work.
+    /// it is loaded. The future takes about 40 bytes, and the loader with its captures once. A call that L1 does not
+    /// answer, or answers with a stale value, boxes its loader and the rest of its work.
     ///
     /// # Errors
     ///
-    /// - The loader's own error, see [`LoadError::downcast_ref`]. All callers that waited for the load get the same
-    ///   one.
+    /// - The loader's own error, see [`LoadError::downcast_ref`]. All callers that waited for the load share this
+    ///   error.
     /// - The loader panicked, or took longer than [`load_timeout`](crate::Builder::load_timeout).
     /// - The runtime of the load ended.
     /// - The key is over [`MAX_KEY_BYTES`](crate::key::MAX_KEY_BYTES).
@@ -91,16 +92,16 @@ impl<K: CacheKey, V: Send + Sync + 'static> Cache<K, V> {
     /// Looks a key up as [`get_or_load`](Self::get_or_load) does, with a loader that also says how its value is to be
     /// stored: with a TTL of its own, or not at all. See [`Loaded`].
     ///
-    /// The loader is given the previous value, if there is one: the stale one that it is called to refresh, or one that
-    /// is kept past its TTL, see [`stale_if_error`](crate::Builder::stale_if_error). With that it can ask the source
-    /// for changes only, and return [`Loaded::unchanged`].
+    /// The loader is given the previous value, if there is one: the stale value that the loader is called to refresh,
+    /// or a value that is kept past its TTL, see [`stale_if_error`](crate::Builder::stale_if_error). With this value
+    /// the loader can ask the source for changes only, and return [`Loaded::unchanged`].
     ///
     /// Cost: as [`get_or_load`](Self::get_or_load). An unchanged value costs one small request more if L2 has lost it.
     ///
     /// # Errors
     ///
-    /// As [`get_or_load`](Self::get_or_load), and if the loader's `Loaded`
-    /// [is a misuse](LoadError::is_misuse).
+    /// As [`get_or_load`](Self::get_or_load). Also an error if the loader's `Loaded` [is a
+    /// misuse](LoadError::is_misuse).
     ///
     /// ```
     /// # async fn demo() -> Result<(), Box<dyn std::error::Error>> {
@@ -130,7 +131,7 @@ impl<K: CacheKey, V: Send + Sync + 'static> Cache<K, V> {
         self.get_or_load_by(key, || Load::ByCall(loader_of_one(loader)))
     }
 
-    /// Looks a key up, and otherwise has it loaded by what `load` makes.
+    /// Looks a key up, and otherwise loads it with the loader that `load` makes.
     pub(crate) fn get_or_load_by<Q: CacheKey + ?Sized, M>(
         &self,
         key: &Q,
@@ -146,23 +147,23 @@ impl<K: CacheKey, V: Send + Sync + 'static> Cache<K, V> {
         Call::new(first, |entry| entry.map(Entry::of))
     }
 
-    /// Loads a key now, whatever is there, and stores the value in both levels in its place, in all instances.
+    /// Loads a key now, whether or not it has a value, and stores the loaded value in both levels, in all instances.
     ///
-    /// For data that has changed at the source and is to be in the cache before it is asked for. The old value stays
-    /// until the new one is stored; so after a change that must not be served any more,
-    /// [`invalidate`](Self::invalidate) first.
+    /// For data that has changed at the source and is to be in the cache before the next look-up. The old value stays
+    /// until the new value is stored: if no caller may get the old value, [`invalidate`](Self::invalidate) first.
     ///
     /// The loader returns the value, or a [`Loaded`] with TTLs and tags of its own. It is given no previous value, so
     /// [`Loaded::unchanged`] [is a misuse](LoadError::is_misuse).
     ///
-    /// It joins no load that began before the call, in this instance or another one; a load of the key that is under
-    /// way does not store its value any more. While there is an old value, look-ups do not wait for it. If the key is
+    /// The call joins no load that began before, in this or another instance; a load of the key that is under way does
+    /// not store its value any more. While there is an old value, look-ups do not wait for the new one. If the key is
     /// invalidated, inserted or refreshed again meanwhile, or L2 fails, the value is returned and not stored; its
-    /// [`version`](crate::Meta::version) is `None`. It runs in a task of its own, and goes on if the caller is
+    /// [`version`](crate::Meta::version) is `None`. The refresh runs in a task of its own, and goes on if the caller is
     /// cancelled.
     ///
-    /// Cost: two round trips and the loader. Each call loads: many at once are not made one. Only the value of the last
-    /// of them is stored, and nothing if that fails; so do not refresh a key more often than its loader takes.
+    /// Cost: two round trips and the loader. Each call loads: calls at the same time share no load. Only the value of
+    /// the last call is stored, and no value if the last call fails; so do not refresh a key again before its loader
+    /// has ended.
     ///
     /// # Errors
     ///
@@ -195,24 +196,24 @@ impl<K: CacheKey, V: Send + Sync + 'static> Cache<K, V> {
         Ok(Entry::of(entry))
     }
 
-    /// Looks many keys up in L1, then in L2, and otherwise calls `loader` once with all keys that are missing: once for
-    /// every 1 024 of them. Stores its values in both.
+    /// Looks many keys up in L1, then in L2, and calls `loader` with all keys that are missing, once for every 1 024 of
+    /// them. Stores the loaded values in both levels.
     ///
-    /// Returns one result per key, in the order of the keys: `None` for a key that the loader did not return. That is
-    /// not cached; to cache it, use an `Option` as `V`, see [`Entry::transpose`]. Values for keys that the loader was
-    /// not asked for are ignored.
+    /// Returns one result per key, in the order of the keys: `None` for a key that the loader did not return. This
+    /// absence is not cached; to cache it, use an `Option` as `V`, see [`Entry::transpose`]. Values for keys that the
+    /// loader was not asked for are ignored.
     ///
     /// Each key is loaded as by [`get_or_load`](Self::get_or_load): once in the whole fleet, to its end, and shared
-    /// with callers that ask for it alone. So the loader is not asked for keys that another call of this instance is
-    /// loading: if that does not find a key, neither does this call. It is called again for keys that another instance
-    /// was loading and did not find. Another call, in the background, refreshes stale values.
+    /// with callers that ask for this key alone. So the loader is not asked for keys that another call of this instance
+    /// is loading: if the other call does not find a key, neither does this call. The loader is called again for keys
+    /// that another instance was loading and did not find, and in the background to refresh stale values.
     ///
     /// Cost: three allocations if L1 has all keys, one round trip if L2 has the rest, and three if some are loaded.
     ///
     /// # Errors
     ///
-    /// As [`get_or_load`](Self::get_or_load), if any key fails: the error of one of these. Values that were loaded all
-    /// the same are kept for the next call.
+    /// As [`get_or_load`](Self::get_or_load), if any key fails: the error of one of the keys that failed. Values of the
+    /// other keys are kept for the next call.
     ///
     /// ```
     /// # async fn demo() -> Result<(), Box<dyn std::error::Error>> {
@@ -252,13 +253,13 @@ impl<K: CacheKey, V: Send + Sync + 'static> Cache<K, V> {
     }
 
     /// Looks many keys up as [`get_many_or_load`](Self::get_many_or_load) does, with a loader that also says how each
-    /// value is to be stored, as that of [`get_or_load_with`](Self::get_or_load_with). The loader is given each key
-    /// with its previous value, if there is one.
+    /// value is to be stored, as the loader of [`get_or_load_with`](Self::get_or_load_with) does. The loader is given
+    /// each key with its previous value, if there is one.
     ///
     /// # Errors
     ///
-    /// As [`get_or_load_with`](Self::get_or_load_with), if any key fails. Values that were loaded all the same are kept
-    /// for the next call.
+    /// As [`get_or_load_with`](Self::get_or_load_with), if any key fails. Values of the other keys are kept for the
+    /// next call.
     ///
     /// ```
     /// # async fn demo() -> Result<(), Box<dyn std::error::Error>> {

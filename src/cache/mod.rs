@@ -1,7 +1,7 @@
 //! The public handle: writes keys as text, asks L1, and passes every other call to the engine.
 //!
 //! - [`read`]: look-ups without a loader
-//! - [`load`]: look-ups with one
+//! - [`load`]: look-ups with a loader
 //! - [`write`]: values that callers store
 //! - [`invalidate`]: values that callers remove, or make stale
 //! - [`typed`]: where the types of keys and values end
@@ -27,9 +27,8 @@ use crate::vocabulary::Invariant;
 /// A two-level cache of values `V` under keys `K`: L1 in this process, and L2, a store that all instances of the
 /// service share.
 ///
-/// A handle: clones are cheap and share everything. Keys are looked up borrowed, `&str` for `String` and
-/// `&(tenant, 7)` for `(String, u64)`, see [`LookupBy`](crate::key::LookupBy). Values are returned shared, as
-/// [`Entry`](crate::Entry).
+/// A handle: clones are cheap and share everything. Look-ups take borrowed keys, `&str` for `String` and `&(tenant, 7)`
+/// for `(String, u64)`, see [`LookupBy`](crate::key::LookupBy), and return shared values, as [`Entry`](crate::Entry).
 ///
 /// ```
 /// # async fn demo() -> Result<(), Box<dyn std::error::Error>> {
@@ -55,7 +54,7 @@ use crate::vocabulary::Invariant;
 ///
 /// The asynchronous methods need a Tokio runtime with its timer enabled. [`build`](crate::Builder::build) starts a
 /// background task, the subscriber, which receives the changes of other instances. Without a runtime, the first
-/// asynchronous call starts it. It ends with [`close`](Self::close), or when the last handle is dropped.
+/// asynchronous call starts the task. The task ends with [`close`](Self::close), or when the last handle is dropped.
 ///
 /// A cache may be used from several runtimes. The tasks that a call starts run on the runtime of that call. When a
 /// runtime ends, the next call on another one starts the subscriber and the writer again; writes that were under way
@@ -70,12 +69,12 @@ use crate::vocabulary::Invariant;
 /// - A write that was polled once is carried out. Writes of one key reach L2 in the order of their calls, so a later
 ///   write of the key waits for it. There is one exception: a call that is dropped while the writer's queue is full
 ///   has its writes deferred. An insert then becomes an invalidation of its key.
-/// - A value that `get` or `get_many` has asked L2 for may not be kept in L1.
+/// - If a `get` or `get_many` is dropped while it waits for L2, the value may be missing in L1 afterwards.
 ///
 /// # Values
 ///
-/// L1 drops values while moka does other work, with locks held. Their `Drop` must not panic, and must not call a cache:
-/// it could wait for itself.
+/// L1 drops values while moka does other work, with locks held. The `Drop` of a value must not panic, and must not call
+/// a cache: it could wait for itself.
 pub struct Cache<K, V: Send + Sync + 'static> {
     /// Knows neither of the two types. Stopped with the last clone of a cache. Tasks hold only the parts that they
     /// need.

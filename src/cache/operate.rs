@@ -13,8 +13,8 @@ use crate::stats::{Health, HotKey, Stats};
 ///
 /// State, counters and events of this instance, its switch, and its end.
 impl<K: CacheKey, V: Send + Sync + 'static> Cache<K, V> {
-    /// The namespace that [`builder`](Self::builder) was given, such as `catalog:product`. For log lines and metrics of
-    /// code that has several caches.
+    /// Returns the namespace that [`builder`](Self::builder) was given, such as `catalog:product`. For log lines and
+    /// metrics of code that has several caches.
     ///
     /// ```
     /// let prices: larder::Cache<String, u32> = larder::Cache::builder("docs:prices").build()?;
@@ -26,10 +26,10 @@ impl<K: CacheKey, V: Send + Sync + 'static> Cache<K, V> {
         self.engine().namespace()
     }
 
-    /// Resolves when this instance uses its L1: it is subscribed, and has proved that it has applied all changes.
-    /// Also resolves when the cache is closed.
+    /// Waits until this instance uses its L1: it is subscribed, and has proved that it has applied all changes. Also
+    /// returns when the cache is closed.
     ///
-    /// Calling it is optional: until then look-ups go to L2 and to the loader. It does not resolve while L2 cannot be
+    /// The call is optional: until then look-ups go to L2 and to the loader. It does not return while L2 cannot be
     /// reached, so put a time limit on it.
     ///
     /// ```
@@ -47,8 +47,8 @@ impl<K: CacheKey, V: Send + Sync + 'static> Cache<K, V> {
         self.engine().ready().await;
     }
 
-    /// Whether L2 answers, and whether this instance may use its L1. Costs no request: it reports the last
-    /// answers.
+    /// Returns whether L2 answers, and whether this instance may use its L1. Costs no request: the call reports the
+    /// last answers.
     ///
     /// For an alert, or a page of your own. **Not for a readiness or liveness probe**: an instance
     /// without L2 answers from its loaders, and an outage of Redis would take all instances out of service at once.
@@ -76,29 +76,29 @@ impl<K: CacheKey, V: Send + Sync + 'static> Cache<K, V> {
         self.engine().health()
     }
 
-    /// The health of each [lane](crate::Builder::lanes), in their order: which of them is away.
-    /// [`health`](Self::health) is that of the worst.
+    /// Returns the health of each [lane](crate::Builder::lanes), in their order, to see which lane is away.
+    /// [`health`](Self::health) is the health of the worst lane.
     #[must_use]
     pub fn lane_health(&self) -> Vec<Health> {
         self.engine().lane_health()
     }
 
-    /// Counters of this instance since it was built, and the size of its L1. Reads a few atomics per thread, and has
-    /// moka do its pending work, which may drop values.
+    /// Returns the counters of this instance since it was built, and the size of its L1. Reads a few atomics per
+    /// thread, and has moka do its pending work, which may drop values.
     #[must_use]
     pub fn stats(&self) -> Stats {
         self.engine().stats()
     }
 
-    /// The counters of all instances together, also of those that have ended. Without an L2 they are those of this
-    /// instance.
+    /// Returns the counters of all instances together, also of instances that have ended. Without an L2 these are the
+    /// counters of this instance.
     ///
     /// Each instance stores its counters in L2 when they have changed, every five times
     /// [`max_staleness`](crate::Builder::max_staleness), and when it is closed or dropped. So the counts of other
-    /// instances are up to 10 s old by default, and the last ones of an instance that was killed, or that was dropped
-    /// as its runtime ended, are missing: [`close`](Self::close) it before. Nothing counts twice, except for a process
-    /// that slept for more than a day. The counts begin anew if Redis loses its data. `l1_entries` is that of this
-    /// instance.
+    /// instances are up to 10 s old by default, and the last counts of an instance that was killed, or dropped while
+    /// its runtime ended, are missing: [`close`](Self::close) it before. Nothing counts twice, except for a process
+    /// that slept for more than a day. The counts begin anew if Redis loses its data. `l1_entries` counts the entries
+    /// of this instance alone.
     ///
     /// Costs one request to L2. Can be dropped at any time.
     ///
@@ -124,16 +124,16 @@ impl<K: CacheKey, V: Send + Sync + 'static> Cache<K, V> {
         self.engine().global_stats().await
     }
 
-    /// The keys that were looked up most of late in this instance, the hottest first: at most `most`. Empty unless
-    /// [`track_hot_keys`](crate::Builder::track_hot_keys) is set.
+    /// Returns the keys that callers of this instance have looked up most of late, the hottest first: at most `most`.
+    /// Empty unless [`track_hot_keys`](crate::Builder::track_hot_keys) is set.
     ///
-    /// It goes by one in 16 look-ups at random, of which it knows the last 4 096: so by the last 65 000 look-ups or so,
-    /// whatever answered them. A key with a share of 1 % is seen with 0.7 to 1.3 %; a share below 0.1 % is chance.
+    /// The result is from a random sample of one in 16 look-ups, of which the cache keeps the last 4 096: so it is
+    /// about the last 65 000 look-ups or so, whichever level answered them. A key with a share of 1 % is seen with 0.7
+    /// to 1.3 %; a share below 0.1 % is chance.
     ///
-    /// For debugging, and for alerts. Keys may be personal data: they are in no log, no metric and nothing that is
-    /// serialized.
+    /// For debugging, and for alerts. Keys may be personal data: no log, no metric and no serialized type has them.
     ///
-    /// Sends nothing. Goes over the whole sample, which takes some hundred microseconds.
+    /// Cost: sends nothing, and goes over the whole sample, which takes some hundred microseconds.
     ///
     /// ```
     /// # async fn demo() -> Result<(), Box<dyn std::error::Error>> {
@@ -156,9 +156,9 @@ impl<K: CacheKey, V: Send + Sync + 'static> Cache<K, V> {
             .hottest(most)
     }
 
-    /// The events of this instance from now on: loads, changes by this instance and by others, and the breaker. Hits
-    /// are no events, nor are the values that [`warm`](Self::warm) stores. For tests, debugging and side effects such
-    /// as a log of changes; not for invalidations by other means, as events may be missed.
+    /// Returns a stream of the events of this instance from now on: loads, changes by this instance and by others, and
+    /// the breaker. Hits are no events, nor are the values that [`warm`](Self::warm) stores. For tests, debugging and
+    /// side effects such as a log of changes; not for invalidations by other means, as events may be missed.
     ///
     /// Up to 1 024 events wait for a listener; a slower one misses the oldest, and is told how many. The stream ends
     /// when the last clone of the cache was dropped, and the loads that it had begun have ended. While nobody has ever
@@ -182,25 +182,25 @@ impl<K: CacheKey, V: Send + Sync + 'static> Cache<K, V> {
         self.engine().events().stream()
     }
 
-    /// Switches the cache off or on, for all clones in this process: a kill switch, and a way to find out whether a
-    /// fault is the cache's. Other instances are not told.
+    /// Switches the cache off or on, for all clones in this process: a kill switch, and a way to find out whether the
+    /// cache causes a fault. Other instances stay as they are.
     ///
     /// While it is off,
     ///
-    /// - `get*` are misses, and no request of theirs is sent to L2;
+    /// - every `get*` is a miss, and sends no request to L2;
     /// - loads run, once at a time for each key of this instance, and their values are not stored;
-    /// - `insert*`, `write_through` and [`warm`](Self::warm) store nothing. The first two invalidate their keys
-    ///   instead;
-    /// - `insert_if*` and [`touch`](Self::touch) say `false` and change nothing; all other changes, such as
-    ///   `invalidate`, are sent as usual, and those of other instances are applied;
-    /// - a `WriteBehind::insert` is stored in L2, where it waits for its source, and not in L1. Until then loads here
-    ///   return the older value that the source has.
+    /// - `insert*`, `write_through` and [`warm`](Self::warm) store nothing. `insert*` and `write_through` invalidate
+    ///   their keys instead;
+    /// - `insert_if*` and [`touch`](Self::touch) return `false` and change nothing; all other changes, such as
+    ///   `invalidate`, are sent as usual, and changes of other instances are applied;
+    /// - a `WriteBehind::insert` is stored in L2, where it waits for its source, and not in L1. Until the source has
+    ///   it, loads in this instance return the older value of the source.
     ///
-    /// So the values that other instances read meanwhile are as current as ever, and so are those of this one when it
-    /// is switched on again. Its L1 is empty then. Loads and inserts that are under way when it is switched off are not
-    /// stored in L1.
+    /// So other instances read values that are as current as ever, and so does this instance when it is switched on
+    /// again: its L1 is empty then. Loads and inserts that are under way when the cache is switched off are not stored
+    /// in L1.
     ///
-    /// Sends nothing to L2. A line at INFO says so.
+    /// Sends nothing to L2. Writes a line at INFO.
     ///
     /// ```
     /// # async fn demo() -> Result<(), Box<dyn std::error::Error>> {
@@ -218,7 +218,7 @@ impl<K: CacheKey, V: Send + Sync + 'static> Cache<K, V> {
         self.engine().set_enabled(is_enabled);
     }
 
-    /// Whether the cache is switched on. See [`set_enabled`](Self::set_enabled).
+    /// Returns whether the cache is switched on. See [`set_enabled`](Self::set_enabled).
     #[must_use]
     pub fn is_enabled(&self) -> bool {
         self.engine().is_enabled()
@@ -232,9 +232,9 @@ impl<K: CacheKey, V: Send + Sync + 'static> Cache<K, V> {
     /// cannot be delivered by then is lost; one line at WARN says how many keys. Other instances do not wait for a
     /// closed one in [`invalidate_and_wait`](Self::invalidate_and_wait).
     ///
-    /// A closed cache can still be used, but does not use its L1 any more. Loads and writes under way go on; writes
-    /// that are deferred from then on are lost, and a line at WARN says so. Dropping the last handle without a call of
-    /// this also stops the subscriber, at once, and loses the deferred writes, which a line at WARN says as well.
+    /// A closed cache still answers calls, but does not use its L1 any more. Loads and writes under way go on; writes
+    /// that are deferred from then on are lost, with a line at WARN. A last handle that is dropped without `close` also
+    /// stops the subscriber, at once, and loses the deferred writes, with a line at WARN.
     ///
     /// ```
     /// # async fn demo() -> Result<(), Box<dyn std::error::Error>> {

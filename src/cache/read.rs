@@ -10,7 +10,8 @@ use crate::util::call::{Call, Step};
 
 /// # Look-ups
 ///
-/// [`get_local`](Cache::get_local) asks L1 alone; the others ask L1, then L2. They never load and never fail: a key that neither level has, or cannot answer for, is a miss.
+/// [`get_local`](Cache::get_local) looks in L1 alone, the other calls in L1 and then in L2. They never load and never
+/// fail: a key is a miss if neither level has it, or if L2 does not answer.
 impl<K: CacheKey, V: Send + Sync + 'static> Cache<K, V> {
     /// Looks a key up in L1 only. Synchronous: it neither waits nor does any I/O.
     ///
@@ -18,11 +19,11 @@ impl<K: CacheKey, V: Send + Sync + 'static> Cache<K, V> {
     ///
     /// - while this instance cannot prove that it has applied all changes, see
     ///   [`Health::is_subscriber_live`](crate::Health::is_subscriber_live). In
-    ///   [`Mode::Available`](crate::Mode::Available) it then returns an unproven entry, if L2 did not answer the last
-    ///   request;
+    ///   [`Mode::Available`](crate::Mode::Available) the call then returns an unproven entry, if L2 did not answer the
+    ///   last request;
     /// - for a key over [`MAX_KEY_BYTES`](crate::key::MAX_KEY_BYTES).
     ///
-    /// A stale entry is returned, flagged. Does not allocate, except for the counters at the first hit of each
+    /// A stale entry is returned, flagged. The call does not allocate, except for the counters at the first hit of each
     /// thread.
     ///
     /// ```
@@ -48,14 +49,14 @@ impl<K: CacheKey, V: Send + Sync + 'static> Cache<K, V> {
         }
     }
 
-    /// Looks a key up in L1, then in L2. Values of L2 are kept in L1.
+    /// Looks a key up in L1, then in L2. Keeps a value of L2 in L1.
     ///
     /// Never fails: if L2 does not answer within `l2_timeout`, if a stored value cannot be read, or if the key is too
     /// long, the look-up is a miss, which is counted in [`stats`](Self::stats) and logged. A stale entry is returned,
     /// flagged; only [`get_or_load`](Self::get_or_load) and [`get_many_or_load`](Self::get_many_or_load) refresh it.
     ///
     /// Cost: nothing is allocated on an L1 hit. Otherwise the rest of the call is boxed, and takes one round trip;
-    /// callers that ask for a key that is being read share one more.
+    /// callers that come while another caller reads the key share one more round trip.
     ///
     /// ```
     /// # async fn demo() -> Result<(), Box<dyn std::error::Error>> {
@@ -77,7 +78,7 @@ impl<K: CacheKey, V: Send + Sync + 'static> Cache<K, V> {
         Call::new(first, |entry| entry.map(Entry::of))
     }
 
-    /// Looks many keys up in L1, and those that L1 lacks in L2 together. Values of L2 are kept in L1.
+    /// Looks many keys up in L1, and together in L2 the keys that L1 lacks. Keeps values of L2 in L1.
     ///
     /// Returns one result per key, in the order of the keys; a key that is given twice has two results. Each is the
     /// result of a [`get`](Self::get).

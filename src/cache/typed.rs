@@ -1,5 +1,5 @@
-//! Where the types of keys and values end: loaders, commits and keys of users become those of the engine, and its
-//! answers become typed again.
+//! Where the types of keys and values end: loaders, commits and keys of users become loaders, commits and keys of the
+//! engine, and the answers of the engine become typed again.
 //!
 //! Each function here is compiled for each call of a user, so it is short: it boxes what it is given, and calls a
 //! function that does not depend on types.

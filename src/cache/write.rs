@@ -17,15 +17,17 @@ use crate::vocabulary::Version;
 /// Each of these calls takes a value, or a [`Loaded`] with TTLs and tags of its own. Tags are not taken over from the
 /// value that is replaced: [`tags_of`](crate::Builder::tags_of) gives every value its tags, whichever call stores it.
 impl<K: CacheKey, V: Send + Sync + 'static> Cache<K, V> {
-    /// Stores a value in both levels, whatever was there, and evicts the key from the L1 of all other instances.
+    /// Stores a value in both levels, in place of any other value, and evicts the key from the L1 of all other
+    /// instances.
     ///
     /// `value` is the value alone, or a [`Loaded`] with TTLs and tags of its own. The value has these tags and those of
     /// [`tags_of`](crate::Builder::tags_of): a value alone, in a cache without `tags_of`, has none, whatever tags the
     /// replaced value had.
     ///
-    /// For values that are kept only in the cache; a value that is made from the one before it, such as a counter, is
-    /// for [`update`](Self::update). For values of a database, write there and call [`invalidate`](Self::invalidate):
-    /// if two instances insert different values at the same time, either may be the one that stays.
+    /// For values that are kept only in the cache. For a value that is made from the value before, such as a counter,
+    /// use [`update`](Self::update). For values of a database, write to the database and call
+    /// [`invalidate`](Self::invalidate): if two instances insert different values at the same time, either value may
+    /// stay.
     ///
     /// Returns the token of the write, for look-ups by [`at_least`](Self::at_least).
     ///
@@ -75,10 +77,11 @@ impl<K: CacheKey, V: Send + Sync + 'static> Cache<K, V> {
     /// Stores many values, each as by [`insert`](Self::insert): all are values alone, or all are [`Loaded`]. If a key
     /// is given twice its last value counts.
     ///
-    /// Not atomic: readers see the values appear in parts. Holds all encoded values in memory until it returns.
+    /// Not atomic: readers see the values appear in parts. The call holds all encoded values in memory until it
+    /// returns.
     ///
-    /// Cost: one round trip for every 256 keys, two of them at a time; for fewer keys if these are longer than 64
-    /// bytes, or if the values are large: a KiB of a value counts as much as a key.
+    /// Cost: one round trip for every 256 keys, or for fewer keys if they are longer than 64 bytes or the values are
+    /// large, as a KiB of a value counts as much as a key; two round trips run at a time.
     ///
     /// # Errors
     ///
@@ -113,30 +116,31 @@ impl<K: CacheKey, V: Send + Sync + 'static> Cache<K, V> {
     }
 
     /// Stores a value as [`insert`](Self::insert) does, if nobody has changed the key since `version` was read. Returns
-    /// whether it was stored: of any number of callers with the same version, in all instances, one gets `true`.
-    /// [`update`](Self::update) repeats it until it is.
+    /// whether the value was stored: of any number of callers with the same version, in all instances, one gets `true`.
+    /// [`update`](Self::update) repeats the call until the value is stored.
     ///
     /// `version` is the [`Meta::version`](crate::Meta::version) of the entry, or [`Version::ABSENT`] to store a value
     /// only where there is none. A load and a refresh change the version too; an [`expire`](Self::expire) and a
-    /// [`touch`](Self::touch) leave it. After `false` this instance has dropped its copy, so [`get`](Self::get) reads
-    /// the value that is stored now.
+    /// [`touch`](Self::touch) leave it as it is. After `false` this instance has dropped its copy, so
+    /// [`get`](Self::get) reads the value that is stored now.
     ///
     /// `ABSENT` says nothing of the past: a value that was inserted and removed since the caller looked is as absent as
-    /// one that never was. A value that this instance cannot read, such as one of another type, is not absent: look-ups
-    /// return `None`, and it is neither replaced nor seen until it expires or the key is invalidated.
+    /// a value that never existed. A value that this instance cannot read, such as a value of another type, is not
+    /// absent: look-ups return `None`, and the value is neither replaced nor returned until it expires or the key is
+    /// invalidated.
     ///
     /// Without an L2, a value that L1 has evicted or had no room for is absent.
     ///
     /// While the cache is [switched off](Self::set_enabled) the call returns `false` and changes nothing, so a caller
-    /// that repeats it until it is `true` goes on until the cache is switched on.
+    /// that repeats the call until it returns `true` goes on until the cache is switched on.
     ///
-    /// Cost: one round trip, two if the value that is stored has tags. No other key shares them.
+    /// Cost: one round trip, two if the stored value has tags. No other key shares these round trips.
     ///
     /// # Errors
     ///
     /// - [`WriteError::is_deferred`]: L2 did not answer. The value is stored or not, and this instance invalidates the
     ///   key as soon as L2 answers.
-    /// - Otherwise nothing was changed: L2 refused the write or was not asked ([`WriteError::is_refused`]), or it
+    /// - Otherwise nothing was changed: L2 refused the write or was not asked ([`WriteError::is_refused`]), or the call
     ///   failed as an [`insert`](Self::insert) may.
     ///
     /// ```
@@ -174,12 +178,13 @@ impl<K: CacheKey, V: Send + Sync + 'static> Cache<K, V> {
         Ok(stored.is_some())
     }
 
-    /// Replaces a value by the one that `change` makes of it. No change is lost, however many callers in however many
+    /// Replaces a value by the value that `change` makes of it. No change is lost, however many callers in however many
     /// instances change the key at once: for counters and lists, for which [`get`](Self::get) and
     /// [`insert`](Self::insert) are not safe.
     ///
-    /// `change` is given `None` if neither level has a value: it is not loaded. It is called again when another writer
-    /// was faster, so it must do nothing else. It returns the new value, or a [`Loaded`] with TTLs and tags of its own.
+    /// `change` is given `None` if neither level has a value: the call loads none. `change` is called again when
+    /// another writer was faster, so it must have no other effect. It returns the new value, or a [`Loaded`] with TTLs
+    /// and tags of its own.
     ///
     /// Calls for one key in one instance come one after the other. The value may still be lost as any value in a cache:
     /// by its TTL, an eviction, or an invalidation. A value that must not be lost belongs in a database, which
@@ -242,10 +247,10 @@ impl<K: CacheKey, V: Send + Sync + 'static> Cache<K, V> {
     /// task that goes on if the caller is cancelled in between.
     ///
     /// `value` is the value alone, or a [`Loaded`] with TTLs and tags of its own. `store` is given the value, and
-    /// returns a future that writes it to the source. If that fails or panics, the key is invalidated, as the write may
-    /// have landed all the same. So it is if another change of the key comes at the same time: the caches then have no
-    /// value, and never that of a write that was not the last one. Until the source has the value, look-ups return the
-    /// old one or wait, as for a load.
+    /// returns a future that writes it to the source. If the future fails or panics, the key is invalidated, as the
+    /// write may have landed all the same. The key is also invalidated if another change of the key comes at the same
+    /// time: the caches then have no value, and never the value of a write that was not the last one. Until the source
+    /// has the value, look-ups return the old value or wait, as for a load.
     ///
     /// A value that cannot be stored, as it is over [`max_value_size`](crate::Builder::max_value_size), is in the
     /// source after `Ok`, and not in the caches: the key is invalidated. If the runtime ends meanwhile, the
@@ -255,12 +260,12 @@ impl<K: CacheKey, V: Send + Sync + 'static> Cache<K, V> {
     ///
     /// # Errors
     ///
-    /// [`CommitError`] tells them apart:
+    /// [`CommitError`] has a variant for each case:
     ///
     /// - [`NotBegun`](CommitError::NotBegun): the key is over [`MAX_KEY_BYTES`](crate::key::MAX_KEY_BYTES), or the
     ///   `Loaded` is a misuse, as for [`insert`](Self::insert). Nothing was changed.
-    /// - [`Failed`](CommitError::Failed), [`Panicked`](CommitError::Panicked): that was `store`. The key is
-    ///   invalidated.
+    /// - [`Failed`](CommitError::Failed), [`Panicked`](CommitError::Panicked): `store` has failed or panicked. The key
+    ///   is invalidated.
     /// - [`NotInvalidated`](CommitError::NotInvalidated): the source has the value, and L2 could not be reached. This
     ///   instance does not use the key until it has sent L2 an invalidation, which it does as soon as L2 answers.
     /// - [`Stopped`](CommitError::Stopped): the runtime was shut down.
@@ -299,20 +304,20 @@ impl<K: CacheKey, V: Send + Sync + 'static> Cache<K, V> {
         committed(ended).map(|((), token)| token)
     }
 
-    /// Gives the value of a key a new TTL, in both levels. Returns `false` if there is no valid value: it never
-    /// brings one back.
+    /// Gives the value of a key a new TTL, in both levels. Returns `false` if there is no valid value: `touch` never
+    /// brings a value back.
     ///
-    /// The value, its age and its soft TTL stay as they are. Other instances that hold a value whose lifetime is
-    /// shortened evict it when the message arrives, within `max_staleness` at the latest; of a longer lifetime they
-    /// learn when their own copy expires. In a cache with [`sliding`](crate::Builder::sliding), `ttl` is the longest
-    /// lifetime, as that of an insert. The jitter only shortens `ttl`.
+    /// The value, its age and its soft TTL stay as they are. If the lifetime is shortened, other instances evict their
+    /// copies when the message arrives, within `max_staleness` at the latest. They learn of a longer lifetime when
+    /// their own copy expires. In a cache with [`sliding`](crate::Builder::sliding), `ttl` is the longest lifetime, as
+    /// the TTL of an insert is. The jitter only shortens `ttl`.
     ///
-    /// Cost: one round trip, two for a value with tags. Nothing is encoded or sent but the key. It does not wait for
-    /// writes of the key that this instance has called and not awaited.
+    /// Cost: one round trip, two for a value with tags. Nothing is encoded, and only the key is sent. The call does not
+    /// wait for writes of the key that this instance has called and not awaited.
     ///
     /// # Errors
     ///
-    /// - [`WriteError::is_unconfirmed`]: L2 did not answer. The value has the new TTL or the former one; the new one
+    /// - [`WriteError::is_unconfirmed`]: L2 did not answer. The value has the new TTL or the former one; the new TTL
     ///   may still come until `l2_timeout` after the call. The call can be repeated.
     /// - [`WriteError::is_refused`]: L2 refused it. The value has the former TTL.
     /// - [`WriteError::is_misuse`]: `ttl` is zero.
