@@ -65,7 +65,7 @@ pub struct Builder<K, V, L = ()> {
     types: Invariant<(K, V)>,
 }
 
-/// All that a builder was given, but for the loader, without the types of keys and values.
+/// All that a builder was given, except the loader, without the types of keys and values.
 struct Given {
     parts: Parts,
     rest: Rest,
@@ -89,7 +89,8 @@ struct Rest {
     on_build: Option<OnBuild>,
 }
 
-/// Which share of hits [`Builder::verify`] compares with the source, and how. A number is the share alone.
+/// The share of hits that [`Builder::verify`] compares with the source, and how it compares them. A plain number is the
+/// share alone.
 ///
 /// ```
 /// use larder::Cache;
@@ -104,13 +105,13 @@ struct Rest {
 #[must_use = "it is for `Builder::verify`"]
 pub struct Verify<V> {
     share: f64,
-    /// `None`: by their bytes, or as an earlier call has said.
+    /// `None`: by their bytes, or by the function of an earlier call.
     same: Option<Same>,
     values: Invariant<V>,
 }
 
 impl<V> Verify<V> {
-    /// This share of hits, from 0.0 to 1.0.
+    /// Compares this share of hits, from 0.0 to 1.0.
     pub fn share(share: f64) -> Self {
         Self {
             share,
@@ -119,10 +120,10 @@ impl<V> Verify<V> {
         }
     }
 
-    /// Whether the cached value and that of the source are the same. Default: if the codec of the cache encodes both
-    /// to equal bytes.
+    /// Sets how the cached value is compared with the value of the source. Default: they are equal if the codec of the
+    /// cache encodes both to equal bytes.
     ///
-    /// For values that have several encodings, such as a `HashMap`, or parts that differ each time.
+    /// For values that have several encodings, such as a `HashMap`, or parts that differ in each load.
     pub fn by(mut self, same: impl Fn(&V, &V) -> bool + Send + Sync + 'static) -> Self
     where
         V: Send + Sync + 'static,
@@ -158,8 +159,8 @@ impl<K: CacheKey, V: Serialize + DeserializeOwned + Send + Sync + 'static> Cache
     /// Starts to build a cache whose keys in Redis begin with `{namespace.0}`. By convention a namespace is
     /// `service:entity`, such as `catalog:product`.
     ///
-    /// All instances that share values use the same namespace. Caches of different things must not. At most 256
-    /// bytes, without braces and control characters.
+    /// All instances that share values use one namespace. Caches of different things need different namespaces. A
+    /// namespace has at most 256 bytes, without braces and control characters.
     ///
     /// A `K` that is no [`CacheKey`] is an error of the compiler here:
     ///
@@ -187,11 +188,11 @@ impl<K, V: Serialize + DeserializeOwned + Send + Sync + 'static> Builder<K, V> {
         }
     }
 
-    /// Checks the options and builds the cache. Neither waits nor connects.
+    /// Checks the options and builds the cache. The call neither waits nor connects.
     ///
     /// On a Tokio runtime this starts the background task that connects to L2 and subscribes. Without a runtime, the
     /// first asynchronous call starts it; see [`Health::is_started`](crate::Health::is_started). A server that cannot
-    /// be reached is no error: the cache works without L2 until it can.
+    /// be reached is no error: the cache works without L2 until the server answers.
     ///
     /// # Errors
     ///
@@ -205,15 +206,15 @@ impl<K, V: Serialize + DeserializeOwned + Send + Sync + 'static> Builder<K, V> {
 
 /// # Redis, or another L2
 ///
-/// Without one of these the cache has L1 only.
+/// Without `redis` or `l2` the cache has L1 only.
 impl<K, V, L> Builder<K, V, L> {
-    /// Uses the Redis server at `redis://[user][:password@]host[:port][/db]` as L2. [`Server`] says how else a server
-    /// can be given, for TLS and unix sockets.
+    /// Uses the Redis server at `redis://[user][:password@]host[:port][/db]` as L2. [`Server`] lists other forms, for
+    /// TLS and unix sockets.
     ///
-    /// Caches of a process that are given the same URL share their connections to it and their heartbeats, as if each
-    /// had been given a clone of one [`RedisL2`]. A cache that should share with no other one is given an L2 of its
-    /// own, by `.l2(RedisL2::open(server)?)`; for a pool of your own there is [`RedisL2::with_pool`]. A URL that cannot
-    /// be used is reported by [`build`](Self::build).
+    /// Caches of a process that are given the same URL share their connections to the server and their heartbeats, as
+    /// if each cache had been given a clone of one [`RedisL2`]. To share with no other cache, give a cache an L2 of its
+    /// own, by `.l2(RedisL2::open(server)?)`; for a pool of your own there is [`RedisL2::with_pool`].
+    /// [`build`](Self::build) reports a URL that cannot be used.
     pub fn redis(mut self, server: impl Into<Server>) -> Self {
         self.given.set_server(server.into());
         self
@@ -221,7 +222,7 @@ impl<K, V, L> Builder<K, V, L> {
 
     /// Uses this store as L2, such as [`MemoryL2`](crate::MemoryL2) or [`RedisL2`].
     ///
-    /// Without this and without [`redis`](Self::redis) the cache has L1 only.
+    /// Without `l2` and [`redis`](Self::redis) the cache has L1 only.
     pub fn l2(self, l2: impl L2) -> Self {
         self.boxed_l2(Box::new(l2))
     }
@@ -248,7 +249,8 @@ impl<K, V, L> Builder<K, V, L> {
 
     /// The weight of an entry in [`l1_capacity`](Self::l1_capacity), such as its size in bytes. Default: 1.
     ///
-    /// Called whenever an entry is stored in L1, so it should be fast. If it panics, the entry weighs `u32::MAX`.
+    /// The cache calls `weigher` whenever it stores an entry in L1, so the function should be fast. If it panics, the
+    /// entry weighs `u32::MAX`.
     #[doc(alias = "weigher")]
     pub fn l1_weigher(mut self, weigher: impl Fn(&str, &V) -> u32 + Send + Sync + 'static) -> Self
     where
@@ -275,12 +277,12 @@ impl<K, V, L> Builder<K, V, L> {
         self
     }
 
-    /// A TTL from the value itself, instead of [`l2_ttl`](Self::l2_ttl): the expiry of a token, or a short one for
-    /// an absence. `None`: `l2_ttl`. [`Loaded::ttl`](crate::Loaded::ttl) comes before it.
+    /// A TTL from the value itself, instead of [`l2_ttl`](Self::l2_ttl): the expiry of a token, or a short TTL for an
+    /// absence. `None` stands for `l2_ttl`. [`Loaded::ttl`](crate::Loaded::ttl) overrides both.
     ///
-    /// Called for each value that is loaded or inserted, so it should be fast. The jitter only shortens its TTL.
-    /// If it returns zero or panics, the load or insert fails with an error that
-    /// [is a misuse](crate::LoadError::is_misuse).
+    /// The cache calls `ttl_of` for each value that is loaded or inserted, so the function should be fast. The jitter
+    /// only shortens the returned TTL. If the function returns zero or panics, the load or insert fails with an error
+    /// that [is a misuse](crate::LoadError::is_misuse).
     ///
     /// ```
     /// # async fn demo() -> Result<(), Box<dyn std::error::Error>> {
@@ -306,14 +308,14 @@ impl<K, V, L> Builder<K, V, L> {
         self
     }
 
-    /// Keeps a value for as long as it is read: it expires when it was not read for `idle`, in any instance. For
-    /// sessions. Default: off. Shorter than [`l2_ttl`](Self::l2_ttl) if that is set.
+    /// Keeps a value for as long as callers read it: the value expires when no instance has read it for `idle`. For
+    /// sessions. Default: off. `idle` has to be shorter than [`l2_ttl`](Self::l2_ttl), if `l2_ttl` is set.
     ///
     /// A value is stored for `idle` to 1.25 `idle` after its last read, and no longer than its own TTL
-    /// ([`Loaded::ttl`](crate::Loaded::ttl), [`ttl_of`](Self::ttl_of)) or else `l2_ttl`, if that is set. A read
-    /// that finds less than `idle` left has the lifetime extended in the background: one small request, at most once in
-    /// a quarter of `idle` for each key and instance, as long as no more than 10 000 keys are read. It extends the
-    /// value that is there: a removed one stays gone. If L2 does not answer, the lifetime is not extended.
+    /// ([`Loaded::ttl`](crate::Loaded::ttl), [`ttl_of`](Self::ttl_of)) or else `l2_ttl`, if it is set. A read that
+    /// finds less than `idle` left extends the lifetime in the background: one small request, at most once in a quarter
+    /// of `idle` for each key and instance, as long as no more than 10 000 keys are read. The request extends the
+    /// lifetime of the stored value: a removed value stays gone. If L2 does not answer, the lifetime is not extended.
     ///
     /// ```
     /// # async fn demo() -> Result<(), Box<dyn std::error::Error>> {
@@ -368,12 +370,11 @@ impl<K, V, L> Builder<K, V, L> {
 
 /// # Freshness
 ///
-/// When a value is refreshed, and how long an old one may be seen.
+/// When a value is refreshed, and how long callers may see an old value.
 impl<K, V, L> Builder<K, V, L> {
-    /// The age from which a value is stale: it is still returned, flagged by
-    /// [`Meta::is_stale`](crate::Meta::is_stale), while [`get_or_load`](Cache::get_or_load) refreshes it in the
-    /// background. Default: never. Shorter than [`l2_ttl`](Self::l2_ttl). It has no effect on a value whose own TTL
-    /// is not longer.
+    /// The age from which a value is stale: it is still returned, flagged by [`Meta::is_stale`](crate::Meta::is_stale),
+    /// while [`get_or_load`](Cache::get_or_load) refreshes it in the background. Default: never. It has to be shorter
+    /// than [`l2_ttl`](Self::l2_ttl), and has no effect on a value whose own TTL is not longer.
     #[doc(alias("stale_while_revalidate", "swr", "refresh_after_write"))]
     pub fn soft_ttl(mut self, ttl: Duration) -> Self {
         self.given.rest.set.soft_ttl = Some(ttl);
@@ -384,12 +385,13 @@ impl<K, V, L> Builder<K, V, L> {
     /// TTL](Self::soft_ttl). Default: off. A number is a [share](RefreshAhead::Share) of that time, such as 0.8;
     /// [`RefreshAhead::XFetch`] refreshes at random.
     ///
-    /// A key that is read now and then is never stale, and a key that is not read any more is not loaded. The
-    /// refresh is one of [`get_or_load`](Cache::get_or_load) and the like, in the background: their callers get the
-    /// value that is there, which is not flagged, and do not wait with [`stale_wait`](Self::stale_wait). The fleet
-    /// refreshes a key once.
+    /// A key that is read now and then is never stale, and a key that is not read any more is not loaded.
+    /// [`get_or_load`](Cache::get_or_load) and the other calls with a loader start the refresh in the background: their
+    /// callers get the stored value, which is not flagged, and do not wait with [`stale_wait`](Self::stale_wait). The
+    /// fleet refreshes a key once.
     ///
-    /// Cost: the value is loaded as much more often. An entry takes one more allocation in L1.
+    /// Cost: more loads: with 0.8, a key that is read is loaded after 0.8 of that time. An entry takes one more
+    /// allocation in L1.
     ///
     /// ```
     /// # async fn demo() -> Result<(), Box<dyn std::error::Error>> {
@@ -410,16 +412,16 @@ impl<K, V, L> Builder<K, V, L> {
         self
     }
 
-    /// How long a caller that finds a value past its [soft TTL](Self::soft_ttl) waits for the refresh before it
-    /// gets the stale one. Default: 0, it gets the stale value at once. `Duration::MAX`: it waits for the fresh
-    /// value however long the load takes, at most [`load_timeout`](Self::load_timeout) or so.
+    /// How long a caller that finds a value past its [soft TTL](Self::soft_ttl) waits for the refresh before it gets
+    /// the stale value. Default: 0, the caller gets the stale value at once. `Duration::MAX`: the caller waits for the
+    /// fresh value however long the load takes, at most about [`load_timeout`](Self::load_timeout).
     ///
     /// If the refresh fails, the caller gets the stale value, flagged by
-    /// [`Meta::is_fallback`](crate::Meta::is_fallback). Callers of one instance wait for the same refresh, and the
-    /// fleet refreshes a key once. If the value is invalidated meanwhile, its caller waits on, as for a key that is
-    /// missing.
+    /// [`Meta::is_fallback`](crate::Meta::is_fallback). Callers of one instance wait for one refresh, and the fleet
+    /// refreshes a key once. If the value is invalidated meanwhile, the caller waits on, as for a key that is missing.
     ///
-    /// For [`get_or_load`](Cache::get_or_load) and the like; [`get`](Cache::get) never waits for a load.
+    /// For [`get_or_load`](Cache::get_or_load) and the other calls with a loader; [`get`](Cache::get) never waits for a
+    /// load.
     ///
     /// ```
     /// # async fn demo() -> Result<(), Box<dyn std::error::Error>> {
@@ -445,11 +447,12 @@ impl<K, V, L> Builder<K, V, L> {
         self
     }
 
-    /// How long after an invalidation by another instance this instance may still return the old value, whatever
+    /// How long after an invalidation by another instance this instance may still return the old value, whichever
     /// messages are lost. Default: 2 s. From 10 ms to 1 hour.
     ///
-    /// The instance asks L2 three times in this period whether it has missed a message; each time is one small
-    /// request per cache. If L2 does not answer, L1 is not used once this period is over, see [`mode`](Self::mode).
+    /// The instance asks L2 three times in this period whether it has missed a message, each time by one small request,
+    /// which the caches of a process may share. If L2 does not answer, L1 is not used once this period is over, see
+    /// [`mode`](Self::mode).
     pub fn max_staleness(mut self, bound: Duration) -> Self {
         self.given.rest.set.max_staleness = Some(bound);
         self
@@ -458,25 +461,24 @@ impl<K, V, L> Builder<K, V, L> {
 
 /// # Failures
 ///
-/// The answers to callers while the source or L2 does not answer.
+/// What callers get while the source or L2 does not answer.
 impl<K, V, L> Builder<K, V, L> {
-    /// How long a value is kept past its TTL, in L2 and in L1, for the case that it cannot be loaded anew. Default:
-    /// 0, not at all.
+    /// How long a value is kept past its TTL, in L2 and in L1, to be returned if a load fails. Default: 0, not at all.
     ///
     /// Only a load that has failed or timed out hands such a value out, flagged by
-    /// [`Meta::is_fallback`](crate::Meta::is_fallback): to all callers that waited for it, and for
-    /// [`fallback_throttle`](Self::fallback_throttle) to those that come after. To [`get`](Cache::get) and
+    /// [`Meta::is_fallback`](crate::Meta::is_fallback): to all callers that waited for the load, and for
+    /// [`fallback_throttle`](Self::fallback_throttle) to callers that come later. For [`get`](Cache::get) and
     /// [`get_many`](Cache::get_many) the key is a miss. An invalidated or cleared value is never handed out.
     /// [`refresh`](Cache::refresh) returns its error.
     ///
     /// The loader of [`get_or_load_with`](Cache::get_or_load_with) is given such a value as the previous one.
     ///
-    /// Each instance keeps its values for its own `stale_if_error`, and hands out those that have expired no longer
-    /// ago than that. While an instance cannot prove that its L1 is current, fallbacks come from L2; if that does
+    /// Each instance stores its values for its own `stale_if_error`, and hands out values that have expired no longer
+    /// ago than that time. While an instance cannot prove that its L1 is current, fallbacks come from L2; if L2 does
     /// not answer, then in [`Mode::Available`] from L1, flagged as unproven, too.
     ///
-    /// Cost: room in L2 for as much longer. A load that fails looks the fallback up, which takes a round trip if L1
-    /// does not have it. A load of a key whose value has expired receives the old value from L2.
+    /// Cost: values take room in L2 for this time longer. A load that fails looks the fallback up, which takes a round
+    /// trip if L1 does not have it. A load of a key whose value has expired receives the old value from L2.
     ///
     /// ```
     /// # async fn demo() -> Result<(), Box<dyn std::error::Error>> {
@@ -530,11 +532,11 @@ impl<K, V, L> Builder<K, V, L> {
     /// How long the callers of a key get the error of its last load, without another load. Default: 0, each call
     /// loads again. The [`jitter`](Self::jitter) only shortens it.
     ///
-    /// For loads that fail without a fallback. An instance remembers the errors of 10 000 keys, each for itself. An
-    /// insert, an invalidation or a refresh of the key ends it, and so does a clear; also those of other instances,
-    /// when their message arrives. So does the invalidation of any tag: it is not known which tags the value would
-    /// have had. A value that is in L2 comes before the error, and a look-up by [`at_least`](Cache::at_least) loads
-    /// until the write is applied.
+    /// For loads that fail without a fallback. Each instance remembers the errors of 10 000 keys by itself. It forgets
+    /// an error at an insert, an invalidation or a refresh of the key, or a clear, also by another instance, when the
+    /// message arrives. The invalidation of any tag ends all errors: nobody knows which tags the values would have had.
+    /// A value in L2 is returned in place of the error, and a look-up by [`at_least`](Cache::at_least) loads until the
+    /// write is applied.
     ///
     /// ```
     /// # async fn demo() -> Result<(), Box<dyn std::error::Error>> {
@@ -568,20 +570,20 @@ impl<K, V, L> Builder<K, V, L> {
 
 /// # Limits
 impl<K, V, L> Builder<K, V, L> {
-    /// How many loaders run at once in this instance. The others wait, and the wait counts towards their
+    /// How many loaders run at once in this instance. Further loaders wait, and the wait counts towards their
     /// [`load_timeout`](Self::load_timeout). Default: no limit.
     ///
-    /// The cache runs one load per key at a time. This option bounds the loads of all keys together, which protects
-    /// the source when L2 is empty, as after a restart of Redis. A loader that loads other keys of this cache
-    /// counts while it waits for them, so leave room for those.
+    /// The cache runs one load per key at a time. This option bounds the loads of all keys together, which protects the
+    /// source when L2 is empty, as after a restart of Redis. A loader that loads other keys of this cache counts while
+    /// it waits for them, so leave room for their loads.
     pub fn max_concurrent_loads(mut self, loads: usize) -> Self {
         self.given.rest.set.max_concurrent_loads = Some(loads);
         self
     }
 
-    /// How long one call of a loader may take. Default: 30 s. Then its callers get a fallback, see
-    /// [`stale_if_error`](Self::stale_if_error), or [`LoadError::is_timeout`](crate::LoadError::is_timeout); and
-    /// the loader's future is dropped, as soon as it does not block its thread.
+    /// How long one call of a loader may take. Default: 30 s. After that its callers get a fallback, see
+    /// [`stale_if_error`](Self::stale_if_error), or an error that [is a timeout](crate::LoadError::is_timeout), and the
+    /// loader's future is dropped as soon as it does not block its thread.
     ///
     /// ```
     /// # async fn demo() -> Result<(), Box<dyn std::error::Error>> {
@@ -613,7 +615,7 @@ impl<K, V, L> Builder<K, V, L> {
     }
 
     /// The largest encoded value that is stored or decoded, in bytes. Default: 8 MiB. From 1 byte to 64 MiB. With
-    /// `codec::Compressed` it bounds values as they are before they are compressed.
+    /// `codec::Compressed` it bounds values before they are compressed.
     ///
     /// [`insert`](Cache::insert) refuses a larger value. A loaded value that is larger is returned and not stored.
     /// A larger value that L2 has already, because another instance allows more, is a miss.
@@ -625,12 +627,12 @@ impl<K, V, L> Builder<K, V, L> {
         self
     }
 
-    /// Loads single keys together: those that callers miss within `window` after the first one, `max` at most, by
-    /// one call of the loader of [`read_through_many`](Self::read_through_many). Default: off, each is loaded by a
-    /// call of its own.
+    /// Loads single keys together: one call of the loader of [`read_through_many`](Self::read_through_many) loads the
+    /// keys that callers miss within `window` after the first key, `max` keys at most. Default: off, each key is loaded
+    /// by a call of its own.
     ///
-    /// `window` from 1 ms on, `max` from 1 to 1 024. Each miss takes up to `window` longer. A call is made at once
-    /// when there are `max` keys. A refresh of a stale value does not wait for others, and is a call of its own.
+    /// `window` from 1 ms on, `max` from 1 to 1 024. Each miss takes up to `window` longer. A call is made at once when
+    /// there are `max` keys. A refresh of a stale value does not wait for other keys, and is a call of its own.
     ///
     /// ```
     /// # async fn demo() -> Result<(), Box<dyn std::error::Error>> {
@@ -659,14 +661,15 @@ impl<K, V, L> Builder<K, V, L> {
 impl<K, V: Serialize + DeserializeOwned + Send + Sync + 'static, L> Builder<K, V, L> {
     /// The tags of each value, by its key and by itself, whoever stores it: an insert, an update, a load, a refresh, a
     /// warm-up or write-behind. So no call forgets a tag, and [`invalidate_tag`](Cache::invalidate_tag) finds every
-    /// value. Default: only those of [`Loaded::tags`](crate::Loaded::tags), which are added to these.
+    /// value. Default: only the tags of [`Loaded::tags`](crate::Loaded::tags), which are added to the tags of this
+    /// function.
     ///
-    /// Is given the key as text, as Redis shows it after the namespace. A value that its loader calls
+    /// The function is given the key as text, as Redis shows it after the namespace. A value that its loader calls
     /// [`unchanged`](crate::Loaded::unchanged) keeps the tags that it has.
     ///
-    /// Called for each value that is stored, so it should be fast. More than [`MAX_TAGS`](crate::loaded::MAX_TAGS)
-    /// tags in all, or one that is too long, are [a misuse](crate::WriteError::is_misuse) as in `Loaded::tags`, and so
-    /// is a panic: the load or insert fails.
+    /// The cache calls the function for each value that it stores, so the function should be fast. More than
+    /// [`MAX_TAGS`](crate::loaded::MAX_TAGS) tags in all, or a tag that is too long, are [a
+    /// misuse](crate::WriteError::is_misuse) as in `Loaded::tags`, and so is a panic: the load or insert fails.
     ///
     /// ```
     /// # async fn demo() -> Result<(), Box<dyn std::error::Error>> {
@@ -698,9 +701,9 @@ impl<K, V: Serialize + DeserializeOwned + Send + Sync + 'static, L> Builder<K, V
     /// The codec that encodes values, alone or in a layer that compresses or encrypts, see [`codec`](crate::codec).
     /// Default: [`Bincode`].
     ///
-    /// Values are decoded with the codec that encoded them, if it is compiled in. So a fleet can change its codec
-    /// one instance after the other, without a flush, once all of them are built with both. To encryption it moves
-    /// in steps of its own, see `codec::Encrypted`.
+    /// Values are decoded with the codec that encoded them, if it is compiled in. So a fleet can change its codec one
+    /// instance after the other, without a flush, once all instances are built with both codecs. A fleet moves to
+    /// encryption in steps of its own, see `codec::Encrypted`.
     #[doc(alias = "serializer")]
     pub fn codec(mut self, codec: impl CodecStack) -> Self {
         self.given.parts.values.codec = Box::new(CodecOf::<_, V>::new(codec));
@@ -709,9 +712,9 @@ impl<K, V: Serialize + DeserializeOwned + Send + Sync + 'static, L> Builder<K, V
 
     /// The version of the layout of `V`. Default: 0. Values that were stored with another version are misses.
     ///
-    /// Raise it when the fields of `V`, or of a type in it, change in number, order or type: bincode and postcard
-    /// store them without names, and may read old bytes as wrong values. The codecs `Json` and `MessagePack` store
-    /// the names; there it is needed only if serde would refuse the old value, or a field has changed its meaning.
+    /// Raise it when the fields of `V`, or of a type in it, change in number, order or type: bincode and postcard store
+    /// them without names, and may read old bytes as wrong values. The codecs `Json` and `MessagePack` store the names;
+    /// with these codecs raise it only if serde would refuse the old value, or a field has changed its meaning.
     ///
     /// While a deploy runs, instances of both versions replace each other's values, so keys are loaded more often.
     ///
@@ -736,8 +739,8 @@ impl<K, V: Serialize + DeserializeOwned + Send + Sync + 'static, L> Builder<K, V
     /// A name for the type and layout of the values. Default: the full path of `V`. Values with another tag are
     /// misses.
     ///
-    /// Set it if programs that share values know the type by different paths. For a type whose fields change there
-    /// is [`schema_version`](Self::schema_version).
+    /// Set it if programs that share values know the type by different paths. For a type whose fields change, use
+    /// [`schema_version`](Self::schema_version).
     pub fn type_tag(mut self, tag: impl Into<String>) -> Self {
         self.given.rest.type_tag = Some(tag.into());
         self
@@ -746,33 +749,33 @@ impl<K, V: Serialize + DeserializeOwned + Send + Sync + 'static, L> Builder<K, V
 
 /// # Other programs
 ///
-/// The changes that they make, and those that they are told of.
+/// Changes that other programs make, and changes of this cache that they are told of.
 impl<K, V, L> Builder<K, V, L> {
     /// Invalidates the keys, tags and prefixes that other programs publish on a channel of Redis (`PUBLISH`), such as
-    /// `{"service":"catalog","key":"42"}`. The parser makes [`Invalidation`]s of each message, or none of one that does
-    /// not matter. Several calls add up, each with a channel of its own.
+    /// `{"service":"catalog","key":"42"}`. The parser makes [`Invalidation`]s of each message, or none of a message
+    /// that does not matter. Several calls add up, each with a channel of its own.
     ///
-    /// **Plain pub/sub has no log.** A message that no live instance hears is lost. A message that an instance hears it
-    /// carries out as its own [`invalidate`](Cache::invalidate), with all guarantees from then on; it is deferred if L2
-    /// does not accept it. A program that can run a script in Redis has them from the start: see
-    /// [`other_languages`](crate::other_languages).
+    /// **Plain pub/sub has no log.** A message that no live instance hears is lost. An instance that hears a message
+    /// carries it out as its own [`invalidate`](Cache::invalidate), with all guarantees from then on; the invalidation
+    /// is deferred if L2 does not accept it. A program that can run a script in Redis has the guarantees from the
+    /// start: see [`other_languages`](crate::other_languages).
     ///
-    /// Each instance hears the message, so n instances cost n invalidations. They are sent together, up to 256 messages
-    /// at a time. Up to 4 096 messages and 8 MiB wait; if there are more, the instance clears the cache instead, once
-    /// for all of them, and counts them in [`events_dropped`](crate::Stats::events_dropped).
+    /// Each instance hears the message, so n instances cost n invalidations. The instance sends those of up to 256
+    /// messages together. Up to 4 096 messages and 8 MiB wait; if there are more, the instance clears the cache
+    /// instead, once for all messages, and counts them in [`events_dropped`](crate::Stats::events_dropped).
     ///
     /// Prefixes wait by themselves for a pass over the Redis database, see
-    /// [`invalidate_prefix`](Cache::invalidate_prefix): one for all of them, beside which keys and tags are
-    /// invalidated. If more than 1 024 wait, the instance clears the cache instead.
+    /// [`invalidate_prefix`](Cache::invalidate_prefix): one pass for all prefixes, during which keys and tags are
+    /// invalidated. If more than 1 024 prefixes wait, the instance clears the cache instead.
     ///
-    /// The parser runs on a thread of its own, so a slow one delays only other messages; one that never returns also
-    /// keeps the runtime from ending. If it panics, nothing is invalidated; that is traced and counted in
+    /// The parser runs on a thread of its own, so a slow parser delays only other messages; a parser that never returns
+    /// also keeps the runtime from ending. If it panics, nothing is invalidated; the panic is traced and counted in
     /// [`parser_panics`](crate::Stats::parser_panics). A key, tag or prefix that is longer than
     /// [`MAX_KEY_BYTES`](crate::key::MAX_KEY_BYTES) is ignored, as nothing is stored under it.
     ///
-    /// The cache listens on the connection of its subscription. It uses its L1 only while it is connected, so it also
-    /// needs the right to subscribe to this channel. [`build`](Self::build) refuses it without an L2 that has channels:
-    /// Redis, or [`MemoryL2`](crate::MemoryL2).
+    /// The cache listens on the connection of its subscription. It uses its L1 only while it is connected, so its user
+    /// needs the right to subscribe to this channel, too. [`build`](Self::build) refuses this option without an L2 that
+    /// has channels: Redis, or [`MemoryL2`](crate::MemoryL2).
     ///
     /// ```no_run
     /// use larder::{Cache, Invalidation};
@@ -814,17 +817,18 @@ impl<K, V, L> Builder<K, V, L> {
     /// {"namespace":"shop:price","change":"invalidate","keys":["tea","milk"],"epoch":2817734612875,"version":7}
     /// ```
     ///
-    /// Never values. Values that are loaded are no change, and are not published.
+    /// An event never has a value. A load is no change, and is not published.
     ///
-    /// **Best effort**: plain pub/sub has no log, so an event that nobody hears is lost, and one may come twice. Each
-    /// instance publishes its own changes, when its subscription brings their messages back: all of them have to set
-    /// this. Nobody publishes the changes of a program that uses the script of
-    /// [`other_languages`](crate::other_languages). Up to 1 024 events wait; dropped ones are counted in
-    /// [`changes_dropped`](crate::Stats::changes_dropped), and delays nothing. The right to publish on the channel is
-    /// needed, and nothing else fails without it.
+    /// **Best effort**: plain pub/sub has no log, so an event that nobody hears is lost, and an event may come twice.
+    /// Each instance publishes its own changes, when its subscription brings their messages back: all instances have to
+    /// set this option. Nobody publishes the changes of a program that uses the script of
+    /// [`other_languages`](crate::other_languages). Up to 1 024 events wait; further events are dropped and counted in
+    /// [`changes_dropped`](crate::Stats::changes_dropped). Publishing delays nothing. The user of the cache needs the
+    /// right to publish on the channel, and nothing else fails without this right.
     ///
-    /// [`build`](Self::build) refuses a channel to which this cache [listens](Self::listen_to): it would repeat its own
-    /// changes for ever. So would two caches that listen to each other's channels; have their parsers ignore events.
+    /// [`build`](Self::build) refuses a channel to which this cache [listens](Self::listen_to): the cache would repeat
+    /// its own changes for ever. Two caches that listen to each other's channels would do so, too; have their parsers
+    /// ignore events.
     #[cfg(feature = "json")]
     pub fn publish_changes(mut self, channel: impl Into<String>) -> Self {
         self.given.parts.publish_to = Some(PublishTo {
@@ -837,8 +841,8 @@ impl<K, V, L> Builder<K, V, L> {
 
 /// # Options of the operator
 impl<K, V, L> Builder<K, V, L> {
-    /// Sets the options that come from a file or the environment, and leaves the others as they are. The last call
-    /// counts: call it after the methods whose options the operator may override.
+    /// Sets the options that come from a file or the environment, and leaves the other options as they are. The last
+    /// call counts: call it after the methods whose options the operator may override.
     ///
     /// The server of the settings is not used if the code has set an L2 by [`l2`](Self::l2):
     /// a test with a [`MemoryL2`](crate::MemoryL2) stays away from the `REDIS_URL` of
@@ -881,22 +885,22 @@ impl<K, V, L> Builder<K, V, L> {
 
 /// # Rarely set
 impl<K, V, L> Builder<K, V, L> {
-    /// An online checker: this share of hits is compared with the source. Default: 0.0, none. From 0.0 to 1.0; 0.001 is
-    /// one in a thousand. [`Verify::by`] says how two values are compared.
+    /// Compares this share of hits with the source, online. Default: 0.0, none. From 0.0 to 1.0; 0.001 is one in a
+    /// thousand. [`Verify::by`] says how two values are compared.
     ///
-    /// A hit of a call that has a loader, in a [`LoadingCache`] or by `get_or_load`, is loaded anew in the background,
-    /// and not stored. If the source has another value, the checker looks again after
+    /// A key that was hit by a call with a loader, in a [`LoadingCache`] or by `get_or_load`, is loaded anew in the
+    /// background, and the value is not stored. If the source has another value, the checker looks again after
     /// [`max_staleness`](Self::max_staleness) and [`l2_timeout`](Self::l2_timeout): if the cache still has the value of
-    /// the hit then, nobody has invalidated it. That is counted by the value's age ([`Stats`](crate::Stats)), and a
-    /// line at WARN names the version; the key is named at DEBUG.
+    /// the hit then, nobody has invalidated it. The checker counts this mismatch by the value's age
+    /// ([`Stats`](crate::Stats)), and a line at WARN names the version; the key is named at DEBUG.
     ///
-    /// It finds places where code changes the source and forgets to invalidate. Where values are allowed to be old
-    /// until their TTL, it counts these. Stale values are not checked. A source that is behind the cache, as a replica
-    /// after a [`write_through`](Cache::write_through), is counted, too.
+    /// The checker finds code that changes the source and forgets to invalidate. If values are allowed to be old until
+    /// their TTL, it counts them, too. It does not check stale values. It also counts values of which the source is
+    /// behind the cache, as a replica after a [`write_through`](Cache::write_through).
     ///
     /// Costs a load for each checked hit, at most 64 at a time, within [`load_timeout`](Self::load_timeout) and
-    /// [`max_concurrent_loads`](Self::max_concurrent_loads): a load that a caller waits for may come after it. Each hit
-    /// takes some nanoseconds more. With 0.0 nothing.
+    /// [`max_concurrent_loads`](Self::max_concurrent_loads): a load that a caller waits for may have to wait for a
+    /// check. Each hit takes some nanoseconds more. With 0.0 it costs nothing.
     ///
     /// ```
     /// # fn demo() -> Result<(), larder::BuildError> {
@@ -936,7 +940,7 @@ impl<K, V, L> Builder<K, V, L> {
 
     /// How long a load keeps its lease without renewing it. Default: 2 s.
     ///
-    /// A running load renews its lease. If its instance dies, another one takes over after this time.
+    /// A running load renews its lease. If its instance dies, another instance takes over after this time.
     pub fn lease_ttl(mut self, ttl: Duration) -> Self {
         self.given.rest.set.lease_ttl = Some(ttl);
         self
@@ -949,8 +953,8 @@ impl<K, V, L> Builder<K, V, L> {
         self
     }
 
-    /// How many keys and tags may wait for L2 to come back and be invalidated then. Default: 10 000. If there are
-    /// more, the whole namespace is cleared instead; until then this instance uses no key of it.
+    /// How many keys and tags may wait for L2 to come back, to be invalidated then. Default: 10 000. If more keys and
+    /// tags wait, the whole namespace is cleared instead; until then this instance uses no key of the namespace.
     pub fn max_deferred(mut self, keys: usize) -> Self {
         self.given.rest.set.max_deferred = Some(keys);
         self
@@ -958,17 +962,18 @@ impl<K, V, L> Builder<K, V, L> {
 
     /// How many lanes the namespace has in Redis, from 1 to 16. Default: 1, and 4 on a cluster.
     ///
-    /// A larger number may be deployed while instances with the former one run. The larger one counts for all: those
-    /// that were told the smaller one, or are restarted with it meanwhile, go on with the larger one by themselves, and
-    /// say so in the log. No invalidation is lost. L1 and L2 begin empty, and writes under way at that moment are
-    /// deferred, or refused if they are conditional. Counters of instances that have ended are left behind, too.
+    /// A larger number may be deployed while instances with the former number run. The larger number counts for all:
+    /// instances that were told the smaller number, or are restarted with it meanwhile, go on with the larger number by
+    /// themselves, and write a line to the log. No invalidation is lost. L1 and L2 begin empty, and writes under way at
+    /// that moment are deferred, or refused if they are conditional. Counters of instances that have ended are left
+    /// behind, too.
     ///
-    /// To a *smaller* number it changes only by hand: stop all instances, delete the clocks of the namespace in Redis
+    /// The number becomes *smaller* only by hand: stop all instances, delete the clocks of the namespace in Redis
     /// (`{NAMESPACE.0}!clock`, and what matches `{NAMESPACE.*of*.*}!clock`), and start the instances with the new
-    /// number. The same for a cache with write-behind, to any number, once no write waits: before that, instances with
-    /// another number than the first ones use neither level, and say why. A hold of
-    /// [`invalidate_and_hold`](Cache::invalidate_and_hold) ends when the number changes. Programs in [other languages](crate::other_languages) have to be told the number,
-    /// and get an error if it is another one.
+    /// number. A cache with write-behind changes to any other number by these steps, once no write waits: before that,
+    /// instances with another number than the first instances use neither level, and the log says why. A hold of
+    /// [`invalidate_and_hold`](Cache::invalidate_and_hold) ends when the number changes. Programs in [other
+    /// languages](crate::other_languages) have to be told the number, and get an error if it is another one.
     ///
     /// Each key belongs to one lane, by its hash. A lane has its own clock, messages and proof that none was missed,
     /// so that lanes can lie on several servers. With more than one:
@@ -976,20 +981,20 @@ impl<K, V, L> Builder<K, V, L> {
     /// - A call for several keys is split, and its parts run side by side: each lane is sent requests of its own, and
     ///   a loader of many keys is called once for each lane.
     /// - [`clear`](Cache::clear), and invalidations of tags and prefixes, are one request for each lane, and not
-    ///   atomic. If some lanes cannot be reached, their part is deferred and the call returns an error; the others
-    ///   have carried theirs out.
+    ///   atomic. If some lanes cannot be reached, their part is deferred and the call returns an error; the other lanes
+    ///   have carried out their part.
     /// - A [`Token`](crate::Token) covers the lanes that its write has reached; [`Token::and`](crate::Token::and)
     ///   adds others.
     /// - L1 and [`max_deferred`](Self::max_deferred) are divided by the number of lanes. An entry that is heavier than
     ///   a lane's part of L1 is not kept there.
-    /// - While one lane cannot be reached, look-ups of the others use L1 as before. [`health`](Cache::health) is that
-    ///   of the worst lane, and [`lane_health`](Cache::lane_health) says which one it is.
+    /// - While one lane cannot be reached, look-ups in other lanes use L1 as before. [`health`](Cache::health) is the
+    ///   health of the worst lane, and [`lane_health`](Cache::lane_health) names this lane.
     pub fn lanes(mut self, lanes: u16) -> Self {
         self.given.rest.set.lanes = Some(lanes);
         self
     }
 
-    /// The clock by which values expire. Default: that of the [`MemoryL2`](crate::MemoryL2) if the cache is on one,
+    /// The clock by which values expire. Default: the clock of the [`MemoryL2`](crate::MemoryL2) if that is the L2,
     /// otherwise the system's monotonic clock. For tests and simulations.
     pub fn clock(mut self, clock: Clock) -> Self {
         self.given.rest.clock = clock;
@@ -1114,16 +1119,16 @@ fn mistakes_in_channels(parts: &Parts, has_channels: bool) -> Vec<String> {
 
 /// # The loader of the cache
 ///
-/// After one of these, [`build`](LoadingBuilder::build) makes a [`LoadingCache`].
+/// After one of these calls, [`build`](LoadingBuilder::build) makes a [`LoadingCache`].
 impl<K, V> Builder<K, V>
 where
     K: CacheKey + Send + 'static,
     V: Serialize + DeserializeOwned + Send + Sync + 'static,
 {
     /// Gives the cache its loader: [`build`](LoadingBuilder::build) then returns a [`LoadingCache`], whose look-ups
-    /// need none.
+    /// take no loader.
     ///
-    /// The loader is called as one that is given to [`get_or_load`](Cache::get_or_load), with the key.
+    /// The loader is called as a loader of [`get_or_load`](Cache::get_or_load) is, and is given the key.
     ///
     /// ```
     /// # async fn demo() -> Result<(), Box<dyn std::error::Error>> {
@@ -1148,9 +1153,9 @@ where
         self.read_through_with(move |key, _| loader(key))
     }
 
-    /// As [`read_through`](Self::read_through), with a loader that is given the previous value, too, and says how its
-    /// value is to be stored. As one that is given to [`get_or_load_with`](Cache::get_or_load_with). To
-    /// [`reload`](LoadingCache::reload) no previous value is given.
+    /// Gives the cache its loader as [`read_through`](Self::read_through) does. The loader is given the previous value,
+    /// too, and says how its value is to be stored, as a loader of [`get_or_load_with`](Cache::get_or_load_with) does.
+    /// In a [`reload`](LoadingCache::reload) it is given no previous value.
     ///
     /// ```
     /// # async fn demo() -> Result<(), Box<dyn std::error::Error>> {
@@ -1181,13 +1186,13 @@ where
         self.with_loader(CacheLoader::One(Arc::new(loader_of)))
     }
 
-    /// As [`read_through`](Self::read_through), with a loader of many keys: one call loads all keys that
-    /// [`get_many`](LoadingCache::get_many) misses, in parts of 1 024, and with [`batch_loads`](Self::batch_loads) also
-    /// those that single callers miss at about the same time.
+    /// Gives the cache a loader of many keys: one call loads all keys that [`get_many`](LoadingCache::get_many) misses,
+    /// in parts of 1 024, and with [`batch_loads`](Self::batch_loads) also the keys that single callers miss at about
+    /// the same time. See [`read_through`](Self::read_through).
     ///
-    /// A key for which it returns no value is an error for the callers of that key, which [says
-    /// so](crate::LoadError::is_not_found), and is not cached. To cache an absence, use an `Option` as `V`. Values of
-    /// keys that it was not asked for are ignored.
+    /// If the loader returns no value for a key, the callers of that key get an error
+    /// ([`is_not_found`](crate::LoadError::is_not_found)), and the absence is not cached. To cache an absence, use an
+    /// `Option` as `V`. Values of keys that the loader was not asked for are ignored.
     ///
     /// ```
     /// # async fn demo() -> Result<(), Box<dyn std::error::Error>> {
@@ -1215,9 +1220,9 @@ where
         })
     }
 
-    /// As [`read_through_many`](Self::read_through_many), with a loader that is given each key with its previous value,
-    /// and says how the values are to be stored. As one that is given to
-    /// [`get_many_or_load_with`](Cache::get_many_or_load_with).
+    /// Gives the cache a loader of many keys as [`read_through_many`](Self::read_through_many) does. The loader is
+    /// given each key with its previous value, and says how the values are to be stored, as a loader of
+    /// [`get_many_or_load_with`](Cache::get_many_or_load_with) does.
     ///
     /// ```
     /// # async fn demo() -> Result<(), Box<dyn std::error::Error>> {
@@ -1256,12 +1261,12 @@ where
     K: CacheKey + Send + 'static,
     V: Serialize + DeserializeOwned + Send + Sync + 'static,
 {
-    /// Checks the options and builds the cache, as [`build`](Builder::build) does for one without a loader.
+    /// Checks the options and builds the cache, as [`build`](Builder::build) does for a cache without a loader.
     ///
     /// # Errors
     ///
     /// If an option cannot work, as for [`Builder::build`]; or if [`batch_loads`](Builder::batch_loads) is set, and the
-    /// loader is not one of many keys. The error names all such options, and never shows a password.
+    /// loader takes one key. The error names all such options, and never shows a password.
     pub fn build(self) -> Result<LoadingCache<K, V>, BuildError> {
         let loader = self.loader.loader;
         let takes_many = matches!(loader, CacheLoader::Many(_));
