@@ -12,7 +12,7 @@ use crate::loaded::Loaded;
 use crate::lookup_by::LookupBy;
 use crate::token::Token;
 
-/// The look-ups of a [`Cache`] that answer with nothing older than a write, from [`Cache::at_least`].
+/// Look-ups in a [`Cache`] that never answer with a value older than a write; made by [`Cache::at_least`].
 ///
 /// ```
 /// # async fn demo() -> Result<(), Box<dyn std::error::Error>> {
@@ -41,31 +41,30 @@ pub struct AtLeast<'a, K, V: Send + Sync + 'static> {
 }
 
 impl<K: CacheKey, V: Send + Sync + 'static> Cache<K, V> {
-    /// The look-ups of this cache, as the user sees them who caused a write: none answers with what is older than the
-    /// write that `token` names, in whichever instance of the service that was (read your own writes). That holds for
-    /// all keys: what any instance had changed before that write is seen, too. In a cache with several
-    /// [`lanes`](crate::Builder::lanes), it holds for all keys of the lanes that the write has reached; tokens of other
-    /// writes are added by [`Token::and`].
+    /// Returns look-ups that never answer with a value older than the write that `token` names, whichever instance made
+    /// the write (read your own writes). That holds for all keys: these look-ups also see all changes that any instance
+    /// made before the write. In a cache with several [`lanes`](crate::Builder::lanes), it holds for all keys of the
+    /// lanes that the write has reached; add the tokens of other writes by [`Token::and`].
     ///
     /// Without a token other instances see a write one network hop later, as a rule, and within
     /// [`max_staleness`](crate::Builder::max_staleness) in any case.
     ///
-    /// Cost: once this instance has proved that it has applied the write, after a third of `max_staleness` at most,
-    /// that of any look-up. Until then an entry in L1 is an answer if it was stored by that write or later; otherwise
-    /// one request to L2 for each key, and one more for all of a call if values have tags. No call waits for the write
-    /// to be applied.
+    /// Cost: the cost of any look-up, once this instance has proved that it has applied the write, after a third of
+    /// `max_staleness` at most. Until then an entry in L1 is an answer if it was stored by that write or later.
+    /// Otherwise the call sends L2 one request for each key, and one more request for all keys if values have tags. No
+    /// call waits for the write to be applied.
     ///
-    /// Tokens may come from users, so one that was made up does no harm: it costs at most these requests. A key that is
-    /// in neither level is loaded as for any other caller, once for all callers that ask at the time.
+    /// Tokens may come from users, so a token that was made up does no harm: it costs at most these requests. A key
+    /// that is in neither level is loaded as for any other caller, once for all callers that ask at the time.
     ///
-    /// If L2 does not answer, what L1 has is not returned unless it is new enough, in
+    /// If L2 does not answer, an entry of L1 is returned only if it is new enough, in
     /// [`Mode::Available`](crate::Mode::Available) too.
     ///
-    /// The token of a write-behind insert names what Redis has: if the key is removed there before the source has the
-    /// value, such as by an invalidation, a load returns the older value that the source has.
+    /// The token of a write-behind insert names the value in Redis: if the key is removed there before the source has
+    /// the value, such as by an invalidation, a load returns the older value of the source.
     ///
-    /// A token is for the cache that it came from, or one of the same namespace. To have all instances see a write
-    /// before a call returns, use [`invalidate_and_wait`](Self::invalidate_and_wait).
+    /// Use a token for the cache that it came from, or for a cache with this namespace. To have all instances see a
+    /// write before a call returns, use [`invalidate_and_wait`](Self::invalidate_and_wait).
     #[must_use]
     pub fn at_least<'a>(&'a self, token: &'a Token) -> AtLeast<'a, K, V> {
         AtLeast { cache: self, token }
@@ -116,10 +115,10 @@ impl<K: CacheKey, V: Send + Sync + 'static> AtLeast<'_, K, V> {
         keys.iter().map(answer).collect()
     }
 
-    /// Looks a key up as [`Cache::get_or_load`] does, and otherwise calls `loader` and stores what it returns.
+    /// Looks a key up as [`Cache::get_or_load`] does, and otherwise calls `loader` and stores its value.
     ///
-    /// A load that began before the call is joined, and its value returned if it was stored by that write or later;
-    /// otherwise the caller takes part in one that begins then. A stale value is returned at once, also with
+    /// The caller joins a load that began before the call, and gets its value if that write or a later one has stored
+    /// it. Otherwise the caller takes part in a load that begins then. A stale value is returned at once, also with
     /// [`stale_wait`](crate::Builder::stale_wait), and refreshed in the background.
     ///
     /// Cost: see [`Cache::at_least`], and that of the load.
@@ -128,9 +127,9 @@ impl<K: CacheKey, V: Send + Sync + 'static> AtLeast<'_, K, V> {
     ///
     /// As [`Cache::get_or_load`], but the error of a load that began before the call is not returned, also with
     /// [`error_ttl`](crate::Builder::error_ttl): until this instance has proved that it has applied the write, the key
-    /// is loaded for such callers, once for all that ask at the time. What was kept for loads that fail is returned in
-    /// place of an error only if it was stored by the write or later, or if this instance has proved that it has
-    /// applied the write.
+    /// is loaded for such callers, once for all callers that ask at the time. A value that was kept for loads that fail
+    /// is returned in place of an error only if it was stored by the write or later, or if this instance has proved
+    /// that it has applied the write.
     ///
     /// ```
     /// # async fn demo() -> Result<(), Box<dyn std::error::Error>> {
@@ -177,7 +176,7 @@ impl<K: CacheKey, V: Send + Sync + 'static> AtLeast<'_, K, V> {
             .await
     }
 
-    /// Looks a key up, and otherwise has it loaded by what `load` makes.
+    /// Looks a key up, and otherwise loads it with the loader that `load` makes.
     pub(crate) async fn get_or_load_by<Q: CacheKey + ?Sized, M>(
         &self,
         key: &Q,

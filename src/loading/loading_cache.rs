@@ -16,13 +16,13 @@ use crate::lookup_by::KeyFrom;
 use crate::token::Token;
 use crate::util::partial_debug::partial_debug;
 
-/// A [`Cache`] that has its loader: what is missing is loaded, so every look-up has a value or an error. Built by
+/// A [`Cache`] that has its loader: every look-up loads a missing key, and returns a value or an error. Built by
 /// [`Builder::read_through`](crate::Builder::read_through) or
 /// [`Builder::read_through_many`](crate::Builder::read_through_many).
 ///
-/// All that a `Cache` can do, this can do too, by `Deref`; [`get`](Self::get), [`get_many`](Self::get_many) and
-/// [`at_least`](Self::at_least) are those of this type. A clone of the cache alone is `Cache::clone(&loading)`. Clones
-/// share everything.
+/// It dereferences to a `Cache`, so it has all calls of a `Cache`; [`get`](Self::get), [`get_many`](Self::get_many) and
+/// [`at_least`](Self::at_least) are calls of this type, with its loader. `Cache::clone(&loading)` is a clone of the
+/// cache without its loader. Clones share everything.
 ///
 /// ```
 /// # async fn demo() -> Result<(), Box<dyn std::error::Error>> {
@@ -50,7 +50,7 @@ pub struct LoadingCache<K, V: Send + Sync + 'static> {
     loader: Arc<CacheLoader>,
 }
 
-/// A loader that is given a clone of `state` with each call, such as a pool of a database, for
+/// Makes a loader that is given a clone of `state` with each call, such as a pool of a database, for
 /// [`read_through`](crate::Builder::read_through) and [`read_through_many`](crate::Builder::read_through_many).
 ///
 /// ```
@@ -99,10 +99,10 @@ impl<K: CacheKey + Send + 'static, V: Send + Sync + 'static> LoadingCache<K, V> 
         Load::ByCache(Arc::clone(&self.loader), Box::new(key))
     }
 
-    /// Looks a key up in L1, then in L2, and otherwise loads it. As [`Cache::get_or_load`] with the loader of this
+    /// Looks a key up in L1, then in L2, and otherwise loads it, as [`Cache::get_or_load`] does with the loader of this
     /// cache: a key is loaded once in the whole fleet, and a stale value is returned at once while it is refreshed.
     ///
-    /// Cost: that of [`Cache::get_or_load`]. The key is cloned if L1 does not have a fresh value.
+    /// Cost: as [`Cache::get_or_load`]. The key is cloned if L1 does not have a fresh value.
     ///
     /// # Errors
     ///
@@ -115,7 +115,7 @@ impl<K: CacheKey + Send + 'static, V: Send + Sync + 'static> LoadingCache<K, V> 
         self.cache.get_or_load_by(key, load).await
     }
 
-    /// The look-ups of this cache that answer with nothing older than the write that `token` names, on any instance. As
+    /// Returns look-ups that never answer with a value older than the write that `token` names, on any instance. As
     /// [`Cache::at_least`], with the loader of this cache.
     ///
     /// ```
@@ -139,16 +139,16 @@ impl<K: CacheKey + Send + 'static, V: Send + Sync + 'static> LoadingCache<K, V> 
         LoadingAtLeast { cache: self, token }
     }
 
-    /// Looks many keys up, and loads those that are missing. Returns one entry per key, in the order of the keys.
+    /// Looks many keys up, and loads the missing keys. Returns one entry per key, in the order of the keys.
     ///
-    /// Cost: with a loader of many keys that of [`Cache::get_many_or_load`]. With a loader of one key that of as many
-    /// calls of [`get`](Self::get) at once, each of which calls it; how many run at a time is bounded by
-    /// [`max_concurrent_loads`](crate::Builder::max_concurrent_loads).
+    /// Cost: with a loader of many keys, as [`Cache::get_many_or_load`]. With a loader of one key, the cost of as many
+    /// calls of [`get`](Self::get) at once, each of which calls the loader;
+    /// [`max_concurrent_loads`](crate::Builder::max_concurrent_loads) bounds how many run at a time.
     ///
     /// # Errors
     ///
     /// As [`get`](Self::get), if any key has no value; [`LoadError::key`] names it, unless one call of a loader of many
-    /// keys has failed for all. Those that were loaded are kept for the next call.
+    /// keys has failed for all keys. Values that were loaded are kept for the next call.
     pub async fn get_many<'a, Q: CacheKey + Sync + ?Sized + 'a, M>(
         &self,
         keys: impl IntoIterator<Item = &'a Q>,
@@ -172,12 +172,12 @@ impl<K: CacheKey + Send + 'static, V: Send + Sync + 'static> LoadingCache<K, V> 
             .collect()
     }
 
-    /// Loads a key now, whatever is there, and stores the value in both levels in its place. As [`Cache::refresh`],
-    /// with the loader of this cache.
+    /// Loads a key now, whether or not it has a value, and stores the loaded value in both levels, as
+    /// [`Cache::refresh`] does with the loader of this cache.
     ///
     /// # Errors
     ///
-    /// As [`get`](Self::get). What is stored stays.
+    /// As [`get`](Self::get). The stored value stays.
     ///
     /// ```
     /// # async fn demo() -> Result<(), Box<dyn std::error::Error>> {
@@ -207,7 +207,8 @@ impl<K: CacheKey + Send + 'static, V: Send + Sync + 'static> LoadingCache<K, V> 
     }
 }
 
-/// The look-ups of a [`LoadingCache`] that answer with nothing older than a write, from [`LoadingCache::at_least`].
+/// Look-ups in a [`LoadingCache`] that never answer with a value older than a write; made by
+/// [`LoadingCache::at_least`].
 pub struct LoadingAtLeast<'a, K, V: Send + Sync + 'static> {
     cache: &'a LoadingCache<K, V>,
     token: &'a Token,
@@ -233,13 +234,13 @@ impl<K: CacheKey + Send + 'static, V: Send + Sync + 'static> LoadingAtLeast<'_, 
 
     /// Looks many keys up as [`LoadingCache::get_many`] does, in their order.
     ///
-    /// Cost: once this instance has proved that it has applied the write, that of [`LoadingCache::get_many`]. Until
-    /// then that of as many calls of [`get`](Self::get) at once: a loader of many keys is called for each key that is
-    /// missing, unless the cache has [`batch_loads`](crate::Builder::batch_loads).
+    /// Cost: as [`LoadingCache::get_many`], once this instance has proved that it has applied the write. Until then as
+    /// many calls of [`get`](Self::get) at once: a loader of many keys is called for each key that is missing, unless
+    /// the cache has [`batch_loads`](crate::Builder::batch_loads).
     ///
     /// # Errors
     ///
-    /// As [`get`](Self::get), if any key has no value. Those that were loaded are kept for the next call.
+    /// As [`get`](Self::get), if any key has no value. Values that were loaded are kept for the next call.
     pub async fn get_many<'k, Q: CacheKey + Sync + ?Sized + 'k, M>(
         &self,
         keys: impl IntoIterator<Item = &'k Q>,

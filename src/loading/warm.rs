@@ -1,4 +1,4 @@
-//! Warm-up: a cache is filled before anybody asks.
+//! Warm-up: fills a cache before the first look-up.
 
 use std::future::poll_fn;
 use std::pin::pin;
@@ -12,25 +12,25 @@ use crate::loaded::Loaded;
 use crate::stats::Warming;
 
 impl<K: CacheKey, V: Send + Sync + 'static> Cache<K, V> {
-    /// Stores the values of a stream in both levels, unless their keys have values: for the time before a service takes
+    /// Stores the values of a stream in both levels, under keys that have no value: for the time before a service takes
     /// requests, and after Redis has lost its data.
     ///
-    /// Each value counts as read from its source when this was called. What was inserted or invalidated since, by any
-    /// instance, is not overwritten; nor is what is there already, or is being loaded. Before this instance is
+    /// Each value counts as read from its source at the time of the call. A key that any instance has inserted or
+    /// invalidated since is not overwritten; nor is a key that has a value, or is being loaded. Before this instance is
     /// [ready](Self::ready), a value counts as read when the stream is first polled: so have the stream read its
     /// values, or wait until the instance is ready before you read them.
     ///
-    /// Items are values, or [`Loaded`] values with TTLs and tags of their own. A value without tags is stored though a
-    /// tag was invalidated meanwhile, as a loaded one is.
+    /// Items are values, or [`Loaded`] values with TTLs and tags of their own. A value without tags is stored even if a
+    /// tag was invalidated meanwhile, as a loaded value is.
     ///
-    /// It can be stopped at any time, by dropping the future: what is stored stays. Keys that it was about to fill can
-    /// be loaded and not stored for [`lease_ttl`](crate::Builder::lease_ttl) at most. Started again, it leaves what is
-    /// there.
+    /// Drop the future to stop the call at any time: stored values stay. Keys that the call was about to fill can be
+    /// loaded and not stored for [`lease_ttl`](crate::Builder::lease_ttl) at most. A second call leaves the stored
+    /// values as they are.
     ///
-    /// Cost: values are stored in batches, of 1 024 or of what has come in 100 ms. A batch sends L2 a request for each
-    /// key and one for each value that is stored, 64 of them at a time, and two for what was changed meanwhile; and it
-    /// sends the other instances one empty message. Holds two batches of each lane in memory. While no value comes, two
-    /// requests a second.
+    /// Cost: values are stored in batches, of 1 024 values or of those that have come in 100 ms. A batch sends L2 a
+    /// request for each key and a request for each value that is stored, 64 requests at a time, and two requests to
+    /// find out what was changed meanwhile; and it sends the other instances one empty message. The call holds two
+    /// batches of each lane in memory. While no value comes, two requests a second.
     ///
     /// # Errors
     ///
@@ -39,7 +39,8 @@ impl<K: CacheKey, V: Send + Sync + 'static> Cache<K, V> {
     /// keys or tags or 100 prefixes were changed since the call. Nothing more is stored. Start again, with values that
     /// are read anew.
     ///
-    /// A single value that cannot be stored, such as one of [`Loaded::no_store`], is no error: [`Warming`] counts them.
+    /// A single value that cannot be stored, such as a [`Loaded::no_store`], is no error: [`Warming`] counts such
+    /// values.
     ///
     /// ```
     /// # async fn demo() -> Result<(), Box<dyn std::error::Error>> {
