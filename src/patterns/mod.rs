@@ -1,4 +1,4 @@
-//! What services build around a cache. Uses its public calls.
+//! What services build around a cache, by the public calls of the cache.
 //!
 //! - `write_behind`: writes that reach the source later
 //! - `outbox`: invalidations that commit with the change that they are for

@@ -35,7 +35,7 @@ impl OutboxError {
         matches!(&self.0, Reason::Database(_))
     }
 
-    /// Whether a relay cannot be started as it was set up, or not here. The error says why.
+    /// Whether a relay cannot be started: an option cannot work, or there is no runtime. The error says why.
     #[must_use]
     pub fn is_misuse(&self) -> bool {
         matches!(&self.0, Reason::Interval(_) | Reason::NoRuntime)

@@ -1,10 +1,10 @@
-//! A transactional outbox: an invalidation that is committed with the change it is for, and is carried out even if the
-//! process dies right after the commit.
+//! A transactional outbox: an invalidation commits with its change, and is carried out even if the process dies right
+//! after the commit.
 //!
 //! A service commits a change to its database, and then calls [`invalidate`](crate::Cache::invalidate). If the process
 //! dies in between, nobody invalidates the key, and the old value stays until its TTL ends. With an outbox the
-//! transaction itself says which keys are to be invalidated, as rows of one more table. A task in each instance, the
-//! relay, reads the rows, invalidates the keys and tags that they name, and deletes them.
+//! transaction itself names the keys to invalidate, as rows of one more table. A task in each instance, the relay,
+//! reads the rows, invalidates the keys and tags that they name, and deletes them.
 //!
 #![cfg_attr(feature = "outbox-rusqlite", doc = "```")]
 #![cfg_attr(not(feature = "outbox-rusqlite"), doc = "```ignore")]
@@ -48,51 +48,51 @@
 //! > **the bound** is the relay's [interval](RelayBuilder::interval), 1 s unless set, and the time to deliver: for each
 //! > 256 rows that were written before, a read of the table, a request to L2 and a delete.
 //!
-//! It holds while some instance runs whose relay reaches the database and L2. After an outage of one of these, the
-//! relay tries again after pauses that grow to 10 s, or to the interval if that is longer. Other instances return
+//! The bound holds while the relay of some instance reaches the database and L2. After an outage of the database or L2,
+//! the relay tries again after pauses that grow to 10 s, or to the interval if that is longer. Other instances return
 //! from their L1 as after any [`invalidate`](crate::Cache::invalidate): the old value for `max_staleness` at most.
 //!
 //! - *Rolled back*: the rows are gone with the change, and nothing is invalidated.
 //! - *Between the commit and the invalidation* readers get the old value: for the time of one request if the caller
-//!   invalidates after the commit, and for the bound if it died.
-//! - *Twice*: a row stays when the caller has invalidated its key, so the relay does it once more. That removes a value
-//!   that was loaded in between, so a key may be loaded a second time after a change. To delete the row instead, the
-//!   caller would need another transaction for each change, while the relay deletes many at a time. A value that was
-//!   [inserted](crate::Cache::insert) in between is removed as well.
+//!   invalidates after the commit, and for the bound if the caller died.
+//! - *Twice*: a row stays when the caller has invalidated its key, so the relay invalidates the key once more. That
+//!   removes a value that was loaded in between, so a key may be loaded a second time after a change. To delete the row
+//!   instead, the caller would need another transaction for each change, while the relay deletes many at a time. A
+//!   value that was [inserted](crate::Cache::insert) in between is removed as well.
 //! - *Deferred*: while L2 cannot be reached, `invalidate` is deferred in the memory of the process, and a crash loses
-//!   that. The row stays until L2 has accepted the invalidation. Each relay that has tried drops the key from its own
-//!   L1 and does not use it meanwhile, in [`Mode::Available`](crate::Mode::Available) as well; up to 1 024 of these
-//!   keys count towards [`max_deferred`](crate::Builder::max_deferred).
+//!   the invalidation. The row stays until L2 has accepted the invalidation. Each relay that has tried drops the key
+//!   from its own L1 and does not use it meanwhile, in [`Mode::Available`](crate::Mode::Available) as well; up to 1 024
+//!   of these keys count towards [`max_deferred`](crate::Builder::max_deferred).
 //!
 //! # The rows
 //!
 //! A row has an id, the namespace of the cache, `key` or `tag`, the text of the key as Redis shows it, and when it was
 //! written. The ids say nothing of the order of commits: a transaction may commit after another one with higher ids. So
-//! the relay remembers no position: it reads the rows that are there, the lowest ids first. The time is that of the
-//! writer's clock, and is used for the [lag](OutboxStats::lag) alone. A relay leaves the rows of other namespaces where
-//! they are; rows of a namespace without a relay stay. A row that names no possible key, as its name is too long or not
-//! UTF-8, is deleted as if it were delivered.
+//! the relay remembers no position: it reads the rows that are there, the lowest ids first. The time is by the writer's
+//! clock, and serves the [lag](OutboxStats::lag) alone. A relay leaves the rows of other namespaces where they are;
+//! rows of a namespace without a relay stay. A row that names no possible key, as its name is too long or not UTF-8, is
+//! deleted as if it were delivered.
 //!
 //! Each driver creates the same table, and can deliver the rows that the other one has written. The definitions are
 //! constants, for your migrations: [`SQLITE_TABLE`], and with sqlx also `POSTGRES_TABLE` and `MYSQL_TABLE`.
 //!
 //! # Many relays
 //!
-//! Every instance runs one for each of its caches; they need not know each other. As their pauses vary at random,
-//! mostly one of them finds a row and the others find none. If several find it, they all deliver it, which changes
-//! nothing: invalidations can be repeated. Of a long backlog each takes 256 of the first 1 024 rows, at random. No lock
-//! is held while L2 is asked; `FOR UPDATE SKIP LOCKED` would need a transaction that is open for as long.
+//! Every instance runs a relay for each of its caches; relays need not know each other. As their pauses vary at random,
+//! mostly one relay finds a row and the others find none. If several relays find a row, they all deliver it, which does
+//! no harm: invalidations can be repeated. Of a long backlog each relay takes 256 of the first 1 024 rows, at random. A
+//! relay holds no lock while it asks L2; `FOR UPDATE SKIP LOCKED` would need a transaction that is open for as long.
 //!
 //! # Two caches, of which one is made of the other
 //!
-//! Rows of two caches are delivered in any order. If pages are made of products, a page could be made anew between the
-//! two deliveries, of the old product, and stay. Let the row for the page be written when the one for the product is
-//! deleted, by a trigger on the table; `examples/shop` has one. An instance that has missed the message about the
-//! product may use its copy for `max_staleness` after that, so the TTL of such pages has to bound that.
+//! Rows of two caches are delivered in any order. If pages are made of products, a page could be made of the old
+//! product between the two deliveries, and stay. Write the row for the page when the row for the product is deleted, by
+//! a trigger on the table; `examples/shop` has one. An instance that has missed the message about the product may use
+//! its copy for `max_staleness` after that, and make a page of it: only the TTL of such pages bounds their age.
 //!
 //! # Needs
 //!
-//! An L2 that all instances share. A cache without one has nobody to tell: its relay would deliver to one L1 alone.
+//! An outbox needs an L2 that all instances share. Without an L2 the relay of a cache would deliver to one L1 alone.
 
 mod error;
 mod relay;

@@ -1,5 +1,6 @@
 //! The task that delivers the rows of the table: reads them, has the cache invalidate the keys and tags that they name,
-//! and deletes those that L2 has accepted. Knows nothing of a database: [`Table`] is the work of a driver.
+//! and deletes the rows whose invalidations L2 has accepted. Knows nothing of a database: a driver implements
+//! [`Table`].
 
 use std::error::Error as _;
 use std::mem;
@@ -40,7 +41,7 @@ pub(super) trait Table: Send {
     fn delete(&mut self, ids: Vec<i64>) -> BoxFuture<'_, Result<(), OutboxError>>;
 }
 
-/// A relay that is to be started: made by `Outbox::relay`.
+/// Starts a relay; made by `Outbox::relay`.
 #[must_use = "a relay does nothing until `start` is called"]
 pub struct RelayBuilder {
     engine: Arc<Engine>,
@@ -60,8 +61,8 @@ impl RelayBuilder {
 
     /// The longest pause between two polls. Default: 1 s. From 1 ms to 1 hour.
     ///
-    /// Each pause is between half of this and all of it, at random, so that the relays of a fleet seldom poll at the
-    /// same moment.
+    /// Each pause is between half of this time and all of it, at random, so that the relays of a fleet seldom poll at
+    /// the same moment.
     pub fn interval(mut self, interval: Duration) -> Self {
         self.interval = interval;
         self
@@ -97,8 +98,8 @@ impl RelayBuilder {
 
 partial_debug!([] RelayBuilder, "RelayBuilder", this => namespace: &this.engine.namespace(), interval: &this.interval);
 
-/// A running relay. Dropping it ends it, wherever it is: rows that it has not deleted are delivered by another relay,
-/// or by the next one. While it runs it keeps a handle of its cache.
+/// A running relay. Dropping it ends the relay, at whatever step it is: another relay, or the next relay, delivers the
+/// rows that it has not deleted. A running relay keeps a handle of its cache.
 #[must_use = "a relay ends when it is dropped"]
 #[derive(Debug)]
 pub struct Relay {
@@ -107,7 +108,7 @@ pub struct Relay {
 }
 
 impl Relay {
-    /// Its counters, and the lag. Takes a lock for a moment.
+    /// Returns the counters of the relay, and the lag. Takes a lock for a moment.
     #[must_use]
     pub fn stats(&self) -> OutboxStats {
         let Counted { stats, oldest_ms } = *lock(&self.counters);

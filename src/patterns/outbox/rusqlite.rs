@@ -1,4 +1,4 @@
-//! The outbox in `SQLite`, by [`rusqlite`] 0.37 to 0.42: your program has to use one of these, too.
+//! The outbox in `SQLite`, by [`rusqlite`] 0.37 to 0.42: your program has to use one of these versions, too.
 
 use std::sync::Arc;
 
@@ -19,7 +19,7 @@ const READ: &str = "SELECT id, kind, name, written_ms FROM larder_outbox \
     WHERE namespace = ?1 AND kind IN ('key', 'tag') ORDER BY id LIMIT ?2";
 const DELETE: &str = "DELETE FROM larder_outbox WHERE id = ?1";
 
-/// The outbox in a database that is used by [`rusqlite`](::rusqlite). See the [module](super).
+/// The outbox in a database that the program uses by [`rusqlite`](::rusqlite). See the [module](super).
 #[derive(Clone, Copy, Debug)]
 #[non_exhaustive]
 pub struct Outbox;
@@ -28,10 +28,10 @@ impl Outbox {
     /// The definition of the table: [`SQLITE_TABLE`](super::SQLITE_TABLE), for `execute_batch`.
     pub const TABLE: &str = super::schema::SQLITE_TABLE;
 
-    /// Writes into the transaction that these keys are to be invalidated. If it commits, the relay of any instance
-    /// invalidates them, even if this process dies at once. If it is rolled back, nothing is.
+    /// Writes rows into the transaction that name these keys. If the transaction commits, the relay of any instance
+    /// invalidates the keys, even if this process dies at once. If it is rolled back, no key is invalidated.
     ///
-    /// Call [`Cache::invalidate_many`] after the commit all the same: this changes nothing before the relay's next
+    /// Call [`Cache::invalidate_many`] after the commit all the same: the rows have no effect before the relay's next
     /// poll.
     ///
     /// Takes a `&mut Transaction` as well. Cost: one insert for each key, on the caller's thread.
@@ -71,8 +71,8 @@ impl Outbox {
         insert(tx, cache.namespace(), KEY, &texts(keys)?)
     }
 
-    /// Writes into the transaction that all values with one of these tags are to be invalidated, as
-    /// [`invalidate`](Self::invalidate) does for keys.
+    /// Writes rows into the transaction that name these tags, as [`invalidate`](Self::invalidate) does for keys: if it
+    /// commits, all values with one of the tags are invalidated.
     ///
     /// # Errors
     ///
@@ -102,10 +102,10 @@ impl Outbox {
         insert(tx, cache.namespace(), TAG, &texts(tags)?)
     }
 
-    /// A relay that delivers the rows of this cache's namespace. Start one for each cache, in every instance.
+    /// Makes a relay that delivers the rows of this cache's namespace. Start a relay for each cache, in every instance.
     ///
-    /// `open` opens the database: the relay has a connection of its own, and opens another one after an error. It is
-    /// used on Tokio's blocking threads.
+    /// `open` opens the database: the relay has a connection of its own, and opens another one after an error. The
+    /// relay uses it on Tokio's blocking threads.
     ///
     /// Cost: a short read at each poll, and a short write when there are rows.
     ///

@@ -22,7 +22,7 @@ const LIMIT: Duration = Duration::from_secs(10);
 /// Rows of one statement: four parameters each, and `SQLite` before 3.32 takes 999.
 const ROWS: usize = 200;
 
-/// The outbox in a database that is used by [`sqlx`](::sqlx). See the [module](super).
+/// The outbox in a database that the program uses by [`sqlx`](::sqlx). See the [module](super).
 ///
 /// For any of the drivers of sqlx: `Postgres`, `MySql` and `Sqlite`. The feature of this crate turns none of them on,
 /// nor a runtime or TLS: choose them by the features of your own sqlx, which needs `runtime-tokio`. Not for the driver
@@ -35,10 +35,10 @@ const ROWS: usize = 200;
 pub struct Outbox;
 
 impl Outbox {
-    /// Writes into the transaction that these keys are to be invalidated. If it commits, the relay of any instance
-    /// invalidates them, even if this process dies at once. If it is rolled back, nothing is.
+    /// Writes rows into the transaction that name these keys. If the transaction commits, the relay of any instance
+    /// invalidates the keys, even if this process dies at once. If it is rolled back, no key is invalidated.
     ///
-    /// Call [`Cache::invalidate_many`] after the commit all the same: this changes nothing before the relay's next
+    /// Call [`Cache::invalidate_many`] after the commit all the same: the rows have no effect before the relay's next
     /// poll.
     ///
     /// Cost: one insert of all rows, for up to 200 keys.
@@ -80,8 +80,8 @@ impl Outbox {
         insert(tx, cache.namespace(), KEY, &texts(keys)?).await
     }
 
-    /// Writes into the transaction that all values with one of these tags are to be invalidated, as
-    /// [`invalidate`](Self::invalidate) does for keys.
+    /// Writes rows into the transaction that name these tags, as [`invalidate`](Self::invalidate) does for keys: if it
+    /// commits, all values with one of the tags are invalidated.
     ///
     /// # Errors
     ///
@@ -115,11 +115,12 @@ impl Outbox {
         insert(tx, cache.namespace(), TAG, &texts(tags)?).await
     }
 
-    /// A relay that delivers the rows of this cache's namespace. Start one for each cache, in every instance. `pool`
-    /// must be of the primary: a replica may not have the rows yet.
+    /// Makes a relay that delivers the rows of this cache's namespace. Start a relay for each cache, in every instance.
+    /// `pool` must lead to the primary: a replica may not have the rows yet.
     ///
-    /// Cost: a short read at each poll, and a short write when there are rows; no transaction or lock is held while
-    /// Redis is waited for. The relay waits for the database for 10 s at most, with that for a connection of the pool.
+    /// Cost: a short read at each poll, and a short write when there are rows; the relay holds no transaction or lock
+    /// while it waits for Redis. It waits for the database for 10 s at most, including the wait for a connection of the
+    /// pool.
     ///
     /// ```
     /// # async fn demo() -> Result<(), Box<dyn std::error::Error>> {

@@ -10,7 +10,7 @@ use super::row::now_ms;
 #[non_exhaustive]
 pub struct OutboxStats {
     /// Times that the relay has read the table, and has delivered the rows that it found, as far as L2 has accepted
-    /// them. If it does not grow, the database does not answer, or the runtime of the relay has ended.
+    /// them. If this number does not grow, the database does not answer, or the runtime of the relay has ended.
     pub polls: u64,
     /// Rows whose invalidation L2 has accepted, and that were deleted then.
     pub delivered: u64,
@@ -18,15 +18,15 @@ pub struct OutboxStats {
     pub not_delivered: u64,
     /// Polls that ended with an error of the database.
     pub database_errors: u64,
-    /// How long the oldest row has been waiting of those that the last poll has read and not delivered; it grows until
-    /// the row is delivered, by this relay or another one. Zero if there are none. By the clocks of the machine that
-    /// has written the row and of this one.
+    /// How long the oldest row has waited of the rows that the last poll has read and not delivered. This time grows
+    /// until the row is delivered, by this relay or another one, and is zero if there are no such rows. It is measured
+    /// by the clocks of this machine and of the machine that has written the row.
     ///
-    /// While the table cannot be read it goes on growing. If no row was known to wait, one may have been written since:
-    /// so it counts from the last poll that has read the table, or from the start of the relay.
+    /// While the table cannot be read the lag goes on growing. If no row was known to wait, a row may have been written
+    /// since: so the lag counts from the last poll that has read the table, or from the start of the relay.
     pub lag: Duration,
-    /// How long the oldest row had waited of those that were delivered last. A row whose writer
-    /// has invalidated the key by itself has waited for the relay all the same.
+    /// How long the oldest row had waited of the rows that were delivered last. A row whose writer has invalidated the
+    /// key by itself has waited for the relay all the same.
     pub last_wait: Duration,
 }
 

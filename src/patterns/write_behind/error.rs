@@ -79,7 +79,7 @@ impl WriteBehindError {
         matches!(&self.0, Reason::Load(_))
     }
 
-    /// Whether the cache has no L2, or one that has no stream.
+    /// Whether the cache has no L2, or an L2 without streams.
     #[must_use]
     pub fn is_unsupported(&self) -> bool {
         matches!(&self.0, Reason::Unsupported)
@@ -91,7 +91,7 @@ impl WriteBehindError {
         matches!(&self.0, Reason::Misuse(_))
     }
 
-    /// Whether it is not known if the write was accepted: it may reach the source.
+    /// Whether Redis did not answer: the write may reach the source or not.
     #[must_use]
     pub fn is_unknown(&self) -> bool {
         matches!(&self.0, Reason::Unknown(_))
@@ -104,7 +104,7 @@ impl WriteBehindError {
     }
 
     /// Whether Redis has lost the stream of writes during a [`flush`](super::WriteBehind::flush), or was restarted or
-    /// replaced, so that it may have lost some.
+    /// replaced, so that it may have lost some writes.
     #[must_use]
     pub fn is_lost(&self) -> bool {
         matches!(&self.0, Reason::Lost)

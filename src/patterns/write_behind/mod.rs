@@ -1,12 +1,13 @@
-//! Write-behind: a write is acknowledged when Redis has it, and reaches its source a moment later, together with
-//! others.
+//! Write-behind: a write is acknowledged when Redis has it, and reaches its source a moment later, together with other
+//! writes.
 //!
-//! A counter, or any value that is made from the one before, goes through [`WriteBehind::update`]. A look-up and an
-//! [`insert`](WriteBehind::insert) lose a write of another caller in between; `insert` is for values that are whole.
+//! Change a counter, or any value that is made from the value before, by [`WriteBehind::update`]: a look-up and an
+//! [`insert`](WriteBehind::insert) lose a write of another caller in between. `insert` is for values that do not depend
+//! on the value before.
 //!
-//! Either stores a value in the cache and appends it to a stream in Redis, in one step. A worker takes writes from the
-//! stream, in batches, and has [`store`](WriteBehindBuilder::store) write them to the source. The value stays in the
-//! cache. Each instance has a worker; one of them at a time works.
+//! Both calls store a value in the cache and append it to a stream in Redis, in one step. A worker takes writes from
+//! the stream, in batches, and calls [`store`](WriteBehindBuilder::store), which writes them to the source. The value
+//! stays in the cache. Each instance has a worker; one worker at a time works.
 //!
 //! ```no_run
 //! # async fn demo() -> Result<(), Box<dyn std::error::Error>> {
@@ -26,32 +27,32 @@
 //!
 //! # Guarantees
 //!
-//! - *Acknowledged* is a write when `insert` or `update` has returned `Ok`: value and entry are in Redis. Such a write
-//!   is given to `store` at least once, if Redis keeps it: see below.
+//! - *Acknowledged*: when `insert` or `update` has returned `Ok`, value and entry are in Redis. `store` is given such a
+//!   write at least once, if Redis keeps it: see below.
 //! - *Newest wins.* A batch has each key once, with its newest value. Writes of one key come in their order.
 //! - *Twice, and late.* If a worker dies between `store` and the end of its batch, or is paused for longer than
-//!   [`claim_after`](WriteBehindBuilder::claim_after), another one takes the same writes. The one that was paused may
-//!   still be in `store` then, with values that are older by now. [`Write::version`] rises for each key, so a `store`
-//!   that compares it in the statement with which it writes refuses a late one: `… WHERE version < $3`.
-//! - *While a write waits*, look-ups return it from the cache. If its value is gone there, as after a restart of Redis
-//!   or when its TTL ends, loads are handed to their callers and not stored: the source has an older value. An
-//!   `invalidate` or `clear` of the cache meanwhile removes the value from the cache, and the write still reaches the
-//!   source.
+//!   [`claim_after`](WriteBehindBuilder::claim_after), another worker takes the same writes. The paused worker may
+//!   still be in `store` then, with values that are older by now. [`Write::version`] rises for each key: a `store` that
+//!   compares the version in its writing statement refuses a late write: `… WHERE version < $3`.
+//! - *While a write waits*, look-ups return its value from the cache. If the value is gone there, as after a restart of
+//!   Redis or when its TTL ends, loaded values are returned to callers and not stored: the source has an older value.
+//!   An `invalidate` or `clear` of the cache meanwhile removes the value from the cache, and the write still reaches
+//!   the source.
 //! - *When a write has reached the source*, the cache keeps its value in both levels, for the rest of its TTL, as the
-//!   source has the same. The key is invalidated instead if `store` has [changed](Stored::Changed) the value; if
-//!   another call has put one in its place; or if an earlier attempt took longer than
+//!   source has this value, too. The key is invalidated instead if `store` has [changed](Stored::Changed) the value; if
+//!   another call has put another value in its place; or if an earlier attempt took longer than
 //!   [`store_timeout`](WriteBehindBuilder::store_timeout) or panicked, and may still arrive.
 //! - *A failure of `store`* is retried with growing pauses, up to [`attempts`](WriteBehindBuilder::attempts) times.
-//!   Then each write of the batch is tried by itself, and those that fail become dead letters. Their keys are
-//!   invalidated; so the cache has the values of the source.
+//!   Then each write of the batch is tried by itself, and writes that fail become dead letters. Their keys are
+//!   invalidated, so the cache has the values of the source.
 //! - *One way to write a key.* A write that waits overwrites in the source a value that
-//!   [`insert`](crate::Cache::insert) or [`write_through`](crate::Cache::write_through) has written meanwhile: they
-//!   know nothing of its order.
+//!   [`insert`](crate::Cache::insert) or [`write_through`](crate::Cache::write_through) has written meanwhile: these
+//!   calls know nothing of the order of the write.
 //! - *Full.* If as many writes wait, dead letters included, as [`capacity`](WriteBehindBuilder::capacity) says,
 //!   `insert` returns an error, and nothing was changed.
-//! - *Losses of Redis are losses*: with `appendfsync everysec` a crash of the server may take the last second of writes
-//!   with it, and without persistence all that wait. Use `appendfsync always`, and a policy that does not evict keys
-//!   without a TTL (`noeviction` or `volatile-*`). A failover loses writes that the replica has not received.
+//! - *Losses of Redis are losses*: with `appendfsync everysec` a crash of the server may lose the last second of
+//!   writes, and without persistence all writes that wait. Use `appendfsync always`, and a policy that does not evict
+//!   keys without a TTL (`noeviction` or `volatile-*`). A failover loses writes that the replica has not received.
 //!
 //! One worker at a time is enough for the order of a key, and its writes stay at the head of the stream until they are
 //! written: so there is no consumer group, and nothing to claim. A worker that is silent for
@@ -116,9 +117,9 @@ pub struct DeadLetter<K, V> {
     pub write: Option<Write<K, V>>,
     /// The text of its key.
     pub key: String,
-    /// Why: whether `store` returned an error, panicked or took too long, or that the write cannot be read. The text of
-    /// an error is not kept in Redis, as it may quote the value, which the codec may encrypt; it is in the log, at
-    /// DEBUG.
+    /// Why the write failed: whether `store` returned an error, panicked or took too long, or that the write cannot be
+    /// read. Redis does not keep the text of an error, as it may quote the value, which the codec may encrypt; the log
+    /// has the text, at DEBUG.
     pub reason: String,
 }
 
@@ -131,10 +132,11 @@ struct Stream {
     wake: Arc<Notify>,
 }
 
-/// Writes values to the cache now, and to their source a moment later. See the [module](self). Share it in an `Arc`.
+/// Writes values to the cache now, and to their source a moment later. See the [module](self). To share a
+/// `WriteBehind`, put it in an `Arc`.
 ///
-/// Dropping it ends its worker, wherever it is; another instance's worker, or the next one, goes on within
-/// [`claim_after`](WriteBehindBuilder::claim_after).
+/// Dropping it ends its worker, at whatever step the worker is; the worker of another instance, or the next worker,
+/// goes on within [`claim_after`](WriteBehindBuilder::claim_after).
 #[must_use = "its worker ends when it is dropped"]
 pub struct WriteBehind<K, V: Send + Sync + 'static> {
     cache: Cache<K, V>,
@@ -157,8 +159,8 @@ where
     K: CacheKey + Serialize + DeserializeOwned + Send + 'static,
     V: Send + Sync + 'static,
 {
-    /// Begins with a cache, whose L2 has to be Redis, or a [`MemoryL2`](crate::MemoryL2) in tests, whose writes are
-    /// lost with the process.
+    /// Starts to build write-behind for a cache. The L2 of the cache has to be Redis or, in tests, a
+    /// [`MemoryL2`](crate::MemoryL2), whose writes are lost with the process.
     pub fn builder(cache: Cache<K, V>) -> WriteBehindBuilder<K, V> {
         WriteBehindBuilder {
             cache,
@@ -174,11 +176,11 @@ where
         }
     }
 
-    /// Stores a value, or a [`Loaded`] with TTLs and tags of its own, in both levels and has the value written to its
-    /// source. Other instances evict the key from L1. For a counter use [`update`](Self::update).
+    /// Stores a value, or a [`Loaded`] with TTLs and tags of its own, in both levels, and writes the value to its
+    /// source later. Other instances evict the key from L1. For a counter use [`update`](Self::update).
     ///
-    /// Cost: one round trip, which no other write shares. A call that is dropped has been carried out or will be, or
-    /// its key is invalidated.
+    /// Cost: one round trip, which no other write shares. A call that is dropped is carried out, or its key is
+    /// invalidated.
     ///
     /// # Errors
     ///
@@ -204,20 +206,20 @@ where
         appended.ok_or_else(|| Reason::Write(WriteError::contended()).into())
     }
 
-    /// Replaces a value by the one that `change` makes of it, and has that written to its source. No change is lost,
-    /// however many callers in however many instances change the key at once: for counters and lists, for which
-    /// [`insert`](Self::insert) is not safe.
+    /// Replaces a value by the value that `change` makes of it, and writes the new value to its source later. No change
+    /// is lost, however many callers in however many instances change the key at once: for counters and lists, for
+    /// which [`insert`](Self::insert) is not safe.
     ///
-    /// `change` returns the new value, or a [`Loaded`] with TTLs and tags of its own. It is called again when another
-    /// writer was faster, so it must do nothing else. A value that is in neither level is loaded first, as by
-    /// [`get_or_load`](Cache::get_or_load): `load` is called at each attempt, and what it returns is polled if the
-    /// value is missing. A loaded value to which a write of the key still has to be added is not used: the call waits
-    /// until the source has that write.
+    /// `change` returns the new value, or a [`Loaded`] with TTLs and tags of its own. `change` is called again when
+    /// another writer was faster, so it must have no other effect. A value that is in neither level is loaded first, as
+    /// by [`get_or_load`](Cache::get_or_load): `load` is called at each attempt, and the returned future is polled if
+    /// the value is missing. While a write of the key still has to reach the source, the call does not use a loaded
+    /// value: it waits until the source has that write.
     ///
     /// Calls for one key in one instance come one after the other.
     ///
-    /// Cost: two round trips, and two more for each attempt. A call that is dropped has been carried out or will be, or
-    /// its key is invalidated, or nothing was changed.
+    /// Cost: two round trips, and two more for each attempt. A call that is dropped is carried out, or its key is
+    /// invalidated, or nothing was changed.
     ///
     /// # Errors
     ///
@@ -279,7 +281,7 @@ where
     }
 
     /// Waits until all writes that were acknowledged before the call, in any instance, have reached the source or are
-    /// dead letters. It waits for as long as that takes, also while the source fails: put a time limit on it.
+    /// dead letters. The call waits for as long as that takes, also while the source fails: put a time limit on it.
     ///
     /// Cost: a round trip, and one more every now and then. Can be dropped at any time.
     ///
@@ -287,14 +289,14 @@ where
     ///
     /// - [`WriteBehindError::is_dead_letter`]: meanwhile some writes became dead letters.
     /// - [`WriteBehindError::is_lost`]: meanwhile the stream was lost or deleted, or Redis was restarted or replaced,
-    ///   and may have lost some writes; another call waits for those that it has. A loss before the call is not
-    ///   noticed.
+    ///   and may have lost some writes; another call waits for the writes that Redis still has. The call does not
+    ///   notice an earlier loss.
     /// - Redis does not answer, or refuses.
     pub async fn flush(&self) -> Result<(), WriteBehindError> {
         self.streams.flush().await
     }
 
-    /// The first dead letters, the oldest first: no more than `most`, and no more once their values have 1 MiB
+    /// Returns the first dead letters, the oldest first: no more than `most`, and no more once their values have 1 MiB
     /// together.
     ///
     /// Cost: one round trip.
@@ -315,11 +317,11 @@ where
         Ok(letters.collect())
     }
 
-    /// Has all dead letters wait for the source again, with the versions that they had; those of which a newer write of
-    /// the key waits are removed instead. A `store` that compares no versions puts an older value back by it. Returns
-    /// how many wait again.
+    /// Puts all dead letters back into the stream, to wait for the source again with the versions that they had. A dead
+    /// letter is removed instead if a newer write of its key waits. If `store` compares no versions, this call puts
+    /// older values back into the source. Returns how many writes wait again.
     ///
-    /// Cost: one round trip for each. A call that is dropped leaves the others where they are.
+    /// Cost: one round trip for each dead letter. A call that is dropped leaves the remaining dead letters as they are.
     ///
     /// # Errors
     ///
@@ -328,7 +330,7 @@ where
         self.streams.replay_dead_letters().await
     }
 
-    /// The writes that wait, and the counters of this instance's worker.
+    /// Returns the number of writes that wait, and the counters of this instance's worker.
     ///
     /// Cost: one round trip.
     ///
@@ -501,11 +503,12 @@ where
     K: CacheKey + Serialize + DeserializeOwned + Send + 'static,
     V: Send + Sync + 'static,
 {
-    /// How a batch is written to the source: all of it, or an error. Each key is in it once. A batch may come again, so
-    /// writing it twice must do no harm; see the [module](self) for late writes.
+    /// Sets the function that writes a batch to the source. It writes the whole batch, or returns an error. Each key is
+    /// in a batch once. A batch may come again, so writing it twice must do no harm; see the [module](self) for late
+    /// writes.
     ///
-    /// After `Ok(())` the cache keeps the values, as those that the source has. If the source may have another value
-    /// for some keys, return [`Stored::Changed`] with these:
+    /// After `Ok(())` the cache keeps the values, as the source has them. If the source may have other values for some
+    /// keys, return [`Stored::Changed`] with these keys:
     ///
     /// ```
     /// use larder::write_behind::{Stored, Write};
@@ -551,7 +554,7 @@ where
         self
     }
 
-    /// How many writes are taken from the stream at a time; fewer once their values have 1 MiB together. Default:
+    /// How many writes a worker takes from the stream at a time; fewer once their values have 1 MiB together. Default:
     /// 256, which is the most.
     pub fn batch(mut self, most: usize) -> Self {
         self.options.batch = most;
@@ -564,28 +567,29 @@ where
         self
     }
 
-    /// How often a batch is tried before each write is tried by itself, and becomes a dead letter if it fails.
-    /// Default: 20, which is two to four minutes: the pauses grow to 10 s, and are random. With `u32::MAX` there
-    /// are no dead letters, however long the source is down; and a write that it always refuses stops all others.
+    /// How often a batch is tried before each write is tried by itself, and becomes a dead letter if it fails. Default:
+    /// 20, which is two to four minutes: the pauses grow to 10 s, and are random. With `u32::MAX` there are no dead
+    /// letters, however long the source is down; and a write that `store` always refuses stops all other writes.
     pub fn attempts(mut self, attempts: u32) -> Self {
         self.options.attempts = attempts;
         self
     }
 
-    /// How long after its last sign of life a worker counts as dead, so that another one continues with its writes.
+    /// How long after its last sign of life a worker counts as dead, so that another worker continues with its writes.
     /// Default: 10 s. From 100 ms to 1 hour.
     pub fn claim_after(mut self, silence: Duration) -> Self {
         self.options.claim_after = silence;
         self
     }
 
-    /// How long `store` may take. Then it is dropped, and counts as failed. Default: 30 s.
+    /// How long a call of `store` may take. After that its future is dropped, and the call counts as failed. Default:
+    /// 30 s.
     pub fn store_timeout(mut self, limit: Duration) -> Self {
         self.options.store_timeout = limit;
         self
     }
 
-    /// How often a worker looks for writes of other instances; those of its own instance it takes at once. Default:
+    /// How often a worker looks for writes of other instances; it takes writes of its own instance at once. Default:
     /// 200 ms. At least 1 ms.
     pub fn interval(mut self, interval: Duration) -> Self {
         self.options.interval = interval;
@@ -596,7 +600,7 @@ where
     ///
     /// # Errors
     ///
-    /// - [`WriteBehindError::is_unsupported`]: the cache has no L2, or one that has no stream.
+    /// - [`WriteBehindError::is_unsupported`]: the cache has no L2, or an L2 without streams.
     /// - [`WriteBehindError::is_misuse`]: there is no `store`, an option cannot work, or there is no runtime.
     pub fn build(self) -> Result<WriteBehind<K, V>, WriteBehindError> {
         let engine = Arc::clone(self.cache.engine());

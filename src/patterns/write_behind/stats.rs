@@ -3,16 +3,16 @@
 use std::sync::Mutex;
 use std::time::Duration;
 
-/// The writes that wait in the whole fleet, and the counters of this instance's worker since it was built: by
+/// The writes that wait in the whole fleet, and the counters of this instance's worker since it was built; returned by
 /// [`WriteBehind::stats`](super::WriteBehind::stats).
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct WriteBehindStats {
     /// Writes that wait for the source.
     pub pending: u64,
-    /// How long the oldest of them has waited, by the clock of Redis. Zero if none waits.
+    /// How long the oldest waiting write has waited, by the clock of Redis. Zero if no write waits.
     pub lag: Duration,
-    /// Writes that could not be written.
+    /// Dead letters: writes that could not be written to the source.
     pub dead_letters: u64,
     /// Whether any worker of the fleet is alive.
     pub has_worker: bool,

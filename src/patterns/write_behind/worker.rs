@@ -1,7 +1,7 @@
-//! The task that reads writes from the stream and has them written to the source.
+//! The task that reads writes from the stream, and calls `store` to write them to the source.
 //!
 //! Of all workers of a fleet one has the fence, and works. It reads the first writes, which stay in the stream until
-//! they are settled: so the next worker reads the same ones if it dies.
+//! they are settled: if it dies, the next worker reads these writes again.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::error::Error;

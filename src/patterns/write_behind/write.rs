@@ -67,11 +67,11 @@ where
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Stored<K> {
-    /// The values that were given, so the cache may keep them.
+    /// The source has the values that `store` was given, so the cache may keep them.
     AsGiven,
-    /// Of these keys other values than were given: the source has a newer one and has refused the write, or has rounded
-    /// it, or a trigger has changed it. Their values are invalidated, and loaded when they are asked for. Keys that are
-    /// not in the batch do not count.
+    /// For these keys the source has other values than `store` was given: it has a newer value and has refused the
+    /// write, or has rounded the value, or a trigger has changed it. The keys are invalidated, and loaded at the next
+    /// look-up. Keys that are not in the batch do not count.
     Changed(Vec<K>),
 }
 
@@ -89,15 +89,16 @@ pub struct Write<K, V> {
     pub key: K,
     /// The value.
     pub value: V,
-    /// Rises with each write of a key: a source that keeps it can refuse a write that comes late. Fits an `i64`.
+    /// A number that rises with each write of a key: a source that keeps it can refuse a write that comes late. It fits
+    /// an `i64`.
     ///
-    /// It is the time of Redis in milliseconds, shifted, and a number, so it rises also after Redis has lost the
-    /// stream, unless its clock was set back meanwhile.
+    /// It is made of the time of Redis in milliseconds, shifted, and of a counter, so it rises also after Redis has
+    /// lost the stream, unless its clock was set back meanwhile.
     pub version: u64,
 }
 
 impl<K, V> Write<K, V> {
-    /// A write for a test of a [`store`](super::WriteBehindBuilder::store).
+    /// Makes a write for a test of a [`store`](super::WriteBehindBuilder::store).
     ///
     /// ```
     /// use larder::write_behind::Write;
