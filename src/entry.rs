@@ -26,13 +26,17 @@ pub struct Entry<V> {
 #[derive(Clone)]
 pub(crate) struct AnyEntry {
     slot: Held,
-    at: Tick,
-    /// The source, by its place in the enum, and the flags below, packed in one integer. An entry is moved several
-    /// times on its way to the caller. If each flag had a byte, the processor would write the bytes one by one and read
-    /// them together, which stalls it (store forwarding): that took a fifth of the time of a hit.
-    flags: u64,
+    /// When the entry was handed out, rounded up to 64 ns. The last bits are the source, by its place in the enum, and
+    /// the flags below.
+    ///
+    /// So an entry is two words, which functions return in registers. A larger one is written to memory in single words
+    /// and read from there in pairs, which the processor waits for (store forwarding): that took a tenth of the time of
+    /// a hit. If each flag had a byte, it took a fifth.
+    at_and_flags: u64,
 }
 
+/// The bits of `at_and_flags` that are no part of a time.
+const FLAGS: u64 = 63;
 const UNPROVEN: u64 = 1 << 2;
 /// It is in place of a value that could not be loaded.
 pub(crate) const FALLBACK: u64 = 1 << 3;
@@ -44,8 +48,10 @@ pub(crate) const SAMPLED: u64 = 1 << 5;
 impl AnyEntry {
     #[inline]
     pub(crate) fn new(slot: Held, at: Tick, source: Source) -> Self {
-        let flags = source as u64;
-        Self { slot, at, flags }
+        // Up, so that no value seems younger than it is.
+        let at = at.saturating_add(FLAGS) & !FLAGS;
+        let at_and_flags = at | source as u64;
+        Self { slot, at_and_flags }
     }
 
     /// An entry of an L1 that cannot prove that the entry is current.
@@ -55,13 +61,22 @@ impl AnyEntry {
 
     /// Sets a flag.
     pub(crate) fn with(self, more: u64) -> Self {
-        let flags = self.flags | more;
-        Self { flags, ..self }
+        debug_assert!(more & !FLAGS == 0, "a flag is no time");
+        let at_and_flags = self.at_and_flags | more;
+        Self {
+            at_and_flags,
+            ..self
+        }
+    }
+
+    #[inline]
+    fn at(&self) -> Tick {
+        self.at_and_flags & !FLAGS
     }
 
     #[inline]
     fn has_any(&self, of: u64) -> bool {
-        self.flags & of != 0
+        self.at_and_flags & of != 0
     }
 
     pub(crate) fn is_verified(&self) -> bool {
@@ -75,7 +90,7 @@ impl AnyEntry {
 
     #[inline]
     pub(crate) fn is_past_soft_ttl(&self) -> bool {
-        self.at >= self.slot.attend_at && self.at >= self.slot.soft_at()
+        self.at() >= self.slot.attend_at && self.at() >= self.slot.soft_at()
     }
 
     /// Whether a loader is wanted, to refresh the value or to compare it with the source.
@@ -97,7 +112,7 @@ impl AnyEntry {
 
     pub(crate) fn meta(&self) -> Meta {
         Meta {
-            source: match self.flags & 3 {
+            source: match self.at_and_flags & 3 {
                 0 => Source::L1,
                 1 => Source::L2,
                 _ => Source::Loader,
@@ -105,7 +120,7 @@ impl AnyEntry {
             is_stale: self.is_stale(),
             is_unproven: self.has_any(UNPROVEN),
             is_fallback: self.has_any(FALLBACK),
-            age: Duration::from_nanos(self.at.saturating_sub(self.slot.born_at)),
+            age: Duration::from_nanos(self.at().saturating_sub(self.slot.born_at)),
             version: self.version(),
         }
     }
