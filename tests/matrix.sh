@@ -29,6 +29,7 @@ else
     # All but outbox-sqlx, as sqlx needs a later one.
     cargo "+$msrv" check --locked --lib \
         --features json,postcard,messagepack,compression,encryption,tls,cluster,uuid,outbox-rusqlite,write-behind,metrics,http
+    cargo "+$msrv" check --locked -p larder-store-tests --lib --features write-behind
 fi
 
 step "licences and advisories"
@@ -44,7 +45,7 @@ else
 fi
 
 step "documentation"
-RUSTDOCFLAGS="-D warnings" cargo doc --locked --all-features --no-deps
+RUSTDOCFLAGS="-D warnings" cargo doc --locked --all-features --no-deps -p larder -p larder-store-tests
 
 step "the benches, and the tests that have a script of their own"
 cargo clippy --locked --workspace --all-targets --all-features -- -D warnings

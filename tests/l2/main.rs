@@ -11,7 +11,6 @@
 mod conformance;
 mod memory;
 mod redis;
-mod steps;
 mod store;
 #[path = "../support/mod.rs"]
 mod support;

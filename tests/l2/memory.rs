@@ -1,6 +1,6 @@
 //! What only the store in memory can show: restarts on demand, and a time that the test sets.
 
-use crate::steps::Steps;
+use larder_store_tests::steps::Steps;
 use std::sync::atomic::{AtomicUsize, Ordering::SeqCst};
 use std::sync::{Arc, Mutex, mpsc};
 use std::time::Duration;

@@ -11,11 +11,11 @@ use larder::{Cache, RedisL2};
 use super::heartbeats::{calls, computed, received};
 use super::members::answer;
 use super::{RELIES_FOR_LONG, end, lane, run, shown, watched_lane};
-use crate::steps::Steps;
 use crate::store::*;
 use crate::support::eventually::eventually;
 use crate::support::redis_cluster::{Failover, RedisCluster};
 use crate::support::redis_server::RedisServer;
+use larder_store_tests::steps::Steps;
 
 fn l2(cluster: &RedisCluster) -> RedisL2 {
     RedisL2::cluster(cluster.urls()).unwrap()

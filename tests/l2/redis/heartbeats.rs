@@ -8,10 +8,10 @@ use larder::{Cache, RedisL2};
 
 use super::members::{answer, answer_to};
 use super::{own_key, run};
-use crate::steps::Steps;
 use crate::store::*;
 use crate::support::eventually::eventually;
 use crate::support::redis_server::RedisServer;
+use larder_store_tests::steps::Steps;
 
 const BEATS: u64 = 20;
 /// Of a beat, in bytes, with a part of a note.

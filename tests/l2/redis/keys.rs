@@ -1,6 +1,6 @@
 //! What is in Redis, under which name, for how long, and what strange things may be there instead.
 
-use crate::steps::Steps;
+use larder_store_tests::steps::Steps;
 use std::collections::{BTreeSet, HashMap};
 use std::time::Duration;
 

@@ -1,6 +1,6 @@
 //! The list of members in Redis: lost, forbidden, or written by something else.
 
-use crate::steps::Steps;
+use larder_store_tests::steps::Steps;
 use std::sync::atomic::{AtomicU64, Ordering::SeqCst};
 use std::time::Duration;
 

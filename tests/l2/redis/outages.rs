@@ -1,6 +1,6 @@
 //! A server that is paused, killed, or cuts connections.
 
-use crate::steps::Steps;
+use larder_store_tests::steps::Steps;
 use std::sync::{Arc, Mutex, mpsc};
 use std::time::Duration;
 

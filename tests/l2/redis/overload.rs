@@ -1,8 +1,8 @@
 //! A server whose memory is full.
 
-use crate::steps::Steps;
 use deadpool_redis::redis::cmd;
 use larder::l2::{Applied, Event, Kind, LeaseReply, LeaseRequest, Want};
+use larder_store_tests::steps::Steps;
 
 use super::{run, watched_lane};
 use crate::store::*;

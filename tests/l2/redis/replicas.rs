@@ -1,6 +1,6 @@
 //! Replicas: never used, and a new incarnation once promoted.
 
-use crate::steps::Steps;
+use larder_store_tests::steps::Steps;
 use std::time::Duration;
 
 use deadpool_redis::redis::aio::MultiplexedConnection;

@@ -1,6 +1,6 @@
 //! Requests that are sent again when their connection is cut: the first copy may still arrive, however late.
 
-use crate::steps::Steps;
+use larder_store_tests::steps::Steps;
 use std::sync::Arc;
 
 use larder::l2::{Fill, Kind, Lane, LeaseReply};

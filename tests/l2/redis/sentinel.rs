@@ -13,11 +13,11 @@ use super::callers::Callers;
 use super::failover::replicates;
 use super::members::answer;
 use super::{RELIES_FOR_LONG, end, lane, run, shown, watched_lane};
-use crate::steps::Steps;
 use crate::store::*;
 use crate::support::eventually::eventually;
 use crate::support::proxy::{KINDS, Line, Proxy, WAYS};
 use crate::support::redis_server::RedisServer;
+use larder_store_tests::steps::Steps;
 
 const NAME: &str = "catalog";
 const SENTINELS: usize = 3;

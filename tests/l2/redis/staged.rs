@@ -1,6 +1,6 @@
 //! Bodies of a kilobyte and more, which reach their keys without passing through Lua.
 
-use crate::steps::Steps;
+use larder_store_tests::steps::Steps;
 use std::collections::BTreeSet;
 
 use deadpool_redis::redis::aio::MultiplexedConnection;

@@ -1,6 +1,6 @@
 //! Addresses and passwords: what is refused, and what is never shown.
 
-use crate::steps::Steps;
+use larder_store_tests::steps::Steps;
 use std::error::Error;
 
 use larder::Cache;

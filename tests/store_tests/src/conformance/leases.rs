@@ -8,13 +8,13 @@ use std::time::Duration;
 use futures::future::join_all;
 use larder::l2::{Fill, Kind, Lane, Lease, LeaseReply, LeaseRequest, Stamp, Ttls, Want};
 
-use super::conformance;
-use crate::store::*;
-use crate::support::eventually::eventually;
+use super::bodies;
+use crate::StoreUnderTest;
+use crate::helpers::*;
 
 const SHORT: Duration = Duration::from_millis(60);
 
-conformance! {
+bodies! { leases:
     one_request_leads_and_the_others_wait
     no_two_leases_are_the_same
     one_of_many_at_once_leads
@@ -49,7 +49,7 @@ async fn anew(lane: &dyn Lane, key: &str) -> LeaseReply {
 }
 
 /// Whatever is stored.
-async fn a_lease_is_taken_over(store: impl Store) {
+async fn a_lease_is_taken_over(store: impl StoreUnderTest) {
     let lane = store.lane();
     let old = insert(&*lane, "k", b"old").await;
     let LeaseReply::Granted(first) = anew(&*lane, "k").await else {
@@ -71,7 +71,7 @@ async fn a_lease_is_taken_over(store: impl Store) {
     );
 }
 
-async fn what_waits_for_a_lease_waits_for_the_one_that_took_it_over(store: impl Store) {
+async fn what_waits_for_a_lease_waits_for_the_one_that_took_it_over(store: impl StoreUnderTest) {
     let lane = store.lane();
     let (_, mut subscription) = subscribe(&*lane).await;
     granted(&*lane, "k").await;
@@ -92,14 +92,14 @@ async fn what_waits_for_a_lease_waits_for_the_one_that_took_it_over(store: impl 
     assert!(ended_leases(&mut *subscription).await.is_empty());
 }
 
-async fn a_hold_is_not_taken_over(store: impl Store) {
+async fn a_hold_is_not_taken_over(store: impl StoreUnderTest) {
     let lane = store.lane();
     let payload = payload_of(Kind::Invalidate, &["k"]);
     lane.invalidate(&["k"], &payload, LONG).await.unwrap();
     assert_eq!(anew(&*lane, "k").await, LeaseReply::Hold);
 }
 
-async fn a_fill_with_a_payload_is_published(store: impl Store) {
+async fn a_fill_with_a_payload_is_published(store: impl StoreUnderTest) {
     let lane = store.lane();
     let (clock, mut subscription) = subscribe(&*lane).await;
     let payload = payload_of(Kind::Insert, &["k"]);
@@ -140,7 +140,7 @@ async fn kept(lane: &dyn Lane, key: &str) -> Option<Stamp> {
     }
 }
 
-async fn a_value_past_its_ttl_is_kept(store: impl Store) {
+async fn a_value_past_its_ttl_is_kept(store: impl StoreUnderTest) {
     let lane = store.lane();
     let old = insert_kept(&*lane, "k").await;
     assert_eq!(kept(&*lane, "k").await, Some(old));
@@ -160,7 +160,7 @@ async fn a_value_past_its_ttl_is_kept(store: impl Store) {
     granted(&*lane, "other").await;
 }
 
-async fn a_kept_value_comes_with_the_lease(store: impl Store) {
+async fn a_kept_value_comes_with_the_lease(store: impl StoreUnderTest) {
     let lane = store.lane();
     let old = insert_kept(&*lane, "k").await;
     let led = acquire_lease(&*lane, "k").await;
@@ -184,7 +184,7 @@ async fn a_kept_value_comes_with_the_lease(store: impl Store) {
     }
 }
 
-async fn a_kept_value_goes_like_any_other(store: impl Store) {
+async fn a_kept_value_goes_like_any_other(store: impl StoreUnderTest) {
     let lane = store.lane();
     insert_kept(&*lane, "k").await;
     invalidate(&*lane, &["k"]).await;
@@ -206,7 +206,7 @@ fn assert_waits(led: &LeaseReply, at_most: Duration) {
     }
 }
 
-async fn one_request_leads_and_the_others_wait(store: impl Store) {
+async fn one_request_leads_and_the_others_wait(store: impl StoreUnderTest) {
     let lane = store.lane();
     let lease = granted(&*lane, "k").await;
     assert_waits(&acquire_lease(&*lane, "k").await, LONG);
@@ -222,7 +222,7 @@ async fn one_request_leads_and_the_others_wait(store: impl Store) {
 }
 
 /// Otherwise a request that arrives late could bring one back that has ended.
-async fn no_two_leases_are_the_same(store: impl Store) {
+async fn no_two_leases_are_the_same(store: impl StoreUnderTest) {
     let lane = store.lane();
     let mut tokens = HashSet::new();
     for _ in 0..100 {
@@ -232,7 +232,7 @@ async fn no_two_leases_are_the_same(store: impl Store) {
     }
 }
 
-async fn one_of_many_at_once_leads(store: impl Store) {
+async fn one_of_many_at_once_leads(store: impl StoreUnderTest) {
     let lanes: Vec<Arc<dyn Lane>> = (0..4).map(|_| store.lane()).collect();
     for round in 0..20 {
         let key = format!("k{round}");
@@ -251,7 +251,7 @@ async fn one_of_many_at_once_leads(store: impl Store) {
     }
 }
 
-async fn a_usable_value_is_a_hit(store: impl Store) {
+async fn a_usable_value_is_a_hit(store: impl StoreUnderTest) {
     let lane = store.lane();
     insert(&*lane, "k", b"v").await;
     let bytes = get(&*lane, "k").await.expect("there is a value");
@@ -261,7 +261,7 @@ async fn a_usable_value_is_a_hit(store: impl Store) {
     assert!(matches!(forced, LeaseReply::Granted(_)), "{forced:?}");
 }
 
-async fn a_value_that_was_seen_can_be_refreshed(store: impl Store) {
+async fn a_value_that_was_seen_can_be_refreshed(store: impl StoreUnderTest) {
     let lane = store.lane();
     let old = insert(&*lane, "k", b"old").await;
     let led = acquire_lease_for(&*lane, "k", LONG, Want::OtherThan(old.ver)).await;
@@ -287,7 +287,7 @@ async fn a_value_that_was_seen_can_be_refreshed(store: impl Store) {
     assert!(matches!(next, LeaseReply::Granted(_)), "{next:?}");
 }
 
-async fn a_value_that_cannot_be_read_can_be_replaced(store: impl Store) {
+async fn a_value_that_cannot_be_read_can_be_replaced(store: impl StoreUnderTest) {
     let lane = store.lane();
     insert(&*lane, "k", b"unreadable").await;
     let led = acquire_lease_for(&*lane, "k", LONG, Want::Nothing).await;
@@ -299,7 +299,7 @@ async fn a_value_that_cannot_be_read_can_be_replaced(store: impl Store) {
     assert_eq!(stamp_of(&bytes), stamp);
 }
 
-async fn without_a_ttl_no_lease_is_left(store: impl Store) {
+async fn without_a_ttl_no_lease_is_left(store: impl StoreUnderTest) {
     let lane = store.lane();
     let insert = insert(&*lane, "there", b"v").await;
     for want in [Want::Any, Want::OtherThan(insert.ver), Want::Nothing] {
@@ -317,7 +317,7 @@ async fn without_a_ttl_no_lease_is_left(store: impl Store) {
 }
 
 /// It was on its way for so long that its caller has gone.
-async fn after_its_deadline_a_request_gets_no_lease(store: impl Store) {
+async fn after_its_deadline_a_request_gets_no_lease(store: impl StoreUnderTest) {
     let lane = store.lane();
     let (clock, _) = lane.subscribe(ME).await.expect("it answers");
     let ask = |deadline| LeaseRequest {
@@ -335,7 +335,7 @@ async fn after_its_deadline_a_request_gets_no_lease(store: impl Store) {
     assert!(matches!(late, Ok(LeaseReply::Hit(_))), "{late:?}");
 }
 
-async fn a_lease_expires(store: impl Store) {
+async fn a_lease_expires(store: impl StoreUnderTest) {
     let lane = store.lane();
     let led = acquire_lease_for(&*lane, "k", SHORT, Want::Any).await;
     let LeaseReply::Granted(lease) = led else {
@@ -356,7 +356,7 @@ async fn a_lease_expires(store: impl Store) {
     assert!(!renewed(&*lane, "k", lease).await);
 }
 
-async fn a_lease_is_renewed_by_its_owner_only(store: impl Store) {
+async fn a_lease_is_renewed_by_its_owner_only(store: impl StoreUnderTest) {
     let lane = store.lane();
     let ttl = Duration::from_secs(30);
     let led = acquire_lease_for(&*lane, "k", ttl, Want::Any).await;
@@ -384,7 +384,7 @@ async fn a_lease_is_renewed_by_its_owner_only(store: impl Store) {
     assert_eq!(fill(&*lane, "k", lease, b"v").await, Fill::Rejected(None));
 }
 
-async fn a_lease_can_be_given_back(store: impl Store) {
+async fn a_lease_can_be_given_back(store: impl StoreUnderTest) {
     let lane = store.lane();
     let lease = granted(&*lane, "k").await;
     assert!(given_back(&*lane, "k", lease).await);
@@ -393,7 +393,7 @@ async fn a_lease_can_be_given_back(store: impl Store) {
     granted(&*lane, "k").await;
 }
 
-async fn a_load_that_waits_for_a_lease_is_notified_of_its_end(store: impl Store) {
+async fn a_load_that_waits_for_a_lease_is_notified_of_its_end(store: impl StoreUnderTest) {
     let lane = store.lane();
     let (_, mut subscription) = subscribe(&*lane).await;
     for (key, want) in [("k", Want::Any), ("ü", Want::Nothing)] {
@@ -420,7 +420,7 @@ async fn a_load_that_waits_for_a_lease_is_notified_of_its_end(store: impl Store)
     }
 }
 
-async fn the_end_of_a_lease_that_no_load_waits_for_is_not_published(store: impl Store) {
+async fn the_end_of_a_lease_that_no_load_waits_for_is_not_published(store: impl StoreUnderTest) {
     let lane = store.lane();
     let (_, mut subscription) = subscribe(&*lane).await;
     let lease = granted(&*lane, "k").await;
@@ -439,7 +439,7 @@ async fn the_end_of_a_lease_that_no_load_waits_for_is_not_published(store: impl 
     assert_eq!(ended_leases(&mut *subscription).await, ["k"]);
 }
 
-async fn a_fill_needs_the_lease(store: impl Store) {
+async fn a_fill_needs_the_lease(store: impl StoreUnderTest) {
     let lane = store.lane();
     let (clock, _subscription) = subscribe(&*lane).await;
     let none = Lease {
@@ -458,7 +458,7 @@ async fn a_fill_needs_the_lease(store: impl Store) {
     assert_eq!(fill(&*lane, "k", none, b"x").await, Fill::Rejected(current));
 }
 
-async fn a_fill_ends_the_lease(store: impl Store) {
+async fn a_fill_ends_the_lease(store: impl StoreUnderTest) {
     let lane = store.lane();
     let lease = granted(&*lane, "k").await;
     let stamp = filled(&*lane, "k", lease, b"once").await;
@@ -470,7 +470,7 @@ async fn a_fill_ends_the_lease(store: impl Store) {
     assert!(!renewed(&*lane, "k", lease).await);
 }
 
-async fn a_fill_after_an_invalidation_is_rejected(store: impl Store) {
+async fn a_fill_after_an_invalidation_is_rejected(store: impl StoreUnderTest) {
     let lane = store.lane();
     let lease = granted(&*lane, "k").await;
     invalidate(&*lane, &["other", "k"]).await;
@@ -488,7 +488,7 @@ async fn a_fill_after_an_invalidation_is_rejected(store: impl Store) {
     filled(&*lane, "k", next, b"fresh").await;
 }
 
-async fn a_fill_after_an_insert_is_rejected(store: impl Store) {
+async fn a_fill_after_an_insert_is_rejected(store: impl StoreUnderTest) {
     let (lane, other) = (store.lane(), store.lane());
     let lease = granted(&*lane, "k").await;
     let stamp = insert(&*other, "k", b"inserted").await;
@@ -499,7 +499,7 @@ async fn a_fill_after_an_insert_is_rejected(store: impl Store) {
     assert_eq!(usable(&*lane, "k").await, Some(bytes));
 }
 
-async fn a_fill_after_a_clear_is_rejected(store: impl Store) {
+async fn a_fill_after_a_clear_is_rejected(store: impl StoreUnderTest) {
     let lane = store.lane();
     let lease = granted(&*lane, "k").await;
     clear(&*lane).await;
@@ -510,7 +510,7 @@ async fn a_fill_after_a_clear_is_rejected(store: impl Store) {
     assert_eq!(get(&*lane, "k").await, None);
 }
 
-async fn a_fill_of_another_epoch_is_rejected(store: impl Store) {
+async fn a_fill_of_another_epoch_is_rejected(store: impl StoreUnderTest) {
     let lane = store.lane();
     let lease = granted(&*lane, "k").await;
     let strange = Lease {
@@ -522,7 +522,7 @@ async fn a_fill_of_another_epoch_is_rejected(store: impl Store) {
     filled(&*lane, "k", lease, b"fresh").await;
 }
 
-async fn a_lease_of_another_epoch_is_not_waited_for(store: impl Store) {
+async fn a_lease_of_another_epoch_is_not_waited_for(store: impl StoreUnderTest) {
     let lane = store.lane();
     let old = granted(&*lane, "k").await;
     clear(&*lane).await;

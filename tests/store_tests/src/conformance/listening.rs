@@ -7,11 +7,11 @@ use tokio::sync::Semaphore;
 use tokio::task::JoinHandle;
 use tokio::time::timeout;
 
-use super::conformance;
-use crate::store::*;
-use crate::support::eventually::eventually;
+use super::bodies;
+use crate::StoreUnderTest;
+use crate::helpers::*;
 
-conformance! {
+bodies! { listening:
     a_heartbeat_never_overtakes_a_message
     no_message_is_lost_while_it_subscribes
     a_value_is_gone_when_its_message_is_received
@@ -40,7 +40,7 @@ impl Drop for Writer {
     }
 }
 
-async fn a_heartbeat_never_overtakes_a_message(store: impl Store) {
+async fn a_heartbeat_never_overtakes_a_message(store: impl StoreUnderTest) {
     const MESSAGES: u64 = 6000;
     let lane = store.lane();
     let (clock, mut subscription) = subscribe(&*lane).await;
@@ -86,7 +86,7 @@ async fn a_heartbeat_never_overtakes_a_message(store: impl Store) {
     );
 }
 
-async fn no_message_is_lost_while_it_subscribes<S: Store>(store: S) {
+async fn no_message_is_lost_while_it_subscribes<S: StoreUnderTest>(store: S) {
     let lane = store.lane();
     let room = Arc::new(Semaphore::new(0));
     let _writers = [(); 2].map(|()| Writer::start(store.lane(), Arc::clone(&room)));
@@ -113,7 +113,7 @@ async fn no_message_is_lost_while_it_subscribes<S: Store>(store: S) {
 }
 
 /// With two steps in place of one, an instance could keep the old value after it has applied the message.
-async fn a_value_is_gone_when_its_message_is_received(store: impl Store) {
+async fn a_value_is_gone_when_its_message_is_received(store: impl StoreUnderTest) {
     const ROUNDS: u64 = 500;
     let reader = store.lane();
     let (clock, mut subscription) = subscribe(&*reader).await;
@@ -142,7 +142,7 @@ async fn a_value_is_gone_when_its_message_is_received(store: impl Store) {
     writer.await.expect("the writer ends well");
 }
 
-async fn no_value_is_usable_when_the_message_of_a_clear_is_received(store: impl Store) {
+async fn no_value_is_usable_when_the_message_of_a_clear_is_received(store: impl StoreUnderTest) {
     let (reader, writer) = (store.lane(), store.lane());
     let (_, mut subscription) = subscribe(&*reader).await;
     for _ in 0..50 {

@@ -8,11 +8,11 @@ use larder::l2::{Applied, Event, Kind, Lane, MemberInfo, WriteAck};
 use tokio::sync::Mutex;
 use tokio::time::timeout;
 
-use super::conformance;
-use crate::store::*;
-use crate::support::eventually::eventually;
+use super::bodies;
+use crate::StoreUnderTest;
+use crate::helpers::*;
 
-conformance! {
+bodies! { members:
     a_subscriber_is_a_member_at_once
     a_heartbeat_notes_what_the_member_has_applied
     a_member_without_news_notes_that_now_and_then
@@ -47,7 +47,7 @@ async fn invalidate_awaited(lane: &dyn Lane) -> WriteAck {
 }
 
 /// It may still have to catch up, so it has applied nothing.
-async fn a_subscriber_is_a_member_at_once(store: impl Store) {
+async fn a_subscriber_is_a_member_at_once(store: impl StoreUnderTest) {
     let lane = store.lane();
     assert_eq!(members(&*lane).await, []);
     invalidate(&*lane, &["k"]).await;
@@ -60,7 +60,7 @@ async fn a_subscriber_is_a_member_at_once(store: impl Store) {
     assert_eq!(members(&*lane).await, expected);
 }
 
-async fn a_heartbeat_notes_what_the_member_has_applied(store: impl Store) {
+async fn a_heartbeat_notes_what_the_member_has_applied(store: impl StoreUnderTest) {
     let lane = store.lane();
     let (clock, mut subscription) = subscribe(&*lane).await;
     let mut before = lane.members(&[]).await.unwrap().list[0];
@@ -84,7 +84,7 @@ async fn a_heartbeat_notes_what_the_member_has_applied(store: impl Store) {
 }
 
 /// Or it would be taken for silent.
-async fn a_member_without_news_notes_that_now_and_then(store: impl Store) {
+async fn a_member_without_news_notes_that_now_and_then(store: impl StoreUnderTest) {
     let lane = store.lane();
     let (_, subscription) = lane.subscribe(OTHER).await.unwrap();
     let subscription = Mutex::new(subscription);
@@ -100,7 +100,7 @@ async fn a_member_without_news_notes_that_now_and_then(store: impl Store) {
     }
 }
 
-async fn an_instance_that_leaves_is_no_member(store: impl Store) {
+async fn an_instance_that_leaves_is_no_member(store: impl StoreUnderTest) {
     let lane = store.lane();
     let (_, _first) = subscribe(&*lane).await;
     let (_, _second) = lane.subscribe(OTHER).await.unwrap();
@@ -110,7 +110,7 @@ async fn an_instance_that_leaves_is_no_member(store: impl Store) {
 }
 
 /// Its `max_staleness` is over many times. Only the other instances, each by its own clock, may judge that.
-async fn a_silent_instance_stays_a_member(store: impl Store) {
+async fn a_silent_instance_stays_a_member(store: impl StoreUnderTest) {
     let lane = store.lane();
     let (_, silent) = lane.subscribe(OTHER).await.unwrap();
     drop(silent);
@@ -122,7 +122,7 @@ async fn a_silent_instance_stays_a_member(store: impl Store) {
     assert_eq!(ack.longest_staleness, ME.max_staleness);
 }
 
-async fn only_a_member_that_is_still_silent_is_forgotten(store: impl Store) {
+async fn only_a_member_that_is_still_silent_is_forgotten(store: impl StoreUnderTest) {
     let lane = store.lane();
     let (_, mut subscription) = subscribe(&*lane).await;
     let (_, _other) = lane.subscribe(OTHER).await.unwrap();
@@ -148,7 +148,7 @@ async fn only_a_member_that_is_still_silent_is_forgotten(store: impl Store) {
     }
 }
 
-async fn an_awaited_invalidation_names_the_list(store: impl Store) {
+async fn an_awaited_invalidation_names_the_list(store: impl StoreUnderTest) {
     let lane = store.lane();
     let (_, mut subscription) = subscribe(&*lane).await;
     let ack = invalidate_awaited(&*lane).await;
@@ -167,7 +167,7 @@ async fn an_awaited_invalidation_names_the_list(store: impl Store) {
 }
 
 /// In the list of the same generation.
-async fn some_members_can_be_read(store: impl Store) {
+async fn some_members_can_be_read(store: impl StoreUnderTest) {
     let lane = store.lane();
     let (_, mut subscription) = subscribe(&*lane).await;
     let (_, _other) = lane.subscribe(OTHER).await.unwrap();
@@ -186,7 +186,7 @@ async fn some_members_can_be_read(store: impl Store) {
     }
 }
 
-async fn one_instance_at_a_time_sweeps(store: impl Store) {
+async fn one_instance_at_a_time_sweeps(store: impl StoreUnderTest) {
     let lane = store.lane();
     let (_, _subscription) = subscribe(&*lane).await;
     let all = lane.members(&[]).await.unwrap();

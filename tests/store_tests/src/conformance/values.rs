@@ -10,11 +10,11 @@ use larder::l2::{
     Fill, Kind, Lane, LaneClock, LeaseReply, Lifetime, ReadResult, Stamp, Ttls, Want,
 };
 
-use super::conformance;
-use crate::store::*;
-use crate::support::eventually::eventually;
+use super::bodies;
+use crate::StoreUnderTest;
+use crate::helpers::*;
 
-conformance! {
+bodies! { values:
     a_key_that_was_never_stored_is_nothing
     an_inserted_value_is_read_with_its_stamp
     a_filled_value_is_read_with_its_stamp
@@ -39,7 +39,7 @@ conformance! {
     many_keys_come_back_in_their_order
 }
 
-async fn a_key_that_was_never_stored_is_nothing(store: impl Store) {
+async fn a_key_that_was_never_stored_is_nothing(store: impl StoreUnderTest) {
     let lane = store.lane();
     assert_eq!(get(&*lane, "k").await, None);
     assert_eq!(usable(&*lane, "k").await, None);
@@ -53,7 +53,7 @@ async fn assert_stored(lane: &dyn Lane, key: &str, payload: &[u8], stamp: Stamp)
     assert_eq!(usable(lane, key).await, Some(bytes));
 }
 
-async fn an_inserted_value_is_read_with_its_stamp(store: impl Store) {
+async fn an_inserted_value_is_read_with_its_stamp(store: impl StoreUnderTest) {
     let lane = store.lane();
     let (before, mut subscription) = subscribe(&*lane).await;
     let first = insert(&*lane, "k", b"first").await;
@@ -64,7 +64,7 @@ async fn an_inserted_value_is_read_with_its_stamp(store: impl Store) {
     assert!(before.now <= first.written_at && second.written_at <= after.now);
 }
 
-async fn a_filled_value_is_read_with_its_stamp(store: impl Store) {
+async fn a_filled_value_is_read_with_its_stamp(store: impl StoreUnderTest) {
     let lane = store.lane();
     let (before, mut subscription) = subscribe(&*lane).await;
     let lease = granted(&*lane, "k").await;
@@ -75,7 +75,7 @@ async fn a_filled_value_is_read_with_its_stamp(store: impl Store) {
     assert!((before.now..=after.now).contains(&stamp.written_at));
 }
 
-async fn the_first_use_reports_the_clock_once(store: impl Store) {
+async fn the_first_use_reports_the_clock_once(store: impl StoreUnderTest) {
     let (known, _subscription) = subscribe(&*store.lane()).await;
     let met: Arc<Mutex<Vec<LaneClock>>> = Arc::default();
     let on_connect = {
@@ -92,7 +92,7 @@ async fn the_first_use_reports_the_clock_once(store: impl Store) {
     assert!(met.now >= known.now);
 }
 
-async fn a_connection_to_another_incarnation_is_not_kept(store: impl Store) {
+async fn a_connection_to_another_incarnation_is_not_kept(store: impl StoreUnderTest) {
     let met: Arc<Mutex<Vec<LaneClock>>> = Arc::default();
     let on_connect = {
         let met = Arc::clone(&met);
@@ -126,7 +126,7 @@ async fn a_connection_to_another_incarnation_is_not_kept(store: impl Store) {
     used(3).await;
 }
 
-async fn versions_rise_and_the_epoch_stays(store: impl Store) {
+async fn versions_rise_and_the_epoch_stays(store: impl StoreUnderTest) {
     let lane = store.lane();
     let mut stamps = Vec::new();
     for _ in 0..5 {
@@ -147,7 +147,7 @@ async fn versions_rise_and_the_epoch_stays(store: impl Store) {
     assert_ne!(clear(&*lane).await.epoch, cleared.epoch);
 }
 
-async fn an_insert_after_its_deadline_changes_nothing(store: impl Store) {
+async fn an_insert_after_its_deadline_changes_nothing(store: impl StoreUnderTest) {
     let lane = store.lane();
     let (clock, mut subscription) = subscribe(&*lane).await;
     let lease = granted(&*lane, "k").await;
@@ -171,7 +171,7 @@ async fn an_insert_after_its_deadline_changes_nothing(store: impl Store) {
     assert_stored(&*lane, "k", b"loaded", stamp).await;
 }
 
-async fn an_insert_before_its_deadline_is_stored(store: impl Store) {
+async fn an_insert_before_its_deadline_is_stored(store: impl StoreUnderTest) {
     let lane = store.lane();
     let (clock, mut subscription) = subscribe(&*lane).await;
     let (payload, value) = (payload_of(Kind::Insert, &["k"]), sealed(b"in time"));
@@ -183,7 +183,7 @@ async fn an_insert_before_its_deadline_is_stored(store: impl Store) {
     assert_eq!(message(&mut *subscription).await.seq, clock.seq + 1);
 }
 
-async fn many_values_are_inserted_in_one_step(store: impl Store) {
+async fn many_values_are_inserted_in_one_step(store: impl StoreUnderTest) {
     let lane = store.lane();
     let lease = granted(&*lane, "k7").await;
     let (clock, mut subscription) = subscribe(&*lane).await;
@@ -209,7 +209,7 @@ async fn many_values_are_inserted_in_one_step(store: impl Store) {
     assert!(matches!(filled, Fill::Rejected(_)), "its lease has ended");
 }
 
-async fn a_value_expires_in_less_than_a_second(store: impl Store) {
+async fn a_value_expires_in_less_than_a_second(store: impl StoreUnderTest) {
     let lane = store.lane();
     let ttl = Duration::from_millis(80);
     let value = sealed_for(b"v", ttl);
@@ -232,7 +232,7 @@ async fn a_value_expires_in_less_than_a_second(store: impl Store) {
     assert!(now.now >= written + 80);
 }
 
-async fn a_revalidated_value_gets_a_new_stamp(store: impl Store) {
+async fn a_revalidated_value_gets_a_new_stamp(store: impl StoreUnderTest) {
     let lane = store.lane();
     let first = insert(&*lane, "k", b"value").await;
     let lease = acquire_lease_for(&*lane, "k", LONG, Want::OtherThan(first.ver)).await;
@@ -267,7 +267,7 @@ async fn a_revalidated_value_gets_a_new_stamp(store: impl Store) {
     assert!(!renewed(&*lane, "k", lease).await, "the lease is used up");
 }
 
-async fn only_the_seen_version_is_revalidated(store: impl Store) {
+async fn only_the_seen_version_is_revalidated(store: impl StoreUnderTest) {
     let lane = store.lane();
     let stored = insert(&*lane, "other", b"value").await;
     for (key, seen) in [("missing", stored.ver), ("other", stored.ver + 1)] {
@@ -284,7 +284,7 @@ async fn only_the_seen_version_is_revalidated(store: impl Store) {
     assert_stored(&*lane, "other", b"value", stored).await;
 }
 
-async fn revalidation_needs_its_lease(store: impl Store) {
+async fn revalidation_needs_its_lease(store: impl StoreUnderTest) {
     let lane = store.lane();
     let first = insert(&*lane, "k", b"value").await;
     let lead = async || acquire_lease_for(&*lane, "k", LONG, Want::OtherThan(first.ver)).await;
@@ -323,7 +323,7 @@ async fn revalidation_needs_its_lease(store: impl Store) {
     assert_eq!(usable(&*lane, "k").await, None);
 }
 
-async fn invalidate_removes_values_and_leases(store: impl Store) {
+async fn invalidate_removes_values_and_leases(store: impl StoreUnderTest) {
     let lane = store.lane();
     for key in ["a", "b", "kept"] {
         insert(&*lane, key, b"v").await;
@@ -340,7 +340,7 @@ async fn invalidate_removes_values_and_leases(store: impl Store) {
     filled(&*lane, "kept led", kept, b"v").await;
 }
 
-async fn invalidate_of_nothing_is_published_too(store: impl Store) {
+async fn invalidate_of_nothing_is_published_too(store: impl StoreUnderTest) {
     let lane = store.lane();
     let (clock, mut subscription) = subscribe(&*lane).await;
     let stamp = invalidate(&*lane, &["never stored"]).await;
@@ -351,7 +351,7 @@ async fn invalidate_of_nothing_is_published_too(store: impl Store) {
     assert!(filled(&*lane, "never stored", lease, b"v").await.ver > stamp.ver);
 }
 
-async fn a_thousand_keys_go_at_once(store: impl Store) {
+async fn a_thousand_keys_go_at_once(store: impl StoreUnderTest) {
     let lane = store.lane();
     let keys: Vec<String> = (0..1000).map(|n| format!("key:{n}")).collect();
     let keys: Vec<&str> = keys.iter().map(String::as_str).collect();
@@ -375,7 +375,7 @@ async fn a_thousand_keys_go_at_once(store: impl Store) {
     assert_eq!(message(&mut *subscription).await.keys, keys);
 }
 
-async fn clear_makes_every_value_a_miss(store: impl Store) {
+async fn clear_makes_every_value_a_miss(store: impl StoreUnderTest) {
     let lane = store.lane();
     let old = insert(&*lane, "a", b"old").await;
     insert(&*lane, "b", b"old").await;
@@ -416,7 +416,7 @@ const ODD_KEYS: [&str; 16] = [
     " ",
 ];
 
-async fn keys_of_any_text_are_kept_apart(store: impl Store) {
+async fn keys_of_any_text_are_kept_apart(store: impl StoreUnderTest) {
     let lane = store.lane();
     let (_, mut subscription) = subscribe(&*lane).await;
     for key in ODD_KEYS {
@@ -438,7 +438,7 @@ async fn keys_of_any_text_are_kept_apart(store: impl Store) {
     }
 }
 
-async fn namespaces_are_kept_apart(store: impl Store) {
+async fn namespaces_are_kept_apart(store: impl StoreUnderTest) {
     let names = ["a", "a:b", "a.0", "b", "ü"];
     let lanes = names.map(|name| lane_of(store.l2(), name));
     let stamp = insert(&*lanes[0], "k", b"v").await;
@@ -464,7 +464,7 @@ async fn namespaces_are_kept_apart(store: impl Store) {
     }
 }
 
-async fn lanes_of_one_namespace_are_one(store: impl Store) {
+async fn lanes_of_one_namespace_are_one(store: impl StoreUnderTest) {
     let (a, b) = (store.lane(), store.lane());
     let (before, _subscription) = subscribe(&*a).await;
     let (same, mut subscription) = subscribe(&*b).await;
@@ -480,7 +480,7 @@ async fn lanes_of_one_namespace_are_one(store: impl Store) {
     assert_eq!(messages.len(), 1);
 }
 
-async fn values_of_any_size_come_back(store: impl Store) {
+async fn values_of_any_size_come_back(store: impl StoreUnderTest) {
     let lane = store.lane();
     let noise: Vec<u8> = (0..1 << 20).map(|_| fastrand::u8(..)).collect();
     for payload in [&[][..], &[0], &noise] {
@@ -494,7 +494,7 @@ async fn values_of_any_size_come_back(store: impl Store) {
 }
 
 /// More than go into one request, some of them twice, and every third was never stored.
-async fn many_keys_come_back_in_their_order(store: impl Store) {
+async fn many_keys_come_back_in_their_order(store: impl StoreUnderTest) {
     let lane = store.lane();
     let keys: Vec<String> = (0..1000).map(|n| format!("key:{}", n % 900)).collect();
     let keys: Vec<&str> = keys.iter().map(String::as_str).collect();

@@ -6,11 +6,11 @@ use std::time::Duration;
 
 use larder::l2::{Fill, Kind, Lane, LeaseReply, Want};
 
-use super::conformance;
-use crate::store::*;
-use crate::support::eventually::eventually;
+use super::bodies;
+use crate::StoreUnderTest;
+use crate::helpers::*;
 
-conformance! {
+bodies! { holds:
     no_lease_is_granted_during_a_hold
     a_hold_ends_the_lease
     a_longer_hold_is_not_cut_short
@@ -35,7 +35,7 @@ async fn pass(lane: &dyn Lane, time: Duration) {
     eventually("time passes", async || subscribe(lane).await.0.now > end).await;
 }
 
-async fn no_lease_is_granted_during_a_hold(store: impl Store) {
+async fn no_lease_is_granted_during_a_hold(store: impl StoreUnderTest) {
     let lane = store.lane();
     insert(&*lane, "a", b"v").await;
     hold(&*lane, &["a", "b"], LONG).await;
@@ -50,7 +50,7 @@ async fn no_lease_is_granted_during_a_hold(store: impl Store) {
     granted(&*lane, "other").await;
 }
 
-async fn a_hold_ends_the_lease(store: impl Store) {
+async fn a_hold_ends_the_lease(store: impl StoreUnderTest) {
     let lane = store.lane();
     let lease = granted(&*lane, "k").await;
     hold(&*lane, &["k"], LONG).await;
@@ -61,7 +61,7 @@ async fn a_hold_ends_the_lease(store: impl Store) {
     assert_eq!(acquire_lease(&*lane, "k").await, LeaseReply::Hold);
 }
 
-async fn a_longer_hold_is_not_cut_short(store: impl Store) {
+async fn a_longer_hold_is_not_cut_short(store: impl StoreUnderTest) {
     let lane = store.lane();
     for key in ["shorter", "plain", "inserted"] {
         hold(&*lane, &[key], LONG).await;
@@ -76,7 +76,7 @@ async fn a_longer_hold_is_not_cut_short(store: impl Store) {
     }
 }
 
-async fn a_shorter_hold_is_made_longer(store: impl Store) {
+async fn a_shorter_hold_is_made_longer(store: impl StoreUnderTest) {
     let lane = store.lane();
     hold(&*lane, &["k"], SHORT).await;
     hold(&*lane, &["k"], LONG).await;
@@ -84,7 +84,7 @@ async fn a_shorter_hold_is_made_longer(store: impl Store) {
     assert_eq!(acquire_lease(&*lane, "k").await, LeaseReply::Hold);
 }
 
-async fn an_insert_is_stored_during_a_hold(store: impl Store) {
+async fn an_insert_is_stored_during_a_hold(store: impl StoreUnderTest) {
     let lane = store.lane();
     hold(&*lane, &["k"], LONG).await;
     let stamp = insert(&*lane, "k", b"v").await;
@@ -94,14 +94,14 @@ async fn an_insert_is_stored_during_a_hold(store: impl Store) {
     assert_eq!(stamp_of(&bytes), stamp);
 }
 
-async fn a_hold_survives_a_clear(store: impl Store) {
+async fn a_hold_survives_a_clear(store: impl StoreUnderTest) {
     let lane = store.lane();
     hold(&*lane, &["k"], LONG).await;
     clear(&*lane).await;
     assert_eq!(acquire_lease(&*lane, "k").await, LeaseReply::Hold);
 }
 
-async fn a_hold_ends(store: impl Store) {
+async fn a_hold_ends(store: impl StoreUnderTest) {
     let lane = store.lane();
     hold(&*lane, &["k"], SHORT).await;
     let led = RefCell::new(LeaseReply::Hold);

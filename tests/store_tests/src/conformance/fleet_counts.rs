@@ -4,10 +4,11 @@ use std::collections::BTreeMap;
 
 use larder::l2::{Lane, StoredCounts};
 
-use super::conformance;
-use crate::store::*;
+use super::bodies;
+use crate::StoreUnderTest;
+use crate::helpers::*;
 
-conformance! {
+bodies! { fleet_counts:
     each_instance_has_its_own_counters
     a_late_copy_does_not_replace_later_counters
     another_namespace_has_other_counters
@@ -37,7 +38,7 @@ fn named(counts: &[(u64, &str)]) -> BTreeMap<u64, String> {
     counts.map(|(id, text)| (*id, (*text).to_owned())).collect()
 }
 
-async fn each_instance_has_its_own_counters(store: impl Store) {
+async fn each_instance_has_its_own_counters(store: impl StoreUnderTest) {
     let (a, b) = (store.lane(), store.lane());
     assert_eq!(counts(&*a).await, named(&[]));
     store_counts(&*a, 1, 1, "loads=2 l1_hits=1099511627776").await;
@@ -47,7 +48,7 @@ async fn each_instance_has_its_own_counters(store: impl Store) {
     assert_eq!(counts(&*b).await, all);
 }
 
-async fn a_late_copy_does_not_replace_later_counters(store: impl Store) {
+async fn a_late_copy_does_not_replace_later_counters(store: impl StoreUnderTest) {
     let lane = store.lane();
     store_counts(&*lane, 1, 1, "loads=1").await;
     store_counts(&*lane, 1, 5, "loads=2").await;
@@ -58,7 +59,7 @@ async fn a_late_copy_does_not_replace_later_counters(store: impl Store) {
     assert_eq!(counts(&*lane).await, named(&[(1, "loads=3")]));
 }
 
-async fn another_namespace_has_other_counters(store: impl Store) {
+async fn another_namespace_has_other_counters(store: impl StoreUnderTest) {
     let lane = store.lane();
     store_counts(&*lane, 1, 1, "loads=2").await;
     let other = lane_of(store.l2(), "test:other");

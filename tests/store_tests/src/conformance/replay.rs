@@ -4,13 +4,11 @@ use crate::steps::Steps;
 use futures::future::join_all;
 use larder::l2::{Kind, Lane, Message};
 
-use super::conformance;
-use crate::store::*;
+use super::bodies;
+use crate::StoreUnderTest;
+use crate::helpers::*;
 
-/// How many messages a lane gives out at a time, at most.
-const AT_A_TIME: usize = 1024;
-
-conformance! {
+bodies! { replay:
     messages_are_replayed_as_they_were_published
     a_replay_returns_a_bounded_number_of_messages
     a_clear_empties_the_log
@@ -20,7 +18,7 @@ async fn replay(lane: &dyn Lane, first: u64) -> Vec<Message> {
     lane.replay(first).await.expect("the log is read")
 }
 
-async fn messages_are_replayed_as_they_were_published(store: impl Store) {
+async fn messages_are_replayed_as_they_were_published(store: impl StoreUnderTest) {
     let lane = store.lane();
     assert_eq!(replay(&*lane, 0).await, []);
     let (clock, mut subscription) = subscribe(&*lane).await;
@@ -43,14 +41,14 @@ async fn messages_are_replayed_as_they_were_published(store: impl Store) {
     }
 }
 
-async fn a_replay_returns_a_bounded_number_of_messages(store: impl Store) {
+async fn a_replay_returns_a_bounded_number_of_messages<S: StoreUnderTest>(store: S) {
     let lane = store.lane();
-    let all = AT_A_TIME as u64 + 3;
+    let all = S::REPLAY as u64 + 3;
     join_all((0..all).map(|_| invalidate(&*lane, &["k"]))).await;
     let mut replayed = Vec::new();
     while let next @ 1.. = all - replayed.len() as u64 {
         let step = replay(&*lane, all + 1 - next).await;
-        assert!((1..=AT_A_TIME).contains(&step.len()), "{}", step.len());
+        assert!((1..=S::REPLAY).contains(&step.len()), "{}", step.len());
         replayed.extend(step);
     }
     assert_eq!(replayed[0].seq, 1);
@@ -58,7 +56,7 @@ async fn a_replay_returns_a_bounded_number_of_messages(store: impl Store) {
 }
 
 /// No instance replays messages from before it.
-async fn a_clear_empties_the_log(store: impl Store) {
+async fn a_clear_empties_the_log(store: impl StoreUnderTest) {
     let lane = store.lane();
     invalidate(&*lane, &["a"]).await;
     let cleared = clear(&*lane).await;

@@ -8,7 +8,7 @@ use larder::l2::{Batch, EncodedValue, L2Error, Lane, Stamp, Step, Version, Write
 
 type Answer<T> = Result<T, L2Error>;
 
-pub(crate) trait Steps: Lane {
+pub trait Steps: Lane {
     fn insert(
         &self,
         values: &[(&str, &EncodedValue)],

@@ -5,10 +5,11 @@ use std::time::Duration;
 
 use larder::l2::{Fill, Kind, LeaseReply, Stamp};
 
-use super::conformance;
-use crate::store::*;
+use super::bodies;
+use crate::StoreUnderTest;
+use crate::helpers::*;
 
-conformance! {
+bodies! { prefixes:
     the_version_is_above_those_before_and_below_those_after
     leases_from_before_fill_nothing_and_later_ones_do
     a_lease_from_before_is_not_waited_for
@@ -31,7 +32,7 @@ async fn remove(lane: &dyn larder::l2::Lane, prefix: &str, before: Stamp) -> u64
     removed[0]
 }
 
-async fn the_version_is_above_those_before_and_below_those_after(store: impl Store) {
+async fn the_version_is_above_those_before_and_below_those_after(store: impl StoreUnderTest) {
     let lane = store.lane();
     let (clock, mut subscription) = subscribe(&*lane).await;
     let first = insert(&*lane, "k", b"v").await;
@@ -46,7 +47,7 @@ async fn the_version_is_above_those_before_and_below_those_after(store: impl Sto
     assert_eq!(&*begun.keys[0], "eu:");
 }
 
-async fn leases_from_before_fill_nothing_and_later_ones_do(store: impl Store) {
+async fn leases_from_before_fill_nothing_and_later_ones_do(store: impl StoreUnderTest) {
     let lane = store.lane();
     for _ in 0..2 {
         let before = granted(&*lane, "k").await;
@@ -80,7 +81,7 @@ async fn granted_anew(lane: &dyn larder::l2::Lane, key: &str) -> larder::l2::Lea
     }
 }
 
-async fn a_lease_from_before_is_not_waited_for(store: impl Store) {
+async fn a_lease_from_before_is_not_waited_for(store: impl StoreUnderTest) {
     let lane = store.lane();
     for _ in 0..2 {
         granted(&*lane, "k").await;
@@ -103,7 +104,7 @@ async fn a_lease_from_before_is_not_waited_for(store: impl Store) {
     assert_eq!(acquire_lease(&*lane, "held").await, LeaseReply::Hold);
 }
 
-async fn only_what_has_the_prefix_and_a_lower_version_is_removed(store: impl Store) {
+async fn only_what_has_the_prefix_and_a_lower_version_is_removed(store: impl StoreUnderTest) {
     let lane = store.lane();
     for key in ["eu:a", "eu:b", "eu", "us:a"] {
         insert(&*lane, key, b"old").await;
@@ -123,7 +124,7 @@ async fn only_what_has_the_prefix_and_a_lower_version_is_removed(store: impl Sto
     );
 }
 
-async fn each_prefix_of_a_pass_has_a_version_and_a_count_of_its_own(store: impl Store) {
+async fn each_prefix_of_a_pass_has_a_version_and_a_count_of_its_own(store: impl StoreUnderTest) {
     let lane = store.lane();
     for key in ["eu:a", "us:a", "us:a2", "af:a"] {
         insert(&*lane, key, b"old").await;
@@ -152,7 +153,7 @@ async fn each_prefix_of_a_pass_has_a_version_and_a_count_of_its_own(store: impl 
     assert_eq!(lane.remove_prefixes(&[]).await.unwrap(), [0; 0]);
 }
 
-async fn what_is_of_another_epoch_is_removed_and_not_counted(store: impl Store) {
+async fn what_is_of_another_epoch_is_removed_and_not_counted(store: impl StoreUnderTest) {
     let lane = store.lane();
     insert(&*lane, "eu:a", b"old").await;
     let former = end_leases(&*lane).await;
@@ -168,7 +169,7 @@ async fn what_is_of_another_epoch_is_removed_and_not_counted(store: impl Store) 
     assert_eq!(remove(&*lane, "eu:", now).await, 1);
 }
 
-async fn a_prefix_is_published_without_a_key_of_its_own(store: impl Store) {
+async fn a_prefix_is_published_without_a_key_of_its_own(store: impl StoreUnderTest) {
     let lane = store.lane();
     let (_, mut subscription) = subscribe(&*lane).await;
     insert(&*lane, "eu:", b"v").await;

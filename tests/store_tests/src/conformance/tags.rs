@@ -5,11 +5,11 @@ use std::time::Duration;
 
 use larder::l2::{Fill, Key, Kind, Lane, LeaseReply, NewLifetime, TagVersion, Ttls, Version, Want};
 
-use super::conformance;
-use crate::store::*;
-use crate::support::eventually::eventually;
+use super::bodies;
+use crate::StoreUnderTest;
+use crate::helpers::*;
 
-conformance! {
+bodies! { tags:
     a_tag_is_known_while_it_has_a_value
     what_was_loaded_before_and_has_the_tag_is_not_stored
     what_was_unchanged_before_and_has_the_tag_is_not_stored
@@ -51,7 +51,7 @@ async fn touch(lane: &dyn Lane, key: &str) -> bool {
     touched.unwrap().is_some()
 }
 
-async fn a_tag_is_known_while_it_has_a_value(store: impl Store) {
+async fn a_tag_is_known_while_it_has_a_value(store: impl StoreUnderTest) {
     let lane = &*store.lane();
     assert_eq!(tag_version(lane, "a").await, None);
     let first = invalidate_tags(lane, &["a"]).await;
@@ -74,7 +74,7 @@ async fn a_tag_is_known_while_it_has_a_value(store: impl Store) {
     .await;
 }
 
-async fn what_was_loaded_before_and_has_the_tag_is_not_stored(store: impl Store) {
+async fn what_was_loaded_before_and_has_the_tag_is_not_stored(store: impl StoreUnderTest) {
     let lane = &*store.lane();
     // First without a value that has the tag, then with one.
     for _ in 0..2 {
@@ -99,7 +99,7 @@ async fn what_was_loaded_before_and_has_the_tag_is_not_stored(store: impl Store)
     }
 }
 
-async fn what_was_unchanged_before_and_has_the_tag_is_not_stored(store: impl Store) {
+async fn what_was_unchanged_before_and_has_the_tag_is_not_stored(store: impl StoreUnderTest) {
     let lane = &*store.lane();
     let old = insert_tagged(lane, "k", LONG, &["a"]).await;
     let (tags, ttls) = ([Key::from("a")], Ttls::new(LONG));
@@ -125,7 +125,7 @@ async fn what_was_unchanged_before_and_has_the_tag_is_not_stored(store: impl Sto
     assert!(tag_version(lane, "a").await.unwrap().ver < now.ver);
 }
 
-async fn a_tag_that_has_no_value_is_remembered_for_loads_under_way(store: impl Store) {
+async fn a_tag_that_has_no_value_is_remembered_for_loads_under_way(store: impl StoreUnderTest) {
     let lane = &*store.lane();
     let (before, other) = (granted(lane, "k").await, granted(lane, "other").await);
     let invalidated = invalidate_tags(lane, &["a"]).await;
@@ -138,7 +138,7 @@ async fn a_tag_that_has_no_value_is_remembered_for_loads_under_way(store: impl S
     assert!(matches!(sent, Fill::Stored(_)), "it has another tag");
 }
 
-async fn of_many_tags_that_have_no_values_none_is_forgotten(store: impl Store) {
+async fn of_many_tags_that_have_no_values_none_is_forgotten(store: impl StoreUnderTest) {
     let lane = &*store.lane();
     let names: Vec<String> = (0..300).map(|n| format!("tag {n}")).collect();
     let names: Vec<&str> = names.iter().map(String::as_str).collect();
@@ -158,7 +158,7 @@ async fn of_many_tags_that_have_no_values_none_is_forgotten(store: impl Store) {
     assert!(matches!(sent, Fill::Stored(_)));
 }
 
-async fn values_that_are_inserted_together_have_tags_of_their_own(store: impl Store) {
+async fn values_that_are_inserted_together_have_tags_of_their_own(store: impl StoreUnderTest) {
     let lane = &*store.lane();
     let values = [
         ("none", tagged(b"v", LONG, &[])),
@@ -181,7 +181,7 @@ async fn values_that_are_inserted_together_have_tags_of_their_own(store: impl St
     assert_eq!(usable(lane, "short").await, None);
 }
 
-async fn an_invalid_value_is_absent(store: impl Store) {
+async fn an_invalid_value_is_absent(store: impl StoreUnderTest) {
     let lane = &*store.lane();
     let value = tagged(b"new", LONG, &["a", "b"]);
     let payload = payload_of(Kind::Insert, &["k"]);
@@ -202,7 +202,7 @@ async fn an_invalid_value_is_absent(store: impl Store) {
     assert!(insert_if(third.version()).await.is_some());
 }
 
-async fn what_is_inserted_on_a_condition_has_tags(store: impl Store) {
+async fn what_is_inserted_on_a_condition_has_tags(store: impl StoreUnderTest) {
     let lane = &*store.lane();
     let payload = payload_of(Kind::Insert, &["k"]);
     let insert_if = async |version, ttl, tags: &[&str]| {
@@ -230,7 +230,7 @@ async fn what_is_inserted_on_a_condition_has_tags(store: impl Store) {
     assert!(touch(lane, "k").await && tag_version(lane, "f").await.is_some());
 }
 
-async fn a_tag_stays_as_long_as_a_value_that_is_touched(store: impl Store) {
+async fn a_tag_stays_as_long_as_a_value_that_is_touched(store: impl StoreUnderTest) {
     let lane = &*store.lane();
     insert_tagged(lane, "k", SHORT, &["a"]).await;
     assert!(touch(lane, "k").await);
@@ -243,7 +243,7 @@ async fn a_tag_stays_as_long_as_a_value_that_is_touched(store: impl Store) {
     assert!(touch(lane, "k").await);
 }
 
-async fn a_tag_stays_as_long_as_a_value_that_is_revalidated(store: impl Store) {
+async fn a_tag_stays_as_long_as_a_value_that_is_revalidated(store: impl StoreUnderTest) {
     let lane = &*store.lane();
     let old = insert_tagged(lane, "k", SHORT, &["a"]).await;
     let LeaseReply::Granted(lease) =
@@ -263,7 +263,7 @@ async fn a_tag_stays_as_long_as_a_value_that_is_revalidated(store: impl Store) {
     assert!(touch(lane, "k").await);
 }
 
-async fn a_tag_stays_as_long_as_the_longest_of_its_values(store: impl Store) {
+async fn a_tag_stays_as_long_as_the_longest_of_its_values(store: impl StoreUnderTest) {
     let lane = &*store.lane();
     insert_tagged(lane, "long", LONG, &["a", "b"]).await;
     insert_tagged(lane, "short", SHORT, &["a", "c"]).await;
@@ -283,7 +283,7 @@ async fn a_tag_stays_as_long_as_the_longest_of_its_values(store: impl Store) {
     assert!(touch(lane, "long").await);
 }
 
-async fn a_tag_of_another_epoch_is_not_that_of_this_one(store: impl Store) {
+async fn a_tag_of_another_epoch_is_not_that_of_this_one(store: impl StoreUnderTest) {
     let lane = &*store.lane();
     let first = insert_tagged(lane, "k", LONG, &["a"]).await;
     invalidate_tags(lane, &["a"]).await;
@@ -294,7 +294,7 @@ async fn a_tag_of_another_epoch_is_not_that_of_this_one(store: impl Store) {
     assert!(touch(lane, "k").await);
 }
 
-async fn tags_are_published_and_logged(store: impl Store) {
+async fn tags_are_published_and_logged(store: impl StoreUnderTest) {
     let lane = &*store.lane();
     let (_, mut subscription) = subscribe(lane).await;
     let stamp = invalidate_tags(lane, &["a", "b"]).await;
@@ -308,7 +308,7 @@ async fn tags_are_published_and_logged(store: impl Store) {
     assert_eq!(replayed, [received]);
 }
 
-async fn any_text_is_a_tag(store: impl Store) {
+async fn any_text_is_a_tag(store: impl StoreUnderTest) {
     let lane = &*store.lane();
     let long = "x".repeat(1024);
     let names = ["", "!", "a:b", "{x}", "*", "\u{fc}\u{0}", &long];

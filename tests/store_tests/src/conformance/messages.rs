@@ -3,10 +3,11 @@
 use futures::future::join_all;
 use larder::l2::{Kind, Message};
 
-use super::conformance;
-use crate::store::*;
+use super::bodies;
+use crate::StoreUnderTest;
+use crate::helpers::*;
 
-conformance! {
+bodies! { messages:
     every_change_is_received_as_it_was_sent
     a_fill_publishes_nothing
     all_subscriptions_receive_the_same
@@ -16,7 +17,7 @@ conformance! {
     a_full_queue_shows_as_a_hole
 }
 
-async fn every_change_is_received_as_it_was_sent(store: impl Store) {
+async fn every_change_is_received_as_it_was_sent(store: impl StoreUnderTest) {
     let lane = store.lane();
     let (clock, mut subscription) = subscribe(&*lane).await;
     let sent = [
@@ -50,7 +51,7 @@ async fn every_change_is_received_as_it_was_sent(store: impl Store) {
     assert_eq!((after.epoch, after.seq), (sent[3].0.epoch, clock.seq + 4));
 }
 
-async fn a_fill_publishes_nothing(store: impl Store) {
+async fn a_fill_publishes_nothing(store: impl StoreUnderTest) {
     let lane = store.lane();
     let (clock, mut subscription) = subscribe(&*lane).await;
     let lease = granted(&*lane, "k").await;
@@ -64,7 +65,7 @@ async fn a_fill_publishes_nothing(store: impl Store) {
     assert_eq!(message(&mut *subscription).await.seq, clock.seq + 1);
 }
 
-async fn all_subscriptions_receive_the_same(store: impl Store) {
+async fn all_subscriptions_receive_the_same(store: impl StoreUnderTest) {
     let (lane, other) = (store.lane(), store.lane());
     let (_, mut first) = subscribe(&*lane).await;
     let (_, gone) = subscribe(&*lane).await;
@@ -83,7 +84,7 @@ fn numbers(first: u64, count: u64) -> Vec<u64> {
     (first..first + count).collect()
 }
 
-async fn numbers_have_no_holes(store: impl Store) {
+async fn numbers_have_no_holes(store: impl StoreUnderTest) {
     let lane = store.lane();
     let (clock, mut subscription) = subscribe(&*lane).await;
     let writers = (0..4).map(|writer| {
@@ -106,7 +107,7 @@ async fn numbers_have_no_holes(store: impl Store) {
     assert!(messages.is_sorted_by_key(|message| message.ver));
 }
 
-async fn a_heartbeat_of_a_quiet_lane_is_its_clock(store: impl Store) {
+async fn a_heartbeat_of_a_quiet_lane_is_its_clock(store: impl StoreUnderTest) {
     let lane = store.lane();
     let (mut last, mut subscription) = subscribe(&*lane).await;
     for _ in 0..10 {
@@ -119,7 +120,7 @@ async fn a_heartbeat_of_a_quiet_lane_is_its_clock(store: impl Store) {
 }
 
 /// More of them than tokio hands out before it makes the task yield.
-async fn a_heartbeat_comes_after_all_messages_before_it(store: impl Store) {
+async fn a_heartbeat_comes_after_all_messages_before_it(store: impl StoreUnderTest) {
     let lane = store.lane();
     let (clock, mut subscription) = subscribe(&*lane).await;
     for round in 1..=3 {
@@ -130,7 +131,7 @@ async fn a_heartbeat_comes_after_all_messages_before_it(store: impl Store) {
     }
 }
 
-async fn a_full_queue_shows_as_a_hole<S: Store>(store: S) {
+async fn a_full_queue_shows_as_a_hole<S: StoreUnderTest>(store: S) {
     let lane = store.lane();
     let (clock, mut subscription) = subscribe(&*lane).await;
     let batches = S::QUEUE / 50;

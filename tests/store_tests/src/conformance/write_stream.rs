@@ -8,11 +8,11 @@ use larder::l2::{
     Append, Fill, Kind, Lane, LeaseReply, Settled, Stamp, Version, Waiting, WriteStream, Written,
 };
 
-use super::conformance;
-use crate::store::*;
-use crate::support::eventually::eventually;
+use super::bodies;
+use crate::StoreUnderTest;
+use crate::helpers::*;
 
-conformance! {
+bodies! { write_stream:
     a_write_is_stored_and_waits_in_one_step
     there_is_room_for_so_many
     a_write_is_appended_in_the_place_of_one_version
@@ -73,7 +73,7 @@ async fn settle(lane: &dyn Lane, writes: &[Waiting], outcome: Result<&[&str], &s
     settled.expect("it is answered")
 }
 
-async fn a_write_is_stored_and_waits_in_one_step(store: impl Store) {
+async fn a_write_is_stored_and_waits_in_one_step(store: impl StoreUnderTest) {
     let lane = store.lane();
     let (clock, mut subscription) = subscribe(&*lane).await;
     let lease = granted(&*lane, "k").await;
@@ -98,7 +98,7 @@ async fn a_write_is_stored_and_waits_in_one_step(store: impl Store) {
     assert!(pending.has_worker && pending.now >= clock.now);
 }
 
-async fn there_is_room_for_so_many(store: impl Store) {
+async fn there_is_room_for_so_many(store: impl StoreUnderTest) {
     let lane = store.lane();
     for _ in 0..4 {
         assert!(append(&*lane, "k", b"v").await.is_some());
@@ -115,7 +115,7 @@ async fn there_is_room_for_so_many(store: impl Store) {
 }
 
 /// As an insert on a condition: tags are looked at, and a refused write leaves nothing.
-async fn a_write_is_appended_in_the_place_of_one_version(store: impl Store) {
+async fn a_write_is_appended_in_the_place_of_one_version(store: impl StoreUnderTest) {
     let lane = store.lane();
     let other = insert(&*lane, "k", b"former").await.version();
     let tagged = insert_tagged(&*lane, "k", LONG, &["t", "u"]).await;
@@ -145,7 +145,7 @@ async fn a_write_is_appended_in_the_place_of_one_version(store: impl Store) {
     }
 }
 
-async fn one_worker_takes_and_settles(store: impl Store) {
+async fn one_worker_takes_and_settles(store: impl StoreUnderTest) {
     let lane = store.lane();
     append(&*lane, "k", b"v").await;
     let waiting = take(&*lane).await;
@@ -162,7 +162,7 @@ async fn one_worker_takes_and_settles(store: impl Store) {
     assert_eq!(take(&*lane).await, waiting);
 }
 
-async fn a_worker_that_is_silent_is_replaced(store: impl Store) {
+async fn a_worker_that_is_silent_is_replaced(store: impl StoreUnderTest) {
     let lane = store.lane();
     append(&*lane, "k", b"v").await;
     let short = Duration::from_millis(20);
@@ -175,7 +175,7 @@ async fn a_worker_that_is_silent_is_replaced(store: impl Store) {
     .await;
 }
 
-async fn no_lease_is_granted_while_a_write_waits(store: impl Store) {
+async fn no_lease_is_granted_while_a_write_waits(store: impl StoreUnderTest) {
     let lane = store.lane();
     append(&*lane, "k", b"v").await;
     invalidate(&*lane, &["k"]).await;
@@ -187,7 +187,7 @@ async fn no_lease_is_granted_while_a_write_waits(store: impl Store) {
     granted(&*lane, "k").await;
 }
 
-async fn a_hold_outlasts_a_write(store: impl Store) {
+async fn a_hold_outlasts_a_write(store: impl StoreUnderTest) {
     let lane = store.lane();
     append(&*lane, "k", b"v").await;
     let payload = payload_of(Kind::Invalidate, &["k"]);
@@ -197,7 +197,7 @@ async fn a_hold_outlasts_a_write(store: impl Store) {
     assert_eq!(acquire_lease(&*lane, "k").await, LeaseReply::Hold);
 }
 
-async fn a_value_that_reached_its_source_is_kept(store: impl Store) {
+async fn a_value_that_reached_its_source_is_kept(store: impl StoreUnderTest) {
     let lane = store.lane();
     let (_, mut subscription) = subscribe(&*lane).await;
     append(&*lane, "k", b"first").await;
@@ -219,7 +219,7 @@ async fn a_value_that_reached_its_source_is_kept(store: impl Store) {
     assert!(settle(&*lane, &waiting, Ok(&["k"])).await);
 }
 
-async fn what_was_changed_meanwhile_is_not_kept(store: impl Store) {
+async fn what_was_changed_meanwhile_is_not_kept(store: impl StoreUnderTest) {
     let lane = store.lane();
     for change in ["insert", "invalidate", "clear", "prefix"] {
         append(&*lane, "k", b"v").await;
@@ -249,7 +249,7 @@ async fn what_was_changed_meanwhile_is_not_kept(store: impl Store) {
     }
 }
 
-async fn a_newer_write_is_left_alone(store: impl Store) {
+async fn a_newer_write_is_left_alone(store: impl StoreUnderTest) {
     let lane = store.lane();
     append(&*lane, "k", b"v").await;
     let first = take(&*lane).await;
@@ -265,7 +265,7 @@ async fn a_newer_write_is_left_alone(store: impl Store) {
 }
 
 /// Of three keys of a batch, one was changed on the way.
-async fn what_its_source_does_not_have_is_not_kept(store: impl Store) {
+async fn what_its_source_does_not_have_is_not_kept(store: impl StoreUnderTest) {
     let lane = store.lane();
     for key in ["a", "b", "c"] {
         append(&*lane, key, b"v").await;
@@ -283,7 +283,7 @@ async fn what_its_source_does_not_have_is_not_kept(store: impl Store) {
     );
 }
 
-async fn a_dead_letter_waits_again(store: impl Store) {
+async fn a_dead_letter_waits_again(store: impl StoreUnderTest) {
     let lane = store.lane();
     append(&*lane, "k", b"v").await;
     let waiting = take(&*lane).await;

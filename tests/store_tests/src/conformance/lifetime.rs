@@ -7,11 +7,11 @@ use larder::l2::{
     Fill, Key, Kind, Lane, Lifetime, NewLifetime, Stamp, Touched, Ttls, Version, Want,
 };
 
-use super::conformance;
-use crate::store::*;
-use crate::support::eventually::eventually;
+use super::bodies;
+use crate::StoreUnderTest;
+use crate::helpers::*;
 
-conformance! {
+bodies! { lifetime:
     an_expired_value_is_stale_from_now_on
     an_earlier_time_of_staleness_stays
     expire_ends_leases_and_is_published
@@ -72,7 +72,7 @@ const TTLS: Ttls = Ttls {
     ..Ttls::new(Duration::from_secs(60))
 };
 
-async fn an_expired_value_is_stale_from_now_on(store: impl Store) {
+async fn an_expired_value_is_stale_from_now_on(store: impl StoreUnderTest) {
     let lane = store.lane();
     let end = Some(secs(100));
     let inserted = insert_for(&*lane, "k", Ttls { end, ..TTLS }).await;
@@ -92,7 +92,7 @@ async fn an_expired_value_is_stale_from_now_on(store: impl Store) {
     assert_eq!(get(&*lane, "missing").await, None);
 }
 
-async fn an_earlier_time_of_staleness_stays(store: impl Store) {
+async fn an_earlier_time_of_staleness_stays(store: impl StoreUnderTest) {
     let lane = store.lane();
     let inserted = insert_for(&*lane, "k", TTLS).await;
     let first = expire(&*lane, &["k"]).await;
@@ -108,7 +108,7 @@ async fn an_earlier_time_of_staleness_stays(store: impl Store) {
     .await;
 }
 
-async fn expire_ends_leases_and_is_published(store: impl Store) {
+async fn expire_ends_leases_and_is_published(store: impl StoreUnderTest) {
     let lane = store.lane();
     let lease = granted(&*lane, "k").await;
     let (_, mut subscription) = subscribe(&*lane).await;
@@ -119,7 +119,7 @@ async fn expire_ends_leases_and_is_published(store: impl Store) {
     assert_eq!(fill(&*lane, "k", lease, b"old").await, Fill::Rejected(None));
 }
 
-async fn what_is_no_value_is_not_made_stale(store: impl Store) {
+async fn what_is_no_value_is_not_made_stale(store: impl StoreUnderTest) {
     let lane = store.lane();
     insert_for(&*lane, "k", TTLS).await;
     clear(&*lane).await;
@@ -130,7 +130,7 @@ async fn what_is_no_value_is_not_made_stale(store: impl Store) {
     assert_eq!(usable(&*lane, "k").await, None);
 }
 
-async fn a_longer_lifetime_is_not_published(store: impl Store) {
+async fn a_longer_lifetime_is_not_published(store: impl StoreUnderTest) {
     let lane = store.lane();
     let inserted = insert_for(&*lane, "k", TTLS).await;
     let (before, mut subscription) = subscribe(&*lane).await;
@@ -156,7 +156,7 @@ async fn a_longer_lifetime_is_not_published(store: impl Store) {
     assert_eq!(touched.lifetime, expected);
 }
 
-async fn a_shorter_lifetime_is_published(store: impl Store) {
+async fn a_shorter_lifetime_is_published(store: impl StoreUnderTest) {
     let lane = store.lane();
     let inserted = insert_for(&*lane, "k", TTLS).await;
     let (_, mut subscription) = subscribe(&*lane).await;
@@ -174,7 +174,7 @@ async fn a_shorter_lifetime_is_published(store: impl Store) {
     assert!(lifetime.expires_at < inserted.written_at + 60_000);
 }
 
-async fn an_extension_is_never_shorter_and_ends_at_the_end(store: impl Store) {
+async fn an_extension_is_never_shorter_and_ends_at_the_end(store: impl StoreUnderTest) {
     let lane = store.lane();
     let end = Some(secs(100));
     let inserted = insert_for(&*lane, "k", Ttls { end, ..TTLS }).await;
@@ -188,7 +188,7 @@ async fn an_extension_is_never_shorter_and_ends_at_the_end(store: impl Store) {
     }
 }
 
-async fn what_is_absent_is_not_touched(store: impl Store) {
+async fn what_is_absent_is_not_touched(store: impl StoreUnderTest) {
     let lane = store.lane();
     let lifetime = NewLifetime::Renewed(TTLS);
     assert_eq!(touch(&*lane, "k", lifetime).await, None);
@@ -201,7 +201,7 @@ async fn what_is_absent_is_not_touched(store: impl Store) {
 }
 
 /// Past its TTL it is not touched, and not usable.
-async fn a_touched_value_is_kept_beyond_its_lifetime(store: impl Store) {
+async fn a_touched_value_is_kept_beyond_its_lifetime(store: impl StoreUnderTest) {
     let lane = store.lane();
     insert_for(&*lane, "k", TTLS).await;
     let short = Ttls {
@@ -224,7 +224,7 @@ async fn a_touched_value_is_kept_beyond_its_lifetime(store: impl Store) {
     );
 }
 
-async fn a_touch_after_its_deadline_changes_nothing(store: impl Store) {
+async fn a_touch_after_its_deadline_changes_nothing(store: impl StoreUnderTest) {
     let lane = store.lane();
     let inserted = insert_for(&*lane, "k", TTLS).await;
     let payload = payload_of(Kind::Invalidate, &["k"]);
@@ -240,7 +240,7 @@ async fn a_touch_after_its_deadline_changes_nothing(store: impl Store) {
     assert_eq!(lifetime.expires_at, inserted.written_at + 60_000);
 }
 
-async fn a_value_is_replaced_if_its_version_is_there(store: impl Store) {
+async fn a_value_is_replaced_if_its_version_is_there(store: impl StoreUnderTest) {
     let lane = store.lane();
     let first = insert(&*lane, "k", b"first").await;
     let lead = acquire_lease_for(&*lane, "k", LONG, Want::OtherThan(first.ver)).await;
@@ -265,7 +265,7 @@ async fn a_value_is_replaced_if_its_version_is_there(store: impl Store) {
     assert!(messages.is_empty());
 }
 
-async fn a_value_is_inserted_if_none_is_there(store: impl Store) {
+async fn a_value_is_inserted_if_none_is_there(store: impl StoreUnderTest) {
     let lane = store.lane();
     let first = insert(&*lane, "other", b"value").await;
     assert_eq!(insert_if(&*lane, "k", b"new", first.version()).await, None);
@@ -289,7 +289,7 @@ async fn a_value_is_inserted_if_none_is_there(store: impl Store) {
     );
 }
 
-async fn an_insert_on_a_condition_after_its_deadline_changes_nothing(store: impl Store) {
+async fn an_insert_on_a_condition_after_its_deadline_changes_nothing(store: impl StoreUnderTest) {
     let lane = store.lane();
     let first = insert(&*lane, "k", b"first").await;
     let (value, payload) = (sealed(b"second"), payload_of(Kind::Insert, &["k"]));

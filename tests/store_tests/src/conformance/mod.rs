@@ -1,0 +1,57 @@
+//! What every second level must do. Each test is written once, as a body that runs on any store.
+
+pub mod fleet_counts;
+pub mod holds;
+pub mod leases;
+pub mod lifetime;
+pub mod listening;
+pub mod members;
+pub mod messages;
+pub mod prefixes;
+pub mod replay;
+pub mod tags;
+pub mod values;
+#[cfg(feature = "write-behind")]
+pub mod write_stream;
+
+/// Exports the bodies of a module, and a macro of the module's name, which makes a test of each. The compiler warns of
+/// a body that is not in the list, as the bodies themselves are private.
+macro_rules! bodies {
+    ($group:ident: $($body:ident)+) => {
+        pub mod run {
+            $(
+                pub async fn $body<S: $crate::StoreUnderTest>() {
+                    super::$body(S::start().await).await;
+                }
+            )+
+        }
+
+        #[doc(hidden)]
+        #[macro_export]
+        macro_rules! $group {
+            ($store:ty) => {
+                mod $group {
+                    // The name of the store.
+                    #[allow(unused_imports)]
+                    use super::*;
+
+                    $(
+                        #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+                        async fn $body() {
+                            $crate::conformance::$group::run::$body::<$store>().await;
+                        }
+                    )+
+                }
+            };
+        }
+    };
+}
+use bodies;
+
+/// Without the feature `write-behind` the group has no tests.
+#[cfg(not(feature = "write-behind"))]
+#[doc(hidden)]
+#[macro_export]
+macro_rules! write_stream {
+    ($store:ty) => {};
+}

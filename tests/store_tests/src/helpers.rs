@@ -1,0 +1,310 @@
+//! The words in which the tests talk to a lane.
+
+use crate::steps::Steps;
+use std::panic::Location;
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures::StreamExt;
+use larder::l2::{
+    Applied, Bytes, EncodedValue, Event, Fill, Key, Kind, L2, Lane, LaneClock, Lease, LeaseReply,
+    LeaseRequest, Lifetime, MemberInfo, Message, Stamp, Subscription, TagVersion, Ttls, Want,
+};
+use tokio::time::{Instant, sleep, timeout, timeout_at};
+use twox_hash::XxHash3_64;
+
+pub const NAMESPACE: &str = "test:values";
+/// The instance that subscribes.
+pub const ME: MemberInfo = MemberInfo {
+    id: 5,
+    max_staleness: Duration::from_secs(2),
+};
+/// What an instance has applied that does not care.
+pub const NOTHING: Applied = Applied { epoch: 0, seq: 0 };
+/// A lease that no load has: tokens are random.
+pub const NO_LEASE: Lease = Lease { token: 7, epoch: 1 };
+pub const ORIGIN: u64 = 0x0123_4567_89ab_cdef;
+/// Longer than any test, so that nothing expires by chance.
+pub const LONG: Duration = Duration::from_secs(600);
+/// For an answer that must come; a busy machine is no reason to fail.
+pub const LIMIT: Duration = Duration::from_secs(10);
+
+pub fn lane_of(l2: &dyn L2, namespace: &str) -> Arc<dyn Lane> {
+    l2.lane(namespace.into(), LIMIT, Box::new(|_| ())).into()
+}
+
+/// A value as the crate would store it, with a lifetime of [`LONG`].
+pub fn sealed(payload: &[u8]) -> EncodedValue {
+    sealed_for(payload, LONG)
+}
+
+/// A value with a lifetime of `ttl`.
+pub fn sealed_for(payload: &[u8], ttl: Duration) -> EncodedValue {
+    tagged(payload, ttl, &[])
+}
+
+/// A value with tags.
+pub fn tagged(payload: &[u8], ttl: Duration, tags: &[&str]) -> EncodedValue {
+    let mut trailer = Vec::new();
+    for tag in tags {
+        trailer.extend_from_slice(&u16::try_from(tag.len()).unwrap().to_be_bytes());
+        trailer.extend_from_slice(tag.as_bytes());
+    }
+    let mut body = vec![1, 0];
+    body.extend_from_slice(&u16::try_from(trailer.len()).unwrap().to_be_bytes());
+    body.extend_from_slice(&42_u64.to_be_bytes());
+    let length = u32::try_from(payload.len()).unwrap();
+    body.extend_from_slice(&length.to_be_bytes());
+    let rest = [payload, &trailer].concat();
+    let sum = XxHash3_64::oneshot_with_seed(XxHash3_64::oneshot(&body), &rest);
+    body.extend_from_slice(&sum.to_be_bytes());
+    body.extend_from_slice(&rest);
+    let ttls = Ttls::new(ttl);
+    let mut value = EncodedValue {
+        body: [&[0; 40], &body[..]].concat(),
+        ttls,
+    };
+    set_ttls(&mut value, ttls);
+    value
+}
+
+/// Gives a value other times.
+pub fn set_ttls(value: &mut EncodedValue, ttls: Ttls) {
+    let ms = |ttl: Duration| u64::try_from(ttl.as_millis()).unwrap();
+    let plus_1 = |ttl: Option<Duration>| ttl.map_or(0, |ttl| ms(ttl) + 1);
+    let times = [
+        plus_1(ttls.soft),
+        ms(ttls.hard),
+        plus_1(ttls.end),
+        plus_1(ttls.l1),
+    ];
+    let times = times.into_iter().chain([times.iter().sum()]);
+    let times: Vec<_> = times.flat_map(u64::to_be_bytes).collect();
+    value.body[..40].copy_from_slice(&times);
+    value.ttls = ttls;
+}
+
+/// The stamp that stored bytes begin with.
+pub fn stamp_of(bytes: &[u8]) -> Stamp {
+    assert_eq!(&bytes[..4], b"LRD\x04");
+    let number = |at: usize| u64::from_be_bytes(bytes[at..at + 8].try_into().unwrap());
+    let [epoch, ver, written_at] = [4, 12, 20].map(number);
+    assert_eq!(number(28), epoch + ver + written_at, "the stamp's own sum");
+    Stamp {
+        epoch,
+        ver,
+        written_at,
+    }
+}
+
+/// The stamp that stored bytes begin with, and the times in it.
+pub fn times_of(bytes: &[u8]) -> (Stamp, Lifetime) {
+    let number = |at: usize| u64::from_be_bytes(bytes[at..at + 8].try_into().unwrap());
+    let after = |ms: u64| number(20) + ms;
+    let lifetime = Lifetime {
+        stale_at: number(36).checked_sub(1).map(after),
+        expires_at: after(number(44)),
+        ends_at: number(52).checked_sub(1).map(after),
+        l1_ttl: number(60).checked_sub(1).map(Duration::from_millis),
+    };
+    (stamp_of(bytes), lifetime)
+}
+
+/// The sender's part of a message.
+pub fn payload_of(kind: Kind, keys: &[&str]) -> Vec<u8> {
+    let length = |n: usize| u16::try_from(n).unwrap().to_be_bytes();
+    let mut bytes = vec![match kind {
+        Kind::Invalidate => 0,
+        Kind::Insert => 1,
+        Kind::Clear => 2,
+        Kind::InvalidateAwaited => 3,
+        Kind::Tags => 4,
+        Kind::Prefix => 5,
+        Kind::PrefixBegun => 6,
+        Kind::Unknown(number) => number,
+        other => panic!("{other:?} has no number"),
+    }];
+    bytes.extend_from_slice(&ORIGIN.to_be_bytes());
+    bytes.extend_from_slice(&length(keys.len()));
+    for key in keys {
+        bytes.extend_from_slice(&length(key.len()));
+        bytes.extend_from_slice(key.as_bytes());
+    }
+    bytes
+}
+
+pub async fn insert(lane: &dyn Lane, key: &str, payload: &[u8]) -> Stamp {
+    let message = payload_of(Kind::Insert, &[key]);
+    let inserted = lane
+        .insert(&[(key, &sealed(payload))], &message, None)
+        .await;
+    inserted.expect("the value is inserted")
+}
+
+pub async fn invalidate(lane: &dyn Lane, keys: &[&str]) -> Stamp {
+    let payload = payload_of(Kind::Invalidate, keys);
+    let invalidated = lane.invalidate(keys, &payload, Duration::ZERO).await;
+    invalidated.expect("the keys are invalidated").stamp
+}
+
+pub async fn insert_tagged(lane: &dyn Lane, key: &str, ttl: Duration, tags: &[&str]) -> Stamp {
+    let (value, payload) = (tagged(b"v", ttl, tags), payload_of(Kind::Insert, &[key]));
+    let inserted = lane.insert(&[(key, &value)], &payload, None).await;
+    inserted.expect("it is stored")
+}
+
+pub async fn invalidate_tags(lane: &dyn Lane, tags: &[&str]) -> Stamp {
+    let payload = payload_of(Kind::Tags, tags);
+    let invalidated = lane.invalidate_tags(tags, &payload).await;
+    invalidated.expect("the tags are invalidated")
+}
+
+/// When a tag was invalidated last, as the store says.
+pub async fn tag_version(lane: &dyn Lane, tag: &str) -> Option<TagVersion> {
+    let versions = lane.tag_versions(&[tag]).await;
+    versions.expect("the store says it").remove(0)
+}
+
+pub async fn clear(lane: &dyn Lane) -> Stamp {
+    let cleared = lane.clear(&payload_of(Kind::Clear, &[])).await;
+    cleared.expect("the lane is cleared").stamp
+}
+
+pub async fn get(lane: &dyn Lane, key: &str) -> Option<Bytes> {
+    lane.get(key).await.expect("the key is read")
+}
+
+/// Asks for a lease of [`LONG`], unless there is a usable value.
+pub async fn acquire_lease(lane: &dyn Lane, key: &str) -> LeaseReply {
+    acquire_lease_for(lane, key, LONG, Want::Any).await
+}
+
+pub async fn acquire_lease_for(
+    lane: &dyn Lane,
+    key: &str,
+    ttl: Duration,
+    want: Want,
+) -> LeaseReply {
+    let deadline = None;
+    lane.acquire_lease(
+        key,
+        LeaseRequest {
+            ttl,
+            want,
+            deadline,
+        },
+    )
+    .await
+    .expect("the lead is answered")
+}
+
+pub async fn granted(lane: &dyn Lane, key: &str) -> Lease {
+    match acquire_lease(lane, key).await {
+        LeaseReply::Granted(lease) | LeaseReply::Replace(lease, _) => lease,
+        other => panic!("no lease on {key:?}, but {other:?}"),
+    }
+}
+
+/// Renews a lease for [`LONG`]. `false` if it is gone.
+pub async fn renewed(lane: &dyn Lane, key: &str, lease: Lease) -> bool {
+    let renewed = lane.renew_lease(key, lease.token, LONG).await;
+    renewed.expect("the renewal is answered")
+}
+
+/// Gives a lease back. `false` if it is gone.
+pub async fn given_back(lane: &dyn Lane, key: &str, lease: Lease) -> bool {
+    let given_back = lane.renew_lease(key, lease.token, Duration::ZERO).await;
+    given_back.expect("the lease's return is answered")
+}
+
+/// What an instance could serve, without asking for a lease.
+pub async fn usable(lane: &dyn Lane, key: &str) -> Option<Bytes> {
+    match acquire_lease_for(lane, key, Duration::ZERO, Want::Any).await {
+        LeaseReply::Hit(bytes) => Some(bytes),
+        LeaseReply::Miss => None,
+        other => panic!("asked for a value of {key:?} only, and got {other:?}"),
+    }
+}
+
+pub async fn fill(lane: &dyn Lane, key: &str, lease: Lease, payload: &[u8]) -> Fill {
+    let filled = lane.fill(key, lease, &sealed(payload), None).await;
+    filled.expect("the fill is answered")
+}
+
+pub async fn filled(lane: &dyn Lane, key: &str, lease: Lease, payload: &[u8]) -> Stamp {
+    match fill(lane, key, lease, payload).await {
+        Fill::Stored(stamp) => stamp,
+        other => panic!("the fill of {key:?} was not stored: {other:?}"),
+    }
+}
+
+pub async fn subscribe(lane: &dyn Lane) -> (LaneClock, Box<dyn Subscription>) {
+    lane.subscribe(ME)
+        .await
+        .expect("the lane can be listened to")
+}
+
+pub async fn next_event(subscription: &mut dyn Subscription) -> Event {
+    let received = timeout(LIMIT, subscription.next()).await;
+    received
+        .expect("something is received in time")
+        .expect("the subscription has not ended")
+        .expect("the subscription has not failed")
+}
+
+pub async fn message(subscription: &mut dyn Subscription) -> Message {
+    match next_event(subscription).await {
+        Event::Message(message) => message,
+        other => panic!("{other:?}"),
+    }
+}
+
+/// Asks for a heartbeat, and returns the keys of the notices before it.
+pub async fn ended_leases(subscription: &mut dyn Subscription) -> Vec<Key> {
+    subscription.heartbeat(NOTHING);
+    let mut keys = Vec::new();
+    loop {
+        match next_event(subscription).await {
+            Event::LeaseEnded(key) => keys.push(key),
+            Event::Heartbeat(_) => return keys,
+            _ => {}
+        }
+    }
+}
+
+/// Asks for a heartbeat, and returns all messages before it.
+pub async fn heartbeat(subscription: &mut dyn Subscription) -> (Vec<Message>, LaneClock) {
+    subscription.heartbeat(NOTHING);
+    let mut messages = Vec::new();
+    loop {
+        match next_event(subscription).await {
+            Event::Message(message) => messages.push(message),
+            Event::Heartbeat(clock) => return (messages, clock),
+            _ => {}
+        }
+    }
+}
+
+/// Asks `condition` again and again until it holds; panics with `what` if it does not within [`LIMIT`].
+#[track_caller]
+pub(crate) fn eventually<F, Answer>(what: &str, mut condition: F) -> impl Future<Output = ()>
+where
+    F: FnMut() -> Answer,
+    Answer: Future<Output = bool>,
+{
+    // Taken here, because an async fn does not know its caller.
+    let caller = Location::caller();
+    async move {
+        let polling = async {
+            while !condition().await {
+                sleep(Duration::from_millis(10)).await;
+            }
+        };
+        // A condition whose answer never comes fails the test, too.
+        let done = timeout_at(Instant::now() + LIMIT, polling).await;
+        assert!(
+            done.is_ok(),
+            "not within {LIMIT:?}: {what} (waited for at {caller})"
+        );
+    }
+}
