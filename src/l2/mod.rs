@@ -1,9 +1,9 @@
 //! The second level: a store that all instances share.
 //!
-//! [`RedisL2`] and [`MemoryL2`] implement the same traits and pass the same tests. An [`L2`] opens the [`Lane`]s of
-//! a cache's namespace. Every step of a lane that changes something is atomic. On Redis a step is one round trip, but
-//! for a read of more keys than fit a request, a script that the server has to load first, and a request that is sent
-//! again.
+//! [`RedisL2`] and [`MemoryL2`] implement the same traits and pass the same tests: the package `larder-store-tests`,
+//! which also tests a store of your own. An [`L2`] opens the [`Lane`]s of a cache's namespace. Every step of a lane
+//! that changes something is atomic. On Redis a step is one round trip, but for a read of more keys than fit a request,
+//! a script that the server has to load first, and a request that is sent again.
 //!
 //! Architecture invariant: an L2 stores values, orders changes and publishes them. It knows nothing of L1, of loads in
 //! flight, or of loaders.
@@ -84,7 +84,8 @@ pub type ReadResult = Result<Option<Bytes>, L2Error>;
 /// A store that all instances of a service share.
 ///
 /// Use [`RedisL2`], or [`MemoryL2`] where there is no server. Another implementation has to pass the tests that
-/// those two pass.
+/// those two pass: the package `larder-store-tests` (`tests/store_tests` in the repository) makes them from one macro,
+/// and lists the faults of real servers that need tests of their own.
 pub trait L2: Send + Sync + 'static {
     /// Opens a lane of the store. Neither waits nor connects.
     ///
