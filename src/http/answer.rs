@@ -6,9 +6,8 @@ use std::time::Duration;
 use ::http::header::{AGE, CONTENT_LENGTH, HeaderMap, HeaderName, HeaderValue};
 use ::http::{Method, Response, StatusCode, request};
 use bytes::Bytes;
-use http_body::Body;
 
-use super::body::CacheBody;
+use super::any_body::AnyBody;
 use super::conditional::{OF_THE_BODY, is_not_modified};
 use super::layer::CacheLayer;
 use super::stored::Stored;
@@ -73,13 +72,13 @@ impl How {
 }
 
 /// The response to a request, from a response that was stored `resident` ago.
-pub(super) fn answer<B: Body>(
+pub(super) fn answer(
     rules: &CacheLayer,
     request: &request::Parts,
     stored: &Stored,
     resident: Duration,
     mut how: How,
-) -> Response<CacheBody<B>> {
+) -> Response<AnyBody> {
     let age = stored.terms.age.saturating_add(resident);
     let mut headers = stored.headers.clone();
     // RFC 9111, section 5.1: a response that the origin has not just made has an `Age`.
@@ -103,7 +102,7 @@ pub(super) fn answer<B: Body>(
     if is_head && stored.status != StatusCode::NO_CONTENT {
         headers.insert(CONTENT_LENGTH, (stored.body.len() as u64).into());
     }
-    let mut response = Response::new(CacheBody::memory(body));
+    let mut response = Response::new(AnyBody::memory(body));
     (*response.status_mut(), *response.headers_mut()) = (status, headers);
     response
 }

@@ -9,33 +9,23 @@ use ::http::header::{CONTENT_LENGTH, SET_COOKIE};
 use ::http::response::Parts;
 use ::http::{Response, StatusCode, request};
 use futures::FutureExt as _;
-use futures::future::BoxFuture;
-use http_body::Body;
 use tokio::sync::oneshot;
 use tracing::Instrument as _;
 
 use super::answer::{How, answer};
-use super::body::{CacheBody, read};
+use super::any_body::{AnyBody, read};
 use super::conditional::{ask, has_validator, is_not_modified, merge, strip_hop_by_hop, text};
 use super::layer::CacheLayer;
 use super::policy::{terms, vary};
 use super::references::leads_to_itself;
 use super::stored::{CachedResponse, Content, Scheme, Stored, Varies, own};
+use super::untyped::{Answer, BoxBody, Unsent, send};
 use super::variants::{variant_key, widen};
 use crate::error::OfOneCaller;
 use crate::{Entry, Loaded};
 
-/// A request that has not been sent: sends its body with this head, once the inner service is ready. Returns how long
-/// the service took, too.
-pub(super) type Unsent<B, E> = Box<
-    dyn FnOnce(request::Parts) -> BoxFuture<'static, Result<(Response<B>, Duration), E>> + Send,
->;
-
-/// The response or the error that a client gets.
-pub(super) type Answer<B, E> = Result<Response<CacheBody<B>>, E>;
-
 /// An answer, or the panic of the inner service.
-pub(super) type Reply<B, E> = thread::Result<Answer<B, E>>;
+pub(super) type Reply = thread::Result<Answer>;
 
 /// If it fails, there is no value for those that wait: each of them asks for itself.
 type ForCache = Result<Loaded<CachedResponse>, OfOneCaller>;
@@ -44,15 +34,15 @@ type ForCache = Result<Loaded<CachedResponse>, OfOneCaller>;
 type Outcome = Result<Option<(Box<Stored>, Vec<String>)>, OfOneCaller>;
 
 /// The response for the client, and the outcome for the cache.
-type Received<B> = (Response<CacheBody<B>>, Outcome);
+type Received = (Response<AnyBody>, Outcome);
 
 /// Sends the request in a task of its own. `client` gets the reply as soon as it is there, and whether it should wait
 /// for the cache, so that its next request finds the stored response. The result is for the cache. The request is
 /// dropped if neither waits any more.
-pub(super) async fn fetch<B: Body<Error: Send> + Send + 'static, E: Send + 'static>(
+pub(super) async fn fetch(
     attempt: Attempt,
-    unsent: Unsent<B, E>,
-    mut client: oneshot::Sender<(Reply<B, E>, bool)>,
+    unsent: Box<dyn Unsent>,
+    mut client: oneshot::Sender<(Reply, bool)>,
 ) -> ForCache {
     // The cache gives up on a load after a time, by dropping this future, and the client does not.
     let (cache, has_given_up) = oneshot::channel::<()>();
@@ -117,11 +107,11 @@ impl Attempt {
         Some((entry.stored(self.scheme)?, entry.meta().age()))
     }
 
-    async fn send<B: Body, E>(&self, unsent: Unsent<B, E>) -> (Answer<B, E>, Outcome) {
+    async fn send(&self, unsent: Box<dyn Unsent>) -> (Answer, Outcome) {
         let (mut request, previous) = ((*self.request).clone(), self.previous());
         let stored = previous.map(|(stored, _)| &stored.headers);
         ask(&mut request.headers, stored);
-        let sent = unsent(request).await;
+        let sent = send(unsent, request).await;
         let status = (sent.as_ref().ok()).map(|(response, _)| response.status());
         // RFC 5861, section 4.
         let instead = previous.filter(|(stored, resident)| {
@@ -151,13 +141,13 @@ impl Attempt {
     }
 
     /// The inner service says that the stored response still holds, or that another one does.
-    fn revalidated<B: Body>(
+    fn revalidated(
         &self,
         stored: &Stored,
         resident: Duration,
         mut parts: Parts,
         delay: Duration,
-    ) -> Received<B> {
+    ) -> Received {
         let (rules, mut how) = (&self.rules, self.how(Some(parts.status)));
         let merged = merge(&stored.headers, parts.headers).and_then(|merged| own(&merged));
         let Some(merged) = merged else {
@@ -184,18 +174,18 @@ impl Attempt {
     }
 
     /// A whole response, which is stored if it may be.
-    async fn received<B: Body>(&self, mut parts: Parts, body: B, delay: Duration) -> Received<B> {
+    async fn received(&self, mut parts: Parts, body: BoxBody, delay: Duration) -> Received {
         let rules = &self.rules;
         let terms = terms(rules, &self.request, &mut parts, delay);
         // The lower bound: a body of unknown length shows while it is read whether it fits.
-        let fits = body.size_hint().lower() <= rules.body_limit as u64;
+        let fits = body.lower_bound() <= rules.body_limit as u64;
         // The inner service may know more of the request, such as that it came without TLS. A client that follows
         // the redirect would get it again.
         let is_loop = leads_to_itself(self.scheme, &self.request, &parts);
         let terms = terms.filter(|_| fits && !is_loop);
         let owned = terms.and_then(|terms| Some((terms, own(&parts.headers)?)));
         let Some((mut terms, mut headers)) = owned else {
-            return self.unstored(parts, CacheBody::passed(body));
+            return self.unstored(parts, AnyBody::passed(body));
         };
         // RFC 9111, section 3.1.
         strip_hop_by_hop(&mut headers);
@@ -205,7 +195,7 @@ impl Attempt {
         let body = match read(body, rules.body_limit, rules.body_timeout).await {
             Ok(bytes) if length.is_none_or(|length: u64| length == bytes.len() as u64) => bytes,
             // RFC 9111, section 3.3: it was cut off.
-            Ok(bytes) => return self.unstored(parts, CacheBody::memory(bytes)),
+            Ok(bytes) => return self.unstored(parts, AnyBody::memory(bytes)),
             Err(body) => return self.unstored(parts, body),
         };
         let tags = (rules.tags)(&self.request, &parts);
@@ -222,7 +212,7 @@ impl Attempt {
         (response, Ok(Some((Box::new(stored), tags))))
     }
 
-    fn unstored<B: Body>(&self, mut parts: Parts, body: CacheBody<B>) -> Received<B> {
+    fn unstored(&self, mut parts: Parts, body: AnyBody) -> Received {
         let failed = is_failure(parts.status) || body.has_failed();
         let outcome = if failed { Err(OfOneCaller) } else { Ok(None) };
         let how = self.how(Some(parts.status));
@@ -231,7 +221,7 @@ impl Attempt {
     }
 
     /// For the client whose request it was: also with headers that are not stored, such as `Set-Cookie`.
-    fn stored<B: Body>(&self, mut parts: Parts, stored: &Stored) -> Response<CacheBody<B>> {
+    fn stored(&self, mut parts: Parts, stored: &Stored) -> Response<AnyBody> {
         let mut how = self.how(Some(parts.status));
         how.is_stored = true;
         let is_conditional = is_not_modified(&self.request.headers, &stored.headers);
@@ -241,7 +231,7 @@ impl Attempt {
             return answer(&self.rules, &self.request, stored, Duration::ZERO, how);
         }
         how.write(&self.rules.name, &mut parts.headers);
-        Response::from_parts(parts, CacheBody::memory(stored.body.clone()))
+        Response::from_parts(parts, AnyBody::memory(stored.body.clone()))
     }
 
     fn how(&self, status: Option<StatusCode>) -> How {

@@ -146,6 +146,7 @@
 //! public [test suite](cache_tests) for HTTP caches say more.
 
 mod answer;
+mod any_body;
 mod attempt;
 mod body;
 mod conditional;
@@ -157,7 +158,9 @@ mod policy;
 mod references;
 mod service;
 mod stored;
+mod typed;
 mod unsafe_methods;
+mod untyped;
 mod variants;
 
 #[doc = include_str!("cache_tests.md")]

@@ -1,11 +1,9 @@
 //! The service: looks a request up, and passes it on if no stored response answers it.
 
 use std::collections::BTreeSet;
-use std::future::poll_fn;
 use std::panic::resume_unwind;
 use std::sync::{Arc, Mutex};
 use std::task::{Context, Poll};
-use std::time::Instant;
 
 use ::http::header::AUTHORIZATION;
 use ::http::request::Parts;
@@ -20,14 +18,17 @@ use tower_service::Service;
 use tracing::Instrument;
 
 use super::answer::{How, answer, is_plain};
-use super::attempt::{Answer, Attempt, Reply, Unsent, fetch};
+use super::any_body::AnyBody;
+use super::attempt::{Attempt, Reply, fetch};
 use super::body::CacheBody;
 use super::directives::Directives;
 use super::keys::{has_clear_host, key_of};
 use super::layer::CacheLayer;
 use super::policy::is_stale;
 use super::stored::{CachedResponse, Content, Stored};
+use super::typed::{TypedUnsent, typed_answer};
 use super::unsafe_methods::{after, carry_out};
+use super::untyped::{Answer, Unsent, send};
 use super::variants::{variant_key, widen};
 use crate::error::OfOneCaller;
 use crate::util::lock::lock;
@@ -73,20 +74,13 @@ where
     }
 
     fn call(&mut self, request: Request<R>) -> Self::Future {
-        // Not ready yet: it is waited for before it is called.
-        let mut inner = self.inner.clone();
         let (head, body) = request.into_parts();
         let has_body = !body.is_end_stream();
-        let unsent: Unsent<B, S::Error> = Box::new(|head| {
-            Box::pin(async move {
-                poll_fn(|context| inner.poll_ready(context)).await?;
-                // From when the service is ready: the delay counts as age (RFC 9111, section 4.2.3).
-                let begun = Instant::now();
-                let response = inner.call(Request::from_parts(head, body)).await?;
-                Ok((response, begun.elapsed()))
-            })
-        });
-        Box::pin(handle(Arc::clone(&self.rules), head, has_body, unsent))
+        // Not ready yet: it is waited for before it is called.
+        let inner = self.inner.clone();
+        let unsent = Box::new(TypedUnsent { inner, body });
+        let answer = handle(Arc::clone(&self.rules), head, has_body, unsent);
+        Box::pin(async { typed_answer(answer.await) })
     }
 }
 
@@ -109,62 +103,63 @@ fn attempt_of(rules: &Arc<CacheLayer>, request: &Arc<Parts>, has_body: bool) -> 
     })
 }
 
-async fn handle<B: Body<Error: Send> + Send + 'static, E: Send + 'static>(
+/// The future is boxed in this crate, which therefore compiles it.
+fn handle(
     rules: Arc<CacheLayer>,
     request: Parts,
     has_body: bool,
-    unsent: Unsent<B, E>,
-) -> Answer<B, E> {
-    if !matches!(request.method, Method::GET | Method::HEAD) {
-        return other_method(&rules, request, unsent).await;
-    }
-    let asked = Directives::of(&request.headers);
-    let is_only_if_cached = asked.has("only-if-cached");
-    let request = Arc::new(request);
-    let (mut unsent, mut why) = (Some(unsent), "bypass");
-    if let Some(attempt) = attempt_of(&rules, &request, has_body) {
-        let wishes = (rules.obey_requests).then(|| asked.or_pragma(&request.headers));
-        let mut search = Search {
-            attempt,
-            // RFC 9111, section 5.2.1.5, and a HEAD brings no body to store: these are only answered from stored
-            // responses.
-            loads: request.method == Method::GET && !is_only_if_cached && !asked.has("no-store"),
-            wishes: wishes.unwrap_or_default(),
-            unsent,
-        };
-        match search.run().await {
-            Ok(Some(response)) => return Ok(response),
-            Ok(None) => (unsent, why) = (search.unsent, "miss"),
-            Err(reply) => return reply.unwrap_or_else(|panic| resume_unwind(panic)),
+    unsent: Box<dyn Unsent>,
+) -> BoxFuture<'static, Answer> {
+    Box::pin(async move {
+        if !matches!(request.method, Method::GET | Method::HEAD) {
+            return other_method(&rules, request, unsent).await;
         }
-    }
-    match unsent {
-        // RFC 9111, section 5.2.1.7.
-        _ if is_only_if_cached => Ok(own_answer(&rules, StatusCode::GATEWAY_TIMEOUT)),
-        Some(unsent) => pass(&rules, Arc::unwrap_or_clone(request), unsent, why).await,
-        // The runtime of the request is gone.
-        None => Ok(own_answer(&rules, StatusCode::INTERNAL_SERVER_ERROR)),
-    }
+        let asked = Directives::of(&request.headers);
+        let is_only_if_cached = asked.has("only-if-cached");
+        let request = Arc::new(request);
+        let (mut unsent, mut why) = (Some(unsent), "bypass");
+        if let Some(attempt) = attempt_of(&rules, &request, has_body) {
+            let wishes = (rules.obey_requests).then(|| asked.or_pragma(&request.headers));
+            let mut search = Search {
+                attempt,
+                // RFC 9111, section 5.2.1.5, and a HEAD brings no body to store: these are only answered from stored
+                // responses.
+                loads: request.method == Method::GET
+                    && !is_only_if_cached
+                    && !asked.has("no-store"),
+                wishes: wishes.unwrap_or_default(),
+                unsent,
+            };
+            match search.run().await {
+                Ok(Some(response)) => return Ok(response),
+                Ok(None) => (unsent, why) = (search.unsent, "miss"),
+                Err(reply) => return reply.unwrap_or_else(|panic| resume_unwind(panic)),
+            }
+        }
+        match unsent {
+            // RFC 9111, section 5.2.1.7.
+            _ if is_only_if_cached => Ok(own_answer(&rules, StatusCode::GATEWAY_TIMEOUT)),
+            Some(unsent) => pass(&rules, Arc::unwrap_or_clone(request), unsent, why).await,
+            // The runtime of the request is gone.
+            None => Ok(own_answer(&rules, StatusCode::INTERNAL_SERVER_ERROR)),
+        }
+    })
 }
 
 /// A request of which nothing is stored.
-async fn pass<B: Body, E>(
+async fn pass(
     rules: &CacheLayer,
     request: Parts,
-    unsent: Unsent<B, E>,
+    unsent: Box<dyn Unsent>,
     why: &'static str,
-) -> Answer<B, E> {
-    let (mut response, _) = unsent(request).await?;
+) -> Answer {
+    let (mut response, _) = send(unsent, request).await?;
     How::forwarded(why, Some(response.status())).write(&rules.name, response.headers_mut());
-    Ok(response.map(CacheBody::passed))
+    Ok(response.map(AnyBody::passed))
 }
 
 /// A request that is not cached. If it changes a resource, its stored responses are invalidated.
-async fn other_method<B: Body, E>(
-    rules: &CacheLayer,
-    request: Parts,
-    unsent: Unsent<B, E>,
-) -> Answer<B, E> {
+async fn other_method(rules: &CacheLayer, request: Parts, unsent: Box<dyn Unsent>) -> Answer {
     let response = pass(rules, request.clone(), unsent, "method").await?;
     let status = response.status();
     let has_changed = status.is_success() || status.is_redirection();
@@ -179,8 +174,8 @@ async fn other_method<B: Body, E>(
 }
 
 /// A response of the layer itself.
-fn own_answer<B: Body>(rules: &CacheLayer, status: StatusCode) -> Response<CacheBody<B>> {
-    let mut response = Response::new(CacheBody::memory(Bytes::new()));
+fn own_answer(rules: &CacheLayer, status: StatusCode) -> Response<AnyBody> {
+    let mut response = Response::new(AnyBody::memory(Bytes::new()));
     *response.status_mut() = status;
     How::forwarded("miss", None).write(&rules.name, response.headers_mut());
     response
@@ -196,7 +191,7 @@ enum LoadedBy {
     ThisOne(Option<Entry<CachedResponse>>),
 }
 
-struct Search<B, E> {
+struct Search {
     /// How it is sent if no stored response answers it.
     attempt: Attempt,
     /// Whether its response may be stored, and answer other requests.
@@ -205,13 +200,13 @@ struct Search<B, E> {
     wishes: Directives,
     /// The request, until it is sent: by the load that it begins, or for its client alone. A look-up holds it
     /// meanwhile.
-    unsent: Option<Unsent<B, E>>,
+    unsent: Option<Box<dyn Unsent>>,
 }
 
-impl<B: Body<Error: Send> + Send + 'static, E: Send + 'static> Search<B, E> {
+impl Search {
     /// Looks the resource up, and then the variant of it that the request selects. `None` if the request has to be sent
     /// for its client alone. An error is the reply to this very request.
-    async fn run(&mut self) -> Result<Option<Response<CacheBody<B>>>, Reply<B, E>> {
+    async fn run(&mut self) -> Result<Option<Response<AnyBody>>, Reply> {
         let Some(entry) = self.look_up().await? else {
             return Ok(None);
         };
@@ -241,7 +236,7 @@ impl<B: Body<Error: Send> + Send + 'static, E: Send + 'static> Search<B, E> {
         Some((stored, is_stale(stored, &entry.meta(), &self.wishes)?))
     }
 
-    fn answer(&self, entry: &Entry<CachedResponse>) -> Option<Response<CacheBody<B>>> {
+    fn answer(&self, entry: &Entry<CachedResponse>) -> Option<Response<AnyBody>> {
         let (stored, is_stale) = self.usable(entry)?;
         let (attempt, meta) = (&self.attempt, entry.meta());
         let is_collapsed = meta.source() == Source::Loader;
@@ -256,7 +251,7 @@ impl<B: Body<Error: Send> + Send + 'static, E: Send + 'static> Search<B, E> {
     }
 
     /// The entry that is stored, or is loaded for the requests that wait for it.
-    async fn look_up(&mut self) -> Result<Option<Entry<CachedResponse>>, Reply<B, E>> {
+    async fn look_up(&mut self) -> Result<Option<Entry<CachedResponse>>, Reply> {
         let (cache, key) = (&self.attempt.rules.cache, self.attempt.key());
         if !self.loads {
             return Ok(cache.get(key).await);
@@ -284,7 +279,7 @@ impl<B: Body<Error: Send> + Send + 'static, E: Send + 'static> Search<B, E> {
         Ok(found.ok())
     }
 
-    async fn load(&mut self, by: LoadedBy) -> Result<Found, Reply<B, E>> {
+    async fn load(&mut self, by: LoadedBy) -> Result<Found, Reply> {
         let (cache, key) = (&self.attempt.rules.cache, self.attempt.key());
         let (client, mut reply) = oneshot::channel();
         let held = Arc::new(Mutex::new(self.unsent.take()));
