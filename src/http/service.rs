@@ -1,7 +1,9 @@
 //! The service: looks a request up, and passes it on if no stored response answers it.
 
 use std::collections::BTreeSet;
+use std::marker::PhantomData;
 use std::panic::resume_unwind;
+use std::pin::Pin;
 use std::sync::{Arc, Mutex};
 use std::task::{Context, Poll};
 
@@ -32,6 +34,8 @@ use super::untyped::{Answer, Unsent, send};
 use super::variants::{variant_key, widen};
 use crate::error::OfOneCaller;
 use crate::util::lock::lock;
+use crate::util::partial_debug::partial_debug;
+use crate::vocabulary::Invariant;
 use crate::{Entry, LoadError, Source};
 
 /// A service with a cache before it, made by [`CacheLayer`](super::CacheLayer).
@@ -54,7 +58,21 @@ impl<S> Layer<S> for CacheLayer {
 ///
 /// It can be dropped at any time. A request to the inner service for which other requests wait, or whose response is to
 /// be stored, goes on.
-pub type ResponseFuture<B, E> = BoxFuture<'static, Result<Response<CacheBody<B>>, E>>;
+#[must_use = "nothing is sent until it is polled"]
+pub struct ResponseFuture<B, E> {
+    answer: BoxFuture<'static, Answer>,
+    types: Invariant<(B, E)>,
+}
+
+impl<B: Body<Error: Send> + Send + 'static, E: 'static> Future for ResponseFuture<B, E> {
+    type Output = Result<Response<CacheBody<B>>, E>;
+
+    fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
+        self.answer.as_mut().poll(context).map(typed_answer)
+    }
+}
+
+partial_debug!([B, E] ResponseFuture<B, E>, "ResponseFuture");
 
 impl<S, R, B> Service<Request<R>> for CacheService<S>
 where
@@ -80,7 +98,10 @@ where
         let inner = self.inner.clone();
         let unsent = Box::new(TypedUnsent { inner, body });
         let answer = handle(Arc::clone(&self.rules), head, has_body, unsent);
-        Box::pin(async { typed_answer(answer.await) })
+        ResponseFuture {
+            answer,
+            types: PhantomData,
+        }
     }
 }
 
