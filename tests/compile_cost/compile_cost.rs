@@ -1,5 +1,5 @@
-//! What one more type of values costs a service to build, in functions and in bytes of their code: these do not depend
-//! on the machine or on what else it does, as seconds would.
+//! What one more type of values, or one more service behind the HTTP layer, costs to build, in functions and in bytes of
+//! their code: these do not depend on the machine or on what else it does, as seconds would.
 
 #![allow(clippy::unwrap_used, reason = "a failed step ends the test")]
 
@@ -57,5 +57,26 @@ fn one_more_type_of_values_costs_less_than_by_hand() {
     assert!(
         2 * more.bytes <= by_hand.bytes,
         "{more:?}, by hand {by_hand:?}"
+    );
+}
+
+/// The HTTP layer handles a request without the types of the inner service, as a cache handles a value.
+#[cfg(feature = "http")]
+#[test]
+fn one_more_service_behind_the_layer_costs_less_than_one_more_type_of_values() {
+    let one = Code::of(env!("CARGO_BIN_EXE_http_one_service"));
+    let two = Code::of(env!("CARGO_BIN_EXE_http_two_services"));
+    let one_type = Code::of(env!("CARGO_BIN_EXE_larder_one_type"));
+    let two_types = Code::of(env!("CARGO_BIN_EXE_larder_two_types"));
+    let (service, values) = (two.beyond(&one), two_types.beyond(&one_type));
+    println!("a service: {service:?} more; a type of values: {values:?} more");
+    assert!(service.functions > 0, "{service:?}");
+    assert!(
+        service.functions <= values.functions,
+        "{service:?}, a type of values {values:?}"
+    );
+    assert!(
+        service.bytes <= values.bytes,
+        "{service:?}, a type of values {values:?}"
     );
 }

@@ -1,0 +1,13 @@
+//! A service with the HTTP layer around two inner services. It is built and not run.
+
+#[macro_use]
+mod http;
+
+service_of!(small, u8, std::io::Error);
+service_of!(large, u64, std::fmt::Error);
+
+#[tokio::main(flavor = "current_thread")]
+async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    Box::pin(small::run()).await?;
+    Box::pin(large::run()).await
+}
