@@ -1,4 +1,4 @@
-//! The inner service, its bodies and its errors without their types: `typed` implements these for each inner service.
+//! The inner service, its bodies and its errors without their types. `typed` implements the traits for each of them.
 
 use std::any::Any;
 use std::future::poll_fn;
