@@ -23,4 +23,5 @@ mod sharing;
 #[path = "../support/mod.rs"]
 mod support;
 mod targeted;
+mod types;
 mod vary;
