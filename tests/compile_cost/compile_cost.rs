@@ -1,5 +1,5 @@
-//! What one more type of values, or one more service behind the HTTP layer, costs to build, in functions and in bytes of
-//! their code: these do not depend on the machine or on what else it does, as seconds would.
+//! What one more type of values, or one more service behind the HTTP layer, costs to build, in functions and in bytes
+//! of their code: these do not depend on the machine or on what else it does, as seconds would.
 
 #![allow(clippy::unwrap_used, reason = "a failed step ends the test")]
 
