@@ -3,11 +3,15 @@
 use std::future::poll_fn;
 use std::time::Duration;
 
+use ::http::Response;
 use bytes::Bytes;
 use http_body::Frame;
 use tokio::time::timeout;
 
 use super::untyped::{AnyError, BoxBody};
+
+/// The response or the error that a client gets.
+pub(super) type Answer = Result<Response<AnyBody>, AnyError>;
 
 /// The body of a response, before it becomes the [`CacheBody`](super::CacheBody) of its client.
 pub(super) struct AnyBody {

@@ -13,13 +13,13 @@ use tokio::sync::oneshot;
 use tracing::Instrument as _;
 
 use super::answer::{How, answer};
-use super::any_body::{AnyBody, read};
+use super::any_body::{Answer, AnyBody, read};
 use super::conditional::{ask, has_validator, is_not_modified, merge, strip_hop_by_hop, text};
 use super::layer::CacheLayer;
 use super::policy::{terms, vary};
 use super::references::leads_to_itself;
 use super::stored::{CachedResponse, Content, Scheme, Stored, Varies, own};
-use super::untyped::{Answer, BoxBody, Unsent, send};
+use super::untyped::{BoxBody, Unsent, send};
 use super::variants::{variant_key, widen};
 use crate::error::OfOneCaller;
 use crate::{Entry, Loaded};

@@ -7,7 +7,7 @@ use bytes::{Buf, Bytes};
 use http_body::{Body, Frame, SizeHint};
 
 use super::any_body::AnyBody;
-use super::typed::typed;
+use super::untyped::typed;
 use crate::util::partial_debug::partial_debug;
 
 /// The body of a response of a [`CacheService`](super::CacheService): that of the inner service as it comes, or bytes

@@ -11,14 +11,14 @@ use futures::future::BoxFuture;
 use tracing::Instrument as _;
 
 use super::answer::{How, is_plain};
-use super::any_body::AnyBody;
+use super::any_body::{Answer, AnyBody};
 use super::attempt::Attempt;
 use super::directives::Directives;
 use super::keys::{has_clear_host, key_of};
 use super::layer::CacheLayer;
 use super::search::Search;
 use super::unsafe_methods::{after, carry_out};
-use super::untyped::{Answer, Unsent, send};
+use super::untyped::{Unsent, send};
 
 /// Answers a request of a client. The future is boxed in this crate, which therefore compiles it.
 pub(super) fn handle(

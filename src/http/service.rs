@@ -11,11 +11,11 @@ use http_body::Body;
 use tower_layer::Layer;
 use tower_service::Service;
 
+use super::any_body::Answer;
 use super::body::CacheBody;
 use super::handle::handle;
 use super::layer::CacheLayer;
 use super::typed::{TypedUnsent, typed_answer};
-use super::untyped::Answer;
 use crate::util::partial_debug::partial_debug;
 use crate::vocabulary::Invariant;
 

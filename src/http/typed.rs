@@ -12,8 +12,9 @@ use bytes::Bytes;
 use http_body::{Body, Frame};
 use tower_service::Service;
 
+use super::any_body::Answer;
 use super::body::{CacheBody, in_memory};
-use super::untyped::{Answer, AnyError, Sending, ServiceBody, Unsent};
+use super::untyped::{AnyError, Sending, ServiceBody, Unsent, typed};
 
 /// The inner service, and the body of a request for it.
 pub(super) struct TypedUnsent<S, R> {
@@ -76,12 +77,4 @@ where
 
 fn any_error(error: impl Send + 'static) -> AnyError {
     Box::new(error)
-}
-
-/// An error or a body of the inner service.
-pub(super) fn typed<T: 'static>(any: Box<dyn Any + Send>) -> T {
-    match any.downcast() {
-        Ok(typed) => *typed,
-        Err(_) => unreachable!("an answer has the types of the service that it is for"),
-    }
 }

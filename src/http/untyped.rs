@@ -11,13 +11,8 @@ use bytes::Bytes;
 use futures::future::BoxFuture;
 use http_body::Frame;
 
-use super::any_body::AnyBody;
-
 /// An error of the inner service or of one of its bodies.
 pub(super) type AnyError = Box<dyn Any + Send>;
-
-/// The response or the error that a client gets.
-pub(super) type Answer = Result<Response<AnyBody>, AnyError>;
 
 pub(super) type BoxBody = Pin<Box<dyn ServiceBody>>;
 
@@ -56,4 +51,12 @@ pub(super) async fn send(
     let begun = Instant::now();
     let response = unsent.send(head).await?;
     Ok((response, begun.elapsed()))
+}
+
+/// An error or a body of the inner service, by its type.
+pub(super) fn typed<T: 'static>(any: Box<dyn Any + Send>) -> T {
+    match any.downcast() {
+        Ok(typed) => *typed,
+        Err(_) => unreachable!("an answer has the types of the service that it is for"),
+    }
 }
