@@ -79,7 +79,7 @@ impl AnyEntry {
         self.at_and_flags & of != 0
     }
 
-    pub(crate) fn is_verified(&self) -> bool {
+    pub(crate) fn is_sampled(&self) -> bool {
         self.has_any(SAMPLED)
     }
 

@@ -46,7 +46,7 @@ pub use crate::wire::envelope::MAX_TAGS;
 pub struct Loaded<V> {
     /// `None`: the previous one.
     pub(crate) value: Option<V>,
-    pub(crate) is_stored: bool,
+    pub(crate) may_be_stored: bool,
     pub(crate) ttls: OwnTtls,
     /// `None` if none were set: then those of an unchanged value stay. Boxed, so that values without tags take no more
     /// room.
@@ -111,7 +111,7 @@ impl<V> Loaded<V> {
     {
         Loaded {
             value: self.value.map(AnyValue::new),
-            is_stored: self.is_stored,
+            may_be_stored: self.may_be_stored,
             ttls: self.ttls,
             tags: self.tags,
         }
@@ -154,7 +154,7 @@ impl<V> Loaded<V> {
     pub fn unchanged() -> Self {
         Self {
             value: None,
-            is_stored: true,
+            may_be_stored: true,
             ttls: OwnTtls::default(),
             tags: None,
         }
@@ -231,7 +231,7 @@ impl<V> Loaded<V> {
     /// # tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap().block_on(demo()).unwrap();
     /// ```
     pub fn no_store(mut self) -> Self {
-        self.is_stored = false;
+        self.may_be_stored = false;
         self
     }
 

@@ -152,7 +152,8 @@ impl<K: CacheKey, V: Send + Sync + 'static> Cache<K, V> {
     /// For data that has changed at the source and is to be in the cache before the next look-up. The old value stays
     /// until the new value is stored: if no caller may get the old value, [`invalidate`](Self::invalidate) first.
     ///
-    /// The loader returns the value, or a [`Loaded`] with TTLs and tags of its own. It is given no previous value, so
+    /// The loader returns the value, or a [`Loaded`] with TTLs and tags of its own. After [`Loaded::no_store`] the
+    /// value is returned, and the old value is invalidated. The loader is given no previous value, so
     /// [`Loaded::unchanged`] [is a misuse](LoadError::is_misuse).
     ///
     /// The call joins no load that began before, in this or another instance; a load of the key that is under way does

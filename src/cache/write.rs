@@ -340,6 +340,6 @@ impl<K: CacheKey, V: Send + Sync + 'static> Cache<K, V> {
         Q: CacheKey + ?Sized,
     {
         let key = key_text(key)?;
-        self.engine().reads().renew(key, ttl).await
+        self.engine().reads().touch(key, ttl).await
     }
 }

@@ -156,7 +156,7 @@ impl Convert {
         key: &str,
         loaded: Loaded<AnyValue>,
     ) -> Result<(AnyValue, Ttls, Vec<Key>), Misuse> {
-        let value = loaded.value.filter(|_| loaded.is_stored);
+        let value = loaded.value.filter(|_| loaded.may_be_stored);
         let value = value.ok_or(Misuse::NothingToInsert)?;
         let tags = self.tags(key, &value, loaded.tags)?;
         let ttls = self.ttls(&value, &loaded.ttls)?;

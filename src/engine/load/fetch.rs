@@ -265,6 +265,14 @@ impl Loads {
             .await;
     }
 
+    /// Removes the stored value of a key for which the loader has returned a newer one that is not to be stored: no
+    /// caller gets the former value any more. If L2 fails, the invalidation is deferred. Returns whether L2 has
+    /// accepted it.
+    pub(super) async fn remove_former(&self, key: &Key) -> bool {
+        let removed = self.writes.invalidate([key.clone()], Duration::ZERO);
+        removed.await.is_ok()
+    }
+
     /// Stores the value that the loader has returned, if it has, and hands the result to the callers.
     async fn end(&self, fetch: Fetch, loaded: Result<Option<Loaded<AnyValue>>, LoadError>) {
         let (key, lease) = (&fetch.op.key, fetch.lease);
@@ -272,7 +280,7 @@ impl Loads {
             Some(previous) => Replaces::Stale(previous.slot()),
             None => Replaces::Nothing,
         };
-        let is_stored = !matches!(&loaded, Ok(Some(loaded)) if !loaded.is_stored);
+        let may_be_stored = may_be_stored(&loaded);
         #[cfg(larder_ablation)]
         let lease = match loaded {
             Ok(Some(_)) if fetch.is_refresh() && without(Rule::RefreshLease) => {
@@ -282,11 +290,8 @@ impl Loads {
         };
         let stored = lease::store(&self.ctx, &fetch.op, lease, loaded, replaces).await;
         let mut is_done = matches!(&stored, Ok(Some(ended)) if ended.slot.is_stored());
-        if stored.is_ok() && !is_stored && fetch.previous.is_some() {
-            // The former value is older than this one, which is not to be stored: no caller gets the former one any
-            // more. If L2 fails, the invalidation is deferred.
-            let removed = self.writes.invalidate([key.clone()], Duration::ZERO);
-            is_done = removed.await.is_ok();
+        if stored.is_ok() && !may_be_stored && fetch.previous.is_some() {
+            is_done = self.remove_former(key).await;
         }
         if fetch.is_refresh() {
             self.refresh_ended(key, &stored, is_done);
@@ -300,4 +305,9 @@ impl Loads {
         };
         fetch.end(outcome);
     }
+}
+
+/// Whether the loader lets its value be stored.
+pub(super) fn may_be_stored(loaded: &Result<Option<Loaded<AnyValue>>, LoadError>) -> bool {
+    !matches!(loaded, Ok(Some(loaded)) if !loaded.may_be_stored)
 }

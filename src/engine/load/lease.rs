@@ -65,7 +65,7 @@ pub(crate) struct Ready {
     ttls: Ttls,
     pub(crate) tags: Vec<Key>,
     /// Whether L2 gets it.
-    is_stored: bool,
+    may_be_stored: bool,
 }
 
 /// How a fill has ended.
@@ -272,7 +272,7 @@ pub(crate) async fn fill(
     let is_held = ctx.is_off() || ready.tags.iter().any(|tag| ctx.deferred.holds_tag(tag));
     let publishes = matches!(replaces, Replaces::Any);
     let sent = match lease {
-        Some(lease) if ready.is_stored && !is_held => {
+        Some(lease) if ready.may_be_stored && !is_held => {
             ready.send(ctx, &op.key, lease, publishes).await
         }
         _ => Ok(None),
@@ -342,7 +342,7 @@ impl Ready {
             unchanged: None,
             ttls,
             tags,
-            is_stored: true,
+            may_be_stored: true,
         })
     }
 
@@ -366,7 +366,7 @@ impl Ready {
                 None => ctx.convert.tags(key, &value, loaded.tags)?,
             },
             unchanged: unchanged.cloned(),
-            is_stored: loaded.is_stored,
+            may_be_stored: loaded.may_be_stored,
             value,
         })
     }

@@ -95,9 +95,9 @@ impl Loads {
             places: Vec::new(),
         };
         // The refreshes first: their numbers are their places in the list that is run.
-        due.sort_by_key(|(.., entry)| entry.is_verified());
+        due.sort_by_key(|(.., entry)| entry.is_sampled());
         for (place, key, entry) in due {
-            if entry.is_verified() {
+            if entry.is_sampled() {
                 let number = begun.places.len();
                 begun.samples.push(Sample { key, entry, number });
                 begun.places.push(place);
@@ -106,9 +106,12 @@ impl Loads {
             let may_refresh = self.ctx.backoff.may_refresh(&key);
             // Before the operation begins: a change in between ends an error too early, and never too late.
             let began = self.now_began();
-            let joined =
-                may_refresh.then(|| self.ctx.l1.in_flight.join_refresh(&key, self.ctx.now()));
-            let refresh = joined.flatten().map(|join| {
+            let joined = if may_refresh {
+                self.ctx.l1.in_flight.join_refresh(&key, self.ctx.now())
+            } else {
+                None
+            };
+            let refresh = joined.map(|join| {
                 let request = lease::request(&self.ctx, Want::OtherThan(entry.slot().version.ver));
                 let previous = Some(entry.clone());
                 let (flight, led) = Fetch::of(join, Goal::Newer, previous, began, Some(request));

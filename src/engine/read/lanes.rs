@@ -56,8 +56,8 @@ impl LaneReads {
     }
 
     /// A new TTL for the value of a key. Returns whether there is a value.
-    pub(crate) fn renew(&self, key: Key, ttl: Duration) -> BoxFuture<'_, Result<bool, WriteError>> {
+    pub(crate) fn touch(&self, key: Key, ttl: Duration) -> BoxFuture<'_, Result<bool, WriteError>> {
         let lane = self.of(&key);
-        Box::pin(lane.renew(key, ttl))
+        Box::pin(lane.touch(key, ttl))
     }
 }

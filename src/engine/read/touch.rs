@@ -21,7 +21,7 @@ use crate::l2::{Kind, NewLifetime};
 
 impl Reads {
     /// Gives the value of a key a new TTL. Returns whether there is a value.
-    pub(crate) async fn renew(&self, key: Key, ttl: Duration) -> Result<bool, WriteError> {
+    pub(crate) async fn touch(&self, key: Key, ttl: Duration) -> Result<bool, WriteError> {
         let ctx = &*self.ctx;
         let ttls = ctx.convert.touched(ttl).map_err(WriteError::misuse)?;
         if ctx.l1.freshness.has_no_l2() {

@@ -3,7 +3,7 @@
 use std::io;
 use std::time::Duration;
 
-use larder::{Cache, Entry, LoadError, Source as Level};
+use larder::{Cache, Entry, LoadError, Loaded, Source as Level};
 use tokio::task::JoinHandle;
 
 use crate::fleet::{Fleet, Source, Texts, over_both_stores, without_heartbeats};
@@ -16,6 +16,7 @@ over_both_stores!(
     an_older_load_does_not_store_its_value_any_more,
     an_invalidation_during_the_load_wins,
     a_failure_is_an_error_and_what_is_stored_stays,
+    a_new_value_that_may_not_be_stored_removes_the_old_one,
     the_last_of_two_at_once_is_stored,
 );
 
@@ -27,6 +28,16 @@ async fn refresh(cache: &Texts, truth: &Source) -> Result<Entry<String>, LoadErr
 fn spawn(cache: &Texts, truth: &Source) -> JoinHandle<Result<Entry<String>, LoadError>> {
     let (cache, truth) = (cache.clone(), truth.clone());
     tokio::spawn(async move { refresh(&cache, &truth).await })
+}
+
+async fn a_new_value_that_may_not_be_stored_removes_the_old_one(fleet: Fleet) {
+    let ((a, _), (b, _)) = (fleet.instance().await, fleet.instance().await);
+    a.insert("k", "old".to_owned()).await.unwrap();
+    assert_eq!(*b.get("k").await.unwrap(), "old");
+    let secret = || async { Ok::<_, io::Error>(Loaded::new("new".to_owned()).no_store()) };
+    assert_eq!(*a.refresh("k", secret).await.unwrap(), "new");
+    assert!(a.get("k").await.is_none());
+    eventually("b hears of it", || async { b.get("k").await.is_none() }).await;
 }
 
 async fn the_new_value_replaces_the_old_one_in_every_instance(fleet: Fleet) {
