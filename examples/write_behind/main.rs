@@ -22,7 +22,7 @@ impl Database {
     /// In one transaction; a batch may come twice, and an old one late.
     async fn upsert(self, batch: Vec<Write<String, u64>>) -> Result<Stored<String>, io::Error> {
         println!("{} rows in one transaction", batch.len());
-        sleep(Duration::from_millis(5)).await;
+        sleep(Duration::from_millis(50)).await;
         let mut refused = Vec::new();
         let mut rows = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         for write in batch {
