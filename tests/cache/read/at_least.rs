@@ -192,6 +192,8 @@ async fn once_it_is_applied_a_look_up_is_like_any_other(fleet: Fleet) {
     let entry = b.at_least(&other).get("l").await.unwrap();
     assert_eq!(entry.meta().source(), Level::L2);
     // Not by what messages say, which anybody may publish.
+    // A heartbeat of the new subscription, whose answer would prove it, may still be under way.
+    wire.delay_heartbeats(true);
     let token = put(&a, "other", "v").await;
     eventually("the message is applied", || async {
         b.stats().invalidations_received >= 2
@@ -377,7 +379,7 @@ async fn a_fallback_is_looked_up_in_l2(fleet: Fleet) {
     };
     let (a, _) = fleet.instance_with(set).await;
     let (b, wire) = fleet.instance_with(set).await;
-    let ttl = Duration::from_millis(200);
+    let ttl = Duration::from_secs(1);
     for key in ["k", "l"] {
         let old = Loaded::new("old".to_owned()).ttl(ttl);
         a.insert(key, old).await.unwrap();
