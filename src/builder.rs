@@ -15,7 +15,7 @@ use tracing::warn;
 
 use crate::any_cache::AnyCache;
 use crate::cache::Cache;
-use crate::cache::typed::{loader_of_many, loader_of_one, typed_key};
+use crate::cache::typed::{loader_of_many, loader_of_one};
 use crate::clock::Clock;
 use crate::engine::{
     AnyKey, Batches, CacheLoader, Channel, Engine, Parts, PublishTo, Same, TypeRules,
@@ -29,7 +29,7 @@ use crate::loading::LoadingCache;
 use crate::options::Options;
 use crate::settings::Settings;
 use crate::util::partial_debug::partial_debug;
-use crate::vocabulary::{AnyValue, Invalidation, Invariant, Mode, RefreshAhead};
+use crate::vocabulary::{AnyValue, Invalidation, Invariant, Mode, RefreshAhead, downcast};
 #[cfg(feature = "json")]
 use crate::wire::change_event;
 use crate::wire::codec::{Bincode, CodecOf, CodecStack, ValueCodec};
@@ -1181,7 +1181,7 @@ where
         let loader = Arc::new(loader);
         let loader_of = move |key: AnyKey| {
             let loader = Arc::clone(&loader);
-            loader_of_one(move |previous| loader(typed_key(key), previous))
+            loader_of_one(move |previous| loader(downcast(key), previous))
         };
         self.with_loader(CacheLoader::One(Arc::new(loader_of)))
     }
@@ -1249,7 +1249,7 @@ where
     {
         let loader = Arc::new(loader);
         let loader_of = move |keys: Vec<AnyKey>| {
-            let keys = keys.into_iter().map(typed_key).collect();
+            let keys = keys.into_iter().map(downcast).collect();
             loader_of_many(keys, Arc::clone(&loader))
         };
         self.with_loader(CacheLoader::Many(Batches::new(Arc::new(loader_of))))

@@ -56,10 +56,20 @@ impl AnyValue {
 /// ```
 pub(crate) type Invariant<T> = PhantomData<fn(T) -> T>;
 
-/// The end of a call that finds a value or a key of another type, which no call of this crate makes.
+/// Gives a value back the type with which it was boxed.
+pub(crate) fn downcast<T: 'static>(any: Box<dyn Any + Send>) -> T {
+    match any.downcast() {
+        Ok(typed) => *typed,
+        Err(_) => has_other_type(),
+    }
+}
+
+/// Ends a call that finds another type than the handle or the service has, which no call of this crate makes.
 #[cold]
-pub(crate) fn has_other_type() -> ! {
-    unreachable!("a cache has keys and values of one type")
+fn has_other_type() -> ! {
+    unreachable!(
+        "keys, values, bodies and errors come back with the types that they were given with"
+    )
 }
 
 /// A number of bytes, for people.

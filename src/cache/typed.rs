@@ -7,13 +7,13 @@
 use std::error::Error;
 use std::sync::Arc;
 
-use crate::engine::{AnyKey, Commit, Committed, Loader, Returned};
+use crate::engine::{Commit, Committed, Loader, Returned};
 use crate::entry::{AnyEntry, Entry};
 use crate::error::CommitError;
 use crate::key::{CacheKey, key_text};
 use crate::loaded::Loaded;
 use crate::token::Token;
-use crate::vocabulary::{Value, has_other_type};
+use crate::vocabulary::{Value, downcast};
 
 /// A loader of one key, which is given the previous value.
 pub(crate) fn loader_of_one<V: Value, F, Fut, T: Into<Loaded<V>>, E>(load: F) -> Loader
@@ -68,14 +68,6 @@ where
     }))
 }
 
-/// A key that the loader of its cache is given.
-pub(crate) fn typed_key<K: 'static>(key: AnyKey) -> K {
-    match key.downcast() {
-        Ok(key) => *key,
-        Err(_) => has_other_type(),
-    }
-}
-
 /// A commit of the source.
 pub(crate) fn commit_of<T: Send + 'static, E: Send + 'static>(
     commit: impl Future<Output = Result<T, E>> + Send + 'static,
@@ -93,15 +85,8 @@ pub(crate) fn committed<T: 'static, E: 'static>(
     ended: Committed,
 ) -> Result<(T, Token), CommitError<T, E>> {
     match ended {
-        Ok((value, token)) => Ok((returned(value), token)),
-        Err(error) => Err(error.map(returned, returned)),
-    }
-}
-
-fn returned<T: 'static>(returned: Returned) -> T {
-    match returned.downcast() {
-        Ok(returned) => *returned,
-        Err(_) => has_other_type(),
+        Ok((value, token)) => Ok((downcast(value), token)),
+        Err(error) => Err(error.map(downcast, downcast)),
     }
 }
 

@@ -7,8 +7,8 @@ use bytes::{Buf, Bytes};
 use http_body::{Body, Frame, SizeHint};
 
 use super::any_body::AnyBody;
-use super::untyped::typed;
 use crate::util::partial_debug::partial_debug;
+use crate::vocabulary::downcast;
 
 /// The body of a response of a [`CacheService`](super::CacheService): that of the inner service as it comes, or bytes
 /// that are in memory.
@@ -26,8 +26,8 @@ impl<B: Body<Error: Send> + Send + 'static> CacheBody<B> {
     pub(super) fn of(body: AnyBody) -> Self {
         Self {
             read: body.read,
-            last: (body.last).map(|last| Box::new(last.map_err(typed))),
-            rest: body.rest.map(|rest| typed(rest.into_any())),
+            last: (body.last).map(|last| Box::new(last.map_err(downcast))),
+            rest: body.rest.map(|rest| downcast(rest.into_any())),
         }
     }
 }

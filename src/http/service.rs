@@ -1,6 +1,5 @@
 //! The public service, and the future of a request.
 
-use std::marker::PhantomData;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
@@ -81,7 +80,7 @@ where
         let answer = handle(Arc::clone(&self.rules), head, has_body, unsent);
         ResponseFuture {
             answer,
-            types: PhantomData,
+            types: Invariant::default(),
         }
     }
 }

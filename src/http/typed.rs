@@ -14,7 +14,8 @@ use tower_service::Service;
 
 use super::any_body::Answer;
 use super::body::{CacheBody, in_memory};
-use super::untyped::{AnyError, Sending, ServiceBody, Unsent, typed};
+use super::untyped::{AnyError, Sending, ServiceBody, Unsent};
+use crate::vocabulary::downcast;
 
 /// The inner service, and the body of a request for it.
 pub(super) struct TypedUnsent<S, R> {
@@ -71,7 +72,7 @@ where
 {
     match answer {
         Ok(response) => Ok(response.map(CacheBody::of)),
-        Err(error) => Err(typed(error)),
+        Err(error) => Err(downcast(error)),
     }
 }
 

@@ -52,11 +52,3 @@ pub(super) async fn send(
     let response = unsent.send(head).await?;
     Ok((response, begun.elapsed()))
 }
-
-/// An error or a body of the inner service, by its type.
-pub(super) fn typed<T: 'static>(any: Box<dyn Any + Send>) -> T {
-    match any.downcast() {
-        Ok(typed) => *typed,
-        Err(_) => unreachable!("an answer has the types of the service that it is for"),
-    }
-}

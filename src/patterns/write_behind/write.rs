@@ -6,11 +6,10 @@ use std::sync::Arc;
 use futures::future::BoxFuture;
 use serde::de::DeserializeOwned;
 
-use crate::cache::typed::typed_key;
 use crate::engine::{AnyKey, Context};
 use crate::key::{CacheKey, Key, key_text};
 use crate::l2::{StreamId, Waiting};
-use crate::vocabulary::{AnyValue, Value};
+use crate::vocabulary::{AnyValue, Value, downcast};
 use crate::wire::codec::{Bincode, Codec, CodecError, catch_panic};
 
 /// The function that writes a batch to the source, without its types.
@@ -42,7 +41,7 @@ impl AnyWrite {
     /// The write by its types.
     pub(super) fn typed<K: 'static, V: Value>(self) -> Write<K, V> {
         Write {
-            key: typed_key(self.key),
+            key: downcast(self.key),
             value: self.value.unshared(),
             version: self.version,
         }
