@@ -280,7 +280,6 @@ impl Loads {
             Some(previous) => Replaces::Stale(previous.slot()),
             None => Replaces::Nothing,
         };
-        let may_be_stored = may_be_stored(&loaded);
         #[cfg(larder_ablation)]
         let lease = match loaded {
             Ok(Some(_)) if fetch.is_refresh() && without(Rule::RefreshLease) => {
@@ -290,7 +289,10 @@ impl Loads {
         };
         let stored = lease::store(&self.ctx, &fetch.op, lease, loaded, replaces).await;
         let mut is_done = matches!(&stored, Ok(Some(ended)) if ended.slot.is_stored());
-        if stored.is_ok() && !may_be_stored && fetch.previous.is_some() {
+        if let Ok(Some(ended)) = &stored
+            && !ended.may_be_stored
+            && fetch.previous.is_some()
+        {
             is_done = self.remove_former(key).await;
         }
         if fetch.is_refresh() {
@@ -305,9 +307,4 @@ impl Loads {
         };
         fetch.end(outcome);
     }
-}
-
-/// Whether the loader lets its value be stored.
-pub(super) fn may_be_stored(loaded: &Result<Option<Loaded<AnyValue>>, LoadError>) -> bool {
-    !matches!(loaded, Ok(Some(loaded)) if !loaded.may_be_stored)
 }

@@ -8,7 +8,7 @@ use tracing::{Instrument, Span};
 
 use super::Loads;
 use super::batches::Load;
-use super::fetch::{Fetch, Flight, may_be_stored};
+use super::fetch::{Fetch, Flight};
 use super::lease::{self, Goal, Replaces};
 use super::loader::{LoadKey, Loader};
 use crate::ablation::{Rule, without};
@@ -252,12 +252,11 @@ impl Loads {
             }]);
             let loaded = loads.call(loading, &[(&key, lease)]).await;
             let loaded = loaded.map(|loaded| loaded.into_iter().flatten().next());
-            let may_be_stored = may_be_stored(&loaded);
             let ended = lease::store(ctx, &op, lease, loaded, Replaces::Any).await?;
-            if !may_be_stored {
+            let ended = ended.ok_or_else(LoadError::not_found)?;
+            if !ended.may_be_stored {
                 loads.remove_former(&key).await;
             }
-            let ended = ended.ok_or_else(LoadError::not_found)?;
             Ok(loads.reads.hand_out(ended.slot, ctx.now(), ended.source))
         };
         Box::pin(async {

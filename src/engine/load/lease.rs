@@ -73,6 +73,8 @@ pub(crate) struct FillOutcome {
     /// The value for the callers: the loaded one, or a newer one that is stored already.
     pub(crate) slot: Held,
     pub(crate) source: Source,
+    /// Whether the loader lets its value be stored.
+    pub(crate) may_be_stored: bool,
     pub(crate) is_stored: bool,
     /// The lease was lost, to a change of the key or to another load.
     pub(crate) is_overtaken: bool,
@@ -293,6 +295,7 @@ pub(crate) async fn fill(
     let ended = |slot, source| FillOutcome {
         slot,
         source,
+        may_be_stored: ready.may_be_stored,
         is_stored,
         is_overtaken,
     };
