@@ -36,14 +36,18 @@ impl Code {
     }
 }
 
+/// The code that one more type of values adds to a service.
+fn one_more_type() -> Code {
+    let one = Code::of(env!("CARGO_BIN_EXE_larder_one_type"));
+    Code::of(env!("CARGO_BIN_EXE_larder_two_types")).beyond(&one)
+}
+
 /// By hand there is no lease, no message and no proof.
 #[test]
 fn one_more_type_of_values_costs_less_than_by_hand() {
-    let one = Code::of(env!("CARGO_BIN_EXE_larder_one_type"));
-    let two = Code::of(env!("CARGO_BIN_EXE_larder_two_types"));
     let one_by_hand = Code::of(env!("CARGO_BIN_EXE_by_hand_one_type"));
     let two_by_hand = Code::of(env!("CARGO_BIN_EXE_by_hand_two_types"));
-    let (more, by_hand) = (two.beyond(&one), two_by_hand.beyond(&one_by_hand));
+    let (more, by_hand) = (one_more_type(), two_by_hand.beyond(&one_by_hand));
     println!("larder: {more:?} more; by hand: {by_hand:?} more");
     assert!(
         more.functions > 0 && by_hand.functions > 0,
@@ -66,9 +70,7 @@ fn one_more_type_of_values_costs_less_than_by_hand() {
 fn one_more_service_behind_the_layer_costs_less_than_one_more_type_of_values() {
     let one = Code::of(env!("CARGO_BIN_EXE_http_one_service"));
     let two = Code::of(env!("CARGO_BIN_EXE_http_two_services"));
-    let one_type = Code::of(env!("CARGO_BIN_EXE_larder_one_type"));
-    let two_types = Code::of(env!("CARGO_BIN_EXE_larder_two_types"));
-    let (service, values) = (two.beyond(&one), two_types.beyond(&one_type));
+    let (service, values) = (two.beyond(&one), one_more_type());
     println!("a service: {service:?} more; a type of values: {values:?} more");
     assert!(service.functions > 0, "{service:?}");
     assert!(

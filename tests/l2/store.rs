@@ -1,4 +1,4 @@
-//! The stores under test, and the words in which the tests talk to a lane.
+//! The stores under test.
 
 use larder::l2::{L2, MemoryL2, RedisL2};
 

@@ -288,8 +288,9 @@ impl Network {
         reached.unwrap_or_else(|_| panic!("there are not {n} subscribers within {LIMIT:?}"));
     }
 
-    /// Waits until the instance has an answer to a heartbeat. An instance sends one whenever it has subscribed, whatever
-    /// its settings: a late answer shows messages that the test has dropped meanwhile, or proves that they are applied.
+    /// Waits until the instance has an answer to a heartbeat. An instance sends one whenever it has subscribed,
+    /// whatever its settings: a late answer shows messages that the test has dropped meanwhile, or proves that they are
+    /// applied.
     pub(crate) async fn heartbeat_answered(&self) {
         let mut answered = self.wires.answered.subscribe();
         let waiting = timeout(LIMIT, answered.wait_for(|answered| *answered));

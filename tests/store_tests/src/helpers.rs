@@ -1,7 +1,6 @@
-//! The words in which the tests talk to a lane.
+//! Values and messages in the formats of larder, and steps of a lane that must succeed.
 
 use crate::steps::Steps;
-use std::panic::Location;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -10,7 +9,7 @@ use larder::l2::{
     Applied, Bytes, EncodedValue, Event, Fill, Key, Kind, L2, Lane, LaneClock, Lease, LeaseReply,
     LeaseRequest, Lifetime, MemberInfo, Message, Stamp, Subscription, TagVersion, Ttls, Want,
 };
-use tokio::time::{Instant, sleep, timeout, timeout_at};
+use tokio::time::timeout;
 use twox_hash::XxHash3_64;
 
 pub const NAMESPACE: &str = "test:values";
@@ -19,7 +18,7 @@ pub const ME: MemberInfo = MemberInfo {
     id: 5,
     max_staleness: Duration::from_secs(2),
 };
-/// What an instance has applied that does not care.
+/// For heartbeats of tests that do not look at the list of members.
 pub const NOTHING: Applied = Applied { epoch: 0, seq: 0 };
 /// A lease that no load has: tokens are random.
 pub const NO_LEASE: Lease = Lease { token: 7, epoch: 1 };
@@ -195,7 +194,7 @@ pub async fn acquire_lease_for(
         },
     )
     .await
-    .expect("the lead is answered")
+    .expect("the request for a lease is answered")
 }
 
 pub async fn granted(lane: &dyn Lane, key: &str) -> Lease {
@@ -282,29 +281,5 @@ pub async fn heartbeat(subscription: &mut dyn Subscription) -> (Vec<Message>, La
             Event::Heartbeat(clock) => return (messages, clock),
             _ => {}
         }
-    }
-}
-
-/// Asks `condition` again and again until it holds; panics with `what` if it does not within [`LIMIT`].
-#[track_caller]
-pub(crate) fn eventually<F, Answer>(what: &str, mut condition: F) -> impl Future<Output = ()>
-where
-    F: FnMut() -> Answer,
-    Answer: Future<Output = bool>,
-{
-    // Taken here, because an async fn does not know its caller.
-    let caller = Location::caller();
-    async move {
-        let polling = async {
-            while !condition().await {
-                sleep(Duration::from_millis(10)).await;
-            }
-        };
-        // A condition whose answer never comes fails the test, too.
-        let done = timeout_at(Instant::now() + LIMIT, polling).await;
-        assert!(
-            done.is_ok(),
-            "not within {LIMIT:?}: {what} (waited for at {caller})"
-        );
     }
 }

@@ -108,6 +108,7 @@ use larder::l2::{L2, Lane};
 )]
 #[doc(hidden)]
 pub mod conformance;
+mod eventually;
 /// For larder's own tests: may change in any release.
 #[allow(
     missing_docs,

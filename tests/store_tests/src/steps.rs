@@ -39,16 +39,13 @@ pub trait Steps: Lane {
         deadline: Option<u64>,
     ) -> impl Future<Output = Answer<Option<Stamp>>> + Send {
         async move {
-            let batch = Batch {
-                keys: &[key],
-                values: &[value],
-                payload,
-                deadline,
-            };
-            Ok(match self.write(&Step::InsertIf(version), batch).await? {
-                Written::OtherVersion => None,
-                written => Some(done(written).stamp),
-            })
+            let step = Step::InsertIf(version);
+            Ok(
+                match self.store(step, key, value, payload, deadline).await? {
+                    Written::OtherVersion => None,
+                    written => Some(done(written).stamp),
+                },
+            )
         }
     }
 
@@ -61,6 +58,19 @@ pub trait Steps: Lane {
         payload: &[u8],
         deadline: Option<u64>,
     ) -> impl Future<Output = Answer<Written>> + Send {
+        let step = Step::Append(Box::new(append));
+        self.store(step, key, value, payload, deadline)
+    }
+
+    /// A step that stores one value.
+    fn store(
+        &self,
+        step: Step,
+        key: &str,
+        value: &EncodedValue,
+        payload: &[u8],
+        deadline: Option<u64>,
+    ) -> impl Future<Output = Answer<Written>> + Send {
         async move {
             let batch = Batch {
                 keys: &[key],
@@ -68,7 +78,7 @@ pub trait Steps: Lane {
                 payload,
                 deadline,
             };
-            self.write(&Step::Append(Box::new(append)), batch).await
+            self.write(&step, batch).await
         }
     }
 

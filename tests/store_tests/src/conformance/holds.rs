@@ -8,6 +8,7 @@ use larder::l2::{Fill, Kind, Lane, LeaseReply, Want};
 
 use super::bodies;
 use crate::StoreUnderTest;
+use crate::eventually::eventually;
 use crate::helpers::*;
 
 bodies! { holds:

@@ -10,6 +10,7 @@ use larder::l2::{Fill, Kind, Lane, Lease, LeaseReply, LeaseRequest, Stamp, Ttls,
 
 use super::bodies;
 use crate::StoreUnderTest;
+use crate::eventually::eventually;
 use crate::helpers::*;
 
 const SHORT: Duration = Duration::from_millis(60);

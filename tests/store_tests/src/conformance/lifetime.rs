@@ -9,6 +9,7 @@ use larder::l2::{
 
 use super::bodies;
 use crate::StoreUnderTest;
+use crate::eventually::eventually;
 use crate::helpers::*;
 
 bodies! { lifetime:

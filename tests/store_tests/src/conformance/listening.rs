@@ -9,6 +9,7 @@ use tokio::time::timeout;
 
 use super::bodies;
 use crate::StoreUnderTest;
+use crate::eventually::eventually;
 use crate::helpers::*;
 
 bodies! { listening:

@@ -10,6 +10,7 @@ use tokio::time::timeout;
 
 use super::bodies;
 use crate::StoreUnderTest;
+use crate::eventually::eventually;
 use crate::helpers::*;
 
 bodies! { members:

@@ -10,6 +10,7 @@ use larder::l2::{
 
 use super::bodies;
 use crate::StoreUnderTest;
+use crate::eventually::eventually;
 use crate::helpers::*;
 
 bodies! { write_stream:
