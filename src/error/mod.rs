@@ -162,7 +162,7 @@ impl BuildError {
 /// ```
 // A pointer alone: a look-up returns this or an entry, which is moved several times on its way to the caller. With a
 // kind in it, whose first byte names the variant, the entry was moved in parts that overlap words, which the processor
-// waits for: a hit took a quarter longer.
+// waits for: a hit of `get_or_load` took 1.4 times as long.
 #[derive(Clone, Debug)]
 pub struct LoadError(Arc<FailedLoad>);
 

@@ -171,8 +171,8 @@ impl HotTable {
 }
 
 impl Drop for HotTable {
-    /// A cell that is dropped looks for a reader in each thread, also an empty cell. Of a table with few entries that
-    /// took longer than all else that the end of a cache has to do.
+    /// A dropped cell looks for readers in all threads, even if it is empty. A table with few entries has thousands of
+    /// empty cells.
     fn drop(&mut self) {
         for cell in mem::take(&mut self.cells) {
             if !cell.holds(|_| true) {

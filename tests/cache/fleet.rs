@@ -23,7 +23,7 @@ pub(crate) const HOUR: Duration = Duration::from_secs(3600);
 /// How long a request to Redis may take, unless a test sets its own limit: a busy machine is no reason to fail.
 pub(crate) const UNHURRIED: Duration = Duration::from_secs(5);
 
-/// No heartbeat is sent, unless a proof is requested.
+/// No heartbeat is sent after the first, unless a proof is requested.
 pub(crate) fn without_heartbeats(builder: Set) -> Set {
     builder.max_staleness(HOUR)
 }
