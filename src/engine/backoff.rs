@@ -1,6 +1,8 @@
 //! When a key whose load or refresh failed may be tried again, and which result its callers get until then.
 
+use std::collections::HashMap;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 use std::time::Duration;
 
 use crate::clock::{Clock, Tick, nanos};
@@ -9,14 +11,14 @@ use crate::key::Key;
 use crate::l1::{Hasher, hasher};
 use crate::util::retry_delays::retry_delays;
 
-/// How many keys are remembered; a key that is forgotten may be tried at once.
-const CAPACITY: u64 = 10_000;
+/// At most so many keys are remembered; a key that is forgotten may be tried at once.
+const CAPACITY: usize = 10_000;
 const LONGEST: Duration = Duration::from_secs(30);
 
 /// Keys whose load or refresh failed; and those whose refresh is done by another instance, or may not be stored for
 /// now.
 pub(crate) struct Backoff {
-    keys: moka::sync::Cache<Key, Pause, Hasher>,
+    keys: RwLock<HashMap<Key, Pause, Hasher>>,
     /// Whether a key was ever added. Each write removes its key, and skips that while there is nothing to remove.
     is_used: AtomicBool,
     clock: Clock,
@@ -52,9 +54,7 @@ pub(crate) struct Began {
 impl Backoff {
     pub(crate) fn new(clock: Clock) -> Self {
         Self {
-            keys: moka::sync::Cache::builder()
-                .max_capacity(CAPACITY)
-                .build_with_hasher(hasher()),
+            keys: RwLock::new(HashMap::with_hasher(hasher())),
             is_used: AtomicBool::new(false),
             clock,
         }
@@ -88,24 +88,29 @@ impl Backoff {
     pub(crate) fn forget(&self, key: &str) {
         // Acquire, with the store in `wait`, which comes before the key is added: a failure that this does not see is
         // of a load that ends later, and checks by itself whether its key was changed meanwhile.
-        if self.is_used.load(Ordering::Acquire) {
-            self.keys.invalidate(key);
+        // Most keys have not failed, and writers of those do not wait for each other.
+        if self.is_used.load(Ordering::Acquire) && self.read().contains_key(key) {
+            // Dropped without the lock, as for all that is forgotten: the drop of a caller's error runs its code.
+            let forgotten = self.write().remove(key);
+            drop(forgotten);
         }
     }
 
     /// Forgets all keys that begin with `prefix`.
     pub(crate) fn forget_prefix(&self, prefix: &str) {
         // A pass over all keys, of which there are 10 000 at most: prefixes are rare, and an index costs each failure.
-        for (key, _) in self.keys.iter().filter(|(key, _)| key.starts_with(prefix)) {
-            self.keys.invalidate(&*key);
-        }
+        let forgotten: Vec<_> = self
+            .write()
+            .extract_if(|key, _| key.starts_with(prefix))
+            .collect();
+        drop(forgotten);
     }
 
     /// A refresh failed. The next one waits twice as long after each failure in a row, with jitter, and at least so
     /// long.
     pub(crate) fn refresh_failed(&self, key: &Key, at_least: Duration) {
-        let failures = match self.keys.get(key).map(|pause| pause.after) {
-            Some(After::Refresh { failures }) => failures,
+        let failures = match self.read().get(key).map(|pause| &pause.after) {
+            Some(After::Refresh { failures }) => *failures,
             _ => 0,
         };
         let mut pauses = retry_delays(Duration::from_millis(200), LONGEST);
@@ -124,16 +129,40 @@ impl Backoff {
 
     /// The pause that a key is in.
     fn pause(&self, key: &str) -> Option<Pause> {
-        let pause = self.keys.get(key)?;
-        (self.clock.now() < pause.until).then_some(pause)
+        let now = self.clock.now();
+        self.read()
+            .get(key)
+            .filter(|pause| now < pause.until)
+            .cloned()
     }
 
     /// The key is not tried again for so long.
     pub(crate) fn wait(&self, key: &Key, pause: Duration, after: After) {
-        let until = self.clock.now().saturating_add(nanos(pause));
+        let now = self.clock.now();
+        let until = now.saturating_add(nanos(pause));
         // Before the key is there: a change that finds it unused has nothing to remove.
         self.is_used.store(true, Ordering::Release);
-        self.keys.insert(key.clone(), Pause { until, after });
+        let mut keys = self.write();
+        let forgotten = if keys.len() < CAPACITY {
+            Vec::new()
+        } else {
+            // Those that may be tried again; of the others none, or all if they leave so little room that the next
+            // pass over all keys would follow soon.
+            let ended = keys.values().filter(|pause| pause.until <= now).count();
+            let is_enough = ended >= CAPACITY / 2;
+            (keys.extract_if(|_, pause| !is_enough || pause.until <= now)).collect()
+        };
+        let former = keys.insert(key.clone(), Pause { until, after });
+        drop(keys);
+        drop((forgotten, former));
+    }
+
+    fn read(&self) -> RwLockReadGuard<'_, HashMap<Key, Pause, Hasher>> {
+        self.keys.read().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn write(&self) -> RwLockWriteGuard<'_, HashMap<Key, Pause, Hasher>> {
+        self.keys.write().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -152,9 +181,9 @@ mod tests {
             let key = Key::from(&*n.to_string());
             let error = LoadError::stopped();
             backoff.wait(&key, LONGEST, After::Error { error, began });
+            let kept = backoff.read().len();
+            assert!((1..=CAPACITY).contains(&kept), "{kept}");
+            assert!(backoff.has_failed(&key));
         }
-        backoff.keys.run_pending_tasks();
-        let kept = backoff.keys.entry_count();
-        assert!((1..=CAPACITY).contains(&kept), "{kept}");
     }
 }

@@ -312,19 +312,25 @@ impl Convert {
             soft_at: lifetime.stale_at.map_or(NEVER, at),
             expires_at,
             gone_at,
-            ends_at: NEVER,
+            ends_at: None,
             attend_at: NEVER,
         };
         debug_assert!(
             head.expires_at <= head.gone_at,
             "L1 serves no value past its TTL"
         );
-        let head = self.head_until(head, gone_at, lifetime.ends_at.map_or(NEVER, at));
+        let ends_at = (self.options.sliding).map(|_| lifetime.ends_at.map_or(NEVER, at));
+        let head = self.head_until(head, gone_at, ends_at);
         Arc::new(Slot::new(key.clone(), value, head, tags))
     }
 
     /// The head of a value with another end of its lifetime.
-    pub(crate) fn head_until(&self, head: SlotHead, gone_at: Tick, ends_at: Tick) -> SlotHead {
+    pub(crate) fn head_until(
+        &self,
+        head: SlotHead,
+        gone_at: Tick,
+        ends_at: Option<Tick>,
+    ) -> SlotHead {
         let bound_in_l1 = (head.expires_at < head.gone_at).then_some(head.expires_at);
         let refresh_at = if self.options.verify > 0.0 {
             // Each hit is looked at.
@@ -336,8 +342,7 @@ impl Convert {
         SlotHead {
             expires_at: gone_at.min(bound_in_l1.unwrap_or(NEVER)),
             gone_at,
-            // Only an extension asks for it, and an entry takes more memory with it.
-            ends_at: self.options.sliding.map_or(NEVER, |_| ends_at),
+            ends_at,
             attend_at: head.soft_at.min(extend_at).min(refresh_at),
             ..head
         }
@@ -345,9 +350,9 @@ impl Convert {
 
     /// From when on a read extends a lifetime that ends at `gone_at`: with less than the idle time
     /// left.
-    pub(crate) fn extend_at(&self, gone_at: Tick, ends_at: Tick) -> Tick {
-        match self.options.sliding {
-            Some(idle) if gone_at < ends_at => gone_at.saturating_sub(nanos(idle)),
+    pub(crate) fn extend_at(&self, gone_at: Tick, ends_at: Option<Tick>) -> Tick {
+        match (self.options.sliding, ends_at) {
+            (Some(idle), Some(end)) if gone_at < end => gone_at.saturating_sub(nanos(idle)),
             _ => NEVER,
         }
     }
@@ -362,7 +367,7 @@ impl Convert {
             soft_at: NEVER,
             expires_at: now,
             gone_at: now,
-            ends_at: NEVER,
+            ends_at: None,
             attend_at: NEVER,
         };
         Arc::new(Slot::new(key.clone(), value, head, Tags::default()))

@@ -272,7 +272,7 @@ mod tests {
             soft_at: NEVER,
             expires_at: NEVER,
             gone_at: NEVER,
-            ends_at: NEVER,
+            ends_at: None,
             attend_at: NEVER,
         };
         let slot = || {

@@ -48,7 +48,9 @@ pub(crate) type Held = Arc<Slot>;
 /// the others do not keep room for it.
 struct More {
     soft_at: Tick,
-    ends_at: Tick,
+    ends_at: Option<Tick>,
+    /// Until when no read asks for an extension again.
+    extended_until: AtomicU64,
     tags: Tags,
     /// How many invalidations of tags had been applied when these tags were last found valid.
     checked: AtomicU64,
@@ -62,8 +64,8 @@ pub(crate) struct SlotHead {
     pub(crate) soft_at: Tick,
     pub(crate) expires_at: Tick,
     pub(crate) gone_at: Tick,
-    /// Until when its lifetime can be extended.
-    pub(crate) ends_at: Tick,
+    /// Until when its lifetime can be extended, if it can.
+    pub(crate) ends_at: Option<Tick>,
     /// From when on a hit has more to do than to count; when it is stale at the latest.
     pub(crate) attend_at: Tick,
 }
@@ -74,7 +76,7 @@ impl Slot {
             head.expires_at <= head.gone_at,
             "L1 keeps no value longer than L2"
         );
-        let is_plain = head.attend_at == head.soft_at && head.ends_at == NEVER && tags.is_empty();
+        let is_plain = head.attend_at == head.soft_at && head.ends_at.is_none() && tags.is_empty();
         Self {
             generation: AtomicU64::new(HIDDEN),
             expires_at: head.expires_at,
@@ -84,6 +86,7 @@ impl Slot {
                 Box::new(More {
                     soft_at: head.soft_at,
                     ends_at: head.ends_at,
+                    extended_until: AtomicU64::new(0),
                     tags,
                     checked: AtomicU64::new(0),
                 })
@@ -118,9 +121,27 @@ impl Slot {
         (self.more.as_ref()).map_or(self.attend_at, |more| more.soft_at)
     }
 
-    /// Until when its lifetime can be extended.
-    pub(crate) fn ends_at(&self) -> Tick {
-        (self.more.as_ref()).map_or(NEVER, |more| more.ends_at)
+    /// Until when its lifetime can be extended, if it can.
+    pub(crate) fn ends_at(&self) -> Option<Tick> {
+        self.more.as_ref()?.ends_at
+    }
+
+    /// Whether its lifetime is to be extended now: of all reads until `next`, one is told so.
+    pub(crate) fn begin_extension(&self, now: Tick, next: Tick) -> bool {
+        let Some(more) = &self.more else {
+            return false;
+        };
+        // Relaxed: nothing else is read or written by it.
+        let until = more.extended_until.load(Ordering::Relaxed);
+        let begin = || {
+            (more.extended_until).compare_exchange(
+                until,
+                next,
+                Ordering::Relaxed,
+                Ordering::Relaxed,
+            )
+        };
+        now >= until && begin().is_ok()
     }
 
     pub(crate) fn has_tags(&self) -> bool {

@@ -9,7 +9,6 @@ use futures::FutureExt;
 use futures::future::join_all;
 use tracing::{Instrument, Span};
 
-use super::extensions::Extensions;
 use super::hot_keys::HotKeys;
 use super::tags::{self, Proof};
 use crate::clock::Tick;
@@ -31,7 +30,6 @@ pub(crate) struct Reads {
     pub(super) lane: LaneNumber,
     pub(super) ctx: Arc<Context>,
     pub(crate) hot_keys: Arc<HotKeys>,
-    pub(super) extensions: Extensions,
 }
 
 /// The answer to a look-up: an entry, or else the request for a load.
@@ -43,7 +41,6 @@ impl Reads {
             lane,
             ctx: Arc::clone(ctx),
             hot_keys: Arc::clone(hot_keys),
-            extensions: Extensions::new(),
         }
     }
 

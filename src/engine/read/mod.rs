@@ -9,11 +9,9 @@
 //! - [`looked_up`]: the keys of one call, after a look into L1
 //! - [`tags`]: whether the tags of a value that L2 holds leave it valid
 //! - [`touch`]: a new TTL for an entry, by a call or by each read
-//! - [`extensions`]: the entries whose lifetime a read has extended a moment ago
 //! - [`hot_keys`]: the keys that are looked up most
 
 pub(crate) mod at_least;
-mod extensions;
 pub(crate) mod hot_keys;
 mod lanes;
 pub(crate) mod looked_up;

@@ -27,7 +27,8 @@ impl Reads {
         if ctx.l1.freshness.has_no_l2() {
             let now = ctx.now();
             let after = |ttl| now.saturating_add(nanos(ttl));
-            let (gone_at, ends_at) = (after(ttls.hard), ttls.end.map_or(NEVER, after));
+            let gone_at = after(ttls.hard);
+            let ends_at = (ctx.options.sliding).map(|_| ttls.end.map_or(NEVER, after));
             let new = |slot: &Slot| ctx.convert.head_until(slot.head(), gone_at, ends_at);
             return Ok(ctx.l1.replace_times(&key, now, |slot| Some(new(slot))));
         }
@@ -52,7 +53,8 @@ impl Reads {
         let runtime = Handle::try_current().ok().filter(|_| !has_no_l2);
         // Without a runtime the next look-up that has one does it.
         let is_possible = has_no_l2 || runtime.is_some();
-        if !is_possible || !self.extensions.is_due(key, now, idle / 4) {
+        let next = now.saturating_add(nanos(idle / 4));
+        if !is_possible || !slot.begin_extension(now, next) {
             return;
         }
         let ttls = ctx.convert.idle_ttls(idle);
@@ -60,7 +62,9 @@ impl Reads {
             ctx.l1.replace_times(key, now, |slot| {
                 // Of the entry that is there now, which may have replaced the one that was read.
                 let (head, ends_at) = (slot.head(), slot.ends_at());
-                let gone_at = now.saturating_add(nanos(ttls.hard)).min(ends_at);
+                let gone_at = now
+                    .saturating_add(nanos(ttls.hard))
+                    .min(ends_at.unwrap_or(NEVER));
                 Some((ctx.convert).head_until(head, gone_at.max(slot.gone_at), ends_at))
             });
             return;

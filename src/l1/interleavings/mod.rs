@@ -244,7 +244,7 @@ fn tagged((epoch, ver): Mark, tags: Tags) -> Held {
         soft_at: NEVER,
         expires_at: NEVER,
         gone_at: NEVER,
-        ends_at: NEVER,
+        ends_at: None,
         attend_at: NEVER,
     };
     Arc::new(Slot::new(KEY.into(), AnyValue::new(epoch), head, tags))
