@@ -224,7 +224,7 @@ impl Breaker {
     }
 
     /// Ends a trouble in which no request has failed for a while.
-    pub(crate) fn settle(&self) {
+    pub(crate) fn end_quiet_trouble(&self) {
         if self.in_trouble.load(Ordering::Relaxed) {
             self.end_if_over(&mut lock(&self.trouble));
         }

@@ -32,6 +32,7 @@ fn all() -> Value {
         "lease_ttl": "3s",
         "lease_wait": "4s",
         "max_deferred": 9,
+        "lanes": 8,
     })
 }
 
@@ -98,6 +99,7 @@ fn each_option_is_that_of_the_builder() {
         ("lease_ttl", json!("0s"), "lease_ttl"),
         ("lease_wait", json!("max"), "lease_wait"),
         ("max_deferred", json!(0), "max_deferred"),
+        ("lanes", json!(17), "lanes"),
     ];
     for (name, value, said) in cases {
         let settings: Settings = from_value(json!({ name: value })).unwrap();

@@ -137,10 +137,10 @@ impl Batches {
                 let loads = Arc::clone(loads);
                 let part = rest.extract_if(.., |(of, ..)| Arc::ptr_eq(of, &loads));
                 let (keys, led) = part.map(|(_, key, led)| (key, led)).unzip();
-                parts.push((loads, led, loader_of(keys)));
+                let loader = loader_of(keys);
+                parts.push(async move { loads.run_all(led, loader).await });
             }
-            let runs = parts.into_iter();
-            join_all(runs.map(async |(loads, led, loader)| loads.run_all(led, loader).await)).await;
+            join_all(parts).await;
         });
         None
     }

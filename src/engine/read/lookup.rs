@@ -306,7 +306,7 @@ impl Reads {
         tags::check(ctx, proof, outcomes).await;
         let settled = reads.into_iter().map(|(op, outcome)| {
             let outcome = outcome.unwrap_or(Err(UNAVAILABLE));
-            settle(ctx, &op, &outcome);
+            end_read(ctx, &op, &outcome);
             outcome
         });
         settled.collect()
@@ -335,7 +335,7 @@ async fn read_l2(ctx: &Context, op: &Op, now: Tick) -> (ReadOutcome, Tick) {
         let check = tags::check(ctx, Proof::Used, [&mut outcome]);
         check.boxed().await;
     }
-    settle(ctx, op, &outcome);
+    end_read(ctx, op, &outcome);
     (outcome, now)
 }
 
@@ -383,7 +383,7 @@ async fn compared(ctx: &Context, op: &Op) -> ReadOutcome {
 }
 
 /// Counts how a read ended, and stores its value in L1.
-fn settle(ctx: &Context, op: &Op, outcome: &ReadOutcome) {
+fn end_read(ctx: &Context, op: &Op, outcome: &ReadOutcome) {
     match outcome {
         Ok(fresh) => {
             ctx.counters.l2_hits.bump();

@@ -196,7 +196,7 @@ impl Subscriber {
                 () = self.l2_may_answer.notified() => {}
                 () = ctx.breaker.probe_needed() => self.probe().await,
             }
-            ctx.breaker.settle();
+            ctx.breaker.end_quiet_trouble();
             self.writes.deliver_deferred().await;
             if let Some(all) = &self.for_all {
                 all.fleet_stats.store_if_due().await;

@@ -88,7 +88,7 @@ impl MemoryLane {
     fn settled<T>(&self, mut step: impl FnMut() -> Result<T, L2Error>) -> Result<T, L2Error> {
         match step() {
             Err(error) if error.lanes() == Some(0) => {
-                self.store.settle(&self.namespace, self.number)?;
+                self.store.settle_number(&self.namespace, self.number)?;
                 step()
             }
             done => done,

@@ -223,7 +223,7 @@ impl MemoryL2 {
     }
 
     /// Makes sure that a lane may be used: that no lanes of another number are, and that none will be (rule 27).
-    fn settle(&self, namespace: &str, lane: LaneNumber) -> Result<(), L2Error> {
+    fn settle_number(&self, namespace: &str, lane: LaneNumber) -> Result<(), L2Error> {
         self.act(|server| {
             let every = || (1..=MOST_LANES).flat_map(LaneNumber::all);
             let names = |of: u16| LaneNumber::all(of).map(|lane| name_of(namespace, lane));

@@ -19,7 +19,7 @@ use crate::vocabulary::MOST_LANES;
 
 /// Makes sure that the lanes of these names may be used: that no others are, and that none will be. An error names the
 /// number of lanes that the namespace has instead.
-pub(super) async fn settle(
+pub(super) async fn settle_number(
     names: &Names,
     topology: &Topology,
     connection: &MultiplexedConnection,

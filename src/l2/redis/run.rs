@@ -7,7 +7,7 @@ use deadpool_redis::redis::aio::MultiplexedConnection;
 
 use super::call::{Call, clock};
 use super::error::other_lanes;
-use super::lanes::settle;
+use super::lanes::settle_number;
 use super::names::{CLOCK, LIVE, Names};
 use super::primary::Primary;
 use super::topology::Topology;
@@ -34,7 +34,7 @@ impl Found {
 }
 
 /// Runs RUN, as each new connection does before it is used. A subscriber adds itself as a member. If the clock does not
-/// say that its lane may be used, or a server of a cluster has lost what it said, that is settled first, by [`settle`].
+/// say that its lane may be used, or a server of a cluster has lost what it said, that is settled first, by [`settle_number`].
 /// The error of a lane that is not used names the number of lanes that the namespace has.
 pub(super) async fn run(
     names: &Names,
@@ -52,7 +52,7 @@ pub(super) async fn run(
             former => primary.handover(former).await,
         };
         if proof.is_empty() {
-            settle(names, topology, &connection).await?;
+            settle_number(names, topology, &connection).await?;
         }
         found = ask(names, me, &proof, connection).await?;
     }
