@@ -3,7 +3,6 @@
 //! A service starts with [`Cache::builder`] and needs no path to this module. Code that keeps or passes on a builder
 //! with a loader names a [`LoadingBuilder`]; [`Verify`] is for [`Builder::verify`].
 
-use std::any::type_name;
 use std::error::Error;
 use std::mem;
 use std::sync::Arc;
@@ -78,7 +77,7 @@ struct Rest {
     /// The options that settings have, too: each as it was set last, by code or by settings. Without a server.
     set: Settings,
     clock: Clock,
-    type_tag: Option<String>,
+    type_tag: String,
     schema_version: u32,
     /// Why there is no L2.
     bad_l2: Option<L2Error>,
@@ -199,7 +198,7 @@ impl<K, V: Serialize + DeserializeOwned + Send + Sync + 'static> Builder<K, V> {
     /// If an option cannot work, such as a soft TTL that is not shorter than the hard one, or a malformed URL. The
     /// error names all such options and the values that would work; it never shows a password.
     pub fn build(self) -> Result<Cache<K, V>, BuildError> {
-        let (engine, _) = self.given.build(type_name::<V>(), false)?;
+        let (engine, _) = self.given.build(false)?;
         Ok(Cache::new(engine))
     }
 }
@@ -712,9 +711,10 @@ impl<K, V: Serialize + DeserializeOwned + Send + Sync + 'static, L> Builder<K, V
 
     /// The version of the layout of `V`. Default: 0. Values that were stored with another version are misses.
     ///
-    /// Raise it when the fields of `V`, or of a type in it, change in number, order or type: bincode and postcard store
-    /// them without names, and may read old bytes as wrong values. The codecs `Json` and `MessagePack` store the names;
-    /// with these codecs raise it only if serde would refuse the old value, or a field has changed its meaning.
+    /// Raise it when a field of `V`, or of a type in it, changes its meaning, such as from euros to cents. A change of
+    /// names, order or types of fields needs no new version: bincode and postcard store the shape of a value, and serde
+    /// finds the fields of `Json` and `MessagePack` by name. See
+    /// [changes of a type](crate::guide::ttls_and_codecs#changes-of-a-type).
     ///
     /// While a deploy runs, instances of both versions replace each other's values, so keys are loaded more often.
     ///
@@ -723,7 +723,7 @@ impl<K, V: Serialize + DeserializeOwned + Send + Sync + 'static, L> Builder<K, V
     /// use larder::{Cache, MemoryL2};
     ///
     /// let l2 = MemoryL2::new();
-    /// // Width and height; in the next release height and width.
+    /// // Width and height; in the next release height and width, which have one shape.
     /// let old: Cache<u64, (u32, u32)> = Cache::builder("docs:size").l2(l2.clone()).build()?;
     /// let new: Cache<u64, (u32, u32)> = Cache::builder("docs:size").l2(l2).schema_version(1).build()?;
     /// old.insert(&7, (640, 480)).await?;
@@ -736,13 +736,12 @@ impl<K, V: Serialize + DeserializeOwned + Send + Sync + 'static, L> Builder<K, V
         self
     }
 
-    /// A name for the type and layout of the values. Default: the full path of `V`. Values with another tag are
-    /// misses.
+    /// A name for the type of the values. Default: none. Values with another tag are misses.
     ///
-    /// Set it if programs that share values know the type by different paths. For a type whose fields change, use
+    /// Set it if a namespace has values of one shape and of different meanings. For a type that changes, use
     /// [`schema_version`](Self::schema_version).
     pub fn type_tag(mut self, tag: impl Into<String>) -> Self {
-        self.given.rest.type_tag = Some(tag.into());
+        self.given.rest.type_tag = tag.into();
         self
     }
 }
@@ -1041,7 +1040,7 @@ impl Given {
     }
 
     /// Returns the engine of the cache, and how single loads are batched.
-    fn build(mut self, type_name: &str, has_loader_of_many: bool) -> Result<Built, BuildError> {
+    fn build(mut self, has_loader_of_many: bool) -> Result<Built, BuildError> {
         let last = mem::take(&mut self.rest.last);
         self.set_all(&last);
         let Self { parts, rest } = self;
@@ -1075,8 +1074,7 @@ impl Given {
                 option, needed, "an option has no effect without another one"
             );
         }
-        let type_tag = rest.type_tag.as_deref().unwrap_or(type_name);
-        let type_tag = envelope::type_tag(type_tag, rest.schema_version);
+        let type_tag = envelope::type_tag(&rest.type_tag, rest.schema_version);
         let engine = Engine::new(options, type_tag, parts);
         if let Some(on_build) = rest.on_build {
             on_build(AnyCache(Arc::clone(&engine)))?;
@@ -1270,7 +1268,7 @@ where
     pub fn build(self) -> Result<LoadingCache<K, V>, BuildError> {
         let loader = self.loader.loader;
         let takes_many = matches!(loader, CacheLoader::Many(_));
-        let (engine, batch) = self.given.build(type_name::<V>(), takes_many)?;
+        let (engine, batch) = self.given.build(takes_many)?;
         Ok(LoadingCache::new(Cache::new(engine), loader, batch))
     }
 }

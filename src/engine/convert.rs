@@ -140,8 +140,23 @@ impl Convert {
     }
 
     fn cannot_read(&self, key: &Key, error: &(dyn Error + 'static)) {
-        self.counters.decode_errors.bump();
         let namespace = self.options.namespace.as_str();
+        let codec_error = error.downcast_ref::<CodecError>();
+        if codec_error.is_some_and(CodecError::is_another_shape) {
+            self.counters.other_shapes.bump();
+            if self.options.may_log() {
+                let value_type = self.rules.codec.type_name();
+                warn!(
+                    namespace,
+                    value_type,
+                    "a stored value has another shape than its type has here, as after a change of the type: it is a miss"
+                );
+            }
+            let key = &**key;
+            debug!(namespace, key, error, "a stored value has another shape");
+            return;
+        }
+        self.counters.decode_errors.bump();
         // The sources of the error may quote the value, so they and the key go to DEBUG.
         if self.options.may_log() {
             warn!(namespace, reason = %error, "a stored value cannot be read");

@@ -1,4 +1,4 @@
-//! A serializer that refuses types which leave fields out, for formats without names.
+//! A serializer that finds the shape of a value, and refuses types which leave fields out, for formats without names.
 //!
 //! With `skip_serializing_if` a type writes a field for some values and not for others. bincode and postcard do not
 //! write which: the bytes of the next field would be read in its place, as a wrong value and without an error. serde
@@ -14,59 +14,138 @@ use serde::ser::{
     SerializeTuple, SerializeTupleStruct, SerializeTupleVariant, Serializer,
 };
 
+use super::shape::{Elements, Parts, Shape};
 use super::{Category, CodecError};
 
-/// Has `write` serialize a value, and names the field that it leaves out.
+/// Has `write` serialize a value, and returns its shape. An error names the field that the value leaves out.
 #[inline]
 pub(super) fn serialize<T: Serialize + ?Sized, E: Into<Box<dyn Error + Send + Sync>>>(
     value: &T,
     write: impl FnOnce(Complete<'_, &T>) -> Result<(), E>,
-) -> super::Result<()> {
+) -> super::Result<Shape> {
     // Beside the error, as the format's error type cannot carry a field's name.
-    let left_out = &Cell::new(None);
+    let (left_out, shape) = (&Cell::new(None), &Cell::new(Shape::UNIT));
     let value = Complete {
         inner: value,
         left_out,
+        shape,
     };
-    write(value).map_err(|error| match left_out.get() {
-        Some(field) => Category::FieldLeftOut(field).into(),
-        None => CodecError::new(error),
-    })
+    match (write(value), left_out.get()) {
+        (Ok(()), _) => Ok(shape.get()),
+        (Err(_), Some(field)) => Err(Category::FieldLeftOut(field).into()),
+        (Err(error), None) => Err(CodecError::new(error)),
+    }
 }
 
-/// A value, a serializer or a part of one, in which no field may be left out.
+type LeftOut = Cell<Option<&'static str>>;
+
+/// A value or its serializer, in which no field may be left out.
 pub(super) struct Complete<'a, X> {
     inner: X,
     /// The field that was.
-    left_out: &'a Cell<Option<&'static str>>,
+    left_out: &'a LeftOut,
+    /// Where the shape of the value goes.
+    shape: &'a Cell<Shape>,
+}
+
+/// The serializer of a tuple or a struct, whose parts are as complete.
+pub(super) struct CompleteParts<'a, X> {
+    inner: X,
+    left_out: &'a LeftOut,
+    shape: &'a Cell<Shape>,
+    parts: Parts,
+    /// The variant whose content it is.
+    variant: Option<(u32, &'static str)>,
+}
+
+/// The serializer of a sequence or a map, whose elements are as complete.
+pub(super) struct CompleteElements<'a, X> {
+    inner: X,
+    left_out: &'a LeftOut,
+    shape: &'a Cell<Shape>,
+    elements: Elements,
+    /// The shape of the key that came last.
+    key: Shape,
 }
 
 impl<'a, X> Complete<'a, X> {
-    fn of<Y>(&self, inner: Y) -> Complete<'a, Y> {
-        let left_out = self.left_out;
-        Complete { inner, left_out }
+    /// Begins the parts of a tuple or a struct, or of such a variant.
+    #[inline]
+    fn parts<Y, E>(
+        self,
+        variant: Option<(u32, &'static str)>,
+        begin: impl FnOnce(X) -> Result<Y, E>,
+    ) -> Result<CompleteParts<'a, Y>, E> {
+        Ok(CompleteParts {
+            inner: begin(self.inner)?,
+            left_out: self.left_out,
+            shape: self.shape,
+            parts: Parts::NONE,
+            variant,
+        })
     }
 
-    /// Begins a collection or a struct, whose parts are as complete.
+    /// Begins the elements of a sequence or a map.
     #[inline]
-    fn begin<Y, E>(self, begin: impl FnOnce(X) -> Result<Y, E>) -> Result<Complete<'a, Y>, E> {
-        let Self { inner, left_out } = self;
-        begin(inner).map(|inner| Complete { inner, left_out })
+    fn elements<Y, E>(
+        self,
+        begin: impl FnOnce(X) -> Result<Y, E>,
+    ) -> Result<CompleteElements<'a, Y>, E> {
+        Ok(CompleteElements {
+            inner: begin(self.inner)?,
+            left_out: self.left_out,
+            shape: self.shape,
+            elements: Elements::NONE,
+            key: Shape::UNIT,
+        })
     }
+}
+
+impl<X> CompleteParts<'_, X> {
+    #[inline]
+    fn whole(&self) -> Shape {
+        let whole = self.parts.whole();
+        match self.variant {
+            Some((index, name)) => whole.in_variant(index, name),
+            None => whole,
+        }
+    }
+}
+
+/// Passes a part of a value on, and returns its shape beside the result.
+#[inline]
+fn part<T: Serialize + ?Sized, R, E>(
+    left_out: &LeftOut,
+    inner: &T,
+    pass: impl FnOnce(&Complete<'_, &T>) -> Result<R, E>,
+) -> Result<(R, Shape), E> {
+    let shape = &Cell::new(Shape::UNIT);
+    let passed = pass(&Complete {
+        inner,
+        left_out,
+        shape,
+    })?;
+    Ok((passed, shape.get()))
 }
 
 impl<T: Serialize + ?Sized> Serialize for Complete<'_, &T> {
     #[inline]
-    fn serialize<S: Serializer>(&self, output: S) -> Result<S::Ok, S::Error> {
-        self.inner.serialize(self.of(output))
+    fn serialize<S: Serializer>(&self, inner: S) -> Result<S::Ok, S::Error> {
+        let (left_out, shape) = (self.left_out, self.shape);
+        self.inner.serialize(Complete {
+            inner,
+            left_out,
+            shape,
+        })
     }
 }
 
-/// Passes simple values on.
+/// Passes simple values on, each with its shape.
 macro_rules! pass_on {
-    ($($method:ident($($arg:ident: $type:ty),*);)*) => {$(
+    ($($method:ident($($arg:ident: $type:ty),*) $shape:expr;)*) => {$(
         #[inline]
         fn $method(self $(, $arg: $type)*) -> Result<S::Ok, S::Error> {
+            self.shape.set($shape);
             self.inner.$method($($arg),*)
         }
     )*};
@@ -75,45 +154,45 @@ macro_rules! pass_on {
 impl<'a, S: Serializer> Serializer for Complete<'a, S> {
     type Ok = S::Ok;
     type Error = S::Error;
-    type SerializeSeq = Complete<'a, S::SerializeSeq>;
-    type SerializeTuple = Complete<'a, S::SerializeTuple>;
-    type SerializeTupleStruct = Complete<'a, S::SerializeTupleStruct>;
-    type SerializeTupleVariant = Complete<'a, S::SerializeTupleVariant>;
-    type SerializeMap = Complete<'a, S::SerializeMap>;
-    type SerializeStruct = Complete<'a, S::SerializeStruct>;
-    type SerializeStructVariant = Complete<'a, S::SerializeStructVariant>;
+    type SerializeSeq = CompleteElements<'a, S::SerializeSeq>;
+    type SerializeTuple = CompleteParts<'a, S::SerializeTuple>;
+    type SerializeTupleStruct = CompleteParts<'a, S::SerializeTupleStruct>;
+    type SerializeTupleVariant = CompleteParts<'a, S::SerializeTupleVariant>;
+    type SerializeMap = CompleteElements<'a, S::SerializeMap>;
+    type SerializeStruct = CompleteParts<'a, S::SerializeStruct>;
+    type SerializeStructVariant = CompleteParts<'a, S::SerializeStructVariant>;
 
     pass_on! {
-        serialize_bool(value: bool);
-        serialize_i8(value: i8);
-        serialize_i16(value: i16);
-        serialize_i32(value: i32);
-        serialize_i64(value: i64);
-        serialize_i128(value: i128);
-        serialize_u8(value: u8);
-        serialize_u16(value: u16);
-        serialize_u32(value: u32);
-        serialize_u64(value: u64);
-        serialize_u128(value: u128);
-        serialize_f32(value: f32);
-        serialize_f64(value: f64);
-        serialize_char(value: char);
-        serialize_str(value: &str);
-        serialize_bytes(value: &[u8]);
-        serialize_none();
-        serialize_unit();
-        serialize_unit_struct(name: &'static str);
-        serialize_unit_variant(name: &'static str, index: u32, variant: &'static str);
+        serialize_bool(value: bool) Shape::BOOL;
+        serialize_i8(value: i8) Shape::I8;
+        serialize_i16(value: i16) Shape::I16;
+        serialize_i32(value: i32) Shape::I32;
+        serialize_i64(value: i64) Shape::I64;
+        serialize_i128(value: i128) Shape::I128;
+        serialize_u8(value: u8) Shape::U8;
+        serialize_u16(value: u16) Shape::U16;
+        serialize_u32(value: u32) Shape::U32;
+        serialize_u64(value: u64) Shape::U64;
+        serialize_u128(value: u128) Shape::U128;
+        serialize_f32(value: f32) Shape::F32;
+        serialize_f64(value: f64) Shape::F64;
+        serialize_char(value: char) Shape::CHAR;
+        serialize_str(value: &str) Shape::TEXT;
+        serialize_bytes(value: &[u8]) Shape::BYTES;
+        serialize_none() Shape::NONE;
+        serialize_unit() Shape::UNIT;
+        serialize_unit_struct(name: &'static str) Shape::UNIT;
+        serialize_unit_variant(name: &'static str, index: u32, variant: &'static str) Shape::UNIT.in_variant(index, variant);
     }
 
     #[inline]
     fn serialize_seq(self, len: Option<usize>) -> Result<Self::SerializeSeq, S::Error> {
-        self.begin(|inner| inner.serialize_seq(len))
+        self.elements(|inner| inner.serialize_seq(len))
     }
 
     #[inline]
     fn serialize_tuple(self, len: usize) -> Result<Self::SerializeTuple, S::Error> {
-        self.begin(|inner| inner.serialize_tuple(len))
+        self.parts(None, |inner| inner.serialize_tuple(len))
     }
 
     #[inline]
@@ -122,7 +201,7 @@ impl<'a, S: Serializer> Serializer for Complete<'a, S> {
         name: &'static str,
         len: usize,
     ) -> Result<Self::SerializeTupleStruct, S::Error> {
-        self.begin(|inner| inner.serialize_tuple_struct(name, len))
+        self.parts(None, |inner| inner.serialize_tuple_struct(name, len))
     }
 
     #[inline]
@@ -133,12 +212,14 @@ impl<'a, S: Serializer> Serializer for Complete<'a, S> {
         variant: &'static str,
         len: usize,
     ) -> Result<Self::SerializeTupleVariant, S::Error> {
-        self.begin(|inner| inner.serialize_tuple_variant(name, index, variant, len))
+        self.parts(Some((index, variant)), |inner| {
+            inner.serialize_tuple_variant(name, index, variant, len)
+        })
     }
 
     #[inline]
     fn serialize_map(self, len: Option<usize>) -> Result<Self::SerializeMap, S::Error> {
-        self.begin(|inner| inner.serialize_map(len))
+        self.elements(|inner| inner.serialize_map(len))
     }
 
     #[inline]
@@ -147,7 +228,7 @@ impl<'a, S: Serializer> Serializer for Complete<'a, S> {
         name: &'static str,
         len: usize,
     ) -> Result<Self::SerializeStruct, S::Error> {
-        self.begin(|inner| inner.serialize_struct(name, len))
+        self.parts(None, |inner| inner.serialize_struct(name, len))
     }
 
     #[inline]
@@ -158,13 +239,18 @@ impl<'a, S: Serializer> Serializer for Complete<'a, S> {
         variant: &'static str,
         len: usize,
     ) -> Result<Self::SerializeStructVariant, S::Error> {
-        self.begin(|inner| inner.serialize_struct_variant(name, index, variant, len))
+        self.parts(Some((index, variant)), |inner| {
+            inner.serialize_struct_variant(name, index, variant, len)
+        })
     }
 
     #[inline]
     fn serialize_some<T: Serialize + ?Sized>(self, value: &T) -> Result<S::Ok, S::Error> {
-        let value = self.of(value);
-        self.inner.serialize_some(&value)
+        let (done, shape) = part(self.left_out, value, |value| {
+            self.inner.serialize_some(value)
+        })?;
+        self.shape.set(shape.some());
+        Ok(done)
     }
 
     #[inline]
@@ -173,8 +259,11 @@ impl<'a, S: Serializer> Serializer for Complete<'a, S> {
         name: &'static str,
         value: &T,
     ) -> Result<S::Ok, S::Error> {
-        let value = self.of(value);
-        self.inner.serialize_newtype_struct(name, &value)
+        let (done, shape) = part(self.left_out, value, |value| {
+            self.inner.serialize_newtype_struct(name, value)
+        })?;
+        self.shape.set(shape);
+        Ok(done)
     }
 
     #[inline]
@@ -185,14 +274,17 @@ impl<'a, S: Serializer> Serializer for Complete<'a, S> {
         variant: &'static str,
         value: &T,
     ) -> Result<S::Ok, S::Error> {
-        let value = self.of(value);
-        self.inner
-            .serialize_newtype_variant(name, index, variant, &value)
+        let (done, shape) = part(self.left_out, value, |value| {
+            (self.inner).serialize_newtype_variant(name, index, variant, value)
+        })?;
+        self.shape.set(shape.in_variant(index, variant));
+        Ok(done)
     }
 
     // The default would make a `String` first, where a format may write without one.
     #[inline]
     fn collect_str<T: Display + ?Sized>(self, value: &T) -> Result<S::Ok, S::Error> {
+        self.shape.set(Shape::TEXT);
         self.inner.collect_str(value)
     }
 
@@ -201,20 +293,19 @@ impl<'a, S: Serializer> Serializer for Complete<'a, S> {
     }
 }
 
-/// The parts of a collection or a struct. Of a struct with names, they have names.
+/// The parts of a tuple or a struct. Those of a struct have names.
 macro_rules! pass_parts_on {
-    ($($part:ident: $($method:ident($($name:ident)?)),* $(else $skip:ident)?;)*) => {$(
-        impl<S: $part> $part for Complete<'_, S> {
+    ($($part:ident: $method:ident($($name:ident)?) $add:ident $(else $skip:ident)?;)*) => {$(
+        impl<S: $part> $part for CompleteParts<'_, S> {
             type Ok = S::Ok;
             type Error = S::Error;
 
-            $(
-                #[inline]
-                fn $method<T: Serialize + ?Sized>(&mut self, $($name: &'static str,)? value: &T) -> Result<(), S::Error> {
-                    let value = self.of(value);
-                    self.inner.$method($($name,)? &value)
-                }
-            )*
+            #[inline]
+            fn $method<T: Serialize + ?Sized>(&mut self, $($name: &'static str,)? value: &T) -> Result<(), S::Error> {
+                let ((), shape) = part(self.left_out, value, |value| self.inner.$method($($name,)? value))?;
+                self.parts = self.parts.$add($($name,)? shape);
+                Ok(())
+            }
 
             $(
                 // The default does nothing, and so do bincode and postcard: the next field would be read in its place.
@@ -226,6 +317,7 @@ macro_rules! pass_parts_on {
 
             #[inline]
             fn end(self) -> Result<S::Ok, S::Error> {
+                self.shape.set(self.whole());
                 self.inner.end()
             }
         }
@@ -233,11 +325,56 @@ macro_rules! pass_parts_on {
 }
 
 pass_parts_on! {
-    SerializeSeq: serialize_element();
-    SerializeTuple: serialize_element();
-    SerializeTupleStruct: serialize_field();
-    SerializeTupleVariant: serialize_field();
-    SerializeMap: serialize_key(), serialize_value();
-    SerializeStruct: serialize_field(field) else skip_field;
-    SerializeStructVariant: serialize_field(field) else skip_field;
+    SerializeTuple: serialize_element() and;
+    SerializeTupleStruct: serialize_field() and;
+    SerializeTupleVariant: serialize_field() and;
+    SerializeStruct: serialize_field(field) and_named else skip_field;
+    SerializeStructVariant: serialize_field(field) and_named else skip_field;
+}
+
+impl<S: SerializeSeq> SerializeSeq for CompleteElements<'_, S> {
+    type Ok = S::Ok;
+    type Error = S::Error;
+
+    #[inline]
+    fn serialize_element<T: Serialize + ?Sized>(&mut self, value: &T) -> Result<(), S::Error> {
+        let ((), shape) = part(self.left_out, value, |value| {
+            self.inner.serialize_element(value)
+        })?;
+        self.elements.add(shape);
+        Ok(())
+    }
+
+    #[inline]
+    fn end(self) -> Result<S::Ok, S::Error> {
+        self.shape.set(self.elements.whole());
+        self.inner.end()
+    }
+}
+
+impl<S: SerializeMap> SerializeMap for CompleteElements<'_, S> {
+    type Ok = S::Ok;
+    type Error = S::Error;
+
+    #[inline]
+    fn serialize_key<T: Serialize + ?Sized>(&mut self, key: &T) -> Result<(), S::Error> {
+        let ((), shape) = part(self.left_out, key, |key| self.inner.serialize_key(key))?;
+        self.key = shape;
+        Ok(())
+    }
+
+    #[inline]
+    fn serialize_value<T: Serialize + ?Sized>(&mut self, value: &T) -> Result<(), S::Error> {
+        let ((), shape) = part(self.left_out, value, |value| {
+            self.inner.serialize_value(value)
+        })?;
+        self.elements.add(self.key.with_value(shape));
+        Ok(())
+    }
+
+    #[inline]
+    fn end(self) -> Result<S::Ok, S::Error> {
+        self.shape.set(self.elements.whole());
+        self.inner.end()
+    }
 }

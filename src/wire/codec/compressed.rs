@@ -128,14 +128,14 @@ mod tests {
 
     #[test]
     fn values_from_the_threshold_on_are_compressed() {
-        // One byte says how long the text is, three from 251 bytes on.
-        let codec = Compressed::new(Bincode).threshold(101);
+        // Eight bytes are its shape, and one says how long the text is, three from 251 bytes on.
+        let codec = Compressed::new(Bincode).threshold(109);
         assert_eq!(write(&codec, &"a".repeat(99)).0, Bincode::ID);
         let (id, bytes) = write(&codec, &"a".repeat(100));
         assert_eq!((id, bytes.len() < 30), (lz4::ID, true));
         let by_default = Compressed::new(Bincode);
-        assert_eq!(write(&by_default, &"a".repeat(1020)).0, Bincode::ID);
-        assert_eq!(write(&by_default, &"a".repeat(1021)).0, lz4::ID);
+        assert_eq!(write(&by_default, &"a".repeat(1012)).0, Bincode::ID);
+        assert_eq!(write(&by_default, &"a".repeat(1013)).0, lz4::ID);
     }
 
     #[test]
@@ -155,15 +155,15 @@ mod tests {
         let codec = Compressed::new(Bincode);
         let text = "a".repeat(5_000);
         let mut out = Vec::new();
-        let id = codec.seal((&text, &within(5_003)), &mut out).unwrap();
-        assert_eq!(read(&codec, id, &out, 5_003).unwrap(), text);
-        let error = read(&codec, id, &out, 5_002).unwrap_err();
-        assert!(error.to_string().contains("takes 5003 bytes"), "{error}");
-        let sealed = codec.seal((&text, &within(5_002)), &mut Vec::new());
+        let id = codec.seal((&text, &within(5_011)), &mut out).unwrap();
+        assert_eq!(read(&codec, id, &out, 5_011).unwrap(), text);
+        let error = read(&codec, id, &out, 5_010).unwrap_err();
+        assert!(error.to_string().contains("takes 5011 bytes"), "{error}");
+        let sealed = codec.seal((&text, &within(5_010)), &mut Vec::new());
         let error = sealed.unwrap_err();
         assert!(matches!(
             error.category(),
-            Category::ValueTooLarge { size: 5_003, .. }
+            Category::ValueTooLarge { size: 5_011, .. }
         ));
     }
 

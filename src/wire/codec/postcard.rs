@@ -4,12 +4,12 @@ use postcard::Error;
 use serde::Serialize;
 use serde::de::{DeserializeOwned, DeserializeSeed};
 
-use super::{Category, Codec, CodecError, Result, bounded, complete};
+use super::{Category, Codec, CodecError, Result, bounded, complete, shaped};
 
 /// postcard: as small as [`Bincode`](super::Bincode), with a published format.
 ///
-/// The same limits apply: values are read back by the very type that wrote them,
-/// and types that need to look at the bytes first, or leave fields out, are refused.
+/// The limits of [`Bincode`](super::Bincode) apply: values of a changed type are misses, and types that need to look at
+/// the bytes first, or leave fields out, are refused.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct Postcard;
 
@@ -18,25 +18,38 @@ impl Codec for Postcard {
     const NAME: &'static str = "postcard";
 
     fn encode<T: Serialize + ?Sized>(&self, value: &T, out: &mut Vec<u8>) -> Result<()> {
-        complete::serialize(value, |value| postcard::to_io(&value, out).map(drop))
+        shaped::encode(out, |out| {
+            complete::serialize(value, |value| postcard::to_io(&value, out).map(drop))
+        })
     }
 
     fn decode<T: DeserializeOwned + Send>(&self, bytes: &[u8]) -> Result<T> {
-        bounded::decode(bytes.len(), |seed| {
-            let mut input = postcard::Deserializer::from_bytes(bytes);
-            let value = seed.deserialize(&mut input);
-            // How many bytes are left also tells where it failed.
-            let left = input.finalize().unwrap_or_default().len();
-            match value {
-                Ok(_) if left > 0 => Err(Category::TrailingBytes.into()),
-                Ok(value) => Ok(value),
-                Err(error) => {
-                    let error = CodecError::of(category(&error), error);
-                    Err(error.at(bytes.len() - left))
-                }
-            }
-        })
+        read(shaped::split(bytes)?.1)
     }
+
+    fn decode_own<T: Serialize + DeserializeOwned + Send + 'static>(
+        &self,
+        bytes: &[u8],
+    ) -> Result<T> {
+        shaped::decode(bytes, read, |value, out| self.encode(value, out))
+    }
+}
+
+fn read<T: DeserializeOwned + Send>(bytes: &[u8]) -> Result<T> {
+    bounded::decode(bytes.len(), |seed| {
+        let mut input = postcard::Deserializer::from_bytes(bytes);
+        let value = seed.deserialize(&mut input);
+        // How many bytes are left also tells where it failed.
+        let left = input.finalize().unwrap_or_default().len();
+        match value {
+            Ok(_) if left > 0 => Err(Category::TrailingBytes.into()),
+            Ok(value) => Ok(value),
+            Err(error) => {
+                let error = CodecError::of(category(&error), error);
+                Err(error.at(bytes.len() - left))
+            }
+        }
+    })
 }
 
 fn category(error: &Error) -> Category {

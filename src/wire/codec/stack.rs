@@ -44,7 +44,11 @@ pub trait CodecStack: Send + Sync + 'static {
     ///
     /// If there are too many bytes in any layer, or a layer refuses them.
     #[doc(hidden)]
-    fn open<T: DeserializeOwned + Send>(&self, id: u8, bytes: Placed<'_, [u8]>) -> Result<T> {
+    fn open<T: Serialize + DeserializeOwned + Send + 'static>(
+        &self,
+        id: u8,
+        bytes: Placed<'_, [u8]>,
+    ) -> Result<T> {
         let (bytes, context) = bytes;
         // Before anything is decoded, which may take 64 times as much memory.
         check_size(bytes.len(), context.max)?;
@@ -102,14 +106,18 @@ impl<C: Codec> CodecStack for C {
 }
 
 /// Reads bytes that are in no layer. The chosen codec comes first: one of a user's own may have any id.
-fn read_alone<C: Codec, T: DeserializeOwned + Send>(codec: &C, id: u8, bytes: &[u8]) -> Result<T> {
+fn read_alone<C: Codec, T: Serialize + DeserializeOwned + Send + 'static>(
+    codec: &C,
+    id: u8,
+    bytes: &[u8],
+) -> Result<T> {
     match id {
-        id if id == C::ID => codec.decode(bytes),
-        Bincode::ID => Bincode.decode(bytes),
+        id if id == C::ID => codec.decode_own(bytes),
+        Bincode::ID => Bincode.decode_own(bytes),
         #[cfg(feature = "json")]
         super::Json::ID => super::Json.decode(bytes),
         #[cfg(feature = "postcard")]
-        super::Postcard::ID => super::Postcard.decode(bytes),
+        super::Postcard::ID => super::Postcard.decode_own(bytes),
         #[cfg(feature = "messagepack")]
         super::MessagePack::ID => super::MessagePack.decode(bytes),
         unknown => Err(Category::UnknownCodec(unknown).into()),

@@ -1,5 +1,6 @@
 //! One type with its codec.
 
+use std::any::type_name;
 use std::marker::PhantomData;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
@@ -33,6 +34,9 @@ pub(crate) trait ValueCodec: Send + Sync {
     ///
     /// If it cannot be read, or not whole.
     fn try_type(&self, value: &AnyValue) -> Result<()>;
+
+    /// The type of the values, for people.
+    fn type_name(&self) -> &'static str;
 
     /// Whether two values are encoded to equal bytes, without layers.
     ///
@@ -71,7 +75,7 @@ impl<S: CodecStack, V: Serialize + DeserializeOwned + Value> ValueCodec for Code
         catch_panic(|| {
             let (codec, mut bytes) = (self.stack.codec(), Vec::new());
             Codec::encode(codec, value.typed::<V>(), &mut bytes)?;
-            let read: Result<V> = Codec::decode(codec, &bytes);
+            let read: Result<V> = codec.decode_own(&bytes);
             let read = read.map_err(|error| error.because(Category::NotReadBack))?;
             // A field that is written and not read, or the other way round, shifts all that follow. The bytes may
             // differ, as those of a map have no order.
@@ -82,6 +86,10 @@ impl<S: CodecStack, V: Serialize + DeserializeOwned + Value> ValueCodec for Code
             }
             Ok(())
         })
+    }
+
+    fn type_name(&self) -> &'static str {
+        type_name::<V>()
     }
 
     fn have_same_bytes(&self, one: &AnyValue, other: &AnyValue) -> Result<bool> {
@@ -140,29 +148,24 @@ mod tests {
         }
     }
 
+    fn by_bincode(value: &(impl Serialize + ?Sized)) -> Vec<u8> {
+        let mut bytes = Vec::new();
+        Codec::encode(&Bincode, value, &mut bytes).unwrap();
+        bytes
+    }
+
     #[test]
     fn reads_its_own_and_the_crates_codecs() {
         let codec = CodecOf::<_, u8>::new(Own);
-        let mut out = b"header".to_vec();
+        let (mut out, bytes) = (b"header".to_vec(), by_bincode(&7_u8));
         let id = codec
-            .encode(&AnyValue::new(7_u8), &within(2), &mut out)
+            .encode(&AnyValue::new(7_u8), &within(10), &mut out)
             .unwrap();
-        assert_eq!(out, b"header!\x07");
-        assert_eq!(id, 200);
-        assert_eq!(
-            *codec
-                .decode(200, b"!\x07", &within(2))
-                .unwrap()
-                .typed::<u8>(),
-            7
-        );
-        assert_eq!(
-            *codec
-                .decode(Bincode::ID, b"\x07", &within(2))
-                .unwrap()
-                .typed::<u8>(),
-            7
-        );
+        assert_eq!((id, &out[6..]), (200, &*[b"!", &*bytes].concat()));
+        for (id, bytes) in [(200, &out[6..]), (Bincode::ID, &bytes)] {
+            let value = codec.decode(id, bytes, &within(10)).unwrap();
+            assert_eq!(*value.typed::<u8>(), 7);
+        }
     }
 
     #[test]
@@ -200,16 +203,11 @@ mod tests {
     #[test]
     fn a_value_that_is_too_large_is_not_decoded() {
         let codec = CodecOf::<_, String>::new(Bincode);
-        let bytes = b"\x05value";
-        assert_eq!(
-            *codec
-                .decode(Bincode::ID, bytes, &within(6))
-                .unwrap()
-                .typed::<String>(),
-            "value"
-        );
-        let error = codec.decode(Bincode::ID, bytes, &within(5)).unwrap_err();
-        assert!(error.to_string().contains("takes 6 bytes"), "{error}");
+        let bytes = by_bincode("value");
+        let value = codec.decode(Bincode::ID, &bytes, &within(14)).unwrap();
+        assert_eq!(*value.typed::<String>(), "value");
+        let error = codec.decode(Bincode::ID, &bytes, &within(13)).unwrap_err();
+        assert!(error.to_string().contains("takes 14 bytes"), "{error}");
     }
 
     /// What is nested deep is decoded on another thread.
@@ -227,7 +225,7 @@ mod tests {
 
         let codec = CodecOf::<_, Chain>::new(Bincode);
         for depth in [0, 3, 60] {
-            let bytes = [vec![1; depth], vec![0, 1]].concat();
+            let bytes = [vec![0; 8], vec![1; depth], vec![0, 1]].concat();
             let error = codec
                 .decode(Bincode::ID, &bytes, &within(100))
                 .map(drop)
@@ -241,15 +239,15 @@ mod tests {
         let codec = CodecOf::<_, String>::new(Bincode);
         let mut out = b"header".to_vec();
         codec
-            .encode(&AnyValue::new("x".repeat(9)), &within(10), &mut out)
+            .encode(&AnyValue::new("x".repeat(9)), &within(18), &mut out)
             .unwrap();
         out.truncate(6);
         let error = codec
-            .encode(&AnyValue::new("x".repeat(10)), &within(10), &mut out)
+            .encode(&AnyValue::new("x".repeat(10)), &within(18), &mut out)
             .unwrap_err();
         assert!(matches!(
             error.category(),
-            Category::ValueTooLarge { size: 11, max: 10 }
+            Category::ValueTooLarge { size: 19, max: 18 }
         ));
         assert_eq!(out, b"header");
     }

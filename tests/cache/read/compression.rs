@@ -32,12 +32,12 @@ async fn a_fleet_moves_to_compression_without_a_flush(fleet: Fleet) {
 
 async fn the_limit_is_for_what_is_decompressed(fleet: Fleet) {
     let compressed = |max| move |b: Set| b.codec(Compressed::new(Bincode)).max_value_size(max);
-    // Three bytes say how long it is.
+    // Eight bytes are its shape, and three say how long it is.
     let text = "a".repeat(10_000);
-    let exact = reader(&fleet, compressed(10_003)).await;
+    let exact = reader(&fleet, compressed(10_011)).await;
     exact.insert("k", text.clone()).await.unwrap();
     assert_eq!(exact.get("k").await.as_deref(), Some(&text));
-    let small = reader(&fleet, compressed(10_002)).await;
+    let small = reader(&fleet, compressed(10_010)).await;
     assert!(small.get("k").await.is_none());
     assert_eq!(small.stats().decode_errors, 1);
     let error = small.insert("k", text).await.unwrap_err();
@@ -60,11 +60,11 @@ async fn it_takes_less_room_in_redis() {
     // Nothing repeats: as it is without this layer.
     let noise: String = (0..10_000).map(|_| fastrand::alphanumeric()).collect();
     cache.insert("k", noise).await.unwrap();
-    assert_eq!(size(&mut redis).await, 10_003);
-    assert!((10_003..11_000).contains(&(cache.stats().l2_written_bytes - written)));
+    assert_eq!(size(&mut redis).await, 10_011);
+    assert!((10_011..11_000).contains(&(cache.stats().l2_written_bytes - written)));
     assert_eq!(cache.stats().l2_read_bytes, 0);
     cache.get("k").await.unwrap();
-    assert!((10_003..11_000).contains(&cache.stats().l2_read_bytes));
+    assert!((10_011..11_000).contains(&cache.stats().l2_read_bytes));
 }
 
 /// By somebody who knows the format.
@@ -81,7 +81,7 @@ async fn a_bomb_is_a_miss() {
     good.write(&mut redis, "test:text", "k").await;
     assert!(cache.get("k").await.is_some());
     let size = u32::from_be_bytes(good.payload[1..5].try_into().unwrap());
-    assert_eq!(size, 40_003);
+    assert_eq!(size, 40_011);
     for size in [
         u32::MAX,
         1 << 31,

@@ -2,6 +2,8 @@
 
 mod absent;
 mod at_least;
+#[cfg(all(feature = "json", feature = "messagepack", feature = "postcard"))]
+mod changed_types;
 #[cfg(feature = "compression")]
 mod compression;
 mod damage;

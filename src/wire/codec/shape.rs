@@ -1,0 +1,186 @@
+//! The shape of a value: a hash of the names and kinds of its parts. bincode and postcard write neither, so a changed type
+//! can read a wrong value from the bytes without an error. So both write the shape before the value, and a cache takes a
+//! value of another shape for a miss.
+//!
+//! The shape has the names of fields and variants in their order, the numbers of variants, the kinds of numbers, texts
+//! and byte strings, each `Some` and `None`, the lengths of tuples and arrays, and whether a collection is empty. Names
+//! of types are not part of it, and a newtype, a `Box` or a `Cow` has the shape of its content: types can be renamed and
+//! moved.
+//!
+//! [`complete`](super::complete) finds the shape while it serializes a value.
+
+/// How many bytes a shape takes before a value.
+pub(super) const LENGTH: usize = 8;
+
+/// The shape of a value or of a part of one.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) struct Shape(u64);
+
+macro_rules! shapes {
+    ($($name:ident = $number:literal)*) => {$(
+        pub(super) const $name: Self = Self(mix(START, $number));
+    )*};
+}
+
+impl Shape {
+    /// Of no part.
+    const ABSENT: Self = Self(0);
+
+    shapes! {
+        UNIT = 1
+        BOOL = 2
+        I8 = 3
+        I16 = 4
+        I32 = 5
+        I64 = 6
+        I128 = 7
+        U8 = 8
+        U16 = 9
+        U32 = 10
+        U64 = 11
+        U128 = 12
+        F32 = 13
+        F64 = 14
+        CHAR = 15
+        TEXT = 16
+        BYTES = 17
+        NONE = 18
+    }
+
+    /// Of a `Some` with a value of this shape.
+    #[inline]
+    pub(super) const fn some(self) -> Self {
+        Self(mix(self.0, SOME))
+    }
+
+    /// Of a variant whose content has this shape.
+    #[inline]
+    pub(super) const fn in_variant(self, index: u32, name: &str) -> Self {
+        Self(mix(mix(self.0, VARIANT + index as u64), hash_of(name)))
+    }
+
+    /// Of an entry of a map, whose key has this shape.
+    #[inline]
+    pub(super) const fn with_value(self, value: Self) -> Self {
+        Self(mix(self.0, value.0))
+    }
+
+    pub(super) const fn to_bytes(self) -> [u8; LENGTH] {
+        self.0.to_be_bytes()
+    }
+}
+
+const START: u64 = 0x9e37_79b9_7f4a_7c15;
+const SOME: u64 = 19;
+const COLLECTION: u64 = 20;
+const PARTS: u64 = 21;
+/// And all above.
+const VARIANT: u64 = 22;
+
+/// The parts of a tuple, an array or a struct, in their order, with the names that they have in a struct.
+#[derive(Clone, Copy)]
+pub(super) struct Parts(u64);
+
+impl Parts {
+    pub(super) const NONE: Self = Self(START);
+
+    #[inline]
+    pub(super) const fn and(self, part: Shape) -> Self {
+        // A polynomial, whose factors are hashes already.
+        Self(self.0.wrapping_mul(FACTOR).wrapping_add(part.0))
+    }
+
+    #[inline]
+    pub(super) const fn and_named(self, name: &str, part: Shape) -> Self {
+        // A sum of two hashes is as good as one.
+        self.and(Shape(part.0.wrapping_add(hash_of(name))))
+    }
+
+    #[inline]
+    pub(super) const fn whole(self) -> Shape {
+        Shape(mix(self.0, PARTS))
+    }
+}
+
+/// The shapes that the elements of a sequence or the entries of a map have, each of them once and in no order: those of
+/// a `HashSet` have another order each time.
+pub(super) struct Elements {
+    /// Most collections have elements of one shape.
+    last: Shape,
+    others: Vec<Shape>,
+}
+
+impl Elements {
+    pub(super) const NONE: Self = Self {
+        last: Shape::ABSENT,
+        others: Vec::new(),
+    };
+
+    #[inline]
+    pub(super) fn add(&mut self, element: Shape) {
+        if self.last != element {
+            self.add_other(element);
+        }
+    }
+
+    #[inline(never)]
+    fn add_other(&mut self, element: Shape) {
+        if self.last != Shape::ABSENT
+            && let Err(place) = self.others.binary_search(&self.last)
+        {
+            self.others.insert(place, self.last);
+        }
+        self.last = element;
+    }
+
+    #[inline]
+    pub(super) fn whole(self) -> Shape {
+        if self.others.is_empty() {
+            return Shape(mix(self.last.0, COLLECTION));
+        }
+        self.of_several()
+    }
+
+    #[cold]
+    #[inline(never)]
+    fn of_several(self) -> Shape {
+        let is_new = self.others.binary_search(&self.last).is_err();
+        // In no order: a sum, of hashes of which none is there twice.
+        let all = self
+            .others
+            .iter()
+            .copied()
+            .chain(is_new.then_some(self.last));
+        let sum = all.fold(START, |sum, shape| sum.wrapping_add(mix(shape.0, START)));
+        Shape(mix(sum, COLLECTION))
+    }
+}
+
+const FACTOR: u64 = 0xd6e8_feb8_6659_fd93;
+
+/// Mixes by a product of 128 bits, both halves of which are used, as wyhash does.
+#[inline]
+const fn mix(hash: u64, with: u64) -> u64 {
+    let product = (hash ^ with) as u128 * 0x8bb8_4b93_962e_acc9_u64 as u128;
+    #[expect(clippy::cast_possible_truncation, reason = "both halves are used")]
+    let (low, high) = (product as u64, (product >> 64) as u64);
+    (low ^ high).wrapping_add(with)
+}
+
+/// Of a name. Of one that is known at compile time, it is a constant in optimized code.
+#[inline(always)]
+#[expect(clippy::inline_always, reason = "in the caller, the name is known")]
+const fn hash_of(name: &str) -> u64 {
+    let mut hash = mix(START, name.len() as u64);
+    let mut rest = name.as_bytes();
+    while let Some((word, after)) = rest.split_first_chunk() {
+        hash = mix(hash, u64::from_le_bytes(*word));
+        rest = after;
+    }
+    let mut word = 0;
+    while let Some((byte, after)) = rest.split_first() {
+        word = word << 8 | *byte as u64;
+        rest = after;
+    }
+    mix(hash, word)
+}

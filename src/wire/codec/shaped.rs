@@ -1,0 +1,113 @@
+//! The bytes of a format without names, after the shape of their value.
+
+use std::any::TypeId;
+use std::hash::BuildHasher;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use foldhash::fast::FixedState;
+
+use super::shape::{LENGTH, Shape};
+use super::{Category, CodecError, Result};
+
+/// Appends a shape and the bytes of its value; `write` appends the bytes and returns the shape.
+#[inline]
+pub(super) fn encode(
+    out: &mut Vec<u8>,
+    write: impl FnOnce(&mut Vec<u8>) -> Result<Shape>,
+) -> Result<()> {
+    let at = out.len();
+    out.extend_from_slice(&[0; LENGTH]);
+    let shape = write(out)?;
+    if let Some(before) = out.get_mut(at..).and_then(<[u8]>::first_chunk_mut) {
+        *before = shape.to_bytes();
+    }
+    Ok(())
+}
+
+/// Splits the bytes of a value off its shape.
+#[inline]
+pub(super) fn split(bytes: &[u8]) -> Result<([u8; LENGTH], &[u8])> {
+    match bytes.split_first_chunk() {
+        Some((shape, rest)) => Ok((*shape, rest)),
+        None => Err(Category::Malformed.into()),
+    }
+}
+
+/// Reads a value by `read`, and checks that its type gives it the shape with which it was written: `encode` encodes a
+/// value with its shape.
+#[inline]
+pub(super) fn decode<T: 'static>(
+    bytes: &[u8],
+    read: impl FnOnce(&[u8]) -> Result<T>,
+    encode: impl FnOnce(&T, &mut Vec<u8>) -> Result<()>,
+) -> Result<T> {
+    let (shape, rest) = split(bytes)?;
+    let value = read(rest).map_err(another_shape)?;
+    let known = Known::of(TypeId::of::<T>(), shape);
+    if !known.is_noted() {
+        check(shape, |again| encode(&value, again))?;
+        known.note();
+    }
+    Ok(value)
+}
+
+/// Compares a shape with the shape that a value is encoded with.
+#[cold]
+#[inline(never)]
+fn check(shape: [u8; LENGTH], encode: impl FnOnce(&mut Vec<u8>) -> Result<()>) -> Result<()> {
+    let mut again = Vec::new();
+    encode(&mut again)?;
+    if !again.starts_with(&shape) {
+        return Err(Category::AnotherShape.into());
+    }
+    Ok(())
+}
+
+/// The bytes are as they were written, or the checksum around them would not match. If they do not fit the type, they
+/// are of another one.
+fn another_shape(error: CodecError) -> CodecError {
+    match error.category() {
+        Category::Malformed | Category::UnexpectedType | Category::TrailingBytes => {
+            error.because(Category::AnotherShape)
+        }
+        _ => error,
+    }
+}
+
+/// Types with shapes that their values were found to have, so that few values are encoded to be checked.
+///
+/// One check of a type with a shape is enough. A type reads on by what it has read: the number of a variant, a `Some`,
+/// whether an element follows. The shape has all of these, so the type reads all values of one shape alike.
+static KNOWN: [AtomicU64; 4096] = [const { AtomicU64::new(0) }; 4096];
+
+/// A place in [`KNOWN`], and the hash that is there if the shape is known.
+struct Known {
+    place: Option<&'static AtomicU64>,
+    hash: u64,
+}
+
+impl Known {
+    #[inline]
+    fn of(value_type: TypeId, shape: [u8; LENGTH]) -> Self {
+        // Never the zero of an empty place.
+        let hash = FixedState::default().hash_one((value_type, u64::from_be_bytes(shape))) | 1;
+        // The upper bits number the places.
+        let place = usize::try_from(hash >> 52).unwrap_or_default();
+        Self {
+            place: KNOWN.get(place),
+            hash,
+        }
+    }
+
+    // Relaxed: the number is all there is.
+    #[inline]
+    fn is_noted(&self) -> bool {
+        (self.place).is_some_and(|place| place.load(Ordering::Relaxed) == self.hash)
+    }
+
+    fn note(&self) {
+        if let Some(place) = self.place {
+            place.store(self.hash, Ordering::Relaxed);
+        }
+    }
+}
