@@ -347,7 +347,7 @@ impl<S: SerializeSeq> SerializeSeq for CompleteElements<'_, S> {
 
     #[inline]
     fn end(self) -> Result<S::Ok, S::Error> {
-        self.shape.set(self.elements.whole());
+        self.shape.set(self.elements.sequence());
         self.inner.end()
     }
 }
@@ -374,7 +374,7 @@ impl<S: SerializeMap> SerializeMap for CompleteElements<'_, S> {
 
     #[inline]
     fn end(self) -> Result<S::Ok, S::Error> {
-        self.shape.set(self.elements.whole());
+        self.shape.set(self.elements.map());
         self.inner.end()
     }
 }

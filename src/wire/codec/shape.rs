@@ -72,10 +72,11 @@ impl Shape {
 
 const START: u64 = 0x9e37_79b9_7f4a_7c15;
 const SOME: u64 = 19;
-const COLLECTION: u64 = 20;
-const PARTS: u64 = 21;
+const SEQUENCE: u64 = 20;
+const MAP: u64 = 21;
+const PARTS: u64 = 22;
 /// And all above.
-const VARIANT: u64 = 22;
+const VARIANT: u64 = 23;
 
 /// The parts of a tuple, an array or a struct, in their order, with the names that they have in a struct.
 #[derive(Clone, Copy)]
@@ -134,16 +135,26 @@ impl Elements {
     }
 
     #[inline]
-    pub(super) fn whole(self) -> Shape {
+    pub(super) fn sequence(self) -> Shape {
+        self.whole(SEQUENCE)
+    }
+
+    #[inline]
+    pub(super) fn map(self) -> Shape {
+        self.whole(MAP)
+    }
+
+    #[inline]
+    fn whole(self, kind: u64) -> Shape {
         if self.others.is_empty() {
-            return Shape(mix(self.last.0, COLLECTION));
+            return Shape(mix(self.last.0, kind));
         }
-        self.of_several()
+        self.of_several(kind)
     }
 
     #[cold]
     #[inline(never)]
-    fn of_several(self) -> Shape {
+    fn of_several(self, kind: u64) -> Shape {
         let is_new = self.others.binary_search(&self.last).is_err();
         // In no order: a sum, of hashes of which none is there twice.
         let all = self
@@ -152,7 +163,7 @@ impl Elements {
             .copied()
             .chain(is_new.then_some(self.last));
         let sum = all.fold(START, |sum, shape| sum.wrapping_add(mix(shape.0, START)));
-        Shape(mix(sum, COLLECTION))
+        Shape(mix(sum, kind))
     }
 }
 

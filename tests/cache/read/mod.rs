@@ -14,3 +14,5 @@ mod get_many;
 mod hot_keys;
 mod lookup_by;
 mod touch_and_expire;
+#[cfg(feature = "postcard")]
+mod type_pairs;
