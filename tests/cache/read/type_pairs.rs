@@ -112,7 +112,7 @@ structs! {
     ABWide { a: u64, b: u32 }
     ABSigned { a: i32, b: u32 }
     ABBytes { a: u8, b: u8 }
-    ABC { a: u32, b: u32, c: u32 }
+    ThreeFields { a: u32, b: u32, c: u32 }
     ABOptional { a: u32, b: Option<u32> }
     ABOptionalFirst { a: Option<u32>, b: u32 }
     ABTexts { a: String, b: String }
@@ -173,7 +173,7 @@ macro_rules! kinds {
 
 fn kinds<C: Codec + Default>() -> Vec<Kind> {
     kinds!(
-        C: AB, BA, ABWide, ABSigned, ABBytes, ABC, ABOptional, ABOptionalFirst, ABTexts, ABText, ATextB, ABLists, ABPairs,
+        C: AB, BA, ABWide, ABSigned, ABBytes, ThreeFields, ABOptional, ABOptionalFirst, ABTexts, ABText, ATextB, ABLists, ABPairs,
         Two, TwoSwapped, Many, ManySwapped, ManyOptions, Choices, ChoicesSwapped, ChoiceMap, ChoiceMapSwapped,
         Tree, TreeOptional, Choice, ChoiceSwapped, ChoiceTurned, ChoiceOfOthers,
         u8, u16, u32, u64, i16, i32, i64, f32, bool, String, Vec<u8>, Vec<u32>, Vec<bool>, (u8, u8), [u32; 2], [AB; 2],
