@@ -28,8 +28,8 @@ const NOBODY: MemberInfo = MemberInfo {
     id: 1,
     max_staleness: Duration::ZERO,
 };
-/// Where the payload begins in a sealed body.
-const PAYLOAD: usize = 64;
+/// Where a value begins in a sealed body: at the payload, after the shape.
+const VALUE: usize = 64 + 8;
 /// Where the body begins in a stored value.
 const STAMP: usize = 36;
 
@@ -652,7 +652,7 @@ pub(crate) fn lane_of(key: u64, lanes: u16) -> u16 {
 }
 
 fn unseal(body: &[u8]) -> Option<Versioned> {
-    let payload = body.get(PAYLOAD..)?;
-    let decoded = bincode::serde::decode_from_slice(payload, bincode::config::standard());
+    let value = body.get(VALUE..)?;
+    let decoded = bincode::serde::decode_from_slice(value, bincode::config::standard());
     decoded.ok().map(|(value, _)| value)
 }

@@ -97,7 +97,7 @@ mod tests {
             Bincode.encode(order, &mut bytes).unwrap();
             u64::from_be_bytes(*bytes.first_chunk().unwrap())
         };
-        assert_eq!(shape(&order(Some(true))), 639_751_686_383_351_714);
-        assert_eq!(shape(&order(None)), 2_971_608_673_574_215_064);
+        assert_eq!(shape(&order(Some(true))), 11_257_974_309_602_629_954);
+        assert_eq!(shape(&order(None)), 5_833_612_500_161_329_981);
     }
 }

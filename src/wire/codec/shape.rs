@@ -9,6 +9,8 @@
 //!
 //! [`complete`](super::complete) finds the shape while it serializes a value.
 
+use std::mem;
+
 /// How many bytes a shape takes before a value.
 pub(super) const LENGTH: usize = 8;
 
@@ -109,29 +111,39 @@ pub(super) struct Elements {
     /// Most collections have elements of one shape.
     last: Shape,
     others: Vec<Shape>,
+    /// With how many others those that are there twice are removed.
+    full: usize,
 }
 
 impl Elements {
     pub(super) const NONE: Self = Self {
         last: Shape::ABSENT,
         others: Vec::new(),
+        full: 64,
     };
 
     #[inline]
     pub(super) fn add(&mut self, element: Shape) {
         if self.last != element {
-            self.add_other(element);
+            let last = mem::replace(&mut self.last, element);
+            if last != Shape::ABSENT {
+                self.add_other(last);
+            }
         }
     }
 
     #[inline(never)]
-    fn add_other(&mut self, element: Shape) {
-        if self.last != Shape::ABSENT
-            && let Err(place) = self.others.binary_search(&self.last)
-        {
-            self.others.insert(place, self.last);
+    fn add_other(&mut self, other: Shape) {
+        self.others.push(other);
+        if self.others.len() >= self.full {
+            self.remove_repeated();
+            self.full = self.full.max(2 * self.others.len());
         }
-        self.last = element;
+    }
+
+    fn remove_repeated(&mut self) {
+        self.others.sort_unstable();
+        self.others.dedup();
     }
 
     #[inline]
@@ -154,16 +166,11 @@ impl Elements {
 
     #[cold]
     #[inline(never)]
-    fn of_several(self, kind: u64) -> Shape {
-        let is_new = self.others.binary_search(&self.last).is_err();
-        // In no order: a sum, of hashes of which none is there twice.
-        let all = self
-            .others
-            .iter()
-            .copied()
-            .chain(is_new.then_some(self.last));
-        let sum = all.fold(START, |sum, shape| sum.wrapping_add(mix(shape.0, START)));
-        Shape(mix(sum, kind))
+    fn of_several(mut self, kind: u64) -> Shape {
+        self.others.push(self.last);
+        self.remove_repeated();
+        let all = self.others.iter();
+        Shape(mix(all.fold(START, |all, shape| mix(all, shape.0)), kind))
     }
 }
 
@@ -194,4 +201,38 @@ const fn hash_of(name: &str) -> u64 {
         rest = after;
     }
     mix(hash, word)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn elements(shapes: impl IntoIterator<Item = u64>) -> Elements {
+        let mut elements = Elements::NONE;
+        for shape in shapes {
+            elements.add(Shape(shape));
+        }
+        elements
+    }
+
+    #[test]
+    fn elements_have_no_order_and_count_once() {
+        let of = |shapes: &[u64]| elements(shapes.iter().copied()).sequence();
+        let both = of(&[7, 8]);
+        for same in [&[8, 7][..], &[7, 8, 7], &[8, 8, 7, 7, 8]] {
+            assert_eq!(of(same), both);
+        }
+        for other in [&[][..], &[7], &[8], &[7, 9], &[7, 8, 9]] {
+            assert_ne!(of(other), both);
+        }
+        assert_ne!(elements([7, 8]).map(), both);
+        let forward = elements(1..1_000).sequence();
+        assert_eq!(elements((1..1_000).rev().chain(1..500)).sequence(), forward);
+    }
+
+    #[test]
+    fn repeated_shapes_take_no_memory() {
+        let elements = elements((0..100_000).map(|n| 1 + n % 3));
+        assert!(elements.others.capacity() <= 64);
+    }
 }
