@@ -623,7 +623,8 @@ fn an_outage_is_said_once_for_all_caches_of_a_server() {
         let all: [Texts; 8] = std::array::from_fn(|n| {
             let builder = caches.cache(&format!("c{n}"));
             let builder = builder.max_staleness(Duration::from_millis(300));
-            builder.l2_timeout(HURRIED).build().unwrap()
+            // The system refuses at once what a dead server does not answer.
+            builder.l2_timeout(UNHURRIED).build().unwrap()
         });
         let are_used = async || {
             for cache in &all {
