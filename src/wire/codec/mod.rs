@@ -138,12 +138,12 @@ pub trait Codec: Send + Sync + 'static {
     /// the codec.
     fn decode<T: DeserializeOwned + Send>(&self, bytes: &[u8]) -> Result<T>;
 
-    /// As [`decode`](Self::decode), and compares the shape that the value has with the shape that it was written with.
-    /// A cache decodes by this.
+    /// Reads a value as [`decode`](Self::decode) does, for a cache: a codec without names refuses a value that was written
+    /// with another shape.
     ///
     /// # Errors
     ///
-    /// As of [`decode`](Self::decode); and for a value of another shape.
+    /// The errors of [`decode`](Self::decode), and an error for a value of another shape.
     #[doc(hidden)]
     fn decode_own<T: Serialize + DeserializeOwned + Send + 'static>(
         &self,

@@ -33,8 +33,8 @@ pub(super) fn split(bytes: &[u8]) -> Result<([u8; LENGTH], &[u8])> {
     }
 }
 
-/// Reads a value by `read`, and checks that its type gives it the shape with which it was written: `encode` encodes a
-/// value with its shape.
+/// Reads a value by `read`, and refuses a value whose type here gives it another shape than its writer's type did.
+/// `encode` encodes the value after its shape.
 #[inline]
 pub(super) fn decode<T: 'static>(
     bytes: &[u8],
