@@ -6,7 +6,7 @@ use bincode::serde::{encode_into_std_write as write, seed_decode_from_slice};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
-use super::{Category, Codec, CodecError, Result, bounded, complete, shaped};
+use super::{Category, Codec, CodecError, Result, bounded, shaped};
 
 /// bincode 2 in its standard configuration: small and fast, and the default.
 ///
@@ -25,8 +25,8 @@ impl Codec for Bincode {
     const NAME: &'static str = "bincode";
 
     fn encode<T: Serialize + ?Sized>(&self, value: &T, out: &mut Vec<u8>) -> Result<()> {
-        shaped::encode(out, |out| {
-            complete::serialize(value, |value| write(value, out, standard()).map(drop))
+        shaped::encode(value, out, |value, out| {
+            write(value, out, standard()).map(drop)
         })
     }
 

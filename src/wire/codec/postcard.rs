@@ -4,7 +4,7 @@ use postcard::Error;
 use serde::Serialize;
 use serde::de::{DeserializeOwned, DeserializeSeed};
 
-use super::{Category, Codec, CodecError, Result, bounded, complete, shaped};
+use super::{Category, Codec, CodecError, Result, bounded, shaped};
 
 /// postcard: as small as [`Bincode`](super::Bincode), with a published format.
 ///
@@ -18,8 +18,8 @@ impl Codec for Postcard {
     const NAME: &'static str = "postcard";
 
     fn encode<T: Serialize + ?Sized>(&self, value: &T, out: &mut Vec<u8>) -> Result<()> {
-        shaped::encode(out, |out| {
-            complete::serialize(value, |value| postcard::to_io(&value, out).map(drop))
+        shaped::encode(value, out, |value, out| {
+            postcard::to_io(&value, out).map(drop)
         })
     }
 

@@ -1,23 +1,27 @@
 //! The bytes of a format without names, after the shape of their value.
 
 use std::any::TypeId;
+use std::error::Error;
 use std::hash::BuildHasher;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use foldhash::fast::FixedState;
+use serde::Serialize;
 
-use super::shape::{LENGTH, Shape};
+use super::complete::{self, Complete};
+use super::shape::LENGTH;
 use super::{Category, CodecError, Result};
 
-/// Appends a shape and the bytes of its value; `write` appends the bytes and returns the shape.
+/// Appends the shape of a value and its bytes, which `write` appends.
 #[inline]
-pub(super) fn encode(
+pub(super) fn encode<T: Serialize + ?Sized, E: Into<Box<dyn Error + Send + Sync>>>(
+    value: &T,
     out: &mut Vec<u8>,
-    write: impl FnOnce(&mut Vec<u8>) -> Result<Shape>,
+    write: impl FnOnce(Complete<'_, &T>, &mut Vec<u8>) -> Result<(), E>,
 ) -> Result<()> {
     let at = out.len();
     out.extend_from_slice(&[0; LENGTH]);
-    let shape = write(out)?;
+    let shape = complete::serialize(value, |value| write(value, out))?;
     if let Some(before) = out.get_mut(at..).and_then(<[u8]>::first_chunk_mut) {
         *before = shape.to_bytes();
     }
