@@ -280,8 +280,8 @@ impl<K, V, L> Builder<K, V, L> {
     /// absence. `None` stands for `l2_ttl`. [`Loaded::ttl`](crate::Loaded::ttl) overrides both.
     ///
     /// The cache calls `ttl_of` for each value that is loaded or inserted, so the function should be fast. The jitter
-    /// only shortens the returned TTL. If the function returns zero or panics, the load or insert fails with an error
-    /// that [is a misuse](crate::LoadError::is_misuse).
+    /// only shortens the returned TTL. If the function returns zero or panics, the value is not stored: a load returns
+    /// it all the same, and an insert returns an error that [is a misuse](crate::WriteError::is_misuse).
     ///
     /// ```
     /// # async fn demo() -> Result<(), Box<dyn std::error::Error>> {
@@ -666,9 +666,10 @@ impl<K, V: Serialize + DeserializeOwned + Send + Sync + 'static, L> Builder<K, V
     /// The function is given the key as text, as Redis shows it after the namespace. A value that its loader calls
     /// [`unchanged`](crate::Loaded::unchanged) keeps the tags that it has.
     ///
-    /// The cache calls the function for each value that it stores, so the function should be fast. More than
-    /// [`MAX_TAGS`](crate::loaded::MAX_TAGS) tags in all, or a tag that is too long, are [a
-    /// misuse](crate::WriteError::is_misuse) as in `Loaded::tags`, and so is a panic: the load or insert fails.
+    /// The cache calls the function for each value that it stores, so the function should be fast. If the function
+    /// panics, or returns more or longer tags than [`Loaded::tags`](crate::Loaded::tags) allows, the value is not
+    /// stored: a load returns it all the same, and an insert returns an error that
+    /// [is a misuse](crate::WriteError::is_misuse).
     ///
     /// ```
     /// # async fn demo() -> Result<(), Box<dyn std::error::Error>> {

@@ -8,6 +8,7 @@ use crate::error::Misuse;
 use crate::key::{CacheKey, Key, KeyWriter};
 use crate::vocabulary::{AnyValue, Value};
 pub use crate::wire::envelope::MAX_TAGS;
+use crate::wire::envelope::may_be_tags;
 
 /// A value with TTLs and tags of its own. Loaders of [`get_or_load_with`](crate::Cache::get_or_load_with) return it,
 /// and every call that stores a value takes it in place of the value: [`insert`](crate::Cache::insert),
@@ -82,7 +83,7 @@ pub(crate) fn with_tags<T: CacheKey>(tags: OwnTags, more: impl IntoIterator<Item
     }
     names.sort_unstable();
     names.dedup();
-    if names.len() > MAX_TAGS {
+    if !may_be_tags(&names) {
         return Err(Misuse::TooManyTags);
     }
     Ok(names)
@@ -164,8 +165,11 @@ impl<V> Loaded<V> {
     /// [`l2_ttl`](crate::Builder::l2_ttl).
     ///
     /// The [`jitter`](crate::Builder::jitter) only shortens it, so a token does not outlive its expiry. At most 100
-    /// years; a longer one counts as that. Zero is [a misuse](crate::LoadError::is_misuse): for a value that must
-    /// not be kept there is [`no_store`](Self::no_store).
+    /// years; a longer one counts as that.
+    ///
+    /// A value with a TTL of zero is not stored. A load returns it as it returns a value with
+    /// [`no_store`](Self::no_store), and [`Stats::unstorable_values`](crate::Stats::unstorable_values) counts it; a call
+    /// that stores and loads nothing returns an error that [is a misuse](crate::WriteError::is_misuse).
     pub fn ttl(mut self, ttl: Duration) -> Self {
         self.ttls.ttl = Some(ttl);
         self
@@ -242,8 +246,8 @@ impl<V> Loaded<V> {
     /// value that it replaces are gone. But an [`unchanged`](Self::unchanged) value keeps its tags, unless this is
     /// called.
     ///
-    /// More tags, or one that is longer than [`MAX_KEY_BYTES`](crate::key::MAX_KEY_BYTES), are
-    /// [a misuse](crate::LoadError::is_misuse).
+    /// A value with more tags, with a tag over [`MAX_KEY_BYTES`](crate::key::MAX_KEY_BYTES), or with tags of more than
+    /// 64 KiB in all is not stored, as a value with a [`ttl`](Self::ttl) of zero is not.
     ///
     /// Cost: a hit in L1 compares two numbers more. A hit in L2 takes one more small request, unless this instance
     /// knows all its tags from other values; always where a call has waited for another instance's load. A tag that

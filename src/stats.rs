@@ -68,7 +68,7 @@ pub(crate) struct OfThread {
     pub(crate) mismatches_under_1m: Counter,
     pub(crate) mismatches_under_1h: Counter,
     pub(crate) mismatches_over_1h: Counter,
-    pub(crate) encode_errors: Counter,
+    pub(crate) unstorable_values: Counter,
     /// Of an L1 that is no longer used.
     pub(crate) l1_flushes: Counter,
 }
@@ -96,7 +96,7 @@ pub struct Stats {
     pub load_failures: u64,
     /// Loaded values that were not stored: the loader said so, the cache is switched off, L2 failed, the key or one of
     /// its tags was changed during the load, a hold was in place, another instance had the lease for longer than
-    /// `lease_wait`, or the value could not be encoded.
+    /// `lease_wait`, or the value could not be stored (see `unstorable_values`).
     pub loads_not_stored: u64,
     /// Background refreshes of a key that stored a new value.
     pub refreshes: u64,
@@ -157,9 +157,10 @@ pub struct Stats {
     /// Hits with another value than their source, which nothing had invalidated in time. The value was at least an hour
     /// old.
     pub mismatches_over_1h: u64,
-    /// Values that could not be stored: over [`max_value_size`](crate::Builder::max_value_size), or refused by the
-    /// codec.
-    pub encode_errors: u64,
+    /// Values that could not be stored, whether they were loaded or inserted: over
+    /// [`max_value_size`](crate::Builder::max_value_size), refused by the codec, with a TTL of zero, with too many or
+    /// too long tags, or as `ttl_of` or `tags_of` panicked.
+    pub unstorable_values: u64,
     /// Times that all of L1 was dropped at once: when the subscriber started, by a clear, when the cache was switched
     /// off, and whenever messages may have been missed that the log in L2 no longer has.
     pub l1_flushes: u64,
@@ -212,7 +213,7 @@ impl Stats {
             mismatches_under_1m,
             mismatches_under_1h,
             mismatches_over_1h,
-            encode_errors,
+            unstorable_values,
             l1_flushes,
             l1_entries,
         } = self;
@@ -250,7 +251,7 @@ impl Stats {
             ("mismatches_under_1m", mismatches_under_1m),
             ("mismatches_under_1h", mismatches_under_1h),
             ("mismatches_over_1h", mismatches_over_1h),
-            ("encode_errors", encode_errors),
+            ("unstorable_values", unstorable_values),
             ("l1_flushes", l1_flushes),
             ("l1_entries", l1_entries),
         ]
@@ -338,7 +339,7 @@ impl Counters {
             mismatches_under_1m: self.sum(|counted| &counted.mismatches_under_1m),
             mismatches_under_1h: self.sum(|counted| &counted.mismatches_under_1h),
             mismatches_over_1h: self.sum(|counted| &counted.mismatches_over_1h),
-            encode_errors: self.sum(|counted| &counted.encode_errors),
+            unstorable_values: self.sum(|counted| &counted.unstorable_values),
             l1_flushes: self.sum(|counted| &counted.l1_flushes) + flushes,
             // Not counted: the size of L1, where it is asked for.
             l1_entries: 0,

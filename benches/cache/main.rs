@@ -37,6 +37,6 @@ criterion::criterion_group! {
     config = quick();
     targets =
         l1::entries, l1::threads, l2::callers, l2::value_size, loads::miss, loads::stampede, loads::refresh,
-        writes::callers, instances::invalidation, instances::load, codecs::round_trip
+        writes::callers, writes::tags, instances::invalidation, instances::load, codecs::round_trip
 }
 criterion::criterion_main!(benches);

@@ -100,8 +100,11 @@ impl<K: CacheKey, V: Send + Sync + 'static> Cache<K, V> {
     ///
     /// # Errors
     ///
-    /// As [`get_or_load`](Self::get_or_load). Also an error if the loader's `Loaded` [is a
-    /// misuse](LoadError::is_misuse).
+    /// As [`get_or_load`](Self::get_or_load). Also an error if the loader returns [`Loaded::unchanged`] without a
+    /// previous value, which [is a misuse](LoadError::is_misuse).
+    ///
+    /// A value whose TTL or tags do not allow that it is stored is returned and not stored, as with
+    /// [`Loaded::no_store`].
     ///
     /// ```
     /// # async fn demo() -> Result<(), Box<dyn std::error::Error>> {

@@ -6,7 +6,7 @@ use std::time::Duration;
 use super::Cache;
 use super::typed::{commit_of, committed};
 use crate::error::{CommitError, WriteError};
-use crate::key::{CacheKey, KeyTooLong, key_text};
+use crate::key::{CacheKey, key_text};
 use crate::loaded::Loaded;
 use crate::lookup_by::LookupBy;
 use crate::token::Token;
@@ -85,9 +85,9 @@ impl<K: CacheKey, V: Send + Sync + 'static> Cache<K, V> {
     ///
     /// # Errors
     ///
-    /// As [`insert`](Self::insert). If one value is too large, cannot be encoded or is a misuse, or one key is too
-    /// long, nothing was changed. [`WriteError::is_deferred`] if any write was deferred: other values may be stored,
-    /// and those that are not are invalidated as soon as L2 answers.
+    /// As [`insert`](Self::insert), for each key alone: the other values are stored. The call returns the first error,
+    /// and [`WriteError::key`] names its key. An error that [is deferred](WriteError::is_deferred) comes last: other
+    /// values may be stored, and those that are not are invalidated as soon as L2 answers.
     ///
     /// ```
     /// # async fn demo() -> Result<(), Box<dyn std::error::Error>> {
@@ -108,11 +108,17 @@ impl<K: CacheKey, V: Send + Sync + 'static> Cache<K, V> {
     where
         K: LookupBy<Q, M>,
     {
-        let entries = entries.into_iter();
-        let entries = entries.map(|(key, value)| Ok((key_text(key)?, value.into().without_type())));
         // As a map: the last value of a key counts.
-        let entries = entries.collect::<Result<BTreeMap<_, _>, KeyTooLong>>()?;
-        self.writes().insert_many(entries).await
+        let (mut values, mut refused) = (BTreeMap::new(), None);
+        for (key, value) in entries {
+            match key_text(key) {
+                Ok(key) => {
+                    values.insert(key, value.into().without_type());
+                }
+                Err(error) => refused = Some(error),
+            }
+        }
+        self.writes().insert_many(values, refused).await
     }
 
     /// Stores a value as [`insert`](Self::insert) does, if nobody has changed the key since `version` was read. Returns
@@ -252,8 +258,9 @@ impl<K: CacheKey, V: Send + Sync + 'static> Cache<K, V> {
     /// time: the caches then have no value, and never the value of a write that was not the last one. Until the source
     /// has the value, look-ups return the old value or wait, as for a load.
     ///
-    /// A value that cannot be stored, as it is over [`max_value_size`](crate::Builder::max_value_size), is in the
-    /// source after `Ok`, and not in the caches: the key is invalidated. If the runtime ends meanwhile, the
+    /// A value that cannot be stored in the caches is in the source after `Ok`, and not in the caches: the key is
+    /// invalidated. Such a value is over [`max_value_size`](crate::Builder::max_value_size), cannot be encoded, has a
+    /// TTL of zero, [`no_store()`](Loaded::no_store), or too many or too long tags. If the runtime ends meanwhile, the
     /// invalidation is deferred.
     ///
     /// Cost: a task, and two round trips, one of them before `store` begins.
@@ -262,8 +269,8 @@ impl<K: CacheKey, V: Send + Sync + 'static> Cache<K, V> {
     ///
     /// [`CommitError`] has a variant for each case:
     ///
-    /// - [`NotBegun`](CommitError::NotBegun): the key is over [`MAX_KEY_BYTES`](crate::key::MAX_KEY_BYTES), or the
-    ///   `Loaded` is a misuse, as for [`insert`](Self::insert). Nothing was changed.
+    /// - [`NotBegun`](CommitError::NotBegun): the key is over [`MAX_KEY_BYTES`](crate::key::MAX_KEY_BYTES), or there is
+    ///   no value, as [`Loaded::unchanged`] was given. Nothing was changed.
     /// - [`Failed`](CommitError::Failed), [`Panicked`](CommitError::Panicked): `store` has failed or panicked. The key
     ///   is invalidated.
     /// - [`NotInvalidated`](CommitError::NotInvalidated): the source has the value, and L2 could not be reached. This

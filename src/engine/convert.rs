@@ -173,9 +173,20 @@ impl Convert {
     ) -> Result<(AnyValue, Ttls, Vec<Key>), Misuse> {
         let value = loaded.value.filter(|_| loaded.may_be_stored);
         let value = value.ok_or(Misuse::NothingToInsert)?;
-        let tags = self.tags(key, &value, loaded.tags)?;
-        let ttls = self.ttls(&value, &loaded.ttls)?;
+        let tags = || self.tags(key, &value, loaded.tags);
+        let (ttls, tags) = self.stored_as(&value, &loaded.ttls, tags)?;
         Ok((value, ttls, tags))
+    }
+
+    /// The TTLs and the tags with which a value is stored now. If it cannot be stored with these, says so.
+    pub(crate) fn stored_as(
+        &self,
+        value: &AnyValue,
+        own: &OwnTtls,
+        tags: impl FnOnce() -> TagNames,
+    ) -> Result<(Ttls, Vec<Key>), Misuse> {
+        let both = tags().and_then(|tags| Ok((self.ttls(value, own)?, tags)));
+        both.inspect_err(|misuse| self.cannot_store(misuse))
     }
 
     /// The tags of a value that is stored now, with its own. Every value that is stored anew passes
@@ -189,7 +200,7 @@ impl Convert {
     }
 
     /// The TTLs of a value that is written now: its own, or those of the cache.
-    pub(crate) fn ttls(&self, value: &AnyValue, own: &OwnTtls) -> Result<Ttls, Misuse> {
+    fn ttls(&self, value: &AnyValue, own: &OwnTtls) -> Result<Ttls, Misuse> {
         let options = &*self.options;
         // User code: a panic would unwind through the task of a load, and leave its callers without a result.
         let hard = || {
@@ -284,13 +295,12 @@ impl Convert {
         Ok(())
     }
 
-    fn cannot_store(&self, error: &CodecError) {
-        self.counters.encode_errors.bump();
+    fn cannot_store(&self, error: &(dyn Error + 'static)) {
+        self.counters.unstorable_values.bump();
         let namespace = self.options.namespace.as_str();
         if self.options.may_log() {
             warn!(namespace, reason = %error, "a value cannot be stored");
         }
-        let error = error as &dyn Error;
         debug!(namespace, error, "a value cannot be stored");
     }
 

@@ -26,7 +26,7 @@ use super::WriteError;
 #[derive(Clone, Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum CommitError<T, E> {
-    /// The commit was not begun, as its value cannot be cached: by its key or its options.
+    /// The commit was not begun: its key is too long, or there is no value to write.
     #[error("the commit was not begun")]
     NotBegun(#[source] WriteError),
     /// The commit returned this error.

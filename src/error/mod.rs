@@ -14,7 +14,7 @@ use std::time::Duration;
 pub use self::commit::CommitError;
 pub use self::l2::L2Error;
 pub use self::or_deferred::OrDeferred;
-use crate::key::{CacheKey, KeyTooLong, KeyWriter};
+use crate::key::{CacheKey, Key, KeyTooLong, KeyWriter};
 use crate::vocabulary::ByteSize;
 use crate::wire::codec::CodecError;
 
@@ -56,7 +56,7 @@ pub(crate) enum Misuse {
     TouchedToZero,
     #[error("a tag is longer than {max} bytes", max = crate::key::MAX_KEY_BYTES)]
     TagTooLong,
-    #[error("a value has more than {max} tags", max = crate::wire::envelope::MAX_TAGS)]
+    #[error("a value has more than {max} tags, or tags of more than 64 KiB in all", max = crate::wire::envelope::MAX_TAGS)]
     TooManyTags,
     #[error("ttl_of panicked")]
     TtlOfPanicked,
@@ -321,9 +321,8 @@ impl LoadError {
         matches!(&self.0.kind, LoadKind::NotFound)
     }
 
-    /// Whether the loader returned a [`Loaded`](crate::Loaded) that makes no sense (`unchanged()` without a previous
-    /// value, a TTL of zero, or too many or too long tags), or looked up the very key that it loads. The error says
-    /// which.
+    /// Whether the loader returned [`Loaded::unchanged`](crate::Loaded::unchanged) without a previous value, or looked
+    /// up the very key that it loads. The error says which.
     #[must_use]
     pub fn is_misuse(&self) -> bool {
         matches!(&self.0.kind, LoadKind::Misuse(_))
@@ -344,9 +343,29 @@ impl From<KeyTooLong> for LoadError {
 
 /// Why [`insert`](crate::Cache::insert), [`invalidate`](crate::Cache::invalidate) or [`clear`](crate::Cache::clear)
 /// did not reach L2.
-#[derive(Clone, Debug, thiserror::Error)]
-#[error(transparent)]
-pub struct WriteError(WriteKind);
+#[derive(Clone, Debug)]
+pub struct WriteError {
+    kind: WriteKind,
+    key: Option<Key>,
+}
+
+impl fmt::Display for WriteError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.kind.fmt(f)
+    }
+}
+
+impl Error for WriteError {
+    fn source(&self) -> Option<&(dyn Error + 'static)> {
+        self.kind.source()
+    }
+}
+
+impl From<WriteKind> for WriteError {
+    fn from(kind: WriteKind) -> Self {
+        Self { kind, key: None }
+    }
+}
 
 #[derive(Clone, Debug, thiserror::Error)]
 enum WriteKind {
@@ -380,28 +399,28 @@ enum WriteKind {
 
 impl WriteError {
     pub(crate) fn deferred(error: L2Error) -> Self {
-        Self(WriteKind::Deferred(error))
+        WriteKind::Deferred(error).into()
     }
 
     pub(crate) fn refused(error: L2Error) -> Self {
-        Self(WriteKind::Refused(error))
+        WriteKind::Refused(error).into()
     }
 
     /// Without an error of L2 if it is not known any more which keys were changed.
     pub(crate) fn interrupted(error: Option<L2Error>) -> Self {
-        Self(WriteKind::Interrupted(error))
+        WriteKind::Interrupted(error).into()
     }
 
     pub(crate) fn contended() -> Self {
-        Self(WriteKind::Contended)
+        WriteKind::Contended.into()
     }
 
     pub(crate) fn switched_off() -> Self {
-        Self(WriteKind::SwitchedOff)
+        WriteKind::SwitchedOff.into()
     }
 
     pub(crate) fn misuse(misuse: Misuse) -> Self {
-        Self(WriteKind::Misuse(misuse))
+        WriteKind::Misuse(misuse).into()
     }
 
     /// L2 has not done it, or not said so.
@@ -409,19 +428,36 @@ impl WriteError {
         if error.is_refused() || error.is_skipped() {
             return Self::refused(error);
         }
-        Self(WriteKind::Unconfirmed(error))
+        WriteKind::Unconfirmed(error).into()
     }
 
     pub(crate) fn not_encoded(error: CodecError) -> Self {
-        Self(match error.exceeded() {
+        let kind = match error.exceeded() {
             Some(limit) => WriteKind::TooLarge(ByteSize(limit)),
             None => WriteKind::Encode(error),
-        })
+        };
+        kind.into()
+    }
+
+    /// With the key whose value cannot be stored.
+    pub(crate) fn of_key(self, key: Key) -> Self {
+        Self {
+            key: Some(key),
+            ..self
+        }
+    }
+
+    /// The key whose value cannot be stored, as Redis shows it after the namespace: of an
+    /// [`insert_many`](crate::Cache::insert_many) or another call that stores values. Not a part of the text, so that
+    /// keys do not reach logs.
+    #[must_use]
+    pub fn key(&self) -> Option<&str> {
+        self.key.as_deref()
     }
 
     /// Whether it was deferred because L2 has answered with an error.
     pub(crate) fn is_deferred_refusal(&self) -> bool {
-        matches!(&self.0, WriteKind::Deferred(error) if error.is_refused())
+        matches!(&self.kind, WriteKind::Deferred(error) if error.is_refused())
     }
 
     /// Whether L2 refused an [`insert_if`](crate::Cache::insert_if), an [`update`](crate::Cache::update) or a
@@ -430,14 +466,14 @@ impl WriteError {
     /// [deferred](Self::is_deferred) then.
     #[must_use]
     pub fn is_refused(&self) -> bool {
-        matches!(&self.0, WriteKind::Refused(_) | WriteKind::SwitchedOff)
+        matches!(&self.kind, WriteKind::Refused(_) | WriteKind::SwitchedOff)
     }
 
     /// Whether an [`update`](crate::Cache::update) gave up: each time that it had read the value, another writer, a
     /// load or an invalidation came first. Or this instance cannot read the stored value. Nothing was changed.
     #[must_use]
     pub fn is_contended(&self) -> bool {
-        matches!(&self.0, WriteKind::Contended)
+        matches!(&self.kind, WriteKind::Contended)
     }
 
     /// Whether the write was deferred, because L2 could not be reached or refused it. This instance has evicted the
@@ -446,50 +482,50 @@ impl WriteError {
     /// is not stored.
     #[must_use]
     pub fn is_deferred(&self) -> bool {
-        matches!(&self.0, WriteKind::Deferred(_))
+        matches!(&self.kind, WriteKind::Deferred(_))
     }
 
     /// Whether L2 did not confirm a [`touch`](crate::Cache::touch): the value has either the new TTL or the former one.
     #[must_use]
     pub fn is_unconfirmed(&self) -> bool {
-        matches!(&self.0, WriteKind::Unconfirmed(_))
+        matches!(&self.kind, WriteKind::Unconfirmed(_))
     }
 
     /// Whether a [`warm`](crate::Cache::warm) came to no end: L2 did not answer, the namespace was cleared, or so much
     /// was changed meanwhile that it is not known any more whether the rest is current. Stored values stay.
     #[must_use]
     pub fn is_interrupted(&self) -> bool {
-        matches!(&self.0, WriteKind::Interrupted(_))
+        matches!(&self.kind, WriteKind::Interrupted(_))
     }
 
     /// Whether the value is over [`max_value_size`](crate::Builder::max_value_size). Nothing was changed.
     #[must_use]
     pub fn is_value_too_large(&self) -> bool {
-        matches!(&self.0, WriteKind::TooLarge(_))
+        matches!(&self.kind, WriteKind::TooLarge(_))
     }
 
-    /// Whether the [`Loaded`](crate::Loaded) makes no sense for an insert: `unchanged()`, `no_store()`, a TTL of
-    /// zero, or too many or too long tags. The error says which. Nothing was changed.
+    /// Whether the [`Loaded`](crate::Loaded) makes no sense for an insert: `unchanged()`, `no_store()`, a TTL of zero,
+    /// or too many or too long tags; or `ttl_of` or `tags_of` panicked. The error says which. The key was not changed.
     #[must_use]
     pub fn is_misuse(&self) -> bool {
-        matches!(&self.0, WriteKind::Misuse(_))
+        matches!(&self.kind, WriteKind::Misuse(_))
     }
 
     /// Whether the value's `Serialize` or the codec returned an error. Nothing was changed.
     #[must_use]
     pub fn is_encode(&self) -> bool {
-        matches!(&self.0, WriteKind::Encode(_))
+        matches!(&self.kind, WriteKind::Encode(_))
     }
 
     /// Whether the key is over [`MAX_KEY_BYTES`](crate::key::MAX_KEY_BYTES). Nothing was changed.
     #[must_use]
     pub fn is_key_too_long(&self) -> bool {
-        matches!(&self.0, WriteKind::Key(_))
+        matches!(&self.kind, WriteKind::Key(_))
     }
 }
 
 impl From<KeyTooLong> for WriteError {
     fn from(error: KeyTooLong) -> Self {
-        Self(WriteKind::Key(error))
+        WriteKind::Key(error).into()
     }
 }

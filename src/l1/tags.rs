@@ -66,6 +66,10 @@ impl Tags {
         self.0.is_none()
     }
 
+    pub(crate) fn len(&self) -> usize {
+        self.0.as_ref().map_or(0, |states| states.len())
+    }
+
     pub(crate) fn iter(&self) -> impl Iterator<Item = &Arc<TagState>> {
         self.0.iter().flat_map(|states| states.iter())
     }

@@ -33,7 +33,16 @@ use crate::key::{Key, MAX_KEY_BYTES};
 use crate::vocabulary::Version;
 
 /// How many tags a value may have.
-pub const MAX_TAGS: usize = 16;
+pub const MAX_TAGS: usize = 128;
+
+/// How many bytes the tags of a value may take, with two bytes for the length of each: their length is an `u16`.
+const MAX_TAG_BYTES: usize = u16::MAX as usize;
+
+/// Whether a value may have these tags.
+pub(crate) fn may_be_tags(tags: &[Key]) -> bool {
+    let bytes = tags.iter().map(|tag| 2 + tag.len()).sum::<usize>();
+    tags.len() <= MAX_TAGS && bytes <= MAX_TAG_BYTES
+}
 
 pub(crate) const MAGIC: [u8; 4] = *b"LRD\x04";
 /// How long the magic and the stamp are, behind which the body begins.

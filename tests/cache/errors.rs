@@ -132,7 +132,7 @@ async fn a_value_that_is_too_large_is_not_stored() {
     assert_eq!((entry.len(), entry.meta().version()), (101, None));
     assert!(a.get("other").await.is_none());
     assert_eq!(
-        (a.stats().encode_errors, a.stats().loads_not_stored),
+        (a.stats().unstorable_values, a.stats().loads_not_stored),
         (2, 1)
     );
     large.set("now small");
@@ -184,7 +184,7 @@ where
     );
     assert!(cache.get("k").await.is_none());
     let stats = cache.stats();
-    assert_eq!((stats.encode_errors, stats.decode_errors), (2, 0));
+    assert_eq!((stats.unstorable_values, stats.decode_errors), (2, 0));
 }
 
 #[tokio::test]

@@ -278,9 +278,8 @@ async fn while_one_lane_is_lost_others_go_on() {
     .await;
 }
 
-/// What one lane refuses must not leave the others changed.
 #[tokio::test]
-async fn a_value_that_cannot_be_stored_changes_no_lane() {
+async fn a_value_that_cannot_be_stored_is_an_error_for_its_key_alone() {
     let cache: Texts = Cache::builder("test:text")
         .l2(MemoryL2::new())
         .lanes(LANES)
@@ -292,8 +291,10 @@ async fn a_value_that_cannot_be_stored_changes_no_lane() {
         let length = if n == 99 { 2_000 } else { 10 };
         (key, "x".repeat(length))
     });
-    assert!(cache.insert_many(values).await.is_err());
-    assert_eq!(found(&cache, &keys).await, 0);
+    let error = cache.insert_many(values).await.unwrap_err();
+    assert_eq!(error.key(), Some(&*keys[99]));
+    assert_eq!(found(&cache, &keys).await, 99);
+    assert!(cache.get(&keys[99]).await.is_none());
 }
 
 #[tokio::test]

@@ -150,7 +150,7 @@ fn values_that_are_too_large() {
             let error = cache.insert(SECRET, SECRET.repeat(100)).await.unwrap_err();
             assert!(error.is_value_too_large());
         }
-        assert_eq!(cache.stats().encode_errors, REQUESTS);
+        assert_eq!(cache.stats().unstorable_values, REQUESTS);
     });
     assert_once(&seen, "a value cannot be stored");
 }

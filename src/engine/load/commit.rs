@@ -13,7 +13,7 @@ use tracing::{Instrument, Span};
 use super::Loads;
 use super::lease::{self, Ready, Replaces};
 use crate::engine::write::pending::Write;
-use crate::error::{CommitError, WriteError, panic_message};
+use crate::error::{CommitError, Misuse, WriteError, panic_message};
 use crate::key::{Key, KeyTooLong};
 use crate::l2::Step;
 use crate::loaded::Loaded;
@@ -43,9 +43,10 @@ impl Loads {
         Box::pin(self.commit(key, commit))
     }
 
-    /// Checks a value that is to be written through.
+    /// A value that is to be written through: to the source alone, if the caches cannot store it.
     pub(crate) fn ready(&self, key: &Key, value: Loaded<AnyValue>) -> Result<Ready, WriteError> {
-        Ready::new(&self.ctx, key, value).map_err(WriteError::misuse)
+        let ready = Ready::of(&self.ctx, key, value, None);
+        ready.ok_or_else(|| WriteError::misuse(Misuse::NothingToInsert))
     }
 
     /// Runs a commit of this value, and then stores the value in both levels.

@@ -57,15 +57,19 @@ pub(crate) enum Replaces<'a> {
     Any,
 }
 
-/// A value with its options, which can be stored.
+/// A value for the callers of a load, or of another source.
 pub(crate) struct Ready {
     pub(crate) value: AnyValue,
-    /// The slot of the value, if its source has not changed it, and its tags stay.
-    unchanged: Option<Held>,
+    /// `None` if the value is not to be stored, or cannot be stored with its options.
+    pub(crate) stored_as: Option<StoredAs>,
+}
+
+/// The options with which L2 gets a value.
+pub(crate) struct StoredAs {
     ttls: Ttls,
     pub(crate) tags: Vec<Key>,
-    /// Whether L2 gets it.
-    may_be_stored: bool,
+    /// The slot of the value, if its source has not changed it, and its tags stay.
+    unchanged: Option<Held>,
 }
 
 /// How a fill has ended.
@@ -73,7 +77,7 @@ pub(crate) struct FillOutcome {
     /// The value for the callers: the loaded one, or a newer one that is stored already.
     pub(crate) slot: Held,
     pub(crate) source: Source,
-    /// Whether the loader lets its value be stored.
+    /// Whether the value can be stored, and its loader lets it be. Otherwise an older value must go.
     pub(crate) may_be_stored: bool,
     pub(crate) is_stored: bool,
     /// The lease was lost, to a change of the key or to another load.
@@ -243,12 +247,19 @@ pub(crate) async fn store(
     loaded: Result<Option<Loaded<AnyValue>>, LoadError>,
     replaces: Replaces<'_>,
 ) -> Result<Option<FillOutcome>, LoadError> {
+    let previous = match replaces {
+        Replaces::Stale(previous) => Some(previous),
+        Replaces::Nothing | Replaces::Any => None,
+    };
     let ready = loaded.and_then(|loaded| {
-        let ready = loaded.map(|loaded| Ready::of(ctx, &op.key, loaded, &replaces));
-        ready.transpose().map_err(|misuse| {
-            ctx.counters.load_failures.bump();
-            LoadError::misuse(misuse)
-        })
+        let ready = loaded.map(|loaded| Ready::of(ctx, &op.key, loaded, previous));
+        let ready = ready.map(|ready| {
+            ready.ok_or_else(|| {
+                ctx.counters.load_failures.bump();
+                LoadError::misuse(Misuse::NothingPrevious)
+            })
+        });
+        ready.transpose()
     });
     match ready {
         Ok(Some(ready)) => Ok(Some(fill(ctx, op, lease, ready, replaces).await)),
@@ -270,12 +281,17 @@ pub(crate) async fn fill(
 ) -> FillOutcome {
     // Registered before the fill is sent, so that no message of a tag is missed (rule 20); and before the deferred
     // invalidations are looked at, as one that comes later makes these states void.
-    let tags = ctx.l1.tags(&ready.tags);
-    let is_held = ctx.is_off() || ready.tags.iter().any(|tag| ctx.deferred.holds_tag(tag));
+    let names = (ready.stored_as.as_ref()).map_or(&[][..], |stored_as| &stored_as.tags);
+    let tags = ctx.l1.tags(names);
+    let is_held = ctx.is_off() || names.iter().any(|tag| ctx.deferred.holds_tag(tag));
     let publishes = matches!(replaces, Replaces::Any);
-    let sent = match lease {
-        Some(lease) if ready.may_be_stored && !is_held => {
-            ready.send(ctx, &op.key, lease, publishes).await
+    let mut may_be_stored = ready.stored_as.is_some();
+    let sent = match (lease, &ready.stored_as) {
+        (Some(lease), Some(stored_as)) if !is_held => {
+            let sent = stored_as.send(ctx, &op.key, &ready.value, lease, publishes);
+            let sent = sent.await;
+            may_be_stored = !matches!(sent, Ok(None));
+            sent
         }
         _ => Ok(None),
     };
@@ -289,19 +305,19 @@ pub(crate) async fn fill(
             None
         }
     };
-    let (now, value) = (ctx.now(), ready.value);
+    let (now, Ready { value, stored_as }) = (ctx.now(), ready);
     let is_stored = matches!(filled, Some(Fill::Stored(_)));
     let is_overtaken = matches!(filled, Some(Fill::Rejected(_)));
     let ended = |slot, source| FillOutcome {
         slot,
         source,
-        may_be_stored: ready.may_be_stored,
+        may_be_stored,
         is_stored,
         is_overtaken,
     };
-    match filled {
-        Some(Fill::Stored(stamp)) => {
-            let lifetime = ready.ttls.lifetime(stamp.written_at);
+    match (filled, stored_as) {
+        (Some(Fill::Stored(stamp)), Some(stored_as)) => {
+            let lifetime = stored_as.ttls.lifetime(stamp.written_at);
             let fresh = (ctx.convert).slot(&op.key, value, stamp, lifetime, tags, now);
             if publishes {
                 ctx.l1.put_inserted(op, &fresh);
@@ -315,7 +331,7 @@ pub(crate) async fn fill(
         }
         // The lease was lost. The stored value was written since, or it is still the one that was to be replaced. A
         // caller that has asked for its own load gets its own value.
-        Some(Fill::Rejected(Some(bytes))) if !publishes => {
+        (Some(Fill::Rejected(Some(bytes))), _) if !publishes => {
             let old = match replaces {
                 Replaces::Stale(previous) => Some(previous.version),
                 Replaces::Nothing | Replaces::Any => None,
@@ -330,56 +346,52 @@ pub(crate) async fn fill(
                 return ended(fresh, Source::L2);
             }
         }
-        Some(Fill::Rejected(_)) | None => {}
+        _ => {}
     }
     let slot = ctx.convert.unstored(&op.key, value, now);
     ended(slot, Source::Loader)
 }
 
 impl Ready {
-    /// A new value, for both levels.
-    pub(crate) fn new(ctx: &Context, key: &Key, loaded: Loaded<AnyValue>) -> Result<Self, Misuse> {
-        let (value, ttls, tags) = ctx.convert.to_store(key, loaded)?;
-        Ok(Self {
-            value,
-            unchanged: None,
-            ttls,
-            tags,
-            may_be_stored: true,
-        })
-    }
-
-    /// A value that a loader has returned, or the one that it found unchanged.
-    fn of(
+    /// A value that a loader or another source has returned, or the one that it found unchanged. `None` if there is no
+    /// value.
+    pub(crate) fn of(
         ctx: &Context,
         key: &Key,
         loaded: Loaded<AnyValue>,
-        replaces: &Replaces<'_>,
-    ) -> Result<Self, Misuse> {
-        let (value, previous) = match (loaded.value, replaces) {
-            (Some(value), _) => (value, None),
-            (None, Replaces::Stale(previous)) => (previous.value().clone(), Some(*previous)),
-            (None, Replaces::Nothing | Replaces::Any) => return Err(Misuse::NothingPrevious),
+        previous: Option<&Held>,
+    ) -> Option<Self> {
+        let Loaded {
+            value, ttls, tags, ..
+        } = loaded;
+        let unchanged = previous.filter(|_| value.is_none() && tags.is_none());
+        let value = value.or_else(|| previous.map(|previous| previous.value().clone()))?;
+        let tags = || match unchanged {
+            Some(previous) => Ok(previous.tags().names()),
+            None => ctx.convert.tags(key, &value, tags),
         };
-        let unchanged = previous.filter(|_| loaded.tags.is_none());
-        Ok(Self {
-            ttls: ctx.convert.ttls(&value, &loaded.ttls)?,
-            tags: match unchanged {
-                Some(previous) => previous.tags().names(),
-                None => ctx.convert.tags(key, &value, loaded.tags)?,
-            },
+        let stored_as = if loaded.may_be_stored {
+            ctx.convert.stored_as(&value, &ttls, tags).ok()
+        } else {
+            None
+        };
+        let stored_as = stored_as.map(|(ttls, tags)| StoredAs {
+            ttls,
+            tags,
             unchanged: unchanged.cloned(),
-            may_be_stored: loaded.may_be_stored,
-            value,
-        })
+        });
+        Some(Self { value, stored_as })
     }
+}
 
+impl StoredAs {
     /// Sends L2 a value under its lease; if it `publishes`, to the other instances, too. `None` if the value cannot be
     /// encoded.
     async fn send(
         &self,
         ctx: &Context,
         key: &Key,
+        value: &AnyValue,
         lease: Lease,
         publishes: bool,
     ) -> Result<Option<Fill>, L2Error> {
@@ -393,7 +405,7 @@ impl Ready {
                 return Ok(Some(fill));
             }
         }
-        let Ok(encoded) = ctx.convert.seal(key, &self.value, ttls, tags) else {
+        let Ok(encoded) = ctx.convert.seal(key, value, ttls, tags) else {
             return Ok(None);
         };
         let payload = publishes.then(|| ctx.message(Kind::Insert, &[key]));

@@ -216,13 +216,7 @@ impl Loads {
             // Another load, or the change that has ended the lease, may store a value at once.
             Ok(Some(ended)) if ended.is_overtaken => self.ctx.backoff.yielded(key),
             Ok(_) => self.refresh_failed(key, None),
-            Err(error) => {
-                // The failure of a loader was traced for all of its keys.
-                if error.is_misuse() {
-                    self.warn_of_refresh(1, error);
-                }
-                self.refresh_failed(key, Some(error));
-            }
+            Err(error) => self.refresh_failed(key, Some(error)),
         }
     }
 

@@ -170,7 +170,10 @@ async fn store(
 /// Asks for the lease of a key that has no value.
 async fn ask(ctx: &Context, (key, loaded): Item) -> Result<LeasedValue, Ended> {
     let key = key.map_err(|_| Ended::Refused)?;
-    let ready = Ready::new(ctx, &key, loaded).map_err(|_| Ended::Refused)?;
+    let ready = Ready::of(ctx, &key, loaded, None).ok_or(Ended::Refused)?;
+    if ready.stored_as.is_none() {
+        return Err(Ended::Refused);
+    }
     let op = ctx.l1.in_flight.begin(&key);
     let goal = Goal::Missing { at_least: None };
     let mut request = lease::request(ctx, Want::Any);
@@ -185,7 +188,8 @@ async fn ask(ctx: &Context, (key, loaded): Item) -> Result<LeasedValue, Ended> {
 
 /// Stores a value unless its key was changed since the call.
 async fn fill(ctx: &Context, (op, lease, ready): LeasedValue, changes: &Changes) -> Ended {
-    if changes.are_of(&op.key, &ready.tags) && !without(Rule::Warming) {
+    let tags = (ready.stored_as.as_ref()).map_or(&[][..], |stored_as| &stored_as.tags);
+    if changes.are_of(&op.key, tags) && !without(Rule::Warming) {
         lease::give_back(ctx, (&op.key, Some(lease))).await;
         return Ended::Changed;
     }

@@ -12,7 +12,7 @@ use super::update::Attempts;
 use crate::engine::lanes::Lanes;
 use crate::entry::AnyEntry;
 use crate::error::{WriteError, all_done};
-use crate::key::Key;
+use crate::key::{Key, KeyTooLong};
 use crate::loaded::Loaded;
 use crate::token::Token;
 use crate::vocabulary::{AnyValue, Version};
@@ -70,17 +70,26 @@ impl LaneWrites {
         Box::pin(lane.insert(key, value))
     }
 
-    /// Stores values in both levels.
-    pub(crate) fn insert_many(&self, values: BTreeMap<Key, Loaded<AnyValue>>) -> WriteCall<'_> {
-        Box::pin(async {
-            let parts = self.split(values, |(key, _)| key).into_iter();
-            // All of them, before any lane changes anything.
-            let encoded = parts.map(|(lane, values)| Ok((lane, lane.encode(values)?)));
-            let encoded: Vec<_> = encoded.collect::<Result<_, WriteError>>()?;
-            let calls = encoded
-                .into_iter()
-                .map(|(lane, values)| lane.insert_all(values));
-            self.all(calls).await
+    /// Stores values in both levels. A value that cannot be stored is an error for its key alone, as is a key that was
+    /// `refused` before.
+    pub(crate) fn insert_many(
+        &self,
+        values: BTreeMap<Key, Loaded<AnyValue>>,
+        refused: Option<KeyTooLong>,
+    ) -> WriteCall<'_> {
+        Box::pin(async move {
+            let mut refused = refused.map(WriteError::from);
+            let mut encoded = Vec::with_capacity(values.len());
+            for (key, loaded) in values {
+                match self.of(&key).encode(key, loaded) {
+                    Ok(value) => encoded.push(value),
+                    Err(error) => refused = refused.or(Some(error)),
+                }
+            }
+            let parts = self.split(encoded, |value| &value.key).into_iter();
+            let stored = self.all(parts.map(|(lane, values)| lane.insert_all(values)));
+            let stored = stored.await;
+            refused.map_or(stored, Err)
         })
     }
 

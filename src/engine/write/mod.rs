@@ -59,9 +59,15 @@ const AT_ONCE: usize = 64;
 /// How a call has ended: a version that stands for all its writes, and how the last one was answered.
 type Changed = Result<(Version, Written), WriteError>;
 
-/// Values that can be stored.
-pub(crate) struct Encoded {
-    values: Vec<(Key, AnyValue, EncodedValue, Vec<Key>)>,
+/// A value, its bytes, and its tags.
+type Body = (AnyValue, EncodedValue, Vec<Key>);
+
+/// A value that can be stored.
+pub(super) struct Encoded {
+    key: Key,
+    value: AnyValue,
+    body: EncodedValue,
+    tags: Vec<Key>,
 }
 
 impl Writes {
@@ -88,10 +94,10 @@ impl Writes {
         key: Key,
         loaded: Loaded<AnyValue>,
     ) -> Result<Token, WriteError> {
-        self.insert_all(self.encode([(key, loaded)])?).await
+        self.insert_all(vec![self.encode(key, loaded)?]).await
     }
 
-    async fn insert_all(&self, values: Encoded) -> Result<Token, WriteError> {
+    async fn insert_all(&self, values: Vec<Encoded>) -> Result<Token, WriteError> {
         let (version, _) = self.store(values, Step::Insert).await?;
         Ok(self.token(version))
     }
@@ -107,7 +113,7 @@ impl Writes {
         if self.ctx.is_off() {
             return Ok(None);
         }
-        let encoded = self.encode([(key, loaded)])?;
+        let encoded = vec![self.encode(key, loaded)?];
         let (_, written) = self.store(encoded, Step::InsertIf(version)).await?;
         Ok(written.version().map(|version| self.token(version)))
     }
@@ -126,54 +132,55 @@ impl Writes {
         append: Append,
     ) -> WriteResult {
         let step = Step::Append(Box::new(append));
-        Ok(self.store(self.encode([(key, value)])?, step).await?.1)
+        let encoded = vec![self.encode(key, value)?];
+        Ok(self.store(encoded, step).await?.1)
     }
 
-    /// Encodes all values of a call, before anything is changed.
-    fn encode(
-        &self,
-        values: impl IntoIterator<Item = (Key, Loaded<AnyValue>)>,
-    ) -> Result<Encoded, WriteError> {
-        let convert = &self.ctx.convert;
-        let values = values.into_iter();
-        // With the exact capacity: there is mostly one value, and a list that grows begins with four.
-        let mut encoded = Vec::with_capacity(values.size_hint().0);
-        for (key, loaded) in values {
-            let checked = convert.to_store(&key, loaded);
-            let (value, ttls, tags) = checked.map_err(WriteError::misuse)?;
-            let sealed = convert.seal(&key, &value, ttls, &tags);
-            let body = sealed.map_err(WriteError::not_encoded)?;
-            encoded.push((key, value, body, tags));
+    /// Encodes a value, before anything is changed.
+    fn encode(&self, key: Key, loaded: Loaded<AnyValue>) -> Result<Encoded, WriteError> {
+        match self.body_of(&key, loaded) {
+            Ok((value, body, tags)) => Ok(Encoded {
+                key,
+                value,
+                body,
+                tags,
+            }),
+            Err(error) => Err(error.of_key(key)),
         }
-        Ok(Encoded { values: encoded })
     }
 
-    async fn store(&self, encoded: Encoded, step: Step) -> Changed {
+    fn body_of(&self, key: &Key, loaded: Loaded<AnyValue>) -> Result<Body, WriteError> {
+        let convert = &self.ctx.convert;
+        let checked = convert.to_store(key, loaded);
+        let (value, ttls, tags) = checked.map_err(WriteError::misuse)?;
+        let sealed = convert.seal(key, &value, ttls, &tags);
+        Ok((value, sealed.map_err(WriteError::not_encoded)?, tags))
+    }
+
+    async fn store(&self, values: Vec<Encoded>, step: Step) -> Changed {
         let ctx = &self.ctx;
-        let changes = encoded
-            .values
-            .into_iter()
-            .map(|(key, value, encoded, tags)| {
-                let op = ctx.l1.in_flight.begin(&key);
-                // Not before: in the generation of the operation, or of a later one, in which it stores nothing (rule
-                // 20).
-                let tags = ctx.l1.tags(&tags);
-                // After the operation has begun: if the cache is switched off later than this looks, L1 is emptied of
-                // it.
-                let is_off = ctx.is_off();
-                if is_off && step == Step::Insert {
-                    return Write::new(ctx, key, Step::INVALIDATE);
-                }
-                let insert = Insert {
-                    op,
-                    value: (!is_off).then_some(value),
-                    encoded,
-                    tags,
-                };
-                let mut write = Write::new(ctx, key, step.clone());
-                write.insert = Some(Box::new(insert));
-                write
-            });
+        let changes = values.into_iter().map(|encoded| {
+            let Encoded {
+                key, value, body, ..
+            } = encoded;
+            let op = ctx.l1.in_flight.begin(&key);
+            // Not before: in the generation of the operation, or of a later one, in which it stores nothing (rule 20).
+            let tags = ctx.l1.tags(&encoded.tags);
+            // After the operation has begun: if the cache is switched off later than this looks, L1 is emptied of it.
+            let is_off = ctx.is_off();
+            if is_off && step == Step::Insert {
+                return Write::new(ctx, key, Step::INVALIDATE);
+            }
+            let insert = Insert {
+                op,
+                value: (!is_off).then_some(value),
+                encoded: body,
+                tags,
+            };
+            let mut write = Write::new(ctx, key, step.clone());
+            write.insert = Some(Box::new(insert));
+            write
+        });
         self.write(changes).await
     }
 

@@ -189,9 +189,12 @@ impl Ordered for Write {
         self.step.is_insert()
     }
 
-    /// A KiB of a stored value counts as much as 64 bytes of the key, which every instance is sent and the log keeps.
+    /// A KiB of a stored value counts as much as 64 bytes of the key, which every instance is sent and the log keeps; or
+    /// as four tags, as the step reads and writes the tag version of each.
     fn weight(&self) -> u32 {
-        let stored = (self.insert.as_ref()).map_or(0, |insert| insert.encoded.body.len() / 1024);
+        let stored = (self.insert.as_ref()).map_or(0, |insert| {
+            insert.encoded.body.len() / 1024 + insert.tags.len() / 4
+        });
         u32::try_from(1 + stored + self.key.len() / 64).unwrap_or(u32::MAX)
     }
 

@@ -61,7 +61,7 @@ local function keep_tag_versions(tags, epoch, kept)
 end
 
 -- How many tags a value may have.
-local MOST = 16
+local MOST = 128
 
 -- How many tags there are from a place in a text to its end; nil if they are damaged.
 local function count(text, at)

@@ -11,6 +11,7 @@ mod refresh_ahead;
 mod single_flight;
 mod soft_ttl;
 mod stale_wait;
+mod unstorable;
 mod verify;
 mod warm;
 mod write_through;

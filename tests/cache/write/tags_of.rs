@@ -7,7 +7,7 @@ use std::time::Duration;
 use larder::loaded::MAX_TAGS;
 use larder::{Cache, Loaded, Version};
 
-use crate::fleet::{Fleet, Set, Source, Texts, left, over_both_stores};
+use crate::fleet::{Fleet, Set, Texts, left, over_both_stores};
 use crate::support::eventually::eventually;
 
 over_both_stores!(
@@ -211,7 +211,7 @@ async fn a_value_that_waits_for_its_source_has_the_tags(fleet: Fleet) {
 }
 
 #[tokio::test]
-async fn tags_that_cannot_be_are_an_error_of_the_call() {
+async fn tags_that_cannot_be_are_an_error_of_the_insert() {
     let long = "x".repeat(larder::key::MAX_KEY_BYTES + 1);
     let cache: Cache<String, String> = Cache::builder("test:tags-of")
         .tags_of(move |key, _| match key {
@@ -226,8 +226,6 @@ async fn tags_that_cannot_be_are_an_error_of_the_call() {
     for key in ["long", "many", "another"] {
         let error = cache.insert(key, String::new()).await.unwrap_err();
         assert!(error.is_misuse() && !error.is_deferred(), "{key}: {error}");
-        let error = Source::new("v").through(&cache, key).await.unwrap_err();
-        assert!(error.is_misuse(), "{key}: {error}");
         assert!(cache.get(key).await.is_none());
     }
     for key in ["most", "none"] {
