@@ -31,7 +31,7 @@ use crate::util::partial_debug::partial_debug;
 use crate::vocabulary::{AnyValue, Invalidation, Invariant, Mode, RefreshAhead, downcast};
 #[cfg(feature = "json")]
 use crate::wire::change_event;
-use crate::wire::codec::{Bincode, CodecOf, CodecStack, ValueCodec};
+use crate::wire::codec::{Bincode, CodecOf, CodecStack, ValueCodec, former_type};
 use crate::wire::envelope;
 
 /// Options for a [`Cache`]; made by [`Cache::builder`].
@@ -737,6 +737,58 @@ impl<K, V: Serialize + DeserializeOwned + Send + Sync + 'static, L> Builder<K, V
         self
     }
 
+    /// Also reads values that a former release has stored as `Old`, and makes values of `V` of them by `convert`. For
+    /// caches without a source, such as sessions, whose values shall outlive a change of the type; a cache with a
+    /// source needs no more than to load the value anew.
+    ///
+    /// The cache tries `V` first, and then the former types in the order of the calls. A converted value keeps its
+    /// TTLs, its tags and its version. It stays stored as `Old` until a call replaces it; this instance keeps the
+    /// converted value in L1.
+    ///
+    /// While a deploy runs, instances of the former release read no value of `V`. If they have to, deploy two releases:
+    /// the first still stores `Old` and `also_reads` the new type. [`Stats::former_types`](crate::Stats::former_types)
+    /// counts converted values: remove the call when the count stays at zero.
+    ///
+    /// `Old` must have the shape that the values were stored with, such as a copy of the former definition, and the
+    /// former [`schema_version`](Self::schema_version) and [`type_tag`](Self::type_tag) must still be set. The values
+    /// must be in a format of this crate, compressed or encrypted or not; [`build`](Self::build) refuses a codec of
+    /// your own. A panic in `convert` makes the value a miss.
+    ///
+    /// Cost: nothing for values of `V`. Otherwise the value is decoded for each type that is tried.
+    ///
+    /// ```
+    /// # async fn demo() -> Result<(), Box<dyn std::error::Error>> {
+    /// use larder::{Cache, MemoryL2};
+    /// use serde::{Deserialize, Serialize};
+    ///
+    /// /// As the former release stored it.
+    /// #[derive(Serialize, Deserialize)]
+    /// struct OldSession { user: u64 }
+    ///
+    /// #[derive(Serialize, Deserialize)]
+    /// struct Session { user: u64, roles: Vec<String> }
+    ///
+    /// let l2 = MemoryL2::new();
+    /// # let former: Cache<String, OldSession> = Cache::builder("docs:session").l2(l2.clone()).build()?;
+    /// # former.insert("8f2c", OldSession { user: 7 }).await?;
+    /// let sessions: Cache<String, Session> = Cache::builder("docs:session")
+    ///     .also_reads(|OldSession { user }| Session { user, roles: Vec::new() })
+    ///     .l2(l2)
+    ///     .build()?;
+    /// let session = sessions.get("8f2c").await.ok_or("the session has survived the deploy")?;
+    /// assert_eq!(session.user, 7);
+    /// # Ok(()) }
+    /// # tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap().block_on(demo()).unwrap();
+    /// ```
+    pub fn also_reads<Old: Serialize + DeserializeOwned + Send + 'static>(
+        mut self,
+        convert: impl Fn(Old) -> V + Send + Sync + 'static,
+    ) -> Self {
+        let former = former_type(convert);
+        self.given.parts.values.also_reads.push(former);
+        self
+    }
+
     /// A name for the type of the values. Default: none. Values with another tag are misses.
     ///
     /// Set it if a namespace has values of one shape and of different meanings. For a type that changes, use
@@ -1007,6 +1059,7 @@ impl Given {
         let parts = Parts {
             values: TypeRules {
                 codec,
+                also_reads: Vec::new(),
                 weigher: None,
                 same: None,
                 ttl_of: None,
@@ -1053,6 +1106,12 @@ impl Given {
         let mut mistakes = options.mistakes();
         if batch.is_some() && !has_loader_of_many {
             let mistake = "batch_loads needs read_through_many: no other loader takes many keys";
+            mistakes.push(mistake.to_owned());
+        }
+        let values = &parts.values;
+        if !values.also_reads.is_empty() && !values.codec.is_of_this_crate() {
+            let mistake =
+                "also_reads needs a codec of this crate: it cannot read the bytes of another one";
             mistakes.push(mistake.to_owned());
         }
         // An L2 that cannot be used is a mistake of its own.

@@ -250,9 +250,9 @@ impl<V> Loaded<V> {
     /// 64 KiB in all is not stored, as a value with a [`ttl`](Self::ttl) of zero is not.
     ///
     /// Cost: a hit in L1 compares two numbers more. A hit in L2 takes one more small request, unless this instance
-    /// knows all its tags from other values; always where a call has waited for another instance's load. A tag that
-    /// values have takes about 180 bytes in Redis, which expire with the last of them; and in L1 about 100 bytes and
-    /// the name, and 70 bytes for each value.
+    /// knows all its tags from other values; always where a call has waited for another instance's load. Redis spends
+    /// about 1.5 µs for each tag of a value that is stored. A tag that values have takes about 180 bytes in Redis, which
+    /// expire with the last of them; and in L1 about 100 bytes and the name, and 70 bytes for each value.
     ///
     /// ```
     /// # async fn demo() -> Result<(), Box<dyn std::error::Error>> {

@@ -62,6 +62,7 @@ pub(crate) struct OfThread {
     pub(crate) l2_breaker_opened: Counter,
     pub(crate) decode_errors: Counter,
     pub(crate) other_shapes: Counter,
+    pub(crate) former_types: Counter,
     pub(crate) keys_refused: Counter,
     pub(crate) verified: Counter,
     pub(crate) verify_failures: Counter,
@@ -141,6 +142,8 @@ pub struct Stats {
     /// Stored values that were misses because their type was changed since, or is another one. See [which changes of a
     /// type](crate::guide::ttls_and_codecs#changes-of-a-type) a codec without names reads.
     pub other_shapes: u64,
+    /// Stored values of a former type that [`also_reads`](crate::Builder::also_reads) has read.
+    pub former_types: u64,
     /// Look-ups by [`get`](crate::Cache::get) and [`get_many`](crate::Cache::get_many) that were a miss because their
     /// key is over [`MAX_KEY_BYTES`](crate::key::MAX_KEY_BYTES).
     pub keys_refused: u64,
@@ -178,7 +181,7 @@ impl Stats {
 
     /// Each field with its name, in the order of the fields.
     // The pattern has no `..`: a field that is missing here does not compile.
-    fn named(&mut self) -> [(&'static str, &mut u64); 36] {
+    fn named(&mut self) -> [(&'static str, &mut u64); 37] {
         let Self {
             l1_hits,
             l2_hits,
@@ -207,6 +210,7 @@ impl Stats {
             l2_breaker_opened,
             decode_errors,
             other_shapes,
+            former_types,
             keys_refused,
             verified,
             verify_failures,
@@ -245,6 +249,7 @@ impl Stats {
             ("l2_breaker_opened", l2_breaker_opened),
             ("decode_errors", decode_errors),
             ("other_shapes", other_shapes),
+            ("former_types", former_types),
             ("keys_refused", keys_refused),
             ("verified", verified),
             ("verify_failures", verify_failures),
@@ -333,6 +338,7 @@ impl Counters {
             l2_breaker_opened: self.sum(|counted| &counted.l2_breaker_opened),
             decode_errors: self.sum(|counted| &counted.decode_errors),
             other_shapes: self.sum(|counted| &counted.other_shapes),
+            former_types: self.sum(|counted| &counted.former_types),
             keys_refused: self.sum(|counted| &counted.keys_refused),
             verified: self.sum(|counted| &counted.verified),
             verify_failures: self.sum(|counted| &counted.verify_failures),

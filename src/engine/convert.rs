@@ -22,7 +22,7 @@ use crate::loaded::{Loaded, OwnTags, OwnTtls, TagNames, names};
 use crate::options::{DEFAULT_TTL, LONGEST, Options};
 use crate::stats::Counters;
 use crate::vocabulary::{AnyValue, Version, Want};
-use crate::wire::codec::{CodecError, Context, ValueCodec};
+use crate::wire::codec::{CodecError, Context, FormerType, ValueCodec};
 use crate::wire::envelope::{self, Envelope, Head, Lifetime, Place, Stamp};
 
 /// A TTL from the value itself.
@@ -39,6 +39,7 @@ type BoxError = Box<dyn Error + Send + Sync>;
 /// The functions of the builder that know the type of the values.
 pub(crate) struct TypeRules {
     pub(crate) codec: Box<dyn ValueCodec>,
+    pub(crate) also_reads: Vec<FormerType>,
     pub(crate) weigher: Option<Weigher>,
     /// `None`: by the bytes of the codec.
     pub(crate) same: Option<Same>,
@@ -117,8 +118,12 @@ impl Convert {
         }
         let context = self.codec_context(key, &envelope.tags);
         let codec = envelope.head.codec;
-        let value = (self.rules.codec).decode(codec, envelope.payload, &context)?;
-        Ok((value, envelope))
+        let (rules, payload) = (&*self.rules, envelope.payload);
+        let decoded = (rules.codec).decode(codec, payload, &context, &rules.also_reads)?;
+        if decoded.is_of_former_type {
+            self.counters.former_types.bump();
+        }
+        Ok((decoded.value, envelope))
     }
 
     /// Whether two values are the same. `None` if they cannot be compared. Runs the user's code, which may panic.

@@ -96,6 +96,7 @@ impl<C: Codec> CodecStack for Compressed<C> {
 mod tests {
     use super::*;
     use crate::wire::codec::error::Category;
+    use crate::wire::codec::stack::read_by_any;
     use crate::wire::codec::{Bincode, CodecError, Context};
 
     const MAX: usize = 1 << 20;
@@ -123,7 +124,7 @@ mod tests {
         bytes: &[u8],
         max: usize,
     ) -> Result<String, CodecError> {
-        codec.open(id, (bytes, &within(max)))
+        codec.open(id, (bytes, &within(max)), read_by_any)
     }
 
     #[test]

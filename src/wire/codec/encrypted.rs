@@ -1,7 +1,6 @@
 //! The layer that encrypts.
 
 use serde::Serialize;
-use serde::de::DeserializeOwned;
 
 use super::encryption_keys::{EncryptionKeys, HEAD, OVERHEAD};
 use super::stack::{ENCRYPTED, Placed};
@@ -146,23 +145,24 @@ impl<C: Unencrypted> CodecStack for Encrypted<C> {
         Ok(ENCRYPTED)
     }
 
-    fn open<T: Serialize + DeserializeOwned + Send + 'static>(
+    fn open<T>(
         &self,
         id: u8,
         bytes: Placed<'_, [u8]>,
+        read: impl FnOnce(u8, &[u8]) -> Result<T>,
     ) -> Result<T> {
         if id != ENCRYPTED {
             // Otherwise anybody with write access to Redis could store a value without a key.
             if !self.accepts_unencrypted {
                 return Err(Category::Unencrypted.into());
             }
-            return self.codec.open(id, bytes);
+            return self.codec.open(id, bytes, read);
         }
         let (bytes, context) = bytes;
         check_size(bytes.len(), context.max)?;
         let plain = self.keys.decrypt(bytes, context)?;
         let (id, bytes) = plain.split_first().ok_or(Category::Malformed)?;
-        self.codec.open(*id, (bytes, context))
+        self.codec.open(*id, (bytes, context), read)
     }
 }
 
@@ -173,7 +173,9 @@ mod tests {
 
     use super::*;
     use crate::key::Key;
+    use crate::wire::codec::stack::{read_by, read_by_any};
     use crate::wire::codec::{Bincode, Codec, Context};
+    use serde::de::DeserializeOwned;
 
     const SECRET: [u8; 32] = [0xab; 32];
     const OTHER: [u8; 32] = [0xcd; 32];
@@ -210,7 +212,8 @@ mod tests {
         (id, bytes): (u8, &[u8]),
         context: &Context<'_>,
     ) -> Result<String, String> {
-        let opened = codec.open::<String>(id, (bytes, context));
+        let read = |id, bytes: &[u8]| read_by::<_, String>(codec.codec(), id, bytes);
+        let opened = codec.open(id, (bytes, context), read);
         opened.map_err(|error| {
             let source = std::error::Error::source(&error);
             assert!(source.is_none(), "{source:?}");
@@ -372,7 +375,7 @@ mod tests {
                 assert_eq!(text.as_deref(), Ok("value"));
             }
             // Relabelled, it is not the value.
-            let opened = reader.open::<String>(Bincode::ID, (&bytes, &CONTEXT));
+            let opened = reader.open(Bincode::ID, (&bytes, &CONTEXT), read_by_any::<String>);
             assert_ne!(opened.ok().as_deref(), Some("value"));
             assert!(read(reader, (id, &plain), &CONTEXT).is_err());
         }
@@ -393,7 +396,7 @@ mod tests {
         let size = bytes.len();
         let codec = encrypted();
         let seal = |max| codec.seal(("value", &within(max)), &mut Vec::new());
-        let open = |max| codec.open::<String>(id, (&bytes, &within(max)));
+        let open = |max| codec.open(id, (&bytes, &within(max)), read_by_any::<String>);
         assert!(seal(size).is_ok() && open(size).is_ok());
         let error = open(size - 1).unwrap_err();
         assert!(error.to_string().contains("takes 47 bytes"), "{error}");
@@ -459,7 +462,7 @@ mod tests {
         // The limit is for what is decompressed, too.
         let (id, bytes) = sealed(&codec, &text, &CONTEXT);
         let error = codec
-            .open::<String>(id, (&bytes, &within(40_010)))
+            .open(id, (&bytes, &within(40_010)), read_by_any::<String>)
             .unwrap_err();
         assert!(error.to_string().contains("takes 40011 bytes"), "{error}");
     }

@@ -48,7 +48,10 @@ pub(crate) use self::stack::Context;
 pub use self::stack::{CodecStack, Unencrypted};
 #[cfg(feature = "write-behind")]
 pub(crate) use self::value::catch_panic;
-pub(crate) use self::value::{CodecOf, ValueCodec};
+pub(crate) use self::value::{CodecOf, FormerType, ValueCodec, former_type};
+
+/// Lower ids are of this crate.
+const FIRST_OWN_ID: u8 = 128;
 
 type Result<T, E = CodecError> = std::result::Result<T, E>;
 

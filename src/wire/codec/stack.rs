@@ -38,32 +38,33 @@ pub trait CodecStack: Send + Sync + 'static {
         Ok(Self::Codec::ID)
     }
 
-    /// Reads a value from bytes in the format with this id.
+    /// Takes bytes in the format with this id out of their layers, and reads them by `read`, which is given the id of
+    /// their codec.
     ///
     /// # Errors
     ///
-    /// If there are too many bytes in any layer, or a layer refuses them.
+    /// If there are too many bytes in any layer, a layer refuses them, or `read` fails.
     #[doc(hidden)]
-    fn open<T: Serialize + DeserializeOwned + Send + 'static>(
+    fn open<T>(
         &self,
         id: u8,
         bytes: Placed<'_, [u8]>,
+        read: impl FnOnce(u8, &[u8]) -> Result<T>,
     ) -> Result<T> {
         let (bytes, context) = bytes;
         // Before anything is decoded, which may take 64 times as much memory.
         check_size(bytes.len(), context.max)?;
-        let codec = self.codec();
         match id {
             // Every codec reads compressed values. A user's own codec may have the id of a layer.
             #[cfg(feature = "compression")]
             lz4::ID if id != Self::Codec::ID => {
-                // `read_alone` knows no layers, so layers in layers cannot multiply the size of hostile bytes.
+                // `read` knows no layers, so layers in layers cannot multiply the size of hostile bytes.
                 let (id, bytes) = lz4::decompress(bytes, context.max)?;
-                read_alone(codec, id, &bytes)
+                read(id, &bytes)
             }
             #[cfg(feature = "encryption")]
             ENCRYPTED if id != Self::Codec::ID => Err(Category::NoKeys.into()),
-            id => read_alone(codec, id, bytes),
+            id => read(id, bytes),
         }
     }
 }
@@ -106,13 +107,24 @@ impl<C: Codec> CodecStack for C {
 }
 
 /// Reads bytes that are in no layer. The chosen codec comes first: one of a user's own may have any id.
-fn read_alone<C: Codec, T: Serialize + DeserializeOwned + Send + 'static>(
+pub(super) fn read_by<C: Codec, T: Serialize + DeserializeOwned + Send + 'static>(
     codec: &C,
     id: u8,
     bytes: &[u8],
 ) -> Result<T> {
+    if id == C::ID {
+        codec.decode_own(bytes)
+    } else {
+        read_by_any(id, bytes)
+    }
+}
+
+/// Reads bytes that are in no layer, by the codec of this crate that has written them.
+pub(super) fn read_by_any<T: Serialize + DeserializeOwned + Send + 'static>(
+    id: u8,
+    bytes: &[u8],
+) -> Result<T> {
     match id {
-        id if id == C::ID => codec.decode_own(bytes),
         Bincode::ID => Bincode.decode_own(bytes),
         #[cfg(feature = "json")]
         super::Json::ID => super::Json.decode(bytes),

@@ -7,7 +7,8 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
-use super::{Category, Codec, CodecStack, Context, Result};
+use super::stack::{read_by, read_by_any};
+use super::{Category, Codec, CodecStack, Context, FIRST_OWN_ID, Result};
 use crate::util::partial_debug::partial_debug;
 use crate::vocabulary::{AnyValue, Value};
 
@@ -21,12 +22,18 @@ pub(crate) trait ValueCodec: Send + Sync {
     /// If the value takes too many bytes, or a layer refuses it.
     fn encode(&self, value: &AnyValue, context: &Context<'_>, out: &mut Vec<u8>) -> Result<u8>;
 
-    /// Decodes bytes in the format with this id.
+    /// Decodes bytes in the format with this id. If they are no value of the type, tries the `former` types.
     ///
     /// # Errors
     ///
     /// If they are too many, no format with this id is compiled in, or a layer refuses the bytes.
-    fn decode(&self, id: u8, bytes: &[u8], context: &Context<'_>) -> Result<AnyValue>;
+    fn decode(
+        &self,
+        id: u8,
+        bytes: &[u8],
+        context: &Context<'_>,
+        former: &[FormerType],
+    ) -> Result<Decoded>;
 
     /// Encodes a value and reads it back, without layers, which shows whether values of its type can be.
     ///
@@ -34,6 +41,9 @@ pub(crate) trait ValueCodec: Send + Sync {
     ///
     /// If it cannot be read, or not whole.
     fn try_type(&self, value: &AnyValue) -> Result<()>;
+
+    /// Whether the values are in a format of this crate, so that a [`FormerType`] can be read from them.
+    fn is_of_this_crate(&self) -> bool;
 
     /// The type of the values, for people.
     fn type_name(&self) -> &'static str;
@@ -44,6 +54,26 @@ pub(crate) trait ValueCodec: Send + Sync {
     ///
     /// If one of them cannot be encoded.
     fn have_same_bytes(&self, one: &AnyValue, other: &AnyValue) -> Result<bool>;
+}
+
+/// A value that was decoded.
+#[derive(Debug)]
+pub(crate) struct Decoded {
+    pub(crate) value: AnyValue,
+    /// The value was made of a value of a [`FormerType`].
+    pub(crate) is_of_former_type: bool,
+}
+
+/// Reads a value of a former type from bytes that are in no layer, and makes a value of the present type of it.
+pub(crate) type FormerType = Box<dyn Fn(u8, &[u8]) -> Result<AnyValue> + Send + Sync>;
+
+/// A [`FormerType`] whose values `convert` makes values of the present type of.
+pub(crate) fn former_type<T, V>(convert: impl Fn(T) -> V + Send + Sync + 'static) -> FormerType
+where
+    T: Serialize + DeserializeOwned + Send + 'static,
+    V: Value,
+{
+    Box::new(move |id, bytes| Ok(AnyValue::new(convert(read_by_any(id, bytes)?))))
 }
 
 /// A [`CodecStack`] for values of type `V`.
@@ -66,9 +96,31 @@ impl<S: CodecStack, V: Serialize + DeserializeOwned + Value> ValueCodec for Code
         catch_panic(|| self.stack.seal((value, context), out)).inspect_err(|_| out.truncate(start))
     }
 
-    fn decode(&self, id: u8, bytes: &[u8], context: &Context<'_>) -> Result<AnyValue> {
-        let value: V = catch_panic(|| self.stack.open(id, (bytes, context)))?;
-        Ok(AnyValue::new(value))
+    fn decode(
+        &self,
+        id: u8,
+        bytes: &[u8],
+        context: &Context<'_>,
+        former: &[FormerType],
+    ) -> Result<Decoded> {
+        let mut is_of_former_type = false;
+        let read = |id, bytes: &[u8]| match read_by::<_, V>(self.stack.codec(), id, bytes) {
+            Ok(value) => Ok(AnyValue::new(value)),
+            Err(error) => {
+                let found = former.iter().find_map(|read| read(id, bytes).ok());
+                is_of_former_type = found.is_some();
+                found.ok_or(error)
+            }
+        };
+        let value = catch_panic(|| self.stack.open(id, (bytes, context), read))?;
+        Ok(Decoded {
+            value,
+            is_of_former_type,
+        })
+    }
+
+    fn is_of_this_crate(&self) -> bool {
+        S::Codec::ID < FIRST_OWN_ID
     }
 
     fn try_type(&self, value: &AnyValue) -> Result<()> {
@@ -163,8 +215,8 @@ mod tests {
             .unwrap();
         assert_eq!((id, &out[6..]), (200, &*[b"!", &*bytes].concat()));
         for (id, bytes) in [(200, &out[6..]), (Bincode::ID, &bytes)] {
-            let value = codec.decode(id, bytes, &within(10)).unwrap();
-            assert_eq!(*value.typed::<u8>(), 7);
+            let value = codec.decode(id, bytes, &within(10), &[]).unwrap();
+            assert_eq!(*value.value.typed::<u8>(), 7);
         }
     }
 
@@ -176,8 +228,9 @@ mod tests {
             let codec = CodecOf::<_, String>::new(Own);
             assert_eq!(
                 *codec
-                    .decode(C::ID, &out, &within(100))
+                    .decode(C::ID, &out, &within(100), &[])
                     .unwrap()
+                    .value
                     .typed::<String>(),
                 "text",
                 "{}",
@@ -196,7 +249,7 @@ mod tests {
     #[test]
     fn an_unknown_id_is_an_error() {
         let codec = CodecOf::<_, u8>::new(Bincode);
-        let error = codec.decode(200, b"\x07", &within(1)).unwrap_err();
+        let error = codec.decode(200, b"\x07", &within(1), &[]).unwrap_err();
         assert_eq!(error.to_string(), "no codec with id 200 is compiled in");
     }
 
@@ -204,9 +257,11 @@ mod tests {
     fn a_value_that_is_too_large_is_not_decoded() {
         let codec = CodecOf::<_, String>::new(Bincode);
         let bytes = by_bincode("value");
-        let value = codec.decode(Bincode::ID, &bytes, &within(14)).unwrap();
-        assert_eq!(*value.typed::<String>(), "value");
-        let error = codec.decode(Bincode::ID, &bytes, &within(13)).unwrap_err();
+        let value = codec.decode(Bincode::ID, &bytes, &within(14), &[]).unwrap();
+        assert_eq!(*value.value.typed::<String>(), "value");
+        let error = codec
+            .decode(Bincode::ID, &bytes, &within(13), &[])
+            .unwrap_err();
         assert!(error.to_string().contains("takes 14 bytes"), "{error}");
     }
 
@@ -227,7 +282,7 @@ mod tests {
         for depth in [0, 3, 60] {
             let bytes = [vec![0; 8], vec![1; depth], vec![0, 1]].concat();
             let error = codec
-                .decode(Bincode::ID, &bytes, &within(100))
+                .decode(Bincode::ID, &bytes, &within(100), &[])
                 .map(drop)
                 .unwrap_err();
             assert_eq!(error.to_string(), "the type's own code panicked", "{depth}");

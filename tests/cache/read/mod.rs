@@ -10,6 +10,7 @@ mod damage;
 #[cfg(feature = "encryption")]
 mod encryption;
 mod eviction;
+mod former_types;
 mod get_many;
 mod hot_keys;
 mod lookup_by;
