@@ -176,6 +176,6 @@ fn another_codec_is_refused() {
         .also_reads(|First { user }| session(user, ""))
         .codec(Own)
         .build();
-    let mistakes = built.err().expect("it is refused");
+    let mistakes = built.expect_err("it is refused");
     assert!(mistakes.to_string().contains("also_reads"), "{mistakes}");
 }
