@@ -18,7 +18,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use futures::future::join_all;
-use larder::{Cache, Loaded};
+use larder::{Cache, Clock, Loaded, MemoryL2};
 use serde::{Deserialize, Serialize};
 use tokio::runtime::{Builder, Runtime};
 
@@ -426,7 +426,50 @@ fn what_moka_puts_out_takes_no_room_however_often_it_was_hit() {
         at_most(room + room / 8).await;
 
         cache.clear().await.unwrap();
-        assert_eq!(cache.stats().l1_entries, 0);
+        eventually("L1 is empty", async || cache.stats().l1_entries == 0).await;
         at_most(room / 8).await;
+    });
+}
+
+/// Before another value of the key is stored, and though there is room.
+#[test]
+fn what_l1_serves_no_more_takes_no_room_once_it_was_looked_up() {
+    const VALUES: u32 = 1_000;
+    let _alone = alone();
+    runtime().block_on(async {
+        let clock = Clock::manual();
+        let l2 = MemoryL2::with_clock(clock.clone());
+        for (why, is_alone) in [("TTL", true), ("TTL", false), ("tag", true), ("tag", false)] {
+            let builder = Cache::builder("test:gone").clock(clock.clone()).jitter(0.0);
+            let builder = builder.l2_ttl(Duration::from_secs(1));
+            let cache: Cache<u32, Counted> = if is_alone {
+                builder.build().unwrap()
+            } else {
+                builder.l2(l2.clone()).build().unwrap()
+            };
+            cache.ready().await;
+            for key in 0..VALUES {
+                let value = Loaded::new(Counted::from(key)).tags(["all"]);
+                cache.insert(&key, value).await.unwrap();
+            }
+            assert_eq!(ALIVE.load(SeqCst), VALUES as usize);
+            if why == "TTL" {
+                clock.advance(Duration::from_secs(2));
+            } else {
+                cache.invalidate_tag("all").await.unwrap();
+            }
+            for key in 0..VALUES {
+                assert!(cache.get(&key).await.is_none());
+            }
+            // moka keeps the last ones until it does its pending work.
+            eventually("few are left", async || {
+                _ = cache.stats();
+                ALIVE.load(SeqCst) <= VALUES as usize / 10
+            })
+            .await;
+            assert_eq!(cache.stats().l1_entries, 0);
+            drop(cache);
+            eventually("none is left", async || ALIVE.load(SeqCst) == 0).await;
+        }
     });
 }

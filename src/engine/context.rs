@@ -5,6 +5,10 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
+use tokio::runtime::Handle;
+use tokio::sync::Mutex;
+use tokio::task::yield_now;
+
 use super::backoff::Backoff;
 use super::breaker::Breaker;
 use super::convert::Convert;
@@ -20,6 +24,9 @@ use crate::l2::{Batch, Kind, Lane, LeaseReply, LeaseRequest, Step, Want, Written
 use crate::options::Options;
 use crate::stats::{Counters, Stats};
 use crate::wire::message;
+
+/// How many entries of L1 are looked at before other tasks run.
+const SWEPT_AT_ONCE: usize = 256;
 
 pub(crate) struct Context {
     pub(crate) options: Arc<Options>,
@@ -37,16 +44,18 @@ pub(crate) struct Context {
     pub(crate) counters: Arc<Counters>,
     pub(crate) events: Arc<Events>,
     pub(crate) metrics: Arc<Metrics>,
+    /// Locked by the task that gives back the memory of L1.
+    pub(crate) sweeping: Arc<Mutex<()>>,
     /// The id of this instance, as its messages name it.
     pub(crate) instance: u64,
 }
 
 impl Lanes<Arc<Context>> {
     pub(crate) fn stats(&self) -> Stats {
-        self.counted().with_entries(self.entries())
+        self.counted().with_entries(self.entries_now())
     }
 
-    /// All but the number of entries, for which moka would have to do its pending work.
+    /// All but the number of entries.
     pub(crate) fn counted(&self) -> Stats {
         self.first().counters.snapshot(self.flushes())
     }
@@ -58,8 +67,14 @@ impl Lanes<Arc<Context>> {
         flushes.sum()
     }
 
+    /// How many entries L1 has, as of the last time that moka did its pending work.
     pub(crate) fn entries(&self) -> u64 {
         self.iter().map(|ctx| ctx.l1.store.len()).sum()
+    }
+
+    /// How many entries L1 has now.
+    pub(crate) fn entries_now(&self) -> u64 {
+        self.iter().map(|ctx| ctx.l1.store.len_now()).sum()
     }
 }
 
@@ -119,10 +134,56 @@ impl Context {
                 self.backoff.forget(key);
             }
             Target::Tag(tag) => self.l1.forget_tag(tag),
-            Target::All => self.l1.clear(),
+            Target::All => self.clear_l1(),
         }
         // For the heartbeat that this causes: its answer has the deferred writes sent.
         self.l1.freshness.request_proof();
+    }
+
+    /// See [`L1::flush`].
+    pub(crate) fn flush_l1(&self, epoch: u64) {
+        self.l1.flush(epoch);
+        self.give_memory_back();
+    }
+
+    /// See [`L1::clear`].
+    pub(crate) fn clear_l1(&self) {
+        self.l1.clear();
+        self.give_memory_back();
+    }
+
+    /// See [`L1::empty`].
+    pub(crate) fn empty_l1(&self) {
+        self.l1.empty();
+        self.give_memory_back();
+    }
+
+    /// Gives the memory of entries back that have just become invisible. There may be millions, so a task does it, which
+    /// lets other tasks run after every few entries.
+    fn give_memory_back(&self) {
+        let (l1, now, kept) = (
+            Arc::clone(&self.l1),
+            self.now(),
+            self.options.stale_if_error,
+        );
+        let Ok(runtime) = Handle::try_current() else {
+            return l1.sweep(now, kept).for_each(drop);
+        };
+        // One task at a time, however often L1 is emptied: it begins anew if L1 was emptied meanwhile.
+        let sweeping = Arc::clone(&self.sweeping);
+        runtime.spawn(async move {
+            while let Ok(turn) = sweeping.try_lock() {
+                let generation = l1.freshness.generation();
+                let mut sweep = l1.sweep(now, kept);
+                while sweep.by_ref().take(SWEPT_AT_ONCE).count() == SWEPT_AT_ONCE {
+                    yield_now().await;
+                }
+                drop(turn);
+                if generation == l1.freshness.generation() {
+                    break;
+                }
+            }
+        });
     }
 
     /// Asks for the value or the lease of a key: the read in which the server compares epochs.

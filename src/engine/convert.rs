@@ -8,7 +8,8 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use tracing::{debug, warn};
+use tokio::time::Instant;
+use tracing::{debug, info, warn};
 
 use super::ahead::RefreshAhead;
 use crate::clock::{Tick, nanos};
@@ -21,6 +22,7 @@ use crate::l2::{EncodedValue, Ttls};
 use crate::loaded::{Loaded, OwnTags, OwnTtls, TagNames, names};
 use crate::options::{DEFAULT_TTL, LONGEST, Options};
 use crate::stats::Counters;
+use crate::util::turn;
 use crate::vocabulary::{AnyValue, Version, Want};
 use crate::wire::codec::{CodecError, Context, FormerType, ValueCodec};
 use crate::wire::envelope::{self, Envelope, Head, Lifetime, Place, Stamp};
@@ -59,6 +61,8 @@ pub(crate) struct Convert {
     l1: Arc<L1>,
     /// Whether a value of the type was read back as it was written.
     is_readable: AtomicBool,
+    /// Whether a value took long to decode, which is said once.
+    is_slow: AtomicBool,
 }
 
 impl Convert {
@@ -78,6 +82,7 @@ impl Convert {
             counters: Arc::clone(counters),
             l1: Arc::clone(l1),
             is_readable: AtomicBool::new(false),
+            is_slow: AtomicBool::new(false),
         }
     }
 
@@ -118,8 +123,12 @@ impl Convert {
         }
         let context = self.codec_context(key, &envelope.tags);
         let codec = envelope.head.codec;
-        let (rules, payload) = (&*self.rules, envelope.payload);
+        let (rules, payload, began) = (&*self.rules, envelope.payload, Instant::now());
         let decoded = (rules.codec).decode(codec, payload, &context, &rules.also_reads)?;
+        let took = began.elapsed();
+        if took >= turn::LONGEST {
+            self.note_slow(took, payload.len());
+        }
         if decoded.is_of_former_type {
             self.counters.former_types.bump();
         }
@@ -141,6 +150,19 @@ impl Convert {
             type_tag: self.type_tag,
             tags,
             max: self.options.max_value_size,
+        }
+    }
+
+    #[cold]
+    fn note_slow(&self, took: Duration, bytes: usize) {
+        // Relaxed: a second line would do no harm.
+        if !self.is_slow.swap(true, Ordering::Relaxed) {
+            info!(
+                namespace = self.options.namespace.as_str(),
+                ?took,
+                bytes,
+                "a value takes long to decode, and other tasks wait for the thread: store less in it, or a simpler type"
+            );
         }
     }
 

@@ -159,6 +159,7 @@ impl Engine {
                 convert: Convert::new(&of.values, of.type_tag, options, counters, &l1),
                 deferred: Deferred::new(max_deferred),
                 backoff: Backoff::new(options.clock.clone()),
+                sweeping: Arc::default(),
                 instance: of.id,
                 is_off: AtomicBool::new(is_off),
                 options: Arc::clone(options),
@@ -253,7 +254,7 @@ impl Engine {
         for ctx in self.contexts.iter() {
             let _ = ctx.deferred.next.set(Arc::clone(&contexts));
             ctx.hand_over();
-            ctx.l1.empty();
+            ctx.empty_l1();
         }
         *lock(&self.recording) = None;
         drop(changing);
@@ -516,7 +517,7 @@ impl Engine {
             if !is_enabled && !was_off {
                 // After the switch: operations that began before belong to the former generation of L1, and store
                 // nothing.
-                ctx.l1.empty();
+                ctx.empty_l1();
             }
         }
         if is_new {

@@ -355,22 +355,40 @@ impl L1 {
     /// Makes all that this instance holds or is fetching invisible, in one step (rule 9). `epoch` is the lane's from
     /// now on.
     pub(crate) fn flush(&self, epoch: u64) {
-        // The generation first: from here on nothing is visible, however long it takes to give the memory back.
+        // The generation first: from here on nothing is visible. `sweep` gives the memory back.
         self.freshness.flush(epoch);
-        self.store.clear();
+        self.store.cool();
     }
 
     /// Drops everything. Unless no other instance shares the lane, serves nothing until there is another proof.
     pub(crate) fn clear(&self) {
         self.freshness.revoke();
-        self.store.clear();
+        self.store.cool();
     }
 
     /// Drops everything, and keeps operations that are under way from storing. No message was missed: values that are
     /// stored later may be served at once.
     pub(crate) fn empty(&self) {
         self.freshness.next_generation();
-        self.store.clear();
+        self.store.cool();
+    }
+
+    /// Removes the entry of a key that is not served any more, and is no fallback for up to `kept` after its TTL.
+    pub(crate) fn remove_gone(&self, key: &str, now: Tick, kept: Duration) {
+        self.store
+            .remove_gone(key, |slot| self.is_gone(slot, now, kept));
+    }
+
+    /// Gives the memory of entries back that were dropped together, or have expired: one or none with each step.
+    pub(crate) fn sweep(&self, now: Tick, kept: Duration) -> impl Iterator<Item = ()> {
+        self.store
+            .remove_all_gone(move |slot| self.is_gone(slot, now, kept))
+    }
+
+    fn is_gone(&self, slot: &Slot, now: Tick, kept: Duration) -> bool {
+        let generation = self.freshness.generation();
+        slot.is_of_former(generation, || self.freshness.tag_changes())
+            || now >= slot.expires_at && (kept.is_zero() || !slot.is_kept(now, kept))
     }
 
     /// Stores a value if its operation may still do so. Returns whether it was stored.

@@ -182,6 +182,13 @@ impl Slot {
         of == generation || of == generation | TAGGED && self.has_valid_tags(changes())
     }
 
+    /// Whether it was visible, and is not in this generation, or as one of its tags was invalidated.
+    pub(super) fn is_of_former(&self, generation: u64, changes: impl FnOnce() -> u64) -> bool {
+        // A hidden one waits for its insert to end.
+        self.generation.load(Ordering::Acquire) & !TAGGED != HIDDEN
+            && !self.is_of(generation, changes)
+    }
+
     fn has_valid_tags(&self, changes: u64) -> bool {
         let Some(more) = &self.more else {
             return true;

@@ -156,8 +156,29 @@ impl Store {
         self.hot.clear_where(|slot| which.has_one(&slot.key));
     }
 
-    pub(super) fn clear(&self) {
-        self.bounded.invalidate_all();
+    /// Removes the entry of a key if it meets the condition, by which it is not served any more: so the hot table may
+    /// keep it until it is [swept](HotTable::sweep).
+    pub(super) fn remove_gone(&self, key: &str, is_gone: impl Fn(&Slot) -> bool) {
+        if (self.cell(key)).is_some_and(|cell| cell.holds(|slot| is_gone(slot))) {
+            self.bounded.invalidate(key);
+        }
+    }
+
+    /// Removes the entries that meet the condition, by which they are not served any more: one or none with each step.
+    /// moka's own `invalidate_all` would do that in its pending work, all at once, within the call of any thread.
+    pub(super) fn remove_all_gone(
+        &self,
+        is_gone: impl Fn(&Slot) -> bool,
+    ) -> impl Iterator<Item = ()> {
+        self.bounded.iter().map(move |(key, cell)| {
+            if cell.holds(|slot| is_gone(slot)) {
+                self.bounded.invalidate(&*key);
+            }
+        })
+    }
+
+    /// Empties the hot table, whose entries are not served any more.
+    pub(super) fn cool(&self) {
         self.hot.clear_where(|_| true);
     }
 
@@ -166,10 +187,15 @@ impl Store {
         self.bounded.weighted_size()
     }
 
-    /// How many entries there are, invisible ones included.
+    /// How many entries there are, invisible ones included, as of the last time that moka did its pending work.
     pub(crate) fn len(&self) -> u64 {
-        self.bounded.run_pending_tasks();
         self.bounded.entry_count()
+    }
+
+    /// As [`len`](Self::len), after the pending work: up to a few hundred writes, which takes less than a millisecond.
+    pub(crate) fn len_now(&self) -> u64 {
+        self.bounded.run_pending_tasks();
+        self.len()
     }
 }
 

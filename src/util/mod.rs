@@ -10,6 +10,7 @@
 //! - [`retry_delays`]: pauses between attempts
 //! - [`shared_result`]: one result for many tasks
 //! - [`throttle`]: log lines that are not written for every request
+//! - [`turn`]: the time for which a task works without letting others run
 
 pub(crate) mod call;
 pub(crate) mod crc16;
@@ -21,3 +22,4 @@ pub(crate) mod random;
 pub(crate) mod retry_delays;
 pub(crate) mod shared_result;
 pub(crate) mod throttle;
+pub(crate) mod turn;

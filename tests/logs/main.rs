@@ -448,3 +448,33 @@ fn invalidations_that_are_lost() {
         assert_eq!(lost.len(), 1, "{seen:?}");
     }
 }
+
+/// Holds its thread while it is decoded.
+#[derive(Clone, Serialize)]
+struct Slow(u32);
+
+impl<'de> Deserialize<'de> for Slow {
+    fn deserialize<D: serde::Deserializer<'de>>(input: D) -> Result<Self, D::Error> {
+        std::thread::sleep(Duration::from_millis(2));
+        u32::deserialize(input).map(Self)
+    }
+}
+
+#[test]
+fn values_that_are_slow_to_decode() {
+    let log = Log::default();
+    log.record(Level::INFO, async {
+        let l2 = MemoryL2::new();
+        let cache: Cache<String, Slow> = cache(&l2);
+        let reader = Cache::<String, Slow>::builder("test:logs");
+        let reader = reader.type_tag("shared").l2(l2).l1_capacity(0);
+        let reader = reader.build().unwrap();
+        cache.insert(SECRET, Slow(1)).await.unwrap();
+        for _ in 0..10 {
+            assert!(reader.get(SECRET).await.is_some());
+        }
+    });
+    let log = log.text();
+    assert!(!log.contains(SECRET), "{log}");
+    assert_eq!(log.matches("takes long to decode").count(), 1, "{log}");
+}

@@ -5,6 +5,7 @@
 
 use std::sync::Arc;
 
+use bytes::Bytes;
 use futures::FutureExt;
 use futures::future::join_all;
 use tracing::{Instrument, Span};
@@ -20,6 +21,7 @@ use crate::l1::{
     is_recorded,
 };
 use crate::l2::{LaneNumber, LeaseReply, LeaseRequest, ReadResult, Want};
+use crate::util::turn::Turn;
 use crate::vocabulary::Source;
 
 /// Keys of one look-up whose epochs the server compares at the same time.
@@ -283,18 +285,24 @@ impl Reads {
             let asked: Vec<&str> = asked.collect();
             let request = ctx.lane.get_many(&asked);
             let answers = ctx.breaker.send_reads(asked.len(), request).await;
-            let now = ctx.now();
+            let (mut now, mut turn) = (ctx.now(), Turn::begin());
             for ((op, outcome), answer) in unanswered(&mut reads).zip(answers) {
                 *outcome = plain_outcome(ctx, op, answer, now);
+                // Values may take long to decode.
+                if turn.end_if_long().await {
+                    now = ctx.now();
+                }
             }
         }
         // Without a proof, or after a flush meanwhile, the server compares epochs, for one key in each request.
         let mut rest: Vec<_> = unanswered(&mut reads).collect();
         for some in rest.chunks_mut(COMPARED) {
             let compared = join_all(some.iter().map(|(op, _)| compared(ctx, op))).await;
-            let give_up = (compared.iter()).any(|outcome| matches!(outcome, Err(UNAVAILABLE)));
-            for ((_, outcome), compared) in some.iter_mut().zip(compared) {
-                **outcome = Some(compared);
+            let give_up = (compared.iter()).any(|answer| matches!(answer, Err(UNAVAILABLE)));
+            let mut turn = Turn::begin();
+            for ((op, outcome), answer) in some.iter_mut().zip(compared) {
+                **outcome = Some(answer.and_then(|bytes| open(ctx, op, &bytes)));
+                turn.end_if_long().await;
             }
             if give_up {
                 // The others would only wait for as long again.
@@ -352,7 +360,9 @@ async fn ask_l2(ctx: &Context, op: &Op, now: Tick) -> (ReadOutcome, Tick) {
             return (outcome, now);
         }
     }
-    (compared(ctx, op).await, ctx.now())
+    let answer = compared(ctx, op).await;
+    let outcome = answer.and_then(|bytes| open(ctx, op, &bytes));
+    (outcome, ctx.now())
 }
 
 /// The outcome of a plain read, which was sent while the known epoch was proven: the value itself says whether it
@@ -372,14 +382,19 @@ fn plain_outcome(ctx: &Context, op: &Op, answer: ReadResult, now: Tick) -> Optio
 }
 
 /// A read in which the server compares epochs: there is no proof, or there was a flush meanwhile, or the caller has a
-/// token (rule 11).
-async fn compared(ctx: &Context, op: &Op) -> ReadOutcome {
+/// token (rule 11). Returns the stored bytes.
+async fn compared(ctx: &Context, op: &Op) -> Result<Bytes, NoValue> {
     let ask = LeaseRequest::read_only(Want::Any);
     match ctx.acquire_lease(&op.key, ask).await {
-        Ok(LeaseReply::Hit(bytes)) => (ctx.convert).open(&op.key, &bytes, ctx.now()).map_err(Some),
+        Ok(LeaseReply::Hit(bytes)) => Ok(bytes),
         Ok(_) => Err(MISS),
         Err(_) => Err(UNAVAILABLE),
     }
+}
+
+/// The value of stored bytes whose epoch the server has compared.
+fn open(ctx: &Context, op: &Op, bytes: &[u8]) -> ReadOutcome {
+    (ctx.convert).open(&op.key, bytes, ctx.now()).map_err(Some)
 }
 
 /// Counts how a read ended, and stores its value in L1.
@@ -391,10 +406,18 @@ fn end_read(ctx: &Context, op: &Op, outcome: &ReadOutcome) {
         }
         Err(MISS) => {
             ctx.counters.l2_misses.bump();
+            remove_gone(ctx, op);
         }
+        Err(UNAVAILABLE) => {}
         // What cannot be read was counted where that was found.
-        Err(_) => {}
+        Err(Some(_)) => remove_gone(ctx, op),
     }
+}
+
+/// Gives the memory of an entry back that L1 does not serve any more, and L2 does not have, either.
+fn remove_gone(ctx: &Context, op: &Op) {
+    let kept = ctx.options.stale_if_error;
+    ctx.l1.remove_gone(&op.key, ctx.now(), kept);
 }
 
 /// The reads that have no outcome yet.

@@ -47,6 +47,6 @@ pub(crate) fn record(loads: &LaneLoads) {
         is(contexts.iter().all(|ctx| ctx.l1.freshness.is_live())),
         is(!contexts.first().is_off()),
     ];
-    // Without the number of entries, which is a gauge, and for which moka would have to do its pending work.
+    // Without the number of entries, which is a gauge.
     contexts.first().metrics.set(&contexts.counted(), gauges);
 }

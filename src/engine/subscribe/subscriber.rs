@@ -509,7 +509,7 @@ impl<'a> Session<'a> {
         let at = Version { epoch, ver };
         if matches!(message.kind, Kind::Unknown(_)) {
             // Another release may have changed any key.
-            ctx.l1.flush(epoch);
+            ctx.flush_l1(epoch);
         }
         let keys = message.keys.iter().map(|key| &**key);
         match message.kind {
@@ -599,7 +599,7 @@ impl<'a> Session<'a> {
         let is_new = known != 0 && known != lane.epoch && announced.is_none();
         self.ctx.breaker.note_epoch(lane.incarnation, is_new);
         // Before the numbers of the new epoch count, and before the proof that its caller takes (rule 9).
-        self.ctx.l1.flush(lane.epoch);
+        self.ctx.flush_l1(lane.epoch);
         self.reached = Reached {
             last: Some(lane.seq),
             confirmed: Some(lane.seq),

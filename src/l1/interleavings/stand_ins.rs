@@ -21,9 +21,9 @@ impl Bounded {
         lock(&self.0).get(key).cloned()
     }
 
-    pub(in crate::l1) fn iter(&self) -> impl Iterator<Item = (Key, Arc<EntryCell>)> {
+    pub(in crate::l1) fn iter(&self) -> impl Iterator<Item = (Arc<Key>, Arc<EntryCell>)> {
         let entries = lock(&self.0).clone();
-        entries.into_iter()
+        entries.into_iter().map(|(key, cell)| (Arc::new(key), cell))
     }
 
     pub(in crate::l1) fn contains_key(&self, key: &str) -> bool {
@@ -36,10 +36,6 @@ impl Bounded {
 
     pub(in crate::l1) fn invalidate(&self, key: &str) {
         lock(&self.0).remove(key);
-    }
-
-    pub(in crate::l1) fn invalidate_all(&self) {
-        lock(&self.0).clear();
     }
 
     #[expect(clippy::unused_self, reason = "as moka's, which has some")]

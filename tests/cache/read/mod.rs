@@ -10,10 +10,18 @@ mod damage;
 #[cfg(feature = "encryption")]
 mod encryption;
 mod eviction;
+#[cfg(all(
+    feature = "json",
+    feature = "messagepack",
+    feature = "postcard",
+    feature = "compression",
+    feature = "encryption"
+))]
 mod former_types;
 mod get_many;
 mod hot_keys;
 mod lookup_by;
+mod slow_values;
 mod touch_and_expire;
 #[cfg(feature = "postcard")]
 mod type_pairs;
