@@ -1,12 +1,14 @@
-//! The body of a response without its type: the bytes in memory, and the rest of the inner service's body.
+//! The body of a response without its type: the bytes in memory, those that a copy of the body passes on, and the rest
+//! of the inner service's body.
 
-use std::future::poll_fn;
-use std::time::Duration;
+use std::any::Any;
+use std::panic::resume_unwind;
+use std::task::{Context, Poll};
 
 use ::http::Response;
 use bytes::Bytes;
-use http_body::Frame;
-use tokio::time::timeout;
+use http_body::{Frame, SizeHint};
+use tokio::sync::mpsc::{self, UnboundedReceiver, UnboundedSender};
 
 use super::untyped::{AnyError, BoxBody};
 
@@ -17,6 +19,8 @@ pub(super) type Answer = Result<Response<AnyBody>, AnyError>;
 pub(super) struct AnyBody {
     /// The first bytes, if some are in memory.
     pub(super) read: Bytes,
+    /// The bytes after them, if the body is copied while it comes.
+    pub(super) coming: Option<Coming>,
     /// The frame after them that did not fit, or was no data, or the error that has ended the body.
     pub(super) last: Option<Result<Frame<Bytes>, AnyError>>,
     /// The part that is not in memory.
@@ -34,6 +38,7 @@ impl AnyBody {
     pub(super) fn memory(read: Bytes) -> Self {
         Self {
             read,
+            coming: None,
             last: None,
             rest: None,
         }
@@ -45,101 +50,56 @@ impl AnyBody {
     }
 }
 
-/// How many frames of a body are read. A service that sends empty ones has no end otherwise.
-const FRAMES: usize = 16_384;
-
-/// Reads a body to its end, if it has no trailers and is within `limit` bytes, so many frames and this time. Takes a
-/// small multiple of the bytes in memory. Otherwise returns the body as it was.
-pub(super) async fn read(body: BoxBody, limit: usize, time: Duration) -> Result<Bytes, AnyBody> {
-    // Copied together: a frame may have one byte, or be a part of a large buffer that it keeps in memory.
-    let (mut read, mut last, mut rest) = (Vec::new(), None, Some(body));
-    let reading = async {
-        for _ in 0..FRAMES {
-            let Some(body) = &mut rest else {
-                return;
-            };
-            // A body that is always ready would never let the timeout be looked at.
-            tokio::task::consume_budget().await;
-            let Some(frame) = poll_fn(|context| body.as_mut().poll_bytes(context)).await else {
-                return rest = None;
-            };
-            if let Some(data) = frame.as_ref().ok().and_then(Frame::data_ref)
-                && data.len() <= limit.saturating_sub(read.len())
-            {
-                read.extend_from_slice(data);
-                continue;
-            }
-            // After an error there is nothing more.
-            rest.take_if(|_| frame.is_err());
-            return last = Some(frame);
-        }
-    };
-    // A timeout drops the future and not the parts of the body, which it only borrows.
-    // A frame is copied as soon as it comes, so none is lost if the time ends.
-    let _ = timeout(time, reading).await;
-    let read = Bytes::from(read.into_boxed_slice());
-    if last.is_none() && rest.is_none() {
-        return Ok(read);
-    }
-    Err(AnyBody { read, last, rest })
+/// A part of a body that is copied while it comes.
+pub(super) enum Part {
+    Data(Bytes),
+    /// The copy has ended before the body. The client reads the rest itself.
+    Rest(AnyBody),
+    Panic(Box<dyn Any + Send>),
 }
 
-#[cfg(test)]
-mod tests {
-    use std::convert::Infallible;
-    use std::pin::Pin;
-    use std::task::{Context, Poll};
-    use std::time::Duration;
+/// The parts of a body for its client. They end when the body is whole.
+///
+/// A client that does not read holds no copy up, or other clients would wait for it: the copy has a bound in bytes and
+/// frames, and so have its parts.
+pub(super) struct Coming {
+    parts: UnboundedReceiver<Part>,
+    /// The bytes that are left.
+    left: SizeHint,
+}
 
-    use bytes::Bytes;
-    use http_body::{Body, Frame};
-
-    use super::read;
-
-    /// A body of frames that are always ready.
-    struct Frames {
-        left: usize,
-        frame: &'static [u8],
+impl Coming {
+    pub(super) fn of(left: SizeHint) -> (UnboundedSender<Part>, Self) {
+        let (sender, parts) = mpsc::unbounded_channel();
+        (sender, Self { parts, left })
     }
 
-    impl Body for Frames {
-        type Data = Bytes;
-        type Error = Infallible;
-
-        fn poll_frame(
-            mut self: Pin<&mut Self>,
-            _: &mut Context<'_>,
-        ) -> Poll<Option<Result<Frame<Bytes>, Infallible>>> {
-            let Some(left) = self.left.checked_sub(1) else {
-                return Poll::Ready(None);
-            };
-            self.left = left;
-            let frame = Frame::data(Bytes::from_static(self.frame));
-            Poll::Ready(Some(Ok(frame)))
-        }
+    /// The next bytes, or the rest of the body, which is not copied.
+    pub(super) fn poll_next(
+        &mut self,
+        context: &mut Context<'_>,
+    ) -> Poll<Option<Result<Bytes, AnyBody>>> {
+        self.parts.poll_recv(context).map(|part| match part? {
+            Part::Data(data) => {
+                self.pass(data.len() as u64);
+                Some(Ok(data))
+            }
+            Part::Rest(rest) => Some(Err(rest)),
+            // It goes on in the request that the service has answered.
+            Part::Panic(panic) => resume_unwind(panic),
+        })
     }
 
-    #[test]
-    fn a_body_takes_a_small_multiple_of_its_bytes_whatever_its_frames() {
-        const LIMIT: usize = 1 << 20;
-        let mut runtime = tokio::runtime::Builder::new_current_thread();
-        let runtime = runtime.enable_time().build().unwrap();
-        for (left, frame, is_whole) in [
-            (LIMIT, &b"x"[..], false),
-            (LIMIT, b"", false),
-            (16_000, &[b'x'; 64], true),
-        ] {
-            let mut was_whole = None;
-            let taken = allocation_counter::measure(|| {
-                let reading = read(
-                    Box::pin(Frames { left, frame }),
-                    LIMIT,
-                    Duration::from_secs(3600),
-                );
-                was_whole = Some(runtime.block_on(reading).is_ok());
-            });
-            assert!(taken.bytes_max < 4 * LIMIT as u64, "{taken:?}");
-            assert_eq!(was_whole, Some(is_whole));
+    fn pass(&mut self, bytes: u64) {
+        let mut left = SizeHint::new();
+        left.set_lower(self.left.lower().saturating_sub(bytes));
+        if let Some(upper) = self.left.upper() {
+            left.set_upper(upper.saturating_sub(bytes));
         }
+        self.left = left;
+    }
+
+    pub(super) fn left(&self) -> SizeHint {
+        self.left.clone()
     }
 }

@@ -8,13 +8,15 @@ use std::time::{Duration, Instant};
 use ::http::header::{CONTENT_LENGTH, SET_COOKIE};
 use ::http::response::Parts;
 use ::http::{Response, StatusCode, request};
+use bytes::Bytes;
 use futures::FutureExt as _;
 use tokio::sync::oneshot;
 use tracing::Instrument as _;
 
 use super::answer::{How, answer};
-use super::any_body::{Answer, AnyBody, read};
+use super::any_body::{Answer, AnyBody};
 use super::conditional::{ask, has_validator, is_not_modified, merge, strip_hop_by_hop, text};
+use super::copy::BodyCopy;
 use super::layer::CacheLayer;
 use super::policy::{terms, vary};
 use super::references::leads_to_itself;
@@ -33,40 +35,90 @@ type ForCache = Result<Loaded<CachedResponse>, OfOneCaller>;
 /// A response that is to be stored, with its tags; `None` if it may not be. There is none of a request that has failed.
 type Outcome = Result<Option<(Box<Stored>, Vec<String>)>, OfOneCaller>;
 
-/// The response for the client, and the outcome for the cache.
-type Received = (Response<AnyBody>, Outcome);
+/// The outcome for the cache of a response that its client gets.
+enum Later {
+    Known(Outcome),
+    /// The client gets the body as it comes.
+    Copied(BodyCopy, Storing),
+}
 
-/// Sends the request in a task of its own. `client` gets the reply as soon as it is there, and whether it should wait
-/// for the cache, so that its next request finds the stored response. The result is for the cache. The request is
-/// dropped if neither waits any more.
+/// A response without its body, which is stored if the body is whole.
+struct Storing {
+    stored: Box<Stored>,
+    tags: Vec<String>,
+    /// The length of the body, as the response says it.
+    length: Option<u64>,
+    /// When the body began to come.
+    begun: Instant,
+}
+
+impl Storing {
+    /// `None` if the body was cut off: RFC 9111, section 3.3.
+    fn with(mut self, body: Bytes) -> Option<(Box<Stored>, Vec<String>)> {
+        if self
+            .length
+            .is_some_and(|length| length != body.len() as u64)
+        {
+            return None;
+        }
+        // It has become older while its body came.
+        let age = &mut self.stored.terms.age;
+        *age = age.saturating_add(self.begun.elapsed());
+        self.stored.body = body;
+        Some((self.stored, self.tags))
+    }
+}
+
+impl Later {
+    async fn outcome(self) -> Outcome {
+        let (copy, storing) = match self {
+            Self::Known(outcome) => return outcome,
+            Self::Copied(copy, storing) => (copy, storing),
+        };
+        let has_failed = is_failure(storing.stored.status);
+        match copy.read_rest().await?.and_then(|body| storing.with(body)) {
+            None if has_failed => Err(OfOneCaller),
+            whole => Ok(whole),
+        }
+    }
+}
+
+/// Sends the request in a task of its own. `client` gets the reply as soon as its head is there, and whether it should
+/// wait for the cache, so that its next request finds the stored response. The result is for the cache. The request is
+/// dropped if neither waits any more, and a body is copied while the cache waits.
 pub(super) async fn fetch(
     attempt: Attempt,
     unsent: Box<dyn Unsent>,
     mut client: oneshot::Sender<(Reply, bool)>,
 ) -> ForCache {
     // The cache gives up on a load after a time, by dropping this future, and the client does not.
-    let (cache, has_given_up) = oneshot::channel::<()>();
+    let (mut cache, waits) = oneshot::channel::<()>();
     let task = async move {
         let are_gone = async {
+            cache.closed().await;
             client.closed().await;
-            let _ = has_given_up.await;
         };
         let sent = tokio::select! {
             // A panic is that of this request. Those that wait send requests of their own.
             sent = AssertUnwindSafe(attempt.send(unsent)).catch_unwind() => sent,
             () = are_gone => return Err(OfOneCaller),
         };
-        let (reply, outcome) = match sent {
-            Ok((answer, outcome)) => (Ok(answer), outcome),
-            Err(panic) => (Err(panic), Err(OfOneCaller)),
+        let (reply, later) = match sent {
+            Ok((answer, later)) => (Ok(answer), later),
+            Err(panic) => (Err(panic), Later::Known(Err(OfOneCaller))),
         };
-        let is_stored = matches!(outcome, Ok(Some(_)));
+        let is_stored = matches!(later, Later::Known(Ok(Some(_))));
         let _ = client.send((reply, is_stored));
+        let outcome = tokio::select! {
+            biased;
+            outcome = later.outcome() => outcome,
+            () = cache.closed() => Err(OfOneCaller),
+        };
         attempt.for_cache(outcome).await
     };
     let result = tokio::spawn(task.in_current_span()).await;
     // Not before: while the load waits, the task goes on though its client is gone.
-    drop(cache);
+    drop(waits);
     result.unwrap_or(Err(OfOneCaller))
 }
 
@@ -107,7 +159,7 @@ impl Attempt {
         Some((entry.stored(self.scheme)?, entry.meta().age()))
     }
 
-    async fn send(&self, unsent: Box<dyn Unsent>) -> (Answer, Outcome) {
+    async fn send(&self, unsent: Box<dyn Unsent>) -> (Answer, Later) {
         let (mut request, previous) = ((*self.request).clone(), self.previous());
         let stored = previous.map(|(stored, _)| &stored.headers);
         ask(&mut request.headers, stored);
@@ -122,22 +174,23 @@ impl Attempt {
             let mut how = self.how(status);
             how.is_stale = true;
             let response = answer(&self.rules, &self.request, stored, resident, how);
-            return (Ok(response), Err(OfOneCaller));
+            return (Ok(response), Later::Known(Err(OfOneCaller)));
         }
         let (response, delay) = match sent {
             Ok(sent) => sent,
-            Err(error) => return (Err(error), Err(OfOneCaller)),
+            Err(error) => return (Err(error), Later::Known(Err(OfOneCaller))),
         };
         let (parts, body) = response.into_parts();
-        let (response, outcome) = match previous {
+        let (response, later) = match previous {
             Some((stored, resident))
                 if parts.status == StatusCode::NOT_MODIFIED && has_validator(&stored.headers) =>
             {
-                self.revalidated(stored, resident, parts, delay)
+                let (response, outcome) = self.revalidated(stored, resident, parts, delay);
+                (response, Later::Known(outcome))
             }
             _ => self.received(parts, body, delay).await,
         };
-        (Ok(response), outcome)
+        (Ok(response), later)
     }
 
     /// The inner service says that the stored response still holds, or that another one does.
@@ -147,7 +200,7 @@ impl Attempt {
         resident: Duration,
         mut parts: Parts,
         delay: Duration,
-    ) -> Received {
+    ) -> (Response<AnyBody>, Outcome) {
         let (rules, mut how) = (&self.rules, self.how(Some(parts.status)));
         let merged = merge(&stored.headers, parts.headers).and_then(|merged| own(&merged));
         let Some(merged) = merged else {
@@ -173,57 +226,77 @@ impl Attempt {
         (response, Ok(Some((Box::new(stored), tags))))
     }
 
-    /// A whole response, which is stored if it may be.
-    async fn received(&self, mut parts: Parts, body: BoxBody, delay: Duration) -> Received {
+    /// A whole response, which is stored if it may be. It does not wait for its body: the client gets what is there,
+    /// and the rest as it comes.
+    async fn received(
+        &self,
+        mut parts: Parts,
+        body: BoxBody,
+        delay: Duration,
+    ) -> (Response<AnyBody>, Later) {
         let rules = &self.rules;
         let terms = terms(rules, &self.request, &mut parts, delay);
         // The lower bound: a body of unknown length shows while it is read whether it fits.
-        let fits = body.lower_bound() <= rules.body_limit as u64;
+        let fits = body.bounds().lower() <= rules.body_limit as u64;
         // The inner service may know more of the request, such as that it came without TLS. A client that follows
         // the redirect would get it again.
         let is_loop = leads_to_itself(self.scheme, &self.request, &parts);
         let terms = terms.filter(|_| fits && !is_loop);
         let owned = terms.and_then(|terms| Some((terms, own(&parts.headers)?)));
-        let Some((mut terms, mut headers)) = owned else {
+        let Some((terms, mut headers)) = owned else {
             return self.unstored(parts, AnyBody::passed(body));
         };
         // RFC 9111, section 3.1.
         strip_hop_by_hop(&mut headers);
         headers.remove(SET_COOKIE);
-        let begun = Instant::now();
         let length = text(&parts.headers, &CONTENT_LENGTH).and_then(|text| text.parse().ok());
-        let body = match read(body, rules.body_limit, rules.body_timeout).await {
-            Ok(bytes) if length.is_none_or(|length: u64| length == bytes.len() as u64) => bytes,
-            // RFC 9111, section 3.3: it was cut off.
-            Ok(bytes) => return self.unstored(parts, AnyBody::memory(bytes)),
-            Err(body) => return self.unstored(parts, body),
+        let mut copy = BodyCopy::of(body, rules.body_limit, rules.body_timeout);
+        let begun = Instant::now();
+        let ready = copy.read_ready().await;
+        if let Some(Err(body)) = ready {
+            return self.unstored(parts, body);
+        }
+        let storing = Storing {
+            stored: Box::new(Stored {
+                status: parts.status,
+                headers,
+                body: Bytes::new(),
+                scheme: self.scheme,
+                terms,
+            }),
+            tags: (rules.tags)(&self.request, &parts),
+            length,
+            begun,
         };
-        let tags = (rules.tags)(&self.request, &parts);
-        // It has become older while its body was read.
-        terms.age = terms.age.saturating_add(begun.elapsed());
-        let stored = Stored {
-            status: parts.status,
-            headers,
-            body,
-            scheme: self.scheme,
-            terms,
+        let Some(Ok(bytes)) = ready else {
+            let response = self.answered(parts, &storing.stored, copy.pass_on(), false);
+            return (response, Later::Copied(copy, storing));
         };
-        let response = self.stored(parts, &stored);
-        (response, Ok(Some((Box::new(stored), tags))))
+        let Some((stored, tags)) = storing.with(bytes.clone()) else {
+            return self.unstored(parts, AnyBody::memory(bytes));
+        };
+        let response = self.answered(parts, &stored, AnyBody::memory(bytes), true);
+        (response, Later::Known(Ok(Some((stored, tags)))))
     }
 
-    fn unstored(&self, mut parts: Parts, body: AnyBody) -> Received {
+    fn unstored(&self, mut parts: Parts, body: AnyBody) -> (Response<AnyBody>, Later) {
         let failed = is_failure(parts.status) || body.has_failed();
         let outcome = if failed { Err(OfOneCaller) } else { Ok(None) };
         let how = self.how(Some(parts.status));
         how.write(&self.rules.name, &mut parts.headers);
-        (Response::from_parts(parts, body), outcome)
+        (Response::from_parts(parts, body), Later::Known(outcome))
     }
 
     /// For the client whose request it was: also with headers that are not stored, such as `Set-Cookie`.
-    fn stored(&self, mut parts: Parts, stored: &Stored) -> Response<AnyBody> {
+    fn answered(
+        &self,
+        mut parts: Parts,
+        stored: &Stored,
+        body: AnyBody,
+        is_stored: bool,
+    ) -> Response<AnyBody> {
         let mut how = self.how(Some(parts.status));
-        how.is_stored = true;
+        how.is_stored = is_stored;
         let is_conditional = is_not_modified(&self.request.headers, &stored.headers);
         // A cookie goes with the whole response: the stored one has none.
         let has_cookie = parts.headers.contains_key(SET_COOKIE);
@@ -231,7 +304,7 @@ impl Attempt {
             return answer(&self.rules, &self.request, stored, Duration::ZERO, how);
         }
         how.write(&self.rules.name, &mut parts.headers);
-        Response::from_parts(parts, AnyBody::memory(stored.body.clone()))
+        Response::from_parts(parts, body)
     }
 
     fn how(&self, status: Option<StatusCode>) -> How {

@@ -1,20 +1,22 @@
 //! The body of a response: from the inner service, or from memory.
 
 use std::pin::Pin;
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, ready};
 
 use bytes::{Buf, Bytes};
 use http_body::{Body, Frame, SizeHint};
 
-use super::any_body::AnyBody;
+use super::any_body::{AnyBody, Coming};
 use crate::util::partial_debug::partial_debug;
 use crate::vocabulary::downcast;
 
-/// The body of a response of a [`CacheService`](super::CacheService): that of the inner service as it comes, or bytes
-/// that are in memory.
+/// The body of a response of a [`CacheService`](super::CacheService): bytes that are in memory, or the body of the inner
+/// service as it comes.
 pub struct CacheBody<B: Body> {
     /// The first bytes, if some are in memory.
     read: Bytes,
+    /// The bytes after them, if the body is copied while it comes.
+    coming: Option<Coming>,
     /// What came after them: a frame that did not fit, or was no data, or the error that has ended the body.
     last: Option<Box<Result<Frame<Bytes>, B::Error>>>,
     /// The part that is not in memory.
@@ -26,6 +28,7 @@ impl<B: Body<Error: Send> + Send + 'static> CacheBody<B> {
     pub(super) fn of(body: AnyBody) -> Self {
         Self {
             read: body.read,
+            coming: body.coming,
             last: (body.last).map(|last| Box::new(last.map_err(downcast))),
             rest: body.rest.map(|rest| downcast(rest.into_any())),
         }
@@ -35,7 +38,7 @@ impl<B: Body<Error: Send> + Send + 'static> CacheBody<B> {
 /// The rest has a pin of its own, and no other part is pinned.
 impl<B: Body> Unpin for CacheBody<B> {}
 
-impl<B: Body> Body for CacheBody<B> {
+impl<B: Body<Error: Send> + Send + 'static> Body for CacheBody<B> {
     type Data = Bytes;
     type Error = B::Error;
 
@@ -46,6 +49,13 @@ impl<B: Body> Body for CacheBody<B> {
         if !self.read.is_empty() {
             let read = std::mem::take(&mut self.read);
             return Poll::Ready(Some(Ok(Frame::data(read))));
+        }
+        if let Some(coming) = &mut self.coming {
+            match ready!(coming.poll_next(context)) {
+                Some(Ok(data)) => return Poll::Ready(Some(Ok(Frame::data(data)))),
+                Some(Err(rest)) => *self = Self::of(rest),
+                None => self.coming = None,
+            }
         }
         if let Some(last) = self.last.take() {
             return Poll::Ready(Some(*last));
@@ -58,18 +68,19 @@ impl<B: Body> Body for CacheBody<B> {
 
     fn is_end_stream(&self) -> bool {
         let is_over = (self.rest.as_ref()).is_none_or(Body::is_end_stream);
-        is_over && self.read.is_empty() && self.last.is_none()
+        is_over && self.read.is_empty() && self.coming.is_none() && self.last.is_none()
     }
 
     fn size_hint(&self) -> SizeHint {
         let last = self.last.as_deref().and_then(|last| last.as_ref().ok());
         let last = last.and_then(Frame::data_ref).map_or(0, Bytes::len);
         let read = (self.read.len() + last) as u64;
-        let mut hint = match &self.rest {
-            Some(body) => body.size_hint(),
+        let mut hint = match (&self.coming, &self.rest) {
+            (Some(coming), _) => coming.left(),
+            (None, Some(body)) => body.size_hint(),
             // Of a body that is cut off no length is promised.
-            None if matches!(self.last.as_deref(), Some(Err(_))) => SizeHint::new(),
-            None => SizeHint::with_exact(0),
+            (None, None) if matches!(self.last.as_deref(), Some(Err(_))) => SizeHint::new(),
+            (None, None) => SizeHint::with_exact(0),
         };
         if let Some(upper) = hint.upper() {
             hint.set_upper(upper.saturating_add(read));

@@ -150,6 +150,7 @@ mod any_body;
 mod attempt;
 mod body;
 mod conditional;
+mod copy;
 mod directives;
 mod handle;
 mod invalidations;

@@ -6,8 +6,8 @@ use std::collections::BTreeSet;
 use std::time::{Duration, SystemTime};
 
 use ::http::header::{
-    AGE, AUTHORIZATION, CACHE_CONTROL, CONTENT_RANGE, COOKIE, DATE, EXPIRES, HeaderMap, HeaderName,
-    HeaderValue, LAST_MODIFIED, SET_COOKIE, VARY,
+    AGE, AUTHORIZATION, CACHE_CONTROL, CONTENT_RANGE, CONTENT_TYPE, COOKIE, DATE, EXPIRES,
+    HeaderMap, HeaderName, HeaderValue, LAST_MODIFIED, SET_COOKIE, VARY,
 };
 use ::http::{Request, Response, StatusCode, request, response};
 use http_cache_semantics::{CacheOptions, CachePolicy};
@@ -31,6 +31,10 @@ const ASKED_WITH: [&str; 8] = [
     "s-maxage",
 ];
 
+/// Types of bodies that go on until their client has gone. RPCs may, and end with trailers.
+const ENDLESS: [&str; 2] = ["text/event-stream", "multipart/x-mixed-replace"];
+const RPC: &str = "application/grpc";
+
 /// For how long a response may be used, or `None` if it must not be stored. Sets its `Date` if it has none.
 pub(super) fn terms(
     rules: &CacheLayer,
@@ -38,7 +42,8 @@ pub(super) fn terms(
     response: &mut response::Parts,
     delay: Duration,
 ) -> Option<Terms> {
-    if !(rules.store_if)(request, response) || !is_whole(response) {
+    let may_be_whole = is_whole(response) && !is_endless(&response.headers);
+    if !may_be_whole || !(rules.store_if)(request, response) {
         return None;
     }
     let may_be_private = (rules.store_private)(request, response);
@@ -111,6 +116,12 @@ fn is_whole(response: &response::Parts) -> bool {
         && status != StatusCode::NOT_MODIFIED
         && !response.headers.contains_key(CONTENT_RANGE)
         && vary(&response.headers).is_some()
+}
+
+fn is_endless(headers: &HeaderMap) -> bool {
+    let of = text(headers, &CONTENT_TYPE).and_then(|text| text.split(';').next());
+    let of = of.map(|of| of.trim().to_ascii_lowercase());
+    of.is_some_and(|of| ENDLESS.contains(&&*of) || of.starts_with(RPC))
 }
 
 /// Up to which age the response is fresh, or `None` if it must not be stored. `http-cache-semantics` is asked about it

@@ -9,7 +9,7 @@ use std::task::{Context, Poll};
 
 use ::http::{Request, Response, request};
 use bytes::Bytes;
-use http_body::{Body, Frame};
+use http_body::{Body, Frame, SizeHint};
 use tower_service::Service;
 
 use super::any_body::Answer;
@@ -55,8 +55,8 @@ impl<B: Body<Error: Send> + Send + 'static> ServiceBody for B {
         frame.map(|frame| frame.map(|frame| frame.map(in_memory).map_err(any_error)))
     }
 
-    fn lower_bound(&self) -> u64 {
-        self.size_hint().lower()
+    fn bounds(&self) -> SizeHint {
+        self.size_hint()
     }
 
     fn into_any(self: Pin<Box<Self>>) -> Box<dyn Any + Send> {

@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use ::http::{Response, request};
 use bytes::Bytes;
 use futures::future::BoxFuture;
-use http_body::Frame;
+use http_body::{Frame, SizeHint};
 
 /// An error of the inner service or of one of its bodies.
 pub(super) type AnyError = Box<dyn Any + Send>;
@@ -24,8 +24,8 @@ pub(super) trait ServiceBody: Send {
         context: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, AnyError>>>;
 
-    /// The number of bytes that are left at least.
-    fn lower_bound(&self) -> u64;
+    /// How many bytes are left.
+    fn bounds(&self) -> SizeHint;
 
     /// Returns a box of the `Pin<Box<Self>>`, as a pinned box cannot be downcast.
     fn into_any(self: Pin<Box<Self>>) -> Box<dyn Any + Send>;

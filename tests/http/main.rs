@@ -20,6 +20,7 @@ mod privacy;
 mod requests;
 mod schemes;
 mod sharing;
+mod streams;
 #[path = "../support/mod.rs"]
 mod support;
 mod targeted;
