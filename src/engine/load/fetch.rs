@@ -172,6 +172,10 @@ impl Loads {
                         ready.push(fetch);
                     }
                     Acquired::Wait(left) => {
+                        if is_refresh && options.stale_wait.is_zero() {
+                            // From here on it only reads.
+                            loader.forget();
+                        }
                         pause = pause.min(left.max(Duration::from_millis(1)));
                         longest = longest.max(left);
                         waiting.push(fetch);

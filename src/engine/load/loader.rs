@@ -97,6 +97,16 @@ impl Loader {
         }
     }
 
+    /// Drops a loader of one key that will not be called any more, so that its caller may use what it was given.
+    pub(super) fn forget(&self) {
+        let unused = match &mut *lock(&self.0) {
+            UserLoader::One(load) => load.take(),
+            UserLoader::Many(_) => None,
+        };
+        // Not under the lock, as that may run the user's code.
+        drop(unused);
+    }
+
     pub(crate) fn of_one(load: LoadOne) -> Self {
         Self(Arc::new(Mutex::new(UserLoader::One(Some(load)))))
     }
