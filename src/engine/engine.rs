@@ -267,6 +267,12 @@ impl Engine {
         );
     }
 
+    /// How long a load may take.
+    #[cfg(feature = "http")]
+    pub(crate) fn load_timeout(&self) -> Duration {
+        self.instance.options.load_timeout
+    }
+
     /// Starts the subscribers that are not running and should be. Called by each call that L1 alone does not answer.
     pub(crate) fn ensure_subscribed(&self) {
         let now = self.now();

@@ -11,6 +11,7 @@ use ::http::{Response, StatusCode, request};
 use bytes::Bytes;
 use futures::FutureExt as _;
 use tokio::sync::oneshot;
+use tokio::time::timeout;
 use tracing::Instrument as _;
 
 use super::answer::{How, answer};
@@ -86,11 +87,24 @@ impl Later {
 /// Sends the request in a task of its own. `client` gets the reply as soon as its head is there, and whether it should
 /// wait for the cache, so that its next request finds the stored response. The result is for the cache. The request is
 /// dropped if neither waits any more, and a body is copied while the cache waits.
+///
+/// If others wait for the response too (`is_awaited`), they do not wait for as long as a load may take, and learn that
+/// it is not stored: a load that fails would say nothing to those that come next.
 pub(super) async fn fetch(
     attempt: Attempt,
     unsent: Box<dyn Unsent>,
     mut client: oneshot::Sender<(Reply, bool)>,
+    is_awaited: bool,
 ) -> ForCache {
+    // A previous response is kept, as the service may be faster again.
+    let has_previous = (attempt.previous.as_ref()).is_some_and(|entry| !entry.is_uncacheable());
+    let longest = attempt.rules.cache.engine().load_timeout() / 10 * 9;
+    let longest = if is_awaited && !has_previous {
+        longest
+    } else {
+        Duration::MAX
+    };
+    let slow = attempt.uncacheable();
     // The cache gives up on a load after a time, by dropping this future, and the client does not.
     let (mut cache, waits) = oneshot::channel::<()>();
     let task = async move {
@@ -116,19 +130,10 @@ pub(super) async fn fetch(
         };
         attempt.for_cache(outcome).await
     };
-    let result = tokio::spawn(task.in_current_span()).await;
+    let result = timeout(longest, tokio::spawn(task.in_current_span())).await;
     // Not before: while the load waits, the task goes on though its client is gone.
     drop(waits);
-    result.unwrap_or(Err(OfOneCaller))
-}
-
-/// Those that wait go on at once, and those that come soon do not wait for each other.
-fn uncacheable(remembered: Duration) -> Loaded<CachedResponse> {
-    let loaded = Loaded::new(CachedResponse(Content::Uncacheable));
-    if remembered.is_zero() {
-        return loaded.no_store();
-    }
-    loaded.ttl(remembered).soft_ttl(remembered)
+    result.map_or(Ok(slow), |result| result.unwrap_or(Err(OfOneCaller)))
 }
 
 /// One request, the keys under which its response is stored, and the previous response that it asks about.
@@ -312,11 +317,24 @@ impl Attempt {
         How::forwarded(why, status)
     }
 
+    /// Those that wait go on at once, and those that come soon do not wait for each other. From its soft TTL on one of
+    /// them at a time refreshes it, and the others still do not wait: a refresh takes no longer than a load may, and the
+    /// next request has as long to begin it.
+    fn uncacheable(&self) -> Loaded<CachedResponse> {
+        let loaded = Loaded::new(CachedResponse(Content::Uncacheable));
+        let remembered = self.rules.uncacheable_for;
+        if remembered.is_zero() {
+            return loaded.no_store();
+        }
+        let tried = self.rules.cache.engine().load_timeout().saturating_mul(2);
+        (loaded.ttl(remembered.saturating_add(tried))).soft_ttl(remembered)
+    }
+
     /// The value for the cache, once all that belongs under another key is stored there.
     async fn for_cache(self, outcome: Outcome) -> ForCache {
-        let (cache, remembered) = (&self.rules.cache, self.rules.uncacheable_for);
+        let cache = &self.rules.cache;
         let Some((stored, tags)) = outcome? else {
-            return Ok(uncacheable(remembered));
+            return Ok(self.uncacheable());
         };
         let soft_ttl = stored.terms.fresh_for().max(Duration::from_millis(1));
         let ttl = stored.terms.ttl();
@@ -326,8 +344,10 @@ impl Attempt {
         match &self.variant {
             Some((_, known)) if !known.covers(&names) => {
                 // It depends on more than was known. The next request finds it by all of that.
-                let wider = widen(cache, &self.primary, names).await;
-                Ok(uncacheable(wider.map_or(remembered, |_| Duration::ZERO)))
+                Ok(match widen(cache, &self.primary, names).await {
+                    Some(_) => Loaded::new(CachedResponse(Content::Uncacheable)).no_store(),
+                    None => self.uncacheable(),
+                })
             }
             None if !names.is_empty() => {
                 let varies = Varies::on(names);

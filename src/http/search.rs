@@ -124,10 +124,11 @@ impl Search {
         let held = Arc::new(Mutex::new(self.unsent.take()));
         let mut attempt = self.attempt.clone();
         let taken = Arc::clone(&held);
+        let is_awaited = matches!(by, LoadedBy::Anyone);
         let load = move |previous| async move {
             let unsent = lock(&taken).take().ok_or(OfOneCaller)?;
             attempt.previous = previous;
-            fetch(attempt, unsent, client).await
+            fetch(attempt, unsent, client, is_awaited).await
         };
         let lookup = async {
             match by {
@@ -159,15 +160,22 @@ impl Search {
         {
             return Ok(found);
         }
-        // From here on it is sent for its client alone: not by a refresh in the background that the look-up has begun.
-        self.unsent = lock(&held).take();
-        // The load is that of this request, and takes longer than the cache waits for it.
-        if self.unsent.is_none()
+        // A refresh that the look-up has begun with this request sends it, to see whether its response can be stored by
+        // now. Or it drops it at once, if another request is sent for that.
+        let is_tried = found.as_ref().is_ok_and(|entry| entry.is_uncacheable());
+        let mut unsent = lock(&held).take_if(|_| !is_tried);
+        // Otherwise the load is that of this request, and takes longer than the cache waits for it.
+        if unsent.is_none()
             && may_come
             && let Ok((reply, _)) = reply.await
         {
             return Err(reply);
         }
+        if is_tried {
+            unsent = lock(&held).take();
+        }
+        // From here on it is sent for its client alone: not by a refresh in the background.
+        self.unsent = unsent;
         Ok(found)
     }
 }

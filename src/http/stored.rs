@@ -82,6 +82,10 @@ impl CachedResponse {
         }
     }
 
+    pub(super) fn is_uncacheable(&self) -> bool {
+        matches!(self.0, Content::Uncacheable)
+    }
+
     /// About how many bytes it takes in L1 at most, its key left out: its weight, unless the cache has an
     /// [`l1_weigher`](crate::Builder::l1_weigher) of its own.
     #[must_use]

@@ -11,10 +11,16 @@ use http::{Response, StatusCode};
 use larder::http::CacheLayer;
 use larder::{Clock, MemoryL2};
 use tokio::sync::Semaphore;
+use tokio::time::{Instant, sleep};
 use tower::{Layer, ServiceExt};
 
 use crate::origin::{Origin, Service, builder, get, layered, numbered, send, with};
 use crate::support::eventually::eventually;
+
+fn header<'a>(request: &'a http::request::Parts, name: &str) -> &'a str {
+    let value = request.headers.get(name);
+    value.map_or("", |value| value.to_str().unwrap())
+}
 
 /// A service whose requests wait at a gate, and the most that were inside at once.
 fn gated(
@@ -120,23 +126,110 @@ async fn an_uncacheable_response_is_shared_with_nobody_and_the_others_go_on_at_o
 #[tokio::test]
 async fn requests_do_not_wait_for_each_other_where_a_response_was_uncacheable() {
     let origin = Origin::default();
-    let (inner, gate) = gated(&origin, |n| numbered(n, &[]));
+    let (inner, gate) = gated(&origin, |n| {
+        let may_be_stored = n > 101;
+        numbered(
+            n,
+            &[("cache-control", "max-age=60")][..usize::from(may_be_stored)],
+        )
+    });
     let clock = Clock::manual();
     let service = layered(&clock, inner);
     gate.add_permits(1);
     send(&service, get("/")).await;
-    let tasks = hundred(&service).await;
-    eventually("all are inside at the same time", async || {
-        origin.calls() == 101
+    for calls in [101, 201] {
+        let tasks = hundred(&service).await;
+        eventually("all are inside at the same time", async || {
+            origin.calls() == calls
+        })
+        .await;
+        gate.add_permits(100);
+        let got = join_all(tasks).await.into_iter().map(Result::unwrap);
+        let stored = got.filter(|got| got.header("cache-status").ends_with("; stored"));
+        // After a time one of them tries whether its response can be stored by now.
+        assert_eq!(stored.count(), usize::from(calls > 101));
+        clock.advance(Duration::from_secs(6));
+    }
+    eventually("it is stored", async || {
+        gate.add_permits(1);
+        send(&service, get("/")).await.x_cache() == "HIT"
     })
     .await;
-    gate.add_permits(100);
-    join_all(tasks).await;
+}
+
+/// Each of them asks again as soon as it has an answer, as clients do that poll. No answer may be stored.
+#[tokio::test(start_paused = true)]
+async fn clients_that_poll_do_not_wait_for_each_other() {
+    let (second, begun) = (Duration::from_secs(1), Instant::now());
+    for seconds in [6..=6, 0..=1, 60..=60, 1..=90] {
+        fastrand::seed(7);
+        let (origin, clock) = (Origin::default(), Clock::tokio());
+        let inner = origin.serving(move |n, request| {
+            let sent: u64 = header(&request, "x-sent").parse().unwrap();
+            let waited = u64::try_from(begun.elapsed().as_millis()).unwrap() - sent;
+            let took = second * fastrand::u32(seconds.clone());
+            async move {
+                sleep(took).await;
+                numbered(n, &[("x-waited", &waited.to_string())])
+            }
+            .boxed()
+        });
+        let l2 = MemoryL2::with_clock(clock.clone());
+        let clients = (0..2).flat_map(|_| {
+            let layer = CacheLayer::new(builder(&clock).l2(l2.clone())).unwrap();
+            vec![layer.layer(inner.clone()); 3]
+        });
+        let first = begun.elapsed() + second * 60;
+        let polls = clients.map(async |service| {
+            for _ in 0..20 {
+                let at = begun.elapsed();
+                let sent = at.as_millis().to_string();
+                let got = send(&service, with("/", &[("x-sent", &sent)])).await;
+                // It takes a time to learn of the first.
+                assert!(
+                    got.header("x-waited") == "0" || at < first,
+                    "{at:?}, {got:?}"
+                );
+            }
+        });
+        join_all(polls).await;
+    }
+}
+
+/// Nor for a request that another instance has sent.
+#[tokio::test]
+async fn one_request_in_the_fleet_tries_whether_a_response_can_be_stored() {
+    let (origin, clock) = (Origin::default(), Clock::manual());
+    let (inner, gate) = gated(&origin, |n| {
+        numbered(n, &[("cache-control", "max-age=60")][..usize::from(n > 1)])
+    });
+    let l2 = MemoryL2::with_clock(clock.clone());
+    let services = [(); 2].map(|()| {
+        let layer = CacheLayer::new(builder(&clock).l2(l2.clone())).unwrap();
+        layer.layer(inner.clone())
+    });
+    gate.add_permits(1);
+    send(&services[0], get("/")).await;
     clock.advance(Duration::from_secs(6));
-    let tasks = hundred(&service).await;
-    assert_eq!(origin.calls(), 102, "after a time one of them tries again");
-    gate.add_permits(100);
-    join_all(tasks).await;
+    let mut tasks = Vec::new();
+    for (n, service) in services.iter().enumerate() {
+        tasks.extend(hundred(service).await);
+        eventually("all are inside at the same time", async || {
+            origin.calls() == 1 + 100 * (n + 1)
+        })
+        .await;
+    }
+    gate.add_permits(200);
+    let got = join_all(tasks).await.into_iter().map(Result::unwrap);
+    let stored = got.filter(|got| got.header("cache-status").ends_with("; stored"));
+    assert_eq!(stored.count(), 1);
+    for service in &services {
+        eventually("it is stored", async || {
+            gate.add_permits(1);
+            send(service, get("/")).await.x_cache() == "HIT"
+        })
+        .await;
+    }
 }
 
 #[tokio::test]

@@ -350,7 +350,7 @@ async fn a_copy_ends_with_its_load_and_the_client_goes_on() {
     let begun = Instant::now();
     let mut first = begin(&service, get("/")).await;
     let mut second = begin(&service, get("/")).await;
-    assert_eq!(begun.elapsed().as_secs(), 2);
+    assert!(begun.elapsed() <= Duration::from_secs(2));
     sent.add_permits(2);
     for client in [&mut first, &mut second] {
         assert_eq!(client.rest().await, "firstsecond");
