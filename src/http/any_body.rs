@@ -44,6 +44,10 @@ impl AnyBody {
         }
     }
 
+    pub(super) fn is_in_memory(&self) -> bool {
+        self.coming.is_none() && self.last.is_none() && self.rest.is_none()
+    }
+
     /// Whether reading it ended with an error of the inner service.
     pub(super) fn has_failed(&self) -> bool {
         matches!(self.last, Some(Err(_)))
@@ -54,7 +58,7 @@ impl AnyBody {
 pub(super) enum Part {
     Data(Bytes),
     /// The copy has ended before the body. The client reads the rest itself.
-    Rest(AnyBody),
+    Rest(Box<AnyBody>),
     Panic(Box<dyn Any + Send>),
 }
 
@@ -64,24 +68,33 @@ pub(super) enum Part {
 /// frames, and so have its parts.
 pub(super) struct Coming {
     parts: UnboundedReceiver<Part>,
-    /// The bytes that are left.
-    left: SizeHint,
+    /// The bytes that are left, at least and at most.
+    lower: u64,
+    upper: Option<u64>,
 }
 
 impl Coming {
-    pub(super) fn of(left: SizeHint) -> (UnboundedSender<Part>, Self) {
+    pub(super) fn of(left: &SizeHint) -> (UnboundedSender<Part>, Self) {
         let (sender, parts) = mpsc::unbounded_channel();
-        (sender, Self { parts, left })
+        let (lower, upper) = (left.lower(), left.upper());
+        let coming = Self {
+            parts,
+            lower,
+            upper,
+        };
+        (sender, coming)
     }
 
     /// The next bytes, or the rest of the body, which is not copied.
     pub(super) fn poll_next(
         &mut self,
         context: &mut Context<'_>,
-    ) -> Poll<Option<Result<Bytes, AnyBody>>> {
+    ) -> Poll<Option<Result<Bytes, Box<AnyBody>>>> {
         self.parts.poll_recv(context).map(|part| match part? {
             Part::Data(data) => {
-                self.pass(data.len() as u64);
+                let bytes = data.len() as u64;
+                self.lower = self.lower.saturating_sub(bytes);
+                self.upper = self.upper.map(|upper| upper.saturating_sub(bytes));
                 Some(Ok(data))
             }
             Part::Rest(rest) => Some(Err(rest)),
@@ -90,16 +103,12 @@ impl Coming {
         })
     }
 
-    fn pass(&mut self, bytes: u64) {
-        let mut left = SizeHint::new();
-        left.set_lower(self.left.lower().saturating_sub(bytes));
-        if let Some(upper) = self.left.upper() {
-            left.set_upper(upper.saturating_sub(bytes));
-        }
-        self.left = left;
-    }
-
     pub(super) fn left(&self) -> SizeHint {
-        self.left.clone()
+        let mut left = SizeHint::new();
+        left.set_lower(self.lower);
+        if let Some(upper) = self.upper {
+            left.set_upper(upper);
+        }
+        left
     }
 }

@@ -40,7 +40,7 @@ type Outcome = Result<Option<(Box<Stored>, Vec<String>)>, OfOneCaller>;
 enum Later {
     Known(Outcome),
     /// The client gets the body as it comes.
-    Copied(BodyCopy, Storing),
+    Copied(Box<BodyCopy>, Storing),
 }
 
 /// A response without its body, which is stored if the body is whole.
@@ -257,8 +257,8 @@ impl Attempt {
         let length = text(&parts.headers, &CONTENT_LENGTH).and_then(|text| text.parse().ok());
         let mut copy = BodyCopy::of(body, rules.body_limit, rules.body_timeout);
         let begun = Instant::now();
-        let ready = copy.read_ready().await;
-        if let Some(Err(body)) = ready {
+        let mut ready = copy.read_ready().await;
+        if let Some(body) = ready.take_if(|body| !body.is_in_memory()) {
             return self.unstored(parts, body);
         }
         let storing = Storing {
@@ -273,14 +273,14 @@ impl Attempt {
             length,
             begun,
         };
-        let Some(Ok(bytes)) = ready else {
+        let Some(body) = ready else {
             let response = self.answered(parts, &storing.stored, copy.pass_on(), false);
-            return (response, Later::Copied(copy, storing));
+            return (response, Later::Copied(Box::new(copy), storing));
         };
-        let Some((stored, tags)) = storing.with(bytes.clone()) else {
-            return self.unstored(parts, AnyBody::memory(bytes));
+        let Some((stored, tags)) = storing.with(body.read.clone()) else {
+            return self.unstored(parts, body);
         };
-        let response = self.answered(parts, &stored, AnyBody::memory(bytes), true);
+        let response = self.answered(parts, &stored, body, true);
         (response, Later::Known(Ok(Some((stored, tags)))))
     }
 

@@ -53,7 +53,7 @@ impl<B: Body<Error: Send> + Send + 'static> Body for CacheBody<B> {
         if let Some(coming) = &mut self.coming {
             match ready!(coming.poll_next(context)) {
                 Some(Ok(data)) => return Poll::Ready(Some(Ok(Frame::data(data)))),
-                Some(Err(rest)) => *self = Self::of(rest),
+                Some(Err(rest)) => *self = Self::of(*rest),
                 None => self.coming = None,
             }
         }

@@ -1,10 +1,16 @@
 //! Several instances on a real Redis, and a Redis that is gone.
 
+use std::convert::Infallible;
+use std::sync::Arc;
 use std::time::Duration;
 
+use axum::body::{Body, Bytes};
+use futures::{StreamExt, stream};
+use http::Response;
 use larder::http::{CacheLayer, CachedResponse};
 use larder::{Builder, Cache, Mode, RedisL2};
-use tower::Layer;
+use tokio::sync::Semaphore;
+use tower::{Layer, ServiceExt};
 
 use crate::origin::{Origin, Service, get, numbered, request, send, with};
 use crate::support::eventually::eventually;
@@ -125,4 +131,45 @@ async fn a_change_without_redis_reaches_the_other_instances_when_redis_is_back()
         on_b.body == on_a.body && (on_a.x_cache(), on_b.x_cache()) == ("HIT", "HIT")
     })
     .await;
+}
+
+#[tokio::test]
+async fn an_instance_gets_a_body_that_another_one_has_passed_on() {
+    let redis = RedisServer::start().await;
+    let (origin, sent) = (Origin::default(), Arc::new(Semaphore::new(0)));
+    let opened = Arc::clone(&sent);
+    let inner = origin.answering(move |_, _| {
+        let opened = Arc::clone(&opened);
+        let first = stream::iter([Ok::<_, Infallible>(Bytes::from("first"))]);
+        let second = stream::once(async move {
+            opened.acquire().await.unwrap().forget();
+            Ok(Bytes::from("second"))
+        });
+        let response = Response::builder().header("cache-control", "max-age=60");
+        let body = Body::from_stream(first.chain(second));
+        response.body(body).unwrap()
+    });
+    let mut services = Vec::new();
+    for _ in 0..2 {
+        // For a machine that is busy.
+        let layer = CacheLayer::new(cache(&redis).lease_wait(Duration::from_secs(60))).unwrap();
+        layer.cache().ready().await;
+        let layer = layer.body_timeout(Duration::from_secs(60));
+        services.push((layer.cache().clone(), layer.layer(inner.clone())));
+    }
+    let [(_, a), (cache, b)] = &services[..] else {
+        panic!("two instances");
+    };
+    let response = a.clone().oneshot(get("/")).await.unwrap();
+    let mut body = Body::new(response.into_body()).into_data_stream();
+    assert_eq!(body.next().await.unwrap().unwrap(), "first");
+    let on_b = tokio::spawn({
+        let b = b.clone();
+        async move { send(&b, get("/")).await }
+    });
+    eventually("it waits", async || cache.stats().l2_misses > 0).await;
+    sent.add_permits(1);
+    assert_eq!(body.next().await.unwrap().unwrap(), "second");
+    assert_eq!(on_b.await.unwrap().body, "firstsecond");
+    assert_eq!(origin.calls(), 1);
 }

@@ -1,8 +1,13 @@
 //! Bodies that come in parts: nobody waits for the end of a body, and a body that ends is stored.
 
 use std::convert::Infallible;
+use std::future::poll_fn;
+use std::net::SocketAddr;
+use std::pin::Pin;
+use std::str;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use axum::Router;
@@ -95,7 +100,7 @@ impl Coming {
     async fn rest(&mut self) -> String {
         let mut rest = String::new();
         while let Some(part) = self.next().await {
-            rest.push_str(std::str::from_utf8(&part.unwrap()).unwrap());
+            rest.push_str(str::from_utf8(&part.unwrap()).unwrap());
         }
         rest
     }
@@ -124,14 +129,14 @@ async fn read_until(client: &mut TcpStream, text: &str) -> String {
     String::from_utf8(read).unwrap()
 }
 
-async fn serve(app: Router) -> std::net::SocketAddr {
+async fn serve(app: Router) -> SocketAddr {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();
     tokio::spawn(async { axum::serve(listener, app).await });
     address
 }
 
-async fn ask(address: std::net::SocketAddr) -> TcpStream {
+async fn ask(address: SocketAddr) -> TcpStream {
     let mut client = TcpStream::connect(address).await.unwrap();
     let request = b"GET / HTTP/1.1\r\nhost: shop.example\r\n\r\n";
     client.write_all(request).await.unwrap();
@@ -184,20 +189,20 @@ async fn a_body_of_unknown_length_comes_in_chunks_and_is_stored() {
 /// As that of another server, which a proxy has asked.
 #[tokio::test]
 async fn a_body_of_known_length_comes_as_it_is_sent_and_keeps_its_length() {
-    struct Known(std::pin::Pin<Box<Body>>, u64);
+    struct Known(Pin<Box<Body>>, u64);
     impl http_body::Body for Known {
         type Data = Bytes;
         type Error = axum::Error;
 
         fn poll_frame(
-            mut self: std::pin::Pin<&mut Self>,
-            context: &mut std::task::Context<'_>,
-        ) -> std::task::Poll<Option<Result<Frame<Bytes>, axum::Error>>> {
-            let frame = std::task::ready!(self.0.as_mut().poll_frame(context));
+            mut self: Pin<&mut Self>,
+            context: &mut Context<'_>,
+        ) -> Poll<Option<Result<Frame<Bytes>, axum::Error>>> {
+            let frame = ready!(self.0.as_mut().poll_frame(context));
             if let Some(Ok(frame)) = &frame {
                 self.1 -= frame.data_ref().unwrap().len() as u64;
             }
-            std::task::Poll::Ready(frame)
+            Poll::Ready(frame)
         }
 
         fn size_hint(&self) -> http_body::SizeHint {
@@ -445,11 +450,10 @@ async fn a_body_with_trailers_is_passed_on_with_them_and_not_stored() {
         let mut read = String::new();
         sent.add_permits(1);
         let trailers = loop {
-            let frame =
-                std::future::poll_fn(|context| std::pin::Pin::new(&mut body).poll_frame(context));
+            let frame = poll_fn(|context| Pin::new(&mut body).poll_frame(context));
             let frame = timeout(PATIENCE, frame).await.unwrap().unwrap().unwrap();
             match frame.into_data() {
-                Ok(data) => read.push_str(std::str::from_utf8(&data).unwrap()),
+                Ok(data) => read.push_str(str::from_utf8(&data).unwrap()),
                 Err(frame) => break frame.into_trailers().unwrap(),
             }
         };
@@ -462,21 +466,20 @@ async fn a_body_with_trailers_is_passed_on_with_them_and_not_stored() {
 }
 
 /// The frames of a stream.
-struct Frames<S>(std::pin::Pin<Box<S>>);
+struct Frames<S>(Pin<Box<S>>);
 
 impl<S: Stream<Item = Result<Frame<Bytes>, std::io::Error>>> http_body::Body for Frames<S> {
     type Data = Bytes;
     type Error = std::io::Error;
 
     fn poll_frame(
-        mut self: std::pin::Pin<&mut Self>,
-        context: &mut std::task::Context<'_>,
-    ) -> std::task::Poll<Option<Result<Frame<Bytes>, std::io::Error>>> {
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, std::io::Error>>> {
         self.0.as_mut().poll_next(context)
     }
 }
 
-/// The next client has no part in that.
 #[tokio::test]
 async fn a_body_that_grows_over_the_limit_is_passed_on_whole_and_nobody_waits_for_its_end() {
     let (origin, sent) = (Origin::default(), closed());
