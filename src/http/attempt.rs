@@ -317,9 +317,9 @@ impl Attempt {
         How::forwarded(why, status)
     }
 
-    /// Those that wait go on at once, and those that come soon do not wait for each other. From its soft TTL on one of
-    /// them at a time refreshes it, and the others still do not wait: a refresh takes no longer than a load may, and the
-    /// next request has as long to begin it.
+    /// Those that wait go on at once, and those that come soon do not wait for each other. From the soft TTL on one of
+    /// them at a time refreshes it, and the others still do not wait: a refresh takes no longer than a load may, and
+    /// the next request has as long to begin it.
     fn uncacheable(&self) -> Loaded<CachedResponse> {
         let loaded = Loaded::new(CachedResponse(Content::Uncacheable));
         let remembered = self.rules.uncacheable_for;

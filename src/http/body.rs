@@ -10,8 +10,8 @@ use super::any_body::{AnyBody, Coming};
 use crate::util::partial_debug::partial_debug;
 use crate::vocabulary::downcast;
 
-/// The body of a response of a [`CacheService`](super::CacheService): bytes that are in memory, or the body of the inner
-/// service as it comes.
+/// The body of a response of a [`CacheService`](super::CacheService): bytes that are in memory, or the body of the
+/// inner service as it comes.
 pub struct CacheBody<B: Body> {
     /// The first bytes, if some are in memory.
     read: Bytes,

@@ -50,8 +50,8 @@ impl BodyCopy {
         }
     }
 
-    /// Reads the frames that are there already. Returns the body as it was if that has ended the copy; it is whole if it
-    /// is in memory. `None` if the client would have to wait for the next frame.
+    /// Reads the frames that are there already. Returns the body as it was if that has ended the copy: it is whole if
+    /// all of it is in memory. `None` if the client would have to wait for the next frame.
     pub(super) async fn read_ready(&mut self) -> Option<AnyBody> {
         let time = self.time;
         let reading = async {

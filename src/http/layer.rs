@@ -247,8 +247,7 @@ impl CacheLayer {
     /// It does not make private responses public: see [`store_private`](Self::store_private). But one that says nothing
     /// is stored then also if its request had a `Cookie`: a service that answers by cookies has to say so, or needs a
     /// [`condition`](Self::condition). A rule that goes by the path should look at the type of the response, too: a
-    /// service may answer `/account/x.css` with the account. For streams that do not say `no-store` it should return
-    /// `None`: they are read for up to [`body_timeout`](Self::body_timeout) before the client gets anything.
+    /// service may answer `/account/x.css` with the account.
     pub fn ttl(
         mut self,
         ttl: impl Fn(&request::Parts, &response::Parts) -> Option<Duration> + Send + Sync + 'static,
@@ -324,7 +323,8 @@ impl CacheLayer {
         self
     }
 
-    /// How long a body that may be stored is read before it is sent on as it comes, and not stored. Default: 5 s.
+    /// How long the body of a response may take that is stored. Default: 5 s. The client whose request was sent gets
+    /// each part as it comes. Other requests for the response wait for the whole body, or until this time is over.
     pub fn body_timeout(mut self, timeout: Duration) -> Self {
         self.body_timeout = timeout;
         self
@@ -343,10 +343,14 @@ impl CacheLayer {
         self
     }
 
-    /// For how long it is remembered that a response could not be stored. Meanwhile requests with its key do not wait
-    /// for each other, and nothing is stored for them. Default: 5 s. Zero: requests that come while another one with
-    /// the key is under way always wait for it, and those of several instances for one instance after the other, as
-    /// [described](super#who-waits-for-whom).
+    /// For how long nothing is stored under a key after a response that could not be stored. Default: 5 s.
+    ///
+    /// Requests with the key do not wait for each other then. Nor do they after this time, when one of them at a time
+    /// finds out whether its response can be stored by now: the cache remembers for two
+    /// [`load_timeout`](crate::Builder::load_timeout) more that the response could not be stored.
+    ///
+    /// Zero: requests that come while another one with the key is under way always wait for it, and those of several
+    /// instances for one instance after the other, as [described](super#who-waits-for-whom).
     pub fn uncacheable_for(mut self, time: Duration) -> Self {
         self.uncacheable_for = time;
         self

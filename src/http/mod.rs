@@ -42,6 +42,7 @@
 //! - if its request had a `Cookie`: it says how long it is fresh, or that it is `public`;
 //! - its body is not over the [limit](CacheLayer::body_limit), comes in [time](CacheLayer::body_timeout) and in fewer
 //!   than 16 384 frames, has no trailers, and is whole;
+//! - its `Content-Type` is not `text/event-stream`, `multipart/x-mixed-replace` or `application/grpc…`;
 //! - it has no more than 1 024 header lines.
 //!
 //! Requests with `Range`, `If-Match`, `If-Range`, `If-Unmodified-Since`, `Upgrade` or a body go to the service. Those
@@ -75,9 +76,19 @@
 //! # Who waits for whom
 //!
 //! Requests for a response that is not there wait for the first of them. If its response proves uncacheable, nobody
-//! else gets it: the others go on at once, together, each with a request of its own. For
-//! [`uncacheable_for`](CacheLayer::uncacheable_for) requests with this key do not wait for each other then. While
+//! else gets it: the others go on at once, together, each with a request of its own. Requests with this key do not wait
+//! for each other then. After [`uncacheable_for`](CacheLayer::uncacheable_for) one request of the fleet at a time finds
+//! out whether its response can be stored by now, and the others still do not wait. This ends when a response is
+//! stored, or when no request has come for [`load_timeout`](crate::Builder::load_timeout), 30 s. A response that takes
+//! longer than nine tenths of `load_timeout` counts as uncacheable, unless an older one is kept. While
 //! `stale-while-revalidate` allows it, nobody waits.
+//!
+//! No client waits for the end of a body. The client whose request was sent gets the head of the response with the part
+//! of the body that is there, and each further part as it comes. Meanwhile the layer copies the body, at the pace of
+//! the service, whether or not the client reads. Requests that wait for the response get it when its body is whole. If
+//! the body becomes too long, takes longer than [`body_timeout`](CacheLayer::body_timeout), 5 s, or has trailers, the
+//! response is uncacheable, and the client reads the rest from the service. If the body fails, so does its request, and
+//! the others go on as below.
 //!
 //! If the service fails, by an error or a status 500, 502, 503 or 504, that is so for one request. The others of its
 //! instance go on in the same way, and their responses are stored. Nobody gets a stale response because another request
@@ -94,7 +105,8 @@
 //! `X-Cache` is `HIT`, `MISS` or `STALE`; the last also in [`Mode::Available`](crate::Mode::Available) for a response
 //! that is not proven to be current. `Cache-Status` (RFC 9211) has more: `larder; hit; ttl=40`, `larder; fwd=uri-miss;
 //! fwd-status=200; stored`, `larder; fwd=uri-miss; ttl=60; collapsed`. `stored` is said of a response that is given to
-//! the cache, also if that is switched off or cannot reach Redis. `Age` is how old the response was when it came, and
+//! the cache, also if that is switched off or cannot reach Redis; but not if the head was sent before the body was
+//! whole. `Age` is how old the response was when it came, and
 //! for how long it has been stored, by the monotonic clock of the cache.
 //!
 //! # Invalidation
@@ -113,10 +125,10 @@
 //! # Memory
 //!
 //! L1 is bounded in bytes, 64 MiB unless the builder says [`l1_capacity`](crate::Builder::l1_capacity). A response is
-//! copied when it is stored, so that it keeps no buffer of a connection in memory; its client gets the body from the
-//! same copy. The bound is not sharp: up to 64 responses more, or 384 if many are stored at once, are there until they
-//! are evicted, and 64 that are hit often until the next one is stored. A response that is being read takes up to three
-//! times its bytes.
+//! copied when it is stored, so that it keeps no buffer of a connection in memory. Its client gets the body from the
+//! same copy, or from a second one if parts of the body come later. The bound is not sharp: up to 64 responses more, or
+//! 384 if many are stored at once, are there until they are evicted, and 64 that are hit often until the next one is
+//! stored. A response that is being read takes up to four times its bytes.
 //!
 //! # Errors
 //!
@@ -127,8 +139,9 @@
 //!
 //! # Cancellation
 //!
-//! The future of a request can be dropped. A request to the service whose response may be stored goes on, in a task of
-//! its own; but not for longer than [`load_timeout`](crate::Builder::load_timeout), after which nobody waits for it. An
+//! The future of a request can be dropped, and so can the body of its response. A request to the service whose response
+//! may be stored goes on, in a task of its own, and so does the copy of its body; but not for longer than
+//! [`load_timeout`](crate::Builder::load_timeout), after which nobody waits for it. An
 //! invalidation that was begun is carried out; a client that goes away while the service still works on a POST cancels
 //! that as without the layer, and then nothing is invalidated.
 //!
