@@ -573,8 +573,8 @@ impl<K, V, L> Builder<K, V, L> {
     /// [`load_timeout`](Self::load_timeout). Default: no limit.
     ///
     /// The cache runs one load per key at a time. This option bounds the loads of all keys together, which protects the
-    /// source when L2 is empty, as after a restart of Redis. A loader that loads other keys of this cache counts while
-    /// it waits for them, so leave room for their loads.
+    /// source when L2 is empty, as after a restart of Redis. A loader that looks up other keys, in this cache or another
+    /// one, does not count while it waits for their loads; then it waits for its turn again.
     pub fn max_concurrent_loads(mut self, loads: usize) -> Self {
         self.given.rest.set.max_concurrent_loads = Some(loads);
         self

@@ -31,8 +31,10 @@ impl<K: CacheKey, V: Send + Sync + 'static> Cache<K, V> {
     /// If the load fails, the callers get a value that is past its TTL, if
     /// [`stale_if_error`](crate::Builder::stale_if_error) has kept one.
     ///
-    /// If L2 fails, the loaded value is returned and not stored; its [`version`](crate::Meta::version) is `None`. A
-    /// loader must not look up its own key in the same cache: it gets an error, as it would wait for itself.
+    /// If L2 fails, the loaded value is returned and not stored; its [`version`](crate::Meta::version) is `None`.
+    ///
+    /// A loader may look up other keys, in this cache and others. If a load that the loader would wait for waits for
+    /// the loader, the look-up is an error at once, see [`LoadError::circle`].
     ///
     /// Cost: nothing is allocated and nothing is sent on a fresh L1 hit. One round trip if L2 has the value, three if
     /// it is loaded. The future takes about 40 bytes, and the loader with its captures once. A call that L1 does not

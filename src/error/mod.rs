@@ -64,10 +64,6 @@ pub(crate) enum Misuse {
     TagsOfPanicked,
     #[error("an insert stores a value: unchanged() and no_store() are for loaders")]
     NothingToInsert,
-    #[error(
-        "the loader of a key looks up that key, which would wait for itself; read the source in the loader"
-    )]
-    LooksUpItself,
 }
 
 /// A loader's error that is of the caller whose loader it is: that of another caller may have a value at once.
@@ -198,9 +194,13 @@ enum LoadKind {
     #[error("the loader panicked: {0}")]
     Panicked(Arc<str>),
     #[error(
-        "the load took longer than load_timeout, which is {0:?}; raise it if the loader may take longer"
+        "the load took longer than load_timeout, which is {0:?}; raise it if the loader may take longer, and look for a loader that waits for its own load, by a task that it has spawned or in another instance"
     )]
     TimedOut(Duration),
+    #[error(
+        "the loader looks up a key whose load waits for the loader; read the source in the loader; LoadError::circle names the keys"
+    )]
+    Circle(Arc<str>),
     #[error("the runtime that ran the load was shut down; the next call loads again")]
     Stopped,
     #[error("the loader of many keys returned no value for this one")]
@@ -226,6 +226,10 @@ impl LoadError {
 
     pub(crate) fn stopped() -> Self {
         Self::from(LoadKind::Stopped)
+    }
+
+    pub(crate) fn in_circle(names: &str) -> Self {
+        Self::from(LoadKind::Circle(names.into()))
     }
 
     pub(crate) fn not_found() -> Self {
@@ -291,6 +295,23 @@ impl LoadError {
         self.0.key.as_deref()
     }
 
+    /// The loads that would wait for each other, such as `shop:order:7 -> shop:customer:3 -> shop:order:7`, each by its
+    /// namespace and its key: a loader has looked up a key whose load waits, directly or by other loads, for that
+    /// loader. Also for the errors of the loaders that have passed the error on. Not a part of the text, so that keys do
+    /// not reach logs.
+    ///
+    /// The caches of a process find such a circle at once, whether its look-ups are single or of many keys. They do not
+    /// find it where a loader waits for a task that it has spawned, or where loads of several instances are in it: then
+    /// the loads end by [`load_timeout`](crate::Builder::load_timeout).
+    #[must_use]
+    pub fn circle(&self) -> Option<&str> {
+        match &self.0.kind {
+            LoadKind::Circle(names) => Some(names),
+            LoadKind::Loader(_) => self.downcast_ref::<Self>()?.circle(),
+            _ => None,
+        }
+    }
+
     /// Whether it says nothing about the loads of other callers.
     pub(crate) fn is_of_one_caller(&self) -> bool {
         self.downcast_ref::<OfOneCaller>().is_some()
@@ -322,10 +343,10 @@ impl LoadError {
     }
 
     /// Whether the loader returned [`Loaded::unchanged`](crate::Loaded::unchanged) without a previous value, or looked
-    /// up the very key that it loads. The error says which.
+    /// up a key whose load waits for the loader, see [`circle`](Self::circle). The error says which.
     #[must_use]
     pub fn is_misuse(&self) -> bool {
-        matches!(&self.0.kind, LoadKind::Misuse(_))
+        matches!(&self.0.kind, LoadKind::Misuse(_) | LoadKind::Circle(_))
     }
 
     /// Whether the key is over [`MAX_KEY_BYTES`](crate::key::MAX_KEY_BYTES). The loader was not called.

@@ -9,7 +9,7 @@ use super::fetch::{Fetch, Flight};
 use crate::engine::backoff::{After, Began};
 use crate::engine::read::tags::Proof;
 use crate::entry::AnyEntry;
-use crate::error::{LoadError, Misuse};
+use crate::error::LoadError;
 use crate::key::Key;
 use crate::l1::{LoadOutcome, Outcome, OutcomeKind};
 
@@ -49,13 +49,9 @@ impl Loads {
         Ok(self.reads.hand_out_outcome(found))
     }
 
-    /// Why a key is not loaded: the caller is its own loader, or its load failed a moment ago and is not tried again
-    /// yet. The latter is no reason for a caller with a token: that load may have begun before the write that the token
-    /// names (rule 22).
+    /// Why a key is not loaded: its load failed a moment ago and is not tried again yet. That is no reason for a caller
+    /// with a token: the load may have begun before the write that the token names (rule 22).
     pub(crate) fn error_at_once(&self, key: &Key, has_token: bool) -> Option<LoadError> {
-        if self.is_called_by_loader_of(key) {
-            return Some(LoadError::misuse(Misuse::LooksUpItself));
-        }
         if self.ctx.options.error_ttl.is_zero() || has_token || self.ctx.is_off() {
             return None;
         }

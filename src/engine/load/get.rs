@@ -3,6 +3,7 @@
 use std::slice;
 use std::sync::Arc;
 
+use futures::FutureExt;
 use futures::future::{BoxFuture, try_join_all};
 use tracing::{Instrument, Span};
 
@@ -11,6 +12,7 @@ use super::batches::Load;
 use super::fetch::{Fetch, Flight};
 use super::lease::{self, Goal, Replaces};
 use super::loader::{LoadKey, Loader};
+use super::nested::{self, Waiting};
 use crate::ablation::{Rule, without};
 use crate::engine::read::looked_up::Rest;
 use crate::engine::read::tags::Proof;
@@ -121,11 +123,28 @@ impl Loads {
         key: Key,
         want: Option<Want>,
         load: Load,
-        mut since: Option<Since>,
+        since: Option<Since>,
     ) -> Result<Option<AnyEntry>, LoadError> {
         if let Some(error) = self.error_at_once(&key, since.is_some()) {
             return Err(error);
         }
+        let Some(waiting) = Waiting::begin(&self.ctx, &key)? else {
+            return self.join_or_load(key, want, load, since).await;
+        };
+        // Boxed: the futures of other callers do not become larger.
+        let result = self.join_or_load(key, want, load, since).boxed().await;
+        drop(waiting);
+        nested::go_on().await;
+        result
+    }
+
+    async fn join_or_load(
+        self: &Arc<Self>,
+        key: Key,
+        want: Option<Want>,
+        load: Load,
+        mut since: Option<Since>,
+    ) -> Result<Option<AnyEntry>, LoadError> {
         let (mut load, mut may_be_late) = (Some(load), true);
         // Each round joins a load that began later than the last one, or begins one itself. The caller's own loader
         // runs once at most.
@@ -194,17 +213,24 @@ impl Loads {
                 }
                 Err(want) => want,
             };
-            if let Some(error) = self.error_at_once(&key, false) {
-                // The other keys are loaded all the same.
-                failed = Err(error);
-                continue;
-            }
+            let waiting = match self.error_at_once(&key, false) {
+                Some(error) => Err(error),
+                None => Waiting::begin(&self.ctx, &key),
+            };
+            let waiting = match waiting {
+                Ok(waiting) => waiting,
+                Err(error) => {
+                    // The other keys are loaded all the same.
+                    failed = Err(error);
+                    continue;
+                }
+            };
             let (joined, new) = self.join(&key, want, None, true);
             if let Some(new) = new {
                 led.push(new);
                 led_places.push(place);
             }
-            flights.push((place, key, joined));
+            flights.push((place, key, joined, waiting));
         }
         debug_assert_eq!(led.len(), led_places.len(), "the loader numbers its keys");
         // Before the missing keys are loaded: the refreshes run meanwhile.
@@ -213,14 +239,15 @@ impl Loads {
         if !led.is_empty() {
             self.spawn(led, loader(&led_places)).await;
         }
-        for (place, key, joined) in flights {
+        for (place, key, joined, waiting) in flights {
             let entry = match self.result_for(&key, joined, &mut None).await {
                 Some(result) => result?,
                 None => {
                     let load = Load::ByCall(loader(&[place]));
-                    (self.load_missing(key, Some(Want::Any), load, None)).await?
+                    (self.join_or_load(key, Some(Want::Any), load, None)).await?
                 }
             };
+            drop(waiting);
             found.push((place, entry));
         }
         // Beside each other: the waits share one limit, and one after the other the last would begin when it is over.
@@ -237,7 +264,7 @@ impl Loads {
     /// Loads a key, whatever is there and whoever loads it: joins no load, and takes the lease over from another one.
     /// The load is an operation as an insert is: its value replaces the one that any instance holds.
     pub(crate) fn refresh(self: &Arc<Self>, key: Key, loader: Loader) -> LoadCall {
-        let loads = Arc::clone(self);
+        let (loads, of) = (Arc::clone(self), key.clone());
         let task = async move {
             let ctx = &loads.ctx;
             // In this order: the operation sees each change from here on (rule 3), and the lease is taken before the
@@ -259,8 +286,12 @@ impl Loads {
             }
             Ok(loads.reads.hand_out(ended.slot, ctx.now(), ended.source))
         };
-        Box::pin(async {
+        let ctx = Arc::clone(&self.ctx);
+        Box::pin(async move {
+            let waiting = Waiting::begin(&ctx, &of)?;
             let loaded = tokio::spawn(task.instrument(Span::current())).await;
+            drop(waiting);
+            nested::go_on().await;
             // The loader's panic is caught, so a task without a result has ended with its runtime.
             loaded.unwrap_or_else(|_| Err(LoadError::stopped()))
         })

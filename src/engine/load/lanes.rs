@@ -8,6 +8,7 @@ use futures::future::{BoxFuture, join_all};
 use super::Loads;
 use super::get::{LoadCall, LoaderOfPlaces};
 use super::loader::Loader;
+use super::nested;
 use crate::engine::lanes::Lanes;
 use crate::engine::read::looked_up::{Entries, LookedUp};
 use crate::error::LoadError;
@@ -35,7 +36,9 @@ impl LaneLoads {
             let parts = self.split(rest, |rest| &rest.key).into_iter();
             let found = parts.map(|(lane, rest)| lane.get_rest(rest, &*loader));
             // All of them, also if one fails: values that were loaded are kept.
-            for found in join_all(found).await {
+            let found = join_all(found).await;
+            nested::go_on().await;
+            for found in found {
                 for (place, entry) in found? {
                     looked_up.put(place, entry);
                 }

@@ -7,7 +7,6 @@ use std::sync::{Arc, Mutex};
 use std::time::Instant;
 
 use futures::future::BoxFuture;
-use tokio::task_local;
 use tokio::time::timeout;
 use tokio_util::task::AbortOnDropHandle;
 use tracing::field::Empty;
@@ -15,6 +14,7 @@ use tracing::{Instrument, debug, debug_span};
 
 use super::Loads;
 use super::lease::{self, Leased};
+use super::nested::LoaderCall;
 use crate::engine::spans::enabled;
 use crate::entry::AnyEntry;
 use crate::error::LoadError;
@@ -116,23 +116,11 @@ impl Loader {
     }
 }
 
-task_local! {
-    /// The instance of the loader that runs in this task, and the keys that it loads.
-    static LOADING_HERE: (u64, Vec<Key>);
-}
-
 impl Loads {
     /// How many loaders run, or wait for their permit.
     pub(crate) fn pending(&self) -> usize {
         // Each load holds the semaphore, by its permit or to wait for it: no counter has to follow cancelled loads.
         Arc::strong_count(&self.permits.loads) - 1
-    }
-
-    /// Whether the caller is the loader of this key, which would wait for itself.
-    pub(super) fn is_called_by_loader_of(&self, key: &Key) -> bool {
-        LOADING_HERE
-            .try_with(|(instance, keys)| *instance == self.ctx.instance && keys.contains(key))
-            .unwrap_or(false)
     }
 
     /// Runs a call of a loader for these keys, and renews their leases meanwhile. Returns a value for each key, if the
@@ -144,7 +132,7 @@ impl Loads {
     ) -> Result<LoadedValues, LoadError> {
         let ctx = &*self.ctx;
         let limit = ctx.options.load_timeout;
-        let (permits, counted) = (Arc::clone(&self.permits.loads), Arc::clone(&ctx.counters));
+        let counted = Arc::clone(&ctx.counters);
         let clock = ctx.options.clock.clone();
         let called = Instant::now();
         let namespace = ctx.options.namespace.as_str();
@@ -155,17 +143,14 @@ impl Loads {
             otel.status_code = Empty,
             error.type = Empty,
         );
-        let load = async move {
-            // Never closed, so an error is no reason not to load. It is held until the loader has ended, also if that
-            // is after the time limit.
-            let _permit = permits.acquire_owned().await;
+        let loaded_here = keys.iter().map(|(key, _)| (*key).clone()).collect();
+        let permits = Arc::clone(&self.permits.loads);
+        let load = LoaderCall::new(ctx.instance, loaded_here, permits).run(async move {
             counted.loads.bump();
             let began = clock.now();
             let loaded = loading.await;
             (loaded, clock.now().saturating_sub(began))
-        };
-        let loaded_here = keys.iter().map(|(key, _)| (*key).clone()).collect();
-        let load = LOADING_HERE.scope((ctx.instance, loaded_here), load);
+        });
         // In a task of its own, which is aborted when this ends: a loader that blocks its thread does not block the
         // callers that wait for it.
         let load = tokio::spawn(load.instrument(enabled(span.clone())));

@@ -7,6 +7,7 @@
 //! - [`fetch`]: the task of a load or refresh: it asks for leases, calls the loader, and stores the values
 //! - [`lease`]: one load of a key in the fleet, and the fill that it allows
 //! - [`loader`]: the user's loader, and the limits that it runs in
+//! - [`nested`]: loaders that wait for other loads
 //! - [`fallbacks`]: values or errors for the callers of a load that failed, and for those that come soon after
 //! - [`refresh`]: stale values, and those that soon will be, are replaced in the background; callers may wait for it
 //! - [`batches`]: loads of single keys that become one call of a loader
@@ -23,6 +24,7 @@ mod get;
 mod lanes;
 mod lease;
 pub(crate) mod loader;
+mod nested;
 mod refresh;
 mod verify;
 mod warm;

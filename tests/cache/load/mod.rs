@@ -1,5 +1,6 @@
 //! Loads and refreshes.
 
+mod circles;
 mod fallbacks;
 mod invalidate_after;
 mod leases;
