@@ -168,8 +168,12 @@ fn monotonic() -> u64 {
     #[cfg(unix)]
     {
         use nix::time::{ClockId, clock_gettime};
+        // The parts have 32 bits on some targets.
+        fn wide(part: impl Into<i64>) -> u64 {
+            part.into().cast_unsigned()
+        }
         let of = |now: nix::sys::time::TimeSpec| {
-            now.tv_sec().cast_unsigned() * 1_000_000_000 + now.tv_nsec().cast_unsigned()
+            wide(now.tv_sec()) * 1_000_000_000 + wide(now.tv_nsec())
         };
         // It fails always or never, so times of the two origins are not mixed.
         clock_gettime(ClockId::CLOCK_MONOTONIC).map_or_else(|_| since_origin(), of)

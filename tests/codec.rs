@@ -617,7 +617,11 @@ macro_rules! trusting_codec {
 
             #[test]
             fn lengths_beyond_the_bytes_are_refused() {
-                for length in [1 << 24, 1 << 30, 1 << 40, 1 << 60, u64::MAX] {
+                let lengths = [1 << 24, 1 << 30, 1 << 40, 1 << 60, u64::MAX];
+                // On a 32-bit target bincode reads the lower half of a length, which is a length that a writer can
+                // give, too.
+                let fits = |length: &u64| usize::try_from(*length).is_ok();
+                for length in lengths.into_iter().filter(fits) {
                     let length: Vec<u8> = $length(length);
                     let bytes = after_shape(&length);
                     refuses::<$codec, String>(&bytes);
