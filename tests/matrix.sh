@@ -32,6 +32,39 @@ else
     cargo "+$msrv" check --locked -p larder-store-tests --lib --features write-behind
 fi
 
+# Of the crate as it is published, without the dependencies of its tests, which ask for later versions.
+step "the lowest versions of dependencies"
+version=$(sed -n 's/^version = "\(.*\)"/\1/p' Cargo.toml)
+lowest=$(mktemp -d)
+cargo package --locked --allow-dirty --no-verify --quiet
+tar -xzf "target/package/larder-$version.crate" -C "$lowest" --strip-components 1
+(
+    CARGO_TARGET_DIR="$PWD/target/lowest"
+    export CARGO_TARGET_DIR
+    cd "$lowest"
+    awk '/^\[/ { of_tests = /dev-dependencies/ || /^\[\[test/ } !of_tests' Cargo.toml >without_tests.toml
+    mv without_tests.toml Cargo.toml
+    rm Cargo.lock
+    # The variable allows the option, which is unstable, on stable Rust. All else is stable.
+    RUSTC_BOOTSTRAP=1 cargo -Z direct-minimal-versions generate-lockfile --quiet
+    cargo check --locked --lib
+    cargo check --locked --lib --all-features
+)
+rm -r "$lowest"
+
+width=i686-unknown-linux-gnu
+step "32 bits: $width"
+if ! [ -d "$(rustc --print target-libdir --target "$width")" ]; then
+    skip "32 bits: Rust has no $width (rustup target add $width)"
+elif ! echo 'int main(void) { return 0; }' | cc -m32 -x c -o /dev/null - 2>/dev/null; then
+    # What is compiled from C is left out.
+    cargo check --locked --lib --target "$width"
+    skip "the tests in 32 bits: cc makes no programs of 32 bits (on Debian: apt-get install gcc-multilib)"
+else
+    cargo clippy --locked --lib --all-features --target "$width" -- -D warnings
+    cargo test --locked --lib --test codec --test key --all-features --target "$width"
+fi
+
 step "licences and advisories"
 if cargo deny --version >/dev/null 2>&1; then
     cargo deny --locked --all-features check bans licenses sources
