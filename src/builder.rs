@@ -31,7 +31,7 @@ use crate::util::partial_debug::partial_debug;
 use crate::vocabulary::{AnyValue, Invalidation, Invariant, Mode, RefreshAhead, downcast};
 #[cfg(feature = "json")]
 use crate::wire::change_event;
-use crate::wire::codec::{Bincode, CodecOf, CodecStack, ValueCodec, former_type};
+use crate::wire::codec::{CodecOf, CodecStack, DefaultCodec, ValueCodec, former_type};
 use crate::wire::envelope;
 
 /// Options for a [`Cache`]; made by [`Cache::builder`].
@@ -166,9 +166,35 @@ impl<K: CacheKey, V: Serialize + DeserializeOwned + Send + Sync + 'static> Cache
     /// ```compile_fail,E0277
     /// let cache: larder::Cache<Vec<u8>, u32> = larder::Cache::builder("docs:bytes").build().unwrap();
     /// ```
-    pub fn builder(namespace: impl Into<String>) -> Builder<K, V> {
+    ///
+    /// The codec is [`Bincode`](crate::codec::Bincode) unless [`codec`](Builder::codec) sets another one. Without the
+    /// feature `bincode`, which is on by default, a call of this function does not compile: use
+    /// [`builder_with_codec`](Self::builder_with_codec).
+    pub fn builder(namespace: impl Into<String>) -> Builder<K, V>
+    where
+        V: DefaultCodec,
+    {
+        Self::builder_with_codec(namespace, V::Codec::default())
+    }
+
+    /// Starts to build a cache as [`builder`](Self::builder) does, with this codec.
+    ///
+    /// ```
+    /// # #[cfg(feature = "postcard")]
+    /// # fn demo() -> Result<(), larder::BuildError> {
+    /// use larder::Cache;
+    /// use larder::codec::Postcard;
+    ///
+    /// let products: Cache<u64, String> =
+    ///     Cache::builder_with_codec("catalog:product", Postcard).build()?;
+    /// # Ok(()) }
+    /// ```
+    pub fn builder_with_codec(
+        namespace: impl Into<String>,
+        codec: impl CodecStack,
+    ) -> Builder<K, V> {
         Builder {
-            given: Given::new(namespace.into(), Box::new(CodecOf::<_, V>::new(Bincode))),
+            given: Given::new(namespace.into(), Box::new(CodecOf::<_, V>::new(codec))),
             loader: (),
             types: Invariant::default(),
         }
@@ -699,7 +725,7 @@ impl<K, V: Serialize + DeserializeOwned + Send + Sync + 'static, L> Builder<K, V
     }
 
     /// The codec that encodes values, alone or in a layer that compresses or encrypts, see [`codec`](crate::codec).
-    /// Default: [`Bincode`].
+    /// Default: [`Bincode`](crate::codec::Bincode), or the codec that [`Cache::builder_with_codec`] was given.
     ///
     /// Values are decoded with the codec that encoded them, if it is compiled in. So a fleet can change its codec one
     /// instance after the other, without a flush, once all instances are built with both codecs. A fleet moves to

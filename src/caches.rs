@@ -20,6 +20,7 @@ use crate::l2::{L2, RedisL2};
 use crate::settings::ServiceSettings;
 use crate::util::lock::lock;
 use crate::util::partial_debug::partial_debug;
+use crate::wire::codec::{CodecStack, DefaultCodec};
 
 /// The caches of a service: they share an L2 and the settings of the operator, and are handled together.
 ///
@@ -124,14 +125,24 @@ impl Caches {
     /// Starts to build a cache with the namespace `service:name`. Options that the settings have count more than those
     /// that the code sets.
     ///
-    /// [`build`](Builder::build) adds it to these caches, and refuses a second one of the same name.
+    /// [`build`](Builder::build) adds it to these caches, and refuses a second one of the same name. Without the feature
+    /// `bincode` use [`cache_with_codec`](Self::cache_with_codec).
     pub fn cache<K, V>(&self, name: &str) -> Builder<K, V>
+    where
+        K: CacheKey,
+        V: DefaultCodec + Serialize + DeserializeOwned + Send + Sync + 'static,
+    {
+        self.cache_with_codec(name, V::Codec::default())
+    }
+
+    /// Starts to build a cache as [`cache`](Self::cache) does, with this codec, see [`Cache::builder_with_codec`].
+    pub fn cache_with_codec<K, V>(&self, name: &str, codec: impl CodecStack) -> Builder<K, V>
     where
         K: CacheKey,
         V: Serialize + DeserializeOwned + Send + Sync + 'static,
     {
         let shared = Arc::clone(&self.0);
-        let mut builder = Cache::builder(self.namespace(name));
+        let mut builder = Cache::builder_with_codec(self.namespace(name), codec);
         if let Some(l2) = &shared.l2 {
             builder = builder.boxed_l2(l2());
         }

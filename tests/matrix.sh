@@ -18,6 +18,18 @@ for feature in "" json postcard messagepack compression encryption tls cluster u
     cargo test --locked --features "$feature" --lib --test codec --test key
 done
 
+# All but bincode, which is on by default.
+features=json,postcard,messagepack,compression,encryption,tls,cluster,uuid,outbox-rusqlite,outbox-sqlx,write-behind,metrics,http
+for feature in "" json postcard messagepack compression encryption write-behind http "$features"; do
+    step "without bincode, features: ${feature:-none}"
+    cargo clippy --locked --lib --no-default-features --features "$feature" -- -D warnings
+    cargo test --locked --no-default-features --features "$feature" --test named_codec
+done
+if cargo tree --locked --edges normal --no-default-features --features "$features" | grep bincode; then
+    echo "bincode is built without its feature" >&2
+    exit 1
+fi
+
 msrv=$(sed -n 's/^rust-version = "\(.*\)"/\1/p' Cargo.toml)
 step "Rust $msrv"
 if ! command -v rustup >/dev/null; then

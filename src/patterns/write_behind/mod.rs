@@ -102,7 +102,7 @@ use crate::util::partial_debug::partial_debug;
 use crate::util::retry_delays::retry_delays;
 use crate::util::throttle::Throttle;
 use crate::vocabulary::{AnyValue, Version};
-use crate::wire::codec::{Bincode, Codec};
+use crate::wire::codec::{Codec, Postcard};
 
 /// How long an update waits until it looks again whether the source has the writes that wait.
 const LOOK_AGAIN: Duration = Duration::from_millis(100);
@@ -483,7 +483,7 @@ fn named<K: KeyFrom<Q, M> + Serialize, Q: CacheKey + ?Sized, M>(
 ) -> Result<(Key, Vec<u8>), WriteBehindError> {
     let text = key_text(key).map_err(|error| Reason::Write(error.into()))?;
     let mut encoded = Vec::new();
-    (Bincode.encode(&K::key_from(key), &mut encoded)).map_err(Reason::Key)?;
+    (Postcard.encode(&K::key_from(key), &mut encoded)).map_err(Reason::Key)?;
     Ok((text, encoded))
 }
 

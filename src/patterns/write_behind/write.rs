@@ -10,7 +10,7 @@ use crate::engine::{AnyKey, Context};
 use crate::key::{CacheKey, Key, key_text};
 use crate::l2::{StreamId, Waiting};
 use crate::vocabulary::{AnyValue, Value, downcast};
-use crate::wire::codec::{Bincode, Codec, CodecError, catch_panic};
+use crate::wire::codec::{Codec, CodecError, Postcard, catch_panic};
 
 /// The function that writes a batch to the source, without its types.
 pub(super) type Store = Arc<dyn Fn(Vec<AnyWrite>) -> Storing + Send + Sync>;
@@ -54,7 +54,7 @@ where
 {
     // The value is read, and may be encrypted, for the text of the key: so the key has to have this text.
     let key = catch_panic(|| {
-        let key: K = Bincode.decode(encoded)?;
+        let key: K = Postcard.decode(encoded)?;
         let is_its_own = key_text(&key).is_ok_and(|own| *own == *text);
         Ok::<_, CodecError>(is_its_own.then_some(key))
     });

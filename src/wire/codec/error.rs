@@ -26,6 +26,10 @@ struct Cause {
 
 /// The kind of a failure. Safe to show: it says nothing of the value.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[cfg_attr(
+    not(any(feature = "bincode", feature = "postcard")),
+    expect(dead_code, reason = "some are of codecs that are not compiled in")
+)]
 pub(super) enum Category {
     #[error("the bytes are not in the codec's format")]
     Malformed,

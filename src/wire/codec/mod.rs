@@ -3,8 +3,16 @@
 //! The bytes to decode may be anything: another release wrote them, or another program did. So no bytes may panic,
 //! hang or exhaust memory here.
 
+#[cfg(feature = "bincode")]
 mod bincode;
+#[cfg(any(
+    feature = "bincode",
+    feature = "json",
+    feature = "messagepack",
+    feature = "postcard"
+))]
 mod bounded;
+#[cfg(any(feature = "bincode", feature = "postcard"))]
 mod complete;
 #[cfg(feature = "compression")]
 mod compressed;
@@ -21,7 +29,9 @@ mod lz4;
 mod messagepack;
 #[cfg(feature = "postcard")]
 mod postcard;
+#[cfg(any(feature = "bincode", feature = "postcard"))]
 mod shape;
+#[cfg(any(feature = "bincode", feature = "postcard"))]
 mod shaped;
 mod stack;
 mod value;
@@ -29,6 +39,7 @@ mod value;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
+#[cfg(feature = "bincode")]
 pub use self::bincode::Bincode;
 #[cfg(feature = "compression")]
 pub use self::compressed::Compressed;
@@ -57,8 +68,8 @@ type Result<T, E = CodecError> = std::result::Result<T, E>;
 
 /// A format for values: turns them into bytes and back.
 ///
-/// The crate brings [`Bincode`] and, each with the feature of its name, `Json`,
-/// `Postcard` and `MessagePack`. A cache writes with one codec and reads every
+/// The crate brings `Bincode`, `Json`, `Postcard` and `MessagePack`, each with the feature of its name, of which
+/// `bincode` is on by default. A cache writes with one codec and reads every
 /// codec that is compiled in, so a fleet can move from one to another: build
 /// all services with both first, then change the one that is written.
 ///
@@ -154,4 +165,21 @@ pub trait Codec: Send + Sync + 'static {
     ) -> Result<T> {
         self.decode(bytes)
     }
+}
+
+/// A type of values for which a cache needs no codec to be named: every type with the feature `bincode`, which is on by
+/// default, and none without this feature.
+#[diagnostic::on_unimplemented(
+    message = "there is no default codec for `{Self}`, as the feature `bincode` of larder is off",
+    label = "give the codec of these values",
+    note = "use `Cache::builder_with_codec` or `Caches::cache_with_codec`, or turn the feature `bincode` on"
+)]
+pub trait DefaultCodec {
+    #[doc(hidden)]
+    type Codec: Codec + Default;
+}
+
+#[cfg(feature = "bincode")]
+impl<V> DefaultCodec for V {
+    type Codec = Bincode;
 }

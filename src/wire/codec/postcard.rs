@@ -6,9 +6,9 @@ use serde::de::{DeserializeOwned, DeserializeSeed};
 
 use super::{Category, Codec, CodecError, Result, bounded, shaped};
 
-/// postcard: as small as [`Bincode`](super::Bincode), with a published format.
+/// postcard: as small as `Bincode`, with a published format.
 ///
-/// The limits of [`Bincode`](super::Bincode) apply: values of a changed type are misses, and types that need to look at
+/// The limits of `Bincode` apply: values of a changed type are misses, and types that need to look at
 /// the bytes first, or leave fields out, are refused.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct Postcard;

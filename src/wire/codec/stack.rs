@@ -5,7 +5,7 @@ use serde::de::DeserializeOwned;
 
 #[cfg(feature = "compression")]
 use super::lz4;
-use super::{Bincode, Category, Codec, Result, check_size};
+use super::{Category, Codec, Result, check_size};
 use crate::key::Key;
 
 /// The parameter of [`Builder::codec`](crate::Builder::codec): a [`Codec`], alone or in layers.
@@ -125,7 +125,8 @@ pub(super) fn read_by_any<T: Serialize + DeserializeOwned + Send + 'static>(
     bytes: &[u8],
 ) -> Result<T> {
     match id {
-        Bincode::ID => Bincode.decode_own(bytes),
+        #[cfg(feature = "bincode")]
+        super::Bincode::ID => super::Bincode.decode_own(bytes),
         #[cfg(feature = "json")]
         super::Json::ID => super::Json.decode(bytes),
         #[cfg(feature = "postcard")]
