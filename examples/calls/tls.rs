@@ -8,7 +8,7 @@ use larder::{Cache, RedisL2};
 type Names = Cache<u64, String>;
 
 pub(crate) async fn run() -> Result<(), Box<dyn Error>> {
-    // Without the feature `tls` this is an error. The authorities of the system are trusted.
+    // Without the feature `tls-ring`, or `tls` and a provider of cryptography, this is an error. The authorities of the system are trusted.
     let names: Names = Cache::builder("crm:name")
         .redis("rediss://:secret@127.0.0.1:1")
         .build()?;

@@ -4,7 +4,8 @@ use deadpool_redis::redis::{ConnectionAddr, RedisError};
 
 use crate::l2::L2Error;
 
-const WHY: &str = "TLS with Redis is not built in: enable the feature `tls` of larder";
+const WHY: &str =
+    "TLS with Redis is not built in: enable the feature `tls-ring` or `tls` of larder";
 
 /// Why this build cannot use TLS, if it cannot.
 pub(super) const MISSING: Option<&str> = Some(WHY);

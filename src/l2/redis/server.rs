@@ -65,9 +65,11 @@ const POOL_SIZE: usize = 1024;
 ///
 /// The server's certificate must name the host of the URL.
 ///
-/// The cryptography is rustls's default of the process if there is one. If there is none, `ring` becomes it when the
-/// first such server is opened. So an application that chooses another one does that before:
-/// `CryptoProvider::install_default` succeeds once in a process.
+/// The cryptography is that of the provider which the program has installed in rustls by
+/// `CryptoProvider::install_default`. If none is installed when the first such server is opened, rustls installs the
+/// provider that is compiled in, by the feature `tls-ring` or by a feature of rustls in another crate. If no provider is
+/// compiled in, or more than one, the server is refused: a program with two providers installs one at its start. rustls
+/// then also panics, which is caught; a program that aborts on panics ends.
 #[derive(Clone)]
 pub struct Server {
     info: Result<ConnectionInfo, L2Error>,
@@ -352,7 +354,7 @@ mod tests {
         }
     }
 
-    #[cfg(feature = "tls")]
+    #[cfg(feature = "tls-ring")]
     #[test]
     fn tls_that_cannot_work_is_found_out() {
         assert_eq!(reason("rediss://host"), "good");

@@ -3,12 +3,13 @@
 use std::error::Error;
 use std::io;
 use std::iter::successors;
+use std::panic::catch_unwind;
 use std::sync::Arc;
 
 use deadpool_redis::redis::{Client, ConnectionAddr, IntoConnectionInfo, RedisError};
-use rustls::crypto::{CryptoProvider, ring};
+use rustls::crypto::CryptoProvider;
 use rustls::pki_types::{InvalidDnsNameError, ServerName};
-use rustls::{AlertDescription, CertificateError, Error as TlsError};
+use rustls::{AlertDescription, CertificateError, ClientConfig, Error as TlsError};
 
 use crate::l2::L2Error;
 
@@ -22,9 +23,11 @@ pub(super) fn check(addr: &ConnectionAddr) -> Result<(), L2Error> {
     let ConnectionAddr::TcpTls { host, .. } = &mut nowhere else {
         return Ok(());
     };
-    if CryptoProvider::get_default().is_none() {
-        // It fails if another thread has just done the same.
-        _ = ring::default_provider().install_default();
+    // Without a provider of the process, rustls installs the one that is compiled in. If there is none, or more than
+    // one, rustls panics, and gives no other way to find out.
+    if CryptoProvider::get_default().is_none() && catch_unwind(ClientConfig::builder).is_err() {
+        let what = "rustls has no provider of cryptography, or several and none is installed: call CryptoProvider::install_default first, or enable the feature `tls-ring` of larder if there is none";
+        return Err(L2Error::bad_config(what));
     }
     if ServerName::try_from(host.as_str()).is_err() {
         let what = "the host of the Redis address cannot be the name in a certificate";

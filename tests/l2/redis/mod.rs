@@ -27,7 +27,7 @@ mod sentinel;
 mod shared;
 mod staged;
 mod subscriptions;
-#[cfg(feature = "tls")]
+#[cfg(feature = "tls-ring")]
 mod tls;
 mod urls;
 
