@@ -153,9 +153,10 @@ async fn one_worker_takes_and_settles(store: impl StoreUnderTest) {
     let other = FENCE + 1;
     let taken = stream(&*lane).take(other, LONG, 10).await.unwrap();
     assert_eq!(taken, None);
+    let none = BTreeSet::new();
     let settled = Settled {
         writes: &[&waiting[0]],
-        outcome: Ok(&BTreeSet::new()),
+        outcome: Ok(&none),
         origin: ORIGIN,
     };
     assert!(!stream(&*lane).settle(other, settled).await.unwrap());
