@@ -366,10 +366,9 @@ impl<K, V, L> Builder<K, V, L> {
     /// The share by which TTLs vary at random, so that values that were stored together do not expire together.
     /// Default: 0.1. From 0 to 0.5.
     ///
-    /// `l2_ttl` and `soft_ttl` vary in both directions. [`l1_ttl`](Self::l1_ttl), and the TTLs of a value of its own,
-    /// by
-    /// [`ttl_of`](Self::ttl_of) or [`Loaded`](crate::Loaded), are bounds: they are only shortened, and
-    /// [`Loaded::l1_ttl`](crate::Loaded::l1_ttl) is not changed.
+    /// `l2_ttl` and `soft_ttl` vary in both directions. [`l1_ttl`](Self::l1_ttl), and the TTLs of a value of its own, by
+    /// [`ttl_of`](Self::ttl_of) or [`Loaded`], are bounds: they are only shortened, and [`Loaded::l1_ttl`] is not
+    /// changed.
     pub fn jitter(mut self, share: f64) -> Self {
         self.given.rest.set.jitter = Some(share);
         self
