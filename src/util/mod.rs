@@ -2,6 +2,7 @@
 //!
 //! - [`call`]: the future of a call
 //! - [`crc16`]: the hash of Redis Cluster
+//! - [`late`]: a time limit on a runtime that may be busy
 //! - [`lock`]: locks that a panic elsewhere does not close
 //! - [`on_drop`]: a step that follows even if the task in between is cancelled
 //! - [`pacing`]: when the next batch of requests leaves
@@ -14,6 +15,7 @@
 
 pub(crate) mod call;
 pub(crate) mod crc16;
+pub(crate) mod late;
 pub(crate) mod lock;
 pub(crate) mod on_drop;
 pub(crate) mod pacing;

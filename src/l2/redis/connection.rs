@@ -14,7 +14,7 @@ use deadpool_redis::redis::aio::MultiplexedConnection;
 use deadpool_redis::redis::{ErrorKind, RedisError, RedisResult, ServerErrorKind};
 use futures::FutureExt;
 use futures::future::join;
-use tokio::time::{Instant, timeout_at};
+use tokio::time::Instant;
 use tracing::warn;
 
 use super::error::{is_elsewhere, l2_error, none_to_spare};
@@ -24,6 +24,7 @@ use super::server::CONNECT;
 use super::shared::{Line, Pooled, Shared};
 use super::topology::Topology;
 use crate::l2::{L2Error, LONGEST_PAUSE, OnConnect, reconnects};
+use crate::util::late::timeout_at;
 use crate::util::lock::lock;
 use crate::util::shared_result::{SharedResult, shared_result};
 

@@ -5,7 +5,7 @@
 //!
 //! A lane that is busy or slow harms no other one: it has a capacity of its own, each batch has room for every lane
 //! that waits, and a lane has a limited number of batches under way. No read takes longer than the limit of a request,
-//! the wait in the queue included.
+//! the wait in the queue included, unless the runtime is [busy](crate::util::late).
 //!
 //! This must not know how a request is made up or over which connection it goes (`read_request`).
 
@@ -19,11 +19,12 @@ use futures::FutureExt;
 use futures::future::BoxFuture;
 use tokio::runtime::Handle;
 use tokio::sync::{Semaphore, oneshot};
-use tokio::time::{Instant, timeout_at};
+use tokio::time::Instant;
 
 use super::per_runtime::PerRuntime;
 use super::read_request::{BYTES, Group, Part, ReadRequests, grouped};
 use crate::l2::{Key, L2Error, ReadResult};
+use crate::util::late::timeout_at;
 use crate::util::lock::lock;
 use crate::util::pacing::{Pacing, gather, share};
 

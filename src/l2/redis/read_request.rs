@@ -18,12 +18,13 @@ use deadpool_redis::redis::aio::MultiplexedConnection;
 use deadpool_redis::redis::{Cmd, RedisResult, Value, pipe};
 use futures::future::join_all;
 use futures::{StreamExt, stream};
-use tokio::time::{Instant, timeout_at};
+use tokio::time::Instant;
 
 use super::connection::{Connections, Failure, Live, is_not_executed};
 use super::error::l2_error;
 use super::names::{Name, Names, VALUE};
 use crate::l2::{L2Error, ReadResult};
+use crate::util::late::timeout_at;
 use crate::util::on_drop::OnDrop;
 
 /// The most keys of a request.

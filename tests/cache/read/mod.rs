@@ -2,6 +2,7 @@
 
 mod absent;
 mod at_least;
+mod busy_runtime;
 #[cfg(all(feature = "json", feature = "messagepack", feature = "postcard"))]
 mod changed_types;
 #[cfg(feature = "compression")]
