@@ -35,6 +35,7 @@ mod invalidate_after;
 mod invalidate_and_hold;
 mod invalidate_and_wait;
 mod invalidate_prefix;
+mod invalidations;
 mod l1_size;
 mod limits;
 mod listen_to;
@@ -87,7 +88,7 @@ macro_rules! examples {
 /// In the order of the guide's page `calls`.
 const EXAMPLES: &[Example] = examples! {
     get_or_load get_or_load_with read_through refresh get get_many get_local
-    invalidate invalidate_after write_through invalidate_and_wait at_least invalidate_and_hold
+    invalidate invalidate_after invalidations write_through invalidate_and_wait at_least invalidate_and_hold
     #[cfg(feature = "outbox-rusqlite")] outbox
     insert loaded update warm insert_if expire touch
     tags invalidate_prefix clear set_enabled operation hot_keys

@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 use std::time::Duration;
 
 use super::Cache;
-use super::typed::{commit_of, committed};
+use super::invalidations::Invalidations;
 use crate::error::{CommitError, WriteError};
 use crate::key::{CacheKey, KeyTooLong, key_text};
 use crate::lookup_by::LookupBy;
@@ -88,6 +88,8 @@ impl<K: CacheKey, V: Send + Sync + 'static> Cache<K, V> {
     /// key is invalidated after an error or a panic, too, as the commit may have landed all the same. If the runtime
     /// ends meanwhile, the invalidation is deferred.
     ///
+    /// For several keys, tags or caches: [`Invalidations::invalidate_after`].
+    ///
     /// Cost: a task, and the round trip of an invalidation.
     ///
     /// # Errors
@@ -115,10 +117,8 @@ impl<K: CacheKey, V: Send + Sync + 'static> Cache<K, V> {
     where
         K: LookupBy<Q, M>,
     {
-        let key = key_text(key);
-        let loads = self.loads().of(key.as_deref().unwrap_or_default());
-        let ended = loads.invalidate_after(key, commit_of(commit)).await;
-        committed(ended).map(|(value, _)| value)
+        let key = Invalidations::new().key(self, key);
+        key.invalidate_after(commit).await
     }
 
     /// Removes a key as [`invalidate`](Self::invalidate) does, then waits until no subscribed instance returns the

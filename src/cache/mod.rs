@@ -4,12 +4,14 @@
 //! - [`load`]: look-ups with a loader
 //! - [`write`]: values that callers store
 //! - [`invalidate`]: values that callers remove, or make stale
+//! - [`invalidations`]: keys and tags of several caches, which callers remove together
 //! - [`typed`]: where the types of keys and values end
 //! - [`operate`]: watching a cache, switching it off and closing it
 //!
 //! Knows nothing of L2 and of runtimes.
 
 mod invalidate;
+mod invalidations;
 mod load;
 mod operate;
 mod read;
@@ -18,6 +20,7 @@ mod write;
 
 use std::sync::Arc;
 
+pub use self::invalidations::Invalidations;
 use crate::engine::{Engine, LaneLoads, LaneWrites};
 use crate::entry::AnyEntry;
 use crate::key::{CacheKey, KeyWriter};

@@ -12,7 +12,6 @@ use crate::entry::{AnyEntry, Entry};
 use crate::error::CommitError;
 use crate::key::{CacheKey, key_text};
 use crate::loaded::Loaded;
-use crate::token::Token;
 use crate::vocabulary::{Value, downcast};
 
 /// A loader of one key, which is given the previous value.
@@ -81,11 +80,11 @@ pub(crate) fn commit_of<T: Send + 'static, E: Send + 'static>(
 }
 
 /// The end of a commit that [`commit_of`] has made.
-pub(crate) fn committed<T: 'static, E: 'static>(
-    ended: Committed,
-) -> Result<(T, Token), CommitError<T, E>> {
+pub(crate) fn committed<T: 'static, E: 'static, A>(
+    ended: Committed<A>,
+) -> Result<(T, A), CommitError<T, E>> {
     match ended {
-        Ok((value, token)) => Ok((downcast(value), token)),
+        Ok((value, after)) => Ok((downcast(value), after)),
         Err(error) => Err(error.map(downcast, downcast)),
     }
 }

@@ -43,9 +43,9 @@ pub(crate) use self::engine::{Engine, Parts, report_losses};
 pub(crate) use self::lanes::Lanes;
 pub(crate) use self::load::loader::Loader;
 pub(crate) use self::load::{
-    AnyKey, Batches, CacheLoader, Commit, Committed, LaneLoads, Load, Returned,
+    AnyKey, Batches, CacheLoader, Commit, Committed, LaneLoads, Load, Returned, invalidate_after,
 };
 pub(crate) use self::read::looked_up::LookedUp;
 pub(crate) use self::subscribe::listen::Channel;
 pub(crate) use self::subscribe::publish::PublishTo;
-pub(crate) use self::write::LaneWrites;
+pub(crate) use self::write::{Invalidation, LaneWrites};

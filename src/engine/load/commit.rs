@@ -7,13 +7,14 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use futures::FutureExt;
-use futures::future::BoxFuture;
+use futures::future::{BoxFuture, join_all};
 use tracing::{Instrument, Span};
 
 use super::Loads;
 use super::lease::{self, Ready, Replaces};
+use crate::engine::write::Invalidation;
 use crate::engine::write::pending::Write;
-use crate::error::{CommitError, Misuse, WriteError, panic_message};
+use crate::error::{CommitError, Misuse, WriteError, all_done, panic_message};
 use crate::key::{Key, KeyTooLong};
 use crate::l2::Step;
 use crate::loaded::Loaded;
@@ -29,20 +30,26 @@ pub(crate) type Commit = BoxFuture<'static, Result<Returned, Returned>>;
 /// The value of a commit, and the version of the write that has brought the caches up to date, if there was one.
 type Stored = (Returned, Option<Version>);
 
-/// The end of a [`Commit`], and the token of the write that followed.
-pub(crate) type Committed = Result<(Returned, Token), CommitError<Returned, Returned>>;
+/// The end of a [`Commit`], and what the change that followed has returned.
+pub(crate) type Committed<T> = Result<(Returned, T), CommitError<Returned, Returned>>;
+
+/// Runs a commit, and then carries out these invalidations, however it has ended: it may have landed. If the name of
+/// another one is too long, nothing is cached under it, and the caller is told.
+pub(crate) fn invalidate_after(
+    all: Vec<Invalidation>,
+    too_long: Option<KeyTooLong>,
+    commit: Commit,
+) -> BoxFuture<'static, Committed<()>> {
+    let held = all.iter().flat_map(Invalidation::held).collect();
+    let commit = async { commit.await.map(|value| (value, None)) };
+    let follow = async move |_| {
+        all_done(join_all(all.into_iter().map(Invalidation::carry_out)).await)?;
+        too_long.map_or(Ok(()), |error| Err(error.into()))
+    };
+    Box::pin(run(held, commit, follow))
+}
 
 impl Loads {
-    /// Runs a commit, and invalidates the key then, however it has ended: it may have landed.
-    pub(crate) fn invalidate_after(
-        &self,
-        key: Result<Key, KeyTooLong>,
-        commit: Commit,
-    ) -> BoxFuture<'_, Committed> {
-        let commit = async { commit.await.map(|value| (value, None)) };
-        Box::pin(self.commit(key, commit))
-    }
-
     /// A value that is to be written through: to the source alone, if the caches cannot store it.
     pub(crate) fn ready(&self, key: &Key, value: Loaded<AnyValue>) -> Result<Ready, WriteError> {
         let ready = Ready::of(&self.ctx, key, value, None);
@@ -60,7 +67,7 @@ impl Loads {
         key: Key,
         ready: Ready,
         commit: Commit,
-    ) -> BoxFuture<'_, Committed> {
+    ) -> BoxFuture<'static, Committed<Token>> {
         let (task_ctx, leased) = (Arc::clone(&self.ctx), key.clone());
         let commit = async move {
             let (ctx, key) = (&*task_ctx, &leased);
@@ -73,47 +80,43 @@ impl Loads {
             let stored = ended.is_stored.then_some(ended.slot.version);
             Ok((value, stored))
         };
-        Box::pin(self.commit(Ok(key), commit))
-    }
-
-    /// Runs a commit, and invalidates the key unless it names the write that has brought the caches up to date.
-    async fn commit(
-        &self,
-        key: Result<Key, KeyTooLong>,
-        commit: impl Future<Output = Result<Stored, Returned>> + Send + 'static,
-    ) -> Committed {
-        // If the runtime ends during the commit this is dropped, and so deferred.
-        let write = key.map(|key| Write::new(&self.ctx, key, Step::INVALIDATE));
+        let held = vec![Write::new(&self.ctx, key.clone(), Step::INVALIDATE)];
         let writes = Arc::clone(&self.writes);
-        let task = async move {
-            // A commit that panics may have landed: the key is invalidated all the same, and the caller told.
-            let committed = match AssertUnwindSafe(commit).catch_unwind().await {
-                Ok(committed) => committed.map_err(CommitError::Failed),
-                Err(panic) => Err(CommitError::Panicked(panic_message(&*panic))),
-            };
-            let stored = committed.as_ref().ok().and_then(|(_, stored)| *stored);
-            let changed = match (write, stored) {
-                (Ok(write), Some(version)) => {
-                    write.withdraw();
-                    Ok(writes.token(version))
-                }
-                (Ok(write), None) => {
-                    // By another write, which comes after all that were called during the commit (rule 14).
-                    let key = write.key.clone();
-                    write.withdraw();
-                    writes.invalidate([key], Duration::ZERO).await
-                }
-                // Nothing is cached under such a key.
-                (Err(error), _) => Err(error.into()),
-            };
-            let (value, _) = committed?;
-            match changed {
-                Ok(token) => Ok((value, token)),
-                Err(error) => Err(CommitError::NotInvalidated { value, error }),
-            }
+        let follow = async move |stored: Option<Version>| match stored {
+            Some(version) => Ok(writes.token(version)),
+            None => writes.invalidate([key], Duration::ZERO).await,
         };
-        // A task: a caller that is cancelled between the two would leave the old value in the caches.
-        let done = tokio::spawn(task.instrument(Span::current())).await;
-        done.unwrap_or(Err(CommitError::Stopped))
+        Box::pin(run(held, commit, follow))
     }
+}
+
+/// Runs a commit, and then `follow`, which is given the write that has brought the caches up to date already, if there
+/// was one. If the runtime ends meanwhile, `held` is dropped, and so deferred.
+async fn run<T: Send + 'static, F>(
+    held: Vec<Write>,
+    commit: impl Future<Output = Result<Stored, Returned>> + Send + 'static,
+    follow: impl FnOnce(Option<Version>) -> F + Send + 'static,
+) -> Committed<T>
+where
+    F: Future<Output = Result<T, WriteError>> + Send + 'static,
+{
+    let task = async move {
+        // A commit that panics may have landed: the key is invalidated all the same, and the caller told.
+        let committed = match AssertUnwindSafe(commit).catch_unwind().await {
+            Ok(committed) => committed.map_err(CommitError::Failed),
+            Err(panic) => Err(CommitError::Panicked(panic_message(&*panic))),
+        };
+        let stored = committed.as_ref().ok().and_then(|(_, stored)| *stored);
+        // By other writes, which come after all that were called during the commit (rule 14).
+        let changed = follow(stored).await;
+        held.into_iter().for_each(Write::withdraw);
+        let (value, _) = committed?;
+        match changed {
+            Ok(done) => Ok((value, done)),
+            Err(error) => Err(CommitError::NotInvalidated { value, error }),
+        }
+    };
+    // A task: a caller that is cancelled between the two would leave the old value in the caches.
+    let done = tokio::spawn(task.instrument(Span::current())).await;
+    done.unwrap_or(Err(CommitError::Stopped))
 }

@@ -35,7 +35,7 @@ use std::sync::Arc;
 use tokio::sync::Semaphore;
 
 pub(crate) use self::batches::{AnyKey, Batches, CacheLoader, Load};
-pub(crate) use self::commit::{Commit, Committed, Returned};
+pub(crate) use self::commit::{Commit, Committed, Returned, invalidate_after};
 pub(crate) use self::lanes::LaneLoads;
 pub(crate) use self::warm_up::WarmUp;
 use super::context::Context;

@@ -8,11 +8,13 @@ use std::time::Duration;
 use futures::future::{BoxFuture, join_all};
 
 use super::Writes;
+use super::pending::Write;
 use super::update::Attempts;
 use crate::engine::lanes::Lanes;
 use crate::entry::AnyEntry;
 use crate::error::{WriteError, all_done};
 use crate::key::{Key, KeyTooLong};
+use crate::l2::Step;
 use crate::loaded::Loaded;
 use crate::token::Token;
 use crate::vocabulary::{AnyValue, Version};
@@ -22,6 +24,42 @@ pub(crate) type LaneWrites = Lanes<Arc<Writes>>;
 
 /// The end of a call that changes something, as a future that does not depend on the types of its caller.
 type WriteCall<'a, T = Token> = BoxFuture<'a, Result<T, WriteError>>;
+
+/// Keys and tags of one cache that are to be invalidated.
+pub(crate) struct Invalidation {
+    pub(crate) writes: Arc<LaneWrites>,
+    pub(crate) keys: BTreeSet<Key>,
+    pub(crate) tags: BTreeSet<Key>,
+}
+
+impl Invalidation {
+    /// A write for each key and tag, in each of its lanes. If one is dropped, its invalidation is deferred.
+    pub(crate) fn held(&self) -> Vec<Write> {
+        let writes = &self.writes;
+        let keys = (self.keys.iter())
+            .map(|key| Write::new(&writes.of(key).ctx, key.clone(), Step::INVALIDATE));
+        let tags = self.tags.iter().flat_map(|tag| {
+            let write =
+                |lane: &Arc<Writes>| Write::new(&lane.ctx, tag.clone(), Step::InvalidateTags);
+            writes.iter().map(write)
+        });
+        keys.chain(tags).collect()
+    }
+
+    /// Removes all of them from both levels, here and everywhere.
+    pub(crate) async fn carry_out(self) -> Result<(), WriteError> {
+        let (keys, tags) = (self.keys, self.tags.into_iter().collect::<Vec<_>>());
+        let mut calls = Vec::with_capacity(2);
+        // Without tags there is nothing to ask a lane for.
+        if !keys.is_empty() {
+            calls.push(self.writes.invalidate_many(keys));
+        }
+        if !tags.is_empty() {
+            calls.push(self.writes.invalidate_tags(tags));
+        }
+        all_done(join_all(calls).await).map(drop)
+    }
+}
 
 /// An update of a key, in its turn. Its caller knows the type of the value, and repeats the attempt until the value
 /// that it has made is stored.

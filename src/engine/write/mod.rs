@@ -23,7 +23,7 @@ use futures::future::ready;
 use futures::stream::{self, StreamExt, TryStreamExt};
 use tracing::{Instrument, Span, debug};
 
-pub(crate) use self::lanes::LaneWrites;
+pub(crate) use self::lanes::{Invalidation, LaneWrites};
 use self::passes::{Passes, Prefix};
 use self::pending::{Insert, Write, WriteResult, stopped};
 use self::update::{Attempts, Turns};

@@ -3,6 +3,7 @@
 mod circles;
 mod fallbacks;
 mod invalidate_after;
+mod invalidations;
 mod leases;
 mod many_loads;
 mod read_through;
