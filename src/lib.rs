@@ -83,7 +83,7 @@ pub use crate::stats::{Health, Stats};
 pub use crate::vocabulary::Invalidation;
 
 // Patterns around a cache, each with a feature of its own.
-#[cfg(any(feature = "outbox-rusqlite", feature = "outbox-sqlx"))]
+#[cfg(feature = "outbox")]
 pub use crate::patterns::outbox;
 #[cfg(feature = "write-behind")]
 pub use crate::patterns::write_behind;

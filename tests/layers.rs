@@ -15,10 +15,10 @@ use std::path::Path;
 const LAYERS: [&[&str]; 20] = [
     &["fuzzing"],
     &["http"],
+    &["patterns"],
     &["caches"],
     &["builder"],
     &["any_cache"],
-    &["patterns"],
     &["loading"],
     &["cache"],
     &["engine"],

@@ -12,7 +12,7 @@ skip() {
   $*"
 }
 
-for feature in "" json postcard messagepack compression encryption tls tls-ring cluster uuid outbox-rusqlite outbox-sqlx write-behind metrics http; do
+for feature in "" json postcard messagepack compression encryption tls tls-ring cluster uuid outbox outbox-rusqlite outbox-sqlx write-behind metrics http; do
     step "features: ${feature:-none}"
     cargo clippy --locked --all-targets --features "$feature" -- -D warnings
     cargo test --locked --features "$feature" --lib --test codec --test key --test tls_provider

@@ -1,6 +1,6 @@
 //! What is handed to the recorder of the process, and the dashboard that shows it.
 
-#![cfg(feature = "metrics")]
+#![cfg(all(feature = "metrics", feature = "outbox"))]
 #![allow(
     clippy::expect_used,
     clippy::indexing_slicing,
@@ -13,10 +13,13 @@
 mod support;
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::error::Error;
 use std::sync::atomic::Ordering;
-use std::sync::{Arc, LazyLock};
+use std::sync::{Arc, LazyLock, Mutex};
 use std::time::Duration;
 
+use futures::future::{BoxFuture, ready};
+use larder::outbox::{Namespaces, NewRow, Outbox, OutboxTable, Relay, Row};
 use larder::{Cache, Stats};
 use metrics::{Counter, Gauge, Histogram, Key, KeyName, Metadata, Recorder, SharedString, Unit};
 use metrics_util::registry::{AtomicStorage, Registry};
@@ -243,6 +246,77 @@ async fn l1_alone_and_a_closed_cache_are_handed_over() {
     assert_eq!(cache.stats().l2_written_bytes, 0, "there is no L2");
 }
 
+/// The table of an outbox, in memory.
+struct Rows(Mutex<Vec<Row>>);
+
+type Failed = Box<dyn Error + Send + Sync>;
+
+impl OutboxTable for Rows {
+    type Transaction<'t> = ();
+
+    fn insert<'a>((): &'a mut (), _: &'a [NewRow]) -> BoxFuture<'a, Result<(), Failed>> {
+        Box::pin(ready(Err("nothing is inserted here".into())))
+    }
+
+    async fn read(&self, of: Namespaces<'_>, _: u32) -> Result<Vec<Row>, Failed> {
+        let is_wanted = |row: &&Row| match of {
+            Namespaces::In(namespaces) => namespaces.contains(&row.namespace),
+            Namespaces::NotIn(namespaces) => !namespaces.contains(&row.namespace),
+        };
+        let rows = self.0.lock().unwrap();
+        Ok(rows.iter().filter(is_wanted).cloned().collect())
+    }
+
+    async fn delete(&self, ids: &[i64]) -> Result<(), Failed> {
+        let mut rows = self.0.lock().unwrap();
+        rows.retain(|row| !ids.contains(&row.id));
+        Ok(())
+    }
+}
+
+/// A relay of a table with rows of these namespaces, which were written in 1970.
+fn relay<const N: usize>(cache: &Cache<String, u32>, namespaces: [&str; N]) -> Relay {
+    let rows = (1..).zip(namespaces).map(|(id, namespace)| Row {
+        id,
+        namespace: namespace.to_owned(),
+        kind: "key".to_owned(),
+        name: "tea".to_owned(),
+        written_ms: 0,
+    });
+    let outbox = Outbox::new(Rows(Mutex::new(rows.collect())));
+    let relay = outbox.relay().cache(cache);
+    relay.interval(Duration::from_millis(5)).start().unwrap()
+}
+
+/// What the relays of this process have handed over.
+fn of_outbox() -> BTreeMap<String, u64> {
+    let all = all_recorded().into_iter();
+    let named = all.map(|(key, value)| (key.name().to_owned(), value));
+    let own = named.filter(|(name, _)| name.starts_with("larder_outbox_"));
+    own.collect()
+}
+
+#[tokio::test]
+async fn the_counters_of_a_relay_are_handed_over() {
+    LazyLock::force(&RECORDED);
+    let cache: Cache<String, u32> = Cache::builder("test:outbox").build().unwrap();
+    let relay = relay(&cache, ["test:outbox", "test:outbox", "test:gone"]);
+    eventually("they are handed over", || async {
+        let numbers = of_outbox();
+        let is = |name: &str, n| numbers.get(name) == Some(&n);
+        let polls = numbers.get("larder_outbox_polls_total");
+        is("larder_outbox_delivered_total", 2)
+            && is("larder_outbox_not_delivered_total", 0)
+            && is("larder_outbox_database_errors_total", 0)
+            && is("larder_outbox_lag_seconds", 0)
+            && is("larder_outbox_unknown_rows", 1)
+            && polls.is_some_and(|polls| *polls >= 60)
+    })
+    .await;
+    let stats = relay.stats();
+    assert_eq!((stats.delivered, stats.unknown), (2, 1));
+}
+
 /// The names in the queries of the dashboard, without what a Prometheus adds to those of a histogram.
 fn in_the_dashboard() -> BTreeSet<String> {
     let dashboard = include_str!("../examples/grafana/dashboard.json");
@@ -267,12 +341,14 @@ async fn the_dashboard_shows_all_of_them_and_nothing_else() {
     let cache: Cache<String, u32> = Cache::builder("test:names").build().unwrap();
     let load = || async { Ok::<_, std::io::Error>(1) };
     cache.get_or_load("k", load).await.unwrap();
+    let _relay = relay(&cache, []);
     eventually("all are handed over", || async {
-        let names: BTreeSet<String> = recorded("test:names")
-            .into_keys()
-            .map(|(name, _)| name)
-            .collect();
-        names.contains("larder_enabled") && {
+        let of_cache = recorded("test:names").into_keys();
+        let of_outbox = of_outbox().into_keys();
+        let names = of_cache.map(|(name, _)| name).chain(of_outbox);
+        let names: BTreeSet<String> = names.collect();
+        let all = ["larder_enabled", "larder_outbox_unknown_rows"];
+        all.iter().all(|name| names.contains(*name)) && {
             assert_eq!(names, in_the_dashboard());
             true
         }

@@ -5,8 +5,9 @@ use std::error::Error;
 use std::time::Duration;
 use std::{env, fs, process};
 
-use larder::outbox::rusqlite::Outbox;
-use larder::{Cache, MemoryL2};
+use larder::outbox::rusqlite::Sqlite;
+use larder::outbox::{Outbox, SQLITE_TABLE};
+use larder::{Cache, Caches, Invalidations, MemoryL2, ServiceSettings};
 use rusqlite::Connection;
 use tokio::time::sleep;
 
@@ -15,30 +16,44 @@ pub(crate) async fn run() -> Result<(), Box<dyn Error>> {
     fs::create_dir_all(&directory)?;
     let path = directory.join("bank.sqlite");
     let mut db = Connection::open(&path)?;
-    db.execute_batch(Outbox::TABLE)?;
+    db.execute_batch(SQLITE_TABLE)?;
     db.execute_batch("CREATE TABLE balance (account INTEGER PRIMARY KEY, cents INTEGER)")?;
-
-    // Two instances; each runs a relay for as long as it lives.
-    let l2 = MemoryL2::new();
-    let a: Cache<u64, i64> = Cache::builder("bank:balance").l2(l2.clone()).build()?;
-    let b: Cache<u64, i64> = Cache::builder("bank:balance").l2(l2).build()?;
     let file = path.clone();
-    let relay = Outbox::relay(&b, move || Connection::open(&file)).start()?;
-    a.insert(&7, 100).await?;
-    b.ready().await;
-    assert!(b.get(&7).await.is_some());
+    let outbox = Outbox::new(Sqlite::new(move || Connection::open(&file)));
 
+    // Two instances; each runs one relay for all of its caches, for as long as it lives.
+    let l2 = MemoryL2::new();
+    let [a, b] = [(), ()].map(|()| Caches::with_l2("bank", ServiceSettings::default(), l2.clone()));
+    let of_a: Cache<u64, i64> = a.cache("balance").build()?;
+    let pages_of_a: Cache<String, String> = a.cache("page").build()?;
+    let of_b: Cache<u64, i64> = b.cache("balance").build()?;
+    let _pages_of_b: Cache<String, String> = b.cache("page").build()?;
+    let relay = outbox.relay().caches(&b).start()?;
+    of_a.insert(&7, 100).await?;
+    b.ready().await;
+    assert!(of_b.get(&7).await.is_some());
+
+    // The usual way: writes the rows, commits, and invalidates both caches.
     let tx = db.transaction()?;
     tx.execute("INSERT INTO balance VALUES (7, 70)", ())?;
-    Outbox::invalidate(&tx, &a, &[7])?;
-    tx.commit()?;
-    // Here `a` would call `a.invalidate(&7).await?`. It has died.
-    drop(a);
+    let changed = Invalidations::new()
+        .key(&of_a, &7)
+        .tag(&pages_of_a, &("account", 7));
+    outbox.blocking_commit(tx, changed)?.await?;
+    assert!(of_a.get(&7).await.is_none());
 
-    while relay.stats().delivered == 0 {
+    // The process dies right after the commit: here nothing but the commit is called.
+    of_a.insert(&7, 70).await?;
+    let tx = db.transaction()?;
+    tx.execute("UPDATE balance SET cents = 40 WHERE account = 7", ())?;
+    outbox.blocking_insert(&tx, &Invalidations::new().key(&of_a, &7))?;
+    tx.commit()?;
+    drop((a, of_a, pages_of_a));
+
+    while relay.stats().delivered < 3 {
         sleep(Duration::from_millis(100)).await;
     }
-    assert!(b.get(&7).await.is_none(), "the relay of b has done it");
+    assert!(of_b.get(&7).await.is_none(), "the relay of b has done it");
     assert_eq!(relay.stats().lag, Duration::ZERO, "no row waits");
 
     drop((relay, db));

@@ -162,6 +162,19 @@ impl Invalidations {
         let ended = invalidate_after(all, self.too_long, commit_of(commit)).await;
         committed(ended).map(|(value, ())| value)
     }
+
+    /// Each with its namespace, and whether it is a tag.
+    #[cfg(feature = "outbox")]
+    pub(crate) fn names(&self) -> Result<impl Iterator<Item = (&str, bool, &Key)>, KeyTooLong> {
+        if let Some(error) = self.too_long {
+            return Err(error);
+        }
+        Ok(self.caches.iter().flat_map(|cache| {
+            let keys = cache.keys.iter().map(|key| (false, key));
+            let names = keys.chain(cache.tags.iter().map(|tag| (true, tag)));
+            names.map(|(is_tag, name)| (cache.engine.namespace(), is_tag, name))
+        }))
+    }
 }
 
 impl OfCache {

@@ -8,6 +8,8 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, OnceLock};
 use std::time::Duration;
 
+use tokio::sync::Notify;
+
 use crate::clock::{Tick, millis, nanos};
 use crate::key::Key;
 use crate::l2::Step;
@@ -34,6 +36,8 @@ pub(crate) struct Deferred<Next = ()> {
     any: AtomicBool,
     /// Numbers the calls of writes and the deferrals of an instance: which came first.
     order: AtomicU64,
+    /// Notified when nothing is pending any more.
+    emptied: Notify,
     /// Whether nothing is delivered any more, so that deferred invalidations are lost.
     is_closed: AtomicBool,
     /// The lanes that deliver it in place of this one, once the namespace has others (rule 27).
@@ -84,6 +88,7 @@ impl<Next> Deferred<Next> {
             order: AtomicU64::new(1),
             pending: Mutex::default(),
             any: AtomicBool::default(),
+            emptied: Notify::new(),
             is_closed: AtomicBool::default(),
             next: OnceLock::new(),
         }
@@ -157,6 +162,7 @@ impl<Next> Deferred<Next> {
             take(target, deferral);
         }
         self.any.store(false, Ordering::SeqCst);
+        self.emptied.notify_waiters();
         mem::take(&mut *pending).into_keys().collect()
     }
 
@@ -256,6 +262,22 @@ impl<Next> Deferred<Next> {
         }
         // With the lock held: otherwise a deferral in between would be hidden from reads.
         self.any.store(!pending.is_empty(), Ordering::SeqCst);
+        if pending.is_empty() {
+            self.emptied.notify_waiters();
+        }
+    }
+
+    /// Waits until nothing is pending: L2 has accepted all of it, or other lanes deliver it.
+    #[cfg(feature = "outbox")]
+    pub(crate) async fn emptied(&self) {
+        loop {
+            // Before the look: a future that exists hears of what comes after it.
+            let emptied = self.emptied.notified();
+            if !self.any.load(Ordering::SeqCst) {
+                return;
+            }
+            emptied.await;
+        }
     }
 }
 

@@ -405,6 +405,17 @@ impl Engine {
         key.ok()
     }
 
+    /// Waits until L2 has accepted all invalidations that were deferred.
+    #[cfg(feature = "outbox")]
+    pub(crate) fn nothing_is_deferred(this: &Arc<Self>) -> BoxFuture<'static, ()> {
+        let contexts = Arc::clone(&Self::latest(this).contexts);
+        Box::pin(async move {
+            for ctx in contexts.iter() {
+                ctx.deferred.emptied().await;
+            }
+        })
+    }
+
     /// Stops the subscribers.
     pub(crate) fn stop(&self) {
         for (subscriber, ctx) in self.subscribers.iter().zip(self.contexts.iter()) {

@@ -1,9 +1,9 @@
-//! What services build around a cache, by the public calls of the cache.
+//! What services build around their caches, by the public calls of a cache.
 //!
 //! - `write_behind`: writes that reach the source later
 //! - `outbox`: invalidations that commit with the change that they are for
 
-#[cfg(any(feature = "outbox-rusqlite", feature = "outbox-sqlx"))]
+#[cfg(feature = "outbox")]
 pub mod outbox;
 #[cfg(feature = "write-behind")]
 pub mod write_behind;

@@ -1,13 +1,15 @@
 //! What a relay says that cannot deliver: one line for a cause, and one when it is over.
 
+use std::error::Error;
 use std::path::Path;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering::SeqCst};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering::SeqCst};
 use std::time::Duration;
 
-use larder::outbox::SQLITE_TABLE;
-use larder::outbox::rusqlite::Outbox;
-use larder::{Cache, MemoryL2};
+use futures::future::{BoxFuture, ready};
+use larder::outbox::rusqlite::Sqlite;
+use larder::outbox::{Namespaces, NewRow, Outbox, OutboxTable, Row, SQLITE_TABLE};
+use larder::{Cache, Invalidations, MemoryL2};
 use rusqlite::Connection;
 use tracing::Level;
 
@@ -39,7 +41,8 @@ fn an_outbox_that_is_not_delivered() {
                 Connection::open(path)
             }
         };
-        let relay = Outbox::relay(&cache, open);
+        let outbox = Outbox::new(Sqlite::new(open));
+        let relay = outbox.relay().cache(&cache);
         let relay = relay.interval(Duration::from_millis(5)).start().unwrap();
         eventually("it has failed at the database", async || {
             relay.stats().database_errors > 3
@@ -50,7 +53,8 @@ fn an_outbox_that_is_not_delivered() {
 
         l2.set_reachable(false);
         let tx = db.transaction().unwrap();
-        Outbox::invalidate(&tx, &cache, &[SECRET]).unwrap();
+        let rows = Invalidations::new().key(&cache, SECRET);
+        outbox.blocking_insert(&tx, &rows).unwrap();
         tx.commit().unwrap();
         missing.store(false, SeqCst);
         eventually("it has failed at L2", async || {
@@ -75,4 +79,96 @@ fn an_outbox_that_is_not_delivered() {
         assert_eq!(log.matches(line).count(), 1, "{line}: {log}");
     }
     assert!(log.contains("test:logs") && !log.contains(SECRET), "{log}");
+}
+
+type Failed = Box<dyn Error + Send + Sync>;
+
+/// Without rows. Fails each second time, for so many times.
+struct Flaky(AtomicUsize);
+
+impl OutboxTable for Flaky {
+    type Transaction<'t> = ();
+
+    fn insert<'a>((): &'a mut (), _: &'a [NewRow]) -> BoxFuture<'a, Result<(), Failed>> {
+        Box::pin(ready(Ok(())))
+    }
+
+    async fn read(&self, _: Namespaces<'_>, _: u32) -> Result<Vec<Row>, Failed> {
+        let count_down = |left: usize| left.checked_sub(1);
+        let left = self.0.fetch_update(SeqCst, SeqCst, count_down);
+        match left {
+            Ok(left) if left % 2 == 0 => Err("not now".into()),
+            _ => Ok(Vec::new()),
+        }
+    }
+
+    async fn delete(&self, _: &[i64]) -> Result<(), Failed> {
+        Ok(())
+    }
+}
+
+#[test]
+fn a_database_that_fails_now_and_then_is_one_outage() {
+    let log = Log::default();
+    log.record(Level::INFO, async {
+        let cache: Cache<String, u32> = Cache::builder("test:logs").build().unwrap();
+        let outbox = Outbox::new(Flaky(AtomicUsize::new(20)));
+        let relay = outbox.relay().cache(&cache);
+        let relay = relay.interval(Duration::from_millis(5)).start().unwrap();
+        eventually("it is over", async || {
+            log.count("the outbox is delivered again") > 0
+        })
+        .await;
+        assert_eq!(relay.stats().database_errors, 10);
+    });
+    assert_eq!(log.count("because the database has failed"), 1);
+    assert_eq!(log.count("the outbox is delivered again"), 1);
+}
+
+#[test]
+fn rows_of_unknown_namespaces() {
+    const LINE: &str = "the relay has no caches of their namespaces";
+    let log = Log::default();
+    log.record(Level::INFO, async {
+        let dir = Dir::new();
+        let path = dir.join("test.sqlite");
+        let db = Connection::open(&path).unwrap();
+        db.execute_batch(SQLITE_TABLE).unwrap();
+        let cache: Cache<String, u32> = Cache::builder("test:logs").build().unwrap();
+        let outbox = Outbox::new(Sqlite::new(move || Connection::open(&path)));
+        let relay = outbox.relay().cache(&cache);
+        let relay = relay.interval(Duration::from_millis(2)).start().unwrap();
+        let write = |namespace: &str| {
+            let insert = "INSERT INTO larder_outbox (namespace, kind, name, written_ms)
+                VALUES (?, 'key', ?, 0)";
+            db.execute(insert, (namespace, SECRET)).unwrap();
+        };
+        let unknown = async |rows| {
+            let what = format!("{rows} are counted");
+            eventually(&what, async || relay.stats().unknown == rows).await;
+        };
+        let long = "x".repeat(1_000);
+        write("test:gone");
+        write("test:gone");
+        unknown(2).await;
+        assert_eq!(log.count(LINE), 1);
+        write(&long);
+        unknown(3).await;
+        // Told before, so not again.
+        write("test:gone");
+        unknown(4).await;
+        assert_eq!(log.count(LINE), 2);
+        db.execute("DELETE FROM larder_outbox", ()).unwrap();
+        unknown(0).await;
+        write("test:gone");
+        unknown(1).await;
+        assert_eq!(log.count(LINE), 3);
+    });
+    let log = log.text();
+    assert_eq!(log.matches("test:gone").count(), 2, "{log}");
+    assert!(
+        log.contains(&"x".repeat(64)) && !log.contains(&"x".repeat(65)),
+        "{log}"
+    );
+    assert!(!log.contains(SECRET), "{log}");
 }

@@ -1,16 +1,18 @@
 //! What is committed is invalidated, whatever dies: with both drivers, in both modes.
 
+mod commit;
 mod crash;
 mod database;
+mod one_relay;
 
 use std::time::Duration;
 
 use ::sqlx::Connection as _;
 use ::sqlx::sqlite::SqlitePoolOptions;
 use larder::key::MAX_KEY_BYTES;
-use larder::outbox::rusqlite::Outbox;
-use larder::outbox::{OutboxStats, Relay, SQLITE_TABLE, sqlx};
-use larder::{Cache, Loaded, MemoryL2, Mode, RedisL2};
+use larder::outbox::rusqlite::Sqlite;
+use larder::outbox::{Outbox, OutboxStats, Relay, SQLITE_TABLE};
+use larder::{Cache, Invalidations, Loaded, MemoryL2, Mode, RedisL2};
 use rusqlite::{Connection, Transaction, TransactionBehavior};
 
 use self::database::{Database, Driver, End};
@@ -451,10 +453,8 @@ async fn a_relay_that_panics_while_it_opens_tries_again() {
         Connection::open(&path)
     };
     db.change(&cache, &["tea"], End::Commit).await;
-    let relay = Outbox::relay(&cache, open)
-        .interval(INTERVAL)
-        .start()
-        .unwrap();
+    let relay = Outbox::new(Sqlite::new(open)).relay().cache(&cache);
+    let relay = relay.interval(INTERVAL).start().unwrap();
     stats_are(&relay, "it is delivered", |stats| stats.delivered == 1).await;
     assert_eq!(relay.stats().database_errors, 2);
 }
@@ -482,23 +482,24 @@ async fn a_key_that_is_too_long_is_refused_and_nothing_written() {
     let db = Database::new(Driver::Rusqlite).await;
     let cache: Prices = Cache::builder("test:price").build().unwrap();
     let keys = ["tea".to_owned(), "x".repeat(MAX_KEY_BYTES + 1)];
+    let all = [
+        Invalidations::new().keys(&cache, &keys),
+        Invalidations::new().tags(&cache, &keys),
+    ];
     let mut file = db.open();
     let tx = file.transaction().unwrap();
-    let error = Outbox::invalidate(&tx, &cache, &keys).unwrap_err();
-    assert!(error.is_key_too_long() && !error.is_database(), "{error:?}");
-    let error = Outbox::invalidate_tags(&tx, &cache, &keys).unwrap_err();
-    assert!(error.is_key_too_long(), "{error:?}");
+    for rows in &all {
+        let error = db.sqlite().blocking_insert(&tx, rows).unwrap_err();
+        assert!(error.is_key_too_long() && !error.is_database(), "{error:?}");
+    }
     tx.commit().unwrap();
     let pool = db.pool().await;
     let mut tx = pool.begin().await.unwrap();
-    let error = sqlx::Outbox::invalidate(&mut tx, &cache, &keys)
-        .await
-        .unwrap_err();
-    assert!(error.is_key_too_long(), "{error:?}");
-    let error = sqlx::Outbox::invalidate_tags(&mut tx, &cache, &keys)
-        .await
-        .unwrap_err();
-    assert!(error.is_key_too_long(), "{error:?}");
+    for rows in &all {
+        let outbox = Outbox::new(pool.clone());
+        let error = outbox.insert(&mut tx, rows).await.unwrap_err();
+        assert!(error.is_key_too_long(), "{error:?}");
+    }
     tx.commit().await.unwrap();
     assert_eq!(db.rows(), 0);
 }
@@ -509,16 +510,16 @@ async fn without_the_table_it_is_an_error_of_the_database() {
     let cache: Prices = Cache::builder("test:price").build().unwrap();
     let mut file = db.open();
     let tx = file.transaction().unwrap();
-    let error = Outbox::invalidate(&tx, &cache, ["tea"]).unwrap_err();
+    let rows = Invalidations::new().key(&cache, "tea");
+    let error = db.sqlite().blocking_insert(&tx, &rows).unwrap_err();
     assert!(error.is_database() && !error.is_misuse(), "{error:?}");
     let source = std::error::Error::source(&error).unwrap().to_string();
     assert!(source.contains("larder_outbox"), "{source}");
     drop(tx);
     let pool = db.pool().await;
     let mut tx = pool.begin().await.unwrap();
-    let error = sqlx::Outbox::invalidate(&mut tx, &cache, ["tea"])
-        .await
-        .unwrap_err();
+    let outbox = Outbox::new(pool.clone());
+    let error = outbox.insert(&mut tx, &rows).await.unwrap_err();
     assert!(error.is_database(), "{error:?}");
 }
 
@@ -542,7 +543,13 @@ async fn a_relay_that_is_dropped_delivers_nothing_more() {
 #[test]
 fn a_relay_that_cannot_run_is_a_misuse() {
     let cache: Prices = Cache::builder("test:price").build().unwrap();
-    let relay = || Outbox::relay(&cache, Connection::open_in_memory);
+    let outbox = Outbox::new(Sqlite::new(Connection::open_in_memory));
+    let relay = || outbox.relay().cache(&cache);
+    let error = outbox.relay().start().unwrap_err();
+    assert!(
+        error.is_misuse() && error.to_string().contains("caches"),
+        "{error}"
+    );
     let error = relay().start().unwrap_err();
     assert!(
         error.is_misuse() && error.to_string().contains("runtime"),
@@ -575,7 +582,11 @@ async fn a_database_that_does_not_answer_is_not_waited_for_for_ever() {
     db.change(&cache, &["tea"], End::Commit).await;
     let taken = pool.acquire().await.unwrap();
     tokio::time::pause();
-    let relay = sqlx::Outbox::relay(&cache, &pool).start().unwrap();
+    let relay = Outbox::new(pool.clone())
+        .relay()
+        .cache(&cache)
+        .start()
+        .unwrap();
     tokio::time::sleep(Duration::from_secs(10) + INTERVAL).await;
     assert_eq!(relay.stats().database_errors, 1);
     tokio::time::resume();
@@ -591,14 +602,14 @@ async fn few_statements_are_kept() {
     let pool = pool.connect(db.path().to_str().unwrap()).await.unwrap();
     let cache = prices(&MemoryL2::new());
     let keys: Vec<String> = (0..60).map(|n| n.to_string()).collect();
-    let relay = sqlx::Outbox::relay(&cache, &pool);
+    let outbox = Outbox::new(pool.clone());
+    let relay = outbox.relay().cache(&cache);
     let relay = relay.interval(INTERVAL).start().unwrap();
     let mut all = 0;
     for many in 1..=keys.len() {
         let mut tx = pool.begin().await.unwrap();
-        sqlx::Outbox::invalidate(&mut tx, &cache, &keys[..many])
-            .await
-            .unwrap();
+        let rows = Invalidations::new().keys(&cache, &keys[..many]);
+        outbox.insert(&mut tx, &rows).await.unwrap();
         tx.commit().await.unwrap();
         all += many as u64;
         stats_are(&relay, "all are delivered", |stats| stats.delivered == all).await;
@@ -611,48 +622,50 @@ async fn few_statements_are_kept() {
 
 /// Each form of a list names the same text as the cache itself does.
 #[test]
-#[allow(
-    clippy::unnecessary_mut_passed,
-    reason = "it is how a transaction of sqlx is given"
-)]
 fn keys_are_given_as_to_the_cache() {
     let mut file = Connection::open_in_memory().unwrap();
     file.execute_batch(SQLITE_TABLE).unwrap();
-    let mut tx = file.transaction().unwrap();
+    let tx = file.transaction().unwrap();
+    let outbox = Outbox::new(Sqlite::new(Connection::open_in_memory));
     let texts: Cache<String, u32> = Cache::builder("test:text").build().unwrap();
+    let numbers: Cache<u64, u32> = Cache::builder("test:number").build().unwrap();
+    let pairs: Cache<(String, u64), u32> = Cache::builder("test:pair").build().unwrap();
+    let fixed: Cache<&'static str, u32> = Cache::builder("test:fixed").build().unwrap();
     let owned = vec!["a".to_owned(), "b:c".to_owned()];
     let borrowed: Vec<&str> = owned.iter().map(String::as_str).collect();
-    Outbox::invalidate(&tx, &texts, &owned).unwrap();
-    Outbox::invalidate(&tx, &texts, owned.iter()).unwrap();
-    Outbox::invalidate(&tx, &texts, &borrowed).unwrap();
-    Outbox::invalidate(&tx, &texts, borrowed).unwrap();
-    Outbox::invalidate(&tx, &texts, ["a", "b:c"]).unwrap();
-    Outbox::invalidate(&tx, &texts, &["a", "b:c"]).unwrap();
-    let numbers: Cache<u64, u32> = Cache::builder("test:number").build().unwrap();
-    Outbox::invalidate(&mut tx, &numbers, &[7]).unwrap();
-    let pairs: Cache<(String, u64), u32> = Cache::builder("test:pair").build().unwrap();
-    Outbox::invalidate(&tx, &pairs, &[("a:b", 7)]).unwrap();
-    let fixed: Cache<&'static str, u32> = Cache::builder("test:fixed").build().unwrap();
-    Outbox::invalidate(&tx, &fixed, ["x"]).unwrap();
     let none: [&str; 0] = [];
-    Outbox::invalidate(&tx, &texts, none).unwrap();
-
+    let new = Invalidations::new;
+    for rows in [
+        new().keys(&texts, &owned),
+        new().keys(&texts, owned.iter()),
+        new().keys(&texts, &borrowed),
+        new().keys(&texts, borrowed),
+        new().keys(&texts, ["a", "b:c"]),
+        new().keys(&texts, &["a", "b:c"]),
+        new().keys(&texts, none),
+        new().key(&numbers, &7).keys(&numbers, &[7]),
+        new().key(&pairs, &("a:b", 7)).key(&fixed, "x"),
+        new().tag(&texts, &("a", 1)).tags(&texts, [("b", 2)]),
+    ] {
+        outbox.blocking_insert(&tx, &rows).unwrap();
+    }
     let mut read = tx
-        .prepare("SELECT namespace, name FROM larder_outbox ORDER BY id")
+        .prepare("SELECT namespace, kind, name FROM larder_outbox ORDER BY id")
         .unwrap();
     let rows = read
-        .query_map((), |row| Ok((row.get(0)?, row.get(1)?)))
+        .query_map((), |row| Ok((row.get(0)?, row.get(1)?, row.get(2)?)))
         .unwrap();
-    let rows: Vec<(String, String)> = rows.map(Result::unwrap).collect();
-    let texts = [("test:text", "a"), ("test:text", "b:c")].repeat(6);
+    let rows: Vec<(String, String, String)> = rows.map(Result::unwrap).collect();
+    let texts = [("test:text", "key", "a"), ("test:text", "key", "b:c")].repeat(6);
     let others = [
-        ("test:number", "7"),
-        ("test:pair", r"a\:b:7"),
-        ("test:fixed", "x"),
+        ("test:number", "key", "7"),
+        ("test:pair", "key", r"a\:b:7"),
+        ("test:fixed", "key", "x"),
+        ("test:text", "tag", "a:1"),
+        ("test:text", "tag", "b:2"),
     ];
-    let expected = texts.into_iter().chain(others);
-    let expected: Vec<_> = expected
-        .map(|(space, name)| (space.to_owned(), name.to_owned()))
+    let expected: Vec<_> = (texts.into_iter().chain(others))
+        .map(|(space, kind, name)| (space.to_owned(), kind.to_owned(), name.to_owned()))
         .collect();
     assert_eq!(rows, expected);
 }

@@ -13,9 +13,9 @@ use axum::http::StatusCode;
 use axum::routing::{get, put};
 use axum::{Json, Router};
 use futures::{FutureExt, join};
-use larder::RefreshAhead;
-use larder::outbox::Relay;
-use larder::outbox::rusqlite::Outbox;
+use larder::outbox::rusqlite::Sqlite;
+use larder::outbox::{Outbox, Relay, SQLITE_TABLE};
+use larder::{Invalidations, RefreshAhead};
 use rusqlite::{Connection, OptionalExtension as _};
 use serde::{Deserialize, Serialize};
 
@@ -41,7 +41,7 @@ const SCHEMA: &str = "
     ) STRICT;
     CREATE INDEX IF NOT EXISTS reviewed ON review (product);";
 
-/// Relays keep no order between two caches: so the rows for pages and lists are written when that for the product is
+/// A relay keeps no order between two caches: so the rows for pages and lists are written when that for the product is
 /// delivered.
 const THEN_PAGES: &str = "
     CREATE TRIGGER IF NOT EXISTS then_pages AFTER DELETE ON larder_outbox WHEN old.namespace = 'shop:product'
@@ -71,7 +71,8 @@ struct Catalogue {
     prices: Values<u64>,
     reviews: Values<Vec<Review>>,
     pages: Pages,
-    _relays: Vec<Relay>,
+    outbox: Outbox<Sqlite>,
+    _relay: Option<Relay>,
 }
 
 /// Products by their ids, with this loader. The service that owns them reads its database; another one asks that
@@ -108,13 +109,11 @@ pub(crate) async fn routes(service: &Arc<Service>) -> Result<Router, Trouble> {
     let reviews: Load<_> = Arc::new(move |id| reviews(of_reviews.clone(), id).boxed());
     let products = products(service, product)?;
     let pages = Pages::new(service)?;
-    let mut relays = Vec::new();
-    if let (Some(cache), Some(pages)) = (products.larder(), pages.cache()) {
-        let path = service.setup.data.join("product.sqlite");
-        let open = move || Connection::open(&path);
-        relays.push(Outbox::relay(cache, open.clone()).start()?);
-        relays.push(Outbox::relay(pages, open).start()?);
-    }
+    let path = service.setup.data.join("product.sqlite");
+    let outbox = Outbox::new(Sqlite::new(move || Connection::open(&path)));
+    let relay = outbox.relay().caches(&service.caches);
+    // Nobody writes a row where the crate does not cache.
+    let relay = pages.cache().map(|_| relay.start()).transpose()?;
     let catalogue = Catalogue {
         products,
         // A change is waited for. The times are for those that a database is told by hand.
@@ -126,7 +125,8 @@ pub(crate) async fn routes(service: &Arc<Service>) -> Result<Router, Trouble> {
         })?,
         pages,
         db,
-        _relays: relays,
+        outbox,
+        _relay: relay,
     };
     catalogue.warm().await;
     Ok(Router::new()
@@ -176,7 +176,7 @@ impl Catalogue {
 async fn seed(db: &Db) -> Result<(), Trouble> {
     db.write(|tx| {
         // Once: another instance may have done it.
-        tx.execute_batch(Outbox::TABLE)?;
+        tx.execute_batch(SQLITE_TABLE)?;
         tx.execute_batch(THEN_PAGES)?;
         if tx.query_row("SELECT EXISTS (SELECT 1 FROM product)", (), |row| {
             row.get(0)
@@ -287,7 +287,8 @@ async fn rename(
         let update = "UPDATE product SET name = ?2 WHERE id = ?1";
         let changed = tx.execute(update, (id, name))?;
         if let Some(products) = this.products.larder() {
-            Outbox::invalidate(tx, products, [&id])?;
+            let changed = Invalidations::new().key(products, &id);
+            this.outbox.blocking_insert(tx, &changed)?;
         }
         Ok::<_, DbError>(changed)
     });

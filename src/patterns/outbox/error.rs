@@ -17,7 +17,9 @@ pub(super) enum Reason {
     Database(#[source] Arc<dyn Error + Send + Sync>),
     #[error("the interval of a relay is from 1 ms to 1 hour, and not {0:?}")]
     Interval(Duration),
-    #[error("a relay is started on a Tokio runtime, and there is none")]
+    #[error("a relay needs caches, and was given none")]
+    NoCaches,
+    #[error("this needs a Tokio runtime, and there is none")]
     NoRuntime,
     #[error(transparent)]
     Key(KeyTooLong),
@@ -35,10 +37,14 @@ impl OutboxError {
         matches!(&self.0, Reason::Database(_))
     }
 
-    /// Whether a relay cannot be started: an option cannot work, or there is no runtime. The error says why.
+    /// Whether the call cannot work as it was made: an option of a relay is wrong, or there is no runtime. Nothing was
+    /// begun. The error says why.
     #[must_use]
     pub fn is_misuse(&self) -> bool {
-        matches!(&self.0, Reason::Interval(_) | Reason::NoRuntime)
+        matches!(
+            &self.0,
+            Reason::Interval(_) | Reason::NoRuntime | Reason::NoCaches
+        )
     }
 
     /// Whether a key or tag is over [`MAX_KEY_BYTES`](crate::key::MAX_KEY_BYTES). No value is cached under it, and

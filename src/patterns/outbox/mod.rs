@@ -6,6 +6,8 @@
 //! transaction itself names the keys to invalidate, as rows of one more table. A task in each instance, the relay,
 //! reads the rows, invalidates the keys and tags that they name, and deletes them.
 //!
+//! With `PostgreSQL`, `MySQL` or `MariaDB` by sqlx: the module `sqlx` has a sample. With `SQLite` by rusqlite:
+//!
 #![cfg_attr(feature = "outbox-rusqlite", doc = "```")]
 #![cfg_attr(not(feature = "outbox-rusqlite"), doc = "```ignore")]
 //! # let dir = std::env::temp_dir().join(format!("larder-docs-mod-{}", std::process::id()));
@@ -13,25 +15,28 @@
 //! # let path = dir.join("shop.sqlite");
 //! # let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
 //! # let demo = async {
-//! use larder::outbox::rusqlite::Outbox; // or larder::outbox::sqlx::Outbox, whose calls are asynchronous
-//! use larder::{Cache, MemoryL2};
+//! use larder::outbox::rusqlite::Sqlite;
+//! use larder::outbox::{Outbox, SQLITE_TABLE};
+//! use larder::{Cache, Caches, Invalidations, MemoryL2, ServiceSettings};
 //!
-//! let prices: Cache<String, u32> = Cache::builder("docs:price").l2(MemoryL2::new()).build()?;
+//! let caches = Caches::with_l2("shop", ServiceSettings::default(), MemoryL2::new());
+//! let prices: Cache<String, u32> = caches.cache("price").build()?;
+//! let pages: Cache<String, String> = caches.cache("page").build()?;
 //! let mut db = rusqlite::Connection::open(&path)?;
-//! db.execute_batch(Outbox::TABLE)?;
+//! db.execute_batch(SQLITE_TABLE)?;
 //! db.execute_batch("CREATE TABLE price (id TEXT PRIMARY KEY, cents INTEGER)")?;
 //!
 //! // Once in each instance, for as long as it runs.
 //! let file = path.clone();
-//! let relay = Outbox::relay(&prices, move || rusqlite::Connection::open(&file)).start()?;
+//! let outbox = Outbox::new(Sqlite::new(move || rusqlite::Connection::open(&file)));
+//! let relay = outbox.relay().caches(&caches).start()?;
 //!
 //! // At each change.
 //! let tx = db.transaction()?;
 //! tx.execute("INSERT OR REPLACE INTO price VALUES ('tea', 450)", ())?;
-//! Outbox::invalidate(&tx, &prices, &["tea"])?;
-//! tx.commit()?;
-//! // At once. If the process dies before this, the relay of any instance does it.
-//! prices.invalidate("tea").await?;
+//! let changed = Invalidations::new().key(&prices, "tea").tag(&pages, &("price", "tea"));
+//! // Writes the rows, commits, and invalidates. If the process dies after the commit, any relay invalidates.
+//! outbox.blocking_commit(tx, changed)?.await?;
 //! # drop((relay, db));
 //! # Ok::<_, Box<dyn std::error::Error>>(()) };
 //! # runtime.block_on(demo).unwrap();
@@ -48,9 +53,11 @@
 //! > **the bound** is the relay's [interval](RelayBuilder::interval), 1 s unless set, and the time to deliver: for each
 //! > 256 rows that were written before, a read of the table, a request to L2 and a delete.
 //!
-//! The bound holds while the relay of some instance reaches the database and L2. After an outage of the database or L2,
-//! the relay tries again after pauses that grow to 10 s, or to the interval if that is longer. Other instances return
-//! from their L1 as after any [`invalidate`](crate::Cache::invalidate): the old value for `max_staleness` at most.
+//! The bound holds while the relay of some instance reaches the database and L2. After an outage of L2 the relay goes on
+//! when one of its caches has delivered what it had deferred, which a cache does as soon as L2 accepts it. After an
+//! outage of the database the relay tries again after pauses that grow to 10 s, or to the interval if that is longer.
+//! Other instances return from their L1 as after any [`invalidate`](crate::Cache::invalidate): the old value for
+//! `max_staleness` at most.
 //!
 //! - *Rolled back*: the rows are gone with the change, and nothing is invalidated.
 //! - *Between the commit and the invalidation* readers get the old value: for the time of one request if the caller
@@ -61,27 +68,34 @@
 //!   value that was [inserted](crate::Cache::insert) in between is removed as well.
 //! - *Deferred*: while L2 cannot be reached, `invalidate` is deferred in the memory of the process, and a crash loses
 //!   the invalidation. The row stays until L2 has accepted the invalidation. Each relay that has tried drops the key
-//!   from its own L1 and does not use it meanwhile, in [`Mode::Available`](crate::Mode::Available) as well; up to 1 024
-//!   of these keys count towards [`max_deferred`](crate::Builder::max_deferred).
+//!   from its own L1 and does not use it meanwhile, in [`Mode::Available`](crate::Mode::Available) as well; up to
+//!   1 024 of these keys count towards [`max_deferred`](crate::Builder::max_deferred).
 //!
 //! # The rows
 //!
 //! A row has an id, the namespace of the cache, `key` or `tag`, the text of the key as Redis shows it, and when it was
 //! written. The ids say nothing of the order of commits: a transaction may commit after another one with higher ids. So
 //! the relay remembers no position: it reads the rows that are there, the lowest ids first. The time is by the writer's
-//! clock, and serves the [lag](OutboxStats::lag) alone. A relay leaves the rows of other namespaces where they are;
-//! rows of a namespace without a relay stay. A row that names no possible key, as its name is too long or not UTF-8, is
-//! deleted as if it were delivered.
+//! clock, and serves the [lag](OutboxStats::lag) and the search for unknown namespaces. A row that names no possible
+//! key, as its name is too long or not UTF-8, is deleted as if it were delivered.
 //!
 //! Each driver creates the same table, and can deliver the rows that the other one has written. The definitions are
-//! constants, for your migrations: [`SQLITE_TABLE`], and with sqlx also `POSTGRES_TABLE` and `MYSQL_TABLE`.
+//! constants, for your migrations: [`SQLITE_TABLE`], [`POSTGRES_TABLE`] and [`MYSQL_TABLE`].
 //!
-//! # Many relays
+//! # The relay
 //!
-//! Every instance runs a relay for each of its caches; relays need not know each other. As their pauses vary at random,
-//! mostly one relay finds a row and the others find none. If several relays find a row, they all deliver it, which does
-//! no harm: invalidations can be repeated. Of a long backlog each relay takes 256 of the first 1 024 rows, at random. A
-//! relay holds no lock while it asks L2; `FOR UPDATE SKIP LOCKED` would need a transaction that is open for as long.
+//! Every instance runs one relay, for all caches of the service: [`RelayBuilder::caches`] takes the
+//! [`Caches`](crate::Caches), [`RelayBuilder::cache`] a cache that was built without them. An idle relay reads the table
+//! once in each interval. Rows of a namespace whose L2 is away hold up those of no other namespace.
+//!
+//! Several services may share the table. A relay leaves the rows of other namespaces where they are. If such a row has
+//! waited for a minute, no relay delivers it: [`OutboxStats::unknown`] counts it, and a line in the log names the
+//! namespace once. So a cache that was renamed, or a relay that was forgotten, does not stay unnoticed.
+//!
+//! Relays need not know each other. As their pauses vary at random, mostly one relay finds a row and the others find
+//! none. If several relays find a row, they all deliver it, which does no harm: invalidations can be repeated. Of a long
+//! backlog each relay takes 256 of the first 1 024 rows, at random. A relay holds no lock while it asks L2; `FOR UPDATE
+//! SKIP LOCKED` would need a transaction that is open for as long.
 //!
 //! # Two caches, of which one is made of the other
 //!
@@ -90,27 +104,32 @@
 //! a trigger on the table; `examples/shop` has one. An instance that has missed the message about the product may use
 //! its copy for `max_staleness` after that, and make a page of it: only the TTL of such pages bounds their age.
 //!
+//! # Another driver
+//!
+//! Implement [`OutboxTable`], three statements, which has a sample for tokio-postgres. Run the transaction by
+//! [`Invalidations::invalidate_after`](crate::Invalidations::invalidate_after), so that a caller that is cancelled does
+//! not come between the commit and the invalidation: `examples/tokio_postgres` does.
+//!
 //! # Needs
 //!
 //! An outbox needs an L2 that all instances share. Without an L2 the relay of a cache would deliver to one L1 alone.
 
 mod error;
+mod handle;
+#[cfg_attr(not(feature = "metrics"), path = "no_metrics.rs")]
+mod metrics;
 mod relay;
-#[allow(
-    unreachable_pub,
-    reason = "rows are in hidden methods of a trait that only sqlx needs"
-)]
-mod row;
 #[cfg(feature = "outbox-rusqlite")]
 pub mod rusqlite;
 mod schema;
 #[cfg(feature = "outbox-sqlx")]
 pub mod sqlx;
 mod stats;
+mod table;
 
 pub use self::error::OutboxError;
+pub use self::handle::Outbox;
 pub use self::relay::{Relay, RelayBuilder};
-pub use self::schema::SQLITE_TABLE;
-#[cfg(feature = "outbox-sqlx")]
-pub use self::schema::{MYSQL_TABLE, POSTGRES_TABLE};
+pub use self::schema::{MYSQL_TABLE, POSTGRES_TABLE, SQLITE_TABLE};
 pub use self::stats::OutboxStats;
+pub use self::table::{Namespaces, NewRow, OutboxTable, Row};

@@ -1,21 +1,23 @@
-//! The task that delivers the rows of the table: reads them, has the cache invalidate the keys and tags that they name,
-//! and deletes the rows whose invalidations L2 has accepted. Knows nothing of a database: a driver implements
-//! [`Table`].
+//! The task that delivers the rows of the table: reads them, has the caches invalidate the keys and tags that they
+//! name, and deletes the rows whose invalidations L2 has accepted. One task for all caches of a service.
 
-use std::error::Error as _;
-use std::mem;
+use std::collections::{BTreeMap, BTreeSet};
+use std::error::Error;
 use std::sync::Arc;
 use std::time::Duration;
 
-use futures::future::{BoxFuture, join_all};
+use futures::future::{join_all, select_all};
 use tokio::runtime::Handle;
-use tokio::time::sleep;
+use tokio::time::{sleep, timeout};
 use tokio_util::task::AbortOnDropHandle;
 use tracing::{info, warn};
 
 use super::error::{OutboxError, Reason};
-use super::row::{Row, now_ms, oldest};
+use super::metrics;
 use super::stats::{Counted, Counters, OutboxStats, age};
+use super::table::{AnyTable, BoxError, Namespaces, OutboxTable, Row, TAG, now_ms, oldest};
+use crate::cache::Cache;
+use crate::caches::Caches;
 use crate::engine::Engine;
 use crate::error::WriteError;
 use crate::key::key_text;
@@ -25,38 +27,59 @@ use crate::util::retry_delays::retry_delays;
 
 /// The longest pause after a poll that failed, unless the interval is longer.
 const LONGEST_RETRY: Duration = Duration::from_secs(10);
-
+/// The shortest pause after a poll that failed, also if L2 has answered since.
+const SHORTEST_RETRY: Duration = Duration::from_millis(50);
+/// How long the relay waits for the database.
+const LIMIT: Duration = Duration::from_secs(10);
+/// How many rows are read together, if there are as many.
+const MOST: u32 = 1024;
 /// Rows that a poll delivers, of those that it has read.
 const BATCH: usize = 256;
+/// An outage is over after so many polls that have not failed. Failures that are closer together are one outage.
+const OVER_AFTER: u32 = 4;
+/// The relay looks for rows of unknown namespaces each time that it has polled so often: about once a minute.
+const POLLS_PER_LOOK: u32 = 60;
+/// A row of an unknown namespace is told after this time. The table may be that of another service, too, whose relay
+/// would have delivered the row by then.
+const UNKNOWN_AFTER: Duration = Duration::from_secs(60);
+/// How many unknown namespaces a line in the log names, and how much of each.
+const NAMED: usize = 8;
+const NAMED_CHARS: usize = 64;
 
-/// The rows that were read, or why they could not be.
-pub(super) type Rows = Result<Vec<Row>, OutboxError>;
-
-/// The table, as a driver reads it. Each call is a transaction of its own.
-pub(super) trait Table: Send {
-    /// The first rows of a namespace, in the order of their ids.
-    fn read<'a>(&'a mut self, namespace: &'a str) -> BoxFuture<'a, Rows>;
-
-    /// Deletes rows, of which some may be gone already.
-    fn delete(&mut self, ids: Vec<i64>) -> BoxFuture<'_, Result<(), OutboxError>>;
-}
-
-/// Starts a relay; made by `Outbox::relay`.
+/// Starts a relay; made by [`Outbox::relay`](super::Outbox::relay).
 #[must_use = "a relay does nothing until `start` is called"]
 pub struct RelayBuilder {
-    engine: Arc<Engine>,
-    table: Box<dyn Table>,
+    table: Arc<dyn AnyTable>,
+    served: Served,
     interval: Duration,
 }
 
+/// The caches whose rows a relay delivers. Rows have the texts of keys, so the types of a cache do not matter.
+#[derive(Default)]
+struct Served {
+    services: Vec<Caches>,
+    caches: Vec<Arc<Engine>>,
+}
+
 impl RelayBuilder {
-    /// Rows have the texts of keys, so the types of the cache do not matter.
-    pub(super) fn new(engine: &Arc<Engine>, table: impl Table + 'static) -> Self {
+    pub(super) fn new(table: Arc<impl OutboxTable>) -> Self {
         Self {
-            engine: Arc::clone(engine),
-            table: Box::new(table),
+            table,
+            served: Served::default(),
             interval: Duration::from_secs(1),
         }
+    }
+
+    /// Delivers the rows of all these caches, also of those that are built later.
+    pub fn caches(mut self, caches: &Caches) -> Self {
+        self.served.services.push(caches.clone());
+        self
+    }
+
+    /// Delivers the rows of this cache, too, which is none of the [`caches`](Self::caches).
+    pub fn cache<K, V: Send + Sync + 'static>(mut self, cache: &Cache<K, V>) -> Self {
+        self.served.caches.push(Arc::clone(cache.engine()));
+        self
     }
 
     /// The longest pause between two polls. Default: 1 s. From 1 ms to 1 hour.
@@ -72,21 +95,27 @@ impl RelayBuilder {
     ///
     /// # Errors
     ///
-    /// [`OutboxError::is_misuse`]: the interval is not from 1 ms to 1 hour, or there is no runtime. Errors of the
-    /// database are not among them: the relay traces them, counts them, and tries again.
+    /// [`OutboxError::is_misuse`]: the relay was given no caches, the interval is not from 1 ms to 1 hour, or there is
+    /// no runtime. Errors of the database are not among them: the relay traces them, counts them, and tries again.
     pub fn start(self) -> Result<Relay, OutboxError> {
+        if self.served.services.is_empty() && self.served.caches.is_empty() {
+            return Err(Reason::NoCaches.into());
+        }
         let intervals = Duration::from_millis(1)..=Duration::from_secs(3600);
         if !intervals.contains(&self.interval) {
             // Zero would poll without a pause, and a relay that seldom polls leaves old values for as long.
             return Err(Reason::Interval(self.interval).into());
         }
         let runtime = Handle::try_current().map_err(|_| Reason::NoRuntime)?;
+        metrics::describe();
         let counters = Arc::new(Counters::default());
         let worker = Worker {
-            engine: self.engine,
             table: self.table,
+            served: self.served,
             counters: Arc::clone(&counters),
             since_ms: now_ms(),
+            failing: BTreeMap::new(),
+            told_unknown: BTreeSet::new(),
         };
         let task = runtime.spawn(worker.run(self.interval));
         Ok(Relay {
@@ -96,10 +125,12 @@ impl RelayBuilder {
     }
 }
 
-partial_debug!([] RelayBuilder, "RelayBuilder", this => namespace: &this.engine.namespace(), interval: &this.interval);
+partial_debug!([] RelayBuilder, "RelayBuilder", this =>
+    namespaces: &this.served.by_namespace().keys().collect::<Vec<_>>(),
+    interval: &this.interval);
 
 /// A running relay. Dropping it ends the relay, at whatever step it is: another relay, or the next relay, delivers the
-/// rows that it has not deleted. A running relay keeps a handle of its cache.
+/// rows that it has not deleted. A running relay keeps handles of its caches.
 #[must_use = "a relay ends when it is dropped"]
 #[derive(Debug)]
 pub struct Relay {
@@ -111,105 +142,226 @@ impl Relay {
     /// Returns the counters of the relay, and the lag. Takes a lock for a moment.
     #[must_use]
     pub fn stats(&self) -> OutboxStats {
-        let Counted { stats, oldest_ms } = *lock(&self.counters);
-        let lag = oldest_ms.map_or(Duration::ZERO, age);
-        OutboxStats { lag, ..stats }
+        snapshot(&self.counters)
+    }
+}
+
+fn snapshot(counters: &Counters) -> OutboxStats {
+    let Counted { stats, oldest_ms } = *lock(counters);
+    let lag = oldest_ms.map_or(Duration::ZERO, age);
+    OutboxStats { lag, ..stats }
+}
+
+impl Served {
+    fn by_namespace(&self) -> BTreeMap<String, Arc<Engine>> {
+        let of_services = self.services.iter().flat_map(Caches::iter);
+        let engines = of_services.map(|cache| cache.0);
+        let engines = engines.chain(self.caches.iter().cloned());
+        engines
+            .map(|engine| (engine.namespace().to_owned(), engine))
+            .collect()
     }
 }
 
 struct Worker {
-    table: Box<dyn Table>,
-    engine: Arc<Engine>,
+    table: Arc<dyn AnyTable>,
+    served: Served,
     counters: Arc<Counters>,
     /// Since when rows may wait that nobody has read.
     since_ms: i64,
+    /// The namespaces for which L2 has accepted no more since the last pause.
+    failing: BTreeMap<String, Failing>,
+    /// Unknown namespaces that the log has named.
+    told_unknown: BTreeSet<String>,
 }
 
-/// Why a poll failed. Its text is the cause, and its source the error.
-#[derive(Debug, thiserror::Error)]
-enum Failure {
-    #[error("the database")]
-    Database(#[from] OutboxError),
-    #[error("L2")]
-    L2(#[from] WriteError),
+/// A namespace whose rows wait for L2.
+struct Failing {
+    engine: Arc<Engine>,
+    error: WriteError,
+    oldest_ms: Option<i64>,
+}
+
+/// An outage, as the log tells of it: one line for each cause, and one when it is over.
+#[derive(Default)]
+struct Outage {
+    is_database_told: bool,
+    is_l2_told: bool,
+    /// Polls since that have not failed.
+    calm: u32,
 }
 
 impl Worker {
     async fn run(mut self, interval: Duration) {
         let longest = LONGEST_RETRY.max(interval);
         let new_retries = || retry_delays(interval, longest);
-        let (mut retries, mut trouble) = (new_retries(), None);
+        let (mut retries, mut outage) = (new_retries(), None);
+        let (mut polled, mut recorded) = (0, OutboxStats::default());
         loop {
-            let polled = self.poll().await;
-            let namespace = self.engine.namespace();
-            let pause = match polled {
-                Ok(is_more) => {
-                    if trouble.take().is_some() {
-                        info!(namespace, "the outbox is delivered again");
-                        retries = new_retries();
-                    }
-                    if is_more {
-                        continue;
-                    }
-                    // At random, or the relays of a fleet that was started at once would poll at the same moments.
-                    interval.mul_f64(0.5 + fastrand::f64() / 2.0)
-                }
-                Err(cause) => {
-                    // One line for a cause: it is the same at each poll until it is over.
-                    let now = Some(mem::discriminant(&cause));
-                    if mem::replace(&mut trouble, now) != now {
-                        warn!(
-                            namespace,
-                            error = cause.source(),
-                            "the outbox is not delivered, because {cause} has failed; its rows stay"
-                        );
-                    }
-                    retries.next().unwrap_or(longest).min(longest)
-                }
-            };
-            sleep(pause).await;
+            polled += 1;
+            // Not at the first one: caches may still be built.
+            let looks = polled == POLLS_PER_LOOK;
+            if looks {
+                polled = 0;
+            }
+            let done = self.poll(looks).await;
+            let now = snapshot(&self.counters);
+            metrics::record(&recorded, &now);
+            recorded = now;
+            if done.is_ok() && self.failing.is_empty() {
+                self.note_success(&mut outage);
+                retries = new_retries();
+                // At random, or the relays of a fleet that was started at once would poll at the same moments.
+                sleep(interval.mul_f64(0.5 + fastrand::f64() / 2.0)).await;
+                continue;
+            }
+            self.note_failure(&mut outage, done.err().as_ref());
+            let pause = retries.next().unwrap_or(longest).min(longest);
+            sleep(SHORTEST_RETRY.min(pause)).await;
+            tokio::select! {
+                () = sleep(pause.saturating_sub(SHORTEST_RETRY)) => {}
+                // The same invalidations are deferred in this process, so L2 has accepted them when nothing is.
+                () = self.l2_has_answered() => {}
+            }
         }
     }
 
-    /// Whether there may be more rows.
-    async fn poll(&mut self) -> Result<bool, Failure> {
-        let polled = self.deliver_some().await;
-        let mut counted = lock(&self.counters);
-        if let Err(Failure::Database(_)) = &polled {
+    fn note_success(&self, outage: &mut Option<Outage>) {
+        let Some(now) = outage else { return };
+        now.calm += 1;
+        if now.calm >= OVER_AFTER {
+            *outage = None;
+            let namespaces = self.namespaces();
+            info!(namespaces, "the outbox is delivered again");
+        }
+    }
+
+    fn note_failure(&self, outage: &mut Option<Outage>, database: Option<&OutboxError>) {
+        let outage = outage.get_or_insert_default();
+        outage.calm = 0;
+        if let Some(error) = database
+            && !outage.is_database_told
+        {
+            outage.is_database_told = true;
+            warn!(
+                namespaces = self.namespaces(),
+                error = error as &dyn Error,
+                "the outbox is not delivered, because the database has failed; its rows stay"
+            );
+        }
+        if let Some(failing) = self.failing.values().next()
+            && !outage.is_l2_told
+        {
+            outage.is_l2_told = true;
+            let namespaces: Vec<&str> = self.failing.keys().map(String::as_str).collect();
+            warn!(
+                namespaces = namespaces.join(", "),
+                error = &failing.error as &dyn Error,
+                "the outbox is not delivered, because L2 has failed; its rows stay"
+            );
+        }
+    }
+
+    fn namespaces(&self) -> String {
+        let all: Vec<String> = self.served.by_namespace().into_keys().collect();
+        all.join(", ")
+    }
+
+    /// Waits until L2 has accepted all that a cache has deferred, of a cache whose rows it did not accept.
+    async fn l2_has_answered(&self) {
+        let failing = self.failing.values();
+        let answered: Vec<_> = failing
+            .map(|failing| Engine::nothing_is_deferred(&failing.engine))
+            .collect();
+        if answered.is_empty() {
+            // The database has failed.
+            return std::future::pending().await;
+        }
+        select_all(answered).await;
+    }
+
+    /// Delivers all rows that wait, as far as L2 accepts them.
+    async fn poll(&mut self, looks: bool) -> Result<(), OutboxError> {
+        self.failing.clear();
+        let caches = self.served.by_namespace();
+        if looks {
+            let done = self.look_for_unknown(&caches).await;
+            self.note_database(done)?;
+        }
+        loop {
+            let delivered = self.deliver_some(&caches).await;
+            if !self.note_database(delivered)? {
+                return Ok(());
+            }
+        }
+    }
+
+    fn note_database<T>(&self, done: Result<T, OutboxError>) -> Result<T, OutboxError> {
+        if done.is_err() {
+            let mut counted = lock(&self.counters);
             counted.stats.database_errors += 1;
             // Nobody knows which rows were written since.
             counted.oldest_ms = counted.oldest_ms.into_iter().chain([self.since_ms]).min();
-        } else {
-            // A poll that L2 has failed has read the table all the same, so it counts.
-            counted.stats.polls += 1;
         }
-        polled
+        done
     }
 
-    async fn deliver_some(&mut self) -> Result<bool, Failure> {
+    /// Counts the rows of namespaces that are of no cache here, and says which namespaces these are.
+    async fn look_for_unknown(
+        &mut self,
+        caches: &BTreeMap<String, Arc<Engine>>,
+    ) -> Result<(), OutboxError> {
+        let known: Vec<String> = caches.keys().cloned().collect();
+        let mut rows = within(self.table.read(Namespaces::NotIn(&known), MOST)).await?;
+        rows.retain(|row| age(row.written_ms) >= UNKNOWN_AFTER);
+        let many = u32::try_from(rows.len()).unwrap_or(u32::MAX);
+        lock(&self.counters).stats.unknown = many;
+        let unknown: BTreeSet<String> = rows.into_iter().map(|row| row.namespace).collect();
+        let is_new = |name: &&String| !self.told_unknown.contains(*name);
+        let new: Vec<String> = (unknown.iter().filter(is_new).take(NAMED))
+            .map(|name| name.chars().take(NAMED_CHARS).collect())
+            .collect();
+        if !new.is_empty() {
+            warn!(
+                namespaces = new.join(", "),
+                rows = many,
+                "rows of the outbox wait, and the relay has no caches of their namespaces"
+            );
+        }
+        // What is gone is told again if it comes back.
+        self.told_unknown = unknown;
+        Ok(())
+    }
+
+    /// Delivers the first rows. Returns whether there may be more.
+    async fn deliver_some(
+        &mut self,
+        caches: &BTreeMap<String, Arc<Engine>>,
+    ) -> Result<bool, OutboxError> {
         let began = now_ms();
-        let mut rows = self.table.read(self.engine.namespace()).await?;
+        // Rows that L2 does not accept hold up none of another namespace, whose L2 may be another one.
+        let is_tried = |namespace: &&String| !self.failing.contains_key(*namespace);
+        let namespaces: Vec<String> = caches.keys().filter(is_tried).cloned().collect();
+        if namespaces.is_empty() {
+            return Ok(false);
+        }
+        let mut rows = within(self.table.read(Namespaces::In(&namespaces), MOST)).await?;
         // Already here: the delivery may take as long as L2 does not answer.
-        lock(&self.counters).oldest_ms = oldest(&rows);
+        self.note_oldest(&rows);
         let many = rows.len();
         if many > BATCH {
             // Relays that work off the same backlog at the same time take mostly different rows, without any lock.
             fastrand::shuffle(&mut rows);
         }
-        let mut waiting = rows.split_off(many.min(BATCH));
+        let waiting = rows.split_off(many.min(BATCH));
         // Each by itself, so that one that L2 refuses does not hold up the others. The writer of the cache sends them
         // together.
-        let engine = &self.engine;
-        let outcomes = join_all(rows.iter().map(|row| invalidate(engine, row))).await;
-        let (mut delivered, mut failure) = (Vec::new(), None);
+        let outcomes = join_all(rows.iter().map(|row| invalidate(caches, row))).await;
+        let mut delivered = Vec::new();
         for (row, outcome) in rows.into_iter().zip(outcomes) {
             match outcome {
                 Ok(()) => delivered.push(row),
-                Err(error) => {
-                    waiting.push(row);
-                    failure = Some(error);
-                    lock(&self.counters).stats.not_delivered += 1;
-                }
+                Err(error) => self.note_not_delivered(caches, &row, error),
             }
         }
         if !delivered.is_empty() {
@@ -218,28 +370,61 @@ impl Worker {
             ids.sort_unstable();
             // Not before L2 has accepted the invalidations: a relay that dies in between delivers them twice, and loses
             // none.
-            self.table.delete(ids).await?;
+            within(self.table.delete(&ids)).await?;
             let mut counted = lock(&self.counters);
             counted.stats.delivered += delivered.len() as u64;
             if let Some(oldest) = oldest(&delivered) {
                 counted.stats.last_wait = age(oldest);
             }
         }
-        debug_assert_eq!(delivered.len() + waiting.len(), many, "no row is lost");
-        lock(&self.counters).oldest_ms = oldest(&waiting);
+        self.note_oldest(&waiting);
         self.since_ms = began;
-        failure.map_or(Ok(many > BATCH), |error| Err(error.into()))
+        // A poll that L2 has failed has read the table all the same, so it counts.
+        lock(&self.counters).stats.polls += 1;
+        Ok(many > BATCH)
+    }
+
+    fn note_oldest(&self, rows: &[Row]) {
+        let failing = self.failing.values().filter_map(|one| one.oldest_ms);
+        lock(&self.counters).oldest_ms = failing.chain(oldest(rows)).min();
+    }
+
+    fn note_not_delivered(
+        &mut self,
+        caches: &BTreeMap<String, Arc<Engine>>,
+        row: &Row,
+        error: WriteError,
+    ) {
+        lock(&self.counters).stats.not_delivered += 1;
+        let Some(engine) = caches.get(&row.namespace) else {
+            return;
+        };
+        let failing = self.failing.entry(row.namespace.clone());
+        let failing = failing.or_insert_with(|| Failing {
+            engine: Arc::clone(engine),
+            error,
+            oldest_ms: None,
+        });
+        let oldest = failing.oldest_ms.into_iter().chain([row.written_ms]);
+        failing.oldest_ms = oldest.min();
     }
 }
 
+/// The answer of the database, in time. With the wait for a connection: a pool that is used up must not stop the relay
+/// unnoticed.
+async fn within<T>(call: impl Future<Output = Result<T, BoxError>>) -> Result<T, OutboxError> {
+    let done = timeout(LIMIT, call).await.map_err(OutboxError::database)?;
+    done.map_err(OutboxError::database)
+}
+
 /// `Ok` once L2 has accepted it. An invalidation that is only deferred, in the memory of this process, is an error.
-async fn invalidate(engine: &Arc<Engine>, row: &Row) -> Result<(), WriteError> {
-    let Ok(name) = key_text(&row.name) else {
+async fn invalidate(caches: &BTreeMap<String, Arc<Engine>>, row: &Row) -> Result<(), WriteError> {
+    let (Some(engine), Ok(name)) = (caches.get(&row.namespace), key_text(&row.name)) else {
         // No value has such a key or tag: the row was written by something else, and there is nothing to do for it.
         return Ok(());
     };
     let writes = Engine::latest(engine).writes();
-    if row.is_tag {
+    if row.kind == TAG {
         writes.invalidate_tags(vec![name]).await.map(drop)
     } else {
         writes.invalidate(name, Duration::ZERO).await.map(drop)

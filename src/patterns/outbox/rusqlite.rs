@@ -1,228 +1,221 @@
 //! The outbox in `SQLite`, by [`rusqlite`] 0.37 to 0.42: your program has to use one of these versions, too.
+//!
+//! Transactions of rusqlite are not asynchronous, so [`blocking_insert`](Outbox::blocking_insert) and
+//! [`blocking_commit`](Outbox::blocking_commit) take the place of `insert` and `commit`.
 
-use std::sync::Arc;
+use std::fmt;
+use std::future::ready;
+use std::sync::{Arc, Mutex};
 
-use ::rusqlite::{Connection, Error, Transaction, TransactionBehavior, params};
+use ::rusqlite::{Connection, Error, Transaction, TransactionBehavior, params, params_from_iter};
+use futures::FutureExt;
 use futures::future::BoxFuture;
+use tokio::runtime::Handle;
 use tokio::task::spawn_blocking;
 
-use super::error::OutboxError;
-use super::relay::{RelayBuilder, Rows, Table};
-use super::row::{KEY, MOST, Row, TAG, now_ms, texts};
-use crate::cache::Cache;
-use crate::key::{CacheKey, Key};
-use crate::lookup_by::LookupBy;
+use super::error::{OutboxError, Reason};
+use super::handle::Outbox;
+use super::table::{BoxError, Namespaces, NewRow, OutboxTable, Row, rows_of};
+use crate::cache::Invalidations;
+use crate::error::{L2Error, WriteError};
+use crate::util::lock::lock;
 
 const INSERT: &str =
     "INSERT INTO larder_outbox (namespace, kind, name, written_ms) VALUES (?1, ?2, ?3, ?4)";
-const READ: &str = "SELECT id, kind, name, written_ms FROM larder_outbox \
-    WHERE namespace = ?1 AND kind IN ('key', 'tag') ORDER BY id LIMIT ?2";
 const DELETE: &str = "DELETE FROM larder_outbox WHERE id = ?1";
 
-/// The outbox in a database that the program uses by [`rusqlite`](::rusqlite). See the [module](super).
-#[derive(Clone, Copy, Debug)]
-#[non_exhaustive]
-pub struct Outbox;
+type Open = dyn Fn() -> Result<Connection, Error> + Send + Sync;
 
-impl Outbox {
-    /// The definition of the table: [`SQLITE_TABLE`](super::SQLITE_TABLE), for `execute_batch`.
-    pub const TABLE: &str = super::schema::SQLITE_TABLE;
-
-    /// Writes rows into the transaction that name these keys. If the transaction commits, the relay of any instance
-    /// invalidates the keys, even if this process dies at once. If it is rolled back, no key is invalidated.
-    ///
-    /// Call [`Cache::invalidate_many`] after the commit all the same: the rows have no effect before the relay's next
-    /// poll.
-    ///
-    /// Takes a `&mut Transaction` as well. Cost: one insert for each key, on the caller's thread.
-    ///
-    /// # Errors
-    ///
-    /// - [`OutboxError::is_database`]: the database has failed. Roll the transaction back.
-    /// - [`OutboxError::is_key_too_long`]: nothing was written for any of the keys.
-    ///
-    /// ```
-    /// # async fn demo() -> Result<(), Box<dyn std::error::Error>> {
-    /// use larder::outbox::rusqlite::Outbox;
-    /// use larder::{Cache, MemoryL2};
-    ///
-    /// let prices: Cache<String, u32> = Cache::builder("docs:price").l2(MemoryL2::new()).build()?;
-    /// let mut db = rusqlite::Connection::open_in_memory()?;
-    /// db.execute_batch(Outbox::TABLE)?;
-    ///
-    /// let tx = db.transaction()?;
-    /// // … the change itself
-    /// Outbox::invalidate(&tx, &prices, &["tea", "milk"])?;
-    /// tx.commit()?;
-    /// prices.invalidate_many(["tea", "milk"]).await?;
-    /// # Ok(()) }
-    /// # tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap().block_on(demo()).unwrap();
-    /// ```
-    pub fn invalidate<'a, K, V, Q, M>(
-        tx: &Transaction<'_>,
-        cache: &Cache<K, V>,
-        keys: impl IntoIterator<Item = &'a Q>,
-    ) -> Result<(), OutboxError>
-    where
-        K: CacheKey + LookupBy<Q, M>,
-        V: Send + Sync + 'static,
-        Q: CacheKey + ?Sized + 'a,
-    {
-        insert(tx, cache.namespace(), KEY, &texts(keys)?)
-    }
-
-    /// Writes rows into the transaction that name these tags, as [`invalidate`](Self::invalidate) does for keys: if it
-    /// commits, all values with one of the tags are invalidated.
-    ///
-    /// # Errors
-    ///
-    /// As [`invalidate`](Self::invalidate).
-    ///
-    /// ```
-    /// # async fn demo() -> Result<(), Box<dyn std::error::Error>> {
-    /// use larder::outbox::rusqlite::Outbox;
-    /// use larder::{Cache, MemoryL2};
-    ///
-    /// let users: Cache<u64, String> = Cache::builder("docs:user").l2(MemoryL2::new()).build()?;
-    /// let mut db = rusqlite::Connection::open_in_memory()?;
-    /// db.execute_batch(Outbox::TABLE)?;
-    ///
-    /// let tx = db.transaction()?;
-    /// Outbox::invalidate_tags(&tx, &users, [("tenant", 7)])?;
-    /// tx.commit()?;
-    /// users.invalidate_tag(&("tenant", 7)).await?;
-    /// # Ok(()) }
-    /// # tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap().block_on(demo()).unwrap();
-    /// ```
-    pub fn invalidate_tags<K: CacheKey, V: Send + Sync + 'static, T: CacheKey>(
-        tx: &Transaction<'_>,
-        cache: &Cache<K, V>,
-        tags: impl IntoIterator<Item = T>,
-    ) -> Result<(), OutboxError> {
-        insert(tx, cache.namespace(), TAG, &texts(tags)?)
-    }
-
-    /// Makes a relay that delivers the rows of this cache's namespace. Start a relay for each cache, in every instance.
-    ///
-    /// `open` opens the database: the relay has a connection of its own, and opens another one after an error. The
-    /// relay uses it on Tokio's blocking threads.
-    ///
-    /// Cost: a short read at each poll, and a short write when there are rows.
-    ///
-    /// ```
-    /// # let dir = std::env::temp_dir().join(format!("larder-docs-{}", std::process::id()));
-    /// # std::fs::create_dir_all(&dir).unwrap();
-    /// # let path = dir.join("outbox.sqlite");
-    /// # let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
-    /// # let demo = async {
-    /// use std::time::Duration;
-    /// use larder::outbox::rusqlite::Outbox;
-    /// use larder::{Cache, MemoryL2};
-    ///
-    /// let prices: Cache<String, u32> = Cache::builder("docs:price").l2(MemoryL2::new()).build()?;
-    /// let mut db = rusqlite::Connection::open(&path)?;
-    /// db.execute_batch(Outbox::TABLE)?;
-    ///
-    /// let file = path.clone();
-    /// let relay = Outbox::relay(&prices, move || rusqlite::Connection::open(&file))
-    ///     .interval(Duration::from_millis(50))
-    ///     .start()?;
-    ///
-    /// prices.insert("tea", 450).await?;
-    /// let tx = db.transaction()?;
-    /// Outbox::invalidate(&tx, &prices, &["tea"])?;
-    /// tx.commit()?;
-    /// // Nothing else is called, as if the process had died here.
-    /// while relay.stats().delivered == 0 {
-    ///     tokio::time::sleep(Duration::from_millis(5)).await;
-    /// }
-    /// assert!(prices.get("tea").await.is_none());
-    /// # drop((relay, db));
-    /// # Ok::<_, Box<dyn std::error::Error>>(()) };
-    /// # runtime.block_on(demo).unwrap();
-    /// # // Waits for the read of the relay that is under way, which may open the file once more.
-    /// # drop(runtime);
-    /// # std::fs::remove_dir_all(&dir).unwrap();
-    /// ```
-    pub fn relay<K: CacheKey + 'static, V: Send + Sync + 'static>(
-        cache: &Cache<K, V>,
-        open: impl Fn() -> Result<Connection, Error> + Send + Sync + 'static,
-    ) -> RelayBuilder {
-        let table = Sqlite {
-            open: Arc::new(open),
-            connection: None,
-        };
-        RelayBuilder::new(cache.engine(), table)
-    }
-}
-
-fn insert(
-    tx: &Transaction<'_>,
-    namespace: &str,
-    kind: &str,
-    names: &[Key],
-) -> Result<(), OutboxError> {
-    let insert = || {
-        let mut insert = tx.prepare(INSERT)?;
-        let now = now_ms();
-        for name in names {
-            insert.execute(params![namespace, kind, &**name, now])?;
-        }
-        Ok::<_, Error>(())
-    };
-    insert().map_err(OutboxError::database)
-}
-
-type Open = Arc<dyn Fn() -> Result<Connection, Error> + Send + Sync>;
-
-/// The table, by a connection of its own.
-struct Sqlite {
-    open: Open,
-    /// `None` before the first call, and after an error.
-    connection: Option<Connection>,
+/// A database of `SQLite` with the table of an outbox, see [`Outbox`].
+///
+/// ```
+/// # let dir = std::env::temp_dir().join(format!("larder-docs-{}", std::process::id()));
+/// # std::fs::create_dir_all(&dir).unwrap();
+/// # let path = dir.join("outbox.sqlite");
+/// # let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+/// # let demo = async {
+/// use larder::outbox::rusqlite::Sqlite;
+/// use larder::outbox::{Outbox, SQLITE_TABLE};
+/// use larder::{Cache, Invalidations, MemoryL2};
+///
+/// let prices: Cache<String, u32> = Cache::builder("docs:price").l2(MemoryL2::new()).build()?;
+/// let mut db = rusqlite::Connection::open(&path)?;
+/// db.execute_batch(SQLITE_TABLE)?;
+///
+/// let file = path.clone();
+/// let outbox = Outbox::new(Sqlite::new(move || rusqlite::Connection::open(&file)));
+/// let relay = outbox.relay().cache(&prices).start()?;
+///
+/// let tx = db.transaction()?;
+/// // … the change itself
+/// let changed = Invalidations::new().keys(&prices, ["tea", "milk"]);
+/// outbox.blocking_commit(tx, changed)?.await?;
+/// # drop((relay, db));
+/// # Ok::<_, Box<dyn std::error::Error>>(()) };
+/// # runtime.block_on(demo).unwrap();
+/// # // Waits for the read of the relay that is under way, which may open the file once more.
+/// # drop(runtime);
+/// # std::fs::remove_dir_all(&dir).unwrap();
+/// ```
+pub struct Sqlite {
+    open: Arc<Open>,
+    /// `None` before the first call, during one, and after an error.
+    connection: Mutex<Option<Connection>>,
 }
 
 impl Sqlite {
+    /// `open` opens the database for the relay, which has a connection of its own, and opens another one after an
+    /// error. The relay uses it on Tokio's blocking threads.
+    pub fn new(open: impl Fn() -> Result<Connection, Error> + Send + Sync + 'static) -> Self {
+        Self {
+            open: Arc::new(open),
+            connection: Mutex::default(),
+        }
+    }
+
     /// Does it on a thread that may block.
     async fn run<T: Send + 'static>(
-        &mut self,
+        &self,
         work: impl FnOnce(&mut Connection) -> Result<T, Error> + Send + 'static,
-    ) -> Result<T, OutboxError> {
+    ) -> Result<T, BoxError> {
         // Taken, so that a connection that has failed, or whose call was dropped, is not used again.
-        let (open, connection) = (Arc::clone(&self.open), self.connection.take());
+        let (open, connection) = (Arc::clone(&self.open), lock(&self.connection).take());
         let done = spawn_blocking(move || {
             let mut connection = connection.map_or_else(&*open, Ok)?;
             let done = work(&mut connection)?;
             Ok::<_, Error>((connection, done))
         });
         // An error also if `open` panics, or the runtime ends.
-        let done = done.await.map_err(OutboxError::database)?;
-        let (connection, done) = done.map_err(OutboxError::database)?;
-        self.connection = Some(connection);
+        let (connection, done) = done.await??;
+        *lock(&self.connection) = Some(connection);
         Ok(done)
     }
 }
 
-impl Table for Sqlite {
-    fn read<'a>(&'a mut self, namespace: &'a str) -> BoxFuture<'a, Rows> {
-        let namespace = namespace.to_owned();
-        Box::pin(self.run(move |db| {
-            let mut read = db.prepare(READ)?;
-            let rows = read.query_map(params![namespace, MOST], |row| {
+impl fmt::Debug for Sqlite {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Sqlite").finish_non_exhaustive()
+    }
+}
+
+impl Outbox<Sqlite> {
+    /// Writes rows into a transaction as [`insert`](Self::insert) does, on the caller's thread: one insert for each key
+    /// and tag.
+    ///
+    /// # Errors
+    ///
+    /// As [`insert`](Self::insert).
+    ///
+    /// ```
+    /// # async fn demo() -> Result<(), Box<dyn std::error::Error>> {
+    /// use larder::outbox::rusqlite::Sqlite;
+    /// use larder::outbox::{Outbox, SQLITE_TABLE};
+    /// use larder::{Cache, Invalidations, MemoryL2};
+    ///
+    /// let users: Cache<u64, String> = Cache::builder("docs:user").l2(MemoryL2::new()).build()?;
+    /// let mut db = rusqlite::Connection::open_in_memory()?;
+    /// db.execute_batch(SQLITE_TABLE)?;
+    /// let outbox = Outbox::new(Sqlite::new(rusqlite::Connection::open_in_memory));
+    ///
+    /// let changed = Invalidations::new().tag(&users, &("tenant", 7));
+    /// let tx = db.transaction()?;
+    /// outbox.blocking_insert(&tx, &changed)?;
+    /// tx.commit()?;
+    /// changed.invalidate().await?;
+    /// # Ok(()) }
+    /// # tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap().block_on(demo()).unwrap();
+    /// ```
+    #[allow(
+        clippy::unused_self,
+        reason = "the caller has the transaction; the outbox says which table, as with other drivers"
+    )]
+    pub fn blocking_insert(
+        &self,
+        transaction: &Transaction<'_>,
+        invalidations: &Invalidations,
+    ) -> Result<(), OutboxError> {
+        let rows = rows_of(invalidations).map_err(Reason::Key)?;
+        insert(transaction, &rows).map_err(OutboxError::database)
+    }
+
+    /// Writes rows into a transaction, commits it, and invalidates the keys and tags in a task of its own. To be called
+    /// where the transaction is: on a thread that may block, of a runtime.
+    ///
+    /// The returned future ends with that task: await it for the caller to see the change at once, or drop it. An
+    /// error of the future [is deferred](WriteError::is_deferred), which needs nothing to be done: the rows stay until
+    /// L2 has accepted the invalidations.
+    ///
+    /// # Errors
+    ///
+    /// As [`insert`](Self::insert); nothing was committed unless `COMMIT` itself has failed, which may have landed.
+    /// Also [`OutboxError::is_misuse`] without a runtime.
+    pub fn blocking_commit(
+        &self,
+        transaction: Transaction<'_>,
+        invalidations: Invalidations,
+    ) -> Result<impl Future<Output = Result<(), WriteError>> + Send + use<>, OutboxError> {
+        // Before the commit: without a task there would be none to invalidate after it.
+        let runtime = Handle::try_current().map_err(|_| Reason::NoRuntime)?;
+        self.blocking_insert(&transaction, &invalidations)?;
+        transaction.commit().map_err(OutboxError::database)?;
+        let done = runtime.spawn(invalidations.invalidate());
+        let stopped = |_| Err(WriteError::deferred(L2Error::closed()));
+        Ok(done.map(move |done| done.unwrap_or_else(stopped)))
+    }
+}
+
+fn insert(transaction: &Transaction<'_>, rows: &[NewRow]) -> Result<(), Error> {
+    let mut insert = transaction.prepare(INSERT)?;
+    for row in rows {
+        insert.execute(params![row.namespace, row.kind, row.name, row.written_ms])?;
+    }
+    Ok(())
+}
+
+impl OutboxTable for Sqlite {
+    type Transaction<'t> = Transaction<'t>;
+
+    fn insert<'a>(
+        transaction: &'a mut Self::Transaction<'_>,
+        rows: &'a [NewRow],
+    ) -> BoxFuture<'a, Result<(), BoxError>> {
+        Box::pin(ready(insert(transaction, rows).map_err(BoxError::from)))
+    }
+
+    async fn read(&self, namespaces: Namespaces<'_>, limit: u32) -> Result<Vec<Row>, BoxError> {
+        let (not, namespaces) = match namespaces {
+            Namespaces::In(namespaces) => ("", namespaces.to_vec()),
+            Namespaces::NotIn(namespaces) => ("NOT", namespaces.to_vec()),
+        };
+        let places = vec!["?"; namespaces.len()].join(", ");
+        let read = format!(
+            "SELECT id, namespace, kind, name, written_ms FROM larder_outbox \
+            WHERE namespace {not} IN ({places}) AND kind IN ('key', 'tag') ORDER BY id LIMIT {limit}"
+        );
+        self.run(move |db| {
+            let mut read = db.prepare(&read)?;
+            let rows = read.query_map(params_from_iter(namespaces), |row| {
+                // One that is not UTF-8 is that of no key, and holds up no other row.
+                let text = |at| {
+                    let bytes = row.get_ref(at)?.as_bytes()?;
+                    Ok::<_, Error>(String::from_utf8_lossy(bytes).into_owned())
+                };
                 Ok(Row {
                     id: row.get(0)?,
-                    is_tag: row.get::<_, String>(1)? == TAG,
-                    // One that is not UTF-8 is that of no key, and holds up no other row.
-                    name: String::from_utf8_lossy(row.get_ref(2)?.as_bytes()?).into_owned(),
-                    written_ms: row.get(3)?,
+                    namespace: text(1)?,
+                    kind: row.get(2)?,
+                    name: text(3)?,
+                    written_ms: row.get(4)?,
                 })
             })?;
             rows.collect()
-        }))
+        })
+        .await
     }
 
-    fn delete(&mut self, ids: Vec<i64>) -> BoxFuture<'_, Result<(), OutboxError>> {
-        Box::pin(self.run(move |db| {
+    async fn delete(&self, ids: &[i64]) -> Result<(), BoxError> {
+        let ids = ids.to_vec();
+        self.run(move |db| {
             // Immediate: a transaction that begins with a read fails if another writer comes in between.
             let tx = db.transaction_with_behavior(TransactionBehavior::Immediate)?;
             // One by one, as a list of parameters has another limit in each version of SQLite.
@@ -232,6 +225,7 @@ impl Table for Sqlite {
             }
             drop(delete);
             tx.commit()
-        }))
+        })
+        .await
     }
 }

@@ -18,7 +18,6 @@ CREATE INDEX IF NOT EXISTS larder_outbox_by_namespace ON larder_outbox (namespac
 ";
 
 /// The table, for `PostgreSQL`. It does nothing if the table is there.
-#[cfg(feature = "outbox-sqlx")]
 pub const POSTGRES_TABLE: &str = "\
 CREATE TABLE IF NOT EXISTS larder_outbox (
     id         BIGINT GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
@@ -33,7 +32,6 @@ CREATE INDEX IF NOT EXISTS larder_outbox_by_namespace ON larder_outbox (namespac
 /// The table, for `MySQL` 8 and `MariaDB` 10.3 or later, with `InnoDB`. It does nothing if the table is there.
 // The namespace is compared byte by byte: to the usual collations `shop` and `Shop` are the same, so one relay would
 // take, and delete, the rows of the other.
-#[cfg(feature = "outbox-sqlx")]
 pub const MYSQL_TABLE: &str = "\
 CREATE TABLE IF NOT EXISTS larder_outbox (
     id         BIGINT         NOT NULL AUTO_INCREMENT PRIMARY KEY,

@@ -1,6 +1,38 @@
 //! The outbox in `PostgreSQL`, `MySQL`, `MariaDB` or `SQLite`, by [`sqlx`].
-
-use std::time::Duration;
+//!
+//! A [`Pool`](::sqlx::Pool) is the [`OutboxTable`] of any driver of sqlx: `Postgres`, `MySql` and `Sqlite`. The feature
+//! of this crate turns none of them on, nor a runtime or TLS: choose them by the features of your own sqlx, which needs
+//! `runtime-tokio`. Not for the driver `Any`, which does not translate the placeholders of statements.
+//!
+//! ```no_run
+//! # async fn demo() -> Result<(), Box<dyn std::error::Error>> {
+//! use larder::outbox::{Outbox, POSTGRES_TABLE};
+//! use larder::{Cache, Caches, Invalidations, ServiceSettings};
+//! # /*
+//! use sqlx::PgPool;
+//! # */
+//! # use sqlx::SqlitePool as PgPool;
+//!
+//! let caches = Caches::new("shop", ServiceSettings::from_env("CACHE_")?)?;
+//! let products: Cache<i64, String> = caches.cache("product").build()?;
+//! let pages: Cache<String, String> = caches.cache("page").build()?;
+//!
+//! let db = PgPool::connect("postgres://localhost/shop").await?;
+//! sqlx::raw_sql(POSTGRES_TABLE).execute(&db).await?; // by a migration, in a service
+//! let outbox = Outbox::new(db.clone());
+//! let relay = outbox.relay().caches(&caches).start()?;
+//!
+//! // In a handler.
+//! let mut tx = db.begin().await?;
+//! let rename = sqlx::query("UPDATE product SET name = $1 WHERE id = $2");
+//! rename.bind("green tea").bind(7_i64).execute(&mut *tx).await?;
+//! let changed = Invalidations::new().key(&products, &7).tag(&pages, &("product", 7));
+//! outbox.commit(tx, changed).await?;
+//! # Ok(()) }
+//! ```
+//!
+//! The tests of this crate run on `SQLite`; `sh tests/proof.sh databases` runs those of `PostgreSQL` 15 and `MariaDB`
+//! 10.11. On `MySQL` it was not run. `PostgreSQL` stores no NUL character in texts: a key that has one is an error.
 
 use ::sqlx::database::HasStatementCache;
 use ::sqlx::{
@@ -8,185 +40,98 @@ use ::sqlx::{
     Row as _, Transaction, Type,
 };
 use futures::future::BoxFuture;
-use tokio::time::timeout;
 
 use super::error::OutboxError;
-use super::relay::{RelayBuilder, Rows, Table};
-use super::row::{KEY, MOST, Row, Statement, TAG, now_ms, texts};
-use crate::cache::Cache;
-use crate::key::{CacheKey, Key};
-use crate::lookup_by::LookupBy;
+use super::handle::Outbox;
+use super::table::{BoxError, Namespaces, NewRow, OutboxTable, Row, rows_of};
+use crate::cache::Invalidations;
+use crate::error::{CommitError, OrDeferred as _};
 
-/// How long the relay waits for the database, with its pool.
-const LIMIT: Duration = Duration::from_secs(10);
 /// Rows of one statement: four parameters each, and `SQLite` before 3.32 takes 999.
 const ROWS: usize = 200;
 
-/// The outbox in a database that the program uses by [`sqlx`](::sqlx). See the [module](super).
-///
-/// For any of the drivers of sqlx: `Postgres`, `MySql` and `Sqlite`. The feature of this crate turns none of them on,
-/// nor a runtime or TLS: choose them by the features of your own sqlx, which needs `runtime-tokio`. Not for the driver
-/// `Any`, which does not translate the placeholders of statements.
-///
-/// The tests of this crate run on `SQLite`. The tables and the statements were run by hand on `PostgreSQL` 15 and
-/// `MariaDB` 10.11, and not on `MySQL`. `PostgreSQL` stores no NUL character in texts: a key that has one is an error.
-#[derive(Clone, Copy, Debug)]
-#[non_exhaustive]
-pub struct Outbox;
-
-impl Outbox {
-    /// Writes rows into the transaction that name these keys. If the transaction commits, the relay of any instance
-    /// invalidates the keys, even if this process dies at once. If it is rolled back, no key is invalidated.
+impl<DB: OutboxDatabase> Outbox<Pool<DB>> {
+    /// Writes rows into a transaction, commits it, and then invalidates the keys and tags: as one task that goes on if
+    /// the caller is cancelled, as a handler is when its client disconnects.
     ///
-    /// Call [`Cache::invalidate_many`] after the commit all the same: the rows have no effect before the relay's next
-    /// poll.
+    /// `Ok` says that the transaction has committed. If L2 could not be reached, the keys and tags are invalidated
+    /// later: this instance does not use them until then, and the rows stay until L2 has accepted the invalidations.
     ///
-    /// Cost: one insert of all rows, for up to 200 keys.
+    /// Cost: one insert for up to 200 keys and tags, the commit, a task, and the round trips of
+    /// [`Invalidations::invalidate`].
     ///
     /// # Errors
     ///
-    /// - [`OutboxError::is_database`]: the database has failed. Roll the transaction back.
-    /// - [`OutboxError::is_key_too_long`]: nothing was written for any of the keys.
+    /// - [`CommitError::Failed`]: the database has failed, at an insert or the commit itself. Only the latter may have
+    ///   landed; the keys and tags are invalidated all the same.
+    /// - [`CommitError::NotBegun`]: a key or tag is too long. The transaction is rolled back.
+    /// - [`CommitError::Panicked`], [`CommitError::Stopped`]: it may have landed.
     ///
     /// ```
     /// # async fn demo() -> Result<(), Box<dyn std::error::Error>> {
-    /// use larder::outbox::SQLITE_TABLE;
-    /// use larder::outbox::sqlx::Outbox;
-    /// use larder::{Cache, MemoryL2};
-    ///
-    /// let prices: Cache<String, u32> = Cache::builder("docs:price").l2(MemoryL2::new()).build()?;
-    /// let db = sqlx::SqlitePool::connect("sqlite::memory:").await?;
-    /// sqlx::raw_sql(SQLITE_TABLE).execute(&db).await?;
-    ///
-    /// let mut tx = db.begin().await?;
-    /// // … the change itself
-    /// Outbox::invalidate(&mut tx, &prices, &["tea", "milk"]).await?;
-    /// tx.commit().await?;
-    /// prices.invalidate_many(["tea", "milk"]).await?;
-    /// # Ok(()) }
-    /// # tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap().block_on(demo()).unwrap();
-    /// ```
-    pub async fn invalidate<'a, DB, K, V, Q, M>(
-        tx: &mut Transaction<'_, DB>,
-        cache: &Cache<K, V>,
-        keys: impl IntoIterator<Item = &'a Q>,
-    ) -> Result<(), OutboxError>
-    where
-        DB: OutboxDatabase,
-        K: CacheKey + LookupBy<Q, M>,
-        V: Send + Sync + 'static,
-        Q: CacheKey + ?Sized + 'a,
-    {
-        insert(tx, cache.namespace(), KEY, &texts(keys)?).await
-    }
-
-    /// Writes rows into the transaction that name these tags, as [`invalidate`](Self::invalidate) does for keys: if it
-    /// commits, all values with one of the tags are invalidated.
-    ///
-    /// # Errors
-    ///
-    /// As [`invalidate`](Self::invalidate).
-    ///
-    /// ```
-    /// # async fn demo() -> Result<(), Box<dyn std::error::Error>> {
-    /// use larder::outbox::SQLITE_TABLE;
-    /// use larder::outbox::sqlx::Outbox;
-    /// use larder::{Cache, MemoryL2};
-    ///
-    /// let users: Cache<u64, String> = Cache::builder("docs:user").l2(MemoryL2::new()).build()?;
-    /// let db = sqlx::SqlitePool::connect("sqlite::memory:").await?;
-    /// sqlx::raw_sql(SQLITE_TABLE).execute(&db).await?;
-    ///
-    /// let mut tx = db.begin().await?;
-    /// Outbox::invalidate_tags(&mut tx, &users, [("tenant", 7)]).await?;
-    /// tx.commit().await?;
-    /// users.invalidate_tag(&("tenant", 7)).await?;
-    /// # Ok(()) }
-    /// # tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap().block_on(demo()).unwrap();
-    /// ```
-    pub async fn invalidate_tags<DB: OutboxDatabase, K: CacheKey, V, T: CacheKey>(
-        tx: &mut Transaction<'_, DB>,
-        cache: &Cache<K, V>,
-        tags: impl IntoIterator<Item = T>,
-    ) -> Result<(), OutboxError>
-    where
-        V: Send + Sync + 'static,
-    {
-        insert(tx, cache.namespace(), TAG, &texts(tags)?).await
-    }
-
-    /// Makes a relay that delivers the rows of this cache's namespace. Start a relay for each cache, in every instance.
-    /// `pool` must lead to the primary: a replica may not have the rows yet.
-    ///
-    /// Cost: a short read at each poll, and a short write when there are rows; the relay holds no transaction or lock
-    /// while it waits for Redis. It waits for the database for 10 s at most, including the wait for a connection of the
-    /// pool.
-    ///
-    /// ```
-    /// # async fn demo() -> Result<(), Box<dyn std::error::Error>> {
-    /// use std::time::Duration;
-    /// use larder::outbox::SQLITE_TABLE;
-    /// use larder::outbox::sqlx::Outbox;
-    /// use larder::{Cache, MemoryL2};
+    /// use larder::outbox::{Outbox, SQLITE_TABLE};
+    /// use larder::{Cache, Invalidations, MemoryL2};
     ///
     /// let prices: Cache<String, u32> = Cache::builder("docs:price").l2(MemoryL2::new()).build()?;
     /// # // In memory each connection has a database of its own.
     /// # let one = sqlx::sqlite::SqlitePoolOptions::new().max_connections(1);
     /// # let db = one.connect("sqlite::memory:").await?;
     /// # /*
-    /// let db = sqlx::PgPool::connect("postgres://…").await?;
+    /// let db = SqlitePool::connect("sqlite:shop.sqlite").await?;
     /// # */
-    /// sqlx::raw_sql(SQLITE_TABLE).execute(&db).await?; // or POSTGRES_TABLE, MYSQL_TABLE
-    /// let relay = Outbox::relay(&prices, &db).interval(Duration::from_millis(50)).start()?;
+    /// sqlx::raw_sql(SQLITE_TABLE).execute(&db).await?;
+    /// let outbox = Outbox::new(db.clone());
     ///
     /// prices.insert("tea", 450).await?;
-    /// let mut tx = db.begin().await?;
-    /// Outbox::invalidate(&mut tx, &prices, &["tea"]).await?;
-    /// tx.commit().await?;
-    /// // Nothing else is called, as if the process had died here.
-    /// while relay.stats().delivered == 0 {
-    ///     tokio::time::sleep(Duration::from_millis(5)).await;
-    /// }
+    /// let tx = db.begin().await?;
+    /// // … the change itself
+    /// outbox.commit(tx, Invalidations::new().key(&prices, "tea")).await?;
     /// assert!(prices.get("tea").await.is_none());
     /// # Ok(()) }
     /// # tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap().block_on(demo()).unwrap();
     /// ```
-    pub fn relay<DB: OutboxDatabase, K: CacheKey + 'static, V: Send + Sync + 'static>(
-        cache: &Cache<K, V>,
-        pool: &Pool<DB>,
-    ) -> RelayBuilder {
-        RelayBuilder::new(cache.engine(), pool.clone())
+    pub async fn commit(
+        &self,
+        mut transaction: Transaction<'static, DB>,
+        invalidations: Invalidations,
+    ) -> Result<(), CommitError<(), OutboxError>> {
+        let rows = rows_of(&invalidations);
+        let rows = rows.map_err(|error| CommitError::NotBegun(error.into()))?;
+        let commit = async move {
+            let inserted = Pool::<DB>::insert(&mut transaction, &rows).await;
+            inserted.map_err(OutboxError::database)?;
+            transaction.commit().await.map_err(OutboxError::database)
+        };
+        invalidations.invalidate_after(commit).await.or_deferred()
     }
 }
 
-async fn insert<DB: OutboxDatabase>(
-    tx: &mut Transaction<'_, DB>,
-    namespace: &str,
-    kind: &'static str,
-    names: &[Key],
-) -> Result<(), OutboxError> {
-    for names in names.chunks(ROWS) {
-        let inserted = DB::run(tx, Statement::Insert(namespace, kind, names)).await;
-        inserted.map_err(OutboxError::database)?;
-    }
-    Ok(())
-}
+impl<DB: OutboxDatabase> OutboxTable for Pool<DB> {
+    type Transaction<'t> = Transaction<'t, DB>;
 
-/// Runs a statement on a connection of the pool, in time.
-async fn run<DB: OutboxDatabase>(pool: &Pool<DB>, statement: Statement<'_>) -> Rows {
-    // With the wait for a connection: a pool that is used up must not stop the relay unnoticed.
-    let run = async { DB::run(&mut *pool.acquire().await?, statement).await };
-    let done = timeout(LIMIT, run).await.map_err(OutboxError::database)?;
-    done.map_err(OutboxError::database)
-}
-
-impl<DB: OutboxDatabase> Table for Pool<DB> {
-    fn read<'a>(&'a mut self, namespace: &'a str) -> BoxFuture<'a, Rows> {
-        Box::pin(run(self, Statement::Read(namespace)))
+    fn insert<'a>(
+        transaction: &'a mut Self::Transaction<'_>,
+        rows: &'a [NewRow],
+    ) -> BoxFuture<'a, Result<(), BoxError>> {
+        let connection = &mut **transaction;
+        Box::pin(async move {
+            for rows in rows.chunks(ROWS) {
+                DB::run(connection, Statement::Insert(rows)).await?;
+            }
+            Ok(())
+        })
     }
 
-    fn delete(&mut self, ids: Vec<i64>) -> BoxFuture<'_, Result<(), OutboxError>> {
-        Box::pin(async move { run(self, Statement::Delete(&ids)).await.map(drop) })
+    async fn read(&self, namespaces: Namespaces<'_>, limit: u32) -> Result<Vec<Row>, BoxError> {
+        let mut connection = self.acquire().await?;
+        let read = Statement::Read(namespaces, limit);
+        Ok(DB::run(&mut connection, read).await?)
+    }
+
+    async fn delete(&self, ids: &[i64]) -> Result<(), BoxError> {
+        let mut connection = self.acquire().await?;
+        DB::run(&mut connection, Statement::Delete(ids)).await?;
+        Ok(())
     }
 }
 
@@ -199,6 +144,15 @@ pub trait OutboxDatabase: Database {
         connection: &'a mut Self::Connection,
         statement: Statement<'a>,
     ) -> BoxFuture<'a, Result<Vec<Row>, Error>>;
+}
+
+/// A statement on the table.
+#[doc(hidden)]
+#[derive(Debug)]
+pub enum Statement<'a> {
+    Insert(&'a [NewRow]),
+    Read(Namespaces<'a>, u32),
+    Delete(&'a [i64]),
 }
 
 /// The statements are the same for all databases, but for the placeholders, which sqlx writes.
@@ -219,24 +173,34 @@ where
         let mut query = QueryBuilder::<DB>::new("");
         // Statements for other numbers of rows would drive the user's own ones out of the cache of statements.
         let is_usual = match statement {
-            Statement::Insert(namespace, kind, names) => {
-                let now = now_ms();
+            Statement::Insert(rows) => {
                 query.push("INSERT INTO larder_outbox (namespace, kind, name, written_ms) ");
-                query.push_values(names, |mut values, name| {
-                    values.push_bind(namespace.to_owned());
-                    values.push_bind(kind.to_owned());
-                    values.push_bind(name.to_string());
-                    values.push_bind(now);
+                query.push_values(rows, |mut values, row| {
+                    values.push_bind(row.namespace.clone());
+                    values.push_bind(row.kind.to_owned());
+                    values.push_bind(row.name.clone());
+                    values.push_bind(row.written_ms);
                 });
-                names.len() == 1
+                rows.len() == 1
             }
-            Statement::Read(namespace) => {
-                query.push("SELECT id, kind, name, written_ms FROM larder_outbox ");
-                query.push("WHERE namespace = ");
-                query.push_bind(namespace.to_owned());
-                query.push(" AND kind IN ('key', 'tag') ORDER BY id LIMIT ");
-                query.push(MOST);
-                true
+            Statement::Read(of, limit) => {
+                query.push("SELECT id, namespace, kind, name, written_ms FROM larder_outbox ");
+                query.push("WHERE kind IN ('key', 'tag')");
+                let (not, namespaces) = match of {
+                    Namespaces::In(namespaces) => ("", namespaces),
+                    Namespaces::NotIn(namespaces) => (" NOT", namespaces),
+                };
+                // Not every database knows an empty list.
+                if !namespaces.is_empty() {
+                    query.push(" AND namespace").push(not).push(" IN (");
+                    let mut list = query.separated(", ");
+                    for namespace in namespaces {
+                        list.push_bind(namespace.clone());
+                    }
+                    query.push(")");
+                }
+                query.push(" ORDER BY id LIMIT ").push(limit);
+                matches!(of, Namespaces::In(_))
             }
             Statement::Delete(ids) => {
                 // One statement: a round trip to the database for each row would take too long.
@@ -253,13 +217,17 @@ where
             let query = query.build().persistent(is_usual);
             let rows = query.fetch_all(connection).await?;
             let rows = rows.iter().map(|row| {
-                // As bytes: a name that is not UTF-8 is that of no key, and holds up no other row.
-                let name: Vec<u8> = row.try_get_unchecked(2)?;
+                // As bytes: one that is not UTF-8 is that of no key, and holds up no other row.
+                let text = |at: usize| {
+                    let bytes: Vec<u8> = row.try_get_unchecked(at)?;
+                    Ok::<_, Error>(String::from_utf8_lossy(&bytes).into_owned())
+                };
                 Ok(Row {
                     id: row.try_get(0)?,
-                    is_tag: row.try_get::<String, _>(1)? == TAG,
-                    name: String::from_utf8_lossy(&name).into_owned(),
-                    written_ms: row.try_get(3)?,
+                    namespace: text(1)?,
+                    kind: row.try_get(2)?,
+                    name: text(3)?,
+                    written_ms: row.try_get(4)?,
                 })
             });
             rows.collect()

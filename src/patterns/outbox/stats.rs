@@ -3,7 +3,7 @@
 use std::sync::Mutex;
 use std::time::Duration;
 
-use super::row::now_ms;
+use super::table::now_ms;
 
 /// The counters of a relay since it was started: a snapshot by [`Relay::stats`](super::Relay::stats).
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -18,6 +18,10 @@ pub struct OutboxStats {
     pub not_delivered: u64,
     /// Polls that ended with an error of the database.
     pub database_errors: u64,
+    /// Rows that have waited for a minute and are of no namespace of the relay's caches, as it was found about 60 polls
+    /// ago at most: 1 024 stands for as many or more. No relay delivers them, as when a cache was given another name,
+    /// or the relay of another service that shares the table does not run.
+    pub unknown: u32,
     /// How long the oldest row has waited of the rows that the last poll has read and not delivered. This time grows
     /// until the row is delivered, by this relay or another one, and is zero if there are no such rows. It is measured
     /// by the clocks of this machine and of the machine that has written the row.

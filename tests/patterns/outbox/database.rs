@@ -1,11 +1,12 @@
 //! A database file of a test's own, written to and read by either driver.
 
+use std::future::ready;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use larder::outbox::rusqlite::Outbox;
-use larder::outbox::{Relay, SQLITE_TABLE, sqlx as by_sqlx};
-use larder::{Cache, CacheKey};
+use larder::outbox::rusqlite::Sqlite;
+use larder::outbox::{Outbox, Relay, RelayBuilder, SQLITE_TABLE};
+use larder::{Cache, CacheKey, Invalidations};
 use rusqlite::Connection;
 use sqlx::SqlitePool;
 use sqlx::sqlite::SqliteConnectOptions;
@@ -82,13 +83,31 @@ impl Database {
         SqlitePool::connect_with(options).await.unwrap()
     }
 
-    /// A transaction that has these keys invalidated, and changes nothing else.
-    pub(crate) async fn change(&self, cache: &Cache<String, u32>, keys: &[&str], end: End) {
+    /// The outbox, by rusqlite.
+    pub(crate) fn sqlite(&self) -> Outbox<Sqlite> {
+        let path = self.path();
+        Outbox::new(Sqlite::new(move || Connection::open(&path)))
+    }
+
+    /// Runs a transaction with these rows, and with this change, if there is one; and waits before its end.
+    async fn write(
+        &self,
+        change: Option<&str>,
+        rows: Invalidations,
+        before_end: impl Future<Output = ()>,
+        end: End,
+    ) {
         if let Some(pool) = &self.pool {
             let mut tx = pool.begin().await.unwrap();
-            by_sqlx::Outbox::invalidate(&mut tx, cache, keys)
-                .await
-                .unwrap();
+            if let Some(change) = change {
+                sqlx::raw_sql(sqlx::AssertSqlSafe(change.to_owned()))
+                    .execute(&mut *tx)
+                    .await
+                    .unwrap();
+            }
+            let outbox = Outbox::new(pool.clone());
+            outbox.insert(&mut tx, &rows).await.unwrap();
+            before_end.await;
             match end {
                 End::Commit => tx.commit().await.unwrap(),
                 End::RollBack => tx.rollback().await.unwrap(),
@@ -97,86 +116,84 @@ impl Database {
         }
         let mut file = self.open();
         let tx = file.transaction().unwrap();
-        Outbox::invalidate(&tx, cache, keys).unwrap();
+        if let Some(change) = change {
+            tx.execute_batch(change).unwrap();
+        }
+        self.sqlite().blocking_insert(&tx, &rows).unwrap();
+        before_end.await;
         match end {
             End::Commit => tx.commit().unwrap(),
             End::RollBack => tx.rollback().unwrap(),
         }
     }
 
-    /// Raises the price of tea to 2, waits before the commit, and has the key invalidated.
+    /// A transaction that has these keys invalidated by a relay, and changes nothing else.
+    pub(crate) async fn change(&self, cache: &Cache<String, u32>, keys: &[&str], end: End) {
+        let rows = Invalidations::new().keys(cache, keys);
+        self.write(None, rows, ready(()), end).await;
+    }
+
+    /// Raises the price of tea to 2, waits before the commit, and has the key invalidated by a relay.
     pub(crate) async fn change_price(
         &self,
         cache: &Cache<String, u32>,
         before_commit: impl Future<Output = ()>,
     ) {
         let update = "UPDATE price SET cents = 2 WHERE id = 'tea'";
-        if let Some(pool) = &self.pool {
-            let mut tx = pool.begin().await.unwrap();
-            sqlx::query(update).execute(&mut *tx).await.unwrap();
-            by_sqlx::Outbox::invalidate(&mut tx, cache, &["tea"])
-                .await
-                .unwrap();
-            before_commit.await;
-            return tx.commit().await.unwrap();
-        }
-        let mut file = self.open();
-        let tx = file.transaction().unwrap();
-        tx.execute(update, ()).unwrap();
-        Outbox::invalidate(&tx, cache, &["tea"]).unwrap();
-        before_commit.await;
-        tx.commit().unwrap();
+        let rows = Invalidations::new().key(cache, "tea");
+        self.write(Some(update), rows, before_commit, End::Commit)
+            .await;
     }
 
-    /// The same for a tag.
+    /// A transaction that has a tag invalidated by a relay.
     pub(crate) async fn change_tag<K: CacheKey, T: CacheKey>(
         &self,
         cache: &Cache<K, String>,
         tag: &T,
     ) {
-        if let Some(pool) = &self.pool {
-            let mut tx = pool.begin().await.unwrap();
-            by_sqlx::Outbox::invalidate_tags(&mut tx, cache, [tag])
-                .await
-                .unwrap();
-            return tx.commit().await.unwrap();
+        let rows = Invalidations::new().tag(cache, tag);
+        self.write(None, rows, ready(()), End::Commit).await;
+    }
+
+    /// A relay by the driver of this database, which has no caches yet.
+    pub(crate) fn relays(&self) -> RelayBuilder {
+        match &self.pool {
+            Some(pool) => Outbox::new(pool.clone()).relay(),
+            None => self.sqlite().relay(),
         }
-        let mut file = self.open();
-        let tx = file.transaction().unwrap();
-        Outbox::invalidate_tags(&tx, cache, [tag]).unwrap();
-        tx.commit().unwrap();
     }
 
     /// Polls every few milliseconds.
-    pub(crate) fn relay<K, V>(&self, cache: &Cache<K, V>) -> Relay
-    where
-        K: CacheKey + 'static,
-        V: Send + Sync + 'static,
-    {
+    pub(crate) fn relay<K, V: Send + Sync + 'static>(&self, cache: &Cache<K, V>) -> Relay {
         self.relay_every(INTERVAL, cache)
     }
 
-    pub(crate) fn relay_every<K, V>(&self, interval: Duration, cache: &Cache<K, V>) -> Relay
-    where
-        K: CacheKey + 'static,
-        V: Send + Sync + 'static,
-    {
-        let path = self.path();
-        let relay = match &self.pool {
-            Some(pool) => by_sqlx::Outbox::relay(cache, pool),
-            None => Outbox::relay(cache, move || Connection::open(&path)),
-        };
+    pub(crate) fn relay_every<K, V: Send + Sync + 'static>(
+        &self,
+        interval: Duration,
+        cache: &Cache<K, V>,
+    ) -> Relay {
+        let relay = self.relays().cache(cache);
         relay.interval(interval).start().unwrap()
     }
 
     /// Rows of another program, each with its id, kind and name.
     pub(crate) fn write_rows<'a>(&self, rows: impl IntoIterator<Item = (i64, &'a str, &'a str)>) {
+        self.write_rows_of("test:price", rows);
+    }
+
+    /// Rows of another program in a namespace. They were written in 1970.
+    pub(crate) fn write_rows_of<'a>(
+        &self,
+        namespace: &str,
+        rows: impl IntoIterator<Item = (i64, &'a str, &'a str)>,
+    ) {
         let mut file = self.open();
         let tx = file.transaction().unwrap();
         let insert = "INSERT INTO larder_outbox (id, namespace, kind, name, written_ms)
-            VALUES (?, 'test:price', ?, ?, 0)";
-        for row in rows {
-            tx.execute(insert, row).unwrap();
+            VALUES (?, ?, ?, ?, 0)";
+        for (id, kind, name) in rows {
+            tx.execute(insert, (id, namespace, kind, name)).unwrap();
         }
         tx.commit().unwrap();
     }

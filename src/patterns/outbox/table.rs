@@ -1,0 +1,153 @@
+//! The table of an outbox, as a driver writes and reads it.
+
+use std::error::Error;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use futures::future::BoxFuture;
+
+use crate::cache::Invalidations;
+use crate::key::KeyTooLong;
+
+/// The `kind` of a row that names a key.
+pub(super) const KEY: &str = "key";
+/// The `kind` of a row that names a tag.
+pub(super) const TAG: &str = "tag";
+
+/// An error of a driver.
+pub(super) type BoxError = Box<dyn Error + Send + Sync>;
+
+/// The table of an outbox in a database: three statements, by some driver.
+///
+/// With the feature `outbox-sqlx` a `sqlx::Pool` implements it, and with `outbox-rusqlite` a `rusqlite::Sqlite`. For
+/// another driver implement it on the type that hands out connections. For tokio-postgres, with deadpool-postgres:
+///
+/// ```ignore
+#[doc = include_str!("tokio_postgres.rs")]
+/// ```
+///
+/// The relay drops the futures of [`read`](Self::read) and [`delete`](Self::delete) after 10 s, and calls them again
+/// later: whatever they have sent may still be carried out. Errors become the sources of [`OutboxError`](super::OutboxError), and
+/// are logged with their text.
+pub trait OutboxTable: Send + Sync + 'static {
+    /// A transaction of this driver that a caller has begun.
+    type Transaction<'t>;
+
+    /// Inserts rows in a transaction, such as by `INSERT INTO larder_outbox (namespace, kind, name, written_ms) VALUES
+    /// …`. There may be many: mind how many parameters a statement of the database takes.
+    // Boxed: futures of callers that await an opaque one, with a lifetime of a transaction in it, were not `Send` to the
+    // compiler.
+    fn insert<'a>(
+        transaction: &'a mut Self::Transaction<'_>,
+        rows: &'a [NewRow],
+    ) -> BoxFuture<'a, Result<(), Box<dyn Error + Send + Sync>>>;
+
+    /// Reads the first rows of these namespaces in the order of their ids, `limit` of them at most. Only rows whose
+    /// `kind` is `key` or `tag`: any others are those of a later version, and left to its relays.
+    ///
+    /// From the primary: a replica may not have the rows yet. Without a lock, as other relays read the same rows.
+    fn read(
+        &self,
+        namespaces: Namespaces<'_>,
+        limit: u32,
+    ) -> impl Future<Output = Result<Vec<Row>, Box<dyn Error + Send + Sync>>> + Send;
+
+    /// Deletes the rows with these ids, 256 at most. Some of them may be gone already, as another relay has deleted
+    /// them.
+    fn delete(
+        &self,
+        ids: &[i64],
+    ) -> impl Future<Output = Result<(), Box<dyn Error + Send + Sync>>> + Send;
+}
+
+/// Which rows an [`OutboxTable`] reads, by their namespaces, which are compared byte by byte.
+///
+/// Complete: a table heeds every variant, so a new variant is a breaking change.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Namespaces<'a> {
+    /// The rows of these. There is at least one.
+    In(&'a [String]),
+    /// All other rows. There may be none of these, and then all rows are meant.
+    NotIn(&'a [String]),
+}
+
+/// A row to insert.
+///
+/// Complete: a table stores every field, so a new field is a breaking change.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct NewRow {
+    /// Of the cache.
+    pub namespace: String,
+    /// `key` or `tag`.
+    pub kind: &'static str,
+    /// The text of the key or tag, up to 1 024 bytes.
+    pub name: String,
+    /// In ms since 1970, by the clock of this machine.
+    pub written_ms: i64,
+}
+
+/// A row that was read.
+///
+/// Complete: a table sets every field, so a new field is a breaking change.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Row {
+    /// Never that of another row, also after this one is deleted.
+    pub id: i64,
+    /// As it was inserted.
+    pub namespace: String,
+    /// As it was inserted.
+    pub kind: String,
+    /// As it was inserted. If the database may hold texts that are not UTF-8, then with replacement characters: such a
+    /// text is that of no key, and must hold up no other row.
+    pub name: String,
+    /// As it was inserted.
+    pub written_ms: i64,
+}
+
+/// The rows that name all of these. An error if one of them is too long, as nothing is written then.
+pub(super) fn rows_of(invalidations: &Invalidations) -> Result<Vec<NewRow>, KeyTooLong> {
+    let written_ms = now_ms();
+    let names = invalidations.names()?;
+    let rows = names.map(|(namespace, is_tag, name)| NewRow {
+        namespace: namespace.to_owned(),
+        kind: if is_tag { TAG } else { KEY },
+        name: name.to_string(),
+        written_ms,
+    });
+    Ok(rows.collect())
+}
+
+/// In ms since 1970, by the clock of this machine.
+pub(super) fn now_ms() -> i64 {
+    let now = SystemTime::now().duration_since(UNIX_EPOCH);
+    i64::try_from(now.unwrap_or(Duration::ZERO).as_millis()).unwrap_or(i64::MAX)
+}
+
+/// When the oldest of these rows was written.
+pub(super) fn oldest<'a>(rows: impl IntoIterator<Item = &'a Row>) -> Option<i64> {
+    rows.into_iter().map(|row| row.written_ms).min()
+}
+
+/// An [`OutboxTable`] of any type, as a relay asks it.
+pub(super) trait AnyTable: Send + Sync {
+    fn read<'a>(
+        &'a self,
+        namespaces: Namespaces<'a>,
+        limit: u32,
+    ) -> BoxFuture<'a, Result<Vec<Row>, BoxError>>;
+
+    fn delete<'a>(&'a self, ids: &'a [i64]) -> BoxFuture<'a, Result<(), BoxError>>;
+}
+
+impl<T: OutboxTable> AnyTable for T {
+    fn read<'a>(
+        &'a self,
+        namespaces: Namespaces<'a>,
+        limit: u32,
+    ) -> BoxFuture<'a, Result<Vec<Row>, BoxError>> {
+        Box::pin(OutboxTable::read(self, namespaces, limit))
+    }
+
+    fn delete<'a>(&'a self, ids: &'a [i64]) -> BoxFuture<'a, Result<(), BoxError>> {
+        Box::pin(OutboxTable::delete(self, ids))
+    }
+}
