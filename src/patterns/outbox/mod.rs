@@ -53,8 +53,8 @@
 //! > **the bound** is the relay's [interval](RelayBuilder::interval), 1 s unless set, and the time to deliver: for each
 //! > 256 rows that were written before, a read of the table, a request to L2 and a delete.
 //!
-//! The bound holds while the relay of some instance reaches the database and L2. After an outage of L2 the relay goes on
-//! when one of its caches has delivered what it had deferred, which a cache does as soon as L2 accepts it. After an
+//! The bound holds while the relay of some instance reaches the database and L2. After an outage of L2 the relay goes
+//! on when one of its caches has delivered what it had deferred, which a cache does as soon as L2 accepts it. After an
 //! outage of the database the relay tries again after pauses that grow to 10 s, or to the interval if that is longer.
 //! Other instances return from their L1 as after any [`invalidate`](crate::Cache::invalidate): the old value for
 //! `max_staleness` at most.
@@ -85,17 +85,17 @@
 //! # The relay
 //!
 //! Every instance runs one relay, for all caches of the service: [`RelayBuilder::caches`] takes the
-//! [`Caches`](crate::Caches), [`RelayBuilder::cache`] a cache that was built without them. An idle relay reads the table
-//! once in each interval. Rows of a namespace whose L2 is away hold up those of no other namespace.
+//! [`Caches`](crate::Caches), [`RelayBuilder::cache`] a cache that was built without them. An idle relay reads the
+//! table once in each interval. Rows of a namespace whose L2 is away hold up those of no other namespace.
 //!
 //! Several services may share the table. A relay leaves the rows of other namespaces where they are. If such a row has
 //! waited for a minute, no relay delivers it: [`OutboxStats::unknown`] counts it, and a line in the log names the
 //! namespace once. So a cache that was renamed, or a relay that was forgotten, does not stay unnoticed.
 //!
 //! Relays need not know each other. As their pauses vary at random, mostly one relay finds a row and the others find
-//! none. If several relays find a row, they all deliver it, which does no harm: invalidations can be repeated. Of a long
-//! backlog each relay takes 256 of the first 1 024 rows, at random. A relay holds no lock while it asks L2; `FOR UPDATE
-//! SKIP LOCKED` would need a transaction that is open for as long.
+//! none. If several relays find a row, they all deliver it, which does no harm: invalidations can be repeated. Of a
+//! long backlog each relay takes 256 of the first 1 024 rows, at random. A relay holds no lock while it asks L2; `FOR
+//! UPDATE SKIP LOCKED` would need a transaction that is open for as long.
 //!
 //! # Two caches, of which one is made of the other
 //!

@@ -317,19 +317,20 @@ impl Worker {
         let many = u32::try_from(rows.len()).unwrap_or(u32::MAX);
         lock(&self.counters).stats.unknown = many;
         let unknown: BTreeSet<String> = rows.into_iter().map(|row| row.namespace).collect();
-        let is_new = |name: &&String| !self.told_unknown.contains(*name);
-        let new: Vec<String> = (unknown.iter().filter(is_new).take(NAMED))
-            .map(|name| name.chars().take(NAMED_CHARS).collect())
-            .collect();
+        // What is gone is told again if it comes back.
+        self.told_unknown.retain(|name| unknown.contains(name));
+        let new = unknown.difference(&self.told_unknown).take(NAMED);
+        let new: Vec<String> = new.cloned().collect();
         if !new.is_empty() {
+            let cut = |name: &String| name.chars().take(NAMED_CHARS).collect::<String>();
+            let namespaces: Vec<String> = new.iter().map(cut).collect();
             warn!(
-                namespaces = new.join(", "),
+                namespaces = namespaces.join(", "),
                 rows = many,
                 "rows of the outbox wait, and the relay has no caches of their namespaces"
             );
+            self.told_unknown.extend(new);
         }
-        // What is gone is told again if it comes back.
-        self.told_unknown = unknown;
         Ok(())
     }
 

@@ -26,16 +26,16 @@ pub(super) type BoxError = Box<dyn Error + Send + Sync>;
 /// ```
 ///
 /// The relay drops the futures of [`read`](Self::read) and [`delete`](Self::delete) after 10 s, and calls them again
-/// later: whatever they have sent may still be carried out. Errors become the sources of [`OutboxError`](super::OutboxError), and
-/// are logged with their text.
+/// later: whatever they have sent may still be carried out. Errors become the sources of
+/// [`OutboxError`](super::OutboxError), and are logged with their text.
 pub trait OutboxTable: Send + Sync + 'static {
     /// A transaction of this driver that a caller has begun.
     type Transaction<'t>;
 
     /// Inserts rows in a transaction, such as by `INSERT INTO larder_outbox (namespace, kind, name, written_ms) VALUES
     /// …`. There may be many: mind how many parameters a statement of the database takes.
-    // Boxed: futures of callers that await an opaque one, with a lifetime of a transaction in it, were not `Send` to the
-    // compiler.
+    // Boxed: to the compiler the future of a caller that awaits an opaque one, with the lifetime of a transaction in it,
+    // is not `Send`.
     fn insert<'a>(
         transaction: &'a mut Self::Transaction<'_>,
         rows: &'a [NewRow],

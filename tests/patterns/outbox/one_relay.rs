@@ -1,8 +1,12 @@
 //! One relay for all caches of a service.
 
+use std::error::Error;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering::SeqCst};
 use std::time::Duration;
 
-use larder::outbox::Relay;
+use futures::future::{BoxFuture, ready};
+use larder::outbox::{Namespaces, NewRow, Outbox, OutboxTable, Relay, Row};
 use larder::{Cache, Caches, MemoryL2, RedisL2, ServiceSettings};
 
 use super::database::{Database, Driver, End};
@@ -53,6 +57,45 @@ async fn the_rows_of_all_caches_are_delivered_also_of_those_that_are_built_later
         assert!(late.get("tea").await.is_none());
         assert_eq!(db.rows(), 0);
     }
+}
+
+/// Counts the reads of a table without rows.
+struct Reads(Arc<AtomicU64>);
+
+type Failed = Box<dyn Error + Send + Sync>;
+
+impl OutboxTable for Reads {
+    type Transaction<'t> = ();
+
+    fn insert<'a>((): &'a mut (), _: &'a [NewRow]) -> BoxFuture<'a, Result<(), Failed>> {
+        Box::pin(ready(Ok(())))
+    }
+
+    async fn read(&self, of: Namespaces<'_>, _: u32) -> Result<Vec<Row>, Failed> {
+        assert!(matches!(of, Namespaces::In(names) | Namespaces::NotIn(names) if names.len() == 9));
+        self.0.fetch_add(1, SeqCst);
+        Ok(Vec::new())
+    }
+
+    async fn delete(&self, _: &[i64]) -> Result<(), Failed> {
+        Err("nothing is to be deleted".into())
+    }
+}
+
+#[tokio::test]
+async fn an_idle_relay_reads_once_in_a_poll_however_many_caches_there_are() {
+    let caches = service(&MemoryL2::new());
+    for name in 1..=9 {
+        let _cache: Prices = caches.cache(&format!("cache{name}")).build().unwrap();
+    }
+    let reads = Arc::new(AtomicU64::new(0));
+    let outbox = Outbox::new(Reads(Arc::clone(&reads)));
+    let relay = outbox.relay().caches(&caches).interval(INTERVAL);
+    let relay = relay.start().unwrap();
+    polls(&relay, 200).await;
+    // And looks for others in each sixtieth poll.
+    let (reads, polls) = (reads.load(SeqCst), relay.stats().polls);
+    assert!(reads <= polls + polls / 60 + 2, "{reads} in {polls}");
 }
 
 #[tokio::test]
