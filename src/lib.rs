@@ -137,6 +137,10 @@ pub mod guide {
     #[doc = include_str!("guide/patterns.md")]
     pub mod patterns {}
 
+    #[cfg(feature = "outbox-sqlx")]
+    #[doc = include_str!("guide/outbox.md")]
+    pub mod outbox {}
+
     #[cfg(feature = "http")]
     #[doc = include_str!("guide/http.md")]
     pub mod http {}

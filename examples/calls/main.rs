@@ -45,6 +45,8 @@ mod metrics;
 mod operation;
 #[cfg(feature = "outbox-rusqlite")]
 mod outbox;
+#[cfg(feature = "outbox-sqlx")]
+mod outbox_postgres;
 #[cfg(feature = "json")]
 mod publish_changes;
 mod read_through;
@@ -68,7 +70,7 @@ mod verify;
 mod warm;
 mod write_through;
 
-use std::env;
+use std::env::{self, VarError};
 use std::error::Error;
 use std::process::ExitCode;
 
@@ -90,6 +92,7 @@ const EXAMPLES: &[Example] = examples! {
     get_or_load get_or_load_with read_through refresh get get_many get_local
     invalidate invalidate_after invalidations write_through invalidate_and_wait at_least invalidate_and_hold
     #[cfg(feature = "outbox-rusqlite")] outbox
+    #[cfg(feature = "outbox-sqlx")] outbox_postgres
     insert loaded update warm insert_if expire touch
     tags invalidate_prefix clear set_enabled operation hot_keys
     settings stores l1_size ttls refresh_ahead stale_wait fallbacks sliding staleness verify limits
@@ -116,11 +119,15 @@ fn main() -> ExitCode {
         if !wanted.is_empty() && !wanted.iter().any(|wanted| wanted == name) {
             continue;
         }
-        if let Err(error) = run(*example) {
-            eprintln!("{name}: {error}");
-            return ExitCode::FAILURE;
+        match run(*example) {
+            Ok(()) => println!("{name}: as promised"),
+            // It needs a server, and is not told of one.
+            Err(error) if error.is::<VarError>() => println!("{name}: skipped: {error}"),
+            Err(error) => {
+                eprintln!("{name}: {error}");
+                return ExitCode::FAILURE;
+            }
         }
-        println!("{name}: as promised");
     }
     ExitCode::SUCCESS
 }
