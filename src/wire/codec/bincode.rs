@@ -34,7 +34,7 @@ impl Codec for Bincode {
         read(shaped::split(bytes)?.1)
     }
 
-    fn decode_own<T: Serialize + DeserializeOwned + Send + 'static>(
+    fn decode_same_shape<T: Serialize + DeserializeOwned + Send + 'static>(
         &self,
         bytes: &[u8],
     ) -> Result<T> {

@@ -159,7 +159,7 @@ pub trait Codec: Send + Sync + 'static {
     ///
     /// The errors of [`decode`](Self::decode), and an error for a value of another shape.
     #[doc(hidden)]
-    fn decode_own<T: Serialize + DeserializeOwned + Send + 'static>(
+    fn decode_same_shape<T: Serialize + DeserializeOwned + Send + 'static>(
         &self,
         bytes: &[u8],
     ) -> Result<T> {

@@ -113,7 +113,7 @@ pub(super) fn read_by<C: Codec, T: Serialize + DeserializeOwned + Send + 'static
     bytes: &[u8],
 ) -> Result<T> {
     if id == C::ID {
-        codec.decode_own(bytes)
+        codec.decode_same_shape(bytes)
     } else {
         read_by_any(id, bytes)
     }
@@ -126,11 +126,11 @@ pub(super) fn read_by_any<T: Serialize + DeserializeOwned + Send + 'static>(
 ) -> Result<T> {
     match id {
         #[cfg(feature = "bincode")]
-        super::Bincode::ID => super::Bincode.decode_own(bytes),
+        super::Bincode::ID => super::Bincode.decode_same_shape(bytes),
         #[cfg(feature = "json")]
         super::Json::ID => super::Json.decode(bytes),
         #[cfg(feature = "postcard")]
-        super::Postcard::ID => super::Postcard.decode_own(bytes),
+        super::Postcard::ID => super::Postcard.decode_same_shape(bytes),
         #[cfg(feature = "messagepack")]
         super::MessagePack::ID => super::MessagePack.decode(bytes),
         unknown => Err(Category::UnknownCodec(unknown).into()),

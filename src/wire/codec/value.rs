@@ -127,7 +127,7 @@ impl<S: CodecStack, V: Serialize + DeserializeOwned + Value> ValueCodec for Code
         catch_panic(|| {
             let (codec, mut bytes) = (self.stack.codec(), Vec::new());
             Codec::encode(codec, value.typed::<V>(), &mut bytes)?;
-            let read: Result<V> = codec.decode_own(&bytes);
+            let read: Result<V> = codec.decode_same_shape(&bytes);
             let read = read.map_err(|error| error.because(Category::NotReadBack))?;
             // A field that is written and not read, or the other way round, shifts all that follow. The bytes may
             // differ, as those of a map have no order.

@@ -161,7 +161,7 @@ fn kind<C: Codec + Default, T: Random + Serialize + DeserializeOwned + Debug + S
             Written { bytes, meaning }
         },
         read: |bytes| {
-            let value: T = C::default().decode_own(bytes).ok()?;
+            let value: T = C::default().decode_same_shape(bytes).ok()?;
             Some(serde_json::to_value(&value).unwrap())
         },
     }
