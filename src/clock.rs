@@ -80,7 +80,7 @@ impl Clock {
     ///     .l2_ttl(Duration::from_secs(60))
     ///     .build()?;
     /// cache.insert(&1, "one".to_owned()).await?;
-    /// tokio::time::sleep(Duration::from_secs(3600)).await; // takes no time
+    /// tokio::time::sleep(Duration::from_secs(3600)).await; // does not wait
     /// assert!(cache.get(&1).await.is_none(), "it has expired");
     /// # Ok(()) }
     /// # tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap().block_on(demo()).unwrap();

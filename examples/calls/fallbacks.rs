@@ -18,7 +18,7 @@ pub(crate) async fn run() -> Result<(), Box<dyn Error>> {
         .build()?;
     let exchange_is_down = || async { Err::<u64, _>(io::Error::other("the exchange is down")) };
     quotes.insert("ACME", 450).await?;
-    sleep(Duration::from_secs(600)).await; // takes no time here, see `main.rs`
+    sleep(Duration::from_secs(600)).await; // does not wait here, see `main.rs`
 
     // The quote has expired, and is better than none. A hundred callers cause one attempt in five seconds.
     for _ in 0..100 {

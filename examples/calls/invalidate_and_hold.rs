@@ -24,7 +24,7 @@ pub(crate) async fn run() -> Result<(), Box<dyn Error>> {
     assert_eq!(*address, "Old Street");
     assert!(addresses.get(&7).await.is_none(), "it was not stored");
 
-    sleep(HOLD).await; // takes no time here, see `main.rs`
+    sleep(HOLD).await; // does not wait here, see `main.rs`
     let address = addresses.get_or_load(&7, load).await?;
     assert_eq!(*address, "New Street");
     assert!(addresses.get(&7).await.is_some());

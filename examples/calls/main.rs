@@ -9,8 +9,8 @@
 //! Each example is a file of its own, and fails if the cache does not do what it is meant to show. Several instances
 //! are several caches over one `MemoryL2`; in a service they are processes, and L2 is Redis.
 //!
-//! Tokio's time is paused here: a `sleep` of an hour takes no time. A cache that is built with `Clock::tokio()` goes by
-//! that time. With a service's runtime both go by the real one.
+//! Tokio's time is paused here: a `sleep` of an hour returns within a second. A cache that is built with
+//! `Clock::tokio()` goes by that time. With a service's runtime both go by the real one.
 
 mod at_least;
 mod clear;

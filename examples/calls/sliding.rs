@@ -23,7 +23,7 @@ pub(crate) async fn run() -> Result<(), Box<dyn Error>> {
     }
 
     for minute in (8..=48).step_by(8) {
-        sleep(8 * MINUTE).await; // takes no time here, see `main.rs`
+        sleep(8 * MINUTE).await; // does not wait here, see `main.rs`
         let reader = if minute % 16 == 0 { &a } else { &b };
         assert!(reader.get("busy").await.is_some(), "minute {minute}");
     }

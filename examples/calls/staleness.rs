@@ -27,7 +27,7 @@ pub(crate) async fn run() -> Result<(), Box<dyn Error>> {
     }
 
     l2.set_reachable(false);
-    sleep(BOUND).await; // takes no time here, see `main.rs`
+    sleep(BOUND).await; // does not wait here, see `main.rs`
     assert!(strict.get("today").await.is_none());
     let menu = available.get("today").await.ok_or("better than nothing")?;
     assert_eq!(*menu, "Soup");

@@ -1,4 +1,4 @@
-//! How long a value is valid (`l2_ttl`), how long an instance keeps its copy (`l1_ttl`), and when it is due for a
+//! How long a value is valid (`l2_ttl`), how long an instance uses its copy (`l1_ttl`), and when it is due for a
 //! refresh that nobody waits for (`soft_ttl`).
 
 use std::convert::Infallible;
@@ -21,7 +21,7 @@ pub(crate) async fn run() -> Result<(), Box<dyn Error>> {
     rates.ready().await;
     rates.get_or_load("EUR", || ask_bank(109)).await?;
     let from = |rate: Entry<u64>| rate.meta().source();
-    sleep(MINUTE).await; // takes no time here, see `main.rs`
+    sleep(MINUTE).await; // does not wait here, see `main.rs`
     assert_eq!(rates.get("EUR").await.map(from), Some(Source::L1));
     sleep(2 * MINUTE).await;
     assert_eq!(rates.get("EUR").await.map(from), Some(Source::L2));

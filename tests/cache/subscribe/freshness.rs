@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use futures::FutureExt;
 use larder::l2::deadpool_redis::redis::AsyncCommands;
+use larder::{Cache, Clock, MemoryL2};
 
 use crate::fleet::{Fleet, HOUR, Set, Source, received, without_heartbeats};
 use crate::support::eventually::eventually;
@@ -417,4 +418,27 @@ async fn a_value_ends_by_its_own_ttl() {
     eventually("it has ended", || async { a.get("k").await.is_none() }).await;
     let there: bool = redis.exists("{test:text.0}:k").await.unwrap();
     assert!(there, "or this test proves nothing");
+}
+
+/// The table of the guide: what an hour of paused time takes, in tests of services. Prints a row for each case.
+#[tokio::test(start_paused = true)]
+#[ignore = "it measures: sh tests/proof.sh tests"]
+async fn what_a_paused_hour_costs() {
+    for (caches, bound) in [(1, 2000 * MS), (13, 2000 * MS), (1, HOUR), (13, HOUR)] {
+        let l2 = MemoryL2::with_clock(Clock::tokio());
+        let cache = |n| Cache::builder(format!("test:{n}")).l2(l2.clone());
+        let caches: Vec<Cache<String, u32>> = (0..caches)
+            .map(|n| cache(n).max_staleness(bound).build().unwrap())
+            .collect();
+        for cache in &caches {
+            cache.ready().await;
+        }
+        let began = std::time::Instant::now();
+        tokio::time::sleep(HOUR).await;
+        println!(
+            "{} caches with a max_staleness of {bound:?}: {:?}",
+            caches.len(),
+            began.elapsed()
+        );
+    }
 }
