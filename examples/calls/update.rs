@@ -1,7 +1,8 @@
-//! For counters, lists and all else that is read, changed and stored, by several callers in several instances at once.
+//! Values that several callers in several instances read, change and store at once, such as lists and counts.
 //!
-//! With `get` and `insert` a change is lost when two callers read the same value. What also has to reach a database is for
-//! write-behind, whose `update` does the same.
+//! With `get` and `insert` a change is lost when two callers read the same value. If the value also has to reach a
+//! database, use `update` of write-behind. For a counter of every request use Redis' `INCR`, without this crate: each
+//! `update` takes two round trips.
 
 use std::error::Error;
 use std::time::Duration;

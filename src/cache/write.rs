@@ -24,7 +24,7 @@ impl<K: CacheKey, V: Send + Sync + 'static> Cache<K, V> {
     /// [`tags_of`](crate::Builder::tags_of): a value alone, in a cache without `tags_of`, has none, whatever tags the
     /// replaced value had.
     ///
-    /// For values that are kept only in the cache. For a value that is made from the value before, such as a counter,
+    /// For values that are kept only in the cache. For a value that is made from the value before, such as a cart,
     /// use [`update`](Self::update). For values of a database, write to the database and call
     /// [`invalidate`](Self::invalidate): if two instances insert different values at the same time, either value may
     /// stay.
@@ -185,8 +185,13 @@ impl<K: CacheKey, V: Send + Sync + 'static> Cache<K, V> {
     }
 
     /// Replaces a value by the value that `change` makes of it. No change is lost, however many callers in however many
-    /// instances change the key at once: for counters and lists, for which [`get`](Self::get) and
-    /// [`insert`](Self::insert) are not safe.
+    /// instances change the key at once: with [`get`](Self::get) and [`insert`](Self::insert) one of two changes at
+    /// once is lost.
+    ///
+    /// For values that are changed now and then and read often, such as a cart, a list, or the failed log-ins of a
+    /// user. Do not count every request with it: each call takes two round trips, and the calls for one key in one
+    /// instance run one after the other. For a counter of every request use Redis' `INCR`, by a connection of the
+    /// service.
     ///
     /// `change` is given `None` if neither level has a value: the call loads none. `change` is called again when
     /// another writer was faster, so it must have no other effect. It returns the new value, or a [`Loaded`] with TTLs

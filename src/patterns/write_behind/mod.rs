@@ -216,7 +216,8 @@ where
     /// the value is missing. While a write of the key still has to reach the source, the call does not use a loaded
     /// value: it waits until the source has that write.
     ///
-    /// Calls for one key in one instance come one after the other.
+    /// Calls for one key in one instance come one after the other. So for a counter that every request adds to, add up
+    /// in the process, and call `update` with the sum now and then.
     ///
     /// Cost: two round trips, and two more for each attempt. A call that is dropped is carried out, or its key is
     /// invalidated, or nothing was changed.
