@@ -159,7 +159,16 @@ impl<K: CacheKey, V: Serialize + DeserializeOwned + Send + Sync + 'static> Cache
     /// `service:entity`, such as `catalog:product`.
     ///
     /// All instances that share values use one namespace. Caches of different things need different namespaces. A
-    /// namespace has at most 256 bytes, without braces and control characters.
+    /// namespace has 1 to 256 bytes, and no spaces, other white space, control characters or braces (`{`, `}`).
+    /// [`build`](Builder::build) refuses any other namespace.
+    ///
+    /// Name the types of keys and values, as below. Without them the compiler asks for type annotations (E0283):
+    /// the namespace says nothing of these types.
+    ///
+    /// ```
+    /// let prices: larder::Cache<String, u32> = larder::Cache::builder("shop:price").build()?;
+    /// # Ok::<(), larder::BuildError>(())
+    /// ```
     ///
     /// A `K` that is no [`CacheKey`] is an error of the compiler here:
     ///
@@ -286,8 +295,11 @@ impl<K, V, L> Builder<K, V, L> {
         self
     }
 
-    /// The longest time that an entry stays in L1 after it was stored there; the [`jitter`](Self::jitter) shortens it.
-    /// Default: as long as its value is valid in L2. At most [`l2_ttl`](Self::l2_ttl).
+    /// How long L1 answers with an entry after it was stored there, at most; the [`jitter`](Self::jitter) shortens this
+    /// time. Default: as long as its value is valid in L2. At most [`l2_ttl`](Self::l2_ttl).
+    ///
+    /// This option does not bound memory: an expired entry takes memory until its key is looked up, or L1 needs the
+    /// room. Set [`l1_capacity`](Self::l1_capacity) to bound memory.
     #[doc(alias("local_ttl", "memory_ttl"))]
     pub fn l1_ttl(mut self, ttl: Duration) -> Self {
         self.given.rest.set.l1_ttl = Some(ttl);
@@ -399,6 +411,9 @@ impl<K, V, L> Builder<K, V, L> {
     /// The age from which a value is stale: it is still returned, flagged by [`Meta::is_stale`](crate::Meta::is_stale),
     /// while [`get_or_load`](Cache::get_or_load) refreshes it in the background. Default: never. It has to be shorter
     /// than [`l2_ttl`](Self::l2_ttl), and has no effect on a value whose own TTL is not longer.
+    ///
+    /// While L2 is away, stale values are returned for [`max_staleness`](Self::max_staleness) at most. Then L1 is not
+    /// used, and callers wait for the loader; [`Mode::Available`] keeps L1 in use.
     #[doc(alias("stale_while_revalidate", "swr", "refresh_after_write"))]
     pub fn soft_ttl(mut self, ttl: Duration) -> Self {
         self.given.rest.set.soft_ttl = Some(ttl);
@@ -413,6 +428,9 @@ impl<K, V, L> Builder<K, V, L> {
     /// [`get_or_load`](Cache::get_or_load) and the other calls with a loader start the refresh in the background: their
     /// callers get the stored value, which is not flagged, and do not wait with [`stale_wait`](Self::stale_wait). The
     /// fleet refreshes a key once.
+    ///
+    /// While L2 is away, this option does not keep callers from waiting for the loader: L1 is used for
+    /// [`max_staleness`](Self::max_staleness) at most, unless [`Mode::Available`] is set.
     ///
     /// Cost: more loads: with 0.8, a key that is read is loaded after 0.8 of that time. An entry takes one more
     /// allocation in L1.
@@ -474,9 +492,10 @@ impl<K, V, L> Builder<K, V, L> {
     /// How long after an invalidation by another instance this instance may still return the old value, whichever
     /// messages are lost. Default: 2 s. From 10 ms to 1 hour.
     ///
-    /// The instance asks L2 three times in this period whether it has missed a message, each time by one small request,
-    /// which the caches of a process may share. If L2 does not answer, L1 is not used once this period is over, see
-    /// [`mode`](Self::mode).
+    /// The instance asks L2 three times in this period whether it has missed a message (a heartbeat). Caches of a
+    /// process that share connections to Redis, see [`redis`](Self::redis), and have one `max_staleness` send their
+    /// heartbeats in one request, up to 64 together. Otherwise each cache sends requests of its own. If L2 does not
+    /// answer, L1 is not used once this period is over, see [`mode`](Self::mode).
     pub fn max_staleness(mut self, bound: Duration) -> Self {
         self.given.rest.set.max_staleness = Some(bound);
         self
@@ -498,8 +517,11 @@ impl<K, V, L> Builder<K, V, L> {
     /// The loader of [`get_or_load_with`](Cache::get_or_load_with) is given such a value as the previous one.
     ///
     /// Each instance stores its values for its own `stale_if_error`, and hands out values that have expired no longer
-    /// ago than that time. While an instance cannot prove that its L1 is current, fallbacks come from L2; if L2 does
-    /// not answer, then in [`Mode::Available`] from L1, flagged as unproven, too.
+    /// ago than that time. While an instance cannot prove that its L1 is current, fallbacks come from L2.
+    ///
+    /// This option is for a source that fails while L2 answers. While L2 is away for longer than
+    /// [`max_staleness`](Self::max_staleness), a load that fails is an error. In [`Mode::Available`] the fallback then
+    /// comes from L1, flagged as unproven, too.
     ///
     /// Cost: values take room in L2 for this time longer. A load that fails looks the fallback up, which takes a round
     /// trip if L1 does not have it. A load of a key whose value has expired receives the old value from L2.
@@ -586,6 +608,10 @@ impl<K, V, L> Builder<K, V, L> {
 
     /// Whether L1 may answer while this instance is cut off from L2 for longer than
     /// [`max_staleness`](Self::max_staleness). Default: [`Mode::Strict`], it may not.
+    ///
+    /// [`Mode::Available`] is the only option that lets L1 answer in a longer outage of L2.
+    /// [`soft_ttl`](Self::soft_ttl), [`refresh_ahead`](Self::refresh_ahead) and
+    /// [`stale_if_error`](Self::stale_if_error) do not.
     pub fn mode(mut self, mode: Mode) -> Self {
         self.given.rest.set.mode = Some(mode);
         self
@@ -688,8 +714,9 @@ impl<K, V: Serialize + DeserializeOwned + Send + Sync + 'static, L> Builder<K, V
     /// value. Default: only the tags of [`Loaded::tags`](crate::Loaded::tags), which are added to the tags of this
     /// function.
     ///
-    /// The function is given the key as text, as Redis shows it after the namespace. A value that its loader calls
-    /// [`unchanged`](crate::Loaded::unchanged) keeps the tags that it has.
+    /// The function is given the key as text, as Redis shows it after the namespace. It returns owned tags: the tags
+    /// cannot borrow from the key or the value, so clone a `String` of the value, as below. A value that its loader
+    /// calls [`unchanged`](crate::Loaded::unchanged) keeps the tags that it has.
     ///
     /// The cache calls the function for each value that it stores, so the function should be fast. If the function
     /// panics, or returns more or longer tags than [`Loaded::tags`](crate::Loaded::tags) allows, the value is not
@@ -710,6 +737,14 @@ impl<K, V: Serialize + DeserializeOwned + Send + Sync + 'static, L> Builder<K, V
     /// users.insert(&1, User { tenant: 7, name: "Ann".to_owned() }).await?;
     /// users.invalidate_tag(&("tenant", 7)).await?;
     /// assert!(users.get(&1).await.is_none());
+    ///
+    /// // A tag of a text in the value is a clone of the text: `&user.name` would not compile.
+    /// let by_name: Cache<u64, User> = Cache::builder("docs:users-by-name")
+    ///     .tags_of(|_key, user: &User| [user.name.clone()])
+    ///     .build()?;
+    /// by_name.insert(&1, User { tenant: 7, name: "Ann".to_owned() }).await?;
+    /// by_name.invalidate_tag("Ann").await?;
+    /// assert!(by_name.get(&1).await.is_none());
     /// # Ok(()) }
     /// # tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap().block_on(demo()).unwrap();
     /// ```
@@ -1239,6 +1274,9 @@ where
     /// Gives the cache its loader as [`read_through`](Self::read_through) does. The loader is given the previous value,
     /// too, and says how its value is to be stored, as a loader of [`get_or_load_with`](Cache::get_or_load_with) does.
     /// In a [`reload`](LoadingCache::reload) it is given no previous value.
+    ///
+    /// [`with_state`](crate::with_state) makes loaders of one argument. A loader of this call has two, so it clones its
+    /// state itself: [`with_state`](crate::with_state#loaders-of-two-arguments) shows how.
     ///
     /// ```
     /// # async fn demo() -> Result<(), Box<dyn std::error::Error>> {

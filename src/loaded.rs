@@ -196,7 +196,8 @@ impl<V> Loaded<V> {
         self
     }
 
-    /// How long each L1 keeps this value at most. Zero: no L1 stores it, so that every look-up asks L2.
+    /// How long each L1 answers with this value at most. Zero: no L1 stores it, so that every look-up asks L2. Any
+    /// other time does not bound memory, see [`Builder::l1_ttl`](crate::Builder::l1_ttl).
     ///
     /// It only shortens: the builder's [`l1_ttl`](crate::Builder::l1_ttl) and the value's TTL hold, too.
     ///

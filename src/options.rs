@@ -18,7 +18,7 @@ pub(crate) struct Options {
     pub(crate) enabled: bool,
     /// How many entries L1 holds, or with a weigher how much they may weigh.
     pub(crate) l1_capacity: u64,
-    /// How long an entry stays in L1.
+    /// How long L1 answers with an entry.
     pub(crate) l1_ttl: Option<Duration>,
     /// The lifetime of a value.
     // Its default depends on `sliding`.

@@ -53,7 +53,7 @@ pub struct Settings {
     /// [`Builder::l1_capacity`](crate::Builder::l1_capacity).
     #[serde(default, skip_serializing_if = "Option::is_none", with = "field")]
     pub l1_capacity: Option<u64>,
-    /// How long an entry stays in L1. See [`Builder::l1_ttl`](crate::Builder::l1_ttl).
+    /// How long L1 answers with an entry. See [`Builder::l1_ttl`](crate::Builder::l1_ttl).
     #[serde(default, skip_serializing_if = "Option::is_none", with = "field")]
     pub l1_ttl: Option<Duration>,
     /// The lifetime of a value. See [`Builder::l2_ttl`](crate::Builder::l2_ttl).
