@@ -94,9 +94,12 @@ impl<K: CacheKey, V: Send + Sync + 'static> Cache<K, V> {
     ///
     /// # Errors
     ///
-    /// [`CommitError`] tells a commit that failed from a commit that succeeded and whose key was not invalidated, and
-    /// has the result of the latter. It implements `Error`, for `?`, if the error of the commit does; `anyhow::Error`
-    /// does not, so match the `CommitError`.
+    /// [`CommitError`] has a variant for a commit that failed, and a variant, with the result of the commit, for a
+    /// commit that succeeded and whose key was not invalidated. It implements `Error`, for `?`, if the error of the
+    /// commit does. `anyhow::Error` does not, so `?` does not compile after a commit that returns it:
+    /// [`CommitError`](CommitError#commits-that-return-anyhowerror) shows the `match` to write.
+    ///
+    /// An `async` block as `commit` has to name its error type, as in `Ok::<_, io::Error>(…)`.
     ///
     /// ```
     /// # async fn demo() -> Result<(), Box<dyn std::error::Error>> {

@@ -50,8 +50,8 @@ impl<K: CacheKey, V: Send + Sync + 'static> Cache<K, V> {
     ///
     /// The next call loads again, unless [`error_ttl`](crate::Builder::error_ttl) is set.
     ///
-    /// A loader that is an `async` block has to name its error type, as in `Ok::<_, io::Error>(…)`. A boxed error has
-    /// to be `Send + Sync`.
+    /// A loader that is an `async` block has to name its error type, as in `Ok::<_, io::Error>(…)`: `?` converts
+    /// errors, so the compiler does not know the type (E0283). A boxed error has to be `Send + Sync`.
     ///
     /// ```
     /// # async fn demo() -> Result<(), Box<dyn std::error::Error>> {

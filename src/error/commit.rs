@@ -24,6 +24,35 @@ use super::WriteError;
 /// # Ok(()) }
 /// # tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap().block_on(demo()).unwrap();
 /// ```
+///
+/// # Commits that return `anyhow::Error`
+///
+/// `anyhow::Error` does not implement `std::error::Error`, so a `CommitError` with it does not, either, and `?` does
+/// not compile. Match the `CommitError`:
+///
+/// ```
+/// use larder::{Cache, CommitError};
+///
+/// async fn update_price() -> anyhow::Result<u64> {
+///     Ok(1)
+/// }
+///
+/// async fn set_price(prices: &Cache<String, u32>) -> anyhow::Result<u64> {
+///     match prices.invalidate_after("tea", update_price()).await {
+///         // The change is committed, whether or not the key has been invalidated already.
+///         Ok(rows) | Err(CommitError::NotInvalidated { value: rows, .. }) => Ok(rows),
+///         // The error of the commit, with its causes and backtrace.
+///         Err(CommitError::Failed(error)) => Err(error),
+///         Err(CommitError::NotBegun(error)) => Err(error.into()),
+///         Err(error) => Err(anyhow::anyhow!("{error}")),
+///     }
+/// }
+/// # async fn demo() -> anyhow::Result<()> {
+/// # let prices: Cache<String, u32> = Cache::builder("docs:prices").build()?;
+/// # assert_eq!(set_price(&prices).await?, 1);
+/// # Ok(()) }
+/// # tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap().block_on(demo()).unwrap();
+/// ```
 #[derive(Clone, Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum CommitError<T, E> {

@@ -74,6 +74,39 @@ pub struct LoadingCache<K, V: Send + Sync + 'static> {
 /// # Ok(()) }
 /// # tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap().block_on(demo()).unwrap();
 /// ```
+///
+/// `with_state` is also for [`read_through_many_with`](crate::Builder::read_through_many_with): that loader has one
+/// argument, a list of keys with their previous values.
+///
+/// # Loaders of two arguments
+///
+/// The loader of [`read_through_with`](crate::Builder::read_through_with) has two arguments, the key and the previous
+/// value, so `with_state` does not fit. The loader clones the state before its `async` block:
+///
+/// ```
+/// # async fn demo() -> Result<(), Box<dyn std::error::Error>> {
+/// use std::time::Duration;
+/// use larder::{Cache, Loaded, LoadingCache};
+///
+/// # #[derive(Clone)]
+/// # struct Db;
+/// # impl Db {
+/// #     async fn price(&self, product: u64) -> Result<u64, std::io::Error> { Ok(product * 100) }
+/// # }
+/// let db = Db;
+/// let prices: LoadingCache<u64, u64> = Cache::builder("docs:prices")
+///     .read_through_with(move |id, _previous| {
+///         let db = db.clone();
+///         async move {
+///             let price = Loaded::new(db.price(id).await?).ttl(Duration::from_secs(60));
+///             Ok::<_, std::io::Error>(price)
+///         }
+///     })
+///     .build()?;
+/// assert_eq!(*prices.get(&4).await?, 400);
+/// # Ok(()) }
+/// # tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap().block_on(demo()).unwrap();
+/// ```
 pub fn with_state<S: Clone, K, Fut>(state: S, loader: impl Fn(S, K) -> Fut) -> impl Fn(K) -> Fut {
     move |key| loader(state.clone(), key)
 }
