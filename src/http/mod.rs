@@ -62,10 +62,13 @@
 //! and the path begins with one, so that each key is that of one host and one path. [`key`](CacheLayer::key) takes the
 //! place of all but the prefix.
 //!
-//! The scheme is no part of it, so that whatever invalidates a resource reaches the responses to requests by http, by
-//! https, and by a scheme that is not known. But none of them is used for requests by another one. Over HTTP/2 and in
-//! requests to proxies the URI names the scheme; other requests do not, and [`scheme`](CacheLayer::scheme) is where a
-//! service says it that knows. If requests for a resource come by several schemes, each has variants of its own.
+//! The port counts as the client writes it: `Host: shop.example:443` and `Host: shop.example` have two keys.
+//!
+//! The key does not contain the scheme, so an invalidation of a resource reaches the responses to requests by http, by
+//! https, and by a scheme that the layer does not know. A response to a request by one scheme is not used for a request
+//! by another. The URI names the scheme over HTTP/2 and in requests to proxies. For other requests, set
+//! [`scheme`](CacheLayer::scheme). If requests for a resource come by several schemes, each scheme has variants of its
+//! own.
 //!
 //! Each variant has a key of its own, of the resource's key, a space and 32 digits: a hash (HMAC-SHA256) of the headers
 //! that the response names in `Vary`, as the request has them, and of the scheme. The secret of the hash is random and
@@ -90,10 +93,10 @@
 //! response is uncacheable, and the client reads the rest from the service. If the body fails, so does its request, and
 //! the others go on as below.
 //!
-//! If the service fails, by an error or a status 500, 502, 503 or 504, that is so for one request. The others of its
-//! instance go on in the same way, and their responses are stored. Nobody gets a stale response because another request
-//! has failed, and a refresh in the background that fails does not put off the next one:
-//! [`fallback_throttle`](crate::Builder::fallback_throttle) is for other caches.
+//! If the service fails, by an error or a status 500, 502, 503 or 504, only the request that was sent gets the failure.
+//! Each request of the instance that waited for it is then sent by itself, and its response is stored. No request gets
+//! a stale response because another request has failed, and a refresh in the background that fails does not put off the
+//! next refresh: [`fallback_throttle`](crate::Builder::fallback_throttle) does not apply to such failures.
 //!
 //! While a service fails, the instances try one after the other, and a request waits for up to
 //! [`lease_wait`](crate::Builder::lease_wait), 5 s, before it is sent. With an [`error_ttl`](crate::Builder::error_ttl)

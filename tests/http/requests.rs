@@ -102,6 +102,10 @@ async fn a_host_that_is_not_clear_is_not_cached() {
         let got = send(&service, to(uri, hosts)).await;
         assert_eq!(got.x_cache(), "HIT", "{uri} {hosts:?}");
     }
+    for host in ["a.example", "a.example:80", "a.example:443"] {
+        let got = send(&service, to("/7", &[host.as_bytes()])).await;
+        assert_eq!(got.x_cache(), "MISS", "{host} is another key");
+    }
 }
 
 #[tokio::test]
