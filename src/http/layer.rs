@@ -123,11 +123,11 @@ impl CacheLayer {
 }
 
 impl CacheLayer {
-    /// Which GET and HEAD requests the layer handles. Those for which the condition returns `false` go to the inner
-    /// service, each by itself, and their responses are not stored. Default: all.
+    /// Which GET and HEAD requests the layer handles. If the condition returns `false`, the request goes to the inner
+    /// service by itself, and its response is not stored. Default: all.
     ///
-    /// Whatever it returns, requests with `Authorization` (unless [`authorized`](Self::authorized) is set), `Range`,
-    /// `If-Match`, `If-Range`, `If-Unmodified-Since`, `Upgrade` or a body are not handled.
+    /// Whatever the condition returns, requests with `Authorization` (unless [`authorized`](Self::authorized) is set),
+    /// `Range`, `If-Match`, `If-Range`, `If-Unmodified-Since`, `Upgrade` or a body are not handled.
     ///
     /// For a service that answers by cookies and does not say so in `Vary`:
     ///
@@ -146,8 +146,8 @@ impl CacheLayer {
 
     /// The text that keys begin with, such as the tenant. Default: none.
     ///
-    /// As [`key`](Self::key), it is also asked with the path of another request and the method GET, when that is to be
-    /// invalidated.
+    /// The layer also calls this rule, as it calls [`key`](Self::key), with a request for another path and the method
+    /// GET, to invalidate the response of that path.
     pub fn prefix(
         mut self,
         prefix: impl Fn(&request::Parts) -> String + Send + Sync + 'static,
@@ -159,9 +159,9 @@ impl CacheLayer {
     /// The key of a request, after the prefix; `None`: it is not cached. Default: `GET shop.example/products?a=1&b=2`,
     /// see [keys](super#keys).
     ///
-    /// It is also asked with the path of another request and the method GET, when that is to be invalidated. A response
-    /// with `Vary` adds to any key. A key that is longer than [`MAX_KEY_BYTES`](crate::key::MAX_KEY_BYTES) less
-    /// 34 is not cached.
+    /// The layer also calls this rule with a request for another path and the method GET, to invalidate the response of
+    /// that path. Variants (`Vary`) have longer keys. A response whose key is longer than
+    /// [`MAX_KEY_BYTES`](crate::key::MAX_KEY_BYTES) less 34 is not cached.
     pub fn key(
         mut self,
         key: impl Fn(&request::Parts) -> Option<String> + Send + Sync + 'static,
@@ -170,15 +170,15 @@ impl CacheLayer {
         self
     }
 
-    /// By which scheme a client has sent a request, where the service depends on that; `None`: it is not known.
-    /// Default: the scheme of the request's URI, as HTTP/2 has it.
+    /// The scheme by which a client has sent a request; `None` if the scheme is not known. Default: the scheme of the
+    /// request's URI, as HTTP/2 has it.
     ///
-    /// It is no part of the key, so that an invalidation reaches the responses to requests by any scheme. But a
-    /// response is only used for requests by the same one. Those by another scheme than `http` and `https` go to the
+    /// The scheme is no part of the key, so an invalidation reaches the responses to requests by any scheme. But a
+    /// response is only used for requests by its scheme. Requests by other schemes than `http` and `https` go to the
     /// inner service.
     ///
-    /// Say it for a service that is reached by TLS, or behind a proxy that ends TLS. `X-Forwarded-Proto` and
-    /// `Forwarded` are not looked at by default, as a client could send them; a proxy has to replace them:
+    /// Set this rule if clients reach the service by TLS, or by a proxy that ends TLS. By default the layer ignores
+    /// `X-Forwarded-Proto` and `Forwarded`, as a client could send them. A proxy has to replace these headers:
     ///
     /// ```
     /// # fn demo(layer: larder::http::CacheLayer) -> larder::http::CacheLayer {
@@ -189,8 +189,8 @@ impl CacheLayer {
     /// # }
     /// ```
     ///
-    /// A redirect of a resource to itself is only stored if it is one to another scheme, and that of the request is
-    /// known: others could be led in a circle.
+    /// A redirect of a resource to itself is only stored if it leads to another scheme, and the scheme of the request
+    /// is known: otherwise the stored redirect could lead clients in a circle.
     pub fn scheme(
         mut self,
         scheme: impl Fn(&request::Parts) -> Option<uri::Scheme> + Send + Sync + 'static,
@@ -199,10 +199,10 @@ impl CacheLayer {
         self
     }
 
-    /// Whether the usual key has the parts of the query sorted by their names, so that their order makes no other
-    /// resource. Default: yes. Those with one name stay in their order, and a query with `;` stays as it is.
+    /// Whether the default key has the parts of the query sorted by their names, so that two orders of the parts are
+    /// one resource. Default: yes. Parts with one name stay in their order, and a query with `;` stays as it is.
     ///
-    /// For a service to which the order of other parts matters, too, such as `a[]=1&a[0]=2`, say `false`.
+    /// Set `false` for a service to which the order of other parts matters, too, such as `a[]=1&a[0]=2`.
     pub fn sort_query(mut self, is_sorted: bool) -> Self {
         self.sort_query = is_sorted;
         self
@@ -217,8 +217,8 @@ impl CacheLayer {
         self
     }
 
-    /// Which responses are stored though they are private: those with `Set-Cookie`, `private` or `no-store`, and those
-    /// to requests with `Authorization` if these are [looked up](Self::authorized). Default: none.
+    /// Which private responses are stored: responses with `Set-Cookie`, `private` or `no-store`, and responses to
+    /// requests with `Authorization` if [`authorized`](Self::authorized) is set. Default: none.
     ///
     /// `Set-Cookie` itself is never stored: only the client whose request was sent to the inner service gets it.
     pub fn store_private(
@@ -229,25 +229,27 @@ impl CacheLayer {
         self
     }
 
-    /// Whether requests with `Authorization` are handled as others. Default: no, they go to the inner service.
+    /// Whether the layer handles requests with `Authorization`. Default: no, they go to the inner service.
     ///
-    /// Then the rules of RFC 9111 hold: their responses are stored if they are `public`, or have `s-maxage` or
-    /// `must-revalidate`; and they are answered from whatever is stored. Responses that depend on the user need a
-    /// [`key`](Self::key) or [`prefix`](Self::prefix) that does, too.
+    /// If the layer handles them, the rules of RFC 9111 hold: it stores their responses if these are `public`, or have
+    /// `s-maxage` or `must-revalidate`; and it answers them from all stored responses. If responses depend on the user,
+    /// the [`key`](Self::key) or [`prefix`](Self::prefix) has to depend on the user, too.
     pub fn authorized(mut self, are_handled: bool) -> Self {
         self.authorized = are_handled;
         self
     }
 
-    /// How long a response is fresh, whatever it says itself. `None`: as it says. Zero: it is not fresh.
+    /// How long a response is fresh, in place of the time in its headers. `None`: the headers decide. Zero: the
+    /// response is not fresh.
     ///
-    /// It is asked for those with status 200, 203, 204, 300, 301, 308, 404, 405, 410, 414 or 501, and for others that
-    /// have `max-age`, `s-maxage`, `public` or `Expires`: errors and temporary redirects are not stored by it.
+    /// The layer calls this rule for responses with status 200, 203, 204, 300, 301, 308, 404, 405, 410, 414 or 501, and
+    /// for responses with `max-age`, `s-maxage`, `public` or `Expires`. So this rule does not store errors and
+    /// temporary redirects.
     ///
-    /// It does not make private responses public: see [`store_private`](Self::store_private). But one that says nothing
-    /// is stored then also if its request had a `Cookie`: a service that answers by cookies has to say so, or needs a
-    /// [`condition`](Self::condition). A rule that goes by the path should look at the type of the response, too: a
-    /// service may answer `/account/x.css` with the account.
+    /// This rule does not make private responses public: see [`store_private`](Self::store_private). But it also stores
+    /// a response without `Cache-Control` whose request had a `Cookie`: a service that answers by cookies has to send
+    /// `Vary` or `private`, or needs a [`condition`](Self::condition). A rule that looks at the path should look at the
+    /// type of the response, too: a service may answer `/account/x.css` with the account.
     pub fn ttl(
         mut self,
         ttl: impl Fn(&request::Parts, &response::Parts) -> Option<Duration> + Send + Sync + 'static,
@@ -269,8 +271,8 @@ impl CacheLayer {
     /// Which responses a request with another method than GET, HEAD, OPTIONS and TRACE invalidates after it has
     /// succeeded, besides its own URI and those in `Location` and `Content-Location` on the same host.
     ///
-    /// 3xx is success, too: a request that the service sends to its login invalidates by the rule, unless that looks at
-    /// the status. So anybody can cause these invalidations.
+    /// 3xx is success, too: a request that the service redirects to its login invalidates the keys that the rule names,
+    /// unless the rule looks at the status. So any client can cause these invalidations.
     ///
     /// ```
     /// # fn demo(layer: larder::http::CacheLayer) -> larder::http::CacheLayer {
@@ -290,11 +292,11 @@ impl CacheLayer {
         self
     }
 
-    /// Response headers that speak to this cache, such as `CDN-Cache-Control`, in the order of preference: RFC 9213.
-    /// Default: none, as a service behind a CDN sends them to that.
+    /// Response headers for this cache, such as `CDN-Cache-Control`, in the order of preference: RFC 9213. Default:
+    /// none, as a service behind a CDN sends `CDN-Cache-Control` to the CDN.
     ///
-    /// The first one that a response has, and that is a valid dictionary with at least one member, takes the place of
-    /// `Cache-Control` and `Expires`, which are left to browsers. All of them are passed on to the client.
+    /// The first of these headers that a response has, and that is a valid dictionary with at least one member, takes
+    /// the place of `Cache-Control` and `Expires` for this cache. The client gets all headers.
     ///
     /// ```
     /// # fn demo(layer: larder::http::CacheLayer) -> larder::http::CacheLayer {
@@ -307,50 +309,50 @@ impl CacheLayer {
     }
 
     /// Whether clients can ask for fresher responses, by `no-cache`, `max-age`, `min-fresh` and `Pragma: no-cache`.
-    /// Default: no, as each such request costs the inner service one. RFC 9111 leaves it to the cache.
+    /// Default: no, as each such request may reach the inner service. RFC 9111 lets the cache decide.
     ///
-    /// The response to `no-cache` replaces the stored one; those to the others are not stored. `no-store` and
-    /// `only-if-cached` are always obeyed, and `max-stale` never is.
+    /// The response to `no-cache` replaces the stored response; responses to `max-age` and `min-fresh` are not stored.
+    /// The layer always obeys `no-store` and `only-if-cached`, and never `max-stale`.
     pub fn obey_requests(mut self, are_obeyed: bool) -> Self {
         self.obey_requests = are_obeyed;
         self
     }
 
-    /// The longest body that is stored, in bytes. Default: 1 MiB. A longer one is streamed. The cache has a limit of
-    /// its own, [`max_value_size`](crate::Builder::max_value_size).
+    /// The longest body that is stored, in bytes. Default: 1 MiB. A longer body is passed on, and not stored. The cache
+    /// has a limit of its own, [`max_value_size`](crate::Builder::max_value_size).
     pub fn body_limit(mut self, bytes: usize) -> Self {
         self.body_limit = bytes;
         self
     }
 
-    /// How long the body of a response may take that is stored. Default: 5 s. The client whose request was sent gets
+    /// How long the body of a response may take to be stored. Default: 5 s. The client whose request was sent gets
     /// each part as it comes. Other requests for the response wait for the whole body, or until this time is over.
     pub fn body_timeout(mut self, timeout: Duration) -> Self {
         self.body_timeout = timeout;
         self
     }
 
-    /// `stale-while-revalidate` of responses that do not say it. Default: 0.
+    /// `stale-while-revalidate` of responses without this directive. Default: 0.
     pub fn stale_while_revalidate(mut self, time: Duration) -> Self {
         self.stale_while_revalidate = time;
         self
     }
 
-    /// `stale-if-error` of responses that do not say it. Default: 0. The cache must keep them, see
-    /// [`stale_if_error`](crate::Builder::stale_if_error).
+    /// `stale-if-error` of responses without this directive. Default: 0. The cache also has to keep responses for that
+    /// time, see [`stale_if_error`](crate::Builder::stale_if_error).
     pub fn stale_if_error(mut self, time: Duration) -> Self {
         self.stale_if_error = time;
         self
     }
 
-    /// For how long nothing is stored under a key after a response that could not be stored. Default: 5 s.
+    /// How long nothing is stored under a key after a response that could not be stored. Default: 5 s.
     ///
-    /// Requests with the key do not wait for each other then. Nor do they after this time, when one of them at a time
-    /// finds out whether its response can be stored by now: the cache remembers for two
+    /// Requests with the key do not wait for each other in this time. After it they still do not wait, while one
+    /// request at a time tests whether its response can be stored by now: the cache remembers for two
     /// [`load_timeout`](crate::Builder::load_timeout) more that the response could not be stored.
     ///
-    /// Zero: requests that come while another one with the key is under way always wait for it, and those of several
-    /// instances for one instance after the other, as [described](super#who-waits-for-whom).
+    /// Zero: a request always waits for a request with its key that is under way in its instance, and instances try one
+    /// after the other, as [described](super#who-waits-for-whom).
     pub fn uncacheable_for(mut self, time: Duration) -> Self {
         self.uncacheable_for = time;
         self
