@@ -6,7 +6,6 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use tokio::runtime::Handle;
-use tokio::sync::Mutex;
 use tokio::task::yield_now;
 
 use super::backoff::Backoff;
@@ -44,8 +43,6 @@ pub(crate) struct Context {
     pub(crate) counters: Arc<Counters>,
     pub(crate) events: Arc<Events>,
     pub(crate) metrics: Arc<Metrics>,
-    /// Locked by the task that gives back the memory of L1.
-    pub(crate) sweeping: Arc<Mutex<()>>,
     /// The id of this instance, as its messages name it.
     pub(crate) instance: u64,
 }
@@ -170,9 +167,8 @@ impl Context {
             return l1.sweep(now, kept).for_each(drop);
         };
         // One task at a time, however often L1 is emptied: it begins anew if L1 was emptied meanwhile.
-        let sweeping = Arc::clone(&self.sweeping);
         runtime.spawn(async move {
-            while let Ok(turn) = sweeping.try_lock() {
+            while let Ok(turn) = l1.sweeping.try_lock() {
                 let generation = l1.freshness.generation();
                 let mut sweep = l1.sweep(now, kept);
                 while sweep.by_ref().take(SWEPT_AT_ONCE).count() == SWEPT_AT_ONCE {

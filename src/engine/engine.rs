@@ -159,7 +159,6 @@ impl Engine {
                 convert: Convert::new(&of.values, of.type_tag, options, counters, &l1),
                 deferred: Deferred::new(max_deferred),
                 backoff: Backoff::new(options.clock.clone()),
-                sweeping: Arc::default(),
                 instance: of.id,
                 is_off: AtomicBool::new(is_off),
                 options: Arc::clone(options),

@@ -69,6 +69,8 @@ pub(crate) struct L1 {
     tags: TagTable,
     /// Until when L1 may be served, and the proof of it.
     pub(crate) freshness: Arc<Freshness>,
+    /// Locked by the task that [sweeps](Self::sweep).
+    pub(crate) sweeping: tokio::sync::Mutex<()>,
 }
 
 impl L1 {
@@ -81,6 +83,7 @@ impl L1 {
             in_flight: Arc::new(InFlight::new(&freshness)),
             tags: TagTable::new(),
             freshness,
+            sweeping: tokio::sync::Mutex::default(),
         }
     }
 
