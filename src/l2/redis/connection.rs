@@ -17,7 +17,7 @@ use futures::future::join;
 use tokio::time::Instant;
 use tracing::warn;
 
-use super::error::{is_elsewhere, l2_error, none_to_spare};
+use super::error::{is_elsewhere, l2_error, none_to_spare, run_error};
 use super::names::Names;
 use super::run::{Found, run};
 use super::server::CONNECT;
@@ -471,7 +471,7 @@ async fn join_server(
         Ok(Err(error)) if is(&error, is_not_executed) => {
             if is(&error, is_elsewhere) {
                 // It is good for the lanes that are there.
-                return Err(Failure::NotExecuted(l2_error(error)));
+                return Err(Failure::NotExecuted(run_error(error, source.names.slot)));
             }
             // The idle connections of the pool probably lead to the old primary as well.
             shared.pool().retain(|_, _| false);

@@ -74,6 +74,15 @@ pub(super) fn connect_error(error: RedisError) -> L2Error {
     l2_error(error)
 }
 
+/// As [`connect_error`], for one of RUN, which finds out first that a lane without a slot is on a node of a cluster.
+pub(super) fn run_error(error: RedisError, slot: Option<u16>) -> L2Error {
+    if slot.is_none() && error.kind() == ErrorKind::Server(ServerErrorKind::Moved) {
+        let why = "MOVED: it is a node of a Redis Cluster, and another one has the lane: use RedisL2::cluster";
+        return L2Error::explained(Refusal(why.to_owned()));
+    }
+    connect_error(error)
+}
+
 #[derive(Debug, thiserror::Error)]
 #[error("the server has ended the connection at once; it may have reached its maxclients")]
 struct EndedAtOnce(#[source] RedisError);
@@ -129,9 +138,7 @@ fn advice(code: &str, text: &str) -> String {
         "WRONGPASS" => {
             "it does not accept the user name and password of the URL; the user may also be disabled"
         }
-        "MOVED" => {
-            "it is a node of a Redis Cluster, and another one has the lane: use RedisL2::cluster"
-        }
+        "MOVED" => "another node of the Redis Cluster has the lane",
         "ASK" | "TRYAGAIN" => "the slot of the lane is moving to another node of the cluster",
         "CLUSTERDOWN" => "some slots of the cluster have no primary that answers",
         "CROSSSLOT" => "it is a node of a Redis Cluster: use RedisL2::cluster",
@@ -195,7 +202,21 @@ fn unquoted(text: &str) -> &str {
 
 #[cfg(test)]
 mod tests {
-    use super::advice;
+    use std::error::Error;
+
+    use super::*;
+
+    /// A cache that is on a cluster already must not be told to use one.
+    #[test]
+    fn only_a_lane_without_a_slot_is_sent_to_a_cluster() {
+        let moved = |slot| {
+            let kind = ErrorKind::Server(ServerErrorKind::Moved);
+            let error = run_error((kind, "7 127.0.0.1:7000").into(), slot);
+            error.source().unwrap().to_string()
+        };
+        assert!(moved(None).contains("use RedisL2::cluster"));
+        assert!(!moved(Some(7)).contains("use"), "{}", moved(Some(7)));
+    }
 
     /// Texts of Redis 7.0, of later releases and of Valkey, and some with a quoted key as other servers may send.
     #[test]

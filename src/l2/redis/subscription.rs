@@ -11,7 +11,7 @@ use futures::{FutureExt, Stream};
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::{Instant, timeout};
 
-use super::error::connect_error;
+use super::error::run_error;
 use super::names::Names;
 use super::pubsub::{Channel, Heartbeat, PubSub, Route};
 use super::run::{Found, run};
@@ -128,7 +128,8 @@ impl Subscriptions {
         // The answer is a proof like that of a heartbeat, and the connection may be one that others have made.
         let (found, confirmed) = join(running, pubsub.confirm(slot)).await;
         confirmed.inspect_err(|_| pubsub.doubt())?;
-        Ok((found.map_err(connect_error)?, pubsub, route, shared))
+        let found = found.map_err(|error| run_error(error, slot))?;
+        Ok((found, pubsub, route, shared))
     }
 }
 
