@@ -63,6 +63,11 @@ fn lanes_in(error: &RedisError) -> Option<u16> {
     text.split(' ').next()?.parse().ok()
 }
 
+/// Whether the server has refused a user and a password.
+pub(super) fn is_login_refused(error: &RedisError) -> bool {
+    error.kind() == ErrorKind::AuthenticationFailed || error.code() == Some("WRONGPASS")
+}
+
 /// As [`l2_error`], for an error that came while a connection was made.
 pub(super) fn connect_error(error: RedisError) -> L2Error {
     // A server that has reached its maxclients says so and closes the connection; the client loses the message.

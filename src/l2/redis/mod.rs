@@ -228,9 +228,12 @@ impl RedisL2 {
     /// Takes user and password from a provider, for passwords and tokens that change while the service runs.
     ///
     /// Each new connection logs in with the first credentials of a stream of its own, and again with each that follows,
-    /// so a stream has to begin with the current ones. The wait for these counts as part of connecting. If Redis
-    /// refuses credentials that follow, the connection keeps the login that it has, and takes no later ones: give
-    /// credentials when Redis knows them.
+    /// so a stream should begin with the current ones. If Redis refuses the first credentials, the stream is polled on
+    /// for up to a second, and the credentials that follow are tried at once, up to three: a provider may fetch a token
+    /// only when it is polled. These waits count as part of connecting, which may take two seconds.
+    ///
+    /// If Redis refuses credentials that follow on a connection with a login, the connection keeps its login, and takes
+    /// no later credentials: give credentials when Redis knows them.
     ///
     /// A pool of your own is not affected: give its manager the same provider.
     ///

@@ -2,8 +2,7 @@
 //! are refused here, before anything connects.
 
 use std::io;
-use std::pin::Pin;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use deadpool_redis::redis::aio::{AsyncPushSender, MultiplexedConnection};
@@ -13,10 +12,15 @@ use deadpool_redis::redis::{
     ProtocolVersion, RedisResult, StreamingCredentialsProvider,
 };
 use deadpool_redis::{Manager, Pool, Runtime};
-use futures::{FutureExt, Stream, StreamExt, stream};
+use futures::stream::{self, BoxStream};
+use futures::{FutureExt, StreamExt};
+use tokio::task_local;
+use tokio::time::timeout;
 
+use super::error::is_login_refused;
 use super::tls;
 use crate::l2::L2Error;
+use crate::util::lock::lock;
 use crate::util::partial_debug::partial_debug;
 
 /// The size of a pool that this module makes. No process reaches it, as each lane takes two connections and keeps them.
@@ -261,8 +265,8 @@ impl Connector {
     pub(super) async fn connection(&self) -> RedisResult<MultiplexedConnection> {
         let client = Client::open(self.info.clone())?;
         let config = self.config();
-        let connecting = client.get_multiplexed_async_connection_with_config(&config);
-        connecting.await
+        let connect = || client.get_multiplexed_async_connection_with_config(&config);
+        log_in(connect, is_login_refused).await
     }
 
     /// A connection whose messages are given to `receive`.
@@ -276,8 +280,8 @@ impl Connector {
         let settings = settings.set_protocol(ProtocolVersion::RESP3);
         let client = Client::open(self.info.clone().set_redis_settings(settings))?;
         let config = self.config().set_push_sender(receive);
-        let connecting = client.get_multiplexed_async_connection_with_config(&config);
-        connecting.await
+        let connect = || client.get_multiplexed_async_connection_with_config(&config);
+        log_in(connect, is_login_refused).await
     }
 
     fn config(&self) -> AsyncConnectionConfig {
@@ -296,16 +300,78 @@ impl Connector {
 #[derive(Clone)]
 pub(super) struct Credentials(pub(super) Arc<dyn StreamingCredentialsProvider>);
 
+type Stream = BoxStream<'static, RedisResult<BasicAuth>>;
+
+/// How many credentials of a stream a new connection tries.
+const LOGINS: usize = 4;
+/// How soon credentials have to follow those that Redis has refused.
+const FOLLOW_WITHIN: Duration = Duration::from_secs(1);
+
+task_local! {
+    /// What the provider gives for the connection that this task makes, after what was taken already.
+    static FOLLOWING: Mutex<Option<Stream>>;
+}
+
+/// Makes a connection. If Redis refuses credentials of a provider, the credentials that follow are tried at once: a
+/// provider may fetch these only when its stream is polled on, so that a stream of the next attempt would begin with the
+/// refused ones again.
+pub(super) async fn log_in<T, E, Connecting: Future<Output = Result<T, E>>>(
+    connect: impl Fn() -> Connecting,
+    is_refused: impl Fn(&E) -> bool,
+) -> Result<T, E> {
+    let connecting = async {
+        let mut answer = connect().await;
+        for _ in 1..LOGINS {
+            if !answer.as_ref().is_err_and(&is_refused) || !has_following().await {
+                break;
+            }
+            answer = connect().await;
+        }
+        answer
+    };
+    FOLLOWING.scope(Mutex::default(), connecting).await
+}
+
+/// Whether credentials follow those that were taken, soon enough.
+async fn has_following() -> bool {
+    let Some(mut following) = take_following() else {
+        return false;
+    };
+    let Ok(Some(Ok(next))) = timeout(FOLLOW_WITHIN, following.next()).await else {
+        return false;
+    };
+    keep_following(stream::iter([Ok(next)]).chain(following).boxed());
+    true
+}
+
+fn take_following() -> Option<Stream> {
+    FOLLOWING.try_with(|kept| lock(kept).take()).ok().flatten()
+}
+
+/// Returns the stream if this task makes no connection.
+fn keep_following(stream: Stream) -> Option<Stream> {
+    let mut stream = Some(stream);
+    _ = FOLLOWING.try_with(|kept| *lock(kept) = stream.take());
+    stream
+}
+
 impl StreamingCredentialsProvider for Credentials {
-    fn subscribe(&self) -> Pin<Box<dyn Stream<Item = RedisResult<BasicAuth>> + Send + 'static>> {
+    /// The client subscribes twice for a connection: for the credentials to log in with, and then, when it has logged
+    /// in, for all that follow. Both are parts of one stream of the provider.
+    fn subscribe(&self) -> Stream {
         let error = |what: &str| io::Error::other(format!("the provider of credentials {what}"));
-        // The provider's own error may show a secret.
-        let failed = move |_| error("has failed").into();
-        let credentials = self.0.subscribe().map(move |given| given.map_err(failed));
-        // Without this, the client takes a stream that ends at once for a refusal of Redis.
+        let following = take_following();
+        let is_new = following.is_none();
+        let credentials = following.unwrap_or_else(|| {
+            // The provider's own error may show a secret.
+            let failed = move |_| error("has failed").into();
+            (self.0.subscribe().map(move |given| given.map_err(failed))).boxed()
+        });
         let first = credentials.into_future().map(move |(first, others)| {
-            let first = first.unwrap_or_else(|| Err(error("has given none").into()));
-            stream::iter([first]).chain(others)
+            // Without this, the client takes a stream that ends at once for a refusal of Redis.
+            let none = || is_new.then(|| Err(error("has given none").into()));
+            // The client drops this stream when it has the first of them.
+            stream::iter(first.or_else(none)).chain(stream::iter(keep_following(others)).flatten())
         });
         first.flatten_stream().boxed()
     }

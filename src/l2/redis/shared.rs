@@ -10,15 +10,15 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use deadpool_redis::redis::aio::MultiplexedConnection;
-use deadpool_redis::{Connection, Pool};
+use deadpool_redis::{Connection, Pool, PoolError};
 use futures::FutureExt;
 use tokio::sync::OnceCell;
 
-use super::error::pool_error;
+use super::error::{is_login_refused, pool_error};
 use super::per_runtime::PerRuntime;
 use super::primary::{Primary, PrimaryAt};
 use super::pubsub::PubSub;
-use super::server::Address;
+use super::server::{Address, log_in};
 use crate::l2::L2Error;
 use crate::util::lock::lock;
 
@@ -123,7 +123,9 @@ impl Shared {
         if !waits {
             limits.wait = Some(Duration::ZERO);
         }
-        let pooled = pool.timeout_get(&limits).await.map_err(pool_error)?;
+        let is_refused = |error: &PoolError| matches!(error, PoolError::Backend(error) if is_login_refused(error));
+        let pooled = log_in(|| pool.timeout_get(&limits), is_refused).await;
+        let pooled = pooled.map_err(pool_error)?;
         let connection = pooled.clone();
         *lock(&one.object) = Some(pooled);
         Ok((connection, found.term))

@@ -1,5 +1,6 @@
 //! Users and sockets: who a connection belongs to, by which way it comes, and that no secret is shown.
 
+use std::collections::HashMap;
 use std::error::Error;
 use std::io;
 use std::pin::Pin;
@@ -8,7 +9,7 @@ use futures::{Stream, stream};
 use larder::Cache;
 use larder::l2::RedisL2;
 use larder::l2::deadpool_redis::redis::{
-    BasicAuth, ErrorKind, RedisError, RedisResult, StreamingCredentialsProvider,
+    BasicAuth, ErrorKind, RedisError, RedisResult, StreamingCredentialsProvider, Value,
 };
 use tokio::sync::watch;
 use tracing::Level;
@@ -228,4 +229,55 @@ fn no_level_of_the_log_shows_a_secret() {
     for secret in [FIRST, SECOND] {
         assert!(!log.contains(secret), "{log}");
     }
+}
+
+/// A token that is fetched when the one before was given, and not sooner.
+struct Fetched;
+
+impl StreamingCredentialsProvider for Fetched {
+    fn subscribe(&self) -> Pin<Box<dyn Stream<Item = RedisResult<BasicAuth>> + Send>> {
+        let login = |password: &str| Ok(BasicAuth::new("user".into(), password.into()));
+        Box::pin(stream::unfold(0, move |given| async move {
+            match given {
+                0 => Some((login(FIRST), 1)),
+                1 => {
+                    tokio::time::sleep(Duration::from_millis(20)).await;
+                    Some((login(SECOND), 2))
+                }
+                _ => std::future::pending().await,
+            }
+        }))
+    }
+}
+
+#[tokio::test]
+async fn a_login_that_is_refused_takes_the_credentials_that_follow() {
+    let server = RedisServer::start().await;
+    allow(&server, "user", SECOND).await;
+    let l2 = RedisL2::open(server.url()).unwrap();
+    let lane = lane_of(&l2.credentials(Fetched).unwrap(), NAMESPACE);
+    let (_, mut subscription) = subscribe(&*lane).await;
+    insert(&*lane, "k", b"v").await;
+    assert_eq!(message(&mut *subscription).await.keys.len(), 1);
+    assert_eq!(connected(&server, "user").await, ["user"; 2]);
+    let log: Vec<HashMap<String, Value>> =
+        run(&mut server.connection().await, &["ACL", "LOG"]).await;
+    let refused = log.iter().map(|entry| match entry["count"] {
+        Value::Int(count) => count,
+        ref other => panic!("{other:?}"),
+    });
+    assert_eq!(refused.sum::<i64>(), 2, "one for each connection");
+}
+
+#[tokio::test]
+async fn a_connection_logs_in_once_with_each_credentials() {
+    let server = RedisServer::start().await;
+    allow(&server, "user", FIRST).await;
+    let (_changes, login) = watch::channel(("user", FIRST));
+    let l2 = RedisL2::open(server.url()).unwrap();
+    let lane = lane_of(&l2.credentials(Rotated(login)).unwrap(), NAMESPACE);
+    insert(&*lane, "k", b"v").await;
+    let used: String = run(&mut server.connection().await, &["INFO", "commandstats"]).await;
+    let logins = ["auth", "hello"].map(|name| used.contains(&format!("cmdstat_{name}:calls=1,")));
+    assert_ne!(logins[0], logins[1], "{used}");
 }
