@@ -30,6 +30,9 @@ use crate::util::shared_result::{SharedResult, shared_result};
 
 /// After this many timeouts in a row a connection is taken to be half-open.
 const HALF_OPEN_AFTER: u32 = 3;
+/// Over a connection that has carried no answer for this long, one timeout is enough: a firewall or a NAT may have
+/// forgotten the connection.
+const IDLE: Duration = Duration::from_secs(1);
 
 pub(super) struct Connections {
     source: Arc<Source>,
@@ -285,6 +288,8 @@ impl Connections {
                 Some(Err((_, at))) if at.elapsed() >= current.pause() => {}
                 // The witnesses may name another primary by now.
                 Some(Ok(live)) if !self.source.believes(&live.shared, live.term) => {}
+                // Another lane has found that it may be lost.
+                Some(Ok(live)) if live.pooled.is_suspected() => {}
                 // The runtime of its task has ended: nobody would ever finish this attempt.
                 None if attempt.is_lost() => {}
                 found => {
@@ -314,6 +319,9 @@ impl Connections {
         live: &Arc<Live>,
         answer: Option<RedisResult<T>>,
     ) -> Result<T, Failure> {
+        if answer.is_some() {
+            live.pooled.note_answer();
+        }
         match answer {
             Some(Ok(answer)) => {
                 // Relaxed: a count that is off by one only moves the moment at which the connection counts as
@@ -341,10 +349,17 @@ impl Connections {
                 })
             }
             None => {
-                // One slow answer says nothing of the connection, and a new one would only wait behind it in the
-                // server.
-                if live.silent.fetch_add(1, Ordering::Relaxed) + 1 >= HALF_OPEN_AFTER {
+                // One slow answer says nothing of a connection that was busy, and a new one would only wait behind it
+                // in the server.
+                let timeouts = live.silent.fetch_add(1, Ordering::Relaxed) + 1;
+                // For all lanes: no other lane has had an answer since before this request was sent, either.
+                let was_idle = live.pooled.is_unanswered_for(IDLE + self.limit());
+                if was_idle || timeouts >= HALF_OPEN_AFTER {
                     self.discard(live);
+                }
+                if was_idle {
+                    // After it was discarded: lanes that leave it now are given another one.
+                    live.pooled.suspect();
                 }
                 Err(Failure::Final(L2Error::timed_out(self.limit())))
             }
@@ -453,6 +468,7 @@ async fn join_server(
     let found = timeout_at(deadline, async { join(naming, running).await.1 }).await;
     let failed = match found {
         Ok(Ok(found)) => {
+            pooled.note_answer();
             // A read that has begun meanwhile may rely on it as if it had been made at its end.
             if source.believes(&shared, term) {
                 let live = Live {

@@ -84,7 +84,7 @@ use crate::util::partial_debug::partial_debug;
 /// Another connection, outside the pool, subscribes for all of them, and carries their heartbeats.
 ///
 /// A cache that gives up on a connection, as after several requests in a row that were not answered in time, takes a
-/// new one; the others keep theirs. Caches on different runtimes share none, as a connection ends with its runtime.
+/// new one; the others keep theirs. After one timeout on an idle connection, all caches leave it. Caches on different runtimes share none, as a connection ends with its runtime.
 ///
 /// In `CLIENT LIST` a connection has the name `larder:NAMESPACE`, of the cache that has made it.
 #[doc = include_str!("trouble.md")]
@@ -124,7 +124,7 @@ impl RedisL2 {
     /// change in a minor release of this crate.
     ///
     /// Both must lead to the same server and database, and the pool must log in and set up TLS by itself. Set
-    /// `TCP_NODELAY` in the pool's manager: the client's default leaves it off.
+    /// `TCP_NODELAY` and TCP keepalive in the pool's manager: the client's defaults leave both off.
     ///
     /// # Errors
     ///

@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use deadpool_redis::redis::aio::{AsyncPushSender, MultiplexedConnection};
 use deadpool_redis::redis::io::tcp::TcpSettings;
+use deadpool_redis::redis::io::tcp::socket2::TcpKeepalive;
 use deadpool_redis::redis::{
     AsyncConnectionConfig, BasicAuth, Client, ConnectionAddr, ConnectionInfo, IntoConnectionInfo,
     ProtocolVersion, RedisResult, StreamingCredentialsProvider,
@@ -25,6 +26,16 @@ use crate::util::partial_debug::partial_debug;
 
 /// The size of a pool that this module makes. No process reaches it, as each lane takes two connections and keeps them.
 const POOL_SIZE: usize = 1024;
+
+/// A connection that has carried nothing for this long is probed by the kernel. Firewalls and NATs see the probe: they
+/// forget a connection that carries nothing, most of them after minutes.
+const IDLE_UNTIL_PROBED: Duration = Duration::from_secs(15);
+/// Probes that are not acknowledged follow each other at this interval.
+#[cfg(any(target_os = "android", target_os = "linux"))]
+const PROBED_EVERY: Duration = Duration::from_secs(5);
+/// A connection ends when the server has acknowledged neither a probe nor data for this long.
+#[cfg(any(target_os = "android", target_os = "linux"))]
+const UNACKNOWLEDGED_FOR: Duration = Duration::from_secs(30);
 
 /// A Redis server and how to log in: made from a URL, or from a [`ConnectionInfo`] or [`Client`] of the redis crate. A
 /// user without a password logs in with an empty one, which Redis takes if the user has `nopass`.
@@ -188,13 +199,28 @@ impl Server {
             // Without a password the client does not log in, so the connection would be one of the default user.
             login = login.set_password("");
         }
-        // The client leaves TCP_NODELAY off.
-        let tcp = TcpSettings::clone(info.tcp_settings()).set_nodelay(true);
+        let tcp = tcp_settings(info.tcp_settings().clone());
         Ok(Connector {
             info: info.set_redis_settings(login).set_tcp_settings(tcp),
             credentials: None,
         })
     }
+}
+
+/// The settings with what the client leaves off, unless they have it.
+fn tcp_settings(given: TcpSettings) -> TcpSettings {
+    let mut settings = given.set_nodelay(true);
+    if settings.keepalive().is_none() {
+        let keepalive = TcpKeepalive::new().with_time(IDLE_UNTIL_PROBED);
+        #[cfg(any(target_os = "android", target_os = "linux"))]
+        let keepalive = keepalive.with_interval(PROBED_EVERY);
+        settings = settings.set_keepalive(keepalive);
+    }
+    #[cfg(any(target_os = "android", target_os = "linux"))]
+    if settings.user_timeout().is_none() {
+        settings = settings.set_user_timeout(UNACKNOWLEDGED_FOR);
+    }
+    settings
 }
 
 /// How long it may take to make a connection, the wait for the pool included.
@@ -410,6 +436,18 @@ mod tests {
         for (url, what) in cases {
             assert!(reason(url).contains(what), "{url}: {}", reason(url));
         }
+    }
+
+    #[test]
+    fn settings_of_tcp_that_are_given_stay() {
+        let keepalive = TcpKeepalive::new().with_time(Duration::from_secs(60));
+        let given = TcpSettings::default().set_keepalive(keepalive.clone());
+        let settings = tcp_settings(given);
+        assert!(settings.nodelay());
+        let shown = format!("{:?}", settings.keepalive());
+        assert_eq!(shown, format!("{:?}", Some(keepalive)));
+        #[cfg(any(target_os = "android", target_os = "linux"))]
+        assert_eq!(settings.user_timeout(), Some(UNACKNOWLEDGED_FOR));
     }
 
     #[cfg(not(feature = "tls"))]

@@ -5,9 +5,9 @@
 //! it, too: so a lane with a short time limit harms none of them. Knows nothing of lanes, nor of incarnations of the
 //! server.
 
-use std::sync::atomic::AtomicUsize;
-use std::sync::{Arc, Mutex};
-use std::time::Duration;
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Arc, LazyLock, Mutex};
+use std::time::{Duration, Instant};
 
 use deadpool_redis::redis::aio::MultiplexedConnection;
 use deadpool_redis::{Connection, Pool, PoolError};
@@ -51,7 +51,13 @@ pub(super) struct Pooled {
     connection: OnceCell<(MultiplexedConnection, u64)>,
     /// The pool's object, kept so that the pool counts the connection.
     object: Mutex<Option<Connection>>,
+    /// When the last answer came over it, in ms since [`SINCE`]. Lanes share it.
+    answered: AtomicU64,
+    /// Whether it may be lost.
+    is_suspected: AtomicBool,
 }
+
+static SINCE: LazyLock<Instant> = LazyLock::new(Instant::now);
 
 impl Shared {
     /// With a pool of its own, unless one is given.
@@ -130,6 +136,34 @@ impl Shared {
         *lock(&one.object) = Some(pooled);
         Ok((connection, found.term))
     }
+}
+
+impl Pooled {
+    /// An answer has come over it.
+    pub(super) fn note_answer(&self) {
+        // Relaxed, as is all of this: an old number only makes the connection look idle, which costs a new connection.
+        self.answered.store(since(), Ordering::Relaxed);
+    }
+
+    /// Whether no answer has come over it for this long.
+    pub(super) fn is_unanswered_for(&self, time: Duration) -> bool {
+        let silence = since().saturating_sub(self.answered.load(Ordering::Relaxed));
+        Duration::from_millis(silence) >= time
+    }
+
+    /// It may be lost, so all lanes leave it.
+    pub(super) fn suspect(&self) {
+        self.is_suspected.store(true, Ordering::Relaxed);
+    }
+
+    pub(super) fn is_suspected(&self) -> bool {
+        self.is_suspected.load(Ordering::Relaxed)
+    }
+}
+
+/// Milliseconds since [`SINCE`].
+fn since() -> u64 {
+    u64::try_from(SINCE.elapsed().as_millis()).unwrap_or(u64::MAX)
 }
 
 impl Line {

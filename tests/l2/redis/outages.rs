@@ -409,3 +409,53 @@ async fn a_refused_step_keeps_the_connection() {
     invalidate(&*lane, &["other"]).await;
     assert_eq!(met.all().len(), 1);
 }
+
+/// A firewall may forget a connection that carries nothing, without a word to either end.
+#[tokio::test]
+async fn an_idle_connection_that_was_lost_costs_one_timeout_for_all_its_lanes() {
+    let store = Redis::start().await;
+    let proxy = Proxy::start(store.server.port()).await;
+    let l2 = RedisL2::open(proxy.url()).unwrap();
+    let (lane, met) = watched_lane(&l2, SHORT);
+    let other = l2.lane("test:other".into(), SHORT, Box::new(|_| {}));
+    assert!(lane.get("k").await.is_ok() && other.get("k").await.is_ok());
+    // Longer than a connection may carry nothing without being suspected.
+    tokio::time::sleep(Duration::from_millis(1200)).await;
+    proxy.set(proxy::Kind::Data, Way::ToRedis, Line::BlackHole);
+    let lost = lane.get("k").await.unwrap_err();
+    assert!(lost.is_timeout(), "{lost:?}");
+    // Not of this connection, which stays lost.
+    proxy.heal();
+    for lane in [&*lane, &*other] {
+        let answer = lane.get("k").await;
+        assert!(answer.is_ok(), "{answer:?}");
+    }
+    assert_eq!(met.all().len(), 2, "another connection");
+}
+
+/// So that a firewall does not forget them: the kernel has a timer for each.
+#[cfg(target_os = "linux")]
+#[tokio::test]
+async fn idle_connections_are_probed() {
+    /// Of a connection that is open.
+    const ESTABLISHED: &str = "01";
+    /// The timer of a connection that waits for no acknowledgement: the next probe.
+    const KEEPALIVE: &str = "02";
+
+    let store = Redis::start().await;
+    let lane = store.lane();
+    let _subscription = subscribe(&*lane).await;
+    get(&*lane, "k").await;
+    let server = format!(":{:04X}", store.server.port());
+    eventually("both have the timer", async || {
+        let all = std::fs::read_to_string("/proc/net/tcp").unwrap();
+        // By the header: sl, local_address, rem_address, st, tx_queue:rx_queue, tr:tm->when.
+        let connections = all
+            .lines()
+            .map(|line| line.split_whitespace().collect::<Vec<_>>());
+        let to_server = connections.filter(|of| of[2].ends_with(&server) && of[3] == ESTABLISHED);
+        let timers = to_server.map(|of| of[5].split_once(':').unwrap().0.to_owned());
+        timers.collect::<Vec<_>>() == [KEEPALIVE; 2]
+    })
+    .await;
+}
