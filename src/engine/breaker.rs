@@ -330,6 +330,16 @@ impl Breaker {
         }
     }
 
+    /// Messages are received for the first time. One line for all caches of the server that are subscribed together.
+    pub(crate) fn note_first_subscription(&self) {
+        log_subscribed(self.reporter.subscribed());
+    }
+
+    /// A first subscription has lasted for a while. The line does not wait for other caches any longer.
+    pub(crate) fn end_first_subscriptions(&self) {
+        log_subscribed(self.reporter.subscribed_without_others());
+    }
+
     /// The subscription was lost, or could not be made. It says nothing of requests, so their health stays as it is.
     pub(crate) fn note_lost_subscription(&self, error: &L2Error) {
         if self.note_other_lanes(error) {
@@ -421,5 +431,11 @@ impl Breaker {
                 "L2 is answering again"
             );
         }
+    }
+}
+
+fn log_subscribed(namespaces: Option<String>) {
+    if let Some(namespaces) = namespaces {
+        info!(namespaces, "subscribed");
     }
 }

@@ -41,6 +41,7 @@ use crate::options::Options;
 use crate::stats::{Counters, Health, Stats};
 use crate::token::Token;
 use crate::util::call::Step;
+use crate::util::few_names::few_names;
 use crate::util::lock::lock;
 
 /// How often a caller of `ready` looks whether the subscribers are still there.
@@ -125,6 +126,7 @@ impl Engine {
     fn with_lanes(instance: &Arc<Instance>, lanes: u16, is_off: bool) -> Arc<Self> {
         let of = &**instance;
         let other_lanes = Arc::new(watch::Sender::new(0));
+        let outages = of.l2.outages();
         let contexts = Lanes::new(lanes, |lane| {
             let has_l2 = of.has_l2;
             // Each lane has an equal part of L1, as keys are spread evenly.
@@ -143,7 +145,7 @@ impl Engine {
             let namespace = of.options.namespace.as_str();
             let name = LaneName { namespace, lane };
             let lane = of.l2.lane(name, of.options.l2_timeout, on_connect);
-            let (system, reporter) = (lane.system(), of.l2.outages().join(namespace));
+            let (system, reporter) = (lane.system(), outages.join(namespace));
             let (options, counters) = (&of.options, &of.counters);
             let (events, metrics) = (&of.events, &of.metrics);
             Arc::new(Context {
@@ -585,9 +587,8 @@ pub(crate) fn report_losses(closed: &[(&str, usize)]) {
     let lost: usize = closed.iter().map(|(_, lost)| lost).sum();
     if lost > 0 {
         let with_losses = closed.iter().filter(|(_, lost)| *lost > 0);
-        let namespaces: Vec<&str> = with_losses.map(|(namespace, _)| *namespace).collect();
         warn!(
-            namespaces = namespaces.join(", "),
+            namespaces = few_names(with_losses.map(|(namespace, _)| *namespace)),
             lost,
             "closed before deferred invalidations could be sent to L2; it may keep old values until they expire"
         );

@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
+use crate::util::few_names::few_names;
 use crate::util::lock::lock;
 use crate::util::random::random;
 
@@ -18,13 +19,27 @@ pub struct Outages(Mutex<State>);
 
 #[derive(Debug, Default)]
 struct State {
-    /// A random number for each cache, and its namespace.
-    caches: BTreeMap<u64, String>,
+    /// The caches, each by a random number.
+    caches: BTreeMap<u64, Member>,
     in_trouble: BTreeSet<u64>,
     /// The causes that were logged since the trouble began, and when each was seen last.
     causes: Vec<(String, Instant)>,
     /// The trouble that is over, of the caches that had some in this outage.
     past: Trouble,
+}
+
+#[derive(Debug)]
+struct Member {
+    namespace: String,
+    subscribed: Subscribed,
+}
+
+/// Whether a cache receives changes, and whether the log has it.
+#[derive(Clone, Copy, Debug, PartialEq)]
+enum Subscribed {
+    NotYet,
+    Unsaid,
+    Said,
 }
 
 /// How long requests failed, and how many.
@@ -50,7 +65,11 @@ impl Outages {
     /// Adds a cache.
     pub fn join(self: &Arc<Self>, namespace: &str) -> Reporter {
         let number = random();
-        lock(&self.0).caches.insert(number, namespace.to_owned());
+        let member = Member {
+            namespace: namespace.to_owned(),
+            subscribed: Subscribed::NotYet,
+        };
+        lock(&self.0).caches.insert(number, member);
         let outages = Arc::clone(self);
         Reporter { outages, number }
     }
@@ -64,8 +83,28 @@ impl Reporter {
         state.in_trouble.insert(self.number);
     }
 
-    /// Takes note of a cause. Returns the namespaces for its line in the log, or `None` if it was logged before. While
-    /// there is trouble these are the namespaces of all caches of the server, otherwise that of this cache.
+    /// This cache receives changes for the first time. If all caches of the server do now, returns the namespaces of
+    /// those whose line in the log is missing, some of them if they are many.
+    #[must_use]
+    pub fn subscribed(&self) -> Option<String> {
+        let mut state = lock(&self.outages.0);
+        if let Some(member) = state.caches.get_mut(&self.number) {
+            member.subscribed = Subscribed::Unsaid;
+        }
+        let mut all = state.caches.values();
+        let waits = all.any(|member| member.subscribed == Subscribed::NotYet);
+        if waits { None } else { state.say_subscribed() }
+    }
+
+    /// As [`subscribed`](Self::subscribed), without the caches of the server that do not receive changes yet.
+    #[must_use]
+    pub fn subscribed_without_others(&self) -> Option<String> {
+        lock(&self.outages.0).say_subscribed()
+    }
+
+    /// Takes note of a cause. Returns the namespaces for its line in the log, some of them if they are many, or `None`
+    /// if it was logged before. While there is trouble these are the namespaces of all caches of the server, otherwise
+    /// that of this cache.
     #[must_use]
     pub fn says(&self, cause: &str) -> Option<String> {
         // One step for all caches: of two that find the same cause at once, one logs it.
@@ -74,7 +113,8 @@ impl Reporter {
         let known = state.causes.extract_if(.., is_it).last();
         // A single failure is no outage: other caches of the server may be well, and the cause is not kept for later.
         if state.in_trouble.is_empty() {
-            return state.caches.get(&self.number).cloned();
+            let this = state.caches.get(&self.number);
+            return this.map(|member| member.namespace.clone());
         }
         // The text of a cause comes from the server, so there is no bound on how many there are.
         if state.causes.len() == MOST_CAUSES {
@@ -85,8 +125,8 @@ impl Reporter {
         (!is_same).then(|| state.namespaces())
     }
 
-    /// The trouble of this cache is over. Returns that of all caches of the server, with their namespaces, if it was
-    /// the last one.
+    /// The trouble of this cache is over. Returns that of all caches of the server, with their namespaces, or some of
+    /// them if they are many, if it was the last one.
     #[must_use]
     pub fn end(&self, trouble: Trouble) -> Option<(String, Trouble)> {
         let mut state = lock(&self.outages.0);
@@ -101,8 +141,20 @@ impl Reporter {
 
 impl State {
     fn namespaces(&self) -> String {
-        let names: BTreeSet<&str> = self.caches.values().map(String::as_str).collect();
-        names.into_iter().collect::<Vec<_>>().join(", ")
+        few_names(self.caches.values().map(|member| &*member.namespace))
+    }
+
+    /// The namespaces of the caches that receive changes and are not in the log yet.
+    fn say_subscribed(&mut self) -> Option<String> {
+        let unsaid = |member: &&mut Member| member.subscribed == Subscribed::Unsaid;
+        let unsaid = self.caches.values_mut().filter(unsaid);
+        let namespaces: Vec<&str> = unsaid
+            .map(|member| {
+                member.subscribed = Subscribed::Said;
+                &*member.namespace
+            })
+            .collect();
+        (!namespaces.is_empty()).then(|| few_names(namespaces))
     }
 
     /// The trouble of all if this cache is the last one that has any.

@@ -2,6 +2,7 @@
 //!
 //! - [`call`]: the future of a call
 //! - [`crc16`]: the hash of Redis Cluster
+//! - [`few_names`]: some of many names, for a log line
 //! - [`late`]: a time limit on a runtime that may be busy
 //! - [`lock`]: locks that a panic elsewhere does not close
 //! - [`on_drop`]: a step that follows even if the task in between is cancelled
@@ -15,6 +16,7 @@
 
 pub(crate) mod call;
 pub(crate) mod crc16;
+pub(crate) mod few_names;
 pub(crate) mod late;
 pub(crate) mod lock;
 pub(crate) mod on_drop;

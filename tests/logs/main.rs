@@ -24,6 +24,7 @@ use std::time::Duration;
 
 use futures::FutureExt;
 use larder::codec::Bincode;
+use larder::l2::deadpool_redis::redis::cmd;
 use larder::{Builder, Cache, Caches, Clock, MemoryL2, RedisL2, ServiceSettings, Stats};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
@@ -344,6 +345,57 @@ fn damage_of_the_clock() {
         }
     });
     assert_eq!(log.count(SECRET), 0, "{}", log.text());
+}
+
+/// However many caches and lanes there are.
+#[test]
+fn caches_that_subscribe_together() {
+    let log = Log::default();
+    log.record(Level::INFO, async {
+        let server = RedisServer::start().await;
+        let l2 = RedisL2::open(server.url()).unwrap();
+        let cache = |name: u16, lanes| -> Texts {
+            let builder = Cache::builder(format!("test:{name:02}")).l2(l2.clone());
+            let builder = builder.lanes(lanes).l2_timeout(UNHURRIED);
+            builder.build().unwrap()
+        };
+        let caches: Vec<_> = (0..12).map(|n| cache(n, 1 + 3 * (n % 2))).collect();
+        for cache in &caches {
+            cache.ready().await;
+        }
+        assert_eq!(log.count("subscribed"), 1, "{}", log.text());
+        let few = r#"namespaces="test:00, test:01, test:02, test:03, test:04, test:05, test:06, test:07 and 4 more""#;
+        assert_eq!(log.count(few), 1, "{}", log.text());
+        // One that comes later has a line of its own.
+        cache(12, 1).ready().await;
+        assert_eq!(log.count(r#"namespaces="test:12""#), 1, "{}", log.text());
+    });
+    assert_eq!(log.count("subscribed"), 2, "{}", log.text());
+}
+
+/// The others are not kept from the log by a cache that Redis refuses.
+#[test]
+fn a_cache_that_cannot_subscribe_keeps_no_other_from_the_log() {
+    let log = Log::default();
+    log.record(Level::INFO, async {
+        let server = RedisServer::start().await;
+        let mut redis = server.connection().await;
+        let rights = "ACL SETUSER app on nopass ~* &{test:good.0}* +@all";
+        let mut command = cmd("ACL");
+        let command = command.arg(rights.split(' ').skip(1).collect::<Vec<_>>());
+        let () = command.query_async(&mut redis).await.unwrap();
+        let l2 = RedisL2::open(format!("redis://app:x@127.0.0.1:{}", server.port())).unwrap();
+        let cache = |name: &str| -> Texts {
+            let builder = Cache::builder(name).l2(l2.clone()).l2_timeout(UNHURRIED);
+            let builder = builder.max_staleness(Duration::from_millis(300));
+            builder.build().unwrap()
+        };
+        let _caches = ["test:good", "test:refused"].map(cache);
+        eventually("it is said", async || {
+            log.count(r#"subscribed namespaces="test:good""#) == 1
+        })
+        .await;
+    });
 }
 
 /// A line when it begins and one when it is over, which says how long it was and how many requests failed.

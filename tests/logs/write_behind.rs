@@ -1,12 +1,14 @@
 //! What the log says when writes do not reach their source: one line for a cause, and no value.
 
 use std::io;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering::SeqCst};
 use std::time::Duration;
 
-use larder::Cache;
 use larder::l2::deadpool_redis::redis::aio::MultiplexedConnection;
 use larder::l2::deadpool_redis::redis::cmd;
 use larder::write_behind::{Write, WriteBehind, WriteBehindBuilder};
+use larder::{Cache, Clock};
 use tracing::Level;
 
 use crate::support::eventually::eventually;
@@ -102,5 +104,50 @@ fn what_cannot_be_written_and_what_redis_refuses_is_a_line_each() {
         .lines()
         .filter(|line| line.contains("the stream of writes cannot be read"));
     assert_eq!(of_streams.count(), 2, "{}", log.text());
+    assert_eq!(log.count(SECRET), 0, "{}", log.text());
+}
+
+/// One pair of lines for a trouble, however often `store` succeeds in between.
+#[test]
+fn a_source_that_fails_now_and_then_is_one_trouble() {
+    let log = Log::default();
+    log.record(Level::INFO, async {
+        let (server, clock) = (RedisServer::start().await, Clock::manual());
+        let builder = Cache::builder("test:behind").redis(server.url());
+        let builder = builder.clock(clock.clone()).l2_timeout(UNHURRIED);
+        let cache: Texts = builder.build().unwrap();
+        let calls = Arc::new(AtomicU64::new(0));
+        let called = Arc::clone(&calls);
+        let store = async move |_: Vec<Write<String, String>>| {
+            let is_even = called.fetch_add(1, SeqCst).is_multiple_of(2);
+            if is_even {
+                return Err(io::Error::other(SECRET));
+            }
+            Ok(())
+        };
+        let store = Arc::new(store);
+        let builder = WriteBehind::builder(cache).store(move |batch| {
+            let store = Arc::clone(&store);
+            Box::pin(async move { store(batch).await })
+        });
+        let behind = builder.interval(Duration::from_millis(10));
+        let behind = behind.build().unwrap();
+        for trouble in 1..=2 {
+            for n in 0..5 {
+                let key = format!("{SECRET}:{n}");
+                behind.insert(&key, SECRET.to_owned()).await.unwrap();
+                behind.flush().await.unwrap();
+                clock.advance(Duration::from_secs(1));
+            }
+            assert_eq!(log.count("as store has failed"), trouble, "{}", log.text());
+            assert_eq!(log.count("reach their source again"), trouble - 1);
+            clock.advance(Duration::from_secs(5));
+            eventually("it is over", async || {
+                log.count("reach their source again") == trouble
+            })
+            .await;
+        }
+        assert_eq!(calls.load(SeqCst), 20);
+    });
     assert_eq!(log.count(SECRET), 0, "{}", log.text());
 }

@@ -21,7 +21,7 @@ use tokio::task::JoinHandle;
 use tokio::time::{Instant, sleep, sleep_until};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::AbortOnDropHandle;
-use tracing::{Instrument, debug, debug_span, info};
+use tracing::{Instrument, debug, debug_span};
 
 use super::listen::Channels;
 use super::publish::Publisher;
@@ -232,7 +232,7 @@ impl Subscriber {
             ctx.l1.freshness.lapse();
             reached = session.reached;
             // Only an answered heartbeat is a success: a connection that fails before one may fail each time.
-            if session.is_answered {
+            if session.answers > 0 {
                 pauses = reconnects();
             }
             ctx.breaker.note_lost_subscription(&error);
@@ -283,8 +283,8 @@ struct Session<'a> {
     is_awaited: bool,
     /// The heartbeat that is not answered yet.
     asked: Option<PendingHeartbeat>,
-    /// Whether a heartbeat was answered.
-    is_answered: bool,
+    /// Heartbeats that were answered.
+    answers: u64,
     last_heartbeat: Instant,
     next_heartbeat: Instant,
     /// The epochs that the last clears have announced, in their order, and whether each is one of this instance.
@@ -315,7 +315,7 @@ impl<'a> Session<'a> {
             },
             is_awaited: false,
             asked: None,
-            is_answered: false,
+            answers: 0,
             last_heartbeat: now,
             next_heartbeat: now,
             cleared: ArrayVec::new(),
@@ -363,11 +363,13 @@ impl<'a> Session<'a> {
         }
         self.reach(&lane, from).await?;
         self.freshness.prove(&lane, proof);
-        let namespace = ctx.options.namespace.as_str();
         if from.is_none() {
-            info!(namespace, "subscribed");
+            ctx.breaker.note_first_subscription();
         } else {
-            debug!(namespace, "subscribed again");
+            debug!(
+                namespace = ctx.options.namespace.as_str(),
+                "subscribed again"
+            );
         }
         Ok(subscription)
     }
@@ -542,7 +544,11 @@ impl<'a> Session<'a> {
                 "requests were answered by another server than the one that sends messages; both are connected to anew",
             ));
         }
-        self.is_answered = true;
+        self.answers += 1;
+        // The first is answered at once, and the second when it was due.
+        if self.answers == 2 {
+            self.ctx.breaker.end_first_subscriptions();
+        }
         if without(Rule::LostMessages) {
             self.reached.last = Some(lane.seq).max(self.reached.last);
         }

@@ -17,6 +17,7 @@ use tracing::{debug, info, warn};
 
 use super::stats::Counters;
 use super::write::{AnyWrite, DecodeKey, Store};
+use crate::clock::{Tick, nanos};
 use crate::engine::{Context, Engine};
 use crate::key::Key;
 use crate::l2::{L2Error, Settled, StreamId, Waiting, WriteStream};
@@ -28,6 +29,8 @@ use crate::util::throttle::Throttle;
 const FIRST_RETRY: Duration = Duration::from_millis(100);
 /// They grow to this.
 const LONGEST_RETRY: Duration = Duration::from_secs(10);
+/// A trouble with the source is over when `store` has not failed for this long.
+const OVER_AFTER: Duration = Duration::from_secs(5);
 /// Why a write is a dead letter that was not given to `store`.
 const UNREADABLE: &str = "it cannot be read";
 
@@ -77,6 +80,15 @@ struct Failing {
     in_doubt: bool,
 }
 
+/// What was traced, until it is over.
+struct Trouble {
+    failure: Failure,
+    /// When it was seen last.
+    last: Tick,
+    /// Whether writes have reached the source since.
+    has_stored: bool,
+}
+
 /// Why writes stay in the stream for now.
 enum Failure {
     L2(L2Error),
@@ -102,7 +114,7 @@ impl Worker {
     }
 
     async fn work_on(&self) {
-        let (mut trouble, mut failing) = (None, Failing::default());
+        let (mut trouble, mut failing) = (None::<Trouble>, Failing::default());
         let mut retries = retry_delays(FIRST_RETRY, LONGEST_RETRY);
         loop {
             match self.work(&mut failing).await {
@@ -130,13 +142,14 @@ impl Worker {
     }
 
     /// Traces a failure, once for a cause: it is the same each time until it is over.
-    fn begin(&self, trouble: &mut Option<Failure>, failure: Failure) {
-        let is_known = trouble.as_ref().map(discriminant) == Some(discriminant(&failure));
+    fn begin(&self, trouble: &mut Option<Trouble>, failure: Failure) {
+        let known = trouble.as_ref().map(|known| discriminant(&known.failure));
+        let is_known = known == Some(discriminant(&failure));
         let namespace = self.engine.namespace();
         match &failure {
             // The cache has said that its L2 cannot be reached.
             Failure::L2(error) if !error.is_refused() => return,
-            _ if is_known => return,
+            _ if is_known => {}
             Failure::L2(error) => warn!(
                 namespace,
                 error = error as &dyn Error,
@@ -151,17 +164,33 @@ impl Worker {
                 "this instance's worker was silent for too long; another one writes the same writes"
             ),
         }
-        *trouble = Some(failure);
+        *trouble = Some(Trouble {
+            failure,
+            last: self.ctx.now(),
+            has_stored: false,
+        });
     }
 
-    fn end(&self, trouble: &mut Option<Failure>, worked: &Worked) {
+    /// Ends a trouble, and traces that: one of `store` when it has not failed for a while, as one that fails now and then
+    /// would fill the log.
+    fn end(&self, trouble: &mut Option<Trouble>, worked: &Worked) {
+        let Some(now) = trouble else {
+            return;
+        };
         let namespace = self.engine.namespace();
-        match (&trouble, worked) {
-            (Some(Failure::L2(_)), _) => info!(namespace, "the stream of writes can be read again"),
-            (Some(_), Worked::Stored) => info!(namespace, "writes reach their source again"),
-            (Some(_), Worked::Buried) => return,
-            // If nothing waits, nobody knows.
-            (Some(_), Worked::Idle) | (None, _) => {}
+        if matches!(now.failure, Failure::L2(_)) {
+            info!(namespace, "the stream of writes can be read again");
+            *trouble = None;
+            return;
+        }
+        now.has_stored |= matches!(worked, Worked::Stored);
+        let quiet = self.ctx.now().saturating_sub(now.last);
+        if quiet < nanos(OVER_AFTER) || matches!(worked, Worked::Buried) {
+            return;
+        }
+        // If nothing waited since, nobody knows.
+        if now.has_stored {
+            info!(namespace, "writes reach their source again");
         }
         *trouble = None;
     }
