@@ -3,7 +3,7 @@
 //!
 //! Each step is about one clock, as the clocks may lie on several servers.
 
-use std::io;
+use std::{io, iter};
 
 use deadpool_redis::redis::aio::MultiplexedConnection;
 use deadpool_redis::redis::{RedisResult, cmd};
@@ -97,25 +97,18 @@ impl Clocks<'_> {
     /// The number that each clock names; zero for none.
     async fn look(&self) -> RedisResult<Vec<u16>> {
         let all = (1..=MOST_LANES).flat_map(LaneNumber::all);
-        // A connection sends them one after the other, without a wait in between.
-        try_join_all(all.map(|lane| self.named(lane))).await
-    }
-
-    /// A user of one number of lanes may have no right to read others.
-    async fn named(&self, lane: LaneNumber) -> RedisResult<u16> {
-        let names = self.names(lane);
-        let mut connection = self.connection(&names).await?;
-        let mut ask = cmd("HGET");
-        ask.arg(names.name(CLOCK, "")).arg("lanes");
-        let named: RedisResult<Option<Vec<u8>>> = ask.query_async(&mut connection).await;
-        match named {
-            Ok(named) => {
-                let number = named.and_then(|text| str::from_utf8(&text).ok()?.parse().ok());
-                Ok(number.filter(|lanes| *lanes <= MOST_LANES).unwrap_or(0))
-            }
-            Err(error) if matches!(error.code(), Some("NOPERM" | "WRONGTYPE")) => Ok(0),
-            Err(error) => Err(error),
-        }
+        let all: Vec<Names> = all.map(|lane| self.names(lane)).collect();
+        let slots: Vec<_> = all.iter().map(|names| names.slot).collect();
+        let servers = self.topology.connections(&slots, self.connection).await;
+        let servers = servers.map_err(io::Error::other)?;
+        let each = servers.into_iter().map(async |(connection, places)| {
+            let names: Vec<_> = places.iter().filter_map(|place| all.get(*place)).collect();
+            let numbers = numbers(&names, connection).await?;
+            RedisResult::Ok(iter::zip(places, numbers).collect::<Vec<_>>())
+        });
+        let mut numbers = try_join_all(each).await?.concat();
+        numbers.sort_unstable();
+        Ok(numbers.into_iter().map(|(_, number)| number).collect())
     }
 
     /// Has a clock name this number, if it names `from`; or without that, if it names a smaller one. Returns which one
@@ -142,6 +135,42 @@ impl Clocks<'_> {
         }
         let opened = LaneNumber::all(lanes).map(|lane| self.step(lane, Some(0), lanes));
         refuse_others(try_join_all(opened).await?, lanes)
+    }
+}
+
+/// The number that each of these clocks names, which are on one server.
+async fn numbers(clocks: &[&Names], connection: MultiplexedConnection) -> RedisResult<Vec<u16>> {
+    let Some((first, others)) = clocks.split_first() else {
+        return Ok(Vec::new());
+    };
+    let mut ask = Call::by("EVALSHA_RO", &scripts::NUMBERS, first, 1);
+    ask.own(&[CLOCK]);
+    for names in others {
+        ask.arg(names.name(CLOCK, ""));
+    }
+    let answer = ask.run::<Vec<u16>>(connection.clone()).await;
+    match answer {
+        // One that is refused beside others, as for a missing right or a slot that moves, must not fail them.
+        Err(error) if !error.is_io_error() => {
+            // The connection sends them one after the other, without a wait in between.
+            try_join_all(clocks.iter().map(|names| number(names, connection.clone()))).await
+        }
+        answer => answer,
+    }
+}
+
+/// The number that a clock names. A user of one number of lanes may have no right to read others.
+async fn number(names: &Names, mut connection: MultiplexedConnection) -> RedisResult<u16> {
+    let mut ask = cmd("HGET");
+    ask.arg(names.name(CLOCK, "")).arg("lanes");
+    let named: RedisResult<Option<Vec<u8>>> = ask.query_async(&mut connection).await;
+    match named {
+        Ok(named) => {
+            let number = named.and_then(|text| str::from_utf8(&text).ok()?.parse().ok());
+            Ok(number.filter(|lanes| *lanes <= MOST_LANES).unwrap_or(0))
+        }
+        Err(error) if matches!(error.code(), Some("NOPERM" | "WRONGTYPE")) => Ok(0),
+        Err(error) => Err(error),
     }
 }
 

@@ -1,5 +1,5 @@
 //! The Lua scripts. Each is one atomic step, and every key that it touches is declared to it, but for those of a
-//! heartbeat that is for several lanes.
+//! heartbeat that is for several lanes, and of a look at the clocks of all lanes.
 
 use super::call::Lua;
 
@@ -55,6 +55,7 @@ lua! {
     REMOVE: [ALLOW_OOM, CLOCK], "remove.lua";
     RUN: [ALLOW_OOM, CLOCK, INCARNATION, LIST], "run.lua";
     LANES: [ALLOW_OOM, NAMED_LANES], "lanes.lua";
+    NUMBERS: [CHECKED, NAMED_LANES], "numbers.lua";
     MEMBERS: [ALLOW_OOM, LIST], "members.lua";
     FORGET: [ALLOW_OOM], "forget.lua";
     SWEEP: [ALLOW_OOM, LIST], "sweep.lua";

@@ -7,6 +7,7 @@ use std::sync::Arc;
 use std::sync::{Mutex, Weak};
 
 use deadpool_redis::redis::aio::MultiplexedConnection;
+use futures::future::try_join_all;
 
 #[cfg(feature = "cluster")]
 use super::cluster::Cluster;
@@ -62,6 +63,35 @@ impl Topology {
         let pooled = shared.pooled(shared.line(true));
         let (connection, ..) = shared.connect(&pooled, true).await?;
         Ok(connection)
+    }
+
+    /// The connections for requests of other lanes of a namespace, of these slots: one to each server, with the places
+    /// of its slots in the list.
+    pub(super) async fn connections(
+        &self,
+        slots: &[Option<u16>],
+        this: &MultiplexedConnection,
+    ) -> Result<Vec<(MultiplexedConnection, Vec<usize>)>, L2Error> {
+        if matches!(self, Self::Server(_)) {
+            return Ok(vec![(this.clone(), (0..slots.len()).collect())]);
+        }
+        let mut servers = Vec::<(Arc<Shared>, Vec<usize>)>::new();
+        let found = try_join_all(slots.iter().map(|slot| self.find(*slot))).await?;
+        for (place, shared) in found.into_iter().enumerate() {
+            let known = servers
+                .iter_mut()
+                .find(|(known, _)| Arc::ptr_eq(known, &shared));
+            match known {
+                Some((_, places)) => places.push(place),
+                None => servers.push((shared, vec![place])),
+            }
+        }
+        let connections = servers.into_iter().map(async |(shared, places)| {
+            let pooled = shared.pooled(shared.line(true));
+            let (connection, ..) = shared.connect(&pooled, true).await?;
+            Ok((connection, places))
+        });
+        try_join_all(connections).await
     }
 
     /// Whether callers wait for a connection of a pool that has no more to give. Those of nodes are never that large.

@@ -4,8 +4,10 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use futures::future::join_all;
-use larder::RedisL2;
 use larder::l2::{L2, Lane};
+use larder::{Cache, RedisL2};
+use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader};
+use tokio::net::TcpStream;
 use tokio::runtime::Builder;
 use tokio::task::spawn_blocking;
 
@@ -162,4 +164,33 @@ async fn connections_are_closed_with_the_last_lane() {
         connections(&server).await.is_empty()
     })
     .await;
+}
+
+/// To ask for each clock by itself took as many requests as there are clocks: 136.
+#[tokio::test]
+async fn a_new_namespace_with_lanes_costs_few_requests() {
+    const END: &str = "the end";
+
+    let server = RedisServer::start().await;
+    let mut raw = server.connection().await;
+    let monitor = TcpStream::connect(("127.0.0.1", server.port())).await;
+    let mut monitor = BufReader::new(monitor.unwrap());
+    monitor.write_all(b"MONITOR\r\n").await.unwrap();
+    let mut lines = monitor.lines();
+    assert_eq!(lines.next_line().await.unwrap().as_deref(), Some("+OK"));
+
+    let builder = Cache::<String, String>::builder("test:lanes").redis(server.url());
+    let cache = builder.lanes(4).l2_timeout(LIMIT).build().unwrap();
+    cache.ready().await;
+    let _: String = run(&mut raw, &["ECHO", END]).await;
+    let mut requests = 0;
+    loop {
+        let line = lines.next_line().await.unwrap().unwrap();
+        if line.contains(END) {
+            break;
+        }
+        // A script calls the others.
+        requests += usize::from(!line.contains(" lua]"));
+    }
+    assert!(requests < 100, "{requests} requests");
 }
