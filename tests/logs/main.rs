@@ -9,6 +9,8 @@
     reason = "a failed step ends the test"
 )]
 
+#[cfg(feature = "cluster")]
+mod cluster;
 mod listen_to;
 #[cfg(feature = "outbox-rusqlite")]
 mod outbox;

@@ -202,8 +202,9 @@ impl RedisL2 {
     /// neither from L1, at the latest after `max_staleness`, nor from L2. Costs, failovers and moves of slots:
     /// [`redis`](crate::guide::redis#cluster).
     ///
-    /// To a cluster that `redis-cli --cluster create` has made, send `CLUSTER BUMPEPOCH` once, to one of its primaries:
-    /// otherwise its first failover turns all lanes off until it is over, and not only those of the node that is away.
+    /// To a cluster that `redis-cli --cluster create` has made, send `CLUSTER BUMPEPOCH`, to one of its primaries, and
+    /// again after each election that had no winner: a line at WARN asks for that. Otherwise the next failover turns all
+    /// lanes off until it is over, and not only those of the node that is away.
     ///
     /// Does not connect: that happens at the first use.
     ///

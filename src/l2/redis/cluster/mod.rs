@@ -17,9 +17,10 @@ use futures::future::try_join;
 use futures::stream::FuturesUnordered;
 use tokio::task::yield_now;
 use tokio::time::{Instant, timeout, timeout_at};
+use tracing::warn;
 
 use self::handover::{LastHandover, prove};
-use self::view::{Owners, View, Views};
+use self::view::{Owners, View, Views, WithoutOwner};
 use super::per_runtime::PerRuntime;
 use super::server::{Address, Connector, Server};
 use super::witness_links::{ASK, Links};
@@ -44,6 +45,7 @@ pub(super) struct Cluster {
     /// The answers of the next question, until it is sent.
     next: Mutex<Option<SharedResult<Answers>>>,
     last_handover: LastHandover,
+    without_owner: Mutex<WithoutOwner>,
 }
 
 /// Which primaries are believed.
@@ -90,6 +92,7 @@ impl Cluster {
             belief: Mutex::default(),
             next: Mutex::default(),
             last_handover: LastHandover::default(),
+            without_owner: Mutex::default(),
         }
     }
 
@@ -216,6 +219,7 @@ impl Cluster {
         };
         // Of those that have answered by then.
         _ = timeout(ASK, counting).await;
+        self.check_epoch(&views);
         let owners = Arc::new(owners);
         let nodes = [true, false].map(|has_slots| all(views.named(has_slots)).collect::<Vec<_>>());
         let mut belief = lock(&self.belief);
@@ -235,6 +239,20 @@ impl Cluster {
                 asked: asked.len(),
                 reason,
             },
+        }
+    }
+
+    /// Warns, once for each, of an epoch that belongs to no node: no view has the second kind of majority then.
+    fn check_epoch(&self, views: &Views) {
+        let found = views.epoch_without_owner();
+        let epoch = found.map(|(epoch, _)| epoch);
+        let is_news = lock(&self.without_owner).is_news(epoch, Instant::now());
+        if let Some((epoch, node)) = found.filter(|_| is_news) {
+            warn!(
+                epoch,
+                node,
+                "an epoch of the cluster belongs to no primary, as after an election without a winner, so the loss of one primary may turn all lanes off: send CLUSTER BUMPEPOCH to this node"
+            );
         }
     }
 }

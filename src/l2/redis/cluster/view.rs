@@ -2,8 +2,15 @@
 //! 26). Does no I/O.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::mem::replace;
+use std::time::Duration;
+
+use tokio::time::Instant;
 
 use crate::l2::redis::server::Address;
+
+/// An epoch that belongs to no node for this long is none of an election that is under way.
+const LASTS: Duration = Duration::from_secs(5);
 
 /// The view of one node.
 #[derive(Clone)]
@@ -12,6 +19,9 @@ pub(super) struct View {
     me: String,
     /// Whether each election in which it may have voted has a winner that it knows.
     knows_winner: bool,
+    /// The newest epoch that it knows, and the newest that belongs to a node.
+    epoch: u64,
+    owned: u64,
     /// All nodes that it knows, by their ids.
     nodes: BTreeMap<String, Node>,
     /// The id of the primary that has them.
@@ -62,25 +72,26 @@ impl View {
         let mut view = Self {
             me: String::new(),
             knows_winner: false,
+            epoch,
+            owned: 0,
             nodes: BTreeMap::new(),
             ranges: Ranges::default(),
         };
-        let mut newest = 0;
         for line in nodes.lines() {
-            view.add(line, asked, &mut newest)?;
+            view.add(line, asked)?;
         }
         // A voter takes the epoch of an election before the replica is promoted, and hears of the winner after that.
-        view.knows_winner = newest == epoch;
+        view.knows_winner = view.owned == epoch;
         (!view.me.is_empty()).then_some(view)
     }
 
     /// `id ip:port@bus[,host] flags primary ping pong config-epoch link slots...`
-    fn add(&mut self, line: &str, asked: &Address, newest: &mut u64) -> Option<()> {
+    fn add(&mut self, line: &str, asked: &Address) -> Option<()> {
         let mut words = line.split(' ');
         let (id, place, flags) = (words.next()?, words.next()?, words.next()?);
         let follows = words.next()?.to_owned();
         let epoch: u64 = words.nth(2)?.parse().ok()?;
-        *newest = epoch.max(*newest);
+        self.owned = epoch.max(self.owned);
         let is_me = flags.split(',').any(|flag| flag == "myself");
         // Slots that move have brackets.
         let slots = words.skip(1).filter(|slots| !slots.starts_with('['));
@@ -154,6 +165,17 @@ impl Views {
         nodes.map(|node| node.address.clone()).collect()
     }
 
+    /// The newest epoch, if it belongs to no node: then nobody knows the winner of the election that it comes from. And
+    /// the id of a primary that can be given a newer epoch.
+    pub(super) fn epoch_without_owner(&self) -> Option<(u64, &str)> {
+        let epoch = self.0.values().map(|view| view.epoch).max()?;
+        let is_owned = self.0.values().any(|view| view.owned == epoch);
+        let mut primaries = self.0.values().filter(|view| view.has_vote());
+        // Its own next epoch is above this one then.
+        let primary = primaries.find(|view| view.epoch == epoch)?;
+        (!is_owned).then_some((epoch, &*primary.me))
+    }
+
     /// The primaries that are believed.
     pub(super) fn owners(&self) -> Owners {
         let ranges = || self.0.values().flat_map(|view| &view.ranges.0);
@@ -205,6 +227,33 @@ impl Views {
         let other = others.find_map(|view| view.nodes.get(id));
         let node = other.or_else(|| self.0.get(id)?.nodes.get(id));
         Some(&node?.address)
+    }
+}
+
+/// An epoch that belongs to no node, and whether that was said.
+#[derive(Default)]
+pub(super) struct WithoutOwner {
+    epoch: u64,
+    since: Option<Instant>,
+    is_said: bool,
+}
+
+impl WithoutOwner {
+    /// Notes what was found. Returns whether that is to be said: once for each epoch, and only if it has lasted longer
+    /// than an election takes to have a winner that all know.
+    pub(super) fn is_news(&mut self, found: Option<u64>, now: Instant) -> bool {
+        let Some(epoch) = found else {
+            self.since = None;
+            return false;
+        };
+        if self.epoch != epoch {
+            *self = Self {
+                epoch,
+                ..Self::default()
+            };
+        }
+        let since = *self.since.get_or_insert(now);
+        now.duration_since(since) >= LASTS && !replace(&mut self.is_said, true)
     }
 }
 
@@ -407,6 +456,24 @@ mod tests {
     }
 
     #[test]
+    fn an_epoch_without_an_owner_is_said_once_it_lasts() {
+        let (began, mut known) = (Instant::now(), WithoutOwner::default());
+        let mut says = |found, seconds| known.is_news(found, began + Duration::from_secs(seconds));
+        assert_eq!(
+            [0, 4, 5, 6].map(|at| says(Some(7), at)),
+            [false, false, true, false]
+        );
+        // The next election has no winner, either.
+        assert_eq!(
+            [7, 11, 12].map(|at| says(Some(8), at)),
+            [false, false, true]
+        );
+        // One that others had not heard of yet has a winner.
+        assert!(![says(Some(9), 13), says(None, 14), says(Some(9), 18)].contains(&true));
+        assert!(says(Some(9), 23));
+    }
+
+    #[test]
     fn a_view_names_primaries_and_their_addresses() {
         let nodes = "\
 a1 :7101@17101 myself,master - 0 0 4 connected 0-99 300 [77->-b2]
@@ -446,6 +513,11 @@ d4 :0@0 master,noaddr - 0 0 1 disconnected 400
                 .unwrap()
                 .knows_winner
         );
+        let mut views = Views::default();
+        views.add(View::read(nodes, info, &Address::default()).unwrap());
+        assert_eq!(views.epoch_without_owner(), None);
+        views.add(View::read(nodes, &later, &Address::default()).unwrap());
+        assert_eq!(views.epoch_without_owner(), Some((5, "a1")));
         for not_a_view in [
             "",
             "a1",
