@@ -148,6 +148,7 @@ async fn numbers(clocks: &[&Names], connection: MultiplexedConnection) -> RedisR
     for names in others {
         ask.arg(names.name(CLOCK, ""));
     }
+    ask.load();
     let answer = ask.run::<Vec<u16>>(connection.clone()).await;
     match answer {
         // One that is refused beside others, as for a missing right or a slot that moves, must not fail them.
