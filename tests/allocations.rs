@@ -17,12 +17,14 @@ use std::sync::atomic::{AtomicUsize, Ordering::SeqCst};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use allocation_counter::AllocationInfo;
 use futures::future::join_all;
 use larder::{Cache, Clock, Loaded, MemoryL2};
 use serde::{Deserialize, Serialize};
 use tokio::runtime::{Builder, Runtime};
 
 use crate::support::eventually::eventually;
+use crate::support::redis_server::RedisServer;
 
 /// One test at a time: moka's garbage is freed by whichever thread comes to it, and counts for the test that made it
 /// until then.
@@ -186,30 +188,52 @@ fn an_entry_takes_little_more_than_in_moka() {
     }
 }
 
-/// Memory of an empty cache on Redis with the default options, beside an empty moka of the same capacity.
+/// Memory of a cache on Redis with the default options and so many lanes, beside an empty moka of the same capacity: when
+/// it has subscribed, and when a few keys of each lane were hit often. All caches share the connections.
 #[test]
-fn an_empty_cache_takes_little() {
-    const CACHES: i64 = 10;
+fn an_idle_cache_takes_little() {
+    const CACHES: u16 = 20;
     let _alone = alone();
-    let runtime = runtime();
-    let mut caches = Vec::new();
-    let of_ours = allocation_counter::measure(|| {
-        let _inside = runtime.enter();
-        for number in 0..CACHES {
-            let cache: Cache<String, String> = Cache::builder(format!("test:empty{number}"))
-                .redis("redis://127.0.0.1:1")
-                .build()
-                .unwrap();
-            caches.push(cache);
-        }
-    });
+    let kibibytes = |of: AllocationInfo| of.bytes_current / 1024 / i64::from(CACHES);
+    for (lanes, most) in [(1, 100), (4, 300)] {
+        // Of their own: the tasks of caches that were dropped end in the runtime.
+        let (runtime, mut caches) = (runtime(), Vec::new());
+        let server = runtime.block_on(RedisServer::start());
+        let idle = allocation_counter::measure(|| {
+            let subscribed = async {
+                for number in 0..CACHES {
+                    let name = format!("test:idle{number}of{lanes}");
+                    let builder = Cache::<String, String>::builder(name).redis(server.url());
+                    caches.push(builder.lanes(lanes).build().unwrap());
+                }
+                join_all(caches.iter().map(Cache::ready)).await;
+            };
+            runtime.block_on(subscribed);
+        });
+        let idle = kibibytes(idle);
+        let read = allocation_counter::measure(|| {
+            let hits = async |cache: &Cache<String, String>| {
+                for key in 0..16 {
+                    let key = key.to_string();
+                    cache.insert(&key, key.clone()).await.unwrap();
+                    for _ in 0..32 {
+                        assert!(cache.get(&key).await.is_some());
+                    }
+                }
+            };
+            runtime.block_on(join_all(caches.iter().map(hits)));
+        });
+        let read = kibibytes(read);
+        println!(
+            "a cache with {lanes} lanes takes {idle} KiB, and {read} KiB more once it is read"
+        );
+        assert!(idle <= most, "{idle} KiB, {lanes} lanes");
+    }
     let mut mokas: Vec<moka::sync::Cache<String, String>> = Vec::new();
     let of_moka = allocation_counter::measure(|| {
         mokas.extend((0..CACHES).map(|_| moka::sync::Cache::new(10_000)));
     });
-    let [ours, moka] = [of_ours, of_moka].map(|of| of.bytes_current / 1024 / CACHES);
-    println!("an empty cache takes {ours} KiB, an empty moka {moka} KiB");
-    assert!(ours <= 400, "{ours} KiB, moka {moka} KiB");
+    println!("an empty moka takes {} KiB", kibibytes(of_moka));
 }
 
 /// What tags take in L1: of all entries the same one, or each its own.

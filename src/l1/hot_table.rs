@@ -5,8 +5,8 @@
 
 use std::hash::BuildHasher;
 use std::mem;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Arc, OnceLock};
 
 use arrayvec::ArrayVec;
 
@@ -19,16 +19,24 @@ use super::sync::{CELLS, Mutex, MutexGuard, SHARDS, lock};
 use super::{Held, Slot};
 
 pub(super) struct HotTable {
-    cells: Box<[Cell<Slot>]>,
-    /// Of each cell, the hash of the key that was last cleared from it, until its entry is back. In a list of its own,
-    /// as no hit reads it; written under the lock of the cell.
-    cleared: Box<[AtomicU64]>,
+    /// Made when the first entry comes: a cache that is not read takes no memory for them.
+    table: OnceLock<Table>,
+    /// How many cells there are, a power of two.
+    count: usize,
     /// Each counts how often one of its cells was cleared, and is locked to write to them. No entry is dropped under a
-    /// lock: its value may do anything then.
+    /// lock: its value may do anything then. The table is made under one of them, so whoever has the lock of a cell sees
+    /// what is in the cell.
     clears: Box<[Mutex<u64>]>,
     /// Where the next sweep is.
     hand: AtomicUsize,
     hasher: Hasher,
+}
+
+struct Table {
+    cells: Box<[Cell<Slot>]>,
+    /// Of each cell, the hash of the key that was last cleared from it, until its entry is back. In a list of its own,
+    /// as no hit reads it; written under the lock of the cell.
+    cleared: Box<[AtomicU64]>,
 }
 
 /// How many cells are swept at a time. They share a lock.
@@ -40,15 +48,15 @@ const FEW: usize = 64;
 const NONE: u64 = 0;
 
 impl HotTable {
-    /// Makes as many cells as entries are expected, within bounds.
+    /// Of as many cells as entries are expected, within bounds.
     pub(super) fn new(entries: u64) -> Self {
-        let cells = usize::try_from(entries).unwrap_or(usize::MAX);
-        let cells = cells.clamp(*CELLS.start(), *CELLS.end());
-        let cells = cells.next_power_of_two();
-        debug_assert!(cells.is_power_of_two(), "a mask of a hash names a cell");
+        let count = usize::try_from(entries).unwrap_or(usize::MAX);
+        let count = count.clamp(*CELLS.start(), *CELLS.end());
+        let count = count.next_power_of_two();
+        debug_assert!(count.is_power_of_two(), "a mask of a hash names a cell");
         Self {
-            cells: (0..cells).map(|_| Cell::of(None)).collect(),
-            cleared: (0..cells).map(|_| AtomicU64::new(NONE)).collect(),
+            table: OnceLock::new(),
+            count,
             // Fewer locks than cells: only writes take them, and each covers the cells that are swept together.
             clears: (0..SHARDS).map(|_| Mutex::default()).collect(),
             hand: AtomicUsize::new(0),
@@ -58,7 +66,7 @@ impl HotTable {
 
     #[inline(always)]
     pub(super) fn get(&self, key: &str, accepts: impl FnOnce(&Slot) -> bool) -> Option<Held> {
-        let cell = self.cell(self.place(self.hash(key)));
+        let cell = self.table.get()?.cell(self.place(self.hash(key)));
         cell.get_if(|slot| *slot.key == *key && accepts(slot))
     }
 
@@ -70,7 +78,8 @@ impl HotTable {
     /// Puts an entry in the cell of its key, unless that was cleared since it had been cleared `clears` times.
     pub(super) fn put(&self, slot: Held, clears: u64) {
         let place = self.place(self.hash(&slot.key));
-        let (now, cell) = (self.lock(place), self.cell(place));
+        let now = self.lock(place);
+        let cell = self.made().cell(place);
         debug_assert!(clears <= *now, "clears are only counted up");
         // To write the same entry again would have all threads that read the cell fetch it again.
         if *now != clears || cell.holds(|held| Arc::ptr_eq(held, &slot)) {
@@ -92,9 +101,13 @@ impl HotTable {
     pub(super) fn restore(&self, slot: &Held, clears: u64) -> bool {
         let hash = self.hash(&slot.key);
         let place = self.place(hash);
-        let (now, cell, cleared) = (self.lock(place), self.cell(place), self.cleared(place));
+        let now = self.lock(place);
         debug_assert!(clears <= *now, "clears are only counted up");
         let in_time = *now == clears;
+        let Some(table) = self.table.get() else {
+            return in_time;
+        };
+        let (cell, cleared) = (table.cell(place), table.cleared(place));
         // Relaxed: `cleared` is read and written under the lock of the cell alone.
         if in_time && cleared.load(Ordering::Relaxed) == hash && !cell.holds(|_| true) {
             cleared.store(NONE, Ordering::Relaxed);
@@ -109,17 +122,19 @@ impl HotTable {
         let place = self.place(hash);
         let mut clears = self.lock(place);
         *clears += 1;
-        let former = remove_if(self.cell(place), |slot| *slot.key == *key);
-        if former.is_some() {
-            self.cleared(place).store(hash, Ordering::Relaxed);
-        }
+        let table = self.table.get();
+        let former = table.and_then(|table| {
+            let former = remove_if(table.cell(place), |slot| *slot.key == *key)?;
+            table.cleared(place).store(hash, Ordering::Relaxed);
+            Some(former)
+        });
         drop(clears);
         drop(former);
     }
 
     /// Removes the entries that meet the condition, and keeps out entries that were looked up before.
     pub(super) fn clear_where(&self, condition: impl Fn(&Held) -> bool) {
-        for first in (0..self.cells.len()).step_by(SWEPT) {
+        for first in (0..self.count).step_by(SWEPT) {
             let mut clears = self.lock(first);
             *clears += 1;
             let former = self.remove_from(first, &condition);
@@ -132,7 +147,10 @@ impl HotTable {
     /// each entry that comes, for which others are evicted. moka's eviction listener would name each, but
     /// then moka locks every key that is written, and an insert takes a sixth longer.
     pub(super) fn sweep(&self) {
-        let all = self.cells.len();
+        if self.table.get().is_none() {
+            return;
+        }
+        let all = self.count;
         let sweeps = if all > FEW { 1 } else { all.div_ceil(SWEPT) };
         for _ in 0..sweeps {
             // Relaxed: two sweeps of the same cells, or of none, do no harm.
@@ -153,7 +171,8 @@ impl HotTable {
         first: usize,
         condition: impl Fn(&Held) -> bool,
     ) -> ArrayVec<Held, SWEPT> {
-        let cells = self.cells.iter().skip(first).take(SWEPT);
+        let cells = self.table.get().map(|table| &table.cells);
+        let cells = cells.into_iter().flatten().skip(first).take(SWEPT);
         let removed = cells.filter_map(|cell| remove_if(cell, &condition));
         removed.collect()
     }
@@ -163,14 +182,22 @@ impl HotTable {
         self.hasher.hash_one(key)
     }
 
+    /// The table, to be called with a lock.
+    fn made(&self) -> &Table {
+        self.table.get_or_init(|| Table {
+            cells: (0..self.count).map(|_| Cell::of(None)).collect(),
+            cleared: (0..self.count).map(|_| AtomicU64::new(NONE)).collect(),
+        })
+    }
+
     /// The number of cells is a power of two.
     #[inline]
     fn place(&self, hash: u64) -> usize {
-        usize::try_from(hash & (self.cells.len() as u64 - 1)).unwrap_or(0)
+        usize::try_from(hash & (self.count as u64 - 1)).unwrap_or(0)
     }
 }
 
-impl Drop for HotTable {
+impl Drop for Table {
     /// A dropped cell looks for readers in all threads, even if it is empty. A table with few entries has thousands of
     /// empty cells.
     fn drop(&mut self) {
@@ -187,7 +214,7 @@ impl Drop for HotTable {
     clippy::indexing_slicing,
     reason = "places are taken modulo the length"
 )]
-impl HotTable {
+impl Table {
     #[inline]
     fn cell(&self, place: usize) -> &Cell<Slot> {
         &self.cells[place]
@@ -196,7 +223,13 @@ impl HotTable {
     fn cleared(&self, place: usize) -> &AtomicU64 {
         &self.cleared[place]
     }
+}
 
+#[expect(
+    clippy::indexing_slicing,
+    reason = "places are taken modulo the length"
+)]
+impl HotTable {
     fn lock(&self, place: usize) -> MutexGuard<'_, u64> {
         lock(&self.clears[place / SWEPT % self.clears.len()])
     }

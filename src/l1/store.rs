@@ -170,7 +170,9 @@ impl Store {
         &self,
         is_gone: impl Fn(&Slot) -> bool,
     ) -> impl Iterator<Item = ()> {
-        self.bounded.iter().map(move |(key, cell)| {
+        // A walk makes moka allocate its tables, also where there is nothing: 64 KiB.
+        let entries = (self.len_now() > 0).then(|| self.bounded.iter());
+        entries.into_iter().flatten().map(move |(key, cell)| {
             if cell.holds(|slot| is_gone(slot)) {
                 self.bounded.invalidate(&*key);
             }
