@@ -84,7 +84,8 @@ use crate::util::partial_debug::partial_debug;
 /// Another connection, outside the pool, subscribes for all of them, and carries their heartbeats.
 ///
 /// A cache that gives up on a connection, as after several requests in a row that were not answered in time, takes a
-/// new one; the others keep theirs. After one timeout on an idle connection, all caches leave it. Caches on different runtimes share none, as a connection ends with its runtime.
+/// new one; the others keep theirs. After one timeout on an idle connection, all caches leave it. Caches on different
+/// runtimes share none, as a connection ends with its runtime.
 ///
 /// In `CLIENT LIST` a connection has the name `larder:NAMESPACE`, of the cache that has made it.
 #[doc = include_str!("trouble.md")]
