@@ -17,11 +17,13 @@ pub(crate) async fn timeout_at<T>(
     deadline: Instant,
     future: impl Future<Output = T>,
 ) -> Result<T, Elapsed> {
-    let mut future = pin!(future);
-    let ended = time::timeout_at(deadline, &mut future).await;
-    let late = deadline.elapsed();
-    if ended.is_ok() || late < LATE {
-        return ended;
+    let (mut future, mut until) = (pin!(future), deadline);
+    loop {
+        let ended = time::timeout_at(until, &mut future).await;
+        let late = deadline.elapsed();
+        if ended.is_ok() || until > deadline || late < LATE {
+            return ended;
+        }
+        until = deadline + 2 * late;
     }
-    time::timeout(late, future).await
 }
