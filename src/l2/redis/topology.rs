@@ -86,7 +86,8 @@ impl Topology {
                 None => servers.push((shared, vec![place])),
             }
         }
-        let connections = servers.into_iter().map(async |(shared, places)| {
+        // No async closure: the compiler ends in a fault at this one when it compiles the crate again.
+        let connections = servers.into_iter().map(|(shared, places)| async move {
             let pooled = shared.pooled(shared.line(true));
             let (connection, ..) = shared.connect(&pooled, true).await?;
             Ok((connection, places))
