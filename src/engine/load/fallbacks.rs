@@ -6,6 +6,7 @@ use tracing::warn;
 
 use super::Loads;
 use super::fetch::{Fetch, Flight};
+use super::nested::Waiting;
 use crate::engine::backoff::{After, Began};
 use crate::engine::read::tags::Proof;
 use crate::entry::AnyEntry;
@@ -49,13 +50,26 @@ impl Loads {
         Ok(self.reads.hand_out_outcome(found))
     }
 
-    /// Why a key is not loaded: its load failed a moment ago and is not tried again yet. That is no reason for a caller
-    /// with a token: the load may have begun before the write that the token names (rule 22).
-    pub(crate) fn error_at_once(&self, key: &Key, has_token: bool) -> Option<LoadError> {
-        if self.ctx.options.error_ttl.is_zero() || has_token || self.ctx.is_off() {
-            return None;
+    /// To be called before the load of a key is joined or begun, see [`Waiting::begin`].
+    ///
+    /// # Errors
+    ///
+    /// If the load waits for the caller. Also if the last load failed a moment ago, and the key is not loaded again yet;
+    /// but not for a caller with a token: that load may have begun before the write that the token names (rule 22).
+    pub(super) fn begin_waiting(
+        &self,
+        key: &Key,
+        has_token: bool,
+    ) -> Result<Option<Waiting>, LoadError> {
+        let ctx = &*self.ctx;
+        if !ctx.options.error_ttl.is_zero()
+            && !has_token
+            && !ctx.is_off()
+            && let Some(error) = ctx.backoff.error(key, self.now_began())
+        {
+            return Err(error);
         }
-        self.ctx.backoff.error(key, self.now_began())
+        Waiting::begin(ctx, key)
     }
 
     /// The state of the changes that can be of any key, for a load that begins now.

@@ -125,10 +125,7 @@ impl Loads {
         load: Load,
         since: Option<Since>,
     ) -> Result<Option<AnyEntry>, LoadError> {
-        if let Some(error) = self.error_at_once(&key, since.is_some()) {
-            return Err(error);
-        }
-        let Some(waiting) = Waiting::begin(&self.ctx, &key)? else {
+        let Some(waiting) = self.begin_waiting(&key, since.is_some())? else {
             return self.join_or_load(key, want, load, since).await;
         };
         // Boxed: the futures of other callers do not become larger.
@@ -213,11 +210,7 @@ impl Loads {
                 }
                 Err(want) => want,
             };
-            let waiting = match self.error_at_once(&key, false) {
-                Some(error) => Err(error),
-                None => Waiting::begin(&self.ctx, &key),
-            };
-            let waiting = match waiting {
+            let waiting = match self.begin_waiting(&key, false) {
                 Ok(waiting) => waiting,
                 Err(error) => {
                     // The other keys are loaded all the same.

@@ -57,6 +57,15 @@ pub(crate) enum Replaces<'a> {
     Any,
 }
 
+impl Replaces<'_> {
+    fn previous(&self) -> Option<&Held> {
+        match self {
+            Self::Stale(previous) => Some(previous),
+            Self::Nothing | Self::Any => None,
+        }
+    }
+}
+
 /// A value for the callers of a load, or of another source.
 pub(crate) struct Ready {
     pub(crate) value: AnyValue,
@@ -247,12 +256,8 @@ pub(crate) async fn store(
     loaded: Result<Option<Loaded<AnyValue>>, LoadError>,
     replaces: Replaces<'_>,
 ) -> Result<Option<FillOutcome>, LoadError> {
-    let previous = match replaces {
-        Replaces::Stale(previous) => Some(previous),
-        Replaces::Nothing | Replaces::Any => None,
-    };
     let ready = loaded.and_then(|loaded| {
-        let ready = loaded.map(|loaded| Ready::of(ctx, &op.key, loaded, previous));
+        let ready = loaded.map(|loaded| Ready::of(ctx, &op.key, loaded, replaces.previous()));
         let ready = ready.map(|ready| {
             ready.ok_or_else(|| {
                 ctx.counters.load_failures.bump();
@@ -332,10 +337,7 @@ pub(crate) async fn fill(
         // The lease was lost. The stored value was written since, or it is still the one that was to be replaced. A
         // caller that has asked for its own load gets its own value.
         (Some(Fill::Rejected(Some(bytes))), _) if !publishes => {
-            let old = match replaces {
-                Replaces::Stale(previous) => Some(previous.version),
-                Replaces::Nothing | Replaces::Any => None,
-            };
+            let old = replaces.previous().map(|previous| previous.version);
             if let Ok(fresh) = tags::open(ctx, Proof::Unused, &op.key, &bytes, now).await
                 && Some(fresh.version) != old
                 // Only with a proof is the epoch that `is_usable` compares the present one (rule 11).
