@@ -34,7 +34,7 @@ impl<K: CacheKey, V: Send + Sync + 'static> Cache<K, V> {
     /// If L2 fails, the loaded value is returned and not stored; its [`version`](crate::Meta::version) is `None`.
     ///
     /// A loader may look up other keys, in this cache and others. If a load that the loader would wait for waits for
-    /// the loader, the look-up is an error at once, see [`LoadError::circle`].
+    /// the loader, the look-up is an error at once, see [`LoadError::cycle`].
     ///
     /// Cost: nothing is allocated and nothing is sent on a fresh L1 hit. One round trip if L2 has the value, three if
     /// it is loaded. The future takes about 40 bytes, and the loader with its captures once. A call that L1 does not

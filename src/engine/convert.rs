@@ -22,7 +22,7 @@ use crate::l2::{EncodedValue, Ttls};
 use crate::loaded::{Loaded, OwnTags, OwnTtls, TagNames, names};
 use crate::options::{DEFAULT_TTL, LONGEST, Options};
 use crate::stats::Counters;
-use crate::util::turn;
+use crate::util::time_slice;
 use crate::vocabulary::{AnyValue, Version, Want};
 use crate::wire::codec::{CodecError, Context, FormerType, ValueCodec};
 use crate::wire::envelope::{self, Envelope, Head, Lifetime, Place, Stamp};
@@ -126,7 +126,7 @@ impl Convert {
         let (rules, payload, began) = (&*self.rules, envelope.payload, Instant::now());
         let decoded = (rules.codec).decode(codec, payload, &context, &rules.also_reads)?;
         let took = began.elapsed();
-        if took >= turn::LONGEST {
+        if took >= time_slice::LONGEST {
             self.note_slow(took, payload.len());
         }
         if decoded.is_of_former_type {

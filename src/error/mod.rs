@@ -198,9 +198,9 @@ enum LoadKind {
     )]
     TimedOut(Duration),
     #[error(
-        "the loader looks up a key whose load waits for the loader; read the source in the loader; LoadError::circle names the keys"
+        "the loader looks up a key whose load waits for the loader; read the source in the loader; LoadError::cycle names the keys"
     )]
-    Circle(Arc<str>),
+    Cycle(Arc<str>),
     #[error("the runtime that ran the load was shut down; the next call loads again")]
     Stopped,
     #[error("the loader of many keys returned no value for this one")]
@@ -228,8 +228,8 @@ impl LoadError {
         Self::from(LoadKind::Stopped)
     }
 
-    pub(crate) fn in_circle(names: &str) -> Self {
-        Self::from(LoadKind::Circle(names.into()))
+    pub(crate) fn in_cycle(names: &str) -> Self {
+        Self::from(LoadKind::Cycle(names.into()))
     }
 
     pub(crate) fn not_found() -> Self {
@@ -300,14 +300,14 @@ impl LoadError {
     /// loader. Also for the errors of the loaders that have passed the error on. Not a part of the text, so that keys do
     /// not reach logs.
     ///
-    /// The caches of a process find such a circle at once, whether its look-ups are single or of many keys. They do not
+    /// The caches of a process find such a cycle at once, whether its look-ups are single or of many keys. They do not
     /// find it where a loader waits for a task that it has spawned, or where loads of several instances are in it: then
     /// the loads end by [`load_timeout`](crate::Builder::load_timeout).
     #[must_use]
-    pub fn circle(&self) -> Option<&str> {
+    pub fn cycle(&self) -> Option<&str> {
         match &self.0.kind {
-            LoadKind::Circle(names) => Some(names),
-            LoadKind::Loader(_) => self.downcast_ref::<Self>()?.circle(),
+            LoadKind::Cycle(names) => Some(names),
+            LoadKind::Loader(_) => self.downcast_ref::<Self>()?.cycle(),
             _ => None,
         }
     }
@@ -343,10 +343,10 @@ impl LoadError {
     }
 
     /// Whether the loader returned [`Loaded::unchanged`](crate::Loaded::unchanged) without a previous value, or looked
-    /// up a key whose load waits for the loader, see [`circle`](Self::circle). The error says which.
+    /// up a key whose load waits for the loader, see [`cycle`](Self::cycle). The error says which.
     #[must_use]
     pub fn is_misuse(&self) -> bool {
-        matches!(&self.0.kind, LoadKind::Misuse(_) | LoadKind::Circle(_))
+        matches!(&self.0.kind, LoadKind::Misuse(_) | LoadKind::Cycle(_))
     }
 
     /// Whether the key is over [`MAX_KEY_BYTES`](crate::key::MAX_KEY_BYTES). The loader was not called.

@@ -360,20 +360,20 @@ impl L1 {
     pub(crate) fn flush(&self, epoch: u64) {
         // The generation first: from here on nothing is visible. `sweep` gives the memory back.
         self.freshness.flush(epoch);
-        self.store.cool();
+        self.store.clear_hot();
     }
 
     /// Drops everything. Unless no other instance shares the lane, serves nothing until there is another proof.
     pub(crate) fn clear(&self) {
         self.freshness.revoke();
-        self.store.cool();
+        self.store.clear_hot();
     }
 
     /// Drops everything, and keeps operations that are under way from storing. No message was missed: values that are
     /// stored later may be served at once.
     pub(crate) fn empty(&self) {
         self.freshness.next_generation();
-        self.store.cool();
+        self.store.clear_hot();
     }
 
     /// Removes the entry of a key that is not served any more, and is no fallback for up to `kept` after its TTL.

@@ -180,7 +180,7 @@ impl Store {
     }
 
     /// Empties the hot table, whose entries are not served any more.
-    pub(super) fn cool(&self) {
+    pub(super) fn clear_hot(&self) {
         self.hot.clear_where(|_| true);
     }
 

@@ -12,7 +12,7 @@
 //! - [`retry_delays`]: pauses between attempts
 //! - [`shared_result`]: one result for many tasks
 //! - [`throttle`]: log lines that are not written for every request
-//! - [`turn`]: the time for which a task works without letting others run
+//! - [`time_slice`]: how long a task works before it lets other tasks run
 
 pub(crate) mod call;
 pub(crate) mod crc16;
@@ -26,4 +26,4 @@ pub(crate) mod random;
 pub(crate) mod retry_delays;
 pub(crate) mod shared_result;
 pub(crate) mod throttle;
-pub(crate) mod turn;
+pub(crate) mod time_slice;

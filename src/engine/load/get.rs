@@ -131,7 +131,7 @@ impl Loads {
         // Boxed: the futures of other callers do not become larger.
         let result = self.join_or_load(key, want, load, since).boxed().await;
         drop(waiting);
-        nested::go_on().await;
+        nested::reacquire_permit().await;
         result
     }
 
@@ -284,7 +284,7 @@ impl Loads {
             let waiting = Waiting::begin(&ctx, &of)?;
             let loaded = tokio::spawn(task.instrument(Span::current())).await;
             drop(waiting);
-            nested::go_on().await;
+            nested::reacquire_permit().await;
             // The loader's panic is caught, so a task without a result has ended with its runtime.
             loaded.unwrap_or_else(|_| Err(LoadError::stopped()))
         })

@@ -37,7 +37,7 @@ impl LaneLoads {
             let found = parts.map(|(lane, rest)| lane.get_rest(rest, &*loader));
             // All of them, also if one fails: values that were loaded are kept.
             let found = join_all(found).await;
-            nested::go_on().await;
+            nested::reacquire_permit().await;
             for found in found {
                 for (place, entry) in found? {
                     looked_up.put(place, entry);

@@ -1,8 +1,8 @@
-//! Loaders that wait for other loads. Those of a circle would wait for each other until `load_timeout`, with their
-//! leases renewed: the look-up that would close a circle is an error instead. And a loader has no permit while it
-//! waits, or the load that it waits for might get none.
+//! Loaders that look up keys whose loads they wait for. Loaders in a cycle would wait for each other until
+//! `load_timeout`, with their leases renewed: the look-up that would close a cycle is an error instead. A loader has no
+//! permit while it waits for a load: otherwise the load might get no permit.
 //!
-//! A call of a loader is known by its task: the look-ups of tasks that the loader spawns are those of any caller.
+//! A call of a loader is known by its task: the look-ups of tasks that the loader spawns are like those of any caller.
 
 use std::collections::{HashMap, HashSet};
 use std::sync::{Arc, LazyLock, Mutex};
@@ -48,12 +48,12 @@ impl LoaderCall {
 
     /// Runs the user's code, once there is a permit for it.
     pub(super) async fn run<T>(self: Arc<Self>, code: impl Future<Output = T>) -> T {
-        self.go_on().await;
+        self.acquire_permit().await;
         HERE.scope(self, code).await
     }
 
     /// Waits for a permit, unless the call has one or waits for a load.
-    async fn go_on(&self) {
+    async fn acquire_permit(&self) {
         let needs_permit = |state: &State| state.waits == 0 && !state.has_permit;
         if !needs_permit(&lock(&self.state)) {
             return;
@@ -152,7 +152,7 @@ impl Waits {
     }
 
     /// The names of the loads through which `awaited` waits for the call, if it does.
-    fn circle(&self, call: &LoaderCall, awaited: &Awaited) -> Option<String> {
+    fn cycle(&self, call: &LoaderCall, awaited: &Awaited) -> Option<String> {
         // Each with the place of the load that it was reached from.
         let mut reached = vec![(awaited, None)];
         let (mut next, mut seen) = (0, HashSet::new());
@@ -199,7 +199,7 @@ fn loads_of(call: &LoaderCall) -> impl Iterator<Item = OneLoad> {
     })
 }
 
-/// A call of a loader waits for a load until this is dropped. Then [`go_on`] is to be called.
+/// A call of a loader waits for a load until this is dropped. Then [`reacquire_permit`] is to be called.
 pub(super) struct Waiting {
     call: Arc<LoaderCall>,
     load: OneLoad,
@@ -223,8 +223,8 @@ impl Waiting {
         let load = awaited.load.clone();
         // One critical section: of two calls that begin to wait for each other, the second finds the first.
         let mut waits = lock(&WAITS);
-        if let Some(circle) = waits.circle(&call, &awaited) {
-            return Err(LoadError::in_circle(&circle));
+        if let Some(cycle) = waits.cycle(&call, &awaited) {
+            return Err(LoadError::in_cycle(&cycle));
         }
         waits.add(&call, awaited);
         drop(waits);
@@ -241,8 +241,8 @@ impl Drop for Waiting {
 }
 
 /// Waits for the permit of the loader that runs in this task, if it does not wait for a load any more.
-pub(super) async fn go_on() {
+pub(super) async fn reacquire_permit() {
     if let Ok(call) = HERE.try_with(Arc::clone) {
-        call.go_on().await;
+        call.acquire_permit().await;
     }
 }

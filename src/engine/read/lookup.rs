@@ -21,7 +21,7 @@ use crate::l1::{
     is_recorded,
 };
 use crate::l2::{LaneNumber, LeaseReply, LeaseRequest, ReadResult, Want};
-use crate::util::turn::Turn;
+use crate::util::time_slice::TimeSlice;
 use crate::vocabulary::Source;
 
 /// Keys of one look-up whose epochs the server compares at the same time.
@@ -285,11 +285,11 @@ impl Reads {
             let asked: Vec<&str> = asked.collect();
             let request = ctx.lane.get_many(&asked);
             let answers = ctx.breaker.send_reads(asked.len(), request).await;
-            let (mut now, mut turn) = (ctx.now(), Turn::begin());
+            let (mut now, mut slice) = (ctx.now(), TimeSlice::begin());
             for ((op, outcome), answer) in unanswered(&mut reads).zip(answers) {
                 *outcome = plain_outcome(ctx, op, answer, now);
                 // Values may take long to decode.
-                if turn.end_if_long().await {
+                if slice.yield_if_over().await {
                     now = ctx.now();
                 }
             }
@@ -299,10 +299,10 @@ impl Reads {
         for some in rest.chunks_mut(COMPARED) {
             let compared = join_all(some.iter().map(|(op, _)| compared(ctx, op))).await;
             let give_up = (compared.iter()).any(|answer| matches!(answer, Err(UNAVAILABLE)));
-            let mut turn = Turn::begin();
+            let mut slice = TimeSlice::begin();
             for ((op, outcome), answer) in some.iter_mut().zip(compared) {
                 **outcome = Some(answer.and_then(|bytes| open(ctx, op, &bytes)));
-                turn.end_if_long().await;
+                slice.yield_if_over().await;
             }
             if give_up {
                 // The others would only wait for as long again.

@@ -1,6 +1,6 @@
 //! Loads and refreshes.
 
-mod circles;
+mod cycles;
 mod fallbacks;
 mod invalidate_after;
 mod invalidations;

@@ -1,4 +1,4 @@
-//! The time for which a task works without letting others run.
+//! How long a task works before it lets other tasks run.
 
 use std::time::Duration;
 
@@ -9,20 +9,20 @@ use tokio::time::Instant;
 pub(crate) const LONGEST: Duration = Duration::from_millis(1);
 
 /// A task works since then.
-pub(crate) struct Turn(Instant);
+pub(crate) struct TimeSlice(Instant);
 
-impl Turn {
+impl TimeSlice {
     pub(crate) fn begin() -> Self {
         Self(Instant::now())
     }
 
-    /// Lets other tasks run if this one has worked for long. Returns whether they did.
-    pub(crate) async fn end_if_long(&mut self) -> bool {
-        let is_long = self.0.elapsed() >= LONGEST;
-        if is_long {
+    /// Lets other tasks run if this task has worked for long. Returns whether they did.
+    pub(crate) async fn yield_if_over(&mut self) -> bool {
+        let is_over = self.0.elapsed() >= LONGEST;
+        if is_over {
             yield_now().await;
             *self = Self::begin();
         }
-        is_long
+        is_over
     }
 }

@@ -1,4 +1,4 @@
-//! Loaders that look up other keys: a circle is an error at once, and no permit is held meanwhile.
+//! Loaders that look up other keys: a cycle is an error at once, and no permit is held meanwhile.
 
 use std::convert::Infallible;
 use std::sync::Arc;
@@ -30,11 +30,11 @@ fn chain(mut keys: Vec<(Texts, &'static str)>) -> BoxFuture<'static, Loaded> {
     .boxed()
 }
 
-/// The names of the circle that is the cause of an error.
+/// The names of the cycle that is the cause of an error.
 #[track_caller]
-fn circle(error: &LoadError) -> String {
+fn cycle(error: &LoadError) -> String {
     assert!(!error.is_timeout(), "{error}");
-    error.circle().expect("it is in a circle").to_owned()
+    error.cycle().expect("it is in a cycle").to_owned()
 }
 
 #[tokio::test]
@@ -50,7 +50,7 @@ async fn a_chain_of_loads_is_none() {
 }
 
 #[tokio::test]
-async fn a_circle_of_loads_is_an_error_at_once() {
+async fn a_cycle_of_loads_is_an_error_at_once() {
     let (one, other) = (cache("test:one"), cache("test:other"));
     let key = |cache: &Texts, key| (cache.clone(), key);
     for (keys, names) in [
@@ -73,7 +73,7 @@ async fn a_circle_of_loads_is_an_error_at_once() {
         ),
     ] {
         let error = chain(keys).await.unwrap_err();
-        assert_eq!(circle(&error), names);
+        assert_eq!(cycle(&error), names);
         assert!(!error.to_string().contains("test:one"), "{error}");
     }
     assert_eq!(one.stats().load_failures, 1 + 2 + 2);
@@ -86,7 +86,7 @@ async fn a_circle_of_loads_is_an_error_at_once() {
 
 /// Each of two callers has begun a load that has not looked the other key up yet.
 #[tokio::test]
-async fn loads_that_began_apart_are_in_a_circle_too() {
+async fn loads_that_began_apart_are_in_a_cycle_too() {
     let cache = cache("test:apart");
     let both_run = Arc::new(Barrier::new(2));
     let load = |key: &'static str, other: &'static str| {
@@ -103,7 +103,7 @@ async fn loads_that_began_apart_are_in_a_circle_too() {
     };
     let ends = join_all([load("a", "b"), load("b", "a")]).await;
     for end in ends {
-        let names = circle(&end.unwrap().unwrap_err());
+        let names = cycle(&end.unwrap().unwrap_err());
         assert!(
             names == "test:apart:a -> test:apart:b -> test:apart:a"
                 || names == "test:apart:b -> test:apart:a -> test:apart:b",
@@ -113,7 +113,7 @@ async fn loads_that_began_apart_are_in_a_circle_too() {
 }
 
 #[tokio::test]
-async fn look_ups_of_many_keys_and_refreshes_are_in_circles_too() {
+async fn look_ups_of_many_keys_and_refreshes_are_in_cycles_too() {
     let cache = cache("test:many");
     for is_refresh in [false, true] {
         let inner = cache.clone();
@@ -138,13 +138,13 @@ async fn look_ups_of_many_keys_and_refreshes_are_in_circles_too() {
         // Both keys are of the call that looks the first one up.
         let names =
             ["c", "b"].map(|key| format!("test:many:{key} -> test:many:a -> test:many:{key}"));
-        assert!(names.contains(&circle(&error)), "{error:?}");
+        assert!(names.contains(&cycle(&error)), "{error:?}");
     }
 }
 
 /// The loader of the cache itself, in batches.
 #[tokio::test]
-async fn a_batch_that_looks_up_one_of_its_keys_is_in_a_circle() {
+async fn a_batch_that_looks_up_one_of_its_keys_is_in_a_cycle() {
     let inner = Arc::new(std::sync::OnceLock::<LoadingCache<u64, u64>>::new());
     let of_loader = Arc::clone(&inner);
     let cache = Cache::<u64, u64>::builder("test:batch")
@@ -166,13 +166,13 @@ async fn a_batch_that_looks_up_one_of_its_keys_is_in_a_circle() {
         .unwrap();
     inner.set(cache.clone()).ok().unwrap();
     let error = cache.get(&0).await.unwrap_err();
-    let names = circle(&error);
+    let names = cycle(&error);
     assert_eq!(names.matches("test:batch:").count(), 5, "{names}");
 }
 
 /// A look-up that its loader has given up is waited for by nobody.
 #[tokio::test]
-async fn a_look_up_that_was_dropped_is_in_no_circle() {
+async fn a_look_up_that_was_dropped_is_in_no_cycle() {
     let cache = cache("test:dropped");
     let (inner, given_up) = (cache.clone(), Arc::new(Notify::new()));
     let of_b = (cache.clone(), Arc::clone(&given_up));
@@ -249,7 +249,7 @@ async fn a_loader_that_waits_for_a_load_holds_no_permit() {
 
 /// The look-up of a task that a loader has spawned is that of any caller.
 #[tokio::test]
-async fn a_circle_that_is_not_found_ends_by_the_time_limit() {
+async fn a_cycle_that_is_not_found_ends_by_the_time_limit() {
     let builder = Cache::builder("test:spawned").load_timeout(Duration::from_millis(50));
     let cache: Texts = builder.build().unwrap();
     let inner = cache.clone();
