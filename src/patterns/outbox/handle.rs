@@ -1,4 +1,4 @@
-//! What a service has of its outbox: it writes rows by this, and starts the relay.
+//! The handle of an outbox: a service writes rows through it, and starts the relay.
 
 use std::fmt;
 use std::sync::Arc;

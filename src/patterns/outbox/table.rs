@@ -42,7 +42,7 @@ pub trait OutboxTable: Send + Sync + 'static {
     ) -> BoxFuture<'a, Result<(), Box<dyn Error + Send + Sync>>>;
 
     /// Reads the first rows of these namespaces in the order of their ids, `limit` of them at most. Only rows whose
-    /// `kind` is `key` or `tag`: any others are those of a later version, and left to its relays.
+    /// `kind` is `key` or `tag`: a later version has written the other rows, and its relays read them.
     ///
     /// From the primary: a replica may not have the rows yet. Without a lock, as other relays read the same rows.
     fn read(
@@ -64,9 +64,9 @@ pub trait OutboxTable: Send + Sync + 'static {
 /// Complete: a table heeds every variant, so a new variant is a breaking change.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Namespaces<'a> {
-    /// The rows of these. There is at least one.
+    /// The rows of these namespaces, at least one.
     In(&'a [String]),
-    /// All other rows. There may be none of these, and then all rows are meant.
+    /// The rows of all namespaces but these. With an empty list, all rows.
     NotIn(&'a [String]),
 }
 
@@ -75,7 +75,7 @@ pub enum Namespaces<'a> {
 /// Complete: a table stores every field, so a new field is a breaking change.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct NewRow {
-    /// Of the cache.
+    /// The namespace of the cache.
     pub namespace: String,
     /// `key` or `tag`.
     pub kind: &'static str,
@@ -90,14 +90,14 @@ pub struct NewRow {
 /// Complete: a table sets every field, so a new field is a breaking change.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Row {
-    /// Never that of another row, also after this one is deleted.
+    /// No other row gets this id, also after the row was deleted.
     pub id: i64,
     /// As it was inserted.
     pub namespace: String,
     /// As it was inserted.
     pub kind: String,
-    /// As it was inserted. If the database may hold texts that are not UTF-8, then with replacement characters: such a
-    /// text is that of no key, and must hold up no other row.
+    /// As it was inserted, with replacement characters for bytes that are not UTF-8. No key has such a text, and the row
+    /// must hold up no other row.
     pub name: String,
     /// As it was inserted.
     pub written_ms: i64,
