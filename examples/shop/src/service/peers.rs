@@ -169,10 +169,12 @@ struct Instances {
 
 impl Instances {
     async fn send(&self, mut request: Request) -> reqwest::Result<Response> {
-        let mut left = self.plan.instances(self.to);
+        let all = self.plan.instances(self.to);
+        // The counter is read once: other requests advance it, and two reads may name the instance that failed twice.
+        let first = self.next.fetch_add(1, Ordering::Relaxed) % all;
+        let mut tried = 0;
         loop {
-            let instance = self.next.fetch_add(1, Ordering::Relaxed) % self.plan.instances(self.to);
-            let instance = (self.to, instance);
+            let instance = (self.to, (first + tried) % all);
             let port = self.plan.address(instance).port();
             // An URL of http has a port.
             _ = request.url_mut().set_port(Some(port));
@@ -180,11 +182,11 @@ impl Instances {
                 count.fetch_add(1, Ordering::Relaxed);
             }
             let again = request.try_clone();
-            left -= 1;
+            tried += 1;
             match (self.client.execute(request).await, again) {
                 // Nothing was sent, or it may be sent again: the next instance may do it.
                 (Err(error), Some(again))
-                    if left > 0
+                    if tried < all
                         && (error.is_connect()
                             || again.method() == Method::GET && !error.is_timeout()) =>
                 {
