@@ -14,7 +14,7 @@ use std::ops::Deref;
 use std::sync::Arc;
 
 use arrayvec::ArrayString;
-use ecow::EcoString;
+use smol_str::SmolStr;
 
 pub use crate::lookup_by::{KeyFrom, LookupBy};
 
@@ -23,10 +23,10 @@ pub use crate::lookup_by::{KeyFrom, LookupBy};
 pub const MAX_KEY_BYTES: usize = 1024;
 
 /// The text of a key, as [`CacheKey`] wrote it. Cheap to clone.
-// As big as an `Arc<str>`, but a text of up to 15 bytes is held in place: it takes no memory of its own, and no
+// A word more than an `Arc<str>`, but a text of up to 23 bytes is held in place: it takes no memory of its own, and no
 // reference count that threads would share.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct Key(EcoString);
+pub struct Key(SmolStr);
 
 impl From<&str> for Key {
     fn from(text: &str) -> Self {
