@@ -8,7 +8,7 @@ use larder::Cache;
 use tokio::runtime::{Builder, Runtime};
 use tokio::time::timeout;
 
-use crate::fleet::{Fleet, Source, Texts, without_heartbeats};
+use crate::fleet::{Fleet, Texts, without_heartbeats};
 use crate::support::eventually::eventually;
 use crate::support::network::{Step, Way};
 use crate::write::batching::{numbered, pairs, value};
@@ -131,21 +131,6 @@ fn a_clear_whose_runtime_ends_is_sent_later() {
     assert_eq!(a.stats().writes_deferred, 1);
 }
 
-/// There is no L2 to send it to, then or later.
-#[test]
-fn a_clear_without_l2_whose_runtime_ends() {
-    let cache: Texts = Cache::builder("test:alone").build().unwrap();
-    let insert = cache.insert("k", "v".to_owned());
-    runtime().block_on(insert).unwrap();
-    let cleared = runtime().block_on(async { cache.clear().now_or_never() });
-    assert!(cleared.is_none());
-    runtime().block_on(async {
-        assert!(cache.get("k").await.is_none());
-        Source::new("new").through(&cache, "k").await.unwrap();
-        assert!(cache.get_local("k").is_some());
-    });
-}
-
 /// The writer's task ends with its runtime: the writes that it had not sent are deferred, and later writes have
 /// another.
 #[test]
@@ -248,14 +233,27 @@ fn a_read_on_a_runtime_that_ends_delays_no_other_caller() {
     assert!(here.block_on(alone).is_some());
 }
 
-/// A write that the end of a runtime cuts off is not deferred, as there is no L2 to send it to.
+/// So the end of a runtime cuts none of them off.
 #[test]
-fn without_l2_a_runtime_that_ends_leaves_the_key_usable() {
+fn without_l2_a_write_is_done_when_it_is_first_polled() {
     let cache: Texts = Cache::builder("test:text").build().unwrap();
-    runtime().block_on(async { assert!(cache.invalidate("k").now_or_never().is_none()) });
-    runtime().block_on(async {
-        let load = || async { Ok::<_, std::io::Error>("v".to_owned()) };
-        cache.get_or_load("k", load).await.unwrap();
-        assert!(cache.get_local("k").is_some());
+    let done = |write: &mut dyn FnMut() -> bool| runtime().block_on(async { assert!(write()) });
+    done(&mut || {
+        let insert = cache.insert("k", "v".to_owned()).now_or_never();
+        insert.unwrap().is_ok() && cache.get_local("k").is_some()
+    });
+    done(&mut || {
+        let invalidate = cache.invalidate("k").now_or_never();
+        invalidate.unwrap().is_ok() && cache.get_local("k").is_none()
+    });
+    done(&mut || {
+        let twice = [("k", "old"), ("k", "new")].map(|(key, text)| (key, text.to_owned()));
+        let insert = cache.insert_many(twice).now_or_never();
+        let found = cache.get_local("k");
+        insert.unwrap().is_ok() && found.is_some_and(|found| *found == "new")
+    });
+    done(&mut || {
+        let clear = cache.clear().now_or_never();
+        clear.unwrap().is_ok() && cache.get_local("k").is_none()
     });
 }

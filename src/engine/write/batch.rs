@@ -153,7 +153,7 @@ fn accept(ctx: &Context, write: &mut Write, ack: WriteAck, now: Tick) {
     match &write.step {
         // The new epoch comes with the next heartbeat; until then nothing older is served or stored.
         Step::Clear => {
-            ctx.clear_l1();
+            ctx.l1.clear();
             ctx.l1.freshness.cleared(stamp.epoch, ack.seq);
         }
         Step::EndLeases => return,

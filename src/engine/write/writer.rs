@@ -59,6 +59,10 @@ impl Writer {
         if writes.is_empty() {
             return answers;
         }
+        if self.ctx.l1.freshness.has_no_l2() {
+            carry_out(&self.ctx, writes).await;
+            return answers;
+        }
         let weights = writes.iter().map(Write::weight);
         let weight = weights.fold(0, u32::saturating_add).min(CAPACITY);
         // Both first without waiting, which a runtime takes for a reason to let other tasks run. It fails if others
@@ -107,6 +111,21 @@ impl Writer {
             *queue = sender;
             tokio::spawn(run(Arc::clone(&self.ctx), calls));
         }
+    }
+}
+
+/// Carries the writes of a call out where there is no L2: each step is done at once, so there is nothing to gather, and
+/// the calls are in the order in which their callers make them.
+async fn carry_out(ctx: &Context, writes: Call) {
+    if writes.len() == 1 {
+        batch::send(ctx, writes).await;
+        return;
+    }
+    let mut order = WriteOrder::new();
+    order.push(writes);
+    while let Some(batch) = order.next_batch() {
+        let ended = send(ctx, batch, &AtomicU64::new(0)).await;
+        order.end(&ended.keys, ended.weight);
     }
 }
 
@@ -163,7 +182,7 @@ async fn send(ctx: &Context, mut writes: Vec<Write>, accepted_at: &AtomicU64) ->
     let is_over = |since: Tick| now > since.saturating_add(limit);
     // As long as L2 accepts writes they wait for their turn, however many there are. When it has accepted none for
     // the limit, those that have waited for as long do not wait for another.
-    if is_over(accepted_at.load(Ordering::Relaxed)) && !ctx.l1.freshness.has_no_l2() {
+    if is_over(accepted_at.load(Ordering::Relaxed)) {
         for late in writes.extract_if(.., |write| is_over(write.called_at)) {
             late.fail(&L2Error::timed_out(ctx.options.l2_timeout), false);
         }

@@ -481,18 +481,3 @@ async fn calls_that_wait_for_room_keep_their_order() {
     let left = b.get_many(&keys).await;
     assert_eq!(left.iter().flatten().count(), 0);
 }
-
-/// There is no L2, so no write has a deadline.
-#[tokio::test]
-async fn without_l2_no_write_comes_too_late() {
-    let clock = Clock::manual();
-    let cache: Texts = Cache::builder("test:text")
-        .clock(clock.clone())
-        .build()
-        .unwrap();
-    let mut write = Box::pin(cache.insert("k", "v".to_owned()));
-    assert!(poll!(&mut write).is_pending());
-    clock.advance(HOUR);
-    write.await.unwrap();
-    assert_eq!(value(&cache, "k").await.as_deref(), Some("v"));
-}
