@@ -5,9 +5,6 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use tokio::runtime::Handle;
-use tokio::task::yield_now;
-
 use super::backoff::Backoff;
 use super::breaker::Breaker;
 use super::convert::Convert;
@@ -23,9 +20,6 @@ use crate::l2::{Batch, Kind, Lane, LeaseReply, LeaseRequest, Step, Want, Written
 use crate::options::Options;
 use crate::stats::{Counters, Stats};
 use crate::wire::message;
-
-/// How many entries of L1 are looked at before other tasks run.
-const SWEPT_AT_ONCE: usize = 256;
 
 pub(crate) struct Context {
     pub(crate) options: Arc<Options>,
@@ -49,7 +43,7 @@ pub(crate) struct Context {
 
 impl Lanes<Arc<Context>> {
     pub(crate) fn stats(&self) -> Stats {
-        self.counted().with_entries(self.entries_now())
+        self.counted().with_entries(self.entries())
     }
 
     /// All but the number of entries.
@@ -64,14 +58,9 @@ impl Lanes<Arc<Context>> {
         flushes.sum()
     }
 
-    /// How many entries L1 has, as of the last time that moka did its pending work.
+    /// How many entries L1 has.
     pub(crate) fn entries(&self) -> u64 {
         self.iter().map(|ctx| ctx.l1.store.len()).sum()
-    }
-
-    /// How many entries L1 has now.
-    pub(crate) fn entries_now(&self) -> u64 {
-        self.iter().map(|ctx| ctx.l1.store.len_now()).sum()
     }
 }
 
@@ -131,55 +120,10 @@ impl Context {
                 self.backoff.forget(key);
             }
             Target::Tag(tag) => self.l1.forget_tag(tag),
-            Target::All => self.clear_l1(),
+            Target::All => self.l1.clear(),
         }
         // For the heartbeat that this causes: its answer has the deferred writes sent.
         self.l1.freshness.request_proof();
-    }
-
-    /// See [`L1::flush`].
-    pub(crate) fn flush_l1(&self, epoch: u64) {
-        self.l1.flush(epoch);
-        self.give_memory_back();
-    }
-
-    /// See [`L1::clear`].
-    pub(crate) fn clear_l1(&self) {
-        self.l1.clear();
-        self.give_memory_back();
-    }
-
-    /// See [`L1::empty`].
-    pub(crate) fn empty_l1(&self) {
-        self.l1.empty();
-        self.give_memory_back();
-    }
-
-    /// Gives the memory of entries back that have just become invisible. There may be millions, so a task does it, which
-    /// lets other tasks run after every few entries.
-    fn give_memory_back(&self) {
-        let (l1, now, kept) = (
-            Arc::clone(&self.l1),
-            self.now(),
-            self.options.stale_if_error,
-        );
-        let Ok(runtime) = Handle::try_current() else {
-            return l1.sweep(now, kept).for_each(drop);
-        };
-        // One task at a time, however often L1 is emptied: it begins anew if L1 was emptied meanwhile.
-        runtime.spawn(async move {
-            while let Ok(turn) = l1.sweeping.try_lock() {
-                let generation = l1.freshness.generation();
-                let mut sweep = l1.sweep(now, kept);
-                while sweep.by_ref().take(SWEPT_AT_ONCE).count() == SWEPT_AT_ONCE {
-                    yield_now().await;
-                }
-                drop(turn);
-                if generation == l1.freshness.generation() {
-                    break;
-                }
-            }
-        });
     }
 
     /// Asks for the value or the lease of a key: the read in which the server compares epochs.

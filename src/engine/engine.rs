@@ -29,6 +29,7 @@ use super::report::recording;
 use super::subscribe::listen::{Channel, Channels};
 use super::subscribe::publish::{PublishTo, Publisher};
 use super::subscribe::subscriber::{ForAll, OnOtherLanes, Subscriber};
+use super::sweep::Sweeper;
 use super::write::{LaneWrites, Writes};
 use crate::clock::Tick;
 use crate::entry::AnyEntry;
@@ -58,6 +59,7 @@ pub(crate) struct Engine {
     subscribers: Lanes<Arc<Subscriber>>,
     /// The task that records, once it has been started.
     recording: Mutex<Option<AbortOnDropHandle<()>>>,
+    sweeper: Sweeper,
     instance: Arc<Instance>,
     /// That which has taken the place of this one, as the namespace has another number of lanes now (rule 27). Calls
     /// that have begun here end here.
@@ -197,6 +199,7 @@ impl Engine {
             });
             Self {
                 recording: Mutex::default(),
+                sweeper: Sweeper::default(),
                 contexts: Arc::clone(&contexts),
                 reads,
                 loads: Arc::new(loads),
@@ -208,8 +211,7 @@ impl Engine {
         });
         // A cache may be built before there is a runtime, as in a static. Then the first call starts the tasks.
         if Handle::try_current().is_ok() {
-            engine.ensure_subscribed();
-            engine.start_recording();
+            engine.ensure_started();
         }
         engine
     }
@@ -255,7 +257,7 @@ impl Engine {
         for ctx in self.contexts.iter() {
             let _ = ctx.deferred.next.set(Arc::clone(&contexts));
             ctx.hand_over();
-            ctx.empty_l1();
+            ctx.l1.empty();
         }
         *lock(&self.recording) = None;
         drop(changing);
@@ -274,22 +276,24 @@ impl Engine {
         self.instance.options.load_timeout
     }
 
-    /// Starts the subscribers that are not running and should be. Called by each call that L1 alone does not answer.
-    pub(crate) fn ensure_subscribed(&self) {
+    /// Starts the tasks that are not running and should be. Called by each call that L1 alone does not answer.
+    pub(crate) fn ensure_started(&self) {
+        // A cache without an L2 may be used without a runtime.
+        if !self.sweeper.is_running() && Handle::try_current().is_ok() {
+            let lanes = self.contexts.iter().map(|ctx| Arc::downgrade(&ctx.l1));
+            (self.sweeper).start(lanes.collect(), &self.instance.options.clock);
+            // The former task is aborted when its handle is replaced, so that there is one at a time.
+            *lock(&self.recording) = recording::start(&self.loads);
+        }
         let now = self.now();
         // One atomic load for a lane in the common case. A subscriber that ends takes its proof with it, so a proof
         // shows that there is one.
         let are_live = (self.contexts.iter()).all(|ctx| ctx.l1.freshness.is_live_at(now));
-        // All of them: each is looked at, whether or not another one was started.
-        if !are_live && self.subscribers.iter().filter(|one| one.start()).count() > 0 {
-            self.start_recording();
+        if !are_live {
+            for subscriber in self.subscribers.iter() {
+                subscriber.start();
+            }
         }
-    }
-
-    fn start_recording(&self) {
-        let started = recording::start(&self.loads);
-        // The former task is aborted when its handle is replaced, so that there is one at a time.
-        *lock(&self.recording) = started;
     }
 
     #[inline]
@@ -369,19 +373,19 @@ impl Engine {
 
     /// Look-ups in both levels.
     pub(crate) fn reads(&self) -> &LaneReads {
-        self.ensure_subscribed();
+        self.ensure_started();
         &self.reads
     }
 
     /// Changes of both levels.
     pub(crate) fn writes(&self) -> &Arc<LaneWrites> {
-        self.ensure_subscribed();
+        self.ensure_started();
         &self.writes
     }
 
     /// Calls that may run a loader.
     pub(crate) fn loads(&self) -> &LaneLoads {
-        self.ensure_subscribed();
+        self.ensure_started();
         &self.loads
     }
 
@@ -436,7 +440,7 @@ impl Engine {
     /// Waits until L1 is used, or this is stopped.
     async fn is_ready(&self) {
         loop {
-            self.ensure_subscribed();
+            self.ensure_started();
             let are_live = async {
                 for ctx in self.contexts.iter() {
                     ctx.l1.freshness.wait_until_live().await;
@@ -474,7 +478,7 @@ impl Engine {
     }
 
     pub(crate) fn global_stats(&self) -> BoxFuture<'_, Result<Stats, L2Error>> {
-        self.ensure_subscribed();
+        self.ensure_started();
         Box::pin(self.subscribers.first().global_stats())
     }
 }
@@ -535,7 +539,7 @@ impl Engine {
             if !is_enabled && !was_off {
                 // After the switch: operations that began before belong to the former generation of L1, and store
                 // nothing.
-                ctx.empty_l1();
+                ctx.l1.empty();
             }
         }
         if is_new {

@@ -33,6 +33,7 @@ mod read;
 mod report;
 mod spans;
 mod subscribe;
+mod sweep;
 mod write;
 
 #[cfg(feature = "write-behind")]

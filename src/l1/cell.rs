@@ -1,5 +1,6 @@
 //! A shared entry, or none, that is read without waiting.
 
+use std::mem;
 use std::sync::Arc;
 
 use arc_swap::{ArcSwapOption, Guard};
@@ -29,11 +30,16 @@ impl<T> Cell<T> {
         self.0.swap(by)
     }
 
-    /// Puts another one in the place of this one, if it is still there. Returns whether it was.
-    pub(super) fn replace_if(&self, old: &Arc<T>, new: &Arc<T>) -> bool {
-        // The caller holds the old one, so no other one can have its address.
-        let (held, new) = (Some(Arc::clone(old)), Some(Arc::clone(new)));
-        let found = self.0.compare_and_swap(&held, new);
-        found.as_ref().is_some_and(|found| Arc::ptr_eq(found, old))
+    /// Looks at the entry, if there is one, without counting it up.
+    pub(super) fn map<R>(&self, look: impl FnOnce(&Arc<T>) -> Option<R>) -> Option<R> {
+        look(self.0.load().as_ref()?)
+    }
+
+    /// Does without the drop of an empty cell, which looks for readers in all threads.
+    pub(super) fn forget_if_empty(self) {
+        if self.0.load().is_none() {
+            // There is nothing in it to be given back.
+            mem::forget(self);
+        }
     }
 }

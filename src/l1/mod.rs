@@ -3,7 +3,7 @@
 //! [`L1`] owns coherence: each change of a key that L2 has accepted goes through one of its methods, which raises the
 //! key's floor, detaches its flights and evicts an older entry. No other layer can raise a floor without evicting.
 //!
-//! - [`store`]: the entries, bounded by moka, and the [`hot_table`] in front of it
+//! - [`store`]: the entries: the [`table`] of all, and moka, the [`policy`] by which they are bounded
 //! - [`in_flight`]: the operations under way on each key ([`key_state`]): which operations may still store, and single
 //!   flight
 //! - [`tags`]: which tags the entries have, and when these were invalidated
@@ -22,20 +22,21 @@
 mod cell;
 mod freshness;
 mod hasher;
-mod hot_table;
 mod in_flight;
 #[cfg(larder_interleavings)]
 mod interleavings;
 mod key_state;
 mod outcome;
+#[cfg(not(larder_interleavings))]
+mod policy;
 mod slot;
 mod store;
 mod sync;
+mod table;
 mod tags;
 
 pub(crate) use self::freshness::{Freshness, ProofRequest};
 pub(crate) use self::hasher::{Hasher, hasher};
-pub(crate) use self::hot_table::is_recorded;
 pub(crate) use self::in_flight::{Join, JoinRead, Op};
 pub(crate) use self::key_state::LeaseWaiter;
 pub(crate) use self::outcome::{
@@ -45,6 +46,7 @@ pub(crate) use self::slot::{Held, NEVER, Slot, SlotHead};
 pub(crate) use self::store::Weigher;
 pub(crate) use self::tags::{TagState, Tags};
 
+use std::ptr;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -62,6 +64,8 @@ use crate::vocabulary::Version;
 /// The entries of this instance, the operations on them, and the proof that they may be served.
 pub(crate) struct L1 {
     pub(crate) store: Store,
+    /// For how long after its TTL an entry is kept as a fallback.
+    kept: Duration,
     /// Whether there is room for any entry. Where there is none, moka would take each in, only to put it out again.
     has_room: bool,
     /// The operations under way on each key, and the reads and loads to join.
@@ -69,8 +73,6 @@ pub(crate) struct L1 {
     tags: TagTable,
     /// Until when L1 may be served, and the proof of it.
     pub(crate) freshness: Arc<Freshness>,
-    /// Locked by the task that [sweeps](Self::sweep).
-    pub(crate) sweeping: tokio::sync::Mutex<()>,
 }
 
 impl L1 {
@@ -78,12 +80,12 @@ impl L1 {
         let freshness = Freshness::new(options.clock.clone(), options.max_staleness);
         let freshness = Arc::new(freshness);
         Self {
-            store: Store::new(capacity, weigher),
+            store: Store::new(capacity, weigher, options.stale_if_error),
+            kept: options.stale_if_error,
             has_room: capacity > 0,
             in_flight: Arc::new(InFlight::new(&freshness)),
             tags: TagTable::new(),
             freshness,
-            sweeping: tokio::sync::Mutex::default(),
         }
     }
 
@@ -199,11 +201,11 @@ impl L1 {
         &self,
         keys: impl IntoIterator<Item = &'a str>,
         at: Version,
-        evict: impl Fn(&str, &dyn Fn(&Held) -> bool),
+        evict: impl Fn(&str, &dyn Fn(&Slot) -> bool),
     ) {
         let change = self.note_issued(at);
         // Without a version that can be compared any entry may be old.
-        let is_old = |slot: &Held| change.is_none() || self.is_outdated(slot, at.ver);
+        let is_old = |slot: &Slot| change.is_none() || self.is_outdated(slot, at.ver);
         for key in keys {
             // First the floor: an operation that stores after it stores nothing to be evicted, and an entry that was
             // stored before it is seen here.
@@ -340,7 +342,7 @@ impl L1 {
             if self.store.replace(&slot, &fresh) {
                 return true;
             }
-            // Another change came first, or moka has evicted the slot, which the hot table still had.
+            // Another change came first.
         }
     }
 
@@ -356,42 +358,42 @@ impl L1 {
     }
 
     /// Makes all that this instance holds or is fetching invisible, in one step (rule 9). `epoch` is the lane's from
-    /// now on.
+    /// now on. A [`sweep`](Self::sweep) gives the memory back.
     pub(crate) fn flush(&self, epoch: u64) {
-        // The generation first: from here on nothing is visible. `sweep` gives the memory back.
         self.freshness.flush(epoch);
-        self.store.clear_hot();
     }
 
     /// Drops everything. Unless no other instance shares the lane, serves nothing until there is another proof.
     pub(crate) fn clear(&self) {
         self.freshness.revoke();
-        self.store.clear_hot();
     }
 
     /// Drops everything, and keeps operations that are under way from storing. No message was missed: values that are
     /// stored later may be served at once.
     pub(crate) fn empty(&self) {
         self.freshness.next_generation();
-        self.store.clear_hot();
     }
 
-    /// Removes the entry of a key that is not served any more, and is no fallback for up to `kept` after its TTL.
-    pub(crate) fn remove_gone(&self, key: &str, now: Tick, kept: Duration) {
+    /// Removes the entry of a key that is not served any more, and is no fallback.
+    pub(crate) fn remove_gone(&self, key: &str, now: Tick) {
+        self.store.remove_if(key, |slot| self.is_gone(slot, now));
+    }
+
+    /// Gives the memory of entries back that were dropped together, or have expired: of a few with each step.
+    pub(crate) fn sweep(&self, now: Tick) -> impl Iterator<Item = ()> {
+        self.store.remove_where(move |slot| self.is_gone(slot, now))
+    }
+
+    /// Gives the memory of entries back that have expired: of a few with each step.
+    pub(crate) fn sweep_expired(&self, now: Tick) -> impl Iterator<Item = ()> {
         self.store
-            .remove_gone(key, |slot| self.is_gone(slot, now, kept));
+            .remove_due(now, move |slot| self.is_gone(slot, now))
     }
 
-    /// Gives the memory of entries back that were dropped together, or have expired: one or none with each step.
-    pub(crate) fn sweep(&self, now: Tick, kept: Duration) -> impl Iterator<Item = ()> {
-        self.store
-            .remove_all_gone(move |slot| self.is_gone(slot, now, kept))
-    }
-
-    fn is_gone(&self, slot: &Slot, now: Tick, kept: Duration) -> bool {
+    fn is_gone(&self, slot: &Slot, now: Tick) -> bool {
         let generation = self.freshness.generation();
         slot.is_of_former(generation, || self.freshness.tag_changes())
-            || now >= slot.expires_at && (kept.is_zero() || !slot.is_kept(now, kept))
+            || now >= slot.held_until(self.kept)
     }
 
     /// Stores a value if its operation may still do so. Returns whether it was stored.
@@ -401,21 +403,20 @@ impl L1 {
     fn try_store(&self, op: &Op, fresh: &Held) -> bool {
         // Without a place it is as if it were evicted at once: nothing older may be stored after it, or joined.
         let has_place = self.has_room && fresh.is_for_l1();
-        if has_place && !self.in_flight.may_store(op, fresh) {
-            return false;
+        if has_place {
+            if !self.in_flight.may_store(op, fresh) {
+                return false;
+            }
+            self.store.insert(fresh);
         }
-        let clears = has_place.then(|| self.store.insert(&op.key, Arc::clone(fresh)));
         // Rules 3, 4 and 11 once more: the key may have changed while moka took the entry in.
         let is_revealed = self.in_flight.reveal(op, fresh);
         if is_revealed {
-            // An older entry may have taken its place before the floor was raised. moka is not asked without need: it
-            // would record a hit.
-            if clears.is_none_or(|clears| !self.store.hot.restore(fresh, clears)) {
-                let is_older = |slot: &Held| slot.version.ver < fresh.version.ver;
-                self.store.remove_if(&op.key, is_older);
-            }
+            // An older entry may have taken its place before the floor was raised.
+            let is_older = |slot: &Slot| slot.version.ver < fresh.version.ver;
+            self.store.remove_if(&op.key, is_older);
         } else if has_place {
-            (self.store).remove_if(&op.key, |current| Arc::ptr_eq(current, fresh));
+            (self.store).remove_if(&op.key, |current| ptr::eq(current, &**fresh));
         }
         is_revealed
     }

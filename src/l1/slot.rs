@@ -1,7 +1,7 @@
 //! One value with all that decides whether it may be served.
 
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
 use super::sync::AtomicU64;
@@ -19,17 +19,25 @@ const HIDDEN: u64 = 0;
 const TAGGED: u64 = 1 << 63;
 
 /// A value, its key, its version, and its times by this process's clock.
+// The fields that a hit reads come first: with the reference count they take a cache line.
+#[repr(C)]
 pub(crate) struct Slot {
     /// The generation that may see it, or `HIDDEN`.
     generation: AtomicU64,
     /// From when on it is gone from L1: by its TTL there, or because it is gone from L2. Zero if L1 must not hold it.
     pub(crate) expires_at: Tick,
-    /// From when on it is gone from L2. L1 may hold it for a shorter time, or not at all.
-    pub(crate) gone_at: Tick,
-    pub(crate) key: Key,
     /// From when on a hit has more to do than to count: because it is stale or may be refreshed ahead, or because its
     /// lifetime is to be extended.
     pub(crate) attend_at: Tick,
+    /// The era of the last look-up that moka was told of.
+    era: AtomicU32,
+    /// As moka knows it.
+    weight: AtomicU32,
+    pub(crate) key: Key,
+    /// Shared: the value may be stored again under another version.
+    value: AnyValue,
+    /// From when on it is gone from L2. L1 may hold it for a shorter time, or not at all.
+    pub(crate) gone_at: Tick,
     /// `None` if its lifetime cannot be extended and it has no tags.
     more: Option<Box<More>>,
     /// When it was written.
@@ -37,8 +45,6 @@ pub(crate) struct Slot {
     /// [`Version::ABSENT`] if L2 does not hold the value. L1 compares the epoch before it stores the value, and not
     /// again.
     pub(crate) version: Version,
-    /// Shared: the value may be stored again under another version.
-    value: AnyValue,
 }
 
 /// A slot, as L1 and all callers hold it.
@@ -79,6 +85,8 @@ impl Slot {
         let is_plain = head.attend_at == head.soft_at && head.ends_at.is_none() && tags.is_empty();
         Self {
             generation: AtomicU64::new(HIDDEN),
+            era: AtomicU32::new(0),
+            weight: AtomicU32::new(0),
             expires_at: head.expires_at,
             gone_at: head.gone_at,
             attend_at: head.attend_at,
@@ -168,6 +176,15 @@ impl Slot {
         now < self.gone_at.saturating_add(nanos(kept))
     }
 
+    /// Until when L1 holds it: until its TTL has passed there, and as long as it is a fallback, for up to `kept` after
+    /// its TTL.
+    pub(super) fn held_until(&self, kept: Duration) -> Tick {
+        if kept.is_zero() {
+            return self.expires_at;
+        }
+        (self.gone_at.saturating_add(nanos(kept))).max(self.expires_at)
+    }
+
     /// Whether L1 may hold it at all.
     pub(super) fn is_for_l1(&self) -> bool {
         self.expires_at != 0
@@ -207,13 +224,32 @@ impl Slot {
 
     pub(super) fn reveal(&self, generation: u64) {
         let tagged = if self.has_tags() { TAGGED } else { 0 };
-        // One store decides whether all readers see the slot, in moka and in the hot table alike.
+        // One store decides whether all readers see the slot.
         (self.generation).store(generation | tagged, Ordering::Release);
     }
 
     /// Makes it visible to those that may see another one, with the same tags.
     pub(super) fn reveal_as(&self, other: &Self) {
         self.reveal(other.generation.load(Ordering::Acquire));
+    }
+
+    /// Whether moka was told of no look-up of it in this era.
+    #[inline]
+    pub(super) fn is_unrecorded(&self, era: u32) -> bool {
+        // Relaxed: two threads that both tell moka do no harm.
+        self.era.load(Ordering::Relaxed) != era
+    }
+
+    pub(super) fn set_recorded(&self, era: u32) {
+        self.era.store(era, Ordering::Relaxed);
+    }
+
+    pub(super) fn weight(&self) -> u32 {
+        self.weight.load(Ordering::Relaxed)
+    }
+
+    pub(super) fn set_weight(&self, weight: u32) {
+        self.weight.store(weight, Ordering::Relaxed);
     }
 
     pub(super) fn hide(&self) {

@@ -98,7 +98,7 @@ impl<K: CacheKey, V: Send + Sync + 'static> Cache<K, V> {
         let mut warm_up = engine.warm_up(total);
         let items = items.map(|(key, value)| (key_text(&key), value.into().without_type()));
         async move {
-            engine.ensure_subscribed();
+            engine.ensure_started();
             let mut items = pin!(items);
             poll_fn(|cx| warm_up.poll(cx, items.as_mut(), &mut progress)).await
         }

@@ -8,7 +8,6 @@ use std::sync::Mutex;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use crate::key::Key;
-use crate::l1::is_recorded;
 use crate::stats::HotKey;
 use crate::util::lock::lock;
 
@@ -25,6 +24,20 @@ struct Sample {
     others: AtomicU64,
 }
 
+impl Sample {
+    #[cold]
+    fn record(&self, key: &Key) {
+        // No look-up waits for another one.
+        if let Ok(mut keys) = self.keys.try_lock() {
+            if keys.len() == SAMPLE {
+                keys.pop_front();
+            }
+            debug_assert!(keys.len() < SAMPLE, "the sample is bounded");
+            keys.push_back(key.clone());
+        }
+    }
+}
+
 impl HotKeys {
     pub(crate) fn new(is_on: bool) -> Self {
         Self(is_on.then(|| Sample {
@@ -33,28 +46,23 @@ impl HotKeys {
         }))
     }
 
-    /// Takes note of a look-up that L1 has not answered. Those that it has are sampled already, to be
-    /// [recorded](Self::record).
-    pub(crate) fn note(&self, key: &Key) {
+    /// Takes note of a hit in L1, and of how many this thread had before it.
+    #[inline]
+    pub(crate) fn note_hit(&self, key: &Key, before: u64) {
         if let Some(sample) = &self.0
-            // Relaxed: it only counts, and the sample has a lock of its own.
-            && is_recorded(sample.others.fetch_add(1, Ordering::Relaxed))
+            && is_sampled(before)
         {
-            self.record(key);
+            sample.record(key);
         }
     }
 
-    /// Adds a look-up to the sample.
-    pub(crate) fn record(&self, key: &Key) {
+    /// Takes note of a look-up that L1 has not answered.
+    pub(crate) fn note(&self, key: &Key) {
         if let Some(sample) = &self.0
-            // No look-up waits for another one.
-            && let Ok(mut keys) = sample.keys.try_lock()
+            // Relaxed: it only counts, and the sample has a lock of its own.
+            && is_sampled(sample.others.fetch_add(1, Ordering::Relaxed))
         {
-            if keys.len() == SAMPLE {
-                keys.pop_front();
-            }
-            debug_assert!(keys.len() < SAMPLE, "the sample is bounded");
-            keys.push_back(key.clone());
+            sample.record(key);
         }
     }
 
@@ -79,5 +87,36 @@ impl HotKeys {
             share: f64::from(times) / of,
         };
         hottest.into_iter().map(hot_key).collect()
+    }
+}
+
+/// One of so many hits is sampled.
+const SAMPLED: u64 = 16;
+
+/// Whether the nth hit is sampled.
+#[inline]
+fn is_sampled(nth: u64) -> bool {
+    // Mixed well, or a caller that asks for the same keys round and round would have the same ones recorded each time.
+    const ODD: u64 = 0x9e37_79b9_7f4a_7c15;
+    let once = nth.wrapping_mul(ODD);
+    (once ^ once >> 32).wrapping_mul(ODD) < u64::MAX / SAMPLED
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{SAMPLED, is_sampled};
+
+    #[test]
+    fn of_keys_hit_round_and_round_each_is_sampled() {
+        for keys in 1..1_000 {
+            for key in [0, keys / 2, keys - 1] {
+                let of_key = (0..SAMPLED * 100).map(|round| key + round * keys);
+                let sampled = of_key.filter(|&nth| is_sampled(nth)).count();
+                assert!(
+                    (50..200).contains(&sampled),
+                    "{sampled} of key {key} of {keys}"
+                );
+            }
+        }
     }
 }

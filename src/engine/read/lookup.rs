@@ -18,7 +18,6 @@ use crate::entry::{AHEAD, AnyEntry, FALLBACK, SAMPLED};
 use crate::key::Key;
 use crate::l1::{
     Held, Join, JoinRead, MISS, NoValue, Op, Outcome, OutcomeKind, ReadOutcome, Slot, UNAVAILABLE,
-    is_recorded,
 };
 use crate::l2::{LaneNumber, LeaseReply, LeaseRequest, ReadResult, Want};
 use crate::util::time_slice::TimeSlice;
@@ -68,15 +67,8 @@ impl Reads {
     /// Takes note of a hit in L1, and of how many there were before it.
     #[inline]
     pub(super) fn note_hit(&self, slot: &Slot, before: u64) {
-        if is_recorded(before) {
-            self.record_hit(&slot.key);
-        }
-    }
-
-    #[cold]
-    fn record_hit(&self, key: &Key) {
-        self.ctx.l1.store.record_hit(key);
-        self.hot_keys.record(key);
+        self.ctx.l1.store.note_hit(slot);
+        self.hot_keys.note_hit(&slot.key, before);
     }
 
     /// Hands a value out, and counts if it is stale.
@@ -416,8 +408,7 @@ fn end_read(ctx: &Context, op: &Op, outcome: &ReadOutcome) {
 
 /// Gives the memory of an entry back that L1 does not serve any more, and L2 does not have, either.
 fn remove_gone(ctx: &Context, op: &Op) {
-    let kept = ctx.options.stale_if_error;
-    ctx.l1.remove_gone(&op.key, ctx.now(), kept);
+    ctx.l1.remove_gone(&op.key, ctx.now());
 }
 
 /// The reads that have no outcome yet.

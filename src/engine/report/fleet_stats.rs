@@ -117,6 +117,6 @@ impl FleetStats {
         for (_, text) in stored.iter().filter(|(id, _)| *id != ctx.instance) {
             all.add_text(text);
         }
-        Ok(all.with_entries(self.contexts.entries_now()))
+        Ok(all.with_entries(self.contexts.entries()))
     }
 }

@@ -105,17 +105,15 @@ impl Subscriber {
         }
     }
 
-    /// Starts the task, if it is not running and should be. Returns whether it has.
-    pub(crate) fn start(self: &Arc<Self>) -> bool {
+    /// Starts the task, if it is not running and should be.
+    pub(crate) fn start(self: &Arc<Self>) {
         let mut task = lock(&self.task);
         // It ends with the runtime that it was started on. Looked at under the lock, so that two callers start one.
         let has_ended = task.as_ref().is_none_or(JoinHandle::is_finished);
-        let starts = has_ended && !self.stop.is_cancelled();
-        if starts {
+        if has_ended && !self.stop.is_cancelled() {
             let subscriber = Arc::clone(self);
             *task = Some(tokio::spawn(async move { subscriber.run().await }));
         }
-        starts
     }
 
     pub(crate) fn is_started(&self) -> bool {
@@ -511,7 +509,7 @@ impl<'a> Session<'a> {
         let at = Version { epoch, ver };
         if matches!(message.kind, Kind::Unknown(_)) {
             // Another release may have changed any key.
-            ctx.flush_l1(epoch);
+            ctx.l1.flush(epoch);
         }
         let keys = message.keys.iter().map(|key| &**key);
         match message.kind {
@@ -605,7 +603,7 @@ impl<'a> Session<'a> {
         let is_new = known != 0 && known != lane.epoch && announced.is_none();
         self.ctx.breaker.note_epoch(lane.incarnation, is_new);
         // Before the numbers of the new epoch count, and before the proof that its caller takes (rule 9).
-        self.ctx.flush_l1(lane.epoch);
+        self.ctx.l1.flush(lane.epoch);
         self.reached = Reached {
             last: Some(lane.seq),
             confirmed: Some(lane.seq),

@@ -15,7 +15,7 @@ mod freshness;
 mod single_flight;
 mod stand_ins;
 
-pub(super) use self::stand_ins::{Bounded, Cell, bounded};
+pub(super) use self::stand_ins::{Cell, Policy};
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -125,6 +125,13 @@ impl World {
         self.publish(&op, self.ask());
     }
 
+    /// A look-up of another key, of which L2 has version 1.
+    fn read_other(&self, key: &str) {
+        let op = self.l1.in_flight.begin(&key.into());
+        self.l1
+            .put_read(&op, &entry(key, (EPOCH, 1), Tags::default()));
+    }
+
     /// Another instance writes the key, and its message comes. Returns its version.
     fn hear_of_a_write(&self) -> u64 {
         let (epoch, ver) = self.write();
@@ -214,21 +221,16 @@ impl World {
         join?.begun.map(|(op, _)| op)
     }
 
-    /// A hit that moka answers, and that brings its entry into the hot table.
-    fn promote(&self) {
-        let is_visible = |slot: &Slot| self.l1.is_visible(slot, self.now);
-        self.l1.store.promote(KEY, is_visible);
-    }
-
     /// The entry that is served.
     fn shown(&self) -> Option<Mark> {
         let slot = self.l1.get(KEY, self.now)?;
         Some((*slot.value().typed(), slot.version.ver))
     }
 
-    /// Whether L1 has exactly what it shows.
+    /// Whether L1 has exactly what it shows, and moka knows of it.
     fn is_tidy(&self) -> bool {
-        self.l1.store.len() == u64::from(self.shown().is_some())
+        let len = self.l1.store.len();
+        len == u64::from(self.shown().is_some()) && len <= self.l1.store.weight()
     }
 }
 
@@ -237,7 +239,11 @@ fn fresh(mark: Mark) -> Held {
     tagged(mark, Tags::default())
 }
 
-fn tagged((epoch, ver): Mark, tags: Tags) -> Held {
+fn tagged(mark: Mark, tags: Tags) -> Held {
+    entry(KEY, mark, tags)
+}
+
+fn entry(key: &str, (epoch, ver): Mark, tags: Tags) -> Held {
     let head = SlotHead {
         version: version(epoch, ver),
         born_at: 0,
@@ -247,5 +253,5 @@ fn tagged((epoch, ver): Mark, tags: Tags) -> Held {
         ends_at: None,
         attend_at: NEVER,
     };
-    Arc::new(Slot::new(KEY.into(), AnyValue::new(epoch), head, tags))
+    Arc::new(Slot::new(key.into(), AnyValue::new(epoch), head, tags))
 }

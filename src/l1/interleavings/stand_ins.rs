@@ -1,52 +1,56 @@
-//! What stands in for moka and for the cells of the hot table: their steps are ones that loom can see.
+//! Stand-ins for moka and for the cells of the table: their steps are ones that loom can see.
 
-use std::collections::HashMap;
+use std::collections::HashSet;
 use std::mem;
 use std::sync::Arc;
 
-use crate::key::Key;
-use crate::l1::Weigher;
-use crate::l1::store::EntryCell;
 use crate::l1::sync::{Mutex, lock};
 
 /// As moka: each step is atomic, and anything can happen between two of them.
-pub(in crate::l1) struct Bounded(Mutex<HashMap<Key, Arc<EntryCell>>>);
-
-pub(in crate::l1) fn bounded(_capacity: u64, _weigher: Option<Weigher>) -> Bounded {
-    Bounded(Mutex::new(HashMap::new()))
+pub(in crate::l1) struct Policy {
+    hashes: Mutex<HashSet<u64>>,
+    evict: Box<dyn Fn(u64) + Send + Sync>,
 }
 
-impl Bounded {
-    pub(in crate::l1) fn get(&self, key: &str) -> Option<Arc<EntryCell>> {
-        lock(&self.0).get(key).cloned()
+impl Policy {
+    pub(in crate::l1) fn new(
+        _capacity: u64,
+        _is_weighed: bool,
+        evict: impl Fn(u64) + Send + Sync + 'static,
+    ) -> Self {
+        Self {
+            hashes: Mutex::default(),
+            evict: Box::new(evict),
+        }
     }
 
-    pub(in crate::l1) fn iter(&self) -> impl Iterator<Item = (Arc<Key>, Arc<EntryCell>)> {
-        let entries = lock(&self.0).clone();
-        entries.into_iter().map(|(key, cell)| (Arc::new(key), cell))
+    #[expect(clippy::unused_self, reason = "as moka's")]
+    pub(in crate::l1) fn is_counting(&self) -> bool {
+        true
     }
 
-    pub(in crate::l1) fn contains_key(&self, key: &str) -> bool {
-        lock(&self.0).contains_key(key)
+    #[expect(clippy::unused_self, reason = "as moka's, which counts look-ups")]
+    pub(in crate::l1) fn record(&self, _hash: u64) {}
+
+    pub(in crate::l1) fn admit(&self, hash: u64, _weight: u32) {
+        lock(&self.hashes).insert(hash);
     }
 
-    pub(in crate::l1) fn insert(&self, key: Key, cell: Arc<EntryCell>) {
-        lock(&self.0).insert(key, cell);
+    pub(in crate::l1) fn remove(&self, hash: u64) {
+        // In two steps, as in moka.
+        if lock(&self.hashes).remove(&hash) {
+            (self.evict)(hash);
+        }
     }
 
-    pub(in crate::l1) fn invalidate(&self, key: &str) {
-        lock(&self.0).remove(key);
+    /// Evicts all entries, for want of room.
+    pub(in crate::l1) fn run_pending(&self) {
+        let hashes = mem::take(&mut *lock(&self.hashes));
+        hashes.into_iter().for_each(&self.evict);
     }
 
-    #[expect(clippy::unused_self, reason = "as moka's, which has some")]
-    pub(in crate::l1) fn run_pending_tasks(&self) {}
-
-    pub(in crate::l1) fn weighted_size(&self) -> u64 {
-        self.entry_count()
-    }
-
-    pub(in crate::l1) fn entry_count(&self) -> u64 {
-        lock(&self.0).len() as u64
+    pub(in crate::l1) fn weight(&self) -> u64 {
+        lock(&self.hashes).len() as u64
     }
 }
 
@@ -67,13 +71,14 @@ impl<T> Cell<T> {
         lock(&self.0).as_ref().is_some_and(condition)
     }
 
-    pub(in crate::l1) fn replace_if(&self, old: &Arc<T>, new: &Arc<T>) -> bool {
-        let mut held = lock(&self.0);
-        let held = held.as_mut().filter(|held| Arc::ptr_eq(held, old));
-        held.map(|held| *held = Arc::clone(new)).is_some()
+    pub(in crate::l1) fn map<R>(&self, look: impl FnOnce(&Arc<T>) -> Option<R>) -> Option<R> {
+        let held = lock(&self.0).clone();
+        look(&held?)
     }
 
     pub(in crate::l1) fn replace(&self, by: Option<Arc<T>>) -> Option<Arc<T>> {
         mem::replace(&mut *lock(&self.0), by)
     }
+
+    pub(in crate::l1) fn forget_if_empty(self) {}
 }

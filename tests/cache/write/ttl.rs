@@ -162,7 +162,10 @@ async fn l1_is_bounded_by_entries() {
     for key in 0..1000 {
         cache.insert(&key, key).await.unwrap();
     }
-    assert!(cache.stats().l1_entries <= 100);
+    eventually("there is room for all that stay", async || {
+        cache.stats().l1_entries <= 100
+    })
+    .await;
 }
 
 #[tokio::test]
@@ -175,11 +178,10 @@ async fn l1_is_bounded_by_weight() {
     for key in 0..100 {
         cache.insert(&key, vec![0; 100]).await.unwrap();
     }
-    assert!(
-        (1..=10).contains(&cache.stats().l1_entries),
-        "{:?}",
-        cache.stats()
-    );
+    eventually("there is room for all that stay", async || {
+        (1..=10).contains(&cache.stats().l1_entries)
+    })
+    .await;
     cache.insert(&1000, vec![0; 2000]).await.unwrap();
     eventually("what weighs more than all of L1 does not stay", || async {
         cache.stats().l1_entries <= 10 && cache.get_local(&1000).is_none()

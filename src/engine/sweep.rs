@@ -1,0 +1,81 @@
+//! Gives the memory of entries back that L1 does not serve any more, and has moka do its pending work: in the background,
+//! so that no caller waits for it. There may be millions of entries, so other tasks run after every few.
+
+use std::convert::Infallible;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, Weak};
+use std::time::Duration;
+
+use futures::future::join_all;
+use tokio::task::yield_now;
+use tokio::time::sleep;
+use tokio_util::task::AbortOnDropHandle;
+
+use crate::clock::Clock;
+use crate::l1::L1;
+use crate::util::lock::lock;
+use crate::util::on_drop::OnDrop;
+
+/// An entry that is not served any more stays for up to this long, and for as long as a sweep takes.
+const PAUSE: Duration = Duration::from_secs(1);
+
+/// How many buckets of a few entries are emptied before other tasks run.
+const EMPTIED_AT_ONCE: usize = 64;
+/// How many buckets are looked at, most of which have nothing to be removed, before other tasks run.
+const LOOKED_AT_AT_ONCE: usize = 4_096;
+
+/// The task that sweeps L1.
+#[derive(Default)]
+pub(super) struct Sweeper {
+    is_running: Arc<AtomicBool>,
+    task: Mutex<Option<AbortOnDropHandle<()>>>,
+}
+
+impl Sweeper {
+    /// Whether the task runs: it ends with its runtime.
+    pub(super) fn is_running(&self) -> bool {
+        self.is_running.load(Ordering::Acquire)
+    }
+
+    /// Starts the task on the runtime of the caller, for as long as this lives.
+    pub(super) fn start(&self, lanes: Vec<Weak<L1>>, clock: &Clock) {
+        let mut task = lock(&self.task);
+        // Under the lock, so that two callers start one.
+        if self.is_running.swap(true, Ordering::AcqRel) {
+            return;
+        }
+        let (is_running, clock) = (Arc::clone(&self.is_running), clock.clone());
+        *task = Some(AbortOnDropHandle::new(tokio::spawn(async move {
+            let _ended = OnDrop(|| is_running.store(false, Ordering::Release));
+            join_all(lanes.into_iter().map(|l1| keep_swept(l1, &clock))).await;
+        })));
+    }
+}
+
+/// Sweeps from time to time, while there are entries. Ends when L1 is gone, which is not kept for this: a task that is
+/// aborted is dropped when its runtime runs the next time.
+async fn keep_swept(of: Weak<L1>, clock: &Clock) -> Option<Infallible> {
+    let mut swept = of.upgrade()?.freshness.generation();
+    let filled = of.upgrade()?.store.filled();
+    loop {
+        while of.upgrade()?.store.len() == 0 {
+            filled.notified().await;
+        }
+        sleep(PAUSE).await;
+        let l1 = of.upgrade()?;
+        l1.store.run_pending();
+        let generation = l1.freshness.generation();
+        if swept == generation {
+            in_parts(l1.sweep_expired(clock.now()), LOOKED_AT_AT_ONCE).await;
+        } else {
+            in_parts(l1.sweep(clock.now()), EMPTIED_AT_ONCE).await;
+            swept = generation;
+        }
+    }
+}
+
+async fn in_parts(mut sweep: impl Iterator<Item = ()>, at_once: usize) {
+    while sweep.by_ref().take(at_once).count() == at_once {
+        yield_now().await;
+    }
+}

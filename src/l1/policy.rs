@@ -1,0 +1,95 @@
+//! moka, which decides which entries stay. It knows an entry by the hash of its key and by its weight, and sees a sample
+//! of the hits. Knows nothing of entries.
+
+use std::hash::{BuildHasher, Hasher};
+
+use moka::notification::RemovalCause;
+use moka::sync::Cache;
+
+/// The hashes of all keys that have an entry, with the weights.
+pub(super) struct Policy {
+    hashes: Cache<u64, u32, ByItself>,
+    /// From which weight on it matters how often keys are asked for: moka counts no look-ups before.
+    counts_from: u64,
+}
+
+impl Policy {
+    /// `evict` is called with each hash that is removed, by whichever thread calls at that moment.
+    pub(super) fn new(
+        capacity: u64,
+        is_weighed: bool,
+        evict: impl Fn(u64) + Send + Sync + 'static,
+    ) -> Self {
+        let mut hashes =
+            Cache::builder()
+                .max_capacity(capacity)
+                .eviction_listener(move |hash, _, cause| {
+                    if cause != RemovalCause::Replaced {
+                        evict(*hash);
+                    }
+                });
+        // Not for weights of one: moka counts look-ups in a smaller table if there is a weigher, which costs hits.
+        if is_weighed {
+            hashes = hashes.weigher(|_, weight: &u32| *weight);
+        }
+        Self {
+            hashes: hashes.build_with_hasher(ByItself::default()),
+            counts_from: capacity / 2,
+        }
+    }
+
+    /// Whether there is a choice to be made soon, for which moka counts look-ups.
+    pub(super) fn is_counting(&self) -> bool {
+        self.weight() >= self.counts_from
+    }
+
+    /// Takes note of a look-up of a key.
+    pub(super) fn record(&self, hash: u64) {
+        self.hashes.get(&hash);
+    }
+
+    /// Takes a key in, or takes note of another weight.
+    pub(super) fn admit(&self, hash: u64, weight: u32) {
+        self.hashes.insert(hash, weight);
+    }
+
+    pub(super) fn remove(&self, hash: u64) {
+        self.hashes.invalidate(&hash);
+    }
+
+    /// Does the pending work: up to a few hundred writes, which takes less than a millisecond.
+    pub(super) fn run_pending(&self) {
+        self.hashes.run_pending_tasks();
+    }
+
+    /// The weights of all entries, as of the last pending work.
+    pub(super) fn weight(&self) -> u64 {
+        self.hashes.weighted_size()
+    }
+}
+
+/// Hashes a hash.
+#[derive(Clone, Copy, Default)]
+struct ByItself(u64);
+
+impl BuildHasher for ByItself {
+    type Hasher = Self;
+
+    fn build_hasher(&self) -> Self {
+        *self
+    }
+}
+
+impl Hasher for ByItself {
+    fn write_u64(&mut self, hash: u64) {
+        self.0 = hash;
+    }
+
+    fn write(&mut self, bytes: &[u8]) {
+        debug_assert!(false, "a hash is written as a number, not as {bytes:?}");
+    }
+
+    fn finish(&self) -> u64 {
+        self.0
+    }
+}

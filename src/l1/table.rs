@@ -1,0 +1,466 @@
+//! The table of all entries, found by the hashes of their keys. A hit waits for nothing, does not allocate, and writes
+//! nothing that other threads read but the reference count of its entry. Knows nothing of moka, and of which entry may
+//! be served: its caller says with a condition which entry may be seen or removed.
+//!
+//! An entry lies in the bucket that its hash names. A bucket is a cache line: a byte of the hash for each cell, so that
+//! a look-up reads no entry of another key, then the cells, then a further bucket if there are more entries. The table
+//! grows by a bucket at a time (linear hashing: W. Litwin, VLDB 1980), which moves the entries of one bucket: an insert
+//! never waits until all are moved.
+
+use std::array;
+use std::hash::BuildHasher;
+use std::mem;
+use std::sync::atomic::Ordering;
+use std::sync::{Arc, OnceLock};
+use std::time::Duration;
+
+#[cfg(not(larder_interleavings))]
+use super::cell::Cell;
+use super::hasher::{Hasher, hasher};
+#[cfg(larder_interleavings)]
+use super::interleavings::Cell;
+use super::sync::{Apart, AtomicU64, FILLED, Mutex, MutexGuard, SHARDS, lock};
+use super::{Held, NEVER, Slot};
+use crate::clock::Tick;
+
+pub(super) struct Table {
+    /// The first has [`SHARDS`] buckets, and each further one as many as those before it: no bucket is ever moved.
+    /// Each is made when it is first needed, and stays: the table is as large as it has been at most.
+    segments: [OnceLock<Segment>; SEGMENTS],
+    /// How many buckets there are. Grows, by one at a time.
+    count: AtomicU64,
+    /// How many entries there are.
+    len: Apart<AtomicU64>,
+    /// Each is locked to change the buckets of a part of the hashes. The bucket that is added to the table is in the
+    /// same part as the bucket from which it gets its entries. No entry is dropped under a lock: its value may do
+    /// anything then.
+    locks: Box<[Mutex<()>]>,
+    /// Locked to add a bucket.
+    growing: Mutex<()>,
+    /// For how long after its TTL an entry is kept.
+    kept: Duration,
+    hasher: Hasher,
+}
+
+/// Enough for more entries than memory has room for.
+const SEGMENTS: usize = 32;
+/// The buckets of the first segment.
+const FIRST: u64 = SHARDS as u64;
+/// How many buckets there can be.
+const MOST: u64 = FIRST << (SEGMENTS - 1);
+
+struct Segment {
+    buckets: Box<[Bucket]>,
+    /// Of each bucket, from when on an entry of it may be removed, or an earlier time. Beside the buckets, as only the
+    /// sweep reads all of them.
+    due_at: Box<[AtomicU64]>,
+}
+
+/// How many entries a bucket has room for: as many as fill a cache line, with their tags and the further bucket.
+const WIDTH: usize = 6;
+
+#[cfg_attr(not(larder_interleavings), repr(align(64)))]
+struct Bucket {
+    /// A byte for each cell: the [tag](tag) of its entry, or zero if it is empty. Above these, [`CHAINED`].
+    tags: AtomicU64,
+    cells: [Cell<Slot>; WIDTH],
+    /// More entries, if it is [`CHAINED`].
+    next: Cell<Self>,
+}
+
+/// Whether a bucket has a further one.
+const CHAINED: u64 = 1 << 63;
+/// The tags of all cells.
+const TAGS: u64 = (1 << (8 * WIDTH)) - 1;
+/// A one in each tag.
+const ONES: u64 = 0x0101_0101_0101_0101 & TAGS;
+
+impl Table {
+    pub(super) fn new(kept: Duration) -> Self {
+        let segments = [const { OnceLock::new() }; SEGMENTS];
+        // loom does not see that who finds a segment sees it made.
+        #[cfg(larder_interleavings)]
+        for (number, segment) in segments.iter().enumerate().take(3) {
+            segment.get_or_init(|| Segment::new(number));
+        }
+        Self {
+            segments,
+            count: AtomicU64::new(FIRST),
+            len: Apart::default(),
+            locks: (0..SHARDS).map(|_| Mutex::default()).collect(),
+            growing: Mutex::default(),
+            kept,
+            hasher: hasher(),
+        }
+    }
+
+    #[inline]
+    pub(super) fn hash(&self, key: &str) -> u64 {
+        self.hasher.hash_one(key)
+    }
+
+    /// How many entries there are.
+    pub(super) fn len(&self) -> u64 {
+        self.len.load(Ordering::Relaxed)
+    }
+
+    /// The entry of a key, if it is accepted.
+    #[inline(always)]
+    pub(super) fn get(&self, key: &str, accepts: impl Fn(&Slot) -> bool) -> Option<Held> {
+        let hash = self.hash(key);
+        let mut count = self.count.load(Ordering::Acquire);
+        loop {
+            let bucket = self.bucket(place(hash, count))?;
+            let found = bucket.get(tag(hash), &|slot: &Slot| *slot.key == *key && accepts(slot));
+            if found.is_some() {
+                return found;
+            }
+            // The entry may have been moved to a bucket that was added meanwhile. It was there before it was removed
+            // here, and the count was raised in between.
+            let now = self.count.load(Ordering::Acquire);
+            if now == count {
+                return None;
+            }
+            count = now;
+        }
+    }
+
+    /// Puts an entry in the place of the entry of its key. Returns that, if there was one.
+    pub(super) fn put(&self, hash: u64, slot: &Held) -> Option<Held> {
+        let locked = self.lock(hash);
+        let place = self.place(hash);
+        let (bucket, due_at) = self.made(place);
+        // Relaxed: written under the lock; the sweep comes again.
+        due_at.fetch_min(slot.held_until(self.kept), Ordering::Relaxed);
+        let former = bucket.replace(tag(hash), slot);
+        if former.is_none() {
+            bucket.add(tag(hash), Arc::clone(slot));
+            self.len.fetch_add(1, Ordering::Relaxed);
+        }
+        drop(locked);
+        if former.is_none() {
+            self.grow();
+        }
+        former
+    }
+
+    /// Puts an entry in the place of this entry of the same key, if it is still there. Returns whether it was.
+    pub(super) fn put_in_place_of(&self, old: &Held, new: &Held) -> bool {
+        let hash = self.hash(&new.key);
+        let locked = self.lock(hash);
+        let (bucket, due_at) = self.made(self.place(hash));
+        due_at.fetch_min(new.held_until(self.kept), Ordering::Relaxed);
+        let is_there = bucket.get(tag(hash), &|slot: &Slot| std::ptr::eq(slot, &**old));
+        let former = is_there.and_then(|_| bucket.replace(tag(hash), new));
+        drop(locked);
+        former.is_some()
+    }
+
+    /// Removes the entry of a key, if it meets the condition.
+    pub(super) fn remove_if(&self, hash: u64, condition: impl Fn(&Held) -> bool) -> Option<Held> {
+        let locked = self.lock(hash);
+        let bucket = self.bucket(self.place(hash))?;
+        let removed = bucket.remove(tag(hash), &condition);
+        self.len
+            .fetch_sub(u64::from(removed.is_some()), Ordering::Relaxed);
+        drop(locked);
+        removed
+    }
+
+    /// How many buckets there are: one of each lower number.
+    pub(super) fn buckets(&self) -> u64 {
+        self.count.load(Ordering::Acquire)
+    }
+
+    /// Whether an entry of a bucket may have to be removed at `now`.
+    pub(super) fn is_due(&self, place: u64, now: Tick) -> bool {
+        let due_at = self.due_at(place);
+        due_at.is_some_and(|due_at| due_at.load(Ordering::Relaxed) <= now)
+    }
+
+    /// Removes the entries of a bucket that meet the condition. Entries that are moved meanwhile are moved to a bucket of
+    /// a higher number.
+    pub(super) fn remove_from(
+        &self,
+        place: u64,
+        mut condition: impl FnMut(&Held) -> bool,
+    ) -> Vec<Held> {
+        let mut removed = Vec::new();
+        let locked = self.lock(place);
+        if let (Some(bucket), Some(due_at)) = (self.bucket(place), self.due_at(place)) {
+            let mut due = NEVER;
+            bucket.remove_where(&mut removed, &mut |slot| {
+                let is_removed = condition(slot);
+                if !is_removed {
+                    due = due.min(slot.held_until(self.kept));
+                }
+                is_removed
+            });
+            due_at.store(due, Ordering::Relaxed);
+            self.len.fetch_sub(removed.len() as u64, Ordering::Relaxed);
+        }
+        drop(locked);
+        removed
+    }
+
+    /// Adds a bucket, if the table is full enough.
+    fn grow(&self) {
+        let is_full = || self.len() > self.count.load(Ordering::Relaxed) * FILLED;
+        // Whoever adds one at this moment is enough: the next entry asks again.
+        let Some(_growing) = is_full().then(|| self.growing.try_lock().ok()).flatten() else {
+            return;
+        };
+        let added = self.count.load(Ordering::Acquire);
+        if !is_full() || added == MOST {
+            return;
+        }
+        let locked = self.lock(added);
+        let from = place(added, added);
+        let (Some(bucket), (new, due_at)) = (self.bucket(from), self.made(added)) else {
+            // Nothing was ever put there.
+            self.count.store(added + 1, Ordering::Release);
+            return;
+        };
+        let moves = |slot: &Held| place(self.hash(&slot.key), added + 1) == added;
+        bucket.for_each(&mut |tag, slot| {
+            if moves(slot) {
+                new.add(tag, Arc::clone(slot));
+            }
+        });
+        let due = self
+            .due_at(from)
+            .map_or(0, |due| due.load(Ordering::Relaxed));
+        due_at.store(due, Ordering::Relaxed);
+        // In this order, for look-ups: the entries are in the new bucket, it is counted, they are gone from the old one.
+        self.count.store(added + 1, Ordering::Release);
+        let mut moved = Vec::new();
+        bucket.remove_where(&mut moved, &mut |slot| moves(slot));
+        drop(locked);
+    }
+
+    /// The bucket of a hash. To be called with its lock: so it stays that bucket.
+    fn place(&self, hash: u64) -> u64 {
+        place(hash, self.count.load(Ordering::Acquire))
+    }
+
+    #[inline]
+    fn bucket(&self, place: u64) -> Option<&Bucket> {
+        let (segment, at) = segment(place);
+        self.segments.get(segment)?.get()?.buckets.get(at)
+    }
+
+    fn due_at(&self, place: u64) -> Option<&AtomicU64> {
+        let (segment, at) = segment(place);
+        self.segments.get(segment)?.get()?.due_at.get(at)
+    }
+
+    #[expect(
+        clippy::indexing_slicing,
+        reason = "places are lower than the count of buckets, of which the segments have more"
+    )]
+    fn made(&self, place: u64) -> (&Bucket, &AtomicU64) {
+        let (segment, at) = segment(place);
+        let made = self.segments[segment].get_or_init(|| Segment::new(segment));
+        (&made.buckets[at], &made.due_at[at])
+    }
+
+    #[expect(
+        clippy::indexing_slicing,
+        reason = "the index is taken modulo the length"
+    )]
+    fn lock(&self, hash: u64) -> MutexGuard<'_, ()> {
+        let part = usize::try_from(hash % FIRST).unwrap_or(0);
+        lock(&self.locks[part])
+    }
+}
+
+/// The bucket of a hash, of so many buckets.
+#[inline]
+fn place(hash: u64, count: u64) -> u64 {
+    let mask = count.next_power_of_two() - 1;
+    let place = hash & mask;
+    if place < count {
+        place
+    } else {
+        hash & (mask >> 1)
+    }
+}
+
+/// The segment of a bucket, and its number in the segment.
+#[inline]
+fn segment(place: u64) -> (usize, usize) {
+    let at = |place: u64| usize::try_from(place).unwrap_or(usize::MAX);
+    match (place / FIRST).checked_ilog2() {
+        None => (0, at(place)),
+        Some(before) => (before as usize + 1, at(place - (FIRST << before))),
+    }
+}
+
+/// The part of a hash that a bucket keeps of an entry; not zero.
+#[inline]
+fn tag(hash: u64) -> u8 {
+    // Not the bits by which buckets are found: those are alike in a bucket.
+    (hash >> 56) as u8 | 1
+}
+
+impl Segment {
+    fn new(number: usize) -> Self {
+        let count = FIRST << number.saturating_sub(1);
+        Self {
+            buckets: (0..count).map(|_| Bucket::new()).collect(),
+            due_at: (0..count).map(|_| AtomicU64::new(NEVER)).collect(),
+        }
+    }
+}
+
+impl Drop for Segment {
+    /// A dropped cell looks for readers in all threads, even if it is empty, and there may be a million of those.
+    fn drop(&mut self) {
+        for bucket in mem::take(&mut self.buckets) {
+            for cell in bucket.cells {
+                cell.forget_if_empty();
+            }
+            bucket.next.forget_if_empty();
+        }
+    }
+}
+
+#[expect(
+    clippy::indexing_slicing,
+    reason = "the number of a cell is below the number of cells"
+)]
+impl Bucket {
+    fn new() -> Self {
+        Self {
+            tags: AtomicU64::new(0),
+            cells: array::from_fn(|_| Cell::of(None)),
+            next: Cell::of(None),
+        }
+    }
+
+    #[inline(always)]
+    fn get(&self, tag: u8, accepts: &impl Fn(&Slot) -> bool) -> Option<Held> {
+        // Acquire: a look-up that finds a tag finds its entry.
+        let tags = self.tags.load(Ordering::Acquire);
+        for at in matching(tags, tag) {
+            let found = self.cells[at].get_if(|slot| accepts(slot));
+            if found.is_some() {
+                return found;
+            }
+        }
+        if tags & CHAINED == 0 {
+            return None;
+        }
+        self.get_chained(tag, accepts)
+    }
+
+    #[cold]
+    fn get_chained(&self, tag: u8, accepts: &impl Fn(&Slot) -> bool) -> Option<Held> {
+        self.next.map(|next| {
+            let tags = next.tags.load(Ordering::Acquire);
+            let found =
+                matching(tags, tag).find_map(|at| next.cells[at].get_if(|slot| accepts(slot)));
+            found.or_else(|| (tags & CHAINED != 0).then(|| next.get_chained(tag, accepts))?)
+        })
+    }
+
+    // What follows is called with the lock of the bucket.
+
+    fn tags(&self) -> u64 {
+        // Relaxed: written under the lock.
+        self.tags.load(Ordering::Relaxed)
+    }
+
+    /// Puts an entry in the place of the entry of its key, if there is one. Returns that.
+    fn replace(&self, tag: u8, by: &Held) -> Option<Held> {
+        let tags = self.tags();
+        let is_it = |at: &usize| self.cells[*at].holds(|slot| slot.key == by.key);
+        match matching(tags, tag).find(is_it) {
+            Some(at) => self.cells[at].replace(Some(Arc::clone(by))),
+            None => (self.next).map(|next| next.replace(tag, by)),
+        }
+    }
+
+    /// Adds an entry of a key that has none.
+    fn add(&self, tag: u8, slot: Held) {
+        let tags = self.tags();
+        let free = (0..WIDTH).find(|at| tags >> (8 * at) & 0xff == 0);
+        match free {
+            Some(at) => {
+                self.cells[at].replace(Some(slot));
+                // Release: see `get`.
+                self.tags
+                    .store(tags | u64::from(tag) << (8 * at), Ordering::Release);
+            }
+            None if tags & CHAINED != 0 => {
+                self.next.map(|next| {
+                    next.add(tag, slot);
+                    None::<()>
+                });
+            }
+            None => {
+                let next = Self::new();
+                next.add(tag, slot);
+                self.next.replace(Some(Arc::new(next)));
+                self.tags.store(tags | CHAINED, Ordering::Release);
+            }
+        }
+    }
+
+    fn remove(&self, tag: u8, condition: &impl Fn(&Held) -> bool) -> Option<Held> {
+        match matching(self.tags(), tag).find(|&at| self.cells[at].holds(condition)) {
+            Some(at) => self.clear(at),
+            None => self.next.map(|next| next.remove(tag, condition)),
+        }
+    }
+
+    fn clear(&self, at: usize) -> Option<Held> {
+        self.tags
+            .store(self.tags() & !(0xff << (8 * at)), Ordering::Release);
+        self.cells[at].replace(None)
+    }
+
+    fn remove_where(&self, removed: &mut Vec<Held>, condition: &mut impl FnMut(&Held) -> bool) {
+        for at in 0..WIDTH {
+            if self.cells[at].holds(&mut *condition) {
+                removed.extend(self.clear(at));
+            }
+        }
+        let is_empty = self.next.map(|next| {
+            next.remove_where(removed, condition);
+            Some(next.tags() == 0)
+        });
+        if is_empty == Some(true) {
+            self.tags.store(self.tags() & !CHAINED, Ordering::Release);
+            self.next.replace(None);
+        }
+    }
+
+    fn for_each(&self, look: &mut impl FnMut(u8, &Held)) {
+        let tags = self.tags();
+        for at in 0..WIDTH {
+            self.cells[at].map(|slot| {
+                look((tags >> (8 * at)) as u8, slot);
+                None::<()>
+            });
+        }
+        self.next.map(|next| {
+            next.for_each(look);
+            None::<()>
+        });
+    }
+}
+
+/// The cells with this tag, and now and then one with another tag.
+#[inline]
+fn matching(tags: u64, tag: u8) -> impl Iterator<Item = usize> {
+    // A byte of `differs` is zero where the tag is the same. To take one from such a byte sets its highest bit, and may
+    // set that of the next byte, too (S. E. Anderson, Bit Twiddling Hacks).
+    let differs = (tags ^ (u64::from(tag) * ONES)) & TAGS;
+    let mut found = differs.wrapping_sub(ONES) & !differs & (ONES << 7);
+    std::iter::from_fn(move || {
+        let at = found.trailing_zeros() / 8;
+        found &= found.wrapping_sub(1);
+        (at < 8).then_some(at as usize)
+    })
+}
