@@ -7,6 +7,7 @@
 //! does not fit.
 
 use std::borrow::{Borrow, Cow};
+use std::collections::BTreeSet;
 use std::fmt::{self, Write as _};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::num::NonZero;
@@ -293,6 +294,16 @@ pub fn redis_key<K: CacheKey + ?Sized>(key: &K) -> Option<String> {
 /// The text of `key`, as the engine handles it.
 pub(crate) fn key_text<K: CacheKey + ?Sized>(key: &K) -> Result<Key, KeyTooLong> {
     Ok(KeyWriter::new().write(key)?.into())
+}
+
+/// The texts of these keys, and an error if one does not fit.
+pub(crate) fn key_texts<K: CacheKey>(
+    keys: impl IntoIterator<Item = K>,
+) -> (BTreeSet<Key>, Result<(), KeyTooLong>) {
+    let mut all_fit = Ok(());
+    let texts = keys.into_iter().map(|key| key_text(&key));
+    let fitting = texts.filter_map(|text| text.map_err(|error| all_fit = Err(error)).ok());
+    (fitting.collect(), all_fit)
 }
 
 /// The key's text does not fit.

@@ -1,12 +1,11 @@
 //! Removing values, and making them stale.
 
-use std::collections::BTreeSet;
 use std::time::Duration;
 
 use super::Cache;
 use super::invalidations::Invalidations;
 use crate::error::{CommitError, WriteError};
-use crate::key::{CacheKey, KeyTooLong, key_text};
+use crate::key::{CacheKey, key_text, key_texts};
 use crate::lookup_by::LookupBy;
 use crate::token::Token;
 
@@ -66,8 +65,9 @@ impl<K: CacheKey, V: Send + Sync + 'static> Cache<K, V> {
     ///
     /// # Errors
     ///
-    /// As [`invalidate`](Self::invalidate). If one key is too long, nothing was changed. [`WriteError::is_deferred`]
-    /// if any of the invalidations was deferred.
+    /// As [`invalidate`](Self::invalidate), for each key alone: the other keys are removed. A key that is too long has
+    /// no value, and [`WriteError::is_key_too_long`] says that one was given; otherwise [`WriteError::is_deferred`] if
+    /// any of the invalidations was deferred.
     #[doc(alias("remove_many", "evict_many"))]
     pub async fn invalidate_many<'a, Q: CacheKey + ?Sized + 'a, M>(
         &self,
@@ -76,9 +76,10 @@ impl<K: CacheKey, V: Send + Sync + 'static> Cache<K, V> {
     where
         K: LookupBy<Q, M>,
     {
-        let keys = keys.into_iter().map(key_text);
-        let keys = keys.collect::<Result<BTreeSet<_>, KeyTooLong>>()?;
-        self.writes().invalidate_many(keys).await
+        let (keys, all_fit) = key_texts(keys);
+        let done = self.writes().invalidate_many(keys).await;
+        all_fit?;
+        done
     }
 
     /// Runs a commit of the database, and then removes the key as [`invalidate`](Self::invalidate) does: as one task
@@ -296,7 +297,8 @@ impl<K: CacheKey, V: Send + Sync + 'static> Cache<K, V> {
     ///
     /// # Errors
     ///
-    /// As [`invalidate_tag`](Self::invalidate_tag). If one tag is too long, nothing was changed.
+    /// As [`invalidate_tag`](Self::invalidate_tag), for each tag alone: the values with the other tags are removed. If
+    /// a tag is too long, the error [says so](WriteError::is_key_too_long), also if an invalidation was deferred.
     ///
     /// ```
     /// # async fn demo() -> Result<(), Box<dyn std::error::Error>> {
@@ -315,11 +317,11 @@ impl<K: CacheKey, V: Send + Sync + 'static> Cache<K, V> {
         &self,
         tags: impl IntoIterator<Item = T>,
     ) -> Result<Token, WriteError> {
-        let tags = tags.into_iter().map(|tag| key_text(&tag));
-        let tags = tags.collect::<Result<BTreeSet<_>, KeyTooLong>>()?;
-        self.writes()
-            .invalidate_tags(tags.into_iter().collect())
-            .await
+        let (tags, all_fit) = key_texts(tags);
+        let tags = tags.into_iter().collect();
+        let done = self.writes().invalidate_tags(tags).await;
+        all_fit?;
+        done
     }
 
     /// Removes all values whose key begins with `prefix` from both levels, in all instances, and returns how many were

@@ -135,11 +135,8 @@ impl Invalidations {
     /// # Errors
     ///
     /// As [`Cache::invalidate`]; all were tried. The error [is deferred](WriteError::is_deferred) if all that failed
-    /// are. If a key or tag is too long, nothing was changed.
+    /// are. If a key or tag is too long, the others are invalidated.
     pub async fn invalidate(self) -> Result<(), WriteError> {
-        if let Some(error) = self.too_long {
-            return Err(error.into());
-        }
         match self.invalidate_after(ready(Ok::<_, Infallible>(()))).await {
             Ok(()) => Ok(()),
             Err(CommitError::NotInvalidated { error, .. }) => Err(error),

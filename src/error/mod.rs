@@ -538,7 +538,8 @@ impl WriteError {
         matches!(&self.kind, WriteKind::Encode(_))
     }
 
-    /// Whether the key is over [`MAX_KEY_BYTES`](crate::key::MAX_KEY_BYTES). Nothing was changed.
+    /// Whether a key or tag is over [`MAX_KEY_BYTES`](crate::key::MAX_KEY_BYTES). No value has it. A call for several
+    /// keys or tags has changed the others, as far as L2 could be reached.
     #[must_use]
     pub fn is_key_too_long(&self) -> bool {
         matches!(&self.kind, WriteKind::Key(_))

@@ -10,7 +10,6 @@ use super::layer::CacheLayer;
 use super::references::target;
 use super::stored::CachedResponse;
 use crate::Cache;
-use crate::key::MAX_KEY_BYTES;
 
 /// The responses that a successful request invalidates: by section 4.4 of RFC 9111, and by the rule.
 pub(super) fn after(rules: &CacheLayer, request: &Request, response: &Response) -> Invalidations {
@@ -43,10 +42,7 @@ pub(super) fn after(rules: &CacheLayer, request: &Request, response: &Response) 
 
 /// One round trip for keys, one for tags, and a pass over the database for all prefixes. The cache sends later what L2
 /// does not accept now, and traces and counts that.
-pub(super) async fn carry_out(mut found: Invalidations, cache: Cache<String, CachedResponse>) {
-    // No response has a longer one, and the cache would refuse those beside it, too.
-    found.keys.retain(|key| key.len() <= MAX_KEY_BYTES);
-    found.tags.retain(|tag| tag.len() <= MAX_KEY_BYTES);
+pub(super) async fn carry_out(found: Invalidations, cache: Cache<String, CachedResponse>) {
     let keys = found.keys.iter().map(String::as_str);
     let _ = cache.invalidate_many(keys).await;
     let _ = cache.invalidate_tags(&found.tags).await;

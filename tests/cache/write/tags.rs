@@ -1080,10 +1080,17 @@ async fn what_cannot_be_a_tag_is_an_error() {
         let error = a.insert("k", loaded).await.unwrap_err();
         assert!(error.is_misuse() && !error.is_deferred(), "{error}");
     }
+    assert!(a.invalidate_tag(&long).await.unwrap_err().is_key_too_long());
+    let error = a.invalidate_tags([&long]).await.unwrap_err();
+    assert!(error.is_key_too_long());
+    assert_eq!(wire.asked(Step::InvalidateTags), 0);
+    // It has no values, and what is beside it has.
+    let tagged = Loaded::new("v".to_owned()).tags([&most]);
+    a.insert("tagged", tagged).await.unwrap();
     let error = a.invalidate_tags([&most, &long]).await.unwrap_err();
     assert!(error.is_key_too_long());
-    assert!(a.invalidate_tag(&long).await.unwrap_err().is_key_too_long());
-    assert_eq!(wire.asked(Step::InvalidateTags), 0);
+    assert_eq!(wire.asked(Step::InvalidateTags), 1);
+    assert!(a.get("tagged").await.is_none());
     // Each name counts once, and each call adds.
     let twice = [&many[1..MAX_TAGS], &many[1..MAX_TAGS]].concat();
     let loaded = Loaded::new("v".to_owned()).tags(&twice).tags([&most]);
