@@ -6,6 +6,7 @@
 //! - [`envelope`]: what is stored under a key
 //! - [`message`]: what a channel carries, and the list of members
 //! - [`codec`]: encoded values
+//! - [`types`]: encoded values that are read as another type
 //! - [`builder`]: URLs and options
 //! - [`key`]: the texts of keys, and the names in Redis
 //! - `http`: headers of requests and responses (feature `http`)
@@ -22,6 +23,7 @@ mod input;
 mod key;
 mod message;
 mod shapes;
+mod types;
 
 pub use self::builder::builder;
 pub use self::codec::{codec, memory_allowed};
@@ -30,6 +32,7 @@ pub use self::envelope::envelope;
 pub use self::http::http;
 pub use self::key::key;
 pub use self::message::message;
+pub use self::types::types;
 
 #[cfg(test)]
 mod tests {
@@ -92,6 +95,11 @@ mod tests {
             let taken = allocation_counter::measure(|| codec(bytes));
             assert!(taken.bytes_max <= memory_allowed(bytes), "{taken:?}");
         });
+    }
+
+    #[test]
+    fn of_types() {
+        run("types", types);
     }
 
     #[test]

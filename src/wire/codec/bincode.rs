@@ -1,5 +1,8 @@
 //! The `Codec` of bincode.
 
+use std::any::TypeId;
+use std::hash::Hash;
+
 use bincode::config::standard;
 use bincode::error::DecodeError;
 use bincode::serde::{encode_into_std_write as write, seed_decode_from_slice};
@@ -38,7 +41,21 @@ impl Codec for Bincode {
         &self,
         bytes: &[u8],
     ) -> Result<T> {
-        shaped::decode(bytes, read, |value, out| self.encode(value, out))
+        self.decode_shaped(TypeId::of::<T>(), bytes)
+    }
+}
+
+impl Bincode {
+    /// Reads a value, and refuses a value of another shape. `value_type` tells the type from others.
+    #[inline]
+    pub(crate) fn decode_shaped<T: Serialize + DeserializeOwned + Send>(
+        self,
+        value_type: impl Hash,
+        bytes: &[u8],
+    ) -> Result<T> {
+        shaped::decode(value_type, bytes, read, |value, out| {
+            self.encode(value, out)
+        })
     }
 }
 

@@ -1,5 +1,8 @@
 //! The `Codec` of postcard.
 
+use std::any::TypeId;
+use std::hash::Hash;
+
 use postcard::Error;
 use serde::Serialize;
 use serde::de::{DeserializeOwned, DeserializeSeed};
@@ -31,7 +34,21 @@ impl Codec for Postcard {
         &self,
         bytes: &[u8],
     ) -> Result<T> {
-        shaped::decode(bytes, read, |value, out| self.encode(value, out))
+        self.decode_shaped(TypeId::of::<T>(), bytes)
+    }
+}
+
+impl Postcard {
+    /// Reads a value, and refuses a value of another shape. `value_type` tells the type from others.
+    #[inline]
+    pub(crate) fn decode_shaped<T: Serialize + DeserializeOwned + Send>(
+        self,
+        value_type: impl Hash,
+        bytes: &[u8],
+    ) -> Result<T> {
+        shaped::decode(value_type, bytes, read, |value, out| {
+            self.encode(value, out)
+        })
     }
 }
 

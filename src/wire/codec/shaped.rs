@@ -1,8 +1,7 @@
 //! The bytes of a format without names, after the shape of their value.
 
-use std::any::TypeId;
 use std::error::Error;
-use std::hash::BuildHasher;
+use std::hash::{BuildHasher, Hash};
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use foldhash::fast::FixedState;
@@ -38,16 +37,17 @@ pub(super) fn split(bytes: &[u8]) -> Result<([u8; LENGTH], &[u8])> {
 }
 
 /// Reads a value by `read`, and refuses a value whose type here gives it another shape than its writer's type did.
-/// `encode` encodes the value after its shape.
+/// `value_type` tells the type from others, and `encode` encodes the value after its shape.
 #[inline]
-pub(super) fn decode<T: 'static>(
+pub(super) fn decode<T>(
+    value_type: impl Hash,
     bytes: &[u8],
     read: impl FnOnce(&[u8]) -> Result<T>,
     encode: impl FnOnce(&T, &mut Vec<u8>) -> Result<()>,
 ) -> Result<T> {
     let (shape, rest) = split(bytes)?;
     let value = read(rest).map_err(another_shape)?;
-    let known = Known::of(TypeId::of::<T>(), shape);
+    let known = Known::of(value_type, shape);
     if !known.is_noted() {
         check(shape, |again| encode(&value, again))?;
         known.note();
@@ -92,7 +92,7 @@ struct Known {
 
 impl Known {
     #[inline]
-    fn of(value_type: TypeId, shape: [u8; LENGTH]) -> Self {
+    fn of(value_type: impl Hash, shape: [u8; LENGTH]) -> Self {
         // Never the zero of an empty place.
         let hash = FixedState::default().hash_one((value_type, u64::from_be_bytes(shape))) | 1;
         // The upper bits number the places.
