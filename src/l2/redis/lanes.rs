@@ -5,8 +5,8 @@
 
 use std::{io, iter};
 
+use deadpool_redis::redis::RedisResult;
 use deadpool_redis::redis::aio::MultiplexedConnection;
-use deadpool_redis::redis::{RedisResult, cmd};
 use futures::future::try_join_all;
 
 use super::call::Call;
@@ -140,6 +140,27 @@ impl Clocks<'_> {
 
 /// The number that each of these clocks names, which are on one server.
 async fn numbers(clocks: &[&Names], connection: MultiplexedConnection) -> RedisResult<Vec<u16>> {
+    match ask(clocks, connection.clone()).await {
+        // One that is refused beside others, as for a missing right or a slot that moves, must not fail them.
+        Err(error) if !error.is_io_error() => {
+            let each = clocks.iter().map(|names| number(names, connection.clone()));
+            // The connection sends them one after the other, without a wait in between.
+            Ok(try_join_all(each).await?.concat())
+        }
+        answer => answer,
+    }
+}
+
+/// The number that a clock names. A user of one number of lanes may have no right to read others.
+async fn number(names: &Names, connection: MultiplexedConnection) -> RedisResult<Vec<u16>> {
+    match ask(&[names], connection).await {
+        Err(error) if error.code() == Some("NOPERM") => Ok(vec![0]),
+        answer => answer,
+    }
+}
+
+/// Asks for the numbers in one request.
+async fn ask(clocks: &[&Names], connection: MultiplexedConnection) -> RedisResult<Vec<u16>> {
     let Some((first, others)) = clocks.split_first() else {
         return Ok(Vec::new());
     };
@@ -149,30 +170,7 @@ async fn numbers(clocks: &[&Names], connection: MultiplexedConnection) -> RedisR
         ask.arg(names.name(CLOCK, ""));
     }
     ask.load();
-    let answer = ask.run::<Vec<u16>>(connection.clone()).await;
-    match answer {
-        // One that is refused beside others, as for a missing right or a slot that moves, must not fail them.
-        Err(error) if !error.is_io_error() => {
-            // The connection sends them one after the other, without a wait in between.
-            try_join_all(clocks.iter().map(|names| number(names, connection.clone()))).await
-        }
-        answer => answer,
-    }
-}
-
-/// The number that a clock names. A user of one number of lanes may have no right to read others.
-async fn number(names: &Names, mut connection: MultiplexedConnection) -> RedisResult<u16> {
-    let mut ask = cmd("HGET");
-    ask.arg(names.name(CLOCK, "")).arg("lanes");
-    let named: RedisResult<Option<Vec<u8>>> = ask.query_async(&mut connection).await;
-    match named {
-        Ok(named) => {
-            let number = named.and_then(|text| str::from_utf8(&text).ok()?.parse().ok());
-            Ok(number.filter(|lanes| *lanes <= MOST_LANES).unwrap_or(0))
-        }
-        Err(error) if matches!(error.code(), Some("NOPERM" | "WRONGTYPE")) => Ok(0),
-        Err(error) => Err(error),
-    }
+    ask.run(connection).await
 }
 
 /// Another instance has named a larger number than this one in some of the lanes.

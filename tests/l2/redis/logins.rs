@@ -231,21 +231,24 @@ fn no_level_of_the_log_shows_a_secret() {
     }
 }
 
-/// A token that is fetched when the one before was given, and not sooner.
-struct Fetched;
+/// Tokens, each of which is fetched when the one before was given, and not sooner. Redis refuses the first few.
+struct Fetched {
+    refused: u32,
+}
 
 impl StreamingCredentialsProvider for Fetched {
     fn subscribe(&self) -> Pin<Box<dyn Stream<Item = RedisResult<BasicAuth>> + Send>> {
         let login = |password: &str| Ok(BasicAuth::new("user".into(), password.into()));
+        let refused = self.refused;
         Box::pin(stream::unfold(0, move |given| async move {
-            match given {
-                0 => Some((login(FIRST), 1)),
-                1 => {
-                    tokio::time::sleep(Duration::from_millis(20)).await;
-                    Some((login(SECOND), 2))
-                }
-                _ => std::future::pending().await,
+            if given > 0 {
+                tokio::time::sleep(Duration::from_millis(20)).await;
             }
+            if given > refused {
+                std::future::pending().await
+            }
+            let password = if given < refused { FIRST } else { SECOND };
+            Some((login(password), given + 1))
         }))
     }
 }
@@ -255,7 +258,7 @@ async fn a_login_that_is_refused_takes_the_credentials_that_follow() {
     let server = RedisServer::start().await;
     allow(&server, "user", SECOND).await;
     let l2 = RedisL2::open(server.url()).unwrap();
-    let lane = lane_of(&l2.credentials(Fetched).unwrap(), NAMESPACE);
+    let lane = lane_of(&l2.credentials(Fetched { refused: 1 }).unwrap(), NAMESPACE);
     let (_, mut subscription) = subscribe(&*lane).await;
     insert(&*lane, "k", b"v").await;
     assert_eq!(message(&mut *subscription).await.keys.len(), 1);
@@ -267,6 +270,18 @@ async fn a_login_that_is_refused_takes_the_credentials_that_follow() {
         ref other => panic!("{other:?}"),
     });
     assert_eq!(refused.sum::<i64>(), 2, "one for each connection");
+}
+
+#[tokio::test]
+async fn a_connection_tries_four_credentials() {
+    let server = RedisServer::start().await;
+    allow(&server, "user", SECOND).await;
+    for refused in [3, 4] {
+        let l2 = RedisL2::open(server.url()).unwrap();
+        let l2 = l2.credentials(Fetched { refused }).unwrap();
+        let found = lane_of(&l2, NAMESPACE).get("k").await;
+        assert_eq!(found.is_ok(), refused < 4, "{found:?}");
+    }
 }
 
 #[tokio::test]

@@ -166,6 +166,23 @@ async fn connections_are_closed_with_the_last_lane() {
     .await;
 }
 
+#[tokio::test]
+async fn a_user_needs_no_right_to_lanes_of_another_number() {
+    let server = RedisServer::start().await;
+    let mut raw = server.connection().await;
+    let rights = ["resetkeys", "~{test:lanes.0}!*", "~{test:lanes.*of2.*}*"];
+    let () = run(
+        &mut raw,
+        &[&["ACL", "SETUSER", "default"], &rights[..]].concat(),
+    )
+    .await;
+    let builder = Cache::<String, String>::builder("test:lanes").redis(server.url());
+    let cache = builder.lanes(2).l2_timeout(LIMIT).build().unwrap();
+    cache.insert("k", "v".to_owned()).await.unwrap();
+    let named: String = run(&mut raw, &["HGET", "{test:lanes.0}!clock", "lanes"]).await;
+    assert_eq!(named, "2");
+}
+
 /// To ask for each clock by itself took as many requests as there are clocks: 136.
 #[tokio::test]
 async fn a_new_namespace_with_lanes_costs_few_requests() {
