@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use tokio::sync::Mutex;
 use tokio::task::yield_now;
 use tokio::time::Instant;
 
@@ -24,5 +25,20 @@ impl TimeSlice {
             *self = Self::begin();
         }
         is_over
+    }
+}
+
+/// The time slice of a task that runs several futures at once, each of which works from time to time.
+pub(crate) struct SharedTimeSlice(Mutex<TimeSlice>);
+
+impl SharedTimeSlice {
+    pub(crate) fn begin() -> Self {
+        Self(Mutex::new(TimeSlice::begin()))
+    }
+
+    /// Lets other tasks run, if the task has worked for long, before a future of the task works.
+    pub(crate) async fn turn(&self) {
+        // Locked meanwhile: the task lets no other task run while another of its futures can work.
+        self.0.lock().await.yield_if_over().await;
     }
 }

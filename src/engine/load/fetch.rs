@@ -27,6 +27,7 @@ use crate::loaded::Loaded;
 use crate::options::MOST_IN_A_LOAD;
 use crate::util::retry_delays::poll_delays;
 use crate::util::shared_result::{ResultSender, SharedResult};
+use crate::util::time_slice::SharedTimeSlice;
 use crate::vocabulary::AnyValue;
 
 /// How many lease requests or fills of one load are under way at a time.
@@ -136,8 +137,11 @@ impl Loads {
                     let due = self.due(&mut waiting, &mut notices, next_round, begun);
                     asked = due.await;
                 }
+                let slice = &SharedTimeSlice::begin();
                 let turns: Vec<_> = (asked.iter_mut())
-                    .map(|it| lease::acquire(ctx, &it.op, it.goal, it.request.as_mut(), until))
+                    .map(|it| {
+                        lease::acquire(ctx, &it.op, it.goal, it.request.as_mut(), until, slice)
+                    })
                     .collect();
                 stream::iter(turns).buffered(AT_ONCE).collect().await
             };

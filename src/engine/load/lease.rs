@@ -17,6 +17,7 @@ use crate::key::Key;
 use crate::l1::{Held, Op};
 use crate::l2::{Fill, Kind, Lease, LeaseReply, LeaseRequest, Ttls, Want};
 use crate::loaded::Loaded;
+use crate::util::time_slice::SharedTimeSlice;
 use crate::vocabulary::{AnyValue, Source, Version};
 
 /// How many values that cannot be read a refresh tries to replace, if each is another one.
@@ -112,13 +113,15 @@ async fn ask(ctx: &Context, key: &str, mut request: LeaseRequest) -> Result<Leas
     ctx.acquire_lease(key, request).await
 }
 
-/// Asks for the lease. If the stored value cannot be read, asks again at once, until the time `until`.
+/// Asks for the lease. If the stored value cannot be read, asks again at once, until the time `until`. Values are
+/// decoded in the `slice` of the task.
 pub(crate) async fn acquire(
     ctx: &Context,
     op: &Op,
     goal: Goal,
     request: Option<&mut LeaseRequest>,
     until: Instant,
+    slice: &SharedTimeSlice,
 ) -> Acquired {
     let key = &op.key;
     let is_refresh = goal == Goal::Newer;
@@ -148,6 +151,7 @@ pub(crate) async fn acquire(
     loop {
         let (lease, kept) = match ask(ctx, key, *request).await {
             Ok(LeaseReply::Hit(bytes)) => {
+                slice.turn().await;
                 match tags::open(ctx, proof, key, &bytes, ctx.now()).await {
                     Ok(fresh) => {
                         ctx.l1.put_read(op, &fresh);
@@ -179,6 +183,7 @@ pub(crate) async fn acquire(
         let previous = if is_refresh {
             None
         } else {
+            slice.turn().await;
             previous(ctx, key, kept.as_deref()).await
         };
         return Acquired::Lease(lease, previous);

@@ -21,6 +21,7 @@ use crate::l1::{Hasher, Op, hasher};
 use crate::l2::{Applied, Kind, Lease, Message, Want, Written};
 use crate::loaded::Loaded;
 use crate::stats::Warming;
+use crate::util::time_slice::SharedTimeSlice;
 use crate::vocabulary::AnyValue;
 
 /// How many values share the requests that follow the log.
@@ -143,7 +144,8 @@ async fn store(
     changes: &mut Changes,
     warming: &mut Warming,
 ) -> Result<(), WriteError> {
-    let asked = batch.into_iter().map(|item| ask(ctx, item));
+    let slice = &SharedTimeSlice::begin();
+    let asked = batch.into_iter().map(|item| ask(ctx, item, slice));
     let asked: Vec<_> = stream::iter(asked).buffered(AT_ONCE).collect().await;
     let mut leased = Vec::new();
     for asked in asked {
@@ -168,7 +170,11 @@ async fn store(
 }
 
 /// Asks for the lease of a key that has no value.
-async fn ask(ctx: &Context, (key, loaded): Item) -> Result<LeasedValue, Ended> {
+async fn ask(
+    ctx: &Context,
+    (key, loaded): Item,
+    slice: &SharedTimeSlice,
+) -> Result<LeasedValue, Ended> {
     let key = key.map_err(|_| Ended::Refused)?;
     let ready = Ready::of(ctx, &key, loaded, None).ok_or(Ended::Refused)?;
     if ready.stored_as.is_none() {
@@ -178,7 +184,7 @@ async fn ask(ctx: &Context, (key, loaded): Item) -> Result<LeasedValue, Ended> {
     let goal = Goal::Missing { at_least: None };
     let mut request = lease::request(ctx, Want::Any);
     let until = Instant::now() + ctx.options.l2_timeout;
-    match lease::acquire(ctx, &op, goal, Some(&mut request), until).await {
+    match lease::acquire(ctx, &op, goal, Some(&mut request), until, slice).await {
         Acquired::Lease(lease, _) => Ok((op, lease, ready)),
         Acquired::Found(..) | Acquired::Wait(_) => Err(Ended::Present),
         // A change of the key may be why.
