@@ -311,52 +311,54 @@ impl Deref for Counters {
 impl Counters {
     /// The sums over all threads. `flushes` are those of the L1 that is used now.
     pub(crate) fn snapshot(&self, flushes: u64) -> Stats {
+        // Once for all counters: looking for the threads costs more than reading the counters.
+        let threads: Vec<&OfThread> = self.0.iter().collect();
+        let sum = |counter: fn(&OfThread) -> &Counter| {
+            let counts = threads
+                .iter()
+                .map(|thread| counter(thread).0.load(Ordering::Relaxed));
+            counts.fold(0, u64::wrapping_add)
+        };
         Stats {
-            l1_hits: self.sum(|counted| &counted.l1_hits),
-            l2_hits: self.sum(|counted| &counted.l2_hits),
-            l2_misses: self.sum(|counted| &counted.l2_misses),
-            l2_read_bytes: self.sum(|counted| &counted.l2_read_bytes),
-            l2_written_bytes: self.sum(|counted| &counted.l2_written_bytes),
-            loads: self.sum(|counted| &counted.loads),
-            load_failures: self.sum(|counted| &counted.load_failures),
-            loads_not_stored: self.sum(|counted| &counted.loads_not_stored),
-            refreshes: self.sum(|counted| &counted.refreshes),
-            refresh_failures: self.sum(|counted| &counted.refresh_failures),
-            stale_served: self.sum(|counted| &counted.stale_served),
-            fallbacks_served: self.sum(|counted| &counted.fallbacks_served),
-            unproven_served: self.sum(|counted| &counted.unproven_served),
-            invalidations_sent: self.sum(|counted| &counted.invalidations_sent),
-            invalidations_received: self.sum(|counted| &counted.invalidations_received),
-            events_heard: self.sum(|counted| &counted.events_heard),
-            events_dropped: self.sum(|counted| &counted.events_dropped),
-            parser_panics: self.sum(|counted| &counted.parser_panics),
-            changes_published: self.sum(|counted| &counted.changes_published),
-            changes_dropped: self.sum(|counted| &counted.changes_dropped),
-            replays: self.sum(|counted| &counted.replays),
-            writes_deferred: self.sum(|counted| &counted.writes_deferred),
-            l2_errors: self.sum(|counted| &counted.l2_errors),
-            l2_skipped: self.sum(|counted| &counted.l2_skipped),
-            l2_breaker_opened: self.sum(|counted| &counted.l2_breaker_opened),
-            decode_errors: self.sum(|counted| &counted.decode_errors),
-            other_shapes: self.sum(|counted| &counted.other_shapes),
-            former_types: self.sum(|counted| &counted.former_types),
-            keys_refused: self.sum(|counted| &counted.keys_refused),
-            verified: self.sum(|counted| &counted.verified),
-            verify_failures: self.sum(|counted| &counted.verify_failures),
-            mismatches_under_1m: self.sum(|counted| &counted.mismatches_under_1m),
-            mismatches_under_1h: self.sum(|counted| &counted.mismatches_under_1h),
-            mismatches_over_1h: self.sum(|counted| &counted.mismatches_over_1h),
-            unstorable_values: self.sum(|counted| &counted.unstorable_values),
-            l1_flushes: self.sum(|counted| &counted.l1_flushes) + flushes,
+            l1_hits: sum(|counted| &counted.l1_hits),
+            l2_hits: sum(|counted| &counted.l2_hits),
+            l2_misses: sum(|counted| &counted.l2_misses),
+            l2_read_bytes: sum(|counted| &counted.l2_read_bytes),
+            l2_written_bytes: sum(|counted| &counted.l2_written_bytes),
+            loads: sum(|counted| &counted.loads),
+            load_failures: sum(|counted| &counted.load_failures),
+            loads_not_stored: sum(|counted| &counted.loads_not_stored),
+            refreshes: sum(|counted| &counted.refreshes),
+            refresh_failures: sum(|counted| &counted.refresh_failures),
+            stale_served: sum(|counted| &counted.stale_served),
+            fallbacks_served: sum(|counted| &counted.fallbacks_served),
+            unproven_served: sum(|counted| &counted.unproven_served),
+            invalidations_sent: sum(|counted| &counted.invalidations_sent),
+            invalidations_received: sum(|counted| &counted.invalidations_received),
+            events_heard: sum(|counted| &counted.events_heard),
+            events_dropped: sum(|counted| &counted.events_dropped),
+            parser_panics: sum(|counted| &counted.parser_panics),
+            changes_published: sum(|counted| &counted.changes_published),
+            changes_dropped: sum(|counted| &counted.changes_dropped),
+            replays: sum(|counted| &counted.replays),
+            writes_deferred: sum(|counted| &counted.writes_deferred),
+            l2_errors: sum(|counted| &counted.l2_errors),
+            l2_skipped: sum(|counted| &counted.l2_skipped),
+            l2_breaker_opened: sum(|counted| &counted.l2_breaker_opened),
+            decode_errors: sum(|counted| &counted.decode_errors),
+            other_shapes: sum(|counted| &counted.other_shapes),
+            former_types: sum(|counted| &counted.former_types),
+            keys_refused: sum(|counted| &counted.keys_refused),
+            verified: sum(|counted| &counted.verified),
+            verify_failures: sum(|counted| &counted.verify_failures),
+            mismatches_under_1m: sum(|counted| &counted.mismatches_under_1m),
+            mismatches_under_1h: sum(|counted| &counted.mismatches_under_1h),
+            mismatches_over_1h: sum(|counted| &counted.mismatches_over_1h),
+            unstorable_values: sum(|counted| &counted.unstorable_values),
+            l1_flushes: sum(|counted| &counted.l1_flushes) + flushes,
             // Not counted: the size of L1, where it is asked for.
             l1_entries: 0,
         }
-    }
-
-    fn sum(&self, counter: impl Fn(&OfThread) -> &Counter) -> u64 {
-        let threads = self.0.iter();
-        let counts = threads.map(|thread| counter(thread).0.load(Ordering::Relaxed));
-        counts.fold(0, u64::wrapping_add)
     }
 }
 
