@@ -23,36 +23,54 @@ pub(super) fn serialize<T: Serialize + ?Sized, E: Into<Box<dyn Error + Send + Sy
     value: &T,
     write: impl FnOnce(Complete<'_, &T>) -> Result<(), E>,
 ) -> super::Result<Shape> {
-    // Beside the error, as the format's error type cannot carry a field's name.
-    let (left_out, shape) = (&Cell::new(None), &Cell::new(Shape::UNIT));
-    let value = Complete {
-        inner: value,
-        left_out,
-        shape,
+    let found = &Found {
+        left_out: Cell::new(None),
+        shape: Cell::new(Shape::UNIT),
     };
-    match (write(value), left_out.get()) {
-        (Ok(()), _) => Ok(shape.get()),
+    match (write(found.on(value)), found.left_out.get()) {
+        (Ok(()), _) => Ok(found.shape.get()),
         (Err(_), Some(field)) => Err(Category::FieldLeftOut(field).into()),
         (Err(error), None) => Err(CodecError::new(error)),
     }
 }
 
-type LeftOut = Cell<Option<&'static str>>;
+/// What is found in a value while it is serialized.
+struct Found {
+    /// The field that was left out: the format's error type cannot carry its name.
+    left_out: Cell<Option<&'static str>>,
+    /// The shape of the part that was serialized last: of the whole value, in the end.
+    shape: Cell<Shape>,
+}
 
+impl Found {
+    #[inline]
+    fn on<X>(&self, inner: X) -> Complete<'_, X> {
+        Complete { inner, found: self }
+    }
+
+    /// Passes a part of a value on, and returns its shape beside the result.
+    #[inline]
+    fn part<'a, T: Serialize + ?Sized, R, E>(
+        &'a self,
+        inner: &'a T,
+        pass: impl FnOnce(&Complete<'a, &'a T>) -> Result<R, E>,
+    ) -> Result<(R, Shape), E> {
+        let passed = pass(&self.on(inner))?;
+        Ok((passed, self.shape.get()))
+    }
+}
+
+// Of two words: with a third, each call would pass it in memory, and wait for what it has just written there.
 /// A value or its serializer, in which no field may be left out.
 pub(super) struct Complete<'a, X> {
     inner: X,
-    /// The field that was.
-    left_out: &'a LeftOut,
-    /// Where the shape of the value goes.
-    shape: &'a Cell<Shape>,
+    found: &'a Found,
 }
 
 /// The serializer of a tuple or a struct, whose parts are as complete.
 pub(super) struct CompleteParts<'a, X> {
     inner: X,
-    left_out: &'a LeftOut,
-    shape: &'a Cell<Shape>,
+    found: &'a Found,
     parts: Parts,
     /// The variant whose content it is.
     variant: Option<(u32, &'static str)>,
@@ -61,8 +79,7 @@ pub(super) struct CompleteParts<'a, X> {
 /// The serializer of a sequence or a map, whose elements are as complete.
 pub(super) struct CompleteElements<'a, X> {
     inner: X,
-    left_out: &'a LeftOut,
-    shape: &'a Cell<Shape>,
+    found: &'a Found,
     elements: Elements,
     /// The shape of the key that came last.
     key: Shape,
@@ -78,8 +95,7 @@ impl<'a, X> Complete<'a, X> {
     ) -> Result<CompleteParts<'a, Y>, E> {
         Ok(CompleteParts {
             inner: begin(self.inner)?,
-            left_out: self.left_out,
-            shape: self.shape,
+            found: self.found,
             parts: Parts::NONE,
             variant,
         })
@@ -93,8 +109,7 @@ impl<'a, X> Complete<'a, X> {
     ) -> Result<CompleteElements<'a, Y>, E> {
         Ok(CompleteElements {
             inner: begin(self.inner)?,
-            left_out: self.left_out,
-            shape: self.shape,
+            found: self.found,
             elements: Elements::NONE,
             key: Shape::UNIT,
         })
@@ -112,31 +127,10 @@ impl<X> CompleteParts<'_, X> {
     }
 }
 
-/// Passes a part of a value on, and returns its shape beside the result.
-#[inline]
-fn part<T: Serialize + ?Sized, R, E>(
-    left_out: &LeftOut,
-    inner: &T,
-    pass: impl FnOnce(&Complete<'_, &T>) -> Result<R, E>,
-) -> Result<(R, Shape), E> {
-    let shape = &Cell::new(Shape::UNIT);
-    let passed = pass(&Complete {
-        inner,
-        left_out,
-        shape,
-    })?;
-    Ok((passed, shape.get()))
-}
-
 impl<T: Serialize + ?Sized> Serialize for Complete<'_, &T> {
     #[inline]
     fn serialize<S: Serializer>(&self, inner: S) -> Result<S::Ok, S::Error> {
-        let (left_out, shape) = (self.left_out, self.shape);
-        self.inner.serialize(Complete {
-            inner,
-            left_out,
-            shape,
-        })
+        self.inner.serialize(self.found.on(inner))
     }
 }
 
@@ -145,8 +139,9 @@ macro_rules! pass_on {
     ($($method:ident($($arg:ident: $type:ty),*) $shape:expr;)*) => {$(
         #[inline]
         fn $method(self $(, $arg: $type)*) -> Result<S::Ok, S::Error> {
-            self.shape.set($shape);
-            self.inner.$method($($arg),*)
+            let done = self.inner.$method($($arg),*)?;
+            self.found.shape.set($shape);
+            Ok(done)
         }
     )*};
 }
@@ -246,10 +241,10 @@ impl<'a, S: Serializer> Serializer for Complete<'a, S> {
 
     #[inline]
     fn serialize_some<T: Serialize + ?Sized>(self, value: &T) -> Result<S::Ok, S::Error> {
-        let (done, shape) = part(self.left_out, value, |value| {
-            self.inner.serialize_some(value)
-        })?;
-        self.shape.set(shape.some());
+        let (done, shape) = self
+            .found
+            .part(value, |value| self.inner.serialize_some(value))?;
+        self.found.shape.set(shape.some());
         Ok(done)
     }
 
@@ -259,10 +254,10 @@ impl<'a, S: Serializer> Serializer for Complete<'a, S> {
         name: &'static str,
         value: &T,
     ) -> Result<S::Ok, S::Error> {
-        let (done, shape) = part(self.left_out, value, |value| {
+        let (done, shape) = self.found.part(value, |value| {
             self.inner.serialize_newtype_struct(name, value)
         })?;
-        self.shape.set(shape);
+        self.found.shape.set(shape);
         Ok(done)
     }
 
@@ -274,18 +269,19 @@ impl<'a, S: Serializer> Serializer for Complete<'a, S> {
         variant: &'static str,
         value: &T,
     ) -> Result<S::Ok, S::Error> {
-        let (done, shape) = part(self.left_out, value, |value| {
+        let (done, shape) = self.found.part(value, |value| {
             (self.inner).serialize_newtype_variant(name, index, variant, value)
         })?;
-        self.shape.set(shape.in_variant(index, variant));
+        self.found.shape.set(shape.in_variant(index, variant));
         Ok(done)
     }
 
     // The default would make a `String` first, where a format may write without one.
     #[inline]
     fn collect_str<T: Display + ?Sized>(self, value: &T) -> Result<S::Ok, S::Error> {
-        self.shape.set(Shape::TEXT);
-        self.inner.collect_str(value)
+        let done = self.inner.collect_str(value)?;
+        self.found.shape.set(Shape::TEXT);
+        Ok(done)
     }
 
     fn is_human_readable(&self) -> bool {
@@ -302,7 +298,7 @@ macro_rules! pass_parts_on {
 
             #[inline]
             fn $method<T: Serialize + ?Sized>(&mut self, $($name: &'static str,)? value: &T) -> Result<(), S::Error> {
-                let ((), shape) = part(self.left_out, value, |value| self.inner.$method($($name,)? value))?;
+                let ((), shape) = self.found.part(value, |value| self.inner.$method($($name,)? value))?;
                 self.parts = self.parts.$add($($name,)? shape);
                 Ok(())
             }
@@ -310,14 +306,14 @@ macro_rules! pass_parts_on {
             $(
                 // The default does nothing, and so do bincode and postcard: the next field would be read in its place.
                 fn $skip(&mut self, field: &'static str) -> Result<(), S::Error> {
-                    self.left_out.set(Some(field));
+                    self.found.left_out.set(Some(field));
                     Err(S::Error::custom("a field was left out"))
                 }
             )?
 
             #[inline]
             fn end(self) -> Result<S::Ok, S::Error> {
-                self.shape.set(self.whole());
+                self.found.shape.set(self.whole());
                 self.inner.end()
             }
         }
@@ -338,16 +334,16 @@ impl<S: SerializeSeq> SerializeSeq for CompleteElements<'_, S> {
 
     #[inline]
     fn serialize_element<T: Serialize + ?Sized>(&mut self, value: &T) -> Result<(), S::Error> {
-        let ((), shape) = part(self.left_out, value, |value| {
-            self.inner.serialize_element(value)
-        })?;
+        let ((), shape) = self
+            .found
+            .part(value, |value| self.inner.serialize_element(value))?;
         self.elements.add(shape);
         Ok(())
     }
 
     #[inline]
     fn end(self) -> Result<S::Ok, S::Error> {
-        self.shape.set(self.elements.sequence());
+        self.found.shape.set(self.elements.sequence());
         self.inner.end()
     }
 }
@@ -358,23 +354,23 @@ impl<S: SerializeMap> SerializeMap for CompleteElements<'_, S> {
 
     #[inline]
     fn serialize_key<T: Serialize + ?Sized>(&mut self, key: &T) -> Result<(), S::Error> {
-        let ((), shape) = part(self.left_out, key, |key| self.inner.serialize_key(key))?;
+        let ((), shape) = self.found.part(key, |key| self.inner.serialize_key(key))?;
         self.key = shape;
         Ok(())
     }
 
     #[inline]
     fn serialize_value<T: Serialize + ?Sized>(&mut self, value: &T) -> Result<(), S::Error> {
-        let ((), shape) = part(self.left_out, value, |value| {
-            self.inner.serialize_value(value)
-        })?;
+        let ((), shape) = self
+            .found
+            .part(value, |value| self.inner.serialize_value(value))?;
         self.elements.add(self.key.with_value(shape));
         Ok(())
     }
 
     #[inline]
     fn end(self) -> Result<S::Ok, S::Error> {
-        self.shape.set(self.elements.map());
+        self.found.shape.set(self.elements.map());
         self.inner.end()
     }
 }

@@ -110,16 +110,20 @@ impl Parts {
 pub(super) struct Elements {
     /// Most collections have elements of one shape.
     last: Shape,
-    others: Vec<Shape>,
-    /// With how many others those that are there twice are removed.
+    others: Option<Box<Others>>,
+}
+
+/// The shapes of the elements before.
+struct Others {
+    shapes: Vec<Shape>,
+    /// With how many those that are there twice are removed.
     full: usize,
 }
 
 impl Elements {
     pub(super) const NONE: Self = Self {
         last: Shape::ABSENT,
-        others: Vec::new(),
-        full: 64,
+        others: None,
     };
 
     #[inline]
@@ -127,23 +131,9 @@ impl Elements {
         if self.last != element {
             let last = mem::replace(&mut self.last, element);
             if last != Shape::ABSENT {
-                self.add_other(last);
+                Others::add(&mut self.others, last);
             }
         }
-    }
-
-    #[inline(never)]
-    fn add_other(&mut self, other: Shape) {
-        self.others.push(other);
-        if self.others.len() >= self.full {
-            self.remove_repeated();
-            self.full = self.full.max(2 * self.others.len());
-        }
-    }
-
-    fn remove_repeated(&mut self) {
-        self.others.sort_unstable();
-        self.others.dedup();
     }
 
     #[inline]
@@ -158,18 +148,40 @@ impl Elements {
 
     #[inline]
     fn whole(self, kind: u64) -> Shape {
-        if self.others.is_empty() {
-            return Shape(mix(self.last.0, kind));
+        match self.others {
+            None => Shape(mix(self.last.0, kind)),
+            Some(others) => others.whole(self.last, kind),
         }
-        self.of_several(kind)
+    }
+}
+
+impl Others {
+    #[inline(never)]
+    fn add(others: &mut Option<Box<Self>>, shape: Shape) {
+        let others = others.get_or_insert_with(|| {
+            Box::new(Self {
+                shapes: Vec::new(),
+                full: 64,
+            })
+        });
+        others.shapes.push(shape);
+        if others.shapes.len() >= others.full {
+            others.remove_repeated();
+            others.full = others.full.max(2 * others.shapes.len());
+        }
+    }
+
+    fn remove_repeated(&mut self) {
+        self.shapes.sort_unstable();
+        self.shapes.dedup();
     }
 
     #[cold]
     #[inline(never)]
-    fn of_several(mut self, kind: u64) -> Shape {
-        self.others.push(self.last);
+    fn whole(mut self: Box<Self>, last: Shape, kind: u64) -> Shape {
+        self.shapes.push(last);
         self.remove_repeated();
-        let all = self.others.iter();
+        let all = self.shapes.iter();
         Shape(mix(all.fold(START, |all, shape| mix(all, shape.0)), kind))
     }
 }
@@ -233,6 +245,6 @@ mod tests {
     #[test]
     fn repeated_shapes_take_no_memory() {
         let elements = elements((0..100_000).map(|n| 1 + n % 3));
-        assert!(elements.others.capacity() <= 64);
+        assert!(elements.others.unwrap().shapes.capacity() <= 64);
     }
 }
