@@ -2,6 +2,8 @@
 
 use std::sync::atomic::AtomicBool;
 
+use larder::{Clock, MemoryL2};
+
 use super::*;
 
 async fn add(redis: &RedisServer, fields: &[(&str, &[u8])]) {
@@ -72,10 +74,11 @@ async fn few_large_values_are_taken_at_a_time() {
 
 /// The worker whose pause is longer than its fence lasts would leave the batch to the other, which begins to count
 /// anew.
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn attempts_are_counted_also_if_others_could_take_over() {
-    let redis = RedisServer::start().await;
-    let (a, b) = (instance(&redis).await, instance(&redis).await);
+    let l2 = MemoryL2::with_clock(Clock::tokio());
+    let instance = || Cache::builder("test:views").l2(l2.clone()).build().unwrap();
+    let (a, b): (Views, Views) = (instance(), instance());
     let source = Source::new();
     *source.poison.lock().unwrap() = Some("bad".to_owned());
     let build = |cache| source.builder(cache).attempts(5).claim_after(100 * MS);
