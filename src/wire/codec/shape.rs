@@ -178,7 +178,7 @@ impl Others {
 
     #[cold]
     #[inline(never)]
-    fn whole(mut self: Box<Self>, last: Shape, kind: u64) -> Shape {
+    fn whole(mut self, last: Shape, kind: u64) -> Shape {
         self.shapes.push(last);
         self.remove_repeated();
         let all = self.shapes.iter();

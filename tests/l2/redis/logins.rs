@@ -245,7 +245,7 @@ impl StreamingCredentialsProvider for Fetched {
                 tokio::time::sleep(Duration::from_millis(20)).await;
             }
             if given > refused {
-                std::future::pending().await
+                return std::future::pending().await;
             }
             let password = if given < refused { FIRST } else { SECOND };
             Some((login(password), given + 1))
