@@ -295,7 +295,7 @@ impl Kind {
 
     /// Changes one part of the type, as a release does.
     fn change(&mut self, input: &mut Input<'_>) {
-        if input.u8() % 4 > 0 {
+        if input.u8() % 4 != 3 {
             let mut parts = self.parts();
             if !parts.is_empty() {
                 let at = usize::from(input.u8()) % parts.len();
