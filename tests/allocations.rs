@@ -486,15 +486,46 @@ fn what_l1_serves_no_more_takes_no_room_once_it_was_looked_up() {
             for key in 0..VALUES {
                 assert!(cache.get(&key).await.is_none());
             }
-            // moka keeps the last ones until it does its pending work.
-            eventually("few are left", async || {
-                _ = cache.stats();
-                ALIVE.load(SeqCst) <= VALUES as usize / 10
-            })
-            .await;
+            assert_eq!(ALIVE.load(SeqCst), 0);
             assert_eq!(cache.stats().l1_entries, 0);
-            drop(cache);
-            eventually("none is left", async || ALIVE.load(SeqCst) == 0).await;
         }
     });
+}
+
+/// A task sweeps L1. It leaves values that may be served, and those that are fallbacks.
+#[test]
+fn what_has_expired_takes_no_room_though_nobody_asks() {
+    const VALUES: u32 = 1_000;
+    let _alone = alone();
+    runtime().block_on(async {
+        let clock = Clock::manual();
+        let build = |kept: u64| -> Cache<u32, Counted> {
+            let builder = Cache::builder("test:swept").clock(clock.clone());
+            let builder = builder.l2_ttl(Duration::from_secs(1)).jitter(0.0);
+            let kept = Duration::from_secs(kept);
+            builder.stale_if_error(kept).build().unwrap()
+        };
+        let (cache, with_fallbacks) = (build(0), build(60));
+        for key in 1..=VALUES {
+            cache.insert(&key, Counted::from(key)).await.unwrap();
+            let value = Counted::from(key);
+            with_fallbacks.insert(&key, value).await.unwrap();
+        }
+        let long = Loaded::new(Counted::from(0)).ttl(Duration::from_secs(3_600));
+        cache.insert(&0, long).await.unwrap();
+        clock.advance(Duration::from_secs(31));
+        eventually("those that have expired are gone", async || {
+            ALIVE.load(SeqCst) == VALUES as usize + 1
+        })
+        .await;
+        assert!(cache.get_local(&0).is_some());
+        let fails = || async { Err::<Counted, _>(std::io::Error::other("away")) };
+        for key in 1..=VALUES {
+            let found = with_fallbacks.get_or_load(&key, fails).await.unwrap();
+            assert!(found.meta().is_fallback());
+        }
+        clock.advance(Duration::from_secs(31));
+        eventually("the fallbacks are gone", async || ALIVE.load(SeqCst) == 1).await;
+    });
+    assert_eq!(ALIVE.load(SeqCst), 0);
 }

@@ -416,7 +416,7 @@ impl L1 {
             let is_older = |slot: &Slot| slot.version.ver < fresh.version.ver;
             self.store.remove_if(&op.key, is_older);
         } else if has_place {
-            (self.store).remove_if(&op.key, |current| ptr::eq(current, &**fresh));
+            (self.store).remove_if(&op.key, |current| ptr::eq(current, Arc::as_ptr(fresh)));
         }
         is_revealed
     }

@@ -9,7 +9,9 @@
 
 use std::array;
 use std::hash::BuildHasher;
+use std::iter::{from_fn, zip};
 use std::mem;
+use std::ptr;
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
@@ -150,7 +152,7 @@ impl Table {
         let locked = self.lock(hash);
         let (bucket, due_at) = self.made(self.place(hash));
         due_at.fetch_min(new.held_until(self.kept), Ordering::Relaxed);
-        let is_there = bucket.get(tag(hash), &|slot: &Slot| std::ptr::eq(slot, &**old));
+        let is_there = bucket.get(tag(hash), &|slot: &Slot| ptr::eq(slot, Arc::as_ptr(old)));
         let former = is_there.and_then(|_| bucket.replace(tag(hash), new));
         drop(locked);
         former.is_some()
@@ -384,7 +386,7 @@ impl Bucket {
     /// Adds an entry of a key that has none.
     fn add(&self, tag: u8, slot: Held) {
         let tags = self.tags();
-        let free = (0..WIDTH).find(|at| tags >> (8 * at) & 0xff == 0);
+        let free = (tags.to_le_bytes().iter().take(WIDTH)).position(|tag| *tag == 0);
         match free {
             Some(at) => {
                 self.cells[at].replace(Some(slot));
@@ -437,10 +439,9 @@ impl Bucket {
     }
 
     fn for_each(&self, look: &mut impl FnMut(u8, &Held)) {
-        let tags = self.tags();
-        for at in 0..WIDTH {
-            self.cells[at].map(|slot| {
-                look((tags >> (8 * at)) as u8, slot);
+        for (cell, tag) in zip(&self.cells, self.tags().to_le_bytes()) {
+            cell.map(|slot| {
+                look(tag, slot);
                 None::<()>
             });
         }
@@ -458,7 +459,7 @@ fn matching(tags: u64, tag: u8) -> impl Iterator<Item = usize> {
     // set that of the next byte, too (S. E. Anderson, Bit Twiddling Hacks).
     let differs = (tags ^ (u64::from(tag) * ONES)) & TAGS;
     let mut found = differs.wrapping_sub(ONES) & !differs & (ONES << 7);
-    std::iter::from_fn(move || {
+    from_fn(move || {
         let at = found.trailing_zeros() / 8;
         found &= found.wrapping_sub(1);
         (at < 8).then_some(at as usize)

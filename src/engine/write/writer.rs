@@ -118,13 +118,15 @@ impl Writer {
 /// the calls are in the order in which their callers make them.
 async fn carry_out(ctx: &Context, writes: Call) {
     if writes.len() == 1 {
+        // It has no other write to wait for, and needs no order.
         batch::send(ctx, writes).await;
         return;
     }
     let mut order = WriteOrder::new();
     order.push(writes);
     while let Some(batch) = order.next_batch() {
-        let ended = send(ctx, batch, &AtomicU64::new(0)).await;
+        let ended = EndedBatch::of(&batch);
+        batch::send(ctx, batch).await;
         order.end(&ended.keys, ended.weight);
     }
 }
@@ -173,11 +175,18 @@ struct EndedBatch {
     weight: u32,
 }
 
+impl EndedBatch {
+    /// The end of these writes.
+    fn of(writes: &[Write]) -> Self {
+        Self {
+            keys: writes.iter().filter_map(Write::key).cloned().collect(),
+            weight: writes.iter().map(Write::weight).sum(),
+        }
+    }
+}
+
 async fn send(ctx: &Context, mut writes: Vec<Write>, accepted_at: &AtomicU64) -> EndedBatch {
-    let ended = EndedBatch {
-        keys: writes.iter().filter_map(Write::key).cloned().collect(),
-        weight: writes.iter().map(Write::weight).sum(),
-    };
+    let ended = EndedBatch::of(&writes);
     let (now, limit) = (ctx.now(), nanos(ctx.options.l2_timeout));
     let is_over = |since: Tick| now > since.saturating_add(limit);
     // As long as L2 accepts writes they wait for their turn, however many there are. When it has accepted none for

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use futures::{FutureExt, poll};
 use larder::Cache;
+use tokio::task::yield_now;
 
 use crate::fleet::{Fleet, Set, Source, Texts, over_both_stores, without_heartbeats};
 use crate::support::eventually::eventually;
@@ -234,4 +235,35 @@ async fn a_clear_without_l2() {
     loading.await.unwrap().unwrap();
     assert!(alone.get_local("late").is_none());
     fill(&[&alone], "new").await;
+}
+
+/// A task does it, however many entries there are, and other tasks run after every few.
+#[tokio::test]
+async fn the_memory_of_a_clear_is_given_back_little_by_little() {
+    const ENTRIES: u64 = 20_000;
+    let keys: Vec<u64> = (0..ENTRIES).collect();
+    let cache: Cache<u64, u64> = Cache::builder("test:many")
+        .l1_capacity(2 * ENTRIES)
+        .build()
+        .unwrap();
+    cache
+        .insert_many(keys.iter().map(|key| (key, *key)))
+        .await
+        .unwrap();
+    cache.clear().await.unwrap();
+    let mut left = cache.stats().l1_entries;
+    assert_eq!(left, ENTRIES, "the call itself does not wait for it");
+    // A task as the other one: the runtime runs many tasks before it looks at the future of the test.
+    let watching = tokio::spawn(async move {
+        let mut most = 0;
+        while left > 0 {
+            yield_now().await;
+            let now = cache.stats().l1_entries;
+            most = most.max(left - now);
+            left = now;
+        }
+        most
+    });
+    let most = watching.await.unwrap();
+    assert!(most < ENTRIES / 20, "{most} entries at a time");
 }
