@@ -274,7 +274,8 @@ impl<K, V, L> Builder<K, V, L> {
     /// Default: 10 000 entries. 0 turns L1 off. The cache of an HTTP layer (feature `http`) weighs its entries in
     /// bytes by itself.
     ///
-    /// The bound is not sharp: entries that are evicted for want of room are freed during later inserts.
+    /// The bound is not sharp: entries that are evicted for want of room are freed during later inserts, or within a
+    /// second.
     #[doc(alias("max_capacity", "max_entries", "size"))]
     pub fn l1_capacity(mut self, capacity: u64) -> Self {
         self.given.rest.set.l1_capacity = Some(capacity);
@@ -298,8 +299,9 @@ impl<K, V, L> Builder<K, V, L> {
     /// How long L1 answers with an entry after it was stored there, at most; the [`jitter`](Self::jitter) shortens this
     /// time. Default: as long as its value is valid in L2. At most [`l2_ttl`](Self::l2_ttl).
     ///
-    /// This option does not bound memory: an expired entry takes memory until its key is looked up, or L1 needs the
-    /// room. Set [`l1_capacity`](Self::l1_capacity) to bound memory.
+    /// A task gives the memory of expired entries back, within a few seconds; of fallbacks, when
+    /// [`stale_if_error`](Self::stale_if_error) has passed, too. It runs while the runtime does on which the cache was
+    /// built or first used.
     #[doc(alias("local_ttl", "memory_ttl"))]
     pub fn l1_ttl(mut self, ttl: Duration) -> Self {
         self.given.rest.set.l1_ttl = Some(ttl);

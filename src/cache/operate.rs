@@ -84,7 +84,7 @@ impl<K: CacheKey, V: Send + Sync + 'static> Cache<K, V> {
     }
 
     /// Returns the counters of this instance since it was built, and the size of its L1. Reads a few atomics per
-    /// thread, and has moka do its pending work, which may drop values.
+    /// thread.
     #[must_use]
     pub fn stats(&self) -> Stats {
         self.engine().stats()
