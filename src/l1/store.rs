@@ -25,12 +25,14 @@ use crate::vocabulary::AnyValue;
 /// The weight of an entry.
 pub(crate) type Weigher = Arc<dyn Fn(&str, &AnyValue) -> u32 + Send + Sync>;
 
+type Evicted = Vec<Held>;
+
 pub(crate) struct Store {
     table: Arc<Table>,
     policy: Policy,
     weigher: Option<Weigher>,
     /// Entries that moka has evicted: it names them under locks of its own, and a value that is dropped may do anything.
-    evicted: Arc<Mutex<Vec<Held>>>,
+    evicted: Arc<Mutex<Evicted>>,
     /// Notified when there is a first entry.
     filled: Arc<Notify>,
     /// Counts the times in which moka is told of an entry's first hit only. In each, as many entries come as there are:
@@ -50,7 +52,7 @@ impl Store {
             move |hash| {
                 let is_it = |slot: &Held| table.hash(&slot.key) == hash;
                 if let Some(slot) = table.remove_if(hash, is_it) {
-                    lock::<Vec<Held>>(&evicted).push(slot);
+                    lock::<Evicted>(&evicted).push(slot);
                 }
             }
         };

@@ -161,7 +161,8 @@ async fn store(
         changes.follow(ctx).await?;
         let fills = leased.into_iter().map(|one| fill(ctx, one, changes));
         let fills = stream::iter(fills).buffer_unordered(AT_ONCE);
-        Ok::<_, WriteError>(fills.collect::<Vec<_>>().await)
+        let fills: Vec<_> = fills.collect().await;
+        Ok::<_, WriteError>(fills)
     };
     for ended in lease::keep(ctx, &leases, filling).await? {
         ended.count(warming);

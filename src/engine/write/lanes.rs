@@ -48,7 +48,8 @@ impl Invalidation {
 
     /// Removes all of them from both levels, here and everywhere.
     pub(crate) async fn carry_out(self) -> Result<(), WriteError> {
-        let (keys, tags) = (self.keys, self.tags.into_iter().collect::<Vec<_>>());
+        let keys = self.keys;
+        let tags: Vec<_> = self.tags.into_iter().collect();
         let mut calls = Vec::with_capacity(2);
         // Without tags there is nothing to ask a lane for.
         if !keys.is_empty() {
