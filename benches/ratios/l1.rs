@@ -52,39 +52,50 @@ fn set_up() -> Vec<Contestant> {
     for threads in THREADS {
         for (name, hits) in &cases {
             let hits = Rc::clone(hits);
-            let round = move || vec![time(threads as usize, &hits)];
+            let round = move || {
+                let hits = &*hits;
+                let hits = |thread: usize, _| hits(thread * KEYS / 2, HITS);
+                vec![time(threads as usize, TRIES, HITS, &hits)]
+            };
             all.push(Contestant::new(contestant(name, threads), round));
         }
     }
     all
 }
 
-/// Nanoseconds per hit, in the best of a few tries: the others were interrupted, or had to warm up. A try lasts
-/// from the first thread's start to the last one's end, so that in the best one all ran at the same time.
-fn time(threads: usize, hits: &Hits) -> f64 {
+/// Nanoseconds per call, in the best of a few tries: the others were interrupted, or had to warm up. A try lasts
+/// from the first thread's start to the last one's end, so that in the best one all ran at the same time. In each try
+/// `run` makes so many calls; its arguments are the numbers of the thread and of the try.
+pub(crate) fn time(
+    threads: usize,
+    tries: usize,
+    calls: usize,
+    run: &(dyn Fn(usize, usize) + Sync),
+) -> f64 {
     let barrier = &Barrier::new(threads);
-    let tries = |thread: usize| {
-        [(); TRIES].map(|()| {
+    let of_thread = |thread: usize| -> Vec<_> {
+        let timed = |nth| {
             barrier.wait();
             let start = Instant::now();
-            hits(thread * KEYS / 2, HITS);
+            run(thread, nth);
             (start, Instant::now())
-        })
+        };
+        (0..tries).map(timed).collect()
     };
     let all: Vec<_> = thread::scope(|scope| {
         let all: Vec<_> = (0..threads)
-            .map(|thread| scope.spawn(move || tries(thread)))
+            .map(|thread| scope.spawn(move || of_thread(thread)))
             .collect();
         all.into_iter()
             .map(|thread| thread.join().unwrap())
             .collect()
     });
-    let lasted = (0..TRIES).map(|i| {
+    let lasted = (0..tries).map(|i| {
         let start = all.iter().map(|tries| tries[i].0).min().unwrap();
         let end = all.iter().map(|tries| tries[i].1).max().unwrap();
         end - start
     });
     #[allow(clippy::cast_precision_loss, reason = "they are few")]
-    let hits = HITS as f64;
-    lasted.min().unwrap().as_secs_f64() * 1e9 / hits
+    let calls = calls as f64;
+    lasted.min().unwrap().as_secs_f64() * 1e9 / calls
 }
