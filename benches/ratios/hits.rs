@@ -112,7 +112,7 @@ where
     ]
 }
 
-fn runtime() -> Runtime {
+pub(crate) fn runtime() -> Runtime {
     // Writes need timers.
     Builder::new_current_thread().enable_time().build().unwrap()
 }

@@ -4,7 +4,8 @@
 //! ratio is computed within one round, so that other load on the machine affects both sides. The table shows medians
 //! with their 95 % confidence intervals. `FILTER` is a part of a line, as in `"64 callers of one shared"`.
 //!
-//! With the variables `HIT` and `TIMES` set, it runs one kind of hit that many times, for `tests/instructions.sh`.
+//! With the variables `HIT` and `TIMES` set, it runs one kind of hit that many times, for `tests/instructions.sh`. With
+//! `FILL` set, it fills one cache: the bench runs itself so, as the memory of a process has to be that of one cache.
 
 #![allow(
     clippy::unwrap_used,
@@ -16,6 +17,7 @@
 mod support;
 
 mod arrivals;
+mod fill;
 mod hits;
 mod l1;
 mod messages;
@@ -52,10 +54,14 @@ fn main() {
     if let Ok(hit) = env::var("HIT") {
         return hits::repeat(&hit, env::var("TIMES").unwrap().parse().unwrap());
     }
+    if let Ok(cache) = env::var(fill::CHILD) {
+        return fill::child(&cache);
+    }
     let arguments = Arguments::parse();
     let filter = arguments.filter.unwrap_or_default();
-    let groups: [fn() -> Group; 6] = [
+    let groups: [fn() -> Group; 7] = [
         l1::group,
+        fill::group,
         arrivals::group,
         reads::group,
         writes::group,

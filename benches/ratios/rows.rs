@@ -84,7 +84,7 @@ pub(crate) fn count(n: impl Into<u64>, what: &str) -> String {
 /// The header of the table.
 pub(crate) fn head() -> String {
     format!(
-        "{:<42} {:<24} {:>9} {:>9} {:<5} {:>7} {:<13} {:>8} {:>6}",
+        "{:<54} {:<24} {:>9} {:>9} {:<5} {:>7} {:<13} {:>8} {:>6}",
         "", "of", "ours", "other", "", "ratio", "(95 %)", "at least", "aim"
     )
 }
@@ -95,7 +95,7 @@ impl fmt::Display for Outcome {
         let Estimate { median, low, high } = self.ratio;
         write!(
             f,
-            "{:<42} {:<24} {:>9.1} {:>9} {:<5} {median:>7.2} {:<13}",
+            "{:<54} {:<24} {:>9.1} {:>9} {:<5} {median:>7.2} {:<13}",
             self.name,
             self.of,
             self.ours.median,
