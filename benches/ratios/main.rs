@@ -24,6 +24,7 @@ mod messages;
 mod reads;
 mod rounds;
 mod rows;
+mod sizes;
 mod stampede;
 mod statistics;
 mod writes;
@@ -59,8 +60,12 @@ fn main() {
     }
     let arguments = Arguments::parse();
     let filter = arguments.filter.unwrap_or_default();
-    let groups: [fn() -> Group; 7] = [
+    let groups: [fn() -> Group; 11] = [
         l1::group,
+        sizes::group::<1_000>,
+        sizes::group::<10_000>,
+        sizes::group::<100_000>,
+        sizes::group::<1_000_000>,
         fill::group,
         arrivals::group,
         reads::group,
