@@ -62,16 +62,17 @@ fn main() {
     let filter = arguments.filter.unwrap_or_default();
     let groups: [fn() -> Group; 11] = [
         l1::group,
-        sizes::group::<1_000>,
-        sizes::group::<10_000>,
-        sizes::group::<100_000>,
-        sizes::group::<1_000_000>,
-        fill::group,
         arrivals::group,
         reads::group,
         writes::group,
         messages::group,
         stampede::group,
+        // Last, as the allocator keeps the memory of large caches.
+        sizes::group::<1_000>,
+        sizes::group::<10_000>,
+        sizes::group::<100_000>,
+        sizes::group::<1_000_000>,
+        fill::group,
     ];
     let rounds = if arguments.quick { 1 } else { 21 };
     println!("{}", rows::head());
