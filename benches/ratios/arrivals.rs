@@ -12,7 +12,7 @@ use futures::future::join_all;
 use larder::Cache;
 use tokio::task::yield_now;
 
-use crate::rounds::{Contestant, Group};
+use crate::rounds::{Contestant, Group, ROUNDS};
 use crate::rows::{Goal, Row};
 use crate::support::callers::percentile;
 use crate::support::redis::Redis;
@@ -36,7 +36,11 @@ pub(crate) fn group() -> Group {
         unit: "ns",
         goal: Some(Goal::new(1.3, 1.1)),
     }];
-    Group { rows, set_up }
+    Group {
+        rows,
+        rounds: ROUNDS,
+        set_up,
+    }
 }
 
 /// Two instances of one cache.

@@ -24,6 +24,9 @@ const CHUNK: usize = 1_000;
 /// 100 bytes.
 const VALUE: [u32; 25] = [1; 25];
 
+/// A round takes seconds, and the memory hardly differs between rounds.
+const ROUNDS: usize = 7;
+
 const OURS: &str = "larder";
 const MOKA: &str = "moka::sync";
 
@@ -46,7 +49,11 @@ pub(crate) fn group() -> Group {
             Some(Goal::new(1.1, 1.1)),
         ),
     ];
-    Group { rows, set_up }
+    Group {
+        rows,
+        rounds: ROUNDS,
+        set_up,
+    }
 }
 
 fn set_up() -> Vec<Contestant> {
@@ -104,7 +111,9 @@ where
 {
     let mut cache = Cache::builder("bench:filled")
         .l1_capacity(room(keys, weight))
-        .l1_ttl(TTL);
+        .l1_ttl(TTL)
+        // A process that waits for a busy processor is not a failure.
+        .l2_timeout(TTL);
     if let Some(weight) = weight {
         cache = cache.l1_weigher(move |_, _| weight);
     }

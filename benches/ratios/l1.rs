@@ -6,7 +6,7 @@ use std::thread;
 use std::time::Instant;
 
 use crate::hits::{Hits, KEYS, cases};
-use crate::rounds::{Contestant, Group};
+use crate::rounds::{Contestant, Group, ROUNDS};
 use crate::rows::{Goal, Row, THREADS, count};
 
 const HITS: usize = 10_000;
@@ -36,7 +36,11 @@ pub(crate) fn group() -> Group {
             }
         }
     }
-    Group { rows, set_up }
+    Group {
+        rows,
+        rounds: ROUNDS,
+        set_up,
+    }
 }
 
 fn contestant(case: &str, threads: u32) -> String {

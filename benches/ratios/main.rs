@@ -34,7 +34,7 @@ use std::fs;
 
 use clap::Parser;
 
-use crate::rounds::Group;
+use crate::rounds::{Group, ROUNDS};
 
 #[derive(Parser)]
 struct Arguments {
@@ -74,7 +74,7 @@ fn main() {
         sizes::group::<1_000_000>,
         fill::group,
     ];
-    let rounds = if arguments.quick { 1 } else { 21 };
+    let rounds = if arguments.quick { 1 } else { ROUNDS };
     println!("{}", rows::head());
     let mut outcomes = Vec::new();
     for group in groups {

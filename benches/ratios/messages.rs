@@ -13,7 +13,7 @@ use larder::Cache;
 use larder::l2::deadpool_redis::redis::aio::MultiplexedConnection;
 use larder::l2::deadpool_redis::redis::cmd;
 
-use crate::rounds::{Contestant, Group};
+use crate::rounds::{Contestant, Group, ROUNDS};
 use crate::rows::{Goal, Row};
 use crate::support::callers::percentile;
 use crate::support::redis::Redis;
@@ -41,6 +41,7 @@ pub(crate) fn group() -> Group {
     let rows = |of| [(0, 50), (1, 99)].map(|figure| row(of, figure));
     Group {
         rows: [PLAIN, SCRIPT].into_iter().flat_map(rows).collect(),
+        rounds: ROUNDS,
         set_up,
     }
 }

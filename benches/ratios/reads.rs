@@ -10,7 +10,7 @@ use larder::l2::deadpool_redis::redis::aio::{ConnectionLike, MultiplexedConnecti
 use larder::l2::deadpool_redis::redis::cmd;
 
 use crate::hits::TTL;
-use crate::rounds::{Contestant, Group};
+use crate::rounds::{Contestant, Group, ROUNDS};
 use crate::rows::{Goal, Row, THREADS, count};
 use crate::support::callers::{Call, drive};
 use crate::support::redis::Redis;
@@ -81,7 +81,11 @@ pub(crate) fn group() -> Group {
             goal,
         );
     }
-    Group { rows, set_up }
+    Group {
+        rows,
+        rounds: ROUNDS,
+        set_up,
+    }
 }
 
 fn contestant(way: &str, callers: u64, threads: u32) -> String {

@@ -3,9 +3,13 @@
 use crate::rows::{Outcome, Row};
 use crate::statistics::Estimate;
 
+/// How many rounds a group has, unless a round of it takes long.
+pub(crate) const ROUNDS: usize = 21;
+
 /// Lines that are measured together.
 pub(crate) struct Group {
     pub(crate) rows: Vec<Row>,
+    pub(crate) rounds: usize,
     pub(crate) set_up: fn() -> Vec<Contestant>,
 }
 
@@ -25,7 +29,8 @@ impl Contestant {
 }
 
 impl Group {
-    pub(crate) fn run(mut self, filter: &str, rounds: usize) -> Vec<Outcome> {
+    /// Runs the lines that contain `filter`, in at most so many rounds.
+    pub(crate) fn run(mut self, filter: &str, most: usize) -> Vec<Outcome> {
         self.rows
             .retain(|row| format!("{} of {}", row.name, row.of).contains(filter));
         if self.rows.is_empty() {
@@ -37,7 +42,7 @@ impl Group {
                 |row: &Row| row.ours == one.name || row.other.as_ref() == Some(&one.name);
             self.rows.iter().any(is_wanted)
         });
-        let rounds = take_turns(&mut contestants, rounds);
+        let rounds = take_turns(&mut contestants, self.rounds.min(most));
         let outcome = |row: Row| {
             let figures = |name: &str| -> Vec<f64> {
                 let which = contestants.iter().position(|one| one.name == name).unwrap();

@@ -14,7 +14,7 @@ use larder::Cache;
 use crate::fill::{self, key, keys};
 use crate::hits::runtime;
 use crate::l1::time;
-use crate::rounds::{Contestant, Group};
+use crate::rounds::{Contestant, Group, ROUNDS};
 use crate::rows::{Goal, Row, THREADS, count};
 
 type Value = [u64; 16];
@@ -81,6 +81,7 @@ pub(crate) fn group<const ENTRIES: u32>() -> Group {
     }
     Group {
         rows,
+        rounds: ROUNDS,
         set_up: set_up::<ENTRIES>,
     }
 }

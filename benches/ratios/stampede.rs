@@ -10,7 +10,7 @@ use futures::future::join_all;
 use larder::Cache;
 use tokio::time::sleep;
 
-use crate::rounds::{Contestant, Group};
+use crate::rounds::{Contestant, Group, ROUNDS};
 use crate::rows::{Goal, Row};
 use crate::support::redis::Redis;
 use crate::support::user::User;
@@ -45,6 +45,7 @@ pub(crate) fn group() -> Group {
     };
     Group {
         rows: vec![loads, time],
+        rounds: ROUNDS,
         set_up,
     }
 }

@@ -9,7 +9,7 @@ use larder::Cache;
 use larder::l2::deadpool_redis::redis::aio::MultiplexedConnection;
 use larder::l2::deadpool_redis::redis::{Script, Value, cmd};
 
-use crate::rounds::{Contestant, Group};
+use crate::rounds::{Contestant, Group, ROUNDS};
 use crate::rows::{Goal, Row, THREADS, count};
 use crate::support::callers::{Call, drive};
 use crate::support::redis::Redis;
@@ -65,7 +65,11 @@ pub(crate) fn group() -> Group {
         unit: "/s",
         goal: Some(Goal::new(0.85, 1.0)),
     });
-    Group { rows, set_up }
+    Group {
+        rows,
+        rounds: ROUNDS,
+        set_up,
+    }
 }
 
 fn ours(what: &str, callers: u64, threads: u32) -> String {
