@@ -33,7 +33,7 @@ pub(crate) struct Store {
     weigher: Option<Weigher>,
     /// Entries that moka has evicted: it names them under locks of its own, and a value that is dropped may do anything.
     evicted: Arc<Mutex<Evicted>>,
-    /// Notified when there is a first entry.
+    /// Notified of each new entry.
     filled: Arc<Notify>,
     /// Counts the times in which moka is told of an entry's first hit only. In each, as many entries come as there are:
     /// with more eras, or if moka is told of all hits, as many look-ups are hits (`cargo bench -p benches --bench
@@ -117,7 +117,7 @@ impl Store {
             self.policy.admit(hash, slot.weight());
             self.drop_evicted();
         }
-        if is_new && self.len() == 1 {
+        if is_new {
             self.filled.notify_one();
         }
     }
@@ -202,7 +202,7 @@ impl Store {
         self.drop_evicted();
     }
 
-    /// Is notified when there is a first entry.
+    /// Is notified of each new entry.
     pub(crate) fn filled(&self) -> Arc<Notify> {
         Arc::clone(&self.filled)
     }
