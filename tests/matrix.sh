@@ -96,6 +96,7 @@ step "the benches, and the tests that have a script of their own"
 cargo clippy --locked --workspace --all-targets --all-features -- -D warnings
 cargo bench --locked -p benches --bench cache -- --test
 cargo bench --locked -p benches --bench ratios -- --quick
+cargo bench --locked -p benches --bench policies -- --quick
 cargo bench --locked -p benches --bench fleet -- --quick
 
 step "the report on benches"
