@@ -167,8 +167,8 @@ pub struct Stats {
     /// Times that all of L1 was dropped at once: when the subscriber started, by a clear, when the cache was switched
     /// off, and whenever messages may have been missed that the log in L2 no longer has.
     pub l1_flushes: u64,
-    /// Entries in L1 now, including those that have expired and were not looked up since. After a clear the number falls
-    /// as a task gives the memory back.
+    /// Entries in L1 now. Entries that have expired, for which there is no room, or that a clear has dropped are counted
+    /// for a few seconds, until a task has given their memory back.
     pub l1_entries: u64,
 }
 
