@@ -35,9 +35,7 @@ pub(crate) struct Store {
     evicted: Arc<Mutex<Evicted>>,
     /// Notified of each new entry.
     filled: Arc<Notify>,
-    /// Counts the times in which moka is told of an entry's first hit only. In each, as many entries come as there are:
-    /// with more eras, or if moka is told of all hits, as many look-ups are hits (`cargo bench -p benches --bench
-    /// policies`).
+    /// Counts the times in which moka is told of an entry's first hit only.
     era: AtomicU32,
     /// How many entries came in this era. In a cache line of its own, as hits read the others.
     came: Apart<AtomicU64>,
@@ -97,7 +95,7 @@ impl Store {
         self.policy.record(hash);
         let came = self.came.fetch_add(1, Ordering::Relaxed) + 1;
         // The first era begins when moka begins to count.
-        if came > self.len() || self.era.load(Ordering::Relaxed) == 0 {
+        if came > self.len() / ERAS || self.era.load(Ordering::Relaxed) == 0 {
             self.came.store(0, Ordering::Relaxed);
             self.era.fetch_add(1, Ordering::Relaxed);
         }
@@ -228,3 +226,8 @@ impl Store {
         drop(evicted);
     }
 }
+
+/// In so many eras as many entries come as there are. With one era as with eight, and if moka is told of all hits, as
+/// many look-ups are hits (`cargo bench -p benches --bench policies`); with one, a small cache forgets now and then what
+/// is hit all along.
+const ERAS: u64 = 4;

@@ -465,3 +465,132 @@ fn matching(tags: u64, tag: u8) -> impl Iterator<Item = usize> {
         (at < 8).then_some(at as usize)
     })
 }
+
+#[cfg(not(larder_interleavings))]
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+    use std::thread;
+    use std::time::Duration;
+
+    use super::super::{Held, NEVER, Slot, SlotHead, Tags};
+    use super::{FIRST, Table, WIDTH};
+    use crate::clock::Tick;
+    use crate::vocabulary::{AnyValue, Version};
+
+    fn slot(key: &str, expires_at: Tick) -> Held {
+        let head = SlotHead {
+            version: Version { epoch: 1, ver: 1 },
+            born_at: 0,
+            soft_at: NEVER,
+            expires_at,
+            gone_at: NEVER,
+            ends_at: None,
+            attend_at: NEVER,
+        };
+        let (value, tags) = (AnyValue::new(0_u64), Tags::default());
+        Arc::new(Slot::new(key.into(), value, head, tags))
+    }
+
+    fn put(table: &Table, key: &str) -> Option<Held> {
+        table.put(table.hash(key), &slot(key, NEVER))
+    }
+
+    fn has(table: &Table, key: &str) -> bool {
+        table.get(key, |_| true).is_some()
+    }
+
+    fn check(keys: &[String]) {
+        let table = Table::new(Duration::ZERO);
+        for key in keys {
+            assert!(put(&table, key).is_none());
+        }
+        for key in keys {
+            assert!(put(&table, key).is_some_and(|former| *former.key == **key));
+        }
+        assert_eq!(table.len(), keys.len() as u64);
+        for (place, key) in keys.iter().enumerate() {
+            assert!(has(&table, key));
+            if place % 2 == 0 {
+                let removed = table.remove_if(table.hash(key), |slot| *slot.key == **key);
+                assert!(removed.is_some() && !has(&table, key));
+            }
+        }
+        for key in keys.iter().skip(1).step_by(2) {
+            assert!(has(&table, key));
+        }
+        for place in 0..table.buckets() {
+            table.remove_from(place, |_| true);
+        }
+        assert_eq!(table.len(), 0);
+        assert!(!keys.iter().any(|key| has(&table, key)));
+    }
+
+    #[test]
+    fn all_entries_are_found_however_the_table_has_grown() {
+        for count in [1, 200, 5_000] {
+            let keys: Vec<String> = (0..count).map(|number| number.to_string()).collect();
+            check(&keys);
+        }
+        let table = Table::new(Duration::ZERO);
+        for number in 0..5_000 {
+            put(&table, &number.to_string());
+        }
+        assert_eq!(table.buckets(), 1_667);
+    }
+
+    #[test]
+    fn a_bucket_has_room_for_any_number_of_entries() {
+        let table = Table::new(Duration::ZERO);
+        // Too few for the table to grow, as all are in one bucket.
+        let keys = (0..).map(|number: u32| number.to_string());
+        let keys = keys.filter(|key| table.hash(key).is_multiple_of(FIRST));
+        let keys: Vec<String> = keys.take(10 * WIDTH).collect();
+        for key in &keys {
+            put(&table, key);
+        }
+        assert_eq!(table.buckets(), FIRST);
+        assert!(keys.iter().all(|key| has(&table, key)));
+        let removed = table.remove_from(0, |slot| *slot.key != *keys[0]);
+        assert_eq!(removed.len(), keys.len() - 1);
+        assert!(has(&table, &keys[0]));
+    }
+
+    #[test]
+    fn an_entry_is_found_while_the_table_grows() {
+        let table = Table::new(Duration::ZERO);
+        put(&table, "kept");
+        thread::scope(|scope| {
+            let growing = scope.spawn(|| {
+                for number in 0..20_000 {
+                    put(&table, &number.to_string());
+                }
+            });
+            while !growing.is_finished() {
+                assert!(has(&table, "kept"));
+            }
+        });
+    }
+
+    #[test]
+    fn a_bucket_is_due_with_its_first_entry_wherever_that_is_moved() {
+        let table = Table::new(Duration::ZERO);
+        table.put(table.hash("first"), &slot("first", 7));
+        table.put(table.hash("second"), &slot("second", 9));
+        for number in 0..1_000 {
+            put(&table, &number.to_string());
+        }
+        let sweep = |now: Tick| {
+            let due = (0..table.buckets()).filter(|place| table.is_due(*place, now));
+            let removed = due.map(|place| table.remove_from(place, |slot| now >= slot.expires_at));
+            removed.flatten().count()
+        };
+        assert_eq!([6, 7, 8, 9, 10].map(sweep), [0, 1, 0, 1, 0]);
+        assert_eq!(
+            (0..table.buckets())
+                .filter(|place| table.is_due(*place, NEVER - 1))
+                .count(),
+            0
+        );
+    }
+}

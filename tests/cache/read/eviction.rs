@@ -1,4 +1,4 @@
-//! Which entries stay in L1 when not all can: moka decides, though it sees few of the hits.
+//! Which entries stay in L1 when not all can: moka decides, though it is told of few of the hits.
 
 use larder::Cache;
 
@@ -18,7 +18,7 @@ fn keys(of: u32, times: usize) -> impl Iterator<Item = u64> {
     })
 }
 
-/// Of the look-ups that moka alone would answer, as many are answered, to a few in a hundred.
+/// As many look-ups are hits as in moka alone, to half a point.
 #[tokio::test]
 async fn hits_that_moka_does_not_see_hardly_change_what_stays() {
     const CAPACITY: u64 = 500;
@@ -40,12 +40,12 @@ async fn hits_that_moka_does_not_see_hardly_change_what_stays() {
     }
     let hits = usize::try_from(cache.stats().l1_hits).unwrap();
     assert!(
-        hits + LOOK_UPS / 33 > hits_of_moka,
+        hits + LOOK_UPS / 200 > hits_of_moka,
         "{hits} hits, of moka {hits_of_moka}"
     );
 }
 
-/// What is hit in front of moka alone would be forgotten by it, and be put out for the first that come along.
+/// moka would evict an entry of whose hits it is told nothing.
 #[tokio::test]
 async fn what_is_hit_all_along_outlives_a_scan() {
     const CAPACITY: u64 = 64;
