@@ -1,7 +1,6 @@
 //! The `Codec` of bincode.
 
 use std::any::TypeId;
-use std::hash::Hash;
 
 use bincode::config::standard;
 use bincode::error::DecodeError;
@@ -9,7 +8,8 @@ use bincode::serde::{encode_into_std_write as write, seed_decode_from_slice};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
-use super::{Category, Codec, CodecError, Result, bounded, shaped};
+use super::shaped::{self, Shaped};
+use super::{Category, Codec, CodecError, Result, bounded};
 
 /// bincode 2 in its standard configuration: small and fast, and the default.
 ///
@@ -34,7 +34,7 @@ impl Codec for Bincode {
     }
 
     fn decode<T: DeserializeOwned + Send>(&self, bytes: &[u8]) -> Result<T> {
-        read(shaped::split(bytes)?.1)
+        Self::read(shaped::split(bytes)?.1)
     }
 
     fn decode_same_shape<T: Serialize + DeserializeOwned + Send + 'static>(
@@ -45,30 +45,18 @@ impl Codec for Bincode {
     }
 }
 
-impl Bincode {
-    /// Reads a value, and refuses a value of another shape. `value_type` tells the type from others.
-    #[inline]
-    pub(crate) fn decode_shaped<T: Serialize + DeserializeOwned + Send>(
-        self,
-        value_type: impl Hash,
-        bytes: &[u8],
-    ) -> Result<T> {
-        shaped::decode(value_type, bytes, read, |value, out| {
-            self.encode(value, out)
-        })
+impl Shaped for Bincode {
+    fn read<T: DeserializeOwned + Send>(bytes: &[u8]) -> Result<T> {
+        // Without a limit of bincode's own: counting the bytes a second time costs a fifth.
+        let (value, used) = bounded::decode(bytes.len(), |seed| {
+            seed_decode_from_slice(seed, bytes, standard())
+                .map_err(|error| CodecError::of(category(&error), error))
+        })?;
+        if used < bytes.len() {
+            return Err(Category::TrailingBytes.into());
+        }
+        Ok(value)
     }
-}
-
-fn read<T: DeserializeOwned + Send>(bytes: &[u8]) -> Result<T> {
-    // Without a limit of bincode's own: counting the bytes a second time costs a fifth.
-    let (value, used) = bounded::decode(bytes.len(), |seed| {
-        seed_decode_from_slice(seed, bytes, standard())
-            .map_err(|error| CodecError::of(category(&error), error))
-    })?;
-    if used < bytes.len() {
-        return Err(Category::TrailingBytes.into());
-    }
-    Ok(value)
 }
 
 fn category(error: &DecodeError) -> Category {

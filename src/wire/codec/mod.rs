@@ -55,6 +55,8 @@ pub use self::json::Json;
 pub use self::messagepack::MessagePack;
 #[cfg(feature = "postcard")]
 pub use self::postcard::Postcard;
+#[cfg(any(test, fuzzing))]
+pub(crate) use self::shaped::Shaped;
 pub(crate) use self::stack::Context;
 pub use self::stack::{CodecStack, Unencrypted};
 #[cfg(feature = "write-behind")]

@@ -1,13 +1,13 @@
 //! The `Codec` of postcard.
 
 use std::any::TypeId;
-use std::hash::Hash;
 
 use postcard::Error;
 use serde::Serialize;
 use serde::de::{DeserializeOwned, DeserializeSeed};
 
-use super::{Category, Codec, CodecError, Result, bounded, shaped};
+use super::shaped::{self, Shaped};
+use super::{Category, Codec, CodecError, Result, bounded};
 
 /// postcard: as small as `Bincode`, with a published format.
 ///
@@ -27,7 +27,7 @@ impl Codec for Postcard {
     }
 
     fn decode<T: DeserializeOwned + Send>(&self, bytes: &[u8]) -> Result<T> {
-        read(shaped::split(bytes)?.1)
+        Self::read(shaped::split(bytes)?.1)
     }
 
     fn decode_same_shape<T: Serialize + DeserializeOwned + Send + 'static>(
@@ -38,35 +38,23 @@ impl Codec for Postcard {
     }
 }
 
-impl Postcard {
-    /// Reads a value, and refuses a value of another shape. `value_type` tells the type from others.
-    #[inline]
-    pub(crate) fn decode_shaped<T: Serialize + DeserializeOwned + Send>(
-        self,
-        value_type: impl Hash,
-        bytes: &[u8],
-    ) -> Result<T> {
-        shaped::decode(value_type, bytes, read, |value, out| {
-            self.encode(value, out)
+impl Shaped for Postcard {
+    fn read<T: DeserializeOwned + Send>(bytes: &[u8]) -> Result<T> {
+        bounded::decode(bytes.len(), |seed| {
+            let mut input = postcard::Deserializer::from_bytes(bytes);
+            let value = seed.deserialize(&mut input);
+            // How many bytes are left also tells where it failed.
+            let left = input.finalize().unwrap_or_default().len();
+            match value {
+                Ok(_) if left > 0 => Err(Category::TrailingBytes.into()),
+                Ok(value) => Ok(value),
+                Err(error) => {
+                    let error = CodecError::of(category(&error), error);
+                    Err(error.at(bytes.len() - left))
+                }
+            }
         })
     }
-}
-
-fn read<T: DeserializeOwned + Send>(bytes: &[u8]) -> Result<T> {
-    bounded::decode(bytes.len(), |seed| {
-        let mut input = postcard::Deserializer::from_bytes(bytes);
-        let value = seed.deserialize(&mut input);
-        // How many bytes are left also tells where it failed.
-        let left = input.finalize().unwrap_or_default().len();
-        match value {
-            Ok(_) if left > 0 => Err(Category::TrailingBytes.into()),
-            Ok(value) => Ok(value),
-            Err(error) => {
-                let error = CodecError::of(category(&error), error);
-                Err(error.at(bytes.len() - left))
-            }
-        }
-    })
 }
 
 fn category(error: &Error) -> Category {

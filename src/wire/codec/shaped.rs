@@ -6,10 +6,11 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use foldhash::fast::FixedState;
 use serde::Serialize;
+use serde::de::DeserializeOwned;
 
 use super::complete::{self, Complete};
 use super::shape::LENGTH;
-use super::{Category, CodecError, Result};
+use super::{Category, Codec, CodecError, Result};
 
 /// Appends the shape of a value and its bytes, which `write` appends.
 #[inline]
@@ -36,23 +37,28 @@ pub(super) fn split(bytes: &[u8]) -> Result<([u8; LENGTH], &[u8])> {
     }
 }
 
-/// Reads a value by `read`, and refuses a value whose type here gives it another shape than its writer's type did.
-/// `value_type` tells the type from others, and `encode` encodes the value after its shape.
-#[inline]
-pub(super) fn decode<T>(
-    value_type: impl Hash,
-    bytes: &[u8],
-    read: impl FnOnce(&[u8]) -> Result<T>,
-    encode: impl FnOnce(&T, &mut Vec<u8>) -> Result<()>,
-) -> Result<T> {
-    let (shape, rest) = split(bytes)?;
-    let value = read(rest).map_err(another_shape)?;
-    let known = Known::of(value_type, shape);
-    if !known.is_noted() {
-        check(shape, |again| encode(&value, again))?;
-        known.note();
+/// A codec that [encodes](encode) a value after its shape.
+pub(crate) trait Shaped: Codec {
+    /// Reads a value that has been [split](split) off its shape.
+    fn read<T: DeserializeOwned + Send>(bytes: &[u8]) -> Result<T>;
+
+    /// Reads a value after its shape, and refuses a value whose type here gives it another shape than its writer's type
+    /// did. `value_type` tells the type from others.
+    #[inline]
+    fn decode_shaped<T: Serialize + DeserializeOwned + Send>(
+        &self,
+        value_type: impl Hash,
+        bytes: &[u8],
+    ) -> Result<T> {
+        let (shape, rest) = split(bytes)?;
+        let value = Self::read(rest).map_err(another_shape)?;
+        let known = Known::of(value_type, shape);
+        if !known.is_noted() {
+            check(shape, |again| self.encode(&value, again))?;
+            known.note();
+        }
+        Ok(value)
     }
-    Ok(value)
 }
 
 /// Compares a shape with the shape that a value is encoded with.
