@@ -59,6 +59,7 @@ pub(crate) struct Engine {
     subscribers: Lanes<Arc<Subscriber>>,
     /// The task that records, once it has been started.
     recording: Mutex<Option<AbortOnDropHandle<()>>>,
+    /// The task that gives the memory of L1's entries back.
     sweeper: Sweeper,
     instance: Arc<Instance>,
     /// That which has taken the place of this one, as the namespace has another number of lanes now (rule 27). Calls

@@ -10,8 +10,8 @@
 //! - [`subscribe`]: messages of other instances and programs, and the proof that none was missed
 //!
 //! A room uses those above it in this list, and the files beside this one, which all rooms share: [`context`] holds
-//! their common state, and [`convert`], [`ahead`], [`backoff`], [`breaker`], [`deferred`], [`members`], `metrics` and
-//! [`spans`] are one mechanism each.
+//! their common state, and [`convert`], [`ahead`], [`backoff`], [`breaker`], [`deferred`], [`members`], `metrics`,
+//! [`spans`] and [`sweep`] are one mechanism each.
 
 mod ahead;
 mod backoff;

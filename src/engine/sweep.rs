@@ -56,10 +56,10 @@ impl Sweeper {
 /// aborted is dropped when its runtime runs the next time.
 async fn keep_swept(of: Weak<L1>, clock: &Clock) -> Option<Infallible> {
     let mut swept = of.upgrade()?.freshness.generation();
-    let filled = of.upgrade()?.store.filled();
+    let entry_added = of.upgrade()?.store.entry_added();
     loop {
         while of.upgrade()?.store.len() == 0 {
-            filled.notified().await;
+            entry_added.notified().await;
         }
         sleep(PAUSE).await;
         let l1 = of.upgrade()?;

@@ -31,8 +31,8 @@ impl<T> Cell<T> {
     }
 
     /// Looks at the entry, if there is one, without counting it up.
-    pub(super) fn map<R>(&self, look: impl FnOnce(&Arc<T>) -> Option<R>) -> Option<R> {
-        look(self.0.load().as_ref()?)
+    pub(super) fn map<R>(&self, look: impl FnOnce(&Arc<T>) -> R) -> Option<R> {
+        self.0.load().as_ref().map(look)
     }
 
     /// Does without the drop of an empty cell, which looks for readers in all threads.

@@ -1,5 +1,5 @@
-//! moka, which decides which entries stay. It knows an entry by the hash of its key and by its weight, and sees a sample
-//! of the hits. Knows nothing of entries.
+//! moka, which decides which entries stay. It knows an entry by the hash of its key and by its weight, and is told of
+//! some of the hits. Knows nothing of the values.
 
 use std::hash::{BuildHasher, Hasher};
 
@@ -8,7 +8,7 @@ use moka::sync::Cache;
 
 /// The hashes of all keys that have an entry, with the weights.
 pub(super) struct Policy {
-    hashes: Cache<u64, u32, ByItself>,
+    hashes: Cache<u64, u32, IdentityHasher>,
     /// From which weight on it matters how often keys are asked for: moka counts no look-ups before.
     counts_from: u64,
 }
@@ -33,7 +33,7 @@ impl Policy {
             hashes = hashes.weigher(|_, weight: &u32| *weight);
         }
         Self {
-            hashes: hashes.build_with_hasher(ByItself::default()),
+            hashes: hashes.build_with_hasher(IdentityHasher::default()),
             counts_from: capacity / 2,
         }
     }
@@ -70,9 +70,9 @@ impl Policy {
 
 /// Hashes a hash.
 #[derive(Clone, Copy, Default)]
-struct ByItself(u64);
+struct IdentityHasher(u64);
 
-impl BuildHasher for ByItself {
+impl BuildHasher for IdentityHasher {
     type Hasher = Self;
 
     fn build_hasher(&self) -> Self {
@@ -80,7 +80,7 @@ impl BuildHasher for ByItself {
     }
 }
 
-impl Hasher for ByItself {
+impl Hasher for IdentityHasher {
     fn write_u64(&mut self, hash: u64) {
         self.0 = hash;
     }

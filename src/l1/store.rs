@@ -15,7 +15,7 @@ use tokio::sync::Notify;
 use super::interleavings::Policy;
 #[cfg(not(larder_interleavings))]
 use super::policy::Policy;
-use super::sync::{Apart, Mutex, lock};
+use super::sync::{CachePadded, Mutex, lock};
 use super::table::Table;
 use super::{Held, Slot};
 use crate::clock::Tick;
@@ -34,11 +34,11 @@ pub(crate) struct Store {
     /// Entries that moka has evicted: it names them under locks of its own, and a value that is dropped may do anything.
     evicted: Arc<Mutex<Evicted>>,
     /// Notified of each new entry.
-    filled: Arc<Notify>,
-    /// Counts the times in which moka is told of an entry's first hit only.
+    entry_added: Arc<Notify>,
+    /// The number of the era. In each era moka is told of an entry's first hit only.
     era: AtomicU32,
-    /// How many entries came in this era. In a cache line of its own, as hits read the others.
-    came: Apart<AtomicU64>,
+    /// How many new entries there were in this era. Hits read the fields beside it.
+    new_entries: CachePadded<AtomicU64>,
 }
 
 impl Store {
@@ -59,9 +59,9 @@ impl Store {
             table,
             weigher,
             evicted,
-            filled: Arc::default(),
+            entry_added: Arc::default(),
             era: AtomicU32::new(0),
-            came: Apart::default(),
+            new_entries: CachePadded::default(),
         }
     }
 
@@ -93,10 +93,10 @@ impl Store {
             return;
         }
         self.policy.record(hash);
-        let came = self.came.fetch_add(1, Ordering::Relaxed) + 1;
+        let new_entries = self.new_entries.fetch_add(1, Ordering::Relaxed) + 1;
         // The first era begins when moka begins to count.
-        if came > self.len() / ERAS || self.era.load(Ordering::Relaxed) == 0 {
-            self.came.store(0, Ordering::Relaxed);
+        if new_entries > self.len() / ERAS || self.era.load(Ordering::Relaxed) == 0 {
+            self.new_entries.store(0, Ordering::Relaxed);
             self.era.fetch_add(1, Ordering::Relaxed);
         }
     }
@@ -116,7 +116,7 @@ impl Store {
             self.drop_evicted();
         }
         if is_new {
-            self.filled.notify_one();
+            self.entry_added.notify_one();
         }
     }
 
@@ -163,10 +163,8 @@ impl Store {
         which: &Prefixes<'_>,
         mut condition: impl FnMut(&Slot) -> bool,
     ) {
-        let mut place = 0;
-        while place < self.table.buckets() {
+        for place in self.places() {
             self.remove_from(place, |slot| which.has_one(&slot.key) && condition(slot));
-            place += 1;
         }
     }
 
@@ -175,8 +173,7 @@ impl Store {
         &self,
         condition: impl Fn(&Slot) -> bool,
     ) -> impl Iterator<Item = ()> {
-        let places = (0..).take_while(|place| *place < self.table.buckets());
-        places.map(move |place| self.remove_from(place, &condition))
+        (self.places()).map(move |place| self.remove_from(place, &condition))
     }
 
     /// As [`remove_where`](Self::remove_where), but looks only at buckets with an entry whose time has passed at `now`.
@@ -185,12 +182,16 @@ impl Store {
         now: Tick,
         condition: impl Fn(&Slot) -> bool,
     ) -> impl Iterator<Item = ()> {
-        let places = (0..).take_while(|place| *place < self.table.buckets());
-        places.map(move |place| {
+        self.places().map(move |place| {
             if self.table.is_due(place, now) {
                 self.remove_from(place, &condition);
             }
         })
+    }
+
+    /// The buckets, also those that are added during the walk: entries may be moved to them.
+    fn places(&self) -> impl Iterator<Item = u64> {
+        (0..).take_while(|place| *place < self.table.buckets())
     }
 
     fn remove_from(&self, place: u64, mut condition: impl FnMut(&Slot) -> bool) {
@@ -201,8 +202,8 @@ impl Store {
     }
 
     /// Is notified of each new entry.
-    pub(crate) fn filled(&self) -> Arc<Notify> {
-        Arc::clone(&self.filled)
+    pub(crate) fn entry_added(&self) -> Arc<Notify> {
+        Arc::clone(&self.entry_added)
     }
 
     /// Has moka do its pending work: it evicts the entries for which there is no room.

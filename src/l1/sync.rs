@@ -29,9 +29,9 @@ pub(super) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 /// these. Two lines, as processors fetch them in pairs.
 #[derive(Default)]
 #[repr(align(128))]
-pub(super) struct Apart<T>(T);
+pub(super) struct CachePadded<T>(T);
 
-impl<T> Deref for Apart<T> {
+impl<T> Deref for CachePadded<T> {
     type Target = T;
 
     #[inline]
@@ -46,4 +46,4 @@ impl<T> Deref for Apart<T> {
 pub(super) const SHARDS: usize = if cfg!(larder_interleavings) { 1 } else { 64 };
 
 /// How many entries a bucket of the table has on average, at most. The tests of interleavings let it grow early.
-pub(super) const FILLED: u64 = if cfg!(larder_interleavings) { 1 } else { 3 };
+pub(super) const MOST_ON_AVERAGE: u64 = if cfg!(larder_interleavings) { 1 } else { 3 };

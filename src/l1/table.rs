@@ -21,7 +21,7 @@ use super::cell::Cell;
 use super::hasher::{Hasher, hasher};
 #[cfg(larder_interleavings)]
 use super::interleavings::Cell;
-use super::sync::{Apart, AtomicU64, FILLED, Mutex, MutexGuard, SHARDS, lock};
+use super::sync::{AtomicU64, CachePadded, MOST_ON_AVERAGE, Mutex, MutexGuard, SHARDS, lock};
 use super::{Held, NEVER, Slot};
 use crate::clock::Tick;
 
@@ -32,7 +32,7 @@ pub(super) struct Table {
     /// How many buckets there are. Grows, by one at a time.
     count: AtomicU64,
     /// How many entries there are.
-    len: Apart<AtomicU64>,
+    len: CachePadded<AtomicU64>,
     /// Each is locked to change the buckets of a part of the hashes. The bucket that is added to the table is in the
     /// same part as the bucket from which it gets its entries. No entry is dropped under a lock: its value may do
     /// anything then.
@@ -80,7 +80,7 @@ const ONES: u64 = 0x0101_0101_0101_0101 & TAGS;
 impl Table {
     pub(super) fn new(kept: Duration) -> Self {
         let segments = [const { OnceLock::new() }; SEGMENTS];
-        // loom does not see that who finds a segment sees it made.
+        // loom does not see that a thread that finds a segment sees its buckets.
         #[cfg(larder_interleavings)]
         for (number, segment) in segments.iter().enumerate().take(3) {
             segment.get_or_init(|| Segment::new(number));
@@ -88,7 +88,7 @@ impl Table {
         Self {
             segments,
             count: AtomicU64::new(FIRST),
-            len: Apart::default(),
+            len: CachePadded::default(),
             locks: (0..SHARDS).map(|_| Mutex::default()).collect(),
             growing: Mutex::default(),
             kept,
@@ -117,8 +117,8 @@ impl Table {
             if found.is_some() {
                 return found;
             }
-            // The entry may have been moved to a bucket that was added meanwhile. It was there before it was removed
-            // here, and the count was raised in between.
+            // The entry may be in a bucket that was added meanwhile: `grow` puts it there, raises the count, and removes
+            // it here, in this order.
             let now = self.count.load(Ordering::Acquire);
             if now == count {
                 return None;
@@ -207,7 +207,7 @@ impl Table {
 
     /// Adds a bucket, if the table is full enough.
     fn grow(&self) {
-        let is_full = || self.len() > self.count.load(Ordering::Relaxed) * FILLED;
+        let is_full = || self.len() > self.count.load(Ordering::Relaxed) * MOST_ON_AVERAGE;
         // Whoever adds one at this moment is enough: the next entry asks again.
         let Some(_growing) = is_full().then(|| self.growing.try_lock().ok()).flatten() else {
             return;
@@ -217,26 +217,19 @@ impl Table {
             return;
         }
         let locked = self.lock(added);
-        let from = place(added, added);
-        let (Some(bucket), (new, due_at)) = (self.bucket(from), self.made(added)) else {
-            // Nothing was ever put there.
-            self.count.store(added + 1, Ordering::Release);
-            return;
-        };
+        let (old, old_due_at) = self.made(place(added, added));
+        let (new, new_due_at) = self.made(added);
         let moves = |slot: &Held| place(self.hash(&slot.key), added + 1) == added;
-        bucket.for_each(&mut |tag, slot| {
+        old.for_each(&mut |tag, slot| {
             if moves(slot) {
                 new.add(tag, Arc::clone(slot));
             }
         });
-        let due = self
-            .due_at(from)
-            .map_or(0, |due| due.load(Ordering::Relaxed));
-        due_at.store(due, Ordering::Relaxed);
+        new_due_at.store(old_due_at.load(Ordering::Relaxed), Ordering::Relaxed);
         // In this order, for look-ups: the entries are in the new bucket, it is counted, they are gone from the old one.
         self.count.store(added + 1, Ordering::Release);
         let mut moved = Vec::new();
-        bucket.remove_where(&mut moved, &mut |slot| moves(slot));
+        old.remove_where(&mut moved, &mut |slot| moves(slot));
         drop(locked);
     }
 
@@ -358,12 +351,7 @@ impl Bucket {
 
     #[cold]
     fn get_chained(&self, tag: u8, accepts: &impl Fn(&Slot) -> bool) -> Option<Held> {
-        self.next.map(|next| {
-            let tags = next.tags.load(Ordering::Acquire);
-            let found =
-                matching(tags, tag).find_map(|at| next.cells[at].get_if(|slot| accepts(slot)));
-            found.or_else(|| (tags & CHAINED != 0).then(|| next.get_chained(tag, accepts))?)
-        })
+        self.next.map(|next| next.get(tag, accepts)).flatten()
     }
 
     // What follows is called with the lock of the bucket.
@@ -379,7 +367,7 @@ impl Bucket {
         let is_it = |at: &usize| self.cells[*at].holds(|slot| slot.key == by.key);
         match matching(tags, tag).find(is_it) {
             Some(at) => self.cells[at].replace(Some(Arc::clone(by))),
-            None => (self.next).map(|next| next.replace(tag, by)),
+            None => self.next.map(|next| next.replace(tag, by)).flatten(),
         }
     }
 
@@ -395,10 +383,7 @@ impl Bucket {
                     .store(tags | u64::from(tag) << (8 * at), Ordering::Release);
             }
             None if tags & CHAINED != 0 => {
-                self.next.map(|next| {
-                    next.add(tag, slot);
-                    None::<()>
-                });
+                self.next.map(|next| next.add(tag, slot));
             }
             None => {
                 let next = Self::new();
@@ -412,7 +397,7 @@ impl Bucket {
     fn remove(&self, tag: u8, condition: &impl Fn(&Held) -> bool) -> Option<Held> {
         match matching(self.tags(), tag).find(|&at| self.cells[at].holds(condition)) {
             Some(at) => self.clear(at),
-            None => self.next.map(|next| next.remove(tag, condition)),
+            None => self.next.map(|next| next.remove(tag, condition)).flatten(),
         }
     }
 
@@ -430,7 +415,7 @@ impl Bucket {
         }
         let is_empty = self.next.map(|next| {
             next.remove_where(removed, condition);
-            Some(next.tags() == 0)
+            next.tags() == 0
         });
         if is_empty == Some(true) {
             self.tags.store(self.tags() & !CHAINED, Ordering::Release);
@@ -440,15 +425,9 @@ impl Bucket {
 
     fn for_each(&self, look: &mut impl FnMut(u8, &Held)) {
         for (cell, tag) in zip(&self.cells, self.tags().to_le_bytes()) {
-            cell.map(|slot| {
-                look(tag, slot);
-                None::<()>
-            });
+            cell.map(|slot| look(tag, slot));
         }
-        self.next.map(|next| {
-            next.for_each(look);
-            None::<()>
-        });
+        self.next.map(|next| next.for_each(look));
     }
 }
 

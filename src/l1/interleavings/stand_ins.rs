@@ -71,9 +71,9 @@ impl<T> Cell<T> {
         lock(&self.0).as_ref().is_some_and(condition)
     }
 
-    pub(in crate::l1) fn map<R>(&self, look: impl FnOnce(&Arc<T>) -> Option<R>) -> Option<R> {
+    pub(in crate::l1) fn map<R>(&self, look: impl FnOnce(&Arc<T>) -> R) -> Option<R> {
         let held = lock(&self.0).clone();
-        look(&held?)
+        held.as_ref().map(look)
     }
 
     pub(in crate::l1) fn replace(&self, by: Option<Arc<T>>) -> Option<Arc<T>> {
