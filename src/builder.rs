@@ -670,7 +670,8 @@ impl<K, V, L> Builder<K, V, L> {
     /// `codec::Compressed` it bounds values before they are compressed.
     ///
     /// [`insert`](Cache::insert) refuses a larger value. A loaded value that is larger is returned and not stored.
-    /// A larger value that L2 has already, because another instance allows more, is a miss.
+    /// A larger value that L2 has already, because another instance allows more, is a miss. A cache without L2 encodes no
+    /// value but the first, and takes values of any size.
     ///
     /// Decoding may take more memory than this. The codecs of this crate refuse a value that would take more than
     /// 64 times its encoded size and 64 MiB on top, not counting the reserve of collections.

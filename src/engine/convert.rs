@@ -286,7 +286,7 @@ impl Convert {
         }
     }
 
-    /// Encodes a value for L2.
+    /// Encodes a value for L2. Without L2 nobody reads the bytes: the payload is empty, and only the type is tried.
     pub(crate) fn seal(
         &self,
         key: &str,
@@ -296,8 +296,13 @@ impl Convert {
     ) -> Result<EncodedValue, CodecError> {
         // The codec writes behind the room for the header, so that the value is not copied once more.
         let mut body = envelope::begin();
-        let context = self.codec_context(key, tags);
-        let encoded = self.rules.codec.encode(value, &context, &mut body);
+        let has_l2 = !self.l1.freshness.has_no_l2();
+        let encoded = if has_l2 {
+            let context = self.codec_context(key, tags);
+            self.rules.codec.encode(value, &context, &mut body)
+        } else {
+            Ok(0)
+        };
         let encoded = encoded.and_then(|codec| self.try_type(value).map(|()| codec));
         let head = Head {
             codec: encoded.inspect_err(|error| self.cannot_store(error))?,
@@ -305,7 +310,7 @@ impl Convert {
         };
         // With the namespace and the key, so that a copy under another name counts as damaged.
         envelope::seal(&mut body, head, ttls, tags, self.namespace.key(key));
-        if !self.l1.freshness.has_no_l2() {
+        if has_l2 {
             self.counters.l2_written_bytes.add(body.len() as u64);
         }
         Ok(EncodedValue { body, ttls })

@@ -1,6 +1,7 @@
 //! Bad input gets an error that says what to do, and loses nothing.
 
 use std::io;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 use larder::key::MAX_KEY_BYTES;
 use larder::{Cache, LoadError, WriteError};
@@ -146,6 +147,34 @@ async fn a_value_that_is_too_large_is_not_stored() {
             .is_some(),
         "the lease was given back"
     );
+}
+
+/// Nobody would read the bytes. That the type can be encoded is seen all the same, by the first value.
+#[tokio::test]
+async fn without_l2_values_of_any_size_are_stored_and_not_encoded() {
+    static ENCODED: AtomicUsize = AtomicUsize::new(0);
+    #[derive(Deserialize)]
+    struct Text(String);
+    impl Serialize for Text {
+        fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+            ENCODED.fetch_add(1, Ordering::Relaxed);
+            self.0.serialize(serializer)
+        }
+    }
+
+    let builder = Cache::<u64, Text>::builder("test:not_encoded");
+    let cache = builder.max_value_size(100).build().unwrap();
+    cache.insert(&0, Text("first".to_owned())).await.unwrap();
+    let for_the_type = ENCODED.load(Ordering::Relaxed);
+    assert!(for_the_type > 0);
+    let load = async || Ok::<_, io::Error>(Text("loaded".to_owned()));
+    let values = [1, 9].map(|key| (key, "v".repeat(101)));
+    let values = values.iter().map(|(key, text)| (key, Text(text.clone())));
+    cache.insert_many(values).await.unwrap();
+    cache.get_or_load(&10, load).await.unwrap();
+    assert_eq!(ENCODED.load(Ordering::Relaxed), for_the_type);
+    assert_eq!(cache.get(&9).await.unwrap().0.len(), 101);
+    assert_eq!(cache.get(&10).await.unwrap().0, "loaded");
 }
 
 /// bincode writes these, and cannot read them.
