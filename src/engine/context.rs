@@ -146,7 +146,7 @@ impl Context {
     /// Makes L2's clock known, unless it is or need not be: each new connection reads it, so any request will do.
     pub(crate) async fn learn_clock(&self) -> Result<(), L2Error> {
         let freshness = &self.l1.freshness;
-        if freshness.lane_time(self.now()).is_some() || freshness.has_no_l2() {
+        if freshness.has_no_l2() || freshness.lane_time(self.now()).is_some() {
             return Ok(());
         }
         let nothing = LeaseRequest::read_only(Want::Nothing);

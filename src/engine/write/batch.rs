@@ -31,6 +31,9 @@ impl Group {
 
     /// As few as there can be, in the order of the first write of each.
     fn all(writes: Vec<Write>) -> Vec<Self> {
+        if let Some(step) = Self::common_step(&writes) {
+            return vec![Self { step, writes }];
+        }
         let mut groups: Vec<Self> = Vec::new();
         for write in writes {
             let may_join = |group: &&mut Self| group.step == write.step;
@@ -41,6 +44,13 @@ impl Group {
             }
         }
         groups
+    }
+
+    /// The step of all these writes, if they are one group. Most are, and need not be moved.
+    fn common_step(writes: &[Write]) -> Option<Step> {
+        let (first, others) = writes.split_first()?;
+        let joins = |write: &Write| write.step == first.step && !write.step.is_conditional();
+        others.iter().all(joins).then(|| first.step.clone())
     }
 
     fn keys(&self) -> Vec<&str> {
@@ -67,7 +77,7 @@ type ClockKnown = Result<(), L2Error>;
 
 /// Sends a batch. Returns whether L2 has accepted any of it.
 pub(crate) async fn send(ctx: &Context, writes: Vec<Write>) -> bool {
-    let groups = Group::all(writes);
+    let mut groups = Group::all(writes);
     // Before all of them: they are sent one after the other then, with nothing to wait for in between.
     let clock = &if groups.iter().any(|group| group.step.is_insert()) {
         // An insert needs a deadline in the lane's time.
@@ -75,6 +85,11 @@ pub(crate) async fn send(ctx: &Context, writes: Vec<Write>) -> bool {
     } else {
         Ok(())
     };
+    if groups.len() == 1
+        && let Some(group) = groups.pop()
+    {
+        return send_group(ctx, group, clock).await;
+    }
     let sent = (groups.into_iter()).map(|group| send_group(ctx, group, clock));
     join_all(sent).await.contains(&true)
 }
@@ -120,7 +135,8 @@ async fn send_group(ctx: &Context, mut group: Group, clock: &ClockKnown) -> bool
 /// Sends writes of one step.
 async fn step(ctx: &Context, group: &mut Group, clock: &ClockKnown) -> Result<Written, L2Error> {
     let mut deadline = None;
-    if group.step.is_insert() {
+    // A write without L2 is never late.
+    if group.step.is_insert() && !ctx.l1.freshness.has_no_l2() {
         clock.clone()?;
         // Without an answer by then it is deferred: it must not land after the invalidation that replaces it (rule 14).
         let (at, by) = ctx.deadline();
