@@ -126,16 +126,33 @@ impl MemoryLane {
         act: impl FnOnce(&mut State) -> Result<T, L2Error>,
     ) -> Reply<'a, T> {
         // Now and not when it is polled: a step that is sent is executed, whether or not its caller goes on waiting.
-        let done = self.connect().and_then(|connection| {
-            self.store.step(&self.name, |state| {
-                // The connection may have been cut in between.
-                if state.now.link != connection {
-                    return Err(L2Error::closed());
-                }
-                act(state)
-            })?
-        });
+        let connection = *lock(&self.connection);
+        let done = match self.step_on(connection, act) {
+            Ok(Ok(done)) => done,
+            // This connects. The connection may be cut before the step.
+            Ok(Err(act)) => self.connect().and_then(|connection| {
+                let done = self.step_on(Some(connection), act)?;
+                done.unwrap_or_else(|_| Err(L2Error::closed()))
+            }),
+            Err(error) => Err(error),
+        };
         ready(done).boxed()
+    }
+
+    /// Does one step on a connection, or gives the step back if the connection was cut.
+    fn step_on<T, A: FnOnce(&mut State) -> T>(
+        &self,
+        connection: Option<Link>,
+        act: A,
+    ) -> Result<Result<T, A>, L2Error> {
+        self.store.step(&self.name, |state| {
+            let is_connected = connection == Some(state.now.link);
+            if is_connected {
+                Ok(act(state))
+            } else {
+                Err(act)
+            }
+        })
     }
 }
 
