@@ -28,7 +28,9 @@ use crate::loading::LoadingCache;
 use crate::options::Options;
 use crate::settings::Settings;
 use crate::util::partial_debug::partial_debug;
-use crate::vocabulary::{AnyValue, Invalidation, Invariant, Mode, RefreshAhead, downcast};
+use crate::vocabulary::{
+    AnyValue, Invalidation, Invariant, L1Capacity, Mode, RefreshAhead, downcast,
+};
 #[cfg(feature = "json")]
 use crate::wire::change_event;
 use crate::wire::codec::{CodecOf, CodecStack, DefaultCodec, ValueCodec, former_type};
@@ -271,18 +273,45 @@ impl<K, V, L> Builder<K, V, L> {
 /// # Size and TTLs
 impl<K, V, L> Builder<K, V, L> {
     /// How many entries L1 holds or, with an [`l1_weigher`](Self::l1_weigher), how much they weigh together.
-    /// Default: 10 000 entries. 0 turns L1 off. The cache of an HTTP layer (feature `http`) weighs its entries in
-    /// bytes by itself.
+    /// Default: 10 000 entries. 0 turns L1 off. To bound it in bytes, call
+    /// [`l1_capacity_bytes`](Self::l1_capacity_bytes).
     ///
     /// The bound is not sharp: entries that are evicted for want of room are freed during later inserts, or within a
     /// second.
     #[doc(alias("max_capacity", "max_entries", "size"))]
     pub fn l1_capacity(mut self, capacity: u64) -> Self {
-        self.given.rest.set.l1_capacity = Some(capacity);
+        self.given.rest.set.l1_capacity = Some(L1Capacity::Entries(capacity));
         self
     }
 
-    /// The weight of an entry in [`l1_capacity`](Self::l1_capacity), such as its size in bytes. Default: 1.
+    /// How many bytes the entries of L1 may take together, in place of [`l1_capacity`](Self::l1_capacity). The later of
+    /// the two calls counts.
+    ///
+    /// An entry counts with its value, its key, and the bytes that the cache and moka keep for an entry: about 550
+    /// besides the value. The size of a value is estimated by what the value tells serde: numbers, texts and the
+    /// elements of collections, as [`String`] and [`Vec`] hold them. Set an [`l1_weigher`](Self::l1_weigher) for values
+    /// that take much more or much less, such as texts with room to spare, or parts that many values share by `Arc`.
+    /// It returns bytes then, those of the entry included.
+    ///
+    /// The estimate takes as long as encoding the value, whenever an entry is stored in L1. A hit costs nothing more.
+    /// The bound is not sharp, as with `l1_capacity`, and does not count what callers hold.
+    ///
+    /// ```
+    /// use larder::Cache;
+    ///
+    /// let pages: Cache<String, String> = Cache::builder("shop:page")
+    ///     .l1_capacity_bytes(256 << 20)
+    ///     .build()?;
+    /// # Ok::<(), larder::BuildError>(())
+    /// ```
+    #[doc(alias("max_bytes", "memory", "megabytes"))]
+    pub fn l1_capacity_bytes(mut self, bytes: u64) -> Self {
+        self.given.rest.set.l1_capacity = Some(L1Capacity::Bytes(bytes));
+        self
+    }
+
+    /// The weight of an entry in [`l1_capacity`](Self::l1_capacity), such as its size in bytes. Default: 1, or with
+    /// [`l1_capacity_bytes`](Self::l1_capacity_bytes) an estimate of its bytes.
     ///
     /// The cache calls `weigher` whenever it stores an entry in L1, so the function should be fast. If it panics, the
     /// entry weighs `u32::MAX`.
@@ -398,7 +427,7 @@ impl<K, V, L> Builder<K, V, L> {
     where
         V: Send + Sync + 'static,
     {
-        self.given.rest.set.l1_capacity.get_or_insert(capacity);
+        (self.given.rest.set.l1_capacity).get_or_insert(L1Capacity::Bytes(capacity));
         if self.given.parts.values.weigher.is_none() {
             return self.l1_weigher(weigher);
         }

@@ -29,6 +29,9 @@ pub const MAX_KEY_BYTES: usize = 1024;
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Key(SmolStr);
 
+/// A text of so many bytes is held in place.
+pub(crate) const SHORT_KEY_BYTES: usize = 23;
+
 impl From<&str> for Key {
     fn from(text: &str) -> Self {
         Self(text.into())

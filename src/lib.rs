@@ -59,7 +59,7 @@ pub use crate::key::CacheKey;
 #[doc(inline)]
 pub use crate::l2::{MemoryL2, RedisL2};
 pub use crate::loading::{LoadingCache, with_state};
-pub use crate::vocabulary::{Mode, RefreshAhead};
+pub use crate::vocabulary::{L1Capacity, Mode, RefreshAhead};
 
 // The results of look-ups, loads and writes.
 #[doc(inline)]

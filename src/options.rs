@@ -5,7 +5,7 @@ use std::time::Duration;
 use crate::clock::Clock;
 use crate::settings::Settings;
 use crate::util::throttle::Throttle;
-use crate::vocabulary::{ByteSize, MOST_LANES, Mode, RefreshAhead};
+use crate::vocabulary::{ByteSize, L1Capacity, MOST_LANES, Mode, RefreshAhead};
 
 /// The options of a cache that do not depend on its types.
 #[derive(Debug)]
@@ -16,8 +16,8 @@ pub(crate) struct Options {
     throttle: Throttle,
     /// Whether the cache is used.
     pub(crate) enabled: bool,
-    /// How many entries L1 holds, or with a weigher how much they may weigh.
-    pub(crate) l1_capacity: u64,
+    /// How large L1 is.
+    pub(crate) l1_capacity: L1Capacity,
     /// How long L1 answers with an entry.
     pub(crate) l1_ttl: Option<Duration>,
     /// The lifetime of a value.
@@ -111,7 +111,7 @@ impl Options {
             clock,
             throttle: Throttle::default(),
             enabled: enabled.unwrap_or(true),
-            l1_capacity: l1_capacity.unwrap_or(10_000),
+            l1_capacity: l1_capacity.unwrap_or(L1Capacity::Entries(10_000)),
             l1_ttl,
             l2_ttl,
             sliding,

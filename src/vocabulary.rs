@@ -176,6 +176,23 @@ pub enum Mode {
     },
 }
 
+/// How large L1 is: of [`Settings`](crate::Settings).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum L1Capacity {
+    /// So many entries, see [`Builder::l1_capacity`](crate::Builder::l1_capacity). In settings a number.
+    Entries(u64),
+    /// So many bytes, see [`Builder::l1_capacity_bytes`](crate::Builder::l1_capacity_bytes). In settings a number and
+    /// `GiB`, `MiB`, `KiB`, `GB`, `MB`, `kB` or `B`, such as `256MiB`.
+    Bytes(u64),
+}
+
+impl L1Capacity {
+    pub(crate) const fn number(self) -> u64 {
+        let (Self::Entries(number) | Self::Bytes(number)) = self;
+        number
+    }
+}
+
 /// When a value that is read is refreshed before it is stale: of
 /// [`Builder::refresh_ahead`](crate::Builder::refresh_ahead).
 #[derive(Clone, Copy, Debug, PartialEq)]

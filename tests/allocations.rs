@@ -12,6 +12,7 @@
 #[path = "support/mod.rs"]
 mod support;
 
+use std::collections::BTreeMap;
 use std::convert::Infallible;
 use std::sync::atomic::{AtomicUsize, Ordering::SeqCst};
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -19,7 +20,9 @@ use std::time::Duration;
 
 use allocation_counter::AllocationInfo;
 use futures::future::join_all;
+use larder::codec::Bincode;
 use larder::{Cache, Clock, Loaded, MemoryL2};
+use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use tokio::runtime::{Builder, Runtime};
 
@@ -273,7 +276,7 @@ fn tags_take_little() {
 #[cfg(feature = "compression")]
 #[test]
 fn a_bomb_takes_little() {
-    use larder::codec::{Bincode, Compressed};
+    use larder::codec::Compressed;
     use larder::{Clock, MemoryL2};
 
     const MIB: u64 = 1 << 20;
@@ -314,7 +317,7 @@ fn a_bomb_takes_little() {
 #[test]
 fn a_layer_that_does_nothing_takes_nothing() {
     use larder::MemoryL2;
-    use larder::codec::{Bincode, Compressed};
+    use larder::codec::Compressed;
 
     let _alone = alone();
     let runtime = runtime();
@@ -395,6 +398,56 @@ fn responses_take_about_the_bytes_that_l1_may_hold() {
         let bytes = CAPACITY / 2..CAPACITY * 9 / 8 + 64 * each;
         assert!(bytes.contains(&taken.bytes_max), "{name}: {taken:?}");
     }
+}
+
+/// Values of different shapes, each more than fits.
+#[test]
+fn l1_takes_the_bytes_that_it_is_bounded_in() {
+    #[derive(Clone, Serialize, Deserialize)]
+    struct Page {
+        title: String,
+        rows: Vec<(u64, String)>,
+        counts: BTreeMap<String, u32>,
+        next: Option<Box<str>>,
+    }
+
+    fn check<V>(name: &str, soft: bool, count: u64, value: impl Fn(u64) -> V)
+    where
+        V: Serialize + DeserializeOwned + Send + Sync + 'static,
+    {
+        let mut kept = None;
+        let taken = allocation_counter::measure(|| {
+            let mut builder = Cache::<String, V>::builder_with_codec("test:bytes", Bincode)
+                .l1_capacity_bytes(4 << 20);
+            if soft {
+                builder = builder.soft_ttl(Duration::from_secs(60));
+            }
+            let cache = kept.insert(builder.build().unwrap());
+            // Without the task that evicts later: each insert does.
+            runtime().block_on(async {
+                for key in 0..count {
+                    let key = format!("a:key:of:{key:024}");
+                    cache.insert(&key, value(key.len() as u64)).await.unwrap();
+                }
+            });
+        });
+        let percent = taken.bytes_current * 100 / (4 << 20);
+        assert!((60..115).contains(&percent), "{name}: {percent} %");
+    }
+
+    let _alone = alone();
+    check("numbers", false, 15_000, |n| n);
+    check("numbers, stale once", true, 15_000, |n| n);
+    check("short texts", false, 15_000, |_| "x".repeat(100));
+    check("long texts", false, 2_500, |_| "x".repeat(4_000));
+    check("numbers in a list", false, 2_500, |_| vec![1_u64; 500]);
+    let page = |n| Page {
+        title: "a title".to_owned(),
+        rows: (0..20).map(|n| (n, format!("row {n}"))).collect(),
+        counts: (0..20).map(|n| (format!("count {n}"), n)).collect(),
+        next: Some(format!("{n}").into()),
+    };
+    check("a page", false, 5_000, page);
 }
 
 static ALIVE: AtomicUsize = AtomicUsize::new(0);

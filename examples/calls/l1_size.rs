@@ -1,5 +1,5 @@
-//! How much memory L1 takes: a number of entries, or with `l1_weigher` a number of bytes, for values of very different
-//! sizes. What L1 has no room for is still in L2.
+//! How much memory L1 takes: a number of bytes, or with `l1_capacity` a number of entries. What L1 has no room for is
+//! still in L2.
 
 use std::error::Error;
 use std::time::Duration;
@@ -10,10 +10,7 @@ use tokio::time::sleep;
 pub(crate) async fn run() -> Result<(), Box<dyn Error>> {
     let l2 = MemoryL2::new();
     let thumbnails: Cache<u64, Vec<u8>> = Cache::builder("photos:thumbnail")
-        .l1_capacity(10_000) // bytes, as the weigher counts them
-        .l1_weigher(|key, image: &Vec<u8>| {
-            u32::try_from(key.len() + image.len()).unwrap_or(u32::MAX)
-        })
+        .l1_capacity_bytes(12_000) // with the 550 bytes that an entry takes besides its value
         .l2(l2.clone())
         .build()?;
     thumbnails.ready().await;

@@ -41,7 +41,7 @@ async fn serve(redis: &str) -> Result<SocketAddr, Box<dyn Error>> {
         // Kept past their time, to be revalidated, or to answer while the service is down.
         .stale_if_error(Duration::from_secs(3600))
         // L1 holds 128 MiB of them.
-        .l1_capacity(128 << 20);
+        .l1_capacity_bytes(128 << 20);
     let layer = CacheLayer::new(cache)?;
     layer.cache().ready().await;
     let app = Router::new()

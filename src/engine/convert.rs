@@ -15,7 +15,7 @@ use super::ahead::RefreshAhead;
 use crate::clock::{Tick, nanos};
 use crate::error::Misuse;
 use crate::key::Key;
-use crate::l1::{Held, L1, NEVER, Slot, SlotHead, Tags, Weigher};
+use crate::l1::{Held, L1, NEVER, Slot, SlotHead, Tags, Weigher, entry_bytes};
 #[cfg(feature = "write-behind")]
 use crate::l2::Waiting;
 use crate::l2::{EncodedValue, Ttls};
@@ -23,7 +23,7 @@ use crate::loaded::{Loaded, OwnTags, OwnTtls, TagNames, names};
 use crate::options::{DEFAULT_TTL, LONGEST, Options};
 use crate::stats::Counters;
 use crate::util::time_slice;
-use crate::vocabulary::{AnyValue, Version, Want};
+use crate::vocabulary::{AnyValue, L1Capacity, Version, Want};
 use crate::wire::codec::{CodecError, Context, FormerType, ValueCodec};
 use crate::wire::envelope::{self, Envelope, Head, Lifetime, Place, Stamp};
 
@@ -47,6 +47,23 @@ pub(crate) struct TypeRules {
     pub(crate) same: Option<Same>,
     pub(crate) ttl_of: Option<TtlOf>,
     pub(crate) tags_of: Option<TagsOf>,
+}
+
+impl TypeRules {
+    /// How L1 weighs entries: as code says, or by their bytes if that is what it is bounded in.
+    pub(crate) fn weigher(self: &Arc<Self>, capacity: L1Capacity) -> Option<Weigher> {
+        if let L1Capacity::Bytes(_) = capacity
+            && self.weigher.is_none()
+        {
+            let rules = Arc::clone(self);
+            return Some(Arc::new(move |key, value| {
+                // A value that cannot be serialized cannot be stored, and is not kept.
+                let value = rules.codec.memory_of(value).unwrap_or(usize::MAX);
+                u32::try_from(value.saturating_add(entry_bytes(key))).unwrap_or(u32::MAX)
+            }));
+        }
+        self.weigher.clone()
+    }
 }
 
 pub(crate) struct Convert {

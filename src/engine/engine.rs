@@ -133,9 +133,11 @@ impl Engine {
         let contexts = Lanes::new(lanes, |lane| {
             let has_l2 = of.has_l2;
             // Each lane has an equal part of L1, as keys are spread evenly.
-            let capacity = of.options.l1_capacity.div_ceil(u64::from(lanes));
+            let capacity = of.options.l1_capacity;
+            let weigher = of.values.weigher(capacity);
+            let capacity = capacity.number().div_ceil(u64::from(lanes));
             let max_deferred = of.options.max_deferred.div_ceil(usize::from(lanes));
-            let l1 = Arc::new(L1::new(&of.options, capacity, of.values.weigher.clone()));
+            let l1 = Arc::new(L1::new(&of.options, capacity, weigher));
             let freshness = Arc::clone(&l1.freshness);
             let on_connect: OnConnect = Box::new(move |clock| {
                 // A store that no other instance shares needs no proof: no message can be missed.

@@ -81,7 +81,7 @@ fn set(
     options: u8,
     input: &mut Input<'_>,
 ) -> Builder<String, String> {
-    match input.u8() % 28 {
+    match input.u8() % 29 {
         0 if options < 250 => builder,
         0 => builder.l1_capacity(input.u64()),
         1 => builder.l1_ttl(input.duration()),
@@ -116,6 +116,9 @@ fn set(
             let ttl = input.duration();
             builder.ttl_of(move |_| Some(ttl))
         }
+        // As above.
+        27 if options < 250 => builder.l1_capacity_bytes(0),
+        27 => builder.l1_capacity_bytes(input.u64()),
         _ => builder.l1_weigher(|_, _| u32::MAX),
     }
 }

@@ -49,8 +49,9 @@ pub struct CacheLayer {
 impl CacheLayer {
     /// Builds a cache, and a layer that stores responses in it, by the rules of RFC 9111 for a shared cache. Clients
     /// choose how many entries there are and how large, so L1 is bounded in bytes:
-    /// [`l1_capacity`](Builder::l1_capacity) is 64 MiB unless set, and an entry weighs as many bytes as it has in
-    /// memory, unless there is an [`l1_weigher`](Builder::l1_weigher).
+    /// [`l1_capacity_bytes`](Builder::l1_capacity_bytes) is 64 MiB unless set. A number that is set by
+    /// [`l1_capacity`](Builder::l1_capacity) is one of bytes, too, unless there is an
+    /// [`l1_weigher`](Builder::l1_weigher).
     ///
     /// Responses bring their own TTLs. Of the options of the builder, `stale_if_error` and `error_ttl` are of use here,
     /// and [`verify`](Builder::verify) is not: each response has another date.
@@ -61,7 +62,7 @@ impl CacheLayer {
     /// use larder::http::CacheLayer;
     ///
     /// // In a service also `.redis("redis://127.0.0.1:6379")`.
-    /// let layer = CacheLayer::new(Cache::builder("shop:http").l1_capacity(256 << 20))?;
+    /// let layer = CacheLayer::new(Cache::builder("shop:http").l1_capacity_bytes(256 << 20))?;
     /// let cache = layer.cache().clone();
     /// cache.invalidate_prefix("GET shop.example/products").await?;
     /// # Ok(()) }

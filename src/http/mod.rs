@@ -127,7 +127,7 @@
 //!
 //! # Memory
 //!
-//! L1 is bounded in bytes, 64 MiB unless the builder says [`l1_capacity`](crate::Builder::l1_capacity). A response is
+//! L1 is bounded in bytes, 64 MiB unless the builder says [`l1_capacity_bytes`](crate::Builder::l1_capacity_bytes). A response is
 //! copied when it is stored, so that it keeps no buffer of a connection in memory. Its client gets the body from the
 //! same copy, or from a second one if parts of the body come later. The bound is not sharp: up to 64 responses more, or
 //! 384 if many are stored at once, are there until they are evicted, and 64 that are hit often until the next one is

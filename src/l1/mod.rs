@@ -43,7 +43,7 @@ pub(crate) use self::outcome::{
     LoadOutcome, MISS, NoValue, Outcome, OutcomeKind, ReadOutcome, UNAVAILABLE,
 };
 pub(crate) use self::slot::{Held, NEVER, Slot, SlotHead};
-pub(crate) use self::store::Weigher;
+pub(crate) use self::store::{Weigher, entry_bytes};
 pub(crate) use self::tags::{TagState, Tags};
 
 use std::ptr;

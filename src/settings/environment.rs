@@ -192,7 +192,7 @@ mod tests {
     use std::time::Duration;
 
     use super::{ServiceSettings, Settings, SettingsError, read};
-    use crate::vocabulary::Mode;
+    use crate::vocabulary::{L1Capacity, Mode};
 
     fn from(variables: &[(&str, &str)]) -> Result<Settings, Vec<String>> {
         let variables = variables
@@ -242,7 +242,7 @@ mod tests {
     fn options_are_read() {
         let settings = from(&[
             ("PATH", "/bin"),
-            ("CACHE_L1_CAPACITY", "500"),
+            ("CACHE_L1_CAPACITY", "256MiB"),
             ("CACHE_L2_TTL", "1h"),
             ("CACHE_JITTER", "0.2"),
             ("CACHE_MODE", "available:60s"),
@@ -252,7 +252,7 @@ mod tests {
         ]);
         let settings = settings.unwrap();
         let expected = Settings {
-            l1_capacity: Some(500),
+            l1_capacity: Some(L1Capacity::Bytes(256 << 20)),
             l2_ttl: Some(Duration::from_secs(3600)),
             jitter: Some(0.2),
             mode: Some(Mode::Available {

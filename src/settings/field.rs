@@ -6,7 +6,7 @@ use std::time::Duration;
 use serde::de::{Deserialize, Deserializer, Error};
 use serde::ser::{Serialize, Serializer};
 
-use crate::vocabulary::{Mode, RefreshAhead};
+use crate::vocabulary::{L1Capacity, Mode, RefreshAhead};
 
 /// The type of a field.
 pub(super) trait Field: Sized {
@@ -84,17 +84,44 @@ impl Field for bool {
 
 // Numbers are read as Rust reads them.
 
-impl Field for u64 {
-    const EXPECTED: &'static str = "a whole number";
+impl Field for L1Capacity {
+    const EXPECTED: &'static str =
+        "a whole number of entries, or a size with its unit, such as 256MiB";
 
     fn from_text(text: &str) -> Option<Self> {
-        text.parse().ok()
+        let digits = text.find(|c: char| !c.is_ascii_digit());
+        let (count, unit) = text.split_at_checked(digits.unwrap_or(text.len()))?;
+        let count: u64 = count.parse().ok()?;
+        if unit.is_empty() {
+            return Some(Self::Entries(count));
+        }
+        let is_unit = |(name, _): &(&str, u64)| name.eq_ignore_ascii_case(unit.trim_start());
+        let (_, bytes) = SIZES.into_iter().find(is_unit)?;
+        count.checked_mul(bytes).map(Self::Bytes)
     }
 
     fn plain(&self) -> Plain {
-        Plain::Whole(*self)
+        match *self {
+            Self::Entries(count) => Plain::Whole(count),
+            Self::Bytes(bytes) => {
+                let divides = |(_, size): &(&str, u64)| bytes % size == 0;
+                let (unit, size) = SIZES.into_iter().find(divides).unwrap_or(("B", 1));
+                Plain::Text(format!("{}{unit}", bytes / size))
+            }
+        }
     }
 }
+
+/// From the largest.
+const SIZES: [(&str, u64); 7] = [
+    ("GiB", 1 << 30),
+    ("GB", 1_000_000_000),
+    ("MiB", 1 << 20),
+    ("MB", 1_000_000),
+    ("KiB", 1 << 10),
+    ("kB", 1_000),
+    ("B", 1),
+];
 
 impl Field for u16 {
     const EXPECTED: &'static str = "a whole number";
@@ -255,7 +282,8 @@ mod tests {
 
     use proptest::prelude::*;
 
-    use super::{Field, duration_text};
+    use super::{Field, Plain, duration_text};
+    use crate::vocabulary::L1Capacity;
 
     #[test]
     fn durations_have_a_unit() {
@@ -290,7 +318,41 @@ mod tests {
         assert_eq!(parsed(&format!("{}s1s", u64::MAX)), None);
     }
 
+    #[test]
+    fn a_capacity_is_a_number_or_has_a_unit() {
+        let parsed = |text: &str| L1Capacity::from_text(text);
+        assert_eq!(parsed("5000"), Some(L1Capacity::Entries(5000)));
+        assert_eq!(parsed("256MiB"), Some(L1Capacity::Bytes(256 << 20)));
+        assert_eq!(parsed("2 GB"), Some(L1Capacity::Bytes(2_000_000_000)));
+        assert_eq!(parsed("64kb"), Some(L1Capacity::Bytes(64_000)));
+        assert_eq!(parsed("7B"), Some(L1Capacity::Bytes(7)));
+        for text in [
+            "",
+            "MiB",
+            "-1",
+            "1.5GiB",
+            "5 entries",
+            "1M",
+            "1MiB2",
+            "20000000000GiB",
+        ] {
+            assert_eq!(parsed(text), None, "{text}");
+        }
+    }
+
     proptest! {
+        #[test]
+        fn a_capacity_that_is_written_is_read(count in any::<u64>(), zeros in 0..40_u32) {
+            for capacity in [L1Capacity::Entries(count), L1Capacity::Bytes(count << zeros)] {
+                let text = match capacity.plain() {
+                    Plain::Whole(count) => count.to_string(),
+                    Plain::Text(text) => text,
+                    _ => String::new(),
+                };
+                prop_assert_eq!(L1Capacity::from_text(&text), Some(capacity));
+            }
+        }
+
         #[test]
         fn what_is_written_is_read(seconds in any::<u64>(), nanos in 0..1_000_000_000_u32) {
             let duration = Duration::new(seconds, nanos);

@@ -13,7 +13,7 @@ use serde::{Deserialize, Serialize};
 
 pub use self::error::SettingsError;
 pub use self::service::ServiceSettings;
-use crate::vocabulary::{Mode, RefreshAhead};
+use crate::vocabulary::{L1Capacity, Mode, RefreshAhead};
 
 /// Options of a cache that come from a configuration file or from the environment. They have the names of the
 /// [`Builder`](crate::Builder)'s methods, which document them; a field that is `None` leaves the builder as it
@@ -27,7 +27,7 @@ use crate::vocabulary::{Mode, RefreshAhead};
 /// `#[serde(flatten)]`, where serde ignores it. Durations are written with a unit, `250ms`, `30s` or `1h30m`
 /// (`ms`, `s`, `m`, `h`, `d`, and `max` for [`Duration::MAX`]); a mere number is an error, as it may be meant
 /// in any unit. A [`Mode`] is `strict` or `available:60s`, `refresh_ahead` is `0.8` or `xfetch:1.0`, and
-/// `batch_loads` is `2ms,100`.
+/// `batch_loads` is `2ms,100`, and `l1_capacity` is a number of entries or of bytes, such as `256MiB`.
 ///
 /// ```
 /// use larder::{Cache, Settings};
@@ -49,10 +49,11 @@ pub struct Settings {
     /// Whether the cache is used. See [`Builder::enabled`](crate::Builder::enabled).
     #[serde(default, skip_serializing_if = "Option::is_none", with = "field")]
     pub enabled: Option<bool>,
-    /// How many entries L1 holds, or with a weigher how much they may weigh. See
-    /// [`Builder::l1_capacity`](crate::Builder::l1_capacity).
+    /// How many entries L1 holds, or how many bytes they may take. See
+    /// [`Builder::l1_capacity`](crate::Builder::l1_capacity) and
+    /// [`Builder::l1_capacity_bytes`](crate::Builder::l1_capacity_bytes).
     #[serde(default, skip_serializing_if = "Option::is_none", with = "field")]
-    pub l1_capacity: Option<u64>,
+    pub l1_capacity: Option<L1Capacity>,
     /// How long L1 answers with an entry. See [`Builder::l1_ttl`](crate::Builder::l1_ttl).
     #[serde(default, skip_serializing_if = "Option::is_none", with = "field")]
     pub l1_ttl: Option<Duration>,

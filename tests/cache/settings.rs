@@ -2,8 +2,10 @@
 
 use std::time::Duration;
 
-use larder::{Cache, Mode, RefreshAhead, ServiceSettings, Settings};
+use larder::{Cache, L1Capacity, Mode, RefreshAhead, ServiceSettings, Settings};
 use serde_json::{Value, from_value, json, to_value};
+
+use crate::support::eventually::eventually;
 
 fn all() -> Value {
     json!({
@@ -39,7 +41,7 @@ fn all() -> Value {
 #[test]
 fn what_is_written_is_read() {
     let settings: Settings = from_value(all()).unwrap();
-    assert_eq!(settings.l1_capacity, Some(7));
+    assert_eq!(settings.l1_capacity, Some(L1Capacity::Entries(7)));
     assert_eq!(settings.soft_ttl, Some(Duration::from_secs(90)));
     assert_eq!(settings.stale_wait, Some(Duration::MAX));
     let limit = Duration::from_secs(60);
@@ -57,7 +59,10 @@ fn what_is_written_is_read() {
     // Numbers may be text, as in sources that know nothing else.
     let texts = json!({ "l1_capacity": "7", "jitter": "0.25", "enabled": "true", "l1_ttl": null });
     let texts: Settings = from_value(texts).unwrap();
-    assert_eq!((texts.l1_capacity, texts.enabled), (Some(7), Some(true)));
+    assert_eq!(
+        (texts.l1_capacity, texts.enabled),
+        (Some(L1Capacity::Entries(7)), Some(true))
+    );
 }
 
 #[test]
@@ -165,9 +170,18 @@ async fn absent_ones_leave_the_builder_as_it_is() {
     cache.set_enabled(true);
     cache.insert("k", "v".to_owned()).await.unwrap();
     assert!(cache.get("k").await.is_none(), "there is no room in L1");
-    let settings: Settings = from_value(json!({ "l1_capacity": 10 })).unwrap();
-    let built = Cache::<String, String>::builder("test:settings").l1_capacity(0);
-    let cache = built.settings(&settings).build().unwrap();
-    cache.insert("k", "v".to_owned()).await.unwrap();
-    assert!(cache.get("k").await.is_some());
+    for (capacity, is_kept) in [
+        (json!(10), true),
+        (json!("1KiB"), true),
+        (json!("100B"), false),
+    ] {
+        let settings: Settings = from_value(json!({ "l1_capacity": capacity })).unwrap();
+        let built = Cache::<String, String>::builder("test:settings").l1_capacity(0);
+        let cache = built.settings(&settings).build().unwrap();
+        cache.insert("k", "v".to_owned()).await.unwrap();
+        eventually("it is kept, or evicted", async || {
+            cache.get("k").await.is_some() == is_kept
+        })
+        .await;
+    }
 }

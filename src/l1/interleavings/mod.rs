@@ -80,13 +80,13 @@ impl World {
         let clock = Clock::manual();
         let now = clock.now();
         let set = Settings {
-            l1_capacity: Some(1),
+            l1_capacity: Some(L1Capacity::Entries(1)),
             max_staleness: Some(Duration::from_nanos(1)),
             ..Settings::default()
         };
         let options = Options::new("test".to_owned(), &set, clock);
         let world = Self {
-            l1: Arc::new(L1::new(&options, options.l1_capacity, None)),
+            l1: Arc::new(L1::new(&options, options.l1_capacity.number(), None)),
             now,
             key: KEY.into(),
             stored: Arc::new(Mutex::new((EPOCH, 1))),

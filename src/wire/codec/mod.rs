@@ -25,6 +25,7 @@ mod error;
 mod json;
 #[cfg(feature = "compression")]
 mod lz4;
+mod memory;
 #[cfg(feature = "messagepack")]
 mod messagepack;
 #[cfg(feature = "postcard")]

@@ -7,6 +7,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
+use super::memory::memory_of;
 use super::stack::{read_by, read_by_any};
 use super::{Category, Codec, CodecStack, Context, FIRST_OWN_ID, Result};
 use crate::util::partial_debug::partial_debug;
@@ -47,6 +48,13 @@ pub(crate) trait ValueCodec: Send + Sync {
 
     /// The type of the values, for people.
     fn type_name(&self) -> &'static str;
+
+    /// The bytes that a value takes in memory, with what it has on the heap: an estimate.
+    ///
+    /// # Errors
+    ///
+    /// If the type's own code refuses to serialize it.
+    fn memory_of(&self, value: &AnyValue) -> Result<usize>;
 
     /// Whether two values are encoded to equal bytes, without layers.
     ///
@@ -142,6 +150,10 @@ impl<S: CodecStack, V: Serialize + DeserializeOwned + Value> ValueCodec for Code
 
     fn type_name(&self) -> &'static str {
         type_name::<V>()
+    }
+
+    fn memory_of(&self, value: &AnyValue) -> Result<usize> {
+        catch_panic(|| memory_of(value.typed::<V>()))
     }
 
     fn have_same_bytes(&self, one: &AnyValue, other: &AnyValue) -> Result<bool> {

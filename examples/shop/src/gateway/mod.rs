@@ -103,7 +103,7 @@ fn layer(service: &Service) -> Result<CacheLayer, Trouble> {
         .cache(pages::NAME)
         // Pages that cannot be made anew are answered for so long.
         .stale_if_error(Duration::from_secs(10 * 60))
-        .l1_capacity(32 << 20);
+        .l1_capacity_bytes(32 << 20);
     let layer = CacheLayer::new(cache)?.targeted([compose::TO_GATEWAYS]);
     // Each gateway has an address of its own here. Behind a load balancer they would have one name.
     let layer = layer.key(|request| {

@@ -1,0 +1,208 @@
+//! How much memory a value takes, estimated by what the value tells serde.
+//!
+//! serde tells of texts, numbers and collections, but not of the room that a collection has to spare, of padding, nor
+//! that two fields share an `Arc`. No type has to be derived for this, and no bytes are written.
+
+use std::mem::size_of;
+
+use serde::Serialize;
+use serde::de::value::Error;
+use serde::ser::{
+    SerializeMap, SerializeSeq, SerializeStruct, SerializeStructVariant, SerializeTuple,
+    SerializeTupleStruct, SerializeTupleVariant, Serializer,
+};
+
+/// The bytes of a value, with what it has on the heap.
+///
+/// # Errors
+///
+/// If the type's own code refuses to serialize the value.
+pub(super) fn memory_of<V: Serialize>(value: &V) -> super::Result<usize> {
+    let mut bytes = Bytes(0);
+    value
+        .serialize(&mut bytes)
+        .map_err(super::CodecError::new)?;
+    // A type may leave fields out.
+    Ok(bytes.0.max(size_of::<V>()))
+}
+
+/// Pointer, length and capacity of a `String`, a `Vec` or a map.
+const COLLECTION: usize = 24;
+/// What an entry of a map takes besides its key and its value: a hash table of std is at most 7/8 full, and half of
+/// that after it has grown; a node of a B-tree is two thirds full.
+const MAP_ENTRY: usize = 16;
+/// A variant, or the `Some` of a number.
+const TAG: usize = 8;
+
+/// An allocation of so many bytes, with its header, as the allocators of glibc and jemalloc round them.
+const fn allocated(bytes: usize) -> usize {
+    if bytes == 0 {
+        0
+    } else {
+        (bytes + 8).next_multiple_of(16)
+    }
+}
+
+/// The sum of the parts so far.
+struct Bytes(usize);
+
+impl Bytes {
+    fn and(&mut self, bytes: usize) -> &mut Self {
+        self.0 += bytes;
+        self
+    }
+}
+
+macro_rules! simple {
+    ($($method:ident($($value:ident: $type:ty),*) $bytes:expr;)*) => {$(
+        fn $method(self $(, $value: $type)*) -> Result<(), Error> {
+            self.and($bytes);
+            Ok(())
+        }
+    )*};
+}
+
+impl<'a> Serializer for &'a mut Bytes {
+    type Ok = ();
+    type Error = Error;
+    type SerializeSeq = &'a mut Bytes;
+    type SerializeTuple = &'a mut Bytes;
+    type SerializeTupleStruct = &'a mut Bytes;
+    type SerializeTupleVariant = &'a mut Bytes;
+    type SerializeMap = &'a mut Bytes;
+    type SerializeStruct = &'a mut Bytes;
+    type SerializeStructVariant = &'a mut Bytes;
+
+    simple! {
+        serialize_bool(_value: bool) 1;
+        serialize_i8(_value: i8) 1;
+        serialize_i16(_value: i16) 2;
+        serialize_i32(_value: i32) 4;
+        serialize_i64(_value: i64) 8;
+        serialize_i128(_value: i128) 16;
+        serialize_u8(_value: u8) 1;
+        serialize_u16(_value: u16) 2;
+        serialize_u32(_value: u32) 4;
+        serialize_u64(_value: u64) 8;
+        serialize_u128(_value: u128) 16;
+        serialize_f32(_value: f32) 4;
+        serialize_f64(_value: f64) 8;
+        serialize_char(_value: char) 4;
+        serialize_str(value: &str) COLLECTION + allocated(value.len());
+        serialize_bytes(value: &[u8]) COLLECTION + allocated(value.len());
+        serialize_none() TAG;
+        serialize_unit() 0;
+        serialize_unit_struct(_name: &'static str) 0;
+        serialize_unit_variant(_name: &'static str, _index: u32, _variant: &'static str) TAG;
+    }
+
+    fn serialize_some<T: Serialize + ?Sized>(self, value: &T) -> Result<(), Error> {
+        value.serialize(self.and(TAG))
+    }
+
+    fn serialize_newtype_struct<T: Serialize + ?Sized>(
+        self,
+        _name: &'static str,
+        value: &T,
+    ) -> Result<(), Error> {
+        value.serialize(self)
+    }
+
+    fn serialize_newtype_variant<T: Serialize + ?Sized>(
+        self,
+        _name: &'static str,
+        _index: u32,
+        _variant: &'static str,
+        value: &T,
+    ) -> Result<(), Error> {
+        value.serialize(self.and(TAG))
+    }
+
+    fn serialize_seq(self, _len: Option<usize>) -> Result<Self, Error> {
+        Ok(self.and(COLLECTION + allocated(1)))
+    }
+
+    fn serialize_tuple(self, _len: usize) -> Result<Self, Error> {
+        Ok(self)
+    }
+
+    fn serialize_tuple_struct(self, _name: &'static str, _len: usize) -> Result<Self, Error> {
+        Ok(self)
+    }
+
+    fn serialize_tuple_variant(
+        self,
+        _name: &'static str,
+        _index: u32,
+        _variant: &'static str,
+        _len: usize,
+    ) -> Result<Self, Error> {
+        Ok(self.and(TAG))
+    }
+
+    fn serialize_map(self, _len: Option<usize>) -> Result<Self, Error> {
+        Ok(self.and(COLLECTION + allocated(1)))
+    }
+
+    fn serialize_struct(self, _name: &'static str, _len: usize) -> Result<Self, Error> {
+        Ok(self)
+    }
+
+    fn serialize_struct_variant(
+        self,
+        _name: &'static str,
+        _index: u32,
+        _variant: &'static str,
+        _len: usize,
+    ) -> Result<Self, Error> {
+        Ok(self.and(TAG))
+    }
+
+    // As bincode and postcard: an address takes its bytes and not those of its text.
+    fn is_human_readable(&self) -> bool {
+        false
+    }
+}
+
+macro_rules! parts {
+    ($($part:ident: $method:ident($($name:ident)?);)*) => {$(
+        impl $part for &mut Bytes {
+            type Ok = ();
+            type Error = Error;
+
+            fn $method<T: Serialize + ?Sized>(&mut self, $($name: &'static str,)? value: &T) -> Result<(), Error> {
+                value.serialize(&mut **self)
+            }
+
+            fn end(self) -> Result<(), Error> {
+                Ok(())
+            }
+        }
+    )*};
+}
+
+parts! {
+    SerializeSeq: serialize_element();
+    SerializeTuple: serialize_element();
+    SerializeTupleStruct: serialize_field();
+    SerializeTupleVariant: serialize_field();
+    SerializeStruct: serialize_field(_field);
+    SerializeStructVariant: serialize_field(_field);
+}
+
+impl SerializeMap for &mut Bytes {
+    type Ok = ();
+    type Error = Error;
+
+    fn serialize_key<T: Serialize + ?Sized>(&mut self, key: &T) -> Result<(), Error> {
+        key.serialize(self.and(MAP_ENTRY))
+    }
+
+    fn serialize_value<T: Serialize + ?Sized>(&mut self, value: &T) -> Result<(), Error> {
+        value.serialize(&mut **self)
+    }
+
+    fn end(self) -> Result<(), Error> {
+        Ok(())
+    }
+}
