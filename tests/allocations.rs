@@ -579,6 +579,21 @@ fn what_has_expired_takes_no_room_though_nobody_asks() {
         }
         clock.advance(Duration::from_secs(31));
         eventually("the fallbacks are gone", async || ALIVE.load(SeqCst) == 1).await;
+
+        let tagged = |key: u32| {
+            let value = Loaded::new(Counted::from(key)).tags([format!("tag {}", key % 2)]);
+            value.ttl(Duration::from_secs(3_000))
+        };
+        for key in 1..=VALUES {
+            cache.insert(&key, tagged(key)).await.unwrap();
+        }
+        let held = || ALIVE.load(SeqCst);
+        assert_eq!(held(), VALUES as usize + 1);
+        for (tag, left) in [("tag 0", VALUES as usize / 2 + 1), ("tag 1", 1)] {
+            cache.invalidate_tag(tag).await.unwrap();
+            clock.advance(Duration::from_secs(60));
+            eventually("those of the tag are gone", async || held() == left).await;
+        }
     });
     assert_eq!(ALIVE.load(SeqCst), 0);
 }

@@ -11,13 +11,17 @@ use tokio::task::yield_now;
 use tokio::time::sleep;
 use tokio_util::task::AbortOnDropHandle;
 
-use crate::clock::Clock;
+use crate::clock::{Clock, nanos};
 use crate::l1::L1;
 use crate::util::lock::lock;
 use crate::util::on_drop::OnDrop;
 
 /// An entry that is not served any more stays for up to this long, and for as long as a sweep takes.
 const PAUSE: Duration = Duration::from_secs(1);
+
+/// An entry with an invalidated tag stays for up to this long more: to find such entries, all of L1 is looked at, and a
+/// service may invalidate tags all the time.
+const TAGS_PAUSE: Duration = Duration::from_secs(60);
 
 /// How many buckets of a few entries are emptied before other tasks run.
 const EMPTIED_AT_ONCE: usize = 64;
@@ -55,7 +59,9 @@ impl Sweeper {
 /// Sweeps from time to time, while there are entries. Ends when L1 is gone, which is not kept for this: a task that is
 /// aborted is dropped when its runtime runs the next time.
 async fn keep_swept(of: Weak<L1>, clock: &Clock) -> Option<Infallible> {
-    let mut swept = of.upgrade()?.freshness.generation();
+    let changes = |l1: &L1| (l1.freshness.generation(), l1.freshness.tag_changes());
+    let mut swept = changes(&*of.upgrade()?);
+    let mut swept_at = clock.now();
     let entry_added = of.upgrade()?.store.entry_added();
     loop {
         while of.upgrade()?.store.len() == 0 {
@@ -64,12 +70,13 @@ async fn keep_swept(of: Weak<L1>, clock: &Clock) -> Option<Infallible> {
         sleep(PAUSE).await;
         let l1 = of.upgrade()?;
         l1.store.run_pending();
-        let generation = l1.freshness.generation();
-        if swept == generation {
-            in_parts(l1.sweep_expired(clock.now()), LOOKED_AT_AT_ONCE).await;
+        let (now, (generation, tags)) = (clock.now(), changes(&l1));
+        let may_look_at_tags = now >= swept_at.saturating_add(nanos(TAGS_PAUSE));
+        if generation != swept.0 || tags != swept.1 && may_look_at_tags {
+            in_parts(l1.sweep(now), EMPTIED_AT_ONCE).await;
+            (swept, swept_at) = ((generation, tags), now);
         } else {
-            in_parts(l1.sweep(clock.now()), EMPTIED_AT_ONCE).await;
-            swept = generation;
+            in_parts(l1.sweep_expired(now), LOOKED_AT_AT_ONCE).await;
         }
     }
 }
