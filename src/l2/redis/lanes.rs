@@ -7,6 +7,7 @@ use std::{io, iter};
 
 use deadpool_redis::redis::RedisResult;
 use deadpool_redis::redis::aio::MultiplexedConnection;
+use futures::FutureExt;
 use futures::future::try_join_all;
 
 use super::call::Call;
@@ -18,8 +19,20 @@ use crate::l2::{LaneName, LaneNumber};
 use crate::vocabulary::MOST_LANES;
 
 /// Makes sure that the lanes of these names may be used: that no others are, and that none will be. An error names the
-/// number of lanes that the namespace has instead.
+/// number of lanes that the namespace has instead. All lanes of an instance find their clocks without a number at its
+/// start: those that come before this begins share it.
 pub(super) async fn settle_number(
+    names: &Names,
+    topology: &Topology,
+    connection: &MultiplexedConnection,
+) -> RedisResult<()> {
+    let key = (names.namespace.clone(), names.lanes);
+    let settling = names.settling.get();
+    let settle = settle(names, topology, connection).boxed();
+    settling.run(key, settle).await
+}
+
+async fn settle(
     names: &Names,
     topology: &Topology,
     connection: &MultiplexedConnection,
@@ -29,6 +42,9 @@ pub(super) async fn settle_number(
         topology,
         connection,
     };
+    let each = (1..=MOST_LANES).flat_map(LaneNumber::all);
+    // Once, as each takes the search for a hash tag.
+    let each: Vec<Names> = each.map(|lane| all.names(lane)).collect();
     let answer = |most| {
         let is_it = most == names.lanes;
         is_it.then_some(()).ok_or_else(|| other_lanes(most))
@@ -36,7 +52,7 @@ pub(super) async fn settle_number(
     // Another instance may name a larger number meanwhile, which does not happen more often; or a server may lose what
     // was done.
     for _ in 0..=MOST_LANES {
-        let known = all.look().await?;
+        let known = all.look(&each).await?;
         // It is missing at first, and if it was lost: then the clocks of other lanes know it, and which were used.
         let named = known.first().copied().unwrap_or(0);
         let most = known.iter().copied().fold(names.lanes, u16::max);
@@ -94,15 +110,13 @@ impl Clocks<'_> {
         connection.map_err(|error| io::Error::other(error).into())
     }
 
-    /// The number that each clock names; zero for none.
-    async fn look(&self) -> RedisResult<Vec<u16>> {
-        let all = (1..=MOST_LANES).flat_map(LaneNumber::all);
-        let all: Vec<Names> = all.map(|lane| self.names(lane)).collect();
-        let slots: Vec<_> = all.iter().map(|names| names.slot).collect();
+    /// The number that each of the clocks with these names has; zero for none.
+    async fn look(&self, each: &[Names]) -> RedisResult<Vec<u16>> {
+        let slots: Vec<_> = each.iter().map(|names| names.slot).collect();
         let servers = self.topology.connections(&slots, self.connection).await;
         let servers = servers.map_err(io::Error::other)?;
         let each = servers.into_iter().map(async |(connection, places)| {
-            let names: Vec<_> = places.iter().filter_map(|place| all.get(*place)).collect();
+            let names: Vec<_> = places.iter().filter_map(|place| each.get(*place)).collect();
             let numbers = numbers(&names, connection).await?;
             RedisResult::Ok(iter::zip(places, numbers).collect::<Vec<_>>())
         });

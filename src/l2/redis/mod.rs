@@ -10,7 +10,8 @@
 //!   for requests, as a lane uses it
 //! - [`pubsub`]: the one that subscribes, for messages and heartbeats; [`subscription`]: the part of it that is a
 //!   lane's
-//! - [`run`]: the first request of a lane over a connection; [`lanes`]: which lanes of a namespace may be used
+//! - [`run`]: the first request of a lane over a connection; [`lanes`]: which lanes of a namespace may be used, found
+//!   out for all of them together by [`joint`]
 //! - [`members`]: how a member is written down; [`names`]: the names of a lane's keys, and of its connections
 //! - [`error`]: the client's errors as those of the crate; `trouble.md`: the effect of each on a cache
 //!
@@ -21,6 +22,7 @@ mod call;
 mod cluster;
 mod connection;
 mod error;
+mod joint;
 mod lane;
 mod lanes;
 pub(crate) mod members;
@@ -324,6 +326,7 @@ impl L2 for RedisL2 {
         let topology = &self.0.topology;
         let mut names = Names::new(name, topology.database());
         names.said = Arc::clone(&self.0.said);
+        names.settling = Arc::clone(&self.0.settling);
         let names = Arc::new(names);
         let source = Arc::new(Source {
             topology: Arc::clone(topology),

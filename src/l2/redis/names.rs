@@ -6,9 +6,11 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use deadpool_redis::redis::aio::MultiplexedConnection;
-use deadpool_redis::redis::{RedisWrite, ToRedisArgs, cmd};
+use deadpool_redis::redis::{RedisResult, RedisWrite, ToRedisArgs, cmd};
 use tracing::warn;
 
+use super::joint::Joint;
+use super::per_runtime::PerRuntime;
 use crate::l2::{LaneName, LaneNumber};
 use crate::util::crc16::{part, slot};
 
@@ -41,7 +43,11 @@ pub(crate) struct Names {
     /// That of the connections in `CLIENT LIST`.
     client: String,
     pub(super) said: Arc<Said>,
+    pub(super) settling: Arc<Settling>,
 }
+
+/// By namespaces and numbers of lanes: whether these lanes may be used, which all lanes find out together.
+pub(super) type Settling = PerRuntime<Joint<(String, u16), RedisResult<()>>>;
 
 /// Whether the log has said of the servers of a [`RedisL2`](super::RedisL2) that they do without something: once for
 /// all lanes.
@@ -94,6 +100,7 @@ impl Names {
             events,
             client: format!("larder:{printable}"),
             said: Arc::default(),
+            settling: Arc::default(),
             tag,
         }
     }

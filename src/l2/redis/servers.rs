@@ -2,7 +2,7 @@
 
 use std::sync::{Arc, Mutex, Weak};
 
-use super::names::Said;
+use super::names::{Said, Settling};
 use super::per_runtime::PerRuntime;
 use super::read_batcher::ReadBatcher;
 use super::topology::Topology;
@@ -14,6 +14,7 @@ pub(super) struct Servers {
     pub(super) batchers: Arc<PerRuntime<ReadBatcher>>,
     pub(super) outages: Arc<Outages>,
     pub(super) said: Arc<Said>,
+    pub(super) settling: Arc<Settling>,
 }
 
 /// By URLs. Each lane holds its servers.
@@ -26,6 +27,7 @@ impl Servers {
             batchers: Arc::default(),
             outages: Arc::default(),
             said: Arc::default(),
+            settling: Arc::default(),
         })
     }
 

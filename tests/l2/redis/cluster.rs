@@ -1,10 +1,11 @@
 //! Lanes on a Redis Cluster: found, followed when their slots move, and believed by a majority of the primaries only.
 
 use std::cell::Cell;
+use std::convert::Infallible;
 use std::time::Duration;
 
 use deadpool_redis::redis::aio::MultiplexedConnection;
-use futures::future::join;
+use futures::future::{join, join_all};
 use larder::l2::{Kind, L2, Lane, LaneClock, LaneName, LaneNumber, Subscription};
 use larder::{Cache, RedisL2};
 
@@ -382,6 +383,43 @@ async fn lanes_on_a_node_share_its_connections() {
         clients().await == (0, 0)
     })
     .await;
+}
+
+/// When a service starts, each lane of each of its caches connects twice, and finds a clock that names no number. The
+/// lanes of a cache find out together how many they are, from the clocks of all lanes that it could have.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn lanes_that_start_together_ask_together() {
+    const CACHES: u64 = 32;
+    /// Of a cache: a question is a script on each node. They ask twice, and once more for lanes that come meanwhile.
+    /// Each for itself sends 19.
+    const MOST: u64 = 16;
+    let cluster = RedisCluster::start_with(3, 0, &[]).await;
+    let l2 = l2(&cluster);
+    let build = |n| {
+        let builder = Cache::builder(format!("test:start{n}"));
+        // What is counted does not depend on how busy the machine is.
+        builder.l2(l2.clone()).l2_timeout(LONG).build().unwrap()
+    };
+    let caches: Vec<Cache<u64, u64>> = (0..CACHES).map(build).collect();
+    let start = async |cache: &Cache<u64, u64>| {
+        for key in 0..8 {
+            let load = move || async move { Ok::<_, Infallible>(key) };
+            assert_eq!(*cache.get_or_load(&key, load).await.unwrap(), key);
+            cache.insert(&key, key).await.unwrap();
+            cache.invalidate(&key).await.unwrap();
+        }
+        cache.ready().await;
+        assert_eq!(cache.stats().l2_errors, 0);
+    };
+    join_all(caches.iter().map(start)).await;
+    let mut scripts = 0;
+    for node in 0..3 {
+        let calls = calls(&mut cluster.node(node).connection().await).await;
+        let mut reading = calls.iter().filter(|(name, _)| name == "evalsha_ro");
+        scripts += reading.next().map_or(0, |(_, count)| *count);
+    }
+    println!("{} scripts for each cache", scripts / CACHES);
+    assert!(scripts <= MOST * CACHES, "{scripts}");
 }
 
 /// The table of the guide: what idle caches of a process cost each of three primaries. Prints a row for each case.
