@@ -71,10 +71,17 @@ fn hash_tag(namespace: &str, LaneNumber { number, of }: LaneNumber) -> String {
     if of == 1 {
         return format!("{namespace}.0");
     }
-    let mut tags = (1_u32..).map(|salt| format!("{namespace}.{number}of{of}.{salt}"));
+    let mut tag = format!("{namespace}.{number}of{of}.");
+    let (before_salt, mut salt) = (tag.len(), 0_u32);
     // One of as many as there are lanes, about.
-    let tag = tags.find(|tag| part(slot(tag), of) == number);
-    tag.unwrap_or_default()
+    loop {
+        salt += 1;
+        tag.truncate(before_salt);
+        tag.push_str(itoa::Buffer::new().format(salt));
+        if part(slot(&tag), of) == number {
+            return tag;
+        }
+    }
 }
 
 impl Names {
