@@ -7,6 +7,7 @@ use std::sync::Arc;
 use std::sync::{Mutex, Weak};
 
 use deadpool_redis::redis::aio::MultiplexedConnection;
+#[cfg(feature = "cluster")]
 use futures::future::try_join_all;
 
 #[cfg(feature = "cluster")]
@@ -67,32 +68,20 @@ impl Topology {
 
     /// The connections for requests of other lanes of a namespace, of these slots: one to each server, with the places
     /// of its slots in the list.
+    #[cfg_attr(
+        not(feature = "cluster"),
+        expect(clippy::unused_async, reason = "there is one server")
+    )]
     pub(super) async fn connections(
         &self,
         slots: &[Option<u16>],
         this: &MultiplexedConnection,
     ) -> Result<Vec<(MultiplexedConnection, Vec<usize>)>, L2Error> {
-        if matches!(self, Self::Server(_)) {
-            return Ok(vec![(this.clone(), (0..slots.len()).collect())]);
+        match self {
+            Self::Server(_) => Ok(vec![(this.clone(), (0..slots.len()).collect())]),
+            #[cfg(feature = "cluster")]
+            Self::Cluster(nodes) => nodes.connections(slots).await,
         }
-        let mut servers = Vec::<(Arc<Shared>, Vec<usize>)>::new();
-        let found = try_join_all(slots.iter().map(|slot| self.find(*slot))).await?;
-        for (place, shared) in found.into_iter().enumerate() {
-            let known = servers
-                .iter_mut()
-                .find(|(known, _)| Arc::ptr_eq(known, &shared));
-            match known {
-                Some((_, places)) => places.push(place),
-                None => servers.push((shared, vec![place])),
-            }
-        }
-        // No async closure: the compiler ends in a fault at this one when it compiles the crate again.
-        let connections = servers.into_iter().map(|(shared, places)| async move {
-            let pooled = shared.pooled(shared.line(true));
-            let (connection, ..) = shared.connect(&pooled, true).await?;
-            Ok((connection, places))
-        });
-        try_join_all(connections).await
     }
 
     /// Whether callers wait for a connection of a pool that has no more to give. Those of nodes are never that large.
@@ -128,6 +117,26 @@ impl Nodes {
             cluster: Arc::new(cluster),
             each: Mutex::default(),
         }
+    }
+
+    async fn connections(
+        &self,
+        slots: &[Option<u16>],
+    ) -> Result<Vec<(MultiplexedConnection, Vec<usize>)>, L2Error> {
+        let slots: Option<Vec<_>> = slots.iter().copied().collect();
+        let slots = slots.ok_or_else(L2Error::closed)?;
+        let mut nodes = HashMap::<Address, Vec<usize>>::new();
+        for (place, address) in self.cluster.find_all(&slots).await?.into_iter().enumerate() {
+            nodes.entry(address).or_default().push(place);
+        }
+        // No async closure: the compiler ends in a fault at this one when it compiles the crate again.
+        let connections = nodes.into_iter().map(|(address, places)| async move {
+            let shared = self.at(address)?;
+            let pooled = shared.pooled(shared.line(true));
+            let (connection, ..) = shared.connect(&pooled, true).await?;
+            Ok((connection, places))
+        });
+        try_join_all(connections).await
     }
 
     /// The connections to a node, which all lanes on it share.

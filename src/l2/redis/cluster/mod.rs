@@ -65,6 +65,13 @@ struct Answers {
     otherwise: NoMajority,
 }
 
+impl Answers {
+    fn owner(&self, slot: u16) -> Result<Address, L2Error> {
+        let owner = self.owners.of(slot).cloned();
+        owner.ok_or_else(|| L2Error::explained(self.otherwise.clone()))
+    }
+}
+
 impl Cluster {
     pub(super) fn new(seeds: impl Iterator<Item = Server>) -> Result<Self, L2Error> {
         let refuse = |what: &str| Err(L2Error::bad_config(what));
@@ -106,9 +113,13 @@ impl Cluster {
 
     /// The primary of a slot, asked after this call.
     pub(super) async fn find(self: &Arc<Self>, slot: u16) -> Result<Address, L2Error> {
+        self.ask().await?.owner(slot)
+    }
+
+    /// The primaries of slots, in their order, asked after this call.
+    pub(super) async fn find_all(self: &Arc<Self>, slots: &[u16]) -> Result<Vec<Address>, L2Error> {
         let answers = self.ask().await?;
-        let owner = answers.owners.of(slot).cloned();
-        owner.ok_or_else(|| L2Error::explained(answers.otherwise))
+        (slots.iter().map(|slot| answers.owner(*slot))).collect()
     }
 
     /// Fails unless this is the primary of a slot, asked after this call.
