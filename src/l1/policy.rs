@@ -2,16 +2,21 @@
 //! some of the hits. Knows nothing of the values.
 
 use std::hash::{BuildHasher, Hasher};
+use std::sync::{Arc, OnceLock};
 
 use moka::notification::RemovalCause;
 use moka::sync::Cache;
 
 /// The hashes of all keys that have an entry, with the weights.
 pub(super) struct Policy {
-    hashes: Cache<u64, u32, IdentityHasher>,
-    /// From which weight on it matters how often keys are asked for: moka counts no look-ups before.
-    counts_from: u64,
+    /// Made with the first entry: its queues take 28 KiB, and a service may have many lanes without one.
+    hashes: OnceLock<Hashes>,
+    capacity: u64,
+    is_weighed: bool,
+    evict: Arc<dyn Fn(u64) + Send + Sync>,
 }
+
+type Hashes = Cache<u64, u32, IdentityHasher>;
 
 impl Policy {
     /// `evict` is called with each hash that is removed, by whichever thread calls at that moment.
@@ -20,51 +25,64 @@ impl Policy {
         is_weighed: bool,
         evict: impl Fn(u64) + Send + Sync + 'static,
     ) -> Self {
-        let mut hashes =
-            Cache::builder()
-                .max_capacity(capacity)
-                .eviction_listener(move |hash, _, cause| {
-                    if cause != RemovalCause::Replaced {
-                        evict(*hash);
-                    }
-                });
-        // Not for weights of one: moka counts look-ups in a smaller table if there is a weigher, which costs hits.
-        if is_weighed {
-            hashes = hashes.weigher(|_, weight: &u32| *weight);
-        }
         Self {
-            hashes: hashes.build_with_hasher(IdentityHasher::default()),
-            counts_from: capacity / 2,
+            hashes: OnceLock::new(),
+            capacity,
+            is_weighed,
+            evict: Arc::new(evict),
         }
     }
 
-    /// Whether there is a choice to be made soon, for which moka counts look-ups.
+    fn make(&self) -> Hashes {
+        let evict = Arc::clone(&self.evict);
+        let mut hashes = Cache::builder()
+            .max_capacity(self.capacity)
+            .eviction_listener(move |hash, _, cause| {
+                if cause != RemovalCause::Replaced {
+                    evict(*hash);
+                }
+            });
+        // Not for weights of one: moka counts look-ups in a smaller table if there is a weigher, which costs hits.
+        if self.is_weighed {
+            hashes = hashes.weigher(|_, weight: &u32| *weight);
+        }
+        hashes.build_with_hasher(IdentityHasher::default())
+    }
+
+    /// Whether there is a choice to be made soon, for which moka counts look-ups: before it has half of what it may
+    /// have, it counts none.
     pub(super) fn is_counting(&self) -> bool {
-        self.weight() >= self.counts_from
+        self.weight() >= self.capacity / 2
     }
 
     /// Takes note of a look-up of a key.
     pub(super) fn record(&self, hash: u64) {
-        self.hashes.get(&hash);
+        if let Some(hashes) = self.hashes.get() {
+            hashes.get(&hash);
+        }
     }
 
     /// Takes a key in, or takes note of another weight.
     pub(super) fn admit(&self, hash: u64, weight: u32) {
-        self.hashes.insert(hash, weight);
+        self.hashes.get_or_init(|| self.make()).insert(hash, weight);
     }
 
     pub(super) fn remove(&self, hash: u64) {
-        self.hashes.invalidate(&hash);
+        if let Some(hashes) = self.hashes.get() {
+            hashes.invalidate(&hash);
+        }
     }
 
     /// Does the pending work: up to a few hundred writes, which takes less than a millisecond.
     pub(super) fn run_pending(&self) {
-        self.hashes.run_pending_tasks();
+        if let Some(hashes) = self.hashes.get() {
+            hashes.run_pending_tasks();
+        }
     }
 
     /// The weights of all entries, as of the last pending work.
     pub(super) fn weight(&self) -> u64 {
-        self.hashes.weighted_size()
+        self.hashes.get().map_or(0, Hashes::weighted_size)
     }
 }
 
