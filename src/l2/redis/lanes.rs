@@ -12,7 +12,7 @@ use futures::future::try_join_all;
 
 use super::call::Call;
 use super::error::{other_lanes, unsettled_lanes};
-use super::names::{CLOCK, LIVE, LOG, Names};
+use super::names::{CLOCK, ClockName, LIVE, LOG, Names};
 use super::scripts;
 use super::topology::Topology;
 use crate::l2::{LaneName, LaneNumber};
@@ -44,7 +44,7 @@ async fn settle(
     };
     let each = (1..=MOST_LANES).flat_map(LaneNumber::all);
     // Once, as each takes the search for a hash tag.
-    let each: Vec<Names> = each.map(|lane| all.names(lane)).collect();
+    let each: Vec<_> = each.map(|lane| all.clock(lane)).collect();
     let answer = |most| {
         let is_it = most == names.lanes;
         is_it.then_some(()).ok_or_else(|| other_lanes(most))
@@ -100,24 +100,23 @@ struct Clocks<'a> {
 }
 
 impl Clocks<'_> {
-    fn names(&self, lane: LaneNumber) -> Names {
+    fn lane(&self, lane: LaneNumber) -> LaneName<'_> {
         let namespace = &self.names.namespace;
-        Names::new(LaneName { namespace, lane }, self.topology.database())
+        LaneName { namespace, lane }
     }
 
-    async fn connection(&self, names: &Names) -> RedisResult<MultiplexedConnection> {
-        let connection = self.topology.connection(names.slot, self.connection).await;
-        connection.map_err(|error| io::Error::other(error).into())
+    fn clock(&self, lane: LaneNumber) -> ClockName {
+        ClockName::new(self.lane(lane), self.topology.database())
     }
 
-    /// The number that each of the clocks with these names has; zero for none.
-    async fn look(&self, each: &[Names]) -> RedisResult<Vec<u16>> {
-        let slots: Vec<_> = each.iter().map(|names| names.slot).collect();
+    /// The number that each clock names; zero for none.
+    async fn look(&self, each: &[ClockName]) -> RedisResult<Vec<u16>> {
+        let slots: Vec<_> = each.iter().map(|clock| clock.slot).collect();
         let servers = self.topology.connections(&slots, self.connection).await;
         let servers = servers.map_err(io::Error::other)?;
         let each = servers.into_iter().map(async |(connection, places)| {
-            let names: Vec<_> = places.iter().filter_map(|place| each.get(*place)).collect();
-            let numbers = numbers(&names, connection).await?;
+            let clocks: Vec<_> = places.iter().filter_map(|place| each.get(*place)).collect();
+            let numbers = self.numbers(&clocks, connection).await?;
             RedisResult::Ok(iter::zip(places, numbers).collect::<Vec<_>>())
         });
         let mut numbers = try_join_all(each).await?.concat();
@@ -128,12 +127,13 @@ impl Clocks<'_> {
     /// Has a clock name this number, if it names `from`; or without that, if it names a smaller one. Returns which one
     /// it names then.
     async fn step(&self, lane: LaneNumber, from: Option<u16>, to: u16) -> RedisResult<u16> {
-        let names = self.names(lane);
+        let names = Names::new(self.lane(lane), self.topology.database());
         let mut step = Call::new(&scripts::LANES, &names, 3);
         step.own(&[CLOCK, LOG, LIVE]).arg(lane.of);
         step.arg(from.map_or_else(String::new, |from| from.to_string()));
         step.arg(to).load();
-        step.run(self.connection(&names).await?).await
+        let connection = self.topology.connection(names.slot, self.connection).await;
+        step.run(connection.map_err(io::Error::other)?).await
     }
 
     /// No lane of this number is used from here on.
@@ -150,41 +150,52 @@ impl Clocks<'_> {
         let opened = LaneNumber::all(lanes).map(|lane| self.step(lane, Some(0), lanes));
         refuse_others(try_join_all(opened).await?, lanes)
     }
-}
 
-/// The number that each of these clocks names, which are on one server.
-async fn numbers(clocks: &[&Names], connection: MultiplexedConnection) -> RedisResult<Vec<u16>> {
-    match ask(clocks, connection.clone()).await {
-        // One that is refused beside others, as for a missing right or a slot that moves, must not fail them.
-        Err(error) if !error.is_io_error() => {
-            let each = clocks.iter().map(|names| number(names, connection.clone()));
-            // The connection sends them one after the other, without a wait in between.
-            Ok(try_join_all(each).await?.concat())
+    /// The number that each of these clocks names, which are on one server.
+    async fn numbers(
+        &self,
+        clocks: &[&ClockName],
+        connection: MultiplexedConnection,
+    ) -> RedisResult<Vec<u16>> {
+        match self.ask(clocks, connection.clone()).await {
+            // One that is refused beside others, as for a missing right or a slot that moves, must not fail them.
+            Err(error) if !error.is_io_error() => {
+                let each = clocks
+                    .iter()
+                    .map(|clock| self.number(clock, connection.clone()));
+                // The connection sends them one after the other, without a wait in between.
+                Ok(try_join_all(each).await?.concat())
+            }
+            answer => answer,
         }
-        answer => answer,
     }
-}
 
-/// The number that a clock names. A user of one number of lanes may have no right to read others.
-async fn number(names: &Names, connection: MultiplexedConnection) -> RedisResult<Vec<u16>> {
-    match ask(&[names], connection).await {
-        Err(error) if error.code() == Some("NOPERM") => Ok(vec![0]),
-        answer => answer,
+    /// The number that a clock names. A user of one number of lanes may have no right to read others.
+    async fn number(
+        &self,
+        clock: &ClockName,
+        connection: MultiplexedConnection,
+    ) -> RedisResult<Vec<u16>> {
+        match self.ask(&[clock], connection).await {
+            Err(error) if error.code() == Some("NOPERM") => Ok(vec![0]),
+            answer => answer,
+        }
     }
-}
 
-/// Asks for the numbers in one request.
-async fn ask(clocks: &[&Names], connection: MultiplexedConnection) -> RedisResult<Vec<u16>> {
-    let Some((first, others)) = clocks.split_first() else {
-        return Ok(Vec::new());
-    };
-    let mut ask = Call::by("EVALSHA_RO", &scripts::NUMBERS, first, 1);
-    ask.own(&[CLOCK]);
-    for names in others {
-        ask.arg(names.name(CLOCK, ""));
+    /// Asks for the numbers in one request.
+    async fn ask(
+        &self,
+        clocks: &[&ClockName],
+        connection: MultiplexedConnection,
+    ) -> RedisResult<Vec<u16>> {
+        // The name of the first clock is declared. The others are arguments: they may be of other slots.
+        let mut ask = Call::by("EVALSHA_RO", &scripts::NUMBERS, self.names, 1);
+        for clock in clocks {
+            ask.arg(clock.name());
+        }
+        ask.load();
+        ask.run(connection).await
     }
-    ask.load();
-    ask.run(connection).await
 }
 
 /// Another instance has named a larger number than this one in some of the lanes.

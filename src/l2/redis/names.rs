@@ -84,12 +84,31 @@ fn hash_tag(namespace: &str, LaneNumber { number, of }: LaneNumber) -> String {
     }
 }
 
+/// The name of a lane's clock alone, for a request that reads many of them.
+pub(super) struct ClockName {
+    tag: String,
+    pub(super) slot: Option<u16>,
+}
+
+impl ClockName {
+    pub(super) fn new(LaneName { namespace, lane }: LaneName<'_>, database: Option<i64>) -> Self {
+        let tag = hash_tag(namespace, lane);
+        Self {
+            slot: database.is_none().then(|| slot(&tag)),
+            tag: format!("{{{tag}}}"),
+        }
+    }
+
+    pub(super) fn name(&self) -> Name<'_> {
+        Joined([&self.tag, CLOCK, ""])
+    }
+}
+
 impl Names {
     /// In this database, or in a cluster, which has none.
-    pub(crate) fn new(LaneName { namespace, lane }: LaneName<'_>, database: Option<i64>) -> Self {
-        let tag = hash_tag(namespace, lane);
-        let slot = database.is_none().then(|| slot(&tag));
-        let tag = format!("{{{tag}}}");
+    pub(crate) fn new(name: LaneName<'_>, database: Option<i64>) -> Self {
+        let ClockName { tag, slot } = ClockName::new(name, database);
+        let LaneName { namespace, lane } = name;
         let events = match database {
             // By this, scripts publish in the slot alone: not on all nodes.
             None => format!("{tag}!sharded"),
