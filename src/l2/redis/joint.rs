@@ -115,7 +115,7 @@ mod tests {
         });
         let cancelled = select(Box::pin(cancelled), Box::pin(has_begun.notified()));
         let next = joint.run("a", async { 2 });
-        let (_, next) = join(async { drop(cancelled.await) }, next).await;
+        let ((), next) = join(async { drop(cancelled.await) }, next).await;
         assert_eq!(next, 2);
     }
 }
