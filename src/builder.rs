@@ -1082,6 +1082,24 @@ impl<K, V, L> Builder<K, V, L> {
         self
     }
 
+    /// Whether [`Cache::size_advice`] knows the hit rates that other capacities of L1 would have. Default: `false`.
+    ///
+    /// Costs up to 700 KiB of memory. Only look-ups of a sample of the keys take longer; the page
+    /// [`operations`](crate::guide::operations#how-large-l1-should-be) has the figures.
+    ///
+    /// ```
+    /// # fn demo() -> Result<(), larder::BuildError> {
+    /// let prices: larder::Cache<String, u32> =
+    ///     larder::Cache::builder("docs:prices").size_advice(true).build()?;
+    /// assert!(prices.size_advice().is_none(), "there were no look-ups yet");
+    /// # Ok(()) }
+    /// # demo().unwrap();
+    /// ```
+    pub fn size_advice(mut self, advise: bool) -> Self {
+        self.given.rest.set.size_advice = Some(advise);
+        self
+    }
+
     /// How long a load keeps its lease without renewing it. Default: 2 s.
     ///
     /// A running load renews its lease. If its instance dies, another instance takes over after this time.

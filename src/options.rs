@@ -45,6 +45,8 @@ pub(crate) struct Options {
     pub(crate) verify: f64,
     /// Whether the cache knows which keys are looked up most.
     pub(crate) track_hot_keys: bool,
+    /// Whether the cache simulates other capacities of L1.
+    pub(crate) size_advice: bool,
     /// Whether L1 answers while the instance is cut off from Redis.
     pub(crate) mode: Mode,
     /// The largest encoded value, in bytes.
@@ -95,6 +97,7 @@ impl Options {
             max_staleness,
             verify,
             track_hot_keys,
+            size_advice,
             mode,
             max_value_size,
             l2_timeout,
@@ -125,6 +128,7 @@ impl Options {
             max_staleness: max_staleness.unwrap_or(Duration::from_secs(2)),
             verify: verify.unwrap_or(0.0),
             track_hot_keys: track_hot_keys.unwrap_or(false),
+            size_advice: size_advice.unwrap_or(false),
             mode: mode.unwrap_or(Mode::Strict),
             max_value_size: max_value_size.unwrap_or(8 << 20),
             l2_timeout: l2_timeout.unwrap_or(Duration::from_millis(500)),

@@ -1,5 +1,5 @@
-//! Counters and health of an instance, and the results of [`Cache::hot_keys`](crate::Cache::hot_keys) and
-//! [`Cache::warm`](crate::Cache::warm).
+//! Counters and health of an instance, and the results of [`Cache::hot_keys`](crate::Cache::hot_keys),
+//! [`Cache::size_advice`](crate::Cache::size_advice) and [`Cache::warm`](crate::Cache::warm).
 //!
 //! For code that exports or logs them. With the feature `metrics` the cache exports its counters by itself.
 
@@ -360,6 +360,13 @@ impl Counters {
             l1_entries: 0,
         }
     }
+
+    /// How many look-ups L1 has answered.
+    pub(crate) fn l1_hits(&self) -> u64 {
+        let threads = self.0.iter();
+        let counts = threads.map(|thread| thread.l1_hits.0.load(Ordering::Relaxed));
+        counts.fold(0, u64::wrapping_add)
+    }
 }
 
 /// Whether an instance works with L2: a snapshot by [`Cache::health`](crate::Cache::health).
@@ -424,6 +431,98 @@ pub struct HotKey {
     pub key: String,
     /// Its share of the last look-ups, from 0.0 to 1.0.
     pub share: f64,
+}
+
+/// The hit rates that L1 would have with other capacities, by [`Cache::size_advice`](crate::Cache::size_advice).
+#[derive(Clone, Copy, Debug, PartialEq, Serialize)]
+#[non_exhaustive]
+pub struct SizeAdvice {
+    look_ups: u64,
+    sizes: [AdvisedSize; Self::FACTORS.len()],
+}
+
+impl SizeAdvice {
+    /// The capacities, as multiples of the present one.
+    pub(crate) const FACTORS: [f64; 6] = [0.25, 0.5, 1.0, 2.0, 4.0, 8.0];
+
+    pub(crate) fn new(capacity: u64, hit_rates: [f64; Self::FACTORS.len()], look_ups: u64) -> Self {
+        let [_, _, present, ..] = hit_rates;
+        let mut hit_rates = hit_rates.into_iter();
+        let sizes = Self::FACTORS.map(|factor| {
+            let hit_rate = hit_rates.next().unwrap_or_default();
+            AdvisedSize {
+                factor,
+                capacity: scaled(capacity, factor),
+                hit_rate,
+                saved: hit_rate - present,
+            }
+        });
+        Self { look_ups, sizes }
+    }
+
+    /// How many look-ups the rates are of, about. Older ones count less.
+    #[must_use]
+    pub fn look_ups(&self) -> u64 {
+        self.look_ups
+    }
+
+    /// A quarter of the present capacity, a half, the present one, and two, four and eight times as much.
+    #[must_use]
+    pub fn sizes(&self) -> &[AdvisedSize] {
+        &self.sizes
+    }
+}
+
+/// A capacity of L1, and the hit rate that it would have.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize)]
+#[non_exhaustive]
+pub struct AdvisedSize {
+    factor: f64,
+    capacity: u64,
+    hit_rate: f64,
+    saved: f64,
+}
+
+impl AdvisedSize {
+    /// The capacity, as a multiple of the present one.
+    #[must_use]
+    pub fn factor(&self) -> f64 {
+        self.factor
+    }
+
+    /// The capacity, for [`l1_capacity`](crate::Builder::l1_capacity) or
+    /// [`l1_capacity_bytes`](crate::Builder::l1_capacity_bytes): in entries, in bytes or, with an
+    /// [`l1_weigher`](crate::Builder::l1_weigher), in its unit.
+    #[must_use]
+    pub fn capacity(&self) -> u64 {
+        self.capacity
+    }
+
+    /// The share of look-ups that L1 would answer, from 0.0 to 1.0. That of the present capacity is measured, the
+    /// others are estimates.
+    #[must_use]
+    pub fn hit_rate(&self) -> f64 {
+        self.hit_rate
+    }
+
+    /// How many fewer look-ups would go on to L2 or to the loader, per look-up: from -1.0 to 1.0. With a smaller
+    /// capacity there are more of them, and the number is negative.
+    ///
+    /// Times the rate of look-ups, it is how many requests per second the capacity saves.
+    #[must_use]
+    pub fn saved(&self) -> f64 {
+        self.saved
+    }
+}
+
+#[allow(
+    clippy::cast_possible_truncation,
+    clippy::cast_precision_loss,
+    clippy::cast_sign_loss,
+    reason = "a capacity that large is never full"
+)]
+fn scaled(capacity: u64, factor: f64) -> u64 {
+    (capacity as f64 * factor).round() as u64
 }
 
 /// How far a [`Cache::warm`](crate::Cache::warm) has come, and what became of the values.

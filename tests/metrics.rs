@@ -338,16 +338,26 @@ fn in_the_dashboard() -> BTreeSet<String> {
 #[tokio::test]
 async fn the_dashboard_shows_all_of_them_and_nothing_else() {
     LazyLock::force(&RECORDED);
-    let cache: Cache<String, u32> = Cache::builder("test:names").build().unwrap();
+    let cache: Cache<String, u32> = Cache::builder("test:names")
+        .l1_capacity(1)
+        .size_advice(true)
+        .build()
+        .unwrap();
     let load = || async { Ok::<_, std::io::Error>(1) };
-    cache.get_or_load("k", load).await.unwrap();
+    while cache.size_advice().is_none() {
+        cache.get_or_load("k", load).await.unwrap();
+    }
     let _relay = relay(&cache, []);
     eventually("all are handed over", || async {
         let of_cache = recorded("test:names").into_keys();
         let of_outbox = of_outbox().into_keys();
         let names = of_cache.map(|(name, _)| name).chain(of_outbox);
         let names: BTreeSet<String> = names.collect();
-        let all = ["larder_enabled", "larder_outbox_unknown_rows"];
+        let all = [
+            "larder_enabled",
+            "larder_outbox_unknown_rows",
+            "larder_size_advice_hit_rate",
+        ];
         all.iter().all(|name| names.contains(*name)) && {
             assert_eq!(names, in_the_dashboard());
             true

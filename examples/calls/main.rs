@@ -54,6 +54,7 @@ mod refresh;
 mod refresh_ahead;
 mod set_enabled;
 mod settings;
+mod size_advice;
 mod sliding;
 mod stale_wait;
 mod staleness;
@@ -94,7 +95,7 @@ const EXAMPLES: &[Example] = examples! {
     #[cfg(feature = "outbox-rusqlite")] outbox
     #[cfg(feature = "outbox-sqlx")] outbox_postgres
     insert loaded update warm insert_if expire touch
-    tags invalidate_prefix clear set_enabled operation hot_keys
+    tags invalidate_prefix clear set_enabled operation hot_keys size_advice
     settings stores l1_size ttls refresh_ahead stale_wait fallbacks sliding staleness verify limits
     listen_to #[cfg(feature = "json")] publish_changes
     #[cfg(all(feature = "json", feature = "postcard", feature = "messagepack"))] codecs

@@ -7,7 +7,7 @@ use crate::engine::report_losses;
 use crate::error::L2Error;
 use crate::events::CacheEvent;
 use crate::key::CacheKey;
-use crate::stats::{Health, HotKey, Stats};
+use crate::stats::{Health, HotKey, SizeAdvice, Stats};
 
 /// # Operation
 ///
@@ -154,6 +154,37 @@ impl<K: CacheKey, V: Send + Sync + 'static> Cache<K, V> {
             .first()
             .hot_keys
             .hottest(most)
+    }
+
+    /// Returns the hit rates that the L1 of this instance would have with other capacities, from a quarter of the
+    /// present one to eight times as much. `None` unless [`size_advice`](crate::Builder::size_advice) is set, and
+    /// until enough look-ups were seen: 40 to 100 for each entry of the capacity, and 20 000 at the least.
+    ///
+    /// Older look-ups count less. The page [`operations`](crate::guide::operations#how-large-l1-should-be) says how the
+    /// rates are estimated, and how far off they were in simulations.
+    ///
+    /// Cost: sends nothing, and adds up a few counters.
+    ///
+    /// ```
+    /// # async fn demo() -> Result<(), Box<dyn std::error::Error>> {
+    /// let squares: larder::Cache<u64, u64> =
+    ///     larder::Cache::builder("docs:squares").l1_capacity(100).size_advice(true).build()?;
+    /// for n in 0..25_000 {
+    ///     let root = n % 150;
+    ///     squares.get_or_load(&root, move || async move { Ok::<_, std::io::Error>(root * root) }).await?;
+    /// }
+    /// let advice = squares.size_advice().expect("there were enough look-ups");
+    /// for size in advice.sizes() {
+    ///     println!("{} entries: {:.0} % hits", size.capacity(), 100.0 * size.hit_rate());
+    /// }
+    /// let twice = advice.sizes().iter().find(|size| size.capacity() == 200);
+    /// assert!(twice.is_some_and(|size| size.saved() > 0.1));
+    /// # Ok(()) }
+    /// # tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap().block_on(demo()).unwrap();
+    /// ```
+    #[must_use]
+    pub fn size_advice(&self) -> Option<SizeAdvice> {
+        self.engine().size_advice()
     }
 
     /// Returns a stream of the events of this instance from now on: loads, changes by this instance and by others, and

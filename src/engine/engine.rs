@@ -36,10 +36,10 @@ use crate::entry::AnyEntry;
 use crate::error::{L2Error, LoadError, WriteError};
 use crate::events::Events;
 use crate::key::{Key, KeyTooLong};
-use crate::l1::L1;
+use crate::l1::{L1, SizeAdvisor};
 use crate::l2::{L2, LaneName, MemoryL2, OnConnect, random};
 use crate::options::Options;
-use crate::stats::{Counters, Health, Stats};
+use crate::stats::{Counters, Health, SizeAdvice, Stats};
 use crate::token::Token;
 use crate::util::call::Step;
 use crate::util::few_names::few_names;
@@ -77,6 +77,8 @@ struct Instance {
     l2: Box<dyn L2>,
     has_l2: bool,
     hot_keys: Arc<HotKeys>,
+    /// One for all lanes, which share the capacity.
+    size_advice: Option<Arc<SizeAdvisor>>,
     permits: Arc<Permits>,
     channels: Arc<Channels>,
     publisher: Option<Arc<Publisher>>,
@@ -107,13 +109,20 @@ impl Engine {
         let set = options.lanes.filter(|_| has_l2);
         let lanes = set.unwrap_or_else(|| l2.default_lanes());
         let is_off = !options.enabled;
+        let values = Arc::new(parts.values);
+        let capacity = options.l1_capacity;
+        let size_advice = (options.size_advice && capacity.number() > 0).then(|| {
+            let is_weighed = values.weigher(capacity).is_some();
+            Arc::new(SizeAdvisor::new(capacity.number(), is_weighed, &counters))
+        });
         let instance = Arc::new(Instance {
             id: random(),
             type_tag,
-            values: Arc::new(parts.values),
+            values,
             l2,
             has_l2,
             hot_keys: Arc::new(HotKeys::new(options.track_hot_keys)),
+            size_advice,
             permits: Arc::new(Permits::new(&options)),
             channels: Arc::new(Channels::new(parts.channels, &counters)),
             publisher: parts.publish_to.map(|to| Arc::new(Publisher::new(to))),
@@ -137,7 +146,8 @@ impl Engine {
             let weigher = of.values.weigher(capacity);
             let capacity = capacity.number().div_ceil(u64::from(lanes));
             let max_deferred = of.options.max_deferred.div_ceil(usize::from(lanes));
-            let l1 = Arc::new(L1::new(&of.options, capacity, weigher));
+            let advice = of.size_advice.clone();
+            let l1 = Arc::new(L1::new(&of.options, capacity, weigher, advice));
             let freshness = Arc::clone(&l1.freshness);
             let on_connect: OnConnect = Box::new(move |clock| {
                 // A store that no other instance shares needs no proof: no message can be missed.
@@ -525,6 +535,10 @@ impl Engine {
 
     pub(crate) fn stats(&self) -> Stats {
         self.current().contexts.stats()
+    }
+
+    pub(crate) fn size_advice(&self) -> Option<SizeAdvice> {
+        self.contexts.first().l1.store.size_advice()
     }
 
     pub(crate) fn is_enabled(&self) -> bool {

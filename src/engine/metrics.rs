@@ -12,7 +12,7 @@ use metrics::{
     with_recorder,
 };
 
-use crate::stats::Stats;
+use crate::stats::{AdvisedSize, SizeAdvice, Stats};
 use crate::util::lock::lock;
 
 static METADATA: Metadata<'static> = Metadata::new("larder", Level::INFO, Some("larder"));
@@ -22,6 +22,8 @@ pub(crate) struct Metrics {
     /// In the order of the fields of [`Stats`], the last of which is a gauge.
     counters: Vec<Counter>,
     gauges: [Key; GAUGES.len()],
+    /// One for each of [`SizeAdvice::FACTORS`].
+    advised: [Key; SizeAdvice::FACTORS.len()],
     loads: ByOutcome,
     requests: ByOutcome,
 }
@@ -55,6 +57,7 @@ const GAUGES: [(&str, &str); 9] = [
     ("subscriber_live", "whether the instance may use its L1"),
     ("enabled", "whether the cache is switched on"),
 ];
+const ADVISED: &str = "larder_size_advice_hit_rate";
 const LOADS: &str = "larder_load_duration_seconds";
 const REQUESTS: &str = "larder_l2_request_duration_seconds";
 
@@ -88,6 +91,8 @@ impl Metrics {
         Self {
             counters: counters.collect(),
             gauges: GAUGES.map(|(name, _)| key(format!("larder_{name}"))),
+            advised: SizeAdvice::FACTORS
+                .map(|factor| with(ADVISED, Label::new("factor", factor.to_string()))),
             loads: by_outcome(LOADS),
             requests: by_outcome(REQUESTS),
         }
@@ -105,8 +110,13 @@ impl Metrics {
         }
     }
 
-    /// All counters as they are, and all gauges, in the order of [`GAUGES`].
-    pub(crate) fn set(&self, stats: &Stats, gauges: [f64; GAUGES.len()]) {
+    /// All counters as they are, all gauges, in the order of [`GAUGES`], and the advice if there is any.
+    pub(crate) fn set(
+        &self,
+        stats: &Stats,
+        gauges: [f64; GAUGES.len()],
+        advice: Option<&SizeAdvice>,
+    ) {
         with_recorder(|recorder| {
             for (counter, (_, n)) in self.counters.iter().zip(stats.iter()) {
                 // By how much it has grown, and as an absolute sum: an instance that is dropped leaves its part in the
@@ -117,7 +127,10 @@ impl Metrics {
                 let counter = recorder.register_counter(&counter.key, &METADATA);
                 counter.absolute(sum);
             }
-            for (key, value) in self.gauges.iter().zip(gauges) {
+            let gauges = self.gauges.iter().zip(gauges);
+            let sizes = advice.into_iter().flat_map(SizeAdvice::sizes);
+            let rates = sizes.map(AdvisedSize::hit_rate);
+            for (key, value) in gauges.chain(self.advised.iter().zip(rates)) {
                 recorder.register_gauge(key, &METADATA).set(value);
             }
         });
@@ -144,6 +157,10 @@ fn describe() {
         REQUESTS,
         Unit::Seconds,
         "requests to L2, with the wait for a connection"
+    );
+    describe_gauge!(
+        ADVISED,
+        "the share of look-ups that L1 would answer with another capacity"
     );
     for (name, description) in GAUGES {
         describe_gauge!(format!("larder_{name}"), description);

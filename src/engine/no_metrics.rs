@@ -4,7 +4,7 @@
 
 use std::time::Instant;
 
-use crate::stats::Stats;
+use crate::stats::{SizeAdvice, Stats};
 
 pub(crate) struct Metrics;
 
@@ -19,5 +19,5 @@ impl Metrics {
 
     pub(crate) fn record_request(&self, _sent: Option<Instant>, _has_failed: bool) {}
 
-    pub(crate) fn set(&self, _stats: &Stats, _gauges: [f64; 9]) {}
+    pub(crate) fn set(&self, _stats: &Stats, _gauges: [f64; 9], _advice: Option<&SizeAdvice>) {}
 }

@@ -8,6 +8,8 @@
 //!   flight
 //! - [`tags`]: which tags the entries have, and when these were invalidated
 //! - [`freshness`]: the proof that nothing was missed, by which entries may be served
+//! - [`size_advice`]: which hit rates other capacities would have
+//! - [`era`]: of which hits moka and the advice are told
 //! - [`slot`]: an entry; [`outcome`]: how a read or load ended; [`cell`], [`hasher`], [`sync`]: the parts of these
 //!
 //! Knows nothing of L2 and of the engine: does no I/O, starts no task, and waits only for notifications.
@@ -20,6 +22,7 @@
 
 #[cfg(not(larder_interleavings))]
 mod cell;
+mod era;
 mod freshness;
 mod hasher;
 mod in_flight;
@@ -29,6 +32,7 @@ mod key_state;
 mod outcome;
 #[cfg(not(larder_interleavings))]
 mod policy;
+mod size_advice;
 mod slot;
 mod store;
 mod sync;
@@ -42,6 +46,7 @@ pub(crate) use self::key_state::LeaseWaiter;
 pub(crate) use self::outcome::{
     LoadOutcome, MISS, NoValue, Outcome, OutcomeKind, ReadOutcome, UNAVAILABLE,
 };
+pub(crate) use self::size_advice::SizeAdvisor;
 pub(crate) use self::slot::{Held, NEVER, Slot, SlotHead};
 pub(crate) use self::store::{Weigher, entry_bytes};
 pub(crate) use self::tags::{TagState, Tags};
@@ -76,11 +81,16 @@ pub(crate) struct L1 {
 }
 
 impl L1 {
-    pub(crate) fn new(options: &Options, capacity: u64, weigher: Option<Weigher>) -> Self {
+    pub(crate) fn new(
+        options: &Options,
+        capacity: u64,
+        weigher: Option<Weigher>,
+        advice: Option<Arc<SizeAdvisor>>,
+    ) -> Self {
         let freshness = Freshness::new(options.clock.clone(), options.max_staleness);
         let freshness = Arc::new(freshness);
         Self {
-            store: Store::new(capacity, weigher, options.stale_if_error),
+            store: Store::new(capacity, weigher, advice, options.stale_if_error),
             kept: options.stale_if_error,
             has_room: capacity > 0,
             in_flight: Arc::new(InFlight::new(&freshness)),
@@ -90,10 +100,25 @@ impl L1 {
     }
 
     /// The entry that may be served at `now`, if there is one.
-    #[inline(always)]
     pub(crate) fn get(&self, key: &str, now: Tick) -> Option<Held> {
+        self.proven(self.held(key, now), now)
+    }
+
+    /// As [`get`](Self::get), for a look-up of a caller, who takes [note](Store::note_hit) of a hit. Takes note of a
+    /// miss.
+    #[inline(always)]
+    pub(crate) fn look_up(&self, key: &str, now: Tick) -> Option<Held> {
+        let is_visible = |slot: &Slot| self.is_visible(slot, now);
+        // Without the proof no look-up is a hit, and none counts: a larger L1 would answer none of them.
+        let counts = || self.freshness.is_live_at(now);
+        self.proven(self.store.look_up(key, is_visible, counts), now)
+    }
+
+    /// An entry, unless there is no proof that it is current.
+    #[inline(always)]
+    fn proven(&self, held: Option<Held>, now: Tick) -> Option<Held> {
         // The proof last: it covers a change that was applied before the entry was found, and no later one.
-        (self.held(key, now)).filter(|_| self.freshness.is_live_at(now))
+        held.filter(|_| self.freshness.is_live_at(now))
     }
 
     /// The entry that may be served at `now` but for the proof that it is current, which ran out less than `limit`

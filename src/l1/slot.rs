@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
+use super::era::Told;
 use super::sync::AtomicU64;
 use super::tags::Tags;
 use crate::clock::{Tick, nanos};
@@ -29,8 +30,8 @@ pub(crate) struct Slot {
     /// From when on a hit has more to do than to count: because it is stale or may be refreshed ahead, or because its
     /// lifetime is to be extended.
     pub(crate) attend_at: Tick,
-    /// The era of the last look-up that moka was told of.
-    era: AtomicU32,
+    /// Which hit moka and the advice were told of last.
+    pub(super) told: Told,
     /// As moka knows it.
     weight: AtomicU32,
     pub(crate) key: Key,
@@ -85,7 +86,7 @@ impl Slot {
         let is_plain = head.attend_at == head.soft_at && head.ends_at.is_none() && tags.is_empty();
         Self {
             generation: AtomicU64::new(HIDDEN),
-            era: AtomicU32::new(0),
+            told: Told::default(),
             weight: AtomicU32::new(0),
             expires_at: head.expires_at,
             gone_at: head.gone_at,
@@ -231,17 +232,6 @@ impl Slot {
     /// Makes it visible to those that may see another one, with the same tags.
     pub(super) fn reveal_as(&self, other: &Self) {
         self.reveal(other.generation.load(Ordering::Acquire));
-    }
-
-    /// Whether moka was told of no look-up of it in this era.
-    #[inline]
-    pub(super) fn is_unrecorded(&self, era: u32) -> bool {
-        // Relaxed: two threads that both tell moka do no harm.
-        self.era.load(Ordering::Relaxed) != era
-    }
-
-    pub(super) fn set_recorded(&self, era: u32) {
-        self.era.store(era, Ordering::Relaxed);
     }
 
     pub(super) fn weight(&self) -> u32 {

@@ -11,16 +11,18 @@ use std::time::Duration;
 
 use tokio::sync::Notify;
 
+use super::era::{self, Era, Mark};
 #[cfg(larder_interleavings)]
 use super::interleavings::Policy;
 #[cfg(not(larder_interleavings))]
 use super::policy::Policy;
 use super::sync::{CachePadded, Mutex, lock};
 use super::table::Table;
-use super::{Held, Slot};
+use super::{Held, SizeAdvisor, Slot};
 use crate::clock::Tick;
 use crate::key::SHORT_KEY_BYTES;
 use crate::prefixes::Prefixes;
+use crate::stats::SizeAdvice;
 use crate::vocabulary::AnyValue;
 
 /// The weight of an entry.
@@ -48,7 +50,8 @@ pub(crate) struct Store {
     evicted: Arc<Mutex<Evicted>>,
     /// Notified of each new entry.
     entry_added: Arc<Notify>,
-    /// The number of the era. In each era moka is told of an entry's first hit only.
+    advice: Option<Arc<SizeAdvisor>>,
+    /// In each era moka is told of an entry's first hit only.
     era: AtomicU32,
     /// How many new entries there were in this era. Hits read the fields beside it.
     new_entries: CachePadded<AtomicU64>,
@@ -56,7 +59,12 @@ pub(crate) struct Store {
 
 impl Store {
     /// `kept`: for how long after its TTL an entry is kept.
-    pub(super) fn new(capacity: u64, weigher: Option<Weigher>, kept: Duration) -> Self {
+    pub(super) fn new(
+        capacity: u64,
+        weigher: Option<Weigher>,
+        advice: Option<Arc<SizeAdvisor>>,
+        kept: Duration,
+    ) -> Self {
         let (table, evicted) = (Arc::new(Table::new(kept)), Arc::default());
         let evict = {
             let (table, evicted) = (Arc::clone(&table), Arc::clone(&evicted));
@@ -72,6 +80,7 @@ impl Store {
             table,
             weigher,
             evicted,
+            advice,
             entry_added: Arc::default(),
             era: AtomicU32::new(0),
             new_entries: CachePadded::default(),
@@ -80,24 +89,58 @@ impl Store {
 
     #[inline(always)]
     pub(super) fn get(&self, key: &str, accepts: impl Fn(&Slot) -> bool) -> Option<Held> {
-        self.table.get(key, accepts)
+        self.table.get(self.table.hash(key), key, accepts)
     }
 
-    /// Has moka record the first hit of an entry in this era. Hits without inserts cost nothing more: where no entry
-    /// comes, none has to go.
+    /// As [`get`](Self::get), for a look-up of a caller: takes note of a miss, if it counts.
+    #[inline(always)]
+    pub(super) fn look_up(
+        &self,
+        key: &str,
+        accepts: impl Fn(&Slot) -> bool,
+        counts: impl FnOnce() -> bool,
+    ) -> Option<Held> {
+        let hash = self.table.hash(key);
+        let found = self.table.get(hash, key, accepts);
+        if found.is_none()
+            && let Some(advice) = &self.advice
+            && counts()
+        {
+            advice.note_miss(hash);
+        }
+        found
+    }
+
+    /// Has moka record the first hit of an entry in this era, and tells the advice of a hit of its sample.
     #[inline]
     pub(crate) fn note_hit(&self, slot: &Slot) {
         let era = self.era.load(Ordering::Relaxed);
-        if slot.is_unrecorded(era) {
+        if !slot.told.is(era) {
             self.record_hit(slot, era);
         }
     }
 
     #[cold]
-    fn record_hit(&self, slot: &Slot, era: u32) {
-        slot.set_recorded(era);
-        self.policy.record(self.table.hash(&slot.key));
-        self.drop_evicted();
+    fn record_hit(&self, slot: &Slot, era: Era) {
+        let (told, mark) = slot.told.get();
+        let advice = self.advice.as_ref().filter(|advice| advice.awaits(mark));
+        if told == era && advice.is_none() {
+            return;
+        }
+        let hash = self.table.hash(&slot.key);
+        if told != era {
+            slot.told.set(era, mark);
+            self.policy.record(hash);
+            self.drop_evicted();
+        }
+        if let Some(advice) = advice {
+            slot.told.set(era, advice.note_hit(hash, slot.weight()));
+        }
+    }
+
+    /// What an L1 with other capacities would answer, see [`SizeAdvisor::advice`]. `None` if it is off.
+    pub(crate) fn size_advice(&self) -> Option<SizeAdvice> {
+        self.advice.as_ref()?.advice()
     }
 
     /// Has moka record the look-up that was a miss, before a new entry, and begins another era if it is time.
@@ -107,18 +150,21 @@ impl Store {
         }
         self.policy.record(hash);
         let new_entries = self.new_entries.fetch_add(1, Ordering::Relaxed) + 1;
+        let era = self.era.load(Ordering::Relaxed);
         // The first era begins when moka begins to count.
-        if new_entries > self.len() / ERAS || self.era.load(Ordering::Relaxed) == 0 {
+        if era::is_over(new_entries, self.len()) || era == 0 {
             self.new_entries.store(0, Ordering::Relaxed);
-            self.era.fetch_add(1, Ordering::Relaxed);
+            self.era.store(era::next(era), Ordering::Relaxed);
         }
     }
 
     /// Puts an entry in the place of the entry of its key.
     pub(super) fn insert(&self, slot: &Held) {
         let hash = self.table.hash(&slot.key);
-        slot.set_recorded(self.era.load(Ordering::Relaxed));
         slot.set_weight(self.weigh(slot));
+        let advice = self.advice.as_ref();
+        let mark = advice.map_or(Mark::NONE, |advice| advice.note_insert(hash, slot.weight()));
+        slot.told.set(self.era.load(Ordering::Relaxed), mark);
         let former = self.table.put(hash, slot);
         let is_new = former.is_none();
         if is_new {
@@ -144,13 +190,16 @@ impl Store {
 
     /// Puts a slot in the place of another one of the same key, if that is still there. Returns whether it was.
     pub(super) fn replace(&self, old: &Held, new: &Held) -> bool {
+        let (era, mark) = old.told.get();
+        new.told.set(era, mark);
+        new.set_weight(old.weight());
         self.table.put_in_place_of(old, new)
     }
 
     /// Removes the entry of a key if it meets the condition.
     pub(super) fn remove_if(&self, key: &str, condition: impl Fn(&Slot) -> bool) {
         // Most keys that other instances change are not here, which takes no lock.
-        if self.table.get(key, &condition).is_none() {
+        if self.get(key, &condition).is_none() {
             return;
         }
         let hash = self.table.hash(key);
@@ -164,7 +213,7 @@ impl Store {
     /// Makes the entry of a key that is being inserted invisible if it meets the condition. It keeps its room, as moka
     /// takes longer to remove an entry and to insert another.
     pub(super) fn hide_if(&self, key: &str, condition: impl Fn(&Slot) -> bool) {
-        if let Some(slot) = self.table.get(key, condition) {
+        if let Some(slot) = self.get(key, condition) {
             slot.hide();
         }
     }
@@ -240,8 +289,3 @@ impl Store {
         drop(evicted);
     }
 }
-
-/// In so many eras as many entries come as there are. With one era as with eight, and if moka is told of all hits, as
-/// many look-ups are hits (`cargo bench -p benches --bench policies`); with one, a small cache forgets now and then what
-/// is hit all along.
-const ERAS: u64 = 4;

@@ -108,8 +108,12 @@ impl Table {
 
     /// The entry of a key, if it is accepted.
     #[inline(always)]
-    pub(super) fn get(&self, key: &str, accepts: impl Fn(&Slot) -> bool) -> Option<Held> {
-        let hash = self.hash(key);
+    pub(super) fn get(
+        &self,
+        hash: u64,
+        key: &str,
+        accepts: impl Fn(&Slot) -> bool,
+    ) -> Option<Held> {
         let mut count = self.count.load(Ordering::Acquire);
         loop {
             let bucket = self.bucket(place(hash, count))?;
@@ -476,7 +480,7 @@ mod tests {
     }
 
     fn has(table: &Table, key: &str) -> bool {
-        table.get(key, |_| true).is_some()
+        table.get(table.hash(key), key, |_| true).is_some()
     }
 
     fn check(keys: &[String]) {

@@ -103,6 +103,10 @@ pub struct Settings {
     /// [`Builder::track_hot_keys`](crate::Builder::track_hot_keys).
     #[serde(default, skip_serializing_if = "Option::is_none", with = "field")]
     pub track_hot_keys: Option<bool>,
+    /// Whether the cache estimates the hit rates of other capacities of L1. See
+    /// [`Builder::size_advice`](crate::Builder::size_advice).
+    #[serde(default, skip_serializing_if = "Option::is_none", with = "field")]
+    pub size_advice: Option<bool>,
     /// Whether L1 answers while the instance is cut off from Redis. See [`Builder::mode`](crate::Builder::mode).
     #[serde(default, skip_serializing_if = "Option::is_none", with = "field")]
     pub mode: Option<Mode>,
@@ -169,6 +173,7 @@ impl Settings {
             max_staleness: other.max_staleness.or(self.max_staleness),
             verify: other.verify.or(self.verify),
             track_hot_keys: other.track_hot_keys.or(self.track_hot_keys),
+            size_advice: other.size_advice.or(self.size_advice),
             mode: other.mode.or(self.mode),
             max_value_size: other.max_value_size.or(self.max_value_size),
             l2_timeout: other.l2_timeout.or(self.l2_timeout),
@@ -183,13 +188,13 @@ impl Settings {
     }
 
     /// The names of all options.
-    fn names() -> [&'static str; 26] {
+    fn names() -> [&'static str; 27] {
         Self::default().named().map(|(name, _)| name)
     }
 
     /// Each option with its name, and its value if it is set.
     // The pattern has no `..`: an option that is missing here does not compile.
-    fn named(&self) -> [(&'static str, Option<&dyn fmt::Debug>); 26] {
+    fn named(&self) -> [(&'static str, Option<&dyn fmt::Debug>); 27] {
         #[allow(clippy::ref_option, reason = "as the fields are borrowed")]
         fn value<T: fmt::Debug>(option: &Option<T>) -> Option<&dyn fmt::Debug> {
             option.as_ref().map(|value| value as _)
@@ -211,6 +216,7 @@ impl Settings {
             max_staleness,
             verify,
             track_hot_keys,
+            size_advice,
             mode,
             max_value_size,
             l2_timeout,
@@ -239,6 +245,7 @@ impl Settings {
             ("max_staleness", value(max_staleness)),
             ("verify", value(verify)),
             ("track_hot_keys", value(track_hot_keys)),
+            ("size_advice", value(size_advice)),
             ("mode", value(mode)),
             ("max_value_size", value(max_value_size)),
             ("l2_timeout", value(l2_timeout)),

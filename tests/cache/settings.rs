@@ -25,6 +25,7 @@ fn all() -> Value {
         "max_staleness": "500ms",
         "verify": 0.5,
         "track_hot_keys": true,
+        "size_advice": true,
         "mode": "available:1m",
         "max_value_size": 1000,
         "l2_timeout": "100ms",

@@ -57,7 +57,7 @@ impl Reads {
     fn get_local_at_least(&self, key: &Key, write: Version) -> Option<AnyEntry> {
         let ctx = &*self.ctx;
         let now = ctx.now();
-        let slot = ctx.l1.get(key, now)?;
+        let slot = ctx.l1.look_up(key, now)?;
         // The entry stays: the token may be made up, and for other callers the entry is as good as before.
         if !ctx.l1.is_at_least(&slot, write) && !without(Rule::Tokens) {
             return None;

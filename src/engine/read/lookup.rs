@@ -58,7 +58,7 @@ impl Reads {
     )]
     #[inline(always)]
     pub(crate) fn get_local(&self, key: &str, now: Tick) -> Option<AnyEntry> {
-        let slot = self.ctx.l1.get(key, now)?;
+        let slot = self.ctx.l1.look_up(key, now)?;
         let before = self.ctx.counters.l1_hits.bump();
         self.note_hit(&slot, before);
         Some(self.hand_out(slot, now, Source::L1))

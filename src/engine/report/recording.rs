@@ -48,5 +48,7 @@ pub(crate) fn record(loads: &LaneLoads) {
         is(!contexts.first().is_off()),
     ];
     // Without the number of entries, which is a gauge.
-    contexts.first().metrics.set(&contexts.counted(), gauges);
+    let (counted, first) = (contexts.counted(), contexts.first());
+    let advice = first.l1.store.size_advice();
+    first.metrics.set(&counted, gauges, advice.as_ref());
 }

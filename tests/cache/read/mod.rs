@@ -22,6 +22,7 @@ mod former_types;
 mod get_many;
 mod hot_keys;
 mod lookup_by;
+mod size_advice;
 mod slow_values;
 mod touch_and_expire;
 #[cfg(feature = "postcard")]
