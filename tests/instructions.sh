@@ -17,7 +17,7 @@ moka=$(per_hit "moka::sync")
 echo "moka::sync: $moka"
 verdict=0
 # What it took when this was written is two to three less.
-for case in "46 get_local" "50 get_local, integers" "48 get_local, tags" "45 get" "49 get_or_load"; do
+for case in "46 get_local" "46 get_local, size_advice" "50 get_local, integers" "48 get_local, tags" "45 get" "49 get_or_load"; do
     limit=${case%% *}
     hit=${case#* }
     ours=$(per_hit "$hit")

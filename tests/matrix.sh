@@ -97,6 +97,7 @@ cargo clippy --locked --workspace --all-targets --all-features -- -D warnings
 cargo bench --locked -p benches --bench cache -- --test
 cargo bench --locked -p benches --bench ratios -- --quick
 cargo bench --locked -p benches --bench policies -- --quick
+cargo bench --locked -p benches --bench policies -- --advice --quick loop
 cargo bench --locked -p benches --bench fleet -- --quick
 
 step "the report on benches"

@@ -9,6 +9,7 @@
     reason = "a step that fails ends the bench"
 )]
 
+mod advice;
 mod feed;
 mod policies;
 mod traces;
@@ -23,6 +24,9 @@ use crate::traces::{KEYS, Trace};
 struct Arguments {
     /// Only traces whose name contains this.
     filter: Option<String>,
+    /// How far off the advice of a cache about its capacity is, instead.
+    #[arg(long)]
+    advice: bool,
     /// Short traces, to see that all of it works: the figures mean little.
     #[arg(long)]
     quick: bool,
@@ -39,6 +43,14 @@ struct Rates {
 
 fn main() {
     let arguments = Arguments::parse();
+    if arguments.advice {
+        let length = if arguments.quick {
+            1_200_000
+        } else {
+            4_000_000
+        };
+        return advice::print(length, arguments.filter.as_deref());
+    }
     let length = if arguments.quick { 100_000 } else { 2_000_000 };
     for percent in [1, 10] {
         let capacity = KEYS * percent / 100;

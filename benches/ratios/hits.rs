@@ -25,9 +25,10 @@ pub(crate) fn cases() -> Vec<(String, Hits)> {
     let texts: &[String] = texts.leak();
     let numbers: &[usize] = (0..KEYS).collect::<Vec<_>>().leak();
     let mut cases = moka(texts);
-    cases.extend(ours::<_, str>("", texts, &[]));
-    cases.extend(ours::<_, usize>(", integers", numbers, &[]));
-    cases.extend(ours::<_, str>(", tags", texts, &["one", "another"]));
+    cases.extend(ours::<_, str>("", texts, &[], false));
+    cases.extend(ours::<_, usize>(", integers", numbers, &[], false));
+    cases.extend(ours::<_, str>(", tags", texts, &["one", "another"], false));
+    cases.extend(ours::<_, str>(", size_advice", texts, &[], true));
     cases
 }
 
@@ -62,7 +63,12 @@ fn moka(keys: &'static [String]) -> Vec<(String, Hits)> {
     ]
 }
 
-fn ours<K, Q>(of_what: &str, keys: &'static [K], tags: &[&str]) -> Vec<(String, Hits)>
+fn ours<K, Q>(
+    of_what: &str,
+    keys: &'static [K],
+    tags: &[&str],
+    size_advice: bool,
+) -> Vec<(String, Hits)>
 where
     K: CacheKey + Borrow<Q> + Sync + 'static,
     Q: CacheKey + ?Sized + 'static,
@@ -70,6 +76,7 @@ where
     let cache: Cache<K, usize> = Cache::builder("bench:hits")
         .l1_capacity(CAPACITY)
         .l1_ttl(TTL)
+        .size_advice(size_advice)
         .build()
         .unwrap();
     for (value, key) in keys.iter().enumerate() {
