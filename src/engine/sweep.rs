@@ -1,5 +1,5 @@
 //! Gives the memory of entries back that L1 does not serve any more, and has moka do its pending work: in the background,
-//! so that no caller waits for it. There may be millions of entries, so other tasks run after every few.
+//! so that no caller waits for it. There may be millions of entries, so other tasks run from time to time.
 
 use std::convert::Infallible;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -7,7 +7,7 @@ use std::sync::{Arc, Mutex, Weak};
 use std::time::Duration;
 
 use futures::future::join_all;
-use tokio::task::yield_now;
+use tokio::task::spawn_blocking;
 use tokio::time::sleep;
 use tokio_util::task::AbortOnDropHandle;
 
@@ -15,6 +15,7 @@ use crate::clock::{Clock, nanos};
 use crate::l1::L1;
 use crate::util::lock::lock;
 use crate::util::on_drop::OnDrop;
+use crate::util::time_slice::TimeSlice;
 
 /// An entry that is not served any more stays for up to this long, and for as long as a sweep takes.
 const PAUSE: Duration = Duration::from_secs(1);
@@ -23,10 +24,10 @@ const PAUSE: Duration = Duration::from_secs(1);
 /// service may invalidate tags all the time.
 const TAGS_PAUSE: Duration = Duration::from_secs(60);
 
-/// How many buckets of a few entries are emptied before other tasks run.
-const EMPTIED_AT_ONCE: usize = 64;
-/// How many buckets are looked at, most of which have nothing to be removed, before other tasks run.
-const LOOKED_AT_AT_ONCE: usize = 4_096;
+/// After how many buckets, of a few entries, the sweep looks whether other tasks have to run: when it empties them, as
+/// moka may take milliseconds for one entry, and when most have nothing to be removed.
+const EMPTIED_AT_ONCE: usize = 4;
+const LOOKED_AT_AT_ONCE: usize = 256;
 
 /// The task that sweeps L1.
 #[derive(Default)]
@@ -72,17 +73,23 @@ async fn keep_swept(of: Weak<L1>, clock: &Clock) -> Option<Infallible> {
         l1.store.run_pending();
         let (now, (generation, tags)) = (clock.now(), changes(&l1));
         let may_look_at_tags = now >= swept_at.saturating_add(nanos(TAGS_PAUSE));
-        if generation != swept.0 || tags != swept.1 && may_look_at_tags {
+        if generation != swept.0 {
+            let (forgotten, steps) = l1.sweep_dropped(now);
+            in_parts(steps, EMPTIED_AT_ONCE).await;
+            spawn_blocking(|| drop(forgotten));
+        } else if tags != swept.1 && may_look_at_tags {
             in_parts(l1.sweep(now), EMPTIED_AT_ONCE).await;
-            (swept, swept_at) = ((generation, tags), now);
         } else {
             in_parts(l1.sweep_expired(now), LOOKED_AT_AT_ONCE).await;
+            continue;
         }
+        (swept, swept_at) = ((generation, tags), now);
     }
 }
 
 async fn in_parts(mut sweep: impl Iterator<Item = ()>, at_once: usize) {
+    let mut slice = TimeSlice::begin();
     while sweep.by_ref().take(at_once).count() == at_once {
-        yield_now().await;
+        slice.yield_if_over().await;
     }
 }

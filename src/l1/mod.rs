@@ -404,9 +404,15 @@ impl L1 {
         self.store.remove_if(key, |slot| self.is_gone(slot, now));
     }
 
-    /// Gives the memory of entries back that were dropped together, or have expired: of a few with each step.
+    /// Gives the memory of entries back that are not served any more, or have expired: of a few with each step.
     pub(crate) fn sweep(&self, now: Tick) -> impl Iterator<Item = ()> {
         self.store.remove_where(move |slot| self.is_gone(slot, now))
+    }
+
+    /// As [`sweep`](Self::sweep), after all entries were dropped together. Returns what is to be dropped after the steps,
+    /// by a thread that may take seconds.
+    pub(crate) fn sweep_dropped(&self, now: Tick) -> (Box<dyn Send>, impl Iterator<Item = ()>) {
+        (self.store).keep_where(move |slot| !self.is_gone(slot, now))
     }
 
     /// Gives the memory of entries back that have expired: of a few with each step.

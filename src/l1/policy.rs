@@ -2,15 +2,16 @@
 //! some of the hits. Knows nothing of the values.
 
 use std::hash::{BuildHasher, Hasher};
-use std::sync::{Arc, OnceLock};
+use std::sync::Arc;
 
+use arc_swap::ArcSwapOption;
 use moka::notification::RemovalCause;
 use moka::sync::Cache;
 
 /// The hashes of all keys that have an entry, with the weights.
 pub(super) struct Policy {
     /// Made with the first entry: its queues take 28 KiB, and a service may have many lanes without one.
-    hashes: OnceLock<Hashes>,
+    hashes: ArcSwapOption<Hashes>,
     capacity: u64,
     is_weighed: bool,
     evict: Arc<dyn Fn(u64) + Send + Sync>,
@@ -26,14 +27,15 @@ impl Policy {
         evict: impl Fn(u64) + Send + Sync + 'static,
     ) -> Self {
         Self {
-            hashes: OnceLock::new(),
+            hashes: ArcSwapOption::empty(),
             capacity,
             is_weighed,
             evict: Arc::new(evict),
         }
     }
 
-    fn make(&self) -> Hashes {
+    #[cold]
+    fn make(&self) -> Arc<Hashes> {
         let evict = Arc::clone(&self.evict);
         let mut hashes = Cache::builder()
             .max_capacity(self.capacity)
@@ -46,7 +48,10 @@ impl Policy {
         if self.is_weighed {
             hashes = hashes.weigher(|_, weight: &u32| *weight);
         }
-        hashes.build_with_hasher(IdentityHasher::default())
+        let made = Arc::new(hashes.build_with_hasher(IdentityHasher::default()));
+        // Another thread may have come first.
+        let present = (self.hashes).compare_and_swap(&None::<Arc<Hashes>>, Some(Arc::clone(&made)));
+        present.as_ref().map_or(made, Arc::clone)
     }
 
     /// Whether there is a choice to be made soon, for which moka counts look-ups: before it has half of what it may
@@ -57,32 +62,40 @@ impl Policy {
 
     /// Takes note of a look-up of a key.
     pub(super) fn record(&self, hash: u64) {
-        if let Some(hashes) = self.hashes.get() {
+        if let Some(hashes) = &*self.hashes.load() {
             hashes.get(&hash);
         }
     }
 
     /// Takes a key in, or takes note of another weight.
     pub(super) fn admit(&self, hash: u64, weight: u32) {
-        self.hashes.get_or_init(|| self.make()).insert(hash, weight);
+        match &*self.hashes.load() {
+            Some(hashes) => hashes.insert(hash, weight),
+            None => self.make().insert(hash, weight),
+        }
     }
 
     pub(super) fn remove(&self, hash: u64) {
-        if let Some(hashes) = self.hashes.get() {
+        if let Some(hashes) = &*self.hashes.load() {
             hashes.invalidate(&hash);
         }
     }
 
+    /// Forgets all keys. Returns what it knew of them, which takes seconds to be dropped if they are millions.
+    pub(super) fn forget_all(&self) -> impl Send + use<> {
+        self.hashes.swap(None)
+    }
+
     /// Does the pending work: up to a few hundred writes, which takes less than a millisecond.
     pub(super) fn run_pending(&self) {
-        if let Some(hashes) = self.hashes.get() {
+        if let Some(hashes) = &*self.hashes.load() {
             hashes.run_pending_tasks();
         }
     }
 
     /// The weights of all entries, as of the last pending work.
     pub(super) fn weight(&self) -> u64 {
-        self.hashes.get().map_or(0, Hashes::weighted_size)
+        (self.hashes.load().as_ref()).map_or(0, |hashes| hashes.weighted_size())
     }
 }
 

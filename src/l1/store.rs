@@ -238,6 +238,33 @@ impl Store {
         (self.places()).map(move |place| self.remove_from(place, &condition))
     }
 
+    /// As [`remove_where`](Self::remove_where), where most entries meet the condition. moka, which takes milliseconds for
+    /// some of the hashes that it removes, forgets all and is told of the others. Returns what moka knew, too: it takes
+    /// long to be dropped, and is best kept until inserts that still use it are over.
+    pub(super) fn keep_where(
+        &self,
+        condition: impl Fn(&Slot) -> bool,
+    ) -> (Box<dyn Send>, impl Iterator<Item = ()>) {
+        let forgotten: Box<dyn Send> = Box::new(self.policy.forget_all());
+        // After that: an entry that comes to its bucket later is told to moka by its insert.
+        let steps = self.places().map(move |place| {
+            let mut kept = Vec::new();
+            let removed = self.table.remove_from(place, |slot| {
+                let is_kept = condition(slot);
+                if is_kept {
+                    kept.push((self.table.hash(&slot.key), slot.weight()));
+                }
+                !is_kept
+            });
+            for (hash, weight) in kept {
+                self.policy.admit(hash, weight);
+            }
+            drop(removed);
+            self.drop_evicted();
+        });
+        (forgotten, steps)
+    }
+
     /// As [`remove_where`](Self::remove_where), but looks only at buckets with an entry whose time has passed at `now`.
     pub(super) fn remove_due(
         &self,

@@ -205,6 +205,28 @@ fn moka_knows_all_entries_whatever_it_evicts_meanwhile() {
     }
 }
 
+/// All entries were dropped, and the sweep has moka forget them. So it is told of an entry that comes meanwhile, by the
+/// sweep or by the insert.
+#[test]
+fn moka_knows_what_comes_while_it_forgets_the_others() {
+    for is_of_the_same_key in [false, true] {
+        in_every_order(move |world| {
+            if is_of_the_same_key {
+                world.read();
+            } else {
+                world.read_other("a");
+            }
+            world.l1.empty();
+            let op = world.begin();
+            let sweep = world.spawn(|world| world.l1.sweep_dropped(world.now).1.for_each(drop));
+            world.publish(&op, (EPOCH, 1));
+            sweep.join().unwrap();
+            assert!(world.shown().is_some());
+            assert!(world.is_tidy());
+        });
+    }
+}
+
 /// A look-up finds an entry though the table grows meanwhile and moves it; and a change that comes meanwhile does, too.
 #[test]
 fn the_table_grows_unseen() {

@@ -43,6 +43,10 @@ impl Policy {
         }
     }
 
+    pub(in crate::l1) fn forget_all(&self) -> impl Send + use<> {
+        mem::take(&mut *lock(&self.hashes))
+    }
+
     /// Evicts all entries, for want of room.
     pub(in crate::l1) fn run_pending(&self) {
         let hashes = mem::take(&mut *lock(&self.hashes));
