@@ -28,7 +28,7 @@ use crate::clock::{Clock, Tick};
 use crate::key::Key;
 use crate::options::Options;
 use crate::settings::Settings;
-use crate::vocabulary::{AnyValue, LaneClock, Version};
+use crate::vocabulary::{AnyValue, L1Capacity, LaneClock, Version};
 
 const KEY: &str = "k";
 /// The tag that some values have.
