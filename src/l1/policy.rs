@@ -5,7 +5,6 @@ use std::hash::{BuildHasher, Hasher};
 use std::sync::Arc;
 
 use arc_swap::ArcSwapOption;
-use moka::notification::RemovalCause;
 use moka::sync::Cache;
 
 /// The hashes of all keys that have an entry, with the weights.
@@ -20,7 +19,7 @@ pub(super) struct Policy {
 type Hashes = Cache<u64, u32, IdentityHasher>;
 
 impl Policy {
-    /// `evict` is called with each hash that is removed, by whichever thread calls at that moment.
+    /// `evict` is called with each hash that is evicted, by whichever thread calls at that moment.
     pub(super) fn new(
         capacity: u64,
         is_weighed: bool,
@@ -40,7 +39,8 @@ impl Policy {
         let mut hashes = Cache::builder()
             .max_capacity(self.capacity)
             .eviction_listener(move |hash, _, cause| {
-                if cause != RemovalCause::Replaced {
+                // What the store removes it has removed itself, and another entry may have come since.
+                if cause.was_evicted() {
                     evict(*hash);
                 }
             });

@@ -1,5 +1,5 @@
 //! The entries: all of them in the [`Table`], which look-ups read, and their hashes in moka (the [`Policy`]), which
-//! bounds them. An entry is put in the table first and then told to moka; and whatever moka removes is removed from the
+//! bounds them. An entry is put in the table first and then told to moka; and whatever moka evicts is removed from the
 //! table. So moka has each entry of the table, but for one that is just being stored. Knows nothing of versions and
 //! generations: its caller says with a condition which entry may be seen or removed.
 
@@ -204,8 +204,8 @@ impl Store {
         }
         let hash = self.table.hash(key);
         let is_it = |slot: &Held| *slot.key == *key && condition(slot);
-        if self.table.remove_if(hash, is_it).is_some() {
-            self.policy.remove(hash);
+        if let Some(removed) = self.table.remove_if(hash, is_it) {
+            self.forget(&removed);
             self.drop_evicted();
         }
     }
@@ -284,10 +284,20 @@ impl Store {
     }
 
     fn remove_from(&self, place: u64, mut condition: impl FnMut(&Slot) -> bool) {
-        for slot in self.table.remove_from(place, |slot| condition(slot)) {
-            self.policy.remove(self.table.hash(&slot.key));
+        for removed in self.table.remove_from(place, |slot| condition(slot)) {
+            self.forget(&removed);
         }
         self.drop_evicted();
+    }
+
+    /// Has moka forget an entry that was removed from the table.
+    fn forget(&self, removed: &Slot) {
+        let (key, hash) = (&*removed.key, self.table.hash(&removed.key));
+        self.policy.remove(hash);
+        // Another thread may have stored another entry in between, which moka has to know.
+        if let Some(present) = self.table.get(hash, key, |_| true) {
+            self.policy.admit(hash, present.weight());
+        }
     }
 
     /// Is notified of each new entry.

@@ -205,6 +205,22 @@ fn moka_knows_all_entries_whatever_it_evicts_meanwhile() {
     }
 }
 
+/// A hit of a key that changes often would otherwise be lost now and then.
+#[test]
+fn what_is_read_after_a_change_is_not_removed_with_the_former_entry() {
+    in_every_order(|world| {
+        world.read();
+        let subscriber = world.spawn(|world| world.hear_of_a_write());
+        let is_gone = world.shown().is_none();
+        if is_gone {
+            world.read();
+        }
+        let ver = subscriber.join().unwrap();
+        assert_eq!(world.shown(), is_gone.then_some((EPOCH, ver)));
+        assert!(world.is_tidy());
+    });
+}
+
 /// All entries were dropped, and the sweep has moka forget them. So it is told of an entry that comes meanwhile, by the
 /// sweep or by the insert.
 #[test]

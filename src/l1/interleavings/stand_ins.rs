@@ -37,10 +37,7 @@ impl Policy {
     }
 
     pub(in crate::l1) fn remove(&self, hash: u64) {
-        // In two steps, as in moka.
-        if lock(&self.hashes).remove(&hash) {
-            (self.evict)(hash);
-        }
+        lock(&self.hashes).remove(&hash);
     }
 
     pub(in crate::l1) fn forget_all(&self) -> impl Send + use<> {
