@@ -1,6 +1,5 @@
 //! The value that most benches store.
 
-use larder::codec::{Bincode, Codec};
 use serde::{Deserialize, Serialize};
 
 /// About 128 bytes.
@@ -24,10 +23,9 @@ impl User {
         }
     }
 
+    /// As a service does by hand.
     pub(crate) fn encode(&self) -> Vec<u8> {
-        let mut bytes = Vec::new();
-        Bincode.encode(self, &mut bytes).unwrap();
-        bytes
+        bincode::serde::encode_to_vec(self, bincode::config::standard()).unwrap()
     }
 
     pub(crate) fn decode(bytes: &[u8]) -> Self {
