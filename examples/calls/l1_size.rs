@@ -25,6 +25,16 @@ pub(crate) async fn run() -> Result<(), Box<dyn Error>> {
     let found = thumbnails.get_many(&ids).await;
     assert!(found.iter().all(Option::is_some), "L2 has them all");
 
+    // The estimate looks at each byte of a `Vec`. A weigher knows the size at once.
+    let images: Cache<u64, Vec<u8>> = Cache::builder("photos:image")
+        .l1_capacity_bytes(1_000_000)
+        .l1_weigher(|key, image: &Vec<u8>| {
+            u32::try_from(key.len() + image.len() + 600).unwrap_or(u32::MAX)
+        })
+        .build()?;
+    images.insert(&7, vec![0; 900_000]).await?;
+    assert!(images.get_local(&7).is_some());
+
     // A job that reads everything once has no use for an L1.
     let job: Cache<u64, Vec<u8>> = Cache::builder("photos:thumbnail")
         .l1_capacity(0)
