@@ -199,13 +199,13 @@ impl Store {
     /// Removes the entry of a key if it meets the condition.
     pub(super) fn remove_if(&self, key: &str, condition: impl Fn(&Slot) -> bool) {
         // Most keys that other instances change are not here, which takes no lock.
-        if self.get(key, &condition).is_none() {
+        let hash = self.table.hash(key);
+        if self.table.get(hash, key, &condition).is_none() {
             return;
         }
-        let hash = self.table.hash(key);
         let is_it = |slot: &Held| *slot.key == *key && condition(slot);
-        if let Some(removed) = self.table.remove_if(hash, is_it) {
-            self.forget(&removed);
+        if self.table.remove_if(hash, is_it).is_some() {
+            self.forget(hash, key);
             self.drop_evicted();
         }
     }
@@ -238,9 +238,9 @@ impl Store {
         (self.places()).map(move |place| self.remove_from(place, &condition))
     }
 
-    /// As [`remove_where`](Self::remove_where), where most entries meet the condition. moka, which takes milliseconds for
-    /// some of the hashes that it removes, forgets all and is told of the others. Returns what moka knew, too: it takes
-    /// long to be dropped, and is best kept until inserts that still use it are over.
+    /// Removes the entries that do not meet the condition, which are most, those of one bucket with each step. moka takes
+    /// milliseconds for some of the hashes that it removes, so moka forgets all entries and is told of those that stay.
+    /// Also returns the former moka, to be dropped after the steps: that takes long, and inserts may use it until then.
     pub(super) fn keep_where(
         &self,
         condition: impl Fn(&Slot) -> bool,
@@ -285,14 +285,13 @@ impl Store {
 
     fn remove_from(&self, place: u64, mut condition: impl FnMut(&Slot) -> bool) {
         for removed in self.table.remove_from(place, |slot| condition(slot)) {
-            self.forget(&removed);
+            self.forget(self.table.hash(&removed.key), &removed.key);
         }
         self.drop_evicted();
     }
 
-    /// Has moka forget an entry that was removed from the table.
-    fn forget(&self, removed: &Slot) {
-        let (key, hash) = (&*removed.key, self.table.hash(&removed.key));
+    /// Has moka forget the entry of a key that was removed from the table.
+    fn forget(&self, hash: u64, key: &str) {
         self.policy.remove(hash);
         // Another thread may have stored another entry in between, which moka has to know.
         if let Some(present) = self.table.get(hash, key, |_| true) {

@@ -53,27 +53,27 @@ impl Bytes {
     }
 }
 
-macro_rules! simple {
+/// Methods that add bytes, and return the sum: to the caller, or for the parts that follow.
+macro_rules! add {
     ($($method:ident($($value:ident: $type:ty),*) $bytes:expr;)*) => {$(
-        fn $method(self $(, $value: $type)*) -> Result<(), Error> {
-            self.and($bytes);
-            Ok(())
+        fn $method(self $(, $value: $type)*) -> Result<Self, Error> {
+            Ok(self.and($bytes))
         }
     )*};
 }
 
-impl<'a> Serializer for &'a mut Bytes {
-    type Ok = ();
+impl Serializer for &mut Bytes {
+    type Ok = Self;
     type Error = Error;
-    type SerializeSeq = &'a mut Bytes;
-    type SerializeTuple = &'a mut Bytes;
-    type SerializeTupleStruct = &'a mut Bytes;
-    type SerializeTupleVariant = &'a mut Bytes;
-    type SerializeMap = &'a mut Bytes;
-    type SerializeStruct = &'a mut Bytes;
-    type SerializeStructVariant = &'a mut Bytes;
+    type SerializeSeq = Self;
+    type SerializeTuple = Self;
+    type SerializeTupleStruct = Self;
+    type SerializeTupleVariant = Self;
+    type SerializeMap = Self;
+    type SerializeStruct = Self;
+    type SerializeStructVariant = Self;
 
-    simple! {
+    add! {
         serialize_bool(_value: bool) 1;
         serialize_i8(_value: i8) 1;
         serialize_i16(_value: i16) 2;
@@ -94,9 +94,16 @@ impl<'a> Serializer for &'a mut Bytes {
         serialize_unit() 0;
         serialize_unit_struct(_name: &'static str) 0;
         serialize_unit_variant(_name: &'static str, _index: u32, _variant: &'static str) TAG;
+        serialize_seq(_len: Option<usize>) COLLECTION + allocated(1);
+        serialize_map(_len: Option<usize>) COLLECTION + allocated(1);
+        serialize_tuple(_len: usize) 0;
+        serialize_tuple_struct(_name: &'static str, _len: usize) 0;
+        serialize_struct(_name: &'static str, _len: usize) 0;
+        serialize_tuple_variant(_name: &'static str, _index: u32, _variant: &'static str, _len: usize) TAG;
+        serialize_struct_variant(_name: &'static str, _index: u32, _variant: &'static str, _len: usize) TAG;
     }
 
-    fn serialize_some<T: Serialize + ?Sized>(self, value: &T) -> Result<(), Error> {
+    fn serialize_some<T: Serialize + ?Sized>(self, value: &T) -> Result<Self, Error> {
         value.serialize(self.and(TAG))
     }
 
@@ -104,7 +111,7 @@ impl<'a> Serializer for &'a mut Bytes {
         self,
         _name: &'static str,
         value: &T,
-    ) -> Result<(), Error> {
+    ) -> Result<Self, Error> {
         value.serialize(self)
     }
 
@@ -114,48 +121,8 @@ impl<'a> Serializer for &'a mut Bytes {
         _index: u32,
         _variant: &'static str,
         value: &T,
-    ) -> Result<(), Error> {
+    ) -> Result<Self, Error> {
         value.serialize(self.and(TAG))
-    }
-
-    fn serialize_seq(self, _len: Option<usize>) -> Result<Self, Error> {
-        Ok(self.and(COLLECTION + allocated(1)))
-    }
-
-    fn serialize_tuple(self, _len: usize) -> Result<Self, Error> {
-        Ok(self)
-    }
-
-    fn serialize_tuple_struct(self, _name: &'static str, _len: usize) -> Result<Self, Error> {
-        Ok(self)
-    }
-
-    fn serialize_tuple_variant(
-        self,
-        _name: &'static str,
-        _index: u32,
-        _variant: &'static str,
-        _len: usize,
-    ) -> Result<Self, Error> {
-        Ok(self.and(TAG))
-    }
-
-    fn serialize_map(self, _len: Option<usize>) -> Result<Self, Error> {
-        Ok(self.and(COLLECTION + allocated(1)))
-    }
-
-    fn serialize_struct(self, _name: &'static str, _len: usize) -> Result<Self, Error> {
-        Ok(self)
-    }
-
-    fn serialize_struct_variant(
-        self,
-        _name: &'static str,
-        _index: u32,
-        _variant: &'static str,
-        _len: usize,
-    ) -> Result<Self, Error> {
-        Ok(self.and(TAG))
     }
 
     // As bincode and postcard: an address takes its bytes and not those of its text.
@@ -167,15 +134,15 @@ impl<'a> Serializer for &'a mut Bytes {
 macro_rules! parts {
     ($($part:ident: $method:ident($($name:ident)?);)*) => {$(
         impl $part for &mut Bytes {
-            type Ok = ();
+            type Ok = Self;
             type Error = Error;
 
             fn $method<T: Serialize + ?Sized>(&mut self, $($name: &'static str,)? value: &T) -> Result<(), Error> {
-                value.serialize(&mut **self)
+                value.serialize(&mut **self).map(|_| ())
             }
 
-            fn end(self) -> Result<(), Error> {
-                Ok(())
+            fn end(self) -> Result<Self, Error> {
+                Ok(self)
             }
         }
     )*};
@@ -191,18 +158,18 @@ parts! {
 }
 
 impl SerializeMap for &mut Bytes {
-    type Ok = ();
+    type Ok = Self;
     type Error = Error;
 
     fn serialize_key<T: Serialize + ?Sized>(&mut self, key: &T) -> Result<(), Error> {
-        key.serialize(self.and(MAP_ENTRY))
+        key.serialize(self.and(MAP_ENTRY)).map(|_| ())
     }
 
     fn serialize_value<T: Serialize + ?Sized>(&mut self, value: &T) -> Result<(), Error> {
-        value.serialize(&mut **self)
+        value.serialize(&mut **self).map(|_| ())
     }
 
-    fn end(self) -> Result<(), Error> {
-        Ok(())
+    fn end(self) -> Result<Self, Error> {
+        Ok(self)
     }
 }
