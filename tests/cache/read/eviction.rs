@@ -1,9 +1,11 @@
 //! Which entries stay in L1 when not all can: moka decides, though it is told of few of the hits.
 
+use std::iter::repeat_with;
+
 use larder::Cache;
 
 /// Keys as often as in real life: the nth most popular one is asked for an nth as often as the first.
-fn keys(of: u32, times: usize) -> impl Iterator<Item = u64> {
+pub(super) fn keys(of: u32) -> impl Iterator<Item = u64> {
     let mut sum = 0.0;
     let sums: Vec<f64> = (1..=of)
         .map(|rank| {
@@ -12,7 +14,7 @@ fn keys(of: u32, times: usize) -> impl Iterator<Item = u64> {
         })
         .collect();
     let mut random = fastrand::Rng::with_seed(7);
-    (0..times).map(move |_| {
+    repeat_with(move || {
         let at = random.f64() * sum;
         u64::try_from(sums.partition_point(|&sum| sum < at)).unwrap()
     })
@@ -29,7 +31,7 @@ async fn hits_that_moka_does_not_see_hardly_change_what_stays() {
         .build()
         .unwrap();
     let mut hits_of_moka = 0;
-    for key in keys(20_000, LOOK_UPS) {
+    for key in keys(20_000).take(LOOK_UPS) {
         match moka.get(&key) {
             Some(_) => hits_of_moka += 1,
             None => moka.insert(key, key),

@@ -5,6 +5,8 @@ use std::time::Duration;
 use larder::stats::{AdvisedSize, SizeAdvice};
 use larder::{Builder, Cache};
 
+use super::eviction::keys;
+
 type Numbers = Cache<u64, u64>;
 
 fn numbers(capacity: u64, set: impl FnOnce(Builder<u64, u64>) -> Builder<u64, u64>) -> Numbers {
@@ -37,32 +39,15 @@ async fn hit_rate(cache: &Numbers, keys: &[u64]) -> f64 {
 const KEYS: u32 = 4_000;
 const LOOK_UPS: usize = 22_000;
 
-/// Keys by rank: the nth most popular one is drawn an nth as often as the first.
-fn zipf() -> impl FnMut() -> usize {
-    let mut sum = 0.0;
-    let sums: Vec<f64> = (1..=KEYS)
-        .map(|rank| {
-            sum += 1.0 / f64::from(rank);
-            sum
-        })
-        .collect();
-    let mut random = fastrand::Rng::with_seed(7);
-    move || {
-        let drawn = random.f64() * sum;
-        sums.partition_point(|&up_to| up_to < drawn)
-    }
-}
-
 fn popular() -> Vec<u64> {
-    let mut draw = zipf();
-    (0..LOOK_UPS).map(|_| draw() as u64).collect()
+    keys(KEYS).take(LOOK_UPS).collect()
 }
 
 /// After each 2 000 look-ups, 500 keys in a row that are rarely asked for.
 fn with_scans() -> Vec<u64> {
-    let mut draw = zipf();
+    let mut drawn = keys(KEYS);
     let key = |nth: usize| match nth % 2_500 {
-        ..2_000 => draw() as u64,
+        ..2_000 => drawn.next().unwrap(),
         of_scan => u64::from(KEYS) + (nth / 2_500 * 500 + of_scan - 2_000) as u64 % 4_000,
     };
     (0..LOOK_UPS).map(key).collect()
@@ -70,14 +55,15 @@ fn with_scans() -> Vec<u64> {
 
 /// Every 400 look-ups a popular key changes places with any other.
 fn shifting() -> Vec<u64> {
-    let (mut draw, mut drawn) = (zipf(), zipf());
+    let [mut ranks, mut changed] =
+        [keys(KEYS), keys(KEYS)].map(|ranks| ranks.map(|rank| usize::try_from(rank).unwrap()));
     let mut random = fastrand::Rng::with_seed(8);
     let mut of_rank: Vec<u64> = (0..u64::from(KEYS)).collect();
     let key = |nth: usize| {
         if nth.is_multiple_of(400) {
-            of_rank.swap(drawn(), random.usize(..KEYS as usize));
+            of_rank.swap(changed.next().unwrap(), random.usize(..KEYS as usize));
         }
-        of_rank[draw()]
+        of_rank[ranks.next().unwrap()]
     };
     (0..LOOK_UPS).map(key).collect()
 }
