@@ -60,7 +60,9 @@ impl Writer {
             return answers;
         }
         if self.ctx.l1.freshness.has_no_l2() {
-            carry_out(&self.ctx, writes).await;
+            // Each step is done at once, so there is nothing to gather, and calls are in the order in which their callers
+            // make them. No call inserts a key twice, so its writes need no order.
+            batch::send(&self.ctx, writes).await;
             return answers;
         }
         let weights = writes.iter().map(Write::weight);
@@ -111,23 +113,6 @@ impl Writer {
             *queue = sender;
             tokio::spawn(run(Arc::clone(&self.ctx), calls));
         }
-    }
-}
-
-/// Carries the writes of a call out where there is no L2: each step is done at once, so there is nothing to gather, and
-/// the calls are in the order in which their callers make them.
-async fn carry_out(ctx: &Context, writes: Call) {
-    if writes.len() == 1 {
-        // It has no other write to wait for, and needs no order.
-        batch::send(ctx, writes).await;
-        return;
-    }
-    let mut order = WriteOrder::new();
-    order.push(writes);
-    while let Some(batch) = order.next_batch() {
-        let ended = EndedBatch::of(&batch);
-        batch::send(ctx, batch).await;
-        order.end(&ended.keys, ended.weight);
     }
 }
 
