@@ -96,6 +96,8 @@ rules! {
     LostTombstones,
     /// 28: a replica that takes over goes on with the epoch of its former primary, whatever it lacks.
     Handover,
+    /// 29: a value replaces the value of its own type alone, whatever stores it.
+    AllTypes,
 }
 
 /// Whether a rule is turned off.

@@ -80,36 +80,6 @@ local function clock(key, rnd)
   return tonumber(rnd), 0, 0
 end
 
--- What is stored before the body of each value that is written in this step: its last number is the sum of the others, as
--- a check.
-local function stamp(epoch, ver, at)
-  return 'LRD\4' .. struct.pack('>I8I8I8I8', epoch, ver, at, epoch + ver + at)
-end
-
--- The times with which a body begins, in ms from when it was written; with their sum.
-local function pack_times(stale, expires, ends, l1)
-  return struct.pack('>I8I8I8I8I8', stale, expires, ends, l1, stale + expires + ends + l1)
-end
-
--- Where the times begin.
-local TIMES = 36
-
--- What a stored value begins with. A key of another type has none.
-local function head_of(key)
-  return checked(redis.pcall('GETRANGE', key, 0, 99), 'GETRANGE')
-end
-
--- Epoch and ver of a stored value, when it expires, when it was written, and its times; nil if it is not a value. The
--- sums are compared, as a script that changes the times writes theirs anew: it would make damaged times good.
-local function read_stamp(v)
-  if type(v) == 'string' and #v >= 100 and string.sub(v, 1, 4) == 'LRD\4' and string.byte(v, 78) == 0 then
-    local epoch, ver, at, sum, stale, expires, ends, l1, sum_of_times = struct.unpack('>I8I8I8I8I8I8I8I8I8', v, 5)
-    if epoch + ver + at == sum and stale + expires + ends + l1 == sum_of_times then
-      return epoch, ver, at + expires, at, stale, ends, l1
-    end
-  end
-end
-
 -- Orders one write: advances the clock, appends the message to the log and publishes it.
 local function publish(key, log, channel, rnd, payload)
   local epoch, seq, ver = clock(key, rnd)

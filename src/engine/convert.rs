@@ -38,6 +38,9 @@ pub(crate) type Same = Box<dyn Fn(&AnyValue, &AnyValue) -> bool + Send + Sync>;
 
 type BoxError = Box<dyn Error + Send + Sync>;
 
+/// A value, and the stored bytes taken apart.
+type Decoded<'b> = (AnyValue, Envelope<'b>);
+
 /// The functions of the builder that know the type of the values.
 pub(crate) struct TypeRules {
     pub(crate) codec: Box<dyn ValueCodec>,
@@ -106,20 +109,22 @@ impl Convert {
     /// Reads stored bytes. The caller decides whether their epoch and age are right, and [its tags](super::read::tags)
     /// valid.
     ///
-    /// If they cannot be read, returns the request for a value other than this one.
+    /// If they have no value of this type, returns the request for one; if it cannot be read, for another one.
     pub(crate) fn open(&self, key: &Key, bytes: &[u8], now: Tick) -> Result<Held, Want> {
         self.counters.l2_read_bytes.add(bytes.len() as u64);
         match self.decode(key, bytes) {
-            Ok((value, read)) => {
+            Ok(Some((value, read))) => {
                 let tags = self.l1.tags(&read.tags);
                 Ok(self.slot(key, value, read.stamp, read.lifetime, tags, now))
             }
+            // Instances of another release have stored theirs (rule 29).
+            Ok(None) => Err(Want::Any),
             Err(error) => {
                 self.cannot_read(key, &*error);
                 // By its version, if it has one: a value that another load has stored meanwhile is read, not loaded
                 // again.
-                let stamp = envelope::read_stamp(bytes);
-                Err(stamp.map_or(Want::Nothing, |(stamp, _)| Want::OtherThan(stamp.ver)))
+                let stamp = envelope::stamp_of(bytes, self.type_tag);
+                Err(stamp.map_or(Want::Nothing, |stamp| Want::OtherThan(stamp.ver)))
             }
         }
     }
@@ -128,16 +133,16 @@ impl Convert {
     #[cfg(feature = "write-behind")]
     pub(crate) fn open_waiting(&self, waiting: &Waiting) -> Option<AnyValue> {
         let bytes = envelope::stamped(Stamp::default(), &waiting.body);
-        let (value, _) = self.decode(&Key::from(&*waiting.key), &bytes).ok()?;
+        let (value, _) = self.decode(&Key::from(&*waiting.key), &bytes).ok()??;
         Some(value)
     }
 
-    fn decode<'b>(&self, key: &Key, bytes: &'b [u8]) -> Result<(AnyValue, Envelope<'b>), BoxError> {
-        let envelope = envelope::open(bytes, self.namespace.key(key))?;
-        // The type is compared before the decoder runs: bytes of another type may decode to a wrong value.
-        if envelope.head.type_tag != self.type_tag {
-            return Err("it is tagged as another type".into());
-        }
+    /// Decodes the value of this type, if there is one: bytes of another type may decode to a wrong value.
+    fn decode<'b>(&self, key: &Key, bytes: &'b [u8]) -> Result<Option<Decoded<'b>>, BoxError> {
+        let place = self.namespace.key(key);
+        let Some(envelope) = envelope::open(bytes, place, self.type_tag)? else {
+            return Ok(None);
+        };
         let context = self.codec_context(key, &envelope.tags);
         let codec = envelope.head.codec;
         let (rules, payload, began) = (&*self.rules, envelope.payload, Instant::now());
@@ -149,7 +154,7 @@ impl Convert {
         if decoded.is_of_former_type {
             self.counters.former_types.bump();
         }
-        Ok((decoded.value, envelope))
+        Ok(Some((decoded.value, envelope)))
     }
 
     /// Whether two values are the same. `None` if they cannot be compared. Runs the user's code, which may panic.

@@ -158,7 +158,11 @@ impl Engine {
                 }
             });
             let namespace = of.options.namespace.as_str();
-            let name = LaneName { namespace, lane };
+            let name = LaneName {
+                namespace,
+                lane,
+                type_tag: of.type_tag,
+            };
             let lane = of.l2.lane(name, of.options.l2_timeout, on_connect);
             let (system, reporter) = (lane.system(), outages.join(namespace));
             let (options, counters) = (&of.options, &of.counters);

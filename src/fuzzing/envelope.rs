@@ -3,8 +3,9 @@
 use super::input::Input;
 use crate::key::Key;
 use crate::wire::envelope::{
-    Envelope, Head, Lifetime, MAGIC, Place, Stamp, Ttls, begin, checksum, open, open_tags,
-    read_stamp, restamped, seal, stamped, stored_tags, sum, tags_of,
+    Envelope, Head, Lifetime, MAGIC, MOST_VALUES, Place, Stamp, Ttls, begin, checksum, join, open,
+    open_tags, read_stamp, restamped, seal, stamped, stored_tags, sum, tags_of, type_tag_of,
+    values,
 };
 
 const TIMES: usize = 36;
@@ -23,14 +24,27 @@ pub fn envelope(bytes: &[u8]) {
 
 /// What opens seals to the same bytes, and a stamp that is read is written the same.
 fn whatever_it_is(bytes: &[u8], place: Place) {
+    let all: Vec<_> = values(bytes).collect();
+    let found: Vec<&[u8]> = all.iter().copied().filter_map(Result::ok).collect();
+    if found.len() == all.len() && found.len() < MOST_VALUES {
+        assert_eq!(join(&found), bytes, "the values");
+    }
+    for value in found {
+        one_value(&join(&[value]), place);
+    }
+    // Both are lists of tags, or none: they say nothing of whether the rest is right.
+    let _ = (tags_of(bytes), open_tags(bytes), stored_tags(bytes));
+    let _ = open(bytes, place, 0);
+}
+
+fn one_value(bytes: &[u8], place: Place) {
     let stamp = read_stamp(bytes);
     if let Some((stamp, lifetime)) = stamp {
         assert_eq!(restamped(stamp, lifetime, bytes), bytes, "the stamp");
     }
-    // Both are lists of tags, or none: they say nothing of whether the rest is right.
-    let _ = (tags_of(bytes), open_tags(bytes));
     let of_stored = stored_tags(bytes);
-    let Ok(envelope) = open(bytes, place) else {
+    let type_tag = bytes.get(TIMES..).and_then(type_tag_of).unwrap_or_default();
+    let Ok(Some(envelope)) = open(bytes, place, type_tag) else {
         return;
     };
     assert_eq!(stamp, Some((envelope.stamp, envelope.lifetime)));
@@ -40,7 +54,8 @@ fn whatever_it_is(bytes: &[u8], place: Place) {
         Place::namespace("fuzz").key("other"),
         Place::namespace("other").key("key"),
     ] {
-        assert!(open(bytes, other).is_err(), "it opens in another place");
+        let elsewhere = open(bytes, other, type_tag);
+        assert!(elsewhere.is_err(), "it opens in another place");
     }
 }
 
@@ -103,17 +118,20 @@ fn sealed_and_damaged(input: &mut Input<'_>, place: Place) {
         tags,
     };
     let bytes = sealed(&envelope, place);
-    assert_eq!(open(&bytes, place).as_ref(), Ok(&envelope));
+    let tag = head.type_tag;
+    assert_eq!(open(&bytes, place, tag).as_ref(), Ok(&Some(envelope)));
 
     let at = usize::try_from(damage.0 % bytes.len() as u64).expect("it is in the bytes");
     let mut other = bytes.clone();
     if let Some(byte) = other.get_mut(at) {
         *byte ^= damage.1.max(1);
     }
-    assert!(open(&other, place).is_err(), "another byte {at}");
+    // With another type tag it is the value of other instances.
+    let opens = |bytes: &[u8]| matches!(open(bytes, place, tag), Ok(Some(_)));
+    assert!(!opens(&other), "another byte {at}");
     let cut = bytes.get(..at).unwrap_or_default();
-    assert!(open(cut, place).is_err(), "cut to {at}");
+    assert!(!opens(cut), "cut to {at}");
     let longer = [&*bytes, &[damage.1]].concat();
-    assert!(open(&longer, place).is_err(), "longer");
+    assert!(!opens(&longer), "longer");
     whatever_it_is(&other, place);
 }

@@ -127,13 +127,20 @@ pub struct LaneName<'a> {
     pub namespace: &'a str,
     /// Which of its lanes.
     pub lane: LaneNumber,
+    /// That of the cache's values. Instances with other type tags, as before and after a change of
+    /// [`schema_version`](crate::Builder::schema_version), have values of their own under each key, and leases of
+    /// their own; what the lane reads and fills is of this type, and what it removes is of all types.
+    pub type_tag: u64,
 }
 
 impl<'a> From<&'a str> for LaneName<'a> {
-    /// The lane of a namespace that has no other.
+    /// The lane of a namespace that has no other, for values with the type tag 0.
     fn from(namespace: &'a str) -> Self {
-        let lane = LaneNumber::ONLY;
-        Self { namespace, lane }
+        Self {
+            namespace,
+            lane: LaneNumber::ONLY,
+            type_tag: 0,
+        }
     }
 }
 

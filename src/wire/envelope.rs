@@ -1,7 +1,7 @@
 //! The stored bytes of a key in L2: a stamp, the times, a head, and the encoded value.
 //!
 //! ```text
-//!   0  magic "LRD", format 4
+//!   0  magic "LRD", format 4; plus 128 if another value follows
 //!   4  stamp: epoch, ver; written-at in ms of L2's time; the sum of the three       4 × u64
 //!  36  times in ms from written-at: stale, plus 1 (0 = never); expires; ends, plus 1 (0 = never);
 //!      TTL in L1, plus 1 (0 = none of its own); the sum of the four                5 × u64
@@ -17,6 +17,9 @@
 //! The codec is that of the outermost layer. 1 to 4 are codecs: bincode, JSON, postcard, `MessagePack`. 5 is a value
 //! that was compressed and 6 one that was encrypted; each has the id of the inner layer in its payload. From 128 on
 //! they are users' own.
+//!
+//! A key may have several values, one for each type tag, one behind the other (rule 29): so all of them go at once, by
+//! one command, whatever the type tag of the instance that changes the key.
 //!
 //! All numbers are big-endian. L2 issues the stamp when it writes, in the step that orders the write: it is the same
 //! for all values of the step. The writer sends the rest, the body, as the times do not depend on L2's clock. A step
@@ -45,12 +48,20 @@ pub(crate) fn may_be_tags(tags: &[Key]) -> bool {
 }
 
 pub(crate) const MAGIC: [u8; 4] = *b"LRD\x04";
+/// The magic of a value that another one follows.
+const FOLLOWED: [u8; 4] = *b"LRD\x84";
+/// How many values a key has at most, each of another type tag.
+pub(crate) const MOST_VALUES: usize = 4;
 /// How long the magic and the stamp are, behind which the body begins.
 pub(crate) const STAMPED: usize = 36;
 /// How long the times are, with which the body begins.
 const TIMES: usize = 40;
 /// Where the length of the tags is in a body.
 const TAGS_LENGTH: usize = TIMES + 2;
+/// Where the type tag is in a body.
+const TYPE_TAG: usize = TIMES + 4;
+/// Where the length of the payload is in a body.
+const PAYLOAD_LENGTH: usize = TIMES + 12;
 /// Where the checksum is in a body.
 const CHECKSUM: usize = TIMES + 16;
 /// Where the payload starts in a body.
@@ -325,12 +336,11 @@ pub(crate) fn sum(fields: &[u64]) -> u64 {
 /// Reads the stamp and the times that bytes begin with, and checks them.
 pub(crate) fn read_stamp(bytes: &[u8]) -> Option<(Stamp, Lifetime)> {
     let (magic, rest) = bytes.split_first_chunk::<4>()?;
+    is_followed(*magic)?;
     let numbers = rest.as_chunks().0.first_chunk::<9>()?;
     let [epoch, ver, written_at, check, times @ ..] = numbers.map(u64::from_be_bytes);
     let [stale, expires, ends, l1, check_of_times] = times;
-    if *magic != MAGIC
-        || sum(&[epoch, ver, written_at]) != check
-        || sum(&[stale, expires, ends, l1]) != check_of_times
+    if sum(&[epoch, ver, written_at]) != check || sum(&[stale, expires, ends, l1]) != check_of_times
     {
         return None;
     }
@@ -347,24 +357,105 @@ pub(crate) fn read_stamp(bytes: &[u8]) -> Option<(Stamp, Lifetime)> {
     Some((stamp, lifetime))
 }
 
-/// Takes stored bytes apart. Costs one pass over them, and allocates for tags only.
-pub(crate) fn open(bytes: &[u8], place: Place) -> Result<Envelope<'_>, Damage> {
-    // The checks are in the order of their cost; the checksum passes over all bytes.
-    if bytes.get(..4) != Some(&MAGIC) {
-        return Err(Damage::Format);
-    }
+/// Finds the value with a type tag among those of a key, and takes it apart. `None` if there are others only. Costs one
+/// pass over the value, and allocates for tags only.
+pub(crate) fn open(
+    bytes: &[u8],
+    place: Place,
+    type_tag: u64,
+) -> Result<Option<Envelope<'_>>, Damage> {
+    // Damage in front of it, too: the lengths there say where the value begins.
+    let value = values(bytes).find(|value| !matches!(value, Ok(value) if !is_of(value, type_tag)));
+    value.map(|value| open_value(value?, place)).transpose()
+}
+
+/// Whether a value has this type tag.
+pub(crate) fn is_of(value: &[u8], type_tag: u64) -> bool {
+    value.get(STAMPED..).and_then(type_tag_of) == Some(type_tag)
+}
+
+/// The stamp of the value with a type tag.
+pub(crate) fn stamp_of(bytes: &[u8], type_tag: u64) -> Option<Stamp> {
+    let mut values = values(bytes).filter_map(Result::ok);
+    let value = values.find(|value| is_of(value, type_tag))?;
+    Some(read_stamp(value)?.0)
+}
+
+/// The values of a key; damage is the last of them.
+pub(crate) fn values(bytes: &[u8]) -> impl Iterator<Item = Result<&[u8], Damage>> {
+    let mut rest = Some(bytes);
+    let values = std::iter::from_fn(move || {
+        let split = split_value(rest.take()?);
+        Some(split.map(|(value, others)| {
+            rest = others;
+            value
+        }))
+    });
+    values.take(MOST_VALUES)
+}
+
+/// The first value, and the bytes that follow, if there is another one.
+fn split_value(bytes: &[u8]) -> Result<(&[u8], Option<&[u8]>), Damage> {
+    let magic = bytes.first_chunk().ok_or(Damage::Format)?;
+    let is_followed = is_followed(*magic).ok_or(Damage::Format)?;
     let body = bytes.get(STAMPED..).unwrap_or_default();
+    let number = |at: usize| Some(u32::from_be_bytes(*body.get(at..)?.first_chunk()?));
+    // The length of the tags is that of two bytes which the codec and the flags precede.
+    let lengths = number(TAGS_LENGTH - 2).zip(number(PAYLOAD_LENGTH));
+    let (tags, payload) = lengths.ok_or(Damage::Length)?;
+    let length = u64::from(tags & 0xffff) + u64::from(payload);
+    let length = usize::try_from(length).map_err(|_| Damage::Length)?;
+    let length = length.checked_add(STAMPED + PAYLOAD_IN_BODY);
+    let parts = length.and_then(|length| bytes.split_at_checked(length));
+    let (value, rest) = parts.ok_or(Damage::Length)?;
+    match (is_followed, rest) {
+        (false, []) => Ok((value, None)),
+        (true, [_, ..]) => Ok((value, Some(rest))),
+        _ => Err(Damage::Length),
+    }
+}
+
+/// Whether another value follows a value with this magic; `None` if it is no value.
+fn is_followed(magic: [u8; 4]) -> Option<bool> {
+    let is_value = magic == MAGIC || magic == FOLLOWED;
+    is_value.then_some(magic == FOLLOWED)
+}
+
+/// Puts the values of a key behind each other.
+pub(crate) fn join(values: &[impl AsRef<[u8]>]) -> Vec<u8> {
+    let mut bytes = Vec::with_capacity(values.iter().map(|value| value.as_ref().len()).sum());
+    for (number, value) in (1..).zip(values) {
+        let magic = if number < values.len() {
+            FOLLOWED
+        } else {
+            MAGIC
+        };
+        bytes.extend_from_slice(&magic);
+        bytes.extend_from_slice(value.as_ref().get(magic.len()..).unwrap_or_default());
+    }
+    bytes
+}
+
+/// The type tag of a body.
+pub(crate) fn type_tag_of(body: &[u8]) -> Option<u64> {
+    let tag = body.get(TYPE_TAG..)?.first_chunk();
+    tag.copied().map(u64::from_be_bytes)
+}
+
+/// Takes a value apart, whose length was found by its head.
+fn open_value(value: &[u8], place: Place) -> Result<Envelope<'_>, Damage> {
+    // The checks are in the order of their cost; the checksum passes over all bytes.
+    let body = value.get(STAMPED..).unwrap_or_default();
     let head = body.split_first_chunk::<PAYLOAD_IN_BODY>();
     let (head, rest) = head.ok_or(Damage::Length)?;
     let mut fields = &head[TIMES..];
     let (codec, flags) = (fields.get_u8(), fields.get_u8());
-    let tags_length = usize::from(fields.get_u16());
+    let _tags_length = fields.get_u16();
     let type_tag = fields.get_u64();
     let length = usize::try_from(fields.get_u32()).ok();
     let parts = length.and_then(|length| rest.split_at_checked(length));
-    let parts = parts.filter(|(_, tags)| tags.len() == tags_length);
     let (payload, tags) = parts.ok_or(Damage::Length)?;
-    let (stamp, lifetime) = read_stamp(bytes).ok_or(Damage::Checksum)?;
+    let (stamp, lifetime) = read_stamp(value).ok_or(Damage::Checksum)?;
     if checksum(body, place) != fields.get_u64() {
         return Err(Damage::Checksum);
     }
@@ -395,9 +486,10 @@ mod tests {
         ver: 9,
         written_at: 1_700_000_000_000,
     };
+    const TYPE: u64 = 42;
     const HEAD_FIELDS: Head = Head {
         codec: 1,
-        type_tag: 42,
+        type_tag: TYPE,
     };
     const LIFETIME: Lifetime = Lifetime {
         stale_at: Some(1_700_000_000_020),
@@ -440,7 +532,7 @@ mod tests {
                 payload: b"payload",
                 tags,
             };
-            assert_eq!(open(&bytes, place()), Ok(envelope));
+            assert_eq!(open(&bytes, place(), TYPE), Ok(Some(envelope)));
         }
     }
 
@@ -460,8 +552,10 @@ mod tests {
             (vec![long], true),
             (vec![longer], false),
         ] {
-            let opened = open(&sample(&tags), place()).map(|envelope| envelope.tags);
-            assert_eq!(opened, is_value.then_some(tags).ok_or(Damage::Length));
+            let bytes = sample(&tags);
+            let opened = open(&bytes, place(), TYPE);
+            let opened = opened.map(|value| value.map(|value| value.tags));
+            assert_eq!(opened, is_value.then_some(Some(tags)).ok_or(Damage::Length));
         }
     }
 
@@ -471,7 +565,9 @@ mod tests {
         for bit in 0..good.len() * 8 {
             let mut bad = good.clone();
             bad[bit / 8] ^= 1 << (bit % 8);
-            assert!(open(&bad, place()).is_err(), "bit {bit}");
+            // With another type tag it is the value of other instances.
+            let opened = open(&bad, place(), TYPE);
+            assert!(!matches!(opened, Ok(Some(_))), "bit {bit}");
         }
     }
 
@@ -479,11 +575,14 @@ mod tests {
     fn every_other_length_is_noticed() {
         let good = sample(&tags());
         for length in 0..good.len() {
-            assert!(open(&good[..length], place()).is_err(), "cut to {length}");
+            assert!(
+                open(&good[..length], place(), TYPE).is_err(),
+                "cut to {length}"
+            );
         }
         let mut longer = good;
         longer.push(0);
-        assert_eq!(open(&longer, place()), Err(Damage::Length));
+        assert_eq!(open(&longer, place(), TYPE), Err(Damage::Length));
     }
 
     #[test]
@@ -495,8 +594,38 @@ mod tests {
             Place::namespace("n").key("sk"),
             Place::namespace("ns2").key("k"),
         ] {
-            assert_eq!(open(&bytes, other), Err(Damage::Checksum));
+            assert_eq!(open(&bytes, other, TYPE), Err(Damage::Checksum));
         }
+    }
+
+    #[test]
+    fn each_type_tag_has_a_value_of_its_own() {
+        let value = |type_tag: u64| {
+            let mut body = begin();
+            body.extend_from_slice(&type_tag.to_be_bytes());
+            let head = Head { codec: 1, type_tag };
+            seal(&mut body, head, Ttls::new(Duration::ZERO), &tags(), place());
+            stamped(STAMP, &body)
+        };
+        let stored = join(&[value(1), value(2), value(3)]);
+        for type_tag in [1, 2, 3] {
+            let opened = open(&stored, place(), type_tag).unwrap().unwrap();
+            assert_eq!(opened.payload, type_tag.to_be_bytes());
+            assert_eq!(opened.tags, tags());
+        }
+        assert_eq!(open(&stored, place(), 4), Ok(None));
+        let split: Vec<_> = values(&stored).map(Result::unwrap).collect();
+        assert_eq!(join(&split), stored);
+        assert_eq!(join(&split[2..]), value(3));
+        // What is behind a value does not matter to it; without what is in front it is not found.
+        let cut = &stored[..stored.len() - 1];
+        assert_eq!(open(cut, place(), 3), Err(Damage::Length));
+        assert!(open(cut, place(), 2).is_ok_and(|value| value.is_some()));
+        let mut damaged = stored.clone();
+        damaged[0] = 0;
+        assert_eq!(open(&damaged, place(), 3), Err(Damage::Format));
+        let many: Vec<_> = (0..=MOST_VALUES as u64).map(value).collect();
+        assert_eq!(values(&join(&many)).count(), MOST_VALUES);
     }
 
     /// The layout is shared with other releases: this test fails when it drifts.
@@ -518,6 +647,7 @@ mod tests {
         assert_eq!(bytes[88..92], 7_u32.to_be_bytes());
         assert_eq!(bytes[92..100], 0x240b_821f_4068_1401_u64.to_be_bytes());
         assert_eq!(&bytes[100..], b"payload");
+        assert_eq!(join(&[&bytes, &bytes])[..4], *b"LRD\x84");
         let tagged = sample(&tags());
         assert_eq!(tagged[76..80], [1, 0, 0, 9]);
         assert_eq!(tagged[88..92], 7_u32.to_be_bytes());

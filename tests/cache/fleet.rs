@@ -115,6 +115,17 @@ impl Fleet {
         (cache, network)
     }
 
+    /// An instance whose values have another shape, on the store in memory: neither reads the values of the others.
+    pub(crate) async fn of_another_shape(&self) -> Cache<String, u64> {
+        let Self::Memory { l2, clock } = self else {
+            panic!("a test on Redis stores other bytes by itself");
+        };
+        let builder = Cache::builder("test:text").l2(l2.clone());
+        let cache = builder.clock(clock.clone()).build().unwrap();
+        cache.ready().await;
+        cache
+    }
+
     /// An instance that may not have subscribed yet.
     pub(crate) fn build(&self, set: impl FnOnce(Set) -> Set) -> (Texts, Network) {
         let (builder, network) = self.builder();

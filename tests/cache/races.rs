@@ -547,8 +547,8 @@ async fn no_call_waits_for_a_silent_store_twice() {
 #[tokio::test]
 async fn what_cannot_be_read_is_not_asked_for_twice() {
     let fleet = Fleet::memory();
-    let (other, _) = fleet.instance_with(|b| b.type_tag("another")).await;
-    other.insert("k", "unreadable".to_owned()).await.unwrap();
+    let other = fleet.of_another_shape().await;
+    other.insert("k", 7).await.unwrap();
     let (live, wire) = fleet.instance().await;
     Source::new("v").through(&live, "k").await.unwrap();
     assert_eq!(
@@ -556,7 +556,7 @@ async fn what_cannot_be_read_is_not_asked_for_twice() {
         (1, 1)
     );
 
-    other.insert("k", "unreadable".to_owned()).await.unwrap();
+    other.insert("k", 7).await.unwrap();
     let (deaf, wire) = fleet.build(without_heartbeats);
     wire.close(Step::Subscribe, Way::Request);
     Source::new("v").through(&deaf, "k").await.unwrap();
@@ -565,7 +565,7 @@ async fn what_cannot_be_read_is_not_asked_for_twice() {
         (0, 2)
     );
     assert_eq!(
-        (live.stats().decode_errors, deaf.stats().decode_errors),
+        (live.stats().other_shapes, deaf.stats().other_shapes),
         (1, 1)
     );
 }
@@ -588,12 +588,12 @@ async fn a_load_that_cannot_ask_for_a_lease_is_not_stored() {
 #[tokio::test]
 async fn what_cannot_be_read_is_replaced_whenever_it_shows() {
     let fleet = Fleet::memory();
-    let (other, _) = fleet.instance_with(|b| b.type_tag("another")).await;
+    let other = fleet.of_another_shape().await;
     let (a, wire) = fleet.instance().await;
     let gate = wire.close(Step::AcquireLease, Way::Request);
     let loading = Source::new("v").spawn(&a, "k");
     gate.arrived(1).await;
-    other.insert("k", "unreadable".to_owned()).await.unwrap();
+    other.insert("k", 7).await.unwrap();
     gate.open();
     let loaded = loading.await.unwrap().unwrap();
     assert!(loaded.meta().version().is_some());
@@ -604,8 +604,8 @@ async fn what_cannot_be_read_is_replaced_whenever_it_shows() {
 #[tokio::test]
 async fn what_cannot_be_read_is_replaced_by_one_instance() {
     let fleet = Fleet::memory();
-    let (other, _) = fleet.instance_with(|b| b.type_tag("another")).await;
-    other.insert("k", "unreadable".to_owned()).await.unwrap();
+    let other = fleet.of_another_shape().await;
+    other.insert("k", 7).await.unwrap();
     let ((a, _), (b, wire)) = (fleet.instance().await, fleet.instance().await);
     let (truth, gate) = (Source::new("v"), Gate::new());
     let loading = truth.behind(&gate).spawn(&a, "k");

@@ -237,7 +237,7 @@ fn loads_that_fail() {
 }
 
 #[test]
-fn values_of_another_type() {
+fn values_of_another_type_are_no_reason_to_warn() {
     #[derive(Serialize, Deserialize)]
     struct Other(u64);
 
@@ -250,9 +250,9 @@ fn values_of_another_type() {
         for _ in 0..REQUESTS {
             assert!(tagged.get(SECRET).await.is_none());
         }
-        assert_eq!(tagged.stats().decode_errors, REQUESTS);
+        assert_eq!(tagged.stats().decode_errors, 0);
     });
-    assert_once(&seen, "a stored value cannot be read");
+    assert!(seen.is_empty(), "{seen:?}");
 }
 
 /// The format's own error quotes the value.

@@ -56,6 +56,7 @@ impl Verdict {
         let violations = verdict.history.check(&Terms {
             max_staleness: vec![max_staleness; instances.len()],
             answered_within: ANSWERED_WITHIN,
+            types: 1,
         });
         let shown = violations.iter().take(10).map(ToString::to_string);
         let story = violations

@@ -57,6 +57,7 @@ fn expected(rule: Rule) -> (u8, Invariant) {
         Rule::Tombstone => (27, I1Bound),
         Rule::LostTombstones => (27, I1Bound),
         Rule::Handover => (28, I1Bound),
+        Rule::AllTypes => (29, I1Bound),
     }
 }
 

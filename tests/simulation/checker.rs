@@ -13,6 +13,7 @@ fn terms() -> Terms {
     Terms {
         max_staleness: vec![BOUND; 2],
         answered_within: Duration::from_secs(1),
+        types: 1,
     }
 }
 

@@ -77,6 +77,8 @@ pub(crate) struct Config {
     /// How many lanes the instances are told that the namespace has: the first number in the first part of the world's
     /// time, and in each later one the next number, or still the one before.
     pub(crate) lanes: Vec<u16>,
+    /// How many schema versions the instances have.
+    pub(crate) types: usize,
     /// On how many servers they are.
     pub(crate) servers: usize,
     /// How long a packet takes.
@@ -148,6 +150,7 @@ impl Config {
             load_timeout_ms: rng.u64(slow_load * 2..=slow_load * 2 + 4000),
             max_deferred: *rng.choice(&[2, 10_000]).unwrap(),
             lanes: vec![1],
+            types: if seed % 5 == 4 { 2 } else { 1 },
             servers: 1,
             delay_ms: *rng.choice(&[0, 1, 3]).unwrap()..=*rng.choice(&[3, 8, 20]).unwrap(),
             load_ms: rng.u64(0..=10)..=*rng.choice(&[20, 60, 300]).unwrap(),
@@ -243,6 +246,11 @@ impl Config {
     pub(crate) fn max_staleness_of(&self, instance: usize) -> Duration {
         let longer = self.uneven && instance % 2 == 1;
         self.max_staleness() * if longer { 2 } else { 1 }
+    }
+
+    /// The schema version of one instance.
+    pub(crate) fn type_of(&self, instance: usize) -> u32 {
+        u32::try_from(instance % self.types).unwrap()
     }
 
     pub(crate) fn l2_timeout(&self) -> Duration {

@@ -110,6 +110,8 @@ faults! {
     TagInvalidated,
     /// The store loses what it knows of a tag.
     TagVersionLost,
+    /// Seen: a load was stored beside a value of another type.
+    Beside,
     /// Seen: a load found the value unchanged that the store had.
     Revalidated,
     /// Seen: a write reached the store after its sender had stopped waiting.

@@ -6,7 +6,7 @@ use crate::config::Config;
 use crate::faults::Fault;
 
 /// The number of rules.
-pub(crate) const RULES: u8 = 28;
+pub(crate) const RULES: u8 = 29;
 
 impl Config {
     /// A small world in which this rule is all that stands between a reader and a stale value. Short, so that
@@ -301,6 +301,18 @@ impl Config {
                 ],
                 ..base
             },
+            // Releases side by side, each of which has values of its own under the keys that the other one changes.
+            29 => Self {
+                types: 2,
+                instances: 4,
+                inserts: 0.5,
+                refreshes: 0.02,
+                competitions: 0.1,
+                written_through: 0.2,
+                load_ms: 5..=60,
+                soft_ttl_ms: Some(200),
+                ..base
+            },
             // Invalidations that are waited for, while instances do not receive them and the store's clock is stepped.
             _ => Self {
                 max_staleness_ms: 1000,
@@ -412,6 +424,7 @@ impl Config {
             load_timeout_ms: 3000,
             max_deferred: 10_000,
             lanes: vec![1],
+            types: 1,
             servers: 1,
             delay_ms: 0..=8,
             load_ms: 5..=40,

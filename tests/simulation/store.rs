@@ -30,16 +30,18 @@ const NOBODY: MemberInfo = MemberInfo {
 };
 /// Where a value begins in a sealed body: at the payload, after the shape.
 const VALUE: usize = 64 + 8;
+/// How a value begins that a value of another type follows.
+const FOLLOWED: &[u8] = b"LRD\x84";
 /// Where the body begins in a stored value.
 const STAMP: usize = 36;
 
-/// The name of a lane.
+/// The name of a lane, and the type tag of an instance that uses it.
 #[derive(Clone)]
-pub(crate) struct Name(String, LaneNumber);
+pub(crate) struct Name(String, LaneNumber, u64);
 
 impl Name {
     pub(crate) fn of(name: LaneName<'_>) -> Self {
-        Self(name.namespace.to_owned(), name.lane)
+        Self(name.namespace.to_owned(), name.lane, name.type_tag)
     }
 
     pub(crate) fn lane(&self) -> LaneNumber {
@@ -47,10 +49,11 @@ impl Name {
     }
 
     fn get(&self) -> LaneName<'_> {
-        let Self(namespace, lane) = self;
+        let Self(namespace, lane, type_tag) = self;
         LaneName {
             namespace,
             lane: *lane,
+            type_tag: *type_tag,
         }
     }
 }
@@ -341,6 +344,10 @@ impl Store {
         let fill = lane.fill(key, lease, value, payload).await?;
         if matches!(fill, Fill::Stored(_)) {
             self.stored(&value.body);
+            let stored = lane.get(key).await?.unwrap_or_default();
+            if stored.starts_with(FOLLOWED) {
+                self.recorder.count(Fault::Beside);
+            }
         }
         Ok(fill)
     }

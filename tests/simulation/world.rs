@@ -44,6 +44,7 @@ pub(crate) fn run(seed: u64, config: &Config) -> Outcome {
             .map(|instance| config.max_staleness_of(instance))
             .collect(),
         answered_within: config.answered_within(),
+        types: config.types,
     };
     Outcome {
         violations: history.check(&terms),
@@ -261,6 +262,7 @@ impl World {
             .lease_wait(config.lease_wait())
             .load_timeout(ms(config.load_timeout_ms))
             .max_deferred(config.max_deferred)
+            .schema_version(config.type_of(link.instance))
             .lanes(lanes);
         if let Some(ttl) = config.l1_ttl_ms {
             builder = builder.l1_ttl(ms(ttl));

@@ -33,6 +33,7 @@ pub(super) struct MemoryLane {
     namespace: String,
     number: LaneNumber,
     name: String,
+    type_tag: u64,
     on_connect: OnConnect,
     /// `None` if this is not connected.
     connection: Mutex<Option<Link>>,
@@ -53,6 +54,7 @@ impl L2 for MemoryL2 {
             namespace: name.namespace.to_owned(),
             number: name.lane,
             name: name_of(name.namespace, name.lane),
+            type_tag: name.type_tag,
             on_connect,
             connection: Mutex::new(None),
         };
@@ -183,8 +185,11 @@ impl Lane for MemoryLane {
     }
 
     fn acquire_lease<'a>(&'a self, key: &'a str, ask: LeaseRequest) -> Reply<'a, LeaseReply> {
+        let type_tag = self.type_tag;
         self.step(|state| {
-            if let Some(bytes) = state.usable(key, ask.want) {
+            if state.is_usable(key, type_tag, ask.want)
+                && let Some(bytes) = state.get(key)
+            {
                 return LeaseReply::Hit(bytes);
             }
             let at = state.now.at;
@@ -201,7 +206,7 @@ impl Lane for MemoryLane {
             }
             // A lease of another epoch fills nothing, and a private store has no other instance to wait for: both are
             // replaced.
-            let held = state.granted(key);
+            let held = state.granted(key).find(|other| other.type_tag == type_tag);
             let epoch = state.clock.epoch;
             if let Some(mut other) = held
                 && ask.want != Want::Anew
@@ -209,7 +214,7 @@ impl Lane for MemoryLane {
                 && !state.now.is_private
             {
                 other.is_awaited = true;
-                let left = state.leases.remaining(key, at);
+                let left = state.lasts(key, other);
                 state.keep_lease(key, other, left);
                 return LeaseReply::Wait(left);
             }
@@ -220,6 +225,7 @@ impl Lane for MemoryLane {
             let lease = Lease { token, epoch };
             let granted = Granted {
                 lease,
+                type_tag,
                 began: state.clock.ver,
                 is_awaited: is_taken_over && held.is_some_and(|other| other.is_awaited),
             };
@@ -227,8 +233,9 @@ impl Lane for MemoryLane {
             // (rule 20).
             state.keep_lease(key, granted, ask.ttl);
             // The value that has expired, for a load that replaces it.
-            match state.stored(key).filter(|_| ask.want == Want::Any) {
-                Some((kept, ..)) => LeaseReply::Replace(lease, kept),
+            let is_kept = ask.want == Want::Any && state.stored(key, type_tag).is_some();
+            match state.get(key).filter(|_| is_kept) {
+                Some(kept) => LeaseReply::Replace(lease, kept),
                 None => LeaseReply::Granted(lease),
             }
         })
@@ -247,7 +254,7 @@ impl Lane for MemoryLane {
                 return Fill::Rejected(state.get(key));
             }
             let stamp = state.stamp();
-            state.store(key, value, stamp);
+            state.fill(key, value, stamp, payload.is_some());
             if let Some(payload) = payload {
                 state.publish(stamp.ver, payload);
             }
@@ -263,8 +270,10 @@ impl Lane for MemoryLane {
         ttls: Ttls,
         tags: &'a [Key],
     ) -> Reply<'a, Option<Fill>> {
+        let type_tag = self.type_tag;
         self.step(|state| {
-            let stored = state.stored(key).filter(|(_, stamp, _)| stamp.ver == seen);
+            let stored = state.stored(key, type_tag);
+            let stored = stored.filter(|(_, stamp, _)| stamp.ver == seen);
             let is_private = state.now.is_private;
             // Before the lease is used up: the caller loads the value whole then, under the same lease.
             if stored.is_none() && !is_private && state.standing(key, lease).is_some() {
@@ -276,7 +285,7 @@ impl Lane for MemoryLane {
             let stamp = state.stamp();
             if let Some((bytes, ..)) = stored {
                 let lifetime = ttls.lifetime(stamp.written_at);
-                state.keep(key, restamped(stamp, lifetime, &bytes), ttls.in_store());
+                state.replace(key, restamped(stamp, lifetime, &bytes), ttls.in_store());
             }
             Some(Fill::Stored(stamp))
         })
@@ -284,8 +293,8 @@ impl Lane for MemoryLane {
 
     fn renew_lease<'a>(&'a self, key: &'a str, token: u64, ttl: Duration) -> Reply<'a, bool> {
         self.step(|state| {
-            let granted = state.granted(key);
-            let Some(granted) = granted.filter(|granted| granted.lease.token == token) else {
+            let is_it = |granted: &Granted| granted.lease.token == token;
+            let Some(granted) = state.granted(key).find(is_it) else {
                 return false;
             };
             if ttl.is_zero() {
@@ -317,8 +326,9 @@ impl Lane for MemoryLane {
     ) -> Reply<'a, Option<Touched>> {
         let (NewLifetime::Renewed(ttls) | NewLifetime::Extended(ttls)) = lifetime;
         let extends = matches!(lifetime, NewLifetime::Extended(_));
+        let type_tag = self.type_tag;
         self.by_deadline(deadline, move |state| {
-            let (bytes, stamp, mut lifetime) = state.valid_with_tags(key)?;
+            let (bytes, stamp, mut lifetime) = state.valid_with_tags(key, type_tag)?;
             let former_end = lifetime.expires_at;
             let new = ttls.lifetime(state.now.at);
             if extends {
@@ -332,7 +342,7 @@ impl Lane for MemoryLane {
             let change = is_shorter.then(|| state.announce(payload).stamp.ver);
             let left = Duration::from_millis(lifetime.expires_at.saturating_sub(state.now.at));
             let kept = left.saturating_add(ttls.kept);
-            state.keep(key, restamped(stamp, lifetime, &bytes), kept);
+            state.replace(key, restamped(stamp, lifetime, &bytes), kept);
             Some(Touched {
                 change,
                 stamp,
@@ -358,15 +368,18 @@ impl Lane for MemoryLane {
             let stored: Vec<_> = stored.collect();
             let mut removed = vec![0; prefixes.len()];
             for (key, index, before) in stored {
-                let stamp = state.valid(&key).map(|(_, stamp, _)| stamp);
-                let is_later =
-                    |stamp: Stamp| stamp.epoch != before.epoch || stamp.ver >= before.ver;
-                if stamp.is_some_and(is_later) {
+                let is_earlier =
+                    |stamp: Stamp| stamp.epoch == before.epoch && stamp.ver < before.ver;
+                let mut valid = state.all_valid(&key).map(|(_, stamp, _)| stamp).peekable();
+                // All values of the key at once: one that was loaded since is a miss (rule 29).
+                let is_usable = valid.peek().is_some();
+                if is_usable && !valid.any(is_earlier) {
                     continue;
                 }
+                drop(valid);
                 state.values.remove(&key);
                 if let Some(removed) = removed.get_mut(index) {
-                    *removed += u64::from(stamp.is_some());
+                    *removed += u64::from(is_usable);
                 }
             }
             removed

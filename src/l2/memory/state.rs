@@ -17,7 +17,7 @@ use crate::l2::{
     Member, MemberInfo, Members, Message, Stamp, Step, Version, Want, WriteAck, Written, random,
 };
 use crate::options::LONGEST;
-use crate::wire::envelope::{self, restamped};
+use crate::wire::envelope::{self, MOST_VALUES, STAMPED, restamped};
 use crate::wire::message;
 
 /// Messages that the log keeps for instances that have missed some.
@@ -67,7 +67,8 @@ pub(super) struct State {
     /// For how long that list has existed, at least.
     age: Duration,
     pub(super) values: Expiring<Bytes>,
-    pub(super) leases: Expiring<Granted>,
+    /// By type tag, then by key: each load of a key waits for loads of its own type alone (rule 29).
+    leases: BTreeMap<u64, Expiring<Granted>>,
     /// Keys of which no lease is granted.
     pub(super) holds: Expiring<()>,
     pub(super) tags: Tags,
@@ -82,10 +83,15 @@ pub(super) struct State {
     pub(super) writes: Writes,
 }
 
+/// A value with its stamp and its times.
+type Stored = (Bytes, Stamp, Lifetime);
+
 /// A lease that was granted.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(super) struct Granted {
     pub(super) lease: Lease,
+    /// Of the value that it lets a load fill.
+    pub(super) type_tag: u64,
     /// The last version that was issued when it was granted.
     pub(super) began: u64,
     /// Whether another load waits for its end.
@@ -147,40 +153,69 @@ impl State {
         self.values.get(key, self.now.at).cloned()
     }
 
-    /// A value of this epoch, be it valid or not.
-    pub(super) fn stored(&self, key: &str) -> Option<(Bytes, Stamp, Lifetime)> {
-        let bytes = self.get(key)?;
-        let (stamp, lifetime) = envelope::read_stamp(&bytes)?;
-        // A value of another epoch may be older than an invalidation that was lost with that epoch (rule 11).
-        let is_of_now = stamp.epoch == self.clock.epoch || without(Rule::Epochs);
-        is_of_now.then_some((bytes, stamp, lifetime))
+    /// The values of a key that are of this epoch, be they valid or not, each by itself.
+    pub(super) fn all_stored(&self, key: &str) -> Vec<Stored> {
+        let bytes = self.get(key).unwrap_or_default();
+        let values = envelope::values(&bytes).filter_map(Result::ok);
+        let read = |value: &[u8]| {
+            let (stamp, lifetime) = envelope::read_stamp(value)?;
+            // A value of another epoch may be older than an invalidation that was lost with that epoch (rule 11).
+            let is_of_now = stamp.epoch == self.clock.epoch || without(Rule::Epochs);
+            is_of_now.then(|| (bytes.slice_ref(value), stamp, lifetime))
+        };
+        values.filter_map(read).collect()
+    }
+
+    /// The value with a type tag, of this epoch, be it valid or not.
+    pub(super) fn stored(&self, key: &str, type_tag: u64) -> Option<Stored> {
+        let mut all = self.all_stored(key).into_iter();
+        all.find(|(bytes, ..)| envelope::is_of(bytes, type_tag))
+    }
+
+    /// The valid values of a key.
+    pub(super) fn all_valid(&self, key: &str) -> impl Iterator<Item = Stored> {
+        let (all, at) = (self.all_stored(key), self.now.at);
+        (all.into_iter()).filter(move |(.., lifetime)| at < lifetime.expires_at)
     }
 
     /// A value of this epoch that has not expired.
-    pub(super) fn valid(&self, key: &str) -> Option<(Bytes, Stamp, Lifetime)> {
-        (self.stored(key)).filter(|(.., lifetime)| self.now.at < lifetime.expires_at)
+    fn valid(&self, key: &str, type_tag: u64) -> Option<Stored> {
+        let mut all = self.all_valid(key);
+        all.find(|(bytes, ..)| envelope::is_of(bytes, type_tag))
     }
 
     /// A valid value of which no tag was invalidated since.
-    pub(super) fn valid_with_tags(&self, key: &str) -> Option<(Bytes, Stamp, Lifetime)> {
-        let valid = self.valid(key)?;
-        let (bytes, stamp, _) = &valid;
-        let tags = envelope::stored_tags(bytes);
+    pub(super) fn valid_with_tags(&self, key: &str, type_tag: u64) -> Option<Stored> {
+        let valid = self.valid(key, type_tag);
+        valid.filter(|valid| self.has_valid_tags(valid))
+    }
+
+    fn has_valid_tags(&self, (bytes, stamp, _): &Stored) -> bool {
         let is_valid = |tag: &Key| {
             let version = self.tags.version(tag, self.now.at);
             version.is_some_and(|at| at.epoch == stamp.epoch && at.ver < stamp.ver)
         };
-        tags.iter().all(is_valid).then_some(valid)
+        envelope::stored_tags(bytes).iter().all(is_valid)
     }
 
-    pub(super) fn usable(&self, key: &str, want: Want) -> Option<Bytes> {
-        let (bytes, ..) = match want {
-            Want::Any => self.valid(key),
-            Want::OtherThan(seen) => self.valid(key).filter(|(_, stamp, _)| stamp.ver != seen),
-            Want::Nothing | Want::Anew => None,
-            Want::Kept => self.stored(key),
-        }?;
-        Some(bytes)
+    /// The version with which a value is compared that replaces only one: of the value of its type; where there is no
+    /// valid one, of the value that was stored last. A key has no value only if it has none of any type (rule 29).
+    fn version_instead(&self, key: &str, type_tag: u64) -> Version {
+        let of_type = self.valid(key, type_tag);
+        let valid = of_type.or_else(|| self.all_valid(key).next());
+        let valid = valid.filter(|valid| self.has_valid_tags(valid));
+        valid.map_or(Version::ABSENT, |(_, stamp, _)| stamp.version())
+    }
+
+    /// Whether the value with a type tag is one that is asked for.
+    pub(super) fn is_usable(&self, key: &str, type_tag: u64, want: Want) -> bool {
+        let valid = || self.valid(key, type_tag);
+        match want {
+            Want::Any => valid().is_some(),
+            Want::OtherThan(seen) => valid().is_some_and(|(_, stamp, _)| stamp.ver != seen),
+            Want::Nothing | Want::Anew => false,
+            Want::Kept => self.stored(key, type_tag).is_some(),
+        }
     }
 
     /// Uses a lease up, if it stands. Whether a value with these tags may be stored: not if one of them was invalidated
@@ -196,9 +231,16 @@ impl State {
         without(Rule::TagFills) || !tags.iter().any(is_overtaken)
     }
 
-    /// The lease on a key.
-    pub(super) fn granted(&self, key: &str) -> Option<Granted> {
-        self.leases.get(key, self.now.at).copied()
+    /// The leases on a key.
+    pub(super) fn granted(&self, key: &str) -> impl Iterator<Item = Granted> {
+        let leases = self.leases.values();
+        leases.filter_map(move |leases| leases.get(key, self.now.at).copied())
+    }
+
+    /// For how long a lease lasts.
+    pub(super) fn lasts(&self, key: &str, granted: Granted) -> Duration {
+        let leases = self.leases.get(&granted.type_tag);
+        leases.map_or(Duration::ZERO, |leases| leases.remaining(key, self.now.at))
     }
 
     /// A lease, unless it does not stand any more (rule 1).
@@ -207,10 +249,11 @@ impl State {
         let stands = |granted: &Granted| granted.lease == lease && self.clock.epoch == lease.epoch;
         let ablated = || Granted {
             lease,
+            type_tag: 0,
             began: self.clock.ver,
             is_awaited: false,
         };
-        let standing = self.granted(key).filter(stands);
+        let standing = self.granted(key).find(stands);
         standing.or_else(|| without(Rule::FillLease).then(ablated))
     }
 
@@ -218,21 +261,26 @@ impl State {
     /// only the last holds the lease: so it lasts, even if the loader blocks the thread that would renew it.
     pub(super) fn keep_lease(&mut self, key: &str, granted: Granted, ttl: Duration) {
         let ttl = if self.now.is_private { LONGEST } else { ttl };
-        self.leases.insert(key, granted, self.now.at, ttl);
+        let leases = self.leases.entry(granted.type_tag).or_default();
+        leases.insert(key, granted, self.now.at, ttl);
     }
 
     /// Ends a lease, and notifies the loads that wait for it.
     pub(super) fn use_up(&mut self, key: &str, granted: Granted) {
-        self.leases.remove(key);
+        if let Some(leases) = self.leases.get_mut(&granted.type_tag) {
+            leases.remove(key);
+        }
         if granted.is_awaited {
             self.send_all(&Event::LeaseEnded(key.into()));
         }
     }
 
-    /// Ends a lease that stands or not, and holds loads off. A hold that lasts longer stays.
-    pub(super) fn end_lease(&mut self, key: &str, hold: Duration) {
+    /// Ends all leases of a key, and holds loads off. A hold that lasts longer stays.
+    pub(super) fn end_leases(&mut self, key: &str, hold: Duration) {
+        for leases in self.leases.values_mut() {
+            leases.remove(key);
+        }
         let (holds, at) = (&mut self.holds, self.now.at);
-        self.leases.remove(key);
         if hold > holds.remaining(key, at) && !without(Rule::HoldOff) {
             holds.insert(key, (), at, hold);
         }
@@ -242,7 +290,7 @@ impl State {
         // One version for all values of the step, below that of any later change.
         let stamp = self.stamp();
         for (key, value) in batch.keys.iter().zip(batch.values) {
-            self.end_lease(key, Duration::ZERO);
+            self.end_leases(key, Duration::ZERO);
             self.store(key, value, stamp);
         }
         self.publish(stamp.ver, batch.payload);
@@ -264,15 +312,9 @@ impl State {
                 self.announce(payload)
             }
             Step::Expire => {
-                let at = self.now.at;
                 for key in keys {
-                    if let Some((bytes, of, mut lifetime)) = self.stored(key) {
-                        lifetime.stale_at =
-                            Some(lifetime.stale_at.map_or(at, |stale| stale.min(at)));
-                        let kept = self.values.remaining(key, at);
-                        self.keep(key, restamped(of, lifetime, &bytes), kept);
-                    }
-                    self.end_lease(key, Duration::ZERO);
+                    self.make_stale(key);
+                    self.end_leases(key, Duration::ZERO);
                 }
                 // The values keep their stamps, so the message is newer than each copy of them in L1.
                 self.announce(payload).stamp.into()
@@ -288,7 +330,7 @@ impl State {
             Step::Clear => {
                 // The epoch of a private store never changes: it has no values that a new one would end.
                 if self.now.is_private {
-                    self.leases = Expiring::default();
+                    self.leases.clear();
                 } else {
                     self.clock.epoch = random();
                 }
@@ -299,7 +341,7 @@ impl State {
             }
             Step::EndLeases => {
                 if !without(Rule::PrefixLeases) {
-                    self.leases = Expiring::default();
+                    self.leases.clear();
                 }
                 self.announce(payload)
             }
@@ -307,11 +349,31 @@ impl State {
         Written::Done(ack)
     }
 
+    fn make_stale(&mut self, key: &str) {
+        let at = self.now.at;
+        let stale = self
+            .all_stored(key)
+            .into_iter()
+            .map(|(bytes, of, mut lifetime)| {
+                lifetime.stale_at = Some(lifetime.stale_at.map_or(at, |stale| stale.min(at)));
+                restamped(of, lifetime, &bytes)
+            });
+        let stale: Vec<_> = stale.collect();
+        if !stale.is_empty() {
+            let kept = self.values.remaining(key, at);
+            let stale = envelope::join(&stale);
+            self.values.insert(key, stale.into(), at, kept);
+        }
+    }
+
     /// Stores a value, if the one in its place has this version; without a version in any case.
     pub(super) fn insert_if(&mut self, batch: Batch<'_>, version: Option<Version>) -> Written {
-        let key = batch.keys.first();
-        let stored = key.and_then(|key| self.valid_with_tags(key));
-        let stored = stored.map_or(Version::ABSENT, |(_, stamp, _)| stamp.version());
+        let (key, value) = (batch.keys.first(), batch.values.first());
+        let stored = key.zip(value).and_then(|(key, value)| {
+            let type_tag = envelope::type_tag_of(&value.body)?;
+            Some(self.version_instead(key, type_tag))
+        });
+        let stored = stored.unwrap_or(Version::ABSENT);
         let is_it = version.is_none_or(|version| version == stored);
         // In a private store the caller knows which value is there.
         if is_it || self.now.is_private || without(Rule::Updates) {
@@ -321,26 +383,71 @@ impl State {
         }
     }
 
-    pub(super) fn store(&mut self, key: &str, value: &EncodedValue, stamp: Stamp) {
+    /// Stores a value in the place of all values of its key (rule 29).
+    fn store(&mut self, key: &str, value: &EncodedValue, stamp: Stamp) {
+        if without(Rule::AllTypes) {
+            return self.store_beside(key, value, stamp);
+        }
         if !self.now.is_private {
             let bytes = envelope::stamped(stamp, &value.body);
-            self.keep(key, bytes, value.ttls.in_store());
+            self.keep(key, bytes, &[], value.ttls.in_store());
         }
     }
 
-    /// Stores a value for so long, and has the versions of its tags exist for as long.
-    pub(super) fn keep(&mut self, key: &str, bytes: Vec<u8>, kept: Duration) {
+    /// Stores a value in the place of the value with its type tag.
+    fn store_beside(&mut self, key: &str, value: &EncodedValue, stamp: Stamp) {
+        if !self.now.is_private {
+            let bytes = envelope::stamped(stamp, &value.body);
+            self.replace(key, bytes, value.ttls.in_store());
+        }
+    }
+
+    /// Stores the value of a load: it is as old as the values of other types that are there, unless it replaces any
+    /// value.
+    pub(super) fn fill(&mut self, key: &str, value: &EncodedValue, stamp: Stamp, replaces: bool) {
+        if replaces {
+            // Loads of other types may have read the value from before.
+            let others: Vec<_> = self.granted(key).collect();
+            for other in others.into_iter().filter(|_| !without(Rule::AllTypes)) {
+                self.use_up(key, other);
+            }
+            self.store(key, value, stamp);
+        } else {
+            self.store_beside(key, value, stamp);
+        }
+    }
+
+    /// Puts a value in the place of the value with its type tag, and keeps it for so long.
+    pub(super) fn replace(&mut self, key: &str, bytes: Vec<u8>, kept: Duration) {
+        let type_tag = bytes.get(STAMPED..).and_then(envelope::type_tag_of);
+        let is_other = |other: &Bytes| !type_tag.is_some_and(|tag| envelope::is_of(other, tag));
+        let others = self.all_valid(key).map(|(bytes, ..)| bytes);
+        let others: Vec<_> = others.filter(is_other).take(MOST_VALUES - 1).collect();
+        self.keep(key, bytes, &others, kept);
+    }
+
+    /// Stores a value for so long, and has the versions of its tags exist for as long; with other values of its key,
+    /// which stay for as long as they did.
+    fn keep(&mut self, key: &str, bytes: Vec<u8>, others: &[Bytes], kept: Duration) {
         let (epoch, at) = (self.clock.epoch, self.now.at);
         for tag in envelope::stored_tags(&bytes) {
             self.tags.keep(&tag, epoch, at, kept);
         }
-        self.values.insert(key, bytes.into(), at, kept);
+        let mut values = vec![Bytes::from(bytes)];
+        values.extend_from_slice(others);
+        let kept = if others.is_empty() {
+            kept
+        } else {
+            kept.max(self.values.remaining(key, at))
+        };
+        let values = envelope::join(&values);
+        self.values.insert(key, values.into(), at, kept);
     }
 
     pub(super) fn remove(&mut self, keys: &[&str], hold: Duration) {
         for key in keys {
             self.values.remove(key);
-            self.end_lease(key, hold);
+            self.end_leases(key, hold);
         }
     }
 

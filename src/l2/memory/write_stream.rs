@@ -72,8 +72,9 @@ impl WriteStream for MemoryLane {
                 let version = mark.and_then(|mark| mark.version);
                 // No version is issued twice, so a value with this one is the one that was given to the source (rule
                 // 24).
-                let stored = state.stored(key).map(|(_, stamp, _)| stamp.version());
-                let is_there = version.is_some() && stored == version;
+                // No load stores a value of another type beside it while the mark is there.
+                let mut stored = state.all_stored(key).into_iter();
+                let is_there = stored.any(|(_, stamp, _)| Some(stamp.version()) == version);
                 let is_kept = settled.outcome.is_ok_and(|stored| stored.contains(key)) && is_there;
                 if !is_kept && !without(Rule::Settled) {
                     state.remove(&[key], Duration::ZERO);

@@ -25,7 +25,7 @@ end
 local own = 8 + count_tags(ARGV[5])
 if ARGV[10] then
   local epoch, _, issued = clock(KEYS[4], ARGV[2])
-  local other = other_version(at, epoch, issued, own + 1, ARGV[10], ARGV[11], ARGV[12])
+  local other = other_version(at, epoch, issued, own + 1, ARGV[10], ARGV[11], ARGV[12], ARGV[5])
   if other then
     return other
   end

@@ -5,11 +5,14 @@ local _, _, issued = clock(KEYS[1], ARGV[2])
 local epoch, ver = publish(KEYS[1], KEYS[2], ARGV[1], ARGV[2], ARGV[3])
 local at = time()
 for i = 3, #KEYS, 2 do
-  local of, stored, expires_at, written_at, stale, ends, l1 = read_stamp(head_of(KEYS[i]))
-  if of == epoch and stored <= issued then
-    local now = math.max(at - written_at, 0) + 1
-    stale = stale == 0 and now or math.min(stale, now)
-    redis.call('SETRANGE', KEYS[i], TIMES, pack_times(stale, expires_at - written_at, ends, l1))
+  for _, value in ipairs(heads(head_of, KEYS[i])) do
+    local of, stored, expires_at, written_at, stale, ends, l1 = read_stamp(value.head)
+    if of == epoch and stored <= issued then
+      local now = math.max(at - written_at, 0) + 1
+      stale = stale == 0 and now or math.min(stale, now)
+      local times = pack_times(stale, expires_at - written_at, ends, l1)
+      redis.call('SETRANGE', KEYS[i], value.at + TIMES, times)
+    end
   end
   redis.call('DEL', KEYS[i + 1])
 end

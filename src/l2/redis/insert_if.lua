@@ -14,7 +14,7 @@ if done then
 end
 local epoch, _, issued = clock(KEYS[3], ARGV[2])
 local own = 5 + count_tags(ARGV[5])
-local other = other_version(at, epoch, issued, own + 1, ARGV[7], ARGV[8], ARGV[9])
+local other = other_version(at, epoch, issued, own + 1, ARGV[7], ARGV[8], ARGV[9], ARGV[5])
 if other then
   return other
 end

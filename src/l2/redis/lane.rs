@@ -30,7 +30,8 @@ use crate::l2::{
 use crate::prefixes::Prefixes;
 use crate::util::lock::lock;
 use crate::util::partial_debug::partial_debug;
-use crate::wire::{envelope, message};
+use crate::wire::envelope::{self, STAMPED};
+use crate::wire::message;
 
 /// Messages read from the log at a time.
 const REPLAY: usize = 1024;
@@ -46,6 +47,8 @@ const TAG_VERSIONS: usize = 1024;
 /// One namespace on a Redis server.
 pub(super) struct RedisLane {
     pub(super) names: Arc<Names>,
+    /// Of the values that it reads and fills, as they have it.
+    pub(super) type_tag: [u8; 8],
     /// For all but plain reads of values.
     pub(super) connections: Arc<Connections>,
     /// Reads values over these connections, and over a second one; single ones go together with those of other lanes.
@@ -169,6 +172,7 @@ impl RedisLane {
             Want::Kept => call.arg("~"),
         };
         call.arg(random()).deadline(ask.deadline);
+        call.arg(&self.type_tag[..]);
         call
     }
 
@@ -299,10 +303,9 @@ fn fill(answer: (String, Option<Bytes>, Option<Vec<u8>>)) -> Result<Option<Fill>
     }
 }
 
-/// Reads a lease as the store keeps it: `epoch:began:token`.
+/// Reads a lease that another load has: `epoch:token`.
 fn read_lease(held: &[u8]) -> Option<Lease> {
     let (epoch, token) = str::from_utf8(held).ok()?.split_once(':')?;
-    let (_began, token) = token.split_once(':')?;
     let (epoch, token) = (epoch.parse().ok()?, token.parse().ok()?);
     Some(Lease { token, epoch })
 }
@@ -429,6 +432,8 @@ impl Lane for RedisLane {
             call.arg(lease.token).arg(lease.epoch).value(value);
             call.arg(random()).channel().arg(key);
             call.arg(payload.unwrap_or_default());
+            call.arg(&self.type_tag[..]);
+            call.arg(STAMPED + value.body.len());
         })
     }
 
@@ -446,6 +451,7 @@ impl Lane for RedisLane {
             call.arg(lease.token).arg(lease.epoch).arg(seen);
             call.arg(&ttls.packed()).arg(kept(ttls));
             call.arg(random()).channel().arg(key);
+            call.arg(&self.type_tag[..]);
         })
     }
 
@@ -492,6 +498,7 @@ impl Lane for RedisLane {
             call.arg(&ttls.packed()).arg(millis(ttls.kept));
             call.arg(matches!(lifetime, NewLifetime::Extended(_)));
             call.deadline(deadline).arg(stored);
+            call.arg(&self.type_tag[..]);
             call
         };
         self.before_with_tags(deadline, call, touched).boxed()

@@ -101,8 +101,10 @@ struct Clocks<'a> {
 
 impl Clocks<'_> {
     fn lane(&self, lane: LaneNumber) -> LaneName<'_> {
-        let namespace = &self.names.namespace;
-        LaneName { namespace, lane }
+        LaneName {
+            lane,
+            ..LaneName::from(&*self.names.namespace)
+        }
     }
 
     fn clock(&self, lane: LaneNumber) -> ClockName {

@@ -345,6 +345,7 @@ impl L2 for RedisL2 {
         Box::new(RedisLane {
             subscriptions: Subscriptions::new(Arc::clone(topology), Arc::clone(&names)),
             names,
+            type_tag: name.type_tag.to_be_bytes(),
             reads: SingleReads::new(Arc::new(requests), batchers),
             connections,
             _servers: Arc::clone(&self.0),

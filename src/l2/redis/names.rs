@@ -91,8 +91,8 @@ pub(super) struct ClockName {
 }
 
 impl ClockName {
-    pub(super) fn new(LaneName { namespace, lane }: LaneName<'_>, database: Option<i64>) -> Self {
-        let tag = hash_tag(namespace, lane);
+    pub(super) fn new(name: LaneName<'_>, database: Option<i64>) -> Self {
+        let tag = hash_tag(name.namespace, name.lane);
         Self {
             slot: database.is_none().then(|| slot(&tag)),
             tag: format!("{{{tag}}}"),
@@ -108,7 +108,9 @@ impl Names {
     /// In this database, or in a cluster, which has none.
     pub(crate) fn new(name: LaneName<'_>, database: Option<i64>) -> Self {
         let ClockName { tag, slot } = ClockName::new(name, database);
-        let LaneName { namespace, lane } = name;
+        let LaneName {
+            namespace, lane, ..
+        } = name;
         let events = match database {
             // By this, scripts publish in the slot alone: not on all nodes.
             None => format!("{tag}!sharded"),

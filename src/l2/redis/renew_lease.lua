@@ -1,11 +1,15 @@
--- RENEW_LEASE  lease | token ms channel key  ->  1 if the lease has this token
-local held, mark = read_lease(checked(redis.pcall('GET', KEYS[1]), 'GET'))
-if string.match(held, ':(%d+)$') ~= ARGV[1] then
-  return 0
+-- RENEW_LEASE  lease | token ms channel key  ->  1 if a lease has this token
+local leases = read_leases(checked(redis.pcall('GET', KEYS[1]), 'GET'))
+for i, lease in ipairs(leases) do
+  if lease.token == ARGV[1] then
+    if ARGV[2] == '0' then
+      table.remove(leases, i)
+      end_lease(KEYS[1], lease, leases, ARGV[3], ARGV[4])
+    else
+      lease.till = time() + ARGV[2]
+      store_leases(KEYS[1], leases)
+    end
+    return 1
+  end
 end
-if ARGV[2] == '0' then
-  end_lease(KEYS[1], mark, ARGV[3], ARGV[4])
-else
-  redis.call('PEXPIRE', KEYS[1], ARGV[2])
-end
-return 1
+return 0

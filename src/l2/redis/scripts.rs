@@ -15,8 +15,8 @@ const ALLOW_OOM_AND_SLOTS: &str = concat!(
     include_str!("checked.lua")
 );
 const EACH: &str = include_str!("each.lua");
-const SEND: &str = include_str!("send.lua");
 pub(super) const CLOCK: &str = concat!(include_str!("send.lua"), include_str!("clock.lua"));
+pub(super) const VALUES: &str = include_str!("values.lua");
 const LEASE: &str = include_str!("lease.lua");
 const INCARNATION: &str = include_str!("incarnation.lua");
 const LIST: &str = include_str!("list.lua");
@@ -40,19 +40,19 @@ macro_rules! lua {
 pub(super) use lua;
 
 lua! {
-    ACQUIRE_LEASE: [ALLOW_OOM, CLOCK, LEASE, MARK], "acquire_lease.lua";
-    FILL: [CHECKED, CLOCK, LEASE, STAGED, TAGS], "fill.lua";
-    REVALIDATE: [CHECKED, CLOCK, LEASE, STAGED, TAGS], "revalidate.lua";
-    RENEW_LEASE: [CHECKED, SEND, LEASE], "renew_lease.lua";
-    INSERT: [CHECKED, CLOCK, STAGED, TAGS], "insert.lua";
-    INSERT_IF: [CHECKED, CLOCK, STAGED, TAGS, VERSION], "insert_if.lua";
-    EXPIRE: [ALLOW_OOM, CLOCK], "expire.lua";
-    TOUCH: [ALLOW_OOM, CLOCK, STAGED, TAGS], "touch.lua";
+    ACQUIRE_LEASE: [ALLOW_OOM, CLOCK, VALUES, LEASE, MARK], "acquire_lease.lua";
+    FILL: [CHECKED, CLOCK, VALUES, LEASE, STAGED, TAGS], "fill.lua";
+    REVALIDATE: [CHECKED, CLOCK, VALUES, LEASE, STAGED, TAGS], "revalidate.lua";
+    RENEW_LEASE: [CHECKED, CLOCK, LEASE], "renew_lease.lua";
+    INSERT: [CHECKED, CLOCK, VALUES, STAGED, TAGS], "insert.lua";
+    INSERT_IF: [CHECKED, CLOCK, VALUES, STAGED, TAGS, VERSION], "insert_if.lua";
+    EXPIRE: [ALLOW_OOM, CLOCK, VALUES], "expire.lua";
+    TOUCH: [ALLOW_OOM, CLOCK, VALUES, STAGED, TAGS], "touch.lua";
     INVALIDATE: [ALLOW_OOM, CLOCK, LIST, MARK], "invalidate.lua";
     INVALIDATE_TAGS: [ALLOW_OOM, CLOCK, TAG_LIST], "invalidate_tags.lua";
     CLEAR: [ALLOW_OOM, CLOCK, EPOCH], "clear.lua";
     END_LEASES: [ALLOW_OOM, CLOCK], "end_leases.lua";
-    REMOVE: [ALLOW_OOM, CLOCK], "remove.lua";
+    REMOVE: [ALLOW_OOM, CLOCK, VALUES], "remove.lua";
     RUN: [ALLOW_OOM, CLOCK, INCARNATION, LIST], "run.lua";
     LANES: [ALLOW_OOM, NAMED_LANES], "lanes.lua";
     NUMBERS: [CHECKED, NAMED_LANES], "numbers.lua";

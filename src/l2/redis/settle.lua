@@ -29,7 +29,7 @@ for i = 1, keys do
     end
     local is_there = false
     if stored == '1' and id == last and epoch == present then
-      local of, is = read_stamp(head_of(value))
+      local of, is = read_stamp(head_of(value, 0))
       is_there = of == epoch and is == ver
     end
     -- No version is issued twice, so a value with this one is the one that was given to the source.

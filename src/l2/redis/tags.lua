@@ -74,9 +74,9 @@ local function count(text, at)
 end
 
 -- The tags of a stored value, as they follow its payload; nil if they are damaged.
-local function tags_of(key, head)
-  local length = struct.unpack('>I2', head, 79)
-  local tags = length == 0 and '' or redis.call('GETRANGE', key, -length, -1)
+local function tags_of(key, head, place)
+  local length, to = struct.unpack('>I2', head, 79), place + length_of(head)
+  local tags = length == 0 and '' or redis.call('GETRANGE', key, to - length, to - 1)
   return count(tags, 1) and tags
 end
 

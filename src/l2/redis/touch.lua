@@ -1,4 +1,4 @@
--- TOUCH  value clock log tag_version... | channel rnd payload times kept extends deadline tags
+-- TOUCH  value clock log tag_version... | channel rnd payload times kept extends deadline tags tag
 --   ->  the time; then the version of the change or 0, and the new stamp, if there is something to touch; nothing if it
 --   is late; 'T', the time and the tags of the stored value if they are others than `tags`, to which the tag versions
 --   belong
@@ -8,12 +8,12 @@ if ARGV[7] ~= '' and at > tonumber(ARGV[7]) then
   return false
 end
 local epoch, _, issued = clock(KEYS[2], ARGV[2])
-local head = head_of(KEYS[1])
+local head, place = find(head_of, KEYS[1], ARGV[9])
 local of, ver, expires_at, written_at, stale, ends, l1 = read_stamp(head)
 if of ~= epoch or ver > issued or at >= expires_at then
   return struct.pack('>I8', at)
 end
-local tags = tags_of(KEYS[1], head)
+local tags = tags_of(KEYS[1], head, place)
 if tags and tags ~= ARGV[8] then
   return 'T' .. struct.pack('>I8', at) .. tags
 end
@@ -36,9 +36,9 @@ if written_at + expires < expires_at then
   _, change = publish(KEYS[2], KEYS[3], ARGV[1], ARGV[2], ARGV[3])
 end
 local times = pack_times(stale, expires, ends, l1)
-redis.call('SETRANGE', KEYS[1], TIMES, times)
+redis.call('SETRANGE', KEYS[1], place + TIMES, times)
 local kept = expires - age + ARGV[5]
-redis.call('PEXPIRE', KEYS[1], kept)
+keep(KEYS[1], head, place, kept)
 for i = 4, #KEYS do
   redis.call('PEXPIRE', KEYS[i], kept, 'GT')
 end

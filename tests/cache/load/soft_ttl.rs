@@ -397,11 +397,12 @@ async fn failures_before_a_success_do_not_count() {
 async fn a_refresh_that_finds_something_unreadable_replaces_it() {
     let fleet = Fleet::memory();
     let (a, wire) = instance(&fleet).await;
-    let (other, _) = fleet.instance_with(|b| set(b).type_tag("another")).await;
+    let other = fleet.of_another_shape().await;
     let truth = Source::new("old");
     truth.through(&a, "k").await.unwrap();
     fleet.advance(101 * MS);
-    truth.through(&other, "k").await.unwrap();
+    let seven = || async { Ok::<_, std::io::Error>(7) };
+    other.get_or_load("k", seven).await.unwrap();
     truth.set("new");
     for _ in 0..100 {
         truth.through(&a, "k").await.unwrap();
@@ -422,7 +423,7 @@ async fn a_refresh_that_finds_something_unreadable_replaces_it() {
 async fn a_refresh_that_finds_ever_other_things_gives_up() {
     let fleet = Fleet::memory();
     let (a, wire) = instance(&fleet).await;
-    let (other, _) = fleet.instance_with(|b| set(b).type_tag("another")).await;
+    let other = fleet.of_another_shape().await;
     let truth = Source::new("old");
     truth.through(&a, "k").await.unwrap();
     fleet.advance(101 * MS);
@@ -435,7 +436,7 @@ async fn a_refresh_that_finds_ever_other_things_gives_up() {
             () = eventually("it gives up", || async { failed() }) => break,
         }
         assert!(round < 10, "it asks for ever");
-        other.insert("k", round.to_string()).await.unwrap();
+        other.insert("k", round).await.unwrap();
         let next = wire.close(Step::AcquireLease, Way::Request);
         gate.open();
         gate = next;

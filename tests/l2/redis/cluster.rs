@@ -616,7 +616,14 @@ async fn a_tombstone_that_is_lost_while_lanes_grow_is_written_again() {
     // Its clock is on the same node.
     let lane = LaneNumber { number: 3, of: 4 };
     let namespace = "test:lanes";
-    let lane = l2(&cluster).lane(LaneName { namespace, lane }, LIMIT, Box::new(|_| ()));
+    let lane = l2(&cluster).lane(
+        LaneName {
+            lane,
+            ..namespace.into()
+        },
+        LIMIT,
+        Box::new(|_| ()),
+    );
     let losing = async {
         eventually("the former one is closed", async || {
             is_closed(&mut raw.clone()).await

@@ -9,12 +9,13 @@ use deadpool_redis::redis::{Value, cmd};
 use futures::StreamExt;
 use futures::future::join_all;
 use larder::l2::{
-    Applied, Event, Kind, L2Error, Lane, LeaseReply, MemberInfo, Subscription, WriteAck,
+    Applied, Event, Kind, L2Error, Lane, LeaseReply, MemberInfo, Subscription, Want, WriteAck,
 };
 use tokio::time::{Instant, timeout};
 
 use super::{own_key, run};
 use crate::store::*;
+use crate::support::eventually::eventually;
 
 const OTHER: MemberInfo = MemberInfo {
     id: 6,
@@ -251,13 +252,20 @@ async fn a_hold_without_an_end_is_none() {
 
 /// As after a PERSIST: it would keep all loads waiting for good.
 #[tokio::test]
-async fn a_lease_without_an_end_is_none() {
+async fn a_lease_ends_in_its_time_even_if_its_key_does_not() {
     let store = Redis::start().await;
     let (lane, mut raw) = (store.lane(), store.server.connection().await);
-    let endless = granted(&*lane, "k").await;
+    let short = Duration::from_millis(50);
+    let endless = acquire_lease_for(&*lane, "k", short, Want::Any).await;
+    let LeaseReply::Granted(endless) = endless else {
+        panic!("{endless:?}");
+    };
     let _: i64 = run(&mut raw, &["PERSIST", &own_key("lease:k")]).await;
-    let lease = granted(&*lane, "k").await;
-    assert_ne!(endless.token, lease.token);
+    eventually("it ends", || async {
+        matches!(acquire_lease(&*lane, "k").await,
+            LeaseReply::Granted(lease) if lease.token != endless.token)
+    })
+    .await;
     let left: i64 = run(&mut raw, &["PTTL", &own_key("lease:k")]).await;
     assert!(left > 0, "{left}");
 }

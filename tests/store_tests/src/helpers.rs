@@ -44,6 +44,12 @@ pub fn sealed_for(payload: &[u8], ttl: Duration) -> EncodedValue {
 
 /// A value with tags.
 pub fn tagged(payload: &[u8], ttl: Duration, tags: &[&str]) -> EncodedValue {
+    // The type tag of a lane that is opened by its name alone.
+    of_type(0, payload, ttl, tags)
+}
+
+/// A value with a type tag.
+pub fn of_type(type_tag: u64, payload: &[u8], ttl: Duration, tags: &[&str]) -> EncodedValue {
     let mut trailer = Vec::new();
     for tag in tags {
         trailer.extend_from_slice(&u16::try_from(tag.len()).unwrap().to_be_bytes());
@@ -51,7 +57,7 @@ pub fn tagged(payload: &[u8], ttl: Duration, tags: &[&str]) -> EncodedValue {
     }
     let mut body = vec![1, 0];
     body.extend_from_slice(&u16::try_from(trailer.len()).unwrap().to_be_bytes());
-    body.extend_from_slice(&42_u64.to_be_bytes());
+    body.extend_from_slice(&type_tag.to_be_bytes());
     let length = u32::try_from(payload.len()).unwrap();
     body.extend_from_slice(&length.to_be_bytes());
     let rest = [payload, &trailer].concat();
@@ -85,7 +91,7 @@ pub fn set_ttls(value: &mut EncodedValue, ttls: Ttls) {
 
 /// The stamp that stored bytes begin with.
 pub fn stamp_of(bytes: &[u8]) -> Stamp {
-    assert_eq!(&bytes[..4], b"LRD\x04");
+    assert!([b"LRD\x04", b"LRD\x84"].contains(&bytes.first_chunk().unwrap()));
     let number = |at: usize| u64::from_be_bytes(bytes[at..at + 8].try_into().unwrap());
     let [epoch, ver, written_at] = [4, 12, 20].map(number);
     assert_eq!(number(28), epoch + ver + written_at, "the stamp's own sum");

@@ -46,6 +46,7 @@
 //! | group | the store |
 //! | --- | --- |
 //! | `values` | stores, reads and removes values; issues rising versions; refuses an insert after its deadline |
+//! | `types` | keeps values of several types under a key, and removes all of them with each change |
 //! | `lifetime` | makes values stale, changes their lifetime, and inserts on a condition |
 //! | `leases` | grants one lease for a key; rejects the fill of a load that a change has overtaken |
 //! | `holds` | grants no lease for as long as an invalidation demands |
@@ -185,14 +186,14 @@ pub trait StoreUnderTest: Sized {
 /// #     async fn start() -> Self { Self(MemoryL2::new()) }
 /// #     fn l2(&self) -> &dyn L2 { &self.0 }
 /// # }
-/// store_tests!(MyStore: values lifetime leases holds tags prefixes messages listening replay members);
+/// store_tests!(MyStore: values types lifetime leases holds tags prefixes messages listening replay members);
 /// ```
 #[macro_export]
 macro_rules! store_tests {
     ($store:ty) => {
         $crate::store_tests! {
-            $store: values lifetime leases holds tags prefixes messages listening replay members fleet_counts
-                write_stream
+            $store: values types lifetime leases holds tags prefixes messages listening replay members
+                fleet_counts write_stream
         }
     };
     ($store:ty: $($group:ident)+) => {

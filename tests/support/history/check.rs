@@ -18,7 +18,7 @@ impl History {
             self.monotonic_reads(),
             self.read_your_writes(),
             self.not_from_the_future(),
-            self.one_load(),
+            self.one_load(terms),
             self.answered(terms),
             self.at_rest(),
             self.tokens(),
@@ -195,14 +195,15 @@ impl History {
             .collect()
     }
 
-    fn one_load(&self) -> Vec<Violation> {
+    fn one_load(&self, terms: &Terms) -> Vec<Violation> {
         let excuses = Excuses::new(&self.disturbances);
-        let mut by_key: BTreeMap<u64, Vec<&Load>> = BTreeMap::new();
+        let mut by_key: BTreeMap<(u64, usize), Vec<&Load>> = BTreeMap::new();
         for load in &self.loads {
-            by_key.entry(load.key).or_default().push(load);
+            let of = (load.key, load.instance % terms.types);
+            by_key.entry(of).or_default().push(load);
         }
         let mut violations = Vec::new();
-        for (key, mut loads) in by_key {
+        for ((key, _), mut loads) in by_key {
             loads.sort_by_key(|load| load.start);
             let mut under_way: Vec<&Load> = Vec::new();
             for load in loads {

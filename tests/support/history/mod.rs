@@ -199,6 +199,8 @@ pub(crate) struct Terms {
     pub(crate) max_staleness: Vec<Duration>,
     /// The longest that a read may take, when its instance is not paused.
     pub(crate) answered_within: Duration,
+    /// How many schema versions the instances have, in turn: those of each load for themselves.
+    pub(crate) types: usize,
 }
 
 /// Something that must not have happened.

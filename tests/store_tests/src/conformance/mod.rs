@@ -10,6 +10,7 @@ pub mod messages;
 pub mod prefixes;
 pub mod replay;
 pub mod tags;
+pub mod types;
 pub mod values;
 #[cfg(feature = "write-behind")]
 pub mod write_stream;

@@ -1,0 +1,348 @@
+//! Values of several types under a key: instances of two releases have values and leases of their own, and a change
+//! removes the values of all types.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use larder::l2::{
+    Fill, Kind, Lane, LaneName, Lease, LeaseReply, NewLifetime, Stamp, Ttls, Version, Want,
+};
+
+use super::bodies;
+use crate::StoreUnderTest;
+use crate::eventually::eventually;
+use crate::helpers::*;
+use crate::steps::Steps;
+
+bodies! { types:
+    each_type_has_a_value_and_a_lease_of_its_own
+    each_change_is_of_all_types
+    a_fill_that_replaces_any_value_ends_the_loads_of_other_types
+    an_expired_value_makes_room
+    no_key_has_more_values_than_it_may
+    a_lifetime_is_that_of_one_type
+    only_a_key_without_any_value_is_absent
+    large_values_lie_side_by_side
+    the_waiting_loads_of_one_type_are_told_of_its_lease
+}
+
+/// The lane as instances with this type tag have it.
+fn lane_of_type(store: &impl StoreUnderTest, type_tag: u64) -> Arc<dyn Lane> {
+    let name = LaneName {
+        type_tag,
+        ..NAMESPACE.into()
+    };
+    store.l2().lane(name, LIMIT, Box::new(|_| ())).into()
+}
+
+async fn fill_typed(lane: &dyn Lane, type_tag: u64, lease: Lease, payload: &[u8]) -> Fill {
+    let value = of_type(type_tag, payload, LONG, &["t"]);
+    let filled = lane.fill("k", lease, &value, None).await;
+    filled.expect("the fill is answered")
+}
+
+/// Loads and stores the value of a type.
+async fn load(lane: &dyn Lane, type_tag: u64, payload: &[u8]) -> Stamp {
+    let lease = granted(lane, "k").await;
+    match fill_typed(lane, type_tag, lease, payload).await {
+        Fill::Stored(stamp) => stamp,
+        other => panic!("the fill was not stored: {other:?}"),
+    }
+}
+
+/// The payload of the value that a lane may use, of those that lie behind each other.
+async fn payload_in(lane: &dyn Lane, type_tag: u64) -> Option<Vec<u8>> {
+    let stored = usable(lane, "k").await?;
+    let mut rest = &stored[..];
+    loop {
+        let length = |at: usize, of: usize| {
+            let bytes = &rest[at..at + of];
+            bytes
+                .iter()
+                .fold(0, |sum, byte| sum << 8 | usize::from(*byte))
+        };
+        let (tags, payload) = (length(78, 2), length(88, 4));
+        if rest[80..88] == type_tag.to_be_bytes() {
+            return Some(rest[100..100 + payload].to_vec());
+        }
+        assert_eq!(rest[3], 0x84, "a value follows");
+        rest = &rest[100 + payload + tags..];
+    }
+}
+
+async fn each_type_has_a_value_and_a_lease_of_its_own(store: impl StoreUnderTest) {
+    let (old, new) = (lane_of_type(&store, 1), lane_of_type(&store, 2));
+    // Loads of both begin before either has ended.
+    let (of_old, of_new) = (granted(&*old, "k").await, granted(&*new, "k").await);
+    for lane in [&old, &new] {
+        let asked = acquire_lease(&**lane, "k").await;
+        assert!(matches!(asked, LeaseReply::Wait(_)), "{asked:?}");
+    }
+    assert!(matches!(
+        fill_typed(&*old, 1, of_old, b"old").await,
+        Fill::Stored(_)
+    ));
+    assert_eq!(payload_in(&*old, 1).await.as_deref(), Some(&b"old"[..]));
+    assert_eq!(usable(&*new, "k").await, None);
+    assert!(renewed(&*new, "k", of_new).await);
+    assert!(matches!(
+        fill_typed(&*new, 2, of_new, b"new").await,
+        Fill::Stored(_)
+    ));
+    // Each is refreshed beside the other.
+    for round in 0..3_u8 {
+        for (lane, type_tag) in [(&old, 1), (&new, 2)] {
+            let LeaseReply::Granted(lease) =
+                acquire_lease_for(&**lane, "k", LONG, Want::Nothing).await
+            else {
+                panic!("no lease");
+            };
+            let other = if type_tag == 1 { (&new, 2) } else { (&old, 1) };
+            let before = payload_in(&**other.0, other.1).await;
+            fill_typed(&**lane, type_tag, lease, &[round]).await;
+            assert_eq!(payload_in(&**lane, type_tag).await, Some(vec![round]));
+            assert_eq!(payload_in(&**other.0, other.1).await, before);
+        }
+    }
+}
+
+async fn each_change_is_of_all_types(store: impl StoreUnderTest) {
+    let (old, new) = (lane_of_type(&store, 1), lane_of_type(&store, 2));
+    for change in [
+        "insert",
+        "invalidate",
+        "prefix",
+        "clear",
+        "tags",
+        "expire",
+        "append",
+    ] {
+        load(&*old, 1, b"old").await;
+        load(&*new, 2, b"new").await;
+        let loading = acquire_lease_for(&*new, "k", LONG, Want::Nothing).await;
+        let LeaseReply::Granted(loading) = loading else {
+            panic!("{change}: {loading:?}");
+        };
+        match change {
+            "insert" => {
+                let value = of_type(1, b"newer", LONG, &[]);
+                let payload = payload_of(Kind::Insert, &["k"]);
+                old.insert(&[("k", &value)], &payload, None).await.unwrap();
+            }
+            "invalidate" => drop(invalidate(&*old, &["k"]).await),
+            "prefix" => {
+                let payload = payload_of(Kind::PrefixBegun, &["k"]);
+                let before = old.end_leases(&payload).await.unwrap();
+                let removed = old.remove_prefixes(&[("k", before)]).await;
+                assert_eq!(removed.unwrap(), [1]);
+            }
+            "clear" => drop(clear(&*old).await),
+            "tags" => drop(invalidate_tags(&*old, &["t"]).await),
+            "expire" => {
+                let payload = payload_of(Kind::Invalidate, &["k"]);
+                old.expire(&["k"], &payload).await.unwrap();
+            }
+            _ => {
+                let payload = payload_of(Kind::Insert, &["k"]);
+                let value = of_type(1, b"newer", LONG, &[]);
+                let never = Stamp {
+                    epoch: 1,
+                    ver: 1,
+                    written_at: 0,
+                };
+                let version = never.version();
+                // Of a version that is not there: nothing changes. Then of the one that is.
+                let stored = old.insert_if("k", &value, version, &payload, None).await;
+                assert_eq!(stored.unwrap(), None);
+                assert_eq!(payload_in(&*new, 2).await.as_deref(), Some(&b"new"[..]));
+                let seen = load_again(&*old).await;
+                let stored = old.insert_if("k", &value, seen, &payload, None).await;
+                assert!(stored.unwrap().is_some());
+            }
+        }
+        let filled = fill_typed(&*new, 2, loading, b"late").await;
+        assert!(matches!(filled, Fill::Rejected(_)), "{change}: {filled:?}");
+        match change {
+            // The values are misses by the versions of their tags, which the instance compares.
+            "tags" => {}
+            "expire" => {
+                for (lane, type_tag) in [(&old, 1), (&new, 2)] {
+                    let stored = usable(&**lane, "k").await.unwrap();
+                    let at = if stored[80..88] == u64::to_be_bytes(type_tag) {
+                        0
+                    } else {
+                        assert_eq!(stored[3], 0x84);
+                        100 + 3 + 3
+                    };
+                    let (stamp, lifetime) = times_of(&stored[at..]);
+                    let stale_at = lifetime.stale_at.expect("it becomes stale");
+                    assert!(stale_at >= stamp.written_at, "{lifetime:?}");
+                }
+            }
+            _ => assert_eq!(usable(&*new, "k").await, None, "{change}"),
+        }
+        invalidate(&*old, &["k"]).await;
+    }
+}
+
+/// Stores the value of the first type anew, and returns its version.
+async fn load_again(lane: &dyn Lane) -> Version {
+    let LeaseReply::Granted(lease) = acquire_lease_for(lane, "k", LONG, Want::Nothing).await else {
+        panic!("no lease");
+    };
+    match fill_typed(lane, 1, lease, b"again").await {
+        Fill::Stored(stamp) => stamp.version(),
+        other => panic!("the fill was not stored: {other:?}"),
+    }
+}
+
+/// As a write through the cache: a load of another type may have read the value that the write has replaced.
+async fn a_fill_that_replaces_any_value_ends_the_loads_of_other_types(store: impl StoreUnderTest) {
+    let (old, new) = (lane_of_type(&store, 1), lane_of_type(&store, 2));
+    let (_, mut subscription) = subscribe(&*new).await;
+    load(&*new, 2, b"before").await;
+    let loading = acquire_lease_for(&*new, "k", LONG, Want::Nothing).await;
+    let LeaseReply::Granted(loading) = loading else {
+        panic!("{loading:?}");
+    };
+    let waiting = acquire_lease_for(&*new, "k", LONG, Want::Nothing).await;
+    assert!(matches!(waiting, LeaseReply::Wait(_)), "{waiting:?}");
+    let writing = acquire_lease_for(&*old, "k", LONG, Want::Anew).await;
+    let LeaseReply::Granted(writing) = writing else {
+        panic!("{writing:?}");
+    };
+    let (value, payload) = (
+        of_type(1, b"written", LONG, &[]),
+        payload_of(Kind::Insert, &["k"]),
+    );
+    let filled = old.fill("k", writing, &value, Some(&payload)).await;
+    assert!(matches!(filled, Ok(Fill::Stored(_))), "{filled:?}");
+    assert_eq!(usable(&*new, "k").await, None);
+    assert_eq!(ended_leases(&mut *subscription).await, ["k"]);
+    let filled = fill_typed(&*new, 2, loading, b"before").await;
+    assert!(matches!(filled, Fill::Rejected(_)), "{filled:?}");
+    assert_eq!(payload_in(&*old, 1).await.as_deref(), Some(&b"written"[..]));
+}
+
+async fn an_expired_value_makes_room(store: impl StoreUnderTest) {
+    let (old, new) = (lane_of_type(&store, 1), lane_of_type(&store, 2));
+    let short = Duration::from_millis(300);
+    let (of_old, of_new) = (granted(&*old, "k").await, granted(&*new, "k").await);
+    let value = of_type(2, b"new", LONG, &[]);
+    new.fill("k", of_new, &value, None).await.unwrap();
+    let value = of_type(1, b"old", short, &[]);
+    old.fill("k", of_old, &value, None).await.unwrap();
+    assert!(usable(&*old, "k").await.is_some());
+    eventually("the value of one type expires", || async {
+        usable(&*old, "k").await.is_none()
+    })
+    .await;
+    // The key lives as long as the value that lives longest.
+    assert_eq!(payload_in(&*new, 2).await.as_deref(), Some(&b"new"[..]));
+    let lease = acquire_lease_for(&*new, "k", LONG, Want::Nothing).await;
+    let LeaseReply::Granted(lease) = lease else {
+        panic!("{lease:?}");
+    };
+    fill_typed(&*new, 2, lease, b"newer").await;
+    let stored = get(&*new, "k").await.unwrap();
+    assert_eq!(stored[..4], *b"LRD\x04", "it is alone");
+}
+
+async fn no_key_has_more_values_than_it_may(store: impl StoreUnderTest) {
+    let lanes: Vec<_> = (1..=5)
+        .map(|type_tag| (lane_of_type(&store, type_tag), type_tag))
+        .collect();
+    for (lane, type_tag) in &lanes {
+        load(&**lane, *type_tag, b"v").await;
+    }
+    let (first, rest) = lanes.split_first().unwrap();
+    assert_eq!(usable(&*first.0, "k").await, None);
+    for (lane, type_tag) in rest {
+        assert!(payload_in(&**lane, *type_tag).await.is_some(), "{type_tag}");
+    }
+}
+
+async fn a_lifetime_is_that_of_one_type(store: impl StoreUnderTest) {
+    let (old, new) = (lane_of_type(&store, 1), lane_of_type(&store, 2));
+    load(&*old, 1, b"old").await;
+    let stamp = load(&*new, 2, b"new").await;
+    let payload = payload_of(Kind::Invalidate, &["k"]);
+    let short = Duration::from_millis(200);
+    // The first value and the second one, in the order in which they lie.
+    let touched = new
+        .touch(
+            "k",
+            NewLifetime::Renewed(Ttls::new(2 * LONG)),
+            &payload,
+            None,
+        )
+        .await;
+    assert_eq!(touched.unwrap().map(|it| it.stamp), Some(stamp));
+    let touched = old
+        .touch("k", NewLifetime::Renewed(Ttls::new(short)), &payload, None)
+        .await;
+    assert!(touched.unwrap().is_some());
+    eventually("the value of one type expires", || async {
+        usable(&*old, "k").await.is_none()
+    })
+    .await;
+    assert_eq!(payload_in(&*new, 2).await.as_deref(), Some(&b"new"[..]));
+    // What its source has not changed gets a new stamp where it lies.
+    load(&*old, 1, b"old").await;
+    let lease = acquire_lease_for(&*new, "k", LONG, Want::OtherThan(stamp.ver)).await;
+    let LeaseReply::Granted(lease) = lease else {
+        panic!("{lease:?}");
+    };
+    let tags = ["t".into()];
+    let ttls = Ttls::new(LONG);
+    let again = new.revalidate("k", lease, stamp.ver, ttls, &tags).await;
+    assert!(matches!(again, Ok(Some(Fill::Stored(_)))), "{again:?}");
+    assert_eq!(payload_in(&*new, 2).await.as_deref(), Some(&b"new"[..]));
+    assert_eq!(payload_in(&*old, 1).await.as_deref(), Some(&b"old"[..]));
+}
+
+/// A value that is stored where there is none is a lock, or the first of a count: for all releases.
+async fn only_a_key_without_any_value_is_absent(store: impl StoreUnderTest) {
+    let (old, new) = (lane_of_type(&store, 1), lane_of_type(&store, 2));
+    let payload = payload_of(Kind::Insert, &["k"]);
+    let (of_old, of_new) = (of_type(1, b"1", LONG, &["t"]), of_type(2, b"2", LONG, &[]));
+    let absent = Version::ABSENT;
+    let stored = old.insert_if("k", &of_old, absent, &payload, None).await;
+    assert!(stored.unwrap().is_some());
+    let refused = new.insert_if("k", &of_new, absent, &payload, None).await;
+    assert_eq!(refused.unwrap(), None);
+    assert_eq!(payload_in(&*old, 1).await.as_deref(), Some(&b"1"[..]));
+    invalidate_tags(&*old, &["t"]).await;
+    let stored = new.insert_if("k", &of_new, absent, &payload, None).await;
+    assert!(stored.unwrap().is_some());
+}
+
+/// Bodies of a KiB and more do not pass through a script of Redis, unless others lie beside them.
+async fn large_values_lie_side_by_side(store: impl StoreUnderTest) {
+    let (old, new) = (lane_of_type(&store, 1), lane_of_type(&store, 2));
+    let large = |byte: u8| vec![byte; 5000];
+    for (of_old, of_new) in [
+        (large(1), large(2)),
+        (vec![1], large(2)),
+        (large(1), vec![2]),
+    ] {
+        load(&*old, 1, &of_old).await;
+        load(&*new, 2, &of_new).await;
+        assert_eq!(payload_in(&*old, 1).await, Some(of_old));
+        assert_eq!(payload_in(&*new, 2).await, Some(of_new));
+        invalidate(&*new, &["k"]).await;
+        assert_eq!(get(&*old, "k").await, None);
+    }
+}
+
+async fn the_waiting_loads_of_one_type_are_told_of_its_lease(store: impl StoreUnderTest) {
+    let (old, new) = (lane_of_type(&store, 1), lane_of_type(&store, 2));
+    let (_, mut subscription) = subscribe(&*old).await;
+    let (of_old, of_new) = (granted(&*old, "k").await, granted(&*new, "k").await);
+    let waiting = acquire_lease(&*old, "k").await;
+    assert!(matches!(waiting, LeaseReply::Wait(_)), "{waiting:?}");
+    fill_typed(&*new, 2, of_new, b"new").await;
+    assert_eq!(ended_leases(&mut *subscription).await.len(), 0);
+    assert!(given_back(&*old, "k", of_old).await);
+    assert_eq!(ended_leases(&mut *subscription).await, ["k"]);
+}
