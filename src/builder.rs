@@ -805,11 +805,12 @@ impl<K, V: Serialize + DeserializeOwned + Send + Sync + 'static, L> Builder<K, V
     /// The version of the layout of `V`. Default: 0. Values that were stored with another version are misses.
     ///
     /// Raise it when a field of `V`, or of a type in it, changes its meaning, such as from euros to cents. A change of
-    /// names, order or types of fields needs no new version: bincode and postcard store the shape of a value, and serde
-    /// finds the fields of `Json` and `MessagePack` by name. See
+    /// names, order or types of fields is never misread without a new version: bincode and postcard store the shape of a
+    /// value, and serde finds the fields of `Json` and `MessagePack` by name. See
     /// [changes of a type](crate::guide::ttls_and_codecs#changes-of-a-type).
     ///
-    /// While a deploy runs, instances of both versions replace each other's values, so keys are loaded more often.
+    /// While a deploy runs, L2 keeps the values of both versions under each key, and every change reaches both. Instances
+    /// of two shapes and one version replace each other's values. See [deploys](crate::guide::deploys).
     ///
     /// ```
     /// # async fn demo() -> Result<(), Box<dyn std::error::Error>> {
@@ -881,7 +882,8 @@ impl<K, V: Serialize + DeserializeOwned + Send + Sync + 'static, L> Builder<K, V
         self
     }
 
-    /// A name for the type of the values. Default: none. Values with another tag are misses.
+    /// A name for the type of the values. Default: none. Values with another tag are misses, and lie beside those with
+    /// this tag, as with [`schema_version`](Self::schema_version).
     ///
     /// Set it if a namespace has values of one shape and of different meanings. For a type that changes, use
     /// [`schema_version`](Self::schema_version).

@@ -131,6 +131,9 @@ pub mod guide {
     #[doc = include_str!("guide/ttls_and_codecs.md")]
     pub mod ttls_and_codecs {}
 
+    #[doc = include_str!("guide/deploys.md")]
+    pub mod deploys {}
+
     #[doc = include_str!("guide/invalidation.md")]
     pub mod invalidation {}
 

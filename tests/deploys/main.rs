@@ -1,0 +1,109 @@
+//! Two releases of a service side by side, each a process of its own, as during a rolling deploy: what the guide's page
+//! "A deploy" says of each kind of change.
+
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::indexing_slicing,
+    reason = "a step that fails ends the test"
+)]
+
+mod bytes;
+mod release;
+#[path = "../support/mod.rs"]
+mod support;
+
+use crate::release::{Kind, Release};
+use crate::support::redis_server::RedisServer;
+
+const OLD: &str = "old";
+const NEW: &str = "new";
+
+async fn releases(old: Kind, new: Kind) -> (RedisServer, Release, Release) {
+    let server = RedisServer::start().await;
+    let old = Release::start(old, &server.url()).await;
+    let new = Release::start(new, &server.url()).await;
+    (server, old, new)
+}
+
+/// Each release loads a key once, and a change of either reaches both.
+#[tokio::test]
+async fn releases_with_two_schema_versions_keep_their_values_and_share_changes() {
+    let (_server, mut old, mut new) = releases(Kind::Plain, Kind::SchemaVersion).await;
+    for round in 1..=2 {
+        for _ in 0..20 {
+            assert_eq!(old.ask("load k old").await, OLD);
+            assert_eq!(new.ask("load k new").await, NEW);
+            // L1 is emptied, so each look-up reads L2.
+            assert_eq!(old.ask("forget").await, "done");
+            assert_eq!(new.ask("forget").await, "done");
+        }
+        assert_eq!(old.ask("loads").await, round.to_string());
+        assert_eq!(new.ask("loads").await, round.to_string());
+        let (changing, other) = if round == 1 {
+            (&mut old, &mut new)
+        } else {
+            (&mut new, &mut old)
+        };
+        assert_eq!(changing.ask("invalidate k").await, "done");
+        assert_eq!(other.ask("get k").await, "nothing");
+    }
+    assert_eq!(new.ask("load k new").await, NEW);
+    assert_eq!(old.ask("insert k newer").await, "done");
+    new.until("get k", "nothing").await;
+    assert_eq!(old.ask("get k").await, "newer");
+    assert_eq!(new.ask("errors").await, "0 0");
+}
+
+/// The values of the other release are misses, and are replaced: correct, and no faster than without a cache.
+#[tokio::test]
+async fn releases_with_two_shapes_and_one_schema_version_replace_each_others_values() {
+    let (_server, mut old, mut new) = releases(Kind::Plain, Kind::Shape).await;
+    for round in 1..=3 {
+        assert_eq!(old.ask("load k old").await, OLD);
+        assert_eq!(new.ask("load k new").await, NEW);
+        assert_eq!(old.ask("forget").await, "done");
+        assert_eq!(new.ask("forget").await, "done");
+        assert_eq!(old.ask("loads").await, round.to_string());
+        assert_eq!(new.ask("loads").await, round.to_string());
+    }
+    assert_eq!(old.ask("invalidate k").await, "done");
+    assert_eq!(new.ask("get k").await, "nothing");
+}
+
+#[cfg(feature = "json")]
+#[tokio::test]
+async fn releases_with_two_codecs_read_each_others_values() {
+    let (_server, mut old, mut new) = releases(Kind::Plain, Kind::Json).await;
+    assert_eq!(old.ask("load k old").await, OLD);
+    assert_eq!(new.ask("load k new").await, OLD);
+    assert_eq!(new.ask("insert k new").await, "done");
+    old.until("get k", NEW).await;
+    assert_eq!(old.ask("invalidate k").await, "done");
+    assert_eq!(new.ask("get k").await, "nothing");
+}
+
+/// Nothing of one release reaches the other.
+#[tokio::test]
+async fn releases_with_two_namespaces_are_two_caches() {
+    let (_server, mut old, mut new) = releases(Kind::Plain, Kind::Namespace).await;
+    assert_eq!(old.ask("load k old").await, OLD);
+    assert_eq!(new.ask("load k new").await, NEW);
+    assert_eq!(new.ask("invalidate k").await, "done");
+    assert_eq!(old.ask("get k").await, OLD);
+}
+
+/// The larger number counts for both, and the caches begin empty.
+#[tokio::test]
+async fn releases_with_two_numbers_of_lanes_use_the_larger_one() {
+    let server = RedisServer::start().await;
+    let mut old = Release::start(Kind::Plain, &server.url()).await;
+    assert_eq!(old.ask("load k old").await, OLD);
+    let mut new = Release::start(Kind::Lanes, &server.url()).await;
+    assert_eq!(new.ask("load k new").await, NEW);
+    // The old release hears of the lanes at its next heartbeat.
+    old.until("get k", NEW).await;
+    assert_eq!(old.ask("invalidate k").await, "done");
+    assert_eq!(new.ask("get k").await, "nothing");
+}
