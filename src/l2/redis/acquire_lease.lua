@@ -1,12 +1,13 @@
--- ACQUIRE_LEASE  value lease hold clock writes | token ms want rnd deadline tag  ->  answer, values or lease, number
+-- ACQUIRE_LEASE  value lease hold clock writes | token ms want rnd deadline tag hex  ->  answer, values or lease, number
 -- `want` is '' for any value, '*' for none that is stored, '!' for a new load whatever there is, '~' for one that may have
--- expired, or the version of the value that is to be replaced. All of them are about the value with the type tag.
+-- expired, or the version of the value that is to be replaced. All of them are about the value with the type tag,
+-- which `hex` is in a lease.
 local epoch, _, issued = clock(KEYS[4], ARGV[4])
 -- MGET answers nil for a value of another type.
 local v, stored, hold = unpack(redis.call('MGET', KEYS[1], KEYS[2], KEYS[3]))
 local kept = false
 if ARGV[3] ~= '*' and ARGV[3] ~= '!' then
-  local of, ver, expires_at = read_stamp(find(head_in, v, ARGV[6]))
+  local of, ver, expires_at = read_stamp(v and find(head_in, v, ARGV[6]) or '')
   -- A version that the lane has not issued would outlive invalidations in L1 (rule 11).
   if of == epoch and ver <= issued and ver ~= tonumber(ARGV[3]) then
     if ARGV[3] == '~' or time() < expires_at then
@@ -32,29 +33,27 @@ if hold and (written or redis.call('PTTL', KEYS[3]) >= 0) then
   return {'HOLD', false, 0}
 end
 -- Loads of values with other type tags do not wait for each other.
-local tag = string.format('%08x%08x', struct.unpack('>I4I4', ARGV[6]))
-local leases, mark, others = read_leases(stored), '', {}
-for _, lease in ipairs(leases) do
-  if lease.tag ~= tag then
-    if lease.till > at and #others < MOST_VALUES - 1 then
-      others[#others + 1] = lease
-    end
+local mark, others, lasts = '', '', tonumber(ARGV[2])
+for lease in string.gmatch(stored or '', '%S+') do
+  local of, began, token, tag, ends, waits = string.match(lease, '^(%d+):(%d+):(%d+):(%x+):(%d+)(%+?)')
+  local left = ends and ends - at or 0
+  if left > 0 and tag ~= ARGV[7] then
+    others, lasts = others .. ' ' .. lease, math.max(lasts, left)
   -- A lease that has ended, or one of another epoch, fills nothing any more: this load need not wait for it.
-  elseif lease.till > at and stands(KEYS[4], epoch, lease) then
+  elseif left > 0 and stands(KEYS[4], epoch, of, began) then
     if ARGV[3] ~= '!' then
-      if lease.mark == '' then
-        lease.mark = '+'
-        store_leases(KEYS[2], leases)
+      if waits == '' then
+        local _, to = string.find(stored, lease, 1, true)
+        to = string.sub(lease, -1) == '&' and to - 1 or to
+        redis.call('SET', KEYS[2], string.sub(stored, 1, to) .. '+' .. string.sub(stored, to + 1), 'KEEPTTL')
       end
-      return {'WAIT', string.format('%.0f:%s', lease.epoch, lease.token), lease.till - at}
+      return {'WAIT', of .. ':' .. token, left}
     end
-    mark = lease.mark
+    mark = waits
   end
 end
 -- No other copy of the request has this token (rule 1). Loads that wait for a lease that is taken over wait for this one.
-local own = {epoch = epoch, began = issued, token = ARGV[1], tag = tag, till = at + ARGV[2], mark = mark}
-local is_alone = not v or tag_in(v) == ARGV[6] and string.byte(v, 4) == 4
-own.beside = is_alone and '' or '&'
-table.insert(others, 1, own)
-store_leases(KEYS[2], others)
+local own = string.format('%.0f:%.0f:%s:%s:%.0f', epoch, issued, ARGV[1], ARGV[7], at + ARGV[2]) .. mark
+local is_alone = not v or string.sub(v, 81, 88) == ARGV[6] and string.byte(v, 4) == 4
+redis.call('SET', KEYS[2], own .. (is_alone and '' or '&') .. others, 'PX', lasts)
 return {'GRANTED', kept, epoch}

@@ -5,7 +5,7 @@ local function others_of(values, tag, epoch, at)
   local others = {}
   for _, value in ipairs(heads(head_in, values)) do
     local of, _, expires_at = read_stamp(value.head)
-    if of == epoch and at < expires_at and tag_in(value.head) ~= tag and #others < MOST_VALUES - 1 then
+    if of == epoch and at < expires_at and string.sub(value.head, 81, 88) ~= tag and #others < MOST_VALUES - 1 then
       others[#others + 1] = string.sub(values, value.at + 5, value.at + value.length)
     end
   end
@@ -17,36 +17,33 @@ end
 
 local staged = #KEYS + (is_staged(ARGV[3]) and 0 or 1)
 local epoch, seq, ver = clock(KEYS[3], ARGV[5])
-local lease, leases = standing(KEYS[2], KEYS[3], epoch, ARGV[2], ARGV[1])
-if not lease then
+local began, mark, beside, leases = standing(KEYS[2], KEYS[3], epoch, ARGV[2], ARGV[1])
+if not began then
   drop_staged(staged)
   return rejected(KEYS[1])
 end
 -- No value is stored that was loaded before an invalidation of one of its tags (rule 20).
 local tags = invalidated(KEYS[3], 5, staged - 1, epoch, ver)
-if any_after(tags, lease.began) or not are_staged(staged) then
+if any_after(tags, began) or not are_staged(staged) then
   drop_staged(staged)
-  end_lease(KEYS[2], lease, leases, ARGV[6], ARGV[7])
+  end_lease(KEYS[2], mark, leases, ARGV[6], ARGV[7])
   return rejected(KEYS[1])
 end
 local at, others = time(), ''
 if ARGV[8] ~= '' then
   epoch, ver = publish(KEYS[3], KEYS[4], ARGV[6], ARGV[5], ARGV[8])
   -- Loads of values of other types may have read what this value replaces (rule 29).
-  for i, other in ipairs(leases) do
-    lease.mark = other.mark == '+' and '+' or lease.mark
-    leases[i] = nil
-  end
+  mark, leases = string.find(leases, '+', 1, true) and '+' or mark, ''
 else
   -- A fill takes a version and publishes no message: no instance holds a value that the fill makes old. Nor does it make
   -- a value of another type old.
   ver = ver + 1
   set_position(KEYS[3], epoch, seq, ver)
-  if lease.beside ~= '' then
-    others = others_of(checked(redis.pcall('GET', KEYS[1]), 'GET'), ARGV[9], epoch, at)
+  if beside ~= '' then
+    others = others_of(checked(redis.pcall('GET', KEYS[1]), 'GET') or '', ARGV[9], epoch, at)
   end
-  for _, other in ipairs(leases) do
-    other.beside = '&'
+  if leases ~= '' then
+    leases = string.gsub(string.gsub(leases, '&', ''), '%S+', '%0&')
   end
 end
 local left = others ~= '' and redis.call('PTTL', KEYS[1])
@@ -56,5 +53,5 @@ if left then
   redis.call('PEXPIRE', KEYS[1], left, 'GT')
 end
 keep_tag_versions(tags, epoch, ARGV[4])
-end_lease(KEYS[2], lease, leases, ARGV[6], ARGV[7])
+end_lease(KEYS[2], mark, leases, ARGV[6], ARGV[7])
 return {'OK', false, struct.pack('>I8I8I8', epoch, ver, at)}

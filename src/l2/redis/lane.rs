@@ -49,6 +49,8 @@ pub(super) struct RedisLane {
     pub(super) names: Arc<Names>,
     /// Of the values that it reads and fills, as they have it.
     pub(super) type_tag: [u8; 8],
+    /// As leases have it.
+    pub(super) type_tag_in_hex: String,
     /// For all but plain reads of values.
     pub(super) connections: Arc<Connections>,
     /// Reads values over these connections, and over a second one; single ones go together with those of other lanes.
@@ -172,7 +174,7 @@ impl RedisLane {
             Want::Kept => call.arg("~"),
         };
         call.arg(random()).deadline(ask.deadline);
-        call.arg(&self.type_tag[..]);
+        call.arg(&self.type_tag[..]).arg(&self.type_tag_in_hex);
         call
     }
 

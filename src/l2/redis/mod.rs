@@ -346,6 +346,7 @@ impl L2 for RedisL2 {
             subscriptions: Subscriptions::new(Arc::clone(topology), Arc::clone(&names)),
             names,
             type_tag: name.type_tag.to_be_bytes(),
+            type_tag_in_hex: format!("{:016x}", name.type_tag),
             reads: SingleReads::new(Arc::new(requests), batchers),
             connections,
             _servers: Arc::clone(&self.0),

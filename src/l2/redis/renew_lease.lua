@@ -1,15 +1,15 @@
 -- RENEW_LEASE  lease | token ms channel key  ->  1 if a lease has this token
-local leases = read_leases(checked(redis.pcall('GET', KEYS[1]), 'GET'))
-for i, lease in ipairs(leases) do
-  if lease.token == ARGV[1] then
-    if ARGV[2] == '0' then
-      table.remove(leases, i)
-      end_lease(KEYS[1], lease, leases, ARGV[3], ARGV[4])
-    else
-      lease.till = time() + ARGV[2]
-      store_leases(KEYS[1], leases)
-    end
-    return 1
-  end
+local stored = checked(redis.pcall('GET', KEYS[1]), 'GET')
+local epoch, _, mark, _, others, till = find_lease(stored, ARGV[1])
+if not epoch then
+  return 0
 end
-return 0
+if ARGV[2] == '0' then
+  end_lease(KEYS[1], mark, others, ARGV[3], ARGV[4])
+else
+  local ends = string.format('%.0f', time() + ARGV[2])
+  local renewed = string.sub(stored, 1, till - 1) .. string.gsub(string.sub(stored, till), '^%d+', ends)
+  local left = others == '' and 0 or redis.call('PTTL', KEYS[1])
+  redis.call('SET', KEYS[1], renewed, 'PX', math.max(left, ARGV[2]))
+end
+return 1

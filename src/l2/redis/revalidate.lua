@@ -2,13 +2,13 @@
 --   ->  answer, value, stamp
 -- As FILL, with the value that is stored already: if it is still the version `seen`, it gets a new stamp.
 local epoch, seq, ver = clock(KEYS[3], ARGV[6])
-local lease, leases = standing(KEYS[2], KEYS[3], epoch, ARGV[2], ARGV[1])
-if not lease then
+local began, mark, _, leases = standing(KEYS[2], KEYS[3], epoch, ARGV[2], ARGV[1])
+if not began then
   return rejected(KEYS[1])
 end
 local tags = invalidated(KEYS[3], 4, #KEYS, epoch, ver)
-if any_after(tags, lease.began) then
-  end_lease(KEYS[2], lease, leases, ARGV[7], ARGV[8])
+if any_after(tags, began) then
+  end_lease(KEYS[2], mark, leases, ARGV[7], ARGV[8])
   return rejected(KEYS[1])
 end
 local head, place = find(head_of, KEYS[1], ARGV[9])
@@ -23,5 +23,5 @@ set_position(KEYS[3], epoch, seq, ver)
 redis.call('SETRANGE', KEYS[1], place + 4, string.sub(stamp(epoch, ver, at), 5) .. ARGV[4])
 keep(KEYS[1], head, place, ARGV[5])
 keep_tag_versions(tags, epoch, ARGV[5])
-end_lease(KEYS[2], lease, leases, ARGV[7], ARGV[8])
+end_lease(KEYS[2], mark, leases, ARGV[7], ARGV[8])
 return {'OK', false, struct.pack('>I8I8I8', epoch, ver, at)}

@@ -16,8 +16,11 @@ const ALLOW_OOM_AND_SLOTS: &str = concat!(
 );
 const EACH: &str = include_str!("each.lua");
 pub(super) const CLOCK: &str = concat!(include_str!("send.lua"), include_str!("clock.lua"));
-pub(super) const VALUES: &str = include_str!("values.lua");
+pub(super) const STAMP: &str = include_str!("stamp.lua");
+const VALUES: &str = include_str!("values.lua");
+pub(super) const STORED: &str = concat!(include_str!("values.lua"), include_str!("stored.lua"));
 const LEASE: &str = include_str!("lease.lua");
+const STANDING: &str = concat!(include_str!("lease.lua"), include_str!("standing.lua"));
 const INCARNATION: &str = include_str!("incarnation.lua");
 const LIST: &str = include_str!("list.lua");
 const NAMED_LANES: &str = include_str!("named_lanes.lua");
@@ -41,18 +44,18 @@ pub(super) use lua;
 
 lua! {
     ACQUIRE_LEASE: [ALLOW_OOM, CLOCK, VALUES, LEASE, MARK], "acquire_lease.lua";
-    FILL: [CHECKED, CLOCK, VALUES, LEASE, STAGED, TAGS], "fill.lua";
-    REVALIDATE: [CHECKED, CLOCK, VALUES, LEASE, STAGED, TAGS], "revalidate.lua";
+    FILL: [CHECKED, CLOCK, STAMP, VALUES, STANDING, STAGED, TAGS], "fill.lua";
+    REVALIDATE: [CHECKED, CLOCK, STAMP, STORED, STANDING, STAGED, TAGS], "revalidate.lua";
     RENEW_LEASE: [CHECKED, CLOCK, LEASE], "renew_lease.lua";
-    INSERT: [CHECKED, CLOCK, VALUES, STAGED, TAGS], "insert.lua";
-    INSERT_IF: [CHECKED, CLOCK, VALUES, STAGED, TAGS, VERSION], "insert_if.lua";
-    EXPIRE: [ALLOW_OOM, CLOCK, VALUES], "expire.lua";
-    TOUCH: [ALLOW_OOM, CLOCK, VALUES, STAGED, TAGS], "touch.lua";
+    INSERT: [CHECKED, CLOCK, STAMP, STAGED, TAGS], "insert.lua";
+    INSERT_IF: [CHECKED, CLOCK, STAMP, STORED, STAGED, TAGS, VERSION], "insert_if.lua";
+    EXPIRE: [ALLOW_OOM, CLOCK, STORED], "expire.lua";
+    TOUCH: [ALLOW_OOM, CLOCK, STAMP, STORED, STAGED, TAGS], "touch.lua";
     INVALIDATE: [ALLOW_OOM, CLOCK, LIST, MARK], "invalidate.lua";
     INVALIDATE_TAGS: [ALLOW_OOM, CLOCK, TAG_LIST], "invalidate_tags.lua";
     CLEAR: [ALLOW_OOM, CLOCK, EPOCH], "clear.lua";
     END_LEASES: [ALLOW_OOM, CLOCK], "end_leases.lua";
-    REMOVE: [ALLOW_OOM, CLOCK, VALUES], "remove.lua";
+    REMOVE: [ALLOW_OOM, CLOCK, STORED], "remove.lua";
     RUN: [ALLOW_OOM, CLOCK, INCARNATION, LIST], "run.lua";
     LANES: [ALLOW_OOM, NAMED_LANES], "lanes.lua";
     NUMBERS: [CHECKED, NAMED_LANES], "numbers.lua";

@@ -1,31 +1,12 @@
--- The values of a key: one for each type tag, one behind the other (rule 29).
-
--- What is stored before the body of each value that is written in this step: its last number is the sum of the others, as
--- a check. Its first bytes say whether another value follows.
-local function stamp(epoch, ver, at, is_followed)
-  local numbers = struct.pack('>I8I8I8I8', epoch, ver, at, epoch + ver + at)
-  return (is_followed and 'LRD\132' or 'LRD\4') .. numbers
-end
-
--- The times with which a body begins, in ms from when it was written; with their sum.
-local function pack_times(stale, expires, ends, l1)
-  return struct.pack('>I8I8I8I8I8', stale, expires, ends, l1, stale + expires + ends + l1)
-end
-
--- Where the times begin.
-local TIMES = 36
+-- The values of a key: one for each type tag, one behind the other (rule 29). A head is what a value begins with, up to its
+-- payload; it has the type tag in the bytes 81 to 88.
 
 -- How many values a key has at most.
 local MOST_VALUES = 4
 
--- What the value at a place under a key begins with; empty if there is none. A key of another type has none.
-local function head_of(key, at)
-  return checked(redis.pcall('GETRANGE', key, at, at + 99), 'GETRANGE') or ''
-end
-
--- As `head_of`, of values that were read.
+-- The head at a place in values that were read.
 local function head_in(values, at)
-  return string.sub(values or '', at + 1, at + 100)
+  return string.sub(values, at + 1, at + 100)
 end
 
 -- How long a value is, and whether another one follows; nil if it is not a value.
@@ -37,7 +18,7 @@ local function length_of(head)
   end
 end
 
--- The heads of all values, with their places and lengths. `read` is one of the two above.
+-- The heads of all values, with their places and lengths. `read` returns the head at a place.
 local function heads(read, values)
   local found, at = {}, 0
   for i = 1, MOST_VALUES do
@@ -52,33 +33,19 @@ local function heads(read, values)
   return found
 end
 
--- The type tag in a head.
-local function tag_in(head)
-  return string.sub(head, 81, 88)
-end
-
 -- The head of the value with a type tag, and its place; empty if there is none.
 local function find(read, values, tag)
   -- Mostly there is one value, and no list to make.
   local head = read(values, 0)
-  if tag_in(head) == tag then
+  if string.sub(head, 81, 88) == tag then
     return head, 0
   end
   for _, value in ipairs(string.byte(head, 4) == 132 and heads(read, values) or {}) do
-    if tag_in(value.head) == tag then
+    if string.sub(value.head, 81, 88) == tag then
       return value.head, value.at
     end
   end
   return '', 0
-end
-
--- Keeps a key for so many ms, or as long as it was if it has other values, too.
-local function keep(key, head, at, kept)
-  if at == 0 and string.byte(head, 4) == 4 then
-    redis.call('PEXPIRE', key, kept)
-  else
-    redis.call('PEXPIRE', key, kept, 'GT')
-  end
 end
 
 -- Epoch and ver of a value, when it expires, when it was written, and its times; nil if it is not a value. The

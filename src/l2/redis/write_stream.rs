@@ -6,7 +6,7 @@ use std::time::Duration;
 use super::call::{Call, Lua, senseless};
 use super::lane::{Entry, RedisLane};
 use super::names::{CLOCK, HOLD, LEASE, LOG, VALUE, WRITES};
-use super::scripts::{self, ALLOW_OOM, CHECKED, MARK, STAGED, TAGS, VALUES, VERSION, lua};
+use super::scripts::{self, ALLOW_OOM, CHECKED, MARK, STAGED, STAMP, STORED, TAGS, VERSION, lua};
 use crate::clock::millis;
 use crate::l2::write_stream::MOST_BYTES;
 use crate::l2::{
@@ -22,9 +22,9 @@ const WORKER: &str = "!worker";
 const STREAM: &str = include_str!("stream.lua");
 
 lua! {
-    APPEND: [CHECKED, scripts::CLOCK, VALUES, MARK, STREAM, STAGED, TAGS, VERSION], "append.lua";
+    APPEND: [CHECKED, scripts::CLOCK, STAMP, STORED, MARK, STREAM, STAGED, TAGS, VERSION], "append.lua";
     TAKE: [ALLOW_OOM, STREAM], "take.lua";
-    SETTLE: [ALLOW_OOM, scripts::CLOCK, VALUES, MARK, STREAM], "settle.lua";
+    SETTLE: [ALLOW_OOM, scripts::CLOCK, STORED, MARK, STREAM], "settle.lua";
     REQUEUE: [ALLOW_OOM, scripts::CLOCK, MARK, STREAM], "requeue.lua";
     PENDING: [CHECKED, scripts::CLOCK, STREAM], "pending.lua";
     DEAD_LETTERS: [CHECKED, STREAM], "dead_letters.lua";
