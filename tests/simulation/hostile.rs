@@ -307,7 +307,6 @@ impl Config {
                 instances: 4,
                 inserts: 0.5,
                 refreshes: 0.02,
-                competitions: 0.1,
                 written_through: 0.2,
                 load_ms: 5..=60,
                 soft_ttl_ms: Some(200),
