@@ -10,7 +10,7 @@ use std::time::Duration;
 use serde::{Serialize, Serializer};
 
 use crate::clock::Tick;
-use crate::l1::Held;
+use crate::l1::{Held, NEVER};
 use crate::vocabulary::{Invariant, Source, Version};
 
 /// A cached value, shared with the cache: it dereferences to `V`.
@@ -121,8 +121,18 @@ impl AnyEntry {
             is_unproven: self.has_any(UNPROVEN),
             is_fallback: self.has_any(FALLBACK),
             age: Duration::from_nanos(self.at().saturating_sub(self.slot.born_at)),
+            expires_in: self.until(self.slot.gone_at),
+            stale_in: match self.slot.soft_at() {
+                NEVER => None,
+                soft_at => Some(self.until(soft_at)),
+            },
             version: self.version(),
         }
+    }
+
+    /// How long it was from when it was handed out until then.
+    fn until(&self, then: Tick) -> Duration {
+        Duration::from_nanos(then.saturating_sub(self.at()))
     }
 }
 
@@ -138,6 +148,25 @@ impl<V> Entry<V> {
     #[must_use]
     pub fn meta(&self) -> Meta {
         self.entry.meta()
+    }
+
+    /// Returns the tags with which the value was stored: those of its [`Loaded`](crate::Loaded) and those of
+    /// [`tags_of`](crate::Builder::tags_of). None for a value that was loaded and not stored. For pages that show
+    /// operators why a value is gone or is still there.
+    ///
+    /// ```
+    /// # async fn demo() -> Result<(), Box<dyn std::error::Error>> {
+    /// use larder::{Cache, Loaded};
+    ///
+    /// let products: Cache<u64, String> = Cache::builder("docs:product").build()?;
+    /// products.insert(&7, Loaded::new("tea".to_owned()).tags(["tenant:7", "drinks"])).await?;
+    /// let tea = products.get(&7).await.ok_or("it is there")?;
+    /// assert_eq!(tea.tags().collect::<Vec<_>>(), ["tenant:7", "drinks"]);
+    /// # Ok(()) }
+    /// # tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap().block_on(demo()).unwrap();
+    /// ```
+    pub fn tags(&self) -> impl Iterator<Item = &str> {
+        self.entry.slot.tag_names()
     }
 }
 
@@ -327,6 +356,8 @@ pub struct Meta {
     pub(crate) is_unproven: bool,
     pub(crate) is_fallback: bool,
     pub(crate) age: Duration,
+    pub(crate) expires_in: Duration,
+    pub(crate) stale_in: Option<Duration>,
     pub(crate) version: Option<Version>,
 }
 
@@ -367,6 +398,39 @@ impl Meta {
     #[must_use]
     pub fn age(&self) -> Duration {
         self.age
+    }
+
+    /// How long the value was still valid when it was returned: until its TTL in L2 passes, whatever
+    /// [`l1_ttl`](crate::Builder::l1_ttl) is. Zero for a value past its TTL, and for a value that was loaded and not
+    /// stored. An invalidation ends it sooner; [`touch`](crate::Cache::touch) and reads with
+    /// [`sliding`](crate::Builder::sliding) extend it.
+    ///
+    /// Never more than it is; less by at most a round trip to L2 and, for values of other instances, a millisecond.
+    ///
+    /// ```
+    /// # async fn demo() -> Result<(), Box<dyn std::error::Error>> {
+    /// use std::time::Duration;
+    /// use larder::{Cache, Loaded};
+    ///
+    /// let minute = Duration::from_secs(60);
+    /// let prices: Cache<String, u32> = Cache::builder("docs:price").build()?;
+    /// prices.insert("tea", Loaded::new(450).ttl(minute).soft_ttl(minute / 2)).await?;
+    /// let meta = prices.get("tea").await.ok_or("it is there")?.meta();
+    /// assert!(meta.expires_in() <= minute);
+    /// assert!(meta.stale_in().is_some_and(|soft| soft <= minute / 2));
+    /// # Ok(()) }
+    /// # tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap().block_on(demo()).unwrap();
+    /// ```
+    #[must_use]
+    pub fn expires_in(&self) -> Duration {
+        self.expires_in
+    }
+
+    /// How long it was until the value's soft TTL passes, when the value was returned. Zero for a value past it; `None`
+    /// for a value without a soft TTL. As exact as [`expires_in`](Self::expires_in).
+    #[must_use]
+    pub fn stale_in(&self) -> Option<Duration> {
+        self.stale_in
     }
 
     /// Names the write that stored this value: each write of a key has another version. `None` for a value that was

@@ -24,5 +24,8 @@ pub(crate) async fn run() -> Result<(), Box<dyn Error>> {
     // By a sample: not exactly a half.
     assert!((0.4..0.6).contains(&first.share));
     assert!(second.share < 0.05);
+    // What L1 of this instance has, for a page that only operators see.
+    assert_eq!(products.local_keys(1_000).len(), 100);
+    assert_eq!(products.local_keys(3).len(), 3);
     Ok(())
 }

@@ -36,6 +36,7 @@ mod invalidate_and_hold;
 mod invalidate_and_wait;
 mod invalidate_prefix;
 mod invalidations;
+mod keep_warm;
 mod l1_size;
 mod limits;
 mod listen_to;
@@ -94,7 +95,7 @@ const EXAMPLES: &[Example] = examples! {
     invalidate invalidate_after invalidations write_through invalidate_and_wait at_least invalidate_and_hold
     #[cfg(feature = "outbox-rusqlite")] outbox
     #[cfg(feature = "outbox-sqlx")] outbox_postgres
-    insert loaded update warm insert_if expire touch
+    insert loaded update warm keep_warm insert_if expire touch
     tags invalidate_prefix clear set_enabled operation hot_keys size_advice
     settings stores l1_size ttls refresh_ahead stale_wait fallbacks sliding staleness verify limits
     listen_to #[cfg(feature = "json")] publish_changes

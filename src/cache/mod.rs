@@ -18,7 +18,7 @@ mod read;
 pub(crate) mod typed;
 mod write;
 
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
 
 pub use self::invalidations::Invalidations;
 use crate::engine::{Engine, LaneLoads, LaneWrites};
@@ -96,6 +96,11 @@ impl<K, V: Send + Sync + 'static> Cache<K, V> {
     #[inline]
     pub(crate) fn engine(&self) -> &Arc<Engine> {
         Engine::latest(&self.engine)
+    }
+
+    /// The engine, for a task that ends with the last clone of the cache.
+    pub(crate) fn handle(&self) -> Weak<Engine> {
+        Arc::downgrade(&self.engine)
     }
 
     /// Calls that change something.

@@ -156,6 +156,28 @@ impl<K: CacheKey, V: Send + Sync + 'static> Cache<K, V> {
             .hottest(most)
     }
 
+    /// Returns keys that L1 of this instance could answer now, in no order: at most `most`. Texts as Redis shows them
+    /// after the namespace.
+    ///
+    /// For pages that only operators see: keys may be personal data. Entries that come or go during the call may be
+    /// missing.
+    ///
+    /// Cost: sends nothing. Goes over the entries of L1 until there are enough keys, which may take a tenth of a second
+    /// for a million entries of which few can be served.
+    ///
+    /// ```
+    /// # async fn demo() -> Result<(), Box<dyn std::error::Error>> {
+    /// let prices: larder::Cache<(u32, String), u32> = larder::Cache::builder("docs:prices").build()?;
+    /// prices.insert(&(7, "tea"), 450).await?;
+    /// assert_eq!(prices.local_keys(100), ["7:tea"]);
+    /// # Ok(()) }
+    /// # tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap().block_on(demo()).unwrap();
+    /// ```
+    #[must_use]
+    pub fn local_keys(&self, most: usize) -> Vec<String> {
+        self.engine().local_keys(most)
+    }
+
     /// Returns the hit rates that the L1 of this instance would have with other capacities, from a quarter of the
     /// present one to eight times as much. `None` unless [`size_advice`](crate::Builder::size_advice) is set, and
     /// until enough look-ups were seen: 40 to 100 for each entry of the capacity, and 20 000 at the least.

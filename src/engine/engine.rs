@@ -410,6 +410,12 @@ impl Engine {
         &self.loads
     }
 
+    /// The loads of a key, unless this is closed.
+    pub(crate) fn loads_if_open(&self, key: &Key) -> Option<Arc<Loads>> {
+        let is_closed = self.subscribers.first().stop.is_cancelled();
+        (!is_closed).then(|| Arc::clone(self.loads().of(key)))
+    }
+
     /// Begins a warm-up with a stream of so many values. Takes the position in the log now: the caller may read the
     /// values from here on (rule 23).
     pub(crate) fn warm_up(&self, total: Option<u64>) -> WarmUp {
@@ -547,6 +553,17 @@ impl Engine {
 
     pub(crate) fn size_advice(&self) -> Option<SizeAdvice> {
         self.contexts.first().l1.store.size_advice()
+    }
+
+    /// The keys that L1 could answer now, so many at most.
+    pub(crate) fn local_keys(&self, most: usize) -> Vec<String> {
+        let now = self.now();
+        let mut keys = Vec::new();
+        for ctx in self.contexts.iter() {
+            let of_lane = ctx.l1.keys(most - keys.len(), now).into_iter();
+            keys.extend(of_lane.map(|key| (*key).to_owned()));
+        }
+        keys
     }
 
     pub(crate) fn is_enabled(&self) -> bool {

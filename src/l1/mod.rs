@@ -399,6 +399,14 @@ impl L1 {
         self.freshness.next_generation();
     }
 
+    /// The keys of entries that may be served at `now`, so many at most.
+    pub(crate) fn keys(&self, most: usize, now: Tick) -> Vec<Key> {
+        if !self.freshness.is_live_at(now) {
+            return Vec::new();
+        }
+        self.store.keys(most, |slot| self.is_visible(slot, now))
+    }
+
     /// Removes the entry of a key that is not served any more, and is no fallback.
     pub(crate) fn remove_gone(&self, key: &str, now: Tick) {
         self.store.remove_if(key, |slot| self.is_gone(slot, now));

@@ -163,6 +163,11 @@ impl Slot {
         (self.more.as_ref()).is_none_or(|more| more.tags.are_of(generation))
     }
 
+    pub(crate) fn tag_names(&self) -> impl Iterator<Item = &str> {
+        let tags = self.more.iter().flat_map(|more| more.tags.iter());
+        tags.map(|tag| &*tag.name)
+    }
+
     pub(crate) fn tags(&self) -> Tags {
         (self.more.as_ref()).map_or_else(Tags::default, |more| more.tags.clone())
     }

@@ -20,7 +20,7 @@ use super::sync::{CachePadded, Mutex, lock};
 use super::table::Table;
 use super::{Held, SizeAdvisor, Slot};
 use crate::clock::Tick;
-use crate::key::SHORT_KEY_BYTES;
+use crate::key::{Key, SHORT_KEY_BYTES};
 use crate::prefixes::Prefixes;
 use crate::stats::SizeAdvice;
 use crate::vocabulary::AnyValue;
@@ -276,6 +276,22 @@ impl Store {
                 self.remove_from(place, &condition);
             }
         })
+    }
+
+    /// The keys of entries that meet the condition, so many at most. Entries that come meanwhile may be missed.
+    pub(super) fn keys(&self, most: usize, condition: impl Fn(&Slot) -> bool) -> Vec<Key> {
+        let mut keys = Vec::new();
+        for place in self.places() {
+            if keys.len() >= most {
+                break;
+            }
+            self.table.look_at(place, &mut |slot| {
+                if keys.len() < most && condition(slot) {
+                    keys.push(slot.key.clone());
+                }
+            });
+        }
+        keys
     }
 
     /// The buckets, also those that are added during the walk: entries may be moved to them.

@@ -184,6 +184,14 @@ impl Table {
         due_at.is_some_and(|due_at| due_at.load(Ordering::Relaxed) <= now)
     }
 
+    /// Looks at the entries of a bucket.
+    pub(super) fn look_at(&self, place: u64, look: &mut impl FnMut(&Held)) {
+        let _locked = self.lock(place);
+        if let Some(bucket) = self.bucket(place) {
+            bucket.for_each(&mut |_, slot| look(slot));
+        }
+    }
+
     /// Removes the entries of a bucket that meet the condition. Entries that are moved meanwhile are moved to a bucket of
     /// a higher number.
     pub(super) fn remove_from(

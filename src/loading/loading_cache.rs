@@ -7,6 +7,7 @@ use std::time::Duration;
 use futures::TryFutureExt;
 use futures::future::try_join_all;
 
+use super::keep_warm::{WarmKey, keep_warm};
 use crate::cache::Cache;
 use crate::engine::{AnyKey, CacheLoader, Load};
 use crate::entry::Entry;
@@ -15,6 +16,9 @@ use crate::key::{CacheKey, key_text};
 use crate::lookup_by::KeyFrom;
 use crate::token::Token;
 use crate::util::partial_debug::partial_debug;
+
+/// How often values are kept warm at most: each key is looked up as often.
+const SHORTEST: Duration = Duration::from_secs(1);
 
 /// A [`Cache`] that has its loader: every look-up loads a missing key, and returns a value or an error. Built by
 /// [`Builder::read_through`](crate::Builder::read_through) or
@@ -237,6 +241,56 @@ impl<K: CacheKey + Send + 'static, V: Send + Sync + 'static> LoadingCache<K, V> 
         let loader = self.load(K::key_from(key)).loader();
         let entry = self.cache.loads().refresh(text, loader).await?;
         Ok(Entry::of(entry))
+    }
+
+    /// Keeps the values of these keys warm, whether or not callers look them up: the future loads the keys that have no
+    /// value, and refreshes each value when it is older than `every`. Spawn it. For pages that must never be slow, and
+    /// for values whose load takes longer than a caller may wait.
+    ///
+    /// Each instance may call this. One instance refreshes a key at a time, and an instance that finds a value that
+    /// another one has refreshed leaves it: so each key is loaded once in `every` by the whole fleet, or a little more
+    /// often while instances start. The refreshes of an instance are spread evenly over the time. Values stay in L1 of
+    /// each instance, as they are looked up there; these look-ups count in [`stats`](Cache::stats).
+    ///
+    /// Choose a TTL that is longer than `every`. An `every` of less than a second counts as a second. An invalidation
+    /// removes a value as always; it is loaded again within `every`, or when a caller looks it up.
+    ///
+    /// The future ends when the cache is closed, or when its last clone is dropped, and can be dropped at any time. While
+    /// the cache is switched off, nothing is loaded. A load that fails is tried again after `every`; a line at WARN says
+    /// so.
+    ///
+    /// Cost: a look-up for each key in `every`. Keys that are too long are left out.
+    ///
+    /// ```
+    /// # async fn demo() -> Result<(), Box<dyn std::error::Error>> {
+    /// use std::time::Duration;
+    /// use larder::{Cache, LoadingCache};
+    ///
+    /// let pages: LoadingCache<String, String> = Cache::builder("docs:page")
+    ///     .l2_ttl(Duration::from_secs(600))
+    ///     .read_through(|name: String| async move { Ok::<_, std::io::Error>(format!("<h1>{name}</h1>")) })
+    ///     .build()?;
+    /// let names = ["home", "prices"].map(str::to_owned);
+    /// tokio::spawn(pages.keep_warm(names, Duration::from_secs(60)));
+    /// # while pages.get_local("prices").is_none() { tokio::task::yield_now().await; }
+    /// # Ok(()) }
+    /// # tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap().block_on(demo()).unwrap();
+    /// ```
+    pub fn keep_warm<Keys: IntoIterator<Item = K>>(
+        &self,
+        keys: Keys,
+        every: Duration,
+    ) -> impl Future<Output = ()> + Send + use<K, V, Keys>
+    where
+        K: Clone + Sync,
+    {
+        let with_loads = keys.into_iter().filter_map(|key| {
+            let (text, loader) = (key_text(&key).ok()?, Arc::clone(&self.loader));
+            let load = move || Load::ByCache(Arc::clone(&loader), Box::new(key.clone()));
+            Some((text, Box::new(load) as _))
+        });
+        let keys: Vec<WarmKey> = with_loads.collect();
+        keep_warm(self.cache.handle(), keys, every.max(SHORTEST))
     }
 }
 

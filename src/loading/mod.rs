@@ -2,6 +2,7 @@
 //! need its loads and its proof of freshness.
 //!
 //! - [`loading_cache`]: a cache that has its loader
+//! - [`keep_warm`]: a schedule that refreshes values which nobody looks up
 //! - [`at_least`]: look-ups that see a write of another instance
 //! - [`warm`]: values that were read in bulk
 //!
@@ -31,6 +32,7 @@ macro_rules! view {
 }
 
 mod at_least;
+mod keep_warm;
 mod loading_cache;
 mod warm;
 

@@ -188,6 +188,21 @@ fn counters_that_are_refused() {
 }
 
 #[test]
+fn keys_that_cannot_be_kept_warm() {
+    let seen = warnings(async {
+        let cache = Cache::<String, String>::builder("test:logs")
+            .read_through(|_| async { Err(io::Error::other(SECRET)) })
+            .build()
+            .unwrap();
+        let keys = (0..REQUESTS).map(|n| format!("{SECRET}{n}"));
+        tokio::spawn(cache.keep_warm(keys, Duration::from_secs(60)));
+        let all = || async { cache.stats().load_failures == REQUESTS };
+        eventually("all loads have failed", all).await;
+    });
+    assert_once(&seen, "a key that is kept warm could not be loaded");
+}
+
+#[test]
 fn refreshes_that_fail() {
     let seen = warnings(async {
         let clock = Clock::manual();

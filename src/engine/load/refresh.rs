@@ -66,6 +66,31 @@ impl Loads {
         }))
     }
 
+    /// Has a value refreshed that is almost as old as `every`, or loaded if there is none: in one instance at a time, as
+    /// with the refresh of a stale value. A value that another instance has refreshed meanwhile is young again.
+    pub(crate) async fn keep_warm(self: &Arc<Self>, key: &Key, every: Duration, load: Load) {
+        if self.ctx.is_off() {
+            return;
+        }
+        let Some(entry) = self.reads.look_up(key).await else {
+            if let Err(error) = self.get_or_load(key.clone(), load).await
+                && self.ctx.options.may_log()
+            {
+                warn!(
+                    namespace = self.ctx.options.namespace.as_str(),
+                    reason = %error,
+                    "a key that is kept warm could not be loaded"
+                );
+            }
+            return;
+        };
+        // A value is younger than the schedule by the time that its load has taken.
+        let almost = every.saturating_sub(every / 10);
+        if entry.meta().age() >= almost {
+            self.start_refreshes(vec![(0, key.clone(), entry)], |_| load.loader());
+        }
+    }
+
     /// Starts one background refresh of stale values, and compares sampled ones with the source. Joins refreshes that
     /// are under way, and leaves out keys whose refresh has just failed. `loader` makes the loader for the keys at
     /// these places.

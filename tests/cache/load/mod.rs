@@ -4,6 +4,7 @@ mod cycles;
 mod fallbacks;
 mod invalidate_after;
 mod invalidations;
+mod keep_warm;
 mod leases;
 mod many_loads;
 mod read_through;

@@ -1,0 +1,124 @@
+//! Values that are refreshed on a schedule, whoever looks them up. In time that only passes when nothing else happens.
+
+use std::collections::BTreeMap;
+use std::io;
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use larder::{Cache, Clock, LoadingCache, MemoryL2};
+use tokio::time::{Instant, sleep};
+
+const EVERY: Duration = Duration::from_secs(10);
+const KEYS: [u64; 3] = [1, 2, 3];
+
+/// When each key was loaded, by whichever instance.
+type Loads = Arc<Mutex<BTreeMap<u64, Vec<Instant>>>>;
+
+fn clock() -> Clock {
+    let start = Instant::now();
+    Clock::from_fn(move || start.elapsed())
+}
+
+fn instance(l2: &MemoryL2, clock: &Clock, loads: &Loads) -> LoadingCache<u64, u64> {
+    let loads = Arc::clone(loads);
+    let builder = Cache::builder("test:warm").l2(l2.clone());
+    builder
+        .clock(clock.clone())
+        .l2_ttl(10 * EVERY)
+        .read_through(move |key: u64| {
+            let loads = Arc::clone(&loads);
+            async move {
+                let mut loads = loads.lock().unwrap();
+                loads.entry(key).or_default().push(Instant::now());
+                Ok::<_, io::Error>(key)
+            }
+        })
+        .build()
+        .unwrap()
+}
+
+fn count(loads: &Loads, key: u64) -> usize {
+    loads.lock().unwrap().get(&key).map_or(0, Vec::len)
+}
+
+#[tokio::test(start_paused = true)]
+async fn each_key_is_loaded_once_in_the_time_by_all_instances() {
+    let (clock, loads) = (clock(), Loads::default());
+    let l2 = MemoryL2::with_clock(clock.clone());
+    let fleet: Vec<_> = (0..3).map(|_| instance(&l2, &clock, &loads)).collect();
+    for cache in &fleet {
+        cache.ready().await;
+        tokio::spawn(cache.keep_warm(KEYS, EVERY));
+    }
+    sleep(EVERY / 100).await;
+    for key in KEYS {
+        assert_eq!(count(&loads, key), 1, "at once, and once");
+    }
+    const ROUNDS: u32 = 20;
+    sleep(ROUNDS * EVERY).await;
+    for key in KEYS {
+        let times = loads.lock().unwrap()[&key].clone();
+        // Three instances look at a key at times of their own: after nine tenths of the time at the earliest.
+        for (before, after) in times.iter().zip(&times[1..]) {
+            let between = *after - *before;
+            assert!(
+                between >= EVERY * 9 / 10 && between <= 2 * EVERY,
+                "{between:?}"
+            );
+        }
+        assert!(times.len() > 10, "{}", times.len());
+        for cache in &fleet {
+            assert!(cache.get_local(&key).is_some(), "it is in each L1");
+        }
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_invalidated_key_is_loaded_again() {
+    let (clock, loads) = (clock(), Loads::default());
+    let l2 = MemoryL2::with_clock(clock.clone());
+    let cache = instance(&l2, &clock, &loads);
+    tokio::spawn(cache.keep_warm(KEYS, EVERY));
+    sleep(EVERY / 100).await;
+    cache.invalidate(&1).await.unwrap();
+    sleep(2 * EVERY).await;
+    assert!(count(&loads, 1) >= 2);
+    assert!(cache.get_local(&1).is_some());
+}
+
+#[tokio::test(start_paused = true)]
+async fn it_ends_with_the_cache() {
+    let (clock, loads) = (clock(), Loads::default());
+    let l2 = MemoryL2::with_clock(clock.clone());
+    for is_closed in [true, false] {
+        let cache = instance(&l2, &clock, &loads);
+        let warming = tokio::spawn(cache.keep_warm(KEYS, EVERY));
+        sleep(EVERY).await;
+        assert!(!warming.is_finished());
+        if is_closed {
+            cache.close().await;
+            warming.await.unwrap();
+        } else {
+            drop(cache);
+            warming.await.unwrap();
+        }
+    }
+    // Without keys there is nothing to wait for.
+    let cache = instance(&l2, &clock, &loads);
+    cache.keep_warm([], EVERY).await;
+    drop(cache.keep_warm(KEYS, Duration::ZERO));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_cache_that_is_switched_off_loads_nothing() {
+    let (clock, loads) = (clock(), Loads::default());
+    let l2 = MemoryL2::with_clock(clock.clone());
+    let cache = instance(&l2, &clock, &loads);
+    cache.set_enabled(false);
+    tokio::spawn(cache.keep_warm(KEYS, EVERY));
+    sleep(3 * EVERY).await;
+    assert_eq!(count(&loads, 1), 0);
+    cache.set_enabled(true);
+    sleep(2 * EVERY).await;
+    assert!(count(&loads, 1) > 0);
+}
