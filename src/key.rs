@@ -93,6 +93,9 @@ impl fmt::Display for Key {
 ///
 /// # Your own key types
 ///
+/// With the feature `macros`, `#[derive(CacheKey)]` implements the trait for structs and enums. For an implementation by
+/// hand, or for a type that is looked up by a borrowed form, these rules hold.
+///
 /// Two keys that are equal must write the same text, and two keys of one type
 /// that differ must write different texts. The second holds if every value
 /// writes one of these:
@@ -138,7 +141,7 @@ impl fmt::Display for Key {
     message = "`{Self}` cannot be the key of a cache",
     label = "`CacheKey` is not implemented for `{Self}`",
     note = "keys are strings, integers, UUIDs (feature `uuid`), IP addresses, tuples, arrays and options of keys",
-    note = "for a type of your own, implement `larder::CacheKey`: write each field with `out.part(&self.field)`"
+    note = "for a type of your own, write `#[derive(larder::CacheKey)]` (feature `macros`), or implement the trait: each field with `out.part(&self.field)`"
 )]
 pub trait CacheKey {
     /// Writes the key to `out`.

@@ -60,6 +60,9 @@ pub use crate::key::CacheKey;
 pub use crate::l2::{MemoryL2, RedisL2};
 pub use crate::loading::{LoadingCache, with_state};
 pub use crate::vocabulary::{L1Capacity, Mode, RefreshAhead};
+#[cfg(feature = "macros")]
+#[doc(inline)]
+pub use larder_macros::CacheKey;
 
 // The results of look-ups, loads and writes.
 #[doc(inline)]

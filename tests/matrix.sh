@@ -12,14 +12,14 @@ skip() {
   $*"
 }
 
-for feature in "" json postcard messagepack compression encryption tls tls-ring cluster uuid outbox outbox-rusqlite outbox-sqlx write-behind metrics http; do
+for feature in "" json postcard messagepack compression encryption tls tls-ring cluster uuid outbox outbox-rusqlite outbox-sqlx write-behind metrics macros http; do
     step "features: ${feature:-none}"
     cargo clippy --locked --all-targets --features "$feature" -- -D warnings
     cargo test --locked --features "$feature" --lib --test codec --test key --test tls_provider
 done
 
 # All but bincode, which is on by default.
-features=json,postcard,messagepack,compression,encryption,tls-ring,cluster,uuid,outbox-rusqlite,outbox-sqlx,write-behind,metrics,http
+features=json,postcard,messagepack,compression,encryption,tls-ring,cluster,uuid,outbox-rusqlite,outbox-sqlx,write-behind,metrics,macros,http
 for feature in "" json postcard messagepack compression encryption write-behind http "$features"; do
     step "without bincode, features: ${feature:-none}"
     cargo clippy --locked --lib --no-default-features --features "$feature" -- -D warnings
@@ -40,7 +40,7 @@ else
     cargo "+$msrv" check --locked --lib
     # All but outbox-sqlx, as sqlx needs a later one.
     cargo "+$msrv" check --locked --lib \
-        --features json,postcard,messagepack,compression,encryption,tls-ring,cluster,uuid,outbox-rusqlite,write-behind,metrics,http
+        --features json,postcard,messagepack,compression,encryption,tls-ring,cluster,uuid,outbox-rusqlite,write-behind,metrics,macros,http
     cargo "+$msrv" check --locked -p larder-store-tests --lib --features write-behind
 fi
 
@@ -48,14 +48,17 @@ fi
 step "the lowest versions of dependencies"
 version=$(sed -n 's/^version = "\(.*\)"/\1/p' Cargo.toml)
 lowest=$(mktemp -d)
-cargo package --locked --allow-dirty --no-verify --quiet
+cargo package --locked --allow-dirty --no-verify --quiet -p larder -p larder-macros
+mkdir "$lowest/macros"
 tar -xzf "target/package/larder-$version.crate" -C "$lowest" --strip-components 1
+tar -xzf "target/package/larder-macros-$version.crate" -C "$lowest/macros" --strip-components 1
 (
     CARGO_TARGET_DIR="$PWD/target/lowest"
     export CARGO_TARGET_DIR
     cd "$lowest"
     awk '/^\[/ { of_tests = /dev-dependencies/ || /^\[\[test/ } !of_tests' Cargo.toml >without_tests.toml
     mv without_tests.toml Cargo.toml
+    printf '[patch.crates-io]\nlarder-macros = { path = "macros" }\n' >>Cargo.toml
     rm Cargo.lock
     # The variable allows the option, which is unstable, on stable Rust. All else is stable.
     RUSTC_BOOTSTRAP=1 cargo -Z direct-minimal-versions generate-lockfile --quiet
@@ -90,7 +93,7 @@ else
 fi
 
 step "documentation"
-RUSTDOCFLAGS="-D warnings" cargo doc --locked --all-features --no-deps -p larder -p larder-store-tests
+RUSTDOCFLAGS="-D warnings" cargo doc --locked --all-features --no-deps -p larder -p larder-macros -p larder-store-tests
 
 step "the benches, and the tests that have a script of their own"
 cargo clippy --locked --workspace --all-targets --all-features -- -D warnings

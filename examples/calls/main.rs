@@ -41,6 +41,8 @@ mod l1_size;
 mod limits;
 mod listen_to;
 mod loaded;
+#[cfg(feature = "macros")]
+mod macros;
 #[cfg(feature = "metrics")]
 mod metrics;
 mod operation;
@@ -104,6 +106,7 @@ const EXAMPLES: &[Example] = examples! {
     #[cfg(feature = "tls")] tls
     #[cfg(feature = "cluster")] cluster
     #[cfg(feature = "uuid")] uuids
+    #[cfg(feature = "macros")] macros
     #[cfg(feature = "metrics")] metrics
 };
 
