@@ -182,7 +182,7 @@ impl Field for Duration {
     const EXPECTED: &'static str = "a duration with its unit, such as 250ms, 30s or 1h30m";
 
     fn from_text(text: &str) -> Option<Self> {
-        read(text)
+        duration(text)
     }
 
     fn plain(&self) -> Plain {
@@ -195,7 +195,7 @@ impl Field for (Duration, usize) {
 
     fn from_text(text: &str) -> Option<Self> {
         let (window, max) = text.split_once(',')?;
-        Some((read(window.trim())?, max.trim().parse().ok()?))
+        Some((duration(window)?, max.trim().parse().ok()?))
     }
 
     fn plain(&self) -> Plain {
@@ -209,7 +209,7 @@ impl Field for Mode {
 
     fn from_text(text: &str) -> Option<Self> {
         match text.strip_prefix("available:") {
-            Some(limit) => read(limit).map(|limit| Self::Available { limit }),
+            Some(limit) => duration(limit).map(|limit| Self::Available { limit }),
             None => (text == "strict").then_some(Self::Strict),
         }
     }
@@ -225,7 +225,7 @@ impl Field for Mode {
 const MAX: &str = "max";
 const SECOND: u128 = 1_000_000_000;
 /// From the longest, in nanoseconds.
-const UNITS: [(&str, u128); 7] = [
+const UNITS: &[(&str, u128)] = &[
     ("d", 86_400 * SECOND),
     ("h", 3_600 * SECOND),
     ("m", 60 * SECOND),
@@ -235,38 +235,95 @@ const UNITS: [(&str, u128); 7] = [
     ("ns", 1),
 ];
 
-fn read(text: &str) -> Option<Duration> {
+/// The duration that a text names, such as `1h30m`. The attribute `cached` calls it at compile time.
+pub(crate) const fn duration(text: &str) -> Option<Duration> {
+    let mut rest = text.as_bytes().trim_ascii();
     // By its own word: in units it has twenty digits, which nobody reads.
-    if text == MAX {
+    if let Some([]) = after(rest, MAX) {
         return Some(Duration::MAX);
     }
-    let (mut rest, mut total) = (text.trim_start(), None);
-    while !rest.is_empty() {
-        let end = rest.find(|c: char| !c.is_ascii_digit())?;
-        let (count, after) = rest.split_at_checked(end)?;
-        let after = after.trim_start();
-        let end = after.find(|c: char| !c.is_ascii_alphabetic());
-        let (unit, after) = after.split_at_checked(end.unwrap_or(after.len()))?;
-        let (_, nanos) = UNITS.into_iter().find(|(name, _)| *name == unit)?;
+    let mut total = 0_u128;
+    loop {
+        let Some((count, counted)) = count(rest) else {
+            return None;
+        };
+        let Some((nanos, unit_read)) = unit(counted.trim_ascii_start()) else {
+            return None;
+        };
         // A sum that is too large is an error: wrapped around, it would be a short time.
-        let part = nanos.checked_mul(count.parse().ok()?)?;
-        total = Some(total.unwrap_or(0_u128).checked_add(part)?);
-        rest = after.trim_start();
+        let Some(part) = nanos.checked_mul(count) else {
+            return None;
+        };
+        let Some(sum) = total.checked_add(part) else {
+            return None;
+        };
+        total = sum;
+        rest = unit_read.trim_ascii_start();
+        if rest.is_empty() {
+            break;
+        }
     }
-    let nanos = total?;
-    let seconds = u64::try_from(nanos / SECOND).ok()?;
-    let rest = u32::try_from(nanos % SECOND).ok()?;
-    Some(Duration::new(seconds, rest))
+    if total / SECOND > u64::MAX as u128 {
+        return None;
+    }
+    #[allow(clippy::cast_possible_truncation, reason = "both fit, as was checked")]
+    Some(Duration::new(
+        (total / SECOND) as u64,
+        (total % SECOND) as u32,
+    ))
 }
 
-fn duration_text(duration: Duration) -> String {
-    match duration {
+/// The whole number that a text begins with, and the rest of the text.
+const fn count(text: &[u8]) -> Option<(u128, &[u8])> {
+    let [b'0'..=b'9', ..] = text else {
+        return None;
+    };
+    let (mut count, mut text) = (0_u128, text);
+    while let [digit @ b'0'..=b'9', rest @ ..] = text {
+        let Some(tens) = count.checked_mul(10) else {
+            return None;
+        };
+        let Some(sum) = tens.checked_add((*digit - b'0') as u128) else {
+            return None;
+        };
+        (count, text) = (sum, rest);
+    }
+    Some((count, text))
+}
+
+/// The nanoseconds of the unit that a text begins with, and the rest of the text.
+const fn unit(text: &[u8]) -> Option<(u128, &[u8])> {
+    let mut units = UNITS;
+    // From the shortest, so that `ms` is not read as `m`.
+    while let [longer @ .., (name, nanos)] = units {
+        if let Some(rest) = after(text, name) {
+            return Some((*nanos, rest));
+        }
+        units = longer;
+    }
+    None
+}
+
+/// The rest of a text that begins with `name`.
+const fn after<'a>(mut text: &'a [u8], name: &str) -> Option<&'a [u8]> {
+    let mut name = name.as_bytes();
+    while let [expected, others @ ..] = name {
+        match text {
+            [first, rest @ ..] if *first == *expected => (text, name) = (rest, others),
+            _ => return None,
+        }
+    }
+    Some(text)
+}
+
+fn duration_text(time: Duration) -> String {
+    match time {
         Duration::ZERO => return "0s".to_owned(),
         Duration::MAX => return MAX.to_owned(),
         _ => {}
     }
-    let (mut text, mut rest) = (String::new(), duration.as_nanos());
-    for (unit, nanos) in UNITS {
+    let (mut text, mut rest) = (String::new(), time.as_nanos());
+    for &(unit, nanos) in UNITS {
         if rest >= nanos {
             // Writing to a `String` does not fail.
             let _ = write!(text, "{}{unit}", rest / nanos);
