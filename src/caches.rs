@@ -3,6 +3,8 @@
 //! [`Caches::iter`] returns each cache as an [`AnyCache`], for code that handles caches whatever their types are: admin
 //! endpoints, exporters, shutdown.
 
+#[cfg(feature = "macros")]
+use std::sync::OnceLock;
 use std::sync::{Arc, Mutex};
 
 use futures::future::join_all;
@@ -65,6 +67,63 @@ struct Shared {
     settings: ServiceSettings,
     l2: Option<L2Of>,
     built: Mutex<Vec<AnyCache>>,
+}
+
+/// The caches of the process.
+#[cfg(feature = "macros")]
+static GLOBAL: OnceLock<Caches> = OnceLock::new();
+
+/// # The caches of the process
+///
+/// Functions with `#[cached(namespace = "…")]` have their caches among these: such a function is given no cache.
+#[cfg(feature = "macros")]
+impl Caches {
+    /// Makes these the caches of the process, for as long as it runs. To be called once, before the first call of such
+    /// a function.
+    ///
+    /// # Errors
+    ///
+    /// Returns these caches if the process has others already.
+    ///
+    /// ```
+    /// use larder::{Caches, MemoryL2, ServiceSettings};
+    ///
+    /// // In a service: `Caches::new("shop", ServiceSettings::from_env("CACHE_")?)?`.
+    /// let caches = Caches::with_l2("shop", ServiceSettings::default(), MemoryL2::new());
+    /// caches.set_global().map_err(|_| "there are others")?;
+    /// assert!(Caches::global().is_some());
+    /// # Ok::<(), &str>(())
+    /// ```
+    pub fn set_global(self) -> Result<(), Self> {
+        GLOBAL.set(self)
+    }
+
+    /// The caches of the process, if they are set: to watch them, and to close them at the end of the process.
+    #[must_use]
+    pub fn global() -> Option<Self> {
+        GLOBAL.get().cloned()
+    }
+
+    /// Starts to build a cache of the process, by its whole namespace.
+    pub(crate) fn global_cache<K, V>(namespace: &str) -> Result<Builder<K, V>, BuildError>
+    where
+        K: CacheKey,
+        V: DefaultCodec + Serialize + DeserializeOwned + Send + Sync + 'static,
+    {
+        let refused = |mistake| BuildError::new(namespace, vec![mistake], None);
+        let Some(caches) = GLOBAL.get() else {
+            return Err(refused(
+                "the process has no caches: call larder::Caches::set_global at its start".into(),
+            ));
+        };
+        let Some(name) = namespace.strip_prefix(&caches.namespace("")) else {
+            let service = &caches.0.service;
+            return Err(refused(format!(
+                "the caches of the process are of the service {service:?}: write namespace = \"{service}:…\""
+            )));
+        };
+        Ok(caches.cache(name))
+    }
 }
 
 impl Caches {

@@ -31,6 +31,9 @@ mod events;
 #[cfg(any(test, fuzzing))]
 #[doc(hidden)]
 pub mod fuzzing;
+#[cfg(feature = "macros")]
+#[doc(hidden)]
+pub mod generated;
 #[cfg(feature = "http")]
 pub mod http;
 pub mod key;
@@ -62,7 +65,7 @@ pub use crate::loading::{LoadingCache, with_state};
 pub use crate::vocabulary::{L1Capacity, Mode, RefreshAhead};
 #[cfg(feature = "macros")]
 #[doc(inline)]
-pub use larder_macros::CacheKey;
+pub use larder_macros::{CacheKey, cached};
 
 // The results of look-ups, loads and writes.
 #[doc(inline)]

@@ -15,7 +15,7 @@ use std::path::Path;
 const LAYERS: [&[&str]; 20] = [
     &["fuzzing"],
     &["http"],
-    &["patterns"],
+    &["generated", "patterns"],
     &["caches"],
     &["builder"],
     &["any_cache"],

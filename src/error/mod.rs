@@ -206,6 +206,8 @@ enum LoadKind {
     #[error("the loader of many keys returned no value for this one")]
     NotFound,
     #[error(transparent)]
+    NotBuilt(BuildError),
+    #[error(transparent)]
     Misuse(Misuse),
     #[error(transparent)]
     Key(KeyTooLong),
@@ -343,10 +345,15 @@ impl LoadError {
     }
 
     /// Whether the loader returned [`Loaded::unchanged`](crate::Loaded::unchanged) without a previous value, or looked
-    /// up a key whose load waits for the loader, see [`cycle`](Self::cycle). The error says which.
+    /// up a key whose load waits for the loader, see [`cycle`](Self::cycle); or the cache of a function could not be
+    /// built. The error says which.
     #[must_use]
     pub fn is_misuse(&self) -> bool {
-        matches!(&self.0.kind, LoadKind::Misuse(_) | LoadKind::Cycle(_))
+        let kind = &self.0.kind;
+        matches!(
+            kind,
+            LoadKind::Misuse(_) | LoadKind::Cycle(_) | LoadKind::NotBuilt(_)
+        )
     }
 
     /// Whether the key is over [`MAX_KEY_BYTES`](crate::key::MAX_KEY_BYTES). The loader was not called.
@@ -359,6 +366,13 @@ impl LoadError {
 impl From<KeyTooLong> for LoadError {
     fn from(error: KeyTooLong) -> Self {
         LoadKind::Key(error).into()
+    }
+}
+
+/// For a function whose cache is built when it is first called.
+impl From<BuildError> for LoadError {
+    fn from(error: BuildError) -> Self {
+        LoadKind::NotBuilt(error).into()
     }
 }
 
@@ -412,6 +426,8 @@ enum WriteKind {
     Contended,
     #[error("the cache is switched off; nothing was changed")]
     SwitchedOff,
+    #[error(transparent)]
+    NotBuilt(BuildError),
     #[error(transparent)]
     Misuse(Misuse),
     #[error(transparent)]
@@ -526,10 +542,11 @@ impl WriteError {
     }
 
     /// Whether the [`Loaded`](crate::Loaded) makes no sense for an insert: `unchanged()`, `no_store()`, a TTL of zero,
-    /// or too many or too long tags; or `ttl_of` or `tags_of` panicked. The error says which. The key was not changed.
+    /// or too many or too long tags; or `ttl_of` or `tags_of` panicked; or the cache of a function could not be built.
+    /// The error says which. The key was not changed.
     #[must_use]
     pub fn is_misuse(&self) -> bool {
-        matches!(&self.kind, WriteKind::Misuse(_))
+        matches!(&self.kind, WriteKind::Misuse(_) | WriteKind::NotBuilt(_))
     }
 
     /// Whether the value's `Serialize` or the codec returned an error. Nothing was changed.
@@ -549,5 +566,12 @@ impl WriteError {
 impl From<KeyTooLong> for WriteError {
     fn from(error: KeyTooLong) -> Self {
         WriteKind::Key(error).into()
+    }
+}
+
+/// For a function whose cache is built when it is first called.
+impl From<BuildError> for WriteError {
+    fn from(error: BuildError) -> Self {
+        WriteKind::NotBuilt(error).into()
     }
 }

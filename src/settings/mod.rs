@@ -12,6 +12,8 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 
 pub use self::error::SettingsError;
+#[cfg(feature = "macros")]
+pub(crate) use self::field::duration;
 pub use self::service::ServiceSettings;
 use crate::vocabulary::{L1Capacity, Mode, RefreshAhead};
 

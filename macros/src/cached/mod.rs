@@ -1,0 +1,569 @@
+//! `#[cached]`.
+//!
+//! The body becomes a function of its own, `uncached`, and the function itself looks the key up, with `uncached` in its
+//! loader. The companions of a method are beside it. Those of a free function belong to an enum without variants that
+//! has the function's name, as types and functions have separate names.
+
+mod arguments;
+mod options;
+
+use proc_macro2::{Ident, Span, TokenStream};
+use quote::{ToTokens as _, format_ident, quote, quote_spanned};
+use syn::ext::IdentExt as _;
+use syn::spanned::Spanned as _;
+use syn::{
+    Attribute, Error, FnArg, GenericArgument, GenericParam, ItemFn, Meta, PathArguments, Result,
+    ReturnType, Safety, Type,
+};
+
+use self::arguments::{Argument, Arguments, Key, is_skip};
+use self::options::Options;
+
+/// As `quote!`, for code with variables: they are not seen by the user's expressions in it.
+macro_rules! generated {
+    ($($code:tt)*) => { quote_spanned!(Span::mixed_site()=> $($code)*) };
+}
+
+pub(crate) fn expand(options: TokenStream, mut function: ItemFn) -> TokenStream {
+    let inputs: Vec<FnArg> = function.sig.inputs.iter().cloned().collect();
+    // From here on it is the function as the compiler knows it.
+    for input in &mut function.sig.inputs {
+        if let FnArg::Typed(argument) = input {
+            argument.attrs.retain(|attribute| !is_skip(attribute));
+        }
+    }
+    let cached = syn::parse2(options).and_then(|options| Cached::new(options, &function, &inputs));
+    cached.map_or_else(
+        |error| {
+            // Otherwise each call of the function would be an error, too.
+            let error = error.into_compile_error();
+            quote!(#error #function)
+        },
+        |cached| cached.expand(),
+    )
+}
+
+/// What the function returns.
+struct Returned {
+    ty: Type,
+    value: Type,
+    is_result: bool,
+}
+
+impl Returned {
+    fn new(output: &ReturnType, function: &Ident, options: &Options) -> Result<Self> {
+        let ReturnType::Type(_, ty) = output else {
+            return Err(Error::new(
+                function.span(),
+                "the function returns nothing to cache: write the type of its value, as in `-> Result<Product, Error>`",
+            ));
+        };
+        arguments::check_owned(ty.to_token_stream())?;
+        let (ty, is_result) = (
+            (**ty).clone(),
+            last_name(ty).is_some_and(|name| name == "Result"),
+        );
+        let value = match (is_result, first_parameter(&ty)) {
+            (false, _) => ty.clone(),
+            (true, Some(value)) => value.clone(),
+            (true, None) => {
+                return Err(Error::new(
+                    ty.span(),
+                    "name the type of the value, as in `Result<Product, Error>`",
+                ));
+            }
+        };
+        if let Some(none_ttl) = &options.none_ttl
+            && last_name(&value).is_none_or(|name| name != "Option")
+        {
+            let message = "`none_ttl` is for a function that returns `Option<T>` or `Result<Option<T>, E>`: remove it";
+            return Err(Error::new(none_ttl.span(), message));
+        }
+        Ok(Self {
+            ty,
+            value,
+            is_result,
+        })
+    }
+}
+
+fn last_name(ty: &Type) -> Option<&Ident> {
+    match ty {
+        Type::Path(path) => Some(&path.path.segments.last()?.ident),
+        _ => None,
+    }
+}
+
+fn first_parameter(ty: &Type) -> Option<&Type> {
+    let Type::Path(path) = ty else {
+        return None;
+    };
+    let PathArguments::AngleBracketed(parameters) = &path.path.segments.last()?.arguments else {
+        return None;
+    };
+    match parameters.args.first()? {
+        GenericArgument::Type(ty) => Some(ty),
+        _ => None,
+    }
+}
+
+/// Refuses what no cache can be for.
+fn check(function: &ItemFn, options: &Options) -> Result<()> {
+    let signature = &function.sig;
+    let refused = |span, message| Err(Error::new(span, message));
+    if signature.asyncness.is_none() {
+        let message =
+            "write `async fn`: a look-up may wait for another caller's load, and for Redis";
+        return refused(signature.fn_token.span(), message);
+    }
+    if let Safety::Unsafe(token) = &signature.safety {
+        let message = "the body runs in another task, and its value is for other callers, too: what one caller promises \
+            for an `unsafe` function does not hold there. Write a safe function";
+        return refused(token.span(), message);
+    }
+    let is_lifetime = |parameter: &&GenericParam| matches!(parameter, GenericParam::Lifetime(_));
+    if let Some(parameter) = signature
+        .generics
+        .params
+        .iter()
+        .find(|parameter| !is_lifetime(parameter))
+    {
+        let message = "a generic function would need a cache for each type: write a function for each type, which \
+            calls the generic one";
+        return refused(parameter.span(), message);
+    }
+    match (&options.cache, &options.namespace) {
+        (None, None) if signature.receiver().is_some() => {
+            let message = "say which cache has the values: `cache = \"self.products\"`";
+            refused(Span::call_site(), message)
+        }
+        (None, None) => {
+            let message = "say which cache has the values: `namespace = \"shop:product\"`, a cache among those of the \
+                process, or `cache = \"…\"`, an expression";
+            refused(Span::call_site(), message)
+        }
+        (Some(_), Some(namespace)) => {
+            let message =
+                "`cache` names a cache, and `namespace` builds one: remove one of the two";
+            refused(namespace.span(), message)
+        }
+        (None, Some(namespace)) if signature.receiver().is_some() => {
+            let message = "`namespace` is for free functions: keep the cache of a method in its type, and write \
+                `cache = \"self.products\"`";
+            refused(namespace.span(), message)
+        }
+        _ => Ok(()),
+    }
+}
+
+struct Cached<'a> {
+    function: &'a ItemFn,
+    options: Options,
+    arguments: Arguments,
+    returned: Returned,
+    key: Key,
+    names: Names,
+}
+
+/// The names of the companions, and the paths by which they call each other.
+struct Names {
+    uncached: Ident,
+    load: Ident,
+    refresh: Ident,
+    get: Ident,
+    invalidate: Ident,
+    /// What they belong to.
+    of: Ident,
+}
+
+impl Names {
+    fn new(function: &syn::Signature) -> Self {
+        let name = &function.ident;
+        let is_method = function.receiver().is_some();
+        let named = |companion: &str| {
+            if is_method {
+                format_ident!("{}_{companion}", name.unraw(), span = name.span())
+            } else {
+                Ident::new(companion, name.span())
+            }
+        };
+        Self {
+            uncached: named("uncached"),
+            load: named("load_by_macro"),
+            refresh: named("refresh"),
+            get: named("get"),
+            invalidate: named("invalidate"),
+            of: if is_method {
+                Ident::new("Self", name.span())
+            } else {
+                name.clone()
+            },
+        }
+    }
+}
+
+impl<'a> Cached<'a> {
+    fn new(options: Options, function: &'a ItemFn, inputs: &[FnArg]) -> Result<Self> {
+        check(function, &options)?;
+        let name = &function.sig.ident;
+        let arguments = Arguments::new(inputs.iter(), &options)?;
+        let returned = Returned::new(&function.sig.output, name, &options)?;
+        let key = arguments.key(&options, name.span())?;
+        if key.owned.is_none() && options.namespace.is_some() {
+            let message = "the key of a cache that `namespace` builds is an argument or a tuple of arguments, whose \
+                types are those of its keys. For another key, build a cache, and write `cache = \"…\"`";
+            return Err(Error::new(key.span, message));
+        }
+        let names = Names::new(&function.sig);
+        Ok(Self {
+            function,
+            options,
+            arguments,
+            returned,
+            key,
+            names,
+        })
+    }
+
+    fn expand(&self) -> TokenStream {
+        let (function, companions) = (self.function(), self.companions());
+        if self.function.sig.receiver().is_some() {
+            return quote!(#function #companions);
+        }
+        let ItemFn { vis, sig, .. } = self.function;
+        let (name, conditions) = (&sig.ident, self.attributes(is_condition));
+        let doc = format!(
+            "The cache of the function `{name}`: calls that look up, load and remove its values."
+        );
+        let cache = self.cache_of_function();
+        quote! {
+            #function
+            #(#conditions)*
+            #[doc = #doc]
+            #[allow(non_camel_case_types, dead_code, unreachable_pub)]
+            #vis enum #name {}
+            #(#conditions)*
+            impl #name {
+                #cache
+                #companions
+            }
+        }
+    }
+
+    /// The function as the user has declared it, with a look-up for its body.
+    fn function(&self) -> TokenStream {
+        let ItemFn {
+            attrs, vis, sig, ..
+        } = self.function;
+        let (attributes, name) = (attrs.iter().map(allowed), &sig.ident);
+        let (declared, passed) = (
+            self.arguments.declared(|_| true),
+            self.arguments.passed_on(),
+        );
+        let (generics, output, bounds) = (&sig.generics, &sig.output, &sig.generics.where_clause);
+        let Names { of, load, .. } = &self.names;
+        quote! {
+            #(#attributes)*
+            // They are passed on.
+            #[allow(clippy::used_underscore_binding)]
+            #vis async fn #name #generics(#declared) #output #bounds {
+                #of::#load(#passed ::larder::generated::How::GetOrLoad).await
+            }
+        }
+    }
+
+    fn companions(&self) -> TokenStream {
+        let ItemFn { vis, sig, .. } = self.function;
+        let Names {
+            uncached,
+            load,
+            refresh,
+            get,
+            invalidate,
+            of,
+        } = &self.names;
+        let (generics, output, bounds, inputs) = (
+            &sig.generics,
+            &sig.output,
+            &sig.generics.where_clause,
+            &sig.inputs,
+        );
+        let (all, passed) = (
+            self.arguments.declared(|_| true),
+            self.arguments.passed_on(),
+        );
+        let of_entry = self.arguments.declared(Argument::names_entry);
+        let (cache, value) = (self.cache(), &self.returned.value);
+        let nothing = TokenStream::new();
+        let (get_it, invalidate_it) = (
+            self.call("get", &nothing),
+            self.call("invalidate", &nothing),
+        );
+        let (look_up, body) = (self.look_up(), self.body());
+        let (conditions, lints) = (self.attributes(is_condition), self.attributes(is_lint));
+        let allowed_lints = lints.iter().map(|lint| allowed(lint));
+        let lenient = quote! {
+            #(#conditions)*
+            #(#allowed_lints)*
+            #[allow(dead_code, unreachable_pub, clippy::all, clippy::pedantic)]
+        };
+        let name = &sig.ident;
+        let of_uncached =
+            format!("Calls the body of `{name}`: neither looks up nor stores a value.");
+        let of_refresh = format!(
+            "Calls the body of `{name}` now, and stores its value, see `larder::Cache::refresh`."
+        );
+        let of_get =
+            format!("The value that `{name}` has stored. Does not load: see `larder::Cache::get`.");
+        let of_invalidate =
+            format!("Removes the value that `{name}` has stored, see `larder::Cache::invalidate`.");
+        generated! {
+            #(#conditions)*
+            #(#lints)*
+            #[doc = #of_uncached]
+            #[allow(unreachable_pub)]
+            #vis async fn #uncached #generics(#inputs) #output #bounds #body
+
+            #lenient
+            #[doc = #of_refresh]
+            #vis async fn #refresh #generics(#all) #output #bounds {
+                #of::#load(#passed ::larder::generated::How::Refresh).await
+            }
+
+            #lenient
+            #[doc = #of_get]
+            #vis async fn #get #generics(#of_entry) -> ::core::option::Option<::larder::Entry<#value>> #bounds {
+                #cache
+                #get_it
+            }
+
+            #lenient
+            #[doc = #of_invalidate]
+            #vis async fn #invalidate #generics(#of_entry)
+                -> ::core::result::Result<::larder::Token, ::larder::WriteError> #bounds
+            {
+                #cache
+                #invalidate_it
+            }
+
+            #lenient
+            async fn #load #generics(#all how: ::larder::generated::How) #output #bounds {
+                #cache
+                #look_up
+            }
+        }
+    }
+
+    /// A variable with the cache. Were it of the macro's own context, the compiler would show all of the attribute if
+    /// the cache has other keys.
+    fn cache_variable(&self) -> Ident {
+        Ident::new("cache_of_macro", self.key.span)
+    }
+
+    /// The statement that declares the variable.
+    fn cache(&self) -> TokenStream {
+        let Self {
+            options,
+            returned,
+            function,
+            ..
+        } = self;
+        let (name, variable) = (&function.sig.ident, self.cache_variable());
+        let Some(cache) = &options.cache else {
+            return quote!(let #variable = #name::cache(););
+        };
+        let (expression, value) = (&cache.expression, &returned.value);
+        // The compiler shows the literal if it is no such cache.
+        let ty = quote_spanned!(cache.literal.span()=> &::larder::Cache<_, #value>);
+        let borrowed = quote_spanned!(cache.literal.span()=> &(#expression));
+        generated! {
+            let cache: #ty = #borrowed;
+            let #variable = ::core::result::Result::Ok::<_, ::larder::BuildError>(cache);
+        }
+    }
+
+    /// The companion `cache`, of a function that builds its cache.
+    fn cache_of_function(&self) -> Option<TokenStream> {
+        let namespace = self.options.namespace.as_ref()?;
+        let (ItemFn { vis, sig, .. }, options) = (self.function, &self.options);
+        let (keys, values, ttls) = (&self.key.owned, &self.returned.value, options.ttls());
+        let ttl = options
+            .ttl
+            .as_ref()
+            .map(|_| generated!(let builder = builder.l2_ttl(TTL);));
+        let soft_ttl = options
+            .soft_ttl
+            .as_ref()
+            .map(|_| generated!(let builder = builder.soft_ttl(SOFT_TTL);));
+        let message =
+            "write the type as `Result<T, E>`: by another name it is cached with its errors";
+        let no_errors = quote_spanned! {values.span()=>
+            #[allow(unused_imports)]
+            use ::larder::generated::NotResult as _;
+            const _: () = ::core::assert!(!::larder::generated::IsResult::<#values>::VALUE, #message);
+        };
+        let doc = format!(
+            "The cache of `{}`, which is built by the first call. Call it at the start of the process, so that the \
+             options are checked there, and `larder::Caches::check_settings` knows the cache.",
+            sig.ident
+        );
+        Some(generated! {
+            #[doc = #doc]
+            #vis fn cache() -> ::core::result::Result<&'static ::larder::Cache<#keys, #values>, ::larder::BuildError> {
+                #ttls
+                #no_errors
+                static CACHE: ::larder::generated::OnceCache<#keys, #values> = ::larder::generated::OnceCache::new();
+                CACHE.get(#namespace, |builder| {
+                    #ttl
+                    #soft_ttl
+                    builder
+                })
+            }
+        })
+    }
+
+    /// The call of a function that looks the key up. The compiler shows the user's key if the cache has others.
+    fn call(&self, function: &str, others: &TokenStream) -> TokenStream {
+        let Key { borrowed, span, .. } = &self.key;
+        let function = Ident::new(function, *span);
+        let cache = self.cache_variable();
+        quote_spanned!(*span=> ::larder::generated::#function(#cache, #borrowed, #others).await)
+    }
+
+    /// The user's body. Some arguments may be there only for the expression of the cache.
+    fn body(&self) -> TokenStream {
+        let (block, others) = (&self.function.block, self.arguments.of_cache());
+        quote!({ #(let _ = &#others;)* #block })
+    }
+
+    /// The end of the function that looks up and loads.
+    fn look_up(&self) -> TokenStream {
+        let Names { uncached, of, .. } = &self.names;
+        let (copies, copied) = self.arguments.copies();
+        let load = self.call("load", &generated!(how, loader));
+        let (tags, loaded) = self.stored();
+        let body = quote!(#of::#uncached(#copied).await);
+        let [loaded, found, failed] = if self.returned.is_result {
+            self.of_result(&body, &loaded)
+        } else {
+            self.of_value(&body, &loaded)
+        };
+        generated! {
+            let loader = || {
+                #copies
+                move || async move {
+                    #tags
+                    #loaded
+                }
+            };
+            match #load {
+                ::core::result::Result::Ok(entry) => #found,
+                ::core::result::Result::Err(error) => #failed,
+            }
+        }
+    }
+
+    /// Of a function that returns a `Result`: the end of the loader, and what an `entry` or an `error` becomes.
+    fn of_result(&self, body: &TokenStream, loaded: &TokenStream) -> [TokenStream; 3] {
+        let Returned { ty, value, .. } = &self.returned;
+        let boxed = quote_spanned!(ty.span()=> ::larder::generated::boxed);
+        let convert = quote_spanned! {ty.span()=>
+            (&::larder::generated::ErrorOf::<<#ty as ::larder::generated::Fallible>::Error>::NEW).way().error
+        };
+        let found = self.found();
+        [
+            generated!(#body.map(|value: #value| #loaded).map_err(|error| #boxed(error))),
+            quote!(::core::result::Result::Ok(#found)),
+            generated!({
+                use ::larder::generated::{ConvertedError as _, OwnError as _};
+                ::core::result::Result::Err(#convert(error))
+            }),
+        ]
+    }
+
+    /// The same of a function that returns a value.
+    fn of_value(&self, body: &TokenStream, loaded: &TokenStream) -> [TokenStream; 3] {
+        let (Names { uncached, of, .. }, value) = (&self.names, &self.returned.value);
+        let passed = self.arguments.passed_on();
+        let name = self.function.sig.ident.unraw().to_string();
+        [
+            generated!({
+                let value: #value = #body;
+                ::core::result::Result::Ok(#loaded)
+            }),
+            self.found(),
+            generated!({
+                ::larder::generated::runs_without_cache(#name, &error);
+                #of::#uncached(#passed).await
+            }),
+        ]
+    }
+
+    /// The value of an `entry`.
+    fn found(&self) -> TokenStream {
+        let value = &self.returned.value;
+        let clone = quote_spanned!(value.span()=> <#value as ::core::clone::Clone>::clone);
+        generated!(#clone(::larder::Entry::value(&entry)))
+    }
+
+    /// The statement before the body, and the `value` of the body as it is stored.
+    fn stored(&self) -> (TokenStream, TokenStream) {
+        let options = &self.options;
+        let mut loaded = generated!(::larder::Loaded::new(value));
+        let mut constants = options.ttl_of_none();
+        // A cache that `namespace` builds has the TTLs as options, which settings override.
+        if options.cache.is_some() {
+            constants.extend(options.ttls());
+            loaded.extend(options.ttl.as_ref().map(|_| quote!(.ttl(TTL))));
+            loaded.extend(
+                options
+                    .soft_ttl
+                    .as_ref()
+                    .map(|_| quote!(.soft_ttl(SOFT_TTL))),
+            );
+        }
+        let tags = options.tags.as_ref().map(|tags| {
+            loaded.extend(generated!(.tags(tags)));
+            let texts = tags
+                .iter()
+                .map(|tag| quote_spanned!(tag.span()=> ::std::format!(#tag)));
+            generated!(let tags = [#(#texts),*];)
+        });
+        if options.none_ttl.is_some() {
+            loaded = generated! {
+                let is_none = ::core::option::Option::is_none(&value);
+                let loaded = #loaded;
+                if is_none { loaded.ttl(NONE_TTL) } else { loaded }
+            };
+        }
+        (tags.unwrap_or_default(), quote!({ #constants #loaded }))
+    }
+
+    fn attributes(&self, are_meant: fn(&Attribute) -> bool) -> Vec<&Attribute> {
+        let all = self.function.attrs.iter();
+        all.filter(|attribute| are_meant(attribute)).collect()
+    }
+}
+
+/// Whether all that is generated has to have it.
+fn is_condition(attribute: &Attribute) -> bool {
+    attribute.path().is_ident("cfg")
+}
+
+/// Whether the body has to have it, too.
+fn is_lint(attribute: &Attribute) -> bool {
+    let lints = ["allow", "warn", "deny", "forbid", "expect"];
+    lints.iter().any(|lint| attribute.path().is_ident(lint))
+}
+
+/// An attribute as the function has it when its body is elsewhere: the lint that is expected may be of the body.
+fn allowed(attribute: &Attribute) -> Attribute {
+    let mut attribute = attribute.clone();
+    if let Meta::List(list) = &mut attribute.meta
+        && list.path.is_ident("expect")
+    {
+        let span = list.path.span();
+        list.path = Ident::new("allow", span).into();
+    }
+    attribute
+}

@@ -1,0 +1,151 @@
+//! The options in the brackets of `#[cached(…)]`.
+
+use proc_macro2::{Ident, Span, TokenStream};
+use quote::{quote, quote_spanned};
+use syn::parse::{Parse, ParseStream};
+use syn::punctuated::Punctuated;
+use syn::{Error, Expr, LitStr, Result, Token, bracketed};
+
+const NAMES: &str = "cache, namespace, key, ttl, soft_ttl, none_ttl and tags";
+
+#[derive(Default)]
+pub(crate) struct Options {
+    pub(crate) cache: Option<Code>,
+    pub(crate) namespace: Option<LitStr>,
+    pub(crate) key: Option<Code>,
+    pub(crate) ttl: Option<LitStr>,
+    pub(crate) soft_ttl: Option<LitStr>,
+    pub(crate) none_ttl: Option<LitStr>,
+    pub(crate) tags: Option<Vec<LitStr>>,
+}
+
+/// An expression, as the text of a literal. Its tokens have the literal's place in the code.
+pub(crate) struct Code {
+    pub(crate) expression: Expr,
+    pub(crate) literal: LitStr,
+}
+
+impl Code {
+    pub(crate) fn span(&self) -> Span {
+        self.literal.span()
+    }
+}
+
+impl Parse for Code {
+    fn parse(input: ParseStream<'_>) -> Result<Self> {
+        let literal = text(input)?;
+        let expression = literal.parse().map_err(|error| {
+            let message = format!("this is not an expression: {error}");
+            Error::new(literal.span(), message)
+        })?;
+        Ok(Self {
+            expression,
+            literal,
+        })
+    }
+}
+
+fn text(input: ParseStream<'_>) -> Result<LitStr> {
+    let message = "write the value in quotes, as in `key = \"(tenant, id)\"`";
+    input
+        .parse()
+        .map_err(|error: Error| Error::new(error.span(), message))
+}
+
+impl Parse for Options {
+    fn parse(input: ParseStream<'_>) -> Result<Self> {
+        let mut options = Self::default();
+        while !input.is_empty() {
+            let name: Ident = input.parse()?;
+            input.parse::<Token![=]>()?;
+            match name.to_string().as_str() {
+                "cache" => set(&mut options.cache, &name, input.parse()?)?,
+                "namespace" => set(&mut options.namespace, &name, namespace(input)?)?,
+                "key" => set(&mut options.key, &name, input.parse()?)?,
+                "ttl" => set(&mut options.ttl, &name, text(input)?)?,
+                "soft_ttl" => set(&mut options.soft_ttl, &name, text(input)?)?,
+                "none_ttl" => set(&mut options.none_ttl, &name, text(input)?)?,
+                "tags" => set(&mut options.tags, &name, tags(input)?)?,
+                _ => {
+                    let message = format!("there is no option `{name}`: there are {NAMES}");
+                    return Err(Error::new(name.span(), message));
+                }
+            }
+            if !input.is_empty() {
+                input.parse::<Token![,]>()?;
+            }
+        }
+        Ok(options)
+    }
+}
+
+fn set<T>(option: &mut Option<T>, name: &Ident, value: T) -> Result<()> {
+    if option.replace(value).is_some() {
+        let message = format!("`{name}` is set already: remove one of the two");
+        return Err(Error::new(name.span(), message));
+    }
+    Ok(())
+}
+
+fn namespace(input: ParseStream<'_>) -> Result<LitStr> {
+    let namespace = text(input)?;
+    match namespace.value().split_once(':') {
+        Some((service, name)) if !service.is_empty() && !name.is_empty() => Ok(namespace),
+        _ => {
+            let message =
+                "write the service and a name of its own for this cache, as in \"shop:product\"";
+            Err(Error::new(namespace.span(), message))
+        }
+    }
+}
+
+fn tags(input: ParseStream<'_>) -> Result<Vec<LitStr>> {
+    let list;
+    if !input.peek(syn::token::Bracket) {
+        return Err(input.error("write the tags as a list, as in `tags = [\"tenant:{tenant}\"]`"));
+    }
+    bracketed!(list in input);
+    let tags: Punctuated<LitStr, Token![,]> = list.parse_terminated(text, Token![,])?;
+    Ok(tags.into_iter().collect())
+}
+
+impl Options {
+    /// Constants of `ttl` and `soft_ttl`.
+    pub(crate) fn ttls(&self) -> TokenStream {
+        let ttl = constant("TTL", "ttl", self.ttl.as_ref());
+        let soft_ttl = constant("SOFT_TTL", "soft_ttl", self.soft_ttl.as_ref());
+        let are_both_set = self.ttl.is_some().then_some(self.soft_ttl.as_ref());
+        let order = are_both_set.flatten().map(|text| {
+            let message =
+                "`soft_ttl` must be shorter than `ttl`: a value turns stale before it expires";
+            quote_spanned! {text.span()=>
+                const _: () = ::core::assert!(SOFT_TTL.as_nanos() < TTL.as_nanos(), #message);
+            }
+        });
+        quote!(#ttl #soft_ttl #order)
+    }
+
+    /// The constant of `none_ttl`.
+    pub(crate) fn ttl_of_none(&self) -> TokenStream {
+        constant("NONE_TTL", "none_ttl", self.none_ttl.as_ref())
+    }
+}
+
+/// The constant of a TTL, if it is set. Its text is read as the settings' are, by the same function.
+fn constant(name: &str, option: &str, text: Option<&LitStr>) -> TokenStream {
+    let Some(text) = text else {
+        return TokenStream::new();
+    };
+    let name = Ident::new(name, text.span());
+    let form = format!(
+        "`{option}` must be a duration with its unit, such as \"250ms\", \"30s\" or \"1h30m\""
+    );
+    let zero = format!("`{option}` must be longer than zero");
+    quote_spanned! {text.span()=>
+        const #name: ::core::time::Duration = match ::larder::generated::duration(#text) {
+            ::core::option::Option::Some(::core::time::Duration::ZERO) => ::core::panic!(#zero),
+            ::core::option::Option::Some(ttl) => ttl,
+            ::core::option::Option::None => ::core::panic!(#form),
+        };
+    }
+}

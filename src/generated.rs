@@ -1,0 +1,229 @@
+//! What the code calls that `#[cached]` of `larder-macros` generates. Only that code names it: it changes with the
+//! macro.
+
+use std::error::Error;
+use std::marker::PhantomData;
+use std::sync::{LazyLock, Mutex, OnceLock};
+use std::time::Duration;
+
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+use tracing::warn;
+
+use crate::builder::Builder;
+use crate::cache::Cache;
+use crate::cache::typed::loader_of_one;
+use crate::caches::Caches;
+use crate::clock::Clock;
+use crate::engine::Load;
+use crate::entry::Entry;
+use crate::error::{BuildError, LoadError, WriteError};
+use crate::key::CacheKey;
+use crate::loaded::Loaded;
+use crate::lookup_by::LookupBy;
+use crate::settings;
+use crate::token::Token;
+use crate::util::lock::lock;
+use crate::util::throttle::Throttle;
+use crate::wire::codec::DefaultCodec;
+
+/// The duration that a text names, as in the settings.
+#[must_use]
+pub const fn duration(text: &str) -> Option<Duration> {
+    settings::duration(text)
+}
+
+/// The error of a cached function.
+#[diagnostic::on_unimplemented(
+    message = "`{Self}` cannot be the error of a `#[cached]` function",
+    label = "no `From<larder::LoadError>`, or no error that is `Send` and `Sync`",
+    note = "a load can fail although the function has not: it panics or takes longer than `load_timeout`",
+    note = "write `impl From<larder::LoadError> for {Self}`, and `impl std::error::Error for {Self}`",
+    note = "or return `larder::LoadError`"
+)]
+pub trait CachedError: From<LoadError> + Into<AnyError> {}
+
+#[diagnostic::do_not_recommend]
+impl<E: From<LoadError> + Into<AnyError>> CachedError for E {}
+
+pub type AnyError = Box<dyn Error + Send + Sync>;
+
+/// The result of a cached function that can fail, also by another name, such as `std::io::Result`.
+pub trait Fallible {
+    type Error;
+}
+
+impl<T, E> Fallible for Result<T, E> {
+    type Error = E;
+}
+
+/// How the error of a load becomes that of the function. Callers share a load, so each can get the function's own error
+/// only if that can be cloned: the compiler takes [`OwnError`] if the error is `Clone`, and [`ConvertedError`]
+/// otherwise, as it borrows once more.
+pub struct ErrorOf<E>(PhantomData<E>);
+
+impl<E> ErrorOf<E> {
+    pub const NEW: Self = Self(PhantomData);
+}
+
+pub struct Cloned;
+pub struct Converted;
+
+pub trait OwnError {
+    fn way(&self) -> Cloned {
+        Cloned
+    }
+}
+
+impl<E: Clone + Error + 'static> OwnError for ErrorOf<E> {}
+
+pub trait ConvertedError {
+    fn way(&self) -> Converted {
+        Converted
+    }
+}
+
+impl<E> ConvertedError for &ErrorOf<E> {}
+
+impl Cloned {
+    #[must_use]
+    pub fn error<E: CachedError + Clone + Error + 'static>(self, error: LoadError) -> E {
+        match error.downcast_ref::<E>() {
+            Some(own) => own.clone(),
+            None => error.into(),
+        }
+    }
+}
+
+impl Converted {
+    #[must_use]
+    pub fn error<E: CachedError>(self, error: LoadError) -> E {
+        error.into()
+    }
+}
+
+/// The error of a body, for the load.
+pub fn boxed<E: Into<AnyError>>(error: E) -> AnyError {
+    error.into()
+}
+
+/// Whether a type is a `Result`, also by another name: [`NotResult`] is for types that are none.
+pub struct IsResult<T>(PhantomData<T>);
+
+impl<T, E> IsResult<Result<T, E>> {
+    pub const VALUE: bool = true;
+}
+
+pub trait NotResult {
+    const VALUE: bool = false;
+}
+
+impl<T> NotResult for IsResult<T> {}
+
+/// How a cached function gets its value.
+#[derive(Clone, Copy)]
+pub enum How {
+    GetOrLoad,
+    Refresh,
+}
+
+/// Looks a key up, with a loader that is made if it is needed: it owns copies of the arguments.
+pub async fn load<K, V, Q, M, F, Fut>(
+    cache: Result<&Cache<K, V>, BuildError>,
+    key: &Q,
+    how: How,
+    loader: impl FnOnce() -> F,
+) -> Result<Entry<V>, LoadError>
+where
+    K: CacheKey + LookupBy<Q, M>,
+    V: Send + Sync + 'static,
+    Q: CacheKey + ?Sized,
+    F: FnOnce() -> Fut + Send + 'static,
+    Fut: Future<Output = Result<Loaded<V>, AnyError>> + Send + 'static,
+{
+    let cache = cache?;
+    match how {
+        How::GetOrLoad => {
+            let load = || {
+                let loader = loader();
+                Load::ByCall(loader_of_one(move |_: Option<Entry<V>>| loader()))
+            };
+            cache.get_or_load_by(key, load).await
+        }
+        How::Refresh => cache.refresh(key, loader()).await,
+    }
+}
+
+/// Looks a key up without a loader.
+pub async fn get<K, V, Q, M>(cache: Result<&Cache<K, V>, BuildError>, key: &Q) -> Option<Entry<V>>
+where
+    K: CacheKey + LookupBy<Q, M>,
+    V: Send + Sync + 'static,
+    Q: CacheKey + ?Sized,
+{
+    cache.ok()?.get(key).await
+}
+
+/// Removes a key.
+pub async fn invalidate<K, V, Q, M>(
+    cache: Result<&Cache<K, V>, BuildError>,
+    key: &Q,
+) -> Result<Token, WriteError>
+where
+    K: CacheKey + LookupBy<Q, M>,
+    V: Send + Sync + 'static,
+    Q: CacheKey + ?Sized,
+{
+    cache?.invalidate(key).await
+}
+
+/// Says that a function which has no `Result` for an error of the cache runs its body instead.
+pub fn runs_without_cache(function: &str, error: &LoadError) {
+    static LINES: LazyLock<(Clock, Throttle)> =
+        LazyLock::new(|| (Clock::system(), Throttle::default()));
+    let (clock, throttle) = &*LINES;
+    if throttle.allows(clock.now()) {
+        let error: &dyn Error = error;
+        warn!(
+            function,
+            error, "a function without a Result runs without its cache, which has failed"
+        );
+    }
+}
+
+/// The cache of a function, among the caches of the process. Built when it is first used.
+pub struct OnceCache<K, V: Send + Sync + 'static> {
+    built: OnceLock<Cache<K, V>>,
+    building: Mutex<()>,
+}
+
+impl<K: CacheKey, V: Send + Sync + 'static> OnceCache<K, V> {
+    #[allow(clippy::new_without_default, reason = "it is for statics")]
+    #[must_use]
+    pub const fn new() -> Self {
+        Self {
+            built: OnceLock::new(),
+            building: Mutex::new(()),
+        }
+    }
+
+    /// The cache. An error is not kept: the next call builds again.
+    pub fn get(
+        &self,
+        namespace: &str,
+        options: impl FnOnce(Builder<K, V>) -> Builder<K, V>,
+    ) -> Result<&Cache<K, V>, BuildError>
+    where
+        V: DefaultCodec + Serialize + DeserializeOwned,
+    {
+        if let Some(cache) = self.built.get() {
+            return Ok(cache);
+        }
+        let _one_at_a_time = lock(&self.building);
+        if let Some(cache) = self.built.get() {
+            return Ok(cache);
+        }
+        let cache = options(Caches::global_cache(namespace)?).build()?;
+        Ok(self.built.get_or_init(|| cache))
+    }
+}
