@@ -4,6 +4,7 @@
 //! [design]: crate::guide::design
 //! [features]: crate::guide::features
 //! [guide]: crate::guide
+//! [macros]: crate::guide
 //! [other_languages]: crate::other_languages
 //! [protocol]: crate::protocol
 //! [redis]: crate::guide::redis
@@ -153,6 +154,10 @@ pub mod guide {
     #[cfg(feature = "http")]
     #[doc = include_str!("guide/http.md")]
     pub mod http {}
+
+    #[cfg(feature = "macros")]
+    #[doc = include_str!("guide/macros.md")]
+    pub mod macros {}
 
     #[doc = include_str!("guide/loaders.md")]
     pub mod loaders {}
