@@ -111,6 +111,7 @@ part() {
     tests)
         PROPTEST_CASES=${PROPTEST_CASES:-5000} run --test codec --test key
         run --test cache -- --ignored
+        run --test ui -- --ignored
         run --test l2 -- --ignored --skip redis::cluster --skip redis::sentinel
         # All instances of a test over the same connections.
         LARDER_SHARED=1 run --test cache
