@@ -1022,6 +1022,28 @@ impl<K, V, L> Builder<K, V, L> {
         self
     }
 
+    /// For which share of the keys the cache is used, from 0.0 to 1.0, until [`Cache::set_enabled_for`] says otherwise.
+    /// Default: 1.0. For a careful start: 0.05 caches one key of twenty, and all other calls go to the source as if the
+    /// cache were [switched off](Cache::set_enabled).
+    ///
+    /// A hash of the key's text decides, so all instances with the same share have the same keys, and a larger share has
+    /// all keys of a smaller one.
+    ///
+    /// ```
+    /// # async fn demo() -> Result<(), Box<dyn std::error::Error>> {
+    /// let prices: larder::Cache<u64, u32> = larder::Cache::builder("docs:prices").enabled_for(0.05).build()?;
+    /// for id in 0..1_000 {
+    ///     prices.get_or_load(&id, || async { Ok::<_, std::io::Error>(450) }).await?;
+    /// }
+    /// assert!((20..100).contains(&prices.local_keys(1_000).len()));
+    /// # Ok(()) }
+    /// # tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap().block_on(demo()).unwrap();
+    /// ```
+    pub fn enabled_for(mut self, share: f64) -> Self {
+        self.given.rest.set.enabled_for = Some(share);
+        self
+    }
+
     /// Whether the cache is used, until [`Cache::set_enabled`] says otherwise. Default: `true`.
     pub fn enabled(mut self, is_enabled: bool) -> Self {
         self.given.rest.set.enabled = Some(is_enabled);

@@ -16,6 +16,8 @@ pub(crate) struct Options {
     throttle: Throttle,
     /// Whether the cache is used.
     pub(crate) enabled: bool,
+    /// For which share of the keys the cache is used, from 0.0 to 1.0.
+    pub(crate) enabled_for: f64,
     /// How large L1 is.
     pub(crate) l1_capacity: L1Capacity,
     /// How long L1 answers with an entry.
@@ -83,6 +85,7 @@ impl Options {
         let &Settings {
             redis: _,
             enabled,
+            enabled_for,
             l1_capacity,
             l1_ttl,
             l2_ttl,
@@ -114,6 +117,7 @@ impl Options {
             clock,
             throttle: Throttle::default(),
             enabled: enabled.unwrap_or(true),
+            enabled_for: enabled_for.unwrap_or(1.0),
             l1_capacity: l1_capacity.unwrap_or(L1Capacity::Entries(10_000)),
             l1_ttl,
             l2_ttl,
@@ -156,6 +160,7 @@ impl Options {
         let shares = [
             ("jitter", self.jitter, 0.5, "TTL"),
             ("verify", self.verify, 1.0, "hits"),
+            ("enabled_for", self.enabled_for, 1.0, "keys"),
         ];
         for (name, share, most, of) in shares {
             if !(0.0..=most).contains(&share) {

@@ -22,6 +22,16 @@ pub(crate) async fn run() -> Result<(), Box<dyn Error>> {
     assert_eq!(*prices.get_or_load("tea", load).await?, 475);
     assert!(prices.get("tea").await.is_some());
 
+    // A careful start: the cache is used for one key of twenty, and then for more.
+    let careful: Cache<u64, u64> = Cache::builder("shop:price").enabled_for(0.05).build()?;
+    for id in 0..1_000 {
+        careful.insert(&id, 450).await?;
+    }
+    assert!((20..100).contains(&careful.local_keys(1_000).len()));
+    careful.set_enabled_for(1.0);
+    careful.insert(&7, 450).await?;
+    assert!(careful.get_local(&7).is_some());
+
     let off: Cache<String, u64> = Cache::builder("shop:price").enabled(false).build()?;
     assert!(!off.is_enabled());
     Ok(())

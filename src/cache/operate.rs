@@ -271,7 +271,32 @@ impl<K: CacheKey, V: Send + Sync + 'static> Cache<K, V> {
         self.engine().set_enabled(is_enabled);
     }
 
-    /// Returns whether the cache is switched on. See [`set_enabled`](Self::set_enabled).
+    /// Has the cache used for a share of its keys, from 0.0 to 1.0, for all clones in this process: see
+    /// [`enabled_for`](crate::Builder::enabled_for). For a careful start without a restart: from 0.01 to 1.0 in steps,
+    /// while [`stats`](Self::stats) and the load of the source show the effect.
+    ///
+    /// For all other keys the cache is off, as [`set_enabled`](Self::set_enabled) says of each call. A smaller share
+    /// than before empties L1. While the cache is switched off, the share counts from when it is switched on again.
+    ///
+    /// Sends nothing to L2. Writes a line at INFO. A share below 0.0 counts as 0.0, and one above 1.0 as 1.0.
+    ///
+    /// ```
+    /// # async fn demo() -> Result<(), Box<dyn std::error::Error>> {
+    /// let prices: larder::Cache<u64, u32> = larder::Cache::builder("docs:prices").enabled_for(0.0).build()?;
+    /// prices.insert(&7, 450).await?;
+    /// assert!(prices.get(&7).await.is_none());
+    /// prices.set_enabled_for(1.0);
+    /// prices.insert(&7, 450).await?;
+    /// assert!(prices.get(&7).await.is_some());
+    /// # Ok(()) }
+    /// # tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap().block_on(demo()).unwrap();
+    /// ```
+    pub fn set_enabled_for(&self, share: f64) {
+        self.engine().set_enabled_for(share);
+    }
+
+    /// Returns whether the cache is switched on, for any key. See [`set_enabled`](Self::set_enabled) and
+    /// [`set_enabled_for`](Self::set_enabled_for).
     #[must_use]
     pub fn is_enabled(&self) -> bool {
         self.engine().is_enabled()

@@ -3,7 +3,6 @@
 //! Architecture invariant: the state of one part is in that part, and logic is here only where several parts need it.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 
 use super::backoff::Backoff;
 use super::breaker::Breaker;
@@ -11,6 +10,7 @@ use super::convert::Convert;
 use super::deferred::{Deferral, Deferred, Target};
 use super::lanes::Lanes;
 use super::metrics::Metrics;
+use super::switch::Switch;
 use crate::clock::{Tick, nanos};
 use crate::error::L2Error;
 use crate::events::Events;
@@ -23,8 +23,8 @@ use crate::wire::message;
 
 pub(crate) struct Context {
     pub(crate) options: Arc<Options>,
-    /// Whether the cache is switched off.
-    pub(crate) is_off: AtomicBool,
+    /// For which keys the cache is on.
+    pub(crate) switch: Switch,
     pub(crate) l1: Arc<L1>,
     pub(crate) lane: Box<dyn Lane>,
     /// Requests that a caller waits for pass through it.
@@ -68,12 +68,6 @@ impl Context {
     #[inline]
     pub(crate) fn now(&self) -> Tick {
         self.options.clock.now()
-    }
-
-    pub(crate) fn is_off(&self) -> bool {
-        // Acquire, with the swap in `set_enabled`: an operation that has begun in the generation after the switch sees
-        // the switch, and any other one stores nothing.
-        self.is_off.load(Ordering::Acquire)
     }
 
     /// Begins an operation on a key, unless [neither level may be used](Self::bars) for it.
@@ -168,10 +162,10 @@ impl Context {
         self.breaker.send("invalidate", publishing).await
     }
 
-    /// Whether neither level may be used for a key: a write of it is deferred (rule 14), or the cache is switched off.
+    /// Whether neither level may be used for a key: a write of it is deferred (rule 14), or the cache is off for it.
     pub(crate) fn bars(&self, key: &Key) -> bool {
         // Callers ask after their operation has begun. A write that is deferred later, or a switch that comes later,
         // bars the operation from L1 by its floor or generation; one that came before is seen here.
-        self.is_off() || self.deferred.holds(key)
+        self.switch.is_off_for(key) || self.deferred.holds(key)
     }
 }

@@ -2,7 +2,6 @@
 
 use std::error::Error;
 use std::iter::{successors, zip};
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, OnceLock, Weak};
 use std::time::Duration;
 
@@ -30,6 +29,7 @@ use super::subscribe::listen::{Channel, Channels};
 use super::subscribe::publish::{PublishTo, Publisher};
 use super::subscribe::subscriber::{ForAll, OnOtherLanes, Subscriber};
 use super::sweep::Sweeper;
+use super::switch::Switch;
 use super::write::{LaneWrites, Writes};
 use crate::clock::Tick;
 use crate::entry::AnyEntry;
@@ -108,7 +108,7 @@ impl Engine {
         // Without an L2 there are no servers on which several could lie.
         let set = options.lanes.filter(|_| has_l2);
         let lanes = set.unwrap_or_else(|| l2.default_lanes());
-        let is_off = !options.enabled;
+        let switch = Switch::new(options.enabled, options.enabled_for);
         let values = Arc::new(parts.values);
         let capacity = options.l1_capacity;
         let size_advice = (options.size_advice && capacity.number() > 0).then(|| {
@@ -132,10 +132,10 @@ impl Engine {
             options,
             counters,
         });
-        Self::with_lanes(&instance, lanes, is_off)
+        Self::with_lanes(&instance, lanes, &switch)
     }
 
-    fn with_lanes(instance: &Arc<Instance>, lanes: u16, is_off: bool) -> Arc<Self> {
+    fn with_lanes(instance: &Arc<Instance>, lanes: u16, switch: &Switch) -> Arc<Self> {
         let of = &**instance;
         let other_lanes = Arc::new(watch::Sender::new(0));
         let outages = of.l2.outages();
@@ -181,7 +181,7 @@ impl Engine {
                 deferred: Deferred::new(max_deferred),
                 backoff: Backoff::new(options.clock.clone()),
                 instance: of.id,
-                is_off: AtomicBool::new(is_off),
+                switch: Switch::like(switch),
                 options: Arc::clone(options),
                 l1,
                 lane,
@@ -263,10 +263,10 @@ impl Engine {
         if self.next.get().is_some() || self.subscribers.first().stop.is_cancelled() {
             return;
         }
-        let is_off = self.contexts.first().is_off();
+        let switch = &self.contexts.first().switch;
         let counters = &self.instance.counters;
         counters.l1_flushes.add(self.contexts.flushes());
-        let next = Self::with_lanes(&self.instance, lanes, is_off);
+        let next = Self::with_lanes(&self.instance, lanes, switch);
         let contexts = Arc::clone(&next.contexts);
         // Calls that begin from here on are carried out there.
         let _ = self.next.set(next);
@@ -567,18 +567,16 @@ impl Engine {
     }
 
     pub(crate) fn is_enabled(&self) -> bool {
-        !self.contexts.first().is_off()
+        !self.contexts.first().switch.is_off()
     }
 
     pub(crate) fn set_enabled(&self, is_enabled: bool) {
         let _changing = lock(&self.instance.changing);
         let mut is_new = false;
         for ctx in self.all().flat_map(|engine| engine.contexts.iter()) {
-            // Release, for `Context::is_off`: a thread that sees the switch on again sees the new generation of L1,
-            // too.
-            let was_off = ctx.is_off.swap(!is_enabled, Ordering::AcqRel);
-            is_new |= was_off == is_enabled;
-            if !is_enabled && !was_off {
+            let was_enabled = ctx.switch.set_on(is_enabled);
+            is_new |= was_enabled != is_enabled;
+            if !is_enabled && was_enabled {
                 // After the switch: operations that began before belong to the former generation of L1, and store
                 // nothing.
                 ctx.l1.empty();
@@ -590,6 +588,20 @@ impl Engine {
                 is_enabled, "the cache was switched"
             );
         }
+    }
+
+    pub(crate) fn set_enabled_for(&self, share: f64) {
+        let _changing = lock(&self.instance.changing);
+        for ctx in self.all().flat_map(|engine| engine.contexts.iter()) {
+            if ctx.switch.set_share(share) {
+                // As above.
+                ctx.l1.empty();
+            }
+        }
+        info!(
+            namespace = self.namespace(),
+            share, "the cache is on for a share of its keys"
+        );
     }
 
     pub(crate) fn clear(&self) -> BoxFuture<'_, Result<Token, WriteError>> {

@@ -34,6 +34,7 @@ mod report;
 mod spans;
 mod subscribe;
 mod sweep;
+mod switch;
 mod write;
 
 #[cfg(feature = "write-behind")]

@@ -51,6 +51,10 @@ pub struct Settings {
     /// Whether the cache is used. See [`Builder::enabled`](crate::Builder::enabled).
     #[serde(default, skip_serializing_if = "Option::is_none", with = "field")]
     pub enabled: Option<bool>,
+    /// For which share of the keys the cache is used, from 0.0 to 1.0. See
+    /// [`Builder::enabled_for`](crate::Builder::enabled_for).
+    #[serde(default, skip_serializing_if = "Option::is_none", with = "field")]
+    pub enabled_for: Option<f64>,
     /// How many entries L1 holds, or how many bytes they may take. See
     /// [`Builder::l1_capacity`](crate::Builder::l1_capacity) and
     /// [`Builder::l1_capacity_bytes`](crate::Builder::l1_capacity_bytes).
@@ -161,6 +165,7 @@ impl Settings {
         Self {
             redis: other.redis.clone().or(self.redis),
             enabled: other.enabled.or(self.enabled),
+            enabled_for: other.enabled_for.or(self.enabled_for),
             l1_capacity: other.l1_capacity.or(self.l1_capacity),
             l1_ttl: other.l1_ttl.or(self.l1_ttl),
             l2_ttl: other.l2_ttl.or(self.l2_ttl),
@@ -190,13 +195,13 @@ impl Settings {
     }
 
     /// The names of all options.
-    fn names() -> [&'static str; 27] {
+    fn names() -> [&'static str; 28] {
         Self::default().named().map(|(name, _)| name)
     }
 
     /// Each option with its name, and its value if it is set.
     // The pattern has no `..`: an option that is missing here does not compile.
-    fn named(&self) -> [(&'static str, Option<&dyn fmt::Debug>); 27] {
+    fn named(&self) -> [(&'static str, Option<&dyn fmt::Debug>); 28] {
         #[allow(clippy::ref_option, reason = "as the fields are borrowed")]
         fn value<T: fmt::Debug>(option: &Option<T>) -> Option<&dyn fmt::Debug> {
             option.as_ref().map(|value| value as _)
@@ -204,6 +209,7 @@ impl Settings {
         let Self {
             redis,
             enabled,
+            enabled_for,
             l1_capacity,
             l1_ttl,
             l2_ttl,
@@ -233,6 +239,7 @@ impl Settings {
         [
             ("redis", value(redis)),
             ("enabled", value(enabled)),
+            ("enabled_for", value(enabled_for)),
             ("l1_capacity", value(l1_capacity)),
             ("l1_ttl", value(l1_ttl)),
             ("l2_ttl", value(l2_ttl)),

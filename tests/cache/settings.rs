@@ -11,6 +11,7 @@ fn all() -> Value {
     json!({
         "redis": "redis://:secret@127.0.0.1:1/2",
         "enabled": false,
+        "enabled_for": 0.5,
         "l1_capacity": 7,
         "l1_ttl": "1s",
         "l2_ttl": "1h",
@@ -96,6 +97,7 @@ fn each_option_is_that_of_the_builder() {
         ("jitter", json!(0.9), "jitter"),
         ("max_staleness", json!("1ms"), "max_staleness"),
         ("verify", json!(2), "verify"),
+        ("enabled_for", json!(-0.1), "enabled_for"),
         ("mode", json!("available:0s"), "Mode::Available"),
         ("max_value_size", json!(0), "max_value_size"),
         ("l2_timeout", json!("0s"), "l2_timeout"),

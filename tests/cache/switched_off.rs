@@ -17,7 +17,58 @@ over_both_stores!(
     changes_are_sent_and_applied,
     what_was_under_way_is_not_stored,
     no_fallback_is_handed_out,
+    a_share_of_the_keys_is_used_and_the_others_are_as_if_it_were_off,
 );
+
+/// Instances with the same share agree on the keys.
+async fn a_share_of_the_keys_is_used_and_the_others_are_as_if_it_were_off(fleet: Fleet) {
+    let share = |builder: larder::Builder<String, String>| builder.enabled_for(0.3);
+    let ((a, _), (b, wire)) = (
+        fleet.instance_with(share).await,
+        fleet.instance_with(share).await,
+    );
+    let truth = Source::new("v");
+    let keys: Vec<String> = (0..200).map(|n| n.to_string()).collect();
+    let mut used = Vec::new();
+    for key in &keys {
+        let loads = truth.loads();
+        truth.through(&a, key).await.unwrap();
+        truth.through(&b, key).await.unwrap();
+        match truth.loads() - loads {
+            1 => used.push(key.as_str()),
+            2 => assert!(a.get(key.as_str()).await.is_none()),
+            loads => panic!("{key}: {loads} loads"),
+        }
+    }
+    assert!((30..90).contains(&used.len()), "{}", used.len());
+    let mut local = b.local_keys(keys.len());
+    local.sort_unstable();
+    used.sort_unstable();
+    assert_eq!(local, used);
+    // Writes of the other keys invalidate them.
+    let other = keys.iter().find(|key| !used.contains(&key.as_str()));
+    let other = other.unwrap().as_str();
+    a.insert(other, "new".to_owned()).await.unwrap();
+    let absent = larder::Version::ABSENT;
+    assert!(!a.insert_if(other, "new".to_owned(), absent).await.unwrap());
+    let refused = a.update(other, |_| "new".to_owned()).await;
+    assert!(refused.is_err_and(|error| error.is_refused()));
+    // All keys of a smaller share are in a larger one.
+    b.set_enabled_for(1.0);
+    assert_eq!(b.local_keys(keys.len()).len(), used.len());
+    truth.through(&b, other).await.unwrap();
+    assert!(b.get_local(other).is_some());
+    let asked = wire.asked(Step::Get);
+    b.set_enabled_for(0.0);
+    assert!(!b.is_enabled() && b.local_keys(1).is_empty());
+    assert!(b.get(other).await.is_none());
+    assert_eq!(wire.asked(Step::Get), asked);
+    b.set_enabled(false);
+    b.set_enabled_for(1.0);
+    assert!(!b.is_enabled());
+    b.set_enabled(true);
+    assert!(b.get(other).await.is_some());
+}
 
 async fn look_ups_miss_and_ask_l2_for_nothing(fleet: Fleet) {
     let ((a, _), (b, wire)) = pair(&fleet).await;

@@ -64,7 +64,7 @@ impl Loads {
         let ctx = &*self.ctx;
         if !ctx.options.error_ttl.is_zero()
             && !has_token
-            && !ctx.is_off()
+            && !ctx.switch.is_off_for(key)
             && let Some(error) = ctx.backoff.error(key, self.now_began())
         {
             return Err(error);

@@ -293,7 +293,8 @@ pub(crate) async fn fill(
     // invalidations are looked at, as one that comes later makes these states void.
     let names = (ready.stored_as.as_ref()).map_or(&[][..], |stored_as| &stored_as.tags);
     let tags = ctx.l1.tags(names);
-    let is_held = ctx.is_off() || names.iter().any(|tag| ctx.deferred.holds_tag(tag));
+    let is_held =
+        ctx.switch.is_off_for(&op.key) || names.iter().any(|tag| ctx.deferred.holds_tag(tag));
     let publishes = matches!(replaces, Replaces::Any);
     let mut may_be_stored = ready.stored_as.is_some();
     let sent = match (lease, &ready.stored_as) {

@@ -45,7 +45,7 @@ pub(crate) fn record(loads: &LaneLoads) {
         is(contexts.iter().all(|ctx| ctx.breaker.is_up())),
         is(contexts.iter().any(|ctx| ctx.breaker.is_open())),
         is(contexts.iter().all(|ctx| ctx.l1.freshness.is_live())),
-        is(!contexts.first().is_off()),
+        is(!contexts.first().switch.is_off()),
     ];
     // Without the number of entries, which is a gauge.
     let (counted, first) = (contexts.counted(), contexts.first());

@@ -103,14 +103,14 @@ impl Writes {
     }
 
     /// Stores a value if the one that is there has this version. Names the write if it was stored. While the cache is
-    /// switched off nothing is changed: an invalidation in its place would remove the value of another caller.
+    /// off for the key nothing is changed: an invalidation in its place would remove the value of another caller.
     pub(crate) async fn insert_if(
         &self,
         key: Key,
         loaded: Loaded<AnyValue>,
         version: Version,
     ) -> Result<Option<Token>, WriteError> {
-        if self.ctx.is_off() {
+        if self.ctx.switch.is_off_for(&key) {
             return Ok(None);
         }
         let encoded = vec![self.encode(key, loaded)?];
@@ -167,7 +167,7 @@ impl Writes {
             // Not before: in the generation of the operation, or of a later one, in which it stores nothing (rule 20).
             let tags = ctx.l1.tags(&encoded.tags);
             // After the operation has begun: if the cache is switched off later than this looks, L1 is emptied of it.
-            let is_off = ctx.is_off();
+            let is_off = ctx.switch.is_off_for(&key);
             if is_off && step == Step::Insert {
                 return Write::new(ctx, key, Step::INVALIDATE);
             }

@@ -99,7 +99,7 @@ impl<'a> Attempts<'a> {
         if !pause.is_zero() {
             sleep(pause).await;
         }
-        if self.ctx.is_off() {
+        if self.ctx.switch.is_off_for(&self.turn.key) {
             return Err(WriteError::switched_off());
         }
         // A value that is loaded meanwhile cannot be stored, so each attempt would be a load in vain.
