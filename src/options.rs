@@ -75,7 +75,7 @@ pub(crate) struct Options {
 /// The longest encoded value that any setting allows.
 const MAX_VALUE_BYTES: usize = 64 << 20;
 /// As many as there can be.
-const MOST_LOADS: usize = tokio::sync::Semaphore::MAX_PERMITS;
+pub(crate) const MOST_LOADS: usize = tokio::sync::Semaphore::MAX_PERMITS;
 
 impl Options {
     /// The options that were set, and the defaults of the others.

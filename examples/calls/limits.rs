@@ -26,6 +26,16 @@ pub(crate) async fn run() -> Result<(), Box<dyn Error>> {
     });
     assert_eq!(try_join_all(asked).await?.len(), 20);
 
+    // The database is in trouble: one query at a time, until it is well again.
+    reports.set_max_concurrent_loads(1);
+    let only = Arc::new(Semaphore::new(1));
+    let asked = [101, 102, 103].map(|month| {
+        let (reports, only) = (reports.clone(), Arc::clone(&only));
+        async move { reports.get_or_load(&month, move || sum_up(only)).await }
+    });
+    assert_eq!(try_join_all(asked).await?.len(), 3);
+    reports.set_max_concurrent_loads(4);
+
     // A query that hangs is given up.
     let hangs = || async {
         sleep(Duration::from_secs(3600)).await;

@@ -295,6 +295,24 @@ impl<K: CacheKey, V: Send + Sync + 'static> Cache<K, V> {
         self.engine().set_enabled_for(share);
     }
 
+    /// Sets how many loaders may run at once in this instance, for all clones: see
+    /// [`max_concurrent_loads`](crate::Builder::max_concurrent_loads). For a source that is in trouble: a lower limit
+    /// protects it, and a higher one works a queue off, without a restart.
+    ///
+    /// Loaders that run go on; after a lower limit, no further one begins until enough of them have ended. Zero counts as
+    /// one.
+    ///
+    /// Sends nothing to L2. Writes a line at INFO.
+    ///
+    /// ```
+    /// let prices: larder::Cache<u64, u32> = larder::Cache::builder("docs:prices").build()?;
+    /// prices.set_max_concurrent_loads(20);
+    /// # Ok::<(), larder::BuildError>(())
+    /// ```
+    pub fn set_max_concurrent_loads(&self, most: usize) {
+        self.engine().set_max_concurrent_loads(most);
+    }
+
     /// Returns whether the cache is switched on, for any key. See [`set_enabled`](Self::set_enabled) and
     /// [`set_enabled_for`](Self::set_enabled_for).
     #[must_use]

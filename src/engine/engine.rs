@@ -590,6 +590,14 @@ impl Engine {
         }
     }
 
+    pub(crate) fn set_max_concurrent_loads(&self, most: usize) {
+        self.instance.permits.set_most_loads(most);
+        info!(
+            namespace = self.namespace(),
+            most, "the limit of concurrent loads was set"
+        );
+    }
+
     pub(crate) fn set_enabled_for(&self, share: f64) {
         let _changing = lock(&self.instance.changing);
         for ctx in self.all().flat_map(|engine| engine.contexts.iter()) {

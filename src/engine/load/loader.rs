@@ -119,7 +119,7 @@ impl Loader {
 impl Loads {
     /// How many loaders run, or wait for their permit.
     pub(crate) fn pending(&self) -> usize {
-        // Each load holds the semaphore, by its permit or to wait for it: no counter has to follow cancelled loads.
+        // Each load holds the permits, with one of them or to wait for one: no counter has to follow cancelled loads.
         Arc::strong_count(&self.permits.loads) - 1
     }
 

@@ -8,6 +8,7 @@
 //! - [`lease`]: one load of a key in the fleet, and the fill that it allows
 //! - [`loader`]: the user's loader, and the limits that it runs in
 //! - [`nested`]: loaders that wait for other loads
+//! - [`permits`]: how many loaders run at once
 //! - [`fallbacks`]: values or errors for the callers of a load that failed, and for those that come soon after
 //! - [`refresh`]: stale values, and those that soon will be, are replaced in the background; callers may wait for it
 //! - [`batches`]: loads of single keys that become one call of a loader
@@ -25,6 +26,7 @@ mod lanes;
 mod lease;
 pub(crate) mod loader;
 mod nested;
+mod permits;
 mod refresh;
 mod verify;
 mod warm;
@@ -37,11 +39,12 @@ use tokio::sync::Semaphore;
 pub(crate) use self::batches::{AnyKey, Batches, CacheLoader, Load};
 pub(crate) use self::commit::{Commit, Committed, Returned, invalidate_after};
 pub(crate) use self::lanes::LaneLoads;
+use self::permits::LoadPermits;
 pub(crate) use self::warm_up::WarmUp;
 use super::context::Context;
 use super::read::lookup::Reads;
 use super::write::Writes;
-use crate::options::Options;
+use crate::options::{MOST_LOADS, Options};
 
 /// How many hits are checked at the same time. One that comes then is not checked.
 const CHECKED: usize = 64;
@@ -57,7 +60,7 @@ pub(crate) struct Loads {
 /// The limits of an instance, which all its lanes share.
 pub(crate) struct Permits {
     /// One for each loader that may run now.
-    loads: Arc<Semaphore>,
+    loads: Arc<LoadPermits>,
     /// One for each hit that may be checked now.
     checks: Arc<Semaphore>,
 }
@@ -65,9 +68,13 @@ pub(crate) struct Permits {
 impl Permits {
     pub(crate) fn new(options: &Options) -> Self {
         Self {
-            loads: Arc::new(Semaphore::new(options.max_concurrent_loads)),
+            loads: Arc::new(LoadPermits::new(options.max_concurrent_loads)),
             checks: Arc::new(Semaphore::new(CHECKED)),
         }
+    }
+
+    pub(crate) fn set_most_loads(&self, most: usize) {
+        self.loads.set_most(most.clamp(1, MOST_LOADS));
     }
 }
 

@@ -7,9 +7,9 @@
 use std::collections::{HashMap, HashSet};
 use std::sync::{Arc, LazyLock, Mutex};
 
-use tokio::sync::Semaphore;
 use tokio::task_local;
 
+use super::permits::LoadPermits;
 use crate::engine::context::Context;
 use crate::error::LoadError;
 use crate::key::Key;
@@ -25,7 +25,7 @@ task_local! {
 pub(super) struct LoaderCall {
     instance: u64,
     keys: Vec<Key>,
-    permits: Arc<Semaphore>,
+    permits: Arc<LoadPermits>,
     state: Mutex<State>,
 }
 
@@ -37,7 +37,7 @@ struct State {
 }
 
 impl LoaderCall {
-    pub(super) fn new(instance: u64, keys: Vec<Key>, permits: Arc<Semaphore>) -> Arc<Self> {
+    pub(super) fn new(instance: u64, keys: Vec<Key>, permits: Arc<LoadPermits>) -> Arc<Self> {
         Arc::new(Self {
             instance,
             keys,
@@ -75,7 +75,7 @@ impl LoaderCall {
         state.waits += 1;
         if state.has_permit {
             state.has_permit = false;
-            self.permits.add_permits(1);
+            self.permits.give_back();
         }
     }
 
@@ -87,7 +87,7 @@ impl LoaderCall {
 impl Drop for LoaderCall {
     fn drop(&mut self) {
         if lock(&self.state).has_permit {
-            self.permits.add_permits(1);
+            self.permits.give_back();
         }
     }
 }

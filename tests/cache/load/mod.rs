@@ -6,6 +6,7 @@ mod invalidate_after;
 mod invalidations;
 mod keep_warm;
 mod leases;
+mod load_limit;
 mod many_loads;
 mod read_through;
 mod recent_errors;
