@@ -137,7 +137,7 @@ pub struct Stats {
     pub l2_skipped: u64,
     /// Times that the circuit breaker opened, because L2 had not answered several requests.
     pub l2_breaker_opened: u64,
-    /// Stored values that could not be decoded: damaged, or of another format, codec or type.
+    /// Stored values that could not be decoded: damaged, or of another format or codec.
     pub decode_errors: u64,
     /// Stored values that were misses because their type was changed since, or is another one. See [which changes of a
     /// type](crate::guide::ttls_and_codecs#changes-of-a-type) a codec without names reads.
