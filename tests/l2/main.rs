@@ -8,6 +8,7 @@
     clippy::unwrap_used
 )]
 
+mod agreement;
 mod conformance;
 mod memory;
 mod redis;

@@ -285,7 +285,8 @@ impl Lane for MemoryLane {
             let stamp = state.stamp();
             if let Some((bytes, ..)) = stored {
                 let lifetime = ttls.lifetime(stamp.written_at);
-                state.replace(key, restamped(stamp, lifetime, &bytes), ttls.in_store());
+                let bytes = restamped(stamp, lifetime, &bytes);
+                state.restamp(key, type_tag, bytes, ttls.in_store());
             }
             Some(Fill::Stored(stamp))
         })
@@ -342,7 +343,7 @@ impl Lane for MemoryLane {
             let change = is_shorter.then(|| state.announce(payload).stamp.ver);
             let left = Duration::from_millis(lifetime.expires_at.saturating_sub(state.now.at));
             let kept = left.saturating_add(ttls.kept);
-            state.replace(key, restamped(stamp, lifetime, &bytes), kept);
+            state.restamp(key, type_tag, restamped(stamp, lifetime, &bytes), kept);
             Some(Touched {
                 change,
                 stamp,

@@ -1,7 +1,9 @@
 //! The data of one namespace, and the parts that its steps share. Each step runs under the store's lock.
 
 use std::collections::{BTreeMap, VecDeque};
+use std::iter::once;
 use std::mem::replace;
+use std::slice;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -17,7 +19,7 @@ use crate::l2::{
     Member, MemberInfo, Members, Message, Stamp, Step, Version, Want, WriteAck, Written, random,
 };
 use crate::options::LONGEST;
-use crate::wire::envelope::{self, MOST_VALUES, STAMPED, restamped};
+use crate::wire::envelope::{self, MOST_VALUES, restamped};
 use crate::wire::message;
 
 /// Messages that the log keeps for instances that have missed some.
@@ -389,17 +391,23 @@ impl State {
             return self.store_beside(key, value, stamp);
         }
         if !self.now.is_private {
-            let bytes = envelope::stamped(stamp, &value.body);
-            self.keep(key, bytes, &[], value.ttls.in_store());
+            let new = Bytes::from(envelope::stamped(stamp, &value.body));
+            self.keep(key, &new, slice::from_ref(&new), value.ttls.in_store());
         }
     }
 
-    /// Stores a value in the place of the value with its type tag.
+    /// Stores a value in front of those of other types.
     fn store_beside(&mut self, key: &str, value: &EncodedValue, stamp: Stamp) {
-        if !self.now.is_private {
-            let bytes = envelope::stamped(stamp, &value.body);
-            self.replace(key, bytes, value.ttls.in_store());
+        if self.now.is_private {
+            return;
         }
+        let new = Bytes::from(envelope::stamped(stamp, &value.body));
+        let type_tag = envelope::type_tag_of(&value.body).unwrap_or_default();
+        let others = self.all_valid(key).map(|(bytes, ..)| bytes);
+        let others = others.filter(|other| !envelope::is_of(other, type_tag));
+        let all = once(new.clone()).chain(others);
+        let all: Vec<_> = all.take(MOST_VALUES).collect();
+        self.keep(key, &new, &all, value.ttls.in_store());
     }
 
     /// Stores the value of a load: it is as old as the values of other types that are there, unless it replaces any
@@ -417,31 +425,34 @@ impl State {
         }
     }
 
-    /// Puts a value in the place of the value with its type tag, and keeps it for so long.
-    pub(super) fn replace(&mut self, key: &str, bytes: Vec<u8>, kept: Duration) {
-        let type_tag = bytes.get(STAMPED..).and_then(envelope::type_tag_of);
-        let is_other = |other: &Bytes| !type_tag.is_some_and(|tag| envelope::is_of(other, tag));
-        let others = self.all_valid(key).map(|(bytes, ..)| bytes);
-        let others: Vec<_> = others.filter(is_other).take(MOST_VALUES - 1).collect();
-        self.keep(key, bytes, &others, kept);
+    /// Gives the value with this type tag another stamp or other times, where it lies, and keeps it for so long.
+    pub(super) fn restamp(&mut self, key: &str, type_tag: u64, bytes: Vec<u8>, kept: Duration) {
+        let fresh = Bytes::from(bytes);
+        let all = self.all_stored(key).into_iter();
+        let all = all.map(|(bytes, ..)| {
+            if envelope::is_of(&bytes, type_tag) {
+                fresh.clone()
+            } else {
+                bytes
+            }
+        });
+        let all: Vec<_> = all.collect();
+        self.keep(key, &fresh, &all, kept);
     }
 
-    /// Stores a value for so long, and has the versions of its tags exist for as long; with other values of its key,
-    /// which stay for as long as they did.
-    fn keep(&mut self, key: &str, bytes: Vec<u8>, others: &[Bytes], kept: Duration) {
+    /// Stores the values of a key, of which one is new, for so long, or for as long as they were if there are others; and
+    /// has the versions of its tags exist for as long.
+    fn keep(&mut self, key: &str, new: &Bytes, all: &[Bytes], kept: Duration) {
         let (epoch, at) = (self.clock.epoch, self.now.at);
-        for tag in envelope::stored_tags(&bytes) {
+        for tag in envelope::stored_tags(new) {
             self.tags.keep(&tag, epoch, at, kept);
         }
-        let mut values = vec![Bytes::from(bytes)];
-        values.extend_from_slice(others);
-        let kept = if others.is_empty() {
-            kept
-        } else {
-            kept.max(self.values.remaining(key, at))
+        let of_others = match all {
+            [_] => Duration::ZERO,
+            _ => self.values.remaining(key, at),
         };
-        let values = envelope::join(&values);
-        self.values.insert(key, values.into(), at, kept);
+        let all = envelope::join(all);
+        self.values.insert(key, all.into(), at, kept.max(of_others));
     }
 
     pub(super) fn remove(&mut self, keys: &[&str], hold: Duration) {

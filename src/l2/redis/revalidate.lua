@@ -6,15 +6,15 @@ local began, mark, _, leases = standing(KEYS[2], KEYS[3], epoch, ARGV[2], ARGV[1
 if not began then
   return rejected(KEYS[1])
 end
-local tags = invalidated(KEYS[3], 4, #KEYS, epoch, ver)
-if any_after(tags, began) then
-  end_lease(KEYS[2], mark, leases, ARGV[7], ARGV[8])
-  return rejected(KEYS[1])
-end
 local head, place = find(head_of, KEYS[1], ARGV[9])
 local of, stored = read_stamp(head)
 if of ~= epoch or stored ~= tonumber(ARGV[3]) then
   return {'ABSENT', false, false}
+end
+local tags = invalidated(KEYS[3], 4, #KEYS, epoch, ver)
+if any_after(tags, began) then
+  end_lease(KEYS[2], mark, leases, ARGV[7], ARGV[8])
+  return rejected(KEYS[1])
 end
 local at = time()
 ver = ver + 1
