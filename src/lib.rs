@@ -111,6 +111,16 @@ pub mod codec {
     pub use crate::wire::codec::*;
 }
 
+/// Reads what Redis holds for a namespace or a key, without changing anything: for tools such as the command `larder`.
+///
+/// The bytes in Redis have a format of their own for each release of larder: so a tool reads what its own release
+/// knows.
+#[cfg(feature = "inspect")]
+#[cfg_attr(docsrs, doc(cfg(feature = "inspect")))]
+pub mod inspect {
+    pub use crate::l2::redis::inspect::*;
+}
+
 #[doc = include_str!("protocol.md")]
 pub mod protocol {}
 

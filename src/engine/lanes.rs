@@ -1,5 +1,5 @@
 //! The lanes of a cache. A lane has a clock in the store, and each key belongs to one lane, by its hash: so a namespace
-//! can lie on several servers. This alone knows which lane a key belongs to.
+//! can lie on several servers.
 //!
 //! Each part of the engine exists once for each lane, and knows nothing of the others. A call for one key is a call of
 //! its lane. A call for several keys is split, and its parts run side by side: so it is not atomic across lanes. A call
@@ -9,7 +9,7 @@ use std::iter;
 
 use futures::future::join_all;
 
-use crate::util::crc16::crc16;
+use crate::util::crc16::nth;
 use crate::vocabulary::LaneNumber;
 
 /// Something that there is once for each lane.
@@ -64,7 +64,7 @@ impl<T> Lanes<T> {
     }
 
     fn index_of(&self, key: &str) -> usize {
-        usize::from(crc16(key.as_bytes())) % (1 + self.others.len())
+        nth(key, 1 + self.others.len())
     }
 
     /// Splits items by the lanes of their keys, whose order stays. A lane without any has no part.

@@ -7,7 +7,12 @@ const CRC: Crc<u16, Table<16>> = Crc::<u16, Table<16>>::new(&CRC_16_XMODEM);
 /// How many slots a cluster has.
 const SLOTS: u16 = 16_384;
 
-pub(crate) fn crc16(bytes: &[u8]) -> u16 {
+/// Which of so many lanes, of which there is one at least, a key belongs to.
+pub(crate) fn nth(key: &str, lanes: usize) -> usize {
+    usize::from(crc16(key.as_bytes())) % lanes
+}
+
+fn crc16(bytes: &[u8]) -> u16 {
     CRC.checksum(bytes)
 }
 

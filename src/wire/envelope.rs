@@ -369,6 +369,15 @@ pub(crate) fn open(
     value.map(|value| open_value(value?, place)).transpose()
 }
 
+/// Takes all values of a key apart; damage of their lengths is the last of them.
+#[cfg(feature = "inspect")]
+pub(crate) fn open_each(
+    bytes: &[u8],
+    place: Place,
+) -> impl Iterator<Item = Result<Envelope<'_>, Damage>> {
+    values(bytes).map(move |value| open_value(value?, place))
+}
+
 /// Whether a value has this type tag.
 pub(crate) fn is_of(value: &[u8], type_tag: u64) -> bool {
     value.get(STAMPED..).and_then(type_tag_of) == Some(type_tag)

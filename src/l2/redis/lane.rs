@@ -341,6 +341,12 @@ fn touched(answer: &[u8]) -> Result<(Option<Touched>, u64), L2Error> {
     Ok((Some(touched), at))
 }
 
+/// Reads a tag version as it is stored; `None` if it is missing or damaged.
+pub(super) fn tag_version(stored: Option<Vec<u8>>) -> Option<TagVersion> {
+    let [epoch, ver] = numbers(&stored?).ok()?;
+    Some(TagVersion { epoch, ver })
+}
+
 /// Reads a stamp that a script answers.
 fn stamp(packed: &[u8]) -> Result<Stamp, L2Error> {
     let [epoch, ver, written_at] = numbers(packed)?;
@@ -516,10 +522,7 @@ impl Lane for RedisLane {
                     request.arg(self.names.name(TAG_VERSION, tag));
                 }
                 let answer: Vec<Option<Vec<u8>>> = self.ask(&request).await?;
-                versions.extend(answer.into_iter().map(|stored| {
-                    let [epoch, ver] = numbers(&stored?).ok()?;
-                    Some(TagVersion { epoch, ver })
-                }));
+                versions.extend(answer.into_iter().map(tag_version));
             }
             Ok(versions)
         }

@@ -22,6 +22,8 @@ mod call;
 mod cluster;
 mod connection;
 mod error;
+#[cfg(feature = "inspect")]
+pub(crate) mod inspect;
 mod joint;
 mod lane;
 mod lanes;

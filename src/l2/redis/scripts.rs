@@ -21,7 +21,7 @@ const VALUES: &str = include_str!("values.lua");
 pub(super) const STORED: &str = concat!(include_str!("values.lua"), include_str!("stored.lua"));
 const LEASE: &str = include_str!("lease.lua");
 const STANDING: &str = concat!(include_str!("lease.lua"), include_str!("standing.lua"));
-const INCARNATION: &str = include_str!("incarnation.lua");
+pub(super) const INCARNATION: &str = include_str!("incarnation.lua");
 const LIST: &str = include_str!("list.lua");
 const NAMED_LANES: &str = include_str!("named_lanes.lua");
 pub(super) const MARK: &str = include_str!("mark.lua");
@@ -39,7 +39,7 @@ macro_rules! lua {
             std::sync::LazyLock::new(|| Lua::new(&[$($part,)* include_str!($own)]));
     )*};
 }
-#[cfg(feature = "write-behind")]
+#[cfg(any(feature = "inspect", feature = "write-behind"))]
 pub(super) use lua;
 
 lua! {

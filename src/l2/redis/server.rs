@@ -287,7 +287,7 @@ impl Connector {
     }
 
     /// A connection of its own.
-    #[cfg(feature = "cluster")]
+    #[cfg(any(feature = "cluster", feature = "inspect"))]
     pub(super) async fn connection(&self) -> RedisResult<MultiplexedConnection> {
         let client = Client::open(self.info.clone())?;
         let config = self.config();

@@ -67,6 +67,28 @@ pub(crate) use self::value::{CodecOf, FormerType, ValueCodec, former_type};
 /// Lower ids are of this crate.
 const FIRST_OWN_ID: u8 = 128;
 
+/// The name of the format with this id, for people.
+#[cfg(feature = "inspect")]
+pub(crate) fn name_of(id: u8) -> &'static str {
+    match id {
+        1 => "bincode",
+        2 => "json",
+        3 => "postcard",
+        4 => "messagepack",
+        5 => "compressed",
+        6 => "encrypted",
+        FIRST_OWN_ID.. => "of the service",
+        _ => "unknown",
+    }
+}
+
+/// The shape that bincode and postcard write before a value.
+#[cfg(feature = "inspect")]
+pub(crate) fn shape_of(id: u8, bytes: &[u8]) -> Option<u64> {
+    let shape = bytes.first_chunk().filter(|_| matches!(id, 1 | 3))?;
+    Some(u64::from_be_bytes(*shape))
+}
+
 type Result<T, E = CodecError> = std::result::Result<T, E>;
 
 /// A format for values: turns them into bytes and back.
