@@ -1,0 +1,218 @@
+//! `larder inspect`: what Redis has for a key.
+
+use std::process::ExitCode;
+
+use clap::Args;
+use larder::codec::{Codec, Json, MessagePack};
+use larder::inspect::{Damaged, Namespace, StoredKey, StoredLease, StoredValue, WhyNot};
+use serde_json::{Value, json};
+
+use crate::Outcome;
+use crate::server::Server;
+use crate::text::{from_now, hex, row, sentence};
+
+#[derive(Args)]
+pub(crate) struct Inspect {
+    /// The namespace of the cache, such as shop:price.
+    namespace: String,
+    /// The key as text, such as tea or eu:42.
+    key: String,
+    /// Shows the values, too: as JSON if their codec writes names, otherwise in hexadecimal digits.
+    #[arg(long)]
+    value: bool,
+    /// Prints JSON.
+    #[arg(long)]
+    json: bool,
+}
+
+impl Inspect {
+    pub(crate) async fn run(&self, server: &Server) -> Outcome {
+        let namespace = Namespace::find(&server.l2()?, &self.namespace).await?;
+        let key = namespace.key(&self.key).await?;
+        if self.json {
+            println!("{:#}", self.as_json(&key));
+        } else {
+            self.print(&key);
+        }
+        Ok(ExitCode::SUCCESS)
+    }
+
+    fn print(&self, key: &StoredKey) {
+        let (lane, clock) = (&key.lane, key.lane.clock);
+        println!("{} {}", self.namespace, self.key);
+        row(
+            "lane",
+            format_args!("{} of {}", lane.lane.number, lane.lane.of),
+        );
+        row("node", &lane.node);
+        if clock.epoch == 0 {
+            row("clock", "none");
+        } else {
+            row("epoch", clock.epoch);
+            row("version", clock.ver);
+        }
+        if let Some(kept) = key.kept {
+            row("kept", format_args!("{kept:?} more"));
+        }
+        if let Some(kind) = &key.other_type {
+            row("value", format_args!("none, but a {kind}"));
+            sentence("another program has put it there; delete it");
+        } else if key.values.is_empty() {
+            row("value", "none");
+        }
+        for (number, value) in (1..).zip(&key.values) {
+            row("value", format_args!("{number} of {}", key.values.len()));
+            match value {
+                Ok(value) => self.print_value(key, value),
+                Err(damage) => {
+                    row("  used", "no:");
+                    sentence(&damage.to_string());
+                }
+            }
+        }
+        if key.leases.is_empty() {
+            row("lease", "none");
+        }
+        for lease in &key.leases {
+            row("lease", format_args!("for type {:016x}", lease.type_tag));
+            row("  began", format_args!("at version {}", lease.began));
+            row("  ends", from_now(lease.till, clock.now));
+            row("  awaited", if lease.is_awaited { "yes" } else { "no" });
+        }
+        match key.held {
+            Some(held) => row("hold", format_args!("{held:?} more")),
+            None => row("hold", "none"),
+        }
+        if let Some(mark) = &key.mark {
+            row("mark", format_args!("write {} waits", mark.entry));
+        }
+    }
+
+    fn print_value(&self, key: &StoredKey, value: &StoredValue) {
+        let now = key.lane.clock.now;
+        let (stamp, lifetime) = (value.stamp, value.lifetime);
+        row("  type", format_args!("{:016x}", value.type_tag));
+        row("  codec", value.format());
+        if let Some(shape) = value.shape {
+            row("  shape", format_args!("{shape:016x}"));
+        }
+        row("  version", stamp.ver);
+        row("  written", from_now(stamp.written_at, now));
+        if let Some(at) = lifetime.stale_at {
+            row("  stale", from_now(at, now));
+        }
+        row("  expires", from_now(lifetime.expires_at, now));
+        if let Some(at) = lifetime.ends_at {
+            row("  ends", from_now(at, now));
+        }
+        if let Some(ttl) = lifetime.l1_ttl {
+            row("  in L1", format_args!("for {ttl:?}"));
+        }
+        row("  size", format_args!("{} bytes", value.size));
+        row("  payload", format_args!("{} bytes", value.payload.len()));
+        for tag in &value.tags {
+            match key.tags.get(tag).copied().flatten() {
+                Some(last) => row("  tag", format_args!("{tag}, version {}", last.ver)),
+                None => row("  tag", format_args!("{tag}, version lost")),
+            }
+        }
+        let why_not = key.why_not(value);
+        row("  used", if why_not.is_empty() { "yes" } else { "no:" });
+        for why in why_not {
+            sentence(&why.to_string());
+        }
+        if self.value {
+            match decoded(value) {
+                Some(value) => println!("{value:#}"),
+                None => value
+                    .payload
+                    .chunks(16)
+                    .for_each(|line| println!("  {}", hex(line))),
+            }
+        }
+    }
+
+    fn as_json(&self, key: &StoredKey) -> Value {
+        let (lane, clock) = (&key.lane, key.lane.clock);
+        let values = key
+            .values
+            .iter()
+            .map(|value| self.value_as_json(key, value));
+        let lease = |lease: &StoredLease| {
+            json!({
+                "type": format!("{:016x}", lease.type_tag),
+                "epoch": lease.epoch,
+                "version": lease.began,
+                "till": lease.till,
+                "is_awaited": lease.is_awaited,
+            })
+        };
+        let mark = key
+            .mark
+            .as_ref()
+            .map(|mark| json!({ "entry": mark.entry, "epoch": mark.epoch, "version": mark.ver }));
+        json!({
+            "namespace": self.namespace,
+            "key": self.key,
+            "lane": lane.lane.number,
+            "lanes": lane.lane.of,
+            "node": lane.node,
+            "epoch": clock.epoch,
+            "version": clock.ver,
+            "now": clock.now,
+            "has_restarted": lane.has_restarted,
+            "kept_ms": key.kept.map(millis),
+            "other_type": key.other_type,
+            "values": values.collect::<Vec<_>>(),
+            "leases": key.leases.iter().map(lease).collect::<Vec<_>>(),
+            "held_ms": key.held.map(millis),
+            "mark": mark,
+        })
+    }
+
+    fn value_as_json(&self, key: &StoredKey, value: &Result<StoredValue, Damaged>) -> Value {
+        let value = match value {
+            Ok(value) => value,
+            Err(damage) => return json!({ "used": false, "why_not": [damage.to_string()] }),
+        };
+        let why_not = key.why_not(value);
+        let tags = value.tags.iter().map(|tag| {
+            let last = key.tags.get(tag).copied().flatten();
+            json!({ "tag": **tag, "epoch": last.map(|last| last.epoch), "version": last.map(|last| last.ver) })
+        });
+        let shown = self
+            .value
+            .then(|| decoded(value).unwrap_or_else(|| hex(&value.payload).into()));
+        json!({
+            "type": format!("{:016x}", value.type_tag),
+            "codec": value.format(),
+            "shape": value.shape.map(|shape| format!("{shape:016x}")),
+            "epoch": value.stamp.epoch,
+            "version": value.stamp.ver,
+            "written_at": value.stamp.written_at,
+            "stale_at": value.lifetime.stale_at,
+            "expires_at": value.lifetime.expires_at,
+            "ends_at": value.lifetime.ends_at,
+            "l1_ttl_ms": value.lifetime.l1_ttl.map(millis),
+            "size": value.size,
+            "payload_size": value.payload.len(),
+            "tags": tags.collect::<Vec<_>>(),
+            "used": why_not.is_empty(),
+            "why_not": why_not.iter().map(WhyNot::to_string).collect::<Vec<_>>(),
+            "value": shown,
+        })
+    }
+}
+
+/// The value, if its format has names.
+fn decoded(value: &StoredValue) -> Option<Value> {
+    match value.codec {
+        Json::ID => serde_json::from_slice(&value.payload).ok(),
+        MessagePack::ID => rmp_serde::from_slice(&value.payload).ok(),
+        _ => None,
+    }
+}
+
+fn millis(time: std::time::Duration) -> u64 {
+    u64::try_from(time.as_millis()).unwrap_or(u64::MAX)
+}

@@ -1,0 +1,43 @@
+//! The command `larder`: shows what a cache has in Redis, and changes it with the guarantees of the crate.
+
+mod inspect;
+mod server;
+mod text;
+
+use std::error::Error;
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+
+use crate::server::Server;
+
+/// Shows what a larder cache has in Redis, and changes it.
+#[derive(Parser)]
+#[command(name = "larder", version, max_term_width = 80)]
+struct Arguments {
+    #[command(flatten)]
+    server: Server,
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Shows what Redis has for a key, and why no instance uses it.
+    Inspect(inspect::Inspect),
+}
+
+/// Of a command: the exit code if it did its work.
+type Outcome = Result<ExitCode, Box<dyn Error>>;
+
+#[tokio::main(flavor = "current_thread")]
+async fn main() -> ExitCode {
+    let Arguments { server, command } = Arguments::parse();
+    let outcome = match command {
+        Command::Inspect(inspect) => inspect.run(&server).await,
+    };
+    outcome.unwrap_or_else(|error| {
+        eprintln!("larder: {}", text::with_causes(&*error));
+        ExitCode::FAILURE
+    })
+}

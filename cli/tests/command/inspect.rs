@@ -1,0 +1,301 @@
+//! What `larder inspect` says of a key in each state.
+
+use std::future::pending;
+use std::io;
+use std::time::Duration;
+
+use larder::Loaded;
+use larder::codec::{Json, MessagePack};
+use larder::l2::deadpool_redis::redis::{AsyncCommands, cmd};
+
+use super::larder::{Fixture, NAMESPACE, cache, cache_of, json, larder};
+use super::support::eventually::eventually;
+use super::support::redis_server::RedisServer;
+
+const KEY: &str = "{shop:price.0}:tea";
+
+#[tokio::test]
+async fn a_value_that_instances_use() {
+    let shop = Fixture::new().await;
+    shop.cache.insert("tea", "450".to_owned()).await.unwrap();
+    let shown = shop.inspect("tea").await;
+    assert!(shown.stdout.starts_with("shop:price tea\n"), "{shown:?}");
+    assert_eq!(shown.row("lane"), "0 of 1");
+    assert_eq!(
+        shown.row("node"),
+        shop.url().strip_prefix("redis://").unwrap()
+    );
+    assert_eq!(shown.row("value"), "1 of 1");
+    assert_eq!(shown.row("  codec"), "bincode");
+    assert_eq!(shown.row("  version"), shown.row("version"));
+    assert!(shown.row("  written").ends_with("ago") && shown.row("  expires").starts_with("in "));
+    assert_eq!(shown.row("  used"), "yes");
+    assert_eq!((shown.row("lease"), shown.row("hold")), ("none", "none"));
+
+    let shown = json(&shop.url(), &["inspect", NAMESPACE, "tea", "--value"]).await;
+    let value = &shown["values"][0];
+    assert_eq!(
+        (&value["used"], &value["epoch"]),
+        (&true.into(), &shown["epoch"])
+    );
+    let size: u64 = shop.redis().await.strlen(KEY).await.unwrap();
+    assert_eq!(value["size"], size);
+    // The shape, and the text with its length.
+    let shape = value["shape"].as_str().unwrap();
+    assert_eq!(value["value"], format!("{shape}03343530"));
+}
+
+#[tokio::test]
+async fn nothing_is_changed_and_no_clock_is_made() {
+    let server = RedisServer::start().await;
+    let shown = larder(&server.url(), &["inspect", NAMESPACE, "tea"]).await;
+    assert_eq!(shown.code, Some(0), "{shown:?}");
+    assert_eq!((shown.row("clock"), shown.row("value")), ("none", "none"));
+    let keys: u64 = cmd("DBSIZE")
+        .query_async(&mut server.connection().await)
+        .await
+        .unwrap();
+    assert_eq!(keys, 0);
+}
+
+#[tokio::test]
+async fn a_key_without_a_value() {
+    let shop = Fixture::new().await;
+    shop.cache.ready().await;
+    let shown = shop.inspect("tea").await;
+    assert_eq!(shown.row("value"), "none");
+}
+
+#[tokio::test]
+async fn a_damaged_value() {
+    let shop = Fixture::new().await;
+    shop.cache.insert("tea", "450".to_owned()).await.unwrap();
+    let _: u64 = shop.redis().await.setrange(KEY, 110, "x").await.unwrap();
+    let shown = shop.inspect("tea").await;
+    assert_eq!(shown.row("  used"), "no:");
+    assert!(
+        shown.says("the checksum does not match: it is"),
+        "{shown:?}"
+    );
+    let shown = json(&shop.url(), &["inspect", NAMESPACE, "tea"]).await;
+    assert_eq!(shown["values"][0]["used"], false);
+}
+
+#[tokio::test]
+async fn a_key_of_another_program() {
+    let shop = Fixture::new().await;
+    shop.cache.ready().await;
+    let _: u64 = shop.redis().await.lpush(KEY, "x").await.unwrap();
+    assert_eq!(shop.inspect("tea").await.row("value"), "none, but a list");
+}
+
+#[tokio::test]
+async fn an_expired_value_that_is_kept() {
+    let shop = Fixture::new().await;
+    let keeps = |builder: larder::Builder<_, _>| {
+        let ttl = Duration::from_millis(1);
+        builder
+            .l2_ttl(ttl)
+            .jitter(0.0)
+            .stale_if_error(Duration::from_secs(600))
+    };
+    let cache = cache(&shop.url(), keeps);
+    cache.insert("tea", "450".to_owned()).await.unwrap();
+    eventually("it expires", async || {
+        let shown = shop.inspect("tea").await;
+        let why = shown
+            .stdout
+            .lines()
+            .find(|line| line.trim().starts_with("expired "));
+        shown.row("  used") == "no:" && why.is_some()
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_value_of_another_epoch() {
+    let shop = Fixture::new().await;
+    shop.cache.insert("tea", "450".to_owned()).await.unwrap();
+    let epoch = shop.inspect("tea").await.row("epoch").to_owned();
+    shop.cache.clear().await.unwrap();
+    let shown = shop.inspect("tea").await;
+    assert_eq!(shown.row("  used"), "no:");
+    assert!(
+        shown.says(&format!("its epoch {epoch} is over")),
+        "{shown:?}"
+    );
+}
+
+#[tokio::test]
+async fn a_value_from_before_a_restart() {
+    let mut shop = Fixture::new().await;
+    shop.cache.insert("tea", "450".to_owned()).await.unwrap();
+    shop.cache.close().await;
+    let () = cmd("SAVE")
+        .query_async(&mut shop.redis().await)
+        .await
+        .unwrap();
+    shop.server.restart().await;
+    let shown = shop.inspect("tea").await;
+    assert_eq!(shown.row("  used"), "no:");
+    assert!(shown.says("the server has restarted since"), "{shown:?}");
+}
+
+#[tokio::test]
+async fn a_value_with_a_version_that_was_not_issued() {
+    let shop = Fixture::new().await;
+    shop.cache.insert("tea", "450".to_owned()).await.unwrap();
+    let mut redis = shop.redis().await;
+    let mut at: Vec<u8> = redis.hget("{shop:price.0}!clock", "at").await.unwrap();
+    at[16..].fill(0);
+    let _: u64 = redis.hset("{shop:price.0}!clock", "at", at).await.unwrap();
+    let shown = shop.inspect("tea").await;
+    assert!(shown.says("its version was never issued"), "{shown:?}");
+}
+
+#[tokio::test]
+async fn a_value_whose_tag_was_invalidated_or_lost() {
+    let shop = Fixture::new().await;
+    let value = || Ok::<_, io::Error>(Loaded::new("450".to_owned()).tags(["hot", "asia"]));
+    (shop
+        .cache
+        .get_or_load_with("tea", move |_| async move { value() }))
+    .await
+    .unwrap();
+    let shown = shop.inspect("tea").await;
+    assert_eq!(
+        (shown.row("  used"), shown.row("  tag")),
+        ("yes", "asia, version 0")
+    );
+
+    shop.cache.invalidate_tag("asia").await.unwrap();
+    let _: u64 = shop
+        .redis()
+        .await
+        .del("{shop:price.0}!tag:hot")
+        .await
+        .unwrap();
+    let shown = shop.inspect("tea").await;
+    let last = shown.row("version");
+    assert_eq!(shown.row("  used"), "no:");
+    assert!(
+        shown.says(&format!("tag asia was invalidated at {last}")),
+        "{shown:?}"
+    );
+    assert!(shown.says("the version of tag hot is lost"), "{shown:?}");
+}
+
+#[tokio::test]
+async fn a_lease_and_a_hold() {
+    let shop = Fixture::new().await;
+    let load = shop.cache.clone();
+    let load = async move {
+        let never = || async { pending::<Result<String, io::Error>>().await };
+        load.get_or_load("tea", never).await
+    };
+    let load = tokio::spawn(load);
+    eventually("the load has its lease", async || {
+        let shown = shop.inspect("tea").await;
+        shown.row("lease").starts_with("for type ") && shown.row("  awaited") == "no"
+    })
+    .await;
+    load.abort();
+
+    let held = Duration::from_secs(60);
+    shop.cache.invalidate_and_hold("tea", held).await.unwrap();
+    let shown = shop.inspect("tea").await;
+    assert_eq!(shown.row("lease"), "none");
+    assert!(shown.row("hold").ends_with("s more"), "{shown:?}");
+}
+
+#[tokio::test]
+async fn two_type_tags() {
+    let shop = Fixture::new().await;
+    let next = cache(&shop.url(), |builder| builder.schema_version(2));
+    for cache in [&shop.cache, &next] {
+        let load = || async { Ok::<_, io::Error>("450".to_owned()) };
+        cache.get_or_load("tea", load).await.unwrap();
+    }
+    let shown = json(&shop.url(), &["inspect", NAMESPACE, "tea"]).await;
+    let values = shown["values"].as_array().unwrap();
+    assert_eq!(values.len(), 2, "{shown:#}");
+    assert!(
+        values.iter().all(|value| value["used"] == true),
+        "{shown:#}"
+    );
+    assert_ne!(values[0]["type"], values[1]["type"]);
+    assert!(shop.inspect("tea").await.stdout.contains("2 of 2"));
+}
+
+#[tokio::test]
+async fn values_with_names_are_shown_as_json() {
+    let server = RedisServer::start().await;
+    let url = server.url();
+    cache_of(&url, Json)
+        .insert("json", vec![1, 2])
+        .await
+        .unwrap();
+    cache_of(&url, MessagePack)
+        .insert("messagepack", vec![1, 2])
+        .await
+        .unwrap();
+    for codec in ["json", "messagepack"] {
+        let shown = json(&url, &["inspect", NAMESPACE, codec, "--value"]).await;
+        let value = &shown["values"][0];
+        assert_eq!(value["codec"], codec);
+        assert_eq!(value["value"].to_string(), "[1,2]");
+    }
+}
+
+#[tokio::test]
+async fn a_key_in_one_of_several_lanes() {
+    let shop = Fixture::new().await;
+    let cache = cache(&shop.url(), |builder| builder.lanes(4));
+    let keys = ["tea", "milk", "salt", "rice", "mate"];
+    for key in keys {
+        cache.insert(key, "450".to_owned()).await.unwrap();
+        let shown = shop.inspect(key).await;
+        assert!(shown.row("lane").ends_with(" of 4"), "{shown:?}");
+        assert_eq!(shown.row("  used"), "yes");
+    }
+}
+
+#[tokio::test]
+async fn trouble_is_one_clear_line() {
+    let server = RedisServer::start().await;
+    let inspect = ["inspect", NAMESPACE, "tea"];
+    let nobody = format!("redis://app:secret@127.0.0.1:{}", server.port());
+    larder(&nobody, &inspect)
+        .await
+        .is_one_clear_line(1, "WRONGPASS");
+
+    let mut redis = server.connection().await;
+    let mut user = cmd("ACL");
+    user.arg(&["SETUSER", "app", "on", ">secret", "~*", "&*", "+hget"]);
+    let () = user.query_async(&mut redis).await.unwrap();
+    let refused = larder(&nobody, &inspect).await;
+    refused.is_one_clear_line(1, "NOPERM: the Redis user may not run ");
+    assert!(!refused.stderr.contains("secret"), "{refused:?}");
+
+    drop(server);
+    larder(&nobody, &inspect)
+        .await
+        .is_one_clear_line(1, "L2 cannot be reached: Connection refused");
+    let bad = larder("http://user:secret@host", &inspect).await;
+    bad.is_one_clear_line(1, "the Redis URL begins with none of");
+    assert!(!bad.stderr.contains("secret"), "{bad:?}");
+}
+
+#[tokio::test]
+async fn wrong_usage_has_a_code_of_its_own() {
+    for arguments in [
+        &["inspect"][..],
+        &["inspect", "ns", "key", "--cluster", "--sentinel", "x"],
+        &[],
+    ] {
+        let outcome = larder("redis://user:secret@host", arguments).await;
+        assert_eq!(outcome.code, Some(2), "{outcome:?}");
+        assert!(outcome.stderr.contains("Usage: "), "{outcome:?}");
+        assert!(!outcome.stderr.contains("secret"), "{outcome:?}");
+    }
+}
