@@ -1,5 +1,6 @@
 //! The command `larder`: shows what a cache has in Redis, and changes it with the guarantees of the crate.
 
+mod change;
 mod inspect;
 mod server;
 mod text;
@@ -25,6 +26,8 @@ struct Arguments {
 enum Command {
     /// Shows what Redis has for a key, and why no instance uses it.
     Inspect(inspect::Inspect),
+    #[command(flatten)]
+    Change(change::Change),
 }
 
 /// Of a command: the exit code if it did its work.
@@ -35,6 +38,7 @@ async fn main() -> ExitCode {
     let Arguments { server, command } = Arguments::parse();
     let outcome = match command {
         Command::Inspect(inspect) => inspect.run(&server).await,
+        Command::Change(change) => change.run(&server).await,
     };
     outcome.unwrap_or_else(|error| {
         eprintln!("larder: {}", text::with_causes(&*error));

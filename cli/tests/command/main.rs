@@ -8,6 +8,7 @@
     clippy::unwrap_used
 )]
 
+mod change;
 mod inspect;
 mod larder;
 #[path = "../../../tests/support"]

@@ -1,0 +1,201 @@
+//! The commands that change a cache: each by a call of the crate, of an instance that joins the fleet for it.
+
+use std::fmt;
+use std::process::ExitCode;
+
+use clap::builder::NonEmptyStringValueParser;
+use clap::{Args, Subcommand};
+use larder::inspect::Namespace;
+use larder::{Cache, L2Error, WriteError};
+
+use crate::Outcome;
+use crate::server::Server;
+
+#[derive(Subcommand)]
+pub(crate) enum Change {
+    /// Removes keys from Redis and from all instances.
+    Invalidate {
+        #[command(flatten)]
+        target: Target,
+        /// Keys as text, such as tea or eu:42.
+        #[arg(required = true)]
+        keys: Vec<String>,
+        /// Waits until no instance returns an old value.
+        #[arg(long)]
+        wait: bool,
+    },
+    /// Makes keys stale: the next look-up refreshes them.
+    Expire {
+        #[command(flatten)]
+        target: Target,
+        /// Keys as text, such as tea or eu:42.
+        #[arg(required = true)]
+        keys: Vec<String>,
+    },
+    /// Removes all values that have one of these tags.
+    Tag {
+        #[command(flatten)]
+        target: Target,
+        /// Tags as text.
+        #[arg(required = true)]
+        tags: Vec<String>,
+    },
+    /// Removes all keys that begin with a text. If that fails half-way, it clears the cache.
+    Prefix {
+        #[command(flatten)]
+        target: Target,
+        /// What the keys begin with.
+        #[arg(value_parser = NonEmptyStringValueParser::new())]
+        prefix: String,
+    },
+    /// Removes all keys.
+    Clear {
+        #[command(flatten)]
+        target: Target,
+    },
+}
+
+#[derive(Args)]
+#[group(skip)]
+pub(crate) struct Target {
+    /// The namespace of the cache, such as shop:price.
+    namespace: String,
+    /// Does it. Without this, nothing is changed.
+    #[arg(long, conflicts_with = "dry_run")]
+    yes: bool,
+    /// Says what it would do, and changes nothing.
+    #[arg(long)]
+    dry_run: bool,
+}
+
+impl Change {
+    pub(crate) async fn run(&self, server: &Server) -> Outcome {
+        let target = self.target();
+        let l2 = server.l2()?;
+        let namespace = Namespace::find(&l2, &target.namespace).await?;
+        if !namespace.is_known() {
+            // An instance would make one. Without a clock Redis has no value that is used.
+            return Err(Refused::Unknown(target.namespace.clone()).into());
+        }
+        if !target.yes {
+            self.show(&namespace).await?;
+            if target.dry_run {
+                return Ok(ExitCode::SUCCESS);
+            }
+            return Err(Refused::NotConfirmed.into());
+        }
+        if let Self::Prefix { prefix, .. } = self {
+            // Without the right to SCAN it would fail half-way.
+            namespace.count(prefix).await?;
+        }
+        let cache = Cache::<String, ()>::builder(&target.namespace).l2(l2);
+        // Those that it has: a larger number would close its lanes.
+        let cache = cache.lanes(namespace.number_of_lanes()).build()?;
+        let done = self.carry_out(&cache).await;
+        cache.close().await;
+        println!("{}", done.map_err(Refused::Failed)?);
+        Ok(ExitCode::SUCCESS)
+    }
+
+    fn target(&self) -> &Target {
+        match self {
+            Self::Invalidate { target, .. }
+            | Self::Expire { target, .. }
+            | Self::Tag { target, .. }
+            | Self::Prefix { target, .. }
+            | Self::Clear { target } => target,
+        }
+    }
+
+    /// Says what it would do.
+    async fn show(&self, namespace: &Namespace) -> Result<(), L2Error> {
+        match self {
+            Self::Invalidate { keys, .. } => show_keys("invalidate", keys, namespace).await,
+            Self::Expire { keys, .. } => show_keys("make stale", keys, namespace).await,
+            Self::Tag { tags, .. } => {
+                for tag in tags {
+                    println!("would remove all values with tag {tag}");
+                }
+                Ok(())
+            }
+            Self::Prefix { prefix, .. } => show_count(prefix, namespace).await,
+            Self::Clear { .. } => show_count("", namespace).await,
+        }
+    }
+
+    /// Does it, and returns what was done.
+    async fn carry_out(&self, cache: &Cache<String, ()>) -> Result<String, WriteError> {
+        Ok(match self {
+            Self::Invalidate { keys, wait, .. } => {
+                if *wait {
+                    for key in keys {
+                        cache.invalidate_and_wait(key).await?;
+                    }
+                } else {
+                    cache.invalidate_many(keys).await?;
+                }
+                format!("invalidated: {}", keys.len())
+            }
+            Self::Expire { keys, .. } => {
+                for key in keys {
+                    cache.expire(key).await?;
+                }
+                format!("made stale: {}", keys.len())
+            }
+            Self::Tag { tags, .. } => {
+                cache.invalidate_tags(tags).await?;
+                format!("tags invalidated: {}", tags.len())
+            }
+            Self::Prefix { prefix, .. } => {
+                format!("removed: {}", cache.invalidate_prefix(prefix).await?)
+            }
+            Self::Clear { .. } => {
+                cache.clear().await?;
+                "cleared".to_owned()
+            }
+        })
+    }
+}
+
+async fn show_keys(what: &str, keys: &[String], namespace: &Namespace) -> Result<(), L2Error> {
+    for key in keys {
+        let values = namespace.key(key).await?.values.len();
+        println!("would {what} {key}: values {values}");
+    }
+    Ok(())
+}
+
+async fn show_count(prefix: &str, namespace: &Namespace) -> Result<(), L2Error> {
+    println!("would remove keys: {}", namespace.count(prefix).await?);
+    Ok(())
+}
+
+/// Why nothing was changed, or not certainly.
+#[derive(Debug)]
+enum Refused {
+    NotConfirmed,
+    Unknown(String),
+    Failed(WriteError),
+}
+
+impl fmt::Display for Refused {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::NotConfirmed => f.write_str("nothing was changed; give --yes to do it"),
+            Self::Unknown(namespace) => write!(f, "no cache in Redis has the name {namespace}"),
+            Self::Failed(error) if error.is_deferred() => {
+                f.write_str("not certainly done; run it again when the cause is gone")
+            }
+            Self::Failed(error) => error.fmt(f),
+        }
+    }
+}
+
+impl std::error::Error for Refused {
+    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
+        match self {
+            Self::Failed(error) => error.source(),
+            Self::NotConfirmed | Self::Unknown(_) => None,
+        }
+    }
+}

@@ -1,0 +1,192 @@
+//! What the commands that change a cache do to its instances, and when they change nothing.
+
+use std::io;
+use std::time::Duration;
+
+use larder::Loaded;
+use larder::l2::deadpool_redis::redis::cmd;
+
+use super::larder::{Fixture, NAMESPACE, larder};
+use super::support::eventually::eventually;
+use super::support::redis_server::RedisServer;
+
+impl Fixture {
+    /// Runs a command that changes the cache, and returns what it says it has done.
+    async fn change(&self, arguments: &[&str]) -> String {
+        let done = larder(&self.url(), &[arguments, &["--yes"]].concat()).await;
+        assert_eq!((done.code, &*done.stderr), (Some(0), ""), "{done:?}");
+        done.stdout.trim_end().to_owned()
+    }
+
+    async fn stores(&self, keys: &[&str]) {
+        for key in keys {
+            self.cache.insert(*key, "450".to_owned()).await.unwrap();
+        }
+    }
+
+    /// Whether the instance, with its L1, has a value.
+    async fn has(&self, key: &str) -> bool {
+        self.cache.get(key).await.is_some()
+    }
+}
+
+#[tokio::test]
+async fn invalidate_evicts_from_an_instance() {
+    let shop = Fixture::new().await;
+    shop.cache.ready().await;
+    shop.stores(&["tea", "milk", "salt"]).await;
+    let done = shop
+        .change(&["invalidate", NAMESPACE, "tea", "milk", "--wait"])
+        .await;
+    assert_eq!(done, "invalidated: 2");
+    assert!(!shop.has("tea").await && !shop.has("milk").await && shop.has("salt").await);
+
+    let done = shop.change(&["invalidate", NAMESPACE, "salt"]).await;
+    assert_eq!(done, "invalidated: 1");
+    eventually("its message arrives", async || !shop.has("salt").await).await;
+}
+
+#[tokio::test]
+async fn expire_makes_a_value_stale() {
+    let shop = Fixture::new().await;
+    shop.stores(&["tea"]).await;
+    assert_eq!(
+        shop.change(&["expire", NAMESPACE, "tea"]).await,
+        "made stale: 1"
+    );
+    assert!(shop.inspect("tea").await.row("  stale").ends_with("ago"));
+    eventually("its message arrives", async || {
+        shop.cache.get("tea").await.unwrap().meta().is_stale()
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn tag_removes_the_values_that_have_it() {
+    let shop = Fixture::new().await;
+    for (key, tag) in [("tea", "asia"), ("milk", "alps")] {
+        let load =
+            move |_| async move { Ok::<_, io::Error>(Loaded::new("450".to_owned()).tags([tag])) };
+        shop.cache.get_or_load_with(key, load).await.unwrap();
+    }
+    assert_eq!(
+        shop.change(&["tag", NAMESPACE, "asia"]).await,
+        "tags invalidated: 1"
+    );
+    eventually("its message arrives", async || !shop.has("tea").await).await;
+    assert!(shop.has("milk").await);
+}
+
+#[tokio::test]
+async fn prefix_and_clear_remove_keys_of_all_lanes() {
+    let shop = Fixture::new().await;
+    let url = shop.url();
+    let cache = super::larder::cache(&url, |builder| builder.lanes(4));
+    let keys = ["eu:tea", "eu:milk", "eu:salt", "us:tea", "us:milk"];
+    for key in keys {
+        cache.insert(key, "450".to_owned()).await.unwrap();
+    }
+    let dry = larder(&url, &["prefix", NAMESPACE, "eu:", "--dry-run"]).await;
+    assert_eq!(dry.stdout, "would remove keys: 3\n", "{dry:?}");
+    assert_eq!(
+        shop.change(&["prefix", NAMESPACE, "eu:"]).await,
+        "removed: 3"
+    );
+    let dry = larder(&url, &["clear", NAMESPACE, "--dry-run"]).await;
+    assert_eq!(dry.stdout, "would remove keys: 2\n", "{dry:?}");
+    assert_eq!(shop.change(&["clear", NAMESPACE]).await, "cleared");
+    for key in keys {
+        eventually("the messages arrive", async || {
+            cache.get(key).await.is_none()
+        })
+        .await;
+        assert!(shop.inspect(key).await.row("lane").ends_with(" of 4"));
+    }
+}
+
+#[tokio::test]
+async fn without_yes_nothing_is_changed() {
+    let shop = Fixture::new().await;
+    shop.stores(&["tea"]).await;
+    let commands: [&[&str]; 5] = [
+        &["invalidate", NAMESPACE, "tea", "milk"],
+        &["expire", NAMESPACE, "tea"],
+        &["tag", NAMESPACE, "asia"],
+        &["prefix", NAMESPACE, "t"],
+        &["clear", NAMESPACE],
+    ];
+    let mut redis = shop.redis().await;
+    let mut clock = cmd("HGET");
+    clock.arg("{shop:price.0}!clock").arg("at");
+    let before: Vec<u8> = clock.query_async(&mut redis).await.unwrap();
+    for command in commands {
+        let asked = larder(&shop.url(), command).await;
+        assert_eq!(asked.code, Some(1), "{asked:?}");
+        assert_eq!(
+            asked.stderr,
+            "larder: nothing was changed; give --yes to do it\n"
+        );
+        let dry = larder(&shop.url(), &[command, &["--dry-run"]].concat()).await;
+        assert_eq!((dry.code, &dry.stdout), (Some(0), &asked.stdout), "{dry:?}");
+        assert!(dry.stdout.starts_with("would "), "{dry:?}");
+        let both = larder(&shop.url(), &[command, &["--dry-run", "--yes"]].concat()).await;
+        assert_eq!(both.code, Some(2), "{both:?}");
+    }
+    let after: Vec<u8> = clock.query_async(&mut redis).await.unwrap();
+    assert_eq!(before, after);
+}
+
+#[tokio::test]
+async fn no_namespace_is_made_by_a_wrong_name() {
+    let server = RedisServer::start().await;
+    let done = larder(&server.url(), &["clear", "shop:prize", "--yes"]).await;
+    done.is_one_clear_line(1, "no cache in Redis has the name shop:prize");
+    let keys: u64 = cmd("DBSIZE")
+        .query_async(&mut server.connection().await)
+        .await
+        .unwrap();
+    assert_eq!(keys, 0);
+}
+
+#[tokio::test]
+async fn a_change_that_is_refused_is_one_clear_line() {
+    let shop = Fixture::new().await;
+    shop.stores(&["tea"]).await;
+    let mut user = cmd("ACL");
+    user.arg(&[
+        "SETUSER", "app", "on", ">secret", "~*", "&*", "+@all", "-evalsha", "-scan",
+    ]);
+    let () = user.query_async(&mut shop.redis().await).await.unwrap();
+    let url = format!("redis://app:secret@127.0.0.1:{}", shop.server.port());
+    let refused = larder(&url, &["invalidate", NAMESPACE, "tea", "--yes"]).await;
+    refused.is_one_clear_line(1, "not certainly done; run it again");
+    assert!(
+        refused.stderr.contains("may not run evalsha"),
+        "{refused:?}"
+    );
+    // Before it has ended any lease.
+    let refused = larder(&url, &["prefix", NAMESPACE, "t", "--yes"]).await;
+    refused.is_one_clear_line(
+        1,
+        "L2 refused the request: NOPERM: the Redis user may not run scan",
+    );
+    assert!(shop.has("tea").await);
+}
+
+/// An instance that waits for all others does not wait for one that the command has left behind.
+#[tokio::test]
+async fn no_member_is_left_behind() {
+    let shop = Fixture::new().await;
+    shop.cache.ready().await;
+    shop.change(&["invalidate", NAMESPACE, "tea"]).await;
+    let mut list = cmd("HLEN");
+    list.arg("{shop:price.0}!live");
+    let fields: u64 = list.query_async(&mut shop.redis().await).await.unwrap();
+    // The instance, and the generation of the list.
+    assert_eq!(fields, 2);
+    let waited = tokio::time::timeout(
+        Duration::from_secs(30),
+        shop.cache.invalidate_and_wait("tea"),
+    );
+    waited.await.unwrap().unwrap();
+}
