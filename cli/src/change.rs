@@ -10,6 +10,7 @@ use larder::{Cache, L2Error, WriteError};
 
 use crate::Outcome;
 use crate::server::Server;
+use crate::text::Screen;
 
 #[derive(Subcommand)]
 pub(crate) enum Change {
@@ -78,7 +79,9 @@ impl Change {
             return Err(Refused::Unknown(target.namespace.clone()).into());
         }
         if !target.yes {
-            self.show(&namespace).await?;
+            let mut screen = Screen::default();
+            self.show(&namespace, &mut screen).await?;
+            screen.print()?;
             if target.dry_run {
                 return Ok(ExitCode::SUCCESS);
             }
@@ -93,7 +96,9 @@ impl Change {
         let cache = cache.lanes(namespace.number_of_lanes()).build()?;
         let done = self.carry_out(&cache).await;
         cache.close().await;
-        println!("{}", done.map_err(Refused::Failed)?);
+        let mut screen = Screen::default();
+        screen.line(done.map_err(Refused::Failed)?);
+        screen.print()?;
         Ok(ExitCode::SUCCESS)
     }
 
@@ -108,19 +113,32 @@ impl Change {
     }
 
     /// Says what it would do.
-    async fn show(&self, namespace: &Namespace) -> Result<(), L2Error> {
-        match self {
-            Self::Invalidate { keys, .. } => show_keys("invalidate", keys, namespace).await,
-            Self::Expire { keys, .. } => show_keys("make stale", keys, namespace).await,
+    async fn show(&self, namespace: &Namespace, screen: &mut Screen) -> Result<(), L2Error> {
+        let (keys, what) = match self {
+            Self::Invalidate { keys, .. } => (keys, "invalidate"),
+            Self::Expire { keys, .. } => (keys, "make stale"),
             Self::Tag { tags, .. } => {
                 for tag in tags {
-                    println!("would remove all values with tag {tag}");
+                    screen.line(format_args!("would remove all values with tag {tag}"));
                 }
-                Ok(())
+                return Ok(());
             }
-            Self::Prefix { prefix, .. } => show_count(prefix, namespace).await,
-            Self::Clear { .. } => show_count("", namespace).await,
+            Self::Prefix { prefix, .. } => {
+                let many = namespace.count(prefix).await?;
+                screen.line(format_args!("would remove keys: {many}"));
+                return Ok(());
+            }
+            Self::Clear { .. } => {
+                let many = namespace.count("").await?;
+                screen.line(format_args!("would remove keys: {many}"));
+                return Ok(());
+            }
+        };
+        for key in keys {
+            let values = namespace.key(key).await?.values.len();
+            screen.line(format_args!("would {what} {key}: values {values}"));
         }
+        Ok(())
     }
 
     /// Does it, and returns what was done.
@@ -155,19 +173,6 @@ impl Change {
             }
         })
     }
-}
-
-async fn show_keys(what: &str, keys: &[String], namespace: &Namespace) -> Result<(), L2Error> {
-    for key in keys {
-        let values = namespace.key(key).await?.values.len();
-        println!("would {what} {key}: values {values}");
-    }
-    Ok(())
-}
-
-async fn show_count(prefix: &str, namespace: &Namespace) -> Result<(), L2Error> {
-    println!("would remove keys: {}", namespace.count(prefix).await?);
-    Ok(())
 }
 
 /// Why nothing was changed, or not certainly.

@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 
 use crate::Outcome;
 use crate::server::Server;
-use crate::text::{from_now, hex, row, sentence};
+use crate::text::{Screen, from_now, hex};
 
 #[derive(Args)]
 pub(crate) struct Inspect {
@@ -29,105 +29,108 @@ impl Inspect {
     pub(crate) async fn run(&self, server: &Server) -> Outcome {
         let namespace = Namespace::find(&server.l2()?, &self.namespace).await?;
         let key = namespace.key(&self.key).await?;
+        let mut screen = Screen::default();
         if self.json {
-            println!("{:#}", self.as_json(&key));
+            screen.line(format_args!("{:#}", self.as_json(&key)));
         } else {
-            self.print(&key);
+            self.show(&key, &mut screen);
         }
+        screen.print()?;
         Ok(ExitCode::SUCCESS)
     }
 
-    fn print(&self, key: &StoredKey) {
+    fn show(&self, key: &StoredKey, screen: &mut Screen) {
         let (lane, clock) = (&key.lane, key.lane.clock);
-        println!("{} {}", self.namespace, self.key);
-        row(
+        screen.line(format_args!("{} {}", self.namespace, self.key));
+        screen.row(
             "lane",
             format_args!("{} of {}", lane.lane.number, lane.lane.of),
         );
-        row("node", &lane.node);
+        screen.row("node", &lane.node);
         if clock.epoch == 0 {
-            row("clock", "none");
+            screen.row("clock", "none");
         } else {
-            row("epoch", clock.epoch);
-            row("version", clock.ver);
+            screen.row("epoch", clock.epoch);
+            screen.row("version", clock.ver);
         }
         if let Some(kept) = key.kept {
-            row("kept", format_args!("{kept:?} more"));
+            screen.row("kept", format_args!("{kept:?} more"));
         }
         if let Some(kind) = &key.other_type {
-            row("value", format_args!("none, but a {kind}"));
-            sentence("another program has put it there; delete it");
+            screen.row("value", format_args!("none, but a {kind}"));
+            screen.sentence("another program has put it there; delete it");
         } else if key.values.is_empty() {
-            row("value", "none");
+            screen.row("value", "none");
         }
         for (number, value) in (1..).zip(&key.values) {
-            row("value", format_args!("{number} of {}", key.values.len()));
+            screen.row("value", format_args!("{number} of {}", key.values.len()));
             match value {
-                Ok(value) => self.print_value(key, value),
+                Ok(value) => self.show_value(key, value, screen),
                 Err(damage) => {
-                    row("  used", "no:");
-                    sentence(&damage.to_string());
+                    screen.row("  used", "no:");
+                    screen.sentence(&damage.to_string());
                 }
             }
         }
         if key.leases.is_empty() {
-            row("lease", "none");
+            screen.row("lease", "none");
         }
         for lease in &key.leases {
-            row("lease", format_args!("for type {:016x}", lease.type_tag));
-            row("  began", format_args!("at version {}", lease.began));
-            row("  ends", from_now(lease.till, clock.now));
-            row("  awaited", if lease.is_awaited { "yes" } else { "no" });
+            screen.row("lease", format_args!("for type {:016x}", lease.type_tag));
+            screen.row("  began", format_args!("at version {}", lease.began));
+            screen.row("  ends", from_now(lease.till, clock.now));
+            screen.row("  awaited", if lease.is_awaited { "yes" } else { "no" });
         }
         match key.held {
-            Some(held) => row("hold", format_args!("{held:?} more")),
-            None => row("hold", "none"),
+            Some(held) => screen.row("hold", format_args!("{held:?} more")),
+            None => screen.row("hold", "none"),
         }
         if let Some(mark) = &key.mark {
-            row("mark", format_args!("write {} waits", mark.entry));
+            screen.row("mark", format_args!("write {} waits", mark.entry));
         }
     }
 
-    fn print_value(&self, key: &StoredKey, value: &StoredValue) {
+    fn show_value(&self, key: &StoredKey, value: &StoredValue, screen: &mut Screen) {
         let now = key.lane.clock.now;
         let (stamp, lifetime) = (value.stamp, value.lifetime);
-        row("  type", format_args!("{:016x}", value.type_tag));
-        row("  codec", value.format());
+        screen.row("  type", format_args!("{:016x}", value.type_tag));
+        screen.row("  codec", value.format());
         if let Some(shape) = value.shape {
-            row("  shape", format_args!("{shape:016x}"));
+            screen.row("  shape", format_args!("{shape:016x}"));
         }
-        row("  version", stamp.ver);
-        row("  written", from_now(stamp.written_at, now));
+        screen.row("  version", stamp.ver);
+        screen.row("  written", from_now(stamp.written_at, now));
         if let Some(at) = lifetime.stale_at {
-            row("  stale", from_now(at, now));
+            screen.row("  stale", from_now(at, now));
         }
-        row("  expires", from_now(lifetime.expires_at, now));
+        screen.row("  expires", from_now(lifetime.expires_at, now));
         if let Some(at) = lifetime.ends_at {
-            row("  ends", from_now(at, now));
+            screen.row("  ends", from_now(at, now));
         }
         if let Some(ttl) = lifetime.l1_ttl {
-            row("  in L1", format_args!("for {ttl:?}"));
+            screen.row("  in L1", format_args!("for {ttl:?}"));
         }
-        row("  size", format_args!("{} bytes", value.size));
-        row("  payload", format_args!("{} bytes", value.payload.len()));
+        screen.row("  size", format_args!("{} bytes", value.size));
+        screen.row("  payload", format_args!("{} bytes", value.payload.len()));
         for tag in &value.tags {
             match key.tags.get(tag).copied().flatten() {
-                Some(last) => row("  tag", format_args!("{tag}, version {}", last.ver)),
-                None => row("  tag", format_args!("{tag}, version lost")),
+                Some(last) => screen.row("  tag", format_args!("{tag}, version {}", last.ver)),
+                None => screen.row("  tag", format_args!("{tag}, version lost")),
             }
         }
         let why_not = key.why_not(value);
-        row("  used", if why_not.is_empty() { "yes" } else { "no:" });
+        screen.row("  used", if why_not.is_empty() { "yes" } else { "no:" });
         for why in why_not {
-            sentence(&why.to_string());
+            screen.sentence(&why.to_string());
         }
         if self.value {
             match decoded(value) {
-                Some(value) => println!("{value:#}"),
-                None => value
-                    .payload
-                    .chunks(16)
-                    .for_each(|line| println!("  {}", hex(line))),
+                Some(value) => screen.line(format_args!("{value:#}")),
+                None => {
+                    for line in value.payload.chunks(16) {
+                        screen.line(format_args!("  {}", hex(line)));
+                    }
+                }
             }
         }
     }

@@ -3,9 +3,11 @@
 mod change;
 mod inspect;
 mod server;
+mod tail;
 mod text;
 
 use std::error::Error;
+use std::io::{self, ErrorKind};
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
@@ -26,6 +28,8 @@ struct Arguments {
 enum Command {
     /// Shows what Redis has for a key, and why no instance uses it.
     Inspect(inspect::Inspect),
+    /// Prints changes as they happen, until it is ended: version, change, keys.
+    Tail(tail::Tail),
     #[command(flatten)]
     Change(change::Change),
 }
@@ -38,9 +42,15 @@ async fn main() -> ExitCode {
     let Arguments { server, command } = Arguments::parse();
     let outcome = match command {
         Command::Inspect(inspect) => inspect.run(&server).await,
+        Command::Tail(tail) => tail.run(&server).await,
         Command::Change(change) => change.run(&server).await,
     };
     outcome.unwrap_or_else(|error| {
+        let io = error.downcast_ref::<io::Error>();
+        if io.is_some_and(|error| error.kind() == ErrorKind::BrokenPipe) {
+            // As with `larder tail … | head`.
+            return ExitCode::SUCCESS;
+        }
         eprintln!("larder: {}", text::with_causes(&*error));
         ExitCode::FAILURE
     })

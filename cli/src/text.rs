@@ -1,7 +1,8 @@
 //! How results are written: in lines that fit a terminal of 40 columns, unless a name in them is long.
 
 use std::error::Error;
-use std::fmt::{Display, Write};
+use std::fmt::{Display, Write as _};
+use std::io::{self, Write as _};
 use std::time::Duration;
 
 const COLUMNS: usize = 40;
@@ -22,23 +23,41 @@ pub(crate) fn with_causes(error: &(dyn Error + 'static)) -> String {
     text.replace(['\n', '\r'], " ")
 }
 
-/// A name and what it has.
-pub(crate) fn row(name: &str, what: impl Display) {
-    println!("{name:<9} {what}");
-}
+/// What a command prints, line by line.
+#[derive(Default)]
+pub(crate) struct Screen(String);
 
-/// A sentence, in as many lines as it takes.
-pub(crate) fn sentence(text: &str) {
-    let mut line = INDENT.to_owned();
-    for word in text.split(' ') {
-        if line != INDENT && line.chars().count() + 1 + word.chars().count() > COLUMNS {
-            println!("{line}");
-            INDENT.clone_into(&mut line);
-        }
-        line.push(' ');
-        line.push_str(word);
+impl Screen {
+    pub(crate) fn line(&mut self, line: impl Display) {
+        // Into memory, so it does not fail.
+        _ = writeln!(self.0, "{line}");
     }
-    println!("{line}");
+
+    /// A name and what it has.
+    pub(crate) fn row(&mut self, name: &str, what: impl Display) {
+        self.line(format_args!("{name:<9} {what}"));
+    }
+
+    /// A sentence, in as many lines as it takes.
+    pub(crate) fn sentence(&mut self, text: &str) {
+        let mut line = INDENT.to_owned();
+        for word in text.split(' ') {
+            if line != INDENT && line.chars().count() + 1 + word.chars().count() > COLUMNS {
+                self.line(&line);
+                INDENT.clone_into(&mut line);
+            }
+            line.push(' ');
+            line.push_str(word);
+        }
+        self.line(line);
+    }
+
+    /// Prints all of it. An error is for `main`: the reader may have gone.
+    pub(crate) fn print(&self) -> io::Result<()> {
+        let mut out = io::stdout().lock();
+        out.write_all(self.0.as_bytes())?;
+        out.flush()
+    }
 }
 
 /// A time of the server, seen from now.

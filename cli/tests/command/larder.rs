@@ -13,7 +13,7 @@ use tokio::time::timeout;
 use super::support::redis_server::RedisServer;
 
 /// Generous, because a busy test machine is no reason to fail.
-const LIMIT: Duration = Duration::from_secs(60);
+pub(crate) const LIMIT: Duration = Duration::from_secs(60);
 
 /// What the command printed, and how it ended.
 #[derive(Debug)]

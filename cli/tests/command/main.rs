@@ -11,6 +11,7 @@
 mod change;
 mod inspect;
 mod larder;
+mod tail;
 #[path = "../../../tests/support"]
 #[allow(dead_code, reason = "it is shared with other tests")]
 mod support {
