@@ -86,7 +86,8 @@ impl Inspect {
             None => screen.row("hold", "none"),
         }
         if let Some(mark) = &key.mark {
-            screen.row("mark", format_args!("write {} waits", mark.entry));
+            let state = if mark.is_lost { "is lost" } else { "waits" };
+            screen.row("mark", format_args!("write {} {state}", mark.entry));
         }
     }
 
@@ -153,7 +154,7 @@ impl Inspect {
         let mark = key
             .mark
             .as_ref()
-            .map(|mark| json!({ "entry": mark.entry, "epoch": mark.epoch, "version": mark.ver }));
+            .map(|mark| json!({ "entry": mark.entry, "epoch": mark.epoch, "version": mark.ver, "is_lost": mark.is_lost }));
         json!({
             "namespace": self.namespace,
             "key": self.key,

@@ -1,6 +1,7 @@
 //! The command `larder`: shows what a cache has in Redis, and changes it with the guarantees of the crate.
 
 mod change;
+mod check;
 mod inspect;
 mod server;
 mod tail;
@@ -28,6 +29,8 @@ struct Arguments {
 enum Command {
     /// Shows what Redis has for a key, and why no instance uses it.
     Inspect(inspect::Inspect),
+    /// Looks for what is wrong, and says what to do. The exit code is 1 if something is, 3 if it could not look.
+    Check(check::Check),
     /// Prints changes as they happen, until it is ended: version, change, keys.
     Tail(tail::Tail),
     #[command(flatten)]
@@ -42,6 +45,7 @@ async fn main() -> ExitCode {
     let Arguments { server, command } = Arguments::parse();
     let outcome = match command {
         Command::Inspect(inspect) => inspect.run(&server).await,
+        Command::Check(check) => check.run(&server).await,
         Command::Tail(tail) => tail.run(&server).await,
         Command::Change(change) => change.run(&server).await,
     };

@@ -6,7 +6,7 @@ use std::time::Duration;
 use larder::Loaded;
 use larder::l2::deadpool_redis::redis::cmd;
 
-use super::larder::{Fixture, NAMESPACE, larder};
+use super::program::{Fixture, NAMESPACE, larder};
 use super::support::eventually::eventually;
 use super::support::redis_server::RedisServer;
 
@@ -81,7 +81,7 @@ async fn tag_removes_the_values_that_have_it() {
 async fn prefix_and_clear_remove_keys_of_all_lanes() {
     let shop = Fixture::new().await;
     let url = shop.url();
-    let cache = super::larder::cache(&url, |builder| builder.lanes(4));
+    let cache = super::program::cache(&url, |builder| builder.lanes(4));
     let keys = ["eu:tea", "eu:milk", "eu:salt", "us:tea", "us:milk"];
     for key in keys {
         cache.insert(key, "450".to_owned()).await.unwrap();

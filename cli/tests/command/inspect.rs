@@ -8,7 +8,7 @@ use larder::Loaded;
 use larder::codec::{Json, MessagePack};
 use larder::l2::deadpool_redis::redis::{AsyncCommands, cmd};
 
-use super::larder::{Fixture, NAMESPACE, cache, cache_of, json, larder};
+use super::program::{Fixture, NAMESPACE, cache, cache_of, json, larder};
 use super::support::eventually::eventually;
 use super::support::redis_server::RedisServer;
 

@@ -9,13 +9,19 @@
 )]
 
 mod change;
+mod check;
 mod inspect;
-mod larder;
+mod program;
 mod tail;
+mod topologies;
 #[path = "../../../tests/support"]
 #[allow(dead_code, reason = "it is shared with other tests")]
 mod support {
     pub(crate) mod eventually;
+    #[cfg(feature = "cluster")]
+    pub(crate) mod proxy;
+    #[cfg(feature = "cluster")]
+    pub(crate) mod redis_cluster;
     pub(crate) mod redis_server;
     pub(crate) mod signal;
 }

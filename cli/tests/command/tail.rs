@@ -8,7 +8,7 @@ use tokio::io::{AsyncBufReadExt, AsyncReadExt, BufReader};
 use tokio::process::{Child, ChildStdout, Command};
 use tokio::time::timeout;
 
-use super::larder::{Fixture, LIMIT, NAMESPACE, cache};
+use super::program::{Fixture, LIMIT, NAMESPACE, cache};
 
 /// The command, which is killed when it is dropped.
 struct Tail {

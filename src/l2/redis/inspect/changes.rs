@@ -1,0 +1,97 @@
+//! Messages of the lanes as they come.
+
+use std::convert::Infallible;
+use std::sync::Mutex;
+
+use deadpool_redis::redis::aio::MultiplexedConnection;
+use deadpool_redis::redis::{PushInfo, PushKind, Value, cmd};
+use futures::future::select_all;
+use futures::{FutureExt, TryFutureExt};
+use tokio::sync::mpsc;
+
+use super::{Namespace, at_most, in_time};
+use crate::l2::redis::error::connect_error;
+use crate::l2::redis::server::CONNECT;
+use crate::l2::{L2Error, LaneNumber, Message};
+use crate::util::lock::lock;
+use crate::util::partial_debug::partial_debug;
+use crate::wire::message;
+
+/// Messages of a lane that wait to be read. More are dropped, which leaves a hole in their numbers.
+const WAITING: usize = 4096;
+
+impl Namespace {
+    /// Subscribes to the changes of all lanes.
+    ///
+    /// Cost: a connection for each lane, and a round trip.
+    ///
+    /// # Errors
+    ///
+    /// If the server cannot be reached, or refuses the request.
+    pub async fn changes(&self) -> Result<Changes, L2Error> {
+        let mut changes = Changes::default();
+        for lane in LaneNumber::all(self.lanes) {
+            let (sender, messages) = mpsc::channel(WAITING);
+            let sender = Mutex::new(Some(sender));
+            let found = self.primary(lane).await?;
+            let connecting = found.connector.subscriber(move |push| {
+                receive(&mut lock(&sender), push);
+                Ok::<_, Infallible>(())
+            });
+            let connecting = connecting.map_err(connect_error);
+            let mut connection = at_most(CONNECT, connecting).await?;
+            let names = self.names(lane);
+            // A sharded channel is on the node that has the slot.
+            let is_sharded = names.slot.is_some();
+            let mut subscribe = cmd(if is_sharded {
+                "SSUBSCRIBE"
+            } else {
+                "SUBSCRIBE"
+            });
+            subscribe.arg(&names.events);
+            in_time(subscribe.exec_async(&mut connection)).await?;
+            changes.lanes.push((lane, messages));
+            changes.connections.push(connection);
+        }
+        Ok(changes)
+    }
+}
+
+/// The changes of a namespace, in the order of each lane.
+#[derive(Default)]
+pub struct Changes {
+    lanes: Vec<(LaneNumber, mpsc::Receiver<Message>)>,
+    /// The subscriptions end with them.
+    connections: Vec<MultiplexedConnection>,
+}
+
+partial_debug!([] Changes, "Changes");
+
+impl Changes {
+    /// The next change, with its lane. `None` if a connection has ended. A message that finds 4 096 of its lane waiting
+    /// is dropped, which leaves a hole in their numbers.
+    ///
+    /// Safe to cancel: no change is lost by that.
+    pub async fn next(&mut self) -> Option<(LaneNumber, Message)> {
+        let lanes = self.lanes.iter_mut().map(|(lane, messages)| {
+            let next = async { Some((*lane, messages.recv().await?)) };
+            next.boxed()
+        });
+        select_all(lanes).await.0
+    }
+}
+
+/// Keeps a message, and ends the subscription at any other push but its confirmation. Runs inside the connection's
+/// driver, so it does not wait.
+fn receive(sender: &mut Option<mpsc::Sender<Message>>, push: PushInfo) {
+    match (push.kind, push.data.get(1)) {
+        (PushKind::Message | PushKind::SMessage, Some(Value::BulkString(payload))) => {
+            // A notice is no message.
+            if let (Some(sender), Some(message)) = (sender, message::open(payload)) {
+                let _ = sender.try_send(message);
+            }
+        }
+        (PushKind::Subscribe | PushKind::SSubscribe, _) => {}
+        _ => *sender = None,
+    }
+}

@@ -1,0 +1,217 @@
+//! What a namespace has in Redis, read by tools. Nothing is changed: no member joins, no epoch begins, and no number of
+//! lanes is settled. So none of this goes over the connections of a lane, which begin with RUN.
+//!
+//! - `stored`: what a key has
+//! - `audit`: what a lane keeps for itself
+//! - `changes`: messages as they come
+
+mod audit;
+mod changes;
+mod stored;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use deadpool_redis::redis::aio::MultiplexedConnection;
+use deadpool_redis::redis::{RedisResult, cmd};
+use futures::TryFutureExt;
+use tokio::time::timeout;
+
+pub use self::audit::{LaneAudit, LogState};
+pub use self::changes::Changes;
+pub use self::stored::{Damaged, Mark, StoredKey, StoredLease, StoredValue, WhyNot};
+use super::RedisL2;
+use super::call::clock;
+use super::error::{connect_error, l2_error};
+use super::names::{CLOCK, Names};
+use super::primary::PrimaryAt;
+use super::server::CONNECT;
+use super::topology::Topology;
+use crate::l2::{L2Error, LaneClock, LaneName, LaneNumber};
+use crate::util::partial_debug::partial_debug;
+use crate::vocabulary::MOST_LANES;
+
+/// How long an answer may take.
+const LIMIT: Duration = Duration::from_secs(5);
+/// Keys that a step of a SCAN looks at, or about as many.
+const SCANNED: usize = 1000;
+
+/// A namespace in Redis, to be looked at. No call changes anything there.
+///
+/// Each call makes a connection of its own. A user needs the rights that a cache needs; of these
+/// `+evalsha_ro +script|load +mget +pttl +type +hget +xrange +time +info` for [`key`](Self::key), also `+hgetall` for
+/// [`audit`](Self::audit), and `+subscribe` with the channel for [`changes`](Self::changes).
+pub struct Namespace {
+    topology: Arc<Topology>,
+    name: String,
+    lanes: u16,
+    is_known: bool,
+}
+
+/// One lane of a namespace.
+#[derive(Clone, Debug)]
+#[non_exhaustive]
+pub struct LaneState {
+    /// Which one.
+    pub lane: LaneNumber,
+    /// The server that has it: host and port, or the path of a socket.
+    pub node: String,
+    /// Its clock. If that is missing or damaged, the epoch is 0, and the next instance begins a new one.
+    pub clock: LaneClock,
+    /// Whether the server has started again, or taken over, since an instance used the lane last: then the next instance
+    /// begins a new epoch, unless it can prove that nothing was lost (rules 13 and 28).
+    pub has_restarted: bool,
+}
+
+impl Namespace {
+    /// Reads how many lanes a namespace has, from its first clock.
+    ///
+    /// Cost: a connection, and one round trip.
+    ///
+    /// # Errors
+    ///
+    /// If the server cannot be reached, or refuses the request.
+    ///
+    /// ```no_run
+    /// # async fn demo() -> Result<(), Box<dyn std::error::Error>> {
+    /// use larder::RedisL2;
+    /// use larder::inspect::Namespace;
+    ///
+    /// let l2 = RedisL2::open("redis://127.0.0.1:6379")?;
+    /// let prices = Namespace::find(&l2, "shop:price").await?;
+    /// let tea = prices.key("tea").await?;
+    /// for value in tea.values.iter().flatten() {
+    ///     println!("version {}: {:?}", value.stamp.ver, tea.why_not(value));
+    /// }
+    /// # Ok(()) }
+    /// ```
+    pub async fn find(l2: &RedisL2, namespace: &str) -> Result<Self, L2Error> {
+        let mut found = Self {
+            topology: Arc::clone(&l2.0.topology),
+            name: namespace.to_owned(),
+            lanes: 1,
+            is_known: false,
+        };
+        let mut first = found.connect(LaneNumber::ONLY).await?;
+        let mut ask = cmd("HGET");
+        ask.arg(first.names.name(CLOCK, "")).arg("lanes");
+        let named: Option<Vec<u8>> = in_time(ask.query_async(&mut first.connection)).await?;
+        let named = named.and_then(|named| str::from_utf8(&named).ok()?.parse().ok());
+        let named = named.filter(|lanes| (1..=MOST_LANES).contains(lanes));
+        found.is_known = named.is_some();
+        found.lanes = named.unwrap_or(1);
+        Ok(found)
+    }
+
+    /// Whether its clock is there: any instance has used it, and Redis has not lost it.
+    #[must_use]
+    pub fn is_known(&self) -> bool {
+        self.is_known
+    }
+
+    /// How many lanes it has.
+    #[must_use]
+    pub fn number_of_lanes(&self) -> u16 {
+        self.lanes
+    }
+
+    /// Counts the keys that begin with a prefix and have values, usable or not. Needs `+scan`. A key may be
+    /// counted twice while Redis resizes its table.
+    ///
+    /// Cost: for each lane a connection, and a pass of SCAN over its server, of about a thousand names in a round trip.
+    ///
+    /// # Errors
+    ///
+    /// If the server cannot be reached, or refuses a request.
+    pub async fn count(&self, prefix: &str) -> Result<usize, L2Error> {
+        let mut many = 0;
+        for lane in LaneNumber::all(self.lanes) {
+            let (mut lane, mut cursor) = (self.connect(lane).await?, 0);
+            loop {
+                let names;
+                (cursor, names) = lane.scan(prefix, cursor).await?;
+                many += names.len();
+                if cursor == 0 {
+                    break;
+                }
+            }
+        }
+        Ok(many)
+    }
+
+    fn names(&self, lane: LaneNumber) -> Names {
+        let namespace = &*self.name;
+        let name = LaneName {
+            lane,
+            ..LaneName::from(namespace)
+        };
+        Names::new(name, self.topology.database())
+    }
+
+    /// Where the server of a lane is.
+    async fn primary(&self, lane: LaneNumber) -> Result<PrimaryAt, L2Error> {
+        let slot = self.names(lane).slot;
+        at_most(CONNECT, async {
+            self.topology.find(slot).await?.primary.find().await
+        })
+        .await
+    }
+
+    async fn connect(&self, lane: LaneNumber) -> Result<Connected, L2Error> {
+        let found = self.primary(lane).await?;
+        let connecting = found.connector.connection().map_err(connect_error);
+        Ok(Connected {
+            lane,
+            names: self.names(lane),
+            node: found.connector.address(),
+            connection: at_most(CONNECT, connecting).await?,
+        })
+    }
+}
+
+partial_debug!([] Namespace, "Namespace");
+
+/// The server of a lane.
+struct Connected {
+    lane: LaneNumber,
+    names: Names,
+    node: String,
+    connection: MultiplexedConnection,
+}
+
+impl Connected {
+    /// A step of a SCAN, from a cursor to the next one: names of values whose key begins with a prefix. A pass may
+    /// return a name twice.
+    async fn scan(&mut self, prefix: &str, cursor: u64) -> Result<(u64, Vec<Vec<u8>>), L2Error> {
+        let mut scan = cmd("SCAN");
+        scan.arg(cursor)
+            .arg("MATCH")
+            .arg(self.names.values_under(prefix));
+        scan.arg("COUNT").arg(SCANNED);
+        in_time(scan.query_async(&mut self.connection)).await
+    }
+
+    /// The state of the lane, by numbers of a script: epoch, seq, ver and the time; the incarnation of the server, and
+    /// whether the clock has it.
+    fn state(&self, numbers: [u64; 4], incarnation: &str, is_known: u8) -> LaneState {
+        LaneState {
+            lane: self.lane,
+            node: self.node.clone(),
+            clock: clock(numbers, incarnation),
+            has_restarted: is_known == 0,
+        }
+    }
+}
+
+/// Waits for an answer.
+async fn in_time<T>(answer: impl Future<Output = RedisResult<T>>) -> Result<T, L2Error> {
+    at_most(LIMIT, answer.map_err(l2_error)).await
+}
+
+async fn at_most<T>(
+    limit: Duration,
+    answer: impl Future<Output = Result<T, L2Error>>,
+) -> Result<T, L2Error> {
+    let answer = timeout(limit, answer).await;
+    answer.unwrap_or_else(|_| Err(L2Error::timed_out(limit)))
+}
