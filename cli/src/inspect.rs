@@ -105,7 +105,7 @@ impl Inspect {
             screen.row("  stale", from_now(at, now));
         }
         screen.row("  expires", from_now(lifetime.expires_at, now));
-        if let Some(at) = lifetime.ends_at {
+        if let Some(at) = lifetime.ends_at.filter(|at| *at != lifetime.expires_at) {
             screen.row("  ends", from_now(at, now));
         }
         if let Some(ttl) = lifetime.l1_ttl {

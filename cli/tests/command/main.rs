@@ -12,6 +12,7 @@ mod change;
 mod check;
 mod inspect;
 mod program;
+mod readme;
 mod tail;
 mod topologies;
 #[path = "../../../tests/support"]

@@ -11,14 +11,14 @@ use tokio::time::timeout;
 use super::program::{Fixture, LIMIT, NAMESPACE, cache};
 
 /// The command, which is killed when it is dropped.
-struct Tail {
+pub(super) struct Tail {
     child: Child,
     stdout: BufReader<ChildStdout>,
 }
 
 impl Tail {
     /// Starts it, and waits until it is subscribed.
-    async fn start(url: &str, more: &[&str]) -> Self {
+    pub(super) async fn start(url: &str, more: &[&str]) -> Self {
         let mut command = Command::new(env!("CARGO_BIN_EXE_larder"));
         command
             .args(["tail", NAMESPACE])
@@ -39,7 +39,7 @@ impl Tail {
         Self { child, stdout }
     }
 
-    async fn line(&mut self) -> String {
+    pub(super) async fn line(&mut self) -> String {
         let mut line = String::new();
         let read = timeout(LIMIT, self.stdout.read_line(&mut line)).await;
         read.expect("it prints a line").unwrap();

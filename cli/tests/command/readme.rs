@@ -1,0 +1,82 @@
+//! The screens in the README are those of the command.
+
+use std::collections::BTreeMap;
+use std::{fs, io};
+
+use larder::codec::Json;
+use larder::{Cache, Loaded, RedisL2};
+
+use super::program::{NAMESPACE, larder};
+use super::support::redis_server::RedisServer;
+use super::tail::Tail;
+
+const README: &str = include_str!("../../README.md");
+
+/// A word without what differs from run to run: numbers, times and hashes.
+fn alike(word: &str) -> String {
+    let is_hash = word.len() == 16 && word.chars().all(|char| char.is_ascii_hexdigit());
+    let has_number = word.contains(|char: char| char.is_ascii_digit());
+    match word {
+        _ if is_hash || has_number && word.ends_with('s') => "…".to_owned(),
+        _ => word.chars().filter(|char| !char.is_ascii_digit()).collect(),
+    }
+}
+
+fn lines_alike(text: &str) -> Vec<Vec<String>> {
+    let lines = text.trim_end().lines();
+    lines
+        .map(|line| line.split_whitespace().map(alike).collect())
+        .collect()
+}
+
+#[tokio::test]
+async fn its_screens_are_those_of_the_command() {
+    let server = RedisServer::start_with(&["--maxmemory-policy", "allkeys-lru"]).await;
+    let url = server.url();
+    let l2 = RedisL2::open(&*url).unwrap();
+    let cache: Cache<String, BTreeMap<String, u32>> = Cache::builder(NAMESPACE)
+        .l2(l2)
+        .codec(Json)
+        .build()
+        .unwrap();
+    cache.ready().await;
+    let mut tail = Tail::start(&url, &[]).await;
+    for (key, tag) in [("tea", "hot"), ("milk", "cold"), ("eu:tea", "hot")] {
+        let price = BTreeMap::from([("cents".to_owned(), 450)]);
+        let load = move |_| async move { Ok::<_, io::Error>(Loaded::new(price).tags([tag])) };
+        cache.get_or_load_with(key, load).await.unwrap();
+    }
+    cache.invalidate_tag("cold").await.unwrap();
+
+    let (mut readme, mut shown) = (String::new(), 0);
+    for part in README.split_inclusive("```text\n") {
+        let Some((screen, rest)) = part
+            .split_once("\n```\n")
+            .filter(|_| part.starts_with("$ "))
+        else {
+            readme.push_str(part);
+            continue;
+        };
+        let command = screen.lines().next().unwrap();
+        let arguments: Vec<_> = command.split(' ').skip(2).collect();
+        let printed = if arguments[0] == "tail" {
+            // Each command of the page that changes something comes after it.
+            cache.insert("salt", BTreeMap::new()).await.unwrap();
+            format!("{}\n{}\n", tail.line().await, tail.line().await)
+        } else {
+            larder(&url, &arguments).await.stdout
+        };
+        let printed = format!("{command}\n{}", printed.trim_end());
+        shown += usize::from(lines_alike(&printed) == lines_alike(screen));
+        readme.extend([&*printed, "\n```\n", rest]);
+    }
+    let screens = README.matches("```text\n$ ").count();
+    if shown < screens || screens == 0 {
+        let made = std::env::temp_dir().join("larder-cli-README.md");
+        fs::write(&made, readme).unwrap();
+        panic!(
+            "{shown} of {screens} screens are those of the command; see {}",
+            made.display()
+        );
+    }
+}
