@@ -9,7 +9,7 @@ use larder::inspect::Namespace;
 use larder::{Cache, L2Error, WriteError};
 
 use crate::Outcome;
-use crate::server::Server;
+use crate::server::{Server, unknown};
 use crate::text::Screen;
 
 #[derive(Subcommand)]
@@ -75,8 +75,8 @@ impl Change {
         let l2 = server.l2()?;
         let namespace = Namespace::find(&l2, &target.namespace).await?;
         if !namespace.is_known() {
-            // An instance would make one. Without a clock Redis has no value that is used.
-            return Err(Refused::Unknown(target.namespace.clone()).into());
+            // An instance would make one.
+            return Err(unknown(&target.namespace));
         }
         if !target.yes {
             let mut screen = Screen::default();
@@ -179,7 +179,6 @@ impl Change {
 #[derive(Debug)]
 enum Refused {
     NotConfirmed,
-    Unknown(String),
     Failed(WriteError),
 }
 
@@ -187,7 +186,6 @@ impl fmt::Display for Refused {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::NotConfirmed => f.write_str("nothing was changed; give --yes to do it"),
-            Self::Unknown(namespace) => write!(f, "no cache in Redis has the name {namespace}"),
             Self::Failed(error) if error.is_deferred() => {
                 f.write_str("not certainly done; run it again when the cause is gone")
             }
@@ -200,7 +198,7 @@ impl std::error::Error for Refused {
     fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
         match self {
             Self::Failed(error) => error.source(),
-            Self::NotConfirmed | Self::Unknown(_) => None,
+            Self::NotConfirmed => None,
         }
     }
 }

@@ -11,7 +11,7 @@ use larder::l2::Member;
 use serde_json::{Value, json};
 
 use crate::Outcome;
-use crate::server::Server;
+use crate::server::{Server, unknown};
 use crate::text::{Screen, with_causes};
 
 /// An instance that is subscribed notes something less than so many of its `max_staleness` apart.
@@ -96,7 +96,7 @@ impl Check {
             before => before?,
         };
         if !namespace.is_known() {
-            return Err(format!("no cache in Redis has the name {}", self.namespace).into());
+            return Err(unknown(&self.namespace));
         }
         report.look_at_lanes(&before);
         let watched = longest_staleness(&before) * NOTED_WITHIN;

@@ -1,5 +1,7 @@
 //! Where Redis is.
 
+use std::error::Error;
+
 use clap::Args;
 use larder::{L2Error, RedisL2};
 
@@ -26,6 +28,12 @@ pub(crate) struct Server {
     #[cfg(feature = "cluster")]
     #[arg(long, global = true, conflicts_with = "sentinel")]
     cluster: bool,
+}
+
+/// The error for a name that no cache has used. Redis may also have lost what the cache has kept there, and then it has no
+/// value that an instance uses.
+pub(crate) fn unknown(namespace: &str) -> Box<dyn Error> {
+    format!("no cache in Redis has the name {namespace}").into()
 }
 
 impl Server {

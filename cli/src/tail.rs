@@ -9,7 +9,7 @@ use larder::l2::{Key, Kind, Message};
 use serde_json::json;
 
 use crate::Outcome;
-use crate::server::Server;
+use crate::server::{Server, unknown};
 use crate::text::Screen;
 
 #[derive(Args)]
@@ -24,6 +24,10 @@ pub(crate) struct Tail {
 impl Tail {
     pub(crate) async fn run(&self, server: &Server) -> Outcome {
         let namespace = Namespace::find(&server.l2()?, &self.namespace).await?;
+        if !namespace.is_known() {
+            // It may have several lanes.
+            return Err(unknown(&self.namespace));
+        }
         let mut changes = namespace.changes().await?;
         // On stderr, so that stdout has nothing but changes.
         eprintln!("subscribed to {}", self.namespace);

@@ -139,8 +139,13 @@ async fn without_yes_nothing_is_changed() {
 #[tokio::test]
 async fn no_namespace_is_made_by_a_wrong_name() {
     let server = RedisServer::start().await;
-    let done = larder(&server.url(), &["clear", "shop:prize", "--yes"]).await;
-    done.is_one_clear_line(1, "no cache in Redis has the name shop:prize");
+    for command in [
+        &["clear", "shop:prize", "--yes"][..],
+        &["tail", "shop:prize"],
+    ] {
+        let done = larder(&server.url(), command).await;
+        done.is_one_clear_line(1, "no cache in Redis has the name shop:prize");
+    }
     let keys: u64 = cmd("DBSIZE")
         .query_async(&mut server.connection().await)
         .await

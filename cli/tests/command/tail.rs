@@ -106,6 +106,7 @@ async fn changes_of_several_lanes_as_json() {
 #[tokio::test]
 async fn missed_changes_are_counted() {
     let shop = Fixture::new().await;
+    shop.cache.ready().await;
     let mut tail = Tail::start(&shop.url(), &[]).await;
     shop.cache.insert("tea", "450".to_owned()).await.unwrap();
     assert_eq!(tail.change().await, "insert tea");
@@ -122,6 +123,7 @@ async fn missed_changes_are_counted() {
 #[tokio::test]
 async fn it_ends_with_its_connection() {
     let shop = Fixture::new().await;
+    shop.cache.ready().await;
     let mut tail = Tail::start(&shop.url(), &[]).await;
     let mut kill = cmd("CLIENT");
     kill.arg(&["KILL", "TYPE", "pubsub"]);
@@ -136,6 +138,7 @@ async fn it_ends_with_its_connection() {
 #[tokio::test]
 async fn it_ends_with_its_reader() {
     let shop = Fixture::new().await;
+    shop.cache.ready().await;
     let Tail { mut child, stdout } = Tail::start(&shop.url(), &[]).await;
     drop(stdout);
     shop.cache.insert("tea", "450".to_owned()).await.unwrap();

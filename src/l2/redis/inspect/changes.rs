@@ -29,7 +29,10 @@ impl Namespace {
     ///
     /// If the server cannot be reached, or refuses the request.
     pub async fn changes(&self) -> Result<Changes, L2Error> {
-        let mut changes = Changes::default();
+        let mut changes = Changes {
+            lanes: Vec::new(),
+            connections: Vec::new(),
+        };
         for lane in LaneNumber::all(self.lanes) {
             let (sender, messages) = mpsc::channel(WAITING);
             let sender = Mutex::new(Some(sender));
@@ -58,7 +61,6 @@ impl Namespace {
 }
 
 /// The changes of a namespace, in the order of each lane.
-#[derive(Default)]
 pub struct Changes {
     lanes: Vec<(LaneNumber, mpsc::Receiver<Message>)>,
     /// The subscriptions end with them.
@@ -93,5 +95,45 @@ fn receive(sender: &mut Option<mpsc::Sender<Message>>, push: PushInfo) {
         }
         (PushKind::Subscribe | PushKind::SSubscribe, _) => {}
         _ => *sender = None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::l2::Kind;
+
+    fn push(kind: PushKind) -> PushInfo {
+        let numbers: [u8; 24] = std::array::from_fn(|at| u8::from(at % 8 == 7));
+        let sent = message::payload(Kind::Clear, 1, &[]);
+        let message = [&b"LM\x01"[..], &numbers, &sent].concat();
+        let data = vec![
+            Value::BulkString(b"channel".to_vec()),
+            Value::BulkString(message),
+        ];
+        PushInfo { kind, data }
+    }
+
+    #[test]
+    fn a_change_that_finds_no_room_is_dropped() {
+        let (sender, mut changes) = mpsc::channel(2);
+        let mut sender = Some(sender);
+        for _ in 0..3 {
+            receive(&mut sender, push(PushKind::Message));
+        }
+        assert_eq!(changes.len(), 2);
+        assert!(changes.try_recv().is_ok());
+        receive(&mut sender, push(PushKind::SMessage));
+        assert_eq!(changes.len(), 2);
+    }
+
+    #[test]
+    fn a_push_of_another_kind_ends_the_changes() {
+        let (sender, mut changes) = mpsc::channel(2);
+        let mut sender = Some(sender);
+        receive(&mut sender, push(PushKind::SSubscribe));
+        assert!(sender.is_some());
+        receive(&mut sender, push(PushKind::SUnsubscribe));
+        assert!(changes.is_closed() && changes.try_recv().is_err());
     }
 }
