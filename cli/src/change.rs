@@ -2,15 +2,20 @@
 
 use std::fmt;
 use std::process::ExitCode;
+use std::time::Duration;
 
 use clap::builder::NonEmptyStringValueParser;
 use clap::{Args, Subcommand};
 use larder::inspect::Namespace;
 use larder::{Cache, L2Error, WriteError};
+use tokio::time::timeout;
 
 use crate::Outcome;
 use crate::server::{Server, unknown};
 use crate::text::Screen;
+
+/// How long the instance may take to subscribe.
+const SUBSCRIBE: Duration = Duration::from_secs(2);
 
 #[derive(Subcommand)]
 pub(crate) enum Change {
@@ -94,6 +99,9 @@ impl Change {
         let cache = Cache::<String, ()>::builder(&target.namespace).l2(l2);
         // Those that it has: a larger number would close its lanes.
         let cache = cache.lanes(namespace.number_of_lanes()).build()?;
+        // A subscription that is still under way at the end would leave a member behind, for which others wait. Without
+        // the right to subscribe there is none.
+        _ = timeout(SUBSCRIBE, cache.ready()).await;
         let done = self.carry_out(&cache).await;
         cache.close().await;
         let mut screen = Screen::default();

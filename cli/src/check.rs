@@ -105,7 +105,12 @@ impl Check {
         report.look_at_members(&before, &namespace.audit().await?, watched);
         report.look_at_keys(&namespace, self.keys).await?;
         let user = self.user.as_deref();
-        report.look_at_rights(namespace.missing_rights(user).await)?;
+        match (namespace.missing_rights(user).await, user) {
+            (Err(error), Some(user)) if error.is_refused() && !is_missing_right(&error) => {
+                return Err(format!("Redis has no user {user}").into());
+            }
+            (missing, _) => report.look_at_rights(missing)?,
+        }
         Ok(report)
     }
 }

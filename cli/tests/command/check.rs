@@ -214,6 +214,9 @@ async fn rights() {
     let report: Value = serde_json::from_str(&found.stdout).unwrap();
     assert_eq!(report["problems"][0]["what"], lacks);
 
+    let unknown = check(&server, &["--user", "nobody"]).await;
+    unknown.is_one_clear_line(3, "Redis has no user nobody");
+
     user(&["-acl", "-scan"]).await;
     let found = larder(&as_app, &["check", NAMESPACE]).await;
     assert_eq!(found.code, Some(0), "{found:?}");

@@ -7,6 +7,7 @@ use std::time::Duration;
 use larder::Loaded;
 use larder::codec::{Json, MessagePack};
 use larder::l2::deadpool_redis::redis::{AsyncCommands, cmd};
+use larder::write_behind::WriteBehind;
 
 use super::program::{Fixture, NAMESPACE, cache, cache_of, json, larder};
 use super::support::eventually::eventually;
@@ -206,6 +207,47 @@ async fn a_lease_and_a_hold() {
     let shown = shop.inspect("tea").await;
     assert_eq!(shown.row("lease"), "none");
     assert!(shown.row("hold").ends_with("s more"), "{shown:?}");
+}
+
+#[tokio::test]
+async fn a_lease_that_another_load_waits_for() {
+    let shop = Fixture::new().await;
+    let other = cache(&shop.url(), |builder| builder);
+    let load = |cache: larder::Cache<String, String>| async move {
+        let never = || async { pending::<Result<String, io::Error>>().await };
+        cache.get_or_load("tea", never).await
+    };
+    let loads = [shop.cache.clone(), other].map(|cache| tokio::spawn(load(cache)));
+    eventually("the second load waits", async || {
+        let shown = shop.inspect("tea").await;
+        shown.stdout.contains("\n  awaited yes\n")
+    })
+    .await;
+    loads.iter().for_each(tokio::task::JoinHandle::abort);
+}
+
+#[tokio::test]
+async fn a_write_that_waits_for_its_source() {
+    let shop = Fixture::new().await;
+    let writes = WriteBehind::builder(shop.cache.clone())
+        .store(|_| pending::<Result<(), io::Error>>())
+        .build()
+        .unwrap();
+    writes.insert("tea", "450".to_owned()).await.unwrap();
+    let shown = shop.inspect("tea").await;
+    assert_eq!(shown.row("  used"), "yes");
+    let mark = shown.row("mark");
+    assert!(
+        mark.starts_with("write ") && mark.ends_with(" waits"),
+        "{shown:?}"
+    );
+    let _: u64 = shop
+        .redis()
+        .await
+        .del("{shop:price.0}!writes")
+        .await
+        .unwrap();
+    assert!(shop.inspect("tea").await.row("mark").ends_with(" is lost"));
 }
 
 #[tokio::test]

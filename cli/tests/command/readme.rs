@@ -15,11 +15,13 @@ const README: &str = include_str!("../../README.md");
 /// A word without what differs from run to run: numbers, times and hashes.
 fn alike(word: &str) -> String {
     let is_hash = word.len() == 16 && word.chars().all(|char| char.is_ascii_hexdigit());
-    let has_number = word.contains(|char: char| char.is_ascii_digit());
-    match word {
-        _ if is_hash || has_number && word.ends_with('s') => "…".to_owned(),
-        _ => word.chars().filter(|char| !char.is_ascii_digit()).collect(),
+    let is_number = word.chars().all(|char| char.is_ascii_digit());
+    let is_time = word.starts_with(|char: char| char.is_ascii_digit()) && word.ends_with('s');
+    if is_hash || is_number || is_time {
+        return "…".to_owned();
     }
+    // A port.
+    word.chars().filter(|char| !char.is_ascii_digit()).collect()
 }
 
 fn lines_alike(text: &str) -> Vec<Vec<String>> {

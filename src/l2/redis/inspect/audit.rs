@@ -161,7 +161,7 @@ fn name_of(right: &str) -> &str {
 impl Connected {
     async fn audit(&mut self) -> Result<LaneAudit, L2Error> {
         let mut call = Call::by("EVALSHA_RO", &AUDIT, &self.names, 3);
-        call.own(&[CLOCK, LOG, LIVE]).load();
+        call.own(&[CLOCK, LOG, LIVE]);
         let answer: Answer = in_time(call.run(self.connection.clone())).await?;
         let (numbers, run, is_run, policy, kind, ids, list) = answer;
         let state = self.state(numbers, &run, is_run);

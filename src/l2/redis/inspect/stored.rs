@@ -210,7 +210,7 @@ impl Connected {
     async fn read(&mut self, namespace: &str, key: &str) -> Result<StoredKey, L2Error> {
         let mut call = Call::by("EVALSHA_RO", &INSPECT, &self.names, 5);
         call.keys(&[VALUE, LEASE, HOLD], &[key]);
-        call.own(&[CLOCK, WRITES]).load();
+        call.own(&[CLOCK, WRITES]);
         let answer: Answer = in_time(call.run(self.connection.clone())).await?;
         let ((value, lease, hold), left, kind, numbers, run, is_run, mark) = answer;
         let [kept, lease_kept, held] =
