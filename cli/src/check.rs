@@ -89,7 +89,7 @@ impl Check {
         };
         let before = match namespace.audit().await {
             Err(error) if error.is_refused() && !is_missing_right(&error) => {
-                let todo = "larder needs another server, or another setting of it";
+                let todo = "mend that first: no cache works here";
                 report.problem(with_causes(&error), todo);
                 return Ok(report);
             }

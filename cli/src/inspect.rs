@@ -4,7 +4,7 @@ use std::process::ExitCode;
 
 use clap::Args;
 use larder::codec::{Codec, Json, MessagePack};
-use larder::inspect::{Damaged, Namespace, StoredKey, StoredLease, StoredValue, WhyNot};
+use larder::inspect::{Damaged, Mark, Namespace, StoredKey, StoredLease, StoredValue, WhyNot};
 use serde_json::{Value, json};
 
 use crate::Outcome;
@@ -151,10 +151,14 @@ impl Inspect {
                 "is_awaited": lease.is_awaited,
             })
         };
-        let mark = key
-            .mark
-            .as_ref()
-            .map(|mark| json!({ "entry": mark.entry, "epoch": mark.epoch, "version": mark.ver, "is_lost": mark.is_lost }));
+        let mark = |mark: &Mark| {
+            json!({
+                "entry": mark.entry,
+                "epoch": mark.epoch,
+                "version": mark.ver,
+                "is_lost": mark.is_lost,
+            })
+        };
         json!({
             "namespace": self.namespace,
             "key": self.key,
@@ -170,7 +174,7 @@ impl Inspect {
             "values": values.collect::<Vec<_>>(),
             "leases": key.leases.iter().map(lease).collect::<Vec<_>>(),
             "held_ms": key.held.map(millis),
-            "mark": mark,
+            "mark": key.mark.as_ref().map(mark),
         })
     }
 
@@ -182,7 +186,11 @@ impl Inspect {
         let why_not = key.why_not(value);
         let tags = value.tags.iter().map(|tag| {
             let last = key.tags.get(tag).copied().flatten();
-            json!({ "tag": **tag, "epoch": last.map(|last| last.epoch), "version": last.map(|last| last.ver) })
+            json!({
+                "tag": **tag,
+                "epoch": last.map(|last| last.epoch),
+                "version": last.map(|last| last.ver),
+            })
         });
         let shown = self
             .value

@@ -340,4 +340,9 @@ async fn wrong_usage_has_a_code_of_its_own() {
         assert!(outcome.stderr.contains("Usage: "), "{outcome:?}");
         assert!(!outcome.stderr.contains("secret"), "{outcome:?}");
     }
+    let help = larder("redis://user:secret@host", &["--help"]).await;
+    assert!(
+        help.code == Some(0) && !help.stdout.contains("secret"),
+        "{help:?}"
+    );
 }

@@ -1,13 +1,15 @@
-//! Where Redis is a cluster, or a primary that sentinels name.
+//! Where Redis is a cluster, or a primary that sentinels name; and where the user has few rights.
 
 use futures::future::join_all;
+use larder::l2::deadpool_redis::redis::cmd;
 use larder::{Cache, RedisL2};
 
-use super::program::{NAMESPACE, larder};
+use super::program::{Fixture, NAMESPACE, larder};
 use super::support::eventually::eventually;
 #[cfg(feature = "cluster")]
 use super::support::redis_cluster::RedisCluster;
 use super::support::redis_server::RedisServer;
+use super::tail::Tail;
 
 /// The options that name these servers.
 fn options<'a>(urls: &'a [String], how: &[&'a str]) -> Vec<&'a str> {
@@ -106,4 +108,43 @@ async fn several_urls_need_a_topology() {
     )
     .await;
     refused.is_one_clear_line(1, "several URLs are for --sentinel or --cluster");
+}
+
+/// With the rights that the guide lists for every cache, and no others.
+#[tokio::test]
+async fn the_user_of_a_cache() {
+    let shop = Fixture::new().await;
+    shop.cache.insert("tea", "450".to_owned()).await.unwrap();
+    let page = include_str!("../../../src/guide/redis.md");
+    let (_, list) = page.split_once("needs these for every cache:").unwrap();
+    let (list, _) = list.split_once("~{").unwrap();
+    let rights = list
+        .split_whitespace()
+        .filter(|right| right.starts_with('+'));
+    let rights: Vec<_> = rights.collect();
+    let mut user = cmd("ACL");
+    user.arg(&[
+        "SETUSER",
+        "app",
+        "on",
+        ">secret",
+        "~{shop:price.0}*",
+        "&{shop:price.0}!events",
+    ]);
+    user.arg(&rights);
+    let () = user.query_async(&mut shop.redis().await).await.unwrap();
+
+    let url = format!("redis://app:secret@127.0.0.1:{}", shop.server.port());
+    let shown = larder(&url, &["inspect", NAMESPACE, "tea"]).await;
+    assert_eq!(shown.row("  used"), "yes");
+    let found = larder(&url, &["check", NAMESPACE]).await;
+    assert_eq!(
+        (found.code, found.row("problems")),
+        (Some(0), "0"),
+        "{found:?}"
+    );
+    let mut tail = Tail::start(&url, &[]).await;
+    let done = larder(&url, &["invalidate", NAMESPACE, "tea", "--yes"]).await;
+    assert_eq!((done.code, &*done.stderr), (Some(0), ""), "{done:?}");
+    assert!(tail.line().await.ends_with("invalidate tea"));
 }

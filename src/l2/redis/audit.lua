@@ -1,10 +1,11 @@
--- AUDIT  clock log live  ->  {epoch seq ver now}, incarnation, whether it is that of the clock, policy, type of the log, ids of
--- the first two messages from the last number of the clock on, the list of members as it is stored; reads only
+-- AUDIT  clock log live  ->  {epoch seq ver now}, incarnation, whether it is that of the clock, policy, type of the log,
+-- ids of the first two messages from the last number of the clock on, the list of members as it is stored; reads only
 -- An epoch of 0 says that the clock is missing or damaged.
 local epoch, seq, ver = position(KEYS[1])
 local run = incarnation()
-local ids = {}
-for i, entry in ipairs(checked(redis.pcall('XRANGE', KEYS[2], string.format('%.0f', seq or 0), '+', 'COUNT', 2), 'XRANGE') or {}) do
+local ids, last = {}, string.format('%.0f', seq or 0)
+local messages = checked(redis.pcall('XRANGE', KEYS[2], last, '+', 'COUNT', 2), 'XRANGE')
+for i, entry in ipairs(messages or {}) do
   ids[i] = entry[1]
 end
 return {

@@ -1,5 +1,5 @@
--- INSPECT  value lease hold clock writes  ->  {value, lease, hold}, {ms that each has left}, type of the value, {epoch seq ver now},
--- incarnation, whether it is that of the clock, the mark of a write that waits as
+-- INSPECT  value lease hold clock writes  ->  {value, lease, hold}, {ms that each has left}, type of the value,
+-- {epoch seq ver now}, incarnation, whether it is that of the clock, the mark of a write that waits as
 -- {id till epoch ver, whether it is in the stream}; reads only
 -- An epoch of 0 says that the clock is missing or damaged.
 local stored = redis.call('MGET', KEYS[1], KEYS[2], KEYS[3])

@@ -58,8 +58,8 @@ pub struct LaneState {
     pub node: String,
     /// Its clock. If that is missing or damaged, the epoch is 0, and the next instance begins a new one.
     pub clock: LaneClock,
-    /// Whether the server has started again, or taken over, since an instance used the lane last: then the next instance
-    /// begins a new epoch, unless it can prove that nothing was lost (rules 13 and 28).
+    /// Whether the server has started again, or taken over, since an instance used the lane last: then the next
+    /// instance begins a new epoch, unless it can prove that nothing was lost (rules 13 and 28).
     pub has_restarted: bool,
 }
 
