@@ -69,7 +69,7 @@ impl Check {
         };
         let mut screen = Screen::default();
         if self.json {
-            screen.line(format_args!("{:#}", report.as_json(&self.namespace)));
+            screen.json(&report.as_json(&self.namespace));
         } else {
             report.show(&self.namespace, &mut screen);
         }

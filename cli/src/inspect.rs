@@ -31,7 +31,7 @@ impl Inspect {
         let key = namespace.key(&self.key).await?;
         let mut screen = Screen::default();
         if self.json {
-            screen.line(format_args!("{:#}", self.as_json(&key)));
+            screen.json(&self.as_json(&key));
         } else {
             self.show(&key, &mut screen);
         }
@@ -126,7 +126,7 @@ impl Inspect {
         }
         if self.value {
             match decoded(value) {
-                Some(value) => screen.line(format_args!("{value:#}")),
+                Some(value) => screen.json(&value),
                 None => {
                     for line in value.payload.chunks(16) {
                         screen.line(format_args!("  {}", hex(line)));

@@ -5,6 +5,8 @@ use std::fmt::{Display, Write as _};
 use std::io::{self, Write as _};
 use std::time::Duration;
 
+use serde_json::Value;
+
 const COLUMNS: usize = 40;
 /// Before each line of a sentence, and then a space.
 const INDENT: &str = "   ";
@@ -28,9 +30,25 @@ pub(crate) fn with_causes(error: &(dyn Error + 'static)) -> String {
 pub(crate) struct Screen(String);
 
 impl Screen {
+    /// A line. Control characters are escaped: whoever may write to Redis chooses keys and tags, and must not move the
+    /// cursor or make up lines.
     pub(crate) fn line(&mut self, line: impl Display) {
-        // Into memory, so it does not fail.
-        _ = writeln!(self.0, "{line}");
+        for char in line.to_string().chars() {
+            if char.is_control() {
+                // As JSON has it.
+                _ = write!(self.0, "\\u{:04x}", u32::from(char));
+            } else {
+                self.0.push(char);
+            }
+        }
+        self.0.push('\n');
+    }
+
+    /// JSON, in several lines.
+    pub(crate) fn json(&mut self, value: &Value) {
+        format!("{value:#}")
+            .lines()
+            .for_each(|line| self.line(line));
     }
 
     /// A name and what it has.

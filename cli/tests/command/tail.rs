@@ -84,6 +84,22 @@ async fn each_change_is_a_line() {
 }
 
 #[tokio::test]
+async fn keys_cannot_move_the_cursor_or_make_up_lines() {
+    let shop = Fixture::new().await;
+    shop.cache.ready().await;
+    let mut tail = Tail::start(&shop.url(), &[]).await;
+    let key = "\u{1b}[2J\n9 clear\u{9b}";
+    let mut json = Tail::start(&shop.url(), &["--json"]).await;
+    shop.cache.invalidate(key).await.unwrap();
+    let change: Value = serde_json::from_str(&json.line().await).unwrap();
+    assert_eq!(change["keys"][0], key);
+    assert_eq!(
+        tail.change().await,
+        r"invalidate \u001b[2J\u000a9 clear\u009b"
+    );
+}
+
+#[tokio::test]
 async fn changes_of_several_lanes_as_json() {
     let shop = Fixture::new().await;
     let cache = cache(&shop.url(), |builder| builder.lanes(2));

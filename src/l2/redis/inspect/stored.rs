@@ -230,7 +230,7 @@ impl Connected {
         let leases = lease.split(' ').filter_map(StoredLease::parse);
         let held = match mark {
             // A hold that was asked for meanwhile is in the mark.
-            Some((_, till, ..)) => till.checked_sub(now).map(Duration::from_millis),
+            Some((_, till, ..)) => (till > now).then(|| Duration::from_millis(till - now)),
             None => held.filter(|_| hold.is_some()),
         };
         Ok(StoredKey {
