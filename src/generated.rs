@@ -88,6 +88,7 @@ impl<E> ConvertedError for &ErrorOf<E> {}
 impl Cloned {
     #[must_use]
     pub fn error<E: CachedError + Clone + Error + 'static>(self, error: LoadError) -> E {
+        // The body's own error is in that of the load, which all callers of the load share.
         match error.downcast_ref::<E>() {
             Some(own) => own.clone(),
             None => error.into(),
@@ -141,9 +142,11 @@ where
     F: FnOnce() -> Fut + Send + 'static,
     Fut: Future<Output = Result<Loaded<V>, AnyError>> + Send + 'static,
 {
+    // Before the arguments are copied for the loader: without a cache the caller gets the error at once.
     let cache = cache?;
     match how {
         How::GetOrLoad => {
+            // Made only on a miss, as it owns copies of the arguments.
             let load = || {
                 let loader = loader();
                 Load::ByCall(loader_of_one(move |_: Option<Entry<V>>| loader()))
@@ -161,6 +164,7 @@ where
     V: Send + Sync + 'static,
     Q: CacheKey + ?Sized,
 {
+    // As with a cache whose L2 is away: a look-up that has no loader is a miss.
     cache.ok()?.get(key).await
 }
 
@@ -179,6 +183,7 @@ where
 
 /// Says that a function which has no `Result` for an error of the cache runs its body instead.
 pub fn runs_without_cache(function: &str, error: &LoadError) {
+    // One for all functions: an outage concerns all of them.
     static LINES: LazyLock<(Clock, Throttle)> =
         LazyLock::new(|| (Clock::system(), Throttle::default()));
     let (clock, throttle) = &*LINES;
@@ -216,9 +221,11 @@ impl<K: CacheKey, V: Send + Sync + 'static> OnceCache<K, V> {
     where
         V: DefaultCodec + Serialize + DeserializeOwned,
     {
+        // One atomic load, for each call but the first.
         if let Some(cache) = self.built.get() {
             return Ok(cache);
         }
+        // Two caches of one namespace would be two instances, with an L1 each.
         let _one_at_a_time = lock(&self.building);
         if let Some(cache) = self.built.get() {
             return Ok(cache);

@@ -65,6 +65,7 @@ impl Switch {
 /// By a hash that is the same in all instances: they agree on the keys.
 #[cold]
 fn is_out(state: u64, key: &str) -> bool {
+    // Not the hash of L1 or of the lanes: a share of the keys of each lane is used.
     XxHash3_64::oneshot(key.as_bytes()) >> 32 >= state || state & OFF != 0
 }
 

@@ -31,6 +31,7 @@ pub(super) async fn keep_warm(cache: Weak<Engine>, keys: Vec<WarmKey>, every: Du
             let Some(loads) = Engine::latest(&engine).loads_if_open(key) else {
                 return;
             };
+            // Not held while it waits: the last handle of the cache may be dropped meanwhile.
             drop(engine);
             loads.keep_warm(key, every, load()).await;
         }

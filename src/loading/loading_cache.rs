@@ -289,6 +289,7 @@ impl<K: CacheKey + Send + 'static, V: Send + Sync + 'static> LoadingCache<K, V> 
             let load = move || Load::ByCache(Arc::clone(&loader), Box::new(key.clone()));
             Some((text, Box::new(load) as _))
         });
+        // Once, and not in each round: keys of users may be costly to write as text.
         let keys: Vec<WarmKey> = with_loads.collect();
         keep_warm(self.cache.handle(), keys, every.max(SHORTEST))
     }

@@ -417,6 +417,7 @@ fn split_value(bytes: &[u8]) -> Result<(&[u8], Option<&[u8]>), Damage> {
     let length = length.checked_add(STAMPED + PAYLOAD_IN_BODY);
     let parts = length.and_then(|length| bytes.split_at_checked(length));
     let (value, rest) = parts.ok_or(Damage::Length)?;
+    // The mark and the bytes must agree: a value that was cut where it ends, or has bytes behind it, is damaged.
     match (is_followed, rest) {
         (false, []) => Ok((value, None)),
         (true, [_, ..]) => Ok((value, Some(rest))),
@@ -426,6 +427,7 @@ fn split_value(bytes: &[u8]) -> Result<(&[u8], Option<&[u8]>), Damage> {
 
 /// Whether another value follows a value with this magic; `None` if it is no value.
 fn is_followed(magic: [u8; 4]) -> Option<bool> {
+    // A release with another format has another magic: its values are misses here.
     let is_value = magic == MAGIC || magic == FOLLOWED;
     is_value.then_some(magic == FOLLOWED)
 }

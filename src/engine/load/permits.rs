@@ -31,6 +31,7 @@ impl LoadPermits {
     }
 
     pub(super) fn give_back(&self) {
+        // The lock is held for a few instructions, twice for each load, which takes a request at least.
         let mut limit = lock(&self.limit);
         if limit.excess > 0 {
             limit.excess -= 1;
@@ -46,9 +47,11 @@ impl LoadPermits {
         limit.most = most;
         if most < before {
             let fewer = before - most;
+            // Those that are free go at once, the others when their loaders end.
             limit.excess += fewer - self.semaphore.forget_permits(fewer);
         } else {
             let more = most - before;
+            // Loaders that ran beyond the former limit keep the permits that they have.
             let kept = more.min(limit.excess);
             limit.excess -= kept;
             self.semaphore.add_permits(more - kept);

@@ -447,6 +447,7 @@ impl State {
         for tag in envelope::stored_tags(new) {
             self.tags.keep(&tag, epoch, at, kept);
         }
+        // Each value has times of its own, so one that is kept too long by the others is not valid any more.
         let of_others = match all {
             [_] => Duration::ZERO,
             _ => self.values.remaining(key, at),

@@ -69,6 +69,7 @@ impl Namespace {
     /// lanes changes.
     pub async fn audit(&self) -> Result<Vec<LaneAudit>, L2Error> {
         let mut lanes = Vec::new();
+        // One after the other: an operator waits for the answer, and the server has other work.
         for lane in LaneNumber::all(self.lanes) {
             lanes.push(self.connect(lane).await?.audit().await?);
         }
@@ -100,6 +101,7 @@ impl Namespace {
             ON_A_SERVER
         });
         let rights: Vec<_> = rights.collect();
+        // In one pipeline: the rights of a user may change between two requests.
         let mut ask = pipe();
         for right in &rights {
             ask.cmd("ACL").arg("DRYRUN").arg(&user);
@@ -166,6 +168,7 @@ impl Connected {
         let (numbers, run, is_run, policy, kind, ids, list) = answer;
         let state = self.state(numbers, &run, is_run);
         let last = format!("{}-0", state.clock.seq);
+        // The script has read from the last number of the clock on, so a complete log has that message alone there.
         let log = match (&*kind, &*ids) {
             ("none", _) => LogState::Complete,
             ("stream", [only]) if *only == last => LogState::Complete,
@@ -173,6 +176,7 @@ impl Connected {
             ("stream", _) => LogState::Ahead,
             _ => LogState::OtherType,
         };
+        // Beside the members the list has an entry for itself: its generation and its age (rule 16).
         let entries = list.iter().filter(|(id, _)| id != b"list");
         let entries = entries.map(|(id, entry)| {
             let text = |bytes| str::from_utf8(bytes).ok();
@@ -183,6 +187,7 @@ impl Connected {
         Ok(LaneAudit {
             state,
             policy,
+            // In the place of the `run_id`.
             hides_process: run.starts_with('-'),
             log,
             damaged_members: entries.len() - members.len(),

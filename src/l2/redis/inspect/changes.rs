@@ -36,6 +36,7 @@ impl Namespace {
         for lane in LaneNumber::all(self.lanes) {
             let (sender, messages) = mpsc::channel(WAITING);
             let sender = Mutex::new(Some(sender));
+            // Not by way of the shared subscriptions: those make the process a member, for which callers wait.
             let found = self.primary(lane).await?;
             let connecting = found.connector.subscriber(move |push| {
                 receive(&mut lock(&sender), push);
@@ -90,10 +91,12 @@ fn receive(sender: &mut Option<mpsc::Sender<Message>>, push: PushInfo) {
         (PushKind::Message | PushKind::SMessage, Some(Value::BulkString(payload))) => {
             // A notice is no message.
             if let (Some(sender), Some(message)) = (sender, message::open(payload)) {
+                // Without room it is dropped, as the docs say: the reader sees the hole.
                 let _ = sender.try_send(message);
             }
         }
         (PushKind::Subscribe | PushKind::SSubscribe, _) => {}
+        // Such as that the connection has ended, or that the slot has moved to another node.
         _ => *sender = None,
     }
 }

@@ -93,11 +93,13 @@ impl Namespace {
             is_known: false,
         };
         let mut first = found.connect(LaneNumber::ONLY).await?;
+        // All instances know this place, whatever the number is (rule 27).
         let mut ask = cmd("HGET");
         ask.arg(first.names.name(CLOCK, "")).arg("lanes");
         let named: Option<Vec<u8>> = in_time(ask.query_async(&mut first.connection)).await?;
         let named = named.and_then(|named| str::from_utf8(&named).ok()?.parse().ok());
         let named = named.filter(|lanes| (1..=MOST_LANES).contains(lanes));
+        // A namespace that no instance has used is looked at like one with a single lane: it has nothing.
         found.is_known = named.is_some();
         found.lanes = named.unwrap_or(1);
         Ok(found)
@@ -131,6 +133,7 @@ impl Namespace {
                 let names;
                 (cursor, names) = lane.scan(prefix, cursor).await?;
                 many += names.len();
+                // The server ends a pass with the cursor that begins one.
                 if cursor == 0 {
                     break;
                 }

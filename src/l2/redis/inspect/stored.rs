@@ -176,6 +176,7 @@ impl Namespace {
             loop {
                 let names;
                 (cursor, names) = lane.scan("", cursor).await?;
+                // A step of SCAN may return more names than it was asked for.
                 are_all &= names.len() <= left;
                 for name in names.iter().take(left) {
                     left -= 1;
@@ -213,8 +214,8 @@ impl Connected {
         call.own(&[CLOCK, WRITES]);
         let answer: Answer = in_time(call.run(self.connection.clone())).await?;
         let ((value, lease, hold), left, kind, numbers, run, is_run, mark) = answer;
-        let [kept, lease_kept, held] =
-            left.map(|ms| u64::try_from(ms).ok().map(Duration::from_millis));
+        // Redis answers with negative numbers where there is no key, or no limit.
+        let [kept, _, held] = left.map(|ms| u64::try_from(ms).ok().map(Duration::from_millis));
         let lane = self.state(numbers, &run, is_run);
         let now = lane.clock.now;
         let place = Place::namespace(namespace).key(key);
@@ -224,13 +225,14 @@ impl Connected {
             .collect();
         let tags = values.iter().flatten().flat_map(|value| value.tags.clone());
         let tags = self.tag_versions(tags.collect()).await?;
-        // One without a TTL is not of this crate.
-        let lease = lease.filter(|_| lease_kept.is_some()).unwrap_or_default();
+        // Whatever the TTL of the key is: each lease has its own end, by which ACQUIRE_LEASE goes.
+        let lease = lease.unwrap_or_default();
         let lease = String::from_utf8_lossy(&lease);
         let leases = lease.split(' ').filter_map(StoredLease::parse);
         let held = match mark {
             // A hold that was asked for meanwhile is in the mark.
             Some((_, till, ..)) => (till > now).then(|| Duration::from_millis(till - now)),
+            // Of another type it is no hold, though it has a TTL.
             None => held.filter(|_| hold.is_some()),
         };
         Ok(StoredKey {
@@ -254,6 +256,7 @@ impl Connected {
         &mut self,
         tags: BTreeSet<Key>,
     ) -> Result<BTreeMap<Key, Option<TagVersion>>, L2Error> {
+        // MGET of nothing is an error.
         if tags.is_empty() {
             return Ok(BTreeMap::new());
         }
@@ -272,6 +275,7 @@ impl StoredKey {
     #[must_use]
     pub fn why_not(&self, value: &StoredValue) -> Vec<WhyNot> {
         let (Stamp { epoch, ver, .. }, clock) = (value.stamp, self.lane.clock);
+        // Then there is nothing to compare the stamp with.
         if clock.epoch == 0 {
             return vec![WhyNot::NoClock];
         }
@@ -282,6 +286,7 @@ impl StoredKey {
         if epoch != clock.epoch {
             why.push(WhyNot::OtherEpoch(epoch));
         } else if ver > clock.ver {
+            // Versions compare within an epoch.
             why.push(WhyNot::NotIssued);
         }
         if let Some(ago) = clock.now.checked_sub(value.lifetime.expires_at) {
@@ -327,6 +332,7 @@ impl StoredLease {
     fn parse(lease: &str) -> Option<Self> {
         let mut fields = lease.split(':');
         let (epoch, began) = (fields.next()?.parse().ok()?, fields.next()?.parse().ok()?);
+        // The token is the right to fill: it is shown to nobody.
         let _token = fields.next()?;
         let type_tag = u64::from_str_radix(fields.next()?, 16).ok()?;
         let marked = fields.next()?;
