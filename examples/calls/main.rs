@@ -30,6 +30,8 @@ mod get_or_load_with;
 mod hot_keys;
 mod insert;
 mod insert_if;
+#[cfg(feature = "inspect")]
+mod inspect;
 mod invalidate;
 mod invalidate_after;
 mod invalidate_and_hold;
@@ -107,6 +109,7 @@ const EXAMPLES: &[Example] = examples! {
     #[cfg(feature = "cluster")] cluster
     #[cfg(feature = "uuid")] uuids
     #[cfg(feature = "macros")] macros
+    #[cfg(feature = "inspect")] inspect
     #[cfg(feature = "metrics")] metrics
 };
 
