@@ -151,7 +151,7 @@ impl<V> Entry<V> {
     }
 
     /// Returns the tags with which the value was stored: those of its [`Loaded`](crate::Loaded) and those of
-    /// [`tags_of`](crate::Builder::tags_of). None for a value that was loaded and not stored. For pages that show
+    /// [`tags_of`](crate::Builder::tags_of), in no order. None for a value that was loaded and not stored. For pages that show
     /// operators why a value is gone or is still there.
     ///
     /// ```
@@ -161,7 +161,8 @@ impl<V> Entry<V> {
     /// let products: Cache<u64, String> = Cache::builder("docs:product").build()?;
     /// products.insert(&7, Loaded::new("tea".to_owned()).tags(["tenant:7", "drinks"])).await?;
     /// let tea = products.get(&7).await.ok_or("it is there")?;
-    /// assert_eq!(tea.tags().collect::<Vec<_>>(), ["tenant:7", "drinks"]);
+    /// assert_eq!(tea.tags().count(), 2);
+    /// assert!(tea.tags().any(|tag| tag == "tenant:7"));
     /// # Ok(()) }
     /// # tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap().block_on(demo()).unwrap();
     /// ```
