@@ -602,7 +602,8 @@ impl Engine {
         let _changing = lock(&self.instance.changing);
         for ctx in self.all().flat_map(|engine| engine.contexts.iter()) {
             if ctx.switch.set_share(share) {
-                // As above.
+                // After the switch, as in `set_enabled`: an operation on a key that has left the share stores nothing.
+                // Entries of the keys that stay are read anew.
                 ctx.l1.empty();
             }
         }

@@ -17,7 +17,7 @@ impl Switch {
         Self(AtomicU64::new(off | part(share)))
     }
 
-    /// As another one is now.
+    /// A switch in the present state of another switch.
     pub(crate) fn like(other: &Self) -> Self {
         Self(AtomicU64::new(other.state()))
     }
@@ -37,6 +37,7 @@ impl Switch {
     /// Whether the cache is off for a key.
     #[inline]
     pub(crate) fn is_off_for(&self, key: &str) -> bool {
+        // Mostly one comparison, as each operation asks.
         let state = self.state();
         state != ALL && is_out(state, key)
     }
@@ -66,7 +67,7 @@ impl Switch {
 #[cold]
 fn is_out(state: u64, key: &str) -> bool {
     // Not the hash of L1 or of the lanes: a share of the keys of each lane is used.
-    XxHash3_64::oneshot(key.as_bytes()) >> 32 >= state || state & OFF != 0
+    state & OFF != 0 || XxHash3_64::oneshot(key.as_bytes()) >> 32 >= state
 }
 
 #[expect(

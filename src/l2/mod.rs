@@ -127,9 +127,9 @@ pub struct LaneName<'a> {
     pub namespace: &'a str,
     /// Which of its lanes.
     pub lane: LaneNumber,
-    /// That of the cache's values. Instances with other type tags, as before and after a change of
-    /// [`schema_version`](crate::Builder::schema_version), have values of their own under each key, and leases of
-    /// their own; what the lane reads and fills is of this type, and what it removes is of all types.
+    /// The type tag of the cache's values. Instances with another type tag, as before and after a change of
+    /// [`schema_version`](crate::Builder::schema_version), have values and leases of their own under each key. A lane
+    /// reads and fills values with this type tag, and its changes remove values with any.
     pub type_tag: u64,
 }
 

@@ -364,9 +364,16 @@ pub(crate) fn open(
     place: Place,
     type_tag: u64,
 ) -> Result<Option<Envelope<'_>>, Damage> {
-    // Damage in front of it, too: the lengths there say where the value begins.
-    let value = values(bytes).find(|value| !matches!(value, Ok(value) if !is_of(value, type_tag)));
+    let value = value_of(bytes, type_tag);
     value.map(|value| open_value(value?, place)).transpose()
+}
+
+/// The value with a type tag; or damage in front of it, as the lengths there say where the value begins.
+fn value_of(bytes: &[u8], type_tag: u64) -> Option<Result<&[u8], Damage>> {
+    values(bytes).find(|value| match value {
+        Ok(value) => is_of(value, type_tag),
+        Err(_) => true,
+    })
 }
 
 /// Takes all values of a key apart; damage of their lengths is the last of them.
@@ -385,8 +392,8 @@ pub(crate) fn is_of(value: &[u8], type_tag: u64) -> bool {
 
 /// The stamp of the value with a type tag.
 pub(crate) fn stamp_of(bytes: &[u8], type_tag: u64) -> Option<Stamp> {
-    let mut values = values(bytes).filter_map(Result::ok);
-    let value = values.find(|value| is_of(value, type_tag))?;
+    // With damage in front of it, or in its lengths, no field can be found.
+    let value = value_of(bytes, type_tag)?.ok()?;
     Some(read_stamp(value)?.0)
 }
 
@@ -408,11 +415,10 @@ fn split_value(bytes: &[u8]) -> Result<(&[u8], Option<&[u8]>), Damage> {
     let magic = bytes.first_chunk().ok_or(Damage::Format)?;
     let is_followed = is_followed(*magic).ok_or(Damage::Format)?;
     let body = bytes.get(STAMPED..).unwrap_or_default();
-    let number = |at: usize| Some(u32::from_be_bytes(*body.get(at..)?.first_chunk()?));
-    // The length of the tags is that of two bytes which the codec and the flags precede.
-    let lengths = number(TAGS_LENGTH - 2).zip(number(PAYLOAD_LENGTH));
-    let (tags, payload) = lengths.ok_or(Damage::Length)?;
-    let length = u64::from(tags & 0xffff) + u64::from(payload);
+    let tags = body.get(TAGS_LENGTH..).and_then(<[u8]>::first_chunk);
+    let payload = body.get(PAYLOAD_LENGTH..).and_then(<[u8]>::first_chunk);
+    let (tags, payload) = tags.zip(payload).ok_or(Damage::Length)?;
+    let length = u64::from(u16::from_be_bytes(*tags)) + u64::from(u32::from_be_bytes(*payload));
     let length = usize::try_from(length).map_err(|_| Damage::Length)?;
     let length = length.checked_add(STAMPED + PAYLOAD_IN_BODY);
     let parts = length.and_then(|length| bytes.split_at_checked(length));

@@ -27,6 +27,20 @@ async fn releases(old: Kind, new: Kind) -> (RedisServer, Release, Release) {
     (server, old, new)
 }
 
+/// Empties L1 of both, so each look-up reads L2.
+async fn forget(old: &mut Release, new: &mut Release) {
+    for release in [old, new] {
+        assert_eq!(release.ask("forget").await, "done");
+    }
+}
+
+/// Each of both has called its loader so often.
+async fn have_loaded(old: &mut Release, new: &mut Release, times: usize) {
+    for release in [old, new] {
+        assert_eq!(release.ask("loads").await, times.to_string());
+    }
+}
+
 /// Each release loads a key once, and a change of either reaches both.
 #[tokio::test]
 async fn releases_with_two_schema_versions_keep_their_values_and_share_changes() {
@@ -35,12 +49,9 @@ async fn releases_with_two_schema_versions_keep_their_values_and_share_changes()
         for _ in 0..20 {
             assert_eq!(old.ask("load k old").await, OLD);
             assert_eq!(new.ask("load k new").await, NEW);
-            // L1 is emptied, so each look-up reads L2.
-            assert_eq!(old.ask("forget").await, "done");
-            assert_eq!(new.ask("forget").await, "done");
+            forget(&mut old, &mut new).await;
         }
-        assert_eq!(old.ask("loads").await, round.to_string());
-        assert_eq!(new.ask("loads").await, round.to_string());
+        have_loaded(&mut old, &mut new, round).await;
         let (changing, other) = if round == 1 {
             (&mut old, &mut new)
         } else {
@@ -63,10 +74,8 @@ async fn releases_with_two_shapes_and_one_schema_version_replace_each_others_val
     for round in 1..=3 {
         assert_eq!(old.ask("load k old").await, OLD);
         assert_eq!(new.ask("load k new").await, NEW);
-        assert_eq!(old.ask("forget").await, "done");
-        assert_eq!(new.ask("forget").await, "done");
-        assert_eq!(old.ask("loads").await, round.to_string());
-        assert_eq!(new.ask("loads").await, round.to_string());
+        forget(&mut old, &mut new).await;
+        have_loaded(&mut old, &mut new, round).await;
     }
     assert_eq!(old.ask("invalidate k").await, "done");
     assert_eq!(new.ask("get k").await, "nothing");

@@ -224,27 +224,19 @@ fn filled_as(fill: Fill, epoch: u64) -> String {
 
 /// Of each value: its version, its type tag, how it begins, and whether it is stale.
 fn values(bytes: &[u8], epoch: u64) -> String {
-    let mut rest = bytes;
-    let mut all = Vec::new();
-    loop {
-        let number = |at: usize, of: usize| {
-            let bytes = &rest[at..at + of];
-            bytes
-                .iter()
-                .fold(0, |sum, byte| sum << 8 | usize::from(*byte))
-        };
-        let length = 100 + number(78, 2) + number(88, 4);
-        let is_stale = number(36, 8) != 0;
-        // In Redis values of a former epoch are there until their time.
-        if number(4, 8) as u64 == epoch {
-            all.push((number(12, 8), number(80, 8), rest[100], is_stale));
-        }
-        match rest[3] {
-            4 => break,
-            0x84 => rest = &rest[length..],
-            other => panic!("{other}"),
-        }
-    }
+    // In Redis values of a former epoch are there until their time.
+    let of_epoch = values_in(bytes).into_iter();
+    let of_epoch = of_epoch.filter(|value| stamp_of(value).epoch == epoch);
+    let all = of_epoch.map(|value| {
+        let is_stale = times_of(value).1.stale_at.is_some();
+        (
+            stamp_of(value).ver,
+            type_tag_of(value),
+            value[100],
+            is_stale,
+        )
+    });
+    let all: Vec<_> = all.collect();
     format!("{all:?}")
 }
 

@@ -6,7 +6,7 @@ use std::time::Duration;
 use larder::Loaded;
 use larder::l2::deadpool_redis::redis::cmd;
 
-use super::program::{Fixture, NAMESPACE, larder};
+use super::program::{Fixture, NAMESPACE, larder, number_of_keys};
 use super::support::eventually::eventually;
 use super::support::redis_server::RedisServer;
 
@@ -146,11 +146,7 @@ async fn no_namespace_is_made_by_a_wrong_name() {
         let done = larder(&server.url(), command).await;
         done.is_one_clear_line(1, "no cache in Redis has the name shop:prize");
     }
-    let keys: u64 = cmd("DBSIZE")
-        .query_async(&mut server.connection().await)
-        .await
-        .unwrap();
-    assert_eq!(keys, 0);
+    assert_eq!(number_of_keys(&server).await, 0);
 }
 
 #[tokio::test]

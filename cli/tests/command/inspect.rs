@@ -9,7 +9,7 @@ use larder::codec::{Json, MessagePack};
 use larder::l2::deadpool_redis::redis::{AsyncCommands, cmd};
 use larder::write_behind::WriteBehind;
 
-use super::program::{Fixture, NAMESPACE, cache, cache_of, json, larder};
+use super::program::{Fixture, NAMESPACE, cache, cache_of, json, larder, number_of_keys};
 use super::support::eventually::eventually;
 use super::support::redis_server::RedisServer;
 
@@ -52,11 +52,7 @@ async fn nothing_is_changed_and_no_clock_is_made() {
     let shown = larder(&server.url(), &["inspect", NAMESPACE, "tea"]).await;
     assert_eq!(shown.code, Some(0), "{shown:?}");
     assert_eq!((shown.row("clock"), shown.row("value")), ("none", "none"));
-    let keys: u64 = cmd("DBSIZE")
-        .query_async(&mut server.connection().await)
-        .await
-        .unwrap();
-    assert_eq!(keys, 0);
+    assert_eq!(number_of_keys(&server).await, 0);
 }
 
 #[tokio::test]

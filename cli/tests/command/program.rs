@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use larder::codec::Codec;
 use larder::l2::deadpool_redis::redis::aio::MultiplexedConnection;
+use larder::l2::deadpool_redis::redis::cmd;
 use larder::{Cache, RedisL2};
 use serde_json::Value;
 use tokio::process::Command;
@@ -127,4 +128,10 @@ pub(crate) fn cache_of<C: Codec>(url: &str, codec: C) -> Cache<String, Vec<u32>>
         .codec(codec)
         .build()
         .unwrap()
+}
+
+/// How many keys a server has, of whichever program.
+pub(crate) async fn number_of_keys(server: &RedisServer) -> u64 {
+    let mut redis = server.connection().await;
+    cmd("DBSIZE").query_async(&mut redis).await.unwrap()
 }

@@ -89,6 +89,30 @@ pub fn set_ttls(value: &mut EncodedValue, ttls: Ttls) {
     value.ttls = ttls;
 }
 
+/// The values that are stored under a key, one behind the other, each of another type.
+pub fn values_in(mut bytes: &[u8]) -> Vec<&[u8]> {
+    let mut values = Vec::new();
+    loop {
+        let number = |at: usize| u32::from_be_bytes(bytes[at..at + 4].try_into().unwrap());
+        // The length of the tags is the second half of its four bytes.
+        let length = 100 + (number(76) & 0xffff) + number(88);
+        let (value, others) = bytes.split_at(usize::try_from(length).unwrap());
+        values.push(value);
+        match value[3] {
+            0x84 => bytes = others,
+            format => {
+                assert_eq!((format, others.len()), (4, 0), "it is the last one");
+                return values;
+            }
+        }
+    }
+}
+
+/// The type tag of a stored value.
+pub fn type_tag_of(value: &[u8]) -> u64 {
+    u64::from_be_bytes(value[80..88].try_into().unwrap())
+}
+
 /// The stamp that stored bytes begin with.
 pub fn stamp_of(bytes: &[u8]) -> Stamp {
     assert!([b"LRD\x04", b"LRD\x84"].contains(&bytes.first_chunk().unwrap()));

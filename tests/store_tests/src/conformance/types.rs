@@ -53,21 +53,15 @@ async fn load(lane: &dyn Lane, type_tag: u64, payload: &[u8]) -> Stamp {
 /// The payload of the value that a lane may use, of those that lie behind each other.
 async fn payload_in(lane: &dyn Lane, type_tag: u64) -> Option<Vec<u8>> {
     let stored = usable(lane, "k").await?;
-    let mut rest = &stored[..];
-    loop {
-        let length = |at: usize, of: usize| {
-            let bytes = &rest[at..at + of];
-            bytes
-                .iter()
-                .fold(0, |sum, byte| sum << 8 | usize::from(*byte))
-        };
-        let (tags, payload) = (length(78, 2), length(88, 4));
-        if rest[80..88] == type_tag.to_be_bytes() {
-            return Some(rest[100..100 + payload].to_vec());
-        }
-        assert_eq!(rest[3], 0x84, "a value follows");
-        rest = &rest[100 + payload + tags..];
-    }
+    let value = of_type_in(&stored, type_tag);
+    let length = u32::from_be_bytes(value[88..92].try_into().unwrap());
+    Some(value[100..100 + usize::try_from(length).unwrap()].to_vec())
+}
+
+fn of_type_in(stored: &[u8], type_tag: u64) -> &[u8] {
+    let mut values = values_in(stored).into_iter();
+    let value = values.find(|value| type_tag_of(value) == type_tag);
+    value.expect("there is a value of the type")
 }
 
 async fn each_type_has_a_value_and_a_lease_of_its_own(store: impl StoreUnderTest) {
@@ -168,13 +162,7 @@ async fn each_change_is_of_all_types(store: impl StoreUnderTest) {
             "expire" => {
                 for (lane, type_tag) in [(&old, 1), (&new, 2)] {
                     let stored = usable(&**lane, "k").await.unwrap();
-                    let at = if stored[80..88] == u64::to_be_bytes(type_tag) {
-                        0
-                    } else {
-                        assert_eq!(stored[3], 0x84);
-                        100 + 3 + 3
-                    };
-                    let (stamp, lifetime) = times_of(&stored[at..]);
+                    let (stamp, lifetime) = times_of(of_type_in(&stored, type_tag));
                     let stale_at = lifetime.stale_at.expect("it becomes stale");
                     assert!(stale_at >= stamp.written_at, "{lifetime:?}");
                 }
