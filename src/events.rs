@@ -51,6 +51,8 @@ pub enum CacheEvent {
         key: String,
         /// Whether this instance has invalidated it.
         is_own: bool,
+        /// By which call. `None` if another instance or program did it, and its message does not say.
+        by: Option<InvalidatedBy>,
     },
     /// All values with a tag were invalidated.
     #[non_exhaustive]
@@ -88,8 +90,32 @@ pub enum CacheEvent {
         /// How old it is.
         age: Duration,
     },
+    /// L1 had no room for an entry that it could serve. From [`Cache::l1_events`](crate::Cache::l1_events) alone.
+    #[non_exhaustive]
+    Evicted {
+        /// The key.
+        key: String,
+    },
+    /// L1 has removed an entry after its TTL. From [`Cache::l1_events`](crate::Cache::l1_events) alone.
+    #[non_exhaustive]
+    Expired {
+        /// The key.
+        key: String,
+    },
     /// The listener was too slow, and has missed so many events.
     Missed(u64),
+}
+
+/// The call that has invalidated a key, see [`CacheEvent::Invalidated`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum InvalidatedBy {
+    /// [`Cache::invalidate`](crate::Cache::invalidate) or another call that removes the value.
+    Invalidate,
+    /// [`Cache::invalidate_and_wait`](crate::Cache::invalidate_and_wait).
+    InvalidateAndWait,
+    /// [`Cache::expire`](crate::Cache::expire): the value is stale.
+    Expire,
 }
 
 /// Hands events to those who listen. Nothing is made of an event while nobody has ever listened.
@@ -99,8 +125,13 @@ pub enum CacheEvent {
 pub(crate) struct Events(OnceLock<broadcast::Sender<CacheEvent>>);
 
 impl CacheEvent {
-    /// A change of this key, tag or prefix.
-    pub(crate) fn of_change(kind: Kind, name: &str, is_own: bool) -> Self {
+    /// A change of this key, tag or prefix. `by` is for a key that was invalidated.
+    pub(crate) fn of_change(
+        kind: Kind,
+        name: &str,
+        is_own: bool,
+        by: Option<InvalidatedBy>,
+    ) -> Self {
         let key = name.to_owned();
         match kind {
             Kind::Insert => Self::Inserted { key, is_own },
@@ -110,16 +141,23 @@ impl CacheEvent {
                 is_own,
             },
             Kind::Clear => Self::Cleared { is_own },
-            _ => Self::Invalidated { key, is_own },
+            // The caller of `invalidate_and_wait` alone has its message sent so.
+            Kind::InvalidateAwaited => {
+                let by = Some(InvalidatedBy::InvalidateAndWait);
+                Self::Invalidated { key, is_own, by }
+            }
+            _ => Self::Invalidated { key, is_own, by },
         }
     }
 }
 
 impl Events {
-    pub(crate) fn emit(&self, event: impl FnOnce() -> CacheEvent) {
-        if let Some(sender) = self.0.get() {
+    pub(crate) fn emit<E: Into<Option<CacheEvent>>>(&self, event: impl FnOnce() -> E) {
+        if let Some(sender) = self.0.get()
+            && let Some(event) = event().into()
+        {
             // There may be no listener any more.
-            let _ = sender.send(event());
+            let _ = sender.send(event);
         }
     }
 

@@ -83,7 +83,7 @@ pub use crate::error::{BuildError, CommitError, L2Error, LoadError, OrDeferred, 
 // Running the caches of a service: settings, health, and events.
 #[doc(inline)]
 pub use crate::caches::Caches;
-pub use crate::events::CacheEvent;
+pub use crate::events::{CacheEvent, InvalidatedBy};
 pub use crate::settings::{ServiceSettings, Settings, SettingsError};
 #[doc(inline)]
 pub use crate::stats::{Health, Stats};

@@ -35,6 +35,8 @@ pub(crate) async fn run() -> Result<(), Box<dyn Error>> {
     });
     assert_eq!(try_join_all(asked).await?.len(), 3);
     reports.set_max_concurrent_loads(4);
+    // The instance runs out of memory: fewer reports stay in L1, and the others are read from L2.
+    reports.set_l1_capacity(1_000);
 
     // A query that hangs is given up.
     let hangs = || async {

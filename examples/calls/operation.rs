@@ -39,6 +39,13 @@ pub(crate) async fn run() -> Result<(), Box<dyn Error>> {
     let event = events.next().await.ok_or("the cache is there")?;
     assert!(matches!(event, CacheEvent::Inserted { key, .. } if key == "8"));
 
+    // Whether L1 is too small: entries leave it that are asked for soon after.
+    let mut evictions = plans.l1_events();
+    plans.set_l1_capacity(0);
+    let event = evictions.next().await.ok_or("the cache is there")?;
+    assert!(matches!(event, CacheEvent::Evicted { .. }));
+    plans.set_l1_capacity(10_000);
+
     l2.set_reachable(false);
     let deferred = plans.invalidate(&7).await.err().ok_or("L2 is away")?;
     assert!(deferred.is_deferred());

@@ -235,6 +235,37 @@ impl<K: CacheKey, V: Send + Sync + 'static> Cache<K, V> {
         self.engine().events().stream()
     }
 
+    /// Returns a stream of the entries that the L1 of this instance evicts for want of room ([`CacheEvent::Evicted`]) or
+    /// removes after their TTL ([`CacheEvent::Expired`]), from now on. To see why keys are loaded again: many evictions of
+    /// keys that are asked for soon after say that L1 is too small.
+    ///
+    /// L1 removes expired entries in the background, within about a second, and later by
+    /// [`stale_if_error`](crate::Builder::stale_if_error) if that is set. An entry that a change removes or replaces
+    /// causes no event here.
+    ///
+    /// Apart from [`events`](Self::events), as there may be many: up to 1 024 wait, and a slower listener misses the
+    /// oldest. The stream ends with the cache. While nobody has ever listened, an event costs nothing.
+    ///
+    /// ```
+    /// # async fn demo() -> Result<(), Box<dyn std::error::Error>> {
+    /// use futures::StreamExt;
+    /// use larder::{Cache, CacheEvent};
+    ///
+    /// let squares: Cache<u64, u64> = Cache::builder("docs:squares").l1_capacity(100).build()?;
+    /// let mut events = squares.l1_events();
+    /// for n in 0..1_000 {
+    ///     squares.insert(&n, n * n).await?;
+    /// }
+    /// assert!(matches!(events.next().await, Some(CacheEvent::Evicted { .. })));
+    /// # Ok(()) }
+    /// # tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap().block_on(demo()).unwrap();
+    /// ```
+    #[doc(alias = "eviction_listener")]
+    #[must_use = "events that come while there is no stream are lost"]
+    pub fn l1_events(&self) -> impl Stream<Item = CacheEvent> + Send + Unpin + use<K, V> {
+        self.engine().l1_events().stream()
+    }
+
     /// Switches the cache off or on, for all clones in this process: a kill switch, and a way to find out whether the
     /// cache causes a fault. Other instances stay as they are.
     ///
@@ -311,6 +342,25 @@ impl<K: CacheKey, V: Send + Sync + 'static> Cache<K, V> {
     /// ```
     pub fn set_max_concurrent_loads(&self, most: usize) {
         self.engine().set_max_concurrent_loads(most);
+    }
+
+    /// Sets how much the L1 of this instance holds, for all clones: as many entries, or as much weight or as many bytes if
+    /// the cache was built with [`weigher`](crate::Builder::weigher) or
+    /// [`l1_capacity_bytes`](crate::Builder::l1_capacity_bytes). For an instance that runs out of memory, or has some to
+    /// spare, without a restart.
+    ///
+    /// Counts within about a second, on a runtime: entries stay, but for those that a smaller L1 has no room for. It
+    /// forgets which entries were hit most, and [`size_advice`](Self::size_advice) begins anew. Zero switches L1 off.
+    ///
+    /// Sends nothing to L2. Writes a line at INFO. The work is about a microsecond for each entry, in the background.
+    ///
+    /// ```
+    /// let prices: larder::Cache<u64, u32> = larder::Cache::builder("docs:prices").build()?;
+    /// prices.set_l1_capacity(1_000_000);
+    /// # Ok::<(), larder::BuildError>(())
+    /// ```
+    pub fn set_l1_capacity(&self, capacity: u64) {
+        self.engine().set_l1_capacity(capacity);
     }
 
     /// Returns whether the cache is switched on, for any key. See [`set_enabled`](Self::set_enabled) and

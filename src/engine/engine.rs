@@ -2,6 +2,7 @@
 
 use std::error::Error;
 use std::iter::{successors, zip};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, OnceLock, Weak};
 use std::time::Duration;
 
@@ -76,6 +77,8 @@ struct Instance {
     /// Without an L2 a clock in memory issues versions, so that L1 alone runs the same code.
     l2: Box<dyn L2>,
     has_l2: bool,
+    /// Of all lanes together.
+    l1_capacity: AtomicU64,
     hot_keys: Arc<HotKeys>,
     /// One for all lanes, which share the capacity.
     size_advice: Option<Arc<SizeAdvisor>>,
@@ -84,9 +87,20 @@ struct Instance {
     publisher: Option<Arc<Publisher>>,
     counters: Arc<Counters>,
     events: Arc<Events>,
+    /// Of entries that L1 removes. Apart from the others: there may be as many as look-ups, and a listener that waits for
+    /// a change must not miss the change for them.
+    l1_events: Arc<Events>,
     metrics: Arc<Metrics>,
     /// Held while the engine is built anew, switched on or off, or closed: each of these is done to all engines.
     changing: Mutex<()>,
+}
+
+impl Instance {
+    /// Each lane has an equal part of L1, as keys are spread evenly.
+    fn lane_capacity(&self, lanes: u16) -> u64 {
+        let capacity = self.l1_capacity.load(Ordering::Relaxed);
+        capacity.div_ceil(u64::from(lanes))
+    }
 }
 
 /// The user code and the L2 that an [`Engine`] is built from, besides its options.
@@ -121,12 +135,14 @@ impl Engine {
             values,
             l2,
             has_l2,
+            l1_capacity: AtomicU64::new(capacity.number()),
             hot_keys: Arc::new(HotKeys::new(options.track_hot_keys)),
             size_advice,
             permits: Arc::new(Permits::new(&options)),
             channels: Arc::new(Channels::new(parts.channels, &counters)),
             publisher: parts.publish_to.map(|to| Arc::new(Publisher::new(to))),
             events: Arc::default(),
+            l1_events: Arc::default(),
             metrics: Arc::new(Metrics::new(&options.namespace)),
             changing: Mutex::default(),
             options,
@@ -141,13 +157,17 @@ impl Engine {
         let outages = of.l2.outages();
         let contexts = Lanes::new(lanes, |lane| {
             let has_l2 = of.has_l2;
-            // Each lane has an equal part of L1, as keys are spread evenly.
-            let capacity = of.options.l1_capacity;
-            let weigher = of.values.weigher(capacity);
-            let capacity = capacity.number().div_ceil(u64::from(lanes));
+            let weigher = of.values.weigher(of.options.l1_capacity);
+            let capacity = of.lane_capacity(lanes);
             let max_deferred = of.options.max_deferred.div_ceil(usize::from(lanes));
             let advice = of.size_advice.clone();
-            let l1 = Arc::new(L1::new(&of.options, capacity, weigher, advice));
+            let l1 = Arc::new(L1::new(
+                &of.options,
+                capacity,
+                weigher,
+                advice,
+                &of.l1_events,
+            ));
             let freshness = Arc::clone(&l1.freshness);
             let on_connect: OnConnect = Box::new(move |clock| {
                 // A store that no other instance shares needs no proof: no message can be missed.
@@ -281,7 +301,7 @@ impl Engine {
         let options = &self.instance.options;
         info!(
             namespace = options.namespace.as_str(),
-            told = self.contexts.iter().count(),
+            told = self.contexts.number(),
             lanes,
             "the namespace has another number of lanes than this instance was told, and the instance goes on with that"
         );
@@ -324,6 +344,10 @@ impl Engine {
 
     pub(crate) fn events(&self) -> &Events {
         &self.contexts.first().events
+    }
+
+    pub(crate) fn l1_events(&self) -> &Events {
+        &self.instance.l1_events
     }
 
     /// Looks a key up in L1. No subscriber need run for that.
@@ -595,6 +619,26 @@ impl Engine {
         info!(
             namespace = self.namespace(),
             most, "the limit of concurrent loads was set"
+        );
+    }
+
+    pub(crate) fn set_l1_capacity(&self, capacity: u64) {
+        let of = &*self.instance;
+        // Held, so that an engine which is built anew meanwhile has this capacity.
+        let _changing = lock(&of.changing);
+        of.l1_capacity.store(capacity, Ordering::Relaxed);
+        if let Some(advice) = &of.size_advice {
+            advice.set_capacity(capacity);
+        }
+        for engine in self.all() {
+            let of_lane = of.lane_capacity(engine.contexts.number());
+            for ctx in engine.contexts.iter() {
+                ctx.l1.set_capacity(of_lane);
+            }
+        }
+        info!(
+            namespace = self.namespace(),
+            capacity, "the capacity of L1 was set"
         );
     }
 

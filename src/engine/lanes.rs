@@ -30,9 +30,12 @@ impl<T> Lanes<T> {
 
     /// Something else for each lane, in the order of their numbers.
     pub(crate) fn map<U>(&self, mut new: impl FnMut(LaneNumber, &T) -> U) -> Lanes<U> {
+        Lanes::new(self.number(), |lane| new(lane, self.at(lane)))
+    }
+
+    pub(crate) fn number(&self) -> u16 {
         // There were as many numbers.
-        let of = u16::try_from(1 + self.others.len()).unwrap_or(u16::MAX);
-        Lanes::new(of, |lane| new(lane, self.at(lane)))
+        u16::try_from(1 + self.others.len()).unwrap_or(u16::MAX)
     }
 
     pub(crate) fn first(&self) -> &T {

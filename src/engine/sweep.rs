@@ -73,8 +73,8 @@ async fn keep_swept(of: Weak<L1>, clock: &Clock) -> Option<Infallible> {
         l1.store.run_pending();
         let (now, (generation, tags)) = (clock.now(), changes(&l1));
         let may_look_at_tags = now >= swept_at.saturating_add(nanos(TAGS_PAUSE));
-        if generation != swept.0 {
-            let (forgotten, steps) = l1.sweep_dropped(now);
+        if generation != swept.0 || l1.store.is_of_other_capacity() {
+            let (forgotten, steps) = l1.sweep_all(now);
             in_parts(steps, EMPTIED_AT_ONCE).await;
             spawn_blocking(|| drop(forgotten));
         } else if tags != swept.1 && may_look_at_tags {

@@ -57,10 +57,11 @@ use std::time::Duration;
 
 use self::in_flight::InFlight;
 use self::key_state::Comparable;
-use self::store::Store;
+use self::store::{OnRemoved, Store};
 use self::tags::TagTable;
 use crate::ablation::{Rule, without};
 use crate::clock::Tick;
+use crate::events::{CacheEvent, Events};
 use crate::key::Key;
 use crate::options::Options;
 use crate::prefixes::Prefixes;
@@ -71,8 +72,6 @@ pub(crate) struct L1 {
     pub(crate) store: Store,
     /// For how long after its TTL an entry is kept as a fallback.
     kept: Duration,
-    /// Whether there is room for any entry. Where there is none, moka would take each in, only to put it out again.
-    has_room: bool,
     /// The operations under way on each key, and the reads and loads to join.
     pub(crate) in_flight: Arc<InFlight>,
     tags: TagTable,
@@ -86,13 +85,26 @@ impl L1 {
         capacity: u64,
         weigher: Option<Weigher>,
         advice: Option<Arc<SizeAdvisor>>,
+        events: &Arc<Events>,
     ) -> Self {
         let freshness = Freshness::new(options.clock.clone(), options.max_staleness);
         let freshness = Arc::new(freshness);
+        let on_removed: OnRemoved = {
+            let (events, freshness) = (Arc::clone(events), Arc::clone(&freshness));
+            let clock = options.clock.clone();
+            Box::new(move |slot, was_evicted| {
+                events.emit(|| removal(&freshness, slot, was_evicted, clock.now()));
+            })
+        };
         Self {
-            store: Store::new(capacity, weigher, advice, options.stale_if_error),
+            store: Store::new(
+                capacity,
+                weigher,
+                advice,
+                options.stale_if_error,
+                on_removed,
+            ),
             kept: options.stale_if_error,
-            has_room: capacity > 0,
             in_flight: Arc::new(InFlight::new(&freshness)),
             tags: TagTable::new(),
             freshness,
@@ -399,6 +411,11 @@ impl L1 {
         self.freshness.next_generation();
     }
 
+    /// Sets the capacity. It counts from the next [`sweep_all`](Self::sweep_all).
+    pub(crate) fn set_capacity(&self, capacity: u64) {
+        self.store.set_capacity(capacity);
+    }
+
     /// The keys of entries that may be served at `now`, so many at most.
     pub(crate) fn keys(&self, most: usize, now: Tick) -> Vec<Key> {
         if !self.freshness.is_live_at(now) {
@@ -417,10 +434,12 @@ impl L1 {
         self.store.remove_where(move |slot| self.is_gone(slot, now))
     }
 
-    /// As [`sweep`](Self::sweep), after all entries were dropped together. Returns what is to be dropped after the steps,
-    /// by a thread that may take seconds.
-    pub(crate) fn sweep_dropped(&self, now: Tick) -> (Box<dyn Send>, impl Iterator<Item = ()>) {
-        (self.store).keep_where(move |slot| !self.is_gone(slot, now))
+    /// As [`sweep`](Self::sweep), after all entries were dropped together or another capacity was set. Returns what is to
+    /// be dropped after the steps, by a thread that may take seconds.
+    pub(crate) fn sweep_all(&self, now: Tick) -> (Box<dyn Send>, impl Iterator<Item = ()>) {
+        // moka says nothing of an entry that it never takes in.
+        let has_room = self.store.has_room();
+        (self.store).keep_where(move |slot| has_room && !self.is_gone(slot, now))
     }
 
     /// Gives the memory of entries back that have expired: of a few with each step.
@@ -441,7 +460,7 @@ impl L1 {
     /// becomes visible in the critical section in which changes raise floors (rule 3).
     fn try_store(&self, op: &Op, fresh: &Held) -> bool {
         // Without a place it is as if it were evicted at once: nothing older may be stored after it, or joined.
-        let has_place = self.has_room && fresh.is_for_l1();
+        let has_place = self.store.has_room() && fresh.is_for_l1();
         if has_place {
             if !self.in_flight.may_store(op, fresh) {
                 return false;
@@ -458,5 +477,16 @@ impl L1 {
             (self.store).remove_if(&op.key, |current| ptr::eq(current, Arc::as_ptr(fresh)));
         }
         is_revealed
+    }
+}
+
+/// The event of an entry that has left L1. `None` if a change has removed it, which has an event of its own.
+fn removal(freshness: &Freshness, slot: &Slot, was_evicted: bool, now: Tick) -> Option<CacheEvent> {
+    let key = || (*slot.key).to_owned();
+    let is_of_now = slot.is_of(freshness.generation(), || freshness.tag_changes());
+    match now >= slot.expires_at {
+        _ if !is_of_now => None,
+        true => Some(CacheEvent::Expired { key: key() }),
+        false => was_evicted.then(|| CacheEvent::Evicted { key: key() }),
     }
 }

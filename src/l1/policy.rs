@@ -3,6 +3,7 @@
 
 use std::hash::{BuildHasher, Hasher};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use arc_swap::ArcSwapOption;
 use moka::sync::Cache;
@@ -11,7 +12,7 @@ use moka::sync::Cache;
 pub(super) struct Policy {
     /// Made with the first entry: its queues take 28 KiB, and a service may have many lanes without one.
     hashes: ArcSwapOption<Hashes>,
-    capacity: u64,
+    capacity: AtomicU64,
     is_weighed: bool,
     evict: Arc<dyn Fn(u64) + Send + Sync>,
 }
@@ -27,17 +28,33 @@ impl Policy {
     ) -> Self {
         Self {
             hashes: ArcSwapOption::empty(),
-            capacity,
+            capacity: AtomicU64::new(capacity),
             is_weighed,
             evict: Arc::new(evict),
         }
+    }
+
+    pub(super) fn capacity(&self) -> u64 {
+        self.capacity.load(Ordering::Relaxed)
+    }
+
+    /// Counts from when the keys are [forgotten](Self::forget_all): the capacity of a moka cannot be changed.
+    pub(super) fn set_capacity(&self, capacity: u64) {
+        self.capacity.store(capacity, Ordering::Relaxed);
+    }
+
+    /// Whether moka was made with another capacity.
+    pub(super) fn is_of_other_capacity(&self) -> bool {
+        let hashes = self.hashes.load();
+        let made_with = hashes.as_ref().map(|hashes| hashes.policy().max_capacity());
+        made_with.is_some_and(|made_with| made_with != Some(self.capacity()))
     }
 
     #[cold]
     fn make(&self) -> Arc<Hashes> {
         let evict = Arc::clone(&self.evict);
         let mut hashes = Cache::builder()
-            .max_capacity(self.capacity)
+            .max_capacity(self.capacity())
             .eviction_listener(move |hash, _, cause| {
                 // What the store removes it has removed itself, and another entry may have come since.
                 if cause.was_evicted() {
@@ -57,7 +74,7 @@ impl Policy {
     /// Whether there is a choice to be made soon, for which moka counts look-ups: before it has half of what it may
     /// have, it counts none.
     pub(super) fn is_counting(&self) -> bool {
-        self.weight() >= self.capacity / 2
+        self.weight() >= self.capacity() / 2
     }
 
     /// Takes note of a look-up of a key.

@@ -41,6 +41,7 @@ pub(crate) struct SizeAdvisor {
     /// How many look-ups L1 did not answer.
     misses: AtomicU64,
     counters: Arc<Counters>,
+    is_weighed: bool,
     simulation: Mutex<Simulation>,
     /// The mark of entries whose hits would change nothing. Written under the lock.
     mark: MarkCell,
@@ -49,20 +50,32 @@ pub(crate) struct SizeAdvisor {
 impl SizeAdvisor {
     /// For an L1 of this capacity, in entries or else in the weigher's unit.
     pub(crate) fn new(capacity: u64, is_weighed: bool, counters: &Arc<Counters>) -> Self {
-        let [least, most] = ENTRIES;
-        let entries = (capacity / PART).clamp(least, most);
-        // With weights it is not known how many entries there are: all keys are in the sample until there are too many.
-        let rate = if is_weighed {
-            1.0
-        } else {
-            (real(entries) / real(capacity)).min(1.0)
-        };
+        let simulation = Simulation::new(capacity, is_weighed);
         Self {
-            below: AtomicU64::new(below(rate)),
+            below: AtomicU64::new(simulation.below),
             misses: AtomicU64::new(0),
             counters: Arc::clone(counters),
-            simulation: Mutex::new(Simulation::new(capacity, rate)),
+            is_weighed,
+            simulation: Mutex::new(simulation),
             mark: MarkCell::default(),
+        }
+    }
+
+    /// Begins anew, for another capacity.
+    pub(crate) fn set_capacity(&self, capacity: u64) {
+        let mut simulation = lock(&self.simulation);
+        *simulation = Simulation::new(capacity, self.is_weighed);
+        simulation.begun = self.counts();
+        self.mark.set(self.mark.get().next());
+        self.below.store(simulation.below, Ordering::Relaxed);
+    }
+
+    /// The mark of an entry whose hits the advice has not been told of.
+    pub(super) fn mark(&self, hash: u64) -> Mark {
+        if self.is_sampled(hash) {
+            Mark::OPEN
+        } else {
+            Mark::NONE
         }
     }
 
@@ -77,11 +90,11 @@ impl SizeAdvisor {
 
     /// Takes note of an entry that is stored. Returns its mark.
     pub(super) fn note_insert(&self, hash: u64, weight: u32) -> Mark {
-        if !self.is_sampled(hash) {
-            return Mark::NONE;
+        let mark = self.mark(hash);
+        if mark != Mark::NONE {
+            self.simulate(|simulation| simulation.insert(hash, weight));
         }
-        self.simulate(|simulation| simulation.insert(hash, weight));
-        Mark::OPEN
+        mark
     }
 
     /// Whether hits of an entry with this mark are to be noted.
@@ -164,7 +177,15 @@ struct Simulation {
 }
 
 impl Simulation {
-    fn new(capacity: u64, rate: f64) -> Self {
+    fn new(capacity: u64, is_weighed: bool) -> Self {
+        let [least, most] = ENTRIES;
+        let entries = (capacity / PART).clamp(least, most);
+        // With weights it is not known how many entries there are: all keys are in the sample until there are too many.
+        let rate = if is_weighed {
+            1.0
+        } else {
+            (real(entries) / real(capacity)).min(1.0)
+        };
         Self {
             capacity,
             rate,

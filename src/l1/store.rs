@@ -42,12 +42,16 @@ pub(crate) fn entry_bytes(key: &str) -> usize {
 
 type Evicted = Vec<Held>;
 
+/// Called with each entry that leaves L1 without another in its place, and whether moka has evicted it. Under no lock.
+pub(super) type OnRemoved = Box<dyn Fn(&Slot, bool) + Send + Sync>;
+
 pub(crate) struct Store {
     table: Arc<Table>,
     policy: Policy,
     weigher: Option<Weigher>,
     /// Entries that moka has evicted: it names them under locks of its own, and a value that is dropped may do anything.
     evicted: Arc<Mutex<Evicted>>,
+    on_removed: OnRemoved,
     /// Notified of each new entry.
     entry_added: Arc<Notify>,
     advice: Option<Arc<SizeAdvisor>>,
@@ -64,6 +68,7 @@ impl Store {
         weigher: Option<Weigher>,
         advice: Option<Arc<SizeAdvisor>>,
         kept: Duration,
+        on_removed: OnRemoved,
     ) -> Self {
         let (table, evicted) = (Arc::new(Table::new(kept)), Arc::default());
         let evict = {
@@ -80,6 +85,7 @@ impl Store {
             table,
             weigher,
             evicted,
+            on_removed,
             advice,
             entry_added: Arc::default(),
             era: AtomicU32::new(0),
@@ -109,6 +115,21 @@ impl Store {
             advice.note_miss(hash);
         }
         found
+    }
+
+    /// Whether there is room for any entry. Where there is none, moka would take each in, only to put it out again.
+    pub(super) fn has_room(&self) -> bool {
+        self.policy.capacity() > 0
+    }
+
+    /// Sets the capacity. It counts when the entries are next [kept](Self::keep_where), for which this asks.
+    pub(super) fn set_capacity(&self, capacity: u64) {
+        self.policy.set_capacity(capacity);
+    }
+
+    /// Whether the capacity that was set does not count yet.
+    pub(crate) fn is_of_other_capacity(&self) -> bool {
+        self.policy.is_of_other_capacity()
     }
 
     /// Has moka record the first hit of an entry in this era, and tells the advice of a hit of its sample.
@@ -204,9 +225,10 @@ impl Store {
             return;
         }
         let is_it = |slot: &Held| *slot.key == *key && condition(slot);
-        if self.table.remove_if(hash, is_it).is_some() {
+        if let Some(removed) = self.table.remove_if(hash, is_it) {
             self.forget(hash, key);
             self.drop_evicted();
+            (self.on_removed)(&removed, false);
         }
     }
 
@@ -238,8 +260,9 @@ impl Store {
         (self.places()).map(move |place| self.remove_from(place, &condition))
     }
 
-    /// Removes the entries that do not meet the condition, which are most, those of one bucket with each step. moka takes
-    /// milliseconds for some of the hashes that it removes, so moka forgets all entries and is told of those that stay.
+    /// Removes the entries that do not meet the condition, those of one bucket with each step; for when these are most, or
+    /// another capacity was set. moka takes milliseconds for some of the hashes that it removes, so moka forgets all
+    /// entries and is told of those that stay.
     /// Also returns the former moka, to be dropped after the steps: that takes long, and inserts may use it until then.
     pub(super) fn keep_where(
         &self,
@@ -252,15 +275,20 @@ impl Store {
             let removed = self.table.remove_from(place, |slot| {
                 let is_kept = condition(slot);
                 if is_kept {
-                    kept.push((self.table.hash(&slot.key), slot.weight()));
+                    let hash = self.table.hash(&slot.key);
+                    // With another capacity the advice has another sample of the keys.
+                    let mark =
+                        (self.advice.as_ref()).map_or(Mark::NONE, |advice| advice.mark(hash));
+                    slot.told.set(self.era.load(Ordering::Relaxed), mark);
+                    kept.push((hash, slot.weight()));
                 }
                 !is_kept
             });
             for (hash, weight) in kept {
                 self.policy.admit(hash, weight);
             }
-            drop(removed);
             self.drop_evicted();
+            self.drop_removed(removed, !self.has_room());
         });
         (forgotten, steps)
     }
@@ -300,10 +328,12 @@ impl Store {
     }
 
     fn remove_from(&self, place: u64, mut condition: impl FnMut(&Slot) -> bool) {
-        for removed in self.table.remove_from(place, |slot| condition(slot)) {
-            self.forget(self.table.hash(&removed.key), &removed.key);
+        let removed = self.table.remove_from(place, |slot| condition(slot));
+        for slot in &removed {
+            self.forget(self.table.hash(&slot.key), &slot.key);
         }
         self.drop_evicted();
+        self.drop_removed(removed, false);
     }
 
     /// Has moka forget the entry of a key that was removed from the table.
@@ -338,6 +368,12 @@ impl Store {
 
     fn drop_evicted(&self) {
         let evicted = mem::take(&mut *lock(&self.evicted));
-        drop(evicted);
+        self.drop_removed(evicted, true);
+    }
+
+    fn drop_removed(&self, removed: Vec<Held>, are_evicted: bool) {
+        for slot in removed {
+            (self.on_removed)(&slot, are_evicted);
+        }
     }
 }

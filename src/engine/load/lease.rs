@@ -333,7 +333,7 @@ pub(crate) async fn fill(
             if publishes {
                 ctx.l1.put_inserted(op, &fresh);
                 ctx.counters.invalidations_sent.bump();
-                (ctx.events).emit(|| CacheEvent::of_change(Kind::Insert, &op.key, true));
+                (ctx.events).emit(|| CacheEvent::of_change(Kind::Insert, &op.key, true, None));
             } else {
                 ctx.l1.put_filled(op, &fresh);
             }

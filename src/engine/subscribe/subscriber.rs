@@ -483,7 +483,7 @@ impl<'a> Session<'a> {
             let keys = message.keys.len() as u64;
             self.ctx.counters.invalidations_received.add(keys);
             for key in &message.keys {
-                (self.ctx.events).emit(|| CacheEvent::of_change(message.kind, key, false));
+                (self.ctx.events).emit(|| CacheEvent::of_change(message.kind, key, false, None));
             }
         } else if is_new {
             self.publish_own(message);

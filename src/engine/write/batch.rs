@@ -12,7 +12,7 @@ use crate::ablation::{Rule, without};
 use crate::clock::Tick;
 use crate::engine::context::Context;
 use crate::error::L2Error;
-use crate::events::CacheEvent;
+use crate::events::{CacheEvent, InvalidatedBy};
 use crate::l2::{Batch, EncodedValue, Step, WriteAck, Written};
 
 /// Writes that L2 can be sent in one step. A key is in it twice only if both writes remove it, as in the whole batch.
@@ -197,7 +197,13 @@ fn accept(ctx: &Context, write: &mut Write, ack: WriteAck, now: Tick) {
         }
     }
     ctx.counters.invalidations_sent.bump();
-    (ctx.events).emit(|| CacheEvent::of_change(write.step.kind(), &write.key, true));
+    (ctx.events).emit(|| {
+        let by = match write.step {
+            Step::Expire => InvalidatedBy::Expire,
+            _ => InvalidatedBy::Invalidate,
+        };
+        CacheEvent::of_change(write.step.kind(), &write.key, true, Some(by))
+    });
     if let Some(key) = write.key() {
         ctx.backoff.forget(key);
     }

@@ -288,7 +288,7 @@ impl Writes {
                 from_l1 += ctx.l1.apply_prefixes(&applied, ctx.now());
                 for (prefix, _) in &old {
                     ctx.counters.invalidations_sent.bump();
-                    (ctx.events).emit(|| CacheEvent::of_change(Kind::Prefix, prefix, true));
+                    (ctx.events).emit(|| CacheEvent::of_change(Kind::Prefix, prefix, true, None));
                     ctx.backoff.forget_prefix(prefix);
                 }
                 Ok(if ctx.l1.freshness.has_no_l2() {

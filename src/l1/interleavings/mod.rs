@@ -86,7 +86,13 @@ impl World {
         };
         let options = Options::new("test".to_owned(), &set, clock);
         let world = Self {
-            l1: Arc::new(L1::new(&options, options.l1_capacity.number(), None, None)),
+            l1: Arc::new(L1::new(
+                &options,
+                options.l1_capacity.number(),
+                None,
+                None,
+                &Arc::default(),
+            )),
             now,
             key: KEY.into(),
             stored: Arc::new(Mutex::new((EPOCH, 1))),

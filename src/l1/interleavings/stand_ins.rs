@@ -25,6 +25,19 @@ impl Policy {
     }
 
     #[expect(clippy::unused_self, reason = "as moka's")]
+    pub(in crate::l1) fn capacity(&self) -> u64 {
+        1
+    }
+
+    #[expect(clippy::unused_self, reason = "as moka's")]
+    pub(in crate::l1) fn set_capacity(&self, _capacity: u64) {}
+
+    #[expect(clippy::unused_self, reason = "as moka's")]
+    pub(in crate::l1) fn is_of_other_capacity(&self) -> bool {
+        false
+    }
+
+    #[expect(clippy::unused_self, reason = "as moka's")]
     pub(in crate::l1) fn is_counting(&self) -> bool {
         true
     }

@@ -21,6 +21,7 @@ mod eviction;
 mod former_types;
 mod get_many;
 mod hot_keys;
+mod l1_capacity;
 mod lookup_by;
 mod size_advice;
 mod slow_values;

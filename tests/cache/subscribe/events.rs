@@ -4,7 +4,7 @@ use std::io;
 use std::time::Duration;
 
 use futures::{FutureExt, Stream, StreamExt};
-use larder::{Cache, CacheEvent, Loaded, MemoryL2};
+use larder::{Cache, CacheEvent, Clock, InvalidatedBy, Loaded, MemoryL2};
 use tokio::time::{sleep, timeout};
 
 use crate::fleet::{Fleet, Source, over_both_stores, pair};
@@ -25,7 +25,12 @@ async fn next(events: &mut (impl Stream<Item = CacheEvent> + Unpin)) -> String {
             format!("failed {keys:?}")
         }
         CacheEvent::Inserted { key, is_own, .. } => format!("inserted {key} {is_own}"),
-        CacheEvent::Invalidated { key, is_own, .. } => format!("invalidated {key} {is_own}"),
+        CacheEvent::Invalidated {
+            key, is_own, by, ..
+        } => match by {
+            None | Some(InvalidatedBy::Invalidate) => format!("invalidated {key} {is_own}"),
+            Some(by) => format!("{by:?} {key} {is_own}"),
+        },
         CacheEvent::TagInvalidated { tag, is_own, .. } => format!("tag {tag} {is_own}"),
         CacheEvent::PrefixInvalidated { prefix, is_own, .. } => format!("prefix {prefix} {is_own}"),
         CacheEvent::Cleared { is_own, .. } => format!("cleared {is_own}"),
@@ -74,6 +79,10 @@ async fn what_an_instance_does_and_hears_of_is_told(fleet: Fleet) {
     for _ in 0..2 {
         assert_eq!(next(&mut others).await, "inserted w false");
     }
+    // The message of an expired key is that of an invalidated one.
+    a.expire("k").await.unwrap();
+    assert_eq!(next(&mut own).await, "Expire k true");
+    assert_eq!(next(&mut others).await, "invalidated k false");
     assert!(own.next().now_or_never().is_none());
     let (sent, received) = (
         a.stats().invalidations_sent,
@@ -148,4 +157,68 @@ async fn a_slow_listener_is_told_what_it_missed_and_the_end() {
     drop(cache);
     let rest = timeout(Duration::from_secs(10), events.count()).await;
     assert_eq!(rest.unwrap(), 1023);
+}
+
+#[tokio::test]
+async fn the_caller_of_an_invalidation_that_is_waited_for_is_known() {
+    let l2 = MemoryL2::new();
+    let with = || Cache::builder("test:events").l2(l2.clone()).build();
+    let [a, b]: [Cache<String, u64>; 2] = [with().unwrap(), with().unwrap()];
+    a.ready().await;
+    b.ready().await;
+    let (mut own, mut others) = (a.events(), b.events());
+    a.invalidate_and_wait("k").await.unwrap();
+    assert_eq!(next(&mut own).await, "InvalidateAndWait k true");
+    assert_eq!(next(&mut others).await, "InvalidateAndWait k false");
+}
+
+/// A key that L1 has no room for, or whose TTL has passed, is told; a key that a change removes is not.
+#[tokio::test(start_paused = true)]
+async fn what_l1_removes_is_told_to_those_who_ask() {
+    let second = Duration::from_secs(1);
+    let cache: Cache<u64, u64> = Cache::builder("test:events")
+        .clock(Clock::tokio())
+        .l1_capacity(3)
+        .build()
+        .unwrap();
+    let mut all = cache.events();
+    let mut events = cache.l1_events();
+    let lives = |ttl| Loaded::new(0).ttl(ttl);
+    cache.insert(&20, lives(10 * second)).await.unwrap();
+    for key in 21..=22 {
+        cache.insert(&key, lives(3600 * second)).await.unwrap();
+    }
+    cache.insert(&22, lives(3600 * second)).await.unwrap();
+    cache.invalidate(&21).await.unwrap();
+    cache.insert(&21, lives(3600 * second)).await.unwrap();
+    let expired = timeout(30 * second, events.next()).await.unwrap().unwrap();
+    assert!(
+        matches!(&expired, CacheEvent::Expired { key, .. } if key == "20"),
+        "{expired:?}"
+    );
+    for key in 30..34 {
+        cache.insert(&key, 0).await.unwrap();
+    }
+    let held = async || cache.local_keys(100);
+    eventually("L1 has evicted", async || held().await.len() == 3).await;
+    let held = held().await;
+    for _ in 0..3 {
+        let event = events.next().now_or_never().unwrap().unwrap();
+        let CacheEvent::Evicted { key, .. } = &event else {
+            panic!("{event:?}");
+        };
+        assert!(!held.contains(key), "{key} of {held:?}");
+    }
+    assert!(events.next().now_or_never().is_none());
+    // The other stream has none of them.
+    drop(cache);
+    let is_of_l1 = |event: &CacheEvent| {
+        matches!(
+            event,
+            CacheEvent::Evicted { .. } | CacheEvent::Expired { .. }
+        )
+    };
+    while let Some(event) = all.next().await {
+        assert!(!is_of_l1(&event), "{event:?}");
+    }
 }
