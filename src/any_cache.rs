@@ -4,7 +4,7 @@ use std::fmt;
 use std::sync::Arc;
 
 use crate::engine::{Engine, report_losses};
-use crate::error::WriteError;
+use crate::error::{L2Error, WriteError};
 use crate::key::{CacheKey, key_text};
 use crate::stats::{Health, Stats};
 use crate::token::Token;
@@ -47,6 +47,50 @@ impl AnyCache {
     /// See [`Cache::set_enabled`](crate::Cache::set_enabled).
     pub fn set_enabled(&self, is_enabled: bool) {
         self.0.set_enabled(is_enabled);
+    }
+
+    /// See [`Cache::set_enabled_everywhere`](crate::Cache::set_enabled_everywhere).
+    ///
+    /// # Errors
+    ///
+    /// As [`Cache::set_enabled_everywhere`](crate::Cache::set_enabled_everywhere).
+    pub async fn set_enabled_everywhere(&self, is_enabled: bool) -> Result<(), L2Error> {
+        self.0.set_enabled_everywhere(is_enabled).await
+    }
+
+    /// See [`Cache::bypass`](crate::Cache::bypass). Takes the text of the key, as Redis shows it after the namespace.
+    ///
+    /// # Errors
+    ///
+    /// As [`Cache::bypass`](crate::Cache::bypass).
+    pub fn bypass(&self, key: &str) -> Result<(), WriteError> {
+        self.0.bypass(&key_text(key)?, false);
+        Ok(())
+    }
+
+    /// See [`Cache::bypass_prefix`](crate::Cache::bypass_prefix).
+    ///
+    /// # Errors
+    ///
+    /// As [`Cache::bypass_prefix`](crate::Cache::bypass_prefix).
+    pub fn bypass_prefix(&self, prefix: &str) -> Result<(), WriteError> {
+        self.0.bypass(&key_text(prefix)?, true);
+        Ok(())
+    }
+
+    /// See [`Cache::end_bypass`](crate::Cache::end_bypass).
+    pub fn end_bypass(&self) {
+        self.0.end_bypass();
+    }
+
+    /// See [`Cache::set_l1_capacity`](crate::Cache::set_l1_capacity).
+    pub fn set_l1_capacity(&self, capacity: u64) {
+        self.0.set_l1_capacity(capacity);
+    }
+
+    /// See [`Cache::set_max_concurrent_loads`](crate::Cache::set_max_concurrent_loads).
+    pub fn set_max_concurrent_loads(&self, most: usize) {
+        self.0.set_max_concurrent_loads(most);
     }
 
     /// See [`Cache::clear`](crate::Cache::clear).

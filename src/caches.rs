@@ -16,7 +16,7 @@ pub use crate::any_cache::AnyCache;
 use crate::builder::Builder;
 use crate::cache::Cache;
 use crate::engine::report_losses;
-use crate::error::{BuildError, WriteError, all_done};
+use crate::error::{BuildError, L2Error, WriteError, all_done};
 use crate::key::CacheKey;
 use crate::l2::{L2, RedisL2};
 use crate::settings::ServiceSettings;
@@ -259,6 +259,17 @@ impl Caches {
         for cache in self.iter() {
             cache.set_enabled(is_enabled);
         }
+    }
+
+    /// Switches all caches on or off in all instances, see [`Cache::set_enabled_everywhere`].
+    ///
+    /// # Errors
+    ///
+    /// As [`Cache::set_enabled_everywhere`], of any cache; the others are switched.
+    pub async fn set_enabled_everywhere(&self, is_enabled: bool) -> Result<(), L2Error> {
+        let switching = (self.iter())
+            .map(async |cache: AnyCache| cache.set_enabled_everywhere(is_enabled).await);
+        join_all(switching).await.into_iter().collect()
     }
 
     /// Empties all caches, see [`Cache::clear`].

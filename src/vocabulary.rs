@@ -104,6 +104,8 @@ pub struct LaneClock {
     pub ver: u64,
     /// Milliseconds of the store's own time.
     pub now: u64,
+    /// Whether all instances are to be off.
+    pub is_off: bool,
 }
 
 /// The most lanes that a namespace can have.

@@ -22,6 +22,18 @@ pub(crate) async fn run() -> Result<(), Box<dyn Error>> {
     assert_eq!(*prices.get_or_load("tea", load).await?, 475);
     assert!(prices.get("tea").await.is_some());
 
+    // For one user who reports a fault, or for all keys of a tenant.
+    prices.bypass("tea")?;
+    prices.bypass_prefix("eu:")?;
+    assert!(prices.get("tea").await.is_none());
+    prices.end_bypass();
+    assert!(prices.get("tea").await.is_some());
+
+    // In all instances, also in those that start later.
+    prices.set_enabled_everywhere(false).await?;
+    assert!(!prices.is_enabled());
+    prices.set_enabled_everywhere(true).await?;
+
     // A careful start: the cache is used for one key of twenty, and then for more.
     let careful: Cache<u64, u64> = Cache::builder("shop:price").enabled_for(0.05).build()?;
     for id in 0..1_000 {

@@ -4,9 +4,10 @@ use futures::Stream;
 
 use super::Cache;
 use crate::engine::report_losses;
-use crate::error::L2Error;
+use crate::error::{L2Error, WriteError};
 use crate::events::CacheEvent;
-use crate::key::CacheKey;
+use crate::key::{CacheKey, key_text};
+use crate::lookup_by::LookupBy;
 use crate::stats::{Health, HotKey, SizeAdvice, Stats};
 
 /// # Operation
@@ -324,6 +325,92 @@ impl<K: CacheKey, V: Send + Sync + 'static> Cache<K, V> {
     /// ```
     pub fn set_enabled_for(&self, share: f64) {
         self.engine().set_enabled_for(share);
+    }
+
+    /// Switches the cache off or on in all instances, as [`set_enabled`](Self::set_enabled) does in one: a kill switch for
+    /// the fleet. The switch is kept in L2, so instances that start later are off, too.
+    ///
+    /// Each instance follows within a third of [`max_staleness`](crate::Builder::max_staleness), or when it next
+    /// connects to L2; an instance that is cut off from L2 does not. A cache is on in an instance if both switches are.
+    /// Redis forgets the switch with all its data, and all caches are on again; so are they if the number of
+    /// [`lanes`](crate::Builder::lanes) changes.
+    ///
+    /// Costs one request to each lane. If it is dropped, or fails for some of the lanes, the others may be switched: call
+    /// it again. Each instance writes a line at INFO when it follows.
+    ///
+    /// # Errors
+    ///
+    /// L2 does not answer, or refuses. Without an L2 no error: there is one instance.
+    ///
+    /// ```
+    /// # async fn demo() -> Result<(), Box<dyn std::error::Error>> {
+    /// use larder::{Cache, MemoryL2};
+    ///
+    /// let l2 = MemoryL2::new();
+    /// let a: Cache<u64, u32> = Cache::builder("docs:prices").l2(l2.clone()).build()?;
+    /// a.set_enabled_everywhere(false).await?;
+    ///
+    /// let b: Cache<u64, u32> = Cache::builder("docs:prices").l2(l2).build()?;
+    /// b.ready().await;
+    /// assert!(!b.is_enabled());
+    /// a.set_enabled_everywhere(true).await?;
+    /// # Ok(()) }
+    /// # tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap().block_on(demo()).unwrap();
+    /// ```
+    #[doc(alias("kill_switch", "disable"))]
+    pub async fn set_enabled_everywhere(&self, is_enabled: bool) -> Result<(), L2Error> {
+        self.engine().set_enabled_everywhere(is_enabled).await
+    }
+
+    /// Has the cache off for a key in this instance, as [`set_enabled`](Self::set_enabled) says of each call, until
+    /// [`end_bypass`](Self::end_bypass): to find out whether the cache causes a fault that one user reports.
+    ///
+    /// Sends nothing to L2: other instances use the key as before, and read values that are as current as ever. The key
+    /// leaves L1. While any key is bypassed, each call looks it up in the list, which takes some ten nanoseconds.
+    /// Writes a line at INFO, without the key.
+    ///
+    /// # Errors
+    ///
+    /// The key is too long, so no value has it.
+    ///
+    /// ```
+    /// # async fn demo() -> Result<(), Box<dyn std::error::Error>> {
+    /// let prices: larder::Cache<(u32, String), u32> = larder::Cache::builder("docs:prices").build()?;
+    /// prices.insert(&(7, "tea"), 450).await?;
+    /// prices.bypass(&(7, "tea"))?;
+    /// assert!(prices.get(&(7, "tea")).await.is_none());
+    ///
+    /// prices.end_bypass();
+    /// // All keys of a tenant.
+    /// prices.bypass_prefix("7:")?;
+    /// # Ok(()) }
+    /// # tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap().block_on(demo()).unwrap();
+    /// ```
+    pub fn bypass<Q: CacheKey + ?Sized, M>(&self, key: &Q) -> Result<(), WriteError>
+    where
+        K: LookupBy<Q, M>,
+    {
+        self.engine().bypass(&key_text(key)?, false);
+        Ok(())
+    }
+
+    /// As [`bypass`](Self::bypass), for all keys that begin with this text, such as `7:` for all keys `(7, …)` of a
+    /// tenant. Keys have the texts that Redis shows after the namespace.
+    ///
+    /// Goes over the entries of L1, which takes milliseconds for a hundred thousand. Each prefix makes calls slower, by
+    /// some nanoseconds.
+    ///
+    /// # Errors
+    ///
+    /// The prefix is too long, so no key has it.
+    pub fn bypass_prefix(&self, prefix: &str) -> Result<(), WriteError> {
+        self.engine().bypass(&key_text(prefix)?, true);
+        Ok(())
+    }
+
+    /// Uses all keys again that were [bypassed](Self::bypass). Writes a line at INFO.
+    pub fn end_bypass(&self) {
+        self.engine().end_bypass();
     }
 
     /// Sets how many loaders may run at once in this instance, for all clones: see

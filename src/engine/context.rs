@@ -24,7 +24,7 @@ use crate::wire::message;
 pub(crate) struct Context {
     pub(crate) options: Arc<Options>,
     /// For which keys the cache is on.
-    pub(crate) switch: Switch,
+    pub(crate) switch: Arc<Switch>,
     pub(crate) l1: Arc<L1>,
     pub(crate) lane: Box<dyn Lane>,
     /// Requests that a caller waits for pass through it.

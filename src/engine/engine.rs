@@ -30,7 +30,7 @@ use super::subscribe::listen::{Channel, Channels};
 use super::subscribe::publish::{PublishTo, Publisher};
 use super::subscribe::subscriber::{ForAll, OnOtherLanes, Subscriber};
 use super::sweep::Sweeper;
-use super::switch::Switch;
+use super::switch::{Bypassed, Switch};
 use super::write::{LaneWrites, Writes};
 use crate::clock::Tick;
 use crate::entry::AnyEntry;
@@ -169,9 +169,13 @@ impl Engine {
                 &of.l1_events,
             ));
             let freshness = Arc::clone(&l1.freshness);
+            let (options, switch) = (Arc::clone(&of.options), Arc::new(Switch::like(switch)));
+            let followed = Arc::clone(&switch);
             let on_connect: OnConnect = Box::new(move |clock| {
                 // A store that no other instance shares needs no proof: no message can be missed.
                 if has_l2 {
+                    // Before the first request, so that an instance which starts meanwhile is off from the start.
+                    followed.follow(clock.is_off, &freshness, &options.namespace);
                     freshness.connected(clock);
                 } else {
                     freshness.set_no_l2(clock.epoch);
@@ -201,7 +205,7 @@ impl Engine {
                 deferred: Deferred::new(max_deferred),
                 backoff: Backoff::new(options.clock.clone()),
                 instance: of.id,
-                switch: Switch::like(switch),
+                switch,
                 options: Arc::clone(options),
                 l1,
                 lane,
@@ -273,7 +277,7 @@ impl Engine {
     }
 
     /// This one, and those that have taken its place.
-    fn all(&self) -> impl Iterator<Item = &Self> {
+    fn all(&self) -> impl Iterator<Item = &Self> + Clone {
         successors(Some(self), |engine| engine.next.get().map(|next| &**next))
     }
 
@@ -283,7 +287,7 @@ impl Engine {
         if self.next.get().is_some() || self.subscribers.first().stop.is_cancelled() {
             return;
         }
-        let switch = &self.contexts.first().switch;
+        let switch = &*self.contexts.first().switch;
         let counters = &self.instance.counters;
         counters.l1_flushes.add(self.contexts.flushes());
         let next = Self::with_lanes(&self.instance, lanes, switch);
@@ -612,6 +616,63 @@ impl Engine {
                 is_enabled, "the cache was switched"
             );
         }
+    }
+
+    /// Switches all instances off or on.
+    pub(crate) fn set_enabled_everywhere(
+        &self,
+        is_enabled: bool,
+    ) -> BoxFuture<'_, Result<(), L2Error>> {
+        let current = self.current();
+        current.ensure_started();
+        Box::pin(async move {
+            let switching = current.contexts.iter().map(|ctx| async {
+                let switched = ctx.lane.switch(!is_enabled);
+                ctx.breaker.send("switch", switched).await?;
+                let freshness = &ctx.l1.freshness;
+                (ctx.switch).follow(!is_enabled, freshness, &ctx.options.namespace);
+                Ok(())
+            });
+            // All of them are sent, also if one fails.
+            join_all(switching).await.into_iter().collect()
+        })
+    }
+
+    /// Has the cache off for a key, or for the keys that begin with a prefix.
+    pub(crate) fn bypass(&self, key: &Key, is_prefix: bool) {
+        self.set_bypassed(|bypassed| {
+            let to = if is_prefix {
+                &mut bypassed.prefixes
+            } else {
+                &mut bypassed.keys
+            };
+            to.insert(key.clone());
+        });
+        // After the switch: operations that began before store nothing.
+        for ctx in self.all().flat_map(|engine| engine.contexts.iter()) {
+            if is_prefix {
+                ctx.l1.forget_prefix(key, ctx.now());
+            } else {
+                ctx.l1.forget(key);
+            }
+        }
+    }
+
+    pub(crate) fn end_bypass(&self) {
+        self.set_bypassed(|bypassed| *bypassed = Bypassed::default());
+    }
+
+    fn set_bypassed(&self, set: impl FnOnce(&mut Bypassed)) {
+        let _changing = lock(&self.instance.changing);
+        let mut bypassed = (*self.contexts.first().switch.bypassed()).clone();
+        set(&mut bypassed);
+        let (keys, prefixes) = (bypassed.keys.len(), bypassed.prefixes.len());
+        let contexts = self.all().flat_map(|engine| engine.contexts.iter());
+        Switch::bypass(contexts.map(|ctx| &*ctx.switch), bypassed);
+        info!(
+            namespace = self.namespace(),
+            keys, prefixes, "keys are bypassed"
+        );
     }
 
     pub(crate) fn set_max_concurrent_loads(&self, most: usize) {

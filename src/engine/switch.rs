@@ -1,37 +1,80 @@
 //! For which keys a cache is on: for all, for a share of them, or for none.
 
+use std::collections::HashSet;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
+use arc_swap::ArcSwap;
+use tracing::info;
 use twox_hash::XxHash3_64;
 
-/// Set while the cache is switched off. Below this, the share, as the hashes of keys that are below it.
-const OFF: u64 = 1 << 32;
-/// The share of all keys.
-const ALL: u64 = OFF - 1;
+use crate::key::Key;
+use crate::l1::Freshness;
 
-pub(crate) struct Switch(AtomicU64);
+/// The share of all keys. A share is the hashes that are below it.
+const ALL: u64 = OFF - 1;
+/// Set while this instance is switched off.
+const OFF: u64 = 1 << 32;
+/// Set while all instances are switched off, as L2 says.
+const OFF_EVERYWHERE: u64 = 1 << 33;
+/// Set while keys are bypassed.
+const BYPASS: u64 = 1 << 34;
+
+/// The switch of a lane.
+pub(crate) struct Switch {
+    state: AtomicU64,
+    /// Of all lanes.
+    bypassed: Arc<ArcSwap<Bypassed>>,
+}
+
+/// Keys for which the cache is off.
+#[derive(Clone, Default)]
+pub(crate) struct Bypassed {
+    pub(crate) keys: HashSet<Key>,
+    pub(crate) prefixes: HashSet<Key>,
+}
+
+impl Bypassed {
+    fn has(&self, key: &str) -> bool {
+        self.keys.contains(key)
+            || self
+                .prefixes
+                .iter()
+                .any(|prefix| key.starts_with(&**prefix))
+    }
+
+    fn is_empty(&self) -> bool {
+        self.keys.is_empty() && self.prefixes.is_empty()
+    }
+}
 
 impl Switch {
     pub(crate) fn new(is_on: bool, share: f64) -> Self {
         let off = if is_on { 0 } else { OFF };
-        Self(AtomicU64::new(off | part(share)))
+        Self {
+            state: AtomicU64::new(off | part(share)),
+            bypassed: Arc::default(),
+        }
     }
 
     /// A switch in the present state of another switch.
     pub(crate) fn like(other: &Self) -> Self {
-        Self(AtomicU64::new(other.state()))
+        Self {
+            state: AtomicU64::new(other.state()),
+            bypassed: Arc::clone(&other.bypassed),
+        }
     }
 
     fn state(&self) -> u64 {
         // Acquire, with the updates below: an operation that has begun in the generation after the switch sees the
         // switch, and any other one stores nothing.
-        self.0.load(Ordering::Acquire)
+        self.state.load(Ordering::Acquire)
     }
 
     /// Whether the cache is off for all keys.
     pub(crate) fn is_off(&self) -> bool {
         let state = self.state();
-        state & OFF != 0 || state == 0
+        state & (OFF | OFF_EVERYWHERE) != 0 || state & ALL == 0
     }
 
     /// Whether the cache is off for a key.
@@ -39,35 +82,77 @@ impl Switch {
     pub(crate) fn is_off_for(&self, key: &str) -> bool {
         // Mostly one comparison, as each operation asks.
         let state = self.state();
-        state != ALL && is_out(state, key)
+        state != ALL && self.is_out(state, key)
+    }
+
+    /// By a hash on which all instances agree, and so on the keys.
+    #[cold]
+    fn is_out(&self, state: u64, key: &str) -> bool {
+        let share = state & ALL;
+        // Not the hash of L1 or of the lanes: a share of the keys of each lane is used.
+        let is_in_share = || share == ALL || XxHash3_64::oneshot(key.as_bytes()) >> 32 < share;
+        state & (OFF | OFF_EVERYWHERE) != 0
+            || !is_in_share()
+            || state & BYPASS != 0 && self.bypassed.load().has(key)
     }
 
     /// Returns whether it was on before.
     pub(crate) fn set_on(&self, is_on: bool) -> bool {
+        self.set(OFF, !is_on) & OFF == 0
+    }
+
+    /// Sets a bit of the state, or takes it away. Returns the state before.
+    fn set(&self, bit: u64, is_set: bool) -> u64 {
         // Release, for `state`: a thread that sees the switch on again sees the new generation of L1, too.
-        let before = if is_on {
-            self.0.fetch_and(!OFF, Ordering::AcqRel)
+        if is_set {
+            self.state.fetch_or(bit, Ordering::AcqRel)
         } else {
-            self.0.fetch_or(OFF, Ordering::AcqRel)
-        };
-        before & OFF == 0
+            self.state.fetch_and(!bit, Ordering::AcqRel)
+        }
+    }
+
+    /// Follows the switch of all instances, as the clock of a lane names it.
+    pub(crate) fn follow(&self, is_off: bool, freshness: &Freshness, namespace: &str) {
+        if (self.state() & OFF_EVERYWHERE != 0) == is_off {
+            return;
+        }
+        let was_off = self.set(OFF_EVERYWHERE, is_off) & OFF_EVERYWHERE != 0;
+        if was_off != is_off {
+            if is_off {
+                // After the switch: operations that began before store nothing in L1.
+                freshness.next_generation();
+            }
+            info!(
+                namespace,
+                is_enabled = !is_off,
+                "all instances were switched"
+            );
+        }
+    }
+
+    /// Which keys are bypassed.
+    pub(crate) fn bypassed(&self) -> Arc<Bypassed> {
+        self.bypassed.load_full()
+    }
+
+    /// Has other keys bypassed, in all lanes whose switches these are.
+    pub(crate) fn bypass<'a>(switches: impl Iterator<Item = &'a Self> + Clone, which: Bypassed) {
+        let is_set = !which.is_empty();
+        // The list before the bit that has it looked at: a key that stays in the list is never used in between.
+        if let Some(first) = switches.clone().next() {
+            first.bypassed.store(Arc::new(which));
+        }
+        switches.for_each(|switch| _ = switch.set(BYPASS, is_set));
     }
 
     /// Returns whether it was on for keys that it is not on for now.
     pub(crate) fn set_share(&self, share: f64) -> bool {
         let part = part(share);
-        let before = (self.0).fetch_update(Ordering::AcqRel, Ordering::Acquire, |state| {
-            Some(state & OFF | part)
+        let before = (self.state).fetch_update(Ordering::AcqRel, Ordering::Acquire, |state| {
+            Some(state & !ALL | part)
         });
         before.is_ok_and(|before| before & ALL > part)
     }
-}
-
-/// By a hash that is the same in all instances: they agree on the keys.
-#[cold]
-fn is_out(state: u64, key: &str) -> bool {
-    // Not the hash of L1 or of the lanes: a share of the keys of each lane is used.
-    state & OFF != 0 || XxHash3_64::oneshot(key.as_bytes()) >> 32 >= state
 }
 
 #[expect(
@@ -106,5 +191,28 @@ mod tests {
         assert!(switch.is_off() && keys.iter().all(|key| switch.is_off_for(key)));
         assert!(!switch.set_on(true) && !switch.is_off_for("k"));
         assert!(switch.set_share(0.5) && !switch.set_share(0.9));
+    }
+
+    #[test]
+    fn a_bypass_takes_no_key_more_out_of_the_share() {
+        let keys: Vec<String> = (0..10_000).map(|n| n.to_string()).collect();
+        for share in [0.0, 0.5, 1.0] {
+            let (switch, other) = (Switch::new(true, share), Switch::new(true, share));
+            let which = Bypassed {
+                keys: [Key::from("1")].into(),
+                prefixes: [Key::from("77")].into(),
+            };
+            Switch::bypass([&switch].into_iter(), which);
+            for key in &keys {
+                let is_bypassed = key == "1" || key.starts_with("77");
+                assert_eq!(
+                    switch.is_off_for(key),
+                    is_bypassed || other.is_off_for(key),
+                    "{key}"
+                );
+            }
+            Switch::bypass([&switch].into_iter(), Bypassed::default());
+            assert_eq!(switch.state(), other.state());
+        }
     }
 }

@@ -246,7 +246,7 @@ impl Freshness {
 
     /// Makes all that this instance holds or is fetching invisible. Values that are stored later may be served: the
     /// proof stands.
-    pub(super) fn next_generation(&self) {
+    pub(crate) fn next_generation(&self) {
         self.generation.fetch_add(1, Ordering::AcqRel);
     }
 

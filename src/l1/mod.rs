@@ -52,6 +52,7 @@ pub(crate) use self::store::{Weigher, entry_bytes};
 pub(crate) use self::tags::{TagState, Tags};
 
 use std::ptr;
+use std::slice;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -387,6 +388,12 @@ impl L1 {
     pub(crate) fn forget(&self, key: &str) {
         self.in_flight.change(key, None);
         self.evict(key);
+    }
+
+    /// As [`forget`](Self::forget), for all keys that begin with a prefix. Walks all entries, once.
+    pub(crate) fn forget_prefix(&self, prefix: &Key, now: Tick) {
+        self.in_flight.change_prefix(prefix, None);
+        self.evict_prefixes(slice::from_ref(prefix), now);
     }
 
     /// Drops the entry of a key, ahead of its invalidation. Until that is applied, the value of L2 may be stored again.

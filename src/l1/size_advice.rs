@@ -50,7 +50,7 @@ pub(crate) struct SizeAdvisor {
 impl SizeAdvisor {
     /// For an L1 of this capacity, in entries or else in the weigher's unit.
     pub(crate) fn new(capacity: u64, is_weighed: bool, counters: &Arc<Counters>) -> Self {
-        let simulation = Simulation::new(capacity, is_weighed);
+        let simulation = Simulation::of(capacity, is_weighed);
         Self {
             below: AtomicU64::new(simulation.below),
             misses: AtomicU64::new(0),
@@ -64,7 +64,7 @@ impl SizeAdvisor {
     /// Begins anew, for another capacity.
     pub(crate) fn set_capacity(&self, capacity: u64) {
         let mut simulation = lock(&self.simulation);
-        *simulation = Simulation::new(capacity, self.is_weighed);
+        *simulation = Simulation::of(capacity, self.is_weighed);
         simulation.begun = self.counts();
         self.mark.set(self.mark.get().next());
         self.below.store(simulation.below, Ordering::Relaxed);
@@ -177,7 +177,8 @@ struct Simulation {
 }
 
 impl Simulation {
-    fn new(capacity: u64, is_weighed: bool) -> Self {
+    /// At first.
+    fn of(capacity: u64, is_weighed: bool) -> Self {
         let [least, most] = ENTRIES;
         let entries = (capacity / PART).clamp(least, most);
         // With weights it is not known how many entries there are: all keys are in the sample until there are too many.
@@ -186,6 +187,10 @@ impl Simulation {
         } else {
             (real(entries) / real(capacity)).min(1.0)
         };
+        Self::new(capacity, rate)
+    }
+
+    fn new(capacity: u64, rate: f64) -> Self {
         Self {
             capacity,
             rate,

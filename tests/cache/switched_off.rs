@@ -18,7 +18,108 @@ over_both_stores!(
     what_was_under_way_is_not_stored,
     no_fallback_is_handed_out,
     a_share_of_the_keys_is_used_and_the_others_are_as_if_it_were_off,
+    a_bypassed_key_is_as_if_it_were_off_for_it,
+    what_was_under_way_when_a_key_is_bypassed_is_not_stored,
+    all_instances_follow_the_switch_of_the_fleet,
 );
+
+async fn a_bypassed_key_is_as_if_it_were_off_for_it(fleet: Fleet) {
+    let ((a, wire), (b, _)) = pair(&fleet).await;
+    let truth = Source::new("v");
+    let keys = ["7", "7:tea", "7:milk", "70:tea", "8:tea", "tea", "teapot"];
+    for key in keys {
+        for cache in [&a, &b] {
+            truth.through(cache, key).await.unwrap();
+        }
+    }
+    a.bypass("tea").unwrap();
+    a.bypass_prefix("7:").unwrap();
+    let mut local = a.local_keys(10);
+    local.sort_unstable();
+    assert_eq!(local, ["7", "70:tea", "8:tea", "teapot"]);
+    let asked = (wire.asked(Step::Get), wire.asked(Step::AcquireLease));
+    for key in ["tea", "7:tea", "7:milk"] {
+        assert!(a.get(key).await.is_none());
+        let loads = truth.loads();
+        truth.through(&a, key).await.unwrap();
+        assert_eq!(truth.loads(), loads + 1);
+        assert!(a.get_local(key).is_none());
+    }
+    assert_eq!(
+        (wire.asked(Step::Get), wire.asked(Step::AcquireLease)),
+        asked
+    );
+    for key in ["7", "70:tea", "8:tea", "teapot"] {
+        assert!(a.get_local(key).is_some());
+        a.insert(key, "new".to_owned()).await.unwrap();
+        assert!(a.get_local(key).is_some());
+    }
+    // Others use the key, and what is inserted here removes their value.
+    assert_eq!(b.get("tea").await.unwrap().as_str(), "v");
+    a.insert("tea", "new".to_owned()).await.unwrap();
+    eventually("its value is gone", async || b.get("tea").await.is_none()).await;
+    // A share beside it.
+    a.set_enabled_for(0.0);
+    a.set_enabled_for(1.0);
+    assert!(a.is_enabled() && a.get("7:tea").await.is_none());
+    a.end_bypass();
+    assert_eq!(a.get("7:tea").await.unwrap().as_str(), "v");
+    assert!(a.get_local("7:tea").is_some());
+    let longest = "k".repeat(larder::key::MAX_KEY_BYTES + 1);
+    assert!(a.bypass(longest.as_str()).is_err() && a.bypass_prefix(&longest).is_err());
+}
+
+async fn what_was_under_way_when_a_key_is_bypassed_is_not_stored(fleet: Fleet) {
+    let ((a, wire), _) = pair(&fleet).await;
+    for (key, is_prefix) in [("k", false), ("l", true)] {
+        a.insert(key, "v".to_owned()).await.unwrap();
+        a.set_enabled(false);
+        a.set_enabled(true);
+        let gate = wire.close(Step::Get, Way::Reply);
+        let reading = tokio::spawn({
+            let a = a.clone();
+            async move { a.get(key).await }
+        });
+        gate.arrived(1).await;
+        if is_prefix {
+            a.bypass_prefix(key).unwrap();
+        } else {
+            a.bypass(key).unwrap();
+        }
+        gate.open();
+        reading.await.unwrap();
+        assert!(a.get_local(key).is_none());
+    }
+}
+
+async fn all_instances_follow_the_switch_of_the_fleet(fleet: Fleet) {
+    let ((a, _), (b, _)) = (fleet.instance().await, fleet.instance().await);
+    let truth = Source::new("v");
+    for cache in [&a, &b] {
+        truth.through(cache, "k").await.unwrap();
+    }
+    a.set_enabled_everywhere(false).await.unwrap();
+    assert!(!a.is_enabled() && a.get_local("k").is_none());
+    eventually("the other one follows", async || !b.is_enabled()).await;
+    assert!(b.get_local("k").is_none() && b.get("k").await.is_none());
+    // An epoch that begins meanwhile changes nothing, nor does the switch of an instance.
+    b.clear().await.unwrap();
+    b.set_enabled(false);
+    b.set_enabled(true);
+    let (c, wire) = fleet.instance().await;
+    assert!(!c.is_enabled() && !b.is_enabled());
+    truth.through(&c, "k").await.unwrap();
+    assert_eq!(wire.asked(Step::AcquireLease), 0);
+    b.set_enabled(false);
+    c.set_enabled_everywhere(true).await.unwrap();
+    eventually("it follows", async || a.is_enabled()).await;
+    truth.through(&a, "k").await.unwrap();
+    assert!(a.get_local("k").is_some());
+    // Long after it has followed.
+    assert!(!b.is_enabled());
+    b.set_enabled(true);
+    assert_eq!(b.get("k").await.unwrap().as_str(), "v");
+}
 
 /// Instances with the same share agree on the keys.
 async fn a_share_of_the_keys_is_used_and_the_others_are_as_if_it_were_off(fleet: Fleet) {

@@ -617,6 +617,10 @@ impl Lane for Wired {
         self.lane.counts()
     }
 
+    fn switch(&self, is_off: bool) -> Reply<'_, ()> {
+        self.lane.switch(is_off)
+    }
+
     fn leave(&self, id: u64) -> Reply<'_, ()> {
         self.lane.leave(id)
     }

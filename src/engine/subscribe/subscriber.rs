@@ -566,6 +566,9 @@ impl<'a> Session<'a> {
     /// Discards connections for requests that lead elsewhere, and drops the values that were read over them: then it is
     /// `false`, and no proof that was asked for before this is taken.
     fn keep_only(&self, lane: &LaneClock) -> bool {
+        let namespace = &self.ctx.options.namespace;
+        // With each clock, before its proof.
+        (self.ctx.switch).follow(lane.is_off, self.freshness, namespace);
         let kept =
             without(Rule::ConnectionIncarnation) || self.ctx.lane.keep_only(lane.incarnation);
         if !kept {

@@ -214,6 +214,7 @@ impl World {
             seq: 0,
             ver: 0,
             now: 0,
+            is_off: false,
         };
         self.l1.freshness.prove(&lane, asked);
     }

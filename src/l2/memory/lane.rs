@@ -424,6 +424,10 @@ impl Lane for MemoryLane {
         ready(connected).boxed()
     }
 
+    fn switch(&self, is_off: bool) -> Reply<'_, ()> {
+        self.step(move |state| state.clock.is_off = is_off)
+    }
+
     fn system(&self) -> &'static str {
         "memory"
     }

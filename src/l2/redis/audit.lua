@@ -1,17 +1,18 @@
--- AUDIT  clock log live  ->  {epoch seq ver now}, incarnation, whether it is that of the clock, policy, type of the log,
+-- AUDIT  clock log live  ->  {epoch seq ver now off}, incarnation, whether it is that of the clock, policy, type of the log,
 -- ids of the first two messages from the last number of the clock on, the list of members as it is stored; reads only
 -- An epoch of 0 says that the clock is missing or damaged.
 local epoch, seq, ver = position(KEYS[1])
 local run = incarnation()
+local known = checked(redis.pcall('HMGET', KEYS[1], 'run', 'off'), 'HMGET') or {}
 local ids, last = {}, string.format('%.0f', seq or 0)
 local messages = checked(redis.pcall('XRANGE', KEYS[2], last, '+', 'COUNT', 2), 'XRANGE')
 for i, entry in ipairs(messages or {}) do
   ids[i] = entry[1]
 end
 return {
-  {epoch or 0, seq or 0, ver or 0, time()},
+  {epoch or 0, seq or 0, ver or 0, time(), known[2] and 1 or 0},
   run,
-  checked(redis.pcall('HGET', KEYS[1], 'run'), 'HGET') == run and 1 or 0,
+  known[1] == run and 1 or 0,
   string.match(redis.call('INFO', 'memory'), 'maxmemory_policy:([%w-]+)') or '',
   redis.call('TYPE', KEYS[2]).ok,
   ids,

@@ -622,6 +622,12 @@ impl Lane for RedisLane {
         async move { self.ask(cmd("PUBLISH").arg(channel).arg(payload)).await }.boxed()
     }
 
+    fn switch(&self, is_off: bool) -> Reply<'_, ()> {
+        self.step(&scripts::SWITCH, 1, Ok, move |call| {
+            call.own(&[CLOCK]).arg(random()).arg(is_off);
+        })
+    }
+
     fn system(&self) -> &'static str {
         "redis"
     }

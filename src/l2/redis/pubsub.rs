@@ -77,9 +77,9 @@ pub(super) struct Heartbeat {
     pub(super) answer: oneshot::Sender<Result<LaneClock, L2Error>>,
 }
 
-/// The clock of a lane in the answer to HEARTBEAT: whether it is in order, epoch, seq and ver; and the generation of
-/// the list of members that the instance is in.
-type ClockRow = (bool, u64, u64, u64, u64);
+/// The clock of a lane in the answer to HEARTBEAT: whether it is in order, epoch, seq and ver; the generation of the list
+/// of members that the instance is in; and whether all instances are off.
+type ClockRow = (bool, u64, u64, u64, u64, u64);
 
 /// By the slots of lanes, whether the witnesses name the server that answers.
 type Confirmed = BTreeMap<Option<u16>, Result<(), L2Error>>;
@@ -355,7 +355,7 @@ impl Connected {
             return Err(senseless());
         }
         let answers = iter::zip(heartbeats, clocks).map(|(heartbeat, row)| {
-            let (in_order, epoch, seq, ver, generation) = row;
+            let (in_order, epoch, seq, ver, generation, is_off) = row;
             // The echo shows that this is no answer to an older heartbeat, which would prove less than this one (rule
             // 8).
             if !in_order || echo != this {
@@ -372,7 +372,7 @@ impl Connected {
                     "the list of members was lost or damaged; this instance subscribes again",
                 ));
             }
-            Ok(clock([epoch, seq, ver, now], &incarnation))
+            Ok(clock([epoch, seq, ver, now, is_off], &incarnation))
         });
         Ok(answers.collect())
     }

@@ -62,6 +62,9 @@ pub(super) async fn run(
     Ok(found)
 }
 
+/// As `run.lua` says.
+type Answer = (u64, u64, u64, u64, u16, String, String, u64, u64, u64);
+
 async fn ask(
     names: &Names,
     me: Option<Member>,
@@ -74,10 +77,10 @@ async fn ask(
     if let Some(me) = me {
         run.arg(me.info.id).arg(members::entry(&me));
     }
-    let answer: (u64, u64, u64, u64, u16, String, String, u64, u64) = run.run(connection).await?;
-    let (epoch, seq, ver, now, lanes, incarnation, policy, generation, age) = answer;
+    let answer: Answer = run.run(connection).await?;
+    let (epoch, seq, ver, now, lanes, incarnation, policy, generation, age, is_off) = answer;
     Ok(Found {
-        clock: clock([epoch, seq, ver, now], &incarnation),
+        clock: clock([epoch, seq, ver, now, is_off], &incarnation),
         incarnation,
         lanes,
         policy,

@@ -49,7 +49,7 @@ pub enum LogState {
 
 /// What AUDIT answers.
 type Answer = (
-    [u64; 4],
+    [u64; 5],
     String,
     u8,
     String,

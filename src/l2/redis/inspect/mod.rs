@@ -194,9 +194,9 @@ impl Connected {
         in_time(scan.query_async(&mut self.connection)).await
     }
 
-    /// The state of the lane, by numbers of a script: epoch, seq, ver and the time; the incarnation of the server, and
-    /// whether the clock has it.
-    fn state(&self, numbers: [u64; 4], incarnation: &str, is_known: u8) -> LaneState {
+    /// The state of the lane, by numbers of a script: epoch, seq, ver, the time and whether all instances are off; the
+    /// incarnation of the server, and whether the clock has it.
+    fn state(&self, numbers: [u64; 5], incarnation: &str, is_known: u8) -> LaneState {
         LaneState {
             lane: self.lane,
             node: self.node.clone(),

@@ -201,7 +201,7 @@ type Answer = (
     (Option<Vec<u8>>, Option<Vec<u8>>, Option<Vec<u8>>),
     [i64; 3],
     String,
-    [u64; 4],
+    [u64; 5],
     String,
     u8,
     Option<(String, u64, u64, u64, u8)>,

@@ -15,6 +15,25 @@ bodies! { messages:
     a_heartbeat_of_a_quiet_lane_is_its_clock
     a_heartbeat_comes_after_all_messages_before_it
     a_full_queue_shows_as_a_hole
+    each_clock_after_a_switch_has_the_switch
+}
+
+/// Also after a clear, which begins another epoch.
+async fn each_clock_after_a_switch_has_the_switch(store: impl StoreUnderTest) {
+    let lane = store.lane();
+    let (clock, mut subscription) = subscribe(&*lane).await;
+    assert!(!clock.is_off);
+    for is_off in [true, true, false, false, true] {
+        lane.switch(is_off).await.unwrap();
+        assert_eq!(heartbeat(&mut *subscription).await.1.is_off, is_off);
+        clear(&*lane).await;
+        assert_eq!(heartbeat(&mut *subscription).await.1.is_off, is_off);
+        let other = store.lane();
+        assert_eq!(subscribe(&*other).await.0.is_off, is_off);
+        // A switch is no change of any key.
+        let value = insert(&*other, "k", b"v").await;
+        assert_eq!(stamp_of(&get(&*lane, "k").await.unwrap()), value);
+    }
 }
 
 async fn every_change_is_received_as_it_was_sent(store: impl StoreUnderTest) {
