@@ -26,7 +26,7 @@ use crate::l2::{L2, L2Error, RedisL2, Server};
 use crate::loaded::{Loaded, with_tags};
 use crate::loading::LoadingCache;
 use crate::options::Options;
-use crate::settings::Settings;
+use crate::settings::{AllSettings, Settings};
 use crate::util::partial_debug::partial_debug;
 use crate::vocabulary::{
     AnyValue, Invalidation, Invariant, L1Capacity, Mode, RefreshAhead, downcast,
@@ -1220,7 +1220,7 @@ impl Given {
     fn set_all(&mut self, settings: &Settings) {
         self.rest.set = mem::take(&mut self.rest.set).overridden_by(settings);
         // The server becomes the L2 at once, so that the last call counts: this one or `redis`.
-        if let Some(server) = self.rest.set.redis.take()
+        if let Some(server) = &settings.redis
             && !self.rest.has_own_l2
         {
             self.set_server(server.as_str().into());
@@ -1230,6 +1230,7 @@ impl Given {
     /// Returns the engine of the cache, and how single loads are batched.
     fn build(mut self, has_loader_of_many: bool) -> Result<Built, BuildError> {
         let last = mem::take(&mut self.rest.last);
+        let code = self.rest.set.clone();
         self.set_all(&last);
         let Self { parts, rest } = self;
         // A clock that was set comes before that of the L2.
@@ -1269,7 +1270,8 @@ impl Given {
             );
         }
         let type_tag = envelope::type_tag(&rest.type_tag, rest.schema_version);
-        let engine = Engine::new(options, type_tag, parts);
+        let settings = AllSettings::new(code, last);
+        let engine = Engine::new(options, settings, type_tag, parts);
         if let Some(on_build) = rest.on_build {
             on_build(AnyCache(Arc::clone(&engine)))?;
         }

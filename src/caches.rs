@@ -19,7 +19,7 @@ use crate::engine::report_losses;
 use crate::error::{BuildError, L2Error, WriteError, all_done};
 use crate::key::CacheKey;
 use crate::l2::{L2, RedisL2};
-use crate::settings::ServiceSettings;
+use crate::settings::{AppliedSettings, ServiceSettings};
 use crate::util::lock::lock;
 use crate::util::partial_debug::partial_debug;
 use crate::wire::codec::{CodecStack, DefaultCodec};
@@ -64,7 +64,7 @@ type L2Of = Box<dyn Fn() -> Box<dyn L2> + Send + Sync>;
 
 struct Shared {
     service: String,
-    settings: ServiceSettings,
+    settings: Mutex<ServiceSettings>,
     l2: Option<L2Of>,
     built: Mutex<Vec<AnyCache>>,
 }
@@ -171,7 +171,7 @@ impl Caches {
         let l2 = l2.map(|l2| -> L2Of { Box::new(move || Box::new(l2.clone())) });
         Self(Arc::new(Shared {
             service,
-            settings,
+            settings: Mutex::new(settings),
             l2,
             built: Mutex::default(),
         }))
@@ -205,7 +205,7 @@ impl Caches {
         if let Some(l2) = &shared.l2 {
             builder = builder.boxed_l2(l2());
         }
-        let settings = shared.settings.of(name);
+        let settings = lock(&shared.settings).of(name);
         builder.settings_last(settings, move |cache| shared.add(cache))
     }
 
@@ -219,14 +219,60 @@ impl Caches {
         let prefix = self.namespace("");
         let name = |cache: AnyCache| Some(cache.namespace().strip_prefix(&prefix)?.to_owned());
         let names: Vec<String> = self.iter().filter_map(name).collect();
-        let unknown = self.0.settings.unknown(&names);
         let mistake =
             |name| format!("the settings have a section {name}, and there is no such cache");
-        let mistakes: Vec<String> = unknown.map(mistake).collect();
+        let settings = lock(&self.0.settings);
+        let mistakes: Vec<String> = settings.unknown(&names).map(mistake).collect();
         if mistakes.is_empty() {
             return Ok(());
         }
         Err(BuildError::new(&self.0.service, mistakes, None))
+    }
+
+    /// Applies settings that have changed to all caches as they run, in the place of those from
+    /// [`new`](Self::new): see [`Cache::apply_settings`]. Caches that are built later have the new settings, too.
+    ///
+    /// For SIGHUP, and for a page of operators: read the file or the environment again, and call this.
+    ///
+    /// ```
+    /// use larder::{Cache, Caches, MemoryL2, ServiceSettings};
+    ///
+    /// let caches = Caches::with_l2("shop", ServiceSettings::default(), MemoryL2::new());
+    /// let products: Cache<u64, String> = caches.cache("product").build()?;
+    /// let file = r#"{ "jitter": 0.2, "product": { "enabled": false } }"#;
+    /// for applied in caches.apply_settings(serde_json::from_str(file)?)? {
+    ///     println!("{}: {:?}", applied.namespace(), applied.changed());
+    /// }
+    /// assert!(!products.is_enabled());
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    ///
+    /// # Errors
+    ///
+    /// An option of any cache cannot work. Nothing has changed then, in no cache. A section for a cache that the service
+    /// does not have is found by [`check_settings`](Self::check_settings).
+    pub fn apply_settings(
+        &self,
+        settings: ServiceSettings,
+    ) -> Result<Vec<AppliedSettings>, BuildError> {
+        // Held, so that two calls at once do not leave caches with the settings of either.
+        let mut present = lock(&self.0.settings);
+        let prefix = self.namespace("");
+        let all = self.iter().map(|cache| {
+            let name = cache.namespace().strip_prefix(&prefix).unwrap_or_default();
+            let settings = settings.of(name);
+            (cache, settings)
+        });
+        let all: Vec<_> = all.collect();
+        for (cache, settings) in &all {
+            cache.0.options_with(settings)?;
+        }
+        let applied = all
+            .iter()
+            .map(|(cache, settings)| cache.0.apply_settings(settings));
+        let applied = applied.collect();
+        *present = settings;
+        applied
     }
 
     /// All caches that were built, in that order.

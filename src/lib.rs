@@ -84,7 +84,7 @@ pub use crate::error::{BuildError, CommitError, L2Error, LoadError, OrDeferred, 
 #[doc(inline)]
 pub use crate::caches::Caches;
 pub use crate::events::{CacheEvent, InvalidatedBy};
-pub use crate::settings::{ServiceSettings, Settings, SettingsError};
+pub use crate::settings::{AppliedSettings, ServiceSettings, Settings, SettingsError};
 #[doc(inline)]
 pub use crate::stats::{Health, Stats};
 pub use crate::vocabulary::Invalidation;

@@ -1,6 +1,9 @@
 //! The options of a cache, and the check whether they can work.
 
+use std::sync::Arc;
 use std::time::Duration;
+
+use arc_swap::ArcSwap;
 
 use crate::clock::Clock;
 use crate::settings::Settings;
@@ -20,19 +23,45 @@ pub(crate) struct Options {
     pub(crate) enabled_for: f64,
     /// How large L1 is.
     pub(crate) l1_capacity: L1Capacity,
+    /// The lifetime of a value after its last read.
+    pub(crate) sliding: Option<Duration>,
+    /// How long after its TTL a value may still be returned if its load fails.
+    pub(crate) stale_if_error: Duration,
+    /// How long after an invalidation another instance may return the old value.
+    pub(crate) max_staleness: Duration,
+    /// Whether the cache knows which keys are looked up most.
+    pub(crate) track_hot_keys: bool,
+    /// Whether the cache simulates other capacities of L1.
+    pub(crate) size_advice: bool,
+    /// How long one request to Redis may take.
+    pub(crate) l2_timeout: Duration,
+    /// How many loaders run at once in this instance.
+    pub(crate) max_concurrent_loads: usize,
+    /// How long misses wait to be loaded together, and how many at most.
+    pub(crate) batch_loads: Option<(Duration, usize)>,
+    /// How long a load keeps its lease without renewing it.
+    pub(crate) lease_ttl: Duration,
+    /// How many keys and tags may wait for Redis to come back.
+    pub(crate) max_deferred: usize,
+    /// How many lanes the namespace has in Redis.
+    // Its default depends on the L2.
+    pub(crate) lanes: Option<u16>,
+    tuned: ArcSwap<Tuned>,
+}
+
+/// The options that [settings](crate::Cache::apply_settings) may change while the cache is used. All others are parts of
+/// tasks, connections and entries.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(crate) struct Tuned {
     /// How long L1 answers with an entry.
     pub(crate) l1_ttl: Option<Duration>,
     /// The lifetime of a value.
     // Its default depends on `sliding`.
     pub(crate) l2_ttl: Option<Duration>,
-    /// The lifetime of a value after its last read.
-    pub(crate) sliding: Option<Duration>,
     /// From when on a value is stale: it is still returned, and refreshed in the background.
     pub(crate) soft_ttl: Option<Duration>,
     /// When a value that is read is refreshed before it is stale: after a share of its lifetime, or at random.
     pub(crate) refresh_ahead: Option<RefreshAhead>,
-    /// How long after its TTL a value may still be returned if its load fails.
-    pub(crate) stale_if_error: Duration,
     /// How long a value past its TTL is returned before the next load.
     pub(crate) fallback_throttle: Duration,
     /// How long the caller of a stale value waits for its refresh.
@@ -41,36 +70,38 @@ pub(crate) struct Options {
     pub(crate) error_ttl: Duration,
     /// By which share TTLs are longer or shorter at random, from 0.0 to 0.5.
     pub(crate) jitter: f64,
-    /// How long after an invalidation another instance may return the old value.
-    pub(crate) max_staleness: Duration,
     /// Which share of hits is compared with the source, from 0.0 to 1.0.
     pub(crate) verify: f64,
-    /// Whether the cache knows which keys are looked up most.
-    pub(crate) track_hot_keys: bool,
-    /// Whether the cache simulates other capacities of L1.
-    pub(crate) size_advice: bool,
     /// Whether L1 answers while the instance is cut off from Redis.
     pub(crate) mode: Mode,
     /// The largest encoded value, in bytes.
     pub(crate) max_value_size: usize,
-    /// How long one request to Redis may take.
-    pub(crate) l2_timeout: Duration,
     /// How long one call of a loader may take.
     pub(crate) load_timeout: Duration,
-    /// How many loaders run at once in this instance.
-    pub(crate) max_concurrent_loads: usize,
-    /// How long misses wait to be loaded together, and how many at most.
-    pub(crate) batch_loads: Option<(Duration, usize)>,
-    /// How long a load keeps its lease without renewing it.
-    pub(crate) lease_ttl: Duration,
     /// How long a caller waits for a load by another instance.
     pub(crate) lease_wait: Duration,
-    /// How many keys and tags may wait for Redis to come back.
-    pub(crate) max_deferred: usize,
-    /// How many lanes the namespace has in Redis.
-    // Its default depends on the L2.
-    pub(crate) lanes: Option<u16>,
 }
+
+/// The names of these options, and of those that the cache has calls for.
+pub(crate) const TUNED: [&str; 17] = [
+    "enabled",
+    "enabled_for",
+    "l1_capacity",
+    "max_concurrent_loads",
+    "l1_ttl",
+    "l2_ttl",
+    "soft_ttl",
+    "refresh_ahead",
+    "fallback_throttle",
+    "stale_wait",
+    "error_ttl",
+    "jitter",
+    "verify",
+    "mode",
+    "max_value_size",
+    "load_timeout",
+    "lease_wait",
+];
 
 /// The longest encoded value that any setting allows.
 const MAX_VALUE_BYTES: usize = 64 << 20;
@@ -119,31 +150,44 @@ impl Options {
             enabled: enabled.unwrap_or(true),
             enabled_for: enabled_for.unwrap_or(1.0),
             l1_capacity: l1_capacity.unwrap_or(L1Capacity::Entries(10_000)),
-            l1_ttl,
-            l2_ttl,
             sliding,
-            soft_ttl,
-            refresh_ahead,
             stale_if_error: stale_if_error.unwrap_or(Duration::ZERO),
-            fallback_throttle: fallback_throttle.unwrap_or(DEFAULT_THROTTLE),
-            stale_wait: stale_wait.unwrap_or(Duration::ZERO),
-            error_ttl: error_ttl.unwrap_or(Duration::ZERO),
-            jitter: jitter.unwrap_or(0.1),
             max_staleness: max_staleness.unwrap_or(Duration::from_secs(2)),
-            verify: verify.unwrap_or(0.0),
             track_hot_keys: track_hot_keys.unwrap_or(false),
             size_advice: size_advice.unwrap_or(false),
-            mode: mode.unwrap_or(Mode::Strict),
-            max_value_size: max_value_size.unwrap_or(8 << 20),
             l2_timeout: l2_timeout.unwrap_or(Duration::from_millis(500)),
-            load_timeout: load_timeout.unwrap_or(Duration::from_secs(30)),
             max_concurrent_loads: max_concurrent_loads.unwrap_or(MOST_LOADS),
             batch_loads,
             lease_ttl: lease_ttl.unwrap_or(Duration::from_secs(2)),
-            lease_wait: lease_wait.unwrap_or(Duration::from_secs(5)),
             max_deferred: max_deferred.unwrap_or(10_000),
             lanes,
+            tuned: ArcSwap::from_pointee(Tuned {
+                l1_ttl,
+                l2_ttl,
+                soft_ttl,
+                refresh_ahead,
+                fallback_throttle: fallback_throttle.unwrap_or(DEFAULT_THROTTLE),
+                stale_wait: stale_wait.unwrap_or(Duration::ZERO),
+                error_ttl: error_ttl.unwrap_or(Duration::ZERO),
+                jitter: jitter.unwrap_or(0.1),
+                verify: verify.unwrap_or(0.0),
+                mode: mode.unwrap_or(Mode::Strict),
+                max_value_size: max_value_size.unwrap_or(8 << 20),
+                load_timeout: load_timeout.unwrap_or(Duration::from_secs(30)),
+                lease_wait: lease_wait.unwrap_or(Duration::from_secs(5)),
+            }),
         }
+    }
+
+    /// As they are now.
+    #[inline]
+    pub(crate) fn tuned(&self) -> Tuned {
+        // A copy of a few words, of which the compiler reads those that are used. No guard is held across an await.
+        **self.tuned.load()
+    }
+
+    pub(crate) fn tune(&self, tuned: Tuned) {
+        self.tuned.store(Arc::new(tuned));
     }
 
     /// Whether a line of the log that every request could cause may be written now. The place that asks names the line.
@@ -154,12 +198,13 @@ impl Options {
 
     /// The options that cannot work, and the values that would. Empty if there are none.
     pub(crate) fn mistakes(&self) -> Vec<String> {
+        let tuned = self.tuned();
         let mut mistakes: Vec<_> = mistake_in_namespace(&self.namespace).into_iter().collect();
         mistakes.extend(self.mistakes_in_durations());
         mistakes.extend(self.mistakes_in_order_of_ttls());
         let shares = [
-            ("jitter", self.jitter, 0.5, "TTL"),
-            ("verify", self.verify, 1.0, "hits"),
+            ("jitter", tuned.jitter, 0.5, "TTL"),
+            ("verify", tuned.verify, 1.0, "hits"),
             ("enabled_for", self.enabled_for, 1.0, "keys"),
         ];
         for (name, share, most, of) in shares {
@@ -170,7 +215,7 @@ impl Options {
             }
         }
         // Negated as a whole: a share that is not a number is a mistake, too.
-        match self.refresh_ahead {
+        match tuned.refresh_ahead {
             Some(RefreshAhead::Share(share)) if !(share > 0.0 && share < 1.0) => {
                 mistakes.push(format!(
                     "refresh_ahead must be between 0.0 and 1.0, as a share of the time until a value is stale, \
@@ -184,11 +229,11 @@ impl Options {
             }
             Some(RefreshAhead::Share(_) | RefreshAhead::XFetch(_)) | None => {}
         }
-        if !(1..=MAX_VALUE_BYTES).contains(&self.max_value_size) {
+        if !(1..=MAX_VALUE_BYTES).contains(&tuned.max_value_size) {
             mistakes.push(format!(
                 "max_value_size must be from 1 byte to {}, and not {}",
                 ByteSize(MAX_VALUE_BYTES),
-                ByteSize(self.max_value_size)
+                ByteSize(tuned.max_value_size)
             ));
         }
         if !(1..=MOST_LOADS).contains(&self.max_concurrent_loads) {
@@ -219,15 +264,16 @@ impl Options {
 
     /// Durations that are too short or too long, each by itself.
     fn mistakes_in_durations(&self) -> Vec<String> {
+        let tuned = self.tuned();
         let mut mistakes = Vec::new();
         let at_least_1_ms = [
-            ("l1_ttl", self.l1_ttl),
-            ("l2_ttl", self.l2_ttl),
+            ("l1_ttl", tuned.l1_ttl),
+            ("l2_ttl", tuned.l2_ttl),
             ("sliding", self.sliding),
-            ("soft_ttl", self.soft_ttl),
-            ("the limit of Mode::Available", self.mode.limit()),
+            ("soft_ttl", tuned.soft_ttl),
+            ("the limit of Mode::Available", tuned.mode.limit()),
             ("l2_timeout", Some(self.l2_timeout)),
-            ("load_timeout", Some(self.load_timeout)),
+            ("load_timeout", Some(tuned.load_timeout)),
             ("lease_ttl", Some(self.lease_ttl)),
             (
                 "the window of batch_loads",
@@ -252,9 +298,9 @@ impl Options {
         }
         let at_most = [
             ("stale_if_error", self.stale_if_error),
-            ("fallback_throttle", self.fallback_throttle),
-            ("error_ttl", self.error_ttl),
-            ("lease_wait", self.lease_wait),
+            ("fallback_throttle", tuned.fallback_throttle),
+            ("error_ttl", tuned.error_ttl),
+            ("lease_wait", tuned.lease_wait),
         ];
         for (name, duration) in at_most {
             if duration > LONGEST {
@@ -263,10 +309,10 @@ impl Options {
                 ));
             }
         }
-        if self.stale_wait > LONGEST && self.stale_wait != Duration::MAX {
+        if tuned.stale_wait > LONGEST && tuned.stale_wait != Duration::MAX {
             mistakes.push(format!(
                 "stale_wait must be at most 100 years, or Duration::MAX, and not {:?}",
-                self.stale_wait
+                tuned.stale_wait
             ));
         }
         mistakes
@@ -275,8 +321,9 @@ impl Options {
     /// Options without an effect, each with the one that it needs. No mistakes: an operator may set them for all
     /// caches.
     pub(crate) fn without_effect(&self) -> impl Iterator<Item = (&'static str, &'static str)> {
-        let throttle = self.fallback_throttle != DEFAULT_THROTTLE && self.stale_if_error.is_zero();
-        let wait = !self.stale_wait.is_zero() && self.soft_ttl.is_none();
+        let tuned = self.tuned();
+        let throttle = tuned.fallback_throttle != DEFAULT_THROTTLE && self.stale_if_error.is_zero();
+        let wait = !tuned.stale_wait.is_zero() && tuned.soft_ttl.is_none();
         let throttle = throttle.then_some(("fallback_throttle", "stale_if_error"));
         let wait = wait.then_some(("stale_wait", "soft_ttl, or expire"));
         throttle.into_iter().chain(wait)
@@ -284,15 +331,16 @@ impl Options {
 
     /// TTLs that another one makes pointless.
     fn mistakes_in_order_of_ttls(&self) -> Vec<String> {
+        let tuned = self.tuned();
         // Without a limit, where reads extend the lifetime of a value.
         let default = self.sliding.is_none().then_some(DEFAULT_TTL);
         // An option that cannot work by itself says nothing of the others.
-        let Some(l2_ttl) = self.l2_ttl.or(default).filter(works) else {
+        let Some(l2_ttl) = tuned.l2_ttl.or(default).filter(works) else {
             return Vec::new();
         };
-        let soft_ttl = self.soft_ttl.filter(works).filter(|ttl| *ttl >= l2_ttl);
+        let soft_ttl = tuned.soft_ttl.filter(works).filter(|ttl| *ttl >= l2_ttl);
         let sliding = self.sliding.filter(works).filter(|ttl| *ttl >= l2_ttl);
-        let l1_ttl = self.l1_ttl.filter(works).filter(|ttl| *ttl > l2_ttl);
+        let l1_ttl = tuned.l1_ttl.filter(works).filter(|ttl| *ttl > l2_ttl);
         let mistakes = [
             soft_ttl.map(|ttl| {
                 format!("soft_ttl ({ttl:?}) must be shorter than l2_ttl ({l2_ttl:?}): a value turns stale before it expires")
@@ -309,12 +357,12 @@ impl Options {
 
     /// A TTL, longer or shorter by up to the jitter, so that values that were stored together do not expire together.
     pub(crate) fn jittered(&self, ttl: Duration) -> Duration {
-        ttl.mul_f64(1.0 + self.jitter * (2.0 * fastrand::f64() - 1.0))
+        ttl.mul_f64(1.0 + self.tuned().jitter * (2.0 * fastrand::f64() - 1.0))
     }
 
     /// The TTL of one entry, shorter by up to the jitter.
     pub(crate) fn shortened(&self, ttl: Duration) -> Duration {
-        ttl.mul_f64(1.0 - self.jitter * fastrand::f64())
+        ttl.mul_f64(1.0 - self.tuned().jitter * fastrand::f64())
     }
 }
 
@@ -351,4 +399,44 @@ const LONGEST_STALENESS: Duration = Duration::from_secs(3600);
 
 fn works(duration: &Duration) -> bool {
     (SHORTEST..=LONGEST).contains(duration)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// An option that is named, and is no part of `Tuned`, would change without an effect.
+    #[test]
+    fn the_options_that_can_be_changed_are_those_that_are_named() {
+        let options = |set: &Settings| Options::new("test".to_owned(), set, Clock::manual());
+        let none = options(&Settings::default()).tuned();
+        let set = r#"{
+            "redis": "redis://host", "enabled": false, "enabled_for": 0.5, "l1_capacity": 7, "l1_ttl": "1s",
+            "l2_ttl": "2h", "sliding": "30m", "soft_ttl": "1m", "refresh_ahead": 0.8, "stale_if_error": "1d",
+            "fallback_throttle": "250ms", "stale_wait": "1s", "error_ttl": "2s", "jitter": 0.25,
+            "max_staleness": "500ms", "verify": 0.5, "track_hot_keys": true, "size_advice": true,
+            "mode": "available:1m", "max_value_size": 1000, "l2_timeout": "100ms", "load_timeout": "5s",
+            "max_concurrent_loads": 32, "batch_loads": "2ms,100", "lease_ttl": "3s", "lease_wait": "4s",
+            "max_deferred": 9, "lanes": 8
+        }"#;
+        let all: serde_json::Map<_, _> = serde_json::from_str(set).unwrap();
+        let everything: Settings = serde_json::from_str(set).unwrap();
+        assert_eq!(
+            everything.differing(&Settings::default()).count(),
+            all.len()
+        );
+        let by_call = [
+            "enabled",
+            "enabled_for",
+            "l1_capacity",
+            "max_concurrent_loads",
+        ];
+        for (name, value) in all {
+            let one = serde_json::json!({ &name: value });
+            let one: Settings = serde_json::from_value(one).unwrap();
+            assert!(one.differing(&Settings::default()).eq([name.as_str()]));
+            let is_tuned = options(&one).tuned() != none || by_call.contains(&name.as_str());
+            assert_eq!(TUNED.contains(&name.as_str()), is_tuned, "{name}");
+        }
+    }
 }

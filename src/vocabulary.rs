@@ -176,6 +176,18 @@ pub enum Mode {
         /// How long after the last proof has expired L1 may answer. From 1 ms to 100 years.
         limit: Duration,
     },
+    /// As `Strict`; and no call with a loader is answered from the cache. The call looks its key up, calls its loader, and
+    /// returns the loaded value. A value that was found is compared with the loaded one, as for
+    /// [`Builder::verify`](crate::Builder::verify), which counts and reports differences.
+    ///
+    /// For the time before a service trusts a cache: answers are those of the source, and
+    /// [`Stats`](crate::Stats) has the hits that the cache would have had.
+    ///
+    /// A missing key is loaded and stored as ever. A value that was found is not stored again, nor refreshed when it is
+    /// stale. Calls that find a value do not share a load, and an error of the loader is returned: no fallback, and no
+    /// error of an earlier load. Calls without a loader, such as [`Cache::get`](crate::Cache::get), have no source and are
+    /// answered from the cache. So are the responses of a `CacheLayer`.
+    Shadow,
 }
 
 /// How large L1 is: of [`Settings`](crate::Settings).
@@ -192,6 +204,11 @@ impl L1Capacity {
     pub(crate) const fn number(self) -> u64 {
         let (Self::Entries(number) | Self::Bytes(number)) = self;
         number
+    }
+
+    /// Whether both are entries, or bytes.
+    pub(crate) fn is_of_unit(self, other: Self) -> bool {
+        matches!(self, Self::Bytes(_)) == matches!(other, Self::Bytes(_))
     }
 }
 
@@ -237,7 +254,7 @@ impl Mode {
     /// How long L1 may answer without proof.
     pub(crate) fn limit(self) -> Option<Duration> {
         match self {
-            Self::Strict => None,
+            Self::Strict | Self::Shadow => None,
             Self::Available { limit } => Some(limit),
         }
     }

@@ -4,10 +4,11 @@ use futures::Stream;
 
 use super::Cache;
 use crate::engine::report_losses;
-use crate::error::{L2Error, WriteError};
+use crate::error::{BuildError, L2Error, WriteError};
 use crate::events::CacheEvent;
 use crate::key::{CacheKey, key_text};
 use crate::lookup_by::LookupBy;
+use crate::settings::{AppliedSettings, Settings};
 use crate::stats::{Health, HotKey, SizeAdvice, Stats};
 
 /// # Operation
@@ -411,6 +412,41 @@ impl<K: CacheKey, V: Send + Sync + 'static> Cache<K, V> {
     /// Uses all keys again that were [bypassed](Self::bypass). Writes a line at INFO.
     pub fn end_bypass(&self) {
         self.engine().end_bypass();
+    }
+
+    /// Applies settings that have changed to this instance as it runs, in the place of the former settings: after SIGHUP,
+    /// or when the file with the settings was written again. With several caches, see
+    /// [`Caches::apply_settings`](crate::Caches::apply_settings).
+    ///
+    /// An option that `settings` leaves out has the value that the builder has set. These options change at once, for
+    /// values that are stored and calls that begin from now on: `l1_ttl`, `l2_ttl`, `soft_ttl`, `refresh_ahead`, `jitter`,
+    /// `fallback_throttle`, `stale_wait`, `error_ttl`, `verify`, `mode`, `max_value_size`, `load_timeout`, `lease_wait`,
+    /// `enabled`, `enabled_for`, `max_concurrent_loads`, and `l1_capacity` in the unit that it had.
+    /// [`AppliedSettings::needs_restart`] names the others that differ, which stay as they are.
+    ///
+    /// An option that is as in the former settings stays as it is: a cache that was switched off by
+    /// [`set_enabled`](Self::set_enabled) stays off. Entries of L1 stay, with the times that they have.
+    ///
+    /// Sends nothing to L2. Writes a line at INFO, and one for each option that has a call of its own.
+    ///
+    /// # Errors
+    ///
+    /// An option cannot work, or not with another option. Nothing has changed then.
+    ///
+    /// ```
+    /// use larder::{Cache, Settings};
+    ///
+    /// let prices: Cache<String, u32> = Cache::builder("docs:prices").build()?;
+    /// // In a service: `Settings::from_env("CACHE_")?`, or the file again.
+    /// let settings: Settings = serde_json::from_str(r#"{ "l2_ttl": "5m", "lanes": 4 }"#)?;
+    /// let applied = prices.apply_settings(&settings)?;
+    /// assert_eq!(applied.changed(), ["l2_ttl"]);
+    /// assert_eq!(applied.needs_restart(), ["lanes"]);
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    #[doc(alias = "reload")]
+    pub fn apply_settings(&self, settings: &Settings) -> Result<AppliedSettings, BuildError> {
+        self.engine().apply_settings(settings)
     }
 
     /// Sets how many loaders may run at once in this instance, for all clones: see

@@ -46,7 +46,7 @@ impl RefreshAhead {
         if deadline == NEVER {
             return NEVER;
         }
-        let before = match self.options.refresh_ahead {
+        let before = match self.options.tuned().refresh_ahead {
             None => return NEVER,
             Some(vocabulary::RefreshAhead::Share(share)) => {
                 let lifetime = Duration::from_nanos(deadline.saturating_sub(born_at));
@@ -59,7 +59,7 @@ impl RefreshAhead {
 
     /// Whether a read at `now` refreshes such a value.
     pub(crate) fn is_due(&self, born_at: Tick, deadline: Tick, now: Tick) -> bool {
-        match self.options.refresh_ahead {
+        match self.options.tuned().refresh_ahead {
             None => false,
             Some(vocabulary::RefreshAhead::Share(_)) => now >= self.begins_at(born_at, deadline),
             Some(vocabulary::RefreshAhead::XFetch(beta)) => {

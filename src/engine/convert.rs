@@ -23,7 +23,7 @@ use crate::loaded::{Loaded, OwnTags, OwnTtls, TagNames, names};
 use crate::options::{DEFAULT_TTL, LONGEST, Options};
 use crate::stats::Counters;
 use crate::util::time_slice;
-use crate::vocabulary::{AnyValue, L1Capacity, Version, Want};
+use crate::vocabulary::{AnyValue, L1Capacity, Mode, Version, Want};
 use crate::wire::codec::{CodecError, Context, FormerType, ValueCodec};
 use crate::wire::envelope::{self, Envelope, Head, Lifetime, Place, Stamp};
 
@@ -171,7 +171,7 @@ impl Convert {
             key,
             type_tag: self.type_tag,
             tags,
-            max: self.options.max_value_size,
+            max: self.options.tuned().max_value_size,
         }
     }
 
@@ -262,12 +262,14 @@ impl Convert {
             // Shortened and never lengthened: the caller may have taken the TTL from a token that expires then.
             Some(ttl) => Some(options.shortened(ttl.min(LONGEST))),
             // Where reads extend lifetimes it is the longest that there may be.
-            None if options.sliding.is_some() => options.l2_ttl.map(|ttl| options.shortened(ttl)),
-            None => options.l2_ttl.map(|ttl| options.jittered(ttl)),
+            None if options.sliding.is_some() => {
+                options.tuned().l2_ttl.map(|ttl| options.shortened(ttl))
+            }
+            None => options.tuned().l2_ttl.map(|ttl| options.jittered(ttl)),
         };
         let soft = match own.soft_ttl {
             Some(soft) => Some(options.shortened(soft.min(LONGEST))),
-            None => options.soft_ttl.map(|soft| options.jittered(soft)),
+            None => options.tuned().soft_ttl.map(|soft| options.jittered(soft)),
         };
         Ok(Ttls {
             soft,
@@ -378,7 +380,11 @@ impl Convert {
         };
         let gone_at = at(lifetime.expires_at);
         // From now on, and not from its birth: the option bounds how long this copy stays, whoever wrote the value.
-        let l1_ttl = self.options.l1_ttl.map(|ttl| self.options.shortened(ttl));
+        let l1_ttl = self
+            .options
+            .tuned()
+            .l1_ttl
+            .map(|ttl| self.options.shortened(ttl));
         let expires_at = match l1_ttl.into_iter().chain(lifetime.l1_ttl).min() {
             // Gone at any time, also while the clock stands still.
             Some(Duration::ZERO) => 0,
@@ -411,7 +417,8 @@ impl Convert {
         ends_at: Option<Tick>,
     ) -> SlotHead {
         let bound_in_l1 = (head.expires_at < head.gone_at).then_some(head.expires_at);
-        let refresh_at = if self.options.verify > 0.0 {
+        let tuned = self.options.tuned();
+        let refresh_at = if tuned.verify > 0.0 || tuned.mode == Mode::Shadow {
             // Each hit is looked at.
             head.born_at
         } else {

@@ -34,17 +34,19 @@ use super::switch::{Bypassed, Switch};
 use super::write::{LaneWrites, Writes};
 use crate::clock::Tick;
 use crate::entry::AnyEntry;
-use crate::error::{L2Error, LoadError, WriteError};
+use crate::error::{BuildError, L2Error, LoadError, WriteError};
 use crate::events::Events;
 use crate::key::{Key, KeyTooLong};
 use crate::l1::{L1, SizeAdvisor};
 use crate::l2::{L2, LaneName, MemoryL2, OnConnect, random};
-use crate::options::Options;
+use crate::options::{Options, TUNED};
+use crate::settings::{AllSettings, AppliedSettings, Settings};
 use crate::stats::{Counters, Health, SizeAdvice, Stats};
 use crate::token::Token;
 use crate::util::call::Step;
 use crate::util::few_names::few_names;
 use crate::util::lock::lock;
+use crate::vocabulary::Mode;
 
 /// How often a caller of `ready` looks whether the subscribers are still there.
 const LOOK_AGAIN: Duration = Duration::from_secs(1);
@@ -72,6 +74,7 @@ pub(crate) struct Engine {
 struct Instance {
     id: u64,
     options: Arc<Options>,
+    settings: AllSettings,
     type_tag: u64,
     values: Arc<TypeRules>,
     /// Without an L2 a clock in memory issues versions, so that L1 alone runs the same code.
@@ -114,7 +117,12 @@ pub(crate) struct Parts {
 
 impl Engine {
     /// Puts the parts together. Starts the subscribers at once if there is a runtime, otherwise at the first call.
-    pub(crate) fn new(options: Options, type_tag: u64, parts: Parts) -> Arc<Self> {
+    pub(crate) fn new(
+        options: Options,
+        settings: AllSettings,
+        type_tag: u64,
+        parts: Parts,
+    ) -> Arc<Self> {
         let (options, counters) = (Arc::new(options), Arc::new(Counters::default()));
         let has_l2 = parts.l2.is_some();
         let l2 =
@@ -131,6 +139,7 @@ impl Engine {
         });
         let instance = Arc::new(Instance {
             id: random(),
+            settings,
             type_tag,
             values,
             l2,
@@ -314,7 +323,7 @@ impl Engine {
     /// How long a load may take.
     #[cfg(feature = "http")]
     pub(crate) fn load_timeout(&self) -> Duration {
-        self.instance.options.load_timeout
+        self.instance.options.tuned().load_timeout
     }
 
     /// Starts the tasks that are not running and should be. Called by each call that L1 alone does not answer.
@@ -616,6 +625,70 @@ impl Engine {
                 is_enabled, "the cache was switched"
             );
         }
+    }
+
+    /// The options with these settings of the operator, if they can work.
+    pub(crate) fn options_with(&self, operator: &Settings) -> Result<Options, BuildError> {
+        let (set, now) = (
+            self.instance.settings.with(operator),
+            &self.instance.options,
+        );
+        let options = Options::new(now.namespace.clone(), &set, now.clock.clone());
+        let mistakes = options.mistakes();
+        if mistakes.is_empty() {
+            return Ok(options);
+        }
+        Err(BuildError::new(&options.namespace, mistakes, None))
+    }
+
+    /// Applies other settings of the operator to the cache as it runs.
+    pub(crate) fn apply_settings(
+        &self,
+        operator: &Settings,
+    ) -> Result<AppliedSettings, BuildError> {
+        let (of, settings) = (&*self.instance, &self.instance.settings);
+        let mut last = lock(&settings.last);
+        let wanted = self.options_with(operator)?;
+        let (before, after) = (settings.with(&last), settings.with(operator));
+        let is_other_unit = !of.options.l1_capacity.is_of_unit(wanted.l1_capacity);
+        let can_change =
+            |name: &&str| TUNED.contains(name) && !(*name == "l1_capacity" && is_other_unit);
+        let changed: Vec<_> = before.differing(&after).filter(can_change).collect();
+        // Those with which the cache was built still count, however often other settings came since.
+        let differing = settings.built.differing(&after);
+        let needs_restart: Vec<_> = differing.filter(|name| !can_change(name)).collect();
+        let was_shadow = of.options.tuned().mode == Mode::Shadow;
+        of.options.tune(wanted.tuned());
+        if wanted.tuned().mode == Mode::Shadow && !was_shadow {
+            // Entries from before do not say that each hit has more to do. Those of L2 are read anew.
+            let contexts = self.all().flat_map(|engine| engine.contexts.iter());
+            contexts.for_each(|ctx| ctx.l1.empty());
+        }
+        for name in &changed {
+            // A call may have set another value since: it stays, unless the settings have changed.
+            match *name {
+                "enabled" => self.set_enabled(wanted.enabled),
+                "enabled_for" => self.set_enabled_for(wanted.enabled_for),
+                "l1_capacity" => self.set_l1_capacity(wanted.l1_capacity.number()),
+                "max_concurrent_loads" => {
+                    self.set_max_concurrent_loads(wanted.max_concurrent_loads);
+                }
+                _ => {}
+            }
+        }
+        *last = operator.clone();
+        let namespace = self.namespace();
+        info!(
+            namespace,
+            changed = changed.join(" "),
+            needs_restart = needs_restart.join(" "),
+            "settings were applied"
+        );
+        Ok(AppliedSettings {
+            namespace: namespace.to_owned(),
+            changed,
+            needs_restart,
+        })
     }
 
     /// Switches all instances off or on.

@@ -205,11 +205,13 @@ impl Field for (Duration, usize) {
 }
 
 impl Field for Mode {
-    const EXPECTED: &'static str = "strict, or available and its limit, such as available:60s";
+    const EXPECTED: &'static str =
+        "strict, shadow, or available and its limit, such as available:60s";
 
     fn from_text(text: &str) -> Option<Self> {
         match text.strip_prefix("available:") {
             Some(limit) => duration(limit).map(|limit| Self::Available { limit }),
+            None if text == "shadow" => Some(Self::Shadow),
             None => (text == "strict").then_some(Self::Strict),
         }
     }
@@ -217,6 +219,7 @@ impl Field for Mode {
     fn plain(&self) -> Plain {
         Plain::Text(match self {
             Self::Strict => "strict".to_owned(),
+            Self::Shadow => "shadow".to_owned(),
             Self::Available { limit } => format!("available:{}", duration_text(*limit)),
         })
     }

@@ -1,5 +1,6 @@
 //! Options that come from a file or from the environment, rather than from code.
 
+mod applied;
 mod environment;
 mod error;
 mod field;
@@ -11,6 +12,8 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
+pub(crate) use self::applied::AllSettings;
+pub use self::applied::AppliedSettings;
 pub use self::error::SettingsError;
 #[cfg(feature = "macros")]
 pub(crate) use self::field::duration;
@@ -28,7 +31,7 @@ use crate::vocabulary::{L1Capacity, Mode, RefreshAhead};
 /// In a format that describes itself, such as JSON, TOML or YAML. An unknown field is an error, but not within
 /// `#[serde(flatten)]`, where serde ignores it. Durations are written with a unit, `250ms`, `30s` or `1h30m`
 /// (`ms`, `s`, `m`, `h`, `d`, and `max` for [`Duration::MAX`]); a mere number is an error, as it may be meant
-/// in any unit. A [`Mode`] is `strict` or `available:60s`, `refresh_ahead` is `0.8` or `xfetch:1.0`, and
+/// in any unit. A [`Mode`] is `strict`, `shadow` or `available:60s`, `refresh_ahead` is `0.8` or `xfetch:1.0`, and
 /// `batch_loads` is `2ms,100`, and `l1_capacity` is a number of entries or of bytes, such as `256MiB`.
 ///
 /// ```
@@ -192,6 +195,15 @@ impl Settings {
             max_deferred: other.max_deferred.or(self.max_deferred),
             lanes: other.lanes.or(self.lanes),
         }
+    }
+
+    /// The names of the options in which `other` differs.
+    pub(crate) fn differing<'a>(&'a self, other: &'a Self) -> impl Iterator<Item = &'static str> {
+        let text = |value: Option<&dyn fmt::Debug>| value.map(|value| format!("{value:?}"));
+        let pairs = self.named().into_iter().zip(other.named());
+        pairs
+            .filter(move |((_, one), (_, other))| text(*one) != text(*other))
+            .map(|((name, _), _)| name)
     }
 
     /// The names of all options.

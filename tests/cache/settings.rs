@@ -2,7 +2,9 @@
 
 use std::time::Duration;
 
-use larder::{Cache, L1Capacity, Mode, RefreshAhead, ServiceSettings, Settings};
+use larder::{
+    Cache, Caches, Clock, L1Capacity, MemoryL2, Mode, RefreshAhead, ServiceSettings, Settings,
+};
 use serde_json::{Value, from_value, json, to_value};
 
 use crate::support::eventually::eventually;
@@ -187,4 +189,106 @@ async fn absent_ones_leave_the_builder_as_it_is() {
         })
         .await;
     }
+}
+
+#[tokio::test]
+async fn other_settings_are_applied_to_a_cache_that_is_used() {
+    let settings = |value| from_value::<Settings>(value).unwrap();
+    let clock = Clock::manual();
+    let cache: Cache<String, String> = Cache::builder("test:settings")
+        .clock(clock.clone())
+        .jitter(0.0)
+        .l2_ttl(Duration::from_secs(60))
+        .settings(&settings(json!({ "max_concurrent_loads": 5 })))
+        .build()
+        .unwrap();
+    let ttl = async || {
+        cache.insert("k", "v".to_owned()).await.unwrap();
+        let entry = cache.get("k").await.unwrap();
+        entry.meta().expires_in().as_secs()
+    };
+    let apply = |value| cache.apply_settings(&settings(value));
+    assert_eq!(ttl().await, 60);
+    let entry = cache.get("k").await.unwrap();
+    let applied = apply(json!({ "l2_ttl": "5m", "sliding": "1m", "jitter": 0.0, "lanes": 2 }));
+    let applied = applied.unwrap();
+    assert_eq!(applied.namespace(), "test:settings");
+    assert_eq!(applied.changed(), ["l2_ttl"]);
+    assert_eq!(applied.needs_restart(), ["sliding", "lanes"]);
+    // What is stored has the times that it has.
+    let found = cache.get("k").await.unwrap();
+    assert_eq!(found.meta().version(), entry.meta().version());
+    assert_eq!(ttl().await, 300);
+    // An option that is left out is that of the builder, and one that needs a restart is told each time.
+    let applied = apply(json!({ "lanes": 2 })).unwrap();
+    assert_eq!(
+        (applied.changed(), applied.needs_restart()),
+        (&["l2_ttl"][..], &["lanes"][..])
+    );
+    assert_eq!(ttl().await, 60);
+    // With the builder's TTL it cannot work, and nothing is changed.
+    let error = apply(json!({ "soft_ttl": "2m", "error_ttl": "1s" })).unwrap_err();
+    assert_eq!(error.mistakes().count(), 1);
+    assert_eq!(ttl().await, 60);
+    let applied = apply(json!({})).unwrap();
+    assert_eq!(
+        (applied.changed(), applied.needs_restart()),
+        (&[][..], &[][..])
+    );
+
+    // A switch of a call stays, until the settings have changed.
+    cache.set_enabled(false);
+    apply(json!({ "jitter": 0.2 })).unwrap();
+    assert!(!cache.is_enabled());
+    let both = json!({ "enabled": false });
+    assert_eq!(
+        apply(both.clone()).unwrap().changed(),
+        ["enabled", "jitter"]
+    );
+    cache.set_enabled(true);
+    assert!(apply(both).unwrap().changed().is_empty() && cache.is_enabled());
+    apply(json!({})).unwrap();
+    assert!(cache.is_enabled());
+    let applied = apply(json!({ "l1_capacity": "1MiB" })).unwrap();
+    assert_eq!(applied.needs_restart(), ["l1_capacity"]);
+    let applied = apply(json!({ "l1_capacity": 0, "enabled_for": 0.0 })).unwrap();
+    assert_eq!(applied.changed(), ["enabled_for", "l1_capacity"]);
+    assert!(!cache.is_enabled());
+    apply(json!({ "l1_capacity": 0 })).unwrap();
+    cache.insert("k", "v".to_owned()).await.unwrap();
+    assert!(cache.get("k").await.is_none());
+}
+
+/// In all caches or in none.
+#[test]
+fn other_settings_are_applied_to_all_caches() {
+    let settings = |value| from_value::<ServiceSettings>(value).unwrap();
+    let first = settings(json!({ "soft_ttl": "1m", "price": { "enabled": false } }));
+    let caches = Caches::with_l2("test", first, MemoryL2::new());
+    let build = |name| {
+        caches
+            .cache::<u64, u64>(name)
+            .l2_ttl(Duration::from_secs(300))
+            .build()
+    };
+    let (products, prices) = (build("product").unwrap(), build("price").unwrap());
+    assert!(products.is_enabled() && !prices.is_enabled());
+    let wrong = settings(json!({ "enabled": false, "price": { "soft_ttl": "1h" } }));
+    let error = caches.apply_settings(wrong).unwrap_err();
+    assert!(error.to_string().contains("test:price"), "{error}");
+    assert!(products.is_enabled() && !prices.is_enabled());
+    let other = settings(json!({ "soft_ttl": "2m", "product": { "enabled": false } }));
+    let applied = caches.apply_settings(other).unwrap();
+    let changed: Vec<_> = applied
+        .iter()
+        .map(|one| (one.namespace(), one.changed()))
+        .collect();
+    let both = &["enabled", "soft_ttl"][..];
+    assert_eq!(changed, [("test:product", both), ("test:price", both)]);
+    assert!(!products.is_enabled() && prices.is_enabled());
+    // One that is built later has them, too.
+    caches
+        .apply_settings(settings(json!({ "enabled": false })))
+        .unwrap();
+    assert!(!build("offer").unwrap().is_enabled());
 }

@@ -62,8 +62,9 @@ impl Loads {
         has_token: bool,
     ) -> Result<Option<Waiting>, LoadError> {
         let ctx = &*self.ctx;
-        if !ctx.options.error_ttl.is_zero()
+        if !ctx.options.tuned().error_ttl.is_zero()
             && !has_token
+            && !self.reads.is_shadow()
             && !ctx.switch.is_off_for(key)
             && let Some(error) = ctx.backoff.error(key, self.now_began())
         {
@@ -88,8 +89,8 @@ impl Loads {
         let key = &op.key;
         let options = &*ctx.options;
         let Some(found) = self.reads.fallback(key, Proof::Used).await else {
-            if !options.error_ttl.is_zero() {
-                let pause = options.shortened(options.error_ttl);
+            if !options.tuned().error_ttl.is_zero() {
+                let pause = options.shortened(options.tuned().error_ttl);
                 let (error, began) = (error.clone(), fetch.began);
                 (ctx.backoff).wait(key, pause, After::Error { error, began });
                 // In this order: a change of the key that comes in between ends it. A caller that comes after a change
@@ -103,7 +104,7 @@ impl Loads {
         if found.kind != OutcomeKind::Fresh {
             // An error that says nothing of other callers' loads must not keep these from loading.
             if !error.is_of_one_caller() {
-                let pause = options.jittered(options.fallback_throttle);
+                let pause = options.jittered(options.tuned().fallback_throttle);
                 ctx.backoff.wait(key, pause, After::Fallback);
             }
             if options.may_log() {

@@ -123,7 +123,7 @@ impl Loads {
     async fn run(&self, fetches: Vec<Fetch>, loader: &Loader) {
         let (ctx, begun) = (&*self.ctx, Instant::now());
         let options = &ctx.options;
-        let until = begun + options.lease_wait;
+        let until = begun + options.tuned().lease_wait;
         let is_refresh = fetches.iter().any(Fetch::is_refresh);
         let (mut asked, mut waiting) = (fetches, Vec::new());
         let (mut pauses, mut next_round) = (poll_delays(), None);
@@ -176,7 +176,7 @@ impl Loads {
                         ready.push(fetch);
                     }
                     Acquired::Wait(left) => {
-                        if is_refresh && options.stale_wait.is_zero() {
+                        if is_refresh && options.tuned().stale_wait.is_zero() {
                             // From here on it only reads.
                             loader.forget();
                         }
@@ -197,7 +197,7 @@ impl Loads {
             // The value of a refresh is of use only when the other instance has stored it, or when its lease has run
             // out.
             if is_refresh && standing.is_none() {
-                pause = longest.min(options.lease_wait);
+                pause = longest.min(options.tuned().lease_wait);
             }
             next_round = Some(now + pause);
             // The other instance may hang. From here on the callers' wait counts more than a second load.
@@ -242,8 +242,8 @@ impl Loads {
         let is_noticed = timeout_at(next_round, noticed).await.is_ok();
         let options = &self.ctx.options;
         // Without a notice a refresh asks for the lease once more, as its holder may be gone. Later it only reads.
-        let only_reads =
-            is_noticed || begun.elapsed() >= options.stale_wait.min(options.load_timeout);
+        let only_reads = is_noticed
+            || begun.elapsed() >= options.tuned().stale_wait.min(options.tuned().load_timeout);
         let ended: HashSet<Key> = ended.into_iter().collect();
         let is_due = |fetch: &mut Fetch| !is_noticed || ended.contains(&fetch.op.key);
         let mut due: Vec<_> = waiting.extract_if(.., is_due).collect();

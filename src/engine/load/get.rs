@@ -1,5 +1,6 @@
 //! The callers of a load: each looks its key up, and joins the load of the key or begins one.
 
+use std::mem;
 use std::slice;
 use std::sync::Arc;
 
@@ -36,7 +37,7 @@ pub(super) struct Since {
 pub(crate) type LoadCall = BoxFuture<'static, Result<AnyEntry, LoadError>>;
 
 /// Entries that were found for keys of a call, with the places of the keys.
-type FoundAt = Vec<(usize, Option<AnyEntry>)>;
+pub(super) type FoundAt = Vec<(usize, Option<AnyEntry>)>;
 
 /// Makes the loader for keys of a call, by their places in it.
 pub(crate) type LoaderOfPlaces<'a> = dyn Fn(&[usize]) -> Loader + Send + Sync + 'a;
@@ -93,6 +94,9 @@ impl Loads {
         let write = self.reads.write_of(token);
         let found = (self.reads).look_up_at_least(slice::from_ref(&key), token);
         let want = match found.await.pop().unwrap_or(Err(None)) {
+            Ok(entry) if entry.is_due() && self.reads.is_shadow() => {
+                return self.answer_from_source(key, entry, load.loader()).await;
+            }
             Ok(entry) => {
                 if entry.is_due() {
                     self.start_refreshes(vec![(0, key, entry.clone())], |_| load.loader());
@@ -183,9 +187,14 @@ impl Loads {
                 None => absent.push((place, key)),
             }
         }
+        let mut found = Vec::with_capacity(absent.len());
+        if self.reads.is_shadow() {
+            found = self
+                .answer_all_from_source(mem::take(&mut due), loader)
+                .await?;
+        }
         // Before L2 is asked, which may take a while.
         let mut awaited = self.start_refreshes(due, loader);
-        let mut found = Vec::with_capacity(absent.len());
         let (mut places, mut asked) = (Vec::new(), Vec::new());
         for (place, key) in absent {
             if let Some(entry) = self.get_at_once(&key).await {
@@ -226,6 +235,13 @@ impl Loads {
             flights.push((place, key, joined, waiting));
         }
         debug_assert_eq!(led.len(), led_places.len(), "the loader numbers its keys");
+        if self.reads.is_shadow() {
+            // In the places of the entries that were found.
+            let loaded = self
+                .answer_all_from_source(mem::take(&mut due), loader)
+                .await?;
+            found.extend(loaded);
+        }
         // Before the missing keys are loaded: the refreshes run meanwhile.
         awaited.extend(self.start_refreshes(due, loader));
         // All keys are joined before any result is awaited: this caller's loads run beside those of others.

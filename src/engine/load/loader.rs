@@ -131,7 +131,7 @@ impl Loads {
         keys: &[Leased<'_>],
     ) -> Result<LoadedValues, LoadError> {
         let ctx = &*self.ctx;
-        let limit = ctx.options.load_timeout;
+        let limit = ctx.options.tuned().load_timeout;
         let counted = Arc::clone(&ctx.counters);
         let clock = ctx.options.clock.clone();
         let called = Instant::now();

@@ -13,16 +13,14 @@ use super::fetch::{Fetch, Flight};
 use super::get::{LoadCall, one};
 use super::lease::{self, FillOutcome, Goal};
 use super::loader::Loader;
-use super::verify::Sample;
+use super::verify::{Due, Sample};
 use crate::engine::read::tags::Proof;
 use crate::engine::spans::enabled;
 use crate::entry::AnyEntry;
 use crate::error::LoadError;
 use crate::key::Key;
 use crate::l2::Want;
-
-/// A value that is to be refreshed, or compared with its source, and the place of its key in the list of the caller.
-type Due = (usize, Key, AnyEntry);
+use crate::vocabulary::Source;
 
 /// A stale value whose refresh a caller waits for.
 pub(super) struct Awaited {
@@ -52,8 +50,11 @@ impl Loads {
         stale: &AnyEntry,
         load: Load,
     ) -> Option<LoadCall> {
+        if self.reads.is_shadow() {
+            return Some(self.answer_from_source(key, stale.clone(), load.loader()));
+        }
         let due = vec![(0, key, stale.clone())];
-        if !stale.is_stale() || self.ctx.options.stale_wait.is_zero() {
+        if !stale.is_stale() || self.ctx.options.tuned().stale_wait.is_zero() {
             self.start_refreshes(due, |_| load.loader());
             return None;
         }
@@ -72,7 +73,7 @@ impl Loads {
         if self.ctx.switch.is_off_for(key) {
             return;
         }
-        let Some(entry) = self.reads.look_up(key).await else {
+        let Some(mut entry) = self.reads.look_up(key).await else {
             if let Err(error) = self.get_or_load(key.clone(), load).await
                 && self.ctx.options.may_log()
             {
@@ -87,6 +88,8 @@ impl Loads {
         // A value is younger than the schedule by the time that its load has taken.
         let almost = every.saturating_sub(every / 10);
         if entry.meta().age() >= almost {
+            // Refreshed, though it may be one that is to be compared with the source.
+            entry = AnyEntry::new(entry.slot().clone(), self.ctx.now(), Source::L2);
             self.start_refreshes(vec![(0, key.clone(), entry)], |_| load.loader());
         }
     }
@@ -110,7 +113,7 @@ impl Loads {
     }
 
     fn join_refreshes(&self, mut due: Vec<Due>) -> (Begun, Vec<Awaited>) {
-        let wait = Some(self.ctx.options.stale_wait).filter(|wait| !wait.is_zero());
+        let wait = Some(self.ctx.options.tuned().stale_wait).filter(|wait| !wait.is_zero());
         // Before anything is begun, so that the time covers all of it.
         let until = wait.and_then(|wait| Instant::now().checked_add(wait));
         let mut awaited = Vec::new();
@@ -252,10 +255,10 @@ impl Loads {
             return;
         }
         // For callers that wait for it, it is a load like any other.
-        let at_least = if self.ctx.options.stale_wait.is_zero() {
+        let at_least = if self.ctx.options.tuned().stale_wait.is_zero() {
             Duration::ZERO
         } else {
-            (self.ctx.options).jittered(self.ctx.options.fallback_throttle)
+            (self.ctx.options).jittered(self.ctx.options.tuned().fallback_throttle)
         };
         self.ctx.backoff.refresh_failed(key, at_least);
     }

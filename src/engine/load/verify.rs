@@ -1,6 +1,8 @@
-//! The online checker: a sample of hits is compared with the source.
+//! The online checker: a sample of hits is compared with the source. In [`Mode::Shadow`](crate::Mode::Shadow) all hits
+//! are, and their callers get what the source returns.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::slice;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -9,13 +11,21 @@ use tokio::time::sleep;
 use tracing::{Instrument, Span, debug, warn};
 
 use super::Loads;
-use super::loader::{LoadKey, Loader};
+use super::get::{FoundAt, LoadCall, LoaderOfPlaces};
+use super::loader::{LoadKey, LoadedValues, Loader};
+use super::nested::{self, Waiting};
 use crate::entry::AnyEntry;
+use crate::error::LoadError;
 use crate::events::CacheEvent;
 use crate::key::Key;
+use crate::loaded::Loaded;
+use crate::vocabulary::{AnyValue, Source};
 
 const MINUTE: Duration = Duration::from_secs(60);
 const HOUR: Duration = Duration::from_secs(3600);
+
+/// A value that is to be refreshed, or compared with its source, and the place of its key in the list of the caller.
+pub(super) type Due = (usize, Key, AnyEntry);
 
 /// A hit that is to be checked.
 pub(super) struct Sample {
@@ -42,48 +52,139 @@ impl Loads {
     /// cache has missed it: so the cache is looked at again when the change must have reached it.
     async fn check(self: Arc<Self>, sample: Sample, loader: Loader, span: Span) {
         // Only the load is in the span.
-        let compared = self.compare(&sample, loader).instrument(span).await;
-        let (counters, options) = (&self.ctx.counters, &self.ctx.options);
-        let counter = match compared {
-            Some(true) => &counters.verified,
-            None => &counters.verify_failures,
-            Some(false) => {
-                // An invalidation takes a request to L2, and then reaches all instances within the bound.
-                let bound = options.max_staleness + options.l2_timeout;
-                // A cache that is dropped meanwhile is not kept.
-                let held = Arc::downgrade(&self);
-                drop(self);
-                sleep(bound).await;
-                if let Some(loads) = held.upgrade()
-                    && loads.is_still_there(&sample).await
-                {
-                    loads.note_mismatch(&sample);
-                }
-                return;
-            }
+        let loaded = self
+            .load_again(slice::from_ref(&sample), &loader)
+            .instrument(span)
+            .await;
+        let loaded = loaded.map(|mut loaded| loaded.pop().flatten());
+        let compared = match &loaded {
+            Ok(loaded) => self.compare(&sample, loaded.as_ref()),
+            Err(_) => None,
         };
-        counter.bump();
+        self.count(compared);
+        if compared == Some(false) {
+            self.look_again(sample).await;
+        }
     }
 
-    /// Whether the source has the value of the hit. `None` if it does not answer, or the two cannot be compared.
-    async fn compare(&self, sample: &Sample, loader: Loader) -> Option<bool> {
-        let loading = loader.load(vec![LoadKey {
+    /// Counts a comparison, unless the two values differ: then the cache may be about to change.
+    fn count(&self, compared: Option<bool>) {
+        match compared {
+            Some(true) => _ = self.ctx.counters.verified.bump(),
+            Some(false) => {}
+            None => _ = self.ctx.counters.verify_failures.bump(),
+        }
+    }
+
+    /// Takes note of a hit whose source has another value, if the cache still has the hit after a while.
+    async fn look_again(self: Arc<Self>, sample: Sample) {
+        let options = &self.ctx.options;
+        // An invalidation takes a request to L2, and then reaches all instances within the bound.
+        let bound = options.max_staleness + options.l2_timeout;
+        // A cache that is dropped meanwhile is not kept.
+        let held = Arc::downgrade(&self);
+        drop(self);
+        sleep(bound).await;
+        if let Some(loads) = held.upgrade()
+            && loads.is_still_there(&sample).await
+        {
+            loads.note_mismatch(&sample);
+        }
+    }
+
+    /// Calls the loader for the keys of hits.
+    async fn load_again(&self, of: &[Sample], loader: &Loader) -> Result<LoadedValues, LoadError> {
+        let keys = of.iter().map(|sample| LoadKey {
             number: sample.number,
             key: sample.key.clone(),
             previous: None,
-        }]);
-        let loaded = self.call(loading, &[(&sample.key, None)]).await;
-        match loaded.ok()?.pop().flatten() {
+        });
+        let loading = loader.load(keys.collect());
+        let leased: Vec<_> = of.iter().map(|sample| (&sample.key, None)).collect();
+        self.call(loading, &leased).await
+    }
+
+    /// Whether the source has the value of the hit. `None` if the two cannot be compared.
+    fn compare(&self, sample: &Sample, loaded: Option<&Loaded<AnyValue>>) -> Option<bool> {
+        let Some(loaded) = loaded else {
             // A source that does not know the key any more has another value, too.
-            None => Some(false),
-            Some(loaded) => {
-                let (cached, loaded) = (sample.entry.slot().value(), &loaded.value?);
-                // A panic in the user's code.
-                let convert = &self.ctx.convert;
-                let compared = catch_unwind(AssertUnwindSafe(|| convert.are_same(cached, loaded)));
-                compared.ok().flatten()
+            return Some(false);
+        };
+        let (cached, loaded) = (sample.entry.slot().value(), loaded.value.as_ref()?);
+        // A panic in the user's code.
+        let convert = &self.ctx.convert;
+        let compared = catch_unwind(AssertUnwindSafe(|| convert.are_same(cached, loaded)));
+        compared.ok().flatten()
+    }
+
+    /// Answers the caller of a hit by its loader, and compares the hit with that, see [`Mode::Shadow`](crate::Mode::Shadow).
+    pub(super) fn answer_from_source(
+        self: &Arc<Self>,
+        key: Key,
+        entry: AnyEntry,
+        loader: Loader,
+    ) -> LoadCall {
+        let loads = Arc::clone(self);
+        Box::pin(async move {
+            let loader_of = |_: &[usize]| loader.clone();
+            let answers = loads.answer_all_from_source(vec![(0, key, entry)], &loader_of);
+            let (_, answer) = answers.await?.pop().unzip();
+            answer.flatten().ok_or_else(LoadError::not_found)
+        })
+    }
+
+    /// As [`answer_from_source`](Self::answer_from_source), for the hits of a call with their places, by one call of the
+    /// loader.
+    pub(super) async fn answer_all_from_source(
+        self: &Arc<Self>,
+        hits: Vec<Due>,
+        loader: &LoaderOfPlaces<'_>,
+    ) -> Result<FoundAt, LoadError> {
+        if hits.is_empty() {
+            return Ok(Vec::new());
+        }
+        let places: Vec<_> = hits.iter().map(|(place, ..)| *place).collect();
+        let samples = hits.into_iter().enumerate();
+        let samples = samples.map(|(number, (_, key, entry))| Sample { key, entry, number });
+        let samples: Vec<_> = samples.collect();
+        let keys = samples.iter().map(|sample| &sample.key);
+        // As for any load: a loader that calls this may wait for itself.
+        let mut waiting = Vec::with_capacity(samples.len());
+        for key in keys {
+            waiting.push(Waiting::begin(&self.ctx, key)?);
+        }
+        let loaded = self.load_again(&samples, &loader(&places)).await;
+        drop(waiting);
+        nested::reacquire_permit().await;
+        let now = self.ctx.now();
+        let mut answers = Vec::with_capacity(places.len());
+        for ((place, sample), loaded) in places.into_iter().zip(samples).zip(loaded?) {
+            // A stale value may differ.
+            let compared =
+                (!sample.entry.is_stale()).then(|| self.compare(&sample, loaded.as_ref()));
+            if let Some(compared) = compared {
+                self.count(compared);
+            }
+            let value = match loaded {
+                // The source says that the value is that of the hit.
+                Some(Loaded { value: None, .. }) => Some(sample.entry.slot().value().clone()),
+                Some(Loaded { value, .. }) => value,
+                None => None,
+            };
+            let answer = value.map(|value| {
+                let slot = self.ctx.convert.unstored(&sample.key, value, now);
+                self.reads.hand_out(slot, now, Source::Loader)
+            });
+            answers.push((place, answer));
+            // As many at once as there are checks at most: a sample loses nothing.
+            if compared == Some(Some(false))
+                && let Ok(permit) = Arc::clone(&self.permits.checks).try_acquire_owned()
+            {
+                let again = Arc::clone(self).look_again(sample);
+                tokio::spawn(again.map(|()| drop(permit)));
             }
         }
+        Ok(answers)
     }
 
     /// Whether a look-up returns the same version, as if nothing had been changed.

@@ -21,7 +21,7 @@ use crate::l1::{
 };
 use crate::l2::{LaneNumber, LeaseReply, LeaseRequest, ReadResult, Want};
 use crate::util::time_slice::TimeSlice;
-use crate::vocabulary::Source;
+use crate::vocabulary::{Mode, Source};
 
 /// Keys of one look-up whose epochs the server compares at the same time.
 const COMPARED: usize = 64;
@@ -97,14 +97,20 @@ impl Reads {
         }
         // One of the three at most: a refresh loads the value anyway, and a comparison would load it once more.
         let is_ahead = !is_stale && (self.ctx.convert.ahead).is_due(slot.born_at, deadline, now);
-        let verified = self.ctx.options.verify;
-        let is_verified = !is_stale && !is_ahead && verified > 0.0 && fastrand::f64() < verified;
+        let verified = self.ctx.options.tuned().verify;
+        let is_verified = !is_stale && !is_ahead && verified > 0.0 && fastrand::f64() < verified
+            || self.is_shadow();
         let entry = AnyEntry::new(slot, now, source);
         match (is_ahead, is_verified) {
-            (true, _) => entry.with(AHEAD),
             (_, true) => entry.with(SAMPLED),
+            (true, _) => entry.with(AHEAD),
             _ => entry,
         }
+    }
+
+    /// Whether callers with a loader get what it returns, see [`Mode::Shadow`].
+    pub(crate) fn is_shadow(&self) -> bool {
+        self.ctx.options.tuned().mode == Mode::Shadow
     }
 
     /// Hands out the value that a load has ended with.
@@ -122,7 +128,7 @@ impl Reads {
 
     /// L1 alone, without a proof that its entries are current: only in [`Mode::Available`](crate::Mode::Available).
     pub(super) fn get_unproven(&self, key: &str) -> Option<AnyEntry> {
-        let limit = self.ctx.options.mode.limit()?;
+        let limit = self.ctx.options.tuned().mode.limit()?;
         let now = self.ctx.now();
         let slot = self.ctx.l1.get_unproven(key, now, limit)?;
         let before = self.ctx.counters.unproven_served.bump();
@@ -187,7 +193,7 @@ impl Reads {
     pub(crate) async fn fallback(&self, key: &Key, proof: Proof) -> Option<Outcome> {
         let ctx = &*self.ctx;
         let kept = ctx.options.stale_if_error;
-        if kept.is_zero() {
+        if kept.is_zero() || self.is_shadow() {
             return None;
         }
         // Of a deferred key both levels may be old (rule 14).
@@ -214,7 +220,7 @@ impl Reads {
             }
             // That of L1, without a proof that it is current: only in `Mode::Available`.
             Err(_) if proof == Proof::Used => {
-                let limit = ctx.options.mode.limit()?;
+                let limit = ctx.options.tuned().mode.limit()?;
                 let slot = ctx.l1.get_kept(key, ctx.now(), kept, Some(limit))?;
                 Some(Outcome {
                     kind: OutcomeKind::UnprovenFallback,

@@ -12,6 +12,7 @@ mod read_through;
 mod recent_errors;
 mod refresh;
 mod refresh_ahead;
+mod shadow;
 mod single_flight;
 mod soft_ttl;
 mod stale_wait;
