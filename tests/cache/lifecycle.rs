@@ -3,10 +3,13 @@
 use std::time::Duration;
 
 use larder::Cache;
+use larder::l2::deadpool_redis::redis::cmd;
 use tokio::runtime::Builder;
+use tokio::task::yield_now;
 
 use crate::fleet::{Fleet, Source, Texts, over_both_stores};
 use crate::support::eventually::eventually;
+use crate::support::home;
 use crate::support::network::{Gate, Step, Way};
 
 over_both_stores!(
@@ -122,4 +125,34 @@ fn close_ends_in_time_whatever_the_subscriber_does() {
         assert!(closing.await.is_ok());
         assert!(!cache.health().is_started() && !cache.health().is_subscriber_live());
     });
+}
+
+/// At any moment of its subscription: requests that were sent are executed later, over a connection of their own.
+#[tokio::test]
+async fn an_instance_that_is_closed_while_it_subscribes_leaves_no_member() {
+    let fleet = Fleet::redis().await;
+    let Fleet::Redis { server, url, .. } = &fleet else {
+        panic!("it is Redis");
+    };
+    let mut redis = server.connection().await;
+    for steps in 0..300 {
+        // With connections of its own, which are made meanwhile.
+        let cache: Texts = Cache::builder("test:text")
+            .l2(home::open(url))
+            .build()
+            .unwrap();
+        for _ in 0..steps % 100 {
+            yield_now().await;
+        }
+        cache.close().await;
+        drop(cache);
+        // After all requests that this instance has sent.
+        let fields: Vec<String> = cmd("HKEYS")
+            .arg("{test:text.0}!live")
+            .query_async(&mut redis)
+            .await
+            .unwrap();
+        let members = fields.iter().filter(|field| field.parse::<u64>().is_ok());
+        assert_eq!(members.count(), 0, "closed after {steps}");
+    }
 }

@@ -10,13 +10,14 @@
 
 use std::convert::Infallible;
 use std::mem::take;
+use std::pin::pin;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use arrayvec::ArrayVec;
 use futures::StreamExt;
 use futures::future::pending;
-use tokio::sync::Notify;
+use tokio::sync::{Notify, watch};
 use tokio::task::JoinHandle;
 use tokio::time::{Instant, sleep, sleep_until};
 use tokio_util::sync::CancellationToken;
@@ -55,6 +56,8 @@ pub(crate) struct Subscriber {
     /// The task, once it has been started.
     task: Mutex<Option<JoinHandle<()>>>,
     pub(crate) stop: CancellationToken,
+    /// Whether a request is on its way by which L2 lists this instance as a member: a subscription, or a heartbeat.
+    has_asked: watch::Sender<bool>,
     /// Notified when L2 may answer: a request is worth a try. It keeps a permit while no task waits: the delivery looks
     /// once more after a notification in between.
     l2_may_answer: Notify,
@@ -101,6 +104,7 @@ impl Subscriber {
             for_all,
             task: Mutex::default(),
             stop: CancellationToken::new(),
+            has_asked: watch::Sender::new(false),
             l2_may_answer: Notify::new(),
         }
     }
@@ -140,14 +144,24 @@ impl Subscriber {
             // In a task of its own: other programs delay no heartbeat.
             AbortOnDropHandle::new(tokio::spawn(async move { subscriber.serve_others().await }))
         });
+        let mut subscribed = pin!(self.keep_subscribed());
         // In one task, so that they end together: each of them waits for most of the time.
         tokio::select! {
             biased;
             () = self.stop.cancelled() => {}
             never = self.writes.members.forget_silent() => match never {},
-            never = self.keep_subscribed() => match never {},
+            never = &mut subscribed => match never {},
             never = self.keep_delivering() => match never {},
             never = self.keep_lanes() => match never {},
+        }
+        // The request goes over another connection than `leave`: carried out after that, it would leave a member behind,
+        // for which others wait (rule 16).
+        let mut has_asked = self.has_asked.subscribe();
+        tokio::select! {
+            biased;
+            _ = has_asked.wait_for(|has_asked| !has_asked) => {}
+            never = subscribed => match never {},
+            () = sleep(ctx.options.l2_timeout) => {}
         }
         // The last proof may have come after the caller that stopped this had ended them all.
         ctx.l1.freshness.end();
@@ -226,6 +240,7 @@ impl Subscriber {
         loop {
             let mut session = Session::new(self, reached);
             let Err(error) = session.run().await;
+            self.has_asked.send_replace(false);
             // Before the pause: from here on messages are missed (rule 7).
             ctx.l1.freshness.lapse();
             reached = session.reached;
@@ -344,7 +359,10 @@ impl<'a> Session<'a> {
             id: ctx.instance,
             max_staleness: ctx.options.max_staleness,
         };
-        let (lane, mut subscription) = ctx.breaker.observe(ctx.lane.subscribe(me).await)?;
+        self.subscriber.has_asked.send_replace(true);
+        let subscribed = ctx.lane.subscribe(me).await;
+        self.subscriber.has_asked.send_replace(false);
+        let (lane, mut subscription) = ctx.breaker.observe(subscribed)?;
         let all = self.subscriber.for_all.as_ref();
         if let Some(channels) = all.map(|all| Arc::clone(&all.channels))
             && !channels.is_empty()
@@ -410,6 +428,7 @@ impl<'a> Session<'a> {
         let interval = self.ctx.options.max_staleness / 3;
         let by = self.last_heartbeat + interval;
         self.next_heartbeat = subscription.next_heartbeat(by, interval);
+        self.subscriber.has_asked.send_replace(true);
         subscription.heartbeat(Applied {
             epoch: self.freshness.epoch(),
             seq: self.reached.confirmed.unwrap_or(0),
@@ -537,6 +556,7 @@ impl<'a> Session<'a> {
         let Some(asked) = self.asked.take() else {
             return Ok(());
         };
+        self.subscriber.has_asked.send_replace(false);
         if !self.keep_only(lane) {
             return Err(L2Error::unexpected(
                 "requests were answered by another server than the one that sends messages; both are connected to anew",
