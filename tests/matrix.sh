@@ -12,15 +12,15 @@ skip() {
   $*"
 }
 
-for feature in "" json postcard messagepack compression encryption tls tls-ring cluster inspect uuid outbox outbox-rusqlite outbox-sqlx write-behind metrics macros http; do
+for feature in "" json postcard messagepack compression encryption tls tls-ring cluster inspect uuid outbox outbox-rusqlite outbox-sqlx write-behind metrics macros http admin; do
     step "features: ${feature:-none}"
     cargo clippy --locked --all-targets --features "$feature" -- -D warnings
     cargo test --locked --features "$feature" --lib --test codec --test key --test tls_provider
 done
 
 # All but bincode, which is on by default.
-features=json,postcard,messagepack,compression,encryption,tls-ring,cluster,inspect,uuid,outbox-rusqlite,outbox-sqlx,write-behind,metrics,macros,http
-for feature in "" json postcard messagepack compression encryption write-behind http "$features"; do
+features=json,postcard,messagepack,compression,encryption,tls-ring,cluster,inspect,uuid,outbox-rusqlite,outbox-sqlx,write-behind,metrics,macros,http,admin
+for feature in "" json postcard messagepack compression encryption write-behind http admin "$features"; do
     step "without bincode, features: ${feature:-none}"
     cargo clippy --locked --lib --no-default-features --features "$feature" -- -D warnings
     cargo test --locked --no-default-features --features "$feature" --test named_codec
@@ -40,7 +40,7 @@ else
     cargo "+$msrv" check --locked --lib
     # All but outbox-sqlx, as sqlx needs a later one.
     cargo "+$msrv" check --locked --lib \
-        --features json,postcard,messagepack,compression,encryption,tls-ring,cluster,inspect,uuid,outbox-rusqlite,write-behind,metrics,macros,http
+        --features json,postcard,messagepack,compression,encryption,tls-ring,cluster,inspect,uuid,outbox-rusqlite,write-behind,metrics,macros,http,admin
     cargo "+$msrv" check --locked -p larder-store-tests --lib --features write-behind
 fi
 

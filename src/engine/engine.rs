@@ -22,6 +22,8 @@ use super::lanes::Lanes;
 use super::load::{LaneLoads, Load, Loads, Permits, WarmUp};
 use super::metrics::Metrics;
 use super::read::LaneReads;
+#[cfg(feature = "admin")]
+use super::read::Located;
 use super::read::hot_keys::HotKeys;
 use super::read::looked_up::LookedUp;
 use super::read::lookup::Reads;
@@ -601,6 +603,18 @@ impl Engine {
             keys.extend(of_lane.map(|key| (*key).to_owned()));
         }
         keys
+    }
+
+    /// What both levels hold for a key.
+    #[cfg(feature = "admin")]
+    pub(crate) fn locate(&self, key: Key) -> BoxFuture<'static, Located> {
+        self.current().reads().locate(key)
+    }
+
+    /// The share of all keys for which this is used while it is switched on.
+    #[cfg(feature = "admin")]
+    pub(crate) fn enabled_for(&self) -> f64 {
+        self.contexts.first().switch.share()
     }
 
     pub(crate) fn is_enabled(&self) -> bool {

@@ -47,6 +47,8 @@ pub(crate) use self::load::loader::Loader;
 pub(crate) use self::load::{
     AnyKey, Batches, CacheLoader, Commit, Committed, LaneLoads, Load, Returned, invalidate_after,
 };
+#[cfg(feature = "admin")]
+pub(crate) use self::read::Located;
 pub(crate) use self::read::looked_up::LookedUp;
 pub(crate) use self::subscribe::listen::Channel;
 pub(crate) use self::subscribe::publish::PublishTo;

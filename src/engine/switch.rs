@@ -77,6 +77,14 @@ impl Switch {
         state & (OFF | OFF_EVERYWHERE) != 0 || state & ALL == 0
     }
 
+    /// The share of all keys, to six places.
+    #[cfg(feature = "admin")]
+    #[expect(clippy::cast_precision_loss, reason = "a share need not be exact")]
+    pub(crate) fn share(&self) -> f64 {
+        let share = (self.state() & ALL) as f64 / ALL as f64;
+        (share * 1e6).round() / 1e6
+    }
+
     /// Whether the cache is off for a key.
     #[inline]
     pub(crate) fn is_off_for(&self, key: &str) -> bool {

@@ -1,0 +1,266 @@
+//! The routes. For a further one: a row in [`ROUTES`], a function, and a row in the table of the module's documentation.
+//!
+//! The future of a change is dropped if its client disconnects. The calls of a cache are carried out once they were
+//! polled, so each function here begins all its calls in its first poll. A change of several steps, one after the other,
+//! has to run in a task of its own.
+
+use std::future::ready;
+use std::sync::Arc;
+use std::time::Duration;
+
+use ::http::request::Parts;
+use ::http::{Method, StatusCode};
+use futures::future::{BoxFuture, join_all};
+use serde_json::{Value, json};
+
+use super::call::Call;
+use super::query::{Query, decoded};
+use super::reply::Reply;
+use crate::any_cache::AnyCache;
+use crate::caches::Caches;
+use crate::engine::{Engine, Located};
+use crate::entry::AnyEntry;
+use crate::error::all_done;
+
+type Answer = Result<Reply, Reply>;
+
+pub(super) struct Route {
+    method: Method,
+    of: Of,
+    /// The path after the namespace.
+    name: &'static str,
+    /// The names that the query may have.
+    takes: &'static [&'static str],
+    answer: fn(Call) -> BoxFuture<'static, Answer>,
+}
+
+/// Whether the path of a route names a cache.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Of {
+    All,
+    One,
+    /// There is one path of each kind.
+    Both,
+}
+
+const GET: Method = Method::GET;
+const PUT: Method = Method::PUT;
+const DELETE: Method = Method::DELETE;
+
+#[rustfmt::skip]
+static ROUTES: [Route; 13] = [
+    Route { method: GET, of: Of::All, name: "", takes: &[], answer: |call| now(show_all(&call)) },
+    Route { method: GET, of: Of::One, name: "", takes: &[], answer: |call| now(show(&call)) },
+    Route { method: GET, of: Of::One, name: "global_stats", takes: &[], answer: |call| Box::pin(global_stats(call)) },
+    Route { method: GET, of: Of::One, name: "hot_keys", takes: &["most"], answer: |call| now(hot_keys(&call)) },
+    Route { method: GET, of: Of::One, name: "local_keys", takes: &["most"], answer: |call| now(local_keys(&call)) },
+    Route { method: GET, of: Of::One, name: "key", takes: &["key"], answer: |call| Box::pin(locate(call)) },
+    Route { method: PUT, of: Of::Both, name: "enabled", takes: &[], answer: |call| now(set_enabled(&call)) },
+    Route { method: PUT, of: Of::Both, name: "share", takes: &[], answer: |call| now(set_share(&call)) },
+    Route { method: PUT, of: Of::One, name: "max_concurrent_loads", takes: &[], answer: |call| now(set_loads(&call)) },
+    Route { method: DELETE, of: Of::Both, name: "values", takes: &[], answer: |call| Box::pin(clear(call)) },
+    Route { method: DELETE, of: Of::Both, name: "tag", takes: &["tag"], answer: |call| Box::pin(invalidate_tag(call)) },
+    Route { method: DELETE, of: Of::One, name: "key", takes: &["key"], answer: |call| Box::pin(invalidate(call)) },
+    Route { method: DELETE, of: Of::One, name: "prefix", takes: &["prefix"], answer: |call| Box::pin(invalidate_prefix(call)) },
+];
+
+impl Route {
+    pub(super) fn is_change(&self) -> bool {
+        self.method != GET
+    }
+
+    pub(super) fn has_body(&self) -> bool {
+        self.method == PUT
+    }
+
+    pub(super) fn query(&self, head: &Parts) -> Result<Query, Reply> {
+        Query::parse(head.uri.query(), self.takes)
+    }
+
+    pub(super) fn answer(&self, call: Call) -> BoxFuture<'static, Answer> {
+        (self.answer)(call)
+    }
+}
+
+/// The route of a request, and the caches that it is about.
+pub(super) fn find(
+    caches: &Caches,
+    head: &Parts,
+) -> Result<(&'static Route, Vec<AnyCache>), Reply> {
+    let not_found = |line| Reply::error(StatusCode::NOT_FOUND, line);
+    let path = head.uri.path().trim_start_matches('/');
+    let (first, rest) = path.split_once('/').unwrap_or((path, ""));
+    let first = decoded(first).ok_or_else(|| not_found("there is no such path"))?;
+    // A namespace has a colon, and the name of a route has none.
+    let (name, of, caches) = if first.contains(':') {
+        let cache = caches.iter().find(|cache| cache.namespace() == first);
+        let cache = cache.ok_or_else(|| not_found("there is no such cache"))?;
+        (rest, Of::One, vec![cache])
+    } else {
+        (path, Of::All, caches.iter().collect())
+    };
+    let named = (ROUTES.iter()).filter(|route| route.name == name && route.of.covers(of));
+    let named: Vec<&'static Route> = named.collect();
+    // The server leaves the body of an answer to HEAD out.
+    let method = match &head.method {
+        &Method::HEAD => &GET,
+        method => method,
+    };
+    match named.iter().find(|route| route.method == *method) {
+        Some(route) => Ok((route, caches)),
+        None if named.is_empty() => Err(not_found("there is no such path")),
+        None => {
+            let methods = named.iter().map(|route| match &route.method {
+                &GET => "GET, HEAD",
+                method => method.as_str(),
+            });
+            Err(Reply::other_method(&methods.collect::<Vec<_>>().join(", ")))
+        }
+    }
+}
+
+impl Of {
+    fn covers(self, of: Self) -> bool {
+        self == of || self == Self::Both
+    }
+}
+
+/// The answer of a function that waits for nothing.
+fn now(answer: Answer) -> BoxFuture<'static, Answer> {
+    Box::pin(ready(answer))
+}
+
+/// The engine that carries out the calls of a cache now.
+fn engine(cache: &AnyCache) -> &Arc<Engine> {
+    Engine::latest(&cache.0)
+}
+
+#[expect(clippy::unnecessary_wraps, reason = "as the other routes")]
+fn show_all(call: &Call) -> Answer {
+    Ok(Reply::shown(call.caches.iter().map(shown).collect()))
+}
+
+fn show(call: &Call) -> Answer {
+    Ok(Reply::shown(shown(call.cache()?)))
+}
+
+fn shown(cache: &AnyCache) -> Value {
+    let (engine, health) = (engine(cache), cache.health());
+    json!({
+        "namespace": cache.namespace(),
+        "ok": health.is_ok(),
+        "enabled": cache.is_enabled(),
+        "share": engine.enabled_for(),
+        "health": health,
+        "lanes": engine.lane_health(),
+        "stats": cache.stats(),
+        "size_advice": engine.size_advice(),
+    })
+}
+
+async fn global_stats(call: Call) -> Answer {
+    let stats = engine(call.cache()?).global_stats().await?;
+    Ok(Reply::shown(json!(stats)))
+}
+
+fn hot_keys(call: &Call) -> Answer {
+    let reads = engine(call.cache()?).unsubscribed_reads();
+    let keys = reads.first().hot_keys.hottest(call.most()?);
+    let shown = keys.iter();
+    let shown = shown.map(|hot| json!({ "key": hot.key, "share": hot.share }));
+    Ok(Reply::shown(shown.collect()))
+}
+
+fn local_keys(call: &Call) -> Answer {
+    let keys = engine(call.cache()?).local_keys(call.most()?);
+    Ok(Reply::shown(json!(keys)))
+}
+
+async fn locate(call: Call) -> Answer {
+    let key = call.text("key")?;
+    let located = engine(call.cache()?).locate(key.clone()).await;
+    let Located {
+        is_enabled,
+        is_deferred,
+        l1,
+        l2,
+    } = located;
+    let error = l2.as_ref().err().map(ToString::to_string);
+    Ok(Reply::shown(json!({
+        "key": *key,
+        "enabled": is_enabled,
+        "deferred": is_deferred,
+        "l1": l1.map(|entry| found(&entry)),
+        "l2": l2.ok().flatten().map(|entry| found(&entry)),
+        "l2_error": error,
+    })))
+}
+
+/// All but the value.
+fn found(entry: &AnyEntry) -> Value {
+    let meta = entry.meta();
+    let millis = |time: Duration| u64::try_from(time.as_millis()).unwrap_or(u64::MAX);
+    json!({
+        "epoch": meta.version.map(|version| version.epoch),
+        "version": meta.version.map(|version| version.ver),
+        "age_ms": millis(meta.age),
+        "expires_in_ms": millis(meta.expires_in),
+        "stale_in_ms": meta.stale_in.map(millis),
+        "is_stale": meta.is_stale,
+        "tags": entry.slot().tag_names().collect::<Vec<_>>(),
+    })
+}
+
+fn set_enabled(call: &Call) -> Answer {
+    let is_enabled = call.parse("true or false", |_| true)?;
+    for cache in &call.caches {
+        cache.set_enabled(is_enabled);
+    }
+    Ok(Reply::done())
+}
+
+fn set_share(call: &Call) -> Answer {
+    let share = call.parse("a number from 0.0 to 1.0", |share| {
+        (0.0..=1.0).contains(share)
+    })?;
+    for cache in &call.caches {
+        engine(cache).set_enabled_for(share);
+    }
+    Ok(Reply::done())
+}
+
+fn set_loads(call: &Call) -> Answer {
+    let most = call.parse("a whole number from 1 on", |most| *most > 0)?;
+    engine(call.cache()?).set_max_concurrent_loads(most);
+    Ok(Reply::done())
+}
+
+async fn clear(call: Call) -> Answer {
+    let clear = async |cache: &AnyCache| cache.clear().await;
+    all_done(join_all(call.caches.iter().map(clear)).await)?;
+    Ok(Reply::done())
+}
+
+async fn invalidate_tag(call: Call) -> Answer {
+    let tag = call.text("tag")?;
+    let invalidate = async |cache: &AnyCache| cache.0.invalidate_tag(tag.clone()).await;
+    all_done(join_all(call.caches.iter().map(invalidate)).await)?;
+    Ok(Reply::done())
+}
+
+async fn invalidate(call: Call) -> Answer {
+    let writes = engine(call.cache()?).writes();
+    writes.invalidate(call.text("key")?, Duration::ZERO).await?;
+    Ok(Reply::done())
+}
+
+async fn invalidate_prefix(call: Call) -> Answer {
+    let prefix = call.text("prefix")?;
+    if prefix.is_empty() {
+        let line = "the prefix is empty: DELETE values to remove all values";
+        return Err(Reply::bad_request(line));
+    }
+    let writes = engine(call.cache()?).writes();
+    let removed = writes.invalidate_prefixes(vec![prefix]).await?;
+    Ok(Reply::shown(json!({ "removed": removed })))
+}

@@ -1,0 +1,62 @@
+//! Which level holds a key, for operators: without a look-up, so neither level changes.
+
+use std::sync::Arc;
+
+use futures::future::BoxFuture;
+
+use super::lanes::LaneReads;
+use super::lookup::Reads;
+use super::tags::{self, Proof};
+use crate::entry::AnyEntry;
+use crate::error::L2Error;
+use crate::key::Key;
+use crate::l2::{LeaseReply, LeaseRequest, Want};
+use crate::vocabulary::Source;
+
+/// What both levels hold for a key.
+pub(crate) struct Located {
+    /// Whether the cache is on for the key.
+    pub(crate) is_enabled: bool,
+    /// Whether an invalidation of the key waits for L2, so that neither level is used for it.
+    pub(crate) is_deferred: bool,
+    /// The entry that L1 could answer with now.
+    pub(crate) l1: Option<AnyEntry>,
+    /// The value that L2 could answer with now.
+    pub(crate) l2: Result<Option<AnyEntry>, L2Error>,
+}
+
+impl LaneReads {
+    /// What both levels hold for a key.
+    pub(crate) fn locate(&self, key: Key) -> BoxFuture<'static, Located> {
+        let lane = Arc::clone(self.of(&key));
+        Box::pin(async move { lane.locate(&key).await })
+    }
+}
+
+impl Reads {
+    async fn locate(&self, key: &Key) -> Located {
+        let (ctx, now) = (&self.ctx, self.now());
+        let l1 = ctx.l1.get(key, now);
+        Located {
+            is_enabled: !ctx.switch.is_off_for(key),
+            is_deferred: ctx.deferred.holds(key),
+            l1: l1.map(|slot| AnyEntry::new(slot, now, Source::L1)),
+            l2: self.find_in_l2(key).await,
+        }
+    }
+
+    /// The read in which the server compares epochs, also if the key is barred: operators ask what is there.
+    async fn find_in_l2(&self, key: &Key) -> Result<Option<AnyEntry>, L2Error> {
+        let ctx = &*self.ctx;
+        if ctx.l1.freshness.has_no_l2() {
+            return Ok(None);
+        }
+        let ask = LeaseRequest::read_only(Want::Any);
+        let LeaseReply::Hit(bytes) = ctx.acquire_lease(key, ask).await? else {
+            return Ok(None);
+        };
+        let now = ctx.now();
+        let opened = tags::open(ctx, Proof::Used, key, &bytes, now).await;
+        Ok(opened.ok().map(|slot| AnyEntry::new(slot, now, Source::L2)))
+    }
+}
