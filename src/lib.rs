@@ -8,6 +8,7 @@
 //! [other_languages]: crate::other_languages
 //! [protocol]: crate::protocol
 //! [redis]: crate::guide::redis
+//! [services]: crate::guide::services
 //! [trouble]: crate::RedisL2#when-redis-is-in-trouble
 //! [which_call]: crate::guide::which_call
 #![doc = include_str!("../README.md")]

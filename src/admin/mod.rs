@@ -109,7 +109,9 @@
 //! `lanes` the [health of each lane](crate::Cache::lane_health); `stats`, the [counters](crate::Stats) of this instance;
 //! `size_advice`, the [hit rates with other capacities](crate::Cache::size_advice), or `null`.
 //!
-//! Keys may be personal data. Only `hot_keys`, `local_keys` and `key` show keys, to clients with [`Access::Read`].
+//! A key may be personal data, or a secret, such as the id of a session. Only `hot_keys`, `local_keys` and `key` show
+//! keys, to clients with [`Access::Read`]. The function that decides sees the path, without the part that axum's
+//! `nest_service` strips, and may deny single routes.
 //!
 //! # Where a key is
 //!

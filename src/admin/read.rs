@@ -15,9 +15,6 @@ const MAX_BODY_BYTES: usize = 64 << 10;
 /// The bytes of the body.
 pub(super) async fn read<B: Body>(body: B) -> Result<Vec<u8>, Reply> {
     let mut bytes = Vec::new();
-    if body.size_hint().lower() > MAX_BODY_BYTES as u64 {
-        return Err(too_large());
-    }
     let mut body = pin!(body);
     while let Some(frame) = poll_fn(|context| body.as_mut().poll_frame(context)).await {
         let Ok(frame) = frame else {
@@ -26,15 +23,11 @@ pub(super) async fn read<B: Body>(body: B) -> Result<Vec<u8>, Reply> {
         // Trailers say nothing here.
         if let Ok(data) = frame.into_data() {
             if data.remaining() > MAX_BODY_BYTES - bytes.len() {
-                return Err(too_large());
+                let line = "the body is over 64 KiB";
+                return Err(Reply::error(StatusCode::PAYLOAD_TOO_LARGE, line));
             }
             bytes.put(data);
         }
     }
     Ok(bytes)
-}
-
-fn too_large() -> Reply {
-    let line = "the body is over 64 KiB";
-    Reply::error(StatusCode::PAYLOAD_TOO_LARGE, line)
 }

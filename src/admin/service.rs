@@ -23,7 +23,7 @@ use crate::util::partial_debug::partial_debug;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Access {
-    /// Nothing: the answer is 403, without a body, whatever the request asks for.
+    /// Nothing. The answer is 403, without a body, whatever the request asks for.
     Denied,
     /// See states, counters and keys: GET and HEAD.
     Read,

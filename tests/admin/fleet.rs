@@ -1,10 +1,13 @@
 //! Two instances of a service, each with its routes.
 
+use std::time::Duration;
+
 use axum::body::{Body, to_bytes};
 use http::{HeaderMap, Method, Request, StatusCode, request};
 use larder::admin::{Access, Admin};
 use larder::{Cache, Caches, RedisL2, ServiceSettings};
 use serde_json::{Value, from_slice};
+use tokio::time::timeout;
 use tower::ServiceExt;
 
 use crate::support::redis_server::RedisServer;
@@ -62,6 +65,8 @@ impl Instance {
     }
 }
 
+/// Generous, because a busy test machine is no reason to fail.
+const LIMIT: Duration = Duration::from_secs(30);
 /// The value of each price.
 pub(crate) const SECRET: &str = "a value that no route shows";
 
@@ -84,7 +89,8 @@ pub(crate) fn request(method: Method, path: &str, body: &str) -> Request<Body> {
 }
 
 pub(crate) async fn send(admin: &Admin, request: Request<Body>) -> Answer {
-    let Ok(response) = admin.clone().oneshot(request).await;
+    let answered = timeout(LIMIT, admin.clone().oneshot(request)).await;
+    let Ok(response) = answered.expect("no request waits for so long");
     let (head, body) = response.into_parts();
     let bytes = to_bytes(Body::new(body), usize::MAX).await.unwrap();
     assert!(!String::from_utf8_lossy(&bytes).contains(SECRET));

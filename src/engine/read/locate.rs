@@ -48,9 +48,6 @@ impl Reads {
     /// The read in which the server compares epochs, also if the key is barred: operators ask what is there.
     async fn find_in_l2(&self, key: &Key) -> Result<Option<AnyEntry>, L2Error> {
         let ctx = &*self.ctx;
-        if ctx.l1.freshness.has_no_l2() {
-            return Ok(None);
-        }
         let ask = LeaseRequest::read_only(Want::Any);
         let LeaseReply::Hit(bytes) = ctx.acquire_lease(key, ask).await? else {
             return Ok(None);
