@@ -1,11 +1,19 @@
-//! A service with several caches, with axum: settings, sessions, probes, metrics, a page for operators, and an end that
+//! A service with several caches, with axum: settings, sessions, probes, metrics, routes for operators, and an end that
 //! loses no invalidation.
 //!
 //! ```sh
+//! export OPERATORS_TOKEN=$(openssl rand -hex 16)
 //! REDIS_URL=redis://127.0.0.1:6379 cargo run -p service
+//! ```
+//!
+//! On the operators' address, `/caches` has the routes of `larder::admin`, for those who have the token:
+//!
+//! ```sh
+//! curl -H "authorization: Bearer $OPERATORS_TOKEN" "http://127.0.0.1:PORT/caches/shop:product/key?key=7"
 //! ```
 
 use std::collections::BTreeMap;
+use std::env;
 use std::error::Error;
 use std::future::Future;
 use std::io;
@@ -14,13 +22,15 @@ use std::time::Duration;
 
 use axum::extract::{Path, State};
 use axum::http::StatusCode;
+use axum::http::header::AUTHORIZATION;
+use axum::http::request::Parts;
 use axum::response::{IntoResponse, Response};
-use axum::routing::{delete, get, post, put};
+use axum::routing::{get, post};
 use axum::{Json, Router};
+use larder::admin::{Access, Admin};
 use larder::{Cache, Caches, Loaded, LoadingCache, OrDeferred as _, ServiceSettings};
 use metrics_exporter_prometheus::{Matcher, PrometheusBuilder, PrometheusHandle};
 use serde::{Deserialize, Serialize};
-use serde_json::{Value, json};
 use tokio::net::TcpListener;
 use tokio::time::{sleep, timeout};
 
@@ -49,7 +59,7 @@ struct Shop {
 async fn main() -> Result<(), Box<dyn Error>> {
     // Such as CACHE_L2_TTL=1h for all caches, and CACHE_PRODUCT_L2_TTL=5m for one. They override the file.
     let environment = ServiceSettings::from_env("CACHE_")?;
-    let file = match std::env::args().nth(1) {
+    let file = match env::args().nth(1) {
         Some(path) => serde_json::from_slice(&std::fs::read(path)?)?,
         None => ServiceSettings::default(),
     };
@@ -76,7 +86,7 @@ async fn main() -> Result<(), Box<dyn Error>> {
         axum::serve(public, public_routes(shop))
             .with_graceful_shutdown(stopped())
             .into_future(),
-        axum::serve(internal, internal_routes(caches.clone(), metrics))
+        axum::serve(internal, internal_routes(&caches, metrics))
             .with_graceful_shutdown(stopped())
             .into_future(),
     )?;
@@ -174,51 +184,34 @@ async fn log_out(State(shop): State<Shop>, Path(session): Path<String>) -> Answe
     Ok(StatusCode::NO_CONTENT)
 }
 
-fn internal_routes(caches: Caches, metrics: PrometheusHandle) -> Router {
+fn internal_routes(caches: &Caches, metrics: PrometheusHandle) -> Router {
+    let admin = Admin::new(caches, access(env::var("OPERATORS_TOKEN").ok()));
     Router::new()
         // Liveness and readiness do not ask for Redis: without it the loaders answer, and a probe that fails would take
         // all instances out of service at once. Alert on the metric `larder_subscriber_live` instead.
         .route("/live", get(|| async { StatusCode::OK }))
         .route("/ready", get(|| async { StatusCode::OK }))
         .route("/metrics", get(async move || metrics.render()))
-        .route("/caches", get(show_caches).delete(clear))
-        .route("/caches/enabled", put(switch))
-        .route("/caches/tags/{tag}", delete(invalidate_tag))
-        .with_state(caches)
+        .nest_service("/caches", admin)
 }
 
-async fn show_caches(State(caches): State<Caches>) -> Json<Value> {
-    let shown = caches.iter().map(|cache| {
-        let stats = cache.stats();
-        json!({
-            "namespace": cache.namespace(),
-            "ok": cache.health().is_ok(),
-            "enabled": cache.is_enabled(),
-            "l1_entries": stats.l1_entries,
-            "l1_hits": stats.l1_hits,
-            "loads": stats.loads,
-        })
-    });
-    Json(shown.collect())
+/// The token lets operators do everything, and without a token in the environment nobody may do anything. To read is as
+/// much a secret: the keys of sessions are shown, and each of them signs in.
+fn access(token: Option<String>) -> impl Fn(&Parts) -> Access {
+    let token = token.filter(|token| !token.is_empty());
+    let expected = token.map(|token| format!("Bearer {token}"));
+    move |head| match (head.headers.get(AUTHORIZATION), &expected) {
+        (Some(given), Some(expected)) if is_same(given.as_bytes(), expected.as_bytes()) => {
+            Access::Change
+        }
+        _ => Access::Denied,
+    }
 }
 
-async fn clear(State(caches): State<Caches>) -> Answer<StatusCode> {
-    caches.clear().await.or_deferred()?;
-    Ok(StatusCode::NO_CONTENT)
-}
-
-async fn switch(State(caches): State<Caches>, Json(is_enabled): Json<bool>) -> StatusCode {
-    // In this instance: operators call each, or set `enabled` in the settings.
-    caches.set_enabled(is_enabled);
-    StatusCode::NO_CONTENT
-}
-
-async fn invalidate_tag(
-    State(caches): State<Caches>,
-    Path(tag): Path<String>,
-) -> Answer<StatusCode> {
-    caches.invalidate_tag(&tag).await.or_deferred()?;
-    Ok(StatusCode::NO_CONTENT)
+/// Takes as long for any text of a length, so that the time of an answer tells nothing of the token.
+fn is_same(given: &[u8], expected: &[u8]) -> bool {
+    let differences = given.iter().zip(expected).map(|(a, b)| a ^ b);
+    given.len() == expected.len() && differences.fold(0, |all, one| all | one) == 0
 }
 
 type Answer<T> = Result<T, Failure>;

@@ -7,6 +7,8 @@ use crate::support::eventually::eventually;
 use crate::support::program::{Dir, Program};
 use crate::support::redis_server::RedisServer;
 
+const TOKEN: &str = "a token of the test";
+
 struct Service {
     program: Program,
     shop: String,
@@ -20,7 +22,9 @@ impl Service {
         let text = json!({ "redis": redis.url(), "session": { "l1_capacity": 100 } });
         std::fs::write(&settings, text.to_string()).unwrap();
         let log = dir.join(name);
-        let mut program = Program::start("service", &[settings.display().to_string()], log);
+        let environment = [("OPERATORS_TOKEN", TOKEN.to_owned())];
+        let arguments = [settings.display().to_string()];
+        let mut program = Program::start_with(&environment, "service", &arguments, log);
         let mut address = async |name: &str| {
             let line = program.line().await;
             let address = line.trim_end().strip_prefix(name);
@@ -36,22 +40,30 @@ impl Service {
         }
     }
 
-    async fn ask(&self, method: Method, url: String, body: Option<Value>) -> (u16, String) {
-        let mut request = self.client.request(method, &url);
-        if let Some(body) = body {
-            request = request.json(&body);
-        }
+    async fn ask(
+        &self,
+        method: Method,
+        url: String,
+        token: &str,
+        body: Option<Value>,
+    ) -> (u16, String) {
+        let mut request = self.client.request(method, &url).bearer_auth(token);
+        request = match body {
+            Some(body) => request.json(&body),
+            None => request.header("content-type", "application/json"),
+        };
         let answer = request.send().await.unwrap();
         (answer.status().as_u16(), answer.text().await.unwrap())
     }
 
     async fn shop(&self, method: Method, path: &str, body: Option<Value>) -> (u16, String) {
-        self.ask(method, format!("{}{path}", self.shop), body).await
+        let url = format!("{}{path}", self.shop);
+        self.ask(method, url, "", body).await
     }
 
     async fn operator(&self, method: Method, path: &str, body: Option<Value>) -> (u16, String) {
-        self.ask(method, format!("{}{path}", self.operators), body)
-            .await
+        let url = format!("{}{path}", self.operators);
+        self.ask(method, url, TOKEN, body).await
     }
 
     async fn caches(&self) -> Vec<Value> {
@@ -84,17 +96,18 @@ async fn several_caches_are_served_operated_and_closed() {
     let user = b.shop(Method::GET, &session, None).await;
     assert_eq!(user, (200, "42".to_owned()));
 
-    // The operators' page.
+    // The operators' routes.
     let caches = a.caches().await;
     let names: Vec<_> = caches.iter().map(|cache| &cache["namespace"]).collect();
     assert_eq!(names, ["shop:product", "shop:session"]);
-    assert_eq!(caches[0]["loads"], 2);
+    assert_eq!(caches[0]["stats"]["loads"], 2);
     let removed = a
-        .operator(Method::DELETE, "/caches/tags/maker:Ann", None)
+        .operator(Method::DELETE, "/caches/tag?tag=maker:Ann", None)
         .await;
     assert_eq!(removed.0, 204);
     assert_eq!(a.shop(Method::GET, "/products/7", None).await.0, 200);
-    assert_eq!(a.caches().await[0]["loads"], 3, "it was removed by its tag");
+    let loads = a.caches().await[0]["stats"]["loads"].clone();
+    assert_eq!(loads, 3, "it was removed by its tag");
     let off = a.operator(Method::PUT, "/caches/enabled", Some(json!(false)));
     assert_eq!(off.await.0, 204);
     assert!(
@@ -105,7 +118,13 @@ async fn several_caches_are_served_operated_and_closed() {
     );
     let on = a.operator(Method::PUT, "/caches/enabled", Some(json!(true)));
     assert_eq!(on.await.0, 204);
-    assert_eq!(a.operator(Method::DELETE, "/caches", None).await.0, 204);
+    for token in ["", "a token of another", "a token of the tes"] {
+        let url = format!("{}/caches/values", a.operators);
+        let denied = a.ask(Method::DELETE, url, token, None).await;
+        assert_eq!(denied, (403, String::new()), "{token}");
+    }
+    let cleared = a.operator(Method::DELETE, "/caches/values", None).await;
+    assert_eq!(cleared.0, 204);
     // When the message has reached it.
     eventually(
         "the session is cleared on the other instance, too",
