@@ -69,8 +69,12 @@
 //! | `GET /NS/local_keys?most=N` | | shows [keys in L1](crate::Cache::local_keys) of this instance |
 //! | `GET /NS/key?key=KEY` | | shows [where a key is](#where-a-key-is) |
 //! | `PUT /NS/enabled`, `PUT /enabled` | `true` or `false` | [switches](crate::Cache::set_enabled) a cache, or all of them, on or off in this instance |
+//! | `PUT /NS/enabled_everywhere`, `PUT /enabled_everywhere` | `true` or `false` | [switches](crate::Cache::set_enabled_everywhere) a cache, or all of them, on or off in all instances |
 //! | `PUT /NS/share`, `PUT /share` | `0.0` to `1.0` | has a cache, or all of them, used for a [share of its keys](crate::Cache::set_enabled_for) in this instance |
 //! | `PUT /NS/max_concurrent_loads` | `1` or more | sets [how many loaders may run at once](crate::Cache::set_max_concurrent_loads) in this instance |
+//! | `PUT /NS/l1_capacity` | `0` or more | sets the [capacity of L1](crate::Cache::set_l1_capacity) in this instance |
+//! | `PUT /NS/bypass` | `{"key":KEY}` or `{"prefix":PREFIX}` | has the cache off [for a key](crate::Cache::bypass) or [a prefix](crate::Cache::bypass_prefix) in this instance, beside those before |
+//! | `DELETE /NS/bypass` | | [ends](crate::Cache::end_bypass) all of these |
 //! | `DELETE /NS/key?key=KEY` | | [invalidates](crate::Cache::invalidate) a key |
 //! | `DELETE /NS/tag?tag=TAG`, `DELETE /tag?tag=TAG` | | [invalidates a tag](crate::Cache::invalidate_tag) in a cache, or in all of them |
 //! | `DELETE /NS/prefix?prefix=PREFIX` | | [invalidates a prefix](crate::Cache::invalidate_prefix), whatever the type of the keys; answers `{"removed":N}` |
@@ -80,9 +84,9 @@
 //! are percent-encoded UTF-8, and `+` is a space: `curl -G --data-urlencode "key=a b" …`. `N` is up to 1 000, and 100
 //! unless the query has it. HEAD is answered as GET; the server drops the body.
 //!
-//! Each request is answered by one instance. The invalidations reach all instances, as the calls of the cache do. The
-//! switches are those of the instance that was asked: call each instance, or set the
-//! [settings](crate::guide::services).
+//! Each request is answered by one instance. The invalidations and `enabled_everywhere` reach all instances, as the calls
+//! of the cache do. Other switches are those of the instance that was asked: call each instance, or have each apply its
+//! [settings](crate::Caches::apply_settings) anew, in a route of your own that reads them.
 //!
 //! # Answers
 //!

@@ -11,6 +11,7 @@ use std::time::Duration;
 use ::http::request::Parts;
 use ::http::{Method, StatusCode};
 use futures::future::{BoxFuture, join_all};
+use serde::Deserialize;
 use serde_json::{Value, json};
 
 use super::call::Call;
@@ -21,6 +22,7 @@ use crate::caches::Caches;
 use crate::engine::{Engine, Located};
 use crate::entry::AnyEntry;
 use crate::error::all_done;
+use crate::key::key_text;
 
 type Answer = Result<Reply, Reply>;
 
@@ -48,7 +50,7 @@ const PUT: Method = Method::PUT;
 const DELETE: Method = Method::DELETE;
 
 #[rustfmt::skip]
-static ROUTES: [Route; 13] = [
+static ROUTES: [Route; 17] = [
     Route { method: GET, of: Of::All, name: "", takes: &[], answer: |call| now(show_all(&call)) },
     Route { method: GET, of: Of::One, name: "", takes: &[], answer: |call| now(show(&call)) },
     Route { method: GET, of: Of::One, name: "global_stats", takes: &[], answer: |call| Box::pin(global_stats(call)) },
@@ -56,8 +58,12 @@ static ROUTES: [Route; 13] = [
     Route { method: GET, of: Of::One, name: "local_keys", takes: &["most"], answer: |call| now(local_keys(&call)) },
     Route { method: GET, of: Of::One, name: "key", takes: &["key"], answer: |call| Box::pin(locate(call)) },
     Route { method: PUT, of: Of::Both, name: "enabled", takes: &[], answer: |call| now(set_enabled(&call)) },
+    Route { method: PUT, of: Of::Both, name: "enabled_everywhere", takes: &[], answer: |call| Box::pin(set_enabled_everywhere(call)) },
     Route { method: PUT, of: Of::Both, name: "share", takes: &[], answer: |call| now(set_share(&call)) },
     Route { method: PUT, of: Of::One, name: "max_concurrent_loads", takes: &[], answer: |call| now(set_loads(&call)) },
+    Route { method: PUT, of: Of::One, name: "l1_capacity", takes: &[], answer: |call| now(set_l1_capacity(&call)) },
+    Route { method: PUT, of: Of::One, name: "bypass", takes: &[], answer: |call| now(bypass(&call)) },
+    Route { method: DELETE, of: Of::One, name: "bypass", takes: &[], answer: |call| now(end_bypass(&call)) },
     Route { method: DELETE, of: Of::Both, name: "values", takes: &[], answer: |call| Box::pin(clear(call)) },
     Route { method: DELETE, of: Of::Both, name: "tag", takes: &["tag"], answer: |call| Box::pin(invalidate_tag(call)) },
     Route { method: DELETE, of: Of::One, name: "key", takes: &["key"], answer: |call| Box::pin(invalidate(call)) },
@@ -216,6 +222,44 @@ fn set_enabled(call: &Call) -> Answer {
     for cache in &call.caches {
         cache.set_enabled(is_enabled);
     }
+    Ok(Reply::done())
+}
+
+async fn set_enabled_everywhere(call: Call) -> Answer {
+    let is_enabled = call.parse("true or false", |_| true)?;
+    let switch = async |cache: &AnyCache| cache.set_enabled_everywhere(is_enabled).await;
+    let switched = join_all(call.caches.iter().map(switch)).await;
+    switched.into_iter().collect::<Result<(), _>>()?;
+    Ok(Reply::done())
+}
+
+fn set_l1_capacity(call: &Call) -> Answer {
+    let capacity = call.parse("a whole number", |_| true)?;
+    engine(call.cache()?).set_l1_capacity(capacity);
+    Ok(Reply::done())
+}
+
+/// For which keys the cache is to be off.
+#[derive(Deserialize)]
+#[serde(rename_all = "lowercase")]
+enum Bypass {
+    Key(String),
+    Prefix(String),
+}
+
+fn bypass(call: &Call) -> Answer {
+    let expected = r#"{"key":KEY} or {"prefix":PREFIX}"#;
+    let which = call.parse(expected, |_| true)?;
+    let (text, is_prefix) = match &which {
+        Bypass::Key(key) => (key, false),
+        Bypass::Prefix(prefix) => (prefix, true),
+    };
+    engine(call.cache()?).bypass(&key_text(text.as_str())?, is_prefix);
+    Ok(Reply::done())
+}
+
+fn end_bypass(call: &Call) -> Answer {
+    call.cache()?.end_bypass();
     Ok(Reply::done())
 }
 

@@ -201,6 +201,52 @@ async fn caches_are_used_for_a_share_of_their_keys() {
 }
 
 #[tokio::test]
+async fn all_instances_are_switched() {
+    let redis = RedisServer::start().await;
+    let [a, b] = two(&redis).await;
+    for path in ["/test:price/enabled_everywhere", "/enabled_everywhere"] {
+        for is_enabled in [false, true] {
+            a.put(path, if is_enabled { "true" } else { "false" })
+                .await
+                .done();
+            assert_eq!(a.prices.is_enabled(), is_enabled);
+            eventually("the other one follows", async || {
+                b.prices.is_enabled() == is_enabled
+            })
+            .await;
+        }
+    }
+}
+
+#[tokio::test]
+async fn keys_are_bypassed_and_l1_has_another_capacity() {
+    let redis = RedisServer::start().await;
+    let [a, _b] = two(&redis).await;
+    let keys = ["tea", "teapot", "eu:tea", "eu:milk"];
+    for key in keys {
+        a.prices.insert(key, "v".to_owned()).await.unwrap();
+    }
+    a.put("/test:price/bypass", r#"{"key":"tea"}"#).await.done();
+    a.put("/test:price/bypass", r#"{"prefix":"eu:"}"#)
+        .await
+        .done();
+    let local = || {
+        let mut keys = a.prices.local_keys(10);
+        keys.sort_unstable();
+        keys
+    };
+    assert_eq!(local(), ["teapot"]);
+    assert!(a.prices.get("eu:tea").await.is_none());
+    a.delete("/test:price/bypass").await.done();
+    for key in keys {
+        assert!(a.prices.get(key).await.is_some());
+    }
+    assert_eq!(local().len(), 4);
+    a.put("/test:price/l1_capacity", "0").await.done();
+    eventually("L1 is empty", async || local().is_empty()).await;
+}
+
+#[tokio::test]
 async fn the_limit_of_loads_is_set() {
     let redis = RedisServer::start().await;
     let [a, _b] = two(&redis).await;

@@ -13,7 +13,7 @@ use crate::fleet::{Instance, builder, request, send, two};
 use crate::support::redis_server::RedisServer;
 
 /// Every path, and the methods that it takes.
-const PATHS: [(&str, &[&str]); 20] = [
+const PATHS: [(&str, &[&str]); 24] = [
     ("/", &["GET", "HEAD"]),
     ("/test:price", &["GET", "HEAD"]),
     ("/test:price/", &["GET", "HEAD"]),
@@ -23,11 +23,15 @@ const PATHS: [(&str, &[&str]); 20] = [
     ("/test:price/key?key=tea", &["GET", "HEAD", "DELETE"]),
     ("/test:price/enabled", &["PUT"]),
     ("/test:price/share", &["PUT"]),
+    ("/test:price/enabled_everywhere", &["PUT"]),
     ("/test:price/max_concurrent_loads", &["PUT"]),
+    ("/test:price/l1_capacity", &["PUT"]),
+    ("/test:price/bypass", &["PUT", "DELETE"]),
     ("/test:price/values", &["DELETE"]),
     ("/test:price/tag?tag=x", &["DELETE"]),
     ("/test:price/prefix?prefix=x", &["DELETE"]),
     ("/enabled", &["PUT"]),
+    ("/enabled_everywhere", &["PUT"]),
     ("/share", &["PUT"]),
     ("/values", &["DELETE"]),
     ("/tag?tag=x", &["DELETE"]),
@@ -184,6 +188,8 @@ async fn other_paths_are_not_found() {
         "/key?key=tea",
         "/prefix?prefix=x",
         "/max_concurrent_loads",
+        "/l1_capacity",
+        "/bypass",
         "/%",
         "/%FF:price",
         "/%65nabled",
@@ -269,11 +275,26 @@ async fn bodies_that_make_no_sense() {
             "from 1 on",
             &["", "0", "-1", "1.5", "99999999999999999999999", "true"],
         ),
+        (
+            "l1_capacity",
+            "a whole number",
+            &["", "-1", "1.5", "99999999999999999999999", "true"],
+        ),
+        (
+            "enabled_everywhere",
+            "true or false",
+            &["", "1", "\"true\""],
+        ),
+        (
+            "bypass",
+            "{\"key\":KEY} or {\"prefix\":PREFIX}",
+            &["", "\"k\"", "{}", "{\"key\":1}", "{\"tag\":\"t\"}"],
+        ),
     ] {
         for body in bodies {
             let answer = a.put(&format!("/test:price/{path}"), body).await;
             answer.failed(400, expected);
-            if path != "max_concurrent_loads" {
+            if !["max_concurrent_loads", "l1_capacity", "bypass"].contains(&path) {
                 a.put(&format!("/{path}"), body).await.failed(400, expected);
             }
         }
