@@ -104,7 +104,7 @@ pub(crate) const TUNED: [&str; 17] = [
 ];
 
 /// The longest encoded value that any setting allows.
-const MAX_VALUE_BYTES: usize = 64 << 20;
+pub(crate) const MAX_VALUE_BYTES: usize = 64 << 20;
 /// As many as there can be.
 pub(crate) const MOST_LOADS: usize = tokio::sync::Semaphore::MAX_PERMITS;
 

@@ -6,7 +6,9 @@ use std::time::Duration;
 
 use clap::Args;
 use larder::L2Error;
-use larder::inspect::{LaneAudit, LogState, Namespace, StoredKey, WhyNot};
+use larder::inspect::{
+    LaneAudit, LogState, MissingRights, Namespace, RightsFor, StoredKey, WhyNot,
+};
 use larder::l2::Member;
 use serde_json::{Value, json};
 
@@ -109,7 +111,10 @@ impl Check {
             (Err(error), Some(user)) if error.is_refused() && !is_missing_right(&error) => {
                 return Err(format!("Redis has no user {user}").into());
             }
-            (missing, _) => report.look_at_rights(missing)?,
+            (missing, _) => {
+                let has_writes = before.iter().any(|lane| lane.has_writes);
+                report.look_at_rights(missing, has_writes)?;
+            }
         }
         Ok(report)
     }
@@ -297,19 +302,29 @@ impl Report {
         Ok(())
     }
 
-    fn look_at_rights(&mut self, missing: Result<Vec<&str>, L2Error>) -> Result<(), L2Error> {
-        match missing {
+    fn look_at_rights(
+        &mut self,
+        missing: Result<Vec<MissingRights>, L2Error>,
+        has_writes: bool,
+    ) -> Result<(), L2Error> {
+        let missing = match missing {
             Err(error) if is_missing_right(&error) => {
                 let todo = "give the user +acl|dryrun +acl|whoami";
                 self.note("rights were not looked at", todo);
                 return Ok(());
             }
-            missing => {
-                let missing = missing?;
-                if !missing.is_empty() {
-                    let todo = "larder's guide lists the rights on its page redis";
-                    self.problem(format!("the user lacks: {}", missing.join(", ")), todo);
+            missing => missing?,
+        };
+        for rights in missing {
+            let (needed_for, lacks) = (rights.needed_for, rights.commands.join(", "));
+            let what = format!("for {needed_for} the user lacks: {lacks}");
+            match needed_for {
+                RightsFor::EveryCache => self.problem(what, "larder's guide has a page on redis"),
+                RightsFor::WriteBehind if has_writes => {
+                    self.problem(what, "writes fail: give the user these rights");
                 }
+                // Redis does not say whether the service uses it.
+                _ => self.note(what, "give the user these rights if the service uses it"),
             }
         }
         Ok(())

@@ -4,6 +4,7 @@ use std::io;
 use std::time::Duration;
 
 use larder::l2::deadpool_redis::redis::{AsyncCommands, cmd};
+use larder::write_behind::WriteBehind;
 use larder::{Cache, Loaded};
 use serde_json::Value;
 
@@ -208,7 +209,7 @@ async fn rights() {
     let found = check(&server, &["--user", "app"]).await;
     assert_eq!(found.code, Some(1), "{found:?}");
     assert!(found.stdout.contains("subscribe"), "{found:?}");
-    let lacks = "the user lacks: xtrim, client|setname, subscribe, publish";
+    let lacks = "for every cache the user lacks: xtrim, client|setname, subscribe, publish";
     let as_app = format!("redis://app:secret@127.0.0.1:{}", server.port());
     let found = larder(&as_app, &["check", NAMESPACE, "--json"]).await;
     let report: Value = serde_json::from_str(&found.stdout).unwrap();
@@ -217,7 +218,34 @@ async fn rights() {
     let unknown = check(&server, &["--user", "nobody"]).await;
     unknown.is_one_clear_line(3, "Redis has no user nobody");
 
-    user(&["-acl", "-scan"]).await;
+    // Whether the service removes prefixes is not known.
+    user(&[
+        "+xtrim",
+        "+client|setname",
+        "&{shop:price.0}!events",
+        "-getrange",
+        "-scan",
+    ])
+    .await;
+    let found = larder(&as_app, &["check", NAMESPACE, "--json"]).await;
+    assert_eq!(found.code, Some(0), "{found:?}");
+    let report: Value = serde_json::from_str(&found.stdout).unwrap();
+    let notes = report["notes"].as_array().unwrap();
+    let notes: Vec<_> = notes
+        .iter()
+        .map(|note| note["what"].as_str().unwrap())
+        .collect();
+    assert_eq!(
+        notes,
+        [
+            "values were not looked at",
+            "for expire, touch, sliding, insert_if, update, unchanged the user lacks: getrange",
+            "for invalidate_prefix the user lacks: getrange, scan",
+            "for write-behind the user lacks: getrange",
+        ]
+    );
+
+    user(&["-acl"]).await;
     let found = larder(&as_app, &["check", NAMESPACE]).await;
     assert_eq!(found.code, Some(0), "{found:?}");
     assert!(found.says("rights were not looked at"), "{found:?}");
@@ -229,6 +257,35 @@ async fn rights() {
     user(&["+hget", "-evalsha_ro"]).await;
     let refused = larder(&as_app, &["check", NAMESPACE]).await;
     refused.is_one_clear_line(3, "NOPERM: the Redis user may not run evalsha_ro");
+}
+
+/// That a service uses write-behind can be seen in Redis.
+#[tokio::test]
+async fn rights_of_write_behind() {
+    let server = RedisServer::start().await;
+    let cache = instance(&server).await;
+    let mut user = cmd("ACL");
+    user.arg(&[
+        "SETUSER", "app", "on", ">secret", "~*", "&*", "+@all", "-xdel", "-xlen",
+    ]);
+    let () = user
+        .query_async(&mut server.connection().await)
+        .await
+        .unwrap();
+    let lacks = "for write-behind the user lacks: xlen, xdel";
+    let found = check(&server, &["--user", "app", "--json"]).await;
+    assert_eq!(found.code, Some(0), "{found:?}");
+    assert!(found.stdout.contains(lacks), "{found:?}");
+
+    let writes = WriteBehind::builder(cache).store(|_| async { Ok::<_, io::Error>(()) });
+    let writes = writes.build().unwrap();
+    writes.insert("tea", "450".to_owned()).await.unwrap();
+    let found = check(&server, &["--user", "app", "--json"]).await;
+    let report: Value = serde_json::from_str(&found.stdout).unwrap();
+    assert_eq!(
+        (found.code, &report["problems"][0]["what"]),
+        (Some(1), &lacks.into())
+    );
 }
 
 #[tokio::test]

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use deadpool_redis::redis::aio::MultiplexedConnection;
-use deadpool_redis::redis::{Cmd, FromRedisValue, cmd};
+use deadpool_redis::redis::{Cmd, FromRedisValue, RedisResult, cmd};
 use futures::future::BoxFuture;
 use futures::{FutureExt, TryFutureExt};
 use tokio::time::{Instant, sleep, timeout};
@@ -640,25 +640,8 @@ impl Lane for RedisLane {
     }
 
     fn counts(&self) -> Reply<'_, Vec<(u64, String)>> {
-        async move {
-            let ask = |mut connection: MultiplexedConnection| async move {
-                let mut command = cmd("HGETALL");
-                command.arg(self.names.name(STATS, ""));
-                match command.query_async(&mut connection).await {
-                    // Of another type: the next instance that stores its counters replaces it.
-                    Err(error) if error.code() == Some("WRONGTYPE") => Ok(Vec::new()),
-                    answer => answer,
-                }
-            };
-            let stored: Vec<(Vec<u8>, Vec<u8>)> = self.connections.with(ask).await?;
-            // Another program may have written any bytes.
-            let texts = stored.into_iter().filter_map(|(id, text)| {
-                let id = str::from_utf8(&id).ok()?.parse().ok()?;
-                Some((id, String::from_utf8(text).ok()?))
-            });
-            Ok(texts.collect())
-        }
-        .boxed()
+        let ask = |connection| stored_counts(&self.names, connection);
+        self.connections.with(ask).boxed()
     }
 
     fn keep_only(&self, incarnation: u64) -> bool {
@@ -674,4 +657,24 @@ impl Lane for RedisLane {
         self.connections.rely(me.max_staleness);
         self.subscriptions.subscribe(me).boxed()
     }
+}
+
+/// The counters that instances have stored, each as it has stored them.
+pub(super) async fn stored_counts(
+    names: &Names,
+    mut connection: MultiplexedConnection,
+) -> RedisResult<Vec<(u64, String)>> {
+    let mut command = cmd("HGETALL");
+    command.arg(names.name(STATS, ""));
+    let stored: Vec<(Vec<u8>, Vec<u8>)> = match command.query_async(&mut connection).await {
+        // Of another type: the next instance that stores its counters replaces it.
+        Err(error) if error.code() == Some("WRONGTYPE") => Vec::new(),
+        answer => answer?,
+    };
+    // Another program may have written any bytes.
+    let texts = stored.into_iter().filter_map(|(id, text)| {
+        let id = str::from_utf8(&id).ok()?.parse().ok()?;
+        Some((id, String::from_utf8(text).ok()?))
+    });
+    Ok(texts.collect())
 }

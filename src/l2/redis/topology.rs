@@ -1,5 +1,7 @@
 //! Where the lanes of a cache are: on one server, or on the nodes of a cluster.
 
+#[cfg(all(feature = "cluster", feature = "inspect"))]
+use std::collections::BTreeSet;
 #[cfg(feature = "cluster")]
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -12,12 +14,14 @@ use futures::future::try_join_all;
 
 #[cfg(feature = "cluster")]
 use super::cluster::Cluster;
-#[cfg(feature = "cluster")]
+#[cfg(any(feature = "cluster", feature = "inspect"))]
 use super::primary::Primary;
 #[cfg(feature = "cluster")]
 use super::server::Address;
 use super::shared::Shared;
 use crate::l2::L2Error;
+#[cfg(all(feature = "cluster", feature = "inspect"))]
+use crate::util::crc16::SLOTS;
 #[cfg(feature = "cluster")]
 use crate::util::lock::lock;
 
@@ -48,6 +52,27 @@ impl Topology {
             (Self::Cluster(nodes), Some(slot)) => nodes.at(nodes.cluster.find(slot).await?),
             #[cfg(feature = "cluster")]
             (Self::Cluster(_), None) => Err(L2Error::closed()),
+        }
+    }
+
+    /// All servers that have keys: in a cluster the primaries, each once.
+    #[cfg(feature = "inspect")]
+    #[cfg_attr(
+        not(feature = "cluster"),
+        expect(clippy::unused_async, reason = "nobody is asked for one server")
+    )]
+    pub(super) async fn all(&self) -> Result<Vec<Primary>, L2Error> {
+        match self {
+            Self::Server(shared) => Ok(vec![shared.primary.clone()]),
+            #[cfg(feature = "cluster")]
+            Self::Cluster(Nodes { cluster, .. }) => {
+                // A slot without an owner is an error: its keys could not be seen.
+                let slots: Vec<_> = (0..SLOTS).collect();
+                let owners = cluster.find_all(&slots).await?;
+                let owners: BTreeSet<_> = owners.into_iter().collect();
+                let nodes = owners.iter().map(|at| Primary::node(cluster, at));
+                nodes.map(|node| node.ok_or_else(L2Error::closed)).collect()
+            }
         }
     }
 

@@ -16,8 +16,8 @@ use crate::l2::{
 use crate::wire::message;
 
 /// The marks of the dead letters, and of the worker's fence.
-const DEAD: &str = "!dead";
-const WORKER: &str = "!worker";
+pub(super) const DEAD: &str = "!dead";
+pub(super) const WORKER: &str = "!worker";
 
 const STREAM: &str = include_str!("stream.lua");
 
@@ -44,7 +44,7 @@ impl RedisLane {
 
 impl WriteStream for RedisLane {
     fn take(&self, fence: u64, ttl: Duration, most: usize) -> Reply<'_, Option<Vec<Waiting>>> {
-        let read = |entries: Option<Vec<Entry>>| entries.map(waiting).transpose();
+        let read = |entries: Option<Vec<Entry>>| entries.map(as_waiting).transpose();
         self.step(&TAKE, 2, read, move |call| {
             call.own(&[WORKER, WRITES]).arg(fence).arg(millis(ttl));
             call.arg(most).arg(MOST_BYTES);
@@ -74,7 +74,7 @@ impl WriteStream for RedisLane {
     }
 
     fn dead_letters(&self, most: usize) -> Reply<'_, Vec<Waiting>> {
-        self.step(&DEAD_LETTERS, 1, waiting, move |call| {
+        self.step(&DEAD_LETTERS, 1, as_waiting, move |call| {
             call.own(&[DEAD]).arg(most).arg(MOST_BYTES);
         })
     }
@@ -89,26 +89,31 @@ impl WriteStream for RedisLane {
     }
 
     fn pending(&self) -> Reply<'_, Pending> {
-        let read = |answer: (u64, String, String, u64, String, u64, bool, String)| {
-            let (length, first, last, dead_letters, last_dead, now, has_worker, history) = answer;
-            Ok(Pending {
-                length,
-                first: id(&first),
-                last: id(&last),
-                dead_letters,
-                last_dead: id(&last_dead),
-                now,
-                has_worker,
-                history,
-            })
-        };
+        let read = |answer| Ok(as_pending(answer));
         self.step(&PENDING, 4, read, |call| {
             call.own(&[WRITES, DEAD, WORKER, CLOCK]);
         })
     }
 }
 
-fn waiting(entries: Vec<Entry>) -> Result<Vec<Waiting>, L2Error> {
+/// What PENDING answers.
+pub(super) type PendingAnswer = (u64, String, String, u64, String, u64, bool, String);
+
+pub(super) fn as_pending(answer: PendingAnswer) -> Pending {
+    let (length, first, last, dead_letters, last_dead, now, has_worker, history) = answer;
+    Pending {
+        length,
+        first: id(&first),
+        last: id(&last),
+        dead_letters,
+        last_dead: id(&last_dead),
+        now,
+        has_worker,
+        history,
+    }
+}
+
+pub(super) fn as_waiting(entries: Vec<Entry>) -> Result<Vec<Waiting>, L2Error> {
     entries.into_iter().map(one).collect()
 }
 

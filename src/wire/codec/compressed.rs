@@ -168,6 +168,21 @@ mod tests {
         ));
     }
 
+    #[cfg(feature = "inspect")]
+    #[test]
+    fn a_tool_decompresses_so_much() {
+        use crate::wire::codec::below_layers;
+
+        let (id, bytes) = write(&Compressed::new(Bincode), &"a".repeat(5_000));
+        // Eight bytes are its shape, and three say how long the text is.
+        let (inner, plain) = below_layers(id, &bytes, 5_011).unwrap();
+        assert_eq!((inner, plain.len()), (Bincode::ID, 5_011));
+        assert_eq!(below_layers(id, &bytes, 5_010), None);
+        assert_eq!(below_layers(id, b"damaged", MAX), None);
+        // Its own bytes cannot be read without a key.
+        assert_eq!(below_layers(6, &bytes, MAX), None);
+    }
+
     #[test]
     fn layers_in_layers_are_refused() {
         let (_, mut bytes) = write(&Compressed::new(Bincode), &"a".repeat(2_000));

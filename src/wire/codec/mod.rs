@@ -37,6 +37,9 @@ mod shaped;
 mod stack;
 mod value;
 
+#[cfg(feature = "inspect")]
+use std::borrow::Cow;
+
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
@@ -79,6 +82,26 @@ pub(crate) fn name_of(id: u8) -> &'static str {
         6 => "encrypted",
         FIRST_OWN_ID.. => "of the service",
         _ => "unknown",
+    }
+}
+
+/// The id and the bytes of the codec below the layers. `None` if they are encrypted, or compressed and cannot be read, or
+/// have more than `max` bytes.
+#[cfg(feature = "inspect")]
+#[cfg_attr(
+    not(feature = "compression"),
+    expect(unused_variables, reason = "no bytes grow")
+)]
+pub(crate) fn below_layers(id: u8, bytes: &[u8], max: usize) -> Option<(u8, Cow<'_, [u8]>)> {
+    match id {
+        // As in `CodecStack::open`: a layer in a layer is not opened, so hostile bytes grow once.
+        #[cfg(feature = "compression")]
+        lz4::ID => {
+            let (id, bytes) = lz4::decompress(bytes, max).ok()?;
+            Some((id, Cow::Owned(bytes)))
+        }
+        id if !matches!(id, 5 | 6) => Some((id, Cow::Borrowed(bytes))),
+        _ => None,
     }
 }
 

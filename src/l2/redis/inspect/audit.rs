@@ -1,8 +1,4 @@
-//! What a lane keeps for itself: its clock, its log, its list of members; and the rights of a user.
-
-use std::iter;
-
-use deadpool_redis::redis::{cmd, pipe};
+//! What a lane keeps for itself: its clock, its log, its list of members.
 
 use super::{Connected, LaneState, Namespace, in_time};
 use crate::l2::redis::call::{Call, Lua};
@@ -23,10 +19,18 @@ pub struct LaneAudit {
     pub state: LaneState,
     /// The `maxmemory-policy` of the server; empty if `INFO` hides it.
     pub policy: String,
+    /// How many bytes of memory the server uses for all its data; `None` if `INFO` hides it.
+    pub used_memory: Option<u64>,
+    /// How many it may use, the `maxmemory` of the server; 0 for no limit, `None` if `INFO` hides it.
+    pub maxmemory: Option<u64>,
     /// Whether `INFO` hides the `run_id` of the server: then no failover is proven to have lost nothing (rule 28).
     pub hides_process: bool,
+    /// Whether write-behind has appended writes to its stream.
+    pub has_writes: bool,
     /// Whether the log ends where the clock does.
     pub log: LogState,
+    /// How many messages the log has, by the number of its first one; 0 unless it is [`Complete`](LogState::Complete).
+    pub log_length: u64,
     /// Its members, each with its last note.
     pub members: Vec<Member>,
     /// How many entries of the list of members cannot be read.
@@ -52,10 +56,12 @@ type Answer = (
     [u64; 5],
     String,
     u8,
+    [String; 3],
     String,
     String,
     Vec<String>,
     Vec<(Vec<u8>, Vec<u8>)>,
+    String,
 );
 
 impl Namespace {
@@ -75,97 +81,15 @@ impl Namespace {
         }
         Ok(lanes)
     }
-
-    /// The rights that a user lacks, of those that every cache needs: [`redis`](crate::guide::redis#rights) lists them.
-    /// Each is named by a command that the user may not run, or not on a key or the channel of the namespace. Without a
-    /// name, of the user that asks. Needs `+acl|dryrun +acl|whoami`.
-    ///
-    /// Cost: a connection, and one round trip for the name and one for the rights.
-    ///
-    /// # Errors
-    ///
-    /// If the server cannot be reached, or refuses a request.
-    pub async fn missing_rights(&self, user: Option<&str>) -> Result<Vec<&'static str>, L2Error> {
-        let first = LaneNumber {
-            number: 0,
-            of: self.lanes,
-        };
-        let mut at = self.connect(first).await?;
-        let user = match user {
-            Some(user) => user.to_owned(),
-            None => in_time(cmd("ACL").arg("WHOAMI").query_async(&mut at.connection)).await?,
-        };
-        let rights = (EVERYWHERE.iter()).chain(if at.names.slot.is_some() {
-            IN_A_CLUSTER
-        } else {
-            ON_A_SERVER
-        });
-        let rights: Vec<_> = rights.collect();
-        // In one pipeline: the rights of a user may change between two requests.
-        let mut ask = pipe();
-        for right in &rights {
-            ask.cmd("ACL").arg("DRYRUN").arg(&user);
-            for part in right.split([' ', '|']) {
-                match part {
-                    "KEY" => ask.arg(at.names.name(CLOCK, "")),
-                    "CHANNEL" => ask.arg(&at.names.events),
-                    part => ask.arg(part),
-                };
-            }
-        }
-        let answers: Vec<String> = in_time(ask.query_async(&mut at.connection)).await?;
-        let denied = iter::zip(rights, answers).filter(|(_, answer)| answer != "OK");
-        Ok(denied.map(|(right, _)| name_of(right)).collect())
-    }
-}
-
-/// What every cache runs, each with arguments for `ACL DRYRUN`.
-const EVERYWHERE: &[&str] = &[
-    "evalsha 0 1 KEY",
-    "evalsha_ro 0 1 KEY",
-    "script|load x",
-    "get KEY",
-    "mget KEY",
-    "set KEY x",
-    "setrange KEY 0 x",
-    "rename KEY KEY",
-    "exists KEY",
-    "del KEY",
-    "hmget KEY x",
-    "hget KEY x",
-    "hgetall KEY",
-    "hset KEY x x",
-    "hdel KEY x",
-    "xadd KEY * x x",
-    "xtrim KEY MAXLEN 1",
-    "xrange KEY - +",
-    "time",
-    "type KEY",
-    "info",
-    "pttl KEY",
-    "pexpire KEY 1",
-    "client|setname x",
-];
-const ON_A_SERVER: &[&str] = &["subscribe CHANNEL", "publish CHANNEL x"];
-const IN_A_CLUSTER: &[&str] = &[
-    "ssubscribe CHANNEL",
-    "sunsubscribe CHANNEL",
-    "spublish CHANNEL x",
-    "cluster|nodes",
-    "cluster|info",
-];
-
-/// The command of a right.
-fn name_of(right: &str) -> &str {
-    right.split_once(' ').map_or(right, |(name, _)| name)
 }
 
 impl Connected {
-    async fn audit(&mut self) -> Result<LaneAudit, L2Error> {
+    pub(super) async fn audit(&mut self) -> Result<LaneAudit, L2Error> {
         let mut call = Call::by("EVALSHA_RO", &AUDIT, &self.names, 3);
         call.own(&[CLOCK, LOG, LIVE]);
         let answer: Answer = in_time(call.run(self.connection.clone())).await?;
-        let (numbers, run, is_run, policy, kind, ids, list) = answer;
+        let (numbers, run, is_run, memory, kind, first, ids, list, writes) = answer;
+        let [policy, used_memory, maxmemory] = memory;
         let state = self.state(numbers, &run, is_run);
         let last = format!("{}-0", state.clock.seq);
         // The script has read from the last number of the clock on, so a complete log has that message alone there.
@@ -176,6 +100,10 @@ impl Connected {
             ("stream", _) => LogState::Ahead,
             _ => LogState::OtherType,
         };
+        // The clock has the number of the last message, and each message between the two is there.
+        let first = first.strip_suffix("-0").and_then(|seq| seq.parse().ok());
+        let first = first.filter(|_| log == LogState::Complete);
+        let log_length = first.map_or(0, |first| (state.clock.seq + 1).saturating_sub(first));
         // Beside the members the list has an entry for itself: its generation and its age (rule 16).
         let entries = list.iter().filter(|(id, _)| id != b"list");
         let entries = entries.map(|(id, entry)| {
@@ -187,38 +115,15 @@ impl Connected {
         Ok(LaneAudit {
             state,
             policy,
+            used_memory: used_memory.parse().ok(),
+            maxmemory: maxmemory.parse().ok(),
             // In the place of the `run_id`.
             hides_process: run.starts_with('-'),
+            has_writes: !writes.is_empty(),
             log,
+            log_length,
             damaged_members: entries.len() - members.len(),
             members,
         })
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use std::collections::BTreeSet;
-
-    use super::*;
-
-    /// The page lists them for those who write the rights of a user.
-    #[test]
-    fn the_rights_are_those_of_the_guide() {
-        let page = include_str!("../../../guide/redis.md");
-        let listed = |from: &str, to: &str| -> BTreeSet<&str> {
-            let (_, rest) = page.split_once(from).unwrap();
-            let (list, _) = rest.split_once(to).unwrap();
-            list.split_whitespace()
-                .filter_map(|right| right.strip_prefix('+'))
-                .collect()
-        };
-        let names = |rights: &[&[&'static str]]| -> BTreeSet<&str> {
-            rights.concat().into_iter().map(name_of).collect()
-        };
-        let server = listed("needs these for every cache:", "~{");
-        assert_eq!(server, names(&[EVERYWHERE, ON_A_SERVER]));
-        let cluster = listed("In a cluster `", "`");
-        assert_eq!(cluster, names(&[IN_A_CLUSTER]));
     }
 }

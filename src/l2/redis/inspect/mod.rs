@@ -3,11 +3,18 @@
 //!
 //! - `stored`: what a key has
 //! - `audit`: what a lane keeps for itself
+//! - `rights`: what a user of Redis may not do
 //! - `changes`: messages as they come
+//! - `fleet`: which namespaces there are, and what their fleets do
+//! - `writes`: what write-behind has not written yet
 
 mod audit;
 mod changes;
+mod fleet;
+mod rights;
 mod stored;
+#[cfg(feature = "write-behind")]
+mod writes;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -19,7 +26,12 @@ use tokio::time::timeout;
 
 pub use self::audit::{LaneAudit, LogState};
 pub use self::changes::Changes;
-pub use self::stored::{Damaged, Mark, StoredKey, StoredLease, StoredValue, WhyNot};
+pub use self::fleet::{FleetState, Found, Watch};
+pub use self::rights::{MissingRights, RightsFor};
+pub use self::stored::{Damaged, Encoded, Mark, StoredKey, StoredLease, StoredValue, WhyNot};
+#[cfg(feature = "write-behind")]
+#[cfg_attr(docsrs, doc(cfg(feature = "write-behind")))]
+pub use self::writes::{StoredDeadLetter, StoredWrites};
 use super::RedisL2;
 use super::call::clock;
 use super::error::{connect_error, l2_error};
@@ -40,7 +52,7 @@ const SCANNED: usize = 1000;
 ///
 /// Each call makes a connection of its own. A user needs the rights that a cache needs; of these
 /// `+evalsha_ro +script|load +mget +pttl +type +hget +xrange +time +info` for [`key`](Self::key), also `+hgetall` for
-/// [`audit`](Self::audit), and `+subscribe` with the channel for [`changes`](Self::changes).
+/// [`audit`](Self::audit) and [`watch`](Self::watch), and `+subscribe` with the channel for [`changes`](Self::changes).
 pub struct Namespace {
     topology: Arc<Topology>,
     name: String,

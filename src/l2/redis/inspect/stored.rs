@@ -1,5 +1,6 @@
 //! What a key has in Redis, and whether an instance uses it.
 
+use std::borrow::Cow;
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::iter;
@@ -14,6 +15,7 @@ use crate::l2::redis::lane::tag_version;
 use crate::l2::redis::names::{CLOCK, HOLD, LEASE, TAG_VERSION, VALUE, WRITES};
 use crate::l2::redis::scripts::{self, CHECKED, INCARNATION, MARK, lua};
 use crate::l2::{L2Error, LaneNumber, Lifetime, Stamp, TagVersion};
+use crate::options::MAX_VALUE_BYTES;
 use crate::util::crc16::nth;
 use crate::wire::codec;
 use crate::wire::envelope::{self, Envelope, PAYLOAD_IN_BODY, Place, STAMPED};
@@ -64,6 +66,18 @@ pub struct StoredValue {
     pub size: usize,
     /// Its tags.
     pub tags: Vec<Key>,
+}
+
+/// A value as its codec has written it, out of the layer that has compressed it.
+#[derive(Clone, Debug)]
+#[non_exhaustive]
+pub struct Encoded<'a> {
+    /// The number of the codec.
+    pub codec: u8,
+    /// The hash of the names and kinds of its parts, with bincode and postcard.
+    pub shape: Option<u64>,
+    /// The bytes.
+    pub bytes: Cow<'a, [u8]>,
 }
 
 /// Bytes that are not a value: a miss for every instance.
@@ -321,6 +335,29 @@ impl StoredValue {
     }
 
     /// The name of its outermost format.
+    #[must_use]
+    pub fn format(&self) -> &'static str {
+        codec::name_of(self.codec)
+    }
+
+    /// The bytes of its codec: the payload, or what a compressed payload is decompressed to, with the feature
+    /// `compression`. `None` if the payload is encrypted, or cannot be decompressed.
+    ///
+    /// Cost: for a compressed payload, time and memory for what it becomes, which is 64 MiB at most.
+    #[must_use]
+    pub fn encoded(&self) -> Option<Encoded<'_>> {
+        let (codec, bytes) = codec::below_layers(self.codec, &self.payload, MAX_VALUE_BYTES)?;
+        let shape = codec::shape_of(codec, &bytes);
+        Some(Encoded {
+            codec,
+            shape,
+            bytes,
+        })
+    }
+}
+
+impl Encoded<'_> {
+    /// The name of the codec.
     #[must_use]
     pub fn format(&self) -> &'static str {
         codec::name_of(self.codec)
