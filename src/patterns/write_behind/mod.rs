@@ -399,10 +399,7 @@ impl Streams {
     }
 
     fn replay_dead_letters(&self) -> BoxFuture<'_, Result<u64, WriteBehindError>> {
-        Box::pin(async {
-            let replayed = try_join_all(self.lanes.iter().map(Stream::replay_dead_letters));
-            Ok(replayed.await?.into_iter().sum())
-        })
+        Box::pin(replay_all(&self.lanes))
     }
 
     fn stats(&self) -> BoxFuture<'_, Result<WriteBehindStats, WriteBehindError>> {
@@ -476,6 +473,48 @@ impl Stream {
             }
         }
     }
+}
+
+/// Puts all dead letters of a cache back into its stream, as [`WriteBehind::replay_dead_letters`] does, and starts no
+/// worker: for tools that have neither the types of the values nor a `store`. The workers of the service take the
+/// writes. Returns how many writes wait again.
+///
+/// The cache may have any types of keys and values: none are read. Do not build a [`WriteBehind`] on such a cache: its
+/// worker could read no write, and would make each a dead letter.
+///
+/// Cost: one round trip for each dead letter. A call that is dropped leaves the remaining dead letters as they are.
+///
+/// # Errors
+///
+/// As [`WriteBehind::replay_dead_letters`]; and [`WriteBehindError::is_unsupported`] if the cache has no L2, or an L2
+/// without streams.
+///
+/// ```no_run
+/// # async fn demo() -> Result<(), Box<dyn std::error::Error>> {
+/// use larder::{Cache, write_behind};
+///
+/// // With the number of lanes that the service has.
+/// let views: Cache<String, ()> = Cache::builder("shop:views").redis("redis://127.0.0.1:6379").build()?;
+/// let waiting = write_behind::replay_dead_letters(&views).await?;
+/// println!("{waiting} writes wait again");
+/// views.close().await;
+/// # Ok(()) }
+/// ```
+pub async fn replay_dead_letters<K, V>(cache: &Cache<K, V>) -> Result<u64, WriteBehindError>
+where
+    V: Send + Sync + 'static,
+{
+    let streams = cache.engine().contexts.map(|_, ctx| Stream {
+        ctx: Arc::clone(ctx),
+        // No worker of this instance listens to it: those of the service look at the stream by themselves.
+        wake: Arc::new(Notify::new()),
+    });
+    replay_all(&streams).await
+}
+
+async fn replay_all(lanes: &Lanes<Stream>) -> Result<u64, WriteBehindError> {
+    let replayed = try_join_all(lanes.iter().map(Stream::replay_dead_letters));
+    Ok(replayed.await?.into_iter().sum())
 }
 
 /// The text of a key, by which the cache finds it, and the key itself, which `store` gets.
