@@ -6,6 +6,7 @@ mod inspect;
 mod server;
 mod tail;
 mod text;
+mod top;
 
 use std::error::Error;
 use std::io::{self, ErrorKind};
@@ -33,6 +34,8 @@ enum Command {
     Check(check::Check),
     /// Prints changes as they happen, until it is ended: version, change, keys.
     Tail(tail::Tail),
+    /// Shows caches, their fleets and the memory of Redis, again and again, until q is pressed.
+    Top(top::Top),
     #[command(flatten)]
     Change(change::Change),
 }
@@ -47,6 +50,7 @@ async fn main() -> ExitCode {
         Command::Inspect(inspect) => inspect.run(&server).await,
         Command::Check(check) => check.run(&server).await,
         Command::Tail(tail) => tail.run(&server).await,
+        Command::Top(top) => top.run(&server).await,
         Command::Change(change) => change.run(&server).await,
     };
     outcome.unwrap_or_else(|error| {

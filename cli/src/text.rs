@@ -8,8 +8,8 @@ use std::time::Duration;
 use serde_json::Value;
 
 const COLUMNS: usize = 40;
-/// Before each line of a sentence, and then a space.
-const INDENT: &str = "   ";
+/// Before each line of a sentence.
+const INDENT: &str = "    ";
 
 /// An error and its causes, in one line.
 pub(crate) fn with_causes(error: &(dyn Error + 'static)) -> String {
@@ -25,22 +25,44 @@ pub(crate) fn with_causes(error: &(dyn Error + 'static)) -> String {
     text.replace(['\n', '\r'], " ")
 }
 
+/// A text whose control characters are escaped: whoever may write to Redis chooses keys and tags, and must not move the
+/// cursor or make up lines.
+pub(crate) fn escaped(text: &str) -> String {
+    let mut shown = String::with_capacity(text.len());
+    for char in text.chars() {
+        if char.is_control() {
+            // As JSON has it.
+            _ = write!(shown, "\\u{:04x}", u32::from(char));
+        } else {
+            shown.push(char);
+        }
+    }
+    shown
+}
+
+/// A text in lines of so many columns, but for a word that is longer.
+pub(crate) fn wrapped(text: &str, columns: usize) -> Vec<String> {
+    let mut lines = Vec::<String>::new();
+    for word in text.split(' ') {
+        match lines.last_mut() {
+            Some(line) if line.chars().count() + 1 + word.chars().count() <= columns => {
+                line.push(' ');
+                line.push_str(word);
+            }
+            _ => lines.push(word.to_owned()),
+        }
+    }
+    lines
+}
+
 /// What a command prints, line by line.
 #[derive(Default)]
 pub(crate) struct Screen(String);
 
 impl Screen {
-    /// A line. Control characters are escaped: whoever may write to Redis chooses keys and tags, and must not move the
-    /// cursor or make up lines.
+    /// A line, [escaped].
     pub(crate) fn line(&mut self, line: impl Display) {
-        for char in line.to_string().chars() {
-            if char.is_control() {
-                // As JSON has it.
-                _ = write!(self.0, "\\u{:04x}", u32::from(char));
-            } else {
-                self.0.push(char);
-            }
-        }
+        self.0.push_str(&escaped(&line.to_string()));
         self.0.push('\n');
     }
 
@@ -58,16 +80,9 @@ impl Screen {
 
     /// A sentence, in as many lines as it takes.
     pub(crate) fn sentence(&mut self, text: &str) {
-        let mut line = INDENT.to_owned();
-        for word in text.split(' ') {
-            if line != INDENT && line.chars().count() + 1 + word.chars().count() > COLUMNS {
-                self.line(&line);
-                INDENT.clone_into(&mut line);
-            }
-            line.push(' ');
-            line.push_str(word);
+        for line in wrapped(text, COLUMNS - INDENT.len()) {
+            self.line(format_args!("{INDENT}{line}"));
         }
-        self.line(line);
     }
 
     /// Prints all of it. An error is for `main`: the reader may have gone.
@@ -94,4 +109,18 @@ pub(crate) fn hex(bytes: &[u8]) -> String {
         _ = write!(text, "{byte:02x}");
         text
     })
+}
+
+/// As JSON has times.
+pub(crate) fn millis(time: Duration) -> u64 {
+    u64::try_from(time.as_millis()).unwrap_or(u64::MAX)
+}
+
+/// A time without digits that say nothing: whole seconds from ten seconds on.
+pub(crate) fn rounded(time: Duration) -> Duration {
+    if time < Duration::from_secs(10) {
+        time
+    } else {
+        Duration::from_secs(time.as_secs())
+    }
 }

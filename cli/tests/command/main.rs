@@ -14,6 +14,10 @@ mod inspect;
 mod program;
 mod readme;
 mod tail;
+#[cfg(unix)]
+mod terminal;
+#[cfg(unix)]
+mod top;
 mod topologies;
 #[path = "../../../tests/support"]
 #[allow(dead_code, reason = "it is shared with other tests")]

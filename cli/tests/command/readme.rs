@@ -1,12 +1,15 @@
 //! The screens in the README are those of the command.
 
 use std::collections::BTreeMap;
+use std::time::Duration;
 use std::{fs, io};
 
 use larder::codec::Json;
+use larder::write_behind::WriteBehind;
 use larder::{Cache, Loaded, RedisL2};
 
-use super::program::{NAMESPACE, larder};
+use super::program::{NAMESPACE, json, larder};
+use super::support::eventually::eventually;
 use super::support::redis_server::RedisServer;
 use super::tail::Tail;
 
@@ -14,8 +17,12 @@ const README: &str = include_str!("../../README.md");
 
 /// A word without what differs from run to run: numbers, times and hashes.
 fn alike(word: &str) -> String {
-    let is_hash = word.len() == 16 && word.chars().all(|char| char.is_ascii_hexdigit());
-    let is_number = word.chars().all(|char| char.is_ascii_digit());
+    let word = word.trim_start_matches('>');
+    // That of a member has no zeros in front.
+    let is_hash = word.len() >= 10 && word.chars().all(|char| char.is_ascii_hexdigit());
+    let is_number = word
+        .chars()
+        .all(|char| char.is_ascii_digit() || char == '.');
     let is_time = word.starts_with(|char: char| char.is_ascii_digit()) && word.ends_with('s');
     if is_hash || is_number || is_time {
         return "…".to_owned();
@@ -31,6 +38,23 @@ fn lines_alike(text: &str) -> Vec<Vec<String>> {
         .collect()
 }
 
+/// A cache with a write that its source has refused.
+async fn dead_letter(url: &str) -> WriteBehind<String, u64> {
+    let l2 = RedisL2::open(url).unwrap();
+    let views = Cache::builder("shop:views").l2(l2).build().unwrap();
+    let writes = WriteBehind::builder(views)
+        .store(|_| async { Err::<(), _>(io::Error::other("down")) })
+        .attempts(1)
+        .build()
+        .unwrap();
+    writes.insert("tea", 1).await.unwrap();
+    eventually("it is a dead letter", async || {
+        writes.stats().await.unwrap().dead_letters == 1
+    })
+    .await;
+    writes
+}
+
 #[tokio::test]
 async fn its_screens_are_those_of_the_command() {
     let server = RedisServer::start_with(&["--maxmemory-policy", "allkeys-lru"]).await;
@@ -39,9 +63,12 @@ async fn its_screens_are_those_of_the_command() {
     let cache: Cache<String, BTreeMap<String, u32>> = Cache::builder(NAMESPACE)
         .l2(l2)
         .codec(Json)
+        // By this, counters are soon in Redis.
+        .max_staleness(Duration::from_millis(100))
         .build()
         .unwrap();
     cache.ready().await;
+    let _writes = dead_letter(&url).await;
     let mut tail = Tail::start(&url, &[]).await;
     for (key, tag) in [("tea", "hot"), ("milk", "cold"), ("eu:tea", "hot")] {
         let price = BTreeMap::from([("cents".to_owned(), 450)]);
@@ -49,6 +76,14 @@ async fn its_screens_are_those_of_the_command() {
         cache.get_or_load_with(key, load).await.unwrap();
     }
     cache.invalidate_tag("cold").await.unwrap();
+    for _ in 0..97 {
+        cache.get("tea").await.unwrap();
+    }
+    eventually("the counters are stored", async || {
+        let shown = json(&url, &["top", NAMESPACE, "--once", "--every", "100ms"]).await;
+        shown["namespaces"][0]["counters"]["l1_hits"] == 97
+    })
+    .await;
 
     let (mut readme, mut shown) = (String::new(), 0);
     for part in README.split_inclusive("```text\n") {
