@@ -4,12 +4,14 @@ use std::process::ExitCode;
 
 use clap::Args;
 use larder::codec::{Codec, Json, MessagePack};
-use larder::inspect::{Damaged, Mark, Namespace, StoredKey, StoredLease, StoredValue, WhyNot};
+use larder::inspect::{
+    Damaged, Encoded, Mark, Namespace, StoredKey, StoredLease, StoredValue, WhyNot,
+};
 use serde_json::{Value, json};
 
 use crate::Outcome;
 use crate::server::Server;
-use crate::text::{Screen, from_now, hex};
+use crate::text::{Screen, from_now, hex, millis};
 
 #[derive(Args)]
 pub(crate) struct Inspect {
@@ -95,8 +97,21 @@ impl Inspect {
         let now = key.lane.clock.now;
         let (stamp, lifetime) = (value.stamp, value.lifetime);
         screen.row("  type", format_args!("{:016x}", value.type_tag));
-        screen.row("  codec", value.format());
-        if let Some(shape) = value.shape {
+        // Out of the layer that compresses.
+        let encoded = value.encoded();
+        let (format, shape) = match &encoded {
+            Some(encoded) => (encoded.format(), encoded.shape),
+            None => (value.format(), None),
+        };
+        if encoded
+            .as_ref()
+            .is_some_and(|inner| inner.codec != value.codec)
+        {
+            screen.row("  codec", format_args!("{format}, {}", value.format()));
+        } else {
+            screen.row("  codec", format);
+        }
+        if let Some(shape) = shape {
             screen.row("  shape", format_args!("{shape:016x}"));
         }
         screen.row("  version", stamp.ver);
@@ -124,15 +139,17 @@ impl Inspect {
         for why in why_not {
             screen.sentence(&why.to_string());
         }
-        if self.value {
-            match decoded(value) {
+        if let Some(encoded) = encoded.filter(|_| self.value) {
+            match decoded(&encoded) {
                 Some(value) => screen.json(&value),
                 None => {
-                    for line in value.payload.chunks(16) {
+                    for line in encoded.bytes.chunks(16) {
                         screen.line(format_args!("  {}", hex(line)));
                     }
                 }
             }
+        } else if self.value {
+            screen.sentence(&format!("not shown: the value is {}", value.format()));
         }
     }
 
@@ -192,13 +209,15 @@ impl Inspect {
                 "version": last.map(|last| last.ver),
             })
         });
-        let shown = self
-            .value
-            .then(|| decoded(value).unwrap_or_else(|| hex(&value.payload).into()));
+        let encoded = value.encoded();
+        let shown = encoded.as_ref().filter(|_| self.value);
+        let shown =
+            shown.map(|encoded| decoded(encoded).unwrap_or_else(|| hex(&encoded.bytes).into()));
         json!({
             "type": format!("{:016x}", value.type_tag),
-            "codec": value.format(),
-            "shape": value.shape.map(|shape| format!("{shape:016x}")),
+            "codec": encoded.as_ref().map_or(value.format(), Encoded::format),
+            "layer": encoded.as_ref().is_none_or(|inner| inner.codec != value.codec).then(|| value.format()),
+            "shape": encoded.as_ref().and_then(|inner| inner.shape).map(|shape| format!("{shape:016x}")),
             "epoch": value.stamp.epoch,
             "version": value.stamp.ver,
             "written_at": value.stamp.written_at,
@@ -217,14 +236,10 @@ impl Inspect {
 }
 
 /// The value, if its format has names.
-fn decoded(value: &StoredValue) -> Option<Value> {
+fn decoded(value: &Encoded<'_>) -> Option<Value> {
     match value.codec {
-        Json::ID => serde_json::from_slice(&value.payload).ok(),
-        MessagePack::ID => rmp_serde::from_slice(&value.payload).ok(),
+        Json::ID => serde_json::from_slice(&value.bytes).ok(),
+        MessagePack::ID => rmp_serde::from_slice(&value.bytes).ok(),
         _ => None,
     }
-}
-
-fn millis(time: std::time::Duration) -> u64 {
-    u64::try_from(time.as_millis()).unwrap_or(u64::MAX)
 }

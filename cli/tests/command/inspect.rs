@@ -5,7 +5,7 @@ use std::io;
 use std::time::Duration;
 
 use larder::Loaded;
-use larder::codec::{Json, MessagePack};
+use larder::codec::{Bincode, Compressed, Encrypted, EncryptionKeys, Json, MessagePack};
 use larder::l2::deadpool_redis::redis::{AsyncCommands, cmd};
 use larder::write_behind::WriteBehind;
 
@@ -283,6 +283,69 @@ async fn values_with_names_are_shown_as_json() {
         assert_eq!(value["codec"], codec);
         assert_eq!(value["value"].to_string(), "[1,2]");
     }
+}
+
+#[tokio::test]
+async fn compressed_values_are_shown_like_others() {
+    let server = RedisServer::start().await;
+    let url = server.url();
+    let value = vec![7; 2000];
+    for (key, format) in [("json", "json"), ("bincode", "bincode")] {
+        let stored = if key == "json" {
+            cache_of(&url, Compressed::new(Json))
+                .insert(key, value.clone())
+                .await
+        } else {
+            cache_of(&url, Compressed::new(Bincode))
+                .insert(key, value.clone())
+                .await
+        };
+        stored.unwrap();
+        let shown = larder(&url, &["inspect", NAMESPACE, key]).await;
+        assert_eq!(shown.row("  codec"), format!("{format}, compressed"));
+        let shown = json(&url, &["inspect", NAMESPACE, key, "--value"]).await;
+        let shown = &shown["values"][0];
+        assert_eq!(
+            (&shown["codec"], &shown["layer"]),
+            (&format.into(), &"compressed".into())
+        );
+        assert!(shown["payload_size"].as_u64() < Some(200), "{shown}");
+        if key == "json" {
+            assert_eq!(shown["value"], serde_json::to_value(&value).unwrap());
+        } else {
+            // Its shape comes first.
+            assert!(
+                shown["value"]
+                    .as_str()
+                    .unwrap()
+                    .starts_with(shown["shape"].as_str().unwrap())
+            );
+        }
+    }
+}
+
+#[tokio::test]
+async fn an_encrypted_value_is_named_so() {
+    let server = RedisServer::start().await;
+    let url = server.url();
+    let keys = EncryptionKeys::new(1, &[7; 32]).unwrap();
+    let codec = Encrypted::new(Compressed::new(Json), keys);
+    cache_of(&url, codec)
+        .insert("tea", vec![1, 2])
+        .await
+        .unwrap();
+    let shown = larder(&url, &["inspect", NAMESPACE, "tea", "--value"]).await;
+    assert_eq!(
+        (shown.row("  codec"), shown.row("  used")),
+        ("encrypted", "yes")
+    );
+    assert!(shown.says("not shown: the value is encrypted"), "{shown:?}");
+    let shown = json(&url, &["inspect", NAMESPACE, "tea", "--value"]).await;
+    let shown = &shown["values"][0];
+    assert_eq!(
+        (&shown["codec"], &shown["value"]),
+        (&"encrypted".into(), &serde_json::Value::Null)
+    );
 }
 
 #[tokio::test]

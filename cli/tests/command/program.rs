@@ -3,7 +3,7 @@
 use std::process::Stdio;
 use std::time::Duration;
 
-use larder::codec::Codec;
+use larder::codec::CodecStack;
 use larder::l2::deadpool_redis::redis::aio::MultiplexedConnection;
 use larder::l2::deadpool_redis::redis::cmd;
 use larder::{Cache, RedisL2};
@@ -121,7 +121,7 @@ pub(crate) fn cache(url: &str, more: impl FnOnce(Builder) -> Builder) -> Cache<S
 }
 
 /// As [`cache`], with another codec.
-pub(crate) fn cache_of<C: Codec>(url: &str, codec: C) -> Cache<String, Vec<u32>> {
+pub(crate) fn cache_of<C: CodecStack>(url: &str, codec: C) -> Cache<String, Vec<u32>> {
     let l2 = RedisL2::open(url).unwrap();
     Cache::builder(NAMESPACE)
         .l2(l2)
