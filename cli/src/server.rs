@@ -1,9 +1,15 @@
 //! Where Redis is.
 
 use std::error::Error;
+#[cfg(feature = "tls")]
+use std::path::PathBuf;
+#[cfg(feature = "tls")]
+use std::{fmt, fs};
 
 use clap::Args;
-use larder::{L2Error, RedisL2};
+#[cfg(feature = "tls")]
+use larder::l2::deadpool_redis::redis::{Client, TlsCertificates};
+use larder::{RedisL2, l2};
 
 #[derive(Args)]
 #[group(skip)]
@@ -28,6 +34,10 @@ pub(crate) struct Server {
     #[cfg(feature = "cluster")]
     #[arg(long, global = true, conflicts_with = "sentinel")]
     cluster: bool,
+    /// For TLS: trusts the certificate authorities in this PEM file, and not those of the system.
+    #[cfg(feature = "tls")]
+    #[arg(long, global = true, value_name = "FILE")]
+    ca: Option<PathBuf>,
 }
 
 /// The error for a name that no cache has used. Redis may also have lost the clock of the cache, and then it has no value
@@ -38,23 +48,56 @@ pub(crate) fn unknown(namespace: &str) -> Box<dyn Error> {
 
 impl Server {
     /// Does not connect yet.
-    pub(crate) fn l2(&self) -> Result<RedisL2, L2Error> {
+    pub(crate) fn l2(&self) -> Result<RedisL2, Box<dyn Error>> {
+        let urls = self.url.iter().map(|url| self.server(url));
+        let urls = urls.collect::<Result<Vec<_>, _>>()?;
         #[cfg(feature = "cluster")]
         if self.cluster {
-            return RedisL2::cluster(&self.url);
+            return Ok(RedisL2::cluster(urls)?);
         }
         if let Some(primary) = &self.sentinel {
-            let l2 = RedisL2::sentinel(primary, &self.url)?;
-            return match &self.primary_like {
-                Some(like) => l2.primary_like(like),
-                None => Ok(l2),
+            let l2 = RedisL2::sentinel(primary, urls)?;
+            return Ok(match &self.primary_like {
+                Some(like) => l2.primary_like(self.server(like)?)?,
+                None => l2,
+            });
+        }
+        match <[_; 1]>::try_from(urls) {
+            Ok([url]) => Ok(RedisL2::open(url)?),
+            Err(_) => Err("several URLs are for --sentinel or --cluster".into()),
+        }
+    }
+
+    /// A server with this URL, and the authorities by which it is trusted.
+    #[cfg_attr(
+        not(feature = "tls"),
+        expect(
+            clippy::unnecessary_wraps,
+            clippy::unused_self,
+            reason = "there is no file to read"
+        )
+    )]
+    fn server(&self, url: &str) -> Result<l2::Server, Box<dyn Error>> {
+        #[cfg(feature = "tls")]
+        if let Some(file) = &self.ca {
+            // First as without a file: the errors of the crate say what is wrong with a URL, and do not quote it.
+            RedisL2::open(url)?;
+            let unusable = |why: &dyn fmt::Display| format!("--ca {}: {why}", file.display());
+            let root_cert = fs::read(file).map_err(|error| unusable(&error))?;
+            // Of a file without one, the client makes an empty list of authorities.
+            if !String::from_utf8_lossy(&root_cert).contains("BEGIN CERTIFICATE") {
+                return Err(unusable(&"it has no certificate in PEM").into());
+            }
+            let certificates = TlsCertificates {
+                client_tls: None,
+                root_cert: Some(root_cert),
             };
+            // The error of the client may quote the URL.
+            let client = Client::build_with_tls(url, certificates).map_err(|_| {
+                unusable(&"its certificates cannot be read, or the URL is not rediss://")
+            })?;
+            return Ok(client.into());
         }
-        match &*self.url {
-            [url] => RedisL2::open(url),
-            _ => Err(L2Error::unexpected(
-                "several URLs are for --sentinel or --cluster",
-            )),
-        }
+        Ok(url.into())
     }
 }

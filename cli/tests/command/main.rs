@@ -16,12 +16,16 @@ mod readme;
 mod tail;
 #[cfg(unix)]
 mod terminal;
+#[cfg(feature = "tls")]
+mod tls;
 #[cfg(unix)]
 mod top;
 mod topologies;
 #[path = "../../../tests/support"]
 #[allow(dead_code, reason = "it is shared with other tests")]
 mod support {
+    #[cfg(feature = "tls")]
+    pub(crate) mod certificates;
     pub(crate) mod eventually;
     #[cfg(feature = "cluster")]
     pub(crate) mod proxy;
