@@ -1,5 +1,6 @@
 //! The commands that change a cache: each by a call of the crate, of an instance that joins the fleet for it.
 
+use std::error::Error;
 use std::fmt;
 use std::process::ExitCode;
 use std::time::Duration;
@@ -7,7 +8,7 @@ use std::time::Duration;
 use clap::builder::NonEmptyStringValueParser;
 use clap::{Args, Subcommand};
 use larder::inspect::Namespace;
-use larder::{Cache, L2Error, WriteError};
+use larder::{BuildError, Cache, L2Error, RedisL2, WriteError};
 use tokio::time::timeout;
 
 use crate::Outcome;
@@ -74,36 +75,64 @@ pub(crate) struct Target {
     dry_run: bool,
 }
 
-impl Change {
-    pub(crate) async fn run(&self, server: &Server) -> Outcome {
-        let target = self.target();
-        let l2 = server.l2()?;
-        let namespace = Namespace::find(&l2, &target.namespace).await?;
+impl Target {
+    /// The namespace, which some instance has used: an instance of this command would make one.
+    pub(crate) async fn find(&self, l2: &RedisL2) -> Result<Namespace, Box<dyn Error>> {
+        let namespace = Namespace::find(l2, &self.namespace).await?;
         if !namespace.is_known() {
-            // An instance would make one.
-            return Err(unknown(&target.namespace));
+            return Err(unknown(&self.namespace));
         }
-        if !target.yes {
-            let mut screen = Screen::default();
-            self.show(&namespace, &mut screen).await?;
-            screen.print()?;
-            if target.dry_run {
-                return Ok(ExitCode::SUCCESS);
-            }
-            return Err(Refused::NotConfirmed.into());
+        Ok(namespace)
+    }
+
+    pub(crate) fn is_confirmed(&self) -> bool {
+        self.yes
+    }
+
+    /// Prints what would be done, and ends.
+    pub(crate) fn nothing_changed(&self, screen: &Screen) -> Outcome {
+        screen.print()?;
+        if self.dry_run {
+            return Ok(ExitCode::SUCCESS);
         }
-        if let Self::Prefix { prefix, .. } = self {
-            // Without the right to SCAN it would fail half-way.
-            namespace.count(prefix).await?;
-        }
-        let cache = Cache::<String, ()>::builder(&target.namespace).l2(l2);
+        Err(Refused::NotConfirmed.into())
+    }
+
+    /// Does something as an instance of the fleet, which joins it for that.
+    pub(crate) async fn with_instance<T>(
+        &self,
+        l2: RedisL2,
+        namespace: &Namespace,
+        carry_out: impl AsyncFnOnce(&Cache<String, ()>) -> T,
+    ) -> Result<T, BuildError> {
+        let cache = Cache::<String, ()>::builder(&self.namespace).l2(l2);
         // Those that it has: a larger number would close its lanes.
         let cache = cache.lanes(namespace.number_of_lanes()).build()?;
         // A subscription that is still under way at the end would leave a member behind, for which others wait. Without
         // the right to subscribe there is none.
         _ = timeout(SUBSCRIBE, cache.ready()).await;
-        let done = self.carry_out(&cache).await;
+        let done = carry_out(&cache).await;
         cache.close().await;
+        Ok(done)
+    }
+}
+
+impl Change {
+    pub(crate) async fn run(&self, server: &Server) -> Outcome {
+        let target = self.target();
+        let l2 = server.l2()?;
+        let namespace = target.find(&l2).await?;
+        if !target.is_confirmed() {
+            let mut screen = Screen::default();
+            self.show(&namespace, &mut screen).await?;
+            return target.nothing_changed(&screen);
+        }
+        if let Self::Prefix { prefix, .. } = self {
+            // Without the right to SCAN it would fail half-way.
+            namespace.count(prefix).await?;
+        }
+        let carry_out = async |cache: &Cache<String, ()>| self.carry_out(cache).await;
+        let done = target.with_instance(l2, &namespace, carry_out).await?;
         let mut screen = Screen::default();
         screen.line(done.map_err(Refused::Failed)?);
         screen.print()?;
@@ -202,8 +231,8 @@ impl fmt::Display for Refused {
     }
 }
 
-impl std::error::Error for Refused {
-    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
+impl Error for Refused {
+    fn source(&self) -> Option<&(dyn Error + 'static)> {
         match self {
             Self::Failed(error) => error.source(),
             Self::NotConfirmed => None,

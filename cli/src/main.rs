@@ -2,6 +2,7 @@
 
 mod change;
 mod check;
+mod dead_letters;
 mod inspect;
 mod server;
 mod tail;
@@ -36,6 +37,9 @@ enum Command {
     Tail(tail::Tail),
     /// Shows caches, their fleets and the memory of Redis, again and again, until q is pressed.
     Top(top::Top),
+    /// Lists the writes of write-behind that did not reach their source, and has them tried again.
+    #[command(subcommand)]
+    DeadLetters(dead_letters::DeadLetters),
     #[command(flatten)]
     Change(change::Change),
 }
@@ -51,6 +55,7 @@ async fn main() -> ExitCode {
         Command::Check(check) => check.run(&server).await,
         Command::Tail(tail) => tail.run(&server).await,
         Command::Top(top) => top.run(&server).await,
+        Command::DeadLetters(letters) => letters.run(&server).await,
         Command::Change(change) => change.run(&server).await,
     };
     outcome.unwrap_or_else(|error| {

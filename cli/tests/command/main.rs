@@ -10,6 +10,7 @@
 
 mod change;
 mod check;
+mod dead_letters;
 mod inspect;
 mod program;
 mod readme;
