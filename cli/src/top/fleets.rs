@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use futures::future::join_all;
 use larder::RedisL2;
-use larder::inspect::{FleetState, Namespace, Watch};
+use larder::inspect::{FleetState, Watch};
 use larder::l2::Member;
 use larder::stats::Stats;
 
@@ -17,50 +17,32 @@ use crate::text::with_causes;
 const NOTED_WITHIN: u32 = 3;
 
 /// Reads Redis.
-pub(super) struct Watchers {
-    l2: RedisL2,
-    each: Vec<(String, Option<Watch>)>,
+pub(super) struct Watcher {
+    watch: Watch,
+    names: Vec<String>,
 }
 
 /// What each namespace had at one moment, or why that is not known.
 pub(super) type Looked = Vec<(String, Result<FleetState, Box<dyn Error>>)>;
 
-impl Watchers {
-    pub(super) fn new(l2: RedisL2, names: Vec<String>) -> Self {
-        let each = names.into_iter().map(|name| (name, None)).collect();
-        Self { l2, each }
+impl Watcher {
+    pub(super) fn new(l2: &RedisL2, names: Vec<String>) -> Self {
+        let watch = Watch::new(l2);
+        Self { watch, names }
     }
 
     /// Looks at all namespaces at once: one that does not answer is not to delay the others.
-    pub(super) async fn look(&mut self) -> Looked {
-        let l2 = &self.l2;
-        let looks = self.each.iter_mut().map(async |(name, kept)| {
-            let looked = look(l2, name, kept).await;
+    pub(super) async fn look(&self) -> Looked {
+        let looks = self.names.iter().map(async |name| {
+            let looked = match self.watch.look(name).await {
+                Ok(Some(state)) => Ok(state),
+                Ok(None) => Err(unknown(name)),
+                Err(error) => Err(error.into()),
+            };
             (name.clone(), looked)
         });
         join_all(looks).await
     }
-}
-
-async fn look(
-    l2: &RedisL2,
-    name: &str,
-    kept: &mut Option<Watch>,
-) -> Result<FleetState, Box<dyn Error>> {
-    // Put back only if it works: after an error the lanes may be others, or elsewhere.
-    let mut watch = match kept.take() {
-        Some(watch) => watch,
-        None => {
-            let namespace = Namespace::find(l2, name).await?;
-            if !namespace.is_known() {
-                return Err(unknown(name));
-            }
-            namespace.watch().await?
-        }
-    };
-    let state = watch.look().await?;
-    *kept = Some(watch);
-    Ok(state)
 }
 
 /// What is shown.

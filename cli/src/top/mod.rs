@@ -16,7 +16,7 @@ use larder::inspect::Namespace;
 use ratatui::DefaultTerminal;
 use tokio::time::{Instant, sleep, sleep_until};
 
-use self::fleets::{Fleets, Watchers};
+use self::fleets::{Fleets, Watcher};
 use crate::Outcome;
 use crate::server::Server;
 use crate::text::Screen;
@@ -52,15 +52,15 @@ impl Top {
         }
         let l2 = server.l2()?;
         let (names, are_all) = self.names(&l2).await?;
-        let mut watchers = Watchers::new(l2, names);
+        let watcher = Watcher::new(&l2, names);
         let mut fleets = Fleets::new(are_all);
         // Before the terminal is taken: what fails from the start is one line.
-        fleets.add(watchers.look().await)?;
+        fleets.add(watcher.look().await)?;
         if !self.once {
-            return self.live(watchers, fleets).await;
+            return self.live(watcher, fleets).await;
         }
         sleep(self.every).await;
-        fleets.add(watchers.look().await)?;
+        fleets.add(watcher.look().await)?;
         let mut screen = Screen::default();
         if self.json {
             screen.json(&view::as_json(&fleets));
@@ -90,7 +90,7 @@ impl Top {
         }
     }
 
-    async fn live(&self, mut watchers: Watchers, mut fleets: Fleets) -> Outcome {
+    async fn live(&self, watcher: Watcher, mut fleets: Fleets) -> Outcome {
         let mut terminal = Screens::take()?;
         let mut events = EventStream::new();
         let mut ended = pin!(ended());
@@ -98,7 +98,7 @@ impl Top {
             let next = Instant::now() + self.every;
             let mut look = pin!(async {
                 sleep_until(next).await;
-                watchers.look().await
+                watcher.look().await
             });
             // A look may take seconds while Redis does not answer; keys are heeded meanwhile.
             let looked = loop {

@@ -2,7 +2,9 @@
 
 use std::time::Duration;
 
+use larder::l2::deadpool_redis::redis::aio::MultiplexedConnection;
 use larder::l2::deadpool_redis::redis::{AsyncCommands, cmd};
+use larder::{Cache, RedisL2};
 
 use super::program::{Fixture, NAMESPACE, cache, json, larder};
 use super::support::eventually::eventually;
@@ -263,6 +265,43 @@ async fn one_screen() {
         shown.stdout.lines().all(|line| line.chars().count() <= 80),
         "{shown:?}"
     );
+}
+
+/// However many caches it shows, and for however long.
+#[tokio::test]
+async fn it_takes_one_connection() {
+    let server = RedisServer::start().await;
+    let url = server.url();
+    // They share theirs.
+    let l2 = RedisL2::open(&*url).unwrap();
+    let caches = (0..10).map(|number| {
+        let name = format!("shop:{number}");
+        let builder = Cache::<String, String>::builder(&name).l2(l2.clone());
+        builder.lanes(4).build().unwrap()
+    });
+    let caches: Vec<_> = caches.collect();
+    for cache in &caches {
+        cache.ready().await;
+    }
+    let mut redis = server.connection().await;
+    let connected = async |redis: &mut MultiplexedConnection| -> u64 {
+        let mut info = cmd("INFO");
+        let stats: String = info.arg("stats").query_async(redis).await.unwrap();
+        let (_, total) = stats.split_once("total_connections_received:").unwrap();
+        total.lines().next().unwrap().parse().unwrap()
+    };
+    let before = connected(&mut redis).await;
+    let mut top = Terminal::start(80, &url, &LIVE);
+    top.shows("all caches", |text| text.contains("shop:9 "))
+        .await;
+    // The rate of a second look.
+    top.shows("another look", |text| {
+        let row = text.lines().find(|line| line.starts_with("shop:9 "));
+        row.is_some_and(|row| row.split_whitespace().nth(4) == Some("0.0"))
+    })
+    .await;
+    // One is that of the scan.
+    assert_eq!(connected(&mut redis).await - before, 2);
 }
 
 #[tokio::test]

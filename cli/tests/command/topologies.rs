@@ -3,6 +3,7 @@
 use futures::future::join_all;
 use larder::l2::deadpool_redis::redis::cmd;
 use larder::{Cache, RedisL2};
+use serde_json::Value;
 
 use super::program::{Fixture, NAMESPACE, larder};
 use super::support::eventually::eventually;
@@ -40,6 +41,19 @@ async fn is_used(options: &[&str], cache: &Cache<String, String>, lanes: u16) ->
         "{found:?}"
     );
     assert!(!found.stdout.contains("note:"), "{found:?}");
+    // A scan of all servers finds it.
+    let shown = larder(&["top", "--once", "--every", "100ms", "--json"]).await;
+    let shown: Value = serde_json::from_str(&shown.stdout).unwrap();
+    let found = &shown["namespaces"][0];
+    assert_eq!(
+        (&found["namespace"], &found["lanes"]),
+        (&NAMESPACE.into(), &lanes.into())
+    );
+    assert_eq!(
+        (&found["log"], &shown["are_all"]),
+        (&3.into(), &true.into()),
+        "{shown}"
+    );
     larder(&["invalidate", NAMESPACE, "tea", "--wait", "--yes"]).await;
     assert!(cache.get("tea").await.is_none());
     larder(&["clear", NAMESPACE, "--yes"]).await;
@@ -143,6 +157,8 @@ async fn the_user_of_a_cache() {
         (Some(0), "0"),
         "{found:?}"
     );
+    let shown = larder(&url, &["top", NAMESPACE, "--once", "--every", "100ms"]).await;
+    assert_eq!((shown.code, &*shown.stderr), (Some(0), ""), "{shown:?}");
     let mut tail = Tail::start(&url, &[]).await;
     let done = larder(&url, &["invalidate", NAMESPACE, "tea", "--yes"]).await;
     assert_eq!((done.code, &*done.stderr), (Some(0), ""), "{done:?}");

@@ -1,6 +1,7 @@
 //! What a lane keeps for itself: its clock, its log, its list of members.
 
-use super::{Connected, LaneState, Namespace, in_time};
+use super::connections::in_time;
+use super::{Connected, LaneState, Namespace};
 use crate::l2::redis::call::{Call, Lua};
 use crate::l2::redis::members;
 use crate::l2::redis::names::{CLOCK, LIVE, LOG};

@@ -9,9 +9,9 @@ use futures::future::select_all;
 use futures::{FutureExt, TryFutureExt};
 use tokio::sync::mpsc;
 
-use super::{Namespace, at_most, in_time};
+use super::Namespace;
+use super::connections::{CONNECT, at_most, in_time};
 use crate::l2::redis::error::connect_error;
-use crate::l2::redis::server::CONNECT;
 use crate::l2::{L2Error, LaneNumber, Message};
 use crate::util::lock::lock;
 use crate::util::partial_debug::partial_debug;

@@ -1,13 +1,14 @@
 //! Which namespaces there are, and what their fleets do: for tools that look again and again.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 use std::time::Duration;
 
 use deadpool_redis::redis::cmd;
-use futures::TryFutureExt;
 
 use super::audit::LaneAudit;
-use super::{CONNECT, Connected, Namespace, SCANNED, at_most, connect_error, in_time};
+use super::connections::{CONNECT, Kept, at_most, connect, in_time};
+use super::{Namespace, SCANNED};
 use crate::l2::redis::RedisL2;
 use crate::l2::redis::lane::stored_counts;
 use crate::l2::redis::names::CLOCK;
@@ -59,11 +60,8 @@ impl Namespace {
     /// use larder::inspect::Namespace;
     ///
     /// let l2 = RedisL2::open("redis://127.0.0.1:6379")?;
-    /// for name in Namespace::scan(&l2, 1_000_000).await?.names {
-    ///     let mut fleet = Namespace::find(&l2, &name).await?.watch().await?;
-    ///     let now = fleet.look().await?;
-    ///     println!("{name}: {} loads in {} lanes", now.counters.loads, now.lanes.len());
-    /// }
+    /// let found = Namespace::scan(&l2, 1_000_000).await?;
+    /// println!("{:?}, all: {}", found.names, found.are_all);
     /// # Ok(()) }
     /// ```
     pub async fn scan(l2: &RedisL2, most: usize) -> Result<Found, L2Error> {
@@ -76,8 +74,7 @@ impl Namespace {
         };
         for primary in at_most(CONNECT, l2.0.topology.all()).await? {
             let primary = at_most(CONNECT, primary.find()).await?;
-            let connecting = primary.connector.connection().map_err(connect_error);
-            let mut connection = at_most(CONNECT, connecting).await?;
+            let mut connection = connect(&primary.connector).await?;
             let (mut cursor, mut looked_at) = (0_u64, 0);
             loop {
                 let mut scan = cmd("SCAN");
@@ -100,64 +97,96 @@ impl Namespace {
         }
         Ok(found)
     }
-
-    /// Connects to all lanes, to look at them several times.
-    ///
-    /// Cost: a connection for each lane, which is kept.
-    ///
-    /// # Errors
-    ///
-    /// If the server cannot be reached.
-    pub async fn watch(&self) -> Result<Watch, L2Error> {
-        let mut lanes = Vec::new();
-        for lane in LaneNumber::all(self.lanes) {
-            lanes.push(self.connect(lane).await?);
-        }
-        Ok(Watch { lanes })
-    }
 }
 
-/// The connections to the lanes of a namespace, over which its fleet is looked at.
+/// Looks at fleets again and again, over connections that all of them share.
+///
+/// ```no_run
+/// # async fn demo() -> Result<(), Box<dyn std::error::Error>> {
+/// use larder::RedisL2;
+/// use larder::inspect::{Namespace, Watch};
+///
+/// let l2 = RedisL2::open("redis://127.0.0.1:6379")?;
+/// let watch = Watch::new(&l2);
+/// for name in Namespace::scan(&l2, 1_000_000).await?.names {
+///     if let Some(fleet) = watch.look(&name).await? {
+///         println!("{name}: {} loads in {} lanes", fleet.counters.loads, fleet.lanes.len());
+///     }
+/// }
+/// # Ok(()) }
+/// ```
 pub struct Watch {
-    lanes: Vec<Connected>,
+    l2: RedisL2,
+    kept: Arc<Kept>,
 }
 
 partial_debug!([] Watch, "Watch");
 
 impl Watch {
-    /// Looks at the fleet. The rate of changes is the difference of two looks at the `seq` of each clock.
+    /// Does not connect yet.
+    #[must_use]
+    pub fn new(l2: &RedisL2) -> Self {
+        Self {
+            l2: l2.clone(),
+            kept: Arc::default(),
+        }
+    }
+
+    /// Looks at the fleet of a namespace; `None` if no instance has used it, or Redis has lost its clock. The rate of
+    /// changes is the difference of two looks at the `seq` of each clock.
     ///
-    /// Cost: one round trip for each lane, and one for the counters.
+    /// Cost: one round trip for the number of lanes, one for each lane, and one for the counters, over one connection to
+    /// each server, which is kept. Sentinels, or the nodes of a cluster, are asked first. Safe to cancel.
     ///
     /// # Errors
     ///
-    /// If a server cannot be reached, or refuses a request; or if the number of lanes has changed. After an error, begin
-    /// anew with [`Namespace::find`]: the connections stay as they are.
-    pub async fn look(&mut self) -> Result<FleetState, L2Error> {
+    /// If a server cannot be reached, or refuses a request; or if the number of lanes changes meanwhile. The next call
+    /// makes new connections if it has to.
+    pub async fn look(&self, namespace: &str) -> Result<Option<FleetState>, L2Error> {
+        let looked = self.look_over_kept(namespace).await;
+        if looked.as_ref().is_err_and(|error| !error.is_refused()) {
+            // Which connection is at fault is not known, and new ones are cheap.
+            self.kept.forget();
+        }
+        looked
+    }
+
+    async fn look_over_kept(&self, namespace: &str) -> Result<Option<FleetState>, L2Error> {
+        let kept = Some(Arc::clone(&self.kept));
+        let namespace = Namespace::find_over(kept, &self.l2, namespace).await?;
+        if !namespace.is_known() {
+            return Ok(None);
+        }
         let mut state = FleetState {
             lanes: Vec::new(),
             counters: Stats::default(),
             stored: BTreeMap::new(),
         };
-        for lane in &mut self.lanes {
-            state.lanes.push(lane.audit().await?);
+        for number in LaneNumber::all(namespace.number_of_lanes()) {
+            let mut lane = namespace.connect(number).await?;
+            let audit = lane.audit().await?;
+            // Instances store their counters in the first lane.
+            if number.number == 0 {
+                let counts = stored_counts(&lane.names, lane.connection.clone());
+                state.count(&in_time(counts).await?, audit.state.clock.now);
+            }
+            state.lanes.push(audit);
         }
-        // Instances store their counters in the first lane.
-        let (Some(first), Some(audit)) = (self.lanes.first_mut(), state.lanes.first()) else {
-            return Ok(state);
-        };
-        let now = audit.state.clock.now;
-        for (instance, text) in
-            in_time(stored_counts(&first.names, first.connection.clone())).await?
-        {
-            state.counters.add_text(&text);
-            // By the server's time, with which a text begins. The sums of instances that have ended have the id 0.
+        Ok(Some(state))
+    }
+}
+
+impl FleetState {
+    /// Adds up what instances have stored until this time of the server.
+    fn count(&mut self, stored: &[(u64, String)], now: u64) {
+        for (instance, text) in stored {
+            self.counters.add_text(text);
+            // A text begins with the time. The sums of instances that have ended have the id 0.
             let at = text.split(' ').next().and_then(|at| at.parse().ok());
-            if let Some(at) = at.filter(|_| instance != 0) {
+            if let Some(at) = at.filter(|_| *instance != 0) {
                 let ago = Duration::from_millis(now.saturating_sub(at));
-                state.stored.insert(instance, ago);
+                self.stored.insert(*instance, ago);
             }
         }
-        Ok(state)
     }
 }

@@ -1,6 +1,7 @@
 //! What a namespace has in Redis, read by tools. Nothing is changed: no member joins, no epoch begins, and no number of
 //! lanes is settled. So none of this goes over the connections of a lane, which begin with RUN.
 //!
+//! - `connections`: how long they and answers may take, and which are kept
 //! - `stored`: what a key has
 //! - `audit`: what a lane keeps for itself
 //! - `rights`: what a user of Redis may not do
@@ -10,6 +11,7 @@
 
 mod audit;
 mod changes;
+mod connections;
 mod fleet;
 mod rights;
 mod stored;
@@ -17,15 +19,13 @@ mod stored;
 mod writes;
 
 use std::sync::Arc;
-use std::time::Duration;
 
 use deadpool_redis::redis::aio::MultiplexedConnection;
-use deadpool_redis::redis::{RedisResult, cmd};
-use futures::TryFutureExt;
-use tokio::time::timeout;
+use deadpool_redis::redis::cmd;
 
 pub use self::audit::{LaneAudit, LogState};
 pub use self::changes::Changes;
+use self::connections::{CONNECT, Kept, at_most, connect, in_time};
 pub use self::fleet::{FleetState, Found, Watch};
 pub use self::rights::{MissingRights, RightsFor};
 pub use self::stored::{Damaged, Encoded, Mark, StoredKey, StoredLease, StoredValue, WhyNot};
@@ -34,17 +34,13 @@ pub use self::stored::{Damaged, Encoded, Mark, StoredKey, StoredLease, StoredVal
 pub use self::writes::{StoredDeadLetter, StoredWrites};
 use super::RedisL2;
 use super::call::clock;
-use super::error::{connect_error, l2_error};
 use super::names::{CLOCK, Names};
 use super::primary::PrimaryAt;
-use super::server::CONNECT;
 use super::topology::Topology;
 use crate::l2::{L2Error, LaneClock, LaneName, LaneNumber};
 use crate::util::partial_debug::partial_debug;
 use crate::vocabulary::MOST_LANES;
 
-/// How long an answer may take.
-const LIMIT: Duration = Duration::from_secs(5);
 /// Keys that a step of a SCAN looks at, or about as many.
 const SCANNED: usize = 1000;
 
@@ -52,12 +48,14 @@ const SCANNED: usize = 1000;
 ///
 /// Each call makes a connection of its own. A user needs the rights that a cache needs; of these
 /// `+evalsha_ro +script|load +mget +pttl +type +hget +xrange +time +info` for [`key`](Self::key), also `+hgetall` for
-/// [`audit`](Self::audit) and [`watch`](Self::watch), and `+subscribe` with the channel for [`changes`](Self::changes).
+/// [`audit`](Self::audit) and a [`Watch`], and `+subscribe` with the channel for [`changes`](Self::changes).
 pub struct Namespace {
     topology: Arc<Topology>,
     name: String,
     lanes: u16,
     is_known: bool,
+    /// The connections that its calls share with others; without them each call makes its own.
+    kept: Option<Arc<Kept>>,
 }
 
 /// One lane of a namespace.
@@ -98,11 +96,20 @@ impl Namespace {
     /// # Ok(()) }
     /// ```
     pub async fn find(l2: &RedisL2, namespace: &str) -> Result<Self, L2Error> {
+        Self::find_over(None, l2, namespace).await
+    }
+
+    async fn find_over(
+        kept: Option<Arc<Kept>>,
+        l2: &RedisL2,
+        namespace: &str,
+    ) -> Result<Self, L2Error> {
         let mut found = Self {
             topology: Arc::clone(&l2.0.topology),
             name: namespace.to_owned(),
             lanes: 1,
             is_known: false,
+            kept,
         };
         let mut first = found.connect(LaneNumber::ONLY).await?;
         // All instances know this place, whatever the number is (rule 27).
@@ -173,13 +180,17 @@ impl Namespace {
     }
 
     async fn connect(&self, lane: LaneNumber) -> Result<Connected, L2Error> {
-        let found = self.primary(lane).await?;
-        let connecting = found.connector.connection().map_err(connect_error);
+        let connector = self.primary(lane).await?.connector;
+        let node = connector.address();
+        let connection = match &self.kept {
+            Some(kept) => kept.connection(connector).await,
+            None => connect(&connector).await,
+        };
         Ok(Connected {
             lane,
             names: self.names(lane),
-            node: found.connector.address(),
-            connection: at_most(CONNECT, connecting).await?,
+            node,
+            connection: connection?,
         })
     }
 }
@@ -216,17 +227,4 @@ impl Connected {
             has_restarted: is_known == 0,
         }
     }
-}
-
-/// Waits for an answer.
-async fn in_time<T>(answer: impl Future<Output = RedisResult<T>>) -> Result<T, L2Error> {
-    at_most(LIMIT, answer.map_err(l2_error)).await
-}
-
-async fn at_most<T>(
-    limit: Duration,
-    answer: impl Future<Output = Result<T, L2Error>>,
-) -> Result<T, L2Error> {
-    let answer = timeout(limit, answer).await;
-    answer.unwrap_or_else(|_| Err(L2Error::timed_out(limit)))
 }

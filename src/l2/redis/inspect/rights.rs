@@ -4,7 +4,8 @@ use std::{fmt, iter};
 
 use deadpool_redis::redis::{cmd, pipe};
 
-use super::{Namespace, in_time};
+use super::Namespace;
+use super::connections::in_time;
 use crate::l2::redis::names::CLOCK;
 use crate::l2::{L2Error, LaneNumber};
 

@@ -8,7 +8,8 @@ use std::time::Duration;
 
 use deadpool_redis::redis::cmd;
 
-use super::{Connected, LaneState, Namespace, in_time};
+use super::connections::in_time;
+use super::{Connected, LaneState, Namespace};
 use crate::key::Key;
 use crate::l2::redis::call::{Call, Lua};
 use crate::l2::redis::lane::tag_version;

@@ -2,7 +2,8 @@
 
 use std::time::Duration;
 
-use super::{Connected, Namespace, in_time};
+use super::connections::in_time;
+use super::{Connected, Namespace};
 use crate::l2::redis::call::Call;
 use crate::l2::redis::names::{CLOCK, WRITES};
 use crate::l2::redis::write_stream::{
