@@ -116,6 +116,7 @@ pub mod codec {
 }
 
 /// Reads what Redis holds for a namespace or a key, without changing anything: for tools such as the command `larder`.
+/// `Namespace` is for one look, and `Watch` for looks at many fleets again and again.
 ///
 /// The bytes in Redis have a format of their own for each release of larder: so a tool reads what its own release
 /// knows.

@@ -571,6 +571,8 @@ async fn without_l2_or_with_odd_options_it_is_not_built() {
     let alone: Views = Cache::builder("test:views").build().unwrap();
     let source = Source::new();
     assert!(build(source.builder(&alone)).is_unsupported());
+    let replayed = larder::write_behind::replay_dead_letters(&alone).await;
+    assert!(replayed.unwrap_err().is_unsupported());
     let cache: Views = Cache::builder("test:views")
         .redis("redis://127.0.0.1:1")
         .build()

@@ -91,9 +91,9 @@ impl Top {
     }
 
     async fn live(&self, watcher: Watcher, mut fleets: Fleets) -> Outcome {
+        let mut ended = pin!(ended()?);
         let mut terminal = Screens::take()?;
         let mut events = EventStream::new();
-        let mut ended = pin!(ended());
         loop {
             let next = Instant::now() + self.every;
             let mut look = pin!(async {
@@ -162,28 +162,27 @@ fn is_end(event: &Event) -> bool {
     *kind != KeyEventKind::Release && (is_ctrl_c || matches!(code, KeyCode::Char('q' | 'Q')))
 }
 
-/// Ready when another program ends this one, which has to give the terminal back first.
+/// Waits until another program ends this one, which has to give the terminal back first. Signals are caught from the
+/// call on, and not only while somebody waits.
 #[cfg(unix)]
-async fn ended() {
+fn ended() -> io::Result<impl Future<Output = ()>> {
     use tokio::signal::unix::{SignalKind, signal};
-    let signals = (
-        signal(SignalKind::terminate()),
-        signal(SignalKind::hangup()),
-    );
-    if let (Ok(mut terminate), Ok(mut hangup)) = signals {
+    let mut terminate = signal(SignalKind::terminate())?;
+    let mut hangup = signal(SignalKind::hangup())?;
+    let mut interrupt = signal(SignalKind::interrupt())?;
+    Ok(async move {
         tokio::select! {
             _ = terminate.recv() => {}
             _ = hangup.recv() => {}
+            _ = interrupt.recv() => {}
         }
-    } else {
-        // Then the signals end the program as they always do.
-        std::future::pending::<()>().await;
-    }
+    })
 }
 
 #[cfg(not(unix))]
-async fn ended() {
-    std::future::pending::<()>().await;
+#[expect(clippy::unnecessary_wraps, reason = "nothing is registered")]
+fn ended() -> io::Result<impl Future<Output = ()>> {
+    Ok(std::future::pending())
 }
 
 /// Reads a time such as 2s or 500ms.
