@@ -1,7 +1,6 @@
 //! `larder dead-letters`: writes of write-behind that did not reach their source.
 
 use std::process::ExitCode;
-use std::time::Duration;
 
 use clap::{Args, Subcommand};
 use larder::inspect::{Namespace, StoredWrites};
@@ -11,7 +10,7 @@ use serde_json::{Value, json};
 use crate::Outcome;
 use crate::change::Target;
 use crate::server::{Server, unknown};
-use crate::text::{Screen, millis, rounded};
+use crate::text::{Screen, age, millis};
 
 #[derive(Subcommand)]
 pub(crate) enum DeadLetters {
@@ -70,15 +69,14 @@ impl List {
         screen.line(&self.namespace);
         screen.row("pending", writes.pending);
         if writes.pending > 0 {
-            screen.row("lag", format_args!("{:?}", rounded(writes.lag)));
+            screen.row("lag", age(writes.lag));
         }
         screen.row("worker", if writes.has_worker { "yes" } else { "no" });
         screen.row("dead", writes.dead_letters);
         for letter in &writes.letters {
             screen.row("letter", &letter.key);
-            let ago = |age: Duration| format!("{:?} ago", rounded(age));
-            screen.row("  written", ago(letter.written));
-            screen.row("  dead", ago(letter.buried));
+            screen.row("  written", format_args!("{} ago", age(letter.written)));
+            screen.row("  dead", format_args!("{} ago", age(letter.buried)));
             screen.row("  size", format_args!("{} bytes", letter.size));
             screen.sentence(&letter.reason);
         }

@@ -116,11 +116,12 @@ pub(crate) fn millis(time: Duration) -> u64 {
     u64::try_from(time.as_millis()).unwrap_or(u64::MAX)
 }
 
-/// A time without digits that say nothing: whole seconds from ten seconds on.
-pub(crate) fn rounded(time: Duration) -> Duration {
-    if time < Duration::from_secs(10) {
-        time
-    } else {
-        Duration::from_secs(time.as_secs())
+/// An age in few characters.
+pub(crate) fn age(age: Duration) -> String {
+    match age.as_secs() {
+        0..10 => format!("{}.{}s", age.as_secs(), age.subsec_millis() / 100),
+        10..600 => format!("{}s", age.as_secs()),
+        600..36_000 => format!("{}min", age.as_secs() / 60),
+        _ => format!("{}h", age.as_secs() / 3600),
     }
 }

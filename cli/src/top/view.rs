@@ -11,7 +11,7 @@ use ratatui::text::{Line, Text};
 use serde_json::{Value, json};
 
 use super::fleets::{Fleet, Fleets, MemberRow, hit_rate};
-use crate::text::{escaped, millis, wrapped};
+use crate::text::{age, escaped, millis, wrapped};
 
 /// Between two columns.
 const GAP: usize = 2;
@@ -68,9 +68,23 @@ pub(super) fn lines(fleets: &Fleets, columns: usize, rows: Option<usize>) -> Vec
     if !fleets.are_all {
         say("not all keys were scanned".to_owned(), Kind::Plain);
     }
+    // Each error once: while a server is away, all caches on it have the same one.
+    let mut errors = BTreeMap::<&str, Vec<&str>>::new();
     for (name, fleet) in &fleets.each {
         if let Some(error) = &fleet.error {
-            say(format!("{name}: {error}"), Kind::Bad);
+            errors.entry(error).or_default().push(name);
+        }
+    }
+    for (error, names) in errors {
+        match *names {
+            [first] => say(format!("{first}: {error}"), Kind::Bad),
+            [first, ref more @ ..] => {
+                say(
+                    format!("{first} and {} more: {error}", more.len()),
+                    Kind::Bad,
+                );
+            }
+            [] => {}
         }
     }
 
@@ -290,16 +304,6 @@ fn bytes(number: u64) -> String {
         (rest, unit) = (rest / 1024, next);
     }
     format!("{rest} {unit}")
-}
-
-/// An age in few characters.
-fn age(age: Duration) -> String {
-    match age.as_secs() {
-        0..10 => format!("{}.{}s", age.as_secs(), age.subsec_millis() / 100),
-        10..600 => format!("{}s", age.as_secs()),
-        600..36_000 => format!("{}min", age.as_secs() / 60),
-        _ => format!("{}h", age.as_secs() / 3600),
-    }
 }
 
 /// All of it, for programs.

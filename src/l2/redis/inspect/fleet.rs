@@ -44,8 +44,8 @@ pub struct FleetState {
 }
 
 impl Namespace {
-    /// Looks for namespaces by a SCAN for their clocks, over `most` names of keys on each server, or about as many. Needs
-    /// `+scan`, and no right to the keys.
+    /// Looks for namespaces by a SCAN for their clocks, over `most` names of keys on each server, or about as many.
+    /// Needs `+scan`, and no right to the keys.
     ///
     /// Cost: for each server a connection, and a round trip for each thousand names. In a cluster the primaries are
     /// asked first who has which slot.
@@ -135,8 +135,8 @@ impl Watch {
     /// Looks at the fleet of a namespace; `None` if no instance has used it, or Redis has lost its clock. The rate of
     /// changes is the difference of two looks at the `seq` of each clock.
     ///
-    /// Cost: one round trip for the number of lanes, one for each lane, and one for the counters, over one connection to
-    /// each server, which is kept. Sentinels, or the nodes of a cluster, are asked first. Safe to cancel.
+    /// Cost: one round trip for the number of lanes, one for each lane, and one for the counters, over one connection
+    /// to each server, which is kept. Sentinels, or the nodes of a cluster, are asked first. Safe to cancel.
     ///
     /// # Errors
     ///

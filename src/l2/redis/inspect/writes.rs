@@ -45,8 +45,8 @@ pub struct StoredDeadLetter {
 }
 
 impl Namespace {
-    /// Reads how many writes wait for their source, and the first dead letters: no more than `most`, and of each lane no
-    /// more once their values have 1 MiB together. Needs the rights of write-behind, `+xlen +xrevrange +exists`.
+    /// Reads how many writes wait for their source, and the first dead letters: no more than `most`, and of each lane
+    /// no more once their values have 1 MiB together. Needs the rights of write-behind, `+xlen +xrevrange +exists`.
     ///
     /// Cost: for each lane a connection, and two round trips.
     ///
