@@ -3,20 +3,15 @@
 use std::error::Error;
 use std::fmt;
 use std::process::ExitCode;
-use std::time::Duration;
 
 use clap::builder::NonEmptyStringValueParser;
-use clap::{Args, Subcommand};
+use clap::{Args, Subcommand, ValueEnum};
 use larder::inspect::Namespace;
 use larder::{BuildError, Cache, L2Error, RedisL2, WriteError};
-use tokio::time::timeout;
 
 use crate::Outcome;
 use crate::server::{Server, unknown};
 use crate::text::Screen;
-
-/// How long the instance may take to subscribe.
-const SUBSCRIBE: Duration = Duration::from_secs(2);
 
 #[derive(Subcommand)]
 pub(crate) enum Change {
@@ -60,6 +55,29 @@ pub(crate) enum Change {
         #[command(flatten)]
         target: Target,
     },
+    /// Switches the cache on or off in all instances: while it is off, the loaders answer.
+    Switch {
+        #[command(flatten)]
+        target: Target,
+        /// The state that the cache is to have.
+        #[arg(value_enum)]
+        state: State,
+    },
+}
+
+#[derive(Clone, Copy, ValueEnum)]
+pub(crate) enum State {
+    On,
+    Off,
+}
+
+impl State {
+    fn name(self) -> &'static str {
+        match self {
+            Self::On => "on",
+            Self::Off => "off",
+        }
+    }
 }
 
 #[derive(Args)]
@@ -108,9 +126,6 @@ impl Target {
         let cache = Cache::<String, ()>::builder(&self.namespace).l2(l2);
         // Those that it has: a larger number would close its lanes.
         let cache = cache.lanes(namespace.number_of_lanes()).build()?;
-        // A subscription that is still under way at the end would leave a member behind, for which others wait. Without
-        // the right to subscribe there is none.
-        _ = timeout(SUBSCRIBE, cache.ready()).await;
         let done = carry_out(&cache).await;
         cache.close().await;
         Ok(done)
@@ -134,7 +149,7 @@ impl Change {
         let carry_out = async |cache: &Cache<String, ()>| self.carry_out(cache).await;
         let done = target.with_instance(l2, &namespace, carry_out).await?;
         let mut screen = Screen::default();
-        screen.line(done.map_err(Refused::Failed)?);
+        screen.line(done?);
         screen.print()?;
         Ok(ExitCode::SUCCESS)
     }
@@ -145,6 +160,7 @@ impl Change {
             | Self::Expire { target, .. }
             | Self::Tag { target, .. }
             | Self::Prefix { target, .. }
+            | Self::Switch { target, .. }
             | Self::Clear { target } => target,
         }
     }
@@ -170,6 +186,10 @@ impl Change {
                 screen.line(format_args!("would remove keys: {many}"));
                 return Ok(());
             }
+            Self::Switch { state, .. } => {
+                screen.line(format_args!("would switch all instances {}", state.name()));
+                return Ok(());
+            }
         };
         for key in keys {
             let values = namespace.key(key).await?.values.len();
@@ -179,7 +199,7 @@ impl Change {
     }
 
     /// Does it, and returns what was done.
-    async fn carry_out(&self, cache: &Cache<String, ()>) -> Result<String, WriteError> {
+    async fn carry_out(&self, cache: &Cache<String, ()>) -> Result<String, Refused> {
         Ok(match self {
             Self::Invalidate { keys, wait, .. } => {
                 if *wait {
@@ -208,6 +228,11 @@ impl Change {
                 cache.clear().await?;
                 "cleared".to_owned()
             }
+            Self::Switch { state, .. } => {
+                let is_on = matches!(state, State::On);
+                cache.set_enabled_everywhere(is_on).await?;
+                format!("switched {}", state.name())
+            }
         })
     }
 }
@@ -217,6 +242,19 @@ impl Change {
 enum Refused {
     NotConfirmed,
     Failed(WriteError),
+    NotSwitched(L2Error),
+}
+
+impl From<WriteError> for Refused {
+    fn from(error: WriteError) -> Self {
+        Self::Failed(error)
+    }
+}
+
+impl From<L2Error> for Refused {
+    fn from(error: L2Error) -> Self {
+        Self::NotSwitched(error)
+    }
 }
 
 impl fmt::Display for Refused {
@@ -227,6 +265,7 @@ impl fmt::Display for Refused {
                 f.write_str("not certainly done; run it again when the cause is gone")
             }
             Self::Failed(error) => error.fmt(f),
+            Self::NotSwitched(error) => error.fmt(f),
         }
     }
 }
@@ -235,6 +274,7 @@ impl Error for Refused {
     fn source(&self) -> Option<&(dyn Error + 'static)> {
         match self {
             Self::Failed(error) => error.source(),
+            Self::NotSwitched(error) => error.source(),
             Self::NotConfirmed => None,
         }
     }

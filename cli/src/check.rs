@@ -159,6 +159,10 @@ impl Report {
                 self.problem(format!("damaged entries of members: {many}"), todo);
             }
         }
+        if lanes.iter().any(|lane| lane.state.clock.is_off) {
+            let todo = "larder switch NS on, when it is to be used again";
+            self.note("it is switched off everywhere", todo);
+        }
         // Lanes may share a server.
         let policies: BTreeSet<_> = lanes.iter().map(|lane| &lane.policy).collect();
         for policy in policies {

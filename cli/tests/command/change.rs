@@ -105,15 +105,36 @@ async fn prefix_and_clear_remove_keys_of_all_lanes() {
 }
 
 #[tokio::test]
+async fn all_instances_are_switched_off_and_on() {
+    let shop = Fixture::new().await;
+    let url = shop.url();
+    let cache = super::program::cache(&url, |builder| builder.lanes(4));
+    cache.ready().await;
+    for (state, is_on) in [("off", false), ("on", true)] {
+        let dry = larder(&url, &["switch", NAMESPACE, state, "--dry-run"]).await;
+        assert_eq!(dry.stdout, format!("would switch all instances {state}\n"));
+        let done = shop.change(&["switch", NAMESPACE, state]).await;
+        assert_eq!(done, format!("switched {state}"));
+        eventually("it follows", async || cache.is_enabled() == is_on).await;
+        let checked = larder(&url, &["check", NAMESPACE]).await;
+        let is_told = checked.stdout.contains("it is switched off everywhere");
+        assert_eq!(is_told, !is_on, "{checked:?}");
+    }
+    let neither = larder(&url, &["switch", NAMESPACE, "maybe", "--yes"]).await;
+    assert_eq!(neither.code, Some(2), "{neither:?}");
+}
+
+#[tokio::test]
 async fn without_yes_nothing_is_changed() {
     let shop = Fixture::new().await;
     shop.stores(&["tea"]).await;
-    let commands: [&[&str]; 5] = [
+    let commands: [&[&str]; 6] = [
         &["invalidate", NAMESPACE, "tea", "milk"],
         &["expire", NAMESPACE, "tea"],
         &["tag", NAMESPACE, "asia"],
         &["prefix", NAMESPACE, "t"],
         &["clear", NAMESPACE],
+        &["switch", NAMESPACE, "off"],
     ];
     let mut redis = shop.redis().await;
     let mut clock = cmd("HGET");
