@@ -57,17 +57,12 @@ struct Shop {
 
 #[tokio::main]
 async fn main() -> Result<(), Box<dyn Error>> {
-    // Such as CACHE_L2_TTL=1h for all caches, and CACHE_PRODUCT_L2_TTL=5m for one. They override the file.
-    let environment = ServiceSettings::from_env("CACHE_")?;
-    let file = match env::args().nth(1) {
-        Some(path) => serde_json::from_slice(&std::fs::read(path)?)?,
-        None => ServiceSettings::default(),
-    };
     let metrics = install_metrics()?;
-
-    let caches = Caches::new("shop", file.overridden_by(&environment))?;
+    let caches = Caches::new("shop", settings()?)?;
     let shop = shop(&caches)?;
     caches.check_settings()?;
+    #[cfg(unix)]
+    read_settings_at_hangup(caches.clone())?;
 
     // Begin with caches that may be used; if Redis does not answer, begin all the same.
     if timeout(Duration::from_secs(2), caches.ready())
@@ -98,6 +93,42 @@ async fn main() -> Result<(), Box<dyn Error>> {
     {
         eprintln!("the caches were not closed in time");
     }
+    Ok(())
+}
+
+/// Such as CACHE_L2_TTL=1h for all caches, and CACHE_PRODUCT_L2_TTL=5m for one. They override the file.
+fn settings() -> Result<ServiceSettings, Box<dyn Error>> {
+    let environment = ServiceSettings::from_env("CACHE_")?;
+    let file = match env::args().nth(1) {
+        Some(path) => serde_json::from_slice(&std::fs::read(path)?)?,
+        None => ServiceSettings::default(),
+    };
+    Ok(file.overridden_by(&environment))
+}
+
+/// At each SIGHUP, as after a change of the file. Settings that cannot work change nothing.
+#[cfg(unix)]
+fn read_settings_at_hangup(caches: Caches) -> io::Result<()> {
+    use tokio::signal::unix::{SignalKind, signal};
+
+    // Before the task begins: until then the signal ends the process.
+    let mut hangups = signal(SignalKind::hangup())?;
+    tokio::spawn(async move {
+        while hangups.recv().await.is_some() {
+            match settings().and_then(|settings| Ok(caches.apply_settings(settings)?)) {
+                Ok(all) => {
+                    for one in all {
+                        let (changed, waiting) = (one.changed(), one.needs_restart());
+                        eprintln!(
+                            "{}: changed {changed:?}, after a restart {waiting:?}",
+                            one.namespace()
+                        );
+                    }
+                }
+                Err(error) => eprintln!("settings were not applied: {error}"),
+            }
+        }
+    });
     Ok(())
 }
 

@@ -132,6 +132,40 @@ async fn several_caches_are_served_operated_and_closed() {
     )
     .await;
 
+    // Settings are read again at SIGHUP. Those that cannot work change nothing.
+    let hang_up = async |settings: Value, expected: &str| {
+        let text = settings.to_string();
+        std::fs::write(dir.join("settings.json"), text).unwrap();
+        a.program.signal("HUP");
+        eventually("the settings are read", async || {
+            a.program.stderr().contains(expected)
+        })
+        .await;
+    };
+    let url = redis.url();
+    let changed =
+        json!({ "redis": &url, "session": { "l1_capacity": 9 }, "product": { "enabled": false } });
+    hang_up(
+        changed,
+        "shop:product: changed [\"enabled\"], after a restart []",
+    )
+    .await;
+    let caches = a.caches().await;
+    assert_eq!(
+        (&caches[0]["enabled"], &caches[1]["enabled"]),
+        (&json!(false), &json!(true))
+    );
+    let wrong = json!({ "redis": &url, "jitter": 7 });
+    hang_up(wrong, "settings were not applied: ").await;
+    assert_eq!(a.caches().await[0]["enabled"], false);
+    let lanes = json!({ "redis": &url, "lanes": 2 });
+    hang_up(
+        lanes,
+        "shop:product: changed [\"enabled\"], after a restart [\"lanes\"]",
+    )
+    .await;
+    assert_eq!(a.caches().await[0]["enabled"], true);
+
     // Metrics are handed over once a second.
     let loads = "larder_loads_total{namespace=\"shop:product\"";
     eventually("the metrics are there", async || {
