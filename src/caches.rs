@@ -264,6 +264,7 @@ impl Caches {
             (cache, settings)
         });
         let all: Vec<_> = all.collect();
+        // All of them first: an operator who reads the error has no caches with new settings beside others with old ones.
         for (cache, settings) in &all {
             cache.0.options_with(settings)?;
         }

@@ -186,7 +186,7 @@ pub enum Mode {
     /// A missing key is loaded and stored as ever. A value that was found is not stored again, nor refreshed when it is
     /// stale. Calls that find a value do not share a load, and an error of the loader is returned: no fallback, and no
     /// error of an earlier load. Calls without a loader, such as [`Cache::get`](crate::Cache::get), have no source and are
-    /// answered from the cache. So are the responses of a `CacheLayer`.
+    /// answered from the cache. A `CacheLayer` forwards each request.
     Shadow,
 }
 

@@ -26,6 +26,7 @@ impl Query {
                 };
                 return Err(Reply::bad_request(format_args!("this path takes {taken}")));
             }
+            // Programs differ in which of the two counts.
             if all.iter().any(|(other, _)| *other == name) {
                 let line = format_args!("the query has {name} more than once");
                 return Err(Reply::bad_request(line));

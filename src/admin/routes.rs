@@ -94,6 +94,7 @@ pub(super) fn find(
     head: &Parts,
 ) -> Result<(&'static Route, Vec<AnyCache>), Reply> {
     let not_found = |line| Reply::error(StatusCode::NOT_FOUND, line);
+    // The first slash names no part of the path.
     let path = head.uri.path().trim_start_matches('/');
     let (first, rest) = path.split_once('/').unwrap_or((path, ""));
     let first = decoded(first).ok_or_else(|| not_found("there is no such path"))?;
@@ -156,6 +157,7 @@ fn shown(cache: &AnyCache) -> Value {
         "namespace": cache.namespace(),
         "ok": health.is_ok(),
         "enabled": cache.is_enabled(),
+        // That of this instance: the others may have another one.
         "share": engine.enabled_for(),
         "health": health,
         "lanes": engine.lane_health(),
@@ -170,6 +172,7 @@ async fn global_stats(call: Call) -> Answer {
 }
 
 fn hot_keys(call: &Call) -> Answer {
+    // One sample is for all lanes.
     let reads = engine(call.cache()?).unsubscribed_reads();
     let keys = reads.first().hot_keys.hottest(call.most()?);
     let shown = keys.iter();
@@ -191,6 +194,7 @@ async fn locate(call: Call) -> Answer {
         l1,
         l2,
     } = located;
+    // Not as a failure of the request: L1 may have the key.
     let error = l2.as_ref().err().map(ToString::to_string);
     Ok(Reply::shown(json!({
         "key": *key,
@@ -219,6 +223,7 @@ fn found(entry: &AnyEntry) -> Value {
 
 fn set_enabled(call: &Call) -> Answer {
     let is_enabled = call.parse("true or false", |_| true)?;
+    // In this instance: nothing is sent, so nothing can fail half-way.
     for cache in &call.caches {
         cache.set_enabled(is_enabled);
     }
@@ -227,6 +232,7 @@ fn set_enabled(call: &Call) -> Answer {
 
 async fn set_enabled_everywhere(call: Call) -> Answer {
     let is_enabled = call.parse("true or false", |_| true)?;
+    // Side by side, so that a client which disconnects leaves no cache out.
     let switch = async |cache: &AnyCache| cache.set_enabled_everywhere(is_enabled).await;
     let switched = join_all(call.caches.iter().map(switch)).await;
     switched.into_iter().collect::<Result<(), _>>()?;

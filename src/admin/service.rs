@@ -54,12 +54,14 @@ impl Admin {
 
     /// All that the head of a request says.
     fn accept(&self, head: &Parts) -> Result<(&'static Route, Call), Reply> {
+        // Before the path is looked at: a stranger does not learn which caches there are.
         let access = (self.0.access)(head);
         if access == Access::Denied {
             return Err(Reply::denied());
         }
         let (route, caches) = find(&self.0.caches, head)?;
         if route.is_change() {
+            // Before the body is read, which costs the server something.
             if access != Access::Change {
                 let line = "this client may read, and not change";
                 return Err(Reply::error(StatusCode::FORBIDDEN, line));
@@ -106,6 +108,7 @@ impl<B: Body + Send + 'static> Service<Request<B>> for Admin {
                 }
                 route.answer(call).await
             };
+            // An error is an answer like any other: a service that fails would close the connection of the client.
             let (Ok(reply) | Err(reply)) = answer.await;
             Ok(reply.into_response())
         })

@@ -662,6 +662,7 @@ impl Engine {
     ) -> Result<AppliedSettings, BuildError> {
         let (of, settings) = (&*self.instance, &self.instance.settings);
         let mut last = lock(&settings.last);
+        // Before anything is changed.
         let wanted = self.options_with(operator)?;
         let (before, after) = (settings.with(&last), settings.with(operator));
         let is_other_unit = !of.options.l1_capacity.is_of_unit(wanted.l1_capacity);
@@ -751,6 +752,7 @@ impl Engine {
 
     fn set_bypassed(&self, set: impl FnOnce(&mut Bypassed)) {
         let _changing = lock(&self.instance.changing);
+        // A copy, as calls read the list without a lock.
         let mut bypassed = (*self.contexts.first().switch.bypassed()).clone();
         set(&mut bypassed);
         let (keys, prefixes) = (bypassed.keys.len(), bypassed.prefixes.len());
@@ -775,6 +777,7 @@ impl Engine {
         // Held, so that an engine which is built anew meanwhile has this capacity.
         let _changing = lock(&of.changing);
         of.l1_capacity.store(capacity, Ordering::Relaxed);
+        // It is about the hit rates of capacities that are multiples of this one.
         if let Some(advice) = &of.size_advice {
             advice.set_capacity(capacity);
         }

@@ -97,6 +97,7 @@ impl Switch {
     #[cold]
     fn is_out(&self, state: u64, key: &str) -> bool {
         let share = state & ALL;
+        // The highest hash is in the share of all keys, too.
         // Not the hash of L1 or of the lanes: a share of the keys of each lane is used.
         let is_in_share = || share == ALL || XxHash3_64::oneshot(key.as_bytes()) >> 32 < share;
         state & (OFF | OFF_EVERYWHERE) != 0

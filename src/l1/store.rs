@@ -288,6 +288,7 @@ impl Store {
                 self.policy.admit(hash, weight);
             }
             self.drop_evicted();
+            // Without any room all entries go, of which moka does not say that it has evicted them.
             self.drop_removed(removed, !self.has_room());
         });
         (forgotten, steps)

@@ -199,6 +199,7 @@ impl Settings {
 
     /// The names of the options in which `other` differs.
     pub(crate) fn differing<'a>(&'a self, other: &'a Self) -> impl Iterator<Item = &'static str> {
+        // By their texts, as the types of the options have nothing else in common.
         let text = |value: Option<&dyn fmt::Debug>| value.map(|value| format!("{value:?}"));
         let pairs = self.named().into_iter().zip(other.named());
         pairs

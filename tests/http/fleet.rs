@@ -74,6 +74,18 @@ async fn instances_share_what_is_stored_and_what_is_invalidated() {
 }
 
 #[tokio::test]
+async fn in_shadow_the_inner_service_answers_each_request() {
+    let redis = RedisServer::start().await;
+    let origin = Origin::default();
+    let service = instance(cache(&redis).mode(Mode::Shadow), &origin).await;
+    let german = || with("/", &[("accept-language", "de")]);
+    for n in 1..=3 {
+        assert_eq!(send(&service, get("/")).await.body, (2 * n - 1).to_string());
+        assert_eq!(send(&service, german()).await.body, (2 * n).to_string());
+    }
+}
+
+#[tokio::test]
 async fn without_redis_the_inner_service_answers() {
     let mut redis = RedisServer::start().await;
     let origin = Origin::default();

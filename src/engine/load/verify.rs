@@ -99,6 +99,7 @@ impl Loads {
             key: sample.key.clone(),
             previous: None,
         });
+        // Without the values that are cached: the source is to answer as it would without a cache.
         let loading = loader.load(keys.collect());
         let leased: Vec<_> = of.iter().map(|sample| (&sample.key, None)).collect();
         self.call(loading, &leased).await
@@ -171,6 +172,7 @@ impl Loads {
                 Some(Loaded { value, .. }) => value,
                 None => None,
             };
+            // Of no version: what the caller gets is not what the cache has.
             let answer = value.map(|value| {
                 let slot = self.ctx.convert.unstored(&sample.key, value, now);
                 self.reads.hand_out(slot, now, Source::Loader)

@@ -36,6 +36,7 @@ impl LaneReads {
 impl Reads {
     async fn locate(&self, key: &Key) -> Located {
         let (ctx, now) = (&self.ctx, self.now());
+        // Not by a look-up: that counts as a hit, and keeps the entry in L1 for longer.
         let l1 = ctx.l1.get(key, now);
         Located {
             is_enabled: !ctx.switch.is_off_for(key),
@@ -53,6 +54,7 @@ impl Reads {
             return Ok(None);
         };
         let now = ctx.now();
+        // Damaged and of another type are misses, as for a look-up. `larder inspect` says why.
         let opened = tags::open(ctx, Proof::Used, key, &bytes, now).await;
         Ok(opened.ok().map(|slot| AnyEntry::new(slot, now, Source::L2)))
     }

@@ -18,6 +18,7 @@ use crate::util::lock::lock;
 
 /// How long an answer may take.
 const LIMIT: Duration = Duration::from_secs(5);
+
 /// A connection to each server, by its address.
 #[derive(Default)]
 pub(super) struct Kept(Mutex<HashMap<String, Connecting>>);
@@ -35,6 +36,7 @@ impl Kept {
             .entry(address.clone())
             .or_insert_with(|| async move { connect(&connector).await }.boxed().shared())
             .clone();
+        // Not under the lock: the other servers may be reached meanwhile.
         let connection = connecting.await;
         if connection.is_err() {
             // The next caller tries again.

@@ -72,6 +72,7 @@ impl Namespace {
             are_all: true,
             ..Found::default()
         };
+        // One after the other: a tool may take its time, and the servers have other work.
         for primary in at_most(CONNECT, l2.0.topology.all()).await? {
             let primary = at_most(CONNECT, primary.find()).await?;
             let mut connection = connect(&primary.connector).await?;
@@ -88,6 +89,7 @@ impl Namespace {
                     // A key of some cache may end like a clock; no namespace has a brace.
                     (!name.contains(['{', '}'])).then(|| name.to_owned())
                 }));
+                // The server may return more or fewer names than it has looked at, so the names say nothing of that.
                 looked_at += SCANNED;
                 if cursor == 0 || looked_at >= most {
                     found.are_all &= cursor == 0;
@@ -152,6 +154,7 @@ impl Watch {
     }
 
     async fn look_over_kept(&self, namespace: &str) -> Result<Option<FleetState>, L2Error> {
+        // The number of lanes is read each time: it may have changed since the last look.
         let kept = Some(Arc::clone(&self.kept));
         let namespace = Namespace::find_over(kept, &self.l2, namespace).await?;
         if !namespace.is_known() {

@@ -57,6 +57,7 @@ impl Namespace {
     ///
     /// If the server cannot be reached, or refuses a request.
     pub async fn missing_rights(&self, user: Option<&str>) -> Result<Vec<MissingRights>, L2Error> {
+        // One lane stands for all: the patterns of the guide allow the names of all lanes together.
         let first = LaneNumber {
             number: 0,
             of: self.lanes,
@@ -91,6 +92,7 @@ impl Namespace {
         for ((needed_for, right), _) in
             iter::zip(asked, answers).filter(|(_, answer)| answer != "OK")
         {
+            // Users of Redis are given commands, and the arguments here only make them valid.
             let command = name_of(right);
             match missing.last_mut() {
                 Some(last) if last.needed_for == needed_for => last.commands.push(command),

@@ -68,6 +68,7 @@ impl Namespace {
     /// ```
     pub async fn writes(&self, most: usize) -> Result<StoredWrites, L2Error> {
         let mut writes = StoredWrites {
+            // Until a lane has none.
             has_worker: true,
             ..StoredWrites::default()
         };
@@ -81,6 +82,7 @@ impl Namespace {
             writes.lag = writes.lag.max(oldest.unwrap_or_default());
             writes.dead_letters += pending.dead_letters;
             writes.has_worker &= pending.has_worker;
+            // A lane that comes late gets what the others have left: the bound is for the whole answer.
             let letters = lane.dead_letters(most - writes.letters.len()).await?;
             let letters = letters.into_iter().map(|letter| StoredDeadLetter {
                 written: ago(letter.version.ms),
