@@ -234,7 +234,7 @@ fn moka_knows_what_comes_while_it_forgets_the_others() {
             }
             world.l1.empty();
             let op = world.begin();
-            let sweep = world.spawn(|world| world.l1.sweep_dropped(world.now).1.for_each(drop));
+            let sweep = world.spawn(|world| world.l1.sweep_all(world.now).1.for_each(drop));
             world.publish(&op, (EPOCH, 1));
             sweep.join().unwrap();
             assert!(world.shown().is_some());
