@@ -188,13 +188,14 @@ impl Loads {
             }
         }
         let mut found = Vec::with_capacity(absent.len());
-        if self.reads.is_shadow() {
-            found = self
-                .answer_all_from_source(mem::take(&mut due), loader)
-                .await?;
-        }
+        let is_shadow = self.reads.is_shadow();
+        let refreshed = if is_shadow {
+            Vec::new()
+        } else {
+            mem::take(&mut due)
+        };
         // Before L2 is asked, which may take a while.
-        let mut awaited = self.start_refreshes(due, loader);
+        let mut awaited = self.start_refreshes(refreshed, loader);
         let (mut places, mut asked) = (Vec::new(), Vec::new());
         for (place, key) in absent {
             if let Some(entry) = self.get_at_once(&key).await {
@@ -206,7 +207,7 @@ impl Loads {
         }
         let outcomes = self.reads.read_many(&asked, Proof::Used).await;
         let now = self.ctx.now();
-        let (mut due, mut flights, mut failed) = (Vec::new(), Vec::new(), Ok(()));
+        let (mut flights, mut failed) = (Vec::new(), Ok(()));
         let (mut led, mut led_places) = (Vec::new(), Vec::new());
         for ((place, key), outcome) in places.into_iter().zip(asked).zip(outcomes) {
             let want = match self.reads.answer(&key, outcome, now) {
@@ -235,19 +236,20 @@ impl Loads {
             flights.push((place, key, joined, waiting));
         }
         debug_assert_eq!(led.len(), led_places.len(), "the loader numbers its keys");
-        if self.reads.is_shadow() {
-            // In the places of the entries that were found.
-            let loaded = self
-                .answer_all_from_source(mem::take(&mut due), loader)
-                .await?;
-            found.extend(loaded);
-        }
+        let from_source = if is_shadow {
+            mem::take(&mut due)
+        } else {
+            Vec::new()
+        };
         // Before the missing keys are loaded: the refreshes run meanwhile.
         awaited.extend(self.start_refreshes(due, loader));
         // All keys are joined before any result is awaited: this caller's loads run beside those of others.
         if !led.is_empty() {
             self.spawn(led, loader(&led_places)).await;
         }
+        // After that: the loads go on, for the callers that have joined them, also if this fails. In the places of the
+        // entries that were found.
+        found.extend(self.answer_all_from_source(from_source, loader).await?);
         for (place, key, joined, waiting) in flights {
             let entry = match self.result_for(&key, joined, &mut None).await {
                 Some(result) => result?,

@@ -19,6 +19,7 @@ over_both_stores!(
     a_hit_is_loaded_compared_and_not_stored,
     an_error_of_the_source_is_returned,
     keys_of_a_call_are_answered_by_the_source,
+    missing_keys_are_loaded_whatever_becomes_of_the_hits,
     settings_turn_it_on_and_off,
     a_loader_that_asks_for_its_own_key_is_an_error,
 );
@@ -124,10 +125,36 @@ async fn keys_of_a_call_are_answered_by_the_source(fleet: Fleet) {
             None
         ]
     );
-    // One for the hits of each level, and one for what is missing.
-    assert_eq!(calls.load(SeqCst), 3);
+    // One for the hits of both levels, and one for what is missing.
+    assert_eq!(calls.load(SeqCst), 2);
     assert_eq!(a.get("in l2").await.unwrap().as_str(), "old");
     assert_eq!(a.get("missing").await.unwrap().as_str(), "new missing");
+}
+
+async fn missing_keys_are_loaded_whatever_becomes_of_the_hits(fleet: Fleet) {
+    let (a, _) = fleet.instance_with(shadow).await;
+    let (b, _) = fleet.instance_with(shadow).await;
+    a.insert("in l1", "old".to_owned()).await.unwrap();
+    b.insert("in l2", "old".to_owned()).await.unwrap();
+    for hit in ["in l1", "in l2"] {
+        let missing = format!("missing beside {hit}");
+        let other = missing.clone();
+        let load = move |keys: Vec<String>| {
+            let is_missing = keys == [other.clone()];
+            async move {
+                match keys.first() {
+                    Some(key) if is_missing => Ok(vec![(key.clone(), "new".to_owned())]),
+                    _ => Err(io::Error::other("no")),
+                }
+            }
+        };
+        let error = a.get_many_or_load([hit, &missing], load).await.unwrap_err();
+        assert!(error.is_loader());
+        eventually("it is loaded", async || {
+            a.get(missing.as_str()).await.is_some()
+        })
+        .await;
+    }
 }
 
 async fn settings_turn_it_on_and_off(fleet: Fleet) {
