@@ -19,7 +19,7 @@ use crate::engine::report_losses;
 use crate::error::{BuildError, L2Error, WriteError, all_done};
 use crate::key::CacheKey;
 use crate::l2::{L2, RedisL2};
-use crate::settings::{AppliedSettings, ServiceSettings};
+use crate::settings::{AppliedSettings, ServiceSettings, Settings};
 use crate::util::lock::lock;
 use crate::util::partial_debug::partial_debug;
 use crate::wire::codec::{CodecStack, DefaultCodec};
@@ -205,8 +205,10 @@ impl Caches {
         if let Some(l2) = &shared.l2 {
             builder = builder.boxed_l2(l2());
         }
-        let settings = lock(&shared.settings).of(name);
-        builder.settings_last(settings, move |cache| shared.add(cache))
+        let (settings, name) = (lock(&shared.settings).of(name), name.to_owned());
+        builder.settings_last(settings.clone(), move |cache| {
+            shared.add(cache, &name, &settings)
+        })
     }
 
     /// Checks that each section of the settings is of a cache that was built: the name may be misspelled. To be called
@@ -348,13 +350,20 @@ impl Caches {
 }
 
 impl Shared {
-    /// Refuses a cache if there is one of its name already.
-    fn add(&self, cache: AnyCache) -> Result<(), BuildError> {
+    /// Refuses a cache if there is one of its name already. Other settings may have come since the builder was made with
+    /// these.
+    fn add(&self, cache: AnyCache, name: &str, settings: &Settings) -> Result<(), BuildError> {
+        // Held, so that settings which come meanwhile are applied to this cache, too.
+        let present = lock(&self.settings);
         let mut built = lock(&self.built);
         let mut names = built.iter().map(AnyCache::namespace);
         if names.any(|name| name == cache.namespace()) {
             let mistake = "a cache of this name was built already: share clones of it".to_owned();
             return Err(BuildError::new(cache.namespace(), vec![mistake], None));
+        }
+        let present = present.of(name);
+        if present != *settings {
+            cache.0.apply_settings(&present)?;
         }
         built.push(cache);
         Ok(())

@@ -291,4 +291,9 @@ fn other_settings_are_applied_to_all_caches() {
         .apply_settings(settings(json!({ "enabled": false })))
         .unwrap();
     assert!(!build("offer").unwrap().is_enabled());
+    // So has one whose builder was made before.
+    let begun = caches.cache::<u64, u64>("customer");
+    let other = settings(json!({ "enabled": true }));
+    caches.apply_settings(other).unwrap();
+    assert!(begun.build().unwrap().is_enabled());
 }
