@@ -186,7 +186,8 @@ impl Engine {
                 // A store that no other instance shares needs no proof: no message can be missed.
                 if has_l2 {
                     // Before the first request, so that an instance which starts meanwhile is off from the start.
-                    followed.follow(clock.is_off, &freshness, &options.namespace);
+                    let calls = followed.calls();
+                    followed.follow(clock.is_off, calls, &freshness, &options.namespace);
                     freshness.connected(clock);
                 } else {
                     freshness.set_no_l2(clock.epoch);
@@ -718,7 +719,7 @@ impl Engine {
                 let switched = ctx.lane.switch(!is_enabled);
                 ctx.breaker.send("switch", switched).await?;
                 let freshness = &ctx.l1.freshness;
-                (ctx.switch).follow(!is_enabled, freshness, &ctx.options.namespace);
+                (ctx.switch).switched(!is_enabled, freshness, &ctx.options.namespace);
                 Ok(())
             });
             // All of them are sent, also if one fails.

@@ -1,8 +1,8 @@
 //! For which keys a cache is on: for all, for a share of them, or for none.
 
 use std::collections::HashSet;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex};
 
 use arc_swap::ArcSwap;
 use tracing::info;
@@ -10,6 +10,7 @@ use twox_hash::XxHash3_64;
 
 use crate::key::Key;
 use crate::l1::Freshness;
+use crate::util::lock::lock;
 
 /// The share of all keys. A share is the hashes that are below it.
 const ALL: u64 = OFF - 1;
@@ -25,6 +26,8 @@ pub(crate) struct Switch {
     state: AtomicU64,
     /// Of all lanes.
     bypassed: Arc<ArcSwap<Bypassed>>,
+    /// How often calls of this instance have switched all instances.
+    calls: Mutex<u64>,
 }
 
 /// Keys for which the cache is off.
@@ -54,6 +57,7 @@ impl Switch {
         Self {
             state: AtomicU64::new(off | part(share)),
             bypassed: Arc::default(),
+            calls: Mutex::default(),
         }
     }
 
@@ -62,6 +66,7 @@ impl Switch {
         Self {
             state: AtomicU64::new(other.state()),
             bypassed: Arc::clone(&other.bypassed),
+            calls: Mutex::default(),
         }
     }
 
@@ -120,23 +125,41 @@ impl Switch {
         }
     }
 
-    /// Follows the switch of all instances, as the clock of a lane names it.
-    pub(crate) fn follow(&self, is_off: bool, freshness: &Freshness, namespace: &str) {
-        if (self.state() & OFF_EVERYWHERE != 0) == is_off {
-            return;
+    /// How often calls of this instance have switched all instances: to be read before a lane is asked for its clock.
+    pub(crate) fn calls(&self) -> u64 {
+        *lock(&self.calls)
+    }
+
+    /// Follows the switch of all instances, as the clock of a lane names it. A call that came after the question, of which
+    /// there were `calls`, may be newer than the clock.
+    pub(crate) fn follow(&self, is_off: bool, calls: u64, freshness: &Freshness, namespace: &str) {
+        let present = lock(&self.calls);
+        let is_new = *present == calls && self.set_everywhere(is_off, freshness);
+        drop(present);
+        if is_new {
+            log_switch(is_off, namespace);
         }
+    }
+
+    /// Takes note of a call that has switched all instances.
+    pub(crate) fn switched(&self, is_off: bool, freshness: &Freshness, namespace: &str) {
+        let mut calls = lock(&self.calls);
+        *calls += 1;
+        let is_new = self.set_everywhere(is_off, freshness);
+        drop(calls);
+        if is_new {
+            log_switch(is_off, namespace);
+        }
+    }
+
+    /// Returns whether that is another state than before.
+    fn set_everywhere(&self, is_off: bool, freshness: &Freshness) -> bool {
         let was_off = self.set(OFF_EVERYWHERE, is_off) & OFF_EVERYWHERE != 0;
-        if was_off != is_off {
-            if is_off {
-                // After the switch: operations that began before store nothing in L1.
-                freshness.next_generation();
-            }
-            info!(
-                namespace,
-                is_enabled = !is_off,
-                "all instances were switched"
-            );
+        if is_off && !was_off {
+            // After the switch: operations that began before store nothing in L1.
+            freshness.next_generation();
         }
+        was_off != is_off
     }
 
     /// Which keys are bypassed.
@@ -162,6 +185,14 @@ impl Switch {
         });
         before.is_ok_and(|before| before & ALL > part)
     }
+}
+
+fn log_switch(is_off: bool, namespace: &str) {
+    info!(
+        namespace,
+        is_enabled = !is_off,
+        "all instances were switched"
+    );
 }
 
 #[expect(

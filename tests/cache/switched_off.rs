@@ -21,6 +21,7 @@ over_both_stores!(
     a_bypassed_key_is_as_if_it_were_off_for_it,
     what_was_under_way_when_a_key_is_bypassed_is_not_stored,
     all_instances_follow_the_switch_of_the_fleet,
+    an_answer_from_before_the_switch_of_the_fleet_does_not_undo_it,
 );
 
 async fn a_bypassed_key_is_as_if_it_were_off_for_it(fleet: Fleet) {
@@ -89,6 +90,28 @@ async fn what_was_under_way_when_a_key_is_bypassed_is_not_stored(fleet: Fleet) {
         gate.open();
         reading.await.unwrap();
         assert!(a.get_local(key).is_none());
+    }
+}
+
+/// Requests and heartbeats have connections of their own, so the answer to a heartbeat may be older than the switch.
+async fn an_answer_from_before_the_switch_of_the_fleet_does_not_undo_it(fleet: Fleet) {
+    let (a, wire) = fleet
+        .instance_with(|builder| builder.max_staleness(Duration::from_millis(600)))
+        .await;
+    for is_enabled in [false, true] {
+        let delayed = wire.delayed();
+        wire.delay_heartbeats(true);
+        eventually("an answer is on its way", async || wire.delayed() > delayed).await;
+        a.set_enabled_everywhere(is_enabled).await.unwrap();
+        let asked = wire.asked(Step::Heartbeat);
+        wire.delay_heartbeats(false);
+        // Wakes the subscriber.
+        wire.silence(false);
+        eventually("the next heartbeat is sent", async || {
+            assert_eq!(a.is_enabled(), is_enabled);
+            wire.asked(Step::Heartbeat) > asked
+        })
+        .await;
     }
 }
 

@@ -311,6 +311,8 @@ struct PendingHeartbeat {
     proof: ProofRequest,
     /// The last message that had been applied when it was sent: the lane had reached that number at least.
     last: Option<u64>,
+    /// The switches of all instances that this instance had called: the answer may be older than a later one.
+    switches: u64,
 }
 
 impl<'a> Session<'a> {
@@ -354,7 +356,7 @@ impl<'a> Session<'a> {
     async fn subscribe(&mut self) -> Result<Box<dyn Subscription>, L2Error> {
         let ctx = self.ctx;
         // Before the lane is asked: a proof counts from the question (rule 8).
-        let proof = self.freshness.ask();
+        let (proof, switches) = (self.freshness.ask(), ctx.switch.calls());
         let me = MemberInfo {
             id: ctx.instance,
             max_staleness: ctx.options.max_staleness,
@@ -372,7 +374,7 @@ impl<'a> Session<'a> {
             (ctx.breaker).observe(subscription.listen(&names, on_heard).await)?;
         }
         // Before L1 is flushed: nothing that is read from here on comes from another server.
-        self.keep_only(&lane);
+        self.keep_only(&lane, switches);
         let from = self.reached.last;
         if without(Rule::CatchUp) && from.is_some() {
             self.reached.last = Some(lane.seq);
@@ -423,6 +425,7 @@ impl<'a> Session<'a> {
         self.asked = Some(PendingHeartbeat {
             proof: self.freshness.ask(),
             last: self.reached.last,
+            switches: self.ctx.switch.calls(),
         });
         self.last_heartbeat = Instant::now();
         let interval = self.ctx.options.max_staleness / 3;
@@ -557,7 +560,7 @@ impl<'a> Session<'a> {
             return Ok(());
         };
         self.subscriber.has_asked.send_replace(false);
-        if !self.keep_only(lane) {
+        if !self.keep_only(lane, asked.switches) {
             return Err(L2Error::unexpected(
                 "requests were answered by another server than the one that sends messages; both are connected to anew",
             ));
@@ -585,10 +588,10 @@ impl<'a> Session<'a> {
     /// Rule 13: values are believed only from the incarnation of the store to which this instance is subscribed.
     /// Discards connections for requests that lead elsewhere, and drops the values that were read over them: then it is
     /// `false`, and no proof that was asked for before this is taken.
-    fn keep_only(&self, lane: &LaneClock) -> bool {
+    fn keep_only(&self, lane: &LaneClock, switches: u64) -> bool {
         let namespace = &self.ctx.options.namespace;
         // With each clock, before its proof.
-        (self.ctx.switch).follow(lane.is_off, self.freshness, namespace);
+        (self.ctx.switch).follow(lane.is_off, switches, self.freshness, namespace);
         let kept =
             without(Rule::ConnectionIncarnation) || self.ctx.lane.keep_only(lane.incarnation);
         if !kept {
