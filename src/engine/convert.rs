@@ -445,7 +445,6 @@ impl Convert {
 
     /// A value that L2 does not hold, for the callers that waited for it and for no other.
     pub(crate) fn unstored(&self, key: &Key, value: AnyValue, now: Tick) -> Held {
-        self.counters.loads_not_stored.bump();
         // With no version that L1 stores: it may be older than an invalidation that L2 has executed (rule 1).
         let head = SlotHead {
             version: Version::ABSENT,

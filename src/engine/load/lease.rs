@@ -356,6 +356,7 @@ pub(crate) async fn fill(
         }
         _ => {}
     }
+    ctx.counters.loads_not_stored.bump();
     let slot = ctx.convert.unstored(&op.key, value, now);
     ended(slot, Source::Loader)
 }

@@ -157,12 +157,16 @@ impl Loads {
         let loaded = self.load_again(&samples, &loader(&places)).await;
         drop(waiting);
         nested::reacquire_permit().await;
+        // A stale value may differ.
+        let is_compared = |sample: &Sample| !sample.entry.is_stale();
+        if loaded.is_err() {
+            let compared = samples.iter().filter(|sample| is_compared(sample));
+            compared.for_each(|_| self.count(None));
+        }
         let now = self.ctx.now();
         let mut answers = Vec::with_capacity(places.len());
         for ((place, sample), loaded) in places.into_iter().zip(samples).zip(loaded?) {
-            // A stale value may differ.
-            let compared =
-                (!sample.entry.is_stale()).then(|| self.compare(&sample, loaded.as_ref()));
+            let compared = is_compared(&sample).then(|| self.compare(&sample, loaded.as_ref()));
             if let Some(compared) = compared {
                 self.count(compared);
             }

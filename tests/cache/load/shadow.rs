@@ -46,6 +46,8 @@ async fn a_hit_is_loaded_compared_and_not_stored(fleet: Fleet) {
     }
     let stats = a.stats();
     assert_eq!((stats.l1_hits, stats.verified), (3, 3));
+    // An alert is about values that should have been stored.
+    assert_eq!(stats.loads_not_stored, 0);
     // A hit of L2, and one of a caller with a token.
     let (b, _) = fleet.instance_with(shadow).await;
     truth.through(&b, "k").await.unwrap();
@@ -76,6 +78,7 @@ async fn an_error_of_the_source_is_returned(fleet: Fleet) {
     };
     a.insert("k", "v".to_owned()).await.unwrap();
     fails("k").await;
+    assert_eq!(a.stats().verify_failures, 1);
     if let Fleet::Memory { clock, .. } = &fleet {
         // It is stale, and then a fallback.
         clock.advance(HOUR * 2 / 3);
