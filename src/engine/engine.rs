@@ -135,7 +135,7 @@ impl Engine {
         let switch = Switch::new(options.enabled, options.enabled_for);
         let values = Arc::new(parts.values);
         let capacity = options.l1_capacity;
-        let size_advice = (options.size_advice && capacity.number() > 0).then(|| {
+        let size_advice = options.size_advice.then(|| {
             let is_weighed = values.weigher(capacity).is_some();
             Arc::new(SizeAdvisor::new(capacity.number(), is_weighed, &counters))
         });

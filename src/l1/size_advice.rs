@@ -142,7 +142,7 @@ impl SizeAdvisor {
         }
     }
 
-    /// `None` until enough look-ups were counted.
+    /// `None` until enough look-ups were counted, and while L1 is off.
     pub(crate) fn advice(&self) -> Option<SizeAdvice> {
         let now = self.counts();
         lock(&self.simulation).advice(now)
@@ -290,7 +290,7 @@ impl Simulation {
 
     fn advice(&mut self, now: Counts) -> Option<SizeAdvice> {
         self.count(now);
-        if self.stretches <= WARM_UP {
+        if self.stretches <= WARM_UP || self.capacity == 0 {
             return None;
         }
         let counted = self.counted.plus(now.minus(self.begun));

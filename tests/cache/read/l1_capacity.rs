@@ -83,6 +83,31 @@ async fn the_capacity_outlives_a_change_of_lanes() {
     holds(&cache, 4_000).await;
 }
 
+/// There is nothing to advise while L1 is off.
+#[tokio::test(start_paused = true)]
+async fn an_l1_that_is_switched_on_has_advice() {
+    let cache: Numbers = Cache::builder("test:l1_capacity")
+        .l1_capacity(0)
+        .size_advice(true)
+        .build()
+        .unwrap();
+    let look_up = async || {
+        for key in keys(4_000).take(22_000) {
+            if cache.get_local(&key).is_none() {
+                cache.insert(&key, key).await.unwrap();
+            }
+        }
+    };
+    look_up().await;
+    assert_eq!(cache.size_advice(), None);
+    cache.set_l1_capacity(100);
+    look_up().await;
+    assert_eq!(cache.size_advice().unwrap().sizes()[2].capacity(), 100);
+    cache.set_l1_capacity(0);
+    look_up().await;
+    assert_eq!(cache.size_advice(), None);
+}
+
 #[tokio::test(start_paused = true)]
 async fn the_advice_is_about_the_present_capacity() {
     let cache: Numbers = Cache::builder("test:l1_capacity")
