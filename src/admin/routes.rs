@@ -254,8 +254,12 @@ enum Bypass {
 }
 
 fn bypass(call: &Call) -> Answer {
-    let expected = r#"{"key":KEY} or {"prefix":PREFIX}"#;
-    let which = call.parse(expected, |_| true)?;
+    let expected = r#"{"key":KEY} or {"prefix":PREFIX}, with a prefix that is not empty"#;
+    // As with an invalidation: a field that was left empty is not to mean all keys.
+    let which = call.parse(
+        expected,
+        |which| !matches!(which, Bypass::Prefix(prefix) if prefix.is_empty()),
+    )?;
     let (text, is_prefix) = match &which {
         Bypass::Key(key) => (key, false),
         Bypass::Prefix(prefix) => (prefix, true),

@@ -288,7 +288,14 @@ async fn bodies_that_make_no_sense() {
         (
             "bypass",
             "{\"key\":KEY} or {\"prefix\":PREFIX}",
-            &["", "\"k\"", "{}", "{\"key\":1}", "{\"tag\":\"t\"}"],
+            &[
+                "",
+                "\"k\"",
+                "{}",
+                "{\"key\":1}",
+                "{\"tag\":\"t\"}",
+                "{\"prefix\":\"\"}",
+            ],
         ),
     ] {
         for body in bodies {
