@@ -182,7 +182,8 @@ impl<K: CacheKey, V: Send + Sync + 'static> Cache<K, V> {
 
     /// Returns the hit rates that the L1 of this instance would have with other capacities, from a quarter of the
     /// present one to eight times as much. `None` unless [`size_advice`](crate::Builder::size_advice) is set, and
-    /// until enough look-ups were seen: 40 to 100 for each entry of the capacity, and 20 000 at the least.
+    /// until enough look-ups were seen: 40 to 100 for each entry of the capacity, and 20 000 at the least. Also `None` while
+    /// the capacity is zero.
     ///
     /// Older look-ups count less. The page [`operations`](crate::guide::operations#how-large-l1-should-be) says how the
     /// rates are estimated, and how far off they were in simulations.
@@ -425,7 +426,8 @@ impl<K: CacheKey, V: Send + Sync + 'static> Cache<K, V> {
     /// [`AppliedSettings::needs_restart`] names the others that differ, which stay as they are.
     ///
     /// An option that is as in the former settings stays as it is: a cache that was switched off by
-    /// [`set_enabled`](Self::set_enabled) stays off. Entries of L1 stay, with the times that they have.
+    /// [`set_enabled`](Self::set_enabled) stays off. Entries of L1 stay, with the times that they have; only a change of `mode` to `shadow` empties L1. So `verify`
+    /// and `refresh_ahead` count for an entry once its value is stored or read from L2 anew.
     ///
     /// Sends nothing to L2. Writes a line at INFO, and one for each option that has a call of its own.
     ///
@@ -468,7 +470,7 @@ impl<K: CacheKey, V: Send + Sync + 'static> Cache<K, V> {
     }
 
     /// Sets how much the L1 of this instance holds, for all clones: as many entries, or as much weight or as many bytes if
-    /// the cache was built with [`weigher`](crate::Builder::weigher) or
+    /// the cache was built with [`l1_weigher`](crate::Builder::l1_weigher) or
     /// [`l1_capacity_bytes`](crate::Builder::l1_capacity_bytes). For an instance that runs out of memory, or has some to
     /// spare, without a restart.
     ///
