@@ -444,7 +444,7 @@ impl Convert {
     }
 
     /// A value that L2 does not hold, for the callers that waited for it and for no other.
-    pub(crate) fn unstored(&self, key: &Key, value: AnyValue, now: Tick) -> Held {
+    pub(crate) fn unstored(key: &Key, value: AnyValue, now: Tick) -> Held {
         // With no version that L1 stores: it may be older than an invalidation that L2 has executed (rule 1).
         let head = SlotHead {
             version: Version::ABSENT,

@@ -9,6 +9,7 @@ use tokio::time::{Instant, sleep};
 #[cfg(larder_ablation)]
 use crate::ablation::{Rule, without};
 use crate::engine::context::Context;
+use crate::engine::convert::Convert;
 use crate::engine::read::tags::{self, Proof};
 use crate::entry::{AnyEntry, FALLBACK};
 use crate::error::{L2Error, LoadError, Misuse};
@@ -357,7 +358,7 @@ pub(crate) async fn fill(
         _ => {}
     }
     ctx.counters.loads_not_stored.bump();
-    let slot = ctx.convert.unstored(&op.key, value, now);
+    let slot = Convert::unstored(&op.key, value, now);
     ended(slot, Source::Loader)
 }
 

@@ -14,6 +14,7 @@ use super::Loads;
 use super::get::{FoundAt, LoadCall, LoaderOfPlaces};
 use super::loader::{LoadKey, LoadedValues, Loader};
 use super::nested::{self, Waiting};
+use crate::engine::convert::Convert;
 use crate::entry::AnyEntry;
 use crate::error::LoadError;
 use crate::events::CacheEvent;
@@ -178,7 +179,7 @@ impl Loads {
             };
             // Of no version: what the caller gets is not what the cache has.
             let answer = value.map(|value| {
-                let slot = self.ctx.convert.unstored(&sample.key, value, now);
+                let slot = Convert::unstored(&sample.key, value, now);
                 self.reads.hand_out(slot, now, Source::Loader)
             });
             answers.push((place, answer));
