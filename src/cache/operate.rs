@@ -426,8 +426,8 @@ impl<K: CacheKey, V: Send + Sync + 'static> Cache<K, V> {
     /// [`AppliedSettings::needs_restart`] names the others that differ, which stay as they are.
     ///
     /// An option that is as in the former settings stays as it is: a cache that was switched off by
-    /// [`set_enabled`](Self::set_enabled) stays off. Entries of L1 stay, with the times that they have; only a change of `mode` to `shadow` empties L1. So `verify`
-    /// and `refresh_ahead` count for an entry once its value is stored or read from L2 anew.
+    /// [`set_enabled`](Self::set_enabled) stays off. Entries of L1 stay, with the times that they have, unless `mode` changes
+    /// to `shadow`, which empties L1. `verify` and `refresh_ahead` count for an entry once its value is stored anew.
     ///
     /// Sends nothing to L2. Writes a line at INFO, and one for each option that has a call of its own.
     ///
