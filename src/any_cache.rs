@@ -64,8 +64,8 @@ impl AnyCache {
     ///
     /// As [`Cache::bypass`](crate::Cache::bypass).
     pub fn bypass(&self, key: &str) -> Result<(), WriteError> {
-        self.0.bypass(&key_text(key)?, false);
-        Ok(())
+        let bypassed = self.0.bypass(&key_text(key)?, false);
+        bypassed.map_err(WriteError::misuse)
     }
 
     /// See [`Cache::bypass_prefix`](crate::Cache::bypass_prefix).
@@ -74,8 +74,8 @@ impl AnyCache {
     ///
     /// As [`Cache::bypass_prefix`](crate::Cache::bypass_prefix).
     pub fn bypass_prefix(&self, prefix: &str) -> Result<(), WriteError> {
-        self.0.bypass(&key_text(prefix)?, true);
-        Ok(())
+        let bypassed = self.0.bypass(&key_text(prefix)?, true);
+        bypassed.map_err(WriteError::misuse)
     }
 
     /// See [`Cache::end_bypass`](crate::Cache::end_bypass).

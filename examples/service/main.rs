@@ -96,7 +96,7 @@ async fn main() -> Result<(), Box<dyn Error>> {
     Ok(())
 }
 
-/// Such as CACHE_L2_TTL=1h for all caches, and CACHE_PRODUCT_L2_TTL=5m for one. They override the file.
+/// Such as `CACHE_L2_TTL=1h` for all caches, and `CACHE_PRODUCT_L2_TTL=5m` for one. They override the file.
 fn settings() -> Result<ServiceSettings, Box<dyn Error>> {
     let environment = ServiceSettings::from_env("CACHE_")?;
     let file = match env::args().nth(1) {

@@ -109,7 +109,8 @@
 //!
 //! # What is shown
 //!
-//! Of a cache: `namespace`; `ok`, as [`Health::is_ok`](crate::Health::is_ok); `enabled` and `share`; `health`, and as
+//! Of a cache: `namespace`; `ok`, as [`Health::is_ok`](crate::Health::is_ok); `enabled` and `share`; `bypassed`, the number of
+//! keys and prefixes for which the cache is off; `l1_capacity`; `health`, and as
 //! `lanes` the [health of each lane](crate::Cache::lane_health); `stats`, the [counters](crate::Stats) of this instance;
 //! `size_advice`, the [hit rates with other capacities](crate::Cache::size_advice), or `null`.
 //!

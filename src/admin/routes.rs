@@ -160,6 +160,8 @@ fn shown(cache: &AnyCache) -> Value {
         // That of this instance: the others may have another one.
         "share": engine.enabled_for(),
         "health": health,
+        "bypassed": engine.bypassed(),
+        "l1_capacity": engine.l1_capacity(),
         "lanes": engine.lane_health(),
         "stats": cache.stats(),
         "size_advice": engine.size_advice(),
@@ -264,7 +266,8 @@ fn bypass(call: &Call) -> Answer {
         Bypass::Key(key) => (key, false),
         Bypass::Prefix(prefix) => (prefix, true),
     };
-    engine(call.cache()?).bypass(&key_text(text.as_str())?, is_prefix);
+    let bypassed = engine(call.cache()?).bypass(&key_text(text.as_str())?, is_prefix);
+    bypassed.map_err(Reply::bad_request)?;
     Ok(Reply::done())
 }
 

@@ -373,7 +373,7 @@ impl<K: CacheKey, V: Send + Sync + 'static> Cache<K, V> {
     ///
     /// # Errors
     ///
-    /// The key is too long, so no value has it.
+    /// The key is too long, so no value has it; or 1 000 keys and prefixes are bypassed already.
     ///
     /// ```
     /// # async fn demo() -> Result<(), Box<dyn std::error::Error>> {
@@ -392,8 +392,8 @@ impl<K: CacheKey, V: Send + Sync + 'static> Cache<K, V> {
     where
         K: LookupBy<Q, M>,
     {
-        self.engine().bypass(&key_text(key)?, false);
-        Ok(())
+        let bypassed = self.engine().bypass(&key_text(key)?, false);
+        bypassed.map_err(WriteError::misuse)
     }
 
     /// As [`bypass`](Self::bypass), for all keys that begin with this text, such as `7:` for all keys `(7, …)` of a
@@ -404,10 +404,10 @@ impl<K: CacheKey, V: Send + Sync + 'static> Cache<K, V> {
     ///
     /// # Errors
     ///
-    /// The prefix is too long, so no key has it.
+    /// The prefix is too long, so no key has it; or 1 000 keys and prefixes are bypassed already.
     pub fn bypass_prefix(&self, prefix: &str) -> Result<(), WriteError> {
-        self.engine().bypass(&key_text(prefix)?, true);
-        Ok(())
+        let bypassed = self.engine().bypass(&key_text(prefix)?, true);
+        bypassed.map_err(WriteError::misuse)
     }
 
     /// Uses all keys again that were [bypassed](Self::bypass). Writes a line at INFO.

@@ -419,8 +419,8 @@ impl Convert {
         let bound_in_l1 = (head.expires_at < head.gone_at).then_some(head.expires_at);
         let tuned = self.options.tuned();
         let refresh_at = if tuned.verify > 0.0 || tuned.mode == Mode::Shadow {
-            // Each hit is looked at.
-            head.born_at
+            // Each hit is looked at, also by a call that began before the value was stored.
+            0
         } else {
             (self.ahead).begins_at(head.born_at, head.soft_at.min(gone_at))
         };

@@ -32,11 +32,11 @@ use super::subscribe::listen::{Channel, Channels};
 use super::subscribe::publish::{PublishTo, Publisher};
 use super::subscribe::subscriber::{ForAll, OnOtherLanes, Subscriber};
 use super::sweep::Sweeper;
-use super::switch::{Bypassed, Switch};
+use super::switch::{Bypassed, MOST_BYPASSED, Switch};
 use super::write::{LaneWrites, Writes};
 use crate::clock::Tick;
 use crate::entry::AnyEntry;
-use crate::error::{BuildError, L2Error, LoadError, WriteError};
+use crate::error::{BuildError, L2Error, LoadError, Misuse, WriteError};
 use crate::events::Events;
 use crate::key::{Key, KeyTooLong};
 use crate::l1::{L1, SizeAdvisor};
@@ -727,8 +727,20 @@ impl Engine {
         })
     }
 
+    /// How many keys and prefixes are bypassed.
+    #[cfg(feature = "admin")]
+    pub(crate) fn bypassed(&self) -> usize {
+        let bypassed = self.contexts.first().switch.bypassed();
+        bypassed.keys.len() + bypassed.prefixes.len()
+    }
+
+    #[cfg(feature = "admin")]
+    pub(crate) fn l1_capacity(&self) -> u64 {
+        self.instance.l1_capacity.load(Ordering::Relaxed)
+    }
+
     /// Has the cache off for a key, or for the keys that begin with a prefix.
-    pub(crate) fn bypass(&self, key: &Key, is_prefix: bool) {
+    pub(crate) fn bypass(&self, key: &Key, is_prefix: bool) -> Result<(), Misuse> {
         self.set_bypassed(|bypassed| {
             let to = if is_prefix {
                 &mut bypassed.prefixes
@@ -736,7 +748,7 @@ impl Engine {
                 &mut bypassed.keys
             };
             to.insert(key.clone());
-        });
+        })?;
         // After the switch: operations that began before store nothing.
         for ctx in self.all().flat_map(|engine| engine.contexts.iter()) {
             if is_prefix {
@@ -745,24 +757,31 @@ impl Engine {
                 ctx.l1.forget(key);
             }
         }
+        Ok(())
     }
 
     pub(crate) fn end_bypass(&self) {
-        self.set_bypassed(|bypassed| *bypassed = Bypassed::default());
+        // None are never too many.
+        _ = self.set_bypassed(|bypassed| *bypassed = Bypassed::default());
     }
 
-    fn set_bypassed(&self, set: impl FnOnce(&mut Bypassed)) {
+    fn set_bypassed(&self, set: impl FnOnce(&mut Bypassed)) -> Result<(), Misuse> {
         let _changing = lock(&self.instance.changing);
         // A copy, as calls read the list without a lock.
         let mut bypassed = (*self.contexts.first().switch.bypassed()).clone();
         set(&mut bypassed);
         let (keys, prefixes) = (bypassed.keys.len(), bypassed.prefixes.len());
+        // Each call goes over all prefixes.
+        if keys + prefixes > MOST_BYPASSED {
+            return Err(Misuse::TooManyBypassed);
+        }
         let contexts = self.all().flat_map(|engine| engine.contexts.iter());
         Switch::bypass(contexts.map(|ctx| &*ctx.switch), bypassed);
         info!(
             namespace = self.namespace(),
             keys, prefixes, "keys are bypassed"
         );
+        Ok(())
     }
 
     pub(crate) fn set_max_concurrent_loads(&self, most: usize) {

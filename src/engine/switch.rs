@@ -21,6 +21,9 @@ const OFF_EVERYWHERE: u64 = 1 << 33;
 /// Set while keys are bypassed.
 const BYPASS: u64 = 1 << 34;
 
+/// How many keys and prefixes are bypassed at most.
+pub(crate) const MOST_BYPASSED: usize = 1_000;
+
 /// The switch of a lane.
 pub(crate) struct Switch {
     state: AtomicU64,

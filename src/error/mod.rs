@@ -64,6 +64,8 @@ pub(crate) enum Misuse {
     TagsOfPanicked,
     #[error("an insert stores a value: unchanged() and no_store() are for loaders")]
     NothingToInsert,
+    #[error("1000 keys and prefixes are bypassed; switch the cache off, or call end_bypass first")]
+    TooManyBypassed,
 }
 
 /// A loader's error that is of the caller whose loader it is: that of another caller may have a value at once.

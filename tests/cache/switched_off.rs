@@ -384,3 +384,22 @@ async fn l1_alone_can_be_switched_off() {
     cache.insert("k", 3).await.unwrap();
     assert_eq!(*cache.get_local("k").unwrap(), 3);
 }
+
+#[tokio::test]
+async fn so_many_keys_are_bypassed_at_most() {
+    let cache: larder::Cache<u64, u64> = larder::Cache::builder("test:bypass").build().unwrap();
+    for key in 0..999 {
+        cache.bypass(&key).unwrap();
+    }
+    cache.bypass_prefix("x").unwrap();
+    // Those that are bypassed already.
+    cache.bypass(&7).unwrap();
+    for refused in [cache.bypass(&1_000), cache.bypass_prefix("y")] {
+        assert!(refused.is_err_and(|error| error.is_misuse()));
+    }
+    cache.insert(&1_000, 1).await.unwrap();
+    assert!(cache.get(&1_000).await.is_some());
+    cache.end_bypass();
+    cache.bypass(&1_000).unwrap();
+    assert!(cache.get(&1_000).await.is_none());
+}

@@ -132,7 +132,43 @@ async fn several_caches_are_served_operated_and_closed() {
     )
     .await;
 
-    // Settings are read again at SIGHUP. Those that cannot work change nothing.
+    // Metrics are handed over once a second.
+    let loads = "larder_loads_total{namespace=\"shop:product\"";
+    eventually("the metrics are there", async || {
+        let (_, text) = a.operator(Method::GET, "/metrics", None).await;
+        text.contains(loads)
+    })
+    .await;
+
+    // Without Redis.
+    redis.kill();
+    eventually("the outage is noticed", async || {
+        b.caches().await.iter().all(|cache| cache["ok"] == false)
+    })
+    .await;
+    for path in ["/live", "/ready"] {
+        assert_eq!(b.operator(Method::GET, path, None).await.0, 200, "{path}");
+    }
+    assert_eq!(b.shop(Method::GET, "/products/7", None).await.0, 404);
+    assert_eq!(
+        b.shop(Method::DELETE, &session, None).await.0,
+        204,
+        "it is deferred"
+    );
+    assert_eq!(b.shop(Method::POST, "/login/42", None).await.0, 500);
+
+    // With Redis again, the end sends what is deferred.
+    redis.restart().await;
+    b.program.signal("TERM");
+    assert_eq!(b.program.exit_code().await, Some(0));
+}
+
+/// At SIGHUP. Those that cannot work change nothing.
+#[tokio::test]
+async fn settings_are_read_again() {
+    let redis = RedisServer::start().await;
+    let dir = Dir::new();
+    let a = Service::start(&dir, "a.log", &redis).await;
     let hang_up = async |settings: Value, expected: &str| {
         let text = settings.to_string();
         std::fs::write(dir.join("settings.json"), text).unwrap();
@@ -165,34 +201,4 @@ async fn several_caches_are_served_operated_and_closed() {
     )
     .await;
     assert_eq!(a.caches().await[0]["enabled"], true);
-
-    // Metrics are handed over once a second.
-    let loads = "larder_loads_total{namespace=\"shop:product\"";
-    eventually("the metrics are there", async || {
-        let (_, text) = a.operator(Method::GET, "/metrics", None).await;
-        text.contains(loads)
-    })
-    .await;
-
-    // Without Redis.
-    redis.kill();
-    eventually("the outage is noticed", async || {
-        b.caches().await.iter().all(|cache| cache["ok"] == false)
-    })
-    .await;
-    for path in ["/live", "/ready"] {
-        assert_eq!(b.operator(Method::GET, path, None).await.0, 200, "{path}");
-    }
-    assert_eq!(b.shop(Method::GET, "/products/7", None).await.0, 404);
-    assert_eq!(
-        b.shop(Method::DELETE, &session, None).await.0,
-        204,
-        "it is deferred"
-    );
-    assert_eq!(b.shop(Method::POST, "/login/42", None).await.0, 500);
-
-    // With Redis again, the end sends what is deferred.
-    redis.restart().await;
-    b.program.signal("TERM");
-    assert_eq!(b.program.exit_code().await, Some(0));
 }
