@@ -102,7 +102,7 @@
 //! | 405 | the path takes other methods, which `Allow` lists | |
 //! | 413 | the body is over 64 KiB | |
 //! | 415 | a change has not the header `content-type: application/json` | |
-//! | 502 | L2 has refused the request | |
+//! | 502 | L2 has refused the request, or the change has failed and is not deferred | |
 //! | 503 | L2 cannot be reached, or did not answer in time | |
 //!
 //! No line contains the address of a server, a password, a key or a value.

@@ -244,7 +244,7 @@ impl<K: CacheKey, V: Send + Sync + 'static> Cache<K, V> {
     ///
     /// L1 removes expired entries in the background, within about a second, and later by
     /// [`stale_if_error`](crate::Builder::stale_if_error) if that is set. An entry that a change removes or replaces
-    /// causes no event here.
+    /// before its TTL has passed causes no event here.
     ///
     /// Apart from [`events`](Self::events), as there may be many: up to 1 024 wait, and a slower listener misses the
     /// oldest. The stream ends with the cache. While nobody has ever listened, an event costs nothing.
@@ -333,9 +333,9 @@ impl<K: CacheKey, V: Send + Sync + 'static> Cache<K, V> {
     /// the fleet. The switch is kept in L2, so instances that start later are off, too.
     ///
     /// Each instance follows within a third of [`max_staleness`](crate::Builder::max_staleness), or when it next
-    /// connects to L2; an instance that is cut off from L2 does not. A cache is on in an instance if both switches are.
-    /// Redis forgets the switch with all its data, and all caches are on again; so are they if the number of
-    /// [`lanes`](crate::Builder::lanes) changes.
+    /// connects to L2; an instance that is cut off from L2, or closed, does not. A cache is on in an instance if both switches are.
+    /// The switch is lost with Redis' data, and the cache is on again: so call it again after a failover to a replica that
+    /// lacked the last writes, and after a change of the number of [`lanes`](crate::Builder::lanes).
     ///
     /// Costs one request to each lane. If it is dropped, or fails for some of the lanes, the others may be switched: call
     /// it again. Each instance writes a line at INFO when it follows.
@@ -410,7 +410,7 @@ impl<K: CacheKey, V: Send + Sync + 'static> Cache<K, V> {
         bypassed.map_err(WriteError::misuse)
     }
 
-    /// Uses all keys again that were [bypassed](Self::bypass). Writes a line at INFO.
+    /// Uses all keys again that were [bypassed](Self::bypass). To end the bypass of one key, bypass the others again. Writes a line at INFO.
     pub fn end_bypass(&self) {
         self.engine().end_bypass();
     }
@@ -488,8 +488,9 @@ impl<K: CacheKey, V: Send + Sync + 'static> Cache<K, V> {
         self.engine().set_l1_capacity(capacity);
     }
 
-    /// Returns whether the cache is switched on, for any key. See [`set_enabled`](Self::set_enabled) and
-    /// [`set_enabled_for`](Self::set_enabled_for).
+    /// Returns whether the cache is used for at least some keys: `false` while it is switched off in this instance or in
+    /// all, or used for no share of the keys. See [`set_enabled`](Self::set_enabled),
+    /// [`set_enabled_everywhere`](Self::set_enabled_everywhere) and [`set_enabled_for`](Self::set_enabled_for).
     #[must_use]
     pub fn is_enabled(&self) -> bool {
         self.engine().is_enabled()
