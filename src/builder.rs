@@ -409,8 +409,8 @@ impl<K, V, L> Builder<K, V, L> {
     /// The share by which TTLs vary at random, so that values that were stored together do not expire together.
     /// Default: 0.1. From 0 to 0.5.
     ///
-    /// `l2_ttl` and `soft_ttl` vary in both directions. [`l1_ttl`](Self::l1_ttl), and the TTLs of a value of its own, by
-    /// [`ttl_of`](Self::ttl_of) or [`Loaded`], are bounds: they are only shortened, and [`Loaded::l1_ttl`] is not
+    /// `l2_ttl` and `soft_ttl` vary in both directions. [`l1_ttl`](Self::l1_ttl), and the TTLs of a value of its own,
+    /// by [`ttl_of`](Self::ttl_of) or [`Loaded`], are bounds: they are only shortened, and [`Loaded::l1_ttl`] is not
     /// changed.
     pub fn jitter(mut self, share: f64) -> Self {
         self.given.rest.set.jitter = Some(share);
@@ -655,8 +655,8 @@ impl<K, V, L> Builder<K, V, L> {
     /// [`load_timeout`](Self::load_timeout). Default: no limit.
     ///
     /// The cache runs one load per key at a time. This option bounds the loads of all keys together, which protects the
-    /// source when L2 is empty, as after a restart of Redis. A loader that looks up other keys, in this cache or another
-    /// one, does not count while it waits for their loads; then it waits for its turn again.
+    /// source when L2 is empty, as after a restart of Redis. A loader that looks up other keys, in this cache or
+    /// another one, does not count while it waits for their loads; then it waits for its turn again.
     pub fn max_concurrent_loads(mut self, loads: usize) -> Self {
         self.given.rest.set.max_concurrent_loads = Some(loads);
         self
@@ -699,8 +699,8 @@ impl<K, V, L> Builder<K, V, L> {
     /// `codec::Compressed` it bounds values before they are compressed.
     ///
     /// [`insert`](Cache::insert) refuses a larger value. A loaded value that is larger is returned and not stored.
-    /// A larger value that L2 has already, because another instance allows more, is a miss. A cache without L2 encodes no
-    /// value but the first, and takes values of any size.
+    /// A larger value that L2 has already, because another instance allows more, is a miss. A cache without L2 encodes
+    /// no value but the first, and takes values of any size.
     ///
     /// Decoding may take more memory than this. The codecs of this crate refuse a value that would take more than
     /// 64 times its encoded size and 64 MiB on top, not counting the reserve of collections.
@@ -805,12 +805,12 @@ impl<K, V: Serialize + DeserializeOwned + Send + Sync + 'static, L> Builder<K, V
     /// The version of the layout of `V`. Default: 0. Values that were stored with another version are misses.
     ///
     /// Raise it when a field of `V`, or of a type in it, changes its meaning, such as from euros to cents. A change of
-    /// names, order or types of fields is never misread without a new version: bincode and postcard store the shape of a
-    /// value, and serde finds the fields of `Json` and `MessagePack` by name. See
-    /// [changes of a type](crate::guide::ttls_and_codecs#changes-of-a-type).
+    /// names, order or types of fields is never misread without a new version: bincode and postcard store the shape of
+    /// a value, and serde finds the fields of `Json` and `MessagePack` by name. See [changes of a
+    /// type](crate::guide::ttls_and_codecs#changes-of-a-type).
     ///
-    /// While a deploy runs, L2 keeps the values of both versions under each key, and every change reaches both. Instances
-    /// of two shapes and one version replace each other's values. See [deploys](crate::guide::deploys).
+    /// While a deploy runs, L2 keeps the values of both versions under each key, and every change reaches both.
+    /// Instances of two shapes and one version replace each other's values. See [deploys](crate::guide::deploys).
     ///
     /// ```
     /// # async fn demo() -> Result<(), Box<dyn std::error::Error>> {
@@ -1026,8 +1026,8 @@ impl<K, V, L> Builder<K, V, L> {
     /// Default: 1.0. For a careful start: 0.05 caches one key of twenty, and all other calls go to the source as if the
     /// cache were [switched off](Cache::set_enabled).
     ///
-    /// A hash of the key's text decides, so all instances with the same share have the same keys, and a larger share has
-    /// all keys of a smaller one.
+    /// A hash of the key's text decides, so all instances with the same share have the same keys, and a larger share
+    /// has all keys of a smaller one.
     ///
     /// ```
     /// # async fn demo() -> Result<(), Box<dyn std::error::Error>> {

@@ -184,8 +184,8 @@ impl Caches {
     /// Starts to build a cache with the namespace `service:name`. Options that the settings have count more than those
     /// that the code sets.
     ///
-    /// [`build`](Builder::build) adds it to these caches, and refuses a second one of the same name. Without the feature
-    /// `bincode` use [`cache_with_codec`](Self::cache_with_codec).
+    /// [`build`](Builder::build) adds it to these caches, and refuses a second one of the same name. Without the
+    /// feature `bincode` use [`cache_with_codec`](Self::cache_with_codec).
     pub fn cache<K, V>(&self, name: &str) -> Builder<K, V>
     where
         K: CacheKey,
@@ -251,8 +251,8 @@ impl Caches {
     ///
     /// # Errors
     ///
-    /// An option of any cache cannot work. Nothing has changed then, in no cache. A section for a cache that the service
-    /// does not have is found by [`check_settings`](Self::check_settings).
+    /// An option of any cache cannot work. Nothing has changed then, in no cache. A section for a cache that the
+    /// service does not have is found by [`check_settings`](Self::check_settings).
     pub fn apply_settings(
         &self,
         settings: ServiceSettings,
@@ -266,7 +266,8 @@ impl Caches {
             (cache, settings)
         });
         let all: Vec<_> = all.collect();
-        // All of them first: an operator who reads the error has no caches with new settings beside others with old ones.
+        // All of them first: an operator who reads the error has no caches with new settings beside others with old
+        // ones.
         for (cache, settings) in &all {
             cache.0.options_with(settings)?;
         }
@@ -350,8 +351,8 @@ impl Caches {
 }
 
 impl Shared {
-    /// Refuses a cache if there is one of its name already. Other settings may have come since the builder was made with
-    /// these.
+    /// Refuses a cache if there is one of its name already. Other settings may have come since the builder was made
+    /// with these.
     fn add(&self, cache: AnyCache, name: &str, settings: &Settings) -> Result<(), BuildError> {
         // Held, so that settings which come meanwhile are applied to this cache, too.
         let present = lock(&self.settings);

@@ -49,8 +49,8 @@ pub(crate) struct Options {
     tuned: ArcSwap<Tuned>,
 }
 
-/// The options that [settings](crate::Cache::apply_settings) may change while the cache is used. All others are parts of
-/// tasks, connections and entries.
+/// The options that [settings](crate::Cache::apply_settings) may change while the cache is used. All others are parts
+/// of tasks, connections and entries.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub(crate) struct Tuned {
     /// How long L1 answers with an entry.

@@ -176,18 +176,18 @@ pub enum Mode {
         /// How long after the last proof has expired L1 may answer. From 1 ms to 100 years.
         limit: Duration,
     },
-    /// As `Strict`; and a call with a loader whose key has a value is not answered by that value. The call looks its key
-    /// up, calls its loader, and returns the loaded value. The value that was found is compared with the loaded one, as for
-    /// [`Builder::verify`](crate::Builder::verify), which counts and reports differences.
+    /// As `Strict`; and a call with a loader whose key has a value is not answered by that value. The call looks its
+    /// key up, calls its loader, and returns the loaded value. The value that was found is compared with the loaded
+    /// one, as for [`Builder::verify`](crate::Builder::verify), which counts and reports differences.
     ///
     /// For the time before a service trusts a cache: answers are those of the source, and
     /// [`Stats`](crate::Stats) has the hits that the cache would have had.
     ///
-    /// A missing key is loaded and stored as ever, so its callers may share a load, or get the value that another instance
-    /// has just loaded. A value that was found is not stored again, nor refreshed when it is
-    /// stale. Calls that find a value do not share a load, and an error of the loader is returned: no fallback, and no
-    /// error of an earlier load. Calls without a loader, such as [`Cache::get`](crate::Cache::get), have no source and are
-    /// answered from the cache. A `CacheLayer` forwards each request.
+    /// A missing key is loaded and stored as ever, so its callers may share a load, or get the value that another
+    /// instance has just loaded. A value that was found is not stored again, nor refreshed when it is stale. Calls that
+    /// find a value do not share a load, and an error of the loader is returned: no fallback, and no error of an
+    /// earlier load. Calls without a loader, such as [`Cache::get`](crate::Cache::get), have no source and are answered
+    /// from the cache. A `CacheLayer` forwards each request.
     Shadow,
 }
 

@@ -40,8 +40,8 @@ pub(crate) struct Server {
     ca: Option<PathBuf>,
 }
 
-/// The error for a name that no cache has used. Redis may also have lost the clock of the cache, and then it has no value
-/// that an instance uses.
+/// The error for a name that no cache has used. Redis may also have lost the clock of the cache, and then it has no
+/// value that an instance uses.
 pub(crate) fn unknown(namespace: &str) -> Box<dyn Error> {
     format!("no cache in Redis has the name {namespace}").into()
 }

@@ -1,7 +1,7 @@
 //! Routes for operators, for axum or any tower service: states, counters, where a key is, switches, invalidations.
 //!
-//! [`Admin`] is a [`Service`](tower_service::Service) over the [`Caches`](crate::Caches) of a service. Each request needs
-//! [`Access`], which a function of the caller decides. No route shows a value.
+//! [`Admin`] is a [`Service`](tower_service::Service) over the [`Caches`](crate::Caches) of a service. Each request
+//! needs [`Access`], which a function of the caller decides. No route shows a value.
 //!
 //! ```
 //! # async fn demo() -> Result<(), Box<dyn std::error::Error>> {
@@ -84,9 +84,9 @@
 //! are percent-encoded UTF-8, and `+` is a space: `curl -G --data-urlencode "key=a b" …`. `N` is up to 1 000, and 100
 //! unless the query has it. HEAD is answered as GET; the server drops the body.
 //!
-//! Each request is answered by one instance. The invalidations and `enabled_everywhere` reach all instances, as the calls
-//! of the cache do. Other switches are those of the instance that was asked: call each instance, or have each apply its
-//! [settings](crate::Caches::apply_settings) anew, in a route of your own that reads them.
+//! Each request is answered by one instance. The invalidations and `enabled_everywhere` reach all instances, as the
+//! calls of the cache do. Other switches are those of the instance that was asked: call each instance, or have each
+//! apply its [settings](crate::Caches::apply_settings) anew, in a route of your own that reads them.
 //!
 //! # Answers
 //!
@@ -109,10 +109,10 @@
 //!
 //! # What is shown
 //!
-//! Of a cache: `namespace`; `ok`, as [`Health::is_ok`](crate::Health::is_ok); `enabled` and `share`; `bypassed`, the number of
-//! keys and prefixes for which the cache is off; `l1_capacity`; `health`, and as
-//! `lanes` the [health of each lane](crate::Cache::lane_health); `stats`, the [counters](crate::Stats) of this instance;
-//! `size_advice`, the [hit rates with other capacities](crate::Cache::size_advice), or `null`.
+//! Of a cache: `namespace`; `ok`, as [`Health::is_ok`](crate::Health::is_ok); `enabled` and `share`; `bypassed`, the
+//! number of keys and prefixes for which the cache is off; `l1_capacity`; `health`, and as `lanes` the [health of each
+//! lane](crate::Cache::lane_health); `stats`, the [counters](crate::Stats) of this instance; `size_advice`, the [hit
+//! rates with other capacities](crate::Cache::size_advice), or `null`.
 //!
 //! A key may be personal data, or a secret, such as the id of a session. Only `hot_keys`, `local_keys` and `key` show
 //! keys, to clients with [`Access::Read`]. The function that decides sees the path, without the part that axum's
@@ -126,16 +126,16 @@
 //! `false`, or an invalidation of the key is `deferred`, look-ups use neither level for the key.
 //!
 //! It loads nothing, and is no look-up: L1 stays as it is, no TTL is extended, and hits are not counted. A value in L2
-//! is read and decoded all the same, so it counts in `l2_read_bytes`, and in `decode_errors` or `l2_misses` if it cannot
-//! be used. The command `larder inspect` says why a value in Redis is not used.
+//! is read and decoded all the same, so it counts in `l2_read_bytes`, and in `decode_errors` or `l2_misses` if it
+//! cannot be used. The command `larder inspect` says why a value in Redis is not used.
 //!
 //! # Pages of other sites
 //!
 //! A browser sends the cookies of an operator, or the login of HTTP authentication, with the requests of any page that
-//! the operator visits. Such a page cannot change anything here: forms send GET and POST alone, and no route takes POST.
-//! A script may send PUT and DELETE, and `content-type: application/json`, which each change needs, only if the server
-//! agrees to it in the answer to OPTIONS: that answer is 405 here. So do not put a CORS layer that allows other origins
-//! before [`Admin`]. A cookie that identifies an operator should be `SameSite=Strict`.
+//! the operator visits. Such a page cannot change anything here: forms send GET and POST alone, and no route takes
+//! POST. A script may send PUT and DELETE, and `content-type: application/json`, which each change needs, only if the
+//! server agrees to it in the answer to OPTIONS: that answer is 405 here. So do not put a CORS layer that allows other
+//! origins before [`Admin`]. A cookie that identifies an operator should be `SameSite=Strict`.
 //!
 //! # Cancellation
 //!

@@ -1,8 +1,9 @@
-//! The routes. For a further one: a row in [`ROUTES`], a function, and a row in the table of the module's documentation.
+//! The routes. For a further one: a row in [`ROUTES`], a function, and a row in the table of the module's
+//! documentation.
 //!
 //! The future of a change is dropped if its client disconnects. The calls of a cache are carried out once they were
-//! polled, so each function here begins all its calls in its first poll. A change of several steps, one after the other,
-//! has to run in a task of its own.
+//! polled, so each function here begins all its calls in its first poll. A change of several steps, one after the
+//! other, has to run in a task of its own.
 
 use std::future::ready;
 use std::sync::Arc;

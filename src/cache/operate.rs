@@ -182,8 +182,8 @@ impl<K: CacheKey, V: Send + Sync + 'static> Cache<K, V> {
 
     /// Returns the hit rates that the L1 of this instance would have with other capacities, from a quarter of the
     /// present one to eight times as much. `None` unless [`size_advice`](crate::Builder::size_advice) is set, and
-    /// until enough look-ups were seen: 40 to 100 for each entry of the capacity, and 20 000 at the least. Also `None` while
-    /// the capacity is zero.
+    /// until enough look-ups were seen: 40 to 100 for each entry of the capacity, and 20 000 at the least. Also `None`
+    /// while the capacity is zero.
     ///
     /// Older look-ups count less. The page [`operations`](crate::guide::operations#how-large-l1-should-be) says how the
     /// rates are estimated, and how far off they were in simulations.
@@ -238,9 +238,9 @@ impl<K: CacheKey, V: Send + Sync + 'static> Cache<K, V> {
         self.engine().events().stream()
     }
 
-    /// Returns a stream of the entries that the L1 of this instance evicts for want of room ([`CacheEvent::Evicted`]) or
-    /// removes after their TTL ([`CacheEvent::Expired`]), from now on. To see why keys are loaded again: many evictions of
-    /// keys that are asked for soon after say that L1 is too small.
+    /// Returns a stream of the entries that the L1 of this instance evicts for want of room ([`CacheEvent::Evicted`])
+    /// or removes after their TTL ([`CacheEvent::Expired`]), from now on. To see why keys are loaded again: many
+    /// evictions of keys that are asked for soon after say that L1 is too small.
     ///
     /// L1 removes expired entries in the background, within about a second, and later by
     /// [`stale_if_error`](crate::Builder::stale_if_error) if that is set. An entry that a change removes or replaces
@@ -329,16 +329,16 @@ impl<K: CacheKey, V: Send + Sync + 'static> Cache<K, V> {
         self.engine().set_enabled_for(share);
     }
 
-    /// Switches the cache off or on in all instances, as [`set_enabled`](Self::set_enabled) does in one: a kill switch for
-    /// the fleet. The switch is kept in L2, so instances that start later are off, too.
+    /// Switches the cache off or on in all instances, as [`set_enabled`](Self::set_enabled) does in one: a kill switch
+    /// for the fleet. The switch is kept in L2, so instances that start later are off, too.
     ///
     /// Each instance follows within a third of [`max_staleness`](crate::Builder::max_staleness), or when it next
-    /// connects to L2; an instance that is cut off from L2, or closed, does not. A cache is on in an instance if both switches are.
-    /// The switch is lost with Redis' data, and the cache is on again: so call it again after a failover to a replica that
-    /// lacked the last writes, and after a change of the number of [`lanes`](crate::Builder::lanes).
+    /// connects to L2; an instance that is cut off from L2, or closed, does not. A cache is on in an instance if both
+    /// switches are. The switch is lost with Redis' data, and the cache is on again: so call it again after a failover
+    /// to a replica that lacked the last writes, and after a change of the number of [`lanes`](crate::Builder::lanes).
     ///
-    /// Costs one request to each lane. If it is dropped, or fails for some of the lanes, the others may be switched: call
-    /// it again. Each instance writes a line at INFO when it follows.
+    /// Costs one request to each lane. If it is dropped, or fails for some of the lanes, the others may be switched:
+    /// call it again. Each instance writes a line at INFO when it follows.
     ///
     /// # Errors
     ///
@@ -410,24 +410,26 @@ impl<K: CacheKey, V: Send + Sync + 'static> Cache<K, V> {
         bypassed.map_err(WriteError::misuse)
     }
 
-    /// Uses all keys again that were [bypassed](Self::bypass). To end the bypass of one key, bypass the others again. Writes a line at INFO.
+    /// Uses all keys again that were [bypassed](Self::bypass). To end the bypass of one key, bypass the others again.
+    /// Writes a line at INFO.
     pub fn end_bypass(&self) {
         self.engine().end_bypass();
     }
 
-    /// Applies settings that have changed to this instance as it runs, in the place of the former settings: after SIGHUP,
-    /// or when the file with the settings was written again. With several caches, see
+    /// Applies settings that have changed to this instance as it runs, in the place of the former settings: after
+    /// SIGHUP, or when the file with the settings was written again. With several caches, see
     /// [`Caches::apply_settings`](crate::Caches::apply_settings).
     ///
     /// An option that `settings` leaves out has the value that the builder has set. These options change at once, for
-    /// values that are stored and calls that begin from now on: `l1_ttl`, `l2_ttl`, `soft_ttl`, `refresh_ahead`, `jitter`,
-    /// `fallback_throttle`, `stale_wait`, `error_ttl`, `verify`, `mode`, `max_value_size`, `load_timeout`, `lease_wait`,
-    /// `enabled`, `enabled_for`, `max_concurrent_loads`, and `l1_capacity` in the unit that it had.
+    /// values that are stored and calls that begin from now on: `l1_ttl`, `l2_ttl`, `soft_ttl`, `refresh_ahead`,
+    /// `jitter`, `fallback_throttle`, `stale_wait`, `error_ttl`, `verify`, `mode`, `max_value_size`, `load_timeout`,
+    /// `lease_wait`, `enabled`, `enabled_for`, `max_concurrent_loads`, and `l1_capacity` in the unit that it had.
     /// [`AppliedSettings::needs_restart`] names the others that differ, which stay as they are.
     ///
     /// An option that is as in the former settings stays as it is: a cache that was switched off by
-    /// [`set_enabled`](Self::set_enabled) stays off. Entries of L1 stay, with the times that they have, unless `mode` changes
-    /// to `shadow`, which empties L1. `verify` and `refresh_ahead` count for an entry once its value is stored anew.
+    /// [`set_enabled`](Self::set_enabled) stays off. Entries of L1 stay, with the times that they have, unless `mode`
+    /// changes to `shadow`, which empties L1. `verify` and `refresh_ahead` count for an entry once its value is stored
+    /// anew.
     ///
     /// Sends nothing to L2. Writes a line at INFO, and one for each option that has a call of its own.
     ///
@@ -455,8 +457,8 @@ impl<K: CacheKey, V: Send + Sync + 'static> Cache<K, V> {
     /// [`max_concurrent_loads`](crate::Builder::max_concurrent_loads). For a source that is in trouble: a lower limit
     /// protects it, and a higher one works a queue off, without a restart.
     ///
-    /// Loaders that run go on; after a lower limit, no further one begins until enough of them have ended. Zero counts as
-    /// one.
+    /// Loaders that run go on; after a lower limit, no further one begins until enough of them have ended. Zero counts
+    /// as one.
     ///
     /// Sends nothing to L2. Writes a line at INFO.
     ///
@@ -469,10 +471,10 @@ impl<K: CacheKey, V: Send + Sync + 'static> Cache<K, V> {
         self.engine().set_max_concurrent_loads(most);
     }
 
-    /// Sets how much the L1 of this instance holds, for all clones: as many entries, or as much weight or as many bytes if
-    /// the cache was built with [`l1_weigher`](crate::Builder::l1_weigher) or
-    /// [`l1_capacity_bytes`](crate::Builder::l1_capacity_bytes). For an instance that runs out of memory, or has some to
-    /// spare, without a restart.
+    /// Sets how much the L1 of this instance holds, for all clones: as many entries, or as much weight or as many bytes
+    /// if the cache was built with [`l1_weigher`](crate::Builder::l1_weigher) or
+    /// [`l1_capacity_bytes`](crate::Builder::l1_capacity_bytes). For an instance that runs out of memory, or has some
+    /// to spare, without a restart.
     ///
     /// Counts within about a second, on a runtime: entries stay, but for those that a smaller L1 has no room for. It
     /// forgets which entries were hit most, and [`size_advice`](Self::size_advice) begins anew. Zero switches L1 off.
@@ -488,8 +490,8 @@ impl<K: CacheKey, V: Send + Sync + 'static> Cache<K, V> {
         self.engine().set_l1_capacity(capacity);
     }
 
-    /// Returns whether the cache is used for at least some keys: `false` while it is switched off in this instance or in
-    /// all, or used for no share of the keys. See [`set_enabled`](Self::set_enabled),
+    /// Returns whether the cache is used for at least some keys: `false` while it is switched off in this instance or
+    /// in all, or used for no share of the keys. See [`set_enabled`](Self::set_enabled),
     /// [`set_enabled_everywhere`](Self::set_enabled_everywhere) and [`set_enabled_for`](Self::set_enabled_for).
     #[must_use]
     pub fn is_enabled(&self) -> bool {

@@ -92,8 +92,8 @@ struct Instance {
     publisher: Option<Arc<Publisher>>,
     counters: Arc<Counters>,
     events: Arc<Events>,
-    /// Of entries that L1 removes. Apart from the others: there may be as many as look-ups, and a listener that waits for
-    /// a change must not miss the change for them.
+    /// Of entries that L1 removes. Apart from the others: there may be as many as look-ups, and a listener that waits
+    /// for a change must not miss the change for them.
     l1_events: Arc<Events>,
     metrics: Arc<Metrics>,
     /// Held while the engine is built anew, switched on or off, or closed: each of these is done to all engines.

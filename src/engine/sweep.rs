@@ -1,5 +1,5 @@
-//! Gives the memory of entries back that L1 does not serve any more, and has moka do its pending work: in the background,
-//! so that no caller waits for it. There may be millions of entries, so other tasks run from time to time.
+//! Gives the memory of entries back that L1 does not serve any more, and has moka do its pending work: in the
+//! background, so that no caller waits for it. There may be millions of entries, so other tasks run from time to time.
 
 use std::convert::Infallible;
 use std::sync::atomic::{AtomicBool, Ordering};

@@ -133,8 +133,8 @@ impl Switch {
         *lock(&self.calls)
     }
 
-    /// Follows the switch of all instances, as the clock of a lane names it. A call that came after the question, of which
-    /// there were `calls`, may be newer than the clock.
+    /// Follows the switch of all instances, as the clock of a lane names it. A call that came after the question, of
+    /// which there were `calls`, may be newer than the clock.
     pub(crate) fn follow(&self, is_off: bool, calls: u64, freshness: &Freshness, namespace: &str) {
         let present = lock(&self.calls);
         let is_new = *present == calls && self.set_everywhere(is_off, freshness);

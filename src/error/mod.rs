@@ -301,8 +301,8 @@ impl LoadError {
 
     /// The loads that would wait for each other, such as `shop:order:7 -> shop:customer:3 -> shop:order:7`, each by its
     /// namespace and its key: a loader has looked up a key whose load waits, directly or by other loads, for that
-    /// loader. Also for the errors of the loaders that have passed the error on. Not a part of the text, so that keys do
-    /// not reach logs.
+    /// loader. Also for the errors of the loaders that have passed the error on. Not a part of the text, so that keys
+    /// do not reach logs.
     ///
     /// The caches of a process find such a cycle at once, whether its look-ups are single or of many keys. They do not
     /// find it where a loader waits for a task that it has spawned, or where loads of several instances are in it: then

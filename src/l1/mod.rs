@@ -441,8 +441,8 @@ impl L1 {
         self.store.remove_where(move |slot| self.is_gone(slot, now))
     }
 
-    /// As [`sweep`](Self::sweep), after all entries were dropped together or another capacity was set. Returns what is to
-    /// be dropped after the steps, by a thread that may take seconds.
+    /// As [`sweep`](Self::sweep), after all entries were dropped together or another capacity was set. Returns what is
+    /// to be dropped after the steps, by a thread that may take seconds.
     pub(crate) fn sweep_all(&self, now: Tick) -> (Box<dyn Send>, impl Iterator<Item = ()>) {
         // moka says nothing of an entry that it never takes in.
         let has_room = self.store.has_room();

@@ -433,7 +433,8 @@ impl Mini {
         true
     }
 
-    /// Removes the entries whose place a new one takes that was looked up so often. Returns whether there is room for it.
+    /// Removes the entries whose place a new one takes that was looked up so often. Returns whether there is room for
+    /// it.
     fn makes_room(&mut self, frequency: u64, weight: u32) -> bool {
         if self.weight + u64::from(weight) <= self.capacity {
             return true;

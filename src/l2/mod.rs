@@ -264,8 +264,8 @@ pub trait Lane: Send + Sync + fmt::Debug {
     /// heartbeat says how far it is.
     fn subscribe(&self, me: MemberInfo) -> Reply<'_, (LaneClock, Box<dyn Subscription>)>;
 
-    /// Sets [`LaneClock::is_off`], which each later clock of the lane has: all instances switch themselves off or on when
-    /// they next read the clock. A clock that is lost loses it.
+    /// Sets [`LaneClock::is_off`], which each later clock of the lane has: all instances switch themselves off or on
+    /// when they next read the clock. A clock that is lost loses it.
     fn switch(&self, _is_off: bool) -> Reply<'_, ()> {
         ready(Err(L2Error::unexpected(
             "this store cannot switch all instances",

@@ -54,8 +54,9 @@ impl Loads {
     ///
     /// # Errors
     ///
-    /// If the load waits for the caller. Also if the last load failed a moment ago, and the key is not loaded again yet;
-    /// but not for a caller with a token: that load may have begun before the write that the token names (rule 22).
+    /// If the load waits for the caller. Also if the last load failed a moment ago, and the key is not loaded again
+    /// yet; but not for a caller with a token: that load may have begun before the write that the token names (rule
+    /// 22).
     pub(super) fn begin_waiting(
         &self,
         key: &Key,

@@ -273,9 +273,9 @@ impl Loads {
             .await;
     }
 
-    /// Removes the stored value of a key for which the loader has returned a newer one that is not stored, as the loader
-    /// says so or as it cannot be: no caller gets the former value any more. If L2 fails, the invalidation is deferred. Returns whether L2 has
-    /// accepted it.
+    /// Removes the stored value of a key for which the loader has returned a newer one that is not stored, as the
+    /// loader says so or as it cannot be: no caller gets the former value any more. If L2 fails, the invalidation is
+    /// deferred. Returns whether L2 has accepted it.
     pub(super) async fn remove_former(&self, key: &Key) -> bool {
         let removed = self.writes.invalidate([key.clone()], Duration::ZERO);
         removed.await.is_ok()

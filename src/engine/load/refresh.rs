@@ -67,8 +67,8 @@ impl Loads {
         }))
     }
 
-    /// Has a value refreshed that is almost as old as `every`, or loaded if there is none: in one instance at a time, as
-    /// with the refresh of a stale value. A value that another instance has refreshed meanwhile is young again.
+    /// Has a value refreshed that is almost as old as `every`, or loaded if there is none: in one instance at a time,
+    /// as with the refresh of a stale value. A value that another instance has refreshed meanwhile is young again.
     pub(crate) async fn keep_warm(self: &Arc<Self>, key: &Key, every: Duration, load: Load) {
         if self.ctx.switch.is_off_for(key) {
             return;

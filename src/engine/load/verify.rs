@@ -119,7 +119,8 @@ impl Loads {
         compared.ok().flatten()
     }
 
-    /// Answers the caller of a hit by its loader, and compares the hit with that, see [`Mode::Shadow`](crate::Mode::Shadow).
+    /// Answers the caller of a hit by its loader, and compares the hit with that, see
+    /// [`Mode::Shadow`](crate::Mode::Shadow).
     pub(super) fn answer_from_source(
         self: &Arc<Self>,
         key: Key,
@@ -135,8 +136,8 @@ impl Loads {
         })
     }
 
-    /// As [`answer_from_source`](Self::answer_from_source), for the hits of a call with their places, by one call of the
-    /// loader.
+    /// As [`answer_from_source`](Self::answer_from_source), for the hits of a call with their places, by one call of
+    /// the loader.
     pub(super) async fn answer_all_from_source(
         self: &Arc<Self>,
         hits: Vec<Due>,

@@ -154,8 +154,8 @@ impl Subscriber {
             never = self.keep_delivering() => match never {},
             never = self.keep_lanes() => match never {},
         }
-        // The request goes over another connection than `leave`: carried out after that, it would leave a member behind,
-        // for which others wait (rule 16).
+        // The request goes over another connection than `leave`: carried out after that, it would leave a member
+        // behind, for which others wait (rule 16).
         let mut has_asked = self.has_asked.subscribe();
         tokio::select! {
             biased;

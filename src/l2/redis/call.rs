@@ -223,8 +223,8 @@ pub(super) fn numbers<const N: usize>(packed: &[u8]) -> Result<[u64; N], L2Error
     Ok(numbers.map(u64::from_be_bytes))
 }
 
-/// The lane's clock: epoch, seq, ver, the time and whether all instances are off; and the incarnation that the server names
-/// `run_id:master_replid`.
+/// The lane's clock: epoch, seq, ver, the time and whether all instances are off; and the incarnation that the server
+/// names `run_id:master_replid`.
 pub(super) fn clock([epoch, seq, ver, now, is_off]: [u64; 5], incarnation: &str) -> LaneClock {
     LaneClock {
         incarnation: XxHash3_64::oneshot(incarnation.as_bytes()),

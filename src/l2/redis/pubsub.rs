@@ -77,8 +77,8 @@ pub(super) struct Heartbeat {
     pub(super) answer: oneshot::Sender<Result<LaneClock, L2Error>>,
 }
 
-/// The clock of a lane in the answer to HEARTBEAT: whether it is in order, epoch, seq and ver; the generation of the list
-/// of members that the instance is in; and whether all instances are off.
+/// The clock of a lane in the answer to HEARTBEAT: whether it is in order, epoch, seq and ver; the generation of the
+/// list of members that the instance is in; and whether all instances are off.
 type ClockRow = (bool, u64, u64, u64, u64, u64);
 
 /// By the slots of lanes, whether the witnesses name the server that answers.

@@ -34,8 +34,8 @@ impl Found {
 }
 
 /// Runs RUN, as each new connection does before it is used. A subscriber adds itself as a member. If the clock does not
-/// say that its lane may be used, or a server of a cluster has lost what it said, that is settled first, by [`settle_number`].
-/// The error of a lane that is not used names the number of lanes that the namespace has.
+/// say that its lane may be used, or a server of a cluster has lost what it said, that is settled first, by
+/// [`settle_number`]. The error of a lane that is not used names the number of lanes that the namespace has.
 pub(super) async fn run(
     names: &Names,
     me: Option<Member>,

@@ -85,8 +85,8 @@ pub(crate) fn name_of(id: u8) -> &'static str {
     }
 }
 
-/// The id and the bytes of the codec below the layers. `None` if they are encrypted, or compressed and cannot be read, or
-/// have more than `max` bytes.
+/// The id and the bytes of the codec below the layers. `None` if they are encrypted, or compressed and cannot be read,
+/// or have more than `max` bytes.
 #[cfg(feature = "inspect")]
 #[cfg_attr(
     not(feature = "compression"),
@@ -200,8 +200,8 @@ pub trait Codec: Send + Sync + 'static {
     /// the codec.
     fn decode<T: DeserializeOwned + Send>(&self, bytes: &[u8]) -> Result<T>;
 
-    /// Reads a value as [`decode`](Self::decode) does, for a cache: a codec without names refuses a value that was written
-    /// with another shape.
+    /// Reads a value as [`decode`](Self::decode) does, for a cache: a codec without names refuses a value that was
+    /// written with another shape.
     ///
     /// # Errors
     ///
