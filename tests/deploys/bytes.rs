@@ -45,16 +45,12 @@ fn builder(url: &str) -> Builder<String, Product> {
 /// A key of each codec and layer, in one cache.
 fn caches(url: &str) -> Vec<(&'static str, Cache<String, Product>)> {
     let mut caches = vec![("bincode", builder(url))];
-    #[cfg(feature = "json")]
     caches.push(("json", builder(url).codec(larder::codec::Json)));
-    #[cfg(feature = "postcard")]
     caches.push(("postcard", builder(url).codec(larder::codec::Postcard)));
-    #[cfg(feature = "messagepack")]
     caches.push((
         "messagepack",
         builder(url).codec(larder::codec::MessagePack),
     ));
-    #[cfg(feature = "compression")]
     caches.push((
         "compressed",
         builder(url).codec(larder::codec::Compressed::new(larder::codec::Bincode)),
@@ -101,12 +97,6 @@ async fn write_the_file() {
     fs::write(path(), text).unwrap();
 }
 
-#[cfg(all(
-    feature = "json",
-    feature = "postcard",
-    feature = "messagepack",
-    feature = "compression"
-))]
 #[tokio::test]
 async fn values_of_release_0_1_are_read() {
     let server = RedisServer::start().await;

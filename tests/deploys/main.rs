@@ -9,6 +9,13 @@
     reason = "a step that fails ends the test"
 )]
 
+// The file has values of all codecs and layers.
+#[cfg(all(
+    feature = "json",
+    feature = "postcard",
+    feature = "messagepack",
+    feature = "compression"
+))]
 mod bytes;
 mod release;
 #[path = "../support/mod.rs"]

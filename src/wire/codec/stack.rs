@@ -120,6 +120,15 @@ pub(super) fn read_by<C: Codec, T: Serialize + DeserializeOwned + Send + 'static
 }
 
 /// Reads bytes that are in no layer, by the codec of this crate that has written them.
+#[cfg_attr(
+    not(any(
+        feature = "bincode",
+        feature = "json",
+        feature = "postcard",
+        feature = "messagepack"
+    )),
+    expect(unused_variables, reason = "there is no codec that reads them")
+)]
 pub(super) fn read_by_any<T: Serialize + DeserializeOwned + Send + 'static>(
     id: u8,
     bytes: &[u8],

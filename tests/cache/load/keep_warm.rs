@@ -85,6 +85,19 @@ async fn an_invalidated_key_is_loaded_again() {
     assert!(cache.get_local(&1).is_some());
 }
 
+/// A hit that is to be compared with its source is refreshed all the same.
+#[tokio::test(start_paused = true)]
+async fn keys_that_are_compared_are_kept_warm_too() {
+    let (clock, loads) = (clock(), Loads::default());
+    let l2 = MemoryL2::with_clock(clock.clone());
+    let cache = instance(&l2, &clock, &loads);
+    let settings = serde_json::from_str(r#"{ "verify": 1.0 }"#).unwrap();
+    cache.apply_settings(&settings).unwrap();
+    tokio::spawn(cache.keep_warm(KEYS, EVERY));
+    sleep(3 * EVERY).await;
+    assert!(cache.stats().refreshes >= 3, "{:?}", cache.stats());
+}
+
 #[tokio::test(start_paused = true)]
 async fn it_ends_with_the_cache() {
     let (clock, loads) = (clock(), Loads::default());
