@@ -250,7 +250,7 @@ impl Convert {
 
     /// The TTLs of a value that is written now: its own, or those of the cache.
     fn ttls(&self, value: &AnyValue, own: &OwnTtls) -> Result<Ttls, Misuse> {
-        let options = &*self.options;
+        let (options, tuned) = (&*self.options, self.options.tuned());
         // User code: a panic would unwind through the task of a load, and leave its callers without a result.
         let hard = || {
             let ttl_of = || self.rules.ttl_of.as_ref().and_then(|ttl_of| ttl_of(value));
@@ -262,14 +262,12 @@ impl Convert {
             // Shortened and never lengthened: the caller may have taken the TTL from a token that expires then.
             Some(ttl) => Some(options.shortened(ttl.min(LONGEST))),
             // Where reads extend lifetimes it is the longest that there may be.
-            None if options.sliding.is_some() => {
-                options.tuned().l2_ttl.map(|ttl| options.shortened(ttl))
-            }
-            None => options.tuned().l2_ttl.map(|ttl| options.jittered(ttl)),
+            None if options.sliding.is_some() => tuned.l2_ttl.map(|ttl| options.shortened(ttl)),
+            None => tuned.l2_ttl.map(|ttl| options.jittered(ttl)),
         };
         let soft = match own.soft_ttl {
             Some(soft) => Some(options.shortened(soft.min(LONGEST))),
-            None => options.tuned().soft_ttl.map(|soft| options.jittered(soft)),
+            None => tuned.soft_ttl.map(|soft| options.jittered(soft)),
         };
         Ok(Ttls {
             soft,
@@ -380,11 +378,8 @@ impl Convert {
         };
         let gone_at = at(lifetime.expires_at);
         // From now on, and not from its birth: the option bounds how long this copy stays, whoever wrote the value.
-        let l1_ttl = self
-            .options
-            .tuned()
-            .l1_ttl
-            .map(|ttl| self.options.shortened(ttl));
+        let l1_ttl = self.options.tuned().l1_ttl;
+        let l1_ttl = l1_ttl.map(|ttl| self.options.shortened(ttl));
         let expires_at = match l1_ttl.into_iter().chain(lifetime.l1_ttl).min() {
             // Gone at any time, also while the clock stands still.
             Some(Duration::ZERO) => 0,

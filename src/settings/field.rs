@@ -209,10 +209,13 @@ impl Field for Mode {
         "strict, shadow, or available and its limit, such as available:60s";
 
     fn from_text(text: &str) -> Option<Self> {
-        match text.strip_prefix("available:") {
-            Some(limit) => duration(limit).map(|limit| Self::Available { limit }),
-            None if text == "shadow" => Some(Self::Shadow),
-            None => (text == "strict").then_some(Self::Strict),
+        match text {
+            "strict" => Some(Self::Strict),
+            "shadow" => Some(Self::Shadow),
+            _ => {
+                let limit = duration(text.strip_prefix("available:")?)?;
+                Some(Self::Available { limit })
+            }
         }
     }
 
