@@ -76,6 +76,8 @@ rules! {
     TagFloors,
     /// 20: a tag whose version is lost counts as one that was never invalidated.
     TagVersions,
+    /// 20: the store gives out the version of a tag whichever epoch it is of.
+    TagEpochs,
     /// 21: a message with a number that was received before is ignored.
     SeenNumbers,
     /// 22: a look-up with a token is answered by L1 like any other.

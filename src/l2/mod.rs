@@ -215,8 +215,9 @@ pub trait Lane: Send + Sync + fmt::Debug {
         deadline: Option<u64>,
     ) -> Reply<'a, Option<Touched>>;
 
-    /// The version of the last invalidation of each tag. `None` if the store does not know it: then values with the tag
-    /// are misses. It knows it for as long as it holds a value with the tag, unless it has lost it.
+    /// The version of the last invalidation of each tag, in the present epoch. `None` if the store does not know it:
+    /// then values with the tag are misses. It knows it for as long as it holds a value with the tag, unless it has lost
+    /// it.
     fn tag_versions<'a>(&'a self, tags: &'a [&'a str]) -> Reply<'a, Vec<Option<TagVersion>>>;
 
     /// Removes the values whose key begins with one of these prefixes, byte by byte, and whose version is below that of

@@ -47,6 +47,7 @@ fn expected(rule: Rule) -> (u8, Invariant) {
         Rule::TagFills => (20, I2NoResurrection),
         Rule::TagFloors => (20, I1Bound),
         Rule::TagVersions => (20, I1Bound),
+        Rule::TagEpochs => (20, I1Bound),
         Rule::SeenNumbers => (21, I1Bound),
         Rule::Tokens => (22, I9Tokens),
         Rule::TokenLoads => (22, I9Tokens),

@@ -157,6 +157,23 @@ impl Config {
                 delay_ms: 0..=30,
                 ..base
             },
+            // Invalidations of tags, while the store goes back to before them, between a value and its tag versions.
+            20 if !seed.is_multiple_of(2) => Self {
+                keys: 6,
+                readers: 16,
+                max_staleness_ms: 100,
+                delay_ms: 0..=40,
+                load_ms: 100..=300,
+                write_rest_ms: 800,
+                tags: 0.9,
+                fault_every_ms: 40,
+                faults: vec![
+                    (Fault::StoreRolledBack, 1),
+                    (Fault::SubscriberSilent, 12),
+                    (Fault::SlowNetwork, 1),
+                ],
+                ..base
+            },
             // Invalidations of tags, which loads and reads do not outlive; of some the store loses what it knows, and
             // new instances have nothing else.
             20 => Self {

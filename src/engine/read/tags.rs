@@ -76,12 +76,16 @@ async fn ask_unknown<'a>(
 ) -> Option<TagVersions> {
     let is_live = proof == Proof::Used && ctx.l1.freshness.is_live();
     // The proof before the generation: a proof that came after a flush says nothing of tags that were known before it.
+    // The generation before the epoch: a value of a former epoch is not compared with the floors of this one.
     let generation = ctx.l1.freshness.generation();
-    let is_unknown = |tag: &Arc<TagState>| !is_live || !tag.is_known(generation);
+    let epoch = ctx.l1.freshness.epoch();
     let mut unknown = TagVersions::new();
     for slot in slots {
+        let is_known = |tag: &Arc<TagState>| {
+            is_live && slot.version.epoch == epoch && tag.is_known(generation)
+        };
         let tags = slot.tags();
-        let tags = tags.iter().filter(|tag| is_unknown(tag));
+        let tags = tags.iter().filter(|tag| !is_known(tag));
         unknown.extend(tags.map(|tag| (tag.name.clone(), None)));
     }
     if unknown.is_empty() {

@@ -354,7 +354,9 @@ impl Lane for MemoryLane {
 
     fn tag_versions<'a>(&'a self, tags: &'a [&'a str]) -> Reply<'a, Vec<Option<TagVersion>>> {
         self.step(|state| {
-            let version = |tag: &&str| state.tags.version(tag, state.now.at);
+            let (at, epoch) = (state.now.at, state.clock.epoch);
+            let is_of_now = |of: u64| of == epoch || without(Rule::TagEpochs);
+            let version = |tag: &&str| state.tags.version(tag, at).filter(|v| is_of_now(v.epoch));
             tags.iter().map(version).collect()
         })
     }

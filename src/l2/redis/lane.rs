@@ -1,6 +1,7 @@
 //! The steps of a lane: one script or command each, with its arguments and its answer. The connection of a request is
 //! left to [`connection`](super::connection).
 
+use std::iter;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -341,12 +342,6 @@ fn touched(answer: &[u8]) -> Result<(Option<Touched>, u64), L2Error> {
     Ok((Some(touched), at))
 }
 
-/// Reads a tag version as it is stored; `None` if it is missing or damaged.
-pub(super) fn tag_version(stored: Option<Vec<u8>>) -> Option<TagVersion> {
-    let [epoch, ver] = numbers(&stored?).ok()?;
-    Some(TagVersion { epoch, ver })
-}
-
 /// Reads a stamp that a script answers.
 fn stamp(packed: &[u8]) -> Result<Stamp, L2Error> {
     let [epoch, ver, written_at] = numbers(packed)?;
@@ -515,14 +510,18 @@ impl Lane for RedisLane {
     fn tag_versions<'a>(&'a self, tags: &'a [&'a str]) -> Reply<'a, Vec<Option<TagVersion>>> {
         async move {
             let mut versions = Vec::with_capacity(tags.len());
-            // The server does nothing else while it executes an MGET, however long that is.
+            // The server does nothing else while it executes a script, however long that is.
             for tags in tags.chunks(TAG_VERSIONS) {
-                let mut request = cmd("MGET");
-                for tag in tags {
-                    request.arg(self.names.name(TAG_VERSION, tag));
-                }
-                let answer: Vec<Option<Vec<u8>>> = self.ask(&request).await?;
-                versions.extend(answer.into_iter().map(tag_version));
+                let answer = self.step(&scripts::TAG_VERSIONS, 1 + tags.len(), Ok, |call| {
+                    call.own(&[CLOCK]).keys(&[TAG_VERSION], tags);
+                });
+                let answer: Option<(u64, Vec<Option<u64>>)> = answer.await?;
+                let known = answer.into_iter().flat_map(|(epoch, vers)| {
+                    let version = move |ver| TagVersion { epoch, ver };
+                    vers.into_iter().map(move |ver| ver.map(version))
+                });
+                let unknown = iter::repeat(None);
+                versions.extend(known.chain(unknown).take(tags.len()));
             }
             Ok(versions)
         }

@@ -53,6 +53,7 @@ lua! {
     TOUCH: [ALLOW_OOM, CLOCK, STAMP, STORED, STAGED, TAGS], "touch.lua";
     INVALIDATE: [ALLOW_OOM, CLOCK, LIST, MARK], "invalidate.lua";
     INVALIDATE_TAGS: [ALLOW_OOM, CLOCK, TAG_LIST], "invalidate_tags.lua";
+    TAG_VERSIONS: [CHECKED, CLOCK, TAGS], "tag_versions.lua";
     SWITCH: [ALLOW_OOM, CLOCK], "switch.lua";
     CLEAR: [ALLOW_OOM, CLOCK, EPOCH], "clear.lua";
     END_LEASES: [ALLOW_OOM, CLOCK], "end_leases.lua";

@@ -9,7 +9,8 @@ use serde::{Deserialize, Serialize, Serializer};
 use tokio::task::JoinHandle;
 
 use crate::fleet::{
-    Fleet, Set, Source, Texts, left, over_both_stores, pair, received, stores, without_heartbeats,
+    Fleet, HOUR, Set, Source, Texts, left, over_both_stores, pair, received, stores,
+    without_heartbeats,
 };
 use crate::support::eventually::eventually;
 use crate::support::network::{Gate, Step, Way};
@@ -784,6 +785,62 @@ async fn tags_of_another_epoch_are_not_of_this_one(fleet: Fleet) {
         })
         .await;
     }
+}
+
+/// The value was read before, and the store goes back to when its tag was not invalidated yet.
+#[tokio::test]
+async fn what_was_read_before_a_restart_is_not_valid_by_the_tags_after_it() {
+    let fleet = Fleet::memory();
+    let ((a, _), (b, wire)) = pair(&fleet).await;
+    insert(&a, "k", &["t"]).await;
+    let before = fleet.snapshot();
+    a.invalidate_tag("t").await.unwrap();
+    let gate = wire.close(Step::TagVersions, Way::Request);
+    let read = tokio::spawn({
+        let b = b.clone();
+        async move { b.get("k").await }
+    });
+    gate.arrived(1).await;
+    fleet.restore(&before);
+    gate.open();
+    assert!(read.await.unwrap().is_none());
+    assert!(b.get("k").await.is_none() && b.get_local("k").is_none());
+}
+
+/// The instance has asked for the tag again since, and knows its version of the new epoch.
+#[tokio::test]
+async fn what_was_read_before_a_restart_is_not_valid_by_a_tag_that_is_known_since() {
+    let fleet = Fleet::memory();
+    let kept = |builder| without_heartbeats(builder).l2_ttl(2 * HOUR);
+    let (a, _) = fleet.instance_with(kept).await;
+    let (b, wire) = fleet.instance_with(kept).await;
+    insert(&a, "k", &["t"]).await;
+    let before = fleet.snapshot();
+    a.invalidate_tag("t").await.unwrap();
+    // Without a proof the server compares epochs: this value was of the present one.
+    wire.silence(true);
+    fleet.advance(HOUR);
+    let gate = wire.close(Step::AcquireLease, Way::Reply);
+    let read = tokio::spawn({
+        let b = b.clone();
+        async move { b.get("k").await }
+    });
+    gate.arrived(1).await;
+    fleet.restore(&before);
+    wire.silence(false);
+    wire.cut();
+    eventually("b has subscribed again", async || {
+        b.health().is_subscriber_live()
+    })
+    .await;
+    a.ready().await;
+    insert(&a, "other", &["t"]).await;
+    // By requests of another kind, which the gate does not hold.
+    assert!(b.get_many(["other"]).await[0].is_some());
+    assert!(b.get_local("other").is_some(), "b knows the tag");
+    gate.open();
+    assert!(read.await.unwrap().is_none());
+    assert!(b.get("k").await.is_none() && b.get_local("k").is_none());
 }
 
 async fn an_instance_that_cannot_ask_has_a_miss(fleet: Fleet) {

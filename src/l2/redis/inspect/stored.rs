@@ -11,8 +11,7 @@ use deadpool_redis::redis::cmd;
 use super::connections::in_time;
 use super::{Connected, LaneState, Namespace};
 use crate::key::Key;
-use crate::l2::redis::call::{Call, Lua};
-use crate::l2::redis::lane::tag_version;
+use crate::l2::redis::call::{Call, Lua, numbers};
 use crate::l2::redis::names::{CLOCK, HOLD, LEASE, TAG_VERSION, VALUE, WRITES};
 use crate::l2::redis::scripts::{self, CHECKED, INCARNATION, MARK, lua};
 use crate::l2::{L2Error, LaneNumber, Lifetime, Stamp, TagVersion};
@@ -280,8 +279,11 @@ impl Connected {
             ask.arg(self.names.name(TAG_VERSION, tag));
         }
         let stored: Vec<Option<Vec<u8>>> = in_time(ask.query_async(&mut self.connection)).await?;
-        let versions = stored.into_iter().map(tag_version);
-        Ok(iter::zip(tags, versions).collect())
+        let version = |stored: Option<Vec<u8>>| {
+            let [epoch, ver] = numbers(&stored?).ok()?;
+            Some(TagVersion { epoch, ver })
+        };
+        Ok(iter::zip(tags, stored.into_iter().map(version)).collect())
     }
 }
 
