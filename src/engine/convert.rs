@@ -129,12 +129,12 @@ impl Convert {
         }
     }
 
-    /// Reads a value that waits for its source, which has no stamp. `None` if it cannot be read.
+    /// Reads a value that waits for its source, which has no stamp. `None` if it is of another type.
     #[cfg(feature = "write-behind")]
-    pub(crate) fn open_waiting(&self, waiting: &Waiting) -> Option<AnyValue> {
+    pub(crate) fn open_waiting(&self, waiting: &Waiting) -> Result<Option<AnyValue>, BoxError> {
         let bytes = envelope::stamped(Stamp::default(), &waiting.body);
-        let (value, _) = self.decode(&Key::from(&*waiting.key), &bytes).ok()??;
-        Some(value)
+        let decoded = self.decode(&Key::from(&*waiting.key), &bytes)?;
+        Ok(decoded.map(|(value, _)| value))
     }
 
     /// Decodes the value of this type, if there is one: bytes of another type may decode to a wrong value.

@@ -100,6 +100,26 @@ async fn releases_with_two_codecs_read_each_others_values() {
     assert_eq!(new.ask("get k").await, "nothing");
 }
 
+/// Both append to one stream, and the worker of each takes its own writes.
+#[cfg(feature = "write-behind")]
+#[tokio::test]
+async fn releases_with_two_schema_versions_write_their_own_writes_behind() {
+    let (_server, mut old, mut new) = releases(Kind::Plain, Kind::SchemaVersion).await;
+    for n in 1..=5 {
+        assert_eq!(old.ask(&format!("append k{n} old{n}")).await, "done");
+        assert_eq!(new.ask(&format!("append l{n} new{n}")).await, "done");
+        old.until("written", &upto("old", n)).await;
+        new.until("written", &upto("new", n)).await;
+    }
+}
+
+/// What a release has written, in order.
+#[cfg(feature = "write-behind")]
+fn upto(release: &str, n: usize) -> String {
+    let all: Vec<String> = (1..=n).map(|n| format!("{release}{n}")).collect();
+    all.join(" ")
+}
+
 /// Nothing of one release reaches the other.
 #[tokio::test]
 async fn releases_with_two_namespaces_are_two_caches() {

@@ -193,6 +193,8 @@ async fn serve<V: Value>(builder: Builder<String, V>) {
             }
         }
     });
+    #[cfg(feature = "write-behind")]
+    let behind = Behind::new(&cache);
     while let Some(command) = commands.recv().await {
         let words: Vec<&str> = command.split(' ').collect();
         let answer = match words[..] {
@@ -214,6 +216,13 @@ async fn serve<V: Value>(builder: Builder<String, V>) {
                 cache.insert(key, V::of(text)).await.unwrap();
                 "done".to_owned()
             }
+            #[cfg(feature = "write-behind")]
+            ["append", key, text] => {
+                behind.cache.insert(key, V::of(text)).await.unwrap();
+                "done".to_owned()
+            }
+            #[cfg(feature = "write-behind")]
+            ["written"] => behind.written.lock().unwrap().join(" "),
             ["invalidate", key] => {
                 cache.invalidate_and_wait(key).await.unwrap();
                 "done".to_owned()
@@ -232,6 +241,31 @@ async fn serve<V: Value>(builder: Builder<String, V>) {
             _ => panic!("unknown: {command}"),
         };
         say(&answer);
+    }
+}
+
+/// A cache whose writes reach their source later, and the texts that have reached it.
+#[cfg(feature = "write-behind")]
+struct Behind<V: Value> {
+    cache: larder::write_behind::WriteBehind<String, V>,
+    written: Arc<std::sync::Mutex<Vec<String>>>,
+}
+
+#[cfg(feature = "write-behind")]
+impl<V: Value> Behind<V> {
+    fn new(cache: &Cache<String, V>) -> Self {
+        let written = Arc::<std::sync::Mutex<Vec<String>>>::default();
+        let source = Arc::clone(&written);
+        let store = move |batch: Vec<larder::write_behind::Write<String, V>>| {
+            let texts = batch.iter().map(|write| write.value.text().to_owned());
+            source.lock().unwrap().extend(texts);
+            std::future::ready(Ok::<_, Infallible>(()))
+        };
+        let builder = larder::write_behind::WriteBehind::builder(cache.clone());
+        Self {
+            cache: builder.store(store).build().unwrap(),
+            written,
+        }
     }
 }
 

@@ -3,6 +3,7 @@
 mod crash;
 mod hostile;
 mod kept;
+mod releases;
 mod update;
 
 use std::collections::BTreeMap;

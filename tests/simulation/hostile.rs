@@ -212,9 +212,10 @@ impl Config {
                 ..base
             },
             // Writes that reach the source later, beside others, and a source that changes some; workers that are
-            // silent.
+            // silent, and of two releases.
             24 => Self {
                 written_behind: 0.6,
+                types: if seed % 3 == 2 { 2 } else { 1 },
                 load_ms: 20..=150,
                 write_rest_ms: 60,
                 fault_every_ms: 250,

@@ -113,7 +113,7 @@ const MOST_IN_A_BATCH: usize = 256;
 #[derive(Clone, Debug)]
 #[non_exhaustive]
 pub struct DeadLetter<K, V> {
-    /// The write; `None` if it cannot be read, as when its type has changed.
+    /// The write; `None` if it cannot be read, as when it has the type of another release.
     pub write: Option<Write<K, V>>,
     /// The text of its key.
     pub key: String,
@@ -390,7 +390,7 @@ impl Streams {
             for stream in self.lanes.iter() {
                 let letters = stream.get()?.dead_letters(most - all.len()).await;
                 for letter in letters.map_err(Reason::L2)? {
-                    let write = AnyWrite::read(&stream.ctx, &letter, decode);
+                    let write = AnyWrite::read(&stream.ctx, &letter, decode).ok();
                     all.push((letter, write));
                 }
             }
@@ -630,7 +630,8 @@ where
     }
 
     /// How often a worker looks for writes of other instances; it takes writes of its own instance at once. Default:
-    /// 200 ms. At least 1 ms.
+    /// 200 ms. At least 1 ms. Give all instances the same: a worker leaves writes of another
+    /// [release](crate::guide::deploys#with-write-behind) for twice as long.
     pub fn interval(mut self, interval: Duration) -> Self {
         self.options.interval = interval;
         self

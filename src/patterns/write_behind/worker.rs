@@ -16,7 +16,7 @@ use tokio::time::{sleep, timeout};
 use tracing::{debug, info, warn};
 
 use super::stats::Counters;
-use super::write::{AnyWrite, DecodeKey, Store};
+use super::write::{AnyWrite, DecodeKey, Store, Unread};
 use crate::clock::{Tick, nanos};
 use crate::engine::{Context, Engine};
 use crate::key::Key;
@@ -33,6 +33,10 @@ const LONGEST_RETRY: Duration = Duration::from_secs(10);
 const OVER_AFTER: Duration = Duration::from_secs(5);
 /// Why a write is a dead letter that was not given to `store`.
 const UNREADABLE: &str = "it cannot be read";
+const NOT_TAKEN: &str = "no worker with its schema_version and type_tag has taken it";
+/// How often a worker gives the stream up for writes of another type. After that their release does not run any more,
+/// as far as the worker can know, and they become dead letters.
+const LEFT_AT_MOST: u32 = 50;
 
 /// The options of a worker: those of the builder.
 #[derive(Clone, Copy)]
@@ -69,6 +73,8 @@ enum Worked {
     Buried,
     /// Nothing waits, or another worker works.
     Idle,
+    /// Writes of another type are left to a worker of that type.
+    Left,
 }
 
 /// How often a batch has failed, by its first write.
@@ -78,6 +84,23 @@ struct Failing {
     times: u32,
     /// Whether an attempt was given up, and may still arrive.
     in_doubt: bool,
+}
+
+/// The writes of another type that are left to other workers.
+#[derive(Clone, Copy, Default)]
+struct Left {
+    /// The first of them; `None` before the first look, and after the last ones became dead letters.
+    first: Option<StreamId>,
+    /// How often the stream was given up for them. No time, as another worker may have the stream for long, while its
+    /// source is down.
+    times: u32,
+}
+
+/// What a worker remembers of the batches before.
+#[derive(Default)]
+struct Progress {
+    failing: Failing,
+    left: Left,
 }
 
 /// What was traced, until it is over.
@@ -114,18 +137,23 @@ impl Worker {
     }
 
     async fn work_on(&self) {
-        let (mut trouble, mut failing) = (None::<Trouble>, Failing::default());
+        let (mut trouble, mut progress) = (None::<Trouble>, Progress::default());
         let mut retries = retry_delays(FIRST_RETRY, LONGEST_RETRY);
         loop {
-            match self.work(&mut failing).await {
+            match self.work(&mut progress).await {
                 Ok(worked) => {
-                    failing = Failing::default();
+                    progress.failing = Failing::default();
                     // Whatever fails next is another failure, so its pauses begin anew.
                     retries = retry_delays(FIRST_RETRY, LONGEST_RETRY);
                     self.end(&mut trouble, &worked);
-                    if matches!(worked, Worked::Idle) {
+                    match worked {
+                        Worked::Stored | Worked::Buried => {}
                         // Whichever comes first.
-                        let _ = timeout(self.options.interval, self.wake.notified()).await;
+                        Worked::Idle => {
+                            let _ = timeout(self.options.interval, self.wake.notified()).await;
+                        }
+                        // Long enough for every other worker to look once.
+                        Worked::Left => sleep(self.options.interval.saturating_mul(2)).await,
                     }
                 }
                 Err(failure) => {
@@ -197,17 +225,25 @@ impl Worker {
 
     /// Takes the first writes, and has them written. If this is the last attempt, those that fail by themselves become
     /// dead letters.
-    async fn work(&self, failing: &mut Failing) -> Result<Worked, Failure> {
-        let taken = self.take(self.options.batch).await?;
-        let Some(taken) = taken.filter(|taken| !taken.is_empty()) else {
+    async fn work(&self, progress: &mut Progress) -> Result<Worked, Failure> {
+        let Some(taken) = self.take(self.options.batch).await? else {
             return Ok(Worked::Idle);
         };
-        tokio::select! {
+        if taken.is_empty() {
+            progress.left = Left::default();
+            return Ok(Worked::Idle);
+        }
+        let worked = tokio::select! {
             biased;
             // Ready writes first: a batch that has been settled is not given up for a fence that is lost just now.
-            worked = self.write_all(&taken, failing) => worked,
-            () = self.keep_fence() => Err(Failure::Fence),
+            worked = self.write_all(&taken, progress) => worked?,
+            () = self.keep_fence() => return Err(Failure::Fence),
+        };
+        if matches!(worked, Worked::Left) {
+            (self.stream()?.take(self.fence, Duration::ZERO, 0).await).map_err(Failure::L2)?;
+            progress.left.times += 1;
         }
+        Ok(worked)
     }
 
     /// Renews the fence, until another worker has it.
@@ -227,8 +263,8 @@ impl Worker {
         (self.stream()?.take(self.fence, silence, most).await).map_err(Failure::L2)
     }
 
-    /// The write that an entry holds. `None` if it cannot be read.
-    fn read(&self, waiting: &Waiting) -> Option<AnyWrite> {
+    /// The write that an entry holds.
+    fn read(&self, waiting: &Waiting) -> Result<AnyWrite, Unread> {
         AnyWrite::read(&self.ctx, waiting, self.decode_key)
     }
 
@@ -238,29 +274,43 @@ impl Worker {
         stream.ok_or_else(|| Failure::L2(L2Error::closed()))
     }
 
-    async fn write_all(&self, taken: &[Waiting], failing: &mut Failing) -> Result<Worked, Failure> {
+    async fn write_all(
+        &self,
+        taken: &[Waiting],
+        progress: &mut Progress,
+    ) -> Result<Worked, Failure> {
+        let Progress { failing, left } = progress;
         // Each key once, with all its writes: the last one counts, and the others are settled with it.
         // In an order that does not depend on hashes, so that a simulated run can be repeated.
         let mut keys: BTreeMap<&str, Vec<&Waiting>> = BTreeMap::new();
         for write in taken {
             keys.entry(&write.key).or_default().push(write);
         }
-        let (mut writes_by_key, mut batch) = (Vec::new(), Vec::new());
+        let (mut writes_by_key, mut batch, mut others) = (Vec::new(), Vec::new(), Vec::new());
         for writes in keys.into_values() {
-            let Some(write) = writes.last().and_then(|newest| self.read(newest)) else {
-                self.settle(&writes, Err(UNREADABLE)).await?;
-                continue;
-            };
-            writes_by_key.push(writes);
-            batch.push(write);
+            let newest = writes.last().map(|newest| self.read(newest));
+            match newest.unwrap_or(Err(Unread::Damaged)) {
+                Ok(write) => {
+                    writes_by_key.push(writes);
+                    batch.push(write);
+                }
+                Err(Unread::OfAnotherType) => others.push(writes),
+                Err(Unread::Damaged) => self.settle(&writes, Err(UNREADABLE)).await?,
+            }
         }
-        let Some(first) = taken.first().filter(|_| !batch.is_empty()) else {
-            return Ok(Worked::Buried);
-        };
+        let is_left = self.leave(&others, left).await?;
         // Another batch. That of before was settled, by this worker or by another one.
-        if failing.first != first.id {
+        let first = writes_by_key.iter().flatten().map(|write| write.id).min();
+        let Some(first) = first else {
+            return Ok(if is_left {
+                Worked::Left
+            } else {
+                Worked::Buried
+            });
+        };
+        if failing.first != first {
             *failing = Failing::default();
-            failing.first = first.id;
+            failing.first = first;
         }
         debug_assert_eq!(
             batch.len(),
@@ -271,7 +321,11 @@ impl Worker {
             .store_all(None, batch, &writes_by_key, failing.in_doubt)
             .await
         else {
-            return Ok(Worked::Stored);
+            return Ok(if is_left {
+                Worked::Left
+            } else {
+                Worked::Stored
+            });
         };
         let Failure::Store { in_doubt, .. } = failure else {
             return Err(failure);
@@ -286,7 +340,7 @@ impl Worker {
         for writes in &writes_by_key {
             let newest = writes.last();
             // Read anew: `store` has had the first one. It was readable a moment ago.
-            let Some(write) = newest.and_then(|newest| self.read(newest)) else {
+            let Some(write) = newest.and_then(|newest| self.read(newest).ok()) else {
                 continue;
             };
             let key = newest.map(|newest| &*newest.key);
@@ -298,6 +352,26 @@ impl Worker {
             }
         }
         Ok(worked)
+    }
+
+    /// Leaves writes of another type to a worker of that type, as during a deploy two releases append to one stream. If
+    /// no such worker has come, the writes become dead letters. Returns whether they are left.
+    async fn leave(&self, others: &[Vec<&Waiting>], left: &mut Left) -> Result<bool, Failure> {
+        let Some(first) = others.iter().flatten().map(|write| write.id).min() else {
+            *left = Left::default();
+            return Ok(false);
+        };
+        if left.first.is_some_and(|known| known != first) {
+            *left = Left::default();
+        }
+        left.first = Some(first);
+        if left.times < LEFT_AT_MOST {
+            return Ok(true);
+        }
+        self.settle(&others.concat(), Err(NOT_TAKEN)).await?;
+        // Writes of that release that follow do not wait anew.
+        left.first = None;
+        Ok(false)
     }
 
     /// Gives a batch, which has the newest write of each key, to `store`; and settles all writes of these keys if that

@@ -28,12 +28,26 @@ pub(super) struct AnyWrite {
     version: u64,
 }
 
+/// Why a write cannot be read.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Unread {
+    /// It has another type tag.
+    OfAnotherType,
+    Damaged,
+}
+
 impl AnyWrite {
-    /// The write that an entry holds. `None` if it cannot be read.
-    pub(super) fn read(ctx: &Context, waiting: &Waiting, decode: DecodeKey) -> Option<Self> {
-        Some(Self {
-            key: decode(&waiting.encoded_key, &waiting.key)?,
-            value: ctx.convert.open_waiting(waiting)?,
+    /// The write that an entry holds.
+    pub(super) fn read(
+        ctx: &Context,
+        waiting: &Waiting,
+        decode: DecodeKey,
+    ) -> Result<Self, Unread> {
+        // The value first: the keys of another release may have another type, too.
+        let value = (ctx.convert.open_waiting(waiting)).map_err(|_| Unread::Damaged)?;
+        Ok(Self {
+            value: value.ok_or(Unread::OfAnotherType)?,
+            key: decode(&waiting.encoded_key, &waiting.key).ok_or(Unread::Damaged)?,
             version: version(waiting.version),
         })
     }
