@@ -9,6 +9,9 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use serde::Serialize;
 use thread_local::ThreadLocal;
 
+/// What comes before the release of the crate in a text of counters.
+pub(crate) const RELEASE: &str = "release:";
+
 /// A counter that never resets.
 #[derive(Debug, Default)]
 pub(crate) struct Counter(AtomicU64);
@@ -264,10 +267,11 @@ impl Stats {
     }
 
     /// `name=number` of all that is not zero, separated by spaces.
+    /// With the release of the crate, as `name:text`: what is no `name=number` is not added up.
     pub(crate) fn to_text(self) -> String {
         let counted = self.iter().filter(|(_, n)| *n > 0);
-        let counted: Vec<String> = counted.map(|(name, n)| format!("{name}={n}")).collect();
-        counted.join(" ")
+        let counted = counted.map(|(name, n)| format!(" {name}={n}"));
+        format!("{RELEASE}{}", env!("CARGO_PKG_VERSION")) + &counted.collect::<String>()
     }
 
     /// Adds the numbers of such a text. Names that this version does not know are skipped, as is anything else.

@@ -342,7 +342,7 @@ pub struct StoredCounts<'a> {
     /// When they were read, in milliseconds by a clock of the instance: later ones are not replaced, as by a late copy
     /// of the request.
     pub at: u64,
-    /// `name=number`, separated by spaces.
+    /// `name=number`, separated by spaces; and `name:text`, which is not added up.
     pub text: &'a str,
     /// Whether counters that were stored a day ago or earlier are added up.
     pub folds: bool,

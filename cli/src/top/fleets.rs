@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use futures::future::join_all;
 use larder::RedisL2;
-use larder::inspect::{FleetState, Watch};
+use larder::inspect::{Counted, FleetState, Watch};
 use larder::l2::Member;
 use larder::stats::Stats;
 
@@ -85,8 +85,8 @@ pub(super) struct MemberRow {
     /// Whether that is exact, or the time since the first look, in which it has noted nothing.
     pub(super) is_seen: bool,
     pub(super) is_silent: bool,
-    /// How long ago it has stored its counters.
-    pub(super) counted: Option<Duration>,
+    /// How long ago it has stored its counters, and the release of larder that it runs.
+    pub(super) counted: Option<Counted>,
 }
 
 impl Fleets {
@@ -190,7 +190,7 @@ impl Fleet {
             noted: unchanged.unwrap_or_default(),
             is_seen: noted.is_some_and(|noted| noted.is_seen),
             is_silent: false,
-            counted: state.and_then(|state| state.stored.get(&id).copied()),
+            counted: state.and_then(|state| state.stored.get(&id).cloned()),
         }
     }
 }

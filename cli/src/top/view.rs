@@ -180,7 +180,7 @@ fn namespace(name: &str, fleet: &Fleet) -> Row {
     Row { cells, kind }
 }
 
-const MEMBERS: [&str; 5] = ["member", "namespace", "lag", "noted", "counted"];
+const MEMBERS: [&str; 6] = ["member", "namespace", "lag", "noted", "counted", "release"];
 
 fn member(namespace: &str, row: &MemberRow) -> Row {
     let after = if row.is_seen { "" } else { ">" };
@@ -200,9 +200,14 @@ fn member(namespace: &str, row: &MemberRow) -> Row {
         escaped(namespace),
         row.lag.map_or_else(|| "-".to_owned(), short),
         noted,
-        row.counted.map_or_else(|| "-".to_owned(), age),
+        (row.counted.as_ref()).map_or_else(|| "-".to_owned(), |counted| age(counted.ago)),
+        release(row).map_or_else(|| "-".to_owned(), escaped),
     ];
     Row { cells, kind }
+}
+
+fn release(row: &MemberRow) -> Option<&str> {
+    row.counted.as_ref()?.release.as_deref()
 }
 
 /// A row of a table; cells that are missing are empty.
@@ -320,7 +325,8 @@ pub(super) fn as_json(fleets: &Fleets) -> Value {
                 "noted_ms": row.is_seen.then(|| millis(row.noted)),
                 "unchanged_ms": millis(row.noted),
                 "is_silent": row.is_silent,
-                "counted_ms": row.counted.map(millis),
+                "counted_ms": row.counted.as_ref().map(|counted| millis(counted.ago)),
+                "release": release(&row),
             })
         });
         json!({

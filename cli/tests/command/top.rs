@@ -261,6 +261,7 @@ async fn one_screen() {
         "{shown}"
     );
     assert!(shop["members"][0]["counted_ms"].is_u64(), "{shop}");
+    assert_eq!(shop["members"][0]["release"], env!("CARGO_PKG_VERSION"));
 
     // Has crashed, and another one applies nothing.
     let mut redis = server.connection().await;

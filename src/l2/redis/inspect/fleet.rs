@@ -13,7 +13,7 @@ use crate::l2::redis::RedisL2;
 use crate::l2::redis::lane::stored_counts;
 use crate::l2::redis::names::CLOCK;
 use crate::l2::{L2Error, LaneNumber};
-use crate::stats::Stats;
+use crate::stats::{RELEASE, Stats};
 use crate::util::partial_debug::partial_debug;
 
 /// What comes before and after the name of a namespace in the name of its first clock, which each namespace has,
@@ -39,8 +39,18 @@ pub struct FleetState {
     /// What all instances have counted, as far as each has stored it, those that have ended included. The entries of L1
     /// are not stored, so their number is 0.
     pub counters: Stats,
-    /// By instances, how long ago each has stored its counters. The id of an instance is also its id as a member.
-    pub stored: BTreeMap<u64, Duration>,
+    /// By instances, the last time each has stored its counters. The id of an instance is also its id as a member.
+    pub stored: BTreeMap<u64, Counted>,
+}
+
+/// The last time an instance has stored its counters.
+#[derive(Clone, Debug)]
+#[non_exhaustive]
+pub struct Counted {
+    /// How long ago.
+    pub ago: Duration,
+    /// The release of larder that the instance runs, such as `0.1.0`, if it has said so.
+    pub release: Option<String>,
 }
 
 impl Namespace {
@@ -185,10 +195,13 @@ impl FleetState {
         for (instance, text) in stored {
             self.counters.add_text(text);
             // A text begins with the time. The sums of instances that have ended have the id 0.
-            let at = text.split(' ').next().and_then(|at| at.parse().ok());
+            let mut parts = text.split(' ');
+            let at = parts.next().and_then(|at| at.parse().ok());
             if let Some(at) = at.filter(|_| *instance != 0) {
                 let ago = Duration::from_millis(now.saturating_sub(at));
-                self.stored.insert(*instance, ago);
+                let release = parts.find_map(|part| part.strip_prefix(RELEASE));
+                let release = release.map(str::to_owned);
+                self.stored.insert(*instance, Counted { ago, release });
             }
         }
     }

@@ -26,7 +26,7 @@ use deadpool_redis::redis::cmd;
 pub use self::audit::{LaneAudit, LogState};
 pub use self::changes::Changes;
 use self::connections::{CONNECT, Kept, at_most, connect, in_time};
-pub use self::fleet::{FleetState, Found, Watch};
+pub use self::fleet::{Counted, FleetState, Found, Watch};
 pub use self::rights::{MissingRights, RightsFor};
 pub use self::stored::{Damaged, Encoded, Mark, StoredKey, StoredLease, StoredValue, WhyNot};
 #[cfg(feature = "write-behind")]
