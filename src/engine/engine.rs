@@ -623,7 +623,7 @@ impl Engine {
     }
 
     pub(crate) fn set_enabled(&self, is_enabled: bool) {
-        let _changing = lock(&self.instance.changing);
+        let changing = lock(&self.instance.changing);
         let mut is_new = false;
         for ctx in self.all().flat_map(|engine| engine.contexts.iter()) {
             let was_enabled = ctx.switch.set_on(is_enabled);
@@ -634,6 +634,8 @@ impl Engine {
                 ctx.l1.empty();
             }
         }
+        // A layer of `tracing` may call the cache.
+        drop(changing);
         if is_new {
             info!(
                 namespace = self.namespace(),
@@ -693,6 +695,7 @@ impl Engine {
             }
         }
         *last = operator.clone();
+        drop(last);
         let namespace = self.namespace();
         info!(
             namespace,
@@ -766,7 +769,7 @@ impl Engine {
     }
 
     fn set_bypassed(&self, set: impl FnOnce(&mut Bypassed)) -> Result<(), Misuse> {
-        let _changing = lock(&self.instance.changing);
+        let changing = lock(&self.instance.changing);
         // A copy, as calls read the list without a lock.
         let mut bypassed = (*self.contexts.first().switch.bypassed()).clone();
         set(&mut bypassed);
@@ -777,6 +780,7 @@ impl Engine {
         }
         let contexts = self.all().flat_map(|engine| engine.contexts.iter());
         Switch::bypass(contexts.map(|ctx| &*ctx.switch), bypassed);
+        drop(changing);
         info!(
             namespace = self.namespace(),
             keys, prefixes, "keys are bypassed"
@@ -795,7 +799,7 @@ impl Engine {
     pub(crate) fn set_l1_capacity(&self, capacity: u64) {
         let of = &*self.instance;
         // Held, so that an engine which is built anew meanwhile has this capacity.
-        let _changing = lock(&of.changing);
+        let changing = lock(&of.changing);
         of.l1_capacity.store(capacity, Ordering::Relaxed);
         // It is about the hit rates of capacities that are multiples of this one.
         if let Some(advice) = &of.size_advice {
@@ -807,6 +811,7 @@ impl Engine {
                 ctx.l1.set_capacity(of_lane);
             }
         }
+        drop(changing);
         info!(
             namespace = self.namespace(),
             capacity, "the capacity of L1 was set"
@@ -814,7 +819,7 @@ impl Engine {
     }
 
     pub(crate) fn set_enabled_for(&self, share: f64) {
-        let _changing = lock(&self.instance.changing);
+        let changing = lock(&self.instance.changing);
         for ctx in self.all().flat_map(|engine| engine.contexts.iter()) {
             if ctx.switch.set_share(share) {
                 // After the switch, as in `set_enabled`: an operation on a key that has left the share stores nothing.
@@ -822,6 +827,7 @@ impl Engine {
                 ctx.l1.empty();
             }
         }
+        drop(changing);
         info!(
             namespace = self.namespace(),
             share, "the cache is on for a share of its keys"

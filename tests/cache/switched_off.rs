@@ -403,3 +403,33 @@ async fn so_many_keys_are_bypassed_at_most() {
     cache.bypass(&1_000).unwrap();
     assert!(cache.get(&1_000).await.is_none());
 }
+
+/// Calls the cache at each line of the log.
+struct Calls(Texts);
+
+impl<S: tracing::Subscriber> tracing_subscriber::Layer<S> for Calls {
+    fn on_event(&self, _: &tracing::Event<'_>, _: tracing_subscriber::layer::Context<'_, S>) {
+        self.0.set_enabled_for(0.5);
+        self.0.bypass_prefix("7:").unwrap();
+    }
+}
+
+#[test]
+fn a_layer_of_tracing_may_switch_the_cache_whose_lines_it_hears() {
+    use tracing_subscriber::layer::SubscriberExt;
+
+    let (sender, done) = std::sync::mpsc::channel();
+    // A thread of its own: a call that waits for its own lock would hang the test.
+    std::thread::spawn(move || {
+        let cache: Texts = Cache::builder("test:text").build().unwrap();
+        let layer = tracing_subscriber::registry().with(Calls(cache.clone()));
+        tracing::subscriber::with_default(layer, || {
+            cache.set_enabled(false);
+            cache.set_enabled_for(0.1);
+            cache.set_l1_capacity(10);
+            cache.bypass("k").unwrap();
+        });
+        sender.send(()).unwrap();
+    });
+    done.recv_timeout(Duration::from_secs(10)).unwrap();
+}
