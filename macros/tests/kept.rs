@@ -47,6 +47,25 @@ pub async fn old_price(id: Unknown) -> Result<u64, LoadError> {
     Ok(id)
 }
 
+/// A price in one line: its braces are the function's.
+#[rustfmt::skip]
+#[cached(cache = "cache")]
+pub async fn in_one_line(#[skip] cache: &Cache<u64, u64>, id: u64) -> Result<u64, LoadError> { Ok(id) }
+
+/// A price whose cache is no argument of the body.
+#[rustfmt::skip]
+#[cached(namespace = "shop:in_one_line")]
+pub async fn alone_in_one_line(id: u64) -> Result<u64, LoadError> { Ok(id) }
+
+/// Attributes at the start of the body are the function's.
+#[cached(namespace = "shop:inner")]
+pub async fn inner(id: u64) -> Result<u64, LoadError> {
+    //! They may document it.
+    #![allow(unused_variables)]
+    let unused = 7;
+    Ok(id)
+}
+
 #[tokio::test]
 async fn they_are_called() {
     #[expect(deprecated)]

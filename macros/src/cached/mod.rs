@@ -12,8 +12,8 @@ use quote::{ToTokens as _, format_ident, quote, quote_spanned};
 use syn::ext::IdentExt as _;
 use syn::spanned::Spanned as _;
 use syn::{
-    Attribute, Error, FnArg, GenericArgument, GenericParam, ItemFn, Meta, PathArguments, Result,
-    ReturnType, Safety, Type,
+    AttrStyle, Attribute, Block, Error, FnArg, GenericArgument, GenericParam, ItemFn, Meta,
+    PathArguments, Result, ReturnType, Safety, Type, parse_quote,
 };
 
 use self::arguments::{Argument, Arguments, Key, is_skip};
@@ -26,6 +26,10 @@ macro_rules! generated {
 
 pub(crate) fn expand(options: TokenStream, mut function: ItemFn) -> TokenStream {
     let inputs: Vec<FnArg> = function.sig.inputs.iter().cloned().collect();
+    // Those at the start of the body are attributes of the function, which is written without its body, too.
+    for attribute in &mut function.attrs {
+        attribute.style = AttrStyle::Outer;
+    }
     // From here on it is the function as the compiler knows it.
     for input in &mut function.sig.inputs {
         if let FnArg::Typed(argument) = input {
@@ -305,7 +309,7 @@ impl<'a> Cached<'a> {
         let lenient = quote! {
             #(#conditions)*
             #(#allowed_lints)*
-            #[allow(dead_code, unreachable_pub, clippy::all, clippy::pedantic)]
+            #[allow(dead_code, unreachable_pub, clippy::all, clippy::pedantic, clippy::nursery)]
         };
         let name = &sig.ident;
         let of_uncached =
@@ -321,7 +325,8 @@ impl<'a> Cached<'a> {
             #(#conditions)*
             #(#lints)*
             #[doc = #of_uncached]
-            #[allow(unreachable_pub)]
+            // The user documents the function, and the macro asks for `async`.
+            #[allow(clippy::missing_errors_doc, clippy::missing_panics_doc, clippy::unused_async, unreachable_pub)]
             #vis async fn #uncached #generics(#inputs) #output #bounds #body
 
             #lenient
@@ -431,9 +436,13 @@ impl<'a> Cached<'a> {
     }
 
     /// The user's body. Some arguments may be there only for the expression of the cache.
-    fn body(&self) -> TokenStream {
-        let (block, others) = (&self.function.block, self.arguments.of_cache());
-        quote!({ #(let _ = &#others;)* #block })
+    fn body(&self) -> Block {
+        let mut body = (*self.function.block).clone();
+        // Among the statements: a block around the user's own would make its braces needless, for a lint.
+        let others = self.arguments.of_cache();
+        let uses = others.map(|other| parse_quote!(let _ = &#other;));
+        body.stmts.splice(0..0, uses);
+        body
     }
 
     /// The end of the function that looks up and loads.
