@@ -217,6 +217,9 @@ pub fn derive_cache_key(input: TokenStream) -> TokenStream {
 /// Generic functions are refused: a cache has values of one type. A method of a generic type may be cached.
 #[proc_macro_attribute]
 pub fn cached(options: TokenStream, function: TokenStream) -> TokenStream {
-    let function = parse_macro_input!(function);
-    cached::expand(options.into(), function).into()
+    match syn::parse(function.clone()) {
+        Ok(parsed) => cached::expand(options.into(), parsed),
+        Err(error) => cached::refused(&function.into(), error),
+    }
+    .into()
 }

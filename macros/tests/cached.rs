@@ -434,6 +434,22 @@ async fn a_key_may_be_any_expression_of_the_arguments() {
 }
 
 #[tokio::test]
+async fn a_key_may_be_a_text_that_names_arguments_in_braces() {
+    #[cached(cache = "cache", key = "format!(\"{{{tenant}}}/{id:04}\")")]
+    async fn length(
+        #[skip] cache: &Cache<String, usize>,
+        tenant: &str,
+        id: u64,
+    ) -> Result<usize, LoadError> {
+        Ok(tenant.len() + usize::try_from(id).unwrap())
+    }
+
+    let cache = Cache::builder("t").build().unwrap();
+    assert_eq!(length(&cache, "acme", 7).await.unwrap(), 11);
+    assert!(cache.get("{acme}/0007").await.is_some());
+}
+
+#[tokio::test]
 async fn a_method_of_a_generic_type_is_cached() {
     #[derive(Clone)]
     struct Named<N> {

@@ -4,7 +4,7 @@ use proc_macro2::{Ident, Span, TokenStream, TokenTree};
 use quote::{ToTokens, quote, quote_spanned};
 use syn::spanned::Spanned as _;
 use syn::{
-    Attribute, Error, Expr, FnArg, Pat, PatType, ReceiverKind, Result, Type, TypeReference,
+    Attribute, Error, Expr, FnArg, LitStr, Pat, PatType, ReceiverKind, Result, Type, TypeReference,
     parse_quote,
 };
 
@@ -64,7 +64,7 @@ impl Copied {
             }
             ty => (ty.clone(), false),
         };
-        check_owned(of.to_token_stream())?;
+        check_owned(of.to_token_stream(), NO_BORROW)?;
         Ok(Self { of, is_borrowed })
     }
 
@@ -128,9 +128,19 @@ impl Argument {
             let message = "give the argument a name, so that the key can name it";
             return Err(Error::new(declared.pat.span(), message));
         };
+        // The compiler evaluates it later, and only where the macro has copied it to.
+        let is_condition = |attribute: &&Attribute| {
+            let path = attribute.path();
+            path.is_ident("cfg") || path.is_ident("cfg_attr")
+        };
+        if let Some(condition) = declared.attrs.iter().find(is_condition) {
+            let message = "an argument of a `#[cached]` function cannot have a condition: write a function for each \
+                case, with the condition on the function";
+            return Err(Error::new(condition.path().span(), message));
+        }
         let name = pattern.ident.clone();
         let skip = declared.attrs.iter().find(|attribute| is_skip(attribute));
-        let is_in = |code: &Code| mentions(code.expression.to_token_stream(), &name);
+        let is_in = |code: &Code| mentions(code.expression.to_token_stream(), &name, false);
         let is_in_key = match (&options.key, skip) {
             (Some(key), None) if !is_in(key) => {
                 let message = format!(
@@ -320,9 +330,11 @@ fn unparenthesized(mut expression: &Expr) -> &Expr {
     expression
 }
 
-/// Whether code uses a variable. A field, a method or an item of the same name is none.
-fn mentions(code: TokenStream, variable: &Ident) -> bool {
+/// Whether code uses a variable. A field, a method or an item of the same name is none. A literal of a macro uses what
+/// it names in braces, as in `format!("{tenant}")`.
+fn mentions(code: TokenStream, variable: &Ident, is_of_macro: bool) -> bool {
     let mut before = [None, None];
+    let mut were_names = [false, false];
     let mut tokens = code.into_iter().peekable();
     while let Some(token) = tokens.next() {
         let sign = |token: &TokenTree| match token {
@@ -330,7 +342,14 @@ fn mentions(code: TokenStream, variable: &Ident) -> bool {
             _ => None,
         };
         let found = match &token {
-            TokenTree::Group(group) => mentions(group.stream(), variable),
+            TokenTree::Group(group) => {
+                let is_of_macro = is_of_macro || (were_names[0] && before[1] == Some('!'));
+                mentions(group.stream(), variable, is_of_macro)
+            }
+            TokenTree::Literal(literal) if is_of_macro => {
+                let text = syn::parse2::<LitStr>(literal.to_token_stream());
+                text.is_ok_and(|text| formats(&text.value(), variable))
+            }
             TokenTree::Ident(ident) => {
                 // `..id` is a range, and not a field.
                 let is_member = before == [None, Some('.')] || before == [Some(':'), Some(':')];
@@ -344,16 +363,28 @@ fn mentions(code: TokenStream, variable: &Ident) -> bool {
             return true;
         }
         before = [before[1], sign(&token)];
+        were_names = [were_names[1], matches!(token, TokenTree::Ident(_))];
     }
     false
 }
 
-/// Refuses what a copy of this type would still borrow, and `impl Trait`.
-pub(crate) fn check_owned(ty: TokenStream) -> Result<()> {
+/// Whether a `format!` string names a variable, as in `{id}` or `{id:?}`.
+fn formats(text: &str, variable: &Ident) -> bool {
+    let variable = variable.to_string();
+    // Two braces stand for one.
+    let text = text.replace("{{", "");
+    text.split('{').skip(1).any(|piece| {
+        let name = piece.split(['}', ':']).next();
+        name.is_some_and(|name| name.trim() == variable)
+    })
+}
+
+/// Refuses what a copy of this type would still borrow, by a message of the caller, and `impl Trait`.
+pub(crate) fn check_owned(ty: TokenStream, borrows: &str) -> Result<()> {
     let mut tokens = ty.into_iter();
     while let Some(token) = tokens.next() {
         match &token {
-            TokenTree::Group(group) => check_owned(group.stream())?,
+            TokenTree::Group(group) => check_owned(group.stream(), borrows)?,
             TokenTree::Ident(ident) if ident == "impl" => {
                 return Err(Error::new(ident.span(), NO_IMPL));
             }
@@ -361,14 +392,14 @@ pub(crate) fn check_owned(ty: TokenStream) -> Result<()> {
             TokenTree::Punct(sign) if sign.as_char() == '\'' => {
                 let name = tokens.next().map(|name| name.to_string());
                 if name.as_deref() != Some("static") {
-                    return Err(Error::new(sign.span(), NO_BORROW));
+                    return Err(Error::new(sign.span(), borrows));
                 }
             }
             TokenTree::Punct(sign) if sign.as_char() == '&' => {
                 let mut rest = tokens.clone();
                 let next = rest.next().map(|next| next.to_string());
                 if next.as_deref() != Some("'") {
-                    return Err(Error::new(sign.span(), NO_BORROW));
+                    return Err(Error::new(sign.span(), borrows));
                 }
             }
             _ => {}

@@ -13,15 +13,33 @@ use syn::ext::IdentExt as _;
 use syn::spanned::Spanned as _;
 use syn::{
     AttrStyle, Attribute, Block, Error, FnArg, GenericArgument, GenericParam, ItemFn, Meta,
-    PathArguments, Result, ReturnType, Safety, Type, parse_quote,
+    PathArguments, Result, ReturnType, Safety, TraitItemFn, Type, parse_quote,
 };
 
-use self::arguments::{Argument, Arguments, Key, is_skip};
+use self::arguments::{Argument, Arguments, Key, check_owned, is_skip};
 use self::options::Options;
+
+const RETURNS_BORROWED: &str = "the value is kept for other callers, so it cannot borrow: return an owned type, such as \
+    `String`";
 
 /// As `quote!`, for code with variables: they are not seen by the user's expressions in it.
 macro_rules! generated {
     ($($code:tt)*) => { quote_spanned!(Span::mixed_site()=> $($code)*) };
+}
+
+/// What is written where the function is none that can be cached, as it does not parse.
+pub(crate) fn refused(item: &TokenStream, error: Error) -> TokenStream {
+    let declared = syn::parse2::<TraitItemFn>(item.clone());
+    let Ok(TraitItemFn {
+        sig, default: None, ..
+    }) = declared
+    else {
+        return error.into_compile_error();
+    };
+    let message = "a method of a trait cannot be cached, as its companions would be members of the trait: cache a \
+        method of the type, and call it from the trait's";
+    let error = Error::new(sig.ident.span(), message).into_compile_error();
+    quote!(#error #item)
 }
 
 pub(crate) fn expand(options: TokenStream, mut function: ItemFn) -> TokenStream {
@@ -62,7 +80,7 @@ impl Returned {
                 "the function returns nothing to cache: write the type of its value, as in `-> Result<Product, Error>`",
             ));
         };
-        arguments::check_owned(ty.to_token_stream())?;
+        check_owned(ty.to_token_stream(), RETURNS_BORROWED)?;
         let (ty, is_result) = (
             (**ty).clone(),
             last_name(ty).is_some_and(|name| name == "Result"),
@@ -77,6 +95,10 @@ impl Returned {
                 ));
             }
         };
+        if let (Type::Reference(reference), Some(_)) = (&value, &options.namespace) {
+            let message = "a value that is read from Redis borrows nothing: return an owned type, such as `String`";
+            return Err(Error::new(reference.and_token.span(), message));
+        }
         if let Some(none_ttl) = &options.none_ttl
             && last_name(&value).is_none_or(|name| name != "Option")
         {

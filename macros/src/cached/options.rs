@@ -7,6 +7,7 @@ use syn::punctuated::Punctuated;
 use syn::{Error, Expr, LitStr, Result, Token, bracketed};
 
 const NAMES: &str = "cache, namespace, key, ttl, soft_ttl, none_ttl and tags";
+const TAGS: &str = "tags = [\"tenant:{tenant}\"]";
 
 #[derive(Default)]
 pub(crate) struct Options {
@@ -29,11 +30,9 @@ impl Code {
     pub(crate) fn span(&self) -> Span {
         self.literal.span()
     }
-}
 
-impl Parse for Code {
-    fn parse(input: ParseStream<'_>) -> Result<Self> {
-        let literal = text(input)?;
+    fn parse(input: ParseStream<'_>, example: &str) -> Result<Self> {
+        let literal = text(input, example)?;
         let expression = literal.parse().map_err(|error| {
             let message = format!("this is not an expression: {error}");
             Error::new(literal.span(), message)
@@ -45,8 +44,8 @@ impl Parse for Code {
     }
 }
 
-fn text(input: ParseStream<'_>) -> Result<LitStr> {
-    let message = "write the value in quotes, as in `key = \"(tenant, id)\"`";
+fn text(input: ParseStream<'_>, example: &str) -> Result<LitStr> {
+    let message = format!("write the value in quotes, as in `{example}`");
     input
         .parse()
         .map_err(|error: Error| Error::new(error.span(), message))
@@ -56,20 +55,36 @@ impl Parse for Options {
     fn parse(input: ParseStream<'_>) -> Result<Self> {
         let mut options = Self::default();
         while !input.is_empty() {
-            let name: Ident = input.parse()?;
-            input.parse::<Token![=]>()?;
-            match name.to_string().as_str() {
-                "cache" => set(&mut options.cache, &name, input.parse()?)?,
-                "namespace" => set(&mut options.namespace, &name, namespace(input)?)?,
-                "key" => set(&mut options.key, &name, input.parse()?)?,
-                "ttl" => set(&mut options.ttl, &name, text(input)?)?,
-                "soft_ttl" => set(&mut options.soft_ttl, &name, text(input)?)?,
-                "none_ttl" => set(&mut options.none_ttl, &name, text(input)?)?,
-                "tags" => set(&mut options.tags, &name, tags(input)?)?,
+            let name: Ident = input.parse().map_err(|error| {
+                let message = "write each option by its name, as in `ttl = \"5m\"`";
+                Error::new(error.span(), message)
+            })?;
+            let example = match name.to_string().as_str() {
+                "cache" => "cache = \"self.products\"",
+                "namespace" => "namespace = \"shop:product\"",
+                "key" => "key = \"(tenant, id)\"",
+                "ttl" => "ttl = \"5m\"",
+                "soft_ttl" => "soft_ttl = \"1m\"",
+                "none_ttl" => "none_ttl = \"30s\"",
+                "tags" => TAGS,
                 _ => {
                     let message = format!("there is no option `{name}`: there are {NAMES}");
                     return Err(Error::new(name.span(), message));
                 }
+            };
+            if !input.peek(Token![=]) {
+                let message = format!("write the option with its value, as in `{example}`");
+                return Err(Error::new(name.span(), message));
+            }
+            input.parse::<Token![=]>()?;
+            match name.to_string().as_str() {
+                "cache" => set(&mut options.cache, &name, Code::parse(input, example)?)?,
+                "namespace" => set(&mut options.namespace, &name, namespace(input, example)?)?,
+                "key" => set(&mut options.key, &name, Code::parse(input, example)?)?,
+                "ttl" => set(&mut options.ttl, &name, text(input, example)?)?,
+                "soft_ttl" => set(&mut options.soft_ttl, &name, text(input, example)?)?,
+                "none_ttl" => set(&mut options.none_ttl, &name, text(input, example)?)?,
+                _ => set(&mut options.tags, &name, tags(input)?)?,
             }
             if !input.is_empty() {
                 input.parse::<Token![,]>()?;
@@ -87,8 +102,8 @@ fn set<T>(option: &mut Option<T>, name: &Ident, value: T) -> Result<()> {
     Ok(())
 }
 
-fn namespace(input: ParseStream<'_>) -> Result<LitStr> {
-    let namespace = text(input)?;
+fn namespace(input: ParseStream<'_>, example: &str) -> Result<LitStr> {
+    let namespace = text(input, example)?;
     match namespace.value().split_once(':') {
         Some((service, name)) if !service.is_empty() && !name.is_empty() => Ok(namespace),
         _ => {
@@ -102,10 +117,11 @@ fn namespace(input: ParseStream<'_>) -> Result<LitStr> {
 fn tags(input: ParseStream<'_>) -> Result<Vec<LitStr>> {
     let list;
     if !input.peek(syn::token::Bracket) {
-        return Err(input.error("write the tags as a list, as in `tags = [\"tenant:{tenant}\"]`"));
+        return Err(input.error(format!("write the tags as a list, as in `{TAGS}`")));
     }
     bracketed!(list in input);
-    let tags: Punctuated<LitStr, Token![,]> = list.parse_terminated(text, Token![,])?;
+    let tags: Punctuated<LitStr, Token![,]> =
+        list.parse_terminated(|tag| text(tag, TAGS), Token![,])?;
     Ok(tags.into_iter().collect())
 }
 

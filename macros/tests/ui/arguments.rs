@@ -32,6 +32,21 @@ impl Shop {
     async fn not_an_expression(&self, tenant: &str, id: u64) -> Result<String, LoadError> {
         Ok(format!("{tenant}{id}"))
     }
+
+    #[cached(cache = "self.products", key = "(format!(\"{{id}}{tenant}\"), 7)")]
+    async fn braces_stand_for_themselves(&self, tenant: &str, id: u64) -> Result<String, LoadError> {
+        Ok(format!("{tenant}{id}"))
+    }
+
+    #[cached(cache = "self.products", key = "(tenant, u64::from(!(tenant == \"{id}\")))")]
+    async fn a_text_outside_a_macro(&self, tenant: &str, id: u64) -> Result<String, LoadError> {
+        Ok(format!("{tenant}{id}"))
+    }
+
+    #[cached(cache = "self.products", key = "(tenant, 7)")]
+    async fn has_a_condition(&self, tenant: &str, #[cfg(unix)] id: u64) -> Result<String, LoadError> {
+        Ok(format!("{tenant}{id}"))
+    }
 }
 
 #[derive(Clone)]

@@ -45,6 +45,19 @@ impl Shop {
     }
 }
 
+trait Product {
+    #[cached(cache = "self.products")]
+    async fn without_a_body(&self, id: u64) -> Result<String, LoadError>;
+}
+
+#[cached(namespace = "shop:text")]
+struct NoFunction;
+
+#[cached(namespace = "shop:text")]
+async fn borrows_for_good(id: u64) -> Result<&'static str, LoadError> {
+    Ok(if id == 7 { "tea" } else { "salt" })
+}
+
 #[cached(namespace = "shop:text")]
 async fn generic<T: ToString + Clone>(value: T) -> Result<String, LoadError> {
     Ok(value.to_string())

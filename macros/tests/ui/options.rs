@@ -49,6 +49,26 @@ async fn twice(id: u64) -> Result<u64, LoadError> {
     Ok(id)
 }
 
+#[cached(namespace = "shop:product", ttl = 300)]
+async fn no_text(id: u64) -> Result<u64, LoadError> {
+    Ok(id)
+}
+
+#[cached(namespace = "shop:product", ttl)]
+async fn no_value(id: u64) -> Result<u64, LoadError> {
+    Ok(id)
+}
+
+#[cached("shop:product")]
+async fn no_name(id: u64) -> Result<u64, LoadError> {
+    Ok(id)
+}
+
+#[cached(namespace = "shop:product", tags = [tenant])]
+async fn no_text_in_the_list(tenant: &str) -> Result<u64, LoadError> {
+    Ok(tenant.len() as u64)
+}
+
 #[cached(namespace = "shop:product", tags = "tenant:{tenant}")]
 async fn no_list(tenant: &str) -> Result<u64, LoadError> {
     Ok(tenant.len() as u64)
