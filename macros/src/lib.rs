@@ -114,6 +114,9 @@ pub fn derive_cache_key(input: TokenStream) -> TokenStream {
 /// An argument in the key, alone or as a part of a tuple, is borrowed. Another expression that moves an argument has to
 /// clone it: `key = "Listing { tenant: tenant.clone(), id }"`.
 ///
+/// Prefer a tuple to a text that `format!` makes of arguments: `("a:b", "c")` and `("a", "b:c")` are two keys, and one
+/// text as `key = "format!(\"{tenant}:{id}\")"`.
+///
 /// The macro sees that the key names an argument, not how much of the argument the key has: `key = "user.id"` is
 /// accepted for a body that uses `user.locale`, too.
 ///
@@ -182,6 +185,9 @@ pub fn derive_cache_key(input: TokenStream) -> TokenStream {
 /// The companion `cache` returns the cache, and builds it if it is not built. Call it when the process starts: then a
 /// mistake in the options shows at once, and `Caches::check_settings` and the metrics know the cache.
 ///
+/// For the other options of a cache, such as `schema_version` or a codec, build the cache in a static, and name it by
+/// `cache = "PRICES"`. The guide has an example.
+///
 /// ```
 /// # #[tokio::main(flavor = "current_thread")]
 /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
@@ -212,9 +218,30 @@ pub fn derive_cache_key(input: TokenStream) -> TokenStream {
 /// below `#[cached]` each call has a span, which contains the load that the call begins. With `#[instrument]` above
 /// `#[cached]` the body alone has one.
 ///
-/// # Generic functions
+/// # Generic and recursive functions
 ///
 /// Generic functions are refused: a cache has values of one type. A method of a generic type may be cached.
+///
+/// The body of a function that calls itself calls it through a function whose type names no `async fn`. Otherwise the
+/// compiler cannot prove that the load is `Send`:
+///
+/// ```
+/// use larder::{LoadError, cached};
+///
+/// #[cached(namespace = "shop:depth", ttl = "5m")]
+/// async fn depth(category: u64) -> Result<u64, LoadError> {
+///     Ok(if category == 0 { 0 } else { 1 + depth_of(category / 2).await? })
+/// }
+///
+/// fn depth_of(category: u64) -> std::pin::Pin<Box<dyn Future<Output = Result<u64, LoadError>> + Send>> {
+///     Box::pin(depth(category))
+/// }
+/// ```
+///
+/// # A dependency of another name
+///
+/// The generated code names `::larder`. If `Cargo.toml` has larder under another name, such as `store`, write
+/// `extern crate store as larder;` at the root of the crate.
 #[proc_macro_attribute]
 pub fn cached(options: TokenStream, function: TokenStream) -> TokenStream {
     match syn::parse(function.clone()) {
