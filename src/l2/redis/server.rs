@@ -161,7 +161,7 @@ fn parse(url: &str) -> Result<ConnectionInfo, L2Error> {
     let host = authority.rsplit('@').next().unwrap_or(authority);
     if host.contains(',') {
         return refuse(
-            "names several hosts; give one primary, as Redis Cluster is not supported; the addresses of sentinels go into RedisL2::sentinel",
+            "names several hosts; give one primary; the nodes of a cluster go into RedisL2::cluster, and sentinels into RedisL2::sentinel, one URL each",
         );
     }
     let problem = problem_in(host, path);
@@ -419,7 +419,7 @@ mod tests {
             ("http://localhost", "begins with none of"),
             ("redis-sentinel://localhost", "begins with none of"),
             ("localhost", "has no scheme"),
-            ("redis://a:6379,b:6379/0", "several hosts"),
+            ("redis://a:6379,b:6379/0", "go into RedisL2::cluster"),
             ("redis://user:p,q@a,b", "several hosts"),
             ("redis://user:p,q@host:port", "a port that is no number"),
             (
