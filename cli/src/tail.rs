@@ -10,7 +10,7 @@ use serde_json::json;
 
 use crate::Outcome;
 use crate::server::{Server, unknown};
-use crate::text::Screen;
+use crate::text::{Screen, escaped};
 
 #[derive(Args)]
 pub(crate) struct Tail {
@@ -30,7 +30,7 @@ impl Tail {
         }
         let mut changes = namespace.changes().await?;
         // On stderr, so that stdout has nothing but changes.
-        eprintln!("subscribed to {}", self.namespace);
+        eprintln!("subscribed to {}", escaped(&self.namespace));
         // By lane, the number of the last message.
         let mut last = HashMap::new();
         while let Some((lane, message)) = changes.next().await {

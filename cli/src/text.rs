@@ -22,15 +22,32 @@ pub(crate) fn with_causes(error: &(dyn Error + 'static)) -> String {
         }
         cause = next.source();
     }
-    text.replace(['\n', '\r'], " ")
+    // A part of it may come from the server, or from whoever answers in its place.
+    escaped(&text.replace(['\n', '\r'], " "))
 }
 
-/// A text whose control characters are escaped: whoever may write to Redis chooses keys and tags, and must not move the
-/// cursor or make up lines.
+/// Whether a terminal does not show it as a character in its place: it moves the cursor, changes the direction of the
+/// text around it, or is not seen. JSON has each of them as one `\u` and four digits.
+fn is_hidden(char: char) -> bool {
+    char.is_control()
+        || matches!(
+            char,
+            '\u{ad}'
+                | '\u{61c}'
+                | '\u{180e}'
+                | '\u{200b}'..='\u{200f}'
+                | '\u{2028}'..='\u{202e}'
+                | '\u{2060}'..='\u{206f}'
+                | '\u{feff}'
+        )
+}
+
+/// A text whose [hidden](is_hidden) characters are escaped: whoever may write to Redis chooses keys and tags, and must
+/// not move the cursor, make up lines, or have a key look like another.
 pub(crate) fn escaped(text: &str) -> String {
     let mut shown = String::with_capacity(text.len());
     for char in text.chars() {
-        if char.is_control() {
+        if is_hidden(char) {
             // As JSON has it.
             _ = write!(shown, "\\u{:04x}", u32::from(char));
         } else {

@@ -8,6 +8,8 @@ use larder::Loaded;
 use larder::codec::{Bincode, Compressed, Encrypted, EncryptionKeys, Json, MessagePack};
 use larder::l2::deadpool_redis::redis::{AsyncCommands, cmd};
 use larder::write_behind::WriteBehind;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpListener;
 
 use super::program::{Fixture, NAMESPACE, cache, cache_of, json, larder, number_of_keys};
 use super::support::eventually::eventually;
@@ -385,6 +387,51 @@ async fn trouble_is_one_clear_line() {
     let bad = larder("http://user:secret@host", &inspect).await;
     bad.is_one_clear_line(1, "the Redis URL begins with none of");
     assert!(!bad.stderr.contains("secret"), "{bad:?}");
+}
+
+/// Whoever answers in the place of Redis does not write to the terminal of the operator.
+#[tokio::test]
+async fn an_error_of_the_server_cannot_move_the_cursor() {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let url = format!("redis://{}", listener.local_addr().unwrap());
+    let answering = async {
+        loop {
+            let (mut stream, _) = listener.accept().await.unwrap();
+            let mut request = [0; 4096];
+            while stream.read(&mut request).await.is_ok_and(|many| many > 0) {
+                if stream
+                    .write_all("-ERR \u{1b}[2Jno\u{9b}\r\n".repeat(8).as_bytes())
+                    .await
+                    .is_err()
+                {
+                    break;
+                }
+            }
+        }
+    };
+    let inspect = ["inspect", NAMESPACE, "tea"];
+    let refused = tokio::select! {
+        refused = larder(&url, &inspect) => refused,
+        () = answering => unreachable!("it answers until the command has ended"),
+    };
+    refused.is_one_clear_line(1, r"ERR \u001b[2Jno\u009b");
+}
+
+/// A key with characters that are not seen, or that turn the text around, does not look like another.
+#[tokio::test]
+async fn a_key_does_not_look_like_another() {
+    let shop = Fixture::new().await;
+    let key = "t\u{200b}ea\u{202e}klim\u{feff}";
+    shop.cache.insert(key, "450".to_owned()).await.unwrap();
+    let shown = shop.inspect(key).await;
+    let title = r"shop:price t\u200bea\u202eklim\ufeff";
+    assert_eq!(shown.stdout.lines().next(), Some(title));
+    assert_eq!(shown.row("value"), "1 of 1");
+    let shown = json(&shop.url(), &["inspect", NAMESPACE, key]).await;
+    assert_eq!(shown["key"], key);
+    // Letters of all scripts are shown.
+    let shown = shop.inspect("чай").await;
+    assert_eq!(shown.stdout.lines().next(), Some("shop:price чай"));
 }
 
 #[tokio::test]
