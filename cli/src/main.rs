@@ -64,7 +64,7 @@ async fn main() -> ExitCode {
             // As with `larder tail … | head`.
             return ExitCode::SUCCESS;
         }
-        eprintln!("larder: {}", text::with_causes(&*error));
+        eprintln!("larder: {}", server.explain(&*error));
         ExitCode::FAILURE
     })
 }

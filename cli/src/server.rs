@@ -1,15 +1,19 @@
 //! Where Redis is.
 
 use std::error::Error;
+use std::fmt;
+#[cfg(feature = "tls")]
+use std::fs;
 #[cfg(feature = "tls")]
 use std::path::PathBuf;
-#[cfg(feature = "tls")]
-use std::{fmt, fs};
 
 use clap::Args;
+use larder::l2::deadpool_redis::redis::IntoConnectionInfo;
 #[cfg(feature = "tls")]
 use larder::l2::deadpool_redis::redis::{Client, TlsCertificates};
-use larder::{RedisL2, l2};
+use larder::{L2Error, RedisL2, l2};
+
+use crate::text::with_causes;
 
 #[derive(Args)]
 #[group(skip)]
@@ -40,13 +44,52 @@ pub(crate) struct Server {
     ca: Option<PathBuf>,
 }
 
+/// What Redis does not have, under a name or at all.
+#[derive(Debug)]
+pub(crate) struct Missing(pub(crate) String);
+
+impl fmt::Display for Missing {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+impl Error for Missing {}
+
 /// The error for a name that no cache has used. Redis may also have lost the clock of the cache, and then it has no
 /// value that an instance uses.
 pub(crate) fn unknown(namespace: &str) -> Box<dyn Error> {
-    format!("no cache in Redis has the name {namespace}").into()
+    Missing(format!("no cache in Redis has the name {namespace}")).into()
 }
 
 impl Server {
+    /// An error in one line. If it is about what the server has said, or has not, the line ends with its address: it may
+    /// not be the one that is meant, as when a variable is not set.
+    pub(crate) fn explain(&self, error: &(dyn Error + 'static)) -> String {
+        let text = with_causes(error);
+        let mut causes = std::iter::successors(Some(error), |&error| error.source());
+        if !causes.any(|error| error.is::<L2Error>() || error.is::<Missing>()) {
+            return text;
+        }
+        // A URL that cannot be read is the error, which says so.
+        match self.addresses() {
+            Some(addresses) => format!("{text} (at {addresses})"),
+            None => text,
+        }
+    }
+
+    /// Where the URLs lead, without users and passwords.
+    fn addresses(&self) -> Option<String> {
+        let addresses = self.url.iter().map(|url| {
+            let server = url.as_str().into_connection_info().ok()?;
+            let database = server.redis_settings().db();
+            let database = (database != 0).then(|| format!(" database {database}"));
+            Some(format!("{}{}", server.addr(), database.unwrap_or_default()))
+        });
+        let addresses = addresses.collect::<Option<Vec<_>>>()?;
+        Some(addresses.join(", "))
+    }
+
     /// Does not connect yet.
     pub(crate) fn l2(&self) -> Result<RedisL2, Box<dyn Error>> {
         let urls = self.url.iter().map(|url| self.server(url));

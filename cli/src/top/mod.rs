@@ -18,7 +18,7 @@ use tokio::time::{Instant, sleep, sleep_until};
 
 use self::fleets::{Fleets, Watcher};
 use crate::Outcome;
-use crate::server::Server;
+use crate::server::{Missing, Server};
 use crate::text::Screen;
 
 /// Of a screen that no terminal shows.
@@ -84,7 +84,7 @@ impl Top {
         }
         let found = Namespace::scan(l2, self.scan).await?;
         match (found.names.is_empty(), found.are_all) {
-            (true, true) => Err("Redis has no cache".into()),
+            (true, true) => Err(Missing("Redis has no cache".to_owned()).into()),
             (true, false) => Err("no cache was found: give its name, or a larger --scan".into()),
             (false, are_all) => Ok((found.names.into_iter().collect(), are_all)),
         }

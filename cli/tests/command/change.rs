@@ -165,7 +165,8 @@ async fn no_namespace_is_made_by_a_wrong_name() {
         &["tail", "shop:prize"],
     ] {
         let done = larder(&server.url(), command).await;
-        done.is_one_clear_line(1, "no cache in Redis has the name shop:prize");
+        let address = format!("shop:prize (at 127.0.0.1:{})", server.port());
+        done.is_one_clear_line(1, &format!("no cache in Redis has the name {address}"));
     }
     assert_eq!(number_of_keys(&server).await, 0);
 }

@@ -380,10 +380,13 @@ async fn trouble_is_one_clear_line() {
     refused.is_one_clear_line(1, "NOPERM: the Redis user may not run ");
     assert!(!refused.stderr.contains("secret"), "{refused:?}");
 
+    let port = server.port();
     drop(server);
-    larder(&nobody, &inspect)
-        .await
-        .is_one_clear_line(1, "L2 cannot be reached: Connection refused");
+    // It may not be the server that is meant.
+    let refused = larder(&format!("{nobody}/3"), &inspect).await;
+    refused.is_one_clear_line(1, "L2 cannot be reached: Connection refused");
+    let address = format!(" (at 127.0.0.1:{port} database 3)\n");
+    assert!(refused.stderr.ends_with(&address), "{refused:?}");
     let bad = larder("http://user:secret@host", &inspect).await;
     bad.is_one_clear_line(1, "the Redis URL begins with none of");
     assert!(!bad.stderr.contains("secret"), "{bad:?}");
