@@ -10,6 +10,7 @@ use larder::inspect::Namespace;
 use larder::{BuildError, Cache, L2Error, RedisL2, WriteError};
 
 use crate::Outcome;
+use crate::check::is_missing_right;
 use crate::server::{Server, unknown};
 use crate::text::Screen;
 
@@ -182,8 +183,14 @@ impl Change {
                 return Ok(());
             }
             Self::Clear { .. } => {
-                let many = namespace.count("").await?;
-                screen.line(format_args!("would remove keys: {many}"));
+                match namespace.count("").await {
+                    Ok(many) => screen.line(format_args!("would remove keys: {many}")),
+                    // A clear needs no SCAN.
+                    Err(error) if is_missing_right(&error) => {
+                        screen.line("would remove all keys; to count them needs +scan");
+                    }
+                    Err(error) => return Err(error),
+                }
                 return Ok(());
             }
             Self::Switch { state, .. } => {

@@ -375,6 +375,6 @@ fn longest_staleness(lanes: &[LaneAudit]) -> Duration {
 }
 
 /// Whether the user of the command may not look.
-fn is_missing_right(error: &L2Error) -> bool {
+pub(crate) fn is_missing_right(error: &L2Error) -> bool {
     with_causes(error).contains("NOPERM")
 }

@@ -196,6 +196,30 @@ async fn a_change_that_is_refused_is_one_clear_line() {
     assert!(shop.has("tea").await);
 }
 
+/// As the user of a service that never removes a prefix.
+#[tokio::test]
+async fn a_clear_needs_no_scan() {
+    let shop = Fixture::new().await;
+    shop.stores(&["tea"]).await;
+    let mut user = cmd("ACL");
+    user.arg(&[
+        "SETUSER", "app", "on", ">secret", "~*", "&*", "+@all", "-scan",
+    ]);
+    let () = user.query_async(&mut shop.redis().await).await.unwrap();
+    let url = format!("redis://app:secret@127.0.0.1:{}", shop.server.port());
+    let dry = larder(&url, &["clear", NAMESPACE, "--dry-run"]).await;
+    let would = "would remove all keys; to count them needs +scan\n";
+    assert_eq!((dry.code, &*dry.stdout), (Some(0), would), "{dry:?}");
+    assert!(shop.has("tea").await);
+    let done = larder(&url, &["clear", NAMESPACE, "--yes"]).await;
+    assert_eq!(
+        (done.code, &*done.stdout),
+        (Some(0), "cleared\n"),
+        "{done:?}"
+    );
+    eventually("the message arrives", async || !shop.has("tea").await).await;
+}
+
 /// An instance that waits for all others does not wait for one that the command has left behind.
 #[tokio::test]
 async fn no_member_is_left_behind() {
