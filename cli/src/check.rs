@@ -139,8 +139,9 @@ impl Report {
                     "all its values are misses; see which program deletes keys, and the policy";
                 self.problem(format!("lane {number} has lost its clock"), todo);
             } else if lane.state.has_restarted {
-                let todo = "the next instance that connects begins a new epoch";
-                self.note(format!("the server of lane {number} has restarted"), todo);
+                let todo = "the next instance that connects begins a new epoch. For a replica give the URL of the primary";
+                let what = format!("the server of lane {number} has restarted, or it is a replica");
+                self.note(what, todo);
             }
             let state = match lane.log {
                 LogState::Complete => None,

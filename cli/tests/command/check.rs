@@ -314,6 +314,23 @@ async fn a_server_that_hides_its_process() {
     assert!(found.says("INFO hides run_id"), "{found:?}");
 }
 
+/// A replica looks like a server that has restarted: the clock was made on another one.
+#[tokio::test]
+async fn a_server_that_is_not_that_of_the_clock_is_a_note() {
+    let mut server = RedisServer::start().await;
+    instance(&server).await.close().await;
+    let mut redis = server.connection().await;
+    let () = cmd("SAVE").query_async(&mut redis).await.unwrap();
+    server.restart().await;
+    let found = check(&server, &["--json"]).await;
+    let report: Value = serde_json::from_str(&found.stdout).unwrap();
+    let notes = report["notes"].as_array().unwrap();
+    let what = "the server of lane 0 has restarted, or it is a replica";
+    let note = notes.iter().find(|note| note["what"] == what);
+    let todo = note.expect(what)["todo"].as_str().unwrap();
+    assert!(todo.contains("the URL of the primary"), "{todo}");
+}
+
 #[tokio::test]
 async fn what_cannot_be_looked_at_has_a_code_of_its_own() {
     let server = RedisServer::start().await;
