@@ -7,10 +7,11 @@ use std::process::ExitCode;
 use clap::builder::NonEmptyStringValueParser;
 use clap::{Args, Subcommand, ValueEnum};
 use larder::inspect::Namespace;
-use larder::{BuildError, Cache, L2Error, RedisL2, WriteError};
+use larder::{Cache, L2Error, RedisL2, WriteError};
 
 use crate::Outcome;
 use crate::check::is_missing_right;
+use crate::ended::ended;
 use crate::server::{Server, unknown};
 use crate::text::Screen;
 
@@ -117,19 +118,25 @@ impl Target {
         Err(Refused::NotConfirmed.into())
     }
 
-    /// Does something as an instance of the fleet, which joins it for that.
+    /// Does something as an instance of the fleet, which joins it for that. It also leaves it if a signal ends the
+    /// command: others wait for a member that is silent, until it is forgotten.
     pub(crate) async fn with_instance<T>(
         &self,
         l2: RedisL2,
         namespace: &Namespace,
         carry_out: impl AsyncFnOnce(&Cache<String, ()>) -> T,
-    ) -> Result<T, BuildError> {
+    ) -> Result<T, Box<dyn Error>> {
         let cache = Cache::<String, ()>::builder(&self.namespace).l2(l2);
         // Those that it has: a larger number would close its lanes.
         let cache = cache.lanes(namespace.number_of_lanes()).build()?;
-        let done = carry_out(&cache).await;
+        let ended = ended()?;
+        let done = tokio::select! {
+            done = carry_out(&cache) => Ok(done),
+            () = ended => Err(Refused::Ended),
+        };
+        // Takes a second at most.
         cache.close().await;
-        Ok(done)
+        Ok(done?)
     }
 }
 
@@ -248,6 +255,8 @@ impl Change {
 #[derive(Debug)]
 enum Refused {
     NotConfirmed,
+    /// By a signal.
+    Ended,
     Failed(WriteError),
     NotSwitched(L2Error),
 }
@@ -268,6 +277,7 @@ impl fmt::Display for Refused {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::NotConfirmed => f.write_str("nothing was changed; give --yes to do it"),
+            Self::Ended => f.write_str("ended by a signal, and not certainly done; run it again"),
             Self::Failed(error) if error.is_deferred() => {
                 f.write_str("not certainly done; run it again when the cause is gone")
             }
@@ -282,7 +292,7 @@ impl Error for Refused {
         match self {
             Self::Failed(error) => error.source(),
             Self::NotSwitched(error) => error.source(),
-            Self::NotConfirmed => None,
+            Self::NotConfirmed | Self::Ended => None,
         }
     }
 }

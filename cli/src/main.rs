@@ -3,6 +3,7 @@
 mod change;
 mod check;
 mod dead_letters;
+mod ended;
 mod inspect;
 mod server;
 mod tail;

@@ -18,6 +18,7 @@ use tokio::time::{Instant, sleep, sleep_until};
 
 use self::fleets::{Fleets, Watcher};
 use crate::Outcome;
+use crate::ended::ended;
 use crate::server::{Missing, Server};
 use crate::text::Screen;
 
@@ -160,29 +161,6 @@ fn is_end(event: &Event) -> bool {
     };
     let is_ctrl_c = *code == KeyCode::Char('c') && modifiers.contains(KeyModifiers::CONTROL);
     *kind != KeyEventKind::Release && (is_ctrl_c || matches!(code, KeyCode::Char('q' | 'Q')))
-}
-
-/// Waits until another program ends this one, which has to give the terminal back first. Signals are caught from the
-/// call on, and not only while somebody waits.
-#[cfg(unix)]
-fn ended() -> io::Result<impl Future<Output = ()>> {
-    use tokio::signal::unix::{SignalKind, signal};
-    let mut terminate = signal(SignalKind::terminate())?;
-    let mut hangup = signal(SignalKind::hangup())?;
-    let mut interrupt = signal(SignalKind::interrupt())?;
-    Ok(async move {
-        tokio::select! {
-            _ = terminate.recv() => {}
-            _ = hangup.recv() => {}
-            _ = interrupt.recv() => {}
-        }
-    })
-}
-
-#[cfg(not(unix))]
-#[expect(clippy::unnecessary_wraps, reason = "nothing is registered")]
-fn ended() -> io::Result<impl Future<Output = ()>> {
-    Ok(std::future::pending())
 }
 
 /// Reads a time such as 2s or 500ms.

@@ -1,14 +1,26 @@
 //! What the commands that change a cache do to its instances, and when they change nothing.
 
 use std::io;
+#[cfg(unix)]
+use std::process::Stdio;
 use std::time::Duration;
 
 use larder::Loaded;
+#[cfg(unix)]
+use larder::l2::deadpool_redis::redis::AsyncCommands;
 use larder::l2::deadpool_redis::redis::cmd;
+#[cfg(unix)]
+use tokio::process::Command;
+#[cfg(unix)]
+use tokio::time::timeout;
 
+#[cfg(unix)]
+use super::program::LIMIT;
 use super::program::{Fixture, NAMESPACE, larder, number_of_keys};
 use super::support::eventually::eventually;
 use super::support::redis_server::RedisServer;
+#[cfg(unix)]
+use super::support::signal;
 
 impl Fixture {
     /// Runs a command that changes the cache, and returns what it says it has done.
@@ -236,4 +248,38 @@ async fn no_member_is_left_behind() {
         shop.cache.invalidate_and_wait("tea"),
     );
     waited.await.unwrap().unwrap();
+}
+
+/// Nor if ctrl-c ends it.
+#[cfg(unix)]
+#[tokio::test]
+async fn no_member_is_left_behind_by_a_signal() {
+    let shop = Fixture::new().await;
+    shop.cache.ready().await;
+    let mut redis = shop.redis().await;
+    // A member that has crashed, for which the command waits.
+    let crashed = ("77", "0:0:3600000:0");
+    let list = "{shop:price.0}!live";
+    let _: u64 = redis.hset(list, crashed.0, crashed.1).await.unwrap();
+    let before: u64 = redis.hlen(list).await.unwrap();
+    for name in ["INT", "TERM", "HUP"] {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_larder"));
+        command.args(["invalidate", NAMESPACE, "tea", "--yes", "--wait"]);
+        command.env("REDIS_URL", shop.url()).kill_on_drop(true);
+        let command = command.stdin(Stdio::null()).stderr(Stdio::piped());
+        let child = command.stdout(Stdio::piped()).spawn().unwrap();
+        eventually("it is a member", async || {
+            let fields: u64 = redis.clone().hlen(list).await.unwrap();
+            fields == before + 1
+        })
+        .await;
+        signal::send(child.id().unwrap(), name);
+        let ended = timeout(LIMIT, child.wait_with_output()).await;
+        let ended = ended.expect("it ends").unwrap();
+        let said = String::from_utf8(ended.stderr).unwrap();
+        let line = "larder: ended by a signal, and not certainly done; run it again\n";
+        assert_eq!((ended.status.code(), &*said), (Some(1), line));
+        let after: u64 = redis.hlen(list).await.unwrap();
+        assert_eq!(after, before, "{name}");
+    }
 }
