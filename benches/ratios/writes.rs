@@ -185,6 +185,7 @@ fn insert_script() -> Script {
         include_str!("../../src/l2/redis/checked.lua"),
         include_str!("../../src/l2/redis/send.lua"),
         include_str!("../../src/l2/redis/clock.lua"),
+        include_str!("../../src/l2/redis/stamp.lua"),
         include_str!("../../src/l2/redis/staged.lua"),
         include_str!("../../src/l2/redis/tag_list.lua"),
         include_str!("../../src/l2/redis/tags.lua"),
@@ -199,6 +200,7 @@ pub(crate) fn invalidate_script() -> Script {
         include_str!("../../src/l2/redis/send.lua"),
         include_str!("../../src/l2/redis/clock.lua"),
         include_str!("../../src/l2/redis/list.lua"),
+        include_str!("../../src/l2/redis/mark.lua"),
         include_str!("../../src/l2/redis/invalidate.lua"),
     ))
 }
