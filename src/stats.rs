@@ -267,7 +267,7 @@ impl Stats {
     }
 
     /// `name=number` of all that is not zero, separated by spaces.
-    /// With the release of the crate, as `name:text`: what is no `name=number` is not added up.
+    /// Begins with the release of the crate, as `name:text`. Readers add up only `name=number`.
     pub(crate) fn to_text(self) -> String {
         let counted = self.iter().filter(|(_, n)| *n > 0);
         let counted = counted.map(|(name, n)| format!(" {name}={n}"));

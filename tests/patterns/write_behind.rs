@@ -15,7 +15,7 @@ use std::time::Duration;
 
 use larder::l2::deadpool_redis::redis::{AsyncCommands, Cmd, FromRedisValue, cmd};
 use larder::write_behind::{Write, WriteBehind, WriteBehindBuilder};
-use larder::{Cache, LoadError, Mode};
+use larder::{Builder, Cache, LoadError, Mode};
 use tokio::sync::watch;
 
 use crate::support::eventually::eventually;
@@ -37,8 +37,15 @@ async fn instance(redis: &RedisServer) -> Views {
 }
 
 async fn in_mode(redis: &RedisServer, mode: Mode) -> Views {
+    subscribed(|builder| builder.mode(mode), redis).await
+}
+
+async fn subscribed(
+    set: impl FnOnce(Builder<String, u64>) -> Builder<String, u64>,
+    redis: &RedisServer,
+) -> Views {
     let builder = Cache::builder("test:views").redis(redis.url());
-    let cache = builder.mode(mode).l2_timeout(UNHURRIED).build().unwrap();
+    let cache = set(builder.l2_timeout(UNHURRIED)).build().unwrap();
     cache.ready().await;
     cache
 }

@@ -157,7 +157,8 @@ impl Config {
                 delay_ms: 0..=30,
                 ..base
             },
-            // Invalidations of tags, while the store goes back to before them, between a value and its tag versions.
+            // A store that goes back to a snapshot after an instance has read a value, and before it reads the versions of
+            // the tags, which were invalidated since the snapshot.
             20 if !seed.is_multiple_of(2) => Self {
                 keys: 6,
                 readers: 16,

@@ -516,12 +516,12 @@ impl Lane for RedisLane {
                     call.own(&[CLOCK]).keys(&[TAG_VERSION], tags);
                 });
                 let answer: Option<(u64, Vec<Option<u64>>)> = answer.await?;
-                let known = answer.into_iter().flat_map(|(epoch, vers)| {
-                    let version = move |ver| TagVersion { epoch, ver };
-                    vers.into_iter().map(move |ver| ver.map(version))
-                });
-                let unknown = iter::repeat(None);
-                versions.extend(known.chain(unknown).take(tags.len()));
+                // Without a clock no tag version is known.
+                let (epoch, vers) = answer.unwrap_or_default();
+                let known = vers
+                    .into_iter()
+                    .map(|ver| Some(TagVersion { epoch, ver: ver? }));
+                versions.extend(known.chain(iter::repeat(None)).take(tags.len()));
             }
             Ok(versions)
         }

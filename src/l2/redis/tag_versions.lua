@@ -1,5 +1,6 @@
 -- TAG_VERSIONS  clock {tag version}...  ->  epoch, {ver or nil, ...}, or nil without a clock; reads only
--- An older tag version is back after a restart from a snapshot, and so is the value to which it belongs: both are of the
--- epoch that has ended (rules 13 and 20).
+-- The instance has read a value before. If the server went back to a snapshot in between, a tag version in the snapshot
+-- has the epoch of the value, and may be from before an invalidation of the tag: so only the present epoch counts (rule
+-- 20).
 local epoch, _, issued = position(KEYS[1])
 return epoch and {epoch, tag_versions(2, #KEYS, epoch, issued)}

@@ -31,8 +31,9 @@ const FIRST_RETRY: Duration = Duration::from_millis(100);
 const LONGEST_RETRY: Duration = Duration::from_secs(10);
 /// A trouble with the source is over when `store` has not failed for this long.
 const OVER_AFTER: Duration = Duration::from_secs(5);
-/// Why a write is a dead letter that was not given to `store`.
+/// Why a write with the worker's type tag is a dead letter that was not given to `store`.
 const UNREADABLE: &str = "it cannot be read";
+/// Why a write with another type tag is a dead letter.
 const NOT_TAKEN: &str = "no worker with its schema_version and type_tag has taken it";
 /// How often a worker gives the stream up for writes of another type. After that their release does not run any more,
 /// as far as the worker can know, and they become dead letters.

@@ -389,10 +389,7 @@ async fn a_tag_version_that_was_read_before_does_not_count(fleet: Fleet) {
         insert(&a, key, &["t"]).await;
     }
     let gate = wire.close(Step::TagVersions, Way::Reply);
-    let read = tokio::spawn({
-        let b = b.clone();
-        async move { b.get("first").await }
-    });
+    let read = reading(&b, "first");
     gate.arrived(1).await;
     let before = b.stats().invalidations_received;
     a.invalidate_tag("t").await.unwrap();
@@ -418,6 +415,12 @@ async fn what_was_called_before_comes_before(fleet: Fleet) {
     inserting.await.unwrap().unwrap();
     call.await.unwrap().unwrap();
     assert_eq!(left(&a, &["k"]).await, [""; 0]);
+}
+
+/// Looks a key up in a task of its own.
+fn reading(cache: &Texts, key: &'static str) -> JoinHandle<Option<Entry<String>>> {
+    let cache = cache.clone();
+    tokio::spawn(async move { cache.get(key).await })
 }
 
 /// Invalidates `t` in a task of its own.
@@ -796,10 +799,7 @@ async fn what_was_read_before_a_restart_is_not_valid_by_the_tags_after_it() {
     let before = fleet.snapshot();
     a.invalidate_tag("t").await.unwrap();
     let gate = wire.close(Step::TagVersions, Way::Request);
-    let read = tokio::spawn({
-        let b = b.clone();
-        async move { b.get("k").await }
-    });
+    let read = reading(&b, "k");
     gate.arrived(1).await;
     fleet.restore(&before);
     gate.open();
@@ -821,10 +821,7 @@ async fn what_was_read_before_a_restart_is_not_valid_by_a_tag_that_is_known_sinc
     wire.silence(true);
     fleet.advance(HOUR);
     let gate = wire.close(Step::AcquireLease, Way::Reply);
-    let read = tokio::spawn({
-        let b = b.clone();
-        async move { b.get("k").await }
-    });
+    let read = reading(&b, "k");
     gate.arrived(1).await;
     fleet.restore(&before);
     wire.silence(false);

@@ -4,11 +4,7 @@ use super::*;
 
 /// An instance of a release whose values have another type tag than those of [`instance`].
 async fn of_next_release(redis: &RedisServer) -> Views {
-    let builder = Cache::builder("test:views").redis(redis.url());
-    let builder = builder.schema_version(1).l2_timeout(UNHURRIED);
-    let cache = builder.build().unwrap();
-    cache.ready().await;
-    cache
+    subscribed(|builder| builder.schema_version(1), redis).await
 }
 
 #[tokio::test]

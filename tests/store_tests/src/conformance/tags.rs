@@ -289,7 +289,10 @@ async fn a_tag_of_another_epoch_is_not_that_of_this_one(store: impl StoreUnderTe
     invalidate_tags(lane, &["a"]).await;
     clear(lane).await;
     let versions = lane.tag_versions(&["b", "a"]).await.unwrap();
-    assert_eq!(versions, [None; 2], "a value of the former epoch is none");
+    assert_eq!(
+        versions, [None; 2],
+        "a tag version of the former epoch counts as none"
+    );
     let ver = stored_tagged(lane, "k", &["a"]).await;
     let known = tag_version(lane, "a").await.unwrap();
     assert!(known.epoch != first.epoch && known.ver < ver);
