@@ -161,6 +161,17 @@ async fn a_signal_gives_the_terminal_back() {
     }
 }
 
+#[tokio::test]
+async fn the_help_of_each_command_fits_the_terminal() {
+    for command in ["inspect", "check", "tail", "top", "invalidate"] {
+        let mut help = Terminal::start_alone(40, "redis://host", &[command, "--help"]);
+        assert_eq!(help.end().await, Some(0));
+        let (screen, text) = (help.screen(), help.text());
+        assert!(text.contains("-h, --help"), "{text}");
+        assert!(!(0..30).any(|row| screen.row_wrapped(row)), "{text}");
+    }
+}
+
 /// What fails from the start is a line, on the screen that was there before.
 #[tokio::test]
 async fn what_fails_at_the_start_is_one_clear_line() {
