@@ -51,6 +51,9 @@ impl Inspect {
         screen.row("node", &lane.node);
         if clock.epoch == 0 {
             screen.row("clock", "none");
+            screen.sentence(
+                "no cache has used this namespace here, or Redis has lost its data: check the name and the URL",
+            );
         } else {
             screen.row("epoch", clock.epoch);
             screen.row("version", clock.ver);

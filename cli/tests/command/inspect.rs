@@ -54,6 +54,7 @@ async fn nothing_is_changed_and_no_clock_is_made() {
     let shown = larder(&server.url(), &["inspect", NAMESPACE, "tea"]).await;
     assert_eq!(shown.code, Some(0), "{shown:?}");
     assert_eq!((shown.row("clock"), shown.row("value")), ("none", "none"));
+    assert!(shown.stdout.contains("check the name"), "{shown:?}");
     assert_eq!(number_of_keys(&server).await, 0);
 }
 
