@@ -30,8 +30,7 @@ impl Call {
     /// The key, tag or prefix in the query.
     pub(super) fn text(&self, name: &str) -> Result<Key, Reply> {
         let Some(text) = self.query.get(name) else {
-            let line = format_args!("the query lacks {name}");
-            return Err(Reply::bad_request(line));
+            return Err(Reply::bad_request(format_args!("the query lacks {name}")));
         };
         Ok(key_text(text)?)
     }
@@ -43,8 +42,8 @@ impl Call {
             return Ok(usual);
         };
         let most = text.parse().ok().filter(|most| (1..=limit).contains(most));
-        let line = format_args!("most is a number from 1 to {limit}");
-        most.ok_or_else(|| Reply::bad_request(line))
+        let line = || format!("most is a number from 1 to {limit}");
+        most.ok_or_else(|| Reply::bad_request(line()))
     }
 
     /// What the body says, if it meets a condition; `expected` names it.

@@ -28,7 +28,7 @@ impl Query {
             }
             // Programs differ in which of the two counts.
             if all.iter().any(|(other, _)| *other == name) {
-                let line = format_args!("the query has {name} more than once");
+                let line = format!("the query has {name} more than once");
                 return Err(Reply::bad_request(line));
             }
             all.push((name, value));
