@@ -42,8 +42,7 @@ impl Call {
             return Ok(usual);
         };
         let most = text.parse().ok().filter(|most| (1..=limit).contains(most));
-        let line = || format!("most is a number from 1 to {limit}");
-        most.ok_or_else(|| Reply::bad_request(line()))
+        most.ok_or_else(|| Reply::bad_request(format_args!("most is a number from 1 to {limit}")))
     }
 
     /// What the body says, if it meets a condition; `expected` names it.

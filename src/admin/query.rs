@@ -28,8 +28,9 @@ impl Query {
             }
             // Programs differ in which of the two counts.
             if all.iter().any(|(other, _)| *other == name) {
-                let line = format!("the query has {name} more than once");
-                return Err(Reply::bad_request(line));
+                return Err(Reply::bad_request(format_args!(
+                    "the query has {name} more than once"
+                )));
             }
             all.push((name, value));
         }

@@ -163,7 +163,19 @@ async fn a_signal_gives_the_terminal_back() {
 
 #[tokio::test]
 async fn the_help_of_each_command_fits_the_terminal() {
-    for command in ["inspect", "check", "tail", "top", "invalidate"] {
+    for command in [
+        "inspect",
+        "check",
+        "tail",
+        "top",
+        "dead-letters",
+        "invalidate",
+        "expire",
+        "tag",
+        "prefix",
+        "clear",
+        "switch",
+    ] {
         let mut help = Terminal::start_alone(40, "redis://host", &[command, "--help"]);
         assert_eq!(help.end().await, Some(0));
         let (screen, text) = (help.screen(), help.text());
