@@ -1182,6 +1182,10 @@ impl<K, V, L> Builder<K, V, L> {
 
     /// The clock by which values expire. Default: the clock of the [`MemoryL2`](crate::MemoryL2) if that is the L2,
     /// otherwise the system's monotonic clock. For tests and simulations.
+    ///
+    /// Give a [`MemoryL2`](crate::MemoryL2) the same clock with [`with_clock`](crate::MemoryL2::with_clock). A request
+    /// carries its deadline in the store's time: if this clock falls behind the store's by more than
+    /// [`l2_timeout`](Self::l2_timeout) between two heartbeats, the store refuses leases and writes as too late.
     pub fn clock(mut self, clock: Clock) -> Self {
         self.given.rest.clock = clock;
         self

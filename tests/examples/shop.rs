@@ -2,8 +2,9 @@
 
 use std::io::ErrorKind;
 use std::net::{TcpListener, UdpSocket};
+use std::time::Duration;
 
-use larder::l2::deadpool_redis::redis::{Client as Redis, cmd};
+use larder::l2::deadpool_redis::redis::{AsyncConnectionConfig, Client as Redis, cmd};
 use reqwest::{Client, Method};
 use serde_json::{Value, json};
 use tokio::process::Command;
@@ -212,7 +213,10 @@ async fn a_customer_sees_what_is_so() {
     // Neither the card nor the hash of a password is in a cache: Redis has all that an L1 has, and the service that
     // takes the card has none.
     let redis = Redis::open(format!("redis://127.0.0.1:{}", shop.port + 90)).unwrap();
-    let mut redis = redis.get_multiplexed_async_connection().await.unwrap();
+    // A busy machine is no reason to fail.
+    let patient = AsyncConnectionConfig::new().set_response_timeout(Some(Duration::from_secs(10)));
+    let redis = redis.get_multiplexed_async_connection_with_config(&patient);
+    let mut redis = redis.await.unwrap();
     let keys: Vec<Vec<u8>> = cmd("KEYS").arg("*").query_async(&mut redis).await.unwrap();
     assert!(keys.len() > 10, "{}", keys.len());
     // A value that is compressed hides its text.

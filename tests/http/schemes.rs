@@ -20,7 +20,8 @@ const FORMS: [&str; 3] = [
 #[tokio::test]
 async fn no_response_is_used_for_another_scheme_and_a_change_reaches_all() {
     for headers in [&[FRESH][..], &[FRESH, ("vary", "a")]] {
-        let (clock, origin, l2) = (Clock::manual(), Origin::default(), MemoryL2::new());
+        let (clock, origin) = (Clock::manual(), Origin::default());
+        let l2 = MemoryL2::with_clock(clock.clone());
         let layer = || CacheLayer::new(builder(&clock).l2(l2.clone())).unwrap();
         let inner = origin.answering(move |n, _| numbered(n, headers));
         let (layer, other) = (layer(), layer());

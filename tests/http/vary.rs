@@ -57,7 +57,8 @@ async fn a_resource_that_begins_to_depend_on_more_is_not_mixed_up() {
 
 #[tokio::test]
 async fn a_request_for_a_new_variant_replaces_that_one_alone() {
-    let (clock, origin, l2) = (Clock::manual(), Origin::default(), MemoryL2::new());
+    let (clock, origin) = (Clock::manual(), Origin::default());
+    let l2 = MemoryL2::with_clock(clock.clone());
     let inner = origin.answering(|n, _| numbered(n, &VARIES));
     let instance = || {
         let layer = CacheLayer::new(builder(&clock).l2(l2.clone())).unwrap();
@@ -169,7 +170,8 @@ async fn what_requests_had_is_not_in_redis() {
 /// What the response to one request depends on may be more than that of another.
 #[tokio::test]
 async fn a_client_whose_requests_add_a_name_does_not_drop_the_variants_again_and_again() {
-    let (clock, origin, l2) = (Clock::manual(), Origin::default(), MemoryL2::new());
+    let (clock, origin) = (Clock::manual(), Origin::default());
+    let l2 = MemoryL2::with_clock(clock.clone());
     let inner = origin.answering(|n, request| {
         let named = request
             .headers

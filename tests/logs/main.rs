@@ -374,6 +374,8 @@ fn caches_that_subscribe_together() {
         let cache = |name: u16, lanes| -> Texts {
             let builder = Cache::builder(format!("test:{name:02}")).l2(l2.clone());
             let builder = builder.lanes(lanes).l2_timeout(UNHURRIED);
+            // The line does not wait for caches that subscribe a heartbeat later.
+            let builder = builder.max_staleness(Duration::from_secs(3600));
             builder.build().unwrap()
         };
         let caches: Vec<_> = (0..12).map(|n| cache(n, 1 + 3 * (n % 2))).collect();

@@ -582,8 +582,9 @@ fn a_pool_that_is_exhausted() {
         let taken = pool.get().await.unwrap();
         let l2 = RedisL2::with_pool(pool, server.url()).unwrap();
         let cache: Texts = Cache::builder("test:trouble").l2(l2).build().unwrap();
-        says(log, &cache, "raise its max_size").await;
         // Its subscription is no connection of the pool.
+        cache.ready().await;
+        says(log, &cache, "raise its max_size").await;
         let health = cache.health();
         assert!(!health.is_l2_up() && health.is_subscriber_live());
         drop(taken);
@@ -622,7 +623,7 @@ fn an_outage_is_said_once_for_all_caches_of_a_server() {
         let caches = Caches::with_l2("shop", ServiceSettings::default(), l2);
         let all: [Texts; 8] = std::array::from_fn(|n| {
             let builder = caches.cache(&format!("c{n}"));
-            let builder = builder.max_staleness(Duration::from_millis(300));
+            let builder = builder.max_staleness(UNHURRIED);
             // The system refuses at once what a dead server does not answer.
             builder.l2_timeout(UNHURRIED).build().unwrap()
         });

@@ -469,8 +469,8 @@ async fn what_a_dead_worker_had_taken_another_one_takes() {
     let (a, b) = (instance(&redis).await, instance(&redis).await);
     let (stuck, source) = (Source::new(), Source::new());
     stuck.close();
-    let dies = stuck.builder(&a).claim_after(300 * MS).build().unwrap();
-    let stays = source.builder(&b).claim_after(300 * MS).build().unwrap();
+    let dies = stuck.builder(&a).claim_after(2000 * MS).build().unwrap();
+    let stays = source.builder(&b).claim_after(2000 * MS).build().unwrap();
     dies.insert("k", 1).await.unwrap();
     eventually("one has taken it", async || {
         stuck.calls() + source.calls() > 0
@@ -478,7 +478,7 @@ async fn what_a_dead_worker_had_taken_another_one_takes() {
     .await;
     if source.calls() == 0 {
         // While it is there, no other one works.
-        tokio::time::sleep(600 * MS).await;
+        tokio::time::sleep(3000 * MS).await;
         assert_eq!(source.calls(), 0);
     }
     drop(dies);

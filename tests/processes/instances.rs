@@ -35,7 +35,7 @@ async fn stopped_and_woken() {
         let from = rig.now();
         rig.proxies[1].set(Kind::Subscription, Way::FromRedis, Line::Held);
         instance.program.pause().await;
-        rig.go_on(LONG).await;
+        rig.go_on(2 * LONG).await;
         stops.push(from..rig.now());
         let asked = KEYS.flat_map(|key| [key; 2]);
         let asked = join_all(asked.map(|key| recorder.read(1, &instance, key)));

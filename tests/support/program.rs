@@ -15,7 +15,7 @@ use super::eventually::eventually;
 use super::signal;
 
 /// Generous, because a busy test machine is no reason to fail.
-const LIMIT: Duration = Duration::from_secs(60);
+const LIMIT: Duration = Duration::from_secs(180);
 
 /// A running example; killed when dropped.
 pub(crate) struct Program {

@@ -15,6 +15,8 @@ use super::support::redis_server::RedisServer;
 
 /// Generous, because a busy test machine is no reason to fail.
 pub(crate) const LIMIT: Duration = Duration::from_secs(60);
+/// For a server that is there; a busy machine is no reason to fail.
+const PATIENCE: Duration = Duration::from_secs(5);
 
 /// What the command printed, and how it ended.
 #[derive(Debug)]
@@ -117,7 +119,8 @@ type Builder = larder::Builder<String, String>;
 /// A cache of the namespace, with more options.
 pub(crate) fn cache(url: &str, more: impl FnOnce(Builder) -> Builder) -> Cache<String, String> {
     let l2 = RedisL2::open(url).unwrap();
-    more(Cache::builder(NAMESPACE).l2(l2)).build().unwrap()
+    let builder = Cache::builder(NAMESPACE).l2(l2).l2_timeout(PATIENCE);
+    more(builder).build().unwrap()
 }
 
 /// As [`cache`], with another codec.
@@ -125,6 +128,7 @@ pub(crate) fn cache_of<C: CodecStack>(url: &str, codec: C) -> Cache<String, Vec<
     let l2 = RedisL2::open(url).unwrap();
     Cache::builder(NAMESPACE)
         .l2(l2)
+        .l2_timeout(PATIENCE)
         .codec(codec)
         .build()
         .unwrap()

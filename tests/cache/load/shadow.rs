@@ -13,7 +13,7 @@ use crate::fleet::{Fleet, HOUR, Set, Source, Texts, over_both_stores};
 use crate::support::eventually::eventually;
 use crate::support::network::Step;
 
-const SOON: Duration = Duration::from_millis(20);
+const SOON: Duration = Duration::from_secs(1);
 
 over_both_stores!(
     a_hit_is_loaded_compared_and_not_stored,
@@ -28,7 +28,7 @@ fn shadow(builder: Set) -> Set {
     builder
         .mode(Mode::Shadow)
         .max_staleness(SOON)
-        .l2_timeout(10 * SOON)
+        .l2_timeout(2 * SOON)
         .soft_ttl(HOUR / 2)
         .stale_if_error(HOUR)
         .error_ttl(HOUR)

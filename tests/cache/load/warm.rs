@@ -78,8 +78,9 @@ async fn value(cache: &Texts, key: &str) -> Option<String> {
 }
 
 async fn what_is_missing_is_stored_in_both_levels(fleet: Fleet) {
-    let with_room = |b| without_heartbeats(b).l1_capacity(10_000);
-    let (a, wire) = fleet.instance_with(with_room).await;
+    // Room for all, and time: a thousand requests wait for the first of them.
+    let set = |b| without_heartbeats(b).l1_capacity(10_000).l2_timeout(HOUR);
+    let (a, wire) = fleet.instance_with(set).await;
     let (b, _) = fleet.instance_with(without_heartbeats).await;
     let mut seen = Vec::new();
     let warming = a.warm_with_progress(numbered(3000), |now| seen.push(now.done));

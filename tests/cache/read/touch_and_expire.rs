@@ -49,13 +49,13 @@ async fn a_shorter_lifetime_holds_in_every_instance(fleet: Fleet) {
     let (a, b) = pair(&fleet).await;
     a.insert("k", "v".to_owned()).await.unwrap();
     b.get("k").await.unwrap();
-    assert!(a.touch("k", 300 * MS).await.unwrap());
+    assert!(a.touch("k", 3000 * MS).await.unwrap());
     received(&b, 2).await;
     for cache in [&a, &b] {
         assert_eq!(*cache.get("k").await.expect("it is still there"), "v");
     }
     if let Fleet::Memory { .. } = fleet {
-        fleet.advance(300 * MS);
+        fleet.advance(3000 * MS);
     }
     eventually("it is gone everywhere", || async {
         a.get("k").await.is_none() && b.get("k").await.is_none()
@@ -64,7 +64,7 @@ async fn a_shorter_lifetime_holds_in_every_instance(fleet: Fleet) {
 }
 
 async fn a_longer_lifetime_holds_here_at_once(fleet: Fleet) {
-    let set = |b: Set| still(b).l2_ttl(400 * MS);
+    let set = |b: Set| still(b).l2_ttl(3000 * MS);
     let (a, wire) = fleet.instance_with(set).await;
     let (b, _) = fleet.instance_with(set).await;
     a.insert("k", "v".to_owned()).await.unwrap();
@@ -72,7 +72,7 @@ async fn a_longer_lifetime_holds_here_at_once(fleet: Fleet) {
     assert!(a.touch("k", HOUR).await.unwrap());
     let (reads, received) = (wire.asked(Step::Get), b.stats().invalidations_received);
     if let Fleet::Memory { .. } = fleet {
-        fleet.advance(500 * MS);
+        fleet.advance(4000 * MS);
     }
     // Its own copy ends when it was to; the value in L2 stays.
     expire_elsewhere(&b, "k").await;

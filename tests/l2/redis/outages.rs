@@ -140,9 +140,10 @@ async fn a_lease_whose_grant_comes_too_late_is_given_back() {
 async fn a_subscription_may_take_longer_than_a_request() {
     let store = Redis::start().await;
     let proxy = Proxy::start(store.server.port()).await;
-    proxy.set_all(Line::Slow(SHORT / 2));
+    // Far less than a subscription may take, which is the same with every limit.
+    proxy.set_all(Line::Slow(SHORT / 8));
     let l2 = RedisL2::open(proxy.url()).unwrap();
-    let (lane, _) = watched_lane(&l2, SHORT);
+    let (lane, _) = watched_lane(&l2, SHORT / 4);
     let (_, mut subscription) = subscribe(&*lane).await;
     proxy.heal();
     invalidate(&*store.lane(), &["k"]).await;
@@ -190,7 +191,7 @@ async fn steps_of_a_paused_server_time_out() {
 #[tokio::test]
 async fn an_insert_that_was_stuck_does_not_land() {
     let mut store = Redis::start().await;
-    let (lane, met) = watched_lane(&store.l2, SHORT);
+    let (lane, met) = watched_lane(&store.l2, 5 * SHORT);
     works_again(&*lane).await;
     invalidate(&*lane, &["k"]).await;
     let (clock, _subscription) = subscribe(&*lane).await;
@@ -227,7 +228,7 @@ async fn an_insert_that_was_stuck_does_not_land() {
 /// Nothing is wrong with the first, over which everything is written.
 #[tokio::test]
 async fn a_second_connection_that_is_half_open_is_replaced_alone() {
-    const PATIENCE: Duration = Duration::from_millis(500);
+    const PATIENCE: Duration = Duration::from_secs(2);
     let store = Redis::start().await;
     let detour = Detour::to(store.server.port()).await;
     let l2 = RedisL2::open(&detour.url).unwrap();
@@ -416,8 +417,9 @@ async fn an_idle_connection_that_was_lost_costs_one_timeout_for_all_its_lanes() 
     let store = Redis::start().await;
     let proxy = Proxy::start(store.server.port()).await;
     let l2 = RedisL2::open(proxy.url()).unwrap();
-    let (lane, met) = watched_lane(&l2, SHORT);
-    let other = l2.lane("test:other".into(), SHORT, Box::new(|_| {}));
+    let limit = Duration::from_secs(1);
+    let (lane, met) = watched_lane(&l2, limit);
+    let other = l2.lane("test:other".into(), limit, Box::new(|_| {}));
     assert!(lane.get("k").await.is_ok() && other.get("k").await.is_ok());
     // Longer than a connection may carry nothing without being suspected.
     tokio::time::sleep(Duration::from_millis(1200)).await;

@@ -90,7 +90,7 @@ async fn an_idle_relay_reads_once_in_a_poll_however_many_caches_there_are() {
     }
     let reads = Arc::new(AtomicU64::new(0));
     let outbox = Outbox::new(Reads(Arc::clone(&reads)));
-    let relay = outbox.relay().caches(&caches).interval(INTERVAL);
+    let relay = outbox.relay().caches(&caches).interval(INTERVAL / 10);
     let relay = relay.start().unwrap();
     polls(&relay, 200).await;
     // And looks for others in each sixtieth poll.
@@ -132,7 +132,8 @@ async fn young_rows_of_another_service_are_not_counted() {
     let (mine, other) = (service(&l2), prices(&l2));
     let _mine: Prices = mine.cache("mine").build().unwrap();
     db.change(&other, &["tea"], End::Commit).await;
-    let relay = relay(&db, &mine);
+    let relay = db.relays().caches(&mine).interval(INTERVAL / 10);
+    let relay = relay.start().unwrap();
     polls(&relay, 150).await;
     assert_eq!((relay.stats().unknown, db.rows()), (0, 1));
 }

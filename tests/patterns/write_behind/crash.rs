@@ -18,7 +18,6 @@ use tokio::process::{Child, Command};
 use tokio::time::{sleep, timeout};
 
 use super::{Batch, Behind, MS, UNHURRIED, Views};
-use crate::support::eventually::eventually;
 use crate::support::program::Dir;
 use crate::support::redis_server::RedisServer;
 use larder::Cache;
@@ -49,10 +48,13 @@ async fn what_was_acknowledged_is_written_whatever_is_killed() {
     let (mut a, mut b) = (start("a", 0), start("b", 0));
     for round in 1..=ROUNDS {
         let before = acknowledged.lock().unwrap().1;
-        eventually("writes are acknowledged", async || {
-            acknowledged.lock().unwrap().1 > before + 20
-        })
-        .await;
+        let go_on = async {
+            while acknowledged.lock().unwrap().1 <= before + 20 {
+                sleep(10 * MS).await;
+            }
+        };
+        let go_on = timeout(LIMIT, go_on).await;
+        go_on.expect("writes are acknowledged");
         sleep(Duration::from_millis(fastrand::u64(0..100))).await;
         match fastrand::u8(0..4) {
             0 => {

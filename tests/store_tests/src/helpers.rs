@@ -18,6 +18,12 @@ pub const ME: MemberInfo = MemberInfo {
     id: 5,
     max_staleness: Duration::from_secs(2),
 };
+/// It notes itself again in twice its `max_staleness`: for tests of heartbeats that have nothing to note, however long
+/// those take.
+pub const PATIENT: MemberInfo = MemberInfo {
+    id: ME.id,
+    max_staleness: LONG,
+};
 /// For heartbeats of tests that do not look at the list of members.
 pub const NOTHING: Applied = Applied { epoch: 0, seq: 0 };
 /// A lease that no load has: tokens are random.

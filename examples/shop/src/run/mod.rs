@@ -30,7 +30,7 @@ use crate::service::failure::Trouble;
 use crate::service::{Level2, Setup};
 
 /// How long the services may take to end.
-const END: Duration = Duration::from_secs(5);
+const END: Duration = Duration::from_secs(10);
 
 /// The folder of the databases.
 enum Data {
