@@ -719,7 +719,10 @@ impl Engine {
         current.ensure_started();
         Box::pin(async move {
             let switching = current.contexts.iter().map(|ctx| async {
-                let switched = ctx.lane.switch(!is_enabled);
+                // The step carries a deadline, as a late copy of it must not undo a later switch.
+                ctx.learn_clock().await?;
+                let (deadline, _) = ctx.deadline();
+                let switched = ctx.lane.switch(!is_enabled, deadline);
                 ctx.breaker.send("switch", switched).await?;
                 let freshness = &ctx.l1.freshness;
                 (ctx.switch).switched(!is_enabled, freshness, &ctx.options.namespace);

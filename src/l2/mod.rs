@@ -267,7 +267,10 @@ pub trait Lane: Send + Sync + fmt::Debug {
 
     /// Sets [`LaneClock::is_off`], which each later clock of the lane has: all instances switch themselves off or on
     /// when they next read the clock. A clock that is lost loses it.
-    fn switch(&self, _is_off: bool) -> Reply<'_, ()> {
+    ///
+    /// After `deadline` it is refused, and once this has answered every copy of the request is, as with
+    /// [`Step::Insert`]: it could undo a later switch.
+    fn switch(&self, _is_off: bool, _deadline: Option<u64>) -> Reply<'_, ()> {
         ready(Err(L2Error::unexpected(
             "this store cannot switch all instances",
         )))

@@ -617,8 +617,8 @@ impl Lane for Wired {
         self.lane.counts()
     }
 
-    fn switch(&self, is_off: bool) -> Reply<'_, ()> {
-        self.lane.switch(is_off)
+    fn switch(&self, is_off: bool, deadline: Option<u64>) -> Reply<'_, ()> {
+        self.lane.switch(is_off, deadline)
     }
 
     fn leave(&self, id: u64) -> Reply<'_, ()> {

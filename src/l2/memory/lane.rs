@@ -426,8 +426,8 @@ impl Lane for MemoryLane {
         ready(connected).boxed()
     }
 
-    fn switch(&self, is_off: bool) -> Reply<'_, ()> {
-        self.step(move |state| state.clock.is_off = is_off)
+    fn switch(&self, is_off: bool, deadline: Option<u64>) -> Reply<'_, ()> {
+        self.by_deadline(deadline, move |state| state.clock.is_off = is_off)
     }
 
     fn system(&self) -> &'static str {

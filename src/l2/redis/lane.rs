@@ -621,10 +621,17 @@ impl Lane for RedisLane {
         async move { self.ask(cmd("PUBLISH").arg(channel).arg(payload)).await }.boxed()
     }
 
-    fn switch(&self, is_off: bool) -> Reply<'_, ()> {
-        self.step(&scripts::SWITCH, 1, Ok, move |call| {
-            call.own(&[CLOCK]).arg(random()).arg(is_off);
-        })
+    fn switch(&self, is_off: bool, deadline: Option<u64>) -> Reply<'_, ()> {
+        let call = move || {
+            let mut call = Call::new(&scripts::SWITCH, &self.names, 1);
+            call.own(&[CLOCK])
+                .arg(random())
+                .arg(is_off)
+                .deadline(deadline);
+            call
+        };
+        let at = |answer: &[u8]| numbers(answer).map(|[at]| ((), at));
+        async move { self.before(deadline, call, at).await }.boxed()
     }
 
     fn system(&self) -> &'static str {

@@ -37,7 +37,7 @@ async fn an_insert_that_is_sent_twice_is_done_when_the_first_copy_cannot_land() 
         detour.lose(Loss::HeldUp);
         let value = sealed(&vec![b'v'; size]);
         let payload = payload_of(Kind::Insert, &["k"]);
-        let deadline = Some(clock.now + 1000);
+        let deadline = Some(clock.now + 3000);
         lane.insert(&[("k", &value)], &payload, deadline)
             .await
             .unwrap();
@@ -113,13 +113,28 @@ async fn what_was_cleared_is_not_brought_back_by_a_late_copy_of_a_clear() {
     assert_eq!(usable(&*lane, "k").await, None, "it is cleared");
 }
 
+/// It would switch all instances off again, or on.
+#[tokio::test]
+async fn a_switch_is_not_undone_by_a_late_copy_of_a_former_one() {
+    let (store, mut detour, lane, _) = start().await;
+    let (clock, _subscription) = subscribe(&*lane).await;
+    lane.switch(false, None).await.unwrap();
+    detour.lose(Loss::HeldUp);
+    lane.switch(true, Some(clock.now + 3000)).await.unwrap();
+    let late = detour.caught().await;
+    let other = store.lane();
+    other.switch(false, None).await.unwrap();
+    late.arrive().await;
+    assert!(!subscribe(&*other).await.0.is_off);
+}
+
 /// The second copy finds another version than the one that the caller has seen: its own.
 #[tokio::test]
 async fn an_insert_on_a_condition_that_is_sent_twice_knows_its_own_success() {
     let (store, detour, lane, met) = start().await;
     let (clock, _subscription) = subscribe(&*lane).await;
     let (value, payload) = (sealed(b"v"), payload_of(Kind::Insert, &["k"]));
-    let deadline = Some(clock.now + 1000);
+    let deadline = Some(clock.now + 3000);
     // So that the server knows the script, too.
     let insert_if = async |key, deadline| {
         let inserted = lane.insert_if(key, &value, Version::ABSENT, &payload, deadline);
@@ -140,7 +155,7 @@ async fn an_insert_on_a_condition_stores_once_however_often_it_arrives() {
     let (store, mut detour, lane, _) = start().await;
     let (clock, _subscription) = subscribe(&*lane).await;
     let (value, payload) = (sealed(b"v"), payload_of(Kind::Insert, &["k"]));
-    let deadline = Some(clock.now + 1000);
+    let deadline = Some(clock.now + 3000);
     let absent = Version::ABSENT;
     let warm = lane.insert_if("warm", &value, absent, &payload, None);
     warm.await.unwrap();
@@ -172,7 +187,7 @@ async fn a_write_is_appended_once_or_never_however_often_it_arrives() {
         let mut raw = store.server.connection().await;
         let (clock, _subscription) = subscribe(&*lane).await;
         let (value, payload) = (sealed(b"v"), payload_of(Kind::Insert, &["k"]));
-        let deadline = Some(clock.now + 1000);
+        let deadline = Some(clock.now + 3000);
         let append = |most| Append {
             encoded_key: b"k".to_vec(),
             most,

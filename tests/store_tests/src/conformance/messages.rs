@@ -16,6 +16,7 @@ bodies! { messages:
     a_heartbeat_comes_after_all_messages_before_it
     a_full_queue_shows_as_a_hole
     each_clock_after_a_switch_has_the_switch
+    a_late_switch_is_refused
 }
 
 /// Also after a clear, which begins another epoch.
@@ -24,7 +25,7 @@ async fn each_clock_after_a_switch_has_the_switch(store: impl StoreUnderTest) {
     let (clock, mut subscription) = subscribe(&*lane).await;
     assert!(!clock.is_off);
     for is_off in [true, true, false, false, true] {
-        lane.switch(is_off).await.unwrap();
+        lane.switch(is_off, None).await.unwrap();
         assert_eq!(heartbeat(&mut *subscription).await.1.is_off, is_off);
         clear(&*lane).await;
         assert_eq!(heartbeat(&mut *subscription).await.1.is_off, is_off);
@@ -34,6 +35,18 @@ async fn each_clock_after_a_switch_has_the_switch(store: impl StoreUnderTest) {
         let value = insert(&*other, "k", b"v").await;
         assert_eq!(stamp_of(&get(&*lane, "k").await.unwrap()), value);
     }
+}
+
+/// It would undo a later one.
+async fn a_late_switch_is_refused(store: impl StoreUnderTest) {
+    let lane = store.lane();
+    let (clock, mut subscription) = subscribe(&*lane).await;
+    let in_time = clock.now + 600_000;
+    lane.switch(true, Some(in_time)).await.unwrap();
+    assert!(lane.switch(false, Some(clock.now - 1)).await.is_err());
+    assert!(heartbeat(&mut *subscription).await.1.is_off);
+    lane.switch(false, Some(in_time)).await.unwrap();
+    assert!(!heartbeat(&mut *subscription).await.1.is_off);
 }
 
 async fn every_change_is_received_as_it_was_sent(store: impl StoreUnderTest) {
