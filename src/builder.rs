@@ -291,7 +291,7 @@ impl<K, V, L> Builder<K, V, L> {
     /// besides the value. The size of a value is estimated by what the value tells serde: numbers, texts and the
     /// elements of collections, as [`String`] and [`Vec`] hold them. Set an [`l1_weigher`](Self::l1_weigher) for values
     /// that take much more or much less, such as texts with room to spare, or parts that many values share by `Arc`.
-    /// It returns bytes then, those of the entry included.
+    /// It returns the bytes of the whole entry then.
     ///
     /// The estimate takes as long as encoding the value, whenever an entry is stored in L1. A hit costs nothing more.
     /// The bound is not sharp, as with `l1_capacity`, and does not count what callers hold.
@@ -906,8 +906,8 @@ impl<K, V, L> Builder<K, V, L> {
     /// is deferred if L2 does not accept it. A program that can run a script in Redis has the guarantees from the
     /// start: see [`other_languages`](crate::other_languages).
     ///
-    /// Each instance hears the message, so n instances cost n invalidations. The instance sends those of up to 256
-    /// messages together. Up to 4 096 messages and 8 MiB wait; if there are more, the instance clears the cache
+    /// Each instance hears the message, so n instances cost n invalidations. The instance sends the invalidations of up
+    /// to 256 messages together. Up to 4 096 messages and 8 MiB wait; if there are more, the instance clears the cache
     /// instead, once for all messages, and counts them in [`events_dropped`](crate::Stats::events_dropped).
     ///
     /// Prefixes wait by themselves for a pass over the Redis database, see
@@ -952,7 +952,7 @@ impl<K, V, L> Builder<K, V, L> {
     ///
     /// | field | is |
     /// | --- | --- |
-    /// | `namespace` | that of the cache |
+    /// | `namespace` | the namespace of the cache |
     /// | `change` | `insert`, `invalidate` (also for [`expire`](Cache::expire) and a [`touch`](Cache::touch) that shortens a lifetime), `tags`, `prefix` or `clear` |
     /// | `keys` | of `insert` and `invalidate`: the keys as Redis shows them, up to 256 |
     /// | `tags` | of `tags`: the tags |
@@ -1079,7 +1079,7 @@ impl<K, V, L> Builder<K, V, L> {
     /// ```
     pub fn verify(mut self, verify: impl Into<Verify<V>>) -> Self {
         let Verify { share, same, .. } = verify.into();
-        // A share alone, as that of settings, leaves the comparison that code has set.
+        // A share alone, as settings have it, leaves the comparison that code has set.
         self.given.rest.set.verify = Some(share);
         if same.is_some() {
             self.given.parts.values.same = same;
@@ -1237,7 +1237,7 @@ impl Given {
         let code = self.rest.set.clone();
         self.set_all(&last);
         let Self { parts, rest } = self;
-        // A clock that was set comes before that of the L2.
+        // A clock that was set comes before the clock of the L2.
         let of_l2 = parts.l2.as_ref().and_then(|l2| l2.clock());
         let clock = of_l2.filter(|_| rest.clock.is_system());
         let options = Options::new(rest.namespace, &rest.set, clock.unwrap_or(rest.clock));

@@ -127,7 +127,7 @@ impl Caches {
 }
 
 impl Caches {
-    /// The caches of a service whose Redis server is that of the settings: they share one pool of connections. If the
+    /// The caches of a service, on the Redis server that the settings name: they share one pool of connections. If the
     /// settings name no server, each cache has L1 only and hears of no change of another instance; a line at WARN says
     /// so.
     ///

@@ -150,7 +150,7 @@ impl<V> Entry<V> {
         self.entry.meta()
     }
 
-    /// Returns the tags with which the value was stored: those of its [`Loaded`](crate::Loaded) and those of
+    /// Returns the tags with which the value was stored: the tags of its [`Loaded`](crate::Loaded) and the tags from
     /// [`tags_of`](crate::Builder::tags_of), in no order. None for a value that was loaded and not stored. For pages that show
     /// operators why a value is gone or is still there.
     ///

@@ -80,7 +80,7 @@ pub enum CacheEvent {
     BreakerOpened,
     /// L2 has answered a probe.
     BreakerClosed,
-    /// A cached value is not that of its source, see [`Builder::verify`](crate::Builder::verify).
+    /// A cached value differs from its source, see [`Builder::verify`](crate::Builder::verify).
     #[non_exhaustive]
     Mismatch {
         /// The key.

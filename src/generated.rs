@@ -57,8 +57,8 @@ impl<T, E> Fallible for Result<T, E> {
     type Error = E;
 }
 
-/// How the error of a load becomes that of the function. Callers share a load, so each can get the function's own error
-/// only if that can be cloned: the compiler takes [`OwnError`] if the error is `Clone`, and [`ConvertedError`]
+/// How the error of a load becomes the error of the function. Callers share a load, so each can get the function's own
+/// error only if the error can be cloned: the compiler takes [`OwnError`] if the error is `Clone`, and [`ConvertedError`]
 /// otherwise, as it borrows once more.
 pub struct ErrorOf<E>(PhantomData<E>);
 
@@ -88,7 +88,7 @@ impl<E> ConvertedError for &ErrorOf<E> {}
 impl Cloned {
     #[must_use]
     pub fn error<E: CachedError + Clone + Error + 'static>(self, error: LoadError) -> E {
-        // The body's own error is in that of the load, which all callers of the load share.
+        // The error of the load holds the body's own error, and all callers of the load share it.
         match error.downcast_ref::<E>() {
             Some(own) => own.clone(),
             None => error.into(),

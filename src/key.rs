@@ -395,7 +395,7 @@ impl<T: CacheKey + ?Sized> CacheKey for Arc<T> {
     }
 }
 
-/// The text is that of `Display`.
+/// The text as `Display` writes it.
 impl CacheKey for char {
     fn write_key(&self, out: &mut KeyWriter) {
         // An overflow is remembered by the writer.
@@ -403,7 +403,7 @@ impl CacheKey for char {
     }
 }
 
-/// The text is that of `Display`.
+/// The text as `Display` writes it.
 impl CacheKey for bool {
     fn write_key(&self, out: &mut KeyWriter) {
         // An overflow is remembered by the writer.
@@ -411,7 +411,7 @@ impl CacheKey for bool {
     }
 }
 
-/// The text is that of `Display`.
+/// The text as `Display` writes it.
 impl CacheKey for IpAddr {
     fn write_key(&self, out: &mut KeyWriter) {
         // An overflow is remembered by the writer.
@@ -419,7 +419,7 @@ impl CacheKey for IpAddr {
     }
 }
 
-/// The text is that of `Display`.
+/// The text as `Display` writes it.
 impl CacheKey for Ipv4Addr {
     fn write_key(&self, out: &mut KeyWriter) {
         // An overflow is remembered by the writer.
@@ -427,7 +427,7 @@ impl CacheKey for Ipv4Addr {
     }
 }
 
-/// The text is that of `Display`.
+/// The text as `Display` writes it.
 impl CacheKey for Ipv6Addr {
     fn write_key(&self, out: &mut KeyWriter) {
         // An overflow is remembered by the writer.
@@ -435,7 +435,7 @@ impl CacheKey for Ipv6Addr {
     }
 }
 
-/// The text of these is that of `Display`, which would take an eighth more instructions for a hit.
+/// The text as `Display` writes it; `Display` itself would take an eighth more instructions for a hit.
 macro_rules! integer {
     ($($type:ty),*) => {$(
         impl CacheKey for $type {
@@ -446,7 +446,7 @@ macro_rules! integer {
             }
         }
 
-        /// The text is that of the integer.
+        /// The text of the integer.
         impl CacheKey for NonZero<$type> {
             fn write_key(&self, out: &mut KeyWriter) {
                 self.get().write_key(out);

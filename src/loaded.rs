@@ -49,7 +49,7 @@ pub struct Loaded<V> {
     pub(crate) value: Option<V>,
     pub(crate) may_be_stored: bool,
     pub(crate) ttls: OwnTtls,
-    /// `None` if none were set: then those of an unchanged value stay. Boxed, so that values without tags take no more
+    /// `None` if no tags were set: then an unchanged value keeps its tags. Boxed, so that values without tags take no more
     /// room.
     pub(crate) tags: OwnTags,
 }
@@ -73,7 +73,7 @@ pub(crate) fn names(tags: OwnTags) -> TagNames {
     tags.map_or_else(|| Ok(Vec::new()), |tags| *tags)
 }
 
-/// Their names, and those of more tags.
+/// The names of these tags and of more tags.
 pub(crate) fn with_tags<T: CacheKey>(tags: OwnTags, more: impl IntoIterator<Item = T>) -> TagNames {
     let mut names = names(tags)?;
     for tag in more {

@@ -94,7 +94,7 @@ pub struct Stats {
     pub l2_read_bytes: u64,
     /// Bytes of the values that were encoded to be stored in L2.
     pub l2_written_bytes: u64,
-    /// Calls of a loader, including refreshes and those of [`verify`](crate::Builder::verify).
+    /// Calls of a loader, including refreshes and calls by [`verify`](crate::Builder::verify).
     pub loads: u64,
     /// Calls of a loader that failed, panicked or timed out.
     pub load_failures: u64,
@@ -299,7 +299,7 @@ impl IntoIterator for &Stats {
     }
 }
 
-/// The counters of one instance. It dereferences to those of the current thread.
+/// The counters of one instance. It dereferences to the counters of the current thread.
 #[derive(Debug, Default)]
 pub(crate) struct Counters(ThreadLocal<OfThread>);
 
@@ -313,7 +313,7 @@ impl Deref for Counters {
 }
 
 impl Counters {
-    /// The sums over all threads. `flushes` are those of the L1 that is used now.
+    /// The sums over all threads. `flushes` is how often the present L1 was flushed.
     pub(crate) fn snapshot(&self, flushes: u64) -> Stats {
         // Once for all counters: looking for the threads costs more than reading the counters.
         let threads: Vec<&OfThread> = self.0.iter().collect();
@@ -502,8 +502,8 @@ impl AdvisedSize {
         self.capacity
     }
 
-    /// The share of look-ups that L1 would answer, from 0.0 to 1.0. That of the present capacity is measured, the
-    /// others are estimates.
+    /// The share of look-ups that L1 would answer, from 0.0 to 1.0. The rate at the present capacity is measured, the
+    /// other rates are estimates.
     #[must_use]
     pub fn hit_rate(&self) -> f64 {
         self.hit_rate

@@ -12,7 +12,7 @@ use crate::vocabulary::{LaneNumber, MOST_LANES, Version};
 
 /// The text of a token of a cache with one lane begins with this: another form of it would have another number.
 const ONE_LANE: &str = "1.";
-/// That of a cache with several.
+/// The text of a token of a cache with several lanes begins with this.
 const MANY_LANES: &str = "2.";
 
 /// Names a write that L2 has accepted, for [`Cache::at_least`](crate::Cache::at_least): look-ups on any instance that
@@ -71,7 +71,7 @@ impl Token {
     /// either.
     ///
     /// In a cache with one lane the token of the later write covers the earlier one, whatever their keys. With several
-    /// [`lanes`](crate::Builder::lanes) it covers those of its own lanes: so a service adds up the tokens of a user.
+    /// [`lanes`](crate::Builder::lanes) it covers the writes of its own lanes: so a service adds up the tokens of a user.
     ///
     /// ```
     /// # async fn demo() -> Result<(), Box<dyn std::error::Error>> {
@@ -194,7 +194,7 @@ impl FromStr for Token {
     }
 }
 
-/// A text is not that of a [`Token`].
+/// A text that no [`Token`] has.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("this is not the text of a token: go on without one")]
 pub struct ParseTokenError(());

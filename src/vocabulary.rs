@@ -180,7 +180,7 @@ pub enum Mode {
     /// key up, calls its loader, and returns the loaded value. The value that was found is compared with the loaded
     /// one, as for [`Builder::verify`](crate::Builder::verify), which counts and reports differences.
     ///
-    /// For the time before a service trusts a cache: answers are those of the source, and
+    /// For the time before a service trusts a cache: answers come from the source, and
     /// [`Stats`](crate::Stats) has the hits that the cache would have had.
     ///
     /// A missing key is loaded and stored as ever, so its callers may share a load, or get the value that another

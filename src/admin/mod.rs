@@ -85,7 +85,7 @@
 //! unless the query has it. HEAD is answered as GET; the server drops the body.
 //!
 //! Each request is answered by one instance. The invalidations and `enabled_everywhere` reach all instances, as the
-//! calls of the cache do. Other switches are those of the instance that was asked: call each instance, or have each
+//! calls of the cache do. Other switches change only the instance that was asked: call each instance, or have each
 //! apply its [settings](crate::Caches::apply_settings) anew, in a route of your own that reads them.
 //!
 //! # Answers

@@ -158,7 +158,7 @@ fn shown(cache: &AnyCache) -> Value {
         "namespace": cache.namespace(),
         "ok": health.is_ok(),
         "enabled": cache.is_enabled(),
-        // That of this instance: the others may have another one.
+        // The share of this instance: other instances may have another share.
         "share": engine.enabled_for(),
         "health": health,
         "bypassed": engine.bypassed(),

@@ -168,7 +168,7 @@ impl Breaker {
         answer
     }
 
-    /// The span of a request, with the names that OpenTelemetry has for those of a database.
+    /// The span of a request, with the names that OpenTelemetry has for the spans of a database.
     fn span(&self, operation: &'static str) -> Span {
         debug_span!(
             "larder.l2",

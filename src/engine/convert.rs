@@ -248,7 +248,7 @@ impl Convert {
         tags.unwrap_or(Err(Misuse::TagsOfPanicked))
     }
 
-    /// The TTLs of a value that is written now: its own, or those of the cache.
+    /// The TTLs of a value that is written now: its own TTLs, or the TTLs of the cache.
     fn ttls(&self, value: &AnyValue, own: &OwnTtls) -> Result<Ttls, Misuse> {
         let (options, tuned) = (&*self.options, self.options.tuned());
         // User code: a panic would unwind through the task of a load, and leave its callers without a result.

@@ -56,7 +56,7 @@ const LOOK_AGAIN: Duration = Duration::from_secs(1);
 /// A running instance, with as many lanes as its namespace has. Its tasks hold the parts that they need, and are
 /// stopped with the last handle.
 pub(crate) struct Engine {
-    /// The calls that need no other part are those of the contexts.
+    /// Calls that need no other part go to the contexts.
     pub(crate) contexts: Arc<Lanes<Arc<Context>>>,
     reads: LaneReads,
     writes: Arc<LaneWrites>,
@@ -678,7 +678,7 @@ impl Engine {
         let was_shadow = of.options.tuned().mode == Mode::Shadow;
         of.options.tune(wanted.tuned());
         if wanted.tuned().mode == Mode::Shadow && !was_shadow {
-            // Entries from before do not say that each hit has more to do. Those of L2 are read anew.
+            // Entries from before do not say that each hit has more to do. Values in L2 are read anew.
             let contexts = self.all().flat_map(|engine| engine.contexts.iter());
             contexts.for_each(|ctx| ctx.l1.empty());
         }

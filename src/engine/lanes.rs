@@ -51,7 +51,7 @@ impl<T> Lanes<T> {
         iter::once(&self.first).chain(&self.others)
     }
 
-    /// That of the lane which a key belongs to.
+    /// The part of the lane that a key belongs to.
     #[inline]
     pub(crate) fn of(&self, key: &str) -> &T {
         self.only().unwrap_or_else(|| self.nth(self.index_of(key)))

@@ -68,7 +68,7 @@ pub(crate) enum Misuse {
     TooManyBypassed,
 }
 
-/// A loader's error that is of the caller whose loader it is: that of another caller may have a value at once.
+/// A loader's error that concerns only its caller: the loader of another caller may have a value at once.
 #[derive(Debug, thiserror::Error)]
 #[error("the load of one caller has failed")]
 pub(crate) struct OfOneCaller;

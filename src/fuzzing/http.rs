@@ -155,7 +155,8 @@ struct Rules {
 /// What happened, so that a test can tell that its inputs show anything.
 #[derive(Clone, Copy, Debug, Default)]
 pub(super) struct Seen {
-    /// Responses to another request than that which brought them, and those of them that the service has confirmed.
+    /// Responses to another request than the request that brought them, and the responses among them that the service
+    /// has confirmed.
     pub(super) shared: usize,
     pub(super) revalidated: usize,
     pub(super) own: usize,

@@ -30,7 +30,7 @@ pub(super) struct How {
 }
 
 impl How {
-    /// `status` is that of the response of the inner service, if there is one.
+    /// `status` is the status of the inner service's response, if there is a response.
     pub(super) fn forwarded(why: &'static str, status: Option<StatusCode>) -> Self {
         Self {
             fwd: Some(why),
@@ -58,7 +58,7 @@ impl How {
         if self.is_collapsed {
             text.push_str("; collapsed");
         }
-        // After those of caches that are nearer to the origin.
+        // After the lines of caches that are nearer to the origin.
         if let Ok(text) = HeaderValue::try_from(text) {
             let _ = headers.try_append(CACHE_STATUS, text);
         }
@@ -98,7 +98,8 @@ pub(super) fn answer(
     } else if !is_head {
         body = stored.body.clone();
     }
-    // That of the GET, also with 304, as a server writes that of the empty body otherwise. With 204 there must be none.
+    // The length of the body of the GET, also with 304: a server writes the length of the empty body otherwise. With
+    // 204 there must be no length.
     if is_head && stored.status != StatusCode::NO_CONTENT {
         headers.insert(CONTENT_LENGTH, (stored.body.len() as u64).into());
     }

@@ -113,7 +113,7 @@ pub(super) async fn fetch(
             client.closed().await;
         };
         let sent = tokio::select! {
-            // A panic is that of this request. Those that wait send requests of their own.
+            // A panic belongs to this request. Callers that wait send requests of their own.
             sent = AssertUnwindSafe(attempt.send(unsent)).catch_unwind() => sent,
             () = are_gone => return Err(OfOneCaller),
         };
@@ -363,7 +363,7 @@ impl Attempt {
     }
 }
 
-/// Those of RFC 5861.
+/// Whether RFC 5861 counts it as an error.
 fn is_failure(status: StatusCode) -> bool {
     matches!(status.as_u16(), 500 | 502 | 503 | 504)
 }

@@ -1,4 +1,4 @@
-//! Conditional requests: those of clients, and those that ask the inner service whether a stored response still holds.
+//! Conditional requests: from clients, and to the inner service, to ask whether a stored response still holds.
 
 use std::time::SystemTime;
 

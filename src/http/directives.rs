@@ -22,7 +22,7 @@ impl Directives {
         Self::named(headers, &CACHE_CONTROL)
     }
 
-    /// Those of any header with the syntax of `Cache-Control`.
+    /// The directives of any header with the syntax of `Cache-Control`.
     fn named(headers: &HeaderMap, name: &HeaderName) -> Self {
         let mut found = Vec::new();
         for line in headers.get_all(name) {
@@ -39,8 +39,8 @@ impl Directives {
         Self(found)
     }
 
-    /// Those of the first of these fields that a response has and that can be read (RFC 9213): a dictionary of
-    /// structured values. A time that is no number counts as zero.
+    /// The directives of the first of these fields that a response has and that can be read (RFC 9213): a dictionary
+    /// of structured values. A time that is no number counts as zero.
     pub(super) fn targeted(headers: &HeaderMap, fields: &[HeaderName]) -> Option<Self> {
         fields.iter().find_map(|field| {
             // RFC 9213, section 2.2: a field that cannot be parsed, or has no member, is as if it were not there.

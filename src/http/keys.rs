@@ -11,8 +11,8 @@ use super::layer::CacheLayer;
 use super::variants::VARIANT_BYTES;
 use crate::key::MAX_KEY_BYTES;
 
-/// The key of a GET of this resource. `None` if it is too long, or if a rule says so; or if its path does not begin
-/// with a slash, as the key could be that of another host and path.
+/// The key of a GET of this resource. `None` if the key is too long, or if a rule says so; or if the path does not
+/// begin with a slash, as the key could then name another host and path.
 pub(super) fn key_of(rules: &CacheLayer, request: &request::Parts) -> Option<String> {
     if !request.uri.path().starts_with('/') {
         return None;
@@ -27,11 +27,11 @@ pub(super) fn key_of(rules: &CacheLayer, request: &request::Parts) -> Option<Str
 }
 
 /// `GET example.com/path?a=1&b=2`. HEAD is answered from the response to a GET. No host and no path has a space, and no
-/// host a slash, so that each key is that of one host and one path.
+/// host a slash, so that each key names one host and one path.
 fn write_usual(key: &mut String, request: &request::Parts, sorts_query: bool) {
     key.push_str("GET ");
     let host = host_of(&request.uri, &request.headers);
-    // RFC 9110, section 4.2.3: the case of a host means nothing, and that of a path does.
+    // RFC 9110, section 4.2.3: the case of a host means nothing, and the case of a path means something.
     key.push_str(&host.to_ascii_lowercase());
     key.push_str(request.uri.path());
     let Some(query) = request.uri.query() else {
@@ -62,8 +62,8 @@ fn host_in(uri: &Uri) -> Option<&str> {
     Some(text.rsplit_once('@').map_or(text, |(_, host)| host))
 }
 
-/// Whether a request has one host, or none. Otherwise the inner service may answer for another host than that of the
-/// key; and a host with a slash would make the key that of another path.
+/// Whether a request has one host, or none. Otherwise the inner service may answer for another host than the key's
+/// host; and a host with a slash would make the key name another path.
 pub(super) fn has_clear_host(request: &request::Parts) -> bool {
     let host = host_of(&request.uri, &request.headers);
     let mut lines = request.headers.get_all(HOST).iter();

@@ -71,7 +71,7 @@ impl CacheLayer {
     ///
     /// # Errors
     ///
-    /// Those of [`Builder::build`].
+    /// As [`Builder::build`].
     pub fn new(builder: Builder<String, CachedResponse>) -> Result<Self, BuildError> {
         // A response that weighs more than a `u32` can say fits into no L1.
         let weigh = |key: &str, response: &CachedResponse| {

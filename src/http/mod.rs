@@ -59,7 +59,7 @@
 //! The key of a resource is `GET shop.example/products?a=1&b=2`, in this order: the [`prefix`](CacheLayer::prefix);
 //! `GET` and a space; the host as the client sends it, in lower case and with its port; the path; and the query, whose
 //! parts are sorted by their names, unless [`sort_query`](CacheLayer::sort_query) says otherwise. The host has no slash
-//! and the path begins with one, so that each key is that of one host and one path. [`key`](CacheLayer::key) takes the
+//! and the path begins with a slash, so that each key names one host and one path. [`key`](CacheLayer::key) takes the
 //! place of all but the prefix.
 //!
 //! The port counts as the client writes it: `Host: shop.example:443` and `Host: shop.example` have two keys.
@@ -135,7 +135,7 @@
 //!
 //! # Errors
 //!
-//! Those of the service, and no others. Without Redis requests go to the service, or are answered as the mode of the
+//! The errors of the service, and no others. Without Redis requests go to the service, or are answered as the mode of the
 //! cache says. A panic of the service goes on in the request that it was sent for. A request with `only-if-cached` gets
 //! 504 if nothing is stored for it. A request that waits for its response while the runtime it was sent in ends gets
 //! 500.

@@ -139,8 +139,8 @@ impl Search {
         tokio::pin!(lookup);
         let found = tokio::select! {
             biased;
-            // The reply first: if both are there, the client gets the response to its own request. There is none if the
-            // load is that of another request.
+            // The reply first: if both are there, the client gets the response to its own request. There is no reply if
+            // the load belongs to another request.
             Ok((reply, is_stored)) = &mut reply => {
                 // So that the next request of the client finds the stored response.
                 if is_stored {
@@ -164,7 +164,7 @@ impl Search {
         // now. Or it drops it at once, if another request is sent for that.
         let is_tried = found.as_ref().is_ok_and(|entry| entry.is_uncacheable());
         let mut unsent = lock(&held).take_if(|_| !is_tried);
-        // Otherwise the load is that of this request, and takes longer than the cache waits for it.
+        // Otherwise the load belongs to this request, and takes longer than the cache waits for it.
         if unsent.is_none()
             && may_come
             && let Ok((reply, _)) = reply.await

@@ -8,8 +8,8 @@ use bytes::Bytes;
 use serde::de::Error as _;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
-/// How many header lines a stored response has at most. So there is room for those of the layer: a `HeaderMap` panics
-/// when it is asked for more than it has.
+/// How many header lines a stored response has at most. So there is room for the lines of the layer: a `HeaderMap`
+/// panics when it is asked for more room than it has.
 pub(super) const HEADER_LINES: usize = 1_024;
 
 /// A response that a [`CacheLayer`](super::CacheLayer) has stored: the value type of its cache.
@@ -53,7 +53,7 @@ pub(super) struct Stored {
     #[serde(serialize_with = "write_headers", deserialize_with = "read_headers")]
     pub(super) headers: HeaderMap,
     pub(super) body: Bytes,
-    /// That of the request whose response this is.
+    /// The scheme of the request whose response this is.
     pub(super) scheme: Scheme,
     pub(super) terms: Terms,
 }

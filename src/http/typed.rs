@@ -1,5 +1,5 @@
-//! Where the types of the inner service end: its calls, bodies and errors become those of the layer's engine, and the
-//! engine's answers become typed again.
+//! Where the types of the inner service end: its calls, bodies and errors become calls, bodies and errors of the
+//! layer's engine, and the engine's answers become typed again.
 //!
 //! Each function here is compiled for each inner service of a user, so it is short.
 

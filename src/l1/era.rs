@@ -67,8 +67,8 @@ impl MarkCell {
     }
 }
 
-/// The eras of the last look-up of an entry that moka and the advice were told of. One number, so that a hit compares
-/// one: that of an entry in the sample is no era of moka.
+/// The eras of the last look-up of an entry that moka and the advice were told of. Both are one number, so that a hit
+/// compares one number: the number of an entry in the sample is no era of moka.
 #[derive(Default)]
 pub(super) struct Told(AtomicU32);
 

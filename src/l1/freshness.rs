@@ -258,8 +258,8 @@ impl Freshness {
     /// Whether a write of this lane that a token names has been applied here, with all changes before it (rule 22). To
     /// be asked before a look-up, which finds nothing older then.
     ///
-    /// Not by the versions that messages name, as anybody who may publish can make them up (rule 21): only by that of
-    /// the lane.
+    /// Not by the versions that messages name, as anybody who may publish can make them up (rule 21): only by the
+    /// version that the lane has named.
     pub(crate) fn has_applied(&self, write: Version) -> bool {
         // In this order: after a flush, with a version of the new epoch, it is true of a token of the former one, whose
         // values are all gone.
@@ -273,8 +273,8 @@ impl Freshness {
         *lock(&self.reached) = Some((epoch, seq));
     }
 
-    /// A message that the lane has published, by its epoch and number: the last one of which this instance had a proof,
-    /// or that of its own clear.
+    /// A message that the lane has published, by its epoch and number: the last message of which this instance had a
+    /// proof, or the message of its own clear.
     pub(crate) fn reached(&self) -> Option<(u64, u64)> {
         *lock(&self.reached)
     }

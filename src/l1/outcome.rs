@@ -47,7 +47,7 @@ impl Outcome {
     /// stored, as nothing is that has the tag (rule 20), and none of its tags was invalidated since. That is necessary
     /// for a caller with a token, too, and not enough (rule 22).
     pub(crate) fn is_usable_late(&self) -> bool {
-        // An unstored value has no version to be compared with that of the invalidation.
+        // An unstored value has no version to be compared with the version of the invalidation.
         self.slot.is_stored() && self.slot.tags().allow(self.slot.version.ver)
     }
 

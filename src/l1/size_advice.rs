@@ -531,8 +531,8 @@ impl Mini {
     }
 }
 
-/// How often keys were looked up of late, about: a count-min sketch, as that of moka and of `TinyLFU` (Einziger et al.,
-/// ACM TOS 2017). All counts are halved after ten look-ups for each entry.
+/// About how often keys were looked up of late: a count-min sketch, like the sketches of moka and `TinyLFU` (Einziger
+/// et al., ACM TOS 2017). All counts are halved after ten look-ups for each entry.
 struct Frequencies {
     /// Four rows, side by side, as long as a power of two.
     counts: Vec<[u8; 4]>,
@@ -627,7 +627,7 @@ mod tests {
     const KEYS: u32 = 8_000;
     const LOOK_UPS: usize = 40_000;
 
-    /// Keys of which that of rank r is drawn with a probability proportional to 1 / r ^ skew.
+    /// Draws keys: the key of rank r with a probability proportional to 1 / r ^ skew.
     fn zipf(skew: f64) -> impl FnMut() -> u64 {
         let mut sum = 0.0;
         let sums: Vec<f64> = (1..=KEYS)

@@ -28,8 +28,8 @@ use crate::vocabulary::AnyValue;
 /// The weight of an entry.
 pub(crate) type Weigher = Arc<dyn Fn(&str, &AnyValue) -> u32 + Send + Sync>;
 
-/// The bytes that an entry takes besides its value, by its key: those of the slot, of what counts the owners of slot
-/// and value, of the place in the table, and of moka's record of the hash, with the room that hash tables have to
+/// The bytes that an entry takes besides its value, by its key: the bytes of the slot, of the counts of the owners of
+/// slot and value, of the place in the table, and of moka's record of the hash, with the room that hash tables have to
 /// spare.
 pub(crate) fn entry_bytes(key: &str) -> usize {
     const COUNTS: usize = 48;
@@ -254,7 +254,7 @@ impl Store {
         }
     }
 
-    /// Removes the entries that meet the condition, those of one bucket with each step.
+    /// Removes the entries that meet the condition, the entries of one bucket with each step.
     pub(super) fn remove_where(
         &self,
         condition: impl Fn(&Slot) -> bool,
@@ -262,10 +262,10 @@ impl Store {
         (self.places()).map(move |place| self.remove_from(place, &condition))
     }
 
-    /// Removes the entries that do not meet the condition, those of one bucket with each step; for when these are most,
-    /// or another capacity was set. moka takes milliseconds for some of the hashes that it removes, so moka forgets all
-    /// entries and is told of those that stay. Also returns the former moka, to be dropped after the steps: that takes
-    /// long, and inserts may use it until then.
+    /// Removes the entries that do not meet the condition, the entries of one bucket with each step; for when most
+    /// entries go, or another capacity was set. moka takes milliseconds for some of the hashes that it removes, so moka
+    /// forgets all entries and is told of the entries that stay. Also returns the former moka, to be dropped after the
+    /// steps: that takes long, and inserts may use it until then.
     pub(super) fn keep_where(
         &self,
         condition: impl Fn(&Slot) -> bool,

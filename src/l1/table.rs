@@ -446,8 +446,8 @@ impl Bucket {
 /// The cells with this tag, and now and then one with another tag.
 #[inline]
 fn matching(tags: u64, tag: u8) -> impl Iterator<Item = usize> {
-    // A byte of `differs` is zero where the tag is the same. To take one from such a byte sets its highest bit, and may
-    // set that of the next byte, too (S. E. Anderson, Bit Twiddling Hacks).
+    // A byte of `differs` is zero where the tags are equal. To take 1 from such a byte sets its highest bit, and may
+    // set the highest bit of the next byte, too (S. E. Anderson, Bit Twiddling Hacks).
     let differs = (tags ^ (u64::from(tag) * ONES)) & TAGS;
     let mut found = differs.wrapping_sub(ONES) & !differs & (ONES << 7);
     from_fn(move || {

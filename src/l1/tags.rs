@@ -149,7 +149,7 @@ impl TagTable {
 
     /// Applies one whose version is not known: nothing that has the tag now is valid any more.
     pub(super) fn forget(&self, name: &str) {
-        // A state of its own for entries that come later: those of today are gone for good.
+        // Entries that come later get a state of their own: the entries of today are gone for good.
         let forgotten = lock(&self.0).by_name.remove(name);
         if let Some(state) = forgotten {
             state.floor.store(u64::MAX, Ordering::Release);

@@ -123,7 +123,7 @@ pub trait L2: Send + Sync + 'static {
 /// Complete: a store heeds every field, so a new field is a breaking change.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct LaneName<'a> {
-    /// That of the cache.
+    /// The namespace of the cache.
     pub namespace: &'a str,
     /// Which of its lanes.
     pub lane: LaneNumber,
@@ -185,7 +185,7 @@ pub trait Lane: Send + Sync + fmt::Debug {
     /// Stores the value again that it holds in the version `seen`, with a new stamp and new TTLs, if the lease still
     /// stands; and ends the lease. For a load which found that the source has not changed: the value is not sent.
     ///
-    /// `tags` are those of the value. `None` if the lease stands, and the store does not hold that version.
+    /// `tags` are the tags of the value. `None` if the lease stands, and the store does not hold that version.
     fn revalidate<'a>(
         &'a self,
         key: &'a str,
@@ -220,8 +220,8 @@ pub trait Lane: Send + Sync + fmt::Debug {
     /// it.
     fn tag_versions<'a>(&'a self, tags: &'a [&'a str]) -> Reply<'a, Vec<Option<TagVersion>>>;
 
-    /// Removes the values whose key begins with one of these prefixes, byte by byte, and whose version is below that of
-    /// the prefix's stamp, in the same epoch. Returns for each prefix how many of them were usable; a value with
+    /// Removes the values whose key begins with one of these prefixes, byte by byte, and whose version is below the
+    /// version of the prefix's stamp, in the same epoch. Returns for each prefix how many of them were usable; a value with
     /// several of the prefixes counts for one of them. A value that was stored later stays; a value that is not usable
     /// may be removed, too, and is not counted.
     ///
@@ -509,7 +509,7 @@ pub enum Step {
         is_awaited: bool,
     },
     /// Makes the values of keys stale from now on, and removes their leases. The values keep their versions, and the
-    /// message has that of the answer. A late copy makes values stale that were stored since.
+    /// message has the version of the answer. A late copy makes values stale that were stored since.
     Expire,
     /// Makes all values with one of these tags misses, however many they are. The keys of the batch are the tags. No
     /// load that began before and returns such a value is stored: as to its lease, the fill is rejected.
@@ -687,7 +687,7 @@ pub enum LeaseReply {
 /// Complete: a store sets every field, so a new field is a breaking change.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Lease {
-    /// Names it: random, and never that of another lease.
+    /// Names the lease: random, and no other lease has it.
     pub token: u64,
     /// The epoch in which it was granted; a fill in another one is refused.
     pub epoch: u64,

@@ -104,7 +104,7 @@ impl Reporter {
 
     /// Takes note of a cause. Returns the namespaces for its line in the log, some of them if they are many, or `None`
     /// if it was logged before. While there is trouble these are the namespaces of all caches of the server, otherwise
-    /// that of this cache.
+    /// the namespace of this cache.
     #[must_use]
     pub fn says(&self, cause: &str) -> Option<String> {
         // One step for all caches: of two that find the same cause at once, one logs it.
@@ -125,8 +125,8 @@ impl Reporter {
         (!is_same).then(|| state.namespaces())
     }
 
-    /// The trouble of this cache is over. Returns that of all caches of the server, with their namespaces, or some of
-    /// them if they are many, if it was the last one.
+    /// The trouble of this cache is over. If no other cache of the server is in trouble, returns the trouble of all
+    /// caches, with their namespaces, or some of them if they are many.
     #[must_use]
     pub fn end(&self, trouble: Trouble) -> Option<(String, Trouble)> {
         let mut state = lock(&self.outages.0);

@@ -71,7 +71,7 @@ pub struct Waiting {
 pub struct StreamId {
     /// The time, at which the store's clock was, or later.
     pub ms: u64,
-    /// Of those of one time.
+    /// Tells apart the entries of one time.
     pub number: u64,
 }
 

@@ -51,7 +51,7 @@ impl AllSettings {
         }
     }
 
-    /// Those of the code, overridden by the operator's.
+    /// The settings of the code, overridden by the operator's.
     pub(crate) fn with(&self, operator: &Settings) -> Settings {
         self.code.clone().overridden_by(operator)
     }

@@ -20,7 +20,7 @@ impl Settings {
     /// `CACHE_L1_CAPACITY` and `CACHE_L2_TTL` for the prefix `CACHE_`. Their values are written as in a file. An empty
     /// one counts as absent.
     ///
-    /// If none of them is `CACHE_REDIS`, the server is that of `REDIS_URL`, or otherwise that of `REDIS_HOST` with
+    /// If none of them is `CACHE_REDIS`, `REDIS_URL` names the server, or otherwise `REDIS_HOST` with
     /// `REDIS_PORT`, `REDIS_USERNAME`, `REDIS_PASSWORD`, `REDIS_DB` and `REDIS_TLS` (`true` or `false`); without a host
     /// there is none. These have no prefix, as other programs read them, too. A `REDIS_PORT` may be one of Kubernetes,
     /// `tcp://10.0.0.1:6379`. A `REDIS_TLS` that is true beside a `REDIS_URL` without TLS is an error.
@@ -47,7 +47,7 @@ impl Settings {
 }
 
 impl ServiceSettings {
-    /// Reads the options of all caches, as [`Settings::from_env`] does, and those of single caches: with the name of
+    /// Reads the options of all caches, as [`Settings::from_env`] does, and options of single caches: with the name of
     /// the cache in between, such as `CACHE_PRODUCT_L2_TTL` for the cache `product` and the prefix `CACHE_`. Where the
     /// name has another character than a letter or a digit, the variable has a `_`.
     ///
@@ -67,7 +67,7 @@ impl ServiceSettings {
     }
 }
 
-/// Reads the variables that begin with the prefix, and those of the server.
+/// Reads the variables that begin with the prefix, and the variables of the server.
 fn read(
     prefix: &str,
     has_sections: bool,
@@ -81,7 +81,7 @@ fn read(
         return Err(SettingsError::new(vec![mistake.to_owned()]));
     }
     for (name, value) in variables {
-        // A name that is no text is not that of an option.
+        // No option has a name that is no text.
         let Ok(name) = name.into_string() else {
             continue;
         };
@@ -138,7 +138,7 @@ fn section(name: &str) -> Option<(&str, &str)> {
     if names.contains(&name) {
         return None;
     }
-    // From the end, as the name of a cache may contain that of an option; no option ends with `_` and another one.
+    // From the end, as the name of a cache may contain the name of an option. No option ends with `_` and another option.
     names.into_iter().find_map(|option| {
         let cache = name.strip_suffix(option)?.strip_suffix('_')?;
         (!cache.is_empty()).then_some((cache, option))
@@ -150,7 +150,7 @@ fn server(variables: &HashMap<String, String>, mistakes: &mut Vec<String>) -> Op
     let get = |name| variables.get(name).map(String::as_str);
     let mut mistake = |text: &str| mistakes.push(text.to_owned());
     let (url, host) = (get("URL"), get("HOST"));
-    // Without a server, the other variables may be those of other programs.
+    // Without a server, the other variables may belong to other programs.
     url.or(host)?;
     let tls = get("TLS").map(bool::from_text);
     if tls == Some(None) {
@@ -351,7 +351,7 @@ mod tests {
         ] {
             assert_eq!(tls(url, wanted), Ok(Some(url.to_owned())));
         }
-        // Another server than that of the URL.
+        // Another server than the URL names.
         let own = [
             ("CACHE_REDIS", "redis://own"),
             ("REDIS_URL", "redis://url"),

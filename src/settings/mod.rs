@@ -22,7 +22,7 @@ use crate::vocabulary::{L1Capacity, Mode, RefreshAhead};
 
 /// Options of a cache that come from a configuration file or from the environment. They have the names of the
 /// [`Builder`](crate::Builder)'s methods, which document them; a field that is `None` leaves the builder as it
-/// is. [`ServiceSettings`] has those of all caches of a service.
+/// is. [`ServiceSettings`] has the options of all caches of a service.
 ///
 /// Options that are a type or a closure, such as the codec and the weigher, stay in code.
 ///

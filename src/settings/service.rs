@@ -39,7 +39,7 @@ pub struct ServiceSettings {
 
 impl ServiceSettings {
     /// These settings, with each option that `other` has taken from there. An option that `other` has for all caches
-    /// also overrides that of one cache here: the operator who sets it means all.
+    /// also overrides the option of a single cache here: the operator who sets it means all.
     #[must_use]
     pub fn overridden_by(mut self, other: &Self) -> Self {
         self.all = self.all.overridden_by(&other.all);
@@ -62,7 +62,7 @@ impl ServiceSettings {
         self.all.clone().overridden_by(&own)
     }
 
-    /// The sections that are those of no cache with one of these names.
+    /// The sections that belong to none of the caches with these names.
     pub(crate) fn unknown<'a>(&'a self, caches: &'a [String]) -> impl Iterator<Item = &'a str> {
         let is_known = |name: &str| caches.iter().any(|cache| section(cache) == section(name));
         (self.caches.keys().map(String::as_str)).filter(move |name| !is_known(name))

@@ -8,14 +8,14 @@
 //!  76  codec u8, flags u8, length of the tags u16
 //!  80  type tag u64
 //!  88  payload length u32
-//! 92  checksum u64: XXH3 of all that follows, seeded with XXH3 of bytes 76..92, which is seeded with that of the place
+//! 92  checksum u64: XXH3 of all that follows, seeded with XXH3 of bytes 76..92, which is seeded with XXH3 of the place
 //! 100  payload, then the tags: for each, length u16, bytes
 //! ```
 //! The place is the namespace and the key: bytes that were copied to another key are damaged there. The checksum is for
 //! damage and mistakes; anybody can make it anew.
 //!
-//! The codec is that of the outermost layer. 1 to 4 are codecs: bincode, JSON, postcard, `MessagePack`. 5 is a value
-//! that was compressed and 6 one that was encrypted; each has the id of the inner layer in its payload. From 128 on
+//! The codec is the id of the outermost layer. 1 to 4 are codecs: bincode, JSON, postcard, `MessagePack`. 5 is a value
+//! that was compressed and 6 a value that was encrypted; each has the id of the inner layer in its payload. From 128 on
 //! they are users' own.
 //!
 //! A key may have several values, one for each type tag, one behind the other (rule 29): so all of them go at once, by
@@ -294,7 +294,7 @@ pub(crate) fn checksum(body: &[u8], place: Place) -> u64 {
     let (head, rest) = body.split_at(CHECKSUM.min(body.len()));
     let (head, rest) = (head.get(TIMES..), rest.get(8..).unwrap_or_default());
     let head = head.unwrap_or_default();
-    // The head is short and fixed: its hash seeds that of the rest, so neither is copied.
+    // The head is short and fixed: its hash seeds the hash of the rest, so neither is copied.
     let head = XxHash3_64::oneshot_with_seed(place.0, head);
     XxHash3_64::oneshot_with_seed(head, rest)
 }
@@ -357,8 +357,8 @@ pub(crate) fn read_stamp(bytes: &[u8]) -> Option<(Stamp, Lifetime)> {
     Some((stamp, lifetime))
 }
 
-/// Finds the value with a type tag among those of a key, and takes it apart. `None` if there are others only. Costs one
-/// pass over the value, and allocates for tags only.
+/// Finds the value with a type tag among the values of a key, and takes it apart. `None` if there are other values
+/// only. Costs one pass over the value, and allocates for tags only.
 pub(crate) fn open(
     bytes: &[u8],
     place: Place,
@@ -489,7 +489,7 @@ fn open_value(value: &[u8], place: Place) -> Result<Envelope<'_>, Damage> {
     })
 }
 
-/// A tag for a type's name and the version of its layout, which distinguishes values of one type from those of another.
+/// A tag for a type's name and the version of its layout. It distinguishes values of one type from values of another.
 pub(crate) fn type_tag(name: &str, schema_version: u32) -> u64 {
     XxHash3_64::oneshot_with_seed(schema_version.into(), name.as_bytes())
 }

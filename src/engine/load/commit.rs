@@ -59,8 +59,8 @@ impl Loads {
     /// Runs a commit of this value, and then stores the value in both levels.
     ///
     /// The lease is taken over before the commit begins, and renewed until it ends. So the value that is stored after
-    /// the commit is that of the last commit: any other change of the key, and any other commit of this kind, ends the
-    /// lease. Then the key is invalidated instead, as after a commit that has failed. No load that began before is
+    /// the commit is the value of the last commit: any other change of the key, and any other commit of this kind, ends
+    /// the lease. Then the key is invalidated instead, as after a commit that has failed. No load that began before is
     /// stored.
     pub(crate) fn write_through(
         &self,

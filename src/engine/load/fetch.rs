@@ -102,8 +102,8 @@ impl Loads {
         }
     }
 
-    /// Loads the keys in parts, one part after the other: the leases of a part do not run out while those of others are
-    /// asked for or used.
+    /// Loads the keys in parts, one part after the other: the leases of a part do not run out while the leases of other
+    /// parts are asked for or used.
     pub(super) async fn run_all(&self, mut fetches: Vec<Fetch>, loader: Loader) {
         for (number, fetch) in fetches.iter_mut().enumerate() {
             fetch.number = number;

@@ -243,7 +243,7 @@ impl Loads {
         };
         // Before the missing keys are loaded: the refreshes run meanwhile.
         awaited.extend(self.start_refreshes(due, loader));
-        // All keys are joined before any result is awaited: this caller's loads run beside those of others.
+        // All keys are joined before any result is awaited: this caller's loads run beside the loads of other callers.
         if !led.is_empty() {
             self.spawn(led, loader(&led_places)).await;
         }

@@ -202,7 +202,7 @@ pub(crate) async fn take_over(ctx: &Context, key: &Key) -> Option<Lease> {
     }
 }
 
-/// The value that the load of a missing key replaces: the one that L2 has kept past its TTL, or else that of L1.
+/// The value that the load of a missing key replaces: the value that L2 has kept past its TTL, or else L1's value.
 async fn previous(ctx: &Context, key: &Key, kept: Option<&[u8]>) -> Option<AnyEntry> {
     let (now, longest) = (ctx.now(), ctx.options.stale_if_error);
     if longest.is_zero() {

@@ -2,7 +2,7 @@
 //! `load_timeout`, with their leases renewed: the look-up that would close a cycle is an error instead. A loader has no
 //! permit while it waits for a load: otherwise the load might get no permit.
 //!
-//! A call of a loader is known by its task: the look-ups of tasks that the loader spawns are like those of any caller.
+//! A call of a loader is known by its task. A look-up of a task that the loader spawns is like any caller's look-up.
 
 use std::collections::{HashMap, HashSet};
 use std::sync::{Arc, LazyLock, Mutex};

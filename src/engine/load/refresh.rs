@@ -204,7 +204,7 @@ impl Loads {
             }
             // It failed, or has not ended in time.
             let Some(entry) = self.reads.look_up(&key).await else {
-                // It is gone: its callers wait for the load as for that of any missing key.
+                // The entry is gone: its callers wait for the load, as for the load of any missing key.
                 return match refresh.wait().await {
                     Some(Ok(Some(outcome))) => Ok(Some(self.reads.hand_out_outcome(outcome))),
                     Some(Err(error)) => {

@@ -173,7 +173,7 @@ impl Loads {
                 self.count(compared);
             }
             let value = match loaded {
-                // The source says that the value is that of the hit.
+                // The source says that its value is the value of the hit.
                 Some(Loaded { value: None, .. }) => Some(sample.entry.slot().value().clone()),
                 Some(Loaded { value, .. }) => value,
                 None => None,

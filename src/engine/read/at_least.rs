@@ -15,7 +15,7 @@ use crate::token::Token;
 use crate::vocabulary::{Source, Version};
 
 impl Reads {
-    /// The write of this lane that a token names, or that of no write.
+    /// The version of the write of this lane that a token names, or the version of no write.
     pub(crate) fn write_of(&self, token: &Token) -> Version {
         let no_write = || self.ctx.l1.freshness.no_write();
         token.of_lane(self.lane).unwrap_or_else(no_write)

@@ -218,7 +218,7 @@ impl Reads {
                 let valid_until = slot.gone_at;
                 Some(instead(slot, Source::L2, now, valid_until))
             }
-            // That of L1, without a proof that it is current: only in `Mode::Available`.
+            // The entry of L1, without a proof that it is current: only in `Mode::Available`.
             Err(_) if proof == Proof::Used => {
                 let limit = ctx.options.tuned().mode.limit()?;
                 let slot = ctx.l1.get_kept(key, ctx.now(), kept, Some(limit))?;

@@ -22,9 +22,9 @@ const CHANGED: u32 = 5;
 /// Others, too, so that L2 does not take the instance for one that has ended.
 const UNCHANGED: Duration = Duration::from_secs(3600);
 
-/// The counters of this instance among those of the fleet.
+/// The counters of this instance among the counters of the fleet.
 pub(crate) struct FleetStats {
-    /// Those of all lanes. The first one keeps the counters.
+    /// The contexts of all lanes. The first lane keeps the counters.
     contexts: Arc<Lanes<Arc<Context>>>,
     /// By time that goes on while the clock of the values stands still in a test.
     began: Instant,

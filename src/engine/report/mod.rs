@@ -1,4 +1,4 @@
-//! Counters: those of the whole fleet, and those that the recorder of the process is given.
+//! The counters of the whole fleet, and the counters that the recorder of the process is given.
 //!
 //! Knows nothing of the meaning of a counter.
 

@@ -51,7 +51,7 @@ pub(crate) struct Subscriber {
     ctx: Arc<Context>,
     writes: Arc<Writes>,
     publisher: Option<Arc<Publisher>>,
-    /// That of the first lane has this.
+    /// The subscriber of the first lane has this.
     for_all: Option<ForAll>,
     /// The task, once it has been started.
     task: Mutex<Option<JoinHandle<()>>>,
@@ -322,8 +322,8 @@ impl<'a> Session<'a> {
             subscriber,
             ctx: &subscriber.ctx,
             freshness: &subscriber.ctx.l1.freshness,
-            // Messages that came after the last number which the lane has named may be made up, and their numbers may
-            // be those of messages that are lost now (rule 21).
+            // Messages that came after the last number which the lane has named may be made up. Their numbers may be
+            // the numbers of messages that are lost now (rule 21).
             reached: Reached {
                 last: reached.confirmed,
                 ..reached

@@ -94,7 +94,7 @@ pub(crate) async fn send(ctx: &Context, writes: Vec<Write>) -> bool {
     join_all(sent).await.contains(&true)
 }
 
-/// Sends writes in one step, and ends them; those of several that L2 refuses each in a step of its own.
+/// Sends writes in one step, and ends them. If L2 refuses a step of several, sends each write in a step of its own.
 async fn send_group(ctx: &Context, mut group: Group, clock: &ClockKnown) -> bool {
     match step(ctx, &mut group, clock).await {
         Ok(written) => {

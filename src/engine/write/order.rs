@@ -19,7 +19,7 @@ pub(crate) trait Ordered {
     /// `None` for a clear, or for a write that keeps its place among the others as a clear does.
     fn key(&self) -> Option<&Key>;
 
-    /// Has no key, and may be sent with others like it: an invalidation of a tag, or the beginning of that of a prefix.
+    /// Has no key, and may be sent with other writes like it: invalidates a tag, or begins to invalidate a prefix.
     fn is_joint(&self) -> bool;
 
     /// Removals of one key may share a batch, since their order does not matter. An insert shares its batch with

@@ -44,7 +44,7 @@ impl Passes {
         // Before the turn: the call that has it next makes the pass for all that wait by then.
         lock(&self.waiting).push(WaitingCall { prefixes, answer });
         let _turn = self.turn.lock().await;
-        // Those whose first step has just been answered, together with that of this call.
+        // Gathers the calls whose first step has just been answered, together with the first step of this call.
         gather().await;
         loop {
             match answered.try_recv() {

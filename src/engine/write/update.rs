@@ -21,7 +21,7 @@ const ATTEMPTS: usize = 256;
 const FIRST_PAUSE: Duration = Duration::from_millis(1);
 const LONGEST_PAUSE: Duration = Duration::from_millis(20);
 
-/// The updates of this instance: those of one key come one after the other, in the order of their calls. Of callers
+/// The updates of this instance: the updates of a key come one after the other, in the order of their calls. Of callers
 /// that read the same version all but one would be refused, so a thousand callers would send half a million requests.
 ///
 /// A turn lasts for round trips, and keeps no other call waiting: neither look-ups and other writes of its key, nor
@@ -29,7 +29,7 @@ const LONGEST_PAUSE: Duration = Duration::from_millis(20);
 #[derive(Default)]
 pub(crate) struct Turns(Mutex<HashMap<Key, Queue>>);
 
-/// Fair: the turn is that of the update that has waited longest.
+/// Fair: the turn goes to the update that has waited longest.
 type Queue = Arc<tokio::sync::Mutex<()>>;
 
 /// The turn of one update, or its place in the queue.

@@ -78,7 +78,7 @@ impl MemoryL2 {
         Self::with_clock(Clock::system())
     }
 
-    /// An empty store whose time is that of `clock`.
+    /// An empty store that goes by `clock`.
     #[must_use]
     pub fn with_clock(clock: Clock) -> Self {
         Self::with(clock, false)

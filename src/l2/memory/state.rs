@@ -61,8 +61,8 @@ pub(super) struct State {
     pub(super) clock: LaneClock,
     /// Whether a private store keeps messages.
     pub(super) is_logged: bool,
-    /// How many lanes the namespace has, as far as this one knows: those of its own set, or it is not used (rule 27).
-    /// Zero before it is.
+    /// How many lanes the namespace has, as far as this lane knows. If the number differs from the lane's own set, the
+    /// lane is not used (rule 27). Zero before its first use.
     pub(super) lanes: u16,
     /// Names the list of members in this incarnation.
     pub(super) generation: u64,
@@ -289,7 +289,7 @@ impl State {
     }
 
     pub(super) fn insert(&mut self, batch: Batch<'_>) -> Stamp {
-        // One version for all values of the step, below that of any later change.
+        // One version for all values of the step, below the version of any later change.
         let stamp = self.stamp();
         for (key, value) in batch.keys.iter().zip(batch.values) {
             self.end_leases(key, Duration::ZERO);
@@ -396,7 +396,7 @@ impl State {
         }
     }
 
-    /// Stores a value in front of those of other types.
+    /// Stores a value in front of the values of other types.
     fn store_beside(&mut self, key: &str, value: &EncodedValue, stamp: Stamp) {
         if self.now.is_private {
             return;

@@ -132,7 +132,7 @@ impl Live {
         self.shared.line(self.is_first)
     }
 
-    /// About how many bytes the reads under way will bring, those of other lanes included.
+    /// About how many bytes the reads under way will bring, the reads of other lanes included.
     pub(super) fn expected(&self) -> &AtomicUsize {
         &self.line().expected
     }

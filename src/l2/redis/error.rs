@@ -1,6 +1,6 @@
-//! Makes errors of the crate from those of the Redis client.
+//! Makes errors of the crate from errors of the Redis client.
 //!
-//! The texts of the server, and those of the client, can quote keys and values: `unknown command 'EVALSHA', with args
+//! The texts of the server and of the client can quote keys and values: `unknown command 'EVALSHA', with args
 //! beginning with: …`. So no text is passed on as it is.
 
 use deadpool_redis::redis::{ErrorKind, RedisError, ServerErrorKind, make_extension_error};
@@ -152,7 +152,7 @@ fn advice(code: &str, text: &str) -> String {
     format!("{code}: {known}")
 }
 
-/// About an error with the code `ERR`, which many errors share; among them are those of scripts without a right.
+/// About an error with the code `ERR`, which many errors share; among them are the errors of scripts without a right.
 fn general(text: &str) -> String {
     let of_acl = [
         "executing the script can't",

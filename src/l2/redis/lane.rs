@@ -54,7 +54,8 @@ pub(super) struct RedisLane {
     pub(super) type_tag_in_hex: String,
     /// For all but plain reads of values.
     pub(super) connections: Arc<Connections>,
-    /// Reads values over these connections, and over a second one; single ones go together with those of other lanes.
+    /// Reads values over these connections, and over a second connection. Single reads go together with the single
+    /// reads of other lanes.
     pub(super) reads: SingleReads,
     pub(super) subscriptions: Subscriptions,
     /// Held, so that caches with the same URL find them.
@@ -194,8 +195,8 @@ impl RedisLane {
     }
 
     /// Runs a script that stores one value, and may change nothing: only this `version` of the value is replaced, if it
-    /// is given. `marks` are those of the script's keys that belong to the value's key, and of those that the lane has
-    /// once. `more` adds arguments of the script's own.
+    /// is given. `marks` are the marks of the script's keys that belong to the value's key, and of the keys that the
+    /// lane has once. `more` adds arguments of the script's own.
     pub(super) async fn store_one(
         &self,
         lua: &'static Lua,
@@ -277,8 +278,8 @@ impl RedisLane {
         let mut call = Call::new(&scripts::INSERT, &self.names, keys);
         call.own(&[CLOCK, LOG]);
         call.keys(&[VALUE], batch.keys).keys(&[LEASE], batch.keys);
-        // The script finds the tag versions of each value by the number of its tags: those of the first value come
-        // first.
+        // The script finds the tag versions of each value by the number of its tags: the tag versions of the first
+        // value come first.
         call.keys(&[TAG_VERSION], &tags);
         for value in values() {
             call.stage(value);

@@ -13,7 +13,7 @@
 //! - [`run`]: the first request of a lane over a connection; [`lanes`]: which lanes of a namespace may be used, found
 //!   out for all of them together by [`joint`]
 //! - [`members`]: how a member is written down; [`names`]: the names of a lane's keys, and of its connections
-//! - [`error`]: the client's errors as those of the crate; `trouble.md`: the effect of each on a cache
+//! - [`error`]: the client's errors as errors of the crate; `trouble.md`: the effect of each on a cache
 //!
 //! Knows nothing of L1, nor of values: the scripts look at stamps and TTLs only.
 
@@ -139,8 +139,8 @@ impl RedisL2 {
     }
 
     /// The primary that these sentinels name so: on the server to which they lead, now and after a failover. Give the
-    /// addresses of all sentinels, and the same ones in all instances of a fleet. Users, passwords and TLS in them are
-    /// for the sentinels; [`primary_like`](Self::primary_like) has those of the primary.
+    /// addresses of all sentinels, and the same addresses in all instances of a fleet. Users, passwords and TLS in them
+    /// are for the sentinels; [`primary_like`](Self::primary_like) has user, password and TLS of the primary.
     ///
     /// The sentinels are asked whenever a connection is made, and with each heartbeat, over one connection to each of
     /// them. A server is believed while a majority of all the sentinels names it: otherwise its values are not used,
@@ -199,7 +199,7 @@ impl RedisL2 {
     }
 
     /// A Redis Cluster, or a cluster of Valkey, of which these are nodes: the others are learnt from one that answers.
-    /// Give several, or a name that leads to all of them. User, password and TLS of the first are those of all nodes.
+    /// Give several, or a name that leads to all of them. User, password and TLS of the first node are for all nodes.
     ///
     /// A namespace has four lanes on it unless [`lanes`](crate::Builder::lanes) says otherwise, each with one of the
     /// primaries. The primaries are asked for the owner of each lane whenever a connection is made, and with each
@@ -209,7 +209,7 @@ impl RedisL2 {
     ///
     /// To a cluster that `redis-cli --cluster create` has made, send `CLUSTER BUMPEPOCH`, to one of its primaries, and
     /// again after each election that had no winner: a line at WARN asks for that. Otherwise the next failover turns all
-    /// lanes off until it is over, and not only those of the node that is away.
+    /// lanes off until it is over, and not only the lanes of the node that is away.
     ///
     /// Does not connect: that happens at the first use.
     ///

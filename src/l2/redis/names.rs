@@ -1,5 +1,5 @@
 //! The names of one lane's keys: the lane's hash tag, a mark, and a text for all but the keys that a lane has once. And
-//! those of its channel and its connections.
+//! the names of the lane's channel and connections.
 
 use std::io::Write;
 use std::sync::Arc;
@@ -36,11 +36,11 @@ pub(crate) struct Names {
     /// How many lanes the namespace has.
     pub(super) lanes: u16,
     tag: String,
-    /// That of all keys, and of the channel, in a cluster: a request is for one slot.
+    /// The slot of all keys and of the channel in a cluster: a request is for one slot.
     pub(super) slot: Option<u16>,
     /// The channel of the lane's messages.
     pub(crate) events: String,
-    /// That of the connections in `CLIENT LIST`.
+    /// The name of the connections in `CLIENT LIST`.
     client: String,
     pub(super) said: Arc<Said>,
     pub(super) settling: Arc<Settling>,

@@ -26,7 +26,7 @@ impl<T> PerRuntime<T> {
         if let Some(one) = all.get(&here).and_then(Weak::upgrade) {
             return one;
         }
-        // Those of runtimes that have ended leave with it.
+        // The parts of runtimes that have ended leave with it.
         all.retain(|_, one| one.strong_count() > 0);
         let one = Arc::new(make());
         all.insert(here, Arc::downgrade(&one));

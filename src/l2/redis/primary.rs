@@ -25,7 +25,7 @@ enum Witnesses {
     /// None are needed: no other server can be the primary.
     None,
     Sentinels(Arc<Sentinels>),
-    /// Those of the primary at this address.
+    /// The primaries of the cluster. The address is of the primary that they name.
     #[cfg(feature = "cluster")]
     Nodes(Arc<Cluster>, Address),
 }

@@ -1,5 +1,5 @@
-//! A connection that subscribes, for all lanes of a process on one server: to their channels, and to those of other
-//! programs that they listen to. Heartbeats of lanes that are due together share a request.
+//! A connection that subscribes, for all lanes of a process on one server: to the lanes' channels, and to the channels
+//! of other programs that the lanes listen to. Heartbeats of lanes that are due together share a request.
 //!
 //! With RESP3 messages and answers share one connection, and with it one order: the answer to a heartbeat that names
 //! message n comes after message n (rule 8). Applies no message.
@@ -195,14 +195,14 @@ impl PubSub {
     }
 
     /// When to send a heartbeat that is due at `by` and comes once in an interval: at a time that it has in common with
-    /// those of other lanes.
+    /// the heartbeats of other lanes.
     pub(super) fn align(by: Instant, interval: Duration) -> Instant {
         let (since, interval) = (by.duration_since(*SINCE), interval.as_nanos());
         let over = since.as_nanos().checked_rem(interval).unwrap_or(0);
         by - Duration::from_nanos(u64::try_from(over).unwrap_or(0))
     }
 
-    /// Sends a heartbeat, together with those of other lanes.
+    /// Sends a heartbeat, together with the heartbeats of other lanes.
     pub(super) fn heartbeat(self: &Arc<Self>, heartbeat: Heartbeat) {
         let mut heartbeats = lock(&self.heartbeats);
         heartbeats.push(heartbeat);

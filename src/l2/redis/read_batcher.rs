@@ -68,7 +68,7 @@ pub(super) struct SingleReads {
     pub(super) requests: Arc<ReadRequests>,
     batchers: Arc<PerRuntime<ReadBatcher>>,
     queues: PerRuntime<Queue>,
-    /// That of the runtime on which the lane was used last: mostly there is no other.
+    /// The queue of the runtime on which the lane was used last: mostly there is no other.
     last: ArcSwapOption<Queue>,
 }
 
@@ -317,8 +317,8 @@ impl ReadBatcher {
             let Some(largest) = groups.pop() else {
                 return;
             };
-            // The turn is that of the largest group alone: lanes whose connection is slow, or has to be made, hold up
-            // no batch of the others.
+            // The largest group alone has the turn: lanes whose connection is slow, or has to be made, hold up no batch
+            // of the other lanes.
             for group in groups {
                 tokio::spawn(group.fetch(hand_out));
             }

@@ -375,7 +375,7 @@ fn expect(live: &Live, bytes: usize) -> OnDrop<impl Fn()> {
     OnDrop(move || _ = live.expected().fetch_sub(bytes, Ordering::Relaxed))
 }
 
-/// How many bytes a key counts for, if those of the last request had so many each.
+/// How many bytes a key counts for, if the keys of the last request had so many each.
 fn weight(bytes_each: usize) -> usize {
     bytes_each.max(BYTES / KEYS)
 }

@@ -1,5 +1,5 @@
-//! The Lua scripts. Each is one atomic step, and every key that it touches is declared to it, but for those of a
-//! heartbeat that is for several lanes, and of a look at the clocks of all lanes.
+//! The Lua scripts. Each script is one atomic step, and every key that it touches is declared to it, but for the keys
+//! of a heartbeat that is for several lanes, and of a look at the clocks of all lanes.
 
 use super::call::Lua;
 

@@ -80,7 +80,7 @@ const UNACKNOWLEDGED_FOR: Duration = Duration::from_secs(30);
 ///
 /// The server's certificate must name the host of the URL.
 ///
-/// The cryptography is that of the provider which the program has installed in rustls by
+/// The cryptography comes from the provider which the program has installed in rustls by
 /// `CryptoProvider::install_default`. If none is installed when the first such server is opened, rustls installs the
 /// provider that is compiled in, by the feature `tls-ring` or by a feature of rustls in another crate. If no provider is
 /// compiled in, or more than one, the server is refused: a program with two providers installs one at its start. rustls
@@ -275,7 +275,7 @@ impl Connector {
         pool.map_err(|error| L2Error::bad_config(error.to_string()))
     }
 
-    /// The host and the port; those of a unix socket are empty.
+    /// The host and the port; both are empty for a unix socket.
     #[cfg(feature = "cluster")]
     pub(super) fn host_and_port(&self) -> Address {
         match self.info.addr() {

@@ -29,8 +29,8 @@ use crate::wire::message;
 
 /// Messages that may wait for the subscriber. One more is lost, which a hole in the numbers shows (rule 10).
 const QUEUE: usize = 4096;
-/// A server that closes a connection mostly closes those of the whole fleet: its processes connect again within this
-/// time, one after the other. A thousand of them take the server a fifth of a second.
+/// A server that closes a connection mostly closes the connections of the whole fleet: the processes of the fleet
+/// connect again within this time, one after the other. A thousand of them take the server a fifth of a second.
 const SPREAD: Duration = Duration::from_millis(250);
 
 /// Makes the subscriptions of one lane.
@@ -78,8 +78,8 @@ impl Subscriptions {
         Ok((found.clock, Box::new(subscription)))
     }
 
-    /// The connection for the next subscription. Not that of the last one, which has ended for some reason: an address
-    /// may lead to another server by now.
+    /// The connection for the next subscription. Not the connection of the last subscription, which has ended for some
+    /// reason: an address may lead to another server by now.
     fn next(&self, shared: &Shared) -> Arc<PubSub> {
         let mut last = lock(&self.last);
         if let Some(last) = last.upgrade() {
@@ -125,7 +125,7 @@ impl Subscriptions {
         let member = Member::new(me, Applied::NOTHING);
         let (topology, primary) = (&self.topology, &shared.primary);
         let running = run(&self.names, Some(member), topology, primary, connection).boxed();
-        // The answer is a proof like that of a heartbeat, and the connection may be one that others have made.
+        // The answer is a proof like the answer to a heartbeat, and other lanes may have made the connection.
         let (found, confirmed) = join(running, pubsub.confirm(slot)).await;
         confirmed.inspect_err(|_| pubsub.doubt())?;
         let found = found.map_err(|error| run_error(error, slot))?;
@@ -144,10 +144,10 @@ async fn in_time<T>(opening: impl Future<Output = T>) -> Result<T, L2Error> {
 }
 
 struct RedisSubscription {
-    /// Dropped before the routes: that of the last lane need not be left, as the connection ends.
+    /// Dropped before the routes: the route of the last lane need not be left, as the connection ends.
     pubsub: Arc<PubSub>,
     inbox: Inbox,
-    /// To the lane's channel, and to those of other programs.
+    /// To the lane's channel, and to the channels of other programs.
     routes: Vec<Route>,
     names: Arc<Names>,
     /// Held so that all lanes on the server share the connection.

@@ -109,7 +109,7 @@ impl Topology {
         }
     }
 
-    /// Whether callers wait for a connection of a pool that has no more to give. Those of nodes are never that large.
+    /// Whether callers wait for a connection of a pool that has no more to give. The pools of nodes never run out.
     pub(super) fn is_pool_exhausted(&self) -> bool {
         match self {
             Self::Server(shared) => {

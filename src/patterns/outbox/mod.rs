@@ -86,7 +86,7 @@
 //!
 //! Every instance runs one relay, for all caches of the service: [`RelayBuilder::caches`] takes the
 //! [`Caches`](crate::Caches), [`RelayBuilder::cache`] a cache that was built without them. An idle relay reads the
-//! table once in each interval. Rows of a namespace whose L2 is away hold up those of no other namespace.
+//! table once in each interval. Rows of a namespace whose L2 is away hold up no rows of other namespaces.
 //!
 //! Several services may share the table. A relay leaves the rows of other namespaces where they are. If such a row has
 //! waited for a minute, no relay delivers it: [`OutboxStats::unknown`] counts it, and a line in the log names the

@@ -39,7 +39,7 @@ const BATCH: usize = 256;
 const OVER_AFTER: u32 = 4;
 /// The relay looks for rows of unknown namespaces each time that it has polled so often: about once a minute.
 const POLLS_PER_LOOK: u32 = 60;
-/// A row of an unknown namespace is told after this time. The table may be that of another service, too, whose relay
+/// A row of an unknown namespace is told after this time. The table may belong to another service, too, whose relay
 /// would have delivered the row by then.
 const UNKNOWN_AFTER: Duration = Duration::from_secs(60);
 /// How many unknown namespaces a line in the log names, and how much of each.

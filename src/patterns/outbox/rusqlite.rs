@@ -195,7 +195,7 @@ impl OutboxTable for Sqlite {
         self.run(move |db| {
             let mut read = db.prepare(&read)?;
             let rows = read.query_map(params_from_iter(namespaces), |row| {
-                // One that is not UTF-8 is that of no key, and holds up no other row.
+                // A text that is not UTF-8 is the text of no key, and holds up no other row.
                 let text = |at| {
                     let bytes = row.get_ref(at)?.as_bytes()?;
                     Ok::<_, Error>(String::from_utf8_lossy(bytes).into_owned())

@@ -31,8 +31,9 @@
 //! # Ok(()) }
 //! ```
 //!
-//! The tests of this crate run on `SQLite`; `sh tests/proof.sh databases` runs those of `PostgreSQL` 15 and `MariaDB`
-//! 10.11. On `MySQL` it was not run. `PostgreSQL` stores no NUL character in texts: a key that has one is an error.
+//! The tests of this crate run on `SQLite`; `sh tests/proof.sh databases` runs the tests of `PostgreSQL` 15 and
+//! `MariaDB` 10.11. On `MySQL` it was not run. `PostgreSQL` stores no NUL character in texts: a key that has one is an
+//! error.
 
 use ::sqlx::database::HasStatementCache;
 use ::sqlx::{
@@ -217,7 +218,7 @@ where
             let query = query.build().persistent(is_usual);
             let rows = query.fetch_all(connection).await?;
             let rows = rows.iter().map(|row| {
-                // As bytes: one that is not UTF-8 is that of no key, and holds up no other row.
+                // As bytes: a text that is not UTF-8 is the text of no key, and holds up no other row.
                 let text = |at: usize| {
                     let bytes: Vec<u8> = row.try_get_unchecked(at)?;
                     Ok::<_, Error>(String::from_utf8_lossy(&bytes).into_owned())

@@ -506,7 +506,7 @@ where
 {
     let streams = cache.engine().contexts.map(|_, ctx| Stream {
         ctx: Arc::clone(ctx),
-        // No worker of this instance listens to it: those of the service look at the stream by themselves.
+        // No worker of this instance listens to it: the workers of the service look at the stream by themselves.
         wake: Arc::new(Notify::new()),
     });
     replay_all(&streams).await

@@ -39,7 +39,7 @@ const NOT_TAKEN: &str = "no worker with its schema_version and type_tag has take
 /// as far as the worker can know, and they become dead letters.
 const LEFT_AT_MOST: u32 = 50;
 
-/// The options of a worker: those of the builder.
+/// The options of a worker, as the builder has them.
 #[derive(Clone, Copy)]
 pub(super) struct Options {
     pub(super) batch: usize,
@@ -300,7 +300,7 @@ impl Worker {
             }
         }
         let is_left = self.leave(&others, left).await?;
-        // Another batch. That of before was settled, by this worker or by another one.
+        // Another batch. The batch before was settled, by this worker or by another worker.
         let first = writes_by_key.iter().flatten().map(|write| write.id).min();
         let Some(first) = first else {
             return Ok(if is_left {

@@ -139,7 +139,7 @@ impl<K, V> Write<K, V> {
 }
 
 /// An id of the stream as one number. While the clock of Redis is behind the last id, only the number rises: it may go
-/// beyond its 20 bits, and then into those of the time.
+/// beyond its 20 bits, and then into the bits of the time.
 pub(super) fn version(StreamId { ms, number }: StreamId) -> u64 {
     // Saturating and not wrapping: a version that falls would have the source refuse all later writes.
     (ms << 20).saturating_add(number)

@@ -177,7 +177,8 @@ impl<'b> Bounds<'b> {
 }
 
 /// A visitor, a seed or an access of serde, within bounds. Each element of a sequence or map is charged when it came;
-/// those of a struct or tuple are not, as the whole was. Or a deserializer of a part that goes to a place of type `P`.
+/// the elements of a struct or tuple are not, as the whole was. Or a deserializer of a part that goes to a place of
+/// type `P`.
 pub(super) struct Bounded<'b, X, P = ()> {
     inner: X,
     bounds: Bounds<'b>,

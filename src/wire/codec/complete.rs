@@ -289,7 +289,7 @@ impl<'a, S: Serializer> Serializer for Complete<'a, S> {
     }
 }
 
-/// The parts of a tuple or a struct. Those of a struct have names.
+/// The parts of a tuple or a struct. The parts of a struct have names.
 macro_rules! pass_parts_on {
     ($($part:ident: $method:ident($($name:ident)?) $add:ident $(else $skip:ident)?;)*) => {$(
         impl<S: $part> $part for CompleteParts<'_, S> {

@@ -84,7 +84,7 @@ impl<C: Codec> CodecStack for Compressed<C> {
 
     fn seal<T: Serialize + ?Sized>(&self, value: Placed<'_, T>, out: &mut Vec<u8>) -> Result<u8> {
         let start = out.len();
-        // The codec checks the limit, so it is that of the value before it is compressed.
+        // The codec checks the limit, so the limit is for the value before it is compressed.
         let id = self.codec.seal(value, out)?;
         let is_large = out.len().saturating_sub(start) >= self.threshold;
         let is_compressed = is_large && lz4::compress(id, out, start);

@@ -125,7 +125,7 @@ impl Serializer for &mut Bytes {
         value.serialize(self.and(TAG))
     }
 
-    // As bincode and postcard: an address takes its bytes and not those of its text.
+    // As bincode and postcard: an address takes its bytes and not the bytes of its text.
     fn is_human_readable(&self) -> bool {
         false
     }

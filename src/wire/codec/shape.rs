@@ -105,8 +105,8 @@ impl Parts {
     }
 }
 
-/// The shapes that the elements of a sequence or the entries of a map have, each of them once and in no order: those of
-/// a `HashSet` have another order each time.
+/// The shapes that the elements of a sequence or the entries of a map have, each of them once and in no order: the
+/// elements of a `HashSet` have another order each time.
 pub(super) struct Elements {
     /// Most collections have elements of one shape.
     last: Shape,

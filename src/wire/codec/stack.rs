@@ -86,7 +86,7 @@ pub(super) const ENCRYPTED: u8 = 6;
 pub struct Context<'a> {
     pub(crate) namespace: &'a str,
     pub(crate) key: &'a str,
-    /// Distinguishes values of one type from those of others.
+    /// Distinguishes values of one type from values of other types.
     pub(crate) type_tag: u64,
     pub(crate) tags: &'a [Key],
     /// How many bytes it may take in any layer.

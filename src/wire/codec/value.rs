@@ -138,7 +138,7 @@ impl<S: CodecStack, V: Serialize + DeserializeOwned + Value> ValueCodec for Code
             let read: Result<V> = codec.decode_same_shape(&bytes);
             let read = read.map_err(|error| error.because(Category::NotReadBack))?;
             // A field that is written and not read, or the other way round, shifts all that follow. The bytes may
-            // differ, as those of a map have no order.
+            // differ, as the entries of a map have no order.
             let mut again = Vec::with_capacity(bytes.len());
             Codec::encode(codec, &read, &mut again)?;
             if again.len() != bytes.len() {

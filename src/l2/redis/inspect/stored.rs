@@ -54,7 +54,7 @@ pub struct StoredValue {
     pub stamp: Stamp,
     /// Until when it is valid.
     pub lifetime: Lifetime,
-    /// By its type tag, instances tell values of their own type from those of others.
+    /// By its type tag, instances tell values of their own type from values of other types.
     pub type_tag: u64,
     /// The number of its outermost format.
     pub codec: u8,
