@@ -67,6 +67,16 @@ impl Server {
     /// not be the one that is meant, as when a variable is not set.
     pub(crate) fn explain(&self, error: &(dyn Error + 'static)) -> String {
         let text = with_causes(error);
+        // Where the crate names calls, the command has options.
+        let text = text.replace("use RedisL2::cluster", "use --cluster");
+        let text = text.replace("use RedisL2::open", "leave out --cluster");
+        #[cfg(feature = "cluster")]
+        let text =
+            if !self.cluster && text.ends_with("another node of the Redis Cluster has the lane") {
+                format!("{text}: use --cluster")
+            } else {
+                text
+            };
         let mut causes = std::iter::successors(Some(error), |&error| error.source());
         if !causes.any(|error| error.is::<L2Error>() || error.is::<Missing>()) {
             return text;

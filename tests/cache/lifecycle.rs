@@ -7,7 +7,7 @@ use larder::l2::deadpool_redis::redis::cmd;
 use tokio::runtime::Builder;
 use tokio::task::yield_now;
 
-use crate::fleet::{Fleet, Source, Texts, over_both_stores};
+use crate::fleet::{Fleet, Source, Texts, UNHURRIED, over_both_stores};
 use crate::support::eventually::eventually;
 use crate::support::home;
 use crate::support::network::{Gate, Step, Way};
@@ -139,6 +139,7 @@ async fn an_instance_that_is_closed_while_it_subscribes_leaves_no_member() {
         // With connections of its own, which are made meanwhile.
         let cache: Texts = Cache::builder("test:text")
             .l2(home::open(url))
+            .l2_timeout(UNHURRIED)
             .build()
             .unwrap();
         for _ in 0..steps % 100 {

@@ -139,6 +139,7 @@ async fn the_program_finds_the_lanes() {
     let server = home::start_with(&[]).await;
     let instance: Prices = Cache::builder("shop:price")
         .redis(server.url())
+        .l2_timeout(UNHURRIED)
         .max_staleness(NEVER)
         .lanes(4)
         .build()
@@ -197,6 +198,7 @@ async fn the_program_refuses_another_number_of_lanes() {
     for (now, others) in [(2, [1, 3, 4]), (4, [1, 2, 8])] {
         let instance: Prices = Cache::builder("shop:price")
             .redis(server.url())
+            .l2_timeout(UNHURRIED)
             .lanes(now)
             .build()
             .unwrap();

@@ -367,6 +367,7 @@ async fn a_password_is_not_shown() {
     let server = RedisServer::start_with(&["--requirepass", "hunter2"]).await;
     let right: Texts = Cache::builder("test:text")
         .redis(server.url())
+        .l2_timeout(UNHURRIED)
         .build()
         .unwrap();
     right.ready().await;
@@ -392,10 +393,12 @@ async fn a_pool_of_ones_own() {
     let (a, b): (Texts, Texts) = (
         Cache::builder("test:text")
             .l2(RedisL2::with_pool(pool.clone(), server.url()).unwrap())
+            .l2_timeout(UNHURRIED)
             .build()
             .unwrap(),
         Cache::builder("test:text")
             .redis(server.url())
+            .l2_timeout(UNHURRIED)
             .build()
             .unwrap(),
     );

@@ -8,7 +8,7 @@ use larder::Cache;
 use tokio::runtime::{Builder, Runtime};
 use tokio::time::timeout;
 
-use crate::fleet::{Fleet, Texts, without_heartbeats};
+use crate::fleet::{Fleet, Texts, UNHURRIED, without_heartbeats};
 use crate::support::eventually::eventually;
 use crate::support::network::{Step, Way};
 use crate::write::batching::{numbered, pairs, value};
@@ -73,6 +73,7 @@ fn a_cache_on_redis_moves_from_runtime_to_runtime() {
     let server = runtime().block_on(crate::support::redis_server::RedisServer::start());
     let cache: Texts = Cache::builder("test:runtime")
         .redis(server.url())
+        .l2_timeout(UNHURRIED)
         .build()
         .unwrap();
     for round in 0..5 {

@@ -82,6 +82,20 @@ async fn a_cluster() {
     cache.ready().await;
     let node = is_used(&options(&urls, &["--cluster"]), &cache, 2).await;
     assert!(urls.contains(&format!("redis://{node}")), "{node}");
+
+    let inspect = ["inspect", NAMESPACE, "tea"];
+    let asked = join_all(urls.iter().map(|url| larder(url, &inspect))).await;
+    // But for the node that has the key.
+    let refused: Vec<_> = asked.iter().filter(|asked| asked.code != Some(0)).collect();
+    assert!(refused.len() >= 2, "{asked:?}");
+    for refused in refused {
+        refused.is_one_clear_line(1, "use --cluster");
+    }
+    let single = RedisServer::start().await;
+    let urls = [single.url()];
+    let as_cluster = options(&urls, &["--cluster"]);
+    let refused = larder("", &[&inspect, &*as_cluster].concat()).await;
+    refused.is_one_clear_line(1, "it is no node of a cluster: leave out --cluster");
 }
 
 #[tokio::test]

@@ -7,6 +7,7 @@ use larder::l2::deadpool_redis::redis::aio::MultiplexedConnection;
 use larder::l2::deadpool_redis::redis::cmd;
 use larder::{Cache, Invalidation, Loaded, MemoryL2};
 
+use crate::fleet::UNHURRIED;
 use crate::support::eventually::eventually;
 use crate::support::home;
 use crate::support::network::Network;
@@ -62,6 +63,7 @@ async fn what_one_instance_hears_is_gone_everywhere() {
     let build = || {
         Cache::builder("test:listen")
             .l2(home::open(server.url()))
+            .l2_timeout(UNHURRIED)
             .lanes(1)
     };
     let listening: Products = build()
@@ -146,8 +148,9 @@ async fn all_prefixes_of_a_message_share_a_pass() {
     let build = || {
         let builder = Cache::builder("test:listen")
             .l2(home::open(server.url()))
+            .l2_timeout(UNHURRIED)
             .lanes(1);
-        builder.l1_capacity(0).l2_timeout(Duration::from_secs(5))
+        builder.l1_capacity(0)
     };
     let listening: Products = build().listen_to("changes", lines).build().unwrap();
     let other: Products = build().build().unwrap();
@@ -184,9 +187,9 @@ async fn too_many_prefixes_become_one_clear() {
     let mut redis = server.connection().await;
     let products: Products = Cache::builder("test:listen")
         .l2(home::open(server.url()))
+        .l2_timeout(UNHURRIED)
         .lanes(1)
         .l1_capacity(0)
-        .l2_timeout(Duration::from_secs(5))
         .listen_to("changes", lines)
         .build()
         .unwrap();
@@ -300,6 +303,7 @@ async fn a_slow_parser_delays_no_heartbeat() {
     let may_go = Mutex::new(may_go);
     let products: Products = Cache::builder("test:listen")
         .l2(home::open(server.url()))
+        .l2_timeout(UNHURRIED)
         .lanes(1)
         .max_staleness(Duration::from_millis(300))
         .listen_to("changes", move |_| {
@@ -332,6 +336,7 @@ async fn another_connection_listens_again() {
     let mut redis = server.connection().await;
     let products: Products = Cache::builder("test:listen")
         .l2(home::open(server.url()))
+        .l2_timeout(UNHURRIED)
         .lanes(1)
         .listen_to("changes", parse)
         .build()

@@ -6,6 +6,7 @@ use larder::{Cache, Loaded, MemoryL2};
 use serde_json::{Value, json};
 use tokio::time::timeout;
 
+use crate::fleet::UNHURRIED;
 use crate::support::eventually::eventually;
 use crate::support::home;
 
@@ -23,6 +24,7 @@ async fn each_own_change_is_published_in_its_order() {
     let build = || {
         Cache::builder("test:told")
             .l2(home::open(server.url()))
+            .l2_timeout(UNHURRIED)
             .lanes(1)
     };
     let prices: Prices = build().publish_changes("changes").build().unwrap();

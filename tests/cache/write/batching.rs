@@ -10,7 +10,7 @@ use larder::{Cache, Clock};
 use tokio::task::{JoinHandle, yield_now};
 use tokio::time::{self, timeout};
 
-use crate::fleet::{Fleet, HOUR, Texts, over_both_stores, stores, without_heartbeats};
+use crate::fleet::{Fleet, HOUR, Texts, UNHURRIED, over_both_stores, stores, without_heartbeats};
 use crate::support::eventually::eventually;
 use crate::support::home;
 use crate::support::network::{Gate, Network, Step, Way};
@@ -268,6 +268,7 @@ async fn a_key_that_is_refused_is_refused_alone() {
     let server = home::start_with(&[]).await;
     let cache: Texts = Cache::builder("test:text")
         .l2(home::open(server.url()))
+        .l2_timeout(UNHURRIED)
         .lanes(1)
         .max_staleness(HOUR)
         .build()
