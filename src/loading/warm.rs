@@ -29,8 +29,9 @@ impl<K: CacheKey, V: Send + Sync + 'static> Cache<K, V> {
     ///
     /// Cost: values are stored in batches, of 1 024 values or of those that have come in 100 ms. A batch sends L2 a
     /// request for each key and a request for each value that is stored, 64 requests at a time, and two requests to
-    /// find out what was changed meanwhile; and it sends the other instances one empty message. The call holds two
-    /// batches of each lane in memory. While no value comes, two requests a second.
+    /// find out what was changed meanwhile; and it sends the other instances one empty message. A batch that takes longer
+    /// than a third of `lease_ttl` to ask for is stored in parts, each with these messages. The call holds two batches
+    /// of each lane in memory. While no value comes, two requests a second.
     ///
     /// # Errors
     ///

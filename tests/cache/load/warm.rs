@@ -9,12 +9,12 @@ use futures::channel::mpsc::{UnboundedSender, unbounded};
 use futures::{Stream, StreamExt, stream};
 use larder::l2::deadpool_redis::redis::cmd;
 use larder::stats::Warming;
-use larder::{Cache, Loaded, Mode, Source as Level, WriteError};
+use larder::{Cache, Clock, Loaded, MemoryL2, Mode, Source as Level, WriteError};
 use tokio::task::JoinHandle;
 
 use crate::fleet::{Fleet, HOUR, Source, Texts, over_both_stores, pair, without_heartbeats};
 use crate::support::eventually::eventually;
-use crate::support::network::{Gate, Step, Way};
+use crate::support::network::{Gate, Network, Step, Way};
 
 over_both_stores!(
     what_is_missing_is_stored_in_both_levels,
@@ -78,8 +78,11 @@ async fn value(cache: &Texts, key: &str) -> Option<String> {
 }
 
 async fn what_is_missing_is_stored_in_both_levels(fleet: Fleet) {
-    // Room for all, and time: a thousand requests wait for the first of them.
-    let set = |b| without_heartbeats(b).l1_capacity(10_000).l2_timeout(HOUR);
+    // Room for all, and time: a batch that has to be stored in parts sends more messages.
+    let set = |b| {
+        let with_room = without_heartbeats(b).l1_capacity(10_000);
+        with_room.l2_timeout(HOUR).lease_ttl(HOUR)
+    };
     let (a, wire) = fleet.instance_with(set).await;
     let (b, _) = fleet.instance_with(without_heartbeats).await;
     let mut seen = Vec::new();
@@ -439,6 +442,19 @@ async fn a_slow_stream_does_not_fall_behind() {
     drop(sender);
     let warming = warmed(warming).await;
     assert_eq!((warming.stored, warming.changed), (1, 1));
+}
+
+/// The leases of a batch are used when all of them are granted, and must not have ended by then.
+#[tokio::test(start_paused = true)]
+async fn where_requests_take_long_no_lease_ends_before_it_is_used() {
+    let wire = Network::new(MemoryL2::with_clock(Clock::tokio()));
+    let cache = Cache::builder("test:text").l2(wire.clone());
+    let cache = cache.clock(Clock::tokio()).max_staleness(HOUR);
+    let cache: Texts = cache.build().unwrap();
+    cache.ready().await;
+    wire.set_latency(Duration::from_millis(200));
+    let warming = cache.warm(numbered(1024)).await.unwrap();
+    assert_eq!((warming.done, warming.stored), (1024, 1024));
 }
 
 #[tokio::test]
