@@ -48,6 +48,10 @@ impl Recorder {
         self.state.lock().unwrap().counts.bump(fault);
     }
 
+    pub(crate) fn has_seen(&self, fault: Fault) -> bool {
+        self.state.lock().unwrap().counts.of(fault) > 0
+    }
+
     /// Something that excuses second loads, from now on.
     pub(crate) fn disturbed(&self, lasts: Duration, instance: Option<usize>, key: Option<u64>) {
         let from = self.now();

@@ -424,11 +424,18 @@ impl Store {
                 }
             }
             l2::Step::Clear => self.changed_all(|key| is_in(to, key)),
-            // After this, too, whatever has its lease from before is refused, of every key.
+            // After this, too, whatever has its lease from before is refused, of every key. A warm-up has read its values
+            // before it has their leases: of a key without the prefix it may store what another client is changing.
             l2::Step::EndLeases => {
                 self.replicate();
+                let is_warmed = self.recorder.has_seen(Fault::Warmed);
+                let has_one = |key: u64| keys.iter().any(|one| key.to_string().starts_with(one));
                 for key in (0..self.source.len()).filter(|key| is_in(to, *key)) {
-                    self.ended(key);
+                    if is_warmed && !has_one(key) {
+                        self.recorder.disturbed(self.late, None, Some(key));
+                    } else {
+                        self.ended(key);
+                    }
                 }
             }
         }
