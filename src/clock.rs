@@ -65,8 +65,8 @@ impl Clock {
     /// expiry then agree. While tokio's time is not paused it is the system's clock.
     ///
     /// For tests with `#[tokio::test(start_paused = true)]` and a [`MemoryL2`](crate::MemoryL2). A cache that goes by
-    /// another clock says so at WARN when it is built on a runtime whose time is paused. A pause holds in one
-    /// runtime; threads outside of it read the system's clock. With Redis do not pause it: tokio's time jumps while
+    /// another clock says so at WARN when it is built on a runtime whose time is paused. A pause holds in one runtime;
+    /// threads outside of the runtime read the system's clock. With Redis do not pause tokio's time: it jumps while
     /// tasks wait for an answer, so requests time out.
     ///
     /// ```

@@ -58,8 +58,8 @@ impl<T, E> Fallible for Result<T, E> {
 }
 
 /// How the error of a load becomes the error of the function. Callers share a load, so each can get the function's own
-/// error only if the error can be cloned: the compiler takes [`OwnError`] if the error is `Clone`, and [`ConvertedError`]
-/// otherwise, as it borrows once more.
+/// error only if the error can be cloned: the compiler takes [`OwnError`] if the error is `Clone`, and
+/// [`ConvertedError`] otherwise, as it borrows once more.
 pub struct ErrorOf<E>(PhantomData<E>);
 
 impl<E> ErrorOf<E> {

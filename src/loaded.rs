@@ -49,8 +49,8 @@ pub struct Loaded<V> {
     pub(crate) value: Option<V>,
     pub(crate) may_be_stored: bool,
     pub(crate) ttls: OwnTtls,
-    /// `None` if no tags were set: then an unchanged value keeps its tags. Boxed, so that values without tags take no more
-    /// room.
+    /// `None` if no tags were set: then an unchanged value keeps its tags. Boxed, so that values without tags take
+    /// no more room.
     pub(crate) tags: OwnTags,
 }
 

@@ -1,4 +1,4 @@
-//! By which borrowed forms a key is looked up: what [`Borrow`] gives, and tuples that have references for parts.
+//! By which borrowed forms a key is looked up: the forms that [`Borrow`] gives, and tuples with references as parts.
 //!
 //! Knows nothing of how keys are written.
 

@@ -71,7 +71,8 @@ impl Token {
     /// either.
     ///
     /// In a cache with one lane the token of the later write covers the earlier one, whatever their keys. With several
-    /// [`lanes`](crate::Builder::lanes) it covers the writes of its own lanes: so a service adds up the tokens of a user.
+    /// [`lanes`](crate::Builder::lanes) it covers the writes of its own lanes: so a service adds up the
+    /// tokens of a user.
     ///
     /// ```
     /// # async fn demo() -> Result<(), Box<dyn std::error::Error>> {
@@ -194,7 +195,7 @@ impl FromStr for Token {
     }
 }
 
-/// A text that no [`Token`] has.
+/// The error for a text that is not the text of a [`Token`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("this is not the text of a token: go on without one")]
 pub struct ParseTokenError(());

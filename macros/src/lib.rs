@@ -172,9 +172,9 @@ pub fn derive_cache_key(input: TokenStream) -> TokenStream {
 /// The companions are as visible as the function.
 ///
 /// An `impl` block holds functions and no modules or types, so there the companions are methods with a prefix. The
-/// companions of a free function belong to an enum without variants that has the function's name. A method of a trait cannot be
-/// cached: its companions would have to be members of the trait. Call a cached method of the type from there. An
-/// associated function without `self` cannot be cached either.
+/// companions of a free function belong to an enum without variants that has the function's name. A method of a trait
+/// cannot be cached: its companions would have to be members of the trait. Call a cached method of the type from there.
+/// An associated function without `self` cannot be cached either.
 ///
 /// # A cache of the function's own
 ///

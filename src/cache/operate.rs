@@ -337,8 +337,9 @@ impl<K: CacheKey, V: Send + Sync + 'static> Cache<K, V> {
     /// switches are. The switch is lost with Redis' data, and the cache is on again: so call it again after a failover
     /// to a replica that lacked the last writes, and after a change of the number of [`lanes`](crate::Builder::lanes).
     ///
-    /// Costs one request to each lane. If it is dropped, or fails for some of the lanes, the others may be switched:
-    /// call it again. Each instance writes a line at INFO when it follows.
+    /// Costs one request to each lane, and another request to each lane that this instance has not heard of yet. If the
+    /// call is dropped, or fails for some of the lanes, the other lanes may be switched: call it again. Each instance
+    /// writes a line at INFO when it follows.
     ///
     /// # Errors
     ///

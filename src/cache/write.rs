@@ -20,9 +20,9 @@ impl<K: CacheKey, V: Send + Sync + 'static> Cache<K, V> {
     /// Stores a value in both levels, in place of any other value, and evicts the key from the L1 of all other
     /// instances.
     ///
-    /// `value` is the value alone, or a [`Loaded`] with TTLs and tags of its own. The value has these tags and the tags from
-    /// [`tags_of`](crate::Builder::tags_of): a value alone, in a cache without `tags_of`, has none, whatever tags the
-    /// replaced value had.
+    /// `value` is the value alone, or a [`Loaded`] with TTLs and tags of its own. The value has these tags and
+    /// the tags from [`tags_of`](crate::Builder::tags_of): a value alone, in a cache without `tags_of`, has none,
+    /// whatever tags the replaced value had.
     ///
     /// For values that are kept only in the cache. For a value that is made from the value before, such as a cart,
     /// use [`update`](Self::update). For values of a database, write to the database and call

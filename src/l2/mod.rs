@@ -221,9 +221,9 @@ pub trait Lane: Send + Sync + fmt::Debug {
     fn tag_versions<'a>(&'a self, tags: &'a [&'a str]) -> Reply<'a, Vec<Option<TagVersion>>>;
 
     /// Removes the values whose key begins with one of these prefixes, byte by byte, and whose version is below the
-    /// version of the prefix's stamp, in the same epoch. Returns for each prefix how many of them were usable; a value with
-    /// several of the prefixes counts for one of them. A value that was stored later stays; a value that is not usable
-    /// may be removed, too, and is not counted.
+    /// version of the prefix's stamp, in the same epoch. Returns for each prefix how many of the removed values were
+    /// usable; a value with several of the prefixes counts for one prefix. A value that was stored later stays; a value
+    /// that is not usable may be removed, too, and is not counted.
     ///
     /// In one pass over all keys, however many prefixes there are.
     /// In as many steps as there have to be, one after the other, each with the time limit of a step. A value that is

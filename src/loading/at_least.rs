@@ -121,7 +121,7 @@ impl<K: CacheKey, V: Send + Sync + 'static> AtLeast<'_, K, V> {
     /// it. Otherwise the caller takes part in a load that begins then. A stale value is returned at once, also with
     /// [`stale_wait`](crate::Builder::stale_wait), and refreshed in the background.
     ///
-    /// Cost: see [`Cache::at_least`]; a load costs its requests, too.
+    /// Cost: as [`Cache::at_least`], and the requests of a load if there is one.
     ///
     /// # Errors
     ///

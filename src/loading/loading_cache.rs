@@ -305,7 +305,7 @@ pub struct LoadingAtLeast<'a, K, V: Send + Sync + 'static> {
 impl<K: CacheKey + Send + 'static, V: Send + Sync + 'static> LoadingAtLeast<'_, K, V> {
     /// Looks a key up as [`LoadingCache::get`] does.
     ///
-    /// Cost: see [`Cache::at_least`]; a load costs its requests, too.
+    /// Cost: as [`Cache::at_least`], and the requests of a load if there is one.
     ///
     /// # Errors
     ///

@@ -29,9 +29,10 @@ impl<K: CacheKey, V: Send + Sync + 'static> Cache<K, V> {
     ///
     /// Cost: values are stored in batches, of 1 024 values or of those that have come in 100 ms. A batch sends L2 a
     /// request for each key and a request for each value that is stored, 64 requests at a time, and two requests to
-    /// find out what was changed meanwhile; and it sends the other instances one empty message. A batch that takes longer
-    /// than a third of `lease_ttl` to ask for is stored in parts, each with these messages. The call holds two batches
-    /// of each lane in memory. While no value comes, two requests a second.
+    /// find out what was changed meanwhile; and it sends the other instances one empty message. If the
+    /// requests for the leases of a batch take longer than a third of [`lease_ttl`](crate::Builder::lease_ttl), the
+    /// batch is stored in parts, each with the two requests and the message. The call holds two batches of each lane in
+    /// memory. While no value comes, two requests a second.
     ///
     /// # Errors
     ///

@@ -138,7 +138,8 @@ fn section(name: &str) -> Option<(&str, &str)> {
     if names.contains(&name) {
         return None;
     }
-    // From the end, as the name of a cache may contain the name of an option. No option ends with `_` and another option.
+    // From the end, as the name of a cache may contain the name of an option. No option's name ends with `_` and the
+    // name of another option.
     names.into_iter().find_map(|option| {
         let cache = name.strip_suffix(option)?.strip_suffix('_')?;
         (!cache.is_empty()).then_some((cache, option))

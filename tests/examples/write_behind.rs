@@ -15,6 +15,6 @@ async fn it_writes_two_hundred_times_in_few_transactions() {
     let lines: Vec<_> = shown.stdout.lines().collect();
     assert!(lines.contains(&"200 views are acknowledged"), "{shown:?}");
     assert!(shown.stdout.contains("nothing waits: "), "{shown:?}");
-    // Each is a transaction, and on a slow machine they hold fewer writes.
+    // Each line is a transaction; on a slow machine a transaction has fewer writes.
     assert!(lines.len() < 150, "{shown:?}");
 }

@@ -48,6 +48,7 @@ impl Recorder {
         self.state.lock().unwrap().counts.bump(fault);
     }
 
+    /// Whether such a fault was counted in this world.
     pub(crate) fn has_seen(&self, fault: Fault) -> bool {
         self.state.lock().unwrap().counts.of(fault) > 0
     }

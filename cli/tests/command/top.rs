@@ -237,7 +237,7 @@ async fn what_fails_at_the_start_is_one_clear_line() {
     );
 }
 
-/// Of the first namespace, whichever level they are of.
+/// The look-ups of the first namespace that a level has answered. A slow machine may need L2 where L1 has the entry.
 pub(super) fn hits(top: &Value) -> u64 {
     let counters = &top["namespaces"][0]["counters"];
     let of = |level: &str| counters[level].as_u64().unwrap();

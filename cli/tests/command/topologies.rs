@@ -85,7 +85,7 @@ async fn a_cluster() {
 
     let inspect = ["inspect", NAMESPACE, "tea"];
     let asked = join_all(urls.iter().map(|url| larder(url, &inspect))).await;
-    // But for the node that has the key.
+    // All nodes but the node that has the key.
     let refused: Vec<_> = asked.iter().filter(|asked| asked.code != Some(0)).collect();
     assert!(refused.len() >= 2, "{asked:?}");
     for refused in refused {

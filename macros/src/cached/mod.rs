@@ -1,8 +1,8 @@
 //! `#[cached]`.
 //!
 //! The body becomes a function of its own, `uncached`, and the function itself looks the key up, with `uncached` in its
-//! loader. The companions of a method are beside it. The companions of a free function belong to an enum without variants that
-//! has the function's name, as types and functions have separate names.
+//! loader. The companions of a method are beside it. The companions of a free function belong to an enum without
+//! variants that has the function's name, as types and functions have separate names.
 
 mod arguments;
 mod options;

@@ -7,7 +7,6 @@ use std::collections::HashSet;
 use std::hash::BuildHasher;
 use std::iter::{self, Peekable};
 use std::time::Duration;
-use std::vec;
 
 use futures::{FutureExt, StreamExt, stream};
 use tokio::sync::mpsc::Receiver;
@@ -143,16 +142,16 @@ impl Ended {
     }
 }
 
-/// Stores values of a batch: all of them, or as many as it could ask for while the first lease was young.
+/// Stores the next values of a batch: all values, or at least one, and as many as get a lease in a part of its TTL.
 async fn store(
     ctx: &Context,
-    batch: &mut Peekable<vec::IntoIter<Item>>,
+    batch: &mut Peekable<impl Iterator<Item = Item>>,
     changes: &mut Changes,
     warming: &mut Warming,
 ) -> Result<(), WriteError> {
     let slice = &SharedTimeSlice::begin();
-    // No lease is renewed before all are granted. So where L2 is far or busy, the last request must not come when the
-    // first lease has ended: a renewal comes a third of the TTL later.
+    // `lease::keep` renews the leases from a third of the TTL after the last request on. So the requests end after a
+    // third of the TTL, however far or busy L2 is, or the first lease would end before it is renewed.
     let until = Instant::now() + ctx.options.lease_ttl / 3;
     let first = batch.next();
     let in_time = iter::from_fn(|| batch.next_if(|_| Instant::now() < until));

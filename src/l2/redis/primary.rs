@@ -25,7 +25,7 @@ enum Witnesses {
     /// None are needed: no other server can be the primary.
     None,
     Sentinels(Arc<Sentinels>),
-    /// The primaries of the cluster. The address is of the primary that they name.
+    /// The primaries of the cluster, for the primary at this address.
     #[cfg(feature = "cluster")]
     Nodes(Arc<Cluster>, Address),
 }

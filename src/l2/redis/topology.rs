@@ -109,7 +109,8 @@ impl Topology {
         }
     }
 
-    /// Whether callers wait for a connection of a pool that has no more to give. The pools of nodes never run out.
+    /// Whether callers wait for a connection of a pool that has no more to give. The pools of a cluster's nodes are
+    /// too large for that.
     pub(super) fn is_pool_exhausted(&self) -> bool {
         match self {
             Self::Server(shared) => {

@@ -140,7 +140,8 @@ async fn a_lease_whose_grant_comes_too_late_is_given_back() {
 async fn a_subscription_may_take_longer_than_a_request() {
     let store = Redis::start().await;
     let proxy = Proxy::start(store.server.port()).await;
-    // Far less than a subscription may take, which is the same with every limit.
+    // A round trip takes as long as the limit of a request, and all round trips far less than the limit of a
+    // subscription, which does not depend on the limit of a request.
     proxy.set_all(Line::Slow(SHORT / 8));
     let l2 = RedisL2::open(proxy.url()).unwrap();
     let (lane, _) = watched_lane(&l2, SHORT / 4);

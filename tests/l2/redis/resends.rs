@@ -113,7 +113,7 @@ async fn what_was_cleared_is_not_brought_back_by_a_late_copy_of_a_clear() {
     assert_eq!(usable(&*lane, "k").await, None, "it is cleared");
 }
 
-/// It would switch all instances off again, or on.
+/// All instances would be off again, or on.
 #[tokio::test]
 async fn a_switch_is_not_undone_by_a_late_copy_of_a_former_one() {
     let (store, mut detour, lane, _) = start().await;

@@ -18,8 +18,8 @@ pub const ME: MemberInfo = MemberInfo {
     id: 5,
     max_staleness: Duration::from_secs(2),
 };
-/// It notes itself again in twice its `max_staleness`: for tests of heartbeats that have nothing to note, however long
-/// those take.
+/// An instance whose heartbeats note nothing during a test, unless there is news: they do so after twice its
+/// `max_staleness` only.
 pub const PATIENT: MemberInfo = MemberInfo {
     id: ME.id,
     max_staleness: LONG,

@@ -37,7 +37,7 @@ async fn each_clock_after_a_switch_has_the_switch(store: impl StoreUnderTest) {
     }
 }
 
-/// It would undo a later one.
+/// Or a late copy of a switch would undo a later switch.
 async fn a_late_switch_is_refused(store: impl StoreUnderTest) {
     let lane = store.lane();
     let (clock, mut subscription) = subscribe(&*lane).await;
