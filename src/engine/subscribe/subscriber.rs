@@ -298,6 +298,8 @@ struct Session<'a> {
     asked: Option<PendingHeartbeat>,
     /// Heartbeats that were answered.
     answers: u64,
+    /// No heartbeat after the first was due and is answered.
+    is_young: bool,
     last_heartbeat: Instant,
     next_heartbeat: Instant,
     /// The epochs that the last clears have announced, in their order, and whether each is one of this instance.
@@ -313,6 +315,8 @@ struct PendingHeartbeat {
     last: Option<u64>,
     /// The switches of all instances that this instance had called: the answer may be older than a later one.
     switches: u64,
+    /// Sent when it was due, and not earlier because a proof was wanted.
+    is_due: bool,
 }
 
 impl<'a> Session<'a> {
@@ -331,6 +335,7 @@ impl<'a> Session<'a> {
             is_awaited: false,
             asked: None,
             answers: 0,
+            is_young: true,
             last_heartbeat: now,
             next_heartbeat: now,
             cleared: ArrayVec::new(),
@@ -403,9 +408,9 @@ impl<'a> Session<'a> {
                 return Err(L2Error::timed_out(max_staleness));
             }
             () = sleep_until(self.next_heartbeat), if !is_asked && !without(Rule::Heartbeat) => {
-                self.send_heartbeat(subscription);
+                self.send_heartbeat(subscription, true);
             }
-            () = self.freshness.proof_requested(), if !is_asked => self.send_heartbeat(subscription),
+            () = self.freshness.proof_requested(), if !is_asked => self.send_heartbeat(subscription, false),
             event = subscription.next() => match event.unwrap_or_else(|| Err(L2Error::closed()))? {
                 Event::Message(message) => self.receive_message(&message),
                 Event::LeaseEnded(key) => self.ctx.l1.in_flight.lease_ended(&key),
@@ -415,7 +420,7 @@ impl<'a> Session<'a> {
         Ok(())
     }
 
-    fn send_heartbeat(&mut self, subscription: &mut dyn Subscription) {
+    fn send_heartbeat(&mut self, subscription: &mut dyn Subscription, is_due: bool) {
         debug_assert!(
             self.asked.is_none(),
             "an answer belongs to the only heartbeat under way"
@@ -426,6 +431,7 @@ impl<'a> Session<'a> {
             proof: self.freshness.ask(),
             last: self.reached.last,
             switches: self.ctx.switch.calls(),
+            is_due,
         });
         self.last_heartbeat = Instant::now();
         let interval = self.ctx.options.max_staleness / 3;
@@ -566,8 +572,8 @@ impl<'a> Session<'a> {
             ));
         }
         self.answers += 1;
-        // The first is answered at once, and the second when it was due.
-        if self.answers == 2 {
+        // The first heartbeat is sent at once, and so is one for which a proof is wanted.
+        if asked.is_due && self.answers > 1 && take(&mut self.is_young) {
             self.ctx.breaker.end_first_subscriptions();
         }
         if without(Rule::LostMessages) {

@@ -92,6 +92,8 @@ impl PubSub {
         primary: &Primary,
         pause: Option<Duration>,
     ) -> Result<(MultiplexedConnection, bool), L2Error> {
+        // Before the first heartbeat of the process: otherwise the second would be due at once.
+        LazyLock::force(&SINCE);
         let is_new = !self.connected.initialized();
         let make = || {
             async move {
