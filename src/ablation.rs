@@ -36,12 +36,16 @@ rules! {
     Detach,
     /// 5: a caller of an instance without a proof joins loads of any age.
     NoUnprovenJoins,
+    /// 5: a caller without a proof joins reads and loads that rely on a former one.
+    NoProvenFlights,
     /// 6: a refresh loads and stores without a lease.
     RefreshLease,
     /// 7: an instance that subscribes again goes on with what it holds.
     CatchUp,
     /// 8: L1 is used for as long as the connection gives no error.
     Heartbeat,
+    /// 8: a look-up finds an entry first, and looks at the proof last.
+    ProofFirst,
     /// 9: a heartbeat that names a message that was not received is taken for a proof all the same.
     LostMessages,
     /// 10: a message that a full queue has dropped leaves no hole in the numbers.

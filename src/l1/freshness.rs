@@ -53,6 +53,14 @@ pub(crate) struct Freshness {
     proven: watch::Sender<()>,
 }
 
+/// A caller that looks for a flight to join: when it asked, and whether there was a proof then. Found before the flight:
+/// a proof that comes later says nothing of a flight that was found before it (rule 5).
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Caller {
+    pub(super) now: Tick,
+    pub(crate) is_proven: bool,
+}
+
 /// When the lane was asked for its clock, so that the answer can become a proof.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct ProofRequest {
@@ -83,6 +91,12 @@ impl Freshness {
     pub(crate) fn is_live_at(&self, now: Tick) -> bool {
         // Acquire: changes that were applied before the proof are visible to a hit that relies on it.
         now < self.live_until.load(Ordering::Acquire)
+    }
+
+    /// A caller that asks at `now`.
+    pub(crate) fn caller(&self, now: Tick) -> Caller {
+        let is_proven = self.is_live_at(now);
+        Caller { now, is_proven }
     }
 
     /// Whether the last proof ran out less than `limit` before `now`, or still holds.

@@ -9,13 +9,12 @@ use std::sync::Arc;
 use hashbrown::HashTable;
 
 use super::Slot;
-use super::freshness::Freshness;
+use super::freshness::{Caller, Freshness};
 use super::hasher::{Hasher, hasher};
 use super::key_state::{Comparable, Joinable, KeyState, LeaseWaiter};
 use super::outcome::{LoadOutcome, ReadOutcome};
 use super::sync::{Mutex, MutexGuard, SHARDS, lock};
 use crate::ablation::{Rule, without};
-use crate::clock::Tick;
 use crate::key::Key;
 use crate::util::shared_result::{ResultSender, SharedResult, shared_result};
 
@@ -123,8 +122,8 @@ impl InFlight {
         self.lock(self.hash(key)).next
     }
 
-    /// Joins the read that is under way for a key, or begins one.
-    pub(crate) fn join_read(self: &Arc<Self>, key: &Key, now: Tick) -> JoinRead {
+    /// Joins the read that is under way for a key, or begins one, which may rely on the proof if the caller has one.
+    pub(crate) fn join_read(self: &Arc<Self>, key: &Key, caller: Caller) -> JoinRead {
         let hash = self.hash(key);
         let mut shard = self.lock(hash);
         // Most keys are read by one caller at a time: it needs no task and no channel.
@@ -132,9 +131,9 @@ impl InFlight {
             let (op, _) = self.register(&mut shard, hash, key, false);
             return JoinRead::Alone(op);
         };
-        JoinRead::Shared(match self.joinable(state.read.as_ref(), now, false) {
+        JoinRead::Shared(match self.joinable(state.read.as_ref(), caller, false) {
             Some(result) => Join::joined(result),
-            None => self.start(shard, (hash, key), now, false, |it| &mut it.read),
+            None => self.start(shard, (hash, key), caller, false, |it| &mut it.read),
         })
     }
 
@@ -147,7 +146,7 @@ impl InFlight {
     pub(crate) fn join_load(
         self: &Arc<Self>,
         key: &Key,
-        now: Tick,
+        caller: Caller,
         since: u64,
         may_be_late: bool,
     ) -> (JoinLoad, bool) {
@@ -156,27 +155,27 @@ impl InFlight {
         let load = shard.get(hash, key).and_then(|state| state.load.as_ref());
         // Rule 22: a load with a lower number may have read the source before the write of the token.
         let in_time = load.filter(|load| load.id >= since);
-        if let Some(result) = self.joinable(in_time, now, false) {
+        if let Some(result) = self.joinable(in_time, caller, false) {
             return (Join::joined(result), false);
         }
-        if may_be_late && let Some(result) = self.joinable(load, now, true) {
+        if may_be_late && let Some(result) = self.joinable(load, caller, true) {
             return (Join::joined(result), true);
         }
-        let begun = self.start(shard, (hash, key), now, true, |it| &mut it.load);
+        let begun = self.start(shard, (hash, key), caller, true, |it| &mut it.load);
         (begun, false)
     }
 
     /// Joins the refresh or load that is under way for a key, or begins a refresh. `None` if one is under way that the
     /// caller may not join.
-    pub(crate) fn join_refresh(self: &Arc<Self>, key: &Key, now: Tick) -> Option<JoinLoad> {
+    pub(crate) fn join_refresh(self: &Arc<Self>, key: &Key, caller: Caller) -> Option<JoinLoad> {
         let hash = self.hash(key);
         let shard = self.lock(hash);
         let state = shard.get(hash, key);
         let flight = state.and_then(|state| state.refresh.as_ref().or(state.load.as_ref()));
         if flight.is_some() {
-            return self.joinable(flight, now, false).map(Join::joined);
+            return self.joinable(flight, caller, false).map(Join::joined);
         }
-        Some(self.start(shard, (hash, key), now, true, |it| &mut it.refresh))
+        Some(self.start(shard, (hash, key), caller, true, |it| &mut it.refresh))
     }
 
     /// Whether a load or refresh is still the one of its key: nothing has changed the key, and nothing was flushed,
@@ -187,24 +186,38 @@ impl InFlight {
         state.is_some_and(|state| state.is_attached(op.id)) && self.is_current(op)
     }
 
-    /// The result of a read or load in flight, if a caller may join it: it began after the last flush, after the last
-    /// invalidation of any tag, as it may end with a value that has it (rule 20), and, while there is no proof that no
-    /// message was missed, less than `max_staleness` ago (rule 5). If it `may_be_late`, whatever tags were invalidated
-    /// since it began.
+    /// The result of a read or load in flight, if a caller may join it: it began after the last flush, and after the
+    /// last invalidation of any tag, as it may end with a value that has it (rule 20). If the caller has no proof that
+    /// no message was missed, the flight also began less than `max_staleness` ago, and relies on no proof (rule 5). If
+    /// it `may_be_late`, whatever tags were invalidated since it began.
     fn joinable<T>(
         &self,
         flight: Option<&Joinable<T>>,
-        now: Tick,
+        caller: Caller,
         may_be_late: bool,
     ) -> Option<SharedResult<T>> {
         let flight = flight?;
         let is_in_time = may_be_late || flight.tag_changes == self.freshness.tag_changes();
         let is_current = flight.generation == self.freshness.generation();
-        let is_recent = || flight.began >= self.freshness.joinable_from(now);
-        let may_join = is_in_time
-            && is_current
-            && (is_recent() || self.freshness.is_live() || without(Rule::NoUnprovenJoins));
+        let is_proven = if without(Rule::ProofFirst) {
+            self.freshness.is_live_at(caller.now)
+        } else {
+            caller.is_proven
+        };
+        let is_recent = flight.began >= self.freshness.joinable_from(caller.now);
+        let is_checked = !flight.relies_on_proof || without(Rule::NoProvenFlights);
+        let is_new_enough = is_recent && is_checked || without(Rule::NoUnprovenJoins);
+        let may_join = is_in_time && is_current && (is_proven || is_new_enough);
         may_join.then(|| flight.result.clone())
+    }
+
+    /// The result of a load or refresh will rely on the proof that there is from here on: callers without a proof do
+    /// not join it any more (rule 5). To be called before the proof is looked at.
+    pub(crate) fn rely_on_proof(&self, op: &Op) {
+        let mut shard = self.lock(op.hash);
+        if let Some(state) = shard.get_mut(op.hash, &op.key) {
+            state.rely_on_proof(op.id);
+        }
     }
 
     /// Begins an operation that others join, as the `flight` of its key.
@@ -212,7 +225,7 @@ impl InFlight {
         self: &Arc<Self>,
         mut shard: MutexGuard<'_, Shard>,
         (hash, key): (u64, &Key),
-        now: Tick,
+        caller: Caller,
         is_load: bool,
         flight: impl FnOnce(&mut KeyState) -> &mut Option<Joinable<T>>,
     ) -> Join<T> {
@@ -224,7 +237,8 @@ impl InFlight {
             id: op.id,
             generation: op.generation,
             tag_changes,
-            began: now,
+            began: caller.now,
+            relies_on_proof: caller.is_proven && !is_load,
             result: result.clone(),
         });
         drop(shard);

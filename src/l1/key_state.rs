@@ -54,6 +54,8 @@ pub(super) struct Joinable<T> {
     /// How many invalidations of tags had been applied when it began.
     pub(super) tag_changes: u64,
     pub(super) began: Tick,
+    /// Whether this instance's proof says that its result is new enough, and not L2 or the source (rule 5).
+    pub(super) relies_on_proof: bool,
     pub(super) result: SharedResult<T>,
 }
 
@@ -162,6 +164,14 @@ impl KeyState {
     pub(super) fn is_attached(&self, op: u64) -> bool {
         let mut flights = [&self.load, &self.refresh].into_iter().flatten();
         flights.any(|flight| flight.id == op)
+    }
+
+    /// The result of a load or refresh relies on the proof from here on.
+    pub(super) fn rely_on_proof(&mut self, op: u64) {
+        let flights = [&mut self.load, &mut self.refresh];
+        if let Some(flight) = flights.into_iter().flatten().find(|flight| flight.id == op) {
+            flight.relies_on_proof = true;
+        }
     }
 
     /// Keeps later callers from joining a flight (rule 4). Returns the flights, to be dropped without the lock, and

@@ -39,7 +39,7 @@ mod sync;
 mod table;
 mod tags;
 
-pub(crate) use self::freshness::{Freshness, ProofRequest};
+pub(crate) use self::freshness::{Caller, Freshness, ProofRequest};
 pub(crate) use self::hasher::{Hasher, hasher};
 pub(crate) use self::in_flight::{Join, JoinRead, Op};
 pub(crate) use self::key_state::LeaseWaiter;
@@ -114,30 +114,38 @@ impl L1 {
 
     /// The entry that may be served at `now`, if there is one.
     pub(crate) fn get(&self, key: &str, now: Tick) -> Option<Held> {
-        self.proven(self.held(key, now), now)
+        let is_proven = || self.freshness.is_live_at(now);
+        Self::proof_first(is_proven, || self.held(key, now))
     }
 
     /// As [`get`](Self::get), for a look-up of a caller, who takes [note](Store::note_hit) of a hit. Takes note of a
-    /// miss.
+    /// miss. Without the proof no look-up is a hit, and none counts: a larger L1 would answer none of them.
     #[inline(always)]
     pub(crate) fn look_up(&self, key: &str, now: Tick) -> Option<Held> {
+        let is_proven = || self.freshness.is_live_at(now);
         let is_visible = |slot: &Slot| self.is_visible(slot, now);
-        // Without the proof no look-up is a hit, and none counts: a larger L1 would answer none of them.
-        let counts = || self.freshness.is_live_at(now);
-        self.proven(self.store.look_up(key, is_visible, counts), now)
-    }
-
-    /// An entry, unless there is no proof that it is current.
-    #[inline(always)]
-    fn proven(&self, held: Option<Held>, now: Tick) -> Option<Held> {
-        // The proof last: it covers a change that was applied before the entry was found, and no later one.
-        held.filter(|_| self.freshness.is_live_at(now))
+        Self::proof_first(is_proven, || self.store.look_up(key, is_visible))
     }
 
     /// The entry that may be served at `now` but for the proof that it is current, which ran out less than `limit`
     /// before.
     pub(crate) fn get_unproven(&self, key: &str, now: Tick, limit: Duration) -> Option<Held> {
-        (self.held(key, now)).filter(|_| self.freshness.was_live(now, limit))
+        let is_proven = || self.freshness.was_live(now, limit);
+        Self::proof_first(is_proven, || self.held(key, now))
+    }
+
+    /// Finds an entry if there is a proof that it is current. All look-ups of L1 come here, so that none takes the two
+    /// steps in the other order: it could find an old entry, and then a proof that came after the entry was evicted
+    /// (rule 8).
+    #[inline(always)]
+    fn proof_first(
+        is_proven: impl Fn() -> bool,
+        find: impl FnOnce() -> Option<Held>,
+    ) -> Option<Held> {
+        if without(Rule::ProofFirst) {
+            return find().filter(|_| is_proven());
+        }
+        if is_proven() { find() } else { None }
     }
 
     /// The entry that may be handed out at `now` as a fallback: one that may be served but for its TTL, which may have
@@ -150,11 +158,12 @@ impl L1 {
         kept: Duration,
         limit: Option<Duration>,
     ) -> Option<Held> {
-        let is_kept = |slot: &Slot| self.is_of_now(slot) && slot.is_kept(now, kept);
-        self.store.get(key, is_kept).filter(|_| match limit {
+        let is_proven = || match limit {
             Some(limit) => self.freshness.was_live(now, limit),
             None => self.freshness.is_live_at(now) || without(Rule::FallbackProof),
-        })
+        };
+        let is_kept = |slot: &Slot| self.is_of_now(slot) && slot.is_kept(now, kept);
+        Self::proof_first(is_proven, || self.store.get(key, is_kept))
     }
 
     /// Whether an entry was stored by a write of this lane that a token names, or later in the same epoch (rule 22).

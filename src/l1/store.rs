@@ -100,19 +100,13 @@ impl Store {
         self.table.get(self.table.hash(key), key, accepts)
     }
 
-    /// As [`get`](Self::get), for a look-up of a caller: takes note of a miss, if it counts.
+    /// As [`get`](Self::get), for a look-up of a caller: takes note of a miss.
     #[inline(always)]
-    pub(super) fn look_up(
-        &self,
-        key: &str,
-        accepts: impl Fn(&Slot) -> bool,
-        counts: impl FnOnce() -> bool,
-    ) -> Option<Held> {
+    pub(super) fn look_up(&self, key: &str, accepts: impl Fn(&Slot) -> bool) -> Option<Held> {
         let hash = self.table.hash(key);
         let found = self.table.get(hash, key, accepts);
         if found.is_none()
             && let Some(advice) = &self.advice
-            && counts()
         {
             advice.note_miss(hash);
         }

@@ -25,6 +25,7 @@ mod failover;
 mod history;
 mod instances;
 mod network;
+mod proof_race;
 mod restarts;
 mod rig;
 mod storms;

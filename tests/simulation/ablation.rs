@@ -18,15 +18,19 @@ const THREADS: usize = 2;
 /// Violations by what they violate.
 type Counts = BTreeMap<Invariant, usize>;
 
-/// The rule's number in the protocol, and the promise that is certain to break without it.
-fn expected(rule: Rule) -> (u8, Invariant) {
-    match rule {
+/// The rule's number in the protocol, and the promise that is certain to break without it. `None` if no world shows
+/// it, and the tests of interleavings do.
+fn expected(rule: Rule) -> Option<(u8, Invariant)> {
+    let expected = match rule {
+        // In a world a look-up in L1 is one step.
+        Rule::ProofFirst => return None,
         Rule::FillLease => (1, I2NoResurrection),
         Rule::LeaseTokens => (1, I2NoResurrection),
         Rule::OneStep => (2, I1Bound),
         Rule::Floors => (3, I1Bound),
         Rule::Detach => (4, I1Bound),
         Rule::NoUnprovenJoins => (5, I1Bound),
+        Rule::NoProvenFlights => (5, I1Bound),
         Rule::RefreshLease => (6, I2NoResurrection),
         Rule::CatchUp => (7, I1Bound),
         Rule::Heartbeat => (8, I1Bound),
@@ -59,14 +63,14 @@ fn expected(rule: Rule) -> (u8, Invariant) {
         Rule::LostTombstones => (27, I1Bound),
         Rule::Handover => (28, I1Bound),
         Rule::AllTypes => (29, I1Bound),
-    }
+    };
+    Some(expected)
 }
 
 #[test]
 fn no_rule_is_idle() {
     let idle = Mutex::new(Vec::new());
-    for_each_rule(|rule| {
-        let (number, promise) = expected(rule);
+    for_each_rule(|rule, number, promise| {
         let broken_in =
             (0..SEEDS).find(|seed| violations(number, *seed, Some(rule)).contains_key(&promise));
         match broken_in {
@@ -85,8 +89,7 @@ fn no_rule_is_idle() {
 #[ignore = "takes minutes"]
 fn the_table() {
     let rows = Mutex::new(BTreeMap::new());
-    for_each_rule(|rule| {
-        let (number, _) = expected(rule);
+    for_each_rule(|rule, number, _| {
         let total = |off| {
             let worlds = (0..TABLE_SEEDS).map(|seed| violations(number, seed, off));
             worlds.fold(Counts::new(), |mut total, counts| {
@@ -110,13 +113,15 @@ fn the_table() {
     }
 }
 
-fn for_each_rule(act: impl Fn(Rule) + Sync) {
+fn for_each_rule(act: impl Fn(Rule, u8, Invariant) + Sync) {
     let next = AtomicUsize::new(0);
     std::thread::scope(|scope| {
         for _ in 0..THREADS {
             scope.spawn(|| {
                 while let Some(rule) = Rule::ALL.get(next.fetch_add(1, SeqCst)) {
-                    act(*rule);
+                    if let Some((number, promise)) = expected(*rule) {
+                        act(*rule, number, promise);
+                    }
                 }
             });
         }

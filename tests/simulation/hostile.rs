@@ -42,7 +42,27 @@ impl Config {
                 load_ms: 50..=600,
                 ..base
             },
-            // The same, while no instance receives messages.
+            // Reads that take as long as the bound, and clears, which leave the values that they find; while instances
+            // do not receive messages.
+            5 if !seed.is_multiple_of(2) => Self {
+                instances: 2,
+                keys: 2,
+                readers: 24,
+                read_rest_ms: 4,
+                max_staleness_ms: 100,
+                l2_timeout_ms: 600,
+                delay_ms: 20..=110,
+                l1_ttl_ms: Some(10),
+                write_rest_ms: 4000,
+                fault_every_ms: 150,
+                faults: vec![
+                    (Fault::Cleared, 1),
+                    (Fault::SubscriberSilent, 1),
+                    (Fault::SubscriberHalfOpen, 1),
+                ],
+                ..base
+            },
+            // The loads of above, while no instance receives messages.
             5 => Self {
                 instances: 2,
                 max_staleness_ms: 60,

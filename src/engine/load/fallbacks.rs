@@ -21,7 +21,7 @@ impl Loads {
             Some(outcome) => outcome,
             // The runtime of its task has ended. Boxed, so that the futures of look-ups do not become larger.
             None => instead(
-                self.reads.fallback(key, Proof::Used).boxed().await,
+                self.reads.fallback(key, Proof::Used, None).boxed().await,
                 LoadError::stopped(),
             ),
         }
@@ -33,7 +33,7 @@ impl Loads {
         if ctx.options.stale_if_error.is_zero() || !ctx.backoff.is_throttled(key) {
             return None;
         }
-        let found = self.reads.fallback(key, proof).await?;
+        let found = self.reads.fallback(key, proof, None).await?;
         self.reads.hot_keys.note(key);
         Some(self.reads.hand_out_outcome(found))
     }
@@ -46,7 +46,7 @@ impl Loads {
         proof: Proof,
         error: LoadError,
     ) -> Result<AnyEntry, LoadError> {
-        let found = self.reads.fallback(key, proof).await.ok_or(error)?;
+        let found = self.reads.fallback(key, proof, None).await.ok_or(error)?;
         Ok(self.reads.hand_out_outcome(found))
     }
 
@@ -89,7 +89,7 @@ impl Loads {
         let (ctx, op) = (&*self.ctx, &fetch.op);
         let key = &op.key;
         let options = &*ctx.options;
-        let Some(found) = self.reads.fallback(key, Proof::Used).await else {
+        let Some(found) = self.reads.fallback(key, Proof::Used, Some(op)).await else {
             if !options.tuned().error_ttl.is_zero() {
                 let pause = options.shortened(options.tuned().error_ttl);
                 let (error, began) = (error.clone(), fetch.began);

@@ -317,9 +317,10 @@ impl Loads {
         may_be_late: bool,
     ) -> (Joined, Option<Fetch>) {
         // In this order: a change that comes in between ends an error too early.
-        let (now, began) = (self.ctx.now(), self.now_began());
+        let caller = self.ctx.l1.freshness.caller(self.ctx.now());
+        let began = self.now_began();
         let number = since.map_or(0, |since| since.number);
-        let (join, is_late) = (self.ctx.l1.in_flight).join_load(key, now, number, may_be_late);
+        let (join, is_late) = (self.ctx.l1.in_flight).join_load(key, caller, number, may_be_late);
         let at_least = since.map(|since| since.write);
         let request = want.map(|want| lease::request(&self.ctx, want));
         let (flight, led) = Fetch::of(join, Goal::Missing { at_least }, None, began, request);

@@ -128,17 +128,11 @@ pub(crate) async fn acquire(
     let is_refresh = goal == Goal::Newer;
     // An earlier load may have ended since the caller's look-up.
     if let Goal::Missing { at_least } = goal
-        && let Some(slot) = ctx.l1.get(key, ctx.now())
+        && let Some(slot) = get_proven(ctx, op)
         && at_least.is_none_or(|write| ctx.l1.is_at_least(&slot, write))
     {
         return Acquired::Found(slot, Source::L1);
     }
-    let proof = if is_refresh {
-        Proof::Used
-    } else {
-        // Here and after a lost lease: callers with a token may have joined (rule 22).
-        Proof::Unused
-    };
     // As an operation that begins now: a write may have been deferred since the look-up (rule 14).
     let Some(request) = request.filter(|_| !ctx.bars(key)) else {
         return Acquired::NotAsked;
@@ -153,7 +147,8 @@ pub(crate) async fn acquire(
         let (lease, kept) = match ask(ctx, key, *request).await {
             Ok(LeaseReply::Hit(bytes)) => {
                 slice.turn().await;
-                match tags::open(ctx, proof, key, &bytes, ctx.now()).await {
+                // Here and after a lost lease: callers with a token, or without a proof, may have joined (rules 5, 22).
+                match tags::open(ctx, Proof::Unused, key, &bytes, ctx.now()).await {
                     Ok(fresh) => {
                         ctx.l1.put_read(op, &fresh);
                         return Acquired::Found(fresh, Source::L2);
@@ -189,6 +184,14 @@ pub(crate) async fn acquire(
         };
         return Acquired::Lease(lease, previous);
     }
+}
+
+/// The entry of L1 for the callers of a load.
+fn get_proven(ctx: &Context, op: &Op) -> Option<Held> {
+    ctx.l1.get(&op.key, ctx.now())?;
+    // Most loads find none, and take no lock for it.
+    ctx.l1.in_flight.rely_on_proof(op);
+    ctx.l1.get(&op.key, ctx.now())
 }
 
 /// Asks for the lease whatever is stored and whoever has it: no load that began before is stored any more.
@@ -345,6 +348,7 @@ pub(crate) async fn fill(
         // caller that has asked for its own load gets its own value.
         (Some(Fill::Rejected(Some(bytes))), _) if !publishes => {
             let old = replaces.previous().map(|previous| previous.version);
+            ctx.l1.in_flight.rely_on_proof(op);
             if let Ok(fresh) = tags::open(ctx, Proof::Unused, &op.key, &bytes, now).await
                 && Some(fresh.version) != old
                 // Only with a proof is the epoch that `is_usable` compares the present one (rule 11).

@@ -135,7 +135,8 @@ impl Loads {
             // Before the operation begins: a change in between ends an error too early, and never too late.
             let began = self.now_began();
             let joined = if may_refresh {
-                self.ctx.l1.in_flight.join_refresh(&key, self.ctx.now())
+                let caller = self.ctx.l1.freshness.caller(self.ctx.now());
+                self.ctx.l1.in_flight.join_refresh(&key, caller)
             } else {
                 None
             };

@@ -189,8 +189,13 @@ impl Reads {
     /// TTL has not passed for longer than `stale_if_error`.
     ///
     /// It is looked up when the load has failed, by the rules of any other look-up (rule 18): so it is no value that
-    /// was invalidated or cleared until then.
-    pub(crate) async fn fallback(&self, key: &Key, proof: Proof) -> Option<Outcome> {
+    /// was invalidated or cleared until then. If callers share it, `load` is the operation that they have joined.
+    pub(crate) async fn fallback(
+        &self,
+        key: &Key,
+        proof: Proof,
+        load: Option<&Op>,
+    ) -> Option<Outcome> {
         let ctx = &*self.ctx;
         let kept = ctx.options.stale_if_error;
         if kept.is_zero() || self.is_shadow() {
@@ -198,9 +203,18 @@ impl Reads {
         }
         // Of a deferred key both levels may be old (rule 14).
         let op = ctx.begin(key)?;
+        let in_l1 = |now, limit| {
+            let find = || ctx.l1.get_kept(key, now, kept, limit);
+            let slot = find()?;
+            let Some(load) = load else {
+                return Some(slot);
+            };
+            ctx.l1.in_flight.rely_on_proof(load);
+            find()
+        };
         let now = ctx.now();
         if proof == Proof::Used
-            && let Some(slot) = ctx.l1.get_kept(key, now, kept, None)
+            && let Some(slot) = in_l1(now, None)
         {
             let valid_until = slot.expires_at;
             return Some(instead(slot, Source::L1, now, valid_until));
@@ -210,7 +224,10 @@ impl Reads {
         match ctx.acquire_lease(key, ask).await {
             Ok(LeaseReply::Hit(bytes)) => {
                 let now = ctx.now();
-                let slot = tags::open(ctx, proof, key, &bytes, now).await.ok()?;
+                // Callers without a proof may have joined the load (rule 5).
+                let slot = tags::open(ctx, Proof::Unused, key, &bytes, now)
+                    .await
+                    .ok()?;
                 if !slot.is_kept(now, kept) {
                     return None;
                 }
@@ -221,7 +238,7 @@ impl Reads {
             // The entry of L1, without a proof that it is current: only in `Mode::Available`.
             Err(_) if proof == Proof::Used => {
                 let limit = ctx.options.tuned().mode.limit()?;
-                let slot = ctx.l1.get_kept(key, ctx.now(), kept, Some(limit))?;
+                let slot = in_l1(ctx.now(), Some(limit))?;
                 Some(Outcome {
                     kind: OutcomeKind::UnprovenFallback,
                     ..Outcome::fresh(slot, Source::L1)
@@ -236,14 +253,16 @@ impl Reads {
     pub(crate) async fn read(&self, key: &Key) -> (ReadOutcome, Tick) {
         let ctx = &self.ctx;
         let now = ctx.now();
-        let read = match ctx.l1.in_flight.join_read(key, now) {
+        let caller = ctx.l1.freshness.caller(now);
+        let proof = Proof::of(caller);
+        let read = match ctx.l1.in_flight.join_read(key, caller) {
             // Without a task: nobody can join it, so nobody is left waiting if this caller is cancelled.
-            JoinRead::Alone(op) => return read_l2(ctx, &op, now).await,
+            JoinRead::Alone(op) => return read_l2(ctx, &op, proof, now).await,
             JoinRead::Shared(Join { result, begun }) => {
                 if let Some((op, sender)) = begun {
                     let ctx = Arc::clone(ctx);
                     let read = async move {
-                        let (found, _) = read_l2(&ctx, &op, ctx.now()).await;
+                        let (found, _) = read_l2(&ctx, &op, proof, ctx.now()).await;
                         // First: a caller that has the result and asks again must not join this read.
                         drop(op);
                         sender.send(found);
@@ -258,7 +277,7 @@ impl Reads {
             // The runtime of that task has ended.
             None => {
                 let op = ctx.l1.in_flight.begin(key);
-                read_l2(ctx, &op, ctx.now()).await
+                read_l2(ctx, &op, Proof::Used, ctx.now()).await
             }
         }
     }
@@ -332,26 +351,26 @@ fn instead(slot: Held, source: Source, now: Tick, valid_until: Tick) -> Outcome 
     }
 }
 
-async fn read_l2(ctx: &Context, op: &Op, now: Tick) -> (ReadOutcome, Tick) {
-    let (mut outcome, now) = ask_l2(ctx, op, now).await;
+async fn read_l2(ctx: &Context, op: &Op, proof: Proof, now: Tick) -> (ReadOutcome, Tick) {
+    let (mut outcome, now) = ask_l2(ctx, op, proof, now).await;
     if let Ok(slot) = &outcome
         && slot.has_tags()
     {
         // Boxed: the future of a look-up without tags does not become larger.
-        let check = tags::check(ctx, Proof::Used, [&mut outcome]);
+        let check = tags::check(ctx, proof, [&mut outcome]);
         check.boxed().await;
     }
     end_read(ctx, op, &outcome);
     (outcome, now)
 }
 
-async fn ask_l2(ctx: &Context, op: &Op, now: Tick) -> (ReadOutcome, Tick) {
+async fn ask_l2(ctx: &Context, op: &Op, proof: Proof, now: Tick) -> (ReadOutcome, Tick) {
     // A write of the key is deferred (rule 14).
     if ctx.bars(&op.key) {
         return (Err(UNAVAILABLE), now);
     }
     // The cheaper request, whose answer this instance can check by itself while it has a proof.
-    if ctx.l1.freshness.is_live_at(now) {
+    if proof == Proof::Used && ctx.l1.freshness.is_live_at(now) {
         let answer = ctx.breaker.send("get", ctx.lane.get(&op.key)).await;
         let now = ctx.now();
         if let Some(outcome) = plain_outcome(ctx, op, answer, now) {

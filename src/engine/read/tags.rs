@@ -10,7 +10,7 @@ use crate::ablation::{Rule, without};
 use crate::clock::Tick;
 use crate::engine::context::Context;
 use crate::key::Key;
-use crate::l1::{Held, ReadOutcome, Slot, TagState, UNAVAILABLE};
+use crate::l1::{Caller, Held, ReadOutcome, Slot, TagState, UNAVAILABLE};
 use crate::l2::{TagVersion, Want};
 use crate::vocabulary::Version;
 
@@ -21,6 +21,17 @@ pub(crate) enum Proof {
     Used,
     /// L2 is asked: the caller knows of a change that this instance may not have applied yet (rule 22).
     Unused,
+}
+
+impl Proof {
+    /// For a read that other callers may join: by those alone that had a proof when they asked (rule 5).
+    pub(super) fn of(caller: Caller) -> Self {
+        if caller.is_proven {
+            Self::Used
+        } else {
+            Self::Unused
+        }
+    }
 }
 
 /// Reads stored bytes, and checks their tags. The caller decides whether their epoch and age are right.

@@ -12,6 +12,7 @@
 
 mod coherence;
 mod freshness;
+mod proof_first;
 mod single_flight;
 mod stand_ins;
 
@@ -37,6 +38,9 @@ const TAG: &str = "t";
 const EPOCH: u64 = 1;
 const NEXT_EPOCH: u64 = 2;
 
+/// How long a proof holds.
+const BOUND: u64 = 10;
+
 /// Enough to fail for each line that was broken on purpose. `LOOM_MAX_PREEMPTIONS` sets another number; each one more
 /// takes ten times as long.
 const PREEMPTIONS: usize = 2;
@@ -52,7 +56,8 @@ fn version(epoch: u64, ver: u64) -> Version {
 #[derive(Clone)]
 struct World {
     l1: Arc<L1>,
-    /// Stands still.
+    clock: Clock,
+    /// The present time; that of most tests stands still.
     now: Tick,
     key: Key,
     stored: Arc<Mutex<Mark>>,
@@ -81,10 +86,10 @@ impl World {
         let now = clock.now();
         let set = Settings {
             l1_capacity: Some(L1Capacity::Entries(1)),
-            max_staleness: Some(Duration::from_nanos(1)),
+            max_staleness: Some(Duration::from_nanos(BOUND)),
             ..Settings::default()
         };
-        let options = Options::new("test".to_owned(), &set, clock);
+        let options = Options::new("test".to_owned(), &set, clock.clone());
         let world = Self {
             l1: Arc::new(L1::new(
                 &options,
@@ -93,6 +98,7 @@ impl World {
                 None,
                 &Arc::default(),
             )),
+            clock,
             now,
             key: KEY.into(),
             stored: Arc::new(Mutex::new((EPOCH, 1))),
@@ -101,6 +107,12 @@ impl World {
         world.l1.flush(EPOCH);
         world.prove(world.l1.freshness.ask());
         world
+    }
+
+    /// So many nanoseconds pass.
+    fn pass(&mut self, nanos: u64) {
+        self.clock.advance(Duration::from_nanos(nanos));
+        self.now = self.clock.now();
     }
 
     fn spawn<T: 'static>(&self, run: impl FnOnce(Self) -> T + 'static) -> JoinHandle<T> {
@@ -220,11 +232,13 @@ impl World {
     }
 
     fn join_load(&self) -> Join<LoadOutcome> {
-        self.l1.in_flight.join_load(&self.key, self.now, 0, false).0
+        let caller = self.l1.freshness.caller(self.now);
+        self.l1.in_flight.join_load(&self.key, caller, 0, false).0
     }
 
     fn refresh(&self) -> Option<Op> {
-        let join = self.l1.in_flight.join_refresh(&self.key, self.now);
+        let caller = self.l1.freshness.caller(self.now);
+        let join = self.l1.in_flight.join_refresh(&self.key, caller);
         join?.begun.map(|(op, _)| op)
     }
 

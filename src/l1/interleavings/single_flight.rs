@@ -19,7 +19,8 @@ fn load(world: &World) -> SharedResult<LoadOutcome> {
 }
 
 fn join_read(world: &World) -> JoinRead {
-    world.l1.in_flight.join_read(&world.key, world.now)
+    let caller = world.l1.freshness.caller(world.now);
+    world.l1.in_flight.join_read(&world.key, caller)
 }
 
 /// A read to share, and it to run if it is the first; or an operation alone on the key.

@@ -28,3 +28,4 @@ mod slow_values;
 mod touch_and_expire;
 #[cfg(feature = "postcard")]
 mod type_pairs;
+mod unproven_joins;

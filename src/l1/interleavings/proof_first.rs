@@ -1,0 +1,191 @@
+//! Look-ups and joins while an instance that has missed messages catches up: it applies what it has missed, and then has
+//! a proof. Nothing that a caller finds before that may be judged by that proof (rules 5 and 8).
+
+use super::{Mark, NEXT_EPOCH, World, fresh, in_every_order};
+use crate::ablation::{Rule, switch_off};
+use crate::l1::{Join, LoadOutcome, Outcome};
+use crate::util::shared_result::SharedResult;
+use crate::vocabulary::Source;
+
+/// How an instance hears of a change that it has missed, before it has the next proof.
+type CatchUp = fn(&World);
+
+const CATCH_UPS: [(&str, CatchUp); 6] = [
+    ("message", |world| {
+        world.hear_of_a_write();
+    }),
+    ("prefix", |world| {
+        world.hear_of_a_prefix();
+    }),
+    ("tags", |world| {
+        world.hear_of_a_tag();
+    }),
+    ("no log", |world| {
+        world.miss_a_write();
+    }),
+    ("clear", |world| {
+        world.l1.clear();
+        world.l1.flush(NEXT_EPOCH);
+    }),
+    ("switch", |world| world.l1.empty()),
+];
+
+/// The value of the key is changed, no message comes, and the proof ends. A longer time than the bound has passed since
+/// the change was accepted, so no look-up that begins now may find the former value.
+fn changed_long_ago(mut world: World) -> World {
+    world.read_tagged();
+    world.pass(super::BOUND + 1);
+    world
+}
+
+/// The subscriber applies the change that was missed, and takes the proof.
+fn caught_up(world: &World, catch_up: CatchUp) {
+    let asked = world.l1.freshness.ask();
+    catch_up(world);
+    world.prove(asked);
+}
+
+/// Whether the test fails in some order.
+fn fails(test: fn()) -> bool {
+    std::panic::catch_unwind(test).is_err()
+}
+
+fn no_look_up_is_judged_by_a_later_proof(look_up: fn(&World) -> Option<Mark>) {
+    for (name, catch_up) in CATCH_UPS {
+        in_every_order(move |world| {
+            let world = changed_long_ago(world);
+            let subscriber = world.spawn(move |world| caught_up(&world, catch_up));
+            assert_eq!(look_up(&world), None, "{name}");
+            subscriber.join().unwrap();
+            assert_eq!(look_up(&world), None, "{name}, afterwards");
+        });
+    }
+}
+
+fn mark(slot: Option<crate::l1::Held>) -> Option<Mark> {
+    slot.map(|slot| (*slot.value().typed(), slot.version.ver))
+}
+
+fn whole_look_ups() {
+    no_look_up_is_judged_by_a_later_proof(|world| mark(world.l1.look_up(&world.key, world.now)));
+}
+
+#[test]
+fn a_look_up_takes_the_proof_before_the_entry() {
+    whole_look_ups();
+}
+
+#[test]
+fn the_order_of_proof_and_entry_matters() {
+    switch_off(Some(Rule::ProofFirst));
+    assert!(fails(whole_look_ups));
+    switch_off(None);
+}
+
+#[test]
+fn an_entry_that_is_too_old_without_a_proof_is_not_judged_by_a_later_one() {
+    use std::time::Duration;
+    no_look_up_is_judged_by_a_later_proof(|world| {
+        let limit = Duration::from_nanos(1);
+        mark(world.l1.get_unproven(&world.key, world.now, limit))
+    });
+    no_look_up_is_judged_by_a_later_proof(|world| {
+        let (kept, limit) = (Duration::from_secs(1), Duration::from_nanos(1));
+        mark((world.l1).get_kept(&world.key, world.now, kept, Some(limit)))
+    });
+    no_look_up_is_judged_by_a_later_proof(|world| {
+        let kept = Duration::from_secs(1);
+        mark(world.l1.get_kept(&world.key, world.now, kept, None))
+    });
+}
+
+/// The sweep gives the memory of entries back meanwhile.
+#[test]
+fn the_sweep_changes_nothing_of_that() {
+    in_every_order(move |world| {
+        let world = changed_long_ago(world);
+        let subscriber = world.spawn(|world| {
+            let asked = world.l1.freshness.ask();
+            world.miss_a_write();
+            world.prove(asked);
+            world.l1.sweep_all(world.now).1.for_each(drop);
+        });
+        assert_eq!(world.shown(), None);
+        subscriber.join().unwrap();
+        assert_eq!(world.shown(), None);
+    });
+}
+
+fn joins() {
+    for (name, catch_up) in CATCH_UPS {
+        in_every_order(move |world| {
+            let early = world.join_load();
+            let world = changed_long_ago(world);
+            let subscriber = world.spawn(move |world| caught_up(&world, catch_up));
+            let late = world.join_load();
+            assert!(!late.result.is_same(&early.result), "{name}");
+            subscriber.join().unwrap();
+            drop((early, late));
+        });
+    }
+}
+
+#[test]
+fn a_caller_takes_the_proof_before_the_load_that_it_joins() {
+    joins();
+}
+
+#[test]
+fn the_order_of_proof_and_load_matters() {
+    switch_off(Some(Rule::ProofFirst));
+    assert!(fails(joins));
+    switch_off(None);
+}
+
+/// A load that finds the entry of another load in L1, as [`lease::acquire`](crate::engine) does.
+fn load(world: &World) -> SharedResult<LoadOutcome> {
+    let Join { result, begun } = world.join_load();
+    if let Some((op, sender)) = begun {
+        let now = world.clock.now();
+        let found = world.l1.get(&world.key, now).and_then(|_| {
+            world.l1.in_flight.rely_on_proof(&op);
+            world.l1.get(&world.key, now)
+        });
+        let outcome = match found {
+            Some(slot) => Outcome::fresh(slot, Source::L1),
+            None => Outcome::fresh(fresh(world.ask()), Source::Loader),
+        };
+        drop(op);
+        sender.send(Ok(Some(outcome)));
+    }
+    result
+}
+
+fn loads_that_rely_on_a_proof() {
+    in_every_order(|mut world| {
+        world.read();
+        // Another instance writes, and no message comes.
+        let (_, ver) = world.write();
+        world.pass(super::BOUND - 1);
+        let early = world.spawn(|world| load(&world));
+        world.pass(2);
+        // The bound has passed since the write, and with it the proof. The load began within the bound.
+        let late = load(&world);
+        early.join().unwrap();
+        let found = late.peek().unwrap().unwrap().unwrap();
+        assert!(found.slot.version.ver >= ver);
+    });
+}
+
+/// Rule 5: what a load finds in L1 is as new as the proof of that moment, which a later caller may not have.
+#[test]
+fn no_caller_without_a_proof_joins_a_load_that_relies_on_one() {
+    loads_that_rely_on_a_proof();
+}
+
+#[test]
+fn what_a_load_relies_on_matters() {
+    switch_off(Some(Rule::NoProvenFlights));
+    assert!(fails(loads_that_rely_on_a_proof));
+    switch_off(None);
+}
