@@ -8,6 +8,7 @@ use crate::error::{L2Error, WriteError};
 use crate::key::{CacheKey, key_text};
 use crate::stats::{Health, Stats};
 use crate::token::Token;
+use crate::util::later::Later;
 
 /// A handle of a cache of any type, for the calls that do not depend on its keys and values. From
 /// [`Caches::iter`](crate::Caches::iter).
@@ -46,7 +47,7 @@ impl AnyCache {
 
     /// See [`Cache::set_enabled`](crate::Cache::set_enabled).
     pub fn set_enabled(&self, is_enabled: bool) {
-        self.0.set_enabled(is_enabled);
+        self.0.set_enabled(is_enabled, &mut Later::default());
     }
 
     /// See [`Cache::set_enabled_everywhere`](crate::Cache::set_enabled_everywhere).
@@ -85,12 +86,12 @@ impl AnyCache {
 
     /// See [`Cache::set_l1_capacity`](crate::Cache::set_l1_capacity).
     pub fn set_l1_capacity(&self, capacity: u64) {
-        self.0.set_l1_capacity(capacity);
+        self.0.set_l1_capacity(capacity, &mut Later::default());
     }
 
     /// See [`Cache::set_max_concurrent_loads`](crate::Cache::set_max_concurrent_loads).
     pub fn set_max_concurrent_loads(&self, most: usize) {
-        self.0.set_max_concurrent_loads(most);
+        self.0.set_max_concurrent_loads(most, &mut Later::default());
     }
 
     /// See [`Cache::clear`](crate::Cache::clear).

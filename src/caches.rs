@@ -20,6 +20,7 @@ use crate::error::{BuildError, L2Error, WriteError, all_done};
 use crate::key::CacheKey;
 use crate::l2::{L2, RedisL2};
 use crate::settings::{AppliedSettings, ServiceSettings, Settings};
+use crate::util::later::Later;
 use crate::util::lock::lock;
 use crate::util::partial_debug::partial_debug;
 use crate::wire::codec::{CodecStack, DefaultCodec};
@@ -257,6 +258,7 @@ impl Caches {
         &self,
         settings: ServiceSettings,
     ) -> Result<Vec<AppliedSettings>, BuildError> {
+        let mut later = Later::default();
         // Held, so that two calls at once do not leave caches with the settings of either.
         let mut present = lock(&self.0.settings);
         let prefix = self.namespace("");
@@ -273,7 +275,7 @@ impl Caches {
         }
         let applied = all
             .iter()
-            .map(|(cache, settings)| cache.0.apply_settings(settings));
+            .map(|(cache, settings)| cache.0.apply_settings(settings, &mut later));
         let applied = applied.collect();
         *present = settings;
         applied
@@ -354,6 +356,7 @@ impl Shared {
     /// Refuses a cache if there is one of its name already. Other settings may have come since the builder was made
     /// with these.
     fn add(&self, cache: AnyCache, name: &str, settings: &Settings) -> Result<(), BuildError> {
+        let mut later = Later::default();
         // Held, so that settings which come meanwhile are applied to this cache, too.
         let present = lock(&self.settings);
         let mut built = lock(&self.built);
@@ -364,7 +367,7 @@ impl Shared {
         }
         let present = present.of(name);
         if present != *settings {
-            cache.0.apply_settings(&present)?;
+            cache.0.apply_settings(&present, &mut later)?;
         }
         built.push(cache);
         Ok(())
@@ -373,4 +376,4 @@ impl Shared {
 
 partial_debug!([] Caches, "Caches", this =>
     service: &this.0.service,
-    caches: &*lock(&this.0.built));
+    caches: &this.iter().collect::<Vec<_>>());

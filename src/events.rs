@@ -1,6 +1,7 @@
 //! The events of an instance, for those who listen.
 
-use std::sync::OnceLock;
+use std::mem;
+use std::sync::{Arc, Mutex, OnceLock};
 use std::time::Duration;
 
 use futures::stream::{BoxStream, StreamExt, unfold};
@@ -8,6 +9,7 @@ use tokio::sync::broadcast;
 use tokio::sync::broadcast::error::RecvError;
 
 use crate::error::LoadError;
+use crate::util::lock::lock;
 use crate::vocabulary::Version;
 use crate::wire::message::Kind;
 
@@ -122,7 +124,42 @@ pub enum InvalidatedBy {
 ///
 /// The sender is made for the first listener, as it takes memory for all that may wait.
 #[derive(Debug, Default)]
-pub(crate) struct Events(OnceLock<broadcast::Sender<CacheEvent>>);
+pub(crate) struct Events(OnceLock<Channel>);
+
+#[derive(Clone, Debug)]
+struct Channel {
+    sender: broadcast::Sender<Waiting>,
+    dropped: Dropped,
+}
+
+/// Events that nobody waits for any more. The channel drops them under locks of its own, and the error of a loader may
+/// do anything when it is dropped.
+type Dropped = Arc<Mutex<Vec<CacheEvent>>>;
+
+/// An event in the channel.
+#[derive(Debug)]
+struct Waiting {
+    event: Option<CacheEvent>,
+    dropped: Dropped,
+}
+
+impl Clone for Waiting {
+    fn clone(&self) -> Self {
+        Self {
+            event: self.event.clone(),
+            dropped: Arc::clone(&self.dropped),
+        }
+    }
+}
+
+impl Drop for Waiting {
+    fn drop(&mut self) {
+        // Of the others only the memory is given back.
+        if let Some(event @ CacheEvent::LoadFailed { .. }) = self.event.take() {
+            lock(&self.dropped).push(event);
+        }
+    }
+}
 
 impl CacheEvent {
     /// A change of this key, tag or prefix. `by` is for a key that was invalidated.
@@ -153,23 +190,40 @@ impl CacheEvent {
 
 impl Events {
     pub(crate) fn emit<E: Into<Option<CacheEvent>>>(&self, event: impl FnOnce() -> E) {
-        if let Some(sender) = self.0.get()
+        if let Some(Channel { sender, dropped }) = self.0.get()
             && let Some(event) = event().into()
         {
             // There may be no listener any more.
-            let _ = sender.send(event);
+            let _ = sender.send(Waiting {
+                event: Some(event),
+                dropped: Arc::clone(dropped),
+            });
+            drop_all(dropped);
         }
     }
 
     /// The events from now on. Ends with the instance.
     pub(crate) fn stream(&self) -> BoxStream<'static, CacheEvent> {
-        let sender = self.0.get_or_init(|| broadcast::Sender::new(MOST_WAIT));
-        let next = async |mut receiver: broadcast::Receiver<CacheEvent>| match receiver.recv().await
-        {
-            Ok(event) => Some((event, receiver)),
-            Err(RecvError::Lagged(missed)) => Some((CacheEvent::Missed(missed), receiver)),
-            Err(RecvError::Closed) => None,
+        let channel = self.0.get_or_init(|| Channel {
+            sender: broadcast::Sender::new(MOST_WAIT),
+            dropped: Dropped::default(),
+        });
+        let next = async |(mut receiver, dropped): (broadcast::Receiver<Waiting>, Dropped)| {
+            let received = receiver.recv().await;
+            drop_all(&dropped);
+            let event = match received {
+                Ok(mut waiting) => waiting.event.take()?,
+                Err(RecvError::Lagged(missed)) => CacheEvent::Missed(missed),
+                Err(RecvError::Closed) => return None,
+            };
+            Some((event, (receiver, dropped)))
         };
-        unfold(sender.subscribe(), next).boxed()
+        let receiver = channel.sender.subscribe();
+        unfold((receiver, Arc::clone(&channel.dropped)), next).boxed()
     }
+}
+
+fn drop_all(dropped: &Dropped) {
+    let all = mem::take(&mut *lock(dropped));
+    drop(all);
 }

@@ -126,6 +126,10 @@ pub mod inspect {
     pub use crate::l2::redis::inspect::*;
 }
 
+/// For tests that no code of users runs while this crate holds a lock.
+#[doc(hidden)]
+pub use crate::util::lock::held as locks_held;
+
 #[doc = include_str!("protocol.md")]
 pub mod protocol {}
 

@@ -24,6 +24,7 @@ use crate::engine::{Engine, Located};
 use crate::entry::AnyEntry;
 use crate::error::all_done;
 use crate::key::key_text;
+use crate::util::later::Later;
 
 type Answer = Result<Reply, Reply>;
 
@@ -244,7 +245,7 @@ async fn set_enabled_everywhere(call: Call) -> Answer {
 
 fn set_l1_capacity(call: &Call) -> Answer {
     let capacity = call.parse("a whole number", |_| true)?;
-    engine(call.cache()?).set_l1_capacity(capacity);
+    engine(call.cache()?).set_l1_capacity(capacity, &mut Later::default());
     Ok(Reply::done())
 }
 
@@ -282,14 +283,14 @@ fn set_share(call: &Call) -> Answer {
         (0.0..=1.0).contains(share)
     })?;
     for cache in &call.caches {
-        engine(cache).set_enabled_for(share);
+        engine(cache).set_enabled_for(share, &mut Later::default());
     }
     Ok(Reply::done())
 }
 
 fn set_loads(call: &Call) -> Answer {
     let most = call.parse("a whole number from 1 on", |most| *most > 0)?;
-    engine(call.cache()?).set_max_concurrent_loads(most);
+    engine(call.cache()?).set_max_concurrent_loads(most, &mut Later::default());
     Ok(Reply::done())
 }
 

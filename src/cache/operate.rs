@@ -10,6 +10,7 @@ use crate::key::{CacheKey, key_text};
 use crate::lookup_by::LookupBy;
 use crate::settings::{AppliedSettings, Settings};
 use crate::stats::{Health, HotKey, SizeAdvice, Stats};
+use crate::util::later::Later;
 
 /// # Operation
 ///
@@ -302,7 +303,7 @@ impl<K: CacheKey, V: Send + Sync + 'static> Cache<K, V> {
     /// ```
     #[doc(alias("disable", "kill_switch"))]
     pub fn set_enabled(&self, is_enabled: bool) {
-        self.engine().set_enabled(is_enabled);
+        self.engine().set_enabled(is_enabled, &mut Later::default());
     }
 
     /// Has the cache used for a share of its keys, from 0.0 to 1.0, for all clones in this process: see
@@ -326,7 +327,7 @@ impl<K: CacheKey, V: Send + Sync + 'static> Cache<K, V> {
     /// # tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap().block_on(demo()).unwrap();
     /// ```
     pub fn set_enabled_for(&self, share: f64) {
-        self.engine().set_enabled_for(share);
+        self.engine().set_enabled_for(share, &mut Later::default());
     }
 
     /// Switches the cache off or on in all instances, as [`set_enabled`](Self::set_enabled) does in one: a kill switch
@@ -451,7 +452,8 @@ impl<K: CacheKey, V: Send + Sync + 'static> Cache<K, V> {
     /// ```
     #[doc(alias = "reload")]
     pub fn apply_settings(&self, settings: &Settings) -> Result<AppliedSettings, BuildError> {
-        self.engine().apply_settings(settings)
+        self.engine()
+            .apply_settings(settings, &mut Later::default())
     }
 
     /// Sets how many loaders may run at once in this instance, for all clones: see
@@ -469,7 +471,8 @@ impl<K: CacheKey, V: Send + Sync + 'static> Cache<K, V> {
     /// # Ok::<(), larder::BuildError>(())
     /// ```
     pub fn set_max_concurrent_loads(&self, most: usize) {
-        self.engine().set_max_concurrent_loads(most);
+        self.engine()
+            .set_max_concurrent_loads(most, &mut Later::default());
     }
 
     /// Sets how much the L1 of this instance holds, for all clones: as many entries, or as much weight or as many bytes
@@ -488,7 +491,8 @@ impl<K: CacheKey, V: Send + Sync + 'static> Cache<K, V> {
     /// # Ok::<(), larder::BuildError>(())
     /// ```
     pub fn set_l1_capacity(&self, capacity: u64) {
-        self.engine().set_l1_capacity(capacity);
+        self.engine()
+            .set_l1_capacity(capacity, &mut Later::default());
     }
 
     /// Returns whether the cache is used for at least some keys: `false` while it is switched off in this instance or

@@ -5,13 +5,15 @@
 //! function that does not depend on types.
 
 use std::error::Error;
-use std::sync::Arc;
+use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
+use std::sync::{Arc, Mutex};
 
 use crate::engine::{Commit, Committed, Loader, Returned};
 use crate::entry::{AnyEntry, Entry};
 use crate::error::CommitError;
 use crate::key::{CacheKey, key_text};
 use crate::loaded::Loaded;
+use crate::util::lock::lock;
 use crate::vocabulary::{Value, downcast};
 
 /// A loader of one key, which is given the previous value.
@@ -44,11 +46,13 @@ where
     T: Into<Loaded<V>>,
     E: Into<Box<dyn Error + Send + Sync>>,
 {
-    let mut keys: Vec<Option<K>> = keys.into_iter().map(Some).collect();
-    Loader::of_many(Box::new(move |asked| {
+    let keys = Mutex::new(keys.into_iter().map(Some).collect::<Vec<_>>());
+    Loader::of_many(Arc::new(move |asked| {
         let mut missing = Vec::with_capacity(asked.len());
         for (number, previous) in asked {
-            if let Some(key) = keys.get_mut(number).and_then(Option::take) {
+            // The key alone is moved under the lock: the drop of a previous value is the user's code.
+            let key = lock(&keys).get_mut(number).and_then(Option::take);
+            if let Some(key) = key {
                 missing.push((key, previous.map(Entry::of)));
             }
         }
@@ -77,6 +81,19 @@ pub(crate) fn commit_of<T: Send + 'static, E: Send + 'static>(
             Err(error) => Err(Box::new(error) as Returned),
         }
     })
+}
+
+/// A commit of the source that this calls for, also if the call panics: the panic is the commit's.
+pub(crate) fn commit_by<T: Send + 'static, E: Send + 'static, Fut>(
+    commit: impl FnOnce() -> Fut,
+) -> Commit
+where
+    Fut: Future<Output = Result<T, E>> + Send + 'static,
+{
+    match catch_unwind(AssertUnwindSafe(commit)) {
+        Ok(commit) => commit_of(commit),
+        Err(panic) => Box::pin(async { resume_unwind(panic) }),
+    }
 }
 
 /// The end of a commit that [`commit_of`] has made.

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use super::Cache;
-use super::typed::{commit_of, committed};
+use super::typed::{commit_by, committed};
 use crate::error::{CommitError, WriteError};
 use crate::key::{CacheKey, key_text};
 use crate::loaded::Loaded;
@@ -258,8 +258,8 @@ impl<K: CacheKey, V: Send + Sync + 'static> Cache<K, V> {
     /// task that goes on if the caller is cancelled in between.
     ///
     /// `value` is the value alone, or a [`Loaded`] with TTLs and tags of its own. `store` is given the value, and
-    /// returns a future that writes it to the source. If the future fails or panics, the key is invalidated, as the
-    /// write may have landed all the same. The key is also invalidated if another change of the key comes at the same
+    /// returns a future that writes it to the source. If `store` panics, or its future fails or panics, the key is
+    /// invalidated, as the write may have landed all the same. The key is also invalidated if another change of the key comes at the same
     /// time: the caches then have no value, and never the value of a write that was not the last one. Until the source
     /// has the value, look-ups return the old value or wait, as for a load.
     ///
@@ -311,7 +311,7 @@ impl<K: CacheKey, V: Send + Sync + 'static> Cache<K, V> {
         let loads = self.loads().of(&key);
         let ready = loads.ready(&key, value.into().without_type());
         let ready = ready.map_err(CommitError::NotBegun)?;
-        let commit = commit_of(store(ready.value.typed()));
+        let commit = commit_by(|| store(ready.value.typed()));
         let ended = loads.write_through(key, ready, commit).await;
         committed(ended).map(|((), token)| token)
     }

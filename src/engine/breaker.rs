@@ -43,7 +43,8 @@ pub(crate) struct Breaker {
     silence: Notify,
     /// Requests that were not sent in this trouble.
     skipped: AtomicU64,
-    trouble: Mutex<Option<Trouble>>,
+    /// Nothing is logged, and no event is sent, under this lock: a subscriber of `tracing` may ask for the health.
+    trouble: Mutex<State>,
     /// The incarnation of the store whose epoch was read last.
     incarnation: AtomicU64,
     /// The number of lanes that the namespace has, if an answer says that it is another one. Zero before that.
@@ -56,6 +57,23 @@ pub(crate) struct Breaker {
     counters: Arc<Counters>,
     events: Arc<Events>,
     metrics: Arc<Metrics>,
+}
+
+#[derive(Default)]
+struct State {
+    trouble: Option<Trouble>,
+    /// Whether the breaker has opened or closed, and nobody was told. If it does both before anybody could be told,
+    /// nobody is.
+    untold: Option<Turn>,
+    /// A thread tells it: the others leave the next turn to that thread, so that turns are told in their order.
+    is_telling: bool,
+}
+
+/// What the breaker does.
+#[derive(Clone, Copy, PartialEq)]
+enum Turn {
+    Opens,
+    Closes,
 }
 
 /// Begins with a request that fails, and is over when none has failed for [`OVER_AFTER`].
@@ -192,7 +210,7 @@ impl Breaker {
     /// Whether the last request succeeded.
     pub(crate) fn is_up(&self) -> bool {
         !self.in_trouble.load(Ordering::Relaxed)
-            || lock(&self.trouble).as_ref().is_none_or(|now| now.is_up)
+            || (lock(&self.trouble).trouble.as_ref()).is_none_or(|now| now.is_up)
     }
 
     /// Whether the last request was not answered.
@@ -226,7 +244,9 @@ impl Breaker {
     /// Ends a trouble in which no request has failed for a while.
     pub(crate) fn end_quiet_trouble(&self) {
         if self.in_trouble.load(Ordering::Relaxed) {
-            self.end_if_over(&mut lock(&self.trouble));
+            let now = self.options.clock.now();
+            let over = self.end_if_over(&mut lock(&self.trouble).trouble, now);
+            log_end(over);
         }
     }
 
@@ -257,14 +277,18 @@ impl Breaker {
         if !self.in_trouble.load(Ordering::Relaxed) {
             return;
         }
-        let mut trouble = lock(&self.trouble);
-        if let Some(now) = trouble.as_mut() {
+        let now = self.options.clock.now();
+        let mut state = lock(&self.trouble);
+        if let Some(trouble) = state.trouble.as_mut() {
             // In one critical section with the flags that `note_error` sets: an answer and a failure at the same time
             // leave the state of one of them.
-            now.is_up = true;
-            self.note_answer(now);
+            trouble.is_up = true;
+            self.note_answer(&mut state);
         }
-        self.end_if_over(&mut trouble);
+        let over = self.end_if_over(&mut state.trouble, now);
+        drop(state);
+        self.tell_turns();
+        log_end(over);
     }
 
     /// Whether an error says that the namespace has another number of lanes. That is no trouble: see
@@ -282,11 +306,20 @@ impl Breaker {
             return;
         }
         self.counters.l2_errors.bump();
-        let mut trouble = lock(&self.trouble);
-        let trouble = self.begin(&mut trouble);
+        // Before the lock: a store of a user may have made the error, and the clock may be a user's.
+        let (cause, now) = (error.cause(), self.options.clock.now());
+        let mut state = lock(&self.trouble);
+        let trouble = self.begin(&mut state.trouble, now);
         trouble.is_up = false;
         trouble.failed += 1;
-        let said = self.reporter.says(&error.cause());
+        let said = self.reporter.says(&cause);
+        if error.is_refused() {
+            // A refusal is an answer, too.
+            self.note_answer(&mut state);
+        } else {
+            self.note_silence(&mut state);
+        }
+        drop(state);
         let (namespace, traced) = (self.options.namespace.as_str(), error as &dyn Error);
         // At WARN once for all caches of the server, however many requests meet the cause.
         match said {
@@ -297,10 +330,13 @@ impl Breaker {
             ),
             None => debug!(namespace, error = traced, "a request to L2 failed"),
         }
-        if error.is_refused() {
-            // A refusal is an answer, too.
-            return self.note_answer(trouble);
-        }
+        self.tell_turns();
+    }
+
+    fn note_silence(&self, state: &mut State) {
+        let Some(trouble) = &mut state.trouble else {
+            return;
+        };
         self.is_silent.store(true, Ordering::Relaxed);
         self.silence.notify_one();
         trouble.unanswered = trouble.unanswered.saturating_add(1).min(OPENS_AT);
@@ -310,23 +346,52 @@ impl Breaker {
                 self.will_probe();
             }
             self.counters.l2_breaker_opened.bump();
-            self.events.emit(|| CacheEvent::BreakerOpened);
-            debug!(
-                namespace,
-                "the circuit breaker opens: L2 is not asked until it answers a probe"
-            );
+            state.turns(Turn::Opens);
         }
     }
 
-    fn note_answer(&self, trouble: &mut Trouble) {
+    fn note_answer(&self, state: &mut State) {
+        let Some(trouble) = &mut state.trouble else {
+            return;
+        };
         self.is_silent.store(false, Ordering::Relaxed);
         trouble.unanswered = trouble.unanswered.saturating_sub(1);
         if self.is_open.swap(false, Ordering::Relaxed) {
             // Otherwise the next failure would open it again.
             trouble.unanswered = 0;
-            self.events.emit(|| CacheEvent::BreakerClosed);
-            let namespace = self.options.namespace.as_str();
-            debug!(namespace, "the circuit breaker closes: L2 has answered");
+            state.turns(Turn::Closes);
+        }
+    }
+
+    /// Tells listeners and the log that the breaker has opened or closed. To be called without the lock.
+    fn tell_turns(&self) {
+        let namespace = self.options.namespace.as_str();
+        loop {
+            let mut state = lock(&self.trouble);
+            if state.is_telling {
+                return;
+            }
+            let Some(turn) = state.untold.take() else {
+                return;
+            };
+            state.is_telling = true;
+            drop(state);
+            // Also if a subscriber of `tracing` panics.
+            let told = OnDrop(|| lock(&self.trouble).is_telling = false);
+            match turn {
+                Turn::Opens => {
+                    self.events.emit(|| CacheEvent::BreakerOpened);
+                    debug!(
+                        namespace,
+                        "the circuit breaker opens: L2 is not asked until it answers a probe"
+                    );
+                }
+                Turn::Closes => {
+                    self.events.emit(|| CacheEvent::BreakerClosed);
+                    debug!(namespace, "the circuit breaker closes: L2 has answered");
+                }
+            }
+            drop(told);
         }
     }
 
@@ -345,7 +410,8 @@ impl Breaker {
         if self.note_other_lanes(error) {
             return;
         }
-        self.begin(&mut lock(&self.trouble));
+        let now = self.options.clock.now();
+        self.begin(&mut lock(&self.trouble).trouble, now);
         let cause = if error.is_refused() {
             format!("messages: {}", error.cause())
         } else {
@@ -385,8 +451,7 @@ impl Breaker {
         }
     }
 
-    fn begin<'t>(&self, trouble: &'t mut Option<Trouble>) -> &'t mut Trouble {
-        let now = self.options.clock.now();
+    fn begin<'t>(&self, trouble: &'t mut Option<Trouble>, now: Tick) -> &'t mut Trouble {
         // Stored and cleared under the lock, so that it agrees with `trouble`. An answer that reads it without the lock
         // may be a moment late, and the next answer is not.
         self.in_trouble.store(true, Ordering::Relaxed);
@@ -404,14 +469,17 @@ impl Breaker {
         trouble
     }
 
-    fn end_if_over(&self, trouble: &mut Option<Trouble>) {
-        let now = self.options.clock.now();
+    /// Ends a trouble that is over. Returns it, with the namespaces for its line in the log, if it is over for all
+    /// caches of the server.
+    fn end_if_over(
+        &self,
+        trouble: &mut Option<Trouble>,
+        now: Tick,
+    ) -> Option<(String, l2::Trouble)> {
         let is_over = |trouble: &mut Trouble| {
             trouble.is_up && now.saturating_sub(trouble.last) >= nanos(OVER_AFTER)
         };
-        let Some(over) = trouble.take_if(is_over) else {
-            return;
-        };
+        let over = trouble.take_if(is_over)?;
         debug_assert!(
             !self.is_open(),
             "the answer that ends a trouble has closed the breaker"
@@ -422,15 +490,27 @@ impl Breaker {
             failed: over.failed,
             skipped: self.skipped.swap(0, Ordering::Relaxed),
         };
-        if let Some((namespaces, all)) = self.reporter.end(over) {
-            info!(
-                namespaces,
-                failing_for = ?all.failing_for,
-                failed = all.failed,
-                skipped = all.skipped,
-                "L2 is answering again"
-            );
-        }
+        self.reporter.end(over)
+    }
+}
+
+impl State {
+    fn turns(&mut self, turn: Turn) {
+        let former = self.untold.take();
+        debug_assert!(former != Some(turn), "it opens and closes in turn");
+        self.untold = former.is_none().then_some(turn);
+    }
+}
+
+fn log_end(over: Option<(String, l2::Trouble)>) {
+    if let Some((namespaces, all)) = over {
+        info!(
+            namespaces,
+            failing_for = ?all.failing_for,
+            failed = all.failed,
+            skipped = all.skipped,
+            "L2 is answering again"
+        );
     }
 }
 

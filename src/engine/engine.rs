@@ -2,7 +2,8 @@
 
 use std::error::Error;
 use std::iter::{successors, zip};
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::mem;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, OnceLock, Weak};
 use std::time::Duration;
 
@@ -47,6 +48,7 @@ use crate::stats::{Counters, Health, SizeAdvice, Stats};
 use crate::token::Token;
 use crate::util::call::Step;
 use crate::util::few_names::few_names;
+use crate::util::later::Later;
 use crate::util::lock::lock;
 use crate::vocabulary::Mode;
 
@@ -70,6 +72,8 @@ pub(crate) struct Engine {
     /// That which has taken the place of this one, as the namespace has another number of lanes now (rule 27). Calls
     /// that have begun here end here.
     next: OnceLock<Arc<Self>>,
+    /// Whether that is being built.
+    goes_on: AtomicBool,
 }
 
 /// What does not depend on the number of lanes.
@@ -159,7 +163,9 @@ impl Engine {
             options,
             counters,
         });
-        Self::with_lanes(&instance, lanes, &switch)
+        let engine = Self::with_lanes(&instance, lanes, &switch);
+        engine.start_if_possible();
+        engine
     }
 
     fn with_lanes(instance: &Arc<Instance>, lanes: u16, switch: &Switch) -> Arc<Self> {
@@ -235,7 +241,7 @@ impl Engine {
             Arc::new(Loads::new(ctx, reads, writes, &of.permits))
         });
         let writes = Arc::new(writes);
-        let engine = Arc::new_cyclic(|engine: &Weak<Self>| {
+        Arc::new_cyclic(|engine: &Weak<Self>| {
             let engine = Weak::clone(engine);
             let on_other_lanes: OnOtherLanes = Box::new(move |lanes| {
                 if let Some(engine) = engine.upgrade() {
@@ -258,15 +264,18 @@ impl Engine {
                 loads: Arc::new(loads),
                 subscribers,
                 next: OnceLock::new(),
+                goes_on: AtomicBool::new(false),
                 instance: Arc::clone(instance),
                 writes: Arc::clone(&writes),
             }
-        });
-        // A cache may be built before there is a runtime, as in a static. Then the first call starts the tasks.
+        })
+    }
+
+    /// A cache may be built before there is a runtime, as in a static. Then the first call starts the tasks.
+    fn start_if_possible(&self) {
         if Handle::try_current().is_ok() {
-            engine.ensure_started();
+            self.ensure_started();
         }
-        engine
     }
 
     /// Returns the engine that carries out calls now.
@@ -295,25 +304,37 @@ impl Engine {
 
     /// Goes on with another number of lanes, and an empty L1 (rule 27).
     fn go_on_with(&self, lanes: u16) {
-        let changing = lock(&self.instance.changing);
-        if self.next.get().is_some() || self.subscribers.first().stop.is_cancelled() {
+        if self.goes_on.swap(true, Ordering::Relaxed) {
             return;
         }
         let switch = &*self.contexts.first().switch;
+        // Without the lock, as the store may be a user's.
+        let next = Self::with_lanes(&self.instance, lanes, switch);
+        let changing = lock(&self.instance.changing);
+        if self.subscribers.first().stop.is_cancelled() {
+            return;
+        }
+        // Both may have been changed meanwhile.
+        let capacity = self.instance.lane_capacity(lanes);
+        for ctx in next.contexts.iter() {
+            ctx.switch.become_like(switch);
+            ctx.l1.set_capacity(capacity);
+        }
         let counters = &self.instance.counters;
         counters.l1_flushes.add(self.contexts.flushes());
-        let next = Self::with_lanes(&self.instance, lanes, switch);
         let contexts = Arc::clone(&next.contexts);
         // Calls that begin from here on are carried out there.
-        let _ = self.next.set(next);
+        let _ = self.next.set(Arc::clone(&next));
         self.stop();
         for ctx in self.contexts.iter() {
             let _ = ctx.deferred.next.set(Arc::clone(&contexts));
             ctx.hand_over();
             ctx.l1.empty();
         }
-        *lock(&self.recording) = None;
+        let recording = lock(&self.recording).take();
         drop(changing);
+        drop(recording);
+        next.start_if_possible();
         let options = &self.instance.options;
         info!(
             namespace = options.namespace.as_str(),
@@ -336,7 +357,9 @@ impl Engine {
             let lanes = self.contexts.iter().map(|ctx| Arc::downgrade(&ctx.l1));
             (self.sweeper).start(lanes.collect(), &self.instance.options.clock);
             // The former task is aborted when its handle is replaced, so that there is one at a time.
-            *lock(&self.recording) = recording::start(&self.loads);
+            let started = recording::start(&self.loads);
+            let former = mem::replace(&mut *lock(&self.recording), started);
+            drop(former);
         }
         // Its proof does not run out, and to read the clock takes as long as half a hit.
         if self.contexts.first().l1.freshness.has_no_l2() {
@@ -622,7 +645,7 @@ impl Engine {
         !self.contexts.first().switch.is_off()
     }
 
-    pub(crate) fn set_enabled(&self, is_enabled: bool) {
+    pub(crate) fn set_enabled(&self, is_enabled: bool, later: &mut Later) {
         let changing = lock(&self.instance.changing);
         let mut is_new = false;
         for ctx in self.all().flat_map(|engine| engine.contexts.iter()) {
@@ -634,13 +657,10 @@ impl Engine {
                 ctx.l1.empty();
             }
         }
-        // A layer of `tracing` may call the cache.
         drop(changing);
         if is_new {
-            info!(
-                namespace = self.namespace(),
-                is_enabled, "the cache was switched"
-            );
+            let namespace = self.namespace().to_owned();
+            later.log(move || info!(namespace, is_enabled, "the cache was switched"));
         }
     }
 
@@ -662,6 +682,7 @@ impl Engine {
     pub(crate) fn apply_settings(
         &self,
         operator: &Settings,
+        later: &mut Later,
     ) -> Result<AppliedSettings, BuildError> {
         let (of, settings) = (&*self.instance, &self.instance.settings);
         let mut last = lock(&settings.last);
@@ -685,29 +706,32 @@ impl Engine {
         for name in &changed {
             // A call may have set another value since: it stays, unless the settings have changed.
             match *name {
-                "enabled" => self.set_enabled(wanted.enabled),
-                "enabled_for" => self.set_enabled_for(wanted.enabled_for),
-                "l1_capacity" => self.set_l1_capacity(wanted.l1_capacity.number()),
+                "enabled" => self.set_enabled(wanted.enabled, later),
+                "enabled_for" => self.set_enabled_for(wanted.enabled_for, later),
+                "l1_capacity" => self.set_l1_capacity(wanted.l1_capacity.number(), later),
                 "max_concurrent_loads" => {
-                    self.set_max_concurrent_loads(wanted.max_concurrent_loads);
+                    self.set_max_concurrent_loads(wanted.max_concurrent_loads, later);
                 }
                 _ => {}
             }
         }
         *last = operator.clone();
         drop(last);
-        let namespace = self.namespace();
-        info!(
-            namespace,
-            changed = changed.join(" "),
-            needs_restart = needs_restart.join(" "),
-            "settings were applied"
-        );
-        Ok(AppliedSettings {
-            namespace: namespace.to_owned(),
+        let applied = AppliedSettings {
+            namespace: self.namespace().to_owned(),
             changed,
             needs_restart,
-        })
+        };
+        let said = applied.clone();
+        later.log(move || {
+            info!(
+                namespace = said.namespace,
+                changed = said.changed.join(" "),
+                needs_restart = said.needs_restart.join(" "),
+                "settings were applied"
+            );
+        });
+        Ok(applied)
     }
 
     /// Switches all instances off or on.
@@ -791,15 +815,13 @@ impl Engine {
         Ok(())
     }
 
-    pub(crate) fn set_max_concurrent_loads(&self, most: usize) {
+    pub(crate) fn set_max_concurrent_loads(&self, most: usize, later: &mut Later) {
         self.instance.permits.set_most_loads(most);
-        info!(
-            namespace = self.namespace(),
-            most, "the limit of concurrent loads was set"
-        );
+        let namespace = self.namespace().to_owned();
+        later.log(move || info!(namespace, most, "the limit of concurrent loads was set"));
     }
 
-    pub(crate) fn set_l1_capacity(&self, capacity: u64) {
+    pub(crate) fn set_l1_capacity(&self, capacity: u64, later: &mut Later) {
         let of = &*self.instance;
         // Held, so that an engine which is built anew meanwhile has this capacity.
         let changing = lock(&of.changing);
@@ -815,13 +837,11 @@ impl Engine {
             }
         }
         drop(changing);
-        info!(
-            namespace = self.namespace(),
-            capacity, "the capacity of L1 was set"
-        );
+        let namespace = self.namespace().to_owned();
+        later.log(move || info!(namespace, capacity, "the capacity of L1 was set"));
     }
 
-    pub(crate) fn set_enabled_for(&self, share: f64) {
+    pub(crate) fn set_enabled_for(&self, share: f64, later: &mut Later) {
         let changing = lock(&self.instance.changing);
         for ctx in self.all().flat_map(|engine| engine.contexts.iter()) {
             if ctx.switch.set_share(share) {
@@ -831,10 +851,10 @@ impl Engine {
             }
         }
         drop(changing);
-        info!(
-            namespace = self.namespace(),
-            share, "the cache is on for a share of its keys"
-        );
+        let namespace = self.namespace().to_owned();
+        later.log(move || {
+            info!(namespace, share, "the cache is on for a share of its keys");
+        });
     }
 
     pub(crate) fn clear(&self) -> BoxFuture<'_, Result<Token, WriteError>> {

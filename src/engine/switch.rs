@@ -73,6 +73,11 @@ impl Switch {
         }
     }
 
+    /// Takes the present state of another switch.
+    pub(crate) fn become_like(&self, other: &Self) {
+        self.state.store(other.state(), Ordering::Release);
+    }
+
     fn state(&self) -> u64 {
         // Acquire, with the updates below: an operation that has begun in the generation after the switch sees the
         // switch, and any other one stores nothing.

@@ -13,7 +13,7 @@ use super::freshness::{Caller, Freshness};
 use super::hasher::{Hasher, hasher};
 use super::key_state::{Comparable, Joinable, KeyState, LeaseWaiter};
 use super::outcome::{LoadOutcome, ReadOutcome};
-use super::sync::{Mutex, MutexGuard, SHARDS, lock};
+use super::sync::{Guard, Mutex, SHARDS, lock};
 use crate::ablation::{Rule, without};
 use crate::key::Key;
 use crate::util::shared_result::{ResultSender, SharedResult, shared_result};
@@ -223,7 +223,7 @@ impl InFlight {
     /// Begins an operation that others join, as the `flight` of its key.
     fn start<T>(
         self: &Arc<Self>,
-        mut shard: MutexGuard<'_, Shard>,
+        mut shard: Guard<'_, Shard>,
         (hash, key): (u64, &Key),
         caller: Caller,
         is_load: bool,
@@ -414,7 +414,7 @@ impl InFlight {
         clippy::indexing_slicing,
         reason = "the index is taken modulo the length"
     )]
-    fn lock(&self, hash: u64) -> MutexGuard<'_, Shard> {
+    fn lock(&self, hash: u64) -> Guard<'_, Shard> {
         // By other bits of the hash than those by which the table of a shard places a key.
         let shard = usize::try_from((hash >> 32) % SHARDS as u64).unwrap_or(0);
         lock(&self.shards[shard])

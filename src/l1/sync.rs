@@ -4,22 +4,22 @@ use std::ops::Deref;
 
 #[cfg(not(larder_interleavings))]
 pub(super) use std::sync::{
-    Mutex, MutexGuard,
+    Mutex,
     atomic::{AtomicBool, AtomicU64},
 };
 
 #[cfg(larder_interleavings)]
 pub(super) use loom::sync::{
-    Mutex, MutexGuard,
+    Mutex, MutexGuard as Guard,
     atomic::{AtomicBool, AtomicU64},
 };
 
 #[cfg(not(larder_interleavings))]
-pub(super) use crate::util::lock::lock;
+pub(super) use crate::util::lock::{Guard, lock};
 
 /// As [`crate::util::lock::lock`]; a panic ends the test anyway.
 #[cfg(larder_interleavings)]
-pub(super) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+pub(super) fn lock<T>(mutex: &Mutex<T>) -> Guard<'_, T> {
     mutex
         .lock()
         .unwrap_or_else(std::sync::PoisonError::into_inner)

@@ -21,7 +21,7 @@ use super::cell::Cell;
 use super::hasher::{Hasher, hasher};
 #[cfg(larder_interleavings)]
 use super::interleavings::Cell;
-use super::sync::{AtomicU64, CachePadded, MOST_ON_AVERAGE, Mutex, MutexGuard, SHARDS, lock};
+use super::sync::{AtomicU64, CachePadded, Guard, MOST_ON_AVERAGE, Mutex, SHARDS, lock};
 use super::{Held, NEVER, Slot};
 use crate::clock::Tick;
 
@@ -275,7 +275,7 @@ impl Table {
         clippy::indexing_slicing,
         reason = "the index is taken modulo the length"
     )]
-    fn lock(&self, hash: u64) -> MutexGuard<'_, ()> {
+    fn lock(&self, hash: u64) -> Guard<'_, ()> {
         let part = usize::try_from(hash % FIRST).unwrap_or(0);
         lock(&self.locks[part])
     }

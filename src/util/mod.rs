@@ -18,6 +18,7 @@ pub(crate) mod call;
 pub(crate) mod crc16;
 pub(crate) mod few_names;
 pub(crate) mod late;
+pub(crate) mod later;
 pub(crate) mod lock;
 pub(crate) mod on_drop;
 pub(crate) mod pacing;

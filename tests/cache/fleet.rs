@@ -13,6 +13,7 @@ use crate::support::home;
 use crate::support::network::{Gate, Network};
 use crate::support::redis_cluster::RedisCluster;
 use crate::support::redis_server::RedisServer;
+use crate::support::unlocked::{self, Unlocked, check};
 
 pub(crate) type Texts = Cache<String, String>;
 pub(crate) type Set = Builder<String, String>;
@@ -134,6 +135,7 @@ impl Fleet {
 
     /// The options of an instance.
     pub(crate) fn builder(&self) -> (Set, Network) {
+        unlocked::watch();
         let network = match self {
             Self::Memory { l2, .. } => Network::new(l2.clone()),
             // As in one process.
@@ -162,6 +164,8 @@ pub(crate) struct Source {
     value: Arc<Mutex<String>>,
     loads: Arc<AtomicUsize>,
     gate: Option<Gate>,
+    /// A loader is code of users, and so is its drop.
+    _unlocked: Unlocked,
 }
 
 impl Source {
@@ -170,6 +174,7 @@ impl Source {
             value: Arc::new(Mutex::new(value.to_owned())),
             loads: Arc::default(),
             gate: None,
+            _unlocked: Unlocked,
         }
     }
 
@@ -190,9 +195,10 @@ impl Source {
     }
 
     pub(crate) async fn load(self) -> Result<String, std::io::Error> {
+        check("a loader");
         self.loads.fetch_add(1, SeqCst);
         let value = self.value.lock().unwrap().clone();
-        if let Some(gate) = self.gate {
+        if let Some(gate) = &self.gate {
             gate.pass().await;
         }
         Ok(value)

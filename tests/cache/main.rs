@@ -34,4 +34,5 @@ mod runtimes;
 mod settings;
 mod subscribe;
 mod switched_off;
+mod unlocked;
 mod write;

@@ -6,6 +6,8 @@ use std::sync::{Arc, Mutex};
 use tokio::runtime::Builder;
 use tracing::Level;
 
+use super::unlocked::check;
+
 #[derive(Clone, Default)]
 pub(crate) struct Log(Arc<Mutex<Vec<u8>>>);
 
@@ -15,7 +17,10 @@ impl Log {
         let writer = self.clone();
         let subscriber = tracing_subscriber::fmt()
             .with_max_level(level)
-            .with_writer(move || writer.clone())
+            .with_writer(move || {
+                check("a subscriber");
+                writer.clone()
+            })
             .finish();
         let runtime = Builder::new_current_thread().enable_all().build().unwrap();
         tracing::subscriber::with_default(subscriber, || runtime.block_on(run));

@@ -20,3 +20,4 @@ pub(crate) mod proxy;
 pub(crate) mod redis_cluster;
 pub(crate) mod redis_server;
 pub(crate) mod signal;
+pub(crate) mod unlocked;

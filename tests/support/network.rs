@@ -20,6 +20,8 @@ use larder::l2::{
 use tokio::sync::watch;
 use tokio::time::{Instant, sleep, timeout};
 
+use super::unlocked::check;
+
 const LIMIT: Duration = Duration::from_secs(10);
 /// A member that only reads the lane's clock.
 const OBSERVER: MemberInfo = MemberInfo {
@@ -303,6 +305,7 @@ impl Network {
         step: Step,
         request: impl Future<Output = Result<T, L2Error>>,
     ) -> Result<T, L2Error> {
+        check("a store");
         self.pass(step, Way::Request).await?;
         self.count(step);
         match self.wires.latency_ms.load(SeqCst) {
@@ -379,6 +382,7 @@ impl Gate {
 
 impl L2 for Network {
     fn lane(&self, name: LaneName<'_>, timeout: Duration, on_connect: OnConnect) -> Box<dyn Lane> {
+        check("a store");
         let on_connect: Arc<OnConnect> = Arc::new(on_connect);
         let connected = Arc::clone(&on_connect);
         let met: OnConnect = Box::new(move |clock| connected(clock));

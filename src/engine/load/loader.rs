@@ -28,12 +28,13 @@ use crate::vocabulary::AnyValue;
 ///
 /// Clones are one loader: a key that one of them was asked for is not loaded by another.
 #[derive(Clone)]
-pub(crate) struct Loader(Arc<Mutex<UserLoader>>);
+pub(crate) struct Loader(UserLoader);
 
+#[derive(Clone)]
 enum UserLoader {
     /// Of one key. `None` once it was called.
-    One(Option<LoadOne>),
-    Many(LoadMany),
+    One(Arc<Mutex<Option<LoadOne>>>),
+    Many(Arc<LoadMany>),
 }
 
 /// The user's loader of one key, which is given the previous value. The user's code begins when the future is polled.
@@ -42,7 +43,7 @@ type LoadingOne = BoxFuture<'static, Result<Loaded<AnyValue>, BoxError>>;
 
 /// The user's loader of many keys, which are named by their numbers and given with their previous values. Returns the
 /// texts of keys with their values.
-pub(crate) type LoadMany = Box<dyn FnMut(Vec<(usize, Option<AnyEntry>)>) -> LoadingMany + Send>;
+pub(crate) type LoadMany = dyn Fn(Vec<(usize, Option<AnyEntry>)>) -> LoadingMany + Send + Sync;
 type LoadingMany = BoxFuture<'static, Result<NamedValues, BoxError>>;
 type NamedValues = Vec<(Key, Loaded<AnyValue>)>;
 
@@ -64,11 +65,11 @@ pub(crate) type LoadedValues = Vec<Option<Loaded<AnyValue>>>;
 pub(crate) type Loading = BoxFuture<'static, Result<LoadedValues, BoxError>>;
 
 impl Loader {
-    /// Calls the loader. The user's code begins when the call is polled, without the lock.
+    /// Calls the loader. The user's code begins when the call is polled.
     pub(crate) fn load(&self, keys: Vec<LoadKey>) -> Loading {
-        match &mut *lock(&self.0) {
+        match &self.0 {
             UserLoader::One(load) => {
-                let load = load.take();
+                let load = lock(load).take();
                 Box::pin(async move {
                     let (Some(load), Some(key)) = (load, keys.into_iter().next()) else {
                         return Ok(Vec::new());
@@ -99,20 +100,19 @@ impl Loader {
 
     /// Drops a loader of one key that will not be called any more, so that its caller may use what it was given.
     pub(super) fn forget(&self) {
-        let unused = match &mut *lock(&self.0) {
-            UserLoader::One(load) => load.take(),
-            UserLoader::Many(_) => None,
-        };
-        // Not under the lock, as that may run the user's code.
-        drop(unused);
+        if let UserLoader::One(load) = &self.0 {
+            let unused = lock(load).take();
+            // Not under the lock, as that may run the user's code.
+            drop(unused);
+        }
     }
 
     pub(crate) fn of_one(load: LoadOne) -> Self {
-        Self(Arc::new(Mutex::new(UserLoader::One(Some(load)))))
+        Self(UserLoader::One(Arc::new(Mutex::new(Some(load)))))
     }
 
-    pub(crate) fn of_many(load: LoadMany) -> Self {
-        Self(Arc::new(Mutex::new(UserLoader::Many(load))))
+    pub(crate) fn of_many(load: Arc<LoadMany>) -> Self {
+        Self(UserLoader::Many(load))
     }
 }
 

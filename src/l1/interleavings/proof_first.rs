@@ -168,6 +168,8 @@ fn loads_that_rely_on_a_proof() {
         let (_, ver) = world.write();
         world.pass(super::BOUND - 1);
         let early = world.spawn(|world| load(&world));
+        // With this step the load may also run before the time passes.
+        assert!(world.l1.freshness.is_live());
         world.pass(2);
         // The bound has passed since the write, and with it the proof. The load began within the bound.
         let late = load(&world);

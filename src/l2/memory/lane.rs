@@ -67,12 +67,11 @@ impl L2 for MemoryL2 {
 impl MemoryLane {
     /// Connects again if the store has restarted, if it was away, or if the connection was discarded.
     fn connect(&self) -> Result<Link, L2Error> {
-        // Held during the call: no other step uses the connection before.
-        let mut connection = lock(&self.connection);
+        let connection = *lock(&self.connection);
         let (found, clock) = self.settled(|| {
             self.store.step(&self.name, |state| {
                 let found = state.now.link;
-                if *connection == Some(found) {
+                if connection == Some(found) {
                     return Ok((found, None));
                 }
                 state.check_lanes(self.number.of)?;
@@ -80,8 +79,9 @@ impl MemoryLane {
             })?
         })?;
         if let Some(clock) = clock {
+            // Without the lock, as it logs. A step that comes meanwhile finds no connection yet, and connects by itself.
             (self.on_connect)(&clock);
-            *connection = Some(found);
+            *lock(&self.connection) = Some(found);
         }
         Ok(found)
     }

@@ -11,7 +11,7 @@
 
 use std::collections::VecDeque;
 use std::mem::replace;
-use std::sync::{Arc, Mutex, MutexGuard};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use arc_swap::ArcSwapOption;
@@ -25,7 +25,7 @@ use super::per_runtime::PerRuntime;
 use super::read_request::{BYTES, Group, Part, ReadRequests, grouped};
 use crate::l2::{Key, L2Error, ReadResult};
 use crate::util::late::timeout_at;
-use crate::util::lock::lock;
+use crate::util::lock::{Guard, lock};
 use crate::util::pacing::{Pacing, gather, share};
 
 /// Reads under way at a time that their callers send themselves. With so few there is nothing to join, and a task would
@@ -206,7 +206,7 @@ impl Queue {
 
     fn enter(
         self: &Arc<Self>,
-        mut state: MutexGuard<'_, State>,
+        mut state: Guard<'_, State>,
         key: &str,
     ) -> oneshot::Receiver<ReadResult> {
         let (read, answered) = Read::new(key);
@@ -287,7 +287,7 @@ impl State {
 
 impl ReadBatcher {
     /// Starts a task for the next batch, if there is none and reads may be sent.
-    fn go_on(self: &Arc<Self>, mut state: MutexGuard<'_, State>) {
+    fn go_on(self: &Arc<Self>, mut state: Guard<'_, State>) {
         let starts = !state.turns.is_empty() && !replace(&mut state.has_task, true);
         // A runtime that has ended drops the task at once, which takes the lock.
         drop(state);

@@ -2,6 +2,7 @@
 //! are refused here, before anything connects.
 
 use std::io;
+use std::mem;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -377,7 +378,9 @@ fn take_following() -> Option<Stream> {
 /// Returns the stream if this task makes no connection.
 fn keep_following(stream: Stream) -> Option<Stream> {
     let mut stream = Some(stream);
-    _ = FOLLOWING.try_with(|kept| *lock(kept) = stream.take());
+    let keep = |kept: &Mutex<Option<Stream>>| mem::replace(&mut *lock(kept), stream.take());
+    // Without the lock: the stream is the provider's, and so is its `Drop`.
+    drop(FOLLOWING.try_with(keep));
     stream
 }
 

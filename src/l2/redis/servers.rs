@@ -36,14 +36,24 @@ impl Servers {
         url: String,
         new: impl FnOnce() -> Result<Arc<Self>, L2Error>,
     ) -> Result<Arc<Self>, L2Error> {
-        let mut all = lock(&BY_URL);
-        let known = all.iter().find(|(known, _)| *known == url);
-        if let Some(servers) = known.and_then(|(_, servers)| servers.upgrade()) {
+        let find = |all: &[(String, Weak<Self>)]| {
+            let known = all.iter().find(|(known, _)| *known == url);
+            known.and_then(|(_, servers)| servers.upgrade())
+        };
+        let known = find(&lock(&BY_URL));
+        if let Some(servers) = known {
             return Ok(servers);
         }
-        all.retain(|(_, servers)| servers.strong_count() > 0);
+        // Without the lock: it calls libraries that may log.
         let servers = new()?;
-        all.push((url, Arc::downgrade(&servers)));
-        Ok(servers)
+        let mut all = lock(&BY_URL);
+        // Another thread may have come first.
+        let known = find(&all);
+        if known.is_none() {
+            all.retain(|(_, servers)| servers.strong_count() > 0);
+            all.push((url, Arc::downgrade(&servers)));
+        }
+        drop(all);
+        Ok(known.unwrap_or(servers))
     }
 }
