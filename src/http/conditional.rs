@@ -1,11 +1,11 @@
 //! Conditional requests: from clients, and to the inner service, to ask whether a stored response still holds.
 
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
 
 use ::http::header::{
     AGE, CONNECTION, CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_RANGE, CONTENT_TYPE, DATE, ETAG,
-    HeaderMap, HeaderName, IF_MODIFIED_SINCE, IF_NONE_MATCH, LAST_MODIFIED, TE, TRAILER,
-    TRANSFER_ENCODING, UPGRADE,
+    HeaderMap, HeaderName, HeaderValue, IF_MODIFIED_SINCE, IF_NONE_MATCH, LAST_MODIFIED, TE,
+    TRAILER, TRANSFER_ENCODING, UPGRADE,
 };
 
 use super::directives::members;
@@ -30,8 +30,24 @@ pub(super) const OF_THE_BODY: [HeaderName; 4] = [
     CONTENT_TYPE,
 ];
 
+/// The headers that name the version of a response, each with the condition that asks for another version.
+fn validators(headers: &HeaderMap) -> impl Iterator<Item = (HeaderName, &HeaderValue)> {
+    let modified = headers.get(LAST_MODIFIED);
+    let modified = modified.filter(|_| last_modified(headers).is_some());
+    let etag = headers.get(ETAG).map(|etag| (IF_NONE_MATCH, etag));
+    (etag.into_iter()).chain(modified.map(|modified| (IF_MODIFIED_SINCE, modified)))
+}
+
 pub(super) fn has_validator(headers: &HeaderMap) -> bool {
-    headers.contains_key(ETAG) || headers.contains_key(LAST_MODIFIED)
+    validators(headers).next().is_some()
+}
+
+/// The time of the last change, if it names a version: of two versions of the same second, one at least was sent with a
+/// `Date` of that second (RFC 9110, section 8.8.2.2). `Date` itself names none: it changes where the response does not.
+fn last_modified(headers: &HeaderMap) -> Option<SystemTime> {
+    let (modified, sent) = (date(headers, &LAST_MODIFIED)?, date(headers, &DATE)?);
+    let second_is_over = sent.duration_since(modified).ok()? >= Duration::from_secs(1);
+    second_is_over.then_some(modified)
 }
 
 /// Whether the client has the stored response: section 13.2.2 of RFC 9110.
@@ -46,9 +62,9 @@ pub(super) fn is_not_modified(request: &HeaderMap, stored: &HeaderMap) -> bool {
         return tags.any(|tag| tag == "*" || is_same(tag, etag));
     }
     let since = date(request, &IF_MODIFIED_SINCE);
-    // RFC 9111, section 4.3.2: `Date` stands for a `Last-Modified` that is not there.
-    let modified = date(stored, &LAST_MODIFIED).or_else(|| date(stored, &DATE));
-    // No time is before any.
+    // Not `Date` where there is none, as in section 4.3.2 of RFC 9111: the client may have an older response of the
+    // same second. No time is before any.
+    let modified = last_modified(stored);
     modified.is_some() && modified <= since
 }
 
@@ -66,19 +82,25 @@ pub(super) fn ask(request: &mut HeaderMap, stored: Option<&HeaderMap>) {
     // The preconditions of the client are for its own copy. They are checked again when the response is there.
     request.remove(IF_NONE_MATCH);
     request.remove(IF_MODIFIED_SINCE);
-    for (validator, condition) in [(ETAG, IF_NONE_MATCH), (LAST_MODIFIED, IF_MODIFIED_SINCE)] {
-        if let Some(value) = stored.and_then(|stored| stored.get(validator)) {
-            // Without it the whole response comes.
-            let _ = request.try_insert(condition, value.clone());
-        }
+    for (condition, value) in stored.into_iter().flat_map(validators) {
+        // Without it the whole response comes.
+        let _ = request.try_insert(condition, value.clone());
     }
 }
 
 /// The headers of a stored response after a 304. `None` if that is about another response (section 4.3.4 of RFC 9111),
 /// or if there is no room for all of them.
 pub(super) fn merge(stored: &HeaderMap, mut not_modified: HeaderMap) -> Option<HeaderMap> {
-    let is_about_it = text(&not_modified, &ETAG)
-        .is_none_or(|new| text(stored, &ETAG).is_some_and(|old| is_same(new, old)));
+    let of_both = |name| (text(&not_modified, name), text(stored, name));
+    let is_about_it = match of_both(&ETAG) {
+        (Some(new), Some(old)) if new.starts_with("W/") => is_same(new, old),
+        // A strong one names bytes, which a weak one of the stored response does not.
+        (Some(new), old) => old == Some(new),
+        (None, _) => match of_both(&LAST_MODIFIED) {
+            (Some(new), Some(old)) => new == old,
+            _ => true,
+        },
+    };
     if !is_about_it {
         return None;
     }

@@ -48,7 +48,10 @@
 //! Requests with `Range`, `If-Match`, `If-Range`, `If-Unmodified-Since`, `Upgrade` or a body go to the service. Those
 //! with `If-None-Match` or `If-Modified-Since` are answered 304 from stored responses. A stale response with `ETag` or
 //! `Last-Modified` is revalidated, if the cache keeps it: see [`stale_if_error`](crate::Builder::stale_if_error). So is
-//! one with `no-cache`, each time.
+//! one with `no-cache`, each time. `Last-Modified` counts only if it is a second older than `Date`, and `Date` never
+//! stands for it: of two versions that were made in one second, neither is taken for the other. A client that was given
+//! one of them in that second, and asks with its `Last-Modified`, may still be told that it has the other: send `ETag`
+//! where a resource may change twice in a second.
 //!
 //! A service that answers by a header, such as `Cookie`, has to say so in `Vary` or `Cache-Control`, as for any shared
 //! cache. The host of the key is that which the client sends: a server that is reached by any name should check it

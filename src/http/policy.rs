@@ -52,8 +52,11 @@ pub(super) fn terms(
     }
     let now = SystemTime::now();
     let date = date(&response.headers, &DATE).unwrap_or_else(|| {
-        // RFC 9110, section 6.6.1: a recipient with a clock adds the `Date` before it stores the response.
-        if let Ok(text) = HeaderValue::try_from(httpdate::fmt_http_date(now)) {
+        // RFC 9110, section 6.6.1: a recipient with a clock adds the `Date` before it stores the response. The time at
+        // which the request was sent: a change since then may be missing in the response, and a `Last-Modified` of the
+        // second of that change would name two versions.
+        let sent = now.checked_sub(delay).unwrap_or(now);
+        if let Ok(text) = HeaderValue::try_from(httpdate::fmt_http_date(sent)) {
             let _ = response.headers.try_insert(DATE, text);
         }
         now

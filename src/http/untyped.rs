@@ -4,12 +4,13 @@ use std::any::Any;
 use std::future::poll_fn;
 use std::pin::Pin;
 use std::task::{Context, Poll};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use ::http::{Response, request};
 use bytes::Bytes;
 use futures::future::BoxFuture;
 use http_body::{Frame, SizeHint};
+use tokio::time::Instant;
 
 /// An error of the inner service or of one of its bodies.
 pub(super) type AnyError = Box<dyn Any + Send>;

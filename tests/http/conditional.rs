@@ -42,6 +42,114 @@ async fn a_client_that_has_it_gets_304() {
     assert!(!origin.last().headers.contains_key("if-none-match"));
 }
 
+/// `Date` names no version: a client that takes it for one may have what came before its own change.
+#[tokio::test]
+async fn a_client_sees_its_own_change_in_the_same_second() {
+    let (clock, origin) = (Clock::manual(), Origin::default());
+    let inner = origin.answering(|n, _| numbered(n, &[("cache-control", "max-age=60")]));
+    let service = layered(&clock, inner);
+    let first = send(&service, get("/")).await;
+    assert_eq!((first.body.as_str(), first.x_cache()), ("1", "MISS"));
+    assert!(!send(&service, get("/")).await.header("date").is_empty());
+    send(&service, request("POST", "/", &[])).await;
+    // As late as its `Date` may be, so that it does not depend on when a second begins.
+    let since = httpdate::fmt_http_date(SystemTime::now() + 2 * S);
+    for how in ["MISS", "HIT"] {
+        let got = send(&service, with("/", &[("if-modified-since", &since)])).await;
+        let got = (got.status.as_u16(), got.body.as_str(), got.x_cache());
+        assert_eq!(got, (200, "3", how));
+    }
+}
+
+/// Until the second of a change is over, there may be another change with the same `Last-Modified`.
+#[tokio::test]
+async fn last_modified_counts_once_its_second_is_over() {
+    let at = |seconds| httpdate::fmt_http_date(SystemTime::UNIX_EPOCH + seconds * S);
+    let now = 978_307_200;
+    for (sent, since, is_304) in [
+        (now - 1, now, false),
+        (now, now, false),
+        (now, now + 5, false),
+        (now + 1, now, true),
+        (now + 1, now + 5, true),
+        (now + 1, now - 1, false),
+    ] {
+        let (clock, origin) = (Clock::manual(), Origin::default());
+        let (sent, modified, since) = (at(sent), at(now), at(since));
+        let inner = origin.answering(move |n, _| {
+            let headers = [
+                ("cache-control", "max-age=4000000000"),
+                ("last-modified", &*modified),
+                ("date", &*sent),
+            ];
+            numbered(n, &headers)
+        });
+        let service = layered(&clock, inner);
+        for _ in 0..2 {
+            let got = send(&service, with("/", &[("if-modified-since", &since)])).await;
+            assert_eq!(got.status == StatusCode::NOT_MODIFIED, is_304, "{since}");
+        }
+        assert_eq!(origin.calls(), 1);
+    }
+}
+
+/// The layer is a client of the inner service: it asks about a version, and not about a second with two of them.
+#[tokio::test]
+async fn the_inner_service_is_asked_about_what_names_a_version() {
+    const MODIFIED: &str = "Mon, 01 Jan 2001 00:00:00 GMT";
+    const LATER: &str = "Mon, 01 Jan 2001 00:00:01 GMT";
+    for (sent, etag, conditions) in [
+        (MODIFIED, None, [None, None]),
+        (LATER, None, [None, Some(MODIFIED)]),
+        (MODIFIED, Some("\"v1\""), [Some("\"v1\""), None]),
+        (LATER, Some("W/\"v1\""), [Some("W/\"v1\""), Some(MODIFIED)]),
+    ] {
+        let (clock, origin) = (Clock::manual(), Origin::default());
+        let inner = origin.answering(move |n, _| {
+            let mut headers = vec![
+                ("cache-control", "max-age=1, stale-while-revalidate=0"),
+                ("last-modified", MODIFIED),
+                ("date", sent),
+            ];
+            headers.extend(etag.map(|etag| ("etag", etag)));
+            numbered(n, &headers)
+        });
+        let layer = CacheLayer::new(builder(&clock)).unwrap();
+        let service = layer.stale_if_error(3600 * S).layer(inner);
+        for call in 1..3 {
+            assert_eq!(send(&service, get("/")).await.body, call.to_string());
+            clock.advance(2 * S);
+        }
+        let asked = origin.last().headers;
+        let asked = ["if-none-match", "if-modified-since"]
+            .map(|name| asked.get(name).map(|value| value.to_str().unwrap()));
+        assert_eq!(asked, conditions);
+    }
+}
+
+/// It may have been made before a change that came while it was under way.
+#[tokio::test(start_paused = true)]
+async fn a_response_without_a_date_is_of_when_it_was_asked_for() {
+    let (clock, origin) = (Clock::manual(), Origin::default());
+    // By the time of the test it was asked for 20 s ago.
+    let changed = httpdate::fmt_http_date(SystemTime::now() - 10 * S);
+    let since = changed.clone();
+    let inner = origin.serving(move |n, _| {
+        let changed = changed.clone();
+        Box::pin(async move {
+            tokio::time::sleep(20 * S).await;
+            let fresh = ("cache-control", "max-age=60");
+            numbered(n, &[fresh, ("last-modified", &changed)])
+        })
+    });
+    let service = layered(&clock, inner);
+    for how in ["MISS", "HIT"] {
+        let got = send(&service, with("/", &[("if-modified-since", &since)])).await;
+        assert_eq!((got.status.as_u16(), got.x_cache()), (200, how));
+        assert_ne!(got.header("age"), "20", "its lifetime begins when it comes");
+    }
+}
+
 #[tokio::test]
 async fn a_stale_one_is_revalidated() {
     let (clock, origin) = (Clock::manual(), Origin::default());
@@ -166,6 +274,54 @@ async fn a_304_about_another_response_changes_nothing() {
     let got = send(&service, get("/")).await;
     assert_eq!((got.body.as_str(), got.header("etag")), ("1", "\"v1\""));
     assert!(!got.header("cache-status").ends_with("stored"));
+}
+
+/// Which response a 304 is about: section 4.3.4 of RFC 9111.
+#[tokio::test]
+async fn a_304_is_about_the_response_that_it_names() {
+    const OLD: [(&str, &str); 2] = [
+        ("last-modified", "Mon, 01 Jan 2001 00:00:00 GMT"),
+        ("date", "Tue, 02 Jan 2001 00:00:00 GMT"),
+    ];
+    for (stored, named, is_about_it) in [
+        (("etag", "\"v\""), ("etag", "\"v\""), true),
+        (("etag", "W/\"v\""), ("etag", "W/\"v\""), true),
+        (("etag", "\"v\""), ("etag", "W/\"v\""), true),
+        // The bytes of the stored one may be others.
+        (("etag", "W/\"v\""), ("etag", "\"v\""), false),
+        (("x-no", "etag"), ("etag", "\"v\""), false),
+        (("etag", "\"v\""), ("x-no", "etag"), true),
+        (("x-no", "etag"), OLD[0], true),
+        // Such as an older release that was put back.
+        (
+            ("x-no", "etag"),
+            ("last-modified", "Sun, 31 Dec 2000 00:00:00 GMT"),
+            false,
+        ),
+        (("etag", "\"v\""), ("last-modified", OLD[1].1), false),
+    ] {
+        let (clock, origin) = (Clock::manual(), Origin::default());
+        let inner = origin.answering(move |n, request| {
+            let is_conditional = request.headers.contains_key("if-modified-since");
+            let fresh = ("cache-control", "max-age=4000000000");
+            if !is_conditional {
+                let stale = ("cache-control", "max-age=1");
+                return numbered(n, &[stale, stored, OLD[0], OLD[1]]);
+            }
+            let mut response = numbered(n, &[fresh, named]);
+            *response.status_mut() = StatusCode::NOT_MODIFIED;
+            *response.body_mut() = Body::empty();
+            response
+        });
+        let layer = CacheLayer::new(builder(&clock)).unwrap();
+        let service = layer.stale_if_error(3600 * S).layer(inner);
+        send(&service, get("/")).await;
+        clock.advance(2 * S);
+        let got = send(&service, get("/")).await;
+        assert_eq!(got.body, "1", "{stored:?} {named:?}");
+        let status = got.header("cache-status");
+        assert_eq!(status.ends_with("stored"), is_about_it, "{status}");
+    }
 }
 
 #[tokio::test]
