@@ -7,13 +7,14 @@
 use std::mem::replace;
 use std::pin::pin;
 use std::sync::atomic::{AtomicU32, AtomicU64, AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, LazyLock, Mutex};
 use std::time::Duration;
 
 use deadpool_redis::redis::aio::MultiplexedConnection;
-use deadpool_redis::redis::{ErrorKind, RedisError, RedisResult, ServerErrorKind};
+use deadpool_redis::redis::{Cmd, ErrorKind, RedisError, RedisResult, ServerErrorKind, cmd};
 use futures::FutureExt;
 use futures::future::join;
+use tokio::task::unconstrained;
 use tokio::time::Instant;
 use tracing::warn;
 
@@ -251,12 +252,27 @@ impl Connections {
         true
     }
 
+    /// Gives the connection up if its driver has ended. For a request that is in doubt if its connection breaks: over a
+    /// connection that has ended it would fail, too, though it is not written.
+    pub(super) fn leave_ended(&self) {
+        let live = lock(&self.current).live();
+        if let Some(live) = live.filter(|live| has_ended(&live.connection)) {
+            self.discard(&live);
+        }
+    }
+
     /// Sends one copy of a request. An error says whether the server may have executed it.
     pub(super) async fn once<T, Sent: Future<Output = RedisResult<T>>>(
         &self,
         deadline: Instant,
         send: &impl Fn(MultiplexedConnection) -> Sent,
     ) -> Result<T, Failure> {
+        let live = self.connection(deadline).await?;
+        let answer = timeout_at(deadline, send(live.connection.clone())).await;
+        self.judge(&live, answer.ok())
+    }
+
+    async fn connection(&self, deadline: Instant) -> Result<Arc<Live>, Failure> {
         let attempt = self.attempt();
         let connected = match attempt.peek() {
             // Mostly: no future, no timer.
@@ -267,16 +283,14 @@ impl Connections {
             },
         };
         let connected = connected.and_then(|connected| connected.map_err(|(error, _)| error));
-        let live = connected.map_err(|error| {
+        connected.map_err(|error| {
             // Without a connection nothing was sent. Only a server that cannot be reached may answer another attempt.
             if error.is_unreachable() {
                 Failure::NotExecuted(error)
             } else {
                 Failure::Final(error)
             }
-        })?;
-        let answer = timeout_at(deadline, send(live.connection.clone())).await;
-        self.judge(&live, answer.ok())
+        })
     }
 
     /// The current attempt, or a new one if there is none, if its runtime has ended, or if it failed and the
@@ -394,6 +408,18 @@ impl Current {
         let failures = usize::from(self.failures.min(8));
         reconnects().nth(failures).unwrap_or(LONGEST_PAUSE)
     }
+}
+
+/// A request that changes nothing and that every user may send.
+static HELLO: LazyLock<Cmd> = LazyLock::new(|| cmd("HELLO"));
+
+/// Whether the driver of a connection has ended, so that nothing more is written to it.
+fn has_ended(connection: &MultiplexedConnection) -> bool {
+    // The client tells by an error at once. Otherwise the driver is given a request of which nobody awaits the answer:
+    // it drops the request when it comes to it, or has sent it by then.
+    let mut connection = connection.clone();
+    let asked = unconstrained(connection.send_packed_command(&HELLO));
+    asked.now_or_never().is_some_and(|answer| answer.is_err())
 }
 
 /// Whether this error means that the server is a replica, or that it is still reading its data, as a replica does

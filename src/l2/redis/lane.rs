@@ -104,6 +104,7 @@ impl RedisLane {
             // A late copy was refused, and an answer that cannot be read is one: neither is sent again.
             answer.map_err(Failure::Final)
         };
+        self.connections.leave_ended();
         let answer = match (once().await, deadline) {
             // No copy is on its way, so the second one is like a first.
             (Err(Failure::NotExecuted(_)), _) => once().await,

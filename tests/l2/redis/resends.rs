@@ -7,9 +7,10 @@ use larder::l2::{Fill, Kind, Lane, LeaseReply};
 use larder::{RedisL2, Version};
 
 use super::detour::{Detour, Loss};
-use super::{Met, watched_lane};
 #[cfg(feature = "write-behind")]
-use super::{own_key, run};
+use super::own_key;
+use super::run;
+use super::{Met, watched_lane};
 use crate::store::*;
 use crate::support::eventually::eventually;
 
@@ -46,6 +47,39 @@ async fn an_insert_that_is_sent_twice_is_done_when_the_first_copy_cannot_land() 
         assert_eq!(met.all().len(), 2, "another connection");
         late.arrive().await;
         assert_eq!(get(&*lane, "k").await, None, "it was refused");
+    }
+}
+
+/// Nothing is written to a connection that has ended, so nothing is in doubt.
+#[tokio::test]
+async fn a_write_is_not_in_doubt_because_the_server_has_ended_the_connection_before() {
+    let store = Redis::start().await;
+    let (lane, met) = watched_lane(&RedisL2::open(store.server.url()).unwrap(), LIMIT);
+    insert(&*lane, "warm", b"v").await;
+    let (clock, _subscription) = subscribe(&*lane).await;
+    let mut raw = store.server.connection().await;
+    // A request in doubt would not be waited for so long: it would be an error.
+    let deadline = Some(clock.now + 3_600_000);
+    let (value, payload) = (sealed(b"v"), payload_of(Kind::Insert, &["k"]));
+    let mut ends = 0;
+    for by_kill in [true, true, true, false] {
+        if by_kill {
+            let killed: u64 = run(&mut raw, &["CLIENT", "KILL", "TYPE", "normal"]).await;
+            assert_eq!(killed, 1);
+            // The connection was closed before the answer, and is looked at before the next one.
+            let _: String = run(&mut raw, &["PING"]).await;
+        } else {
+            let () = run(&mut raw, &["CONFIG", "SET", "timeout", "1"]).await;
+            eventually("the server ends what is idle", async || {
+                super::logins::connected(&store.server, "cmd").await.len() == 1
+            })
+            .await;
+        }
+        ends += 1;
+        let values = [("k", &value)];
+        let inserted = lane.insert(&values, &payload, deadline);
+        inserted.await.unwrap();
+        assert_eq!(met.all().len(), 1 + ends, "another connection");
     }
 }
 
