@@ -33,7 +33,8 @@ impl<K: CacheKey, V: Send + Sync + 'static> Cache<K, V> {
     /// returns when the cache is closed.
     ///
     /// The call is optional: until then look-ups go to L2 and to the loader. It does not return while L2 cannot be
-    /// reached, so put a time limit on it.
+    /// reached, or refuses the connection for requests, as for a wrong password: so put a time limit on it. The log
+    /// says why L2 is not used.
     ///
     /// ```
     /// # async fn demo() -> Result<(), Box<dyn std::error::Error>> {

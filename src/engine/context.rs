@@ -4,6 +4,8 @@
 
 use std::sync::Arc;
 
+use tokio::time::sleep;
+
 use super::backoff::Backoff;
 use super::breaker::Breaker;
 use super::convert::Convert;
@@ -16,7 +18,9 @@ use crate::error::L2Error;
 use crate::events::Events;
 use crate::key::Key;
 use crate::l1::{L1, Op};
-use crate::l2::{Batch, Kind, Lane, LeaseReply, LeaseRequest, Step, Want, Written};
+use crate::l2::{
+    Batch, Kind, LONGEST_PAUSE, Lane, LeaseReply, LeaseRequest, Step, Want, Written, reconnects,
+};
 use crate::options::Options;
 use crate::stats::{Counters, Stats};
 use crate::wire::message;
@@ -128,6 +132,18 @@ impl Context {
     ) -> impl Future<Output = Result<LeaseReply, L2Error>> {
         let reply = self.lane.acquire_lease(key, ask);
         self.breaker.send("acquire_lease", reply)
+    }
+
+    /// Waits while L2 refuses the connection for requests, which is another one than that of the subscription.
+    pub(crate) async fn not_refused(&self) {
+        let mut pauses = reconnects();
+        while let Err(error) = self.lane.connected().await
+            && error.is_refused()
+        {
+            // So that the log says why. An `Ok` would be no answer to a request.
+            let _ = self.breaker.observe(Err::<(), _>(error));
+            sleep(pauses.next().unwrap_or(LONGEST_PAUSE)).await;
+        }
     }
 
     /// By when L2 has to have executed a request that is sent now, or it must not execute it: a write that arrives

@@ -533,6 +533,7 @@ impl Engine {
             self.ensure_started();
             let are_live = async {
                 for ctx in self.contexts.iter() {
+                    ctx.not_refused().await;
                     ctx.l1.freshness.wait_until_live().await;
                 }
             };

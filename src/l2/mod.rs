@@ -250,6 +250,12 @@ pub trait Lane: Send + Sync + fmt::Debug {
     /// Removes this instance from the members.
     fn leave(&self, id: u64) -> Reply<'_, ()>;
 
+    /// Waits until requests can be sent. A store whose requests and subscriptions have connections of their own may
+    /// refuse the one and not the other. By default there is nothing to wait for.
+    fn connected(&self) -> Reply<'_, ()> {
+        ready(Ok(())).boxed()
+    }
+
     /// Discards each connection for requests that found another [incarnation](LaneClock::incarnation) than this one,
     /// which the instance's subscription has found. `false` if there was one: values that were read over it may be
     /// older than those that the subscription has received.

@@ -261,6 +261,12 @@ impl Connections {
         }
     }
 
+    /// Waits until there is a connection.
+    pub(super) async fn connected(&self) -> Result<(), L2Error> {
+        let live = self.connection(Instant::now() + self.limit()).await;
+        live.map(drop).map_err(Failure::into_error)
+    }
+
     /// Sends one copy of a request. An error says whether the server may have executed it.
     pub(super) async fn once<T, Sent: Future<Output = RedisResult<T>>>(
         &self,

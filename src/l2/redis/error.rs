@@ -141,7 +141,7 @@ fn advice(code: &str, text: &str) -> String {
         "NOREPLICAS" => "it takes no writes, as it has fewer replicas than min-replicas-to-write",
         "NOAUTH" => "it demands a password; put one into the URL",
         "WRONGPASS" => {
-            "it does not accept the user name and password of the URL; the user may also be disabled"
+            "it does not accept the user name and password of the URL or the pool: the user may be disabled, or a server that demands no password be given one without a user"
         }
         "MOVED" => "another node of the Redis Cluster has the lane",
         "ASK" | "TRYAGAIN" => "the slot of the lane is moving to another node of the cluster",

@@ -652,6 +652,10 @@ impl Lane for RedisLane {
         self.connections.with(ask).boxed()
     }
 
+    fn connected(&self) -> Reply<'_, ()> {
+        self.connections.connected().boxed()
+    }
+
     fn keep_only(&self, incarnation: u64) -> bool {
         self.reads.requests.keep_only(incarnation)
     }

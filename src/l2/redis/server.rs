@@ -39,7 +39,8 @@ const PROBED_EVERY: Duration = Duration::from_secs(5);
 const UNACKNOWLEDGED_FOR: Duration = Duration::from_secs(30);
 
 /// A Redis server and how to log in: made from a URL, or from a [`ConnectionInfo`] or [`Client`] of the redis crate. A
-/// user without a password logs in with an empty one, which Redis takes if the user has `nopass`.
+/// user without a password logs in with an empty one, which Redis takes if the user has `nopass`. A password alone is
+/// the password of the user `default`; a server that demands none takes it, too.
 ///
 /// ```
 /// use larder::RedisL2;
@@ -199,6 +200,10 @@ impl Server {
         if login.username().is_some() && login.password().is_none() {
             // Without a password the client does not log in, so the connection would be one of the default user.
             login = login.set_password("");
+        } else if login.username().is_none() && login.password().is_some() {
+            // As the connection that subscribes names the user. A server without a password refuses a password alone,
+            // and not this user with any: it would refuse the one connection and not the other.
+            login = login.set_username("default");
         }
         let tcp = tcp_settings(info.tcp_settings().clone());
         Ok(Connector {

@@ -7,10 +7,11 @@ use std::pin::Pin;
 
 use futures::{Stream, stream};
 use larder::Cache;
-use larder::l2::RedisL2;
 use larder::l2::deadpool_redis::redis::{
     BasicAuth, ErrorKind, RedisError, RedisResult, StreamingCredentialsProvider, Value,
 };
+use larder::l2::deadpool_redis::{Manager, Pool, Runtime};
+use larder::l2::{L2Error, RedisL2};
 use tokio::sync::watch;
 use tracing::Level;
 
@@ -158,6 +159,88 @@ async fn a_user_without_a_password_logs_in() {
     let lane = lane_of(&open(FIRST), NAMESPACE);
     assert!(lane.get("k").await.unwrap_err().is_refused());
     assert!(lane.subscribe(ME).await.err().unwrap().is_refused());
+}
+
+/// All connections log in alike: none is refused where the other is not.
+#[tokio::test]
+async fn a_password_is_the_same_for_all_connections() {
+    // What the server demands, and what it is given.
+    for (of_server, given, is_accepted) in [
+        ("", "", true),
+        ("", FIRST, true),
+        (FIRST, FIRST, true),
+        (FIRST, SECOND, false),
+        (FIRST, "", false),
+    ] {
+        let server = RedisServer::start().await;
+        let mut raw = server.connection().await;
+        let () = run(&mut raw, &["CONFIG", "SET", "requirepass", of_server]).await;
+        let login = match given {
+            "" => String::new(),
+            given => format!(":{given}@"),
+        };
+        let url = format!("redis://{login}127.0.0.1:{}", server.port());
+        let lane = lane_of(&RedisL2::open(&*url).unwrap(), NAMESPACE);
+        let ways = [
+            lane.get("k").await.err(),
+            lane.connected().await.err(),
+            lane.subscribe(ME).await.err(),
+        ];
+        for error in &ways {
+            let accepted = error.is_none();
+            assert_eq!(accepted, is_accepted, "{of_server} {given}: {error:?}");
+            assert!(error.as_ref().is_none_or(L2Error::is_refused), "{error:?}");
+        }
+
+        let cache = Cache::<String, String>::builder("test:logins");
+        let cache = cache.redis(&*url).build().unwrap();
+        if is_accepted {
+            cache.ready().await;
+            cache.insert("k", "v".to_owned()).await.unwrap();
+        } else {
+            let waiting = timeout(Duration::from_millis(300), cache.ready());
+            assert!(waiting.await.is_err(), "{of_server} {given}");
+        }
+    }
+}
+
+/// A pool logs in by itself, and may be refused where the subscription is not.
+#[test]
+fn a_cache_whose_requests_are_refused_is_not_ready() {
+    let log = Log::default();
+    let run = async {
+        let server = RedisServer::start().await;
+        // A password alone, which a server without one refuses.
+        let of_pool = format!("redis://:{FIRST}@127.0.0.1:{}", server.port());
+        let pool = Pool::builder(Manager::new(of_pool).unwrap());
+        let pool = pool.runtime(Runtime::Tokio1).build().unwrap();
+        let l2 = RedisL2::with_pool(pool, server.url()).unwrap();
+        let cache = Cache::<String, String>::builder("test:logins").l2(l2);
+        let cache = cache.build().unwrap();
+        eventually("it is subscribed", async || {
+            cache.health().is_subscriber_live()
+        })
+        .await;
+        let mut ready = tokio::spawn({
+            let cache = cache.clone();
+            async move { cache.ready().await }
+        });
+        eventually("the log says why", async || {
+            log.text().contains("may be disabled")
+        })
+        .await;
+        assert!(!ready.is_finished());
+        // As the line says: the server demands it now.
+        let mut raw = server.connection().await;
+        let () = super::run(&mut raw, &["CONFIG", "SET", "requirepass", FIRST]).await;
+        timeout(LIMIT, &mut ready).await.unwrap().unwrap();
+        cache.insert("k", "v".to_owned()).await.unwrap();
+    };
+    let _another = tracing::Dispatch::new(tracing_subscriber::registry());
+    log.record(Level::WARN, run);
+    let log = log.text();
+    assert!(log.contains("demands no password"), "{log}");
+    assert!(!log.contains(FIRST), "{log}");
 }
 
 #[tokio::test]
