@@ -20,5 +20,13 @@ pub(crate) async fn run() -> Result<(), Box<dyn Error>> {
     console.invalidate_and_wait("k-5e1f").await?;
     assert!(gateway.get_local("k-5e1f").is_none());
     assert!(gateway.get("k-5e1f").await.is_none());
+
+    // All keys of a tenant, with one wait.
+    console.insert_many([("k-71aa", 8), ("k-90cd", 8)]).await?;
+    assert!(gateway.get("k-71aa").await.is_some());
+    console
+        .invalidate_many_and_wait(["k-71aa", "k-90cd"])
+        .await?;
+    assert!(gateway.get_local("k-71aa").is_none());
     Ok(())
 }

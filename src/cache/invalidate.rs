@@ -165,7 +165,50 @@ impl<K: CacheKey, V: Send + Sync + 'static> Cache<K, V> {
         Q: CacheKey + ?Sized,
     {
         let key = key_text(key)?;
-        self.writes().invalidate_and_wait(key).await
+        self.writes().invalidate_and_wait([key].into()).await
+    }
+
+    /// Removes many keys, and waits once for all of them, as [`invalidate_and_wait`](Self::invalidate_and_wait) does
+    /// for one.
+    ///
+    /// Not atomic: an instance may have dropped some keys and not yet others. After the call no subscribed instance
+    /// returns the old value of any of them.
+    ///
+    /// Cost: the round trips of [`invalidate_many`](Self::invalidate_many), and one wait for each lane, however many
+    /// keys there are. A call that is cancelled stops waiting; the invalidations are carried out.
+    ///
+    /// # Errors
+    ///
+    /// As [`invalidate_many`](Self::invalidate_many). The call waits for the keys that L2 has accepted, also if others
+    /// are deferred or too long. If L2 fails during the wait, the call waits for the longest `max_staleness`, as
+    /// `invalidate_and_wait` does.
+    ///
+    /// ```
+    /// # async fn demo() -> Result<(), Box<dyn std::error::Error>> {
+    /// # use larder::{Cache, MemoryL2};
+    /// let l2 = MemoryL2::new();
+    /// let a: Cache<String, bool> = Cache::builder("docs:admins").l2(l2.clone()).build()?;
+    /// let b: Cache<String, bool> = Cache::builder("docs:admins").l2(l2).build()?;
+    /// a.insert_many([("alice", true), ("bob", true)]).await?;
+    /// b.ready().await;
+    /// assert!(b.get("alice").await.is_some() && b.get("bob").await.is_some());
+    ///
+    /// a.invalidate_many_and_wait(["alice", "bob"]).await?;
+    /// assert!(b.get_local("alice").is_none() && b.get_local("bob").is_none());
+    /// # Ok(()) }
+    /// # tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap().block_on(demo()).unwrap();
+    /// ```
+    pub async fn invalidate_many_and_wait<'a, Q: CacheKey + ?Sized + 'a, M>(
+        &self,
+        keys: impl IntoIterator<Item = &'a Q>,
+    ) -> Result<Token, WriteError>
+    where
+        K: LookupBy<Q, M>,
+    {
+        let (keys, all_fit) = key_texts(keys);
+        let done = self.writes().invalidate_and_wait(keys).await;
+        all_fit?;
+        done
     }
 
     /// Removes a key as [`invalidate`](Self::invalidate) does, and then for the time `hold` keeps loads of the key from

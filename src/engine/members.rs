@@ -8,6 +8,7 @@ use std::convert::Infallible;
 use std::sync::Arc;
 use std::time::Duration;
 
+use futures::future::join_all;
 use tokio::time::sleep;
 
 use super::context::Context;
@@ -66,6 +67,11 @@ impl Members {
         Ok(())
     }
 
+    /// Waits as [`await_applied`](Self::await_applied) does, for all messages at once.
+    pub(crate) async fn await_all(&self, Awaited(acks): Awaited) {
+        join_all(acks.into_iter().map(|ack| self.await_applied(ack))).await;
+    }
+
     /// Waits until every member of the lane has applied a message, or does not use the entries that it held before.
     ///
     /// A member proves at least every `max_staleness` that it has applied all messages. So whatever happens to it or to
@@ -73,7 +79,7 @@ impl Members {
     ///
     /// A lane may have lost members that still rely on a proof from before: they are assumed to have the longest
     /// `max_staleness` that is known.
-    pub(crate) async fn await_applied(&self, ack: WriteAck) {
+    async fn await_applied(&self, ack: WriteAck) {
         let ctx = &*self.ctx;
         let accepted = ctx.now();
         let after = |time: Duration| accepted.saturating_add(nanos(time));
@@ -125,6 +131,26 @@ impl Members {
     }
 }
 
+/// Messages to wait for: the last one of each epoch, and of each list of members.
+#[derive(Default)]
+pub(crate) struct Awaited(Vec<WriteAck>);
+
+impl Awaited {
+    pub(crate) fn add(&mut self, ack: WriteAck) {
+        let list = |ack: &WriteAck| (ack.stamp.epoch, ack.generation);
+        let Some(last) = self.0.iter_mut().find(|last| list(last) == list(&ack)) else {
+            return self.0.push(ack);
+        };
+        // A member that has applied a message has applied those before it.
+        let one = if last.seq < ack.seq { ack } else { *last };
+        *last = WriteAck {
+            longest_staleness: last.longest_staleness.max(ack.longest_staleness),
+            members_age: last.members_age.min(ack.members_age),
+            ..one
+        };
+    }
+}
+
 /// Since when the entry of each member has been the same, as far as this instance has looked: by the member's id, the
 /// note that its entry names, and when this instance first saw it.
 type Seen = HashMap<u64, (u64, Tick)>;
@@ -151,7 +177,7 @@ mod tests {
     use std::time::Duration;
 
     use super::*;
-    use crate::l2::{Applied, MemberInfo};
+    use crate::l2::{Applied, MemberInfo, Stamp};
 
     const SECOND: Duration = Duration::from_secs(1);
 
@@ -164,6 +190,31 @@ mod tests {
             applied: Applied::NOTHING,
             note,
         }
+    }
+
+    #[test]
+    fn of_several_messages_to_one_list_the_last_is_waited_for() {
+        let ack = |epoch, seq, generation, staleness, age| WriteAck {
+            stamp: Stamp::new(epoch, seq, 0),
+            seq,
+            longest_staleness: SECOND * staleness,
+            generation,
+            members_age: SECOND * age,
+        };
+        let mut awaited = Awaited::default();
+        // As answers come, which is in no order.
+        for each in [
+            ack(1, 7, 5, 2, 30),
+            ack(1, 9, 5, 1, 31),
+            ack(1, 8, 5, 3, 20),
+            ack(1, 10, 6, 1, 0),
+            ack(2, 1, 6, 1, 1),
+        ] {
+            awaited.add(each);
+        }
+        // For as long as the slowest of them, and the youngest list.
+        let expected = [ack(1, 9, 5, 3, 20), ack(1, 10, 6, 1, 0), ack(2, 1, 6, 1, 1)];
+        assert_eq!(awaited.0, expected);
     }
 
     /// Each look takes a second, and the time between question and answer counts for the member.

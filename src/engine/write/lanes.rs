@@ -167,10 +167,12 @@ impl LaneWrites {
         Box::pin(self.all(calls))
     }
 
-    /// Removes a key as [`invalidate`](Self::invalidate) does, and then waits until every instance has applied it.
-    pub(crate) fn invalidate_and_wait(&self, key: Key) -> WriteCall<'_> {
-        let lane = self.of(&key);
-        Box::pin(lane.invalidate_and_wait(key))
+    /// Removes keys as [`invalidate_many`](Self::invalidate_many) does, and then waits until every instance has applied
+    /// what L2 has accepted.
+    pub(crate) fn invalidate_and_wait(&self, keys: BTreeSet<Key>) -> WriteCall<'_> {
+        let parts = self.split(keys, |key| key).into_iter();
+        let calls = parts.map(|(lane, keys)| lane.invalidate_and_wait(keys));
+        Box::pin(self.all(calls))
     }
 
     /// Makes the value of a key stale in both levels, here and everywhere.

@@ -29,7 +29,7 @@ use self::pending::{Insert, Write, WriteResult, stopped};
 use self::update::{Attempts, Turns};
 use self::writer::Writer;
 use crate::engine::context::Context;
-use crate::engine::members::Members;
+use crate::engine::members::{Awaited, Members};
 use crate::engine::read::lookup::Reads;
 use crate::error::WriteError;
 use crate::events::CacheEvent;
@@ -199,16 +199,24 @@ impl Writes {
         Ok(self.token(version))
     }
 
-    /// As [`invalidate`](Self::invalidate), and then waits until every instance has applied it.
-    pub(crate) async fn invalidate_and_wait(&self, key: Key) -> Result<Token, WriteError> {
+    /// As [`invalidate`](Self::invalidate), and then waits until every instance has applied what L2 has accepted.
+    pub(crate) async fn invalidate_and_wait(
+        &self,
+        keys: impl IntoIterator<Item = Key>,
+    ) -> Result<Token, WriteError> {
         let step = Step::Invalidate {
             hold: Duration::ZERO,
             is_awaited: true,
         };
-        let (version, written) = self.change([key], &step).await?;
-        if let Written::Done(ack) = written {
-            self.members.await_applied(ack).await;
-        }
+        let mut awaited = Awaited::default();
+        let note = |written: &Written| {
+            if let Written::Done(ack) = written {
+                awaited.add(*ack);
+            }
+        };
+        let changed = self.change_noting(keys, &step, note).await;
+        self.members.await_all(awaited).await;
+        let (version, _) = changed?;
         Ok(self.token(version))
     }
 
@@ -306,15 +314,25 @@ impl Writes {
 
     /// Makes the same change of each key or tag.
     async fn change(&self, names: impl IntoIterator<Item = Key>, step: &Step) -> Changed {
+        self.change_noting(names, step, |_| {}).await
+    }
+
+    /// As [`change`](Self::change), and notes how each write was answered that L2 has accepted.
+    async fn change_noting(
+        &self,
+        names: impl IntoIterator<Item = Key>,
+        step: &Step,
+        note: impl FnMut(&Written),
+    ) -> Changed {
         let ctx = &self.ctx;
-        self.write(names.into_iter().map(|name| {
+        let writes = names.into_iter().map(|name| {
             if let Step::Invalidate { .. } = step {
                 // Here it is gone at once; a value that L2 still has may come back into L1 until L2 has answered.
                 ctx.l1.evict(&name);
             }
             Write::new(ctx, name, step.clone())
-        }))
-        .await
+        });
+        self.write_noting(writes, note).await
     }
 
     /// Sends L2 what is deferred and due, by writes that are called now: so it comes after all writes of its keys that
@@ -340,9 +358,19 @@ impl Writes {
     /// database and the cache must not leave the old value behind. Names all of them, and returns the answer to the
     /// last; or the first error, if there is one.
     async fn write(&self, writes: impl Iterator<Item = Write>) -> Changed {
+        self.write_noting(writes, |_| {}).await
+    }
+
+    /// As [`write`](Self::write), and notes how each write was answered that L2 has accepted.
+    async fn write_noting(
+        &self,
+        writes: impl Iterator<Item = Write>,
+        mut note: impl FnMut(&Written),
+    ) -> Changed {
         let mut result: Result<_, WriteError> = Ok((None, Written::OtherVersion));
         for answer in self.writer.submit(writes.collect()).await {
             let answer = answer.await;
+            answer.as_ref().into_iter().for_each(&mut note);
             result = result.and_then(|(last, _): (Option<Version>, _)| {
                 let written = answer?;
                 let versions = last.into_iter().chain(written.version());

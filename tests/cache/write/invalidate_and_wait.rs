@@ -25,6 +25,7 @@ over_both_stores!(
     an_instance_that_subscribes_again_is_waited_for_until_it_has_caught_up,
     a_cancelled_wait_still_invalidates,
     a_deferred_invalidation_is_not_waited_for,
+    many_keys_take_one_wait,
 );
 
 /// In a task of its own, so that the test can go on.
@@ -147,6 +148,34 @@ async fn a_deferred_invalidation_is_not_waited_for(fleet: Fleet) {
     assert!(error.is_deferred());
     assert_eq!(wire.asked(Step::Members), 0);
     eventually("b receives it", || async { b.get_local("k").is_none() }).await;
+}
+
+async fn many_keys_take_one_wait(fleet: Fleet) {
+    const KEYS: [&str; 4] = ["k", "l", "m", "n"];
+    let ((a, wire), (b, _)) = (
+        fleet.instance_with(without_heartbeats).await,
+        fleet.instance_with(without_heartbeats).await,
+    );
+    of_long_ago(&fleet).await;
+    for key in KEYS {
+        Source::new("old").through(&b, key).await.unwrap();
+    }
+    let waiting = tokio::spawn({
+        let a = a.clone();
+        async move { a.invalidate_many_and_wait(KEYS).await }
+    });
+    let token = ends(waiting).await.unwrap();
+    for key in KEYS {
+        assert!(b.get_local(key).is_none(), "{key}");
+    }
+    assert_eq!(wire.asked(Step::Invalidate), 1);
+    assert!(b.at_least(&token).get("k").await.is_none());
+
+    // Of those that are accepted: one that is deferred, or too long, is an error beside them.
+    Source::new("old").through(&b, "k").await.unwrap();
+    let long = "l".repeat(10_000);
+    let error = a.invalidate_many_and_wait(["k", &long]).await.unwrap_err();
+    assert!(error.is_key_too_long() && b.get_local("k").is_none());
 }
 
 async fn with_bound(fleet: &Fleet, bound: Duration) -> (Texts, Network) {
