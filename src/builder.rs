@@ -87,6 +87,7 @@ struct Rest {
     has_own_l2: bool,
     /// Overrides the options that were set by code.
     last: Settings,
+    is_unlisted: bool,
     on_build: Option<OnBuild>,
 }
 
@@ -1180,6 +1181,30 @@ impl<K, V, L> Builder<K, V, L> {
         self
     }
 
+    /// For a tool that changes a cache and then ends, such as a command: the instance does not subscribe and is no
+    /// member of the fleet, so that nobody waits for it, also if it is killed.
+    ///
+    /// Calls that change something do what they do in any instance. Without a subscription nothing proves that L1 is
+    /// current, so L1 answers nothing: a look-up asks L2 each time, and shares no load that began before.
+    /// [`Cache::ready`] returns at once; [`listen_to`](Self::listen_to), `publish_changes` and events of other
+    /// instances have no effect.
+    ///
+    /// ```
+    /// # async fn demo() -> Result<(), Box<dyn std::error::Error>> {
+    /// use larder::{Cache, MemoryL2};
+    ///
+    /// let l2 = MemoryL2::new();
+    /// let tool: Cache<String, ()> = Cache::builder("shop:price").l2(l2).unlisted().build()?;
+    /// tool.invalidate("tea").await?;
+    /// # Ok(()) }
+    /// # tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap().block_on(demo()).unwrap();
+    /// ```
+    #[cfg(feature = "inspect")]
+    pub fn unlisted(mut self) -> Self {
+        self.given.rest.is_unlisted = true;
+        self
+    }
+
     /// The clock by which values expire. Default: the clock of the [`MemoryL2`](crate::MemoryL2) if that is the L2,
     /// otherwise the system's monotonic clock. For tests and simulations.
     ///
@@ -1240,7 +1265,8 @@ impl Given {
         // A clock that was set comes before the clock of the L2.
         let of_l2 = parts.l2.as_ref().and_then(|l2| l2.clock());
         let clock = of_l2.filter(|_| rest.clock.is_system());
-        let options = Options::new(rest.namespace, &rest.set, clock.unwrap_or(rest.clock));
+        let mut options = Options::new(rest.namespace, &rest.set, clock.unwrap_or(rest.clock));
+        options.is_listed = !rest.is_unlisted;
         let batch = options.batch_loads;
         let mut mistakes = options.mistakes();
         if batch.is_some() && !has_loader_of_many {

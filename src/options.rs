@@ -12,6 +12,10 @@ use crate::vocabulary::{ByteSize, L1Capacity, MOST_LANES, Mode, RefreshAhead};
 
 /// The options of a cache that do not depend on its types.
 #[derive(Debug)]
+#[expect(
+    clippy::struct_excessive_bools,
+    reason = "each is an option of its own"
+)]
 pub(crate) struct Options {
     pub(crate) namespace: String,
     pub(crate) clock: Clock,
@@ -46,6 +50,9 @@ pub(crate) struct Options {
     /// How many lanes the namespace has in Redis.
     // Its default depends on the L2.
     pub(crate) lanes: Option<u16>,
+    /// Whether the instance subscribes, and is a member that others wait for (rule 16). If not, it answers nothing from
+    /// L1, and joins nothing that began before.
+    pub(crate) is_listed: bool,
     tuned: ArcSwap<Tuned>,
 }
 
@@ -161,6 +168,7 @@ impl Options {
             lease_ttl: lease_ttl.unwrap_or(Duration::from_secs(2)),
             max_deferred: max_deferred.unwrap_or(10_000),
             lanes,
+            is_listed: true,
             tuned: ArcSwap::from_pointee(Tuned {
                 l1_ttl,
                 l2_ttl,

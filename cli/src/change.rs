@@ -1,4 +1,4 @@
-//! The commands that change a cache: each by a call of the crate, of an instance that joins the fleet for it.
+//! The commands that change a cache: each by a call of the crate, of an instance for which nobody waits.
 
 use std::error::Error;
 use std::fmt;
@@ -118,15 +118,16 @@ impl Target {
         Err(Refused::NotConfirmed.into())
     }
 
-    /// Does something as an instance of the fleet, which joins it for that. It also leaves it if a signal ends the
-    /// command: others wait for a member that is silent, until it is forgotten.
+    /// Does something as an instance that is no member of the fleet: others would wait for it after the command was
+    /// killed. If a signal ends the command, it first sends what is deferred.
     pub(crate) async fn with_instance<T>(
         &self,
         l2: RedisL2,
         namespace: &Namespace,
         carry_out: impl AsyncFnOnce(&Cache<String, ()>) -> T,
     ) -> Result<T, Box<dyn Error>> {
-        let cache = Cache::<String, ()>::builder(&self.namespace).l2(l2);
+        let cache = Cache::<String, ()>::builder(&self.namespace);
+        let cache = cache.l2(l2).unlisted();
         // Those that it has: a larger number would close its lanes.
         let cache = cache.lanes(namespace.number_of_lanes()).build()?;
         let ended = ended()?;
@@ -217,9 +218,7 @@ impl Change {
         Ok(match self {
             Self::Invalidate { keys, wait, .. } => {
                 if *wait {
-                    for key in keys {
-                        cache.invalidate_and_wait(key).await?;
-                    }
+                    cache.invalidate_many_and_wait(keys).await?;
                 } else {
                     cache.invalidate_many(keys).await?;
                 }

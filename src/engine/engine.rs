@@ -531,6 +531,9 @@ impl Engine {
     async fn is_ready(&self) {
         loop {
             self.ensure_started();
+            if !self.instance.options.is_listed {
+                return;
+            }
             let are_live = async {
                 for ctx in self.contexts.iter() {
                     ctx.not_refused().await;
@@ -554,8 +557,10 @@ impl Engine {
             // First: a heartbeat that came after `leave` would list this instance again.
             subscriber.ended().await;
             writes.deliver_deferred().await;
-            // Otherwise the lane forgets this instance after a while.
-            let _ = ctx.breaker.observe(ctx.lane.leave(ctx.instance).await);
+            if ctx.options.is_listed {
+                // Otherwise the lane forgets this instance after a while.
+                let _ = ctx.breaker.observe(ctx.lane.leave(ctx.instance).await);
+            }
             // With the requests since the subscriber has stored its own.
             subscriber.store_last_counts().await;
         };

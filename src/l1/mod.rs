@@ -88,7 +88,9 @@ impl L1 {
         advice: Option<Arc<SizeAdvisor>>,
         events: &Arc<Events>,
     ) -> Self {
-        let freshness = Freshness::new(options.clock.clone(), options.max_staleness);
+        // Without a subscription there is no proof, and no bound for what a caller may join.
+        let max_staleness = options.max_staleness * u32::from(options.is_listed);
+        let freshness = Freshness::new(options.clock.clone(), max_staleness);
         let freshness = Arc::new(freshness);
         let on_removed: OnRemoved = {
             let (events, freshness) = (Arc::clone(events), Arc::clone(&freshness));

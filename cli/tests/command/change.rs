@@ -8,6 +8,8 @@ use std::time::Duration;
 use larder::Loaded;
 #[cfg(unix)]
 use larder::l2::deadpool_redis::redis::AsyncCommands;
+#[cfg(unix)]
+use larder::l2::deadpool_redis::redis::aio::MultiplexedConnection;
 use larder::l2::deadpool_redis::redis::cmd;
 #[cfg(unix)]
 use tokio::process::Command;
@@ -232,7 +234,7 @@ async fn a_clear_needs_no_scan() {
     eventually("the message arrives", async || !shop.has("tea").await).await;
 }
 
-/// An instance that waits for all others does not wait for one that the command has left behind.
+/// An instance that waits for all others does not wait for one of the command.
 #[tokio::test]
 async fn no_member_is_left_behind() {
     let shop = Fixture::new().await;
@@ -250,36 +252,66 @@ async fn no_member_is_left_behind() {
     waited.await.unwrap().unwrap();
 }
 
-/// Nor if ctrl-c ends it.
+/// How many messages the log has.
+#[cfg(unix)]
+async fn messages_of(redis: &MultiplexedConnection) -> u64 {
+    let mut length = cmd("XLEN");
+    length.arg("{shop:price.0}!log");
+    length.query_async(&mut redis.clone()).await.unwrap()
+}
+
+/// Nor if it is killed, which leaves it no time to leave.
 #[cfg(unix)]
 #[tokio::test]
-async fn no_member_is_left_behind_by_a_signal() {
+async fn a_command_that_is_killed_leaves_nobody_to_wait_for() {
     let shop = Fixture::new().await;
     shop.cache.ready().await;
     let mut redis = shop.redis().await;
+    let list = "{shop:price.0}!live";
     // A member that has crashed, for which the command waits.
     let crashed = ("77", "0:0:3600000:0");
-    let list = "{shop:price.0}!live";
     let _: u64 = redis.hset(list, crashed.0, crashed.1).await.unwrap();
-    let before: u64 = redis.hlen(list).await.unwrap();
-    for name in ["INT", "TERM", "HUP"] {
+    let before: Vec<String> = redis.hkeys(list).await.unwrap();
+    for name in ["KILL", "INT", "TERM", "HUP"] {
+        let messages: u64 = messages_of(&redis).await;
         let mut command = Command::new(env!("CARGO_BIN_EXE_larder"));
         command.args(["invalidate", NAMESPACE, "tea", "--yes", "--wait"]);
         command.env("REDIS_URL", shop.url()).kill_on_drop(true);
         let command = command.stdin(Stdio::null()).stderr(Stdio::piped());
-        let child = command.stdout(Stdio::piped()).spawn().unwrap();
-        eventually("it is a member", async || {
-            let fields: u64 = redis.clone().hlen(list).await.unwrap();
-            fields == before + 1
+        let mut child = command.stdout(Stdio::piped()).spawn().unwrap();
+        eventually("it waits", async || {
+            let now: u64 = messages_of(&redis).await;
+            now == messages + 1
         })
         .await;
-        signal::send(child.id().unwrap(), name);
+        if name == "KILL" {
+            child.start_kill().unwrap();
+        } else {
+            signal::send(child.id().unwrap(), name);
+        }
         let ended = timeout(LIMIT, child.wait_with_output()).await;
         let ended = ended.expect("it ends").unwrap();
-        let said = String::from_utf8(ended.stderr).unwrap();
-        let line = "larder: ended by a signal, and not certainly done; run it again\n";
-        assert_eq!((ended.status.code(), &*said), (Some(1), line));
-        let after: u64 = redis.hlen(list).await.unwrap();
+        if name != "KILL" {
+            let said = String::from_utf8(ended.stderr).unwrap();
+            let line = "larder: ended by a signal, and not certainly done; run it again\n";
+            assert_eq!((ended.status.code(), &*said), (Some(1), line));
+        }
+        let after: Vec<String> = redis.hkeys(list).await.unwrap();
         assert_eq!(after, before, "{name}");
+    }
+    let _: u64 = redis.hdel(list, crashed.0).await.unwrap();
+
+    // One step for all keys, and nobody to wait for but the instance.
+    let messages: u64 = messages_of(&redis).await;
+    let keys = ["tea", "milk", "salt", "oil"];
+    shop.stores(&keys).await;
+    let stored: u64 = messages_of(&redis).await;
+    assert_eq!(stored, messages + 4);
+    let command = [&["invalidate", NAMESPACE][..], &keys, &["--wait"]].concat();
+    assert_eq!(shop.change(&command).await, "invalidated: 4");
+    let after: u64 = messages_of(&redis).await;
+    assert_eq!(after, stored + 1);
+    for key in keys {
+        assert!(shop.cache.get_local(key).is_none(), "{key}");
     }
 }

@@ -149,7 +149,7 @@ impl Subscriber {
         tokio::select! {
             biased;
             () = self.stop.cancelled() => {}
-            never = self.writes.members.forget_silent() => match never {},
+            never = self.writes.members.forget_silent(), if ctx.options.is_listed => match never {},
             never = &mut subscribed => match never {},
             never = self.keep_delivering() => match never {},
             never = self.keep_lanes() => match never {},
@@ -235,6 +235,13 @@ impl Subscriber {
     /// Subscribes, and subscribes again whenever the subscription ends.
     async fn keep_subscribed(&self) -> Infallible {
         let ctx = &*self.ctx;
+        if !ctx.options.is_listed {
+            loop {
+                // As often as heartbeats would have what is deferred sent.
+                sleep(ctx.options.max_staleness / 3).await;
+                self.l2_may_answer.notify_one();
+            }
+        }
         let mut pauses = reconnects();
         let mut reached = Reached::default();
         loop {
