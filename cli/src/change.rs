@@ -105,6 +105,10 @@ impl Target {
         Ok(namespace)
     }
 
+    pub(crate) fn namespace(&self) -> &str {
+        &self.namespace
+    }
+
     pub(crate) fn is_confirmed(&self) -> bool {
         self.yes
     }

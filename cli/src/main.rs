@@ -4,6 +4,7 @@ mod change;
 mod check;
 mod dead_letters;
 mod ended;
+mod forget;
 mod inspect;
 mod server;
 mod tail;
@@ -43,6 +44,13 @@ enum Command {
     DeadLetters(dead_letters::DeadLetters),
     #[command(flatten)]
     Change(change::Change),
+    /// Removes what a cache leaves in Redis when no instance uses it any more.
+    ///
+    /// That is what has no TTL: the clock, the log, the list of members and the counters of each lane. Values end by
+    /// their TTLs, and none is used without its clock. It refuses while an instance runs, and watches the members that
+    /// are listed for a while to see that; and while writes of write-behind have not reached
+    /// their source.
+    Forget(forget::Forget),
 }
 
 /// Of a command: the exit code if it did its work.
@@ -58,6 +66,7 @@ async fn main() -> ExitCode {
         Command::Top(top) => top.run(&server).await,
         Command::DeadLetters(letters) => letters.run(&server).await,
         Command::Change(change) => change.run(&server).await,
+        Command::Forget(forget) => forget.run(&server).await,
     };
     outcome.unwrap_or_else(|error| {
         let io = error.downcast_ref::<io::Error>();

@@ -11,6 +11,7 @@
 mod change;
 mod check;
 mod dead_letters;
+mod forget;
 mod inspect;
 mod program;
 mod readme;

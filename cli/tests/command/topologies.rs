@@ -70,6 +70,17 @@ async fn is_used(options: &[&str], cache: &Cache<String, String>, lanes: u16) ->
     shown.row("node").to_owned()
 }
 
+/// Removes what is left of a cache that was closed, on each server that has a lane.
+async fn is_forgotten(options: &[&str], cache: Cache<String, String>, lanes: u16) {
+    cache.close().await;
+    let forget = ["forget", NAMESPACE, "--yes"];
+    let done = larder("", &[&forget, options].concat()).await;
+    let keys: u16 = done.row("removed keys of its own:").parse().unwrap();
+    assert!(keys >= 2 * lanes, "{done:?}");
+    let again = larder("", &[&forget, options].concat()).await;
+    again.is_one_clear_line(1, "no cache in Redis has the name");
+}
+
 #[cfg(feature = "cluster")]
 #[tokio::test]
 async fn a_cluster() {
@@ -91,6 +102,7 @@ async fn a_cluster() {
     for refused in refused {
         refused.is_one_clear_line(1, "use --cluster");
     }
+    is_forgotten(&options(&urls, &["--cluster"]), cache, 2).await;
     let single = RedisServer::start().await;
     let urls = [single.url()];
     let as_cluster = options(&urls, &["--cluster"]);
@@ -122,6 +134,7 @@ async fn a_primary_that_sentinels_name() {
     let other = options(&urls, &["--sentinel", "other", "--primary-like", like]);
     let unknown = larder("", &[&["inspect", NAMESPACE, "tea"], &*other].concat()).await;
     unknown.is_one_clear_line(1, "sentinels must name the same primary");
+    is_forgotten(&named, cache, 1).await;
 }
 
 #[tokio::test]

@@ -30,6 +30,10 @@ pub(crate) const LIVE: &str = "!live";
 pub(super) const SWEEPER: &str = "!sweeper";
 pub(super) const STATS: &str = "!stats";
 pub(super) const WRITES: &str = "!writes";
+#[cfg(any(feature = "inspect", feature = "write-behind"))]
+pub(super) const DEAD: &str = "!dead";
+#[cfg(any(feature = "inspect", feature = "write-behind"))]
+pub(super) const WORKER: &str = "!worker";
 
 pub(crate) struct Names {
     pub(super) namespace: String,

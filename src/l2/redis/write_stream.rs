@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use super::call::{Call, Lua, senseless};
 use super::lane::{Entry, RedisLane};
-use super::names::{CLOCK, HOLD, LEASE, LOG, VALUE, WRITES};
+use super::names::{CLOCK, DEAD, HOLD, LEASE, LOG, VALUE, WORKER, WRITES};
 use super::scripts::{self, ALLOW_OOM, CHECKED, MARK, STAGED, STAMP, STORED, TAGS, VERSION, lua};
 use crate::clock::millis;
 use crate::l2::write_stream::MOST_BYTES;
@@ -14,10 +14,6 @@ use crate::l2::{
     Written,
 };
 use crate::wire::message;
-
-/// The marks of the dead letters, and of the worker's fence.
-pub(super) const DEAD: &str = "!dead";
-pub(super) const WORKER: &str = "!worker";
 
 const STREAM: &str = include_str!("stream.lua");
 

@@ -1,5 +1,5 @@
-//! What a namespace has in Redis, read by tools. Nothing is changed: no member joins, no epoch begins, and no number of
-//! lanes is settled. So none of this goes over the connections of a lane, which begin with RUN.
+//! What a namespace has in Redis, read by tools. Nothing is changed, but by `forget`: no member joins, no epoch begins,
+//! and no number of lanes is settled. So none of this goes over the connections of a lane, which begin with RUN.
 //!
 //! - `connections`: how long they and answers may take, and which are kept
 //! - `stored`: what a key has
@@ -8,11 +8,13 @@
 //! - `changes`: messages as they come
 //! - `fleet`: which namespaces there are, and what their fleets do
 //! - `writes`: what write-behind has not written yet
+//! - `forget`: removes what is left when no instance uses it
 
 mod audit;
 mod changes;
 mod connections;
 mod fleet;
+mod forget;
 mod rights;
 mod stored;
 #[cfg(feature = "write-behind")]
@@ -27,6 +29,7 @@ pub use self::audit::{LaneAudit, LogState};
 pub use self::changes::Changes;
 use self::connections::{CONNECT, Kept, at_most, connect, in_time};
 pub use self::fleet::{Counted, FleetState, Found, Watch};
+pub use self::forget::{Forgotten, Remains};
 pub use self::rights::{MissingRights, RightsFor};
 pub use self::stored::{Damaged, Encoded, Mark, StoredKey, StoredLease, StoredValue, WhyNot};
 #[cfg(feature = "write-behind")]
@@ -44,11 +47,12 @@ use crate::vocabulary::MOST_LANES;
 /// Keys that a step of a SCAN looks at, or about as many.
 const SCANNED: usize = 1000;
 
-/// A namespace in Redis, to be looked at. No call changes anything there.
+/// A namespace in Redis, to be looked at. No call but [`forget`](Self::forget) changes anything there.
 ///
 /// Each call makes a connection of its own. A user needs the rights that a cache needs; of these
 /// `+evalsha_ro +script|load +mget +pttl +type +hget +xrange +time +info` for [`key`](Self::key), also `+hgetall` for
-/// [`audit`](Self::audit) and a [`Watch`], and `+subscribe` with the channel for [`changes`](Self::changes).
+/// [`audit`](Self::audit) and a [`Watch`], `+subscribe` with the channel for [`changes`](Self::changes), and
+/// `+evalsha +hgetall +exists +del` for `forget`.
 pub struct Namespace {
     topology: Arc<Topology>,
     name: String,

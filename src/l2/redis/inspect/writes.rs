@@ -5,9 +5,9 @@ use std::time::Duration;
 use super::connections::in_time;
 use super::{Connected, Namespace};
 use crate::l2::redis::call::Call;
-use crate::l2::redis::names::{CLOCK, WRITES};
+use crate::l2::redis::names::{CLOCK, DEAD, WORKER, WRITES};
 use crate::l2::redis::write_stream::{
-    DEAD, DEAD_LETTERS, PENDING, PendingAnswer, WORKER, as_pending, as_waiting,
+    DEAD_LETTERS, PENDING, PendingAnswer, as_pending, as_waiting,
 };
 use crate::l2::write_stream::MOST_BYTES;
 use crate::l2::{L2Error, LaneNumber, Pending, Waiting};
