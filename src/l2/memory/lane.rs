@@ -373,13 +373,13 @@ impl Lane for MemoryLane {
             for (key, index, before) in stored {
                 let is_earlier =
                     |stamp: Stamp| stamp.epoch == before.epoch && stamp.ver < before.ver;
-                let mut valid = state.all_valid(&key).map(|(_, stamp, _)| stamp).peekable();
-                // All values of the key at once: one that was loaded since is a miss (rule 29).
-                let is_usable = valid.peek().is_some();
-                if is_usable && !valid.any(is_earlier) {
+                let (stored, at) = (state.all_stored(&key), state.now.at);
+                let is_usable = stored.iter().any(|(.., times)| at < times.expires_at);
+                // All values of the key at once: one that was loaded since is a miss (rule 29). Also if the earlier
+                // one has expired, as it may be a fallback (rule 18).
+                if is_usable && !stored.iter().any(|(_, stamp, _)| is_earlier(*stamp)) {
                     continue;
                 }
-                drop(valid);
                 state.values.remove(&key);
                 if let Some(removed) = removed.get_mut(index) {
                     *removed += u64::from(is_usable);

@@ -174,8 +174,8 @@ impl State {
         all.find(|(bytes, ..)| envelope::is_of(bytes, type_tag))
     }
 
-    /// The valid values of a key.
-    pub(super) fn all_valid(&self, key: &str) -> impl Iterator<Item = Stored> {
+    /// The values of a key that have not expired, whether or not their tags were invalidated.
+    fn all_valid(&self, key: &str) -> impl Iterator<Item = Stored> {
         let (all, at) = (self.all_stored(key), self.now.at);
         (all.into_iter()).filter(move |(.., lifetime)| at < lifetime.expires_at)
     }

@@ -1,7 +1,7 @@
 -- REMOVE  clock value... | (epoch ver)...  ->  for each key '1' if it had a usable value and is removed, else '0'
 -- Each key has an epoch and a version of its own, with which its values are compared. A value of this version, or later,
 -- stays, and so does one of a later epoch: the epoch is over then, and with it all values of it. If the value of one type
--- has to go, those of others that were loaded since go with it.
+-- has to go, those of others that were loaded since go with it; also if it has expired, as it may be a fallback (rule 18).
 local present = position(KEYS[1])
 local at = time()
 local removed = {}
@@ -10,8 +10,8 @@ for i = 2, #KEYS do
   local is_usable, is_earlier = false, false
   for _, value in ipairs(heads(head_of, KEYS[i])) do
     local epoch, ver, expires_at = read_stamp(value.head)
-    if epoch and epoch == present and at < expires_at then
-      is_usable = true
+    if epoch and epoch == present then
+      is_usable = is_usable or at < expires_at
       is_earlier = is_earlier or epoch == before and ver < below
     end
   end

@@ -22,6 +22,7 @@ bodies! { types:
     no_key_has_more_values_than_it_may
     a_lifetime_is_that_of_one_type
     only_a_key_without_any_value_is_absent
+    a_prefix_takes_an_earlier_value_with_it_that_has_expired
     large_values_lie_side_by_side
     the_waiting_loads_of_one_type_are_told_of_its_lease
 }
@@ -303,6 +304,23 @@ async fn only_a_key_without_any_value_is_absent(store: impl StoreUnderTest) {
     invalidate_tags(&*old, &["t"]).await;
     let stored = new.insert_if("k", &of_new, absent, &payload, None).await;
     assert!(stored.unwrap().is_some());
+}
+
+/// A value that has expired may be a fallback, and was invalidated with the prefix all the same.
+async fn a_prefix_takes_an_earlier_value_with_it_that_has_expired(store: impl StoreUnderTest) {
+    let (old, new) = (lane_of_type(&store, 1), lane_of_type(&store, 2));
+    load(&*old, 1, b"old").await;
+    let begun = payload_of(Kind::PrefixBegun, &["k"]);
+    let ended = old.end_leases(&begun).await.unwrap();
+    load(&*new, 2, b"loaded since").await;
+    let payload = payload_of(Kind::Invalidate, &["k"]);
+    let at_once = NewLifetime::Renewed(Ttls::new(Duration::ZERO));
+    let touched = old.touch("k", at_once, &payload, None).await;
+    assert!(touched.unwrap().is_some());
+    let removed = new.remove_prefixes(&[("k", ended)]).await;
+    assert_eq!(removed.unwrap(), [1]);
+    let kept = acquire_lease_for(&*old, "k", Duration::ZERO, Want::Kept).await;
+    assert_eq!(kept, LeaseReply::Miss);
 }
 
 /// Bodies of a KiB and more do not pass through a script of Redis, unless others lie beside them.
