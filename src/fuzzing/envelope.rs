@@ -3,9 +3,9 @@
 use super::input::Input;
 use crate::key::Key;
 use crate::wire::envelope::{
-    Envelope, Head, Lifetime, MAGIC, MOST_VALUES, Place, Stamp, Ttls, begin, checksum, join, open,
-    open_tags, read_stamp, restamped, seal, stamped, stored_tags, sum, tags_of, type_tag_of,
-    values,
+    Envelope, Head, Lifetime, MAGIC, MAX_TAGS, MOST_VALUES, Place, Stamp, Ttls, begin, checksum,
+    join, open, open_tags, read_stamp, restamped, seal, stamped, stored_tags, sum, tags_of,
+    type_tag_of, values,
 };
 
 const TIMES: usize = 36;
@@ -33,7 +33,11 @@ fn whatever_it_is(bytes: &[u8], place: Place) {
         one_value(&join(&[value]), place);
     }
     // Both are lists of tags, or none: they say nothing of whether the rest is right.
-    let _ = (tags_of(bytes), open_tags(bytes), stored_tags(bytes));
+    let _ = (
+        tags_of(bytes),
+        open_tags(bytes, MAX_TAGS),
+        stored_tags(bytes),
+    );
     let _ = open(bytes, place, 0);
 }
 

@@ -500,7 +500,8 @@ pub enum Step {
     /// be refused: it could undo a later invalidation.
     Insert,
     /// Stores one value as [`Insert`](Self::Insert) does, if the usable value that is stored has this version, or if
-    /// there is none and the version is [`Version::ABSENT`].
+    /// there is none and the version is [`Version::ABSENT`]. If the key has values of several types, it is the usable
+    /// value of its own type, or else the one that was stored last.
     ///
     /// A copy of the request that is sent again has the answer of the first one.
     InsertIf(Version),

@@ -266,7 +266,8 @@ pub(crate) fn tags_of(body: &[u8]) -> Vec<Key> {
     // From the end, as a script does it: the tags are the last part.
     let at = body.len().checked_sub(length);
     let tags = at.and_then(|at| body.get(at..));
-    tags.and_then(open_tags).unwrap_or_default()
+    tags.and_then(|tags| open_tags(tags, MAX_TAGS))
+        .unwrap_or_default()
 }
 
 /// The tags of stored bytes.
@@ -274,14 +275,14 @@ pub(crate) fn stored_tags(bytes: &[u8]) -> Vec<Key> {
     bytes.get(STAMPED..).map(tags_of).unwrap_or_default()
 }
 
-/// Reads tags as they follow a payload; `None` if they are damaged, or more or longer than a value may have: each takes
-/// memory in L1, and a request for its version.
-pub(crate) fn open_tags(mut bytes: &[u8]) -> Option<Vec<Key>> {
+/// Reads tags as they follow a payload; `None` if they are damaged, more than so many, or longer than a value may have:
+/// each takes memory in L1, and a request for its version.
+pub(crate) fn open_tags(mut bytes: &[u8], most: usize) -> Option<Vec<Key>> {
     let mut tags = Vec::new();
     while !bytes.is_empty() {
         let length = bytes.try_get_u16().ok()?;
         let tag = bytes.split_off(..usize::from(length))?;
-        if tags.len() == MAX_TAGS || tag.len() > MAX_KEY_BYTES {
+        if tags.len() == most || tag.len() > MAX_KEY_BYTES {
             return None;
         }
         tags.push(std::str::from_utf8(tag).ok()?.into());
@@ -485,7 +486,7 @@ fn open_value(value: &[u8], place: Place) -> Result<Envelope<'_>, Damage> {
         lifetime,
         head: Head { codec, type_tag },
         payload,
-        tags: open_tags(tags).ok_or(Damage::Length)?,
+        tags: open_tags(tags, MAX_TAGS).ok_or(Damage::Length)?,
     })
 }
 

@@ -74,6 +74,31 @@ async fn releases_with_two_schema_versions_keep_their_values_and_share_changes()
     assert_eq!(new.ask("errors").await, "0 0");
 }
 
+/// Each release finds the lock of the other, also after a value of its own type in front of it has expired.
+#[tokio::test]
+async fn a_lock_of_one_release_is_held_for_the_other() {
+    let (_server, mut old, mut new) = releases(Kind::Plain, Kind::SchemaVersion).await;
+    for (is_old, key) in [(true, "k"), (false, "l")] {
+        let (holder, other) = if is_old {
+            (&mut old, &mut new)
+        } else {
+            (&mut new, &mut old)
+        };
+        assert_eq!(holder.ask(&format!("claim {key} held")).await, "true");
+        assert_eq!(other.ask(&format!("claim {key} stolen")).await, "false");
+        let loaded = other.ask(&format!("load_for 300 {key} loaded")).await;
+        assert_eq!(loaded, "loaded");
+        assert_eq!(other.ask(&format!("claim {key} stolen")).await, "false");
+        other.until(&format!("get {key}"), "nothing").await;
+        assert_eq!(other.ask(&format!("claim {key} stolen")).await, "false");
+        assert_eq!(holder.ask(&format!("get {key}")).await, "held");
+        // Its end is the end of the lock for both.
+        assert_eq!(holder.ask(&format!("invalidate {key}")).await, "done");
+        assert_eq!(other.ask(&format!("claim {key} mine")).await, "true");
+        assert_eq!(holder.ask(&format!("claim {key} another")).await, "false");
+    }
+}
+
 /// The values of the other release are misses, and are replaced: correct, and no faster than without a cache.
 #[tokio::test]
 async fn releases_with_two_shapes_and_one_schema_version_replace_each_others_values() {

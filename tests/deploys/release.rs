@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering::SeqCst};
 use std::time::Duration;
 
-use larder::{Builder, Cache};
+use larder::{Builder, Cache, Loaded, Version};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader, Lines};
@@ -223,6 +223,18 @@ async fn serve<V: Value>(builder: Builder<String, V>) {
             }
             #[cfg(feature = "write-behind")]
             ["written"] => behind.written.lock().unwrap().join(" "),
+            ["load_for", ttl, key, text] => {
+                let ttl = Duration::from_millis(ttl.parse().unwrap());
+                let value = Loaded::new(V::of(text)).ttl(ttl);
+                let load = |_| async { Ok::<_, Infallible>(value) };
+                let entry = cache.get_or_load_with(key, load).await.unwrap();
+                entry.text().to_owned()
+            }
+            // A lock: the value is stored if the key has none.
+            ["claim", key, text] => {
+                let claimed = cache.insert_if(key, V::of(text), Version::ABSENT).await;
+                claimed.unwrap().to_string()
+            }
             ["invalidate", key] => {
                 cache.invalidate_and_wait(key).await.unwrap();
                 "done".to_owned()

@@ -200,12 +200,14 @@ impl State {
         envelope::stored_tags(bytes).iter().all(is_valid)
     }
 
-    /// The version with which a value is compared that replaces only one: of the value of its type; where there is no
-    /// valid one, of the value that was stored last. A key has no value only if it has none of any type (rule 29).
+    /// The version with which a value is compared that replaces only one: of the first valid value. The value of its own
+    /// type is looked at first, then the others as they lie, the one that was stored last in front. A key has no value
+    /// only if it has no valid one of any type (rule 29).
     fn version_instead(&self, key: &str, type_tag: u64) -> Version {
-        let of_type = self.valid(key, type_tag);
-        let valid = of_type.or_else(|| self.all_valid(key).next());
-        let valid = valid.filter(|valid| self.has_valid_tags(valid));
+        let is_own = |(bytes, ..): &Stored| envelope::is_of(bytes, type_tag);
+        let (own, others): (Vec<_>, Vec<_>) = self.all_valid(key).partition(is_own);
+        let mut current = own.into_iter().chain(others);
+        let valid = current.find(|value| self.has_valid_tags(value));
         valid.map_or(Version::ABSENT, |(_, stamp, _)| stamp.version())
     }
 

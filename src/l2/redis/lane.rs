@@ -31,7 +31,7 @@ use crate::l2::{
 use crate::prefixes::Prefixes;
 use crate::util::lock::lock;
 use crate::util::partial_debug::partial_debug;
-use crate::wire::envelope::{self, STAMPED};
+use crate::wire::envelope::{self, MAX_TAGS, MOST_VALUES, STAMPED};
 use crate::wire::message;
 
 /// Messages read from the log at a time.
@@ -130,9 +130,9 @@ impl RedisLane {
         Ok(answer)
     }
 
-    /// Sends a write as [`before`](Self::before) does, whose script has to be told the tags of the stored value: if the
-    /// script answers with other tags, the write is sent again with these. `call` is given the tags as they are stored,
-    /// and their names.
+    /// Sends a write as [`before`](Self::before) does, whose script has to be told the tags of the stored value, or of all
+    /// values of the key: if the script answers with other tags, the write is sent again with these. `call` is given the
+    /// tags as they are stored, and their names.
     pub(super) async fn before_with_tags<'a, T: Send>(
         &self,
         deadline: Option<u64>,
@@ -152,7 +152,8 @@ impl RedisLane {
         let mut stored = Vec::new();
         for _ in 0..TAGS_CHANGE {
             // Of a damaged value the tags cannot be read.
-            let tags = envelope::open_tags(&stored).ok_or_else(senseless)?;
+            let tags = envelope::open_tags(&stored, MOST_VALUES * MAX_TAGS);
+            let tags = tags.ok_or_else(senseless)?;
             let call = || call(&stored, &tags);
             match self.before(deadline, call, read).await? {
                 Ok(answer) => return Ok(answer),

@@ -29,6 +29,7 @@ for i = 1, keys do
     end
     local is_there = false
     if stored == '1' and id == last and epoch == present then
+      -- APPEND stores it alone, and no load is stored beside it while the mark is there: so it is in front, or gone.
       local of, is = read_stamp(head_of(value, 0))
       is_there = of == epoch and is == ver
     end

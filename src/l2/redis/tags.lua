@@ -80,9 +80,9 @@ local function tags_of(key, head, place)
   return count(tags, 1) and tags
 end
 
--- Whether a value of this version is valid by the tag versions KEYS[first..]: all are there, and none is later.
-local function is_valid(first, epoch, ver)
-  for _, at in ipairs(tag_versions(first, #KEYS, epoch, ver)) do
+-- Whether a value of this version is valid by the tag versions KEYS[first..last]: all are there, and none is later.
+local function is_valid(first, last, epoch, ver)
+  for _, at in ipairs(tag_versions(first, last, epoch, ver)) do
     if not at then
       return false
     end

@@ -17,7 +17,7 @@ local tags = tags_of(KEYS[1], head, place)
 if tags and tags ~= ARGV[8] then
   return 'T' .. struct.pack('>I8', at) .. tags
 end
-if not tags or not is_valid(4, epoch, ver) then
+if not tags or not is_valid(4, #KEYS, epoch, ver) then
   return struct.pack('>I8', at)
 end
 local _, ttl, longest = struct.unpack('>I8I8I8', ARGV[4])

@@ -480,3 +480,63 @@ async fn counters_that_are_not_stored_for_a_day_are_added_up() {
     assert!(ended.contains("loads=5"), "{ended}");
     assert!(!stored.iter().any(|(id, _)| *id == 6));
 }
+
+/// Gives a value of several that are stored another epoch or version, and their sum.
+fn add_to_stamp(value: &mut [u8], (epoch, ver): (u64, u64)) {
+    for (at, more) in [(4, epoch), (12, ver), (28, epoch + ver)] {
+        let number = u64::from_be_bytes(value[at..at + 8].try_into().unwrap()) + more;
+        value[at..at + 8].copy_from_slice(&number.to_be_bytes());
+    }
+}
+
+/// A value of another epoch, or with a version that the lane has not issued, lies among others, as after a restore of
+/// a key: it hides no valid value of another type, wherever it lies.
+#[tokio::test]
+async fn a_value_of_another_epoch_hides_no_other_one() {
+    let store = Redis::start().await;
+    let mut raw = store.server.connection().await;
+    let lanes = [1, 2, 3, 9].map(|type_tag| lane_of_type(&store, type_tag));
+    let [.., writer] = &lanes;
+    let payload = payload_of(Kind::Insert, &["k"]);
+    let new = of_type(9, b"new", LONG, &[]);
+    // From here on the server has the script.
+    let absent = writer.insert_if("k", &new, Version::ABSENT, &payload, None);
+    assert!(absent.await.unwrap().is_some());
+    invalidate(&**writer, &["k"]).await;
+    let valid = (0, 0);
+    let kinds = [valid, (1, 0), (0, 1 << 40)];
+    for case in 0..27 {
+        let states = [case % 3, case / 3 % 3, case / 9].map(|kind| kinds[kind]);
+        for (type_tag, lane) in (1..).zip(&lanes[..3]) {
+            let lease = granted(&**lane, "k").await;
+            // Each has a tag of its own, of which the writer has to be told.
+            let value = of_type(type_tag, b"v", LONG, &[&format!("of {type_tag}")]);
+            let filled = lane.fill("k", lease, &value, None).await.unwrap();
+            assert!(matches!(filled, Fill::Stored(_)), "{filled:?}");
+        }
+        let stored = get(&**writer, "k").await.unwrap();
+        let mut values: Vec<_> = values_in(&stored).into_iter().map(<[u8]>::to_vec).collect();
+        assert_eq!(values.len(), 3);
+        for (value, state) in values.iter_mut().zip(states) {
+            add_to_stamp(value, state);
+        }
+        let replaced = values.iter().zip(states).find(|(_, state)| *state == valid);
+        let replaced = replaced.map_or(Version::ABSENT, |(value, _)| stamp_of(value).version());
+        let mut set = cmd("SET");
+        set.arg(value_key("k")).arg(values.concat()).arg("KEEPTTL");
+        set.query_async::<()>(&mut raw).await.unwrap();
+
+        if replaced != Version::ABSENT {
+            let _: () = run(&mut raw, &["CONFIG", "RESETSTAT"]).await;
+            let insert_if = writer.insert_if("k", &new, Version::ABSENT, &payload, None);
+            assert_eq!(insert_if.await.unwrap(), None, "{states:?}");
+            // It is sent again once, with the tags of all values.
+            let stats: String = run(&mut raw, &["INFO", "commandstats"]).await;
+            let calls = stats.split("cmdstat_evalsha:calls=").nth(1).unwrap();
+            assert!(calls.starts_with("2,"), "{states:?}: {calls}");
+        }
+        let insert_if = writer.insert_if("k", &new, replaced, &payload, None);
+        assert!(insert_if.await.unwrap().is_some(), "{states:?}");
+        invalidate(&**writer, &["k"]).await;
+    }
+}

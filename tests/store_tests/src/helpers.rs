@@ -1,13 +1,15 @@
 //! Values and messages in the formats of larder, and steps of a lane that must succeed.
 
+use crate::StoreUnderTest;
 use crate::steps::Steps;
 use std::sync::Arc;
 use std::time::Duration;
 
 use futures::StreamExt;
 use larder::l2::{
-    Applied, Bytes, EncodedValue, Event, Fill, Key, Kind, L2, Lane, LaneClock, Lease, LeaseReply,
-    LeaseRequest, Lifetime, MemberInfo, Message, Stamp, Subscription, TagVersion, Ttls, Want,
+    Applied, Bytes, EncodedValue, Event, Fill, Key, Kind, L2, Lane, LaneClock, LaneName, Lease,
+    LeaseReply, LeaseRequest, Lifetime, MemberInfo, Message, Stamp, Subscription, TagVersion, Ttls,
+    Want,
 };
 use tokio::time::timeout;
 use twox_hash::XxHash3_64;
@@ -36,6 +38,15 @@ pub const LIMIT: Duration = Duration::from_secs(10);
 
 pub fn lane_of(l2: &dyn L2, namespace: &str) -> Arc<dyn Lane> {
     l2.lane(namespace.into(), LIMIT, Box::new(|_| ())).into()
+}
+
+/// The lane as instances with this type tag have it.
+pub fn lane_of_type(store: &impl StoreUnderTest, type_tag: u64) -> Arc<dyn Lane> {
+    let name = LaneName {
+        type_tag,
+        ..NAMESPACE.into()
+    };
+    store.l2().lane(name, LIMIT, Box::new(|_| ())).into()
 }
 
 /// A value as the crate would store it, with a lifetime of [`LONG`].

@@ -1,11 +1,12 @@
 //! Values of several types under a key: instances of two releases have values and leases of their own, and a change
 //! removes the values of all types.
 
-use std::sync::Arc;
 use std::time::Duration;
 
+#[cfg(feature = "write-behind")]
+use larder::l2::Append;
 use larder::l2::{
-    Fill, Kind, Lane, LaneName, Lease, LeaseReply, NewLifetime, Stamp, Ttls, Version, Want,
+    Fill, Kind, Lane, Lease, LeaseReply, NewLifetime, Stamp, Step, Ttls, Version, Want, Written,
 };
 
 use super::bodies;
@@ -22,18 +23,11 @@ bodies! { types:
     no_key_has_more_values_than_it_may
     a_lifetime_is_that_of_one_type
     only_a_key_without_any_value_is_absent
+    each_value_counts_whatever_lies_in_front_of_it
+    values_of_a_former_epoch_count_for_nothing
     a_prefix_takes_an_earlier_value_with_it_that_has_expired
     large_values_lie_side_by_side
     the_waiting_loads_of_one_type_are_told_of_its_lease
-}
-
-/// The lane as instances with this type tag have it.
-fn lane_of_type(store: &impl StoreUnderTest, type_tag: u64) -> Arc<dyn Lane> {
-    let name = LaneName {
-        type_tag,
-        ..NAMESPACE.into()
-    };
-    store.l2().lane(name, LIMIT, Box::new(|_| ())).into()
 }
 
 async fn fill_typed(lane: &dyn Lane, type_tag: u64, lease: Lease, payload: &[u8]) -> Fill {
@@ -304,6 +298,178 @@ async fn only_a_key_without_any_value_is_absent(store: impl StoreUnderTest) {
     invalidate_tags(&*old, &["t"]).await;
     let stored = new.insert_if("k", &of_new, absent, &payload, None).await;
     assert!(stored.unwrap().is_some());
+}
+
+/// How a value is when another one is to be stored.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum State {
+    Valid,
+    Expired,
+    /// One of its tags was invalidated.
+    Invalidated,
+}
+
+/// All lists of so many states.
+fn lists(length: usize) -> Vec<Vec<State>> {
+    let mut lists = vec![Vec::new()];
+    for _ in 0..length {
+        let longer = lists.iter().flat_map(|list| {
+            let all = [State::Valid, State::Expired, State::Invalidated];
+            all.map(|state| [&list[..], &[state]].concat())
+        });
+        lists = longer.collect();
+    }
+    lists
+}
+
+/// A key with values of the types 1, 2 and so on, which were stored in this order; and a writer of some type.
+struct Case {
+    key: String,
+    states: Vec<State>,
+    writer: u64,
+    /// Of the values.
+    versions: Vec<Version>,
+}
+
+impl Case {
+    /// The version of the value in whose place the writer stores another one: of its own type, or of the valid value
+    /// that was stored last. Absent if no value is valid.
+    fn replaced(&self) -> Version {
+        let types = 1_u64..;
+        let mut values: Vec<_> = types.zip(&self.states).zip(&self.versions).collect();
+        values.reverse();
+        // Stable, so that the others keep their order.
+        values.sort_by_key(|((type_tag, _), _)| *type_tag != self.writer);
+        let mut valid = values
+            .into_iter()
+            .filter(|((_, state), _)| **state == State::Valid);
+        valid
+            .next()
+            .map_or(Version::ABSENT, |(_, version)| *version)
+    }
+}
+
+/// A type that no value of a case has.
+const NO_TYPE: u64 = 9;
+
+/// Values of two to four types, each valid or not, in each order, and a writer of each type: a lock that one release
+/// holds is not taken for absent because of what another release has stored in front of it.
+async fn each_value_counts_whatever_lies_in_front_of_it(store: impl StoreUnderTest) {
+    let lanes: Vec<_> = [1, 2, 3, 4, NO_TYPE]
+        .map(|type_tag| (type_tag, lane_of_type(&store, type_tag)))
+        .into();
+    let lane_of = |type_tag: u64| {
+        let found = lanes.iter().find(|(of, _)| *of == type_tag);
+        &*found.expect("each type has a lane").1
+    };
+    let mut cases = Vec::new();
+    for states in (2..=4).flat_map(lists) {
+        let types = 1..=states.len() as u64;
+        for writer in types.chain([NO_TYPE]) {
+            cases.push(Case {
+                key: format!("{states:?} {writer}"),
+                states: states.clone(),
+                writer,
+                versions: Vec::new(),
+            });
+        }
+    }
+    for Case {
+        key,
+        states,
+        versions,
+        ..
+    } in &mut cases
+    {
+        for (type_tag, state) in (1..).zip(states) {
+            let tags: &[&str] = match state {
+                State::Invalidated => &["kept", "invalidated"],
+                // With tags of their own, and without.
+                State::Valid | State::Expired if type_tag % 2 == 0 => &["kept", "other"],
+                State::Valid | State::Expired => &[],
+            };
+            let lane = lane_of(type_tag);
+            let lease = granted(lane, key).await;
+            let value = of_type(type_tag, b"v", LONG, tags);
+            match lane.fill(key, lease, &value, None).await.unwrap() {
+                Fill::Stored(stamp) => versions.push(stamp.version()),
+                other => panic!("the fill was not stored: {other:?}"),
+            }
+        }
+    }
+    // After all of them are stored: a fill drops values that have expired.
+    for Case { key, states, .. } in &cases {
+        let payload = payload_of(Kind::Invalidate, &[key]);
+        for (type_tag, _) in (1..)
+            .zip(states)
+            .filter(|(_, state)| **state == State::Expired)
+        {
+            let at_once = NewLifetime::Renewed(Ttls::new(Duration::ZERO));
+            let touched = lane_of(type_tag).touch(key, at_once, &payload, None).await;
+            assert!(touched.unwrap().is_some());
+        }
+    }
+    invalidate_tags(lane_of(1), &["invalidated"]).await;
+    let mut absent = 0;
+    for (number, case) in cases.iter().enumerate() {
+        let Case { key, writer, .. } = case;
+        let (value, payload) = (
+            of_type(*writer, b"new", LONG, &["new"]),
+            payload_of(Kind::Insert, &[key]),
+        );
+        let store = async |step| {
+            let stored = lane_of(*writer).store(step, key, &value, &payload, None);
+            stored.await.unwrap()
+        };
+        let replaced = case.replaced();
+        absent += u32::from(replaced == Version::ABSENT);
+        // Neither absent, nor any other version.
+        let others = case.versions.iter().chain([&Version::ABSENT]);
+        for other in others.filter(|version| **version != replaced) {
+            let refused = store(Step::InsertIf(*other)).await;
+            assert_eq!(refused, Written::OtherVersion, "{key}: {other:?}");
+        }
+        let mut step = Step::InsertIf(replaced);
+        // Each version is compared by both steps.
+        #[cfg(feature = "write-behind")]
+        if number % 2 == 0 && replaced != Version::ABSENT {
+            step = Step::Append(Box::new(Append {
+                encoded_key: key.as_bytes().to_vec(),
+                most: u64::MAX,
+                version: Some(replaced),
+            }));
+        }
+        #[cfg(not(feature = "write-behind"))]
+        let _ = (number, &mut step);
+        let stored = store(step).await;
+        assert!(matches!(stored, Written::Done(_)), "{key}: {stored:?}");
+        let stored = get(lane_of(*writer), key).await.unwrap();
+        assert_eq!(values_in(&stored).len(), 1, "{key}: it is alone");
+    }
+    // Two states of three are not valid.
+    assert_eq!(absent, 4 * 3 + 8 * 4 + 16 * 5);
+}
+
+/// A store may keep them, as a clear does not look for them.
+async fn values_of_a_former_epoch_count_for_nothing(store: impl StoreUnderTest) {
+    let lanes = [1, 2, 3].map(|type_tag| lane_of_type(&store, type_tag));
+    let [old, new, writer] = &lanes;
+    let payload = payload_of(Kind::Insert, &["k"]);
+    let value = of_type(3, b"v", LONG, &[]);
+    let insert_if = async |version| {
+        let inserted = writer.insert_if("k", &value, version, &payload, None);
+        inserted.await.unwrap().is_some()
+    };
+    let former = load(&**old, 1, b"old").await.version();
+    load(&**new, 2, b"new").await;
+    clear(&**old).await;
+    assert!(!insert_if(former).await);
+    // One value of this epoch, in front of them if they are still there.
+    load(&**new, 2, b"new").await;
+    assert!(!insert_if(Version::ABSENT).await && !insert_if(former).await);
+    load(&**old, 1, b"old").await;
+    clear(&**old).await;
+    assert!(insert_if(Version::ABSENT).await);
 }
 
 /// A value that has expired may be a fallback, and was invalidated with the prefix all the same.
