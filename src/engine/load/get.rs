@@ -13,7 +13,7 @@ use super::batches::Load;
 use super::fetch::{Fetch, Flight};
 use super::lease::{self, Goal, Replaces};
 use super::loader::{LoadKey, Loader};
-use super::nested::{self, Waiting};
+use super::nested::Waiting;
 use crate::ablation::{Rule, without};
 use crate::engine::read::looked_up::Rest;
 use crate::engine::read::tags::Proof;
@@ -135,7 +135,6 @@ impl Loads {
         // Boxed: the futures of other callers do not become larger.
         let result = self.join_or_load(key, want, load, since).boxed().await;
         drop(waiting);
-        nested::reacquire_permit().await;
         result
     }
 
@@ -302,7 +301,6 @@ impl Loads {
             let waiting = Waiting::begin(&ctx, &of)?;
             let loaded = tokio::spawn(task.instrument(Span::current())).await;
             drop(waiting);
-            nested::reacquire_permit().await;
             // The loader's panic is caught, so a task without a result has ended with its runtime.
             loaded.unwrap_or_else(|_| Err(LoadError::stopped()))
         })

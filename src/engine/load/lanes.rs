@@ -8,7 +8,6 @@ use futures::future::{BoxFuture, join_all};
 use super::Loads;
 use super::get::{LoadCall, LoaderOfPlaces};
 use super::loader::Loader;
-use super::nested;
 use crate::engine::lanes::Lanes;
 use crate::engine::read::looked_up::{Entries, LookedUp};
 use crate::error::LoadError;
@@ -37,7 +36,6 @@ impl LaneLoads {
             let found = parts.map(|(lane, rest)| lane.get_rest(rest, &*loader));
             // All of them, also if one fails: values that were loaded are kept.
             let found = join_all(found).await;
-            nested::reacquire_permit().await;
             for found in found {
                 for (place, entry) in found? {
                     looked_up.put(place, entry);

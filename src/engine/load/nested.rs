@@ -5,8 +5,12 @@
 //! A call of a loader is known by its task. A look-up of a task that the loader spawns is like any caller's look-up.
 
 use std::collections::{HashMap, HashSet};
+use std::pin::pin;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, LazyLock, Mutex};
+use std::task::Poll;
 
+use futures::future::poll_fn;
 use tokio::task_local;
 
 use super::permits::LoadPermits;
@@ -26,14 +30,8 @@ pub(super) struct LoaderCall {
     instance: u64,
     keys: Vec<Key>,
     permits: Arc<LoadPermits>,
-    state: Mutex<State>,
-}
-
-#[derive(Default)]
-struct State {
     /// How many loads the call waits for.
-    waits: usize,
-    has_permit: bool,
+    waits: AtomicUsize,
 }
 
 impl LoaderCall {
@@ -42,53 +40,40 @@ impl LoaderCall {
             instance,
             keys,
             permits,
-            state: Mutex::default(),
+            waits: AtomicUsize::new(0),
         })
     }
 
-    /// Runs the user's code, once there is a permit for it.
+    /// Runs the user's code, which is polled only with a permit. While the call waits for a load it gives the permit
+    /// back, and is not polled before it has one again: the code may give the look-up up in any poll, and does other
+    /// work in that same poll.
     pub(super) async fn run<T>(self: Arc<Self>, code: impl Future<Output = T>) -> T {
-        self.acquire_permit().await;
-        HERE.scope(self, code).await
-    }
-
-    /// Waits for a permit, unless the call has one or waits for a load.
-    async fn acquire_permit(&self) {
-        let needs_permit = |state: &State| state.waits == 0 && !state.has_permit;
-        if !needs_permit(&lock(&self.state)) {
-            return;
-        }
-        // Never closed, so an error is no reason not to go on.
-        let Ok(permit) = self.permits.acquire().await else {
-            return;
-        };
-        let mut state = lock(&self.state);
-        // Another branch of the loader may have begun to wait, or has got a permit.
-        if needs_permit(&state) {
-            state.has_permit = true;
-            permit.forget();
+        // Dropped after the code, whose destructors belong to it.
+        let mut permit;
+        let mut code = pin!(HERE.scope(Arc::clone(&self), code));
+        loop {
+            permit = Some(self.permits.acquire().await);
+            let ended = poll_fn(|cx| match code.as_mut().poll(cx) {
+                Poll::Ready(value) => Poll::Ready(Some(value)),
+                Poll::Pending if self.is_waiting() => Poll::Ready(None),
+                Poll::Pending => Poll::Pending,
+            });
+            if let Some(value) = ended.await {
+                return value;
+            }
+            drop(permit.take());
+            // Until the code, which was polled with the waker of this task, wakes it.
+            futures::pending!();
         }
     }
 
-    fn begin_wait(&self) {
-        let mut state = lock(&self.state);
-        state.waits += 1;
-        if state.has_permit {
-            state.has_permit = false;
-            self.permits.give_back();
-        }
+    fn is_waiting(&self) -> bool {
+        // Relaxed: counted in this task, but for a look-up that the loader has moved to another one.
+        self.waits.load(Ordering::Relaxed) > 0
     }
 
     fn loads(&self, load: &OneLoad) -> bool {
         self.instance == load.instance && self.keys.contains(&load.key)
-    }
-}
-
-impl Drop for LoaderCall {
-    fn drop(&mut self) {
-        if lock(&self.state).has_permit {
-            self.permits.give_back();
-        }
     }
 }
 
@@ -199,7 +184,7 @@ fn loads_of(call: &LoaderCall) -> impl Iterator<Item = OneLoad> {
     })
 }
 
-/// A call of a loader waits for a load until this is dropped. Then [`reacquire_permit`] is to be called.
+/// A call of a loader waits for a load until this is dropped.
 pub(super) struct Waiting {
     call: Arc<LoaderCall>,
     load: OneLoad,
@@ -228,7 +213,7 @@ impl Waiting {
         }
         waits.add(&call, awaited);
         drop(waits);
-        call.begin_wait();
+        call.waits.fetch_add(1, Ordering::Relaxed);
         Ok(Some(Self { call, load }))
     }
 }
@@ -236,13 +221,77 @@ impl Waiting {
 impl Drop for Waiting {
     fn drop(&mut self) {
         lock(&WAITS).remove(&self.call, &self.load);
-        lock(&self.call.state).waits -= 1;
+        self.call.waits.fetch_sub(1, Ordering::Relaxed);
     }
 }
 
-/// Waits for the permit of the loader that runs in this task, if it does not wait for a load any more.
-pub(super) async fn reacquire_permit() {
-    if let Ok(call) = HERE.try_with(Arc::clone) {
-        call.acquire_permit().await;
+#[cfg(test)]
+mod tests {
+    use futures::poll;
+    use tokio::sync::oneshot;
+
+    use super::*;
+
+    /// A call that does its own work until the first is sent, waits for a load until the second is, and then does its
+    /// own work again until the third is.
+    fn call(
+        permits: &Arc<LoadPermits>,
+    ) -> ([oneshot::Sender<()>; 3], impl Future<Output = ()> + use<>) {
+        let (senders, receivers): (Vec<_>, Vec<_>) = (0..3).map(|_| oneshot::channel()).unzip();
+        let Ok([first, load, last]) = <[_; 3]>::try_from(receivers) else {
+            unreachable!("there are three");
+        };
+        let Ok(senders) = <[_; 3]>::try_from(senders) else {
+            unreachable!("there are three");
+        };
+        let code = async move {
+            first.await.unwrap();
+            HERE.with(|call| call.waits.fetch_add(1, Ordering::Relaxed));
+            load.await.unwrap();
+            HERE.with(|call| call.waits.fetch_sub(1, Ordering::Relaxed));
+            last.await.unwrap();
+        };
+        let call = LoaderCall::new(1, Vec::new(), Arc::clone(permits));
+        (senders, call.run(code))
+    }
+
+    #[tokio::test]
+    async fn a_call_that_is_cancelled_leaves_its_permit_wherever_it_is() {
+        for cancelled_after in 0..=5 {
+            let permits = Arc::new(LoadPermits::new(1));
+            let other = permits.acquire().await;
+            let ([first, load, last], code) = call(&permits);
+            let mut code = Some(Box::pin(code));
+            let mut other = Some(other);
+            let (mut first, mut load, mut last) = (Some(first), Some(load), Some(last));
+            for step in 0..=5 {
+                match step {
+                    // It waits for its first permit.
+                    0 => {}
+                    // It has one, and does its own work: the first part, and the last.
+                    1 | 4 => drop(other.take()),
+                    // It waits for a load, without one.
+                    2 => first.take().unwrap().send(()).unwrap(),
+                    // The load has ended, and another call has the permit.
+                    3 => {
+                        other = Some(permits.acquire().await);
+                        load.take().unwrap().send(()).unwrap();
+                    }
+                    _ => last.take().unwrap().send(()).unwrap(),
+                }
+                let polled = poll!(code.as_mut().unwrap());
+                assert_eq!(polled.is_ready(), step == 5);
+                let has_permit = matches!(step, 1 | 4);
+                let is_free = !has_permit && other.is_none();
+                assert_eq!(permits.free(), usize::from(is_free), "{step}");
+                if step == cancelled_after {
+                    break;
+                }
+            }
+            drop(code.take());
+            assert_eq!(permits.free(), usize::from(other.is_none()));
+            drop(other);
+            assert_eq!(permits.free(), 1, "{cancelled_after}");
+        }
     }
 }

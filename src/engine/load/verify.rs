@@ -13,7 +13,7 @@ use tracing::{Instrument, Span, debug, warn};
 use super::Loads;
 use super::get::{FoundAt, LoadCall, LoaderOfPlaces};
 use super::loader::{LoadKey, LoadedValues, Loader};
-use super::nested::{self, Waiting};
+use super::nested::Waiting;
 use crate::engine::convert::Convert;
 use crate::entry::AnyEntry;
 use crate::error::LoadError;
@@ -158,7 +158,6 @@ impl Loads {
         }
         let loaded = self.load_again(&samples, &loader(&places)).await;
         drop(waiting);
-        nested::reacquire_permit().await;
         // A stale value may differ.
         let is_compared = |sample: &Sample| !sample.entry.is_stale();
         if loaded.is_err() {
