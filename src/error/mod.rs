@@ -304,9 +304,12 @@ impl LoadError {
     /// loader. Also for the errors of the loaders that have passed the error on. Not a part of the text, so that keys
     /// do not reach logs.
     ///
-    /// The caches of a process find such a cycle at once, whether its look-ups are single or of many keys. They do not
-    /// find it where a loader waits for a task that it has spawned, or where loads of several instances are in it: then
-    /// the loads end by [`load_timeout`](crate::Builder::load_timeout).
+    /// The caches of a process find such a cycle at once, whether its look-ups are single or of many keys. A load of a
+    /// key that was changed meanwhile is another one than the load that began before. They do not find a cycle where a
+    /// loader waits for a task that it has spawned, or where loads of several instances are in it: then the loads end by
+    /// [`load_timeout`](crate::Builder::load_timeout). A load that waits for the lease of another one, as the load of a
+    /// key that a [`refresh`](crate::Cache::refresh) is loading, goes on after
+    /// [`lease_wait`](crate::Builder::lease_wait).
     #[must_use]
     pub fn cycle(&self) -> Option<&str> {
         match &self.0.kind {

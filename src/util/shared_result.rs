@@ -35,6 +35,11 @@ pub(crate) fn shared_result<T>() -> (ResultSender<T>, SharedResult<T>) {
 }
 
 impl<T> ResultSender<T> {
+    /// The end that waits for the result.
+    pub(crate) fn result(&self) -> SharedResult<T> {
+        SharedResult(Arc::clone(&self.0))
+    }
+
     pub(crate) fn send(self, result: T) {
         // Only the sender sets it, and this consumes the sender.
         let _ = self.0.result.set(Some(result));
@@ -65,6 +70,11 @@ impl<T: Clone> SharedResult<T> {
     /// The result, if it was sent already.
     pub(crate) fn peek(&self) -> Option<T> {
         self.0.result.get().cloned().flatten()
+    }
+
+    /// Tells it apart from others, for as long as it lives. Clones have the same.
+    pub(crate) fn address(&self) -> usize {
+        Arc::as_ptr(&self.0).addr()
     }
 
     /// Whether there will be no result.

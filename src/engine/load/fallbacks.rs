@@ -6,7 +6,6 @@ use tracing::warn;
 
 use super::Loads;
 use super::fetch::{Fetch, Flight};
-use super::nested::Waiting;
 use crate::engine::backoff::{After, Began};
 use crate::engine::read::tags::Proof;
 use crate::entry::AnyEntry;
@@ -50,18 +49,13 @@ impl Loads {
         Ok(self.reads.hand_out_outcome(found))
     }
 
-    /// To be called before the load of a key is joined or begun, see [`Waiting::begin`].
+    /// To be called before the load of a key is joined or begun.
     ///
     /// # Errors
     ///
-    /// If the load waits for the caller. Also if the last load failed a moment ago, and the key is not loaded again
-    /// yet; but not for a caller with a token: that load may have begun before the write that the token names (rule
-    /// 22).
-    pub(super) fn begin_waiting(
-        &self,
-        key: &Key,
-        has_token: bool,
-    ) -> Result<Option<Waiting>, LoadError> {
+    /// If the last load failed a moment ago, and the key is not loaded again yet; but not for a caller with a token:
+    /// that load may have begun before the write that the token names (rule 22).
+    pub(super) fn may_load(&self, key: &Key, has_token: bool) -> Result<(), LoadError> {
         let ctx = &*self.ctx;
         if !ctx.options.tuned().error_ttl.is_zero()
             && !has_token
@@ -71,7 +65,7 @@ impl Loads {
         {
             return Err(error);
         }
-        Waiting::begin(ctx, key)
+        Ok(())
     }
 
     /// The state of the changes that can be of any key, for a load that begins now.

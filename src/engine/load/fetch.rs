@@ -16,6 +16,7 @@ use tracing::{Instrument, Span, debug};
 use super::Loads;
 use super::lease::{self, Acquired, Goal, Replaces};
 use super::loader::{LoadKey, Loader, Loading};
+use super::nested::{Behind, LoadId};
 use crate::ablation::{Rule, without};
 use crate::engine::backoff::Began;
 use crate::entry::AnyEntry;
@@ -82,6 +83,10 @@ impl Fetch {
         self.goal == Goal::Newer
     }
 
+    fn id(&self) -> LoadId {
+        LoadId::Joined(self.sender.result())
+    }
+
     fn end(self, outcome: LoadOutcome) {
         // First: a caller that has the result and tries again must not join this load.
         drop(self.op);
@@ -108,9 +113,14 @@ impl Loads {
         for (number, fetch) in fetches.iter_mut().enumerate() {
             fetch.number = number;
         }
+        let rest = fetches.get(MOST_IN_A_LOAD..).unwrap_or_default();
+        let rest = rest.iter().map(|fetch| (fetch.op.key.clone(), fetch.id()));
+        let mut behind = Behind::new(rest);
         while !fetches.is_empty() {
             let rest = fetches.split_off(fetches.len().min(MOST_IN_A_LOAD));
-            self.run(mem::replace(&mut fetches, rest), &loader).await;
+            self.run(mem::replace(&mut fetches, rest), &loader, &behind)
+                .await;
+            behind.begin(MOST_IN_A_LOAD);
         }
     }
 
@@ -120,7 +130,7 @@ impl Loads {
     /// A missing key whose lease another instance has is asked for again when that lease ends, and from time to time,
     /// as the notice of its end may be lost. A refresh that was notified only reads the new value, and asks for no
     /// lease: one refresh serves the fleet.
-    async fn run(&self, fetches: Vec<Fetch>, loader: &Loader) {
+    async fn run(&self, fetches: Vec<Fetch>, loader: &Loader, behind: &Behind) {
         let (ctx, begun) = (&*self.ctx, Instant::now());
         let options = &ctx.options;
         let until = begun + options.tuned().lease_wait;
@@ -215,7 +225,7 @@ impl Loads {
                     previous: fetch.previous.clone(),
                 });
                 let asked = asked.collect();
-                loads.push(self.load(ready, loader.load(asked)));
+                loads.push(self.load(ready, loader.load(asked), behind));
             }
             if waiting.is_empty() {
                 break;
@@ -255,10 +265,11 @@ impl Loads {
     }
 
     /// Runs a loader, stores the values that it returns, and hands the results to the callers.
-    async fn load(&self, fetches: Vec<Fetch>, loading: Loading) {
+    async fn load(&self, fetches: Vec<Fetch>, loading: Loading, behind: &Behind) {
         let keys = fetches.iter().map(|fetch| (&fetch.op.key, fetch.lease));
         let keys: Vec<_> = keys.collect();
-        let loaded: Vec<_> = match self.call(loading, &keys).await {
+        let ids = fetches.iter().map(Fetch::id).collect();
+        let loaded: Vec<_> = match self.call(loading, &keys, ids, behind.clone()).await {
             Ok(values) => values.into_iter().map(Ok).collect(),
             Err(error) => {
                 if fetches.iter().any(Fetch::is_refresh) {

@@ -4,7 +4,6 @@ use std::mem;
 use std::slice;
 use std::sync::Arc;
 
-use futures::FutureExt;
 use futures::future::{BoxFuture, try_join_all};
 use tracing::{Instrument, Span};
 
@@ -13,7 +12,7 @@ use super::batches::Load;
 use super::fetch::{Fetch, Flight};
 use super::lease::{self, Goal, Replaces};
 use super::loader::{LoadKey, Loader};
-use super::nested::Waiting;
+use super::nested::{Behind, LoadId, Waiting};
 use crate::ablation::{Rule, without};
 use crate::engine::read::looked_up::Rest;
 use crate::engine::read::tags::Proof;
@@ -129,13 +128,8 @@ impl Loads {
         load: Load,
         since: Option<Since>,
     ) -> Result<Option<AnyEntry>, LoadError> {
-        let Some(waiting) = self.begin_waiting(&key, since.is_some())? else {
-            return self.join_or_load(key, want, load, since).await;
-        };
-        // Boxed: the futures of other callers do not become larger.
-        let result = self.join_or_load(key, want, load, since).boxed().await;
-        drop(waiting);
-        result
+        self.may_load(&key, since.is_some())?;
+        self.join_or_load(key, want, load, since).await
     }
 
     async fn join_or_load(
@@ -156,6 +150,8 @@ impl Loads {
             {
                 self.spawn(vec![led], loader).await;
             }
+            // After that: the load may have other callers by now, which are not in the cycle.
+            let waiting = self.begin_waiting(&key, &joined)?;
             let is_own = joined.is_own;
             match self.result_for(&key, joined, &mut since).await {
                 // The load of many keys returns no value for a key that its loader does not know; this loader may.
@@ -163,7 +159,14 @@ impl Loads {
                 Some(result) => return result,
                 None => may_be_late = false,
             }
+            drop(waiting);
         }
+    }
+
+    /// To be called when a load was joined, or begun and spawned, before it is waited for. See [`Waiting::begin`].
+    fn begin_waiting(&self, key: &Key, joined: &Joined) -> Result<Option<Box<Waiting>>, LoadError> {
+        let id = || LoadId::Joined(joined.flight.clone());
+        Waiting::begin(&self.ctx, key, id)
     }
 
     /// L2 and then one call of the loader for all that it lacks, for keys that L1 did not have, or whose values are due
@@ -219,20 +222,17 @@ impl Loads {
                 }
                 Err(want) => want,
             };
-            let waiting = match self.begin_waiting(&key, false) {
-                Ok(waiting) => waiting,
-                Err(error) => {
-                    // The other keys are loaded all the same.
-                    failed = Err(error);
-                    continue;
-                }
-            };
+            if let Err(error) = self.may_load(&key, false) {
+                // The other keys are loaded all the same.
+                failed = Err(error);
+                continue;
+            }
             let (joined, new) = self.join(&key, want, None, true);
             if let Some(new) = new {
                 led.push(new);
                 led_places.push(place);
             }
-            flights.push((place, key, joined, waiting));
+            flights.push((place, key, joined));
         }
         debug_assert_eq!(led.len(), led_places.len(), "the loader numbers its keys");
         let from_source = if is_shadow {
@@ -246,18 +246,26 @@ impl Loads {
         if !led.is_empty() {
             self.spawn(led, loader(&led_places)).await;
         }
+        let mut awaited_loads = Vec::with_capacity(flights.len());
+        for (place, key, joined) in flights {
+            match self.begin_waiting(&key, &joined) {
+                Ok(waiting) => awaited_loads.push((place, key, joined, waiting)),
+                Err(error) => failed = Err(error),
+            }
+        }
         // After that: the loads go on, for the callers that have joined them, also if this fails. In the places of the
         // entries that were found.
         found.extend(self.answer_all_from_source(from_source, loader).await?);
-        for (place, key, joined, waiting) in flights {
-            let entry = match self.result_for(&key, joined, &mut None).await {
+        for (place, key, joined, waiting) in awaited_loads {
+            let result = self.result_for(&key, joined, &mut None).await;
+            drop(waiting);
+            let entry = match result {
                 Some(result) => result?,
                 None => {
                     let load = Load::ByCall(loader(&[place]));
                     (self.join_or_load(key, Some(Want::Any), load, None)).await?
                 }
             };
-            drop(waiting);
             found.push((place, entry));
         }
         // Beside each other: the waits share one limit, and one after the other the last would begin when it is over.
@@ -274,7 +282,8 @@ impl Loads {
     /// Loads a key, whatever is there and whoever loads it: joins no load, and takes the lease over from another one.
     /// The load is an operation as an insert is: its value replaces the one that any instance holds.
     pub(crate) fn refresh(self: &Arc<Self>, key: Key, loader: Loader) -> LoadCall {
-        let (loads, of) = (Arc::clone(self), key.clone());
+        let (loads, of, id) = (Arc::clone(self), key.clone(), LoadId::anew());
+        let of_task = id.clone();
         let task = async move {
             let ctx = &loads.ctx;
             // In this order: the operation sees each change from here on (rule 3), and the lease is taken before the
@@ -287,7 +296,10 @@ impl Loads {
                 key: key.clone(),
                 previous: None,
             }]);
-            let loaded = loads.call(loading, &[(&key, lease)]).await;
+            let leased = [(&key, lease)];
+            let loaded = loads
+                .call(loading, &leased, vec![of_task], Behind::default())
+                .await;
             let loaded = loaded.map(|loaded| loaded.into_iter().flatten().next());
             let ended = lease::store(ctx, &op, lease, loaded, Replaces::Any).await?;
             let ended = ended.ok_or_else(LoadError::not_found)?;
@@ -298,7 +310,7 @@ impl Loads {
         };
         let ctx = Arc::clone(&self.ctx);
         Box::pin(async move {
-            let waiting = Waiting::begin(&ctx, &of)?;
+            let waiting = Waiting::begin(&ctx, &of, || id)?;
             let loaded = tokio::spawn(task.instrument(Span::current())).await;
             drop(waiting);
             // The loader's panic is caught, so a task without a result has ended with its runtime.

@@ -14,7 +14,7 @@ use tracing::{Instrument, debug, debug_span};
 
 use super::Loads;
 use super::lease::{self, Leased};
-use super::nested::LoaderCall;
+use super::nested::{Behind, LoadId, LoaderCall};
 use crate::engine::spans::enabled;
 use crate::entry::AnyEntry;
 use crate::error::LoadError;
@@ -124,12 +124,16 @@ impl Loads {
     }
 
     /// Runs a call of a loader for these keys, and renews their leases meanwhile. Returns a value for each key, if the
-    /// loader has one.
+    /// loader has one. By the ids of the loads, and of those behind them, the look-ups of the loader find out whether
+    /// they would wait for it.
     pub(super) async fn call(
         &self,
         loading: Loading,
         keys: &[Leased<'_>],
+        ids: Vec<LoadId>,
+        behind: Behind,
     ) -> Result<LoadedValues, LoadError> {
+        debug_assert_eq!(keys.len(), ids.len(), "each key has a load");
         let ctx = &*self.ctx;
         let limit = ctx.options.tuned().load_timeout;
         let counted = Arc::clone(&ctx.counters);
@@ -143,14 +147,15 @@ impl Loads {
             otel.status_code = Empty,
             error.type = Empty,
         );
-        let loaded_here = keys.iter().map(|(key, _)| (*key).clone()).collect();
+        let loads = keys.iter().map(|(key, _)| (*key).clone()).zip(ids);
         let permits = Arc::clone(&self.permits.loads);
-        let load = LoaderCall::new(ctx.instance, loaded_here, permits).run(async move {
-            counted.loads.bump();
-            let began = clock.now();
-            let loaded = loading.await;
-            (loaded, clock.now().saturating_sub(began))
-        });
+        let load =
+            LoaderCall::new(ctx.instance, loads.collect(), behind, permits).run(async move {
+                counted.loads.bump();
+                let began = clock.now();
+                let loaded = loading.await;
+                (loaded, clock.now().saturating_sub(began))
+            });
         // In a task of its own, which is aborted when this ends: a loader that blocks its thread does not block the
         // callers that wait for it.
         let load = tokio::spawn(load.instrument(enabled(span.clone())));

@@ -2,6 +2,10 @@
 //! `load_timeout`, with their leases renewed: the look-up that would close a cycle is an error instead. A loader has no
 //! permit while it waits for a load: otherwise the load might get no permit.
 //!
+//! A load waits for another one only if it has joined it: after a change of a key a former load of the key may wait for
+//! one that looks the key up, and begins a new load. A load that has to wait for a lease, which a refresh of its key or
+//! another instance has, goes on after `lease_wait`, so it is in no cycle.
+//!
 //! A call of a loader is known by its task. A look-up of a task that the loader spawns is like any caller's look-up.
 
 use std::collections::{HashMap, HashSet};
@@ -17,8 +21,10 @@ use super::permits::LoadPermits;
 use crate::engine::context::Context;
 use crate::error::LoadError;
 use crate::key::Key;
+use crate::l1::LoadOutcome;
 use crate::options::Options;
 use crate::util::lock::lock;
+use crate::util::shared_result::SharedResult;
 
 task_local! {
     /// The call of the loader that runs in this task.
@@ -28,17 +34,74 @@ task_local! {
 /// A call of a user's loader, of one key or more.
 pub(super) struct LoaderCall {
     instance: u64,
-    keys: Vec<Key>,
+    loads: Vec<(Key, LoadId)>,
+    behind: Behind,
     permits: Arc<LoadPermits>,
     /// How many loads the call waits for.
     waits: AtomicUsize,
 }
 
+/// Tells the loads of a key apart: after a change of the key a load of it may run beside a former one.
+#[derive(Clone)]
+pub(super) enum LoadId {
+    /// Callers join it until it ends or is detached.
+    Joined(SharedResult<LoadOutcome>),
+    /// Nobody joins it: each such call of the cache calls the loader anew.
+    Anew(Arc<()>),
+}
+
+impl LoadId {
+    pub(super) fn anew() -> Self {
+        Self::Anew(Arc::default())
+    }
+
+    /// No other load has it for as long as this lives.
+    fn address(&self) -> usize {
+        match self {
+            Self::Joined(flight) => flight.address(),
+            Self::Anew(this) => Arc::as_ptr(this).addr(),
+        }
+    }
+}
+
+/// Loads that begin when a call has ended: a caller that waits for one of them waits for the call.
+#[derive(Clone, Default)]
+pub(super) struct Behind {
+    /// `None` if there are none, as mostly.
+    all: Option<Arc<[(Key, LoadId)]>>,
+    /// How many of them have begun.
+    begun: usize,
+}
+
+impl Behind {
+    pub(super) fn new(loads: impl ExactSizeIterator<Item = (Key, LoadId)>) -> Self {
+        Self {
+            all: (loads.len() > 0).then(|| loads.collect()),
+            begun: 0,
+        }
+    }
+
+    /// So many more begin.
+    pub(super) fn begin(&mut self, loads: usize) {
+        self.begun += loads;
+    }
+
+    fn iter(&self) -> impl Iterator<Item = &(Key, LoadId)> {
+        self.all.iter().flat_map(|all| all.iter()).skip(self.begun)
+    }
+}
+
 impl LoaderCall {
-    pub(super) fn new(instance: u64, keys: Vec<Key>, permits: Arc<LoadPermits>) -> Arc<Self> {
+    pub(super) fn new(
+        instance: u64,
+        loads: Vec<(Key, LoadId)>,
+        behind: Behind,
+        permits: Arc<LoadPermits>,
+    ) -> Arc<Self> {
         Arc::new(Self {
             instance,
-            keys,
+            loads,
+            behind,
             permits,
             waits: AtomicUsize::new(0),
         })
@@ -71,15 +134,19 @@ impl LoaderCall {
         // Relaxed: counted in this task, but for a look-up that the loader has moved to another one.
         self.waits.load(Ordering::Relaxed) > 0
     }
-
-    fn loads(&self, load: &OneLoad) -> bool {
-        self.instance == load.instance && self.keys.contains(&load.key)
-    }
 }
 
 /// The load of a key in a cache of this process.
-#[derive(Clone, PartialEq, Eq, Hash)]
+#[derive(Clone, PartialEq, Eq)]
 struct OneLoad {
+    place: Place,
+    /// See [`LoadId::address`].
+    id: usize,
+}
+
+/// A key of an instance.
+#[derive(Clone, PartialEq, Eq, Hash)]
+struct Place {
     instance: u64,
     key: Key,
 }
@@ -91,15 +158,16 @@ struct Awaited {
     options: Arc<Options>,
 }
 
-/// Which calls of loaders wait for which loads, in all caches of the process.
+/// Which calls of loaders wait for which loads, in all caches of the process. Has no values: to drop one may run the
+/// user's code, and this is locked.
 static WAITS: LazyLock<Mutex<Waits>> = LazyLock::new(Mutex::default);
 
 #[derive(Default)]
 struct Waits {
     /// By the address of the call.
     of_calls: HashMap<usize, Vec<Awaited>>,
-    /// The calls that wait, by the loads that wait for their ends.
-    calls: HashMap<OneLoad, Vec<usize>>,
+    /// The calls that wait, with the loads that wait for their ends, by the keys of these.
+    calls: HashMap<Place, Vec<(usize, usize)>>,
 }
 
 impl Waits {
@@ -107,8 +175,8 @@ impl Waits {
         let address = address(call);
         let of_call = self.of_calls.entry(address).or_default();
         if of_call.is_empty() {
-            for load in loads_of(call) {
-                self.calls.entry(load).or_default().push(address);
+            for OneLoad { place, id } in loads_of(call) {
+                self.calls.entry(place).or_default().push((id, address));
             }
         }
         of_call.push(awaited);
@@ -126,26 +194,29 @@ impl Waits {
             return;
         }
         self.of_calls.remove(&address);
-        for load in loads_of(call) {
-            if let Some(calls) = self.calls.get_mut(&load) {
-                calls.retain(|of| *of != address);
+        for OneLoad { place, .. } in loads_of(call) {
+            if let Some(calls) = self.calls.get_mut(&place) {
+                calls.retain(|(_, of)| *of != address);
                 if calls.is_empty() {
-                    self.calls.remove(&load);
+                    self.calls.remove(&place);
                 }
             }
         }
     }
 
-    /// The names of the loads through which `awaited` waits for the call, if it does.
-    fn cycle(&self, call: &LoaderCall, awaited: &Awaited) -> Option<String> {
+    /// The names of the loads through which `awaited` waits for the call, if it does. A load that `is_anew` waits for
+    /// nothing yet; it counts as any load of its key, as loaders that load each other's keys anew would never end.
+    fn cycle(&self, call: &Arc<LoaderCall>, awaited: &Awaited, is_anew: bool) -> Option<String> {
         // Each with the place of the load that it was reached from.
         let mut reached = vec![(awaited, None)];
         let (mut next, mut seen) = (0, HashSet::new());
-        while let Some(&(awaited, _)) = reached.get(next) {
-            if call.loads(&awaited.load) {
+        while let Some(&(Awaited { load, .. }, from)) = reached.get(next) {
+            let is_it = |id: usize| id == load.id || is_anew && from.is_none();
+            if loads_of(call).any(|own| own.place == load.place && is_it(own.id)) {
                 return Some(names(&reached, next));
             }
-            for &of in self.calls.get(&awaited.load).into_iter().flatten() {
+            let calls = self.calls.get(&load.place).into_iter().flatten();
+            for &(_, of) in calls.filter(|(id, _)| is_it(*id)) {
                 if seen.insert(of) {
                     let further = self.of_calls.get(&of).into_iter().flatten();
                     reached.extend(further.map(|awaited| (awaited, Some(next))));
@@ -164,7 +235,7 @@ fn names(reached: &[(&Awaited, Option<usize>)], last: usize) -> String {
     while let Some((awaited, from)) = place.and_then(|place| reached.get(place)) {
         way.push(format!(
             "{}:{}",
-            awaited.options.namespace, awaited.load.key
+            awaited.options.namespace, awaited.load.place.key
         ));
         place = *from;
     }
@@ -178,9 +249,13 @@ fn address(call: &Arc<LoaderCall>) -> usize {
 }
 
 fn loads_of(call: &LoaderCall) -> impl Iterator<Item = OneLoad> {
-    call.keys.iter().map(|key| OneLoad {
-        instance: call.instance,
-        key: key.clone(),
+    let loads = call.loads.iter().chain(call.behind.iter());
+    loads.map(|(key, id)| OneLoad {
+        place: Place {
+            instance: call.instance,
+            key: key.clone(),
+        },
+        id: id.address(),
     })
 }
 
@@ -188,33 +263,48 @@ fn loads_of(call: &LoaderCall) -> impl Iterator<Item = OneLoad> {
 pub(super) struct Waiting {
     call: Arc<LoaderCall>,
     load: OneLoad,
+    /// Held, so that no other load has its address.
+    _id: LoadId,
 }
 
 impl Waiting {
-    /// To be called before a load is joined or begun. `None` if the caller is not the task of a loader.
+    /// To be called when a load was joined or begun, before it is waited for. `None` if the caller is not the task of a
+    /// loader.
     ///
     /// # Errors
     ///
     /// If the load waits for the caller already, or is the caller's own.
-    pub(super) fn begin(ctx: &Context, key: &Key) -> Result<Option<Self>, LoadError> {
+    pub(super) fn begin(
+        ctx: &Context,
+        key: &Key,
+        id: impl FnOnce() -> LoadId,
+    ) -> Result<Option<Box<Self>>, LoadError> {
         let Ok(call) = HERE.try_with(Arc::clone) else {
             return Ok(None);
         };
-        let (instance, key) = (ctx.instance, key.clone());
+        let (instance, key, id) = (ctx.instance, key.clone(), id());
+        let load = OneLoad {
+            place: Place { instance, key },
+            id: id.address(),
+        };
         let awaited = Awaited {
-            load: OneLoad { instance, key },
+            load: load.clone(),
             options: Arc::clone(&ctx.options),
         };
-        let load = awaited.load.clone();
+        let is_anew = matches!(id, LoadId::Anew(_));
         // One critical section: of two calls that begin to wait for each other, the second finds the first.
         let mut waits = lock(&WAITS);
-        if let Some(cycle) = waits.cycle(&call, &awaited) {
+        if let Some(cycle) = waits.cycle(&call, &awaited, is_anew) {
             return Err(LoadError::in_cycle(&cycle));
         }
         waits.add(&call, awaited);
         drop(waits);
         call.waits.fetch_add(1, Ordering::Relaxed);
-        Ok(Some(Self { call, load }))
+        Ok(Some(Box::new(Self {
+            call,
+            load,
+            _id: id,
+        })))
     }
 }
 
@@ -251,7 +341,7 @@ mod tests {
             HERE.with(|call| call.waits.fetch_sub(1, Ordering::Relaxed));
             last.await.unwrap();
         };
-        let call = LoaderCall::new(1, Vec::new(), Arc::clone(permits));
+        let call = LoaderCall::new(1, Vec::new(), Behind::default(), Arc::clone(permits));
         (senders, call.run(code))
     }
 

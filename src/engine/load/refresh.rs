@@ -13,6 +13,7 @@ use super::fetch::{Fetch, Flight};
 use super::get::{LoadCall, one};
 use super::lease::{self, FillOutcome, Goal};
 use super::loader::Loader;
+use super::nested::{LoadId, Waiting};
 use super::verify::{Due, Sample};
 use crate::engine::read::tags::Proof;
 use crate::engine::spans::enabled;
@@ -194,10 +195,13 @@ impl Loads {
         let (entry, is_fallback) = if let Some(refresh) = awaited.refresh {
             // Not needed any more, and perhaps large.
             drop(entry);
+            let waiting = || Waiting::begin(ctx, &key, || LoadId::Joined(refresh.clone()));
             let wait = refresh.clone().wait();
-            let ended = match awaited.until {
-                Some(until) => timeout_at(until, wait).await.ok(),
-                None => Some(wait.await),
+            let ended = match (waiting(), awaited.until) {
+                // It waits for this caller, which has a value.
+                (Err(_), _) => None,
+                (Ok(_waiting), Some(until)) => timeout_at(until, wait).await.ok(),
+                (Ok(_waiting), None) => Some(wait.await),
             };
             let has_ended = ended.is_some();
             if let Some(Some(Ok(Some(outcome)))) = ended {
@@ -206,6 +210,7 @@ impl Loads {
             // It failed, or has not ended in time.
             let Some(entry) = self.reads.look_up(&key).await else {
                 // The entry is gone: its callers wait for the load, as for the load of any missing key.
+                let _waiting = waiting()?;
                 return match refresh.wait().await {
                     Some(Ok(Some(outcome))) => Ok(Some(self.reads.hand_out_outcome(outcome))),
                     Some(Err(error)) => {

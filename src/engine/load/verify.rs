@@ -13,7 +13,7 @@ use tracing::{Instrument, Span, debug, warn};
 use super::Loads;
 use super::get::{FoundAt, LoadCall, LoaderOfPlaces};
 use super::loader::{LoadKey, LoadedValues, Loader};
-use super::nested::Waiting;
+use super::nested::{Behind, LoadId, Waiting};
 use crate::engine::convert::Convert;
 use crate::entry::AnyEntry;
 use crate::error::LoadError;
@@ -54,7 +54,7 @@ impl Loads {
     async fn check(self: Arc<Self>, sample: Sample, loader: Loader, span: Span) {
         // Only the load is in the span.
         let loaded = self
-            .load_again(slice::from_ref(&sample), &loader)
+            .load_again(slice::from_ref(&sample), &loader, &LoadId::anew())
             .instrument(span)
             .await;
         let loaded = loaded.map(|mut loaded| loaded.pop().flatten());
@@ -94,7 +94,12 @@ impl Loads {
     }
 
     /// Calls the loader for the keys of hits.
-    async fn load_again(&self, of: &[Sample], loader: &Loader) -> Result<LoadedValues, LoadError> {
+    async fn load_again(
+        &self,
+        of: &[Sample],
+        loader: &Loader,
+        id: &LoadId,
+    ) -> Result<LoadedValues, LoadError> {
         let keys = of.iter().map(|sample| LoadKey {
             number: sample.number,
             key: sample.key.clone(),
@@ -103,7 +108,8 @@ impl Loads {
         // Without the values that are cached: the source is to answer as it would without a cache.
         let loading = loader.load(keys.collect());
         let leased: Vec<_> = of.iter().map(|sample| (&sample.key, None)).collect();
-        self.call(loading, &leased).await
+        let ids = vec![id.clone(); leased.len()];
+        self.call(loading, &leased, ids, Behind::default()).await
     }
 
     /// Whether the source has the value of the hit. `None` if the two cannot be compared.
@@ -152,11 +158,11 @@ impl Loads {
         let samples: Vec<_> = samples.collect();
         let keys = samples.iter().map(|sample| &sample.key);
         // As for any load: a loader that calls this may wait for itself.
-        let mut waiting = Vec::with_capacity(samples.len());
+        let (id, mut waiting) = (LoadId::anew(), Vec::with_capacity(samples.len()));
         for key in keys {
-            waiting.push(Waiting::begin(&self.ctx, key)?);
+            waiting.push(Waiting::begin(&self.ctx, key, || id.clone())?);
         }
-        let loaded = self.load_again(&samples, &loader(&places)).await;
+        let loaded = self.load_again(&samples, &loader(&places), &id).await;
         drop(waiting);
         // A stale value may differ.
         let is_compared = |sample: &Sample| !sample.entry.is_stale();

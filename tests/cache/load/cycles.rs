@@ -10,6 +10,8 @@ use futures::future::{BoxFuture, join_all};
 use larder::{Cache, LoadError, LoadingCache};
 use tokio::sync::{Barrier, Notify};
 
+use crate::support::network::Gate;
+
 type Texts = Cache<String, String>;
 type Loaded = Result<String, LoadError>;
 
@@ -142,6 +144,35 @@ async fn look_ups_of_many_keys_and_refreshes_are_in_cycles_too() {
     }
 }
 
+/// A call for very many keys loads them in parts, one after the other.
+#[tokio::test]
+async fn a_part_of_a_load_that_looks_up_a_key_of_a_later_part_is_in_a_cycle() {
+    let cache = cache("test:parts");
+    let keys: Vec<_> = (0..3000).map(|n| format!("k{n}")).collect();
+    for (from, to) in [("k0", "k2999"), ("k2999", "k0"), ("k1500", "k2500")] {
+        let (inner, caller) = (cache.clone(), cache.clone());
+        let load = move |keys: Vec<String>| {
+            let inner = inner.clone();
+            async move {
+                if keys.iter().any(|key| key == from) {
+                    let never = || async { Ok::<_, Infallible>(String::new()) };
+                    inner.get_or_load(to, never).await?;
+                }
+                Ok::<_, LoadError>(keys.into_iter().map(|key| (key.clone(), key)))
+            }
+        };
+        let found = caller.get_many_or_load(&keys, load).await;
+        if from == "k2999" {
+            // Of a part that has ended.
+            found.unwrap();
+        } else {
+            let names = cycle(&found.unwrap_err());
+            assert_eq!(names, format!("test:parts:{to} -> test:parts:{to}"));
+        }
+        cache.clear().await.unwrap();
+    }
+}
+
 /// The loader of the cache itself, in batches.
 #[tokio::test]
 async fn a_batch_that_looks_up_one_of_its_keys_is_in_a_cycle() {
@@ -194,6 +225,80 @@ async fn a_look_up_that_was_dropped_is_in_no_cycle() {
     assert_eq!(*cache.get_or_load("a", load_a).await.unwrap(), "a");
     let never = || async { Ok::<_, Infallible>("another".to_owned()) };
     assert_eq!(*cache.get_or_load("b", never).await.unwrap(), "b by a");
+}
+
+/// How a loader looks a key up again, after a change of the key has detached its load.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Again {
+    One,
+    Many,
+    /// By a loader that waits for a load that waits for it.
+    InCycle,
+}
+
+/// A load that a change of its key has detached waits for another one, which looks the key up: that is a new load, and
+/// waits for neither of them.
+#[tokio::test]
+async fn a_new_load_of_a_key_is_not_the_one_before_the_change() {
+    for (is_refresh, again) in [false, true].into_iter().flat_map(|is_refresh| {
+        [Again::One, Again::Many, Again::InCycle].map(|again| (is_refresh, again))
+    }) {
+        let cache = cache("test:changed");
+        let gate = Gate::new();
+        let (inner, of_b) = (cache.clone(), (cache.clone(), gate.clone()));
+        let load_b = move || async move {
+            let (inner, gate) = of_b;
+            gate.pass().await;
+            let of_a = inner.clone();
+            let new = move || {
+                let inner = of_a.clone();
+                async move {
+                    if again == Again::InCycle {
+                        let never = || async { Ok::<_, Infallible>(String::new()) };
+                        inner.get_or_load("b", never).await?;
+                    }
+                    Ok::<_, LoadError>("new a".to_owned())
+                }
+            };
+            let a = if again == Again::Many {
+                let load = move |_: Vec<String>| {
+                    let new = new();
+                    async move { Ok::<_, LoadError>([("a".to_owned(), new.await?)]) }
+                };
+                let mut found = inner.get_many_or_load(["c", "a"], load).await?;
+                found.pop().flatten().expect("it is loaded").to_string()
+            } else {
+                inner.get_or_load("a", new).await?.to_string()
+            };
+            Ok::<_, LoadError>(format!("b by {a}"))
+        };
+        let load_a = move || async move {
+            let b = inner.get_or_load("b", load_b).await?;
+            Ok::<_, LoadError>(format!("a by {}", *b))
+        };
+        let caller = cache.clone();
+        let former = tokio::spawn(async move {
+            if is_refresh {
+                caller.refresh("a", load_a).await
+            } else {
+                caller.get_or_load("a", load_a).await
+            }
+        });
+        gate.arrived(1).await;
+        cache.invalidate("a").await.unwrap();
+        gate.open();
+        let found = former.await.unwrap();
+        if again == Again::InCycle {
+            let names = cycle(&found.unwrap_err());
+            assert_eq!(names, "test:changed:a -> test:changed:b -> test:changed:a");
+        } else {
+            assert_eq!(*found.unwrap(), "a by b by new a", "{is_refresh} {again:?}");
+            assert_eq!(
+                cache.get("a").await.as_deref().map(String::as_str),
+                Some("new a")
+            );
+        }
+    }
 }
 
 async fn alone(running: &AtomicUsize) {

@@ -18,7 +18,8 @@ use crate::support::network::Gate;
 async fn a_loader_that_looks_up_its_own_key_gets_an_error_at_once() {
     let fleet = Fleet::memory();
     for many in [false, true] {
-        let cache = fleet.builder().0.build().unwrap();
+        // Before it has subscribed, L1 may be emptied meanwhile: then the look-up begins a new load.
+        let (cache, _) = fleet.instance().await;
         let (inner, own) = (cache.clone(), Arc::new(Mutex::new(None)));
         let seen = Arc::clone(&own);
         let load = move || async move {

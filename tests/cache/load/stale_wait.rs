@@ -3,7 +3,7 @@
 use std::io;
 use std::time::Duration;
 
-use larder::{Cache, Entry, Source as Level};
+use larder::{Cache, Entry, LoadError, Source as Level};
 
 use crate::fleet::{Fleet, HOUR, Set, Source, Texts, received};
 use crate::support::eventually::eventually;
@@ -338,4 +338,66 @@ async fn the_refresh_of_an_instance_that_is_gone_is_taken_over() {
     assert!(entry.meta().version().is_some());
     gate.open();
     refreshing.await.unwrap().unwrap();
+}
+
+/// A loader that waits for a refresh has no permit meanwhile, or the refresh would get none.
+#[tokio::test]
+async fn a_loader_waits_for_a_refresh_without_a_permit() {
+    for (fleet, cache) in fleets(|b| b.max_concurrent_loads(1)).await {
+        let truth = Source::new("old");
+        stale(&fleet, &cache, &truth).await;
+        let (inner, of_inner) = (cache.clone(), truth.clone());
+        let load = || async move {
+            let found = of_inner.through(&inner, "k").await?;
+            assert_fresh(&found);
+            Ok::<_, LoadError>(found.to_string())
+        };
+        assert_eq!(*cache.get_or_load("outer", load).await.unwrap(), "new");
+        assert_eq!(truth.loads(), 2);
+    }
+}
+
+/// The refresh would wait for itself: it gets the value that it is to replace.
+#[tokio::test]
+async fn a_refresh_that_looks_its_own_key_up_gets_the_stale_value() {
+    for (fleet, cache) in fleets(|b| b).await {
+        let truth = Source::new("old");
+        stale(&fleet, &cache, &truth).await;
+        let inner = cache.clone();
+        let load = || async move {
+            let never = || async { Ok::<_, LoadError>(String::new()) };
+            let old = inner.get_or_load("k", never).await?;
+            assert!(old.meta().is_stale() && !old.meta().is_fallback());
+            Ok::<_, LoadError>(format!("not {}", *old))
+        };
+        let found = cache.get_or_load("k", load).await.unwrap();
+        assert_eq!(*found, "not old");
+    }
+}
+
+/// As above, through the load of another key; and the value of the refresh is removed meanwhile.
+#[tokio::test]
+async fn a_refresh_waits_for_no_load_that_waits_for_it() {
+    for (fleet, cache) in fleets(|b| b).await {
+        let (truth, gate) = (Source::new("old"), Gate::new());
+        stale(&fleet, &cache, &truth).await;
+        let (inner, of_gate) = (cache.clone(), gate.clone());
+        let load = || async move {
+            let of_b = inner.clone();
+            let load_b = || async move {
+                of_gate.pass().await;
+                let new = || async { Ok::<_, LoadError>("newer".to_owned()) };
+                Ok::<_, LoadError>(of_b.get_or_load("k", new).await?.to_string())
+            };
+            let by_b = inner.get_or_load("b", load_b).await?;
+            Ok::<_, LoadError>(format!("by {}", *by_b))
+        };
+        let caller = cache.clone();
+        let found = tokio::spawn(async move { caller.get_or_load("k", load).await });
+        gate.arrived(1).await;
+        cache.invalidate("k").await.unwrap();
+        gate.open();
+        let found = found.await.unwrap().unwrap();
+        assert!(found.ends_with("newer"), "{}", *found);
+    }
 }
