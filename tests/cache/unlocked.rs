@@ -7,6 +7,7 @@ use std::thread;
 use std::time::Duration;
 
 use futures::{FutureExt, StreamExt};
+use larder::l2::L2;
 use larder::{Cache, Caches, Clock, CommitError, Invalidation, Loaded, MemoryL2, ServiceSettings};
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use serde_json::{from_value, json};
@@ -56,9 +57,9 @@ impl std::fmt::Display for Failed {
 
 impl std::error::Error for Failed {}
 
-fn cache(network: &Network, clock: &Clock) -> Cache<u32, Value> {
+fn options(l2: impl L2, clock: &Clock) -> larder::Builder<u32, Value> {
     Cache::builder("test:unlocked")
-        .l2(network.clone())
+        .l2(l2)
         .clock(clock.clone())
         .max_staleness(HOUR)
         .l1_capacity(20)
@@ -77,12 +78,6 @@ fn cache(network: &Network, clock: &Clock) -> Cache<u32, Value> {
         .soft_ttl(Duration::from_secs(10))
         .stale_if_error(HOUR)
         .verify(0.3)
-        .listen_to("others", |_| {
-            check("a parser");
-            vec![Invalidation::key("1")]
-        })
-        .build()
-        .unwrap()
 }
 
 async fn use_it(cache: &Cache<u32, Value>, round: u32) {
@@ -139,7 +134,11 @@ async fn whatever_is_called_is_called_without_a_lock() {
     });
     let l2 = MemoryL2::with_clock(clock.clone());
     let network = Network::new(l2.clone());
-    let caches = [cache(&network, &clock), cache(&network, &clock)];
+    let listens = options(l2.clone(), &clock).listen_to("others", |_| {
+        check("a parser");
+        vec![Invalidation::key("1")]
+    });
+    let caches = [options(network.clone(), &clock), listens].map(|it| it.build().unwrap());
     // One listener that is too slow, so that events are dropped, and one that is not.
     let slow = caches[0].events();
     let mut events = caches[0].events();
