@@ -2,6 +2,7 @@
 //! hold up threads for ever, or all of them. A subscriber of `tracing`, and the `Drop` of a loader, are such code.
 
 use std::backtrace::Backtrace;
+use std::io::{Write, stderr};
 use std::process::abort;
 use std::sync::Once;
 
@@ -14,10 +15,9 @@ use tracing_subscriber::registry::LookupSpan;
 pub(crate) fn check(called: &str) {
     let held = larder::locks_held();
     if held > 0 {
-        eprintln!(
-            "{called} was called under {held} locks:\n{}",
-            Backtrace::force_capture()
-        );
+        // Not by `eprintln!`: what a test prints is kept until it ends.
+        let trace = Backtrace::force_capture();
+        let _ = writeln!(stderr(), "{called} was called under {held} locks:\n{trace}");
         abort();
     }
 }
