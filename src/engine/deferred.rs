@@ -115,6 +115,9 @@ impl<Next> Deferred<Next> {
     pub(crate) fn defer(&self, target: Target, deferral: Deferral) {
         // Rule 14, one critical section: `overtaken` sees this deferral or the former one, each with its number.
         let mut pending = lock(&self.pending);
+        // SeqCst, before it has a number, and before L1 is changed by the caller: a write with a higher number, and a read
+        // that begins after that, must find the key barred.
+        self.any.store(true, Ordering::SeqCst);
         let former = pending.get(&target);
         let invalidation = DeferredInvalidation {
             // Above the number of any delivery that has begun: a refused one is not part of the same delivery again.
@@ -144,8 +147,6 @@ impl<Next> Deferred<Next> {
                 && (pending.len() == 1 || !pending.contains_key(&Target::All)),
             "bounded, and nothing beside a clear, which covers it"
         );
-        // SeqCst, and before L1 is changed by the caller: a read that begins after that must find the key barred.
-        self.any.store(true, Ordering::SeqCst);
     }
 
     /// Has others take over all that is pending, and returns what that is.

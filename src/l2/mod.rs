@@ -576,6 +576,17 @@ impl Step {
         self.kind() == Kind::Insert
     }
 
+    /// Whether it changes nothing unless a value with a certain version is stored.
+    pub(crate) fn names_version(&self) -> bool {
+        let version = match self {
+            Self::InsertIf(version) => Some(*version),
+            #[cfg(feature = "write-behind")]
+            Self::Append(append) => append.version,
+            _ => None,
+        };
+        version.is_some_and(|version| version != Version::ABSENT)
+    }
+
     /// Whether it stores one value, and may change nothing.
     pub(crate) fn is_conditional(&self) -> bool {
         self.is_insert() && *self != Self::Insert

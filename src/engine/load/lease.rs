@@ -297,12 +297,12 @@ pub(crate) async fn fill(
     // invalidations are looked at, as one that comes later makes these states void.
     let names = (ready.stored_as.as_ref()).map_or(&[][..], |stored_as| &stored_as.tags);
     let tags = ctx.l1.tags(names);
-    let is_held =
-        ctx.switch.is_off_for(&op.key) || names.iter().any(|tag| ctx.deferred.holds_tag(tag));
+    // Once more, as the lease was asked for earlier. L2 has not heard of what was deferred since, so the lease stands.
+    let is_barred = ctx.bars(&op.key) || names.iter().any(|tag| ctx.deferred.holds_tag(tag));
     let publishes = matches!(replaces, Replaces::Any);
     let mut may_be_stored = ready.stored_as.is_some();
     let sent = match (lease, &ready.stored_as) {
-        (Some(lease), Some(stored_as)) if !is_held => {
+        (Some(lease), Some(stored_as)) if !is_barred => {
             let sent = stored_as.send(ctx, &op.key, &ready.value, lease, publishes);
             let sent = sent.await;
             may_be_stored = !matches!(sent, Ok(None));

@@ -145,6 +145,14 @@ async fn step(ctx: &Context, group: &mut Group, clock: &ClockKnown) -> Result<Wr
         }
         deadline = at;
     }
+    // Rule 14: the value that the condition names is to go, and L2 has not heard of that. If L2 took another value in its
+    // place, the invalidation would count as overtaken.
+    if let [write] = &*group.writes
+        && write.step.names_version()
+        && ctx.deferred.holds(&write.key)
+    {
+        return Ok(Written::OtherVersion);
+    }
     let keys = &*group.keys();
     // An instance that is alone knows the version itself: it has no values in L2.
     if let (Step::InsertIf(version), [key]) = (&group.step, keys)

@@ -3,10 +3,11 @@
 use std::time::Duration;
 
 use futures::poll;
+use larder::Loaded;
 
 use crate::fleet::{Fleet, HOUR, Set, Source, Texts, stores, without_heartbeats};
 use crate::support::eventually::eventually;
-use crate::support::network::{Network, Step, Way};
+use crate::support::network::{Gate, Network, Step, Way};
 
 /// Past the deadline of an insert.
 const DEADLINE: Duration = Duration::from_millis(600);
@@ -298,6 +299,97 @@ async fn a_load_that_comes_late_does_not_use_a_deferred_key() {
     late.await.unwrap();
     assert_eq!(a.get_local("k").as_deref(), None);
     assert_eq!(*truth.through(&a, "k").await.unwrap(), "new");
+}
+
+/// A load has its lease already, and its source has read the old value, when an invalidation of its instance fails. L2
+/// knows nothing of the invalidation, so the lease stands.
+#[tokio::test]
+async fn a_load_with_a_lease_does_not_fill_a_key_that_is_deferred_meanwhile() {
+    let fleet = Fleet::memory();
+    let ((a, wire), b) = pair(&fleet, |b| b).await;
+    let (truth, gate) = (Source::new("old"), Gate::new());
+    let loading = truth.behind(&gate).spawn(&a, "k");
+    gate.arrived(1).await;
+    truth.set("new");
+    fail_to_invalidate(&a, &wire, "k").await;
+    gate.open();
+    let loaded = loading.await.unwrap().unwrap();
+    assert_eq!((&**loaded, loaded.meta().version()), ("old", None));
+    assert!(b.get("k").await.is_none() && wire.asked(Step::Fill) == 0);
+    // It has given its lease back.
+    let loaded = truth.through(&b, "k").await.unwrap();
+    assert!(*loaded == "new" && loaded.meta().version().is_some());
+}
+
+/// The value of a refresh is published as an insert is.
+#[tokio::test]
+async fn a_refresh_does_not_publish_the_old_value_of_a_key_that_is_deferred_meanwhile() {
+    let fleet = Fleet::memory();
+    let ((a, wire), b) = pair(&fleet, |b| b).await;
+    for fails in ["the key", "all keys"] {
+        let gate = Gate::new();
+        let refreshing = {
+            let (a, source) = (a.clone(), Source::new("old").behind(&gate));
+            tokio::spawn(async move { a.refresh("k", || source.load()).await })
+        };
+        gate.arrived(1).await;
+        if fails == "the key" {
+            fail_to_invalidate(&a, &wire, "k").await;
+        } else {
+            wire.lose(Step::Clear, Way::Request, usize::MAX);
+            assert!(a.clear().await.unwrap_err().is_deferred());
+        }
+        gate.open();
+        let refreshed = refreshing.await.unwrap().unwrap();
+        assert_eq!(refreshed.meta().version(), None, "{fails}");
+        assert!(b.get("k").await.is_none(), "{fails}");
+        wire.lose(Step::Clear, Way::Request, 0);
+        deliver(&a, &wire).await;
+        eventually("it is used", || stores(&a, "k")).await;
+        a.invalidate("k").await.unwrap();
+    }
+}
+
+/// The source has not changed, says its loader, which has read it before the change.
+#[tokio::test]
+async fn a_stale_value_that_is_deferred_meanwhile_is_not_confirmed() {
+    const SOFT: Duration = Duration::from_secs(1);
+    let fleet = Fleet::memory();
+    let ((a, wire), b) = pair(&fleet, |b| b.soft_ttl(SOFT)).await;
+    Source::new("old").through(&a, "k").await.unwrap();
+    let written = b.get("k").await.unwrap().meta().version();
+    fleet.advance(SOFT);
+    let gate = Gate::new();
+    let behind = gate.clone();
+    let load = move |_| async move {
+        behind.pass().await;
+        Ok::<_, std::io::Error>(Loaded::<String>::unchanged())
+    };
+    assert_eq!(*a.get_or_load_with("k", load).await.unwrap(), "old");
+    gate.arrived(1).await;
+    fail_to_invalidate(&a, &wire, "k").await;
+    let given_back = wire.asked(Step::Renew);
+    gate.open();
+    eventually("the refresh ends", || async {
+        wire.asked(Step::Renew) > given_back
+    })
+    .await;
+    assert_eq!(b.get("k").await.unwrap().meta().version(), written);
+}
+
+/// The caller has read the value before the invalidation that failed, so it makes its own of a value that is to go. If
+/// L2 took that one, the invalidation would count as overtaken.
+#[tokio::test]
+async fn a_value_that_is_deferred_is_not_the_one_that_a_condition_names() {
+    let fleet = Fleet::memory();
+    let ((a, wire), b) = pair(&fleet, |b| b).await;
+    b.insert("k", "old".to_owned()).await.unwrap();
+    let seen = a.get("k").await.unwrap().meta().version().unwrap();
+    fail_to_invalidate(&a, &wire, "k").await;
+    let stored = a.insert_if("k", "made of the old".to_owned(), seen).await;
+    assert!(!stored.unwrap());
+    deliver(&a, &wire).await;
+    eventually("it is gone", || async { b.get("k").await.is_none() }).await;
 }
 
 /// Deferred invalidations are sent as soon as L2 answers, also while the instance cannot subscribe.
