@@ -88,8 +88,8 @@ rules! {
     Tokens,
     /// 22: a caller with a token takes part in loads like any other.
     TokenLoads,
-    /// 23: a warm-up stores a value whether or not its key was changed since the call.
-    Warming,
+    /// 23: a warm-up reads its source first, and asks for the leases afterwards.
+    LeaseFirst,
     /// 24: a write that waits for its source leaves whatever value is there when it ends.
     Settled,
     /// 25: a value is stored whatever version is there.

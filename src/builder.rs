@@ -1128,7 +1128,8 @@ impl<K, V, L> Builder<K, V, L> {
 
     /// How long a load keeps its lease without renewing it. Default: 2 s.
     ///
-    /// A running load renews its lease. If its instance dies, another instance takes over after this time.
+    /// A running load renews its lease. If its instance dies, another instance takes over after this time. A loader of
+    /// [`warm`](Cache::warm) may take no longer than this.
     pub fn lease_ttl(mut self, ttl: Duration) -> Self {
         self.given.rest.set.lease_ttl = Some(ttl);
         self

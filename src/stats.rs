@@ -529,23 +529,26 @@ fn scaled(capacity: u64, factor: f64) -> u64 {
     (capacity as f64 * factor).round() as u64
 }
 
-/// How far a [`Cache::warm`](crate::Cache::warm) has come, and what became of the values.
+/// How far a [`Cache::warm`](crate::Cache::warm) has come, and what became of the keys.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Warming {
-    /// How many values have been dealt with, whatever became of them.
+    /// How many keys have been dealt with, whatever became of them.
     pub done: u64,
-    /// How many there are, if the stream says so: its [`size_hint`](futures::Stream::size_hint) names one number.
+    /// How many there are, if the iterator says so: its [`size_hint`](Iterator::size_hint) names one number.
     pub total: Option<u64>,
-    /// Of those that are done: how many were stored.
+    /// Of those that are done: how many values were stored.
     pub stored: u64,
-    /// How many were not, as their key had a value already or was being loaded. Such a value in L2 is now in L1, too.
+    /// How many keys had a value already or were being loaded. Such a value in L2 is now in L1, too.
     pub present: u64,
-    /// How many were not, as their key, or a tag of theirs, was changed after `warm` was called, or may not be stored
-    /// at the moment, as under [`invalidate_and_hold`](crate::Cache::invalidate_and_hold).
+    /// For how many keys the loader returned no value.
+    pub absent: u64,
+    /// How many values were not stored, as their key, or a tag of theirs, was changed after the loader was called; and for
+    /// how many keys the loader was not called, as they may not be stored at the moment, such as under
+    /// [`invalidate_and_hold`](crate::Cache::invalidate_and_hold).
     pub changed: u64,
-    /// How many cannot be stored: the key or the value is too large, the value cannot be encoded, or L2 did not take
-    /// it.
+    /// How many cannot be stored: the key or the value is too large, the value cannot be encoded, its loader does not want
+    /// it stored, or L2 did not take it.
     pub refused: u64,
 }
 
@@ -557,6 +560,7 @@ impl Warming {
             total: self.total,
             stored: self.stored + other.stored,
             present: self.present + other.present,
+            absent: self.absent + other.absent,
             changed: self.changed + other.changed,
             refused: self.refused + other.refused,
         }

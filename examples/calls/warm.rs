@@ -1,12 +1,10 @@
-//! Values are stored before anybody asks for them, and none of them takes the place of a newer one.
+//! Values are loaded before anybody asks for them, and none of them takes the place of a newer one.
 
 use std::error::Error;
-use std::time::Duration;
+use std::io;
 
-use futures::{Stream, StreamExt, stream};
 use indicatif::ProgressBar;
 use larder::{Cache, MemoryL2};
-use tokio::time::sleep;
 
 pub(crate) async fn run() -> Result<(), Box<dyn Error>> {
     let l2 = MemoryL2::new();
@@ -17,7 +15,7 @@ pub(crate) async fn run() -> Result<(), Box<dyn Error>> {
     // Shown if standard error is a terminal.
     let bar = ProgressBar::new(0);
     let warming = a
-        .warm_with_progress(products(), |warming| {
+        .warm_with_progress(0..3000, select, |warming| {
             bar.set_length(warming.total.unwrap_or(warming.done));
             bar.set_position(warming.done);
         })
@@ -28,17 +26,13 @@ pub(crate) async fn run() -> Result<(), Box<dyn Error>> {
     assert_eq!(a.get(&1).await.as_deref(), Some(&470));
 
     // Started again, it leaves what is there.
-    let again = a.warm(products()).await?;
+    let again = a.warm(0..3000, select).await?;
     assert_eq!((again.stored, again.present), (0, 3000));
     Ok(())
 }
 
-/// Read when the stream is polled, so not before the call of `warm`.
-fn products() -> impl Stream<Item = (u64, u64)> {
-    stream::iter(0..3000).then(|id| async move {
-        if id % 1000 == 0 {
-            sleep(Duration::from_millis(20)).await; // SELECT id, price FROM product WHERE id >= $1 LIMIT 1000
-        }
-        (id, 450)
-    })
+/// The prices of some products: of those that have none yet, 256 at most.
+async fn select(ids: Vec<u64>) -> io::Result<Vec<(u64, u64)>> {
+    // SELECT id, price FROM product WHERE id = ANY($1)
+    Ok(ids.into_iter().map(|id| (id, 450)).collect())
 }

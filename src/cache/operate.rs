@@ -215,8 +215,8 @@ impl<K: CacheKey, V: Send + Sync + 'static> Cache<K, V> {
     }
 
     /// Returns a stream of the events of this instance from now on: loads, changes by this instance and by others, and
-    /// the breaker. Hits are no events, nor are the values that [`warm`](Self::warm) stores. For tests, debugging and
-    /// side effects such as a log of changes; not for invalidations by other means, as events may be missed.
+    /// the breaker. Hits are no events. For tests, debugging and side effects such as a log of changes; not for
+    /// invalidations by other means, as events may be missed.
     ///
     /// Up to 1 024 events wait for a listener; a slower one misses the oldest, and is told how many. The stream ends
     /// when the last clone of the cache was dropped, and the loads that it had begun have ended. While nobody has ever

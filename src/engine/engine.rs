@@ -20,7 +20,7 @@ use super::context::Context;
 use super::convert::{Convert, TypeRules};
 use super::deferred::Deferred;
 use super::lanes::Lanes;
-use super::load::{LaneLoads, Load, Loads, Permits, WarmUp};
+use super::load::{LaneLoads, Load, Loads, Permits};
 use super::metrics::Metrics;
 use super::read::LaneReads;
 #[cfg(feature = "admin")]
@@ -477,12 +477,6 @@ impl Engine {
     pub(crate) fn loads_if_open(&self, key: &Key) -> Option<Arc<Loads>> {
         let is_closed = self.subscribers.first().stop.is_cancelled();
         (!is_closed).then(|| Arc::clone(self.loads().of(key)))
-    }
-
-    /// Begins a warm-up with a stream of so many values. Takes the position in the log now: the caller may read the
-    /// values from here on (rule 23).
-    pub(crate) fn warm_up(&self, total: Option<u64>) -> WarmUp {
-        WarmUp::new(&self.loads, self.loads.log_positions(), total)
     }
 
     /// A key to look up, as text. One that is too long is counted and traced. Any end user may cause one, so not each

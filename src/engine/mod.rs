@@ -45,7 +45,8 @@ pub(crate) use self::engine::{Engine, Parts, report_losses};
 pub(crate) use self::lanes::Lanes;
 pub(crate) use self::load::loader::Loader;
 pub(crate) use self::load::{
-    AnyKey, Batches, CacheLoader, Commit, Committed, LaneLoads, Load, Returned, invalidate_after,
+    AnyKey, Batches, CacheLoader, Commit, Committed, LaneLoads, Load, LoaderOfKeys, Returned,
+    invalidate_after,
 };
 #[cfg(feature = "admin")]
 pub(crate) use self::read::Located;

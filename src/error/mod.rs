@@ -196,7 +196,7 @@ enum LoadKind {
     #[error("the loader panicked: {0}")]
     Panicked(Arc<str>),
     #[error(
-        "the load took longer than load_timeout, which is {0:?}; raise it if the loader may take longer, and look for a loader that waits for its own load, by a task that it has spawned or in another instance"
+        "the load took longer than {0:?}, which is load_timeout, or lease_ttl if that is shorter and warm has called the loader; raise it if the loader may take longer, and look for a loader that waits for its own load, by a task that it has spawned or in another instance"
     )]
     TimedOut(Duration),
     #[error(
@@ -205,6 +205,10 @@ enum LoadKind {
     Cycle(Arc<str>),
     #[error("the runtime that ran the load was shut down; the next call loads again")]
     Stopped,
+    #[error(
+        "warming up was interrupted, as L2 did not answer; the values that are stored stay, and another call goes on"
+    )]
+    Interrupted(#[source] L2Error),
     #[error("the loader of many keys returned no value for this one")]
     NotFound,
     #[error(transparent)]
@@ -230,6 +234,10 @@ impl LoadError {
 
     pub(crate) fn stopped() -> Self {
         Self::from(LoadKind::Stopped)
+    }
+
+    pub(crate) fn interrupted(error: L2Error) -> Self {
+        Self::from(LoadKind::Interrupted(error))
     }
 
     pub(crate) fn in_cycle(names: &str) -> Self {
@@ -336,10 +344,17 @@ impl LoadError {
         matches!(&self.0.kind, LoadKind::Panicked(_))
     }
 
-    /// Whether the load took longer than [`load_timeout`](crate::Builder::load_timeout).
+    /// Whether the load took longer than [`load_timeout`](crate::Builder::load_timeout); of a
+    /// [`warm`](crate::Cache::warm), than [`lease_ttl`](crate::Builder::lease_ttl).
     #[must_use]
     pub fn is_timeout(&self) -> bool {
         matches!(&self.0.kind, LoadKind::TimedOut(_))
+    }
+
+    /// Whether a [`warm`](crate::Cache::warm) came to no end as L2 did not answer. The values that are stored stay.
+    #[must_use]
+    pub fn is_interrupted(&self) -> bool {
+        matches!(&self.0.kind, LoadKind::Interrupted(_))
     }
 
     /// Whether the loader of many keys returned no value for this one, see
@@ -417,10 +432,6 @@ enum WriteKind {
     Refused(#[source] L2Error),
     #[error("L2 did not confirm the new TTL; the value has either the new one or the former one")]
     Unconfirmed(#[source] L2Error),
-    #[error(
-        "warming up was interrupted: the namespace was cleared, too much was changed meanwhile, or L2 did not answer; what is stored stays, so start again, with values that are read anew"
-    )]
-    Interrupted(#[source] Option<L2Error>),
     #[error("the encoded value is over max_value_size, which is {0}; raise it or store less")]
     TooLarge(ByteSize),
     #[error("the value could not be encoded")]
@@ -449,10 +460,6 @@ impl WriteError {
     }
 
     /// Without an error of L2 if it is not known any more which keys were changed.
-    pub(crate) fn interrupted(error: Option<L2Error>) -> Self {
-        WriteKind::Interrupted(error).into()
-    }
-
     pub(crate) fn contended() -> Self {
         WriteKind::Contended.into()
     }
@@ -531,13 +538,6 @@ impl WriteError {
     #[must_use]
     pub fn is_unconfirmed(&self) -> bool {
         matches!(&self.kind, WriteKind::Unconfirmed(_))
-    }
-
-    /// Whether a [`warm`](crate::Cache::warm) came to no end: L2 did not answer, the namespace was cleared, or so much
-    /// was changed meanwhile that it is not known any more whether the rest is current. Stored values stay.
-    #[must_use]
-    pub fn is_interrupted(&self) -> bool {
-        matches!(&self.kind, WriteKind::Interrupted(_))
     }
 
     /// Whether the value is over [`max_value_size`](crate::Builder::max_value_size). Nothing was changed.

@@ -40,9 +40,6 @@ pub(crate) struct Freshness {
     /// All changes up to this version, in this epoch, have been applied: the lane had issued no higher one when it was
     /// asked for the last proof.
     applied: AtomicU64,
-    /// The epoch and number of the last message that the lane had published then, or of a clear of this instance since.
-    /// `None` before that, in this epoch.
-    reached: Mutex<Option<(u64, u64)>>,
     /// Nanoseconds to add to this instance's time, for an upper bound of the lane's.
     lane_ahead: AtomicU64,
     /// Counts the events that made a proof void. Under a lock, so that no proof that was asked for before outlives it.
@@ -150,7 +147,6 @@ impl Freshness {
         let ahead = Self::ahead(lane, asked.at);
         self.lane_ahead.store(ahead, Ordering::Release);
         self.applied.store(lane.ver, Ordering::Release);
-        *lock(&self.reached) = Some((lane.epoch, lane.seq));
         // Last: a hit that finds L1 live may rely on all that is stored above.
         self.proven_until.store(until, Ordering::Release);
         self.live_until.store(until, Ordering::Release);
@@ -253,7 +249,6 @@ impl Freshness {
         // In this order: a thread that sees the new generation sees the new epoch.
         self.issued.store(0, Ordering::Release);
         self.applied.store(0, Ordering::Release);
-        *lock(&self.reached) = None;
         self.epoch.store(epoch, Ordering::Release);
         self.generation.fetch_add(1, Ordering::AcqRel);
     }
@@ -279,18 +274,6 @@ impl Freshness {
         // values are all gone.
         let is_known = write.epoch == self.epoch();
         self.has_no_l2() || is_known && write.ver <= self.applied.load(Ordering::Acquire)
-    }
-
-    /// Takes note of the message of a clear of this instance: a new epoch begins with it, of which there is no proof
-    /// yet. To be called after [`revoke`](Self::revoke), so that no proof of the former one comes after it.
-    pub(crate) fn cleared(&self, epoch: u64, seq: u64) {
-        *lock(&self.reached) = Some((epoch, seq));
-    }
-
-    /// A message that the lane has published, by its epoch and number: the last message of which this instance had a
-    /// proof, or the message of its own clear.
-    pub(crate) fn reached(&self) -> Option<(u64, u64)> {
-        *lock(&self.reached)
     }
 
     /// The lane has issued a version, in this epoch. A flush that comes in between leaves a version of the former

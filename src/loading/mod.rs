@@ -4,7 +4,7 @@
 //! - [`loading_cache`]: a cache that has its loader
 //! - [`keep_warm`]: a schedule that refreshes values which nobody looks up
 //! - [`at_least`]: look-ups that see a write of another instance
-//! - [`warm`]: values that were read in bulk
+//! - [`warm`]: keys that nobody has looked up yet
 //!
 //! Must not know the levels: the engine looks up, loads and stores.
 

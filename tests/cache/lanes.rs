@@ -6,7 +6,6 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use futures::future::{FutureExt, join_all};
-use futures::stream;
 use larder::l2::{L2, Lane, LaneName, OnConnect};
 use larder::{Cache, Loaded, MemoryL2};
 
@@ -167,15 +166,19 @@ async fn a_token_names_the_writes_of_all_lanes(fleet: Fleet) {
 
 async fn a_warm_up_stores_the_values_of_all_lanes(fleet: Fleet) {
     let (a, b, keys) = stored(&fleet).await;
-    let rows = (0..300).map(|n| (format!("k{n}"), "row".to_owned()));
     let mut shown = Vec::new();
-    let rows = stream::iter(rows.collect::<Vec<_>>());
+    let names = (0..3000).map(|n| format!("k{n}"));
+    let load = |keys: Vec<String>| async {
+        assert!(keys.len() <= 256);
+        Ok::<_, io::Error>(keys.into_iter().map(|key| (key, "row".to_owned())))
+    };
     let warming = b
-        .warm_with_progress(rows, |warming| shown.push(*warming))
+        .warm_with_progress(names, load, |warming| shown.push(*warming))
         .await
         .unwrap();
-    assert_eq!((warming.done, warming.total), (300, Some(300)));
-    assert_eq!((warming.stored, warming.present), (200, 100));
+    assert_eq!((warming.done, warming.total), (3000, Some(3000)));
+    assert_eq!((warming.stored, warming.present), (2900, 100));
+    assert!(shown.len() > 1);
     assert_eq!(shown.last(), Some(&warming));
     assert!(shown.is_sorted_by_key(|warming| warming.done));
     assert_eq!(

@@ -231,18 +231,15 @@ async fn what_is_loaded_is_not_stored(fleet: Fleet) {
         assert!(entry.meta().version().is_none());
         assert_eq!(truth.loads(), n);
     }
-    let many = a
-        .get_many_or_load(["k", "l"], |keys| async move {
-            let values = keys.into_iter().map(|key| (key, "many".to_owned()));
-            Ok::<Vec<_>, std::io::Error>(values.collect())
-        })
-        .await
-        .unwrap();
+    let load = |keys: Vec<String>| async move {
+        let values = keys.into_iter().map(|key| (key, "many".to_owned()));
+        Ok::<Vec<_>, std::io::Error>(values.collect())
+    };
+    let many = a.get_many_or_load(["k", "l"], load).await.unwrap();
     assert_eq!(many.len(), 2);
     let source = truth.clone();
     a.refresh("k", move || source.load()).await.unwrap();
-    let all = futures::stream::iter([("w".to_owned(), "warm".to_owned())]);
-    assert_eq!(a.warm(all).await.unwrap().stored, 0);
+    assert_eq!(a.warm(["w".to_owned()], load).await.unwrap().changed, 1);
     assert_eq!(wire.asked(Step::Fill), 0);
     assert_eq!(wire.asked(Step::AcquireLease), 0);
     a.set_enabled(true);

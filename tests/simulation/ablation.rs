@@ -55,7 +55,7 @@ fn expected(rule: Rule) -> Option<(u8, Invariant)> {
         Rule::SeenNumbers => (21, I1Bound),
         Rule::Tokens => (22, I9Tokens),
         Rule::TokenLoads => (22, I9Tokens),
-        Rule::Warming => (23, I2NoResurrection),
+        Rule::LeaseFirst => (23, I2NoResurrection),
         Rule::Settled => (24, I1Bound),
         Rule::Updates => (25, I10NoLostUpdate),
         Rule::Witnesses => (26, I1Bound),

@@ -5,9 +5,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use fastrand::Rng;
-use futures::future::{join_all, try_join_all};
-use futures::{StreamExt, stream};
-use larder::{CommitError, Entry, LoadError, Source as From, Token, Version, WriteError};
+use futures::future::{BoxFuture, join_all, try_join_all};
+use larder::{CommitError, Entry, LoadError, Loaded, Source as From, Token, Version, WriteError};
 use tokio::time::{sleep, timeout};
 
 use crate::config::Config;
@@ -16,6 +15,11 @@ use crate::history::{At, Known, Level, Outcome, Read, Rest, Seen, Update, Write,
 use crate::source::{self, Number, Plan, SourceDown, Versioned, load};
 use crate::store;
 use crate::world::{Instance, World};
+
+/// Keys that a loader is asked for, with their previous values.
+type Asked = Vec<(Number, Option<Entry<Versioned>>)>;
+/// What it returns.
+type Rows = Result<Vec<(Number, Loaded<Versioned>)>, SourceDown>;
 
 /// Reads in one slot of the fleet until the world is over.
 pub(crate) async fn read(world: Arc<World>, slot: usize, mut rng: Rng) {
@@ -152,20 +156,7 @@ async fn look_up_many(world: &World, instance: &Instance, rng: &mut Rng) {
         plans.insert(key, Plan::draw(&world.config, rng));
     }
     let keys: Vec<u64> = plans.keys().copied().collect();
-    let (source, config) = (Arc::clone(&world.source), Arc::clone(&world.config));
-    let (index, plans) = (instance.index, Arc::new(plans));
-    let loader = move |missing: Vec<(Number, Option<Entry<Versioned>>)>| {
-        let load = |(number, previous)| {
-            let Number(key) = number;
-            let (source, config) = (Arc::clone(&source), Arc::clone(&config));
-            let plan = plans[&key];
-            async move {
-                let loaded = load(source, config, index, key, previous, plan).await?;
-                Ok::<_, SourceDown>((number, loaded))
-            }
-        };
-        try_join_all(missing.into_iter().map(load).collect::<Vec<_>>())
-    };
+    let loader = loader_of_many(world, instance, plans);
     let loads = rng.bool();
     let start = world.recorder.now();
     let found = if loads {
@@ -178,6 +169,30 @@ async fn look_up_many(world: &World, instance: &Instance, rng: &mut Rng) {
         Err(error) => keys.iter().map(|_| loaded(Err(error.clone()))).collect(),
     };
     note_reads(world, instance, start, None, keys.into_iter().zip(outcomes));
+}
+
+/// Loads some of these keys, each as its plan says.
+fn loader_of_many(
+    world: &World,
+    instance: &Instance,
+    plans: BTreeMap<u64, Plan>,
+) -> impl Fn(Asked) -> BoxFuture<'static, Rows> + use<> {
+    let (source, config) = (Arc::clone(&world.source), Arc::clone(&world.config));
+    let index = instance.index;
+    move |asked| {
+        let load = |(number, previous)| {
+            let Number(key) = number;
+            let (source, config) = (Arc::clone(&source), Arc::clone(&config));
+            let plan = plans[&key];
+            async move {
+                let loaded = load(source, config, index, key, previous, plan).await?;
+                Ok::<_, SourceDown>((number, loaded))
+            }
+        };
+        Box::pin(try_join_all(
+            asked.into_iter().map(load).collect::<Vec<_>>(),
+        ))
+    }
 }
 
 async fn get_or_load(
@@ -373,19 +388,20 @@ async fn write_behind(world: &World, rng: &mut Rng) {
     note(world, &instance, write, Some(&result.map(Some)));
 }
 
-/// Warms the cache of an instance up. Each value is read after the call has begun, and takes its time to arrive.
+/// Has an instance load keys that nobody has looked up.
 async fn warm(world: &World, rng: &mut Rng) {
     let instance = awake(world, rng).await;
-    let keys = (0..rng.usize(1..=8)).map(|_| (any_key(&world.config, rng), rng.u64(0..=60)));
-    let keys: Vec<_> = keys.collect();
-    let items = stream::iter(keys).then(|(key, takes)| async move {
-        let version = world.source.current(key);
-        sleep(Duration::from_millis(takes)).await;
-        (Number(key), world.source.loaded(Versioned { key, version }))
+    let plans = (0..rng.usize(1..=8)).map(|_| {
+        let key = any_key(&world.config, rng);
+        (key, Plan::draw(&world.config, rng))
     });
+    let plans: BTreeMap<_, _> = plans.collect();
+    let keys: Vec<_> = plans.keys().copied().map(Number).collect();
+    let loader = loader_of_many(world, &instance, plans);
+    let loader = move |keys: Vec<Number>| loader(keys.into_iter().map(|key| (key, None)).collect());
     world.recorder.count(Fault::Warmed);
-    // It ends early if the store fails, or is cleared.
-    let _ = instance.cache.warm(items).await;
+    // It ends early if the source or the store fails.
+    let _ = instance.cache.warm(keys, loader).await;
 }
 
 /// Commits a change of every key with a tag, then calls the cache once.

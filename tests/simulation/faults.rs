@@ -96,7 +96,7 @@ faults! {
     Competed,
     /// A client has the cache write to the source, and another one at the same time.
     WrittenThrough,
-    /// A cache is warmed up with values that are read slowly.
+    /// An instance loads keys that nobody has looked up.
     Warmed,
     /// Seen: a write that waited has reached the source.
     Settled,

@@ -225,10 +225,11 @@ impl Config {
                 faults: vec![(Fault::SubscriberSilent, 1)],
                 ..base
             },
-            // Values that are read long before their keys have leases.
+            // Keys that are loaded for nobody, some of them slowly.
             23 => Self {
                 warming: 0.5,
                 writers: 6,
+                load_ms: 20..=150,
                 write_rest_ms: 60,
                 ..base
             },

@@ -48,11 +48,6 @@ impl Recorder {
         self.state.lock().unwrap().counts.bump(fault);
     }
 
-    /// Whether such a fault was counted in this world.
-    pub(crate) fn has_seen(&self, fault: Fault) -> bool {
-        self.state.lock().unwrap().counts.of(fault) > 0
-    }
-
     /// Something that excuses second loads, from now on.
     pub(crate) fn disturbed(&self, lasts: Duration, instance: Option<usize>, key: Option<u64>) {
         let from = self.now();

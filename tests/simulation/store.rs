@@ -425,22 +425,11 @@ impl Store {
             }
             l2::Step::Clear => self.changed_all(|key| is_in(to, key)),
             // Every lease from before has ended, of whatever key. A load whose lease is granted later also reads the
-            // source later. A warm-up has read it before, and goes by the log (rule 23): under a key without the prefix
-            // it may store a value that was changed in the source, and is not invalidated yet.
+            // source later (rule 23).
             l2::Step::EndLeases => {
                 self.replicate();
-                let is_warmed = self.recorder.has_seen(Fault::Warmed);
-                let has_prefix = |key: u64| {
-                    let key = key.to_string();
-                    keys.iter().any(|prefix| key.starts_with(prefix))
-                };
-                for key in (0..self.source.len()).filter(|key| is_in(to, *key)) {
-                    if is_warmed && !has_prefix(key) {
-                        self.recorder.disturbed(self.late, None, Some(key));
-                    } else {
-                        self.ended(key);
-                    }
-                }
+                let all = (0..self.source.len()).filter(|key| is_in(to, *key));
+                all.for_each(|key| self.ended(key));
             }
         }
         Ok(written)

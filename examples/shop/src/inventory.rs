@@ -15,7 +15,7 @@ use axum::routing::{get, post};
 use axum::{Json, Router};
 use futures::FutureExt;
 use larder::{Cache, Version};
-use rusqlite::OptionalExtension as _;
+use rusqlite::{Connection, OptionalExtension as _};
 use serde_json::{Value, json};
 
 use crate::product::PRODUCTS;
@@ -74,12 +74,8 @@ pub(crate) async fn routes(service: &Arc<Service>) -> Result<Router, Trouble> {
         held,
         pages: Pages::new(service)?,
     };
-    let all = stock.db.read(|db| {
-        let mut query = db.prepare("SELECT product, pieces FROM stock")?;
-        let rows = query.query_map((), |row| Ok((row.get(0)?, row.get(1)?)))?;
-        rows.collect()
-    });
-    stock.pieces.warm(all).await;
+    let all = 1..=u64::from(PRODUCTS);
+    stock.pieces.warm(all, &stock.db, pieces_in).await;
     Ok(Router::new()
         .route("/stock/{id}", get(show).put(set))
         .route("/stock/{id}/held", post(hold))
@@ -90,9 +86,13 @@ pub(crate) async fn routes(service: &Arc<Service>) -> Result<Router, Trouble> {
 }
 
 async fn pieces(db: Db, id: u64) -> Result<u64, Failure> {
-    let query = "SELECT pieces FROM stock WHERE product = ?1";
-    let pieces = db.read(move |db| db.query_row(query, [id], |row| row.get(0)).optional());
+    let pieces = db.read(move |db| pieces_in(db, id));
     pieces.await?.ok_or_else(|| Failure::not_found("product"))
+}
+
+fn pieces_in(db: &Connection, id: u64) -> rusqlite::Result<Option<u64>> {
+    let mut query = db.prepare_cached("SELECT pieces FROM stock WHERE product = ?1")?;
+    query.query_row([id], |row| row.get(0)).optional()
 }
 
 fn now_ms() -> u64 {

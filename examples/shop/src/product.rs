@@ -4,7 +4,6 @@
 //! after the commit leaves no old page behind. Pages at the gateway are made of products: first the product is gone from
 //! every instance, then the pages are invalidated. The other way round a page could be made anew of the old product.
 
-use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -141,34 +140,15 @@ pub(crate) async fn routes(service: &Arc<Service>) -> Result<Router, Trouble> {
 }
 
 impl Catalogue {
-    /// Has all in Redis before anybody asks for it: a query for each kind, and none for each product.
+    /// Has all in Redis before anybody asks for it: a visit to the database for many products, and none for each.
     async fn warm(&self) {
-        let db = &self.db;
-        let products = db.read(|db| {
-            let all = rows(db, "1", ())?.into_iter();
-            Ok(all.map(|one| (one.id, Some(one))).collect())
-        });
-        let prices = db.read(|db| {
-            let mut query = db.prepare("SELECT id, cents FROM product")?;
-            let rows = query.query_map((), |row| Ok((row.get(0)?, row.get(1)?)))?;
-            rows.collect()
-        });
-        let reviews = db.read(|db| {
-            let mut query = db.prepare("SELECT product, stars, text FROM review")?;
-            let mut rows = query.query(())?;
-            let mut all = HashMap::<u64, Vec<Review>>::new();
-            while let Some(row) = rows.next()? {
-                let (stars, text) = (row.get(1)?, row.get(2)?);
-                all.entry(row.get(0)?)
-                    .or_default()
-                    .push(Review { stars, text });
-            }
-            Ok(all.into_iter().collect())
-        });
+        let (db, ids) = (&self.db, 1..=u64::from(PRODUCTS));
+        let product = |db: &Connection, id| product_in(db, id).map(Some);
+        let reviews = |db: &Connection, id| reviews_in(db, id).map(Some);
         join!(
-            self.products.warm(products),
-            self.prices.warm(prices),
-            self.reviews.warm(reviews),
+            self.products.warm(ids.clone(), db, product),
+            self.prices.warm(ids.clone(), db, price_in),
+            self.reviews.warm(ids, db, reviews),
         );
     }
 }
@@ -218,28 +198,36 @@ fn rows(
 }
 
 async fn product(db: Db, id: u64) -> Result<Option<Product>, Failure> {
-    let mut found = db.read(move |db| rows(db, "id = ?1", [id])).await?;
-    Ok(found.pop())
+    Ok(db.read(move |db| product_in(db, id)).await?)
+}
+
+fn product_in(db: &Connection, id: u64) -> rusqlite::Result<Option<Product>> {
+    Ok(rows(db, "id = ?1", [id])?.pop())
 }
 
 async fn price(db: Db, id: u64) -> Result<u64, Failure> {
-    let query = "SELECT cents FROM product WHERE id = ?1";
-    let cents = db.read(move |db| db.query_row(query, [id], |row| row.get(0)).optional());
+    let cents = db.read(move |db| price_in(db, id));
     cents.await?.ok_or_else(|| Failure::not_found("product"))
 }
 
+fn price_in(db: &Connection, id: u64) -> rusqlite::Result<Option<u64>> {
+    let mut query = db.prepare_cached("SELECT cents FROM product WHERE id = ?1")?;
+    query.query_row([id], |row| row.get(0)).optional()
+}
+
 async fn reviews(db: Db, id: u64) -> Result<Vec<Review>, Failure> {
-    let reviews = db.read(move |db| {
-        let mut query = db.prepare_cached("SELECT stars, text FROM review WHERE product = ?1")?;
-        let rows = query.query_map([id], |row| {
-            Ok(Review {
-                stars: row.get(0)?,
-                text: row.get(1)?,
-            })
-        })?;
-        rows.collect()
-    });
-    Ok(reviews.await?)
+    Ok(db.read(move |db| reviews_in(db, id)).await?)
+}
+
+fn reviews_in(db: &Connection, id: u64) -> rusqlite::Result<Vec<Review>> {
+    let mut query = db.prepare_cached("SELECT stars, text FROM review WHERE product = ?1")?;
+    let rows = query.query_map([id], |row| {
+        Ok(Review {
+            stars: row.get(0)?,
+            text: row.get(1)?,
+        })
+    })?;
+    rows.collect()
 }
 
 #[derive(Deserialize)]

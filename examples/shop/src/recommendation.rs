@@ -73,11 +73,9 @@ pub(crate) async fn routes(service: &Arc<Service>) -> Result<Router, Trouble> {
         })?,
         views,
     };
-    let all = recommendations.db.read(|db| {
-        let ids = (1..=u64::from(PRODUCTS)).map(|id| Ok((id, ids(db, id)?)));
-        ids.collect()
-    });
-    recommendations.together.warm(all).await;
+    let all = 1..=u64::from(PRODUCTS);
+    let row = |db: &Connection, id| ids(db, id).map(Some);
+    (recommendations.together.warm(all, &recommendations.db, row)).await;
     Ok(Router::new()
         .route("/views", get(counts))
         .route("/views/{id}", get(count).post(view))

@@ -199,9 +199,11 @@ impl Loads {
                     Acquired::NotAsked if is_refresh => {}
                     // Another instance has had the lease and stored no value, or L2 stores no load for now.
                     Acquired::Refused if is_refresh => ctx.backoff.yielded(&fetch.op.key),
-                    Acquired::Failed if is_refresh => self.refresh_failed(&fetch.op.key, None),
+                    Acquired::Failed(_) if is_refresh => self.refresh_failed(&fetch.op.key, None),
                     // It is loaded, and not stored.
-                    Acquired::NotAsked | Acquired::Refused | Acquired::Failed => ready.push(fetch),
+                    Acquired::NotAsked | Acquired::Refused | Acquired::Failed(_) => {
+                        ready.push(fetch);
+                    }
                 }
             }
             // The value of a refresh is of use only when the other instance has stored it, or when its lease has run

@@ -12,7 +12,6 @@ use crate::engine::lanes::Lanes;
 use crate::engine::read::looked_up::{Entries, LookedUp};
 use crate::error::LoadError;
 use crate::key::Key;
-use crate::l2::Applied;
 
 /// The loads of all lanes.
 pub(crate) type LaneLoads = Lanes<Arc<Loads>>;
@@ -43,11 +42,5 @@ impl LaneLoads {
             }
             Ok(looked_up.entries)
         })
-    }
-
-    /// A position in the log of each lane that a call comes after, without waiting. `None` while this instance has not
-    /// heard of the lane.
-    pub(crate) fn log_positions(&self) -> Lanes<Option<Applied>> {
-        self.map(|_, lane| lane.log_position())
     }
 }

@@ -45,8 +45,8 @@ pub(crate) enum Acquired {
     NotAsked,
     /// L2 stores no load of the key for now, or has no value for a request that asks for no lease.
     Refused,
-    /// L2 does not answer, or stores values that cannot be read, one after the other.
-    Failed,
+    /// L2 does not answer, or stores values that cannot be read, one after the other; then there is no error.
+    Failed(Option<L2Error>),
 }
 
 /// The value that a loaded one replaces.
@@ -159,7 +159,7 @@ pub(crate) async fn acquire(
                 // refresh gives up sooner: its callers have the stale value.
                 attempts += 1;
                 if Instant::now() >= until || is_refresh && attempts == REPLACED {
-                    return Acquired::Failed;
+                    return Acquired::Failed(None);
                 }
                 continue;
             }
@@ -173,7 +173,7 @@ pub(crate) async fn acquire(
                 return Acquired::Wait(longest);
             }
             Ok(LeaseReply::Hold | LeaseReply::Miss) => return Acquired::Refused,
-            Err(_) => return Acquired::Failed,
+            Err(error) => return Acquired::Failed(Some(error)),
         };
         // A refresh has the value that it replaces.
         let previous = if is_refresh {

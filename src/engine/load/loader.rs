@@ -4,7 +4,7 @@
 use std::collections::HashMap;
 use std::error::Error;
 use std::sync::{Arc, Mutex};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use futures::future::BoxFuture;
 use tokio::time::timeout;
@@ -133,9 +133,21 @@ impl Loads {
         ids: Vec<LoadId>,
         behind: Behind,
     ) -> Result<LoadedValues, LoadError> {
+        let limit = self.ctx.options.tuned().load_timeout;
+        self.call_within(limit, loading, keys, ids, behind).await
+    }
+
+    /// As [`call`](Self::call), with this limit to the time that the call may take.
+    pub(super) async fn call_within(
+        &self,
+        limit: Duration,
+        loading: Loading,
+        keys: &[Leased<'_>],
+        ids: Vec<LoadId>,
+        behind: Behind,
+    ) -> Result<LoadedValues, LoadError> {
         debug_assert_eq!(keys.len(), ids.len(), "each key has a load");
         let ctx = &*self.ctx;
-        let limit = ctx.options.tuned().load_timeout;
         let counted = Arc::clone(&ctx.counters);
         let clock = ctx.options.clock.clone();
         let called = Instant::now();

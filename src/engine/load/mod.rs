@@ -13,7 +13,7 @@
 //! - [`refresh`]: stale values, and those that soon will be, are replaced in the background; callers may wait for it
 //! - [`batches`]: loads of single keys that become one call of a loader
 //! - [`verify`]: a sample of hits is compared with the source
-//! - [`warm`]: values that were read in bulk; [`warm_up`]: their stream
+//! - [`warm`]: keys that nobody has looked up yet
 //! - [`lanes`]: calls for keys of several lanes
 //! - [`commit`]: a commit of the source, and the change of the cache that has to follow it
 
@@ -30,17 +30,15 @@ mod permits;
 mod refresh;
 mod verify;
 mod warm;
-mod warm_up;
 
 use std::sync::Arc;
 
 use tokio::sync::Semaphore;
 
-pub(crate) use self::batches::{AnyKey, Batches, CacheLoader, Load};
+pub(crate) use self::batches::{AnyKey, Batches, CacheLoader, Load, LoaderOfKeys};
 pub(crate) use self::commit::{Commit, Committed, Returned, invalidate_after};
 pub(crate) use self::lanes::LaneLoads;
 use self::permits::LoadPermits;
-pub(crate) use self::warm_up::WarmUp;
 use super::context::Context;
 use super::read::lookup::Reads;
 use super::write::Writes;

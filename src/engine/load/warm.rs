@@ -1,307 +1,263 @@
-//! Fills the cache with values that a service reads in bulk, before anybody asks for them (rule 23).
+//! Fills the cache before anybody asks for its values: a load of keys that have none, for no caller.
 //!
-//! A value was read before its key has a lease, so the lease alone does not show that the key was changed in between.
-//! The lane's log does: from its position when the call began, up to a position after the lease was granted.
+//! As for any load, the leases come first, and the source is read after that (rule 23). A key that has a value, is held or
+//! is loaded elsewhere is left alone. Callers do not join this load: to them it is the load of another instance, so they
+//! get its value from L2, and load by themselves if it fails.
 
-use std::collections::HashSet;
-use std::hash::BuildHasher;
 use std::iter::{self, Peekable};
-use std::time::Duration;
+use std::sync::Arc;
+#[cfg(larder_ablation)]
+use std::sync::Mutex;
 
-use futures::{FutureExt, StreamExt, stream};
-use tokio::sync::mpsc::Receiver;
-use tokio::time::{Instant, timeout_at};
+use futures::future::BoxFuture;
+use futures::{StreamExt, stream};
+use tokio::time::Instant;
+use tracing::{Instrument, Span};
 
 use super::Loads;
-use super::lease::{self, Acquired, Goal, Ready, Replaces};
+use super::batches::{AnyKey, LoaderOfKeys};
+use super::lanes::LaneLoads;
+use super::lease::{self, Acquired, Goal, Replaces};
+use super::loader::{LoadKey, Loader};
+use super::nested::{Behind, LoadId, Waiting};
+#[cfg(larder_ablation)]
 use crate::ablation::{Rule, without};
-use crate::engine::context::Context;
-use crate::error::WriteError;
+use crate::error::LoadError;
 use crate::key::{Key, KeyTooLong};
-use crate::l1::{Hasher, Op, hasher};
-use crate::l2::{Applied, Kind, Lease, Message, Want, Written};
-use crate::loaded::Loaded;
+use crate::l1::Op;
+use crate::l2::{Lease, Want};
 use crate::stats::Warming;
+#[cfg(larder_ablation)]
+use crate::util::lock::lock;
 use crate::util::time_slice::SharedTimeSlice;
-use crate::vocabulary::AnyValue;
 
-/// How many values share the requests that follow the log.
-pub(super) const BATCH: usize = 1024;
-/// For how long a batch waits for more of them.
-const GATHERING: Duration = Duration::from_millis(100);
-/// How often the log is followed while no value comes: it keeps the last messages only.
-const FOLLOWING: Duration = Duration::from_secs(1);
-/// How many requests are under way at a time.
+/// How many keys have leases at a time: callers elsewhere wait for these.
+const BATCH: usize = 256;
+/// How many lease requests or fills are under way at a time.
 const AT_ONCE: usize = 64;
-/// How many changes are remembered.
-const CHANGES: usize = 100_000;
-/// How many of them may be prefixes: each key is compared with each.
-const PREFIXES: usize = 100;
 
-/// A value of the stream, and the text of its key.
-pub(crate) type Item = (Result<Key, KeyTooLong>, Loaded<AnyValue>);
+/// A key of a user, and its text.
+pub(crate) type WarmKey = (Result<Key, KeyTooLong>, AnyKey);
 
-impl Loads {
-    /// A position in the log that a call comes after, without waiting. `None` while this instance has not heard of the
-    /// lane.
-    pub(crate) fn log_position(&self) -> Option<Applied> {
-        let ctx = &*self.ctx;
-        if ctx.l1.freshness.has_no_l2() {
-            // The log is in memory, so its position is there at once.
-            return mark_log(ctx).now_or_never()?.ok();
-        }
-        let (epoch, seq) = ctx.l1.freshness.reached()?;
-        Some(Applied { epoch, seq })
-    }
+/// The number of a key in its batch, its operation, and its lease.
+type LeasedKey = (usize, Op, Lease);
 
-    /// Begins to follow the changes since the position `before`, or otherwise since a position that this call sets now.
-    pub(super) async fn begin_warming(
-        &self,
-        before: Option<Applied>,
-    ) -> Result<Changes, WriteError> {
-        Ok(Changes::since(match before {
-            Some(before) => before,
-            None => mark_log(&self.ctx).await?,
-        }))
-    }
-
-    /// Stores the values whose keys have none and were not changed. `progress` is called after each batch.
-    pub(super) async fn warm(
-        &self,
-        mut items: Receiver<Item>,
-        mut changes: Changes,
-        progress: impl Fn(&Warming),
-    ) -> Result<(), WriteError> {
-        let ctx = &*self.ctx;
-        let mut warming = Warming::default();
-        loop {
-            let batch = next_batch(ctx, &mut items, &mut changes).await?;
-            if batch.is_empty() {
-                return Ok(());
-            }
-            warming.done += batch.len() as u64;
-            let mut batch = batch.into_iter().peekable();
-            while batch.peek().is_some() {
-                store(ctx, &mut batch, &mut changes, &mut warming).await?;
-            }
-            debug_assert_eq!(
-                warming.done,
-                warming.stored + warming.present + warming.refused + warming.changed,
-                "each value is counted once"
-            );
-            progress(&warming);
-        }
-    }
-}
-
-/// The next values; none at the end of the stream.
-async fn next_batch(
-    ctx: &Context,
-    items: &mut Receiver<Item>,
-    changes: &mut Changes,
-) -> Result<Vec<Item>, WriteError> {
-    let mut batch = Vec::new();
-    let mut until = Instant::now() + FOLLOWING;
-    while batch.len() < BATCH {
-        match timeout_at(until, items.recv()).await {
-            Ok(Some(item)) => {
-                if batch.is_empty() {
-                    until = Instant::now() + GATHERING;
-                }
-                batch.push(item);
-            }
-            Err(_) if batch.is_empty() => {
-                changes.follow(ctx).await?;
-                until = Instant::now() + FOLLOWING;
-            }
-            Ok(None) | Err(_) => break,
-        }
-    }
-    Ok(batch)
-}
-
-/// A value whose key has a lease.
-type LeasedValue = (Op, Lease, Ready);
-
-/// Why no more is done for a value.
+/// What became of a key.
 enum Ended {
     Stored,
     Present,
-    Refused,
+    Absent,
     Changed,
+    Refused,
 }
 
 impl Ended {
     fn count(self, warming: &mut Warming) {
+        warming.done += 1;
         *match self {
             Self::Stored => &mut warming.stored,
             Self::Present => &mut warming.present,
-            Self::Refused => &mut warming.refused,
+            Self::Absent => &mut warming.absent,
             Self::Changed => &mut warming.changed,
+            Self::Refused => &mut warming.refused,
         } += 1;
     }
 }
 
-/// Stores the next values of a batch: all values, or at least one, and as many as get a lease in a part of its TTL.
-async fn store(
-    ctx: &Context,
-    batch: &mut Peekable<impl Iterator<Item = Item>>,
-    changes: &mut Changes,
-    warming: &mut Warming,
-) -> Result<(), WriteError> {
-    let slice = &SharedTimeSlice::begin();
-    // `lease::keep` renews the leases from a third of the TTL after the last request on. So the requests end after a
-    // third of the TTL, however far or busy L2 is, or the first lease would end before it is renewed.
-    let until = Instant::now() + ctx.options.lease_ttl / 3;
-    let first = batch.next();
-    let in_time = iter::from_fn(|| batch.next_if(|_| Instant::now() < until));
-    let asked = first.into_iter().chain(in_time);
-    let asked = asked.map(|item| ask(ctx, item, slice));
-    let asked: Vec<_> = stream::iter(asked).buffered(AT_ONCE).collect().await;
-    let mut leased = Vec::new();
-    for asked in asked {
-        match asked {
-            Ok(one) => leased.push(one),
-            Err(ended) => ended.count(warming),
-        }
+impl LaneLoads {
+    /// How many keys a step of a warm-up takes: about a batch for each lane.
+    pub(crate) fn warm_at_a_time(&self) -> usize {
+        BATCH * usize::from(self.number())
     }
-    let leases = (leased.iter()).map(|(op, lease, _)| (op.key.clone(), Some(*lease)));
-    let leases: Vec<_> = leases.collect();
-    let filling = async {
-        // After the leases were granted. A later change ends them (rule 1).
-        changes.follow(ctx).await?;
-        let fills = leased.into_iter().map(|one| fill(ctx, one, changes));
+
+    /// Loads the keys that have no value, by one call of the loader for each batch. Returns how many keys were dealt with,
+    /// and how. The batch that is under way goes on if the caller is cancelled.
+    pub(crate) fn warm<'a>(
+        &'a self,
+        keys: Vec<WarmKey>,
+        loader_of: &'a LoaderOfKeys,
+    ) -> BoxFuture<'a, Result<Warming, LoadError>> {
+        Box::pin(async move {
+            let mut warming = Warming::default();
+            let mut named = Vec::with_capacity(keys.len());
+            for (text, key) in keys {
+                match text {
+                    Ok(text) => named.push((text, key)),
+                    Err(_) => Ended::Refused.count(&mut warming),
+                }
+            }
+            for (lane, mut keys) in self.split(named, |(text, _)| text) {
+                while !keys.is_empty() {
+                    let rest = keys.split_off(keys.len().min(BATCH));
+                    let (texts, keys_of_batch) = keys.into_iter().unzip();
+                    let batch = lane.warm(texts, loader_of(keys_of_batch));
+                    warming = warming.and(batch.await?);
+                    keys = rest;
+                }
+            }
+            Ok(warming)
+        })
+    }
+}
+
+impl Loads {
+    /// Loads a batch in a task of its own, so that its leases are used, or given back, whatever becomes of the caller.
+    async fn warm(self: &Arc<Self>, keys: Vec<Key>, loader: Loader) -> Result<Warming, LoadError> {
+        // As for any load: a loader that calls this may wait for itself.
+        let id = LoadId::anew();
+        let waiting = keys
+            .iter()
+            .map(|key| Waiting::begin(&self.ctx, key, || id.clone()));
+        let waiting: Vec<_> = waiting.collect::<Result<_, _>>()?;
+        let loads = Arc::clone(self);
+        let task = async move { loads.warm_batch(keys, &loader, &id).await };
+        let warmed = tokio::spawn(task.instrument(Span::current())).await;
+        drop(waiting);
+        // The loader's panic is caught, so a task without a result has ended with its runtime.
+        warmed.unwrap_or_else(|_| Err(LoadError::stopped()))
+    }
+
+    async fn warm_batch(
+        &self,
+        keys: Vec<Key>,
+        loader: &Loader,
+        id: &LoadId,
+    ) -> Result<Warming, LoadError> {
+        #[cfg(larder_ablation)]
+        let read;
+        #[cfg(larder_ablation)]
+        let loader = if without(Rule::LeaseFirst) {
+            read = self.read_first(&keys, loader).await;
+            &read
+        } else {
+            loader
+        };
+        let mut warming = Warming::default();
+        let mut keys = keys.into_iter().enumerate().peekable();
+        while keys.peek().is_some() {
+            self.warm_part(&mut keys, loader, id, &mut warming).await?;
+        }
+        debug_assert_eq!(
+            warming.done,
+            warming.stored + warming.present + warming.absent + warming.changed + warming.refused,
+            "each key is counted once"
+        );
+        Ok(warming)
+    }
+
+    /// Loads the next keys of a batch: all of them, or as many as get a lease in a part of its TTL.
+    async fn warm_part(
+        &self,
+        keys: &mut Peekable<impl Iterator<Item = (usize, Key)>>,
+        loader: &Loader,
+        id: &LoadId,
+        warming: &mut Warming,
+    ) -> Result<(), LoadError> {
+        let ctx = &*self.ctx;
+        // `lease::keep` renews the leases from a third of the TTL after the last request on. So the requests end after a
+        // third of the TTL, however far or busy L2 is, or the first lease would end before it is renewed.
+        let until = Instant::now() + ctx.options.lease_ttl / 3;
+        let first = keys.next();
+        let in_time = iter::from_fn(|| keys.next_if(|_| Instant::now() < until));
+        let slice = &SharedTimeSlice::begin();
+        let asked = first
+            .into_iter()
+            .chain(in_time)
+            .map(|(number, key)| async move {
+                let op = ctx.l1.in_flight.begin(&key);
+                let goal = Goal::Missing { at_least: None };
+                let mut request = lease::request(ctx, Want::Any);
+                let until = Instant::now() + ctx.options.l2_timeout;
+                let acquired =
+                    lease::acquire(ctx, &op, goal, Some(&mut request), until, slice).await;
+                (number, op, acquired)
+            });
+        let asked: Vec<_> = stream::iter(asked).buffered(AT_ONCE).collect().await;
+        let (mut leased, mut failed) = (Vec::new(), None);
+        for (number, op, acquired) in asked {
+            match acquired {
+                Acquired::Lease(lease, _) => leased.push((number, op, lease)),
+                Acquired::Found(..) | Acquired::Wait(_) => Ended::Present.count(warming),
+                Acquired::NotAsked | Acquired::Refused => Ended::Changed.count(warming),
+                Acquired::Failed(error) => {
+                    failed = failed.or(error);
+                    Ended::Refused.count(warming);
+                }
+            }
+        }
+        if !leased.is_empty() {
+            self.load_leased(leased, loader, id, warming).await?;
+        }
+        failed.map_or(Ok(()), |error| Err(LoadError::interrupted(error)))
+    }
+
+    /// Calls the loader for keys that have leases, and stores the values that it returns.
+    async fn load_leased(
+        &self,
+        leased: Vec<LeasedKey>,
+        loader: &Loader,
+        id: &LoadId,
+        warming: &mut Warming,
+    ) -> Result<(), LoadError> {
+        let ctx = &*self.ctx;
+        let asked = leased.iter().map(|(number, op, _)| LoadKey {
+            number: *number,
+            key: op.key.clone(),
+            previous: None,
+        });
+        let loading = loader.load(asked.collect());
+        let leases = leased.iter().map(|(_, op, lease)| (&op.key, Some(*lease)));
+        let leases: Vec<_> = leases.collect();
+        // A caller that waits for one of the leases waits no longer than for the lease of an instance that is gone.
+        let limit = (ctx.options.tuned().load_timeout).min(ctx.options.lease_ttl);
+        let ids = vec![id.clone(); leases.len()];
+        let called = self.call_within(limit, loading, &leases, ids, Behind::default());
+        let loaded: Vec<_> = match called.await {
+            Ok(values) => values.into_iter().map(Ok).collect(),
+            Err(error) => leased.iter().map(|_| Err(error.clone())).collect(),
+        };
+        let fills = leased.into_iter().zip(loaded);
+        let fills = fills.map(|((_, op, lease), loaded)| async move {
+            lease::store(ctx, &op, Some(lease), loaded, Replaces::Nothing).await
+        });
+        // To the end, also if one fails: each lease is used or given back.
         let fills = stream::iter(fills).buffer_unordered(AT_ONCE);
         let fills: Vec<_> = fills.collect().await;
-        Ok::<_, WriteError>(fills)
-    };
-    for ended in lease::keep(ctx, &leases, filling).await? {
-        ended.count(warming);
-    }
-    Ok(())
-}
-
-/// Asks for the lease of a key that has no value.
-async fn ask(
-    ctx: &Context,
-    (key, loaded): Item,
-    slice: &SharedTimeSlice,
-) -> Result<LeasedValue, Ended> {
-    let key = key.map_err(|_| Ended::Refused)?;
-    let ready = Ready::of(ctx, &key, loaded, None).ok_or(Ended::Refused)?;
-    if ready.stored_as.is_none() {
-        return Err(Ended::Refused);
-    }
-    let op = ctx.l1.in_flight.begin(&key);
-    let goal = Goal::Missing { at_least: None };
-    let mut request = lease::request(ctx, Want::Any);
-    let until = Instant::now() + ctx.options.l2_timeout;
-    match lease::acquire(ctx, &op, goal, Some(&mut request), until, slice).await {
-        Acquired::Lease(lease, _) => Ok((op, lease, ready)),
-        Acquired::Found(..) | Acquired::Wait(_) => Err(Ended::Present),
-        // A change of the key may be why.
-        Acquired::NotAsked | Acquired::Refused | Acquired::Failed => Err(Ended::Changed),
-    }
-}
-
-/// Stores a value unless its key was changed since the call.
-async fn fill(ctx: &Context, (op, lease, ready): LeasedValue, changes: &Changes) -> Ended {
-    let tags = (ready.stored_as.as_ref()).map_or(&[][..], |stored_as| &stored_as.tags);
-    if changes.are_of(&op.key, tags) && !without(Rule::Warming) {
-        lease::give_back(ctx, (&op.key, Some(lease))).await;
-        return Ended::Changed;
-    }
-    match lease::fill(ctx, &op, Some(lease), ready, Replaces::Nothing).await {
-        ended if ended.is_stored => Ended::Stored,
-        ended if ended.is_overtaken => Ended::Changed,
-        _ => Ended::Refused,
-    }
-}
-
-/// Sets a position in the log, by a message that changes nothing: each earlier change comes before the message. An
-/// instance that has applied the message has reached the position.
-async fn mark_log(ctx: &Context) -> Result<Applied, WriteError> {
-    // A step that writes, as only a primary accepts it: a replica may lack the last messages (rule 23).
-    match ctx.publish(Kind::Invalidate, &[]).await {
-        Ok(Written::Done(ack)) => Ok(Applied {
-            epoch: ack.stamp.epoch,
-            seq: ack.seq,
-        }),
-        other => Err(WriteError::interrupted(other.err())),
-    }
-}
-
-/// The changes since a position in the log.
-pub(super) struct Changes {
-    /// Up to here.
-    here: Applied,
-    hasher: Hasher,
-    /// The hashes of keys. Two keys with the same hash are taken for one: then a value is not stored, which is safe.
-    keys: HashSet<u64>,
-    tags: HashSet<u64>,
-    /// Each is named twice: when its removal begins, and when it ends.
-    prefixes: HashSet<Key>,
-}
-
-impl Changes {
-    fn since(here: Applied) -> Self {
-        Self {
-            here,
-            hasher: hasher(),
-            keys: HashSet::new(),
-            tags: HashSet::new(),
-            prefixes: HashSet::new(),
-        }
-    }
-
-    /// Sets a position in the log, and reads the log up to that. An error if the log does not reach from the last
-    /// position to this one: any key may have been changed.
-    async fn follow(&mut self, ctx: &Context) -> Result<(), WriteError> {
-        let to = mark_log(ctx).await?;
-        while self.here.seq < to.seq {
-            let reading = ctx.lane.replay(self.here.seq);
-            let messages = ctx.breaker.send("replay", reading).await;
-            let messages = messages.map_err(|error| WriteError::interrupted(Some(error)))?;
-            let before = self.here.seq;
-            // Each number after the last one, in this epoch: so the log is of this incarnation, and lacks nothing.
-            let later = messages.iter().filter(|message| message.seq > before);
-            for (next, message) in (before + 1..).zip(later) {
-                let is_next = (message.epoch, message.seq) == (self.here.epoch, next);
-                if !is_next || !self.note(message) {
-                    return Err(WriteError::interrupted(None));
-                }
-                self.here.seq = next;
-            }
-            // The log ends before the position: it was trimmed, or lost. Without this the loop would not end.
-            if self.here.seq == before {
-                return Err(WriteError::interrupted(None));
-            }
-        }
-        // After the loop, which may be skipped: a lane of a new epoch may count from a lower number.
-        if to.epoch != self.here.epoch {
-            return Err(WriteError::interrupted(None));
+        for filled in fills {
+            let ended = match filled? {
+                None => Ended::Absent,
+                Some(filled) if filled.is_stored => Ended::Stored,
+                Some(filled) if filled.is_overtaken => Ended::Changed,
+                Some(_) => Ended::Refused,
+            };
+            ended.count(warming);
         }
         Ok(())
     }
 
-    /// Takes note of a change. Returns whether all changes are known by their names, and not too many.
-    fn note(&mut self, message: &Message) -> bool {
-        let hashes = message.keys.iter().map(|key| self.hasher.hash_one(&**key));
-        match message.kind {
-            Kind::Prefix | Kind::PrefixBegun => self.prefixes.extend(message.keys.iter().cloned()),
-            Kind::Tags => self.tags.extend(hashes),
-            Kind::Insert | Kind::Invalidate | Kind::InvalidateAwaited => self.keys.extend(hashes),
-            // Any key may have been changed.
-            Kind::Clear | Kind::Unknown(_) => return false,
-        }
-        self.keys.len() + self.tags.len() <= CHANGES && self.prefixes.len() <= PREFIXES
-    }
-
-    /// Whether a key or one of the tags of its value was changed.
-    fn are_of(&self, key: &Key, tags: &[Key]) -> bool {
-        let hash = |text: &Key| self.hasher.hash_one(&**text);
-        self.keys.contains(&hash(key))
-            || (self.prefixes.iter()).any(|prefix| key.starts_with(&**prefix))
-            || tags.iter().any(|tag| self.tags.contains(&hash(tag)))
+    /// Without the rule: the source is read first, and the leases are asked for afterwards. Returns a loader of the values
+    /// that were read.
+    #[cfg(larder_ablation)]
+    async fn read_first(&self, keys: &[Key], loader: &Loader) -> Loader {
+        let asked = keys.iter().enumerate().map(|(number, key)| LoadKey {
+            number,
+            key: key.clone(),
+            previous: None,
+        });
+        let loading = loader.load(asked.collect());
+        let leases: Vec<_> = keys.iter().map(|key| (key, None)).collect();
+        let ids = vec![LoadId::anew(); keys.len()];
+        let read = self.call(loading, &leases, ids, Behind::default());
+        let read = keys.iter().cloned().zip(read.await.unwrap_or_default());
+        let read = Mutex::new(read.collect::<Vec<_>>());
+        Loader::of_many(Arc::new(move |asked| {
+            let mut read = lock(&read);
+            let take = |(number, _): (usize, _)| {
+                let (key, value) = read.get_mut(number)?;
+                Some((key.clone(), value.take()?))
+            };
+            let values: Vec<_> = asked.into_iter().filter_map(take).collect();
+            Box::pin(std::future::ready(Ok(values)))
+        }))
     }
 }

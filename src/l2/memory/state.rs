@@ -59,8 +59,6 @@ pub(super) struct State {
     pub(super) subscribers: Vec<mpsc::Sender<Event>>,
     /// Of the incarnation that this was last used in; zeros before the first.
     pub(super) clock: LaneClock,
-    /// Whether a private store keeps messages.
-    pub(super) is_logged: bool,
     /// How many lanes the namespace has, as far as this lane knows. If the number differs from the lane's own set, the
     /// lane is not used (rule 27). Zero before its first use.
     pub(super) lanes: u16,
@@ -310,8 +308,6 @@ impl State {
             #[cfg(feature = "write-behind")]
             Step::Append(append) => return self.append(batch, append),
             Step::Invalidate { hold, .. } => {
-                // Somebody asks for a place in the log: from here on a private store keeps one, too.
-                self.is_logged |= keys.is_empty();
                 self.remove(keys, *hold);
                 self.announce(payload)
             }
@@ -524,7 +520,8 @@ impl State {
     }
 
     pub(super) fn publish(&mut self, ver: u64, payload: &[u8]) -> u64 {
-        if self.now.is_private && !self.is_logged {
+        // Nobody else would read them.
+        if self.now.is_private {
             return 0;
         }
         // No message has a version that was not issued, and the log has no hole: instances count on both (rules 9 and

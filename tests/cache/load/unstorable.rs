@@ -3,7 +3,6 @@
 use std::io;
 use std::time::Duration;
 
-use futures::stream::iter;
 use larder::loaded::MAX_TAGS;
 use larder::{Entry, LoadError, Loaded};
 
@@ -252,10 +251,16 @@ async fn one_value_of_a_warm_up(fleet: Fleet) {
     let (a, _) = fleet.instance_with(set).await;
     let all = unstorable();
     let count = all.len() as u64;
-    let bad = all.into_iter().enumerate();
-    let bad = bad.map(|(n, loaded)| (n.to_string(), loaded));
-    let good = ("good".to_owned(), Loaded::new("good".to_owned()));
-    let warmed = a.warm(iter(bad.chain([good]))).await.unwrap();
+    let load = move |keys: Vec<String>| {
+        let row = |key: String| {
+            let bad = key.parse().ok().and_then(|n: usize| all.get(n).cloned());
+            (key, bad.unwrap_or_else(|| Loaded::new("good".to_owned())))
+        };
+        let rows: Vec<_> = keys.into_iter().map(row).collect();
+        async { Ok::<_, io::Error>(rows) }
+    };
+    let bad = (0..count).map(|n| n.to_string());
+    let warmed = a.warm(bad.chain(["good".to_owned()]), load).await.unwrap();
     assert_eq!((warmed.refused, warmed.stored), (count, 1));
     assert_eq!(*a.get("good").await.unwrap(), "good");
     assert_eq!(a.stats().unstorable_values, count);

@@ -1,76 +1,115 @@
-//! Warm-up: values that were read in bulk are stored, unless something was changed since the call.
+//! Warm-up: keys that have no value are loaded before anybody asks for them, by the rules of any load.
 
 use std::future::pending;
-use std::pin::Pin;
+use std::io;
+use std::mem::take;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use futures::channel::mpsc::{UnboundedSender, unbounded};
-use futures::{Stream, StreamExt, stream};
-use larder::l2::deadpool_redis::redis::cmd;
+use futures::poll;
 use larder::stats::Warming;
-use larder::{Cache, Clock, Loaded, MemoryL2, Mode, Source as Level, WriteError};
+use larder::{Cache, Clock, LoadError, Loaded, MemoryL2, Mode, Source as Level};
 use tokio::task::JoinHandle;
+use tokio::time::Instant;
 
-use crate::fleet::{Fleet, HOUR, Source, Texts, over_both_stores, pair, without_heartbeats};
+use crate::fleet::{
+    Fleet, HOUR, Set, Source, Texts, over_both_stores, pair, stores, without_heartbeats,
+};
 use crate::support::eventually::eventually;
 use crate::support::network::{Gate, Network, Step, Way};
 
 over_both_stores!(
     what_is_missing_is_stored_in_both_levels,
     what_is_there_is_left,
-    what_another_instance_loads_is_left,
-    what_was_changed_since_is_not_overwritten,
-    a_change_between_lease_and_fill_wins,
-    a_tag_that_was_invalidated_since_is_not_overwritten,
-    the_call_counts_and_not_its_first_poll,
-    a_prefix_whose_removal_is_under_way_is_not_overwritten,
+    what_another_instance_loads_is_neither_loaded_nor_waited_for,
+    callers_wait_for_the_value_as_for_the_load_of_another_instance,
+    what_is_changed_meanwhile_is_not_stored,
+    a_change_between_loader_and_fill_wins,
+    a_clear_meanwhile_leaves_nothing_stored,
     a_held_key_is_left,
-    after_a_clear_nothing_more_is_stored,
-    a_clear_before_the_call_is_no_obstacle,
+    a_hold_that_begins_and_ends_meanwhile_counts,
     what_cannot_be_stored_is_counted,
-    a_stopped_warm_up_can_be_started_again,
+    a_loader_that_fails_gives_the_leases_back,
+    a_loader_that_panics_gives_the_leases_back,
+    a_call_that_is_dropped_stores_the_batch_that_is_under_way,
+    a_second_call_goes_on,
     an_l2_that_does_not_answer_interrupts_it,
     without_a_proof_it_goes_on,
 );
 
-fn items(all: &[(&str, &str)]) -> impl Stream<Item = (String, String)> + Send + use<> {
-    let all: Vec<_> = all
-        .iter()
-        .map(|(key, value)| ((*key).to_owned(), (*value).to_owned()))
-        .collect();
-    stream::iter(all)
+type Ended = Result<Warming, LoadError>;
+
+/// A table with the same value in each row, but for the rows whose keys begin with "no". Notes what it is asked for.
+#[derive(Clone)]
+struct Table {
+    value: Arc<Mutex<String>>,
+    calls: Arc<Mutex<Vec<Vec<String>>>>,
+    gate: Option<Gate>,
 }
 
-fn numbered(n: usize) -> impl Stream<Item = (String, String)> + Send {
-    stream::iter((0..n).map(|n| (n.to_string(), "warm".to_owned())))
+impl Table {
+    fn new(value: &str) -> Self {
+        Self {
+            value: Arc::new(Mutex::new(value.to_owned())),
+            calls: Arc::default(),
+            gate: None,
+        }
+    }
+
+    /// The same table, which answers only once the gate is open, with what it had before.
+    fn behind(&self, gate: &Gate) -> Self {
+        Self {
+            gate: Some(gate.clone()),
+            ..self.clone()
+        }
+    }
+
+    async fn select(self, keys: Vec<String>) -> io::Result<Vec<(String, String)>> {
+        let value = self.value.lock().unwrap().clone();
+        self.calls.lock().unwrap().push(keys.clone());
+        if let Some(gate) = &self.gate {
+            gate.pass().await;
+        }
+        let rows = keys.into_iter().filter(|key| !key.starts_with("no"));
+        Ok(rows.rev().map(|key| (key, value.clone())).collect())
+    }
+
+    async fn warm(&self, cache: &Texts, keys: impl IntoIterator<Item = String>) -> Ended {
+        let table = self.clone();
+        let select = move |keys| table.clone().select(keys);
+        cache.warm(keys, select).await
+    }
+
+    fn spawn(&self, cache: &Texts, keys: &[&str]) -> JoinHandle<Ended> {
+        let (table, cache, keys) = (self.clone(), cache.clone(), owned(keys));
+        tokio::spawn(async move { table.warm(&cache, keys).await })
+    }
+
+    /// The keys of the calls since this was last asked.
+    fn calls(&self) -> Vec<Vec<String>> {
+        take(&mut self.calls.lock().unwrap())
+    }
 }
 
-type Ended = Result<Warming, WriteError>;
-
-/// A warm-up in a task of its own, that waits for its values: the call has begun.
-async fn begun(cache: &Texts) -> (UnboundedSender<(String, Loaded<String>)>, JoinHandle<Ended>) {
-    let (sender, items) = unbounded();
-    let polled = Arc::new(Gate::new());
-    let (cache, begun) = (cache.clone(), Arc::clone(&polled));
-    let first = stream::once(async move {
-        begun.pass().await;
-        None
-    });
-    let items = first.chain(items.map(Some)).filter_map(async |item| item);
-    let warming = tokio::spawn(async move { cache.warm(items).await });
-    polled.arrived(1).await;
-    polled.open();
-    (sender, warming)
+fn owned(keys: &[&str]) -> Vec<String> {
+    keys.iter().map(|key| (*key).to_owned()).collect()
 }
 
-async fn warmed(warming: JoinHandle<Ended>) -> Warming {
-    warming.await.unwrap().unwrap()
+fn numbered(n: usize) -> impl Iterator<Item = String> {
+    (0..n).map(|n| n.to_string())
 }
 
-fn put(sender: &UnboundedSender<(String, Loaded<String>)>, key: &str) {
-    let warm = Loaded::new("warm".to_owned());
-    sender.unbounded_send((key.to_owned(), warm)).unwrap();
+/// No lease ends by itself, and no caller gives up waiting for one.
+fn patient(builder: Set) -> Set {
+    let builder = without_heartbeats(builder).lease_ttl(HOUR);
+    builder.lease_wait(HOUR).load_timeout(HOUR)
+}
+
+async fn patient_pair(fleet: &Fleet) -> ((Texts, Network), (Texts, Network)) {
+    (
+        fleet.instance_with(patient).await,
+        fleet.instance_with(patient).await,
+    )
 }
 
 async fn value(cache: &Texts, key: &str) -> Option<String> {
@@ -78,264 +117,319 @@ async fn value(cache: &Texts, key: &str) -> Option<String> {
 }
 
 async fn what_is_missing_is_stored_in_both_levels(fleet: Fleet) {
-    // Room for all, and time: a batch that has to be stored in parts sends more messages.
-    let set = |b| {
-        let with_room = without_heartbeats(b).l1_capacity(10_000);
-        with_room.l2_timeout(HOUR).lease_ttl(HOUR)
-    };
-    let (a, wire) = fleet.instance_with(set).await;
+    let (a, _) = fleet.instance_with(patient).await;
     let (b, _) = fleet.instance_with(without_heartbeats).await;
-    let mut seen = Vec::new();
-    let warming = a.warm_with_progress(numbered(3000), |now| seen.push(now.done));
+    let (table, mut seen) = (Table::new("warm"), Vec::new());
+    let select = {
+        let table = table.clone();
+        move |keys| table.clone().select(keys)
+    };
+    let warming = a.warm_with_progress(numbered(600), select, |now| seen.push(now.done));
     let warming = warming.await.unwrap();
-    assert_eq!((warming.done, warming.stored), (3000, 3000));
-    assert_eq!(warming.total, Some(3000));
-    assert_eq!(
-        (warming.present, warming.changed, warming.refused),
-        (0, 0, 0)
-    );
-    assert_eq!(seen, [1024, 2048, 3000]);
-    // One for each batch.
-    assert_eq!(wire.asked(Step::Invalidate), 3);
-    for key in ["0", "1500", "2999"] {
+    assert_eq!((warming.done, warming.stored), (600, 600));
+    assert_eq!(warming.total, Some(600));
+    assert_eq!(seen, [256, 512, 600]);
+    let asked: Vec<usize> = table.calls().iter().map(Vec::len).collect();
+    assert_eq!(asked, [256, 256, 88]);
+    for key in ["0", "300", "599"] {
         let entry = b.get(key).await.unwrap();
         assert_eq!((entry.as_str(), entry.meta().source()), ("warm", Level::L2));
-        let entry = a.get_local(key).unwrap();
-        assert_eq!(entry.as_str(), "warm");
+        assert_eq!(a.get_local(key).unwrap().as_str(), "warm");
     }
 }
 
 async fn what_is_there_is_left(fleet: Fleet) {
     let ((a, _), (b, _)) = pair(&fleet).await;
     a.insert("k", "old".to_owned()).await.unwrap();
-    let all = [("k", "warm"), ("l", "warm"), ("l", "twice")];
-    let warming = b.warm(items(&all)).await.unwrap();
-    assert_eq!((warming.done, warming.stored, warming.present), (3, 1, 2));
+    let table = Table::new("warm");
+    let warming = table.warm(&b, owned(&["k", "l", "l", "none"])).await;
+    let warming = warming.unwrap();
+    assert_eq!((warming.done, warming.stored), (4, 1));
+    assert_eq!((warming.present, warming.absent), (2, 1));
+    assert_eq!(table.calls(), [["l", "none"]]);
     assert_eq!(value(&a, "k").await.unwrap(), "old");
     assert_eq!(value(&a, "l").await.unwrap(), "warm");
-    // It has warmed L1.
-    assert_eq!(b.get_local("k").unwrap().as_str(), "old");
+    assert_eq!(b.get_local("k").unwrap().as_str(), "old", "L1 has it now");
+    assert!(stores(&a, "none").await, "its lease was given back");
 }
 
-async fn what_another_instance_loads_is_left(fleet: Fleet) {
-    let ((a, _), (b, _)) = pair(&fleet).await;
-    let (truth, gate) = (Source::new("loaded"), Gate::new());
+async fn what_another_instance_loads_is_neither_loaded_nor_waited_for(fleet: Fleet) {
+    let ((a, _), (b, _)) = patient_pair(&fleet).await;
+    let (truth, gate, table) = (Source::new("loaded"), Gate::new(), Table::new("warm"));
     let loading = truth.behind(&gate).spawn(&a, "k");
     gate.arrived(1).await;
-    let warming = b.warm(items(&[("k", "warm")])).await.unwrap();
-    assert_eq!((warming.stored, warming.present), (0, 1));
+    // The other instance, and the same one.
+    for by in [&b, &a] {
+        let warming = table.warm(by, owned(&["k"])).await.unwrap();
+        assert_eq!((warming.stored, warming.present), (0, 1));
+    }
+    assert!(table.calls().is_empty());
     gate.open();
     loading.await.unwrap().unwrap();
     assert_eq!(value(&b, "k").await.unwrap(), "loaded");
 }
 
-/// In the same instance or another one.
-async fn what_was_changed_since_is_not_overwritten(fleet: Fleet) {
+async fn callers_wait_for_the_value_as_for_the_load_of_another_instance(fleet: Fleet) {
+    let ((a, to_a), (b, to_b)) = patient_pair(&fleet).await;
+    let (truth, gate, table) = (Source::new("loaded"), Gate::new(), Table::new("warm"));
+    let warming = table.behind(&gate).spawn(&b, &["k"]);
+    gate.arrived(1).await;
+    let leases = || {
+        (
+            to_a.asked(Step::AcquireLease),
+            to_b.asked(Step::AcquireLease),
+        )
+    };
+    let callers = [truth.spawn(&a, "k"), truth.spawn(&b, "k")];
+    eventually("both have asked for the lease", async || {
+        let (of_a, of_b) = leases();
+        of_a >= 1 && of_b >= 2
+    })
+    .await;
+    gate.open();
+    assert_eq!(warming.await.unwrap().unwrap().stored, 1);
+    for caller in callers {
+        assert_eq!(caller.await.unwrap().unwrap().as_str(), "warm");
+    }
+    assert_eq!(truth.loads(), 0);
+}
+
+/// By the same instance or another one.
+async fn what_is_changed_meanwhile_is_not_stored(fleet: Fleet) {
     let ((a, _), (b, wire)) = pair(&fleet).await;
     // It need not have heard of it.
     wire.drop_messages(true);
     for by in [&a, &b] {
-        by.insert("removed", "old".to_owned()).await.unwrap();
-        by.insert("prefix:1", "old".to_owned()).await.unwrap();
-        let (sender, warming) = begun(&b).await;
+        let (gate, table) = (Gate::new(), Table::new("warm"));
+        let keys = ["removed", "tagged", "inserted", "gone", "other"];
+        let warming = {
+            let (b, table, keys) = (b.clone(), table.behind(&gate), owned(&keys));
+            let select = move |keys| {
+                let table = table.clone();
+                async move {
+                    let rows = table.select(keys).await?.into_iter();
+                    let tags = |key: &str| if key == "tagged" { vec!["t"] } else { vec![] };
+                    let row = move |(key, value): (String, _)| {
+                        let tags = tags(&key);
+                        (key, Loaded::new(value).tags(tags))
+                    };
+                    Ok::<_, io::Error>(rows.map(row).collect::<Vec<_>>())
+                }
+            };
+            tokio::spawn(async move { b.warm(keys, select).await })
+        };
+        gate.arrived(1).await;
         by.invalidate("removed").await.unwrap();
-        by.invalidate("absent").await.unwrap();
-        by.invalidate_prefix("prefix:").await.unwrap();
+        by.invalidate_tag("t").await.unwrap();
         by.insert("inserted", "new".to_owned()).await.unwrap();
         by.insert("gone", "new".to_owned()).await.unwrap();
         by.invalidate("gone").await.unwrap();
-        let keys = ["removed", "absent", "prefix:1", "prefix:2", "gone"];
-        for key in keys.into_iter().chain(["inserted", "other"]) {
-            put(&sender, key);
-        }
-        drop(sender);
-        let warming = warmed(warming).await;
-        assert_eq!(
-            (warming.stored, warming.changed, warming.present),
-            (1, 5, 1)
-        );
-        for key in keys {
+        gate.open();
+        let warming = warming.await.unwrap().unwrap();
+        assert_eq!((warming.stored, warming.changed), (1, 4));
+        for key in ["removed", "tagged", "gone"] {
             assert_eq!(value(&a, key).await, None, "{key}");
-            // The next load need not wait.
-            let loaded = Source::new("loaded").through(&a, key).await.unwrap();
-            assert!(loaded.meta().version().is_some(), "{key}");
+            assert!(stores(&a, key).await, "{key}: the next load need not wait");
         }
         assert_eq!(value(&a, "inserted").await.unwrap(), "new");
         assert_eq!(value(&a, "other").await.unwrap(), "warm");
-        a.clear().await.unwrap();
-        wire.cut();
-        knows_of_the_clear(&b).await;
+
+        // The removal of a prefix ends all leases.
+        let gate = Gate::new();
+        let warming = table.behind(&gate).spawn(&b, &["prefix:1", "prefix:2"]);
+        gate.arrived(1).await;
+        by.invalidate_prefix("prefix:").await.unwrap();
+        gate.open();
+        assert_eq!(warming.await.unwrap().unwrap().changed, 2);
+        assert_eq!(value(&a, "prefix:1").await, None);
+        for key in keys {
+            b.invalidate(key).await.unwrap();
+        }
     }
 }
 
-async fn a_change_between_lease_and_fill_wins(fleet: Fleet) {
+async fn a_change_between_loader_and_fill_wins(fleet: Fleet) {
     let ((a, _), (b, wire)) = pair(&fleet).await;
     let gate = wire.close(Step::Fill, Way::Request);
-    let (sender, warming) = begun(&b).await;
-    put(&sender, "k");
-    drop(sender);
+    let warming = Table::new("warm").spawn(&b, &["k"]);
     gate.arrived(1).await;
     a.invalidate("k").await.unwrap();
     gate.open();
-    let warming = warmed(warming).await;
+    let warming = warming.await.unwrap().unwrap();
     assert_eq!((warming.stored, warming.changed), (0, 1));
     assert_eq!(value(&a, "k").await, None);
 }
 
-async fn a_tag_that_was_invalidated_since_is_not_overwritten(fleet: Fleet) {
+async fn a_clear_meanwhile_leaves_nothing_stored(fleet: Fleet) {
     let ((a, _), (b, _)) = pair(&fleet).await;
-    let (sender, warming) = begun(&b).await;
-    a.invalidate_tag("t").await.unwrap();
-    for (key, tags) in [("k", &["t", "u"][..]), ("l", &["u"]), ("m", &[])] {
-        let tagged = Loaded::new("warm".to_owned()).tags(tags);
-        sender.unbounded_send((key.to_owned(), tagged)).unwrap();
+    for by in [&a, &b] {
+        let (gate, table) = (Gate::new(), Table::new("warm"));
+        let warming = table.behind(&gate).spawn(&b, &["k"]);
+        gate.arrived(1).await;
+        by.clear().await.unwrap();
+        gate.open();
+        let warming = warming.await.unwrap().unwrap();
+        assert_eq!((warming.stored, warming.changed), (0, 1));
+        assert_eq!(value(&a, "k").await, None);
     }
-    drop(sender);
-    let warming = warmed(warming).await;
-    assert_eq!((warming.stored, warming.changed), (2, 1));
-    assert_eq!(value(&a, "k").await, None);
-    a.invalidate_tag("u").await.unwrap();
-    assert_eq!(value(&a, "l").await, None, "it has its tag");
-    assert_eq!(value(&a, "m").await.unwrap(), "warm");
-}
-
-async fn the_call_counts_and_not_its_first_poll(fleet: Fleet) {
-    let ((a, _), (b, _)) = pair(&fleet).await;
-    let warming = b.warm(items(&[("k", "warm"), ("own", "warm"), ("l", "warm")]));
-    a.invalidate("k").await.unwrap();
-    b.invalidate("own").await.unwrap();
-    let warming = warming.await.unwrap();
-    assert_eq!((warming.stored, warming.changed), (1, 2));
-    assert_eq!(value(&a, "k").await, None);
-    let (late, _) = fleet.build(without_heartbeats);
-    let warming = late.warm(items(&[("m", "warm")])).await.unwrap();
-    assert_eq!(warming.stored, 1, "it need not be ready");
-}
-
-/// Its leases are from after the first step of the removal, and its values from before.
-async fn a_prefix_whose_removal_is_under_way_is_not_overwritten(fleet: Fleet) {
-    let ((a, to_a), (b, _)) = pair(&fleet).await;
-    let (sender, warming) = begun(&b).await;
-    let last = to_a.close(Step::Invalidate, Way::Request);
-    let removing = tokio::spawn({
-        let a = a.clone();
-        async move { a.invalidate_prefix("eu:").await }
-    });
-    last.arrived(1).await;
-    put(&sender, "eu:tea");
-    put(&sender, "us:tea");
-    drop(sender);
-    let warming = warmed(warming).await;
-    assert_eq!((warming.stored, warming.changed), (1, 1));
-    last.open();
-    removing.await.unwrap().unwrap();
-    assert_eq!(value(&a, "eu:tea").await, None);
-    assert_eq!(value(&a, "us:tea").await.unwrap(), "warm");
 }
 
 async fn a_held_key_is_left(fleet: Fleet) {
     let ((a, _), (b, _)) = pair(&fleet).await;
     a.invalidate_and_hold("k", HOUR).await.unwrap();
-    let warming = b.warm(items(&[("k", "warm")])).await.unwrap();
+    let table = Table::new("lagging");
+    let warming = table.warm(&b, owned(&["k"])).await.unwrap();
     assert_eq!((warming.stored, warming.changed), (0, 1));
+    assert!(table.calls().is_empty(), "it would not be stored");
     assert_eq!(value(&b, "k").await, None);
 }
 
-async fn after_a_clear_nothing_more_is_stored(fleet: Fleet) {
-    let ((a, _), (b, _)) = pair(&fleet).await;
-    let (sender, warming) = begun(&b).await;
-    a.clear().await.unwrap();
-    put(&sender, "k");
-    let error = warming.await.unwrap().unwrap_err();
-    assert!(error.is_interrupted());
+/// The loader reads a replica that lags: what it has read before the hold, and during it, is old.
+async fn a_hold_that_begins_and_ends_meanwhile_counts(fleet: Fleet) {
+    const HOLD: Duration = Duration::from_millis(200);
+    let ((a, _), (b, _)) = patient_pair(&fleet).await;
+    let (gate, replica) = (Gate::new(), Table::new("old"));
+    let warming = replica.behind(&gate).spawn(&b, &["k"]);
+    gate.arrived(1).await;
+    for key in ["k", "witness"] {
+        a.invalidate_and_hold(key, HOLD).await.unwrap();
+    }
+    if let Fleet::Memory { .. } = fleet {
+        fleet.advance(2 * HOLD);
+    }
+    eventually("the holds have ended", || stores(&a, "witness")).await;
+    gate.open();
+    let warming = warming.await.unwrap().unwrap();
+    assert_eq!((warming.stored, warming.changed), (0, 1));
     assert_eq!(value(&a, "k").await, None);
-    // The key is not held up for longer than a lease lasts, and the next one goes on.
-    knows_of_the_clear(&b).await;
-    let warming = b.warm(items(&[("l", "warm")])).await.unwrap();
-    assert_eq!(warming.stored, 1);
-}
-
-async fn knows_of_the_clear(cache: &Texts) {
-    eventually("it knows of the clear", || async {
-        cache.warm(items(&[("first", "warm")])).await.is_ok()
-    })
-    .await;
 }
 
 async fn what_cannot_be_stored_is_counted(fleet: Fleet) {
-    let (a, _) = fleet
-        .instance_with(|b| without_heartbeats(b).max_value_size(1000))
-        .await;
+    let set = |builder| patient(builder).max_value_size(1000);
+    let (a, _) = fleet.instance_with(set).await;
     let (long, large) = ("x".repeat(2000), "x".repeat(2000));
-    let all = [(&*long, "warm"), ("large", &*large), ("k", "warm")];
-    let warming = a.warm(items(&all)).await.unwrap();
-    assert_eq!((warming.done, warming.stored, warming.refused), (3, 1, 2));
-    assert_eq!(value(&a, "large").await, None);
-    let loaded = Source::new("small").through(&a, "large").await.unwrap();
-    assert!(
-        loaded.meta().version().is_some(),
-        "its lease was given back"
-    );
+    let load = move |keys: Vec<String>| {
+        let row = |key: &String| match &**key {
+            "large" => Loaded::new(large.clone()),
+            "unstored" => Loaded::new("v".to_owned()).no_store(),
+            _ => Loaded::new("v".to_owned()),
+        };
+        let rows: Vec<_> = keys.iter().map(|key| (key.clone(), row(key))).collect();
+        async move { Ok::<_, io::Error>(rows) }
+    };
+    let keys = owned(&[&long, "large", "unstored", "k"]);
+    let warming = a.warm(keys, load).await.unwrap();
+    assert_eq!((warming.done, warming.stored, warming.refused), (4, 1, 3));
+    for key in ["large", "unstored"] {
+        assert_eq!(value(&a, key).await, None);
+        assert!(stores(&a, key).await, "its lease was given back");
+    }
+    let unchanged = |keys: Vec<String>| async {
+        let rows = keys.into_iter();
+        Ok::<_, io::Error>(rows.map(|key| (key, Loaded::<String>::unchanged())))
+    };
+    let error = a.warm(owned(&["other"]), unchanged).await.unwrap_err();
+    assert!(error.is_misuse(), "{error:?}");
+    assert!(stores(&a, "other").await);
 }
 
-async fn a_stopped_warm_up_can_be_started_again(fleet: Fleet) {
-    let ((a, _), (b, _)) = pair(&fleet).await;
+/// Warms up with this loader, while another instance waits for the lease. Returns the error.
+async fn fails<F, Fut>(fleet: &Fleet, load: F) -> LoadError
+where
+    F: Fn(Vec<String>) -> Fut + Send + Sync + 'static,
+    Fut: Future<Output = io::Result<Vec<(String, String)>>> + Send + 'static,
+{
+    let ((a, to_a), (b, _)) = patient_pair(fleet).await;
+    let (truth, gate) = (Source::new("loaded"), Gate::new());
+    let load = {
+        let gate = gate.clone();
+        move |keys| {
+            let (gate, loading) = (gate.clone(), load(keys));
+            async move {
+                gate.pass().await;
+                loading.await
+            }
+        }
+    };
+    let warming = tokio::spawn({
+        let b = b.clone();
+        async move { b.warm(owned(&["k", "l"]), load).await }
+    });
+    gate.arrived(1).await;
+    let caller = truth.spawn(&a, "k");
+    eventually("it has asked for the lease", async || {
+        to_a.asked(Step::AcquireLease) >= 1
+    })
+    .await;
+    gate.open();
+    let error = warming.await.unwrap().unwrap_err();
+    let loaded = caller.await.unwrap().unwrap();
+    assert!(*loaded == "loaded" && loaded.meta().version().is_some());
+    assert!(stores(&b, "l").await, "no key is held up");
+    error
+}
+
+async fn a_loader_that_fails_gives_the_leases_back(fleet: Fleet) {
+    let error = fails(&fleet, |_| async { Err(io::Error::other("no table")) }).await;
+    assert!(error.is_loader());
+    assert!(error.downcast_ref::<io::Error>().is_some());
+}
+
+async fn a_loader_that_panics_gives_the_leases_back(fleet: Fleet) {
+    let error = fails(&fleet, |_| async { panic!("no table") }).await;
+    assert!(error.is_panic());
+}
+
+async fn a_call_that_is_dropped_stores_the_batch_that_is_under_way(fleet: Fleet) {
+    let ((a, _), (b, _)) = patient_pair(&fleet).await;
+    let (gate, table) = (Gate::new(), Table::new("warm"));
     {
-        let stored = Mutex::new(0);
-        let endless = numbered(5000).chain(stream::once(pending()));
-        let warming = a.warm_with_progress(endless, |now| *stored.lock().unwrap() = now.stored);
-        let mut warming: Pin<Box<dyn Future<Output = Ended>>> = Box::pin(warming);
-        while *stored.lock().unwrap() < 2048 {
-            assert!(futures::poll!(&mut warming).is_pending());
+        let table = table.behind(&gate);
+        let mut warming = Box::pin(table.warm(&b, numbered(300)));
+        while table.calls.lock().unwrap().is_empty() {
+            assert!(poll!(&mut warming).is_pending());
             tokio::task::yield_now().await;
         }
     }
-    let warming = b.warm(numbered(5000)).await.unwrap();
-    assert_eq!(warming.done, 5000);
-    assert!(warming.present >= 2048, "{warming:?}");
-    assert_eq!(warming.stored + warming.present, 5000);
+    gate.open();
+    eventually("it is stored", async || {
+        value(&a, "255").await.is_some_and(|value| value == "warm")
+    })
+    .await;
+    assert_eq!(table.calls().len(), 1);
+    assert!(stores(&a, "256").await, "nothing more is leased");
 }
 
-/// Neither one that this instance has not heard of again yet: the usual order is to clear, and then to warm up.
-async fn a_clear_before_the_call_is_no_obstacle(fleet: Fleet) {
-    let ((a, _), (b, wire)) = pair(&fleet).await;
-    a.insert("k", "old".to_owned()).await.unwrap();
-    wire.drop_messages(true);
-    for n in 0..3 {
-        b.clear().await.unwrap();
-        let warming = b.warm(items(&[("k", "warm"), ("l", "warm")])).await;
-        assert_eq!(warming.unwrap().stored, 2, "{n}");
-        b.clear().await.unwrap();
-        // What is changed after the clear, and after the call, is not overwritten.
-        let (sender, warming) = begun(&b).await;
-        a.invalidate("k").await.unwrap();
-        put(&sender, "k");
-        put(&sender, "l");
-        drop(sender);
-        let warming = warmed(warming).await;
-        assert_eq!((warming.stored, warming.changed), (1, 1), "{n}");
-    }
-    // One after the call is an obstacle.
-    let (sender, warming) = begun(&b).await;
-    b.clear().await.unwrap();
-    put(&sender, "k");
-    drop(sender);
-    let ended = warming.await.unwrap();
-    assert!(ended.unwrap_err().is_interrupted());
+async fn a_second_call_goes_on(fleet: Fleet) {
+    let (a, _) = fleet.instance_with(patient).await;
+    let table = Table::new("warm");
+    let load = {
+        let table = table.clone();
+        move |keys: Vec<String>| {
+            let is_bad = keys.iter().any(|key| key == "300");
+            let rows = table.clone().select(keys);
+            async move {
+                let rows = rows.await?;
+                (!is_bad).then_some(rows).ok_or(io::Error::other("no"))
+            }
+        }
+    };
+    let mut seen = Vec::new();
+    let warming = a.warm_with_progress(numbered(600), load, |now| seen.push(now.stored));
+    assert!(warming.await.unwrap_err().is_loader());
+    assert_eq!((seen, table.calls().len()), (vec![256], 2));
+    let warming = table.warm(&a, numbered(600)).await.unwrap();
+    assert_eq!((warming.stored, warming.present), (344, 256));
 }
 
 async fn an_l2_that_does_not_answer_interrupts_it(fleet: Fleet) {
-    for step in [Step::Invalidate, Step::Replay] {
-        let (a, wire) = fleet.instance_with(without_heartbeats).await;
-        let (sender, warming) = begun(&a).await;
-        wire.lose(step, Way::Request, usize::MAX);
-        put(&sender, "k");
-        let error = warming.await.unwrap().unwrap_err();
-        assert!(error.is_interrupted(), "{step:?}: {error:?}");
-        assert!(std::error::Error::source(&error).is_some());
-        assert_eq!(value(&a, "k").await, None);
-        wire.lose(step, Way::Request, 0);
-    }
+    let (a, wire) = fleet.instance_with(without_heartbeats).await;
+    wire.lose(Step::AcquireLease, Way::Request, usize::MAX);
+    let table = Table::new("warm");
+    let error = table.warm(&a, numbered(600)).await.unwrap_err();
+    assert!(error.is_interrupted(), "{error:?}");
+    assert!(std::error::Error::source(&error).is_some());
+    assert!(table.calls().is_empty());
 }
 
 async fn without_a_proof_it_goes_on(fleet: Fleet) {
@@ -348,141 +442,137 @@ async fn without_a_proof_it_goes_on(fleet: Fleet) {
         !a.health().is_subscriber_live()
     })
     .await;
-    let (sender, warming) = begun(&a).await;
+    let (gate, table) = (Gate::new(), Table::new("warm"));
+    let warming = table.behind(&gate).spawn(&a, &["changed", "k"]);
+    gate.arrived(1).await;
     b.invalidate("changed").await.unwrap();
-    put(&sender, "changed");
-    put(&sender, "k");
-    drop(sender);
-    let warming = warmed(warming).await;
+    gate.open();
+    let warming = warming.await.unwrap().unwrap();
     assert_eq!((warming.stored, warming.changed), (1, 1));
+    assert_eq!(value(&b, "changed").await, None);
     assert_eq!(value(&b, "k").await.unwrap(), "warm");
-}
-
-#[tokio::test]
-async fn without_an_l2_the_call_counts_too() {
-    let cache: Texts = Cache::builder("test:text").build().unwrap();
-    let warming = cache.warm(items(&[("k", "warm"), ("l", "warm")]));
-    cache.invalidate("k").await.unwrap();
-    let warming = warming.await.unwrap();
-    assert_eq!((warming.stored, warming.changed), (1, 1));
 }
 
 #[tokio::test]
 async fn without_an_l2_it_fills_l1() {
     let cache: Texts = Cache::builder("test:text").build().unwrap();
     cache.insert("there", "old".to_owned()).await.unwrap();
-    let (sender, warming) = begun(&cache).await;
+    let (truth, gate, table) = (Source::new("loaded"), Gate::new(), Table::new("warm"));
+    let warming = table
+        .behind(&gate)
+        .spawn(&cache, &["there", "removed", "inserted", "k"]);
+    gate.arrived(1).await;
     cache.invalidate("removed").await.unwrap();
     cache.insert("inserted", "new".to_owned()).await.unwrap();
-    cache.invalidate_tag("t").await.unwrap();
-    for key in ["there", "removed", "inserted", "k"] {
-        put(&sender, key);
-    }
-    let tagged = Loaded::new("warm".to_owned()).tags(["t"]);
-    sender
-        .unbounded_send(("tagged".to_owned(), tagged))
-        .unwrap();
-    drop(sender);
-    let warming = warmed(warming).await;
+    let caller = truth.spawn(&cache, "k");
+    gate.open();
+    let warming = warming.await.unwrap().unwrap();
     assert_eq!(
         (warming.stored, warming.present, warming.changed),
-        (1, 2, 2)
+        (1, 1, 2)
     );
     for (key, expected) in [
         ("there", Some("old")),
         ("removed", None),
         ("inserted", Some("new")),
         ("k", Some("warm")),
-        ("tagged", None),
     ] {
         assert_eq!(value(&cache, key).await.as_deref(), expected, "{key}");
     }
-    let (sender, warming) = begun(&cache).await;
-    cache.clear().await.unwrap();
-    put(&sender, "l");
-    assert!(warming.await.unwrap().unwrap_err().is_interrupted());
-    assert_eq!(value(&cache, "l").await, None);
+    assert_eq!(caller.await.unwrap().unwrap().as_str(), "warm");
 }
 
-#[tokio::test]
-async fn a_log_that_does_not_reach_back_interrupts_it() {
-    let mut fleet = Fleet::redis().await;
-    let (a, _) = fleet.instance_with(without_heartbeats).await;
-    let mut redis = fleet.server().connection().await;
-    let log = "{test:text.0}!log";
-    let trim = cmd("XTRIM").arg(log).arg("MAXLEN").arg(1).to_owned();
-    let delete = cmd("DEL").arg(log).to_owned();
-    for lose in [trim, delete] {
-        let (sender, warming) = begun(&a).await;
-        a.invalidate("k").await.unwrap();
-        a.invalidate("l").await.unwrap();
-        let _: u64 = lose.query_async(&mut redis).await.unwrap();
-        put(&sender, "k");
-        assert!(warming.await.unwrap().unwrap_err().is_interrupted());
-        assert_eq!(value(&a, "k").await, None);
+/// Two instances over a store in memory, where time passes when all wait.
+async fn in_paused_time() -> [(Texts, Network); 2] {
+    let l2 = MemoryL2::with_clock(Clock::tokio());
+    let instance = || {
+        let wire = Network::new(l2.clone());
+        let cache = Cache::builder("test:text").l2(wire.clone());
+        let cache = cache.clock(Clock::tokio()).max_staleness(HOUR);
+        (cache.build().unwrap(), wire)
+    };
+    let both = [instance(), instance()];
+    for (cache, _) in &both {
+        Cache::ready(cache).await;
     }
+    both
 }
 
-/// The log keeps the last messages only, so it is followed while no value comes.
+/// A caller elsewhere waits no longer than for an instance that is gone, and then loads the key.
 #[tokio::test(start_paused = true)]
-async fn a_slow_stream_does_not_fall_behind() {
-    let fleet = Fleet::memory();
-    let ((a, wire), (b, _)) = pair(&fleet).await;
-    let (sender, warming) = begun(&a).await;
-    for n in 0..30 {
-        let keys: Vec<String> = (0..500).map(|k| format!("{n} {k}")).collect();
-        for key in &keys {
-            b.invalidate(key).await.unwrap();
-        }
-        tokio::time::sleep(Duration::from_secs(2)).await;
-    }
-    assert!(wire.asked(Step::Replay) > 30);
-    put(&sender, "k");
-    put(&sender, "29 499");
-    drop(sender);
-    let warming = warmed(warming).await;
-    assert_eq!((warming.stored, warming.changed), (1, 1));
+async fn a_loader_that_hangs_gives_the_leases_back_after_their_time() {
+    const LEASE_TTL: Duration = Duration::from_secs(2);
+    let [(a, _), (b, wire)] = in_paused_time().await;
+    let hangs = |_: Vec<String>| pending::<io::Result<Vec<(String, String)>>>();
+    let began = Instant::now();
+    let warming = tokio::spawn({
+        let b = b.clone();
+        async move { b.warm(owned(&["k"]), hangs).await }
+    });
+    eventually("it has the lease", async || {
+        wire.asked(Step::AcquireLease) == 1
+    })
+    .await;
+    let loaded = Source::new("loaded").through(&a, "k").await.unwrap();
+    assert!(*loaded == "loaded" && loaded.meta().version().is_some());
+    let waited = began.elapsed();
+    assert!(waited < LEASE_TTL + LEASE_TTL / 10, "{waited:?}");
+    assert!(warming.await.unwrap().unwrap_err().is_timeout());
 }
 
 /// The leases of a batch are used when all of them are granted, and must not have ended by then.
 #[tokio::test(start_paused = true)]
 async fn where_requests_take_long_no_lease_ends_before_it_is_used() {
-    let wire = Network::new(MemoryL2::with_clock(Clock::tokio()));
-    let cache = Cache::builder("test:text").l2(wire.clone());
-    let cache = cache.clock(Clock::tokio()).max_staleness(HOUR);
-    let cache: Texts = cache.build().unwrap();
-    cache.ready().await;
+    let [_, (cache, wire)] = in_paused_time().await;
     wire.set_latency(Duration::from_millis(200));
-    let warming = cache.warm(numbered(1024)).await.unwrap();
-    assert_eq!((warming.done, warming.stored), (1024, 1024));
+    let warming = Table::new("warm").warm(&cache, numbered(600)).await;
+    let warming = warming.unwrap();
+    assert_eq!((warming.done, warming.stored), (600, 600));
+}
+
+/// A loader gives its permit up while it waits for a warm-up.
+#[tokio::test]
+async fn a_loader_may_warm_other_keys_up() {
+    let fleet = Fleet::memory();
+    let (a, _) = fleet
+        .instance_with(|b| patient(b).max_concurrent_loads(1))
+        .await;
+    let (cache, table) = (a.clone(), Table::new("warm"));
+    let load = || async move {
+        table.warm(&cache, owned(&["k", "l"])).await?;
+        Ok::<_, LoadError>("loaded".to_owned())
+    };
+    assert_eq!(
+        a.get_or_load("first", load).await.unwrap().as_str(),
+        "loaded"
+    );
+    assert_eq!(value(&a, "l").await.unwrap(), "warm");
 }
 
 #[tokio::test]
-async fn as_many_prefixes_as_are_remembered_do_not() {
+async fn a_loader_that_waits_for_itself_is_an_error() {
     let fleet = Fleet::memory();
-    let ((a, _), (b, _)) = pair(&fleet).await;
-    let (sender, warming) = begun(&a).await;
-    for n in 0..100 {
-        b.invalidate_prefix(&format!("{n}:")).await.unwrap();
-    }
-    put(&sender, "99:tea");
-    put(&sender, "tea");
-    drop(sender);
-    let warming = warmed(warming).await;
-    assert_eq!((warming.stored, warming.changed), (1, 1));
-}
+    let (a, _) = fleet.instance_with(patient).await;
+    let cache = a.clone();
+    let load = move |keys: Vec<String>| {
+        let cache = cache.clone();
+        async move {
+            Source::new("loaded").through(&cache, "k").await?;
+            let rows = keys.into_iter().map(|key| (key, "warm".to_owned()));
+            Ok::<_, LoadError>(rows.collect::<Vec<_>>())
+        }
+    };
+    let error = a.warm(owned(&["k"]), load).await.unwrap_err();
+    assert_eq!(error.cycle(), Some("test:text:k -> test:text:k"));
 
-#[tokio::test]
-async fn more_changes_than_are_remembered_interrupt_it() {
-    let fleet = Fleet::memory();
-    let ((a, _), (b, _)) = pair(&fleet).await;
-    let (sender, warming) = begun(&a).await;
-    for part in 0..11 {
-        let keys: Vec<String> = (0..10_000).map(|n| format!("{part} {n}")).collect();
-        b.invalidate_many(&keys).await.unwrap();
-    }
-    // It may have ended already.
-    let warm = Loaded::new("warm".to_owned());
-    let _ = sender.unbounded_send(("k".to_owned(), warm));
-    assert!(warming.await.unwrap().unwrap_err().is_interrupted());
+    let cache = a.clone();
+    let load = || async move {
+        Table::new("warm")
+            .warm(&cache, owned(&["other", "k"]))
+            .await?;
+        Ok::<_, LoadError>("loaded".to_owned())
+    };
+    let error = a.get_or_load("k", load).await.unwrap_err();
+    assert_eq!(error.cycle(), Some("test:text:k -> test:text:k"));
+    assert!(stores(&a, "k").await && stores(&a, "other").await);
 }

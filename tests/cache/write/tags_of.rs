@@ -77,8 +77,8 @@ async fn every_way_of_storing_gives_the_tags(fleet: Fleet) {
         *a.get_or_load("in the background", plain).await.unwrap() == value()
     })
     .await;
-    let rows = futures::stream::iter([("warm".to_owned(), value())]);
-    assert_eq!(a.warm(rows).await.unwrap().stored, 1);
+    let warmed = a.warm(["warm".to_owned()], many).await.unwrap();
+    assert_eq!(warmed.stored, 1);
 
     let ways = [
         "insert",

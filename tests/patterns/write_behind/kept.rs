@@ -1,6 +1,9 @@
 //! What the cache keeps of a write that has reached its source, and what it does not.
 
+use larder::stats::Warming;
 use larder::write_behind::Stored;
+use tokio::sync::oneshot;
+use tokio::task::JoinHandle;
 
 use super::*;
 
@@ -273,4 +276,89 @@ async fn a_store_in_memory_will_do() {
     assert!(behind.replay_dead_letters().await.unwrap() > 0);
     behind.flush().await.unwrap();
     assert_eq!(source.row("bad"), Some(3));
+}
+
+/// Warms one key up with what the source has. The loader has read the source when this returns, and ends when the sender
+/// is dropped.
+async fn warming(cache: &Views, row: u64) -> (oneshot::Sender<()>, JoinHandle<Warming>) {
+    let (read, has_read) = oneshot::channel();
+    let (end, ends) = oneshot::channel::<()>();
+    let gate = Mutex::new(Some((read, ends)));
+    let load = move |keys: Vec<String>| {
+        let gate = gate.lock().unwrap().take();
+        async move {
+            let (read, ends) = gate.ok_or(io::Error::other("it is called once"))?;
+            let _ = read.send(());
+            let _ = ends.await;
+            Ok::<_, io::Error>(keys.into_iter().map(move |key| (key, row)))
+        }
+    };
+    let cache = cache.clone();
+    let warming = tokio::spawn(async move { cache.warm(["k".to_owned()], load).await.unwrap() });
+    has_read.await.unwrap();
+    (end, warming)
+}
+
+/// The value of a write is kept without a message, and gone again, while a warm-up has read the row from before it.
+#[tokio::test]
+async fn a_warm_up_does_not_bring_the_row_from_before_a_write_back() {
+    let redis = RedisServer::start().await;
+    let (cache, other) = (instance(&redis).await, instance(&redis).await);
+    let source = Source::new();
+    let behind = source.behind(&cache);
+    let (end, warming) = warming(&other, 0).await;
+    behind.insert("k", 10).await.unwrap();
+    behind.flush().await.unwrap();
+    // As at the end of its TTL, or by an eviction.
+    let _: u64 = ask(&redis, cmd("DEL").arg(key(":k"))).await;
+    drop(end);
+    let warmed = warming.await.unwrap();
+    assert_eq!((warmed.stored, warmed.changed), (0, 1));
+    let load = || source.clone().load("k");
+    behind.update("k", load, |views| views + 1).await.unwrap();
+    behind.flush().await.unwrap();
+    assert_eq!(source.row("k"), Some(11), "no write is lost");
+}
+
+/// While it waits, nothing is loaded in bulk, either.
+#[tokio::test]
+async fn a_warm_up_leaves_out_what_waits() {
+    let redis = RedisServer::start().await;
+    let (cache, other) = (instance(&redis).await, instance(&redis).await);
+    let source = Source::new();
+    source.close();
+    let behind = source.behind(&cache);
+    behind.insert("k", 10).await.unwrap();
+    let _: u64 = ask(&redis, cmd("DEL").arg(key(":k"))).await;
+    let unused = |_: Vec<String>| async { Err::<Vec<(String, u64)>, _>(io::Error::other("k")) };
+    let warmed = other.warm(["k".to_owned()], unused).await.unwrap();
+    assert_eq!((warmed.done, warmed.changed), (1, 1));
+    source.open();
+    behind.flush().await.unwrap();
+}
+
+/// A request for a lease ends the mark of a write whose entry is gone, which may have reached the source.
+#[tokio::test]
+async fn a_mark_that_has_lost_its_entry_during_a_warm_up_counts() {
+    let redis = RedisServer::start().await;
+    let (cache, other) = (instance(&redis).await, instance(&redis).await);
+    let source = Source::new();
+    source.close();
+    let behind = source.behind(&cache);
+    let (end, warming) = warming(&other, 0).await;
+    behind.insert("k", 10).await.unwrap();
+    eventually("it is on its way to the source", async || {
+        source.calls() == 1
+    })
+    .await;
+    let lost: u64 = ask(&redis, cmd("DEL").arg(key("!writes")).arg(key(":k"))).await;
+    assert_eq!(lost, 2);
+    source.open();
+    eventually("the source has it", async || source.row("k") == Some(10)).await;
+    drop(end);
+    assert_eq!(warming.await.unwrap().stored, 0);
+    eventually("it is loaded", async || {
+        load(&cache, &source, "k").await == (10, true)
+    })
+    .await;
 }

@@ -8,12 +8,12 @@ use axum::http::StatusCode;
 use deadpool_redis::redis::{AsyncCommands, RedisError};
 use deadpool_redis::{Manager, Pool, PoolError};
 use futures::future::{BoxFuture, try_join_all};
-use futures::{StreamExt as _, stream};
 use larder::{Builder, Entry, LoadingCache, OrDeferred as _, Source, Token};
+use rusqlite::Connection;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
-use super::db::DbError;
+use super::db::{Db, DbError};
 use super::failure::{Answer, Failure, Trouble};
 use super::{Level2, Service, Way, uncached};
 
@@ -107,14 +107,31 @@ impl<V: Kept> Values<V> {
         }
     }
 
-    /// Stores what this reads in one query, if nothing is there. By hand nobody does.
-    pub(crate) async fn warm(&self, read: impl Future<Output = Result<Vec<(u64, V)>, DbError>>) {
-        if let Some(cache) = self.larder() {
-            // Read by the stream: what is changed from then on is not overwritten.
-            let all = stream::once(read).flat_map(|all| stream::iter(all.unwrap_or_default()));
-            // Without Redis, or its database, the service starts cold.
-            let _ = Box::pin(cache.warm(all)).await;
-        }
+    /// Has the values of these ids in Redis, if the database has them, with one visit to it for 256 of them. By hand
+    /// nobody does.
+    pub(crate) async fn warm(
+        &self,
+        ids: impl Iterator<Item = u64>,
+        db: &Db,
+        row: fn(&Connection, u64) -> rusqlite::Result<Option<V>>,
+    ) {
+        let Some(cache) = self.larder() else {
+            return;
+        };
+        let db = db.clone();
+        let load = move |ids: Vec<u64>| {
+            let db = db.clone();
+            async move {
+                let read = move |db: &Connection| {
+                    let rows = ids.into_iter().map(|id| Ok((id, row(db, id)?)));
+                    rows.collect::<rusqlite::Result<Vec<_>>>()
+                };
+                let rows = db.read(read).await?.into_iter();
+                Ok::<_, DbError>(rows.filter_map(|(id, value)| Some((id, value?))))
+            }
+        };
+        // Without Redis, or its database, the service starts cold.
+        let _ = Box::pin(cache.warm(ids, load)).await;
     }
 
     pub(crate) async fn get_many(&self, ids: &[u64]) -> Answer<Vec<Found<V>>> {
