@@ -78,7 +78,6 @@ fn name(kind: Kind) -> &'static str {
         Kind::InvalidateAwaited => "invalidate-and-wait",
         Kind::Clear => "clear",
         Kind::Tags => "tag",
-        Kind::PrefixBegun => "prefix-begun",
         Kind::Prefix => "prefix",
         _ => "unknown",
     }

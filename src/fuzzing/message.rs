@@ -43,13 +43,12 @@ fn written(message: &Message) -> Vec<u8> {
 /// What is written is read; neither cut nor longer.
 fn made_up(input: &mut Input<'_>) {
     let cut = usize::from(input.u8());
-    let kind = match input.u8() % 7 {
+    let kind = match input.u8() % 6 {
         0 => Kind::Invalidate,
         1 => Kind::Insert,
         2 => Kind::Clear,
         3 => Kind::InvalidateAwaited,
         4 => Kind::Prefix,
-        5 => Kind::PrefixBegun,
         _ => Kind::Tags,
     };
     let message = Message {

@@ -528,7 +528,7 @@ pub enum Step {
     Clear,
     /// Ends all leases, of whatever key, and issues a version that no value gets. So a value with a higher version was
     /// stored later, and not by a load whose lease was granted before. Loads that wait for a lease find out when they
-    /// ask again. The keys of the batch are the prefixes whose removal begins.
+    /// ask again. The batch has no keys, and nothing is published.
     ///
     /// A late copy ends the leases of later loads, whose values are not stored then.
     EndLeases,
@@ -541,18 +541,18 @@ impl Step {
         is_awaited: false,
     };
 
-    /// The kind of the message that says so.
+    /// The kind of the message that says so. `None` for a step that publishes nothing.
     #[must_use]
-    pub fn kind(&self) -> Kind {
+    pub fn kind(&self) -> Option<Kind> {
         match self {
-            Self::Insert | Self::InsertIf(_) => Kind::Insert,
+            Self::Insert | Self::InsertIf(_) => Some(Kind::Insert),
             #[cfg(feature = "write-behind")]
-            Self::Append(_) => Kind::Insert,
-            Self::Invalidate { is_awaited, .. } if *is_awaited => Kind::InvalidateAwaited,
-            Self::Invalidate { .. } | Self::Expire => Kind::Invalidate,
-            Self::InvalidateTags => Kind::Tags,
-            Self::Clear => Kind::Clear,
-            Self::EndLeases => Kind::PrefixBegun,
+            Self::Append(_) => Some(Kind::Insert),
+            Self::Invalidate { is_awaited, .. } if *is_awaited => Some(Kind::InvalidateAwaited),
+            Self::Invalidate { .. } | Self::Expire => Some(Kind::Invalidate),
+            Self::InvalidateTags => Some(Kind::Tags),
+            Self::Clear => Some(Kind::Clear),
+            Self::EndLeases => None,
         }
     }
 
@@ -573,7 +573,7 @@ impl Step {
 
     /// Whether it stores values.
     pub(crate) fn is_insert(&self) -> bool {
-        self.kind() == Kind::Insert
+        self.kind() == Some(Kind::Insert)
     }
 
     /// Whether it changes nothing unless a value with a certain version is stored.
@@ -602,7 +602,7 @@ pub struct Batch<'a> {
     pub keys: &'a [&'a str],
     /// The value of each key, if values are stored.
     pub values: &'a [&'a EncodedValue],
-    /// The sender's part of the message.
+    /// The sender's part of the message, if the step publishes one.
     pub payload: &'a [u8],
     /// In milliseconds of the store's time: a step that stores values is refused after that.
     pub deadline: Option<u64>,

@@ -23,18 +23,16 @@ enum Change<'a> {
     Prefix { prefix: &'a str },
 }
 
-/// The event of a message; `None` for one that says nothing, or of a kind that this release does not know.
+/// The event of a message; `None` for one of a kind that this release does not know.
 pub(crate) fn write(namespace: &str, message: &Message) -> Option<Vec<u8>> {
     let keys: Vec<&str> = message.keys.iter().map(|key| &**key).collect();
     let change = match message.kind {
-        // Sets a position in the log.
-        Kind::Invalidate if keys.is_empty() => return None,
         Kind::Invalidate | Kind::InvalidateAwaited => Change::Invalidate { keys },
         Kind::Insert => Change::Insert { keys },
         Kind::Clear => Change::Clear,
         Kind::Tags => Change::Tags { tags: keys },
         Kind::Prefix => keys.first().map(|prefix| Change::Prefix { prefix })?,
-        Kind::PrefixBegun | Kind::Unknown(_) => return None,
+        Kind::Unknown(_) => return None,
     };
     let event = ChangeEvent {
         namespace,

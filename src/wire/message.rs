@@ -54,9 +54,6 @@ pub enum Kind {
     InvalidateAwaited,
     /// As `Invalidate`, of all keys that begin with the text that stands for the key.
     Prefix,
-    /// All leases have ended, as the keys that begin with one of these texts are about to be removed. Nothing has
-    /// changed yet.
-    PrefixBegun,
     /// The values that carry the tags which stand for the keys are no longer current.
     Tags,
     /// A kind of another release, by its number. The change and its keys are not known: the message has none.
@@ -64,14 +61,13 @@ pub enum Kind {
 }
 
 /// The kinds that this release knows, each in the place of its number.
-const KINDS: [Kind; 7] = [
+const KINDS: [Kind; 6] = [
     Kind::Invalidate,
     Kind::Insert,
     Kind::Clear,
     Kind::InvalidateAwaited,
     Kind::Tags,
     Kind::Prefix,
-    Kind::PrefixBegun,
 ];
 
 /// The sender's part of a message.

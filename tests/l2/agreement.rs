@@ -146,8 +146,7 @@ impl Side {
             3 => lane.expire(&[key], payload).await.unwrap(),
             4 => invalidate_tags(lane, &[*rng.choice(&TAGS).unwrap()]).await,
             5 => {
-                let begun = payload_of(Kind::PrefixBegun, &["eu:"]);
-                let stamp = lane.end_leases(&begun).await.unwrap();
+                let stamp = lane.end_leases().await.unwrap();
                 let removed = lane.remove_prefixes(&[("eu:", stamp)]).await;
                 return format!("{} removed {removed:?}", self.note(stamp));
             }

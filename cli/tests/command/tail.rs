@@ -77,7 +77,6 @@ async fn each_change_is_a_line() {
     shop.cache.invalidate_tag("asia").await.unwrap();
     assert_eq!(tail.change().await, "tag asia");
     shop.cache.invalidate_prefix("t").await.unwrap();
-    assert_eq!(tail.change().await, "prefix-begun t");
     assert_eq!(tail.change().await, "prefix t");
     shop.cache.clear().await.unwrap();
     assert_eq!(tail.change().await, "clear");

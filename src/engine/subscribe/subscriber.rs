@@ -513,8 +513,7 @@ impl<'a> Session<'a> {
         // Messages that are replayed after a new subscription may have been counted before it.
         let is_new = message.seq > self.reached.counted;
         self.reached.counted = message.seq.max(self.reached.counted);
-        let is_change = message.kind != Kind::PrefixBegun;
-        if is_new && is_change && message.origin != self.ctx.instance {
+        if is_new && message.origin != self.ctx.instance {
             let keys = message.keys.len() as u64;
             self.ctx.counters.invalidations_received.add(keys);
             for key in &message.keys {
@@ -548,8 +547,6 @@ impl<'a> Session<'a> {
         }
         let keys = message.keys.iter().map(|key| &**key);
         match message.kind {
-            // It is for the log.
-            Kind::PrefixBegun => return,
             Kind::Prefix => {
                 for prefix in keys {
                     ctx.l1.apply_prefixes(&[(prefix, at)], ctx.now());

@@ -54,7 +54,7 @@ impl Group {
     }
 
     fn keys(&self) -> Vec<&str> {
-        if self.step == Step::Clear {
+        if matches!(self.step, Step::Clear | Step::EndLeases) {
             return Vec::new();
         }
         let mut keys: Vec<_> = self.writes.iter().map(|write| &*write.key).collect();
@@ -161,10 +161,11 @@ async fn step(ctx: &Context, group: &mut Group, clock: &ClockKnown) -> Result<Wr
     {
         return Ok(Written::OtherVersion);
     }
+    let payload = group.step.kind().map(|kind| ctx.message(kind, keys));
     let batch = Batch {
         keys,
         values: &group.values(),
-        payload: &ctx.message(group.step.kind(), keys),
+        payload: &payload.unwrap_or_default(),
         deadline,
     };
     let writing = ctx.lane.write(&group.step, batch);
@@ -202,13 +203,15 @@ fn accept(ctx: &Context, write: &mut Write, ack: WriteAck, now: Tick) {
         }
     }
     ctx.counters.invalidations_sent.bump();
-    (ctx.events).emit(|| {
-        let by = match write.step {
-            Step::Expire => InvalidatedBy::Expire,
-            _ => InvalidatedBy::Invalidate,
-        };
-        CacheEvent::of_change(write.step.kind(), &write.key, true, Some(by))
-    });
+    if let Some(kind) = write.step.kind() {
+        (ctx.events).emit(|| {
+            let by = match write.step {
+                Step::Expire => InvalidatedBy::Expire,
+                _ => InvalidatedBy::Invalidate,
+            };
+            CacheEvent::of_change(kind, &write.key, true, Some(by))
+        });
+    }
     if let Some(key) = write.key() {
         ctx.backoff.forget(key);
     }

@@ -343,7 +343,7 @@ impl State {
                 if !without(Rule::PrefixLeases) {
                     self.leases.clear();
                 }
-                self.announce(payload)
+                self.stamp().into()
             }
         };
         Written::Done(ack)

@@ -485,7 +485,13 @@ impl Lane for RedisLane {
             Step::Expire => self.change(&scripts::EXPIRE, &[VALUE, LEASE], batch),
             Step::InvalidateTags => self.change(&scripts::INVALIDATE_TAGS, &[TAG_VERSION], batch),
             Step::Clear => self.change(&scripts::CLEAR, &[], batch),
-            Step::EndLeases => self.change(&scripts::END_LEASES, &[], batch),
+            Step::EndLeases => {
+                let read = |answer: Vec<u8>| done(&answer);
+                let step = self.step(&scripts::END_LEASES, 1, read, |call| {
+                    call.own(&[CLOCK]).arg(random());
+                });
+                step.boxed()
+            }
         }
     }
 

@@ -439,11 +439,7 @@ async fn a_late_copy_of_a_step_removes_nothing_new(fleet: Fleet) {
         };
         l2.lane("test:text".into(), Duration::from_secs(5), Box::new(|_| ()))
     };
-    // By nobody, of no key.
-    let batch = Batch {
-        payload: &[6, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0],
-        ..Batch::default()
-    };
+    let batch = Batch::default();
     let Written::Done(ack) = lane.write(&l2::Step::EndLeases, batch).await.unwrap() else {
         panic!("it has no condition");
     };

@@ -166,7 +166,6 @@ pub fn payload_of(kind: Kind, keys: &[&str]) -> Vec<u8> {
         Kind::InvalidateAwaited => 3,
         Kind::Tags => 4,
         Kind::Prefix => 5,
-        Kind::PrefixBegun => 6,
         Kind::Unknown(number) => number,
         other => panic!("{other:?} has no number"),
     }];

@@ -116,9 +116,9 @@ pub trait Steps: Lane {
         self.ack(Step::Clear, &[], payload)
     }
 
-    fn end_leases(&self, payload: &[u8]) -> impl Future<Output = Answer<Stamp>> + Send {
+    fn end_leases(&self) -> impl Future<Output = Answer<Stamp>> + Send {
         async move {
-            self.ack(Step::EndLeases, &[], payload)
+            self.ack(Step::EndLeases, &[], &[])
                 .await
                 .map(|ack| ack.stamp)
         }

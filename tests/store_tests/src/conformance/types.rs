@@ -120,8 +120,7 @@ async fn each_change_is_of_all_types(store: impl StoreUnderTest) {
             }
             "invalidate" => drop(invalidate(&*old, &["k"]).await),
             "prefix" => {
-                let payload = payload_of(Kind::PrefixBegun, &["k"]);
-                let before = old.end_leases(&payload).await.unwrap();
+                let before = old.end_leases().await.unwrap();
                 let removed = old.remove_prefixes(&[("k", before)]).await;
                 assert_eq!(removed.unwrap(), [1]);
             }

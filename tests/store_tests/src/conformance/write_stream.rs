@@ -230,8 +230,7 @@ async fn what_was_changed_meanwhile_is_not_kept(store: impl StoreUnderTest) {
             "invalidate" => drop(invalidate(&*lane, &["k"]).await),
             "clear" => drop(clear(&*lane).await),
             _ => {
-                let begun = payload_of(Kind::PrefixBegun, &["k"]);
-                let before = lane.end_leases(&begun).await.unwrap();
+                let before = lane.end_leases().await.unwrap();
                 lane.remove_prefixes(&[("k", before)]).await.unwrap();
             }
         }
