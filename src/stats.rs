@@ -543,12 +543,12 @@ pub struct Warming {
     pub present: u64,
     /// For how many keys the loader returned no value.
     pub absent: u64,
-    /// How many values were not stored, as their key, or a tag of theirs, was changed after the loader was called; and for
-    /// how many keys the loader was not called, as they may not be stored at the moment, such as under
+    /// How many values were not stored, as their key, or a tag of theirs, was changed after the loader was called; and
+    /// for how many keys the loader was not called, as they may not be stored at the moment, such as under
     /// [`invalidate_and_hold`](crate::Cache::invalidate_and_hold).
     pub changed: u64,
-    /// How many cannot be stored: the key or the value is too large, the value cannot be encoded, its loader does not want
-    /// it stored, or L2 did not take it.
+    /// How many cannot be stored: the key or the value is too large, the value cannot be encoded, its loader does not
+    /// want it stored, or L2 did not take it.
     pub refused: u64,
 }
 

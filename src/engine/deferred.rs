@@ -115,8 +115,8 @@ impl<Next> Deferred<Next> {
     pub(crate) fn defer(&self, target: Target, deferral: Deferral) {
         // Rule 14, one critical section: `overtaken` sees this deferral or the former one, each with its number.
         let mut pending = lock(&self.pending);
-        // SeqCst, before it has a number, and before L1 is changed by the caller: a write with a higher number, and a read
-        // that begins after that, must find the key barred.
+        // SeqCst, before it has a number, and before L1 is changed by the caller: a write with a higher number, and a
+        // read that begins after that, must find the key barred.
         self.any.store(true, Ordering::SeqCst);
         let former = pending.get(&target);
         let invalidation = DeferredInvalidation {

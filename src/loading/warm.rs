@@ -17,26 +17,26 @@ impl<K: CacheKey, V: Send + Sync + 'static> Cache<K, V> {
     /// Loads the keys that have no value, and stores their values in both levels: for the time before a service takes
     /// requests, and after Redis has lost its data.
     ///
-    /// `loader` is called for up to 256 keys at a time, and returns their values: as they are, or as [`Loaded`] values with
-    /// TTLs and tags of their own. As for any load, a value is not stored if its key, or one of its tags, was changed by any
-    /// instance after the loader was called. The loader is not asked for keys that have a value in either level, are being
-    /// loaded by any instance, or may not be stored at the moment, as under
-    /// [`invalidate_and_hold`](Self::invalidate_and_hold) or while a write of them waits for its source. Values for keys
-    /// that it was not asked for are ignored, and a key for which it returns no value has none.
+    /// `loader` is called for up to 256 keys at a time, and returns their values: as they are, or as [`Loaded`] values
+    /// with TTLs and tags of their own. As for any load, a value is not stored if its key, or one of its tags, was
+    /// changed by any instance after the loader was called. The loader is not asked for keys that have a value in
+    /// either level, are being loaded by any instance, or may not be stored at the moment, as under
+    /// [`invalidate_and_hold`](Self::invalidate_and_hold) or while a write of them waits for its source. Values for
+    /// keys that it was not asked for are ignored, and a key for which it returns no value has none.
     ///
-    /// Callers, in all instances, that look up a key of the present call of the loader wait for its value, as for the load of
-    /// another instance. If the loader fails, hangs or panics they load the key by themselves. So that they do not wait for
-    /// long, the loader may take no longer than [`lease_ttl`](crate::Builder::lease_ttl), or
+    /// Callers, in all instances, that look up a key of the present call of the loader wait for its value, as for the
+    /// load of another instance. If the loader fails, hangs or panics they load the key by themselves. So that they do
+    /// not wait for long, the loader may take no longer than [`lease_ttl`](crate::Builder::lease_ttl), or
     /// [`load_timeout`](crate::Builder::load_timeout) if that is shorter.
     ///
-    /// Drop the future to stop the call at any time: the present call of the loader goes on, and its values are stored. A
-    /// second call of `warm` loads only the keys that have no value by then. Where a cache has a loader
-    /// ([`read_through`](crate::Builder::read_through)), that one is not used: a query for many keys takes less than one for
-    /// each.
+    /// Drop the future to stop the call at any time: the present call of the loader goes on, and its values are stored.
+    /// A second call of `warm` loads only the keys that have no value by then. Where a cache has a loader
+    /// ([`read_through`](crate::Builder::read_through)), that one is not used: a query for many keys takes less than
+    /// one for each.
     ///
-    /// Cost: for each key a request to L2, and one more for a value that is stored, 64 at a time. The keys are taken from the
-    /// iterator as they are needed: 256 for each [lane](crate::Builder::lanes) are in memory, and the values of one call of
-    /// the loader. Calls of the loader come one after the other, and count for
+    /// Cost: for each key a request to L2, and one more for a value that is stored, 64 at a time. The keys are taken
+    /// from the iterator as they are needed: 256 for each [lane](crate::Builder::lanes) are in memory, and the values
+    /// of one call of the loader. Calls of the loader come one after the other, and count for
     /// [`max_concurrent_loads`](crate::Builder::max_concurrent_loads).
     ///
     /// # Errors
@@ -46,8 +46,8 @@ impl<K: CacheKey, V: Send + Sync + 'static> Cache<K, V> {
     /// - [`LoadError::is_interrupted`]: L2 did not answer. Nothing more is loaded.
     /// - [`LoadError::is_misuse`]: the loader returned [`Loaded::unchanged`], or waits for itself.
     ///
-    /// The values that are stored by then stay, so another call goes on. A single value that cannot be stored, such as a
-    /// [`Loaded::no_store`], is no error: [`Warming`] counts such values.
+    /// The values that are stored by then stay, so another call goes on. A single value that cannot be stored, such as
+    /// a [`Loaded::no_store`], is no error: [`Warming`] counts such values.
     ///
     /// ```
     /// # async fn demo() -> Result<(), Box<dyn std::error::Error>> {
@@ -83,8 +83,8 @@ impl<K: CacheKey, V: Send + Sync + 'static> Cache<K, V> {
         self.warm_with_progress(keys, loader, |_| {})
     }
 
-    /// Warms up as [`warm`](Self::warm) does, and calls `progress` after each call of the loader, or of as many calls as there
-    /// are [lanes](crate::Builder::lanes): for a log line or a progress bar.
+    /// Warms up as [`warm`](Self::warm) does, and calls `progress` after each call of the loader, or of as many calls
+    /// as there are [lanes](crate::Builder::lanes): for a log line or a progress bar.
     ///
     /// # Errors
     ///

@@ -1,8 +1,8 @@
 //! Fills the cache before anybody asks for its values: a load of keys that have none, for no caller.
 //!
-//! As for any load, the leases come first, and the source is read after that (rule 23). A key that has a value, is held or
-//! is loaded elsewhere is left alone. Callers do not join this load: to them it is the load of another instance, so they
-//! get its value from L2, and load by themselves if it fails.
+//! As for any load, the leases come first, and the source is read after that (rule 23). A key that has a value, is held
+//! or is loaded elsewhere is left alone. Callers do not join this load: to them it is the load of another instance, so
+//! they get its value from L2, and load by themselves if it fails.
 
 use std::iter::{self, Peekable};
 use std::sync::Arc;
@@ -70,8 +70,8 @@ impl LaneLoads {
         BATCH * usize::from(self.number())
     }
 
-    /// Loads the keys that have no value, by one call of the loader for each batch. Returns how many keys were dealt with,
-    /// and how. The batch that is under way goes on if the caller is cancelled.
+    /// Loads the keys that have no value, by one call of the loader for each batch. Returns how many keys were dealt
+    /// with, and how. The batch that is under way goes on if the caller is cancelled.
     pub(crate) fn warm<'a>(
         &'a self,
         keys: Vec<WarmKey>,
@@ -154,8 +154,8 @@ impl Loads {
         warming: &mut Warming,
     ) -> Result<(), LoadError> {
         let ctx = &*self.ctx;
-        // `lease::keep` renews the leases from a third of the TTL after the last request on. So the requests end after a
-        // third of the TTL, however far or busy L2 is, or the first lease would end before it is renewed.
+        // `lease::keep` renews the leases from a third of the TTL after the last request on. So the requests end after
+        // a third of the TTL, however far or busy L2 is, or the first lease would end before it is renewed.
         let until = Instant::now() + ctx.options.lease_ttl / 3;
         let first = keys.next();
         let in_time = iter::from_fn(|| keys.next_if(|_| Instant::now() < until));
@@ -235,8 +235,8 @@ impl Loads {
         Ok(())
     }
 
-    /// Without the rule: the source is read first, and the leases are asked for afterwards. Returns a loader of the values
-    /// that were read.
+    /// Without the rule: the source is read first, and the leases are asked for afterwards. Returns a loader of the
+    /// values that were read.
     #[cfg(larder_ablation)]
     async fn read_first(&self, keys: &[Key], loader: &Loader) -> Loader {
         let asked = keys.iter().enumerate().map(|(number, key)| LoadKey {

@@ -145,8 +145,8 @@ async fn step(ctx: &Context, group: &mut Group, clock: &ClockKnown) -> Result<Wr
         }
         deadline = at;
     }
-    // Rule 14: the value that the condition names is to go, and L2 has not heard of that. If L2 took another value in its
-    // place, the invalidation would count as overtaken.
+    // Rule 14: the value that the condition names is to go, and L2 has not heard of that. If L2 took another value in
+    // its place, the invalidation would count as overtaken.
     if let [write] = &*group.writes
         && write.step.names_version()
         && ctx.deferred.holds(&write.key)

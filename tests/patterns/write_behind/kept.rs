@@ -278,8 +278,8 @@ async fn a_store_in_memory_will_do() {
     assert_eq!(source.row("bad"), Some(3));
 }
 
-/// Warms one key up with what the source has. The loader has read the source when this returns, and ends when the sender
-/// is dropped.
+/// Warms one key up with what the source has. The loader has read the source when this returns, and ends when the
+/// sender is dropped.
 async fn warming(cache: &Views, row: u64) -> (oneshot::Sender<()>, JoinHandle<Warming>) {
     let (read, has_read) = oneshot::channel();
     let (end, ends) = oneshot::channel::<()>();
