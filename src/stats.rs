@@ -75,6 +75,7 @@ pub(crate) struct OfThread {
     pub(crate) unstorable_values: Counter,
     /// Of an L1 that is no longer used.
     pub(crate) l1_flushes: Counter,
+    pub(crate) l1_rebuilds: Counter,
 }
 
 /// The counts of an instance since it was built: a snapshot by [`Cache::stats`](crate::Cache::stats); or those
@@ -170,6 +171,9 @@ pub struct Stats {
     /// Times that all of L1 was dropped at once: when the subscriber started, by a clear, when the cache was switched
     /// off, and whenever messages may have been missed that the log in L2 no longer has.
     pub l1_flushes: u64,
+    /// Times that the list of entries by which L1 keeps its capacity was made anew, as L1 did not have the weight, or the
+    /// number of entries, that the list said. No entry is lost. At most once a minute.
+    pub l1_rebuilds: u64,
     /// Entries in L1 now. Entries that have expired, for which there is no room, or that a clear has dropped are counted
     /// for a few seconds, until a task has given their memory back.
     pub l1_entries: u64,
@@ -185,7 +189,7 @@ impl Stats {
 
     /// Each field with its name, in the order of the fields.
     // The pattern has no `..`: a field that is missing here does not compile.
-    fn named(&mut self) -> [(&'static str, &mut u64); 37] {
+    fn named(&mut self) -> [(&'static str, &mut u64); 38] {
         let Self {
             l1_hits,
             l2_hits,
@@ -223,6 +227,7 @@ impl Stats {
             mismatches_over_1h,
             unstorable_values,
             l1_flushes,
+            l1_rebuilds,
             l1_entries,
         } = self;
         [
@@ -262,6 +267,7 @@ impl Stats {
             ("mismatches_over_1h", mismatches_over_1h),
             ("unstorable_values", unstorable_values),
             ("l1_flushes", l1_flushes),
+            ("l1_rebuilds", l1_rebuilds),
             ("l1_entries", l1_entries),
         ]
     }
@@ -360,6 +366,7 @@ impl Counters {
             mismatches_over_1h: sum(|counted| &counted.mismatches_over_1h),
             unstorable_values: sum(|counted| &counted.unstorable_values),
             l1_flushes: sum(|counted| &counted.l1_flushes) + flushes,
+            l1_rebuilds: sum(|counted| &counted.l1_rebuilds),
             // Not counted: the size of L1, where it is asked for.
             l1_entries: 0,
         }

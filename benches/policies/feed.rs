@@ -53,6 +53,11 @@ impl Feed {
         Self::new(Hits::All, Misses::All)
     }
 
+    /// Begins anew for the entries that are there: the next hit of each is recorded.
+    pub(crate) fn forget(&mut self) {
+        self.marks.clear();
+    }
+
     pub(crate) fn is_miss_recorded(&mut self, key: u64) -> bool {
         self.inserts += 1;
         let inserted = match self.hits {

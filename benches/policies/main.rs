@@ -17,7 +17,7 @@ mod traces;
 use clap::Parser;
 
 use crate::feed::{Feed, Hits, Misses};
-use crate::policies::{Belady, Moka, Policy, S3Fifo};
+use crate::policies::{Belady, MadeAnew, Moka, Policy, S3Fifo};
 use crate::traces::{KEYS, Trace};
 
 #[derive(Parser)]
@@ -122,7 +122,7 @@ fn policies() -> Vec<(String, Make)> {
         ("all misses", Misses::All),
         ("the first miss", Misses::First),
     ] {
-        for parts in [1, 2, 8] {
+        for parts in [1, 2, 4, 8] {
             let per = match parts {
                 1 => "as many inserts as the capacity".to_owned(),
                 parts => format!("1 / {parts} as many inserts"),
@@ -136,6 +136,18 @@ fn policies() -> Vec<(String, Make)> {
         }
     }
     let mut add = |name: &str, make: Make| all.push((name.to_owned(), make));
+    // As L1 tells it, and makes it anew once a minute at most: here for so many look-ups in a minute.
+    for every in [1_000_000, 200_000, 50_000] {
+        add(
+            &format!(
+                "moka, all misses, the first hit of an entry in 1 / 4 as many inserts, made anew every {every} look-ups"
+            ),
+            Box::new(move |capacity, _| {
+                let feed = Feed::new(Hits::FirstInInserts(capacity as u64 / 4), Misses::All);
+                Box::new(MadeAnew::new(capacity, feed, every))
+            }),
+        );
+    }
     add(
         "S3-FIFO",
         Box::new(|capacity, _| Box::new(S3Fifo::new(capacity))),

@@ -51,6 +51,53 @@ impl Moka {
     }
 }
 
+/// moka that is made anew after so many look-ups each time: it is told of the keys that are there, and of no look-up
+/// before.
+pub(crate) struct MadeAnew {
+    moka: Moka,
+    capacity: usize,
+    every: u64,
+    look_ups: u64,
+}
+
+impl MadeAnew {
+    pub(crate) fn new(capacity: usize, feed: Feed, every: u64) -> Self {
+        Self {
+            moka: Moka::new(capacity, feed),
+            capacity,
+            every,
+            look_ups: 0,
+        }
+    }
+
+    fn make_anew(&mut self) {
+        self.moka.cache.run_pending_tasks();
+        // In the order of a table, which says nothing of when or how often they were looked up.
+        let mut keys: Vec<u64> = self.moka.cache.iter().map(|(key, ())| *key).collect();
+        keys.sort_unstable();
+        let made = Moka::new(self.capacity, Feed::all());
+        self.moka.cache = made.cache;
+        self.moka.feed.forget();
+        for key in keys {
+            self.moka.cache.insert(key, ());
+        }
+    }
+}
+
+impl Policy for MadeAnew {
+    fn look_up(&mut self, key: u64) -> bool {
+        self.look_ups += 1;
+        if self.look_ups.is_multiple_of(self.every) {
+            self.make_anew();
+        }
+        self.moka.look_up(key)
+    }
+
+    fn recorded(&self) -> Option<u64> {
+        self.moka.recorded()
+    }
+}
+
 impl Policy for Moka {
     fn look_up(&mut self, key: u64) -> bool {
         let is_hit = self.cache.contains_key(&key);

@@ -355,7 +355,8 @@ impl Engine {
         // A cache without an L2 may be used without a runtime.
         if !self.sweeper.is_running() && Handle::try_current().is_ok() {
             let lanes = self.contexts.iter().map(|ctx| Arc::downgrade(&ctx.l1));
-            (self.sweeper).start(lanes.collect(), &self.instance.options.clock);
+            let (clock, counters) = (&self.instance.options.clock, &self.instance.counters);
+            self.sweeper.start(lanes.collect(), clock, counters);
             // The former task is aborted when its handle is replaced, so that there is one at a time.
             let started = recording::start(&self.loads);
             let former = mem::replace(&mut *lock(&self.recording), started);

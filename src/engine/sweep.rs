@@ -1,5 +1,6 @@
-//! Gives the memory of entries back that L1 does not serve any more, and has moka do its pending work: in the
-//! background, so that no caller waits for it. There may be millions of entries, so other tasks run from time to time.
+//! Gives the memory of entries back that L1 does not serve any more, has moka do its pending work, and makes moka anew if
+//! it does not know any more how much room there is: in the background, so that no caller waits for it. There may be
+//! millions of entries, so other tasks run from time to time.
 
 use std::convert::Infallible;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -11,8 +12,9 @@ use tokio::task::spawn_blocking;
 use tokio::time::sleep;
 use tokio_util::task::AbortOnDropHandle;
 
-use crate::clock::{Clock, nanos};
+use crate::clock::{Clock, Tick, nanos};
 use crate::l1::L1;
+use crate::stats::Counters;
 use crate::util::lock::lock;
 use crate::util::on_drop::OnDrop;
 use crate::util::time_slice::TimeSlice;
@@ -20,9 +22,9 @@ use crate::util::time_slice::TimeSlice;
 /// An entry that is not served any more stays for up to this long, and for as long as a sweep takes.
 const PAUSE: Duration = Duration::from_secs(1);
 
-/// An entry with an invalidated tag stays for up to this long more: to find such entries, all of L1 is looked at, and a
-/// service may invalidate tags all the time.
-const TAGS_PAUSE: Duration = Duration::from_secs(60);
+/// Each entry is looked at once in this time. So long an entry with an invalidated tag stays at most: a service may
+/// invalidate tags all the time. And so long L1 has another capacity than it should have, if moka's sum has drifted.
+const ALL_PAUSE: Duration = Duration::from_secs(60);
 
 /// After how many buckets, of a few entries, the sweep looks whether other tasks have to run: when it empties them, as
 /// moka may take milliseconds for one entry, and when most have nothing to be removed.
@@ -43,48 +45,69 @@ impl Sweeper {
     }
 
     /// Starts the task on the runtime of the caller, for as long as this lives.
-    pub(super) fn start(&self, lanes: Vec<Weak<L1>>, clock: &Clock) {
+    pub(super) fn start(&self, lanes: Vec<Weak<L1>>, clock: &Clock, counters: &Arc<Counters>) {
         let mut task = lock(&self.task);
         // Under the lock, so that two callers start one.
         if self.is_running.swap(true, Ordering::AcqRel) {
             return;
         }
         let (is_running, clock) = (Arc::clone(&self.is_running), clock.clone());
+        let counters = Arc::clone(counters);
         *task = Some(AbortOnDropHandle::new(tokio::spawn(async move {
             let _ended = OnDrop(|| is_running.store(false, Ordering::Release));
-            join_all(lanes.into_iter().map(|l1| keep_swept(l1, &clock))).await;
+            join_all(
+                lanes
+                    .into_iter()
+                    .map(|l1| keep_swept(l1, &clock, &counters)),
+            )
+            .await;
         })));
     }
 }
 
 /// Sweeps from time to time, while there are entries. Ends when L1 is gone, which is not kept for this: a task that is
 /// aborted is dropped when its runtime runs the next time.
-async fn keep_swept(of: Weak<L1>, clock: &Clock) -> Option<Infallible> {
-    let changes = |l1: &L1| (l1.freshness.generation(), l1.freshness.tag_changes());
-    let mut swept = changes(&*of.upgrade()?);
+async fn keep_swept(of: Weak<L1>, clock: &Clock, counters: &Counters) -> Option<Infallible> {
+    let mut swept = of.upgrade()?.freshness.generation();
     let mut swept_at = clock.now();
     let entry_added = of.upgrade()?.store.entry_added();
     loop {
-        while of.upgrade()?.store.len() == 0 {
+        // Not while moka knows of entries that are not there: it may have no room for others. And once for each entry
+        // that comes, though it may be gone by now.
+        if of.upgrade()?.store.is_empty() {
             entry_added.notified().await;
         }
         sleep(PAUSE).await;
         let l1 = of.upgrade()?;
         l1.store.run_pending();
-        let (now, (generation, tags)) = (clock.now(), changes(&l1));
-        let may_look_at_tags = now >= swept_at.saturating_add(nanos(TAGS_PAUSE));
-        if generation != swept.0 || l1.store.is_of_other_capacity() {
-            let (forgotten, steps) = l1.sweep_all(now);
-            in_parts(steps, EMPTIED_AT_ONCE).await;
-            spawn_blocking(|| drop(forgotten));
-        } else if tags != swept.1 && may_look_at_tags {
-            in_parts(l1.sweep(now), EMPTIED_AT_ONCE).await;
+        let (now, generation) = (clock.now(), l1.freshness.generation());
+        if generation != swept || l1.store.is_of_other_capacity() {
+            sweep_all(&l1, now).await;
+        } else if now >= swept_at.saturating_add(nanos(ALL_PAUSE)) {
+            // Twice, as entries that other threads store meanwhile look like a drift, once in a while.
+            if has_drifted(&l1, now).await && has_drifted(&l1, now).await {
+                counters.l1_rebuilds.bump();
+                sweep_all(&l1, now).await;
+            }
         } else {
             in_parts(l1.sweep_expired(now), LOOKED_AT_AT_ONCE).await;
             continue;
         }
-        (swept, swept_at) = ((generation, tags), now);
+        (swept, swept_at) = (generation, now);
     }
+}
+
+/// Sweeps, and says whether moka is to be made anew.
+async fn has_drifted(l1: &L1, now: Tick) -> bool {
+    let mut recount = l1.store.recount();
+    in_parts(l1.sweep(now, &mut recount), EMPTIED_AT_ONCE).await;
+    l1.store.has_drifted(&recount)
+}
+
+async fn sweep_all(l1: &L1, now: Tick) {
+    let (forgotten, steps) = l1.sweep_all(now);
+    in_parts(steps, EMPTIED_AT_ONCE).await;
+    spawn_blocking(|| drop(forgotten));
 }
 
 async fn in_parts(mut sweep: impl Iterator<Item = ()>, at_once: usize) {

@@ -43,6 +43,35 @@ pub(crate) fn entry_bytes(key: &str) -> usize {
 
 type Evicted = Vec<Held>;
 
+/// What the entries weigh, as a walk over all of them finds it. moka's own sum drifts when threads insert and remove the
+/// same keys, and what it has too much is capacity that is lost. A sum that was kept beside the entries could drift, too.
+pub(crate) struct Recount {
+    /// moka's sum before the walk.
+    before: u64,
+    entries: u64,
+    weight: u64,
+}
+
+impl Recount {
+    /// The entry was found, and stays.
+    pub(super) fn add(&mut self, slot: &Slot) {
+        self.entries += 1;
+        self.weight += u64::from(slot.weight());
+    }
+
+    /// Whether moka's sum after the walk is off by 5 % of the capacity, and by as much as 64 entries weigh, or by half
+    /// of the capacity if few entries fill it. Without entries, whether there is a sum.
+    fn is_off(&self, after: u64, capacity: u64) -> bool {
+        let mean = self.weight.checked_div(self.entries);
+        let many = mean.map_or(0, |mean| {
+            mean.saturating_mul(64).min(capacity / 2).max(capacity / 20)
+        });
+        // Entries that came or went during the walk may have been missed.
+        let moved = self.before.abs_diff(after);
+        self.weight.abs_diff(after) > many.saturating_add(moved)
+    }
+}
+
 /// Called with each entry that leaves L1 without another in its place, and whether moka has evicted it. Under no lock.
 pub(super) type OnRemoved = Box<dyn Fn(&Slot, bool) + Send + Sync>;
 
@@ -251,9 +280,9 @@ impl Store {
     /// Removes the entries that meet the condition, the entries of one bucket with each step.
     pub(super) fn remove_where(
         &self,
-        condition: impl Fn(&Slot) -> bool,
+        mut condition: impl FnMut(&Slot) -> bool,
     ) -> impl Iterator<Item = ()> {
-        (self.places()).map(move |place| self.remove_from(place, &condition))
+        (self.places()).map(move |place| self.remove_from(place, &mut condition))
     }
 
     /// Removes the entries that do not meet the condition, the entries of one bucket with each step; for when most
@@ -265,6 +294,8 @@ impl Store {
         condition: impl Fn(&Slot) -> bool,
     ) -> (Box<dyn Send>, impl Iterator<Item = ()>) {
         let forgotten: Box<dyn Send> = Box::new(self.policy.forget_all());
+        // The next moka begins to count anew, and is told of a hit of each entry then.
+        self.era.store(0, Ordering::Relaxed);
         // After that: an entry that comes to its bucket later is told to moka by its insert.
         let steps = self.places().map(move |place| {
             let mut kept = Vec::new();
@@ -353,6 +384,22 @@ impl Store {
         self.drop_evicted();
     }
 
+    /// Begins a recount, for a walk over all entries.
+    pub(crate) fn recount(&self) -> Recount {
+        self.run_pending();
+        Recount {
+            before: self.weight(),
+            entries: 0,
+            weight: 0,
+        }
+    }
+
+    /// Whether moka is to be made anew, by what a walk has found.
+    pub(crate) fn has_drifted(&self, recount: &Recount) -> bool {
+        self.run_pending();
+        recount.is_off(self.weight(), self.policy.capacity())
+    }
+
     /// Of all entries together, as of the last time that moka did its pending work.
     pub(crate) fn weight(&self) -> u64 {
         self.policy.weight()
@@ -361,6 +408,11 @@ impl Store {
     /// How many entries there are, invisible ones included.
     pub(crate) fn len(&self) -> u64 {
         self.table.len()
+    }
+
+    /// Whether there is no entry, and moka knows of none.
+    pub(crate) fn is_empty(&self) -> bool {
+        self.len() == 0 && self.weight() == 0
     }
 
     fn drop_evicted(&self) {
@@ -372,5 +424,41 @@ impl Store {
         for slot in removed {
             (self.on_removed)(&slot, are_evicted);
         }
+    }
+}
+
+#[cfg(not(larder_interleavings))]
+#[cfg(test)]
+mod tests {
+    use super::Recount;
+
+    /// Of a walk that has found so many entries of this weight each, with a capacity of 10 000.
+    fn is_off(entries: u64, each: u64, before: u64, after: u64) -> bool {
+        let recount = Recount {
+            before,
+            entries,
+            weight: entries * each,
+        };
+        recount.is_off(after, 10_000)
+    }
+
+    #[test]
+    fn a_sum_is_off_by_a_part_of_the_capacity_and_many_entries() {
+        assert!(!is_off(5_000, 1, 5_500, 5_500), "by 5 %");
+        assert!(is_off(5_000, 1, 5_501, 5_501) && is_off(5_501, 1, 5_000, 5_000));
+        assert!(!is_off(500, 10, 5_640, 5_640), "by 64 entries");
+        assert!(is_off(500, 10, 5_641, 5_641));
+        assert!(!is_off(5, 1_000, 10_000, 10_000), "by half of the capacity");
+        assert!(is_off(4, 1_000, 10_000, 10_000));
+        assert!(
+            is_off(0, 1, 1, 1) && !is_off(0, 1, 0, 0),
+            "no entry is left"
+        );
+    }
+
+    #[test]
+    fn what_comes_or_goes_during_the_walk_is_no_drift() {
+        assert!(!is_off(0, 1, 0, 9_000) && !is_off(9_000, 1, 9_000, 0));
+        assert!(is_off(9_000, 1, 1_000, 0));
     }
 }
