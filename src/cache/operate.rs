@@ -101,8 +101,8 @@ impl<K: CacheKey, V: Send + Sync + 'static> Cache<K, V> {
     /// [`max_staleness`](crate::Builder::max_staleness), and when it is closed or dropped. So the counts of other
     /// instances are up to 10 s old by default, and the last counts of an instance that was killed, or dropped while
     /// its runtime ended, are missing: [`close`](Self::close) it before. Nothing counts twice, except for a process
-    /// that slept for more than a day. The counts begin anew if Redis loses its data. `l1_entries` counts the entries
-    /// of this instance alone.
+    /// that slept, or could not reach L2, for more than a day. The counts begin anew if Redis loses its data.
+    /// `l1_entries` counts the entries of this instance alone.
     ///
     /// Costs one request to L2. Can be dropped at any time.
     ///
@@ -126,6 +126,13 @@ impl<K: CacheKey, V: Send + Sync + 'static> Cache<K, V> {
     /// ```
     pub async fn global_stats(&self) -> Result<Stats, L2Error> {
         self.engine().global_stats().await
+    }
+
+    /// What the instance keeps of calls that have ended. Empty when nothing is under way.
+    #[doc(hidden)]
+    #[must_use]
+    pub fn left_over(&self) -> Vec<&'static str> {
+        self.engine().left_over()
     }
 
     /// Returns the keys that callers of this instance have looked up most of late, the hottest first: at most `most`.

@@ -400,8 +400,7 @@ impl InFlight {
     }
 
     /// Whether nothing is under way, and no state was left behind.
-    #[cfg(all(test, larder_interleavings))]
-    pub(super) fn is_idle(&self) -> bool {
+    pub(crate) fn is_idle(&self) -> bool {
         let mut shards = self.shards.iter();
         shards.all(|shard| lock(shard).states.is_empty())
     }

@@ -246,6 +246,9 @@ impl Cell {
             }
             a.close().await;
             b.close().await;
+            for cache in [a, b] {
+                eventually(name, || async { cache.left_over().is_empty() }).await;
+            }
         };
         let whole = timeout(LIMIT, whole).await;
         assert!(whole.is_ok(), "{name}: something hangs");

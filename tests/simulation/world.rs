@@ -126,8 +126,24 @@ impl World {
         // Refreshes and loads whose callers were cancelled go on for a while.
         sleep(world.config.recovery() + world.config.answered_within()).await;
         clients::rest(&world).await;
+        for instance in world.fleet() {
+            world.comes_to_rest(&instance).await;
+        }
         let (history, counts) = world.recorder.take();
         (history, counts, *world.born.lock().unwrap())
+    }
+
+    /// Waits until nothing is under way: what is kept of a call goes with the call.
+    async fn comes_to_rest(&self, instance: &Instance) {
+        let until = Instant::now() + self.config.recovery() + self.config.answered_within();
+        loop {
+            let left = instance.cache.left_over();
+            if left.is_empty() {
+                return;
+            }
+            assert!(Instant::now() < until, "{}: {left:?}", instance.index);
+            sleep(Duration::from_millis(10)).await;
+        }
     }
 
     /// Waits until all that was written behind is in the source. Connections may have to recover first.

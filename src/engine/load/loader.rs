@@ -14,7 +14,7 @@ use tracing::{Instrument, debug, debug_span};
 
 use super::Loads;
 use super::lease::{self, Leased};
-use super::nested::{Behind, LoadId, LoaderCall};
+use super::nested::{self, Behind, LoadId, LoaderCall};
 use crate::engine::spans::enabled;
 use crate::entry::AnyEntry;
 use crate::error::LoadError;
@@ -121,6 +121,19 @@ impl Loads {
     pub(crate) fn pending(&self) -> usize {
         // Each load holds the permits, with one of them or to wait for one: no counter has to follow cancelled loads.
         Arc::strong_count(&self.permits.loads) - 1
+    }
+
+    /// What is kept of loaders although none runs, in all lanes.
+    pub(crate) fn left_over(&self) -> Vec<&'static str> {
+        let left = [
+            (self.pending() > 0, "a loader that runs"),
+            (!self.permits.loads.is_at_rest(), "a permit of a loader"),
+            (nested::waits(self.ctx.instance), "a wait for a load"),
+        ];
+        left.into_iter()
+            .filter(|(is, _)| *is)
+            .map(|(_, what)| what)
+            .collect()
     }
 
     /// Runs a call of a loader for these keys, and renews their leases meanwhile. Returns a value for each key, if the

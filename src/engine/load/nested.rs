@@ -385,3 +385,9 @@ mod tests {
         }
     }
 }
+
+/// Whether a call of a loader of this instance waits for a load.
+pub(super) fn waits(instance: u64) -> bool {
+    let waits = lock(&WAITS);
+    waits.calls.keys().any(|load| load.instance == instance)
+}

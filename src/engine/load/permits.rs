@@ -59,6 +59,12 @@ impl LoadPermits {
         self.semaphore.available_permits()
     }
 
+    /// Whether all permits are there, as when no loader runs.
+    pub(super) fn is_at_rest(&self) -> bool {
+        let limit = lock(&self.limit);
+        limit.excess == 0 && self.semaphore.available_permits() == limit.most
+    }
+
     pub(super) fn set_most(&self, most: usize) {
         // Under the lock, so that no permit is given back between the two steps.
         let mut limit = lock(&self.limit);

@@ -107,8 +107,22 @@ impl Channels {
         let many = waiting.payloads.len().min(MOST_TOGETHER);
         let some: Payloads = waiting.payloads.drain(..many).collect();
         let bytes: usize = some.iter().map(|(_, payload)| payload.len()).sum();
+        debug_assert!(
+            waiting.bytes >= bytes,
+            "payloads that wait have been counted"
+        );
         waiting.bytes = waiting.bytes.saturating_sub(bytes);
+        debug_assert!(
+            !waiting.payloads.is_empty() || waiting.bytes == 0,
+            "an empty queue has no bytes"
+        );
         some
+    }
+
+    /// Whether no payload waits, and none is counted.
+    pub(crate) fn is_at_rest(&self) -> bool {
+        let waiting = lock(&self.queue);
+        waiting.payloads.is_empty() && waiting.bytes == 0
     }
 
     /// Puts the prefixes that payloads name to those that wait. `false` if they are too many: then none waits any more,

@@ -174,6 +174,10 @@ impl<W: Ordered> WriteOrder<W> {
                 self.waiting.push_front(write);
             }
         }
+        debug_assert!(
+            !self.waiting.is_empty() || !self.keys.is_empty() || self.weight == 0,
+            "without writes there is no weight"
+        );
     }
 }
 

@@ -12,6 +12,7 @@
 use std::collections::VecDeque;
 use std::mem::replace;
 use std::sync::{Arc, Mutex};
+use std::thread;
 use std::time::Duration;
 
 use arc_swap::ArcSwapOption;
@@ -382,10 +383,22 @@ impl Drop for Task {
     }
 }
 
+impl Drop for ReadBatcher {
+    /// No queue and no batch is left: they hold the batcher.
+    fn drop(&mut self) {
+        let state = lock(&self.state);
+        debug_assert!(
+            thread::panicking() || state.waiting == 0 && state.under_way == 0,
+            "reads that have ended are not counted"
+        );
+    }
+}
+
 impl Drop for UnderWay {
     fn drop(&mut self) {
         let batcher = &self.queue.batcher;
         let mut state = lock(&batcher.state);
+        debug_assert!(state.under_way >= self.reads, "they were counted");
         state.under_way -= self.reads;
         let mut waiting = lock(&self.queue.waiting);
         waiting.batches -= 1;
@@ -601,6 +614,39 @@ mod tests {
         assert_eq!(sizes(&batch), [1]);
         drop(under_way.pop());
         assert_eq!(sizes(&crowd.next_batch()), [1]);
+    }
+
+    /// Callers that are dropped, batches that are dropped before they are sent, and a task that ends with its runtime.
+    #[tokio::test]
+    async fn nothing_is_counted_when_all_has_ended() {
+        let mut crowd = Crowd::new();
+        let lanes = ["a", "b"].map(|name| crowd.lane(name));
+        for lane in &lanes {
+            crowd.enter(lane, 300);
+        }
+        crowd.answered.drain(..250);
+        let batches = [(); 2].map(|()| crowd.next_batch());
+        for taken in batches.into_iter().flatten() {
+            drop(taken.part());
+        }
+        let batcher = crowd.batchers.get();
+        drop(Task {
+            batcher: Arc::clone(&batcher),
+            has_batch: false,
+        });
+        {
+            let state = lock(&batcher.state);
+            assert_eq!((state.waiting, state.under_way), (0, 0));
+            assert!(state.turns.is_empty() && !state.has_task);
+        }
+        for lane in &lanes {
+            let queue = lane.queue();
+            assert_eq!(queue.capacity.available_permits(), CAPACITY);
+            assert_eq!(lock(&queue.waiting).batches, 0);
+        }
+        for answered in crowd.answered {
+            assert!(answered.await.is_err(), "the caller enters again");
+        }
     }
 
     #[tokio::test(start_paused = true)]

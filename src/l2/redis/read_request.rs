@@ -372,7 +372,10 @@ fn request<'a>(names: impl Iterator<Item = Name<'a>> + Clone) -> Cmd {
 /// The line expects so many bytes until this is dropped.
 fn expect(live: &Live, bytes: usize) -> OnDrop<impl Fn()> {
     live.expected().fetch_add(bytes, Ordering::Relaxed);
-    OnDrop(move || _ = live.expected().fetch_sub(bytes, Ordering::Relaxed))
+    OnDrop(move || {
+        let before = live.expected().fetch_sub(bytes, Ordering::Relaxed);
+        debug_assert!(before >= bytes, "what is answered was expected");
+    })
 }
 
 /// How many bytes a key counts for, if the keys of the last request had so many each.
