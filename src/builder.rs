@@ -6,6 +6,7 @@
 use std::error::Error;
 use std::mem;
 use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 
 use serde::Serialize;
@@ -836,7 +837,9 @@ impl<K, V: Serialize + DeserializeOwned + Send + Sync + 'static, L> Builder<K, V
     /// caches without a source, such as sessions, whose values shall outlive a change of the type; a cache with a
     /// source needs no more than to load the value anew.
     ///
-    /// The cache tries `V` first, and then the former types in the order of the calls. A converted value keeps its
+    /// The cache tries `V` first, and then the former types in the order of the calls. The first that reads a value is
+    /// taken, so two former types of one shape cannot be told apart: with a codec without names, fields of the same
+    /// types in another order have one shape. A converted value keeps its
     /// TTLs, its tags and its version. It stays stored as `Old` until a call replaces it; this instance keeps the
     /// converted value in L1.
     ///
@@ -1229,6 +1232,7 @@ impl Given {
                 same: None,
                 ttl_of: None,
                 tags_of: None,
+                is_slow: AtomicBool::new(false),
             },
             l2: None,
             channels: Vec::new(),

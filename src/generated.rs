@@ -183,11 +183,11 @@ where
 
 /// Says that a function which has no `Result` for an error of the cache runs its body instead.
 pub fn runs_without_cache(function: &str, error: &LoadError) {
-    // One for all functions: an outage concerns all of them.
+    // One for all functions: an outage concerns all of them. An error of one function hides no other error.
     static LINES: LazyLock<(Clock, Throttle)> =
         LazyLock::new(|| (Clock::system(), Throttle::default()));
     let (clock, throttle) = &*LINES;
-    if throttle.allows(clock.now()) {
+    if throttle.allows_cause(clock.now(), &error.to_string()) {
         let error: &dyn Error = error;
         warn!(
             function,

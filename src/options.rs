@@ -1,5 +1,6 @@
 //! The options of a cache, and the check whether they can work.
 
+use std::fmt::Display;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -202,6 +203,13 @@ impl Options {
     #[track_caller]
     pub(crate) fn may_log(&self) -> bool {
         self.throttle.allows(self.clock.now())
+    }
+
+    /// As [`may_log`](Self::may_log), for a line that names its cause: one cause does not hide another.
+    #[track_caller]
+    pub(crate) fn may_log_cause(&self, cause: &dyn Display) -> bool {
+        self.throttle
+            .allows_cause(self.clock.now(), &cause.to_string())
     }
 
     /// The options that cannot work, and the values that would. Empty if there are none.

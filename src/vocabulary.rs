@@ -229,6 +229,10 @@ pub enum RefreshAhead {
     /// "Optimal Probabilistic Cache Stampede Prevention", VLDB 2015, which calls it `XFetch`. An instance that has
     /// loaded nothing yet does not know how long a load takes, and refreshes values when they are stale.
     ///
+    /// The mean is of the whole cache. Of keys that take far longer to load than most, reads begin the refresh too late,
+    /// and the values turn stale before it ends: give such keys a cache of their own, or a [`Share`](Self::Share), which
+    /// goes by the age of the value alone.
+    ///
     /// ```
     /// # async fn demo() -> Result<(), Box<dyn std::error::Error>> {
     /// use std::time::Duration;

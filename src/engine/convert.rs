@@ -50,6 +50,8 @@ pub(crate) struct TypeRules {
     pub(crate) same: Option<Same>,
     pub(crate) ttl_of: Option<TtlOf>,
     pub(crate) tags_of: Option<TagsOf>,
+    /// Whether a value of the type took long to decode, which is said once for all lanes.
+    pub(crate) is_slow: AtomicBool,
 }
 
 impl TypeRules {
@@ -81,8 +83,6 @@ pub(crate) struct Convert {
     l1: Arc<L1>,
     /// Whether a value of the type was read back as it was written.
     is_readable: AtomicBool,
-    /// Whether a value took long to decode, which is said once.
-    is_slow: AtomicBool,
 }
 
 impl Convert {
@@ -102,7 +102,6 @@ impl Convert {
             counters: Arc::clone(counters),
             l1: Arc::clone(l1),
             is_readable: AtomicBool::new(false),
-            is_slow: AtomicBool::new(false),
         }
     }
 
@@ -178,9 +177,10 @@ impl Convert {
     #[cold]
     fn note_slow(&self, took: Duration, bytes: usize) {
         // Relaxed: a second line would do no harm.
-        if !self.is_slow.swap(true, Ordering::Relaxed) {
+        if !self.rules.is_slow.swap(true, Ordering::Relaxed) {
             info!(
                 namespace = self.options.namespace.as_str(),
+                value_type = self.rules.codec.type_name(),
                 ?took,
                 bytes,
                 "a value takes long to decode, and other tasks wait for the thread: store less in it, or a simpler type"
@@ -207,7 +207,7 @@ impl Convert {
         }
         self.counters.decode_errors.bump();
         // The sources of the error may quote the value, so they and the key go to DEBUG.
-        if self.options.may_log() {
+        if self.options.may_log_cause(&error) {
             warn!(namespace, reason = %error, "a stored value cannot be read");
         }
         let key = &**key;
@@ -352,7 +352,7 @@ impl Convert {
     fn cannot_store(&self, error: &(dyn Error + 'static)) {
         self.counters.unstorable_values.bump();
         let namespace = self.options.namespace.as_str();
-        if self.options.may_log() {
+        if self.options.may_log_cause(&error) {
             warn!(namespace, reason = %error, "a value cannot be stored");
         }
         debug!(namespace, error, "a value cannot be stored");

@@ -27,7 +27,7 @@ use std::time::Duration;
 use futures::FutureExt;
 use larder::codec::Bincode;
 use larder::l2::deadpool_redis::redis::cmd;
-use larder::{Builder, Cache, Caches, Clock, MemoryL2, RedisL2, ServiceSettings, Stats};
+use larder::{Builder, Cache, Caches, Clock, Loaded, MemoryL2, RedisL2, ServiceSettings, Stats};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use tracing::Level;
@@ -156,6 +156,29 @@ fn values_that_are_too_large() {
         assert_eq!(cache.stats().unstorable_values, REQUESTS);
     });
     assert_once(&seen, "a value cannot be stored");
+}
+
+/// A value that is refused for one reason hides none that is refused for another.
+#[test]
+fn values_that_cannot_be_stored_for_several_reasons() {
+    let seen = warnings(async {
+        // Time stands still, however long the requests take.
+        let cache: Texts = cache(&MemoryL2::with_clock(Clock::manual()));
+        for _ in 0..REQUESTS {
+            let tags = (0..200).map(|n| n.to_string());
+            for loaded in [
+                Loaded::new(String::new()).ttl(Duration::ZERO),
+                Loaded::new(String::new()).tags(["x".repeat(1025)]),
+                Loaded::new(String::new()).tags(tags),
+            ] {
+                assert!(cache.insert(SECRET, loaded).await.is_err());
+            }
+        }
+    });
+    let count = |reason: &str| seen.iter().filter(|line| line.contains(reason)).count();
+    assert_eq!(seen.len(), 3, "{seen:?}");
+    let reasons = ["is zero", "longer than 1024 bytes", "more than 128 tags"];
+    assert_eq!(reasons.map(count), [1, 1, 1], "{seen:?}");
 }
 
 /// As by a Redis whose memory is full, for hours.
@@ -536,16 +559,22 @@ fn values_that_are_slow_to_decode() {
     let log = Log::default();
     log.record(Level::INFO, async {
         let l2 = MemoryL2::new();
-        let cache: Cache<String, Slow> = cache(&l2);
-        let reader = Cache::<String, Slow>::builder("test:logs");
-        let reader = reader.type_tag("shared").l2(l2).l1_capacity(0);
-        let reader = reader.build().unwrap();
-        cache.insert(SECRET, Slow(1)).await.unwrap();
-        for _ in 0..10 {
-            assert!(reader.get(SECRET).await.is_some());
+        let built = || {
+            let cache = Cache::<String, Slow>::builder("test:logs").lanes(4);
+            cache.type_tag("shared").l2(l2.clone()).l1_capacity(0)
+        };
+        let (cache, reader) = (built().build().unwrap(), built().build().unwrap());
+        // Of several lanes.
+        let keys: Vec<String> = (0..10).map(|n| format!("{SECRET}{n}")).collect();
+        for key in &keys {
+            cache.insert(key, Slow(1)).await.unwrap();
+        }
+        for key in &keys {
+            assert!(reader.get(key).await.is_some());
         }
     });
     let log = log.text();
     assert!(!log.contains(SECRET), "{log}");
     assert_eq!(log.matches("takes long to decode").count(), 1, "{log}");
+    assert!(log.contains("Slow"), "{log}");
 }

@@ -102,7 +102,7 @@ impl Loads {
                 let pause = options.jittered(options.tuned().fallback_throttle);
                 ctx.backoff.wait(key, pause, After::Fallback);
             }
-            if options.may_log() {
+            if options.may_log_cause(&error) {
                 // Its sources are traced where the load has failed.
                 warn!(
                     namespace = options.namespace.as_str(),

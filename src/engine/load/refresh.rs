@@ -76,7 +76,7 @@ impl Loads {
         }
         let Some(mut entry) = self.reads.look_up(key).await else {
             if let Err(error) = self.get_or_load(key.clone(), load).await
-                && self.ctx.options.may_log()
+                && self.ctx.options.may_log_cause(&error)
             {
                 warn!(
                     namespace = self.ctx.options.namespace.as_str(),
@@ -270,7 +270,7 @@ impl Loads {
     }
 
     pub(super) fn warn_of_refresh(&self, keys: usize, error: &LoadError) {
-        if self.ctx.options.may_log() {
+        if self.ctx.options.may_log_cause(error) {
             // Its sources may quote a value. They are traced where the load has failed.
             warn!(
                 namespace = self.ctx.options.namespace.as_str(),

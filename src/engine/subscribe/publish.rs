@@ -63,7 +63,7 @@ impl Publisher {
                 continue;
             };
             ctx.counters.changes_dropped.bump();
-            if !error.is_skipped() && ctx.options.may_log() {
+            if !error.is_skipped() && ctx.options.may_log_cause(&error) {
                 warn!(
                     namespace = ctx.options.namespace.as_str(),
                     error = &error as &dyn Error,
