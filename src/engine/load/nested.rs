@@ -315,6 +315,12 @@ impl Drop for Waiting {
     }
 }
 
+/// Whether a call of a loader of this instance waits for a load.
+pub(super) fn waits(instance: u64) -> bool {
+    let waits = lock(&WAITS);
+    waits.calls.keys().any(|load| load.instance == instance)
+}
+
 #[cfg(test)]
 mod tests {
     use futures::poll;
@@ -384,10 +390,4 @@ mod tests {
             assert_eq!(permits.free(), 1, "{cancelled_after}");
         }
     }
-}
-
-/// Whether a call of a loader of this instance waits for a load.
-pub(super) fn waits(instance: u64) -> bool {
-    let waits = lock(&WAITS);
-    waits.calls.keys().any(|load| load.instance == instance)
 }

@@ -475,8 +475,7 @@ async fn values_of_a_former_epoch_count_for_nothing(store: impl StoreUnderTest) 
 async fn a_prefix_takes_an_earlier_value_with_it_that_has_expired(store: impl StoreUnderTest) {
     let (old, new) = (lane_of_type(&store, 1), lane_of_type(&store, 2));
     load(&*old, 1, b"old").await;
-    let begun = payload_of(Kind::PrefixBegun, &["k"]);
-    let ended = old.end_leases(&begun).await.unwrap();
+    let ended = old.end_leases().await.unwrap();
     load(&*new, 2, b"loaded since").await;
     let payload = payload_of(Kind::Invalidate, &["k"]);
     let at_once = NewLifetime::Renewed(Ttls::new(Duration::ZERO));
