@@ -235,9 +235,13 @@ impl Breaker {
 
     /// A probe is sent now, or after a pause.
     pub(crate) fn will_probe(&self) {
+        self.will_probe_after(self.options.clock.now());
+    }
+
+    fn will_probe_after(&self, now: Tick) {
         // Jitter adds up to as much again to a pause.
         let within = 2 * nanos(LONGEST_PAUSE.saturating_add(self.options.l2_timeout));
-        let until = self.options.clock.now().saturating_add(within);
+        let until = now.saturating_add(within);
         self.probed_until.store(until, Ordering::Relaxed);
     }
 
@@ -317,7 +321,7 @@ impl Breaker {
             // A refusal is an answer, too.
             self.note_answer(&mut state);
         } else {
-            self.note_silence(&mut state);
+            self.note_silence(&mut state, now);
         }
         drop(state);
         let (namespace, traced) = (self.options.namespace.as_str(), error as &dyn Error);
@@ -333,7 +337,7 @@ impl Breaker {
         self.tell_turns();
     }
 
-    fn note_silence(&self, state: &mut State) {
+    fn note_silence(&self, state: &mut State, now: Tick) {
         let Some(trouble) = &mut state.trouble else {
             return;
         };
@@ -343,7 +347,7 @@ impl Breaker {
         if trouble.unanswered == OPENS_AT && !self.is_open.swap(true, Ordering::Relaxed) {
             // The task that probes has been notified, and may not have run yet.
             if self.probed_until.load(Ordering::Relaxed) != 0 {
-                self.will_probe();
+                self.will_probe_after(now);
             }
             self.counters.l2_breaker_opened.bump();
             state.turns(Turn::Opens);

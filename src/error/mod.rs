@@ -315,8 +315,8 @@ impl LoadError {
     /// The caches of a process find such a cycle at once, whether its look-ups are single or of many keys. A load of a
     /// key that was changed meanwhile is another one than the load that began before. They do not find a cycle where a
     /// loader waits for a task that it has spawned, or where loads of several instances are in it: then the loads end by
-    /// [`load_timeout`](crate::Builder::load_timeout). A load that waits for the lease of another one, as the load of a
-    /// key that a [`refresh`](crate::Cache::refresh) is loading, goes on after
+    /// [`load_timeout`](crate::Builder::load_timeout). A load that waits for the lease of a
+    /// [`refresh`](crate::Cache::refresh) whose loader waits for it by other loads goes on after
     /// [`lease_wait`](crate::Builder::lease_wait).
     #[must_use]
     pub fn cycle(&self) -> Option<&str> {

@@ -212,7 +212,13 @@ impl Waits {
         let (mut next, mut seen) = (0, HashSet::new());
         while let Some(&(Awaited { load, .. }, from)) = reached.get(next) {
             let is_it = |id: usize| id == load.id || is_anew && from.is_none();
-            if loads_of(call).any(|own| own.place == load.place && is_it(own.id)) {
+            // A load that nobody joins has the lease of its key, for which any other load of the key waits.
+            let is_own = |(key, id): &(Key, LoadId)| {
+                let is_same = matches!(id, LoadId::Anew(_)) || is_it(id.address());
+                *key == load.place.key && is_same
+            };
+            let mut own = call.loads.iter().chain(call.behind.iter());
+            if call.instance == load.place.instance && own.any(is_own) {
                 return Some(names(&reached, next));
             }
             let calls = self.calls.get(&load.place).into_iter().flatten();

@@ -4,6 +4,7 @@
 //! is sent again counts nothing twice.
 
 use std::error::Error;
+use std::mem::replace;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -85,23 +86,23 @@ impl FleetStats {
             folds,
         };
         let answer = ctx.lane.store_counts(counts).await;
+        // An L2 that cannot be reached is in the log by requests that the cache needs.
+        let refused = answer.as_ref().err().filter(|error| error.is_refused());
+        let may_tell = refused.is_some() && ctx.options.may_log();
         let mut stored = lock(&self.stored);
         stored.at = Some(now);
-        match answer {
-            Ok(()) => {
-                stored.stats = stats;
-                stored.is_told = false;
-            }
-            // An L2 that cannot be reached is in the log by requests that the cache needs.
-            Err(error) if error.is_refused() && !stored.is_told && ctx.options.may_log() => {
-                stored.is_told = true;
-                warn!(
-                    namespace = ctx.options.namespace.as_str(),
-                    error = &error as &dyn Error,
-                    "the counters of this instance are missing in those of the fleet"
-                );
-            }
-            Err(_) => {}
+        if answer.is_ok() {
+            stored.stats = stats;
+            stored.is_told = false;
+        }
+        let is_news = may_tell && !replace(&mut stored.is_told, true);
+        drop(stored);
+        if let Some(error) = refused.filter(|_| is_news) {
+            warn!(
+                namespace = ctx.options.namespace.as_str(),
+                error = error as &dyn Error,
+                "the counters of this instance are missing in those of the fleet"
+            );
         }
     }
 

@@ -568,11 +568,11 @@ async fn a_loader_that_waits_for_itself_is_an_error() {
     let cache = a.clone();
     let load = || async move {
         Table::new("warm")
-            .warm(&cache, owned(&["other", "k"]))
+            .warm(&cache, owned(&["other", "l"]))
             .await?;
         Ok::<_, LoadError>("loaded".to_owned())
     };
-    let error = a.get_or_load("k", load).await.unwrap_err();
-    assert_eq!(error.cycle(), Some("test:text:k -> test:text:k"));
-    assert!(stores(&a, "k").await && stores(&a, "other").await);
+    let error = a.get_or_load("l", load).await.unwrap_err();
+    assert_eq!(error.cycle(), Some("test:text:l -> test:text:l"));
+    assert!(stores(&a, "l").await && stores(&a, "other").await);
 }
