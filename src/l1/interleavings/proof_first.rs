@@ -1,11 +1,8 @@
 //! Look-ups and joins while an instance that has missed messages catches up: it applies what it has missed, and then has
 //! a proof. Nothing that a caller finds before that may be judged by that proof (rules 5 and 8).
 
-use super::{Mark, NEXT_EPOCH, World, fresh, in_every_order};
+use super::{Mark, NEXT_EPOCH, World, in_every_order};
 use crate::ablation::{Rule, switch_off};
-use crate::l1::{Join, LoadOutcome, Outcome};
-use crate::util::shared_result::SharedResult;
-use crate::vocabulary::Source;
 
 /// How an instance hears of a change that it has missed, before it has the next proof.
 type CatchUp = fn(&World);
@@ -139,55 +136,5 @@ fn a_caller_takes_the_proof_before_the_load_that_it_joins() {
 fn the_order_of_proof_and_load_matters() {
     switch_off(Some(Rule::ProofFirst));
     assert!(fails(joins));
-    switch_off(None);
-}
-
-/// A load that finds the entry of another load in L1, as [`lease::acquire`](crate::engine) does.
-fn load(world: &World) -> SharedResult<LoadOutcome> {
-    let Join { result, begun } = world.join_load();
-    if let Some((op, sender)) = begun {
-        let now = world.clock.now();
-        let found = world.l1.get(&world.key, now).and_then(|_| {
-            world.l1.in_flight.rely_on_proof(&op);
-            world.l1.get(&world.key, now)
-        });
-        let outcome = match found {
-            Some(slot) => Outcome::fresh(slot, Source::L1),
-            None => Outcome::fresh(fresh(world.ask()), Source::Loader),
-        };
-        drop(op);
-        sender.send(Ok(Some(outcome)));
-    }
-    result
-}
-
-fn loads_that_rely_on_a_proof() {
-    in_every_order(|mut world| {
-        world.read();
-        // Another instance writes, and no message comes.
-        let (_, ver) = world.write();
-        world.pass(super::BOUND - 1);
-        let early = world.spawn(|world| load(&world));
-        // With this step the load may also run before the time passes.
-        assert!(world.l1.freshness.is_live());
-        world.pass(2);
-        // The bound has passed since the write, and with it the proof. The load began within the bound.
-        let late = load(&world);
-        early.join().unwrap();
-        let found = late.peek().unwrap().unwrap().unwrap();
-        assert!(found.slot.version.ver >= ver);
-    });
-}
-
-/// Rule 5: what a load finds in L1 is as new as the proof of that moment, which a later caller may not have.
-#[test]
-fn no_caller_without_a_proof_joins_a_load_that_relies_on_one() {
-    loads_that_rely_on_a_proof();
-}
-
-#[test]
-fn what_a_load_relies_on_matters() {
-    switch_off(Some(Rule::NoProvenFlights));
-    assert!(fails(loads_that_rely_on_a_proof));
     switch_off(None);
 }
