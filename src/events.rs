@@ -126,7 +126,7 @@ pub enum InvalidatedBy {
 #[derive(Debug, Default)]
 pub(crate) struct Events(OnceLock<Channel>);
 
-#[derive(Clone, Debug)]
+#[derive(Debug)]
 struct Channel {
     sender: broadcast::Sender<Waiting>,
     dropped: Dropped,
@@ -137,19 +137,10 @@ struct Channel {
 type Dropped = Arc<Mutex<Vec<CacheEvent>>>;
 
 /// An event in the channel.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 struct Waiting {
     event: Option<CacheEvent>,
     dropped: Dropped,
-}
-
-impl Clone for Waiting {
-    fn clone(&self) -> Self {
-        Self {
-            event: self.event.clone(),
-            dropped: Arc::clone(&self.dropped),
-        }
-    }
 }
 
 impl Drop for Waiting {
