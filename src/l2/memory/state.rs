@@ -328,14 +328,15 @@ impl State {
                 stamp.into()
             }
             Step::Clear => {
-                // The epoch of a private store never changes: it has no values that a new one would end.
+                // The epoch of a private store never changes. In others the former one's values stay for the rest of
+                // their time, as in Redis, and a look-up tells by their epoch that they are not valid (rule 11).
                 if self.now.is_private {
                     self.leases.clear();
+                    self.values = Expiring::default();
                 } else {
                     self.clock.epoch = random();
                 }
                 // No instance replays messages from before a clear.
-                self.values = Expiring::default();
                 self.log.clear();
                 self.announce(payload)
             }
