@@ -81,8 +81,6 @@ pub(crate) struct Convert {
     counters: Arc<Counters>,
     /// Knows how far the lane's time is.
     l1: Arc<L1>,
-    /// Whether a value of the type was read back as it was written.
-    is_readable: AtomicBool,
 }
 
 impl Convert {
@@ -101,7 +99,6 @@ impl Convert {
             options: Arc::clone(options),
             counters: Arc::clone(counters),
             l1: Arc::clone(l1),
-            is_readable: AtomicBool::new(false),
         }
     }
 
@@ -308,7 +305,7 @@ impl Convert {
         }
     }
 
-    /// Encodes a value for L2. Without L2 nobody reads the bytes: the payload is empty, and only the type is tried.
+    /// Encodes a value for L2. Without L2 nobody reads the bytes: the payload is empty.
     pub(crate) fn seal(
         &self,
         key: &str,
@@ -325,7 +322,6 @@ impl Convert {
         } else {
             Ok(0)
         };
-        let encoded = encoded.and_then(|codec| self.try_type(value).map(|()| codec));
         let head = Head {
             codec: encoded.inspect_err(|error| self.cannot_store(error))?,
             type_tag: self.type_tag,
@@ -336,17 +332,6 @@ impl Convert {
             self.counters.l2_written_bytes.add(body.len() as u64);
         }
         Ok(EncodedValue { body, ttls })
-    }
-
-    /// Whether values of the type can be read back: by the first one, and by later ones until one can. Otherwise L1
-    /// would hide for a while that every read of L2 fails.
-    fn try_type(&self, value: &AnyValue) -> Result<(), CodecError> {
-        // Relaxed: two threads may both try the type, which is only work done twice.
-        if !self.is_readable.load(Ordering::Relaxed) {
-            self.rules.codec.try_type(value)?;
-            self.is_readable.store(true, Ordering::Relaxed);
-        }
-        Ok(())
     }
 
     fn cannot_store(&self, error: &(dyn Error + 'static)) {

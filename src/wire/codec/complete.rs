@@ -1,11 +1,14 @@
-//! A serializer that finds the shape of a value, and refuses types which leave fields out, for formats without names.
+//! A serializer that finds the shape of a value, and passes every call on.
 //!
-//! With `skip_serializing_if` a type writes a field for some values and not for others. bincode and postcard do not
+//! Formats with names compare the shape of a value with the shape that it has when it is read back, see [`compare`].
+//!
+//! Formats without names write it, and must refuse types which leave fields out. With `skip_serializing_if` a type writes a field for some values and not for others. bincode and postcard do not
 //! write which: the bytes of the next field would be read in its place, as a wrong value and without an error. serde
 //! tells a serializer of each field that is left out, which these formats ignore. So they serialize through
-//! [`serialize`], which passes every other call on.
+//! [`serialize`].
 
-use std::cell::Cell;
+use std::cell::{Cell, RefCell};
+#[cfg(any(feature = "bincode", feature = "postcard"))]
 use std::error::Error;
 use std::fmt::Display;
 
@@ -14,46 +17,137 @@ use serde::ser::{
     SerializeTuple, SerializeTupleStruct, SerializeTupleVariant, Serializer,
 };
 
+use super::memory::Bytes;
 use super::shape::{Elements, Parts, Shape};
 use super::{Category, CodecError};
 
 /// Has `write` serialize a value, and returns its shape. An error names the field that the value leaves out.
+#[cfg(any(feature = "bincode", feature = "postcard"))]
 #[inline]
 pub(super) fn serialize<T: Serialize + ?Sized, E: Into<Box<dyn Error + Send + Sync>>>(
     value: &T,
     write: impl FnOnce(Complete<'_, &T>) -> Result<(), E>,
 ) -> super::Result<Shape> {
-    let found = &Found {
-        left_out: Cell::new(None),
-        shape: Cell::new(Shape::UNIT),
-    };
-    match (write(found.on(value)), found.left_out.get()) {
+    let found = &Found::new(Notes::NONE);
+    match (write(found.on(value)), found.field.get()) {
         (Ok(()), _) => Ok(found.shape.get()),
         (Err(_), Some(field)) => Err(Category::FieldLeftOut(field).into()),
         (Err(error), None) => Err(CodecError::new(error)),
     }
 }
 
+/// Checks that a value that was read from the bytes of another one has its shape, in a format that is readable for
+/// humans or is not.
+///
+/// # Errors
+///
+/// If it has not. The error names the field that differs.
+pub(super) fn compare<T: Serialize + ?Sized>(
+    written: &T,
+    read: &T,
+    is_human_readable: bool,
+) -> super::Result<()> {
+    let notes = || Notes {
+        is_human_readable,
+        ..Notes::NONE
+    };
+    if look_at(written, &Found::new(notes()))? == look_at(read, &Found::new(notes()))? {
+        return Ok(());
+    }
+    let with_fields = || {
+        let fields = Some(RefCell::default());
+        Found::new(Notes { fields, ..notes() })
+    };
+    let (one, other) = (with_fields(), with_fields());
+    look_at(written, &one)?;
+    look_at(read, &other)?;
+    let (one, other) = (one.into_fields(), other.into_fields());
+    let mut pairs = one.into_iter().zip(other);
+    let field = pairs.find_map(|(one, other)| (one != other).then_some(one.0));
+    Err(Category::ReadOtherwise { field }.into())
+}
+
+/// The field of a value that has a number which is not finite, or `None`.
+#[cold]
+pub(super) fn not_finite<T: Serialize + ?Sized>(value: &T) -> Option<&'static str> {
+    let found = &Found::new(Notes {
+        is_human_readable: true,
+        must_be_finite: true,
+        fields: None,
+    });
+    look_at(value, found).err().and(found.field.get())
+}
+
+/// Serializes a value to nowhere.
+fn look_at<T: Serialize + ?Sized>(value: &T, found: &Found) -> super::Result<Shape> {
+    let mut nowhere = Bytes::default();
+    let looked = value.serialize(Complete::<_, true> {
+        inner: &mut nowhere,
+        found,
+    });
+    looked.map_err(CodecError::new)?;
+    Ok(found.shape.get())
+}
+
 /// What is found in a value while it is serialized.
 struct Found {
-    /// The field that was left out: the format's error type cannot carry its name.
-    left_out: Cell<Option<&'static str>>,
+    /// The field that was left out, or in which a part was refused: the format's error type cannot carry its name.
+    field: Cell<Option<&'static str>>,
     /// The shape of the part that was serialized last: of the whole value, in the end.
     shape: Cell<Shape>,
+    notes: Notes,
+}
+
+/// What only a [`Complete`] with `NOTES` looks at.
+struct Notes {
+    is_human_readable: bool,
+    must_be_finite: bool,
+    /// Each field with its shape, after the fields within it.
+    fields: Option<RefCell<Vec<(&'static str, Shape)>>>,
+}
+
+impl Notes {
+    const NONE: Self = Self {
+        is_human_readable: false,
+        must_be_finite: false,
+        fields: None,
+    };
 }
 
 impl Found {
     #[inline]
-    fn on<X>(&self, inner: X) -> Complete<'_, X> {
+    fn new(notes: Notes) -> Self {
+        Self {
+            field: Cell::new(None),
+            shape: Cell::new(Shape::UNIT),
+            notes,
+        }
+    }
+
+    #[inline]
+    fn on<X, const NOTES: bool>(&self, inner: X) -> Complete<'_, X, NOTES> {
         Complete { inner, found: self }
+    }
+
+    /// Notes a field that was passed on, or in which a part was refused.
+    fn note<E>(&self, field: &'static str, passed: &Result<((), Shape), E>) {
+        match (passed, &self.notes.fields) {
+            (Ok(((), shape)), Some(fields)) => fields.borrow_mut().push((field, *shape)),
+            (Ok(_), None) => {}
+            (Err(_), _) => self.field.set(self.field.get().or(Some(field))),
+        }
+    }
+
+    fn into_fields(self) -> Vec<(&'static str, Shape)> {
+        self.notes.fields.map_or_else(Vec::new, RefCell::into_inner)
     }
 
     /// Passes a part of a value on, and returns its shape beside the result.
     #[inline]
-    fn part<'a, T: Serialize + ?Sized, R, E>(
+    fn part<'a, T: Serialize + ?Sized, R, E, const NOTES: bool>(
         &'a self,
         inner: &'a T,
-        pass: impl FnOnce(&Complete<'a, &'a T>) -> Result<R, E>,
+        pass: impl FnOnce(&Complete<'a, &'a T, NOTES>) -> Result<R, E>,
     ) -> Result<(R, Shape), E> {
         let passed = pass(&self.on(inner))?;
         Ok((passed, self.shape.get()))
@@ -61,14 +155,14 @@ impl Found {
 }
 
 // Of two words: with a third, each call would pass it in memory, and wait for what it has just written there.
-/// A value or its serializer, in which no field may be left out.
-pub(super) struct Complete<'a, X> {
+/// A value or its serializer. Unless it takes `NOTES`, no field may be left out.
+pub(super) struct Complete<'a, X, const NOTES: bool = false> {
     inner: X,
     found: &'a Found,
 }
 
 /// The serializer of a tuple or a struct, whose parts are as complete.
-pub(super) struct CompleteParts<'a, X> {
+pub(super) struct CompleteParts<'a, X, const NOTES: bool> {
     inner: X,
     found: &'a Found,
     parts: Parts,
@@ -77,7 +171,7 @@ pub(super) struct CompleteParts<'a, X> {
 }
 
 /// The serializer of a sequence or a map, whose elements are as complete.
-pub(super) struct CompleteElements<'a, X> {
+pub(super) struct CompleteElements<'a, X, const NOTES: bool> {
     inner: X,
     found: &'a Found,
     elements: Elements,
@@ -85,14 +179,14 @@ pub(super) struct CompleteElements<'a, X> {
     key: Shape,
 }
 
-impl<'a, X> Complete<'a, X> {
+impl<'a, X, const NOTES: bool> Complete<'a, X, NOTES> {
     /// Begins the parts of a tuple or a struct, or of such a variant.
     #[inline]
     fn parts<Y, E>(
         self,
         variant: Option<(u32, &'static str)>,
         begin: impl FnOnce(X) -> Result<Y, E>,
-    ) -> Result<CompleteParts<'a, Y>, E> {
+    ) -> Result<CompleteParts<'a, Y, NOTES>, E> {
         Ok(CompleteParts {
             inner: begin(self.inner)?,
             found: self.found,
@@ -106,7 +200,7 @@ impl<'a, X> Complete<'a, X> {
     fn elements<Y, E>(
         self,
         begin: impl FnOnce(X) -> Result<Y, E>,
-    ) -> Result<CompleteElements<'a, Y>, E> {
+    ) -> Result<CompleteElements<'a, Y, NOTES>, E> {
         Ok(CompleteElements {
             inner: begin(self.inner)?,
             found: self.found,
@@ -116,7 +210,7 @@ impl<'a, X> Complete<'a, X> {
     }
 }
 
-impl<X> CompleteParts<'_, X> {
+impl<X, const NOTES: bool> CompleteParts<'_, X, NOTES> {
     #[inline]
     fn whole(&self) -> Shape {
         let whole = self.parts.whole();
@@ -127,10 +221,10 @@ impl<X> CompleteParts<'_, X> {
     }
 }
 
-impl<T: Serialize + ?Sized> Serialize for Complete<'_, &T> {
+impl<T: Serialize + ?Sized, const NOTES: bool> Serialize for Complete<'_, &T, NOTES> {
     #[inline]
     fn serialize<S: Serializer>(&self, inner: S) -> Result<S::Ok, S::Error> {
-        self.inner.serialize(self.found.on(inner))
+        self.inner.serialize(self.found.on::<_, NOTES>(inner))
     }
 }
 
@@ -146,16 +240,31 @@ macro_rules! pass_on {
     )*};
 }
 
-impl<'a, S: Serializer> Serializer for Complete<'a, S> {
+/// Numbers that can be other than finite.
+macro_rules! pass_floats_on {
+    ($($method:ident($type:ty) $shape:expr;)*) => {$(
+        #[inline]
+        fn $method(self, value: $type) -> Result<S::Ok, S::Error> {
+            if NOTES && self.found.notes.must_be_finite && !value.is_finite() {
+                return Err(S::Error::custom("it is not finite"));
+            }
+            let done = self.inner.$method(value)?;
+            self.found.shape.set($shape);
+            Ok(done)
+        }
+    )*};
+}
+
+impl<'a, S: Serializer, const NOTES: bool> Serializer for Complete<'a, S, NOTES> {
     type Ok = S::Ok;
     type Error = S::Error;
-    type SerializeSeq = CompleteElements<'a, S::SerializeSeq>;
-    type SerializeTuple = CompleteParts<'a, S::SerializeTuple>;
-    type SerializeTupleStruct = CompleteParts<'a, S::SerializeTupleStruct>;
-    type SerializeTupleVariant = CompleteParts<'a, S::SerializeTupleVariant>;
-    type SerializeMap = CompleteElements<'a, S::SerializeMap>;
-    type SerializeStruct = CompleteParts<'a, S::SerializeStruct>;
-    type SerializeStructVariant = CompleteParts<'a, S::SerializeStructVariant>;
+    type SerializeSeq = CompleteElements<'a, S::SerializeSeq, NOTES>;
+    type SerializeTuple = CompleteParts<'a, S::SerializeTuple, NOTES>;
+    type SerializeTupleStruct = CompleteParts<'a, S::SerializeTupleStruct, NOTES>;
+    type SerializeTupleVariant = CompleteParts<'a, S::SerializeTupleVariant, NOTES>;
+    type SerializeMap = CompleteElements<'a, S::SerializeMap, NOTES>;
+    type SerializeStruct = CompleteParts<'a, S::SerializeStruct, NOTES>;
+    type SerializeStructVariant = CompleteParts<'a, S::SerializeStructVariant, NOTES>;
 
     pass_on! {
         serialize_bool(value: bool) Shape::BOOL;
@@ -169,8 +278,6 @@ impl<'a, S: Serializer> Serializer for Complete<'a, S> {
         serialize_u32(value: u32) Shape::U32;
         serialize_u64(value: u64) Shape::U64;
         serialize_u128(value: u128) Shape::U128;
-        serialize_f32(value: f32) Shape::F32;
-        serialize_f64(value: f64) Shape::F64;
         serialize_char(value: char) Shape::CHAR;
         serialize_str(value: &str) Shape::TEXT;
         serialize_bytes(value: &[u8]) Shape::BYTES;
@@ -178,6 +285,11 @@ impl<'a, S: Serializer> Serializer for Complete<'a, S> {
         serialize_unit() Shape::UNIT;
         serialize_unit_struct(name: &'static str) Shape::UNIT;
         serialize_unit_variant(name: &'static str, index: u32, variant: &'static str) Shape::UNIT.in_variant(index, variant);
+    }
+
+    pass_floats_on! {
+        serialize_f32(f32) Shape::F32;
+        serialize_f64(f64) Shape::F64;
     }
 
     #[inline]
@@ -241,9 +353,9 @@ impl<'a, S: Serializer> Serializer for Complete<'a, S> {
 
     #[inline]
     fn serialize_some<T: Serialize + ?Sized>(self, value: &T) -> Result<S::Ok, S::Error> {
-        let (done, shape) = self
-            .found
-            .part(value, |value| self.inner.serialize_some(value))?;
+        let (done, shape) = self.found.part(value, |value: &Complete<'_, _, NOTES>| {
+            self.inner.serialize_some(value)
+        })?;
         self.found.shape.set(shape.some());
         Ok(done)
     }
@@ -254,7 +366,7 @@ impl<'a, S: Serializer> Serializer for Complete<'a, S> {
         name: &'static str,
         value: &T,
     ) -> Result<S::Ok, S::Error> {
-        let (done, shape) = self.found.part(value, |value| {
+        let (done, shape) = (self.found).part(value, |value: &Complete<'_, _, NOTES>| {
             self.inner.serialize_newtype_struct(name, value)
         })?;
         self.found.shape.set(shape);
@@ -269,7 +381,7 @@ impl<'a, S: Serializer> Serializer for Complete<'a, S> {
         variant: &'static str,
         value: &T,
     ) -> Result<S::Ok, S::Error> {
-        let (done, shape) = self.found.part(value, |value| {
+        let (done, shape) = (self.found).part(value, |value: &Complete<'_, _, NOTES>| {
             (self.inner).serialize_newtype_variant(name, index, variant, value)
         })?;
         self.found.shape.set(shape.in_variant(index, variant));
@@ -285,20 +397,30 @@ impl<'a, S: Serializer> Serializer for Complete<'a, S> {
     }
 
     fn is_human_readable(&self) -> bool {
-        self.inner.is_human_readable()
+        if NOTES {
+            self.found.notes.is_human_readable
+        } else {
+            self.inner.is_human_readable()
+        }
     }
 }
 
 /// The parts of a tuple or a struct. The parts of a struct have names.
 macro_rules! pass_parts_on {
     ($($part:ident: $method:ident($($name:ident)?) $add:ident $(else $skip:ident)?;)*) => {$(
-        impl<S: $part> $part for CompleteParts<'_, S> {
+        impl<S: $part, const NOTES: bool> $part for CompleteParts<'_, S, NOTES> {
             type Ok = S::Ok;
             type Error = S::Error;
 
             #[inline]
             fn $method<T: Serialize + ?Sized>(&mut self, $($name: &'static str,)? value: &T) -> Result<(), S::Error> {
-                let ((), shape) = self.found.part(value, |value| self.inner.$method($($name,)? value))?;
+                let passed = (self.found).part(value, |value: &Complete<'_, _, NOTES>| self.inner.$method($($name,)? value));
+                $(
+                    if NOTES {
+                        self.found.note($name, &passed);
+                    }
+                )?
+                let ((), shape) = passed?;
                 self.parts = self.parts.$add($($name,)? shape);
                 Ok(())
             }
@@ -306,7 +428,10 @@ macro_rules! pass_parts_on {
             $(
                 // The default does nothing, and so do bincode and postcard: the next field would be read in its place.
                 fn $skip(&mut self, field: &'static str) -> Result<(), S::Error> {
-                    self.found.left_out.set(Some(field));
+                    if NOTES {
+                        return Ok(());
+                    }
+                    self.found.field.set(Some(field));
                     Err(S::Error::custom("a field was left out"))
                 }
             )?
@@ -328,15 +453,15 @@ pass_parts_on! {
     SerializeStructVariant: serialize_field(field) and_named else skip_field;
 }
 
-impl<S: SerializeSeq> SerializeSeq for CompleteElements<'_, S> {
+impl<S: SerializeSeq, const NOTES: bool> SerializeSeq for CompleteElements<'_, S, NOTES> {
     type Ok = S::Ok;
     type Error = S::Error;
 
     #[inline]
     fn serialize_element<T: Serialize + ?Sized>(&mut self, value: &T) -> Result<(), S::Error> {
-        let ((), shape) = self
-            .found
-            .part(value, |value| self.inner.serialize_element(value))?;
+        let ((), shape) = self.found.part(value, |value: &Complete<'_, _, NOTES>| {
+            self.inner.serialize_element(value)
+        })?;
         self.elements.add(shape);
         Ok(())
     }
@@ -348,22 +473,24 @@ impl<S: SerializeSeq> SerializeSeq for CompleteElements<'_, S> {
     }
 }
 
-impl<S: SerializeMap> SerializeMap for CompleteElements<'_, S> {
+impl<S: SerializeMap, const NOTES: bool> SerializeMap for CompleteElements<'_, S, NOTES> {
     type Ok = S::Ok;
     type Error = S::Error;
 
     #[inline]
     fn serialize_key<T: Serialize + ?Sized>(&mut self, key: &T) -> Result<(), S::Error> {
-        let ((), shape) = self.found.part(key, |key| self.inner.serialize_key(key))?;
+        let ((), shape) = (self.found).part(key, |key: &Complete<'_, _, NOTES>| {
+            self.inner.serialize_key(key)
+        })?;
         self.key = shape;
         Ok(())
     }
 
     #[inline]
     fn serialize_value<T: Serialize + ?Sized>(&mut self, value: &T) -> Result<(), S::Error> {
-        let ((), shape) = self
-            .found
-            .part(value, |value| self.inner.serialize_value(value))?;
+        let ((), shape) = self.found.part(value, |value: &Complete<'_, _, NOTES>| {
+            self.inner.serialize_value(value)
+        })?;
         self.elements.add(self.key.with_value(shape));
         Ok(())
     }

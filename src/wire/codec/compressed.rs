@@ -82,10 +82,15 @@ impl<C: Codec> CodecStack for Compressed<C> {
         &self.codec
     }
 
-    fn seal<T: Serialize + ?Sized>(&self, value: Placed<'_, T>, out: &mut Vec<u8>) -> Result<u8> {
+    fn seal<T: Serialize + ?Sized>(
+        &self,
+        value: Placed<'_, T>,
+        out: &mut Vec<u8>,
+        check: impl FnOnce(&[u8]) -> Result<()>,
+    ) -> Result<u8> {
         let start = out.len();
         // The codec checks the limit, so the limit is for the value before it is compressed.
-        let id = self.codec.seal(value, out)?;
+        let id = self.codec.seal(value, out, check)?;
         let is_large = out.len().saturating_sub(start) >= self.threshold;
         let is_compressed = is_large && lz4::compress(id, out, start);
         Ok(if is_compressed { lz4::ID } else { id })
@@ -114,7 +119,7 @@ mod tests {
 
     fn write(codec: &impl Unencrypted, text: &str) -> (u8, Vec<u8>) {
         let mut out = Vec::new();
-        let id = codec.seal((text, &CONTEXT), &mut out).unwrap();
+        let id = codec.seal((text, &CONTEXT), &mut out, |_| Ok(())).unwrap();
         (id, out)
     }
 
@@ -156,11 +161,13 @@ mod tests {
         let codec = Compressed::new(Bincode);
         let text = "a".repeat(5_000);
         let mut out = Vec::new();
-        let id = codec.seal((&text, &within(5_011)), &mut out).unwrap();
+        let id = codec
+            .seal((&text, &within(5_011)), &mut out, |_| Ok(()))
+            .unwrap();
         assert_eq!(read(&codec, id, &out, 5_011).unwrap(), text);
         let error = read(&codec, id, &out, 5_010).unwrap_err();
         assert!(error.to_string().contains("takes 5011 bytes"), "{error}");
-        let sealed = codec.seal((&text, &within(5_010)), &mut Vec::new());
+        let sealed = codec.seal((&text, &within(5_010)), &mut Vec::new(), |_| Ok(()));
         let error = sealed.unwrap_err();
         assert!(matches!(
             error.category(),

@@ -123,15 +123,20 @@ impl<C: Unencrypted> CodecStack for Encrypted<C> {
         self.codec.codec()
     }
 
-    fn seal<T: Serialize + ?Sized>(&self, value: Placed<'_, T>, out: &mut Vec<u8>) -> Result<u8> {
+    fn seal<T: Serialize + ?Sized>(
+        &self,
+        value: Placed<'_, T>,
+        out: &mut Vec<u8>,
+        check: impl FnOnce(&[u8]) -> Result<()>,
+    ) -> Result<u8> {
         let (_, context) = value;
         if self.writes_unencrypted {
-            return self.codec.seal(value, out);
+            return self.codec.seal(value, out, check);
         }
         let start = out.len();
         // Room for the head and the id, so that nothing is copied when these are known.
         out.extend_from_slice(&[0; HEAD + 1]);
-        let id = self.codec.seal(value, out)?;
+        let id = self.codec.seal(value, out, check)?;
         let size = out.len().saturating_sub(start + HEAD) + OVERHEAD;
         let max = context.max;
         if size > max {
@@ -202,7 +207,7 @@ mod tests {
 
     fn sealed(codec: &impl CodecStack, text: &str, context: &Context<'_>) -> (u8, Vec<u8>) {
         let mut out = b"head".to_vec();
-        let id = codec.seal((text, context), &mut out).unwrap();
+        let id = codec.seal((text, context), &mut out, |_| Ok(())).unwrap();
         assert_eq!(out.drain(..4).as_slice(), b"head");
         (id, out)
     }
@@ -395,7 +400,7 @@ mod tests {
         let (id, bytes) = sealed(&encrypted(), "value", &CONTEXT);
         let size = bytes.len();
         let codec = encrypted();
-        let seal = |max| codec.seal(("value", &within(max)), &mut Vec::new());
+        let seal = |max| codec.seal(("value", &within(max)), &mut Vec::new(), |_| Ok(()));
         let open = |max| codec.open(id, (&bytes, &within(max)), read_by_any::<String>);
         assert!(seal(size).is_ok() && open(size).is_ok());
         let error = open(size - 1).unwrap_err();

@@ -1,6 +1,7 @@
 //! The error of encoding and decoding. Its `Display` may be logged; its source may quote a value.
 
 use std::error::Error;
+use std::fmt;
 use std::sync::Arc;
 
 use crate::vocabulary::ByteSize;
@@ -72,11 +73,29 @@ pub(super) enum Category {
         "a value of its type cannot be read back: use Json or MessagePack for types with flatten, untagged, tag or fields that are only written, or mend its Deserialize"
     )]
     NotReadBack,
+    /// In a format with names. The name is of the type.
+    #[error(
+        "the value{} is not read back as it was: such as Some(None), a number that is not finite, or an untagged variant that another one takes. Mend the type, or use Bincode",
+        Field(*field)
+    )]
+    ReadOtherwise { field: Option<&'static str> },
     #[error("the type's own code panicked")]
     Panicked,
     /// Of encoding, and of a user's own codec.
     #[error("the codec refused")]
     Refused,
+}
+
+/// The name of a field, if it is known, within a sentence.
+struct Field(Option<&'static str>);
+
+impl fmt::Display for Field {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.0 {
+            Some(field) => write!(f, " of the field `{field}`"),
+            None => Ok(()),
+        }
+    }
 }
 
 /// Refuses bytes that are more than `max`.

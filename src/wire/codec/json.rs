@@ -8,8 +8,12 @@ use super::{Category, Codec, CodecError, Result, bounded};
 /// JSON: larger and slower, but people and other programs can read it.
 ///
 /// Fields go by name, so fields can be added to a type (with `#[serde(default)]`)
-/// and removed. Map keys have to be strings, numbers, `bool`s or unit variants, a
-/// float that is not finite becomes `null`, and `Some(None)` comes back as `None`.
+/// and removed. Map keys have to be strings, numbers, `bool`s or unit variants.
+///
+/// A cache reads each value back before it stores it, which takes about as long as to encode and to decode it. It stores
+/// none that JSON cannot bring back: a float that is not finite, which becomes `null`, a `Some(None)` or `Some(())`,
+/// which comes back as `None`, and a variant of an `untagged` enum that an earlier variant takes. The error names the
+/// field. Finite floats come back bit by bit.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct Json;
 

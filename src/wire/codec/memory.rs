@@ -44,7 +44,8 @@ const fn allocated(bytes: usize) -> usize {
 }
 
 /// The sum of the parts so far.
-struct Bytes(usize);
+#[derive(Default)]
+pub(super) struct Bytes(usize);
 
 impl Bytes {
     fn and(&mut self, bytes: usize) -> &mut Self {

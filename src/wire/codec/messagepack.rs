@@ -6,17 +6,19 @@ use rmp_serde::decode::{Error, ReadRefReader};
 use serde::de::{DeserializeOwned, DeserializeSeed};
 use serde::{Deserialize, Serialize};
 
-use super::{Category, Codec, CodecError, Result, bounded};
+use super::{Category, Codec, CodecError, MESSAGEPACK, Result, bounded};
 
 /// `MessagePack` with named fields: like JSON, but smaller and with byte strings.
 ///
 /// Fields can be added to a type (with `#[serde(default)]`) and removed.
-/// `Some(None)` comes back as `None`.
+///
+/// A cache reads each value back before it stores it, as with `Json`, and stores none with a `Some(None)` or a variant
+/// of an `untagged` enum that an earlier variant takes.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct MessagePack;
 
 impl Codec for MessagePack {
-    const ID: u8 = 4;
+    const ID: u8 = MESSAGEPACK;
     const NAME: &'static str = "messagepack";
 
     fn encode<T: Serialize + ?Sized>(&self, value: &T, out: &mut Vec<u8>) -> Result<()> {

@@ -12,7 +12,6 @@ mod bincode;
     feature = "postcard"
 ))]
 mod bounded;
-#[cfg(any(feature = "bincode", feature = "postcard"))]
 mod complete;
 #[cfg(feature = "compression")]
 mod compressed;
@@ -30,7 +29,6 @@ mod memory;
 mod messagepack;
 #[cfg(feature = "postcard")]
 mod postcard;
-#[cfg(any(feature = "bincode", feature = "postcard"))]
 mod shape;
 #[cfg(any(feature = "bincode", feature = "postcard"))]
 mod shaped;
@@ -66,6 +64,9 @@ pub use self::stack::{CodecStack, Unencrypted};
 #[cfg(feature = "write-behind")]
 pub(crate) use self::value::catch_panic;
 pub(crate) use self::value::{CodecOf, FormerType, ValueCodec, former_type};
+
+/// The id of `MessagePack`, which is not readable for humans.
+const MESSAGEPACK: u8 = 4;
 
 /// Lower ids are of this crate.
 const FIRST_OWN_ID: u8 = 128;
@@ -137,8 +138,19 @@ type Result<T, E = CodecError> = std::result::Result<T, E>;
 /// - more memory than 64 times the bytes, plus 64 MiB, for the elements of sequences and maps. An element counts for
 ///   its size in memory, and for 64 bytes at least.
 ///
-/// Encoding does not check this. A value beyond these limits is written but never
-/// read: every read takes it for broken and loads it again.
+/// A cache stores no value that is nested deeper, as it [reads values back](#values-that-are-not-stored) first. With
+/// bincode and postcard it does not notice that a value takes more memory: that one is written but never read.
+///
+/// # Values that are not stored
+///
+/// A cache stores no value that another instance could not read, or would read as another one; the error of `insert`
+/// says so, and names the field where it knows it. With bincode and postcard it reads one value of each shape back: the
+/// names and kinds of the parts, each variant, and whether a collection is empty. In a format with names, and with a
+/// codec of your own, the value itself may decide how it is read. So the cache reads each value back, and compares the
+/// shapes: that takes about as long as to encode and to decode the value once more.
+///
+/// What the type does not show to serde is in no bytes. A field with `#[serde(skip)]` comes back as its default, at
+/// every instance but the one that stored the value.
 ///
 /// So a stored value of at most [`max_value_size`](crate::Builder::max_value_size) bytes, once it is decompressed,
 /// takes at most 64 times as much memory when it is decoded, plus 64 MiB; and as much again as its collections keep in
@@ -212,6 +224,28 @@ pub trait Codec: Send + Sync + 'static {
         bytes: &[u8],
     ) -> Result<T> {
         self.decode(bytes)
+    }
+
+    /// Checks that `bytes`, to which this codec has encoded a value, are read back as a value of its shape: before it is
+    /// stored, as L1 would hide for a while that no other instance can read it. Each value is read, as in a format with
+    /// names the value decides how it is read: of an `untagged` enum, the first variant that takes it.
+    ///
+    /// # Errors
+    ///
+    /// If the bytes cannot be read, or the value that is read has another shape. The error names the field.
+    #[doc(hidden)]
+    fn read_back<T: Serialize + DeserializeOwned + Send + 'static>(
+        &self,
+        value: &T,
+        bytes: &[u8],
+    ) -> Result<()> {
+        let read = self.decode(bytes).map_err(|error| match error.category() {
+            Category::TooDeep | Category::TooMuchMemory => error,
+            _ => error.because(Category::ReadOtherwise {
+                field: complete::not_finite(value),
+            }),
+        })?;
+        complete::compare(value, &read, Self::ID != MESSAGEPACK)
     }
 }
 

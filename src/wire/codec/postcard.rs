@@ -36,6 +36,15 @@ impl Codec for Postcard {
     ) -> Result<T> {
         self.decode_shaped(TypeId::of::<T>(), bytes)
     }
+
+    /// One value of each shape: reading follows the type, and the shape has all that it depends on.
+    fn read_back<T: Serialize + DeserializeOwned + Send + 'static>(
+        &self,
+        _: &T,
+        bytes: &[u8],
+    ) -> Result<()> {
+        shaped::read_back::<_, T>(self, bytes)
+    }
 }
 
 impl Shaped for Postcard {

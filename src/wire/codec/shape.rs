@@ -11,9 +11,6 @@
 
 use std::mem;
 
-/// How many bytes a shape takes before a value.
-pub(super) const LENGTH: usize = 8;
-
 /// The shape of a value or of a part of one.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) struct Shape(u64);
@@ -67,7 +64,8 @@ impl Shape {
         Self(mix(self.0, value.0))
     }
 
-    pub(super) const fn to_bytes(self) -> [u8; LENGTH] {
+    #[cfg(any(feature = "bincode", feature = "postcard"))]
+    pub(super) const fn to_bytes(self) -> [u8; 8] {
         self.0.to_be_bytes()
     }
 }

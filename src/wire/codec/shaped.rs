@@ -1,5 +1,6 @@
 //! The bytes of a format without names, after the shape of their value.
 
+use std::any::TypeId;
 use std::error::Error;
 use std::hash::{BuildHasher, Hash};
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -9,8 +10,10 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 
 use super::complete::{self, Complete};
-use super::shape::LENGTH;
 use super::{Category, Codec, CodecError, Result};
+
+/// How many bytes a shape takes before a value.
+const LENGTH: usize = 8;
 
 /// Appends the shape of a value and its bytes, which `write` appends.
 #[inline]
@@ -58,6 +61,38 @@ pub(crate) trait Shaped: Codec {
             known.note();
         }
         Ok(value)
+    }
+}
+
+/// Checks that bytes which a codec has just encoded are read back, unless bytes of the type with this shape were before.
+pub(super) fn read_back<C: Shaped, T: Serialize + DeserializeOwned + Send + 'static>(
+    codec: &C,
+    bytes: &[u8],
+) -> Result<()> {
+    let (shape, _) = split(bytes)?;
+    let value_type = TypeId::of::<T>();
+    // Apart from what was read: that one is not compared by its length.
+    let known = Known::of((value_type, C::ID), shape);
+    if known.is_noted() {
+        return Ok(());
+    }
+    let read = codec.decode_shaped::<T>(value_type, bytes);
+    let again = read.and_then(|read| {
+        let mut again = Vec::with_capacity(bytes.len());
+        codec.encode(&read, &mut again).map(|()| again)
+    });
+    match again {
+        // A field that is written and not read, or the other way round, shifts those that follow, perhaps to a value of
+        // that shape. The bytes may differ, as the entries of a map have no order.
+        Ok(again) if again.len() != bytes.len() => Err(Category::NotReadBack.into()),
+        Ok(_) => {
+            known.note();
+            Ok(())
+        }
+        Err(error) => Err(match error.category() {
+            Category::TooDeep | Category::TooMuchMemory => error,
+            _ => error.because(Category::NotReadBack),
+        }),
     }
 }
 

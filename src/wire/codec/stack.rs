@@ -20,14 +20,19 @@ pub trait CodecStack: Send + Sync + 'static {
     #[doc(hidden)]
     fn codec(&self) -> &Self::Codec;
 
-    /// Appends the bytes of a value to `out`, and returns the id that names their format. On an error `out` may have
-    /// more bytes than before.
+    /// Appends the bytes of a value to `out`, and returns the id that names their format. `check` is given the bytes
+    /// that are in no layer. On an error `out` may have more bytes than before.
     ///
     /// # Errors
     ///
-    /// If any layer makes too many bytes of it, or refuses it.
+    /// If any layer makes too many bytes of it, or refuses it, or `check` fails.
     #[doc(hidden)]
-    fn seal<T: Serialize + ?Sized>(&self, value: Placed<'_, T>, out: &mut Vec<u8>) -> Result<u8> {
+    fn seal<T: Serialize + ?Sized>(
+        &self,
+        value: Placed<'_, T>,
+        out: &mut Vec<u8>,
+        check: impl FnOnce(&[u8]) -> Result<()>,
+    ) -> Result<u8> {
         let (value, context) = value;
         let start = out.len();
         self.codec().encode(value, out)?;
@@ -35,6 +40,7 @@ pub trait CodecStack: Send + Sync + 'static {
         if size > max {
             return Err(Category::ValueTooLarge { size, max }.into());
         }
+        check(out.get(start..).unwrap_or_default())?;
         Ok(Self::Codec::ID)
     }
 

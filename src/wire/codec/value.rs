@@ -20,7 +20,7 @@ pub(crate) trait ValueCodec: Send + Sync {
     ///
     /// # Errors
     ///
-    /// If the value takes too many bytes, or a layer refuses it.
+    /// If the value takes too many bytes, a layer refuses it, or its bytes [cannot be read back](Codec::read_back).
     fn encode(&self, value: &AnyValue, context: &Context<'_>, out: &mut Vec<u8>) -> Result<u8>;
 
     /// Decodes bytes in the format with this id. If they are no value of the type, tries the `former` types.
@@ -35,13 +35,6 @@ pub(crate) trait ValueCodec: Send + Sync {
         context: &Context<'_>,
         former: &[FormerType],
     ) -> Result<Decoded>;
-
-    /// Encodes a value and reads it back, without layers, which shows whether values of its type can be.
-    ///
-    /// # Errors
-    ///
-    /// If it cannot be read, or not whole.
-    fn try_type(&self, value: &AnyValue) -> Result<()>;
 
     /// Whether the values are in a format of this crate, so that a [`FormerType`] can be read from them.
     fn is_of_this_crate(&self) -> bool;
@@ -101,7 +94,9 @@ impl<S: CodecStack, V: Serialize + DeserializeOwned + Value> ValueCodec for Code
     fn encode(&self, value: &AnyValue, context: &Context<'_>, out: &mut Vec<u8>) -> Result<u8> {
         let (start, value) = (out.len(), value.typed::<V>());
         // The caller goes on with `out`, whatever a codec or a type has appended before it failed.
-        catch_panic(|| self.stack.seal((value, context), out)).inspect_err(|_| out.truncate(start))
+        let check = |bytes: &[u8]| self.stack.codec().read_back(value, bytes);
+        catch_panic(|| self.stack.seal((value, context), out, check))
+            .inspect_err(|_| out.truncate(start))
     }
 
     fn decode(
@@ -129,23 +124,6 @@ impl<S: CodecStack, V: Serialize + DeserializeOwned + Value> ValueCodec for Code
 
     fn is_of_this_crate(&self) -> bool {
         S::Codec::ID < FIRST_OWN_ID
-    }
-
-    fn try_type(&self, value: &AnyValue) -> Result<()> {
-        catch_panic(|| {
-            let (codec, mut bytes) = (self.stack.codec(), Vec::new());
-            Codec::encode(codec, value.typed::<V>(), &mut bytes)?;
-            let read: Result<V> = codec.decode_same_shape(&bytes);
-            let read = read.map_err(|error| error.because(Category::NotReadBack))?;
-            // A field that is written and not read, or the other way round, shifts all that follow. The bytes may
-            // differ, as the entries of a map have no order.
-            let mut again = Vec::with_capacity(bytes.len());
-            Codec::encode(codec, &read, &mut again)?;
-            if again.len() != bytes.len() {
-                return Err(Category::NotReadBack.into());
-            }
-            Ok(())
-        })
     }
 
     fn type_name(&self) -> &'static str {

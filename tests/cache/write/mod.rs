@@ -8,6 +8,7 @@ mod holds;
 mod insert_if;
 mod invalidate_and_wait;
 mod invalidate_prefix;
+mod read_back;
 mod tags;
 mod tags_of;
 mod ttl;
