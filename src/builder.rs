@@ -658,8 +658,9 @@ impl<K, V, L> Builder<K, V, L> {
     ///
     /// The cache runs one load per key at a time. This option bounds the loads of all keys together, which protects the
     /// source when L2 is empty, as after a restart of Redis. A loader that looks up other keys, in this cache or
-    /// another one, does not count while it waits for their loads. Before it goes on it waits for its turn again, also
-    /// if it gives the look-up up, as by a timeout: until then none of its code runs.
+    /// another one, does not count while it awaits their loads in its own task: not in one that it spawns, and not by
+    /// `block_on`. Before it goes on it waits for its turn again, also if it gives the look-up up, as by a timeout: until
+    /// then none of its code runs.
     pub fn max_concurrent_loads(mut self, loads: usize) -> Self {
         self.given.rest.set.max_concurrent_loads = Some(loads);
         self

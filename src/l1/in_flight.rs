@@ -178,6 +178,14 @@ impl InFlight {
         Some(self.start(shard, (hash, key), caller, true, |it| &mut it.refresh))
     }
 
+    /// Whether a load or refresh of the key is under way that callers can join.
+    pub(crate) fn is_loaded(&self, key: &str) -> bool {
+        let hash = self.hash(key);
+        let shard = self.lock(hash);
+        let state = shard.get(hash, key);
+        state.is_some_and(|state| state.load.is_some() || state.refresh.is_some())
+    }
+
     /// Whether a load or refresh is still the one of its key: nothing has changed the key, and nothing was flushed,
     /// since it began.
     pub(crate) fn is_attached(&self, op: &Op) -> bool {
@@ -297,11 +305,6 @@ impl InFlight {
         self.detach(key, |state, next| {
             state.change(change, self.freshness.issued(), next);
         });
-    }
-
-    /// Detaches the flights of a key.
-    pub(super) fn detach_all(&self, key: &str) {
-        self.detach(key, |_, _| {});
     }
 
     /// A value that was not stored is handed out, see [`KeyState::hand_out_unstored`]. Detaches the flights of its key.

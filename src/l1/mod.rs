@@ -353,10 +353,12 @@ impl L1 {
         (self.held(key, now)).map_or(Version::ABSENT, |slot| slot.version)
     }
 
-    /// Makes the entry of a key stale, in a cache without L2; loads of the key that are under way store nothing.
-    pub(crate) fn make_stale(&self, key: &Key, now: Tick) {
-        // First: no load that began before stores its value after this has looked.
-        self.in_flight.detach_all(key);
+    /// Makes the entry of a key stale, in a cache without L2; loads, refreshes and inserts of the key that are under way
+    /// store nothing that is older than this change.
+    pub(crate) fn make_stale(&self, key: &Key, at: Version, now: Tick) {
+        // First: nothing that began before stores its value after this has looked.
+        let change = self.note_issued(at);
+        self.in_flight.change(key, change);
         self.replace_times(key, now, |slot| {
             (now < slot.soft_at()).then(|| SlotHead {
                 soft_at: now,

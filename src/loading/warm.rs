@@ -27,7 +27,8 @@ impl<K: CacheKey, V: Send + Sync + 'static> Cache<K, V> {
     /// Callers, in all instances, that look up a key of the present call of the loader wait for its value, as for the
     /// load of another instance. If the loader fails, hangs or panics they load the key by themselves. So that they do
     /// not wait for long, the loader may take no longer than [`lease_ttl`](crate::Builder::lease_ttl), or
-    /// [`load_timeout`](crate::Builder::load_timeout) if that is shorter.
+    /// [`load_timeout`](crate::Builder::load_timeout) if that is shorter. In a cache without L2 they load it by themselves
+    /// meanwhile.
     ///
     /// Drop the future to stop the call at any time: the present call of the loader goes on, and its values are stored.
     /// A second call of `warm` loads only the keys that have no value by then. Where a cache has a loader
@@ -44,7 +45,8 @@ impl<K: CacheKey, V: Send + Sync + 'static> Cache<K, V> {
     /// - The loader's own error, its panic, or the limit to its time, as for
     ///   [`get_many_or_load`](Self::get_many_or_load). Nothing more is loaded.
     /// - [`LoadError::is_interrupted`]: L2 did not answer. Nothing more is loaded.
-    /// - [`LoadError::is_misuse`]: the loader returned [`Loaded::unchanged`], or waits for itself.
+    /// - [`LoadError::is_misuse`]: the loader returned [`Loaded::unchanged`], or the load of one of the keys waits for the
+    ///   loader that calls this.
     ///
     /// The values that are stored by then stay, so another call goes on. A single value that cannot be stored, such as
     /// a [`Loaded::no_store`], is no error: [`Warming`] counts such values.
@@ -126,7 +128,7 @@ impl<K: CacheKey, V: Send + Sync + 'static> Cache<K, V> {
             let keys = keys.into_iter().map(downcast).collect();
             loader_of_many(keys, Arc::clone(&loader))
         });
-        let mut keys = keys.into_iter();
+        let mut keys = keys.into_iter().fuse();
         let (fewest, most) = keys.size_hint();
         let mut warming = Warming {
             total: most.filter(|most| *most == fewest).map(|most| most as u64),

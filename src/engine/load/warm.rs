@@ -8,6 +8,7 @@ use std::iter::{self, Peekable};
 use std::sync::Arc;
 #[cfg(larder_ablation)]
 use std::sync::Mutex;
+use std::time::Duration;
 
 use futures::future::BoxFuture;
 use futures::{StreamExt, stream};
@@ -164,7 +165,12 @@ impl Loads {
             .into_iter()
             .chain(in_time)
             .map(|(number, key)| async move {
+                // A store that no other instance uses has no lease that another load would wait for.
+                let is_loaded = ctx.l1.freshness.has_no_l2() && ctx.l1.in_flight.is_loaded(&key);
                 let op = ctx.l1.in_flight.begin(&key);
+                if is_loaded {
+                    return (number, op, Acquired::Wait(Duration::ZERO));
+                }
                 let goal = Goal::Missing { at_least: None };
                 let mut request = lease::request(ctx, Want::Any);
                 let until = Instant::now() + ctx.options.l2_timeout;

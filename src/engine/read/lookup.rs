@@ -203,18 +203,22 @@ impl Reads {
         }
         // Of a deferred key both levels may be old (rule 14).
         let op = ctx.begin(key)?;
-        let in_l1 = |now, limit| {
-            let find = || ctx.l1.get_kept(key, now, kept, limit);
-            let slot = find()?;
+        let in_l1 = |limit| {
+            // The time anew with each look: a caller may have joined before the load was marked, after the proof had
+            // ended (rule 5).
+            let find = || {
+                let now = ctx.now();
+                Some((ctx.l1.get_kept(key, now, kept, limit)?, now))
+            };
+            let found = find()?;
             let Some(load) = load else {
-                return Some(slot);
+                return Some(found);
             };
             ctx.l1.in_flight.rely_on_proof(load);
             find()
         };
-        let now = ctx.now();
         if proof == Proof::Used
-            && let Some(slot) = in_l1(now, None)
+            && let Some((slot, now)) = in_l1(None)
         {
             let valid_until = slot.expires_at;
             return Some(instead(slot, Source::L1, now, valid_until));
@@ -238,7 +242,7 @@ impl Reads {
             // The entry of L1, without a proof that it is current: only in `Mode::Available`.
             Err(_) if proof == Proof::Used => {
                 let limit = ctx.options.tuned().mode.limit()?;
-                let slot = in_l1(ctx.now(), Some(limit))?;
+                let (slot, _) = in_l1(Some(limit))?;
                 Some(Outcome {
                     kind: OutcomeKind::UnprovenFallback,
                     ..Outcome::fresh(slot, Source::L1)

@@ -179,7 +179,9 @@ fn accept(ctx: &Context, write: &mut Write, ack: WriteAck, now: Tick) {
         // The new epoch comes with the next heartbeat; until then nothing older is served or stored.
         Step::Clear => ctx.l1.clear(),
         Step::EndLeases => return,
-        Step::Expire if ctx.l1.freshness.has_no_l2() => ctx.l1.make_stale(&write.key, now),
+        Step::Expire if ctx.l1.freshness.has_no_l2() => {
+            ctx.l1.make_stale(&write.key, stamp.version(), now);
+        }
         Step::InvalidateTags | Step::Expire | Step::Invalidate { .. }
             if without(Rule::OwnMessages) => {}
         Step::InvalidateTags => ctx.l1.apply_tags([&*write.key], stamp.version()),

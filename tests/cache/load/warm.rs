@@ -457,14 +457,13 @@ async fn without_a_proof_it_goes_on(fleet: Fleet) {
 async fn without_an_l2_it_fills_l1() {
     let cache: Texts = Cache::builder("test:text").build().unwrap();
     cache.insert("there", "old".to_owned()).await.unwrap();
-    let (truth, gate, table) = (Source::new("loaded"), Gate::new(), Table::new("warm"));
+    let (gate, table) = (Gate::new(), Table::new("warm"));
     let warming = table
         .behind(&gate)
         .spawn(&cache, &["there", "removed", "inserted", "k"]);
     gate.arrived(1).await;
     cache.invalidate("removed").await.unwrap();
     cache.insert("inserted", "new".to_owned()).await.unwrap();
-    let caller = truth.spawn(&cache, "k");
     gate.open();
     let warming = warming.await.unwrap().unwrap();
     assert_eq!(
@@ -479,7 +478,21 @@ async fn without_an_l2_it_fills_l1() {
     ] {
         assert_eq!(value(&cache, key).await.as_deref(), expected, "{key}");
     }
-    assert_eq!(caller.await.unwrap().unwrap().as_str(), "warm");
+}
+
+/// There is no other instance that would have a lease. A load of the same one is left alone all the same.
+#[tokio::test]
+async fn without_an_l2_it_takes_no_key_from_a_load_that_is_under_way() {
+    let cache: Texts = Cache::builder("test:text").build().unwrap();
+    let (truth, gate, table) = (Source::new("loaded"), Gate::new(), Table::new("warm"));
+    let caller = truth.behind(&gate).spawn(&cache, "k");
+    gate.arrived(1).await;
+    let warming = table.spawn(&cache, &["k", "other"]).await.unwrap().unwrap();
+    assert_eq!((warming.stored, warming.present), (1, 1));
+    gate.open();
+    let entry = caller.await.unwrap().unwrap();
+    assert!(entry.meta().version().is_some(), "it is stored");
+    assert_eq!(value(&cache, "k").await.as_deref(), Some("loaded"));
 }
 
 /// Two instances over a store in memory, where time passes when all wait.
