@@ -111,6 +111,8 @@ impl Writer {
             // The receiver is here.
             let _ = sender.send(call);
             *queue = sender;
+            // A runtime that has ended drops the task at once, with values of users.
+            drop(queue);
             tokio::spawn(run(Arc::clone(&self.ctx), calls));
         }
     }
