@@ -209,8 +209,9 @@ impl Attempt {
         let (rules, mut how) = (&self.rules, self.how(Some(parts.status)));
         let merged = merge(&stored.headers, parts.headers).and_then(|merged| own(&merged));
         let Some(merged) = merged else {
+            // The stored one stays as it is, and the next request asks about it again.
             let response = answer(rules, &self.request, stored, resident, how);
-            return (response, Ok(None));
+            return (response, Err(OfOneCaller));
         };
         (parts.status, parts.headers) = (stored.status, merged);
         let terms = terms(rules, &self.request, &mut parts, delay);
