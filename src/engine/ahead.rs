@@ -70,10 +70,15 @@ impl RefreshAhead {
         }
     }
 
+    /// How long a load takes, in the mean.
+    pub(crate) fn load_takes(&self) -> Duration {
+        Duration::from_nanos(self.load_takes.load(Ordering::Relaxed))
+    }
+
     /// So many times as long as a load takes.
     fn expected(&self, times: f64) -> Tick {
-        let load = Duration::from_nanos(self.load_takes.load(Ordering::Relaxed));
-        nanos(Duration::try_from_secs_f64(load.as_secs_f64() * times).unwrap_or(Duration::MAX))
+        let load = self.load_takes().as_secs_f64();
+        nanos(Duration::try_from_secs_f64(load * times).unwrap_or(Duration::MAX))
     }
 }
 

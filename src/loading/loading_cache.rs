@@ -248,18 +248,20 @@ impl<K: CacheKey + Send + 'static, V: Send + Sync + 'static> LoadingCache<K, V> 
     /// for values whose load takes longer than a caller may wait.
     ///
     /// Each instance may call this. One instance refreshes a key at a time, and an instance that finds a value that
-    /// another one has refreshed leaves it: so each key is loaded once in `every` by the whole fleet, or a little more
-    /// often while instances start. The refreshes of an instance are spread evenly over the time. Values stay in L1 of
-    /// each instance, as they are looked up there; these look-ups count in [`stats`](Cache::stats).
+    /// another one has refreshed leaves it: so each key is loaded about once in `every` by the whole fleet. A refresh
+    /// begins before the value is as old as `every`, by as long as loads take in the mean and by up to a twentieth of
+    /// `every`: so no value is older than `every` and two of its loads, while its loads succeed. Values stay in L1 of each
+    /// instance, as they are looked up there; these look-ups count in [`stats`](Cache::stats).
     ///
-    /// Choose a TTL that is longer than `every`. An `every` of less than a second counts as a second. An invalidation
-    /// removes a value as always; it is loaded again within `every`, or when a caller looks it up.
+    /// Choose a TTL that is longer than `every` and two loads. An `every` of less than a second counts as a second. An
+    /// invalidation removes a value as always; it is loaded again within `every`, or when a caller looks it up.
     ///
     /// The future ends when the cache is closed, or when its last clone is dropped, and can be dropped at any time. While
-    /// the cache is switched off, nothing is loaded. A load that fails is tried again after `every`; a line at WARN says
-    /// so.
+    /// the cache is switched off, nothing is loaded. No key waits for the load of another one: up to 16 missing keys are
+    /// loaded at a time, and while so many loads hang, one more in each part of `every` that falls to a key. A load that
+    /// fails is tried again after growing pauses, from a second to `every`; a line at WARN says so.
     ///
-    /// Cost: a look-up for each key in `every`. Keys that are too long are left out.
+    /// Cost: three look-ups for each key in `every`. Keys that are too long are left out.
     ///
     /// ```
     /// # async fn demo() -> Result<(), Box<dyn std::error::Error>> {

@@ -21,6 +21,7 @@ use crate::entry::AnyEntry;
 use crate::error::LoadError;
 use crate::key::Key;
 use crate::l2::Want;
+use crate::util::retry_delays::spread;
 use crate::vocabulary::Source;
 
 /// A stale value whose refresh a caller waits for.
@@ -68,31 +69,47 @@ impl Loads {
         }))
     }
 
-    /// Has a value refreshed that is almost as old as `every`, or loaded if there is none: in one instance at a time,
-    /// as with the refresh of a stale value. A value that another instance has refreshed meanwhile is young again.
-    pub(crate) async fn keep_warm(self: &Arc<Self>, key: &Key, every: Duration, load: Load) {
-        if self.ctx.switch.is_off_for(key) {
-            return;
+    /// Has a value refreshed that is almost as old as `every`: in one instance at a time, as with the refresh of a stale
+    /// value. A value that another instance has refreshed meanwhile is young again. Returns after how long to look
+    /// again; `None` if there is no value.
+    pub(crate) async fn keep_warm(
+        self: &Arc<Self>,
+        key: &Key,
+        every: Duration,
+        load: Load,
+    ) -> Option<Duration> {
+        let ctx = &*self.ctx;
+        if ctx.switch.is_off_for(key) {
+            return Some(every);
         }
-        let Some(mut entry) = self.reads.look_up(key).await else {
-            if let Err(error) = self.get_or_load(key.clone(), load).await
-                && self.ctx.options.may_log_cause(&error)
-            {
-                warn!(
-                    namespace = self.ctx.options.namespace.as_str(),
-                    reason = %error,
-                    "a key that is kept warm could not be loaded"
-                );
-            }
-            return;
+        let mut entry = self.reads.look_up(key).await?;
+        // As long before as a load takes. And a little, which differs: of several instances one looks first, and the
+        // others find what it has loaded.
+        let before = ctx.convert.ahead.load_takes().min(every / 2) + spread(every / 20);
+        let left = every.saturating_sub(before + entry.meta().age());
+        if !left.is_zero() {
+            return Some(left);
+        }
+        // Refreshed, though it may be one that is to be compared with the source.
+        entry = AnyEntry::new(entry.slot().clone(), ctx.now(), Source::L2);
+        self.start_refreshes(vec![(0, key.clone(), entry)], |_| load.loader());
+        // Whether it succeeds, the age of the value says then. A refresh that has just failed is not tried again yet.
+        Some(every / 20)
+    }
+
+    /// Loads a key that is kept warm and has no value. Returns whether it has one now.
+    pub(crate) async fn load_to_keep_warm(self: &Arc<Self>, key: &Key, load: Load) -> bool {
+        let Err(error) = self.get_or_load(key.clone(), load).await else {
+            return true;
         };
-        // A value is younger than the schedule by the time that its load has taken.
-        let almost = every.saturating_sub(every / 10);
-        if entry.meta().age() >= almost {
-            // Refreshed, though it may be one that is to be compared with the source.
-            entry = AnyEntry::new(entry.slot().clone(), self.ctx.now(), Source::L2);
-            self.start_refreshes(vec![(0, key.clone(), entry)], |_| load.loader());
+        if self.ctx.options.may_log_cause(&error) {
+            warn!(
+                namespace = self.ctx.options.namespace.as_str(),
+                reason = %error,
+                "a key that is kept warm could not be loaded"
+            );
         }
+        false
     }
 
     /// Starts one background refresh of stale values, and compares sampled ones with the source. Joins refreshes that

@@ -134,3 +134,91 @@ async fn a_cache_that_is_switched_off_loads_nothing() {
     sleep(2 * EVERY).await;
     assert!(count(&loads, 1) > 0);
 }
+
+/// Three instances keep a thousand keys warm, whose loads take 50 to 500 ms, but for a few keys whose loads hang.
+#[tokio::test(start_paused = true)]
+async fn no_value_is_older_than_the_time_and_two_loads_whatever_hangs() {
+    const MANY: u64 = 1_000;
+    const SLOWEST: Duration = Duration::from_millis(500);
+    let hangs = |key: u64| key.is_multiple_of(50);
+    let (clock, loads) = (clock(), Loads::default());
+    let l2 = MemoryL2::with_clock(clock.clone());
+    let instance = async || {
+        let loads = Arc::clone(&loads);
+        let load = move |key: u64| {
+            let loads = Arc::clone(&loads);
+            async move {
+                loads
+                    .lock()
+                    .unwrap()
+                    .entry(key)
+                    .or_default()
+                    .push(Instant::now());
+                sleep(if hangs(key) {
+                    1_000 * EVERY
+                } else {
+                    SLOWEST.mul_f64(fastrand::f64().max(0.1))
+                })
+                .await;
+                Ok::<_, io::Error>(key)
+            }
+        };
+        let builder = Cache::builder("test:warm")
+            .l2(l2.clone())
+            .clock(clock.clone());
+        let builder = builder
+            .l2_ttl(10 * EVERY)
+            .load_timeout(EVERY)
+            .lease_ttl(EVERY);
+        let cache = builder.read_through(load).build().unwrap();
+        cache.ready().await;
+        tokio::spawn(cache.keep_warm(0..MANY, EVERY));
+        cache
+    };
+    let fleet = [instance().await, instance().await, instance().await];
+    // Sixteen at a time, and twenty that hang beside them.
+    sleep(4 * EVERY).await;
+    let healthy: Vec<u64> = (0..MANY).filter(|key| !hangs(*key)).collect();
+    for key in &healthy {
+        assert!(count(&loads, *key) > 0, "{key} has been loaded");
+    }
+    loads.lock().unwrap().clear();
+    let looks = 40;
+    for _ in 0..looks {
+        sleep(EVERY / 20).await;
+        for cache in &fleet {
+            for key in &healthy {
+                let entry = cache.get_local(key).expect("it is there");
+                let age = entry.meta().age();
+                assert!(age <= EVERY + 2 * SLOWEST, "{key} is {age:?} old");
+            }
+        }
+    }
+    let most = u32::try_from(looks).unwrap() / 20 + 2;
+    for key in &healthy {
+        let loads = count(&loads, *key);
+        assert!(
+            loads <= usize::try_from(most).unwrap(),
+            "{key} was loaded {loads} times"
+        );
+    }
+}
+
+/// A key whose load fails is tried again sooner than a value that was loaded, and less and less often.
+#[tokio::test(start_paused = true)]
+async fn a_key_whose_load_fails_is_tried_again_after_growing_pauses() {
+    let tried = Arc::new(Mutex::new(Vec::new()));
+    let times = Arc::clone(&tried);
+    let cache = Cache::builder("test:warm").read_through(move |_: u64| {
+        times.lock().unwrap().push(Instant::now());
+        async { Err::<u64, _>(io::Error::other("down")) }
+    });
+    let cache = cache.build().unwrap();
+    tokio::spawn(cache.keep_warm([1], 10 * EVERY));
+    sleep(30 * EVERY).await;
+    let tried = tried.lock().unwrap();
+    let pauses: Vec<_> = tried.windows(2).map(|pair| pair[1] - pair[0]).collect();
+    assert!(pauses[0] < EVERY, "{pauses:?}");
+    assert!(*pauses.last().unwrap() >= 5 * EVERY, "{pauses:?}");
+    assert!(pauses.len() < 20, "{pauses:?}");
+}

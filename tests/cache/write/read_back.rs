@@ -237,12 +237,15 @@ async fn the_error_names_the_field() {
     struct Line {
         name: String,
         price: f64,
-        discount: Option<Option<f32>>,
+        discount: Option<Inner>,
     }
-    let line = |price, discount| Line {
+    /// Comes back as no value.
+    #[derive(Debug, Clone, Serialize, Deserialize)]
+    struct Inner(Option<f32>);
+    let line = |price, discount: Option<Option<f32>>| Line {
         name: "tea".to_owned(),
         price,
-        discount,
+        discount: discount.map(Inner),
     };
     let orders = Pair::by(Json).await.writer;
     for (field, wrong) in [
