@@ -327,14 +327,17 @@ impl Engine {
         self.stop();
         for ctx in self.contexts.iter() {
             let _ = ctx.deferred.next.set(Arc::clone(&contexts));
-            ctx.hand_over();
-            ctx.l1.empty();
         }
         let recording = lock(&self.recording).take();
         // When these lanes are not counted any more: what is counted twice stays in the metrics, which only grow.
         self.instance.counters.l1_flushes.add(flushes);
         drop(changing);
         drop(recording);
+        // Without the lock, as they drop values of users.
+        for ctx in self.contexts.iter() {
+            ctx.hand_over();
+            ctx.l1.empty();
+        }
         next.start_if_possible();
         let options = &self.instance.options;
         info!(

@@ -48,6 +48,7 @@ type Evicted = Vec<Held>;
 pub(crate) struct Recount {
     /// moka's sum before the walk.
     before: u64,
+    capacity: u64,
     entries: u64,
     weight: u64,
 }
@@ -55,13 +56,18 @@ pub(crate) struct Recount {
 impl Recount {
     /// The entry was found, and stays.
     pub(super) fn add(&mut self, slot: &Slot) {
-        self.entries += 1;
-        self.weight += u64::from(slot.weight());
+        let weight = u64::from(slot.weight());
+        // One that is heavier is in the table until moka has refused it, and never in moka's sum.
+        if weight <= self.capacity {
+            self.entries += 1;
+            self.weight += weight;
+        }
     }
 
     /// Whether moka's sum after the walk is off by 5 % of the capacity, and by as much as 64 entries weigh, or by half
     /// of the capacity if few entries fill it. Without entries, whether there is a sum.
-    fn is_off(&self, after: u64, capacity: u64) -> bool {
+    fn is_off(&self, after: u64) -> bool {
+        let capacity = self.capacity;
         let mean = self.weight.checked_div(self.entries);
         let many = mean.map_or(0, |mean| {
             mean.saturating_mul(64).min(capacity / 2).max(capacity / 20)
@@ -389,6 +395,7 @@ impl Store {
         self.run_pending();
         Recount {
             before: self.weight(),
+            capacity: self.policy.capacity(),
             entries: 0,
             weight: 0,
         }
@@ -397,7 +404,7 @@ impl Store {
     /// Whether moka is to be made anew, by what a walk has found.
     pub(crate) fn has_drifted(&self, recount: &Recount) -> bool {
         self.run_pending();
-        recount.is_off(self.weight(), self.policy.capacity())
+        recount.is_off(self.weight())
     }
 
     /// Of all entries together, as of the last time that moka did its pending work.
@@ -436,10 +443,11 @@ mod tests {
     fn is_off(entries: u64, each: u64, before: u64, after: u64) -> bool {
         let recount = Recount {
             before,
+            capacity: 10_000,
             entries,
             weight: entries * each,
         };
-        recount.is_off(after, 10_000)
+        recount.is_off(after)
     }
 
     #[test]

@@ -3,7 +3,7 @@
 use std::env;
 use std::sync::atomic::{AtomicUsize, Ordering::SeqCst};
 use std::sync::{Arc, Mutex};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use larder::l2::MemorySnapshot;
 use larder::{Builder, Cache, Clock, Entry, LoadError, MemoryL2, RedisL2};
@@ -75,6 +75,18 @@ impl Fleet {
             Self::Memory { clock, .. } => clock.advance(by),
             _ => panic!("a test cannot advance the time of a Redis"),
         }
+    }
+
+    /// Waits until what is stored with this TTL has expired, at the server and at each instance. An instance takes it
+    /// for expired earlier than the server, by as much as its requests take.
+    pub(crate) async fn pass(&self, ttl: Duration) {
+        if let Self::Memory { .. } = self {
+            return self.advance(ttl);
+        }
+        // The server is on this machine, and counts in milliseconds.
+        let stored = Instant::now();
+        let has_passed = || async { stored.elapsed() > ttl + Duration::from_millis(2) };
+        eventually("the time passes", has_passed).await;
     }
 
     /// Restarts the store with all that it holds.

@@ -53,26 +53,11 @@ async fn expired(fleet: &Fleet, cache: &Texts, keys: &[&str]) -> u64 {
         let old = Loaded::new("old".to_owned()).ttl(TTL);
         cache.insert(*key, old).await.unwrap();
     }
-    let_expire(fleet, cache).await;
+    fleet.pass(TTL).await;
     for key in keys {
         eventually("it expires", || async { cache.get(*key).await.is_none() }).await;
     }
-    let inserted_by_itself = usize::from(!matches!(fleet, Fleet::Memory { .. }));
-    (keys.len() + inserted_by_itself) as u64
-}
-
-/// Waits until all values expire that have this TTL.
-async fn let_expire(fleet: &Fleet, cache: &Texts) {
-    if let Fleet::Memory { .. } = fleet {
-        return fleet.advance(TTL);
-    }
-    // An instance takes a value for expired a little earlier than Redis does.
-    let last = Loaded::new(String::new()).ttl(TTL + 20 * MS);
-    cache.insert("the last to expire", last).await.unwrap();
-    eventually("the last one expires", || async {
-        cache.get("the last to expire").await.is_none()
-    })
-    .await;
+    keys.len() as u64
 }
 
 #[track_caller]
@@ -191,7 +176,7 @@ async fn what_was_replaced_is_no_fallback(fleet: Fleet) {
     let new = Loaded::new("new".to_owned()).ttl(TTL);
     a.insert("k", new).await.unwrap();
     received(&b, inserts + 1).await;
-    let_expire(&fleet, &a).await;
+    fleet.pass(TTL).await;
     for cache in [&a, &b] {
         eventually("it expires", || async { cache.get("k").await.is_none() }).await;
         let entry = fail(cache, "k").await.unwrap();

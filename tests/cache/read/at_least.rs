@@ -389,9 +389,7 @@ async fn a_fallback_is_looked_up_in_l2(fleet: Fleet) {
         })
         .await;
     }
-    if let Fleet::Memory { .. } = fleet {
-        fleet.advance(ttl);
-    }
+    fleet.pass(ttl).await;
     for (cache, key) in [(&a, "k"), (&b, "k"), (&a, "l"), (&b, "l")] {
         eventually("it expires", || async { cache.get(key).await.is_none() }).await;
     }

@@ -160,7 +160,14 @@ impl Namespace {
             let mut at = this.connect(lane.lane).await?;
             match at.forget(lane, even_if_used).await? {
                 Some(keys) => removed += keys,
-                None => return Ok(Forgotten::IsUsed),
+                None => {
+                    let has_writes = at.remains().await?.has_writes;
+                    return Ok(if has_writes {
+                        Forgotten::HasWrites
+                    } else {
+                        Forgotten::IsUsed
+                    });
+                }
             }
         }
         Ok(Forgotten::Removed(removed))
