@@ -79,6 +79,8 @@ pub(super) fn not_finite<T: Serialize + ?Sized>(value: &T) -> Option<&'static st
 }
 
 /// Serializes a value to nowhere.
+// Once for each type, and not for each of its callers.
+#[inline(never)]
 fn look_at<T: Serialize + ?Sized>(value: &T, found: &Found) -> super::Result<Shape> {
     let mut nowhere = Bytes::default();
     let looked = value.serialize(Complete::<_, true> {
