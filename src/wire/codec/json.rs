@@ -13,7 +13,7 @@ use super::{Category, Codec, CodecError, Result, bounded};
 /// A cache reads each value back before it stores it, which takes about as long as to encode and to decode it. It stores
 /// none that JSON cannot bring back: a float that is not finite, which becomes `null`, a `Some(None)` or `Some(())`,
 /// which comes back as `None`, and a variant of an `untagged` enum that an earlier variant takes. The error names the
-/// field. Finite floats come back bit by bit.
+/// field, if it is in one. Finite floats come back bit by bit.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct Json;
 
