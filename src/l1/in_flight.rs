@@ -179,7 +179,7 @@ impl InFlight {
     }
 
     /// Whether a load or refresh of the key is under way that callers can join.
-    pub(crate) fn is_loaded(&self, key: &str) -> bool {
+    pub(crate) fn is_loading(&self, key: &str) -> bool {
         let hash = self.hash(key);
         let shard = self.lock(hash);
         let state = shard.get(hash, key);

@@ -166,9 +166,9 @@ impl Loads {
             .chain(in_time)
             .map(|(number, key)| async move {
                 // A store that no other instance uses has no lease that another load would wait for.
-                let is_loaded = ctx.l1.freshness.has_no_l2() && ctx.l1.in_flight.is_loaded(&key);
+                let is_loading = ctx.l1.freshness.has_no_l2() && ctx.l1.in_flight.is_loading(&key);
                 let op = ctx.l1.in_flight.begin(&key);
-                if is_loaded {
+                if is_loading {
                     return (number, op, Acquired::Wait(Duration::ZERO));
                 }
                 let goal = Goal::Missing { at_least: None };

@@ -100,7 +100,7 @@ struct Found {
     notes: Notes,
 }
 
-/// What only a [`Complete`] with `NOTES` looks at.
+/// What a [`Complete`] with `NOTES` looks at besides the shape.
 struct Notes {
     is_human_readable: bool,
     must_be_finite: bool,
@@ -157,7 +157,8 @@ impl Found {
 }
 
 // Of two words: with a third, each call would pass it in memory, and wait for what it has just written there.
-/// A value or its serializer. Unless it takes `NOTES`, no field may be left out.
+/// A value or its serializer. Without `NOTES` no field may be left out, as a format without names demands. With it any
+/// field may, and the serializer looks at what [`Notes`] say.
 pub(super) struct Complete<'a, X, const NOTES: bool = false> {
     inner: X,
     found: &'a Found,

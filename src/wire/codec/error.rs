@@ -156,6 +156,15 @@ impl CodecError {
         self.with(|cause| cause.category = category)
     }
 
+    /// This failure to read a value back that was just encoded, with the kind that says so. A value beyond the bounds of
+    /// decoding keeps its kind, which says more.
+    pub(super) fn of_reading_back(self, category: impl FnOnce() -> Category) -> Self {
+        match self.category() {
+            Category::TooDeep | Category::TooMuchMemory => self,
+            _ => self.because(category()),
+        }
+    }
+
     /// Adds how many bytes had been read, while the error has one owner.
     #[cfg(any(feature = "json", feature = "postcard"))]
     pub(super) fn at(self, position: usize) -> Self {

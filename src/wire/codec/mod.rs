@@ -141,6 +141,10 @@ type Result<T, E = CodecError> = std::result::Result<T, E>;
 /// A cache stores no value that is nested deeper, as it [reads values back](#values-that-are-not-stored) first. With
 /// bincode and postcard it does not notice that a value takes more memory: that one is written but never read.
 ///
+/// So a stored value of at most [`max_value_size`](crate::Builder::max_value_size) bytes, once it is decompressed,
+/// takes at most 64 times as much memory when it is decoded, plus 64 MiB; and as much again as its collections keep in
+/// reserve. Memory that a type's own `Deserialize` takes besides its parts is not counted.
+///
 /// # Values that are not stored
 ///
 /// A cache stores no value that another instance could not read, or would read as another one; the error of `insert`
@@ -151,10 +155,6 @@ type Result<T, E = CodecError> = std::result::Result<T, E>;
 ///
 /// What the type does not show to serde is in no bytes. A field with `#[serde(skip)]` comes back as its default, at
 /// every instance but the one that stored the value.
-///
-/// So a stored value of at most [`max_value_size`](crate::Builder::max_value_size) bytes, once it is decompressed,
-/// takes at most 64 times as much memory when it is decoded, plus 64 MiB; and as much again as its collections keep in
-/// reserve. Memory that a type's own `Deserialize` takes besides its parts is not counted.
 ///
 /// # Your own codec
 ///
@@ -239,11 +239,11 @@ pub trait Codec: Send + Sync + 'static {
         value: &T,
         bytes: &[u8],
     ) -> Result<()> {
-        let read = self.decode(bytes).map_err(|error| match error.category() {
-            Category::TooDeep | Category::TooMuchMemory => error,
-            _ => error.because(Category::ReadOtherwise {
+        let read = self.decode(bytes);
+        let read = read.map_err(|error| {
+            error.of_reading_back(|| Category::ReadOtherwise {
                 field: complete::not_finite(value),
-            }),
+            })
         })?;
         complete::compare(value, &read, Self::ID != MESSAGEPACK)
     }

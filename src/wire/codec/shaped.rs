@@ -89,10 +89,7 @@ pub(super) fn read_back<C: Shaped, T: Serialize + DeserializeOwned + Send + 'sta
             known.note();
             Ok(())
         }
-        Err(error) => Err(match error.category() {
-            Category::TooDeep | Category::TooMuchMemory => error,
-            _ => error.because(Category::NotReadBack),
-        }),
+        Err(error) => Err(error.of_reading_back(|| Category::NotReadBack)),
     }
 }
 
