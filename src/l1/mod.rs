@@ -80,6 +80,13 @@ pub(crate) struct L1 {
     pub(crate) freshness: Arc<Freshness>,
 }
 
+/// Whether the size advisor counts a look-up that finds nothing.
+#[derive(Clone, Copy)]
+enum Misses {
+    Noted,
+    NotNoted,
+}
+
 impl L1 {
     pub(crate) fn new(
         options: &Options,
@@ -117,7 +124,12 @@ impl L1 {
     /// The entry that may be served at `now`, if there is one.
     pub(crate) fn get(&self, key: &str, now: Tick) -> Option<Held> {
         let is_proven = || self.freshness.is_live_at(now);
-        Self::proof_first(is_proven, || self.held(key, now))
+        self.find(
+            key,
+            is_proven,
+            |slot| self.is_visible(slot, now),
+            Misses::NotNoted,
+        )
     }
 
     /// As [`get`](Self::get), for a look-up of a caller, who takes [note](Store::note_hit) of a hit. Takes note of a
@@ -125,29 +137,46 @@ impl L1 {
     #[inline(always)]
     pub(crate) fn look_up(&self, key: &str, now: Tick) -> Option<Held> {
         let is_proven = || self.freshness.is_live_at(now);
-        let is_visible = |slot: &Slot| self.is_visible(slot, now);
-        Self::proof_first(is_proven, || self.store.look_up(key, is_visible))
+        self.find(
+            key,
+            is_proven,
+            |slot| self.is_visible(slot, now),
+            Misses::Noted,
+        )
     }
 
     /// The entry that may be served at `now` but for the proof that it is current, which ran out less than `limit`
     /// before.
     pub(crate) fn get_unproven(&self, key: &str, now: Tick, limit: Duration) -> Option<Held> {
         let is_proven = || self.freshness.was_live(now, limit);
-        Self::proof_first(is_proven, || self.held(key, now))
+        self.find(
+            key,
+            is_proven,
+            |slot| self.is_visible(slot, now),
+            Misses::NotNoted,
+        )
     }
 
     /// Finds an entry if there is a proof that it is current. All look-ups of L1 come here, so that none takes the two
     /// steps in the other order: it could find an old entry, and then a proof that came after the entry was evicted
     /// (rule 8).
     #[inline(always)]
-    fn proof_first(
+    fn find(
+        &self,
+        key: &str,
         is_proven: impl Fn() -> bool,
-        find: impl FnOnce() -> Option<Held>,
+        accepts: impl Fn(&Slot) -> bool,
+        misses: Misses,
     ) -> Option<Held> {
-        if without(Rule::ProofFirst) {
-            return find().filter(|_| is_proven());
+        if !without(Rule::ProofFirst) && !is_proven() {
+            return None;
         }
-        if is_proven() { find() } else { None }
+        // Not in a closure: the compiler would not inline it, and a hit would take a call more.
+        let found = match misses {
+            Misses::Noted => self.store.look_up(key, accepts),
+            Misses::NotNoted => self.store.get(key, accepts),
+        };
+        found.filter(|_| !without(Rule::ProofFirst) || is_proven())
     }
 
     /// The entry that may be handed out at `now` as a fallback: one that may be served but for its TTL, which may have
@@ -165,7 +194,7 @@ impl L1 {
             None => self.freshness.is_live_at(now) || without(Rule::FallbackProof),
         };
         let is_kept = |slot: &Slot| self.is_of_now(slot) && slot.is_kept(now, kept);
-        Self::proof_first(is_proven, || self.store.get(key, is_kept))
+        self.find(key, is_proven, is_kept, Misses::NotNoted)
     }
 
     /// Whether an entry was stored by a write of this lane that a token names, or later in the same epoch (rule 22).
