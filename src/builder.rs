@@ -180,8 +180,9 @@ impl<K: CacheKey, V: Serialize + DeserializeOwned + Send + Sync + 'static> Cache
     /// let cache: larder::Cache<Vec<u8>, u32> = larder::Cache::builder("docs:bytes").build().unwrap();
     /// ```
     ///
-    /// The codec is [`Bincode`](crate::codec::Bincode) unless [`codec`](Builder::codec) sets another one. Without the
-    /// feature `bincode`, which is on by default, a call of this function does not compile: use
+    /// The codec is [`Auto`](crate::codec::Auto) unless [`codec`](Builder::codec) sets another one: bincode, and
+    /// `MessagePack` for a value that bincode cannot hold. Without the feature `messagepack`, which is on by default, it is
+    /// [`Bincode`](crate::codec::Bincode). Without the feature `bincode` a call of this function does not compile: use
     /// [`builder_with_codec`](Self::builder_with_codec).
     pub fn builder(namespace: impl Into<String>) -> Builder<K, V>
     where
@@ -1234,6 +1235,7 @@ impl Given {
                 ttl_of: None,
                 tags_of: None,
                 is_slow: AtomicBool::new(false),
+                has_refused: AtomicBool::new(false),
             },
             l2: None,
             channels: Vec::new(),

@@ -3,7 +3,8 @@
 
 use std::error::Error;
 use std::marker::PhantomData;
-use std::sync::{LazyLock, Mutex, OnceLock};
+use std::sync::{Condvar, LazyLock, Mutex, OnceLock, PoisonError};
+use std::thread::{self, ThreadId};
 use std::time::Duration;
 
 use serde::Serialize;
@@ -199,7 +200,19 @@ pub fn runs_without_cache(function: &str, error: &LoadError) {
 /// The cache of a function, among the caches of the process. Built when it is first used.
 pub struct OnceCache<K, V: Send + Sync + 'static> {
     built: OnceLock<Cache<K, V>>,
-    building: Mutex<()>,
+    /// The thread that builds it: two caches of one namespace would be two instances, with an L1 each.
+    builder: Mutex<Option<ThreadId>>,
+    ended: Condvar,
+}
+
+/// The thread builds no more, also if it has panicked.
+struct Building<'a, K, V: Send + Sync + 'static>(&'a OnceCache<K, V>);
+
+impl<K, V: Send + Sync + 'static> Drop for Building<'_, K, V> {
+    fn drop(&mut self) {
+        *lock(&self.0.builder) = None;
+        self.0.ended.notify_all();
+    }
 }
 
 impl<K: CacheKey, V: Send + Sync + 'static> OnceCache<K, V> {
@@ -208,7 +221,8 @@ impl<K: CacheKey, V: Send + Sync + 'static> OnceCache<K, V> {
     pub const fn new() -> Self {
         Self {
             built: OnceLock::new(),
-            building: Mutex::new(()),
+            builder: Mutex::new(None),
+            ended: Condvar::new(),
         }
     }
 
@@ -225,12 +239,27 @@ impl<K: CacheKey, V: Send + Sync + 'static> OnceCache<K, V> {
         if let Some(cache) = self.built.get() {
             return Ok(cache);
         }
-        // Two caches of one namespace would be two instances, with an L1 each.
-        let _one_at_a_time = lock(&self.building);
+        let _building = self.begin(namespace)?;
         if let Some(cache) = self.built.get() {
             return Ok(cache);
         }
+        // Without a lock: the store and the clock of a user are called, and a subscriber hears of the options.
         let cache = options(Caches::global_cache(namespace)?).build()?;
         Ok(self.built.get_or_init(|| cache))
+    }
+
+    /// Waits while another thread builds the cache.
+    fn begin(&self, namespace: &str) -> Result<Building<'_, K, V>, BuildError> {
+        let this = thread::current().id();
+        let mut builder = self.builder.lock().unwrap_or_else(PoisonError::into_inner);
+        while let Some(other) = *builder {
+            if other == this {
+                let mistake = "it is called while it is built, as by a subscriber of tracing";
+                return Err(BuildError::new(namespace, vec![mistake.to_owned()], None));
+            }
+            builder = (self.ended.wait(builder)).unwrap_or_else(PoisonError::into_inner);
+        }
+        *builder = Some(this);
+        Ok(Building(self))
     }
 }

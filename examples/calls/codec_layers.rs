@@ -2,7 +2,7 @@
 
 use std::error::Error;
 
-use larder::codec::{Bincode, Compressed, Encrypted, EncryptionKeys};
+use larder::codec::{Auto, Compressed, Encrypted, EncryptionKeys};
 use larder::{Cache, MemoryL2};
 
 type Letters = Cache<u64, String>;
@@ -11,7 +11,7 @@ pub(crate) async fn run() -> Result<(), Box<dyn Error>> {
     let l2 = MemoryL2::new();
     // In a service the key comes from where its secrets are.
     let keys = EncryptionKeys::new(1, &[7; 32])?;
-    let codec = Encrypted::new(Compressed::new(Bincode), keys);
+    let codec = Encrypted::new(Compressed::new(Auto), keys);
     let letters: Letters = Cache::builder("post:letter")
         .l2(l2.clone())
         .codec(codec)

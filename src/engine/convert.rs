@@ -52,6 +52,8 @@ pub(crate) struct TypeRules {
     pub(crate) tags_of: Option<TagsOf>,
     /// Whether a value of the type took long to decode, which is said once for all lanes.
     pub(crate) is_slow: AtomicBool,
+    /// Whether the default codec had to take its second format for a value, which is said once.
+    pub(crate) has_refused: AtomicBool,
 }
 
 impl TypeRules {
@@ -183,6 +185,24 @@ impl Convert {
                 "a value takes long to decode, and other tasks wait for the thread: store less in it, or a simpler type"
             );
         }
+    }
+
+    #[cold]
+    fn note_refused(&self, refused: &CodecError) {
+        // Relaxed: a second line would do no harm.
+        if !self.rules.has_refused.swap(true, Ordering::Relaxed) {
+            info!(
+                namespace = self.options.namespace.as_str(),
+                value_type = self.rules.codec.type_name(),
+                reason = %refused.reason(),
+                "values that bincode cannot hold are stored by MessagePack, which takes more bytes and more time"
+            );
+        }
+        let error: &(dyn Error + 'static) = refused;
+        debug!(
+            namespace = self.options.namespace.as_str(),
+            error, "a value is stored by MessagePack"
+        );
     }
 
     fn cannot_read(&self, key: &Key, error: &(dyn Error + 'static)) {
@@ -318,7 +338,13 @@ impl Convert {
         let has_l2 = !self.l1.freshness.has_no_l2();
         let encoded = if has_l2 {
             let context = self.codec_context(key, tags);
-            self.rules.codec.encode(value, &context, &mut body)
+            let written = self.rules.codec.encode(value, &context, &mut body);
+            written.map(|written| {
+                if let Some(refused) = &written.refused {
+                    self.note_refused(refused);
+                }
+                written.id
+            })
         } else {
             Ok(0)
         };

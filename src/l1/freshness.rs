@@ -150,6 +150,8 @@ impl Freshness {
         // Last: a hit that finds L1 live may rely on all that is stored above.
         self.proven_until.store(until, Ordering::Release);
         self.live_until.store(until, Ordering::Release);
+        // Who is woken may run at once.
+        drop(now);
         self.proven.send_replace(());
     }
 

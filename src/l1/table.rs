@@ -220,6 +220,8 @@ impl Table {
     /// Adds a bucket, if the table is full enough.
     fn grow(&self) {
         let is_full = || self.len() > self.count.load(Ordering::Relaxed) * MOST_ON_AVERAGE;
+        // Dropped after the lock: the last owner of an entry drops a value of users.
+        let mut moved = Vec::new();
         // Whoever adds one at this moment is enough: the next entry asks again.
         let Some(_growing) = is_full().then(|| self.growing.try_lock().ok()).flatten() else {
             return;
@@ -240,7 +242,6 @@ impl Table {
         new_due_at.store(old_due_at.load(Ordering::Relaxed), Ordering::Relaxed);
         // In this order, for look-ups: the entries are in the new bucket, it is counted, they are gone from the old one.
         self.count.store(added + 1, Ordering::Release);
-        let mut moved = Vec::new();
         old.remove_where(&mut moved, &mut |slot| moves(slot));
         drop(locked);
     }

@@ -195,13 +195,11 @@ async fn is_not_stored<V>(value: V)
 where
     V: Clone + std::fmt::Debug + Serialize + serde::de::DeserializeOwned + Send + Sync + 'static,
 {
-    let cache: Cache<String, V> = Cache::builder("test:types")
-        .l2(larder::MemoryL2::new())
-        .build()
-        .unwrap();
+    let builder = Cache::builder("test:types").l2(larder::MemoryL2::new());
+    let cache: Cache<String, V> = builder.codec(larder::codec::Bincode).build().unwrap();
     let error = cache.insert("k", value.clone()).await.unwrap_err();
     let reason = std::error::Error::source(&error).unwrap().to_string();
-    assert!(reason.contains("use Json or MessagePack"), "{reason}");
+    assert!(reason.contains("Auto, MessagePack or Json"), "{reason}");
     let load = async move || Ok::<_, LoadError>(value);
     let loaded = cache.get_or_load("k", load).await.unwrap();
     assert_eq!(

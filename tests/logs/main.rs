@@ -543,6 +543,47 @@ fn invalidations_that_are_lost() {
     }
 }
 
+/// A type whose values bincode cannot hold.
+#[derive(Clone, Serialize, Deserialize)]
+struct Document {
+    id: u64,
+    body: serde_json::Value,
+}
+
+#[test]
+fn values_that_bincode_cannot_hold() {
+    let log = Log::default();
+    log.record(Level::INFO, async {
+        let builder = Cache::<String, Document>::builder("test:logs");
+        let cache = builder.lanes(4).l2(MemoryL2::new()).build().unwrap();
+        for n in 0..10 {
+            let body = serde_json::json!([SECRET]);
+            let document = Document { id: n, body };
+            cache
+                .insert(&format!("{SECRET}{n}"), document)
+                .await
+                .unwrap();
+        }
+    });
+    let log = log.text();
+    assert!(!log.contains(SECRET), "{log}");
+    let lines: Vec<_> = (log.lines())
+        .filter(|line| line.contains("stored by MessagePack"))
+        .collect();
+    let [line] = *lines else {
+        panic!("said once: {log}")
+    };
+    for part in [
+        "Document",
+        "field `body`",
+        "by what the bytes say",
+        "test:logs",
+    ] {
+        assert!(line.contains(part), "{part}: {line}");
+    }
+    assert!(!line.contains("use Auto"), "there is nothing to do: {line}");
+}
+
 /// Holds its thread while it is decoded.
 #[derive(Clone, Serialize)]
 struct Slow(u32);

@@ -2,6 +2,7 @@
 
 use std::any::Any;
 use std::collections::HashSet;
+use std::mem;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -108,10 +109,13 @@ impl Batches {
             debug_assert!(batch.keys.len() <= max, "a batch that is full is not open");
             match batch.loads.try_send(one) {
                 Ok(()) => {
-                    if batch.keys.len() >= max {
-                        // Its task gets no more, and need not wait for the end of the window.
-                        *open = None;
-                    }
+                    // Its task gets no more, and need not wait for the end of the window. If it has ended with its
+                    // runtime meanwhile, the load is dropped with the batch.
+                    let is_full = batch.keys.len() >= max || batch.loads.is_closed();
+                    let ended = if is_full { open.take() } else { None };
+                    // Values of users may be in it.
+                    drop(open);
+                    drop(ended);
                     return None;
                 }
                 // Its window is over, or its runtime has ended: the load begins the next batch.
@@ -121,12 +125,14 @@ impl Batches {
         let (sender, receiver) = mpsc::channel(max);
         // There is room for it.
         let _ = sender.try_send(one);
-        *open = (max > 1).then_some(Open {
+        let next = (max > 1).then_some(Open {
             loads: sender,
             keys: HashSet::from([text]),
         });
-        // Before the task is spawned, which may run at once on another thread.
+        let former = mem::replace(&mut *open, next);
+        // Before the task is spawned, which may run at once on another thread. Values of users may be in the former batch.
         drop(open);
+        drop(former);
         let until = Instant::now() + window;
         let loader_of = Arc::clone(&self.loader_of);
         tokio::spawn(async move {

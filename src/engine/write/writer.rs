@@ -3,6 +3,7 @@
 //! Calls put their writes into its queue, and it carries them through, whether or not the callers wait. Should the
 //! task end, as with its runtime, the writes that it held are deferred, and the next call starts another.
 
+use std::mem;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 
@@ -105,16 +106,21 @@ impl Writer {
 
     fn send(&self, call: Call) {
         let mut queue = lock(&self.queue);
-        // There is no task yet, or it has ended with its runtime.
-        if let Err(mpsc::error::SendError(call)) = queue.send(call) {
-            let (sender, calls) = mpsc::unbounded_channel();
+        let refused = queue.send(call).err();
+        // A call that is accepted while the task ends with its runtime waits in a queue that nobody reads.
+        if refused.is_none() && !queue.is_closed() {
+            return;
+        }
+        let (sender, calls) = mpsc::unbounded_channel();
+        if let Some(mpsc::error::SendError(call)) = refused {
             // The receiver is here.
             let _ = sender.send(call);
-            *queue = sender;
-            // A runtime that has ended drops the task at once, with values of users.
-            drop(queue);
-            tokio::spawn(run(Arc::clone(&self.ctx), calls));
         }
+        let former = mem::replace(&mut *queue, sender);
+        // Values of users are in the former queue, and in the new one: a runtime that has ended drops its task at once.
+        drop(queue);
+        drop(former);
+        tokio::spawn(run(Arc::clone(&self.ctx), calls));
     }
 }
 

@@ -4,14 +4,16 @@ use std::any::TypeId;
 
 use bincode::config::standard;
 use bincode::error::DecodeError;
-use bincode::serde::{encode_into_std_write as write, seed_decode_from_slice};
+use bincode::serde::{
+    DecodeError as Unreadable, encode_into_std_write as write, seed_decode_from_slice,
+};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
 use super::shaped::{self, Shaped};
 use super::{Category, Codec, CodecError, Result, bounded};
 
-/// bincode 2 in its standard configuration: small and fast, and the default.
+/// bincode 2 in its standard configuration: small and fast. The default, `Auto`, takes it for each value that it can hold.
 ///
 /// The bytes of a value follow its shape, in 8 bytes: a hash of the names and kinds of its parts. A cache takes values of
 /// another shape for misses, see [changes of a type](crate::guide::ttls_and_codecs#changes-of-a-type). A direct
@@ -19,7 +21,7 @@ use super::{Category, Codec, CodecError, Result, bounded};
 ///
 /// Types are refused that need to look at the bytes to know their form (`#[serde(flatten)]`, `#[serde(untagged)]`,
 /// `#[serde(tag = "...")]`), and values that leave a field out (`skip_serializing_if`): nothing of them is stored. The
-/// error says so; `Json` and `MessagePack` have no such limits.
+/// error says so, and names the field; `Auto`, `Json` and `MessagePack` have no such limits.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct Bincode;
 
@@ -70,6 +72,11 @@ impl Shaped for Bincode {
 
 fn category(error: &DecodeError) -> Category {
     match error {
+        DecodeError::Serde(
+            Unreadable::AnyNotSupported
+            | Unreadable::IdentifierNotSupported
+            | Unreadable::IgnoredAnyNotSupported,
+        ) => Category::ReadsByContent,
         DecodeError::OtherString(_) | DecodeError::Serde(_) => Category::UnexpectedType,
         _ => Category::Malformed,
     }

@@ -63,16 +63,23 @@ fn attempt<T, R>(
     read: &impl Fn(Bounded<'_, PhantomData<T>>) -> Result<R, CodecError>,
 ) -> Result<R, CodecError> {
     let memory = length.saturating_mul(FACTOR).saturating_add(ALLOWANCE);
-    let (left, exceeded) = (Cell::new(memory), Cell::new(None));
-    let budget = Budget { left, exceeded };
+    let budget = Budget {
+        left: Cell::new(memory),
+        exceeded: Cell::new(None),
+        unread: Cell::new(None),
+        field: Cell::new(None),
+    };
     let bounds = Bounds {
         budget: &budget,
         levels,
         counts: true,
     };
-    read(bounds.on(PhantomData)).map_err(|error| match budget.exceeded.get() {
-        Some(bound) => error.because(bound),
-        None => error,
+    read(bounds.on(PhantomData)).map_err(|error| {
+        let error = error.in_field(budget.field.get());
+        match budget.exceeded.get() {
+            Some(bound) => error.because(bound),
+            None => error,
+        }
     })
 }
 
@@ -96,6 +103,11 @@ struct Budget {
     left: Cell<usize>,
     /// The bound that was exceeded: the format's error type cannot carry it.
     exceeded: Cell<Option<Category>>,
+    /// How many parts of a struct or a tuple follow the part that could not be read. In a format with names this is
+    /// not known.
+    unread: Cell<Option<usize>>,
+    /// The innermost field that could not be read.
+    field: Cell<Option<&'static str>>,
 }
 
 // Memory is charged by `size_of`, which is known at compile time:
@@ -121,6 +133,21 @@ impl Budget {
     fn exceed<E: Error>(&self, bound: Category) -> E {
         self.exceeded.set(Some(bound));
         E::custom(bound)
+    }
+
+    #[cold]
+    #[inline(never)]
+    fn note_part(&self, unread: Option<usize>) {
+        self.unread.set(unread);
+    }
+
+    /// A struct with these fields could not be read.
+    #[cold]
+    #[inline(never)]
+    fn note_struct(&self, fields: &[&'static str]) {
+        let place = (self.unread.take()).and_then(|unread| fields.len().checked_sub(unread + 1));
+        let field = place.and_then(|place| fields.get(place)).copied();
+        self.field.set(self.field.get().or(field));
     }
 }
 
@@ -233,7 +260,22 @@ impl<'de, D: Deserializer<'de>, P> Deserializer<'de> for Bounded<'_, D, P> {
     pass_on! { counts false:
         deserialize_tuple(len: usize);
         deserialize_tuple_struct(name: &'static str, len: usize);
-        deserialize_struct(name: &'static str, fields: &'static [&'static str]);
+    }
+
+    #[inline]
+    fn deserialize_struct<V: Visitor<'de>>(
+        self,
+        name: &'static str,
+        fields: &'static [&'static str],
+        visitor: V,
+    ) -> Result<V::Value, D::Error> {
+        let bounds = self.bounds;
+        if size_of::<V::Value>() > size_of::<P>() {
+            bounds.budget.charge::<D::Error>(size_of::<V::Value>())?;
+        }
+        let visitor = bounds.visitor(visitor, false);
+        let read = self.inner.deserialize_struct(name, fields, visitor);
+        read.inspect_err(|_| bounds.budget.note_struct(fields))
     }
 
     /// Asks for a slice of the input. Asked for an owned text, bincode makes room
@@ -341,8 +383,10 @@ impl<'de, A: SeqAccess<'de>> SeqAccess<'de> for Bounded<'_, A> {
     fn next_element_seed<S: Seed<'de>>(&mut self, seed: S) -> Result<Option<S::Value>, A::Error> {
         // Charged when it came: a sequence that claims 2^60 elements and has none costs nothing.
         let element = self.inner.next_element_seed(self.bounds.on(seed));
-        if let Ok(Some(_)) = element {
-            self.bounds.charge_element::<S::Value, _>(FACTOR)?;
+        match element {
+            Ok(Some(_)) => self.bounds.charge_element::<S::Value, _>(FACTOR)?,
+            Ok(None) => {}
+            Err(_) => self.bounds.budget.note_part(self.inner.size_hint()),
         }
         element
     }
@@ -367,7 +411,8 @@ impl<'de, A: MapAccess<'de>> MapAccess<'de> for Bounded<'_, A> {
 
     #[inline]
     fn next_value_seed<S: Seed<'de>>(&mut self, seed: S) -> Result<S::Value, A::Error> {
-        let value = self.inner.next_value_seed(self.bounds.on(seed))?;
+        let value = self.inner.next_value_seed(self.bounds.on(seed));
+        let value = value.inspect_err(|_| self.bounds.budget.note_part(None))?;
         self.bounds.charge_element::<S::Value, _>(0)?;
         Ok(value)
     }
@@ -413,6 +458,8 @@ impl<'de, A: VariantAccess<'de>> VariantAccess<'de> for Bounded<'_, A> {
         fields: &'static [&'static str],
         visitor: V,
     ) -> Result<V::Value, A::Error> {
-        (self.inner).struct_variant(fields, self.bounds.visitor(visitor, false))
+        let bounds = self.bounds;
+        let read = (self.inner).struct_variant(fields, bounds.visitor(visitor, false));
+        read.inspect_err(|_| bounds.budget.note_struct(fields))
     }
 }

@@ -31,8 +31,26 @@ pub(super) fn serialize<T: Serialize + ?Sized, E: Into<Box<dyn Error + Send + Sy
     let found = &Found::new(Notes::NONE);
     match (write(found.on(value)), found.field.get()) {
         (Ok(()), _) => Ok(found.shape.get()),
-        (Err(_), Some(field)) => Err(Category::FieldLeftOut(field).into()),
-        (Err(error), None) => Err(CodecError::new(error)),
+        (Err(_), field @ Some(_)) => Err(CodecError::from(Category::FieldLeftOut).in_field(field)),
+        (Err(error), None) => Err(refused(value, error.into())),
+    }
+}
+
+/// The error of a format without names that has refused a value.
+#[cfg(any(feature = "bincode", feature = "postcard"))]
+#[cold]
+fn refused<T: Serialize + ?Sized>(value: &T, error: Box<dyn Error + Send + Sync>) -> CodecError {
+    let found = &Found::new(Notes {
+        refused: Some(Refused::UnknownLength),
+        ..Notes::NONE
+    });
+    match look_at(value, found) {
+        Err(_) if found.has_refused.get() => {
+            CodecError::of(Category::UnknownLength, error).in_field(found.field.get())
+        }
+        // The type's own code, or the format for another reason.
+        Err(_) => CodecError::new(error).in_field(found.field.get()),
+        Ok(_) => CodecError::new(error),
     }
 }
 
@@ -64,7 +82,7 @@ pub(super) fn compare<T: Serialize + ?Sized>(
     let (one, other) = (one.into_fields(), other.into_fields());
     let mut pairs = one.into_iter().zip(other);
     let field = pairs.find_map(|(one, other)| (one != other).then_some(one.0));
-    Err(Category::ReadOtherwise { field }.into())
+    Err(CodecError::from(Category::ReadOtherwise).in_field(field))
 }
 
 /// The field of a value that has a number which is not finite, or `None`.
@@ -72,7 +90,7 @@ pub(super) fn compare<T: Serialize + ?Sized>(
 pub(super) fn not_finite<T: Serialize + ?Sized>(value: &T) -> Option<&'static str> {
     let found = &Found::new(Notes {
         is_human_readable: true,
-        must_be_finite: true,
+        refused: Some(Refused::NotFinite),
         fields: None,
     });
     look_at(value, found).err().and(found.field.get())
@@ -97,13 +115,22 @@ struct Found {
     field: Cell<Option<&'static str>>,
     /// The shape of the part that was serialized last: of the whole value, in the end.
     shape: Cell<Shape>,
+    /// A part was refused by the notes, and not by the type's own code.
+    has_refused: Cell<bool>,
     notes: Notes,
+}
+
+/// What a [`Complete`] with `NOTES` refuses, to find the field.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Refused {
+    NotFinite,
+    UnknownLength,
 }
 
 /// What a [`Complete`] with `NOTES` looks at besides the shape.
 struct Notes {
     is_human_readable: bool,
-    must_be_finite: bool,
+    refused: Option<Refused>,
     /// Each field with its shape, after the fields within it.
     fields: Option<RefCell<Vec<(&'static str, Shape)>>>,
 }
@@ -111,7 +138,7 @@ struct Notes {
 impl Notes {
     const NONE: Self = Self {
         is_human_readable: false,
-        must_be_finite: false,
+        refused: None,
         fields: None,
     };
 }
@@ -122,8 +149,18 @@ impl Found {
         Self {
             field: Cell::new(None),
             shape: Cell::new(Shape::UNIT),
+            has_refused: Cell::new(false),
             notes,
         }
+    }
+
+    /// Refuses a part of this kind, if it is the one to find.
+    fn check<E: serde::ser::Error>(&self, kind: Refused) -> Result<(), E> {
+        if self.notes.refused == Some(kind) {
+            self.has_refused.set(true);
+            return Err(E::custom("it is of the kind to find"));
+        }
+        Ok(())
     }
 
     #[inline]
@@ -248,8 +285,8 @@ macro_rules! pass_floats_on {
     ($($method:ident($type:ty) $shape:expr;)*) => {$(
         #[inline]
         fn $method(self, value: $type) -> Result<S::Ok, S::Error> {
-            if NOTES && self.found.notes.must_be_finite && !value.is_finite() {
-                return Err(S::Error::custom("it is not finite"));
+            if NOTES && !value.is_finite() {
+                self.found.check(Refused::NotFinite)?;
             }
             let done = self.inner.$method(value)?;
             self.found.shape.set($shape);
@@ -297,6 +334,9 @@ impl<'a, S: Serializer, const NOTES: bool> Serializer for Complete<'a, S, NOTES>
 
     #[inline]
     fn serialize_seq(self, len: Option<usize>) -> Result<Self::SerializeSeq, S::Error> {
+        if NOTES && len.is_none() {
+            self.found.check(Refused::UnknownLength)?;
+        }
         self.elements(|inner| inner.serialize_seq(len))
     }
 
@@ -329,6 +369,9 @@ impl<'a, S: Serializer, const NOTES: bool> Serializer for Complete<'a, S, NOTES>
 
     #[inline]
     fn serialize_map(self, len: Option<usize>) -> Result<Self::SerializeMap, S::Error> {
+        if NOTES && len.is_none() {
+            self.found.check(Refused::UnknownLength)?;
+        }
         self.elements(|inner| inner.serialize_map(len))
     }
 

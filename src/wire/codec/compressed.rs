@@ -1,20 +1,21 @@
 //! The layer that compresses.
 
 use serde::Serialize;
+use serde::de::DeserializeOwned;
 
-use super::stack::Placed;
-use super::{Codec, CodecStack, Result, Unencrypted, lz4};
+use super::stack::{Placed, Written};
+use super::{CodecStack, Result, Unencrypted, Unlayered, lz4};
 
 /// Compresses the encoded bytes of larger values, by LZ4.
 ///
 /// ```
 /// # async fn demo() -> Result<(), Box<dyn std::error::Error>> {
-/// use larder::codec::{Bincode, Compressed};
+/// use larder::codec::{Auto, Compressed};
 /// use larder::{Cache, MemoryL2};
 ///
 /// let pages: Cache<String, String> = Cache::builder("docs:page")
 ///     .l2(MemoryL2::new())
-///     .codec(Compressed::new(Bincode).threshold(4096))
+///     .codec(Compressed::new(Auto).threshold(4096))
 ///     .build()?;
 /// let page = "<li>tea</li>".repeat(1000);
 /// pages.insert("/", page.clone()).await?;
@@ -55,7 +56,7 @@ pub struct Compressed<C> {
     threshold: usize,
 }
 
-impl<C: Codec> Compressed<C> {
+impl<C: Unlayered> Compressed<C> {
     /// Compresses the bytes of this codec. It cannot be an `Encrypted` one, as encrypted bytes cannot be compressed;
     /// `Encrypted<Compressed<C>>` does it in this order.
     pub const fn new(codec: C) -> Self {
@@ -73,27 +74,37 @@ impl<C: Codec> Compressed<C> {
     }
 }
 
-impl<C: Codec> Unencrypted for Compressed<C> {}
+impl<C: Unlayered> Unencrypted for Compressed<C> {}
 
-impl<C: Codec> CodecStack for Compressed<C> {
-    type Codec = C;
+impl<C: Unlayered> CodecStack for Compressed<C> {
+    type Codec = C::Codec;
 
-    fn codec(&self) -> &C {
-        &self.codec
+    fn codec(&self) -> &C::Codec {
+        self.codec.codec()
     }
 
-    fn seal<T: Serialize + ?Sized>(
+    fn encode_checked<T: Serialize + DeserializeOwned + Send + 'static>(
+        &self,
+        value: &T,
+        max: usize,
+        out: &mut Vec<u8>,
+    ) -> Result<Written> {
+        self.codec.encode_checked(value, max, out)
+    }
+
+    fn seal<T: Serialize + DeserializeOwned + Send + 'static>(
         &self,
         value: Placed<'_, T>,
         out: &mut Vec<u8>,
-        check: impl FnOnce(&[u8]) -> Result<()>,
-    ) -> Result<u8> {
+    ) -> Result<Written> {
         let start = out.len();
         // The codec checks the limit, so the limit is for the value before it is compressed.
-        let id = self.codec.seal(value, out, check)?;
+        let mut written = self.codec.seal(value, out)?;
         let is_large = out.len().saturating_sub(start) >= self.threshold;
-        let is_compressed = is_large && lz4::compress(id, out, start);
-        Ok(if is_compressed { lz4::ID } else { id })
+        if is_large && lz4::compress(written.id, out, start) {
+            written.id = lz4::ID;
+        }
+        Ok(written)
     }
 }
 
@@ -102,7 +113,7 @@ mod tests {
     use super::*;
     use crate::wire::codec::error::Category;
     use crate::wire::codec::stack::read_by_any;
-    use crate::wire::codec::{Bincode, CodecError, Context};
+    use crate::wire::codec::{Bincode, Codec, CodecError, Context};
 
     const MAX: usize = 1 << 20;
     const CONTEXT: Context<'static> = Context {
@@ -119,8 +130,8 @@ mod tests {
 
     fn write(codec: &impl Unencrypted, text: &str) -> (u8, Vec<u8>) {
         let mut out = Vec::new();
-        let id = codec.seal((text, &CONTEXT), &mut out, |_| Ok(())).unwrap();
-        (id, out)
+        let text = (&text.to_owned(), &CONTEXT);
+        (codec.seal(text, &mut out).unwrap().id, out)
     }
 
     fn read(
@@ -161,13 +172,12 @@ mod tests {
         let codec = Compressed::new(Bincode);
         let text = "a".repeat(5_000);
         let mut out = Vec::new();
-        let id = codec
-            .seal((&text, &within(5_011)), &mut out, |_| Ok(()))
-            .unwrap();
+        let sealed = codec.seal((&text, &within(5_011)), &mut out);
+        let id = sealed.unwrap().id;
         assert_eq!(read(&codec, id, &out, 5_011).unwrap(), text);
         let error = read(&codec, id, &out, 5_010).unwrap_err();
         assert!(error.to_string().contains("takes 5011 bytes"), "{error}");
-        let sealed = codec.seal((&text, &within(5_010)), &mut Vec::new(), |_| Ok(()));
+        let sealed = codec.seal((&text, &within(5_010)), &mut Vec::new());
         let error = sealed.unwrap_err();
         assert!(matches!(
             error.category(),

@@ -1,23 +1,24 @@
 //! The layer that encrypts.
 
 use serde::Serialize;
+use serde::de::DeserializeOwned;
 
 use super::encryption_keys::{EncryptionKeys, HEAD, OVERHEAD};
-use super::stack::{ENCRYPTED, Placed};
+use super::stack::{ENCRYPTED, Placed, Written};
 use super::{Category, CodecStack, Result, Unencrypted, check_size};
 
 /// Encrypts the encoded bytes of values, so that without the key the values in Redis can neither be read nor altered.
 ///
 /// ```
 /// # async fn demo() -> Result<(), Box<dyn std::error::Error>> {
-/// use larder::codec::{Bincode, Encrypted, EncryptionKeys};
+/// use larder::codec::{Auto, Encrypted, EncryptionKeys};
 /// use larder::{Cache, MemoryL2};
 ///
 /// # let secret = [7; 32];
 /// let keys = EncryptionKeys::new(1, &secret)?;
 /// let patients: Cache<u64, String> = Cache::builder("docs:patient")
 ///     .l2(MemoryL2::new())
-///     .codec(Encrypted::new(Bincode, keys))
+///     .codec(Encrypted::new(Auto, keys))
 ///     .build()?;
 /// patients.insert(&7, "Ann".to_owned()).await?;
 /// assert_eq!(*patients.get(&7).await.ok_or("it was stored")?, "Ann");
@@ -35,10 +36,10 @@ use super::{Category, CodecStack, Result, Unencrypted, check_size};
 /// The other way round is an error of the compiler:
 ///
 /// ```compile_fail,E0277
-/// use larder::codec::{Bincode, Compressed, Encrypted, EncryptionKeys};
+/// use larder::codec::{Auto, Compressed, Encrypted, EncryptionKeys};
 ///
 /// let keys = EncryptionKeys::new(1, &[7; 32]).unwrap();
-/// let codec = Compressed::new(Encrypted::new(Bincode, keys));
+/// let codec = Compressed::new(Encrypted::new(Auto, keys));
 /// ```
 ///
 /// # Limits
@@ -123,31 +124,42 @@ impl<C: Unencrypted> CodecStack for Encrypted<C> {
         self.codec.codec()
     }
 
-    fn seal<T: Serialize + ?Sized>(
+    fn encode_checked<T: Serialize + DeserializeOwned + Send + 'static>(
+        &self,
+        value: &T,
+        max: usize,
+        out: &mut Vec<u8>,
+    ) -> Result<Written> {
+        self.codec.encode_checked(value, max, out)
+    }
+
+    fn seal<T: Serialize + DeserializeOwned + Send + 'static>(
         &self,
         value: Placed<'_, T>,
         out: &mut Vec<u8>,
-        check: impl FnOnce(&[u8]) -> Result<()>,
-    ) -> Result<u8> {
+    ) -> Result<Written> {
         let (_, context) = value;
         if self.writes_unencrypted {
-            return self.codec.seal(value, out, check);
+            return self.codec.seal(value, out);
         }
         let start = out.len();
         // Room for the head and the id, so that nothing is copied when these are known.
         out.extend_from_slice(&[0; HEAD + 1]);
-        let id = self.codec.seal(value, out, check)?;
+        let written = self.codec.seal(value, out)?;
         let size = out.len().saturating_sub(start + HEAD) + OVERHEAD;
         let max = context.max;
         if size > max {
             return Err(Category::ValueTooLarge { size, max }.into());
         }
         if let Some(field) = out.get_mut(start + HEAD) {
-            *field = id;
+            *field = written.id;
         }
         self.keys.encrypt(out, start, context)?;
         debug_assert_eq!(out.len(), start + size);
-        Ok(ENCRYPTED)
+        Ok(Written {
+            id: ENCRYPTED,
+            ..written
+        })
     }
 
     fn open<T>(
@@ -207,9 +219,9 @@ mod tests {
 
     fn sealed(codec: &impl CodecStack, text: &str, context: &Context<'_>) -> (u8, Vec<u8>) {
         let mut out = b"head".to_vec();
-        let id = codec.seal((text, context), &mut out, |_| Ok(())).unwrap();
+        let sealed = codec.seal((&text.to_owned(), context), &mut out);
         assert_eq!(out.drain(..4).as_slice(), b"head");
-        (id, out)
+        (sealed.unwrap().id, out)
     }
 
     fn read(
@@ -400,7 +412,7 @@ mod tests {
         let (id, bytes) = sealed(&encrypted(), "value", &CONTEXT);
         let size = bytes.len();
         let codec = encrypted();
-        let seal = |max| codec.seal(("value", &within(max)), &mut Vec::new(), |_| Ok(()));
+        let seal = |max| codec.seal((&"value".to_owned(), &within(max)), &mut Vec::new());
         let open = |max| codec.open(id, (&bytes, &within(max)), read_by_any::<String>);
         assert!(seal(size).is_ok() && open(size).is_ok());
         let error = open(size - 1).unwrap_err();

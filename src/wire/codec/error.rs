@@ -17,9 +17,11 @@ use crate::vocabulary::ByteSize;
 pub struct CodecError(Arc<Cause>);
 
 #[derive(Debug, thiserror::Error)]
-#[error("{category}{}", .position.map_or_else(String::new, |at| format!(", at byte {at}")))]
+#[error("{}{}", Reason(self), .category.advice())]
 struct Cause {
     category: Category,
+    /// The field of the value's type that it is about.
+    field: Option<&'static str>,
     /// How many bytes had been read.
     position: Option<usize>,
     source: Option<Box<dyn Error + Send + Sync>>,
@@ -64,21 +66,27 @@ pub(super) enum Category {
     #[cfg(feature = "encryption")]
     #[error("it is not encrypted")]
     Unencrypted,
-    /// The name is of the type, and says nothing of the value.
+    /// Of a format without names, as the four that follow.
+    #[error("the value leaves a field out, as by skip_serializing_if")]
+    FieldLeftOut,
+    #[error("the value does not tell how many entries it has, as with flatten")]
+    UnknownLength,
     #[error(
-        "the value leaves out its field `{0}`, as by skip_serializing_if, which a format without names cannot express: use Json or MessagePack"
+        "the type reads itself by what the bytes say, as with untagged, tag, flatten or deserialize_any"
     )]
-    FieldLeftOut(&'static str),
-    #[error(
-        "a value of its type cannot be read back: use Json or MessagePack for types with flatten, untagged, tag or fields that are only written, or mend its Deserialize"
-    )]
+    ReadsByContent,
+    #[error("the value cannot be read back")]
     NotReadBack,
-    /// In a format with names. The name is of the type.
+    /// In a format with names.
     #[error(
-        "the value{} is not read back as it was: such as Some(None), a number that is not finite, or an untagged variant that another one takes. Mend the type, or use Bincode",
-        Field(*field)
+        "the value is not read back as it was: such as Some(None), a number that is not finite, or an untagged variant that another one takes"
     )]
-    ReadOtherwise { field: Option<&'static str> },
+    ReadOtherwise,
+    #[cfg(all(feature = "bincode", feature = "messagepack"))]
+    #[error(
+        "bincode cannot read the value back, and MessagePack not as it was: such as a Some(None), or a number that is not finite, beside flatten"
+    )]
+    HeldByNeither,
     #[error("the type's own code panicked")]
     Panicked,
     /// Of encoding, and of a user's own codec.
@@ -86,13 +94,37 @@ pub(super) enum Category {
     Refused,
 }
 
-/// The name of a field, if it is known, within a sentence.
-struct Field(Option<&'static str>);
+impl Category {
+    /// What a user of the codec can do.
+    const fn advice(self) -> &'static str {
+        match self {
+            Self::FieldLeftOut | Self::UnknownLength | Self::ReadsByContent => {
+                ": use Auto, MessagePack or Json"
+            }
+            Self::NotReadBack => {
+                ": mend its Serialize or Deserialize, or use Auto, MessagePack or Json"
+            }
+            Self::ReadOtherwise => ": mend the type, or use Bincode",
+            #[cfg(all(feature = "bincode", feature = "messagepack"))]
+            Self::HeldByNeither => ": mend the type",
+            _ => "",
+        }
+    }
+}
 
-impl fmt::Display for Field {
+/// An error without its advice.
+struct Reason<'a>(&'a Cause);
+
+impl fmt::Display for Reason<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self.0 {
-            Some(field) => write!(f, " of the field `{field}`"),
+        let Self(cause) = self;
+        write!(f, "{}", cause.category)?;
+        // The name is of the type, and says nothing of the value.
+        if let Some(field) = cause.field {
+            write!(f, " (field `{field}`)")?;
+        }
+        match cause.position {
+            Some(at) => write!(f, ", at byte {at}"),
             None => Ok(()),
         }
     }
@@ -156,13 +188,27 @@ impl CodecError {
         self.with(|cause| cause.category = category)
     }
 
-    /// This failure to read a value back that was just encoded, with the kind that says so. A value beyond the bounds of
-    /// decoding keeps its kind, which says more.
-    pub(super) fn of_reading_back(self, category: impl FnOnce() -> Category) -> Self {
+    /// This failure to read a value back that was just encoded, with the kind that says so. A kind that says more stays.
+    pub(super) fn of_reading_back(self, category: Category) -> Self {
         match self.category() {
-            Category::TooDeep | Category::TooMuchMemory => self,
-            _ => self.because(category()),
+            Category::TooDeep | Category::TooMuchMemory | Category::ReadsByContent => self,
+            _ => self.because(category),
         }
+    }
+
+    /// Adds the field that it is about, if it is known and none was added before, while the error has one owner.
+    pub(super) fn in_field(self, field: Option<&'static str>) -> Self {
+        self.with(|cause| cause.field = cause.field.or(field))
+    }
+
+    #[cfg(all(feature = "bincode", feature = "messagepack"))]
+    pub(super) fn field(&self) -> Option<&'static str> {
+        self.0.field
+    }
+
+    /// This without advice, for an error that needs none.
+    pub(crate) fn reason(&self) -> impl fmt::Display {
+        Reason(&self.0)
     }
 
     /// Adds how many bytes had been read, while the error has one owner.
@@ -176,6 +222,7 @@ impl From<Category> for CodecError {
     fn from(category: Category) -> Self {
         Self(Arc::new(Cause {
             category,
+            field: None,
             position: None,
             source: None,
         }))

@@ -3,6 +3,8 @@
 //! The bytes to decode may be anything: another release wrote them, or another program did. So no bytes may panic,
 //! hang or exhaust memory here.
 
+#[cfg(all(feature = "bincode", feature = "messagepack"))]
+mod auto;
 #[cfg(feature = "bincode")]
 mod bincode;
 #[cfg(any(
@@ -41,6 +43,8 @@ use std::borrow::Cow;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
+#[cfg(all(feature = "bincode", feature = "messagepack"))]
+pub use self::auto::Auto;
 #[cfg(feature = "bincode")]
 pub use self::bincode::Bincode;
 #[cfg(feature = "compression")]
@@ -60,7 +64,7 @@ pub use self::postcard::Postcard;
 #[cfg(any(test, fuzzing))]
 pub(crate) use self::shaped::Shaped;
 pub(crate) use self::stack::Context;
-pub use self::stack::{CodecStack, Unencrypted};
+pub use self::stack::{CodecStack, Unencrypted, Unlayered};
 #[cfg(feature = "write-behind")]
 pub(crate) use self::value::catch_panic;
 pub(crate) use self::value::{CodecOf, FormerType, ValueCodec, former_type};
@@ -118,7 +122,8 @@ type Result<T, E = CodecError> = std::result::Result<T, E>;
 /// A format for values: turns them into bytes and back.
 ///
 /// The crate brings `Bincode`, `Json`, `Postcard` and `MessagePack`, each with the feature of its name, of which
-/// `bincode` is on by default. A cache writes with one codec and reads every
+/// `bincode` and `messagepack` are on by default. Without another codec a cache writes with `Auto`, which takes one of
+/// these two for each value. A cache reads every
 /// codec that is compiled in, so a fleet can move from one to another: build
 /// all services with both first, then change the one that is written.
 ///
@@ -241,16 +246,15 @@ pub trait Codec: Send + Sync + 'static {
     ) -> Result<()> {
         let read = self.decode(bytes);
         let read = read.map_err(|error| {
-            error.of_reading_back(|| Category::ReadOtherwise {
-                field: complete::not_finite(value),
-            })
+            let error = error.in_field(complete::not_finite(value));
+            error.of_reading_back(Category::ReadOtherwise)
         })?;
         complete::compare(value, &read, Self::ID != MESSAGEPACK)
     }
 }
 
 /// A type of values for which a cache needs no codec to be named: every type with the feature `bincode`, which is on by
-/// default, and none without this feature.
+/// default, and none without this feature. The codec is `Auto` with the feature `messagepack`, and otherwise `Bincode`.
 #[diagnostic::on_unimplemented(
     message = "there is no default codec for `{Self}`, as the feature `bincode` of larder is off",
     label = "give the codec of these values",
@@ -258,10 +262,15 @@ pub trait Codec: Send + Sync + 'static {
 )]
 pub trait DefaultCodec {
     #[doc(hidden)]
-    type Codec: Codec + Default;
+    type Codec: CodecStack + Default;
 }
 
-#[cfg(feature = "bincode")]
+#[cfg(all(feature = "bincode", feature = "messagepack"))]
+impl<V> DefaultCodec for V {
+    type Codec = Auto;
+}
+
+#[cfg(all(feature = "bincode", not(feature = "messagepack")))]
 impl<V> DefaultCodec for V {
     type Codec = Bincode;
 }

@@ -68,7 +68,8 @@ impl Shaped for Postcard {
 
 fn category(error: &Error) -> Category {
     match error {
-        Error::SerdeDeCustom | Error::WontImplement => Category::UnexpectedType,
+        Error::WontImplement => Category::ReadsByContent,
+        Error::SerdeDeCustom => Category::UnexpectedType,
         _ => Category::Malformed,
     }
 }

@@ -69,28 +69,24 @@ pub(super) fn read_back<C: Shaped, T: Serialize + DeserializeOwned + Send + 'sta
     codec: &C,
     bytes: &[u8],
 ) -> Result<()> {
-    let (shape, _) = split(bytes)?;
-    let value_type = TypeId::of::<T>();
+    let (shape, rest) = split(bytes)?;
     // Apart from what was read: that one is not compared by its length.
-    let known = Known::of((value_type, C::ID), shape);
+    let known = Known::of((TypeId::of::<T>(), C::ID), shape);
     if known.is_noted() {
         return Ok(());
     }
-    let read = codec.decode_shaped::<T>(value_type, bytes);
-    let again = read.and_then(|read| {
+    let again = C::read::<T>(rest).and_then(|read| {
         let mut again = Vec::with_capacity(bytes.len());
         codec.encode(&read, &mut again).map(|()| again)
     });
-    match again {
-        // A field that is written and not read, or the other way round, shifts those that follow, perhaps to a value of
-        // that shape. The bytes may differ, as the entries of a map have no order.
-        Ok(again) if again.len() != bytes.len() => Err(Category::NotReadBack.into()),
-        Ok(_) => {
-            known.note();
-            Ok(())
-        }
-        Err(error) => Err(error.of_reading_back(|| Category::NotReadBack)),
+    let again = again.map_err(|error| error.of_reading_back(Category::NotReadBack))?;
+    // A field that is written and not read, or the other way round, shifts those that follow, perhaps to a value of
+    // that shape. The bytes may differ, as the entries of a map have no order.
+    if again.len() != bytes.len() || !again.starts_with(&shape) {
+        return Err(Category::NotReadBack.into());
     }
+    known.note();
+    Ok(())
 }
 
 /// Compares a shape with the shape that a value is encoded with.
@@ -109,9 +105,10 @@ fn check(shape: [u8; LENGTH], encode: impl FnOnce(&mut Vec<u8>) -> Result<()>) -
 /// are of another one.
 fn another_shape(error: CodecError) -> CodecError {
     match error.category() {
-        Category::Malformed | Category::UnexpectedType | Category::TrailingBytes => {
-            error.because(Category::AnotherShape)
-        }
+        Category::Malformed
+        | Category::UnexpectedType
+        | Category::ReadsByContent
+        | Category::TrailingBytes => error.because(Category::AnotherShape),
         _ => error,
     }
 }

@@ -5,12 +5,12 @@ use serde::de::DeserializeOwned;
 
 #[cfg(feature = "compression")]
 use super::lz4;
-use super::{Category, Codec, Result, check_size};
+use super::{Category, Codec, CodecError, Result, check_size};
 use crate::key::Key;
 
-/// The parameter of [`Builder::codec`](crate::Builder::codec): a [`Codec`], alone or in layers.
+/// The parameter of [`Builder::codec`](crate::Builder::codec): a [`Codec`] or `Auto`, alone or in layers.
 ///
-/// Every [`Codec`] is one. The layers come with features: `Compressed<C>`, `Encrypted<C>` and
+/// Every [`Codec`] is one, and so is `Auto`, the default. The layers come with features: `Compressed<C>`, `Encrypted<C>` and
 /// `Encrypted<Compressed<C>>`. For a format of your own implement [`Codec`]; this trait has no public methods.
 pub trait CodecStack: Send + Sync + 'static {
     /// The codec below the layers.
@@ -20,28 +20,35 @@ pub trait CodecStack: Send + Sync + 'static {
     #[doc(hidden)]
     fn codec(&self) -> &Self::Codec;
 
-    /// Appends the bytes of a value to `out`, and returns the id that names their format. `check` is given the bytes
-    /// that are in no layer. On an error `out` may have more bytes than before.
+    /// Appends the bytes of a value to `out`, at most `max` and in no layer, once they have been
+    /// [read back](Codec::read_back). On an error `out` may have more bytes than before.
     ///
     /// # Errors
     ///
-    /// If any layer makes too many bytes of it, or refuses it, or `check` fails.
+    /// If they are too many, the codec refuses the value, or they are not read back as it.
     #[doc(hidden)]
-    fn seal<T: Serialize + ?Sized>(
+    fn encode_checked<T: Serialize + DeserializeOwned + Send + 'static>(
+        &self,
+        value: &T,
+        max: usize,
+        out: &mut Vec<u8>,
+    ) -> Result<Written> {
+        encode_by(self.codec(), value, max, out)
+    }
+
+    /// As [`encode_checked`](Self::encode_checked), in the layers.
+    ///
+    /// # Errors
+    ///
+    /// The errors of [`encode_checked`](Self::encode_checked), or if a layer makes too many bytes of it.
+    #[doc(hidden)]
+    fn seal<T: Serialize + DeserializeOwned + Send + 'static>(
         &self,
         value: Placed<'_, T>,
         out: &mut Vec<u8>,
-        check: impl FnOnce(&[u8]) -> Result<()>,
-    ) -> Result<u8> {
+    ) -> Result<Written> {
         let (value, context) = value;
-        let start = out.len();
-        self.codec().encode(value, out)?;
-        let (size, max) = (out.len().saturating_sub(start), context.max);
-        if size > max {
-            return Err(Category::ValueTooLarge { size, max }.into());
-        }
-        check(out.get(start..).unwrap_or_default())?;
-        Ok(Self::Codec::ID)
+        self.encode_checked(value, context.max, out)
     }
 
     /// Takes bytes in the format with this id out of their layers, and reads them by `read`, which is given the id of
@@ -75,7 +82,10 @@ pub trait CodecStack: Send + Sync + 'static {
     }
 }
 
-/// A [`CodecStack`] that does not encrypt, so that `Encrypted` can: a [`Codec`] or `Compressed`. Its bytes do not
+/// A [`CodecStack`] without layers, so that `Compressed` can be around it: a [`Codec`] or `Auto`.
+pub trait Unlayered: Unencrypted {}
+
+/// A [`CodecStack`] that does not encrypt, so that `Encrypted` can: a [`Codec`], `Auto` or `Compressed`. Its bytes do not
 /// depend on the context.
 pub trait Unencrypted: CodecStack {}
 
@@ -102,7 +112,38 @@ pub struct Context<'a> {
 /// A value or its bytes, and where it belongs.
 pub(super) type Placed<'a, T> = (&'a T, &'a Context<'a>);
 
+/// How a value was written.
+#[derive(Clone, Debug)]
+pub struct Written {
+    /// Names the format.
+    pub(crate) id: u8,
+    /// Why the format that comes first has not taken it.
+    pub(crate) refused: Option<CodecError>,
+}
+
+/// Has a codec write a value, and read it back.
+pub(super) fn encode_by<C: Codec, T: Serialize + DeserializeOwned + Send + 'static>(
+    codec: &C,
+    value: &T,
+    max: usize,
+    out: &mut Vec<u8>,
+) -> Result<Written> {
+    let start = out.len();
+    codec.encode(value, out)?;
+    let size = out.len().saturating_sub(start);
+    if size > max {
+        return Err(Category::ValueTooLarge { size, max }.into());
+    }
+    codec.read_back(value, out.get(start..).unwrap_or_default())?;
+    Ok(Written {
+        id: C::ID,
+        refused: None,
+    })
+}
+
 impl<C: Codec> Unencrypted for C {}
+
+impl<C: Codec> Unlayered for C {}
 
 impl<C: Codec> CodecStack for C {
     type Codec = C;

@@ -8,20 +8,21 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 
 use super::memory::memory_of;
-use super::stack::{read_by, read_by_any};
-use super::{Category, Codec, CodecStack, Context, FIRST_OWN_ID, Result};
+use super::stack::{Written, read_by, read_by_any};
+use super::{Category, Codec, CodecError, CodecStack, Context, FIRST_OWN_ID, Result};
 use crate::util::partial_debug::partial_debug;
 use crate::vocabulary::{AnyValue, Value};
 
 /// Encodes and decodes the values of a cache: a [`CodecStack`] for one type, which only the place where this is made
 /// knows.
 pub(crate) trait ValueCodec: Send + Sync {
-    /// Appends the bytes of `value` to `out`, and returns the id of their format; leaves `out` as it was on an error.
+    /// Appends the bytes of `value` to `out`; leaves `out` as it was on an error.
     ///
     /// # Errors
     ///
     /// If the value takes too many bytes, a layer refuses it, or its bytes [cannot be read back](Codec::read_back).
-    fn encode(&self, value: &AnyValue, context: &Context<'_>, out: &mut Vec<u8>) -> Result<u8>;
+    fn encode(&self, value: &AnyValue, context: &Context<'_>, out: &mut Vec<u8>)
+    -> Result<Written>;
 
     /// Decodes bytes in the format with this id. If they are no value of the type, tries the `former` types.
     ///
@@ -91,11 +92,15 @@ impl<S, V> CodecOf<S, V> {
 }
 
 impl<S: CodecStack, V: Serialize + DeserializeOwned + Value> ValueCodec for CodecOf<S, V> {
-    fn encode(&self, value: &AnyValue, context: &Context<'_>, out: &mut Vec<u8>) -> Result<u8> {
-        let (start, value) = (out.len(), value.typed::<V>());
+    fn encode(
+        &self,
+        value: &AnyValue,
+        context: &Context<'_>,
+        out: &mut Vec<u8>,
+    ) -> Result<Written> {
+        let start = out.len();
         // The caller goes on with `out`, whatever a codec or a type has appended before it failed.
-        let check = |bytes: &[u8]| self.stack.codec().read_back(value, bytes);
-        catch_panic(|| self.stack.seal((value, context), out, check))
+        catch_panic(|| self.stack.seal((value.typed::<V>(), context), out))
             .inspect_err(|_| out.truncate(start))
     }
 
@@ -136,10 +141,13 @@ impl<S: CodecStack, V: Serialize + DeserializeOwned + Value> ValueCodec for Code
 
     fn have_same_bytes(&self, one: &AnyValue, other: &AnyValue) -> Result<bool> {
         catch_panic(|| {
-            let (codec, mut bytes, mut others) = (self.stack.codec(), Vec::new(), Vec::new());
-            Codec::encode(codec, one.typed::<V>(), &mut bytes)?;
-            Codec::encode(codec, other.typed::<V>(), &mut others)?;
-            Ok(bytes == others)
+            let encode = |value: &AnyValue| {
+                let mut bytes = Vec::new();
+                let value = value.typed::<V>();
+                let written = self.stack.encode_checked(value, usize::MAX, &mut bytes)?;
+                Ok::<_, CodecError>((written.id, bytes))
+            };
+            Ok(encode(one)? == encode(other)?)
         })
     }
 }
@@ -200,9 +208,8 @@ mod tests {
     fn reads_its_own_and_the_crates_codecs() {
         let codec = CodecOf::<_, u8>::new(Own);
         let (mut out, bytes) = (b"header".to_vec(), by_bincode(&7_u8));
-        let id = codec
-            .encode(&AnyValue::new(7_u8), &within(10), &mut out)
-            .unwrap();
+        let encoded = codec.encode(&AnyValue::new(7_u8), &within(10), &mut out);
+        let id = encoded.unwrap().id;
         assert_eq!((id, &out[6..]), (200, &*[b"!", &*bytes].concat()));
         for (id, bytes) in [(200, &out[6..]), (Bincode::ID, &bytes)] {
             let value = codec.decode(id, bytes, &within(10), &[]).unwrap();

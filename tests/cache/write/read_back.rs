@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use std::fmt::Debug;
 use std::net::IpAddr;
 
-use larder::codec::{Bincode, CodecStack, Json, MessagePack, Postcard};
+use larder::codec::{Auto, Bincode, CodecStack, Compressed, Json, MessagePack, Postcard};
 use larder::{Cache, MemoryL2};
 use proptest::collection::vec;
 use proptest::prelude::*;
@@ -197,6 +197,83 @@ fn by_postcard() {
     all_come_back(Postcard);
 }
 
+#[test]
+fn by_default() {
+    all_come_back(Auto);
+    all_come_back(Compressed::new(Auto).threshold(0));
+}
+
+/// Stores all of these values by default. Returns whether each takes the bytes that bincode gives it.
+fn by_bincode_or_otherwise<V>(values: &[V]) -> Vec<bool>
+where
+    V: Serialize + DeserializeOwned + Clone + Debug + Send + Sync + 'static,
+{
+    wait(async {
+        let (by_default, by_bincode) = (Pair::by(Auto).await, Pair::by(Bincode).await);
+        let mut all = Vec::new();
+        for (key, value) in (0..).zip(values) {
+            assert!(by_default.stores(key, value).await, "{value:?}");
+            let written = |pair: &Pair<V>| pair.writer.stats().l2_written_bytes;
+            let before = (written(&by_default), written(&by_bincode));
+            let is_held = by_bincode.stores(key, value).await;
+            by_default.writer.insert(&key, value.clone()).await.unwrap();
+            let taken = (
+                written(&by_default) - before.0,
+                written(&by_bincode) - before.1,
+            );
+            assert!(!is_held || taken.0 == taken.1, "{value:?} takes {taken:?}");
+            all.push(is_held);
+        }
+        all
+    })
+}
+
+#[test]
+fn the_default_takes_bincode_for_each_value_that_it_can_hold() {
+    assert_eq!(by_bincode_or_otherwise(&[0.5, f64::NAN]), [true; 2]);
+    assert_eq!(
+        by_bincode_or_otherwise(&[Some(None), Some(Some(1))]),
+        [true; 2]
+    );
+    let values = [json!({}), json!([1, 0.5, null]), json!({"a": {"b": [-7]}})];
+    assert_eq!(by_bincode_or_otherwise(&values), [false; 3]);
+    assert_eq!(
+        by_bincode_or_otherwise(&[None, Some(json!(7))]),
+        [true, false]
+    );
+    let values = [
+        Untagged::Small(1),
+        Untagged::Large(300),
+        Untagged::Text("a".into()),
+    ];
+    assert_eq!(by_bincode_or_otherwise(&values), [false; 3]);
+    let values = [
+        vec![],
+        vec![Tagged::Nothing],
+        vec![Tagged::Small { number: 7 }],
+    ];
+    assert_eq!(by_bincode_or_otherwise(&values), [true, false, false]);
+    let row = |rest| Row {
+        id: 7,
+        note: None,
+        price: Some(0.5),
+        rest,
+        address: IpAddr::from([127, 0, 0, 1]),
+    };
+    let rest = BTreeMap::from([("a".to_owned(), json!([7]))]);
+    assert_eq!(
+        by_bincode_or_otherwise(&[row(BTreeMap::new()), row(rest)]),
+        [false; 2]
+    );
+
+    let sparse = |note: Option<&str>| Sparse {
+        id: 7,
+        note: note.map(str::to_owned),
+    };
+    let values = [sparse(Some("a")), sparse(None), sparse(Some("b"))];
+    assert_eq!(by_bincode_or_otherwise(&values), [true, false, true]);
+}
+
 /// Stores the first of the values, and then not the others.
 fn only_the_first<V>(codec: impl CodecStack + Copy, values: &[V])
 where
@@ -224,7 +301,26 @@ fn no_value_is_as_good_as_another_one() {
     only_the_first(Json, &[wide.clone(), Untagged::Large(5)]);
     only_the_first(MessagePack, &[vec![wide], vec![Untagged::Large(5)]]);
     let huge = Tagged::Huge { number: u128::MAX };
-    only_the_first(Json, &[Tagged::Nothing, huge]);
+    only_the_first(Json, &[Tagged::Nothing, huge.clone()]);
+    only_the_first(Auto, &[Tagged::Nothing, huge]);
+    let nested = |none| (json!(7), Some(none));
+    only_the_first(Auto, &[nested(Some(1)), nested(None)]);
+}
+
+/// The field that the reason of an error names.
+async fn named<V>(codec: impl CodecStack + Copy, value: V) -> String
+where
+    V: Serialize + DeserializeOwned + Clone + Debug + Send + Sync + 'static,
+{
+    let error = Pair::by(codec)
+        .await
+        .writer
+        .insert(&1, value)
+        .await
+        .unwrap_err();
+    let reason = std::error::Error::source(&error).unwrap().to_string();
+    let field = reason.split('`').nth(1);
+    field.unwrap_or_else(|| panic!("{reason}")).to_owned()
 }
 
 #[tokio::test]
@@ -247,14 +343,87 @@ async fn the_error_names_the_field() {
         price,
         discount: discount.map(Inner),
     };
-    let orders = Pair::by(Json).await.writer;
     for (field, wrong) in [
         ("price", line(f64::NAN, None)),
         ("discount", line(1.5, Some(None))),
     ] {
         let lines = vec![line(1.0, Some(Some(0.5))), wrong];
-        let error = orders.insert(&1, Order { lines }).await.unwrap_err();
-        let reason = std::error::Error::source(&error).unwrap().to_string();
-        assert!(reason.contains(&format!("`{field}`")), "{reason}");
+        assert_eq!(named(Json, Order { lines }).await, field);
+    }
+}
+
+#[derive(Debug, Clone, Serialize, Deserialize)]
+struct Shop<T> {
+    name: (u8, String),
+    goods: Vec<Good<T>>,
+}
+#[derive(Debug, Clone, Serialize, Deserialize)]
+enum Good<T> {
+    Sold { id: u8, details: T, price: (u8, u8) },
+}
+#[derive(Debug, Clone, Serialize, Deserialize)]
+struct Loose {
+    id: u8,
+    #[serde(flatten)]
+    rest: BTreeMap<String, u8>,
+}
+fn shop<T>(details: T) -> Shop<T> {
+    let good = Good::Sold {
+        id: 1,
+        details,
+        price: (1, 2),
+    };
+    Shop {
+        name: (1, "tea".to_owned()),
+        goods: vec![good],
+    }
+}
+async fn names_details<T>(details: T)
+where
+    T: Serialize + DeserializeOwned + Clone + Debug + Send + Sync + 'static,
+{
+    assert_eq!(named(Bincode, shop(details.clone())).await, "details");
+    assert_eq!(named(Postcard, shop(details)).await, "details");
+}
+
+#[tokio::test]
+async fn the_error_of_a_format_without_names_names_the_field() {
+    names_details(json!([7])).await;
+    names_details(Untagged::Large(7)).await;
+    names_details(Loose {
+        id: 7,
+        rest: BTreeMap::new(),
+    })
+    .await;
+    names_details(Odd).await;
+    let sparse = Sparse { id: 7, note: None };
+    assert_eq!(named(Bincode, shop(sparse)).await, "note");
+    assert_eq!(
+        named(Auto, shop((json!(7), Some(None::<u8>)))).await,
+        "details"
+    );
+}
+
+#[derive(Debug, Clone, Serialize, Deserialize)]
+struct Sparse {
+    id: u64,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    note: Option<String>,
+}
+
+/// Is written, and refuses to be read.
+#[derive(Debug, Clone)]
+struct Odd;
+
+impl Serialize for Odd {
+    fn serialize<S: serde::Serializer>(&self, output: S) -> Result<S::Ok, S::Error> {
+        output.serialize_u8(7)
+    }
+}
+
+impl<'de> Deserialize<'de> for Odd {
+    fn deserialize<D: serde::Deserializer<'de>>(input: D) -> Result<Self, D::Error> {
+        u8::deserialize(input)?;
+        Err(serde::de::Error::custom("not to be read"))
     }
 }
