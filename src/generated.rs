@@ -3,6 +3,7 @@
 
 use std::error::Error;
 use std::marker::PhantomData;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Condvar, LazyLock, Mutex, OnceLock, PoisonError};
 use std::thread::{self, ThreadId};
 use std::time::Duration;
@@ -16,11 +17,11 @@ use crate::cache::Cache;
 use crate::cache::typed::loader_of_one;
 use crate::caches::Caches;
 use crate::clock::Clock;
-use crate::engine::Load;
+use crate::engine::{Engine, Load};
 use crate::entry::Entry;
-use crate::error::{BuildError, LoadError, WriteError};
+use crate::error::{BuildError, LoadError, Misuse, WriteError};
 use crate::key::CacheKey;
-use crate::loaded::Loaded;
+use crate::loaded::{Loaded, OwnTags, with_tags};
 use crate::lookup_by::LookupBy;
 use crate::settings;
 use crate::token::Token;
@@ -129,10 +130,65 @@ pub enum How {
     Refresh,
 }
 
+/// A function that has its values in a cache.
+pub struct Function {
+    /// Its keys begin with this, as far as its code says. `None` if it may have the keys of others.
+    begins: Option<&'static str>,
+    name: &'static str,
+    /// The number of the cache that knows it.
+    known_to: AtomicU64,
+}
+
+impl Function {
+    #[must_use]
+    pub const fn new(begins: Option<&'static str>, name: &'static str) -> Self {
+        let known_to = AtomicU64::new(0);
+        Self {
+            begins,
+            name,
+            known_to,
+        }
+    }
+
+    /// Refuses a function whose keys are those of another one: each would get the other's values.
+    fn check(&self, engine: &Engine) -> Result<(), LoadError> {
+        let Some(begins) = self.begins else {
+            return Ok(());
+        };
+        // Relaxed: the number is all there is.
+        if self.known_to.load(Ordering::Relaxed) != engine.id() {
+            let other = engine.note_function(begins, self.name);
+            if let Some(other) = other {
+                let one = self.name;
+                return Err(LoadError::misuse(Misuse::SharedKeys { one, other }));
+            }
+            self.known_to.store(engine.id(), Ordering::Relaxed);
+        }
+        Ok(())
+    }
+}
+
+/// The tags of a value.
+#[derive(Default)]
+pub struct Tags(OwnTags);
+
+impl Tags {
+    #[must_use]
+    pub fn and<T: CacheKey + ?Sized>(self, tag: &T) -> Self {
+        Self(Some(Box::new(with_tags(self.0, [tag]))))
+    }
+
+    pub fn of<V>(self, mut loaded: Loaded<V>) -> Loaded<V> {
+        loaded.tags = self.0;
+        loaded
+    }
+}
+
 /// Looks a key up, with a loader that is made if it is needed: it owns copies of the arguments.
 pub async fn load<K, V, Q, M, F, Fut>(
     cache: Result<&Cache<K, V>, BuildError>,
     key: &Q,
+    function: &Function,
     how: How,
     loader: impl FnOnce() -> F,
 ) -> Result<Entry<V>, LoadError>
@@ -145,6 +201,7 @@ where
 {
     // Before the arguments are copied for the loader: without a cache the caller gets the error at once.
     let cache = cache?;
+    function.check(cache.engine())?;
     match how {
         How::GetOrLoad => {
             // Made only on a miss, as it owns copies of the arguments.

@@ -15,7 +15,7 @@ struct Library {
 
 impl Library {
     /// The request is for the log alone, so it is no part of the key.
-    #[cached(cache = "self.titles", key = "(branch, id)", ttl = "1h", tags = ["branch:{branch}"])]
+    #[cached(cache = "self.titles", key = "(branch, id)", ttl = "1h", tags = [("branch", branch)])]
     async fn title(
         &self,
         branch: &str,

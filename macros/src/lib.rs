@@ -77,7 +77,7 @@ pub fn derive_cache_key(input: TokenStream) -> TokenStream {
 ///         key = "(tenant, id)",
 ///         ttl = "5m",
 ///         soft_ttl = "1m",
-///         tags = ["tenant:{tenant}"],
+///         tags = [("tenant", tenant)],
 ///     )]
 ///     async fn product(&self, tenant: &str, id: u64, #[skip] request: &str) -> Result<String, LoadError> {
 ///         println!("{request} reads the database");
@@ -102,7 +102,8 @@ pub fn derive_cache_key(input: TokenStream) -> TokenStream {
 /// | `key = "(tenant, id)"` | the key, an expression of the arguments. Unless set, the tuple of all arguments that are not `#[skip]`, or the only one |
 /// | `ttl = "5m"`, `soft_ttl = "1m"` | how long a value is valid, and from which age it is stale, in the form that larder's settings have. Unless set, as the cache has it |
 /// | `none_ttl = "30s"` | how long a `None` is valid. Unless set, as any other value |
-/// | `tags = ["tenant:{tenant}"]` | the tags of the value, each as a `format!` string of the arguments |
+/// | `tags = ["prices", ("tenant", tenant)]` | the tags of the value: texts, which are taken as they are, and expressions of the arguments. `invalidate_tag(&("tenant", tenant))` names the tuple's tag |
+/// | `shares_keys = true` | that another function may have the same keys in the cache, and so the same values |
 ///
 /// # The key
 ///
@@ -116,6 +117,24 @@ pub fn derive_cache_key(input: TokenStream) -> TokenStream {
 ///
 /// Prefer a tuple to a text that `format!` makes of arguments: `("a:b", "c")` and `("a", "b:c")` are two keys, and one
 /// text as `key = "format!(\"{tenant}:{id}\")"`.
+///
+/// Two functions with the same keys in one cache would return each other's values. So the second one is an error of the
+/// compiler, where the code names the cache alike, in one module or for one type; elsewhere its calls return an error
+/// that is a misuse. Begin the key of each with a name, as in `key = "(\"net\", id)"`, or give it a cache of its own. A
+/// function that has the values of another one on purpose says `shares_keys = true`.
+///
+/// ```compile_fail,E0592
+/// # use larder::{Cache, LoadError, cached};
+/// # #[derive(Clone)]
+/// # struct Shop { prices: Cache<u64, u32> }
+/// impl Shop {
+///     #[cached(cache = "self.prices")]
+///     async fn net(&self, id: u64) -> Result<u32, LoadError> { Ok(100) }
+///
+///     #[cached(cache = "self.prices")]
+///     async fn gross(&self, id: u64) -> Result<u32, LoadError> { Ok(119) }
+/// }
+/// ```
 ///
 /// The macro sees that the key names an argument, not how much of the argument the key has: `key = "user.id"` is
 /// accepted for a body that uses `user.locale`, too.

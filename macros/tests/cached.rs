@@ -101,7 +101,7 @@ impl Shop {
         key = "(tenant, id)",
         ttl = "5m",
         soft_ttl = "1m",
-        tags = ["tenant:{tenant}", "id:{id:03}"],
+        tags = [("tenant", tenant), format!("id:{id:03}")],
     )]
     async fn product(
         &self,
@@ -122,13 +122,13 @@ impl Shop {
         (id != 404).then(|| format!("{id}:{call}"))
     }
 
-    #[cached(cache = "self.finds", key = "id", none_ttl = "30s")]
+    #[cached(cache = "self.finds", key = "id", none_ttl = "30s", shares_keys = true)]
     async fn find_or_fail(self: &Arc<Self>, id: u64) -> Result<Option<String>, LoadError> {
         self.source.call().await;
         Ok((id != 404).then(|| id.to_string()))
     }
 
-    #[cached(cache = "self.finds", key = "id + 1000")]
+    #[cached(cache = "self.finds", key = "id + 1000", shares_keys = true)]
     async fn by_arc(self: Arc<Self>, mut id: u64) -> Result<Option<String>, LoadError> {
         self.source.call().await;
         id += 1;
@@ -219,7 +219,7 @@ async fn an_error_that_is_not_clone_is_the_source() {
         Err(Failed(error.unwrap_err()))
     }
 
-    #[cached(cache = "cache", key = "id")]
+    #[cached(cache = "cache", key = "id", shares_keys = true)]
     async fn boxed(#[skip] cache: &Cache<u64, String>, id: u64) -> anyhow::Result<String> {
         Err(anyhow::Error::new(io::Error::other("down")).context(id))
     }
@@ -418,6 +418,7 @@ async fn a_key_may_be_any_expression_of_the_arguments() {
         id: u64,
     }
 
+    #[allow(clippy::redundant_field_names, reason = "a field is no variable")]
     #[cached(cache = "cache", key = "Listing { tenant: tenant.to_owned(), id: id }")]
     async fn listing(
         #[skip] cache: &Cache<Listing, u64>,

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use larder::{BuildError, Cache, Caches, Clock, LoadError, MemoryL2, ServiceSettings, cached};
 
-#[cached(namespace = "shop:product", key = "(tenant, id)", ttl = "5m", soft_ttl = "1m", tags = ["tenant:{tenant}"])]
+#[cached(namespace = "shop:product", key = "(tenant, id)", ttl = "5m", soft_ttl = "1m", tags = [("tenant", tenant)])]
 async fn product(tenant: &str, id: u64) -> Result<String, LoadError> {
     Ok(format!("{tenant}:{id}"))
 }

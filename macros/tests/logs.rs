@@ -27,7 +27,7 @@ impl Shop {
 
     /// The span is of each load.
     #[instrument(skip(self), fields(kind = "tea"))]
-    #[cached(cache = "self.products", key = "id")]
+    #[cached(cache = "self.products", key = "id", shares_keys = true)]
     async fn above(&self, id: u64, #[skip] trace: &str) -> Result<String, LoadError> {
         info!(trace, "loads");
         Ok(id.to_string())

@@ -89,6 +89,8 @@ struct Instance {
     /// Of all lanes together.
     l1_capacity: AtomicU64,
     hot_keys: Arc<HotKeys>,
+    /// The functions with `#[cached]`, each after the text with which its keys begin.
+    functions: Mutex<Vec<(&'static str, &'static str)>>,
     /// One for all lanes, which share the capacity.
     size_advice: Option<Arc<SizeAdvisor>>,
     permits: Arc<Permits>,
@@ -152,6 +154,7 @@ impl Engine {
             has_l2,
             l1_capacity: AtomicU64::new(capacity.number()),
             hot_keys: Arc::new(HotKeys::new(options.track_hot_keys)),
+            functions: Mutex::default(),
             size_advice,
             permits: Arc::new(Permits::new(&options)),
             channels: Arc::new(Channels::new(parts.channels, &counters)),
@@ -276,6 +279,25 @@ impl Engine {
         if Handle::try_current().is_ok() {
             self.ensure_started();
         }
+    }
+
+    /// Tells caches of this process apart.
+    pub(crate) fn id(&self) -> u64 {
+        self.instance.id
+    }
+
+    /// Takes note of a function whose keys begin with a text. Returns another function whose keys do, if there is one.
+    pub(crate) fn note_function(
+        &self,
+        begins: &'static str,
+        function: &'static str,
+    ) -> Option<&'static str> {
+        let mut functions = lock(&self.instance.functions);
+        if let Some((_, known)) = functions.iter().find(|(text, _)| *text == begins) {
+            return Some(*known).filter(|known| *known != function);
+        }
+        functions.push((begins, function));
+        None
     }
 
     /// Returns the engine that carries out calls now.

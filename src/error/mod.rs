@@ -64,6 +64,13 @@ pub(crate) enum Misuse {
     TagsOfPanicked,
     #[error("an insert stores a value: unchanged() and no_store() are for loaders")]
     NothingToInsert,
+    #[error(
+        "two functions have the same keys in this cache, and would return each other's values: {one} and {other}; begin the key of each with a name, as in key = \"(\\\"net\\\", id)\", or write shares_keys = true for one of them"
+    )]
+    SharedKeys {
+        one: &'static str,
+        other: &'static str,
+    },
     #[error("1000 keys and prefixes are bypassed; switch the cache off, or call end_bypass first")]
     TooManyBypassed,
 }

@@ -8,6 +8,7 @@ use syn::{
     parse_quote,
 };
 
+use super::generated_name;
 use super::options::{Code, Options};
 
 const NO_MUT: &str = "the body of a `#[cached]` function runs only if no value is stored, so it must not change what \
@@ -157,11 +158,23 @@ impl Argument {
             }
             (_, skip) => skip.is_none(),
         };
+        let in_tags = options.tags.iter().flatten();
+        let in_tags = in_tags.map(|tag| mentions(tag.to_token_stream(), &name, false));
+        let is_named = [&options.key, &options.cache]
+            .into_iter()
+            .flatten()
+            .any(is_in)
+            || in_tags.into_iter().any(|is_in| is_in);
         Ok(Self {
             copied: Copied::new(&declared.ty)?,
             is_in_key,
             is_in_cache: options.cache.as_ref().is_some_and(is_in),
-            name,
+            // A user who names it in an expression finds it there; lints are not about the uses of the macro.
+            name: if is_named {
+                name
+            } else {
+                generated_name(&name)
+            },
             ty: (*declared.ty).clone(),
         })
     }
@@ -293,6 +306,24 @@ impl Arguments {
         })
     }
 
+    /// An expression of a tag, where the arguments are copies that the body needs afterwards.
+    pub(crate) fn tag(&self, expression: &Expr) -> TokenStream {
+        let part = |part: &Expr| match self.named(part) {
+            Some(Argument { name, .. }) => quote!(&#name),
+            None => part.to_token_stream(),
+        };
+        match unparenthesized(expression) {
+            Expr::Tuple(tuple) => {
+                let parts = tuple.elems.iter().map(part);
+                quote_spanned!(tuple.span()=> &(#(#parts,)*))
+            }
+            expression => {
+                let tag = part(expression);
+                quote_spanned!(expression.span()=> &(#tag))
+            }
+        }
+    }
+
     /// The key if none is written.
     fn all_in_key(&self) -> Expr {
         let in_key = self.all.iter().filter(|argument| argument.is_in_key);
@@ -328,6 +359,27 @@ fn unparenthesized(mut expression: &Expr) -> &Expr {
         expression = &inner.expr;
     }
     expression
+}
+
+/// The text with which a key begins: a literal, the path of a struct or a variant, or the text before the first
+/// argument of `format!`. Empty if it is not known.
+pub(crate) fn begins_with(expression: &Expr) -> String {
+    let text = |literal: TokenStream| syn::parse2::<LitStr>(literal).ok().map(|text| text.value());
+    match unparenthesized(expression) {
+        Expr::Tuple(tuple) => tuple.elems.first().map_or_else(String::new, begins_with),
+        Expr::Reference(reference) => begins_with(&reference.expr),
+        Expr::MethodCall(call) => begins_with(&call.receiver),
+        Expr::Lit(literal) => text(literal.to_token_stream()).unwrap_or_default(),
+        Expr::Call(call) => call.func.to_token_stream().to_string(),
+        Expr::Struct(value) => value.path.to_token_stream().to_string(),
+        Expr::Macro(call) => {
+            let first = call.mac.tokens.clone().into_iter().next();
+            let text = first.and_then(|first| text(first.to_token_stream()));
+            let text = text.unwrap_or_default();
+            text.split('{').next().unwrap_or_default().to_owned()
+        }
+        _ => String::new(),
+    }
 }
 
 /// Whether code uses a variable. A field, a method or an item of the same name is none. A literal of a macro uses what

@@ -7,7 +7,7 @@
 mod arguments;
 mod options;
 
-use proc_macro2::{Ident, Span, TokenStream};
+use proc_macro2::{Group, Ident, Span, TokenStream, TokenTree};
 use quote::{ToTokens as _, format_ident, quote, quote_spanned};
 use syn::ext::IdentExt as _;
 use syn::spanned::Spanned as _;
@@ -16,7 +16,7 @@ use syn::{
     PathArguments, Result, ReturnType, Safety, TraitItemFn, Type, parse_quote,
 };
 
-use self::arguments::{Argument, Arguments, Key, check_owned, is_skip};
+use self::arguments::{Argument, Arguments, Key, begins_with, check_owned, is_skip};
 use self::options::Options;
 
 const RETURNS_BORROWED: &str = "the value is kept for other callers, so it cannot borrow: return an owned type, such as \
@@ -111,6 +111,28 @@ impl Returned {
             is_result,
         })
     }
+}
+
+/// A place in the user's code, for code that the macro has written: lints are about the user's own.
+fn generated_at(span: Span) -> Span {
+    Span::mixed_site().located_at(span)
+}
+
+fn generated_name(name: &Ident) -> Ident {
+    let mut name = name.clone();
+    name.set_span(generated_at(name.span()));
+    name
+}
+
+fn generated_code(code: TokenStream) -> TokenStream {
+    let generated = code.into_iter().map(|mut token| {
+        if let TokenTree::Group(group) = &token {
+            token = Group::new(group.delimiter(), generated_code(group.stream())).into();
+        }
+        token.set_span(generated_at(token.span()));
+        token
+    });
+    generated.collect()
 }
 
 fn last_name(ty: &Type) -> Option<&Ident> {
@@ -208,9 +230,13 @@ impl Names {
         let is_method = function.receiver().is_some();
         let named = |companion: &str| {
             if is_method {
-                format_ident!("{}_{companion}", name.unraw(), span = name.span())
+                format_ident!(
+                    "{}_{companion}",
+                    name.unraw(),
+                    span = generated_at(name.span())
+                )
             } else {
-                Ident::new(companion, name.span())
+                Ident::new(companion, generated_at(name.span()))
             }
         };
         Self {
@@ -252,9 +278,9 @@ impl<'a> Cached<'a> {
     }
 
     fn expand(&self) -> TokenStream {
-        let (function, companions) = (self.function(), self.companions());
+        let (function, companions, keys) = (self.function(), self.companions(), self.keys());
         if self.function.sig.receiver().is_some() {
-            return quote!(#function #companions);
+            return quote!(#function #keys #companions);
         }
         let ItemFn { vis, sig, .. } = self.function;
         let (name, conditions) = (&sig.ident, self.attributes(is_condition));
@@ -262,11 +288,12 @@ impl<'a> Cached<'a> {
             "The cache of the function `{name}`: calls that look up, load and remove its values."
         );
         let cache = self.cache_of_function();
-        quote! {
+        let (vis, name) = (generated_code(vis.to_token_stream()), generated_name(name));
+        generated! {
             #function
+            #keys
             #(#conditions)*
             #[doc = #doc]
-            #[allow(non_camel_case_types, dead_code, unreachable_pub)]
             #vis enum #name {}
             #(#conditions)*
             impl #name {
@@ -290,8 +317,6 @@ impl<'a> Cached<'a> {
         let Names { of, load, .. } = &self.names;
         quote! {
             #(#attributes)*
-            // They are passed on.
-            #[allow(clippy::used_underscore_binding)]
             #vis async fn #name #generics(#declared) #output #bounds {
                 #of::#load(#passed ::larder::generated::How::GetOrLoad).await
             }
@@ -331,8 +356,8 @@ impl<'a> Cached<'a> {
         let lenient = quote! {
             #(#conditions)*
             #(#allowed_lints)*
-            #[allow(dead_code, unreachable_pub, clippy::all, clippy::pedantic, clippy::nursery)]
         };
+        let vis = generated_code(vis.to_token_stream());
         let name = &sig.ident;
         let of_uncached =
             format!("Calls the body of `{name}`: neither looks up nor stores a value.");
@@ -347,8 +372,6 @@ impl<'a> Cached<'a> {
             #(#conditions)*
             #(#lints)*
             #[doc = #of_uncached]
-            // The user documents the function, and the macro asks for `async`.
-            #[allow(clippy::missing_errors_doc, clippy::missing_panics_doc, clippy::unused_async, unreachable_pub)]
             #vis async fn #uncached #generics(#inputs) #output #bounds #body
 
             #lenient
@@ -404,8 +427,7 @@ impl<'a> Cached<'a> {
         let ty = quote_spanned!(cache.literal.span()=> &::larder::Cache<_, #value>);
         let borrowed = quote_spanned!(cache.literal.span()=> &(#expression));
         generated! {
-            let cache: #ty = #borrowed;
-            let #variable = ::core::result::Result::Ok::<_, ::larder::BuildError>(cache);
+            let #variable = ::core::result::Result::Ok::<#ty, ::larder::BuildError>(#borrowed);
         }
     }
 
@@ -425,7 +447,6 @@ impl<'a> Cached<'a> {
         let message =
             "write the type as `Result<T, E>`: by another name it is cached with its errors";
         let no_errors = quote_spanned! {values.span()=>
-            #[allow(unused_imports)]
             use ::larder::generated::NotResult as _;
             const _: () = ::core::assert!(!::larder::generated::IsResult::<#values>::VALUE, #message);
         };
@@ -471,7 +492,8 @@ impl<'a> Cached<'a> {
     fn look_up(&self) -> TokenStream {
         let Names { uncached, of, .. } = &self.names;
         let (copies, copied) = self.arguments.copies();
-        let load = self.call("load", &generated!(how, loader));
+        let load = self.call("load", &generated!(&FUNCTION, how, loader));
+        let function = self.known_function();
         let (tags, loaded) = self.stored();
         let body = quote!(#of::#uncached(#copied).await);
         let [loaded, found, failed] = if self.returned.is_result {
@@ -480,6 +502,7 @@ impl<'a> Cached<'a> {
             self.of_value(&body, &loaded)
         };
         generated! {
+            #function
             let loader = || {
                 #copies
                 move || async move {
@@ -492,6 +515,69 @@ impl<'a> Cached<'a> {
                 ::core::result::Result::Err(error) => #failed,
             }
         }
+    }
+
+    /// The static by which the cache tells functions apart.
+    fn known_function(&self) -> TokenStream {
+        let (name, begins) = (
+            self.function.sig.ident.unraw().to_string(),
+            self.keys_begin_with(),
+        );
+        generated! {
+            static FUNCTION: ::larder::generated::Function = ::larder::generated::Function::new(
+                #begins,
+                ::core::concat!(::core::module_path!(), "::", #name, " (", ::core::file!(), ":", ::core::line!(), ")"),
+            );
+        }
+    }
+
+    /// The text with which the keys begin. None if the function shares its keys with others.
+    fn keys_begin_with(&self) -> TokenStream {
+        if self.shares_keys() {
+            return quote!(::core::option::Option::None);
+        }
+        let begins = self.first_part();
+        quote!(::core::option::Option::Some(#begins))
+    }
+
+    fn first_part(&self) -> String {
+        let key = self.options.key.as_ref();
+        key.map_or_else(String::new, |key| begins_with(&key.expression))
+    }
+
+    fn shares_keys(&self) -> bool {
+        let shares = self.options.shares_keys.as_ref();
+        shares.is_some_and(|shares| shares.value)
+    }
+
+    /// A constant whose name two functions have that have the same keys in one cache: the compiler refuses the second.
+    /// It sees them where the code names the cache alike, in one module or for one type; the others are found when they
+    /// are called.
+    fn keys(&self) -> Option<TokenStream> {
+        let cache = self.options.cache.as_ref()?;
+        // The same argument may be another cache.
+        if self.shares_keys() || self.arguments.of_cache().next().is_some() {
+            return None;
+        }
+        let expression = cache.expression.to_token_stream().to_string();
+        let begins = self.first_part();
+        let name: String = format!("_TWO_FUNCTIONS_SHARE_KEYS_OF_{expression}_{begins}")
+            .chars()
+            .filter(|sign| !sign.is_whitespace())
+            .map(|sign| {
+                if sign.is_alphanumeric() {
+                    sign.to_ascii_uppercase()
+                } else {
+                    '_'
+                }
+            })
+            .collect();
+        let name = Ident::new(&name, generated_at(cache.span()));
+        let conditions = self.attributes(is_condition);
+        Some(generated! {
+            #(#conditions)*
+            const #name: () = ();
+        })
     }
 
     /// Of a function that returns a `Result`: the end of the loader, and what an `entry` or an `error` becomes.
@@ -553,12 +639,13 @@ impl<'a> Cached<'a> {
                     .map(|_| quote!(.soft_ttl(SOFT_TTL))),
             );
         }
-        let tags = options.tags.as_ref().map(|tags| {
-            loaded.extend(generated!(.tags(tags)));
-            let texts = tags
-                .iter()
-                .map(|tag| quote_spanned!(tag.span()=> ::std::format!(#tag)));
-            generated!(let tags = [#(#texts),*];)
+        let tags = options.tags.as_ref().map(|all| {
+            let tags = all.iter().map(|tag| {
+                let (span, tag) = (tag.span(), self.arguments.tag(tag));
+                quote_spanned!(span=> .and(#tag))
+            });
+            loaded = generated!(tags.of(#loaded));
+            generated!(let tags = ::larder::generated::Tags::default() #(#tags)*;)
         });
         if options.none_ttl.is_some() {
             loaded = generated! {

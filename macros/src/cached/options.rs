@@ -4,10 +4,10 @@ use proc_macro2::{Ident, Span, TokenStream};
 use quote::{quote, quote_spanned};
 use syn::parse::{Parse, ParseStream};
 use syn::punctuated::Punctuated;
-use syn::{Error, Expr, LitStr, Result, Token, bracketed};
+use syn::{Error, Expr, ExprLit, Lit, LitBool, LitStr, Result, Token, bracketed};
 
-const NAMES: &str = "cache, namespace, key, ttl, soft_ttl, none_ttl and tags";
-const TAGS: &str = "tags = [\"tenant:{tenant}\"]";
+const NAMES: &str = "cache, namespace, key, ttl, soft_ttl, none_ttl, tags and shares_keys";
+const TAGS: &str = "tags = [\"prices\", (\"tenant\", tenant)]";
 
 #[derive(Default)]
 pub(crate) struct Options {
@@ -17,7 +17,8 @@ pub(crate) struct Options {
     pub(crate) ttl: Option<LitStr>,
     pub(crate) soft_ttl: Option<LitStr>,
     pub(crate) none_ttl: Option<LitStr>,
-    pub(crate) tags: Option<Vec<LitStr>>,
+    pub(crate) tags: Option<Vec<Expr>>,
+    pub(crate) shares_keys: Option<LitBool>,
 }
 
 /// An expression, as the text of a literal. Its tokens have the literal's place in the code.
@@ -67,6 +68,7 @@ impl Parse for Options {
                 "soft_ttl" => "soft_ttl = \"1m\"",
                 "none_ttl" => "none_ttl = \"30s\"",
                 "tags" => TAGS,
+                "shares_keys" => "shares_keys = true",
                 _ => {
                     let message = format!("there is no option `{name}`: there are {NAMES}");
                     return Err(Error::new(name.span(), message));
@@ -84,7 +86,8 @@ impl Parse for Options {
                 "ttl" => set(&mut options.ttl, &name, text(input, example)?)?,
                 "soft_ttl" => set(&mut options.soft_ttl, &name, text(input, example)?)?,
                 "none_ttl" => set(&mut options.none_ttl, &name, text(input, example)?)?,
-                _ => set(&mut options.tags, &name, tags(input)?)?,
+                "tags" => set(&mut options.tags, &name, tags(input)?)?,
+                _ => set(&mut options.shares_keys, &name, input.parse()?)?,
             }
             if !input.is_empty() {
                 input.parse::<Token![,]>()?;
@@ -114,14 +117,26 @@ fn namespace(input: ParseStream<'_>, example: &str) -> Result<LitStr> {
     }
 }
 
-fn tags(input: ParseStream<'_>) -> Result<Vec<LitStr>> {
+fn tags(input: ParseStream<'_>) -> Result<Vec<Expr>> {
     let list;
     if !input.peek(syn::token::Bracket) {
         return Err(input.error(format!("write the tags as a list, as in `{TAGS}`")));
     }
     bracketed!(list in input);
-    let tags: Punctuated<LitStr, Token![,]> =
-        list.parse_terminated(|tag| text(tag, TAGS), Token![,])?;
+    let tags: Punctuated<Expr, Token![,]> = list.parse_terminated(Expr::parse, Token![,])?;
+    for tag in &tags {
+        if let Expr::Lit(ExprLit {
+            lit: Lit::Str(text),
+            ..
+        }) = tag
+            && text.value().contains('{')
+        {
+            // It would be another text than that of the tuple, for a tenant with a colon.
+            let message = "a text is a tag as it is: write an expression, as in `(\"tenant\", tenant)`, which is the \
+                tag that `invalidate_tag(&(\"tenant\", tenant))` names";
+            return Err(Error::new(text.span(), message));
+        }
+    }
     Ok(tags.into_iter().collect())
 }
 

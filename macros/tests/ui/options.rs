@@ -64,8 +64,8 @@ async fn no_name(id: u64) -> Result<u64, LoadError> {
     Ok(id)
 }
 
-#[cached(namespace = "shop:product", tags = [tenant])]
-async fn no_text_in_the_list(tenant: &str) -> Result<u64, LoadError> {
+#[cached(namespace = "shop:product", tags = ["tenant:{tenant}"])]
+async fn a_text_with_an_argument(tenant: &str) -> Result<u64, LoadError> {
     Ok(tenant.len() as u64)
 }
 

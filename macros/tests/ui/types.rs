@@ -60,7 +60,7 @@ impl Shop {
     }
 }
 
-#[cached(namespace = "shop:product", tags = ["tenant:{tenat}"])]
+#[cached(namespace = "shop:product", tags = [("tenant", tenat)])]
 async fn misspelled(tenant: &str) -> Result<u64, LoadError> {
     Ok(tenant.len() as u64)
 }
