@@ -76,8 +76,9 @@ use crate::vocabulary::Invariant;
 ///
 /// # Values
 ///
-/// L1 drops values while moka does other work, with locks held. The `Drop` of a value must not panic, and must not call
-/// a cache: it could wait for itself.
+/// L1 drops a value in the thread that removes it, or in the thread of the last caller that holds its entry. That thread
+/// runs a call, or a background task of the cache. The cache holds no lock meanwhile. The `Drop` of a value must not
+/// panic, which would end that call or task, and should be short, as the call or task goes on after it.
 pub struct Cache<K, V: Send + Sync + 'static> {
     /// Knows neither of the two types. Stopped with the last clone of a cache. Tasks hold only the parts that they
     /// need.
