@@ -184,6 +184,9 @@ pub mod guide {
     #[doc = include_str!("guide/operations.md")]
     pub mod operations {}
 
+    #[doc = include_str!("guide/not_caching.md")]
+    pub mod not_caching {}
+
     #[doc = include_str!("guide/redis.md")]
     pub mod redis {}
 
