@@ -187,6 +187,9 @@ pub mod guide {
     #[doc = include_str!("guide/not_caching.md")]
     pub mod not_caching {}
 
+    #[doc = include_str!("guide/old_value.md")]
+    pub mod old_value {}
+
     #[doc = include_str!("guide/redis.md")]
     pub mod redis {}
 
