@@ -29,6 +29,7 @@ use crate::loading::LoadingCache;
 use crate::options::Options;
 use crate::settings::{AllSettings, Settings};
 use crate::util::partial_debug::partial_debug;
+use crate::util::process_name;
 use crate::vocabulary::{
     AnyValue, Invalidation, Invariant, L1Capacity, Mode, RefreshAhead, downcast,
 };
@@ -89,6 +90,7 @@ struct Rest {
     /// Overrides the options that were set by code.
     last: Settings,
     is_unlisted: bool,
+    instance_name: Option<String>,
     on_build: Option<OnBuild>,
 }
 
@@ -1102,6 +1104,22 @@ impl<K, V, L> Builder<K, V, L> {
         self
     }
 
+    /// The name of this process, by which tools show the instance: the command `larder`, `GET /NS` of the routes for
+    /// operators, and the line `subscribed` of the log. Default: the name of the host and the number of the process, such
+    /// as `web-7f9c/1`.
+    ///
+    /// Letters, digits and `.-_/:` stay, and any other character becomes a `_`. Of a longer name the first 64 bytes count.
+    ///
+    /// ```
+    /// let prices: larder::Cache<String, u32> =
+    ///     larder::Cache::builder("docs:prices").instance_name("eu/web-3").build()?;
+    /// # Ok::<(), larder::BuildError>(())
+    /// ```
+    pub fn instance_name(mut self, name: impl Into<String>) -> Self {
+        self.given.rest.instance_name = Some(name.into());
+        self
+    }
+
     /// Whether [`Cache::hot_keys`] knows which keys are looked up most. Default: `false`.
     ///
     /// Costs nothing for fifteen of sixteen look-ups, on average; the sixteenth adds its key to a sample of 4 096,
@@ -1284,6 +1302,10 @@ impl Given {
         let clock = of_l2.filter(|_| rest.clock.is_system());
         let mut options = Options::new(rest.namespace, &rest.set, clock.unwrap_or(rest.clock));
         options.is_listed = !rest.is_unlisted;
+        options.instance_name = match &rest.instance_name {
+            Some(name) => process_name::of_one_word(name),
+            None => process_name::default_name(),
+        };
         let batch = options.batch_loads;
         let mut mistakes = options.mistakes();
         if batch.is_some() && !has_loader_of_many {

@@ -5,6 +5,7 @@
 
 #[cfg(feature = "macros")]
 use std::sync::OnceLock;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 
 use futures::future::join_all;
@@ -68,6 +69,8 @@ struct Shared {
     settings: Mutex<ServiceSettings>,
     l2: Option<L2Of>,
     built: Mutex<Vec<AnyCache>>,
+    /// Whether [`Caches::check_settings`] has succeeded, so that all caches are built.
+    are_all_built: AtomicBool,
 }
 
 /// The caches of the process.
@@ -175,6 +178,7 @@ impl Caches {
             settings: Mutex::new(settings),
             l2,
             built: Mutex::default(),
+            are_all_built: AtomicBool::new(false),
         }))
     }
 
@@ -219,13 +223,25 @@ impl Caches {
     ///
     /// Names the sections that are of no cache.
     pub fn check_settings(&self) -> Result<(), BuildError> {
+        let settings = lock(&self.0.settings);
+        self.check(settings.unknown(&self.names()))?;
+        // Relaxed: written and read under the lock of the settings.
+        self.0.are_all_built.store(true, Ordering::Relaxed);
+        Ok(())
+    }
+
+    /// The names of the caches that were built.
+    fn names(&self) -> Vec<String> {
         let prefix = self.namespace("");
         let name = |cache: AnyCache| Some(cache.namespace().strip_prefix(&prefix)?.to_owned());
-        let names: Vec<String> = self.iter().filter_map(name).collect();
+        self.iter().filter_map(name).collect()
+    }
+
+    /// Refuses sections that are of no cache.
+    fn check<'a>(&self, unknown: impl Iterator<Item = &'a str>) -> Result<(), BuildError> {
         let mistake =
             |name| format!("the settings have a section {name}, and there is no such cache");
-        let settings = lock(&self.0.settings);
-        let mistakes: Vec<String> = settings.unknown(&names).map(mistake).collect();
+        let mistakes: Vec<String> = unknown.map(mistake).collect();
         if mistakes.is_empty() {
             return Ok(());
         }
@@ -252,8 +268,11 @@ impl Caches {
     ///
     /// # Errors
     ///
-    /// An option of any cache cannot work. Nothing has changed then, in no cache. A section for a cache that the
-    /// service does not have is found by [`check_settings`](Self::check_settings).
+    /// An option of any cache cannot work, or a section is of no cache: its name may be misspelled, and the cache that it
+    /// is for would go on without it. Nothing has changed then, in no cache.
+    ///
+    /// Until [`check_settings`](Self::check_settings) has succeeded, a cache may be built later, as by the first call of
+    /// a function with `#[cached]`. So a section that is of no cache yet is accepted then, if the settings before had it.
     pub fn apply_settings(
         &self,
         settings: ServiceSettings,
@@ -268,6 +287,10 @@ impl Caches {
             (cache, settings)
         });
         let all: Vec<_> = all.collect();
+        let names = self.names();
+        let are_all_built = self.0.are_all_built.load(Ordering::Relaxed);
+        let unknown = settings.unknown(&names);
+        self.check(unknown.filter(|name| are_all_built || !present.has_section(name)))?;
         // All of them first: an operator who reads the error has no caches with new settings beside others with old
         // ones.
         for (cache, settings) in &all {

@@ -40,8 +40,8 @@ pub const fn duration(text: &str) -> Option<Duration> {
     message = "`{Self}` cannot be the error of a `#[cached]` function",
     label = "no `From<larder::LoadError>`, or no error that is `Send` and `Sync`",
     note = "a load can fail although the function has not: it panics or takes longer than `load_timeout`",
-    note = "write `impl From<larder::LoadError> for {Self}`, and `impl std::error::Error for {Self}`",
-    note = "or return `larder::LoadError`"
+    note = "return `larder::LoadError`, or an error of your own with a variant for it, as by `#[from] larder::LoadError` of thiserror",
+    note = "an error of another crate, as of `sqlx::Result`, is a variant of your own error, too: its crate alone could write the `impl`"
 )]
 pub trait CachedError: From<LoadError> + Into<AnyError> {}
 

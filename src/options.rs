@@ -54,6 +54,8 @@ pub(crate) struct Options {
     /// Whether the instance subscribes, and is a member that others wait for (rule 16). If not, it answers nothing from
     /// L1, and joins nothing that began before.
     pub(crate) is_listed: bool,
+    /// The name of the process, for people.
+    pub(crate) instance_name: String,
     tuned: ArcSwap<Tuned>,
 }
 
@@ -170,6 +172,7 @@ impl Options {
             max_deferred: max_deferred.unwrap_or(10_000),
             lanes,
             is_listed: true,
+            instance_name: String::new(),
             tuned: ArcSwap::from_pointee(Tuned {
                 l1_ttl,
                 l2_ttl,

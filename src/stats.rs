@@ -11,6 +11,8 @@ use thread_local::ThreadLocal;
 
 /// What comes before the release of the crate in a text of counters.
 pub(crate) const RELEASE: &str = "release:";
+/// Before the name of an instance, among its stored counters.
+pub(crate) const INSTANCE: &str = "instance:";
 
 /// A counter that never resets.
 #[derive(Debug, Default)]
@@ -272,12 +274,13 @@ impl Stats {
         ]
     }
 
-    /// `name=number` of all that is not zero, separated by spaces.
-    /// Begins with the release of the crate, as `name:text`. Readers add up only `name=number`.
-    pub(crate) fn to_text(self) -> String {
+    /// `name=number` of all that is not zero, separated by spaces. Begins with the release of the crate and the name of
+    /// the instance, as `name:text`. Readers add up only `name=number`.
+    pub(crate) fn to_text(self, instance_name: &str) -> String {
         let counted = self.iter().filter(|(_, n)| *n > 0);
         let counted = counted.map(|(name, n)| format!(" {name}={n}"));
-        format!("{RELEASE}{}", env!("CARGO_PKG_VERSION")) + &counted.collect::<String>()
+        let release = env!("CARGO_PKG_VERSION");
+        format!("{RELEASE}{release} {INSTANCE}{instance_name}") + &counted.collect::<String>()
     }
 
     /// Adds the numbers of such a text. Names that this version does not know are skipped, as is anything else.
@@ -393,6 +396,7 @@ pub struct Health {
     pub(crate) breaker_open: bool,
     pub(crate) subscriber_live: bool,
     pub(crate) started: bool,
+    pub(crate) storing: bool,
 }
 
 impl Health {
@@ -426,11 +430,19 @@ impl Health {
         self.started
     }
 
-    /// Whether L2 is up and this instance may use its L1. For alerts; not for a readiness probe, see
-    /// [`Cache::health`](crate::Cache::health).
+    /// Whether all values of the last minute could be stored. A value that cannot be stored, such as one that is too
+    /// large, is loaded again by each call. [`Stats::unstorable_values`](crate::Stats::unstorable_values) counts such
+    /// values, and the line `a value cannot be stored` says why.
+    #[must_use]
+    pub fn is_storing(&self) -> bool {
+        self.storing
+    }
+
+    /// Whether L2 is up, this instance may use its L1, and all values [could be stored](Self::is_storing). For alerts;
+    /// not for a readiness probe, see [`Cache::health`](crate::Cache::health).
     #[must_use]
     pub fn is_ok(&self) -> bool {
-        self.l2_up && self.subscriber_live
+        self.l2_up && self.subscriber_live && self.storing
     }
 }
 
@@ -592,7 +604,7 @@ mod tests {
         assert_eq!(serialized, format!("{{{}}}", listed.join(",")));
 
         let mut read = Stats::default();
-        read.add_text(&stats.to_text());
+        read.add_text(&stats.to_text("web-3"));
         assert_eq!(read, stats);
     }
 

@@ -157,6 +157,8 @@ fn shown(cache: &AnyCache) -> Value {
     let (engine, health) = (engine(cache), cache.health());
     json!({
         "namespace": cache.namespace(),
+        "instance": engine.instance_name(),
+        "member": format!("{:x}", engine.id()),
         "ok": health.is_ok(),
         "enabled": cache.is_enabled(),
         // The share of this instance: other instances may have another share.

@@ -5,7 +5,7 @@
 use std::error::Error;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
 use tokio::time::Instant;
@@ -26,6 +26,8 @@ use crate::util::time_slice;
 use crate::vocabulary::{AnyValue, L1Capacity, Mode, Version, Want};
 use crate::wire::codec::{CodecError, Context, FormerType, ValueCodec};
 use crate::wire::envelope::{self, Envelope, Head, Lifetime, Place, Stamp};
+
+const MINUTE: Duration = Duration::from_secs(60);
 
 /// A TTL from the value itself.
 pub(crate) type TtlOf = Box<dyn Fn(&AnyValue) -> Option<Duration> + Send + Sync>;
@@ -81,6 +83,8 @@ pub(crate) struct Convert {
     namespace: Place,
     options: Arc<Options>,
     counters: Arc<Counters>,
+    /// Until when a value that could not be stored is a fault of the present.
+    unstorable_until: AtomicU64,
     /// Knows how far the lane's time is.
     l1: Arc<L1>,
 }
@@ -100,6 +104,7 @@ impl Convert {
             namespace: Place::namespace(&options.namespace),
             options: Arc::clone(options),
             counters: Arc::clone(counters),
+            unstorable_until: AtomicU64::new(0),
             l1: Arc::clone(l1),
         }
     }
@@ -360,8 +365,16 @@ impl Convert {
         Ok(EncodedValue { body, ttls })
     }
 
+    /// Whether all values of the last minute could be stored.
+    pub(crate) fn is_storing(&self) -> bool {
+        self.options.clock.now() >= self.unstorable_until.load(Ordering::Relaxed)
+    }
+
     fn cannot_store(&self, error: &(dyn Error + 'static)) {
         self.counters.unstorable_values.bump();
+        // Relaxed: the time is all there is.
+        let until = self.options.clock.now().saturating_add(nanos(MINUTE));
+        self.unstorable_until.store(until, Ordering::Relaxed);
         let namespace = self.options.namespace.as_str();
         if self.options.may_log_cause(&error) {
             warn!(namespace, reason = %error, "a value cannot be stored");

@@ -76,6 +76,9 @@ pub(crate) struct Engine {
     goes_on: AtomicBool,
 }
 
+#[cfg(feature = "macros")]
+type Functions = Vec<(&'static str, &'static str)>;
+
 /// What does not depend on the number of lanes.
 struct Instance {
     id: u64,
@@ -90,7 +93,8 @@ struct Instance {
     l1_capacity: AtomicU64,
     hot_keys: Arc<HotKeys>,
     /// The functions with `#[cached]`, each after the text with which its keys begin.
-    functions: Mutex<Vec<(&'static str, &'static str)>>,
+    #[cfg(feature = "macros")]
+    functions: Mutex<Functions>,
     /// One for all lanes, which share the capacity.
     size_advice: Option<Arc<SizeAdvisor>>,
     permits: Arc<Permits>,
@@ -154,6 +158,7 @@ impl Engine {
             has_l2,
             l1_capacity: AtomicU64::new(capacity.number()),
             hot_keys: Arc::new(HotKeys::new(options.track_hot_keys)),
+            #[cfg(feature = "macros")]
             functions: Mutex::default(),
             size_advice,
             permits: Arc::new(Permits::new(&options)),
@@ -281,12 +286,20 @@ impl Engine {
         }
     }
 
-    /// Tells caches of this process apart.
+    /// Tells instances apart: the id that this one has as a member.
+    #[cfg(any(feature = "admin", feature = "macros"))]
     pub(crate) fn id(&self) -> u64 {
         self.instance.id
     }
 
+    /// The name of this process, for people.
+    #[cfg(feature = "admin")]
+    pub(crate) fn instance_name(&self) -> &str {
+        &self.instance.options.instance_name
+    }
+
     /// Takes note of a function whose keys begin with a text. Returns another function whose keys do, if there is one.
+    #[cfg(feature = "macros")]
     pub(crate) fn note_function(
         &self,
         begins: &'static str,
@@ -638,6 +651,7 @@ impl Engine {
             breaker_open: lanes.iter().any(Health::is_breaker_open),
             subscriber_live: lanes.iter().all(Health::is_subscriber_live),
             started: lanes.iter().all(Health::is_started),
+            storing: lanes.iter().all(Health::is_storing),
         }
     }
 
@@ -649,6 +663,7 @@ impl Engine {
             breaker_open: ctx.breaker.is_open(),
             subscriber_live: ctx.l1.freshness.is_live(),
             started: ctx.l1.freshness.has_no_l2() || subscriber.is_started(),
+            storing: ctx.convert.is_storing(),
         });
         health.collect()
     }

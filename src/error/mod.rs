@@ -64,6 +64,7 @@ pub(crate) enum Misuse {
     TagsOfPanicked,
     #[error("an insert stores a value: unchanged() and no_store() are for loaders")]
     NothingToInsert,
+    #[cfg(feature = "macros")]
     #[error(
         "two functions have the same keys in this cache, and would return each other's values: {one} and {other}; begin the key of each with a name, as in key = \"(\\\"net\\\", id)\", or write shares_keys = true for one of them"
     )]

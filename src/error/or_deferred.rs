@@ -31,7 +31,8 @@ pub trait OrDeferred {
 
     /// Makes `Ok` of an error that [says that the write is deferred](WriteError::is_deferred).
     ///
-    /// The result of the write is `None` then; a commit has its value all the same.
+    /// The result of the write is `None` then; a commit has its value all the same. Another error is without the value
+    /// of the commit, which the error before has.
     fn or_deferred(self) -> Self::Output;
 }
 
@@ -47,14 +48,38 @@ impl<T> OrDeferred for Result<T, WriteError> {
     }
 }
 
-/// Of [`invalidate_after`](crate::Cache::invalidate_after).
+/// Of [`invalidate_after`](crate::Cache::invalidate_after). The error has no value, so that it has one type for commits of
+/// all types: an enum of errors takes all of them by one `#[from]`.
+///
+/// ```
+/// # async fn demo() -> Result<(), Failure> {
+/// use larder::{Cache, CommitError, OrDeferred as _};
+///
+/// #[derive(Debug, thiserror::Error)]
+/// enum Failure {
+///     #[error("the change failed")]
+///     Change(#[from] CommitError<(), std::io::Error>),
+/// #    #[error(transparent)]
+/// #    Built(#[from] larder::BuildError),
+/// }
+///
+/// # async fn update_price() -> Result<u64, std::io::Error> { Ok(1) }
+/// # async fn rename() -> Result<String, std::io::Error> { Ok("tea".to_owned()) }
+/// let prices: Cache<String, u32> = Cache::builder("docs:prices").build()?;
+/// let rows: u64 = prices.invalidate_after("tea", update_price()).await.or_deferred()?;
+/// let name: String = prices.invalidate_after("tea", rename()).await.or_deferred()?;
+/// # assert_eq!((rows, &*name), (1, "tea"));
+/// # Ok(()) }
+/// # tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap().block_on(demo()).unwrap();
+/// ```
 impl<T, E> OrDeferred for Result<T, CommitError<T, E>> {
-    type Output = Self;
+    type Output = Result<T, CommitError<(), E>>;
 
-    fn or_deferred(self) -> Self {
+    fn or_deferred(self) -> Self::Output {
         match self {
+            Ok(value) => Ok(value),
             Err(CommitError::NotInvalidated { value, error }) if error.is_deferred() => Ok(value),
-            other => other,
+            Err(error) => Err(error.map(drop, |error| error)),
         }
     }
 }

@@ -62,6 +62,11 @@ impl ServiceSettings {
         self.all.clone().overridden_by(&own)
     }
 
+    /// Whether there is a section for a cache of this name.
+    pub(crate) fn has_section(&self, name: &str) -> bool {
+        self.caches.keys().any(|of| section(of) == section(name))
+    }
+
     /// The sections that belong to none of the caches with these names.
     pub(crate) fn unknown<'a>(&'a self, caches: &'a [String]) -> impl Iterator<Item = &'a str> {
         let is_known = |name: &str| caches.iter().any(|cache| section(cache) == section(name));

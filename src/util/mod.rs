@@ -23,6 +23,7 @@ pub(crate) mod lock;
 pub(crate) mod on_drop;
 pub(crate) mod pacing;
 pub(crate) mod partial_debug;
+pub(crate) mod process_name;
 pub(crate) mod random;
 pub(crate) mod retry_delays;
 pub(crate) mod shared_result;

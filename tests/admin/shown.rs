@@ -3,7 +3,8 @@
 use std::time::Duration;
 
 use larder::admin::{Access, Admin};
-use larder::{Caches, Loaded, ServiceSettings};
+use larder::inspect::Watch;
+use larder::{Caches, Loaded, RedisL2, ServiceSettings};
 use serde_json::{Value, from_str, json};
 
 use crate::fleet::{Instance, send, two};
@@ -23,8 +24,8 @@ async fn all_caches_and_each_of_them() {
         panic!("{all}");
     };
     assert_eq!(stock["namespace"], "test:stock/shelf");
-    let health =
-        json!({ "breaker_open": false, "l2_up": true, "started": true, "subscriber_live": true });
+    let health = json!({ "breaker_open": false, "l2_up": true, "started": true, "subscriber_live": true,
+        "storing": true });
     for (name, expected) in [
         ("namespace", json!("test:price")),
         ("ok", json!(true)),
@@ -36,6 +37,9 @@ async fn all_caches_and_each_of_them() {
     ] {
         assert_eq!(prices[name], expected, "{name}");
     }
+    let process = format!("/{}", std::process::id());
+    let name = prices["instance"].as_str().unwrap();
+    assert!(name.ends_with(&process), "{name}");
     assert_eq!(prices["stats"]["l1_hits"], 3);
     assert_eq!(prices["stats"], json!(a.prices.stats()));
 
@@ -251,4 +255,32 @@ async fn where_a_key_is_without_l2() {
         (&shown["l2"], &shown["l2_error"]),
         (&Value::Null, &Value::Null)
     );
+}
+
+/// An instance stores its name with its counters, by the number that it has as a member.
+#[tokio::test]
+async fn the_name_of_an_instance() {
+    let redis = RedisServer::start().await;
+    let [a, b] = two(&redis).await;
+    a.store("tea").await;
+    b.prices.get("tea").await.unwrap();
+    let shown = b.get("/test:price").await.shown();
+    let process = format!("/{}", std::process::id());
+    let name = shown["instance"].as_str().unwrap();
+    assert!(name.ends_with(&process), "{name}");
+    // It stores its counters when it ends, too.
+    b.caches.close().await;
+    let watch = Watch::new(&RedisL2::open(redis.url()).unwrap());
+    let fleet = watch.look("test:price").await.unwrap().unwrap();
+    let member = u64::from_str_radix(shown["member"].as_str().unwrap(), 16).unwrap();
+    assert_eq!(fleet.stored[&member].name.as_deref(), Some(name));
+
+    let l2 = RedisL2::open(redis.url()).unwrap();
+    let builder = larder::Cache::<String, u64>::builder("test:named").l2(l2);
+    let named = builder.instance_name("eu web=3").build().unwrap();
+    named.insert("k", 7).await.unwrap();
+    named.close().await;
+    let fleet = watch.look("test:named").await.unwrap().unwrap();
+    let names: Vec<_> = fleet.stored.values().map(|counted| &counted.name).collect();
+    assert_eq!(names, [&Some("eu_web_3".to_owned())]);
 }

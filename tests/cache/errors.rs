@@ -2,6 +2,7 @@
 
 use std::io;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
 
 use larder::key::MAX_KEY_BYTES;
 use larder::{Cache, LoadError, WriteError};
@@ -210,6 +211,26 @@ where
     assert!(cache.get("k").await.is_none());
     let stats = cache.stats();
     assert_eq!((stats.unstorable_values, stats.decode_errors), (2, 0));
+}
+
+/// A cache whose values are not stored is not well, though L2 is.
+#[tokio::test]
+async fn a_value_that_is_not_stored_shows_for_a_minute() {
+    let clock = larder::Clock::manual();
+    let l2 = larder::MemoryL2::with_clock(clock.clone());
+    let builder = Cache::<u64, String>::builder("test:storing").l2(l2);
+    let builder = builder.lanes(4).max_staleness(Duration::from_secs(3600));
+    let cache = builder.max_value_size(100).build().unwrap();
+    cache.ready().await;
+    assert!(cache.health().is_storing() && cache.health().is_ok());
+    let load = async || Ok::<_, LoadError>("v".repeat(101));
+    cache.get_or_load(&7, load).await.unwrap();
+    let health = cache.health();
+    assert!(!health.is_storing() && !health.is_ok() && health.is_l2_up());
+    clock.advance(Duration::from_secs(59));
+    assert!(!cache.health().is_storing());
+    clock.advance(Duration::from_secs(1));
+    assert!(cache.health().is_storing() && cache.health().is_ok());
 }
 
 #[tokio::test]

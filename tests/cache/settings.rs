@@ -297,3 +297,41 @@ fn other_settings_are_applied_to_all_caches() {
     caches.apply_settings(other).unwrap();
     assert!(begun.build().unwrap().is_enabled());
 }
+
+/// As when an operator misspells the name of a cache that is switched off, which would be on again.
+#[test]
+fn settings_for_no_cache_change_nothing() {
+    let settings = |value| from_value::<ServiceSettings>(value).unwrap();
+    let first = settings(json!({ "product": { "enabled": false }, "late": { "enabled": false } }));
+    let caches = Caches::with_l2("test", first, MemoryL2::new());
+    let products = caches.cache::<u64, u64>("product").build().unwrap();
+    let apply = |value| caches.apply_settings(settings(value));
+    let refused = |value| {
+        let error = apply(value).unwrap_err().to_string();
+        assert!(
+            error.contains("a section products, and there is no such cache"),
+            "{error}"
+        );
+        assert!(!products.is_enabled());
+    };
+    refused(json!({ "products": { "enabled": false } }));
+    refused(json!({ "product": { "enabled": true }, "products": { "enabled": false } }));
+    // It may be built later, as the first settings name it.
+    apply(json!({ "product": { "enabled": false }, "late": { "jitter": 0.2 } })).unwrap();
+    apply(json!({ "product": { "enabled": false }, "LATE": { "enabled": false } })).unwrap();
+    caches.check_settings().unwrap_err();
+    assert!(
+        !caches
+            .cache::<u64, u64>("late")
+            .build()
+            .unwrap()
+            .is_enabled()
+    );
+    caches.check_settings().unwrap();
+    // No cache is built later from here on.
+    refused(json!({ "products": { "enabled": false } }));
+    apply(json!({ "product": { "enabled": true } })).unwrap();
+    assert!(products.is_enabled());
+    let error = apply(json!({ "product": {}, "other": {} })).unwrap_err();
+    assert!(error.to_string().contains("a section other"), "{error}");
+}

@@ -82,7 +82,7 @@ impl FleetStats {
         let counts = StoredCounts {
             instance: ctx.instance,
             at: millis(now.duration_since(self.began)),
-            text: &stats.to_text(),
+            text: &stats.to_text(&ctx.options.instance_name),
             folds,
         };
         let answer = ctx.lane.store_counts(counts).await;

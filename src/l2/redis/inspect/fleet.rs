@@ -13,7 +13,7 @@ use crate::l2::redis::RedisL2;
 use crate::l2::redis::lane::stored_counts;
 use crate::l2::redis::names::CLOCK;
 use crate::l2::{L2Error, LaneNumber};
-use crate::stats::{RELEASE, Stats};
+use crate::stats::{INSTANCE, RELEASE, Stats};
 use crate::util::partial_debug::partial_debug;
 
 /// What comes before and after the name of a namespace in the name of its first clock, which each namespace has,
@@ -51,6 +51,10 @@ pub struct Counted {
     pub ago: Duration,
     /// The release of larder that the instance runs, such as `0.1.0`, if it has said so.
     pub release: Option<String>,
+    /// Its [name](crate::Builder::instance_name), if it has said so.
+    pub name: Option<String>,
+    /// For how long the instance has run.
+    pub up: Duration,
 }
 
 impl Namespace {
@@ -199,9 +203,20 @@ impl FleetState {
             let at = parts.next().and_then(|at| at.parse().ok());
             if let Some(at) = at.filter(|_| *instance != 0) {
                 let ago = Duration::from_millis(now.saturating_sub(at));
-                let release = parts.find_map(|part| part.strip_prefix(RELEASE));
-                let release = release.map(str::to_owned);
-                self.stored.insert(*instance, Counted { ago, release });
+                let ran = parts.next().and_then(|ran| ran.parse().ok());
+                let up = ago + Duration::from_millis(ran.unwrap_or(0));
+                let said = |name| {
+                    let said = parts.clone().find_map(|part| part.strip_prefix(name));
+                    said.map(str::to_owned)
+                };
+                let (release, name) = (said(RELEASE), said(INSTANCE));
+                let counted = Counted {
+                    ago,
+                    release,
+                    name,
+                    up,
+                };
+                self.stored.insert(*instance, counted);
             }
         }
     }
