@@ -1,16 +1,20 @@
 //! `larder tail`: the changes of a cache as they happen.
 
 use std::collections::HashMap;
-use std::fmt;
 
 use clap::Args;
+use futures::FutureExt;
+use futures::future::try_join_all;
 use larder::inspect::Namespace;
-use larder::l2::{Key, Kind, Message};
+use larder::l2::Kind;
 use serde_json::json;
 
 use crate::Outcome;
 use crate::server::{Server, unknown};
 use crate::text::{Screen, escaped};
+
+/// How many changes are asked about at once, at most.
+const TOGETHER: usize = 100;
 
 #[derive(Args)]
 pub(crate) struct Tail {
@@ -33,41 +37,49 @@ impl Tail {
         eprintln!("subscribed to {}", escaped(&self.namespace));
         // By lane, the number of the last message.
         let mut last = HashMap::new();
-        while let Some((lane, message)) = changes.next().await {
-            let before = last.insert(lane.number, message.seq);
-            let missed = before.and_then(|before| message.seq.checked_sub(before + 1));
+        while let Some(first) = changes.next().await {
+            // Those that have come are asked about together: a round trip for each would be slow.
+            let mut some = vec![first];
+            while some.len() < TOGETHER
+                && let Some(next) = changes.next().now_or_never().flatten()
+            {
+                some.push(next);
+            }
+            let asked = some
+                .iter()
+                .map(|(lane, message)| changes.is_expire(*lane, message));
+            let are_expires = try_join_all(asked).await?;
             let mut screen = Screen::default();
-            if self.json {
-                let change = json!({
-                    "lane": lane.number,
-                    "epoch": message.epoch,
-                    "version": message.ver,
-                    "origin": format!("{:016x}", message.origin),
-                    "change": name(message.kind),
-                    "keys": message.keys.iter().map(|key| &**key).collect::<Vec<&str>>(),
-                    "missed": missed.unwrap_or(0),
-                });
-                screen.line(change);
-            } else {
+            for ((lane, message), is_expire) in some.iter().zip(are_expires) {
+                let before = last.insert(lane.number, message.seq);
+                let missed = before.and_then(|before| message.seq.checked_sub(before + 1));
+                let change = if is_expire {
+                    "expire"
+                } else {
+                    name(message.kind)
+                };
+                if self.json {
+                    screen.line(json!({
+                        "lane": lane.number,
+                        "epoch": message.epoch,
+                        "version": message.ver,
+                        "origin": format!("{:016x}", message.origin),
+                        "change": change,
+                        "keys": message.keys.iter().map(|key| &**key).collect::<Vec<&str>>(),
+                        "missed": missed.unwrap_or(0),
+                    }));
+                    continue;
+                }
                 if let Some(missed) = missed.filter(|missed| *missed > 0) {
                     screen.line(format_args!("missed: {missed}"));
                 }
-                screen.line(Line(&message));
+                let keys = message.keys.iter().map(|key| format!(" {key}"));
+                let keys: String = keys.collect();
+                screen.line(format_args!("{} {change}{keys}", message.ver));
             }
             screen.print()?;
         }
         Err("the connection has ended".into())
-    }
-}
-
-/// A change as a line: its version, what it is, and its keys.
-struct Line<'a>(&'a Message);
-
-impl fmt::Display for Line<'_> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self(message) = self;
-        write!(f, "{} {}", message.ver, name(message.kind))?;
-        (message.keys.iter()).try_for_each(|key: &Key| write!(f, " {key}"))
     }
 }
 

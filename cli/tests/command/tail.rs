@@ -72,6 +72,10 @@ async fn each_change_is_a_line() {
     assert_eq!(tail.change().await, "insert tea");
     shop.cache.invalidate_many(["milk", "tea"]).await.unwrap();
     assert_eq!(tail.change().await, "invalidate milk tea");
+    shop.cache.insert("tea", "450".to_owned()).await.unwrap();
+    assert_eq!(tail.change().await, "insert tea");
+    shop.cache.expire("tea").await.unwrap();
+    assert_eq!(tail.change().await, "expire tea");
     shop.cache.invalidate_and_wait("tea").await.unwrap();
     assert_eq!(tail.change().await, "invalidate-and-wait tea");
     shop.cache.invalidate_tag("asia").await.unwrap();

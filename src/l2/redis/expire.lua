@@ -1,8 +1,8 @@
 -- EXPIRE  clock log (value lease)... | channel rnd payload  ->  stamp
 -- The values are stale from now on, and no load that has a lease now stores anything. By the message, instances read the
--- values anew.
+-- values anew. It says that the keys are invalidated, so that all releases know it; the log says that it is an expire.
 local _, _, issued = clock(KEYS[1], ARGV[2])
-local epoch, ver = publish(KEYS[1], KEYS[2], ARGV[1], ARGV[2], ARGV[3])
+local epoch, ver = publish(KEYS[1], KEYS[2], ARGV[1], ARGV[2], ARGV[3], 'by', 'expire')
 local at = time()
 for i = 3, #KEYS, 2 do
   for _, value in ipairs(heads(head_of, KEYS[i])) do

@@ -294,7 +294,7 @@ impl RedisLane {
     }
 }
 
-/// An entry of a stream: its id, then names and values in turn: there is one of each.
+/// An entry of a stream: its id, then names and values in turn.
 pub(super) type Entry = (String, Vec<(String, Bytes)>);
 
 /// Reads the answer of FILL or REVALIDATE: the outcome, the value that is stored instead, and the new stamp. `None` if
@@ -593,7 +593,8 @@ impl Lane for RedisLane {
             range.arg("COUNT").arg(REPLAY);
             let entries: Vec<Entry> = self.ask(&range).await?;
             let payloads = entries.into_iter().flat_map(|(_, fields)| fields);
-            // A message that is damaged, or of another format, is skipped, which leaves a hole in the numbers.
+            // A message that is damaged, or of another format, is skipped, which leaves a hole in the numbers. So are
+            // fields for tools, which are no messages.
             let messages = payloads.filter_map(|(_, payload)| message::open(&payload));
             Ok(messages.collect())
         }

@@ -12,7 +12,9 @@ use tokio::sync::mpsc;
 use super::Namespace;
 use super::connections::{CONNECT, at_most, in_time};
 use crate::l2::redis::error::connect_error;
-use crate::l2::{L2Error, LaneNumber, Message};
+use crate::l2::redis::lane::Entry;
+use crate::l2::redis::names::{LOG, Names};
+use crate::l2::{Kind, L2Error, LaneNumber, Message};
 use crate::util::lock::lock;
 use crate::util::partial_debug::partial_debug;
 use crate::wire::message;
@@ -29,10 +31,7 @@ impl Namespace {
     ///
     /// If the server cannot be reached, or refuses the request.
     pub async fn changes(&self) -> Result<Changes, L2Error> {
-        let mut changes = Changes {
-            lanes: Vec::new(),
-            connections: Vec::new(),
-        };
+        let mut changes = Changes(Vec::new());
         for lane in LaneNumber::all(self.lanes) {
             let (sender, messages) = mpsc::channel(WAITING);
             let sender = Mutex::new(Some(sender));
@@ -54,18 +53,27 @@ impl Namespace {
             });
             subscribe.arg(&names.events);
             in_time(subscribe.exec_async(&mut connection)).await?;
-            changes.lanes.push((lane, messages));
-            changes.connections.push(connection);
+            changes.0.push(OfLane {
+                lane,
+                names,
+                messages,
+                connection,
+            });
         }
         Ok(changes)
     }
 }
 
 /// The changes of a namespace, in the order of each lane.
-pub struct Changes {
-    lanes: Vec<(LaneNumber, mpsc::Receiver<Message>)>,
-    /// The subscriptions end with them.
-    connections: Vec<MultiplexedConnection>,
+pub struct Changes(Vec<OfLane>);
+
+/// The changes of one lane.
+struct OfLane {
+    lane: LaneNumber,
+    names: Names,
+    messages: mpsc::Receiver<Message>,
+    /// The subscription ends with it.
+    connection: MultiplexedConnection,
 }
 
 partial_debug!([] Changes, "Changes");
@@ -76,11 +84,40 @@ impl Changes {
     ///
     /// Safe to cancel: no change is lost by that.
     pub async fn next(&mut self) -> Option<(LaneNumber, Message)> {
-        let lanes = self.lanes.iter_mut().map(|(lane, messages)| {
-            let next = async { Some((*lane, messages.recv().await?)) };
+        let lanes = self.0.iter_mut().map(|of| {
+            let next = async { Some((of.lane, of.messages.recv().await?)) };
             next.boxed()
         });
         select_all(lanes).await.0
+    }
+
+    /// Whether a change of the kind [`Invalidate`](Kind::Invalidate) was an [`expire`](crate::Cache::expire): the
+    /// messages are alike, and the log of the lane tells them apart. `false` also if the log has lost the message, as
+    /// after a clear or some 10 000 changes later, or if a release of larder has sent it that does not say so.
+    ///
+    /// Cost: one round trip over the connection of the lane, and none for other kinds. Safe to cancel. Needs `+xrange`.
+    ///
+    /// # Errors
+    ///
+    /// If the server cannot be reached, or refuses the request.
+    pub async fn is_expire(&self, lane: LaneNumber, change: &Message) -> Result<bool, L2Error> {
+        let of = self.0.iter().find(|of| of.lane == lane);
+        let Some(of) = of.filter(|_| change.kind == Kind::Invalidate) else {
+            return Ok(false);
+        };
+        let mut range = cmd("XRANGE");
+        range.arg(of.names.name(LOG, ""));
+        range.arg(change.seq).arg(change.seq);
+        let mut connection = of.connection.clone();
+        let found: Vec<Entry> = in_time(range.query_async(&mut connection)).await?;
+        // A message of another epoch may have the same number.
+        Ok(found.iter().any(|(_, fields)| {
+            let mut messages = fields.iter().map(|(_, bytes)| message::open(bytes));
+            messages.any(|message| message.as_ref() == Some(change))
+                && fields
+                    .iter()
+                    .any(|(name, by)| name == "by" && **by == *b"expire")
+        }))
     }
 }
 
@@ -104,7 +141,6 @@ fn receive(sender: &mut Option<mpsc::Sender<Message>>, push: PushInfo) {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::l2::Kind;
 
     fn push(kind: PushKind) -> PushInfo {
         let numbers: [u8; 24] = std::array::from_fn(|at| u8::from(at % 8 == 7));
