@@ -261,7 +261,7 @@ enum Refused {
     /// By a signal.
     Ended,
     Failed(WriteError),
-    NotSwitched(L2Error),
+    NotAnswered(L2Error),
 }
 
 impl From<WriteError> for Refused {
@@ -272,7 +272,7 @@ impl From<WriteError> for Refused {
 
 impl From<L2Error> for Refused {
     fn from(error: L2Error) -> Self {
-        Self::NotSwitched(error)
+        Self::NotAnswered(error)
     }
 }
 
@@ -285,7 +285,7 @@ impl fmt::Display for Refused {
                 f.write_str("not certainly done; run it again when the cause is gone")
             }
             Self::Failed(error) => error.fmt(f),
-            Self::NotSwitched(error) => error.fmt(f),
+            Self::NotAnswered(error) => error.fmt(f),
         }
     }
 }
@@ -294,7 +294,8 @@ impl Error for Refused {
     fn source(&self) -> Option<&(dyn Error + 'static)> {
         match self {
             Self::Failed(error) => error.source(),
-            Self::NotSwitched(error) => error.source(),
+            // Not only its cause: by the error itself the line has the address of the server.
+            Self::NotAnswered(error) => Some(error),
             Self::NotConfirmed | Self::Ended => None,
         }
     }

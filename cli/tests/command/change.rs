@@ -201,6 +201,10 @@ async fn a_change_that_is_refused_is_one_clear_line() {
         refused.stderr.contains("may not run evalsha"),
         "{refused:?}"
     );
+    let refused = larder(&url, &["switch", NAMESPACE, "off", "--yes"]).await;
+    refused.is_one_clear_line(1, "may not run evalsha");
+    let address = format!(" (at 127.0.0.1:{})\n", shop.server.port());
+    assert!(refused.stderr.ends_with(&address), "{refused:?}");
     // Before it has ended any lease.
     let refused = larder(&url, &["prefix", NAMESPACE, "t", "--yes"]).await;
     refused.is_one_clear_line(
