@@ -6,7 +6,7 @@ use std::process::ExitCode;
 
 use clap::builder::NonEmptyStringValueParser;
 use clap::{Args, Subcommand, ValueEnum};
-use larder::inspect::Namespace;
+use larder::inspect::{Namespace, StoredKey};
 use larder::{Cache, L2Error, RedisL2, WriteError};
 
 use crate::Outcome;
@@ -159,10 +159,8 @@ impl Change {
             // Without the right to SCAN it would fail half-way.
             namespace.count(prefix).await?;
         }
-        let carry_out = async |cache: &Cache<String, ()>| self.carry_out(cache).await;
-        let done = target.with_instance(l2, &namespace, carry_out).await?;
-        let mut screen = Screen::default();
-        screen.line(done?);
+        let carry_out = async |cache: &Cache<String, ()>| self.carry_out(&namespace, cache).await;
+        let screen = target.with_instance(l2, &namespace, carry_out).await??;
         screen.print()?;
         Ok(ExitCode::SUCCESS)
     }
@@ -211,47 +209,74 @@ impl Change {
             }
         };
         for key in keys {
-            let values = namespace.key(key).await?.values.len();
+            let stored = namespace.key(key).await?;
+            let values = match self {
+                // It leaves all others as they are.
+                Self::Expire { .. } => used_values(&stored),
+                _ => stored.values.len(),
+            };
             screen.line(format_args!("would {what} {key}: values {values}"));
         }
         Ok(())
     }
 
     /// Does it, and returns what was done.
-    async fn carry_out(&self, cache: &Cache<String, ()>) -> Result<String, Refused> {
-        Ok(match self {
+    async fn carry_out(
+        &self,
+        namespace: &Namespace,
+        cache: &Cache<String, ()>,
+    ) -> Result<Screen, Refused> {
+        let mut screen = Screen::default();
+        match self {
             Self::Invalidate { keys, wait, .. } => {
                 if *wait {
                     cache.invalidate_many_and_wait(keys).await?;
                 } else {
                     cache.invalidate_many(keys).await?;
                 }
-                format!("invalidated: {}", keys.len())
+                screen.line(format_args!("invalidated: {}", keys.len()));
             }
             Self::Expire { keys, .. } => {
+                let mut absent = Vec::new();
                 for key in keys {
+                    // Before: a service may refresh it as soon as it is stale.
+                    if used_values(&namespace.key(key).await?) == 0 {
+                        absent.push(key);
+                    }
+                    // Also without one: a load that has begun is not stored.
                     cache.expire(key).await?;
                 }
-                format!("made stale: {}", keys.len())
+                screen.line(format_args!("made stale: {}", keys.len() - absent.len()));
+                for key in absent {
+                    screen.line(format_args!("no value: {key}"));
+                }
             }
             Self::Tag { tags, .. } => {
                 cache.invalidate_tags(tags).await?;
-                format!("tags invalidated: {}", tags.len())
+                screen.line(format_args!("tags invalidated: {}", tags.len()));
             }
             Self::Prefix { prefix, .. } => {
-                format!("removed: {}", cache.invalidate_prefix(prefix).await?)
+                let removed = cache.invalidate_prefix(prefix).await?;
+                screen.line(format_args!("removed: {removed}"));
             }
             Self::Clear { .. } => {
                 cache.clear().await?;
-                "cleared".to_owned()
+                screen.line("cleared");
             }
             Self::Switch { state, .. } => {
                 let is_on = matches!(state, State::On);
                 cache.set_enabled_everywhere(is_on).await?;
-                format!("switched {}", state.name())
+                screen.line(format_args!("switched {}", state.name()));
             }
-        })
+        }
+        Ok(screen)
     }
+}
+
+/// How many values of a key instances use.
+fn used_values(key: &StoredKey) -> usize {
+    let values = key.values.iter().flatten();
+    values.filter(|value| key.why_not(value).is_empty()).count()
 }
 
 /// Why nothing was changed, or not certainly.

@@ -76,6 +76,22 @@ async fn expire_makes_a_value_stale() {
 }
 
 #[tokio::test]
+async fn expire_says_which_keys_have_no_value() {
+    let shop = Fixture::new().await;
+    shop.stores(&["tea", "salt"]).await;
+    let done = shop.change(&["expire", NAMESPACE, "milk", "tea"]).await;
+    assert_eq!(done, "made stale: 1\nno value: milk");
+    let done = shop.change(&["expire", NAMESPACE, "milk"]).await;
+    assert_eq!(done, "made stale: 0\nno value: milk");
+    // Redis keeps the value, and no instance uses it.
+    shop.cache.clear().await.unwrap();
+    let expire = ["expire", NAMESPACE, "salt"];
+    let dry = larder(&shop.url(), &[&expire[..], &["--dry-run"]].concat()).await;
+    assert_eq!(dry.stdout, "would make stale salt: values 0\n", "{dry:?}");
+    assert_eq!(shop.change(&expire).await, "made stale: 0\nno value: salt");
+}
+
+#[tokio::test]
 async fn tag_removes_the_values_that_have_it() {
     let shop = Fixture::new().await;
     for (key, tag) in [("tea", "asia"), ("milk", "alps")] {
