@@ -1,5 +1,6 @@
 //! Where Redis is.
 
+use std::env;
 use std::error::Error;
 use std::fmt;
 #[cfg(feature = "tls")]
@@ -18,14 +19,14 @@ use crate::text::with_causes;
 #[derive(Args)]
 #[group(skip)]
 pub(crate) struct Server {
-    /// The server: redis://, rediss:// or redis+unix://, with user, password and database. Again for each further
-    /// sentinel or node.
+    // The variable is not read by `env` of clap: the usage in an error would have the option as if it were missing.
     #[arg(
         long,
         global = true,
-        env = "REDIS_URL",
-        hide_env_values = true,
-        default_value = "redis://127.0.0.1:6379"
+        default_values_t = [url_by_default()],
+        hide_default_value = true,
+        help = "The server: redis://, rediss:// or redis+unix://, with user, password and database. Again for each \
+                further sentinel or node. Without it the variable REDIS_URL, or redis://127.0.0.1:6379"
     )]
     url: Vec<String>,
     /// The URLs are those of sentinels, which name the primary so.
@@ -42,6 +43,12 @@ pub(crate) struct Server {
     #[cfg(feature = "tls")]
     #[arg(long, global = true, value_name = "FILE")]
     ca: Option<PathBuf>,
+}
+
+/// Where Redis is, if no option says so.
+fn url_by_default() -> String {
+    let url = env::var_os("REDIS_URL").unwrap_or_else(|| "redis://127.0.0.1:6379".into());
+    url.to_string_lossy().into_owned()
 }
 
 /// What Redis does not have, under a name or at all.

@@ -448,6 +448,8 @@ async fn wrong_usage_has_a_code_of_its_own() {
         let outcome = larder("redis://user:secret@host", arguments).await;
         assert_eq!(outcome.code, Some(2), "{outcome:?}");
         assert!(outcome.stderr.contains("Usage: "), "{outcome:?}");
+        // The variable has it.
+        assert!(!outcome.stderr.contains("--url <URL> <"), "{outcome:?}");
         assert!(!outcome.stderr.contains("secret"), "{outcome:?}");
     }
     let help = larder("redis://user:secret@host", &["--help"]).await;
