@@ -5,17 +5,19 @@ mod check;
 mod dead_letters;
 mod ended;
 mod forget;
+mod hyphens;
 mod inspect;
 mod server;
 mod tail;
 mod text;
 mod top;
 
+use std::env;
 use std::error::Error;
 use std::io::{self, ErrorKind};
 use std::process::ExitCode;
 
-use clap::{Parser, Subcommand};
+use clap::{CommandFactory, Parser, Subcommand};
 
 use crate::server::Server;
 
@@ -58,7 +60,8 @@ type Outcome = Result<ExitCode, Box<dyn Error>>;
 
 #[tokio::main(flavor = "current_thread")]
 async fn main() -> ExitCode {
-    let Arguments { server, command } = Arguments::parse();
+    let arguments = hyphens::last(&Arguments::command(), env::args_os());
+    let Arguments { server, command } = Arguments::parse_from(arguments);
     let outcome = match command {
         Command::Inspect(inspect) => inspect.run(&server).await,
         Command::Check(check) => check.run(&server).await,

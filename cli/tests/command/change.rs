@@ -18,7 +18,7 @@ use tokio::time::timeout;
 
 #[cfg(unix)]
 use super::program::LIMIT;
-use super::program::{Fixture, NAMESPACE, larder, number_of_keys};
+use super::program::{Fixture, NAMESPACE, json, larder, number_of_keys};
 use super::support::eventually::eventually;
 use super::support::redis_server::RedisServer;
 #[cfg(unix)]
@@ -89,6 +89,52 @@ async fn expire_says_which_keys_have_no_value() {
     let dry = larder(&shop.url(), &[&expire[..], &["--dry-run"]].concat()).await;
     assert_eq!(dry.stdout, "would make stale salt: values 0\n", "{dry:?}");
     assert_eq!(shop.change(&expire).await, "made stale: 0\nno value: salt");
+}
+
+#[tokio::test]
+async fn a_key_may_begin_with_a_hyphen() {
+    let shop = Fixture::new().await;
+    shop.stores(&["-5", "-x", "tea", "--yse", "-h"]).await;
+    let shown = json(&shop.url(), &["inspect", NAMESPACE, "-5"]).await;
+    assert_eq!(
+        (&shown["key"], &shown["values"][0]["used"]),
+        (&"-5".into(), &true.into())
+    );
+    // A typo in an option is no key.
+    let typo = ["invalidate", NAMESPACE, "-x", "--yse", "--yes"];
+    let refused = larder(&shop.url(), &typo).await;
+    assert_eq!(refused.code, Some(2), "{refused:?}");
+    assert!(refused.stderr.contains("'--yse'"), "{refused:?}");
+    let help = larder(&shop.url(), &["invalidate", NAMESPACE, "-x", "-h"]).await;
+    assert!(help.stdout.contains("Usage: "), "{help:?}");
+    assert!(shop.has("-x").await && shop.has("--yse").await);
+
+    let url = shop.url();
+    let options_between = [
+        "invalidate",
+        NAMESPACE,
+        "-5",
+        "--wait",
+        "--url",
+        &url,
+        "tea",
+    ];
+    let done = shop.change(&options_between).await;
+    assert_eq!(done, "invalidated: 2");
+    assert!(!shop.has("-5").await && !shop.has("tea").await);
+    let all = [
+        "invalidate",
+        NAMESPACE,
+        "--yes",
+        "--wait",
+        "-x",
+        "--",
+        "--yse",
+        "-h",
+    ];
+    let done = larder(&url, &all).await;
+    assert_eq!(done.stdout, "invalidated: 3\n", "{done:?}");
+    assert!(!shop.has("-x").await && !shop.has("--yse").await && !shop.has("-h").await);
 }
 
 #[tokio::test]
