@@ -65,7 +65,7 @@ impl Check {
         let report = match self.look(server).await {
             Ok(report) => report,
             Err(error) => {
-                eprintln!("larder: {}", server.explain(&*error));
+                server.report(&*error).await;
                 return Ok(ExitCode::from(NOT_LOOKED));
             }
         };

@@ -10,7 +10,7 @@ use larder::inspect::{
 use serde_json::{Value, json};
 
 use crate::Outcome;
-use crate::server::Server;
+use crate::server::{Server, unknown};
 use crate::text::{Screen, from_now, hex, millis};
 
 #[derive(Args)]
@@ -31,6 +31,10 @@ impl Inspect {
     pub(crate) async fn run(&self, server: &Server) -> Outcome {
         let namespace = Namespace::find(&server.l2()?, &self.namespace).await?;
         let key = namespace.key(&self.key).await?;
+        // What is left of a cache that has lost its clock is shown.
+        if !namespace.is_known() && has_nothing(&key) {
+            return Err(unknown(&self.namespace));
+        }
         let mut screen = Screen::default();
         if self.json {
             screen.json(&self.as_json(&key));
@@ -51,9 +55,7 @@ impl Inspect {
         screen.row("node", &lane.node);
         if clock.epoch == 0 {
             screen.row("clock", "none");
-            screen.sentence(
-                "no cache has used this namespace here, or Redis has lost its data: check the name and the URL",
-            );
+            screen.sentence("Redis has lost it, so no instance uses what is left");
         } else {
             screen.row("epoch", clock.epoch);
             screen.row("version", clock.ver);
@@ -236,6 +238,15 @@ impl Inspect {
             "value": shown,
         })
     }
+}
+
+/// Whether Redis has nothing under the key.
+fn has_nothing(key: &StoredKey) -> bool {
+    key.values.is_empty()
+        && key.other_type.is_none()
+        && key.leases.is_empty()
+        && key.held.is_none()
+        && key.mark.is_none()
 }
 
 /// The value, if its format has names.

@@ -71,13 +71,15 @@ async fn main() -> ExitCode {
         Command::Change(change) => change.run(&server).await,
         Command::Forget(forget) => forget.run(&server).await,
     };
-    outcome.unwrap_or_else(|error| {
-        let io = error.downcast_ref::<io::Error>();
-        if io.is_some_and(|error| error.kind() == ErrorKind::BrokenPipe) {
-            // As with `larder tail … | head`.
-            return ExitCode::SUCCESS;
-        }
-        eprintln!("larder: {}", server.explain(&*error));
-        ExitCode::FAILURE
-    })
+    let error = match outcome {
+        Ok(code) => return code,
+        Err(error) => error,
+    };
+    let io = error.downcast_ref::<io::Error>();
+    if io.is_some_and(|error| error.kind() == ErrorKind::BrokenPipe) {
+        // As with `larder tail … | head`.
+        return ExitCode::SUCCESS;
+    }
+    server.report(&*error).await;
+    ExitCode::FAILURE
 }

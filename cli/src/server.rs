@@ -9,12 +9,19 @@ use std::fs;
 use std::path::PathBuf;
 
 use clap::Args;
+use larder::inspect::Namespace;
 use larder::l2::deadpool_redis::redis::IntoConnectionInfo;
 #[cfg(feature = "tls")]
 use larder::l2::deadpool_redis::redis::{Client, TlsCertificates};
 use larder::{L2Error, RedisL2, l2};
+use strsim::damerau_levenshtein;
 
-use crate::text::with_causes;
+use crate::text::{escaped, with_causes};
+
+/// How many names of caches an error has, at most.
+const NEAREST: usize = 3;
+/// Among so many names of keys on each server they are looked for, or about as many: an error is to come soon.
+const SCANNED: usize = 100_000;
 
 #[derive(Args)]
 #[group(skip)]
@@ -51,29 +58,62 @@ fn url_by_default() -> String {
     url.to_string_lossy().into_owned()
 }
 
-/// What Redis does not have, under a name or at all.
-#[derive(Debug)]
-pub(crate) struct Missing(pub(crate) String);
+/// What Redis does not have.
+#[derive(Clone, Debug)]
+pub(crate) enum Missing {
+    /// Any cache.
+    All,
+    /// A cache with this name. Redis may also have lost its clock, and then it has no value that an instance uses.
+    Namespace(String),
+}
 
 impl fmt::Display for Missing {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.0)
+        match self {
+            Self::All => f.write_str("Redis has no cache"),
+            Self::Namespace(name) => write!(f, "no cache in Redis has the name {name}"),
+        }
     }
 }
 
 impl Error for Missing {}
 
-/// The error for a name that no cache has used. Redis may also have lost the clock of the cache, and then it has no
-/// value that an instance uses.
+/// The error for a name that no cache has used.
 pub(crate) fn unknown(namespace: &str) -> Box<dyn Error> {
-    Missing(format!("no cache in Redis has the name {namespace}")).into()
+    Missing::Namespace(namespace.to_owned()).into()
 }
 
 impl Server {
-    /// An error in one line. If it is about what the server has said, or has not, the line ends with its address: it may
-    /// not be the one that is meant, as when a variable is not set.
-    pub(crate) fn explain(&self, error: &(dyn Error + 'static)) -> String {
-        let text = with_causes(error);
+    /// Prints an error in one line.
+    pub(crate) async fn report(&self, error: &(dyn Error + 'static)) {
+        let mut text = with_causes(error);
+        if let Some(Missing::Namespace(name)) = error.downcast_ref() {
+            let nearest = self.nearest(name).await;
+            if !nearest.is_empty() {
+                text = format!("{text}; the nearest: {}", escaped(&nearest.join(", ")));
+            }
+        }
+        eprintln!("larder: {}", self.explain(error, &text));
+    }
+
+    /// The names of caches that are nearest to a name that none has. None if they cannot be looked for: that is not
+    /// what has failed.
+    async fn nearest(&self, name: &str) -> Vec<String> {
+        let Ok(l2) = self.l2() else {
+            return Vec::new();
+        };
+        let found = Namespace::scan(&l2, SCANNED).await;
+        let names = found.map(|found| found.names).unwrap_or_default();
+        // It may have got its name meanwhile.
+        let mut names: Vec<_> = names.into_iter().filter(|other| other != name).collect();
+        names.sort_by_cached_key(|other| damerau_levenshtein(name, other));
+        names.truncate(NEAREST);
+        names
+    }
+
+    /// The text of an error. If it is about what the server has said, or has not, it ends with its address: it may not
+    /// be the one that is meant, as when a variable is not set.
+    fn explain(&self, error: &(dyn Error + 'static), text: &str) -> String {
         // Where the crate names calls, the command has options.
         let text = text.replace("use RedisL2::cluster", "use --cluster");
         let text = text.replace("use RedisL2::open", "leave out --cluster");

@@ -61,7 +61,12 @@ impl Top {
             return self.live(watcher, fleets).await;
         }
         sleep(self.every).await;
-        fleets.add(watcher.look().await)?;
+        let looked = watcher.look().await;
+        let mut errors = looked
+            .iter()
+            .filter_map(|(_, looked)| looked.as_ref().err());
+        let missing = errors.find_map(|error| error.downcast_ref::<Missing>().cloned());
+        fleets.add(looked)?;
         let mut screen = Screen::default();
         if self.json {
             screen.json(&view::as_json(&fleets));
@@ -75,7 +80,7 @@ impl Top {
             }
         }
         screen.print()?;
-        Ok(ExitCode::SUCCESS)
+        missing.map_or(Ok(ExitCode::SUCCESS), |missing| Err(missing.into()))
     }
 
     /// Which namespaces to show, and whether these are all.
@@ -85,7 +90,7 @@ impl Top {
         }
         let found = Namespace::scan(l2, self.scan).await?;
         match (found.names.is_empty(), found.are_all) {
-            (true, true) => Err(Missing("Redis has no cache".to_owned()).into()),
+            (true, true) => Err(Missing::All.into()),
             (true, false) => Err("no cache was found: give its name, or a larger --scan".into()),
             (false, are_all) => Ok((found.names.into_iter().collect(), are_all)),
         }

@@ -5,12 +5,12 @@ use std::io;
 use std::process::Stdio;
 use std::time::Duration;
 
-use larder::Loaded;
 #[cfg(unix)]
 use larder::l2::deadpool_redis::redis::AsyncCommands;
 #[cfg(unix)]
 use larder::l2::deadpool_redis::redis::aio::MultiplexedConnection;
 use larder::l2::deadpool_redis::redis::cmd;
+use larder::{Cache, Loaded, RedisL2};
 #[cfg(unix)]
 use tokio::process::Command;
 #[cfg(unix)]
@@ -245,6 +245,48 @@ async fn no_namespace_is_made_by_a_wrong_name() {
         done.is_one_clear_line(1, &format!("no cache in Redis has the name {address}"));
     }
     assert_eq!(number_of_keys(&server).await, 0);
+}
+
+#[tokio::test]
+async fn the_nearest_names_are_told_for_a_wrong_one() {
+    let shop = Fixture::new().await;
+    shop.cache.ready().await;
+    let others = ["shop:views", "blog:page", "shop:user"].map(|name| {
+        let l2 = RedisL2::open(&*shop.url()).unwrap();
+        Cache::<String, String>::builder(name)
+            .l2(l2)
+            .build()
+            .unwrap()
+    });
+    for cache in &others {
+        cache.ready().await;
+    }
+    let unknown = "no cache in Redis has the name shop:prize";
+    let address = format!("(at 127.0.0.1:{})", shop.server.port());
+    let told = format!("{unknown}; the nearest: shop:price, shop:user, shop:views {address}");
+    for (command, code) in [
+        (&["inspect", "shop:prize", "tea"][..], 1),
+        (&["inspect", "shop:prize", "tea", "--json"], 1),
+        (&["check", "shop:prize"], 3),
+        (&["tail", "shop:prize"], 1),
+        (&["top", "shop:prize", "--once"], 1),
+        (&["dead-letters", "list", "shop:prize"], 1),
+        (&["invalidate", "shop:prize", "tea", "--dry-run"], 1),
+        (&["forget", "shop:prize", "--dry-run"], 1),
+    ] {
+        larder(&shop.url(), command)
+            .await
+            .is_one_clear_line(code, &told);
+    }
+
+    let mut user = cmd("ACL");
+    user.arg(&[
+        "SETUSER", "app", "on", ">secret", "~*", "&*", "+@all", "-scan",
+    ]);
+    let () = user.query_async(&mut shop.redis().await).await.unwrap();
+    let url = format!("redis://app:secret@127.0.0.1:{}", shop.server.port());
+    let told = larder(&url, &["tail", "shop:prize"]).await;
+    told.is_one_clear_line(1, &format!("{unknown} {address}"));
 }
 
 #[tokio::test]

@@ -51,11 +51,21 @@ async fn a_value_that_instances_use() {
 #[tokio::test]
 async fn nothing_is_changed_and_no_clock_is_made() {
     let server = RedisServer::start().await;
-    let shown = larder(&server.url(), &["inspect", NAMESPACE, "tea"]).await;
-    assert_eq!(shown.code, Some(0), "{shown:?}");
-    assert_eq!((shown.row("clock"), shown.row("value")), ("none", "none"));
-    assert!(shown.stdout.contains("check the name"), "{shown:?}");
+    larder(&server.url(), &["inspect", NAMESPACE, "tea"])
+        .await
+        .is_one_clear_line(1, "no cache in Redis has the name shop:price");
     assert_eq!(number_of_keys(&server).await, 0);
+}
+
+#[tokio::test]
+async fn what_is_left_without_a_clock() {
+    let shop = Fixture::new().await;
+    shop.cache.insert("tea", "450".to_owned()).await.unwrap();
+    shop.cache.close().await;
+    let mut redis = shop.redis().await;
+    let _: u64 = redis.del("{shop:price.0}!clock").await.unwrap();
+    let shown = shop.inspect("tea").await;
+    assert_eq!((shown.row("clock"), shown.row("  used")), ("none", "no:"));
 }
 
 #[tokio::test]
@@ -188,6 +198,7 @@ async fn a_value_whose_tag_was_invalidated_or_lost() {
 #[tokio::test]
 async fn a_lease_and_a_hold() {
     let shop = Fixture::new().await;
+    shop.cache.ready().await;
     let load = shop.cache.clone();
     let load = async move {
         let never = || async { pending::<Result<String, io::Error>>().await };
@@ -211,6 +222,7 @@ async fn a_lease_and_a_hold() {
 #[tokio::test]
 async fn a_lease_that_another_load_waits_for() {
     let shop = Fixture::new().await;
+    shop.cache.ready().await;
     let other = cache(&shop.url(), |builder| builder);
     let load = |cache: larder::Cache<String, String>| async move {
         let never = || async { pending::<Result<String, io::Error>>().await };

@@ -319,6 +319,23 @@ async fn one_screen() {
     );
 }
 
+/// A name of several that is wrong.
+#[tokio::test]
+async fn one_screen_names_what_is_unknown() {
+    let shop = Fixture::new().await;
+    shop.cache.ready().await;
+    let names = ["top", NAMESPACE, "shop:prize", "--once", "--every", "100ms"];
+    let shown = larder(&shop.url(), &names).await;
+    assert_eq!(cell(&shown.stdout, "inst"), Some("1"), "{shown:?}");
+    assert_eq!(
+        (shown.code, shown.stderr.lines().count()),
+        (Some(1), 1),
+        "{shown:?}"
+    );
+    let told = "larder: no cache in Redis has the name shop:prize; the nearest: shop:price (at ";
+    assert!(shown.stderr.starts_with(told), "{shown:?}");
+}
+
 /// However many caches it shows, and for however long.
 #[tokio::test]
 async fn it_takes_one_connection() {
