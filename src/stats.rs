@@ -13,6 +13,8 @@ use thread_local::ThreadLocal;
 pub(crate) const RELEASE: &str = "release:";
 /// Before the name of an instance, among its stored counters.
 pub(crate) const INSTANCE: &str = "instance:";
+/// What comes before the share of the keys for which the instance uses the cache, if it does not for all.
+pub(crate) const SHARE: &str = "share:";
 
 /// A counter that never resets.
 #[derive(Debug, Default)]

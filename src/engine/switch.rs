@@ -90,8 +90,14 @@ impl Switch {
         state & (OFF | OFF_EVERYWHERE) != 0 || state & ALL == 0
     }
 
+    /// For which share of all keys this instance uses the cache while all instances are on; `None` for all keys.
+    pub(crate) fn partial_share(&self) -> Option<f64> {
+        let is_off = self.state() & OFF != 0;
+        let share = if is_off { 0.0 } else { self.share() };
+        (share < 1.0).then_some(share)
+    }
+
     /// The share of all keys, to six places.
-    #[cfg(feature = "admin")]
     #[expect(clippy::cast_precision_loss, reason = "a share need not be exact")]
     pub(crate) fn share(&self) -> f64 {
         let share = (self.state() & ALL) as f64 / ALL as f64;
@@ -237,8 +243,11 @@ mod tests {
         }
         let switch = Switch::new(false, 1.0);
         assert!(switch.is_off() && keys.iter().all(|key| switch.is_off_for(key)));
+        assert_eq!(switch.partial_share(), Some(0.0));
         assert!(!switch.set_on(true) && !switch.is_off_for("k"));
+        assert_eq!(switch.partial_share(), None);
         assert!(switch.set_share(0.5) && !switch.set_share(0.9));
+        assert_eq!(switch.partial_share(), Some(0.9));
     }
 
     #[test]

@@ -84,9 +84,17 @@ pub(super) struct MemberRow {
     pub(super) noted: Duration,
     /// Whether that is exact, or the time since the first look, in which it has noted nothing.
     pub(super) is_seen: bool,
-    pub(super) is_silent: bool,
+    /// Whether it has noted nothing for so long that it must have ended, or lost its server.
+    is_overdue: bool,
     /// How long ago it has stored its counters, and the release of larder that it runs.
     pub(super) counted: Option<Counted>,
+}
+
+impl MemberRow {
+    /// `None` until it has noted something, or has had the time to.
+    pub(super) fn is_silent(&self) -> Option<bool> {
+        (self.is_overdue || self.is_seen).then_some(self.is_overdue)
+    }
 }
 
 impl Fleets {
@@ -116,6 +124,12 @@ impl Fleets {
             }
         }
         failed.filter(|_| !is_any).map_or(Ok(()), Err)
+    }
+
+    /// Whether it is known of each member whether it is silent.
+    pub(super) fn are_judged(&self) -> bool {
+        let mut members = self.each.values().flat_map(Fleet::members);
+        members.all(|row| row.is_silent().is_some())
     }
 }
 
@@ -151,6 +165,12 @@ impl Fleet {
         self.state = Some(state);
     }
 
+    /// Whether all instances are switched off, as far as one lane says so.
+    pub(super) fn is_off(&self) -> bool {
+        let lanes = self.state.iter().flat_map(|state| &state.lanes);
+        lanes.into_iter().any(|lane| lane.state.clock.is_off)
+    }
+
     /// Its members; those that lag or are silent come first.
     pub(super) fn members(&self) -> Vec<MemberRow> {
         let mut rows = BTreeMap::<u64, MemberRow>::new();
@@ -163,13 +183,13 @@ impl Fleet {
                 let row = rows.entry(info.id).or_insert_with(|| self.member(info.id));
                 row.lag = row.lag.zip(lag).map(|(all, lag)| all + lag);
                 row.max_staleness = info.max_staleness;
-                row.is_silent = row.noted >= info.max_staleness * NOTED_WITHIN;
+                row.is_overdue = row.noted >= info.max_staleness * NOTED_WITHIN;
             }
         }
         let mut rows: Vec<_> = rows.into_values().collect();
         rows.sort_by_key(|row| {
             (
-                !row.is_silent,
+                !row.is_overdue,
                 row.lag.is_some(),
                 u64::MAX - row.lag.unwrap_or(0),
             )
@@ -189,7 +209,7 @@ impl Fleet {
             max_staleness: Duration::ZERO,
             noted: unchanged.unwrap_or_default(),
             is_seen: noted.is_some_and(|noted| noted.is_seen),
-            is_silent: false,
+            is_overdue: false,
             counted: state.and_then(|state| state.stored.get(&id).cloned()),
         }
     }

@@ -27,6 +27,8 @@ const COLUMNS: u16 = 80;
 /// Between two looks. The server has other work, and a rate needs some time.
 const SHORTEST: Duration = Duration::from_millis(100);
 const LONGEST: Duration = Duration::from_secs(3600);
+/// For how long one screen waits for the members at most.
+const LONGEST_WATCH: Duration = Duration::from_secs(30);
 
 #[derive(Args)]
 pub(crate) struct Top {
@@ -35,7 +37,7 @@ pub(crate) struct Top {
     /// The time between two looks, such as 2s or 500ms.
     #[arg(long, value_name = "TIME", default_value = "2s", value_parser = time)]
     every: Duration,
-    /// Prints one screen after two looks, and ends.
+    /// Prints one screen, when it is known which members are silent, and ends.
     #[arg(long)]
     once: bool,
     /// Prints JSON.
@@ -60,13 +62,19 @@ impl Top {
         if !self.once {
             return self.live(watcher, fleets).await;
         }
-        sleep(self.every).await;
-        let looked = watcher.look().await;
-        let mut errors = looked
-            .iter()
-            .filter_map(|(_, looked)| looked.as_ref().err());
-        let missing = errors.find_map(|error| error.downcast_ref::<Missing>().cloned());
-        fleets.add(looked)?;
+        let watched = Instant::now();
+        let missing = loop {
+            sleep(self.every).await;
+            let looked = watcher.look().await;
+            let mut errors = looked
+                .iter()
+                .filter_map(|(_, looked)| looked.as_ref().err());
+            let missing = errors.find_map(|error| error.downcast_ref::<Missing>().cloned());
+            fleets.add(looked)?;
+            if fleets.are_judged() || watched.elapsed() >= LONGEST_WATCH {
+                break missing;
+            }
+        };
         let mut screen = Screen::default();
         if self.json {
             screen.json(&view::as_json(&fleets));

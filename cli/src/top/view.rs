@@ -134,9 +134,10 @@ fn memory(lane: &LaneAudit) -> String {
 }
 
 /// The columns of namespaces. What does not fit is left out, from the end.
-const NAMESPACES: [&str; 11] = [
+const NAMESPACES: [&str; 12] = [
     "namespace",
     "inst",
+    "on",
     "lag",
     "hit%",
     "chg/s",
@@ -157,10 +158,20 @@ fn namespace(name: &str, fleet: &Fleet) -> Row {
             .iter()
             .map(|row| row.lag)
             .try_fold(0, |most, lag| Some(lag?.max(most)));
+        let running = members.iter().filter(|row| row.is_silent() != Some(true));
+        let shares = running.clone().filter_map(|row| row.counted.as_ref());
+        let shares = shares.map(|counted| counted.share);
+        let on = match shares.reduce(f64::min) {
+            _ if fleet.is_off() => "off".to_owned(),
+            None => none(),
+            Some(1.0) => "all".to_owned(),
+            Some(share) => percent(share),
+        };
         let counted = &state.counters;
         let lookups = counted.l1_hits + counted.l2_hits + counted.l2_misses;
         cells.extend([
-            members.len().to_string(),
+            running.count().to_string(),
+            on,
             lag.map_or_else(none, short),
             hit_rate(counted).map_or_else(none, |rate| format!("{:.1}", rate * 100.0)),
             fleet.rate.map_or_else(none, |rate| format!("{rate:.1}")),
@@ -172,7 +183,7 @@ fn namespace(name: &str, fleet: &Fleet) -> Row {
             short(state.lanes.iter().map(|lane| lane.log_length).sum()),
         ]);
     }
-    let kind = if fleet.error.is_some() {
+    let kind = if fleet.error.is_some() || fleet.is_off() {
         Kind::Bad
     } else {
         Kind::Plain
@@ -185,15 +196,9 @@ const MEMBERS: [&str; 6] = ["member", "namespace", "lag", "noted", "counted", "r
 fn member(namespace: &str, row: &MemberRow) -> Row {
     let after = if row.is_seen { "" } else { ">" };
     let noted = format!("{after}{}", age(row.noted));
-    let noted = if row.is_silent {
-        format!("silent {noted}")
-    } else {
-        noted
-    };
-    let kind = if row.is_silent {
-        Kind::Bad
-    } else {
-        Kind::Plain
+    let (noted, kind) = match row.is_silent() {
+        Some(true) => (format!("silent {noted}"), Kind::Bad),
+        _ => (noted, Kind::Plain),
     };
     let cells = vec![
         format!("{:x}", row.id),
@@ -300,6 +305,11 @@ fn short(number: u64) -> String {
     format!("{rest}{unit}")
 }
 
+/// A share, exact to the places that a cache tells.
+fn percent(share: f64) -> String {
+    format!("{}%", (share * 1e6).round() / 1e4)
+}
+
 fn bytes(number: u64) -> String {
     let (mut rest, mut unit) = (number, "B");
     for next in ["KiB", "MiB", "GiB", "TiB"] {
@@ -324,7 +334,8 @@ pub(super) fn as_json(fleets: &Fleets) -> Value {
                 "max_staleness_ms": millis(row.max_staleness),
                 "noted_ms": row.is_seen.then(|| millis(row.noted)),
                 "unchanged_ms": millis(row.noted),
-                "is_silent": row.is_silent,
+                "is_silent": row.is_silent(),
+                "share": row.counted.as_ref().map(|counted| counted.share),
                 "counted_ms": row.counted.as_ref().map(|counted| millis(counted.ago)),
                 "release": release(&row),
             })
@@ -333,6 +344,7 @@ pub(super) fn as_json(fleets: &Fleets) -> Value {
             "namespace": name,
             "error": fleet.error,
             "lanes": state.lanes.len(),
+            "is_off": fleet.is_off(),
             "members": members.collect::<Vec<_>>(),
             "changes_per_second": fleet.rate,
             "hit_rate": hit_rate(&state.counters),

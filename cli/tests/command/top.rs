@@ -292,6 +292,7 @@ async fn one_screen() {
         "{shown}"
     );
     assert!(shop["members"][0]["counted_ms"].is_u64(), "{shop}");
+    assert_eq!(shop["members"][0]["is_silent"], false, "{shop}");
     assert_eq!(shop["members"][0]["release"], env!("CARGO_PKG_VERSION"));
 
     // Has crashed, and another one applies nothing.
@@ -317,6 +318,63 @@ async fn one_screen() {
         shown.stdout.lines().all(|line| line.chars().count() <= 80),
         "{shown:?}"
     );
+}
+
+/// However soon the second look is.
+#[tokio::test]
+async fn one_screen_counts_no_member_that_is_silent() {
+    let shop = Fixture::new().await;
+    shop.cache.ready().await;
+    shop.cache.close().await;
+    let mut redis = shop.redis().await;
+    let list = "{shop:price.0}!live";
+    let _: u64 = redis.hset(list, "16", "0:0:1000:7").await.unwrap();
+    let once = ["top", "--once", "--every", "100ms"];
+    let shown = json(&shop.url(), &once).await;
+    let members = &shown["namespaces"][0]["members"];
+    assert_eq!(
+        (&members[0]["id"], &members[0]["is_silent"]),
+        (&"10".into(), &true.into())
+    );
+    let shown = larder(&shop.url(), &once).await;
+    assert_eq!(cell(&shown.stdout, "inst"), Some("0"), "{shown:?}");
+}
+
+#[tokio::test]
+async fn whether_a_cache_is_on() {
+    let server = RedisServer::start().await;
+    let url = server.url();
+    let on = cache(&url, |builder| {
+        builder.max_staleness(Duration::from_millis(100))
+    });
+    on.ready().await;
+    on.insert("tea", "450".to_owned()).await.unwrap();
+    let once = ["top", NAMESPACE, "--once", "--every", "100ms"];
+    let shows = async |what: &'static str| {
+        eventually(what, async || {
+            let shown = larder(&url, &once).await;
+            cell(&shown.stdout, "on") == Some(what)
+        })
+        .await;
+    };
+    shows("all").await;
+    // For fewer keys, and with nothing else to tell.
+    on.set_enabled_for(0.05);
+    shows("5%").await;
+    let shown = json(&url, &once).await;
+    let shop = &shown["namespaces"][0];
+    assert_eq!(shop["is_off"], false, "{shop}");
+    assert!(
+        (shop["members"].as_array().unwrap().iter()).any(|member| member["share"] == 0.05),
+        "{shop}"
+    );
+    on.set_enabled_everywhere(false).await.unwrap();
+    shows("off").await;
+    assert_eq!(json(&url, &once).await["namespaces"][0]["is_off"], true);
+    on.set_enabled_everywhere(true).await.unwrap();
+    shows("5%").await;
+    on.set_enabled(false);
+    shows("0%").await;
 }
 
 /// A name of several that is wrong.
@@ -359,7 +417,7 @@ async fn it_takes_one_connection() {
     // The rate of a second look.
     top.shows("another look", |text| {
         let row = text.lines().find(|line| line.starts_with("shop:9 "));
-        row.is_some_and(|row| row.split_whitespace().nth(4) == Some("0.0"))
+        row.is_some_and(|row| row.split_whitespace().nth(5) == Some("0.0"))
     })
     .await;
     // Those of caches have names. Besides there are that of the test and, until it is closed, that of the scan.

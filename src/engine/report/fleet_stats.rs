@@ -4,6 +4,7 @@
 //! is sent again counts nothing twice.
 
 use std::error::Error;
+use std::fmt::Write as _;
 use std::mem::replace;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -15,7 +16,7 @@ use crate::clock::millis;
 use crate::engine::context::Context;
 use crate::engine::lanes::Lanes;
 use crate::l2::{L2Error, StoredCounts};
-use crate::stats::Stats;
+use crate::stats::{SHARE, Stats};
 use crate::util::lock::lock;
 
 /// Counters that have changed are stored after so many times `max_staleness`.
@@ -35,6 +36,8 @@ pub(crate) struct FleetStats {
 #[derive(Clone, Copy, Default)]
 struct Stored {
     stats: Stats,
+    /// The share of the keys for which the cache is used, if it is not for all.
+    share: Option<f64>,
     /// When they were stored, or refused. `None` before the first time.
     at: Option<Instant>,
     /// Whether L2 refuses them, and the log says so.
@@ -52,9 +55,11 @@ impl FleetStats {
 
     /// Stores the counters of this instance if that was last done long enough ago. Called with each heartbeat.
     pub(crate) async fn store_if_due(&self) {
-        let Stored { stats, at, .. } = *lock(&self.stored);
+        let Stored {
+            stats, share, at, ..
+        } = *lock(&self.stored);
         let ctx = self.contexts.first();
-        let is_changed = self.contexts.counted() != stats;
+        let is_changed = self.contexts.counted() != stats || ctx.switch.partial_share() != share;
         let pause = if is_changed {
             ctx.options.max_staleness.saturating_mul(CHANGED)
         } else {
@@ -78,11 +83,17 @@ impl FleetStats {
     async fn store(&self) {
         let ctx = self.contexts.first();
         let (now, stats) = (Instant::now(), self.contexts.counted());
+        let share = ctx.switch.partial_share();
+        let mut text = stats.to_text(&ctx.options.instance_name);
+        if let Some(share) = share {
+            // Into a string, so it does not fail.
+            _ = write!(text, " {SHARE}{share}");
+        }
         let folds = lock(&self.stored).at.is_none();
         let counts = StoredCounts {
             instance: ctx.instance,
             at: millis(now.duration_since(self.began)),
-            text: &stats.to_text(&ctx.options.instance_name),
+            text: &text,
             folds,
         };
         let answer = ctx.lane.store_counts(counts).await;
@@ -93,6 +104,7 @@ impl FleetStats {
         stored.at = Some(now);
         if answer.is_ok() {
             stored.stats = stats;
+            stored.share = share;
             stored.is_told = false;
         }
         let is_news = may_tell && !replace(&mut stored.is_told, true);

@@ -13,7 +13,7 @@ use crate::l2::redis::RedisL2;
 use crate::l2::redis::lane::stored_counts;
 use crate::l2::redis::names::CLOCK;
 use crate::l2::{L2Error, LaneNumber};
-use crate::stats::{INSTANCE, RELEASE, Stats};
+use crate::stats::{INSTANCE, RELEASE, SHARE, Stats};
 use crate::util::partial_debug::partial_debug;
 
 /// What comes before and after the name of a namespace in the name of its first clock, which each namespace has,
@@ -55,6 +55,9 @@ pub struct Counted {
     pub name: Option<String>,
     /// For how long the instance has run.
     pub up: Duration,
+    /// For which share of all keys the instance used the cache then, from 0.0 to 1.0; 0.0 also if it was switched off in
+    /// this instance alone. Whether all instances are off is in [`LaneClock::is_off`](crate::l2::LaneClock::is_off).
+    pub share: f64,
 }
 
 impl Namespace {
@@ -199,22 +202,20 @@ impl FleetState {
         for (instance, text) in stored {
             self.counters.add_text(text);
             // A text begins with the time. The sums of instances that have ended have the id 0.
-            let mut parts = text.split(' ');
-            let at = parts.next().and_then(|at| at.parse().ok());
+            let at = text.split(' ').next().and_then(|at| at.parse().ok());
             if let Some(at) = at.filter(|_| *instance != 0) {
                 let ago = Duration::from_millis(now.saturating_sub(at));
-                let ran = parts.next().and_then(|ran| ran.parse().ok());
-                let up = ago + Duration::from_millis(ran.unwrap_or(0));
-                let said = |name| {
-                    let said = parts.clone().find_map(|part| part.strip_prefix(name));
-                    said.map(str::to_owned)
-                };
-                let (release, name) = (said(RELEASE), said(INSTANCE));
+                let part = |name| text.split(' ').find_map(|part| part.strip_prefix(name));
+                let share = part(SHARE).and_then(|share| share.parse().ok());
+                let ran = text.split(' ').nth(1).and_then(|ran| ran.parse().ok());
                 let counted = Counted {
                     ago,
-                    release,
-                    name,
-                    up,
+                    release: part(RELEASE).map(str::to_owned),
+                    name: part(INSTANCE).map(str::to_owned),
+                    up: ago + Duration::from_millis(ran.unwrap_or(0)),
+                    share: share
+                        .filter(|share| (0.0..=1.0).contains(share))
+                        .unwrap_or(1.0),
                 };
                 self.stored.insert(*instance, counted);
             }
