@@ -7,14 +7,14 @@ use std::time::Duration;
 use clap::Args;
 use larder::L2Error;
 use larder::inspect::{
-    LaneAudit, LogState, MissingRights, Namespace, RightsFor, StoredKey, WhyNot,
+    FleetState, LaneAudit, LogState, MissingRights, Namespace, RightsFor, StoredKey, Watch, WhyNot,
 };
 use larder::l2::Member;
 use serde_json::{Value, json};
 
 use crate::Outcome;
 use crate::server::{Server, unknown};
-use crate::text::{Screen, with_causes};
+use crate::text::{Screen, escaped, with_causes};
 
 /// An instance that is subscribed notes something less than so many of its `max_staleness` apart.
 const NOTED_WITHIN: u32 = 3;
@@ -84,7 +84,8 @@ impl Check {
     }
 
     async fn look(&self, server: &Server) -> Result<Report, Box<dyn std::error::Error>> {
-        let namespace = Namespace::find(&server.l2()?, &self.namespace).await?;
+        let l2 = server.l2()?;
+        let namespace = Namespace::find(&l2, &self.namespace).await?;
         let mut report = Report {
             lanes: namespace.number_of_lanes(),
             ..Report::default()
@@ -104,7 +105,16 @@ impl Check {
         let watched = longest_staleness(&before) * NOTED_WITHIN;
         let watched = watched.min(LONGEST_WATCH);
         tokio::time::sleep(watched).await;
-        report.look_at_members(&before, &namespace.audit().await?, watched);
+        let fleet = Watch::new(&l2).look(&self.namespace).await?;
+        report.look_at_members(&before, &namespace.audit().await?, watched, fleet.as_ref());
+        let refused = fleet.map_or(0, |fleet| fleet.counters.unstorable_values);
+        if refused > 0 {
+            let todo = "see the reason at \"a value cannot be stored\" in the logs: each call loads such a value again";
+            report.note(
+                format!("values that could not be stored, so far: {refused}"),
+                todo,
+            );
+        }
         report.look_at_keys(&namespace, self.keys).await?;
         let user = self.user.as_deref();
         match (namespace.missing_rights(user).await, user) {
@@ -182,7 +192,21 @@ impl Report {
     }
 
     /// Compares two looks at the members.
-    fn look_at_members(&mut self, before: &[LaneAudit], after: &[LaneAudit], watched: Duration) {
+    fn look_at_members(
+        &mut self,
+        before: &[LaneAudit],
+        after: &[LaneAudit],
+        watched: Duration,
+        fleet: Option<&FleetState>,
+    ) {
+        let named = |id: u64| {
+            let counted = fleet.and_then(|fleet| fleet.stored.get(&id));
+            let name = counted.and_then(|counted| counted.name.as_ref());
+            match name {
+                Some(name) => format!("member {id:x} ({})", escaped(name)),
+                None => format!("member {id:x}"),
+            }
+        };
         let (mut silent, mut behind) = (BTreeSet::new(), BTreeSet::new());
         let mut settings = BTreeMap::<_, usize>::new();
         let mut all = BTreeSet::new();
@@ -219,11 +243,11 @@ impl Report {
         for id in silent {
             let todo =
                 "it has crashed or hangs: invalidate_and_wait waits for it until it is forgotten";
-            self.problem(format!("member {id:x} is silent"), todo);
+            self.problem(format!("{} is silent", named(id)), todo);
         }
         for id in behind {
             let todo = "it is overloaded, or its messages are lost: see its log";
-            self.problem(format!("member {id:x} is behind"), todo);
+            self.problem(format!("{} is behind", named(id)), todo);
         }
         if settings.len() > 1 {
             let each = settings

@@ -134,7 +134,7 @@ fn memory(lane: &LaneAudit) -> String {
 }
 
 /// The columns of namespaces. What does not fit is left out, from the end.
-const NAMESPACES: [&str; 12] = [
+const NAMESPACES: [&str; 13] = [
     "namespace",
     "inst",
     "on",
@@ -146,6 +146,7 @@ const NAMESPACES: [&str; 12] = [
     "failed",
     "errors",
     "opened",
+    "unstored",
     "log",
 ];
 
@@ -180,6 +181,7 @@ fn namespace(name: &str, fleet: &Fleet) -> Row {
             short(counted.load_failures),
             short(counted.l2_errors),
             short(counted.l2_breaker_opened),
+            short(counted.unstorable_values),
             short(state.lanes.iter().map(|lane| lane.log_length).sum()),
         ]);
     }
@@ -191,7 +193,15 @@ fn namespace(name: &str, fleet: &Fleet) -> Row {
     Row { cells, kind }
 }
 
-const MEMBERS: [&str; 6] = ["member", "namespace", "lag", "noted", "counted", "release"];
+const MEMBERS: [&str; 7] = [
+    "member",
+    "namespace",
+    "lag",
+    "noted",
+    "counted",
+    "release",
+    "instance",
+];
 
 fn member(namespace: &str, row: &MemberRow) -> Row {
     let after = if row.is_seen { "" } else { ">" };
@@ -207,12 +217,17 @@ fn member(namespace: &str, row: &MemberRow) -> Row {
         noted,
         (row.counted.as_ref()).map_or_else(|| "-".to_owned(), |counted| age(counted.ago)),
         release(row).map_or_else(|| "-".to_owned(), escaped),
+        instance(row).map_or_else(|| "-".to_owned(), escaped),
     ];
     Row { cells, kind }
 }
 
 fn release(row: &MemberRow) -> Option<&str> {
     row.counted.as_ref()?.release.as_deref()
+}
+
+fn instance(row: &MemberRow) -> Option<&str> {
+    row.counted.as_ref()?.name.as_deref()
 }
 
 /// A row of a table; cells that are missing are empty.
@@ -338,6 +353,8 @@ pub(super) fn as_json(fleets: &Fleets) -> Value {
                 "share": row.counted.as_ref().map(|counted| counted.share),
                 "counted_ms": row.counted.as_ref().map(|counted| millis(counted.ago)),
                 "release": release(&row),
+                "instance": instance(&row),
+                "up_ms": row.counted.as_ref().map(|counted| millis(counted.up)),
             })
         });
         json!({

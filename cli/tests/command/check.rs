@@ -17,6 +17,7 @@ const STALENESS: Duration = Duration::from_millis(600);
 const CLOCK: &str = "{shop:price.0}!clock";
 const LOG: &str = "{shop:price.0}!log";
 const LIVE: &str = "{shop:price.0}!live";
+const STATS: &str = "{shop:price.0}!stats";
 
 async fn instance(server: &RedisServer) -> Cache<String, String> {
     let cache = program::cache(&server.url(), |builder| builder.max_staleness(STALENESS));
@@ -157,8 +158,16 @@ async fn members() {
         }
     });
     let mut redis = server.connection().await;
+    // As instances store their counters.
+    let stored = "1 1 release:0.1.0 instance:web/7 unstorable_values=3";
+    let _: u64 = redis.hset(STATS, "10", stored).await.unwrap();
     let found = problems(&server).await;
-    assert_eq!(found, ["member a is silent", "member b is behind"]);
+    assert_eq!(found, ["member a (web/7) is silent", "member b is behind"]);
+    let shown = larder(&server.url(), &["check", NAMESPACE]).await.stdout;
+    let shown = shown.split_whitespace().collect::<Vec<_>>().join(" ");
+    let note = "note: values that could not be stored, so far: 3";
+    assert!(shown.contains(note), "{shown}");
+    let _: u64 = redis.hdel(STATS, "10").await.unwrap();
     late.abort();
     let _: u64 = redis.hdel(LIVE, &["10", "11"]).await.unwrap();
 

@@ -42,7 +42,8 @@ fn lines_alike(text: &str) -> Vec<Vec<String>> {
 /// A cache with a write that its source has refused.
 async fn dead_letter(url: &str) -> WriteBehind<String, u64> {
     let l2 = RedisL2::open(url).unwrap();
-    let views = Cache::builder("shop:views").l2(l2).build().unwrap();
+    let views = Cache::builder("shop:views").l2(l2);
+    let views = views.instance_name("web/1").build().unwrap();
     let writes = WriteBehind::builder(views)
         .store(|_| async { Err::<(), _>(io::Error::other("down")) })
         .attempts(1)
@@ -64,6 +65,7 @@ async fn its_screens_are_those_of_the_command() {
     let cache: Cache<String, BTreeMap<String, u32>> = Cache::builder(NAMESPACE)
         .l2(l2)
         .codec(Json)
+        .instance_name("web/1")
         // By this, counters are soon in Redis.
         .max_staleness(Duration::from_millis(500))
         .build()
