@@ -401,12 +401,20 @@ impl Breaker {
 
     /// Messages are received for the first time. One line for all caches of the server that are subscribed together.
     pub(crate) fn note_first_subscription(&self) {
-        log_subscribed(self.reporter.subscribed());
+        self.log_subscribed(self.reporter.subscribed());
+    }
+
+    fn log_subscribed(&self, namespaces: Option<String>) {
+        if let Some(namespaces) = namespaces {
+            // Tools show this name beside the number that the instance has as a member.
+            let instance = self.options.instance_name.as_str();
+            info!(namespaces, instance, "subscribed");
+        }
     }
 
     /// A first subscription has lasted for a while. The line does not wait for other caches any longer.
     pub(crate) fn end_first_subscriptions(&self) {
-        log_subscribed(self.reporter.subscribed_without_others());
+        self.log_subscribed(self.reporter.subscribed_without_others());
     }
 
     /// The subscription was lost, or could not be made. It says nothing of requests, so their health stays as it is.
@@ -515,11 +523,5 @@ fn log_end(over: Option<(String, l2::Trouble)>) {
             skipped = all.skipped,
             "L2 is answering again"
         );
-    }
-}
-
-fn log_subscribed(namespaces: Option<String>) {
-    if let Some(namespaces) = namespaces {
-        info!(namespaces, "subscribed");
     }
 }

@@ -22,7 +22,7 @@ use tokio::task::JoinHandle;
 use tokio::time::{Instant, sleep, sleep_until};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::AbortOnDropHandle;
-use tracing::{Instrument, debug, debug_span, info};
+use tracing::{Instrument, debug, debug_span};
 
 use super::listen::Channels;
 use super::publish::Publisher;
@@ -395,15 +395,6 @@ impl<'a> Session<'a> {
         self.freshness.prove(&lane, proof);
         if from.is_none() {
             ctx.breaker.note_first_subscription();
-            // Once for all lanes.
-            if all.is_some() {
-                info!(
-                    namespace = ctx.options.namespace.as_str(),
-                    member = %format_args!("{:x}", ctx.instance),
-                    instance = ctx.options.instance_name.as_str(),
-                    "subscribed"
-                );
-            }
         } else {
             debug!(
                 namespace = ctx.options.namespace.as_str(),
