@@ -52,7 +52,6 @@ impl<T> OrDeferred for Result<T, WriteError> {
 /// all types: an enum of errors takes all of them by one `#[from]`.
 ///
 /// ```
-/// # async fn demo() -> Result<(), Failure> {
 /// use larder::{Cache, CommitError, OrDeferred as _};
 ///
 /// #[derive(Debug, thiserror::Error)]
@@ -63,6 +62,7 @@ impl<T> OrDeferred for Result<T, WriteError> {
 /// #    Built(#[from] larder::BuildError),
 /// }
 ///
+/// # async fn demo() -> Result<(), Failure> {
 /// # async fn update_price() -> Result<u64, std::io::Error> { Ok(1) }
 /// # async fn rename() -> Result<String, std::io::Error> { Ok("tea".to_owned()) }
 /// let prices: Cache<String, u32> = Cache::builder("docs:prices").build()?;
