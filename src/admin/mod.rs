@@ -67,6 +67,7 @@
 //! | `GET /NS/global_stats` | | shows the [counters of all instances](crate::Cache::global_stats) |
 //! | `GET /NS/hot_keys?most=N` | | shows the [hottest keys](crate::Cache::hot_keys), each with its share of the look-ups; none unless [`track_hot_keys`](crate::Builder::track_hot_keys) is set |
 //! | `GET /NS/local_keys?most=N` | | shows [keys in L1](crate::Cache::local_keys) of this instance |
+//! | `GET /NS/mismatches` | | shows the last 32 keys whose values [`verify`](crate::Builder::verify) has found not to be those of the source, the last one first: `epoch` and `version` of the write, `age_ms` at that time, and `found_ms_ago` |
 //! | `GET /NS/key?key=KEY` | | shows [where a key is](#where-a-key-is) |
 //! | `PUT /NS/enabled`, `PUT /enabled` | `true` or `false` | [switches](crate::Cache::set_enabled) a cache, or all of them, on or off in this instance |
 //! | `PUT /NS/enabled_everywhere`, `PUT /enabled_everywhere` | `true` or `false` | [switches](crate::Cache::set_enabled_everywhere) a cache, or all of them, on or off in all instances |
@@ -109,12 +110,13 @@
 //!
 //! # What is shown
 //!
-//! Of a cache: `namespace`; `ok`, as [`Health::is_ok`](crate::Health::is_ok); `enabled` and `share`; `bypassed`, the
+//! Of a cache: `namespace`; `instance`, the [name](crate::Builder::instance_name) of this process, and `member`, the number
+//! by which the command `larder` shows this instance; `ok`, as [`Health::is_ok`](crate::Health::is_ok); `enabled` and `share`; `bypassed`, the
 //! number of keys and prefixes for which the cache is off; `l1_capacity`; `health`, and as `lanes` the [health of each
 //! lane](crate::Cache::lane_health); `stats`, the [counters](crate::Stats) of this instance; `size_advice`, the [hit
 //! rates with other capacities](crate::Cache::size_advice), or `null`.
 //!
-//! A key may be personal data, or a secret, such as the id of a session. Only `hot_keys`, `local_keys` and `key` show
+//! A key may be personal data, or a secret, such as the id of a session. Only `hot_keys`, `local_keys`, `mismatches` and `key` show
 //! keys, to clients with [`Access::Read`]. The function that decides sees the path, without the part that axum's
 //! `nest_service` strips, and may deny single routes.
 //!

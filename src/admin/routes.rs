@@ -20,6 +20,7 @@ use super::query::{Query, decoded};
 use super::reply::Reply;
 use crate::any_cache::AnyCache;
 use crate::caches::Caches;
+use crate::clock::millis;
 use crate::engine::{Engine, Located};
 use crate::entry::AnyEntry;
 use crate::error::all_done;
@@ -52,12 +53,13 @@ const PUT: Method = Method::PUT;
 const DELETE: Method = Method::DELETE;
 
 #[rustfmt::skip]
-static ROUTES: [Route; 17] = [
+static ROUTES: [Route; 18] = [
     Route { method: GET, of: Of::All, name: "", takes: &[], answer: |call| now(show_all(&call)) },
     Route { method: GET, of: Of::One, name: "", takes: &[], answer: |call| now(show(&call)) },
     Route { method: GET, of: Of::One, name: "global_stats", takes: &[], answer: |call| Box::pin(global_stats(call)) },
     Route { method: GET, of: Of::One, name: "hot_keys", takes: &["most"], answer: |call| now(hot_keys(&call)) },
     Route { method: GET, of: Of::One, name: "local_keys", takes: &["most"], answer: |call| now(local_keys(&call)) },
+    Route { method: GET, of: Of::One, name: "mismatches", takes: &[], answer: |call| now(mismatches(&call)) },
     Route { method: GET, of: Of::One, name: "key", takes: &["key"], answer: |call| Box::pin(locate(call)) },
     Route { method: PUT, of: Of::Both, name: "enabled", takes: &[], answer: |call| now(set_enabled(&call)) },
     Route { method: PUT, of: Of::Both, name: "enabled_everywhere", takes: &[], answer: |call| Box::pin(set_enabled_everywhere(call)) },
@@ -189,6 +191,20 @@ fn hot_keys(call: &Call) -> Answer {
 fn local_keys(call: &Call) -> Answer {
     let keys = engine(call.cache()?).local_keys(call.most()?);
     Ok(Reply::shown(json!(keys)))
+}
+
+fn mismatches(call: &Call) -> Answer {
+    let (all, now) = engine(call.cache()?).mismatches();
+    let shown = all.iter().rev().map(|mismatch| {
+        json!({
+            "key": *mismatch.key,
+            "epoch": mismatch.version.epoch,
+            "version": mismatch.version.ver,
+            "age_ms": millis(mismatch.age),
+            "found_ms_ago": millis(Duration::from_nanos(now.saturating_sub(mismatch.found_at))),
+        })
+    });
+    Ok(Reply::shown(shown.collect()))
 }
 
 async fn locate(call: Call) -> Answer {

@@ -20,7 +20,9 @@ use super::context::Context;
 use super::convert::{Convert, TypeRules};
 use super::deferred::Deferred;
 use super::lanes::Lanes;
-use super::load::{LaneLoads, Load, Loads, Permits};
+#[cfg(feature = "admin")]
+use super::load::Mismatch;
+use super::load::{LaneLoads, Load, Loads, Mismatches, Permits};
 use super::metrics::Metrics;
 use super::read::LaneReads;
 #[cfg(feature = "admin")]
@@ -92,6 +94,7 @@ struct Instance {
     /// Of all lanes together.
     l1_capacity: AtomicU64,
     hot_keys: Arc<HotKeys>,
+    mismatches: Arc<Mismatches>,
     /// The functions with `#[cached]`, each after the text with which its keys begin.
     #[cfg(feature = "macros")]
     functions: Mutex<Functions>,
@@ -158,6 +161,7 @@ impl Engine {
             has_l2,
             l1_capacity: AtomicU64::new(capacity.number()),
             hot_keys: Arc::new(HotKeys::new(options.track_hot_keys)),
+            mismatches: Arc::default(),
             #[cfg(feature = "macros")]
             functions: Mutex::default(),
             size_advice,
@@ -246,7 +250,8 @@ impl Engine {
         let writes = reads.map(|lane, reads| Arc::new(Writes::new(lane, contexts.at(lane), reads)));
         let loads = writes.map(|lane, writes| {
             let (ctx, reads) = (contexts.at(lane), reads.at(lane));
-            Arc::new(Loads::new(ctx, reads, writes, &of.permits))
+            let (permits, mismatches) = (&of.permits, &of.mismatches);
+            Arc::new(Loads::new(ctx, reads, writes, permits, mismatches))
         });
         let writes = Arc::new(writes);
         Arc::new_cyclic(|engine: &Weak<Self>| {
@@ -290,6 +295,13 @@ impl Engine {
     #[cfg(any(feature = "admin", feature = "macros"))]
     pub(crate) fn id(&self) -> u64 {
         self.instance.id
+    }
+
+    /// The last values that were not those of their source, the oldest first; and the present time.
+    #[cfg(feature = "admin")]
+    pub(crate) fn mismatches(&self) -> (Vec<Mismatch>, Tick) {
+        let now = self.instance.options.clock.now();
+        (self.instance.mismatches.all(), now)
     }
 
     /// The name of this process, for people.

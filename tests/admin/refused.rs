@@ -13,13 +13,14 @@ use crate::fleet::{Instance, builder, request, send, two};
 use crate::support::redis_server::RedisServer;
 
 /// Every path, and the methods that it takes.
-const PATHS: [(&str, &[&str]); 24] = [
+const PATHS: [(&str, &[&str]); 25] = [
     ("/", &["GET", "HEAD"]),
     ("/test:price", &["GET", "HEAD"]),
     ("/test:price/", &["GET", "HEAD"]),
     ("/test:price/global_stats", &["GET", "HEAD"]),
     ("/test:price/hot_keys", &["GET", "HEAD"]),
     ("/test:price/local_keys", &["GET", "HEAD"]),
+    ("/test:price/mismatches", &["GET", "HEAD"]),
     ("/test:price/key?key=tea", &["GET", "HEAD", "DELETE"]),
     ("/test:price/enabled", &["PUT"]),
     ("/test:price/share", &["PUT"]),

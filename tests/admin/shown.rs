@@ -284,3 +284,41 @@ async fn the_name_of_an_instance() {
     let names: Vec<_> = fleet.stored.values().map(|counted| &counted.name).collect();
     assert_eq!(names, [&Some("eu_web_3".to_owned())]);
 }
+
+/// A value that was changed in its source alone.
+#[tokio::test]
+async fn the_keys_that_verify_has_found() {
+    let soon = Duration::from_millis(50);
+    let caches = Caches::with_l2("test", ServiceSettings::default(), larder::MemoryL2::new());
+    let builder = caches.cache::<u64, u64>("rising").verify(1.0);
+    let cache = builder
+        .max_staleness(soon)
+        .l2_timeout(soon)
+        .build()
+        .unwrap();
+    let count = std::sync::atomic::AtomicU64::new(0);
+    let instance = Instance::of(caches);
+    let shown = async || instance.get("/test:rising/mismatches").await.shown();
+    assert_eq!(shown().await, json!([]));
+    for key in [7, 7, 8] {
+        let before = cache.stats().mismatches_under_1m;
+        eventually("it is found", async || {
+            let next = count.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+            let load = async move || Ok::<_, std::io::Error>(next);
+            cache.get_or_load(&key, load).await.unwrap();
+            cache.stats().mismatches_under_1m > before
+        })
+        .await;
+    }
+    // The last one first, each key once.
+    let shown = shown().await;
+    let keys: Vec<_> = shown
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|one| &one["key"])
+        .collect();
+    assert_eq!(keys, ["8", "7"]);
+    assert!(shown[0]["version"].as_u64() > shown[1]["version"].as_u64());
+    assert!(shown[0]["age_ms"].is_u64() && shown[0]["found_ms_ago"].is_u64());
+}

@@ -39,6 +39,9 @@ pub(crate) use self::batches::{AnyKey, Batches, CacheLoader, Load, LoaderOfKeys}
 pub(crate) use self::commit::{Commit, Committed, Returned, invalidate_after};
 pub(crate) use self::lanes::LaneLoads;
 use self::permits::LoadPermits;
+#[cfg(feature = "admin")]
+pub(crate) use self::verify::Mismatch;
+pub(crate) use self::verify::Mismatches;
 use super::context::Context;
 use super::read::lookup::Reads;
 use super::write::Writes;
@@ -53,6 +56,7 @@ pub(crate) struct Loads {
     reads: Arc<Reads>,
     pub(crate) writes: Arc<Writes>,
     permits: Arc<Permits>,
+    mismatches: Arc<Mismatches>,
 }
 
 /// The limits of an instance, which all its lanes share.
@@ -82,9 +86,11 @@ impl Loads {
         reads: &Arc<Reads>,
         writes: &Arc<Writes>,
         permits: &Arc<Permits>,
+        mismatches: &Arc<Mismatches>,
     ) -> Self {
         Self {
             permits: Arc::clone(permits),
+            mismatches: Arc::clone(mismatches),
             ctx: Arc::clone(ctx),
             reads: Arc::clone(reads),
             writes: Arc::clone(writes),

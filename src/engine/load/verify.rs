@@ -1,9 +1,10 @@
 //! The online checker: a sample of hits is compared with the source. In [`Mode::Shadow`](crate::Mode::Shadow) all hits
 //! are, and their callers get what the source returns.
 
+use std::collections::VecDeque;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::slice;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use futures::FutureExt;
@@ -14,13 +15,15 @@ use super::Loads;
 use super::get::{FoundAt, LoadCall, LoaderOfPlaces};
 use super::loader::{LoadKey, LoadedValues, Loader};
 use super::nested::{Behind, LoadId, Waiting};
+use crate::clock::Tick;
 use crate::engine::convert::Convert;
 use crate::entry::AnyEntry;
 use crate::error::LoadError;
 use crate::events::CacheEvent;
 use crate::key::Key;
 use crate::loaded::Loaded;
-use crate::vocabulary::{AnyValue, Source};
+use crate::util::lock::lock;
+use crate::vocabulary::{AnyValue, Source, Version};
 
 const MINUTE: Duration = Duration::from_secs(60);
 const HOUR: Duration = Duration::from_secs(3600);
@@ -34,6 +37,41 @@ pub(super) struct Sample {
     pub(super) entry: AnyEntry,
     /// The number by which the loader knows the key.
     pub(super) number: usize,
+}
+
+/// A value that is not that of its source, and that nothing has invalidated.
+#[derive(Clone, Debug)]
+#[cfg_attr(not(feature = "admin"), expect(dead_code, reason = "routes show it"))]
+pub(crate) struct Mismatch {
+    pub(crate) key: Key,
+    pub(crate) version: Version,
+    /// How long before it was found the value was written.
+    pub(crate) age: Duration,
+    pub(crate) found_at: Tick,
+}
+
+/// The last mismatches of an instance, the oldest first.
+#[derive(Default)]
+pub(crate) struct Mismatches(Mutex<VecDeque<Mismatch>>);
+
+impl Mismatches {
+    /// How many are kept.
+    const MOST: usize = 32;
+
+    fn add(&self, mismatch: Mismatch) {
+        let mut all = lock(&self.0);
+        // A key that is found again takes one place.
+        all.retain(|known| known.key != mismatch.key);
+        if all.len() == Self::MOST {
+            all.pop_front();
+        }
+        all.push_back(mismatch);
+    }
+
+    #[cfg(feature = "admin")]
+    pub(crate) fn all(&self) -> Vec<Mismatch> {
+        lock(&self.0).iter().cloned().collect()
+    }
 }
 
 impl Loads {
@@ -221,6 +259,12 @@ impl Loads {
         };
         counter.bump();
         let version = entry.slot().version;
+        self.mismatches.add(Mismatch {
+            key: key.clone(),
+            version,
+            age,
+            found_at: now,
+        });
         ctx.events.emit(|| CacheEvent::Mismatch {
             key: key.to_string(),
             version,
