@@ -444,10 +444,12 @@ enum WriteKind {
     TooLarge(ByteSize),
     #[error("the value could not be encoded")]
     Encode(#[source] CodecError),
-    #[error(
-        "the value was changed by others each time that it was read, or cannot be read; nothing was changed"
-    )]
+    #[error("the value was changed by others each time that it was read; nothing was changed")]
     Contended,
+    #[error(
+        "the stored value cannot be read, as it is of another release, or damaged; nothing was changed: wait for the end of the deploy, or insert or invalidate the key"
+    )]
+    Unreadable,
     #[error("the cache is switched off; nothing was changed")]
     SwitchedOff,
     #[error(transparent)]
@@ -470,6 +472,10 @@ impl WriteError {
     /// Without an error of L2 if it is not known any more which keys were changed.
     pub(crate) fn contended() -> Self {
         WriteKind::Contended.into()
+    }
+
+    pub(crate) fn unreadable() -> Self {
+        WriteKind::Unreadable.into()
     }
 
     pub(crate) fn switched_off() -> Self {
@@ -531,6 +537,14 @@ impl WriteError {
     #[must_use]
     pub fn is_contended(&self) -> bool {
         matches!(&self.kind, WriteKind::Contended)
+    }
+
+    /// Whether an [`update`](crate::Cache::update) has found a value that it cannot read: of another release, whose type
+    /// has another shape, or damaged. Nothing was changed. Each release has its own value if it has another
+    /// [`schema_version`](crate::Builder::schema_version).
+    #[must_use]
+    pub fn is_unreadable(&self) -> bool {
+        matches!(&self.kind, WriteKind::Unreadable)
     }
 
     /// Whether the write was deferred, because L2 could not be reached or refused it. This instance has evicted the

@@ -3,6 +3,7 @@
 
 use std::collections::HashMap;
 use std::iter::{Chain, Once, Take, once};
+use std::mem::replace;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -76,6 +77,7 @@ pub(crate) struct Attempts<'a> {
     turn: Turn<'a>,
     /// One before each attempt that is left; before the first there is none to wait for.
     pauses: Chain<Once<Duration>, Take<ExponentialBackoff>>,
+    has_begun: bool,
 }
 
 impl<'a> Attempts<'a> {
@@ -85,6 +87,7 @@ impl<'a> Attempts<'a> {
             ctx,
             turn: turns.wait(key).await,
             pauses: once(Duration::ZERO).chain(pauses.take(ATTEMPTS - 1)),
+            has_begun: false,
         }
     }
 
@@ -94,7 +97,9 @@ impl<'a> Attempts<'a> {
 
     /// Waits until the value can be read for the next attempt. After that it is read from L2: an instance that read its
     /// own last value from L1 would be a round trip ahead of all others each time, and these would never succeed.
-    pub(super) async fn next(&mut self) -> Result<(), WriteError> {
+    ///
+    /// Returns whether it is the first attempt.
+    pub(super) async fn next(&mut self) -> Result<bool, WriteError> {
         let pause = self.pauses.next().ok_or_else(WriteError::contended)?;
         if !pause.is_zero() {
             sleep(pause).await;
@@ -107,7 +112,7 @@ impl<'a> Attempts<'a> {
         if !self.ctx.l1.freshness.has_no_l2() {
             self.ctx.l1.forget(&self.turn.key);
         }
-        Ok(())
+        Ok(!replace(&mut self.has_begun, true))
     }
 }
 
