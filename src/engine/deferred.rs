@@ -163,8 +163,11 @@ impl<Next> Deferred<Next> {
             take(target, deferral);
         }
         self.any.store(false, Ordering::SeqCst);
+        let taken = mem::take(&mut *pending);
+        // Who is woken may run at once.
+        drop(pending);
         self.emptied.notify_waiters();
-        mem::take(&mut *pending).into_keys().collect()
+        taken.into_keys().collect()
     }
 
     /// Whether a key must not be used until L2 has been sent its invalidation.
@@ -262,8 +265,10 @@ impl<Next> Deferred<Next> {
             }
         }
         // With the lock held: otherwise a deferral in between would be hidden from reads.
-        self.any.store(!pending.is_empty(), Ordering::SeqCst);
-        if pending.is_empty() {
+        let is_empty = pending.is_empty();
+        self.any.store(!is_empty, Ordering::SeqCst);
+        drop(pending);
+        if is_empty {
             self.emptied.notify_waiters();
         }
     }
