@@ -18,6 +18,10 @@ for feature in "" json postcard messagepack compression encryption tls tls-ring 
     cargo test --locked --features "$feature" --lib --test codec --test key --test tls_provider
 done
 
+step "bincode without messagepack"
+cargo clippy --locked --lib --no-default-features --features bincode -- -D warnings
+cargo test --locked --no-default-features --features bincode --lib --test codec --test named_codec
+
 # All but bincode, which is on by default.
 features=json,postcard,messagepack,compression,encryption,tls-ring,cluster,inspect,uuid,outbox-rusqlite,outbox-sqlx,write-behind,metrics,macros,http,admin
 for feature in "" json postcard messagepack compression encryption write-behind http admin "$features"; do
