@@ -806,7 +806,7 @@ impl<K, V: Serialize + DeserializeOwned + Send + Sync + 'static, L> Builder<K, V
     }
 
     /// The codec that encodes values, alone or in a layer that compresses or encrypts, see [`codec`](crate::codec).
-    /// Default: [`Bincode`](crate::codec::Bincode), or the codec that [`Cache::builder_with_codec`] was given.
+    /// Default: [`Auto`](crate::codec::Auto), or the codec that [`Cache::builder_with_codec`] was given.
     ///
     /// Values are decoded with the codec that encoded them, if it is compiled in. So a fleet can change its codec one
     /// instance after the other, without a flush, once all instances are built with both codecs. A fleet moves to

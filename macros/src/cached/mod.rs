@@ -353,7 +353,7 @@ impl<'a> Cached<'a> {
         let (look_up, body) = (self.look_up(), self.body());
         let (conditions, lints) = (self.attributes(is_condition), self.attributes(is_lint));
         let allowed_lints = lints.iter().map(|lint| allowed(lint));
-        let lenient = quote! {
+        let attributes = quote! {
             #(#conditions)*
             #(#allowed_lints)*
         };
@@ -374,20 +374,20 @@ impl<'a> Cached<'a> {
             #[doc = #of_uncached]
             #vis async fn #uncached #generics(#inputs) #output #bounds #body
 
-            #lenient
+            #attributes
             #[doc = #of_refresh]
             #vis async fn #refresh #generics(#all) #output #bounds {
                 #of::#load(#passed ::larder::generated::How::Refresh).await
             }
 
-            #lenient
+            #attributes
             #[doc = #of_get]
             #vis async fn #get #generics(#of_entry) -> ::core::option::Option<::larder::Entry<#value>> #bounds {
                 #cache
                 #get_it
             }
 
-            #lenient
+            #attributes
             #[doc = #of_invalidate]
             #vis async fn #invalidate #generics(#of_entry)
                 -> ::core::result::Result<::larder::Token, ::larder::WriteError> #bounds
@@ -396,7 +396,7 @@ impl<'a> Cached<'a> {
                 #invalidate_it
             }
 
-            #lenient
+            #attributes
             async fn #load #generics(#all how: ::larder::generated::How) #output #bounds {
                 #cache
                 #look_up
