@@ -1,6 +1,7 @@
 //! What the code calls that `#[cached]` of `larder-macros` generates. Only that code names it: it changes with the
 //! macro.
 
+use std::cell::Cell;
 use std::error::Error;
 use std::marker::PhantomData;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -184,6 +185,17 @@ impl Tags {
     }
 }
 
+impl How {
+    #[must_use]
+    pub const fn of(refreshes: bool) -> Self {
+        if refreshes {
+            Self::Refresh
+        } else {
+            Self::GetOrLoad
+        }
+    }
+}
+
 /// Looks a key up, with a loader that is made if it is needed: it owns copies of the arguments.
 pub async fn load<K, V, Q, M, F, Fut>(
     cache: Result<&Cache<K, V>, BuildError>,
@@ -265,8 +277,14 @@ pub struct OnceCache<K, V: Send + Sync + 'static> {
 /// The thread builds no more, also if it has panicked.
 struct Building<'a, K, V: Send + Sync + 'static>(&'a OnceCache<K, V>);
 
+thread_local! {
+    /// How many caches the thread builds.
+    static BUILDS: Cell<usize> = const { Cell::new(0) };
+}
+
 impl<K, V: Send + Sync + 'static> Drop for Building<'_, K, V> {
     fn drop(&mut self) {
+        BUILDS.set(BUILDS.get() - 1);
         *lock(&self.0.builder) = None;
         self.0.ended.notify_all();
     }
@@ -310,13 +328,15 @@ impl<K: CacheKey, V: Send + Sync + 'static> OnceCache<K, V> {
         let this = thread::current().id();
         let mut builder = self.builder.lock().unwrap_or_else(PoisonError::into_inner);
         while let Some(other) = *builder {
-            if other == this {
+            // Also if it builds another cache: the other thread may wait for that.
+            if other == this || BUILDS.get() > 0 {
                 let mistake = "it is called while it is built, as by a subscriber of tracing";
                 return Err(BuildError::new(namespace, vec![mistake.to_owned()], None));
             }
             builder = (self.ended.wait(builder)).unwrap_or_else(PoisonError::into_inner);
         }
         *builder = Some(this);
+        BUILDS.set(BUILDS.get() + 1);
         Ok(Building(self))
     }
 }

@@ -4,7 +4,7 @@ use std::collections::HashMap;
 
 use clap::Args;
 use futures::FutureExt;
-use futures::future::try_join_all;
+use futures::future::join_all;
 use larder::inspect::Namespace;
 use larder::l2::Kind;
 use serde_json::json;
@@ -48,7 +48,9 @@ impl Tail {
             let asked = some
                 .iter()
                 .map(|(lane, message)| changes.is_expire(*lane, message));
-            let are_expires = try_join_all(asked).await?;
+            // A change whose log cannot be read is shown by its message alone.
+            let asked = asked.map(|asked| asked.map(Result::unwrap_or_default));
+            let are_expires = join_all(asked).await;
             let mut screen = Screen::default();
             for ((lane, message), is_expire) in some.iter().zip(are_expires) {
                 let before = last.insert(lane.number, message.seq);

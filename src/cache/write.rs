@@ -208,8 +208,8 @@ impl<K: CacheKey, V: Send + Sync + 'static> Cache<K, V> {
     /// - [`WriteError::is_deferred`]: L2 did not answer. The change is stored or not, and this instance invalidates the
     ///   key as soon as L2 answers.
     /// - [`WriteError::is_contended`]: 256 attempts have failed, which took several seconds. Nothing was changed.
-    /// - [`WriteError::is_unreadable`]: the stored value is of another release, whose type has another shape, or damaged.
-    ///   Nothing was changed.
+    /// - [`WriteError::is_unreadable`]: the stored value is of another release or type, or damaged, which some attempts
+    ///   have shown. Nothing was changed.
     /// - [`WriteError::is_refused`]: L2 refused the write or was not asked, or the cache is
     ///   [switched off](Self::set_enabled). Nothing was changed.
     /// - Otherwise as an [`insert`](Self::insert) that has changed nothing.

@@ -447,7 +447,7 @@ enum WriteKind {
     #[error("the value was changed by others each time that it was read; nothing was changed")]
     Contended,
     #[error(
-        "the stored value cannot be read, as it is of another release, or damaged; nothing was changed: wait for the end of the deploy, or insert or invalidate the key"
+        "the stored value cannot be read, as it is of another release or type, or damaged; nothing was changed: wait for the end of the deploy, or insert or invalidate the key"
     )]
     Unreadable,
     #[error("the cache is switched off; nothing was changed")]
@@ -540,8 +540,7 @@ impl WriteError {
     }
 
     /// Whether an [`update`](crate::Cache::update) has found a value that it cannot read: of another release, whose type
-    /// has another shape, or damaged. Nothing was changed. Each release has its own value if it has another
-    /// [`schema_version`](crate::Builder::schema_version).
+    /// has another shape or another [`schema_version`](crate::Builder::schema_version), or damaged. Nothing was changed.
     #[must_use]
     pub fn is_unreadable(&self) -> bool {
         matches!(&self.kind, WriteKind::Unreadable)

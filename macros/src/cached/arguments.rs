@@ -2,6 +2,7 @@
 
 use proc_macro2::{Ident, Span, TokenStream, TokenTree};
 use quote::{ToTokens, quote, quote_spanned};
+use syn::ext::IdentExt as _;
 use syn::spanned::Spanned as _;
 use syn::{
     Attribute, Error, Expr, FnArg, LitStr, Pat, PatType, ReceiverKind, Result, Type, TypeReference,
@@ -10,6 +11,9 @@ use syn::{
 
 use super::generated_name;
 use super::options::{Code, Options};
+
+/// A part of a key that differs from call to call.
+const ARGUMENT: &str = "_";
 
 const NO_MUT: &str = "the body of a `#[cached]` function runs only if no value is stored, so it must not change what \
     it is given: borrow with `&`";
@@ -46,6 +50,7 @@ pub(crate) struct Argument {
     copied: Copied,
     is_in_key: bool,
     is_in_cache: bool,
+    is_in_tags: bool,
 }
 
 /// How the load has a copy of its own: of the value that a reference leads to, or of an owned value.
@@ -158,16 +163,14 @@ impl Argument {
             }
             (_, skip) => skip.is_none(),
         };
-        let in_tags = options.tags.iter().flatten();
-        let in_tags = in_tags.map(|tag| mentions(tag.to_token_stream(), &name, false));
-        let is_named = [&options.key, &options.cache]
-            .into_iter()
-            .flatten()
-            .any(is_in)
-            || in_tags.into_iter().any(|is_in| is_in);
+        let mut tags = options.tags.iter().flatten();
+        let is_in_tags = tags.any(|tag| mentions(tag.to_token_stream(), &name, false));
+        let code = [&options.key, &options.cache];
+        let is_named = is_in_tags || code.into_iter().flatten().any(is_in);
         Ok(Self {
             copied: Copied::new(&declared.ty)?,
             is_in_key,
+            is_in_tags,
             is_in_cache: options.cache.as_ref().is_some_and(is_in),
             // A user who names it in an expression finds it there; lints are not about the uses of the macro.
             name: if is_named {
@@ -306,10 +309,18 @@ impl Arguments {
         })
     }
 
-    /// An expression of a tag, where the arguments are copies that the body needs afterwards.
+    /// Statements that borrow the copies of borrowed arguments, so that expressions of tags see them as the user does.
+    pub(crate) fn borrowed_by_tags(&self) -> TokenStream {
+        let borrowed = self.all.iter().filter(|argument| argument.is_in_tags);
+        let borrowed = borrowed.filter(|argument| argument.copied.is_borrowed);
+        let borrowed = borrowed.map(|Argument { name, .. }| quote!(let #name = &#name;));
+        quote!(#(#borrowed)*)
+    }
+
+    /// An expression of a tag. The body needs the arguments afterwards.
     pub(crate) fn tag(&self, expression: &Expr) -> TokenStream {
         let part = |part: &Expr| match self.named(part) {
-            Some(Argument { name, .. }) => quote!(&#name),
+            Some(argument) => argument.as_key(),
             None => part.to_token_stream(),
         };
         match unparenthesized(expression) {
@@ -321,6 +332,30 @@ impl Arguments {
                 let tag = part(expression);
                 quote_spanned!(expression.span()=> &(#tag))
             }
+        }
+    }
+
+    /// The form of a key, which tells functions apart: literals and paths as they are written, and a sign for each part
+    /// that is an argument or depends on one.
+    pub(crate) fn form(&self, expression: &Expr) -> String {
+        let expression = unparenthesized(expression);
+        let as_written = || expression.to_token_stream().to_string();
+        match expression {
+            Expr::Tuple(tuple) => {
+                let parts = tuple.elems.iter().map(|part| self.form(part));
+                parts.collect::<Vec<_>>().join(", ")
+            }
+            Expr::Reference(reference) => self.form(&reference.expr),
+            Expr::MethodCall(call) => self.form(&call.receiver),
+            Expr::Lit(_) => as_written(),
+            Expr::Path(_) if self.named(expression).is_none() => as_written(),
+            Expr::Call(call) => call.func.to_token_stream().to_string(),
+            Expr::Struct(value) => value.path.to_token_stream().to_string(),
+            Expr::Macro(call) => {
+                let text = call.mac.tokens.clone().into_iter().next();
+                text.map_or_else(String::new, |text| text.to_string())
+            }
+            _ => ARGUMENT.to_owned(),
         }
     }
 
@@ -359,27 +394,6 @@ fn unparenthesized(mut expression: &Expr) -> &Expr {
         expression = &inner.expr;
     }
     expression
-}
-
-/// The text with which a key begins: a literal, the path of a struct or a variant, or the text before the first
-/// argument of `format!`. Empty if it is not known.
-pub(crate) fn begins_with(expression: &Expr) -> String {
-    let text = |literal: TokenStream| syn::parse2::<LitStr>(literal).ok().map(|text| text.value());
-    match unparenthesized(expression) {
-        Expr::Tuple(tuple) => tuple.elems.first().map_or_else(String::new, begins_with),
-        Expr::Reference(reference) => begins_with(&reference.expr),
-        Expr::MethodCall(call) => begins_with(&call.receiver),
-        Expr::Lit(literal) => text(literal.to_token_stream()).unwrap_or_default(),
-        Expr::Call(call) => call.func.to_token_stream().to_string(),
-        Expr::Struct(value) => value.path.to_token_stream().to_string(),
-        Expr::Macro(call) => {
-            let first = call.mac.tokens.clone().into_iter().next();
-            let text = first.and_then(|first| text(first.to_token_stream()));
-            let text = text.unwrap_or_default();
-            text.split('{').next().unwrap_or_default().to_owned()
-        }
-        _ => String::new(),
-    }
 }
 
 /// Whether code uses a variable. A field, a method or an item of the same name is none. A literal of a macro uses what
@@ -422,7 +436,8 @@ fn mentions(code: TokenStream, variable: &Ident, is_of_macro: bool) -> bool {
 
 /// Whether a `format!` string names a variable, as in `{id}` or `{id:?}`.
 fn formats(text: &str, variable: &Ident) -> bool {
-    let variable = variable.to_string();
+    // Format strings name it without `r#`.
+    let variable = variable.unraw().to_string();
     // Two braces stand for one.
     let text = text.replace("{{", "");
     text.split('{').skip(1).any(|piece| {

@@ -7,6 +7,8 @@
 mod arguments;
 mod options;
 
+use std::hash::{DefaultHasher, Hash as _, Hasher as _};
+
 use proc_macro2::{Group, Ident, Span, TokenStream, TokenTree};
 use quote::{ToTokens as _, format_ident, quote, quote_spanned};
 use syn::ext::IdentExt as _;
@@ -16,7 +18,7 @@ use syn::{
     PathArguments, Result, ReturnType, Safety, TraitItemFn, Type, parse_quote,
 };
 
-use self::arguments::{Argument, Arguments, Key, begins_with, check_owned, is_skip};
+use self::arguments::{Argument, Arguments, Key, check_owned, is_skip};
 use self::options::Options;
 
 const RETURNS_BORROWED: &str = "the value is kept for other callers, so it cannot borrow: return an owned type, such as \
@@ -113,9 +115,10 @@ impl Returned {
     }
 }
 
-/// A place in the user's code, for code that the macro has written: lints are about the user's own.
+/// A place in the user's code, for names that the macro has written: lints are about the user's own. Apart from the
+/// variables of the macro, so that an argument may have the name of one of these.
 fn generated_at(span: Span) -> Span {
-    Span::mixed_site().located_at(span)
+    Span::call_site().located_at(span)
 }
 
 fn generated_name(name: &Ident) -> Ident {
@@ -318,7 +321,7 @@ impl<'a> Cached<'a> {
         quote! {
             #(#attributes)*
             #vis async fn #name #generics(#declared) #output #bounds {
-                #of::#load(#passed ::larder::generated::How::GetOrLoad).await
+                #of::#load::<false>(#passed).await
             }
         }
     }
@@ -358,6 +361,9 @@ impl<'a> Cached<'a> {
             #(#allowed_lints)*
         };
         let vis = generated_code(vis.to_token_stream());
+        // No argument: a function may have as many as a lint allows.
+        let mut of_load = generics.clone();
+        of_load.params.push(parse_quote!(const REFRESH: bool));
         let name = &sig.ident;
         let of_uncached =
             format!("Calls the body of `{name}`: neither looks up nor stores a value.");
@@ -377,7 +383,7 @@ impl<'a> Cached<'a> {
             #attributes
             #[doc = #of_refresh]
             #vis async fn #refresh #generics(#all) #output #bounds {
-                #of::#load(#passed ::larder::generated::How::Refresh).await
+                #of::#load::<true>(#passed).await
             }
 
             #attributes
@@ -397,7 +403,7 @@ impl<'a> Cached<'a> {
             }
 
             #attributes
-            async fn #load #generics(#all how: ::larder::generated::How) #output #bounds {
+            async fn #load #of_load(#all) #output #bounds {
                 #cache
                 #look_up
             }
@@ -492,7 +498,10 @@ impl<'a> Cached<'a> {
     fn look_up(&self) -> TokenStream {
         let Names { uncached, of, .. } = &self.names;
         let (copies, copied) = self.arguments.copies();
-        let load = self.call("load", &generated!(&FUNCTION, how, loader));
+        let load = self.call(
+            "load",
+            &generated!(&FUNCTION, ::larder::generated::How::of(REFRESH), loader),
+        );
         let function = self.known_function();
         let (tags, loaded) = self.stored();
         let body = quote!(#of::#uncached(#copied).await);
@@ -536,13 +545,13 @@ impl<'a> Cached<'a> {
         if self.shares_keys() {
             return quote!(::core::option::Option::None);
         }
-        let begins = self.first_part();
-        quote!(::core::option::Option::Some(#begins))
+        let keys = self.form_of_keys();
+        quote!(::core::option::Option::Some(#keys))
     }
 
-    fn first_part(&self) -> String {
+    fn form_of_keys(&self) -> String {
         let key = self.options.key.as_ref();
-        key.map_or_else(String::new, |key| begins_with(&key.expression))
+        key.map_or_else(String::new, |key| self.arguments.form(&key.expression))
     }
 
     fn shares_keys(&self) -> bool {
@@ -560,18 +569,17 @@ impl<'a> Cached<'a> {
             return None;
         }
         let expression = cache.expression.to_token_stream().to_string();
-        let begins = self.first_part();
-        let name: String = format!("_TWO_FUNCTIONS_SHARE_KEYS_OF_{expression}_{begins}")
-            .chars()
-            .filter(|sign| !sign.is_whitespace())
-            .map(|sign| {
-                if sign.is_alphanumeric() {
-                    sign.to_ascii_uppercase()
-                } else {
-                    '_'
-                }
-            })
-            .collect();
+        // Two forms may have one name, so it ends with a number of the form.
+        let mut number = DefaultHasher::new();
+        (&expression, self.form_of_keys()).hash(&mut number);
+        let letters = expression.chars().filter(|sign| !sign.is_whitespace());
+        let letters = letters.map(|sign| match sign {
+            'a'..='z' | 'A'..='Z' | '0'..='9' => sign.to_ascii_uppercase(),
+            _ => '_',
+        });
+        let letters: String = letters.collect();
+        let number = number.finish();
+        let name = format!("_TWO_FUNCTIONS_SHARE_KEYS_OF_{letters}_{number:X}");
         let name = Ident::new(&name, generated_at(cache.span()));
         let conditions = self.attributes(is_condition);
         Some(generated! {
@@ -645,7 +653,13 @@ impl<'a> Cached<'a> {
                 quote_spanned!(span=> .and(#tag))
             });
             loaded = generated!(tags.of(#loaded));
-            generated!(let tags = ::larder::generated::Tags::default() #(#tags)*;)
+            let borrowed = self.arguments.borrowed_by_tags();
+            generated! {
+                let tags = {
+                    #borrowed
+                    ::larder::generated::Tags::default() #(#tags)*
+                };
+            }
         });
         if options.none_ttl.is_some() {
             loaded = generated! {

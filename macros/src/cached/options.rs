@@ -1,7 +1,7 @@
 //! The options in the brackets of `#[cached(…)]`.
 
-use proc_macro2::{Ident, Span, TokenStream};
-use quote::{quote, quote_spanned};
+use proc_macro2::{Ident, Span, TokenStream, TokenTree};
+use quote::{ToTokens as _, quote, quote_spanned};
 use syn::parse::{Parse, ParseStream};
 use syn::punctuated::Punctuated;
 use syn::{Error, Expr, ExprLit, Lit, LitBool, LitStr, Result, Token, bracketed};
@@ -125,6 +125,11 @@ fn tags(input: ParseStream<'_>) -> Result<Vec<Expr>> {
     bracketed!(list in input);
     let tags: Punctuated<Expr, Token![,]> = list.parse_terminated(Expr::parse, Token![,])?;
     for tag in &tags {
+        if let Some(of_self) = uses_self(tag.to_token_stream()) {
+            let message = "a tag is made of the arguments: take what it needs from `self` as an argument, or give the \
+                cache `tags_of`";
+            return Err(Error::new(of_self, message));
+        }
         if let Expr::Lit(ExprLit {
             lit: Lit::Str(text),
             ..
@@ -138,6 +143,15 @@ fn tags(input: ParseStream<'_>) -> Result<Vec<Expr>> {
         }
     }
     Ok(tags.into_iter().collect())
+}
+
+/// Where code names `self`.
+fn uses_self(code: TokenStream) -> Option<Span> {
+    code.into_iter().find_map(|token| match token {
+        TokenTree::Group(group) => uses_self(group.stream()),
+        TokenTree::Ident(name) if name == "self" => Some(name.span()),
+        _ => None,
+    })
 }
 
 impl Options {

@@ -159,11 +159,6 @@ impl Reads {
         self.answer(key, outcome, now).ok()
     }
 
-    /// Whether L2 has a value of this type that cannot be read, such as one of another release.
-    pub(crate) async fn is_unreadable(&self, key: &Key) -> bool {
-        matches!(self.read(key).await.0, Err(Some(Want::OtherThan(_))))
-    }
-
     /// L2, for keys that L1 did not have, in their order.
     pub(crate) async fn get_many(&self, keys: &[Key]) -> Vec<Option<AnyEntry>> {
         let outcomes = self.read_many(keys, Proof::Used).await;

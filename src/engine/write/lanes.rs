@@ -73,21 +73,16 @@ impl Update<'_> {
     /// Waits until the value can be read for the next attempt.
     #[cfg(feature = "write-behind")]
     pub(crate) fn next(&mut self) -> WriteCall<'_, ()> {
-        Box::pin(async { self.attempts.next().await.map(drop) })
+        Box::pin(self.attempts.next())
     }
 
     /// The value for the next attempt, and its version.
     pub(crate) fn read(&mut self) -> WriteCall<'_, (Option<AnyEntry>, Version)> {
         Box::pin(async {
             loop {
-                let is_first = self.attempts.next().await?;
-                let (reads, key) = (&self.writes.reads, self.attempts.key());
-                let stored = reads.look_up(key).await;
-                // It was not stored in the place of no value: another writer was faster, or there is one that cannot be
-                // read. To replace that would set back what the other release counts.
-                if stored.is_none() && !is_first && reads.is_unreadable(key).await {
-                    return Err(WriteError::unreadable());
-                }
+                self.attempts.next().await?;
+                let stored = self.writes.reads.look_up(self.attempts.key()).await;
+                self.attempts.found(stored.is_some())?;
                 // A value that L2 does not have, as one that could not be stored in it, cannot be replaced in it.
                 let version = (stored.as_ref()).map_or(Some(Version::ABSENT), AnyEntry::version);
                 if let Some(version) = version {

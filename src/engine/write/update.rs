@@ -3,7 +3,6 @@
 
 use std::collections::HashMap;
 use std::iter::{Chain, Once, Take, once};
-use std::mem::replace;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -19,6 +18,8 @@ use crate::util::retry_delays::retry_delays;
 
 /// An update gives up after so many attempts.
 const ATTEMPTS: usize = 256;
+/// More often than that no other writer is faster without leaving a value.
+const REFUSED: usize = 8;
 const FIRST_PAUSE: Duration = Duration::from_millis(1);
 const LONGEST_PAUSE: Duration = Duration::from_millis(20);
 
@@ -77,7 +78,8 @@ pub(crate) struct Attempts<'a> {
     turn: Turn<'a>,
     /// One before each attempt that is left; before the first there is none to wait for.
     pauses: Chain<Once<Duration>, Take<ExponentialBackoff>>,
-    has_begun: bool,
+    /// How many attempts, one after the other, have found no value.
+    found_none: usize,
 }
 
 impl<'a> Attempts<'a> {
@@ -87,7 +89,7 @@ impl<'a> Attempts<'a> {
             ctx,
             turn: turns.wait(key).await,
             pauses: once(Duration::ZERO).chain(pauses.take(ATTEMPTS - 1)),
-            has_begun: false,
+            found_none: 0,
         }
     }
 
@@ -97,9 +99,7 @@ impl<'a> Attempts<'a> {
 
     /// Waits until the value can be read for the next attempt. After that it is read from L2: an instance that read its
     /// own last value from L1 would be a round trip ahead of all others each time, and these would never succeed.
-    ///
-    /// Returns whether it is the first attempt.
-    pub(super) async fn next(&mut self) -> Result<bool, WriteError> {
+    pub(super) async fn next(&mut self) -> Result<(), WriteError> {
         let pause = self.pauses.next().ok_or_else(WriteError::contended)?;
         if !pause.is_zero() {
             sleep(pause).await;
@@ -112,7 +112,18 @@ impl<'a> Attempts<'a> {
         if !self.ctx.l1.freshness.has_no_l2() {
             self.ctx.l1.forget(&self.turn.key);
         }
-        Ok(!replace(&mut self.has_begun, true))
+        Ok(())
+    }
+
+    /// Takes note of what the attempt has read. Gives up if L2 has refused again and again to store a value in the place
+    /// of none: then it has one that cannot be read here, as of another release. To replace that would set back what the
+    /// other release counts.
+    pub(super) fn found(&mut self, is_there: bool) -> Result<(), WriteError> {
+        self.found_none = if is_there { 0 } else { self.found_none + 1 };
+        if self.found_none > REFUSED {
+            return Err(WriteError::unreadable());
+        }
+        Ok(())
     }
 }
 

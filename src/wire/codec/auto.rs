@@ -59,10 +59,12 @@ impl CodecStack for Auto {
 
 #[cold]
 fn held_by_neither(by_bincode: &CodecError, by_messagepack: CodecError) -> CodecError {
-    let error = by_messagepack.in_field(by_bincode.field());
-    match error.category() {
-        Category::ReadOtherwise => error.because(Category::HeldByNeither),
+    match by_messagepack.category() {
+        Category::ReadOtherwise => {
+            let error = by_messagepack.in_field(by_bincode.field());
+            error.because(Category::HeldByNeither)
+        }
         // It says enough.
-        _ => error,
+        _ => by_messagepack,
     }
 }

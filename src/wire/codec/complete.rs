@@ -1,6 +1,6 @@
 //! A serializer that finds the shape of a value, and passes every call on.
 //!
-//! Formats with names compare the shape of a value with the shape that it has when it is read back, see [`compare`].
+//! Formats with names compare all that a value shows with all that it shows when it is read back, see [`compare`].
 //!
 //! Formats without names write it, and must refuse types which leave fields out. With `skip_serializing_if` a type writes a field for some values and not for others. bincode and postcard do not
 //! write which: the bytes of the next field would be read in its place, as a wrong value and without an error. serde
@@ -18,7 +18,7 @@ use serde::ser::{
 };
 
 use super::memory::Bytes;
-use super::shape::{Elements, Parts, Shape};
+use super::shape::{Elements, Parts, Shape, Sum};
 use super::{Category, CodecError};
 
 /// Has `write` serialize a value, and returns its shape. An error names the field that the value leaves out.
@@ -54,12 +54,12 @@ fn refused<T: Serialize + ?Sized>(value: &T, error: Box<dyn Error + Send + Sync>
     }
 }
 
-/// Checks that a value that was read from the bytes of another one has its shape, in a format that is readable for
-/// humans or is not.
+/// Checks that a value that was read from the bytes of another one shows the same parts to serde, in a format that is
+/// readable for humans or is not.
 ///
 /// # Errors
 ///
-/// If it has not. The error names the field that differs.
+/// If it does not. The error names the field that differs.
 pub(super) fn compare<T: Serialize + ?Sized>(
     written: &T,
     read: &T,
@@ -215,8 +215,21 @@ pub(super) struct CompleteElements<'a, X, const NOTES: bool> {
     inner: X,
     found: &'a Found,
     elements: Elements,
+    /// The sum of all elements, with `NOTES`: each counts, and in no order, as in a `HashSet`.
+    sum: Sum,
     /// The shape of the key that came last.
     key: Shape,
+}
+
+impl<X, const NOTES: bool> CompleteElements<'_, X, NOTES> {
+    #[inline]
+    fn add(&mut self, element: Shape) {
+        if NOTES {
+            self.sum.add(element);
+        } else {
+            self.elements.add(element);
+        }
+    }
 }
 
 impl<'a, X, const NOTES: bool> Complete<'a, X, NOTES> {
@@ -245,6 +258,7 @@ impl<'a, X, const NOTES: bool> Complete<'a, X, NOTES> {
             inner: begin(self.inner)?,
             found: self.found,
             elements: Elements::NONE,
+            sum: Sum::default(),
             key: Shape::UNIT,
         })
     }
@@ -268,13 +282,15 @@ impl<T: Serialize + ?Sized, const NOTES: bool> Serialize for Complete<'_, &T, NO
     }
 }
 
-/// Passes simple values on, each with its shape.
+/// Passes simple values on, each with its shape, and with itself if there are `NOTES`.
 macro_rules! pass_on {
-    ($($method:ident($($arg:ident: $type:ty),*) $shape:expr;)*) => {$(
+    ($($method:ident($($arg:ident: $type:ty),*) $shape:expr $(, $value:expr)?;)*) => {$(
         #[inline]
         fn $method(self $(, $arg: $type)*) -> Result<S::Ok, S::Error> {
             let done = self.inner.$method($($arg),*)?;
-            self.found.shape.set($shape);
+            let shape = $shape;
+            $(let shape = if NOTES { shape.of($value) } else { shape };)?
+            self.found.shape.set(shape);
             Ok(done)
         }
     )*};
@@ -289,7 +305,9 @@ macro_rules! pass_floats_on {
                 self.found.check(Refused::NotFinite)?;
             }
             let done = self.inner.$method(value)?;
-            self.found.shape.set($shape);
+            let shape = $shape;
+            let shape = if NOTES { shape.of(&value.to_le_bytes()) } else { shape };
+            self.found.shape.set(shape);
             Ok(done)
         }
     )*};
@@ -307,20 +325,20 @@ impl<'a, S: Serializer, const NOTES: bool> Serializer for Complete<'a, S, NOTES>
     type SerializeStructVariant = CompleteParts<'a, S::SerializeStructVariant, NOTES>;
 
     pass_on! {
-        serialize_bool(value: bool) Shape::BOOL;
-        serialize_i8(value: i8) Shape::I8;
-        serialize_i16(value: i16) Shape::I16;
-        serialize_i32(value: i32) Shape::I32;
-        serialize_i64(value: i64) Shape::I64;
-        serialize_i128(value: i128) Shape::I128;
-        serialize_u8(value: u8) Shape::U8;
-        serialize_u16(value: u16) Shape::U16;
-        serialize_u32(value: u32) Shape::U32;
-        serialize_u64(value: u64) Shape::U64;
-        serialize_u128(value: u128) Shape::U128;
-        serialize_char(value: char) Shape::CHAR;
-        serialize_str(value: &str) Shape::TEXT;
-        serialize_bytes(value: &[u8]) Shape::BYTES;
+        serialize_bool(value: bool) Shape::BOOL, &[value.into()];
+        serialize_i8(value: i8) Shape::I8, &value.to_le_bytes();
+        serialize_i16(value: i16) Shape::I16, &value.to_le_bytes();
+        serialize_i32(value: i32) Shape::I32, &value.to_le_bytes();
+        serialize_i64(value: i64) Shape::I64, &value.to_le_bytes();
+        serialize_i128(value: i128) Shape::I128, &value.to_le_bytes();
+        serialize_u8(value: u8) Shape::U8, &value.to_le_bytes();
+        serialize_u16(value: u16) Shape::U16, &value.to_le_bytes();
+        serialize_u32(value: u32) Shape::U32, &value.to_le_bytes();
+        serialize_u64(value: u64) Shape::U64, &value.to_le_bytes();
+        serialize_u128(value: u128) Shape::U128, &value.to_le_bytes();
+        serialize_char(value: char) Shape::CHAR, &u32::from(value).to_le_bytes();
+        serialize_str(value: &str) Shape::TEXT, value.as_bytes();
+        serialize_bytes(value: &[u8]) Shape::BYTES, value;
         serialize_none() Shape::NONE;
         serialize_unit() Shape::UNIT;
         serialize_unit_struct(name: &'static str) Shape::UNIT;
@@ -438,7 +456,12 @@ impl<'a, S: Serializer, const NOTES: bool> Serializer for Complete<'a, S, NOTES>
     #[inline]
     fn collect_str<T: Display + ?Sized>(self, value: &T) -> Result<S::Ok, S::Error> {
         let done = self.inner.collect_str(value)?;
-        self.found.shape.set(Shape::TEXT);
+        let shape = if NOTES {
+            Shape::TEXT.of(value.to_string().as_bytes())
+        } else {
+            Shape::TEXT
+        };
+        self.found.shape.set(shape);
         Ok(done)
     }
 
@@ -475,6 +498,7 @@ macro_rules! pass_parts_on {
                 // The default does nothing, and so do bincode and postcard: the next field would be read in its place.
                 fn $skip(&mut self, field: &'static str) -> Result<(), S::Error> {
                     if NOTES {
+                        self.found.note(field, &Ok::<_, S::Error>(((), Shape::NONE)));
                         return Ok(());
                     }
                     self.found.field.set(Some(field));
@@ -508,13 +532,15 @@ impl<S: SerializeSeq, const NOTES: bool> SerializeSeq for CompleteElements<'_, S
         let ((), shape) = self.found.part(value, |value: &Complete<'_, _, NOTES>| {
             self.inner.serialize_element(value)
         })?;
-        self.elements.add(shape);
+        self.add(shape);
         Ok(())
     }
 
     #[inline]
     fn end(self) -> Result<S::Ok, S::Error> {
-        self.found.shape.set(self.elements.sequence());
+        let shape = self.elements.sequence();
+        let shape = if NOTES { self.sum.with(shape) } else { shape };
+        self.found.shape.set(shape);
         self.inner.end()
     }
 }
@@ -537,13 +563,15 @@ impl<S: SerializeMap, const NOTES: bool> SerializeMap for CompleteElements<'_, S
         let ((), shape) = self.found.part(value, |value: &Complete<'_, _, NOTES>| {
             self.inner.serialize_value(value)
         })?;
-        self.elements.add(self.key.with_value(shape));
+        self.add(self.key.with_value(shape));
         Ok(())
     }
 
     #[inline]
     fn end(self) -> Result<S::Ok, S::Error> {
-        self.found.shape.set(self.elements.map());
+        let shape = self.elements.map();
+        let shape = if NOTES { self.sum.with(shape) } else { shape };
+        self.found.shape.set(shape);
         self.inner.end()
     }
 }

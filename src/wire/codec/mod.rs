@@ -155,8 +155,9 @@ type Result<T, E = CodecError> = std::result::Result<T, E>;
 /// A cache stores no value that another instance could not read, or would read as another one; the error of `insert`
 /// says so, and names the field where it knows it. With bincode and postcard it reads one value of each shape back: the
 /// names and kinds of the parts, each variant, and whether a collection is empty. In a format with names, and with a
-/// codec of your own, the value itself may decide how it is read. So the cache reads each value back, and compares the
-/// shapes: that takes about as long as to encode and to decode the value once more.
+/// codec of your own, the value itself may decide how it is read. So the cache reads each value back, and compares all that
+/// both show to serde: that takes about as long as to encode and to decode the value once more. Two variants of an
+/// `untagged` enum that have one content, such as two texts, show nothing that tells them apart: the first one is read.
 ///
 /// What the type does not show to serde is in no bytes. A field with `#[serde(skip)]` comes back as its default, at
 /// every instance but the one that stored the value.
@@ -246,7 +247,10 @@ pub trait Codec: Send + Sync + 'static {
     ) -> Result<()> {
         let read = self.decode(bytes);
         let read = read.map_err(|error| {
-            let error = error.in_field(complete::not_finite(value));
+            // MessagePack has all floats.
+            let is_text = Self::ID != MESSAGEPACK;
+            let not_finite = is_text.then(|| complete::not_finite(value)).flatten();
+            let error = error.in_field(not_finite);
             error.of_reading_back(Category::ReadOtherwise)
         })?;
         complete::compare(value, &read, Self::ID != MESSAGEPACK)

@@ -9,7 +9,10 @@
 //!
 //! [`complete`](super::complete) finds the shape while it serializes a value.
 
+use std::hash::BuildHasher;
 use std::mem;
+
+use foldhash::fast::FixedState;
 
 /// The shape of a value or of a part of one.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -44,6 +47,11 @@ impl Shape {
         TEXT = 16
         BYTES = 17
         NONE = 18
+    }
+
+    /// Of a value of this shape, together with the value: a hash of its bytes.
+    pub(super) fn of(self, value: &[u8]) -> Self {
+        Self(mix(self.0, FixedState::default().hash_one(value)))
     }
 
     /// Of a `Some` with a value of this shape.
@@ -109,6 +117,21 @@ pub(super) struct Elements {
     /// Most collections have elements of one shape.
     last: Shape,
     others: Option<Box<Others>>,
+}
+
+/// A sum of the hashes of elements with their values, in no order.
+#[derive(Default)]
+pub(super) struct Sum(u64);
+
+impl Sum {
+    pub(super) fn add(&mut self, element: Shape) {
+        self.0 = self.0.wrapping_add(mix(element.0, START));
+    }
+
+    /// Of a collection of this shape without its elements.
+    pub(super) fn with(&self, shape: Shape) -> Shape {
+        Shape(mix(shape.0, self.0))
+    }
 }
 
 /// The shapes of the elements before.

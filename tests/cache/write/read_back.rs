@@ -386,6 +386,40 @@ where
     assert_eq!(named(Postcard, shop(details)).await, "details");
 }
 
+/// Is written with a total, and read without it.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+struct Sum {
+    parts: std::collections::HashSet<u32>,
+    #[serde(skip_deserializing)]
+    total: u32,
+    note: Option<String>,
+}
+
+#[tokio::test]
+async fn a_value_that_is_read_with_another_part_is_not_stored() {
+    let sum = |total| Sum {
+        parts: (0..100).collect(),
+        total,
+        note: Some("a".to_owned()),
+    };
+    for total in [0, 7] {
+        assert_eq!(
+            Pair::by(Json).await.stores(1, &sum(total)).await,
+            total == 0
+        );
+        assert_eq!(
+            Pair::by(MessagePack).await.stores(1, &sum(total)).await,
+            total == 0
+        );
+        assert_eq!(
+            Pair::by(Auto).await.stores(1, &sum(total)).await,
+            total == 0
+        );
+    }
+    assert_eq!(named(Json, sum(7)).await, "total");
+    assert_eq!(named(Auto, sum(7)).await, "total");
+}
+
 #[tokio::test]
 async fn the_error_of_a_format_without_names_names_the_field() {
     names_details(json!([7])).await;
