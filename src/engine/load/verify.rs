@@ -52,7 +52,9 @@ pub(crate) struct Mismatch {
 
 /// The last mismatches of an instance, the oldest first.
 #[derive(Default)]
-pub(crate) struct Mismatches(Mutex<VecDeque<Mismatch>>);
+pub(crate) struct Mismatches(Mutex<Found>);
+
+type Found = VecDeque<Mismatch>;
 
 impl Mismatches {
     /// How many are kept.
