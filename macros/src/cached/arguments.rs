@@ -360,7 +360,7 @@ impl Arguments {
     }
 
     /// The key if none is written.
-    fn all_in_key(&self) -> Expr {
+    pub(crate) fn all_in_key(&self) -> Expr {
         let in_key = self.all.iter().filter(|argument| argument.is_in_key);
         let names: Vec<_> = in_key.map(|argument| &argument.name).collect();
         match names.as_slice() {

@@ -550,8 +550,10 @@ impl<'a> Cached<'a> {
     }
 
     fn form_of_keys(&self) -> String {
-        let key = self.options.key.as_ref();
-        key.map_or_else(String::new, |key| self.arguments.form(&key.expression))
+        match &self.options.key {
+            Some(key) => self.arguments.form(&key.expression),
+            None => self.arguments.form(&self.arguments.all_in_key()),
+        }
     }
 
     fn shares_keys(&self) -> bool {
