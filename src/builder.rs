@@ -1261,7 +1261,7 @@ impl Given {
                 ttl_of: None,
                 tags_of: None,
                 is_slow: AtomicBool::new(false),
-                has_refused: AtomicBool::new(false),
+                has_second_format: AtomicBool::new(false),
             },
             l2: None,
             channels: Vec::new(),

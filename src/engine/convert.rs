@@ -54,8 +54,8 @@ pub(crate) struct TypeRules {
     pub(crate) tags_of: Option<TagsOf>,
     /// Whether a value of the type took long to decode, which is said once for all lanes.
     pub(crate) is_slow: AtomicBool,
-    /// Whether the default codec had to take its second format for a value, which is said once.
-    pub(crate) has_refused: AtomicBool,
+    /// Whether the default codec had to take its second format for a value, which is said once for all lanes.
+    pub(crate) has_second_format: AtomicBool,
 }
 
 impl TypeRules {
@@ -193,9 +193,9 @@ impl Convert {
     }
 
     #[cold]
-    fn note_refused(&self, refused: &CodecError) {
+    fn note_second_format(&self, refused: &CodecError) {
         // Relaxed: a second line would do no harm.
-        if !self.rules.has_refused.swap(true, Ordering::Relaxed) {
+        if !self.rules.has_second_format.swap(true, Ordering::Relaxed) {
             info!(
                 namespace = self.options.namespace.as_str(),
                 value_type = self.rules.codec.type_name(),
@@ -346,7 +346,7 @@ impl Convert {
             let written = self.rules.codec.encode(value, &context, &mut body);
             written.map(|written| {
                 if let Some(refused) = &written.refused {
-                    self.note_refused(refused);
+                    self.note_second_format(refused);
                 }
                 written.id
             })

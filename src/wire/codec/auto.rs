@@ -26,9 +26,15 @@ pub struct Auto;
 
 impl Unencrypted for Auto {}
 
-impl Unlayered for Auto {}
-
 impl CodecStack for Auto {
+    type Unlayered = Self;
+
+    fn unlayered(&self) -> &Self {
+        self
+    }
+}
+
+impl Unlayered for Auto {
     type Codec = Bincode;
 
     fn codec(&self) -> &Bincode {

@@ -2,10 +2,10 @@
 //!
 //! Formats with names compare all that a value shows with all that it shows when it is read back, see [`compare`].
 //!
-//! Formats without names write it, and must refuse types which leave fields out. With `skip_serializing_if` a type writes a field for some values and not for others. bincode and postcard do not
-//! write which: the bytes of the next field would be read in its place, as a wrong value and without an error. serde
-//! tells a serializer of each field that is left out, which these formats ignore. So they serialize through
-//! [`serialize`].
+//! Formats without names write the shape, and must refuse types which leave fields out. With `skip_serializing_if` a
+//! type writes a field for some values and not for others. bincode and postcard do not write which: the bytes of the
+//! next field would be read in its place, as a wrong value and without an error. serde tells a serializer of each field
+//! that is left out, which these formats ignore. So they serialize through [`serialize`].
 
 use std::cell::{Cell, RefCell};
 #[cfg(any(feature = "bincode", feature = "postcard"))]
@@ -498,7 +498,7 @@ macro_rules! pass_parts_on {
                 // The default does nothing, and so do bincode and postcard: the next field would be read in its place.
                 fn $skip(&mut self, field: &'static str) -> Result<(), S::Error> {
                     if NOTES {
-                        self.found.note(field, &Ok::<_, S::Error>(((), Shape::NONE)));
+                        self.found.note(field, &Ok::<_, S::Error>(((), Shape::ABSENT)));
                         return Ok(());
                     }
                     self.found.field.set(Some(field));

@@ -77,19 +77,10 @@ impl<C: Unlayered> Compressed<C> {
 impl<C: Unlayered> Unencrypted for Compressed<C> {}
 
 impl<C: Unlayered> CodecStack for Compressed<C> {
-    type Codec = C::Codec;
+    type Unlayered = C;
 
-    fn codec(&self) -> &C::Codec {
-        self.codec.codec()
-    }
-
-    fn encode_checked<T: Serialize + DeserializeOwned + Send + 'static>(
-        &self,
-        value: &T,
-        max: usize,
-        out: &mut Vec<u8>,
-    ) -> Result<Written> {
-        self.codec.encode_checked(value, max, out)
+    fn unlayered(&self) -> &C {
+        &self.codec
     }
 
     fn seal<T: Serialize + DeserializeOwned + Send + 'static>(

@@ -118,19 +118,10 @@ impl<C: Unencrypted> Encrypted<C> {
 
 /// The plain bytes are the id of the inner format, and the bytes in it.
 impl<C: Unencrypted> CodecStack for Encrypted<C> {
-    type Codec = C::Codec;
+    type Unlayered = C::Unlayered;
 
-    fn codec(&self) -> &C::Codec {
-        self.codec.codec()
-    }
-
-    fn encode_checked<T: Serialize + DeserializeOwned + Send + 'static>(
-        &self,
-        value: &T,
-        max: usize,
-        out: &mut Vec<u8>,
-    ) -> Result<Written> {
-        self.codec.encode_checked(value, max, out)
+    fn unlayered(&self) -> &C::Unlayered {
+        self.codec.unlayered()
     }
 
     fn seal<T: Serialize + DeserializeOwned + Send + 'static>(
@@ -191,7 +182,7 @@ mod tests {
     use super::*;
     use crate::key::Key;
     use crate::wire::codec::stack::{read_by, read_by_any};
-    use crate::wire::codec::{Bincode, Codec, Context};
+    use crate::wire::codec::{Bincode, Codec, Context, Unlayered};
     use serde::de::DeserializeOwned;
 
     const SECRET: [u8; 32] = [0xab; 32];
@@ -229,7 +220,7 @@ mod tests {
         (id, bytes): (u8, &[u8]),
         context: &Context<'_>,
     ) -> Result<String, String> {
-        let read = |id, bytes: &[u8]| read_by::<_, String>(codec.codec(), id, bytes);
+        let read = |id, bytes: &[u8]| read_by::<_, String>(codec.unlayered().codec(), id, bytes);
         let opened = codec.open(id, (bytes, context), read);
         opened.map_err(|error| {
             let source = std::error::Error::source(&error);

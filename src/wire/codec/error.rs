@@ -66,7 +66,7 @@ pub(super) enum Category {
     #[cfg(feature = "encryption")]
     #[error("it is not encrypted")]
     Unencrypted,
-    /// Of a format without names, as the four that follow.
+    /// Of a format without names, as the three that follow.
     #[error("the value leaves a field out, as by skip_serializing_if")]
     FieldLeftOut,
     #[error("the value does not tell how many entries it has, as with flatten")]

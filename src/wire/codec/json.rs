@@ -10,10 +10,10 @@ use super::{Category, Codec, CodecError, Result, bounded};
 /// Fields go by name, so fields can be added to a type (with `#[serde(default)]`)
 /// and removed. Map keys have to be strings, numbers, `bool`s or unit variants.
 ///
-/// A cache reads each value back before it stores it, which takes about as long as to encode and to decode it. It stores
-/// none that JSON cannot bring back: a float that is not finite, which becomes `null`, a `Some(None)` or `Some(())`,
-/// which comes back as `None`, and a variant of an `untagged` enum that an earlier variant takes. The error names the
-/// field, if it is in one. Finite floats come back bit by bit.
+/// A cache reads each value back before it stores it, which takes about as long as to encode and to decode it. It
+/// stores none that JSON cannot bring back: a float that is not finite, which becomes `null`, a `Some(None)` or
+/// `Some(())`, which comes back as `None`, and a variant of an `untagged` enum that an earlier variant reads as another
+/// value. The error names the field, if it is in one. Finite floats come back bit by bit.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct Json;
 

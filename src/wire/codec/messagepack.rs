@@ -13,7 +13,7 @@ use super::{Category, Codec, CodecError, MESSAGEPACK, Result, bounded};
 /// Fields can be added to a type (with `#[serde(default)]`) and removed.
 ///
 /// A cache reads each value back before it stores it, as with `Json`, and stores none with a `Some(None)` or a variant
-/// of an `untagged` enum that an earlier variant takes.
+/// of an `untagged` enum that an earlier variant reads as another value.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct MessagePack;
 

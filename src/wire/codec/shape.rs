@@ -26,7 +26,7 @@ macro_rules! shapes {
 
 impl Shape {
     /// Of no part.
-    const ABSENT: Self = Self(0);
+    pub(super) const ABSENT: Self = Self(0);
 
     shapes! {
         UNIT = 1

@@ -10,37 +10,22 @@ use crate::key::Key;
 
 /// The parameter of [`Builder::codec`](crate::Builder::codec): a [`Codec`] or `Auto`, alone or in layers.
 ///
-/// Every [`Codec`] is one, and so is `Auto`, the default. The layers come with features: `Compressed<C>`, `Encrypted<C>` and
-/// `Encrypted<Compressed<C>>`. For a format of your own implement [`Codec`]; this trait has no public methods.
+/// Every [`Codec`] is one, and so is `Auto`, the default. The layers come with features: `Compressed<C>`,
+/// `Encrypted<C>` and `Encrypted<Compressed<C>>`. For a format of your own implement [`Codec`]; this trait has no public
+/// methods.
 pub trait CodecStack: Send + Sync + 'static {
-    /// The codec below the layers.
+    /// The codec, or the two of `Auto`, below the layers.
     #[doc(hidden)]
-    type Codec: Codec;
+    type Unlayered: Unlayered;
 
     #[doc(hidden)]
-    fn codec(&self) -> &Self::Codec;
+    fn unlayered(&self) -> &Self::Unlayered;
 
-    /// Appends the bytes of a value to `out`, at most `max` and in no layer, once they have been
-    /// [read back](Codec::read_back). On an error `out` may have more bytes than before.
+    /// As [`Unlayered::encode_checked`], in the layers.
     ///
     /// # Errors
     ///
-    /// If they are too many, the codec refuses the value, or they are not read back as it.
-    #[doc(hidden)]
-    fn encode_checked<T: Serialize + DeserializeOwned + Send + 'static>(
-        &self,
-        value: &T,
-        max: usize,
-        out: &mut Vec<u8>,
-    ) -> Result<Written> {
-        encode_by(self.codec(), value, max, out)
-    }
-
-    /// As [`encode_checked`](Self::encode_checked), in the layers.
-    ///
-    /// # Errors
-    ///
-    /// The errors of [`encode_checked`](Self::encode_checked), or if a layer makes too many bytes of it.
+    /// The errors of [`Unlayered::encode_checked`], or if a layer makes too many bytes of it.
     #[doc(hidden)]
     fn seal<T: Serialize + DeserializeOwned + Send + 'static>(
         &self,
@@ -48,7 +33,7 @@ pub trait CodecStack: Send + Sync + 'static {
         out: &mut Vec<u8>,
     ) -> Result<Written> {
         let (value, context) = value;
-        self.encode_checked(value, context.max, out)
+        self.unlayered().encode_checked(value, context.max, out)
     }
 
     /// Takes bytes in the format with this id out of their layers, and reads them by `read`, which is given the id of
@@ -70,20 +55,46 @@ pub trait CodecStack: Send + Sync + 'static {
         match id {
             // Every codec reads compressed values. A user's own codec may have the id of a layer.
             #[cfg(feature = "compression")]
-            lz4::ID if id != Self::Codec::ID => {
+            lz4::ID if id != CodecBelow::<Self>::ID => {
                 // `read` knows no layers, so layers in layers cannot multiply the size of hostile bytes.
                 let (id, bytes) = lz4::decompress(bytes, context.max)?;
                 read(id, &bytes)
             }
             #[cfg(feature = "encryption")]
-            ENCRYPTED if id != Self::Codec::ID => Err(Category::NoKeys.into()),
+            ENCRYPTED if id != CodecBelow::<Self>::ID => Err(Category::NoKeys.into()),
             id => read(id, bytes),
         }
     }
 }
 
 /// A [`CodecStack`] without layers, so that `Compressed` can be around it: a [`Codec`] or `Auto`.
-pub trait Unlayered: Unencrypted {}
+pub trait Unlayered: Unencrypted {
+    /// The codec that comes first.
+    #[doc(hidden)]
+    type Codec: Codec;
+
+    #[doc(hidden)]
+    fn codec(&self) -> &Self::Codec;
+
+    /// Appends the bytes of a value to `out`, at most `max`, once they have been [read back](Codec::read_back). On an
+    /// error `out` may have more bytes than before.
+    ///
+    /// # Errors
+    ///
+    /// If they are too many, the codec refuses the value, or they are not read back as it.
+    #[doc(hidden)]
+    fn encode_checked<T: Serialize + DeserializeOwned + Send + 'static>(
+        &self,
+        value: &T,
+        max: usize,
+        out: &mut Vec<u8>,
+    ) -> Result<Written> {
+        encode_by(self.codec(), value, max, out)
+    }
+}
+
+/// The codec that comes first below the layers.
+pub(super) type CodecBelow<S> = <<S as CodecStack>::Unlayered as Unlayered>::Codec;
 
 /// A [`CodecStack`] that does not encrypt, so that `Encrypted` can: a [`Codec`], `Auto` or `Compressed`. Its bytes do not
 /// depend on the context.
@@ -143,12 +154,18 @@ pub(super) fn encode_by<C: Codec, T: Serialize + DeserializeOwned + Send + 'stat
 
 impl<C: Codec> Unencrypted for C {}
 
-impl<C: Codec> Unlayered for C {}
-
-impl<C: Codec> CodecStack for C {
+impl<C: Codec> Unlayered for C {
     type Codec = C;
 
     fn codec(&self) -> &C {
+        self
+    }
+}
+
+impl<C: Codec> CodecStack for C {
+    type Unlayered = C;
+
+    fn unlayered(&self) -> &C {
         self
     }
 }

@@ -8,7 +8,7 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 
 use super::memory::memory_of;
-use super::stack::{Written, read_by, read_by_any};
+use super::stack::{CodecBelow, Unlayered as _, Written, read_by, read_by_any};
 use super::{Category, Codec, CodecError, CodecStack, Context, FIRST_OWN_ID, Result};
 use crate::util::partial_debug::partial_debug;
 use crate::vocabulary::{AnyValue, Value};
@@ -112,7 +112,8 @@ impl<S: CodecStack, V: Serialize + DeserializeOwned + Value> ValueCodec for Code
         former: &[FormerType],
     ) -> Result<Decoded> {
         let mut is_of_former_type = false;
-        let read = |id, bytes: &[u8]| match read_by::<_, V>(self.stack.codec(), id, bytes) {
+        let codec = self.stack.unlayered().codec();
+        let read = |id, bytes: &[u8]| match read_by::<_, V>(codec, id, bytes) {
             Ok(value) => Ok(AnyValue::new(value)),
             Err(error) => {
                 let found = former.iter().find_map(|read| read(id, bytes).ok());
@@ -128,7 +129,7 @@ impl<S: CodecStack, V: Serialize + DeserializeOwned + Value> ValueCodec for Code
     }
 
     fn is_of_this_crate(&self) -> bool {
-        S::Codec::ID < FIRST_OWN_ID
+        CodecBelow::<S>::ID < FIRST_OWN_ID
     }
 
     fn type_name(&self) -> &'static str {
@@ -141,10 +142,11 @@ impl<S: CodecStack, V: Serialize + DeserializeOwned + Value> ValueCodec for Code
 
     fn have_same_bytes(&self, one: &AnyValue, other: &AnyValue) -> Result<bool> {
         catch_panic(|| {
+            let unlayered = self.stack.unlayered();
             let encode = |value: &AnyValue| {
                 let mut bytes = Vec::new();
                 let value = value.typed::<V>();
-                let written = self.stack.encode_checked(value, usize::MAX, &mut bytes)?;
+                let written = unlayered.encode_checked(value, usize::MAX, &mut bytes)?;
                 Ok::<_, CodecError>((written.id, bytes))
             };
             Ok(encode(one)? == encode(other)?)
