@@ -124,17 +124,11 @@ pub trait NotResult {
 
 impl<T> NotResult for IsResult<T> {}
 
-/// How a cached function gets its value.
-#[derive(Clone, Copy)]
-pub enum How {
-    GetOrLoad,
-    Refresh,
-}
-
 /// A function that has its values in a cache.
 pub struct Function {
-    /// Its keys begin with this, as far as its code says. `None` if it may have the keys of others.
-    begins: Option<&'static str>,
+    /// The form of its keys, as far as its code says: two functions with one form have the same keys. `None` if it may
+    /// have the keys of others.
+    form: Option<&'static str>,
     name: &'static str,
     /// The number of the cache that knows it.
     known_to: AtomicU64,
@@ -142,10 +136,10 @@ pub struct Function {
 
 impl Function {
     #[must_use]
-    pub const fn new(begins: Option<&'static str>, name: &'static str) -> Self {
+    pub const fn new(form: Option<&'static str>, name: &'static str) -> Self {
         let known_to = AtomicU64::new(0);
         Self {
-            begins,
+            form,
             name,
             known_to,
         }
@@ -153,12 +147,12 @@ impl Function {
 
     /// Refuses a function whose keys are those of another one: each would get the other's values.
     fn check(&self, engine: &Engine) -> Result<(), LoadError> {
-        let Some(begins) = self.begins else {
+        let Some(form) = self.form else {
             return Ok(());
         };
         // Relaxed: the number is all there is.
         if self.known_to.load(Ordering::Relaxed) != engine.id() {
-            let other = engine.note_function(begins, self.name);
+            let other = engine.note_function(form, self.name);
             if let Some(other) = other {
                 let one = self.name;
                 return Err(LoadError::misuse(Misuse::SharedKeys { one, other }));
@@ -185,23 +179,12 @@ impl Tags {
     }
 }
 
-impl How {
-    #[must_use]
-    pub const fn of(refreshes: bool) -> Self {
-        if refreshes {
-            Self::Refresh
-        } else {
-            Self::GetOrLoad
-        }
-    }
-}
-
-/// Looks a key up, with a loader that is made if it is needed: it owns copies of the arguments.
+/// Looks a key up, with a loader that is made if it is needed: it owns copies of the arguments. Or refreshes the key.
 pub async fn load<K, V, Q, M, F, Fut>(
     cache: Result<&Cache<K, V>, BuildError>,
     key: &Q,
     function: &Function,
-    how: How,
+    refreshes: bool,
     loader: impl FnOnce() -> F,
 ) -> Result<Entry<V>, LoadError>
 where
@@ -214,17 +197,15 @@ where
     // Before the arguments are copied for the loader: without a cache the caller gets the error at once.
     let cache = cache?;
     function.check(cache.engine())?;
-    match how {
-        How::GetOrLoad => {
-            // Made only on a miss, as it owns copies of the arguments.
-            let load = || {
-                let loader = loader();
-                Load::ByCall(loader_of_one(move |_: Option<Entry<V>>| loader()))
-            };
-            cache.get_or_load_by(key, load).await
-        }
-        How::Refresh => cache.refresh(key, loader()).await,
+    if refreshes {
+        return cache.refresh(key, loader()).await;
     }
+    // Made only on a miss, as it owns copies of the arguments.
+    let load = || {
+        let loader = loader();
+        Load::ByCall(loader_of_one(move |_: Option<Entry<V>>| loader()))
+    };
+    cache.get_or_load_by(key, load).await
 }
 
 /// Looks a key up without a loader.

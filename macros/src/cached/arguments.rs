@@ -165,13 +165,13 @@ impl Argument {
         };
         let mut tags = options.tags.iter().flatten();
         let is_in_tags = tags.any(|tag| mentions(tag.to_token_stream(), &name, false));
-        let code = [&options.key, &options.cache];
-        let is_named = is_in_tags || code.into_iter().flatten().any(is_in);
+        let is_in_cache = options.cache.as_ref().is_some_and(is_in);
+        let is_named = is_in_tags || is_in_cache || options.key.as_ref().is_some_and(is_in);
         Ok(Self {
             copied: Copied::new(&declared.ty)?,
             is_in_key,
             is_in_tags,
-            is_in_cache: options.cache.as_ref().is_some_and(is_in),
+            is_in_cache,
             // A user who names it in an expression finds it there; lints are not about the uses of the macro.
             name: if is_named {
                 name

@@ -498,10 +498,7 @@ impl<'a> Cached<'a> {
     fn look_up(&self) -> TokenStream {
         let Names { uncached, of, .. } = &self.names;
         let (copies, copied) = self.arguments.copies();
-        let load = self.call(
-            "load",
-            &generated!(&FUNCTION, ::larder::generated::How::of(REFRESH), loader),
-        );
+        let load = self.call("load", &generated!(&FUNCTION, REFRESH, loader));
         let function = self.known_function();
         let (tags, loaded) = self.stored();
         let body = quote!(#of::#uncached(#copied).await);
@@ -528,25 +525,19 @@ impl<'a> Cached<'a> {
 
     /// The static by which the cache tells functions apart.
     fn known_function(&self) -> TokenStream {
-        let (name, begins) = (
-            self.function.sig.ident.unraw().to_string(),
-            self.keys_begin_with(),
-        );
+        let name = self.function.sig.ident.unraw().to_string();
+        let form = if self.shares_keys() {
+            quote!(::core::option::Option::None)
+        } else {
+            let form = self.form_of_keys();
+            quote!(::core::option::Option::Some(#form))
+        };
         generated! {
             static FUNCTION: ::larder::generated::Function = ::larder::generated::Function::new(
-                #begins,
+                #form,
                 ::core::concat!(::core::module_path!(), "::", #name, " (", ::core::file!(), ":", ::core::line!(), ")"),
             );
         }
-    }
-
-    /// The text with which the keys begin. None if the function shares its keys with others.
-    fn keys_begin_with(&self) -> TokenStream {
-        if self.shares_keys() {
-            return quote!(::core::option::Option::None);
-        }
-        let keys = self.form_of_keys();
-        quote!(::core::option::Option::Some(#keys))
     }
 
     fn form_of_keys(&self) -> String {
