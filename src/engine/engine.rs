@@ -95,7 +95,7 @@ struct Instance {
     l1_capacity: AtomicU64,
     hot_keys: Arc<HotKeys>,
     mismatches: Arc<Mismatches>,
-    /// The functions with `#[cached]`, each after the text with which its keys begin.
+    /// The functions with `#[cached]`, each after the form of its keys.
     #[cfg(feature = "macros")]
     functions: Mutex<Functions>,
     /// One for all lanes, which share the capacity.
@@ -310,18 +310,18 @@ impl Engine {
         &self.instance.options.instance_name
     }
 
-    /// Takes note of a function whose keys begin with a text. Returns another function whose keys do, if there is one.
+    /// Takes note of a function by the form of its keys. Returns another function with that form, if there is one.
     #[cfg(feature = "macros")]
     pub(crate) fn note_function(
         &self,
-        begins: &'static str,
+        form: &'static str,
         function: &'static str,
     ) -> Option<&'static str> {
         let mut functions = lock(&self.instance.functions);
-        if let Some((_, known)) = functions.iter().find(|(text, _)| *text == begins) {
+        if let Some((_, known)) = functions.iter().find(|(known, _)| *known == form) {
             return Some(*known).filter(|known| *known != function);
         }
-        functions.push((begins, function));
+        functions.push((form, function));
         None
     }
 
@@ -598,8 +598,9 @@ impl Engine {
             }
             let are_live = async {
                 for ctx in self.contexts.iter() {
-                    ctx.not_refused().await;
                     ctx.l1.freshness.wait_until_live().await;
+                    // Afterwards: a connection that is opened before the epoch is known ends what L1 holds.
+                    ctx.not_refused().await;
                 }
             };
             tokio::select! {
