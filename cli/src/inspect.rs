@@ -11,7 +11,12 @@ use serde_json::{Value, json};
 
 use crate::Outcome;
 use crate::server::{Server, unknown};
-use crate::text::{Screen, from_now, hex, millis};
+use crate::text::{Screen, from_now, hex, is_hidden, millis};
+
+/// Bytes of a shape, before the value.
+const SHAPE: usize = 8;
+/// Bytes of a value in a line.
+const COLUMNS: usize = 8;
 
 #[derive(Args)]
 pub(crate) struct Inspect {
@@ -19,7 +24,7 @@ pub(crate) struct Inspect {
     namespace: String,
     /// The key as text, such as tea or eu:42.
     key: String,
-    /// Shows the values, too: as JSON if their codec writes names, otherwise in hexadecimal digits.
+    /// Shows the values, too: as JSON if their codec writes names, otherwise their bytes, and the texts in them.
     #[arg(long)]
     value: bool,
     /// Prints JSON.
@@ -148,8 +153,12 @@ impl Inspect {
             match decoded(&encoded) {
                 Some(value) => screen.json(&value),
                 None => {
-                    for line in encoded.bytes.chunks(16) {
-                        screen.line(format_args!("  {}", hex(line)));
+                    // The shape is in a line of its own.
+                    let before = if shape.is_some() { SHAPE } else { 0 };
+                    let bytes = encoded.bytes.get(before..).unwrap_or_default();
+                    for (bytes, texts) in bytes.chunks(COLUMNS).zip(texts(bytes).chunks(COLUMNS)) {
+                        let hex = hex(bytes);
+                        screen.line(format_args!("  {hex:16}  {}", texts.concat()));
                     }
                 }
             }
@@ -256,4 +265,17 @@ fn decoded(value: &Encoded<'_>) -> Option<Value> {
         MessagePack::ID => rmp_serde::from_slice(&value.bytes).ok(),
         _ => None,
     }
+}
+
+/// For each byte the character that begins there, a point if none does, and nothing inside a character.
+fn texts(bytes: &[u8]) -> Vec<String> {
+    let mut texts = Vec::with_capacity(bytes.len());
+    for chunk in bytes.utf8_chunks() {
+        for char in chunk.valid().chars() {
+            texts.push(if is_hidden(char) { '.' } else { char }.to_string());
+            texts.resize(texts.len() + char.len_utf8() - 1, String::new());
+        }
+        texts.resize(texts.len() + chunk.invalid().len(), ".".to_owned());
+    }
+    texts
 }

@@ -37,7 +37,7 @@ enum Command {
     Inspect(inspect::Inspect),
     /// Looks for what is wrong, and says what to do. The exit code is 1 if something is, 3 if it could not look.
     Check(check::Check),
-    /// Prints changes as they happen, until it is ended: version, change, keys.
+    /// Prints changes as they happen, or the last ones that the log has: version, time, instance, change, keys.
     Tail(tail::Tail),
     /// Shows caches, their fleets and the memory of Redis, again and again, until q is pressed.
     Top(top::Top),

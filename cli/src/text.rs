@@ -3,8 +3,9 @@
 use std::error::Error;
 use std::fmt::{Display, Write as _};
 use std::io::{self, Write as _};
-use std::time::Duration;
+use std::time::{Duration, UNIX_EPOCH};
 
+use humantime::format_rfc3339_millis;
 use serde_json::Value;
 
 const COLUMNS: usize = 40;
@@ -28,7 +29,7 @@ pub(crate) fn with_causes(error: &(dyn Error + 'static)) -> String {
 
 /// Whether a terminal does not show it as a character in its place: it moves the cursor, changes the direction of the
 /// text around it, or is not seen. JSON has each of them as one `\u` and four digits.
-fn is_hidden(char: char) -> bool {
+pub(crate) fn is_hidden(char: char) -> bool {
     char.is_control()
         || matches!(
             char,
@@ -117,6 +118,15 @@ pub(crate) fn from_now(at: u64, now: u64) -> String {
         format!("in {between:?}")
     } else {
         format!("{between:?} ago")
+    }
+}
+
+/// A time of the server as a date and a time of day in UTC, or a hyphen if it is not known.
+pub(crate) fn date(at: Option<u64>) -> String {
+    // Behind the year 9999 there is no such text.
+    match at.filter(|at| *at < 253_402_300_800_000) {
+        Some(at) => format_rfc3339_millis(UNIX_EPOCH + Duration::from_millis(at)).to_string(),
+        None => "-".to_owned(),
     }
 }
 

@@ -49,6 +49,17 @@ async fn a_value_that_instances_use() {
 }
 
 #[tokio::test]
+async fn the_texts_in_bytes_without_names() {
+    let shop = Fixture::new().await;
+    let text = "чай \u{1b}[2J";
+    shop.cache.insert("tea", text.to_owned()).await.unwrap();
+    let shown = larder(&shop.url(), &["inspect", NAMESPACE, "tea", "--value"]).await;
+    // The length, three letters of two bytes each, and what a terminal must not get.
+    assert!(shown.says("0bd187d0b0d0b920  .чай"), "{shown:?}");
+    assert!(shown.says("1b5b324a          .[2J"), "{shown:?}");
+}
+
+#[tokio::test]
 async fn nothing_is_changed_and_no_clock_is_made() {
     let server = RedisServer::start().await;
     larder(&server.url(), &["inspect", NAMESPACE, "tea"])

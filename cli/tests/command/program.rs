@@ -21,6 +21,8 @@ const PATIENCE: Duration = Duration::from_secs(5);
 /// What the command printed, and how it ended.
 #[derive(Debug)]
 pub(crate) struct Outcome {
+    /// The number of its process.
+    pub(crate) id: u32,
     pub(crate) code: Option<i32>,
     pub(crate) stdout: String,
     pub(crate) stderr: String,
@@ -57,10 +59,16 @@ impl Outcome {
 pub(crate) async fn larder(url: &str, arguments: &[&str]) -> Outcome {
     let mut command = Command::new(env!("CARGO_BIN_EXE_larder"));
     command.args(arguments).env("REDIS_URL", url);
-    let output = command.stdin(Stdio::null()).kill_on_drop(true).output();
-    let output = timeout(LIMIT, output).await;
-    let output = output.expect("it ends").expect("it can be run");
+    command
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped());
+    let child = command.kill_on_drop(true).spawn().expect("it can be run");
+    let id = child.id().expect("it runs");
+    let output = timeout(LIMIT, child.wait_with_output()).await;
+    let output = output.expect("it ends").expect("it has run");
     Outcome {
+        id,
         code: output.status.code(),
         stdout: String::from_utf8(output.stdout).unwrap(),
         stderr: String::from_utf8(output.stderr).unwrap(),

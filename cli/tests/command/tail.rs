@@ -1,14 +1,18 @@
 //! What `larder tail` prints while a cache is used.
 
+use std::collections::HashMap;
+use std::io;
 use std::process::Stdio;
+use std::time::{Duration, SystemTime};
 
+use larder::Loaded;
 use larder::l2::deadpool_redis::redis::{AsyncCommands, cmd};
 use serde_json::Value;
 use tokio::io::{AsyncBufReadExt, AsyncReadExt, BufReader};
 use tokio::process::{Child, ChildStdout, Command};
-use tokio::time::timeout;
+use tokio::time::{sleep, timeout};
 
-use super::program::{Fixture, LIMIT, NAMESPACE, cache};
+use super::program::{Fixture, LIMIT, NAMESPACE, cache, larder};
 
 /// The command, which is killed when it is dropped.
 pub(super) struct Tail {
@@ -46,12 +50,10 @@ impl Tail {
         line.trim_end().to_owned()
     }
 
-    /// The next line without the version.
+    /// The next line without the version, the time and the instance.
     async fn change(&mut self) -> String {
         let line = self.line().await;
-        let (version, change) = line.split_once(' ').unwrap();
-        assert!(version.parse::<u64>().is_ok(), "{line}");
-        change.to_owned()
+        change(&line).to_owned()
     }
 
     async fn exit_code(&mut self) -> Option<i32> {
@@ -61,6 +63,14 @@ impl Tail {
             .unwrap()
             .code()
     }
+}
+
+/// A line without the version, the time and the instance.
+fn change(line: &str) -> &str {
+    let mut parts = line.splitn(4, ' ');
+    let version = parts.next().unwrap();
+    assert!(version.parse::<u64>().is_ok(), "{line}");
+    parts.nth(2).unwrap()
 }
 
 #[tokio::test]
@@ -178,4 +188,132 @@ async fn it_is_no_member() {
         .unwrap();
     // The instance, and the generation of the list.
     assert_eq!(members, 2);
+}
+
+/// What `tail --last` prints.
+async fn last(shop: &Fixture, arguments: &[&str]) -> Vec<String> {
+    let arguments = [&["tail", NAMESPACE, "--last"], arguments].concat();
+    let shown = larder(&shop.url(), &arguments).await;
+    assert_eq!(shown.code, Some(0), "{shown:?}");
+    shown.stdout.lines().map(str::to_owned).collect()
+}
+
+/// As [`last`], without versions, times and instances.
+async fn last_changes(shop: &Fixture, arguments: &[&str]) -> Vec<String> {
+    let lines = last(shop, arguments).await;
+    lines.iter().map(|line| change(line).to_owned()).collect()
+}
+
+#[tokio::test]
+async fn the_last_changes_with_their_times_and_instances() {
+    let shop = Fixture::new().await;
+    let before = SystemTime::now();
+    let web = cache(&shop.url(), |builder| builder.instance_name("web/7"));
+    web.invalidate("milk").await.unwrap();
+    web.expire("tea").await.unwrap();
+    web.insert("tea", "450".to_owned()).await.unwrap();
+    // It stores its name with its counters.
+    web.close().await;
+    let lines = last(&shop, &["2"]).await;
+    let found: Vec<_> = lines.iter().map(|line| change(line)).collect();
+    assert_eq!(found, ["expire tea", "insert tea"]);
+    for line in &lines {
+        let parts: Vec<_> = line.split(' ').collect();
+        assert_eq!(parts[2], "web/7");
+        // Redis has the clock of this machine.
+        let at = humantime::parse_rfc3339(parts[1]).unwrap();
+        assert!(at + Duration::from_millis(1) > before && at <= SystemTime::now());
+    }
+    // Of the command itself, and of a script.
+    let done = larder(&shop.url(), &["invalidate", NAMESPACE, "rice", "--yes"]).await;
+    assert_eq!(done.code, Some(0), "{done:?}");
+    let script = include_str!("../../../examples/other_languages/invalidate.lua");
+    let names = ["clock", "log", "tag:asia"].map(|name| format!("{{{NAMESPACE}.0}}!{name}"));
+    let mut eval = cmd("EVAL");
+    eval.arg(script).arg(3).arg(&names);
+    eval.arg(&["invalidate", "0", "0123456789"]);
+    let () = eval.query_async(&mut shop.redis().await).await.unwrap();
+    let lines = last(&shop, &["2"]).await;
+    assert!(lines[0].contains(&format!("/{}", done.id)), "{lines:?}");
+    assert!(lines[1].ends_with(" script tag asia"), "{lines:?}");
+}
+
+#[tokio::test]
+async fn the_last_changes_of_a_key() {
+    let shop = Fixture::new().await;
+    let load = async |key: &str, tag: &'static str| {
+        let value =
+            move |_| async move { Ok::<_, io::Error>(Loaded::new("1".to_owned()).tags([tag])) };
+        shop.cache.get_or_load_with(key, value).await.unwrap();
+    };
+    shop.cache.insert("-tea", "450".to_owned()).await.unwrap();
+    for tag in ["cold", "hot"] {
+        shop.cache.invalidate_tag(tag).await.unwrap();
+    }
+    for prefix in ["-t", "m"] {
+        shop.cache.invalidate_prefix(prefix).await.unwrap();
+    }
+    load("-tea", "hot").await;
+    load("milk", "cold").await;
+    // More than one request reads.
+    for _ in 0..250 {
+        shop.cache.invalidate("milk").await.unwrap();
+    }
+    shop.cache.invalidate_and_wait("-tea-2").await.unwrap();
+    let of_tea = ["insert -tea", "tag hot", "prefix -t"];
+    assert_eq!(last_changes(&shop, &["9", "--key", "-tea"]).await, of_tea);
+    assert_eq!(
+        last_changes(&shop, &["2", "--key", "-tea"]).await,
+        of_tea[1..]
+    );
+    // All that the log has, in its order.
+    let all = last_changes(&shop, &["1000"]).await;
+    assert_eq!(all.len(), 5 + 250 + 1);
+    assert_eq!(all[..2], ["insert -tea", "tag cold"]);
+    assert_eq!(all[255], "invalidate-and-wait -tea-2");
+    // A clear empties it.
+    shop.cache.clear().await.unwrap();
+    assert!(last(&shop, &["9"]).await.is_empty());
+}
+
+#[tokio::test]
+async fn the_last_changes_of_several_lanes_are_sorted_by_time() {
+    let shop = Fixture::new().await;
+    let cache = cache(&shop.url(), |builder| builder.lanes(4));
+    let mut all = Vec::new();
+    for n in 0..40 {
+        let key = format!("k{n}");
+        cache.invalidate(&key).await.unwrap();
+        all.push(format!("invalidate {key}"));
+        // Changes of one millisecond have no order between lanes.
+        sleep(Duration::from_millis(2)).await;
+    }
+    assert_eq!(last_changes(&shop, &["30"]).await, all[10..]);
+    assert_eq!(last_changes(&shop, &["9", "--key", "k7"]).await, all[7..8]);
+}
+
+#[tokio::test]
+async fn a_log_that_another_program_has_changed() {
+    let shop = Fixture::new().await;
+    shop.cache.invalidate("tea").await.unwrap();
+    let mut redis = shop.redis().await;
+    let log = "{shop:price.0}!log";
+    let mut range = cmd("XRANGE");
+    range.arg(log).arg("-").arg("+");
+    let ((_, fields),): ((String, HashMap<String, Vec<u8>>),) =
+        range.query_async(&mut redis).await.unwrap();
+    let message = &fields["m"];
+    let mut add = async |id: &str, at: &str, message: &[u8]| {
+        let mut add = cmd("XADD");
+        add.arg(log).arg(id).arg("at").arg(at).arg("m").arg(message);
+        let _: String = add.query_async(&mut redis).await.unwrap();
+    };
+    add("1-1", "later", message).await;
+    add("1-2", "18446744073709551615", message).await;
+    add("1-3", "1", b"LM").await;
+    let lines = last(&shop, &["9"]).await;
+    assert_eq!(lines.len(), 3, "{lines:?}");
+    for line in &lines[1..] {
+        assert_eq!(line.split(' ').nth(1), Some("-"), "{line}");
+    }
 }

@@ -51,19 +51,19 @@ local function clock(key, rnd)
   return tonumber(rnd), 0, 0
 end
 
--- Orders one write: advances the clock, appends the message to the log and publishes it. What else is given are further
--- fields of the entry in the log, for tools: instances read messages alone.
+-- Orders one write: advances the clock, appends the message to the log and publishes it. In the log it has the time, too,
+-- and the further fields that are given. These are for tools: instances read messages alone.
 local function publish(key, log, channel, rnd, payload, ...)
   local epoch, seq, ver = clock(key, rnd)
   seq, ver = seq + 1, ver + 1
   local message = 'LM\1' .. set_position(key, epoch, seq, ver) .. payload
   if log then
-    local id = string.format('%.0f-0', seq)
-    local added = redis.pcall('XADD', log, id, 'm', message, ...)
+    local id, at = string.format('%.0f-0', seq), string.format('%.0f', time())
+    local added = redis.pcall('XADD', log, id, 'm', message, 'at', at, ...)
     if type(added) == 'table' and added.err then
       -- The log is of another type, or older than the clock: its last number is higher.
       redis.call('DEL', log)
-      redis.call('XADD', log, id, 'm', message, ...)
+      redis.call('XADD', log, id, 'm', message, 'at', at, ...)
     end
     if seq % 100 == 0 then
       redis.call('XTRIM', log, 'MAXLEN', '~', '10000')

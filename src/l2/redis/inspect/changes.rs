@@ -11,10 +11,10 @@ use tokio::sync::mpsc;
 
 use super::Namespace;
 use super::connections::{CONNECT, at_most, in_time};
+use super::log::{Logged, read_log};
 use crate::l2::redis::error::connect_error;
-use crate::l2::redis::lane::Entry;
-use crate::l2::redis::names::{LOG, Names};
-use crate::l2::{Kind, L2Error, LaneNumber, Message};
+use crate::l2::redis::names::Names;
+use crate::l2::{L2Error, LaneNumber, Message};
 use crate::util::lock::lock;
 use crate::util::partial_debug::partial_debug;
 use crate::wire::message;
@@ -91,33 +91,26 @@ impl Changes {
         select_all(lanes).await.0
     }
 
-    /// Whether a change of the kind [`Invalidate`](Kind::Invalidate) was an [`expire`](crate::Cache::expire): the
-    /// messages are alike, and the log of the lane tells them apart. `false` also if the log has lost the message, as
-    /// after a clear or some 10 000 changes later, or if a release of larder has sent it that does not say so.
+    /// What the log has for a change. `None` if the log has lost the change, as after a clear or some 10 000 changes
+    /// later, and for a clear, which is in no log.
     ///
-    /// Cost: one round trip over the connection of the lane, and none for other kinds. Safe to cancel. Needs `+xrange`.
+    /// Cost: one round trip over the connection of the lane. Safe to cancel. Needs `+xrange`.
     ///
     /// # Errors
     ///
     /// If the server cannot be reached, or refuses the request.
-    pub async fn is_expire(&self, lane: LaneNumber, change: &Message) -> Result<bool, L2Error> {
-        let of = self.0.iter().find(|of| of.lane == lane);
-        let Some(of) = of.filter(|_| change.kind == Kind::Invalidate) else {
-            return Ok(false);
+    pub async fn logged(
+        &self,
+        lane: LaneNumber,
+        change: &Message,
+    ) -> Result<Option<Logged>, L2Error> {
+        let Some(of) = self.0.iter().find(|of| of.lane == lane) else {
+            return Ok(None);
         };
-        let mut range = cmd("XRANGE");
-        range.arg(of.names.name(LOG, ""));
-        range.arg(change.seq).arg(change.seq);
-        let mut connection = of.connection.clone();
-        let found: Vec<Entry> = in_time(range.query_async(&mut connection)).await?;
+        let found = read_log(&of.names, of.connection.clone(), change.seq, change.seq).await?;
+        let mut found = found.iter().filter_map(|entry| Logged::read(lane, entry));
         // A message of another epoch may have the same number.
-        Ok(found.iter().any(|(_, fields)| {
-            let mut messages = fields.iter().map(|(_, bytes)| message::open(bytes));
-            messages.any(|message| message.as_ref() == Some(change))
-                && fields
-                    .iter()
-                    .any(|(name, by)| name == "by" && **by == *b"expire")
-        }))
+        Ok(found.find(|logged| logged.message == *change))
     }
 }
 
@@ -141,6 +134,7 @@ fn receive(sender: &mut Option<mpsc::Sender<Message>>, push: PushInfo) {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::l2::Kind;
 
     fn push(kind: PushKind) -> PushInfo {
         let numbers: [u8; 24] = std::array::from_fn(|at| u8::from(at % 8 == 7));

@@ -6,6 +6,7 @@
 //! - `audit`: what a lane keeps for itself
 //! - `rights`: what a user of Redis may not do
 //! - `changes`: messages as they come
+//! - `log`: the last messages that there were
 //! - `fleet`: which namespaces there are, and what their fleets do
 //! - `writes`: what write-behind has not written yet
 //! - `forget`: removes what is left when no instance uses it
@@ -15,6 +16,7 @@ mod changes;
 mod connections;
 mod fleet;
 mod forget;
+mod log;
 mod rights;
 mod stored;
 #[cfg(feature = "write-behind")]
@@ -30,6 +32,7 @@ pub use self::changes::Changes;
 use self::connections::{CONNECT, Kept, at_most, connect, in_time};
 pub use self::fleet::{Counted, FleetState, Found, Watch};
 pub use self::forget::{Forgotten, Remains};
+pub use self::log::Logged;
 pub use self::rights::{MissingRights, RightsFor};
 pub use self::stored::{Damaged, Encoded, Mark, StoredKey, StoredLease, StoredValue, WhyNot};
 #[cfg(feature = "write-behind")]
