@@ -15,6 +15,8 @@ pub(crate) const RELEASE: &str = "release:";
 pub(crate) const INSTANCE: &str = "instance:";
 /// What comes before the share of the keys for which the instance uses the cache, if it does not for all.
 pub(crate) const SHARE: &str = "share:";
+/// What comes before the id of the list of prefixes that all instances are to bypass, if the instance follows one.
+pub(crate) const BYPASS: &str = "bypass:";
 
 /// A counter that never resets.
 #[derive(Debug, Default)]

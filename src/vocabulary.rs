@@ -111,6 +111,9 @@ pub struct LaneClock {
 /// The most lanes that a namespace can have.
 pub(crate) const MOST_LANES: u16 = 16;
 
+/// The most prefixes that all instances leave out of the cache together: each look-up goes over them.
+pub(crate) const MOST_BYPASSED_BY_FLEET: usize = 16;
+
 /// Which of the lanes of a namespace.
 ///
 /// Complete: a store heeds every field, so a new field is a breaking change.

@@ -1,5 +1,6 @@
 //! The command `larder`: shows what a cache has in Redis, and changes it with the guarantees of the crate.
 
+mod bypass;
 mod change;
 mod check;
 mod dead_letters;
@@ -46,6 +47,8 @@ enum Command {
     DeadLetters(dead_letters::DeadLetters),
     #[command(flatten)]
     Change(change::Change),
+    /// Switches the cache off in all instances for the keys that begin with a text, for a while.
+    Bypass(bypass::Bypass),
     /// Removes what a cache leaves in Redis when no instance uses it any more.
     ///
     /// That is what has no TTL: the clock, the log, the list of members and the counters of each lane. Values end by
@@ -69,6 +72,7 @@ async fn main() -> ExitCode {
         Command::Top(top) => top.run(&server).await,
         Command::DeadLetters(letters) => letters.run(&server).await,
         Command::Change(change) => change.run(&server).await,
+        Command::Bypass(bypass) => bypass.run(&server).await,
         Command::Forget(forget) => forget.run(&server).await,
     };
     let error = match outcome {

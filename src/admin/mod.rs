@@ -112,7 +112,8 @@
 //!
 //! Of a cache: `namespace`; `instance`, the [name](crate::Builder::instance_name) of this process, and `member`, the number
 //! by which the command `larder` shows this instance; `ok`, as [`Health::is_ok`](crate::Health::is_ok); `enabled` and `share`; `bypassed`, the
-//! number of keys and prefixes for which the cache is off; `l1_capacity`; `health`, and as `lanes` the [health of each
+//! number of keys and prefixes for which the cache is off, and `bypassed_everywhere`, the number of prefixes for which it
+//! is off in all instances, by the command `larder bypass`; `l1_capacity`; `health`, and as `lanes` the [health of each
 //! lane](crate::Cache::lane_health); `stats`, the [counters](crate::Stats) of this instance; `size_advice`, the [hit
 //! rates with other capacities](crate::Cache::size_advice), or `null`.
 //!

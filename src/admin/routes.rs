@@ -167,6 +167,7 @@ fn shown(cache: &AnyCache) -> Value {
         "share": engine.enabled_for(),
         "health": health,
         "bypassed": engine.bypassed(),
+        "bypassed_everywhere": engine.bypassed_everywhere(),
         "l1_capacity": engine.l1_capacity(),
         "lanes": engine.lane_health(),
         "stats": cache.stats(),

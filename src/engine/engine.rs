@@ -835,6 +835,12 @@ impl Engine {
         bypassed.keys.len() + bypassed.prefixes.len()
     }
 
+    /// How many prefixes all instances bypass.
+    #[cfg(feature = "admin")]
+    pub(crate) fn bypassed_everywhere(&self) -> usize {
+        self.contexts.first().switch.bypassed_everywhere()
+    }
+
     #[cfg(feature = "admin")]
     pub(crate) fn l1_capacity(&self) -> u64 {
         self.instance.l1_capacity.load(Ordering::Relaxed)

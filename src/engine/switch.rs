@@ -5,6 +5,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 
 use arc_swap::ArcSwap;
+use tokio::time::Instant;
 use tracing::info;
 use twox_hash::XxHash3_64;
 
@@ -20,6 +21,8 @@ const OFF: u64 = 1 << 32;
 const OFF_EVERYWHERE: u64 = 1 << 33;
 /// Set while keys are bypassed.
 const BYPASS: u64 = 1 << 34;
+/// Set while all instances bypass keys.
+const BYPASS_EVERYWHERE: u64 = 1 << 35;
 
 /// How many keys and prefixes are bypassed at most.
 pub(crate) const MOST_BYPASSED: usize = 1_000;
@@ -29,6 +32,8 @@ pub(crate) struct Switch {
     state: AtomicU64,
     /// Of all lanes.
     bypassed: Arc<ArcSwap<Bypassed>>,
+    /// Of all lanes: the prefixes that all instances bypass, and until when.
+    everywhere: Arc<ArcSwap<Prefixes>>,
     /// How often calls of this instance have switched all instances.
     calls: Mutex<u64>,
 }
@@ -39,6 +44,9 @@ pub(crate) struct Bypassed {
     pub(crate) keys: HashSet<Key>,
     pub(crate) prefixes: HashSet<Key>,
 }
+
+/// Prefixes of keys for which all instances are off, each with its end.
+pub(crate) type Prefixes = Vec<(Key, Instant)>;
 
 impl Bypassed {
     fn has(&self, key: &str) -> bool {
@@ -60,6 +68,7 @@ impl Switch {
         Self {
             state: AtomicU64::new(off | part(share)),
             bypassed: Arc::default(),
+            everywhere: Arc::default(),
             calls: Mutex::default(),
         }
     }
@@ -69,6 +78,7 @@ impl Switch {
         Self {
             state: AtomicU64::new(other.state()),
             bypassed: Arc::clone(&other.bypassed),
+            everywhere: Arc::clone(&other.everywhere),
             calls: Mutex::default(),
         }
     }
@@ -122,6 +132,15 @@ impl Switch {
         state & (OFF | OFF_EVERYWHERE) != 0
             || !is_in_share()
             || state & BYPASS != 0 && self.bypassed.load().has(key)
+            || state & BYPASS_EVERYWHERE != 0 && self.is_bypassed_everywhere(key)
+    }
+
+    fn is_bypassed_everywhere(&self, key: &str) -> bool {
+        let prefixes = self.everywhere.load();
+        let mut ends = prefixes
+            .iter()
+            .filter(|(prefix, _)| key.starts_with(&**prefix));
+        ends.any(|(_, end)| Instant::now() < *end)
     }
 
     /// Returns whether it was on before.
@@ -191,6 +210,29 @@ impl Switch {
         switches.for_each(|switch| _ = switch.set(BYPASS, is_set));
     }
 
+    /// Has other prefixes bypassed by all instances, in all lanes whose switches these are.
+    pub(crate) fn bypass_everywhere<'a>(
+        switches: impl Iterator<Item = &'a Self> + Clone,
+        prefixes: Prefixes,
+    ) {
+        let is_set = !prefixes.is_empty();
+        // The list first, as for `bypass`.
+        if let Some(first) = switches.clone().next() {
+            first.everywhere.store(Arc::new(prefixes));
+        }
+        switches.for_each(|switch| _ = switch.set(BYPASS_EVERYWHERE, is_set));
+    }
+
+    /// How many prefixes all instances bypass.
+    #[cfg(feature = "admin")]
+    pub(crate) fn bypassed_everywhere(&self) -> usize {
+        let prefixes = self.everywhere.load();
+        prefixes
+            .iter()
+            .filter(|(_, end)| Instant::now() < *end)
+            .count()
+    }
+
     /// Returns whether it was on for keys that it is not on for now.
     pub(crate) fn set_share(&self, share: f64) -> bool {
         let part = part(share);
@@ -221,6 +263,10 @@ fn part(share: f64) -> u64 {
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
+    use tokio::time::advance;
+
     use super::*;
 
     #[test]
@@ -271,5 +317,25 @@ mod tests {
             Switch::bypass([&switch].into_iter(), Bypassed::default());
             assert_eq!(switch.state(), other.state());
         }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_bypass_in_all_instances_ends_by_itself() {
+        let (one, other) = (Switch::new(true, 1.0), Switch::new(true, 1.0));
+        let other = Switch {
+            everywhere: Arc::clone(&one.everywhere),
+            ..other
+        };
+        let end = |secs| Instant::now() + Duration::from_secs(secs);
+        let prefixes = vec![(Key::from("eu:"), end(2)), (Key::from("us:"), end(4))];
+        Switch::bypass_everywhere([&one, &other].into_iter(), prefixes);
+        let are_off = |key: &str| [one.is_off_for(key), other.is_off_for(key)];
+        assert_eq!(are_off("eu:tea"), [true, true]);
+        assert_eq!(are_off("tea"), [false, false]);
+        advance(Duration::from_secs(2)).await;
+        assert_eq!(are_off("eu:tea"), [false, false]);
+        assert_eq!(are_off("us:tea"), [true, true]);
+        Switch::bypass_everywhere([&one, &other].into_iter(), Vec::new());
+        assert_eq!(are_off("us:tea"), [false, false]);
     }
 }

@@ -15,6 +15,7 @@ pub(crate) mod redis;
 #[cfg(feature = "write-behind")]
 mod write_stream;
 
+use std::collections::BTreeMap;
 use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
@@ -23,6 +24,7 @@ pub use bytes::Bytes;
 use futures::future::{BoxFuture, ready};
 use futures::{FutureExt, Stream};
 use tokio::time::Instant;
+use twox_hash::XxHash3_64;
 
 use crate::util::retry_delays::retry_delays;
 
@@ -288,9 +290,10 @@ pub trait Lane: Send + Sync + fmt::Debug {
         "other"
     }
 
-    /// Keeps the counters of an instance, in the place of those that it stored before.
-    fn store_counts<'a>(&'a self, _counts: StoredCounts<'a>) -> Reply<'a, ()> {
-        ready(Ok(())).boxed()
+    /// Keeps the counters of an instance, in the place of those that it stored before. Answers which keys operators have
+    /// switched the cache off for, in all instances.
+    fn store_counts<'a>(&'a self, _counts: StoredCounts<'a>) -> Reply<'a, FleetBypass> {
+        ready(Ok(FleetBypass::default())).boxed()
     }
 
     /// The counters that instances have stored, with their ids. Counters of instances that have ended may be added up
@@ -355,6 +358,29 @@ pub struct StoredCounts<'a> {
     pub text: &'a str,
     /// Whether counters that were stored a day ago or earlier are added up.
     pub folds: bool,
+}
+
+/// The keys that all instances leave out of the cache, as the answer to [`Lane::store_counts`].
+///
+/// Complete: a store sets every field, so a new field is a breaking change.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct FleetBypass {
+    /// Milliseconds of the store's own time.
+    pub now: u64,
+    /// What the keys begin with, and when that ends, by the store's own time.
+    pub prefixes: BTreeMap<Key, u64>,
+}
+
+impl FleetBypass {
+    /// Tells lists apart, for those who ask whether an instance follows the present one. `None` of an empty list.
+    pub(crate) fn id(&self) -> Option<u64> {
+        let texts = self
+            .prefixes
+            .iter()
+            .map(|(prefix, till)| format!("{till} {prefix} "));
+        let text: String = texts.collect();
+        (!text.is_empty()).then(|| XxHash3_64::oneshot(text.as_bytes()))
+    }
 }
 
 /// How an instance introduces itself to a lane.

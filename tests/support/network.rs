@@ -12,10 +12,10 @@ use std::time::Duration;
 use futures::future::BoxFuture;
 use futures::{FutureExt, Stream, StreamExt};
 use larder::l2::{
-    self, Applied, Batch, Bytes, EncodedValue, Event, Fill, Key, L2, L2Error, Lane, LaneClock,
-    LaneName, Lease, LeaseReply, LeaseRequest, Member, MemberInfo, Members, Message, NewLifetime,
-    OnConnect, ReadResult, Reply, Stamp, StoredCounts, Subscription, TagVersion, Touched, Ttls,
-    Written,
+    self, Applied, Batch, Bytes, EncodedValue, Event, Fill, FleetBypass, Key, L2, L2Error, Lane,
+    LaneClock, LaneName, Lease, LeaseReply, LeaseRequest, Member, MemberInfo, Members, Message,
+    NewLifetime, OnConnect, ReadResult, Reply, Stamp, StoredCounts, Subscription, TagVersion,
+    Touched, Ttls, Written,
 };
 use tokio::sync::watch;
 use tokio::time::{Instant, sleep, timeout};
@@ -612,7 +612,7 @@ impl Lane for Wired {
         self.lane.system()
     }
 
-    fn store_counts<'a>(&'a self, counts: StoredCounts<'a>) -> Reply<'a, ()> {
+    fn store_counts<'a>(&'a self, counts: StoredCounts<'a>) -> Reply<'a, FleetBypass> {
         let storing = self.lane.store_counts(counts);
         self.network.carry(Step::Count, storing).boxed()
     }

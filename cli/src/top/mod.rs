@@ -11,6 +11,7 @@ use std::time::Duration;
 use clap::Args;
 use crossterm::event::{Event, EventStream, KeyCode, KeyEvent, KeyEventKind, KeyModifiers};
 use futures::StreamExt;
+use humantime::parse_duration;
 use larder::RedisL2;
 use larder::inspect::Namespace;
 use ratatui::DefaultTerminal;
@@ -178,18 +179,7 @@ fn is_end(event: &Event) -> bool {
 
 /// Reads a time such as 2s or 500ms.
 fn time(text: &str) -> Result<Duration, &'static str> {
-    let unit = text
-        .find(|char: char| !char.is_ascii_digit())
-        .unwrap_or(text.len());
-    let (number, unit) = text.split_at(unit);
-    let number = number
-        .parse()
-        .map_err(|_| "give a time such as 2s or 500ms")?;
-    let time = match unit {
-        "ms" => Duration::from_millis(number),
-        "s" => Duration::from_secs(number),
-        _ => return Err("give a time such as 2s or 500ms"),
-    };
+    let time = parse_duration(text).map_err(|_| "give a time such as 2s or 500ms")?;
     let is_fit = (SHORTEST..=LONGEST).contains(&time);
     is_fit
         .then_some(time)

@@ -8,6 +8,7 @@
     clippy::unwrap_used
 )]
 
+mod bypass;
 mod change;
 mod check;
 mod dead_letters;

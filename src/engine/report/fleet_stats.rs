@@ -10,19 +10,22 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use tokio::time::{Instant, timeout};
-use tracing::warn;
+use tracing::{info, warn};
 
 use crate::clock::millis;
 use crate::engine::context::Context;
 use crate::engine::lanes::Lanes;
-use crate::l2::{L2Error, StoredCounts};
-use crate::stats::{SHARE, Stats};
+use crate::engine::switch::Switch;
+use crate::l2::{FleetBypass, L2Error, StoredCounts};
+use crate::stats::{BYPASS, SHARE, Stats};
 use crate::util::lock::lock;
 
 /// Counters that have changed are stored after so many times `max_staleness`.
 const CHANGED: u32 = 5;
-/// Others, too, so that L2 does not take the instance for one that has ended.
-const UNCHANGED: Duration = Duration::from_secs(3600);
+/// Or after this, if it is shorter: the answer says which keys all instances are to bypass.
+const CHANGED_AT_MOST: Duration = Duration::from_secs(10);
+/// Others, too, so that L2 does not take the instance for one that has ended, and operators see that it is there.
+const UNCHANGED: Duration = Duration::from_secs(60);
 
 /// The counters of this instance among the counters of the fleet.
 pub(crate) struct FleetStats {
@@ -38,6 +41,9 @@ struct Stored {
     stats: Stats,
     /// The share of the keys for which the cache is used, if it is not for all.
     share: Option<f64>,
+    /// The list of prefixes that this instance bypasses as all do, by its id, and as it was named to L2.
+    bypass: Option<u64>,
+    named_bypass: Option<u64>,
     /// When they were stored, or refused. `None` before the first time.
     at: Option<Instant>,
     /// Whether L2 refuses them, and the log says so.
@@ -56,12 +62,23 @@ impl FleetStats {
     /// Stores the counters of this instance if that was last done long enough ago. Called with each heartbeat.
     pub(crate) async fn store_if_due(&self) {
         let Stored {
-            stats, share, at, ..
+            stats,
+            share,
+            bypass,
+            named_bypass,
+            at,
+            ..
         } = *lock(&self.stored);
         let ctx = self.contexts.first();
         let is_changed = self.contexts.counted() != stats || ctx.switch.partial_share() != share;
-        let pause = if is_changed {
-            ctx.options.max_staleness.saturating_mul(CHANGED)
+        let pause = if bypass != named_bypass {
+            // An operator waits for it.
+            Duration::ZERO
+        } else if is_changed {
+            ctx.options
+                .max_staleness
+                .saturating_mul(CHANGED)
+                .min(CHANGED_AT_MOST)
         } else {
             UNCHANGED
         };
@@ -89,7 +106,11 @@ impl FleetStats {
             // Into a string, so it does not fail.
             _ = write!(text, " {SHARE}{share}");
         }
-        let folds = lock(&self.stored).at.is_none();
+        let Stored { bypass, at, .. } = *lock(&self.stored);
+        if let Some(id) = bypass {
+            _ = write!(text, " {BYPASS}{id:x}");
+        }
+        let folds = at.is_none();
         let counts = StoredCounts {
             instance: ctx.instance,
             at: millis(now.duration_since(self.began)),
@@ -100,15 +121,23 @@ impl FleetStats {
         // An L2 that cannot be reached is in the log by requests that the cache needs.
         let refused = answer.as_ref().err().filter(|error| error.is_refused());
         let may_tell = refused.is_some() && ctx.options.may_log();
+        let mut is_other_list = false;
         let mut stored = lock(&self.stored);
         stored.at = Some(now);
-        if answer.is_ok() {
+        if let Ok(list) = &answer {
             stored.stats = stats;
             stored.share = share;
+            stored.named_bypass = bypass;
             stored.is_told = false;
+            is_other_list = replace(&mut stored.bypass, list.id()) != list.id();
         }
         let is_news = may_tell && !replace(&mut stored.is_told, true);
         drop(stored);
+        if let Ok(list) = &answer
+            && is_other_list
+        {
+            self.bypass(list);
+        }
         if let Some(error) = refused.filter(|_| is_news) {
             warn!(
                 namespace = ctx.options.namespace.as_str(),
@@ -116,6 +145,30 @@ impl FleetStats {
                 "the counters of this instance are missing in those of the fleet"
             );
         }
+    }
+
+    /// Leaves keys out of the cache, as all instances do. They end by the time of L2.
+    fn bypass(&self, list: &FleetBypass) {
+        let now = Instant::now();
+        let prefixes = list.prefixes.iter().filter_map(|(prefix, till)| {
+            let left = Duration::from_millis(till.saturating_sub(list.now));
+            Some((prefix.clone(), now.checked_add(left)?))
+        });
+        let prefixes: Vec<_> = prefixes.collect();
+        let many = prefixes.len();
+        Switch::bypass_everywhere(self.contexts.iter().map(|ctx| &*ctx.switch), prefixes);
+        // After the switch: operations that began before store nothing.
+        for ctx in self.contexts.iter() {
+            for prefix in list.prefixes.keys() {
+                ctx.l1.forget_prefix(prefix, ctx.now());
+            }
+        }
+        let namespace = self.contexts.first().options.namespace.as_str();
+        info!(
+            namespace,
+            prefixes = many,
+            "keys are bypassed in all instances"
+        );
     }
 
     /// The counters of all instances, with all that this one has counted until now.

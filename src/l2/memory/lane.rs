@@ -15,9 +15,9 @@ use crate::ablation::{Rule, without};
 use crate::clock::{Clock, millis};
 use crate::l2::inbox::Inbox;
 use crate::l2::{
-    Applied, Batch, EncodedValue, Event, Fill, Key, L2, L2Error, Lane, LaneClock, LaneName,
-    LaneNumber, Lease, LeaseReply, LeaseRequest, ListAge, Member, MemberInfo, Members, Message,
-    NewLifetime, Noted, OnConnect, OnHeard, ReadResult, Reply, Stamp, Step, StoredCounts,
+    Applied, Batch, EncodedValue, Event, Fill, FleetBypass, Key, L2, L2Error, Lane, LaneClock,
+    LaneName, LaneNumber, Lease, LeaseReply, LeaseRequest, ListAge, Member, MemberInfo, Members,
+    Message, NewLifetime, Noted, OnConnect, OnHeard, ReadResult, Reply, Stamp, Step, StoredCounts,
     Subscription, TagVersion, Touched, Ttls, Want, Written, random,
 };
 use crate::prefixes::Prefixes;
@@ -434,13 +434,15 @@ impl Lane for MemoryLane {
         "memory"
     }
 
-    fn store_counts<'a>(&'a self, counts: StoredCounts<'a>) -> Reply<'a, ()> {
+    fn store_counts<'a>(&'a self, counts: StoredCounts<'a>) -> Reply<'a, FleetBypass> {
         self.step(move |state| {
             let stored = state.counts.entry(counts.instance).or_default();
             // A late copy does not replace later counters.
             if stored.0 <= counts.at {
                 *stored = (counts.at, counts.text.to_owned());
             }
+            // No command of operators reaches it.
+            FleetBypass::default()
         })
     }
 

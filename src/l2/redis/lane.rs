@@ -15,7 +15,7 @@ use tokio::time::{Instant, sleep, timeout};
 use super::call::{Call, Lua, is_staged, kept, numbers, senseless};
 use super::connection::{Connections, Failure};
 use super::names::{
-    CLOCK, DONE, HOLD, LEASE, LIVE, LOG, Names, STATS, SWEEPER, TAG_VERSION, VALUE, WRITES,
+    BYPASS, CLOCK, DONE, HOLD, LEASE, LIVE, LOG, Names, STATS, SWEEPER, TAG_VERSION, VALUE, WRITES,
 };
 use super::read_batcher::SingleReads;
 use super::servers::Servers;
@@ -24,13 +24,15 @@ use super::{members, scripts};
 use crate::clock::millis;
 use crate::key::Key;
 use crate::l2::{
-    Batch, EncodedValue, Fill, L2Error, Lane, LaneClock, Lease, LeaseReply, LeaseRequest, Member,
-    MemberInfo, Members, Message, NewLifetime, ReadResult, Reply, Stamp, Step, StoredCounts,
-    Subscription, TagVersion, Touched, Ttls, Version, Want, WriteAck, Written, random,
+    Batch, EncodedValue, Fill, FleetBypass, L2Error, Lane, LaneClock, Lease, LeaseReply,
+    LeaseRequest, Member, MemberInfo, Members, Message, NewLifetime, ReadResult, Reply, Stamp,
+    Step, StoredCounts, Subscription, TagVersion, Touched, Ttls, Version, Want, WriteAck, Written,
+    random,
 };
 use crate::prefixes::Prefixes;
 use crate::util::lock::lock;
 use crate::util::partial_debug::partial_debug;
+use crate::vocabulary::MOST_BYPASSED_BY_FLEET;
 use crate::wire::envelope::{self, MAX_TAGS, MOST_VALUES, STAMPED};
 use crate::wire::message;
 
@@ -648,9 +650,12 @@ impl Lane for RedisLane {
         "redis"
     }
 
-    fn store_counts<'a>(&'a self, counts: StoredCounts<'a>) -> Reply<'a, ()> {
-        self.step(&scripts::STORE_COUNTS, 1, Ok, move |call| {
-            call.own(&[STATS]).arg(counts.instance).arg(counts.at);
+    fn store_counts<'a>(&'a self, counts: StoredCounts<'a>) -> Reply<'a, FleetBypass> {
+        let read = |answer: Vec<Vec<u8>>| Ok(fleet_bypass(&answer));
+        self.step(&scripts::STORE_COUNTS, 2, read, move |call| {
+            call.own(&[STATS, BYPASS])
+                .arg(counts.instance)
+                .arg(counts.at);
             call.arg(counts.text).arg(counts.folds);
         })
     }
@@ -676,6 +681,21 @@ impl Lane for RedisLane {
     fn subscribe(&self, me: MemberInfo) -> Reply<'_, (LaneClock, Box<dyn Subscription>)> {
         self.connections.rely(me.max_staleness);
         self.subscriptions.subscribe(me).boxed()
+    }
+}
+
+/// Reads which prefixes are bypassed. Another program may have written any bytes: no key begins with them.
+pub(super) fn fleet_bypass(answer: &[Vec<u8>]) -> FleetBypass {
+    let mut texts = answer.iter().map(|text| str::from_utf8(text).ok());
+    let number = |text: &str| text.parse().ok();
+    let now = texts.next().flatten().and_then(number).unwrap_or(0);
+    let prefixes = texts.filter_map(|text| {
+        let (till, prefix) = text?.split_once(' ')?;
+        Some((Key::from(prefix), number(till)?))
+    });
+    FleetBypass {
+        now,
+        prefixes: prefixes.take(MOST_BYPASSED_BY_FLEET).collect(),
     }
 }
 

@@ -29,6 +29,8 @@ pub(crate) const LOG: &str = "!log";
 pub(crate) const LIVE: &str = "!live";
 pub(super) const SWEEPER: &str = "!sweeper";
 pub(super) const STATS: &str = "!stats";
+/// Which prefixes of keys all instances leave out of the cache.
+pub(super) const BYPASS: &str = "!bypass";
 pub(super) const WRITES: &str = "!writes";
 #[cfg(any(feature = "inspect", feature = "write-behind"))]
 pub(super) const DEAD: &str = "!dead";

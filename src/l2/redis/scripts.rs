@@ -28,6 +28,7 @@ pub(super) const MARK: &str = include_str!("mark.lua");
 pub(super) const STAGED: &str = include_str!("staged.lua");
 const EPOCH: &str = include_str!("epoch.lua");
 pub(super) const VERSION: &str = include_str!("version.lua");
+pub(super) const BYPASSED: &str = include_str!("bypassed.lua");
 const TAG_LIST: &str = include_str!("tag_list.lua");
 pub(super) const TAGS: &str = concat!(include_str!("tag_list.lua"), include_str!("tags.lua"));
 
@@ -64,7 +65,7 @@ lua! {
     MEMBERS: [ALLOW_OOM, LIST], "members.lua";
     FORGET: [ALLOW_OOM], "forget.lua";
     SWEEP: [ALLOW_OOM, LIST], "sweep.lua";
-    STORE_COUNTS: [CHECKED, CLOCK], "store_counts.lua";
+    STORE_COUNTS: [CHECKED, CLOCK, BYPASSED], "store_counts.lua";
     NOTE: [ALLOW_OOM_AND_SLOTS, LIST, EACH], "note.lua";
     HEARTBEAT: [CHECKED, CLOCK, INCARNATION, LIST, EACH], "heartbeat.lua";
 }

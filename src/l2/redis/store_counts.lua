@@ -1,4 +1,4 @@
--- STORE_COUNTS  stats | instance at counts folds  ->  nil
+-- STORE_COUNTS  stats bypass | instance at counts folds  ->  the prefixes of keys that are bypassed
 -- Keeps the counters of an instance: `stored at name=n name=n ...`. Those that no instance has stored for a day are added
 -- up in the field 0.
 local DAY = 86400000
@@ -12,7 +12,7 @@ if not former or (tonumber(string.match(former, '^%d+ (%d+)')) or 0) <= tonumber
   redis.call('HSET', KEYS[1], ARGV[1], string.format('%.0f %s %s', now, ARGV[2], ARGV[3]))
 end
 if ARGV[4] ~= '1' then
-  return
+  return bypassed(KEYS[2])
 end
 local fields, sums, ended = redis.call('HGETALL', KEYS[1]), {}, {}
 for i = 1, #fields, 2 do
@@ -27,7 +27,7 @@ for i = 1, #fields, 2 do
   end
 end
 if #ended == 0 then
-  return
+  return bypassed(KEYS[2])
 end
 local text = { '0 0' }
 for name, n in pairs(sums) do
@@ -37,3 +37,4 @@ redis.call('HSET', KEYS[1], '0', table.concat(text, ' '))
 for _, field in ipairs(ended) do
   redis.call('HDEL', KEYS[1], field)
 end
+return bypassed(KEYS[2])

@@ -9,7 +9,7 @@ use deadpool_redis::redis::cmd;
 use futures::StreamExt;
 use futures::stream;
 use larder::l2::{
-    Fill, Kind, LeaseReply, NewLifetime, RedisL2, Stamp, StoredCounts, Ttls, Version, Want,
+    Fill, Key, Kind, LeaseReply, NewLifetime, RedisL2, Stamp, StoredCounts, Ttls, Version, Want,
 };
 
 use super::{own_key, run, value_key, watched_lane};
@@ -436,6 +436,47 @@ async fn the_counters_of_the_fleet_heal() {
     assert_eq!(lane.counts().await.unwrap(), []);
     lane.store_counts(counts(3)).await.unwrap();
     assert_eq!(lane.counts().await.unwrap().len(), 1);
+}
+
+/// An instance is told of prefixes that another program has written, too.
+#[tokio::test]
+async fn the_list_of_bypassed_prefixes_heals() {
+    let store = Redis::start().await;
+    let (lane, mut raw) = (store.lane(), store.server.connection().await);
+    let list = own_key("bypass");
+    let counts = StoredCounts {
+        instance: 5,
+        at: 1,
+        text: "loads=2",
+        folds: false,
+    };
+    assert!(lane.store_counts(counts).await.unwrap().prefixes.is_empty());
+    let mut hset = cmd("HSET");
+    hset.arg(&list).arg("eu: tea").arg(1_u64 << 50);
+    // Ended, damaged, no text, and one of no key.
+    hset.arg("old")
+        .arg(7)
+        .arg("soon")
+        .arg("1e400")
+        .arg(b"\xff")
+        .arg(1_u64 << 50);
+    hset.arg("x").arg("9e15 z");
+    let _: i64 = hset.query_async(&mut raw).await.unwrap();
+    let found = lane.store_counts(counts).await.unwrap();
+    let prefixes: Vec<_> = found.prefixes.iter().collect();
+    assert_eq!(prefixes, [(&Key::from("eu: tea"), &(1 << 50))]);
+    let now: (u64, u64) = run(&mut raw, &["TIME"]).await;
+    assert!(found.now.abs_diff(now.0 * 1000) < 10_000);
+    // As many as an instance looks through.
+    for n in 0..100 {
+        let text = (1_u64 << 50).to_string();
+        let _: i64 = run(&mut raw, &["HSET", &list, &n.to_string(), &text]).await;
+    }
+    assert_eq!(lane.store_counts(counts).await.unwrap().prefixes.len(), 16);
+    // Of another type.
+    let _: i64 = run(&mut raw, &["DEL", &list]).await;
+    let _: i64 = run(&mut raw, &["LPUSH", &list, "x"]).await;
+    assert!(lane.store_counts(counts).await.unwrap().prefixes.is_empty());
 }
 
 /// Or each deploy would leave a field for each of its instances.

@@ -13,7 +13,7 @@ use crate::l2::redis::RedisL2;
 use crate::l2::redis::lane::stored_counts;
 use crate::l2::redis::names::CLOCK;
 use crate::l2::{L2Error, LaneNumber};
-use crate::stats::{INSTANCE, RELEASE, SHARE, Stats};
+use crate::stats::{BYPASS, INSTANCE, RELEASE, SHARE, Stats};
 use crate::util::partial_debug::partial_debug;
 
 /// What comes before and after the name of a namespace in the name of its first clock, which each namespace has,
@@ -58,6 +58,8 @@ pub struct Counted {
     /// For which share of all keys the instance used the cache then, from 0.0 to 1.0; 0.0 also if it was switched off in
     /// this instance alone. Whether all instances are off is in [`LaneClock::is_off`](crate::l2::LaneClock::is_off).
     pub share: f64,
+    /// Which list of prefixes it bypasses as all instances do, see [`Bypassed::id`](super::Bypassed::id). `None` for none.
+    pub bypass: Option<u64>,
 }
 
 impl Namespace {
@@ -207,6 +209,7 @@ impl FleetState {
                 let ago = Duration::from_millis(now.saturating_sub(at));
                 let part = |name| text.split(' ').find_map(|part| part.strip_prefix(name));
                 let share = part(SHARE).and_then(|share| share.parse().ok());
+                let bypass = part(BYPASS).and_then(|id| u64::from_str_radix(id, 16).ok());
                 let ran = text.split(' ').nth(1).and_then(|ran| ran.parse().ok());
                 let counted = Counted {
                     ago,
@@ -216,6 +219,7 @@ impl FleetState {
                     share: share
                         .filter(|share| (0.0..=1.0).contains(share))
                         .unwrap_or(1.0),
+                    bypass,
                 };
                 self.stored.insert(*instance, counted);
             }

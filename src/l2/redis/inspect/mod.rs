@@ -1,10 +1,11 @@
-//! What a namespace has in Redis, read by tools. Nothing is changed, but by `forget`: no member joins, no epoch begins,
+//! What a namespace has in Redis, read by tools. Nothing is changed, but by `forget` and `bypass`: no member joins, no epoch begins,
 //! and no number of lanes is settled. So none of this goes over the connections of a lane, which begin with RUN.
 //!
 //! - `connections`: how long they and answers may take, and which are kept
 //! - `stored`: what a key has
 //! - `audit`: what a lane keeps for itself
 //! - `rights`: what a user of Redis may not do
+//! - `bypass`: which keys all instances leave out of the cache
 //! - `changes`: messages as they come
 //! - `log`: the last messages that there were
 //! - `fleet`: which namespaces there are, and what their fleets do
@@ -12,6 +13,7 @@
 //! - `forget`: removes what is left when no instance uses it
 
 mod audit;
+mod bypass;
 mod changes;
 mod connections;
 mod fleet;
@@ -28,6 +30,7 @@ use deadpool_redis::redis::aio::MultiplexedConnection;
 use deadpool_redis::redis::cmd;
 
 pub use self::audit::{LaneAudit, LogState};
+pub use self::bypass::Bypassed;
 pub use self::changes::Changes;
 use self::connections::{CONNECT, Kept, at_most, connect, in_time};
 pub use self::fleet::{Counted, FleetState, Found, Watch};
@@ -50,12 +53,13 @@ use crate::vocabulary::MOST_LANES;
 /// Keys that a step of a SCAN looks at, or about as many.
 const SCANNED: usize = 1000;
 
-/// A namespace in Redis, to be looked at. No call but [`forget`](Self::forget) changes anything there.
+/// A namespace in Redis, to be looked at. No call but [`forget`](Self::forget) and [`bypass`](Self::bypass) changes
+/// anything there.
 ///
 /// Each call makes a connection of its own. A user needs the rights that a cache needs; of these
 /// `+evalsha_ro +script|load +mget +pttl +type +hget +xrange +time +info` for [`key`](Self::key), also `+hgetall` for
 /// [`audit`](Self::audit) and a [`Watch`], `+subscribe` with the channel for [`changes`](Self::changes), and
-/// `+evalsha +hgetall +exists +del` for `forget`.
+/// `+evalsha +hgetall +exists +del` for `forget`, and `+evalsha +hgetall +hset +hdel +pexpire` for `bypass`.
 pub struct Namespace {
     topology: Arc<Topology>,
     name: String,

@@ -1,0 +1,163 @@
+//! `larder bypass`: switches the cache off for some keys in all instances, for a while.
+
+use std::collections::BTreeMap;
+use std::error::Error;
+use std::fmt::{self, Write as _};
+use std::process::ExitCode;
+use std::time::Duration;
+
+use clap::Args;
+use clap::builder::NonEmptyStringValueParser;
+use humantime::parse_duration;
+use larder::L2Error;
+use larder::inspect::{Bypassed, FleetState, Watch};
+use tokio::time::{Instant, sleep};
+
+use crate::Outcome;
+use crate::change::Target;
+use crate::server::Server;
+use crate::text::{Screen, age};
+
+/// Between two looks at the instances.
+const PAUSE: Duration = Duration::from_millis(200);
+/// An instance that is in use asks after so many times its `max_staleness`, or after the longest time, if that is
+/// less, at its next heartbeat. It says that it follows with the next one.
+const ASKS: u32 = 5;
+const ASKS_AT_MOST: Duration = Duration::from_secs(10);
+/// For the requests.
+const SPARE: Duration = Duration::from_secs(2);
+/// The command does not wait longer, however long a `max_staleness` is.
+const LONGEST_WAIT: Duration = Duration::from_secs(60);
+
+const SHORTEST: Duration = Duration::from_secs(1);
+const LONGEST: Duration = Duration::from_secs(30 * 24 * 3600);
+
+#[derive(Args)]
+#[command(group(clap::ArgGroup::new("change").args(["duration", "end"])))]
+pub(crate) struct Bypass {
+    #[command(flatten)]
+    target: Target,
+    /// What the keys begin with, such as eu: for all keys of a tenant. Without it, shows what is bypassed.
+    #[arg(value_parser = NonEmptyStringValueParser::new(), requires = "change")]
+    prefix: Option<String>,
+    /// For how long, such as 90s or 1h 30m, by the clock of Redis.
+    #[arg(long = "for", value_name = "TIME", value_parser = time, requires = "prefix")]
+    duration: Option<Duration>,
+    /// Uses the cache for these keys again.
+    #[arg(long, requires = "prefix")]
+    end: bool,
+}
+
+impl Bypass {
+    pub(crate) async fn run(&self, server: &Server) -> Outcome {
+        let l2 = server.l2()?;
+        let namespace = self.target.find(&l2).await?;
+        let mut screen = Screen::default();
+        let Some(prefix) = &self.prefix else {
+            show(&namespace.bypassed().await?, &mut screen);
+            screen.print()?;
+            return Ok(ExitCode::SUCCESS);
+        };
+        // Without a time it ends.
+        let duration = self.duration.unwrap_or_default();
+        if !self.target.is_confirmed() {
+            if duration.is_zero() {
+                screen.line(format_args!("would end the bypass of {prefix}"));
+            } else {
+                let keys = namespace.count(prefix).await?;
+                screen.line(format_args!("would bypass {prefix}, keys {keys}"));
+            }
+            return self.target.nothing_changed(&screen);
+        }
+        let list = namespace.bypass(prefix, duration).await?.ok_or(TooMany)?;
+        show(&list, &mut screen);
+        let watch = Watch::new(&l2);
+        let instances = self.followers(&watch, &list).await?;
+        let follow = instances.values().filter(|instance| instance.follows);
+        screen.row(
+            "follow",
+            format_args!("{} of {}", follow.count(), instances.len()),
+        );
+        for instance in instances.values().filter(|instance| !instance.follows) {
+            screen.row("  not yet", &instance.name);
+        }
+        screen.print()?;
+        Ok(ExitCode::SUCCESS)
+    }
+
+    /// The instances, when all of them follow, or when those in use should.
+    async fn followers(
+        &self,
+        watch: &Watch,
+        list: &Bypassed,
+    ) -> Result<BTreeMap<u64, Instance>, L2Error> {
+        let began = Instant::now();
+        loop {
+            let Some(fleet) = watch.look(self.target.namespace()).await? else {
+                return Ok(BTreeMap::new());
+            };
+            let (instances, patience) = instances(&fleet, list);
+            let do_all = instances.values().all(|instance| instance.follows);
+            if do_all || began.elapsed() > patience.min(LONGEST_WAIT) {
+                return Ok(instances);
+            }
+            sleep(PAUSE).await;
+        }
+    }
+}
+
+/// An instance that is subscribed.
+struct Instance {
+    name: String,
+    follows: bool,
+}
+
+/// The instances by their ids, and how long one that is in use takes to follow at most.
+fn instances(fleet: &FleetState, list: &Bypassed) -> (BTreeMap<u64, Instance>, Duration) {
+    let (mut instances, mut longest) = (BTreeMap::new(), Duration::ZERO);
+    for member in fleet.lanes.iter().flat_map(|lane| &lane.members) {
+        let stored = fleet.stored.get(&member.info.id);
+        let name = stored.and_then(|stored| stored.name.as_deref());
+        let mut name = name.map_or_else(|| format!("{:x}", member.info.id), str::to_owned);
+        if let Some(stored) = stored {
+            // Into a string, so it does not fail.
+            _ = write!(name, ", counted {} ago", age(stored.ago));
+        }
+        let follows = stored.is_some_and(|stored| stored.bypass == list.id);
+        instances.insert(member.info.id, Instance { name, follows });
+        let max_staleness = member.info.max_staleness;
+        let asks = max_staleness.saturating_mul(ASKS).min(ASKS_AT_MOST);
+        longest = longest.max(asks + max_staleness);
+    }
+    (instances, longest + SPARE)
+}
+
+/// Reads a time such as 1h. One without an end may be forgotten.
+fn time(text: &str) -> Result<Duration, &'static str> {
+    let time = parse_duration(text).map_err(|_| "give a time such as 90s or 1h 30m")?;
+    let is_fit = (SHORTEST..=LONGEST).contains(&time);
+    is_fit
+        .then_some(time)
+        .ok_or("give a time from 1s to 30days")
+}
+
+fn show(list: &Bypassed, screen: &mut Screen) {
+    if list.prefixes.is_empty() {
+        screen.row("bypassed", "none");
+    }
+    for (prefix, left) in &list.prefixes {
+        screen.row("bypassed", prefix);
+        screen.row("  for", format_args!("{} more", age(*left)));
+    }
+}
+
+#[derive(Debug)]
+struct TooMany;
+
+impl fmt::Display for TooMany {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("16 prefixes are bypassed; end the bypass of another one first")
+    }
+}
+
+impl Error for TooMany {}

@@ -1,0 +1,100 @@
+//! Keys that all instances leave out of the cache for a while.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use super::Namespace;
+use super::connections::in_time;
+use crate::clock::millis;
+use crate::l2::redis::call::{Call, Lua};
+use crate::l2::redis::lane::fleet_bypass;
+use crate::l2::redis::names::BYPASS;
+use crate::l2::redis::scripts::{ALLOW_OOM, BYPASSED, CLOCK, lua};
+use crate::l2::{FleetBypass, L2Error, LaneNumber};
+use crate::vocabulary::MOST_BYPASSED_BY_FLEET;
+
+lua! {
+    BYPASS_PREFIX: [ALLOW_OOM, CLOCK, BYPASSED], "../bypass.lua";
+}
+
+/// The keys that all instances leave out of the cache.
+#[derive(Clone, Debug)]
+#[non_exhaustive]
+pub struct Bypassed {
+    /// What the keys begin with, and for how long that lasts.
+    pub prefixes: BTreeMap<String, Duration>,
+    /// Tells this list from others: an instance follows it if its [`Counted`](super::Counted) has this id. `None` of an
+    /// empty list.
+    pub id: Option<u64>,
+}
+
+impl Namespace {
+    /// Switches the cache off in all instances for the keys that begin with a prefix, such as `7:` for the keys of a
+    /// tenant. It ends by itself after so long, by the clock of the server; zero ends it now. A second call for a prefix
+    /// takes the place of the first one.
+    ///
+    /// As [`bypass_prefix`](crate::Cache::bypass_prefix), for all instances. An instance follows when it next stores its
+    /// counters: in use, that is after five `max_staleness`, or ten seconds and a third of `max_staleness` if that is
+    /// less; otherwise after a minute, or within a third of `max_staleness` once it is in use again. It says so in its
+    /// [`Counted`](super::Counted). Redis loses the list if it loses or evicts the key `!bypass`, or if the namespace
+    /// gets another number of lanes.
+    ///
+    /// Returns all prefixes that are bypassed then; `None` if nothing was changed, as 16 others are bypassed.
+    ///
+    /// Cost: a connection and a round trip.
+    ///
+    /// # Errors
+    ///
+    /// If the server cannot be reached, or refuses the request. If it did not answer in time, it may still carry the
+    /// request out.
+    pub async fn bypass(
+        &self,
+        prefix: &str,
+        duration: Duration,
+    ) -> Result<Option<Bypassed>, L2Error> {
+        // Less than a millisecond is not zero.
+        let ms = millis(duration).max(u64::from(!duration.is_zero()));
+        self.ask_bypass(Some((prefix, ms))).await
+    }
+
+    /// The keys that all instances leave out of the cache.
+    ///
+    /// Cost: a connection and a round trip.
+    ///
+    /// # Errors
+    ///
+    /// If the server cannot be reached, or refuses the request.
+    pub async fn bypassed(&self) -> Result<Bypassed, L2Error> {
+        let list = self.ask_bypass(None).await?;
+        Ok(list.unwrap_or_else(|| FleetBypass::default().into()))
+    }
+
+    async fn ask_bypass(&self, change: Option<(&str, u64)>) -> Result<Option<Bypassed>, L2Error> {
+        // Instances ask for it where they store their counters.
+        let first = LaneNumber {
+            number: 0,
+            of: self.lanes,
+        };
+        let lane = self.connect(first).await?;
+        let mut call = Call::new(&BYPASS_PREFIX, &lane.names, 1);
+        call.own(&[BYPASS]).arg(MOST_BYPASSED_BY_FLEET);
+        if let Some((prefix, ms)) = change {
+            call.arg(prefix).arg(ms);
+        }
+        let answer: Option<Vec<Vec<u8>>> = in_time(call.run(lane.connection.clone())).await?;
+        Ok(answer.map(|answer| fleet_bypass(&answer).into()))
+    }
+}
+
+impl From<FleetBypass> for Bypassed {
+    fn from(list: FleetBypass) -> Self {
+        let left = |till: &u64| Duration::from_millis(till.saturating_sub(list.now));
+        let prefixes = list.prefixes.iter();
+        Self {
+            id: list.id(),
+            prefixes: prefixes
+                .map(|(prefix, till)| (prefix.to_string(), left(till)))
+                .collect(),
+        }
+    }
+}
