@@ -191,6 +191,42 @@ impl Options {
         }
     }
 
+    /// The options in effect, without those that the cache has calls for, and without the server.
+    #[cfg(feature = "admin")]
+    pub(crate) fn in_effect(&self) -> Settings {
+        let tuned = self.tuned();
+        Settings {
+            redis: None,
+            enabled: None,
+            enabled_for: None,
+            l1_capacity: None,
+            l1_ttl: tuned.l1_ttl,
+            l2_ttl: tuned.l2_ttl,
+            sliding: self.sliding,
+            soft_ttl: tuned.soft_ttl,
+            refresh_ahead: tuned.refresh_ahead,
+            stale_if_error: Some(self.stale_if_error),
+            fallback_throttle: Some(tuned.fallback_throttle),
+            stale_wait: Some(tuned.stale_wait),
+            error_ttl: Some(tuned.error_ttl),
+            jitter: Some(tuned.jitter),
+            max_staleness: Some(self.max_staleness),
+            verify: Some(tuned.verify),
+            track_hot_keys: Some(self.track_hot_keys),
+            size_advice: Some(self.size_advice),
+            mode: Some(tuned.mode),
+            max_value_size: Some(tuned.max_value_size),
+            l2_timeout: Some(self.l2_timeout),
+            load_timeout: Some(tuned.load_timeout),
+            max_concurrent_loads: None,
+            batch_loads: self.batch_loads,
+            lease_ttl: Some(self.lease_ttl),
+            lease_wait: Some(tuned.lease_wait),
+            max_deferred: Some(self.max_deferred),
+            lanes: None,
+        }
+    }
+
     /// As they are now.
     #[inline]
     pub(crate) fn tuned(&self) -> Tuned {

@@ -105,7 +105,14 @@ pub(super) fn find(
     // A namespace has a colon, and the name of a route has none.
     let (name, of, caches) = if first.contains(':') {
         let cache = caches.iter().find(|cache| cache.namespace() == first);
-        let cache = cache.ok_or_else(|| not_found("there is no such cache"))?;
+        let cache = cache.ok_or_else(|| {
+            let names = caches.iter().map(|cache| cache.namespace().to_owned());
+            let names = names.collect::<Vec<_>>().join(", ");
+            Reply::error(
+                StatusCode::NOT_FOUND,
+                format_args!("there is no such cache, but {names}"),
+            )
+        })?;
         (rest, Of::One, vec![cache])
     } else {
         (path, Of::All, caches.iter().collect())
@@ -119,7 +126,9 @@ pub(super) fn find(
     };
     match named.iter().find(|route| route.method == *method) {
         Some(route) => Ok((route, caches)),
-        None if named.is_empty() => Err(not_found("there is no such path")),
+        None if named.is_empty() => Err(not_found(
+            "there is no such path; the path of a cache has its whole namespace, such as /shop:price/key",
+        )),
         None => {
             let methods = named.iter().map(|route| match &route.method {
                 &GET => "GET, HEAD",
@@ -165,10 +174,13 @@ fn shown(cache: &AnyCache) -> Value {
         "enabled": cache.is_enabled(),
         // The share of this instance: other instances may have another share.
         "share": engine.enabled_for(),
+        // A settings that names no server is a healthy cache which hears of no change.
+        "l2": engine.l2_system(),
         "health": health,
         "bypassed": engine.bypassed(),
         "bypassed_everywhere": engine.bypassed_everywhere(),
         "l1_capacity": engine.l1_capacity(),
+        "settings": engine.options_in_effect(),
         "lanes": engine.lane_health(),
         "stats": cache.stats(),
         "size_advice": engine.size_advice(),

@@ -177,6 +177,17 @@ impl Engine {
         });
         let engine = Self::with_lanes(&instance, lanes, &switch);
         engine.start_if_possible();
+        let options = &*instance.options;
+        let (share, mode) = (options.enabled_for, options.tuned().mode);
+        if !options.enabled || share < 1.0 || mode == Mode::Shadow {
+            info!(
+                namespace = options.namespace.as_str(),
+                is_enabled = options.enabled,
+                share,
+                ?mode,
+                "the cache was built to be off, on for a share of its keys, or in shadow mode"
+            );
+        }
         engine
     }
 
@@ -704,6 +715,21 @@ impl Engine {
     #[cfg(feature = "admin")]
     pub(crate) fn locate(&self, key: Key) -> BoxFuture<'static, Located> {
         self.current().reads().locate(key)
+    }
+
+    /// The name of the store, or `none`.
+    #[cfg(feature = "admin")]
+    pub(crate) fn l2_system(&self) -> &'static str {
+        if self.instance.has_l2 {
+            self.contexts.first().lane.system()
+        } else {
+            "none"
+        }
+    }
+
+    #[cfg(feature = "admin")]
+    pub(crate) fn options_in_effect(&self) -> Settings {
+        self.instance.options.in_effect()
     }
 
     /// The share of all keys for which this is used while it is switched on.

@@ -89,15 +89,10 @@ impl Field for L1Capacity {
         "a whole number of entries, or a size with its unit, such as 256MiB";
 
     fn from_text(text: &str) -> Option<Self> {
-        let digits = text.find(|c: char| !c.is_ascii_digit());
-        let (count, unit) = text.split_at_checked(digits.unwrap_or(text.len()))?;
-        let count: u64 = count.parse().ok()?;
-        if unit.is_empty() {
-            return Some(Self::Entries(count));
+        match bytes(text) {
+            Some(bytes) => Some(Self::Bytes(bytes)),
+            None => text.parse().ok().map(Self::Entries),
         }
-        let is_unit = |(name, _): &(&str, u64)| name.eq_ignore_ascii_case(unit.trim_start());
-        let (_, bytes) = SIZES.into_iter().find(is_unit)?;
-        count.checked_mul(bytes).map(Self::Bytes)
     }
 
     fn plain(&self) -> Plain {
@@ -109,6 +104,52 @@ impl Field for L1Capacity {
                 Plain::Text(format!("{}{unit}", bytes / size))
             }
         }
+    }
+}
+
+/// A size that has a unit.
+fn bytes(text: &str) -> Option<u64> {
+    let digits = text.find(|c: char| !c.is_ascii_digit())?;
+    let (count, unit) = text.split_at_checked(digits)?;
+    let is_unit = |(name, _): &(&str, u64)| name.eq_ignore_ascii_case(unit.trim_start());
+    let (_, bytes) = SIZES.into_iter().find(is_unit)?;
+    count.parse::<u64>().ok()?.checked_mul(bytes)
+}
+
+/// A number of bytes, which may have a unit.
+pub(super) mod size {
+    use super::{
+        Deserializer, Field, Plain, Serializer, bytes, deserialize as read, serialize as write,
+    };
+
+    struct Size(usize);
+
+    impl Field for Size {
+        const EXPECTED: &'static str =
+            "a whole number of bytes, or a size with its unit, such as 1MiB";
+
+        fn from_text(text: &str) -> Option<Self> {
+            let with_unit = bytes(text).and_then(|bytes| bytes.try_into().ok());
+            with_unit.or_else(|| text.parse().ok()).map(Self)
+        }
+
+        fn plain(&self) -> Plain {
+            self.0.plain()
+        }
+    }
+
+    #[allow(clippy::ref_option, reason = "serde calls it with a field")]
+    pub(in crate::settings) fn serialize<S: Serializer>(
+        field: &Option<usize>,
+        serializer: S,
+    ) -> Result<S::Ok, S::Error> {
+        write(&field.map(Size), serializer)
+    }
+
+    pub(in crate::settings) fn deserialize<'de, D: Deserializer<'de>>(
+        deserializer: D,
+    ) -> Result<Option<usize>, D::Error> {
+        Ok(read(deserializer)?.map(|Size(bytes)| bytes))
     }
 }
 

@@ -119,8 +119,9 @@ pub struct Settings {
     /// Whether L1 answers while the instance is cut off from Redis. See [`Builder::mode`](crate::Builder::mode).
     #[serde(default, skip_serializing_if = "Option::is_none", with = "field")]
     pub mode: Option<Mode>,
-    /// The largest encoded value, in bytes. See [`Builder::max_value_size`](crate::Builder::max_value_size).
-    #[serde(default, skip_serializing_if = "Option::is_none", with = "field")]
+    /// The largest encoded value, in bytes, or with a unit. See
+    /// [`Builder::max_value_size`](crate::Builder::max_value_size).
+    #[serde(default, skip_serializing_if = "Option::is_none", with = "field::size")]
     pub max_value_size: Option<usize>,
     /// How long one request to Redis may take. See [`Builder::l2_timeout`](crate::Builder::l2_timeout).
     #[serde(default, skip_serializing_if = "Option::is_none", with = "field")]

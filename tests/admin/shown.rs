@@ -31,12 +31,20 @@ async fn all_caches_and_each_of_them() {
         ("ok", json!(true)),
         ("enabled", json!(true)),
         ("share", json!(1.0)),
+        ("l2", json!("redis")),
         ("health", health.clone()),
         ("lanes", json!([health])),
         ("size_advice", Value::Null),
     ] {
         assert_eq!(prices[name], expected, "{name}");
     }
+    // All that is in effect, also if nobody has set it.
+    let settings = &prices["settings"];
+    assert_eq!(
+        (&settings["mode"], &settings["jitter"]),
+        (&json!("strict"), &json!(0.1))
+    );
+    assert_eq!(settings["l2_ttl"], Value::Null);
     let process = format!("/{}", std::process::id());
     let name = prices["instance"].as_str().unwrap();
     assert!(name.ends_with(&process), "{name}");

@@ -48,6 +48,22 @@ fn what_is_written_is_read() {
     assert_eq!(settings.l1_capacity, Some(L1Capacity::Entries(7)));
     assert_eq!(settings.soft_ttl, Some(Duration::from_secs(90)));
     assert_eq!(settings.stale_wait, Some(Duration::MAX));
+    for (size, bytes) in [
+        (json!("1MiB"), Some(1 << 20)),
+        (json!("64 B"), Some(64)),
+        (json!("9"), Some(9)),
+        (json!(null), None),
+    ] {
+        let settings: Settings = from_value(json!({ "max_value_size": size })).unwrap();
+        assert_eq!(settings.max_value_size, bytes, "{size}");
+    }
+    for size in ["1.5MiB", "MiB", "-1", "99999999999GiB"] {
+        let refused = from_value::<Settings>(json!({ "max_value_size": size })).unwrap_err();
+        assert!(
+            refused.to_string().contains("such as 1MiB"),
+            "{size}: {refused}"
+        );
+    }
     let limit = Duration::from_secs(60);
     assert_eq!(settings.mode, Some(Mode::Available { limit }));
     assert_eq!(to_value(&settings).unwrap(), all());

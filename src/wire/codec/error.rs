@@ -79,12 +79,12 @@ pub(super) enum Category {
     NotReadBack,
     /// In a format with names.
     #[error(
-        "the value is not read back as it was: such as Some(None), a number that is not finite, or an untagged variant that another one takes"
+        "the value is not read back as it was: such as Some(None), a number that is not finite, or an untagged variant that an earlier one reads as another value"
     )]
     ReadOtherwise,
     #[cfg(all(feature = "bincode", feature = "messagepack"))]
     #[error(
-        "bincode cannot read the value back, and MessagePack not as it was: such as a Some(None), or a number that is not finite, beside flatten"
+        "bincode cannot read the value back, and MessagePack not as it was: such as Some(None), or an untagged variant that an earlier one reads as another value"
     )]
     HeldByNeither,
     #[error("the type's own code panicked")]
