@@ -209,8 +209,15 @@ impl<K: CacheKey, V: Serialize + DeserializeOwned + Send + Sync + 'static> Cache
         namespace: impl Into<String>,
         codec: impl CodecStack,
     ) -> Builder<K, V> {
+        Self::start(namespace.into(), codec)
+    }
+}
+
+impl<K, V: Serialize + DeserializeOwned + Send + Sync + 'static> Cache<K, V> {
+    /// Takes any type of keys: the functions that users call say which are keys.
+    pub(crate) fn start(namespace: String, codec: impl CodecStack) -> Builder<K, V> {
         Builder {
-            given: Given::new(namespace.into(), Box::new(CodecOf::<_, V>::new(codec))),
+            given: Given::new(namespace, Box::new(CodecOf::<_, V>::new(codec))),
             loader: (),
             types: Invariant::default(),
         }

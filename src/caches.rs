@@ -108,10 +108,9 @@ impl Caches {
         GLOBAL.get().cloned()
     }
 
-    /// Starts to build a cache of the process, by its whole namespace.
+    /// Starts to build a cache of the process, by its whole namespace. The caller has checked the type of the keys.
     pub(crate) fn global_cache<K, V>(namespace: &str) -> Result<Builder<K, V>, BuildError>
     where
-        K: CacheKey,
         V: DefaultCodec + Serialize + DeserializeOwned + Send + Sync + 'static,
     {
         let refused = |mistake| BuildError::new(namespace, vec![mistake], None);
@@ -126,7 +125,7 @@ impl Caches {
                 "the caches of the process are of the service {service:?}: write namespace = \"{service}:…\""
             )));
         };
-        Ok(caches.cache(name))
+        Ok(caches.start(name, V::Codec::default()))
     }
 }
 
@@ -205,8 +204,15 @@ impl Caches {
         K: CacheKey,
         V: Serialize + DeserializeOwned + Send + Sync + 'static,
     {
+        self.start(name, codec)
+    }
+
+    fn start<K, V>(&self, name: &str, codec: impl CodecStack) -> Builder<K, V>
+    where
+        V: Serialize + DeserializeOwned + Send + Sync + 'static,
+    {
         let shared = Arc::clone(&self.0);
-        let mut builder = Cache::builder_with_codec(self.namespace(name), codec);
+        let mut builder = Cache::start(self.namespace(name), codec);
         if let Some(l2) = &shared.l2 {
             builder = builder.boxed_l2(l2());
         }

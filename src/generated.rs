@@ -18,10 +18,10 @@ use crate::cache::Cache;
 use crate::cache::typed::loader_of_one;
 use crate::caches::Caches;
 use crate::clock::Clock;
-use crate::engine::{Engine, Load};
+use crate::engine::{Engine, Load, Loader};
 use crate::entry::Entry;
 use crate::error::{BuildError, LoadError, Misuse, WriteError};
-use crate::key::CacheKey;
+use crate::key::{CacheKey, key_text};
 use crate::loaded::{Loaded, OwnTags, with_tags};
 use crate::lookup_by::LookupBy;
 use crate::settings;
@@ -179,57 +179,82 @@ impl Tags {
     }
 }
 
-/// Looks a key up, with a loader that is made if it is needed: it owns copies of the arguments. Or refreshes the key.
-pub async fn load<K, V, Q, M, F, Fut>(
-    cache: Result<&Cache<K, V>, BuildError>,
-    key: &Q,
-    function: &Function,
-    refreshes: bool,
-    loader: impl FnOnce() -> F,
-) -> Result<Entry<V>, LoadError>
+/// A key of a cache.
+pub struct At<'a, K, V: Send + Sync + 'static, Q> {
+    cache: Result<&'a Cache<K, V>, BuildError>,
+    key: Q,
+}
+
+/// Checks that the cache has such keys. All companions of a function have one mistake in the type of a key: as they
+/// meet it in this function alone, the compiler has one text for it, and shows it once. So the key that this returns is
+/// of an opaque type, which is a key in any case, and no other function has a bound for `K`.
+///
+/// The key is the first argument: were it the second, the compiler would expect the cache's type of keys there, and say
+/// less.
+pub fn at<'a, K, V, Q, M>(
+    key: &'a Q,
+    cache: Result<&'a Cache<K, V>, BuildError>,
+) -> At<'a, K, V, impl CacheKey>
 where
-    K: CacheKey + LookupBy<Q, M>,
+    K: LookupBy<Q, M>,
     V: Send + Sync + 'static,
     Q: CacheKey + ?Sized,
-    F: FnOnce() -> Fut + Send + 'static,
-    Fut: Future<Output = Result<Loaded<V>, AnyError>> + Send + 'static,
 {
-    // Before the arguments are copied for the loader: without a cache the caller gets the error at once.
-    let cache = cache?;
+    At { cache, key }
+}
+
+/// The load of a value, which owns copies of the arguments.
+pub struct LoadOf<V>(Loader, PhantomData<V>);
+
+impl<V: Send + Sync + 'static> LoadOf<V> {
+    pub fn new(load: impl Future<Output = Result<Loaded<V>, AnyError>> + Send + 'static) -> Self {
+        Self(loader_of_one(|_: Option<Entry<V>>| load), PhantomData)
+    }
+}
+
+/// Looks a key up, with a load that is made if it is needed. Or refreshes the key.
+pub async fn load<K, V, Q>(
+    at: At<'_, K, V, Q>,
+    function: &Function,
+    refreshes: bool,
+    load: impl FnOnce() -> LoadOf<V>,
+) -> Result<Entry<V>, LoadError>
+where
+    V: Send + Sync + 'static,
+    Q: CacheKey,
+{
+    // Before the arguments are copied for the load: without a cache the caller gets the error at once.
+    let cache = at.cache?;
     function.check(cache.engine())?;
     if refreshes {
-        return cache.refresh(key, loader()).await;
+        let entry = (cache.loads())
+            .refresh(key_text(&at.key)?, load().0)
+            .await?;
+        return Ok(Entry::of(entry));
     }
     // Made only on a miss, as it owns copies of the arguments.
-    let load = || {
-        let loader = loader();
-        Load::ByCall(loader_of_one(move |_: Option<Entry<V>>| loader()))
-    };
-    cache.get_or_load_by(key, load).await
+    let load = || Load::ByCall(load().0);
+    cache.get_or_load_by(&at.key, load).await
 }
 
 /// Looks a key up without a loader.
-pub async fn get<K, V, Q, M>(cache: Result<&Cache<K, V>, BuildError>, key: &Q) -> Option<Entry<V>>
+pub async fn get<K, V, Q>(at: At<'_, K, V, Q>) -> Option<Entry<V>>
 where
-    K: CacheKey + LookupBy<Q, M>,
     V: Send + Sync + 'static,
-    Q: CacheKey + ?Sized,
+    Q: CacheKey,
 {
     // As with a cache whose L2 is away: a look-up that has no loader is a miss.
-    cache.ok()?.get(key).await
+    at.cache.ok()?.get_by(&at.key).await
 }
 
 /// Removes a key.
-pub async fn invalidate<K, V, Q, M>(
-    cache: Result<&Cache<K, V>, BuildError>,
-    key: &Q,
-) -> Result<Token, WriteError>
+pub async fn invalidate<K, V, Q>(at: At<'_, K, V, Q>) -> Result<Token, WriteError>
 where
-    K: CacheKey + LookupBy<Q, M>,
     V: Send + Sync + 'static,
-    Q: CacheKey + ?Sized,
+    Q: CacheKey,
 {
-    cache?.invalidate(key).await
+    let (cache, key) = (at.cache?, key_text(&at.key)?);
+    cache.writes().invalidate(key, Duration::ZERO).await
 }
 
 /// Says that a function which has no `Result` for an error of the cache runs its body instead.
@@ -271,7 +296,7 @@ impl<K, V: Send + Sync + 'static> Drop for Building<'_, K, V> {
     }
 }
 
-impl<K: CacheKey, V: Send + Sync + 'static> OnceCache<K, V> {
+impl<K, V: Send + Sync + 'static> OnceCache<K, V> {
     #[allow(clippy::new_without_default, reason = "it is for statics")]
     #[must_use]
     pub const fn new() -> Self {

@@ -136,22 +136,6 @@ impl<K: CacheKey, V: Send + Sync + 'static> Cache<K, V> {
         self.get_or_load_by(key, || Load::ByCall(loader_of_one(loader)))
     }
 
-    /// Looks a key up, and otherwise loads it with the loader that `load` makes.
-    pub(crate) fn get_or_load_by<Q: CacheKey + ?Sized, M>(
-        &self,
-        key: &Q,
-        load: impl FnOnce() -> Load,
-    ) -> impl Future<Output = Result<Entry<V>, LoadError>>
-    where
-        K: LookupBy<Q, M>,
-    {
-        let first = move || match self.find_local(key) {
-            Some(entry) if !entry.is_due() => Step::Done(Ok(entry)),
-            found => self.engine().get_or_load(key_text(key), found, load()),
-        };
-        Call::new(first, |entry| entry.map(Entry::of))
-    }
-
     /// Loads a key now, whether or not it has a value, and stores the loaded value in both levels, in all instances.
     ///
     /// For data that has changed at the source and is to be in the cache before the next look-up. The old value stays
@@ -335,5 +319,21 @@ impl<K: CacheKey, V: Send + Sync + 'static> Cache<K, V> {
         };
         let entries = engine.loads().get_rest(looked_up, Box::new(loader)).await?;
         Ok(entries_of(entries))
+    }
+}
+
+/// A look-up by a key whose type the caller has checked.
+impl<K, V: Send + Sync + 'static> Cache<K, V> {
+    /// Looks a key up, and otherwise loads it with the loader that `load` makes.
+    pub(crate) fn get_or_load_by<Q: CacheKey + ?Sized>(
+        &self,
+        key: &Q,
+        load: impl FnOnce() -> Load,
+    ) -> impl Future<Output = Result<Entry<V>, LoadError>> {
+        let first = move || match self.find_local(key) {
+            Some(entry) if !entry.is_due() => Step::Done(Ok(entry)),
+            found => self.engine().get_or_load(key_text(key), found, load()),
+        };
+        Call::new(first, |entry| entry.map(Entry::of))
     }
 }

@@ -71,11 +71,7 @@ impl<K: CacheKey, V: Send + Sync + 'static> Cache<K, V> {
     where
         K: LookupBy<Q, M>,
     {
-        let first = || match self.find_local(key) {
-            Some(entry) => Step::Done(Some(entry)),
-            None => self.engine().get_from_l2(key_text(key)),
-        };
-        Call::new(first, |entry| entry.map(Entry::of))
+        self.get_by(key)
     }
 
     /// Looks many keys up in L1, and together in L2 the keys that L1 lacks. Keeps values of L2 in L1.
@@ -115,5 +111,20 @@ impl<K: CacheKey, V: Send + Sync + 'static> Cache<K, V> {
             return entries_of(looked_up.entries);
         }
         entries_of(engine.reads().get_rest(looked_up).await)
+    }
+}
+
+/// A look-up by a key whose type the caller has checked.
+impl<K, V: Send + Sync + 'static> Cache<K, V> {
+    /// As [`get`](Self::get).
+    pub(crate) fn get_by<Q: CacheKey + ?Sized>(
+        &self,
+        key: &Q,
+    ) -> impl Future<Output = Option<Entry<V>>> {
+        let first = || match self.find_local(key) {
+            Some(entry) => Step::Done(Some(entry)),
+            None => self.engine().get_from_l2(key_text(key)),
+        };
+        Call::new(first, |entry| entry.map(Entry::of))
     }
 }

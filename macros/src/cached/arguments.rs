@@ -89,7 +89,7 @@ impl Copied {
         if self.is_borrowed {
             quote!(#name)
         } else {
-            quote!(&#name)
+            quote_spanned!(name.span()=> &#name)
         }
     }
 
@@ -272,10 +272,14 @@ impl Arguments {
     }
 
     pub(crate) fn key(&self, options: &Options, function: Span) -> Result<Key> {
-        let span = options.key.as_ref().map_or(function, Code::span);
         let expression = match &options.key {
             Some(key) => unparenthesized(&key.expression).clone(),
             None => self.all_in_key(),
+        };
+        let span = match (&options.key, self.named(&expression)) {
+            (Some(key), _) => key.span(),
+            (None, Some(argument)) => argument.name.span(),
+            (None, None) => function,
         };
         let (borrowed, owned) = match &expression {
             Expr::Tuple(tuple) if tuple.elems.len() > MOST_PARTS => {

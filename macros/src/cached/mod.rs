@@ -432,9 +432,7 @@ impl<'a> Cached<'a> {
         // The compiler shows the literal if it is no such cache.
         let ty = quote_spanned!(cache.literal.span()=> &::larder::Cache<_, #value>);
         let borrowed = quote_spanned!(cache.literal.span()=> &(#expression));
-        generated! {
-            let #variable = ::core::result::Result::Ok::<#ty, ::larder::BuildError>(#borrowed);
-        }
+        generated!(let #variable: #ty = #borrowed;)
     }
 
     /// The companion `cache`, of a function that builds its cache.
@@ -456,6 +454,10 @@ impl<'a> Cached<'a> {
             use ::larder::generated::NotResult as _;
             const _: () = ::core::assert!(!::larder::generated::IsResult::<#values>::VALUE, #message);
         };
+        // The compiler shows the type of the value if it cannot be stored.
+        let get = quote_spanned!(values.span()=> ::larder::generated::OnceCache::get);
+        let cache = Ident::new("CACHE", values.span());
+        let cached = quote_spanned!(values.span()=> &#cache);
         let doc = format!(
             "The cache of `{}`, which is built by the first call. Call it at the start of the process, so that the \
              options are checked there, and `larder::Caches::check_settings` knows the cache.",
@@ -466,8 +468,8 @@ impl<'a> Cached<'a> {
             #vis fn cache() -> ::core::result::Result<&'static ::larder::Cache<#keys, #values>, ::larder::BuildError> {
                 #ttls
                 #no_errors
-                static CACHE: ::larder::generated::OnceCache<#keys, #values> = ::larder::generated::OnceCache::new();
-                CACHE.get(#namespace, |builder| {
+                static #cache: ::larder::generated::OnceCache<#keys, #values> = ::larder::generated::OnceCache::new();
+                #get(#cached, #namespace, |builder| {
                     #ttl
                     #soft_ttl
                     builder
@@ -479,9 +481,15 @@ impl<'a> Cached<'a> {
     /// The call of a function that looks the key up. The compiler shows the user's key if the cache has others.
     fn call(&self, function: &str, others: &TokenStream) -> TokenStream {
         let Key { borrowed, span, .. } = &self.key;
-        let function = Ident::new(function, *span);
         let cache = self.cache_variable();
-        quote_spanned!(*span=> ::larder::generated::#function(#cache, #borrowed, #others).await)
+        let cache = if self.options.cache.is_some() {
+            quote_spanned!(*span=> ::core::result::Result::Ok(#cache))
+        } else {
+            quote!(#cache)
+        };
+        let at = quote_spanned!(*span=> ::larder::generated::at(#borrowed, #cache));
+        let function = Ident::new(function, *span);
+        quote_spanned!(*span=> ::larder::generated::#function(#at, #others).await)
     }
 
     /// The user's body. Some arguments may be there only for the expression of the cache.
@@ -498,7 +506,11 @@ impl<'a> Cached<'a> {
     fn look_up(&self) -> TokenStream {
         let Names { uncached, of, .. } = &self.names;
         let (copies, copied) = self.arguments.copies();
-        let load = self.call("load", &generated!(&FUNCTION, REFRESH, loader));
+        let look_up = self.call("load", &generated!(&FUNCTION, REFRESH, load));
+        // The compiler shows the function if its body or an argument cannot be sent to the task of the load.
+        let span = generated_at(self.function.sig.ident.span());
+        let future = Ident::new("future", span);
+        let load_of = quote_spanned!(span=> ::larder::generated::LoadOf::new(#future));
         let function = self.known_function();
         let (tags, loaded) = self.stored();
         let body = quote!(#of::#uncached(#copied).await);
@@ -509,14 +521,15 @@ impl<'a> Cached<'a> {
         };
         generated! {
             #function
-            let loader = || {
+            let load = || {
                 #copies
-                move || async move {
+                let #future = async move {
                     #tags
                     #loaded
-                }
+                };
+                #load_of
             };
-            match #load {
+            match #look_up {
                 ::core::result::Result::Ok(entry) => #found,
                 ::core::result::Result::Err(error) => #failed,
             }

@@ -65,6 +65,32 @@ async fn misspelled(tenant: &str) -> Result<u64, LoadError> {
     Ok(tenant.len() as u64)
 }
 
+#[cached(namespace = "shop:tagged", tags = ["prices", 1.5])]
+async fn no_tag(id: u64) -> Result<u64, LoadError> {
+    Ok(id)
+}
+
+#[derive(Clone)]
+struct Unstored;
+
+#[cached(namespace = "shop:unstored")]
+async fn not_stored(id: u64) -> Result<Unstored, LoadError> {
+    let _ = id;
+    Ok(Unstored)
+}
+
+#[cached(namespace = "shop:sent")]
+async fn argument_of_one_thread(id: u64, #[skip] shared: std::rc::Rc<u64>) -> Result<u64, LoadError> {
+    Ok(id + *shared)
+}
+
+#[cached(namespace = "shop:sent", key = "(id)")]
+async fn body_of_one_thread(id: u64) -> Result<u64, LoadError> {
+    let shared = std::rc::Rc::new(id);
+    std::future::ready(()).await;
+    Ok(*shared)
+}
+
 struct NotClone {
     products: Cache<u64, String>,
 }
