@@ -191,9 +191,13 @@ pub fn derive_cache_key(input: TokenStream) -> TokenStream {
 /// The companions are as visible as the function.
 ///
 /// An `impl` block holds functions and no modules or types, so there the companions are methods with a prefix. The
-/// companions of a free function belong to an enum without variants that has the function's name. A method of a trait
-/// cannot be cached: its companions would have to be members of the trait. Call a cached method of the type from there.
-/// An associated function without `self` cannot be cached either.
+/// companions of a free function belong to an enum without variants that has the function's name. An associated function
+/// without `self` cannot be cached.
+///
+/// A method of a trait cannot be cached either, with a body in the trait or in the `impl` of the trait: its companions
+/// would have to be members of the trait. Cache a method of the type, and call it from the trait's, as the page
+/// `guide::macros` shows. In the `impl` of a trait the compiler refuses each companion, and the name in its first error
+/// says why.
 ///
 /// # A cache of the function's own
 ///

@@ -24,6 +24,9 @@ use self::options::Options;
 const RETURNS_BORROWED: &str = "the value is kept for other callers, so it cannot borrow: return an owned type, such as \
     `String`";
 
+const OF_A_TRAIT: &str = "a method of a trait cannot be cached, as its companions would be members of the trait: cache a \
+    method of the type, and call it from the trait's";
+
 /// As `quote!`, for code with variables: they are not seen by the user's expressions in it.
 macro_rules! generated {
     ($($code:tt)*) => { quote_spanned!(Span::mixed_site()=> $($code)*) };
@@ -38,9 +41,7 @@ pub(crate) fn refused(item: &TokenStream, error: Error) -> TokenStream {
     else {
         return error.into_compile_error();
     };
-    let message = "a method of a trait cannot be cached, as its companions would be members of the trait: cache a \
-        method of the type, and call it from the trait's";
-    let error = Error::new(sig.ident.span(), message).into_compile_error();
+    let error = Error::new(sig.ident.span(), OF_A_TRAIT).into_compile_error();
     quote!(#error #item)
 }
 
@@ -162,6 +163,11 @@ fn first_parameter(ty: &Type) -> Option<&Type> {
 fn check(function: &ItemFn, options: &Options) -> Result<()> {
     let signature = &function.sig;
     let refused = |span, message| Err(Error::new(span, message));
+    // The macro `async_trait` has made another function of it, which has a lifetime of this name.
+    let mut lifetimes = signature.generics.lifetimes();
+    if lifetimes.any(|parameter| parameter.lifetime.ident == "async_trait") {
+        return refused(signature.ident.span(), OF_A_TRAIT);
+    }
     if signature.asyncness.is_none() {
         let message =
             "write `async fn`: a look-up may wait for another caller's load, and for Redis";
@@ -283,7 +289,8 @@ impl<'a> Cached<'a> {
     fn expand(&self) -> TokenStream {
         let (function, companions, keys) = (self.function(), self.companions(), self.keys());
         if self.function.sig.receiver().is_some() {
-            return quote!(#function #keys #companions);
+            let of_no_trait = self.of_no_trait();
+            return quote!(#function #of_no_trait #keys #companions);
         }
         let ItemFn { vis, sig, .. } = self.function;
         let (name, conditions) = (&sig.ident, self.attributes(is_condition));
@@ -563,6 +570,23 @@ impl<'a> Cached<'a> {
     fn shares_keys(&self) -> bool {
         let shares = self.options.shares_keys.as_ref();
         shares.is_some_and(|shares| shares.value)
+    }
+
+    /// A constant whose name says why the compiler refuses a method in the `impl` of a trait, where each companion is an
+    /// error. The macro cannot: it sees the method, and not what the method is in.
+    fn of_no_trait(&self) -> TokenStream {
+        let method = &self.function.sig.ident;
+        let name = format!(
+            "_A_METHOD_OF_A_TRAIT_CANNOT_BE_CACHED_CALL_A_CACHED_METHOD_OF_THE_TYPE_FROM_{}",
+            method.unraw()
+        );
+        let span = generated_at(method.span());
+        let name = Ident::new(&name, span);
+        let conditions = self.attributes(is_condition);
+        quote_spanned! {span=>
+            #(#conditions)*
+            const #name: () = ();
+        }
     }
 
     /// A constant whose name two functions have that have the same keys in one cache: the compiler refuses the second.
