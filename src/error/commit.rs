@@ -1,5 +1,6 @@
 //! How a commit can end whose key is invalidated after it.
 
+use std::convert::Infallible;
 use std::sync::Arc;
 
 use super::WriteError;
@@ -27,25 +28,20 @@ use super::WriteError;
 ///
 /// # Commits that return `anyhow::Error`
 ///
-/// `anyhow::Error` does not implement `std::error::Error`, so a `CommitError` with it does not, either, and `?` does
-/// not compile. Match the `CommitError`:
+/// `anyhow::Error` does not implement `std::error::Error`, so a `CommitError` with it does not, either, and `?` alone
+/// does not compile. Use [`into_error`](Self::into_error):
 ///
 /// ```
-/// use larder::{Cache, CommitError};
+/// use larder::{Cache, CommitError, OrDeferred as _};
 ///
 /// async fn update_price() -> anyhow::Result<u64> {
 ///     Ok(1)
 /// }
 ///
 /// async fn set_price(prices: &Cache<String, u32>) -> anyhow::Result<u64> {
-///     match prices.invalidate_after("tea", update_price()).await {
-///         // The change is committed, whether or not the key has been invalidated already.
-///         Ok(rows) | Err(CommitError::NotInvalidated { value: rows, .. }) => Ok(rows),
-///         // The error of the commit, with its causes and backtrace.
-///         Err(CommitError::Failed(error)) => Err(error),
-///         Err(CommitError::NotBegun(error)) => Err(error.into()),
-///         Err(error) => Err(anyhow::anyhow!("{error}")),
-///     }
+///     let done = prices.invalidate_after("tea", update_price()).await;
+///     let rows = done.or_deferred().map_err(CommitError::into_error)?;
+///     Ok(rows)
 /// }
 /// # async fn demo() -> anyhow::Result<()> {
 /// # let prices: Cache<String, u32> = Cache::builder("docs:prices").build()?;
@@ -77,6 +73,42 @@ pub enum CommitError<T, E> {
         #[source]
         error: WriteError,
     },
+}
+
+impl<E> CommitError<(), E> {
+    /// The error of the commit itself, with its type, causes and backtrace; any other error in the form of such an error.
+    /// For errors of commits that take any error, as `anyhow::Error` does, or this one by `#[from]`.
+    ///
+    /// ```
+    /// # async fn demo() -> Result<(), Box<dyn std::error::Error>> {
+    /// use larder::{Cache, CommitError, OrDeferred as _};
+    ///
+    /// async fn update_price() -> anyhow::Result<u64> {
+    ///     Err(std::fmt::Error.into())
+    /// }
+    ///
+    /// let prices: Cache<String, u32> = Cache::builder("docs:prices").build()?;
+    /// let done = prices.invalidate_after("tea", update_price()).await.or_deferred();
+    /// let error = done.map_err(CommitError::into_error).unwrap_err();
+    /// assert!(error.downcast_ref::<std::fmt::Error>().is_some());
+    /// # Ok(()) }
+    /// # tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap().block_on(demo()).unwrap();
+    /// ```
+    #[must_use]
+    pub fn into_error(self) -> E
+    where
+        E: From<CommitError<(), Infallible>>,
+    {
+        match self {
+            Self::Failed(error) => error,
+            Self::NotBegun(error) => CommitError::NotBegun(error).into(),
+            Self::Panicked(message) => CommitError::Panicked(message).into(),
+            Self::Stopped => CommitError::Stopped.into(),
+            Self::NotInvalidated { value, error } => {
+                CommitError::NotInvalidated { value, error }.into()
+            }
+        }
+    }
 }
 
 impl<T, E> CommitError<T, E> {

@@ -67,6 +67,33 @@ fn a_service_without_a_server_says_so() {
     assert!(lines[0].contains("no Redis server is set") && lines[0].contains("shop"));
 }
 
+#[test]
+fn a_cache_that_does_not_begin_in_use_says_so() {
+    let log = Log::default();
+    let built = || Cache::<String, u64>::builder("test:logs");
+    log.record(Level::INFO, async {
+        for builder in [
+            built(),
+            built().enabled(false),
+            built().enabled_for(0.5),
+            built().mode(larder::Mode::Shadow),
+        ] {
+            builder.build().unwrap();
+        }
+    });
+    let text = log.text();
+    let lines: Vec<_> = text
+        .lines()
+        .filter(|line| line.contains("built to be off"))
+        .collect();
+    assert_eq!(lines.len(), 3, "{text}");
+    assert!(
+        lines[0].contains("is_enabled=false") && lines[1].contains("share=0.5"),
+        "{lines:?}"
+    );
+    assert!(lines[2].contains("mode=Shadow"), "{lines:?}");
+}
+
 /// Writes to the log what is logged at WARN and above, on one thread, while this runs.
 ///
 /// All tests of this binary log to a subscriber of this level, or a lower one. Were there one that has none, its thread
