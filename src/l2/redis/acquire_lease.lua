@@ -7,9 +7,8 @@ local epoch, _, issued = clock(KEYS[4], ARGV[4])
 local v, stored, hold = unpack(redis.call('MGET', KEYS[1], KEYS[2], KEYS[3]))
 local kept = false
 if ARGV[3] ~= '*' and ARGV[3] ~= '!' then
-  local of, ver, expires_at = read_stamp(v and find(head_in, v, ARGV[6]) or '')
-  -- A version that the lane has not issued would outlive invalidations in L1 (rule 11).
-  if of == epoch and ver <= issued and ver ~= tonumber(ARGV[3]) then
+  local ver, expires_at = read_issued(v and find(head_in, v, ARGV[6]) or '', epoch, issued)
+  if ver and ver ~= tonumber(ARGV[3]) then
     if ARGV[3] == '~' or time() < expires_at then
       return {'HIT', v, 0}
     end

@@ -6,8 +6,8 @@ local epoch, ver = publish(KEYS[1], KEYS[2], ARGV[1], ARGV[2], ARGV[3], 'by', 'e
 local at = time()
 for i = 3, #KEYS, 2 do
   for _, value in ipairs(heads(head_of, KEYS[i])) do
-    local of, stored, expires_at, written_at, stale, ends, l1 = read_stamp(value.head)
-    if of == epoch and stored <= issued then
+    local stored, expires_at, written_at, stale, ends, l1 = read_issued(value.head, epoch, issued)
+    if stored then
       local now = math.max(at - written_at, 0) + 1
       stale = stale == 0 and now or math.min(stale, now)
       local times = pack_times(stale, expires_at - written_at, ends, l1)

@@ -1,11 +1,11 @@
 -- FILL  value lease clock log tag_version... [staged] | token epoch body kept rnd channel key payload tag length
 --   ->  answer, value, stamp
 -- The values that a value with this type tag leaves under its key.
-local function others_of(values, tag, epoch, at)
+local function others_of(values, tag, epoch, issued, at)
   local others = {}
   for _, value in ipairs(heads(head_in, values)) do
-    local of, _, expires_at = read_stamp(value.head)
-    if of == epoch and at < expires_at and string.sub(value.head, 81, 88) ~= tag and #others < MOST_VALUES - 1 then
+    local ver, expires_at = read_issued(value.head, epoch, issued)
+    if ver and at < expires_at and string.sub(value.head, 81, 88) ~= tag and #others < MOST_VALUES - 1 then
       others[#others + 1] = string.sub(values, value.at + 5, value.at + value.length)
     end
   end
@@ -37,11 +37,11 @@ if ARGV[8] ~= '' then
 else
   -- A fill takes a version and publishes no message: no instance holds a value that the fill makes old. Nor does it make
   -- a value of another type old.
+  if beside ~= '' then
+    others = others_of(checked(redis.pcall('GET', KEYS[1]), 'GET') or '', ARGV[9], epoch, ver, at)
+  end
   ver = ver + 1
   set_position(KEYS[3], epoch, seq, ver)
-  if beside ~= '' then
-    others = others_of(checked(redis.pcall('GET', KEYS[1]), 'GET') or '', ARGV[9], epoch, at)
-  end
   if leases ~= '' then
     leases = string.gsub(string.gsub(leases, '&', ''), '%S+', '%0&')
   end

@@ -17,11 +17,11 @@ local function stands(clock, present, epoch, began)
 end
 
 -- The lease with a token: when it began, its marks, where its end is in the text, and the other leases of the key. Nothing
--- if there is none.
+-- if there is none, or its time is over: the key lasts as long as the last of its leases.
 local function find_lease(stored, token)
   local pattern = '(%d+):(%d+):' .. token .. ':%x+:()%d+(%+?)(&?)()'
   local from, _, epoch, began, till, mark, beside, to = string.find(stored or '', pattern)
-  if from then
+  if from and tonumber(string.match(stored, '^%d+', till)) > time() then
     -- With the space before it, or after the first one.
     local others = string.sub(stored, 1, math.max(from - 2, 0)) .. string.sub(stored, from == 1 and to + 1 or to)
     return epoch, began, mark, beside, others, till

@@ -7,8 +7,7 @@ if not began then
   return rejected(KEYS[1])
 end
 local head, place = find(head_of, KEYS[1], ARGV[9])
-local of, stored = read_stamp(head)
-if of ~= epoch or stored ~= tonumber(ARGV[3]) then
+if read_issued(head, epoch, ver) ~= tonumber(ARGV[3]) then
   return {'ABSENT', false, false}
 end
 local tags = invalidated(KEYS[3], 4, #KEYS, epoch, ver)

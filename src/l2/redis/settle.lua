@@ -30,8 +30,7 @@ for i = 1, keys do
     local is_there = false
     if stored == '1' and id == last and epoch == present then
       -- APPEND stores it alone, and no load is stored beside it while the mark is there: so it is in front, or gone.
-      local of, is = read_stamp(head_of(value, 0))
-      is_there = of == epoch and is == ver
+      is_there = read_issued(head_of(value, 0), epoch, ver) == ver
     end
     -- No version is issued twice, so a value with this one is the one that was given to the source.
     if not is_there then

@@ -9,8 +9,8 @@ if ARGV[7] ~= '' and at > tonumber(ARGV[7]) then
 end
 local epoch, _, issued = clock(KEYS[2], ARGV[2])
 local head, place = find(head_of, KEYS[1], ARGV[9])
-local of, ver, expires_at, written_at, stale, ends, l1 = read_stamp(head)
-if of ~= epoch or ver > issued or at >= expires_at then
+local ver, expires_at, written_at, stale, ends, l1 = read_issued(head, epoch, issued)
+if not ver or at >= expires_at then
   return struct.pack('>I8', at)
 end
 local tags = tags_of(KEYS[1], head, place)
