@@ -11,8 +11,8 @@ use super::{Bytes, Reply, Version};
 /// would store an older value.
 pub trait WriteStream: Send + Sync {
     /// The first writes, as many as `most` and no more once they have 1 MiB together, for the worker that `fence`
-    /// names. Keeps other workers away for `ttl`; with a `ttl` of zero the worker gives the stream up. `None` while
-    /// another worker has the stream.
+    /// names. Keeps other workers away for `ttl`; with a `ttl` of zero the worker gives the stream up, and is given no
+    /// writes. `None` while another worker has the stream.
     fn take(&self, fence: u64, ttl: Duration, most: usize) -> Reply<'_, Option<Vec<Waiting>>>;
 
     /// Removes writes. From here on leases on their keys are granted, and in the same step the keys are invalidated,

@@ -106,14 +106,14 @@ impl State {
         self.subscribers.clear();
     }
 
-    /// Whether writes wait for their source, or have failed.
+    /// Whether a write has ever waited for its source: instances that run go on with the lanes in which their writes are.
     #[cfg_attr(
         not(feature = "write-behind"),
         expect(clippy::unused_self, reason = "there are no such writes")
     )]
     pub(super) fn has_writes(&self) -> bool {
         #[cfg(feature = "write-behind")]
-        return !self.writes.waiting.is_empty() || !self.writes.dead.is_empty();
+        return self.writes.have_begun();
         #[cfg(not(feature = "write-behind"))]
         false
     }
@@ -159,9 +159,11 @@ impl State {
         let values = envelope::values(&bytes).filter_map(Result::ok);
         let read = |value: &[u8]| {
             let (stamp, lifetime) = envelope::read_stamp(value)?;
-            // A value of another epoch may be older than an invalidation that was lost with that epoch (rule 11).
+            // A value of another epoch may be older than an invalidation that was lost with that epoch, and a version
+            // that was not issued would outlive invalidations (rule 11).
             let is_of_now = stamp.epoch == self.clock.epoch || without(Rule::Epochs);
-            is_of_now.then(|| (bytes.slice_ref(value), stamp, lifetime))
+            let is_issued = stamp.ver <= self.clock.ver;
+            (is_of_now && is_issued).then(|| (bytes.slice_ref(value), stamp, lifetime))
         };
         values.filter_map(read).collect()
     }

@@ -13,6 +13,8 @@ const LISTED: usize = 64;
 pub(super) struct Tags {
     /// Of a tag that values have: the version of its last invalidation.
     versions: Expiring<TagVersion>,
+    /// The epoch of the list: no load of a former one is stored.
+    epoch: u64,
     /// The tags that were invalidated last, with or without a tag version. The latest is at the end.
     list: VecDeque<(Box<str>, u64)>,
     /// The version of the last invalidation that the list lacks.
@@ -31,6 +33,7 @@ impl Tags {
         let listed = || self.list.iter().find(|(one, _)| **one == *tag);
         match version {
             Some(at) => at.ver,
+            None if self.epoch != epoch => 0,
             None => listed().map_or(self.lacking, |(_, ver)| *ver),
         }
     }
@@ -41,6 +44,10 @@ impl Tags {
         let left = self.versions.remaining(tag, now);
         if !left.is_zero() {
             (self.versions).insert(tag, TagVersion { epoch, ver }, now, left);
+        }
+        if self.epoch != epoch {
+            (self.epoch, self.lacking) = (epoch, 0);
+            self.list.clear();
         }
         self.list.retain(|(one, _)| **one != *tag);
         self.list.push_back((tag.into(), ver));
@@ -56,8 +63,14 @@ impl Tags {
     /// Has the tag version exist for at least so long.
     pub(super) fn keep(&mut self, tag: &str, epoch: u64, now: u64, kept: Duration) {
         let ver = self.invalidated(tag, epoch, now);
-        // As PEXPIRE with GT: another value with the tag may be stored for longer.
-        let kept = kept.max(self.versions.remaining(tag, now));
+        // As PEXPIRE with GT: another value with the tag may be stored for longer, if it is of this epoch.
+        let is_of_epoch = self.version(tag, now).is_some_and(|at| at.epoch == epoch);
+        let left = if is_of_epoch {
+            self.versions.remaining(tag, now)
+        } else {
+            Duration::ZERO
+        };
+        let kept = kept.max(left);
         (self.versions).insert(tag, TagVersion { epoch, ver }, now, kept);
     }
 }

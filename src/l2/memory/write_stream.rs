@@ -46,6 +46,8 @@ impl WriteStream for MemoryLane {
             let (writes, now) = (&mut state.writes, state.now.at);
             writes.admits(fence, now).then(|| {
                 writes.worker = (fence, now.saturating_add(millis(ttl)));
+                // The worker gives the stream up.
+                let most = if ttl.is_zero() { 0 } else { most };
                 first(&writes.waiting, most)
             })
         })
