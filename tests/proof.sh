@@ -97,7 +97,7 @@ part() {
             # Those packages are built without TLS.
             case $program in target/*) skipped="--skip redis::tls" ;; *) skipped="" ;; esac
             # shellcheck disable=SC2086
-            LARDER_REDIS=$program run --test l2 --test cache --test logs -- $skipped
+            LARDER_SEEDS=${LARDER_SEEDS:-0..200} LARDER_REDIS=$program run --test l2 --test cache --test logs -- $skipped
         done
         ;;
     cluster)

@@ -3,24 +3,101 @@
 
 use std::fmt::Write as _;
 use std::sync::Arc;
+use std::time::Duration;
 
 use fastrand::Rng;
+use futures::future::join_all;
+use larder::l2::deadpool_redis::redis::cmd;
 use larder::l2::{
-    EncodedValue, Fill, Kind, L2, Lane, LaneName, Lease, LeaseReply, NewLifetime, Stamp, Ttls,
+    Bytes, EncodedValue, Event, Fill, Kind, L2, L2Error, Lane, LaneName, LaneNumber, Lease,
+    LeaseReply, LeaseRequest, MemberInfo, MemorySnapshot, NewLifetime, Stamp, Subscription, Ttls,
     Version, Want,
 };
 use larder_store_tests::steps::Steps;
+use tokio::join;
+use tokio::time::sleep;
 
 use crate::store::*;
+use crate::support::eventually::eventually;
+use crate::support::seeds::seeds;
 
-/// `LARDER_SEEDS=100` runs more.
 const SEEDS: u64 = 4;
 const STEPS: usize = 250;
 const TYPES: u64 = 3;
 /// No values.
 const NONE: &str = "[]";
-const KEYS: [&str; 2] = ["eu:a", "us:b"];
+const KEYS: [&str; 3] = ["eu:a", "eu:b", "us:c"];
 const TAGS: [&str; 2] = ["t", "u"];
+/// What lasts so long is over at the next step.
+const SHORT: Duration = Duration::from_millis(3);
+/// As a step that is past its deadline is: stores have no other error for it.
+const REFUSED: &str = "refused";
+/// The second member.
+const OTHER: MemberInfo = MemberInfo { id: 9, ..PATIENT };
+
+/// A server that can restart.
+trait Server {
+    fn l2(&self) -> &dyn L2;
+    /// Keeps a copy of the data.
+    async fn save(&mut self);
+    /// Restarts from the last copy, or with nothing.
+    async fn restart(&mut self, from_copy: bool);
+    /// Writes as another program does.
+    async fn write_by_hand(&mut self, key: &str, bytes: &[u8]);
+}
+
+struct InMemory {
+    store: Memory,
+    copy: MemorySnapshot,
+}
+
+impl Server for InMemory {
+    fn l2(&self) -> &dyn L2 {
+        self.store.l2()
+    }
+
+    async fn save(&mut self) {
+        self.copy = self.store.0.snapshot();
+    }
+
+    async fn restart(&mut self, from_copy: bool) {
+        if !from_copy {
+            self.copy = MemorySnapshot::default();
+        }
+        self.store.0.restore(&self.copy);
+    }
+
+    async fn write_by_hand(&mut self, key: &str, bytes: &[u8]) {
+        let bytes = Bytes::copy_from_slice(bytes);
+        self.store.0.write_by_hand(NAMESPACE, key, bytes);
+    }
+}
+
+impl Server for Redis {
+    fn l2(&self) -> &dyn L2 {
+        &self.l2
+    }
+
+    async fn save(&mut self) {
+        let mut raw = self.server.connection().await;
+        let () = cmd("SAVE").query_async(&mut raw).await.unwrap();
+    }
+
+    async fn restart(&mut self, from_copy: bool) {
+        if !from_copy {
+            // There may be none.
+            _ = std::fs::remove_file(self.server.path().join("dump.rdb"));
+        }
+        self.server.restart().await;
+    }
+
+    async fn write_by_hand(&mut self, key: &str, bytes: &[u8]) {
+        let mut raw = self.server.connection().await;
+        let mut set = cmd("SET");
+        set.arg(format!("{{{NAMESPACE}.0}}:{key}")).arg(bytes);
+        let () = set.query_async(&mut raw).await.unwrap();
+    }
+}
 
 /// What a step is about.
 struct One {
@@ -32,54 +109,88 @@ struct One {
     tags: Vec<&'static str>,
     /// A version, which may be that of a value.
     seen: u64,
+    /// [`SHORT`] in some steps, and otherwise [`LONG`].
+    brief: Duration,
+    deadline: Option<u64>,
     payload: Vec<u8>,
 }
 
 /// One of the stores, as instances with several type tags use it.
-struct Side {
+struct Side<S> {
+    server: S,
     lanes: Vec<Arc<dyn Lane>>,
+    subscription: Box<dyn Subscription>,
     /// The leases that were granted for each type, in their order.
     leases: Vec<Vec<Lease>>,
     /// The stamps of this epoch's writes. The stores have other epochs and clocks, and the same versions.
     epoch: u64,
+    /// The time of the store at the last step.
+    now: u64,
+    has_copy: bool,
 }
 
-impl Side {
-    fn new(l2: &dyn L2) -> Self {
-        let lane = |type_tag| {
-            let name = LaneName {
-                type_tag,
-                ..NAMESPACE.into()
-            };
-            l2.lane(name, LIMIT, Box::new(|_| ())).into()
-        };
+fn lane(l2: &dyn L2, type_tag: u64, of: u16) -> Arc<dyn Lane> {
+    let name = LaneName {
+        type_tag,
+        lane: LaneNumber { number: 0, of },
+        ..NAMESPACE.into()
+    };
+    l2.lane(name, LIMIT, Box::new(|_| ())).into()
+}
+
+impl<S: Server> Side<S> {
+    async fn new(server: S) -> Self {
+        let lanes: Vec<_> = (0..TYPES).map(|tag| lane(server.l2(), tag, 1)).collect();
+        let (clock, subscription) = subscribe(&*lanes[0]).await;
         Self {
-            lanes: (0..TYPES).map(lane).collect(),
+            server,
+            lanes,
+            subscription,
             leases: (0..TYPES).map(|_| Vec::new()).collect(),
-            epoch: 0,
+            epoch: clock.epoch,
+            now: clock.now,
+            has_copy: false,
         }
     }
 
-    /// Does a step, and says what came of it, but for what differs from store to store.
+    /// Does a step, and says which, and what came of it, but for what differs from store to store.
     async fn step(&mut self, rng: &mut Rng) -> String {
         let type_tag = rng.u64(0..TYPES);
         let key = *rng.choice(&KEYS).unwrap();
         let tags: Vec<&str> = TAGS.into_iter().filter(|_| rng.u8(0..4) == 0).collect();
         let length = if rng.u8(0..4) == 0 { 2000 } else { 3 };
+        let mut value = of_type(type_tag, &vec![rng.u8(..); length], LONG, &tags);
+        let brief = *rng.choice(&[SHORT, LONG, LONG, LONG]).unwrap();
+        if rng.u8(0..3) == 0 {
+            set_ttls(&mut value, ttls(rng, brief));
+        }
         let one = One {
             place: usize::try_from(type_tag).unwrap(),
             lane: Arc::clone(&self.lanes[usize::try_from(type_tag).unwrap()]),
             key,
-            value: of_type(type_tag, &vec![rng.u8(..); length], LONG, &tags),
+            value,
             tags,
             seen: rng.u64(0..40),
+            brief,
+            deadline: match rng.u8(0..8) {
+                0 => Some(1),
+                1 => Some(self.now + 60_000),
+                _ => None,
+            },
             payload: payload_of(Kind::Insert, &[key]),
         };
-        if rng.bool() {
-            self.load(one, rng).await
-        } else {
-            self.change(one, rng).await
+        let done = match rng.u8(0..20) {
+            0..=9 => self.load(one, rng).await,
+            10..=15 => self.change(one, rng).await,
+            16 | 17 => self.write_behind(one, rng).await,
+            18 => self.membership(one, rng).await,
+            _ => self.rare(one, rng).await,
+        };
+        if brief == SHORT {
+            // Both stores have come to its end at the next step.
+            sleep(SHORT * 2).await;
         }
+        format!("{key} {done}")
     }
 
     /// A step of a load.
@@ -93,21 +204,31 @@ impl Side {
         };
         match rng.u8(0..16) {
             0..=6 => {
-                let want = match rng.u8(0..6) {
+                let want = match rng.u8(0..8) {
                     0..=2 => Want::Any,
                     3 => Want::Nothing,
                     4 => Want::Anew,
+                    5 | 6 => Want::Kept,
                     _ => Want::OtherThan(seen),
                 };
-                match acquire_lease_for(lane, key, LONG, want).await {
-                    LeaseReply::Hit(bytes) => format!("hit {}", values(&bytes, self.epoch)),
-                    LeaseReply::Granted(lease) => {
+                let ask = LeaseRequest {
+                    ttl: *rng.choice(&[LONG, one.brief, Duration::ZERO]).unwrap(),
+                    want,
+                    deadline: one.deadline,
+                };
+                match lane.acquire_lease(key, ask).await {
+                    Ok(LeaseReply::Hit(bytes)) => format!("hit {}", values(&bytes, self.epoch)),
+                    Ok(LeaseReply::Granted(lease)) => {
                         leases.push(lease);
-                        self.epoch = lease.epoch;
                         "granted".to_owned()
                     }
-                    LeaseReply::Wait(_) => "wait".to_owned(),
-                    other => format!("{other:?}"),
+                    Ok(LeaseReply::Replace(lease, bytes)) => {
+                        leases.push(lease);
+                        format!("granted, kept {}", values(&bytes, self.epoch))
+                    }
+                    Ok(LeaseReply::Wait(_)) => "wait".to_owned(),
+                    Ok(other) => format!("{other:?}"),
+                    Err(error) => refused(&error),
                 }
             }
             7..=12 => {
@@ -118,7 +239,7 @@ impl Side {
             }
             13 => {
                 let tags: Vec<_> = one.tags.iter().map(|tag| (*tag).into()).collect();
-                let again = lane.revalidate(key, lease, seen, Ttls::new(LONG), &tags);
+                let again = lane.revalidate(key, lease, seen, ttls(rng, one.brief), &tags);
                 let again = again.await.unwrap();
                 again.map_or_else(|| "absent".to_owned(), |fill| filled_as(fill, self.epoch))
             }
@@ -137,18 +258,17 @@ impl Side {
     /// A step that changes keys.
     async fn change(&mut self, one: One, rng: &mut Rng) -> String {
         let (lane, key, payload) = (&*one.lane, one.key, &one.payload[..]);
-        let stamp = match rng.u8(0..12) {
-            0 | 1 => lane
-                .insert(&[(key, &one.value)], payload, None)
-                .await
-                .unwrap(),
-            2 => invalidate(lane, &[key]).await,
-            3 => lane.expire(&[key], payload).await.unwrap(),
-            4 => invalidate_tags(lane, &[*rng.choice(&TAGS).unwrap()]).await,
+        let (value, deadline) = (&one.value, one.deadline);
+        let which = rng.u8(0..14);
+        let stamp = match which {
+            0 | 1 => lane.insert(&[(key, value)], payload, deadline).await,
+            2 => Ok(invalidate(lane, &[key]).await),
+            3 => lane.expire(&[key], payload).await,
+            4 => Ok(invalidate_tags(lane, &[*rng.choice(&TAGS).unwrap()]).await),
             5 => {
                 let stamp = lane.end_leases().await.unwrap();
                 let removed = lane.remove_prefixes(&[("eu:", stamp)]).await;
-                return format!("{} removed {removed:?}", self.note(stamp));
+                return format!("{} removed {removed:?}", version(stamp));
             }
             6..=8 => {
                 let seen = Stamp {
@@ -161,33 +281,240 @@ impl Side {
                 } else {
                     seen.version()
                 };
-                let stored = lane
-                    .insert_if(key, &one.value, version, payload, None)
-                    .await;
-                match stored.unwrap() {
+                let stored = lane.insert_if(key, value, version, payload, deadline);
+                match stored.await.transpose() {
                     Some(stamp) => stamp,
                     None => return "another version".to_owned(),
                 }
             }
             9 | 10 => {
-                let ttls = Ttls::new(LONG * 2);
+                let ttls = ttls(rng, one.brief);
                 let new = if rng.bool() {
                     NewLifetime::Renewed(ttls)
                 } else {
                     NewLifetime::Extended(ttls)
                 };
-                let touched = lane.touch(key, new, payload, None).await.unwrap();
-                return format!("touched {:?}", touched.map(|it| (it.change, it.stamp.ver)));
+                return match lane.touch(key, new, payload, deadline).await {
+                    Ok(touched) => {
+                        format!("touched {:?}", touched.map(|it| (it.change, it.stamp.ver)))
+                    }
+                    Err(error) => refused(&error),
+                };
             }
-            _ if rng.u8(0..4) == 0 => clear(lane).await,
+            11 => {
+                // A key that is held for long has few steps from there on.
+                let hold = match one.brief {
+                    LONG if key != KEYS[2] => Duration::ZERO,
+                    brief => brief,
+                };
+                let payload = payload_of(Kind::Invalidate, &[key]);
+                let held = lane.invalidate(&[key], &payload, hold).await;
+                held.map(|ack| ack.stamp)
+            }
+            12 => {
+                let is_off = rng.bool();
+                return match lane.switch(is_off, deadline).await {
+                    Ok(()) => format!("switched {is_off}"),
+                    Err(error) => refused(&error),
+                };
+            }
+            _ if rng.u8(0..4) == 0 => Ok(clear(lane).await),
             _ => return String::new(),
         };
-        self.note(stamp)
+        match stamp {
+            Ok(stamp) => {
+                self.epoch = stamp.epoch;
+                format!("change {which} {:?}, {}", value.ttls, version(stamp))
+            }
+            Err(error) => refused(&error),
+        }
     }
 
-    fn note(&mut self, stamp: Stamp) -> String {
-        self.epoch = stamp.epoch;
-        format!("version {}", stamp.ver)
+    #[cfg(not(feature = "write-behind"))]
+    #[allow(clippy::unused_async, reason = "the steps need the feature")]
+    async fn write_behind(&mut self, _: One, _: &mut Rng) -> String {
+        String::new()
+    }
+
+    /// A step of a write that waits for its source.
+    #[cfg(feature = "write-behind")]
+    async fn write_behind(&mut self, one: One, rng: &mut Rng) -> String {
+        use std::collections::BTreeSet;
+
+        use larder::l2::{Append, Settled, Written};
+
+        let (lane, key) = (&*one.lane, one.key);
+        let stream = lane.write_stream().unwrap();
+        let fence = rng.u64(1..3);
+        match rng.u8(0..6) {
+            0..=2 => {
+                let seen = Stamp {
+                    epoch: self.epoch,
+                    ver: one.seen,
+                    written_at: 0,
+                };
+                let append = Append {
+                    encoded_key: key.into(),
+                    most: 3,
+                    version: rng.bool().then(|| seen.version()),
+                };
+                let appended = lane.append(key, &one.value, append, &one.payload, one.deadline);
+                match appended.await {
+                    Ok(Written::Done(ack)) => {
+                        format!("appended {:?}, {}", one.value.ttls, version(ack.stamp))
+                    }
+                    Ok(other) => format!("{other:?}"),
+                    Err(error) => refused(&error),
+                }
+            }
+            3 => {
+                let ttl = *rng.choice(&[LONG, one.brief, Duration::ZERO]).unwrap();
+                let taken = stream.take(fence, ttl, 2).await.unwrap();
+                format!("taken {:?}", taken.as_deref().map(texts))
+            }
+            4 => {
+                let taken = stream.take(fence, LONG, rng.usize(1..4)).await.unwrap();
+                let writes = taken.unwrap_or_default();
+                let stored: BTreeSet<&str> = KEYS.into_iter().filter(|_| rng.bool()).collect();
+                let settled = Settled {
+                    writes: &writes.iter().collect::<Vec<_>>(),
+                    outcome: match rng.u8(0..3) {
+                        0 => Err("down"),
+                        _ => Ok(&stored),
+                    },
+                    origin: ORIGIN,
+                };
+                let is_settled = match writes.len() {
+                    0 => None,
+                    _ => Some(stream.settle(fence, settled).await.unwrap()),
+                };
+                stream.take(fence, Duration::ZERO, 1).await.unwrap();
+                format!("settled {is_settled:?} {:?}", texts(&writes))
+            }
+            _ => {
+                let letters = stream.dead_letters(5).await.unwrap();
+                let mut requeued = None;
+                if let Some(letter) = letters.first() {
+                    let payload = payload_of(Kind::Invalidate, &[&letter.key]);
+                    requeued = Some(stream.requeue(letter, &payload).await.unwrap());
+                }
+                let pending = stream.pending().await.unwrap();
+                format!(
+                    "letters {:?}, requeued {requeued:?}, pending {} {} {}",
+                    texts(&letters),
+                    pending.length,
+                    pending.dead_letters,
+                    pending.has_worker
+                )
+            }
+        }
+    }
+
+    /// A step of the list of members.
+    async fn membership(&mut self, one: One, rng: &mut Rng) -> String {
+        let lane = &*one.lane;
+        match rng.u8(0..4) {
+            // Without a heartbeat it notes nothing.
+            0 => drop(lane.subscribe(OTHER).await.unwrap()),
+            1 => lane.leave(OTHER.id).await.unwrap(),
+            2 => {
+                let members = lane.members(&[]).await.unwrap().list;
+                if let Some(member) = members.iter().find(|one| one.info.id == OTHER.id) {
+                    lane.forget(*member).await.unwrap();
+                    // A late copy.
+                    lane.forget(*member).await.unwrap();
+                }
+            }
+            _ => {
+                let swept = lane.sweep(rng.u64(1..3), one.brief).await.unwrap();
+                return format!("swept {:?}", swept.map(|members| ids(&members.list)));
+            }
+        }
+        let ids_of = [&[][..], &[OTHER.id], &[ME.id, 3]];
+        let mut found = String::new();
+        for ids_of in ids_of {
+            let members = lane.members(ids_of).await.unwrap();
+            write!(found, "members {:?} ", ids(&members.list)).unwrap();
+        }
+        found
+    }
+
+    /// Steps of a server and of another program.
+    async fn rare(&mut self, one: One, rng: &mut Rng) -> String {
+        match rng.u8(0..8) {
+            0..=2 => {
+                // A version that the lane has not issued, in the place of all values.
+                let Some(bytes) = get(&*one.lane, one.key).await else {
+                    return "nothing to forge".to_owned();
+                };
+                let mut value = values_in(&bytes)[0].to_vec();
+                value[3] = 4;
+                for at in [12, 28] {
+                    let number = u64::from_be_bytes(value[at..at + 8].try_into().unwrap());
+                    value[at..at + 8].copy_from_slice(&(number + 1000).to_be_bytes());
+                }
+                self.server.write_by_hand(one.key, &value).await;
+                "forged".to_owned()
+            }
+            3 | 4 => {
+                self.server.save().await;
+                self.has_copy = true;
+                "saved".to_owned()
+            }
+            5 => {
+                let from_copy = self.has_copy && rng.bool();
+                self.has_copy = from_copy;
+                self.server.restart(from_copy).await;
+                self.reconnect().await;
+                format!("restarted {from_copy}")
+            }
+            _ => String::new(),
+        }
+    }
+
+    /// Goes on after a restart. What a step over a connection from before would say depends on when it is noticed.
+    async fn reconnect(&mut self) {
+        let lanes = (0..TYPES).map(|tag| lane(self.server.l2(), tag, 1));
+        self.lanes = lanes.collect();
+        eventually("requests are answered", async || {
+            let asked = self.lanes.iter().map(|lane| lane.get("k"));
+            join_all(asked).await.iter().all(Result::is_ok)
+        })
+        .await;
+        let (clock, subscription) = subscribe(&*self.lanes[0]).await;
+        (self.subscription, self.epoch) = (subscription, clock.epoch);
+    }
+
+    /// All that the lane has told since the last heartbeat, and its clock.
+    async fn told(&mut self) -> String {
+        let (mut told, mut ended) = (Vec::new(), Vec::new());
+        self.subscription.heartbeat(NOTHING);
+        let clock = loop {
+            match next_event(&mut *self.subscription).await {
+                Event::Message(message) => {
+                    let is_of_epoch = message.epoch == self.epoch;
+                    told.push((
+                        message.seq,
+                        message.ver,
+                        message.kind,
+                        message.keys,
+                        is_of_epoch,
+                    ));
+                }
+                Event::LeaseEnded(key) => ended.push(key),
+                Event::Heartbeat(clock) => break clock,
+                other => panic!("{other:?}"),
+            }
+        };
+        // Notices are no messages, and have no order among these.
+        ended.sort();
+        // A fill that ends the leases of several types sends one in Redis.
+        ended.dedup();
+        (self.epoch, self.now) = (clock.epoch, clock.now);
+        format!(
+            "{told:?} {ended:?}, clock {} {} {}",
+            clock.seq, clock.ver, clock.is_off
+        )
     }
 
     /// What is stored under each key, and which of it each instance could use.
@@ -199,15 +526,95 @@ impl Side {
                 write!(all, "{is_usable} ").unwrap();
             }
             let bytes = get(&*self.lanes[0], key).await;
-            writeln!(
-                all,
-                "{}",
-                bytes.map_or_else(|| NONE.to_owned(), |it| values(&it, self.epoch))
-            )
-            .unwrap();
+            let stored = bytes.map_or_else(|| NONE.to_owned(), |it| values(&it, self.epoch));
+            writeln!(all, "{stored}").unwrap();
         }
+        let tags = self.lanes[0].tag_versions(&TAGS).await.unwrap();
+        let tags = tags.into_iter().flatten();
+        let tags = tags
+            .filter(|tag| tag.epoch == self.epoch)
+            .map(|tag| tag.ver);
+        write!(all, "tags {:?}", tags.collect::<Vec<_>>()).unwrap();
         all
     }
+
+    /// The messages that the log has.
+    async fn log(&self) -> String {
+        let (mut log, mut first) = (Vec::new(), 1);
+        loop {
+            // As many as the store gives at a time.
+            let some = self.lanes[0].replay(first).await.unwrap();
+            let Some(last) = some.last() else {
+                return format!("{log:?}");
+            };
+            first = last.seq + 1;
+            log.extend(
+                some.into_iter()
+                    .map(|it| (it.seq, it.ver, it.kind, it.keys)),
+            );
+        }
+    }
+
+    /// The namespace has two lanes from now on: no step of the former one is done.
+    async fn close(&self) -> String {
+        let other = lane(self.server.l2(), 0, 2);
+        // Refused while writes wait for their source.
+        let begun = other.end_leases().await.is_ok();
+        let (lane, message) = (&*self.lanes[0], payload_of(Kind::Invalidate, &["eu:a"]));
+        let closed = [
+            lane.expire(&["eu:a"], &message).await.is_ok(),
+            // In Redis one that is gone is gone, whatever the clock says.
+            lane.renew_lease("eu:a", 1, LONG)
+                .await
+                .is_ok_and(|is_there| is_there),
+            lane.switch(true, None).await.is_ok(),
+            lane.subscribe(ME).await.is_ok(),
+        ];
+        format!("{begun} {closed:?}")
+    }
+}
+
+/// TTLs of which some may be over at the next step.
+fn ttls(rng: &mut Rng, brief: Duration) -> Ttls {
+    let some = |rng: &mut Rng, ttl| (rng.u8(0..3) == 0).then_some(ttl);
+    Ttls {
+        soft: some(rng, brief),
+        end: some(rng, LONG * 3),
+        kept: some(rng, LONG).unwrap_or_default(),
+        ..Ttls::new(*rng.choice(&[LONG, LONG * 2, brief]).unwrap())
+    }
+}
+
+fn version(stamp: Stamp) -> String {
+    format!("version {}", stamp.ver)
+}
+
+/// Its text differs from store to store.
+fn refused(_: &L2Error) -> String {
+    REFUSED.to_owned()
+}
+
+#[cfg(feature = "write-behind")]
+fn texts(writes: &[larder::l2::Waiting]) -> Vec<(String, usize, bool, Option<String>)> {
+    let text = |write: &larder::l2::Waiting| {
+        let is_first = write.version == write.id;
+        (
+            write.key.clone(),
+            write.body.len(),
+            is_first,
+            write.reason.clone(),
+        )
+    };
+    writes.iter().map(text).collect()
+}
+
+fn ids(members: &[larder::l2::Member]) -> Vec<(u64, Duration, u64)> {
+    let mut ids: Vec<_> = members
+        .iter()
+        .map(|one| (one.info.id, one.info.max_staleness, one.applied.seq))
+        .collect();
+    ids.sort_unstable();
+    ids
 }
 
 fn filled_as(fill: Fill, epoch: u64) -> String {
@@ -241,20 +648,30 @@ fn values(bytes: &[u8], epoch: u64) -> String {
 
 #[tokio::test]
 async fn both_stores_do_alike() {
-    let seeds = std::env::var("LARDER_SEEDS").ok();
-    let seeds = seeds.and_then(|text| text.parse().ok()).unwrap_or(SEEDS);
-    for seed in 0..seeds {
-        let (memory, redis) = (Memory::start().await, Redis::start().await);
-        let (mut one, mut other) = (Side::new(memory.l2()), Side::new(redis.l2()));
-        let rng = &mut Rng::with_seed(seed);
+    for seed in seeds().unwrap_or(0..SEEDS) {
+        let memory = InMemory {
+            store: Memory::start().await,
+            copy: MemorySnapshot::default(),
+        };
+        let mut one = Side::new(memory).await;
+        let mut other = Side::new(Redis::start().await).await;
+        let (rng, mut history) = (&mut Rng::with_seed(seed), String::new());
         for step in 0..STEPS {
             let mut mine = rng.fork();
             let mut same = mine.clone();
-            let expected = one.step(&mut mine).await;
-            let found = other.step(&mut same).await;
-            assert_eq!(found, expected, "seed {seed}, step {step}");
-            let (expected, stored) = (one.stored().await, other.stored().await);
-            assert_eq!(stored, expected, "seed {seed}, step {step}: {found}");
+            let (expected, found) = join!(one.step(&mut mine), other.step(&mut same));
+            assert_eq!(found, expected, "seed {seed}, step {step}:{history}");
+            write!(history, "\n{step} {found}").unwrap();
+            let (expected, told) = join!(one.told(), other.told());
+            assert_eq!(told, expected, "seed {seed}, messages:{history}");
+            let (expected, stored) = join!(one.stored(), other.stored());
+            assert_eq!(stored, expected, "seed {seed}, values:{history}");
         }
+        assert_eq!(other.log().await, one.log().await, "seed {seed}, the log");
+        assert_eq!(
+            other.close().await,
+            one.close().await,
+            "seed {seed}, the lanes"
+        );
     }
 }

@@ -8,7 +8,7 @@ pub(crate) use larder_store_tests::helpers::*;
 use crate::support::home;
 use crate::support::redis_server::RedisServer;
 
-pub(crate) struct Memory(MemoryL2);
+pub(crate) struct Memory(pub(crate) MemoryL2);
 
 impl StoreUnderTest for Memory {
     const QUEUE: u64 = 1024;

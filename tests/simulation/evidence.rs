@@ -12,6 +12,7 @@ use std::time::Duration;
 use crate::config::Config;
 use crate::faults::{Counts, Fault};
 use crate::history::{History, Level, Outcome as Answer, Step, Violation};
+use crate::seeds::seeds;
 use crate::world::{self, Outcome};
 
 const THREADS: usize = 2;
@@ -265,14 +266,6 @@ fn number<T: FromStr<Err: fmt::Debug>>(variable: &str) -> Option<T> {
         text.parse()
             .unwrap_or_else(|error| panic!("{variable}={text}: {error:?}")),
     )
-}
-
-pub(crate) fn seeds() -> Option<Range<u64>> {
-    let range = std::env::var("LARDER_SEEDS").ok()?;
-    let ends = range.split_once("..");
-    let ends = ends.and_then(|(start, end)| Some((start.parse().ok()?, end.parse().ok()?)));
-    let (start, end) = ends.unwrap_or_else(|| panic!("LARDER_SEEDS={range} is not like 0..2000"));
-    Some(start..end)
 }
 
 /// A world of a quarter of the time, unless its seed was asked for: a run for every change sees each kind of world, and

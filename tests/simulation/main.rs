@@ -11,6 +11,8 @@
 
 #[path = "../support/history/mod.rs"]
 mod history;
+#[path = "../support/seeds.rs"]
+mod seeds;
 
 #[cfg(larder_ablation)]
 mod ablation;
@@ -38,7 +40,7 @@ use crate::faults::Fault;
 /// A few worlds, for every change. `LARDER_SEEDS=0..2000` runs others, of which 100 or more have to be evidence.
 #[test]
 fn no_world_breaks_a_promise() {
-    let evidence = Evidence::of(evidence::seeds().unwrap_or(0..4), Config::draw);
+    let evidence = Evidence::of(seeds::seeds().unwrap_or(0..4), Config::draw);
     println!("{evidence}");
     evidence.assert_no_violations("", "one_seed");
     if evidence.is_of_many() {

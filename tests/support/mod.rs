@@ -19,5 +19,6 @@ pub(crate) mod program;
 pub(crate) mod proxy;
 pub(crate) mod redis_cluster;
 pub(crate) mod redis_server;
+pub(crate) mod seeds;
 pub(crate) mod signal;
 pub(crate) mod unlocked;

@@ -135,7 +135,10 @@ async fn the_log_has_an_entry_for_each_message() {
     for (seq, ((id, fields), stamp)) in (1_u64..).zip(entries.into_iter().zip(stamps)) {
         assert_eq!(id, format!("{seq}-0"));
         let message = &fields["m"];
-        assert_eq!((&message[..3], fields.len()), (&b"LM\x01"[..], 1));
+        assert_eq!((&message[..3], fields.len()), (&b"LM\x01"[..], 2));
+        // For tools.
+        let at: u64 = str::from_utf8(&fields["at"]).unwrap().parse().unwrap();
+        assert!(stamp.written_at.abs_diff(at) <= 1, "{at}");
         assert_eq!(message[3..11], stamp.epoch.to_be_bytes());
         assert_eq!(message[11..19], seq.to_be_bytes());
         assert_eq!(message[19..27], stamp.ver.to_be_bytes());
