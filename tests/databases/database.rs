@@ -5,7 +5,7 @@ use larder::Invalidations;
 use larder::outbox::{MYSQL_TABLE, Outbox, POSTGRES_TABLE, RelayBuilder};
 use sqlx::mysql::MySqlPoolOptions;
 use sqlx::postgres::PgPoolOptions;
-use sqlx::{AssertSqlSafe, MySqlPool, PgPool, raw_sql};
+use sqlx::{MySqlPool, PgPool, raw_sql};
 use tokio_postgres::NoTls;
 
 use crate::server::Kind;
@@ -83,14 +83,13 @@ impl Driver {
 }
 
 impl Database {
-    pub(crate) async fn execute(&self, statements: &str) {
-        let sql = AssertSqlSafe(statements.to_owned());
+    pub(crate) async fn execute(&self, sql: &'static str) {
         match self {
             Self::SqlxPostgres(pool) => drop(raw_sql(sql).execute(pool).await.unwrap()),
             Self::SqlxMySql(pool) => drop(raw_sql(sql).execute(pool).await.unwrap()),
             Self::TokioPostgres(table) => {
                 let client = table.0.get().await.unwrap();
-                client.batch_execute(statements).await.unwrap();
+                client.batch_execute(sql).await.unwrap();
             }
         }
     }
@@ -129,7 +128,7 @@ impl Database {
         macro_rules! by_sqlx {
             ($pool:expr) => {{
                 let mut tx = $pool.begin().await.unwrap();
-                raw_sql(RAISE).execute(&mut *tx).await.unwrap();
+                sqlx::query(RAISE).execute(&mut *tx).await.unwrap();
                 let outbox = Outbox::new($pool.clone());
                 outbox.insert(&mut tx, rows).await.unwrap();
                 match end {
@@ -160,7 +159,7 @@ impl Database {
         macro_rules! by_sqlx {
             ($pool:expr) => {{
                 let mut tx = $pool.begin().await.unwrap();
-                raw_sql(RAISE).execute(&mut *tx).await.unwrap();
+                sqlx::query(RAISE).execute(&mut *tx).await.unwrap();
                 let outbox = Outbox::new($pool.clone());
                 outbox.commit(tx, changed).await.unwrap();
             }};

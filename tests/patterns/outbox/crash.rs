@@ -152,13 +152,11 @@ async fn kill_at(
         "{point:?}\n{driver:?}\n{is_strict}\n{redis}\n{namespace}\n{}",
         path.display()
     );
+    // Without the name of the crate.
+    let (_, module) = module_path!().split_once("::").unwrap();
     let mut process = Command::new(env::current_exe().unwrap())
-        .args([
-            "--exact",
-            "outbox::crash::a_process_to_be_killed",
-            "--include-ignored",
-            "--nocapture",
-        ])
+        .args(["--exact", &format!("{module}::a_process_to_be_killed")])
+        .args(["--include-ignored", "--nocapture"])
         .env(TASK, task)
         .stdin(Stdio::null())
         .stdout(Stdio::piped())
