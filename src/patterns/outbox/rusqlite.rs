@@ -1,4 +1,4 @@
-//! The outbox in `SQLite`, by [`rusqlite`] 0.37 to 0.42: your program has to use one of these versions, too.
+//! The outbox in `SQLite`, by [`rusqlite`] 0.32 to 0.42: your program has to use one of these versions, too.
 //!
 //! Transactions of rusqlite are not asynchronous, so [`blocking_insert`](Outbox::blocking_insert) and
 //! [`blocking_commit`](Outbox::blocking_commit) take the place of `insert` and `commit`.
