@@ -12,7 +12,7 @@ skip() {
   $*"
 }
 
-for feature in "" json postcard messagepack compression encryption tls tls-ring cluster inspect uuid outbox outbox-rusqlite outbox-sqlx write-behind metrics macros http admin; do
+for feature in "" json postcard messagepack compression encryption tls tls-ring cluster inspect uuid outbox outbox-rusqlite outbox-sqlx outbox-sqlx-0_8 write-behind metrics macros http admin; do
     step "features: ${feature:-none}"
     cargo clippy --locked --all-targets --features "$feature" -- -D warnings
     cargo test --locked --features "$feature" --lib --test codec --test key --test tls_provider
@@ -23,7 +23,7 @@ cargo clippy --locked --lib --no-default-features --features bincode -- -D warni
 cargo test --locked --no-default-features --features bincode --lib --test codec --test named_codec
 
 # All but bincode, which is on by default.
-features=json,postcard,messagepack,compression,encryption,tls-ring,cluster,inspect,uuid,outbox-rusqlite,outbox-sqlx,write-behind,metrics,macros,http,admin
+features=json,postcard,messagepack,compression,encryption,tls-ring,cluster,inspect,uuid,outbox-rusqlite,outbox-sqlx,outbox-sqlx-0_8,write-behind,metrics,macros,http,admin
 for feature in "" json postcard messagepack compression encryption write-behind http admin "$features"; do
     step "without bincode, features: ${feature:-none}"
     cargo clippy --locked --lib --no-default-features --features "$feature" -- -D warnings
@@ -42,9 +42,9 @@ elif ! rustup toolchain install "$msrv" --profile minimal --no-self-update; then
     skip "Rust $msrv: rustup cannot install it"
 else
     cargo "+$msrv" check --locked --lib
-    # All but outbox-sqlx, as sqlx needs a later one.
+    # All but outbox-sqlx, as sqlx 0.9 needs a later one.
     cargo "+$msrv" check --locked --lib \
-        --features json,postcard,messagepack,compression,encryption,tls-ring,cluster,inspect,uuid,outbox-rusqlite,write-behind,metrics,macros,http,admin
+        --features json,postcard,messagepack,compression,encryption,tls-ring,cluster,inspect,uuid,outbox-rusqlite,outbox-sqlx-0_8,write-behind,metrics,macros,http,admin
     cargo "+$msrv" check --locked -p larder-store-tests --lib --features write-behind
 fi
 

@@ -6,7 +6,8 @@
 //! transaction itself names the keys to invalidate, as rows of one more table. A task in each instance, the relay,
 //! reads the rows, invalidates the keys and tags that they name, and deletes them.
 //!
-//! With `PostgreSQL`, `MySQL` or `MariaDB` by sqlx: the module `sqlx` has a sample. With `SQLite` by rusqlite:
+//! With `PostgreSQL`, `MySQL` or `MariaDB` by sqlx: the module `sqlx` has a sample, which also holds for sqlx 0.8 and
+//! the module `sqlx_0_8`. With `SQLite` by rusqlite:
 //!
 #![cfg_attr(feature = "outbox-rusqlite", doc = "```")]
 #![cfg_attr(not(feature = "outbox-rusqlite"), doc = "```ignore")]
@@ -124,6 +125,8 @@ pub mod rusqlite;
 mod schema;
 #[cfg(feature = "outbox-sqlx")]
 pub mod sqlx;
+#[cfg(feature = "outbox-sqlx-0_8")]
+pub mod sqlx_0_8;
 mod stats;
 mod table;
 

@@ -1,4 +1,5 @@
-//! The outbox in `PostgreSQL`, `MySQL`, `MariaDB` or `SQLite`, by [`sqlx`].
+//! The outbox in `PostgreSQL`, `MySQL`, `MariaDB` or `SQLite`, by [`sqlx`] 0.9. The module `sqlx_0_8` is
+//! for 0.8.
 //!
 //! A [`Pool`](::sqlx::Pool) is the [`OutboxTable`](super::OutboxTable) of any driver of sqlx: `Postgres`, `MySql` and
 //! `Sqlite`. The feature of this crate turns none of them on, nor a runtime or TLS: choose them by the features of your

@@ -18,8 +18,9 @@ pub(super) type BoxError = Box<dyn Error + Send + Sync>;
 
 /// The table of an outbox in a database: three statements, by some driver.
 ///
-/// With the feature `outbox-sqlx` a `sqlx::Pool` implements it, and with `outbox-rusqlite` a `rusqlite::Sqlite`. For
-/// another driver implement it on the type that hands out connections. For tokio-postgres, with deadpool-postgres:
+/// A `sqlx::Pool` implements it with the feature `outbox-sqlx`, or `outbox-sqlx-0_8` for sqlx 0.8; and a
+/// `rusqlite::Sqlite` with `outbox-rusqlite`. For another driver implement it on the type that hands out connections.
+/// For tokio-postgres, with deadpool-postgres:
 ///
 /// ```ignore
 #[doc = include_str!("tokio_postgres.rs")]
@@ -28,6 +29,12 @@ pub(super) type BoxError = Box<dyn Error + Send + Sync>;
 /// The relay drops the futures of [`read`](Self::read) and [`delete`](Self::delete) after 10 s, and calls them again
 /// later: whatever they have sent may still be carried out. Errors become the sources of
 /// [`OutboxError`](super::OutboxError), and are logged with their text.
+#[diagnostic::on_unimplemented(
+    message = "`{Self}` is no table of an outbox",
+    label = "`OutboxTable` is not implemented for `{Self}`",
+    note = "a pool of sqlx 0.9 needs the feature `outbox-sqlx` of larder, a pool of sqlx 0.8 `outbox-sqlx-0_8`",
+    note = "for another driver, implement the trait on a type of your own"
+)]
 pub trait OutboxTable: Send + Sync + 'static {
     /// A transaction of this driver that a caller has begun.
     type Transaction<'t>;
