@@ -173,6 +173,8 @@ impl Kind {
                 init.args(["--no-defaults", "--skip-test-db"])
                     .arg("--auth-root-authentication-method=normal")
                     .arg(format!("--datadir={data}"));
+                // A server that starts deletes the temporary tables in this directory, also those of other servers.
+                init.env("TMPDIR", data.to_string());
                 init
             }
         }
@@ -192,6 +194,7 @@ impl Kind {
             }
             Self::MariaDb => {
                 let mut server = self.command("mariadbd");
+                server.env("TMPDIR", data.to_string());
                 server.arg("--no-defaults").args([
                     format!("--datadir={data}"),
                     format!("--port={port}"),
