@@ -17,6 +17,8 @@ pub(crate) const INSTANCE: &str = "instance:";
 pub(crate) const SHARE: &str = "share:";
 /// What comes before the id of the list of prefixes that all instances are to bypass, if the instance follows one.
 pub(crate) const BYPASS: &str = "bypass:";
+/// What comes before the last keys that the instance has found to be old, in hexadecimal digits, with a comma between two.
+pub(crate) const MISMATCHED: &str = "mismatched:";
 
 /// A counter that never resets.
 #[derive(Debug, Default)]

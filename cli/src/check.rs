@@ -107,6 +107,17 @@ impl Check {
         tokio::time::sleep(watched).await;
         let fleet = Watch::new(&l2).look(&self.namespace).await?;
         report.look_at_members(&before, &namespace.audit().await?, watched, fleet.as_ref());
+        let stored = fleet.iter().flat_map(|fleet| fleet.stored.values());
+        let old: BTreeSet<_> = stored.flat_map(|counted| &counted.mismatched).collect();
+        if !old.is_empty() {
+            let keys: Vec<_> = old.into_iter().map(|key| escaped(key)).collect();
+            let todo =
+                "see which change has not invalidated them: larder tail NS --last 20 --key KEY";
+            report.note(
+                format!("old values that verify has found: {}", keys.join(", ")),
+                todo,
+            );
+        }
         let refused = fleet.map_or(0, |fleet| fleet.counters.unstorable_values);
         if refused > 0 {
             let todo = "see the reason at \"a value cannot be stored\" in the logs: each call loads such a value again";

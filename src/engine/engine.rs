@@ -272,7 +272,8 @@ impl Engine {
                     engine.go_on_with(lanes);
                 }
             });
-            let for_all = ForAll::new(&contexts, &writes, &of.channels, on_other_lanes);
+            let (channels, mismatches) = (&of.channels, &of.mismatches);
+            let for_all = ForAll::new(&contexts, &writes, channels, mismatches, on_other_lanes);
             let mut for_all = Some(for_all);
             let subscribers = writes.map(|lane, writes| {
                 // The first lane has it: they are made in their order.

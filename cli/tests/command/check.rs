@@ -9,6 +9,7 @@ use larder::{Cache, Loaded};
 use serde_json::Value;
 
 use super::program::{self, NAMESPACE, Outcome, larder};
+use super::support::eventually::eventually;
 use super::support::redis_server::RedisServer;
 
 /// Short, as members are watched for three times as long.
@@ -350,4 +351,29 @@ async fn what_cannot_be_looked_at_has_a_code_of_its_own() {
     larder(&url, &["check", NAMESPACE])
         .await
         .is_one_clear_line(3, "L2 cannot be reached");
+}
+
+#[tokio::test]
+async fn old_values_that_verify_has_found() {
+    let server = RedisServer::start().await;
+    let cache = program::cache(&server.url(), |builder| {
+        let builder = builder.l2_timeout(Duration::from_millis(500)).verify(1.0);
+        builder.max_staleness(Duration::from_millis(300))
+    });
+    cache.ready().await;
+    let keys = ["green чай", "tea"];
+    for key in keys {
+        cache.insert(key, "old".to_owned()).await.unwrap();
+    }
+    eventually("it is in the report", async || {
+        for key in keys {
+            let load = |_| async { Ok::<_, io::Error>("new".to_owned()) };
+            cache.get_or_load_with(key, load).await.unwrap();
+        }
+        let found = program::json(&server.url(), &["check", NAMESPACE]).await;
+        let notes = found["notes"].as_array().unwrap();
+        let what = "old values that verify has found: green чай, tea";
+        notes.iter().any(|note| note["what"] == what)
+    })
+    .await;
 }

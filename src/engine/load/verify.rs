@@ -70,6 +70,19 @@ impl Mismatches {
         all.push_back(mismatch);
     }
 
+    /// The keys of the last few, the oldest first, for tools. Without long ones, as each instance stores them.
+    pub(crate) fn last_keys(&self) -> Vec<Key> {
+        let all = lock(&self.0);
+        let keys = all.iter().rev().map(|found| &found.key);
+        let mut keys: Vec<_> = keys
+            .filter(|key| key.len() <= 128)
+            .take(4)
+            .cloned()
+            .collect();
+        keys.reverse();
+        keys
+    }
+
     #[cfg(feature = "admin")]
     pub(crate) fn all(&self) -> Vec<Mismatch> {
         lock(&self.0).iter().cloned().collect()

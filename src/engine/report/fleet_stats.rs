@@ -15,9 +15,10 @@ use tracing::{info, warn};
 use crate::clock::millis;
 use crate::engine::context::Context;
 use crate::engine::lanes::Lanes;
+use crate::engine::load::Mismatches;
 use crate::engine::switch::Switch;
 use crate::l2::{FleetBypass, L2Error, StoredCounts};
-use crate::stats::{BYPASS, SHARE, Stats};
+use crate::stats::{BYPASS, MISMATCHED, SHARE, Stats};
 use crate::util::lock::lock;
 
 /// Counters that have changed are stored after so many times `max_staleness`.
@@ -31,6 +32,7 @@ const UNCHANGED: Duration = Duration::from_secs(60);
 pub(crate) struct FleetStats {
     /// The contexts of all lanes. The first lane keeps the counters.
     contexts: Arc<Lanes<Arc<Context>>>,
+    mismatches: Arc<Mismatches>,
     /// By time that goes on while the clock of the values stands still in a test.
     began: Instant,
     stored: Mutex<Stored>,
@@ -51,9 +53,10 @@ struct Stored {
 }
 
 impl FleetStats {
-    pub(crate) fn new(contexts: &Arc<Lanes<Arc<Context>>>) -> Self {
+    pub(crate) fn new(contexts: &Arc<Lanes<Arc<Context>>>, mismatches: &Arc<Mismatches>) -> Self {
         Self {
             contexts: Arc::clone(contexts),
+            mismatches: Arc::clone(mismatches),
             began: Instant::now(),
             stored: Mutex::default(),
         }
@@ -105,6 +108,13 @@ impl FleetStats {
         if let Some(share) = share {
             // Into a string, so it does not fail.
             _ = write!(text, " {SHARE}{share}");
+        }
+        for (nth, key) in self.mismatches.last_keys().iter().enumerate() {
+            text += if nth == 0 { " " } else { "," };
+            text += if nth == 0 { MISMATCHED } else { "" };
+            for byte in key.bytes() {
+                _ = write!(text, "{byte:02x}");
+            }
         }
         let Stored { bypass, at, .. } = *lock(&self.stored);
         if let Some(id) = bypass {

@@ -29,6 +29,7 @@ use super::publish::Publisher;
 use crate::ablation::{Rule, without};
 use crate::engine::context::Context;
 use crate::engine::lanes::Lanes;
+use crate::engine::load::Mismatches;
 use crate::engine::report::fleet_stats::FleetStats;
 use crate::engine::write::{LaneWrites, Writes};
 use crate::events::CacheEvent;
@@ -79,12 +80,13 @@ impl ForAll {
         contexts: &Arc<Lanes<Arc<Context>>>,
         writes: &Arc<LaneWrites>,
         channels: &Arc<Channels>,
+        mismatches: &Arc<Mismatches>,
         on_other_lanes: OnOtherLanes,
     ) -> Self {
         Self {
             channels: Arc::clone(channels),
             writes: Arc::clone(writes),
-            fleet_stats: FleetStats::new(contexts),
+            fleet_stats: FleetStats::new(contexts, mismatches),
             on_other_lanes,
         }
     }

@@ -13,7 +13,7 @@ use crate::l2::redis::RedisL2;
 use crate::l2::redis::lane::stored_counts;
 use crate::l2::redis::names::CLOCK;
 use crate::l2::{L2Error, LaneNumber};
-use crate::stats::{BYPASS, INSTANCE, RELEASE, SHARE, Stats};
+use crate::stats::{BYPASS, INSTANCE, MISMATCHED, RELEASE, SHARE, Stats};
 use crate::util::partial_debug::partial_debug;
 
 /// What comes before and after the name of a namespace in the name of its first clock, which each namespace has,
@@ -60,6 +60,9 @@ pub struct Counted {
     pub share: f64,
     /// Which list of prefixes it bypasses as all instances do, see [`Bypassed::id`](super::Bypassed::id). `None` for none.
     pub bypass: Option<u64>,
+    /// The last keys that [`verify`](crate::Builder::verify) has found to be old in this instance, the oldest first: four
+    /// at most, and none of more than 128 bytes.
+    pub mismatched: Vec<String>,
 }
 
 impl Namespace {
@@ -220,9 +223,20 @@ impl FleetState {
                         .filter(|share| (0.0..=1.0).contains(share))
                         .unwrap_or(1.0),
                     bypass,
+                    mismatched: part(MISMATCHED).map(keys_of).unwrap_or_default(),
                 };
                 self.stored.insert(*instance, counted);
             }
         }
     }
+}
+
+/// Keys in hexadecimal digits. Another program may have written any text.
+fn keys_of(text: &str) -> Vec<String> {
+    let key = |digits: &str| {
+        let pairs = digits.as_bytes().chunks(2);
+        let byte = |pair| u8::from_str_radix(str::from_utf8(pair).ok()?, 16).ok();
+        String::from_utf8(pairs.map(byte).collect::<Option<_>>()?).ok()
+    };
+    text.split(',').filter_map(key).collect()
 }
