@@ -144,9 +144,9 @@ const NAMESPACES: [&str; 13] = [
     "lookups",
     "loads",
     "failed",
+    "unstored",
     "errors",
     "opened",
-    "unstored",
     "log",
 ];
 
@@ -179,9 +179,9 @@ fn namespace(name: &str, fleet: &Fleet) -> Row {
             short(lookups),
             short(counted.loads),
             short(counted.load_failures),
+            short(counted.unstorable_values),
             short(counted.l2_errors),
             short(counted.l2_breaker_opened),
-            short(counted.unstorable_values),
             short(state.lanes.iter().map(|lane| lane.log_length).sum()),
         ]);
     }
