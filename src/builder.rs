@@ -1084,7 +1084,8 @@ impl<K, V, L> Builder<K, V, L> {
     /// background, and the value is not stored. If the source has another value, the checker looks again after
     /// [`max_staleness`](Self::max_staleness) and [`l2_timeout`](Self::l2_timeout): if the cache still has the value of
     /// the hit then, nobody has invalidated it. The checker counts this mismatch by the value's age
-    /// ([`Stats`](crate::Stats)), and a line at WARN names the version; the key is named at DEBUG.
+    /// ([`Stats`](crate::Stats)), and a line at WARN names the version; the key is named at DEBUG. The last four keys of a
+    /// day are stored in Redis with the counters, and printed by `larder check`.
     ///
     /// The checker finds code that changes the source and forgets to invalidate. If values are allowed to be old until
     /// their TTL, it counts them, too. It does not check stale values. It also counts values of which the source is

@@ -10,7 +10,7 @@ use clap::Args;
 use clap::builder::NonEmptyStringValueParser;
 use humantime::parse_duration;
 use larder::L2Error;
-use larder::inspect::{Bypassed, FleetState, Watch};
+use larder::inspect::{Bypassed, FleetState, Namespace, Watch};
 use tokio::time::{Instant, sleep};
 
 use crate::Outcome;
@@ -69,10 +69,12 @@ impl Bypass {
             }
             return self.target.nothing_changed(&screen);
         }
-        let list = namespace.bypass(prefix, duration).await?.ok_or(TooMany)?;
+        namespace.bypass(prefix, duration).await?.ok_or(TooMany)?;
+        let (list, instances) = self.followers(&namespace, &Watch::new(&l2)).await?;
         show(&list, &mut screen);
-        let watch = Watch::new(&l2);
-        let instances = self.followers(&watch, &list).await?;
+        if !duration.is_zero() && !list.prefixes.contains_key(prefix) {
+            screen.line(format_args!("the bypass of {prefix} has ended"));
+        }
         let follow = instances.values().filter(|instance| instance.follows);
         screen.row(
             "follow",
@@ -85,21 +87,24 @@ impl Bypass {
         Ok(ExitCode::SUCCESS)
     }
 
-    /// The instances, when all of them follow, or when those in use should.
+    /// The list, and the instances, when all of them follow it, or when those in use should.
     async fn followers(
         &self,
+        namespace: &Namespace,
         watch: &Watch,
-        list: &Bypassed,
-    ) -> Result<BTreeMap<u64, Instance>, L2Error> {
+    ) -> Result<(Bypassed, BTreeMap<u64, Instance>), L2Error> {
         let began = Instant::now();
         loop {
-            let Some(fleet) = watch.look(self.target.namespace()).await? else {
-                return Ok(BTreeMap::new());
+            // Each time: another bypass may end meanwhile, or somebody else may change the list.
+            let list = namespace.bypassed().await?;
+            let fleet = watch.look(self.target.namespace()).await?;
+            let (instances, patience) = match fleet {
+                Some(fleet) => instances(&fleet, &list, began.elapsed()),
+                None => Default::default(),
             };
-            let (instances, patience) = instances(&fleet, list);
             let do_all = instances.values().all(|instance| instance.follows);
             if do_all || began.elapsed() > patience.min(LONGEST_WAIT) {
-                return Ok(instances);
+                return Ok((list, instances));
             }
             sleep(PAUSE).await;
         }
@@ -112,8 +117,12 @@ struct Instance {
     follows: bool,
 }
 
-/// The instances by their ids, and how long one that is in use takes to follow at most.
-fn instances(fleet: &FleetState, list: &Bypassed) -> (BTreeMap<u64, Instance>, Duration) {
+/// The instances by their ids, and how long one that is in use takes to follow at most. The list was changed so long ago.
+fn instances(
+    fleet: &FleetState,
+    list: &Bypassed,
+    since: Duration,
+) -> (BTreeMap<u64, Instance>, Duration) {
     let (mut instances, mut longest) = (BTreeMap::new(), Duration::ZERO);
     for member in fleet.lanes.iter().flat_map(|lane| &lane.members) {
         let stored = fleet.stored.get(&member.info.id);
@@ -123,7 +132,10 @@ fn instances(fleet: &FleetState, list: &Bypassed) -> (BTreeMap<u64, Instance>, D
             // Into a string, so it does not fail.
             _ = write!(name, ", counted {} ago", age(stored.ago));
         }
-        let follows = stored.is_some_and(|stored| stored.bypass == list.id);
+        // An instance that follows no list may not have heard of the former one yet.
+        let follows = stored.is_some_and(|stored| {
+            stored.bypass == list.id && (list.id.is_some() || stored.ago < since)
+        });
         instances.insert(member.info.id, Instance { name, follows });
         let max_staleness = member.info.max_staleness;
         let asks = max_staleness.saturating_mul(ASKS).min(ASKS_AT_MOST);

@@ -110,7 +110,7 @@ pub(super) fn find(
             let names = names.collect::<Vec<_>>().join(", ");
             Reply::error(
                 StatusCode::NOT_FOUND,
-                format_args!("there is no such cache, but {names}"),
+                format_args!("there is no such cache; there are: {names}"),
             )
         })?;
         (rest, Of::One, vec![cache])

@@ -865,7 +865,10 @@ impl Engine {
     /// How many prefixes all instances bypass.
     #[cfg(feature = "admin")]
     pub(crate) fn bypassed_everywhere(&self) -> usize {
-        self.contexts.first().switch.bypassed_everywhere()
+        let everywhere = self.contexts.first().switch.bypassed_everywhere();
+        let all = everywhere.prefixes.iter();
+        all.filter(|(_, end)| tokio::time::Instant::now() < *end)
+            .count()
     }
 
     #[cfg(feature = "admin")]

@@ -32,8 +32,8 @@ pub(crate) struct Switch {
     state: AtomicU64,
     /// Of all lanes.
     bypassed: Arc<ArcSwap<Bypassed>>,
-    /// Of all lanes: the prefixes that all instances bypass, and until when.
-    everywhere: Arc<ArcSwap<Prefixes>>,
+    /// Of all lanes.
+    everywhere: Arc<ArcSwap<BypassedEverywhere>>,
     /// How often calls of this instance have switched all instances.
     calls: Mutex<u64>,
 }
@@ -45,8 +45,14 @@ pub(crate) struct Bypassed {
     pub(crate) prefixes: HashSet<Key>,
 }
 
-/// Prefixes of keys for which all instances are off, each with its end.
-pub(crate) type Prefixes = Vec<(Key, Instant)>;
+/// Prefixes of keys for which all instances are off.
+#[derive(Default)]
+pub(crate) struct BypassedEverywhere {
+    /// Names the list in L2 that they are of, unless that is empty.
+    pub(crate) id: Option<u64>,
+    /// Each with its end.
+    pub(crate) prefixes: Vec<(Key, Instant)>,
+}
 
 impl Bypassed {
     fn has(&self, key: &str) -> bool {
@@ -136,11 +142,9 @@ impl Switch {
     }
 
     fn is_bypassed_everywhere(&self, key: &str) -> bool {
-        let prefixes = self.everywhere.load();
-        let mut ends = prefixes
-            .iter()
-            .filter(|(prefix, _)| key.starts_with(&**prefix));
-        ends.any(|(_, end)| Instant::now() < *end)
+        let everywhere = self.everywhere.load();
+        let mut all = everywhere.prefixes.iter();
+        all.any(|(prefix, end)| key.starts_with(&**prefix) && Instant::now() < *end)
     }
 
     /// Returns whether it was on before.
@@ -210,27 +214,22 @@ impl Switch {
         switches.for_each(|switch| _ = switch.set(BYPASS, is_set));
     }
 
+    /// Which keys all instances bypass.
+    pub(crate) fn bypassed_everywhere(&self) -> Arc<BypassedEverywhere> {
+        self.everywhere.load_full()
+    }
+
     /// Has other prefixes bypassed by all instances, in all lanes whose switches these are.
     pub(crate) fn bypass_everywhere<'a>(
         switches: impl Iterator<Item = &'a Self> + Clone,
-        prefixes: Prefixes,
+        which: BypassedEverywhere,
     ) {
-        let is_set = !prefixes.is_empty();
+        let is_set = !which.prefixes.is_empty();
         // The list first, as for `bypass`.
         if let Some(first) = switches.clone().next() {
-            first.everywhere.store(Arc::new(prefixes));
+            first.everywhere.store(Arc::new(which));
         }
         switches.for_each(|switch| _ = switch.set(BYPASS_EVERYWHERE, is_set));
-    }
-
-    /// How many prefixes all instances bypass.
-    #[cfg(feature = "admin")]
-    pub(crate) fn bypassed_everywhere(&self) -> usize {
-        let prefixes = self.everywhere.load();
-        prefixes
-            .iter()
-            .filter(|(_, end)| Instant::now() < *end)
-            .count()
     }
 
     /// Returns whether it was on for keys that it is not on for now.
@@ -327,15 +326,18 @@ mod tests {
             ..other
         };
         let end = |secs| Instant::now() + Duration::from_secs(secs);
-        let prefixes = vec![(Key::from("eu:"), end(2)), (Key::from("us:"), end(4))];
-        Switch::bypass_everywhere([&one, &other].into_iter(), prefixes);
+        let which = BypassedEverywhere {
+            id: Some(1),
+            prefixes: vec![(Key::from("eu:"), end(2)), (Key::from("us:"), end(4))],
+        };
+        Switch::bypass_everywhere([&one, &other].into_iter(), which);
         let are_off = |key: &str| [one.is_off_for(key), other.is_off_for(key)];
         assert_eq!(are_off("eu:tea"), [true, true]);
         assert_eq!(are_off("tea"), [false, false]);
         advance(Duration::from_secs(2)).await;
         assert_eq!(are_off("eu:tea"), [false, false]);
         assert_eq!(are_off("us:tea"), [true, true]);
-        Switch::bypass_everywhere([&one, &other].into_iter(), Vec::new());
+        Switch::bypass_everywhere([&one, &other].into_iter(), BypassedEverywhere::default());
         assert_eq!(are_off("us:tea"), [false, false]);
     }
 }

@@ -91,6 +91,8 @@ impl Field for L1Capacity {
     fn from_text(text: &str) -> Option<Self> {
         match bytes(text) {
             Some(bytes) => Some(Self::Bytes(bytes)),
+            // Not with a sign, which a number may have in Rust.
+            None if text.starts_with('+') => None,
             None => text.parse().ok().map(Self::Entries),
         }
     }

@@ -10,7 +10,7 @@ use larder::l2::deadpool_redis::redis::{AsyncCommands, cmd};
 
 use tokio::time::sleep;
 
-use super::program::{Fixture, NAMESPACE, Outcome, cache, larder};
+use super::program::{self, Fixture, NAMESPACE, Outcome, cache, larder};
 use super::support::eventually::eventually;
 
 const LIST: &str = "{shop:price.0}!bypass";
@@ -101,9 +101,12 @@ async fn it_ends_by_itself() {
         let refused = bypass(&shop, &[prefix, "--for", time, "--yes"]).await;
         assert_eq!(refused.code, Some(2), "{refused:?}");
     }
-    let done = bypass(&shop, &["t", "--for", "5s", "--yes"]).await;
+    let done = bypass(&shop, &["t", "--for", "1h", "--yes"]).await;
     assert_eq!((done.row("bypassed"), done.row("follow")), ("t", "1 of 1"));
     assert_eq!(loads(&cache, "tea").await, 2);
+    // Another end for the same prefix. By the time that all follow it may be over.
+    let done = bypass(&shop, &["t", "--for", "4s", "--yes"]).await;
+    assert_eq!(done.code, Some(0), "{done:?}");
     eventually("it is used again", async || loads(&cache, "tea").await == 0).await;
     let mut redis = shop.redis().await;
     eventually("the list ends", async || {
@@ -123,11 +126,22 @@ async fn what_does_not_follow_is_named() {
     let live = "{shop:price.0}!live";
     let members: Vec<(String, String)> = redis.hgetall(live).await.unwrap();
     let (_, entry) = members.iter().find(|(id, _)| id != "list").unwrap();
-    // Another release, which does not know of it.
-    let _: u64 = redis.hset(live, "171", entry).await.unwrap();
-    let done = bypass(&shop, &["eu:", "--for", "1h 30m", "--yes"]).await;
-    assert_eq!(done.row("follow"), "1 of 2");
-    assert_eq!(done.row("  not yet"), "ab");
+    let done = async {
+        let done = bypass(&shop, &["eu:", "--for", "1h 30m", "--yes"]).await;
+        assert_eq!(done.row("follow"), "1 of 2");
+        assert_eq!(done.row("  not yet"), "ab");
+    };
+    // Another release, which does not know of it. The instance would take it for one that has died.
+    let lives = async {
+        loop {
+            let _: u64 = redis.hset(live, "171", entry).await.unwrap();
+            sleep(Duration::from_millis(20)).await;
+        }
+    };
+    tokio::select! {
+        () = done => {}
+        () = lives => {}
+    }
 }
 
 #[tokio::test]
@@ -140,6 +154,10 @@ async fn there_is_room_for_sixteen() {
     }
     // One that has ended, and bytes that begin no key.
     hset.arg("old").arg(7).arg(b"\xff").arg("99999999999999");
+    hset.arg("later")
+        .arg("1e300")
+        .arg("never")
+        .arg("99999999999999999999");
     shop.cache.insert("tea", "450".to_owned()).await.unwrap();
     let _: u64 = hset.query_async(&mut shop.redis().await).await.unwrap();
     // The command waits for no instance.
@@ -183,4 +201,35 @@ async fn nothing_is_changed_without_yes() {
     }
     let is_there: bool = shop.redis().await.exists(LIST).await.unwrap();
     assert!(!is_there);
+}
+
+/// The list is of the lanes that there were: no command could end it there.
+#[tokio::test]
+async fn another_number_of_lanes_ends_it() {
+    let shop = Fixture::new().await;
+    let cache = instance(&shop, "web/1").await;
+    let done = bypass(&shop, &["eu:", "--for", "1h", "--yes"]).await;
+    assert_eq!(done.row("follow"), "1 of 1");
+    assert_eq!(loads(&cache, "eu:tea").await, 2);
+    let other = program::cache(&shop.url(), |builder| builder.lanes(2));
+    other.insert("us:tea", "450".to_owned()).await.unwrap();
+    eventually("it is used again", async || {
+        loads(&cache, "eu:tea").await == 0
+    })
+    .await;
+    assert_eq!(bypass(&shop, &[]).await.row("bypassed"), "none");
+}
+
+#[tokio::test]
+async fn it_is_heard_of_without_memory() {
+    let shop = Fixture::new().await;
+    let cache = instance(&shop, "web/1").await;
+    let mut set = cmd("CONFIG");
+    set.arg(&["SET", "maxmemory", "1"]);
+    let () = set.query_async(&mut shop.redis().await).await.unwrap();
+    let done = bypass(&shop, &["eu:", "--for", "1h", "--yes"]).await;
+    assert_eq!(done.row("follow"), "1 of 1");
+    assert_eq!(loads(&cache, "eu:tea").await, 2);
+    let done = bypass(&shop, &["eu:", "--end", "--yes"]).await;
+    assert_eq!(done.row("follow"), "1 of 1");
 }

@@ -15,7 +15,7 @@ use super::Loads;
 use super::get::{FoundAt, LoadCall, LoaderOfPlaces};
 use super::loader::{LoadKey, LoadedValues, Loader};
 use super::nested::{Behind, LoadId, Waiting};
-use crate::clock::Tick;
+use crate::clock::{Tick, nanos};
 use crate::engine::convert::Convert;
 use crate::entry::AnyEntry;
 use crate::error::LoadError;
@@ -70,10 +70,12 @@ impl Mismatches {
         all.push_back(mismatch);
     }
 
-    /// The keys of the last few, the oldest first, for tools. Without long ones, as each instance stores them.
-    pub(crate) fn last_keys(&self) -> Vec<Key> {
+    /// The keys of the last few of the last day, the oldest first, for tools. Without long ones, as each instance stores
+    /// them.
+    pub(crate) fn last_keys(&self, now: Tick) -> Vec<Key> {
         let all = lock(&self.0);
-        let keys = all.iter().rev().map(|found| &found.key);
+        let is_new = |found: &&Mismatch| now.saturating_sub(found.found_at) < nanos(24 * HOUR);
+        let keys = all.iter().rev().filter(is_new).map(|found| &found.key);
         let mut keys: Vec<_> = keys
             .filter(|key| key.len() <= 128)
             .take(4)

@@ -16,7 +16,8 @@ use crate::clock::millis;
 use crate::engine::context::Context;
 use crate::engine::lanes::Lanes;
 use crate::engine::load::Mismatches;
-use crate::engine::switch::Switch;
+use crate::engine::switch::{BypassedEverywhere, Switch};
+use crate::key::Key;
 use crate::l2::{FleetBypass, L2Error, StoredCounts};
 use crate::stats::{BYPASS, MISMATCHED, SHARE, Stats};
 use crate::util::lock::lock;
@@ -43,9 +44,8 @@ struct Stored {
     stats: Stats,
     /// The share of the keys for which the cache is used, if it is not for all.
     share: Option<f64>,
-    /// The list of prefixes that this instance bypasses as all do, by its id, and as it was named to L2.
+    /// Which list of prefixes this instance has told L2 that it bypasses as all do.
     bypass: Option<u64>,
-    named_bypass: Option<u64>,
     /// When they were stored, or refused. `None` before the first time.
     at: Option<Instant>,
     /// Whether L2 refuses them, and the log says so.
@@ -68,13 +68,12 @@ impl FleetStats {
             stats,
             share,
             bypass,
-            named_bypass,
             at,
             ..
         } = *lock(&self.stored);
         let ctx = self.contexts.first();
         let is_changed = self.contexts.counted() != stats || ctx.switch.partial_share() != share;
-        let pause = if bypass != named_bypass {
+        let pause = if bypass != ctx.switch.bypassed_everywhere().id {
             // An operator waits for it.
             Duration::ZERO
         } else if is_changed {
@@ -109,18 +108,18 @@ impl FleetStats {
             // Into a string, so it does not fail.
             _ = write!(text, " {SHARE}{share}");
         }
-        for (nth, key) in self.mismatches.last_keys().iter().enumerate() {
+        for (nth, key) in self.mismatches.last_keys(ctx.now()).iter().enumerate() {
             text += if nth == 0 { " " } else { "," };
             text += if nth == 0 { MISMATCHED } else { "" };
             for byte in key.bytes() {
                 _ = write!(text, "{byte:02x}");
             }
         }
-        let Stored { bypass, at, .. } = *lock(&self.stored);
+        let bypass = ctx.switch.bypassed_everywhere().id;
         if let Some(id) = bypass {
             _ = write!(text, " {BYPASS}{id:x}");
         }
-        let folds = at.is_none();
+        let folds = lock(&self.stored).at.is_none();
         let counts = StoredCounts {
             instance: ctx.instance,
             at: millis(now.duration_since(self.began)),
@@ -131,20 +130,18 @@ impl FleetStats {
         // An L2 that cannot be reached is in the log by requests that the cache needs.
         let refused = answer.as_ref().err().filter(|error| error.is_refused());
         let may_tell = refused.is_some() && ctx.options.may_log();
-        let mut is_other_list = false;
         let mut stored = lock(&self.stored);
         stored.at = Some(now);
-        if let Ok(list) = &answer {
+        if answer.is_ok() {
             stored.stats = stats;
             stored.share = share;
-            stored.named_bypass = bypass;
+            stored.bypass = bypass;
             stored.is_told = false;
-            is_other_list = replace(&mut stored.bypass, list.id()) != list.id();
         }
         let is_news = may_tell && !replace(&mut stored.is_told, true);
         drop(stored);
         if let Ok(list) = &answer
-            && is_other_list
+            && list.id() != bypass
         {
             self.bypass(list);
         }
@@ -159,25 +156,34 @@ impl FleetStats {
 
     /// Leaves keys out of the cache, as all instances do. They end by the time of L2.
     fn bypass(&self, list: &FleetBypass) {
-        let now = Instant::now();
+        let (now, first) = (Instant::now(), self.contexts.first());
         let prefixes = list.prefixes.iter().filter_map(|(prefix, till)| {
             let left = Duration::from_millis(till.saturating_sub(list.now));
             Some((prefix.clone(), now.checked_add(left)?))
         });
-        let prefixes: Vec<_> = prefixes.collect();
-        let many = prefixes.len();
-        Switch::bypass_everywhere(self.contexts.iter().map(|ctx| &*ctx.switch), prefixes);
-        // After the switch: operations that began before store nothing.
-        for ctx in self.contexts.iter() {
-            for prefix in list.prefixes.keys() {
+        let which = BypassedEverywhere {
+            id: list.id(),
+            prefixes: prefixes.collect(),
+        };
+        let (many, former) = (which.prefixes.len(), first.switch.bypassed_everywhere());
+        Switch::bypass_everywhere(self.contexts.iter().map(|ctx| &*ctx.switch), which);
+        // After the switch: operations that began before store nothing. Each is a walk over L1, which holds nothing of
+        // those that are bypassed already.
+        let is_known = |prefix: &Key| {
+            former
+                .prefixes
+                .iter()
+                .any(|(known, end)| known == prefix && now < *end)
+        };
+        for prefix in list.prefixes.keys().filter(|prefix| !is_known(prefix)) {
+            for ctx in self.contexts.iter() {
                 ctx.l1.forget_prefix(prefix, ctx.now());
             }
         }
-        let namespace = self.contexts.first().options.namespace.as_str();
         info!(
-            namespace,
+            namespace = first.options.namespace.as_str(),
             prefixes = many,
-            "keys are bypassed in all instances"
+            "the prefixes that all instances bypass have changed"
         );
     }
 

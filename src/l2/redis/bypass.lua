@@ -5,7 +5,7 @@ if prefix then
   local now, latest, others = time(), 0, 0
   local found = checked(redis.pcall('HGETALL', KEYS[1]), 'HGETALL') or {}
   for i = 1, #found, 2 do
-    local till = tonumber(found[i + 1]) or 0
+    local till = time_of(found[i + 1])
     if found[i] == prefix or till <= now then
       redis.call('HDEL', KEYS[1], found[i])
     else
@@ -17,7 +17,7 @@ if prefix then
   end
   if ms > 0 then
     redis.call('HSET', KEYS[1], prefix, string.format('%.0f', now + ms))
-    redis.call('PEXPIRE', KEYS[1], math.max(latest - now, ms))
+    redis.call('PEXPIRE', KEYS[1], string.format('%.0f', math.max(latest - now, ms)))
   end
 end
 return bypassed(KEYS[1])

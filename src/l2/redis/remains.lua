@@ -1,4 +1,4 @@
--- REMAINS  clock log live stats sweeper worker writes dead  ->  how many of these keys there are, whether writes or dead
+-- REMAINS  clock log live stats sweeper worker writes dead bypass  ->  how many of these keys there are, whether writes or dead
 -- letters are left, the list of members as it is stored; reads only
 return {
   redis.call('EXISTS', unpack(KEYS)),

@@ -65,7 +65,7 @@ lua! {
     MEMBERS: [ALLOW_OOM, LIST], "members.lua";
     FORGET: [ALLOW_OOM], "forget.lua";
     SWEEP: [ALLOW_OOM, LIST], "sweep.lua";
-    STORE_COUNTS: [CHECKED, CLOCK, BYPASSED], "store_counts.lua";
+    STORE_COUNTS: [ALLOW_OOM, CLOCK, BYPASSED], "store_counts.lua";
     NOTE: [ALLOW_OOM_AND_SLOTS, LIST, EACH], "note.lua";
     HEARTBEAT: [CHECKED, CLOCK, INCARNATION, LIST, EACH], "heartbeat.lua";
 }

@@ -1,4 +1,4 @@
-//! The outbox by [sqlx](sqlx_0_8) 0.8: as the module [`sqlx`](super::sqlx) for 0.9, which has the same source. What that
+//! The outbox by [sqlx](sqlx_0_8) 0.8: as the module `sqlx` for 0.9, which has the same source. What that
 //! module says, and its sample, hold here word for word.
 //!
 //! ```toml

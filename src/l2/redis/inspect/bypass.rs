@@ -6,6 +6,7 @@ use std::time::Duration;
 use super::Namespace;
 use super::connections::in_time;
 use crate::clock::millis;
+use crate::key::key_text;
 use crate::l2::redis::call::{Call, Lua};
 use crate::l2::redis::lane::fleet_bypass;
 use crate::l2::redis::names::BYPASS;
@@ -16,6 +17,9 @@ use crate::vocabulary::MOST_BYPASSED_BY_FLEET;
 lua! {
     BYPASS_PREFIX: [ALLOW_OOM, CLOCK, BYPASSED], "../bypass.lua";
 }
+
+/// A bypass without an end may be forgotten.
+const LONGEST: Duration = Duration::from_secs(30 * 24 * 3600);
 
 /// The keys that all instances leave out of the cache.
 #[derive(Clone, Debug)]
@@ -30,14 +34,14 @@ pub struct Bypassed {
 
 impl Namespace {
     /// Switches the cache off in all instances for the keys that begin with a prefix, such as `7:` for the keys of a
-    /// tenant. It ends by itself after so long, by the clock of the server; zero ends it now. A second call for a prefix
-    /// takes the place of the first one.
+    /// tenant; for all keys, if the prefix is empty. It ends by itself after so long, by the clock of the server, and
+    /// after 30 days at most; zero ends it now. A second call for a prefix takes the place of the first one.
     ///
     /// As [`bypass_prefix`](crate::Cache::bypass_prefix), for all instances. An instance follows when it next stores its
     /// counters: in use, that is after five `max_staleness`, or ten seconds and a third of `max_staleness` if that is
     /// less; otherwise after a minute, or within a third of `max_staleness` once it is in use again. It says so in its
-    /// [`Counted`](super::Counted). Redis loses the list if it loses or evicts the key `!bypass`, or if the namespace
-    /// gets another number of lanes.
+    /// [`Counted`](super::Counted). The list is lost if Redis loses or evicts the key `!bypass`, or if the namespace
+    /// gets another number of lanes: then instances end it as if it had been ended here.
     ///
     /// Returns all prefixes that are bypassed then; `None` if nothing was changed, as 16 others are bypassed.
     ///
@@ -45,15 +49,18 @@ impl Namespace {
     ///
     /// # Errors
     ///
-    /// If the server cannot be reached, or refuses the request. If it did not answer in time, it may still carry the
-    /// request out.
+    /// If the server cannot be reached, or refuses the request, or if the prefix is longer than any key. If the server did
+    /// not answer in time, it may still carry the request out.
     pub async fn bypass(
         &self,
         prefix: &str,
         duration: Duration,
     ) -> Result<Option<Bypassed>, L2Error> {
+        if key_text(prefix).is_err() {
+            return Err(L2Error::unexpected("the prefix is longer than any key"));
+        }
         // Less than a millisecond is not zero.
-        let ms = millis(duration).max(u64::from(!duration.is_zero()));
+        let ms = millis(duration.min(LONGEST)).max(u64::from(!duration.is_zero()));
         self.ask_bypass(Some((prefix, ms))).await
     }
 

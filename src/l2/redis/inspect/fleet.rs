@@ -238,5 +238,8 @@ fn keys_of(text: &str) -> Vec<String> {
         let byte = |pair| u8::from_str_radix(str::from_utf8(pair).ok()?, 16).ok();
         String::from_utf8(pairs.map(byte).collect::<Option<_>>()?).ok()
     };
-    text.split(',').filter_map(key).collect()
+    let texts = text
+        .split(',')
+        .filter(|text| text.bytes().all(|digit| digit.is_ascii_hexdigit()));
+    texts.filter_map(key).collect()
 }

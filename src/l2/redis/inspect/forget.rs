@@ -10,7 +10,7 @@ use super::connections::{Kept, in_time};
 use super::{Connected, Namespace};
 use crate::l2::redis::call::{Call, Lua};
 use crate::l2::redis::members;
-use crate::l2::redis::names::{CLOCK, DEAD, LIVE, LOG, STATS, SWEEPER, WORKER, WRITES};
+use crate::l2::redis::names::{BYPASS, CLOCK, DEAD, LIVE, LOG, STATS, SWEEPER, WORKER, WRITES};
 use crate::l2::redis::scripts::{ALLOW_OOM, CHECKED, lua};
 use crate::l2::{L2Error, LaneNumber, Member};
 use crate::vocabulary::MOST_LANES;
@@ -23,7 +23,9 @@ lua! {
 const HAS: &str = include_str!("../has.lua");
 
 /// The keys that a lane has once.
-const OWN: [&str; 8] = [CLOCK, LOG, LIVE, STATS, SWEEPER, WORKER, WRITES, DEAD];
+const OWN: [&str; 9] = [
+    CLOCK, LOG, LIVE, STATS, SWEEPER, WORKER, WRITES, DEAD, BYPASS,
+];
 
 /// An instance that is subscribed notes something less than so many of its `max_staleness` apart (rule 16).
 const NOTED_WITHIN: u32 = 3;
