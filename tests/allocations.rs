@@ -413,6 +413,18 @@ fn l1_takes_the_bytes_that_it_is_bounded_in() {
         next: Option<Box<str>>,
     }
 
+    /// A small variant has the room of the large one.
+    #[derive(Clone, Serialize, Deserialize)]
+    enum Event {
+        Opened,
+        Moved([u64; 32]),
+    }
+
+    #[derive(Clone, Serialize, Deserialize)]
+    struct Line {
+        event: Event,
+    }
+
     fn check<V>(name: &str, soft: bool, count: u64, value: impl Fn(u64) -> V)
     where
         V: Serialize + DeserializeOwned + Send + Sync + 'static,
@@ -450,6 +462,12 @@ fn l1_takes_the_bytes_that_it_is_bounded_in() {
         next: Some(format!("{n}").into()),
     };
     check("a page", false, 5_000, page);
+    let line = |event: &Event| Line {
+        event: event.clone(),
+    };
+    for (name, event) in [("small", Event::Opened), ("large", Event::Moved([7; 32]))] {
+        check(name, false, 2_500, |_| vec![line(&event); 20]);
+    }
 }
 
 static ALIVE: AtomicUsize = AtomicUsize::new(0);

@@ -3,7 +3,7 @@
 //! serde tells of texts, numbers and collections, but not of the room that a collection has to spare, of padding, nor
 //! that two fields share an `Arc`. No type has to be derived for this, and no bytes are written.
 
-use std::mem::size_of;
+use std::mem::{size_of, size_of_val};
 
 use serde::Serialize;
 use serde::de::value::Error;
@@ -51,6 +51,14 @@ impl Bytes {
     fn and(&mut self, bytes: usize) -> &mut Self {
         self.0 += bytes;
         self
+    }
+
+    /// Adds a part, which takes its room where it lies, also beside a small variant of an enum.
+    fn part<T: Serialize + ?Sized>(&mut self, value: &T) -> Result<(), Error> {
+        let before = self.0;
+        value.serialize(&mut *self)?;
+        self.0 = self.0.max(before + size_of_val(value));
+        Ok(())
     }
 }
 
@@ -139,7 +147,7 @@ macro_rules! parts {
             type Error = Error;
 
             fn $method<T: Serialize + ?Sized>(&mut self, $($name: &'static str,)? value: &T) -> Result<(), Error> {
-                value.serialize(&mut **self).map(|_| ())
+                self.part(value)
             }
 
             fn end(self) -> Result<Self, Error> {
@@ -163,11 +171,11 @@ impl SerializeMap for &mut Bytes {
     type Error = Error;
 
     fn serialize_key<T: Serialize + ?Sized>(&mut self, key: &T) -> Result<(), Error> {
-        key.serialize(self.and(MAP_ENTRY)).map(|_| ())
+        self.and(MAP_ENTRY).part(key)
     }
 
     fn serialize_value<T: Serialize + ?Sized>(&mut self, value: &T) -> Result<(), Error> {
-        value.serialize(&mut **self).map(|_| ())
+        self.part(value)
     }
 
     fn end(self) -> Result<Self, Error> {
