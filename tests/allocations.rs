@@ -413,7 +413,10 @@ fn l1_takes_the_bytes_that_it_is_bounded_in() {
         next: Option<Box<str>>,
     }
 
-    /// A small variant has the room of the large one.
+    #[allow(
+        clippy::large_enum_variant,
+        reason = "a small variant has the room of the large one"
+    )]
     #[derive(Clone, Serialize, Deserialize)]
     enum Event {
         Opened,
