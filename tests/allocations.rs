@@ -458,6 +458,7 @@ fn l1_takes_the_bytes_that_it_is_bounded_in() {
     check("short texts", false, 15_000, |_| "x".repeat(100));
     check("long texts", false, 2_500, |_| "x".repeat(4_000));
     check("numbers in a list", false, 2_500, |_| vec![1_u64; 500]);
+    check("bytes in a list", false, 5_000, |_| vec![1_u8; 3_000]);
     let page = |n| Page {
         title: "a title".to_owned(),
         rows: (0..20).map(|n| (n, format!("row {n}"))).collect(),

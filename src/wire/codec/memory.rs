@@ -53,12 +53,17 @@ impl Bytes {
         self
     }
 
-    /// Adds a part, which takes its room where it lies, also beside a small variant of an enum.
-    fn part<T: Serialize + ?Sized>(&mut self, value: &T) -> Result<(), Error> {
+    /// Adds a field, which takes its room where it lies, also beside a small variant of an enum.
+    fn field<T: Serialize + ?Sized>(&mut self, value: &T) -> Result<(), Error> {
         let before = self.0;
-        value.serialize(&mut *self)?;
+        self.element(value)?;
         self.0 = self.0.max(before + size_of_val(value));
         Ok(())
+    }
+
+    /// Adds an element of a collection. serde mostly hands over a reference to it, which has another size.
+    fn element<T: Serialize + ?Sized>(&mut self, value: &T) -> Result<(), Error> {
+        value.serialize(&mut *self).map(|_| ())
     }
 }
 
@@ -141,13 +146,13 @@ impl Serializer for &mut Bytes {
 }
 
 macro_rules! parts {
-    ($($part:ident: $method:ident($($name:ident)?);)*) => {$(
+    ($($part:ident: $method:ident($($name:ident)?) $add:ident;)*) => {$(
         impl $part for &mut Bytes {
             type Ok = Self;
             type Error = Error;
 
             fn $method<T: Serialize + ?Sized>(&mut self, $($name: &'static str,)? value: &T) -> Result<(), Error> {
-                self.part(value)
+                self.$add(value)
             }
 
             fn end(self) -> Result<Self, Error> {
@@ -158,12 +163,12 @@ macro_rules! parts {
 }
 
 parts! {
-    SerializeSeq: serialize_element();
-    SerializeTuple: serialize_element();
-    SerializeTupleStruct: serialize_field();
-    SerializeTupleVariant: serialize_field();
-    SerializeStruct: serialize_field(_field);
-    SerializeStructVariant: serialize_field(_field);
+    SerializeSeq: serialize_element() element;
+    SerializeTuple: serialize_element() field;
+    SerializeTupleStruct: serialize_field() field;
+    SerializeTupleVariant: serialize_field() field;
+    SerializeStruct: serialize_field(_field) field;
+    SerializeStructVariant: serialize_field(_field) field;
 }
 
 impl SerializeMap for &mut Bytes {
@@ -171,11 +176,11 @@ impl SerializeMap for &mut Bytes {
     type Error = Error;
 
     fn serialize_key<T: Serialize + ?Sized>(&mut self, key: &T) -> Result<(), Error> {
-        self.and(MAP_ENTRY).part(key)
+        self.and(MAP_ENTRY).element(key)
     }
 
     fn serialize_value<T: Serialize + ?Sized>(&mut self, value: &T) -> Result<(), Error> {
-        self.part(value)
+        self.element(value)
     }
 
     fn end(self) -> Result<Self, Error> {
