@@ -89,12 +89,15 @@ impl Field for L1Capacity {
         "a whole number of entries, or a size with its unit, such as 256MiB";
 
     fn from_text(text: &str) -> Option<Self> {
-        match bytes(text) {
-            Some(bytes) => Some(Self::Bytes(bytes)),
-            // Not with a sign, which a number may have in Rust.
-            None if text.starts_with('+') => None,
-            None => text.parse().ok().map(Self::Entries),
+        let digits = text.find(|c: char| !c.is_ascii_digit());
+        let (count, unit) = text.split_at_checked(digits.unwrap_or(text.len()))?;
+        let count: u64 = count.parse().ok()?;
+        if unit.is_empty() {
+            return Some(Self::Entries(count));
         }
+        let is_unit = |(name, _): &(&str, u64)| name.eq_ignore_ascii_case(unit.trim_start());
+        let (_, bytes) = SIZES.into_iter().find(is_unit)?;
+        count.checked_mul(bytes).map(Self::Bytes)
     }
 
     fn plain(&self) -> Plain {
@@ -109,19 +112,10 @@ impl Field for L1Capacity {
     }
 }
 
-/// A size that has a unit.
-fn bytes(text: &str) -> Option<u64> {
-    let digits = text.find(|c: char| !c.is_ascii_digit())?;
-    let (count, unit) = text.split_at_checked(digits)?;
-    let is_unit = |(name, _): &(&str, u64)| name.eq_ignore_ascii_case(unit.trim_start());
-    let (_, bytes) = SIZES.into_iter().find(is_unit)?;
-    count.parse::<u64>().ok()?.checked_mul(bytes)
-}
-
 /// A number of bytes, which may have a unit.
 pub(super) mod size {
     use super::{
-        Deserializer, Field, Plain, Serializer, bytes, deserialize as read, serialize as write,
+        Deserializer, Field, L1Capacity, Plain, Serializer, deserialize as read, serialize as write,
     };
 
     struct Size(usize);
@@ -131,8 +125,9 @@ pub(super) mod size {
             "a whole number of bytes, or a size with its unit, such as 1MiB";
 
         fn from_text(text: &str) -> Option<Self> {
-            let with_unit = bytes(text).and_then(|bytes| bytes.try_into().ok());
-            with_unit.or_else(|| text.parse().ok()).map(Self)
+            // A number without a unit is one of bytes here.
+            let bytes = L1Capacity::from_text(text)?.number();
+            bytes.try_into().ok().map(Self)
         }
 
         fn plain(&self) -> Plain {
