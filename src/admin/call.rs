@@ -1,6 +1,5 @@
 //! A request that was accepted: the caches that it is about, its query and its body.
 
-use ::http::StatusCode;
 use serde::de::DeserializeOwned;
 use serde_json::from_slice;
 
@@ -23,7 +22,7 @@ const MOST: (usize, usize) = (1_000, 100);
 impl Call {
     /// The cache of a path that names one.
     pub(super) fn cache(&self) -> Result<&AnyCache, Reply> {
-        let gone = || Reply::error(StatusCode::NOT_FOUND, "there is no such cache");
+        let gone = || Reply::not_found("there is no such cache");
         self.caches.first().ok_or_else(gone)
     }
 

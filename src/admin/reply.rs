@@ -47,6 +47,10 @@ impl Reply {
         Self::new(status, Some(json!({ "error": line.to_string() })))
     }
 
+    pub(super) fn not_found(line: impl Display) -> Self {
+        Self::error(StatusCode::NOT_FOUND, line)
+    }
+
     pub(super) fn bad_request(line: impl Display) -> Self {
         Self::error(StatusCode::BAD_REQUEST, line)
     }

@@ -9,8 +9,8 @@ use std::future::ready;
 use std::sync::Arc;
 use std::time::Duration;
 
+use ::http::Method;
 use ::http::request::Parts;
-use ::http::{Method, StatusCode};
 use futures::future::{BoxFuture, join_all};
 use serde::Deserialize;
 use serde_json::{Value, json};
@@ -97,21 +97,17 @@ pub(super) fn find(
     caches: &Caches,
     head: &Parts,
 ) -> Result<(&'static Route, Vec<AnyCache>), Reply> {
-    let not_found = |line| Reply::error(StatusCode::NOT_FOUND, line);
     // The first slash names no part of the path.
     let path = head.uri.path().trim_start_matches('/');
     let (first, rest) = path.split_once('/').unwrap_or((path, ""));
-    let first = decoded(first).ok_or_else(|| not_found("there is no such path"))?;
+    let first = decoded(first).ok_or_else(|| Reply::not_found("there is no such path"))?;
     // A namespace has a colon, and the name of a route has none.
     let (name, of, caches) = if first.contains(':') {
         let cache = caches.iter().find(|cache| cache.namespace() == first);
         let cache = cache.ok_or_else(|| {
             let names = caches.iter().map(|cache| cache.namespace().to_owned());
             let names = names.collect::<Vec<_>>().join(", ");
-            Reply::error(
-                StatusCode::NOT_FOUND,
-                format_args!("there is no such cache; there are: {names}"),
-            )
+            Reply::not_found(format_args!("there is no such cache; there are: {names}"))
         })?;
         (rest, Of::One, vec![cache])
     } else {
@@ -126,7 +122,7 @@ pub(super) fn find(
     };
     match named.iter().find(|route| route.method == *method) {
         Some(route) => Ok((route, caches)),
-        None if named.is_empty() => Err(not_found(
+        None if named.is_empty() => Err(Reply::not_found(
             "there is no such path; the path of a cache has its whole namespace, such as /shop:price/key",
         )),
         None => {
@@ -174,7 +170,7 @@ fn shown(cache: &AnyCache) -> Value {
         "enabled": cache.is_enabled(),
         // The share of this instance: other instances may have another share.
         "share": engine.enabled_for(),
-        // A settings that names no server is a healthy cache which hears of no change.
+        // Without one the cache is healthy, and hears of no change by others.
         "l2": engine.l2_system(),
         "health": health,
         "bypassed": engine.bypassed(),
