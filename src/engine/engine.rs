@@ -866,9 +866,7 @@ impl Engine {
     #[cfg(feature = "admin")]
     pub(crate) fn bypassed_everywhere(&self) -> usize {
         let everywhere = self.contexts.first().switch.bypassed_everywhere();
-        let all = everywhere.prefixes.iter();
-        all.filter(|(_, end)| tokio::time::Instant::now() < *end)
-            .count()
+        everywhere.present().count()
     }
 
     #[cfg(feature = "admin")]

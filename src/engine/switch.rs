@@ -54,6 +54,15 @@ pub(crate) struct BypassedEverywhere {
     pub(crate) prefixes: Vec<(Key, Instant)>,
 }
 
+impl BypassedEverywhere {
+    /// The prefixes whose end has not come.
+    pub(crate) fn present(&self) -> impl Iterator<Item = &Key> {
+        let now = Instant::now();
+        let present = self.prefixes.iter().filter(move |(_, end)| now < *end);
+        present.map(|(prefix, _)| prefix)
+    }
+}
+
 impl Bypassed {
     fn has(&self, key: &str) -> bool {
         self.keys.contains(key)
@@ -143,8 +152,9 @@ impl Switch {
 
     fn is_bypassed_everywhere(&self, key: &str) -> bool {
         let everywhere = self.everywhere.load();
-        let mut all = everywhere.prefixes.iter();
-        all.any(|(prefix, end)| key.starts_with(&**prefix) && Instant::now() < *end)
+        everywhere
+            .present()
+            .any(|prefix| key.starts_with(&**prefix))
     }
 
     /// Returns whether it was on before.

@@ -59,6 +59,8 @@ type Found = VecDeque<Mismatch>;
 impl Mismatches {
     /// How many are kept.
     const MOST: usize = 32;
+    /// How many keys are stored for tools, and of how many bytes at most.
+    const STORED: (usize, usize) = (4, 128);
 
     fn add(&self, mismatch: Mismatch) {
         let mut all = lock(&self.0);
@@ -75,12 +77,10 @@ impl Mismatches {
     pub(crate) fn last_keys(&self, now: Tick) -> Vec<Key> {
         let all = lock(&self.0);
         let is_new = |found: &&Mismatch| now.saturating_sub(found.found_at) < nanos(24 * HOUR);
+        let (most, longest) = Self::STORED;
         let keys = all.iter().rev().filter(is_new).map(|found| &found.key);
-        let mut keys: Vec<_> = keys
-            .filter(|key| key.len() <= 128)
-            .take(4)
-            .cloned()
-            .collect();
+        let keys = keys.filter(|key| key.len() <= longest);
+        let mut keys: Vec<_> = keys.take(most).cloned().collect();
         keys.reverse();
         keys
     }
