@@ -5,6 +5,7 @@
 
 use std::ops::Deref;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
 
 use serde::Serialize;
 use thread_local::ThreadLocal;
@@ -19,6 +20,16 @@ pub(crate) const SHARE: &str = "share:";
 pub(crate) const BYPASS: &str = "bypass:";
 /// What comes before the last keys that the instance has found to be old, in hexadecimal digits, with a comma between two.
 pub(crate) const MISMATCHED: &str = "mismatched:";
+
+/// An instance stores counters that have changed after so many times `max_staleness`.
+const CHANGED: u32 = 5;
+/// Or after this, if it is shorter: the answer says which keys all instances are to bypass.
+const CHANGED_AT_MOST: Duration = Duration::from_secs(10);
+
+/// After how long an instance stores counters that have changed, with its next heartbeat.
+pub(crate) fn stored_after(max_staleness: Duration) -> Duration {
+    max_staleness.saturating_mul(CHANGED).min(CHANGED_AT_MOST)
+}
 
 /// A counter that never resets.
 #[derive(Debug, Default)]

@@ -8,29 +8,23 @@ use std::time::Duration;
 
 use clap::Args;
 use clap::builder::NonEmptyStringValueParser;
-use humantime::parse_duration;
 use larder::L2Error;
-use larder::inspect::{Bypassed, FleetState, Namespace, Watch};
+use larder::inspect::{Bypassed, FleetState, LONGEST_BYPASS, Namespace, Watch};
 use tokio::time::{Instant, sleep};
 
 use crate::Outcome;
 use crate::change::Target;
 use crate::server::Server;
-use crate::text::{Screen, age};
+use crate::text::{self, Screen, age};
 
 /// Between two looks at the instances.
 const PAUSE: Duration = Duration::from_millis(200);
-/// An instance that is in use asks after so many times its `max_staleness`, or after the longest time, if that is
-/// less, at its next heartbeat. It says that it follows with the next one.
-const ASKS: u32 = 5;
-const ASKS_AT_MOST: Duration = Duration::from_secs(10);
 /// For the requests.
 const SPARE: Duration = Duration::from_secs(2);
 /// The command does not wait longer, however long a `max_staleness` is.
 const LONGEST_WAIT: Duration = Duration::from_secs(60);
 
 const SHORTEST: Duration = Duration::from_secs(1);
-const LONGEST: Duration = Duration::from_secs(30 * 24 * 3600);
 
 #[derive(Args)]
 #[command(group(clap::ArgGroup::new("change").args(["duration", "end"])))]
@@ -126,7 +120,7 @@ fn instances(
     let (mut instances, mut longest) = (BTreeMap::new(), Duration::ZERO);
     for member in fleet.lanes.iter().flat_map(|lane| &lane.members) {
         let stored = fleet.stored.get(&member.info.id);
-        let name = stored.and_then(|stored| stored.name.as_deref());
+        let name = fleet.name(member.info.id);
         let mut name = name.map_or_else(|| format!("{:x}", member.info.id), str::to_owned);
         if let Some(stored) = stored {
             // Into a string, so it does not fail.
@@ -137,20 +131,18 @@ fn instances(
             stored.bypass == list.id && (list.id.is_some() || stored.ago < since)
         });
         instances.insert(member.info.id, Instance { name, follows });
-        let max_staleness = member.info.max_staleness;
-        let asks = max_staleness.saturating_mul(ASKS).min(ASKS_AT_MOST);
-        longest = longest.max(asks + max_staleness);
+        longest = longest.max(Bypassed::followed_within(member.info.max_staleness));
     }
     (instances, longest + SPARE)
 }
 
-/// Reads a time such as 1h. One without an end may be forgotten.
+/// Reads a time such as 1h.
 fn time(text: &str) -> Result<Duration, &'static str> {
-    let time = parse_duration(text).map_err(|_| "give a time such as 90s or 1h 30m")?;
-    let is_fit = (SHORTEST..=LONGEST).contains(&time);
-    is_fit
-        .then_some(time)
-        .ok_or("give a time from 1s to 30days")
+    let mistakes = [
+        "give a time such as 90s or 1h 30m",
+        "give a time from 1s to 30days",
+    ];
+    text::time(text, SHORTEST..=LONGEST_BYPASS, mistakes)
 }
 
 fn show(list: &Bypassed, screen: &mut Screen) {

@@ -210,13 +210,9 @@ impl Report {
         watched: Duration,
         fleet: Option<&FleetState>,
     ) {
-        let named = |id: u64| {
-            let counted = fleet.and_then(|fleet| fleet.stored.get(&id));
-            let name = counted.and_then(|counted| counted.name.as_ref());
-            match name {
-                Some(name) => format!("member {id:x} ({})", escaped(name)),
-                None => format!("member {id:x}"),
-            }
+        let named = |id: u64| match fleet.and_then(|fleet| fleet.name(id)) {
+            Some(name) => format!("member {id:x} ({})", escaped(name)),
+            None => format!("member {id:x}"),
         };
         let (mut silent, mut behind) = (BTreeSet::new(), BTreeSet::new());
         let mut settings = BTreeMap::<_, usize>::new();

@@ -1,13 +1,13 @@
 //! `larder tail`: the changes of a cache as they happen, or the last ones that there were.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::HashMap;
 use std::process::ExitCode;
 use std::time::Duration;
 
 use clap::Args;
 use futures::FutureExt;
 use futures::future::join_all;
-use larder::inspect::{Logged, Namespace, Watch};
+use larder::inspect::{FleetState, Logged, Namespace, Watch};
 use larder::l2::{Kind, LaneNumber, Message};
 use serde_json::json;
 use tokio::time::Instant;
@@ -178,7 +178,7 @@ impl Change<'_> {
 /// The names of the instances, as they have stored them with their counters.
 struct Instances {
     watch: Watch,
-    names: BTreeMap<u64, String>,
+    fleet: Option<FleetState>,
     looked: Option<Instant>,
 }
 
@@ -186,7 +186,7 @@ impl Instances {
     fn new(watch: Watch) -> Self {
         Self {
             watch,
-            names: BTreeMap::new(),
+            fleet: None,
             looked: None,
         }
     }
@@ -194,14 +194,13 @@ impl Instances {
     /// `None` if it is not known, as of an instance that has not stored it yet.
     async fn name(&mut self, namespace: &str, id: u64) -> Option<&str> {
         let is_due = self.looked.is_none_or(|at| at.elapsed() >= NAMES);
-        if is_due && id != OTHER_LANGUAGE && !self.names.contains_key(&id) {
+        let is_known = |fleet: &FleetState| fleet.name(id).is_some();
+        if is_due && id != OTHER_LANGUAGE && !self.fleet.as_ref().is_some_and(is_known) {
             // Without the right to read them, changes are shown all the same.
             let fleet = self.watch.look(namespace).await.ok().flatten();
+            self.fleet = fleet.or_else(|| self.fleet.take());
             self.looked = Some(Instant::now());
-            let stored = fleet.into_iter().flat_map(|fleet| fleet.stored);
-            let names = stored.filter_map(|(id, counted)| Some((id, counted.name?)));
-            self.names.extend(names);
         }
-        self.names.get(&id).map(String::as_str)
+        self.fleet.as_ref()?.name(id)
     }
 }

@@ -3,9 +3,10 @@
 use std::error::Error;
 use std::fmt::{Display, Write as _};
 use std::io::{self, Write as _};
+use std::ops::RangeInclusive;
 use std::time::{Duration, UNIX_EPOCH};
 
-use humantime::format_rfc3339_millis;
+use humantime::{format_rfc3339_millis, parse_duration};
 use serde_json::Value;
 
 const COLUMNS: usize = 40;
@@ -136,6 +137,16 @@ pub(crate) fn hex(bytes: &[u8]) -> String {
         _ = write!(text, "{byte:02x}");
         text
     })
+}
+
+/// Reads a time. The mistakes are a text that is none, and one that does not fit.
+pub(crate) fn time(
+    text: &str,
+    fit: RangeInclusive<Duration>,
+    [none, unfit]: [&'static str; 2],
+) -> Result<Duration, &'static str> {
+    let time = parse_duration(text).map_err(|_| none)?;
+    fit.contains(&time).then_some(time).ok_or(unfit)
 }
 
 /// As JSON has times.

@@ -11,7 +11,6 @@ use std::time::Duration;
 use clap::Args;
 use crossterm::event::{Event, EventStream, KeyCode, KeyEvent, KeyEventKind, KeyModifiers};
 use futures::StreamExt;
-use humantime::parse_duration;
 use larder::RedisL2;
 use larder::inspect::Namespace;
 use ratatui::DefaultTerminal;
@@ -21,6 +20,7 @@ use self::fleets::{Fleets, Watcher};
 use crate::Outcome;
 use crate::ended::ended;
 use crate::server::{Missing, Server};
+use crate::text;
 use crate::text::Screen;
 
 /// Of a screen that no terminal shows.
@@ -179,9 +179,9 @@ fn is_end(event: &Event) -> bool {
 
 /// Reads a time such as 2s or 500ms.
 fn time(text: &str) -> Result<Duration, &'static str> {
-    let time = parse_duration(text).map_err(|_| "give a time such as 2s or 500ms")?;
-    let is_fit = (SHORTEST..=LONGEST).contains(&time);
-    is_fit
-        .then_some(time)
-        .ok_or("give a time from 100ms to 3600s")
+    let mistakes = [
+        "give a time such as 2s or 500ms",
+        "give a time from 100ms to 3600s",
+    ];
+    text::time(text, SHORTEST..=LONGEST, mistakes)
 }

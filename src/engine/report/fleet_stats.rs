@@ -19,14 +19,10 @@ use crate::engine::load::Mismatches;
 use crate::engine::switch::{BypassedEverywhere, Switch};
 use crate::key::Key;
 use crate::l2::{FleetBypass, L2Error, StoredCounts};
-use crate::stats::{BYPASS, MISMATCHED, SHARE, Stats};
+use crate::stats::{BYPASS, MISMATCHED, SHARE, Stats, stored_after};
 use crate::util::lock::lock;
 
-/// Counters that have changed are stored after so many times `max_staleness`.
-const CHANGED: u32 = 5;
-/// Or after this, if it is shorter: the answer says which keys all instances are to bypass.
-const CHANGED_AT_MOST: Duration = Duration::from_secs(10);
-/// Others, too, so that L2 does not take the instance for one that has ended, and operators see that it is there.
+/// Counters that have not changed are stored, too, so that L2 does not take the instance for one that has ended, and operators see that it is there.
 const UNCHANGED: Duration = Duration::from_secs(60);
 
 /// The counters of this instance among the counters of the fleet.
@@ -77,10 +73,7 @@ impl FleetStats {
             // An operator waits for it.
             Duration::ZERO
         } else if is_changed {
-            ctx.options
-                .max_staleness
-                .saturating_mul(CHANGED)
-                .min(CHANGED_AT_MOST)
+            stored_after(ctx.options.max_staleness)
         } else {
             UNCHANGED
         };
@@ -169,12 +162,7 @@ impl FleetStats {
         Switch::bypass_everywhere(self.contexts.iter().map(|ctx| &*ctx.switch), which);
         // After the switch: operations that began before store nothing. Each is a walk over L1, which holds nothing of
         // those that are bypassed already.
-        let is_known = |prefix: &Key| {
-            former
-                .prefixes
-                .iter()
-                .any(|(known, end)| known == prefix && now < *end)
-        };
+        let is_known = |prefix: &Key| former.present().any(|known| known == prefix);
         for prefix in list.prefixes.keys().filter(|prefix| !is_known(prefix)) {
             for ctx in self.contexts.iter() {
                 ctx.l1.forget_prefix(prefix, ctx.now());

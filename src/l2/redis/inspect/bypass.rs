@@ -12,14 +12,15 @@ use crate::l2::redis::lane::fleet_bypass;
 use crate::l2::redis::names::BYPASS;
 use crate::l2::redis::scripts::{ALLOW_OOM, BYPASSED, CLOCK, lua};
 use crate::l2::{FleetBypass, L2Error, LaneNumber};
+use crate::stats::stored_after;
 use crate::vocabulary::MOST_BYPASSED_BY_FLEET;
 
 lua! {
     BYPASS_PREFIX: [ALLOW_OOM, CLOCK, BYPASSED], "../bypass.lua";
 }
 
-/// A bypass without an end may be forgotten.
-const LONGEST: Duration = Duration::from_secs(30 * 24 * 3600);
+/// The longest bypass: one without an end may be forgotten.
+pub const LONGEST_BYPASS: Duration = Duration::from_secs(30 * 24 * 3600);
 
 /// The keys that all instances leave out of the cache.
 #[derive(Clone, Debug)]
@@ -30,6 +31,16 @@ pub struct Bypassed {
     /// Tells this list from others: an instance follows it if its [`Counted`](super::Counted) has this id. `None` of an
     /// empty list.
     pub id: Option<u64>,
+}
+
+impl Bypassed {
+    /// Within which time an instance with this `max_staleness` follows a list, and says so, if it is in use and reaches
+    /// Redis at once.
+    #[must_use]
+    pub fn followed_within(max_staleness: Duration) -> Duration {
+        // Heartbeats come three times in it: with one it asks, and with the next one it says that it follows.
+        stored_after(max_staleness) + max_staleness
+    }
 }
 
 impl Namespace {
@@ -60,7 +71,7 @@ impl Namespace {
             return Err(L2Error::unexpected("the prefix is longer than any key"));
         }
         // Less than a millisecond is not zero.
-        let ms = millis(duration.min(LONGEST)).max(u64::from(!duration.is_zero()));
+        let ms = millis(duration.min(LONGEST_BYPASS)).max(u64::from(!duration.is_zero()));
         self.ask_bypass(Some((prefix, ms))).await
     }
 

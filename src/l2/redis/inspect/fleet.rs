@@ -202,6 +202,12 @@ impl Watch {
 }
 
 impl FleetState {
+    /// The name of an instance, if it has stored one. See [`Counted::name`].
+    #[must_use]
+    pub fn name(&self, instance: u64) -> Option<&str> {
+        self.stored.get(&instance)?.name.as_deref()
+    }
+
     /// Adds up what instances have stored until this time of the server.
     fn count(&mut self, stored: &[(u64, String)], now: u64) {
         for (instance, text) in stored {

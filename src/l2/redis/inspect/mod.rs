@@ -30,7 +30,7 @@ use deadpool_redis::redis::aio::MultiplexedConnection;
 use deadpool_redis::redis::cmd;
 
 pub use self::audit::{LaneAudit, LogState};
-pub use self::bypass::Bypassed;
+pub use self::bypass::{Bypassed, LONGEST_BYPASS};
 pub use self::changes::Changes;
 use self::connections::{CONNECT, Kept, at_most, connect, in_time};
 pub use self::fleet::{Counted, FleetState, Found, Watch};
