@@ -256,6 +256,16 @@ impl<S: Server> Side<S> {
         }
     }
 
+    /// A version of this epoch.
+    fn version(&self, ver: u64) -> Version {
+        let stamp = Stamp {
+            epoch: self.epoch,
+            ver,
+            written_at: 0,
+        };
+        stamp.version()
+    }
+
     /// A step that changes keys.
     async fn change(&mut self, one: One, rng: &mut Rng) -> String {
         let (lane, key, payload) = (&*one.lane, one.key, &one.payload[..]);
@@ -272,15 +282,10 @@ impl<S: Server> Side<S> {
                 return format!("{} removed {removed:?}", version(stamp));
             }
             6..=8 => {
-                let seen = Stamp {
-                    epoch: self.epoch,
-                    ver: one.seen,
-                    written_at: 0,
-                };
                 let version = if rng.bool() {
                     Version::ABSENT
                 } else {
-                    seen.version()
+                    self.version(one.seen)
                 };
                 let stored = lane.insert_if(key, value, version, payload, deadline);
                 match stored.await.transpose() {
@@ -347,15 +352,10 @@ impl<S: Server> Side<S> {
         let fence = rng.u64(1..3);
         match rng.u8(0..6) {
             0..=2 => {
-                let seen = Stamp {
-                    epoch: self.epoch,
-                    ver: one.seen,
-                    written_at: 0,
-                };
                 let append = Append {
                     encoded_key: key.into(),
                     most: 3,
-                    version: rng.bool().then(|| seen.version()),
+                    version: rng.bool().then(|| self.version(one.seen)),
                 };
                 let appended = lane.append(key, &one.value, append, &one.payload, one.deadline);
                 match appended.await {
