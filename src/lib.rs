@@ -130,6 +130,10 @@ pub mod inspect {
 #[doc(hidden)]
 pub use crate::util::lock::held as locks_held;
 
+/// For tests whose random numbers follow from a seed.
+#[doc(hidden)]
+pub use crate::util::random::seed_randomness;
+
 #[doc = include_str!("protocol.md")]
 pub mod protocol {}
 

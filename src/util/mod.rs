@@ -8,7 +8,7 @@
 //! - [`on_drop`]: a step that follows even if the task in between is cancelled
 //! - [`pacing`]: when the next batch of requests leaves
 //! - [`partial_debug`]: `Debug` for types that hold more than can be shown
-//! - [`random`]: numbers that no other instance draws
+//! - [`random`]: numbers that no other instance draws, unless the thread is seeded
 //! - [`retry_delays`]: pauses between attempts
 //! - [`shared_result`]: one result for many tasks
 //! - [`throttle`]: log lines that are not written for every request
