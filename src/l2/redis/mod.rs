@@ -345,7 +345,11 @@ impl L2 for RedisL2 {
         let requests = ReadRequests::new(Arc::clone(&names), both);
         let batchers = Arc::clone(&self.0.batchers);
         Box::new(RedisLane {
-            subscriptions: Subscriptions::new(Arc::clone(topology), Arc::clone(&names)),
+            subscriptions: Subscriptions::new(
+                Arc::clone(topology),
+                Arc::clone(&names),
+                Arc::clone(&self.0.beats),
+            ),
             names,
             type_tag: name.type_tag.to_be_bytes(),
             type_tag_in_hex: format!("{:016x}", name.type_tag),

@@ -10,7 +10,7 @@ use std::error::Error;
 use std::iter;
 use std::mem::{replace, take};
 use std::slice;
-use std::sync::{Arc, LazyLock, Mutex, Weak};
+use std::sync::{Arc, Mutex, OnceLock, Weak};
 use std::time::Duration;
 
 use deadpool_redis::redis::aio::MultiplexedConnection;
@@ -40,9 +40,25 @@ const TOGETHER: usize = 64;
 /// How often a heartbeat lets other tasks run before it is sent with theirs.
 const PAUSES: usize = 4;
 
-/// The heartbeats of all lanes of the process are due at whole intervals from then on: those on different nodes of a
-/// cluster need the same witnesses.
-static SINCE: LazyLock<Instant> = LazyLock::new(Instant::now);
+/// When the heartbeats of all lanes on a [`RedisL2`](super::RedisL2) are due: at whole intervals from this time on. Those
+/// on different nodes of a cluster need the same witnesses.
+#[derive(Default)]
+pub(super) struct Beats(OnceLock<Instant>);
+
+impl Beats {
+    /// Before the first heartbeat: otherwise the second would be due at once.
+    pub(super) fn begin(&self) {
+        self.0.get_or_init(Instant::now);
+    }
+
+    /// When to send a heartbeat that is due at `by` and comes once in an interval: at a time that it has in common with
+    /// the heartbeats of other lanes.
+    pub(super) fn align(&self, by: Instant, interval: Duration) -> Instant {
+        let since = by.duration_since(*self.0.get_or_init(Instant::now));
+        let over = (since.as_nanos().checked_rem(interval.as_nanos())).unwrap_or(0);
+        by - Duration::from_nanos(u64::try_from(over).unwrap_or(0))
+    }
+}
 
 /// One such connection, once it is made.
 #[derive(Default)]
@@ -92,8 +108,6 @@ impl PubSub {
         primary: &Primary,
         pause: Option<Duration>,
     ) -> Result<(MultiplexedConnection, bool), L2Error> {
-        // Before the first heartbeat of the process: otherwise the second would be due at once.
-        LazyLock::force(&SINCE);
         let is_new = !self.connected.initialized();
         let make = || {
             async move {
@@ -194,14 +208,6 @@ impl PubSub {
                 "messages of caches that were closed still arrive, and are dropped"
             );
         }
-    }
-
-    /// When to send a heartbeat that is due at `by` and comes once in an interval: at a time that it has in common with
-    /// the heartbeats of other lanes.
-    pub(super) fn align(by: Instant, interval: Duration) -> Instant {
-        let (since, interval) = (by.duration_since(*SINCE), interval.as_nanos());
-        let over = since.as_nanos().checked_rem(interval).unwrap_or(0);
-        by - Duration::from_nanos(u64::try_from(over).unwrap_or(0))
     }
 
     /// Sends a heartbeat, together with the heartbeats of other lanes.
@@ -491,5 +497,25 @@ impl Drop for Route {
             };
             runtime.spawn(async move { timeout(CONNECT, pubsub.leave(channel)).await });
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::time::advance;
+
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn heartbeats_are_aligned_from_the_first_on() {
+        let (first, second) = (Beats::default(), Beats::default());
+        let (began, interval) = (Instant::now(), Duration::from_secs(4));
+        first.begin();
+        advance(Duration::from_secs(1)).await;
+        second.begin();
+        let by = began + Duration::from_secs(11);
+        let at = [&first, &second].map(|beats| beats.align(by, interval) - began);
+        assert_eq!(at.map(|at| at.as_secs()), [8, 9]);
+        assert_eq!(first.align(by, Duration::ZERO), by);
     }
 }

@@ -4,6 +4,7 @@ use std::sync::{Arc, Mutex, Weak};
 
 use super::names::{Said, Settling};
 use super::per_runtime::PerRuntime;
+use super::pubsub::Beats;
 use super::read_batcher::ReadBatcher;
 use super::topology::Topology;
 use crate::l2::{L2Error, Outages};
@@ -15,6 +16,7 @@ pub(super) struct Servers {
     pub(super) outages: Arc<Outages>,
     pub(super) said: Arc<Said>,
     pub(super) settling: Arc<Settling>,
+    pub(super) beats: Arc<Beats>,
 }
 
 /// By URLs. Each lane holds its servers.
@@ -28,6 +30,7 @@ impl Servers {
             outages: Arc::default(),
             said: Arc::default(),
             settling: Arc::default(),
+            beats: Arc::default(),
         })
     }
 

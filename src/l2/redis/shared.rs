@@ -6,13 +6,14 @@
 //! server.
 
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
-use std::sync::{Arc, LazyLock, Mutex};
-use std::time::{Duration, Instant};
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
 
 use deadpool_redis::redis::aio::MultiplexedConnection;
 use deadpool_redis::{Connection, Pool, PoolError};
 use futures::FutureExt;
 use tokio::sync::OnceCell;
+use tokio::time::Instant;
 
 use super::error::{is_login_refused, pool_error};
 use super::per_runtime::PerRuntime;
@@ -45,19 +46,18 @@ pub(super) struct Line {
 }
 
 /// A connection of the pool, once it is made.
-#[derive(Default)]
 pub(super) struct Pooled {
     /// With the term in which it was made.
     connection: OnceCell<(MultiplexedConnection, u64)>,
     /// The pool's object, kept so that the pool counts the connection.
     object: Mutex<Option<Connection>>,
-    /// When the last answer came over it, in ms since [`SINCE`]. Lanes share it.
+    /// When the first caller has asked for it. By tokio's clock, as the time limits of requests are.
+    since: Instant,
+    /// When the last answer came over it, in ms since then. Lanes share it.
     answered: AtomicU64,
     /// Whether it may be lost.
     is_suspected: AtomicBool,
 }
-
-static SINCE: LazyLock<Instant> = LazyLock::new(Instant::now);
 
 impl Shared {
     /// With a pool of its own, unless one is given.
@@ -142,12 +142,14 @@ impl Pooled {
     /// An answer has come over it.
     pub(super) fn note_answer(&self) {
         // Relaxed, as is all of this: an old number only makes the connection look idle, which costs a new connection.
-        self.answered.store(since(), Ordering::Relaxed);
+        self.answered.store(self.age(), Ordering::Relaxed);
     }
 
     /// Whether no answer has come over it for this long.
     pub(super) fn is_unanswered_for(&self, time: Duration) -> bool {
-        let silence = since().saturating_sub(self.answered.load(Ordering::Relaxed));
+        let silence = self
+            .age()
+            .saturating_sub(self.answered.load(Ordering::Relaxed));
         Duration::from_millis(silence) >= time
     }
 
@@ -159,11 +161,23 @@ impl Pooled {
     pub(super) fn is_suspected(&self) -> bool {
         self.is_suspected.load(Ordering::Relaxed)
     }
+
+    /// In milliseconds.
+    fn age(&self) -> u64 {
+        u64::try_from(self.since.elapsed().as_millis()).unwrap_or(u64::MAX)
+    }
 }
 
-/// Milliseconds since [`SINCE`].
-fn since() -> u64 {
-    u64::try_from(SINCE.elapsed().as_millis()).unwrap_or(u64::MAX)
+impl Default for Pooled {
+    fn default() -> Self {
+        Self {
+            connection: OnceCell::new(),
+            object: Mutex::default(),
+            since: Instant::now(),
+            answered: AtomicU64::new(0),
+            is_suspected: AtomicBool::new(false),
+        }
+    }
 }
 
 impl Line {
@@ -174,5 +188,22 @@ impl Line {
             // Dropped as it is, it would go back into the pool.
             drop(Connection::take(pooled));
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::time::advance;
+
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn a_connection_is_silent_in_the_time_of_its_runtime() {
+        let (pooled, second) = (Pooled::default(), Duration::from_secs(1));
+        advance(second).await;
+        pooled.note_answer();
+        assert!(!pooled.is_unanswered_for(second));
+        advance(second).await;
+        assert!(pooled.is_unanswered_for(second));
     }
 }

@@ -13,7 +13,7 @@ use tokio::time::{Instant, timeout};
 
 use super::error::run_error;
 use super::names::Names;
-use super::pubsub::{Channel, Heartbeat, PubSub, Route};
+use super::pubsub::{Beats, Channel, Heartbeat, PubSub, Route};
 use super::run::{Found, run};
 use super::server::CONNECT;
 use super::shared::Shared;
@@ -37,6 +37,7 @@ const SPREAD: Duration = Duration::from_millis(250);
 pub(super) struct Subscriptions {
     topology: Arc<Topology>,
     names: Arc<Names>,
+    beats: Arc<Beats>,
     /// The connection of the last subscription, if that still exists.
     last: Mutex<Weak<PubSub>>,
     /// Whether the last attempt has succeeded.
@@ -44,10 +45,11 @@ pub(super) struct Subscriptions {
 }
 
 impl Subscriptions {
-    pub(super) fn new(topology: Arc<Topology>, names: Arc<Names>) -> Self {
+    pub(super) fn new(topology: Arc<Topology>, names: Arc<Names>, beats: Arc<Beats>) -> Self {
         Self {
             topology,
             names,
+            beats,
             last: Mutex::default(),
             was_subscribed: AtomicBool::new(false),
         }
@@ -68,6 +70,7 @@ impl Subscriptions {
             inbox: Inbox::new(messages),
             routes: vec![route],
             names: Arc::clone(&self.names),
+            beats: Arc::clone(&self.beats),
             _shared: shared,
             me,
             generation: found.list.0,
@@ -107,6 +110,7 @@ impl Subscriptions {
         let was_subscribed = self.was_subscribed.swap(false, Ordering::Relaxed);
         // The proof of the subscriber counts from before the pause.
         let pause = was_subscribed.then(|| spread(SPREAD.min(me.max_staleness / 8)));
+        self.beats.begin();
         let (connection, is_new) = pubsub.connect(&shared.primary, pause).await?;
         let receive = Box::new(move |payload: &[u8]| {
             // A message that cannot be read is skipped, and one that finds the queue full is dropped: both leave a hole
@@ -150,6 +154,7 @@ struct RedisSubscription {
     /// To the lane's channel, and to the channels of other programs.
     routes: Vec<Route>,
     names: Arc<Names>,
+    beats: Arc<Beats>,
     /// Held so that all lanes on the server share the connection.
     _shared: Arc<Shared>,
     me: MemberInfo,
@@ -166,7 +171,8 @@ impl Subscription for RedisSubscription {
         let (answer, under_way) = oneshot::channel();
         // Before the request: measured later, it could exceed the age that the list has in that step (rule 16).
         let age = u64::try_from(self.list_age.now().as_millis()).unwrap_or(u64::MAX);
-        let is_noted = (self.noted).is_due(applied, self.me.max_staleness, PubSub::align);
+        let align = |by, interval| self.beats.align(by, interval);
+        let is_noted = (self.noted).is_due(applied, self.me.max_staleness, align);
         self.pubsub.heartbeat(Heartbeat {
             names: Arc::clone(&self.names),
             member: Member::new(self.me, applied),
@@ -179,7 +185,7 @@ impl Subscription for RedisSubscription {
     }
 
     fn next_heartbeat(&self, by: Instant, interval: Duration) -> Instant {
-        PubSub::align(by, interval)
+        self.beats.align(by, interval)
     }
 
     fn listen<'a>(&'a mut self, channels: &'a [Arc<str>], on_heard: OnHeard) -> Reply<'a, ()> {
