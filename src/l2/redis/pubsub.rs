@@ -4,7 +4,7 @@
 //! With RESP3 messages and answers share one connection, and with it one order: the answer to a heartbeat that names
 //! message n comes after message n (rule 8). Applies no message.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet};
 use std::convert::Infallible;
 use std::error::Error;
 use std::iter;
@@ -416,7 +416,8 @@ pub(super) type Handler = Box<dyn Fn(&[u8]) + Send + Sync>;
 /// The channels of a connection, each with the handlers of its messages.
 #[derive(Default)]
 struct Channels {
-    by_name: HashMap<Vec<u8>, Vec<(u64, Handler)>>,
+    /// In an order, as the lanes are told in it that their subscriptions end.
+    by_name: BTreeMap<Vec<u8>, Vec<(u64, Handler)>>,
     /// Numbers the handlers.
     last: u64,
     /// How many UNSUBSCRIBEs are not answered yet.

@@ -3,7 +3,7 @@
 #[cfg(all(feature = "cluster", feature = "inspect"))]
 use std::collections::BTreeSet;
 #[cfg(feature = "cluster")]
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 #[cfg(feature = "cluster")]
 use std::sync::{Mutex, Weak};
@@ -151,7 +151,8 @@ impl Nodes {
     ) -> Result<Vec<(MultiplexedConnection, Vec<usize>)>, L2Error> {
         let slots: Option<Vec<_>> = slots.iter().copied().collect();
         let slots = slots.ok_or_else(L2Error::closed)?;
-        let mut nodes = HashMap::<Address, Vec<usize>>::new();
+        // In an order that does not depend on hashes: they are asked in it.
+        let mut nodes = BTreeMap::<Address, Vec<usize>>::new();
         for (place, address) in self.cluster.find_all(&slots).await?.into_iter().enumerate() {
             nodes.entry(address).or_default().push(place);
         }

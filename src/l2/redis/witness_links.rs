@@ -1,7 +1,7 @@
 //! Servers that are asked where a primary is: sentinels, or the nodes of a cluster. Each over one connection on a
 //! runtime, which is kept. Does not know the questions.
 
-use std::collections::HashMap;
+use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -18,9 +18,10 @@ use crate::util::lock::lock;
 /// How long it may take to find a primary: less than a heartbeat may, by default, so that the reason is told.
 pub(super) const ASK: Duration = Duration::from_secs(1);
 
-/// The connections to these servers, by their addresses. They last for as long as anybody holds this.
+/// The connections to these servers, by their addresses. They last for as long as anybody holds this, and end in the
+/// order of these.
 #[derive(Default)]
-pub(super) struct Links(Mutex<HashMap<String, Link>>);
+pub(super) struct Links(Mutex<BTreeMap<String, Link>>);
 
 /// A connection, once it is made.
 type Link = Arc<OnceCell<MultiplexedConnection>>;

@@ -1,6 +1,6 @@
 //! Connections of tools, and how long they and answers may take.
 
-use std::collections::HashMap;
+use std::collections::BTreeMap;
 use std::sync::Mutex;
 use std::time::Duration;
 
@@ -21,7 +21,7 @@ const LIMIT: Duration = Duration::from_secs(5);
 
 /// A connection to each server, by its address.
 #[derive(Default)]
-pub(super) struct Kept(Mutex<HashMap<String, Connecting>>);
+pub(super) struct Kept(Mutex<BTreeMap<String, Connecting>>);
 
 /// Callers that need a connection at the same time wait for one, and have its error together if it cannot be made.
 type Connecting = Shared<BoxFuture<'static, Result<MultiplexedConnection, L2Error>>>;
