@@ -53,6 +53,8 @@ pub(super) async fn keep_warm(cache: Weak<Engine>, keys: Vec<WarmKey>, every: Du
             _ => last_load + pause,
         });
         tokio::select! {
+            // None starves those below it, as they feed it.
+            biased;
             Some(ended) = look_ups.next(), if !look_ups.is_empty() => {
                 let (number, after): (usize, Option<Duration>) = ended;
                 match after {
@@ -72,16 +74,16 @@ pub(super) async fn keep_warm(cache: Weak<Engine>, keys: Vec<WarmKey>, every: Du
                 };
                 due.push(Reverse((Instant::now() + after, number)));
             }
-            () = at(next_look_up) => {
-                let Some(Reverse((_, number))) = due.pop() else { continue };
-                let Some((loads, key, load)) = loads_of(number) else { return };
-                look_ups.push(async move { (number, loads.keep_warm(key, every, load).await) });
-            }
             () = at(next_load) => {
                 let Some(number) = missing.pop_front() else { continue };
                 let Some((of_key, key, load)) = loads_of(number) else { return };
                 loads.push(async move { (number, of_key.load_to_keep_warm(key, load).await) });
                 last_load = Instant::now();
+            }
+            () = at(next_look_up) => {
+                let Some(Reverse((_, number))) = due.pop() else { continue };
+                let Some((loads, key, load)) = loads_of(number) else { return };
+                look_ups.push(async move { (number, loads.keep_warm(key, every, load).await) });
             }
         }
     }

@@ -162,9 +162,11 @@ impl Channels {
     pub(crate) async fn run(self: &Arc<Self>, ctx: &Context, writes: &LaneWrites) {
         // Beside each other: a parser may take for ever.
         tokio::select! {
-            () = self.carry_out(ctx, writes) => {}
-            () = self.remove_prefixes(writes) => {}
+            // The busiest last: under a flood of messages the others are polled before a turn of the task is used up.
+            biased;
             () = self.make_up(ctx, writes) => {}
+            () = self.remove_prefixes(writes) => {}
+            () = self.carry_out(ctx, writes) => {}
         }
     }
 

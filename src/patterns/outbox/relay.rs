@@ -219,6 +219,7 @@ impl Worker {
             let pause = retries.next().unwrap_or(longest).min(longest);
             sleep(SHORTEST_RETRY.min(pause)).await;
             tokio::select! {
+                biased;
                 () = sleep(pause.saturating_sub(SHORTEST_RETRY)) => {}
                 // The same invalidations are deferred in this process, so L2 has accepted them when nothing is.
                 () = self.l2_has_answered() => {}

@@ -161,6 +161,7 @@ impl Worker {
                     self.begin(&mut trouble, failure);
                     let pause = sleep(retries.next().unwrap_or(LONGEST_RETRY));
                     tokio::select! {
+                        biased;
                         () = pause => {}
                         // Otherwise another worker would take over, and begin to count anew.
                         () = self.keep_fence() => {}
