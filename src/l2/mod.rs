@@ -30,6 +30,8 @@ use crate::util::retry_delays::retry_delays;
 
 pub use self::memory::{MemoryL2, MemorySnapshot};
 pub use self::outages::{Outages, Reporter, Trouble};
+#[doc(hidden)]
+pub use self::redis::{DialedStream, Dialer};
 pub use self::redis::{RedisL2, Server};
 #[cfg(feature = "write-behind")]
 #[cfg_attr(docsrs, doc(cfg(feature = "write-behind")))]

@@ -69,7 +69,7 @@ use self::sentinel::Sentinels;
 #[cfg(feature = "cluster")]
 use self::server::Connector;
 use self::server::Credentials;
-pub use self::server::Server;
+pub use self::server::{DialedStream, Dialer, Server};
 use self::servers::Servers;
 use self::shared::Shared;
 use self::subscription::Subscriptions;

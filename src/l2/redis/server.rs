@@ -14,8 +14,10 @@ use deadpool_redis::redis::{
     ProtocolVersion, RedisResult, StreamingCredentialsProvider,
 };
 use deadpool_redis::{Manager, Pool, Runtime};
+use futures::future::BoxFuture;
 use futures::stream::{self, BoxStream};
 use futures::{FutureExt, StreamExt};
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::task_local;
 use tokio::time::timeout;
 
@@ -92,7 +94,24 @@ pub struct Server {
     info: Result<ConnectionInfo, L2Error>,
     /// If it was given so: by this, caches find out that they are on the same server.
     pub(super) url: Option<String>,
+    dialer: Option<Arc<dyn Dialer>>,
 }
+
+/// Opens streams to servers, for a test whose servers are in its process.
+#[doc(hidden)]
+pub trait Dialer: Send + Sync {
+    /// Opens a stream. It carries no TLS, whatever the address says.
+    fn dial(
+        &self,
+        address: &ConnectionAddr,
+    ) -> BoxFuture<'static, io::Result<Box<dyn DialedStream>>>;
+}
+
+/// A stream to a server.
+#[doc(hidden)]
+pub trait DialedStream: AsyncRead + AsyncWrite + Send + Unpin {}
+
+impl<T: AsyncRead + AsyncWrite + Send + Unpin> DialedStream for T {}
 
 impl From<&str> for Server {
     fn from(url: &str) -> Self {
@@ -111,6 +130,7 @@ impl From<String> for Server {
         Self {
             info: parse(&url),
             url: Some(url),
+            dialer: None,
         }
     }
 }
@@ -120,6 +140,7 @@ impl From<ConnectionInfo> for Server {
         Self {
             info: Ok(info),
             url: None,
+            dialer: None,
         }
     }
 }
@@ -187,6 +208,18 @@ fn problem_in(host: &str, path: &str) -> &'static str {
 }
 
 impl Server {
+    /// All connections to it are over streams of this dialer, also those that a pool would make. So are those to the
+    /// other nodes of its cluster, and to the primary that is like it. Caches share them only on one `RedisL2`.
+    #[doc(hidden)]
+    #[must_use]
+    pub fn dialed_by(self, dialer: Arc<dyn Dialer>) -> Self {
+        Self {
+            url: None,
+            dialer: Some(dialer),
+            ..self
+        }
+    }
+
     /// Makes connections to it, unless that cannot work.
     pub(super) fn connector(self) -> Result<Connector, L2Error> {
         let info = self.info?;
@@ -209,6 +242,7 @@ impl Server {
         Ok(Connector {
             info: info.set_redis_settings(login).set_tcp_settings(tcp),
             credentials: None,
+            dialer: self.dialer,
         })
     }
 }
@@ -240,6 +274,7 @@ pub(super) type Address = (String, u16);
 pub(super) struct Connector {
     info: ConnectionInfo,
     pub(super) credentials: Option<Credentials>,
+    dialer: Option<Arc<dyn Dialer>>,
 }
 
 impl Connector {
@@ -260,6 +295,7 @@ impl Connector {
         Some(Self {
             info: self.info.clone().set_addr(addr),
             credentials: self.credentials.clone(),
+            dialer: self.dialer.clone(),
         })
     }
 
@@ -269,16 +305,17 @@ impl Connector {
     }
 
     pub(super) fn pool(&self) -> Result<Pool, L2Error> {
-        // Larger than the client's defaults, as all callers of a cache share one connection.
-        let config = self
-            .config()
-            .set_pipeline_buffer_size(1024)
-            .set_write_backpressure_boundary(64 * 1024);
-        let manager = Manager::new_with_config(self.info.clone(), config);
+        let manager = Manager::new_with_config(self.info.clone(), self.pool_config());
         let manager = manager.map_err(|error| L2Error::bad_config(error.to_string()))?;
         let pool = Pool::builder(manager).max_size(POOL_SIZE);
         let pool = pool.runtime(Runtime::Tokio1).build();
         pool.map_err(|error| L2Error::bad_config(error.to_string()))
+    }
+
+    /// A connection in the place of one of the pool, whose manager knows no dialer. `None` without a dialer.
+    pub(super) async fn unpooled(&self) -> Option<RedisResult<MultiplexedConnection>> {
+        self.dialer.as_ref()?;
+        Some(self.connect(self.info.clone(), self.pool_config()).await)
     }
 
     /// The host and the port; both are empty for a unix socket.
@@ -295,10 +332,7 @@ impl Connector {
     /// A connection of its own.
     #[cfg(any(feature = "cluster", feature = "inspect"))]
     pub(super) async fn connection(&self) -> RedisResult<MultiplexedConnection> {
-        let client = Client::open(self.info.clone())?;
-        let config = self.config();
-        let connect = || client.get_multiplexed_async_connection_with_config(&config);
-        log_in(connect, is_login_refused).await
+        self.connect(self.info.clone(), self.config()).await
     }
 
     /// A connection whose messages are given to `receive`.
@@ -310,10 +344,38 @@ impl Connector {
         // Over RESP2 a connection that subscribes takes no other requests: heartbeats would need a second connection,
         // whose answers have no order with the messages (rule 8).
         let settings = settings.set_protocol(ProtocolVersion::RESP3);
-        let client = Client::open(self.info.clone().set_redis_settings(settings))?;
-        let config = self.config().set_push_sender(receive);
-        let connect = || client.get_multiplexed_async_connection_with_config(&config);
+        let info = self.info.clone().set_redis_settings(settings);
+        self.connect(info, self.config().set_push_sender(receive))
+            .await
+    }
+
+    async fn connect(
+        &self,
+        info: ConnectionInfo,
+        config: AsyncConnectionConfig,
+    ) -> RedisResult<MultiplexedConnection> {
+        let Some(dialer) = &self.dialer else {
+            let client = Client::open(info)?;
+            let connect = || client.get_multiplexed_async_connection_with_config(&config);
+            return log_in(connect, is_login_refused).await;
+        };
+        let (login, config) = (info.redis_settings(), &config);
+        let connect = || async {
+            let stream = dialer.dial(info.addr()).await?;
+            let connecting = MultiplexedConnection::new_with_config(login, stream, config.clone());
+            let (connection, driver) = connecting.await?;
+            // It ends when the stream does, or when the connection is dropped and all its requests are answered.
+            tokio::spawn(driver);
+            Ok(connection)
+        };
         log_in(connect, is_login_refused).await
+    }
+
+    fn pool_config(&self) -> AsyncConnectionConfig {
+        // Larger than the client's defaults, as all callers of a cache share one connection.
+        self.config()
+            .set_pipeline_buffer_size(1024)
+            .set_write_backpressure_boundary(64 * 1024)
     }
 
     fn config(&self) -> AsyncConnectionConfig {

@@ -15,7 +15,7 @@ use futures::FutureExt;
 use tokio::sync::OnceCell;
 use tokio::time::Instant;
 
-use super::error::{is_login_refused, pool_error};
+use super::error::{connect_error, is_login_refused, pool_error};
 use super::per_runtime::PerRuntime;
 use super::primary::{Primary, PrimaryAt};
 use super::pubsub::PubSub;
@@ -124,6 +124,9 @@ impl Shared {
         waits: bool,
     ) -> Result<(MultiplexedConnection, u64), L2Error> {
         let found = self.primary.find().await?;
+        if let Some(dialed) = found.connector.unpooled().await {
+            return Ok((dialed.map_err(connect_error)?, found.term));
+        }
         let pool = self.pool_at(&found)?;
         let mut limits = pool.timeouts();
         if !waits {
@@ -193,9 +196,76 @@ impl Line {
 
 #[cfg(test)]
 mod tests {
+    use std::io;
+    use std::mem::take;
+
+    use deadpool_redis::redis::{ConnectionAddr, cmd};
+    use futures::future::{BoxFuture, ready};
+    use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader, DuplexStream, duplex, split};
     use tokio::time::advance;
 
+    use super::super::server::{DialedStream, Dialer, Server};
     use super::*;
+
+    /// Dials servers that answer each command with its name. The first time there is none.
+    #[derive(Default)]
+    struct Echoes(Mutex<Vec<String>>);
+
+    impl Dialer for Echoes {
+        fn dial(
+            &self,
+            address: &ConnectionAddr,
+        ) -> BoxFuture<'static, io::Result<Box<dyn DialedStream>>> {
+            let mut dialed = lock(&self.0);
+            dialed.push(address.to_string());
+            if dialed.len() == 1 {
+                return ready(Err(io::ErrorKind::ConnectionRefused.into())).boxed();
+            }
+            let (stream, server) = duplex(64);
+            tokio::spawn(answer(server));
+            ready(Ok(Box::new(stream) as Box<dyn DialedStream>)).boxed()
+        }
+    }
+
+    async fn answer(server: DuplexStream) -> io::Result<()> {
+        let (requests, mut answers) = split(server);
+        let mut lines = BufReader::new(requests).lines();
+        // `*2`, and then `$4`, `ECHO`, `$3`, `tea`.
+        while let Some(words) = lines.next_line().await? {
+            let words: usize = words.trim_start_matches('*').parse().unwrap();
+            let mut command = Vec::new();
+            for _ in 0..2 * words {
+                command.extend(lines.next_line().await?);
+            }
+            let answer = format!("+{}\r\n", command[1]);
+            answers.write_all(answer.as_bytes()).await?;
+        }
+        Ok(())
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_dialer_makes_all_connections() {
+        let echoes = Arc::new(Echoes::default());
+        let server = Server::from("redis://cache/1").dialed_by(echoes.clone());
+        assert_eq!(server.url, None, "caches that are told this URL share none");
+        let connector = server.connector().unwrap();
+        let shared = Shared::new(connector.clone().into(), None).unwrap();
+        let pooled = shared.pooled(shared.line(true));
+        let refused = shared.connect(&pooled, true).await.map(drop).unwrap_err();
+        assert!(refused.is_unreachable(), "{refused}");
+        let (of_requests, _, is_new) = shared.connect(&pooled, true).await.unwrap();
+        assert!(is_new && !shared.connect(&pooled, true).await.unwrap().2);
+        let other = connector.at(&("node".to_owned(), 7000)).unwrap();
+        let of_messages = other.subscriber(|_| Ok::<_, io::Error>(())).await.unwrap();
+        for mut connection in [of_requests, of_messages] {
+            let answer: String = cmd("ECHO").query_async(&mut connection).await.unwrap();
+            assert_eq!(answer, "ECHO");
+        }
+        let dialed = take(&mut *lock(&echoes.0));
+        assert_eq!(dialed, ["cache:6379", "cache:6379", "node:7000"]);
+        shared.line(true).retire(&pooled);
+        assert!(!Arc::ptr_eq(&shared.pooled(shared.line(true)), &pooled));
+    }
 
     #[tokio::test(start_paused = true)]
     async fn a_connection_is_silent_in_the_time_of_its_runtime() {
