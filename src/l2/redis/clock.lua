@@ -1,9 +1,13 @@
 -- Every script that reads or advances the lane's clock begins with this part.
 
--- The server's time in ms. Redis keeps it constant while a script runs.
+-- The server's time in ms, the same throughout a script: that of Redis 7.0 goes on while the script runs.
+local server_time
 local function time()
-  local t = redis.call('TIME')
-  return t[1] * 1000 + math.floor(t[2] / 1000)
+  if not server_time then
+    local t = redis.call('TIME')
+    server_time = t[1] * 1000 + math.floor(t[2] / 1000)
+  end
+  return server_time
 end
 
 -- The error of a lane that is not used any more, as the namespace has so many lanes now (rule 27).
