@@ -31,13 +31,17 @@ macro_rules! bodies {
         #[macro_export]
         macro_rules! $group {
             ($store:ty) => {
+                $crate::$group! { $store, tokio::test(flavor = "multi_thread", worker_threads = 2) }
+            };
+            // For a store that needs another runtime.
+            ($store:ty, $test:meta) => {
                 mod $group {
                     // The name of the store.
                     #[allow(unused_imports)]
                     use super::*;
 
                     $(
-                        #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+                        #[$test]
                         async fn $body() {
                             $crate::conformance::$group::run::$body::<$store>().await;
                         }

@@ -1,0 +1,112 @@
+//! What the server says of itself.
+
+use super::{Answer, Call, SYNTAX, fail, word};
+use crate::reply::Reply;
+
+/// The release whose answers it gives.
+pub(super) const VERSION: &str = "7.0.15";
+
+pub(super) fn time(call: &mut Call<'_>) -> Answer {
+    let micros = call.server.micros;
+    Ok(Reply::Array(vec![
+        Reply::text((micros / 1_000_000).to_string()),
+        Reply::text((micros % 1_000_000).to_string()),
+    ]))
+}
+
+/// The sections that the crate reads, and of these the fields that say something here.
+pub(super) fn info(call: &mut Call<'_>) -> Answer {
+    let wanted: Vec<_> = call.from(1).iter().map(|section| word(section)).collect();
+    let is_wanted = |section: &str| {
+        let is_it = |name: &String| ["all", "default", "everything", section].contains(&&**name);
+        wanted.is_empty() || wanted.iter().any(is_it)
+    };
+    let server = &*call.server;
+    let mut text = String::new();
+    let mut add = |section: &str, lines: &[String]| {
+        if is_wanted(&section.to_ascii_lowercase()) {
+            if !text.is_empty() {
+                text.push_str("\r\n");
+            }
+            text.push_str(&format!("# {section}\r\n{}\r\n", lines.join("\r\n")));
+        }
+    };
+    add(
+        "Server",
+        &[
+            format!("redis_version:{VERSION}"),
+            "redis_mode:standalone".to_owned(),
+            format!("run_id:{}", server.run_id),
+        ],
+    );
+    let settings = &server.settings;
+    let policy = match &*settings.policy {
+        "" => "noeviction",
+        policy => policy,
+    };
+    add(
+        "Memory",
+        &[
+            format!("used_memory:{}", server.used()),
+            format!("maxmemory:{}", settings.maxmemory.unwrap_or(0)),
+            format!("maxmemory_policy:{policy}"),
+        ],
+    );
+    let role = if settings.is_replica {
+        "slave"
+    } else {
+        "master"
+    };
+    let mut replication = vec![format!("role:{role}")];
+    if settings.is_replica {
+        replication.push("master_link_status:up".to_owned());
+    }
+    let (needed, good) = settings.replicas.unwrap_or_default();
+    replication.push(format!("connected_slaves:{good}"));
+    if needed > 0 {
+        replication.push(format!("min_slaves_good_slaves:{good}"));
+    }
+    replication.push(format!("master_replid:{}", server.replication_id));
+    replication.push(format!("master_replid2:{:040}", 0));
+    add("Replication", &replication);
+    Ok(Reply::text(text))
+}
+
+pub(super) fn role(call: &mut Call<'_>) -> Answer {
+    let settings = &call.server.settings;
+    let role = if settings.is_replica {
+        "slave"
+    } else {
+        "master"
+    };
+    Ok(Reply::Array(vec![Reply::text(role)]))
+}
+
+/// The two settings that tests change while the server runs.
+pub(super) fn config(call: &mut Call<'_>) -> Answer {
+    match (&*word(call.arg(1)), call.from(2)) {
+        ("set", [name, value]) => {
+            let value = String::from_utf8_lossy(value).into_owned();
+            match &*word(name) {
+                "maxmemory" => {
+                    let most = value.parse().map_err(|_| Reply::error(SYNTAX))?;
+                    call.server.settings.maxmemory = (most > 0).then_some(most);
+                }
+                "maxmemory-policy" => call.server.settings.policy = value,
+                // How values are kept in memory, which is not so here.
+                name if name.contains("listpack") || name.contains("ziplist") => {}
+                other => {
+                    let other = format!("CONFIG SET {other}");
+                    call.server.unknown.push(other);
+                    return fail(SYNTAX);
+                }
+            }
+            Ok(Reply::ok())
+        }
+        (other, _) => {
+            let other = format!("CONFIG {other}");
+            call.server.unknown.push(other);
+            fail(SYNTAX)
+        }
+    }
+}

@@ -1,0 +1,139 @@
+//! Commands for messages.
+
+use super::{Answer, Call, fail, word};
+use crate::reply::Reply;
+use crate::server::Channel;
+
+pub(super) fn publish(call: &mut Call<'_>) -> Answer {
+    Ok(send(call, false))
+}
+
+pub(super) fn spublish(call: &mut Call<'_>) -> Answer {
+    Ok(send(call, true))
+}
+
+fn send(call: &mut Call<'_>, is_of_shard: bool) -> Reply {
+    let channel = (is_of_shard, call.arg(1).to_vec());
+    let message = Reply::Push(vec![
+        Reply::text(if is_of_shard { "smessage" } else { "message" }),
+        Reply::text(&channel.1),
+        Reply::text(call.arg(2)),
+    ]);
+    let subscribers = call.server.channels.get(&channel).cloned();
+    let subscribers = subscribers.unwrap_or_default();
+    for subscriber in &subscribers {
+        call.server.send(*subscriber, message.clone());
+    }
+    Reply::count(subscribers.len())
+}
+
+pub(super) fn subscribe(call: &mut Call<'_>) -> Answer {
+    Ok(join(call, false))
+}
+
+pub(super) fn ssubscribe(call: &mut Call<'_>) -> Answer {
+    Ok(join(call, true))
+}
+
+/// There is an answer for each channel. Those before the last one are sent from here.
+fn join(call: &mut Call<'_>, is_of_shard: bool) -> Reply {
+    let mut answers = Vec::new();
+    for name in call.from(1) {
+        let channel = (is_of_shard, name.clone());
+        let server = &mut *call.server;
+        let subscribers = server.channels.entry(channel.clone()).or_default();
+        subscribers.insert(call.session);
+        if let Some(session) = server.sessions.get_mut(&call.session) {
+            session.channels.insert(channel);
+        }
+        let kind = if is_of_shard {
+            "ssubscribe"
+        } else {
+            "subscribe"
+        };
+        answers.push(confirmation(call, kind, Reply::text(name), is_of_shard));
+    }
+    send_all(call, answers)
+}
+
+pub(super) fn unsubscribe(call: &mut Call<'_>) -> Answer {
+    Ok(part(call, false))
+}
+
+pub(super) fn sunsubscribe(call: &mut Call<'_>) -> Answer {
+    Ok(part(call, true))
+}
+
+fn part(call: &mut Call<'_>, is_of_shard: bool) -> Reply {
+    let kind = if is_of_shard {
+        "sunsubscribe"
+    } else {
+        "unsubscribe"
+    };
+    let channels: Vec<Channel> = match call.from(1) {
+        [] => {
+            let session = call.server.sessions.get(&call.session);
+            let channels = session.into_iter().flat_map(|session| &session.channels);
+            channels
+                .filter(|(of_shard, _)| *of_shard == is_of_shard)
+                .cloned()
+                .collect()
+        }
+        names => names
+            .iter()
+            .map(|name| (is_of_shard, name.clone()))
+            .collect(),
+    };
+    let mut answers = Vec::new();
+    for channel in channels {
+        call.server.leave(call.session, &channel);
+        if let Some(session) = call.server.sessions.get_mut(&call.session) {
+            session.channels.remove(&channel);
+        }
+        answers.push(confirmation(
+            call,
+            kind,
+            Reply::text(&channel.1),
+            is_of_shard,
+        ));
+    }
+    if answers.is_empty() {
+        answers.push(confirmation(call, kind, Reply::Nil, is_of_shard));
+    }
+    send_all(call, answers)
+}
+
+fn confirmation(call: &Call<'_>, kind: &str, name: Reply, is_of_shard: bool) -> Reply {
+    let session = call.server.sessions.get(&call.session);
+    let channels = session.into_iter().flat_map(|session| &session.channels);
+    let many = channels
+        .filter(|(of_shard, _)| *of_shard == is_of_shard)
+        .count();
+    Reply::Push(vec![Reply::text(kind), name, Reply::count(many)])
+}
+
+fn send_all(call: &mut Call<'_>, mut answers: Vec<Reply>) -> Reply {
+    let last = answers.pop();
+    for answer in answers {
+        call.server.send(call.session, answer);
+    }
+    last.unwrap_or(Reply::Nil)
+}
+
+pub(super) fn pubsub(call: &mut Call<'_>) -> Answer {
+    let is_of_shard = match &*word(call.arg(1)) {
+        "numsub" => false,
+        "shardnumsub" => true,
+        other => {
+            return fail(format!(
+                "ERR unknown subcommand '{other}'. Try PUBSUB HELP."
+            ));
+        }
+    };
+    let many = |name: &Vec<u8>| {
+        let subscribers = call.server.channels.get(&(is_of_shard, name.clone()));
+        subscribers.map_or(0, |subscribers| subscribers.len())
+    };
+    let each = (call.from(2).iter()).flat_map(|name| [Reply::text(name), Reply::count(many(name))]);
+    Ok(Reply::Array(each.collect()))
+}

@@ -1,0 +1,219 @@
+//! A Redis server in the process of a test, in tokio's time: one node, which has the commands that larder and its tests
+//! send. A command that it does not have fails the test. `tests/compared.rs` compares it with a real server.
+//!
+//! A connection is a stream of bytes, on which the real client and the real scripts work. What a duplex stream does not
+//! have is not tested here: TLS, DNS, keepalive, unix sockets, the checkout of a pool.
+//!
+//! - [`serve`]: a connection; [`server`]: what connections share, and which requests are executed
+//! - [`commands`]; [`lua`]: scripts; [`reply`]: answers
+//! - [`keyspace`], [`stream`]: what is stored; [`compared`]: the comparison with a real server
+
+// A step that cannot be done ends the test.
+#![allow(
+    clippy::expect_used,
+    clippy::indexing_slicing,
+    clippy::panic,
+    clippy::unwrap_used,
+    clippy::missing_panics_doc
+)]
+
+mod commands;
+mod compared;
+mod keyspace;
+mod lua;
+mod reply;
+mod serve;
+mod server;
+mod stream;
+
+use std::io;
+use std::sync::{Arc, Mutex};
+use std::thread;
+
+use futures::FutureExt;
+use futures::future::BoxFuture;
+use larder::l2::deadpool_redis::redis::ConnectionAddr;
+use larder::l2::{DialedStream, Dialer};
+use tokio::io::{DuplexStream, duplex};
+use tokio::sync::watch;
+
+use crate::compared::RealServer;
+use crate::keyspace::Keyspace;
+pub use crate::reply::Reply;
+use crate::serve::{lock, serve};
+pub use crate::server::Settings;
+use crate::server::{Server, SessionId};
+
+/// How much is on its way in each direction at most.
+const BUFFER: usize = 64 * 1024;
+
+/// A server. Clones are of the same one.
+#[derive(Clone)]
+pub struct SimulatedRedis(Arc<Inner>);
+
+struct Inner {
+    server: Arc<Mutex<Server>>,
+    is_paused: watch::Sender<bool>,
+    is_up: watch::Sender<bool>,
+}
+
+/// A connection without a stream, whose requests are executed at once.
+pub struct Direct {
+    server: Arc<Mutex<Server>>,
+    id: SessionId,
+}
+
+impl Direct {
+    /// Executes a request; messages that came before the answer are dropped.
+    pub fn request(&self, request: &[Vec<u8>]) -> Reply {
+        let mut server = lock(&self.server);
+        server.execute(self.id, request);
+        let session = server.sessions.get_mut(&self.id).expect("it has not ended");
+        let last = session.out.pop_back();
+        session.out.clear();
+        last.expect("there is an answer")
+    }
+}
+
+impl Drop for Direct {
+    fn drop(&mut self) {
+        lock(&self.server).disconnect(self.id);
+    }
+}
+
+/// All that a server holds.
+#[derive(Clone)]
+pub struct Snapshot(Vec<Keyspace>);
+
+impl Dialer for SimulatedRedis {
+    fn dial(&self, _: &ConnectionAddr) -> BoxFuture<'static, io::Result<Box<dyn DialedStream>>> {
+        let stream = self.connect();
+        async move { Ok(Box::new(stream?) as Box<dyn DialedStream>) }.boxed()
+    }
+}
+
+impl Default for SimulatedRedis {
+    fn default() -> Self {
+        Self::new(Settings::default())
+    }
+}
+
+impl SimulatedRedis {
+    /// A server that holds nothing. Needs a tokio runtime, whose time it has.
+    #[must_use]
+    pub fn new(settings: Settings) -> Self {
+        Self(Arc::new(Inner {
+            server: Arc::new(Mutex::new(Server::new(settings))),
+            is_paused: watch::Sender::new(false),
+            is_up: watch::Sender::new(true),
+        }))
+    }
+
+    /// A connection to it.
+    ///
+    /// # Errors
+    ///
+    /// While it is down.
+    pub fn connect(&self) -> io::Result<DuplexStream> {
+        if !*self.0.is_up.borrow() {
+            return Err(io::ErrorKind::ConnectionRefused.into());
+        }
+        let (ours, theirs) = duplex(BUFFER);
+        let server = Arc::clone(&self.0.server);
+        tokio::spawn(serve(server, ours, self.0.is_paused.subscribe()));
+        Ok(theirs)
+    }
+
+    /// Where it is, for a `RedisL2`.
+    #[must_use]
+    pub fn server(&self) -> larder::l2::Server {
+        let server = larder::l2::Server::from("redis://simulated");
+        server.dialed_by(Arc::new(self.clone()))
+    }
+
+    /// Changes its settings.
+    pub fn set(&self, change: impl FnOnce(&mut Settings)) {
+        change(&mut lock(&self.0.server).settings);
+    }
+
+    /// Stops its clock at this time, in µs since 1970.
+    pub fn set_time(&self, micros: u64) {
+        lock(&self.0.server).set_time(micros);
+    }
+
+    /// From now on each request goes to the real server on this port, too: one that answers otherwise, or leaves
+    /// something else behind, panics.
+    pub fn compare_with(&self, port: u16) {
+        let mut server = lock(&self.0.server);
+        server.real = Some(RealServer::new(port, &mut server));
+    }
+
+    /// Compares what both hold, and returns how many requests both have answered.
+    #[must_use]
+    pub fn compared(&self) -> u64 {
+        let mut server = lock(&self.0.server);
+        let mut real = server.real.take().expect("there is a real server");
+        real.compare(&mut server);
+        real.requests
+    }
+
+    /// A connection without a stream.
+    #[must_use]
+    pub fn direct(&self) -> Direct {
+        let (id, _) = lock(&self.0.server).connect();
+        Direct {
+            server: Arc::clone(&self.0.server),
+            id,
+        }
+    }
+
+    /// What it holds.
+    #[must_use]
+    pub fn snapshot(&self) -> Snapshot {
+        Snapshot(lock(&self.0.server).data())
+    }
+
+    /// It holds this from now on, without a restart.
+    pub fn put_back(&self, snapshot: &Snapshot) {
+        lock(&self.0.server).set_data(snapshot.0.clone());
+    }
+
+    /// Ends it, with all connections.
+    pub fn kill(&self) {
+        self.0.is_up.send_replace(false);
+        lock(&self.0.server).restart(Snapshot::default().0);
+    }
+
+    /// Starts it with what it held in this snapshot. Ends it first if it runs.
+    pub fn start(&self, snapshot: &Snapshot) {
+        lock(&self.0.server).restart(snapshot.0.clone());
+        self.0.is_paused.send_replace(false);
+        self.0.is_up.send_replace(true);
+    }
+
+    /// From now on it reads nothing, and keeps its connections.
+    pub fn pause(&self) {
+        self.0.is_paused.send_replace(true);
+    }
+
+    /// It goes on with what was sent meanwhile.
+    pub fn resume(&self) {
+        self.0.is_paused.send_replace(false);
+    }
+}
+
+impl Default for Snapshot {
+    fn default() -> Self {
+        Self(vec![Keyspace::default(); server::DATABASES])
+    }
+}
+
+impl Drop for Inner {
+    fn drop(&mut self) {
+        let unknown = &lock(&self.server).unknown;
+        assert!(
+            unknown.is_empty() || thread::panicking(),
+            "commands that the simulated Redis does not have: {unknown:?}"
+        );
+    }
+}

@@ -1,0 +1,430 @@
+//! The server: what it holds, who is connected, and the execution of a command.
+
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::sync::Arc;
+
+use tokio::sync::Notify;
+use tokio::time::Instant;
+
+use crate::commands::{self, Call, Command};
+use crate::compared::RealServer;
+use crate::keyspace::Keyspace;
+use crate::lua::Interpreter;
+use crate::reply::{Protocol, Reply};
+
+pub(crate) type SessionId = u64;
+
+/// What a database number may be.
+pub(crate) const DATABASES: usize = 16;
+
+/// What the connections of a server share.
+pub(crate) struct Server {
+    databases: Vec<Keyspace>,
+    clock: ServerClock,
+    /// The time of the command that is being executed, in µs. A script sees no other one.
+    pub(crate) micros: u64,
+    commands: u64,
+    pub(crate) run_id: String,
+    pub(crate) replication_id: String,
+    pub(crate) settings: Settings,
+    pub(crate) sessions: BTreeMap<SessionId, Session>,
+    last_session: SessionId,
+    /// By whether they are of a shard, and their names.
+    pub(crate) channels: BTreeMap<Channel, BTreeSet<SessionId>>,
+    /// Not there while a script runs.
+    pub(crate) interpreter: Option<Interpreter>,
+    /// The script that runs.
+    pub(crate) script: Option<Script>,
+    /// The server with which it is compared.
+    pub(crate) real: Option<RealServer>,
+    /// Commands that this server does not have, and the crate has sent.
+    pub(crate) unknown: Vec<String>,
+}
+
+pub(crate) type Channel = (bool, Vec<u8>);
+
+/// What can be set from outside.
+#[derive(Clone, Debug, Default)]
+pub struct Settings {
+    /// The password of the user `default`.
+    pub password: Option<String>,
+    /// In bytes, as this server counts them; without one memory is never full.
+    pub maxmemory: Option<usize>,
+    /// `noeviction` if it is empty.
+    pub policy: String,
+    /// Whether it follows another server.
+    pub is_replica: bool,
+    /// How many replicas a write needs, and how many there are.
+    pub replicas: Option<(u32, u32)>,
+    /// Whether it still reads its data.
+    pub is_loading: bool,
+    /// Names of commands, in lower case, that the user has no right to.
+    pub refused: BTreeSet<String>,
+    /// Whether keys that a script uses must be declared to it.
+    pub declared_keys_only: bool,
+}
+
+/// The time of the server.
+enum ServerClock {
+    /// Tokio's, and the time in µs when it was that instant.
+    Tokio(Instant, u64),
+    /// In µs.
+    At(u64),
+}
+
+/// A connection.
+pub(crate) struct Session {
+    pub(crate) name: String,
+    pub(crate) protocol: Protocol,
+    pub(crate) database: usize,
+    pub(crate) has_login: bool,
+    pub(crate) channels: BTreeSet<Channel>,
+    /// What is to be sent, in its order. Messages and answers have one order.
+    pub(crate) out: VecDeque<Reply>,
+    pub(crate) wake: Arc<Notify>,
+    pub(crate) is_ended: bool,
+}
+
+/// How a script was called.
+pub(crate) struct Script {
+    pub(crate) sha: String,
+    pub(crate) is_read_only: bool,
+    /// Whether its calls are checked against full memory: of one that has no flags.
+    pub(crate) checks_memory: bool,
+    pub(crate) keys: Vec<Vec<u8>>,
+    /// Whether it has called a command that writes.
+    pub(crate) has_written: bool,
+}
+
+const OOM: &str = "OOM command not allowed when used memory > 'maxmemory'.";
+pub(crate) const READ_ONLY: &str = "READONLY You can't write against a read only replica.";
+pub(crate) const NO_REPLICAS: &str = "NOREPLICAS Not enough good replicas to write.";
+pub(crate) const LOADING: &str = "LOADING Redis is loading the dataset in memory";
+
+/// A moment that says nothing of the day: 2033.
+const BEGAN: u64 = 2_000_000_000_000_000;
+
+impl Server {
+    pub(crate) fn new(settings: Settings) -> Self {
+        Self {
+            databases: vec![Keyspace::default(); DATABASES],
+            clock: ServerClock::Tokio(Instant::now(), BEGAN),
+            micros: BEGAN,
+            commands: 0,
+            run_id: random_id(),
+            replication_id: random_id(),
+            settings,
+            sessions: BTreeMap::new(),
+            last_session: 0,
+            channels: BTreeMap::new(),
+            interpreter: Some(Interpreter::new()),
+            script: None,
+            real: None,
+            unknown: Vec::new(),
+        }
+    }
+
+    /// The time of the command that is being executed, in ms.
+    pub(crate) fn now(&self) -> u64 {
+        self.micros / 1000
+    }
+
+    /// Stops its clock at this time, in µs.
+    pub(crate) fn set_time(&mut self, micros: u64) {
+        self.clock = ServerClock::At(micros);
+    }
+
+    fn read_clock(&mut self) {
+        self.micros = match self.clock {
+            ServerClock::Tokio(since, began) => {
+                let micros = u64::try_from(since.elapsed().as_micros());
+                began.saturating_add(micros.unwrap_or(u64::MAX))
+            }
+            ServerClock::At(micros) => micros,
+        };
+        self.commands += 1;
+        let (now, command) = (self.now(), self.commands);
+        for database in &mut self.databases {
+            (database.now, database.command) = (now, command);
+        }
+    }
+
+    pub(crate) fn db(&mut self, session: SessionId) -> &mut Keyspace {
+        let selected = self.sessions.get(&session);
+        let selected = selected.map_or(0, |session| session.database);
+        &mut self.databases[selected]
+    }
+
+    /// The keys of all databases.
+    pub(crate) fn data(&self) -> Vec<Keyspace> {
+        self.databases.clone()
+    }
+
+    pub(crate) fn set_data(&mut self, data: Vec<Keyspace>) {
+        self.databases = data;
+    }
+
+    pub(crate) fn flush(&mut self) {
+        for database in &mut self.databases {
+            database.clear();
+        }
+    }
+
+    /// It ends and begins anew, with this data: connections, scripts and what it was are gone.
+    pub(crate) fn restart(&mut self, data: Vec<Keyspace>) {
+        for session in self.sessions.values_mut() {
+            session.end();
+        }
+        self.sessions.clear();
+        self.channels.clear();
+        self.databases = data;
+        self.interpreter = Some(Interpreter::new());
+        (self.run_id, self.replication_id) = (random_id(), random_id());
+    }
+
+    pub(crate) fn connect(&mut self) -> (SessionId, Arc<Notify>) {
+        self.last_session += 1;
+        let wake = Arc::new(Notify::new());
+        let session = Session {
+            name: String::new(),
+            protocol: Protocol::Resp2,
+            database: 0,
+            has_login: self.settings.password.is_none(),
+            channels: BTreeSet::new(),
+            out: VecDeque::new(),
+            wake: Arc::clone(&wake),
+            is_ended: false,
+        };
+        self.sessions.insert(self.last_session, session);
+        (self.last_session, wake)
+    }
+
+    pub(crate) fn disconnect(&mut self, id: SessionId) {
+        let Some(mut session) = self.sessions.remove(&id) else {
+            return;
+        };
+        session.end();
+        if let Some(real) = &mut self.real {
+            real.forget(id);
+        }
+        for channel in session.channels {
+            self.leave(id, &channel);
+        }
+    }
+
+    /// A channel has one subscriber less.
+    pub(crate) fn leave(&mut self, id: SessionId, channel: &Channel) {
+        if let Some(subscribers) = self.channels.get_mut(channel) {
+            subscribers.remove(&id);
+            if subscribers.is_empty() {
+                self.channels.remove(channel);
+            }
+        }
+    }
+
+    pub(crate) fn send(&mut self, to: SessionId, reply: Reply) {
+        if let Some(session) = self.sessions.get_mut(&to) {
+            session.out.push_back(reply);
+            session.wake.notify_one();
+        }
+    }
+
+    /// How much is to be sent to each connection.
+    pub(crate) fn queue_lengths(&self) -> BTreeMap<SessionId, usize> {
+        let length = |(id, session): (&SessionId, &Session)| (*id, session.out.len());
+        self.sessions.iter().map(length).collect()
+    }
+
+    /// What was added since then.
+    pub(crate) fn queued_since(
+        &self,
+        lengths: &BTreeMap<SessionId, usize>,
+    ) -> Vec<(SessionId, Vec<Reply>)> {
+        let since = |(id, session): (&SessionId, &Session)| {
+            let known = lengths.get(id).copied().unwrap_or(0);
+            (*id, session.out.iter().skip(known).cloned().collect())
+        };
+        self.sessions.iter().map(since).collect()
+    }
+
+    pub(crate) fn cut_queues(&mut self, lengths: &BTreeMap<SessionId, usize>) {
+        for (id, session) in &mut self.sessions {
+            session.out.truncate(lengths.get(id).copied().unwrap_or(0));
+        }
+    }
+
+    /// Executes a request of a connection, and has the answer sent.
+    pub(crate) fn execute(&mut self, id: SessionId, request: &[Vec<u8>]) {
+        let answer = match self.real.take() {
+            None => self.answer(id, request),
+            Some(mut real) => {
+                let answer = real.execute(self, id, request);
+                self.real = Some(real);
+                answer
+            }
+        };
+        self.send(id, answer);
+    }
+
+    pub(crate) fn answer(&mut self, id: SessionId, request: &[Vec<u8>]) -> Reply {
+        self.read_clock();
+        let name = request.first().map_or(&[][..], Vec::as_slice);
+        let Some(command) = commands::find(name) else {
+            return self.refuse_unknown(request);
+        };
+        if !command.takes(request.len()) {
+            let name = command.name;
+            return Reply::error(format!(
+                "ERR wrong number of arguments for '{name}' command"
+            ));
+        }
+        let has_login = self.sessions.get(&id).is_some_and(|at| at.has_login);
+        if !has_login && command.needs_login() {
+            return Reply::error("NOAUTH Authentication required.");
+        }
+        if let Some(refusal) = self.no_right(command) {
+            return refusal;
+        }
+        if self.is_full() && command.grows() {
+            return Reply::error(OOM);
+        }
+        if command.writes()
+            && let Some(why) = self.refuses_writes()
+        {
+            return Reply::error(why);
+        }
+        if self.settings.is_loading && !command.is_always_executed() {
+            return Reply::error(LOADING);
+        }
+        self.run(id, command, request)
+    }
+
+    /// Executes a command that the running script calls.
+    pub(crate) fn answer_script(&mut self, id: SessionId, request: &[Vec<u8>]) -> Reply {
+        let name = request.first().map_or(&[][..], Vec::as_slice);
+        let Some(command) = commands::find(name) else {
+            _ = self.refuse_unknown(request);
+            return Reply::error("ERR Unknown Redis command called from script");
+        };
+        if !command.takes(request.len()) {
+            return Reply::error("ERR Wrong number of args calling Redis command from script");
+        }
+        if !command.is_for_scripts() {
+            return Reply::error("ERR This Redis command is not allowed from script");
+        }
+        if let Some(Reply::Error(_)) = self.no_right(command) {
+            return Reply::error(
+                "ERR The user executing the script can't run this command or subcommand",
+            );
+        }
+        let is_undeclared = |key: &&Vec<u8>| {
+            let script = self.script.as_ref();
+            script.is_some_and(|script| !script.keys.contains(key))
+        };
+        if self.settings.declared_keys_only
+            && command.keys(request).iter().any(|key| is_undeclared(&key))
+        {
+            return Reply::error(
+                "ERR Script attempted to access a non local key in a cluster node",
+            );
+        }
+        let is_full = command.grows() && self.is_full_now();
+        let refuses_writes = self.refuses_writes();
+        if let Some(script) = &mut self.script {
+            if script.is_read_only && command.is_replicated() {
+                return Reply::error("ERR Write commands are not allowed from read-only scripts.");
+            }
+            // What has begun to write goes on.
+            if command.writes()
+                && let Some(why) = refuses_writes
+            {
+                return Reply::error(why);
+            }
+            if is_full && script.checks_memory && !script.has_written {
+                return Reply::error(OOM);
+            }
+            script.has_written |= command.writes();
+        }
+        self.run(id, command, request)
+    }
+
+    fn run(&mut self, session: SessionId, command: &Command, args: &[Vec<u8>]) -> Reply {
+        let mut call = Call {
+            server: self,
+            session,
+            args,
+        };
+        (command.run)(&mut call).unwrap_or_else(|error| error)
+    }
+
+    fn refuse_unknown(&mut self, request: &[Vec<u8>]) -> Reply {
+        let text = |part: &Vec<u8>| String::from_utf8_lossy(part).into_owned();
+        let name = request.first().map(text).unwrap_or_default();
+        let quoted = |part| format!("'{}' ", text(part));
+        let others: String = request.iter().skip(1).map(quoted).collect();
+        self.unknown.push(name.clone());
+        Reply::error(format!(
+            "ERR unknown command '{name}', with args beginning with: {others}"
+        ))
+    }
+
+    pub(crate) fn no_right(&self, command: &Command) -> Option<Reply> {
+        let name = command.name;
+        let refused = self.settings.refused.contains(name);
+        refused.then(|| {
+            Reply::error(format!(
+                "NOPERM this user has no permissions to run the '{name}' command"
+            ))
+        })
+    }
+
+    pub(crate) fn refuses_writes(&self) -> Option<&'static str> {
+        if self.settings.is_replica {
+            return Some(READ_ONLY);
+        }
+        let (needed, good) = self.settings.replicas.unwrap_or_default();
+        (good < needed).then_some(NO_REPLICAS)
+    }
+
+    fn is_full_now(&self) -> bool {
+        let used = || self.used();
+        self.settings.maxmemory.is_some_and(|most| used() > most)
+    }
+
+    /// About how many bytes it uses.
+    pub(crate) fn used(&self) -> usize {
+        self.databases.iter().map(Keyspace::size).sum()
+    }
+
+    /// Whether memory is full, after all keys that may go have gone.
+    pub(crate) fn is_full(&mut self) -> bool {
+        while self.is_full_now() {
+            let policy = &*self.settings.policy;
+            let by_ttl = policy == "volatile-ttl";
+            let may_evict = !policy.is_empty() && policy != "noeviction";
+            let with_ttl = policy.starts_with("volatile-");
+            let evict = |database: &mut Keyspace| {
+                let victim = database.victim(with_ttl, by_ttl)?;
+                database.take(&victim)
+            };
+            if !may_evict || self.databases.iter_mut().find_map(evict).is_none() {
+                return true;
+            }
+        }
+        false
+    }
+}
+
+impl Session {
+    pub(crate) fn end(&mut self) {
+        self.is_ended = true;
+        self.wake.notify_one();
+    }
+}
+
+/// Forty hex digits. A test seeds fastrand to have the same ones.
+fn random_id() -> String {
+    (0..5)
+        .map(|_| format!("{:08x}", fastrand::u32(..)))
+        .collect()
+}
