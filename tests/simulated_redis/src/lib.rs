@@ -27,6 +27,7 @@ mod server;
 mod stream;
 
 use std::io;
+use std::mem;
 use std::sync::{Arc, Mutex};
 use std::thread;
 
@@ -165,6 +166,12 @@ impl SimulatedRedis {
             server: Arc::clone(&self.0.server),
             id,
         }
+    }
+
+    /// The names of the commands that it was sent and does not have, which otherwise fail the test.
+    #[must_use]
+    pub fn take_unknown(&self) -> Vec<String> {
+        mem::take(&mut lock(&self.0.server).unknown)
     }
 
     /// What it holds.
