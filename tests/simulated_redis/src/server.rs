@@ -1,6 +1,6 @@
 //! The server: what it holds, who is connected, and the execution of a command.
 
-use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
 use std::sync::Arc;
 
 use tokio::sync::Notify;
@@ -9,7 +9,7 @@ use tokio::time::Instant;
 use crate::commands::{self, Call, Command};
 use crate::compared::RealServer;
 use crate::keyspace::Keyspace;
-use crate::lua::Interpreter;
+use crate::lua::Script;
 use crate::reply::{Protocol, Reply};
 
 pub(crate) type SessionId = u64;
@@ -31,10 +31,9 @@ pub(crate) struct Server {
     last_session: SessionId,
     /// By whether they are of a shard, and their names.
     pub(crate) channels: BTreeMap<Channel, BTreeSet<SessionId>>,
-    /// Not there while a script runs.
-    pub(crate) interpreter: Option<Interpreter>,
-    /// The script that runs.
-    pub(crate) script: Option<Script>,
+    /// By the SHA1 of their texts.
+    pub(crate) scripts: HashMap<String, Script>,
+    pub(crate) script: Option<RunningScript>,
     /// The server with which it is compared.
     pub(crate) real: Option<RealServer>,
     /// Commands that this server does not have, and the crate has sent.
@@ -85,9 +84,8 @@ pub(crate) struct Session {
     pub(crate) is_ended: bool,
 }
 
-/// How a script was called.
-pub(crate) struct Script {
-    pub(crate) sha: String,
+/// A script that runs, and how it was called.
+pub(crate) struct RunningScript {
     pub(crate) is_read_only: bool,
     /// Whether its calls are checked against full memory: of one that has no flags.
     pub(crate) checks_memory: bool,
@@ -117,7 +115,7 @@ impl Server {
             sessions: BTreeMap::new(),
             last_session: 0,
             channels: BTreeMap::new(),
-            interpreter: Some(Interpreter::new()),
+            scripts: HashMap::new(),
             script: None,
             real: None,
             unknown: Vec::new(),
@@ -178,7 +176,7 @@ impl Server {
         self.sessions.clear();
         self.channels.clear();
         self.databases = data;
-        self.interpreter = Some(Interpreter::new());
+        self.scripts.clear();
         (self.run_id, self.replication_id) = (random_id(), random_id());
     }
 
@@ -424,7 +422,6 @@ impl Session {
 
 /// Forty hex digits. A test seeds fastrand to have the same ones.
 fn random_id() -> String {
-    (0..5)
-        .map(|_| format!("{:08x}", fastrand::u32(..)))
-        .collect()
+    let digit = |_| char::from_digit(fastrand::u32(..16), 16).expect("a digit");
+    (0..40).map(digit).collect()
 }

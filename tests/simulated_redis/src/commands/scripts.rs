@@ -1,18 +1,14 @@
 //! Commands that run Lua.
 
 use super::{Answer, Call, NO_NUMBER, fail, number, word};
-use crate::lua::Flags;
+use crate::lua::{self, Flags};
 use crate::reply::Reply;
-use crate::server::{NO_REPLICAS, READ_ONLY, Script};
+use crate::server::{NO_REPLICAS, READ_ONLY, RunningScript};
 
 const NO_SCRIPT: &str = "NOSCRIPT No matching script. Please use EVAL.";
 
 pub(super) fn eval(call: &mut Call<'_>) -> Answer {
-    let text = call.arg(1);
-    let Some(interpreter) = &mut call.server.interpreter else {
-        return fail(NO_SCRIPT);
-    };
-    let sha = interpreter.load(text)?;
+    let sha = load(call, call.arg(1))?;
     run(call, &sha, false)
 }
 
@@ -35,54 +31,51 @@ fn run(call: &mut Call<'_>, sha: &str, is_read_only: bool) -> Answer {
     let (Some(keys), Some(args)) = (rest.get(..many), rest.get(many..)) else {
         return fail("ERR Number of keys can't be greater than number of args");
     };
-    let (keys, args) = (keys.to_vec(), args.to_vec());
     let (server, session) = (&mut *call.server, call.session);
-    let flags = server.interpreter.as_ref().and_then(|all| all.flags(sha));
-    let flags = flags.ok_or_else(|| Reply::error(NO_SCRIPT))?;
-    let is_full = server.is_full();
+    let script = server.scripts.get(sha).cloned();
+    let script = script.ok_or_else(|| Reply::error(NO_SCRIPT))?;
+    let (flags, is_full) = (script.flags, server.is_full());
     if flags.has_shebang {
-        check(&flags, is_read_only, is_full, server.refuses_writes())?;
+        check(flags, is_read_only, is_full, server.refuses_writes())?;
     }
-    let Some(mut interpreter) = server.interpreter.take() else {
-        return fail(NO_SCRIPT);
-    };
-    server.script = Some(Script {
-        sha: sha.to_owned(),
-        is_read_only: is_read_only || flags.no_writes,
+    server.script = Some(RunningScript {
+        is_read_only,
         checks_memory: !flags.has_shebang && is_full,
-        keys: keys.clone(),
+        keys: keys.to_vec(),
         has_written: false,
     });
-    let answer = interpreter.run(sha, &keys, &args, &mut |request| {
-        server.answer_script(session, request)
-    });
-    server.interpreter = Some(interpreter);
+    let answer = script.run(keys, args, |request| server.answer_script(session, request));
     server.script = None;
     Ok(answer)
 }
 
+/// Loads a script, and answers the SHA1 of its text. One that is known is not compiled anew.
+fn load(call: &mut Call<'_>, text: &[u8]) -> Result<String, Reply> {
+    let (sha, scripts) = (lua::sha1hex(text), &mut call.server.scripts);
+    if !scripts.contains_key(&sha) {
+        scripts.insert(sha.clone(), lua::Script::load(text)?);
+    }
+    Ok(sha)
+}
+
 /// What is checked before a script that has flags.
 fn check(
-    flags: &Flags,
+    flags: Flags,
     is_read_only: bool,
     is_full: bool,
     refuses_writes: Option<&str>,
 ) -> Result<(), Reply> {
-    if !flags.no_writes {
-        if is_read_only {
-            return fail("ERR Can not execute a script with write flag using *_ro command.");
-        }
-        match refuses_writes {
-            Some(READ_ONLY) => {
-                return fail(
-                    "READONLY You can not run script with write flag on readonly replica.",
-                );
-            }
-            Some(_) => return fail(NO_REPLICAS),
-            None => {}
-        }
+    if is_read_only {
+        return fail("ERR Can not execute a script with write flag using *_ro command.");
     }
-    if is_full && !flags.allow_oom && !flags.no_writes {
+    match refuses_writes {
+        Some(READ_ONLY) => {
+            return fail("READONLY You can not run script with write flag on readonly replica.");
+        }
+        Some(_) => return fail(NO_REPLICAS),
+        None => {}
+    }
+    if is_full && !flags.allow_oom {
         return fail(
             "OOM allow-oom flag is not set on the script, can not run it when used memory > 'maxmemory'",
         );
@@ -92,18 +85,15 @@ fn check(
 
 pub(super) fn script(call: &mut Call<'_>) -> Answer {
     let (what, rest) = (word(call.arg(1)), call.from(2));
-    let Some(interpreter) = &mut call.server.interpreter else {
-        return fail(NO_SCRIPT);
-    };
     match (&*what, rest) {
-        ("load", [text]) => Ok(Reply::text(interpreter.load(text)?)),
+        ("load", [text]) => Ok(Reply::text(load(call, text)?)),
         ("exists", shas) => {
-            let is_there = |sha| interpreter.flags(&word(sha)).is_some();
+            let is_there = |sha| call.server.scripts.contains_key(&word(sha));
             let each = shas.iter().map(|sha| Reply::Integer(is_there(sha).into()));
             Ok(Reply::Array(each.collect()))
         }
         ("flush", _) => {
-            interpreter.flush();
+            call.server.scripts.clear();
             Ok(Reply::ok())
         }
         (other, _) => fail(format!(
