@@ -97,7 +97,7 @@ impl Connection {
                 self.bytes.drain(..length);
                 return reply;
             }
-            let mut chunk = [0; 65536];
+            let mut chunk = vec![0; 65536];
             let many = self.stream.read(&mut chunk).expect("the server answers");
             assert!(many > 0, "the real server has closed a connection");
             self.bytes.extend_from_slice(&chunk[..many]);

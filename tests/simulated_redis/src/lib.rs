@@ -66,6 +66,7 @@ pub struct Direct {
 
 impl Direct {
     /// Executes a request; messages that came before the answer are dropped.
+    #[must_use]
     pub fn request(&self, request: &[Vec<u8>]) -> Reply {
         let mut server = lock(&self.server);
         server.execute(self.id, request);

@@ -2,9 +2,10 @@
 //! the same.
 
 #![allow(
-    clippy::unwrap_used,
+    clippy::expect_used,
     clippy::indexing_slicing,
     clippy::panic,
+    clippy::unwrap_used,
     reason = "a step that fails ends the test"
 )]
 
@@ -144,6 +145,7 @@ fn id(rng: &mut Rng) -> String {
 }
 
 /// A command with arguments that mostly, but not always, suit it.
+#[allow(clippy::too_many_lines, reason = "it is a table")]
 fn command(rng: &mut Rng) -> Vec<Vec<u8>> {
     let mut parts: Vec<String> = match rng.u8(..34) {
         0..=2 => {

@@ -1,5 +1,7 @@
 //! `RedisL2` on the simulated Redis, in paused time, passes the tests of every store.
 
+#![allow(clippy::unwrap_used, reason = "a step that fails ends the test")]
+
 use larder::RedisL2;
 use larder::l2::L2;
 use larder_store_tests::StoreUnderTest;

@@ -2,8 +2,10 @@
 //! that show one thing each, and those of the crate. They answer alike, and leave the same behind.
 
 #![allow(
-    clippy::unwrap_used,
+    clippy::expect_used,
     clippy::indexing_slicing,
+    clippy::panic,
+    clippy::unwrap_used,
     reason = "a step that fails ends the test"
 )]
 

@@ -1,5 +1,7 @@
 //! What the server says of itself.
 
+use std::fmt::Write;
+
 use super::{Answer, Call, SYNTAX, fail, word};
 use crate::reply::Reply;
 
@@ -28,7 +30,7 @@ pub(super) fn info(call: &mut Call<'_>) -> Answer {
             if !text.is_empty() {
                 text.push_str("\r\n");
             }
-            text.push_str(&format!("# {section}\r\n{}\r\n", lines.join("\r\n")));
+            _ = write!(text, "# {section}\r\n{}\r\n", lines.join("\r\n"));
         }
     };
     add(

@@ -1,5 +1,7 @@
 //! Commands for messages.
 
+use std::collections::BTreeSet;
+
 use super::{Answer, Call, fail, word};
 use crate::reply::Reply;
 use crate::server::Channel;
@@ -132,7 +134,7 @@ pub(super) fn pubsub(call: &mut Call<'_>) -> Answer {
     };
     let many = |name: &Vec<u8>| {
         let subscribers = call.server.channels.get(&(is_of_shard, name.clone()));
-        subscribers.map_or(0, |subscribers| subscribers.len())
+        subscribers.map_or(0, BTreeSet::len)
     };
     let each = (call.from(2).iter()).flat_map(|name| [Reply::text(name), Reply::count(many(name))]);
     Ok(Reply::Array(each.collect()))

@@ -24,7 +24,7 @@ pub(super) fn xadd(call: &mut Call<'_>) -> Answer {
     let given = if id == b"*" {
         None
     } else {
-        Some(read_id(&id, 0)?)
+        Some(read_id(id, 0)?)
     };
     if !fields.len().is_multiple_of(2) {
         return fail("ERR wrong number of arguments for 'xadd' command");
@@ -81,7 +81,7 @@ fn range(call: &mut Call<'_>, is_reversed: bool) -> Answer {
             .ok_or_else(|| Reply::error("ERR invalid start ID for the interval"))?,
         None if from == b"-" => Id(0, 0),
         None if from == b"+" => Id::MAX,
-        None => read_id(&from, 0)?,
+        None => read_id(from, 0)?,
     };
     let to = match to.strip_prefix(b"(") {
         Some(to) => read_id(to, u64::MAX)?
@@ -89,7 +89,7 @@ fn range(call: &mut Call<'_>, is_reversed: bool) -> Answer {
             .ok_or_else(|| Reply::error("ERR invalid end ID for the interval"))?,
         None if to == b"-" => Id(0, 0),
         None if to == b"+" => Id::MAX,
-        None => read_id(&to, u64::MAX)?,
+        None => read_id(to, u64::MAX)?,
     };
     let most = match call.from(4) {
         [] => None,

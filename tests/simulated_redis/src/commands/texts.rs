@@ -124,7 +124,7 @@ pub(super) fn setrange(call: &mut Call<'_>) -> Answer {
     let length = call.held(key, |value| {
         let text = text_in(value)?;
         text.resize(text.len().max(end), 0);
-        text[at..end].copy_from_slice(&part);
+        text[at..end].copy_from_slice(part);
         Some(text.len())
     })?;
     Ok(Reply::count(length.unwrap_or(0)))
