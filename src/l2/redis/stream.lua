@@ -49,21 +49,24 @@ end
 -- is a time, what has such an id is removed, and ids go on above all others. Nothing that was acknowledged has such an id.
 local function add(stream, at, ...)
   local id = redis.pcall('XADD', stream, '*', ...)
-  if type(id) == 'string' and tonumber(string.match(id, '^%d+')) <= tonumber(latest) then
+  if type(id) ~= 'string' and not string.find(id.err, 'last possible ID', 1, true) then
+    -- Raises the error, in a line that names the command.
+    return redis.call('XADD', stream, '*', ...)
+  elseif type(id) == 'string' and tonumber(string.match(id, '^%d+')) <= tonumber(latest) then
     return id
   end
-  local newest = redis.call('XREVRANGE', stream, '+', '-', 'COUNT', 1)[1]
-  while newest and tonumber(string.match(newest[1], '^%d+')) > tonumber(latest) do
-    redis.call('XDEL', stream, newest[1])
-    newest = redis.call('XREVRANGE', stream, '+', '-', 'COUNT', 1)[1]
+  -- The stream is made anew: from Redis 7.2 on its ids stay above an entry that was deleted.
+  local entries = redis.call('XRANGE', stream, '-', latest)
+  redis.call('DEL', stream)
+  for _, entry in ipairs(entries) do
+    redis.call('XADD', stream, entry[1], unpack(entry[2]))
   end
   -- Above what was settled before, too.
-  local last = string.format('%.0f-0', at + 1)
-  if newest and is_up_to(last, newest[1]) then
-    last = newest[1]
+  local next = string.format('%.0f-1', at + 1)
+  if entries[1] and is_up_to(next, entries[#entries][1]) then
+    next = '*'
   end
-  redis.call('XSETID', stream, last)
-  return redis.call('XADD', stream, '*', ...)
+  return redis.call('XADD', stream, next, ...)
 end
 
 -- Adds a write. The stream gets a name of its own when it begins: so a flush notices that it was lost, also if it is there

@@ -63,7 +63,7 @@
 //! For a cache `shop:views`: the streams `{shop:views.0}!writes` and `{shop:views.0}!dead`, and
 //! `{shop:views.0}!worker`, which names the worker. While a write waits, `{shop:views.0}!hold:KEY` has no TTL. To drop
 //! all that waits, or all dead letters, delete the stream; the batch of a worker is written all the same. A user with
-//! few rights also needs `+xlen +xdel +xrevrange +xsetid +exists`, and for `update` `+getrange`.
+//! few rights also needs `+xlen +xdel +xrevrange +exists`, and for `update` `+getrange`.
 
 mod error;
 mod stats;

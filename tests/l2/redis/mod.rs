@@ -19,6 +19,7 @@ mod joint_reads;
 mod keys;
 mod logins;
 mod members;
+mod one_time;
 mod outages;
 mod overload;
 mod replicas;

@@ -168,7 +168,6 @@ const WRITE_BEHIND: &[&str] = &[
     "xlen KEY",
     "xdel KEY 0-1",
     "xrevrange KEY + -",
-    "xsetid KEY 1-0",
     "exists KEY",
     GETRANGE,
 ];
