@@ -8,10 +8,11 @@ use std::time::Duration;
 use futures::FutureExt;
 use futures::future::BoxFuture;
 use tokio::task::yield_now;
-use tokio::time::{pause, timeout};
+use tokio::time::timeout;
 
 use crate::fleet::{Fleet, HOUR, Set, Source, Texts, without_heartbeats};
 use crate::support::eventually::eventually;
+use crate::support::home;
 use crate::support::network::{Gate, Network, Step, Way};
 
 mod memory {
@@ -167,9 +168,9 @@ impl Cell {
             let builder = without_heartbeats(builder).lease_ttl(HOUR).lease_wait(HOUR);
             builder.load_timeout(HOUR).soft_ttl(SOFT_TTL).jitter(0.0)
         };
-        if let Fleet::Memory { clock, .. } = fleet {
+        if fleet.is_local() {
             // What the last cell has asked to be held is so no more.
-            clock.advance(HOLD);
+            fleet.advance(HOLD);
         }
         let (a, wire) = fleet.build(set);
         let (b, _) = fleet.instance_with(set).await;
@@ -268,7 +269,7 @@ fn rows(fleet: &Fleet) -> Vec<(Call, Scene)> {
         });
     } else {
         // So that a wait that would take forever is over at once.
-        pause();
+        home::pause();
     }
     rows
 }

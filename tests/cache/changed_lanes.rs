@@ -210,12 +210,7 @@ mod write_behind {
     async fn lanes_in_which_writes_may_wait_are_not_left(fleet: Fleet) {
         let on_it = |lanes| {
             let builder = Cache::builder("test:text").lanes(lanes);
-            let builder = match &fleet {
-                Fleet::Memory { l2, .. } => builder.l2(l2.clone()),
-                Fleet::Redis { l2, .. } => builder.l2(l2.clone()),
-                Fleet::Cluster(_) => panic!("several servers"),
-            };
-            let cache: Texts = builder.build().unwrap();
+            let cache: Texts = builder.l2(fleet.l2()).build().unwrap();
             cache
         };
         let a = on_it(1);

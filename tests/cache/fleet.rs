@@ -3,13 +3,14 @@
 use std::env;
 use std::sync::atomic::{AtomicUsize, Ordering::SeqCst};
 use std::sync::{Arc, Mutex};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
-use larder::l2::MemorySnapshot;
-use larder::{Builder, Cache, Clock, Entry, LoadError, MemoryL2, RedisL2};
+use larder::{Builder, Cache, Clock, Entry, LoadError, RedisL2};
+use tokio::time::Instant;
 
 use crate::support::eventually::eventually;
 use crate::support::home;
+use crate::support::local::{Local, Snapshot};
 use crate::support::network::{Gate, Network};
 use crate::support::redis_cluster::RedisCluster;
 use crate::support::redis_server::RedisServer;
@@ -31,10 +32,7 @@ pub(crate) fn without_heartbeats(builder: Set) -> Set {
 
 /// A store, and the instances on it.
 pub(crate) enum Fleet {
-    Memory {
-        l2: MemoryL2,
-        clock: Clock,
-    },
+    Local(Local),
     Redis {
         server: RedisServer,
         url: String,
@@ -45,13 +43,9 @@ pub(crate) enum Fleet {
 }
 
 impl Fleet {
-    /// On the store in memory, where time passes only when the test says so.
+    /// On the store in the process, where time passes only when the test says so.
     pub(crate) fn memory() -> Self {
-        let clock = Clock::manual();
-        Self::Memory {
-            l2: MemoryL2::with_clock(clock.clone()),
-            clock,
-        }
+        Self::Local(Local::new())
     }
 
     pub(crate) async fn redis() -> Self {
@@ -72,7 +66,7 @@ impl Fleet {
 
     pub(crate) fn advance(&self, by: Duration) {
         match self {
-            Self::Memory { clock, .. } => clock.advance(by),
+            Self::Local(store) => store.advance(by),
             _ => panic!("a test cannot advance the time of a Redis"),
         }
     }
@@ -80,7 +74,7 @@ impl Fleet {
     /// Waits until what is stored with this TTL has expired, at the server and at each instance. An instance takes it
     /// for expired earlier than the server, by as much as its requests take.
     pub(crate) async fn pass(&self, ttl: Duration) {
-        if let Self::Memory { .. } = self {
+        if self.is_local() {
             return self.advance(ttl);
         }
         // The server is on this machine, and counts in milliseconds.
@@ -94,18 +88,44 @@ impl Fleet {
         self.restore(&self.snapshot());
     }
 
-    pub(crate) fn snapshot(&self) -> MemorySnapshot {
+    pub(crate) fn snapshot(&self) -> Snapshot {
         match self {
-            Self::Memory { l2, .. } => l2.snapshot(),
+            Self::Local(store) => store.snapshot(),
             _ => panic!("its server saves what it holds"),
         }
     }
 
     /// Restarts the store with what it held before.
-    pub(crate) fn restore(&self, snapshot: &MemorySnapshot) {
+    pub(crate) fn restore(&self, snapshot: &Snapshot) {
         match self {
-            Self::Memory { l2, .. } => l2.restore(snapshot),
+            Self::Local(store) => store.restore(snapshot),
             _ => panic!("its server is killed, and started again"),
+        }
+    }
+
+    /// Whether time passes only when the test says so.
+    pub(crate) fn is_local(&self) -> bool {
+        matches!(self, Self::Local(_))
+    }
+
+    /// The clock of the instances, where time passes only when the test says so.
+    pub(crate) fn clock(&self) -> Clock {
+        match self {
+            Self::Local(store) => store.clock(),
+            _ => panic!("instances on Redis have the clock of the system"),
+        }
+    }
+
+    /// The store, as another instance has it.
+    pub(crate) fn l2(&self) -> Network {
+        match self {
+            Self::Local(store) => Network::new(store.open()),
+            // As in one process.
+            Self::Redis { l2, .. } if env::var_os("LARDER_SHARED").is_some() => {
+                Network::new(l2.clone())
+            }
+            Self::Redis { url, .. } => Network::new(home::open(url)),
+            Self::Cluster(nodes) => Network::new(home::cluster(nodes.urls())),
         }
     }
 
@@ -130,11 +150,8 @@ impl Fleet {
 
     /// An instance whose values have another shape, on the store in memory: neither reads the values of the others.
     pub(crate) async fn of_another_shape(&self) -> Cache<String, u64> {
-        let Self::Memory { l2, clock } = self else {
-            panic!("a test on Redis stores other bytes by itself");
-        };
-        let builder = Cache::builder("test:text").l2(l2.clone());
-        let cache = builder.clock(clock.clone()).build().unwrap();
+        let builder = Cache::builder("test:text").l2(self.l2());
+        let cache = builder.clock(self.clock()).build().unwrap();
         cache.ready().await;
         cache
     }
@@ -148,23 +165,15 @@ impl Fleet {
     /// The options of an instance.
     pub(crate) fn builder(&self) -> (Set, Network) {
         unlocked::watch();
-        let network = match self {
-            Self::Memory { l2, .. } => Network::new(l2.clone()),
-            // As in one process.
-            Self::Redis { l2, .. } if env::var_os("LARDER_SHARED").is_some() => {
-                Network::new(l2.clone())
-            }
-            Self::Redis { url, .. } => Network::new(home::open(url)),
-            Self::Cluster(nodes) => Network::new(home::cluster(nodes.urls())),
-        };
+        let network = self.l2();
         // Tests hold few entries. To make and to empty room for ten thousand takes longer than most of them.
         let mut builder = Cache::builder("test:text")
             .l2(network.clone())
             .l1_capacity(1_000);
         builder = match self {
-            Self::Memory { clock, .. } => builder.clock(clock.clone()),
+            Self::Local(store) => builder.clock(store.clock()),
             // Tests count what happens in one lane, also where a cluster has more by default.
-            _ => builder.l2_timeout(UNHURRIED).lanes(1),
+            _ => home::keep_time(builder).l2_timeout(UNHURRIED).lanes(1),
         };
         (builder, network)
     }

@@ -32,7 +32,7 @@ pub(crate) const DAMAGE: &[Damage] = &[
     ("HSET", "clock", &[b"lanes", b"99999999999999999999"]),
     ("DEL", "live", &[]),
     ("SET", "live", &[b"x"]),
-    ("ZADD", "live", &[b"1", b"x"]),
+    ("LPUSH", "live", &[b"x"]),
     ("HDEL", "live", &[b"list"]),
     ("HSET", "live", &[b"list", b"\xff"]),
     ("HSET", "live", &[b"\xff", b"\xff"]),

@@ -3,8 +3,8 @@
 
 use std::env;
 
-use larder::RedisL2;
 use larder::l2::deadpool_redis::redis::{Cmd, cmd};
+use larder::{Builder, RedisL2};
 
 use super::eventually::eventually;
 use super::redis_server::{RedisServer, ReservedPort};
@@ -20,6 +20,16 @@ pub(crate) fn on_cluster(why: &str) -> bool {
         eprintln!("skipped on a cluster: {why}");
     }
     is_skipped
+}
+
+/// Whether a test is skipped, since the simulated Redis of another package is otherwise.
+pub(crate) fn is_simulated(_why: &str) -> bool {
+    false
+}
+
+/// From now on tokio's time passes only while all wait.
+pub(crate) fn pause() {
+    tokio::time::pause();
 }
 
 /// With more arguments of the server.
@@ -84,6 +94,11 @@ pub(crate) fn rights(page: &str) -> String {
 /// What programs in other languages say of the database.
 pub(crate) fn database() -> &'static str {
     if is_cluster() { "cluster" } else { "0" }
+}
+
+/// A cache goes by the clock of the system, as a server does.
+pub(crate) fn keep_time<K, V>(builder: Builder<K, V>) -> Builder<K, V> {
+    builder
 }
 
 pub(crate) fn open(url: impl Into<String>) -> RedisL2 {

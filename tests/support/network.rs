@@ -625,6 +625,11 @@ impl Lane for Wired {
         self.lane.switch(is_off, deadline)
     }
 
+    #[cfg(feature = "write-behind")]
+    fn write_stream(&self) -> Option<&dyn larder::l2::WriteStream> {
+        self.lane.write_stream()
+    }
+
     fn leave(&self, id: u64) -> Reply<'_, ()> {
         self.lane.leave(id)
     }

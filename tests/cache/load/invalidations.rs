@@ -5,7 +5,7 @@ use std::io;
 
 use futures::{FutureExt, poll};
 use larder::key::MAX_KEY_BYTES;
-use larder::{Cache, CommitError, Invalidations, Loaded, MemoryL2, RedisL2};
+use larder::{Cache, CommitError, Invalidations, Loaded, MemoryL2};
 use tokio::runtime::Builder;
 
 use crate::fleet::{HOUR, UNHURRIED};
@@ -67,7 +67,7 @@ impl Service {
 #[tokio::test]
 async fn all_are_gone_from_each_instance() {
     let server = home::start_with(&[]).await;
-    let l2 = || RedisL2::open(server.url()).unwrap();
+    let l2 = || home::open(server.url());
     let (a, b) = (
         Service::on(l2()).ready().await,
         Service::on(l2()).ready().await,

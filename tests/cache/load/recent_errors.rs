@@ -26,10 +26,7 @@ async fn fleets() -> Vec<(Fleet, Texts)> {
     let with_l2 = Fleet::memory();
     let (cache, _) = with_l2.instance_with(remembering).await;
     let alone = Fleet::memory();
-    let Fleet::Memory { clock, .. } = &alone else {
-        unreachable!("it is in memory")
-    };
-    let builder = Cache::builder("test:alone").clock(clock.clone());
+    let builder = Cache::builder("test:alone").clock(alone.clock());
     let alone_cache = remembering(builder).build().unwrap();
     vec![(with_l2, cache), (alone, alone_cache)]
 }
@@ -263,10 +260,7 @@ async fn the_removal_of_a_prefix_by_another_instance_ends_it() {
 async fn a_refresh_that_is_stored_ends_it() {
     let set = |b| remembering(b).l2_ttl(100 * MS).error_ttl(HOUR);
     let fleet = Fleet::memory();
-    let Fleet::Memory { clock, .. } = &fleet else {
-        unreachable!("it is in memory")
-    };
-    let alone = set(Cache::builder("test:alone").clock(clock.clone()));
+    let alone = set(Cache::builder("test:alone").clock(fleet.clock()));
     let alone = alone.build().unwrap();
     let (with_l2, _) = fleet.instance_with(set).await;
     for cache in [with_l2, alone] {

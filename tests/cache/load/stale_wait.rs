@@ -25,10 +25,7 @@ async fn fleets(set: impl Fn(Set) -> Set) -> Vec<(Fleet, Texts)> {
     let with_l2 = Fleet::memory();
     let (cache, _) = with_l2.instance_with(|b| set(patient(b))).await;
     let alone = Fleet::memory();
-    let Fleet::Memory { clock, .. } = &alone else {
-        unreachable!("it is in memory")
-    };
-    let builder = Cache::builder("test:alone").clock(clock.clone());
+    let builder = Cache::builder("test:alone").clock(alone.clock());
     let alone_cache = set(patient(builder)).build().unwrap();
     vec![(with_l2, cache), (alone, alone_cache)]
 }

@@ -78,7 +78,7 @@ fn assert_handed_out(entry: &Entry<String>, loaded: &Loaded<String>) {
 
 /// The time of a Redis passes by itself.
 fn let_pass(fleet: &Fleet, time: Duration) {
-    if let Fleet::Memory { .. } = fleet {
+    if fleet.is_local() {
         fleet.advance(time);
     }
 }

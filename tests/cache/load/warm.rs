@@ -294,7 +294,7 @@ async fn a_hold_that_begins_and_ends_meanwhile_counts(fleet: Fleet) {
     for key in ["k", "witness"] {
         a.invalidate_and_hold(key, HOLD).await.unwrap();
     }
-    if let Fleet::Memory { .. } = fleet {
+    if fleet.is_local() {
         fleet.advance(2 * HOLD);
     }
     eventually("the holds have ended", || stores(&a, "witness")).await;

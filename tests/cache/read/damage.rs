@@ -128,12 +128,9 @@ async fn a_key_of_another_redis_type_is_overwritten() {
 async fn a_value_of_another_type_is_a_miss() {
     let fleet = Fleet::memory();
     let (texts, _) = fleet.instance().await;
-    let Fleet::Memory { l2, .. } = &fleet else {
-        unreachable!()
-    };
     texts.insert("k", "17".to_owned()).await.unwrap();
     let numbers: Cache<String, Vec<u64>> =
-        Cache::builder("test:text").l2(l2.clone()).build().unwrap();
+        Cache::builder("test:text").l2(fleet.l2()).build().unwrap();
     assert!(
         numbers.get("k").await.is_none(),
         "bincode would have read numbers"
@@ -153,13 +150,13 @@ async fn a_value_of_another_type_is_a_miss() {
     let tagged = |tag: &str| {
         Cache::<String, Box<str>>::builder("test:tag")
             .type_tag(tag)
-            .l2(l2.clone())
+            .l2(fleet.l2())
             .build()
             .unwrap()
     };
     let text: Cache<String, String> = Cache::builder("test:tag")
         .type_tag("text/1")
-        .l2(l2.clone())
+        .l2(fleet.l2())
         .build()
         .unwrap();
     text.insert("k", "v".to_owned()).await.unwrap();

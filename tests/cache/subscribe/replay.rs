@@ -317,12 +317,7 @@ async fn a_lost_clock_is_one_flush() {
 
 /// Publishes a message as another release would: of a kind that this one does not know, with a body of another form.
 async fn publish_unknown(fleet: &Fleet) {
-    let l2: &dyn L2 = match fleet {
-        Fleet::Memory { l2, .. } => l2,
-        Fleet::Redis { l2, .. } => l2,
-        Fleet::Cluster(_) => panic!("several lanes"),
-    };
-    let lane: Box<dyn Lane> = l2.lane("test:text".into(), LIMIT, Box::new(|_| ()));
+    let lane: Box<dyn Lane> = fleet.l2().lane("test:text".into(), LIMIT, Box::new(|_| ()));
     let payload = [&[200], &7_u64.to_be_bytes()[..], b"?"].concat();
     let batch = Batch {
         keys: &["unnamed"],

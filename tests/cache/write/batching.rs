@@ -265,6 +265,9 @@ async fn what_was_begun_is_carried_through(fleet: Fleet) {
 /// One that may not be written is no concern of the others.
 #[tokio::test]
 async fn a_key_that_is_refused_is_refused_alone() {
+    if home::is_simulated("it has one user") {
+        return;
+    }
     let server = home::start_with(&[]).await;
     let cache: Texts = Cache::builder("test:text")
         .l2(home::open(server.url()))
@@ -320,7 +323,7 @@ async fn writes_to_a_hanging_server_end_in_time() {
     cache.ready().await;
     server.pause();
     // Time is tokio's own from here on: it passes only while all wait, however busy the machine is.
-    time::pause();
+    home::pause();
     let keys = numbered(20_000);
     let all = join_all(keys.iter().map(|key| cache.invalidate(key)));
     let ends = timeout(10 * short, all).await.expect("in time");

@@ -7,6 +7,7 @@ use larder::Loaded;
 
 use crate::fleet::{Fleet, HOUR, Set, Source, Texts, stores, without_heartbeats};
 use crate::support::eventually::eventually;
+use crate::support::home;
 use crate::support::network::{Gate, Network, Step, Way};
 
 /// Past the deadline of an insert.
@@ -93,6 +94,9 @@ async fn an_insert_that_lands_after_its_invalidation_is_invalidated_again() {
 /// An instance whose question was long on its way takes the lane's time for later than it is.
 #[tokio::test]
 async fn an_invalidation_that_was_sent_too_early_is_not_sent_again_at_once() {
+    if home::is_simulated("its time passes while all wait") {
+        return;
+    }
     let fleet = Fleet::memory();
     let (a, wire) = fleet.build(|b| without_heartbeats(b).l2_timeout(DEADLINE));
     let subscribe = wire.close(Step::Subscribe, Way::Request);
@@ -169,6 +173,9 @@ async fn a_later_write_settles_what_failed_only_once_it_cannot_land() {
 
 #[tokio::test]
 async fn an_insert_that_comes_too_late_is_refused() {
+    if home::is_simulated("its time passes while all wait") {
+        return;
+    }
     let fleet = Fleet::memory();
     let ((a, wire), b) = pair(&fleet, |b| b).await;
     let stuck = wire.stick_insert();
@@ -471,6 +478,9 @@ async fn a_clear_waits_for_inserts_that_may_still_land_and_is_sent_once() {
 /// Once in each heartbeat a batch of them is tried, and each of its keys: not all that there are.
 #[tokio::test]
 async fn a_store_that_refuses_everything_is_asked_little() {
+    if home::is_simulated("its time passes while all wait") {
+        return;
+    }
     let fleet = Fleet::memory();
     let ((a, wire), _) = pair(&fleet, |b| b).await;
     let keys: Vec<String> = (0..1000).map(|n| n.to_string()).collect();

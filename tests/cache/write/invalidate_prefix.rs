@@ -4,7 +4,7 @@ use std::borrow::Cow;
 use std::sync::Arc;
 use std::time::Duration;
 
-use larder::l2::{self, Batch, Written};
+use larder::l2::{self, Batch, L2, Written};
 use larder::{Cache, MemoryL2, WriteError};
 use tokio::task::JoinHandle;
 
@@ -431,14 +431,8 @@ async fn a_cancelled_call_goes_on(fleet: Fleet) {
 /// The reply is lost after the store has done what it was asked. What was written since stays.
 async fn a_late_copy_of_a_step_removes_nothing_new(fleet: Fleet) {
     let ((a, _), (b, _)) = pair(&fleet).await;
-    let lane = {
-        let l2: &dyn larder::l2::L2 = match &fleet {
-            Fleet::Memory { l2, .. } => l2,
-            Fleet::Redis { l2, .. } => l2,
-            Fleet::Cluster(_) => panic!("several lanes"),
-        };
-        l2.lane("test:text".into(), Duration::from_secs(5), Box::new(|_| ()))
-    };
+    let limit = Duration::from_secs(5);
+    let lane = fleet.l2().lane("test:text".into(), limit, Box::new(|_| ()));
     let batch = Batch::default();
     let Written::Done(ack) = lane.write(&l2::Step::EndLeases, batch).await.unwrap() else {
         panic!("it has no condition");

@@ -163,12 +163,7 @@ async fn a_value_that_waits_for_its_source_has_the_tags(fleet: Fleet) {
 
     let instance = async || {
         let builder = Cache::builder("test:text").l2_timeout(Duration::from_secs(5));
-        let builder = tags(match &fleet {
-            Fleet::Memory { l2, .. } => builder.l2(l2.clone()),
-            Fleet::Redis { l2, .. } => builder.l2(l2.clone()),
-            Fleet::Cluster(_) => panic!("several lanes"),
-        });
-        let cache = builder.build().unwrap();
+        let cache = tags(builder.l2(fleet.l2())).build().unwrap();
         cache.ready().await;
         cache
     };
