@@ -138,9 +138,10 @@ async fn all_instances_follow_the_switch_of_the_fleet(fleet: Fleet) {
     eventually("it follows", async || a.is_enabled()).await;
     truth.through(&a, "k").await.unwrap();
     assert!(a.get_local("k").is_some());
-    // Long after it has followed.
+    // This one follows at its own heartbeat, and is off by itself until then and after.
     assert!(!b.is_enabled());
     b.set_enabled(true);
+    eventually("it follows, too", async || b.is_enabled()).await;
     assert_eq!(b.get("k").await.unwrap().as_str(), "v");
 }
 
