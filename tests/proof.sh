@@ -14,6 +14,8 @@
 #                  Valkey 9, whose slots move in one step: LARDER_SEED
 #   simulated      the tests of the cache on the simulated Redis, and random steps of it beside those of the store in memory:
 #                  LARDER_SEEDS, 0..200 unless it is set
+#   mutants        each line of the scripts left out, each comparison turned round, each constant one more: LARDER_MUTANTS,
+#                  such as fill.lua, or all files; not part of all
 #   sentinel       the tests of primaries that sentinels name
 #   tests          the tests of tests/all.sh that are longer than it allows; PROPTEST_CASES, 5000 unless it is set, and
 #                  more seeds of the tests of HTTP
@@ -122,6 +124,7 @@ part() {
         run --test simulated_cache
         LARDER_SEEDS=${LARDER_SEEDS:-0..200} run --test agreement
         ;;
+    mutants) run --test mutants -- --nocapture ;;
     sentinel) run --test l2 -- --include-ignored --nocapture redis::sentinel ;;
     tests)
         PROPTEST_CASES=${PROPTEST_CASES:-5000} run --test codec --test key

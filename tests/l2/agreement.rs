@@ -615,35 +615,40 @@ fn values(bytes: &[u8], epoch: u64) -> String {
 async fn both_stores_do_alike() {
     begin();
     for seed in seeds().unwrap_or(0..SEEDS) {
-        let memory = InMemory {
-            store: Memory::start().await,
-            copy: MemorySnapshot::default(),
-        };
-        let mut one = Side::new(memory).await;
-        let mut other = Side::new(Redis::start().await).await;
-        let (rng, mut history) = (&mut Rng::with_seed(seed), String::new());
-        for step in 0..STEPS {
-            let mut mine = rng.fork();
-            let mut same = mine.clone();
-            let (expected, found) = join!(one.step(&mut mine), other.step(&mut same));
-            assert_eq!(found, expected, "seed {seed}, step {step}:{history}");
-            write!(history, "\n{step} {found}").unwrap();
-            let ((expected, ended), (told, noticed)) = join!(one.told(), other.told());
-            assert_eq!(told, expected, "seed {seed}, messages:{history}");
-            // In Redis a lease that END_LEASES, a clear or its time has ended is there for a while: a notice too many is
-            // a question too many.
-            assert!(
-                noticed.is_superset(&ended),
-                "seed {seed}, {ended:?}:{history}"
-            );
-            let (expected, stored) = join!(one.stored(), other.stored());
-            assert_eq!(stored, expected, "seed {seed}, values:{history}");
-        }
-        assert_eq!(other.log().await, one.log().await, "seed {seed}, the log");
-        assert_eq!(
-            other.close().await,
-            one.close().await,
-            "seed {seed}, the lanes"
-        );
+        do_alike(seed).await;
     }
+}
+
+/// Panics if the stores do not do alike in the steps of a seed.
+pub(crate) async fn do_alike(seed: u64) {
+    let memory = InMemory {
+        store: Memory::start().await,
+        copy: MemorySnapshot::default(),
+    };
+    let mut one = Side::new(memory).await;
+    let mut other = Side::new(Redis::start().await).await;
+    let (rng, mut history) = (&mut Rng::with_seed(seed), String::new());
+    for step in 0..STEPS {
+        let mut mine = rng.fork();
+        let mut same = mine.clone();
+        let (expected, found) = join!(one.step(&mut mine), other.step(&mut same));
+        assert_eq!(found, expected, "seed {seed}, step {step}:{history}");
+        write!(history, "\n{step} {found}").unwrap();
+        let ((expected, ended), (told, noticed)) = join!(one.told(), other.told());
+        assert_eq!(told, expected, "seed {seed}, messages:{history}");
+        // In Redis a lease that END_LEASES, a clear or its time has ended is there for a while: a notice too many is
+        // a question too many.
+        assert!(
+            noticed.is_superset(&ended),
+            "seed {seed}, {ended:?}:{history}"
+        );
+        let (expected, stored) = join!(one.stored(), other.stored());
+        assert_eq!(stored, expected, "seed {seed}, values:{history}");
+    }
+    assert_eq!(other.log().await, one.log().await, "seed {seed}, the log");
+    assert_eq!(
+        other.close().await,
+        one.close().await,
+        "seed {seed}, the lanes"
+    );
 }

@@ -5,7 +5,7 @@
 //! have is not tested here: TLS, DNS, keepalive, unix sockets, the checkout of a pool.
 //!
 //! - [`serve`]: a connection; [`server`]: what connections share, and which requests are executed
-//! - [`commands`]; [`lua`]: scripts; [`reply`]: answers
+//! - [`commands`]; [`lua`]: scripts; [`reply`]: answers; [`edits`]: scripts that a test changes
 //! - [`keyspace`], [`stream`]: what is stored; [`compared`]: the comparison with a real server
 
 // A step that cannot be done ends the test.
@@ -19,6 +19,7 @@
 
 mod commands;
 mod compared;
+mod edits;
 mod keyspace;
 mod lua;
 mod reply;
@@ -40,6 +41,7 @@ use tokio::io::{DuplexStream, duplex};
 use tokio::sync::watch;
 
 use crate::compared::RealServer;
+pub use crate::edits::{Edit, compiles, edit_scripts};
 use crate::keyspace::Keyspace;
 pub use crate::reply::Reply;
 use crate::serve::{lock, serve};

@@ -9,6 +9,7 @@ use tokio::time::Instant;
 
 use crate::commands::{self, Call, Command};
 use crate::compared::RealServer;
+use crate::edits::are_edited;
 use crate::keyspace::Keyspace;
 use crate::lua::Script;
 use crate::reply::{Protocol, Reply};
@@ -93,6 +94,9 @@ pub(crate) const READ_ONLY: &str = "READONLY You can't write against a read only
 pub(crate) const NO_REPLICAS: &str = "NOREPLICAS Not enough good replicas to write.";
 pub(crate) const LOADING: &str = "LOADING Redis is loading the dataset in memory";
 
+/// A test that has sent so many to edited scripts is taken to be endless.
+const MOST_COMMANDS: u64 = 100_000;
+
 /// A moment that says nothing of the day: 2033.
 const BEGAN: u64 = 2_000_000_000_000_000;
 
@@ -140,6 +144,10 @@ impl Server {
     fn read_clock(&mut self) {
         self.micros = (self.clock)();
         self.commands += 1;
+        assert!(
+            self.commands < MOST_COMMANDS || !are_edited(),
+            "the test does not end"
+        );
         let (now, command) = (self.now(), self.commands);
         for database in &mut self.databases {
             (database.now, database.command) = (now, command);

@@ -1,8 +1,11 @@
 //! What scripts see: tables that they cannot change, and no variable that is not there.
 
+use std::cell::Cell;
 use std::collections::HashMap;
 
-use mlua::{Function, Lua, LuaOptions, LuaString, MultiValue, StdLib, Table, Value};
+use mlua::{
+    Function, HookTriggers, Lua, LuaOptions, LuaString, MultiValue, StdLib, Table, Value, VmState,
+};
 
 use super::errors::{Raised, place};
 use super::{Interpreter, sha1hex, structs};
@@ -44,6 +47,27 @@ end, function(script)
 end
 ";
 
+const MANY_INSTRUCTIONS: u32 = 1_000_000;
+/// A script that has run so many times as many is taken to be endless.
+const MOST: u32 = 20;
+
+thread_local! {
+    static INSTRUCTIONS: Cell<u32> = const { Cell::new(0) };
+}
+
+/// A script begins.
+pub(super) fn begin() {
+    INSTRUCTIONS.set(0);
+}
+
+fn go_on() -> mlua::Result<VmState> {
+    INSTRUCTIONS.set(INSTRUCTIONS.get() + 1);
+    if INSTRUCTIONS.get() > MOST {
+        return Err(Raised::Table("ERR the script does not end".to_owned()).into());
+    }
+    Ok(VmState::Continue)
+}
+
 impl Interpreter {
     pub(super) fn new() -> Self {
         // Only without memory this fails.
@@ -53,6 +77,8 @@ impl Interpreter {
     fn make() -> mlua::Result<Self> {
         let libraries = StdLib::TABLE | StdLib::STRING | StdLib::MATH;
         let lua = Lua::new_with(libraries, LuaOptions::new())?;
+        let each = HookTriggers::new().every_nth_instruction(MANY_INSTRUCTIONS);
+        lua.set_hook(each, |_, _| go_on())?;
         let own = lua.globals();
         let globals = lua.create_table()?;
         for name in FUNCTIONS {

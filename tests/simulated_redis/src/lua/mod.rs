@@ -20,6 +20,7 @@ use sha1::{Digest, Sha1};
 
 use self::errors::Raised;
 pub(crate) use self::shebang::Flags;
+use crate::edits::edited;
 use crate::reply::Reply;
 
 thread_local! {
@@ -34,6 +35,8 @@ pub(crate) struct Script {
     pub(crate) flags: Flags,
     sha: Arc<str>,
     text: Arc<[u8]>,
+    /// The SHA1 of its text, also if that is not the one that was loaded.
+    compiled_as: Arc<str>,
 }
 
 struct Interpreter {
@@ -52,10 +55,12 @@ struct Interpreter {
 impl Script {
     /// Compiles a script.
     pub(crate) fn load(text: &[u8]) -> Result<Self, Reply> {
+        let edited = edited(text);
         let script = Self {
             flags: shebang::read(text)?.0,
             sha: sha1hex(text).into(),
-            text: text.into(),
+            compiled_as: sha1hex(&edited).into(),
+            text: (*edited).into(),
         };
         INTERPRETER.with(|interpreter| interpreter.compile(&script).map(drop))?;
         Ok(script)
@@ -85,9 +90,14 @@ impl Script {
     }
 }
 
+/// Scripts are compiled anew.
+pub(crate) fn forget_compiled() {
+    INTERPRETER.with(|interpreter| interpreter.compiled.borrow_mut().clear());
+}
+
 impl Interpreter {
     fn compile(&self, script: &Script) -> Result<Function, Reply> {
-        if let Some(function) = self.compiled.borrow().get(&script.sha) {
+        if let Some(function) = self.compiled.borrow().get(&script.compiled_as) {
             return Ok(function.clone());
         }
         let (_, body) = shebang::read(&script.text)?;
@@ -100,7 +110,7 @@ impl Interpreter {
             };
             Reply::error(format!("ERR Error compiling script (new function): {text}"))
         })?;
-        let sha = Arc::clone(&script.sha);
+        let sha = Arc::clone(&script.compiled_as);
         self.compiled.borrow_mut().insert(sha, function.clone());
         Ok(function)
     }
@@ -113,6 +123,7 @@ impl Interpreter {
         args: &[Vec<u8>],
         call: impl FnMut(&[Vec<u8>]) -> Reply,
     ) -> mlua::Result<(bool, Value)> {
+        globals::begin();
         for (name, values) in [("KEYS", keys), ("ARGV", args)] {
             let table = self.lua.create_sequence_from(values::texts(values))?;
             self.globals.raw_set(name, table)?;

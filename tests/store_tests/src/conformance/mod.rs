@@ -1,5 +1,9 @@
 //! What every second level must do. Each test is written once, as a body that runs on any store.
 
+use futures::future::LocalBoxFuture;
+
+use crate::StoreUnderTest;
+
 pub mod fleet_counts;
 pub mod holds;
 pub mod leases;
@@ -27,6 +31,12 @@ macro_rules! bodies {
             )+
         }
 
+        /// All of them, by their names.
+        #[must_use]
+        pub fn all<S: $crate::StoreUnderTest + 'static>() -> Vec<super::Body> {
+            vec![$((stringify!($body), || Box::pin(run::$body::<S>()))),+]
+        }
+
         #[doc(hidden)]
         #[macro_export]
         macro_rules! $group {
@@ -52,6 +62,31 @@ macro_rules! bodies {
     };
 }
 use bodies;
+
+/// A body with its name.
+pub type Body = (&'static str, fn() -> LocalBoxFuture<'static, ()>);
+
+/// The bodies of all groups.
+#[must_use]
+pub fn all<S: StoreUnderTest + 'static>() -> Vec<Body> {
+    let groups = [
+        values::all::<S>(),
+        types::all::<S>(),
+        lifetime::all::<S>(),
+        leases::all::<S>(),
+        holds::all::<S>(),
+        tags::all::<S>(),
+        prefixes::all::<S>(),
+        messages::all::<S>(),
+        listening::all::<S>(),
+        replay::all::<S>(),
+        members::all::<S>(),
+        fleet_counts::all::<S>(),
+        #[cfg(feature = "write-behind")]
+        write_stream::all::<S>(),
+    ];
+    groups.into_iter().flatten().collect()
+}
 
 /// Without the feature `write-behind` the group has no tests.
 #[cfg(not(feature = "write-behind"))]

@@ -1,0 +1,112 @@
+//! Mutants of the scripts: a line is left out, a comparison is turned round, a constant is one more. The tests of every
+//! store, or the random steps beside the store in memory, have to fail with each. `survivors.txt` lists the others, each
+//! before a line with the reason, which begins with a space.
+//!
+//! `LARDER_MUTANTS=fill.lua` tries those of one file.
+
+#![allow(
+    clippy::expect_used,
+    clippy::indexing_slicing,
+    clippy::panic,
+    clippy::unused_async,
+    clippy::unwrap_used,
+    dead_code,
+    reason = "a step that fails ends the test"
+)]
+
+#[path = "../../../l2/agreement.rs"]
+mod agreement;
+mod made;
+#[path = "../agreement/store.rs"]
+mod store;
+#[path = "../agreement/support.rs"]
+mod support;
+
+use std::collections::BTreeSet;
+use std::env;
+use std::panic::{AssertUnwindSafe, catch_unwind, set_hook};
+use std::sync::Mutex;
+use std::thread;
+
+use larder_store_tests::conformance;
+use simulated_redis::edit_scripts;
+use tokio::runtime::Builder;
+
+use crate::made::{Mutant, mutants};
+use crate::store::Redis;
+
+/// How many of the mutants may survive, in percent.
+const SURVIVE: usize = 5;
+
+/// The name of a test that fails with the mutant; `None` if it survives.
+fn killed_by(mutant: &Mutant) -> Option<String> {
+    edit_scripts(Some(mutant.edit.clone()));
+    let killer = (0..2).find(|seed| fails(agreement::do_alike(*seed)));
+    let killer = killer.map(|seed| format!("the steps of seed {seed}"));
+    let killer = killer.or_else(|| {
+        let bodies = conformance::all::<Redis>().into_iter();
+        let mut bodies = bodies.filter(|(name, _)| !name.contains("a_full_queue"));
+        let (name, _) = bodies.find(|(_, body)| fails(body()))?;
+        Some(name.to_owned())
+    });
+    edit_scripts(None);
+    killer
+}
+
+fn fails(test: impl Future<Output = ()>) -> bool {
+    let test = async {
+        store::begin();
+        test.await;
+    };
+    let run = || {
+        let runtime = Builder::new_current_thread().enable_all().build();
+        runtime.unwrap().block_on(test);
+    };
+    catch_unwind(AssertUnwindSafe(run)).is_err()
+}
+
+#[test]
+fn each_mutant_is_found() {
+    let known: BTreeSet<_> = include_str!("survivors.txt")
+        .lines()
+        .filter(|line| !line.is_empty() && !line.starts_with('#') && !line.starts_with(' '))
+        .map(str::to_owned)
+        .collect();
+    let only = env::var("LARDER_MUTANTS").unwrap_or_default();
+    let all = mutants(&only);
+    let (many, queue) = (all.len(), Mutex::new(all.into_iter()));
+    let survivors = Mutex::new(BTreeSet::new());
+    assert!(many > 0, "there is no file {only}");
+    // They fail by hundreds.
+    set_hook(Box::new(|_| {}));
+    let threads = thread::available_parallelism().map_or(2, usize::from);
+    thread::scope(|scope| {
+        for _ in 0..threads {
+            scope.spawn(|| {
+                loop {
+                    let next = queue.lock().unwrap().next();
+                    let Some(mutant) = next else {
+                        break;
+                    };
+                    match killed_by(&mutant) {
+                        Some(killer) => eprintln!("{}: {killer}", mutant.name),
+                        None => {
+                            eprintln!("SURVIVES {}", mutant.name);
+                            survivors.lock().unwrap().insert(mutant.name);
+                        }
+                    }
+                }
+            });
+        }
+    });
+    _ = std::panic::take_hook();
+    let survivors = survivors.into_inner().unwrap();
+    println!("{} of {many} survive", survivors.len());
+    let new: Vec<_> = survivors.difference(&known).collect();
+    assert!(new.is_empty(), "not in the list: {new:#?}");
+    if only.is_empty() {
+        let gone: Vec<_> = known.difference(&survivors).collect();
+        assert!(gone.is_empty(), "in the list, and found: {gone:#?}");
+        assert!(survivors.len() * 100 <= SURVIVE * many, "too many");
+    }
+}
