@@ -104,7 +104,16 @@ async fn its_screens_are_those_of_the_command() {
             cache.insert("salt", BTreeMap::new()).await.unwrap();
             format!("{}\n{}\n", tail.line().await, tail.line().await)
         } else {
-            larder(&url, &arguments).await.stdout
+            let mut printed = larder(&url, &arguments).await.stdout;
+            // An instance says that it follows a bypass when it stores its counters: soon if there is news, or in a minute.
+            for _ in 0..50 {
+                if !printed.contains("not yet") {
+                    break;
+                }
+                cache.get("tea").await;
+                printed = larder(&url, &arguments).await.stdout;
+            }
+            printed
         };
         let printed = format!("{command}\n{}", printed.trim_end());
         shown += usize::from(lines_alike(&printed) == lines_alike(screen));
