@@ -49,6 +49,13 @@ pub(crate) struct Entry {
     used: u64,
 }
 
+impl Entry {
+    /// In Redis a key is there for the last millisecond of its TTL, too.
+    fn has_expired(&self, now: u64) -> bool {
+        self.expires_at.is_some_and(|at| at < now)
+    }
+}
+
 /// About what a key, and a part of a value, take besides their bytes.
 const KEY: usize = 64;
 const PART: usize = 16;
@@ -67,8 +74,7 @@ impl Keyspace {
     /// The entry of a key that has not expired.
     pub(crate) fn entry(&mut self, key: &[u8]) -> Option<&mut Entry> {
         let now = self.now;
-        let has_expired = |entry: &Entry| entry.expires_at.is_some_and(|at| at < now);
-        if self.entries.get(key).is_some_and(has_expired) {
+        if (self.entries.get(key)).is_some_and(|entry| entry.has_expired(now)) {
             self.entries.remove(key);
         }
         let entry = self.entries.get_mut(key)?;
@@ -88,7 +94,7 @@ impl Keyspace {
             expires_at,
             used,
         };
-        self.entries.insert(key.to_vec(), entry);
+        self.put(key, entry);
     }
 
     pub(crate) fn take(&mut self, key: &[u8]) -> Option<Entry> {
@@ -103,8 +109,7 @@ impl Keyspace {
     /// All keys that have not expired, in their order.
     pub(crate) fn keys(&mut self) -> Vec<Vec<u8>> {
         let now = self.now;
-        let has_expired = |entry: &Entry| entry.expires_at.is_some_and(|at| at < now);
-        self.entries.retain(|_, entry| !has_expired(entry));
+        self.entries.retain(|_, entry| !entry.has_expired(now));
         self.entries.keys().cloned().collect()
     }
 

@@ -29,6 +29,7 @@ mod stream;
 
 use std::io;
 use std::mem;
+use std::sync::atomic::{AtomicBool, Ordering::SeqCst};
 use std::sync::{Arc, Mutex};
 use std::thread;
 use std::time::Duration;
@@ -58,7 +59,7 @@ pub struct SimulatedRedis(Arc<Inner>);
 struct Inner {
     server: Arc<Mutex<Server>>,
     is_paused: watch::Sender<bool>,
-    is_up: watch::Sender<bool>,
+    is_up: AtomicBool,
 }
 
 /// A connection without a stream, whose requests are executed at once.
@@ -110,7 +111,7 @@ impl SimulatedRedis {
         Self(Arc::new(Inner {
             server: Arc::new(Mutex::new(Server::new(settings))),
             is_paused: watch::Sender::new(false),
-            is_up: watch::Sender::new(true),
+            is_up: AtomicBool::new(true),
         }))
     }
 
@@ -120,7 +121,7 @@ impl SimulatedRedis {
     ///
     /// While it is down.
     pub fn connect(&self) -> io::Result<DuplexStream> {
-        if !*self.0.is_up.borrow() {
+        if !self.0.is_up.load(SeqCst) {
             return Err(io::ErrorKind::ConnectionRefused.into());
         }
         let (ours, theirs) = duplex(BUFFER);
@@ -191,7 +192,7 @@ impl SimulatedRedis {
 
     /// Ends it, with all connections.
     pub fn kill(&self) {
-        self.0.is_up.send_replace(false);
+        self.0.is_up.store(false, SeqCst);
         lock(&self.0.server).restart(Snapshot::default().0);
     }
 
@@ -199,7 +200,7 @@ impl SimulatedRedis {
     pub fn start(&self, snapshot: &Snapshot) {
         lock(&self.0.server).restart(snapshot.0.clone());
         self.0.is_paused.send_replace(false);
-        self.0.is_up.send_replace(true);
+        self.0.is_up.store(true, SeqCst);
     }
 
     /// From now on it reads nothing, and keeps its connections.

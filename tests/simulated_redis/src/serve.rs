@@ -19,7 +19,7 @@ pub(crate) async fn serve(
     let reading = async {
         let mut bytes = Vec::new();
         loop {
-            // One that is closed is not read any more, and one that was dropped does not go on.
+            // An error means that the server was dropped.
             if is_paused.wait_for(|is_paused| !is_paused).await.is_err() {
                 return;
             }

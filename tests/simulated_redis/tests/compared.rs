@@ -9,20 +9,11 @@
     reason = "a step that fails ends the test"
 )]
 
-#[path = "../../support/redis_server.rs"]
-#[allow(dead_code)]
-mod redis_server;
-#[path = "../../support/seeds.rs"]
-mod seeds;
-#[path = "../../support/signal.rs"]
-#[allow(dead_code)]
-mod signal;
+mod real;
 
 use fastrand::Rng;
-use simulated_redis::{Direct, Settings, SimulatedRedis};
 
-use crate::redis_server::RedisServer;
-use crate::seeds::seeds;
+use crate::real::{RedisServer, compared, seeds};
 
 /// Requests of a seed.
 const REQUESTS: usize = 1000;
@@ -31,21 +22,13 @@ const REQUESTS: usize = 1000;
 async fn random_commands_do_the_same() {
     let server = RedisServer::start().await;
     for seed in seeds().unwrap_or(0..2) {
-        let simulated = SimulatedRedis::new(Settings::default());
-        simulated.compare_with(server.port());
-        let connection = simulated.direct();
+        let (simulated, connection) = compared(&server);
         let mut rng = Rng::with_seed(seed);
-        request(&connection, &["FLUSHALL"]);
         for _ in 0..REQUESTS {
             _ = connection.request(&command(&mut rng));
         }
         assert!(simulated.compared() > 0);
     }
-}
-
-fn request(connection: &Direct, parts: &[&str]) {
-    let parts: Vec<_> = parts.iter().map(|part| part.as_bytes().to_vec()).collect();
-    _ = connection.request(&parts);
 }
 
 fn pick<'a>(rng: &mut Rng, from: &[&'a str]) -> &'a str {

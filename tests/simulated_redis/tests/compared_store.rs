@@ -8,12 +8,7 @@
     reason = "a step that fails ends the test"
 )]
 
-#[path = "../../support/redis_server.rs"]
-#[allow(dead_code)]
-mod redis_server;
-#[path = "../../support/signal.rs"]
-#[allow(dead_code)]
-mod signal;
+mod real;
 
 use std::thread;
 
@@ -22,7 +17,7 @@ use larder::l2::L2;
 use larder_store_tests::StoreUnderTest;
 use simulated_redis::SimulatedRedis;
 
-use crate::redis_server::RedisServer;
+use crate::real::RedisServer;
 
 /// A simulated Redis under the tests of every store, which is compared with a real one.
 struct Compared {

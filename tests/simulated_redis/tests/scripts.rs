@@ -9,14 +9,7 @@
     reason = "a step that fails ends the test"
 )]
 
-#[path = "../../support/redis_server.rs"]
-#[allow(dead_code)]
-mod redis_server;
-#[path = "../../support/seeds.rs"]
-mod seeds;
-#[path = "../../support/signal.rs"]
-#[allow(dead_code)]
-mod signal;
+mod real;
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -24,10 +17,9 @@ use std::path::{Path, PathBuf};
 
 use fastrand::Rng;
 use larder::l2::deadpool_redis::redis::cmd;
-use simulated_redis::{Direct, Reply, Settings, SimulatedRedis};
+use simulated_redis::{Direct, Reply};
 
-use crate::redis_server::RedisServer;
-use crate::seeds::seeds;
+use crate::real::{RedisServer, compared, request, seeds, texts};
 
 /// Random numbers that are packed, and random calls of the crate's scripts, of a seed.
 const PACKS: usize = 500;
@@ -530,26 +522,8 @@ async fn is_7_0(server: &RedisServer) -> bool {
     is_7_0
 }
 
-/// A simulated Redis whose requests go to this server, too.
-fn compared(server: &RedisServer) -> (SimulatedRedis, Direct) {
-    let simulated = SimulatedRedis::new(Settings::default());
-    simulated.compare_with(server.port());
-    let connection = simulated.direct();
-    request(&connection, &["FLUSHALL"]);
-    request(&connection, &["SCRIPT", "FLUSH"]);
-    (simulated, connection)
-}
-
-fn request(connection: &Direct, parts: &[&str]) -> Reply {
-    connection.request(&texts(parts))
-}
-
 /// Runs a script, by a command and its text or its hash.
 fn call(connection: &Direct, script: &[&str], keys: &[Vec<u8>], args: &[Vec<u8>]) -> Reply {
     let many = keys.len().to_string().into_bytes();
     connection.request(&[&texts(script)[..], &[many], keys, args].concat())
-}
-
-fn texts(texts: &[&str]) -> Vec<Vec<u8>> {
-    texts.iter().map(|text| text.as_bytes().to_vec()).collect()
 }

@@ -48,7 +48,7 @@ const WRITES: u8 = 1;
 const GROWS: u8 = 1 << 1;
 /// A script may not call it.
 const NO_SCRIPT: u8 = 1 << 2;
-/// It is executed while the server loads, by a replica without its primary, and before a login as the case may be.
+/// It is executed while the server loads, too.
 const ALWAYS: u8 = 1 << 3;
 /// It is sent to replicas, though it changes no key.
 const REPLICATED: u8 = 1 << 4;
@@ -209,7 +209,7 @@ pub(crate) fn number(text: &[u8]) -> Option<i64> {
     (number.to_string() == text).then_some(number)
 }
 
-/// Calls a subcommand's name by its lower-case text.
+/// A name of a command or an option, in lower case: they are compared so.
 fn word(text: &[u8]) -> String {
     String::from_utf8_lossy(text).to_ascii_lowercase()
 }
