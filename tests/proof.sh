@@ -123,9 +123,9 @@ part() {
         ;;
     simulated)
         run --test simulated_cache
-        LARDER_SEEDS=${LARDER_SEEDS:-0..200} run --test agreement
+        LARDER_SEEDS=${LARDER_SEEDS:-0..200} run --test simulated_l2 agreement
         ;;
-    mutants) run --test mutants -- --nocapture ;;
+    mutants) run --test simulated_l2 -- --ignored --nocapture each_mutant_is_found ;;
     sentinel) run --test l2 -- --include-ignored --nocapture redis::sentinel ;;
     tests)
         PROPTEST_CASES=${PROPTEST_CASES:-5000} run --test codec --test key

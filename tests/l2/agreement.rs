@@ -19,6 +19,7 @@ use tokio::time::sleep;
 
 use crate::store::*;
 use crate::support::eventually::eventually;
+use crate::support::home;
 use crate::support::seeds::seeds;
 
 const TYPES: u64 = 3;
@@ -613,22 +614,21 @@ fn values(bytes: &[u8], epoch: u64) -> String {
 
 #[tokio::test]
 async fn both_stores_do_alike() {
-    begin();
-    for seed in seeds().unwrap_or(0..SEEDS) {
+    for seed in seeds().unwrap_or(0..home::SEEDS) {
         do_alike(seed).await;
     }
 }
 
 /// Panics if the stores do not do alike in the steps of a seed.
 pub(crate) async fn do_alike(seed: u64) {
+    let redis = Redis::start().await;
     let memory = InMemory {
         store: Memory::start().await,
         copy: MemorySnapshot::default(),
     };
-    let mut one = Side::new(memory).await;
-    let mut other = Side::new(Redis::start().await).await;
+    let (mut one, mut other) = (Side::new(memory).await, Side::new(redis).await);
     let (rng, mut history) = (&mut Rng::with_seed(seed), String::new());
-    for step in 0..STEPS {
+    for step in 0..home::STEPS {
         let mut mine = rng.fork();
         let mut same = mine.clone();
         let (expected, found) = join!(one.step(&mut mine), other.step(&mut same));

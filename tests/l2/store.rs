@@ -10,13 +10,6 @@ use crate::agreement::Server;
 use crate::support::home;
 use crate::support::redis_server::RedisServer;
 
-/// How much of random steps is compared.
-pub(crate) const SEEDS: u64 = 4;
-pub(crate) const STEPS: usize = 250;
-
-/// Before the stores are started.
-pub(crate) fn begin() {}
-
 pub(crate) struct Memory(pub(crate) MemoryL2);
 
 impl StoreUnderTest for Memory {
@@ -24,7 +17,7 @@ impl StoreUnderTest for Memory {
     const SUBSCRIPTIONS: u64 = 3000;
 
     async fn start() -> Self {
-        Self(MemoryL2::new())
+        Self(MemoryL2::with_clock(home::clock()))
     }
 
     fn l2(&self) -> &dyn L2 {
@@ -61,16 +54,15 @@ impl Server for Redis {
     }
 
     async fn save(&mut self) {
-        let mut raw = self.server.connection().await;
-        let () = cmd("SAVE").query_async(&mut raw).await.unwrap();
+        self.server.save().await;
     }
 
     async fn restart(&mut self, from_copy: bool) {
-        if !from_copy {
-            // There may be none.
-            _ = std::fs::remove_file(self.server.path().join("dump.rdb"));
+        if from_copy {
+            self.server.restart().await;
+        } else {
+            self.server.restart_empty().await;
         }
-        self.server.restart().await;
     }
 
     async fn write_by_hand(&mut self, key: &str, bytes: &[u8]) {

@@ -4,10 +4,14 @@
 use std::env;
 
 use larder::l2::deadpool_redis::redis::{Cmd, cmd};
-use larder::{Builder, RedisL2};
+use larder::{Builder, Clock, RedisL2};
 
 use super::eventually::eventually;
 use super::redis_server::{RedisServer, ReservedPort};
+
+/// How much of random steps is compared.
+pub(crate) const SEEDS: u64 = 4;
+pub(crate) const STEPS: usize = 250;
 
 fn is_cluster() -> bool {
     env::var_os("LARDER_CLUSTER").is_some()
@@ -99,6 +103,11 @@ pub(crate) fn database() -> &'static str {
 /// A cache goes by the clock of the system, as a server does.
 pub(crate) fn keep_time<K, V>(builder: Builder<K, V>) -> Builder<K, V> {
     builder
+}
+
+/// Of a store in the process.
+pub(crate) fn clock() -> Clock {
+    Clock::system()
 }
 
 pub(crate) fn open(url: impl Into<String>) -> RedisL2 {

@@ -13,6 +13,7 @@ pub(crate) mod damage;
 pub(crate) mod eventually;
 pub(crate) mod forgery;
 pub(crate) mod home;
+pub(crate) mod listener;
 pub(crate) mod local;
 pub(crate) mod log;
 pub(crate) mod network;

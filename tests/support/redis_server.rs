@@ -117,6 +117,13 @@ impl RedisServer {
             .expect("the test's own Redis server accepts a connection")
     }
 
+    /// Keeps what it holds, for a restart.
+    pub(crate) async fn save(&self) {
+        let mut connection = self.connection().await;
+        let saved = cmd("SAVE").query_async::<()>(&mut connection).await;
+        saved.expect("it saves");
+    }
+
     /// Ends it as `kill -9` does: nothing is saved, and no client is notified.
     pub(crate) fn kill(&mut self) {
         self.process.kill();
@@ -135,6 +142,14 @@ impl RedisServer {
         }
         let log = self.dir.log();
         panic!("redis-server does not start again within {LIMIT:?}; it said:\n{log}");
+    }
+
+    /// As [`restart`](Self::restart), with nothing of what it held.
+    pub(crate) async fn restart_empty(&mut self) {
+        self.process.kill();
+        // There may be none.
+        _ = fs::remove_file(self.dir.path().join("dump.rdb"));
+        self.restart().await;
     }
 
     /// Stops its clock, so to speak: connections stay open and nothing is answered.

@@ -6,9 +6,11 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 use tokio::time::timeout;
+
+use crate::support::listener::{Listener, Stream};
+use crate::support::redis_server::RedisServer;
 
 const LIMIT: Duration = Duration::from_secs(10);
 
@@ -32,21 +34,20 @@ type Trap = Arc<Mutex<Option<Loss>>>;
 
 /// A request that was held up, and the server's end of its connection.
 pub(super) struct Late {
-    server: TcpStream,
+    server: Stream,
     request: Vec<u8>,
 }
 
 impl Detour {
-    pub(super) async fn to(port: u16) -> Self {
-        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let url = format!("redis://{}", listener.local_addr().unwrap());
+    pub(super) async fn to(server: &RedisServer) -> Self {
+        let mut listener = Listener::before(server).await;
+        let url = listener.url();
         let (catch, caught) = unbounded_channel();
         let trap = Trap::default();
         let silent = Arc::<Mutex<Vec<_>>>::default();
         let (set, connections) = (Arc::clone(&trap), Arc::clone(&silent));
         tokio::spawn(async move {
-            while let Ok((client, _)) = listener.accept().await {
-                let server = TcpStream::connect(("127.0.0.1", port)).await.unwrap();
+            while let Some((client, server)) = listener.accept().await {
                 let silent = Arc::<AtomicBool>::default();
                 connections.lock().unwrap().push(Arc::clone(&silent));
                 let trap = (Arc::clone(&set), catch.clone());
@@ -95,8 +96,8 @@ impl Late {
 
 /// Until one of them closes, or the trap takes a request.
 async fn relay(
-    mut client: TcpStream,
-    mut server: TcpStream,
+    mut client: Stream,
+    mut server: Stream,
     (trap, catch): (Trap, UnboundedSender<Late>),
     silent: Arc<AtomicBool>,
 ) {

@@ -4,12 +4,12 @@ use std::time::Duration;
 
 use deadpool_redis::redis::cmd;
 use futures::StreamExt;
-use larder::RedisL2;
 use larder::l2::{Event, Fill};
 
 use super::{end, lane, own_key, run, shown, value_key, watched_lane};
 use crate::store::*;
 use crate::support::eventually::eventually;
+use crate::support::home;
 use crate::support::redis_server::RedisServer;
 
 /// The clock goes, values stay: the worst of both.
@@ -152,8 +152,7 @@ async fn a_restart_from_a_snapshot_starts_a_new_epoch() {
     let (lane, met) = watched_lane(&store.l2, Duration::from_secs(2));
     let old = insert(&*lane, "k", b"old").await;
     let lease = granted(&*lane, "led").await;
-    let mut raw = store.server.connection().await;
-    let _: () = run(&mut raw, &["SAVE"]).await;
+    store.server.save().await;
     invalidate(&*lane, &["k", "led"]).await;
     assert_eq!(met.last().epoch, old.epoch);
 
@@ -184,7 +183,7 @@ async fn a_restart_from_a_snapshot_starts_a_new_epoch() {
 #[tokio::test]
 async fn a_server_that_hides_its_process_is_known_by_its_history() {
     let mut server = RedisServer::start_without(&["run_id"], &["--save", "3600 1"]).await;
-    let l2 = RedisL2::open(server.url()).unwrap();
+    let l2 = home::open(server.url());
     let mut raw = server.connection().await;
     let info: String = run(&mut raw, &["INFO", "server"]).await;
     assert!(!info.contains("\nrun_id:"), "{info}");
@@ -192,7 +191,7 @@ async fn a_server_that_hides_its_process_is_known_by_its_history() {
         let lane = lane(&l2);
         let (clock, mut subscription) = subscribe(&*lane).await;
         let old = insert(&*lane, "k", b"old").await;
-        let other = self::lane(&RedisL2::open(server.url()).unwrap());
+        let other = self::lane(&home::open(server.url()));
         assert!(
             usable(&*other, "k").await.is_some(),
             "also by a new connection"
@@ -200,7 +199,7 @@ async fn a_server_that_hides_its_process_is_known_by_its_history() {
         message(&mut *subscription).await;
         assert_eq!(heartbeat(&mut *subscription).await.1.epoch, clock.epoch);
         if changes == "restarts" {
-            let _: () = run(&mut raw, &["SAVE"]).await;
+            server.save().await;
             server.restart().await;
             raw = server.connection().await;
         } else {
@@ -221,7 +220,7 @@ async fn a_server_that_hides_its_process_is_known_by_its_history() {
 #[tokio::test]
 async fn a_server_that_hides_its_history_is_not_used() {
     let server = RedisServer::start_without(&["master_replid"], &[]).await;
-    let lane = lane(&RedisL2::open(server.url()).unwrap());
+    let lane = lane(&home::open(server.url()));
     let error = shown(&lane.get("k").await.unwrap_err());
     assert!(
         error.contains("INCARNATION: its INFO has no master_replid"),
@@ -234,8 +233,7 @@ async fn a_subscriber_is_the_first_after_a_restart() {
     let mut store = Redis::start_with(&["--save", "3600 1"]).await;
     let lane = store.lane();
     let old = insert(&*lane, "k", b"old").await;
-    let mut raw = store.server.connection().await;
-    let _: () = run(&mut raw, &["SAVE"]).await;
+    store.server.save().await;
     store.server.restart().await;
     let (clock, mut subscription) = subscribe(&*store.lane()).await;
     assert_ne!(clock.epoch, old.epoch);

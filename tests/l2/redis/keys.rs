@@ -9,12 +9,13 @@ use deadpool_redis::redis::cmd;
 use futures::StreamExt;
 use futures::stream;
 use larder::l2::{
-    Fill, Key, Kind, LeaseReply, NewLifetime, RedisL2, Stamp, StoredCounts, Ttls, Version, Want,
+    Fill, Key, Kind, LeaseReply, NewLifetime, Stamp, StoredCounts, Ttls, Version, Want,
 };
 
 use super::{own_key, run, value_key, watched_lane};
 use crate::store::*;
 use crate::support::eventually::eventually;
+use crate::support::home;
 
 type Entries = Vec<(String, HashMap<String, Vec<u8>>)>;
 
@@ -259,7 +260,7 @@ async fn no_bytes_under_a_key_stand_in_the_way() {
 async fn databases_of_one_server_do_not_mix() {
     let store = Redis::start().await;
     let url = format!("{}/1", store.server.url());
-    let other = RedisL2::open(&url).expect("the URL is good");
+    let other = home::open(url);
     let (zero, one) = (store.lane(), lane_of(&other, NAMESPACE));
     let (zero_clock, mut zero_hears) = subscribe(&*zero).await;
     let (one_clock, mut one_hears) = subscribe(&*one).await;

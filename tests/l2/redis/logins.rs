@@ -4,6 +4,7 @@ use std::collections::HashMap;
 use std::error::Error;
 use std::io;
 use std::pin::Pin;
+use std::time::Duration;
 
 use futures::{Stream, stream};
 use larder::Cache;
@@ -13,9 +14,11 @@ use larder::l2::deadpool_redis::redis::{
 use larder::l2::deadpool_redis::{Manager, Pool, Runtime};
 use larder::l2::{L2Error, RedisL2};
 use tokio::sync::watch;
+use tokio::time::timeout;
 use tracing::Level;
 
 use super::*;
+use crate::store::*;
 use crate::support::eventually::eventually;
 use crate::support::log::Log;
 use crate::support::redis_server::RedisServer;
@@ -43,16 +46,6 @@ async fn allow(server: &RedisServer, user: &str, password: &str) {
     let password = format!(">{password}");
     let rights = ["ACL", "SETUSER", user, "on", &password, "~*", "&*", "+@all"];
     let () = run(&mut raw, &rights).await;
-}
-
-/// The value of a field, for each connection of larder.
-pub(super) async fn connected(server: &RedisServer, field: &str) -> Vec<String> {
-    let mut raw = server.connection().await;
-    let list: String = run(&mut raw, &["CLIENT", "LIST"]).await;
-    let lines = list.lines().filter(|line| line.contains(" name=larder:"));
-    let field = format!("{field}=");
-    let fields = lines.filter_map(|line| line.split(' ').find_map(|f| f.strip_prefix(&*field)));
-    fields.map(str::to_owned).collect()
 }
 
 #[tokio::test]

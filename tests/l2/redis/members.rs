@@ -11,7 +11,7 @@ use futures::future::join_all;
 use larder::l2::{
     Applied, Event, Kind, L2Error, Lane, LeaseReply, MemberInfo, Subscription, Want, WriteAck,
 };
-use tokio::time::{Instant, timeout};
+use tokio::time::{Instant, sleep, timeout};
 
 use super::{own_key, run};
 use crate::store::*;
@@ -98,6 +98,7 @@ async fn the_age_of_the_list_is_measured_by_its_members() {
         assert!((reached..=begin.elapsed()).contains(&age), "{age:?}");
         let grows = async {
             while reached < until {
+                sleep(Duration::from_millis(1)).await;
                 answer(&mut *subscription).await.unwrap();
                 reached = invalidate_awaited(&*lane).await.members_age;
                 assert!(reached <= begin.elapsed(), "{reached:?}");

@@ -1,6 +1,7 @@
 //! A script goes by one time.
 
 use super::*;
+use crate::store::*;
 
 /// The clock of Redis 7.0 goes on while a script runs.
 #[tokio::test]

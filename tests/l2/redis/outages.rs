@@ -231,7 +231,7 @@ async fn an_insert_that_was_stuck_does_not_land() {
 async fn a_second_connection_that_is_half_open_is_replaced_alone() {
     const PATIENCE: Duration = Duration::from_secs(2);
     let store = Redis::start().await;
-    let detour = Detour::to(store.server.port()).await;
+    let detour = Detour::to(&store.server).await;
     let l2 = RedisL2::open(&detour.url).unwrap();
     let (lane, met) = watched_lane(&l2, PATIENCE);
     let crowd = async || {

@@ -11,8 +11,7 @@ use tokio::net::TcpStream;
 use tokio::runtime::Builder;
 use tokio::task::spawn_blocking;
 
-use super::logins::connected;
-use super::run;
+use super::{connected, run};
 use crate::store::*;
 use crate::support::eventually::eventually;
 use crate::support::proxy::{Kind, Line, Proxy, Way};

@@ -11,6 +11,7 @@ use larder::l2::{Key, RedisL2, Server};
 
 use self::certificates::{Authority, Signed, TlsServer};
 use super::*;
+use crate::store::*;
 
 #[path = "../../support/certificates.rs"]
 mod certificates;
@@ -131,8 +132,9 @@ fn certificates_that_cannot_work_are_refused_before_connecting() {
 #[cfg(feature = "cluster")]
 mod on_a_cluster {
     use larder::Builder;
+    use larder::l2::Lane;
 
-    use tokio::time::sleep;
+    use tokio::time::{sleep, timeout};
 
     use std::fs;
 

@@ -37,6 +37,8 @@ pub(crate) struct Server {
     /// By the SHA1 of their texts.
     pub(crate) scripts: HashMap<String, Script>,
     pub(crate) script: Option<RunningScript>,
+    /// How often each command was executed.
+    pub(crate) calls: BTreeMap<&'static str, u64>,
     /// The server with which it is compared.
     pub(crate) real: Option<RealServer>,
     /// Commands that this server does not have, and the crate has sent.
@@ -60,6 +62,8 @@ pub struct Settings {
     pub replicas: Option<(u32, u32)>,
     /// Whether it still reads its data.
     pub is_loading: bool,
+    /// Fields that INFO does not show.
+    pub hidden: BTreeSet<String>,
     /// Names of commands, in lower case, that the user has no right to.
     pub refused: BTreeSet<String>,
     /// Whether keys that a script uses must be declared to it.
@@ -116,6 +120,7 @@ impl Server {
             channels: BTreeMap::new(),
             scripts: HashMap::new(),
             script: None,
+            calls: BTreeMap::new(),
             real: None,
             unknown: Vec::new(),
         };
@@ -354,6 +359,7 @@ impl Server {
     }
 
     fn run(&mut self, session: SessionId, command: &Command, args: &[Vec<u8>]) -> Reply {
+        *self.calls.entry(command.name).or_default() += 1;
         let mut call = Call {
             server: self,
             session,
@@ -427,8 +433,8 @@ impl Session {
     }
 }
 
-/// Forty hex digits. A test seeds fastrand to have the same ones.
-fn random_id() -> String {
+/// As many as Redis has in such a name: forty hex digits. A test seeds fastrand to have the same ones.
+pub(crate) fn random_id() -> String {
     let digit = |_| char::from_digit(fastrand::u32(..16), 16).expect("a digit");
     (0..40).map(digit).collect()
 }

@@ -4,6 +4,7 @@ use std::fmt::Write;
 
 use super::{Answer, Call, SYNTAX, fail, word};
 use crate::reply::Reply;
+use crate::server::random_id;
 
 /// The release whose answers it gives.
 pub(super) const VERSION: &str = "7.0.15";
@@ -30,7 +31,14 @@ pub(super) fn info(call: &mut Call<'_>) -> Answer {
             if !text.is_empty() {
                 text.push_str("\r\n");
             }
-            _ = write!(text, "# {section}\r\n{}\r\n", lines.join("\r\n"));
+            _ = write!(text, "# {section}\r\n");
+            let is_hidden = |line: &&String| {
+                let field = line.split(':').next().unwrap_or_default();
+                server.settings.hidden.contains(field)
+            };
+            for line in lines.iter().filter(|line| !is_hidden(line)) {
+                _ = write!(text, "{line}\r\n");
+            }
         }
     };
     add(
@@ -71,6 +79,12 @@ pub(super) fn info(call: &mut Call<'_>) -> Answer {
     replication.push(format!("master_replid:{}", server.replication_id));
     replication.push(format!("master_replid2:{:040}", 0));
     add("Replication", &replication);
+    // Only on request.
+    if wanted.iter().any(|section| section == "commandstats") {
+        let calls = server.calls.iter();
+        let lines = calls.map(|(name, calls)| format!("cmdstat_{name}:calls={calls},"));
+        add("Commandstats", &lines.collect::<Vec<_>>());
+    }
     Ok(Reply::text(text))
 }
 
@@ -84,14 +98,36 @@ pub(super) fn role(call: &mut Call<'_>) -> Answer {
     Ok(Reply::Array(vec![Reply::text(role)]))
 }
 
-/// The two settings that tests change while the server runs.
+/// It follows another server, or no one any more. No data comes from the other one.
+pub(super) fn replicaof(call: &mut Call<'_>) -> Answer {
+    let is_replica = word(call.arg(1)) != "no";
+    if call.server.settings.is_replica && !is_replica {
+        call.server.replication_id = random_id();
+    }
+    call.server.settings.is_replica = is_replica;
+    Ok(Reply::ok())
+}
+
+/// A number of bytes, such as `1mb`.
+fn bytes(text: &str) -> Option<usize> {
+    match text.strip_suffix("mb") {
+        None => text.parse().ok(),
+        Some(many) => many.parse().ok().map(|many: usize| many << 20),
+    }
+}
+
+/// The two settings that tests change while the server runs, and its counters.
 pub(super) fn config(call: &mut Call<'_>) -> Answer {
     match (&*word(call.arg(1)), call.from(2)) {
+        ("resetstat", []) => {
+            call.server.calls.clear();
+            Ok(Reply::ok())
+        }
         ("set", [name, value]) => {
             let value = String::from_utf8_lossy(value).into_owned();
             match &*word(name) {
                 "maxmemory" => {
-                    let most = value.parse().map_err(|_| Reply::error(SYNTAX))?;
+                    let most = bytes(&value).ok_or_else(|| Reply::error(SYNTAX))?;
                     call.server.settings.maxmemory = (most > 0).then_some(most);
                 }
                 "maxmemory-policy" => call.server.settings.policy = value,

@@ -190,6 +190,18 @@ pub(super) fn acl(call: &mut Call<'_>) -> Answer {
                 }
             })
         }
+        ("setuser", [user, rights @ ..]) if user == b"default" => {
+            for right in rights {
+                let command = word(right.get(1..).unwrap_or_default());
+                let refused = &mut call.server.settings.refused;
+                match right.first() {
+                    Some(b'-') => refused.insert(command),
+                    Some(b'+') => refused.remove(&command),
+                    _ => return fail(SYNTAX),
+                };
+            }
+            Ok(Reply::ok())
+        }
         (other, _) => {
             let other = format!("ACL {other}");
             call.server.unknown.push(other);

@@ -78,6 +78,17 @@ pub(super) fn pexpire(call: &mut Call<'_>) -> Answer {
     Ok(Reply::Integer(1))
 }
 
+/// In seconds: only tests do so.
+pub(super) fn expire(call: &mut Call<'_>) -> Answer {
+    let (key, seconds) = (call.arg(1), call.number(2)?);
+    let at = signed(call.db().now) + seconds * 1000;
+    let Some(entry) = call.db().entry(key) else {
+        return Ok(Reply::Integer(0));
+    };
+    entry.expires_at = u64::try_from(at).ok();
+    Ok(Reply::Integer(1))
+}
+
 pub(super) fn persist(call: &mut Call<'_>) -> Answer {
     let key = call.arg(1);
     let had_ttl = call

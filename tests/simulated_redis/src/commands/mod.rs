@@ -138,6 +138,7 @@ static COMMANDS: &[Command] = &[
     command("type", 2, 0, Keys::First, keys::kind),
     command("pttl", 2, 0, Keys::First, keys::pttl),
     command("pexpire", -3, WRITES, Keys::First, keys::pexpire),
+    command("expire", 3, WRITES, Keys::First, keys::expire),
     command("persist", 2, WRITES, Keys::First, keys::persist),
     command("rename", 3, WRITES, Keys::FirstTwo, keys::rename),
     command("scan", -2, 0, Keys::None, keys::scan),
@@ -150,6 +151,7 @@ static COMMANDS: &[Command] = &[
     command("getrange", 4, 0, Keys::First, texts::getrange),
     command("setrange", 4, WRITES | GROWS, Keys::First, texts::setrange),
     command("lpush", -3, WRITES | GROWS, Keys::First, texts::lpush),
+    command("rpush", -3, WRITES | GROWS, Keys::First, texts::rpush),
     command("hset", -4, WRITES | GROWS, Keys::First, hashes::hset),
     command("hget", 3, 0, Keys::First, hashes::hget),
     command("hmget", -3, 0, Keys::First, hashes::hmget),
@@ -184,6 +186,7 @@ static COMMANDS: &[Command] = &[
     command("time", 1, ALWAYS, Keys::None, about::time),
     command("info", -1, ALWAYS, Keys::None, about::info),
     command("role", 1, NO_SCRIPT | ALWAYS, Keys::None, about::role),
+    command("replicaof", 3, NO_SCRIPT, Keys::None, about::replicaof),
     command("config", -2, NO_SCRIPT | ALWAYS, Keys::None, about::config),
 ];
 

@@ -1,4 +1,4 @@
-//! Commands for keys that hold a text; and the one that makes a list.
+//! Commands for keys that hold a text; and those that make a list.
 
 use super::{Answer, Call, NO_NUMBER, SYNTAX, WRONG_TYPE, fail, number, word};
 use crate::keyspace::Value;
@@ -131,13 +131,25 @@ pub(super) fn setrange(call: &mut Call<'_>) -> Answer {
 }
 
 pub(super) fn lpush(call: &mut Call<'_>) -> Answer {
+    push(call, true)
+}
+
+pub(super) fn rpush(call: &mut Call<'_>) -> Answer {
+    push(call, false)
+}
+
+fn push(call: &mut Call<'_>, in_front: bool) -> Answer {
     let (key, items) = (call.arg(1), call.from(2));
     if call.db().value(key).is_none() {
         call.db().set(key, Value::List(Vec::new()), None);
     }
     let many = call.held(key, |value| match value {
         Value::List(list) => {
-            list.splice(0..0, items.iter().rev().cloned());
+            if in_front {
+                list.splice(0..0, items.iter().rev().cloned());
+            } else {
+                list.extend_from_slice(items);
+            }
             Some(list.len())
         }
         _ => None,

@@ -12,6 +12,7 @@
     reason = "a step that fails ends the test"
 )]
 
+#[path = "../support/mod.rs"]
 mod support;
 
 #[path = "../../../cache/breaker.rs"]

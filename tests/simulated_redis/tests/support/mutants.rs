@@ -1,9 +1,11 @@
-//! Makes the mutants.
+//! Makes mutants of the scripts.
 
+use std::env;
 use std::fs;
 use std::path::Path;
+use std::sync::OnceLock;
 
-use simulated_redis::{Edit, compiles};
+use simulated_redis::{Edit, compiles, edit_scripts};
 
 /// Scripts that no step of a store runs: tools and programs in other languages do.
 const NO_STEPS: &[&str] = &[
@@ -18,10 +20,27 @@ const NO_STEPS: &[&str] = &[
     "remains.lua",
 ];
 
+/// Names the mutant with which all tests of a process run.
+pub(crate) const MUTANT: &str = "LARDER_MUTANT";
+
 pub(crate) struct Mutant {
     /// The file, the line, and what became of it.
     pub(crate) name: String,
     pub(crate) edit: Edit,
+}
+
+/// The servers of this thread have the mutant that [`MUTANT`] names.
+pub(crate) fn edit() {
+    static EDIT: OnceLock<Option<Edit>> = OnceLock::new();
+    let edit = EDIT.get_or_init(|| {
+        let name = env::var(MUTANT).ok()?;
+        let file = name.split(':').next().unwrap_or_default();
+        let found = mutants(file).into_iter().find(|other| other.name == name);
+        Some(found.expect("there is such a mutant").edit)
+    });
+    if edit.is_some() {
+        edit_scripts(edit.clone());
+    }
 }
 
 /// The mutants of a file, or of all if none is named.

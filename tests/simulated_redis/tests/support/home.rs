@@ -8,6 +8,10 @@ use tokio::runtime::{Handle, RuntimeFlavor};
 
 use super::redis_server::{RedisServer, at};
 
+/// How much of random steps is compared.
+pub(crate) const SEEDS: u64 = 2;
+pub(crate) const STEPS: usize = 1000;
+
 /// Stops tokio's time, unless that is so already, or the test has several threads.
 pub(crate) fn pause() {
     let (began, real) = (tokio::time::Instant::now(), Instant::now());
@@ -45,8 +49,12 @@ pub(crate) fn keep_time<K, V>(builder: Builder<K, V>) -> Builder<K, V> {
     builder.clock(Clock::tokio())
 }
 
+pub(crate) fn clock() -> Clock {
+    Clock::tokio()
+}
+
 pub(crate) fn open(url: impl Into<String>) -> RedisL2 {
-    RedisL2::open(at(&url.into()).server()).unwrap()
+    RedisL2::open(at(&url.into())).unwrap()
 }
 
 pub(crate) fn cluster(_: Vec<String>) -> RedisL2 {
