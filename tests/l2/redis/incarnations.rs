@@ -1,10 +1,14 @@
 //! A server that forgets, restarts, or brings back what was deleted.
 
+use std::collections::BTreeSet;
 use std::time::Duration;
 
 use deadpool_redis::redis::cmd;
 use futures::StreamExt;
-use larder::l2::{Event, Fill};
+#[cfg(feature = "write-behind")]
+use larder::l2::{Append, Lane, Settled, Waiting, Written};
+use larder::l2::{Event, Fill, Kind, NewLifetime, Step, Ttls, Version};
+use larder_store_tests::steps::Steps;
 
 use super::{end, lane, own_key, run, shown, value_key, watched_lane};
 use crate::store::*;
@@ -33,6 +37,128 @@ async fn a_lost_clock_starts_a_new_epoch() {
     let stamp = filled(&*lane, "k", new, b"new").await;
     assert_eq!(stamp.epoch, new.epoch);
     assert!(usable(&*lane, "k").await.is_some());
+}
+
+/// By a random number of its caller: of two epochs with one number, the second would have the values of the first.
+#[tokio::test]
+async fn each_step_that_finds_the_clock_lost_begins_an_epoch_of_its_own() {
+    let store = Redis::start().await;
+    let (lane, mut raw) = (&*store.lane(), store.server.connection().await);
+    let (payload, absent) = (payload_of(Kind::Insert, &["k"]), Version::ABSENT);
+    let (value, ttls) = (sealed(b"v"), Ttls::new(LONG));
+    let steps = [
+        "acquire_lease",
+        "fill",
+        "revalidate",
+        "insert",
+        "insert_if",
+        "expire",
+        "touch",
+        "invalidate",
+        "invalidate_tags",
+        "switch on",
+        "switch off",
+        "clear",
+        "end_leases",
+        "subscribe",
+        #[cfg(feature = "write-behind")]
+        "append",
+        #[cfg(feature = "write-behind")]
+        "append in the place of one",
+        #[cfg(feature = "write-behind")]
+        "settle",
+    ];
+    let (mut epochs, mut lists) = (BTreeSet::new(), BTreeSet::new());
+    for step in steps {
+        // All else is the same the second time.
+        for _ in 0..2 {
+            invalidate(lane, &["k"]).await;
+            let lease = granted(lane, "k").await;
+            let old = insert(lane, "k", b"old").await;
+            #[cfg(feature = "write-behind")]
+            let taken = taken(lane).await;
+            let _: i64 = run(&mut raw, &["DEL", &own_key("clock"), &own_key("live")]).await;
+            match step {
+                "acquire_lease" => _ = granted(lane, "other").await,
+                "fill" => _ = fill(lane, "k", lease, b"v").await,
+                "revalidate" => {
+                    let again = lane.revalidate("k", lease, old.ver, ttls, &[]);
+                    _ = again.await.unwrap();
+                }
+                "insert" => _ = insert(lane, "k", b"v").await,
+                "insert_if" => {
+                    let inserted = lane.insert_if("k", &value, absent, &payload, None);
+                    assert!(inserted.await.unwrap().is_some());
+                }
+                "expire" => _ = lane.expire(&["k"], &payload).await.unwrap(),
+                "touch" => {
+                    let touched = lane.touch("k", NewLifetime::Renewed(ttls), &payload, None);
+                    assert_eq!(touched.await.unwrap(), None, "it is of another epoch");
+                }
+                "invalidate" => {
+                    let (hold, is_awaited) = (Duration::ZERO, true);
+                    let payload = payload_of(Kind::InvalidateAwaited, &["k"]);
+                    let step = Step::Invalidate { hold, is_awaited };
+                    let ack = lane.ack(step, &["k"], &payload).await.unwrap();
+                    assert!((1..1 << 53).contains(&ack.generation), "{ack:?}");
+                    assert!(lists.insert(ack.generation), "the list is a new one, too");
+                }
+                "invalidate_tags" => _ = invalidate_tags(lane, &["t"]).await,
+                "switch on" => lane.switch(false, None).await.unwrap(),
+                "switch off" => lane.switch(true, None).await.unwrap(),
+                "clear" => _ = clear(lane).await,
+                "end_leases" => _ = lane.end_leases().await.unwrap(),
+                #[cfg(feature = "write-behind")]
+                "append" => append(lane, None).await,
+                #[cfg(feature = "write-behind")]
+                "append in the place of one" => append(lane, Some(absent)).await,
+                #[cfg(feature = "write-behind")]
+                "settle" => settle(lane, &taken).await,
+                _ => drop(subscribe(lane).await),
+            }
+            let at: Vec<u8> = run(&mut raw, &["HGET", &own_key("clock"), "at"]).await;
+            assert_eq!(at.len(), 24, "{step} has left no clock");
+            let epoch = u64::from_be_bytes(at[..8].try_into().unwrap());
+            assert!((1..1 << 53).contains(&epoch), "{step}: {epoch}");
+            assert!(epochs.insert(epoch), "{step} has begun {epoch} again");
+        }
+    }
+}
+
+#[cfg(feature = "write-behind")]
+const FENCE: u64 = 7;
+
+#[cfg(feature = "write-behind")]
+async fn append(lane: &dyn Lane, version: Option<Version>) {
+    // No lease is granted where a write waits.
+    let key = "written";
+    let (value, payload) = (sealed(b"v"), payload_of(Kind::Insert, &[key]));
+    let append = Append {
+        encoded_key: key.into(),
+        most: u64::MAX,
+        version,
+    };
+    let appended = lane.append(key, &value, append, &payload, None).await;
+    assert!(matches!(appended, Ok(Written::Done(_))), "{appended:?}");
+}
+
+/// All writes that wait, of which there is one at least.
+#[cfg(feature = "write-behind")]
+async fn taken(lane: &dyn Lane) -> Vec<Waiting> {
+    append(lane, None).await;
+    let stream = lane.write_stream().unwrap();
+    stream.take(FENCE, LONG, 1000).await.unwrap().unwrap()
+}
+
+#[cfg(feature = "write-behind")]
+async fn settle(lane: &dyn Lane, taken: &[Waiting]) {
+    let settled = Settled {
+        writes: &taken.iter().collect::<Vec<_>>(),
+        outcome: Ok(&BTreeSet::new()),
+        origin: ORIGIN,
+    };
+    let settled = lane.write_stream().unwrap().settle(FENCE, settled);
+    assert!(settled.await.unwrap());
 }
 
 /// The log outlives its clock, and holds higher numbers than the new one will give for a while.
