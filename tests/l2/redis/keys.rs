@@ -5,11 +5,14 @@ use std::cell::Cell;
 use std::collections::{BTreeSet, HashMap};
 use std::time::Duration;
 
+use deadpool_redis::redis::aio::MultiplexedConnection;
 use deadpool_redis::redis::cmd;
 use futures::StreamExt;
 use futures::stream;
+#[cfg(feature = "write-behind")]
+use larder::l2::{Append, Settled, Written};
 use larder::l2::{
-    Fill, Key, Kind, LeaseReply, NewLifetime, Stamp, StoredCounts, Ttls, Version, Want,
+    Fill, Key, Kind, Lane, LeaseReply, NewLifetime, Stamp, StoredCounts, Ttls, Version, Want,
 };
 
 use super::{own_key, run, value_key, watched_lane};
@@ -18,6 +21,14 @@ use crate::support::eventually::eventually;
 use crate::support::home;
 
 type Entries = Vec<(String, HashMap<String, Vec<u8>>)>;
+
+/// A key goes by itself after so long.
+async fn assert_lasts(raw: &mut MultiplexedConnection, key: &str, ttl: Duration) {
+    let left: i64 = run(raw, &["PTTL", key]).await;
+    let ttl = i64::try_from(ttl.as_millis()).unwrap();
+    // On a real server some of the time has passed.
+    assert!((ttl - 30_000..=ttl).contains(&left), "{key} has {left} ms");
+}
 
 #[tokio::test]
 async fn the_names_of_the_keys_are_those_of_the_protocol() {
@@ -71,6 +82,474 @@ async fn a_revalidated_value_stays_in_redis_for_its_new_ttl() {
     let left: i64 = run(&mut raw, &["PTTL", &value_key("k")]).await;
     let long = i64::try_from(LONG.as_millis()).unwrap();
     assert!((long + 1..=2 * long).contains(&left), "{left}");
+}
+
+/// Whether or not the version of the tag is there already, for another value.
+#[tokio::test]
+async fn a_value_and_the_versions_of_its_tags_are_in_redis_for_as_long_as_it_is_kept() {
+    let store = Redis::start().await;
+    let (lane, mut raw) = (&*store.lane(), store.server.connection().await);
+    let ttls = Ttls {
+        kept: LONG,
+        ..Ttls::new(2 * LONG)
+    };
+    let steps = [
+        "insert",
+        "insert_if",
+        "fill",
+        "revalidate",
+        "touch",
+        #[cfg(feature = "write-behind")]
+        "append",
+    ];
+    for (step, is_known) in steps
+        .into_iter()
+        .flat_map(|step| [(step, true), (step, false)])
+    {
+        let stored = insert_tagged(lane, step, LONG, &[step]).await;
+        let tag = own_key(&format!("tag:{step}"));
+        if !is_known {
+            let _: i64 = run(&mut raw, &["DEL", &tag]).await;
+        }
+        let mut value = tagged(b"v", LONG, &[step]);
+        set_ttls(&mut value, ttls);
+        let payload = payload_of(Kind::Insert, &[step]);
+        let lease = async || match acquire_lease_for(lane, step, LONG, Want::Nothing).await {
+            LeaseReply::Granted(lease) => lease,
+            other => panic!("no lease, but {other:?}"),
+        };
+        match step {
+            "insert" => {
+                let inserted = lane.insert(&[(step, &value)], &payload, None).await;
+                assert!(inserted.is_ok(), "{inserted:?}");
+            }
+            "insert_if" => {
+                // Without the version of its tag the value is invalid.
+                let version = if is_known {
+                    stored.version()
+                } else {
+                    Version::ABSENT
+                };
+                let inserted = lane.insert_if(step, &value, version, &payload, None);
+                assert!(inserted.await.unwrap().is_some());
+            }
+            "fill" => {
+                let filled = lane.fill(step, lease().await, &value, None).await.unwrap();
+                assert!(matches!(filled, Fill::Stored(_)), "{filled:?}");
+            }
+            "revalidate" => {
+                let (lease, tags) = (lease().await, [step.into()]);
+                let again = lane.revalidate(step, lease, stored.ver, ttls, &tags).await;
+                assert!(matches!(again, Ok(Some(Fill::Stored(_)))), "{again:?}");
+            }
+            "touch" => {
+                let touched = lane.touch(step, NewLifetime::Renewed(ttls), &payload, None);
+                assert_eq!(touched.await.unwrap().is_some(), is_known);
+                if !is_known {
+                    continue;
+                }
+            }
+            #[cfg(feature = "write-behind")]
+            _ => {
+                let append = Append {
+                    encoded_key: step.into(),
+                    most: u64::MAX,
+                    version: None,
+                };
+                let appended = lane.append(step, &value, append, &payload, None);
+                assert!(matches!(appended.await, Ok(Written::Done(_))));
+            }
+            #[cfg(not(feature = "write-behind"))]
+            _ => {}
+        }
+        for key in [&value_key(step), &tag] {
+            assert_lasts(&mut raw, key, 3 * LONG).await;
+        }
+        // A value that is alone goes earlier, and its tag may be that of others.
+        let short = NewLifetime::Renewed(Ttls::new(LONG));
+        let touched = lane.touch(step, short, &payload, None).await;
+        assert!(touched.unwrap().is_some(), "{step}");
+        assert_lasts(&mut raw, &value_key(step), LONG).await;
+        assert_lasts(&mut raw, &tag, 3 * LONG).await;
+    }
+}
+
+#[tokio::test]
+async fn a_key_is_in_redis_for_as_long_as_the_longest_of_its_values() {
+    let store = Redis::start().await;
+    let mut raw = store.server.connection().await;
+    let lanes = [1, 2].map(|type_tag| lane_of_type(&store, type_tag));
+    for (type_tag, lane, ttl) in [(1, &lanes[0], 3 * LONG), (2, &lanes[1], LONG)] {
+        let lease = granted(&**lane, "k").await;
+        let value = of_type(type_tag, b"v", ttl, &[]);
+        let filled = lane.fill("k", lease, &value, None).await.unwrap();
+        assert!(matches!(filled, Fill::Stored(_)), "{filled:?}");
+        assert_lasts(&mut raw, &value_key("k"), 3 * LONG).await;
+    }
+    let [old, new] = &lanes;
+    let payload = payload_of(Kind::Invalidate, &["k"]);
+    for (lane, ttl, expected) in [
+        (new, 2 * LONG, 3 * LONG),
+        (old, 2 * LONG, 3 * LONG),
+        (new, 4 * LONG, 4 * LONG),
+        (new, LONG, 4 * LONG),
+        (old, 5 * LONG, 5 * LONG),
+    ] {
+        let lifetime = NewLifetime::Renewed(Ttls::new(ttl));
+        let touched = lane.touch("k", lifetime, &payload, None).await;
+        assert!(touched.unwrap().is_some());
+        assert_lasts(&mut raw, &value_key("k"), expected).await;
+    }
+}
+
+/// A copy of the request may come so late, and is refused after its deadline.
+#[tokio::test]
+async fn the_answer_of_a_write_is_kept_until_no_copy_of_it_can_come() {
+    let store = Redis::start().await;
+    let (lane, mut raw) = (&*store.lane(), store.server.connection().await);
+    let (value, payload) = (sealed(b"v"), payload_of(Kind::Insert, &["k"]));
+    let steps = [
+        "insert_if",
+        #[cfg(feature = "write-behind")]
+        "append",
+        #[cfg(feature = "write-behind")]
+        "append to a full stream",
+    ];
+    for (step, has_deadline) in steps
+        .into_iter()
+        .flat_map(|step| [(step, true), (step, false)])
+    {
+        invalidate(lane, &["k"]).await;
+        let (clock, _) = subscribe(lane).await;
+        let deadline = has_deadline.then_some(clock.now + 300_000);
+        match step {
+            "insert_if" => {
+                let absent = Version::ABSENT;
+                let inserted = lane.insert_if("k", &value, absent, &payload, deadline);
+                assert!(inserted.await.unwrap().is_some());
+            }
+            #[cfg(feature = "write-behind")]
+            _ => {
+                let append = Append {
+                    encoded_key: b"k".to_vec(),
+                    most: if step == "append" { u64::MAX } else { 0 },
+                    version: None,
+                };
+                let appended = lane.append("k", &value, append, &payload, deadline).await;
+                assert_eq!(appended.unwrap() == Written::Full, step != "append");
+            }
+            #[cfg(not(feature = "write-behind"))]
+            _ => {}
+        }
+        let done: Vec<String> = run(&mut raw, &["KEYS", &own_key("done:*")]).await;
+        assert_eq!(done.len(), 1, "{step}");
+        // Up to the deadline, and that millisecond; or for a minute.
+        let ms = if has_deadline { 300_001 } else { 60_000 };
+        assert_lasts(&mut raw, &done[0], Duration::from_millis(ms)).await;
+        let _: i64 = run(&mut raw, &["DEL", &done[0]]).await;
+    }
+}
+
+/// As the protocol says: a `+` if another load waits, and an `&` if there are values of other types. Without it a fill
+/// does not read the key.
+#[tokio::test]
+async fn a_lease_says_who_waits_and_whether_there_are_values_of_other_types() {
+    let store = Redis::start().await;
+    let mut raw = store.server.connection().await;
+    let [one, other] = [1, 2].map(|type_tag| lane_of_type(&store, type_tag));
+    let anew = async |lane: &dyn Lane| match acquire_lease_for(lane, "k", LONG, Want::Nothing).await
+    {
+        LeaseReply::Granted(lease) => lease,
+        other => panic!("no lease, but {other:?}"),
+    };
+    // The marks of each lease, in their order.
+    let raw = &mut raw;
+    let mut marks = async || {
+        let leases: Option<String> = run(raw, &["GET", &own_key("lease:k")]).await;
+        let leases = leases.unwrap_or_default();
+        let is_mark = |lease: &str| {
+            let parts: Vec<_> = lease.split(':').collect();
+            assert_eq!(parts.len(), 5, "{leases:?}");
+            parts[4]
+                .trim_start_matches(|char: char| char.is_ascii_digit())
+                .to_owned()
+        };
+        leases.split(' ').map(is_mark).collect::<Vec<_>>()
+    };
+    let of_one = granted(&*one, "k").await;
+    assert_eq!(marks().await, [""]);
+    assert!(matches!(
+        acquire_lease(&*one, "k").await,
+        LeaseReply::Wait(_)
+    ));
+    assert_eq!(marks().await, ["+"]);
+    let of_other = granted(&*other, "k").await;
+    assert_eq!(marks().await, ["", "+"], "the last one is in front");
+    assert!(given_back(&*other, "k", of_other).await);
+    assert_eq!(marks().await, ["+"]);
+
+    // A fill of another type puts a value beside the one that is to come.
+    let of_other = granted(&*other, "k").await;
+    let value = of_type(1, b"v", LONG, &[]);
+    let filled = one.fill("k", of_one, &value, None).await.unwrap();
+    assert!(matches!(filled, Fill::Stored(_)), "{filled:?}");
+    assert_eq!(marks().await, ["&"]);
+    assert!(given_back(&*other, "k", of_other).await);
+    // There is a value of one type, and no other one.
+    let of_one = anew(&*one).await;
+    assert_eq!(marks().await, [""]);
+    assert!(given_back(&*one, "k", of_one).await);
+    let of_other = granted(&*other, "k").await;
+    assert_eq!(marks().await, ["&"]);
+    assert!(matches!(
+        acquire_lease(&*other, "k").await,
+        LeaseReply::Wait(_)
+    ));
+    assert_eq!(marks().await, ["+&"]);
+    let value = of_type(2, b"v", LONG, &[]);
+    let filled = other.fill("k", of_other, &value, None).await.unwrap();
+    assert!(matches!(filled, Fill::Stored(_)), "{filled:?}");
+    // The value of its own type is in front, and another one follows.
+    anew(&*other).await;
+    assert_eq!(marks().await, ["&"]);
+}
+
+/// Written by another program: it is nobody's, so it is not kept beside a lease.
+#[tokio::test]
+async fn text_that_is_no_lease_is_replaced() {
+    let store = Redis::start().await;
+    let (lane, mut raw) = (&*store.lane(), store.server.connection().await);
+    for senseless in ["x", "1:2:3", "a:b c:d", "1:2:3:zz:99999999999999"] {
+        let _: () = run(&mut raw, &["SET", &own_key("lease:k"), senseless]).await;
+        let lease = granted(lane, "k").await;
+        let text: String = run(&mut raw, &["GET", &own_key("lease:k")]).await;
+        assert!(text.starts_with(&format!("{}:", lease.epoch)), "{text}");
+        assert!(!text.contains(' '), "{text}");
+        assert!(given_back(lane, "k", lease).await);
+    }
+}
+
+/// The mark of a write, in the place of a hold.
+#[cfg(feature = "write-behind")]
+#[tokio::test]
+async fn a_mark_names_its_write_its_value_and_until_when_a_hold_lasts() {
+    let store = Redis::start().await;
+    let (lane, mut raw) = (&*store.lane(), store.server.connection().await);
+    let held = own_key("hold:k");
+    let stream = lane.write_stream().unwrap();
+    let append = async || {
+        let append = Append {
+            encoded_key: b"k".to_vec(),
+            most: u64::MAX,
+            version: None,
+        };
+        let (value, payload) = (sealed(b"v"), payload_of(Kind::Insert, &["k"]));
+        let appended = lane.append("k", &value, append, &payload, None).await;
+        let Ok(Written::Done(ack)) = appended else {
+            panic!("{appended:?}");
+        };
+        let last = stream.pending().await.unwrap().last.unwrap();
+        (format!("W{}-{}", last.ms, last.number), ack.stamp)
+    };
+    let hold = async || {
+        let payload = payload_of(Kind::Invalidate, &["k"]);
+        let ack = lane.invalidate(&["k"], &payload, LONG).await.unwrap();
+        ack.stamp.written_at + u64::try_from(LONG.as_millis()).unwrap()
+    };
+    let settle = async || {
+        let taken = stream.take(7, LONG, 10).await.unwrap().unwrap();
+        let settled = Settled {
+            writes: &taken.iter().collect::<Vec<_>>(),
+            outcome: Ok(&BTreeSet::new()),
+            origin: ORIGIN,
+        };
+        assert!(stream.settle(7, settled).await.unwrap());
+    };
+    let (id, stamp) = append().await;
+    let mark: String = run(&mut raw, &["GET", &held]).await;
+    assert_eq!(mark, format!("{id}:0:{}:{}", stamp.epoch, stamp.ver));
+    assert_eq!(run::<i64>(&mut raw, &["PTTL", &held]).await, -1);
+    settle().await;
+    assert_eq!(run::<i64>(&mut raw, &["EXISTS", &held]).await, 0);
+
+    // Asked for while the write waits, and before it.
+    for is_before in [false, true] {
+        let mut till = 0;
+        if is_before {
+            till = hold().await;
+        }
+        append().await;
+        if !is_before {
+            till = hold().await;
+        }
+        let (id, stamp) = append().await;
+        let mark: String = run(&mut raw, &["GET", &held]).await;
+        let rest = mark
+            .strip_prefix(&format!("{id}:"))
+            .expect("it is that write");
+        let (noted, version) = rest.split_once(':').unwrap();
+        // On a real server the time goes on in between.
+        assert!(
+            noted.parse::<u64>().unwrap().abs_diff(till) <= 1000,
+            "{mark}"
+        );
+        assert_eq!(version, format!("{}:{}", stamp.epoch, stamp.ver));
+        settle().await;
+        assert_eq!(run::<String>(&mut raw, &["GET", &held]).await, "");
+        assert_lasts(&mut raw, &held, LONG).await;
+        assert_eq!(acquire_lease(lane, "k").await, LeaseReply::Hold);
+        let _: i64 = run(&mut raw, &["DEL", &held]).await;
+    }
+}
+
+/// An eviction, or somebody who deletes it: no worker would ever end the mark.
+#[cfg(feature = "write-behind")]
+#[tokio::test]
+async fn a_mark_whose_write_is_gone_ends_and_leaves_the_hold() {
+    let store = Redis::start().await;
+    let (lane, mut raw) = (&*store.lane(), store.server.connection().await);
+    for is_held in [false, true] {
+        let append = Append {
+            encoded_key: b"k".to_vec(),
+            most: u64::MAX,
+            version: None,
+        };
+        let (value, payload) = (sealed(b"v"), payload_of(Kind::Insert, &["k"]));
+        let appended = lane.append("k", &value, append, &payload, None).await;
+        assert!(matches!(appended, Ok(Written::Done(_))), "{appended:?}");
+        let hold = if is_held { LONG } else { Duration::ZERO };
+        let payload = payload_of(Kind::Invalidate, &["k"]);
+        lane.invalidate(&["k"], &payload, hold).await.unwrap();
+        let _: i64 = run(&mut raw, &["DEL", &own_key("writes")]).await;
+        // The second one finds what the first has left.
+        for _ in 0..2 {
+            if is_held {
+                assert_eq!(acquire_lease(lane, "k").await, LeaseReply::Hold);
+                assert_lasts(&mut raw, &own_key("hold:k"), LONG).await;
+            } else {
+                let lease = granted(lane, "k").await;
+                assert!(given_back(lane, "k", lease).await);
+                let left: i64 = run(&mut raw, &["EXISTS", &own_key("hold:k")]).await;
+                assert_eq!(left, 0);
+            }
+        }
+    }
+}
+
+/// The clock lists the 64 that were invalidated last, with their versions, and the version of the last one that it lacks.
+#[tokio::test]
+async fn the_clock_lists_the_tags_that_were_invalidated_last() {
+    let store = Redis::start().await;
+    let (lane, mut raw) = (&*store.lane(), store.server.connection().await);
+    let mut vers = Vec::new();
+    let mut epoch = 0;
+    for n in 0..70 {
+        let stamp = invalidate_tags(lane, &[&format!("tag {n}")]).await;
+        vers.push(stamp.ver);
+        epoch = stamp.epoch;
+    }
+    let list: Vec<u8> = run(&mut raw, &["HGET", &own_key("clock"), "tags"]).await;
+    let (head, list) = list.split_at(16);
+    assert_eq!(head, [epoch, vers[5]].map(u64::to_be_bytes).as_flattened());
+    let listed = list.chunks(24).map(|tag| {
+        assert!(tag[..16].iter().all(u8::is_ascii_hexdigit), "{tag:?}");
+        u64::from_be_bytes(tag[16..].try_into().unwrap())
+    });
+    assert_eq!(listed.collect::<Vec<_>>(), vers[6..]);
+}
+
+/// Evicted, say: then the list of the clock says when the tag was invalidated.
+#[tokio::test]
+async fn a_revalidation_without_the_version_of_a_tag_goes_by_the_list_of_the_clock() {
+    let store = Redis::start().await;
+    let (lane, mut raw) = (&*store.lane(), store.server.connection().await);
+    let stored = insert_tagged(lane, "k", LONG, &["t"]).await;
+    for is_overtaken in [true, false] {
+        let _: i64 = run(&mut raw, &["DEL", &own_key("tag:t")]).await;
+        let lease = acquire_lease_for(lane, "k", LONG, Want::OtherThan(stored.ver)).await;
+        let LeaseReply::Granted(lease) = lease else {
+            panic!("no lease, but {lease:?}");
+        };
+        if is_overtaken {
+            invalidate_tags(lane, &["t"]).await;
+        }
+        let (ttls, tags) = (Ttls::new(LONG), ["t".into()]);
+        let again = lane.revalidate("k", lease, stored.ver, ttls, &tags).await;
+        match again.unwrap() {
+            Some(Fill::Rejected(Some(_))) => assert!(is_overtaken),
+            Some(Fill::Stored(_)) => assert!(!is_overtaken),
+            other => panic!("{other:?}"),
+        }
+    }
+}
+
+/// The clock of the server was set back: the value was written in what is the future now.
+#[tokio::test]
+async fn a_value_from_the_future_that_is_touched_does_not_end_before_it_was_written() {
+    let store = Redis::start().await;
+    let (lane, mut raw) = (&*store.lane(), store.server.connection().await);
+    let stamp = insert(lane, "k", b"v").await;
+    let mut bytes = get(lane, "k").await.unwrap().to_vec();
+    let ahead = u64::try_from(LONG.as_millis()).unwrap();
+    for at in [20, 28] {
+        let number = u64::from_be_bytes(bytes[at..at + 8].try_into().unwrap());
+        bytes[at..at + 8].copy_from_slice(&(number + ahead).to_be_bytes());
+    }
+    let set = cmd("SET").arg(value_key("k")).arg(bytes).clone();
+    let () = set.query_async(&mut raw).await.unwrap();
+    let short = NewLifetime::Renewed(Ttls::new(Duration::from_secs(10)));
+    let payload = payload_of(Kind::Invalidate, &["k"]);
+    let touched = lane.touch("k", short, &payload, None).await.unwrap();
+    let touched = touched.expect("it is there");
+    assert_eq!(touched.lifetime.expires_at, stamp.written_at + ahead);
+    let (_, lifetime) = times_of(&get(lane, "k").await.unwrap());
+    assert_eq!(lifetime, touched.lifetime);
+}
+
+/// No instance writes one with more: so it is damaged.
+#[tokio::test]
+async fn a_value_with_more_tags_than_it_may_have_is_no_value() {
+    let store = Redis::start().await;
+    let lane = &*store.lane();
+    let names: Vec<String> = (0..129).map(|n| n.to_string()).collect();
+    let names: Vec<&str> = names.iter().map(String::as_str).collect();
+    // All tags are known.
+    insert_tagged(lane, "first", LONG, &names[..128]).await;
+    insert_tagged(lane, "last", LONG, &names[128..]).await;
+    for (most, is_value) in [(128, true), (129, false)] {
+        insert_tagged(lane, "k", LONG, &names[..most]).await;
+        let lifetime = NewLifetime::Renewed(Ttls::new(LONG));
+        let payload = payload_of(Kind::Invalidate, &["k"]);
+        let touched = lane.touch("k", lifetime, &payload, None).await;
+        assert_eq!(touched.unwrap().is_some(), is_value, "{most} tags");
+    }
+}
+
+/// What lies behind a valid value is not looked at, so its tags need not be known.
+#[tokio::test]
+async fn a_version_is_compared_in_one_request_if_its_value_has_no_tags() {
+    let store = Redis::start().await;
+    let mut raw = store.server.connection().await;
+    let [one, other] = [1, 2].map(|type_tag| lane_of_type(&store, type_tag));
+    let payload = payload_of(Kind::Insert, &["k"]);
+    let value = of_type(2, b"new", LONG, &[]);
+    // From here on the server has the script.
+    let absent = other.insert_if("k", &value, Version::ABSENT, &payload, None);
+    assert!(absent.await.unwrap().is_some());
+    invalidate(&*one, &["k"]).await;
+    for (type_tag, lane, tags) in [(1, &one, &["t"][..]), (2, &other, &[])] {
+        let lease = granted(&**lane, "k").await;
+        let value = of_type(type_tag, b"v", LONG, tags);
+        let filled = lane.fill("k", lease, &value, None).await.unwrap();
+        assert!(matches!(filled, Fill::Stored(_)), "{filled:?}");
+    }
+    let seen = stamp_of(&get(&*other, "k").await.unwrap()).version();
+    let _: () = run(&mut raw, &["CONFIG", "RESETSTAT"]).await;
+    let inserted = other.insert_if("k", &value, seen, &payload, None);
+    assert!(inserted.await.unwrap().is_some());
+    let stats: String = run(&mut raw, &["INFO", "commandstats"]).await;
+    let calls = stats.split("cmdstat_evalsha:calls=").nth(1).unwrap();
+    assert!(calls.starts_with("1,"), "{calls}");
 }
 
 /// As after a restore by another program, or on a server whose clock was stepped.
