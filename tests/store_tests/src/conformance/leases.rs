@@ -28,6 +28,7 @@ bodies! { leases:
     a_lease_is_renewed_by_its_owner_only
     a_lease_can_be_given_back
     a_load_that_waits_for_a_lease_is_notified_of_its_end
+    a_load_that_waits_is_notified_of_a_value_that_has_not_changed
     the_end_of_a_lease_that_no_load_waits_for_is_not_published
     a_fill_needs_the_lease
     a_fill_ends_the_lease
@@ -418,6 +419,29 @@ async fn a_load_that_waits_for_a_lease_is_notified_of_its_end(store: impl StoreU
         let lease = granted(&*lane, key).await;
         filled(&*lane, key, lease, b"v").await;
         assert!(ended_leases(&mut *subscription).await.is_empty());
+    }
+}
+
+async fn a_load_that_waits_is_notified_of_a_value_that_has_not_changed(store: impl StoreUnderTest) {
+    let lane = store.lane();
+    let (_, mut subscription) = subscribe(&*lane).await;
+    let mut seen = insert(&*lane, "k", b"v").await.ver;
+    for is_awaited in [true, false] {
+        let refresh = Want::OtherThan(seen);
+        let led = acquire_lease_for(&*lane, "k", LONG, refresh).await;
+        let LeaseReply::Granted(lease) = led else {
+            panic!("{led:?}");
+        };
+        if is_awaited {
+            assert_waits(&acquire_lease_for(&*lane, "k", LONG, refresh).await, LONG);
+        }
+        let again = lane.revalidate("k", lease, seen, Ttls::new(LONG), &[]);
+        let Some(Fill::Stored(stamp)) = again.await.unwrap() else {
+            panic!("it is the version that is there");
+        };
+        seen = stamp.ver;
+        let told: &[&str] = if is_awaited { &["k"] } else { &[] };
+        assert_eq!(ended_leases(&mut *subscription).await, told);
     }
 }
 

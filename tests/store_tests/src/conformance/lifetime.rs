@@ -20,6 +20,8 @@ bodies! { lifetime:
     a_longer_lifetime_is_not_published
     a_shorter_lifetime_is_published
     an_extension_is_never_shorter_and_ends_at_the_end
+    a_touch_gives_a_value_another_end_or_none
+    what_has_no_end_is_extended_by_any_time
     what_is_absent_is_not_touched
     a_touched_value_is_kept_beyond_its_lifetime
     a_touch_after_its_deadline_changes_nothing
@@ -187,6 +189,39 @@ async fn an_extension_is_never_shorter_and_ends_at_the_end(store: impl StoreUnde
         assert_eq!(touched.lifetime.expires_at, expires_at);
         assert_eq!(touched.lifetime.ends_at, Some(at + 100_000));
     }
+}
+
+async fn a_touch_gives_a_value_another_end_or_none(store: impl StoreUnderTest) {
+    let lane = store.lane();
+    for end in [None, Some(Duration::ZERO), Some(secs(100))] {
+        let before = Some(secs(1000));
+        insert_for(
+            &*lane,
+            "k",
+            Ttls {
+                end: before,
+                ..TTLS
+            },
+        )
+        .await;
+        let new = NewLifetime::Renewed(Ttls { end, ..TTLS });
+        let touched = touch(&*lane, "k", new).await.unwrap().lifetime;
+        // The times count from then on.
+        let at = touched.expires_at - 60_000;
+        let ms = |end: Duration| u64::try_from(end.as_millis()).unwrap();
+        assert_eq!(touched.ends_at, end.map(|end| at + ms(end)));
+        let (_, stored) = times_of(&get(&*lane, "k").await.unwrap());
+        assert_eq!(stored, touched);
+    }
+}
+
+async fn what_has_no_end_is_extended_by_any_time(store: impl StoreUnderTest) {
+    let lane = store.lane();
+    let inserted = insert_for(&*lane, "k", TTLS).await;
+    let lifetime = NewLifetime::Extended(Ttls::new(secs(6000)));
+    let touched = touch(&*lane, "k", lifetime).await.unwrap();
+    assert!(touched.lifetime.expires_at >= inserted.written_at + 6_000_000);
+    assert_eq!(touched.lifetime.ends_at, None);
 }
 
 async fn what_is_absent_is_not_touched(store: impl StoreUnderTest) {

@@ -1,15 +1,19 @@
 //! What is published: every change, once, in order.
 
+use std::time::Duration;
+
 use futures::future::join_all;
-use larder::l2::{Kind, Message};
+use larder::l2::{Kind, LeaseReply, Message, NewLifetime, Ttls, Version, Want};
 
 use super::bodies;
 use crate::StoreUnderTest;
 use crate::helpers::*;
+use crate::steps::Steps;
 
 bodies! { messages:
     every_change_is_received_as_it_was_sent
     a_fill_publishes_nothing
+    each_change_takes_the_next_version
     all_subscriptions_receive_the_same
     numbers_have_no_holes
     a_heartbeat_of_a_quiet_lane_is_its_clock
@@ -17,6 +21,69 @@ bodies! { messages:
     a_full_queue_shows_as_a_hole
     each_clock_after_a_switch_has_the_switch
     a_late_switch_is_refused
+}
+
+/// And the next number of a message, if it is one that instances have to know.
+async fn each_change_takes_the_next_version(store: impl StoreUnderTest) {
+    let lane = &*store.lane();
+    let (value, payload) = (sealed(b"v"), payload_of(Kind::Insert, &["k"]));
+    let ttls = Ttls::new(LONG);
+    let lease = async |want| match acquire_lease_for(lane, "k", LONG, want).await {
+        LeaseReply::Granted(lease) => lease,
+        other => panic!("no lease, but {other:?}"),
+    };
+    let touch = async |ttl| {
+        let lifetime = NewLifetime::Renewed(Ttls::new(ttl));
+        let touched = lane.touch("k", lifetime, &payload, None).await;
+        assert!(touched.unwrap().is_some());
+    };
+    for (step, vers, seqs) in [
+        ("insert_if", 1, 1),
+        ("insert", 1, 1),
+        ("acquire_lease", 0, 0),
+        ("fill", 1, 0),
+        ("revalidate", 1, 0),
+        ("published fill", 1, 1),
+        ("longer", 0, 0),
+        ("shorter", 1, 1),
+        ("expire", 1, 1),
+        ("tags", 1, 1),
+        ("end_leases", 1, 0),
+        ("invalidate", 1, 1),
+    ] {
+        let before = subscribe(lane).await.0;
+        match step {
+            "insert_if" => {
+                let inserted = lane.insert_if("k", &value, Version::ABSENT, &payload, None);
+                assert!(inserted.await.unwrap().is_some());
+            }
+            "insert" => _ = insert(lane, "k", b"v").await,
+            "acquire_lease" => {
+                let lease = lease(Want::Nothing).await;
+                assert!(given_back(lane, "k", lease).await);
+            }
+            "fill" => _ = filled(lane, "k", lease(Want::Nothing).await, b"v").await,
+            "revalidate" => {
+                let seen = stamp_of(&get(lane, "k").await.unwrap()).ver;
+                let lease = lease(Want::OtherThan(seen)).await;
+                let again = lane.revalidate("k", lease, seen, ttls, &[]).await;
+                assert!(again.unwrap().is_some());
+            }
+            "published fill" => {
+                let lease = lease(Want::Anew).await;
+                lane.fill("k", lease, &value, Some(&payload)).await.unwrap();
+            }
+            "longer" => touch(2 * LONG).await,
+            "shorter" => touch(Duration::from_secs(60)).await,
+            "expire" => _ = lane.expire(&["k"], &payload).await.unwrap(),
+            "tags" => _ = invalidate_tags(lane, &["t"]).await,
+            "end_leases" => _ = lane.end_leases().await.unwrap(),
+            _ => _ = invalidate(lane, &["k"]).await,
+        }
+        let after = subscribe(lane).await.0;
+        let taken = (after.ver - before.ver, after.seq - before.seq);
+        assert_eq!((taken, after.epoch), ((vers, seqs), before.epoch), "{step}");
+    }
 }
 
 /// Also after a clear, which begins another epoch.

@@ -16,6 +16,8 @@ bodies! { tags:
     what_was_unchanged_before_and_has_the_tag_is_not_stored
     a_tag_that_has_no_value_is_remembered_for_loads_under_way
     of_many_tags_that_have_no_values_none_is_forgotten
+    of_a_tag_that_is_invalidated_again_the_last_time_counts
+    a_load_that_waits_is_notified_if_a_tag_has_ended_the_lease
     values_that_are_inserted_together_have_tags_of_their_own
     an_invalid_value_is_absent
     what_is_inserted_on_a_condition_has_tags
@@ -157,6 +159,65 @@ async fn of_many_tags_that_have_no_values_none_is_forgotten(store: impl StoreUnd
     invalidate_tags(lane, &names[1..3]).await;
     let sent = fill_tagged(lane, "k", during, &["never invalidated"]).await;
     assert!(matches!(sent, Fill::Stored(_)));
+}
+
+/// Without values, so that the store has to remember each of them.
+async fn of_a_tag_that_is_invalidated_again_the_last_time_counts(store: impl StoreUnderTest) {
+    let lane = &*store.lane();
+    for again in 0..3 {
+        // So that it remembers these alone.
+        clear(lane).await;
+        let tags: Vec<String> = (0..3).map(|n| format!("{n} of {again}")).collect();
+        let leases = async |when| {
+            let mut leases = Vec::new();
+            for (n, tag) in tags.iter().enumerate() {
+                let key = format!("{tag}, {when}");
+                leases.push((n, granted(lane, &key).await, key));
+            }
+            leases
+        };
+        let mut all = leases("before").await;
+        for tag in &tags {
+            invalidate_tags(lane, &[tag]).await;
+        }
+        all.extend(leases("between").await);
+        invalidate_tags(lane, &[&tags[again]]).await;
+        all.extend(leases("after").await);
+        for (at, (n, lease, key)) in all.into_iter().enumerate() {
+            let (is_before, is_between) = (at < 3, (3..6).contains(&at));
+            let is_overtaken = is_before || is_between && n == again;
+            let sent = fill_tagged(lane, &key, lease, &[&tags[n]]).await;
+            assert_eq!(sent == Fill::Rejected(None), is_overtaken, "{key}");
+        }
+    }
+}
+
+async fn a_load_that_waits_is_notified_if_a_tag_has_ended_the_lease(store: impl StoreUnderTest) {
+    let lane = &*store.lane();
+    let (_, mut subscription) = subscribe(lane).await;
+    let old = insert_tagged(lane, "k", LONG, &["a"]).await;
+    for is_unchanged in [false, true] {
+        let refresh = async || acquire_lease_for(lane, "k", LONG, Want::OtherThan(old.ver)).await;
+        let LeaseReply::Granted(lease) = refresh().await else {
+            panic!("it is the version that is there");
+        };
+        let waiting = refresh().await;
+        assert!(matches!(waiting, LeaseReply::Wait(_)), "{waiting:?}");
+        invalidate_tags(lane, &["a"]).await;
+        assert!(ended_leases(&mut *subscription).await.is_empty());
+        let sent = if is_unchanged {
+            let (tags, ttls) = ([Key::from("a")], Ttls::new(LONG));
+            let sent = lane.revalidate("k", lease, old.ver, ttls, &tags).await;
+            sent.unwrap().expect("it is the version that is there")
+        } else {
+            fill_tagged(lane, "k", lease, &["a"]).await
+        };
+        let Fill::Rejected(Some(bytes)) = sent else {
+            panic!("it began before: {sent:?}");
+        };
+        assert_eq!(stamp_of(&bytes), old, "as it is stored");
+        assert_eq!(ended_leases(&mut *subscription).await, ["k"]);
+    }
 }
 
 async fn values_that_are_inserted_together_have_tags_of_their_own(store: impl StoreUnderTest) {

@@ -28,6 +28,7 @@ bodies! { types:
     a_prefix_takes_an_earlier_value_with_it_that_has_expired
     large_values_lie_side_by_side
     the_waiting_loads_of_one_type_are_told_of_its_lease
+    a_lease_that_is_cut_short_leaves_that_of_another_type
 }
 
 async fn fill_typed(lane: &dyn Lane, type_tag: u64, lease: Lease, payload: &[u8]) -> Fill {
@@ -80,7 +81,8 @@ async fn each_type_has_a_value_and_a_lease_of_its_own(store: impl StoreUnderTest
     ));
     // Each is refreshed beside the other.
     for round in 0..3_u8 {
-        for (lane, type_tag) in [(&old, 1), (&new, 2)] {
+        // The first one twice: its value is in front of the other one the second time.
+        for (lane, type_tag) in [(&old, 1), (&old, 1), (&new, 2)] {
             let LeaseReply::Granted(lease) =
                 acquire_lease_for(&**lane, "k", LONG, Want::Nothing).await
             else {
@@ -515,4 +517,25 @@ async fn the_waiting_loads_of_one_type_are_told_of_its_lease(store: impl StoreUn
     assert_eq!(ended_leases(&mut *subscription).await.len(), 0);
     assert!(given_back(&*old, "k", of_old).await);
     assert_eq!(ended_leases(&mut *subscription).await, ["k"]);
+    // From here on there is a value of the other type.
+    let of_old = granted(&*old, "k").await;
+    let waiting = acquire_lease(&*old, "k").await;
+    assert!(matches!(waiting, LeaseReply::Wait(_)), "{waiting:?}");
+    let filled = fill_typed(&*old, 1, of_old, b"old").await;
+    assert!(matches!(filled, Fill::Stored(_)), "{filled:?}");
+    assert_eq!(ended_leases(&mut *subscription).await, ["k"]);
+    assert_eq!(payload_in(&*new, 2).await.as_deref(), Some(&b"new"[..]));
+}
+
+async fn a_lease_that_is_cut_short_leaves_that_of_another_type(store: impl StoreUnderTest) {
+    let (old, new) = (lane_of_type(&store, 1), lane_of_type(&store, 2));
+    let (of_old, of_new) = (granted(&*old, "k").await, granted(&*new, "k").await);
+    let short = Duration::from_millis(50);
+    assert!(old.renew_lease("k", of_old.token, short).await.unwrap());
+    eventually("it is over", || async {
+        matches!(acquire_lease(&*old, "k").await, LeaseReply::Granted(_))
+    })
+    .await;
+    let filled = fill_typed(&*new, 2, of_new, b"new").await;
+    assert!(matches!(filled, Fill::Stored(_)), "{filled:?}");
 }

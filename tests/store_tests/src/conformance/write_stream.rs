@@ -16,6 +16,7 @@ use crate::helpers::*;
 bodies! { write_stream:
     a_write_is_stored_and_waits_in_one_step
     there_is_room_for_so_many
+    dead_letters_take_room
     a_write_is_appended_in_the_place_of_one_version
     one_worker_takes_and_settles
     a_worker_that_is_silent_is_replaced
@@ -42,6 +43,11 @@ async fn append(lane: &dyn Lane, key: &str, payload: &[u8]) -> Option<Stamp> {
     }
 }
 
+/// A key's text is for people, and need not be what the source is given.
+fn encoded(key: &str) -> Vec<u8> {
+    format!("encoded {key}").into()
+}
+
 async fn append_on(
     lane: &dyn Lane,
     key: &str,
@@ -49,7 +55,7 @@ async fn append_on(
     version: Option<Version>,
 ) -> Written {
     let append = Append {
-        encoded_key: key.into(),
+        encoded_key: encoded(key),
         most: 4,
         version,
     };
@@ -89,7 +95,7 @@ async fn a_write_is_stored_and_waits_in_one_step(store: impl StoreUnderTest) {
     assert_eq!(waiting.len(), 1);
     assert_eq!(
         (waiting[0].key.as_str(), &*waiting[0].encoded_key),
-        ("k", &b"k"[..])
+        ("k", &*encoded("k"))
     );
     assert_eq!(&*waiting[0].body, &*sealed(b"v").body);
     assert_eq!(waiting[0].version, waiting[0].id);
@@ -113,6 +119,20 @@ async fn there_is_room_for_so_many(store: impl StoreUnderTest) {
     assert!(append(&*lane, "other", b"v").await.is_some());
     let few = stream(&*lane).take(FENCE, LONG, 2).await.unwrap();
     assert_eq!(few.map(|few| few.len()), Some(2));
+}
+
+/// A source that refuses all writes must not fill the store.
+async fn dead_letters_take_room(store: impl StoreUnderTest) {
+    let lane = store.lane();
+    for _ in 0..4 {
+        assert!(append(&*lane, "k", b"v").await.is_some());
+    }
+    let waiting = take(&*lane).await;
+    assert!(settle(&*lane, &waiting[..3], Err("refused")).await);
+    assert_eq!(append(&*lane, "other", b"v").await, None);
+    assert!(settle(&*lane, &waiting[3..], Ok(&[])).await);
+    assert!(append(&*lane, "other", b"v").await.is_some());
+    assert_eq!(append(&*lane, "other", b"v").await, None);
 }
 
 /// As an insert on a condition: tags are looked at, and a refused write leaves nothing.
@@ -191,12 +211,18 @@ async fn no_lease_is_granted_while_a_write_waits(store: impl StoreUnderTest) {
 
 async fn a_hold_outlasts_a_write(store: impl StoreUnderTest) {
     let lane = store.lane();
-    append(&*lane, "k", b"v").await;
-    let payload = payload_of(Kind::Invalidate, &["k"]);
-    lane.invalidate(&["k"], &payload, LONG).await.unwrap();
-    let waiting = take(&*lane).await;
-    assert!(settle(&*lane, &waiting, Ok(&["k"])).await);
-    assert_eq!(acquire_lease(&*lane, "k").await, LeaseReply::Hold);
+    for (key, appends_again) in [("k", false), ("again", true)] {
+        append(&*lane, key, b"v").await;
+        let payload = payload_of(Kind::Invalidate, &[key]);
+        lane.invalidate(&[key], &payload, LONG).await.unwrap();
+        if appends_again {
+            append(&*lane, key, b"w").await;
+            invalidate(&*lane, &[key]).await;
+        }
+        let waiting = take(&*lane).await;
+        assert!(settle(&*lane, &waiting, Ok(&[key])).await);
+        assert_eq!(acquire_lease(&*lane, key).await, LeaseReply::Hold);
+    }
 }
 
 async fn a_value_that_reached_its_source_is_kept(store: impl StoreUnderTest) {
