@@ -1,5 +1,6 @@
 //! What lies in Redis.
 
+mod bounds;
 #[path = "../../../l2/redis/detour.rs"]
 mod detour;
 #[path = "../../../l2/redis/incarnations.rs"]
