@@ -525,6 +525,30 @@ async fn a_value_with_more_tags_than_it_may_have_is_no_value() {
     }
 }
 
+/// Whether they are cut, or longer than a tag says.
+#[tokio::test]
+async fn a_value_whose_tags_are_damaged_is_no_value() {
+    let store = Redis::start().await;
+    let lane = &*store.lane();
+    for trailer in [&b""[..], b"\0", b"\0\x02a", b"\0\x01ab"] {
+        let mut value = sealed(&[b"v", trailer].concat());
+        // Of what follows the head, one byte is the payload.
+        let length = u16::try_from(trailer.len()).unwrap();
+        value.body[42..44].copy_from_slice(&length.to_be_bytes());
+        value.body[52..56].copy_from_slice(&1_u32.to_be_bytes());
+        let payload = payload_of(Kind::Insert, &["k"]);
+        let inserted = lane.insert(&[("k", &value)], &payload, None).await;
+        assert!(inserted.is_ok(), "{inserted:?}");
+        let lifetime = NewLifetime::Renewed(Ttls::new(LONG));
+        let touched = lane.touch("k", lifetime, &payload, None).await;
+        assert_eq!(
+            touched.unwrap().is_some(),
+            trailer.is_empty(),
+            "{trailer:?}"
+        );
+    }
+}
+
 /// What lies behind a valid value is not looked at, so its tags need not be known.
 #[tokio::test]
 async fn a_version_is_compared_in_one_request_if_its_value_has_no_tags() {
