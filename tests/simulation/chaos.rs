@@ -9,7 +9,6 @@ use tokio::time::sleep;
 use crate::clients;
 use crate::faults::Fault;
 use crate::link::Wire;
-use crate::store::Takeover;
 use crate::world::World;
 
 /// Longer than any world.
@@ -101,17 +100,8 @@ fn strike(world: &Arc<World>, fault: Fault, rng: &mut Rng) {
             let lasts = config.max_staleness() + 2 * lasts;
             let lag = Duration::from_millis(rng.u64(0..=2 * config.max_staleness_ms));
             world.struck(fault, lasts, None);
-            let takeover = match fault {
-                Fault::FailedOver => Takeover::Planned(lag),
-                Fault::HandedOver => Takeover::InCluster,
-                _ => Takeover::Unnoticed,
-            };
             let store = Arc::clone(world.store(rng));
-            let incarnation = store.fail_over(takeover, rng);
-            tokio::spawn(async move {
-                sleep(lasts).await;
-                store.end_replica(incarnation);
-            });
+            store.take_over(fault, lag, lasts, rng);
         }
         Fault::TagVersionLost => {
             world.struck(fault, Duration::ZERO, None);

@@ -13,7 +13,6 @@ use crate::config::Config;
 use crate::faults::Fault;
 use crate::history::{At, Known, Level, Outcome, Read, Rest, Seen, Update, Write, WriteOutcome};
 use crate::source::{self, Number, Plan, SourceDown, Versioned, load};
-use crate::store;
 use crate::world::{Instance, World};
 
 /// Keys that a loader is asked for, with their previous values.
@@ -135,7 +134,7 @@ fn note_reads(
         }
     }
     // A token says nothing of the lanes that its write has not reached.
-    let lane_of = |key| store::lane_of(key, world.config.most_lanes());
+    let lane_of = |key| source::lane_of(key, world.config.most_lanes());
     let known = |key| knows.filter(|known| lane_of(known.key) == lane_of(key));
     let reads = outcomes.into_iter().map(|(key, outcome)| Read {
         instance: instance.index,

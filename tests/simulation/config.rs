@@ -257,6 +257,12 @@ impl Config {
         Duration::from_millis(self.l2_timeout_ms)
     }
 
+    /// How long after L2 has said how to load a key, a load may begin when all is well: when the answer has come, and
+    /// those for the keys that are loaded together with it, one of which may be asked for twice.
+    pub(crate) fn late(&self) -> Duration {
+        3 * Duration::from_millis(self.delay_ms.end() + 1)
+    }
+
     pub(crate) fn lease_wait(&self) -> Duration {
         Duration::from_millis(self.lease_wait_ms)
     }

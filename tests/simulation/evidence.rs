@@ -9,6 +9,7 @@ use std::sync::Mutex;
 use std::sync::atomic::{AtomicU64, Ordering::SeqCst};
 use std::time::Duration;
 
+use crate::NOT_DRAWN;
 use crate::config::Config;
 use crate::faults::{Counts, Fault};
 use crate::history::{History, Level, Outcome as Answer, Step, Violation};
@@ -120,18 +121,7 @@ impl Evidence {
         assert!(self.reads >= 1_000_000, "{} reads", self.reads);
         assert!(self.writes >= 10_000, "{} writes", self.writes);
         assert!(self.l1_share() >= 0.3, "{} L1 hits", self.l1_hits);
-        // Only in a world of their own.
-        let drawn = |fault: &&Fault| {
-            !matches!(
-                fault,
-                Fault::Settled
-                    | Fault::Isolated
-                    | Fault::IsolatedRead
-                    | Fault::LanesChanged
-                    | Fault::HandedOver
-            )
-        };
-        for fault in Fault::ALL.iter().filter(drawn) {
+        for fault in Fault::ALL.iter().filter(|fault| !NOT_DRAWN.contains(fault)) {
             let n = self.counts.of(*fault);
             assert!(n >= 100, "only {n} of {fault:?}");
         }
@@ -248,7 +238,8 @@ fn story(history: &History, key: u64, until: Duration) -> Vec<String> {
 /// The command that runs the world of a seed alone.
 pub(crate) fn again(environment: &str, seed: u64, test: &str) -> String {
     format!(
-        "{environment}LARDER_SEED={seed} cargo test --workspace --all-features --test simulation {test} -- --include-ignored --nocapture"
+        "{environment}LARDER_SEED={seed} cargo test --workspace --all-features --test {} {test} -- --include-ignored --nocapture",
+        env!("CARGO_CRATE_NAME")
     )
 }
 

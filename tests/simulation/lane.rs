@@ -28,9 +28,20 @@ use crate::subscription;
 const HALF_OPEN_AFTER: u32 = 3;
 
 /// One instance's way to the servers.
-pub(crate) struct Network {
-    pub(crate) link: Arc<Link>,
-    pub(crate) stores: Vec<Arc<Store>>,
+struct Network {
+    link: Arc<Link>,
+    stores: Vec<Arc<Store>>,
+}
+
+/// The store as an instance has it.
+pub(crate) fn l2(link: &Arc<Link>, stores: &[Arc<Store>]) -> impl L2 {
+    for store in stores {
+        store.join(Arc::clone(link));
+    }
+    Network {
+        link: Arc::clone(link),
+        stores: stores.to_vec(),
+    }
 }
 
 impl L2 for Network {

@@ -37,6 +37,15 @@ use crate::config::Config;
 use crate::evidence::Evidence;
 use crate::faults::Fault;
 
+/// What happens only in worlds of its own.
+const NOT_DRAWN: &[Fault] = &[
+    Fault::Settled,
+    Fault::Isolated,
+    Fault::IsolatedRead,
+    Fault::LanesChanged,
+    Fault::HandedOver,
+];
+
 /// A few worlds, for every change. `LARDER_SEEDS=0..2000` runs others, of which 100 or more have to be evidence.
 #[test]
 fn no_world_breaks_a_promise() {

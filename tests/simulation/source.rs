@@ -470,3 +470,28 @@ impl Drop for UnderWay {
         self.recorder.write(|history| history.loads.push(load));
     }
 }
+
+/// The number of the lane that a key belongs to: by the CRC16 of its text, bit by bit.
+pub(crate) fn lane_of(key: u64, lanes: u16) -> u16 {
+    let mut crc = 0_u16;
+    for byte in key.to_string().bytes() {
+        crc ^= u16::from(byte) << 8;
+        for _ in 0..8 {
+            let carry = crc & 0x8000 != 0;
+            crc <<= 1;
+            if carry {
+                crc ^= 0x1021;
+            }
+        }
+    }
+    crc % lanes
+}
+
+/// Where a value begins in a sealed body: at the payload, after the shape.
+const VALUE: usize = 64 + 8;
+
+pub(crate) fn unseal(body: &[u8]) -> Option<Versioned> {
+    let value = body.get(VALUE..)?;
+    let decoded = bincode::serde::decode_from_slice(value, bincode::config::standard());
+    decoded.ok().map(|(value, _)| value)
+}

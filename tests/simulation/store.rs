@@ -13,23 +13,22 @@ use larder::l2::{
     Lease, MemberInfo, NewLifetime, Settled, Stamp, TagVersion, Touched, Ttls, Written,
 };
 use larder::{Clock, MemoryL2};
-use tokio::time::Instant;
+use tokio::time::{Instant, sleep};
 use tokio_util::sync::CancellationToken;
 
+use crate::config::Config;
 use crate::connection::ReadOnly;
 use crate::faults::Fault;
 use crate::history::{Disturbance, Step, Write, WriteOutcome};
 use crate::link::{Link, Wire};
 use crate::recorder::Recorder;
-use crate::source::{Source, Versioned};
+use crate::source::{Source, Versioned, lane_of, unseal};
 
 /// An instance that is only told what the store says.
 const NOBODY: MemberInfo = MemberInfo {
     id: 1,
     max_staleness: Duration::ZERO,
 };
-/// Where a value begins in a sealed body: at the payload, after the shape.
-const VALUE: usize = 64 + 8;
 /// How a value begins that a value of another type follows.
 const FOLLOWED: &[u8] = b"LRD\x84";
 /// Where the body begins in a stored value.
@@ -116,7 +115,7 @@ pub(crate) struct Store {
 
 /// How a replica takes over.
 #[derive(Clone, Copy)]
-pub(crate) enum Takeover {
+enum Takeover {
     /// It has everything. The old store follows it at this distance, and is read from.
     Planned(Duration),
     /// The old store does not know that there is another one. It answers heartbeats and reads as before, and takes no
@@ -165,7 +164,7 @@ impl Store {
     pub(crate) fn new(
         all: &Arc<Servers>,
         time: impl Fn() -> Duration + Send + Sync + 'static,
-        packet: Duration,
+        config: &Config,
         source: Arc<Source>,
         recorder: Arc<Recorder>,
     ) -> Self {
@@ -190,7 +189,7 @@ impl Store {
             lost_tags: Mutex::default(),
             incarnation: AtomicU64::new(0),
             published: AtomicU64::new(0),
-            late: 3 * packet,
+            late: config.late(),
         }
     }
 
@@ -252,8 +251,28 @@ impl Store {
         Ok(lane.into())
     }
 
+    /// A replica takes over, and the old store is there for so long.
+    pub(crate) fn take_over(
+        self: Arc<Self>,
+        fault: Fault,
+        lag: Duration,
+        lasts: Duration,
+        rng: &mut Rng,
+    ) {
+        let takeover = match fault {
+            Fault::FailedOver => Takeover::Planned(lag),
+            Fault::HandedOver => Takeover::InCluster,
+            _ => Takeover::Unnoticed,
+        };
+        let incarnation = self.fail_over(takeover, rng);
+        tokio::spawn(async move {
+            sleep(lasts).await;
+            self.end_replica(incarnation);
+        });
+    }
+
     /// A replica takes over. The old store keeps the connections of some instances. Returns the number of the failover.
-    pub(crate) fn fail_over(&self, how: Takeover, rng: &mut Rng) -> u64 {
+    fn fail_over(&self, how: Takeover, rng: &mut Rng) -> u64 {
         let (old, other) = (self.memory(), MemoryL2::with_clock(self.clock.clone()));
         let data = old.snapshot();
         other.restore(&data);
@@ -309,7 +328,7 @@ impl Store {
     }
 
     /// The replica of this failover goes.
-    pub(crate) fn end_replica(&self, incarnation: u64) {
+    fn end_replica(&self, incarnation: u64) {
         if self.incarnation() == incarnation {
             *self.replica.lock().unwrap() = None;
         }
@@ -640,26 +659,4 @@ pub(crate) fn server_of(lane: LaneNumber, servers: usize) -> usize {
 
 fn is_in(lane: LaneNumber, key: u64) -> bool {
     lane_of(key, lane.of) == lane.number
-}
-
-/// The number of the lane that a key belongs to: by the CRC16 of its text, bit by bit.
-pub(crate) fn lane_of(key: u64, lanes: u16) -> u16 {
-    let mut crc = 0_u16;
-    for byte in key.to_string().bytes() {
-        crc ^= u16::from(byte) << 8;
-        for _ in 0..8 {
-            let carry = crc & 0x8000 != 0;
-            crc <<= 1;
-            if carry {
-                crc ^= 0x1021;
-            }
-        }
-    }
-    crc % lanes
-}
-
-fn unseal(body: &[u8]) -> Option<Versioned> {
-    let value = body.get(VALUE..)?;
-    let decoded = bincode::serde::decode_from_slice(value, bincode::config::standard());
-    decoded.ok().map(|(value, _)| value)
 }

@@ -14,7 +14,7 @@ use tokio::time::{Instant, sleep};
 use crate::config::Config;
 use crate::faults::{Counts, Fault};
 use crate::history::{History, Known, Terms, Violation};
-use crate::lane::Network;
+use crate::lane;
 use crate::link::Link;
 use crate::recorder::Recorder;
 use crate::source::{self, Number, PANIC, Source, Versioned};
@@ -32,6 +32,7 @@ pub(crate) struct Outcome {
 pub(crate) fn run(seed: u64, config: &Config) -> Outcome {
     quiet_planned_panics();
     fastrand::seed(seed);
+    larder::seed_randomness(Some(seed));
     let runtime = Builder::new_current_thread()
         .enable_time()
         .start_paused(true)
@@ -170,7 +171,7 @@ impl World {
             Arc::new(Store::new(
                 &all,
                 time(start, rng),
-                Duration::from_millis(config.delay_ms.end() + 1),
+                &config,
                 Arc::clone(&source),
                 Arc::clone(&recorder),
             ))
@@ -233,9 +234,6 @@ impl World {
             Arc::clone(&self.recorder),
             rng.fork(),
         ));
-        for store in &self.stores {
-            store.join(Arc::clone(&link));
-        }
         let lanes = self.config.lanes_at(self.start.elapsed(), rng);
         if self.config.lanes.len() > 1 {
             // It may have been told a number that it has to learn is too small.
@@ -265,11 +263,9 @@ impl World {
         let config = &self.config;
         let ms = Duration::from_millis;
         let mut builder = Cache::builder("simulation:row")
-            .l2(Network {
-                link: Arc::clone(link),
-                stores: self.stores.clone(),
-            })
+            .l2(lane::l2(link, &self.stores))
             .clock(clock)
+            .instance_name(link.instance.to_string())
             .max_staleness(config.max_staleness_of(link.instance))
             .l1_capacity(config.l1_capacity)
             .l2_timeout(config.l2_timeout())

@@ -6,7 +6,8 @@
 //!
 //! - [`serve`]: a connection; [`server`]: what connections share, and which requests are executed
 //! - [`commands`]; [`lua`]: scripts; [`reply`]: answers; [`edits`]: scripts that a test changes
-//! - [`keyspace`], [`stream`]: what is stored; [`compared`]: the comparison with a real server
+//! - [`keyspace`], [`stream`]: what is stored; [`observed`]: what is told of that
+//! - [`compared`]: the comparison with a real server
 
 // A step that cannot be done ends the test.
 #![allow(
@@ -22,11 +23,13 @@ mod compared;
 mod edits;
 mod keyspace;
 mod lua;
+mod observed;
 mod reply;
 mod serve;
 mod server;
 mod stream;
 
+use std::hash::Hasher;
 use std::io;
 use std::mem;
 use std::sync::atomic::{AtomicBool, Ordering::SeqCst};
@@ -44,6 +47,7 @@ use tokio::sync::watch;
 use crate::compared::RealServer;
 pub use crate::edits::{Edit, compiles, edit_scripts};
 use crate::keyspace::Keyspace;
+pub use crate::observed::{Change, Changes, Entry, Held};
 pub use crate::reply::Reply;
 use crate::serve::{lock, serve};
 pub use crate::server::Settings;
@@ -147,6 +151,12 @@ impl SimulatedRedis {
         lock(&self.0.server).set_clock(clock);
     }
 
+    /// Tells of each request that changes something, before it is answered. What ends with its TTL, or by a restart, is
+    /// no change of a request. The function must not use the server.
+    pub fn observe(&self, observer: impl FnMut(&Changes) + Send + 'static) {
+        lock(&self.0.server).observer = Some(Box::new(observer));
+    }
+
     /// From now on each request goes to the real server on this port, too: one that answers otherwise, or leaves
     /// something else behind, panics.
     pub fn compare_with(&self, port: u16) {
@@ -177,6 +187,24 @@ impl SimulatedRedis {
     #[must_use]
     pub fn take_unknown(&self) -> Vec<String> {
         mem::take(&mut lock(&self.0.server).unknown)
+    }
+
+    /// A number of all requests that it was sent, in their order.
+    #[must_use]
+    pub fn digest(&self) -> u64 {
+        lock(&self.0.server).digest.finish()
+    }
+
+    /// The first errors of Lua itself, such as an operation on nil.
+    #[must_use]
+    pub fn lua_errors(&self) -> Vec<String> {
+        lock(&self.0.server).lua_errors.clone()
+    }
+
+    /// The names of all keys of the first database.
+    #[must_use]
+    pub fn keys(&self) -> Vec<Vec<u8>> {
+        self.snapshot().0[0].keys()
     }
 
     /// What it holds.

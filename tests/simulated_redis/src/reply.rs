@@ -31,6 +31,20 @@ pub(crate) enum Protocol {
 }
 
 impl Reply {
+    /// Reads an answer from its bytes, and says how many these are; `None` if some are missing.
+    #[must_use]
+    pub fn read(bytes: &[u8]) -> Option<(Self, usize)> {
+        read(bytes)
+    }
+
+    /// Its bytes in RESP3.
+    #[must_use]
+    pub fn to_bytes(&self) -> Vec<u8> {
+        let mut bytes = Vec::new();
+        self.write(Protocol::Resp3, &mut bytes);
+        bytes
+    }
+
     pub(crate) fn ok() -> Self {
         Self::Status("OK".to_owned())
     }

@@ -1,6 +1,7 @@
 //! The server: what it holds, who is connected, and the execution of a command.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
+use std::hash::{DefaultHasher, Hash};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -12,6 +13,7 @@ use crate::compared::RealServer;
 use crate::edits::are_edited;
 use crate::keyspace::Keyspace;
 use crate::lua::Script;
+use crate::observed::{Change, Changes, Held, Noted, Observer, Seen};
 use crate::reply::{Protocol, Reply};
 
 pub(crate) type SessionId = u64;
@@ -39,6 +41,12 @@ pub(crate) struct Server {
     pub(crate) script: Option<RunningScript>,
     /// How often each command was executed.
     pub(crate) calls: BTreeMap<&'static str, u64>,
+    /// Of all requests, in their order.
+    pub(crate) digest: DefaultHasher,
+    /// The first errors of Lua itself, which no script of the crate has.
+    pub(crate) lua_errors: Vec<String>,
+    pub(crate) observer: Option<Observer>,
+    pub(crate) noted: Noted,
     /// The server with which it is compared.
     pub(crate) real: Option<RealServer>,
     /// Commands that this server does not have, and the crate has sent.
@@ -99,7 +107,7 @@ pub(crate) const NO_REPLICAS: &str = "NOREPLICAS Not enough good replicas to wri
 pub(crate) const LOADING: &str = "LOADING Redis is loading the dataset in memory";
 
 /// A test that has sent so many to edited scripts is taken to be endless.
-const MOST_COMMANDS: u64 = 100_000;
+const MOST_COMMANDS: u64 = 1_000_000;
 
 /// A moment that says nothing of the day: 2033.
 const BEGAN: u64 = 2_000_000_000_000_000;
@@ -121,6 +129,10 @@ impl Server {
             scripts: HashMap::new(),
             script: None,
             calls: BTreeMap::new(),
+            digest: DefaultHasher::new(),
+            lua_errors: Vec::new(),
+            observer: None,
+            noted: Noted::default(),
             real: None,
             unknown: Vec::new(),
         };
@@ -273,7 +285,41 @@ impl Server {
                 answer
             }
         };
+        request.hash(&mut self.digest);
+        self.tell(id);
         self.send(id, answer);
+    }
+
+    fn see(&mut self, id: SessionId, key: &[u8]) -> Option<Seen> {
+        let entry = self.db(id).entry(key)?;
+        Some((Held::of(&entry.value), entry.expires_at))
+    }
+
+    /// Tells the observer what the request has changed.
+    fn tell(&mut self, id: SessionId) {
+        let Noted { before, entries } = std::mem::take(&mut self.noted);
+        let keys = before.into_iter().filter_map(|(key, before)| {
+            let (now, after) = (self.now(), self.see(id, &key));
+            if before == after {
+                return None;
+            }
+            let ends = after.as_ref().and_then(|(_, ends)| *ends);
+            Some(Change {
+                key,
+                before: before.map(|(held, _)| held),
+                after: after.map(|(held, _)| held),
+                ttl: ends.map(|at| Duration::from_millis(at - now)),
+            })
+        });
+        let changes = Changes {
+            keys: keys.collect(),
+            entries,
+        };
+        if let Some(observer) = &mut self.observer
+            && !(changes.keys.is_empty() && changes.entries.is_empty())
+        {
+            observer(&changes);
+        }
     }
 
     pub(crate) fn answer(&mut self, id: SessionId, request: &[Vec<u8>]) -> Reply {
@@ -360,6 +406,14 @@ impl Server {
 
     fn run(&mut self, session: SessionId, command: &Command, args: &[Vec<u8>]) -> Reply {
         *self.calls.entry(command.name).or_default() += 1;
+        if self.observer.is_some() && command.writes() {
+            for key in command.keys(args) {
+                if !self.noted.before.contains_key(key) {
+                    let seen = self.see(session, key);
+                    self.noted.before.insert(key.clone(), seen);
+                }
+            }
+        }
         let mut call = Call {
             server: self,
             session,

@@ -83,6 +83,10 @@ impl Stream {
         }
     }
 
+    pub(crate) fn get(&self, id: Id) -> Option<&Fields> {
+        self.entries.get(&id)
+    }
+
     pub(crate) fn delete(&mut self, id: Id) -> bool {
         let is_there = self.entries.remove(&id).is_some();
         if is_there {

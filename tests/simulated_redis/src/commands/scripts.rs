@@ -5,6 +5,9 @@ use crate::lua::{self, Flags};
 use crate::reply::Reply;
 use crate::server::{NO_REPLICAS, READ_ONLY, RunningScript};
 
+/// How many errors are kept.
+const MOST_ERRORS: usize = 10;
+
 const NO_SCRIPT: &str = "NOSCRIPT No matching script. Please use EVAL.";
 
 pub(super) fn eval(call: &mut Call<'_>) -> Answer {
@@ -46,6 +49,12 @@ fn run(call: &mut Call<'_>, sha: &str, is_read_only: bool) -> Answer {
     });
     let answer = script.run(keys, args, |request| server.answer_script(session, request));
     server.script = None;
+    if let Reply::Error(text) = &answer
+        && text.starts_with("ERR user_script:")
+        && server.lua_errors.len() < MOST_ERRORS
+    {
+        server.lua_errors.push(text.clone());
+    }
     Ok(answer)
 }
 

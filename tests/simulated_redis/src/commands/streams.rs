@@ -2,6 +2,7 @@
 
 use super::{Answer, Call, NO_NUMBER, SYNTAX, WRONG_TYPE, fail, number, word};
 use crate::keyspace::Value;
+use crate::observed::Entry;
 use crate::reply::Reply;
 use crate::stream::{Fields, Id, Stream};
 
@@ -57,7 +58,23 @@ pub(super) fn xadd(call: &mut Call<'_>) -> Answer {
     if is_new {
         call.db().set(key, Value::Stream(fresh), None);
     }
+    let fields = call.from(3).to_vec();
+    note(call, key, id, fields, true);
     Ok(Reply::text(id.to_string()))
+}
+
+/// Takes down what the observer is told.
+fn note(call: &mut Call<'_>, stream: &[u8], id: Id, fields: Fields, is_added: bool) {
+    if call.server.observer.is_some() {
+        let (stream, id) = (stream.to_vec(), id.to_string());
+        let entry = Entry {
+            stream,
+            id,
+            fields,
+            is_added,
+        };
+        call.server.noted.entries.push(entry);
+    }
 }
 
 pub(super) fn xrange(call: &mut Call<'_>) -> Answer {
@@ -135,11 +152,20 @@ pub(super) fn xdel(call: &mut Call<'_>) -> Answer {
         None => return Ok(Reply::Integer(0)),
         Some(()) => (ids.iter().map(|id| read_id(id, 0))).collect::<Result<_, _>>()?,
     };
-    let many = call.held(key, |value| {
-        let stream = stream_in(value)?;
-        Some(ids.into_iter().filter(|id| stream.delete(*id)).count())
-    })?;
-    Ok(Reply::count(many.unwrap_or(0)))
+    let mut many = 0;
+    for id in ids {
+        let deleted = call.held(key, |value| {
+            let stream = stream_in(value)?;
+            let fields = stream.get(id).cloned();
+            stream.delete(id);
+            Some(fields)
+        })?;
+        if let Some(Some(fields)) = deleted {
+            many += 1;
+            note(call, key, id, fields, false);
+        }
+    }
+    Ok(Reply::count(many))
 }
 
 pub(super) fn xtrim(call: &mut Call<'_>) -> Answer {

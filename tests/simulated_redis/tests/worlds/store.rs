@@ -1,0 +1,414 @@
+//! The server that all instances share, with an eye on what becomes of its keys: on their names and on what values and
+//! messages begin with, and on no argument of a script.
+
+use std::cell::Cell;
+use std::collections::{BTreeMap, BTreeSet};
+use std::io;
+use std::sync::atomic::{AtomicU64, Ordering::SeqCst};
+use std::sync::{Arc, Mutex};
+use std::thread;
+use std::time::Duration;
+
+use fastrand::Rng;
+use larder_store_tests::helpers::{stamp_of, times_of, values_in};
+use simulated_redis::{Change, Changes, Entry, Held, SimulatedRedis, Snapshot};
+use tokio::io::DuplexStream;
+
+use crate::config::Config;
+use crate::faults::Fault;
+use crate::history::{At, Disturbance, Step, Write, WriteOutcome};
+use crate::recorder::Recorder;
+use crate::source::{Source, Versioned, lane_of, unseal};
+
+/// How a value begins that a value of another type follows.
+const FOLLOWED: &[u8] = b"LRD\x84";
+/// Where the body begins in a stored value.
+const STAMP: usize = 36;
+/// What a message has in front of the sender's part.
+const NUMBERS: usize = 27;
+
+/// All servers. There is one.
+#[derive(Default)]
+pub(crate) struct Servers;
+
+pub(crate) struct Store {
+    redis: SimulatedRedis,
+    /// How far its clock was stepped, in seconds.
+    stepped: Arc<AtomicU64>,
+    snapshots: Mutex<Vec<Snapshot>>,
+    eye: Arc<Eye>,
+}
+
+/// What looks on.
+struct Eye {
+    source: Arc<Source>,
+    recorder: Arc<Recorder>,
+    late: Duration,
+    max_staleness: Duration,
+    /// How long a load waits for another's, and how long before that it may ask for the last time.
+    lease_wait: Duration,
+    last_pause: Duration,
+    /// Since when loads wait for a lease of a key, and when the last one did.
+    waited_for: Mutex<BTreeMap<u64, (At, At)>>,
+}
+
+impl Store {
+    pub(crate) fn new(
+        _: &Arc<Servers>,
+        time: impl Fn() -> Duration + Send + Sync + 'static,
+        config: &Config,
+        source: Arc<Source>,
+        recorder: Arc<Recorder>,
+    ) -> Self {
+        let (redis, stepped) = (SimulatedRedis::default(), Arc::<AtomicU64>::default());
+        let by = Arc::clone(&stepped);
+        redis.set_clock(move || time() + Duration::from_secs(by.load(SeqCst)));
+        let eye = Arc::new(Eye {
+            source,
+            recorder,
+            late: config.late(),
+            max_staleness: config.max_staleness(),
+            lease_wait: config.lease_wait(),
+            // A pause may be as long as the rest, so that there is no other attempt.
+            last_pause: Duration::from_millis(150) + config.l2_timeout(),
+            waited_for: Mutex::default(),
+        });
+        let looks_on = Arc::clone(&eye);
+        redis.observe(move |changes| looks_on.see(changes));
+        Self {
+            snapshots: Mutex::new(vec![redis.snapshot()]),
+            redis,
+            stepped,
+            eye,
+        }
+    }
+
+    pub(crate) fn connect(&self) -> io::Result<DuplexStream> {
+        self.redis.connect()
+    }
+
+    /// What the server knows of some tag is lost, until a value with it is stored.
+    pub(crate) fn lose_tag(&self, rng: &mut Rng) {
+        let tag = format!("!tag:t:{}", rng.u8(0..3));
+        let direct = self.redis.direct();
+        for key in self.redis.keys() {
+            if key.ends_with(tag.as_bytes()) {
+                _ = direct.request(&[b"DEL".to_vec(), key]);
+            }
+        }
+    }
+
+    /// Steps the server's clock forward, as an administrator or NTP does.
+    pub(crate) fn step_clock(&self, by: Duration) {
+        self.stepped.fetch_add(by.as_secs(), SeqCst);
+    }
+
+    /// Keeps a copy of what is stored, to go back to.
+    pub(crate) fn snapshot(&self) {
+        self.snapshots.lock().unwrap().push(self.redis.snapshot());
+    }
+
+    /// Restarts from the last copy, or from nothing.
+    pub(crate) fn restart(&self, emptied: bool, rng: &mut Rng) {
+        let snapshots = self.snapshots.lock().unwrap();
+        let recent = snapshots.len().saturating_sub(3)..snapshots.len();
+        let which = if emptied { 0 } else { rng.usize(recent) };
+        self.redis.start(&snapshots[which]);
+        self.eye.all_ended(|_| true);
+    }
+
+    pub(crate) fn take_over(self: Arc<Self>, fault: Fault, _: Duration, _: Duration, _: &mut Rng) {
+        drop(self);
+        panic!("{fault:?}: there is no replica");
+    }
+}
+
+thread_local! {
+    static DIGEST: Cell<u64> = const { Cell::new(0) };
+}
+
+/// A number of all requests that the server of the last world of this thread was sent, in their order.
+pub(crate) fn last_digest() -> u64 {
+    DIGEST.get()
+}
+
+impl Drop for Store {
+    fn drop(&mut self) {
+        DIGEST.set(self.redis.digest());
+        let errors = self.redis.lua_errors();
+        assert!(errors.is_empty() || thread::panicking(), "{errors:?}");
+    }
+}
+
+/// A key of a lane: one of a user's, or one of the lane's own.
+enum Name<'a> {
+    Key(u64),
+    Own(&'a str),
+}
+
+/// The name of a key in Redis: the number of its lane, and the rest.
+fn name(key: &[u8]) -> Option<(&str, Name<'_>)> {
+    let text = str::from_utf8(key).ok()?;
+    let (lane, rest) = text.strip_prefix("{simulation:row.")?.split_once('}')?;
+    let name = match rest.split_at_checked(1)? {
+        (":", key) => Name::Key(key.parse().ok()?),
+        ("!", own) => Name::Own(own),
+        _ => return None,
+    };
+    Some((lane, name))
+}
+
+/// The values of a key before and after, where there are any.
+fn values(held: Option<&Held>) -> Vec<&[u8]> {
+    match held {
+        Some(Held::Text(text)) => values_in(text),
+        _ => Vec::new(),
+    }
+}
+
+/// A message: its kind, and the keys that it names.
+fn read_message(message: &[u8]) -> (u8, Vec<String>) {
+    let mut keys = Vec::new();
+    let (kind, mut rest) = (message[NUMBERS], &message[NUMBERS + 1 + 8 + 2..]);
+    while let Some((length, text)) = rest.split_first_chunk::<2>() {
+        let (key, others) = text.split_at(usize::from(u16::from_be_bytes(*length)));
+        keys.push(String::from_utf8_lossy(key).into_owned());
+        rest = others;
+    }
+    (kind, keys)
+}
+
+/// A field of an entry.
+fn field<'a>(entry: &'a Entry, name: &str) -> Option<&'a [u8]> {
+    let mut pairs = entry.fields.chunks(2);
+    let pair = pairs.find(|pair| pair[0] == name.as_bytes())?;
+    Some(&pair[1])
+}
+
+const TAGS: u8 = 4;
+const PREFIX: u8 = 5;
+
+impl Eye {
+    fn see(&self, changes: &Changes) {
+        let Self { recorder, .. } = self;
+        // The values that stay what they were, but for their times.
+        let mut kept = BTreeSet::new();
+        for change in &changes.keys {
+            let Change {
+                key, before, after, ..
+            } = change;
+            match name(key) {
+                Some((_, Name::Key(key))) => {
+                    self.value(key, before.as_ref(), after.as_ref(), &mut kept);
+                }
+                Some((lane, Name::Own("clock"))) => {
+                    self.clock(lane, before.as_ref(), after.as_ref());
+                }
+                Some((_, Name::Own(own))) => match own.split_once(':') {
+                    // Everyone loads for himself meanwhile.
+                    Some(("hold", key)) => {
+                        let lasts = change.ttl.unwrap_or_default() + self.late;
+                        recorder.disturbed(lasts, None, key.parse().ok());
+                    }
+                    Some(("lease", key)) => {
+                        self.lease(key.parse().unwrap(), before.as_ref(), after.as_ref());
+                    }
+                    _ => {}
+                },
+                None => {}
+            }
+        }
+        for entry in &changes.entries {
+            match name(&entry.stream) {
+                Some((_, Name::Own("log"))) if entry.is_added => self.message(entry, &kept),
+                Some((_, Name::Own("writes"))) => self.write(entry),
+                _ => {}
+            }
+        }
+    }
+
+    fn value(
+        &self,
+        key: u64,
+        before: Option<&Held>,
+        after: Option<&Held>,
+        kept: &mut BTreeSet<u64>,
+    ) {
+        let Self { recorder, .. } = self;
+        let (before, after) = (values(before), values(after));
+        let former: BTreeMap<_, _> = before
+            .iter()
+            .map(|value| (stamp_of(value).ver, *value))
+            .collect();
+        for value in &after {
+            match former.get(&stamp_of(value).ver) {
+                None => {
+                    let is_revalidated = before
+                        .iter()
+                        .any(|old| old[STAMP + 64 - 36..] == value[STAMP + 64 - 36..]);
+                    if is_revalidated {
+                        recorder.count(Fault::Revalidated);
+                    }
+                    self.stored(&value[STAMP..]);
+                }
+                Some(old) => {
+                    kept.insert(key);
+                    let (was, is) = (times_of(old).1, times_of(value).1);
+                    if was.ends_at != is.ends_at {
+                        recorder.count(Fault::Touched);
+                    } else if was.expires_at != is.expires_at {
+                        recorder.count(Fault::Extended);
+                    }
+                }
+            }
+        }
+        if after.len() > 1 && after.len() > former.len() {
+            recorder.count(Fault::Beside);
+        }
+        if after.is_empty() {
+            // Those that have found it until now load.
+            recorder.disturbed(self.late, None, Some(key));
+        }
+    }
+
+    /// A load that has waited for too long loads without a lease.
+    fn lease(&self, key: u64, before: Option<&Held>, after: Option<&Held>) {
+        let is_waited_for = matches!(after, Some(Held::Text(lease)) if lease.contains(&b'+'));
+        let now = self.recorder.now();
+        let mut waited_for = self.waited_for.lock().unwrap();
+        // A load may wait for one lease after the other.
+        let (since, last) = waited_for.entry(key).or_insert((now, now));
+        let was_waited_for = matches!(before, Some(Held::Text(lease)) if lease.contains(&b'+'));
+        if !was_waited_for && *last + self.last_pause < now {
+            *since = now;
+        }
+        if is_waited_for || was_waited_for {
+            *last = now;
+        }
+        let since = *since;
+        if since + self.lease_wait <= now + self.last_pause {
+            self.recorder.count(Fault::WaitedTooLong);
+            self.recorder.write(|history| {
+                history.disturbances.push(Disturbance {
+                    from: (since + self.lease_wait).saturating_sub(self.last_pause),
+                    to: now + 2 * self.last_pause,
+                    instance: None,
+                    key: Some(key),
+                });
+            });
+        }
+    }
+
+    fn clock(&self, lane: &str, before: Option<&Held>, after: Option<&Held>) {
+        let field = |held: Option<&Held>, field: &str| match held {
+            Some(Held::Hash(fields)) => fields.get(field.as_bytes()).cloned(),
+            _ => None,
+        };
+        let epoch = |held| field(held, "at").and_then(|at| at.first_chunk::<8>().copied());
+        let number: u64 = lane.parse().unwrap();
+        let lanes =
+            field(after, "lanes").and_then(|lanes| String::from_utf8(lanes).ok()?.parse().ok());
+        let lanes: u64 = lanes.unwrap_or(1);
+        let has = |key| u64::from(lane_of(key, u16::try_from(lanes).unwrap())) == number;
+        // No value and no lease of another epoch counts.
+        if epoch(before).is_some_and(|before| Some(before) != epoch(after)) {
+            self.all_ended(has);
+        }
+        // Every lease from before has ended, of whatever key. A load whose lease is granted later also reads the source
+        // later (rule 23).
+        if field(before, "leases") != field(after, "leases") {
+            self.all_ended(has);
+        }
+    }
+
+    fn message(&self, entry: &Entry, kept: &BTreeSet<u64>) {
+        let message = field(entry, "m").expect("the log has messages");
+        let (kind, names) = read_message(message);
+        match kind {
+            // Every load of values with these tags that began before is refused after this.
+            TAGS => {
+                let tagged = names.iter().flat_map(|tag| self.source.tagged(tag));
+                for key in tagged.collect::<BTreeSet<u64>>() {
+                    self.ended(key);
+                }
+            }
+            PREFIX => {}
+            _ => {
+                let is_expire = field(entry, "by").is_some();
+                for key in names.iter().filter_map(|key| key.parse().ok()) {
+                    if is_expire {
+                        self.recorder.count(Fault::Expired);
+                        // A load whose lease has ended may run on beside the next one.
+                        self.recorder.disturbed(self.late, None, Some(key));
+                    } else if !kept.contains(&key) {
+                        // Where the value stays it was given another lifetime.
+                        self.ended(key);
+                    }
+                }
+            }
+        }
+    }
+
+    /// A write waits for the source, or does so no more.
+    fn write(&self, entry: &Entry) {
+        let body = field(entry, "b").unwrap_or_default();
+        let Some(Versioned { key, version }) = unseal(body) else {
+            return;
+        };
+        if entry.is_added {
+            return self.source.waits(key, version);
+        }
+        self.recorder.count(Fault::Settled);
+        if let Some(since) = self.source.settled(key, version, self.max_staleness) {
+            // Everyone has loaded for himself.
+            let to = self.recorder.now() + self.late;
+            self.recorder.write(|history| {
+                history.disturbances.push(Disturbance {
+                    from: since,
+                    to,
+                    instance: None,
+                    key: Some(key),
+                });
+            });
+        }
+        self.ended(key);
+        // From here on all have it, or what came later.
+        let end = self.recorder.now();
+        self.recorder.write(|history| {
+            history.writes.push(Write {
+                instance: usize::MAX,
+                key,
+                version,
+                end,
+                outcome: WriteOutcome::Done,
+                everywhere: false,
+                lagging: true,
+            });
+        });
+    }
+
+    fn stored(&self, body: &[u8]) {
+        let Some(Versioned { key, version }) = unseal(body) else {
+            return;
+        };
+        let at = self.recorder.now();
+        self.recorder
+            .write(|history| history.steps.push(Step::Stored { at, key, version }));
+    }
+
+    /// No load of this key that has its lease from before is stored any more; and what has it from after it was loaded
+    /// after it. So the source's number of now is what fills are held to.
+    fn ended(&self, key: u64) {
+        let (at, version) = (self.recorder.now(), self.source.current(key));
+        self.recorder
+            .write(|history| history.steps.push(Step::Invalidated { at, key, version }));
+        // A load whose lease was granted before this may begin when the grant arrives, and run on.
+        self.recorder.disturbed(self.late, None, Some(key));
+    }
+
+    fn all_ended(&self, which: impl Fn(u64) -> bool) {
+        (0..self.source.len())
+            .filter(|key| which(*key))
+            .for_each(|key| self.ended(key));
+    }
+}
