@@ -17,6 +17,7 @@ mod history;
 #[path = "../../../support/seeds.rs"]
 mod seeds;
 
+mod ablation;
 #[path = "../../../simulation/chaos.rs"]
 mod chaos;
 #[path = "../../../simulation/clients.rs"]
@@ -27,6 +28,8 @@ mod config;
 mod evidence;
 #[path = "../../../simulation/faults.rs"]
 mod faults;
+#[path = "../../../simulation/hostile.rs"]
+mod hostile;
 mod lane;
 mod left_out;
 #[path = "../../../simulation/link.rs"]
@@ -60,7 +63,11 @@ const NOT_DRAWN: &[Fault] = &[
 ];
 
 fn draw(seed: u64) -> Config {
-    let mut config = Config::draw(seed);
+    supported(Config::draw(seed))
+}
+
+/// Without the faults that have no counterpart yet.
+fn supported(mut config: Config) -> Config {
     config
         .faults
         .retain(|(fault, _)| !NOT_DRAWN.contains(fault));
