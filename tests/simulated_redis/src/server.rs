@@ -31,6 +31,8 @@ pub(crate) struct Server {
     commands: u64,
     pub(crate) run_id: String,
     pub(crate) replication_id: String,
+    /// The one before it, which a replica of the former primary has; `None` for none.
+    pub(crate) former_replication_id: Option<String>,
     pub(crate) settings: Settings,
     pub(crate) sessions: BTreeMap<SessionId, Session>,
     last_session: SessionId,
@@ -122,6 +124,7 @@ impl Server {
             commands: 0,
             run_id: random_id(),
             replication_id: random_id(),
+            former_replication_id: None,
             settings,
             sessions: BTreeMap::new(),
             last_session: 0,
@@ -202,6 +205,7 @@ impl Server {
         self.databases = data;
         self.scripts.clear();
         (self.run_id, self.replication_id) = (random_id(), random_id());
+        self.former_replication_id = None;
     }
 
     pub(crate) fn connect(&mut self) -> (SessionId, Arc<Notify>) {

@@ -1,6 +1,7 @@
 //! What the server says of itself.
 
 use std::fmt::Write;
+use std::mem;
 
 use super::{Answer, Call, SYNTAX, fail, word};
 use crate::reply::Reply;
@@ -77,7 +78,9 @@ pub(super) fn info(call: &mut Call<'_>) -> Answer {
         replication.push(format!("min_slaves_good_slaves:{good}"));
     }
     replication.push(format!("master_replid:{}", server.replication_id));
-    replication.push(format!("master_replid2:{:040}", 0));
+    let former = server.former_replication_id.clone();
+    let former = former.unwrap_or_else(|| "0".repeat(40));
+    replication.push(format!("master_replid2:{former}"));
     add("Replication", &replication);
     // Only on request.
     if wanted.iter().any(|section| section == "commandstats") {
@@ -102,7 +105,8 @@ pub(super) fn role(call: &mut Call<'_>) -> Answer {
 pub(super) fn replicaof(call: &mut Call<'_>) -> Answer {
     let is_replica = word(call.arg(1)) != "no";
     if call.server.settings.is_replica && !is_replica {
-        call.server.replication_id = random_id();
+        let former = mem::replace(&mut call.server.replication_id, random_id());
+        call.server.former_replication_id = Some(former);
     }
     call.server.settings.is_replica = is_replica;
     Ok(Reply::ok())
