@@ -28,6 +28,7 @@ mod resends;
 mod sentinel;
 mod shared;
 mod staged;
+mod steps;
 mod subscriptions;
 #[cfg(feature = "tls-ring")]
 mod tls;

@@ -17,5 +17,7 @@ mod raw;
 mod resends;
 #[path = "../../../l2/redis/staged.rs"]
 mod staged;
+#[path = "../../../l2/redis/steps.rs"]
+mod steps;
 
 use self::raw::*;

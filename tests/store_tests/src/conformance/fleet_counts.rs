@@ -50,13 +50,13 @@ async fn each_instance_has_its_own_counters(store: impl StoreUnderTest) {
 
 async fn a_late_copy_does_not_replace_later_counters(store: impl StoreUnderTest) {
     let lane = store.lane();
-    store_counts(&*lane, 1, 1, "loads=1").await;
-    store_counts(&*lane, 1, 5, "loads=2").await;
-    store_counts(&*lane, 1, 1, "loads=1").await;
-    assert_eq!(counts(&*lane).await, named(&[(1, "loads=2")]));
+    store_counts(&*lane, 7, 1, "loads=1").await;
+    store_counts(&*lane, 7, 5, "loads=2").await;
+    store_counts(&*lane, 7, 1, "loads=1").await;
+    assert_eq!(counts(&*lane).await, named(&[(7, "loads=2")]));
     // A cache that is closed twice may store at the same time.
-    store_counts(&*lane, 1, 5, "loads=3").await;
-    assert_eq!(counts(&*lane).await, named(&[(1, "loads=3")]));
+    store_counts(&*lane, 7, 5, "loads=3").await;
+    assert_eq!(counts(&*lane).await, named(&[(7, "loads=3")]));
 }
 
 async fn another_namespace_has_other_counters(store: impl StoreUnderTest) {
