@@ -33,5 +33,7 @@ mod subscriptions;
 #[cfg(feature = "tls-ring")]
 mod tls;
 mod urls;
+#[cfg(feature = "write-behind")]
+mod write_stream;
 
 use self::raw::*;

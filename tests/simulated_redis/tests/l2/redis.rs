@@ -19,5 +19,7 @@ mod resends;
 mod staged;
 #[path = "../../../l2/redis/steps.rs"]
 mod steps;
+#[path = "../../../l2/redis/write_stream.rs"]
+mod write_stream;
 
 use self::raw::*;
