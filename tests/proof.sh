@@ -2,7 +2,8 @@
 # The long tests, optimized: before a change of src lands. `sh tests/proof.sh` runs all parts of it; arguments choose
 # some:
 #
-#   worlds         simulated worlds: LARDER_SEEDS, 0..500 unless it is set
+#   worlds         simulated worlds, on the store in memory and on the simulated Redis: LARDER_SEEDS, 0..500 and 0..300 unless
+#                  it is set
 #   ablation       each rule of the protocol turned off: a promise has to break
 #   interleavings  a few threads' steps in every order: LOOM_MAX_PREEMPTIONS, 2 unless it is set
 #   processes      every fault on real processes and a real Redis
@@ -15,7 +16,7 @@
 #   simulated      the tests of the cache on the simulated Redis, and random steps of it beside those of the store in memory:
 #                  LARDER_SEEDS, 0..200 unless it is set
 #   mutants        each line of the scripts left out, each comparison turned round, each constant one more: LARDER_MUTANTS,
-#                  such as fill.lua, or all files; not part of all
+#                  such as fill.lua, or all files
 #   sentinel       the tests of primaries that sentinels name
 #   tests          the tests of tests/all.sh that are longer than it allows; PROPTEST_CASES, 5000 unless it is set, and
 #                  more seeds of the tests of HTTP
@@ -83,8 +84,15 @@ test_page() {
 
 part() {
     case $1 in
-    worlds) LARDER_SEEDS=${LARDER_SEEDS:-0..500} run --test simulation -- --nocapture ;;
-    ablation) run_with_cfg ablation --test simulation -- --nocapture no_rule_is_idle ;;
+    worlds)
+        LARDER_SEEDS=${LARDER_SEEDS:-0..500} run --test simulation -- --nocapture
+        # On the simulated Redis: the same time for fewer worlds.
+        LARDER_SEEDS=${LARDER_SEEDS:-0..300} run --test worlds -- --nocapture
+        ;;
+    ablation)
+        run_with_cfg ablation --test simulation -- --nocapture no_rule_is_idle
+        run --test worlds -- --ignored --nocapture no_rule_of_the_scripts_is_idle
+        ;;
     interleavings) run_with_cfg interleavings --lib -- interleavings ;;
     processes)
         # Cargo builds no program of another package for a test.
@@ -156,7 +164,7 @@ part() {
     esac
 }
 
-if [ $# = 0 ]; then set -- worlds ablation interleavings processes databases servers cluster simulated sentinel tests page shop; fi
+if [ $# = 0 ]; then set -- worlds ablation interleavings processes databases servers cluster simulated mutants sentinel tests page shop; fi
 began=$(date +%s)
 for name in "$@"; do
     printf '\n== %s\n' "$name"

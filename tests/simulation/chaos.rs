@@ -108,6 +108,15 @@ fn strike(world: &Arc<World>, fault: Fault, rng: &mut Rng) {
             let store = Arc::clone(world.store(rng));
             store.lose_tag(rng);
         }
+        Fault::StorePaused
+        | Fault::StoreFull
+        | Fault::KeyEvicted
+        | Fault::Flushed
+        | Fault::ScriptsForgotten => {
+            world.struck(fault, lasts, None);
+            let store = Arc::clone(world.store(rng));
+            store.strike(fault, lasts, rng);
+        }
         Fault::Cleared => {
             world.struck(fault, Duration::ZERO, None);
             tokio::spawn(clients::clear(Arc::clone(world), instance));

@@ -9,12 +9,12 @@ use std::sync::Mutex;
 use std::sync::atomic::{AtomicU64, Ordering::SeqCst};
 use std::time::Duration;
 
-use crate::NOT_DRAWN;
 use crate::config::Config;
 use crate::faults::{Counts, Fault};
 use crate::history::{History, Level, Outcome as Answer, Step, Violation};
 use crate::seeds::seeds;
 use crate::world::{self, Outcome};
+use crate::{NOT_DRAWN, SHARE};
 
 const THREADS: usize = 2;
 /// Fewer worlds show too little of some faults.
@@ -259,14 +259,14 @@ fn number<T: FromStr<Err: fmt::Debug>>(variable: &str) -> Option<T> {
     )
 }
 
-/// A world of a quarter of the time, unless its seed was asked for: a run for every change sees each kind of world, and
+/// A world of a share of the time, unless its seed was asked for: a run for every change sees each kind of world, and
 /// the beginning of its history.
 pub(crate) fn lasting(config: Config) -> Config {
     if seeds().is_some() || seed().is_some() {
         return config;
     }
     Config {
-        lasts_ms: config.lasts_ms / 4,
+        lasts_ms: config.lasts_ms / SHARE,
         ..config
     }
 }

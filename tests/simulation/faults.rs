@@ -68,6 +68,16 @@ faults! {
     /// Sentinels make a replica the primary, of which the old one knows nothing: it goes on answering those whose
     /// connections stay there. It takes no writes; see [`Takeover::Unnoticed`](crate::store::Takeover::Unnoticed).
     Isolated,
+    /// The store reads no requests, and goes on with them later.
+    StorePaused,
+    /// The store has no memory left, and evicts nothing.
+    StoreFull,
+    /// The store evicts a key, whichever it is.
+    KeyEvicted,
+    /// Somebody deletes all keys, of which nobody is told.
+    Flushed,
+    /// The store forgets all scripts.
+    ScriptsForgotten,
     /// An instance clears the namespace.
     Cleared,
     /// A load takes longer than values may be believed.

@@ -251,6 +251,11 @@ impl Store {
         Ok(lane.into())
     }
 
+    /// The store in memory has none of these faults.
+    pub(crate) fn strike(self: Arc<Self>, fault: Fault, _: Duration, _: &mut Rng) {
+        panic!("{fault:?} of the store {}", self.server);
+    }
+
     /// A replica takes over, and the old store is there for so long.
     pub(crate) fn take_over(
         self: Arc<Self>,
@@ -659,4 +664,9 @@ pub(crate) fn server_of(lane: LaneNumber, servers: usize) -> usize {
 
 fn is_in(lane: LaneNumber, key: u64) -> bool {
     lane_of(key, lane.of) == lane.number
+}
+
+/// A number of what the stores of the last world of this thread were sent: no store in memory counts that.
+pub(crate) fn last_digest() -> u64 {
+    0
 }

@@ -42,14 +42,13 @@ use futures::future::BoxFuture;
 use larder::l2::deadpool_redis::redis::ConnectionAddr;
 use larder::l2::{DialedStream, Dialer};
 use tokio::io::{DuplexStream, duplex};
-use tokio::sync::watch;
 
 use crate::compared::RealServer;
 pub use crate::edits::{Edit, compiles, edit_scripts};
 use crate::keyspace::Keyspace;
 pub use crate::observed::{Change, Changes, Entry, Held};
 pub use crate::reply::Reply;
-use crate::serve::{lock, serve};
+use crate::serve::{Pause, lock, serve};
 pub use crate::server::Settings;
 use crate::server::{Server, SessionId};
 
@@ -62,7 +61,7 @@ pub struct SimulatedRedis(Arc<Inner>);
 
 struct Inner {
     server: Arc<Mutex<Server>>,
-    is_paused: watch::Sender<bool>,
+    pause: Arc<Pause>,
     is_up: AtomicBool,
 }
 
@@ -114,7 +113,7 @@ impl SimulatedRedis {
     pub fn new(settings: Settings) -> Self {
         Self(Arc::new(Inner {
             server: Arc::new(Mutex::new(Server::new(settings))),
-            is_paused: watch::Sender::new(false),
+            pause: Arc::default(),
             is_up: AtomicBool::new(true),
         }))
     }
@@ -130,7 +129,7 @@ impl SimulatedRedis {
         }
         let (ours, theirs) = duplex(BUFFER);
         let server = Arc::clone(&self.0.server);
-        tokio::spawn(serve(server, ours, self.0.is_paused.subscribe()));
+        tokio::spawn(serve(server, ours, Arc::clone(&self.0.pause)));
         Ok(theirs)
     }
 
@@ -227,18 +226,18 @@ impl SimulatedRedis {
     /// Starts it with what it held in this snapshot. Ends it first if it runs.
     pub fn start(&self, snapshot: &Snapshot) {
         lock(&self.0.server).restart(snapshot.0.clone());
-        self.0.is_paused.send_replace(false);
+        self.0.pause.set(false);
         self.0.is_up.store(true, SeqCst);
     }
 
     /// From now on it reads nothing, and keeps its connections.
     pub fn pause(&self) {
-        self.0.is_paused.send_replace(true);
+        self.0.pause.set(true);
     }
 
     /// It goes on with what was sent meanwhile.
     pub fn resume(&self) {
-        self.0.is_paused.send_replace(false);
+        self.0.pause.set(false);
     }
 }
 

@@ -1,28 +1,50 @@
 //! Serves a connection: requests from its stream, answers and messages to it, in one order.
 
+use std::sync::atomic::{AtomicBool, Ordering::SeqCst};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, split};
-use tokio::sync::watch;
+use tokio::sync::Notify;
 
 use crate::reply::{parts, read as read_reply};
 use crate::server::{Server, SessionId};
 
-/// Serves a stream until one of both ends it. Nothing is read while the server `is_paused`.
+/// Has connections go on in the order in which they were paused: a channel of tokio's that all of them watch would not.
+#[derive(Default)]
+pub(crate) struct Pause {
+    is_on: AtomicBool,
+    ends: Notify,
+}
+
+impl Pause {
+    pub(crate) fn set(&self, is_on: bool) {
+        self.is_on.store(is_on, SeqCst);
+        self.ends.notify_waiters();
+    }
+
+    async fn is_over(&self) {
+        loop {
+            let ends = self.ends.notified();
+            if !self.is_on.load(SeqCst) {
+                return;
+            }
+            ends.await;
+        }
+    }
+}
+
+/// Serves a stream until one of both ends it. Nothing is read during a pause.
 pub(crate) async fn serve(
     server: Arc<Mutex<Server>>,
     stream: impl AsyncRead + AsyncWrite + Send,
-    mut is_paused: watch::Receiver<bool>,
+    pause: Arc<Pause>,
 ) {
     let (id, wake) = lock(&server).connect();
     let (mut from, mut to) = split(stream);
     let reading = async {
         let mut bytes = Vec::new();
         loop {
-            // An error means that the server was dropped.
-            if is_paused.wait_for(|is_paused| !is_paused).await.is_err() {
-                return;
-            }
+            pause.is_over().await;
             let mut read = 0;
             while let Some((request, length)) = read_reply(&bytes[read..]) {
                 let Some(request) = parts(request) else {

@@ -13,6 +13,7 @@ use fastrand::Rng;
 use larder_store_tests::helpers::{stamp_of, times_of, values_in};
 use simulated_redis::{Change, Changes, Entry, Held, SimulatedRedis, Snapshot};
 use tokio::io::DuplexStream;
+use tokio::time::sleep;
 
 use crate::config::Config;
 use crate::faults::Fault;
@@ -45,6 +46,7 @@ struct Eye {
     recorder: Arc<Recorder>,
     late: Duration,
     max_staleness: Duration,
+    recovery: Duration,
     /// How long a load waits for another's, and how long before that it may ask for the last time.
     lease_wait: Duration,
     last_pause: Duration,
@@ -68,6 +70,7 @@ impl Store {
             recorder,
             late: config.late(),
             max_staleness: config.max_staleness(),
+            recovery: config.recovery(),
             lease_wait: config.lease_wait(),
             // A pause may be as long as the rest, so that there is no other attempt.
             last_pause: Duration::from_millis(150) + config.l2_timeout(),
@@ -117,6 +120,42 @@ impl Store {
         self.eye.all_ended(|_| true);
     }
 
+    pub(crate) fn strike(self: Arc<Self>, fault: Fault, lasts: Duration, rng: &mut Rng) {
+        let request = |words: &[&[u8]]| {
+            let words: Vec<_> = words.iter().map(|word| word.to_vec()).collect();
+            _ = self.redis.direct().request(&words);
+        };
+        match fault {
+            Fault::StorePaused => self.redis.pause(),
+            Fault::StoreFull => self.redis.set(|settings| settings.maxmemory = Some(1)),
+            Fault::KeyEvicted => {
+                let mut keys = self.redis.keys();
+                // Without these there is no promise: a hold, and that a write which arrives twice is one.
+                keys.retain(|key| {
+                    let name = String::from_utf8_lossy(key);
+                    !name.contains("}!hold:") && !name.contains("}!done:")
+                });
+                if let Some(key) = rng.choice(&keys) {
+                    request(&[b"DEL", key]);
+                }
+            }
+            Fault::Flushed => {
+                request(&[b"FLUSHALL"]);
+                self.eye.all_ended(|_| true);
+            }
+            Fault::ScriptsForgotten => request(&[b"SCRIPT", b"FLUSH"]),
+            fault => panic!("{fault:?} of the store"),
+        }
+        tokio::spawn(async move {
+            sleep(lasts).await;
+            match fault {
+                Fault::StorePaused => self.redis.resume(),
+                Fault::StoreFull => self.redis.set(|settings| settings.maxmemory = None),
+                _ => {}
+            }
+        });
+    }
+
     pub(crate) fn take_over(self: Arc<Self>, fault: Fault, _: Duration, _: Duration, _: &mut Rng) {
         drop(self);
         panic!("{fault:?}: there is no replica");
@@ -156,6 +195,13 @@ fn name(key: &[u8]) -> Option<(&str, Name<'_>)> {
         _ => return None,
     };
     Some((lane, name))
+}
+
+/// Whether a key belongs to a lane with this name: `3of8.` and a number that chooses the slot; or `0`, the only one.
+fn is_in(lane: &str, key: u64) -> bool {
+    let (number, of) = lane.split_once("of").unwrap_or((lane, "1"));
+    let of = of.split('.').next().unwrap().parse().unwrap();
+    lane_of(key, of).to_string() == number
 }
 
 /// The values of a key before and after, where there are any.
@@ -220,7 +266,9 @@ impl Eye {
         }
         for entry in &changes.entries {
             match name(&entry.stream) {
-                Some((_, Name::Own("log"))) if entry.is_added => self.message(entry, &kept),
+                Some((lane, Name::Own("log"))) if entry.is_added => {
+                    self.message(lane, entry, &kept);
+                }
                 Some((_, Name::Own("writes"))) => self.write(entry),
                 _ => {}
             }
@@ -304,14 +352,19 @@ impl Eye {
             Some(Held::Hash(fields)) => fields.get(field.as_bytes()).cloned(),
             _ => None,
         };
-        let epoch = |held| field(held, "at").and_then(|at| at.first_chunk::<8>().copied());
-        let number: u64 = lane.parse().unwrap();
-        let lanes =
-            field(after, "lanes").and_then(|lanes| String::from_utf8(lanes).ok()?.parse().ok());
-        let lanes: u64 = lanes.unwrap_or(1);
-        let has = |key| u64::from(lane_of(key, u16::try_from(lanes).unwrap())) == number;
-        // No value and no lease of another epoch counts.
-        if epoch(before).is_some_and(|before| Some(before) != epoch(after)) {
+        // None if the lane is closed.
+        let epoch = |held| {
+            let at = field(held, "at").filter(|at| at.len() == 24);
+            at.and_then(|at| at.first_chunk::<8>().copied())
+        };
+        let has = |key| is_in(lane, key);
+        // The lane is closed: all instances make connections anew, and find nothing.
+        if field(after, "at").is_some_and(|at| at.starts_with(b"LANES ")) {
+            self.recorder.count(Fault::LanesChanged);
+            self.recorder.disturbed(self.recovery, None, None);
+        }
+        // No value and no lease of another epoch, or of another number of lanes, counts.
+        if epoch(after).is_some() && epoch(before) != epoch(after) {
             self.all_ended(has);
         }
         // Every lease from before has ended, of whatever key. A load whose lease is granted later also reads the source
@@ -321,13 +374,14 @@ impl Eye {
         }
     }
 
-    fn message(&self, entry: &Entry, kept: &BTreeSet<u64>) {
+    fn message(&self, lane: &str, entry: &Entry, kept: &BTreeSet<u64>) {
         let message = field(entry, "m").expect("the log has messages");
         let (kind, names) = read_message(message);
         match kind {
             // Every load of values with these tags that began before is refused after this.
             TAGS => {
                 let tagged = names.iter().flat_map(|tag| self.source.tagged(tag));
+                let tagged = tagged.filter(|key| is_in(lane, *key));
                 for key in tagged.collect::<BTreeSet<u64>>() {
                     self.ended(key);
                 }
