@@ -257,7 +257,7 @@ impl Eye {
                         recorder.disturbed(lasts, None, key.parse().ok());
                     }
                     Some(("lease", key)) => {
-                        self.lease(key.parse().unwrap(), before.as_ref(), after.as_ref());
+                        self.lease(key.parse().unwrap(), change);
                     }
                     _ => {}
                 },
@@ -320,7 +320,10 @@ impl Eye {
     }
 
     /// A load that has waited for too long loads without a lease.
-    fn lease(&self, key: u64, before: Option<&Held>, after: Option<&Held>) {
+    fn lease(&self, key: u64, change: &Change) {
+        let Change {
+            before, after, ttl, ..
+        } = change;
         let is_waited_for = matches!(after, Some(Held::Text(lease)) if lease.contains(&b'+'));
         let now = self.recorder.now();
         let mut waited_for = self.waited_for.lock().unwrap();
@@ -333,13 +336,17 @@ impl Eye {
         if is_waited_for || was_waited_for {
             *last = now;
         }
-        let since = *since;
-        if since + self.lease_wait <= now + self.last_pause {
+        // Nobody says when a lease ends with its TTL.
+        let (since, ends) = (
+            *since,
+            now + ttl.filter(|_| is_waited_for).unwrap_or_default(),
+        );
+        if since + self.lease_wait <= ends + self.last_pause {
             self.recorder.count(Fault::WaitedTooLong);
             self.recorder.write(|history| {
                 history.disturbances.push(Disturbance {
                     from: (since + self.lease_wait).saturating_sub(self.last_pause),
-                    to: now + 2 * self.last_pause,
+                    to: ends + 2 * self.last_pause,
                     instance: None,
                     key: Some(key),
                 });
