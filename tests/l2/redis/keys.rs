@@ -10,7 +10,7 @@ use deadpool_redis::redis::cmd;
 use futures::StreamExt;
 use futures::stream;
 #[cfg(feature = "write-behind")]
-use larder::l2::{Append, Settled, Written};
+use larder::l2::{Append, Written};
 use larder::l2::{
     Fill, Key, Kind, Lane, LeaseReply, NewLifetime, Stamp, StoredCounts, Ttls, Version, Want,
 };
@@ -336,7 +336,7 @@ async fn a_mark_names_its_write_its_value_and_until_when_a_hold_lasts() {
     let store = Redis::start().await;
     let (lane, mut raw) = (&*store.lane(), store.server.connection().await);
     let held = own_key("hold:k");
-    let stream = lane.write_stream().unwrap();
+    let stream = write_stream(lane);
     let append = async || {
         let append = Append {
             encoded_key: b"k".to_vec(),
@@ -357,13 +357,8 @@ async fn a_mark_names_its_write_its_value_and_until_when_a_hold_lasts() {
         ack.stamp.written_at + u64::try_from(LONG.as_millis()).unwrap()
     };
     let settle = async || {
-        let taken = stream.take(7, LONG, 10).await.unwrap().unwrap();
-        let settled = Settled {
-            writes: &taken.iter().collect::<Vec<_>>(),
-            outcome: Ok(&BTreeSet::new()),
-            origin: ORIGIN,
-        };
-        assert!(stream.settle(7, settled).await.unwrap());
+        let taken = take_writes(lane).await;
+        assert!(settle_writes(lane, &taken, Ok(&[])).await);
     };
     let (id, stamp) = append().await;
     let mark: String = run(&mut raw, &["GET", &held]).await;

@@ -1,26 +1,17 @@
 //! The stream of writes and the dead letters in Redis: what other programs add there, and what is left behind.
 
-use std::collections::BTreeSet;
-
 use deadpool_redis::redis::aio::MultiplexedConnection;
 use deadpool_redis::redis::cmd;
-use larder::l2::{
-    Append, Kind, Lane, LeaseReply, Pending, Settled, StreamId, Waiting, WriteStream, Written,
-};
+use larder::l2::{Append, Kind, Lane, LeaseReply, Pending, Settled, StreamId, Waiting, Written};
 use larder_store_tests::steps::Steps;
 
 use super::{own_key, run, value_key};
 use crate::store::*;
 
-const FENCE: u64 = 7;
 /// The last time in an id that is one: the version of a later one would not fit an `i64`.
 const LATEST: u64 = (1 << 43) - 1;
 
 type Entries = Vec<(String, Vec<(String, Vec<u8>)>)>;
-
-fn stream(lane: &dyn Lane) -> &dyn WriteStream {
-    lane.write_stream().expect("it has a stream")
-}
 
 async fn append(lane: &dyn Lane, key: &str, payload: &[u8]) {
     let append = Append {
@@ -33,28 +24,13 @@ async fn append(lane: &dyn Lane, key: &str, payload: &[u8]) {
     assert!(matches!(appended.unwrap(), Written::Done(_)));
 }
 
-async fn take(lane: &dyn Lane) -> Vec<Waiting> {
-    let taken = stream(lane).take(FENCE, LONG, 100).await;
-    taken.expect("it is answered").expect("no other one works")
-}
-
-async fn settle(lane: &dyn Lane, writes: &[Waiting], outcome: Result<(), &str>) {
-    let none = BTreeSet::new();
-    let settled = Settled {
-        writes: &writes.iter().collect::<Vec<_>>(),
-        outcome: outcome.map(|()| &none),
-        origin: ORIGIN,
-    };
-    assert!(stream(lane).settle(FENCE, settled).await.unwrap());
-}
-
 async fn pending(lane: &dyn Lane) -> Pending {
-    stream(lane).pending().await.unwrap()
+    write_stream(lane).pending().await.unwrap()
 }
 
 async fn requeue(lane: &dyn Lane, letter: &Waiting) -> bool {
     let payload = payload_of(Kind::Invalidate, &[&letter.key]);
-    stream(lane).requeue(letter, &payload).await.unwrap()
+    write_stream(lane).requeue(letter, &payload).await.unwrap()
 }
 
 /// Adds an entry as another program does.
@@ -81,8 +57,8 @@ async fn an_entry_of_another_program_does_not_end_the_stream() {
                 let (lane, mut raw) = (&*store.lane(), store.server.connection().await);
                 // Ids go on above what was settled, too.
                 append(lane, "settled", b"v").await;
-                let settled = take(lane).await;
-                settle(lane, &settled, Ok(())).await;
+                let settled = take_writes(lane).await;
+                assert!(settle_writes(lane, &settled, Ok(&[])).await);
                 for n in 0..own {
                     append(lane, &format!("own {n}"), format!("v{n}").as_bytes()).await;
                 }
@@ -91,7 +67,7 @@ async fn an_entry_of_another_program_does_not_end_the_stream() {
                 }
                 let kept = entries(&mut raw, "writes").await;
                 add(&mut raw, "writes", foreign, &["k", "foreign"]).await;
-                let known = take(lane).await;
+                let known = take_writes(lane).await;
                 assert_eq!(known.len(), kept.len(), "it is not for the worker");
                 let last_known = known.last().map(|write| write.id);
                 assert_eq!(pending(lane).await.last, last_known);
@@ -104,7 +80,7 @@ async fn an_entry_of_another_program_does_not_end_the_stream() {
                 let mut now = entries(&mut raw, "writes").await;
                 now.pop();
                 assert_eq!(now, kept, "{foreign}");
-                let waiting = take(lane).await;
+                let waiting = take_writes(lane).await;
                 assert_eq!(waiting[..known.len()], known);
                 let new = waiting.last().unwrap();
                 assert_eq!((&*new.key, &*new.encoded_key), ("k", &b"<k>"[..]));
@@ -113,7 +89,7 @@ async fn an_entry_of_another_program_does_not_end_the_stream() {
                 assert!(new.id.ms <= LATEST, "{:?}", new.id);
                 // The next one follows without that.
                 append(lane, "k", b"newer").await;
-                assert_eq!(take(lane).await[..waiting.len()], waiting);
+                assert_eq!(take_writes(lane).await[..waiting.len()], waiting);
             }
         }
     }
@@ -126,7 +102,7 @@ async fn the_last_time_in_an_id_is_one() {
     let (lane, mut raw) = (&*store.lane(), store.server.connection().await);
     add(&mut raw, "writes", &format!("{LATEST}-5"), &["k", "x"]).await;
     append(lane, "k", b"v").await;
-    let ids = take(lane).await.into_iter().map(|write| write.id);
+    let ids = take_writes(lane).await.into_iter().map(|write| write.id);
     let expected = [5, 6].map(|number| StreamId { ms: LATEST, number });
     assert_eq!(ids.collect::<Vec<_>>(), expected);
     assert_eq!(pending(lane).await.last, Some(expected[1]));
@@ -154,9 +130,9 @@ async fn what_is_pending_is_said_of_the_stream_and_of_the_dead_letters() {
     for key in ["a", "b", "c", "d", "e"] {
         append(lane, key, b"v").await;
     }
-    let waiting = take(lane).await;
-    settle(lane, &waiting[..2], Err("why")).await;
-    let letters = stream(lane).dead_letters(10).await.unwrap();
+    let waiting = take_writes(lane).await;
+    assert!(settle_writes(lane, &waiting[..2], Err("why")).await);
+    let letters = write_stream(lane).dead_letters(10).await.unwrap();
     let ids = letters.iter().map(|letter| letter.version);
     assert!(ids.eq(waiting[..2].iter().map(|write| write.id)));
     add(
@@ -247,9 +223,9 @@ async fn a_dead_letter_that_waits_again_is_a_write_like_any_other() {
         let store = Redis::start().await;
         let (lane, mut raw) = (&*store.lane(), store.server.connection().await);
         append(lane, "k", b"v").await;
-        let first = take(lane).await;
-        settle(lane, &first, Err("why")).await;
-        let letter = &stream(lane).dead_letters(10).await.unwrap()[0];
+        let first = take_writes(lane).await;
+        assert!(settle_writes(lane, &first, Err("why")).await);
+        let letter = &write_stream(lane).dead_letters(10).await.unwrap()[0];
         let payload = payload_of(Kind::Invalidate, &["k"]);
         let lease = granted(lane, "k").await;
         insert(lane, "k", b"other").await;
@@ -279,7 +255,7 @@ async fn a_dead_letter_that_waits_again_is_a_write_like_any_other() {
         let after: String = run(&mut raw, &["HGET", &own_key("clock"), "writes"]).await;
         assert_ne!(before, after, "the stream has begun anew");
 
-        let again = take(lane).await;
+        let again = take_writes(lane).await;
         assert_eq!((again.len(), again[0].version), (1, first[0].id));
         assert_eq!(again[0].body, first[0].body);
         assert_eq!((&*again[0].key, &*again[0].encoded_key), ("k", &b"<k>"[..]));
@@ -292,7 +268,7 @@ async fn a_dead_letter_that_waits_again_is_a_write_like_any_other() {
             (&*format!("W{ms}-{number}"), &["0", "0"][..])
         );
         assert_eq!(parts[1] != "0", is_held, "{mark}");
-        settle(lane, &again, Ok(())).await;
+        assert!(settle_writes(lane, &again, Ok(&[])).await);
         let led = acquire_lease(lane, "k").await;
         assert_eq!(led == LeaseReply::Hold, is_held, "{led:?}");
     }
@@ -306,14 +282,14 @@ async fn a_dead_letter_without_a_number_is_ordered_by_its_id() {
     for (number, fields) in [(1, &["k", "k"][..]), (2, &["k", "k", "v", "x"])] {
         let id = StreamId { ms: 7, number };
         add(&mut raw, "dead", &format!("7-{number}"), fields).await;
-        let letters = stream(lane).dead_letters(10).await.unwrap();
+        let letters = write_stream(lane).dead_letters(10).await.unwrap();
         assert_eq!((letters.len(), letters[0].version), (1, id));
         // It may be the first step after the clock was lost.
         let _: i64 = run(&mut raw, &["DEL", &own_key("clock")]).await;
         assert!(requeue(lane, &letters[0]).await);
-        let waiting = take(lane).await;
+        let waiting = take_writes(lane).await;
         assert_eq!((waiting.len(), waiting[0].version), (1, id));
-        settle(lane, &waiting, Ok(())).await;
+        assert!(settle_writes(lane, &waiting, Ok(&[])).await);
     }
 }
 
@@ -325,15 +301,15 @@ async fn dead_letters_outlast_one_that_cannot_be_added() {
     for key in ["a", "b"] {
         append(lane, key, b"v").await;
     }
-    let waiting = take(lane).await;
-    settle(lane, &waiting[..1], Err("why")).await;
+    let waiting = take_writes(lane).await;
+    assert!(settle_writes(lane, &waiting[..1], Err("why")).await);
     let _: () = run(&mut raw, &["ACL", "SETUSER", "default", "-xadd"]).await;
     let settled = Settled {
         writes: &[&waiting[1]],
         outcome: Err("why"),
         origin: ORIGIN,
     };
-    let refused = stream(lane).settle(FENCE, settled).await;
+    let refused = write_stream(lane).settle(FENCE, settled).await;
     assert!(refused.is_err_and(|error| error.is_refused()));
     let _: () = run(&mut raw, &["ACL", "SETUSER", "default", "+xadd"]).await;
     let found = pending(lane).await;

@@ -2,6 +2,8 @@
 
 use crate::StoreUnderTest;
 use crate::steps::Steps;
+#[cfg(feature = "write-behind")]
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -11,6 +13,8 @@ use larder::l2::{
     LeaseReply, LeaseRequest, Lifetime, MemberInfo, Message, Stamp, Subscription, TagVersion, Ttls,
     Want,
 };
+#[cfg(feature = "write-behind")]
+use larder::l2::{Settled, Waiting, WriteStream};
 use tokio::time::timeout;
 use twox_hash::XxHash3_64;
 
@@ -328,4 +332,37 @@ pub async fn heartbeat(subscription: &mut dyn Subscription) -> (Vec<Message>, La
             _ => {}
         }
     }
+}
+
+/// The worker of the tests.
+#[cfg(feature = "write-behind")]
+pub const FENCE: u64 = 7;
+
+#[cfg(feature = "write-behind")]
+pub fn write_stream(lane: &dyn Lane) -> &dyn WriteStream {
+    lane.write_stream().expect("it has a stream")
+}
+
+/// All writes that wait.
+#[cfg(feature = "write-behind")]
+pub async fn take_writes(lane: &dyn Lane) -> Vec<Waiting> {
+    let taken = write_stream(lane).take(FENCE, LONG, 1000).await;
+    taken.expect("it is answered").expect("no other one works")
+}
+
+/// Settles writes, of which the source has these keys as they were written, or none for this reason. Whether it was done.
+#[cfg(feature = "write-behind")]
+pub async fn settle_writes(
+    lane: &dyn Lane,
+    writes: &[Waiting],
+    outcome: Result<&[&str], &str>,
+) -> bool {
+    let stored = outcome.map(|keys| keys.iter().copied().collect::<BTreeSet<_>>());
+    let settled = Settled {
+        writes: &writes.iter().collect::<Vec<_>>(),
+        outcome: stored.as_ref().map_err(|reason| *reason),
+        origin: ORIGIN,
+    };
+    let settled = write_stream(lane).settle(FENCE, settled).await;
+    settled.expect("it is answered")
 }

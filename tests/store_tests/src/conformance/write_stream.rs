@@ -4,9 +4,7 @@ use crate::steps::Steps;
 use std::collections::BTreeSet;
 use std::time::Duration;
 
-use larder::l2::{
-    Append, Fill, Kind, Lane, LeaseReply, Settled, Stamp, Version, Waiting, WriteStream, Written,
-};
+use larder::l2::{Append, Fill, Kind, Lane, LeaseReply, Settled, Stamp, Version, Written};
 
 use super::bodies;
 use crate::StoreUnderTest;
@@ -27,12 +25,6 @@ bodies! { write_stream:
     a_newer_write_is_left_alone
     what_its_source_does_not_have_is_not_kept
     a_dead_letter_waits_again
-}
-
-const FENCE: u64 = 7;
-
-fn stream(lane: &dyn Lane) -> &dyn WriteStream {
-    lane.write_stream().expect("it has a stream")
 }
 
 async fn append(lane: &dyn Lane, key: &str, payload: &[u8]) -> Option<Stamp> {
@@ -64,22 +56,6 @@ async fn append_on(
     appended.expect("it is answered")
 }
 
-async fn take(lane: &dyn Lane) -> Vec<Waiting> {
-    let taken = stream(lane).take(FENCE, LONG, 10).await;
-    taken.expect("it is answered").expect("no other one works")
-}
-
-async fn settle(lane: &dyn Lane, writes: &[Waiting], outcome: Result<&[&str], &str>) -> bool {
-    let stored = outcome.map(|keys| keys.iter().copied().collect::<BTreeSet<_>>());
-    let settled = Settled {
-        writes: &writes.iter().collect::<Vec<_>>(),
-        outcome: stored.as_ref().map_err(|reason| *reason),
-        origin: ORIGIN,
-    };
-    let settled = stream(lane).settle(FENCE, settled).await;
-    settled.expect("it is answered")
-}
-
 async fn a_write_is_stored_and_waits_in_one_step(store: impl StoreUnderTest) {
     let lane = store.lane();
     let (clock, mut subscription) = subscribe(&*lane).await;
@@ -91,7 +67,7 @@ async fn a_write_is_stored_and_waits_in_one_step(store: impl StoreUnderTest) {
     assert_eq!((message.ver, message.kind), (stamp.ver, Kind::Insert));
     let filled = fill(&*lane, "k", lease, b"old").await;
     assert!(matches!(filled, Fill::Rejected(Some(_))), "{filled:?}");
-    let waiting = take(&*lane).await;
+    let waiting = take_writes(&*lane).await;
     assert_eq!(waiting.len(), 1);
     assert_eq!(
         (waiting[0].key.as_str(), &*waiting[0].encoded_key),
@@ -99,7 +75,7 @@ async fn a_write_is_stored_and_waits_in_one_step(store: impl StoreUnderTest) {
     );
     assert_eq!(&*waiting[0].body, &*sealed(b"v").body);
     assert_eq!(waiting[0].version, waiting[0].id);
-    let pending = stream(&*lane).pending().await.unwrap();
+    let pending = write_stream(&*lane).pending().await.unwrap();
     let id = Some(waiting[0].id);
     assert_eq!((pending.length, pending.first, pending.last), (1, id, id));
     assert!(pending.has_worker && pending.now >= clock.now);
@@ -110,14 +86,18 @@ async fn there_is_room_for_so_many(store: impl StoreUnderTest) {
     for _ in 0..4 {
         assert!(append(&*lane, "k", b"v").await.is_some());
     }
-    let ids: Vec<_> = take(&*lane).await.iter().map(|write| write.id).collect();
+    let ids: Vec<_> = take_writes(&*lane)
+        .await
+        .iter()
+        .map(|write| write.id)
+        .collect();
     assert!(ids.is_sorted_by(|one, next| one < next), "{ids:?}");
     assert_eq!(append(&*lane, "other", b"v").await, None);
     assert_eq!(get(&*lane, "other").await, None);
-    let waiting = take(&*lane).await;
-    assert!(settle(&*lane, &waiting[..1], Ok(&[])).await);
+    let waiting = take_writes(&*lane).await;
+    assert!(settle_writes(&*lane, &waiting[..1], Ok(&[])).await);
     assert!(append(&*lane, "other", b"v").await.is_some());
-    let few = stream(&*lane).take(FENCE, LONG, 2).await.unwrap();
+    let few = write_stream(&*lane).take(FENCE, LONG, 2).await.unwrap();
     assert_eq!(few.map(|few| few.len()), Some(2));
 }
 
@@ -127,10 +107,10 @@ async fn dead_letters_take_room(store: impl StoreUnderTest) {
     for _ in 0..4 {
         assert!(append(&*lane, "k", b"v").await.is_some());
     }
-    let waiting = take(&*lane).await;
-    assert!(settle(&*lane, &waiting[..3], Err("refused")).await);
+    let waiting = take_writes(&*lane).await;
+    assert!(settle_writes(&*lane, &waiting[..3], Err("refused")).await);
     assert_eq!(append(&*lane, "other", b"v").await, None);
-    assert!(settle(&*lane, &waiting[3..], Ok(&[])).await);
+    assert!(settle_writes(&*lane, &waiting[3..], Ok(&[])).await);
     assert!(append(&*lane, "other", b"v").await.is_some());
     assert_eq!(append(&*lane, "other", b"v").await, None);
 }
@@ -143,7 +123,7 @@ async fn a_write_is_appended_in_the_place_of_one_version(store: impl StoreUnderT
     let (lease, _) = (granted(&*lane, "other").await, subscribe(&*lane).await);
     let on = async |version| append_on(&*lane, "k", b"v", Some(version)).await;
     assert_eq!(on(other).await, Written::OtherVersion);
-    assert_eq!(take(&*lane).await, []);
+    assert_eq!(take_writes(&*lane).await, []);
     let Written::Done(first) = on(tagged.version()).await else {
         panic!("it is that version");
     };
@@ -154,7 +134,7 @@ async fn a_write_is_appended_in_the_place_of_one_version(store: impl StoreUnderT
     assert_eq!(on(again.version()).await, Written::OtherVersion);
     invalidate(&*lane, &["k"]).await;
     assert_eq!(on(first.stamp.version()).await, Written::OtherVersion);
-    assert_eq!(take(&*lane).await.len(), 1);
+    assert_eq!(take_writes(&*lane).await.len(), 1);
     let filled = fill(&*lane, "other", lease, b"loaded").await;
     assert!(matches!(filled, Fill::Stored(_)), "{filled:?}");
     for has_room in [true, true, true, false] {
@@ -169,9 +149,9 @@ async fn a_write_is_appended_in_the_place_of_one_version(store: impl StoreUnderT
 async fn one_worker_takes_and_settles(store: impl StoreUnderTest) {
     let lane = store.lane();
     append(&*lane, "k", b"v").await;
-    let waiting = take(&*lane).await;
+    let waiting = take_writes(&*lane).await;
     let other = FENCE + 1;
-    let taken = stream(&*lane).take(other, LONG, 10).await.unwrap();
+    let taken = write_stream(&*lane).take(other, LONG, 10).await.unwrap();
     assert_eq!(taken, None);
     let none = BTreeSet::new();
     let settled = Settled {
@@ -179,19 +159,22 @@ async fn one_worker_takes_and_settles(store: impl StoreUnderTest) {
         outcome: Ok(&none),
         origin: ORIGIN,
     };
-    assert!(!stream(&*lane).settle(other, settled).await.unwrap());
+    assert!(!write_stream(&*lane).settle(other, settled).await.unwrap());
     assert!(get(&*lane, "k").await.is_some());
-    assert_eq!(take(&*lane).await, waiting);
+    assert_eq!(take_writes(&*lane).await, waiting);
 }
 
 async fn a_worker_that_is_silent_is_replaced(store: impl StoreUnderTest) {
     let lane = store.lane();
     append(&*lane, "k", b"v").await;
     let short = Duration::from_millis(20);
-    let taken = stream(&*lane).take(FENCE + 1, short, 10).await.unwrap();
+    let taken = write_stream(&*lane)
+        .take(FENCE + 1, short, 10)
+        .await
+        .unwrap();
     assert!(taken.is_some());
     eventually("another one takes it", async || {
-        let taken = stream(&*lane).take(FENCE, LONG, 10).await.unwrap();
+        let taken = write_stream(&*lane).take(FENCE, LONG, 10).await.unwrap();
         taken.is_some_and(|taken| taken.len() == 1)
     })
     .await;
@@ -204,8 +187,8 @@ async fn no_lease_is_granted_while_a_write_waits(store: impl StoreUnderTest) {
     assert_eq!(acquire_lease(&*lane, "k").await, LeaseReply::Hold);
     clear(&*lane).await;
     assert_eq!(acquire_lease(&*lane, "k").await, LeaseReply::Hold);
-    let waiting = take(&*lane).await;
-    assert!(settle(&*lane, &waiting, Ok(&["k"])).await);
+    let waiting = take_writes(&*lane).await;
+    assert!(settle_writes(&*lane, &waiting, Ok(&["k"])).await);
     granted(&*lane, "k").await;
 }
 
@@ -219,8 +202,8 @@ async fn a_hold_outlasts_a_write(store: impl StoreUnderTest) {
             append(&*lane, key, b"w").await;
             invalidate(&*lane, &[key]).await;
         }
-        let waiting = take(&*lane).await;
-        assert!(settle(&*lane, &waiting, Ok(&[key])).await);
+        let waiting = take_writes(&*lane).await;
+        assert!(settle_writes(&*lane, &waiting, Ok(&[key])).await);
         assert_eq!(acquire_lease(&*lane, key).await, LeaseReply::Hold);
     }
 }
@@ -235,8 +218,8 @@ async fn a_value_that_reached_its_source_is_kept(store: impl StoreUnderTest) {
         .unwrap();
     let before = get(&*lane, "k").await;
     heartbeat(&mut *subscription).await;
-    let waiting = take(&*lane).await;
-    assert!(settle(&*lane, &waiting, Ok(&["k"])).await);
+    let waiting = take_writes(&*lane).await;
+    assert!(settle_writes(&*lane, &waiting, Ok(&["k"])).await);
     let (messages, _) = heartbeat(&mut *subscription).await;
     assert_eq!(messages, [], "nothing has changed");
     assert_eq!(get(&*lane, "k").await, before, "with its times");
@@ -244,7 +227,7 @@ async fn a_value_that_reached_its_source_is_kept(store: impl StoreUnderTest) {
     invalidate(&*lane, &["k"]).await;
     granted(&*lane, "k").await;
     // A late copy.
-    assert!(settle(&*lane, &waiting, Ok(&["k"])).await);
+    assert!(settle_writes(&*lane, &waiting, Ok(&["k"])).await);
 }
 
 async fn what_was_changed_meanwhile_is_not_kept(store: impl StoreUnderTest) {
@@ -261,8 +244,8 @@ async fn what_was_changed_meanwhile_is_not_kept(store: impl StoreUnderTest) {
             }
         }
         let (_, mut subscription) = subscribe(&*lane).await;
-        let waiting = take(&*lane).await;
-        assert!(settle(&*lane, &waiting, Ok(&["k"])).await);
+        let waiting = take_writes(&*lane).await;
+        assert!(settle_writes(&*lane, &waiting, Ok(&["k"])).await);
         assert_eq!(get(&*lane, "k").await, None, "{change}");
         let message = message(&mut *subscription).await;
         assert_eq!(message.kind, Kind::Invalidate);
@@ -279,16 +262,16 @@ async fn what_was_changed_meanwhile_is_not_kept(store: impl StoreUnderTest) {
 async fn a_newer_write_is_left_alone(store: impl StoreUnderTest) {
     let lane = store.lane();
     append(&*lane, "k", b"v").await;
-    let first = take(&*lane).await;
+    let first = take_writes(&*lane).await;
     append(&*lane, "k", b"w").await;
     let newer = get(&*lane, "k").await;
     let (_, mut subscription) = subscribe(&*lane).await;
-    assert!(settle(&*lane, &first, Ok(&["k"])).await);
+    assert!(settle_writes(&*lane, &first, Ok(&["k"])).await);
     assert_eq!(get(&*lane, "k").await, newer);
     assert_eq!(heartbeat(&mut *subscription).await.0, []);
     let forced = acquire_lease_for(&*lane, "k", LONG, larder::l2::Want::Nothing).await;
     assert_eq!(forced, LeaseReply::Hold);
-    assert_eq!(take(&*lane).await.len(), 1);
+    assert_eq!(take_writes(&*lane).await.len(), 1);
 }
 
 /// Of three keys of a batch, one was changed on the way.
@@ -298,8 +281,8 @@ async fn what_its_source_does_not_have_is_not_kept(store: impl StoreUnderTest) {
         append(&*lane, key, b"v").await;
     }
     let (_, mut subscription) = subscribe(&*lane).await;
-    let waiting = take(&*lane).await;
-    assert!(settle(&*lane, &waiting, Ok(&["a", "c", "none"])).await);
+    let waiting = take_writes(&*lane).await;
+    assert!(settle_writes(&*lane, &waiting, Ok(&["a", "c", "none"])).await);
     let there = [get(&*lane, "a").await, get(&*lane, "c").await];
     assert!(there.iter().all(Option::is_some));
     assert_eq!(get(&*lane, "b").await, None);
@@ -313,10 +296,10 @@ async fn what_its_source_does_not_have_is_not_kept(store: impl StoreUnderTest) {
 async fn a_dead_letter_waits_again(store: impl StoreUnderTest) {
     let lane = store.lane();
     append(&*lane, "k", b"v").await;
-    let waiting = take(&*lane).await;
-    assert!(settle(&*lane, &waiting, Err("")).await);
+    let waiting = take_writes(&*lane).await;
+    assert!(settle_writes(&*lane, &waiting, Err("")).await);
     assert_eq!(get(&*lane, "k").await, None);
-    let letters = stream(&*lane).dead_letters(10).await.unwrap();
+    let letters = write_stream(&*lane).dead_letters(10).await.unwrap();
     assert_eq!(letters.len(), 1);
     assert_eq!(letters[0].reason.as_deref(), Some(""));
     assert_eq!(
@@ -324,26 +307,31 @@ async fn a_dead_letter_waits_again(store: impl StoreUnderTest) {
         (&waiting[0].body, waiting[0].id)
     );
     let payload = payload_of(Kind::Invalidate, &["k"]);
-    let requeue = async |letter| stream(&*lane).requeue(letter, &payload).await.unwrap();
+    let requeue = async |letter| {
+        write_stream(&*lane)
+            .requeue(letter, &payload)
+            .await
+            .unwrap()
+    };
     assert!(requeue(&letters[0]).await);
     assert!(!requeue(&letters[0]).await, "it is there once");
     assert_eq!(acquire_lease(&*lane, "k").await, LeaseReply::Hold);
-    let again = take(&*lane).await;
+    let again = take_writes(&*lane).await;
     assert_eq!((again.len(), again[0].version), (1, waiting[0].id));
     assert!(again[0].id > waiting[0].id && again[0].reason.is_none());
     // An ordinary value is not that of the write.
     insert(&*lane, "k", b"w").await;
-    assert!(settle(&*lane, &again, Ok(&["k"])).await);
+    assert!(settle_writes(&*lane, &again, Ok(&["k"])).await);
     assert_eq!(get(&*lane, "k").await, None);
 
     // Behind a newer one it is removed.
     append(&*lane, "k", b"v").await;
-    let waiting = take(&*lane).await;
-    assert!(settle(&*lane, &waiting, Err("why")).await);
+    let waiting = take_writes(&*lane).await;
+    assert!(settle_writes(&*lane, &waiting, Err("why")).await);
     append(&*lane, "k", b"w").await;
-    let letters = stream(&*lane).dead_letters(10).await.unwrap();
+    let letters = write_stream(&*lane).dead_letters(10).await.unwrap();
     assert!(!requeue(&letters[0]).await);
-    let pending = stream(&*lane).pending().await.unwrap();
+    let pending = write_stream(&*lane).pending().await.unwrap();
     assert_eq!(
         (pending.length, pending.dead_letters, pending.last_dead),
         (1, 0, None)

@@ -1,9 +1,8 @@
 //! What ends at a certain millisecond: only where the time stands still between two steps.
 
-use std::collections::BTreeSet;
 use std::time::Duration;
 
-use larder::l2::{Append, Fill, Kind, LeaseReply, Settled, Want};
+use larder::l2::{Append, Fill, Kind, LeaseReply, Want};
 use larder_store_tests::steps::Steps;
 use tokio::time::advance;
 
@@ -49,14 +48,8 @@ async fn the_last_millisecond_of_a_hold_outlasts_a_write(store: impl StoreUnderT
     let (value, payload) = (sealed(b"v"), payload_of(Kind::Insert, &["k"]));
     let appended = lane.append("k", &value, append, &payload, None);
     appended.await.unwrap();
-    let stream = lane.write_stream().unwrap();
-    let taken = stream.take(7, LONG, 10).await.unwrap().unwrap();
-    let settled = Settled {
-        writes: &taken.iter().collect::<Vec<_>>(),
-        outcome: Ok(&BTreeSet::new()),
-        origin: ORIGIN,
-    };
-    assert!(stream.settle(7, settled).await.unwrap());
+    let taken = take_writes(lane).await;
+    assert!(settle_writes(lane, &taken, Ok(&[])).await);
     assert_eq!(acquire_lease(lane, "k").await, LeaseReply::Hold);
     // Redis keeps a key in the last millisecond, too.
     advance(2 * MS).await;
