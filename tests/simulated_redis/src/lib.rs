@@ -188,7 +188,7 @@ impl SimulatedRedis {
         mem::take(&mut lock(&self.0.server).unknown)
     }
 
-    /// A number of all requests that it was sent, in their order.
+    /// A hash of all requests that it was sent, in their order.
     #[must_use]
     pub fn digest(&self) -> u64 {
         lock(&self.0.server).digest.finish()

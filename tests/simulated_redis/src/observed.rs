@@ -63,7 +63,7 @@ pub struct Changes {
     pub entries: Vec<Entry>,
 }
 
-/// Looks on.
+/// Is told what each request has changed.
 pub(crate) type Observer = Box<dyn FnMut(&Changes) + Send>;
 
 /// What a key holds, and when it ends.

@@ -43,7 +43,7 @@ pub(crate) struct Server {
     pub(crate) script: Option<RunningScript>,
     /// How often each command was executed.
     pub(crate) calls: BTreeMap<&'static str, u64>,
-    /// Of all requests, in their order.
+    /// A hash of all requests, in their order.
     pub(crate) digest: DefaultHasher,
     /// The first errors of Lua itself, which no script of the crate has.
     pub(crate) lua_errors: Vec<String>,
@@ -294,6 +294,7 @@ impl Server {
         self.send(id, answer);
     }
 
+    /// What a key holds now, and when it ends.
     fn see(&mut self, id: SessionId, key: &[u8]) -> Option<Seen> {
         let entry = self.db(id).entry(key)?;
         Some((Held::of(&entry.value), entry.expires_at))

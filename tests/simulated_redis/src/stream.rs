@@ -83,16 +83,10 @@ impl Stream {
         }
     }
 
-    pub(crate) fn get(&self, id: Id) -> Option<&Fields> {
-        self.entries.get(&id)
-    }
-
-    pub(crate) fn delete(&mut self, id: Id) -> bool {
-        let is_there = self.entries.remove(&id).is_some();
-        if is_there {
-            self.deleted = self.deleted.max(id);
-        }
-        is_there
+    pub(crate) fn delete(&mut self, id: Id) -> Option<Fields> {
+        let fields = self.entries.remove(&id)?;
+        self.deleted = self.deleted.max(id);
+        Some(fields)
     }
 
     /// Deletes the oldest entries, of which so many stay, or up to a node more if it is only about so many.

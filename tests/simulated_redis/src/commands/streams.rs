@@ -58,19 +58,18 @@ pub(super) fn xadd(call: &mut Call<'_>) -> Answer {
     if is_new {
         call.db().set(key, Value::Stream(fresh), None);
     }
-    let fields = call.from(3).to_vec();
-    note(call, key, id, fields, true);
+    note(call, key, id, call.from(3), true);
     Ok(Reply::text(id.to_string()))
 }
 
 /// Takes down what the observer is told.
-fn note(call: &mut Call<'_>, stream: &[u8], id: Id, fields: Fields, is_added: bool) {
+fn note(call: &mut Call<'_>, stream: &[u8], id: Id, fields: &[Vec<u8>], is_added: bool) {
     if call.server.observer.is_some() {
         let (stream, id) = (stream.to_vec(), id.to_string());
         let entry = Entry {
             stream,
             id,
-            fields,
+            fields: fields.to_vec(),
             is_added,
         };
         call.server.noted.entries.push(entry);
@@ -154,15 +153,10 @@ pub(super) fn xdel(call: &mut Call<'_>) -> Answer {
     };
     let mut many = 0;
     for id in ids {
-        let deleted = call.held(key, |value| {
-            let stream = stream_in(value)?;
-            let fields = stream.get(id).cloned();
-            stream.delete(id);
-            Some(fields)
-        })?;
+        let deleted = call.held(key, |value| Some(stream_in(value)?.delete(id)))?;
         if let Some(Some(fields)) = deleted {
             many += 1;
-            note(call, key, id, fields, false);
+            note(call, key, id, &fields, false);
         }
     }
     Ok(Reply::count(many))
