@@ -32,6 +32,7 @@ mod recorder;
 mod source;
 mod store;
 mod subscription;
+mod truth;
 mod world;
 
 use crate::config::Config;

@@ -19,10 +19,10 @@ use tokio_util::sync::CancellationToken;
 use crate::config::Config;
 use crate::connection::ReadOnly;
 use crate::faults::Fault;
-use crate::history::{Disturbance, Step, Write, WriteOutcome};
 use crate::link::{Link, Wire};
 use crate::recorder::Recorder;
 use crate::source::{Source, Versioned, lane_of, unseal};
+use crate::truth::Truth;
 
 /// An instance that is only told what the store says.
 const NOBODY: MemberInfo = MemberInfo {
@@ -96,8 +96,7 @@ pub(crate) struct Store {
     /// How far its clock was stepped, in seconds.
     stepped: Arc<AtomicU64>,
     clock: Clock,
-    source: Arc<Source>,
-    recorder: Arc<Recorder>,
+    truth: Truth,
     links: Mutex<Vec<Arc<Link>>>,
     snapshots: Mutex<Vec<MemorySnapshot>>,
     /// What the store was before it failed over, while some connections still lead there.
@@ -108,9 +107,6 @@ pub(crate) struct Store {
     incarnation: AtomicU64,
     /// Counts messages.
     published: AtomicU64,
-    /// How long after L2 has said how to load a key, a load may begin when all is well: when the answer has
-    /// come, and those for the keys that are loaded together with it, one of which may be asked for twice.
-    late: Duration,
 }
 
 /// How a replica takes over.
@@ -182,14 +178,12 @@ impl Store {
             stepped,
             clock,
             snapshots,
-            source,
-            recorder,
+            truth: Truth::new(config, source, recorder),
             links: Mutex::default(),
             replica: Mutex::default(),
             lost_tags: Mutex::default(),
             incarnation: AtomicU64::new(0),
             published: AtomicU64::new(0),
-            late: config.late(),
         }
     }
 
@@ -370,7 +364,7 @@ impl Store {
             self.stored(&value.body);
             let stored = lane.get(key).await?.unwrap_or_default();
             if stored.starts_with(FOLLOWED) {
-                self.recorder.count(Fault::Beside);
+                self.truth.recorder.count(Fault::Beside);
             }
         }
         Ok(fill)
@@ -389,7 +383,7 @@ impl Store {
         let stored = lane.get(key).await?;
         let fill = lane.revalidate(key, lease, seen, ttls, tags).await?;
         if let (Some(Fill::Stored(_)), Some(stored)) = (&fill, stored) {
-            self.recorder.count(Fault::Revalidated);
+            self.truth.recorder.count(Fault::Revalidated);
             self.stored(&stored[STAMP..]);
         }
         Ok(fill)
@@ -411,14 +405,14 @@ impl Store {
             if let (l2::Step::Append(_), Some(Versioned { key, version })) =
                 (step, unseal(&value.body))
             {
-                self.source.waits(key, version);
+                self.truth.source.waits(key, version);
             }
             self.stored(&value.body);
         }
         let keys = batch.keys;
         let disturbed = |within| {
             for key in keys.iter().filter_map(|key| key.parse().ok()) {
-                self.recorder.disturbed(within, None, Some(key));
+                self.truth.recorder.disturbed(within, None, Some(key));
             }
         };
         match step {
@@ -427,33 +421,28 @@ impl Store {
                 self.changed(keys);
                 if !hold.is_zero() {
                     // Everyone loads for himself meanwhile.
-                    disturbed(*hold + self.late);
+                    disturbed(*hold + self.truth.late);
                 }
             }
             l2::Step::Expire => {
-                self.recorder.count(Fault::Expired);
+                self.truth.recorder.count(Fault::Expired);
                 self.replicate();
                 self.published.fetch_add(1, SeqCst);
                 // A load whose lease has ended may run on beside the next one.
-                disturbed(self.late);
+                disturbed(self.truth.late);
             }
-            // Every load of values with these tags that began before is refused after this.
             l2::Step::InvalidateTags => {
                 self.replicate();
                 self.published.fetch_add(1, SeqCst);
-                let tagged = keys.iter().flat_map(|tag| self.source.tagged(tag));
-                let tagged = tagged.filter(|key| is_in(to, *key));
-                for key in tagged.collect::<BTreeSet<u64>>() {
-                    self.ended(key);
-                }
+                self.truth
+                    .tags_ended(keys.iter().copied(), |key| is_in(to, key));
             }
             l2::Step::Clear => self.changed_all(|key| is_in(to, key)),
             // Every lease from before has ended, of whatever key. A load whose lease is granted later also reads the
             // source later (rule 23).
             l2::Step::EndLeases => {
                 self.replicate();
-                let all = (0..self.source.len()).filter(|key| is_in(to, *key));
-                all.for_each(|key| self.ended(key));
+                self.truth.all_ended(|key| is_in(to, key));
             }
         }
         Ok(written)
@@ -470,34 +459,8 @@ impl Store {
         let is_settled = stream.settle(fence, settled).await?;
         self.replicate();
         let ended = settled.writes.iter().filter(|_| is_settled);
-        for Versioned { key, version } in ended.filter_map(|write| unseal(&write.body)) {
-            self.recorder.count(Fault::Settled);
-            if let Some(since) = self.source.settled(key, version, within) {
-                // Everyone has loaded for himself.
-                let to = self.recorder.now() + self.late;
-                self.recorder.write(|history| {
-                    history.disturbances.push(Disturbance {
-                        from: since,
-                        to,
-                        instance: None,
-                        key: Some(key),
-                    });
-                });
-            }
-            self.ended(key);
-            // From here on all have it, or what came later.
-            let end = self.recorder.now();
-            self.recorder.write(|history| {
-                history.writes.push(Write {
-                    instance: usize::MAX,
-                    key,
-                    version,
-                    end,
-                    outcome: WriteOutcome::Done,
-                    everywhere: false,
-                    lagging: true,
-                });
-            });
+        for write in ended.filter_map(|write| unseal(&write.body)) {
+            self.truth.settled(write, within);
         }
         Ok(is_settled)
     }
@@ -516,7 +479,7 @@ impl Store {
                 NewLifetime::Renewed(_) => Fault::Touched,
                 NewLifetime::Extended(..) => Fault::Extended,
             };
-            self.recorder.count(what);
+            self.truth.recorder.count(what);
             self.replicate();
             if touched.change.is_some() {
                 self.published.fetch_add(1, SeqCst);
@@ -537,10 +500,12 @@ impl Store {
         let removed = lane.remove_prefixes(&prefixes).await?;
         self.replicate();
         // Those that have found a value until now load.
-        let all = 0..self.source.len();
+        let all = 0..self.truth.source.len();
         let has_one = |key: &String| prefixes.iter().any(|(prefix, _)| key.starts_with(prefix));
         for key in all.filter(|key| has_one(&key.to_string())) {
-            self.recorder.disturbed(self.late, None, Some(key));
+            self.truth
+                .recorder
+                .disturbed(self.truth.late, None, Some(key));
         }
         Ok(removed)
     }
@@ -600,13 +565,11 @@ impl Store {
 
     fn stored(&self, body: &[u8]) {
         self.replicate();
-        let Some(Versioned { key, version }) = unseal(body) else {
-            return;
-        };
-        let at = self.recorder.now();
-        self.recorder
-            .write(|history| history.steps.push(Step::Stored { at, key, version }));
-        for tag in self.source.tags(key) {
+        for tag in self
+            .truth
+            .stored(body)
+            .map_or(Vec::new(), |key| self.truth.source.tags(key))
+        {
             self.lost_tags.lock().unwrap().remove(&tag);
         }
     }
@@ -617,17 +580,8 @@ impl Store {
         self.replicate();
         self.published.fetch_add(1, SeqCst);
         for key in keys.iter().filter_map(|key| key.parse().ok()) {
-            self.ended(key);
+            self.truth.ended(key);
         }
-    }
-
-    /// No load of this key that has its lease from before is stored any more.
-    fn ended(&self, key: u64) {
-        let (at, version) = (self.recorder.now(), self.source.current(key));
-        self.recorder
-            .write(|history| history.steps.push(Step::Invalidated { at, key, version }));
-        // A load whose lease was granted before this may begin when the grant arrives, and run on.
-        self.recorder.disturbed(self.late, None, Some(key));
     }
 
     fn changed_all(&self, which: impl Fn(u64) -> bool) {
@@ -641,7 +595,7 @@ impl Store {
     }
 
     fn changed_where(&self, which: impl Fn(u64) -> bool) {
-        let keys = (0..self.source.len()).filter(|key| which(*key));
+        let keys = (0..self.truth.source.len()).filter(|key| which(*key));
         let keys: Vec<_> = keys.map(|key| key.to_string()).collect();
         self.changed(&keys.iter().map(String::as_str).collect::<Vec<_>>());
     }
@@ -666,7 +620,7 @@ fn is_in(lane: LaneNumber, key: u64) -> bool {
     lane_of(key, lane.of) == lane.number
 }
 
-/// A number of what the stores of the last world of this thread were sent: no store in memory counts that.
+/// A hash of all requests of the last world of this thread: a store in memory gets none.
 pub(crate) fn last_digest() -> u64 {
     0
 }

@@ -10,7 +10,8 @@ use futures::FutureExt;
 use futures::future::BoxFuture;
 use larder::RedisL2;
 use larder::l2::deadpool_redis::redis::ConnectionAddr;
-use larder::l2::{DialedStream, Dialer, L2, Server};
+use larder::l2::{DialedStream, Dialer, Kind, L2, Server};
+use larder_store_tests::helpers::payload_of;
 use simulated_redis::Reply;
 use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream, ReadHalf, WriteHalf, duplex, split};
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
@@ -19,7 +20,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::faults::Fault;
 use crate::link::{Link, Way, Wire};
-use crate::store::Store;
+use crate::store::{NUMBERS, Store};
 
 /// How much is on its way in each direction at most.
 const BUFFER: usize = 64 * 1024;
@@ -247,8 +248,6 @@ impl Connection {
 
 /// How a message of a change begins.
 const MESSAGE: &[u8] = b"LM\x01";
-/// The sender's part of a message that an unknown key was invalidated.
-const MADE_UP: &[u8] = b"\0\0\0\0\0\0\0\0\x01\0\x01\0\x07made up";
 
 /// What was published, if it is that.
 fn message_in(reply: &Reply) -> Option<&[u8]> {
@@ -275,8 +274,8 @@ fn made_up(next: &Reply, link: &Link) -> Vec<u8> {
         if link.chance(0.2) {
             message[11 + 5] += 1;
         }
-        message.truncate(27);
-        message.extend_from_slice(MADE_UP);
+        message.truncate(NUMBERS);
+        message.extend(payload_of(Kind::Invalidate, &["made up"]));
     }
     made_up.to_bytes()
 }

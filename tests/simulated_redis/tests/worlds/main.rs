@@ -40,6 +40,8 @@ mod recorder;
 #[path = "../../../simulation/source.rs"]
 mod source;
 mod store;
+#[path = "../../../simulation/truth.rs"]
+mod truth;
 #[path = "../../../simulation/world.rs"]
 mod world;
 

@@ -17,16 +17,16 @@ use tokio::time::sleep;
 
 use crate::config::Config;
 use crate::faults::Fault;
-use crate::history::{At, Disturbance, Step, Write, WriteOutcome};
+use crate::history::{At, Disturbance};
 use crate::recorder::Recorder;
-use crate::source::{Source, Versioned, lane_of, unseal};
+use crate::source::{Source, lane_of, unseal};
+use crate::truth::Truth;
 
-/// How a value begins that a value of another type follows.
-const FOLLOWED: &[u8] = b"LRD\x84";
-/// Where the body begins in a stored value.
+/// Where the body begins in a stored value, and where its times end.
 const STAMP: usize = 36;
+const TIMES_END: usize = STAMP + 40;
 /// What a message has in front of the sender's part.
-const NUMBERS: usize = 27;
+pub(crate) const NUMBERS: usize = 27;
 
 /// All servers. There is one.
 #[derive(Default)]
@@ -37,14 +37,12 @@ pub(crate) struct Store {
     /// How far its clock was stepped, in seconds.
     stepped: Arc<AtomicU64>,
     snapshots: Mutex<Vec<Snapshot>>,
-    eye: Arc<Eye>,
+    observer: Arc<Observer>,
 }
 
-/// What looks on.
-struct Eye {
-    source: Arc<Source>,
-    recorder: Arc<Recorder>,
-    late: Duration,
+/// Takes down what becomes of the keys.
+struct Observer {
+    truth: Truth,
     max_staleness: Duration,
     recovery: Duration,
     /// How long a load waits for another's, and how long before that it may ask for the last time.
@@ -65,10 +63,8 @@ impl Store {
         let (redis, stepped) = (SimulatedRedis::default(), Arc::<AtomicU64>::default());
         let by = Arc::clone(&stepped);
         redis.set_clock(move || time() + Duration::from_secs(by.load(SeqCst)));
-        let eye = Arc::new(Eye {
-            source,
-            recorder,
-            late: config.late(),
+        let observer = Arc::new(Observer {
+            truth: Truth::new(config, source, recorder),
             max_staleness: config.max_staleness(),
             recovery: config.recovery(),
             lease_wait: config.lease_wait(),
@@ -76,13 +72,13 @@ impl Store {
             last_pause: Duration::from_millis(150) + config.l2_timeout(),
             waited_for: Mutex::default(),
         });
-        let looks_on = Arc::clone(&eye);
-        redis.observe(move |changes| looks_on.see(changes));
+        let told = Arc::clone(&observer);
+        redis.observe(move |changes| told.note(changes));
         Self {
             snapshots: Mutex::new(vec![redis.snapshot()]),
             redis,
             stepped,
-            eye,
+            observer,
         }
     }
 
@@ -93,12 +89,17 @@ impl Store {
     /// What the server knows of some tag is lost, until a value with it is stored.
     pub(crate) fn lose_tag(&self, rng: &mut Rng) {
         let tag = format!("!tag:t:{}", rng.u8(0..3));
-        let direct = self.redis.direct();
         for key in self.redis.keys() {
             if key.ends_with(tag.as_bytes()) {
-                _ = direct.request(&[b"DEL".to_vec(), key]);
+                self.request(&[b"DEL", &key]);
             }
         }
+    }
+
+    /// As another program sends it.
+    fn request(&self, words: &[&[u8]]) {
+        let words: Vec<_> = words.iter().map(|word| word.to_vec()).collect();
+        _ = self.redis.direct().request(&words);
     }
 
     /// Steps the server's clock forward, as an administrator or NTP does.
@@ -117,14 +118,11 @@ impl Store {
         let recent = snapshots.len().saturating_sub(3)..snapshots.len();
         let which = if emptied { 0 } else { rng.usize(recent) };
         self.redis.start(&snapshots[which]);
-        self.eye.all_ended(|_| true);
+        self.observer.truth.all_ended(|_| true);
     }
 
+    /// A fault begins. One that does not pass at once ends after so long.
     pub(crate) fn strike(self: Arc<Self>, fault: Fault, lasts: Duration, rng: &mut Rng) {
-        let request = |words: &[&[u8]]| {
-            let words: Vec<_> = words.iter().map(|word| word.to_vec()).collect();
-            _ = self.redis.direct().request(&words);
-        };
         match fault {
             Fault::StorePaused => self.redis.pause(),
             Fault::StoreFull => self.redis.set(|settings| settings.maxmemory = Some(1)),
@@ -136,14 +134,14 @@ impl Store {
                     !name.contains("}!hold:") && !name.contains("}!done:")
                 });
                 if let Some(key) = rng.choice(&keys) {
-                    request(&[b"DEL", key]);
+                    self.request(&[b"DEL", key]);
                 }
             }
             Fault::Flushed => {
-                request(&[b"FLUSHALL"]);
-                self.eye.all_ended(|_| true);
+                self.request(&[b"FLUSHALL"]);
+                self.observer.truth.all_ended(|_| true);
             }
-            Fault::ScriptsForgotten => request(&[b"SCRIPT", b"FLUSH"]),
+            Fault::ScriptsForgotten => self.request(&[b"SCRIPT", b"FLUSH"]),
             fault => panic!("{fault:?} of the store"),
         }
         tokio::spawn(async move {
@@ -166,7 +164,7 @@ thread_local! {
     static DIGEST: Cell<u64> = const { Cell::new(0) };
 }
 
-/// A number of all requests that the server of the last world of this thread was sent, in their order.
+/// A hash of all requests that the server of the last world of this thread was sent, in their order.
 pub(crate) fn last_digest() -> u64 {
     DIGEST.get()
 }
@@ -204,7 +202,7 @@ fn is_in(lane: &str, key: u64) -> bool {
     lane_of(key, of).to_string() == number
 }
 
-/// The values of a key before and after, where there are any.
+/// The values in what a key holds.
 fn values(held: Option<&Held>) -> Vec<&[u8]> {
     match held {
         Some(Held::Text(text)) => values_in(text),
@@ -234,9 +232,9 @@ fn field<'a>(entry: &'a Entry, name: &str) -> Option<&'a [u8]> {
 const TAGS: u8 = 4;
 const PREFIX: u8 = 5;
 
-impl Eye {
-    fn see(&self, changes: &Changes) {
-        let Self { recorder, .. } = self;
+impl Observer {
+    fn note(&self, changes: &Changes) {
+        let recorder = &self.truth.recorder;
         // The values that stay what they were, but for their times.
         let mut kept = BTreeSet::new();
         for change in &changes.keys {
@@ -253,7 +251,7 @@ impl Eye {
                 Some((_, Name::Own(own))) => match own.split_once(':') {
                     // Everyone loads for himself meanwhile.
                     Some(("hold", key)) => {
-                        let lasts = change.ttl.unwrap_or_default() + self.late;
+                        let lasts = change.ttl.unwrap_or_default() + self.truth.late;
                         recorder.disturbed(lasts, None, key.parse().ok());
                     }
                     Some(("lease", key)) => {
@@ -282,7 +280,7 @@ impl Eye {
         after: Option<&Held>,
         kept: &mut BTreeSet<u64>,
     ) {
-        let Self { recorder, .. } = self;
+        let recorder = &self.truth.recorder;
         let (before, after) = (values(before), values(after));
         let former: BTreeMap<_, _> = before
             .iter()
@@ -293,11 +291,11 @@ impl Eye {
                 None => {
                     let is_revalidated = before
                         .iter()
-                        .any(|old| old[STAMP + 64 - 36..] == value[STAMP + 64 - 36..]);
+                        .any(|old| old[TIMES_END..] == value[TIMES_END..]);
                     if is_revalidated {
                         recorder.count(Fault::Revalidated);
                     }
-                    self.stored(&value[STAMP..]);
+                    self.truth.stored(&value[STAMP..]);
                 }
                 Some(old) => {
                     kept.insert(key);
@@ -315,7 +313,7 @@ impl Eye {
         }
         if after.is_empty() {
             // Those that have found it until now load.
-            recorder.disturbed(self.late, None, Some(key));
+            recorder.disturbed(self.truth.late, None, Some(key));
         }
     }
 
@@ -325,7 +323,7 @@ impl Eye {
             before, after, ttl, ..
         } = change;
         let is_waited_for = matches!(after, Some(Held::Text(lease)) if lease.contains(&b'+'));
-        let now = self.recorder.now();
+        let now = self.truth.recorder.now();
         let mut waited_for = self.waited_for.lock().unwrap();
         // A load may wait for one lease after the other.
         let (since, last) = waited_for.entry(key).or_insert((now, now));
@@ -342,8 +340,8 @@ impl Eye {
             now + ttl.filter(|_| is_waited_for).unwrap_or_default(),
         );
         if since + self.lease_wait <= ends + self.last_pause {
-            self.recorder.count(Fault::WaitedTooLong);
-            self.recorder.write(|history| {
+            self.truth.recorder.count(Fault::WaitedTooLong);
+            self.truth.recorder.write(|history| {
                 history.disturbances.push(Disturbance {
                     from: (since + self.lease_wait).saturating_sub(self.last_pause),
                     to: ends + 2 * self.last_pause,
@@ -367,17 +365,17 @@ impl Eye {
         let has = |key| is_in(lane, key);
         // The lane is closed: all instances make connections anew, and find nothing.
         if field(after, "at").is_some_and(|at| at.starts_with(b"LANES ")) {
-            self.recorder.count(Fault::LanesChanged);
-            self.recorder.disturbed(self.recovery, None, None);
+            self.truth.recorder.count(Fault::LanesChanged);
+            self.truth.recorder.disturbed(self.recovery, None, None);
         }
         // No value and no lease of another epoch, or of another number of lanes, counts.
         if epoch(after).is_some() && epoch(before) != epoch(after) {
-            self.all_ended(has);
+            self.truth.all_ended(has);
         }
         // Every lease from before has ended, of whatever key. A load whose lease is granted later also reads the source
         // later (rule 23).
         if field(before, "leases") != field(after, "leases") {
-            self.all_ended(has);
+            self.truth.all_ended(has);
         }
     }
 
@@ -385,25 +383,23 @@ impl Eye {
         let message = field(entry, "m").expect("the log has messages");
         let (kind, names) = read_message(message);
         match kind {
-            // Every load of values with these tags that began before is refused after this.
             TAGS => {
-                let tagged = names.iter().flat_map(|tag| self.source.tagged(tag));
-                let tagged = tagged.filter(|key| is_in(lane, *key));
-                for key in tagged.collect::<BTreeSet<u64>>() {
-                    self.ended(key);
-                }
+                let tags = names.iter().map(String::as_str);
+                self.truth.tags_ended(tags, |key| is_in(lane, key));
             }
             PREFIX => {}
             _ => {
                 let is_expire = field(entry, "by").is_some();
                 for key in names.iter().filter_map(|key| key.parse().ok()) {
                     if is_expire {
-                        self.recorder.count(Fault::Expired);
+                        self.truth.recorder.count(Fault::Expired);
                         // A load whose lease has ended may run on beside the next one.
-                        self.recorder.disturbed(self.late, None, Some(key));
+                        self.truth
+                            .recorder
+                            .disturbed(self.truth.late, None, Some(key));
                     } else if !kept.contains(&key) {
                         // Where the value stays it was given another lifetime.
-                        self.ended(key);
+                        self.truth.ended(key);
                     }
                 }
             }
@@ -413,63 +409,13 @@ impl Eye {
     /// A write waits for the source, or does so no more.
     fn write(&self, entry: &Entry) {
         let body = field(entry, "b").unwrap_or_default();
-        let Some(Versioned { key, version }) = unseal(body) else {
+        let Some(write) = unseal(body) else {
             return;
         };
         if entry.is_added {
-            return self.source.waits(key, version);
+            self.truth.source.waits(write.key, write.version);
+        } else {
+            self.truth.settled(write, self.max_staleness);
         }
-        self.recorder.count(Fault::Settled);
-        if let Some(since) = self.source.settled(key, version, self.max_staleness) {
-            // Everyone has loaded for himself.
-            let to = self.recorder.now() + self.late;
-            self.recorder.write(|history| {
-                history.disturbances.push(Disturbance {
-                    from: since,
-                    to,
-                    instance: None,
-                    key: Some(key),
-                });
-            });
-        }
-        self.ended(key);
-        // From here on all have it, or what came later.
-        let end = self.recorder.now();
-        self.recorder.write(|history| {
-            history.writes.push(Write {
-                instance: usize::MAX,
-                key,
-                version,
-                end,
-                outcome: WriteOutcome::Done,
-                everywhere: false,
-                lagging: true,
-            });
-        });
-    }
-
-    fn stored(&self, body: &[u8]) {
-        let Some(Versioned { key, version }) = unseal(body) else {
-            return;
-        };
-        let at = self.recorder.now();
-        self.recorder
-            .write(|history| history.steps.push(Step::Stored { at, key, version }));
-    }
-
-    /// No load of this key that has its lease from before is stored any more; and what has it from after it was loaded
-    /// after it. So the source's number of now is what fills are held to.
-    fn ended(&self, key: u64) {
-        let (at, version) = (self.recorder.now(), self.source.current(key));
-        self.recorder
-            .write(|history| history.steps.push(Step::Invalidated { at, key, version }));
-        // A load whose lease was granted before this may begin when the grant arrives, and run on.
-        self.recorder.disturbed(self.late, None, Some(key));
-    }
-
-    fn all_ended(&self, which: impl Fn(u64) -> bool) {
-        (0..self.source.len())
-            .filter(|key| which(*key))
-            .for_each(|key| self.ended(key));
     }
 }
