@@ -8,7 +8,7 @@ use larder::ablation::{Rule, switch_off};
 
 use crate::config::Config;
 use crate::history::Invariant::{self, *};
-use crate::world;
+use crate::{supported, world};
 
 /// Tried at most, to see a promise break.
 const SEEDS: u64 = 30;
@@ -129,7 +129,7 @@ fn for_each_rule(act: impl Fn(Rule, u8, Invariant) + Sync) {
 
 fn violations(number: u8, seed: u64, off: Option<Rule>) -> Counts {
     switch_off(off);
-    let outcome = world::run(seed, &Config::against(number, seed));
+    let outcome = world::run(seed, &supported(Config::against(number, seed)));
     switch_off(None);
     let mut counts = Counts::new();
     for violation in outcome.violations {

@@ -147,7 +147,7 @@ impl RealServer {
             line.expect("INFO has it").to_owned()
         };
         simulated.run_id = field("run_id:");
-        simulated.replication_id = field("master_replid:");
+        simulated.replication.id = field("master_replid:");
         Self {
             port,
             connections: BTreeMap::new(),

@@ -6,6 +6,7 @@
 //!
 //! - [`serve`]: a connection; [`server`]: what connections share, and which requests are executed
 //! - [`commands`]; [`lua`]: scripts; [`reply`]: answers; [`edits`]: scripts that a test changes
+//! - [`replication`]: a server that follows another one
 //! - [`keyspace`], [`stream`]: what is stored; [`observed`]: what is told of that
 //! - [`compared`]: the comparison with a real server
 
@@ -24,6 +25,7 @@ mod edits;
 mod keyspace;
 mod lua;
 mod observed;
+mod replication;
 mod reply;
 mod serve;
 mod server;
@@ -32,7 +34,6 @@ mod stream;
 use std::hash::Hasher;
 use std::io;
 use std::mem;
-use std::sync::atomic::{AtomicBool, Ordering::SeqCst};
 use std::sync::{Arc, Mutex};
 use std::thread;
 use std::time::Duration;
@@ -47,6 +48,7 @@ use crate::compared::RealServer;
 pub use crate::edits::{Edit, compiles, edit_scripts};
 use crate::keyspace::Keyspace;
 pub use crate::observed::{Change, Changes, Entry, Held};
+use crate::replication::{catch_up, follow};
 pub use crate::reply::Reply;
 use crate::serve::{Pause, lock, serve};
 pub use crate::server::Settings;
@@ -62,7 +64,6 @@ pub struct SimulatedRedis(Arc<Inner>);
 struct Inner {
     server: Arc<Mutex<Server>>,
     pause: Arc<Pause>,
-    is_up: AtomicBool,
 }
 
 /// A connection without a stream, whose requests are executed at once.
@@ -114,7 +115,6 @@ impl SimulatedRedis {
         Self(Arc::new(Inner {
             server: Arc::new(Mutex::new(Server::new(settings))),
             pause: Arc::default(),
-            is_up: AtomicBool::new(true),
         }))
     }
 
@@ -124,7 +124,7 @@ impl SimulatedRedis {
     ///
     /// While it is down.
     pub fn connect(&self) -> io::Result<DuplexStream> {
-        if !self.0.is_up.load(SeqCst) {
+        if !lock(&self.0.server).is_up {
             return Err(io::ErrorKind::ConnectionRefused.into());
         }
         let (ours, theirs) = duplex(BUFFER);
@@ -219,15 +219,63 @@ impl SimulatedRedis {
 
     /// Ends it, with all connections.
     pub fn kill(&self) {
-        self.0.is_up.store(false, SeqCst);
-        lock(&self.0.server).restart(Snapshot::default().0);
+        let mut server = lock(&self.0.server);
+        server.is_up = false;
+        server.restart(Snapshot::default().0);
     }
 
     /// Starts it with what it held in this snapshot. Ends it first if it runs.
     pub fn start(&self, snapshot: &Snapshot) {
-        lock(&self.0.server).restart(snapshot.0.clone());
         self.0.pause.set(false);
-        self.0.is_up.store(true, SeqCst);
+        let mut server = lock(&self.0.server);
+        server.is_up = true;
+        server.restart(snapshot.0.clone());
+    }
+
+    /// It follows another server from now on: it has what that has executed, a while after that. See
+    /// [`set_lag`](Self::set_lag).
+    pub fn follow(&self, primary: &Self) {
+        let link = lock(&self.0.server).demote();
+        let [replica, primary] = [self, primary].map(|redis| Arc::clone(&redis.0.server));
+        tokio::spawn(follow(replica, primary, link));
+    }
+
+    /// How long it takes until it has what the server that it follows has executed.
+    pub fn set_lag(&self, lag: Duration) {
+        lock(&self.0.server).replication.lag = lag;
+    }
+
+    /// Whether it answers, as a replica, while it has no connection to the server that it follows.
+    pub fn serve_stale_data(&self, serves: bool) {
+        lock(&self.0.server).replication.serves_no_stale_data = !serves;
+    }
+
+    /// As a sentinel, it names the primary at this address so from now on, and tells those who listen.
+    pub fn name_primary(&self, name: &str, host: &str, port: u16) {
+        let mut server = lock(&self.0.server);
+        let address = (host.to_owned(), port);
+        let known = &mut server.settings.primaries;
+        let (old, old_port) = known.insert(name.to_owned(), address).unwrap_or_default();
+        let news = format!("{name} {old} {old_port} {host} {port}");
+        server.publish(&(false, b"+switch-master".to_vec()), news.as_bytes());
+    }
+
+    /// It is a primary from now on that has all that this one has executed, which is told nothing.
+    pub fn take_over_from(&self, primary: &Self) {
+        catch_up(&self.0.server, &primary.0.server);
+        self.promote();
+    }
+
+    /// How often it has executed a command, also for scripts.
+    #[must_use]
+    pub fn calls(&self, command: &str) -> u64 {
+        let server = lock(&self.0.server);
+        server.calls.get(command).copied().unwrap_or(0)
+    }
+
+    /// It follows no server any more.
+    pub fn promote(&self) {
+        lock(&self.0.server).promote();
     }
 
     /// From now on it reads nothing, and keeps its connections.

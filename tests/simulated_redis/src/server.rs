@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
 use std::hash::{DefaultHasher, Hash};
+use std::mem;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -14,9 +15,13 @@ use crate::edits::are_edited;
 use crate::keyspace::Keyspace;
 use crate::lua::Script;
 use crate::observed::{Change, Changes, Held, Noted, Observer, Seen};
+use crate::replication::{Execution, Replication};
 use crate::reply::{Protocol, Reply};
 
 pub(crate) type SessionId = u64;
+
+/// The session of what a primary has executed.
+const PRIMARY: SessionId = 0;
 
 /// What a database number may be.
 pub(crate) const DATABASES: usize = 16;
@@ -30,9 +35,8 @@ pub(crate) struct Server {
     pub(crate) micros: u64,
     commands: u64,
     pub(crate) run_id: String,
-    pub(crate) replication_id: String,
-    /// The one before it, which a replica of the former primary has; `None` for none.
-    pub(crate) former_replication_id: Option<String>,
+    pub(crate) is_up: bool,
+    pub(crate) replication: Replication,
     pub(crate) settings: Settings,
     pub(crate) sessions: BTreeMap<SessionId, Session>,
     last_session: SessionId,
@@ -78,6 +82,8 @@ pub struct Settings {
     pub refused: BTreeSet<String>,
     /// Whether keys that a script uses must be declared to it.
     pub declared_keys_only: bool,
+    /// Of a sentinel: the primaries that it knows, by name, with host and port.
+    pub primaries: BTreeMap<String, (String, u16)>,
 }
 
 /// A connection.
@@ -106,6 +112,8 @@ pub(crate) struct RunningScript {
 const OOM: &str = "OOM command not allowed when used memory > 'maxmemory'.";
 pub(crate) const READ_ONLY: &str = "READONLY You can't write against a read only replica.";
 pub(crate) const NO_REPLICAS: &str = "NOREPLICAS Not enough good replicas to write.";
+pub(crate) const MASTER_DOWN: &str =
+    "MASTERDOWN Link with MASTER is down and replica-serve-stale-data is set to 'no'.";
 pub(crate) const LOADING: &str = "LOADING Redis is loading the dataset in memory";
 
 /// A test that has sent so many to edited scripts is taken to be endless.
@@ -123,8 +131,8 @@ impl Server {
             micros: BEGAN,
             commands: 0,
             run_id: random_id(),
-            replication_id: random_id(),
-            former_replication_id: None,
+            is_up: true,
+            replication: Replication::default(),
             settings,
             sessions: BTreeMap::new(),
             last_session: 0,
@@ -168,6 +176,10 @@ impl Server {
             self.commands < MOST_COMMANDS || !are_edited(),
             "the test does not end"
         );
+        self.set_times();
+    }
+
+    fn set_times(&mut self) {
         let (now, command) = (self.now(), self.commands);
         for database in &mut self.databases {
             (database.now, database.command) = (now, command);
@@ -204,23 +216,50 @@ impl Server {
         self.channels.clear();
         self.databases = data;
         self.scripts.clear();
-        (self.run_id, self.replication_id) = (random_id(), random_id());
-        self.former_replication_id = None;
+        self.run_id = random_id();
+        self.replication.restart();
+    }
+
+    /// It follows another server from now on, and takes no writes. Returns the number of this.
+    pub(crate) fn demote(&mut self) -> u64 {
+        self.settings.is_replica = true;
+        self.replication.begin()
+    }
+
+    /// It follows no server any more.
+    pub(crate) fn promote(&mut self) {
+        if mem::take(&mut self.settings.is_replica) {
+            self.replication.promote();
+        }
+    }
+
+    /// Executes what its primary has executed. Its clock goes on from there with the next request.
+    pub(crate) fn execute_again(&mut self, execution: &Execution) {
+        let mut session = Session::new(true);
+        session.database = execution.database;
+        self.sessions.insert(PRIMARY, session);
+        self.micros = execution.micros;
+        self.set_times();
+        if let Some(command) = execution
+            .request
+            .first()
+            .and_then(|name| commands::find(name))
+        {
+            let mut call = Call {
+                server: self,
+                session: PRIMARY,
+                args: &execution.request,
+            };
+            _ = (command.run)(&mut call);
+        }
+        self.sessions.remove(&PRIMARY);
+        self.noted = Noted::default();
     }
 
     pub(crate) fn connect(&mut self) -> (SessionId, Arc<Notify>) {
         self.last_session += 1;
-        let wake = Arc::new(Notify::new());
-        let session = Session {
-            name: String::new(),
-            protocol: Protocol::Resp2,
-            database: 0,
-            has_login: self.settings.password.is_none(),
-            channels: BTreeSet::new(),
-            out: VecDeque::new(),
-            wake: Arc::clone(&wake),
-            is_ended: false,
-        };
+        let session = Session::new(self.settings.password.is_none());
+        let wake = Arc::clone(&session.wake);
         self.sessions.insert(self.last_session, session);
         (self.last_session, wake)
     }
@@ -246,6 +285,21 @@ impl Server {
                 self.channels.remove(channel);
             }
         }
+    }
+
+    /// Sends a message to the subscribers of a channel. Returns how many these are.
+    pub(crate) fn publish(&mut self, channel: &Channel, message: &[u8]) -> usize {
+        let (is_of_shard, name) = channel;
+        let message = Reply::Push(vec![
+            Reply::text(if *is_of_shard { "smessage" } else { "message" }),
+            Reply::text(name),
+            Reply::text(message),
+        ]);
+        let subscribers = self.channels.get(channel).cloned().unwrap_or_default();
+        for subscriber in &subscribers {
+            self.send(*subscriber, message.clone());
+        }
+        subscribers.len()
     }
 
     pub(crate) fn send(&mut self, to: SessionId, reply: Reply) {
@@ -302,7 +356,7 @@ impl Server {
 
     /// Tells the observer what the request has changed.
     fn tell(&mut self, id: SessionId) {
-        let Noted { before, entries } = std::mem::take(&mut self.noted);
+        let Noted { before, entries } = mem::take(&mut self.noted);
         let keys = before.into_iter().filter_map(|(key, before)| {
             let (now, after) = (self.now(), self.see(id, &key));
             if before == after {
@@ -356,6 +410,9 @@ impl Server {
         }
         if self.settings.is_loading && !command.is_always_executed() {
             return Reply::error(LOADING);
+        }
+        if self.is_cut_off() && !command.is_always_executed() {
+            return Reply::error(MASTER_DOWN);
         }
         self.run(id, command, request)
     }
@@ -424,7 +481,12 @@ impl Server {
             session,
             args,
         };
-        (command.run)(&mut call).unwrap_or_else(|error| error)
+        let answer = (command.run)(&mut call);
+        if command.is_replicated() && answer.is_ok() {
+            let database = self.sessions.get(&session).map_or(0, |at| at.database);
+            self.replication.note(self.micros, database, args);
+        }
+        answer.unwrap_or_else(|error| error)
     }
 
     fn refuse_unknown(&mut self, request: &[Vec<u8>]) -> Reply {
@@ -446,6 +508,12 @@ impl Server {
                 "NOPERM this user has no permissions to run the '{name}' command"
             ))
         })
+    }
+
+    /// Whether it is a replica that answers nothing, as it may lack what its primary has.
+    pub(crate) fn is_cut_off(&self) -> bool {
+        let replication = &self.replication;
+        self.settings.is_replica && replication.serves_no_stale_data && !replication.is_linked()
     }
 
     pub(crate) fn refuses_writes(&self) -> Option<&'static str> {
@@ -486,6 +554,19 @@ impl Server {
 }
 
 impl Session {
+    fn new(has_login: bool) -> Self {
+        Self {
+            name: String::new(),
+            protocol: Protocol::Resp2,
+            database: 0,
+            has_login,
+            channels: BTreeSet::new(),
+            out: VecDeque::new(),
+            wake: Arc::default(),
+            is_ended: false,
+        }
+    }
+
     pub(crate) fn end(&mut self) {
         self.is_ended = true;
         self.wake.notify_one();

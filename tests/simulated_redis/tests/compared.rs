@@ -10,6 +10,8 @@
 )]
 
 mod real;
+#[path = "compared/replicas.rs"]
+mod replicas;
 
 use fastrand::Rng;
 

@@ -1,11 +1,9 @@
 //! What the server says of itself.
 
 use std::fmt::Write;
-use std::mem;
 
 use super::{Answer, Call, SYNTAX, fail, word};
 use crate::reply::Reply;
-use crate::server::random_id;
 
 /// The release whose answers it gives.
 pub(super) const VERSION: &str = "7.0.15";
@@ -70,17 +68,17 @@ pub(super) fn info(call: &mut Call<'_>) -> Answer {
     };
     let mut replication = vec![format!("role:{role}")];
     if settings.is_replica {
-        replication.push("master_link_status:up".to_owned());
+        let is_up = server.replication.is_linked();
+        let link = if is_up { "up" } else { "down" };
+        replication.push(format!("master_link_status:{link}"));
     }
     let (needed, good) = settings.replicas.unwrap_or_default();
     replication.push(format!("connected_slaves:{good}"));
     if needed > 0 {
         replication.push(format!("min_slaves_good_slaves:{good}"));
     }
-    replication.push(format!("master_replid:{}", server.replication_id));
-    let former = server.former_replication_id.clone();
-    let former = former.unwrap_or_else(|| "0".repeat(40));
-    replication.push(format!("master_replid2:{former}"));
+    replication.push(format!("master_replid:{}", server.replication.id));
+    replication.push(format!("master_replid2:{}", server.replication.former()));
     add("Replication", &replication);
     // Only on request.
     if wanted.iter().any(|section| section == "commandstats") {
@@ -101,15 +99,32 @@ pub(super) fn role(call: &mut Call<'_>) -> Answer {
     Ok(Reply::Array(vec![Reply::text(role)]))
 }
 
-/// It follows another server, or no one any more. No data comes from the other one.
+/// It follows another server, or no one any more. There is no connection to that one: see `SimulatedRedis::follow`.
 pub(super) fn replicaof(call: &mut Call<'_>) -> Answer {
-    let is_replica = word(call.arg(1)) != "no";
-    if call.server.settings.is_replica && !is_replica {
-        let former = mem::replace(&mut call.server.replication_id, random_id());
-        call.server.former_replication_id = Some(former);
+    if word(call.arg(1)) == "no" {
+        call.server.promote();
+    } else {
+        call.server.demote();
     }
-    call.server.settings.is_replica = is_replica;
     Ok(Reply::ok())
+}
+
+/// What a sentinel says of a primary. It knows no other command, which nobody tries here.
+pub(super) fn sentinel(call: &mut Call<'_>) -> Answer {
+    match (&*word(call.arg(1)), call.from(2)) {
+        ("get-master-addr-by-name", [name]) => {
+            let name = String::from_utf8_lossy(name);
+            let known = call.server.settings.primaries.get(&*name);
+            Ok(known.map_or(Reply::Nil, |(host, port)| {
+                Reply::Array(vec![Reply::text(host), Reply::text(port.to_string())])
+            }))
+        }
+        (other, _) => {
+            let other = format!("SENTINEL {other}");
+            call.server.unknown.push(other);
+            fail(SYNTAX)
+        }
+    }
 }
 
 /// A number of bytes, such as `1mb`.

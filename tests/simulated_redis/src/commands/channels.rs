@@ -15,18 +15,8 @@ pub(super) fn spublish(call: &mut Call<'_>) -> Answer {
 }
 
 fn send(call: &mut Call<'_>, is_of_shard: bool) -> Reply {
-    let channel = (is_of_shard, call.arg(1).to_vec());
-    let message = Reply::Push(vec![
-        Reply::text(if is_of_shard { "smessage" } else { "message" }),
-        Reply::text(&channel.1),
-        Reply::text(call.arg(2)),
-    ]);
-    let subscribers = call.server.channels.get(&channel).cloned();
-    let subscribers = subscribers.unwrap_or_default();
-    for subscriber in &subscribers {
-        call.server.send(*subscriber, message.clone());
-    }
-    Reply::count(subscribers.len())
+    let (channel, message) = ((is_of_shard, call.arg(1).to_vec()), call.arg(2));
+    Reply::count(call.server.publish(&channel, message))
 }
 
 pub(super) fn subscribe(call: &mut Call<'_>) -> Answer {

@@ -187,6 +187,7 @@ static COMMANDS: &[Command] = &[
     command("info", -1, ALWAYS, Keys::None, about::info),
     command("role", 1, NO_SCRIPT | ALWAYS, Keys::None, about::role),
     command("replicaof", 3, NO_SCRIPT, Keys::None, about::replicaof),
+    command("sentinel", -2, NO_SCRIPT | ALWAYS, Keys::None, about::sentinel),
     command("config", -2, NO_SCRIPT | ALWAYS, Keys::None, about::config),
 ];
 

@@ -3,7 +3,7 @@
 use super::{Answer, Call, NO_NUMBER, fail, number, word};
 use crate::lua::{self, Flags};
 use crate::reply::Reply;
-use crate::server::{NO_REPLICAS, READ_ONLY, RunningScript};
+use crate::server::{MASTER_DOWN, RunningScript};
 
 /// How many errors are kept.
 const MOST_ERRORS: usize = 10;
@@ -41,6 +41,9 @@ fn run(call: &mut Call<'_>, sha: &str, is_read_only: bool) -> Answer {
     if flags.has_shebang {
         check(flags, is_read_only, is_full, server.refuses_writes())?;
     }
+    if server.is_cut_off() {
+        return fail(MASTER_DOWN);
+    }
     server.script = Some(RunningScript {
         is_read_only,
         checks_memory: !flags.has_shebang && is_full,
@@ -77,12 +80,8 @@ fn check(
     if is_read_only {
         return fail("ERR Can not execute a script with write flag using *_ro command.");
     }
-    match refuses_writes {
-        Some(READ_ONLY) => {
-            return fail("READONLY You can not run script with write flag on readonly replica.");
-        }
-        Some(_) => return fail(NO_REPLICAS),
-        None => {}
+    if let Some(why) = refuses_writes {
+        return fail(why);
     }
     if is_full && !flags.allow_oom {
         return fail(

@@ -20,7 +20,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::faults::Fault;
 use crate::link::{Link, Way, Wire};
-use crate::store::{NUMBERS, Store};
+use crate::store::{NAME, NUMBERS, PRIMARY, Store};
 
 /// How much is on its way in each direction at most.
 const BUFFER: usize = 64 * 1024;
@@ -38,15 +38,22 @@ pub(crate) fn l2(link: &Arc<Link>, stores: &[Arc<Store>]) -> impl L2 {
     let [store] = stores else {
         panic!("there is one server");
     };
-    let network = Network {
+    store.join(link);
+    let network = Arc::new(Network {
         link: Arc::clone(link),
         store: Arc::clone(store),
-    };
+    });
     // Its first connections may take longer than a caller waits, who then loads without a lease.
     link.recorder
         .disturbed(link.config.recovery(), Some(link.instance), None);
-    let server = Server::from("redis://simulated").dialed_by(Arc::new(network));
-    RedisL2::open(server).unwrap()
+    let dialed = |url: &str| Server::from(url).dialed_by(Arc::clone(&network) as Arc<dyn Dialer>);
+    let primary = dialed(PRIMARY);
+    if !link.config.has_sentinels {
+        return RedisL2::open(primary).unwrap();
+    }
+    let sentinels = store.sentinels().map(|url| dialed(&url));
+    let l2 = RedisL2::sentinel(NAME, sentinels).unwrap();
+    l2.primary_like(primary).unwrap()
 }
 
 /// An instance's way to the server.
@@ -56,8 +63,8 @@ struct Network {
 }
 
 impl Dialer for Network {
-    fn dial(&self, _: &ConnectionAddr) -> BoxFuture<'static, io::Result<Box<dyn DialedStream>>> {
-        let (link, store) = (Arc::clone(&self.link), Arc::clone(&self.store));
+    fn dial(&self, to: &ConnectionAddr) -> BoxFuture<'static, io::Result<Box<dyn DialedStream>>> {
+        let (link, store, to) = (Arc::clone(&self.link), Arc::clone(&self.store), to.clone());
         async move {
             for way in [Way::Up, Way::Down] {
                 while link.loses(Wire::Data, way) {
@@ -65,9 +72,9 @@ impl Dialer for Network {
                 }
                 sleep_until(link.arrival(way)).await;
             }
-            let theirs = store.connect()?;
+            let (theirs, server) = store.connect(&to)?;
             let (ours, given) = duplex(BUFFER);
-            Connection::start(&link, ours, theirs);
+            Connection::start(&link, ours, theirs, server.unwrap_or(usize::MAX));
             Ok(Box::new(given) as Box<dyn DialedStream>)
         }
         .boxed()
@@ -80,15 +87,17 @@ type Packet = (Instant, Vec<u8>);
 /// A connection, as long as one of its tasks has it.
 struct Connection {
     link: Arc<Link>,
+    server: usize,
     /// Ends it at the side of the instance. What has left it arrives.
     cut: CancellationToken,
     is_subscriber: AtomicBool,
 }
 
 impl Connection {
-    fn start(link: &Arc<Link>, client: DuplexStream, server: DuplexStream) {
+    fn start(link: &Arc<Link>, client: DuplexStream, server: DuplexStream, number: usize) {
         let this = Arc::new(Self {
             link: Arc::clone(link),
+            server: number,
             cut: CancellationToken::new(),
             is_subscriber: AtomicBool::new(false),
         });
@@ -104,7 +113,7 @@ impl Connection {
 
     /// It is cut with the others of this kind.
     fn ends_with(&self, wire: Wire) {
-        let (others, cut) = (self.link.connected(wire, 0), self.cut.clone());
+        let (others, cut) = (self.link.connected(wire, self.server), self.cut.clone());
         tokio::spawn(async move {
             tokio::select! {
                 biased;

@@ -37,6 +37,9 @@ mod link;
 mod promises;
 #[path = "../../../simulation/recorder.rs"]
 mod recorder;
+#[cfg(larder_ablation)]
+#[path = "../../../simulation/ablation.rs"]
+mod rules;
 #[path = "../../../simulation/source.rs"]
 mod source;
 mod store;
@@ -50,15 +53,11 @@ use crate::faults::Fault;
 
 /// What has no counterpart here yet, or is not counted.
 const NOT_DRAWN: &[Fault] = &[
-    Fault::FailedOver,
     Fault::GrantLost,
     Fault::HandedOver,
-    Fault::Isolated,
-    Fault::IsolatedRead,
     Fault::LanesChanged,
     Fault::LateWrite,
     Fault::Overtaken,
-    Fault::ReplicaRead,
     Fault::Settled,
 ];
 
@@ -77,16 +76,20 @@ fn draw(seed: u64) -> Config {
         (Fault::KeyEvicted, 8),
         (Fault::ScriptsForgotten, 3),
     ]);
-    // Redis loses holds.
+    // Redis loses holds; and what a replica of the source gives may be older than an epoch.
     if config.lag_ms == 0 {
         faults.push((Fault::Flushed, 3));
+        if seed % 2 == 1 {
+            config.has_sentinels = true;
+            faults.push((Fault::Isolated, 4));
+        }
     }
     config
 }
 
 /// Without what has no counterpart yet.
 fn supported(mut config: Config) -> Config {
-    (config.servers, config.has_sentinels) = (1, false);
+    config.servers = 1;
     // A world comes to rest for as long as a load may wait, and scripts for heartbeats take their time.
     config.lease_wait_ms = config.lease_wait_ms.min(20_000);
     config

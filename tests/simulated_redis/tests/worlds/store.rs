@@ -3,6 +3,7 @@
 
 use std::cell::Cell;
 use std::collections::{BTreeMap, BTreeSet};
+use std::hash::{DefaultHasher, Hash, Hasher};
 use std::io;
 use std::sync::atomic::{AtomicU64, Ordering::SeqCst};
 use std::sync::{Arc, Mutex};
@@ -10,14 +11,17 @@ use std::thread;
 use std::time::Duration;
 
 use fastrand::Rng;
+use larder::l2::deadpool_redis::redis::ConnectionAddr;
 use larder_store_tests::helpers::{stamp_of, times_of, values_in};
 use simulated_redis::{Change, Changes, Entry, Held, SimulatedRedis, Snapshot};
 use tokio::io::DuplexStream;
 use tokio::time::sleep;
+use tokio_util::sync::CancellationToken;
 
 use crate::config::Config;
 use crate::faults::Fault;
 use crate::history::{At, Disturbance};
+use crate::link::{Link, Wire};
 use crate::recorder::Recorder;
 use crate::source::{Source, lane_of, unseal};
 use crate::truth::Truth;
@@ -28,17 +32,33 @@ const TIMES_END: usize = STAMP + 40;
 /// What a message has in front of the sender's part.
 pub(crate) const NUMBERS: usize = 27;
 
-/// All servers. There is one.
+/// All servers. There is one, and its replica.
 #[derive(Default)]
 pub(crate) struct Servers;
 
 pub(crate) struct Store {
-    redis: SimulatedRedis,
-    /// How far its clock was stepped, in seconds.
+    /// All that were the primary, the present one last. Each has an address.
+    servers: Mutex<Vec<SimulatedRedis>>,
+    /// None in a world where an address leads to the primary.
+    sentinels: Vec<SimulatedRedis>,
+    clock: Arc<dyn Fn() -> Duration + Send + Sync>,
+    /// How far it was stepped, in seconds.
     stepped: Arc<AtomicU64>,
     snapshots: Mutex<Vec<Snapshot>>,
     observer: Arc<Observer>,
+    links: Mutex<Vec<Arc<Link>>>,
 }
+
+/// How the sentinels name the primary.
+pub(crate) const NAME: &str = "simulated";
+const SENTINELS: usize = 3;
+/// The names of hosts, where a port is the number of a server.
+const SENTINEL: &str = "sentinel";
+const SERVER: &str = "server";
+/// That which leads to the primary, whichever it is.
+pub(crate) const PRIMARY: &str = "redis://primary";
+/// By when a majority of them has heard of a new primary, in ms. The first one may take longer.
+const HEARD_OF: u64 = 500;
 
 /// Takes down what becomes of the keys.
 struct Observer {
@@ -60,9 +80,9 @@ impl Store {
         source: Arc<Source>,
         recorder: Arc<Recorder>,
     ) -> Self {
-        let (redis, stepped) = (SimulatedRedis::default(), Arc::<AtomicU64>::default());
+        let stepped = Arc::<AtomicU64>::default();
         let by = Arc::clone(&stepped);
-        redis.set_clock(move || time() + Duration::from_secs(by.load(SeqCst)));
+        let sentinels = if config.has_sentinels { SENTINELS } else { 0 };
         let observer = Arc::new(Observer {
             truth: Truth::new(config, source, recorder),
             max_staleness: config.max_staleness(),
@@ -72,24 +92,75 @@ impl Store {
             last_pause: Duration::from_millis(150) + config.l2_timeout(),
             waited_for: Mutex::default(),
         });
-        let told = Arc::clone(&observer);
-        redis.observe(move |changes| told.note(changes));
-        Self {
-            snapshots: Mutex::new(vec![redis.snapshot()]),
-            redis,
+        let this = Self {
+            servers: Mutex::default(),
+            sentinels: (0..sentinels).map(|_| SimulatedRedis::default()).collect(),
+            clock: Arc::new(move || time() + Duration::from_secs(by.load(SeqCst))),
             stepped,
+            snapshots: Mutex::new(vec![Snapshot::default()]),
             observer,
+            links: Mutex::default(),
+        };
+        let first = this.start();
+        this.becomes_primary(first);
+        for sentinel in &this.sentinels {
+            sentinel.name_primary(NAME, SERVER, 0);
         }
+        this
     }
 
-    pub(crate) fn connect(&self) -> io::Result<DuplexStream> {
-        self.redis.connect()
+    pub(crate) fn join(&self, link: &Arc<Link>) {
+        self.links.lock().unwrap().push(Arc::clone(link));
+    }
+
+    /// The URLs of the sentinels.
+    pub(crate) fn sentinels(&self) -> impl Iterator<Item = String> {
+        (0..self.sentinels.len()).map(|which| format!("redis://{SENTINEL}:{which}"))
+    }
+
+    /// A connection to a server at an address, and the number of that server if it is one with keys.
+    pub(crate) fn connect(
+        &self,
+        address: &ConnectionAddr,
+    ) -> io::Result<(DuplexStream, Option<usize>)> {
+        let ConnectionAddr::Tcp(host, port) = address else {
+            panic!("{address}");
+        };
+        let port = usize::from(*port);
+        if host == SENTINEL {
+            return Ok((self.sentinels[port].connect()?, None));
+        }
+        let servers = self.servers.lock().unwrap();
+        let which = if host == SERVER {
+            port
+        } else {
+            servers.len() - 1
+        };
+        Ok((servers[which].connect()?, Some(which)))
+    }
+
+    fn start(&self) -> SimulatedRedis {
+        let redis = SimulatedRedis::default();
+        let clock = Arc::clone(&self.clock);
+        redis.set_clock(move || clock());
+        redis
+    }
+
+    /// The present primary.
+    fn redis(&self) -> SimulatedRedis {
+        self.servers.lock().unwrap().last().unwrap().clone()
+    }
+
+    fn becomes_primary(&self, redis: SimulatedRedis) {
+        let told = Arc::clone(&self.observer);
+        redis.observe(move |changes| told.note(changes));
+        self.servers.lock().unwrap().push(redis);
     }
 
     /// What the server knows of some tag is lost, until a value with it is stored.
     pub(crate) fn lose_tag(&self, rng: &mut Rng) {
         let tag = format!("!tag:t:{}", rng.u8(0..3));
-        for key in self.redis.keys() {
+        for key in self.redis().keys() {
             if key.ends_with(tag.as_bytes()) {
                 self.request(&[b"DEL", &key]);
             }
@@ -99,7 +170,7 @@ impl Store {
     /// As another program sends it.
     fn request(&self, words: &[&[u8]]) {
         let words: Vec<_> = words.iter().map(|word| word.to_vec()).collect();
-        _ = self.redis.direct().request(&words);
+        _ = self.redis().direct().request(&words);
     }
 
     /// Steps the server's clock forward, as an administrator or NTP does.
@@ -109,7 +180,8 @@ impl Store {
 
     /// Keeps a copy of what is stored, to go back to.
     pub(crate) fn snapshot(&self) {
-        self.snapshots.lock().unwrap().push(self.redis.snapshot());
+        let snapshot = self.redis().snapshot();
+        self.snapshots.lock().unwrap().push(snapshot);
     }
 
     /// Restarts from the last copy, or from nothing.
@@ -117,17 +189,18 @@ impl Store {
         let snapshots = self.snapshots.lock().unwrap();
         let recent = snapshots.len().saturating_sub(3)..snapshots.len();
         let which = if emptied { 0 } else { rng.usize(recent) };
-        self.redis.start(&snapshots[which]);
+        self.redis().start(&snapshots[which]);
         self.observer.truth.all_ended(|_| true);
     }
 
     /// A fault begins. One that does not pass at once ends after so long.
     pub(crate) fn strike(self: Arc<Self>, fault: Fault, lasts: Duration, rng: &mut Rng) {
+        let redis = self.redis();
         match fault {
-            Fault::StorePaused => self.redis.pause(),
-            Fault::StoreFull => self.redis.set(|settings| settings.maxmemory = Some(1)),
+            Fault::StorePaused => redis.pause(),
+            Fault::StoreFull => redis.set(|settings| settings.maxmemory = Some(1)),
             Fault::KeyEvicted => {
-                let mut keys = self.redis.keys();
+                let mut keys = redis.keys();
                 // Without these there is no promise: a hold, and that a write which arrives twice is one.
                 keys.retain(|key| {
                     let name = String::from_utf8_lossy(key);
@@ -147,16 +220,75 @@ impl Store {
         tokio::spawn(async move {
             sleep(lasts).await;
             match fault {
-                Fault::StorePaused => self.redis.resume(),
-                Fault::StoreFull => self.redis.set(|settings| settings.maxmemory = None),
+                Fault::StorePaused => redis.resume(),
+                Fault::StoreFull => redis.set(|settings| settings.maxmemory = None),
                 _ => {}
             }
         });
     }
 
-    pub(crate) fn take_over(self: Arc<Self>, fault: Fault, _: Duration, _: Duration, _: &mut Rng) {
-        drop(self);
-        panic!("{fault:?}: there is no replica");
+    /// A replica takes over, and the old primary is there for so long.
+    pub(crate) fn take_over(
+        self: Arc<Self>,
+        fault: Fault,
+        lag: Duration,
+        lasts: Duration,
+        rng: &mut Rng,
+    ) {
+        let (old, new, number) = (self.redis(), self.start(), self.number());
+        old.set_lag(lag);
+        new.take_over_from(&old);
+        old.observe(|_| ());
+        if fault == Fault::Isolated {
+            // It knows of no other primary, and takes no writes: what it took would be lost. Its replicas may be away for
+            // seconds before it says so.
+            old.set(|settings| {
+                settings.replicas = Some((1, 0));
+                settings.hidden.insert("min_slaves_good_slaves".to_owned());
+            });
+        } else {
+            old.serve_stale_data(rng.u8(0..4) > 0);
+            old.follow(&new);
+        }
+        self.becomes_primary(new);
+        for link in &*self.links.lock().unwrap() {
+            for wire in [Wire::Data, Wire::Subscription] {
+                if rng.bool() {
+                    let here = link.connections(wire, number);
+                    here.iter().for_each(CancellationToken::cancel);
+                }
+            }
+        }
+        for (which, sentinel) in self.sentinels.iter().enumerate() {
+            let within = match which {
+                0 => u64::try_from(lasts.as_millis()).unwrap(),
+                _ => HEARD_OF,
+            };
+            let (sentinel, after) = (sentinel.clone(), rng.u64(0..within));
+            let port = u16::try_from(number + 1).unwrap();
+            tokio::spawn(async move {
+                sleep(Duration::from_millis(after)).await;
+                sentinel.name_primary(NAME, SERVER, port);
+            });
+        }
+        let reads = |redis: &SimulatedRedis| redis.calls("get") + redis.calls("mget");
+        let before = reads(&old);
+        let seen = match fault {
+            Fault::Isolated => Fault::IsolatedRead,
+            _ => Fault::ReplicaRead,
+        };
+        tokio::spawn(async move {
+            sleep(lasts).await;
+            for _ in before..reads(&old) {
+                self.observer.truth.recorder.count(seen);
+            }
+            old.kill();
+        });
+    }
+
+    /// The number of the primary.
+    fn number(&self) -> usize {
+        self.servers.lock().unwrap().len() - 1
     }
 }
 
@@ -164,16 +296,20 @@ thread_local! {
     static DIGEST: Cell<u64> = const { Cell::new(0) };
 }
 
-/// A hash of all requests that the server of the last world of this thread was sent, in their order.
+/// A hash of all requests that the servers of the last world of this thread were sent, each in their order.
 pub(crate) fn last_digest() -> u64 {
     DIGEST.get()
 }
 
 impl Drop for Store {
     fn drop(&mut self) {
-        DIGEST.set(self.redis.digest());
-        let errors = self.redis.lua_errors();
-        assert!(errors.is_empty() || thread::panicking(), "{errors:?}");
+        let mut digest = DefaultHasher::new();
+        for redis in self.servers.lock().unwrap().iter().chain(&self.sentinels) {
+            redis.digest().hash(&mut digest);
+            let errors = redis.lua_errors();
+            assert!(errors.is_empty() || thread::panicking(), "{errors:?}");
+        }
+        DIGEST.set(digest.finish());
     }
 }
 
