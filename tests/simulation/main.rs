@@ -52,6 +52,10 @@ const NOT_DRAWN: &[Fault] = &[
     Fault::ScriptsForgotten,
 ];
 
+/// Rules that no part of this store keeps.
+#[cfg(larder_ablation)]
+const KEPT_ELSEWHERE: &[larder::ablation::Rule] = &[];
+
 /// How many drawn worlds there are for every change, and which share of their time.
 const FEW: u64 = 4;
 const SHARE: u64 = 4;

@@ -9,6 +9,7 @@ use super::cluster::Cluster;
 use super::sentinel::Sentinels;
 use super::server::{Address, Connector};
 use super::witness_links::Links;
+use crate::ablation::{Rule, without};
 use crate::l2::L2Error;
 
 /// The way to a primary.
@@ -91,6 +92,14 @@ impl Primary {
         })
     }
 
+    /// Those whose word is needed, once it was found.
+    fn witnesses(&self) -> &Witnesses {
+        if without(Rule::Witnesses) {
+            return &Witnesses::None;
+        }
+        &self.witnesses
+    }
+
     /// Asks where the primary is.
     pub(super) async fn find(&self) -> Result<PrimaryAt, L2Error> {
         let Witnesses::Sentinels(sentinels) = &self.witnesses else {
@@ -112,7 +121,7 @@ impl Primary {
     /// Fails unless a majority of the witnesses still names the primary of this term for a slot, asked after this call.
     /// Then the term is to be doubted.
     pub(super) async fn confirm(&self, term: u64, slot: Option<u16>) -> Result<(), L2Error> {
-        match (&self.witnesses, slot) {
+        match (self.witnesses(), slot) {
             (Witnesses::None, _) => Ok(()),
             (Witnesses::Sentinels(sentinels), _) => sentinels.confirm(term).await,
             #[cfg(feature = "cluster")]
@@ -122,7 +131,7 @@ impl Primary {
 
     /// Whether a majority has named the primary of this term for a slot, asked not longer ago than this.
     pub(super) fn is_believed(&self, term: u64, slot: Option<u16>, within: Duration) -> bool {
-        match (&self.witnesses, slot) {
+        match (self.witnesses(), slot) {
             (Witnesses::None, _) => true,
             (Witnesses::Sentinels(sentinels), _) => sentinels.is_believed(term, within),
             #[cfg(feature = "cluster")]
@@ -147,7 +156,7 @@ impl Primary {
 
     /// Whether this term has not ended.
     pub(super) fn is_term(&self, term: u64) -> bool {
-        if let Witnesses::Sentinels(sentinels) = &self.witnesses {
+        if let Witnesses::Sentinels(sentinels) = self.witnesses() {
             return sentinels.is_term(term);
         }
         // A slot that goes to another node leaves the connections of the others as they are.
@@ -156,7 +165,7 @@ impl Primary {
 
     /// Waits until this term has ended.
     pub(super) fn term_ends(&self, term: u64) -> Option<impl Future<Output = ()> + use<>> {
-        let Witnesses::Sentinels(sentinels) = &self.witnesses else {
+        let Witnesses::Sentinels(sentinels) = self.witnesses() else {
             return None;
         };
         Some(sentinels.term_ends(term))

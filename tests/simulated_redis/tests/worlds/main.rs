@@ -48,6 +48,9 @@ mod truth;
 #[path = "../../../simulation/world.rs"]
 mod world;
 
+#[cfg(larder_ablation)]
+use larder::ablation::Rule;
+
 use crate::config::Config;
 use crate::faults::Fault;
 
@@ -59,6 +62,27 @@ const NOT_DRAWN: &[Fault] = &[
     Fault::LateWrite,
     Fault::Overtaken,
     Fault::Settled,
+];
+
+/// Rules that scripts keep, as `ablation` shows, and whose switches are in the store in memory.
+#[cfg(larder_ablation)]
+const KEPT_ELSEWHERE: &[Rule] = &[
+    Rule::FillLease,
+    Rule::LeaseTokens,
+    Rule::OneStep,
+    Rule::NewIncarnation,
+    Rule::Deadline,
+    Rule::HoldOff,
+    Rule::MemberTime,
+    Rule::PrefixLeases,
+    Rule::TagFills,
+    Rule::TagEpochs,
+    Rule::Settled,
+    Rule::Updates,
+    Rule::Tombstone,
+    Rule::LostTombstones,
+    Rule::Handover,
+    Rule::AllTypes,
 ];
 
 /// How many drawn worlds there are for every change, and which share of their time.
