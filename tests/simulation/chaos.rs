@@ -95,7 +95,7 @@ fn strike(world: &Arc<World>, fault: Fault, rng: &mut Rng) {
             let by = rng.u64(1..=300);
             world.store(rng).step_clock(Duration::from_secs(by));
         }
-        Fault::FailedOver | Fault::HandedOver | Fault::Isolated => {
+        Fault::FailedOver | Fault::HandedOver | Fault::Isolated | Fault::SplitBrain => {
             // Longer than it takes to notice that something is wrong.
             let lasts = config.max_staleness() + 2 * lasts;
             let lag = Duration::from_millis(rng.u64(0..=2 * config.max_staleness_ms));
@@ -112,10 +112,17 @@ fn strike(world: &Arc<World>, fault: Fault, rng: &mut Rng) {
         | Fault::StoreFull
         | Fault::KeyEvicted
         | Fault::Flushed
-        | Fault::ScriptsForgotten => {
+        | Fault::ScriptsForgotten
+        | Fault::PutBack
+        | Fault::HoldEvicted
+        | Fault::ClockSteppedBack => {
             world.struck(fault, lasts, None);
             let store = Arc::clone(world.store(rng));
             store.strike(fault, lasts, rng);
+            if fault == Fault::PutBack {
+                // As the documentation asks for.
+                tokio::spawn(clients::clear(Arc::clone(world), instance));
+            }
         }
         Fault::Cleared => {
             world.struck(fault, Duration::ZERO, None);

@@ -180,6 +180,7 @@ pub(crate) fn events(history: &History) -> Vec<String> {
         commits,
         steps,
         disturbances,
+        excuses,
         rests,
     } = history;
     lines(commits)
@@ -188,6 +189,7 @@ pub(crate) fn events(history: &History) -> Vec<String> {
         .chain(lines(loads))
         .chain(lines(updates))
         .chain(lines(disturbances))
+        .chain(lines(excuses))
         .chain(lines(reads))
         .chain(lines(rests))
         .collect()

@@ -68,6 +68,15 @@ faults! {
     /// Sentinels make a replica the primary, of which the old one knows nothing: it goes on answering those whose
     /// connections stay there. It takes no writes; see [`Takeover::Unnoticed`](crate::store::Takeover::Unnoticed).
     Isolated,
+    /// Sentinels make a replica the primary, and the old one goes on taking the writes of those whose connections stay
+    /// there.
+    SplitBrain,
+    /// What the store held some time ago takes the place of what it holds, while it runs.
+    PutBack,
+    /// The store evicts what holds loads of a key off.
+    HoldEvicted,
+    /// The store's clock is stepped back.
+    ClockSteppedBack,
     /// The store reads no requests, and goes on with them later.
     StorePaused,
     /// The store has no memory left, and evicts nothing.

@@ -281,6 +281,7 @@ impl Config {
                 fault_every_ms: 400,
                 faults: vec![
                     (Fault::Isolated, 3),
+                    (Fault::SplitBrain, 3),
                     (Fault::SubscriberHalfOpen, 3),
                     (Fault::SubscriberCut, 1),
                 ],

@@ -50,6 +50,10 @@ const NOT_DRAWN: &[Fault] = &[
     Fault::KeyEvicted,
     Fault::Flushed,
     Fault::ScriptsForgotten,
+    Fault::SplitBrain,
+    Fault::PutBack,
+    Fault::HoldEvicted,
+    Fault::ClockSteppedBack,
 ];
 
 /// Rules that no part of this store keeps.
@@ -67,7 +71,10 @@ fn draw(seed: u64) -> Config {
 }
 
 /// This store has all faults but those of a server.
-fn supported(config: Config) -> Config {
+fn supported(mut config: Config) -> Config {
+    config
+        .faults
+        .retain(|(fault, _)| *fault != Fault::SplitBrain);
     config
 }
 

@@ -1,12 +1,13 @@
 //! Takes down what happens in a world.
 
+use std::collections::BTreeMap;
 use std::sync::Mutex;
 use std::time::Duration;
 
 use tokio::time::Instant;
 
 use crate::faults::{Counts, Fault};
-use crate::history::{At, Disturbance, History};
+use crate::history::{At, Disturbance, Excuse, History, Invariant};
 
 /// One world's scribe.
 pub(crate) struct Recorder {
@@ -19,6 +20,8 @@ struct State {
     history: History,
     counts: Counts,
     last: At,
+    /// The excuses of a key that go on, by their places.
+    excused: BTreeMap<u64, Vec<usize>>,
 }
 
 impl Recorder {
@@ -59,6 +62,28 @@ impl Recorder {
                 key,
             });
         });
+    }
+
+    /// From then on these promises are excused for a key, until it is invalidated the next time.
+    pub(crate) fn excuse(&self, promises: &'static [Invariant], key: u64, from: At) {
+        let mut state = self.state.lock().unwrap();
+        let place = state.history.excuses.len();
+        state.excused.entry(key).or_default().push(place);
+        state.history.excuses.push(Excuse {
+            key,
+            from,
+            to: At::MAX,
+            promises,
+        });
+    }
+
+    /// A key was invalidated: what excused it is gone from everywhere within this time.
+    pub(crate) fn invalidated(&self, key: u64, within: Duration) {
+        let to = self.now() + within;
+        let mut state = self.state.lock().unwrap();
+        for place in state.excused.remove(&key).unwrap_or_default() {
+            state.history.excuses[place].to = to;
+        }
     }
 
     pub(crate) fn take(&self) -> (History, Counts) {

@@ -14,6 +14,8 @@ pub(crate) struct Truth {
     pub(crate) source: Arc<Source>,
     pub(crate) recorder: Arc<Recorder>,
     pub(crate) late: Duration,
+    /// When an invalidated value is gone from all instances.
+    gone_within: Duration,
 }
 
 impl Truth {
@@ -22,6 +24,8 @@ impl Truth {
             source,
             recorder,
             late: config.late(),
+            // Of the instances that believe their values for twice as long, too; and of the reads that began before.
+            gone_within: 2 * config.max_staleness() + config.answered_within(),
         }
     }
 
@@ -40,6 +44,7 @@ impl Truth {
         let (at, version) = (self.recorder.now(), self.source.current(key));
         self.recorder
             .write(|history| history.steps.push(Step::Invalidated { at, key, version }));
+        self.recorder.invalidated(key, self.gone_within);
         // A load whose lease was granted before this may begin when the grant arrives, and run on.
         self.recorder.disturbed(self.late, None, Some(key));
     }

@@ -5,13 +5,25 @@ use std::hash::Hash;
 use std::time::Duration;
 
 use super::{
-    At, Disturbance, History, Invariant, Level, Load, Outcome, Read, Seen, Step, Terms, Violation,
-    Write, WriteOutcome,
+    At, Disturbance, Excuse, History, Invariant, Level, Load, Outcome, Read, Seen, Step, Terms,
+    Violation, Write, WriteOutcome,
 };
 
 impl History {
-    /// All violations, in the order of the invariants.
+    /// All violations that are not excused, in the order of the invariants.
     pub(crate) fn check(&self, terms: &Terms) -> Vec<Violation> {
+        let mut violations = self.check_strictly(terms);
+        violations.retain(|violation| !self.excuses(violation));
+        violations
+    }
+
+    /// Whether a violation is excused.
+    pub(crate) fn excuses(&self, violation: &Violation) -> bool {
+        self.excuses.iter().any(|one| one.covers(violation))
+    }
+
+    /// All violations.
+    pub(crate) fn check_strictly(&self, terms: &Terms) -> Vec<Violation> {
         [
             self.bound(terms),
             self.no_resurrection(),
@@ -260,6 +272,16 @@ impl History {
                 ),
             })
             .collect()
+    }
+}
+
+impl Excuse {
+    fn covers(&self, violation: &Violation) -> bool {
+        let Violation {
+            invariant, key, at, ..
+        } = violation;
+        let is_in_time = (self.from..=self.to).contains(at);
+        self.key == *key && is_in_time && self.promises.contains(invariant)
     }
 }
 

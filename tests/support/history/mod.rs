@@ -158,6 +158,15 @@ pub(crate) struct Disturbance {
     pub(crate) key: Option<u64>,
 }
 
+/// Of what is promised of a key, what is not promised for a while: something has happened that no cache makes up for.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Excuse {
+    pub(crate) key: u64,
+    pub(crate) from: At,
+    pub(crate) to: At,
+    pub(crate) promises: &'static [Invariant],
+}
+
 /// What one level of one instance held at the end, when all faults were over.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Rest {
@@ -190,6 +199,7 @@ pub(crate) struct History {
     /// In the order in which the store took them.
     pub(crate) steps: Vec<Step>,
     pub(crate) disturbances: Vec<Disturbance>,
+    pub(crate) excuses: Vec<Excuse>,
     pub(crate) rests: Vec<Rest>,
 }
 

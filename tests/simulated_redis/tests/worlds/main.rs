@@ -31,6 +31,7 @@ mod faults;
 #[path = "../../../simulation/hostile.rs"]
 mod hostile;
 mod lane;
+mod limits;
 #[path = "../../../simulation/link.rs"]
 mod link;
 #[path = "../../../simulation/promises.rs"]
@@ -105,8 +106,15 @@ fn draw(seed: u64) -> Config {
         faults.push((Fault::Flushed, 3));
         if seed % 2 == 1 {
             config.has_sentinels = true;
-            faults.push((Fault::Isolated, 4));
+            faults.extend([(Fault::Isolated, 3), (Fault::SplitBrain, 2)]);
         }
+    } else {
+        faults.push((Fault::HoldEvicted, 3));
+    }
+    match seed % 16 {
+        2 => faults.push((Fault::PutBack, 3)),
+        6 => faults.push((Fault::ClockSteppedBack, 3)),
+        _ => {}
     }
     config
 }

@@ -5,7 +5,7 @@ use std::cell::Cell;
 use std::collections::{BTreeMap, BTreeSet};
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::io;
-use std::sync::atomic::{AtomicU64, Ordering::SeqCst};
+use std::sync::atomic::{AtomicI64, AtomicU64, Ordering::SeqCst};
 use std::sync::{Arc, Mutex};
 use std::thread;
 use std::time::Duration;
@@ -21,6 +21,7 @@ use tokio_util::sync::CancellationToken;
 use crate::config::Config;
 use crate::faults::Fault;
 use crate::history::{At, Disturbance};
+use crate::limits::promises_without;
 use crate::link::{Link, Wire};
 use crate::recorder::Recorder;
 use crate::source::{Source, lane_of, unseal};
@@ -43,7 +44,7 @@ pub(crate) struct Store {
     sentinels: Vec<SimulatedRedis>,
     clock: Arc<dyn Fn() -> Duration + Send + Sync>,
     /// How far it was stepped, in seconds.
-    stepped: Arc<AtomicU64>,
+    stepped: Arc<AtomicI64>,
     snapshots: Mutex<Vec<Snapshot>>,
     observer: Arc<Observer>,
     links: Mutex<Vec<Arc<Link>>>,
@@ -57,6 +58,8 @@ const SENTINEL: &str = "sentinel";
 const SERVER: &str = "server";
 /// That which leads to the primary, whichever it is.
 pub(crate) const PRIMARY: &str = "redis://primary";
+/// Further than a clock is stepped back in a world.
+const FAR: Duration = Duration::from_secs(1_000_000);
 /// By when a majority of them has heard of a new primary, in ms. The first one may take longer.
 const HEARD_OF: u64 = 500;
 
@@ -70,6 +73,8 @@ struct Observer {
     last_pause: Duration,
     /// Since when loads wait for a lease of a key, and when the last one did.
     waited_for: Mutex<BTreeMap<u64, (At, At)>>,
+    /// The latest time that the server's clock has shown, in ms.
+    latest: AtomicU64,
 }
 
 impl Store {
@@ -80,7 +85,7 @@ impl Store {
         source: Arc<Source>,
         recorder: Arc<Recorder>,
     ) -> Self {
-        let stepped = Arc::<AtomicU64>::default();
+        let stepped = Arc::<AtomicI64>::default();
         let by = Arc::clone(&stepped);
         let sentinels = if config.has_sentinels { SENTINELS } else { 0 };
         let observer = Arc::new(Observer {
@@ -91,11 +96,17 @@ impl Store {
             // A pause may be as long as the rest, so that there is no other attempt.
             last_pause: Duration::from_millis(150) + config.l2_timeout(),
             waited_for: Mutex::default(),
+            latest: AtomicU64::default(),
         });
         let this = Self {
             servers: Mutex::default(),
             sentinels: (0..sentinels).map(|_| SimulatedRedis::default()).collect(),
-            clock: Arc::new(move || time() + Duration::from_secs(by.load(SeqCst))),
+            clock: Arc::new(move || {
+                let by = by.load(SeqCst);
+                let ahead = Duration::from_secs(by.max(0).unsigned_abs());
+                let behind = Duration::from_secs(by.min(0).unsigned_abs());
+                (FAR + time() + ahead).saturating_sub(behind)
+            }),
             stepped,
             snapshots: Mutex::new(vec![Snapshot::default()]),
             observer,
@@ -175,7 +186,8 @@ impl Store {
 
     /// Steps the server's clock forward, as an administrator or NTP does.
     pub(crate) fn step_clock(&self, by: Duration) {
-        self.stepped.fetch_add(by.as_secs(), SeqCst);
+        let by = i64::try_from(by.as_secs()).unwrap();
+        self.stepped.fetch_add(by, SeqCst);
     }
 
     /// Keeps a copy of what is stored, to go back to.
@@ -215,6 +227,24 @@ impl Store {
                 self.observer.truth.all_ended(|_| true);
             }
             Fault::ScriptsForgotten => self.request(&[b"SCRIPT", b"FLUSH"]),
+            Fault::PutBack => {
+                redis.put_back(rng.choice(&*self.snapshots.lock().unwrap()).unwrap());
+                self.observer.excuse_all(fault);
+            }
+            Fault::HoldEvicted => {
+                let keys = redis.keys();
+                let holds = keys.iter().filter_map(|key| match name(key) {
+                    Some((_, Name::Own(own))) => Some((key, own.strip_prefix("hold:")?)),
+                    _ => None,
+                });
+                if let Some((key, of)) = rng.choice(holds.collect::<Vec<_>>()) {
+                    self.observer.excuse(fault, of.parse().unwrap());
+                    self.request(&[b"DEL", key]);
+                }
+            }
+            Fault::ClockSteppedBack => {
+                self.stepped.fetch_sub(rng.i64(1..=60), SeqCst);
+            }
             fault => panic!("{fault:?} of the store"),
         }
         tokio::spawn(async move {
@@ -238,17 +268,19 @@ impl Store {
         let (old, new, number) = (self.redis(), self.start(), self.number());
         old.set_lag(lag);
         new.take_over_from(&old);
-        old.observe(|_| ());
-        if fault == Fault::Isolated {
-            // It knows of no other primary, and takes no writes: what it took would be lost. Its replicas may be away for
-            // seconds before it says so.
-            old.set(|settings| {
+        let told = Arc::clone(&self.observer);
+        old.observe(move |changes| told.note_of_old(fault, changes));
+        match fault {
+            // It knows of no other primary, and refuses writes, as its replicas are away. Heartbeats do not show that.
+            Fault::Isolated => old.set(|settings| {
                 settings.replicas = Some((1, 0));
                 settings.hidden.insert("min_slaves_good_slaves".to_owned());
-            });
-        } else {
-            old.serve_stale_data(rng.u8(0..4) > 0);
-            old.follow(&new);
+            }),
+            Fault::SplitBrain => {}
+            _ => {
+                old.serve_stale_data(rng.u8(0..4) > 0);
+                old.follow(&new);
+            }
         }
         self.becomes_primary(new);
         for link in &*self.links.lock().unwrap() {
@@ -274,7 +306,7 @@ impl Store {
         let reads = |redis: &SimulatedRedis| redis.calls("get") + redis.calls("mget");
         let before = reads(&old);
         let seen = match fault {
-            Fault::Isolated => Fault::IsolatedRead,
+            Fault::Isolated | Fault::SplitBrain => Fault::IsolatedRead,
             _ => Fault::ReplicaRead,
         };
         tokio::spawn(async move {
@@ -365,12 +397,68 @@ fn field<'a>(entry: &'a Entry, name: &str) -> Option<&'a [u8]> {
     Some(&pair[1])
 }
 
+/// A field of a hash.
+fn field_of(held: Option<&Held>, field: &str) -> Option<Vec<u8>> {
+    match held {
+        Some(Held::Hash(fields)) => fields.get(field.as_bytes()).cloned(),
+        _ => None,
+    }
+}
+
+/// The epoch of a clock; none if its lane is closed.
+fn epoch_of(clock: Option<&Held>) -> Option<Vec<u8>> {
+    let at = field_of(clock, "at").filter(|at| at.len() == 24)?;
+    Some(at[..8].to_vec())
+}
+
 const TAGS: u8 = 4;
 const PREFIX: u8 = 5;
 
 impl Observer {
+    /// It has shown that a limit is one, for this key.
+    fn excuse(&self, limit: Fault, key: u64) {
+        let recorder = &self.truth.recorder;
+        recorder.excuse(promises_without(limit), key, recorder.now());
+    }
+
+    fn excuse_all(&self, limit: Fault) {
+        for key in 0..self.truth.source.len() {
+            self.excuse(limit, key);
+        }
+    }
+
+    /// What the old primary is told, beside the new one.
+    fn note_of_old(&self, fault: Fault, changes: &Changes) {
+        for entry in &changes.entries {
+            match name(&entry.stream) {
+                Some((_, Name::Own("log"))) if entry.is_added => {
+                    let (kind, names) = read_message(field(entry, "m").unwrap());
+                    match kind {
+                        TAGS | PREFIX => self.excuse_all(fault),
+                        _ => {
+                            let keys = names.iter().filter_map(|key| key.parse().ok());
+                            keys.for_each(|key| self.excuse(fault, key));
+                        }
+                    }
+                }
+                Some((_, Name::Own("writes"))) => self.excuse_all(fault),
+                _ => {}
+            }
+        }
+        // All leases are ended, or all values.
+        let is_clock = |change: &Change| matches!(name(&change.key), Some((_, Name::Own("clock"))));
+        let ended = |change: &&Change| {
+            let of = |held: Option<&Held>| [field_of(held, "leases"), epoch_of(held)];
+            is_clock(change) && of(change.before.as_ref()) != of(change.after.as_ref())
+        };
+        if changes.keys.iter().any(|change| ended(&change)) {
+            self.excuse_all(fault);
+        }
+    }
+
     fn note(&self, changes: &Changes) {
         let recorder = &self.truth.recorder;
+        let began = recorder.now();
         // The values that stay what they were, but for their times.
         let mut kept = BTreeSet::new();
         for change in &changes.keys {
@@ -402,6 +490,7 @@ impl Observer {
             match name(&entry.stream) {
                 Some((lane, Name::Own("log"))) if entry.is_added => {
                     self.message(lane, entry, &kept);
+                    self.late(entry, began);
                 }
                 Some((_, Name::Own("writes"))) => self.write(entry),
                 _ => {}
@@ -489,28 +578,19 @@ impl Observer {
     }
 
     fn clock(&self, lane: &str, before: Option<&Held>, after: Option<&Held>) {
-        let field = |held: Option<&Held>, field: &str| match held {
-            Some(Held::Hash(fields)) => fields.get(field.as_bytes()).cloned(),
-            _ => None,
-        };
-        // None if the lane is closed.
-        let epoch = |held| {
-            let at = field(held, "at").filter(|at| at.len() == 24);
-            at.and_then(|at| at.first_chunk::<8>().copied())
-        };
         let has = |key| is_in(lane, key);
         // The lane is closed: all instances make connections anew, and find nothing.
-        if field(after, "at").is_some_and(|at| at.starts_with(b"LANES ")) {
+        if field_of(after, "at").is_some_and(|at| at.starts_with(b"LANES ")) {
             self.truth.recorder.count(Fault::LanesChanged);
             self.truth.recorder.disturbed(self.recovery, None, None);
         }
         // No value and no lease of another epoch, or of another number of lanes, counts.
-        if epoch(after).is_some() && epoch(before) != epoch(after) {
+        if epoch_of(after).is_some() && epoch_of(before) != epoch_of(after) {
             self.truth.all_ended(has);
         }
         // Every lease from before has ended, of whatever key. A load whose lease is granted later also reads the source
         // later (rule 23).
-        if field(before, "leases") != field(after, "leases") {
+        if field_of(before, "leases") != field_of(after, "leases") {
             self.truth.all_ended(has);
         }
     }
@@ -538,6 +618,19 @@ impl Observer {
                         self.truth.ended(key);
                     }
                 }
+            }
+        }
+    }
+
+    /// While the clock shows a time for the second time, an insert may come late.
+    fn late(&self, entry: &Entry, began: At) {
+        let at = field(entry, "at").and_then(|at| str::from_utf8(at).ok()?.parse().ok());
+        let at: u64 = at.expect("the log has times");
+        if self.latest.fetch_max(at, SeqCst) > at {
+            let (_, names) = read_message(field(entry, "m").unwrap());
+            for key in names.iter().filter_map(|key| key.parse().ok()) {
+                let promises = promises_without(Fault::ClockSteppedBack);
+                self.truth.recorder.excuse(promises, key, began);
             }
         }
     }
