@@ -22,6 +22,10 @@ faults! {
     SlowNetwork,
     /// Requests are held up and arrive all at once, in order, after their senders have timed out.
     Congestion,
+    /// Answers are held up, while messages pass.
+    AnswersHeldUp,
+    /// Messages and answers to heartbeats are held up, while answers to requests pass.
+    MessagesHeldUp,
     /// Requests vanish without an error.
     RequestsVanish,
     /// Requests are done, and their replies vanish.
@@ -133,7 +137,7 @@ faults! {
     Beside,
     /// Seen: a load found the value unchanged that the store had.
     Revalidated,
-    /// Seen: a write reached the store after its sender had stopped waiting.
+    /// Seen: a request reached the store after its sender had stopped waiting.
     LateWrite,
     /// Seen: a lease was granted, and the grant was lost.
     GrantLost,

@@ -38,6 +38,8 @@ pub(crate) struct Link {
 
 struct State {
     rng: Rng,
+    /// When the last answer to a request arrives.
+    last_answer: Option<Instant>,
     /// Until when each fault lasts.
     faults: BTreeMap<Fault, Instant>,
     /// With the server that each leads to.
@@ -57,6 +59,7 @@ impl Link {
             recorder,
             state: Mutex::new(State {
                 rng,
+                last_answer: None,
                 faults: BTreeMap::new(),
                 connections: Vec::new(),
             }),
@@ -103,7 +106,8 @@ impl Link {
     pub(crate) fn held_up(&self, wire: Wire, way: Way) -> Option<Instant> {
         match (wire, way) {
             (Wire::Data, Way::Up) => self.until(Fault::Congestion),
-            (_, Way::Down) => self.paused(),
+            (Wire::Data, Way::Down) => self.paused().max(self.until(Fault::AnswersHeldUp)),
+            (Wire::Subscription, Way::Down) => self.paused().max(self.until(Fault::MessagesHeldUp)),
             (Wire::Subscription, Way::Up) => None,
         }
     }
@@ -172,6 +176,16 @@ impl Link {
         let connections = state.connections.iter();
         let here = connections.filter(|(of, to, _)| (*of, *to) == (wire, server));
         here.map(|(.., cut)| cut.clone()).collect()
+    }
+
+    /// Notes when an answer or a message arrives. Whether it is a message that does so before an answer that was sent
+    /// earlier.
+    pub(crate) fn overtakes(&self, wire: Wire, arrives: Instant) -> bool {
+        let last = &mut self.state.lock().unwrap().last_answer;
+        if wire == Wire::Data {
+            *last = (*last).max(Some(arrives));
+        }
+        wire == Wire::Subscription && last.is_some_and(|last| arrives < last)
     }
 
     pub(crate) fn received(&self) -> u64 {

@@ -6,6 +6,7 @@
     clippy::expect_used,
     clippy::panic,
     clippy::indexing_slicing,
+    dead_code,
     reason = "a step that fails ends the test"
 )]
 
@@ -50,6 +51,8 @@ const NOT_DRAWN: &[Fault] = &[
     Fault::KeyEvicted,
     Fault::Flushed,
     Fault::ScriptsForgotten,
+    Fault::AnswersHeldUp,
+    Fault::MessagesHeldUp,
     Fault::SplitBrain,
     Fault::PutBack,
     Fault::HoldEvicted,

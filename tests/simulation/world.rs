@@ -52,10 +52,10 @@ pub(crate) fn run(seed: u64, config: &Config) -> Outcome {
     let all = history.check_strictly(&terms);
     let (excused, violations) = all.into_iter().partition(|one| history.excuses(one));
     Outcome {
-        violations,
-        excused,
         history,
         counts,
+        violations,
+        excused,
     }
 }
 

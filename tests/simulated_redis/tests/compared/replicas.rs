@@ -85,6 +85,10 @@ fn told(answer: RedisResult<Value>) -> String {
         Ok(Value::Okay) => "OK".to_owned(),
         Ok(Value::Nil) => "nothing".to_owned(),
         Ok(Value::Int(number)) => number.to_string(),
+        Ok(Value::Array(parts)) => {
+            let parts = parts.into_iter().map(|part| told(Ok(part)));
+            parts.collect::<Vec<_>>().join(", ")
+        }
         Ok(other) => format!("{other:?}"),
         Err(error) => format!(
             "{} {}",
@@ -100,7 +104,28 @@ fn said(reply: &Reply) -> String {
         Reply::Status(text) | Reply::Error(text) => text.clone(),
         Reply::Nil => "nothing".to_owned(),
         Reply::Integer(number) => number.to_string(),
+        Reply::Array(parts) => parts.iter().map(said).collect::<Vec<_>>().join(", "),
         other => format!("{other:?}"),
+    }
+}
+
+#[tokio::test]
+async fn a_sentinel_names_the_primary() {
+    let primary = RedisServer::start().await;
+    let port = primary.port();
+    let config = format!("sentinel monitor catalog 127.0.0.1 {port} 1\n");
+    let real = RedisServer::start_sentinel(&config, &[]).await;
+    let simulated = SimulatedRedis::default();
+    simulated.name_primary("catalog", "127.0.0.1", port);
+    let sentinel = Pair {
+        connection: real.connection().await,
+        direct: simulated.direct(),
+        real,
+        simulated,
+    };
+    for name in ["catalog", "other"] {
+        let words = ["SENTINEL", "GET-MASTER-ADDR-BY-NAME", name];
+        sentinel.agree(&words).await;
     }
 }
 

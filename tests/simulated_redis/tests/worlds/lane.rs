@@ -30,6 +30,8 @@ const PACKET: usize = 4096;
 const FIRST: u64 = 10;
 /// What a slow subscriber is sent of what has come meanwhile.
 const QUEUE: usize = 2;
+/// The first word of the answer that grants a lease.
+const GRANTED: &[u8] = b"GRANTED";
 /// How long it is until a packet that was lost is sent again.
 const AGAIN: Duration = Duration::from_millis(20);
 
@@ -81,8 +83,12 @@ impl Dialer for Network {
     }
 }
 
-/// Bytes that are on their way, and when they arrive.
-type Packet = (Instant, Vec<u8>);
+/// Bytes that are on their way.
+struct Packet {
+    sent: Instant,
+    arrives: Instant,
+    bytes: Vec<u8>,
+}
 
 /// A connection, as long as one of its tasks has it.
 struct Connection {
@@ -125,9 +131,10 @@ impl Connection {
 
     /// Sends bytes on. `false` if the connection has come to an end.
     async fn send(&self, way: Way, bytes: Vec<u8>, to: &UnboundedSender<Packet>) -> bool {
-        let wire = self.wire();
+        let (wire, sent) = (self.wire(), Instant::now());
         if self.link.loses(wire, way) {
             if self.link.chance(0.5) {
+                self.note_lost(way, &bytes);
                 // Something between the two has forgotten the connection: it is half open from now on.
                 self.cut.cancelled().await;
                 return false;
@@ -141,7 +148,28 @@ impl Connection {
                 }
             }
         }
-        to.send((self.link.arrival(way), bytes)).is_ok()
+        let arrives = self.link.arrival(way);
+        if way == Way::Down && self.link.overtakes(wire, arrives) {
+            self.link.recorder.count(Fault::Overtaken);
+        }
+        let packet = Packet {
+            sent,
+            arrives,
+            bytes,
+        };
+        to.send(packet).is_ok()
+    }
+
+    /// Counts what arrives after the instance has stopped waiting, or never.
+    fn note_lost(&self, way: Way, bytes: &[u8]) {
+        let recorder = &self.link.recorder;
+        match way {
+            Way::Up if self.wire() == Wire::Data => recorder.count(Fault::LateWrite),
+            Way::Down if bytes.windows(GRANTED.len()).any(|part| part == GRANTED) => {
+                recorder.count(Fault::GrantLost);
+            }
+            _ => {}
+        }
     }
 
     /// What the instance sends.
@@ -240,13 +268,16 @@ impl Connection {
         mut leaves: UnboundedReceiver<Packet>,
         mut to: WriteHalf<DuplexStream>,
     ) {
-        while let Some((at, bytes)) = leaves.recv().await {
-            sleep_until(at).await;
+        while let Some(packet) = leaves.recv().await {
+            sleep_until(packet.arrives).await;
             while let Some(until) = self.link.held_up(self.wire(), way) {
                 sleep_until(until).await;
             }
+            if packet.sent.elapsed() > self.link.config.l2_timeout() {
+                self.note_lost(way, &packet.bytes);
+            }
             let is_cut = way == Way::Down && self.cut.is_cancelled();
-            if is_cut || to.write_all(&bytes).await.is_err() {
+            if is_cut || to.write_all(&packet.bytes).await.is_err() {
                 break;
             }
         }

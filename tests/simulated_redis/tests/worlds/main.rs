@@ -56,14 +56,7 @@ use crate::config::Config;
 use crate::faults::Fault;
 
 /// What has no counterpart here yet, or is not counted.
-const NOT_DRAWN: &[Fault] = &[
-    Fault::GrantLost,
-    Fault::HandedOver,
-    Fault::LanesChanged,
-    Fault::LateWrite,
-    Fault::Overtaken,
-    Fault::Settled,
-];
+const NOT_DRAWN: &[Fault] = &[Fault::HandedOver, Fault::LanesChanged, Fault::Settled];
 
 /// Rules that scripts keep, as `ablation` shows, and whose switches are in the store in memory.
 #[cfg(larder_ablation)]
@@ -96,6 +89,8 @@ fn draw(seed: u64) -> Config {
     let mut config = supported(Config::draw(seed));
     let faults = &mut config.faults;
     faults.extend([
+        (Fault::AnswersHeldUp, 3),
+        (Fault::MessagesHeldUp, 3),
         (Fault::StorePaused, 3),
         (Fault::StoreFull, 3),
         (Fault::KeyEvicted, 8),

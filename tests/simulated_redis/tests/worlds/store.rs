@@ -297,9 +297,11 @@ impl Store {
                 _ => HEARD_OF,
             };
             let (sentinel, after) = (sentinel.clone(), rng.u64(0..within));
-            let port = u16::try_from(number + 1).unwrap();
+            let this = Arc::clone(&self);
             tokio::spawn(async move {
                 sleep(Duration::from_millis(after)).await;
+                // Another one may have taken over since.
+                let port = u16::try_from(this.number()).unwrap();
                 sentinel.name_primary(NAME, SERVER, port);
             });
         }
