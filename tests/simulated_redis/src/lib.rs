@@ -1,5 +1,6 @@
-//! A Redis server in the process of a test, in tokio's time: one node, which has the commands that larder and its tests
-//! send. A command that it does not have fails the test. `tests/compared.rs` compares it with a real server.
+//! A Redis server in the process of a test, in tokio's time: one node, or a cluster of several, which has the commands
+//! that larder and its tests send. A command that it does not have fails the test. `tests/compared.rs` compares it with a
+//! real server, `tests/compared_cluster.rs` with a real cluster.
 //!
 //! A connection is a stream of bytes, on which the real client and the real scripts work. What a duplex stream does not
 //! have is not tested here: TLS, DNS, keepalive, unix sockets, the checkout of a pool.
@@ -8,6 +9,7 @@
 //! - [`commands`]; [`lua`]: scripts; [`reply`]: answers; [`edits`]: scripts that a test changes
 //! - [`replication`]: a server that follows another one
 //! - [`keyspace`], [`stream`]: what is stored; [`observed`]: what is told of that
+//! - [`cluster`]: nodes of a cluster, what they know, and the bus on which they tell each other
 //! - [`compared`]: the comparison with a real server
 
 // A step that cannot be done ends the test.
@@ -19,6 +21,7 @@
     clippy::missing_panics_doc
 )]
 
+mod cluster;
 mod commands;
 mod compared;
 mod edits;
@@ -44,6 +47,7 @@ use larder::l2::deadpool_redis::redis::ConnectionAddr;
 use larder::l2::{DialedStream, Dialer};
 use tokio::io::{DuplexStream, duplex};
 
+pub use crate::cluster::{ClusterSettings, Failover, Move, SimulatedCluster};
 use crate::compared::RealServer;
 pub use crate::edits::{Edit, compiles, edit_scripts};
 use crate::keyspace::Keyspace;
@@ -286,6 +290,15 @@ impl SimulatedRedis {
     /// It goes on with what was sent meanwhile.
     pub fn resume(&self) {
         self.0.pause.set(false);
+    }
+
+    /// Whether it takes connections.
+    pub(crate) fn is_up(&self) -> bool {
+        lock(&self.0.server).is_up
+    }
+
+    pub(crate) fn is_paused(&self) -> bool {
+        self.0.pause.is_on()
     }
 }
 

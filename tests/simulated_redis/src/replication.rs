@@ -9,7 +9,7 @@ use std::time::Duration;
 use tokio::sync::Notify;
 use tokio::time::{Instant, sleep, sleep_until};
 
-use crate::keyspace::Keyspace;
+use crate::keyspace::{Entry, Keyspace};
 use crate::serve::lock;
 use crate::server::{Server, random_id};
 
@@ -46,6 +46,8 @@ pub(crate) struct Execution {
     pub(crate) micros: u64,
     pub(crate) database: usize,
     pub(crate) request: Vec<Vec<u8>>,
+    /// What a key has from then on, which comes from another node of a cluster. The request names the key.
+    pub(crate) entry: Option<Entry>,
 }
 
 /// What a primary has for a replica.
@@ -127,6 +129,24 @@ impl Replication {
         self.former = Some((former, self.offset));
     }
 
+    /// How much has been executed.
+    pub(crate) fn offset(&self) -> u64 {
+        self.offset
+    }
+
+    /// Notes what a key has from now on.
+    pub(crate) fn note_entry(&mut self, micros: u64, key: &[u8], entry: &Entry) {
+        if self.backlog.is_some() {
+            self.add(Execution {
+                at: Instant::now(),
+                micros,
+                database: 0,
+                request: vec![b"RESTORE".to_vec(), key.to_vec()],
+                entry: Some(entry.clone()),
+            });
+        }
+    }
+
     /// Notes what it has executed, if replicas need it.
     pub(crate) fn note(&mut self, micros: u64, database: usize, request: &[Vec<u8>]) {
         if self.backlog.is_some() {
@@ -135,6 +155,7 @@ impl Replication {
                 micros,
                 database,
                 request: request.to_vec(),
+                entry: None,
             });
         }
     }

@@ -22,10 +22,14 @@ impl Pause {
         self.ends.notify_waiters();
     }
 
+    pub(crate) fn is_on(&self) -> bool {
+        self.is_on.load(SeqCst)
+    }
+
     async fn is_over(&self) {
         loop {
             let ends = self.ends.notified();
-            if !self.is_on.load(SeqCst) {
+            if !self.is_on() {
                 return;
             }
             ends.await;
@@ -51,6 +55,7 @@ pub(crate) async fn serve(
                     return;
                 };
                 read += length;
+                writes_are_taken(&server, &request).await;
                 lock(&server).execute(id, &request);
             }
             bytes.drain(..read);
@@ -80,6 +85,20 @@ pub(crate) async fn serve(
     lock(&server).disconnect(id);
 }
 
+/// Waits for as long as a node holds back what this request does.
+async fn writes_are_taken(server: &Mutex<Server>, request: &[Vec<u8>]) {
+    loop {
+        let Some(released) = lock(server).released_for(request) else {
+            return;
+        };
+        let released = released.notified();
+        if lock(server).released_for(request).is_none() {
+            return;
+        }
+        released.await;
+    }
+}
+
 /// Takes what is to be sent; `false` if the connection has ended.
 fn take(server: &Mutex<Server>, id: SessionId, bytes: &mut Vec<u8>) -> bool {
     let mut server = lock(server);
@@ -97,6 +116,6 @@ fn take(server: &Mutex<Server>, id: SessionId, bytes: &mut Vec<u8>) -> bool {
 }
 
 /// Another thread's panic has failed the test already.
-pub(crate) fn lock(server: &Mutex<Server>) -> MutexGuard<'_, Server> {
-    server.lock().unwrap_or_else(PoisonError::into_inner)
+pub(crate) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }

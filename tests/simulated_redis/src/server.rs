@@ -9,11 +9,12 @@ use std::time::Duration;
 use tokio::sync::Notify;
 use tokio::time::Instant;
 
+use crate::cluster::{Asks, Node};
 use crate::commands::{self, Call, Command};
 use crate::compared::RealServer;
 use crate::edits::are_edited;
 use crate::keyspace::Keyspace;
-use crate::lua::Script;
+use crate::lua::{Flags, Script};
 use crate::observed::{Change, Changes, Held, Noted, Observer, Seen};
 use crate::replication::{Execution, Replication};
 use crate::reply::{Protocol, Reply};
@@ -57,6 +58,8 @@ pub(crate) struct Server {
     pub(crate) real: Option<RealServer>,
     /// Commands that this server does not have, and the crate has sent.
     pub(crate) unknown: Vec<String>,
+    /// What it knows of its cluster, if it is a node of one.
+    pub(crate) cluster: Option<Node>,
 }
 
 pub(crate) type Channel = (bool, Vec<u8>);
@@ -93,6 +96,10 @@ pub(crate) struct Session {
     pub(crate) database: usize,
     pub(crate) has_login: bool,
     pub(crate) channels: BTreeSet<Channel>,
+    /// The last one that it has sent.
+    pub(crate) command: &'static str,
+    /// What a node of a cluster knows of it.
+    pub(crate) asks: Asks,
     /// What is to be sent, in its order. Messages and answers have one order.
     pub(crate) out: VecDeque<Reply>,
     pub(crate) wake: Arc<Notify>,
@@ -105,6 +112,7 @@ pub(crate) struct RunningScript {
     /// Whether its calls are checked against full memory: of one that has no flags.
     pub(crate) checks_memory: bool,
     pub(crate) keys: Vec<Vec<u8>>,
+    pub(crate) flags: Flags,
     /// Whether it has called a command that writes.
     pub(crate) has_written: bool,
 }
@@ -146,6 +154,7 @@ impl Server {
             noted: Noted::default(),
             real: None,
             unknown: Vec::new(),
+            cluster: None,
         };
         server.set_clock(move || since.elapsed());
         server
@@ -192,6 +201,16 @@ impl Server {
         &mut self.databases[selected]
     }
 
+    /// The first database, the only one of a node of a cluster.
+    pub(crate) fn first_db(&mut self) -> &mut Keyspace {
+        &mut self.databases[0]
+    }
+
+    /// As it names its kind.
+    pub(crate) fn mode(&self) -> &'static str {
+        self.cluster.as_ref().map_or("standalone", |_| "cluster")
+    }
+
     /// The keys of all databases.
     pub(crate) fn data(&self) -> Vec<Keyspace> {
         self.databases.clone()
@@ -218,6 +237,9 @@ impl Server {
         self.scripts.clear();
         self.run_id = random_id();
         self.replication.restart();
+        if let Some(node) = &mut self.cluster {
+            node.restart();
+        }
     }
 
     /// It follows another server from now on, and takes no writes. Returns the number of this.
@@ -240,7 +262,9 @@ impl Server {
         self.sessions.insert(PRIMARY, session);
         self.micros = execution.micros;
         self.set_times();
-        if let Some(command) = execution
+        if let Some(entry) = &execution.entry {
+            self.databases[0].put(&execution.request[1], entry.clone());
+        } else if let Some(command) = execution
             .request
             .first()
             .and_then(|name| commands::find(name))
@@ -344,6 +368,7 @@ impl Server {
             }
         };
         request.hash(&mut self.digest);
+        self.end_asking(id, request);
         self.tell(id);
         self.send(id, answer);
     }
@@ -387,6 +412,9 @@ impl Server {
         let Some(command) = commands::find(name) else {
             return self.refuse_unknown(request);
         };
+        if let Some(session) = self.sessions.get_mut(&id) {
+            session.command = command.name;
+        }
         if !command.takes(request.len()) {
             let name = command.name;
             return Reply::error(format!(
@@ -400,11 +428,14 @@ impl Server {
         if let Some(refusal) = self.no_right(command) {
             return refusal;
         }
+        if let Some(refusal) = self.redirect(id, command, request) {
+            return refusal;
+        }
         if self.is_full() && command.grows() {
             return Reply::error(OOM);
         }
-        if command.writes()
-            && let Some(why) = self.refuses_writes()
+        if let Some(why) = self.refuses_writes()
+            && self.is_write(command, request)
         {
             return Reply::error(why);
         }
@@ -463,6 +494,9 @@ impl Server {
             }
             script.has_written |= command.writes();
         }
+        if let Some(refusal) = self.redirect_script(id, command, request) {
+            return refusal;
+        }
         self.run(id, command, request)
     }
 
@@ -482,7 +516,9 @@ impl Server {
             args,
         };
         let answer = (command.run)(&mut call);
-        if command.is_replicated() && answer.is_ok() {
+        // The bus of a cluster has its messages.
+        let is_noted = command.writes() || self.cluster.is_none() && command.is_replicated();
+        if is_noted && answer.is_ok() {
             let database = self.sessions.get(&session).map_or(0, |at| at.database);
             self.replication.note(self.micros, database, args);
         }
@@ -561,6 +597,8 @@ impl Session {
             database: 0,
             has_login,
             channels: BTreeSet::new(),
+            command: "",
+            asks: Asks::default(),
             out: VecDeque::new(),
             wake: Arc::default(),
             is_ended: false,

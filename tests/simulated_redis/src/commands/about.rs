@@ -44,7 +44,7 @@ pub(super) fn info(call: &mut Call<'_>) -> Answer {
         "Server",
         &[
             format!("redis_version:{VERSION}"),
-            "redis_mode:standalone".to_owned(),
+            format!("redis_mode:{}", server.mode()),
             format!("run_id:{}", server.run_id),
         ],
     );

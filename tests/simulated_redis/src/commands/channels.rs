@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 
 use super::{Answer, Call, fail, word};
 use crate::reply::Reply;
-use crate::server::Channel;
+use crate::server::{Channel, Server, SessionId};
 
 pub(super) fn publish(call: &mut Call<'_>) -> Answer {
     Ok(send(call, false))
@@ -16,7 +16,28 @@ pub(super) fn spublish(call: &mut Call<'_>) -> Answer {
 
 fn send(call: &mut Call<'_>, is_of_shard: bool) -> Reply {
     let (channel, message) = ((is_of_shard, call.arg(1).to_vec()), call.arg(2));
-    Reply::count(call.server.publish(&channel, message))
+    let many = call.server.publish(&channel, message);
+    call.server.publish_on_bus(&channel, message);
+    Reply::count(many)
+}
+
+impl Server {
+    /// Ends the subscriptions to the channels of a slot, and says so.
+    pub(crate) fn end_subscriptions(&mut self, slot: u16) {
+        let is_of_slot =
+            |channel: &&Channel| channel.0 && crate::cluster::slot_of(&channel.1) == slot;
+        let channels: Vec<_> = self.channels.keys().filter(is_of_slot).cloned().collect();
+        for channel in channels {
+            for id in self.channels.remove(&channel).unwrap_or_default() {
+                if let Some(session) = self.sessions.get_mut(&id) {
+                    session.channels.remove(&channel);
+                }
+                let name = Reply::text(&channel.1);
+                let end = confirmation(self, id, "sunsubscribe", name, true);
+                self.send(id, end);
+            }
+        }
+    }
 }
 
 pub(super) fn subscribe(call: &mut Call<'_>) -> Answer {
@@ -43,7 +64,8 @@ fn join(call: &mut Call<'_>, is_of_shard: bool) -> Reply {
         } else {
             "subscribe"
         };
-        answers.push(confirmation(call, kind, Reply::text(name), is_of_shard));
+        let name = Reply::text(name);
+        answers.push(confirmation(server, call.session, kind, name, is_of_shard));
     }
     send_all(call, answers)
 }
@@ -82,21 +104,35 @@ fn part(call: &mut Call<'_>, is_of_shard: bool) -> Reply {
         if let Some(session) = call.server.sessions.get_mut(&call.session) {
             session.channels.remove(&channel);
         }
+        let name = Reply::text(&channel.1);
         answers.push(confirmation(
-            call,
+            call.server,
+            call.session,
             kind,
-            Reply::text(&channel.1),
+            name,
             is_of_shard,
         ));
     }
     if answers.is_empty() {
-        answers.push(confirmation(call, kind, Reply::Nil, is_of_shard));
+        answers.push(confirmation(
+            call.server,
+            call.session,
+            kind,
+            Reply::Nil,
+            is_of_shard,
+        ));
     }
     send_all(call, answers)
 }
 
-fn confirmation(call: &Call<'_>, kind: &str, name: Reply, is_of_shard: bool) -> Reply {
-    let session = call.server.sessions.get(&call.session);
+fn confirmation(
+    server: &Server,
+    id: SessionId,
+    kind: &str,
+    name: Reply,
+    is_of_shard: bool,
+) -> Reply {
+    let session = server.sessions.get(&id);
     let channels = session.into_iter().flat_map(|session| &session.channels);
     let many = channels
         .filter(|(of_shard, _)| *of_shard == is_of_shard)

@@ -65,7 +65,7 @@ pub(super) fn hello(call: &mut Call<'_>) -> Answer {
         ("version", Reply::text(super::about::VERSION)),
         ("proto", Reply::Integer(version)),
         ("id", Reply::Integer(id)),
-        ("mode", Reply::text("standalone")),
+        ("mode", Reply::text(call.server.mode())),
         ("role", Reply::text(role)),
         ("modules", Reply::Array(Vec::new())),
     ];
@@ -89,8 +89,11 @@ pub(super) fn auth(call: &mut Call<'_>) -> Answer {
 }
 
 pub(super) fn select(call: &mut Call<'_>) -> Answer {
-    let number = number(call.arg(1)).ok_or_else(|| Reply::error("ERR invalid DB index"))?;
+    let number = call.number(1)?;
     match usize::try_from(number) {
+        Ok(number) if number > 0 && call.server.cluster.is_some() => {
+            fail("ERR SELECT is not allowed in cluster mode")
+        }
         Ok(number) if number < DATABASES => {
             session(call)?.database = number;
             Ok(Reply::ok())
@@ -127,10 +130,14 @@ pub(super) fn client(call: &mut Call<'_>) -> Answer {
             let lines = each.map(|(id, session)| {
                 let (name, db) = (&session.name, session.database);
                 let (sub, ssub) = session.subscriptions();
-                format!("id={id} name={name} db={db} sub={sub} psub=0 ssub={ssub}\n")
+                let last = session.command;
+                format!("id={id} name={name} db={db} sub={sub} psub=0 ssub={ssub} cmd={last} \n")
             });
             Ok(Reply::text(lines.collect::<String>()))
         }
+        // Of a node of a cluster, and until UNPAUSE.
+        ("pause", [_, what]) if word(what) == "write" => hold_writes(call, true),
+        ("unpause", []) => hold_writes(call, false),
         ("kill", [how, kind]) if word(how) == "type" => {
             let wanted = match &*word(kind) {
                 "pubsub" => true,
@@ -155,6 +162,14 @@ pub(super) fn client(call: &mut Call<'_>) -> Answer {
             fail(SYNTAX)
         }
     }
+}
+
+fn hold_writes(call: &mut Call<'_>, is_held: bool) -> Answer {
+    let node = call.server.cluster.as_mut();
+    let node =
+        node.ok_or_else(|| Reply::error("ERR only a node of a cluster holds writes back"))?;
+    node.hold_writes(is_held);
+    Ok(Reply::ok())
 }
 
 impl Session {

@@ -107,6 +107,23 @@ pub(super) fn rename(call: &mut Call<'_>) -> Answer {
     Ok(Reply::ok())
 }
 
+pub(super) fn copy(call: &mut Call<'_>) -> Answer {
+    let (from, to) = (call.arg(1), call.arg(2));
+    let replaces = match call.from(3) {
+        [] => false,
+        [option] if word(option) == "replace" => true,
+        _ => return fail(SYNTAX),
+    };
+    let Some(entry) = call.db().entry(from).cloned() else {
+        return Ok(Reply::Integer(0));
+    };
+    if !replaces && call.db().entry(to).is_some() {
+        return Ok(Reply::Integer(0));
+    }
+    call.db().put(to, entry);
+    Ok(Reply::Integer(1))
+}
+
 /// Goes through the keys by their hashes, so that each key that stays is returned.
 pub(super) fn scan(call: &mut Call<'_>) -> Answer {
     let cursor = std::str::from_utf8(call.arg(1)).ok();

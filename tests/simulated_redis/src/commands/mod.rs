@@ -2,13 +2,14 @@
 //!
 //! - [`keys`]: keys of any type; [`texts`], [`hashes`], [`streams`]: those of one type
 //! - [`scripts`]: Lua; [`channels`]: messages; [`connections`]: what a connection says of itself
-//! - [`about`]: what the server says of itself
+//! - [`about`]: what the server says of itself; [`cluster`]: what a node of a cluster says, and is told
 
 // Each command has one type.
 #![allow(clippy::unnecessary_wraps)]
 
 mod about;
 mod channels;
+mod cluster;
 mod connections;
 mod hashes;
 mod keys;
@@ -92,6 +93,16 @@ impl Command {
         self.flags & NO_LOGIN == 0
     }
 
+    /// Whether it runs a script that may write.
+    pub(crate) fn may_write(&self) -> bool {
+        self.keys == Keys::Counted && !self.name.ends_with("_ro")
+    }
+
+    /// Whether it is about messages of a shard.
+    pub(crate) fn is_of_shard(&self) -> bool {
+        ["ssubscribe", "sunsubscribe", "spublish"].contains(&self.name)
+    }
+
     /// Whether it may have so many parts.
     pub(crate) fn takes(&self, parts: usize) -> bool {
         let parts = i32::try_from(parts).unwrap_or(i32::MAX);
@@ -141,6 +152,7 @@ static COMMANDS: &[Command] = &[
     command("expire", 3, WRITES, Keys::First, keys::expire),
     command("persist", 2, WRITES, Keys::First, keys::persist),
     command("rename", 3, WRITES, Keys::FirstTwo, keys::rename),
+    command("copy", -3, WRITES | GROWS, Keys::FirstTwo, keys::copy),
     command("scan", -2, 0, Keys::None, keys::scan),
     command("keys", 2, 0, Keys::None, keys::all),
     command("dbsize", 1, 0, Keys::None, keys::how_many),
@@ -188,6 +200,10 @@ static COMMANDS: &[Command] = &[
     command("role", 1, NO_SCRIPT | ALWAYS, Keys::None, about::role),
     command("replicaof", 3, NO_SCRIPT, Keys::None, about::replicaof),
     command("sentinel", -2, NO_SCRIPT | ALWAYS, Keys::None, about::sentinel),
+    command("cluster", -2, ALWAYS, Keys::None, cluster::cluster),
+    command("asking", 1, 0, Keys::None, cluster::asking),
+    command("readonly", 1, ALWAYS, Keys::None, cluster::readonly),
+    command("readwrite", 1, ALWAYS, Keys::None, cluster::readwrite),
     command("config", -2, NO_SCRIPT | ALWAYS, Keys::None, about::config),
 ];
 

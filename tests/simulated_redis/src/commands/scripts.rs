@@ -48,6 +48,7 @@ fn run(call: &mut Call<'_>, sha: &str, is_read_only: bool) -> Answer {
         is_read_only,
         checks_memory: !flags.has_shebang && is_full,
         keys: keys.to_vec(),
+        flags,
         has_written: false,
     });
     let answer = script.run(keys, args, |request| server.answer_script(session, request));

@@ -8,6 +8,8 @@ pub(crate) struct Flags {
     /// Without such a line, a script is treated as by a Redis before 7.0.
     pub(crate) has_shebang: bool,
     pub(crate) allow_oom: bool,
+    /// It may use keys of several slots, if its node has them.
+    pub(crate) crosses_slots: bool,
 }
 
 /// The flags, and the rest of the script: with the end of the line, so that lines keep their numbers.
@@ -34,8 +36,7 @@ pub(super) fn read(text: &[u8]) -> Result<(Flags, &[u8]), Reply> {
         for flag in list.split(',').filter(|_| !list.is_empty()) {
             match flag {
                 "allow-oom" => flags.allow_oom = true,
-                // It has one node.
-                "allow-cross-slot-keys" => {}
+                "allow-cross-slot-keys" => flags.crosses_slots = true,
                 _ => return Err(error(&format!("Unexpected flag in script shebang: {flag}"))),
             }
         }
