@@ -14,12 +14,13 @@ use super::members::answer;
 use super::{RELIES_FOR_LONG, end, lane, run, shown, watched_lane};
 use crate::store::*;
 use crate::support::eventually::eventually;
+use crate::support::home;
 use crate::support::redis_cluster::{Failover, RedisCluster};
 use crate::support::redis_server::RedisServer;
 use larder_store_tests::steps::Steps;
 
 fn l2(cluster: &RedisCluster) -> RedisL2 {
-    RedisL2::cluster(cluster.urls()).unwrap()
+    home::cluster(cluster.urls())
 }
 
 /// The slot of the lane, and the node that has it.
@@ -158,7 +159,7 @@ async fn an_epoch_goes_on_only_if_nothing_was_lost() {
     for (is_lost, restarts) in [(false, false), (true, false), (true, true)] {
         cluster.wait_until_in_step().await;
         let mut raw = cluster.node(owner).connection().await;
-        let _: () = run(&mut raw, &["SAVE"]).await;
+        cluster.node(owner).save().await;
         cluster.isolate(owner).await;
         let next = cluster.wait_until_taken_from(slot, owner).await;
         if is_lost {
@@ -343,7 +344,7 @@ async fn one_node_leads_to_the_others() {
     let (_, owner) = place(&cluster).await;
     let seed = (owner + 1) % 3;
     let gone = "redis://127.0.0.1:1".to_owned();
-    let l2 = RedisL2::cluster([gone, cluster.urls().swap_remove(seed)]).unwrap();
+    let l2 = home::cluster(vec![gone, cluster.urls().swap_remove(seed)]);
     let lane = lane(&l2);
     let (_, mut subscription) = lane.subscribe(RELIES_FOR_LONG).await.unwrap();
     insert(&*lane, "k", b"v").await;
@@ -483,6 +484,9 @@ async fn what_idle_caches_cost_a_primary() {
 
 #[tokio::test]
 async fn a_user_and_its_rights() {
+    if home::is_simulated("it has one user") {
+        return;
+    }
     let cluster = RedisCluster::start_with(1, 0, &[]).await;
     let mut raw = cluster.node(0).connection().await;
     let mut set_rights = async |rights: &str| {
@@ -494,7 +498,7 @@ async fn a_user_and_its_rights() {
     };
     set_rights("+@all -cluster").await;
     let url = cluster.urls()[0].replace("//", "//app:pw@");
-    let lane = lane(&RedisL2::cluster([url]).unwrap());
+    let lane = lane(&home::cluster(vec![url]));
     let error = shown(&lane.get("k").await.unwrap_err());
     assert!(error.contains("may not run cluster"), "{error}");
     // As the guide has them.
@@ -512,14 +516,14 @@ async fn a_user_and_its_rights() {
 #[tokio::test]
 async fn mistakes_are_named() {
     let server = RedisServer::start().await;
-    let single = lane(&RedisL2::cluster([server.url()]).unwrap());
+    let single = lane(&home::cluster(vec![server.url()]));
     let error = shown(&single.get("k").await.unwrap_err());
     assert!(error.contains("no node of a cluster"), "{error}");
 
     let cluster = RedisCluster::start_with(3, 0, &[]).await;
     let (_, owner) = place(&cluster).await;
     let other = cluster.node((owner + 1) % 3).url();
-    let direct = lane(&RedisL2::open(other).unwrap());
+    let direct = lane(&home::open(other));
     let error = shown(&direct.get("k").await.unwrap_err());
     assert!(error.contains("use RedisL2::cluster"), "{error}");
 

@@ -6,7 +6,7 @@ use larder::l2::deadpool_redis::redis::{Cmd, cmd};
 use larder::{Builder, Clock, RedisL2};
 use tokio::runtime::{Handle, RuntimeFlavor};
 
-use super::redis_server::{RedisServer, at};
+use super::redis_server::{RedisServer, among_others, at};
 
 /// How much of random steps is compared.
 pub(crate) const SEEDS: u64 = 2;
@@ -57,6 +57,7 @@ pub(crate) fn open(url: impl Into<String>) -> RedisL2 {
     RedisL2::open(at(&url.into())).unwrap()
 }
 
-pub(crate) fn cluster(_: Vec<String>) -> RedisL2 {
-    panic!("there is no simulated cluster")
+/// A cluster of these nodes.
+pub(crate) fn cluster(nodes: Vec<String>) -> RedisL2 {
+    RedisL2::cluster(nodes.into_iter().map(among_others)).unwrap()
 }

@@ -1,12 +1,18 @@
 //! A simulated Redis in the place of a server of a test.
 
 use std::collections::BTreeMap;
+use std::future::ready;
+use std::io;
 use std::sync::atomic::{AtomicU16, Ordering::SeqCst};
 use std::sync::{Arc, Mutex};
 
+use futures::FutureExt;
+use futures::future::BoxFuture;
 use larder::l2::deadpool_redis::redis::aio::MultiplexedConnection;
-use larder::l2::deadpool_redis::redis::{AsyncConnectionConfig, RedisConnectionInfo};
-use larder::l2::{Dialer, Server};
+use larder::l2::deadpool_redis::redis::{
+    AsyncConnectionConfig, ConnectionAddr, RedisConnectionInfo,
+};
+use larder::l2::{DialedStream, Dialer, Server};
 use simulated_redis::{Settings, SimulatedRedis, Snapshot};
 
 /// What clients reach by a port, which is only a name.
@@ -16,10 +22,25 @@ static DIALERS: Mutex<BTreeMap<u16, Arc<dyn Dialer>>> = Mutex::new(BTreeMap::new
 pub(crate) struct Name(u16);
 
 pub(crate) fn listen(dialer: impl Dialer + 'static) -> Name {
-    static PORT: AtomicU16 = AtomicU16::new(1);
-    let port = PORT.fetch_add(1, SeqCst);
-    DIALERS.lock().unwrap().insert(port, Arc::new(dialer));
-    Name(port)
+    let dialer: Arc<dyn Dialer> = Arc::new(dialer);
+    let mut names = listen_at(ports(1), 1, &dialer);
+    names.pop().expect("there is one")
+}
+
+/// So many ports that follow each other. Returns the first.
+pub(crate) fn ports(many: u16) -> u16 {
+    static PORT: AtomicU16 = AtomicU16::new(1024);
+    PORT.fetch_add(many, SeqCst)
+}
+
+/// What clients reach by so many ports.
+pub(crate) fn listen_at(first: u16, many: u16, dialer: &Arc<dyn Dialer>) -> Vec<Name> {
+    let listen = |port| {
+        let dialer = Arc::clone(dialer);
+        DIALERS.lock().unwrap().insert(port, dialer);
+        Name(port)
+    };
+    (first..first + many).map(listen).collect()
 }
 
 impl Name {
@@ -43,6 +64,28 @@ pub(crate) fn at(url: &str) -> Server {
     let dialers = DIALERS.lock().unwrap();
     let dialer = Arc::clone(&dialers[&port.expect("a URL has a port")]);
     Server::from(url).dialed_by(dialer)
+}
+
+/// One of several servers that lead to each other: whatever has the port then is dialed.
+pub(crate) fn among_others(url: String) -> Server {
+    Server::from(url).dialed_by(Arc::new(Directory))
+}
+
+struct Directory;
+
+impl Dialer for Directory {
+    fn dial(
+        &self,
+        address: &ConnectionAddr,
+    ) -> BoxFuture<'static, io::Result<Box<dyn DialedStream>>> {
+        let ConnectionAddr::Tcp(_, port) = address else {
+            panic!("it has a port");
+        };
+        match DIALERS.lock().unwrap().get(port) {
+            Some(dialer) => dialer.dial(address),
+            None => ready(Err(io::ErrorKind::ConnectionRefused.into())).boxed(),
+        }
+    }
 }
 
 pub(crate) struct RedisServer {
@@ -74,6 +117,15 @@ impl RedisServer {
         Self {
             name: listen(redis.clone()),
             redis,
+            saved: Mutex::default(),
+        }
+    }
+
+    /// A node of a cluster.
+    pub(super) fn node(redis: SimulatedRedis, name: Name) -> Self {
+        Self {
+            redis,
+            name,
             saved: Mutex::default(),
         }
     }
