@@ -109,6 +109,9 @@ fn strike(world: &Arc<World>, fault: Fault, rng: &mut Rng) {
             store.lose_tag(rng);
         }
         Fault::StorePaused
+        | Fault::StoreAway
+        | Fault::SlotMoved
+        | Fault::NobodyElected
         | Fault::StoreFull
         | Fault::KeyEvicted
         | Fault::Flushed

@@ -270,9 +270,10 @@ impl Config {
     /// How long after its end a fault may still show: connections are made again with growing pauses, a
     /// lease of the lost runs out, deferred writes are delivered.
     pub(crate) fn recovery(&self) -> Duration {
-        Duration::from_millis(
-            4 * self.max_staleness_ms + 4 * self.l2_timeout_ms + self.lease_ttl_ms + 2500,
-        )
+        // Nodes of a cluster suspect one another, elect and are heard of.
+        let elected = if self.servers > 1 { 5000 } else { 0 };
+        let connected = 4 * self.max_staleness_ms + 4 * self.l2_timeout_ms + 2500;
+        Duration::from_millis(connected + self.lease_ttl_ms + elected)
     }
 
     /// What is looked up after a load has failed, or after a refresh: then perhaps there is a load to wait for all the

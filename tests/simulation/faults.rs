@@ -83,6 +83,12 @@ faults! {
     ClockSteppedBack,
     /// The store reads no requests, and goes on with them later.
     StorePaused,
+    /// The store is away, and comes back with what it had.
+    StoreAway,
+    /// A slot of a cluster moves to another node, key by key.
+    SlotMoved,
+    /// An election of a cluster has no winner.
+    NobodyElected,
     /// The store has no memory left, and evicts nothing.
     StoreFull,
     /// The store evicts a key, whichever it is.

@@ -155,7 +155,25 @@ impl Drop for Replica {
     }
 }
 
+/// The time of a server.
+type Time = Arc<dyn Fn() -> Duration + Send + Sync>;
+
 impl Store {
+    /// Those of a world, one for each server.
+    pub(crate) fn all(
+        mut time: impl FnMut() -> Time,
+        config: &Config,
+        source: &Arc<Source>,
+        recorder: &Arc<Recorder>,
+    ) -> Vec<Arc<Self>> {
+        let all = Arc::default();
+        let each = (0..config.servers).map(|_| {
+            let (time, source, recorder) = (time(), Arc::clone(source), Arc::clone(recorder));
+            Arc::new(Self::new(&all, move || time(), config, source, recorder))
+        });
+        each.collect()
+    }
+
     /// One server more.
     pub(crate) fn new(
         all: &Arc<Servers>,

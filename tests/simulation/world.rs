@@ -171,17 +171,8 @@ impl World {
         let recorder = Arc::new(Recorder::new());
         let source = Arc::new(Source::new(&config, Arc::clone(&recorder)));
         let start = Instant::now();
-        let all = Arc::default();
-        let stores = (0..config.servers).map(|_| {
-            Arc::new(Store::new(
-                &all,
-                time(start, rng),
-                &config,
-                Arc::clone(&source),
-                Arc::clone(&recorder),
-            ))
-        });
-        let stores = stores.collect();
+        let clock = || Arc::new(time(start, rng)) as Arc<dyn Fn() -> Duration + Send + Sync>;
+        let stores = Store::all(clock, &config, &source, &recorder);
         Arc::new(Self {
             config,
             recorder,

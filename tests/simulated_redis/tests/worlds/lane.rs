@@ -8,9 +8,8 @@ use std::time::Duration;
 
 use futures::FutureExt;
 use futures::future::BoxFuture;
-use larder::RedisL2;
 use larder::l2::deadpool_redis::redis::ConnectionAddr;
-use larder::l2::{DialedStream, Dialer, Kind, L2, Server};
+use larder::l2::{DialedStream, Dialer, Kind, L2};
 use larder_store_tests::helpers::payload_of;
 use simulated_redis::Reply;
 use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream, ReadHalf, WriteHalf, duplex, split};
@@ -20,7 +19,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::faults::Fault;
 use crate::link::{Link, Way, Wire};
-use crate::store::{NAME, NUMBERS, PRIMARY, Store};
+use crate::store::{NUMBERS, Store};
 
 /// How much is on its way in each direction at most.
 const BUFFER: usize = 64 * 1024;
@@ -38,7 +37,7 @@ const AGAIN: Duration = Duration::from_millis(20);
 /// The store as an instance has it.
 pub(crate) fn l2(link: &Arc<Link>, stores: &[Arc<Store>]) -> impl L2 {
     let [store] = stores else {
-        panic!("there is one server");
+        panic!("all servers are one store");
     };
     store.join(link);
     let network = Arc::new(Network {
@@ -48,14 +47,8 @@ pub(crate) fn l2(link: &Arc<Link>, stores: &[Arc<Store>]) -> impl L2 {
     // Its first connections may take longer than a caller waits, who then loads without a lease.
     link.recorder
         .disturbed(link.config.recovery(), Some(link.instance), None);
-    let dialed = |url: &str| Server::from(url).dialed_by(Arc::clone(&network) as Arc<dyn Dialer>);
-    let primary = dialed(PRIMARY);
-    if !link.config.has_sentinels {
-        return RedisL2::open(primary).unwrap();
-    }
-    let sentinels = store.sentinels().map(|url| dialed(&url));
-    let l2 = RedisL2::sentinel(NAME, sentinels).unwrap();
-    l2.primary_like(primary).unwrap()
+    let dialer: Arc<dyn Dialer> = network;
+    store.servers().l2(&dialer)
 }
 
 /// An instance's way to the server.
@@ -74,7 +67,7 @@ impl Dialer for Network {
                 }
                 sleep_until(link.arrival(way)).await;
             }
-            let (theirs, server) = store.connect(&to)?;
+            let (theirs, server) = store.servers().connect(&to)?;
             let (ours, given) = duplex(BUFFER);
             Connection::start(&link, ours, theirs, server.unwrap_or(usize::MAX));
             Ok(Box::new(given) as Box<dyn DialedStream>)

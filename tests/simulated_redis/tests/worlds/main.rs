@@ -41,6 +41,7 @@ mod recorder;
 #[cfg(larder_ablation)]
 #[path = "../../../simulation/ablation.rs"]
 mod rules;
+mod servers;
 #[path = "../../../simulation/source.rs"]
 mod source;
 mod store;
@@ -56,7 +57,13 @@ use crate::config::Config;
 use crate::faults::Fault;
 
 /// What has no counterpart here yet, or is not counted.
-const NOT_DRAWN: &[Fault] = &[Fault::HandedOver, Fault::LanesChanged, Fault::Settled];
+const NOT_DRAWN: &[Fault] = &[
+    Fault::HandedOver,
+    Fault::LanesChanged,
+    Fault::NobodyElected,
+    Fault::Settled,
+    Fault::SlotMoved,
+];
 
 /// Rules that scripts keep, as `ablation` shows, and whose switches are in the store in memory.
 #[cfg(larder_ablation)]
@@ -91,6 +98,7 @@ fn draw(seed: u64) -> Config {
     faults.extend([
         (Fault::AnswersHeldUp, 3),
         (Fault::MessagesHeldUp, 3),
+        (Fault::StoreAway, 2),
         (Fault::StorePaused, 3),
         (Fault::StoreFull, 3),
         (Fault::KeyEvicted, 8),
@@ -114,13 +122,42 @@ fn draw(seed: u64) -> Config {
     config
 }
 
-/// Without what has no counterpart yet.
+/// Without what cannot be in a world.
 fn supported(mut config: Config) -> Config {
-    config.servers = 1;
+    let is_cluster = config.servers > 1;
     // A world comes to rest for as long as a load may wait, and scripts for heartbeats take their time.
     config.lease_wait_ms = config.lease_wait_ms.min(20_000);
+    config.faults.retain(|(fault, _)| match fault {
+        Fault::HandedOver | Fault::SlotMoved | Fault::NobodyElected => is_cluster,
+        fault => !NOT_DRAWN.contains(fault),
+    });
     config
-        .faults
-        .retain(|(fault, _)| !NOT_DRAWN.contains(fault));
-    config
+}
+
+/// Each lane is with a node of a cluster, whose nodes restart, fail over, are cut off and give slots away. In some worlds
+/// the lanes are more after a while, and nodes lose what they knew of that.
+#[test]
+fn where_lanes_lie_on_the_nodes_of_a_cluster_no_promise_breaks() {
+    promises::no_promise_breaks("in clusters", "where_lanes_lie_on_the_nodes", 5, |seed| {
+        let mut config = draw(seed);
+        let moves = [(Fault::SlotMoved, 3), (Fault::NobodyElected, 2)];
+        config.faults.extend(moves);
+        if config.lag_ms == 0 {
+            config.faults.extend([
+                (Fault::HandedOver, 4),
+                (Fault::Isolated, 3),
+                (Fault::SplitBrain, 2),
+            ]);
+        } else {
+            // A load that reads from a replica may be older than the epoch that a failover begins: see `lagging`.
+            let fails_over = |fault| matches!(fault, Fault::StoreAway | Fault::StorePaused);
+            config.faults.retain(|(fault, _)| !fails_over(*fault));
+        }
+        Config {
+            lanes: if seed % 4 == 1 { vec![1, 2] } else { vec![4] },
+            servers: 3,
+            has_sentinels: false,
+            ..config
+        }
+    });
 }

@@ -4,17 +4,14 @@
 use std::cell::Cell;
 use std::collections::{BTreeMap, BTreeSet};
 use std::hash::{DefaultHasher, Hash, Hasher};
-use std::io;
 use std::sync::atomic::{AtomicI64, AtomicU64, Ordering::SeqCst};
 use std::sync::{Arc, Mutex};
 use std::thread;
 use std::time::Duration;
 
 use fastrand::Rng;
-use larder::l2::deadpool_redis::redis::ConnectionAddr;
 use larder_store_tests::helpers::{stamp_of, times_of, values_in};
 use simulated_redis::{Change, Changes, Entry, Held, SimulatedRedis, Snapshot};
-use tokio::io::DuplexStream;
 use tokio::time::sleep;
 use tokio_util::sync::CancellationToken;
 
@@ -24,6 +21,7 @@ use crate::history::{At, Disturbance};
 use crate::limits::promises_without;
 use crate::link::{Link, Wire};
 use crate::recorder::Recorder;
+use crate::servers::{Clock, Servers, elect_nobody, move_slot};
 use crate::source::{Source, lane_of, unseal};
 use crate::truth::Truth;
 
@@ -33,35 +31,18 @@ const TIMES_END: usize = STAMP + 40;
 /// What a message has in front of the sender's part.
 pub(crate) const NUMBERS: usize = 27;
 
-/// All servers. There is one, and its replica.
-#[derive(Default)]
-pub(crate) struct Servers;
+/// Further than a clock is stepped back in a world.
+const FAR: Duration = Duration::from_secs(1_000_000);
 
 pub(crate) struct Store {
-    /// All that were the primary, the present one last. Each has an address.
-    servers: Mutex<Vec<SimulatedRedis>>,
-    /// None in a world where an address leads to the primary.
-    sentinels: Vec<SimulatedRedis>,
-    clock: Arc<dyn Fn() -> Duration + Send + Sync>,
-    /// How far it was stepped, in seconds.
+    servers: Arc<Servers>,
+    /// How far their clock was stepped, in seconds.
     stepped: Arc<AtomicI64>,
-    snapshots: Mutex<Vec<Snapshot>>,
+    /// Of each server that is restarted, by its number.
+    snapshots: Mutex<Vec<Vec<Snapshot>>>,
     observer: Arc<Observer>,
     links: Mutex<Vec<Arc<Link>>>,
 }
-
-/// How the sentinels name the primary.
-pub(crate) const NAME: &str = "simulated";
-const SENTINELS: usize = 3;
-/// The names of hosts, where a port is the number of a server.
-const SENTINEL: &str = "sentinel";
-const SERVER: &str = "server";
-/// That which leads to the primary, whichever it is.
-pub(crate) const PRIMARY: &str = "redis://primary";
-/// Further than a clock is stepped back in a world.
-const FAR: Duration = Duration::from_secs(1_000_000);
-/// By when a majority of them has heard of a new primary, in ms. The first one may take longer.
-const HEARD_OF: u64 = 500;
 
 /// Takes down what becomes of the keys.
 struct Observer {
@@ -78,18 +59,24 @@ struct Observer {
 }
 
 impl Store {
-    pub(crate) fn new(
-        _: &Arc<Servers>,
-        time: impl Fn() -> Duration + Send + Sync + 'static,
+    /// That of a world: however many servers it has, there is one.
+    pub(crate) fn all(
+        mut time: impl FnMut() -> Clock,
         config: &Config,
-        source: Arc<Source>,
-        recorder: Arc<Recorder>,
-    ) -> Self {
+        source: &Arc<Source>,
+        recorder: &Arc<Recorder>,
+    ) -> Vec<Arc<Self>> {
         let stepped = Arc::<AtomicI64>::default();
-        let by = Arc::clone(&stepped);
-        let sentinels = if config.has_sentinels { SENTINELS } else { 0 };
+        let (by, time) = (Arc::clone(&stepped), time());
+        let clock: Clock = Arc::new(move || {
+            let by = by.load(SeqCst);
+            let ahead = Duration::from_secs(by.max(0).unsigned_abs());
+            let behind = Duration::from_secs(by.min(0).unsigned_abs());
+            (FAR + time() + ahead).saturating_sub(behind)
+        });
+        let servers = Arc::new(Servers::new(config, clock));
         let observer = Arc::new(Observer {
-            truth: Truth::new(config, source, recorder),
+            truth: Truth::new(config, Arc::clone(source), Arc::clone(recorder)),
             max_staleness: config.max_staleness(),
             recovery: config.recovery(),
             lease_wait: config.lease_wait(),
@@ -99,92 +86,52 @@ impl Store {
             latest: AtomicU64::default(),
         });
         let this = Self {
-            servers: Mutex::default(),
-            sentinels: (0..sentinels).map(|_| SimulatedRedis::default()).collect(),
-            clock: Arc::new(move || {
-                let by = by.load(SeqCst);
-                let ahead = Duration::from_secs(by.max(0).unsigned_abs());
-                let behind = Duration::from_secs(by.min(0).unsigned_abs());
-                (FAR + time() + ahead).saturating_sub(behind)
-            }),
+            snapshots: Mutex::default(),
+            servers,
             stepped,
-            snapshots: Mutex::new(vec![Snapshot::default()]),
             observer,
             links: Mutex::default(),
         };
-        let first = this.start();
-        this.becomes_primary(first);
-        for sentinel in &this.sentinels {
-            sentinel.name_primary(NAME, SERVER, 0);
+        this.snapshot();
+        for (number, redis) in this.servers.all().iter().enumerate() {
+            this.observe(number, redis);
         }
-        this
+        vec![Arc::new(this)]
     }
 
     pub(crate) fn join(&self, link: &Arc<Link>) {
         self.links.lock().unwrap().push(Arc::clone(link));
     }
 
-    /// The URLs of the sentinels.
-    pub(crate) fn sentinels(&self) -> impl Iterator<Item = String> {
-        (0..self.sentinels.len()).map(|which| format!("redis://{SENTINEL}:{which}"))
+    pub(crate) fn servers(&self) -> &Arc<Servers> {
+        &self.servers
     }
 
-    /// A connection to a server at an address, and the number of that server if it is one with keys.
-    pub(crate) fn connect(
-        &self,
-        address: &ConnectionAddr,
-    ) -> io::Result<(DuplexStream, Option<usize>)> {
-        let ConnectionAddr::Tcp(host, port) = address else {
-            panic!("{address}");
-        };
-        let port = usize::from(*port);
-        if host == SENTINEL {
-            return Ok((self.sentinels[port].connect()?, None));
-        }
-        let servers = self.servers.lock().unwrap();
-        let which = if host == SERVER {
-            port
-        } else {
-            servers.len() - 1
-        };
-        Ok((servers[which].connect()?, Some(which)))
+    fn observe(&self, number: usize, redis: &SimulatedRedis) {
+        let (told, servers) = (Arc::clone(&self.observer), Arc::downgrade(&self.servers));
+        redis.observe(move |changes| {
+            let is_old = |servers: Arc<Servers>| servers.is_replaced(number, changes);
+            if servers.upgrade().is_some_and(is_old) {
+                told.note_of_old(changes);
+            } else {
+                told.note(changes);
+            }
+        });
     }
 
-    fn start(&self) -> SimulatedRedis {
-        let redis = SimulatedRedis::default();
-        let clock = Arc::clone(&self.clock);
-        redis.set_clock(move || clock());
-        redis
-    }
-
-    /// The present primary.
-    fn redis(&self) -> SimulatedRedis {
-        self.servers.lock().unwrap().last().unwrap().clone()
-    }
-
-    fn becomes_primary(&self, redis: SimulatedRedis) {
-        let told = Arc::clone(&self.observer);
-        redis.observe(move |changes| told.note(changes));
-        self.servers.lock().unwrap().push(redis);
-    }
-
-    /// What the server knows of some tag is lost, until a value with it is stored.
+    /// What the servers know of some tag is lost, until a value with it is stored.
     pub(crate) fn lose_tag(&self, rng: &mut Rng) {
         let tag = format!("!tag:t:{}", rng.u8(0..3));
-        for key in self.redis().keys() {
-            if key.ends_with(tag.as_bytes()) {
-                self.request(&[b"DEL", &key]);
+        for redis in self.servers.all() {
+            for key in redis.keys() {
+                if key.ends_with(tag.as_bytes()) {
+                    request(&redis, &[b"DEL", &key]);
+                }
             }
         }
     }
 
-    /// As another program sends it.
-    fn request(&self, words: &[&[u8]]) {
-        let words: Vec<_> = words.iter().map(|word| word.to_vec()).collect();
-        _ = self.redis().direct().request(&words);
-    }
-
-    /// Steps the server's clock forward, as an administrator or NTP does.
+    /// Steps the clock forward, as an administrator or NTP does.
     pub(crate) fn step_clock(&self, by: Duration) {
         let by = i64::try_from(by.as_secs()).unwrap();
         self.stepped.fetch_add(by, SeqCst);
@@ -192,24 +139,41 @@ impl Store {
 
     /// Keeps a copy of what is stored, to go back to.
     pub(crate) fn snapshot(&self) {
-        let snapshot = self.redis().snapshot();
-        self.snapshots.lock().unwrap().push(snapshot);
+        let now = self.servers.snapshots();
+        let mut snapshots = self.snapshots.lock().unwrap();
+        snapshots.resize(now.len(), vec![Snapshot::default()]);
+        for (each, now) in snapshots.iter_mut().zip(now) {
+            each.push(now);
+        }
     }
 
-    /// Restarts from the last copy, or from nothing.
-    pub(crate) fn restart(&self, emptied: bool, rng: &mut Rng) {
+    /// One of the last copies of what a server held.
+    fn former(&self, number: usize, rng: &mut Rng) -> Snapshot {
         let snapshots = self.snapshots.lock().unwrap();
-        let recent = snapshots.len().saturating_sub(3)..snapshots.len();
-        let which = if emptied { 0 } else { rng.usize(recent) };
-        self.redis().start(&snapshots[which]);
-        self.observer.truth.all_ended(|_| true);
+        let last = snapshots.len() - 1;
+        let of = &snapshots[number.min(last)];
+        let recent = of.len().saturating_sub(3)..of.len();
+        of[rng.usize(recent)].clone()
+    }
+
+    /// Restarts a server from one of the last copies, or from nothing.
+    pub(crate) fn restart(&self, emptied: bool, rng: &mut Rng) {
+        let (number, redis) = self.servers.primary(rng);
+        let former = self.former(number, rng);
+        let empty = Snapshot::default();
+        redis.start(if emptied { &empty } else { &former });
     }
 
     /// A fault begins. One that does not pass at once ends after so long.
     pub(crate) fn strike(self: Arc<Self>, fault: Fault, lasts: Duration, rng: &mut Rng) {
-        let redis = self.redis();
+        let (number, redis) = self.servers.primary(rng);
+        let mut data = None;
         match fault {
             Fault::StorePaused => redis.pause(),
+            Fault::StoreAway => {
+                data = Some(redis.snapshot());
+                redis.kill();
+            }
             Fault::StoreFull => redis.set(|settings| settings.maxmemory = Some(1)),
             Fault::KeyEvicted => {
                 let mut keys = redis.keys();
@@ -219,16 +183,13 @@ impl Store {
                     !name.contains("}!hold:") && !name.contains("}!done:")
                 });
                 if let Some(key) = rng.choice(&keys) {
-                    self.request(&[b"DEL", key]);
+                    request(&redis, &[b"DEL", key]);
                 }
             }
-            Fault::Flushed => {
-                self.request(&[b"FLUSHALL"]);
-                self.observer.truth.all_ended(|_| true);
-            }
-            Fault::ScriptsForgotten => self.request(&[b"SCRIPT", b"FLUSH"]),
+            Fault::Flushed => request(&redis, &[b"FLUSHALL"]),
+            Fault::ScriptsForgotten => request(&redis, &[b"SCRIPT", b"FLUSH"]),
             Fault::PutBack => {
-                redis.put_back(rng.choice(&*self.snapshots.lock().unwrap()).unwrap());
+                redis.put_back(&self.former(number, rng));
                 self.observer.excuse_all(fault);
             }
             Fault::HoldEvicted => {
@@ -239,12 +200,14 @@ impl Store {
                 });
                 if let Some((key, of)) = rng.choice(holds.collect::<Vec<_>>()) {
                     self.observer.excuse(fault, of.parse().unwrap());
-                    self.request(&[b"DEL", key]);
+                    request(&redis, &[b"DEL", key]);
                 }
             }
             Fault::ClockSteppedBack => {
                 self.stepped.fetch_sub(rng.i64(1..=60), SeqCst);
             }
+            Fault::SlotMoved => move_slot(self.servers.cluster(), rng),
+            Fault::NobodyElected => elect_nobody(self.servers.cluster(), lasts, rng),
             fault => panic!("{fault:?} of the store"),
         }
         tokio::spawn(async move {
@@ -252,6 +215,7 @@ impl Store {
             match fault {
                 Fault::StorePaused => redis.resume(),
                 Fault::StoreFull => redis.set(|settings| settings.maxmemory = None),
+                Fault::StoreAway => redis.start(&data.unwrap()),
                 _ => {}
             }
         });
@@ -265,65 +229,43 @@ impl Store {
         lasts: Duration,
         rng: &mut Rng,
     ) {
-        let (old, new, number) = (self.redis(), self.start(), self.number());
-        old.set_lag(lag);
-        new.take_over_from(&old);
-        let told = Arc::clone(&self.observer);
-        old.observe(move |changes| told.note_of_old(fault, changes));
-        match fault {
-            // It knows of no other primary, and refuses writes, as its replicas are away. Heartbeats do not show that.
-            Fault::Isolated => old.set(|settings| {
-                settings.replicas = Some((1, 0));
-                settings.hidden.insert("min_slaves_good_slaves".to_owned());
-            }),
-            Fault::SplitBrain => {}
-            _ => {
-                old.serve_stale_data(rng.u8(0..4) > 0);
-                old.follow(&new);
-            }
+        let Some(old) = self.servers.replace(fault, lag, lasts, rng) else {
+            return;
+        };
+        if let Some(new) = &old.new {
+            self.observe(old.number + 1, new);
         }
-        self.becomes_primary(new);
         for link in &*self.links.lock().unwrap() {
             for wire in [Wire::Data, Wire::Subscription] {
                 if rng.bool() {
-                    let here = link.connections(wire, number);
+                    let here = link.connections(wire, old.number);
                     here.iter().for_each(CancellationToken::cancel);
                 }
             }
         }
-        for (which, sentinel) in self.sentinels.iter().enumerate() {
-            let within = match which {
-                0 => u64::try_from(lasts.as_millis()).unwrap(),
-                _ => HEARD_OF,
-            };
-            let (sentinel, after) = (sentinel.clone(), rng.u64(0..within));
-            let this = Arc::clone(&self);
-            tokio::spawn(async move {
-                sleep(Duration::from_millis(after)).await;
-                // Another one may have taken over since.
-                let port = u16::try_from(this.number()).unwrap();
-                sentinel.name_primary(NAME, SERVER, port);
-            });
-        }
         let reads = |redis: &SimulatedRedis| redis.calls("get") + redis.calls("mget");
-        let before = reads(&old);
+        let before = reads(&old.redis);
         let seen = match fault {
             Fault::Isolated | Fault::SplitBrain => Fault::IsolatedRead,
             _ => Fault::ReplicaRead,
         };
         tokio::spawn(async move {
             sleep(lasts).await;
-            for _ in before..reads(&old) {
+            for _ in before..reads(&old.redis) {
                 self.observer.truth.recorder.count(seen);
             }
-            old.kill();
+            // A node of a cluster follows the new one.
+            if old.new.is_some() {
+                old.redis.kill();
+            }
         });
     }
+}
 
-    /// The number of the primary.
-    fn number(&self) -> usize {
-        self.servers.lock().unwrap().len() - 1
-    }
+/// Sends a request as another program does.
+fn request(redis: &SimulatedRedis, words: &[&[u8]]) {
+    let words: Vec<_> = words.iter().map(|word| word.to_vec()).collect();
+    _ = redis.direct().request(&words);
 }
 
 thread_local! {
@@ -338,8 +280,9 @@ pub(crate) fn last_digest() -> u64 {
 impl Drop for Store {
     fn drop(&mut self) {
         let mut digest = DefaultHasher::new();
-        for redis in self.servers.lock().unwrap().iter().chain(&self.sentinels) {
+        for redis in self.servers.all() {
             redis.digest().hash(&mut digest);
+            redis.observe(|_| ());
             let errors = redis.lua_errors();
             assert!(errors.is_empty() || thread::panicking(), "{errors:?}");
         }
@@ -429,8 +372,9 @@ impl Observer {
         }
     }
 
-    /// What the old primary is told, beside the new one.
-    fn note_of_old(&self, fault: Fault, changes: &Changes) {
+    /// What an old primary is told, beside the new one.
+    fn note_of_old(&self, changes: &Changes) {
+        let fault = Fault::SplitBrain;
         for entry in &changes.entries {
             match name(&entry.stream) {
                 Some((_, Name::Own("log"))) if entry.is_added => {
