@@ -325,13 +325,25 @@ pub(crate) fn move_slot(cluster: &SimulatedCluster, rng: &mut Rng) {
     let (Some(key), Some(to)) = (rng.choice(&keys), to) else {
         return;
     };
-    let moving = cluster.begin_move(SimulatedCluster::slot_of(key), *to);
+    let (from, to, slot) = (*from, *to, SimulatedCluster::slot_of(key));
+    // What is left of a move that was given up is there, too.
+    if cluster.named(to, slot) != Some(from) {
+        return;
+    }
+    let moving = cluster.begin_move(slot, to);
     let (cluster, mut rng) = (cluster.clone(), rng.fork());
     tokio::spawn(async move {
-        while cluster.move_key(moving) {
+        let may_go_on = || [from, to].iter().all(|node| cluster.is_live(*node));
+        while may_go_on() && cluster.move_key(moving) {
             sleep(Duration::from_millis(rng.u64(0..=A_KEY))).await;
         }
-        cluster.finish_move(moving);
+        while !may_go_on() {
+            sleep(Duration::from_millis(A_KEY)).await;
+        }
+        // A node that was replaced meanwhile has given the move up.
+        if [from, to].iter().all(|node| cluster.has_slots(*node)) {
+            cluster.finish_move(moving);
+        }
     });
 }
 
