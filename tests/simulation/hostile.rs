@@ -326,7 +326,7 @@ impl Config {
             // Primaries that are replaced, and some of their successors lack the last writes; requests go on before the
             // subscription does, or stay with the old one.
             28 => Self {
-                has_sentinels: seed.is_multiple_of(2),
+                servers: 3,
                 instances: 4,
                 inserts: 0.3,
                 waited_for: 0.1,

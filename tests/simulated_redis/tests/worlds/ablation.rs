@@ -178,6 +178,22 @@ const PARTS: &[Part] = &[
         new: "",
     },
     Part {
+        what: "a node that may have lost data asks how many lanes there are",
+        rule: 27,
+        promise: I1Bound,
+        file: file!("run.lua"),
+        line: "  if ARGV[3] == '?' then",
+        new: "  if false then",
+    },
+    Part {
+        what: "an epoch goes on with a proof of the handover",
+        rule: 28,
+        promise: I1Bound,
+        file: file!("run.lua"),
+        line: "  elseif former ~= '' and ARGV[3] == former .. ' ' .. string.match(run, ':(%x+)$') then",
+        new: "  elseif former ~= '' then",
+    },
+    Part {
         what: "a fill that is published ends the loads of other types",
         rule: 29,
         promise: I2NoResurrection,
