@@ -70,7 +70,7 @@ struct Inner {
     pause: Arc<Pause>,
 }
 
-/// A connection without a stream, whose requests are executed at once.
+/// A connection without a stream, whose requests are executed at once, also while a node holds writes back.
 pub struct Direct {
     server: Arc<Mutex<Server>>,
     id: SessionId,

@@ -90,7 +90,8 @@ pub(crate) struct Node {
     pub(crate) importing: BTreeMap<u16, usize>,
     /// Whether it takes requests.
     pub(crate) is_ok: bool,
-    started: Instant,
+    /// When it has started, unless it has run for long when the cluster was made.
+    started: Option<Instant>,
     /// When it was among a minority last.
     cut_off: Option<Instant>,
     pub(super) rules: Rules,
@@ -154,7 +155,7 @@ impl Node {
             migrating: BTreeMap::new(),
             importing: BTreeMap::new(),
             is_ok: true,
-            started: Instant::now(),
+            started: None,
             cut_off: None,
             rules,
             election: None,
@@ -216,7 +217,7 @@ impl Node {
             (peer.heard, peer.health) = (now, Health::Fine);
             peer.reports.clear();
         }
-        (self.is_ok, self.started, self.cut_off) = (false, now, None);
+        (self.is_ok, self.started, self.cut_off) = (false, Some(now), None);
         (self.election, self.manual, self.handing) = (None, None, None);
         self.is_told_to_hold = false;
         self.outbox.clear();
@@ -343,7 +344,8 @@ impl Node {
     pub(super) fn update_state(&mut self) {
         let now = Instant::now();
         let is_primary = self.follows().is_none();
-        if is_primary && !self.is_ok && now - self.started < FIRST {
+        let is_new = self.started.is_some_and(|at| now - at < FIRST);
+        if is_primary && !self.is_ok && is_new {
             return;
         }
         let is_gone = |owner: usize| self.peers[owner].has_failed();

@@ -16,6 +16,6 @@ mod proxy;
 #[path = "../../../support/redis_cluster.rs"]
 pub(crate) mod redis_cluster;
 #[path = "../../../support/redis_server.rs"]
-mod redis_server;
+pub(crate) mod redis_server;
 #[path = "../../../support/signal.rs"]
 mod signal;
