@@ -84,7 +84,10 @@ impl Node {
             if peer.health == Health::Fine && is_silent && !self.rules.is_patient {
                 peer.health = Health::Suspected;
             }
-            self.count_reports(node);
+            // What others have said may be old: with them, their next word decides.
+            if self.majority() == 1 {
+                self.count_reports(node);
+            }
         }
         let is_late = |ends: Instant| now > ends;
         if self.manual.as_ref().is_some_and(|one| is_late(one.ends))
