@@ -11,7 +11,7 @@ use crate::history::Invariant::{self, *};
 use crate::{supported, world};
 
 /// Tried at most, to see a promise break.
-const SEEDS: u64 = 30;
+const SEEDS: u64 = 60;
 const THREADS: usize = 2;
 
 /// A part of a rule.
