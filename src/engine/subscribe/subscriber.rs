@@ -6,15 +6,14 @@
 //!
 //! Messages that were missed are read from the lane's log. If the log does not have them, L1 is flushed.
 //!
-//! Knows nothing of connections; `l1` decides how a message changes an entry.
+//! Carries out what [`session`](super::session) decides. Knows nothing of connections; `l1` decides how a message
+//! changes an entry.
 
 use std::convert::Infallible;
 use std::mem::take;
 use std::pin::pin;
 use std::sync::{Arc, Mutex};
-use std::time::Duration;
 
-use arrayvec::ArrayVec;
 use futures::StreamExt;
 use futures::future::pending;
 use tokio::sync::{Notify, watch};
@@ -26,6 +25,7 @@ use tracing::{Instrument, debug, debug_span};
 
 use super::listen::Channels;
 use super::publish::Publisher;
+use super::session::{Reached, Received, Session, Step};
 use crate::ablation::{Rule, without};
 use crate::engine::context::Context;
 use crate::engine::lanes::Lanes;
@@ -35,17 +35,12 @@ use crate::engine::write::{LaneWrites, Writes};
 use crate::events::CacheEvent;
 use crate::l1::{Freshness, ProofRequest};
 use crate::l2::{
-    Applied, Event, Kind, L2Error, LONGEST_PAUSE, LaneClock, LeaseRequest, MemberInfo, Message,
+    Event, Kind, L2Error, LONGEST_PAUSE, LaneClock, LeaseRequest, MemberInfo, Message,
     Subscription, Version, Want, reconnects,
 };
 use crate::stats::Stats;
 use crate::util::lock::lock;
 use crate::util::on_drop::OnDrop;
-
-/// A heartbeat out of turn is sent no sooner than this after the last one.
-const OUT_OF_TURN: Duration = Duration::from_millis(50);
-/// How many clears may come before the lane is asked for its epoch. Of more, the oldest cause no event.
-const CLEARS: usize = 16;
 
 /// Receives the messages of the lane.
 pub(crate) struct Subscriber {
@@ -247,14 +242,14 @@ impl Subscriber {
         let mut pauses = reconnects();
         let mut reached = Reached::default();
         loop {
-            let mut session = Session::new(self, reached);
-            let Err(error) = session.run().await;
+            let mut receiver = Receiver::new(self, reached);
+            let Err(error) = receiver.run().await;
             self.has_asked.send_replace(false);
             // Before the pause: from here on messages are missed (rule 7).
             ctx.l1.freshness.lapse();
-            reached = session.reached;
+            reached = receiver.session.reached;
             // Only an answered heartbeat is a success: a connection that fails before one may fail each time.
-            if session.answers > 0 {
+            if receiver.answers > 0 {
                 pauses = reconnects();
             }
             ctx.breaker.note_lost_subscription(&error);
@@ -284,37 +279,18 @@ impl Subscriber {
     }
 }
 
-/// How far an instance is in the messages of this epoch.
-#[derive(Clone, Copy, Default)]
-struct Reached {
-    /// The number of the last message that was applied, with all before it. `None` before the first subscription.
-    last: Option<u64>,
-    /// The number that the lane itself has named last. Any publisher can make up the numbers of messages (rule 21).
-    confirmed: Option<u64>,
-    /// The number of the last message that was counted.
-    counted: u64,
-}
-
-/// One subscription, until it ends.
-struct Session<'a> {
+/// Receives over one subscription, until it ends.
+struct Receiver<'a> {
     subscriber: &'a Subscriber,
     ctx: &'a Context,
     freshness: &'a Freshness,
-    reached: Reached,
-    /// Whether the caller of an invalidation waits until this instance has applied it.
-    is_awaited: bool,
+    session: Session,
     /// The heartbeat that is not answered yet.
     asked: Option<PendingHeartbeat>,
     /// Heartbeats that were answered.
     answers: u64,
     /// No heartbeat after the first was due and is answered.
     is_young: bool,
-    last_heartbeat: Instant,
-    next_heartbeat: Instant,
-    /// The epochs that the last clears have announced, in their order, and whether each is one of this instance.
-    cleared: ArrayVec<(u64, bool), CLEARS>,
-    /// When L1 was last suspended because of a message of an unknown epoch.
-    suspended: Option<Instant>,
 }
 
 /// A heartbeat on its way.
@@ -328,27 +304,22 @@ struct PendingHeartbeat {
     is_due: bool,
 }
 
-impl<'a> Session<'a> {
+impl<'a> Receiver<'a> {
     fn new(subscriber: &'a Subscriber, reached: Reached) -> Self {
-        let now = Instant::now();
+        let ctx = &*subscriber.ctx;
+        let freshness = &*ctx.l1.freshness;
+        let me = MemberInfo {
+            id: ctx.instance,
+            max_staleness: ctx.options.max_staleness,
+        };
         Self {
             subscriber,
-            ctx: &subscriber.ctx,
-            freshness: &subscriber.ctx.l1.freshness,
-            // Messages that came after the last number which the lane has named may be made up. Their numbers may be
-            // the numbers of messages that are lost now (rule 21).
-            reached: Reached {
-                last: reached.confirmed,
-                ..reached
-            },
-            is_awaited: false,
+            ctx,
+            freshness,
+            session: Session::new(me, freshness.epoch(), reached, Instant::now()),
             asked: None,
             answers: 0,
             is_young: true,
-            last_heartbeat: now,
-            next_heartbeat: now,
-            cleared: ArrayVec::new(),
-            suspended: None,
         }
     }
 
@@ -371,12 +342,8 @@ impl<'a> Session<'a> {
         let ctx = self.ctx;
         // Before the lane is asked: a proof counts from the question (rule 8).
         let (proof, switches) = (self.freshness.ask(), ctx.switch.calls());
-        let me = MemberInfo {
-            id: ctx.instance,
-            max_staleness: ctx.options.max_staleness,
-        };
         self.subscriber.has_asked.send_replace(true);
-        let subscribed = ctx.lane.subscribe(me).await;
+        let subscribed = ctx.lane.subscribe(self.session.me).await;
         self.subscriber.has_asked.send_replace(false);
         let (lane, mut subscription) = ctx.breaker.observe(subscribed)?;
         let all = self.subscriber.for_all.as_ref();
@@ -389,13 +356,11 @@ impl<'a> Session<'a> {
         }
         // Before L1 is flushed: nothing that is read from here on comes from another server.
         self.keep_only(&lane, switches);
-        let from = self.reached.last;
-        if without(Rule::CatchUp) && from.is_some() {
-            self.reached.last = Some(lane.seq);
-        }
-        self.reach(&lane, from).await?;
+        let is_first = self.session.last().is_none();
+        let step = self.session.subscribed(&lane);
+        self.reach(step, &lane).await?;
         self.freshness.prove(&lane, proof);
-        if from.is_none() {
+        if is_first {
             ctx.breaker.note_first_subscription();
         } else {
             debug!(
@@ -408,15 +373,15 @@ impl<'a> Session<'a> {
 
     /// Sends the heartbeat that is due, or takes the next event.
     async fn step(&mut self, subscription: &mut dyn Subscription) -> Result<(), L2Error> {
-        let (is_asked, max_staleness) = (self.asked.is_some(), self.ctx.options.max_staleness);
+        let is_asked = self.asked.is_some();
         tokio::select! {
             biased;
             // Both times before the messages: a flood of them must delay no heartbeat, nor hide that one has no answer.
-            () = sleep_until(self.last_heartbeat + max_staleness), if is_asked => {
+            () = sleep_until(self.session.is_lost_at()), if is_asked => {
                 // A half-open connection gives no error, and no messages. L1 is unused by now, as its proof has ended.
-                return Err(L2Error::timed_out(max_staleness));
+                return Err(L2Error::timed_out(self.ctx.options.max_staleness));
             }
-            () = sleep_until(self.next_heartbeat), if !is_asked && !without(Rule::Heartbeat) => {
+            () = sleep_until(self.session.is_due_at()), if !is_asked && !without(Rule::Heartbeat) => {
                 self.send_heartbeat(subscription, true);
             }
             () = self.freshness.proof_requested(), if !is_asked => self.send_heartbeat(subscription, false),
@@ -438,91 +403,49 @@ impl<'a> Session<'a> {
         // number that the lane has reached by then.
         self.asked = Some(PendingHeartbeat {
             proof: self.freshness.ask(),
-            last: self.reached.last,
+            last: self.session.last(),
             switches: self.ctx.switch.calls(),
             is_due,
         });
-        self.last_heartbeat = Instant::now();
-        let interval = self.ctx.options.max_staleness / 3;
-        let by = self.last_heartbeat + interval;
-        self.next_heartbeat = subscription.next_heartbeat(by, interval);
+        let (now, interval) = (Instant::now(), self.session.interval());
+        let next = subscription.next_heartbeat(now + interval, interval);
+        let applied = self.session.send_heartbeat(now, next);
         self.subscriber.has_asked.send_replace(true);
-        subscription.heartbeat(Applied {
-            epoch: self.freshness.epoch(),
-            seq: self.reached.confirmed.unwrap_or(0),
-        });
+        subscription.heartbeat(applied);
     }
 
-    /// Has a heartbeat sent soon, though none is due: a message says something that only the lane can confirm. Not more
-    /// often than this, however many messages do.
-    fn ask_out_of_turn(&mut self) {
-        let pause = OUT_OF_TURN.min(self.ctx.options.max_staleness / 30);
-        self.next_heartbeat = self.next_heartbeat.min(self.last_heartbeat + pause);
-    }
-
-    /// Only the lane knows whether the epoch of a message has begun. L1 is not used until it has answered, and empties
-    /// only if it has; unless messages of this kind have just suspended L1, and may be made up (rule 21).
-    fn ask_for_epoch(&mut self) {
-        let pause = self.ctx.options.max_staleness / 3;
-        if self.suspended.is_some_and(|at| at.elapsed() < pause) {
-            return self.ask_out_of_turn();
-        }
-        self.suspended = Some(Instant::now());
-        self.freshness.lapse();
-        self.freshness.request_proof();
-    }
-
-    /// Receives a message. It is applied whatever its number, as it only evicts older entries: a message that has the
-    /// number of an earlier one was replayed, or the earlier one was made up (rule 21). If its number is above the next
-    /// one, others were lost (rules 9 and 10), and the lane is asked.
     fn receive_message(&mut self, message: &Message) {
-        if message.epoch != self.freshness.epoch() {
-            if message.kind == Kind::Clear {
-                if self.cleared.is_full() {
-                    self.cleared.remove(0);
+        match self.session.receive(message, Instant::now()) {
+            Received::Apply { is_new, asks } => {
+                // Before anything else is received: a proof that names its number relies on that.
+                self.apply(message);
+                if is_new {
+                    self.count(message);
                 }
-                let is_own = message.origin == self.ctx.instance;
-                self.cleared.push((message.epoch, is_own));
+                if asks {
+                    self.freshness.request_proof();
+                }
             }
-            // Not applied: its epoch may be made up (rule 21). When the lane confirms it, the message is counted with
-            // all before it.
-            self.publish_own(message);
-            return self.ask_for_epoch();
-        }
-        if without(Rule::Overflow) {
-            self.reached.last = message.seq.checked_sub(1);
-        }
-        // The lane counts up to 2⁵³. A number beyond that is none, and the next proof is refused.
-        let next = self.reached.last.map_or(0, |last| last.saturating_add(1));
-        if message.seq < next && without(Rule::SeenNumbers) {
-            return;
-        }
-        // Applied before its number counts: a proof that names the number relies on that.
-        self.apply(message);
-        if message.seq == next {
-            self.reached.last = Some(next);
-            self.count(message);
-        } else if message.seq > next {
-            self.ask_out_of_turn();
-        }
-        if message.kind == Kind::InvalidateAwaited && message.origin != self.ctx.instance {
-            self.is_awaited = true;
-            self.freshness.request_proof();
+            Received::OtherEpoch { suspends } => {
+                // Now, as it will not be counted by itself.
+                self.publish_own(message);
+                if suspends {
+                    self.freshness.lapse();
+                    self.freshness.request_proof();
+                }
+            }
+            Received::Ignore => {}
         }
     }
 
-    fn count(&mut self, message: &Message) {
-        // Messages that are replayed after a new subscription may have been counted before it.
-        let is_new = message.seq > self.reached.counted;
-        self.reached.counted = message.seq.max(self.reached.counted);
-        if is_new && message.origin != self.ctx.instance {
-            let keys = message.keys.len() as u64;
-            self.ctx.counters.invalidations_received.add(keys);
-            for key in &message.keys {
-                (self.ctx.events).emit(|| CacheEvent::of_change(message.kind, key, false, None));
-            }
-        } else if is_new {
-            self.publish_own(message);
+    fn count(&self, message: &Message) {
+        if message.origin == self.ctx.instance {
+            return self.publish_own(message);
+        }
+        let keys = message.keys.len() as u64;
+        self.ctx.counters.invalidations_received.add(keys);
+        for key in &message.keys {
+            (self.ctx.events).emit(|| CacheEvent::of_change(message.kind, key, false, None));
         }
     }
 
@@ -566,7 +489,7 @@ impl<'a> Session<'a> {
         }
     }
 
-    /// Receives the answer to a heartbeat: each message that it counts has been applied, or was lost (rules 8 and 9).
+    /// Receives the answer to a heartbeat (rule 8).
     async fn receive_heartbeat(&mut self, lane: &LaneClock) -> Result<(), L2Error> {
         let Some(asked) = self.asked.take() else {
             return Ok(());
@@ -582,15 +505,12 @@ impl<'a> Session<'a> {
         if asked.is_due && self.answers > 1 && take(&mut self.is_young) {
             self.ctx.breaker.end_first_subscriptions();
         }
-        if without(Rule::LostMessages) {
-            self.reached.last = Some(lane.seq).max(self.reached.last);
-        }
-        // From the number at the time of the question, and not from the present one: later messages may have come
-        // before this answer was looked at. Only then the proof, which says that all of them are applied.
-        self.reach(lane, asked.last).await?;
+        // From the number at the time of the question, and not from the present one. Only then the proof, which says
+        // that all of them are applied.
+        let step = self.session.answered(lane, asked.last);
+        self.reach(step, lane).await?;
         self.freshness.prove(lane, asked.proof);
-        if take(&mut self.is_awaited) {
-            // The caller waits for the heartbeat that says so.
+        if self.session.proven() {
             self.freshness.request_proof();
         }
         self.subscriber.l2_may_answer.notify_one();
@@ -612,80 +532,49 @@ impl<'a> Session<'a> {
         kept
     }
 
-    /// Makes sure that all messages of the lane up to here have been applied, or that L1 holds nothing older.
+    /// Brings this instance as far as the lane's clock says, by replays or by an empty L1.
     ///
-    /// This instance has received messages up to number `from` when the lane was asked. If the lane's clock says less
-    /// than it has said before, or names another epoch, its numbers are not those that this instance knows.
-    async fn reach(&mut self, lane: &LaneClock, from: Option<u64>) -> Result<(), L2Error> {
-        debug_assert!(
-            cfg!(larder_ablation) || self.reached.confirmed <= self.reached.last,
-            "all messages up to the number that the lane has named are applied"
-        );
-        let (known, confirmed) = (self.freshness.epoch(), self.reached.confirmed);
-        let numbers_compare = lane.epoch == known && confirmed.is_some_and(|seq| seq <= lane.seq);
-        if numbers_compare && from > Some(lane.seq) {
-            // Some messages were made up, and may have had the numbers of others that were lost.
-            self.reached.last = confirmed;
+    /// An error if L2 cannot be reached. Requests have a connection of their own, and when both were lost, the
+    /// subscription may be back first: L1 is worth keeping until the other is, too. If L2 can be reached and does not
+    /// answer in time, which it may do again and again, L1 is emptied.
+    async fn reach(&mut self, mut step: Step, lane: &LaneClock) -> Result<(), L2Error> {
+        let replays = step != Step::Reached;
+        while let Step::Replay { from } = step {
+            let log = self.ctx.lane.replay(from).await;
+            step = match self.ctx.breaker.observe(log) {
+                Ok(log) => self.apply_log(&log, lane),
+                // L1 is unused until there is another subscription, and kept for it.
+                Err(error) if error.is_unreachable() => return Err(error),
+                Err(_) => Step::StartOver,
+            };
         }
-        if numbers_compare && self.catch_up(lane.seq).await? {
-            self.reached.confirmed = Some(lane.seq);
-            return Ok(());
+        if step == Step::StartOver {
+            self.start_over(lane);
+        } else if replays {
+            self.ctx.counters.replays.bump();
         }
-        // With those before it, whose epochs the lane has left again.
-        let announced = (self.cleared.iter()).position(|(epoch, _)| *epoch == lane.epoch);
-        for (_, is_own) in self.cleared.drain(..announced.map_or(0, |at| at + 1)) {
-            if !is_own {
-                self.ctx.events.emit(|| CacheEvent::Cleared { is_own });
-            }
-        }
-        let is_new = known != 0 && known != lane.epoch && announced.is_none();
-        self.ctx.breaker.note_epoch(lane.incarnation, is_new);
-        // Before the numbers of the new epoch count, and before the proof that its caller takes (rule 9).
-        self.ctx.l1.flush(lane.epoch);
-        self.reached = Reached {
-            last: Some(lane.seq),
-            confirmed: Some(lane.seq),
-            counted: lane.seq,
-        };
         Ok(())
     }
 
-    /// Applies the messages up to number `seq` from the lane's log; `false` if the log does not have all of them.
-    ///
-    /// An error if L2 cannot be reached. Requests have a connection of their own, and when both were lost, the
-    /// subscription may be back first: L1 is worth keeping until the other is, too. `false` if L2 can be reached and
-    /// does not answer in time, which it may do again and again.
-    async fn catch_up(&mut self, seq: u64) -> Result<bool, L2Error> {
-        let (epoch, Some(mut last)) = (self.freshness.epoch(), self.reached.last) else {
-            return Ok(false);
-        };
-        if seq <= last {
-            return Ok(true);
-        }
-        while last < seq {
-            let missed = match self.ctx.breaker.observe(self.ctx.lane.replay(last).await) {
-                Ok(missed) => missed,
-                Err(error) if error.is_unreachable() => return Err(error),
-                Err(_) => return Ok(false),
-            };
-            // The first has been applied: so the log is of this incarnation, and reaches back far enough.
-            for (message, number) in missed.iter().zip(last.max(1)..=u64::MAX) {
-                if (message.epoch, message.seq) != (epoch, number) {
-                    return Ok(false);
-                }
-                if number > last {
-                    self.apply(message);
-                    self.count(message);
-                    self.reached.last = Some(number);
-                }
-            }
-            match self.reached.last {
-                Some(number) if number > last => last = number,
-                // The log has no more.
-                _ => return Ok(false),
+    fn apply_log(&mut self, log: &[Message], lane: &LaneClock) -> Step {
+        let (missed, step) = self.session.replayed(log, lane);
+        for message in missed {
+            // Before the next part is asked for, and before a proof.
+            self.apply(message);
+            if self.session.is_new(message) {
+                self.count(message);
             }
         }
-        self.ctx.counters.replays.bump();
-        Ok(true)
+        step
+    }
+
+    fn start_over(&mut self, lane: &LaneClock) {
+        let started = self.session.start_over(lane);
+        for _ in 0..started.clears {
+            (self.ctx.events).emit(|| CacheEvent::Cleared { is_own: false });
+        }
+        (self.ctx.breaker).note_epoch(lane.incarnation, started.is_new_epoch);
+        // Before the proof that its caller takes (rule 9).
+        self.ctx.l1.flush(lane.epoch);
     }
 }

@@ -1,0 +1,607 @@
+//! How far an instance is in the messages of its lane, and what it does with the next one (rules 7, 9 to 11 and 21).
+//!
+//! A [`Session`] is told what was received, and says what to do. It waits for nothing, and knows neither L1 nor L2.
+
+use std::mem::take;
+use std::time::Duration;
+
+use arrayvec::ArrayVec;
+use tokio::time::Instant;
+
+use crate::ablation::{Rule, without};
+use crate::l2::{Applied, Kind, LaneClock, MemberInfo, Message};
+
+/// A heartbeat out of turn is sent no sooner than this after the last one.
+const OUT_OF_TURN: Duration = Duration::from_millis(50);
+/// How many clears may come before the lane is asked for its epoch. Of more, the oldest cause no event.
+const CLEARS: usize = 16;
+
+/// How far an instance is in the messages of this epoch.
+#[derive(Clone, Copy, Default)]
+pub(super) struct Reached {
+    /// The number of the last message that was applied, with all before it. `None` before the first subscription.
+    last: Option<u64>,
+    /// The number that the lane itself has named last. Any publisher can make up the numbers of messages (rule 21).
+    confirmed: Option<u64>,
+    /// The number of the last message that was counted.
+    counted: u64,
+}
+
+/// The state of one subscription. What its methods answer is done before anything else is received.
+pub(super) struct Session {
+    pub(super) me: MemberInfo,
+    /// The lane's epoch, as it was found last. Zero before that.
+    epoch: u64,
+    pub(super) reached: Reached,
+    /// Whether the caller of an invalidation waits until this instance has applied it.
+    is_awaited: bool,
+    last_heartbeat: Instant,
+    next_heartbeat: Instant,
+    /// The epochs that the last clears have announced, in their order, and whether each is one of this instance.
+    cleared: ArrayVec<(u64, bool), CLEARS>,
+    /// When L1 was last suspended because of a message of an unknown epoch.
+    suspended: Option<Instant>,
+}
+
+/// What to do with a message.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) enum Received {
+    /// Apply it to L1.
+    Apply {
+        /// Count it: it is the next one, and no former subscription has counted it.
+        is_new: bool,
+        /// Send a heartbeat now: a caller waits for this instance.
+        asks: bool,
+    },
+    /// Its epoch may be made up, so it is not applied. When the lane confirms the epoch, the message is counted with
+    /// all before it.
+    OtherEpoch {
+        /// Do not use L1 until the lane has answered.
+        suspends: bool,
+    },
+    /// Nothing: only without rule 21.
+    Ignore,
+}
+
+/// What brings an instance as far as the lane has said that it is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Step {
+    /// All messages up to there are applied.
+    Reached,
+    /// Read the log from this number on. The message with the number has been applied.
+    Replay { from: u64 },
+    /// Empty L1: it is not known which messages are missing.
+    StartOver,
+}
+
+/// What has happened to a lane whose messages are counted anew.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) struct StartedOver {
+    /// Clears by other instances.
+    pub(super) clears: usize,
+    /// The lane has left the epoch that was known, and no clear was announced.
+    pub(super) is_new_epoch: bool,
+}
+
+impl Session {
+    pub(super) fn new(me: MemberInfo, epoch: u64, reached: Reached, now: Instant) -> Self {
+        Self {
+            me,
+            epoch,
+            // Messages that came after the last number which the lane has named may be made up. Their numbers may be
+            // the numbers of messages that are lost now (rule 21).
+            reached: Reached {
+                last: reached.confirmed,
+                ..reached
+            },
+            is_awaited: false,
+            last_heartbeat: now,
+            next_heartbeat: now,
+            cleared: ArrayVec::new(),
+            suspended: None,
+        }
+    }
+
+    /// The number of the last message that was applied. A heartbeat that is sent now is answered by a lane which has
+    /// reached it.
+    pub(super) const fn last(&self) -> Option<u64> {
+        self.reached.last
+    }
+
+    /// When a heartbeat is due.
+    pub(super) const fn is_due_at(&self) -> Instant {
+        self.next_heartbeat
+    }
+
+    /// When a heartbeat has waited too long for its answer.
+    pub(super) fn is_lost_at(&self) -> Instant {
+        self.last_heartbeat + self.me.max_staleness
+    }
+
+    /// Heartbeats come three times in each `max_staleness` (rule 8).
+    pub(super) fn interval(&self) -> Duration {
+        self.me.max_staleness / 3
+    }
+
+    /// A heartbeat is sent now. Returns what it has the lane note.
+    pub(super) fn send_heartbeat(&mut self, now: Instant, next: Instant) -> Applied {
+        (self.last_heartbeat, self.next_heartbeat) = (now, next);
+        Applied {
+            epoch: self.epoch,
+            // Callers of other instances rely on this number (rules 16 and 21).
+            seq: self.reached.confirmed.unwrap_or(0),
+        }
+    }
+
+    /// Has a heartbeat sent soon, though none is due: a message says something that only the lane can confirm. Not more
+    /// often than this, however many messages do.
+    fn ask_out_of_turn(&mut self) {
+        let pause = OUT_OF_TURN.min(self.me.max_staleness / 30);
+        self.next_heartbeat = self.next_heartbeat.min(self.last_heartbeat + pause);
+    }
+
+    /// Receives a message. It is applied whatever its number, as it only evicts older entries: a message that has the
+    /// number of an earlier one was replayed, or the earlier one was made up (rule 21). If its number is above the next
+    /// one, others were lost (rules 9 and 10), and the lane is asked.
+    pub(super) fn receive(&mut self, message: &Message, now: Instant) -> Received {
+        if message.epoch != self.epoch {
+            return self.receive_other_epoch(message, now);
+        }
+        if without(Rule::Overflow) {
+            self.reached.last = message.seq.checked_sub(1);
+        }
+        // The lane counts up to 2⁵³. A number beyond that is none, and the next proof is refused.
+        let next = self.reached.last.map_or(0, |last| last.saturating_add(1));
+        if message.seq < next && without(Rule::SeenNumbers) {
+            return Received::Ignore;
+        }
+        let is_next = message.seq == next;
+        if is_next {
+            self.reached.last = Some(next);
+        } else if message.seq > next {
+            self.ask_out_of_turn();
+        }
+        let asks = message.kind == Kind::InvalidateAwaited && message.origin != self.me.id;
+        // Until the next proof: a heartbeat that is under way has noted an earlier number.
+        self.is_awaited |= asks;
+        Received::Apply {
+            is_new: is_next && self.is_new(message),
+            asks,
+        }
+    }
+
+    /// Only the lane knows whether the epoch of a message has begun. L1 is not used until it has answered, and empties
+    /// only if it has; unless messages of this kind have just suspended L1, and may be made up (rule 21).
+    fn receive_other_epoch(&mut self, message: &Message, now: Instant) -> Received {
+        if message.kind == Kind::Clear {
+            if self.cleared.is_full() {
+                self.cleared.remove(0);
+            }
+            let is_own = message.origin == self.me.id;
+            self.cleared.push((message.epoch, is_own));
+        }
+        let pause = self.interval();
+        let was_just = |at| now.saturating_duration_since(at) < pause;
+        // Otherwise such messages, one after the other, would keep L1 unused.
+        let suspends = !self.suspended.is_some_and(was_just);
+        if suspends {
+            self.suspended = Some(now);
+        } else {
+            self.ask_out_of_turn();
+        }
+        Received::OtherEpoch { suspends }
+    }
+
+    /// Whether a message was not counted yet; from now on it is. Messages that are replayed after a new subscription
+    /// may have been counted before it.
+    pub(super) fn is_new(&mut self, message: &Message) -> bool {
+        let is_new = message.seq > self.reached.counted;
+        self.reached.counted = message.seq.max(self.reached.counted);
+        is_new
+    }
+
+    /// The lane's clock was read after the instance has subscribed (rule 7).
+    pub(super) fn subscribed(&mut self, lane: &LaneClock) -> Step {
+        let from = self.reached.last;
+        if without(Rule::CatchUp) && from.is_some() {
+            self.reached.last = Some(lane.seq);
+        }
+        self.reach(lane, from)
+    }
+
+    /// A heartbeat was answered: each message that it counts has been applied, or was lost (rules 8 and 9). The last
+    /// message that had been applied when it was sent is `from`: later ones may have come before this answer.
+    pub(super) fn answered(&mut self, lane: &LaneClock, from: Option<u64>) -> Step {
+        if without(Rule::LostMessages) {
+            self.reached.last = Some(lane.seq).max(self.reached.last);
+        }
+        self.reach(lane, from)
+    }
+
+    /// Makes sure that all messages of the lane up to here have been applied, or that L1 holds nothing older.
+    ///
+    /// This instance has received messages up to number `from` when the lane was asked. If the lane's clock says less
+    /// than it has said before, or names another epoch, its numbers are not those that this instance knows.
+    fn reach(&mut self, lane: &LaneClock, from: Option<u64>) -> Step {
+        let confirmed = self.reached.confirmed;
+        debug_assert!(
+            cfg!(larder_ablation) || confirmed <= self.reached.last,
+            "all messages up to the number that the lane has named are applied"
+        );
+        if lane.epoch != self.epoch || confirmed.is_none_or(|seq| seq > lane.seq) {
+            return Step::StartOver;
+        }
+        if from > Some(lane.seq) {
+            // Some messages were made up, and may have had the numbers of others that were lost.
+            self.reached.last = confirmed;
+        }
+        self.go_on(lane)
+    }
+
+    fn go_on(&mut self, lane: &LaneClock) -> Step {
+        match self.reached.last {
+            None => Step::StartOver,
+            Some(last) if last < lane.seq => Step::Replay { from: last },
+            Some(_) => {
+                self.reached.confirmed = Some(lane.seq);
+                Step::Reached
+            }
+        }
+    }
+
+    /// The log was read, as [`Step::Replay`] has said. Returns the messages that are to be applied before the step.
+    pub(super) fn replayed<'m>(
+        &mut self,
+        log: &'m [Message],
+        lane: &LaneClock,
+    ) -> (&'m [Message], Step) {
+        let from = self.reached.last.unwrap_or(0);
+        let is_next = |&(message, number): &(&Message, u64)| {
+            (message.epoch, message.seq) == (self.epoch, number)
+        };
+        let in_order = (log.iter().zip(from.max(1)..=u64::MAX))
+            .take_while(is_next)
+            .count();
+        // The first has been applied: so the log is of this incarnation, and reaches back far enough. There is no
+        // message 0.
+        let missed = log.get(usize::from(from > 0)..in_order).unwrap_or_default();
+        let Some(last) = missed.last() else {
+            // The log has no more.
+            return (missed, Step::StartOver);
+        };
+        self.reached.last = Some(last.seq);
+        let step = if in_order < log.len() {
+            Step::StartOver
+        } else {
+            self.go_on(lane)
+        };
+        (missed, step)
+    }
+
+    /// Counts messages from those of the lane's clock on, as [`Step::StartOver`] has said.
+    pub(super) fn start_over(&mut self, lane: &LaneClock) -> StartedOver {
+        // With those before it, whose epochs the lane has left again.
+        let announced = (self.cleared.iter()).position(|(epoch, _)| *epoch == lane.epoch);
+        let cleared = self.cleared.drain(..announced.map_or(0, |at| at + 1));
+        let clears = cleared.filter(|(_, is_own)| !is_own).count();
+        let is_new_epoch = self.epoch != 0 && self.epoch != lane.epoch && announced.is_none();
+        self.epoch = lane.epoch;
+        self.reached = Reached {
+            last: Some(lane.seq),
+            confirmed: Some(lane.seq),
+            counted: lane.seq,
+        };
+        StartedOver {
+            clears,
+            is_new_epoch,
+        }
+    }
+
+    /// A proof was taken. Returns whether another heartbeat is wanted now: the caller of an invalidation waits for the
+    /// one that says what was applied.
+    pub(super) fn proven(&mut self) -> bool {
+        take(&mut self.is_awaited)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const ME: u64 = 1;
+    const OTHER: u64 = 2;
+
+    /// Runs an instance through the inputs of a row, and says what it does with the last of them. An L1 that is to be
+    /// emptied is emptied, and a message that is to be applied is applied.
+    ///
+    /// `7` is number 7 of epoch 1, and `2/7` of epoch 2. A `heartbeat` is one that is sent and answered at once; `ask`
+    /// sends one that the next `answer` answers.
+    struct Run {
+        session: Session,
+        now: Instant,
+        lane: LaneClock,
+        from: Option<u64>,
+    }
+
+    fn session(reached: Reached, epoch: u64, now: Instant) -> Session {
+        let me = MemberInfo {
+            id: ME,
+            max_staleness: Duration::from_secs(3),
+        };
+        Session::new(me, epoch, reached, now)
+    }
+
+    fn number(text: &str) -> (u64, u64) {
+        let (epoch, seq) = text.split_once('/').unwrap_or(("1", text));
+        (epoch.parse().unwrap(), seq.parse().unwrap())
+    }
+
+    fn message(at: &str, kind: Kind, origin: u64) -> Message {
+        let (epoch, seq) = number(at);
+        Message {
+            epoch,
+            seq,
+            ver: seq,
+            kind,
+            origin,
+            keys: Vec::new(),
+        }
+    }
+
+    impl Run {
+        fn new() -> Self {
+            let now = Instant::now();
+            Self {
+                session: session(Reached::default(), 0, now),
+                now,
+                lane: LaneClock::default(),
+                from: None,
+            }
+        }
+
+        fn input(&mut self, text: &str) -> String {
+            let words: Vec<&str> = text.split(' ').collect();
+            match words[..] {
+                ["subscribe", at] => {
+                    self.session = session(self.session.reached, self.session.epoch, self.now);
+                    self.read_clock(at);
+                    let step = self.session.subscribed(&self.lane);
+                    self.carry_out(step)
+                }
+                ["message", at] => self.receive(&message(at, Kind::Insert, OTHER)),
+                ["awaited", at] => self.receive(&message(at, Kind::InvalidateAwaited, OTHER)),
+                ["own", "awaited", at] => self.receive(&message(at, Kind::InvalidateAwaited, ME)),
+                ["clear", at] => self.receive(&message(at, Kind::Clear, OTHER)),
+                ["own", "clear", at] => self.receive(&message(at, Kind::Clear, ME)),
+                ["ask"] => self.ask(),
+                ["answer", at] => {
+                    self.read_clock(at);
+                    let step = self.session.answered(&self.lane, self.from);
+                    self.carry_out(step)
+                }
+                ["heartbeat", at] => {
+                    self.ask();
+                    self.input(&format!("answer {at}"))
+                }
+                ["log", ref log @ ..] => self.replay(log),
+                ["wait", ms] => {
+                    self.now += Duration::from_millis(ms.parse().unwrap());
+                    String::new()
+                }
+                _ => panic!("{text}"),
+            }
+        }
+
+        fn read_clock(&mut self, at: &str) {
+            (self.lane.epoch, self.lane.seq) = number(at);
+        }
+
+        fn ask(&mut self) -> String {
+            self.from = self.session.last();
+            let next = self.now + self.session.interval();
+            let Applied { epoch, seq } = self.session.send_heartbeat(self.now, next);
+            format!("note {epoch}/{seq}")
+        }
+
+        fn receive(&mut self, message: &Message) -> String {
+            let due = self.session.is_due_at();
+            let mut does = match self.session.receive(message, self.now) {
+                Received::Apply { is_new, asks } => {
+                    let all = [(true, "apply"), (is_new, "count"), (asks, "ask now")];
+                    all.into_iter()
+                        .filter_map(|(is, does)| is.then_some(does))
+                        .collect()
+                }
+                Received::OtherEpoch { suspends: true } => vec!["suspend L1"],
+                Received::OtherEpoch { suspends: false } => vec!["leave L1"],
+                Received::Ignore => vec!["ignore"],
+            };
+            let at = self.session.is_due_at();
+            let soon = format!("ask in {} ms", (at - self.now).as_millis());
+            if at != due {
+                does.push(&soon);
+            }
+            does.join(", ")
+        }
+
+        fn replay(&mut self, log: &[&str]) -> String {
+            let log = log.iter().map(|at| message(at, Kind::Insert, OTHER));
+            let log: Vec<_> = log.collect();
+            let (missed, step) = self.session.replayed(&log, &self.lane);
+            let mut does = Vec::new();
+            for message in missed {
+                let is_new = self.session.is_new(message);
+                let again = if is_new { "" } else { " again" };
+                does.push(format!("apply {}{again}", message.seq));
+            }
+            does.push(self.carry_out(step));
+            does.join(", ")
+        }
+
+        fn carry_out(&mut self, step: Step) -> String {
+            match step {
+                Step::Reached if self.session.proven() => "prove, ask now".to_owned(),
+                Step::Reached => "prove".to_owned(),
+                Step::Replay { from } => format!("replay from {from}"),
+                Step::StartOver => match self.session.start_over(&self.lane) {
+                    StartedOver {
+                        clears: 0,
+                        is_new_epoch: false,
+                    } => "empty L1".to_owned(),
+                    StartedOver {
+                        clears: 0,
+                        is_new_epoch: true,
+                    } => "empty L1, warn".to_owned(),
+                    StartedOver { clears, .. } => format!("empty L1, clears: {clears}"),
+                },
+            }
+        }
+    }
+
+    fn check(table: &[&str]) {
+        for row in table {
+            let (inputs, does) = row.split_once(" => ").unwrap();
+            let mut run = Run::new();
+            let outputs = inputs.split(" -> ").map(|input| run.input(input));
+            assert_eq!(outputs.last().unwrap(), does, "{row}");
+        }
+    }
+
+    #[test]
+    fn messages_are_applied_and_only_the_next_one_counts() {
+        check(&[
+            "subscribe 5 => empty L1",
+            "subscribe 5 -> message 6 => apply, count",
+            "subscribe 5 -> message 6 -> message 7 => apply, count",
+            "subscribe 5 -> message 5 => apply",
+            "subscribe 5 -> message 6 -> message 6 => apply",
+            "subscribe 5 -> message 7 => apply",
+            "subscribe 5 -> message 7 -> message 6 => apply, count",
+            // A hole: the lane is asked, and not again and again.
+            "subscribe 5 -> heartbeat 5 -> message 7 => apply, ask in 50 ms",
+            "subscribe 5 -> heartbeat 5 -> message 7 -> message 9 => apply",
+            "subscribe 5 -> heartbeat 5 -> wait 30 -> message 7 => apply, ask in 20 ms",
+            "subscribe 5 -> heartbeat 5 -> message 18446744073709551615 => apply, ask in 50 ms",
+        ]);
+    }
+
+    #[test]
+    fn a_clock_is_a_proof_or_says_which_messages_are_missing() {
+        check(&[
+            "subscribe 5 -> heartbeat 5 => prove",
+            "subscribe 5 -> message 6 -> heartbeat 6 => prove",
+            "subscribe 5 -> message 5 -> heartbeat 7 => replay from 5",
+            "subscribe 5 -> message 6 -> heartbeat 7 => replay from 6",
+            "subscribe 5 -> message 7 -> heartbeat 7 => replay from 5",
+            // The message came behind the answer, which was looked at later.
+            "subscribe 5 -> ask -> message 6 -> answer 5 => prove",
+            "subscribe 5 -> ask -> message 6 -> answer 5 -> heartbeat 6 => prove",
+            "subscribe 5 -> ask -> message 6 -> answer 7 => replay from 6",
+            // The lane has lost something.
+            "subscribe 5 -> heartbeat 4 => empty L1",
+            "subscribe 5 -> heartbeat 4 -> message 5 => apply, count",
+            "subscribe 5 -> heartbeat 2/5 => empty L1, warn",
+            "subscribe 5 -> message 6 -> heartbeat 2/1 -> message 2/2 => apply, count",
+        ]);
+    }
+
+    /// Rule 21.
+    #[test]
+    fn a_number_that_the_lane_has_not_named_is_not_relied_on() {
+        check(&[
+            "subscribe 5 -> message 6 -> ask => note 1/5",
+            "subscribe 5 -> message 6 -> heartbeat 6 -> ask => note 1/6",
+            "subscribe 5 -> ask -> message 6 -> answer 5 -> ask => note 1/5",
+            "subscribe 5 -> message 6 -> heartbeat 5 => prove",
+            "subscribe 5 -> message 6 -> heartbeat 5 -> heartbeat 6 => replay from 5",
+            "subscribe 5 -> message 6 -> message 7 -> heartbeat 6 => replay from 5",
+            "subscribe 5 -> message 6 -> subscribe 6 => replay from 5",
+        ]);
+    }
+
+    /// Rule 7.
+    #[test]
+    fn a_new_subscription_goes_on_where_the_lane_had_confirmed() {
+        check(&[
+            "subscribe 5 -> subscribe 5 => prove",
+            "subscribe 5 -> subscribe 7 => replay from 5",
+            "subscribe 5 -> message 6 -> heartbeat 6 -> subscribe 7 => replay from 6",
+            "subscribe 5 -> subscribe 4 => empty L1",
+            "subscribe 5 -> subscribe 2/5 => empty L1, warn",
+            "subscribe 5 -> message 6 -> subscribe 7 -> log 5 6 7 => apply 6 again, apply 7, prove",
+            "subscribe 5 -> message 6 -> message 7 -> subscribe 5 -> message 6 -> message 7 => apply",
+            // A hole before the former subscription ended.
+            "subscribe 5 -> message 7 -> subscribe 7 -> log 5 6 7 => apply 6, apply 7, prove",
+        ]);
+    }
+
+    /// Rule 9.
+    #[test]
+    fn a_log_brings_all_that_is_missing_or_l1_is_emptied() {
+        check(&[
+            "subscribe 5 -> heartbeat 7 -> log 5 6 7 => apply 6, apply 7, prove",
+            "subscribe 5 -> heartbeat 7 -> log 5 6 7 8 => apply 6, apply 7, apply 8, prove",
+            "subscribe 0 -> heartbeat 2 -> log 1 2 => apply 1, apply 2, prove",
+            // In several steps.
+            "subscribe 5 -> heartbeat 8 -> log 5 6 => apply 6, replay from 6",
+            "subscribe 5 -> heartbeat 8 -> log 5 6 -> log 6 7 8 => apply 7, apply 8, prove",
+            // It does not reach back far enough, ends too early, has a hole, or is of another epoch.
+            "subscribe 5 -> heartbeat 7 -> log 6 7 => empty L1",
+            "subscribe 5 -> heartbeat 7 -> log => empty L1",
+            "subscribe 5 -> heartbeat 7 -> log 5 => empty L1",
+            "subscribe 5 -> heartbeat 7 -> log 5 7 => empty L1",
+            "subscribe 5 -> heartbeat 8 -> log 5 6 8 => apply 6, empty L1",
+            "subscribe 5 -> heartbeat 7 -> log 2/5 2/6 2/7 => empty L1",
+            "subscribe 5 -> heartbeat 7 -> log 5 6 2/7 => apply 6, empty L1",
+            "subscribe 0 -> heartbeat 2 -> log 2 => empty L1",
+        ]);
+    }
+
+    /// Rules 11 and 21.
+    #[test]
+    fn a_message_of_another_epoch_suspends_l1_now_and_then() {
+        check(&[
+            "subscribe 5 -> message 2/1 => suspend L1",
+            "subscribe 5 -> message 2/1 -> message 2/2 => leave L1",
+            "subscribe 5 -> message 2/1 -> heartbeat 5 => prove",
+            "subscribe 5 -> message 2/1 -> heartbeat 5 -> message 2/2 => leave L1, ask in 50 ms",
+            "subscribe 5 -> message 2/1 -> wait 999 -> heartbeat 5 -> message 2/2 => leave L1, ask in 50 ms",
+            "subscribe 5 -> message 2/1 -> wait 1000 -> message 2/2 => suspend L1",
+            "subscribe 5 -> message 2/6 -> message 6 => apply, count",
+        ]);
+    }
+
+    #[test]
+    fn a_clear_is_told_once_the_lane_confirms_it() {
+        check(&[
+            "subscribe 5 -> clear 2/1 => suspend L1",
+            "subscribe 5 -> clear 2/1 -> heartbeat 2/1 => empty L1, clears: 1",
+            "subscribe 5 -> own clear 2/1 -> heartbeat 2/1 => empty L1",
+            "subscribe 5 -> clear 2/1 -> clear 3/1 -> heartbeat 3/1 => empty L1, clears: 2",
+            "subscribe 5 -> clear 2/1 -> clear 3/1 -> heartbeat 2/1 => empty L1, clears: 1",
+            "subscribe 5 -> clear 2/1 -> heartbeat 2/1 -> message 2/2 => apply, count",
+            // It was made up.
+            "subscribe 5 -> clear 2/1 -> heartbeat 5 => prove",
+            "subscribe 5 -> clear 2/1 -> heartbeat 3/1 => empty L1, warn",
+        ]);
+        // Only the last clears are known.
+        let clears: Vec<_> = (2..=18).map(|epoch| format!("clear {epoch}/1")).collect();
+        let clears = clears.join(" -> ");
+        check(&[&format!(
+            "subscribe 5 -> {clears} -> heartbeat 18/1 => empty L1, clears: 16"
+        )]);
+    }
+
+    /// Rule 16.
+    #[test]
+    fn who_is_waited_for_says_so_at_once() {
+        check(&[
+            "subscribe 5 -> awaited 6 => apply, count, ask now",
+            "subscribe 5 -> own awaited 6 => apply, count",
+            "subscribe 5 -> awaited 6 -> ask => note 1/5",
+            "subscribe 5 -> awaited 6 -> heartbeat 6 => prove, ask now",
+            "subscribe 5 -> awaited 6 -> heartbeat 6 -> ask => note 1/6",
+            "subscribe 5 -> awaited 6 -> heartbeat 6 -> heartbeat 6 => prove",
+        ]);
+    }
+}
