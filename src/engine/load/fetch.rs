@@ -17,6 +17,7 @@ use super::Loads;
 use super::lease::{self, Acquired, Goal, Replaces};
 use super::loader::{LoadKey, Loader, Loading};
 use super::nested::{Behind, LoadId};
+use super::rounds::Rounds;
 use crate::ablation::{Rule, without};
 use crate::engine::backoff::Began;
 use crate::entry::AnyEntry;
@@ -128,26 +129,24 @@ impl Loads {
     /// Such a key does not wait for the other keys, or two instances could wait for each other.
     ///
     /// A missing key whose lease another instance has is asked for again when that lease ends, and from time to time,
-    /// as the notice of its end may be lost. A refresh that was notified only reads the new value, and asks for no
-    /// lease: one refresh serves the fleet.
+    /// as the notice of its end may be lost. [`Rounds`] says when.
     async fn run(&self, fetches: Vec<Fetch>, loader: &Loader, behind: &Behind) {
-        let (ctx, begun) = (&*self.ctx, Instant::now());
-        let options = &ctx.options;
-        let until = begun + options.tuned().lease_wait;
+        let (ctx, options) = (&*self.ctx, &self.ctx.options);
         let is_refresh = fetches.iter().any(Fetch::is_refresh);
+        let (lease_wait, begun) = (options.tuned().lease_wait, Instant::now());
+        let mut rounds = Rounds::new(is_refresh, lease_wait, poll_delays(), begun);
         let (mut asked, mut waiting) = (fetches, Vec::new());
-        let (mut pauses, mut next_round) = (poll_delays(), None);
         // One for all keys: the notice of any of them ends the wait of a round. Not bounded by its type, but each key
         // is registered once in a round and notified once, and each round takes all notices out.
         let mut notices = mpsc::unbounded_channel();
         let mut loads = FuturesUnordered::new();
         loop {
             let round = async {
-                if let Some(next_round) = next_round {
-                    let due = self.due(&mut waiting, &mut notices, next_round, begun);
-                    asked = due.await;
+                if !waiting.is_empty() {
+                    asked = self.due(&mut waiting, &mut notices, &rounds).await;
                 }
                 let slice = &SharedTimeSlice::begin();
+                let until = rounds.until();
                 let turns: Vec<_> = (asked.iter_mut())
                     .map(|it| {
                         lease::acquire(ctx, &it.op, it.goal, it.request.as_mut(), until, slice)
@@ -167,14 +166,9 @@ impl Loads {
                 turns = loading => turns,
             };
             debug_assert_eq!(asked.len(), turns.len(), "one answer for each request");
-            let now = Instant::now();
-            // The time of the next round stands, unless all keys were asked for in this one.
-            let standing = next_round.filter(|_| !waiting.is_empty());
-            let (mut ready, mut longest) = (Vec::new(), Duration::ZERO);
-            let mut pause = match standing {
-                Some(next_round) => next_round.saturating_duration_since(now),
-                None => pauses.next().unwrap_or_default(),
-            };
+            // Those that still wait were not asked for in this round.
+            let (now, is_part) = (Instant::now(), !waiting.is_empty());
+            let mut ready = Vec::new();
             for (mut fetch, turn) in mem::take(&mut asked).into_iter().zip(turns) {
                 match turn {
                     Acquired::Found(slot, source) => {
@@ -190,8 +184,7 @@ impl Loads {
                             // From here on it only reads.
                             loader.forget();
                         }
-                        pause = pause.min(left.max(Duration::from_millis(1)));
-                        longest = longest.max(left);
+                        rounds.wait(left);
                         waiting.push(fetch);
                     }
                     // A refresh is dropped without a result: a caller that waits for it looks the key up again. If the
@@ -206,19 +199,16 @@ impl Loads {
                     }
                 }
             }
-            // The value of a refresh is of use only when the other instance has stored it, or when its lease has run
-            // out.
-            if is_refresh && standing.is_none() {
-                pause = longest.min(options.tuned().lease_wait);
-            }
-            next_round = Some(now + pause);
-            // The other instance may hang. From here on the callers' wait counts more than a second load.
-            if !is_refresh && !waiting.is_empty() && now + pause >= until {
-                debug!(
-                    keys = waiting.len(),
-                    "another load has taken too long; loading without storing"
-                );
-                ready.append(&mut waiting);
+            // Otherwise there is no other round.
+            if !waiting.is_empty() {
+                rounds.end(is_part, options.tuned().lease_wait, now);
+                if rounds.are_over() {
+                    debug!(
+                        keys = waiting.len(),
+                        "another load has taken too long; loading without storing"
+                    );
+                    ready.append(&mut waiting);
+                }
             }
             if !ready.is_empty() {
                 let asked = ready.iter().map(|fetch| LoadKey {
@@ -236,31 +226,29 @@ impl Loads {
         while loads.next().await.is_some() {}
     }
 
-    /// Takes out the keys whose leases have ended; at `next_round` all of them.
+    /// Takes out the keys whose leases have ended; when it is time for the next round, all of them.
     async fn due(
         &self,
         waiting: &mut Vec<Fetch>,
         (notices, noticed): &mut (LeaseWaiter, UnboundedReceiver<Key>),
-        next_round: Instant,
-        begun: Instant,
+        rounds: &Rounds<impl Iterator<Item = Duration>>,
     ) -> Vec<Fetch> {
         // In each round anew, as a notice takes the waiter out. One that comes between the answer and this is missed:
-        // so `next_round` bounds the wait.
+        // so the next round bounds the wait.
         for fetch in &*waiting {
             self.ctx.l1.in_flight.await_lease(&fetch.op, notices);
         }
         let mut ended = Vec::new();
         let noticed = noticed.recv_many(&mut ended, usize::MAX);
-        let is_noticed = timeout_at(next_round, noticed).await.is_ok();
-        let options = &self.ctx.options;
-        // Without a notice a refresh asks for the lease once more, as its holder may be gone. Later it only reads.
-        let only_reads = is_noticed
-            || begun.elapsed() >= options.tuned().stale_wait.min(options.tuned().load_timeout);
+        let is_noticed = timeout_at(rounds.next(), noticed).await.is_ok();
+        let tuned = self.ctx.options.tuned();
+        let longest = tuned.stale_wait.min(tuned.load_timeout);
+        let only_reads = rounds.only_reads(is_noticed, longest, Instant::now());
         let ended: HashSet<Key> = ended.into_iter().collect();
         let is_due = |fetch: &mut Fetch| !is_noticed || ended.contains(&fetch.op.key);
         let mut due: Vec<_> = waiting.extract_if(.., is_due).collect();
-        let refreshes = (due.iter_mut()).filter(|fetch| only_reads && fetch.is_refresh());
-        for request in refreshes.filter_map(|fetch| fetch.request.as_mut()) {
+        let requests = due.iter_mut().filter(|_| only_reads);
+        for request in requests.filter_map(|fetch| fetch.request.as_mut()) {
             *request = LeaseRequest::read_only(request.want);
         }
         due

@@ -5,6 +5,7 @@
 //!
 //! - [`get`]: the callers of a load
 //! - [`fetch`]: the task of a load or refresh: it asks for leases, calls the loader, and stores the values
+//! - [`rounds`]: when it asks again for leases that other instances have
 //! - [`lease`]: one load of a key in the fleet, and the fill that it allows
 //! - [`loader`]: the user's loader, and the limits that it runs in
 //! - [`nested`]: loaders that wait for other loads
@@ -28,6 +29,7 @@ pub(crate) mod loader;
 mod nested;
 mod permits;
 mod refresh;
+mod rounds;
 mod verify;
 mod warm;
 
