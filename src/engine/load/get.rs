@@ -19,6 +19,7 @@ use crate::engine::read::tags::Proof;
 use crate::entry::AnyEntry;
 use crate::error::LoadError;
 use crate::key::Key;
+use crate::l1::LoadOutcome;
 use crate::l2::Want;
 use crate::token::Token;
 use crate::vocabulary::{Source, Version};
@@ -48,6 +49,53 @@ struct Joined {
     is_own: bool,
     /// The load began before the call, or before some tag was invalidated: its value may be old.
     is_late: bool,
+}
+
+/// Whether a caller may have the result of a load that it has joined or begun.
+enum Verdict {
+    Take(LoadOutcome),
+    /// No: the caller joins or begins another load.
+    Again,
+    /// No: the caller begins a load of its own.
+    Alone,
+    /// No: the caller looks up anew what it gets for a load that has failed so.
+    Fallback(LoadError),
+}
+
+impl Verdict {
+    /// A result `is_at_least` if its value was stored by the write of the caller's token or later, or if the caller has
+    /// no token.
+    fn of(result: LoadOutcome, is_own: bool, is_late: bool, is_at_least: bool) -> Self {
+        let outcome = match result {
+            // The source may have changed since that load began.
+            Err(_) if is_late => return Self::Again,
+            Ok(Some(outcome)) => outcome,
+            // Without a value nothing can be too old.
+            no_value => return Self::Take(no_value),
+        };
+        // Rule 20: a tag was invalidated since it began; its value has the tag, or L2 has not compared its tags.
+        if is_late && !outcome.is_usable_late() {
+            return Self::Again;
+        }
+        // Rule 22: the value was stored by the write of the token or later, or it comes from a load that began after L2
+        // was asked.
+        if is_at_least {
+            return Self::Take(Ok(Some(outcome)));
+        }
+        // A fallback never counts for a token: it is looked up again, without relying on the proof.
+        if let Some(error) = outcome.failed {
+            return Self::Fallback(error);
+        }
+        if is_late {
+            return Self::Again;
+        }
+        // A value that such a load has found in L1 is new enough only for the caller that has begun it: other callers'
+        // loads are content with the entry in L1.
+        if !is_own && outcome.source == Source::L1 {
+            return Self::Alone;
+        }
+        Self::Take(Ok(Some(outcome)))
+    }
 }
 
 impl Loads {
@@ -350,41 +398,121 @@ impl Loads {
         joined: Joined,
         since: &mut Option<Since>,
     ) -> Option<Result<Option<AnyEntry>, LoadError>> {
-        let is_late = joined.is_late;
-        let outcome = match self.result_of(key, joined.flight).await {
-            // The source may have changed since that load began.
-            Err(_) if is_late => return None,
-            // Rule 20: a tag was invalidated since it began; its value has the tag, or L2 has not compared its tags.
-            Ok(Some(outcome)) if is_late && !outcome.is_usable_late() => return None,
-            Ok(Some(outcome)) => outcome,
-            Ok(None) => return Some(Ok(None)),
-            Err(error) => return Some(Err(error)),
+        let Joined {
+            flight,
+            is_own,
+            is_late,
+        } = joined;
+        let result = self.result_of(key, flight).await;
+        let is_at_least = match (&since, &result) {
+            (Some(since), Ok(Some(outcome))) => self.ctx.l1.is_at_least(&outcome.slot, since.write),
+            // Without a token each value is.
+            _ => true,
         };
-        // Rule 22: the value was stored by the write of the token or later, or it comes from a load that began after L2
-        // was asked.
-        if let Some(since) = since
-            && !self.ctx.l1.is_at_least(&outcome.slot, since.write)
-        {
-            if let Some(error) = outcome.failed {
-                // A fallback never counts for a token: it is looked up again, without relying on the proof.
-                return Some(self.fallback_or(key, Proof::Unused, error).await.map(Some));
+        match Verdict::of(result, is_own, is_late, is_at_least) {
+            Verdict::Take(result) => {
+                Some(result.map(|found| found.map(|it| self.reads.hand_out_outcome(it))))
             }
-            if is_late {
-                return None;
+            Verdict::Again => None,
+            Verdict::Alone => {
+                if let Some(since) = since {
+                    // No load has a number as high as this.
+                    since.number = u64::MAX;
+                }
+                None
             }
-            // A value that such a load has found in L1 is new enough only for the caller that has begun it: other
-            // callers' loads are content with the entry in L1. So the next load is the caller's own: no load has a
-            // number as high as this.
-            if !joined.is_own && outcome.source == Source::L1 {
-                since.number = u64::MAX;
-                return None;
+            Verdict::Fallback(error) => {
+                Some(self.fallback_or(key, Proof::Unused, error).await.map(Some))
             }
         }
-        Some(Ok(Some(self.reads.hand_out_outcome(outcome))))
     }
 }
 
 /// A loader of one key has a value for it; one of many keys may not.
 pub(super) fn one(result: Result<Option<AnyEntry>, LoadError>) -> Result<AnyEntry, LoadError> {
     result.and_then(|entry| entry.ok_or_else(LoadError::not_found))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::l1::{NEVER, Outcome, Slot, SlotHead, Tags};
+    use crate::vocabulary::AnyValue;
+
+    fn outcome(version: Version, source: Source) -> Outcome {
+        let head = SlotHead {
+            version,
+            born_at: 0,
+            soft_at: NEVER,
+            expires_at: NEVER,
+            gone_at: NEVER,
+            ends_at: None,
+            attend_at: NEVER,
+        };
+        let slot = Slot::new("k".into(), AnyValue::new(1), head, Tags::default());
+        Outcome::fresh(Arc::new(slot), source)
+    }
+
+    /// `own` if the caller has begun the load, `late` if it has joined one that began before the call; `older` if it
+    /// has a token, and the value is of an earlier write.
+    fn verdict(words: &str) -> &'static str {
+        let stored = Version { epoch: 1, ver: 1 };
+        let (mut is_own, mut is_late, mut is_at_least) = (false, false, true);
+        let mut result = None;
+        for word in words.split(' ') {
+            match word {
+                "own" => is_own = true,
+                "late" => is_late = true,
+                "older" => is_at_least = false,
+                "loaded" => result = Some(Ok(Some(outcome(stored, Source::Loader)))),
+                "unstored" => result = Some(Ok(Some(outcome(Version::ABSENT, Source::Loader)))),
+                "in-l1" => result = Some(Ok(Some(outcome(stored, Source::L1)))),
+                "fallback" => {
+                    let mut found = outcome(stored, Source::L2);
+                    found.failed = Some(LoadError::stopped());
+                    result = Some(Ok(Some(found)));
+                }
+                "unknown" => result = Some(Ok(None)),
+                "error" => result = Some(Err(LoadError::stopped())),
+                _ => panic!("{words}"),
+            }
+        }
+        match Verdict::of(result.unwrap(), is_own, is_late, is_at_least) {
+            Verdict::Take(_) => "take",
+            Verdict::Again => "again",
+            Verdict::Alone => "alone",
+            Verdict::Fallback(_) => "another fallback",
+        }
+    }
+
+    #[test]
+    fn a_caller_takes_a_result_that_is_new_enough_for_it() {
+        for row in [
+            "loaded => take",
+            "own loaded => take",
+            "unstored => take",
+            "in-l1 => take",
+            "fallback => take",
+            "unknown => take",
+            "error => take",
+            // A tag was invalidated since the load began (rule 20).
+            "late loaded => take",
+            "late unstored => again",
+            "late fallback => take",
+            "late unknown => take",
+            "late error => again",
+            // A token (rule 22).
+            "older loaded => take",
+            "older unstored => take",
+            "older in-l1 => alone",
+            "older own in-l1 => take",
+            "older fallback => another fallback",
+            "older late loaded => again",
+            "older late in-l1 => again",
+            "older late fallback => another fallback",
+        ] {
+            let (words, does) = row.split_once(" => ").unwrap();
+            assert_eq!(verdict(words), does, "{row}");
+        }
+    }
 }
