@@ -525,3 +525,124 @@ fn log_end(over: Option<(String, l2::Trouble)>) {
         );
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::clock::Clock;
+    use crate::l2::Outages;
+    use crate::settings::Settings;
+
+    fn breaker(clock: Clock) -> Breaker {
+        let options = Options::new("ns".to_owned(), &Settings::default(), clock);
+        Breaker::new(
+            "memory",
+            Arc::new(Outages::default()).join("ns"),
+            &Arc::new(watch::Sender::new(0)),
+            &Arc::new(options),
+            &Arc::default(),
+            &Arc::default(),
+            &Arc::new(Metrics::new("ns")),
+        )
+    }
+
+    /// Has requests end as a row says, and says how L2 does then, and whether the next request is sent.
+    ///
+    /// `lost` is a request without an answer, `unsubscribed` the loss of a subscription, `5s` a pause of five seconds,
+    /// and `probe` begins one.
+    fn state(row: &str) -> String {
+        let clock = Clock::manual();
+        let breaker = breaker(clock.clone());
+        for word in row.split(' ') {
+            match word {
+                "answer" => breaker.note(None),
+                "lost" => breaker.note(Some(&L2Error::timed_out(Duration::ZERO))),
+                "refused" => breaker.note(Some(&L2Error::unexpected("of a test"))),
+                "unsubscribed" => breaker.note_lost_subscription(&L2Error::closed()),
+                "quiet" => breaker.end_quiet_trouble(),
+                "probe" => breaker.will_probe(),
+                pause => {
+                    let secs = pause.strip_suffix('s').unwrap().parse().unwrap();
+                    clock.advance(Duration::from_secs(secs));
+                }
+            }
+        }
+        let is_in_trouble = breaker.in_trouble.load(Ordering::Relaxed);
+        let how = match (is_in_trouble, breaker.is_open(), breaker.is_up()) {
+            (false, false, true) => "well",
+            (true, false, true) => "troubled, up",
+            (true, false, false) => "troubled, down",
+            (true, true, false) => "open",
+            _ => "wrong",
+        };
+        match breaker.admit() {
+            Ok(()) => how.to_owned(),
+            Err(_) => format!("{how}, skips"),
+        }
+    }
+
+    fn check(table: &[&str]) {
+        for row in table {
+            let (requests, is) = row.split_once(" => ").unwrap();
+            assert_eq!(state(requests), is, "{row}");
+        }
+    }
+
+    #[test]
+    fn it_opens_after_three_more_losses_than_answers() {
+        check(&[
+            "answer => well",
+            "lost => troubled, down",
+            "lost lost => troubled, down",
+            "lost lost lost => open",
+            "lost lost answer lost => troubled, down",
+            "lost lost answer lost lost => open",
+            // A refusal is an answer.
+            "refused refused refused refused => troubled, down",
+            "lost lost refused lost => troubled, down",
+            "unsubscribed unsubscribed unsubscribed => troubled, up",
+        ]);
+    }
+
+    #[test]
+    fn one_answer_closes_it() {
+        check(&[
+            "lost lost lost answer => troubled, up",
+            "lost lost lost refused => troubled, down",
+            "lost lost lost lost lost answer => troubled, up",
+            "lost lost lost answer lost lost => troubled, down",
+            "lost lost lost answer lost lost lost => open",
+        ]);
+    }
+
+    #[test]
+    fn while_it_is_open_and_l2_is_probed_no_request_is_sent() {
+        check(&[
+            "probe lost lost => troubled, down",
+            "probe lost lost lost => open, skips",
+            "probe lost lost lost answer => troubled, up",
+            // Nobody probes, or not for a while.
+            "lost lost lost => open",
+            "probe lost lost lost 60s => open",
+            "probe lost lost lost 60s probe => open, skips",
+            "probe 60s lost lost lost => open, skips",
+        ]);
+    }
+
+    #[test]
+    fn a_trouble_is_over_when_no_request_has_failed_for_a_while() {
+        check(&[
+            "lost answer 4s answer => troubled, up",
+            "lost answer 5s answer => well",
+            "lost 5s answer => well",
+            "lost answer 5s quiet => well",
+            "lost answer 4s quiet => troubled, up",
+            "lost answer 4s refused 4s answer => troubled, up",
+            "unsubscribed 5s quiet => well",
+            // L2 has not answered since.
+            "lost 5s quiet => troubled, down",
+            "lost lost lost 5s quiet => open",
+            "lost lost lost 5s answer => well",
+        ]);
+    }
+}
