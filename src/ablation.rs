@@ -24,12 +24,6 @@ macro_rules! rules {
 }
 
 rules! {
-    /// 1: a fill is stored whether or not its lease stands.
-    FillLease,
-    /// 1: all leases of a key are the same.
-    LeaseTokens,
-    /// 2: an invalidation publishes first, and deletes in a second step.
-    OneStep,
     /// 3: a value that was read is stored in L1, whatever messages of its key came meanwhile.
     Floors,
     /// 4: a caller that comes after an invalidation joins the load that began before it.
@@ -56,32 +50,18 @@ rules! {
     Epochs,
     /// 12: the load runs in the future of the caller that came first.
     OwnTask,
-    /// 13: a store that has restarted goes on with its epoch.
-    NewIncarnation,
     /// 13: requests go on over connections that lead to another incarnation of the store.
     ConnectionIncarnation,
     /// 14: a write that L2 has not accepted is an error, and no invalidation follows.
     Deferred,
-    /// 14: an insert that arrives after its deadline is stored all the same.
-    Deadline,
-    /// 15: an invalidation with a hold is one without.
-    HoldOff,
-    /// 16: the store leaves out members that are silent by its own clock.
-    MemberTime,
-    /// 17: the removal of all keys with a prefix ends no leases.
-    PrefixLeases,
     /// 18: a fallback comes from L1 whether or not there is a freshness proof.
     FallbackProof,
     /// 19: an extension stores what was read.
     ExtendOnly,
-    /// 20: a load is stored though a tag of its value was invalidated since it began.
-    TagFills,
     /// 20: the state of a tag is not told of its invalidations.
     TagFloors,
     /// 20: a tag whose version is lost counts as one that was never invalidated.
     TagVersions,
-    /// 20: the store gives out the version of a tag whichever epoch it is of.
-    TagEpochs,
     /// 21: a message with a number that was received before is ignored.
     SeenNumbers,
     /// 22: a look-up with a token is answered by L1 like any other.
@@ -90,20 +70,8 @@ rules! {
     TokenLoads,
     /// 23: a warm-up reads its source first, and asks for the leases afterwards.
     LeaseFirst,
-    /// 24: a write that waits for its source leaves whatever value is there when it ends.
-    Settled,
-    /// 25: a value is stored whatever version is there.
-    Updates,
     /// 26: a primary is believed for as long as it answers.
     Witnesses,
-    /// 27: lanes of another number are used while the former ones still are.
-    Tombstone,
-    /// 27: a server that may have lost a tombstone is not asked for the others'.
-    LostTombstones,
-    /// 28: a replica that takes over goes on with the epoch of its former primary, whatever it lacks.
-    Handover,
-    /// 29: a value replaces the value of its own type alone, whatever stores it.
-    AllTypes,
 }
 
 /// Whether a rule is turned off.

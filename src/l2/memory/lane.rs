@@ -11,7 +11,6 @@ use futures::{FutureExt, Stream, TryFutureExt};
 
 use super::state::{Granted, Link, State};
 use super::{Listening, MemoryL2, name_of};
-use crate::ablation::{Rule, without};
 use crate::clock::{Clock, millis};
 use crate::l2::inbox::Inbox;
 use crate::l2::{
@@ -116,7 +115,7 @@ impl MemoryLane {
         self.connected(|state| {
             state.check_lanes(self.number.of)?;
             let is_late = deadline.is_some_and(|deadline| state.now.at > deadline);
-            if is_late && !without(Rule::Deadline) {
+            if is_late {
                 return Err(L2Error::unexpected("the write came after its deadline"));
             }
             Ok(act(state))
@@ -155,19 +154,6 @@ impl MemoryLane {
                 Err(act)
             }
         })
-    }
-}
-
-#[cfg(larder_ablation)]
-impl MemoryLane {
-    fn invalidate_in_steps<'a>(&'a self, batch: Batch<'a>, hold: Duration) -> Reply<'a, Written> {
-        async move {
-            let ack = self.step(|state| state.announce(batch.payload)).await?;
-            tokio::time::sleep(Duration::from_millis(2)).await;
-            self.step(|state| state.remove(batch.keys, hold)).await?;
-            Ok(Written::Done(ack))
-        }
-        .boxed()
     }
 }
 
@@ -220,8 +206,7 @@ impl Lane for MemoryLane {
             }
             // Loads that wait for the end of a lease that is taken over wait for the end of this one.
             let is_taken_over = ask.want == Want::Anew;
-            let ablated = without(Rule::LeaseTokens);
-            let token = if ablated { 1 } else { random() };
+            let token = random();
             let lease = Lease { token, epoch };
             let granted = Granted {
                 lease,
@@ -308,12 +293,6 @@ impl Lane for MemoryLane {
     }
 
     fn write<'a>(&'a self, step: &'a Step, batch: Batch<'a>) -> Reply<'a, Written> {
-        #[cfg(larder_ablation)]
-        if let Step::Invalidate { hold, .. } = step
-            && without(Rule::OneStep)
-        {
-            return self.invalidate_in_steps(batch, *hold);
-        }
         let deadline = batch.deadline.filter(|_| step.is_insert());
         self.by_deadline(deadline, move |state| state.write(step, batch))
     }
@@ -355,8 +334,7 @@ impl Lane for MemoryLane {
     fn tag_versions<'a>(&'a self, tags: &'a [&'a str]) -> Reply<'a, Vec<Option<TagVersion>>> {
         self.step(|state| {
             let (at, epoch) = (state.now.at, state.clock.epoch);
-            let is_of_now = |of: u64| of == epoch || without(Rule::TagEpochs);
-            let version = |tag: &&str| state.tags.version(tag, at).filter(|v| is_of_now(v.epoch));
+            let version = |tag: &&str| state.tags.version(tag, at).filter(|v| v.epoch == epoch);
             tags.iter().map(version).collect()
         })
     }
@@ -413,7 +391,7 @@ impl Lane for MemoryLane {
     fn forget(&self, member: Member) -> Reply<'_, ()> {
         self.step(|state| {
             // By the whole entry: a note since has changed it (rule 16).
-            state.members.retain(|_, (noted, _)| *noted != member);
+            state.members.retain(|_, noted| *noted != member);
         })
     }
 

@@ -22,7 +22,6 @@ use std::time::Duration;
 
 use self::state::{Now, State};
 use super::{Bytes, L2Error, LaneNumber, OnHeard, random};
-use crate::ablation::{Rule, without};
 use crate::clock::Clock;
 use crate::options::LONGEST;
 use crate::util::lock::lock;
@@ -119,20 +118,7 @@ impl MemoryL2 {
     /// Restarts from a snapshot, like a server that has lost all later writes: all connections are cut, and values that
     /// were deleted since are back. Caches notice, and answer with none of them.
     pub fn restore(&self, snapshot: &MemorySnapshot) {
-        self.live_again(snapshot, false);
-    }
-
-    /// Goes on from a snapshot, like a replica that takes over from this server: all connections are cut. If the
-    /// replica is proven to have all that was written, values are kept (rule 28).
-    #[doc(hidden)]
-    pub fn hand_over(&self, snapshot: &MemorySnapshot, is_proven: bool) {
-        self.live_again(snapshot, is_proven || without(Rule::Handover));
-    }
-
-    fn live_again(&self, snapshot: &MemorySnapshot, continues: bool) {
         let mut server = lock(&self.server);
-        let former = server.now.link.run;
-        server.now.continued = if continues { former } else { 0 };
         // Another incarnation: connections and subscriptions of the former one end at their next step (rule 13).
         server.now.link.run = random();
         // Members of the former incarnation may be missing in the snapshot.
@@ -240,12 +226,6 @@ impl MemoryL2 {
             let names = |of: u16| LaneNumber::all(of).map(|lane| name_of(namespace, lane));
             let known = every().filter_map(|lane| server.lanes.get(&name_of(namespace, lane)));
             let most = known.map(|state| state.lanes).fold(lane.of, u16::max);
-            if without(Rule::Tombstone) {
-                for name in names(lane.of) {
-                    server.lanes.entry(name).or_default().lanes = lane.of;
-                }
-                return Ok(());
-            }
             let former = (1..most).flat_map(names).filter_map(|name| server.lanes.get(&name));
             if former.filter(|state| state.lanes < most).any(State::has_writes) {
                 return Err(L2Error::unexpected(

@@ -2,7 +2,6 @@
 
 use std::collections::{BTreeMap, VecDeque};
 use std::iter::once;
-use std::mem::replace;
 use std::slice;
 use std::time::Duration;
 
@@ -13,7 +12,6 @@ use super::expiring::Expiring;
 use super::tags::Tags;
 #[cfg(feature = "write-behind")]
 use super::writes::Writes;
-use crate::ablation::{Rule, without};
 use crate::l2::{
     Applied, Batch, EncodedValue, Event, Key, Kind, L2Error, LaneClock, Lease, Lifetime, ListAge,
     Member, MemberInfo, Members, Message, Stamp, Step, Version, Want, WriteAck, Written, random,
@@ -33,8 +31,6 @@ pub(super) struct Now {
     /// In ms.
     pub(super) at: u64,
     pub(super) link: Link,
-    /// The incarnation that this one continues with all that was written in it; zero for none (rule 28).
-    pub(super) continued: u64,
     /// For how long a list of members that begins in this incarnation has existed, at least.
     pub(super) age_of_list: Duration,
     /// Whether it is for one instance that has no L2: see
@@ -73,8 +69,7 @@ pub(super) struct State {
     pub(super) holds: Expiring<()>,
     pub(super) tags: Tags,
     pub(super) log: VecDeque<Message>,
-    /// With the time of the last note, by the store's clock. Only the ablation of rule 16 uses that time.
-    pub(super) members: BTreeMap<u64, (Member, u64)>,
+    pub(super) members: BTreeMap<u64, Member>,
     /// The instance that looks for silent members, and until when.
     pub(super) sweeper: (u64, u64),
     /// The counters of each instance, and when they were read.
@@ -131,14 +126,11 @@ impl State {
     pub(super) fn meet(&mut self) -> LaneClock {
         let run = self.now.link.run;
         if self.clock.incarnation != run {
-            let former = replace(&mut self.clock.incarnation, run);
-            let is_kept = former == self.now.continued || without(Rule::NewIncarnation);
-            if former == 0 || !is_kept {
-                // Random and not the next number: a snapshot may have lost the last ones.
-                self.clock.epoch = random();
-                self.generation = random();
-                self.age = self.now.age_of_list;
-            }
+            self.clock.incarnation = run;
+            // Random and not the next number: a snapshot may have lost the last ones.
+            self.clock.epoch = random();
+            self.generation = random();
+            self.age = self.now.age_of_list;
         }
         self.clock()
     }
@@ -161,7 +153,7 @@ impl State {
             let (stamp, lifetime) = envelope::read_stamp(value)?;
             // A value of another epoch may be older than an invalidation that was lost with that epoch, and a version
             // that was not issued would outlive invalidations (rule 11).
-            let is_of_now = stamp.epoch == self.clock.epoch || without(Rule::Epochs);
+            let is_of_now = stamp.epoch == self.clock.epoch;
             let is_issued = stamp.ver <= self.clock.ver;
             (is_of_now && is_issued).then(|| (bytes.slice_ref(value), stamp, lifetime))
         };
@@ -232,7 +224,7 @@ impl State {
         self.use_up(key, granted);
         let (all, epoch) = (&self.tags, self.clock.epoch);
         let is_overtaken = |tag: &Key| all.invalidated(tag, epoch, self.now.at) > granted.began;
-        without(Rule::TagFills) || !tags.iter().any(is_overtaken)
+        !tags.iter().any(is_overtaken)
     }
 
     /// The leases on a key.
@@ -251,14 +243,7 @@ impl State {
     pub(super) fn standing(&self, key: &str, lease: Lease) -> Option<Granted> {
         // The epoch must be the present one, too: a restart can bring back a lease that an invalidation had ended.
         let stands = |granted: &Granted| granted.lease == lease && self.clock.epoch == lease.epoch;
-        let ablated = || Granted {
-            lease,
-            type_tag: 0,
-            began: self.clock.ver,
-            is_awaited: false,
-        };
-        let standing = self.granted(key).find(stands);
-        standing.or_else(|| without(Rule::FillLease).then(ablated))
+        self.granted(key).find(stands)
     }
 
     /// Keeps a lease for so long. In a private store no other instance can take over, and of the instance's own loads
@@ -285,7 +270,7 @@ impl State {
             leases.remove(key);
         }
         let (holds, at) = (&mut self.holds, self.now.at);
-        if hold > holds.remaining(key, at) && !without(Rule::HoldOff) {
+        if hold > holds.remaining(key, at) {
             holds.insert(key, (), at, hold);
         }
     }
@@ -343,9 +328,7 @@ impl State {
                 self.announce(payload)
             }
             Step::EndLeases => {
-                if !without(Rule::PrefixLeases) {
-                    self.leases.clear();
-                }
+                self.leases.clear();
                 self.stamp().into()
             }
         };
@@ -379,7 +362,7 @@ impl State {
         let stored = stored.unwrap_or(Version::ABSENT);
         let is_it = version.is_none_or(|version| version == stored);
         // In a private store the caller knows which value is there.
-        if is_it || self.now.is_private || without(Rule::Updates) {
+        if is_it || self.now.is_private {
             Written::Done(self.insert(batch).into())
         } else {
             Written::OtherVersion
@@ -388,9 +371,6 @@ impl State {
 
     /// Stores a value in the place of all values of its key (rule 29).
     fn store(&mut self, key: &str, value: &EncodedValue, stamp: Stamp) {
-        if without(Rule::AllTypes) {
-            return self.store_beside(key, value, stamp);
-        }
         if !self.now.is_private {
             let new = Bytes::from(envelope::stamped(stamp, &value.body));
             self.keep(key, &new, slice::from_ref(&new), value.ttls.in_store());
@@ -417,7 +397,7 @@ impl State {
         if replaces {
             // Loads of other types may have read the value from before.
             let others: Vec<_> = self.granted(key).collect();
-            for other in others.into_iter().filter(|_| !without(Rule::AllTypes)) {
+            for other in others {
                 self.use_up(key, other);
             }
             self.store(key, value, stamp);
@@ -468,7 +448,11 @@ impl State {
     pub(super) fn announce(&mut self, payload: &[u8]) -> WriteAck {
         let stamp = self.stamp();
         let longest_staleness = match message::kind(payload) {
-            Some(Kind::InvalidateAwaited) => self.members().map(|one| one.info.max_staleness).max(),
+            Some(Kind::InvalidateAwaited) => self
+                .members
+                .values()
+                .map(|one| one.info.max_staleness)
+                .max(),
             _ => None,
         };
         WriteAck {
@@ -480,22 +464,17 @@ impl State {
         }
     }
 
-    pub(super) fn members(&self) -> impl Iterator<Item = Member> {
-        let at = self.now.at;
-        let members = self.members.values().copied();
-        let is_known = move |(member, noted_at): &(Member, u64)| {
-            let silence = Duration::from_millis(at.saturating_sub(*noted_at));
-            !without(Rule::MemberTime) || silence <= 10 * member.info.max_staleness
-        };
-        members.filter(is_known).map(|(member, _)| member)
-    }
-
     /// The list of members, with these members only if there are any.
     pub(super) fn list(&self, ids: &[u64]) -> Members {
         let is_asked_for = |one: &Member| ids.is_empty() || ids.contains(&one.info.id);
         Members {
             generation: self.generation,
-            list: self.members().filter(is_asked_for).collect(),
+            list: self
+                .members
+                .values()
+                .copied()
+                .filter(is_asked_for)
+                .collect(),
         }
     }
 
@@ -504,7 +483,7 @@ impl State {
         // The longest that any member has measured: no wall clock, which can be stepped, takes part (rule 16).
         self.age = self.age.max(age.now());
         let member = Member::new(info, applied);
-        self.members.insert(info.id, (member, self.now.at));
+        self.members.insert(info.id, member);
     }
 
     pub(super) fn subscribe(&mut self, me: MemberInfo) -> (ListAge, mpsc::Receiver<Event>) {

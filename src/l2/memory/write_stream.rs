@@ -5,7 +5,6 @@ use std::time::Duration;
 use super::lane::MemoryLane;
 use super::state::State;
 use super::writes::first;
-use crate::ablation::{Rule, without};
 use crate::clock::millis;
 use crate::l2::{
     Append, Batch, Kind, Pending, Reply, Settled, StreamId, Waiting, WriteStream, Written,
@@ -78,7 +77,7 @@ impl WriteStream for MemoryLane {
                 let mut stored = state.all_stored(key).into_iter();
                 let is_there = stored.any(|(_, stamp, _)| Some(stamp.version()) == version);
                 let is_kept = settled.outcome.is_ok_and(|stored| stored.contains(key)) && is_there;
-                if !is_kept && !without(Rule::Settled) {
+                if !is_kept {
                     state.remove(&[key], Duration::ZERO);
                     invalidated.push(key);
                 }

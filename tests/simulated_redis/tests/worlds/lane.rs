@@ -35,10 +35,7 @@ const GRANTED: &[u8] = b"GRANTED";
 const AGAIN: Duration = Duration::from_millis(20);
 
 /// The store as an instance has it.
-pub(crate) fn l2(link: &Arc<Link>, stores: &[Arc<Store>]) -> impl L2 {
-    let [store] = stores else {
-        panic!("all servers are one store");
-    };
+pub(crate) fn l2(link: &Arc<Link>, store: &Arc<Store>) -> impl L2 {
     store.join(link);
     let network = Arc::new(Network {
         link: Arc::clone(link),

@@ -4,7 +4,7 @@
 use crate::config::Config;
 use crate::faults::Fault;
 use crate::history::Invariant::{self, *};
-use crate::{supported, world};
+use crate::world;
 
 /// Tried at most, to see an old value.
 const SEEDS: u64 = 30;
@@ -80,7 +80,7 @@ fn readme_names_the_limits() {
 fn no_limit_is_excused_in_vain() {
     for limit in LIMITS {
         let shows = |seed: &u64| {
-            let mut config = supported(Config::against(limit.rule, *seed));
+            let mut config = Config::against(limit.rule, *seed);
             // An instance has to write before it hears of the other primary, and nobody else that key after that.
             (config.max_staleness_ms, config.write_rest_ms, config.keys) = (1000, 60, 60);
             config.fault_every_ms = 2000;

@@ -59,15 +59,14 @@ struct Observer {
 }
 
 impl Store {
-    /// That of a world: however many servers it has, there is one.
-    pub(crate) fn all(
-        mut time: impl FnMut() -> Clock,
+    pub(crate) fn new(
+        time: impl Fn() -> Duration + Send + Sync + 'static,
         config: &Config,
         source: &Arc<Source>,
         recorder: &Arc<Recorder>,
-    ) -> Vec<Arc<Self>> {
+    ) -> Self {
         let stepped = Arc::<AtomicI64>::default();
-        let (by, time) = (Arc::clone(&stepped), time());
+        let by = Arc::clone(&stepped);
         let clock: Clock = Arc::new(move || {
             let by = by.load(SeqCst);
             let ahead = Duration::from_secs(by.max(0).unsigned_abs());
@@ -96,7 +95,7 @@ impl Store {
         for (number, redis) in this.servers.all().iter().enumerate() {
             this.observe(number, redis);
         }
-        vec![Arc::new(this)]
+        this
     }
 
     pub(crate) fn join(&self, link: &Arc<Link>) {

@@ -79,7 +79,7 @@ pub(crate) struct Config {
     pub(crate) lanes: Vec<u16>,
     /// How many schema versions the instances have.
     pub(crate) types: usize,
-    /// On how many servers they are.
+    /// How many primaries there are: those of a cluster, if they are several.
     pub(crate) servers: usize,
     /// How long a packet takes.
     pub(crate) delay_ms: RangeInclusive<u64>,
@@ -100,6 +100,60 @@ pub(crate) struct Config {
 
 impl Config {
     pub(crate) fn draw(seed: u64) -> Self {
+        let mut config = Self::with_one_server(seed);
+        config.faults.extend([
+            (Fault::AnswersHeldUp, 3),
+            (Fault::MessagesHeldUp, 3),
+            (Fault::StoreAway, 2),
+            (Fault::StorePaused, 3),
+            (Fault::StoreFull, 3),
+            (Fault::KeyEvicted, 8),
+            (Fault::ScriptsForgotten, 3),
+        ]);
+        // Redis loses holds; and a replica of the source may give what is older than an epoch.
+        if config.lag_ms == 0 {
+            config.faults.push((Fault::Flushed, 3));
+            if seed % 2 == 1 {
+                config.has_sentinels = true;
+                let others = [(Fault::Isolated, 3), (Fault::SplitBrain, 2)];
+                config.faults.extend(others);
+            }
+        } else {
+            config.faults.push((Fault::HoldEvicted, 3));
+        }
+        match seed % 16 {
+            2 => config.faults.push((Fault::PutBack, 3)),
+            6 => config.faults.push((Fault::ClockSteppedBack, 3)),
+            _ => {}
+        }
+        config
+    }
+
+    /// On the nodes of a cluster, some of whose lanes are more after a while.
+    pub(crate) fn in_cluster(seed: u64) -> Self {
+        let mut config = Self::draw(seed);
+        let moves = [(Fault::SlotMoved, 3), (Fault::NobodyElected, 2)];
+        config.faults.extend(moves);
+        if config.lag_ms == 0 {
+            config.faults.extend([
+                (Fault::HandedOver, 4),
+                (Fault::Isolated, 3),
+                (Fault::SplitBrain, 2),
+            ]);
+        } else {
+            // A load that reads from a replica may be older than the epoch that a failover begins: see `lagging`.
+            let fails_over = |fault| matches!(fault, Fault::StoreAway | Fault::StorePaused);
+            config.faults.retain(|(fault, _)| !fails_over(*fault));
+        }
+        Self {
+            lanes: if seed % 4 == 1 { vec![1, 2] } else { vec![4] },
+            servers: 3,
+            has_sentinels: false,
+            ..config
+        }
+    }
+
+    fn with_one_server(seed: u64) -> Self {
         let rng = &mut Rng::with_seed(seed ^ 0xc0f1_9a5e);
         let max_staleness_ms = *rng.choice(&[150, 300, 600, 1000, 2000]).unwrap();
         let l2_timeout_ms = *rng.choice(&[100, 200, 500]).unwrap();

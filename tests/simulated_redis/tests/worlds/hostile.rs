@@ -411,7 +411,7 @@ impl Config {
             l1_capacity: 0,
             lease_ttl_ms: 400,
             // No load of the other instances is excused because it has waited too long.
-            lease_wait_ms: 1_000_000,
+            lease_wait_ms: 20_000,
             load_timeout_ms: 2000,
             load_ms: 1700..=1900,
             fault_every_ms: 1000,

@@ -8,7 +8,7 @@ use simulated_redis::{Edit, edit_scripts};
 
 use crate::config::Config;
 use crate::history::Invariant::{self, *};
-use crate::{supported, world};
+use crate::world;
 
 /// Tried at most, to see a promise break.
 const SEEDS: u64 = 60;
@@ -226,7 +226,7 @@ fn no_rule_of_the_scripts_is_idle() {
                         break;
                     };
                     let breaks = |seed: &u64| {
-                        let config = supported(Config::against(part.rule, *seed));
+                        let config = Config::against(part.rule, *seed);
                         let violations = world::run(*seed, &config).violations;
                         let mut broken = violations.iter().map(|violation| violation.invariant);
                         broken.any(|invariant| invariant == part.promise)

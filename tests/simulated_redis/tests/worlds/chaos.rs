@@ -24,7 +24,7 @@ pub(crate) async fn reign(world: Arc<World>, mut rng: Rng) {
         let rest = rng.u64(0..=2 * world.config.fault_every_ms);
         sleep(Duration::from_millis(rest)).await;
         if rng.u8(0..4) == 0 {
-            world.store(&mut rng).snapshot();
+            world.store.snapshot();
         }
         if world.is_over() {
             return;
@@ -87,25 +87,25 @@ fn strike(world: &Arc<World>, fault: Fault, rng: &mut Rng) {
         }
         Fault::StoreEmptied | Fault::StoreRolledBack => {
             world.struck(fault, Duration::ZERO, None);
-            let store = Arc::clone(world.store(rng));
+            let store = Arc::clone(&world.store);
             store.restart(fault == Fault::StoreEmptied, rng);
         }
         Fault::ClockStepped => {
             world.struck(fault, Duration::ZERO, None);
             let by = rng.u64(1..=300);
-            world.store(rng).step_clock(Duration::from_secs(by));
+            world.store.step_clock(Duration::from_secs(by));
         }
         Fault::FailedOver | Fault::HandedOver | Fault::Isolated | Fault::SplitBrain => {
             // Longer than it takes to notice that something is wrong.
             let lasts = config.max_staleness() + 2 * lasts;
             let lag = Duration::from_millis(rng.u64(0..=2 * config.max_staleness_ms));
             world.struck(fault, lasts, None);
-            let store = Arc::clone(world.store(rng));
+            let store = Arc::clone(&world.store);
             store.take_over(fault, lag, lasts, rng);
         }
         Fault::TagVersionLost => {
             world.struck(fault, Duration::ZERO, None);
-            let store = Arc::clone(world.store(rng));
+            let store = Arc::clone(&world.store);
             store.lose_tag(rng);
         }
         Fault::StorePaused
@@ -120,7 +120,7 @@ fn strike(world: &Arc<World>, fault: Fault, rng: &mut Rng) {
         | Fault::HoldEvicted
         | Fault::ClockSteppedBack => {
             world.struck(fault, lasts, None);
-            let store = Arc::clone(world.store(rng));
+            let store = Arc::clone(&world.store);
             store.strike(fault, lasts, rng);
             if fault == Fault::PutBack {
                 // As the documentation asks for.

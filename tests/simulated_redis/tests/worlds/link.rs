@@ -1,7 +1,6 @@
 //! One instance's place in the network: what its packets go through now.
 
 use std::collections::BTreeMap;
-use std::sync::atomic::{AtomicU64, Ordering::SeqCst};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -32,8 +31,6 @@ pub(crate) struct Link {
     pub(crate) config: Arc<Config>,
     pub(crate) recorder: Arc<Recorder>,
     state: Mutex<State>,
-    /// Up to where the instance has received what the store published.
-    received: AtomicU64,
 }
 
 struct State {
@@ -63,7 +60,6 @@ impl Link {
                 faults: BTreeMap::new(),
                 connections: Vec::new(),
             }),
-            received: AtomicU64::new(0),
         }
     }
 
@@ -186,13 +182,5 @@ impl Link {
             *last = (*last).max(Some(arrives));
         }
         wire == Wire::Subscription && last.is_some_and(|last| arrives < last)
-    }
-
-    pub(crate) fn received(&self) -> u64 {
-        self.received.load(SeqCst)
-    }
-
-    pub(crate) fn receives(&self, published: u64) {
-        self.received.fetch_max(published, SeqCst);
     }
 }

@@ -86,8 +86,7 @@ pub(crate) struct World {
     pub(crate) config: Arc<Config>,
     pub(crate) recorder: Arc<Recorder>,
     pub(crate) source: Arc<Source>,
-    /// The servers; of several, each has some of the lanes.
-    stores: Vec<Arc<Store>>,
+    pub(crate) store: Arc<Store>,
     /// The instances that are alive.
     fleet: Mutex<Vec<Arc<Instance>>>,
     /// Of the last writes that returned one, as users keep them.
@@ -171,13 +170,12 @@ impl World {
         let recorder = Arc::new(Recorder::new());
         let source = Arc::new(Source::new(&config, Arc::clone(&recorder)));
         let start = Instant::now();
-        let clock = || Arc::new(time(start, rng)) as Arc<dyn Fn() -> Duration + Send + Sync>;
-        let stores = Store::all(clock, &config, &source, &recorder);
+        let store = Store::new(time(start, rng), &config, &source, &recorder);
         Arc::new(Self {
             config,
             recorder,
             source,
-            stores,
+            store: Arc::new(store),
             fleet: Mutex::default(),
             tokens: Mutex::default(),
             born: Mutex::default(),
@@ -188,14 +186,6 @@ impl World {
 
     pub(crate) fn is_over(&self) -> bool {
         self.over.load(SeqCst)
-    }
-
-    /// Any of the servers.
-    pub(crate) fn store(&self, rng: &mut Rng) -> &Arc<Store> {
-        match &*self.stores {
-            [only] => only,
-            all => rng.choice(all).unwrap(),
-        }
     }
 
     pub(crate) fn fleet(&self) -> Vec<Arc<Instance>> {
@@ -259,7 +249,7 @@ impl World {
         let config = &self.config;
         let ms = Duration::from_millis;
         let mut builder = Cache::builder("simulation:row")
-            .l2(lane::l2(link, &self.stores))
+            .l2(lane::l2(link, &self.store))
             .clock(clock)
             .instance_name(link.instance.to_string())
             .max_staleness(config.max_staleness_of(link.instance))

@@ -1,13 +1,18 @@
-//! No promise breaks in any kind of world. Each kind of store has these tests.
+//! No promise breaks in any kind of world.
 
 use crate::config::Config;
 use crate::evidence::{self, Evidence};
-use crate::{EVERY, FEW, draw, hostile, seeds, store, supported, world};
+use crate::{hostile, seeds, store, world};
+
+/// How many drawn worlds there are for every change.
+const FEW: u64 = 2;
+/// For every change there is a hostile world for each of so many rules.
+const EVERY: usize = 8;
 
 /// A few worlds, for every change. `LARDER_SEEDS=0..2000` runs others, of which 100 or more have to be evidence.
 #[test]
 fn no_world_breaks_a_promise() {
-    let evidence = Evidence::of(seeds::seeds().unwrap_or(0..FEW), draw);
+    let evidence = Evidence::of(seeds::seeds().unwrap_or(0..FEW), Config::draw);
     println!("{evidence}");
     evidence.assert_no_violations("", "one_seed");
     if evidence.is_of_many() {
@@ -19,12 +24,12 @@ fn no_world_breaks_a_promise() {
 #[ignore = "one world of your choice: LARDER_SEED=17"]
 fn one_seed() {
     let seed = evidence::seed().unwrap_or(0);
-    let evidence = Evidence::of(seed..seed + 1, draw);
-    let digest = evidence::digest(&world::run(seed, &draw(seed)).history);
+    let evidence = Evidence::of(seed..seed + 1, Config::draw);
+    let digest = evidence::digest(&world::run(seed, &Config::draw(seed)).history);
     let requests = store::last_digest();
     println!(
         "{:?}\n{evidence}its history: {digest:x}, its requests: {requests:x}",
-        draw(seed)
+        Config::draw(seed)
     );
     evidence.assert_no_violations("", "one_seed");
 }
@@ -32,7 +37,7 @@ fn one_seed() {
 #[test]
 fn a_seed_has_one_history() {
     for seed in evidence::one_of(50).unwrap_or(0..1) {
-        let config = evidence::lasting(draw(seed));
+        let config = evidence::lasting(Config::draw(seed));
         let run = || {
             let events = evidence::events(&world::run(seed, &config).history);
             (events, store::last_digest())
@@ -48,12 +53,7 @@ fn a_seed_has_one_history() {
 }
 
 /// Two worlds of a kind, or one of so many seeds that were asked for.
-pub(crate) fn no_promise_breaks(
-    kind: &str,
-    test: &str,
-    every: u64,
-    config: impl Fn(u64) -> Config + Sync,
-) {
+fn no_promise_breaks(kind: &str, test: &str, every: u64, config: impl Fn(u64) -> Config + Sync) {
     let seeds = evidence::one_of(every).unwrap_or(0..2);
     let evidence = Evidence::of(seeds, config);
     println!("{kind}\n{evidence}");
@@ -64,7 +64,7 @@ pub(crate) fn no_promise_breaks(
 #[test]
 fn where_l1_has_no_room_no_promise_breaks() {
     no_promise_breaks("without room", "where_l1_has_no_room", 20, |_| {
-        supported(Config::without_room())
+        Config::without_room()
     });
 }
 
@@ -72,7 +72,7 @@ fn where_l1_has_no_room_no_promise_breaks() {
 #[test]
 fn where_l1_is_emptied_during_an_insert_no_promise_breaks() {
     no_promise_breaks("switched while encoding", "where_l1_is_emptied", 20, |_| {
-        supported(Config::switched_while_encoding())
+        Config::switched_while_encoding()
     });
 }
 
@@ -81,7 +81,7 @@ fn where_l1_is_emptied_during_an_insert_no_promise_breaks() {
 fn where_keys_lie_in_lanes_no_promise_breaks() {
     no_promise_breaks("in lanes", "where_keys_lie_in_lanes", 5, |seed| Config {
         lanes: vec![4],
-        ..draw(seed)
+        ..Config::draw(seed)
     });
 }
 
@@ -89,7 +89,7 @@ fn where_keys_lie_in_lanes_no_promise_breaks() {
 #[test]
 fn while_the_number_of_lanes_changes_no_promise_breaks() {
     no_promise_breaks("changing lanes", "while_the_number", 5, |seed| {
-        let mut config = draw(seed);
+        let mut config = Config::draw(seed);
         // Holds are left behind, so where replicas lag there is no promise to keep.
         if config.lag_ms == 0 {
             config.lanes = vec![1, 2, 4, 8, 16];
@@ -102,7 +102,7 @@ fn while_the_number_of_lanes_changes_no_promise_breaks() {
 #[test]
 fn where_callers_outlive_their_instance_no_promise_breaks() {
     no_promise_breaks("with deaths", "where_callers_outlive", 20, |_| {
-        supported(Config::with_deaths())
+        Config::with_deaths()
     });
 }
 
@@ -115,8 +115,14 @@ fn no_hostile_world_breaks_a_promise() {
         None => (0..1, EVERY),
     };
     for rule in rules.step_by(every) {
-        let evidence = Evidence::of(seeds.clone(), |seed| supported(Config::against(rule, seed)));
+        let evidence = Evidence::of(seeds.clone(), |seed| Config::against(rule, seed));
         println!("against rule {rule}\n{evidence}");
         evidence.assert_no_violations(&format!("LARDER_RULE={rule} "), "no_hostile_world");
     }
+}
+
+/// Each lane is with a node of a cluster, whose nodes restart, fail over, are cut off and give slots away.
+#[test]
+fn where_lanes_lie_on_the_nodes_of_a_cluster_no_promise_breaks() {
+    no_promise_breaks("in clusters", "where_lanes_lie_on", 5, Config::in_cluster);
 }

@@ -14,9 +14,18 @@ use crate::faults::{Counts, Fault};
 use crate::history::{History, Level, Outcome as Answer, Step, Violation};
 use crate::seeds::seeds;
 use crate::world::{self, Outcome};
-use crate::{NOT_DRAWN, SHARE};
 
 const THREADS: usize = 2;
+/// For every change a world has this share of its time.
+const SHARE: u64 = 20;
+/// What the drawn worlds do not have.
+const NOT_DRAWN: &[Fault] = &[
+    Fault::HandedOver,
+    Fault::LanesChanged,
+    Fault::NobodyElected,
+    Fault::Settled,
+    Fault::SlotMoved,
+];
 /// Fewer worlds show too little of some faults.
 const MANY: u64 = 100;
 
