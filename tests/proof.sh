@@ -2,9 +2,8 @@
 # The long tests, optimized: before a change of src lands. `sh tests/proof.sh` runs all parts of it; arguments choose
 # some:
 #
-#   worlds         simulated worlds, on the store in memory and on the simulated Redis: LARDER_SEEDS, 0..500 and 0..300 unless
-#                  it is set
-#   ablation       each rule of the protocol turned off: a promise has to break
+#   worlds         simulated worlds, on the simulated Redis: LARDER_SEEDS, 0..300 unless it is set
+#   ablation       each rule of the protocol left out, and each limit of README unexcused: a promise has to break
 #   interleavings  a few threads' steps in every order: LOOM_MAX_PREEMPTIONS, 2 unless it is set
 #   processes      every fault on real processes and a real Redis
 #   databases      the outbox on servers of PostgreSQL and MariaDB, which apt-get installs if they are missing; and by
@@ -85,13 +84,10 @@ test_page() {
 part() {
     case $1 in
     worlds)
-        LARDER_SEEDS=${LARDER_SEEDS:-0..500} run --test simulation -- --nocapture
-        # On the simulated Redis: the same time for fewer worlds.
         LARDER_SEEDS=${LARDER_SEEDS:-0..300} run --test worlds -- --nocapture
         ;;
     ablation)
-        run_with_cfg ablation --test simulation -- --nocapture no_rule_is_idle
-        run --test worlds -- --ignored --nocapture no_rule_of_the_scripts_is_idle
+        run_with_cfg ablation --test worlds -- --ignored --nocapture no_rule_is_idle no_limit_is_excused_in_vain
         ;;
     interleavings) run_with_cfg interleavings --lib -- interleavings ;;
     processes)
@@ -118,7 +114,7 @@ part() {
             # A request of the simulated Redis, and the same of this one: 200 000 random ones, and all of the tests of stores.
             # The skipped one sends so many in the time limit of a step that the comparison is too slow for it.
             LARDER_SEEDS=0..200 LARDER_REDIS=$program run --test compared --test compared_store -- --skip a_full_queue
-            LARDER_SEEDS=0..20 LARDER_REDIS=$program run --test scripts
+            LARDER_SEEDS=0..20 LARDER_REDIS=$program run --test scripts --test compared_cluster
         done
         ;;
     cluster)
@@ -155,7 +151,7 @@ part() {
         # A busy machine is no reason to fail.
         SHOP_CACHE_L2_TIMEOUT=1s "$target/shop" faults --seconds "${SHOP_SECONDS:-60}" --port 24400
         ;;
-    table) run_with_cfg ablation --test simulation -- --ignored --nocapture the_table ;;
+    table) run_with_cfg ablation --test worlds -- --ignored --nocapture the_table ;;
     *)
         echo "no such part: $1" >&2
         sed -n 's/^#   /  /p' "$0" >&2

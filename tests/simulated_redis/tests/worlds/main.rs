@@ -4,8 +4,8 @@
 //! - [`config`]: what a world is like; [`hostile`]: worlds for one rule; [`faults`], [`chaos`]: what goes wrong in it
 //! - [`world`]: a run of one; [`clients`], [`source`]: who uses it; [`lane`], [`link`]: connections that fail
 //! - [`store`], [`servers`]: where the store lies; [`truth`], [`recorder`]: what the checker is told
-//! - [`evidence`], [`promises`]: many worlds; [`limits`]: what is excused; [`rules`], [`edits`]: without a rule; [`checker`]:
-//!   the checker itself
+//! - [`evidence`], [`promises`]: many worlds; [`limits`]: what is excused; [`ablation`]: without a rule;
+//!   [`checker`]: the checker itself
 
 #![allow(
     clippy::unwrap_used,
@@ -20,11 +20,11 @@ mod history;
 #[path = "../../../support/seeds.rs"]
 mod seeds;
 
+mod ablation;
 mod chaos;
 mod checker;
 mod clients;
 mod config;
-mod edits;
 mod evidence;
 mod faults;
 mod hostile;
@@ -33,8 +33,6 @@ mod limits;
 mod link;
 mod promises;
 mod recorder;
-#[cfg(larder_ablation)]
-mod rules;
 mod servers;
 mod source;
 mod store;

@@ -1,0 +1,204 @@
+//! What scripts keep. The crate ships them without marks: the server changes a line when it loads a script.
+
+use crate::history::Invariant::{self, *};
+
+/// A line of a script, which keeps a part of a rule.
+pub(super) struct Line {
+    pub(super) what: &'static str,
+    pub(super) rule: u8,
+    /// The promise that is certain to break without it.
+    pub(super) promise: Invariant,
+    /// Its name, and its text.
+    pub(super) file: (&'static str, &'static str),
+    pub(super) text: &'static str,
+    /// What takes the place of the line.
+    pub(super) new: &'static str,
+}
+
+macro_rules! file {
+    ($name:literal) => {
+        (
+            $name,
+            include_str!(concat!("../../../../../src/l2/redis/", $name)),
+        )
+    };
+}
+
+pub(super) const LINES: &[Line] = &[
+    Line {
+        what: "an invalidation ends leases",
+        rule: 1,
+        promise: I2NoResurrection,
+        file: file!("invalidate.lua"),
+        text: "  redis.call('DEL', unpack(KEYS, 4, #KEYS - holds))",
+        new: "  for i = 4, #KEYS - holds, 2 do redis.call('DEL', KEYS[i]) end",
+    },
+    Line {
+        what: "a lease has a token of its own",
+        rule: 1,
+        promise: I2NoResurrection,
+        file: file!("lease.lua"),
+        text: "  local pattern = '(%d+):(%d+):' .. token .. ':%x+:()%d+(%+?)(&?)()'",
+        new: "  local pattern = '(%d+):(%d+):%d+:%x+:()%d+(%+?)(&?)()'",
+    },
+    Line {
+        what: "an invalidation deletes in the step that publishes",
+        rule: 2,
+        promise: I1Bound,
+        file: file!("invalidate.lua"),
+        text: "  redis.call('DEL', unpack(KEYS, 4, #KEYS - holds))",
+        new: "  for i = 4, #KEYS - holds do redis.call('PEXPIRE', KEYS[i], 15) end",
+    },
+    Line {
+        what: "a value is of the present epoch",
+        rule: 11,
+        promise: I1Bound,
+        file: file!("values.lua"),
+        text: "  if of and of == epoch and ver <= issued then",
+        new: "  if of then",
+    },
+    Line {
+        what: "a fill has a lease of its epoch",
+        rule: 13,
+        promise: I2NoResurrection,
+        file: file!("standing.lua"),
+        text: "  if of and present == tonumber(epoch) and stands(clock, present, of, began) then",
+        new: "  if of then",
+    },
+    Line {
+        what: "another incarnation begins an epoch",
+        rule: 13,
+        promise: I1Bound,
+        file: file!("run.lua"),
+        text: "  epoch = tonumber(ARGV[2])",
+        new: "",
+    },
+    Line {
+        what: "an insert ends leases",
+        rule: 14,
+        promise: I2NoResurrection,
+        file: file!("insert.lua"),
+        text: "redis.call('DEL', unpack(KEYS, 3 + values, 2 + 2 * values))",
+        new: "",
+    },
+    Line {
+        what: "an insert is refused after its deadline",
+        rule: 14,
+        promise: I2NoResurrection,
+        file: file!("insert.lua"),
+        text: "if ARGV[4] ~= '' and at > tonumber(ARGV[4]) or not are_staged(staged) then",
+        new: "if not are_staged(staged) then",
+    },
+    Line {
+        what: "no lease is granted during a hold",
+        rule: 15,
+        promise: I2NoResurrection,
+        file: file!("acquire_lease.lua"),
+        text: "if hold and (written or redis.call('PTTL', KEYS[3]) >= 0) then",
+        new: "if hold and written then",
+    },
+    Line {
+        what: "all members are waited for",
+        rule: 16,
+        promise: I1Bound,
+        file: file!("members.lua"),
+        text: "return {generation, known}",
+        new: "return {generation, {}}",
+    },
+    Line {
+        what: "`END_LEASES` ends leases",
+        rule: 17,
+        promise: I1Bound,
+        file: file!("end_leases.lua"),
+        text: "redis.call('HSET', KEYS[1], 'leases', struct.pack('>I8I8', epoch, ver))",
+        new: "",
+    },
+    Line {
+        what: "what is removed by its prefix has an earlier version",
+        rule: 17,
+        promise: I1Bound,
+        file: file!("remove.lua"),
+        text: "      is_earlier = is_earlier or present == before and ver < below",
+        new: "",
+    },
+    Line {
+        what: "no fill after an invalidation of its tag",
+        rule: 20,
+        promise: I2NoResurrection,
+        file: file!("fill.lua"),
+        text: "if any_after(tags, began) or not are_staged(staged) then",
+        new: "if not are_staged(staged) then",
+    },
+    Line {
+        what: "a tag version is of the present epoch",
+        rule: 20,
+        promise: I1Bound,
+        file: file!("tags.lua"),
+        text: "    held[i] = of == epoch and ver <= issued and ver",
+        new: "    held[i] = of and ver",
+    },
+    Line {
+        what: "a tag version that is made again is late enough",
+        rule: 20,
+        promise: I1Bound,
+        file: file!("tags.lua"),
+        text: "      ver = ver or at and struct.unpack('>I8', list, at + 16) or lacking",
+        new: "      ver = ver or 0",
+    },
+    Line {
+        what: "a mark holds loads off while a write waits",
+        rule: 24,
+        promise: I1Bound,
+        file: file!("append.lua"),
+        text: "write_mark(KEYS[3], id, held_till(KEYS[3], at), epoch, ver)",
+        new: "",
+    },
+    Line {
+        what: "a settled write invalidates what is not its own",
+        rule: 24,
+        promise: I1Bound,
+        file: file!("settle.lua"),
+        text: "      redis.call('DEL', value, lease)",
+        new: "",
+    },
+    Line {
+        what: "an update finds the version that it was made of",
+        rule: 25,
+        promise: I10NoLostUpdate,
+        file: file!("append.lua"),
+        text: "  if other then",
+        new: "  if false then",
+    },
+    Line {
+        what: "lanes are not used after others took their place",
+        rule: 27,
+        promise: I1Bound,
+        file: file!("clock.lua"),
+        text: "    refuse_lane(lanes)",
+        new: "",
+    },
+    Line {
+        what: "a node that may have lost data asks how many lanes there are",
+        rule: 27,
+        promise: I1Bound,
+        file: file!("run.lua"),
+        text: "  if ARGV[3] == '?' then",
+        new: "  if false then",
+    },
+    Line {
+        what: "an epoch goes on with a proof of the handover",
+        rule: 28,
+        promise: I1Bound,
+        file: file!("run.lua"),
+        text: "  elseif former ~= '' and ARGV[3] == former .. ' ' .. string.match(run, ':(%x+)$') then",
+        new: "  elseif former ~= '' then",
+    },
+    Line {
+        what: "a fill that is published ends the loads of other types",
+        rule: 29,
+        promise: I2NoResurrection,
+        file: file!("fill.lua"),
+        text: "  mark, leases = string.find(leases, '+', 1, true) and '+' or mark, ''",
+        new: "",
+    },
+];
