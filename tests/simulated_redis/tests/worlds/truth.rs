@@ -14,6 +14,8 @@ pub(crate) struct Truth {
     pub(crate) source: Arc<Source>,
     pub(crate) recorder: Arc<Recorder>,
     pub(crate) late: Duration,
+    /// Whether loads read from a replica of the source.
+    is_lagging: bool,
     /// When an invalidated value is gone from all instances.
     gone_within: Duration,
 }
@@ -24,6 +26,7 @@ impl Truth {
             source,
             recorder,
             late: config.late(),
+            is_lagging: config.lag_ms > 0,
             // Of the instances that believe their values for twice as long, too; and of the reads that began before.
             gone_within: 2 * config.max_staleness() + config.answered_within(),
         }
@@ -49,10 +52,16 @@ impl Truth {
         self.recorder.disturbed(self.late, None, Some(key));
     }
 
-    /// The same of all these keys.
+    /// The same of all these keys, as an epoch has begun. Nothing holds loads off then, so what a replica of the source
+    /// gives may be older.
     pub(crate) fn all_ended(&self, which: impl Fn(u64) -> bool) {
-        let all = (0..self.source.len()).filter(|key| which(*key));
-        all.for_each(|key| self.ended(key));
+        for key in (0..self.source.len()).filter(|key| which(*key)) {
+            if self.is_lagging {
+                self.recorder.disturbed(self.late, None, Some(key));
+            } else {
+                self.ended(key);
+            }
+        }
     }
 
     /// Every load of values with these tags that began before is refused after this.
