@@ -12,8 +12,8 @@
 #                  is in the path, and Redis 8.2 and two releases of Valkey that pip installs into target/servers
 #   cluster        the tests of the cache and the store on a Redis Cluster, and callers while its nodes fail, also those of
 #                  Valkey 9, whose slots move in one step: LARDER_SEED
-#   simulated      the tests of the cache on the simulated Redis, and random steps of it beside those of the store in memory:
-#                  LARDER_SEEDS, 0..200 unless it is set
+#   simulated      the tests of the cache and of clusters on the simulated Redis, and random steps of it beside those of the
+#                  store in memory: LARDER_SEEDS, 0..200 unless it is set
 #   mutants        each line of the scripts left out, each comparison turned round, each constant one more: LARDER_MUTANTS,
 #                  such as fill.lua, or all files
 #   sentinel       the tests of primaries that sentinels name
@@ -127,6 +127,7 @@ part() {
         ;;
     simulated)
         run --test simulated_cache
+        run --test simulated_cluster -- --include-ignored --skip what_idle_caches
         LARDER_SEEDS=${LARDER_SEEDS:-0..200} run --test simulated_l2 agreement
         ;;
     mutants) run --test simulated_l2 -- --ignored --nocapture each_mutant_is_found ;;

@@ -132,7 +132,7 @@ impl Evidence {
         assert!(self.l1_share() >= 0.3, "{} L1 hits", self.l1_hits);
         for fault in Fault::ALL.iter().filter(|fault| !NOT_DRAWN.contains(fault)) {
             let n = self.counts.of(*fault);
-            assert!(n >= 100, "only {n} of {fault:?}");
+            assert!(10 * n >= self.worlds, "only {n} of {fault:?}");
         }
     }
 

@@ -275,14 +275,15 @@ impl Config {
             26 => Self {
                 has_sentinels: true,
                 instances: 4,
+                keys: 12,
                 read_rest_ms: 4,
-                write_rest_ms: 800,
+                write_rest_ms: 100,
                 delay_ms: 0..=20,
-                fault_every_ms: 400,
+                fault_every_ms: 1500,
                 faults: vec![
-                    (Fault::Isolated, 3),
-                    (Fault::SplitBrain, 3),
-                    (Fault::SubscriberHalfOpen, 3),
+                    (Fault::Isolated, 2),
+                    (Fault::SplitBrain, 4),
+                    (Fault::SubscriberHalfOpen, 1),
                     (Fault::SubscriberCut, 1),
                 ],
                 ..base

@@ -47,7 +47,7 @@ pub(super) const LINES: &[Line] = &[
         promise: I1Bound,
         file: file!("invalidate.lua"),
         text: "  redis.call('DEL', unpack(KEYS, 4, #KEYS - holds))",
-        new: "  for i = 4, #KEYS - holds do redis.call('PEXPIRE', KEYS[i], 15) end",
+        new: "  for i = 4, #KEYS - holds, 2 do redis.call('PEXPIRE', KEYS[i], 15) redis.call('DEL', KEYS[i + 1]) end",
     },
     Line {
         what: "a value is of the present epoch",
@@ -132,7 +132,7 @@ pub(super) const LINES: &[Line] = &[
     Line {
         what: "a tag version is of the present epoch",
         rule: 20,
-        promise: I1Bound,
+        promise: I2NoResurrection,
         file: file!("tags.lua"),
         text: "    held[i] = of == epoch and ver <= issued and ver",
         new: "    held[i] = of and ver",
