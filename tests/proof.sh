@@ -3,7 +3,7 @@
 # some:
 #
 #   worlds         simulated worlds, on the simulated Redis: LARDER_SEEDS, 0..300 unless it is set
-#   ablation       each rule of the protocol left out, and each limit of README unexcused: a promise has to break
+#   ablation       each rule of the protocol left out, and each limit that worlds have: a promise has to break
 #   interleavings  a few threads' steps in every order: LOOM_MAX_PREEMPTIONS, 2 unless it is set
 #   processes      every fault on real processes and a real Redis
 #   databases      the outbox on servers of PostgreSQL and MariaDB, which apt-get installs if they are missing; and by

@@ -77,6 +77,22 @@ pub(crate) struct SlotHead {
     pub(crate) attend_at: Tick,
 }
 
+#[cfg(test)]
+impl SlotHead {
+    /// Those of a value that does not end.
+    pub(crate) fn endless(version: Version) -> Self {
+        Self {
+            version,
+            born_at: 0,
+            soft_at: NEVER,
+            expires_at: NEVER,
+            gone_at: NEVER,
+            ends_at: None,
+            attend_at: NEVER,
+        }
+    }
+}
+
 impl Slot {
     pub(crate) fn new(key: Key, value: AnyValue, head: SlotHead, tags: Tags) -> Self {
         debug_assert!(

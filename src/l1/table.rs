@@ -472,13 +472,8 @@ mod tests {
 
     fn slot(key: &str, expires_at: Tick) -> Held {
         let head = SlotHead {
-            version: Version { epoch: 1, ver: 1 },
-            born_at: 0,
-            soft_at: NEVER,
             expires_at,
-            gone_at: NEVER,
-            ends_at: None,
-            attend_at: NEVER,
+            ..SlotHead::endless(Version { epoch: 1, ver: 1 })
         };
         let (value, tags) = (AnyValue::new(0_u64), Tags::default());
         Arc::new(Slot::new(key.into(), value, head, tags))

@@ -436,19 +436,11 @@ pub(super) fn one(result: Result<Option<AnyEntry>, LoadError>) -> Result<AnyEntr
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::l1::{NEVER, Outcome, Slot, SlotHead, Tags};
+    use crate::l1::{Outcome, Slot, SlotHead, Tags};
     use crate::vocabulary::AnyValue;
 
     fn outcome(version: Version, source: Source) -> Outcome {
-        let head = SlotHead {
-            version,
-            born_at: 0,
-            soft_at: NEVER,
-            expires_at: NEVER,
-            gone_at: NEVER,
-            ends_at: None,
-            attend_at: NEVER,
-        };
+        let head = SlotHead::endless(version);
         let slot = Slot::new("k".into(), AnyValue::new(1), head, Tags::default());
         Outcome::fresh(Arc::new(slot), source)
     }

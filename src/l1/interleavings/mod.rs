@@ -24,7 +24,7 @@ use std::time::Duration;
 use loom::sync::Mutex;
 use loom::thread::{self, JoinHandle};
 
-use super::{Held, Join, L1, LoadOutcome, NEVER, Op, ProofRequest, Slot, SlotHead, Tags};
+use super::{Held, Join, L1, LoadOutcome, Op, ProofRequest, Slot, SlotHead, Tags};
 use crate::clock::{Clock, Tick};
 use crate::key::Key;
 use crate::options::Options;
@@ -265,14 +265,6 @@ fn tagged(mark: Mark, tags: Tags) -> Held {
 }
 
 fn entry(key: &str, (epoch, ver): Mark, tags: Tags) -> Held {
-    let head = SlotHead {
-        version: version(epoch, ver),
-        born_at: 0,
-        soft_at: NEVER,
-        expires_at: NEVER,
-        gone_at: NEVER,
-        ends_at: None,
-        attend_at: NEVER,
-    };
+    let head = SlotHead::endless(version(epoch, ver));
     Arc::new(Slot::new(key.into(), AnyValue::new(epoch), head, tags))
 }

@@ -9,9 +9,9 @@ use futures::future::{join, join_all};
 use larder::l2::{Kind, L2, Lane, LaneClock, LaneName, LaneNumber, Subscription};
 use larder::{Cache, RedisL2};
 
-use super::heartbeats::{calls, computed, received};
+use super::heartbeats::{computed, received};
 use super::members::answer;
-use super::{RELIES_FOR_LONG, end, lane, run, shown, watched_lane};
+use super::{RELIES_FOR_LONG, calls, end, lane, run, shown, watched_lane};
 use crate::store::*;
 use crate::support::eventually::eventually;
 use crate::support::home;

@@ -7,7 +7,7 @@ use larder::l2::Kind;
 use larder::{Cache, RedisL2};
 
 use super::members::{answer, answer_to};
-use super::{own_key, run};
+use super::{calls, own_key, run};
 use crate::store::*;
 use crate::support::eventually::eventually;
 use crate::support::redis_server::RedisServer;
@@ -28,17 +28,6 @@ pub(super) async fn received(raw: &mut MultiplexedConnection) -> u64 {
         .lines()
         .find_map(|line| line.strip_prefix("total_net_input_bytes:"));
     received.unwrap().parse().unwrap()
-}
-
-/// The commands that clients and scripts have sent, with how often.
-pub(super) async fn calls(raw: &mut MultiplexedConnection) -> Vec<(String, u64)> {
-    let stats: String = run(raw, &["INFO", "commandstats"]).await;
-    let calls = stats.lines().filter_map(|line| {
-        let (name, rest) = line.strip_prefix("cmdstat_")?.split_once(":calls=")?;
-        let calls = rest.split(',').next()?.parse().ok()?;
-        (name != "info").then(|| (name.to_owned(), calls))
-    });
-    calls.collect()
 }
 
 #[tokio::test]

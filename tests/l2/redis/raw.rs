@@ -24,6 +24,17 @@ pub(super) async fn run<T: FromRedisValue>(raw: &mut MultiplexedConnection, word
     answer.unwrap_or_else(|error| panic!("{words:?}: {error}"))
 }
 
+/// The commands that clients and scripts have sent, with how often.
+pub(super) async fn calls(raw: &mut MultiplexedConnection) -> Vec<(String, u64)> {
+    let stats: String = run(raw, &["INFO", "commandstats"]).await;
+    let calls = stats.lines().filter_map(|line| {
+        let (name, rest) = line.strip_prefix("cmdstat_")?.split_once(":calls=")?;
+        let calls = rest.split(',').next()?.parse().ok()?;
+        (name != "info").then(|| (name.to_owned(), calls))
+    });
+    calls.collect()
+}
+
 /// The name of a key of the user's in Redis.
 pub(super) fn value_key(key: &str) -> String {
     format!("{{{NAMESPACE}.0}}:{key}")

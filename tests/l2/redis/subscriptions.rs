@@ -9,10 +9,10 @@ use larder::RedisL2;
 use larder::l2::{Event, Lane, MemberInfo, Subscription};
 use tokio::time::Instant;
 
-use super::heartbeats::{calls, received};
+use super::heartbeats::received;
 use super::members::answer;
 use super::outages::ends;
-use super::run;
+use super::{calls, run};
 use crate::store::*;
 use crate::support::eventually::eventually;
 use crate::support::proxy::{Kind, Line, Proxy, Way};

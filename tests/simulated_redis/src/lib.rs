@@ -251,7 +251,7 @@ impl SimulatedRedis {
 
     /// Whether it answers, as a replica, while it has no connection to the server that it follows.
     pub fn serve_stale_data(&self, serves: bool) {
-        lock(&self.0.server).replication.serves_no_stale_data = !serves;
+        lock(&self.0.server).replication.serves_stale_data = serves;
     }
 
     /// As a sentinel, it names the primary at this address so from now on, and tells those who listen.

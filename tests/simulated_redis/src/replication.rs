@@ -32,8 +32,8 @@ pub(crate) struct Replication {
     link: u64,
     /// Whether it has a connection to its primary.
     is_linked: bool,
-    /// Whether it answers nothing without such a connection.
-    pub(crate) serves_no_stale_data: bool,
+    /// Whether it answers without such a connection.
+    pub(crate) serves_stale_data: bool,
     /// How long what its primary has executed takes until it is here.
     pub(crate) lag: Duration,
 }
@@ -80,7 +80,7 @@ impl Default for Replication {
             news: Arc::default(),
             link: 0,
             is_linked: false,
-            serves_no_stale_data: false,
+            serves_stale_data: true,
             lag: Duration::ZERO,
         }
     }
@@ -104,7 +104,7 @@ impl Replication {
             news: Arc::clone(&self.news),
             link: self.link + 1,
             lag: self.lag,
-            serves_no_stale_data: self.serves_no_stale_data,
+            serves_stale_data: self.serves_stale_data,
             ..Self::default()
         };
         self.news.notify_waiters();
@@ -134,28 +134,21 @@ impl Replication {
         self.offset
     }
 
-    /// Notes what a key has from now on.
-    pub(crate) fn note_entry(&mut self, micros: u64, key: &[u8], entry: &Entry) {
-        if self.backlog.is_some() {
-            self.add(Execution {
-                at: Instant::now(),
-                micros,
-                database: 0,
-                request: vec![b"RESTORE".to_vec(), key.to_vec()],
-                entry: Some(entry.clone()),
-            });
-        }
-    }
-
-    /// Notes what it has executed, if replicas need it.
-    pub(crate) fn note(&mut self, micros: u64, database: usize, request: &[Vec<u8>]) {
+    /// Notes what it has executed, if replicas need it. A key that has come from another node has this entry.
+    pub(crate) fn note(
+        &mut self,
+        micros: u64,
+        database: usize,
+        request: &[Vec<u8>],
+        entry: Option<&Entry>,
+    ) {
         if self.backlog.is_some() {
             self.add(Execution {
                 at: Instant::now(),
                 micros,
                 database,
                 request: request.to_vec(),
-                entry: None,
+                entry: entry.cloned(),
             });
         }
     }

@@ -520,7 +520,7 @@ impl Server {
         let is_noted = command.writes() || self.cluster.is_none() && command.is_replicated();
         if is_noted && answer.is_ok() {
             let database = self.sessions.get(&session).map_or(0, |at| at.database);
-            self.replication.note(self.micros, database, args);
+            self.replication.note(self.micros, database, args, None);
         }
         answer.unwrap_or_else(|error| error)
     }
@@ -549,7 +549,7 @@ impl Server {
     /// Whether it is a replica that answers nothing, as it may lack what its primary has.
     pub(crate) fn is_cut_off(&self) -> bool {
         let replication = &self.replication;
-        self.settings.is_replica && replication.serves_no_stale_data && !replication.is_linked()
+        self.settings.is_replica && !replication.serves_stale_data && !replication.is_linked()
     }
 
     pub(crate) fn refuses_writes(&self) -> Option<&'static str> {

@@ -17,12 +17,14 @@ impl Server {
     pub(super) fn remove(&mut self, key: &[u8]) -> Option<Entry> {
         let entry = self.first_db().take(key)?;
         let request = [b"DEL".to_vec(), key.to_vec()];
-        self.replication.note(self.micros, 0, &request);
+        self.replication.note(self.micros, 0, &request, None);
         Some(entry)
     }
 
     fn restore(&mut self, key: &[u8], entry: Entry) {
-        self.replication.note_entry(self.micros, key, &entry);
+        let request = [b"RESTORE".to_vec(), key.to_vec()];
+        let micros = self.micros;
+        self.replication.note(micros, 0, &request, Some(&entry));
         self.first_db().put(key, entry);
     }
 }

@@ -106,12 +106,7 @@ impl Dialer for SimulatedCluster {
         &self,
         address: &ConnectionAddr,
     ) -> BoxFuture<'static, io::Result<Box<dyn DialedStream>>> {
-        let node = match address {
-            ConnectionAddr::Tcp(_, port) => port.checked_sub(self.port),
-            _ => None,
-        };
-        let node = node.and_then(|node| self.nodes.get(usize::from(node)));
-        let stream = node.map(SimulatedRedis::connect);
+        let stream = self.at(address).map(|node| self.nodes[node].connect());
         async move {
             let stream = stream.ok_or(io::ErrorKind::NotFound)??;
             Ok(Box::new(stream) as Box<dyn DialedStream>)
@@ -207,6 +202,16 @@ impl SimulatedCluster {
     #[must_use]
     pub fn url(&self, node: usize) -> String {
         format!("redis://node-{node}:{}", usize::from(self.port) + node)
+    }
+
+    /// The node at an address.
+    #[must_use]
+    pub fn at(&self, address: &ConnectionAddr) -> Option<usize> {
+        let ConnectionAddr::Tcp(_, port) = address else {
+            return None;
+        };
+        let node = usize::from(port.checked_sub(self.port)?);
+        (node < self.nodes.len()).then_some(node)
     }
 
     /// Where its nodes are, for a `RedisL2`.

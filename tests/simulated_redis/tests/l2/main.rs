@@ -21,6 +21,8 @@ mod redis;
 mod store;
 #[path = "../support/mod.rs"]
 mod support;
+#[path = "../../../support/threads.rs"]
+mod threads;
 
 mod conformance {
     use crate::store::Redis;

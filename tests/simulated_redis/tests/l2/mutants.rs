@@ -18,6 +18,7 @@ use tokio::runtime::Builder;
 use crate::agreement;
 use crate::store::Redis;
 use crate::support::mutants::{MUTANT, Mutant, mutants};
+use crate::threads::share;
 
 /// How many of the mutants may survive, in percent.
 const SURVIVE: usize = 5;
@@ -69,29 +70,19 @@ fn each_mutant_is_found() {
         .collect();
     let only = env::var("LARDER_MUTANTS").unwrap_or_default();
     let all = mutants(&only);
-    let (many, queue) = (all.len(), Mutex::new(all.into_iter()));
+    let many = all.len();
     let survivors = Mutex::new(BTreeSet::new());
     assert!(many > 0, "there is no file {only}");
     // They fail by hundreds.
     set_hook(Box::new(|_| {}));
     let threads = thread::available_parallelism().map_or(2, usize::from);
-    thread::scope(|scope| {
-        for _ in 0..threads {
-            scope.spawn(|| {
-                loop {
-                    let next = queue.lock().unwrap().next();
-                    let Some(mutant) = next else {
-                        break;
-                    };
-                    match killed_by(&mutant) {
-                        Some(killer) => eprintln!("{}: {killer}", mutant.name),
-                        None => {
-                            eprintln!("SURVIVES {}", mutant.name);
-                            survivors.lock().unwrap().insert(mutant.name);
-                        }
-                    }
-                }
-            });
+    share(threads, all.into_iter(), |mutant| {
+        match killed_by(&mutant) {
+            Some(killer) => eprintln!("{}: {killer}", mutant.name),
+            None => {
+                eprintln!("SURVIVES {}", mutant.name);
+                survivors.lock().unwrap().insert(mutant.name);
+            }
         }
     });
     _ = std::panic::take_hook();

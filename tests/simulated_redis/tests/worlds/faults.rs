@@ -70,10 +70,9 @@ faults! {
     /// writes, and there is no proof.
     HandedOver,
     /// Sentinels make a replica the primary, of which the old one knows nothing: it goes on answering those whose
-    /// connections stay there. It takes no writes; see [`Takeover::Unnoticed`](crate::store::Takeover::Unnoticed).
+    /// connections stay there. It takes no writes. In a cluster the old node is cut off from the others.
     Isolated,
-    /// Sentinels make a replica the primary, and the old one goes on taking the writes of those whose connections stay
-    /// there.
+    /// The same, but the old one goes on taking the writes of those whose connections stay there.
     SplitBrain,
     /// What the store held some time ago takes the place of what it holds, while it runs.
     PutBack,
@@ -144,7 +143,7 @@ faults! {
     /// Seen: a load found the value unchanged that the store had.
     Revalidated,
     /// Seen: a request reached the store after its sender had stopped waiting.
-    LateWrite,
+    LateRequest,
     /// Seen: a lease was granted, and the grant was lost.
     GrantLost,
     /// Seen: a message overtook a reply that the store had given before it.

@@ -288,7 +288,8 @@ impl Config {
                 ],
                 ..base
             },
-            // The same on several servers, some of which lose what they knew of that.
+            // Instances with one number of lanes and with another on a cluster, some of whose nodes lose what they knew of
+            // that.
             27 if !seed.is_multiple_of(2) => Self {
                 lanes: vec![1, 2],
                 servers: 3,

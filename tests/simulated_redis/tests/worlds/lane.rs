@@ -66,7 +66,7 @@ impl Dialer for Network {
             }
             let (theirs, server) = store.servers().connect(&to)?;
             let (ours, given) = duplex(BUFFER);
-            Connection::start(&link, ours, theirs, server.unwrap_or(usize::MAX));
+            Connection::start(&link, ours, theirs, server);
             Ok(Box::new(given) as Box<dyn DialedStream>)
         }
         .boxed()
@@ -83,17 +83,18 @@ struct Packet {
 /// A connection, as long as one of its tasks has it.
 struct Connection {
     link: Arc<Link>,
-    server: usize,
+    /// The number of the server; none for a sentinel.
+    number: Option<usize>,
     /// Ends it at the side of the instance. What has left it arrives.
     cut: CancellationToken,
     is_subscriber: AtomicBool,
 }
 
 impl Connection {
-    fn start(link: &Arc<Link>, client: DuplexStream, server: DuplexStream, number: usize) {
+    fn start(link: &Arc<Link>, client: DuplexStream, server: DuplexStream, number: Option<usize>) {
         let this = Arc::new(Self {
             link: Arc::clone(link),
-            server: number,
+            number,
             cut: CancellationToken::new(),
             is_subscriber: AtomicBool::new(false),
         });
@@ -109,7 +110,7 @@ impl Connection {
 
     /// It is cut with the others of this kind.
     fn ends_with(&self, wire: Wire) {
-        let (others, cut) = (self.link.connected(wire, self.server), self.cut.clone());
+        let (others, cut) = (self.link.connected(wire, self.number), self.cut.clone());
         tokio::spawn(async move {
             tokio::select! {
                 biased;
@@ -154,7 +155,7 @@ impl Connection {
     fn note_lost(&self, way: Way, bytes: &[u8]) {
         let recorder = &self.link.recorder;
         match way {
-            Way::Up if self.wire() == Wire::Data => recorder.count(Fault::LateWrite),
+            Way::Up if self.wire() == Wire::Data => recorder.count(Fault::LateRequest),
             Way::Down if bytes.windows(GRANTED.len()).any(|part| part == GRANTED) => {
                 recorder.count(Fault::GrantLost);
             }

@@ -9,8 +9,8 @@ use crate::world;
 /// Tried at most, to see an old value.
 const SEEDS: u64 = 100;
 
-pub(crate) struct Limit {
-    pub(crate) fault: Fault,
+struct Limit {
+    fault: Fault,
     /// What is not promised, of the keys that it concerns, until they are invalidated the next time.
     promises: &'static [Invariant],
     /// A rule whose worlds show it.

@@ -39,8 +39,8 @@ struct State {
     last_answer: Option<Instant>,
     /// Until when each fault lasts.
     faults: BTreeMap<Fault, Instant>,
-    /// With the server that each leads to.
-    connections: Vec<(Wire, usize, CancellationToken)>,
+    /// With the server that each leads to; none for a sentinel.
+    connections: Vec<(Wire, Option<usize>, CancellationToken)>,
 }
 
 impl Link {
@@ -149,7 +149,7 @@ impl Link {
     }
 
     /// Notes a new connection, to be cut some day.
-    pub(crate) fn connected(&self, wire: Wire, server: usize) -> CancellationToken {
+    pub(crate) fn connected(&self, wire: Wire, server: Option<usize>) -> CancellationToken {
         let cut = CancellationToken::new();
         let mut state = self.state.lock().unwrap();
         state.connections.retain(|(.., cut)| !cut.is_cancelled());
@@ -170,7 +170,7 @@ impl Link {
     pub(crate) fn connections(&self, wire: Wire, server: usize) -> Vec<CancellationToken> {
         let state = self.state.lock().unwrap();
         let connections = state.connections.iter();
-        let here = connections.filter(|(of, to, _)| (*of, *to) == (wire, server));
+        let here = connections.filter(|(of, to, _)| (*of, *to) == (wire, Some(server)));
         here.map(|(.., cut)| cut.clone()).collect()
     }
 

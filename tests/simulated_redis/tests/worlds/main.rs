@@ -19,6 +19,8 @@
 mod history;
 #[path = "../../../support/seeds.rs"]
 mod seeds;
+#[path = "../../../support/threads.rs"]
+mod threads;
 
 mod ablation;
 mod chaos;

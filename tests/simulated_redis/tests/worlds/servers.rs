@@ -44,7 +44,7 @@ pub(crate) struct Single {
     clock: Clock,
 }
 
-/// A server that others are told to replace.
+/// A primary that another server has replaced.
 pub(crate) struct Old {
     pub(crate) number: usize,
     pub(crate) redis: SimulatedRedis,
@@ -100,27 +100,10 @@ impl Servers {
         &self,
         address: &ConnectionAddr,
     ) -> io::Result<(DuplexStream, Option<usize>)> {
-        let ConnectionAddr::Tcp(host, port) = address else {
-            panic!("{address}");
-        };
-        let port = usize::from(*port);
         match self {
-            Self::Single(single) if host == SENTINEL => {
-                Ok((single.sentinels[port].connect()?, None))
-            }
-            Self::Single(single) => {
-                let servers = single.servers.lock().unwrap();
-                let which = if host == SERVER {
-                    port
-                } else {
-                    servers.len() - 1
-                };
-                Ok((servers[which].connect()?, Some(which)))
-            }
+            Self::Single(single) => single.connect(address),
             Self::Cluster(cluster) => {
-                let nodes = 0..cluster.nodes().len();
-                let is_it = |node: &usize| cluster.url(*node).ends_with(&format!(":{port}"));
-                let which = nodes.into_iter().find(is_it).unwrap();
+                let which = cluster.at(address).unwrap();
                 Ok((cluster.node(which).connect()?, Some(which)))
             }
         }
@@ -211,6 +194,23 @@ impl Single {
         (servers.len() - 1, servers.last().unwrap().clone())
     }
 
+    fn connect(&self, address: &ConnectionAddr) -> io::Result<(DuplexStream, Option<usize>)> {
+        let ConnectionAddr::Tcp(host, port) = address else {
+            panic!("{address}");
+        };
+        let port = usize::from(*port);
+        if host == SENTINEL {
+            return Ok((self.sentinels[port].connect()?, None));
+        }
+        let servers = self.servers.lock().unwrap();
+        let which = if host == SERVER {
+            port
+        } else {
+            servers.len() - 1
+        };
+        Ok((servers[which].connect()?, Some(which)))
+    }
+
     fn replace(&self, fault: Fault, lag: Duration, rng: &mut Rng) -> Old {
         let ((number, redis), new) = (self.primary(), self.start());
         redis.set_lag(lag);
@@ -229,7 +229,7 @@ impl Single {
     }
 
     /// Has the sentinels hear of the primary, each at a time of its own; the first one may take so long.
-    pub(crate) fn announce(self: &Arc<Self>, lasts: Duration, rng: &mut Rng) {
+    fn announce(self: &Arc<Self>, lasts: Duration, rng: &mut Rng) {
         for (which, sentinel) in self.sentinels.iter().enumerate() {
             let within = match which {
                 0 => u64::try_from(lasts.as_millis()).unwrap(),
@@ -358,8 +358,8 @@ pub(crate) fn elect_nobody(cluster: &SimulatedCluster, lasts: Duration, rng: &mu
     let cluster = cluster.clone();
     tokio::spawn(async move {
         sleep(lasts).await;
-        let live = primaries(&cluster).into_iter();
-        if let Some(primary) = live.into_iter().find(|node| cluster.is_live(*node)) {
+        let mut primaries = primaries(&cluster).into_iter();
+        if let Some(primary) = primaries.find(|node| cluster.is_live(*node)) {
             cluster.bump_epoch(primary);
         }
     });

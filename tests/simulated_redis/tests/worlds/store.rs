@@ -1,10 +1,10 @@
-//! The server that all instances share, with an eye on what becomes of its keys: on their names and on what values and
+//! The servers that all instances share, with an eye on what becomes of their keys: on the names and on what values and
 //! messages begin with, and on no argument of a script.
 
 use std::cell::Cell;
 use std::collections::{BTreeMap, BTreeSet};
 use std::hash::{DefaultHasher, Hash, Hasher};
-use std::sync::atomic::{AtomicI64, AtomicU64, Ordering::SeqCst};
+use std::sync::atomic::{AtomicU64, Ordering::SeqCst};
 use std::sync::{Arc, Mutex};
 use std::thread;
 use std::time::Duration;
@@ -31,13 +31,13 @@ const TIMES_END: usize = STAMP + 40;
 /// What a message has in front of the sender's part.
 pub(crate) const NUMBERS: usize = 27;
 
-/// Further than a clock is stepped back in a world.
-const FAR: Duration = Duration::from_secs(1_000_000);
+/// More seconds than a clock is stepped back in a world.
+const FAR: u64 = 1_000_000;
 
 pub(crate) struct Store {
     servers: Arc<Servers>,
-    /// How far their clock was stepped, in seconds.
-    stepped: Arc<AtomicI64>,
+    /// How far their clock is ahead, in seconds.
+    ahead: Arc<AtomicU64>,
     /// Of each server that is restarted, by its number.
     snapshots: Mutex<Vec<Vec<Snapshot>>>,
     observer: Arc<Observer>,
@@ -65,14 +65,9 @@ impl Store {
         source: &Arc<Source>,
         recorder: &Arc<Recorder>,
     ) -> Self {
-        let stepped = Arc::<AtomicI64>::default();
-        let by = Arc::clone(&stepped);
-        let clock: Clock = Arc::new(move || {
-            let by = by.load(SeqCst);
-            let ahead = Duration::from_secs(by.max(0).unsigned_abs());
-            let behind = Duration::from_secs(by.min(0).unsigned_abs());
-            (FAR + time() + ahead).saturating_sub(behind)
-        });
+        let ahead = Arc::new(AtomicU64::new(FAR));
+        let by = Arc::clone(&ahead);
+        let clock: Clock = Arc::new(move || time() + Duration::from_secs(by.load(SeqCst)));
         let servers = Arc::new(Servers::new(config, clock));
         let observer = Arc::new(Observer {
             truth: Truth::new(config, Arc::clone(source), Arc::clone(recorder)),
@@ -87,7 +82,7 @@ impl Store {
         let this = Self {
             snapshots: Mutex::default(),
             servers,
-            stepped,
+            ahead,
             observer,
             links: Mutex::default(),
         };
@@ -102,15 +97,15 @@ impl Store {
         self.links.lock().unwrap().push(Arc::clone(link));
     }
 
-    pub(crate) fn servers(&self) -> &Arc<Servers> {
+    pub(crate) fn servers(&self) -> &Servers {
         &self.servers
     }
 
     fn observe(&self, number: usize, redis: &SimulatedRedis) {
         let (told, servers) = (Arc::clone(&self.observer), Arc::downgrade(&self.servers));
         redis.observe(move |changes| {
-            let is_old = |servers: Arc<Servers>| servers.is_replaced(number, changes);
-            if servers.upgrade().is_some_and(is_old) {
+            let servers = servers.upgrade();
+            if servers.is_some_and(|servers| servers.is_replaced(number, changes)) {
                 told.note_of_old(changes);
             } else {
                 told.note(changes);
@@ -132,8 +127,7 @@ impl Store {
 
     /// Steps the clock forward, as an administrator or NTP does.
     pub(crate) fn step_clock(&self, by: Duration) {
-        let by = i64::try_from(by.as_secs()).unwrap();
-        self.stepped.fetch_add(by, SeqCst);
+        self.ahead.fetch_add(by.as_secs(), SeqCst);
     }
 
     /// Keeps a copy of what is stored, to go back to.
@@ -205,7 +199,8 @@ impl Store {
                 }
             }
             Fault::ClockSteppedBack => {
-                self.stepped.fetch_sub(rng.i64(1..=60), SeqCst);
+                let by = rng.i64(1..=60).unsigned_abs();
+                self.ahead.fetch_sub(by, SeqCst);
             }
             Fault::SlotMoved => move_slot(self.servers.cluster(), rng),
             Fault::NobodyElected => elect_nobody(self.servers.cluster(), lasts, rng),

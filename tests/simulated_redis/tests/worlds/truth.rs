@@ -1,4 +1,4 @@
-//! What becomes of the values of a store, as the checker is told. Each kind of store finds it out in its own way.
+//! What becomes of the values of the store, as the checker is told.
 
 use std::collections::BTreeSet;
 use std::sync::Arc;

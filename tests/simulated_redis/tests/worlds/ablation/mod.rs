@@ -6,7 +6,6 @@ mod switches;
 
 use std::collections::BTreeMap;
 use std::sync::Mutex;
-use std::thread;
 
 #[cfg(larder_ablation)]
 use larder::ablation::{Rule, switch_off};
@@ -14,13 +13,13 @@ use simulated_redis::{Edit, edit_scripts};
 
 use self::lines::{LINES, Line};
 use crate::config::Config;
+use crate::evidence::{self, THREADS};
 use crate::history::Invariant;
-use crate::{evidence, world};
+use crate::{threads, world};
 
 /// Tried at most, to see a promise break.
 const SEEDS: u64 = 60;
 const TABLE_SEEDS: u64 = 10;
-const THREADS: usize = 2;
 
 /// Violations by what they violate.
 type Counts = BTreeMap<Invariant, usize>;
@@ -95,28 +94,6 @@ impl Part {
     }
 }
 
-/// On a few threads.
-fn for_each_part(act: impl Fn(&Part) + Sync) {
-    let (all, next) = (parts(), Mutex::new(0));
-    thread::scope(|scope| {
-        for _ in 0..THREADS {
-            scope.spawn(|| {
-                loop {
-                    let place = {
-                        let mut next = next.lock().unwrap();
-                        *next += 1;
-                        *next - 1
-                    };
-                    let Some(part) = all.get(place) else {
-                        return;
-                    };
-                    act(part);
-                }
-            });
-        }
-    });
-}
-
 #[test]
 fn the_protocol_lists_the_parts() {
     let text = include_str!("../../../../../src/protocol.md");
@@ -129,7 +106,7 @@ fn the_protocol_lists_the_parts() {
 #[ignore = "long: see tests/proof.sh"]
 fn no_rule_is_idle() {
     let idle = Mutex::new(Vec::new());
-    for_each_part(|part| {
+    threads::share(THREADS, parts().into_iter(), |part| {
         let (row, promise) = (part.row(), part.promise);
         let breaks = |seed: &u64| part.violations(*seed, true).contains_key(&promise);
         let Some(seed) = (0..SEEDS).find(breaks) else {
@@ -149,7 +126,7 @@ fn no_rule_is_idle() {
 fn the_table() {
     println!("| rule | left out | where | violations without it | with it |");
     println!("| --- | --- | --- | --- | --- |");
-    for_each_part(|part| {
+    threads::share(THREADS, parts().into_iter(), |part| {
         let total = |is_off| {
             let worlds = (0..TABLE_SEEDS).map(|seed| part.violations(seed, is_off));
             worlds.fold(Counts::new(), |mut total, counts| {
