@@ -23,7 +23,11 @@ struct Pair {
 
 impl Pair {
     async fn start() -> Self {
-        let real = RedisServer::start_with(&["--repl-diskless-sync-delay", "0"]).await;
+        // Without pings, which a primary could send between a test's last look and a promotion.
+        let pings = ["--repl-ping-replica-period", "3600"];
+        let real =
+            RedisServer::start_with(&[&["--repl-diskless-sync-delay", "0"], &pings[..]].concat())
+                .await;
         let simulated = SimulatedRedis::default();
         Self {
             connection: real.connection().await,
@@ -48,7 +52,9 @@ impl Pair {
     async fn agree(&self, words: &[&str]) {
         let answers = async || (told(self.real(words).await), said(&self.simulated(words)));
         let agree = async {
-            while { answers().await }.0 != { answers().await }.1 {
+            while let (real, simulated) = answers().await
+                && real != simulated
+            {
                 sleep(PAUSE).await;
             }
         };
@@ -63,6 +69,26 @@ impl Pair {
         let port = primary.real.port().to_string();
         _ = self.real(&["REPLICAOF", "127.0.0.1", &port]).await.unwrap();
         self.simulated.follow(&primary.simulated);
+    }
+
+    /// Promotes a replica that has all of its primary: a key that it has from a snapshot says nothing of later writes.
+    async fn promote_after(&self, primary: &Self) {
+        let caught_up = async {
+            while primary.offset().await != self.offset().await {
+                sleep(PAUSE).await;
+            }
+        };
+        timeout(LONGEST, caught_up).await.unwrap();
+        self.promote().await;
+    }
+
+    /// How much of its history the real server has.
+    async fn offset(&self) -> String {
+        let info = told(self.real(&["INFO", "replication"]).await);
+        let offset = info
+            .lines()
+            .find_map(|line| line.strip_prefix("master_repl_offset:"));
+        offset.unwrap().to_owned()
     }
 
     async fn promote(&self) {
@@ -226,7 +252,7 @@ async fn a_planned_failover_goes_on_with_the_history() {
     one.agree(&["SET", "k", "1"]).await;
     other.agree(&["GET", "k"]).await;
     agree_about_histories(&[&one, &other]).await;
-    other.promote().await;
+    other.promote_after(&one).await;
     agree_about_histories(&[&one, &other]).await;
     // Before it writes anything.
     one.follow(&other).await;
@@ -234,7 +260,7 @@ async fn a_planned_failover_goes_on_with_the_history() {
     other.agree(&["SET", "k", "2"]).await;
     one.agree(&["GET", "k"]).await;
     // Twice more.
-    one.promote().await;
+    one.promote_after(&other).await;
     other.follow(&one).await;
     agree_about_histories(&[&one, &other]).await;
     one.promote().await;
@@ -248,7 +274,7 @@ async fn what_a_primary_has_not_sent_is_lost_and_shows() {
     other.follow(&one).await;
     one.agree(&["SET", "k", "1"]).await;
     other.agree(&["GET", "k"]).await;
-    other.promote().await;
+    other.promote_after(&one).await;
     one.agree(&["SET", "k", "lost"]).await;
     one.follow(&other).await;
     agree_about_histories(&[&one, &other]).await;
