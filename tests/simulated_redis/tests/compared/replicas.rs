@@ -11,6 +11,8 @@ use crate::real::RedisServer;
 
 /// How often servers are asked until they agree.
 const PAUSE: Duration = Duration::from_millis(5);
+/// For a key that is not there.
+const NOTHING: &str = "nothing";
 const LONGEST: Duration = Duration::from_secs(20);
 
 /// A server, and what is taken for it.
@@ -50,11 +52,22 @@ impl Pair {
 
     /// Both answer this command alike, as soon as what was sent between servers has arrived.
     async fn agree(&self, words: &[&str]) {
+        self.agree_on(words, None).await;
+    }
+
+    /// Both have this value. A value that has not arrived on either side is nothing to agree on.
+    async fn have(&self, key: &str, value: &str) {
+        self.agree_on(&["GET", key], Some(value)).await;
+    }
+
+    async fn agree_on(&self, words: &[&str], expected: Option<&str>) {
         let answers = async || (told(self.real(words).await), said(&self.simulated(words)));
         let agree = async {
-            while let (real, simulated) = answers().await
-                && real != simulated
-            {
+            loop {
+                let (real, simulated) = answers().await;
+                if real == simulated && expected.is_none_or(|expected| real == expected) {
+                    break;
+                }
                 sleep(PAUSE).await;
             }
         };
@@ -74,21 +87,19 @@ impl Pair {
     /// Promotes a replica that has all of its primary: a key that it has from a snapshot says nothing of later writes.
     async fn promote_after(&self, primary: &Self) {
         let caught_up = async {
-            while primary.offset().await != self.offset().await {
+            loop {
+                let ([of_primary, _], of_both) = (primary.info().await, self.info().await);
+                let are_up = of_both
+                    .iter()
+                    .all(|info| info.link.as_deref() == Some("up"));
+                if are_up && of_both[0].offset == of_primary.offset {
+                    break;
+                }
                 sleep(PAUSE).await;
             }
         };
         timeout(LONGEST, caught_up).await.unwrap();
         self.promote().await;
-    }
-
-    /// How much of its history the real server has.
-    async fn offset(&self) -> String {
-        let info = told(self.real(&["INFO", "replication"]).await);
-        let offset = info
-            .lines()
-            .find_map(|line| line.strip_prefix("master_repl_offset:"));
-        offset.unwrap().to_owned()
     }
 
     async fn promote(&self) {
@@ -109,7 +120,7 @@ fn told(answer: RedisResult<Value>) -> String {
         Ok(Value::VerbatimString { text, .. }) => text,
         Ok(Value::BulkString(text)) => String::from_utf8(text).unwrap(),
         Ok(Value::Okay) => "OK".to_owned(),
-        Ok(Value::Nil) => "nothing".to_owned(),
+        Ok(Value::Nil) => NOTHING.to_owned(),
         Ok(Value::Int(number)) => number.to_string(),
         Ok(Value::Array(parts)) => {
             let parts = parts.into_iter().map(|part| told(Ok(part)));
@@ -128,7 +139,7 @@ fn said(reply: &Reply) -> String {
     match reply {
         Reply::Bulk(text) => String::from_utf8(text.clone()).unwrap(),
         Reply::Status(text) | Reply::Error(text) => text.clone(),
-        Reply::Nil => "nothing".to_owned(),
+        Reply::Nil => NOTHING.to_owned(),
         Reply::Integer(number) => number.to_string(),
         Reply::Array(parts) => parts.iter().map(said).collect::<Vec<_>>().join(", "),
         other => format!("{other:?}"),
@@ -162,6 +173,8 @@ struct Info {
     link: Option<String>,
     history: String,
     former: String,
+    /// How much of its history a real server has.
+    offset: Option<String>,
 }
 
 impl Info {
@@ -176,6 +189,7 @@ impl Info {
             link: field("master_link_status"),
             history: field("master_replid").unwrap(),
             former: field("master_replid2").unwrap(),
+            offset: field("master_repl_offset"),
         }
     }
 }
@@ -227,15 +241,13 @@ async fn replicas_have_what_primaries_have() {
     other.agree(&["SET", "gone", "1"]).await;
     other.follow(&one).await;
     agree_about_histories(&[&one, &other]).await;
-    for key in ["before", "gone"] {
-        other.agree(&["GET", key]).await;
-    }
+    other.have("before", "1").await;
+    other.have("gone", NOTHING).await;
     one.agree(&["SET", "after", "1", "PX", "100000"]).await;
     let write = "redis.call('SET', KEYS[1], 'of a script') redis.call('DEL', 'before') return 'OK'";
     one.agree(&["EVAL", write, "1", "after"]).await;
-    for key in ["before", "after"] {
-        other.agree(&["GET", key]).await;
-    }
+    other.have("before", NOTHING).await;
+    other.have("after", "of a script").await;
     other.agree(&["SET", "after", "2"]).await;
     other.agree(&["EVAL", write, "1", "after"]).await;
     other
@@ -250,7 +262,7 @@ async fn a_planned_failover_goes_on_with_the_history() {
     let (one, other) = (Pair::start().await, Pair::start().await);
     other.follow(&one).await;
     one.agree(&["SET", "k", "1"]).await;
-    other.agree(&["GET", "k"]).await;
+    other.have("k", "1").await;
     agree_about_histories(&[&one, &other]).await;
     other.promote_after(&one).await;
     agree_about_histories(&[&one, &other]).await;
@@ -258,13 +270,13 @@ async fn a_planned_failover_goes_on_with_the_history() {
     one.follow(&other).await;
     agree_about_histories(&[&one, &other]).await;
     other.agree(&["SET", "k", "2"]).await;
-    one.agree(&["GET", "k"]).await;
+    one.have("k", "2").await;
     // Twice more.
     one.promote_after(&other).await;
     other.follow(&one).await;
     agree_about_histories(&[&one, &other]).await;
     one.promote().await;
-    other.promote().await;
+    other.promote_after(&one).await;
     agree_about_histories(&[&one, &other]).await;
 }
 
@@ -273,14 +285,14 @@ async fn what_a_primary_has_not_sent_is_lost_and_shows() {
     let (one, other) = (Pair::start().await, Pair::start().await);
     other.follow(&one).await;
     one.agree(&["SET", "k", "1"]).await;
-    other.agree(&["GET", "k"]).await;
+    other.have("k", "1").await;
     other.promote_after(&one).await;
     one.agree(&["SET", "k", "lost"]).await;
     one.follow(&other).await;
     agree_about_histories(&[&one, &other]).await;
-    one.agree(&["GET", "k"]).await;
+    one.have("k", "1").await;
     other.agree(&["SET", "k", "2"]).await;
-    one.agree(&["GET", "k"]).await;
+    one.have("k", "2").await;
 }
 
 #[tokio::test]
@@ -288,11 +300,11 @@ async fn a_replica_without_its_primary_may_refuse_to_answer() {
     let (one, other) = (Pair::start().await, Pair::start().await);
     other.follow(&one).await;
     one.agree(&["SET", "k", "1"]).await;
-    other.agree(&["GET", "k"]).await;
+    other.have("k", "1").await;
     let (no, port) = (["CONFIG", "SET", "replica-serve-stale-data", "no"], "1");
     _ = other.real(&no).await.unwrap();
     other.simulated.serve_stale_data(false);
-    other.agree(&["GET", "k"]).await;
+    other.have("k", "1").await;
     // Nobody is there.
     _ = other.real(&["REPLICAOF", "127.0.0.1", port]).await.unwrap();
     _ = other.simulated(&["REPLICAOF", "127.0.0.1", port]);
