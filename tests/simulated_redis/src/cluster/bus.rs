@@ -1,6 +1,6 @@
 //! The cluster bus: what nodes tell each other arrives after a delay, in the order in which it was sent.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::mem;
 use std::ops::Range;
 use std::sync::{Arc, Mutex, Weak};
@@ -17,8 +17,8 @@ use crate::serve::lock;
 
 pub(super) struct Bus {
     pub(super) nodes: Vec<SimulatedRedis>,
-    /// The nodes that it does not reach.
-    pub(super) isolated: BTreeSet<usize>,
+    /// The nodes that it does not reach, and which of them reach each other: each has the number of one of them.
+    pub(super) isolated: BTreeMap<usize, usize>,
     /// What happens next; of what happens at the same time, first what was added first.
     queue: BTreeMap<(Instant, u64), Event>,
     added: u64,
@@ -48,7 +48,7 @@ impl Bus {
         let many = nodes.len();
         let mut bus = Self {
             nodes,
-            isolated: BTreeSet::new(),
+            isolated: BTreeMap::new(),
             queue: BTreeMap::new(),
             added: 0,
             last: BTreeMap::new(),
@@ -113,8 +113,7 @@ impl Bus {
     }
 
     fn arrive(&mut self, node: usize, message: Message) {
-        let is_cut = |node| self.isolated.contains(&node);
-        if is_cut(node) || is_cut(message.from.node) {
+        if self.isolated.get(&node) != self.isolated.get(&message.from.node) {
             return;
         }
         if self.is_live(node) {

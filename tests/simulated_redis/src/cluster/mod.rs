@@ -45,6 +45,8 @@ pub struct ClusterSettings {
     pub primaries: usize,
     /// How many replicas each has: first come those of primary 0.
     pub replicas_each: usize,
+    /// How many nodes have no slots, and follow none. They come last.
+    pub spares: usize,
     /// How long a message takes from one node to another.
     pub delay: Range<Duration>,
     /// How often a node tells the others of itself.
@@ -69,6 +71,7 @@ impl Default for ClusterSettings {
         Self {
             primaries: 3,
             replicas_each: 1,
+            spares: 0,
             delay: Duration::from_micros(200)..Duration::from_millis(5),
             gossip: Duration::from_millis(100),
             node_timeout: Duration::from_secs(1),
@@ -130,7 +133,8 @@ impl SimulatedCluster {
     #[must_use]
     pub fn with(settings: ClusterSettings) -> Self {
         let ClusterSettings { mut rng, port, .. } = settings;
-        let many = settings.primaries * (1 + settings.replicas_each);
+        let with_replicas = settings.primaries * (1 + settings.replicas_each);
+        let many = with_replicas + settings.spares;
         let ids: Vec<_> = (0..many).map(|_| id(&mut rng)).collect();
         let mut owners = Owners::new(many);
         for slot in 0..SLOTS {
@@ -152,8 +156,10 @@ impl SimulatedCluster {
                 let epoch = u64::try_from(index + 1).expect("a number");
                 let port = port + u16::try_from(index).expect("a port");
                 let mut peer = Peer::new(id.clone(), format!("node-{index}"), port, epoch);
-                let replica = index.checked_sub(settings.primaries);
-                peer.follows = replica.map(|replica| replica / settings.replicas_each);
+                if (settings.primaries..with_replicas).contains(&index) {
+                    let replica = index - settings.primaries;
+                    peer.follows = Some(replica / settings.replicas_each);
+                }
                 peer
             });
             let redis = SimulatedRedis::new(settings.node.clone());
@@ -254,7 +260,7 @@ impl SimulatedCluster {
     #[must_use]
     pub fn is_live(&self, node: usize) -> bool {
         let redis = &self.nodes[node];
-        redis.is_up() && !redis.is_paused() && !lock(&self.bus).isolated.contains(&node)
+        redis.is_up() && !redis.is_paused() && !lock(&self.bus).isolated.contains_key(&node)
     }
 
     /// The owner of a slot, as a node knows it.
@@ -275,6 +281,13 @@ impl SimulatedCluster {
         self.ask(node, |node| {
             (node.epoch, node.peers[node.primary()].config_epoch)
         })
+    }
+
+    /// Whether the epoch of a node's slots is newer than that of another one, as far as the node has heard.
+    #[must_use]
+    pub fn is_newer(&self, node: usize, than: usize) -> bool {
+        let epoch_of = |view: &Node, node: usize| view.peers[node].config_epoch;
+        self.ask(node, |view| epoch_of(view, node) > epoch_of(view, than))
     }
 
     /// Whether a node has slots, as it knows it.
@@ -346,8 +359,15 @@ impl SimulatedCluster {
 
     /// Cuts a node off the bus. It goes on answering clients, as it suspects nobody; its data reaches its replicas.
     pub fn isolate(&self, node: usize) {
-        self.tell(node, |node| node.rules.is_patient = true);
-        lock(&self.bus).isolated.insert(node);
+        self.isolate_together(&[node]);
+    }
+
+    /// The same of several nodes, which go on reaching each other.
+    pub fn isolate_together(&self, nodes: &[usize]) {
+        for node in nodes {
+            self.tell(*node, |node| node.rules.is_patient = true);
+            lock(&self.bus).isolated.insert(*node, nodes[0]);
+        }
     }
 
     /// The bus reaches it again.

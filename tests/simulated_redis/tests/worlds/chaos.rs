@@ -103,6 +103,12 @@ fn strike(world: &Arc<World>, fault: Fault, rng: &mut Rng) {
             let store = Arc::clone(&world.store);
             store.take_over(fault, lag, lasts, rng);
         }
+        Fault::CutAndGrown => {
+            let lasts = config.max_staleness() + 2 * lasts;
+            world.struck(fault, lasts, None);
+            let store = Arc::clone(&world.store);
+            store.strike(fault, lasts, rng);
+        }
         Fault::TagVersionLost => {
             world.struck(fault, Duration::ZERO, None);
             let store = Arc::clone(&world.store);

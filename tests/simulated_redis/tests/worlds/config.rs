@@ -63,9 +63,9 @@ pub(crate) struct Config {
     /// Where it is shorter than a request takes, entries are gone again while there are others under way.
     pub(crate) l1_ttl_ms: Option<u64>,
     pub(crate) soft_ttl_ms: Option<u64>,
-    /// For how long values are kept past their TTL. Loads fail more often then.
     /// From which share of its time on a value that is read is refreshed.
     pub(crate) refresh_ahead: Option<f64>,
+    /// For how long values are kept past their TTL. Loads fail more often then.
     pub(crate) stale_if_error_ms: u64,
     /// How long a caller waits for the refresh of a stale value.
     pub(crate) stale_wait: Duration,
@@ -139,6 +139,7 @@ impl Config {
                 (Fault::HandedOver, 4),
                 (Fault::Isolated, 3),
                 (Fault::SplitBrain, 2),
+                (Fault::CutAndGrown, 1),
             ]);
         } else {
             // A load that reads from a replica may be older than the epoch that a failover begins: see `lagging`.

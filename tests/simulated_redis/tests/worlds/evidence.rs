@@ -20,6 +20,7 @@ pub(crate) const THREADS: usize = 2;
 const SHARE: u64 = 20;
 /// What the drawn worlds do not have.
 const NOT_DRAWN: &[Fault] = &[
+    Fault::CutAndGrown,
     Fault::HandedOver,
     Fault::LanesChanged,
     Fault::NobodyElected,

@@ -74,6 +74,9 @@ faults! {
     Isolated,
     /// The same, but the old one goes on taking the writes of those whose connections stay there.
     SplitBrain,
+    /// A cluster is cut in two, and the smaller side gets new primaries: each side has a majority then. An instance
+    /// reaches one of them.
+    CutAndGrown,
     /// What the store held some time ago takes the place of what it holds, while it runs.
     PutBack,
     /// The store evicts what holds loads of a key off.

@@ -65,6 +65,9 @@ impl Dialer for Network {
                 sleep_until(link.arrival(way)).await;
             }
             let (theirs, server) = store.servers().connect(&to)?;
+            if !link.reaches(server) {
+                return Err(io::ErrorKind::HostUnreachable.into());
+            }
             let (ours, given) = duplex(BUFFER);
             Connection::start(&link, ours, theirs, server);
             Ok(Box::new(given) as Box<dyn DialedStream>)

@@ -37,6 +37,13 @@ const LIMITS: &[Limit] = &[
         rule: 26,
         words: "an old primary that goes on taking writes beside the new primary",
     },
+    // The keys of slots that have two primaries.
+    Limit {
+        fault: Fault::CutAndGrown,
+        promises: OLD_VALUES,
+        rule: 28,
+        words: "two primaries of a slot may each have a majority",
+    },
     // All keys.
     Limit {
         fault: Fault::PutBack,

@@ -41,6 +41,8 @@ struct State {
     faults: BTreeMap<Fault, Instant>,
     /// With the server that each leads to; none for a sentinel.
     connections: Vec<(Wire, Option<usize>, CancellationToken)>,
+    /// Servers that it does not reach, until then.
+    beyond: BTreeMap<usize, Instant>,
 }
 
 impl Link {
@@ -59,6 +61,7 @@ impl Link {
                 last_answer: None,
                 faults: BTreeMap::new(),
                 connections: Vec::new(),
+                beyond: BTreeMap::new(),
             }),
         }
     }
@@ -172,6 +175,22 @@ impl Link {
         let connections = state.connections.iter();
         let here = connections.filter(|(of, to, _)| (*of, *to) == (wire, Some(server)));
         here.map(|(.., cut)| cut.clone()).collect()
+    }
+
+    /// Does not reach this server for so long.
+    pub(crate) fn part_from(&self, server: usize, lasts: Duration) {
+        for wire in [Wire::Data, Wire::Subscription] {
+            let here = self.connections(wire, server);
+            here.iter().for_each(CancellationToken::cancel);
+        }
+        let until = Instant::now() + lasts;
+        self.state.lock().unwrap().beyond.insert(server, until);
+    }
+
+    pub(crate) fn reaches(&self, server: Option<usize>) -> bool {
+        let state = self.state.lock().unwrap();
+        let until = server.and_then(|server| state.beyond.get(&server));
+        until.is_none_or(|until| *until <= Instant::now())
     }
 
     /// Notes when an answer or a message arrives. Whether it is a message that does so before an answer that was sent

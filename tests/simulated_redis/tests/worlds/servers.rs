@@ -9,13 +9,17 @@ use fastrand::Rng;
 use larder::RedisL2;
 use larder::l2::deadpool_redis::redis::ConnectionAddr;
 use larder::l2::{Dialer, Server};
-use simulated_redis::{Changes, Failover, SimulatedCluster, SimulatedRedis, Snapshot};
+use simulated_redis::{
+    Changes, ClusterSettings, Failover, SimulatedCluster, SimulatedRedis, Snapshot,
+};
 use tokio::io::DuplexStream;
 use tokio::time::sleep;
 
 use crate::config::Config;
 use crate::faults::Fault;
 
+/// As many as a side of a cluster needs, with one of three primaries, for a majority of its own.
+const SPARES: usize = 2;
 /// How the sentinels name the primary.
 const NAME: &str = "simulated";
 const SENTINELS: usize = 3;
@@ -55,7 +59,16 @@ pub(crate) struct Old {
 impl Servers {
     pub(crate) fn new(config: &Config, clock: Clock) -> Self {
         if config.servers > 1 {
-            let cluster = SimulatedCluster::new(config.servers, 1);
+            let grows = |(fault, _): &(Fault, u32)| *fault == Fault::CutAndGrown;
+            let cluster = SimulatedCluster::with(ClusterSettings {
+                primaries: config.servers,
+                spares: if config.faults.iter().any(grows) {
+                    SPARES
+                } else {
+                    0
+                },
+                ..ClusterSettings::default()
+            });
             for node in cluster.nodes() {
                 let clock = Arc::clone(&clock);
                 node.set_clock(move || clock());
@@ -127,17 +140,19 @@ impl Servers {
         }
     }
 
-    /// Whether another server has taken the place of this one for a key that it has changed.
-    pub(crate) fn is_replaced(&self, number: usize, changes: &Changes) -> bool {
+    /// Whether another server takes itself for the primary of a key that this one has changed, and whether it is a newer
+    /// one. The changed server itself is not asked.
+    pub(crate) fn beside(&self, number: usize, changes: &Changes) -> Option<bool> {
         match self {
-            Self::Single(single) => number < single.primary().0,
+            Self::Single(single) => (number < single.primary().0).then_some(true),
             Self::Cluster(cluster) => {
                 let keys = changes.keys.iter().map(|change| &change.key);
                 let streams = changes.entries.iter().map(|entry| &entry.stream);
-                let slot = keys.chain(streams).next();
-                let slot = slot.map(|key| SimulatedCluster::slot_of(key));
-                let mut others = (0..cluster.nodes().len()).filter(|node| *node != number);
-                slot.is_some_and(|slot| others.any(|node| cluster.named(node, slot) == Some(node)))
+                let slot = SimulatedCluster::slot_of(keys.chain(streams).next()?);
+                let nodes = (0..cluster.nodes().len()).filter(|node| *node != number);
+                let mut others = nodes.filter(|node| cluster.named(*node, slot) == Some(*node));
+                let other = others.next()?;
+                Some(cluster.is_newer(other, number))
             }
         }
     }
@@ -363,4 +378,34 @@ pub(crate) fn elect_nobody(cluster: &SimulatedCluster, lasts: Duration, rng: &mu
             cluster.bump_epoch(primary);
         }
     });
+}
+
+/// Cuts all primaries but one off, and has that one give slots to the spare nodes: so that side replaces those that were
+/// cut off. Returns these, if that can be now.
+pub(crate) fn cut_and_grow(
+    cluster: &SimulatedCluster,
+    lasts: Duration,
+    rng: &mut Rng,
+) -> Option<Vec<usize>> {
+    let nodes = 0..cluster.nodes().len();
+    let is_spare = |node: &usize| cluster.followed(*node).is_none() && !cluster.has_slots(*node);
+    let spares: Vec<_> = nodes.filter(is_spare).collect();
+    if spares.len() < SPARES || !cluster.is_settled() {
+        return None;
+    }
+    let mut others = primaries(cluster);
+    let grows = others.swap_remove(rng.usize(..others.len()));
+    cluster.isolate_together(&others);
+    let first = cluster.first_slot(grows);
+    for (slot, spare) in (first..).zip(&spares) {
+        let moving = cluster.begin_move(slot, *spare);
+        cluster.move_keys(moving);
+        cluster.finish_move(moving);
+    }
+    let (there, cluster) = (others.clone(), cluster.clone());
+    tokio::spawn(async move {
+        sleep(lasts).await;
+        there.iter().for_each(|node| cluster.rejoin(*node));
+    });
+    Some(others)
 }

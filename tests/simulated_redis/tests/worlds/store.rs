@@ -4,7 +4,7 @@
 use std::cell::Cell;
 use std::collections::{BTreeMap, BTreeSet};
 use std::hash::{DefaultHasher, Hash, Hasher};
-use std::sync::atomic::{AtomicU64, Ordering::SeqCst};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::SeqCst};
 use std::sync::{Arc, Mutex};
 use std::thread;
 use std::time::Duration;
@@ -21,7 +21,7 @@ use crate::history::{At, Disturbance};
 use crate::limits::promises_without;
 use crate::link::{Link, Wire};
 use crate::recorder::Recorder;
-use crate::servers::{Clock, Servers, elect_nobody, move_slot};
+use crate::servers::{Clock, Servers, cut_and_grow, elect_nobody, move_slot};
 use crate::source::{Source, lane_of, unseal};
 use crate::truth::Truth;
 
@@ -56,6 +56,8 @@ struct Observer {
     waited_for: Mutex<BTreeMap<u64, (At, At)>>,
     /// The latest time that the server's clock has shown, in ms.
     latest: AtomicU64,
+    /// Whether a slot may have two primaries, each with a majority.
+    is_cut: AtomicBool,
 }
 
 impl Store {
@@ -78,6 +80,7 @@ impl Store {
             last_pause: Duration::from_millis(150) + config.l2_timeout(),
             waited_for: Mutex::default(),
             latest: AtomicU64::default(),
+            is_cut: AtomicBool::default(),
         });
         let this = Self {
             snapshots: Mutex::default(),
@@ -105,10 +108,15 @@ impl Store {
         let (told, servers) = (Arc::clone(&self.observer), Arc::downgrade(&self.servers));
         redis.observe(move |changes| {
             let servers = servers.upgrade();
-            if servers.is_some_and(|servers| servers.is_replaced(number, changes)) {
-                told.note_of_old(changes);
-            } else {
+            let other = servers.and_then(|servers| servers.beside(number, changes));
+            let is_old = other == Some(true);
+            if !is_old {
                 told.note(changes);
+            }
+            if other.is_some() && told.is_cut.load(SeqCst) {
+                told.excuse_changed(Fault::CutAndGrown, changes);
+            } else if is_old {
+                told.excuse_changed(Fault::SplitBrain, changes);
             }
         });
     }
@@ -202,6 +210,7 @@ impl Store {
                 let by = rng.i64(1..=60).unsigned_abs();
                 self.ahead.fetch_sub(by, SeqCst);
             }
+            Fault::CutAndGrown => self.cut_and_grow(lasts, rng),
             Fault::SlotMoved => move_slot(self.servers.cluster(), rng),
             Fault::NobodyElected => elect_nobody(self.servers.cluster(), lasts, rng),
             fault => panic!("{fault:?} of the store"),
@@ -212,9 +221,25 @@ impl Store {
                 Fault::StorePaused => redis.resume(),
                 Fault::StoreFull => redis.set(|settings| settings.maxmemory = None),
                 Fault::StoreAway => redis.start(&data.unwrap()),
+                Fault::CutAndGrown => self.observer.is_cut.store(false, SeqCst),
                 _ => {}
             }
         });
+    }
+
+    /// Each instance reaches one side of the cut, unless it starts later.
+    fn cut_and_grow(&self, lasts: Duration, rng: &mut Rng) {
+        let cluster = self.servers.cluster();
+        let Some(there) = cut_and_grow(cluster, lasts, rng) else {
+            return;
+        };
+        self.observer.is_cut.store(true, SeqCst);
+        for link in &*self.links.lock().unwrap() {
+            let is_there = rng.bool();
+            let nodes = 0..cluster.nodes().len();
+            let beyond = nodes.filter(|node| there.contains(node) != is_there);
+            beyond.for_each(|node| link.part_from(node, lasts));
+        }
     }
 
     /// A replica takes over, and the old primary is there for so long.
@@ -368,9 +393,8 @@ impl Observer {
         }
     }
 
-    /// What an old primary is told, beside the new one.
-    fn note_of_old(&self, changes: &Changes) {
-        let fault = Fault::SplitBrain;
+    /// What one primary is told beside another one.
+    fn excuse_changed(&self, fault: Fault, changes: &Changes) {
         for entry in &changes.entries {
             match name(&entry.stream) {
                 Some((_, Name::Own("log"))) if entry.is_added => {
