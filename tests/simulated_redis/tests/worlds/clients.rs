@@ -270,6 +270,10 @@ pub(crate) async fn write(world: Arc<World>, mut rng: Rng) {
         if world.is_over() {
             return;
         }
+        if world.config.switched_everywhere > 0.0 && rng.f64() < world.config.switched_everywhere {
+            switch_everywhere(&world, &mut rng).await;
+            continue;
+        }
         if world.config.prefixes > 0.0 && rng.f64() < world.config.prefixes {
             change_prefix(&world, &mut rng).await;
             continue;
@@ -401,6 +405,23 @@ async fn warm(world: &World, rng: &mut Rng) {
     world.recorder.count(Fault::Warmed);
     // It ends early if the source or the store fails.
     let _ = instance.cache.warm(keys, loader).await;
+}
+
+/// Switches all instances off, or on again, and sees that it stays so.
+async fn switch_everywhere(world: &World, rng: &mut Rng) {
+    let mut is_off = world.is_off.lock().await;
+    let instance = awake(world, rng).await;
+    *is_off = !*is_off;
+    let switched = instance.cache.set_enabled_everywhere(!*is_off).await;
+    if switched.is_err() {
+        // It may still arrive: for so long, nobody else switches.
+        sleep(world.config.l2_timeout()).await;
+        return;
+    }
+    for _ in 0..rng.u64(1..=10) {
+        assert_eq!(world.store.is_off(), *is_off, "a later switch was undone");
+        sleep(Duration::from_millis(10)).await;
+    }
 }
 
 /// Commits a change of every key with a tag, then calls the cache once.

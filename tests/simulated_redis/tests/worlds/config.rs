@@ -24,6 +24,8 @@ pub(crate) struct Config {
     pub(crate) inserts: f64,
     /// The share of inserts of many keys during which their instance is switched off and on again.
     pub(crate) switched: f64,
+    /// The share of writes in whose place all instances are switched off, or on again.
+    pub(crate) switched_everywhere: f64,
     /// The share of writes that are invalidations everywhere, waited for.
     pub(crate) waited_for: f64,
     /// The share of writes that invalidate all keys with a prefix.
@@ -171,6 +173,7 @@ impl Config {
             write_rest_ms: rng.u64(150..=1500),
             inserts: *rng.choice(&[0.0, 0.1, 0.3]).unwrap(),
             switched: if seed % 3 == 1 { 0.3 } else { 0.0 },
+            switched_everywhere: 0.0,
             waited_for: *rng.choice(&[0.0, 0.1]).unwrap(),
             prefixes: if seed % 8 < 3 { 0.05 } else { 0.0 },
             tags: if (seed / 8).is_multiple_of(2) {
@@ -262,7 +265,6 @@ impl Config {
         self.prefixes = 0.0;
         self.tags = 0.0;
         self.tokens = 0.0;
-        self.warming = 0.0;
         self.max_deferred = 10_000;
         self.faults.retain(|(fault, _)| {
             !matches!(

@@ -123,6 +123,14 @@ impl Config {
                 load_ms: 20..=300,
                 ..base
             },
+            // Replicas that take over so often that instances ask those of before, while they do not hear of it.
+            13 if !seed.is_multiple_of(2) => Self {
+                max_staleness_ms: 100,
+                l2_timeout_ms: 400,
+                fault_every_ms: 200,
+                faults: vec![(Fault::FailedOver, 1), (Fault::SubscriberSilent, 4)],
+                ..base
+            },
             13 => Self {
                 fault_every_ms: 700,
                 faults: vec![
@@ -150,8 +158,13 @@ impl Config {
                 ],
                 ..base
             },
-            // Replicas that lag for longer than values are believed.
-            15 => base.lagging(600),
+            // Replicas that lag for longer than values are believed, also where keys are loaded for nobody.
+            15 => Self {
+                warming: 0.3,
+                writers: 4,
+                load_ms: 20..=150,
+                ..base.lagging(600)
+            },
             // Invalidations of all keys at once, which loads do not outlive.
             17 => Self {
                 load_ms: 20..=150,
@@ -180,16 +193,18 @@ impl Config {
             // A store that goes back to a snapshot after an instance has read a value, and before it reads the versions of
             // the tags, which were invalidated since the snapshot.
             20 if !seed.is_multiple_of(2) => Self {
-                keys: 6,
-                readers: 16,
+                keys: 24,
+                readers: 6,
+                read_rest_ms: 20,
                 max_staleness_ms: 100,
-                delay_ms: 0..=40,
+                l2_timeout_ms: 500,
+                delay_ms: 0..=20,
                 load_ms: 100..=300,
                 write_rest_ms: 800,
                 tags: 0.9,
-                fault_every_ms: 40,
+                fault_every_ms: 60,
                 faults: vec![
-                    (Fault::StoreRolledBack, 1),
+                    (Fault::StoreRolledBack, 2),
                     (Fault::SubscriberSilent, 12),
                     (Fault::SlowNetwork, 1),
                 ],
@@ -233,10 +248,11 @@ impl Config {
                 write_rest_ms: 60,
                 ..base
             },
-            // Writes that reach the source later, beside others, and a source that changes some; workers that are
-            // silent, and of two releases.
+            // Writes that reach the source later, beside others and beside keys that are loaded for nobody, and a source
+            // that changes some; workers that are silent, and of two releases.
             24 => Self {
                 written_behind: 0.6,
+                warming: 0.3,
                 types: if seed % 3 == 2 { 2 } else { 1 },
                 load_ms: 20..=150,
                 write_rest_ms: 60,
@@ -398,6 +414,41 @@ impl Config {
         }
     }
 
+    /// All instances are switched off and on, and copies of the requests arrive late.
+    pub(crate) fn switched_everywhere() -> Self {
+        Self {
+            instances: 4,
+            writers: 3,
+            inserts: 0.6,
+            switched_everywhere: 0.3,
+            write_rest_ms: 60,
+            fault_every_ms: 100,
+            faults: vec![
+                (Fault::SlowNetwork, 1),
+                (Fault::Cut, 3),
+                (Fault::Congestion, 1),
+            ],
+            ..Self::small()
+        }
+    }
+
+    /// The lanes on a cluster become more twice, so the first ones were closed for others that are closed, too.
+    pub(crate) fn grown_twice() -> Self {
+        Self {
+            lanes: vec![2, 4, 8],
+            servers: 3,
+            instances: 2,
+            readers: 1,
+            lasts_ms: 6000,
+            max_staleness_ms: 1000,
+            l2_timeout_ms: 500,
+            delay_ms: 0..=2,
+            fault_every_ms: 500,
+            faults: vec![(Fault::Closed, 1)],
+            ..Self::small()
+        }
+    }
+
     /// Instances die, and their callers go on for so long that their last loads begin when the rest of the fleet has
     /// recovered from the death.
     pub(crate) fn with_deaths() -> Self {
@@ -435,6 +486,7 @@ impl Config {
             write_rest_ms: 150,
             inserts: 0.0,
             switched: 0.0,
+            switched_everywhere: 0.0,
             waited_for: 0.0,
             prefixes: 0.0,
             tags: 0.0,

@@ -76,6 +76,14 @@ fn where_l1_is_emptied_during_an_insert_no_promise_breaks() {
     });
 }
 
+/// A copy of a request to switch all instances that arrives late undoes no later switch (rule 14).
+#[test]
+fn where_all_instances_are_switched_no_promise_breaks() {
+    no_promise_breaks("switched everywhere", "where_all_instances", 5, |_| {
+        Config::switched_everywhere()
+    });
+}
+
 /// Each key has its lane, whose clock, messages and proof are those of no other key.
 #[test]
 fn where_keys_lie_in_lanes_no_promise_breaks() {
@@ -95,6 +103,14 @@ fn while_the_number_of_lanes_changes_no_promise_breaks() {
             config.lanes = vec![1, 2, 4, 8, 16];
         }
         config
+    });
+}
+
+/// What is left of the lanes of two former numbers keeps no instance from those of the present one.
+#[test]
+fn where_lanes_become_more_twice_no_promise_breaks() {
+    no_promise_breaks("grown twice", "where_lanes_become", 20, |_| {
+        Config::grown_twice()
     });
 }
 

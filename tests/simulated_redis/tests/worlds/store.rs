@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use fastrand::Rng;
 use larder_store_tests::helpers::{stamp_of, times_of, values_in};
-use simulated_redis::{Change, Changes, Entry, Held, SimulatedRedis, Snapshot};
+use simulated_redis::{Change, Changes, Entry, Held, Reply, SimulatedRedis, Snapshot};
 use tokio::time::sleep;
 use tokio_util::sync::CancellationToken;
 
@@ -33,6 +33,8 @@ pub(crate) const NUMBERS: usize = 27;
 
 /// More seconds than a clock is stepped back in a world.
 const FAR: u64 = 1_000_000;
+/// What the keys of a namespace with one lane begin with.
+const ONLY_LANE: &str = "{simulation:row.0}";
 
 pub(crate) struct Store {
     servers: Arc<Servers>,
@@ -136,6 +138,13 @@ impl Store {
     /// Steps the clock forward, as an administrator or NTP does.
     pub(crate) fn step_clock(&self, by: Duration) {
         self.ahead.fetch_add(by.as_secs(), SeqCst);
+    }
+
+    /// Whether all instances are switched off, as the only server has it.
+    pub(crate) fn is_off(&self) -> bool {
+        let clock = format!("{ONLY_LANE}!clock");
+        let redis = &self.servers.all()[0];
+        ask(redis, &[b"HGET", clock.as_bytes(), b"off"]) == Reply::Bulk(b"1".to_vec())
     }
 
     /// Keeps a copy of what is stored, to go back to.
@@ -285,8 +294,12 @@ impl Store {
 
 /// Sends a request as another program does.
 fn request(redis: &SimulatedRedis, words: &[&[u8]]) {
+    _ = ask(redis, words);
+}
+
+fn ask(redis: &SimulatedRedis, words: &[&[u8]]) -> Reply {
     let words: Vec<_> = words.iter().map(|word| word.to_vec()).collect();
-    _ = redis.direct().request(&words);
+    redis.direct().request(&words)
 }
 
 thread_local! {

@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::atomic::{AtomicBool, Ordering::SeqCst};
 use std::sync::{Arc, Mutex, Once};
+use std::thread;
 use std::time::Duration;
 
 use fastrand::Rng;
@@ -33,6 +34,7 @@ pub(crate) struct Outcome {
 /// Runs one world. The same seed and constants give the same history.
 pub(crate) fn run(seed: u64, config: &Config) -> Outcome {
     quiet_planned_panics();
+    let _of = Of(seed);
     fastrand::seed(seed);
     larder::seed_randomness(Some(seed));
     let runtime = Builder::new_current_thread()
@@ -56,6 +58,17 @@ pub(crate) fn run(seed: u64, config: &Config) -> Outcome {
         counts,
         violations,
         excused,
+    }
+}
+
+/// The seed of a world. A step that fails has to say in which one.
+struct Of(u64);
+
+impl Drop for Of {
+    fn drop(&mut self) {
+        if thread::panicking() {
+            eprintln!("in the world of seed {}", self.0);
+        }
     }
 }
 
@@ -89,6 +102,8 @@ pub(crate) struct World {
     pub(crate) store: Arc<Store>,
     /// The instances that are alive.
     fleet: Mutex<Vec<Arc<Instance>>>,
+    /// Whether all instances are switched off. Who switches them has it to himself.
+    pub(crate) is_off: tokio::sync::Mutex<bool>,
     /// Of the last writes that returned one, as users keep them.
     pub(crate) tokens: Mutex<VecDeque<(Token, usize, Known)>>,
     /// All that ever were.
@@ -138,15 +153,17 @@ impl World {
         (history, counts, *world.born.lock().unwrap())
     }
 
-    /// Waits until nothing is under way: what is kept of a call goes with the call.
+    /// Waits until nothing is under way and all is well: what is kept of a call goes with the call, and instances recover
+    /// without one.
     async fn comes_to_rest(&self, instance: &Instance) {
         let until = Instant::now() + self.config.recovery() + self.config.answered_within();
         loop {
-            let left = instance.cache.left_over();
-            if left.is_empty() {
+            let (left, health) = (instance.cache.left_over(), instance.cache.health());
+            if left.is_empty() && health.is_ok() {
                 return;
             }
-            assert!(Instant::now() < until, "{}: {left:?}", instance.index);
+            let index = instance.index;
+            assert!(Instant::now() < until, "{index}: {left:?}, {health:?}");
             sleep(Duration::from_millis(10)).await;
         }
     }
@@ -177,6 +194,7 @@ impl World {
             source,
             store: Arc::new(store),
             fleet: Mutex::default(),
+            is_off: tokio::sync::Mutex::default(),
             tokens: Mutex::default(),
             born: Mutex::default(),
             start,
