@@ -6,16 +6,9 @@ use deadpool_redis::redis::cmd;
 use futures::future::join_all;
 use larder::Loaded;
 
-use crate::fleet::{Fleet, Set, Source, Texts, over_both_stores, without_heartbeats};
+use crate::fleet::{Fleet, Set, Source, Texts, without_heartbeats};
 use crate::support::eventually::eventually;
 use crate::support::network::{Network, Step, Way};
-
-over_both_stores!(
-    invalidations_reach_all_while_the_lanes_change,
-    what_former_lanes_do_not_accept_is_delivered_in_those_of_now,
-    an_instance_that_is_told_a_smaller_number_takes_the_larger_one,
-    an_instance_that_is_switched_off_stays_so,
-);
 
 async fn of(fleet: &Fleet, lanes: u16) -> (Texts, Network) {
     fleet.instance_with(|set| set.lanes(lanes)).await
@@ -62,7 +55,9 @@ async fn load(cache: &Texts, sources: &[Source]) -> Vec<String> {
     join_all(loads).await
 }
 
-async fn invalidations_reach_all_while_the_lanes_change(fleet: Fleet) {
+#[tokio::test]
+async fn invalidations_reach_all_while_the_lanes_change() {
+    let fleet = Fleet::redis().await;
     let sources: Vec<Source> = (0..6).map(|_| Source::new("first")).collect();
     let (a, _) = of(&fleet, 1).await;
     let (b, _) = of(&fleet, 1).await;
@@ -85,7 +80,9 @@ async fn invalidations_reach_all_while_the_lanes_change(fleet: Fleet) {
     }
 }
 
-async fn what_former_lanes_do_not_accept_is_delivered_in_those_of_now(fleet: Fleet) {
+#[tokio::test]
+async fn what_former_lanes_do_not_accept_is_delivered_in_those_of_now() {
+    let fleet = Fleet::redis().await;
     let (c, _) = of(&fleet, 1).await;
     for (n, call) in ["key", "tag", "prefix", "clear"].into_iter().enumerate() {
         // It has the lanes from before, as another one is the first that hears of those of now.
@@ -119,7 +116,9 @@ async fn what_former_lanes_do_not_accept_is_delivered_in_those_of_now(fleet: Fle
     }
 }
 
-async fn an_instance_that_is_told_a_smaller_number_takes_the_larger_one(fleet: Fleet) {
+#[tokio::test]
+async fn an_instance_that_is_told_a_smaller_number_takes_the_larger_one() {
+    let fleet = Fleet::redis().await;
     let (a, _) = of(&fleet, 2).await;
     let (b, _) = of(&fleet, 4).await;
     agree(&[&a, &b]).await;
@@ -157,7 +156,9 @@ async fn one_that_waits_for_all_waits_for_those_with_former_lanes() {
     );
 }
 
-async fn an_instance_that_is_switched_off_stays_so(fleet: Fleet) {
+#[tokio::test]
+async fn an_instance_that_is_switched_off_stays_so() {
+    let fleet = Fleet::redis().await;
     let (a, _) = of(&fleet, 1).await;
     a.set_enabled(false);
     let (c, _) = of(&fleet, 4).await;
@@ -169,6 +170,21 @@ async fn an_instance_that_is_switched_off_stays_so(fleet: Fleet) {
     a.set_enabled(true);
     agree(&[&a, &c]).await;
     assert!(a.get("k").await.is_some() && one().await >= before);
+}
+
+/// With other lanes an instance makes an L1 of its own for each.
+#[tokio::test]
+async fn the_capacity_outlives_a_change_of_lanes() {
+    let fleet = Fleet::redis().await;
+    let small = |set: Set| set.l1_capacity(80);
+    let (a, _) = fleet.instance_with(small).await;
+    a.set_l1_capacity(8_000);
+    let (c, _) = fleet.instance_with(|set| small(set).lanes(4)).await;
+    agree(&[&a, &c]).await;
+    let keys: Vec<String> = (0..400).map(|n| format!("k{n}")).collect();
+    let rows = keys.iter().map(|key| (key, "row".to_owned()));
+    a.insert_many(rows).await.unwrap();
+    eventually("L1 has all", async || a.local_keys(1_000).len() > 399).await;
 }
 
 /// As after an eviction: which lanes are used is found out by the others.
@@ -205,9 +221,9 @@ mod write_behind {
 
     use super::*;
 
-    over_both_stores!(lanes_in_which_writes_may_wait_are_not_left);
-
-    async fn lanes_in_which_writes_may_wait_are_not_left(fleet: Fleet) {
+    #[tokio::test]
+    async fn lanes_in_which_writes_may_wait_are_not_left() {
+        let fleet = Fleet::redis().await;
         let on_it = |lanes| {
             let builder = Cache::builder("test:text").lanes(lanes);
             let cache: Texts = builder.l2(fleet.l2()).build().unwrap();

@@ -15,8 +15,8 @@ use crate::clock::{Clock, millis};
 use crate::l2::inbox::Inbox;
 use crate::l2::{
     Applied, Batch, EncodedValue, Event, Fill, FleetBypass, Key, L2, L2Error, Lane, LaneClock,
-    LaneName, LaneNumber, Lease, LeaseReply, LeaseRequest, ListAge, Member, MemberInfo, Members,
-    Message, NewLifetime, Noted, OnConnect, OnHeard, ReadResult, Reply, Stamp, Step, StoredCounts,
+    LaneName, Lease, LeaseReply, LeaseRequest, ListAge, Member, MemberInfo, Members, Message,
+    NewLifetime, Noted, OnConnect, OnHeard, ReadResult, Reply, Stamp, Step, StoredCounts,
     Subscription, TagVersion, Touched, Ttls, Want, Written, random,
 };
 use crate::prefixes::Prefixes;
@@ -24,13 +24,11 @@ use crate::util::lock::lock;
 use crate::util::partial_debug::partial_debug;
 use crate::wire::envelope::{self, restamped};
 
-/// Messages that a replay returns at most: few, so that simulated instances catch up in several steps.
+/// Messages that a replay returns at most: few, so that instances in tests catch up in several steps.
 const REPLAY: usize = 16;
 
 pub(super) struct MemoryLane {
     store: MemoryL2,
-    namespace: String,
-    number: LaneNumber,
     name: String,
     type_tag: u64,
     on_connect: OnConnect,
@@ -50,8 +48,6 @@ impl L2 for MemoryL2 {
     fn lane(&self, name: LaneName<'_>, _timeout: Duration, on_connect: OnConnect) -> Box<dyn Lane> {
         let lane = MemoryLane {
             store: self.clone(),
-            namespace: name.namespace.to_owned(),
-            number: name.lane,
             name: name_of(name.namespace, name.lane),
             type_tag: name.type_tag,
             on_connect,
@@ -67,15 +63,9 @@ impl MemoryLane {
     /// Connects again if the store has restarted, if it was away, or if the connection was discarded.
     fn connect(&self) -> Result<Link, L2Error> {
         let connection = *lock(&self.connection);
-        let (found, clock) = self.settled(|| {
-            self.store.step(&self.name, |state| {
-                let found = state.now.link;
-                if connection == Some(found) {
-                    return Ok((found, None));
-                }
-                state.check_lanes(self.number.of)?;
-                Ok((found, Some(state.meet())))
-            })?
+        let (found, clock) = self.store.step(&self.name, |state| {
+            let found = state.now.link;
+            (found, (connection != Some(found)).then(|| state.meet()))
         })?;
         if let Some(clock) = clock {
             // Without the lock, as it logs. A step that comes meanwhile finds no connection yet, and connects by itself.
@@ -83,22 +73,6 @@ impl MemoryLane {
             *lock(&self.connection) = Some(found);
         }
         Ok(found)
-    }
-
-    /// Does the first step of a connection, and once more if it was not settled yet that the lane is used.
-    fn settled<T>(&self, mut step: impl FnMut() -> Result<T, L2Error>) -> Result<T, L2Error> {
-        match step() {
-            Err(error) if error.lanes() == Some(0) => {
-                self.store.settle_number(&self.namespace, self.number)?;
-                step()
-            }
-            done => done,
-        }
-    }
-
-    /// Reads what is there, whether or not the lane is still used.
-    fn read<'a, T: Send + 'a>(&self, act: impl FnOnce(&mut State) -> T) -> Reply<'a, T> {
-        self.connected(|state| Ok(act(state)))
     }
 
     /// Does one step of the lane.
@@ -113,7 +87,6 @@ impl MemoryLane {
         act: impl FnOnce(&mut State) -> T,
     ) -> Reply<'a, T> {
         self.connected(|state| {
-            state.check_lanes(self.number.of)?;
             let is_late = deadline.is_some_and(|deadline| state.now.at > deadline);
             if is_late {
                 return Err(L2Error::unexpected("the write came after its deadline"));
@@ -161,13 +134,13 @@ partial_debug!([] MemoryLane, "MemoryLane");
 
 impl Lane for MemoryLane {
     fn get<'a>(&'a self, key: &'a str) -> Reply<'a, Option<Bytes>> {
-        self.read(|state| state.get(key))
+        self.step(|state| state.get(key))
     }
 
     fn get_many<'a>(&'a self, keys: &'a [&'a str]) -> BoxFuture<'a, Vec<ReadResult>> {
         let read = |state: &mut State| keys.iter().map(|key| Ok(state.get(key))).collect();
         let none = |error| vec![Err(error); keys.len()];
-        self.read(read).unwrap_or_else(none).boxed()
+        self.step(read).unwrap_or_else(none).boxed()
     }
 
     fn acquire_lease<'a>(&'a self, key: &'a str, ask: LeaseRequest) -> Reply<'a, LeaseReply> {
@@ -445,7 +418,6 @@ impl Lane for MemoryLane {
 
     fn subscribe(&self, me: MemberInfo) -> Reply<'_, (LaneClock, Box<dyn Subscription>)> {
         let subscribe = |state: &mut State| {
-            state.check_lanes(self.number.of)?;
             let (list_age, messages) = state.subscribe(me);
             let subscription: Box<dyn Subscription> = Box::new(MemorySubscription {
                 store: self.store.clone(),
@@ -458,9 +430,9 @@ impl Lane for MemoryLane {
                 inbox: Inbox::new(messages),
                 listening: None,
             });
-            Ok((state.clock(), subscription))
+            (state.clock(), subscription)
         };
-        ready(self.settled(|| self.store.step(&self.name, subscribe)?)).boxed()
+        ready(self.store.step(&self.name, subscribe)).boxed()
     }
 }
 

@@ -26,12 +26,12 @@ use crate::clock::Clock;
 use crate::options::LONGEST;
 use crate::util::lock::lock;
 use crate::util::partial_debug::partial_debug;
-use crate::vocabulary::MOST_LANES;
 
 /// A second level inside this process, for trying the crate out and for tests.
 ///
 /// Clones share the stored values: give one to each of several caches, and they behave as instances that
-/// share a Redis do. It holds at most 100 000 values per namespace.
+/// share a Redis do. It holds at most 100 000 values per namespace. Unlike Redis, it lets caches of one name have other
+/// numbers of [lanes](crate::Builder::lanes): they do not see each other's values.
 ///
 /// ```
 /// # async fn demo() -> Result<(), Box<dyn std::error::Error>> {
@@ -207,50 +207,7 @@ impl MemoryL2 {
 
     /// Does something with the data of a lane, as one step.
     fn step<T>(&self, name: &str, act: impl FnOnce(&mut State) -> T) -> Result<T, L2Error> {
-        self.act(|server| {
-            let now = server.now;
-            // Mostly it is there, and its name need not be copied.
-            let state = match server.lanes.get_mut(name) {
-                Some(state) => state,
-                None => server.lanes.entry(name.to_owned()).or_default(),
-            };
-            state.now = now;
-            act(state)
-        })
-    }
-
-    /// Makes sure that a lane may be used: that no lanes of another number are, and that none will be (rule 27).
-    fn settle_number(&self, namespace: &str, lane: LaneNumber) -> Result<(), L2Error> {
-        self.act(|server| {
-            let every = || (1..=MOST_LANES).flat_map(LaneNumber::all);
-            let names = |of: u16| LaneNumber::all(of).map(|lane| name_of(namespace, lane));
-            let known = every().filter_map(|lane| server.lanes.get(&name_of(namespace, lane)));
-            let most = known.map(|state| state.lanes).fold(lane.of, u16::max);
-            let former = (1..most).flat_map(names).filter_map(|name| server.lanes.get(&name));
-            if former.filter(|state| state.lanes < most).any(State::has_writes) {
-                return Err(L2Error::unexpected(
-                    "the cache uses write-behind: change lanes while no write waits and no instance runs",
-                ));
-            }
-            for name in (1..most).flat_map(names) {
-                let state = server.lanes.get_mut(&name);
-                if let Some(state) = state.filter(|state| state.lanes < most) {
-                    state.close(most);
-                    // Their members may still rely on a proof from before.
-                    server.now.age_of_list = Duration::ZERO;
-                }
-            }
-            for name in names(most) {
-                server.lanes.entry(name).or_default().lanes = most;
-            }
-            let is_it = most == lane.of;
-            is_it.then_some(()).ok_or(L2Error::other_lanes(most))
-        })?
-    }
-
-    /// Does something with all data, as one step.
-    fn act<T>(&self, act: impl FnOnce(&mut Server) -> T) -> Result<T, L2Error> {
-        // Before the lock, as a clock of the simulation may take a lock of its own.
+        // Before the lock, as a clock of users may take a lock of its own.
         let at = self.clock.now() / 1_000_000;
         let mut server = lock(&self.server);
         if !server.is_reachable {
@@ -258,7 +215,14 @@ impl MemoryL2 {
             return Err(L2Error::unreachable(refused));
         }
         server.now.at = at;
-        Ok(act(&mut server))
+        let now = server.now;
+        // Mostly it is there, and its name need not be copied.
+        let state = match server.lanes.get_mut(name) {
+            Some(state) => state,
+            None => server.lanes.entry(name.to_owned()).or_default(),
+        };
+        state.now = now;
+        Ok(act(state))
     }
 }
 

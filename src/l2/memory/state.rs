@@ -13,8 +13,8 @@ use super::tags::Tags;
 #[cfg(feature = "write-behind")]
 use super::writes::Writes;
 use crate::l2::{
-    Applied, Batch, EncodedValue, Event, Key, Kind, L2Error, LaneClock, Lease, Lifetime, ListAge,
-    Member, MemberInfo, Members, Message, Stamp, Step, Version, Want, WriteAck, Written, random,
+    Applied, Batch, EncodedValue, Event, Key, Kind, LaneClock, Lease, Lifetime, ListAge, Member,
+    MemberInfo, Members, Message, Stamp, Step, Version, Want, WriteAck, Written, random,
 };
 use crate::options::LONGEST;
 use crate::wire::envelope::{self, MOST_VALUES, restamped};
@@ -55,9 +55,6 @@ pub(super) struct State {
     pub(super) subscribers: Vec<mpsc::Sender<Event>>,
     /// Of the incarnation that this was last used in; zeros before the first.
     pub(super) clock: LaneClock,
-    /// How many lanes the namespace has, as far as this lane knows. If the number differs from the lane's own set, the
-    /// lane is not used (rule 27). Zero before its first use.
-    pub(super) lanes: u16,
     /// Names the list of members in this incarnation.
     pub(super) generation: u64,
     /// For how long that list has existed, at least.
@@ -94,33 +91,6 @@ pub(super) struct Granted {
 }
 
 impl State {
-    /// This lane is not used from here on, as the namespace has so many.
-    pub(super) fn close(&mut self, lanes: u16) {
-        self.lanes = lanes;
-        // Each of them subscribes again, and is told.
-        self.subscribers.clear();
-    }
-
-    /// Whether a write has ever waited for its source: instances that run go on with the lanes in which their writes are.
-    #[cfg_attr(
-        not(feature = "write-behind"),
-        expect(clippy::unused_self, reason = "there are no such writes")
-    )]
-    pub(super) fn has_writes(&self) -> bool {
-        #[cfg(feature = "write-behind")]
-        return self.writes.have_begun();
-        #[cfg(not(feature = "write-behind"))]
-        false
-    }
-
-    /// Whether this lane is one of so many, and they are used.
-    pub(super) fn check_lanes(&self, of: u16) -> Result<(), L2Error> {
-        let is_used = self.lanes == of;
-        is_used
-            .then_some(())
-            .ok_or(L2Error::other_lanes(self.lanes))
-    }
-
     /// The first step of a new connection: another incarnation of the store starts a new epoch, since it may have
     /// brought deleted values back, and another list of members, since it may have lost some.
     pub(super) fn meet(&mut self) -> LaneClock {

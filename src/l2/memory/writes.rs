@@ -67,11 +67,6 @@ impl Writes {
         self.waiting.insert(id, write);
     }
 
-    /// Whether there was a write.
-    pub(super) fn have_begun(&self) -> bool {
-        self.last != StreamId::default()
-    }
-
     /// Whether a worker may take and settle, as no other one has the fence.
     pub(super) fn admits(&self, fence: u64, now: u64) -> bool {
         let (other, until) = self.worker;

@@ -63,29 +63,6 @@ async fn l1_grows_and_shrinks_without_a_restart() {
     }
 }
 
-/// With other lanes an instance makes an L1 of its own for each.
-#[tokio::test(start_paused = true)]
-async fn the_capacity_outlives_a_change_of_lanes() {
-    let l2 = MemoryL2::with_clock(Clock::tokio());
-    let with = |lanes| {
-        let cache = Cache::builder("test:l1_capacity").l2(l2.clone());
-        cache.lanes(lanes).l1_capacity(80).build().unwrap()
-    };
-    let cache: Numbers = with(1);
-    cache.ready().await;
-    cache.set_l1_capacity(8_000);
-    let more: Numbers = with(4);
-    more.ready().await;
-    eventually("the lanes are known", async || {
-        // Fails until it has found out.
-        let _ = cache.insert(&0, 0).await;
-        cache.lane_health().len() == 4 && cache.health().is_ok()
-    })
-    .await;
-    insert(&cache, 0..4_000).await;
-    holds(&cache, 4_000).await;
-}
-
 /// There is nothing to advise while L1 is off.
 #[tokio::test(start_paused = true)]
 async fn an_l1_that_is_switched_on_has_advice() {
