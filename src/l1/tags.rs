@@ -150,8 +150,9 @@ impl TagTable {
     /// Applies one whose version is not known: nothing that has the tag now is valid any more.
     pub(super) fn forget(&self, name: &str) {
         // Entries that come later get a state of their own: the entries of today are gone for good.
-        let forgotten = lock(&self.0).by_name.remove(name);
-        if let Some(state) = forgotten {
+        // Under the lock: another change of the tag that finds it forgotten relies on the floor.
+        let mut states = lock(&self.0);
+        if let Some(state) = states.by_name.remove(name) {
             state.floor.store(u64::MAX, Ordering::Release);
         }
     }
