@@ -12,6 +12,7 @@
 
 mod coherence;
 mod freshness;
+mod pairs;
 mod proof_first;
 mod single_flight;
 mod stand_ins;
@@ -29,7 +30,7 @@ use crate::clock::{Clock, Tick};
 use crate::key::Key;
 use crate::options::Options;
 use crate::settings::Settings;
-use crate::vocabulary::{AnyValue, L1Capacity, LaneClock, Version};
+use crate::vocabulary::{AnyValue, L1Capacity, LaneClock, Value, Version};
 
 const KEY: &str = "k";
 /// The tag that some values have.
@@ -165,23 +166,31 @@ impl World {
         ver
     }
 
-    /// A look-up of a value with the tag. It asks for the tag version, unless the instance knows the tag.
+    /// A look-up of a value with the tag.
     fn read_tagged(&self) {
         let op = self.begin();
-        let (epoch, ver) = self.ask();
+        let Some((mark, tags)) = self.ask_with_tag() else {
+            return;
+        };
+        let fresh = tagged(mark, tags);
+        if self.l1.is_usable(&op, &fresh, self.now) {
+            self.l1.put_read(&op, &fresh);
+        }
+    }
+
+    /// L2's value, if the tag does not say that it is old. Asks for the tag version, unless the instance knows the tag.
+    fn ask_with_tag(&self) -> Option<(Mark, Tags)> {
+        let mark = self.ask();
         let tags = self.l1.tags(&[TAG.into()]);
-        let fresh = tagged((epoch, ver), tags.clone());
         let state = tags.iter().next().unwrap();
         if !state.is_known(self.l1.freshness.generation()) {
             let tag_version = *self.tag_version.lock().unwrap();
-            if tag_version > ver {
-                return;
+            if tag_version > mark.1 {
+                return None;
             }
             state.learn(tag_version);
         }
-        if tags.allow(ver) && self.l1.is_usable(&op, &fresh, self.now) {
-            self.l1.put_read(&op, &fresh);
-        }
+        tags.allow(mark.1).then_some((mark, tags))
     }
 
     /// The tag is invalidated, and the message comes. Returns the version.
@@ -199,9 +208,10 @@ impl World {
     }
 
     fn write_tag(&self) -> Mark {
-        let (epoch, stored) = *self.stored.lock().unwrap();
+        let stored = self.stored.lock().unwrap();
+        let (epoch, ver) = *stored;
         let mut tag_version = self.tag_version.lock().unwrap();
-        *tag_version = stored.max(*tag_version) + 1;
+        *tag_version = ver.max(*tag_version) + 1;
         (epoch, *tag_version)
     }
 
@@ -214,8 +224,35 @@ impl World {
 
     fn write(&self) -> Mark {
         let mut stored = self.stored.lock().unwrap();
-        stored.1 += 1;
+        stored.1 = self.after(stored.1);
         *stored
+    }
+
+    /// The next version, after those of the key and of the tag.
+    fn after(&self, stored: u64) -> u64 {
+        stored.max(*self.tag_version.lock().unwrap()) + 1
+    }
+
+    /// A load fills L2, unless another value has come since it was granted the lease.
+    fn fill(&self, lease: Mark) -> Option<Mark> {
+        let mut stored = self.stored.lock().unwrap();
+        (*stored == lease).then(|| {
+            stored.1 = self.after(stored.1);
+            *stored
+        })
+    }
+
+    /// L2 changes, and the instance notices only in which epoch it is now.
+    fn flush_after(&self, change: impl FnOnce(&mut Mark)) {
+        let mut stored = self.stored.lock().unwrap();
+        change(&mut stored);
+        self.l1.flush(stored.0);
+    }
+
+    /// A sweep that counts nothing.
+    fn remove_gone(&self) {
+        let is_gone = |slot: &Slot| self.l1.is_gone(slot, self.now);
+        self.l1.store.remove_where(is_gone).for_each(drop);
     }
 
     /// All messages up to a question have been applied.
@@ -264,7 +301,11 @@ fn tagged(mark: Mark, tags: Tags) -> Held {
     entry(KEY, mark, tags)
 }
 
-fn entry(key: &str, (epoch, ver): Mark, tags: Tags) -> Held {
+fn entry(key: &str, mark: Mark, tags: Tags) -> Held {
+    entry_of(key, mark, mark.0, tags)
+}
+
+fn entry_of(key: &str, (epoch, ver): Mark, value: impl Value, tags: Tags) -> Held {
     let head = SlotHead::endless(version(epoch, ver));
-    Arc::new(Slot::new(key.into(), AnyValue::new(epoch), head, tags))
+    Arc::new(Slot::new(key.into(), AnyValue::new(value), head, tags))
 }

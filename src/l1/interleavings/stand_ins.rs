@@ -3,34 +3,37 @@
 use std::collections::HashSet;
 use std::mem;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 
-use crate::l1::sync::{Mutex, lock};
+use crate::l1::sync::{AtomicU64, Mutex, lock};
 
 /// As moka: each step is atomic, and anything can happen between two of them.
 pub(in crate::l1) struct Policy {
     hashes: Mutex<HashSet<u64>>,
+    capacity: AtomicU64,
     evict: Box<dyn Fn(u64) + Send + Sync>,
 }
 
 impl Policy {
     pub(in crate::l1) fn new(
-        _capacity: u64,
+        capacity: u64,
         _is_weighed: bool,
         evict: impl Fn(u64) + Send + Sync + 'static,
     ) -> Self {
         Self {
             hashes: Mutex::default(),
+            capacity: AtomicU64::new(capacity),
             evict: Box::new(evict),
         }
     }
 
-    #[expect(clippy::unused_self, reason = "as moka's")]
     pub(in crate::l1) fn capacity(&self) -> u64 {
-        1
+        self.capacity.load(Ordering::Relaxed)
     }
 
-    #[expect(clippy::unused_self, reason = "as moka's")]
-    pub(in crate::l1) fn set_capacity(&self, _capacity: u64) {}
+    pub(in crate::l1) fn set_capacity(&self, capacity: u64) {
+        self.capacity.store(capacity, Ordering::Relaxed);
+    }
 
     #[expect(clippy::unused_self, reason = "as moka's")]
     pub(in crate::l1) fn is_of_other_capacity(&self) -> bool {
@@ -47,6 +50,9 @@ impl Policy {
 
     pub(in crate::l1) fn admit(&self, hash: u64, _weight: u32) {
         lock(&self.hashes).insert(hash);
+        if self.capacity() == 0 {
+            self.run_pending();
+        }
     }
 
     pub(in crate::l1) fn remove(&self, hash: u64) {
