@@ -466,7 +466,7 @@ mod tests {
     use std::time::Duration;
 
     use super::super::{Held, NEVER, Slot, SlotHead, Tags};
-    use super::{FIRST, Table, WIDTH};
+    use super::{FIRST, Segment, Table, WIDTH, segment};
     use crate::clock::Tick;
     use crate::vocabulary::{AnyValue, Version};
 
@@ -524,6 +524,13 @@ mod tests {
             put(&table, &number.to_string());
         }
         assert_eq!(table.buckets(), 1_667);
+    }
+
+    #[test]
+    fn buckets_fill_one_segment_after_the_other() {
+        let of = |number| (0..Segment::new(number).buckets.len()).map(move |at| (number, at));
+        let places: Vec<_> = (0..8 * FIRST).map(segment).collect();
+        assert_eq!(places, (0..4).flat_map(of).collect::<Vec<_>>());
     }
 
     #[test]
