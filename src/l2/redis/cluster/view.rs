@@ -530,4 +530,18 @@ d4 :0@0 master,noaddr - 0 0 1 disconnected 400
             );
         }
     }
+    #[test]
+    fn a_node_without_slots_may_follow_the_primary_later() {
+        let nodes = "\
+a1 10.0.0.1:7101@17101 myself,master - 0 0 4 connected 0-99
+b2 10.0.0.2:7102@17102 master - 0 0 2 connected 100-199
+c3 10.0.0.3:7103@17103 slave a1 0 0 4 connected
+d4 10.0.0.4:7104@17104 slave b2 0 0 2 connected
+e5 10.0.0.5:7105@17105 master - 0 0 0 connected
+";
+        let info = "cluster_current_epoch:4\r\n";
+        let view = View::read(nodes, info, &Address::default()).unwrap();
+        let followers: Vec<_> = view.followers().map(|(_, port)| *port).collect();
+        assert_eq!(followers, [7103, 7105]);
+    }
 }
