@@ -292,4 +292,16 @@ mod tests {
             assert!(reason.contains(what), "{reason}");
         }
     }
+    #[test]
+    fn a_primary_has_the_term_of_the_majority_that_was_asked_last() {
+        let sentinels = Sentinels::new("m", [Server::from("redis://a")].into_iter()).unwrap();
+        let (began, host) = (Instant::now(), "b".to_owned());
+        let believe = |(port, seconds)| {
+            let asked = began + Duration::from_secs(seconds);
+            sentinels.believe(&(host.clone(), port), asked)
+        };
+        let terms = [(1, 1), (1, 3), (2, 2), (1, 2), (2, 4), (2, 4)].map(believe);
+        let expected = [Some(1), Some(1), None, Some(1), Some(2), Some(2)];
+        assert_eq!(terms, expected);
+    }
 }
