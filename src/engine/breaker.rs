@@ -645,4 +645,21 @@ mod tests {
             "lost lost lost 5s answer => well",
         ]);
     }
+    #[test]
+    fn a_trouble_that_is_over_has_counted_its_requests() {
+        let clock = Clock::manual();
+        let breaker = breaker(clock.clone());
+        breaker.will_probe();
+        for _ in 0..3 {
+            clock.advance(Duration::from_secs(1));
+            breaker.note(Some(&L2Error::timed_out(Duration::ZERO)));
+        }
+        assert!(breaker.admit().is_err() && breaker.admit().is_err());
+        breaker.note(None);
+        clock.advance(OVER_AFTER);
+        let trouble = &mut lock(&breaker.trouble).trouble;
+        let (_, over) = breaker.end_if_over(trouble, clock.now()).unwrap();
+        assert_eq!(over.failing_for, Duration::from_secs(2));
+        assert_eq!((over.failed, over.skipped), (3, 2));
+    }
 }
