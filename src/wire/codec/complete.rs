@@ -575,3 +575,64 @@ impl<S: SerializeMap, const NOTES: bool> SerializeMap for CompleteElements<'_, S
         self.inner.end()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use serde::{Deserialize, Deserializer};
+
+    use super::*;
+
+    /// Shows its number in formats that are readable for humans, or in those that are not, and nothing in the others.
+    struct InOneKind {
+        is_human_readable: bool,
+        number: u8,
+    }
+
+    impl Serialize for InOneKind {
+        fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+            if serializer.is_human_readable() == self.is_human_readable {
+                serializer.serialize_u8(self.number)
+            } else {
+                serializer.serialize_unit()
+            }
+        }
+    }
+
+    impl<'de> Deserialize<'de> for InOneKind {
+        fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+            let is_human_readable = deserializer.is_human_readable();
+            // Another one than was written.
+            let number = u8::deserialize(deserializer)? + 1;
+            Ok(Self {
+                is_human_readable,
+                number,
+            })
+        }
+    }
+
+    #[test]
+    fn values_are_compared_by_what_they_show_in_their_format() {
+        for is_human_readable in [false, true] {
+            let [one, other] = [1, 2].map(|number| InOneKind {
+                is_human_readable,
+                number,
+            });
+            assert!(compare(&one, &other, is_human_readable).is_err());
+            assert!(compare(&one, &other, !is_human_readable).is_ok());
+        }
+    }
+
+    #[cfg(feature = "messagepack")]
+    #[test]
+    fn message_pack_is_not_readable_for_humans() {
+        use super::super::{Codec, MessagePack};
+
+        let written = InOneKind {
+            is_human_readable: false,
+            number: 1,
+        };
+        let mut bytes = Vec::new();
+        MessagePack.encode(&written, &mut bytes).unwrap();
+        assert!(MessagePack.read_back(&written, &bytes).is_err());
+    }
+}
