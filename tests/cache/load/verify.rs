@@ -8,10 +8,10 @@ use std::time::Duration;
 
 use futures::StreamExt;
 use larder::builder::Verify;
-use larder::{Builder, Cache, LoadingCache, MemoryL2, Stats};
+use larder::{Builder, Cache, Clock, LoadingCache, MemoryL2, Stats};
 use tokio::time::{sleep, timeout};
 
-use crate::fleet::{Fleet, Set, Source, Texts, over_both_stores};
+use crate::fleet::{Fleet, HOUR, Set, Source, Texts, over_both_stores};
 use crate::support::eventually::eventually;
 use crate::support::network::Step;
 
@@ -179,6 +179,28 @@ async fn a_change_that_is_invalidated_is_none() {
     cache.invalidate("gone").await.unwrap();
     sleep(Duration::from_secs(60)).await;
     assert_eq!(mismatches(&cache.stats()), 1, "only that of the other key");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_mismatch_is_counted_by_the_age_of_the_value() {
+    let clock = Clock::manual();
+    let builder = Cache::builder("test:ages").clock(clock.clone());
+    let cache: Cache<u64, u64> = builder.l2_ttl(2 * HOUR).verify(1.0).build().unwrap();
+    cache.insert(&1, 1).await.unwrap();
+    let mut counts = Vec::new();
+    for passes in [59, 1, 3539, 1] {
+        clock.advance(Duration::from_secs(passes));
+        let load = async || Ok::<_, io::Error>(2);
+        assert_eq!(*cache.get_or_load(&1, load).await.unwrap(), 1);
+        sleep(Duration::from_secs(60)).await;
+        let stats = cache.stats();
+        counts.push([
+            stats.mismatches_under_1m,
+            stats.mismatches_under_1h,
+            stats.mismatches_over_1h,
+        ]);
+    }
+    assert_eq!(counts, [[1, 0, 0], [1, 1, 0], [1, 2, 0], [1, 2, 1]]);
 }
 
 #[tokio::test(start_paused = true)]
