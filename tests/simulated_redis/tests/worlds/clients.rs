@@ -7,7 +7,7 @@ use std::time::Duration;
 use fastrand::Rng;
 use futures::future::{BoxFuture, join_all, try_join_all};
 use larder::{CommitError, Entry, LoadError, Loaded, Source as From, Token, Version, WriteError};
-use tokio::time::{sleep, timeout};
+use tokio::time::{Instant, sleep, timeout};
 
 use crate::config::Config;
 use crate::faults::Fault;
@@ -622,6 +622,10 @@ async fn compete(
     let seen = seen.and_then(|entry| entry.meta().version());
     let seen = seen.unwrap_or(Version::ABSENT);
     let other = awake(world, rng).await;
+    // Where nothing goes wrong, only time ends a value while the lock of its key is held.
+    let are_lost = !world.config.faults.is_empty() || world.config.touches > 0.0;
+    let is_there_until =
+        (seen == Version::ABSENT && !are_lost).then(|| Instant::now() + world.store.lasts(key));
     let insert = async |instance: &Instance| {
         let value = world.source.loaded(Versioned { key, version });
         instance.cache.insert_if(&key, value, seen).await
@@ -631,6 +635,11 @@ async fn compete(
     assert!(
         seen == Version::ABSENT || !matches!((&ours, &theirs), (Ok(true), Ok(true))),
         "both have stored a value in the place of {seen:?}"
+    );
+    assert!(
+        is_there_until.is_none_or(|until| until <= Instant::now())
+            || !matches!((&ours, &theirs), (Ok(true), _) | (_, Ok(true))),
+        "a value was stored on the condition that there was none, and there was one"
     );
     if ours.is_err() || theirs.is_err() {
         // One may still arrive: for so long, no other client writes.

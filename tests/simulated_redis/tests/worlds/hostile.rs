@@ -360,6 +360,18 @@ impl Config {
                 ],
                 ..base
             },
+            // Inserts where no value is, while that of one release has expired, and that of another lies behind it.
+            29 if !seed.is_multiple_of(2) => Self {
+                types: 2,
+                instances: 4,
+                keys: 6,
+                read_rest_ms: 300,
+                write_rest_ms: 300,
+                inserts: 0.4,
+                competitions: 0.4,
+                l2_ttl_ms: 200,
+                ..base
+            },
             // Releases side by side, each of which has values of its own under the keys that the other one changes.
             29 => Self {
                 types: 2,

@@ -405,7 +405,9 @@ pub(crate) fn cut_and_grow(
     let (there, cluster) = (others.clone(), cluster.clone());
     tokio::spawn(async move {
         sleep(lasts).await;
-        there.iter().for_each(|node| cluster.rejoin(*node));
+        for node in there {
+            cluster.rejoin(node);
+        }
     });
     Some(others)
 }

@@ -147,6 +147,27 @@ impl Store {
         ask(redis, &[b"HGET", clock.as_bytes(), b"off"]) == Reply::Bulk(b"1".to_vec())
     }
 
+    /// For how long the only server has a value of a key still, of whatever type: a millisecond less, as its times are
+    /// whole ones.
+    pub(crate) fn lasts(&self, key: u64) -> Duration {
+        let redis = &self.servers.all()[0];
+        let Reply::Bulk(text) = ask(redis, &[b"GET", format!("{ONLY_LANE}:{key}").as_bytes()])
+        else {
+            return Duration::ZERO;
+        };
+        let values = values_in(&text).into_iter();
+        let ends = values.map(|value| times_of(value).1.expires_at).max();
+        let Reply::Array(time) = ask(redis, &[b"TIME"]) else {
+            panic!("a server has a clock");
+        };
+        let number = |part: &Reply| match part {
+            Reply::Bulk(text) => str::from_utf8(text).unwrap().parse::<u64>().unwrap(),
+            other => panic!("{other:?}"),
+        };
+        let now = number(&time[0]) * 1000 + number(&time[1]) / 1000;
+        Duration::from_millis(ends.unwrap_or(0).saturating_sub(now + 1))
+    }
+
     /// Keeps a copy of what is stored, to go back to.
     pub(crate) fn snapshot(&self) {
         let now = self.servers.snapshots();
