@@ -1,15 +1,16 @@
 //! Stand-ins for moka and for the cells of the table: their steps are ones that loom can see.
 
-use std::collections::HashSet;
+use std::collections::BTreeSet;
 use std::mem;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use crate::l1::sync::{AtomicU64, Mutex, lock};
 
-/// As moka: each step is atomic, and anything can happen between two of them.
+/// As moka: each step is atomic, and anything can happen between two of them. It evicts in one order, as loom runs each
+/// order of steps again.
 pub(in crate::l1) struct Policy {
-    hashes: Mutex<HashSet<u64>>,
+    hashes: Mutex<BTreeSet<u64>>,
     capacity: AtomicU64,
     evict: Box<dyn Fn(u64) + Send + Sync>,
 }
