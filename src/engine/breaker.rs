@@ -645,6 +645,7 @@ mod tests {
             "lost lost lost 5s answer => well",
         ]);
     }
+
     #[test]
     fn a_trouble_that_is_over_has_counted_its_requests() {
         let clock = Clock::manual();

@@ -184,7 +184,10 @@ async fn the_capacity_outlives_a_change_of_lanes() {
     let keys: Vec<String> = (0..400).map(|n| format!("k{n}")).collect();
     let rows = keys.iter().map(|key| (key, "row".to_owned()));
     a.insert_many(rows).await.unwrap();
-    eventually("L1 has all", async || a.local_keys(1_000).len() > 399).await;
+    eventually("L1 has all", async || {
+        a.local_keys(1_000).len() == keys.len()
+    })
+    .await;
 }
 
 /// As after an eviction: which lanes are used is found out by the others.

@@ -30,8 +30,8 @@ use crate::util::partial_debug::partial_debug;
 /// A second level inside this process, for trying the crate out and for tests.
 ///
 /// Clones share the stored values: give one to each of several caches, and they behave as instances that
-/// share a Redis do. It holds at most 100 000 values per namespace. Unlike Redis, it lets caches of one name have other
-/// numbers of [lanes](crate::Builder::lanes): they do not see each other's values.
+/// share a Redis do. It holds at most 100 000 values per namespace. Caches of one name need the same number of
+/// [lanes](crate::Builder::lanes): unlike in Redis, caches with different numbers do not see each other's values.
 ///
 /// ```
 /// # async fn demo() -> Result<(), Box<dyn std::error::Error>> {

@@ -292,6 +292,7 @@ mod tests {
             assert!(reason.contains(what), "{reason}");
         }
     }
+
     #[test]
     fn a_primary_has_the_term_of_the_majority_that_was_asked_last() {
         let sentinels = Sentinels::new("m", [Server::from("redis://a")].into_iter()).unwrap();

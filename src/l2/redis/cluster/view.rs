@@ -530,6 +530,7 @@ d4 :0@0 master,noaddr - 0 0 1 disconnected 400
             );
         }
     }
+
     #[test]
     fn a_node_without_slots_may_follow_the_primary_later() {
         let nodes = "\

@@ -156,10 +156,9 @@ impl SimulatedCluster {
                 let epoch = u64::try_from(index + 1).expect("a number");
                 let port = port + u16::try_from(index).expect("a port");
                 let mut peer = Peer::new(id.clone(), format!("node-{index}"), port, epoch);
-                if (settings.primaries..with_replicas).contains(&index) {
-                    let replica = index - settings.primaries;
-                    peer.follows = Some(replica / settings.replicas_each);
-                }
+                let replica = index.checked_sub(settings.primaries);
+                let replica = replica.filter(|_| index < with_replicas);
+                peer.follows = replica.map(|replica| replica / settings.replicas_each);
                 peer
             });
             let redis = SimulatedRedis::new(settings.node.clone());

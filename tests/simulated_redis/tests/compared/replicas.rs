@@ -26,10 +26,13 @@ struct Pair {
 impl Pair {
     async fn start() -> Self {
         // Without pings, which a primary could send between a test's last look and a promotion.
-        let pings = ["--repl-ping-replica-period", "3600"];
-        let real =
-            RedisServer::start_with(&[&["--repl-diskless-sync-delay", "0"], &pings[..]].concat())
-                .await;
+        let options = [
+            "--repl-diskless-sync-delay",
+            "0",
+            "--repl-ping-replica-period",
+            "3600",
+        ];
+        let real = RedisServer::start_with(&options).await;
         let simulated = SimulatedRedis::default();
         Self {
             connection: real.connection().await,

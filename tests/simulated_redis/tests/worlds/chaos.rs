@@ -48,6 +48,8 @@ fn strike(world: &Arc<World>, fault: Fault, rng: &mut Rng) {
     // Now shorter than what anybody waits for, now longer than what anybody may believe.
     let longest = 2 * config.max_staleness_ms + 2 * config.l2_timeout_ms;
     let lasts = Duration::from_millis(rng.u64(20..=longest));
+    // Longer than it takes to notice that another primary is there.
+    let until_noticed = config.max_staleness() + 2 * lasts;
     let here = Some(instance.index);
     match fault {
         Fault::Cut => {
@@ -96,18 +98,15 @@ fn strike(world: &Arc<World>, fault: Fault, rng: &mut Rng) {
             world.store.step_clock(Duration::from_secs(by));
         }
         Fault::FailedOver | Fault::HandedOver | Fault::Isolated | Fault::SplitBrain => {
-            // Longer than it takes to notice that something is wrong.
-            let lasts = config.max_staleness() + 2 * lasts;
             let lag = Duration::from_millis(rng.u64(0..=2 * config.max_staleness_ms));
-            world.struck(fault, lasts, None);
+            world.struck(fault, until_noticed, None);
             let store = Arc::clone(&world.store);
-            store.take_over(fault, lag, lasts, rng);
+            store.take_over(fault, lag, until_noticed, rng);
         }
         Fault::CutAndGrown => {
-            let lasts = config.max_staleness() + 2 * lasts;
-            world.struck(fault, lasts, None);
+            world.struck(fault, until_noticed, None);
             let store = Arc::clone(&world.store);
-            store.strike(fault, lasts, rng);
+            store.strike(fault, until_noticed, rng);
         }
         Fault::TagVersionLost => {
             world.struck(fault, Duration::ZERO, None);

@@ -263,6 +263,11 @@ fn seen(entry: &Entry<Versioned>) -> Seen {
     }
 }
 
+/// Whether something is done that has this share. A share of nothing draws nothing, so other worlds stay as they are.
+fn has_share(share: f64, rng: &mut Rng) -> bool {
+    share > 0.0 && rng.f64() < share
+}
+
 /// Writes until the world is over, on whatever instance.
 pub(crate) async fn write(world: Arc<World>, mut rng: Rng) {
     loop {
@@ -270,19 +275,19 @@ pub(crate) async fn write(world: Arc<World>, mut rng: Rng) {
         if world.is_over() {
             return;
         }
-        if world.config.switched_everywhere > 0.0 && rng.f64() < world.config.switched_everywhere {
+        if has_share(world.config.switched_everywhere, &mut rng) {
             switch_everywhere(&world, &mut rng).await;
             continue;
         }
-        if world.config.prefixes > 0.0 && rng.f64() < world.config.prefixes {
+        if has_share(world.config.prefixes, &mut rng) {
             change_prefix(&world, &mut rng).await;
             continue;
         }
-        if world.config.warming > 0.0 && rng.f64() < world.config.warming {
+        if has_share(world.config.warming, &mut rng) {
             warm(&world, &mut rng).await;
             continue;
         }
-        if world.config.tags > 0.0 && rng.f64() < world.config.tags {
+        if has_share(world.config.tags, &mut rng) {
             change_tag(&world, &mut rng).await;
             continue;
         }
@@ -519,7 +524,7 @@ async fn awake(world: &World, rng: &mut Rng) -> Arc<Instance> {
 
 /// Commits, then calls the cache. The caller holds the key's lock.
 async fn change(world: &Arc<World>, instance: &Arc<Instance>, key: u64, rng: &mut Rng) {
-    if world.config.written_through > 0.0 && rng.f64() < world.config.written_through {
+    if has_share(world.config.written_through, rng) {
         return write_through(world, instance, key, rng).await;
     }
     let version = world.source.commit(key);
@@ -622,10 +627,10 @@ async fn compete(
     let seen = seen.and_then(|entry| entry.meta().version());
     let seen = seen.unwrap_or(Version::ABSENT);
     let other = awake(world, rng).await;
-    // Where nothing goes wrong, only time ends a value while the lock of its key is held.
-    let are_lost = !world.config.faults.is_empty() || world.config.touches > 0.0;
-    let is_there_until =
-        (seen == Version::ABSENT && !are_lost).then(|| Instant::now() + world.store.lasts(key));
+    // The lock of the key is held.
+    let only_time_ends_it = world.config.faults.is_empty() && world.config.touches == 0.0;
+    let is_there_until = (seen == Version::ABSENT && only_time_ends_it)
+        .then(|| Instant::now() + world.store.lasts(key));
     let insert = async |instance: &Instance| {
         let value = world.source.loaded(Versioned { key, version });
         instance.cache.insert_if(&key, value, seen).await
@@ -636,9 +641,10 @@ async fn compete(
         seen == Version::ABSENT || !matches!((&ours, &theirs), (Ok(true), Ok(true))),
         "both have stored a value in the place of {seen:?}"
     );
+    let is_there = is_there_until.is_some_and(|until| Instant::now() < until);
+    let is_stored = matches!((&ours, &theirs), (Ok(true), _) | (_, Ok(true)));
     assert!(
-        is_there_until.is_none_or(|until| until <= Instant::now())
-            || !matches!((&ours, &theirs), (Ok(true), _) | (_, Ok(true))),
+        !(is_there && is_stored),
         "a value was stored on the condition that there was none, and there was one"
     );
     if ours.is_err() || theirs.is_err() {

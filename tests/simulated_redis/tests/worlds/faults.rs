@@ -75,7 +75,7 @@ faults! {
     /// The same, but the old one goes on taking the writes of those whose connections stay there.
     SplitBrain,
     /// A cluster is cut in two, and the smaller side gets new primaries: each side has a majority then. An instance
-    /// reaches one of them.
+    /// reaches one side.
     CutAndGrown,
     /// What the store held some time ago takes the place of what it holds, while it runs.
     PutBack,

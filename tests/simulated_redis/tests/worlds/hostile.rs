@@ -158,7 +158,7 @@ impl Config {
                 ],
                 ..base
             },
-            // Replicas that lag for longer than values are believed, also where keys are loaded for nobody.
+            // Replicas that lag for longer than values are believed, also beside warm-ups.
             15 => Self {
                 warming: 0.3,
                 writers: 4,
@@ -248,8 +248,8 @@ impl Config {
                 write_rest_ms: 60,
                 ..base
             },
-            // Writes that reach the source later, beside others and beside keys that are loaded for nobody, and a source
-            // that changes some; workers that are silent, and of two releases.
+            // Writes that reach the source later, beside others and beside warm-ups, and a source that changes some;
+            // workers that are silent, and of two releases.
             24 => Self {
                 written_behind: 0.6,
                 warming: 0.3,

@@ -41,8 +41,8 @@ struct State {
     faults: BTreeMap<Fault, Instant>,
     /// With the server that each leads to; none for a sentinel.
     connections: Vec<(Wire, Option<usize>, CancellationToken)>,
-    /// Servers that it does not reach, until then.
-    beyond: BTreeMap<usize, Instant>,
+    /// Until when each server is not reached.
+    unreachable: BTreeMap<usize, Instant>,
 }
 
 impl Link {
@@ -61,7 +61,7 @@ impl Link {
                 last_answer: None,
                 faults: BTreeMap::new(),
                 connections: Vec::new(),
-                beyond: BTreeMap::new(),
+                unreachable: BTreeMap::new(),
             }),
         }
     }
@@ -177,19 +177,20 @@ impl Link {
         here.map(|(.., cut)| cut.clone()).collect()
     }
 
-    /// Does not reach this server for so long.
+    /// Cuts the connections to a server, and makes none for so long.
     pub(crate) fn part_from(&self, server: usize, lasts: Duration) {
         for wire in [Wire::Data, Wire::Subscription] {
             let here = self.connections(wire, server);
             here.iter().for_each(CancellationToken::cancel);
         }
         let until = Instant::now() + lasts;
-        self.state.lock().unwrap().beyond.insert(server, until);
+        self.state.lock().unwrap().unreachable.insert(server, until);
     }
 
+    /// Whether a connection to a server can be made. Sentinels are always reached.
     pub(crate) fn reaches(&self, server: Option<usize>) -> bool {
         let state = self.state.lock().unwrap();
-        let until = server.and_then(|server| state.beyond.get(&server));
+        let until = server.and_then(|server| state.unreachable.get(&server));
         until.is_none_or(|until| *until <= Instant::now())
     }
 

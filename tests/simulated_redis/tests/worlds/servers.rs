@@ -140,8 +140,8 @@ impl Servers {
         }
     }
 
-    /// Whether another server takes itself for the primary of a key that this one has changed, and whether it is a newer
-    /// one. The changed server itself is not asked.
+    /// If other servers take themselves for the primary of a key that this one has changed: whether one of them is newer.
+    /// The server itself is not asked, as it is locked while its changes are told.
     pub(crate) fn beside(&self, number: usize, changes: &Changes) -> Option<bool> {
         match self {
             Self::Single(single) => (number < single.primary().0).then_some(true),
@@ -150,9 +150,8 @@ impl Servers {
                 let streams = changes.entries.iter().map(|entry| &entry.stream);
                 let slot = SimulatedCluster::slot_of(keys.chain(streams).next()?);
                 let nodes = (0..cluster.nodes().len()).filter(|node| *node != number);
-                let mut others = nodes.filter(|node| cluster.named(*node, slot) == Some(*node));
-                let other = others.next()?;
-                Some(cluster.is_newer(other, number))
+                let others = nodes.filter(|node| cluster.named(*node, slot) == Some(*node));
+                others.map(|node| cluster.is_newer(node, number)).max()
             }
         }
     }

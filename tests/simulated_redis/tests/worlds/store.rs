@@ -33,8 +33,8 @@ pub(crate) const NUMBERS: usize = 27;
 
 /// More seconds than a clock is stepped back in a world.
 const FAR: u64 = 1_000_000;
-/// What the keys of a namespace with one lane begin with.
-const ONLY_LANE: &str = "{simulation:row.0}";
+/// What all keys begin with, up to the number of their lane.
+const LANES: &str = "{simulation:row.";
 
 pub(crate) struct Store {
     servers: Arc<Servers>,
@@ -140,19 +140,17 @@ impl Store {
         self.ahead.fetch_add(by.as_secs(), SeqCst);
     }
 
-    /// Whether all instances are switched off, as the only server has it.
+    /// Whether all instances are switched off. For a world of one server and one lane.
     pub(crate) fn is_off(&self) -> bool {
-        let clock = format!("{ONLY_LANE}!clock");
-        let redis = &self.servers.all()[0];
+        let (redis, clock) = (&self.servers.all()[0], format!("{LANES}0}}!clock"));
         ask(redis, &[b"HGET", clock.as_bytes(), b"off"]) == Reply::Bulk(b"1".to_vec())
     }
 
-    /// For how long the only server has a value of a key still, of whatever type: a millisecond less, as its times are
-    /// whole ones.
+    /// For how long a key has a value of any type still: a millisecond less, as a server's times are whole ones. For a
+    /// world of one server and one lane.
     pub(crate) fn lasts(&self, key: u64) -> Duration {
-        let redis = &self.servers.all()[0];
-        let Reply::Bulk(text) = ask(redis, &[b"GET", format!("{ONLY_LANE}:{key}").as_bytes()])
-        else {
+        let (redis, key) = (&self.servers.all()[0], format!("{LANES}0}}:{key}"));
+        let Reply::Bulk(text) = ask(redis, &[b"GET", key.as_bytes()]) else {
             return Duration::ZERO;
         };
         let values = values_in(&text).into_iter();
@@ -354,7 +352,7 @@ enum Name<'a> {
 /// The name of a key in Redis: the number of its lane, and the rest.
 fn name(key: &[u8]) -> Option<(&str, Name<'_>)> {
     let text = str::from_utf8(key).ok()?;
-    let (lane, rest) = text.strip_prefix("{simulation:row.")?.split_once('}')?;
+    let (lane, rest) = text.strip_prefix(LANES)?.split_once('}')?;
     let name = match rest.split_at_checked(1)? {
         (":", key) => Name::Key(key.parse().ok()?),
         ("!", own) => Name::Own(own),

@@ -34,7 +34,7 @@ pub(crate) struct Outcome {
 /// Runs one world. The same seed and constants give the same history.
 pub(crate) fn run(seed: u64, config: &Config) -> Outcome {
     quiet_planned_panics();
-    let _of = Of(seed);
+    let _named = NamedIfItFails(seed);
     fastrand::seed(seed);
     larder::seed_randomness(Some(seed));
     let runtime = Builder::new_current_thread()
@@ -61,10 +61,10 @@ pub(crate) fn run(seed: u64, config: &Config) -> Outcome {
     }
 }
 
-/// The seed of a world. A step that fails has to say in which one.
-struct Of(u64);
+/// The seed of a world, which a step that fails cannot say.
+struct NamedIfItFails(u64);
 
-impl Drop for Of {
+impl Drop for NamedIfItFails {
     fn drop(&mut self) {
         if thread::panicking() {
             eprintln!("in the world of seed {}", self.0);
@@ -102,7 +102,7 @@ pub(crate) struct World {
     pub(crate) store: Arc<Store>,
     /// The instances that are alive.
     fleet: Mutex<Vec<Arc<Instance>>>,
-    /// Whether all instances are switched off. Who switches them has it to himself.
+    /// Whether all instances are switched off. A client that switches them holds the lock until the switch has its effect.
     pub(crate) is_off: tokio::sync::Mutex<bool>,
     /// Of the last writes that returned one, as users keep them.
     pub(crate) tokens: Mutex<VecDeque<(Token, usize, Known)>>,
