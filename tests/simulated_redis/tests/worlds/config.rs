@@ -305,6 +305,11 @@ impl Config {
         self.max_staleness() * if longer { 2 } else { 1 }
     }
 
+    /// Whether a heartbeat is always answered in time when nothing is at fault.
+    pub(crate) fn answers_heartbeats(&self, instance: usize) -> bool {
+        Duration::from_millis(2 * self.delay_ms.end()) < self.max_staleness_of(instance)
+    }
+
     /// The schema version of one instance.
     pub(crate) fn type_of(&self, instance: usize) -> u32 {
         u32::try_from(instance % self.types).unwrap()

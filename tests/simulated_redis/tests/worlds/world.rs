@@ -156,13 +156,14 @@ impl World {
     /// Waits until nothing is under way and all is well: what is kept of a call goes with the call, and instances recover
     /// without one.
     async fn comes_to_rest(&self, instance: &Instance) {
+        let index = instance.index;
         let until = Instant::now() + self.config.recovery() + self.config.answered_within();
         loop {
             let (left, health) = (instance.cache.left_over(), instance.cache.health());
-            if left.is_empty() && health.is_ok() {
+            let is_live = health.is_subscriber_live() || !self.config.answers_heartbeats(index);
+            if left.is_empty() && health.is_l2_up() && health.is_storing() && is_live {
                 return;
             }
-            let index = instance.index;
             assert!(Instant::now() < until, "{index}: {left:?}, {health:?}");
             sleep(Duration::from_millis(10)).await;
         }
