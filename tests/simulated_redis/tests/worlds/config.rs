@@ -305,8 +305,8 @@ impl Config {
         self.max_staleness() * if longer { 2 } else { 1 }
     }
 
-    /// Whether a heartbeat is always answered in time when nothing is at fault.
-    pub(crate) fn answers_heartbeats(&self, instance: usize) -> bool {
+    /// Whether each heartbeat of an instance is answered within `max_staleness` while there is no fault.
+    pub(crate) fn are_heartbeats_in_time(&self, instance: usize) -> bool {
         Duration::from_millis(2 * self.delay_ms.end()) < self.max_staleness_of(instance)
     }
 

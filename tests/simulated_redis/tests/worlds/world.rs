@@ -160,8 +160,13 @@ impl World {
         let until = Instant::now() + self.config.recovery() + self.config.answered_within();
         loop {
             let (left, health) = (instance.cache.left_over(), instance.cache.health());
-            let is_live = health.is_subscriber_live() || !self.config.answers_heartbeats(index);
-            if left.is_empty() && health.is_l2_up() && health.is_storing() && is_live {
+            let is_well = if self.config.are_heartbeats_in_time(index) {
+                health.is_ok()
+            } else {
+                // By chance the subscriber is live or not.
+                health.is_l2_up() && health.is_storing()
+            };
+            if left.is_empty() && is_well {
                 return;
             }
             assert!(Instant::now() < until, "{index}: {left:?}, {health:?}");
