@@ -191,6 +191,33 @@ fn an_entry_takes_little_more_than_in_moka() {
     }
 }
 
+/// While there is room for twice as many, an entry takes less than in moka.
+#[test]
+fn where_there_is_room_an_entry_takes_little() {
+    const ENTRIES: u32 = 10_000;
+    let _alone = alone();
+    let keys = || (0..ENTRIES).map(|number| format!("catalog:product:{number:08}"));
+    let mut moka: Option<moka::sync::Cache<String, [u64; 16]>> = None;
+    let of_moka = allocation_counter::measure(|| {
+        let moka = moka.insert(moka::sync::Cache::new(2 * u64::from(ENTRIES)));
+        keys().for_each(|key| moka.insert(key, [0_u64; 16]));
+        moka.run_pending_tasks();
+    });
+    let mut cache: Option<Cache<String, [u64; 16]>> = None;
+    let of_ours = allocation_counter::measure(|| {
+        let builder = Cache::builder("test:bytes").l1_capacity(2 * u64::from(ENTRIES));
+        let cache = cache.insert(builder.build().unwrap());
+        runtime().block_on(async {
+            for key in keys() {
+                cache.insert(&key, [0_u64; 16]).await.unwrap();
+            }
+        });
+        assert_eq!(cache.stats().l1_entries, u64::from(ENTRIES));
+    });
+    let percent = of_ours.bytes_current * 100 / of_moka.bytes_current;
+    assert!(percent <= 90, "{percent} % of moka's");
+}
+
 /// Memory of a cache on Redis with the default options and so many lanes, beside an empty moka of the same capacity: when
 /// it has subscribed, and when a few keys of each lane were hit often. All caches share the connections.
 #[test]

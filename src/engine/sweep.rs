@@ -76,6 +76,8 @@ async fn keep_swept(of: Weak<L1>, clock: &Clock, counters: &Counters) -> Option<
         // that comes, though it may be gone by now.
         if of.upgrade()?.store.is_empty() {
             entry_added.notified().await;
+            // Those of former generations are gone. The first subscription begins one, and mostly before an entry comes.
+            swept = of.upgrade()?.freshness.generation();
         }
         sleep(PAUSE).await;
         let l1 = of.upgrade()?;
@@ -84,24 +86,21 @@ async fn keep_swept(of: Weak<L1>, clock: &Clock, counters: &Counters) -> Option<
         if generation != swept || l1.store.is_of_other_capacity() {
             sweep_all(&l1, now).await;
         } else if now >= swept_at.saturating_add(nanos(ALL_PAUSE)) {
+            let has_drifted = l1.store.has_drifted();
+            in_parts(l1.sweep(now), EMPTIED_AT_ONCE).await;
             // Twice, as entries that other threads store meanwhile look like a drift, once in a while.
-            if has_drifted(&l1, now).await && has_drifted(&l1, now).await {
+            if has_drifted && l1.store.has_drifted() {
                 counters.l1_rebuilds.bump();
                 sweep_all(&l1, now).await;
             }
         } else {
             in_parts(l1.sweep_expired(now), LOOKED_AT_AT_ONCE).await;
+            in_parts(l1.store.tell_of_rest(), EMPTIED_AT_ONCE).await;
             continue;
         }
+        in_parts(l1.store.tell_of_rest(), EMPTIED_AT_ONCE).await;
         (swept, swept_at) = (generation, now);
     }
-}
-
-/// Sweeps, and says whether moka is to be made anew.
-async fn has_drifted(l1: &L1, now: Tick) -> bool {
-    let mut recount = l1.store.recount();
-    in_parts(l1.sweep(now, &mut recount), EMPTIED_AT_ONCE).await;
-    l1.store.has_drifted(&recount)
 }
 
 async fn sweep_all(l1: &L1, now: Tick) {

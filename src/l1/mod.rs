@@ -48,7 +48,7 @@ pub(crate) use self::outcome::{
 };
 pub(crate) use self::size_advice::SizeAdvisor;
 pub(crate) use self::slot::{Held, NEVER, Slot, SlotHead};
-pub(crate) use self::store::{Recount, Weigher, entry_bytes};
+pub(crate) use self::store::{Weigher, entry_bytes};
 pub(crate) use self::tags::{TagState, Tags};
 
 use std::ptr;
@@ -478,21 +478,14 @@ impl L1 {
         self.store.remove_if(key, |slot| self.is_gone(slot, now));
     }
 
-    /// Gives the memory of entries back that are not served any more, or have expired: of a few with each step. The
-    /// others are recounted.
-    pub(crate) fn sweep(&self, now: Tick, recount: &mut Recount) -> impl Iterator<Item = ()> {
-        self.store.remove_where(move |slot| {
-            let is_gone = self.is_gone(slot, now);
-            if !is_gone {
-                recount.add(slot);
-            }
-            is_gone
-        })
+    /// Gives the memory of entries back that are not served any more, or have expired: of a few with each step.
+    pub(crate) fn sweep(&self, now: Tick) -> impl Iterator<Item = ()> {
+        (self.store).remove_where(move |slot| self.is_gone(slot, now))
     }
 
     /// As [`sweep`](Self::sweep), after all entries were dropped together, another capacity was set, or moka's sum of
-    /// the weights [has drifted](Store::has_drifted): moka is made anew. Returns what is to be dropped after the steps,
-    /// by a thread that may take seconds.
+    /// the weights [has drifted](Store::has_drifted): moka is dropped. Returns it, to be dropped after the steps by a
+    /// thread that may take seconds.
     pub(crate) fn sweep_all(&self, now: Tick) -> (Box<dyn Send>, impl Iterator<Item = ()>) {
         // moka says nothing of an entry that it never takes in.
         let has_room = self.store.has_room();

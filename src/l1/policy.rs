@@ -1,23 +1,32 @@
 //! moka, which decides which entries stay. It knows an entry by the hash of its key and by its weight, and is told of
 //! some of the hits. Knows nothing of the values.
+//!
+//! moka is made once there is a choice to be made soon: most of the cost of an insert is moka's.
 
 use std::hash::{BuildHasher, Hasher};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use arc_swap::ArcSwapOption;
 use moka::sync::Cache;
 
-/// The hashes of all keys that have an entry, with the weights.
+use super::sync::{Mutex, lock};
+
+/// The hashes of the keys that have an entry, with the weights.
 pub(super) struct Policy {
-    /// Made with the first entry: its queues take 28 KiB, and a service may have many lanes without one.
-    hashes: ArcSwapOption<Hashes>,
+    moka: ArcSwapOption<Moka>,
     capacity: AtomicU64,
     is_weighed: bool,
     evict: Arc<dyn Fn(u64) + Send + Sync>,
 }
 
-type Hashes = Cache<u64, u32, IdentityHasher>;
+struct Moka {
+    hashes: Cache<u64, u32, IdentityHasher>,
+    /// The first bucket of entries that it was not told of after it was made.
+    untold: Mutex<u64>,
+    /// Whether there is no such bucket.
+    is_told_of_all: AtomicBool,
+}
 
 impl Policy {
     /// `evict` is called with each hash that is evicted, by whichever thread calls at that moment.
@@ -27,7 +36,7 @@ impl Policy {
         evict: impl Fn(u64) + Send + Sync + 'static,
     ) -> Self {
         Self {
-            hashes: ArcSwapOption::empty(),
+            moka: ArcSwapOption::empty(),
             capacity: AtomicU64::new(capacity),
             is_weighed,
             evict: Arc::new(evict),
@@ -45,13 +54,23 @@ impl Policy {
 
     /// Whether moka was made with another capacity.
     pub(super) fn is_of_other_capacity(&self) -> bool {
-        let hashes = self.hashes.load();
-        let made_with = hashes.as_ref().map(|hashes| hashes.policy().max_capacity());
+        let moka = self.moka.load();
+        let made_with = moka
+            .as_ref()
+            .map(|moka| moka.hashes.policy().max_capacity());
         made_with.is_some_and(|made_with| made_with != Some(self.capacity()))
     }
 
+    pub(super) fn is_made(&self) -> bool {
+        self.moka.load().is_some()
+    }
+
+    fn made(&self) -> Arc<Moka> {
+        self.moka.load_full().unwrap_or_else(|| self.make())
+    }
+
     #[cold]
-    fn make(&self) -> Arc<Hashes> {
+    fn make(&self) -> Arc<Moka> {
         let evict = Arc::clone(&self.evict);
         let mut hashes = Cache::builder()
             .max_capacity(self.capacity())
@@ -65,10 +84,54 @@ impl Policy {
         if self.is_weighed {
             hashes = hashes.weigher(|_, weight: &u32| *weight);
         }
-        let made = Arc::new(hashes.build_with_hasher(IdentityHasher::default()));
+        let made = Arc::new(Moka {
+            hashes: hashes.build_with_hasher(IdentityHasher::default()),
+            untold: Mutex::default(),
+            is_told_of_all: AtomicBool::new(false),
+        });
         // Another thread may have come first.
-        let present = (self.hashes).compare_and_swap(&None::<Arc<Hashes>>, Some(Arc::clone(&made)));
+        let present = (self.moka).compare_and_swap(&None::<Arc<Moka>>, Some(Arc::clone(&made)));
         present.as_ref().map_or(made, Arc::clone)
+    }
+
+    /// Has moka take in the keys of the next bucket of which it was not told, as `keys` finds them: `None` if there is no
+    /// such bucket. Makes moka, if need be. Returns what they weigh; `None` if moka knows all.
+    pub(super) fn admit_next(
+        &self,
+        keys: impl FnOnce(u64) -> Option<Vec<(u64, u32)>>,
+    ) -> Option<u64> {
+        let moka = self.made();
+        // Relaxed: whoever does not see it yet sees it under the lock.
+        if moka.is_told_of_all.load(Ordering::Relaxed) {
+            return None;
+        }
+        let keys = {
+            // The keys are found under the lock: entries of a bucket that is under way here could move to another one that
+            // comes after the last.
+            let mut untold = lock(&moka.untold);
+            let keys = keys(*untold);
+            match keys {
+                Some(_) => *untold += 1,
+                None => moka.is_told_of_all.store(true, Ordering::Relaxed),
+            }
+            keys?
+        };
+        let mut weight = 0;
+        for (hash, of_one) in keys {
+            // Otherwise it would keep a key twice.
+            if !moka.hashes.contains_key(&hash) {
+                moka.hashes.insert(hash, of_one);
+                weight += u64::from(of_one);
+            }
+        }
+        Some(weight)
+    }
+
+    /// Whether moka is made and knows all entries, but for those that are just being stored.
+    pub(super) fn knows_all(&self) -> bool {
+        let moka = self.moka.load();
+        let is_told = |moka: &Arc<Moka>| moka.is_told_of_all.load(Ordering::Relaxed);
+        moka.as_ref().is_some_and(is_told)
     }
 
     /// Whether there is a choice to be made soon, for which moka counts look-ups: before it has half of what it may
@@ -79,40 +142,48 @@ impl Policy {
 
     /// Takes note of a look-up of a key.
     pub(super) fn record(&self, hash: u64) {
-        if let Some(hashes) = &*self.hashes.load() {
-            hashes.get(&hash);
+        if let Some(moka) = &*self.moka.load() {
+            moka.hashes.get(&hash);
         }
     }
 
-    /// Takes a key in, or takes note of another weight.
-    pub(super) fn admit(&self, hash: u64, weight: u32) {
-        match &*self.hashes.load() {
-            Some(hashes) => hashes.insert(hash, weight),
-            None => self.make().insert(hash, weight),
-        }
+    /// Takes a key in, or takes note of another weight. Makes moka, if need be. Returns whether moka knows all entries, but
+    /// for those that are just being stored.
+    pub(super) fn admit(&self, hash: u64, weight: u32) -> bool {
+        let moka = self.moka.load();
+        let Some(moka) = &*moka else {
+            self.make().hashes.insert(hash, weight);
+            return false;
+        };
+        moka.hashes.insert(hash, weight);
+        // Relaxed: whoever does not see it yet sees it when it tells moka of others.
+        moka.is_told_of_all.load(Ordering::Relaxed)
     }
 
-    pub(super) fn remove(&self, hash: u64) {
-        if let Some(hashes) = &*self.hashes.load() {
-            hashes.invalidate(&hash);
+    /// Returns whether moka is made.
+    pub(super) fn remove(&self, hash: u64) -> bool {
+        let moka = self.moka.load();
+        if let Some(moka) = &*moka {
+            moka.hashes.invalidate(&hash);
         }
+        moka.is_some()
     }
 
     /// Forgets all keys. Returns what it knew of them, which takes seconds to be dropped if they are millions.
     pub(super) fn forget_all(&self) -> impl Send + use<> {
-        self.hashes.swap(None)
+        self.moka.swap(None)
     }
 
     /// Does the pending work: up to a few hundred writes, which takes less than a millisecond.
     pub(super) fn run_pending(&self) {
-        if let Some(hashes) = &*self.hashes.load() {
-            hashes.run_pending_tasks();
+        if let Some(moka) = &*self.moka.load() {
+            moka.hashes.run_pending_tasks();
         }
     }
 
     /// The weights of all entries, as of the last pending work.
     pub(super) fn weight(&self) -> u64 {
-        (self.hashes.load().as_ref()).map_or(0, |hashes| hashes.weighted_size())
+        (self.moka.load().as_ref()).map_or(0, |moka| moka.hashes.weighted_size())
     }
 }
 

@@ -1,8 +1,21 @@
 //! The entries: all of them in the [`Table`], which look-ups read, and their hashes in moka (the [`Policy`]), which
 //! bounds them. An entry is put in the table first and then told to moka; and whatever moka evicts is removed from the
-//! table. So moka has each entry of the table, but for one that is just being stored. Knows nothing of versions and
-//! generations: its caller says with a condition which entry may be seen or removed.
+//! table. Knows nothing of versions and generations: its caller says with a condition which entry may be seen or
+//! removed.
+//!
+//! moka is made when the entries weigh more than half of the capacity, and is told from then on:
+//!
+//! | of | by |
+//! | --- | --- |
+//! | an entry that comes, or whose weight changes | its insert, which then tells it of older entries that weigh as much |
+//! | the older entries that are left | the sweeper |
+//! | an entry that goes | its removal |
+//! | the first hit of an entry in an [era](super::era) | the hit |
+//!
+//! So it knows all entries before they fill the capacity; the sweeper is for a few heavy entries that follow many light
+//! ones. When most entries go together, moka is dropped.
 
+use std::iter::from_fn;
 use std::mem;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
@@ -16,13 +29,14 @@ use super::era::{self, Era, Mark};
 use super::interleavings::Policy;
 #[cfg(not(larder_interleavings))]
 use super::policy::Policy;
-use super::sync::{CachePadded, Mutex, lock};
+use super::sync::{AtomicBool, CachePadded, Mutex, lock};
 use super::table::Table;
 use super::{Held, SizeAdvisor, Slot};
 use crate::clock::Tick;
 use crate::key::{Key, SHORT_KEY_BYTES};
 use crate::prefixes::Prefixes;
 use crate::stats::SizeAdvice;
+use crate::util::on_drop::OnDrop;
 use crate::vocabulary::AnyValue;
 
 /// The weight of an entry.
@@ -43,40 +57,8 @@ pub(crate) fn entry_bytes(key: &str) -> usize {
 
 type Evicted = Vec<Held>;
 
-/// What the entries weigh, as a walk over all of them finds it. moka's own sum drifts when threads insert and remove the
-/// same keys, and what it has too much is capacity that is lost. A sum that was kept beside the entries could drift, too.
-pub(crate) struct Recount {
-    /// moka's sum before the walk.
-    before: u64,
-    capacity: u64,
-    entries: u64,
-    weight: u64,
-}
-
-impl Recount {
-    /// The entry was found, and stays.
-    pub(super) fn add(&mut self, slot: &Slot) {
-        let weight = u64::from(slot.weight());
-        // One that is heavier is in the table until moka has refused it, and never in moka's sum.
-        if weight <= self.capacity {
-            self.entries += 1;
-            self.weight += weight;
-        }
-    }
-
-    /// Whether moka's sum after the walk is off by 5 % of the capacity, and by as much as 64 entries weigh, or by half
-    /// of the capacity if few entries fill it. Without entries, whether there is a sum.
-    fn is_off(&self, after: u64) -> bool {
-        let capacity = self.capacity;
-        let mean = self.weight.checked_div(self.entries);
-        let many = mean.map_or(0, |mean| {
-            mean.saturating_mul(64).min(capacity / 2).max(capacity / 20)
-        });
-        // Entries that came or went during the walk may have been missed.
-        let moved = self.before.abs_diff(after);
-        self.weight.abs_diff(after) > many.saturating_add(moved)
-    }
-}
+/// How many buckets an insert tells moka of, at most. Most have a few entries.
+const MOST_TOLD: usize = 16;
 
 /// Called with each entry that leaves L1 without another in its place, and whether moka has evicted it. Under no lock.
 pub(super) type OnRemoved = Box<dyn Fn(&Slot, bool) + Send + Sync>;
@@ -96,6 +78,8 @@ pub(crate) struct Store {
     era: AtomicU32,
     /// How many new entries there were in this era. Hits read the fields beside it.
     new_entries: CachePadded<AtomicU64>,
+    /// Whether a walk [keeps](Self::keep_where) some of the entries: moka is not told of others before they are gone.
+    is_walked: Arc<AtomicBool>,
 }
 
 impl Store {
@@ -127,6 +111,7 @@ impl Store {
             entry_added: Arc::default(),
             era: AtomicU32::new(0),
             new_entries: CachePadded::default(),
+            is_walked: Arc::default(),
         }
     }
 
@@ -160,7 +145,13 @@ impl Store {
 
     /// Whether the capacity that was set does not count yet.
     pub(crate) fn is_of_other_capacity(&self) -> bool {
-        self.policy.is_of_other_capacity()
+        // moka says nothing of an entry that it never takes in.
+        self.policy.is_of_other_capacity() || !self.has_room() && self.len() > 0
+    }
+
+    /// Whether moka is not needed yet.
+    fn is_roomy(&self) -> bool {
+        !self.policy.is_made() && self.weight() <= self.policy.capacity() / 2
     }
 
     /// Has moka record the first hit of an entry in this era, and tells the advice of a hit of its sample.
@@ -219,16 +210,59 @@ impl Store {
         slot.told.set(self.era.load(Ordering::Relaxed), mark);
         let former = self.table.put(hash, slot);
         let is_new = former.is_none();
-        if is_new {
-            self.note_miss(hash);
-        }
-        if former.is_none_or(|former| former.weight() != slot.weight()) {
-            self.policy.admit(hash, slot.weight());
-            self.drop_evicted();
+        // After the entry was put there: of two threads that insert, one finds the entry of the other.
+        if !self.is_roomy() {
+            if is_new {
+                self.note_miss(hash);
+            }
+            if former.is_none_or(|former| former.weight() != slot.weight()) {
+                if !self.policy.admit(hash, slot.weight()) {
+                    self.tell_of_older(slot.weight());
+                }
+                self.drop_evicted();
+            }
         }
         if is_new {
             self.entry_added.notify_one();
         }
+    }
+
+    /// Tells moka of entries that came before it was made, and weigh as much as this one.
+    fn tell_of_older(&self, weight: u32) {
+        let (mut buckets, mut told) = (0, 0);
+        while buckets < MOST_TOLD && told < u64::from(weight.max(1)) {
+            match self.tell_of_bucket() {
+                Some(weight) => told += weight,
+                None => return,
+            }
+            buckets += 1;
+        }
+    }
+
+    /// Tells moka of the entries of the next bucket. Returns what they weigh; `None` if it is to be told of none now.
+    fn tell_of_bucket(&self) -> Option<u64> {
+        // Acquire, with the store at the end of the walk: what is gone is not found.
+        if self.is_walked.load(Ordering::Acquire) {
+            return None;
+        }
+        self.policy.admit_next(|place| {
+            let mut entries = Vec::new();
+            (place < self.table.buckets()).then(|| {
+                (self.table).look_at(place, &mut |slot| {
+                    entries.push((self.table.hash(&slot.key), slot.weight()));
+                });
+                entries
+            })
+        })
+    }
+
+    /// Tells moka of all entries, if it has to know them: of a few with each step.
+    pub(crate) fn tell_of_rest(&self) -> impl Iterator<Item = ()> {
+        from_fn(|| {
+            let told = (!self.is_roomy()).then(|| self.tell_of_bucket())??;
+            self.drop_evicted();
+            Some(told).map(drop)
+        })
     }
 
     fn weigh(&self, slot: &Slot) -> u32 {
@@ -293,34 +327,32 @@ impl Store {
 
     /// Removes the entries that do not meet the condition, the entries of one bucket with each step; for when most
     /// entries go, or another capacity was set. moka takes milliseconds for some of the hashes that it removes, so moka
-    /// forgets all entries and is told of the entries that stay. Also returns the former moka, to be dropped after the
-    /// steps: that takes long, and inserts may use it until then.
+    /// forgets all entries, and is [told](Self::tell_of_rest) of those that stay after the last step. Also returns the
+    /// former moka, to be dropped after the steps: that takes long, and inserts may use it until then.
     pub(super) fn keep_where(
         &self,
         condition: impl Fn(&Slot) -> bool,
     ) -> (Box<dyn Send>, impl Iterator<Item = ()>) {
+        self.is_walked.store(true, Ordering::Relaxed);
+        let is_walked = Arc::clone(&self.is_walked);
+        // Also if the walk is given up.
+        let walk = OnDrop(move || is_walked.store(false, Ordering::Release));
         let forgotten: Box<dyn Send> = Box::new(self.policy.forget_all());
         // The next moka begins to count anew, and is told of a hit of each entry then.
         self.era.store(0, Ordering::Relaxed);
         // After that: an entry that comes to its bucket later is told to moka by its insert.
         let steps = self.places().map(move |place| {
-            let mut kept = Vec::new();
+            let _ = &walk;
             let removed = self.table.remove_from(place, |slot| {
                 let is_kept = condition(slot);
                 if is_kept {
-                    let hash = self.table.hash(&slot.key);
                     // With another capacity the advice has another sample of the keys.
-                    let mark =
-                        (self.advice.as_ref()).map_or(Mark::NONE, |advice| advice.mark(hash));
+                    let mark = |advice: &Arc<SizeAdvisor>| advice.mark(self.table.hash(&slot.key));
+                    let mark = self.advice.as_ref().map_or(Mark::NONE, mark);
                     slot.told.set(self.era.load(Ordering::Relaxed), mark);
-                    kept.push((hash, slot.weight()));
                 }
                 !is_kept
             });
-            for (hash, weight) in kept {
-                self.policy.admit(hash, weight);
-            }
-            self.drop_evicted();
             // Without any room all entries go, of which moka does not say that it has evicted them.
             self.drop_removed(removed, !self.has_room());
         });
@@ -372,9 +404,10 @@ impl Store {
 
     /// Has moka forget the entry of a key that was removed from the table.
     fn forget(&self, hash: u64, key: &str) {
-        self.policy.remove(hash);
         // Another thread may have stored another entry in between, which moka has to know.
-        if let Some(present) = self.table.get(hash, key, |_| true) {
+        if self.policy.remove(hash)
+            && let Some(present) = self.table.get(hash, key, |_| true)
+        {
             self.policy.admit(hash, present.weight());
         }
     }
@@ -390,26 +423,24 @@ impl Store {
         self.drop_evicted();
     }
 
-    /// Begins a recount, for a walk over all entries.
-    pub(crate) fn recount(&self) -> Recount {
-        self.run_pending();
-        Recount {
-            before: self.weight(),
-            capacity: self.policy.capacity(),
-            entries: 0,
-            weight: 0,
+    /// Whether moka's sum of the weights is not what the entries weigh: it drifts when threads insert and remove the same
+    /// keys, and what it has too much is capacity that is lost.
+    pub(crate) fn has_drifted(&self) -> bool {
+        if !self.policy.knows_all() {
+            return false;
         }
-    }
-
-    /// Whether moka is to be made anew, by what a walk has found.
-    pub(crate) fn has_drifted(&self, recount: &Recount) -> bool {
         self.run_pending();
-        recount.is_off(self.weight())
+        is_off(
+            self.policy.capacity(),
+            self.len(),
+            self.weight(),
+            self.policy.weight(),
+        )
     }
 
-    /// Of all entries together, as of the last time that moka did its pending work.
+    /// What all entries weigh together.
     pub(crate) fn weight(&self) -> u64 {
-        self.policy.weight()
+        self.table.weight()
     }
 
     /// How many entries there are, invisible ones included.
@@ -417,9 +448,15 @@ impl Store {
         self.table.len()
     }
 
+    /// The weight of the entries that moka knows.
+    #[cfg(larder_interleavings)]
+    pub(super) fn known(&self) -> u64 {
+        self.policy.weight()
+    }
+
     /// Whether there is no entry, and moka knows of none.
     pub(crate) fn is_empty(&self) -> bool {
-        self.len() == 0 && self.weight() == 0
+        self.len() == 0 && self.policy.weight() == 0
     }
 
     fn drop_evicted(&self) {
@@ -434,39 +471,115 @@ impl Store {
     }
 }
 
+/// Whether moka's sum is off by 5 % of the capacity, and by as much as 64 entries weigh, or by half of the capacity if few
+/// entries fill it. Without entries, whether there is a sum.
+fn is_off(capacity: u64, entries: u64, weight: u64, sum: u64) -> bool {
+    let mean = weight.checked_div(entries);
+    let many = mean.map_or(0, |mean| {
+        mean.saturating_mul(64).min(capacity / 2).max(capacity / 20)
+    });
+    weight.abs_diff(sum) > many
+}
+
 #[cfg(not(larder_interleavings))]
 #[cfg(test)]
 mod tests {
-    use super::Recount;
+    use super::*;
+    use crate::l1::{SlotHead, Tags};
+    use crate::vocabulary::Version;
 
-    /// Of a walk that has found so many entries of this weight each, with a capacity of 10 000.
-    fn is_off(entries: u64, each: u64, before: u64, after: u64) -> bool {
-        let recount = Recount {
-            before,
-            capacity: 10_000,
-            entries,
-            weight: entries * each,
-        };
-        recount.is_off(after)
+    /// A store of numbers that weigh what they are.
+    fn store(capacity: u64) -> Store {
+        let weigher = |_: &str, value: &AnyValue| *value.typed::<u32>();
+        let no_events = Box::new(|_: &Slot, _| {});
+        Store::new(
+            capacity,
+            Some(Arc::new(weigher)),
+            None,
+            Duration::ZERO,
+            no_events,
+        )
+    }
+
+    fn insert(store: &Store, key: u32, weight: u32) {
+        let head = SlotHead::endless(Version { epoch: 1, ver: 1 });
+        let (value, tags) = (AnyValue::new(weight), Tags::default());
+        store.insert(&Arc::new(Slot::new(
+            key.to_string().as_str().into(),
+            value,
+            head,
+            tags,
+        )));
+    }
+
+    #[test]
+    fn moka_knows_all_entries_before_they_fill_the_capacity() {
+        for (light, heavy) in [(1, 1), (3, 7), (7, 3)] {
+            let store = store(10_000);
+            for key in 0.. {
+                let is_half = store.weight() >= 5_000;
+                insert(&store, key, if is_half { heavy } else { light });
+                assert_eq!(store.policy.is_made(), store.weight() > 5_000);
+                if store.weight() + u64::from(heavy) > 10_000 {
+                    break;
+                }
+            }
+            store.run_pending();
+            assert!(store.policy.knows_all());
+            assert_eq!(store.policy.weight(), store.weight());
+        }
+    }
+
+    #[test]
+    fn what_inserts_leave_over_the_sweeper_tells() {
+        let store = store(10_000);
+        (0..5_000).for_each(|key| insert(&store, key, 1));
+        (5_000..5_100).for_each(|key| insert(&store, key, 100));
+        assert!(!store.policy.knows_all() && store.weight() > 10_000);
+        store.tell_of_rest().for_each(drop);
+        while store.weight() > 10_000 {
+            store.run_pending();
+        }
+        assert_eq!(store.policy.weight(), store.weight());
+    }
+
+    #[test]
+    fn the_sum_of_the_weights_follows_each_change() {
+        let store = store(1_000);
+        (0..30).for_each(|key| insert(&store, key, 10));
+        (0..10).for_each(|key| insert(&store, key, 3));
+        assert_eq!(store.weight(), 230);
+        store.remove_if("5", |_| true);
+        assert_eq!(store.weight(), 227);
+        store.remove_where(|slot| slot.weight() == 3).for_each(drop);
+        assert_eq!((store.weight(), store.len()), (200, 20));
+        store.keep_where(|slot| *slot.key == *"20").1.for_each(drop);
+        assert_eq!((store.weight(), store.len()), (10, 1));
+    }
+
+    #[test]
+    fn a_smaller_capacity_counts_though_moka_was_not_needed() {
+        let store = store(1_000);
+        (0..30).for_each(|key| insert(&store, key, 10));
+        store.set_capacity(100);
+        store.tell_of_rest().for_each(drop);
+        store.run_pending();
+        assert_eq!(store.weight(), 100);
+    }
+
+    /// Of so many entries of this weight each, with a capacity of 10 000.
+    fn is_off(entries: u64, each: u64, sum: u64) -> bool {
+        super::is_off(10_000, entries, entries * each, sum)
     }
 
     #[test]
     fn a_sum_is_off_by_a_part_of_the_capacity_and_many_entries() {
-        assert!(!is_off(5_000, 1, 5_500, 5_500), "by 5 %");
-        assert!(is_off(5_000, 1, 5_501, 5_501) && is_off(5_501, 1, 5_000, 5_000));
-        assert!(!is_off(500, 10, 5_640, 5_640), "by 64 entries");
-        assert!(is_off(500, 10, 5_641, 5_641));
-        assert!(!is_off(5, 1_000, 10_000, 10_000), "by half of the capacity");
-        assert!(is_off(4, 1_000, 10_000, 10_000));
-        assert!(
-            is_off(0, 1, 1, 1) && !is_off(0, 1, 0, 0),
-            "no entry is left"
-        );
-    }
-
-    #[test]
-    fn what_comes_or_goes_during_the_walk_is_no_drift() {
-        assert!(!is_off(0, 1, 0, 9_000) && !is_off(9_000, 1, 9_000, 0));
-        assert!(is_off(9_000, 1, 1_000, 0));
+        assert!(!is_off(5_000, 1, 5_500), "by 5 %");
+        assert!(is_off(5_000, 1, 5_501) && is_off(5_501, 1, 5_000));
+        assert!(!is_off(500, 10, 5_640), "by 64 entries");
+        assert!(is_off(500, 10, 5_641));
+        assert!(!is_off(5, 1_000, 10_000), "by half of the capacity");
+        assert!(is_off(4, 1_000, 10_000));
+        assert!(is_off(0, 1, 1) && !is_off(0, 1, 0), "no entry is left");
     }
 }

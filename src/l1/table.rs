@@ -31,8 +31,7 @@ pub(super) struct Table {
     segments: [OnceLock<Segment>; SEGMENTS],
     /// How many buckets there are. Grows, by one at a time.
     count: AtomicU64,
-    /// How many entries there are.
-    len: CachePadded<AtomicU64>,
+    totals: CachePadded<Totals>,
     /// Each is locked to change the buckets of a part of the hashes. The bucket that is added to the table is in the
     /// same part as the bucket from which it gets its entries. No entry is dropped under a lock: its value may do
     /// anything then.
@@ -42,6 +41,13 @@ pub(super) struct Table {
     /// For how long after its TTL an entry is kept.
     kept: Duration,
     hasher: Hasher,
+}
+
+/// Of all entries. They change under the locks of the entries.
+#[derive(Default)]
+struct Totals {
+    len: AtomicU64,
+    weight: AtomicU64,
 }
 
 /// Enough for more entries than memory has room for.
@@ -88,7 +94,7 @@ impl Table {
         Self {
             segments,
             count: AtomicU64::new(FIRST),
-            len: CachePadded::default(),
+            totals: CachePadded::default(),
             locks: (0..SHARDS).map(|_| Mutex::default()).collect(),
             growing: Mutex::default(),
             kept,
@@ -103,7 +109,20 @@ impl Table {
 
     /// How many entries there are.
     pub(super) fn len(&self) -> u64 {
-        self.len.load(Ordering::Relaxed)
+        self.totals.len.load(Ordering::Relaxed)
+    }
+
+    /// What all entries weigh.
+    pub(super) fn weight(&self) -> u64 {
+        self.totals.weight.load(Ordering::Relaxed)
+    }
+
+    fn subtract(&self, removed: &[Held]) {
+        if !removed.is_empty() {
+            let weight = removed.iter().map(|slot| u64::from(slot.weight())).sum();
+            (self.totals.len).fetch_sub(removed.len() as u64, Ordering::Relaxed);
+            self.totals.weight.fetch_sub(weight, Ordering::Relaxed);
+        }
     }
 
     /// The entry of a key, if it is accepted.
@@ -141,8 +160,12 @@ impl Table {
         let former = bucket.replace(tag(hash), slot);
         if former.is_none() {
             bucket.add(tag(hash), Arc::clone(slot));
-            self.len.fetch_add(1, Ordering::Relaxed);
+            self.totals.len.fetch_add(1, Ordering::Relaxed);
         }
+        let before = former.as_ref().map_or(0, |former| former.weight());
+        let more = u64::from(slot.weight()).wrapping_sub(before.into());
+        // The sum wraps round as the difference does.
+        self.totals.weight.fetch_add(more, Ordering::Relaxed);
         drop(locked);
         if former.is_none() {
             self.grow();
@@ -150,7 +173,7 @@ impl Table {
         former
     }
 
-    /// Puts an entry in the place of this entry of the same key, if it is still there. Returns whether it was.
+    /// Puts an entry in the place of this entry of the same key and weight, if it is still there. Returns whether it was.
     pub(super) fn put_in_place_of(&self, old: &Held, new: &Held) -> bool {
         let hash = self.hash(&new.key);
         let locked = self.lock(hash);
@@ -167,8 +190,7 @@ impl Table {
         let locked = self.lock(hash);
         let bucket = self.bucket(self.place(hash))?;
         let removed = bucket.remove(tag(hash), &condition);
-        self.len
-            .fetch_sub(u64::from(removed.is_some()), Ordering::Relaxed);
+        self.subtract(removed.as_slice());
         drop(locked);
         removed
     }
@@ -211,7 +233,7 @@ impl Table {
                 is_removed
             });
             due_at.store(due, Ordering::Relaxed);
-            self.len.fetch_sub(removed.len() as u64, Ordering::Relaxed);
+            self.subtract(&removed);
         }
         drop(locked);
         removed

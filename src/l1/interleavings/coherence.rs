@@ -234,11 +234,32 @@ fn moka_knows_what_comes_while_it_forgets_the_others() {
             }
             world.l1.empty();
             let op = world.begin();
-            let sweep = world.spawn(|world| world.l1.sweep_all(world.now).1.for_each(drop));
+            let sweep = world.spawn(|world| world.sweep_all());
             world.publish(&op, (EPOCH, 1));
             sweep.join().unwrap();
             assert!(world.shown().is_some());
             assert!(world.is_tidy());
+        });
+    }
+}
+
+/// Two entries come at once, and make moka, which has not heard of the third.
+#[test]
+fn moka_hears_of_the_entries_that_came_before_it() {
+    for is_swept in [false, true] {
+        in_every_order(move |world| {
+            world.l1.set_capacity(2);
+            world.read();
+            assert_eq!(world.l1.store.known(), 0, "there is room");
+            let other = world.spawn(|world| world.read_other("a"));
+            let sweep = is_swept.then(|| world.spawn(|world| world.sweep_all()));
+            world.read_other("b");
+            other.join().unwrap();
+            if let Some(sweep) = sweep {
+                sweep.join().unwrap();
+            }
+            world.l1.store.tell_of_rest().for_each(drop);
+            assert_eq!(world.l1.store.known(), 3);
         });
     }
 }

@@ -249,7 +249,6 @@ impl World {
         self.l1.flush(stored.0);
     }
 
-    /// A sweep that counts nothing.
     fn remove_gone(&self) {
         let is_gone = |slot: &Slot| self.l1.is_gone(slot, self.now);
         self.l1.store.remove_where(is_gone).for_each(drop);
@@ -285,10 +284,16 @@ impl World {
         Some((*slot.value().typed(), slot.version.ver))
     }
 
+    /// The sweep of all entries, after most have gone together.
+    fn sweep_all(&self) {
+        self.l1.sweep_all(self.now).1.for_each(drop);
+        self.l1.store.tell_of_rest().for_each(drop);
+    }
+
     /// Whether L1 has exactly what it shows, and moka knows of it.
     fn is_tidy(&self) -> bool {
         let len = self.l1.store.len();
-        len == u64::from(self.shown().is_some()) && len <= self.l1.store.weight()
+        len == u64::from(self.shown().is_some()) && len <= self.l1.store.known()
     }
 }
 

@@ -120,9 +120,8 @@ const OPERATIONS: [Operation; 32] = [
     ("sweep", |side| side.world.remove_gone()),
     ("sweep, and moka evicts", |side| {
         let Side { world, .. } = side;
-        let mut recount = world.l1.store.recount();
-        world.l1.sweep(world.now, &mut recount).for_each(drop);
-        world.l1.store.has_drifted(&recount);
+        world.l1.sweep(world.now).for_each(drop);
+        world.l1.store.run_pending();
     }),
     ("sweep of the expired", |side| {
         let Side { world, .. } = side;
@@ -130,11 +129,11 @@ const OPERATIONS: [Operation; 32] = [
         world.l1.sweep_expired(world.now).for_each(drop);
     }),
     ("sweep of all", |side| {
-        side.world.l1.sweep_all(side.world.now).1.for_each(drop);
+        side.world.sweep_all();
     }),
     ("sweep of all, without room", |side| {
         side.world.l1.set_capacity(0);
-        side.world.l1.sweep_all(side.world.now).1.for_each(drop);
+        side.world.sweep_all();
     }),
     ("growth", |side| {
         side.world.read_other("a");
@@ -336,6 +335,7 @@ impl Side {
         world.remove_gone();
         let shown = world.l1.keys(9, world.now).len() as u64;
         assert_eq!(world.l1.store.len(), shown, "nothing is left hidden");
+        world.l1.store.tell_of_rest().for_each(drop);
         world.l1.store.run_pending();
         assert_eq!(world.l1.store.len(), 0, "moka knows all");
     }

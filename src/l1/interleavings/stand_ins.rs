@@ -10,9 +10,26 @@ use crate::l1::sync::{AtomicU64, Mutex, lock};
 /// As moka: each step is atomic, and anything can happen between two of them. It evicts in one order, as loom runs each
 /// order of steps again.
 pub(in crate::l1) struct Policy {
-    hashes: Mutex<BTreeSet<u64>>,
+    moka: Mutex<Moka>,
     capacity: AtomicU64,
     evict: Box<dyn Fn(u64) + Send + Sync>,
+}
+
+#[derive(Default)]
+struct Moka {
+    /// `None` until it is made.
+    hashes: Option<BTreeSet<u64>>,
+    /// The first bucket that it was not told of. `None` if there is none.
+    untold: Option<u64>,
+}
+
+impl Moka {
+    fn made(&mut self) -> &mut BTreeSet<u64> {
+        if self.hashes.is_none() {
+            self.untold = Some(0);
+        }
+        self.hashes.get_or_insert_default()
+    }
 }
 
 impl Policy {
@@ -22,7 +39,7 @@ impl Policy {
         evict: impl Fn(u64) + Send + Sync + 'static,
     ) -> Self {
         Self {
-            hashes: Mutex::default(),
+            moka: Mutex::default(),
             capacity: AtomicU64::new(capacity),
             evict: Box::new(evict),
         }
@@ -41,6 +58,34 @@ impl Policy {
         false
     }
 
+    pub(in crate::l1) fn is_made(&self) -> bool {
+        lock(&self.moka).hashes.is_some()
+    }
+
+    /// The keys are found under the lock, as in moka's, and taken in after it.
+    pub(in crate::l1) fn admit_next(
+        &self,
+        keys: impl FnOnce(u64) -> Option<Vec<(u64, u32)>>,
+    ) -> Option<u64> {
+        let keys = {
+            let mut moka = lock(&self.moka);
+            moka.made();
+            let place = moka.untold?;
+            let keys = keys(place);
+            moka.untold = keys.as_ref().map(|_| place + 1);
+            keys?
+        };
+        for &(hash, weight) in &keys {
+            self.admit(hash, weight);
+        }
+        Some(keys.len() as u64)
+    }
+
+    pub(in crate::l1) fn knows_all(&self) -> bool {
+        let moka = lock(&self.moka);
+        moka.hashes.is_some() && moka.untold.is_none()
+    }
+
     #[expect(clippy::unused_self, reason = "as moka's")]
     pub(in crate::l1) fn is_counting(&self) -> bool {
         true
@@ -49,29 +94,36 @@ impl Policy {
     #[expect(clippy::unused_self, reason = "as moka's, which counts look-ups")]
     pub(in crate::l1) fn record(&self, _hash: u64) {}
 
-    pub(in crate::l1) fn admit(&self, hash: u64, _weight: u32) {
-        lock(&self.hashes).insert(hash);
+    pub(in crate::l1) fn admit(&self, hash: u64, _weight: u32) -> bool {
+        let knows_all = {
+            let mut moka = lock(&self.moka);
+            moka.made().insert(hash);
+            moka.untold.is_none()
+        };
         if self.capacity() == 0 {
             self.run_pending();
         }
+        knows_all
     }
 
-    pub(in crate::l1) fn remove(&self, hash: u64) {
-        lock(&self.hashes).remove(&hash);
+    pub(in crate::l1) fn remove(&self, hash: u64) -> bool {
+        let mut moka = lock(&self.moka);
+        let removed = moka.hashes.as_mut().map(|hashes| hashes.remove(&hash));
+        removed.is_some()
     }
 
     pub(in crate::l1) fn forget_all(&self) -> impl Send + use<> {
-        mem::take(&mut *lock(&self.hashes))
+        lock(&self.moka).hashes.take()
     }
 
     /// Evicts all entries, for want of room.
     pub(in crate::l1) fn run_pending(&self) {
-        let hashes = mem::take(&mut *lock(&self.hashes));
-        hashes.into_iter().for_each(&self.evict);
+        let hashes = lock(&self.moka).hashes.as_mut().map(mem::take);
+        hashes.into_iter().flatten().for_each(&self.evict);
     }
 
     pub(in crate::l1) fn weight(&self) -> u64 {
-        lock(&self.hashes).len() as u64
+        lock(&self.moka).hashes.as_ref().map_or(0, BTreeSet::len) as u64
     }
 }
 

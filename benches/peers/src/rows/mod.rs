@@ -4,6 +4,7 @@ mod callers;
 mod invalidation;
 mod l1;
 mod l2;
+mod load;
 mod race;
 mod stampede;
 mod write;
@@ -70,7 +71,7 @@ impl<'a> Bench<'a> {
 }
 
 /// What [`all`] measures.
-pub const NAMES: [&str; 6] = ["l1", "l2", "stampede", "write", "invalidation", "race"];
+pub const NAMES: [&str; 7] = ["l1", "l2", "load", "stampede", "write", "invalidation", "race"];
 
 /// Measures the rows that are named, or all if none is, some of them on a runtime of one thread and on one of two.
 pub fn all(one: &Bench<'_>, two: &Bench<'_>, named: &[String]) -> Vec<Row> {
@@ -83,6 +84,7 @@ pub fn all(one: &Bench<'_>, two: &Bench<'_>, named: &[String]) -> Vec<Row> {
     };
     add("l1", &[two], l1::rows);
     add("l2", &[one, two], l2::rows);
+    add("load", &[one, two], load::rows);
     add("stampede", &[two], stampede::rows);
     add("write", &[one, two], write::rows);
     add("invalidation", &[two], invalidation::rows);
