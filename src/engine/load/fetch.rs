@@ -7,6 +7,7 @@ use std::mem;
 use std::sync::Arc;
 use std::time::Duration;
 
+use futures::future::{OptionFuture, join};
 use futures::stream::FuturesUnordered;
 use futures::{StreamExt, stream};
 use tokio::sync::mpsc::{self, UnboundedReceiver};
@@ -95,6 +96,13 @@ impl Fetch {
     }
 }
 
+/// Waits until all of these have ended.
+async fn all_ended(loads: &mut Option<FuturesUnordered<impl Future<Output = ()>>>) {
+    if let Some(loads) = loads {
+        while loads.next().await.is_some() {}
+    }
+}
+
 impl Loads {
     /// Runs loads in a task of their own: cancelling one call does not affect other callers (rule 12).
     pub(super) async fn spawn(self: &Arc<Self>, fetches: Vec<Fetch>, loader: Loader) {
@@ -136,34 +144,31 @@ impl Loads {
         let (lease_wait, begun) = (options.tuned().lease_wait, Instant::now());
         let mut rounds = Rounds::new(is_refresh, lease_wait, poll_delays(), begun);
         let (mut asked, mut waiting) = (fetches, Vec::new());
-        // One for all keys: the notice of any of them ends the wait of a round. Not bounded by its type, but each key
-        // is registered once in a round and notified once, and each round takes all notices out.
-        let mut notices = mpsc::unbounded_channel();
-        let mut loads = FuturesUnordered::new();
+        // Made by the first round that leaves keys, as most leave none. One channel for all keys: the notice of any of them
+        // ends the wait of a round. Not bounded by its type, but each key is registered once in a round and notified once,
+        // and each round takes all notices out.
+        let (mut notices, mut loads) = (None, None);
         loop {
-            let round = async {
-                if !waiting.is_empty() {
-                    asked = self.due(&mut waiting, &mut notices, &rounds).await;
+            let turns = if waiting.is_empty() {
+                self.ask(&mut asked, &rounds).await
+            } else {
+                let notices = notices.get_or_insert_with(mpsc::unbounded_channel);
+                let round = async {
+                    asked = self.due(&mut waiting, notices, &rounds).await;
+                    self.ask(&mut asked, &rounds).await
+                };
+                // Polls the loaders while the next round waits. It never ends, so that only a round ends the `select!`.
+                let loading = async {
+                    all_ended(&mut loads).await;
+                    pending().await
+                };
+                tokio::select! {
+                    // The round first: a lease that it brings runs out from now on, and loaders run in tasks of their
+                    // own.
+                    biased;
+                    turns = round => turns,
+                    turns = loading => turns,
                 }
-                let slice = &SharedTimeSlice::begin();
-                let until = rounds.until();
-                let turns: Vec<_> = (asked.iter_mut())
-                    .map(|it| {
-                        lease::acquire(ctx, &it.op, it.goal, it.request.as_mut(), until, slice)
-                    })
-                    .collect();
-                stream::iter(turns).buffered(AT_ONCE).collect().await
-            };
-            // Polls the loaders while the next round waits. It never ends, so that only a round ends the `select!`.
-            let loading = async {
-                while loads.next().await.is_some() {}
-                pending().await
-            };
-            let turns: Vec<_> = tokio::select! {
-                // The round first: a lease that it brings runs out from now on, and loaders run in tasks of their own.
-                biased;
-                turns = round => turns,
-                turns = loading => turns,
             };
             debug_assert_eq!(asked.len(), turns.len(), "one answer for each request");
             // Those that still wait were not asked for in this round.
@@ -210,20 +215,44 @@ impl Loads {
                     ready.append(&mut waiting);
                 }
             }
-            if !ready.is_empty() {
+            let load = (!ready.is_empty()).then(|| {
                 let asked = ready.iter().map(|fetch| LoadKey {
                     number: fetch.number,
                     key: fetch.op.key.clone(),
                     previous: fetch.previous.clone(),
                 });
-                let asked = asked.collect();
-                loads.push(self.load(ready, loader.load(asked), behind));
-            }
+                let loading = loader.load(asked.collect());
+                self.load(ready, loading, behind)
+            });
             if waiting.is_empty() {
-                break;
+                // The last load. Mostly it is the only one.
+                join(OptionFuture::from(load), all_ended(&mut loads)).await;
+                return;
+            }
+            if let Some(load) = load {
+                loads.get_or_insert_with(FuturesUnordered::new).push(load);
             }
         }
-        while loads.next().await.is_some() {}
+    }
+
+    /// Asks for the leases of some keys.
+    async fn ask(
+        &self,
+        asked: &mut [Fetch],
+        rounds: &Rounds<impl Iterator<Item = Duration>>,
+    ) -> Vec<Acquired> {
+        let (ctx, slice) = (&*self.ctx, &SharedTimeSlice::begin());
+        let turns = asked.iter_mut().map(|it| {
+            let request = it.request.as_mut();
+            lease::acquire(ctx, &it.op, it.goal, request, rounds.until(), slice)
+        });
+        let mut turns: Vec<_> = turns.collect();
+        if turns.len() == 1
+            && let Some(only) = turns.pop()
+        {
+            return vec![only.await];
+        }
+        stream::iter(turns).buffered(AT_ONCE).collect().await
     }
 
     /// Takes out the keys whose leases have ended; when it is time for the next round, all of them.
@@ -269,7 +298,15 @@ impl Loads {
             }
         };
         debug_assert_eq!(loaded.len(), fetches.len(), "one result for each key");
-        stream::iter(fetches.into_iter().zip(loaded))
+        let mut ended = fetches.into_iter().zip(loaded);
+        if ended.len() == 1 {
+            // Mostly: without a set of futures.
+            if let Some((fetch, loaded)) = ended.next() {
+                self.end(fetch, loaded).await;
+            }
+            return;
+        }
+        stream::iter(ended)
             .for_each_concurrent(AT_ONCE, |(fetch, loaded)| self.end(fetch, loaded))
             .await;
     }

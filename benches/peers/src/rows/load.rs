@@ -6,8 +6,8 @@ use std::cell::Cell;
 
 use crate::peer::TwoLevels;
 use crate::peers::with_two_levels;
+use crate::rows::Bench;
 use crate::rows::callers::rate;
-use crate::rows::{Bench, bring_to_l1};
 use crate::turns::{Entrant, Row, Title, Unit, take_turns};
 use crate::user::User;
 
@@ -20,21 +20,24 @@ pub fn rows(bench: &Bench<'_>) -> Vec<Row> {
             unit: Unit::PerSecond,
         };
         let keys = bench.times(keys);
-        take_turns([title], bench.rounds, with_two_levels!(entrant(bench, callers, keys)))
+        take_turns(
+            [title],
+            bench.rounds,
+            with_two_levels!(entrant(bench, callers, keys)),
+        )
     });
     rows.into_iter().flatten().collect()
 }
 
 fn entrant<'a, P: TwoLevels>(bench: &'a Bench<'a>, callers: u64, keys: u64) -> Entrant<'a, 1> {
-    let name = format!("{NAME}-{callers}");
+    let name = format!("{NAME}-{callers}-{}", bench.threads.replace(' ', "-"));
     let round = Cell::new(0);
     let measure = move || {
-        let first = round.replace(round.get() + keys) + 1;
+        let first = round.replace(round.get() + keys + 1) + 1;
         bench.runtime.block_on(async {
             let peer: P = bench.start(&name).await;
-            // Connects, and is not looked up by the timed calls.
-            peer.insert(&peer.key(0), User::new(0)).await;
-            bring_to_l1(&peer, 0).await;
+            // Connects.
+            loads(&peer, 1, first - 1, 1).await;
             [loads(&peer, callers, first, keys).await]
         })
     };

@@ -71,7 +71,15 @@ impl<'a> Bench<'a> {
 }
 
 /// What [`all`] measures.
-pub const NAMES: [&str; 7] = ["l1", "l2", "load", "stampede", "write", "invalidation", "race"];
+pub const NAMES: [&str; 7] = [
+    "l1",
+    "l2",
+    "load",
+    "stampede",
+    "write",
+    "invalidation",
+    "race",
+];
 
 /// Measures the rows that are named, or all if none is, some of them on a runtime of one thread and on one of two.
 pub fn all(one: &Bench<'_>, two: &Bench<'_>, named: &[String]) -> Vec<Row> {
