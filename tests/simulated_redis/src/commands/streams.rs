@@ -107,14 +107,16 @@ fn range(call: &mut Call<'_>, is_reversed: bool) -> Answer {
         None if to == b"+" => Id::MAX,
         None => read_id(to, u64::MAX)?,
     };
-    let most = match call.from(4) {
-        [] => None,
-        [name, most] if word(name) == "count" => {
-            let most = number(most).ok_or_else(|| Reply::error(NO_NUMBER))?;
-            Some(usize::try_from(most).unwrap_or(0))
-        }
-        _ => return fail(SYNTAX),
-    };
+    let (mut most, mut options) = (None, call.from(4));
+    while let [name, value, more @ ..] = options
+        && word(name) == "count"
+    {
+        let value = number(value).ok_or_else(|| Reply::error(NO_NUMBER))?;
+        (most, options) = (Some(usize::try_from(value).unwrap_or(0)), more);
+    }
+    if !options.is_empty() {
+        return fail(SYNTAX);
+    }
     let found = call.held(key, |value| {
         let entries = stream_in(value)?.range(from, to);
         let most = most.unwrap_or(usize::MAX);
