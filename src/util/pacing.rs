@@ -5,7 +5,8 @@
 //! batch that is not answered within [`FAR`] no longer holds up the next: the server is far away, and more
 //! batches under way hide the distance.
 //!
-//! Reads and writes share these rules, but for one: of writes there are never more than [`NEAR`] batches under way.
+//! Reads, steps of loads and writes share these rules, but for one: of writes there are never more than [`NEAR`] batches
+//! under way.
 //! This module must not know what a batch is, which requests it holds, in which order they go or when they time out.
 
 use std::future::poll_fn;

@@ -1,58 +1,78 @@
--- ACQUIRE_LEASE  value lease hold clock writes | token ms want rnd deadline tag hex  ->  answer, values or lease, number
+-- ACQUIRE_LEASE  clock writes (value lease hold)... | rnd deadline tag hex (token ms want)...
+--   ->  (answer, values or lease, number)...
+-- Each request is answered as if it came alone, after those before it.
 -- `want` is '' for any value, '*' for none that is stored, '!' for a new load whatever there is, '~' for one that may have
 -- expired, or the version of the value that is to be replaced. All of them are about the value with the type tag,
 -- which `hex` is in a lease.
-local epoch, _, issued = clock(KEYS[4], ARGV[4])
+local epoch, _, issued = clock(KEYS[1], ARGV[1])
+local at, tag, hex = time(), ARGV[3], ARGV[4]
+-- After the deadline nobody would use a lease.
+local is_late = ARGV[2] ~= '' and at > tonumber(ARGV[2])
+local granted_at = string.format('%.0f:%.0f:', epoch, issued)
 -- MGET answers nil for a value of another type.
-local v, stored, hold = unpack(redis.call('MGET', KEYS[1], KEYS[2], KEYS[3]))
-local kept = false
-if ARGV[3] ~= '*' and ARGV[3] ~= '!' then
-  local ver, expires_at = read_issued(v and find(head_in, v, ARGV[6]) or '', epoch, issued)
-  if ver and ver ~= tonumber(ARGV[3]) then
-    if ARGV[3] == '~' or time() < expires_at then
-      return {'HIT', v, 0}
-    end
-    -- An expired value that is still stored: the load is given it as the previous one. A refresh has it already.
-    kept = ARGV[3] == '' and v
-  end
-end
--- After the deadline nobody would use the lease.
-local at = time()
-if ARGV[2] == '0' or ARGV[5] ~= '' and at > tonumber(ARGV[5]) then
-  return {'MISS', false, 0}
-end
--- A write that waits for its source holds as long as it waits. If it is not in its stream, that was deleted.
-local written, till = read_mark(hold)
-if written and #(checked(redis.pcall('XRANGE', KEYS[5], written, written), 'XRANGE') or {}) == 0 then
-  end_mark(KEYS[3], till, at)
-  written, hold = nil, till > at
-end
--- Any other hold without a TTL is not one of this crate.
-if hold and (written or redis.call('PTTL', KEYS[3]) >= 0) then
-  return {'HOLD', false, 0}
-end
--- Loads of values with other type tags do not wait for each other.
-local mark, others, lasts = '', '', tonumber(ARGV[2])
-for lease in string.gmatch(stored or '', '%S+') do
-  local of, began, token, tag, ends, waits = string.match(lease, '^(%d+):(%d+):(%d+):(%x+):(%d+)(%+?)')
-  local left = ends and ends - at or 0
-  if left > 0 and tag ~= ARGV[7] then
-    others, lasts = others .. ' ' .. lease, math.max(lasts, left)
-  -- A lease that has ended, or one of another epoch, fills nothing any more: this load need not wait for it.
-  elseif left > 0 and stands(KEYS[4], epoch, of, began) then
-    if ARGV[3] ~= '!' then
-      if waits == '' then
-        local _, to = string.find(stored, lease, 1, true)
-        to = string.sub(lease, -1) == '&' and to - 1 or to
-        redis.call('SET', KEYS[2], string.sub(stored, 1, to) .. '+' .. string.sub(stored, to + 1), 'KEEPTTL')
+local found, granted = redis.call('MGET', unpack(KEYS, 3)), {}
+
+local function acquire(v, stored, hold, lease, held, token, ms, want)
+  local kept = false
+  if v and want ~= '*' and want ~= '!' then
+    local ver, expires_at = read_issued(find(head_in, v, tag), epoch, issued)
+    if ver and ver ~= tonumber(want) then
+      if want == '~' or at < expires_at then
+        return {'HIT', v, 0}
       end
-      return {'WAIT', of .. ':' .. token, left}
+      -- An expired value that is still stored: the load is given it as the previous one. A refresh has it already.
+      kept = want == '' and v
     end
-    mark = waits
   end
+  if ms == '0' or is_late then
+    return {'MISS', false, 0}
+  end
+  -- A write that waits for its source holds as long as it waits. If it is not in its stream, that was deleted.
+  local written, till = read_mark(hold)
+  if written and #(checked(redis.pcall('XRANGE', KEYS[2], written, written), 'XRANGE') or {}) == 0 then
+    end_mark(held, till, at)
+    written, hold = nil, till > at
+  end
+  -- Any other hold without a TTL is not one of this crate.
+  if hold and (written or redis.call('PTTL', held) >= 0) then
+    return {'HOLD', false, 0}
+  end
+  -- Loads of values with other type tags do not wait for each other.
+  local mark, others, lasts = '', '', tonumber(ms)
+  for other in string.gmatch(stored or '', '%S+') do
+    local of, began, owner, type_tag, ends, waits = string.match(other, '^(%d+):(%d+):(%d+):(%x+):(%d+)(%+?)')
+    local left = ends and ends - at or 0
+    if left > 0 and type_tag ~= hex then
+      others, lasts = others .. ' ' .. other, math.max(lasts, left)
+    -- A lease that has ended, or one of another epoch, fills nothing any more: this load need not wait for it.
+    elseif left > 0 and stands(KEYS[1], epoch, of, began) then
+      if want ~= '!' then
+        if waits == '' then
+          local _, to = string.find(stored, other, 1, true)
+          to = string.sub(other, -1) == '&' and to - 1 or to
+          redis.call('SET', lease, string.sub(stored, 1, to) .. '+' .. string.sub(stored, to + 1), 'KEEPTTL')
+        end
+        return {'WAIT', of .. ':' .. owner, left}
+      end
+      mark = waits
+    end
+  end
+  -- No other copy of the request has this token (rule 1). Loads that wait for a lease that is taken over wait for this one.
+  local own = granted_at .. token .. ':' .. hex .. string.format(':%.0f', at + ms) .. mark
+  local is_alone = not v or string.sub(v, 81, 88) == tag and string.byte(v, 4) == 4
+  redis.call('SET', lease, own .. (is_alone and '' or '&') .. others, 'PX', lasts)
+  return {'GRANTED', kept, epoch}
 end
--- No other copy of the request has this token (rule 1). Loads that wait for a lease that is taken over wait for this one.
-local own = string.format('%.0f:%.0f:%s:%s:%.0f', epoch, issued, ARGV[1], ARGV[7], at + ARGV[2]) .. mark
-local is_alone = not v or string.sub(v, 81, 88) == ARGV[6] and string.byte(v, 4) == 4
-redis.call('SET', KEYS[2], own .. (is_alone and '' or '&') .. others, 'PX', lasts)
-return {'GRANTED', kept, epoch}
+
+local answers = {}
+for i = 1, (#KEYS - 2) / 3 do
+  local k, a = 3 * i, 3 * i + 2
+  local lease, held = KEYS[k + 1], KEYS[k + 2]
+  local v, stored, hold = found[k - 2], found[k - 1], found[k]
+  if granted[lease] then
+    v, stored, hold = unpack(redis.call('MGET', KEYS[k], lease, held))
+  end
+  answers[i] = acquire(v, stored, hold, lease, held, ARGV[a], ARGV[a + 1], ARGV[a + 2])
+  granted[lease] = true
+end
+return answers

@@ -11,7 +11,7 @@ use twox_hash::XxHash3_64;
 
 use super::names::{Joined, Names, STAGED};
 use crate::clock::millis;
-use crate::l2::{EncodedValue, L2Error, LaneClock, Ttls, random};
+use crate::l2::{EncodedValue, L2Error, LaneClock, Stamp, Ttls, random};
 use crate::wire::envelope::{self, STAMPED};
 
 /// From how many bytes on a body reaches its key without passing through Lua. Of shorter ones that takes longer.
@@ -221,6 +221,12 @@ pub(super) fn numbers<const N: usize>(packed: &[u8]) -> Result<[u64; N], L2Error
     let numbers = packed.as_chunks().0.try_into();
     let numbers: [[u8; 8]; N] = numbers.map_err(|_| senseless())?;
     Ok(numbers.map(u64::from_be_bytes))
+}
+
+/// A stamp that a script answers.
+pub(super) fn stamp(packed: &[u8]) -> Result<Stamp, L2Error> {
+    let [epoch, ver, written_at] = numbers(packed)?;
+    Ok(Stamp::new(epoch, ver, written_at))
 }
 
 /// The lane's clock: epoch, seq, ver, the time and whether all instances are off; and the incarnation that the server

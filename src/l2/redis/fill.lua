@@ -1,5 +1,7 @@
--- FILL  value lease clock log tag_version... [staged] | token epoch body kept rnd channel key payload tag length
---   ->  answer, value, stamp
+-- FILL  clock log lease... value... tag_version... [staged]
+--   | channel rnd tag (token epoch body kept key payload length)...  ->  (answer, value, stamp)...
+-- The first tag versions are those of the first value, then come those of the second, and so on. A value whose body is staged
+-- comes alone.
 -- The values that a value with this type tag leaves under its key.
 local function others_of(values, tag, epoch, issued, at)
   local others = {}
@@ -15,43 +17,82 @@ local function others_of(values, tag, epoch, issued, at)
   return table.concat(others)
 end
 
-local staged = #KEYS + (is_staged(ARGV[3]) and 0 or 1)
-local epoch, seq, ver = clock(KEYS[3], ARGV[5])
-local began, mark, beside, leases = standing(KEYS[2], KEYS[3], epoch, ARGV[2], ARGV[1])
-if not began then
-  drop_staged(staged)
-  return rejected(KEYS[1])
+local epoch, seq, ver = clock(KEYS[1], ARGV[2])
+local at, fills = time(), (#ARGV - 3) / 7
+local staged = #KEYS + (is_staged(ARGV[6]) and 0 or 1)
+local stamped, filled
+-- The leases that are deleted at the end.
+local gone = {}
+
+-- Has the values that are stored from now on this version.
+local function issue()
+  stamped, filled = stamp(epoch, ver, at), {'OK', false, struct.pack('>I8I8I8', epoch, ver, at)}
 end
--- No value is stored that was loaded before an invalidation of one of its tags (rule 20).
-local tags = invalidated(KEYS[3], 5, staged - 1, epoch, ver)
-if any_after(tags, began) or not are_staged(staged) then
-  drop_staged(staged)
-  end_lease(KEYS[2], mark, leases, ARGV[6], ARGV[7])
-  return rejected(KEYS[1])
-end
-local at, others = time(), ''
-if ARGV[8] ~= '' then
-  epoch, ver = publish(KEYS[3], KEYS[4], ARGV[6], ARGV[5], ARGV[8])
-  -- Loads of values of other types may have read what this value replaces (rule 29).
-  mark, leases = string.find(leases, '+', 1, true) and '+' or mark, ''
-else
-  -- A fill takes a version and publishes no message: no instance holds a value that the fill makes old. Nor does it make
-  -- a value of another type old.
-  if beside ~= '' then
-    others = others_of(checked(redis.pcall('GET', KEYS[1]), 'GET') or '', ARGV[9], epoch, ver, at)
+
+-- Fills a key, whose tag versions are KEYS[first..last].
+local function fill(value, lease, stored, first, last, token, of, body, kept, key, payload, length)
+  local began, mark, beside, leases = standing(stored, KEYS[1], epoch, of, token)
+  if not began then
+    drop_staged(staged)
+    return rejected(value)
   end
-  ver = ver + 1
-  set_position(KEYS[3], epoch, seq, ver)
-  if leases ~= '' then
-    leases = string.gsub(string.gsub(leases, '&', ''), '%S+', '%0&')
+  -- No value is stored that was loaded before an invalidation of one of its tags (rule 20).
+  local tags = invalidated(KEYS[1], first, last, epoch, ver)
+  if any_after(tags, began) or not are_staged(staged) then
+    drop_staged(staged)
+    end_lease(lease, mark, leases, ARGV[1], key)
+    return rejected(value)
   end
+  local others = ''
+  if payload ~= '' then
+    epoch, ver, seq = publish(KEYS[1], KEYS[2], ARGV[1], ARGV[2], payload)
+    issue()
+    -- Loads of values of other types may have read what this value replaces (rule 29).
+    mark, leases = string.find(leases, '+', 1, true) and '+' or mark, ''
+  else
+    -- A fill takes a version and publishes no message: no instance holds a value that the fill makes old. Nor does it make
+    -- a value of another type old.
+    if beside ~= '' then
+      others = others_of(checked(redis.pcall('GET', value), 'GET') or '', ARGV[3], epoch, ver, at)
+    end
+    -- One for all fills of the step.
+    if not stamped then
+      ver = ver + 1
+      set_position(KEYS[1], epoch, seq, ver)
+      issue()
+    end
+    if leases ~= '' then
+      leases = string.gsub(string.gsub(leases, '&', ''), '%S+', '%0&')
+    end
+  end
+  local left = others ~= '' and redis.call('PTTL', value)
+  put(value, left and stamp(epoch, ver, at, left) or stamped, body, kept, staged)
+  if left then
+    redis.call('SETRANGE', value, length, others)
+    redis.call('PEXPIRE', value, left, 'GT')
+  end
+  keep_tag_versions(tags, epoch, kept)
+  if leases == '' and mark == '' then
+    gone[#gone + 1] = lease
+  else
+    end_lease(lease, mark, leases, ARGV[1], key)
+  end
+  return filled
 end
-local left = others ~= '' and redis.call('PTTL', KEYS[1])
-put(KEYS[1], stamp(epoch, ver, at, left), ARGV[3], ARGV[4], staged)
-if left then
-  redis.call('SETRANGE', KEYS[1], ARGV[10], others)
-  redis.call('PEXPIRE', KEYS[1], left, 'GT')
+
+local answers, first = {}, 3 + 2 * fills
+-- MGET answers nil for a key of another type.
+local leases = redis.call('MGET', unpack(KEYS, 3, 2 + fills))
+for i = 1, fills do
+  local a, last = 7 * i - 3, first - 1
+  if first < staged then
+    last = last + count_tags(ARGV[a + 2])
+  end
+  local lease, value = KEYS[2 + i], KEYS[2 + fills + i]
+  answers[i] = fill(value, lease, leases[i], first, last, unpack(ARGV, a, a + 6))
+  first = last + 1
 end
-keep_tag_versions(tags, epoch, ARGV[4])
-end_lease(KEYS[2], mark, leases, ARGV[6], ARGV[7])
-return {'OK', false, struct.pack('>I8I8I8', epoch, ver, at)}
+if #gone > 0 then
+  redis.call('DEL', unpack(gone))
+end
+return answers

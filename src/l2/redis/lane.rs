@@ -2,20 +2,21 @@
 //! left to [`connection`](super::connection).
 
 use std::iter;
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
 use deadpool_redis::redis::aio::MultiplexedConnection;
 use deadpool_redis::redis::{Cmd, FromRedisValue, RedisResult, cmd};
+use futures::FutureExt;
 use futures::future::BoxFuture;
-use futures::{FutureExt, TryFutureExt};
-use tokio::time::{Instant, sleep, timeout};
+use tokio::time::{Instant, sleep};
 
-use super::call::{Call, Lua, is_staged, kept, numbers, senseless};
+use super::call::{Call, Lua, is_staged, kept, numbers, senseless, stamp};
 use super::connection::{Connections, Failure};
+use super::load_steps::LoadSteps;
 use super::names::{
-    BYPASS, CLOCK, DONE, HOLD, LEASE, LIVE, LOG, Names, STATS, SWEEPER, TAG_VERSION, VALUE, WRITES,
+    BYPASS, CLOCK, DONE, HOLD, LEASE, LIVE, LOG, Names, STATS, SWEEPER, TAG_VERSION, VALUE,
 };
 use super::read_batcher::SingleReads;
 use super::servers::Servers;
@@ -26,14 +27,13 @@ use crate::key::Key;
 use crate::l2::{
     Batch, EncodedValue, Fill, FleetBypass, L2Error, Lane, LaneClock, Lease, LeaseReply,
     LeaseRequest, Member, MemberInfo, Members, Message, NewLifetime, ReadResult, Reply, Stamp,
-    Step, StoredCounts, Subscription, TagVersion, Touched, Ttls, Version, Want, WriteAck, Written,
+    Step, StoredCounts, Subscription, TagVersion, Touched, Ttls, Version, WriteAck, Written,
     random,
 };
 use crate::prefixes::Prefixes;
-use crate::util::lock::lock;
 use crate::util::partial_debug::partial_debug;
 use crate::vocabulary::MOST_BYPASSED_BY_FLEET;
-use crate::wire::envelope::{self, MAX_TAGS, MOST_VALUES, STAMPED};
+use crate::wire::envelope::{self, MAX_TAGS, MOST_VALUES};
 use crate::wire::message;
 
 /// Messages read from the log at a time.
@@ -50,15 +50,14 @@ const TAG_VERSIONS: usize = 1024;
 /// One namespace on a Redis server.
 pub(super) struct RedisLane {
     pub(super) names: Arc<Names>,
-    /// Of the values that it reads and fills, as they have it.
+    /// Of the values that it reads, as they have it.
     pub(super) type_tag: [u8; 8],
-    /// As leases have it.
-    pub(super) type_tag_in_hex: String,
     /// For all but plain reads of values.
     pub(super) connections: Arc<Connections>,
     /// Reads values over these connections, and over a second connection. Single reads go together with the single
     /// reads of other lanes.
     pub(super) reads: SingleReads,
+    pub(super) loads: LoadSteps,
     pub(super) subscriptions: Subscriptions,
     /// Held, so that caches with the same URL find them.
     pub(super) _servers: Arc<Servers>,
@@ -165,39 +164,6 @@ impl RedisLane {
         Err(L2Error::unexpected("the tags of a value changed each time"))
     }
 
-    /// `ACQUIRE_LEASE`, for one copy of the request: no two may have the same token.
-    fn acquisition(&self, key: &str, ask: LeaseRequest, token: u64) -> Call<'_> {
-        let mut call = Call::new(&scripts::ACQUIRE_LEASE, &self.names, 5);
-        call.keys(&[VALUE, LEASE, HOLD], &[key]);
-        call.own(&[CLOCK, WRITES]);
-        call.arg(token).arg(millis(ask.ttl));
-        match ask.want {
-            // None of these marks is a number, which a version is.
-            Want::Any => call.arg(""),
-            Want::OtherThan(seen) => call.arg(seen),
-            Want::Nothing => call.arg("*"),
-            Want::Anew => call.arg("!"),
-            Want::Kept => call.arg("~"),
-        };
-        call.arg(random()).deadline(ask.deadline);
-        call.arg(&self.type_tag[..]).arg(&self.type_tag_in_hex);
-        call
-    }
-
-    /// Gives back the lease that a request without an answer gets if the server executes it later: all instances would
-    /// wait for its end. Over the same connection, so the server executes this after that request.
-    fn give_back(&self, connection: MultiplexedConnection, key: &str, token: u64) {
-        // A task, as the caller has waited long enough; on its own, so it holds no part of the lane but the names.
-        let (names, key) = (Arc::clone(&self.names), Key::from(key));
-        let limit = self.connections.limit();
-        tokio::spawn(async move {
-            let mut call = Call::new(&scripts::RENEW_LEASE, &names, 1);
-            renew(&mut call, &key, token, Duration::ZERO);
-            // Whatever comes of it, the lease ends by itself.
-            let _ = timeout(limit, call.run::<bool>(connection)).await;
-        });
-    }
-
     /// Runs a script that stores one value, and may change nothing: only this `version` of the value is replaced, if it
     /// is given. `marks` are the marks of the script's keys that belong to the value's key, and of the keys that the
     /// lane has once. `more` adds arguments of the script's own.
@@ -299,36 +265,11 @@ impl RedisLane {
 /// An entry of a stream: its id, then names and values in turn.
 pub(super) type Entry = (String, Vec<(String, Bytes)>);
 
-/// Reads the answer of FILL or REVALIDATE: the outcome, the value that is stored instead, and the new stamp. `None` if
-/// the value to revalidate is absent.
-fn fill(answer: (String, Option<Bytes>, Option<Vec<u8>>)) -> Result<Option<Fill>, L2Error> {
-    let (answer, bytes, stamped) = answer;
-    match (answer.as_str(), stamped) {
-        ("OK", Some(stamped)) => Ok(Some(Fill::Stored(stamp(&stamped)?))),
-        ("REJECTED", _) => Ok(Some(Fill::Rejected(bytes))),
-        ("ABSENT", _) => Ok(None),
-        _ => Err(senseless()),
-    }
-}
-
-/// Reads a lease that another load has: `epoch:token`.
-fn read_lease(held: &[u8]) -> Option<Lease> {
-    let (epoch, token) = str::from_utf8(held).ok()?.split_once(':')?;
-    let (epoch, token) = (epoch.parse().ok()?, token.parse().ok()?);
-    Some(Lease { token, epoch })
-}
-
 /// Reads the list of members: its generation, and entries with their ids.
 fn read_members((generation, entries): (u64, Vec<(u64, String)>)) -> Result<Members, L2Error> {
     let list = entries.iter().map(|(id, entry)| members::parse(*id, entry));
     let list = list.collect::<Option<_>>().ok_or_else(senseless)?;
     Ok(Members { generation, list })
-}
-
-/// The parts of `RENEW_LEASE`. Without a `ttl` it gives the lease back.
-fn renew(call: &mut Call<'_>, key: &str, token: u64, ttl: Duration) {
-    call.keys(&[LEASE], &[key]).arg(token).arg(millis(ttl));
-    call.channel().arg(key);
 }
 
 /// Reads the answer of TOUCH, and when it was given.
@@ -345,12 +286,6 @@ fn touched(answer: &[u8]) -> Result<(Option<Touched>, u64), L2Error> {
         lifetime,
     };
     Ok((Some(touched), at))
-}
-
-/// Reads a stamp that a script answers.
-fn stamp(packed: &[u8]) -> Result<Stamp, L2Error> {
-    let [epoch, ver, written_at] = numbers(packed)?;
-    Ok(Stamp::new(epoch, ver, written_at))
 }
 
 /// Reads the answer of a change: its stamp, and what else the script answers. Only INVALIDATE answers all of it.
@@ -383,45 +318,7 @@ impl Lane for RedisLane {
     }
 
     fn acquire_lease<'a>(&'a self, key: &'a str, ask: LeaseRequest) -> Reply<'a, LeaseReply> {
-        async move {
-            // The connection and the token of the last copy that was sent.
-            let sent = Mutex::new(None);
-            let send = |connection: MultiplexedConnection| {
-                // Drawn for each copy: with one token, a copy that arrives late could bring a lease back that an
-                // invalidation has ended (rule 1).
-                let token = random();
-                let before = lock(&sent).replace((connection.clone(), token));
-                let lost = before.map_or(0, |(_, token)| token);
-                let call = self.acquisition(key, ask, token);
-                let answer = call.run(connection);
-                answer.map_ok(move |answer| (token, lost, answer))
-            };
-            let answer = self.connections.with(send).await;
-            if answer.as_ref().is_err_and(L2Error::is_timeout)
-                // Without a `ttl` no lease is granted.
-                && !ask.ttl.is_zero()
-                && let Some((connection, token)) = lock(&sent).take()
-            {
-                self.give_back(connection, key, token);
-            }
-            let (token, lost, answer) = answer?;
-            let (answer, value, number): (String, Option<Bytes>, u64) = answer;
-            let lease = |token, epoch| Lease { token, epoch };
-            Ok(match (answer.as_str(), value) {
-                ("HIT", Some(bytes)) => LeaseReply::Hit(bytes),
-                ("GRANTED", None) => LeaseReply::Granted(lease(token, number)),
-                ("GRANTED", Some(kept)) => LeaseReply::Replace(lease(token, number), kept),
-                ("WAIT", Some(held)) => match read_lease(&held) {
-                    // The lost answer was a grant. That copy has arrived, so it cannot arrive later.
-                    Some(held) if held.token == lost => LeaseReply::Granted(held),
-                    _ => LeaseReply::Wait(Duration::from_millis(number)),
-                },
-                ("HOLD", _) => LeaseReply::Hold,
-                ("MISS", _) => LeaseReply::Miss,
-                _ => return Err(senseless()),
-            })
-        }
-        .boxed()
+        self.loads.acquire(key, ask).boxed()
     }
 
     fn fill<'a>(
@@ -431,18 +328,7 @@ impl Lane for RedisLane {
         value: &'a EncodedValue,
         payload: Option<&'a [u8]>,
     ) -> Reply<'a, Fill> {
-        let tags = envelope::tags_of(&value.body);
-        let keys = 4 + tags.len() + usize::from(is_staged(value));
-        let read = |answer| fill(answer)?.ok_or_else(senseless);
-        self.step(&scripts::FILL, keys, read, move |call| {
-            call.keys(&[VALUE, LEASE], &[key]).own(&[CLOCK, LOG]);
-            call.keys(&[TAG_VERSION], &tags).stage(value);
-            call.arg(lease.token).arg(lease.epoch).value(value);
-            call.arg(random()).channel().arg(key);
-            call.arg(payload.unwrap_or_default());
-            call.arg(&self.type_tag[..]);
-            call.arg(STAMPED + value.body.len());
-        })
+        self.loads.fill(key, lease, value, payload).boxed()
     }
 
     fn revalidate<'a>(
@@ -453,20 +339,11 @@ impl Lane for RedisLane {
         ttls: Ttls,
         tags: &'a [Key],
     ) -> Reply<'a, Option<Fill>> {
-        self.step(&scripts::REVALIDATE, 3 + tags.len(), fill, move |call| {
-            call.keys(&[VALUE, LEASE], &[key]).own(&[CLOCK]);
-            call.keys(&[TAG_VERSION], tags);
-            call.arg(lease.token).arg(lease.epoch).arg(seen);
-            call.arg(&ttls.packed()).arg(kept(ttls));
-            call.arg(random()).channel().arg(key);
-            call.arg(&self.type_tag[..]);
-        })
+        self.loads.revalidate(key, lease, seen, ttls, tags).boxed()
     }
 
     fn renew_lease<'a>(&'a self, key: &'a str, token: u64, ttl: Duration) -> Reply<'a, bool> {
-        self.step(&scripts::RENEW_LEASE, 1, Ok, move |call| {
-            renew(call, key, token, ttl);
-        })
+        self.loads.renew(key, token, ttl).boxed()
     }
 
     fn write<'a>(&'a self, step: &'a Step, batch: Batch<'a>) -> Reply<'a, Written> {

@@ -3,13 +3,16 @@
 -- which it ends. A '+' after it means that another load waits for its end, then an '&' that there are values of other types,
 -- or were: without it a fill need not look.
 
+-- What END_LEASES has stored, once it was read.
+local ended
+
 -- Whether a lease that began at this version is of the present epoch, and END_LEASES has not ended it.
 local function stands(clock, present, epoch, began)
   if tonumber(epoch) ~= present then
     return false
   end
-  local ended = redis.call('HGET', clock, 'leases')
-  if ended and #ended == 16 then
+  ended = ended or redis.call('HGET', clock, 'leases') or ''
+  if #ended == 16 then
     local of, ver = struct.unpack('>I8I8', ended)
     return of ~= present or tonumber(began) >= ver
   end

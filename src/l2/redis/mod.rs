@@ -4,6 +4,7 @@
 //! - [`topology`]: the server of each lane, or the node of a cluster; [`primary`]: whether it is believed, by what
 //!   [`sentinel`]s say, or the nodes of a [`cluster`], over [`witness_links`]
 //! - [`lane`]: the steps, each a script or a command; [`scripts`]: the `.lua` files; [`call`]: one call of a script
+//! - [`load_steps`]: the steps of loads; [`gathered`]: those that share a request
 //! - [`read_batcher`]: reads of all lanes on a server that share a request; [`read_request`]: over which connection it
 //!   goes
 //! - [`shared`]: the connections that all lanes on a server share, [`per_runtime`] on each runtime; [`connection`]: one
@@ -22,11 +23,13 @@ mod call;
 mod cluster;
 mod connection;
 mod error;
+mod gathered;
 #[cfg(feature = "inspect")]
 pub(crate) mod inspect;
 mod joint;
 mod lane;
 mod lanes;
+mod load_steps;
 pub(crate) mod members;
 pub(crate) mod names;
 mod per_runtime;
@@ -59,6 +62,7 @@ use deadpool_redis::redis::StreamingCredentialsProvider;
 use self::cluster::Cluster;
 use self::connection::{Connections, Source};
 use self::lane::RedisLane;
+use self::load_steps::LoadSteps;
 use self::names::Names;
 use self::primary::Primary;
 #[cfg(feature = "cluster")]
@@ -350,9 +354,9 @@ impl L2 for RedisL2 {
                 Arc::clone(&names),
                 Arc::clone(&self.0.beats),
             ),
+            loads: LoadSteps::new(Arc::clone(&names), Arc::clone(&connections), name.type_tag),
             names,
             type_tag: name.type_tag.to_be_bytes(),
-            type_tag_in_hex: format!("{:016x}", name.type_tag),
             reads: SingleReads::new(Arc::new(requests), batchers),
             connections,
             _servers: Arc::clone(&self.0),

@@ -2,7 +2,7 @@
 --   ->  answer, value, stamp
 -- As FILL, with the value that is stored already: if it is still the version `seen`, it gets a new stamp.
 local epoch, seq, ver = clock(KEYS[3], ARGV[6])
-local began, mark, _, leases = standing(KEYS[2], KEYS[3], epoch, ARGV[2], ARGV[1])
+local began, mark, _, leases = standing(checked(redis.pcall('GET', KEYS[2]), 'GET'), KEYS[3], epoch, ARGV[2], ARGV[1])
 if not began then
   return rejected(KEYS[1])
 end

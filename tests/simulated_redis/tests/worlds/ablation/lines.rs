@@ -94,8 +94,8 @@ pub(super) const LINES: &[Line] = &[
         rule: 15,
         promise: I2NoResurrection,
         file: file!("acquire_lease.lua"),
-        text: "if hold and (written or redis.call('PTTL', KEYS[3]) >= 0) then",
-        new: "if hold and written then",
+        text: "  if hold and (written or redis.call('PTTL', held) >= 0) then",
+        new: "  if hold and written then",
     },
     Line {
         what: "all members are waited for",
@@ -126,8 +126,8 @@ pub(super) const LINES: &[Line] = &[
         rule: 20,
         promise: I2NoResurrection,
         file: file!("fill.lua"),
-        text: "if any_after(tags, began) or not are_staged(staged) then",
-        new: "if not are_staged(staged) then",
+        text: "  if any_after(tags, began) or not are_staged(staged) then",
+        new: "  if not are_staged(staged) then",
     },
     Line {
         what: "a tag version is of the present epoch",
@@ -198,7 +198,7 @@ pub(super) const LINES: &[Line] = &[
         rule: 29,
         promise: I2NoResurrection,
         file: file!("fill.lua"),
-        text: "  mark, leases = string.find(leases, '+', 1, true) and '+' or mark, ''",
+        text: "    mark, leases = string.find(leases, '+', 1, true) and '+' or mark, ''",
         new: "",
     },
 ];
