@@ -146,7 +146,7 @@ impl Store {
     /// Whether the capacity that was set does not count yet.
     pub(crate) fn is_of_other_capacity(&self) -> bool {
         // moka says nothing of an entry that it never takes in.
-        self.policy.is_of_other_capacity() || !self.has_room() && self.len() > 0
+        self.policy.is_of_other_capacity() || !self.has_room() && self.table.len() > 0
     }
 
     /// Whether moka is not needed yet.
@@ -259,9 +259,12 @@ impl Store {
     /// Tells moka of all entries, if it has to know them: of a few with each step.
     pub(crate) fn tell_of_rest(&self) -> impl Iterator<Item = ()> {
         from_fn(|| {
-            let told = (!self.is_roomy()).then(|| self.tell_of_bucket())??;
+            if self.is_roomy() {
+                return None;
+            }
+            self.tell_of_bucket()?;
             self.drop_evicted();
-            Some(told).map(drop)
+            Some(())
         })
     }
 

@@ -1,4 +1,4 @@
-//! The steps of a load: a script each, with its arguments and its answer. ACQUIRE_LEASE and FILL are for several keys: loads
+//! The steps of a load: a script each, with its arguments and its answer. `ACQUIRE_LEASE` and FILL are for several keys: loads
 //! that take such a step at about the same time share a [request](super::gathered).
 
 use std::iter::repeat;
@@ -27,7 +27,7 @@ use crate::wire::envelope::{self, STAMPED};
 pub(super) struct LoadSteps {
     steps: Arc<Steps>,
     acquisitions: Gathered<(Key, LeaseRequest), LeaseReply>,
-    fills: Gathered<(Key, Lease, EncodedValue, Option<Vec<u8>>), Fill>,
+    fills: Gathered<OwnedFill, Fill>,
 }
 
 /// What the requests are made of, and where they go.
@@ -53,7 +53,10 @@ struct Filled<'a> {
     payload: Option<&'a [u8]>,
 }
 
-/// The answer of ACQUIRE_LEASE to one load.
+/// The same, while it waits: key, lease, value and payload.
+type OwnedFill = (Key, Lease, EncodedValue, Option<Vec<u8>>);
+
+/// The answer of `ACQUIRE_LEASE` to one load.
 type LeaseAnswer = (String, Option<Bytes>, u64);
 /// The answer of FILL or REVALIDATE: the outcome, the value that is stored instead, and the new stamp.
 type FillAnswer = (String, Option<Bytes>, Option<Vec<u8>>);
@@ -255,11 +258,7 @@ impl Steps {
         });
     }
 
-    async fn fill_each(
-        &self,
-        fills: Vec<(Key, Lease, EncodedValue, Option<Vec<u8>>)>,
-        until: Instant,
-    ) -> Vec<Result<Fill, L2Error>> {
+    async fn fill_each(&self, fills: Vec<OwnedFill>, until: Instant) -> Vec<Result<Fill, L2Error>> {
         let fills = fills.iter().map(|(key, lease, value, payload)| Filled {
             key,
             lease: *lease,
@@ -334,7 +333,7 @@ fn only<T>(mut answers: Vec<T>) -> Result<T, L2Error> {
     answers.pop().ok_or_else(senseless)
 }
 
-/// RENEW_LEASE. Without a `ttl` it gives the lease back.
+/// `RENEW_LEASE`. Without a `ttl` it gives the lease back.
 fn renewal<'a>(names: &'a Names, key: &str, token: u64, ttl: Duration) -> Call<'a> {
     let mut call = Call::new(&scripts::RENEW_LEASE, names, 1);
     call.keys(&[LEASE], &[key]).arg(token).arg(millis(ttl));
