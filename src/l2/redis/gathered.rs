@@ -101,8 +101,13 @@ where
     /// Sends a request, with others if there are any. May be dropped at any time.
     pub(super) async fn call(&self, request: Q) -> Answer<A> {
         let (queue, since) = (self.queue(), Instant::now());
-        // The semaphore is never closed. Callers who wait for it come in turn, so it is there within the limit.
-        let capacity = Arc::clone(&queue.capacity).acquire_owned().await.ok();
+        let capacity = || Arc::clone(&queue.capacity);
+        // First without waiting, which a runtime takes for a reason to let other tasks run. The semaphore is never closed,
+        // and callers who wait for it come in turn, so there is capacity within the limit.
+        let capacity = match capacity().try_acquire_owned() {
+            Ok(permit) => Some(permit),
+            Err(_) => capacity().acquire_owned().await.ok(),
+        };
         let (answer, answered) = oneshot::channel();
         queue.enter(Waiting {
             request,
@@ -233,6 +238,111 @@ impl<Q, A> Drop for Task<Q, A> {
             // Their callers are woken when they are dropped.
             drop(state);
             drop(lost);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::future::pending;
+    use std::pin::pin;
+
+    use futures::future::join_all;
+    use tokio::runtime::Builder;
+    use tokio::time::sleep;
+
+    use super::*;
+
+    const LIMIT: Duration = Duration::from_secs(1);
+    /// How long the server needs for a batch.
+    const ROUND_TRIP: Duration = Duration::from_micros(500);
+
+    /// Numbers, each of which is answered with the size of its batch.
+    fn sizes() -> Gathered<u64, usize> {
+        Gathered::new(LIMIT, |batch: Vec<u64>, _| async move {
+            sleep(ROUND_TRIP).await;
+            batch.iter().map(|_| Ok(batch.len())).collect()
+        })
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn each_request_gets_its_own_answer() {
+        let squares = Gathered::new(LIMIT, |batch: Vec<u64>, _| async move {
+            sleep(ROUND_TRIP).await;
+            batch.into_iter().map(|n| Ok(n * n)).collect()
+        });
+        let answers = join_all((0..1000).map(|n| squares.call(n))).await;
+        for (n, answer) in (0..).zip(answers) {
+            assert_eq!(answer.unwrap(), n * n);
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn requests_that_come_together_share_batches() {
+        let gathered = sizes();
+        for (callers, sizes) in [(1, vec![1]), (FEW, vec![FEW]), (100, vec![50, 50])] {
+            let answers = join_all((0..callers).map(|_| gathered.call(0))).await;
+            let expected = sizes.iter().flat_map(|size| vec![*size; *size]);
+            let answers = answers.into_iter().map(Result::unwrap);
+            assert!(answers.eq(expected), "{callers} callers");
+        }
+        let many = join_all((0..10 * BATCH).map(|_| gathered.call(0))).await;
+        assert!(many.into_iter().all(|size| size.unwrap() <= BATCH));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_request_without_a_caller_is_not_sent() {
+        let gathered = sizes();
+        let dropped = gathered.call(0);
+        assert!(pin!(dropped).now_or_never().is_none(), "it has entered");
+        assert_eq!(gathered.call(1).await.unwrap(), 1);
+        assert_eq!(gathered.queue().capacity.available_permits(), CAPACITY);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn the_wait_is_part_of_the_limit() {
+        for (waits, is_sent) in [(LIMIT / 2, true), (2 * LIMIT, false)] {
+            let began = Instant::now();
+            let gathered = Gathered::new(LIMIT, move |batch: Vec<u64>, until| async move {
+                assert_eq!(until - began, LIMIT, "since the first came");
+                batch.into_iter().map(Ok).collect()
+            });
+            let queue = gathered.queue();
+            let turns = [queue.pacing.turn().await, queue.pacing.turn().await];
+            let later = async {
+                sleep(LIMIT / 4).await;
+                gathered.call(2).await
+            };
+            let (first, second, ()) = tokio::join!(gathered.call(1), later, async {
+                sleep(waits).await;
+                drop(turns);
+            });
+            for answer in [first, second] {
+                let is_late = answer.as_ref().is_err_and(L2Error::is_timeout);
+                assert_eq!((answer.is_ok(), is_late), (is_sent, !is_sent));
+            }
+        }
+    }
+
+    #[test]
+    fn a_request_ends_with_the_runtime_of_its_task() {
+        let runtime = || Builder::new_current_thread().enable_all().build().unwrap();
+        let gathered = Gathered::new(LIMIT, |_: Vec<u64>, _| pending::<Vec<Answer<u64>>>());
+        let gathered = Arc::new(gathered);
+        for is_sent in [false, true] {
+            let first = runtime();
+            let mut call = pin!(gathered.call(1));
+            first.block_on(async {
+                assert!((&mut call).now_or_never().is_none());
+                if is_sent {
+                    while lock(&gathered.queue().state).under_way == 0 {
+                        tokio::task::yield_now().await;
+                    }
+                }
+            });
+            drop(first);
+            let error = runtime().block_on(call).unwrap_err();
+            assert!(error.is_unreachable(), "{error}");
         }
     }
 }

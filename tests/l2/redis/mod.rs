@@ -17,6 +17,7 @@ mod heartbeats;
 mod incarnations;
 mod joint_reads;
 mod keys;
+mod load_steps;
 mod logins;
 mod members;
 mod one_time;

@@ -19,6 +19,8 @@ bodies! { leases:
     one_request_leads_and_the_others_wait
     no_two_leases_are_the_same
     one_of_many_at_once_leads
+    loads_that_ask_at_once_are_answered_each_for_itself
+    fills_that_come_at_once_are_judged_each_for_itself
     a_usable_value_is_a_hit
     a_value_that_was_seen_can_be_refreshed
     a_value_that_cannot_be_read_can_be_replaced
@@ -44,6 +46,118 @@ bodies! { leases:
     a_value_past_its_ttl_is_kept
     a_kept_value_comes_with_the_lease
     a_kept_value_goes_like_any_other
+}
+
+/// A store may answer many in one step.
+async fn loads_that_ask_at_once_are_answered_each_for_itself(store: impl StoreUnderTest) {
+    let lane = store.lane();
+    let seen = insert(&*lane, "seen", b"seen").await;
+    insert(&*lane, "stored", b"stored").await;
+    granted(&*lane, "led").await;
+    let payload = payload_of(Kind::Invalidate, &["held"]);
+    lane.invalidate(&["held"], &payload, LONG).await.unwrap();
+
+    let asks = [
+        ("free", LONG, Want::Any),
+        ("stored", LONG, Want::Any),
+        ("led", LONG, Want::Any),
+        ("held", LONG, Want::Any),
+        ("free", LONG, Want::Any),
+        ("stored", LONG, Want::Nothing),
+        ("seen", LONG, Want::OtherThan(seen.ver)),
+        ("also free", Duration::ZERO, Want::Any),
+    ];
+    let asks = asks.map(|(key, ttl, want)| acquire_lease_for(&*lane, key, ttl, want));
+    let replies = join_all(asks).await;
+    let [free, stored, led, held, again, anew, refreshed, asked] = replies.try_into().unwrap();
+    let LeaseReply::Hit(bytes) = stored else {
+        panic!("{stored:?}");
+    };
+    assert!(bytes.ends_with(b"stored"));
+    assert_waits(&led, LONG);
+    assert!(matches!(held, LeaseReply::Hold), "{held:?}");
+    assert!(matches!(asked, LeaseReply::Miss), "{asked:?}");
+    let lease_of = |reply: LeaseReply| match reply {
+        LeaseReply::Granted(lease) => lease,
+        other => panic!("no lease, but {other:?}"),
+    };
+    let (free, again) = match again {
+        LeaseReply::Wait(_) => (free, again),
+        _ => (again, free),
+    };
+    assert_waits(&again, LONG);
+    let leases = [("free", free), ("stored", anew), ("seen", refreshed)];
+    for (key, lease) in leases.map(|(key, reply)| (key, lease_of(reply))) {
+        filled(&*lane, key, lease, b"new").await;
+    }
+    assert!(matches!(
+        acquire_lease(&*lane, "also free").await,
+        LeaseReply::Granted(_)
+    ));
+}
+
+/// A store may take many in one step.
+async fn fills_that_come_at_once_are_judged_each_for_itself(store: impl StoreUnderTest) {
+    let lane = store.lane();
+    let keys = [
+        "plain", "late", "tagged", "lost", "both", "told", "large", "last",
+    ];
+    let leases = join_all(keys.iter().map(|key| granted(&*lane, key))).await;
+    invalidate_tags(&*lane, &["changed"]).await;
+    invalidate(&*lane, &["lost"]).await;
+    let (before, mut subscription) = subscribe(&*lane).await;
+    let told = payload_of(Kind::Insert, &["told"]);
+    let large = vec![b'x'; 10_000];
+    let values = keys.map(|key| match key {
+        "late" => tagged(b"late", LONG, &["changed"]),
+        "tagged" => tagged(b"tagged", LONG, &["calm", "still"]),
+        "both" => tagged(b"both", LONG, &["calm", "changed"]),
+        "large" => sealed(&large),
+        key => sealed(key.as_bytes()),
+    });
+    let fills = keys.iter().zip(&values).zip(&leases);
+    let fills = fills.map(|((key, value), lease)| {
+        let payload = (*key == "told").then_some(&*told);
+        lane.fill(key, *lease, value, payload)
+    });
+    let fills: Vec<Fill> = join_all(fills)
+        .await
+        .into_iter()
+        .map(Result::unwrap)
+        .collect();
+    for ((key, value), filled) in keys.iter().zip(&values).zip(&fills) {
+        let is_rejected = ["late", "lost", "both"].contains(key);
+        match filled {
+            Fill::Rejected(None) => assert!(is_rejected, "{key}"),
+            Fill::Stored(stamp) => {
+                assert!(!is_rejected && stamp.ver > before.ver, "{key}");
+                let bytes = get(&*lane, key).await.expect("it is stored");
+                assert_eq!(
+                    (stamp_of(&bytes), &bytes[36..]),
+                    (*stamp, &*value.body),
+                    "{key}"
+                );
+            }
+            other => panic!("{key}: {other:?}"),
+        }
+    }
+    for (tag, exists) in [("calm", true), ("still", true), ("changed", false)] {
+        assert_eq!(tag_version(&*lane, tag).await.is_some(), exists, "{tag}");
+    }
+    let (messages, after) = heartbeat(&mut *subscription).await;
+    let [message] = &*messages else {
+        panic!("one is published: {messages:?}");
+    };
+    assert_eq!(message.keys, ["told"]);
+    // Each lease has ended, and what is stored has a version that was issued.
+    let stored = fills.iter().filter_map(|filled| match filled {
+        Fill::Stored(stamp) => Some(stamp.ver),
+        _ => None,
+    });
+    assert!(stored.max().unwrap() <= after.ver);
+    for (key, lease) in keys.iter().zip(leases) {
+        assert!(!renewed(&*lane, key, lease).await, "{key}");
+    }
 }
 
 async fn anew(lane: &dyn Lane, key: &str) -> LeaseReply {
