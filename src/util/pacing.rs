@@ -6,8 +6,8 @@
 //! batches under way hide the distance.
 //!
 //! Reads, steps of loads and writes share these rules, but for one: of writes there are never more than [`NEAR`] batches
-//! under way.
-//! This module must not know what a batch is, which requests it holds, in which order they go or when they time out.
+//! under way. This module must not know what a batch is, which requests it holds, in which order they go or when they time
+//! out.
 
 use std::future::poll_fn;
 use std::mem::replace;

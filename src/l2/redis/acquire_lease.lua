@@ -8,9 +8,9 @@ local epoch, _, issued = clock(KEYS[1], ARGV[1])
 local at, tag, hex = time(), ARGV[3], ARGV[4]
 -- After the deadline nobody would use a lease.
 local is_late = ARGV[2] ~= '' and at > tonumber(ARGV[2])
-local granted_at = string.format('%.0f:%.0f:', epoch, issued)
+local began_at = string.format('%.0f:%.0f:', epoch, issued)
 -- MGET answers nil for a value of another type.
-local found, granted = redis.call('MGET', unpack(KEYS, 3)), {}
+local found, asked = redis.call('MGET', unpack(KEYS, 3)), {}
 
 local function acquire(v, stored, hold, lease, held, token, ms, want)
   local kept = false
@@ -58,7 +58,7 @@ local function acquire(v, stored, hold, lease, held, token, ms, want)
     end
   end
   -- No other copy of the request has this token (rule 1). Loads that wait for a lease that is taken over wait for this one.
-  local own = granted_at .. token .. ':' .. hex .. string.format(':%.0f', at + ms) .. mark
+  local own = began_at .. token .. ':' .. hex .. string.format(':%.0f', at + ms) .. mark
   local is_alone = not v or string.sub(v, 81, 88) == tag and string.byte(v, 4) == 4
   redis.call('SET', lease, own .. (is_alone and '' or '&') .. others, 'PX', lasts)
   return {'GRANTED', kept, epoch}
@@ -69,10 +69,11 @@ for i = 1, (#KEYS - 2) / 3 do
   local k, a = 3 * i, 3 * i + 2
   local lease, held = KEYS[k + 1], KEYS[k + 2]
   local v, stored, hold = found[k - 2], found[k - 1], found[k]
-  if granted[lease] then
+  -- What was read is old if an earlier request of the step was for this key.
+  if asked[lease] then
     v, stored, hold = unpack(redis.call('MGET', KEYS[k], lease, held))
   end
   answers[i] = acquire(v, stored, hold, lease, held, ARGV[a], ARGV[a + 1], ARGV[a + 2])
-  granted[lease] = true
+  asked[lease] = true
 end
 return answers

@@ -2,6 +2,7 @@
 --   | channel rnd tag (token epoch body kept key payload length)...  ->  (answer, value, stamp)...
 -- The first tag versions are those of the first value, then come those of the second, and so on. A value whose body is staged
 -- comes alone.
+
 -- The values that a value with this type tag leaves under its key.
 local function others_of(values, tag, epoch, issued, at)
   local others = {}

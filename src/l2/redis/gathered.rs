@@ -10,14 +10,13 @@ use std::mem::{replace, take};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use arc_swap::ArcSwapOption;
 use futures::FutureExt;
 use futures::future::BoxFuture;
 use tokio::runtime::Handle;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot};
 use tokio::time::Instant;
 
-use super::per_runtime::PerRuntime;
+use super::per_runtime::KeptPerRuntime;
 use crate::l2::L2Error;
 use crate::util::lock::{Guard, lock};
 use crate::util::on_drop::OnDrop;
@@ -42,9 +41,7 @@ type Sending<Q, A> = dyn Fn(Vec<Q>, Instant) -> BoxFuture<'static, Vec<Answer<A>
 pub(super) struct Gathered<Q, A> {
     limit: Duration,
     send: Arc<Sending<Q, A>>,
-    queues: PerRuntime<Queue<Q, A>>,
-    /// The queue of the runtime on which the lane was used last: mostly there is no other.
-    last: ArcSwapOption<Queue<Q, A>>,
+    queues: KeptPerRuntime<Queue<Q, A>>,
 }
 
 /// The requests that wait on one runtime. Tasks run there, and end with it.
@@ -93,8 +90,7 @@ where
         Self {
             limit,
             send: Arc::new(move |batch, until| send(batch, until).boxed()),
-            queues: PerRuntime::default(),
-            last: ArcSwapOption::empty(),
+            queues: KeptPerRuntime::default(),
         }
     }
 
@@ -120,14 +116,8 @@ where
 
     /// The queue of this runtime.
     fn queue(&self) -> Arc<Queue<Q, A>> {
-        let here = Handle::current();
-        if let Some(queue) = self.last.load_full()
-            && queue.runtime.id() == here.id()
-        {
-            return queue;
-        }
-        let queue = self.queues.get_or(|| Queue {
-            runtime: here,
+        self.queues.get_or(|| Queue {
+            runtime: Handle::current(),
             limit: self.limit,
             send: Arc::clone(&self.send),
             pacing: Pacing::new(IN_FLIGHT),
@@ -137,9 +127,7 @@ where
                 under_way: 0,
                 has_task: false,
             }),
-        });
-        self.last.store(Some(Arc::clone(&queue)));
-        queue
+        })
     }
 }
 

@@ -218,7 +218,7 @@ impl Steps {
         let mut call = Call::new(&scripts::ACQUIRE_LEASE, &self.names, 2 + 3 * asks.len());
         call.own(&[CLOCK, WRITES]);
         call.keys(&[VALUE, LEASE, HOLD], asks.iter().map(|(key, _)| key));
-        // The first load of a batch waits no longer than the others do.
+        // The earliest: when the first load of a batch has waited long enough, all of them get an error.
         let deadline = asks.iter().filter_map(|(_, ask)| ask.deadline).min();
         call.arg(random()).deadline(deadline);
         call.arg(&self.type_tag[..]).arg(&self.type_tag_in_hex);

@@ -3,6 +3,7 @@
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, Weak};
 
+use arc_swap::ArcSwapOption;
 use tokio::runtime::{self, Handle};
 
 use crate::util::lock::lock;
@@ -36,6 +37,36 @@ impl<T> PerRuntime<T> {
     /// The next caller is given another one. Does nothing if that is so already.
     pub(super) fn retire(&self, one: &Arc<T>) {
         lock(&self.0).retain(|_, other| !std::ptr::eq(other.as_ptr(), Arc::as_ptr(one)));
+    }
+}
+
+/// As [`PerRuntime`], but keeps the one of the runtime that it was asked for on last: mostly there is no other.
+pub(super) struct KeptPerRuntime<T> {
+    all: PerRuntime<T>,
+    last: ArcSwapOption<(runtime::Id, Arc<T>)>,
+}
+
+impl<T> KeptPerRuntime<T> {
+    /// The one that callers on this runtime share, or a new one that `make` returns.
+    pub(super) fn get_or(&self, make: impl FnOnce() -> T) -> Arc<T> {
+        let here = Handle::current().id();
+        if let Some(last) = &*self.last.load()
+            && last.0 == here
+        {
+            return Arc::clone(&last.1);
+        }
+        let one = self.all.get_or(make);
+        self.last.store(Some(Arc::new((here, Arc::clone(&one)))));
+        one
+    }
+}
+
+impl<T> Default for KeptPerRuntime<T> {
+    fn default() -> Self {
+        Self {
+            all: PerRuntime::default(),
+            last: ArcSwapOption::empty(),
+        }
     }
 }
 

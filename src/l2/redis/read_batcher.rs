@@ -15,14 +15,13 @@ use std::sync::{Arc, Mutex};
 use std::thread;
 use std::time::Duration;
 
-use arc_swap::ArcSwapOption;
 use futures::FutureExt;
 use futures::future::BoxFuture;
 use tokio::runtime::Handle;
 use tokio::sync::{Semaphore, oneshot};
 use tokio::time::Instant;
 
-use super::per_runtime::PerRuntime;
+use super::per_runtime::{KeptPerRuntime, PerRuntime};
 use super::read_request::{BYTES, Group, Part, ReadRequests, grouped};
 use crate::l2::{Key, L2Error, ReadResult};
 use crate::util::late::timeout_at;
@@ -68,9 +67,7 @@ struct State {
 pub(super) struct SingleReads {
     pub(super) requests: Arc<ReadRequests>,
     batchers: Arc<PerRuntime<ReadBatcher>>,
-    queues: PerRuntime<Queue>,
-    /// The queue of the runtime on which the lane was used last: mostly there is no other.
-    last: ArcSwapOption<Queue>,
+    queues: KeptPerRuntime<Queue>,
 }
 
 /// The reads of one lane that wait on one runtime.
@@ -122,8 +119,7 @@ impl SingleReads {
         Self {
             requests,
             batchers,
-            queues: PerRuntime::default(),
-            last: ArcSwapOption::empty(),
+            queues: KeptPerRuntime::default(),
         }
     }
 
@@ -166,20 +162,12 @@ impl SingleReads {
 
     /// The queue of this runtime.
     fn queue(&self) -> Arc<Queue> {
-        let here = Handle::current().id();
-        if let Some(queue) = self.last.load_full()
-            && queue.batcher.runtime.id() == here
-        {
-            return queue;
-        }
-        let queue = self.queues.get_or(|| Queue {
+        self.queues.get_or(|| Queue {
             batcher: self.batchers.get(),
             requests: Arc::clone(&self.requests),
             capacity: Semaphore::new(CAPACITY),
             waiting: Mutex::default(),
-        });
-        self.last.store(Some(Arc::clone(&queue)));
-        queue
+        })
     }
 }
 
