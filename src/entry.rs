@@ -79,6 +79,18 @@ impl AnyEntry {
         self.at_and_flags & of != 0
     }
 
+    pub(crate) fn source(&self) -> Source {
+        match self.at_and_flags & 3 {
+            0 => Source::L1,
+            1 => Source::L2,
+            _ => Source::Loader,
+        }
+    }
+
+    pub(crate) fn is_fallback(&self) -> bool {
+        self.has_any(FALLBACK)
+    }
+
     pub(crate) fn is_sampled(&self) -> bool {
         self.has_any(SAMPLED)
     }
@@ -112,14 +124,10 @@ impl AnyEntry {
 
     pub(crate) fn meta(&self) -> Meta {
         Meta {
-            source: match self.at_and_flags & 3 {
-                0 => Source::L1,
-                1 => Source::L2,
-                _ => Source::Loader,
-            },
+            source: self.source(),
             is_stale: self.is_stale(),
             is_unproven: self.has_any(UNPROVEN),
-            is_fallback: self.has_any(FALLBACK),
+            is_fallback: self.is_fallback(),
             age: Duration::from_nanos(self.at().saturating_sub(self.slot.born_at)),
             expires_in: self.until(self.slot.gone_at),
             stale_in: match self.slot.soft_at() {

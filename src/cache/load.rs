@@ -37,7 +37,7 @@ impl<K: CacheKey, V: Send + Sync + 'static> Cache<K, V> {
     /// the loader, the look-up is an error at once, see [`LoadError::cycle`].
     ///
     /// Cost: nothing is allocated and nothing is sent on a fresh L1 hit. One round trip if L2 has the value, three if
-    /// it is loaded. The future takes about 40 bytes, and the loader with its captures once. A call that L1 does not
+    /// it is loaded; two where most look-ups of this instance have missed L2 lately. The future takes about 40 bytes, and the loader with its captures once. A call that L1 does not
     /// answer, or answers with a stale value, boxes its loader and the rest of its work.
     ///
     /// # Errors

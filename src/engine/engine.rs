@@ -30,6 +30,7 @@ use super::read::Located;
 use super::read::hot_keys::HotKeys;
 use super::read::looked_up::LookedUp;
 use super::read::lookup::Reads;
+use super::recent_misses::RecentMisses;
 use super::report::recording;
 use super::subscribe::listen::{Channel, Channels};
 use super::subscribe::publish::{PublishTo, Publisher};
@@ -245,6 +246,7 @@ impl Engine {
                 convert: Convert::new(&of.values, of.type_tag, options, counters, &l1),
                 deferred: Deferred::new(max_deferred),
                 backoff: Backoff::new(options.clock.clone()),
+                recent_misses: RecentMisses::default(),
                 instance: of.id,
                 switch,
                 options: Arc::clone(options),

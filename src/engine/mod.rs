@@ -11,7 +11,7 @@
 //!
 //! A room uses those above it in this list, and the files beside this one, which all rooms share: [`context`] holds
 //! their common state, and [`convert`], [`ahead`], [`backoff`], [`breaker`], [`deferred`], [`members`], `metrics`,
-//! [`spans`] and [`sweep`] are one mechanism each.
+//! [`recent_misses`], [`spans`] and [`sweep`] are one mechanism each.
 
 mod ahead;
 mod backoff;
@@ -30,6 +30,7 @@ mod members;
 #[cfg_attr(not(feature = "metrics"), path = "no_metrics.rs")]
 mod metrics;
 mod read;
+mod recent_misses;
 mod report;
 mod spans;
 mod subscribe;

@@ -53,6 +53,17 @@ impl Load {
         }
     }
 
+    /// Whether it is begun at once, and not with others that come a little later.
+    pub(super) fn is_of_one(&self) -> bool {
+        match self {
+            Self::ByCall(_) => true,
+            Self::ByCache(cache, _) => match &**cache {
+                CacheLoader::One(_) => true,
+                CacheLoader::Many(batches) => batches.limits.is_none(),
+            },
+        }
+    }
+
     /// Adds a load to a batch, which runs it. Without batches returns the load and the loader to run it with.
     pub(super) fn begin(self, loads: &Arc<Loads>, fetch: Fetch) -> Option<Led> {
         match self {

@@ -243,8 +243,12 @@ impl Loads {
     ) -> Vec<Acquired> {
         let (ctx, slice) = (&*self.ctx, &SharedTimeSlice::begin());
         let turns = asked.iter_mut().map(|it| {
-            let request = it.request.as_mut();
-            lease::acquire(ctx, &it.op, it.goal, request, rounds.until(), slice)
+            let (goal, request) = (it.goal, it.request.as_mut());
+            if goal == Goal::Unread {
+                // A later round asks only for what another load has stored.
+                it.goal = Goal::Missing { at_least: None };
+            }
+            lease::acquire(ctx, &it.op, goal, request, rounds.until(), slice)
         });
         let mut turns: Vec<_> = turns.collect();
         if turns.len() == 1

@@ -39,6 +39,9 @@ pub(crate) type LoadCall = BoxFuture<'static, Result<AnyEntry, LoadError>>;
 /// Entries that were found for keys of a call, with the places of the keys.
 pub(super) type FoundAt = Vec<(usize, Option<AnyEntry>)>;
 
+/// The load of a key of which L2 was asked.
+const MISSING: Goal = Goal::Missing { at_least: None };
+
 /// Makes the loader for keys of a call, by their places in it.
 pub(crate) type LoaderOfPlaces<'a> = dyn Fn(&[usize]) -> Loader + Send + Sync + 'a;
 
@@ -106,16 +109,55 @@ impl Loads {
             if let Some(entry) = loads.get_at_once(&key).await {
                 return Ok(entry);
             }
+            if loads.expects_a_miss(&key, &load) {
+                return loads.load_unread(key, load).await;
+            }
             let (outcome, now) = loads.reads.read(&key).await;
             match loads.reads.answer(&key, outcome, now) {
-                Ok(entry) if entry.is_due() => match loads.refresh_stale(key, &entry, load) {
-                    Some(current) => current.await,
-                    None => Ok(entry),
-                },
-                Ok(entry) => Ok(entry),
+                Ok(entry) => loads.refresh_if_due(key, entry, load).await,
                 Err(want) => one(loads.load_missing(key, want, load, None).await),
             }
         })
+    }
+
+    /// Whether a load without a read before it does all that the look-up would.
+    fn expects_a_miss(&self, key: &Key, load: &Load) -> bool {
+        let ctx = &self.ctx;
+        ctx.recent_misses.are_expected()
+            // Without a proof L1 may have the answer if L2 fails.
+            && ctx.l1.freshness.is_live()
+            // A value in L2 need not wait until a batch is full, nor until the source may be asked again.
+            && load.is_of_one()
+            && self.may_load(key, false).is_ok()
+    }
+
+    /// The value or the lease in one step, for a key that L1 did not have and L2 probably does not.
+    async fn load_unread(self: &Arc<Self>, key: Key, load: Load) -> Result<AnyEntry, LoadError> {
+        self.reads.hot_keys.note(&key);
+        let loader = load.loader();
+        let load = || Load::ByCall(loader.clone());
+        let loading = self.join_or_load(key.clone(), Goal::Unread, Some(Want::Any), load(), None);
+        let entry = one(loading.await)?;
+        // A load that has run may end with a value of L2, too: with a later one than its own.
+        if entry.source() == Source::L2 && !entry.is_fallback() && loader.is_unused() {
+            return self.refresh_if_due(key, entry, load()).await;
+        }
+        Ok(entry)
+    }
+
+    /// The entry that L2 had, which is stale or to be compared with the source, or neither.
+    async fn refresh_if_due(
+        self: &Arc<Self>,
+        key: Key,
+        entry: AnyEntry,
+        load: Load,
+    ) -> Result<AnyEntry, LoadError> {
+        if entry.is_due()
+            && let Some(current) = self.refresh_stale(key, &entry, load)
+        {
+            return current.await;
+        }
+        Ok(entry)
     }
 
     /// Looks a key up in both levels for a caller with a token, and otherwise loads it. A stale value is refreshed in
@@ -177,12 +219,16 @@ impl Loads {
         since: Option<Since>,
     ) -> Result<Option<AnyEntry>, LoadError> {
         self.may_load(&key, since.is_some())?;
-        self.join_or_load(key, want, load, since).await
+        let goal = Goal::Missing {
+            at_least: since.map(|since| since.write),
+        };
+        self.join_or_load(key, goal, want, load, since).await
     }
 
     async fn join_or_load(
         self: &Arc<Self>,
         key: Key,
+        goal: Goal,
         want: Option<Want>,
         load: Load,
         mut since: Option<Since>,
@@ -191,7 +237,7 @@ impl Loads {
         // Each round joins a load that began later than the last one, or begins one itself. The caller's own loader
         // runs once at most.
         loop {
-            let (joined, led) = self.join(&key, want, since, may_be_late);
+            let (joined, led) = self.join(&key, goal, want, since, may_be_late);
             if let Some(led) = led
                 && let Some(load) = load.take()
                 && let Some((led, loader)) = load.begin(self, led)
@@ -275,7 +321,7 @@ impl Loads {
                 failed = Err(error);
                 continue;
             }
-            let (joined, new) = self.join(&key, want, None, true);
+            let (joined, new) = self.join(&key, MISSING, want, None, true);
             if let Some(new) = new {
                 led.push(new);
                 led_places.push(place);
@@ -311,7 +357,7 @@ impl Loads {
                 Some(result) => result?,
                 None => {
                     let load = Load::ByCall(loader(&[place]));
-                    (self.join_or_load(key, Some(Want::Any), load, None)).await?
+                    (self.join_or_load(key, MISSING, Some(Want::Any), load, None)).await?
                 }
             };
             found.push((place, entry));
@@ -370,6 +416,7 @@ impl Loads {
     fn join(
         &self,
         key: &Key,
+        goal: Goal,
         want: Option<Want>,
         since: Option<Since>,
         may_be_late: bool,
@@ -379,9 +426,8 @@ impl Loads {
         let began = self.now_began();
         let number = since.map_or(0, |since| since.number);
         let (join, is_late) = (self.ctx.l1.in_flight).join_load(key, caller, number, may_be_late);
-        let at_least = since.map(|since| since.write);
         let request = want.map(|want| lease::request(&self.ctx, want));
-        let (flight, led) = Fetch::of(join, Goal::Missing { at_least }, None, began, request);
+        let (flight, led) = Fetch::of(join, goal, None, began, request);
         let joined = Joined {
             flight,
             is_own: led.is_some(),

@@ -10,12 +10,13 @@ use tokio::time::{Instant, sleep};
 use crate::ablation::{Rule, without};
 use crate::engine::context::Context;
 use crate::engine::convert::Convert;
+use crate::engine::read::lookup::end_read;
 use crate::engine::read::tags::{self, Proof};
 use crate::entry::{AnyEntry, FALLBACK};
 use crate::error::{L2Error, LoadError, Misuse};
 use crate::events::CacheEvent;
 use crate::key::Key;
-use crate::l1::{Held, Op};
+use crate::l1::{Held, MISS, Op};
 use crate::l2::{Fill, Kind, Lease, LeaseReply, LeaseRequest, Ttls, Want};
 use crate::loaded::Loaded;
 use crate::util::time_slice::SharedTimeSlice;
@@ -27,6 +28,8 @@ const REPLACED: usize = 4;
 /// Why a key is loaded.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Goal {
+    /// L1 did not have it, and L2 was not asked yet: the request for the lease is the read of its callers.
+    Unread,
     /// Neither level had it. A value that L1 has by now is enough, unless it is older than the write of the token.
     Missing { at_least: Option<Version> },
     /// Its value is stale, or soon will be.
@@ -127,7 +130,11 @@ pub(crate) async fn acquire(
     let key = &op.key;
     let is_refresh = goal == Goal::Newer;
     // An earlier load may have ended since the caller's look-up.
-    if let Goal::Missing { at_least } = goal
+    let at_least = match goal {
+        Goal::Missing { at_least } => at_least,
+        Goal::Unread | Goal::Newer => None,
+    };
+    if !is_refresh
         && let Some(slot) = get_proven(ctx, op)
         && at_least.is_none_or(|write| ctx.l1.is_at_least(&slot, write))
     {
@@ -142,15 +149,24 @@ pub(crate) async fn acquire(
         let (token, epoch) = (0, 0);
         return Acquired::Lease(Lease { token, epoch }, None);
     }
-    let mut attempts = 0;
+    let (is_unread, mut attempts) = (goal == Goal::Unread, 0);
     loop {
-        let (lease, kept) = match ask(ctx, key, *request).await {
+        let reply = ask(ctx, key, *request).await;
+        let has_none = !matches!(reply, Ok(LeaseReply::Hit(_)) | Err(_));
+        if is_unread && attempts == 0 && has_none {
+            end_read(ctx, op, &Err(MISS));
+        }
+        let (lease, kept) = match reply {
             Ok(LeaseReply::Hit(bytes)) => {
                 slice.turn().await;
                 // Here and after a lost lease: callers with a token, or without a proof, may have joined (rules 5, 22).
                 match tags::open(ctx, Proof::Unused, key, &bytes, ctx.now()).await {
                     Ok(fresh) => {
-                        ctx.l1.put_read(op, &fresh);
+                        if is_unread {
+                            end_read(ctx, op, &Ok(Held::clone(&fresh)));
+                        } else {
+                            ctx.l1.put_read(op, &fresh);
+                        }
                         return Acquired::Found(fresh, Source::L2);
                     }
                     Err(instead) => request.want = instead,

@@ -98,6 +98,14 @@ impl Loader {
         }
     }
 
+    /// Whether it can be called: a loader of one key runs once.
+    pub(super) fn is_unused(&self) -> bool {
+        match &self.0 {
+            UserLoader::One(load) => lock(load).is_some(),
+            UserLoader::Many(_) => true,
+        }
+    }
+
     /// Drops a loader of one key that will not be called any more, so that its caller may use what it was given.
     pub(super) fn forget(&self) {
         if let UserLoader::One(load) = &self.0 {

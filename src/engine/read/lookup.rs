@@ -419,14 +419,16 @@ fn open(ctx: &Context, op: &Op, bytes: &[u8]) -> ReadOutcome {
 }
 
 /// Counts how a read ended, and stores its value in L1.
-fn end_read(ctx: &Context, op: &Op, outcome: &ReadOutcome) {
+pub(crate) fn end_read(ctx: &Context, op: &Op, outcome: &ReadOutcome) {
     match outcome {
         Ok(fresh) => {
             ctx.counters.l2_hits.bump();
+            ctx.recent_misses.note(false);
             ctx.l1.put_read(op, fresh);
         }
         Err(MISS) => {
             ctx.counters.l2_misses.bump();
+            ctx.recent_misses.note(true);
             remove_gone(ctx, op);
         }
         Err(UNAVAILABLE) => {}

@@ -1,7 +1,6 @@
 //! The steps of a load: a script each, with its arguments and its answer. `ACQUIRE_LEASE` and FILL are for several keys: loads
 //! that take such a step at about the same time share a [request](super::gathered).
 
-use std::iter::repeat;
 use std::mem::take;
 use std::slice;
 use std::sync::{Arc, Mutex};
@@ -160,11 +159,11 @@ impl Steps {
         until: Instant,
     ) -> Vec<Result<LeaseReply, L2Error>> {
         let asks: Vec<_> = asks.iter().map(|(key, ask)| (&**key, *ask)).collect();
-        match self.acquire(&asks, &[], until).await {
+        match self.acquire(&asks, vec![0; asks.len()], until).await {
             Ok(replies) => replies.into_iter().map(Ok).collect(),
             Err((error, tokens)) if may_be_of_one_key(&error, asks.len()) => {
                 let alone = asks.iter().zip(&tokens).map(async |(ask, lost)| {
-                    let reply = self.acquire(slice::from_ref(ask), &[*lost], until).await;
+                    let reply = self.acquire(slice::from_ref(ask), vec![*lost], until).await;
                     only(reply.map_err(|(error, _)| error)?)
                 });
                 join_all(alone).await
@@ -173,16 +172,16 @@ impl Steps {
         }
     }
 
-    /// Asks for leases in one request. `lost` are the tokens of a request of these keys that has ended in an error. Another
-    /// error is returned with the tokens of the last copy.
+    /// Asks for leases in one request. `lost` are the tokens of a request of these keys that has ended in an error, or zeros.
+    /// Another error is returned with the tokens of the last copy, or with these if no copy was sent.
     async fn acquire(
         &self,
         asks: &[Ask<'_>],
-        lost: &[u64],
+        lost: Vec<u64>,
         until: Instant,
     ) -> Result<Vec<LeaseReply>, (L2Error, Vec<u64>)> {
         // The connection and the tokens of the last copy that was sent.
-        let sent = Mutex::new((None, lost.to_vec()));
+        let sent = Mutex::new((None, lost));
         let send = |connection: MultiplexedConnection| {
             // Drawn for each copy: with one token, a copy that arrives late could bring a lease back that an
             // invalidation has ended (rule 1).
@@ -195,7 +194,7 @@ impl Steps {
         };
         match self.connections.with_until(until, send).await {
             Ok((tokens, lost, answers)) => {
-                let tokens_of_each = tokens.iter().zip(lost.into_iter().chain(repeat(0)));
+                let tokens_of_each = tokens.iter().zip(lost);
                 let replies = answers.into_iter().zip(tokens_of_each);
                 let replies =
                     replies.map(|(answer, (token, lost))| lease_reply(answer, *token, lost));

@@ -1,6 +1,7 @@
 //! Loads and refreshes.
 
 mod cycles;
+mod expected_misses;
 mod fallbacks;
 mod invalidate_after;
 mod invalidations;

@@ -93,3 +93,21 @@ async fn a_lease_of_a_step_that_is_refused_is_found_again() {
         }
     }
 }
+
+#[tokio::test]
+async fn each_load_is_told_why_the_server_refuses_the_connection() {
+    let Redis { server, l2 } = Redis::start().await;
+    let (lane, keys) = (lane_of(&l2, NAMESPACE), keys());
+    let mut raw = server.connection().await;
+    let _: () = run(&mut raw, &["ACL", "SETUSER", "default", "-evalsha"]).await;
+    let ask = LeaseRequest {
+        ttl: LONG,
+        want: Want::Any,
+        deadline: None,
+    };
+    let replies = join_all(keys.iter().map(|key| lane.acquire_lease(key, ask))).await;
+    for (key, reply) in keys.iter().zip(replies) {
+        let error = reply.expect_err("there is no connection");
+        assert!(error.is_refused(), "{key}: {error}");
+    }
+}

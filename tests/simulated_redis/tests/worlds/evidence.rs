@@ -53,6 +53,8 @@ pub(crate) struct Evidence {
     loads: u64,
     counts: Counts,
     violations: Vec<Broken>,
+    /// Of the last world with any: its seed.
+    panicked: Option<u64>,
 }
 
 struct Broken {
@@ -91,6 +93,9 @@ impl Evidence {
         self.waited_for += waited_for.count() as u64;
         self.loads += history.loads.len() as u64;
         self.counts.add(&outcome.counts);
+        if outcome.panics > 0 {
+            self.panicked = Some(seed);
+        }
         for violation in outcome.violations {
             let story = story(history, violation.key, violation.at);
             self.violations.push(Broken {
@@ -104,6 +109,12 @@ impl Evidence {
     /// The environment and the test are those that run the world of a seed alone.
     pub(crate) fn assert_no_violations(&self, environment: &str, test: &str) {
         let Some(broken) = self.violations.first() else {
+            if let Some(seed) = self.panicked {
+                panic!(
+                    "a task panicked in the world of seed {seed}\n\n{}",
+                    again(environment, seed, test)
+                );
+            }
             return;
         };
         let Broken {

@@ -347,16 +347,15 @@ pub(crate) fn move_slot(cluster: &SimulatedCluster, rng: &mut Rng) {
     let moving = cluster.begin_move(slot, to);
     let (cluster, mut rng) = (cluster.clone(), rng.fork());
     tokio::spawn(async move {
-        let may_go_on = || [from, to].iter().all(|node| cluster.is_live(*node));
-        while may_go_on() && cluster.move_key(moving) {
-            sleep(Duration::from_millis(rng.u64(0..=A_KEY))).await;
-        }
-        while !may_go_on() {
-            sleep(Duration::from_millis(A_KEY)).await;
-        }
+        let nodes = [from, to];
         // A node that was replaced meanwhile has given the move up.
-        if [from, to].iter().all(|node| cluster.has_slots(*node)) {
-            cluster.finish_move(moving);
+        while nodes.iter().all(|node| cluster.has_slots(*node)) {
+            let may_go_on = nodes.iter().all(|node| cluster.is_live(*node));
+            if may_go_on && !cluster.move_key(moving) {
+                cluster.finish_move(moving);
+                return;
+            }
+            sleep(Duration::from_millis(rng.u64(1..=A_KEY))).await;
         }
     });
 }

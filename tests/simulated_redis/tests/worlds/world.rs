@@ -1,5 +1,6 @@
 //! A fleet, its source and its store, and one run of them in simulated time.
 
+use std::cell::Cell;
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::atomic::{AtomicBool, Ordering::SeqCst};
 use std::sync::{Arc, Mutex, Once};
@@ -29,11 +30,19 @@ pub(crate) struct Outcome {
     pub(crate) violations: Vec<Violation>,
     /// Those that are excused.
     pub(crate) excused: Vec<Violation>,
+    /// How many tasks have panicked, but for loaders whose plan it was.
+    pub(crate) panics: u64,
+}
+
+thread_local! {
+    /// Those of the world that this thread runs.
+    static PANICS: Cell<u64> = const { Cell::new(0) };
 }
 
 /// Runs one world. The same seed and constants give the same history.
 pub(crate) fn run(seed: u64, config: &Config) -> Outcome {
-    quiet_planned_panics();
+    watch_panics();
+    PANICS.set(0);
     let _named = NamedIfItFails(seed);
     fastrand::seed(seed);
     larder::seed_randomness(Some(seed));
@@ -58,6 +67,7 @@ pub(crate) fn run(seed: u64, config: &Config) -> Outcome {
         counts,
         violations,
         excused,
+        panics: PANICS.get(),
     }
 }
 
@@ -72,13 +82,15 @@ impl Drop for NamedIfItFails {
     }
 }
 
-/// Panics in loaders are part of the plan: they shall not fill the terminal.
-fn quiet_planned_panics() {
+/// Counts panics: one in a task of its own ends that task alone. Those in loaders are part of the plan, and are to fill no
+/// terminal.
+fn watch_panics() {
     static ONCE: Once = Once::new();
     ONCE.call_once(|| {
         let usual = std::panic::take_hook();
         std::panic::set_hook(Box::new(move |panic| {
             if panic.payload().downcast_ref::<&str>() != Some(&PANIC) {
+                PANICS.set(PANICS.get() + 1);
                 usual(panic);
             }
         }));
