@@ -18,24 +18,26 @@ local function acquire(v, stored, hold, lease, held, token, ms, want)
     local ver, expires_at = read_issued(find(head_in, v, tag), epoch, issued)
     if ver and ver ~= tonumber(want) then
       if want == '~' or at < expires_at then
-        return {'HIT', v, 0}
+        return 'HIT', v, 0
       end
       -- An expired value that is still stored: the load is given it as the previous one. A refresh has it already.
       kept = want == '' and v
     end
   end
   if ms == '0' or is_late then
-    return {'MISS', false, 0}
+    return 'MISS', false, 0
   end
-  -- A write that waits for its source holds as long as it waits. If it is not in its stream, that was deleted.
-  local written, till = read_mark(hold)
-  if written and #(checked(redis.pcall('XRANGE', KEYS[2], written, written), 'XRANGE') or {}) == 0 then
-    end_mark(held, till, at)
-    written, hold = nil, till > at
-  end
-  -- Any other hold without a TTL is not one of this crate.
-  if hold and (written or redis.call('PTTL', held) >= 0) then
-    return {'HOLD', false, 0}
+  if hold then
+    -- A write that waits for its source holds as long as it waits. If it is not in its stream, that was deleted.
+    local written, till = read_mark(hold)
+    if written and #(checked(redis.pcall('XRANGE', KEYS[2], written, written), 'XRANGE') or {}) == 0 then
+      end_mark(held, till, at)
+      written, hold = nil, till > at
+    end
+    -- Any other hold without a TTL is not one of this crate.
+    if hold and (written or redis.call('PTTL', held) >= 0) then
+      return 'HOLD', false, 0
+    end
   end
   -- Loads of values with other type tags do not wait for each other.
   local mark, others, lasts = '', '', tonumber(ms)
@@ -52,7 +54,7 @@ local function acquire(v, stored, hold, lease, held, token, ms, want)
           to = string.sub(other, -1) == '&' and to - 1 or to
           redis.call('SET', lease, string.sub(stored, 1, to) .. '+' .. string.sub(stored, to + 1), 'KEEPTTL')
         end
-        return {'WAIT', of .. ':' .. owner, left}
+        return 'WAIT', of .. ':' .. owner, left
       end
       mark = waits
     end
@@ -61,7 +63,7 @@ local function acquire(v, stored, hold, lease, held, token, ms, want)
   local own = began_at .. token .. ':' .. hex .. string.format(':%.0f', at + ms) .. mark
   local is_alone = not v or string.sub(v, 81, 88) == tag and string.byte(v, 4) == 4
   redis.call('SET', lease, own .. (is_alone and '' or '&') .. others, 'PX', lasts)
-  return {'GRANTED', kept, epoch}
+  return 'GRANTED', kept, epoch
 end
 
 local answers = {}
@@ -73,7 +75,7 @@ for i = 1, (#KEYS - 2) / 3 do
   if asked[lease] then
     v, stored, hold = unpack(redis.call('MGET', KEYS[k], lease, held))
   end
-  answers[i] = acquire(v, stored, hold, lease, held, ARGV[a], ARGV[a + 1], ARGV[a + 2])
+  answers[k - 2], answers[k - 1], answers[k] = acquire(v, stored, hold, lease, held, ARGV[a], ARGV[a + 1], ARGV[a + 2])
   asked[lease] = true
 end
 return answers

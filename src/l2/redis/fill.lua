@@ -27,7 +27,7 @@ local gone = {}
 
 -- Has the values that are stored from now on this version.
 local function issue()
-  stamped, filled = stamp(epoch, ver, at), {'OK', false, struct.pack('>I8I8I8', epoch, ver, at)}
+  stamped, filled = stamp(epoch, ver, at), struct.pack('>I8I8I8', epoch, ver, at)
 end
 
 -- Fills a key, whose tag versions are KEYS[first..last].
@@ -78,7 +78,7 @@ local function fill(value, lease, stored, first, last, token, of, body, kept, ke
   else
     end_lease(lease, mark, leases, ARGV[1], key)
   end
-  return filled
+  return 'OK', false, filled
 end
 
 local answers, first = {}, 3 + 2 * fills
@@ -90,7 +90,7 @@ for i = 1, fills do
     last = last + count_tags(ARGV[a + 2])
   end
   local lease, value = KEYS[2 + i], KEYS[2 + fills + i]
-  answers[i] = fill(value, lease, leases[i], first, last, unpack(ARGV, a, a + 6))
+  answers[3 * i - 2], answers[3 * i - 1], answers[3 * i] = fill(value, lease, leases[i], first, last, unpack(ARGV, a, a + 6))
   first = last + 1
 end
 if #gone > 0 then

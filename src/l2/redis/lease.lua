@@ -34,7 +34,7 @@ end
 -- The answer to a fill that is not stored: the values that are.
 local function rejected(key)
   local v = checked(redis.pcall('GET', key), 'GET')
-  return {'REJECTED', type(v) == 'string' and v, false}
+  return 'REJECTED', type(v) == 'string' and v, false
 end
 
 -- Leaves the others of the leases of a key, and publishes a notice if another load waits for the end of this one. A notice

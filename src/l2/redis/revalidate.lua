@@ -4,7 +4,7 @@
 local epoch, seq, ver = clock(KEYS[3], ARGV[6])
 local began, mark, _, leases = standing(checked(redis.pcall('GET', KEYS[2]), 'GET'), KEYS[3], epoch, ARGV[2], ARGV[1])
 if not began then
-  return rejected(KEYS[1])
+  return {rejected(KEYS[1])}
 end
 local head, place = find(head_of, KEYS[1], ARGV[9])
 if read_issued(head, epoch, ver) ~= tonumber(ARGV[3]) then
@@ -13,7 +13,7 @@ end
 local tags = invalidated(KEYS[3], 4, #KEYS, epoch, ver)
 if any_after(tags, began) then
   end_lease(KEYS[2], mark, leases, ARGV[7], ARGV[8])
-  return rejected(KEYS[1])
+  return {rejected(KEYS[1])}
 end
 local at = time()
 ver = ver + 1

@@ -438,6 +438,15 @@ impl SimulatedCluster {
             self.command(node, &["CLUSTER", "SETSLOT", &name, "NODE", &self.ids[to]]);
         }
     }
+
+    /// A slot no longer moves. What has moved before stays there, where nobody finds it.
+    pub fn give_up_move(&self, moving: Move) {
+        let name = moving.slot.to_string();
+        for node in [moving.from, moving.to] {
+            // A replica refuses it, and moves no slot.
+            _ = self.request(node, &["CLUSTER", "SETSLOT", &name, "STABLE"]);
+        }
+    }
 }
 
 /// The first slot of a primary.

@@ -347,15 +347,24 @@ pub(crate) fn move_slot(cluster: &SimulatedCluster, rng: &mut Rng) {
     let moving = cluster.begin_move(slot, to);
     let (cluster, mut rng) = (cluster.clone(), rng.fork());
     tokio::spawn(async move {
-        let nodes = [from, to];
-        // A node that was replaced meanwhile has given the move up.
-        while nodes.iter().all(|node| cluster.has_slots(*node)) {
-            let may_go_on = nodes.iter().all(|node| cluster.is_live(*node));
-            if may_go_on && !cluster.move_key(moving) {
-                cluster.finish_move(moving);
-                return;
+        let both = |test: fn(&SimulatedCluster, usize) -> bool| {
+            [from, to].iter().all(|node| test(&cluster, *node))
+        };
+        loop {
+            while both(SimulatedCluster::is_live) && cluster.move_key(moving) {
+                sleep(Duration::from_millis(rng.u64(0..=A_KEY))).await;
             }
-            sleep(Duration::from_millis(rng.u64(1..=A_KEY))).await;
+            let is_moved = both(SimulatedCluster::is_live);
+            while !both(SimulatedCluster::is_live) {
+                sleep(Duration::from_millis(A_KEY)).await;
+            }
+            // One was replaced meanwhile: an operator ends the move where it is.
+            if !both(SimulatedCluster::has_slots) {
+                return cluster.give_up_move(moving);
+            }
+            if is_moved {
+                return cluster.finish_move(moving);
+            }
         }
     });
 }

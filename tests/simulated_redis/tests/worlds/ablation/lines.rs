@@ -94,8 +94,8 @@ pub(super) const LINES: &[Line] = &[
         rule: 15,
         promise: I2NoResurrection,
         file: file!("acquire_lease.lua"),
-        text: "  if hold and (written or redis.call('PTTL', held) >= 0) then",
-        new: "  if hold and written then",
+        text: "    if hold and (written or redis.call('PTTL', held) >= 0) then",
+        new: "    if hold and written then",
     },
     Line {
         what: "all members are waited for",
