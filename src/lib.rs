@@ -1,15 +1,23 @@
 //! [calls]: crate::guide::calls
 //! [codecs]: crate::guide::ttls_and_codecs
-//! [derived]: crate::guide::invalidation#values-that-are-made-of-cached-values
 //! [design]: crate::guide::design
 //! [features]: crate::guide::features
+//! [guarantees]: crate::guide::guarantees
 //! [guide]: crate::guide
+//! [http]: crate::guide
+//! [invalidation]: crate::guide::invalidation
+//! [loaders]: crate::guide::loaders
 //! [macros]: crate::guide
+//! [migrating]: crate::guide::migrating
+//! [operations]: crate::guide::operations
 //! [other_languages]: crate::other_languages
+//! [outbox]: crate::guide
+//! [patterns]: crate::guide::patterns
 //! [protocol]: crate::protocol
 //! [redis]: crate::guide::redis
 //! [services]: crate::guide::services
-//! [trouble]: crate::RedisL2#when-redis-is-in-trouble
+//! [start]: crate::guide::getting_started
+//! [testing]: crate::guide::testing
 //! [which_call]: crate::guide::which_call
 #![doc = include_str!("../README.md")]
 #![cfg_attr(docsrs, feature(doc_cfg))]
@@ -148,6 +156,9 @@ pub mod other_languages {}
 pub mod guide {
     #[doc = include_str!("guide/getting_started.md")]
     pub mod getting_started {}
+
+    #[doc = include_str!("guide/guarantees.md")]
+    pub mod guarantees {}
 
     #[doc = include_str!("guide/which_call.md")]
     pub mod which_call {}

@@ -1,5 +1,5 @@
-//! What no cache makes up for, and what is not promised then. README names each of these as a limit. A fault that is not
-//! here excuses no old value.
+//! What no cache makes up for, and what is not promised then. The guide's page of guarantees names each of these as a
+//! limit. A fault that is not here excuses no old value.
 
 use crate::config::Config;
 use crate::faults::Fault;
@@ -15,7 +15,7 @@ struct Limit {
     promises: &'static [Invariant],
     /// A rule whose worlds show it.
     rule: u8,
-    /// In README.
+    /// On that page.
     words: &'static str,
 }
 
@@ -35,7 +35,7 @@ const LIMITS: &[Limit] = &[
         fault: Fault::SplitBrain,
         promises: OLD_VALUES,
         rule: 26,
-        words: "an old primary that goes on taking writes beside the new primary",
+        words: "an old primary goes on taking writes beside the new primary",
     },
     // The keys of slots that have two primaries.
     Limit {
@@ -70,12 +70,12 @@ const LIMITS: &[Limit] = &[
 /// What is not promised of the keys that a fault concerns.
 pub(crate) fn promises_without(fault: Fault) -> &'static [Invariant] {
     let limit = LIMITS.iter().find(|limit| limit.fault == fault);
-    limit.expect("README names it").promises
+    limit.expect("it is a limit").promises
 }
 
 #[test]
-fn readme_names_the_limits() {
-    let text = include_str!("../../../../README.md");
+fn the_guide_names_the_limits() {
+    let text = include_str!("../../../../src/guide/guarantees.md");
     let text = text.split_whitespace().collect::<Vec<_>>().join(" ");
     for Limit { words, .. } in LIMITS {
         assert!(text.contains(words), "{words}");
