@@ -1188,7 +1188,7 @@ impl<K, V, L> Builder<K, V, L> {
         self
     }
 
-    /// How many lanes the namespace has in Redis, from 1 to 16. Default: 1, and 4 on a cluster.
+    /// How many partitions the namespace has in Redis, from 1 to 16. Default: 1, and 4 on a cluster.
     ///
     /// A larger number may be deployed while instances with the former number run. The larger number counts for all:
     /// instances that were told the smaller number, or are restarted with it meanwhile, go on with the larger number by
@@ -1203,22 +1203,22 @@ impl<K, V, L> Builder<K, V, L> {
     /// [`invalidate_and_hold`](Cache::invalidate_and_hold) ends when the number changes. Programs in [other
     /// languages](crate::other_languages) have to be told the number, and get an error if it is another one.
     ///
-    /// Each key belongs to one lane, by its hash. A lane has its own clock, messages and proof that none was missed,
-    /// so that lanes can lie on several servers. With more than one:
+    /// Each key belongs to one partition, by its hash. A partition has its own clock, messages and proof that none was
+    /// missed, so that partitions can lie on several servers. With more than one:
     ///
-    /// - A call for several keys is split, and its parts run side by side: each lane is sent requests of its own, and
-    ///   a loader of many keys is called once for each lane.
-    /// - [`clear`](Cache::clear), and invalidations of tags and prefixes, are one request for each lane, and not
-    ///   atomic. If some lanes cannot be reached, their part is deferred and the call returns an error; the other lanes
-    ///   have carried out their part.
-    /// - A [`Token`](crate::Token) covers the lanes that its write has reached; [`Token::and`](crate::Token::and)
+    /// - A call for several keys is split, and its parts run side by side: each partition is sent requests of its own, and
+    ///   a loader of many keys is called once for each partition.
+    /// - [`clear`](Cache::clear), and invalidations of tags and prefixes, are one request for each partition, and not
+    ///   atomic. If some partitions cannot be reached, their part is deferred and the call returns an error; the other
+    ///   partitions have carried out their part.
+    /// - A [`Token`](crate::Token) covers the partitions that its write has reached; [`Token::and`](crate::Token::and)
     ///   adds others.
-    /// - L1 and [`max_deferred`](Self::max_deferred) are divided by the number of lanes. An entry that is heavier than
-    ///   a lane's part of L1 is not kept there.
-    /// - While one lane cannot be reached, look-ups in other lanes use L1 as before. [`health`](Cache::health) is the
-    ///   health of the worst lane, and [`lane_health`](Cache::lane_health) names this lane.
-    pub fn lanes(mut self, lanes: u16) -> Self {
-        self.given.rest.set.lanes = Some(lanes);
+    /// - L1 and [`max_deferred`](Self::max_deferred) are divided by the number of partitions. An entry that is heavier than
+    ///   a partition's part of L1 is not kept there.
+    /// - While one partition cannot be reached, look-ups in other partitions use L1 as before. [`health`](Cache::health) is
+    ///   the health of the worst partition, and [`partition_health`](Cache::partition_health) names this partition.
+    pub fn partitions(mut self, partitions: u16) -> Self {
+        self.given.rest.set.partitions = Some(partitions);
         self
     }
 

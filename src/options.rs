@@ -9,7 +9,7 @@ use arc_swap::ArcSwap;
 use crate::clock::Clock;
 use crate::settings::Settings;
 use crate::util::throttle::Throttle;
-use crate::vocabulary::{ByteSize, L1Capacity, MOST_LANES, Mode, RefreshAhead};
+use crate::vocabulary::{ByteSize, L1Capacity, MOST_PARTITIONS, Mode, RefreshAhead};
 
 /// The options of a cache that do not depend on its types.
 #[derive(Debug)]
@@ -48,9 +48,9 @@ pub(crate) struct Options {
     pub(crate) lease_ttl: Duration,
     /// How many keys and tags may wait for Redis to come back.
     pub(crate) max_deferred: usize,
-    /// How many lanes the namespace has in Redis.
+    /// How many partitions the namespace has in Redis.
     // Its default depends on the L2.
-    pub(crate) lanes: Option<u16>,
+    pub(crate) partitions: Option<u16>,
     /// Whether the instance subscribes, and is a member that others wait for (rule 16). If not, it answers nothing from
     /// L1, and joins nothing that began before.
     pub(crate) is_listed: bool,
@@ -151,7 +151,7 @@ impl Options {
             lease_ttl,
             lease_wait,
             max_deferred,
-            lanes,
+            partitions,
         } = set;
         Self {
             namespace,
@@ -170,7 +170,7 @@ impl Options {
             batch_loads,
             lease_ttl: lease_ttl.unwrap_or(Duration::from_secs(2)),
             max_deferred: max_deferred.unwrap_or(10_000),
-            lanes,
+            partitions,
             is_listed: true,
             instance_name: String::new(),
             tuned: ArcSwap::from_pointee(Tuned {
@@ -223,7 +223,7 @@ impl Options {
             lease_ttl: Some(self.lease_ttl),
             lease_wait: Some(tuned.lease_wait),
             max_deferred: Some(self.max_deferred),
-            lanes: None,
+            partitions: None,
         }
     }
 
@@ -304,11 +304,11 @@ impl Options {
                 "the max of batch_loads must be from 1 to {MOST_IN_A_LOAD} keys, and not {max}"
             ));
         }
-        if let Some(lanes) = self.lanes
-            && !(1..=MOST_LANES).contains(&lanes)
+        if let Some(partitions) = self.partitions
+            && !(1..=MOST_PARTITIONS).contains(&partitions)
         {
             mistakes.push(format!(
-                "lanes must be from 1 to {MOST_LANES}, and not {lanes}"
+                "partitions must be from 1 to {MOST_PARTITIONS}, and not {partitions}"
             ));
         }
         if self.max_deferred == 0 {
@@ -472,7 +472,7 @@ mod tests {
             "max_staleness": "500ms", "verify": 0.5, "track_hot_keys": true, "size_advice": true,
             "mode": "available:1m", "max_value_size": 1000, "l2_timeout": "100ms", "load_timeout": "5s",
             "max_concurrent_loads": 32, "batch_loads": "2ms,100", "lease_ttl": "3s", "lease_wait": "4s",
-            "max_deferred": 9, "lanes": 8
+            "max_deferred": 9, "partitions": 8
         }"#;
         let all: serde_json::Map<_, _> = serde_json::from_str(set).unwrap();
         let everything: Settings = serde_json::from_str(set).unwrap();

@@ -8,21 +8,21 @@
 use std::str::FromStr;
 use std::{fmt, iter};
 
-use crate::vocabulary::{LaneNumber, MOST_LANES, Version};
+use crate::vocabulary::{MOST_PARTITIONS, PartitionNumber, Version};
 
-/// The text of a token of a cache with one lane begins with this: another form of it would have another number.
-const ONE_LANE: &str = "1.";
-/// The text of a token of a cache with several lanes begins with this.
-const MANY_LANES: &str = "2.";
+/// The text of a token of a cache with one partition begins with this: another form of it would have another number.
+const ONE_PARTITION: &str = "1.";
+/// The text of a token of a cache with several partitions begins with this.
+const MANY_PARTITIONS: &str = "2.";
 
 /// Names a write that L2 has accepted, for [`Cache::at_least`](crate::Cache::at_least): look-ups on any instance that
 /// are given it do not answer with an older value.
 ///
-/// A service hands it to the user who caused the write, in a cookie or a header, and gets it back with the next
-/// request, which may reach another instance. The text has at most 40 bytes, all of which may stand in a cookie; in a
-/// cache with several lanes about as many for each lane that the write has reached. It says how often something was
-/// written in the namespace, and nothing else. It needs no signature: the effect of a
-/// token that was made up is described at [`Cache::at_least`](crate::Cache::at_least).
+/// A service hands it to the user who caused the write, in a cookie or a header, and gets it back with the next request,
+/// which may reach another instance. The text has at most 40 bytes, all of which may stand in a cookie; in a cache with
+/// several partitions about as many for each partition that the write has reached. It says how often something was written
+/// in the namespace, and nothing else. It needs no signature: the effect of a token that was made up is described at
+/// [`Cache::at_least`](crate::Cache::at_least).
 ///
 /// ```
 /// # async fn demo() -> Result<(), Box<dyn std::error::Error>> {
@@ -40,27 +40,27 @@ const MANY_LANES: &str = "2.";
 /// ```
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Token {
-    /// How many lanes the cache has.
-    lanes: u16,
+    /// How many partitions the cache has.
+    partitions: u16,
     first: Part,
-    /// In the order of their lanes, after the first.
+    /// In the order of their partitions, after the first.
     others: Vec<Part>,
 }
 
-/// The last write of one lane.
+/// The last write of one partition.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 struct Part {
-    lane: u16,
+    partition: u16,
     version: Version,
 }
 
 impl Token {
-    pub(crate) fn new(LaneNumber { number, of }: LaneNumber, version: Version) -> Self {
-        debug_assert!(number < of, "lanes are numbered from zero");
+    pub(crate) fn new(PartitionNumber { number, of }: PartitionNumber, version: Version) -> Self {
+        debug_assert!(number < of, "partitions are numbered from zero");
         Self {
-            lanes: of,
+            partitions: of,
             first: Part {
-                lane: number,
+                partition: number,
                 version,
             },
             others: Vec::new(),
@@ -70,8 +70,8 @@ impl Token {
     /// Names two writes of one cache, in whatever order: look-ups that are given it answer with nothing older than
     /// either.
     ///
-    /// In a cache with one lane the token of the later write covers the earlier one, whatever their keys. With several
-    /// [`lanes`](crate::Builder::lanes) it covers the writes of its own lanes: so a service adds up the
+    /// In a cache with one partition the token of the later write covers the earlier one, whatever their keys. With several
+    /// [`partitions`](crate::Builder::partitions) it covers the writes of its own partitions: so a service adds up the
     /// tokens of a user.
     ///
     /// ```
@@ -84,14 +84,14 @@ impl Token {
     /// ```
     #[must_use]
     pub fn and(self, other: Self) -> Self {
-        let lanes = self.lanes;
-        if lanes != other.lanes {
-            // No lane of the one is one of the other.
-            return Self::new(LaneNumber::ONLY, UNPROVABLE);
+        let partitions = self.partitions;
+        if partitions != other.partitions {
+            // No partition of the one is one of the other.
+            return Self::new(PartitionNumber::ONLY, UNPROVABLE);
         }
         let mut parts = self.into_parts();
         for part in other.into_parts() {
-            match parts.binary_search_by_key(&part.lane, |known| known.lane) {
+            match parts.binary_search_by_key(&part.partition, |known| known.partition) {
                 Ok(at) => {
                     if let Some(known) = parts.get_mut(at) {
                         known.version = later(known.version, part.version);
@@ -101,7 +101,7 @@ impl Token {
             }
         }
         Self {
-            lanes,
+            partitions,
             first: parts.remove(0),
             others: parts,
         }
@@ -113,13 +113,13 @@ impl Token {
         parts
     }
 
-    /// The write of this lane; `None` if there is none. While the namespace had another number of lanes, the keys of
-    /// this one lay in others: then no version stands for them.
-    pub(crate) fn of_lane(&self, lane: LaneNumber) -> Option<Version> {
-        if self.lanes != lane.of {
+    /// The write of this partition; `None` if there is none. While the namespace had another number of partitions, the keys
+    /// of this one lay in others: then no version stands for them.
+    pub(crate) fn of_partition(&self, partition: PartitionNumber) -> Option<Version> {
+        if self.partitions != partition.of {
             return Some(UNPROVABLE);
         }
-        let part = self.parts().find(|part| part.lane == lane.number);
+        let part = self.parts().find(|part| part.partition == partition.number);
         part.map(|part| part.version)
     }
 
@@ -134,27 +134,27 @@ const UNPROVABLE: Version = Version {
     ver: u64::MAX,
 };
 
-/// The later of two writes of one lane, or a version that stands for both.
+/// The later of two writes of one partition, or a version that stands for both.
 pub(crate) fn later(one: Version, other: Version) -> Version {
     // Within an epoch versions are ordered: an instance that has the later write has the earlier one.
     if one.epoch == other.epoch {
         let ver = one.ver.max(other.ver);
         return Version { ver, ..one };
     }
-    // Between them the lane was cleared or lost, and which of them came first does not show.
+    // Between them the partition was cleared or lost, and which of them came first does not show.
     UNPROVABLE
 }
 
 impl fmt::Display for Token {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        if self.lanes == 1 {
+        if self.partitions == 1 {
             let Version { epoch, ver } = self.first.version;
-            return write!(f, "{ONE_LANE}{epoch:x}.{ver:x}");
+            return write!(f, "{ONE_PARTITION}{epoch:x}.{ver:x}");
         }
-        write!(f, "{MANY_LANES}{:x}", self.lanes)?;
-        for Part { lane, version } in self.parts() {
+        write!(f, "{MANY_PARTITIONS}{:x}", self.partitions)?;
+        for Part { partition, version } in self.parts() {
             let Version { epoch, ver } = version;
-            write!(f, ".{lane:x}.{epoch:x}.{ver:x}")?;
+            write!(f, ".{partition:x}.{epoch:x}.{ver:x}")?;
         }
         Ok(())
     }
@@ -166,22 +166,24 @@ impl FromStr for Token {
     /// Accepts exactly the texts that `Display` writes.
     fn from_str(text: &str) -> Result<Self, ParseTokenError> {
         let parse = || {
-            let (form, numbers) = text.split_at_checked(ONE_LANE.len())?;
+            let (form, numbers) = text.split_at_checked(ONE_PARTITION.len())?;
             let mut numbers = numbers
                 .split('.')
                 .map(|digits| u64::from_str_radix(digits, 16).ok());
             let mut next = || numbers.next()?;
             let version = |epoch, ver| Version { epoch, ver };
-            if form == ONE_LANE {
-                return Some(Self::new(LaneNumber::ONLY, version(next()?, next()?)));
+            if form == ONE_PARTITION {
+                return Some(Self::new(PartitionNumber::ONLY, version(next()?, next()?)));
             }
-            let of = u16::try_from(next()?).ok().filter(|_| form == MANY_LANES)?;
+            let of = u16::try_from(next()?)
+                .ok()
+                .filter(|_| form == MANY_PARTITIONS)?;
             let mut token: Option<Self> = None;
-            // As many as there are lanes at most: a text that was made up must not cost much.
-            for _ in 0..of.min(MOST_LANES) {
+            // As many as there are partitions at most: a text that was made up must not cost much.
+            for _ in 0..of.min(MOST_PARTITIONS) {
                 let Some(number) = next() else { break };
                 let number = u16::try_from(number).ok().filter(|number| *number < of)?;
-                let part = Self::new(LaneNumber { number, of }, version(next()?, next()?));
+                let part = Self::new(PartitionNumber { number, of }, version(next()?, next()?));
                 token = Some(match token {
                     Some(token) => token.and(part),
                     None => part,
@@ -208,35 +210,35 @@ mod tests {
         Version { epoch, ver }
     }
 
-    fn lane(number: u16, of: u16) -> LaneNumber {
-        LaneNumber { number, of }
+    fn partition(number: u16, of: u16) -> PartitionNumber {
+        PartitionNumber { number, of }
     }
 
     #[test]
-    fn each_lane_finds_its_own_write() {
-        let one = Token::new(lane(2, 4), version(7, 5));
-        let both = one.clone().and(Token::new(lane(0, 4), version(9, 3)));
-        let both = both.and(Token::new(lane(2, 4), version(7, 4)));
+    fn each_partition_finds_its_own_write() {
+        let one = Token::new(partition(2, 4), version(7, 5));
+        let both = one.clone().and(Token::new(partition(0, 4), version(9, 3)));
+        let both = both.and(Token::new(partition(2, 4), version(7, 4)));
         assert_eq!(
-            both.of_lane(lane(2, 4)),
+            both.of_partition(partition(2, 4)),
             Some(version(7, 5)),
             "the later one"
         );
-        assert_eq!(both.of_lane(lane(0, 4)), Some(version(9, 3)));
-        assert_eq!(both.of_lane(lane(1, 4)), None);
+        assert_eq!(both.of_partition(partition(0, 4)), Some(version(9, 3)));
+        assert_eq!(both.of_partition(partition(1, 4)), None);
         assert_eq!(both.to_string(), "2.4.0.9.3.2.7.5");
         assert_eq!("2.4.0.9.3.2.7.5".parse(), Ok(both));
-        // After another epoch has begun in between, no lane can say that it has both.
-        let clear = one.and(Token::new(lane(2, 4), version(8, 1)));
-        assert_eq!(clear.of_lane(lane(2, 4)), Some(UNPROVABLE));
+        // After another epoch has begun in between, no partition can say that it has both.
+        let clear = one.and(Token::new(partition(2, 4), version(8, 1)));
+        assert_eq!(clear.of_partition(partition(2, 4)), Some(UNPROVABLE));
         assert_eq!(
-            clear.of_lane(lane(2, 8)),
+            clear.of_partition(partition(2, 8)),
             Some(UNPROVABLE),
             "of another number"
         );
-        let mixed = clear.and(Token::new(LaneNumber::ONLY, version(7, 5)));
+        let mixed = clear.and(Token::new(PartitionNumber::ONLY, version(7, 5)));
         for of in [1, 4] {
-            assert_eq!(mixed.of_lane(lane(0, of)), Some(UNPROVABLE));
+            assert_eq!(mixed.of_partition(partition(0, of)), Some(UNPROVABLE));
         }
         assert_eq!(mixed.to_string().parse(), Ok(mixed));
     }

@@ -88,15 +88,16 @@ impl fmt::Display for ByteSize {
     }
 }
 
-/// A lane's clock.
+/// A partition's clock.
 ///
 /// Complete: a store sets every field, so a new field is a breaking change.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct LaneClock {
+pub struct PartitionClock {
     /// Names this incarnation of the store: the process and the history of its data. After a restart or a failover it
     /// is another one, and so is the epoch.
     pub incarnation: u64,
-    /// Names the time since the lane began, was cleared, or may have lost something. All of it lies in one incarnation.
+    /// Names the time since the partition began, was cleared, or may have lost something. All of it lies in one
+    /// incarnation.
     pub epoch: u64,
     /// The number of the last message.
     pub seq: u64,
@@ -108,25 +109,25 @@ pub struct LaneClock {
     pub is_off: bool,
 }
 
-/// The most lanes that a namespace can have.
-pub(crate) const MOST_LANES: u16 = 16;
+/// The most partitions that a namespace can have.
+pub(crate) const MOST_PARTITIONS: u16 = 16;
 
 /// The most prefixes that all instances leave out of the cache together: each look-up goes over them.
 pub(crate) const MOST_BYPASSED_BY_FLEET: usize = 16;
 
-/// Which of the lanes of a namespace.
+/// Which of the partitions of a namespace.
 ///
 /// Complete: a store heeds every field, so a new field is a breaking change.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct LaneNumber {
+pub struct PartitionNumber {
     /// From zero.
     pub number: u16,
     /// How many the namespace has.
     pub of: u16,
 }
 
-impl LaneNumber {
-    /// The lane of a namespace that has no other.
+impl PartitionNumber {
+    /// The partition of a namespace that has no other.
     pub const ONLY: Self = Self { number: 0, of: 1 };
 
     /// All of so many.
@@ -337,7 +338,7 @@ impl Invalidation {
     }
 }
 
-/// Which stored values a [`Lane::acquire_lease`](crate::l2::Lane::acquire_lease) is content with.
+/// Which stored values a [`Partition::acquire_lease`](crate::l2::Partition::acquire_lease) is content with.
 ///
 /// Complete: a store carries out every variant, so a new variant is a breaking change.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

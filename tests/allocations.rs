@@ -218,23 +218,23 @@ fn where_there_is_room_an_entry_takes_little() {
     assert!(percent <= 90, "{percent} % of moka's");
 }
 
-/// Memory of a cache on Redis with the default options and so many lanes, beside an empty moka of the same capacity: when
-/// it has subscribed, and when a few keys of each lane were hit often. All caches share the connections.
+/// Memory of a cache on Redis with the default options and so many partitions, beside an empty moka of the same capacity:
+/// when it has subscribed, and when a few keys of each partition were hit often. All caches share the connections.
 #[test]
 fn an_idle_cache_takes_little() {
     const CACHES: u16 = 20;
     let _alone = alone();
     let kibibytes = |of: AllocationInfo| of.bytes_current / 1024 / i64::from(CACHES);
-    for (lanes, most, most_read) in [(1, 66, 160), (4, 160, 350)] {
+    for (partitions, most, most_read) in [(1, 66, 160), (4, 160, 350)] {
         // Of their own: the tasks of caches that were dropped end in the runtime.
         let (runtime, mut caches) = (runtime(), Vec::new());
         let server = runtime.block_on(RedisServer::start());
         let idle = allocation_counter::measure(|| {
             let subscribed = async {
                 for number in 0..CACHES {
-                    let name = format!("test:idle{number}of{lanes}");
+                    let name = format!("test:idle{number}of{partitions}");
                     let builder = Cache::<String, String>::builder(name).redis(server.url());
-                    caches.push(builder.lanes(lanes).build().unwrap());
+                    caches.push(builder.partitions(partitions).build().unwrap());
                 }
                 join_all(caches.iter().map(Cache::ready)).await;
             };
@@ -255,11 +255,11 @@ fn an_idle_cache_takes_little() {
         });
         let read = kibibytes(read);
         println!(
-            "a cache with {lanes} lanes takes {idle} KiB, and {read} KiB more once it is read"
+            "a cache with {partitions} partitions takes {idle} KiB, and {read} KiB more once it is read"
         );
-        assert!(idle <= most, "{idle} KiB, {lanes} lanes");
+        assert!(idle <= most, "{idle} KiB, {partitions} partitions");
         let all = idle + read;
-        assert!(all <= most_read, "{all} KiB, {lanes} lanes");
+        assert!(all <= most_read, "{all} KiB, {partitions} partitions");
     }
     let mut mokas: Vec<moka::sync::Cache<String, String>> = Vec::new();
     let of_moka = allocation_counter::measure(|| {

@@ -22,7 +22,7 @@ use crate::writes::{Scripted, invalidate_script};
 /// Messages in each round.
 const MESSAGES: u64 = 300;
 const CHANNEL: &str = "plain";
-const LANE: &str = "{plain:messages.0}";
+const PARTITION: &str = "{plain:messages.0}";
 
 const OURS: &str = "larder";
 const PLAIN: &str = "PUBLISH to a subscriber";
@@ -101,11 +101,16 @@ fn plain(redis: &Rc<Redis>) -> Contestant {
 }
 
 fn script(redis: &Rc<Redis>) -> Contestant {
-    let writer = Scripted::new(redis, LANE, invalidate_script(), None);
-    published(SCRIPT, redis, &format!("{LANE}!events"), move |number| {
-        let mut writer = writer.clone();
-        async move { writer.call(number).await }
-    })
+    let writer = Scripted::new(redis, PARTITION, invalidate_script(), None);
+    published(
+        SCRIPT,
+        redis,
+        &format!("{PARTITION}!events"),
+        move |number| {
+            let mut writer = writer.clone();
+            async move { writer.call(number).await }
+        },
+    )
 }
 
 /// Publishes numbers, and waits until a subscriber of the channel has received each of them.

@@ -90,8 +90,8 @@ fn contestants(threads: u32) -> Vec<Contestant> {
     let (inserts, removals) = (cache(NAMESPACE, 0), cache("bench:removal", 0));
     let kept = cache("bench:kept", 2 * KEYS);
     let body = Some(body(&redis, &inserts));
-    // The calls by hand use lanes of their own.
-    let hand = |lane| Scripted::new(&redis, lane, insert_script(), body.clone());
+    // The calls by hand use partitions of their own.
+    let hand = |partition| Scripted::new(&redis, partition, insert_script(), body.clone());
     let (insert, refill) = (hand("{plain:inserts.0}"), hand("{plain:removal.0}"));
     let remove = Scripted {
         script: Arc::new(invalidate_script()),
@@ -209,7 +209,7 @@ pub(crate) fn invalidate_script() -> Script {
 /// receives the messages, as another instance would.
 #[derive(Clone)]
 pub(crate) struct Scripted {
-    lane: &'static str,
+    partition: &'static str,
     connection: MultiplexedConnection,
     _subscriber: MultiplexedConnection,
     script: Arc<Script>,
@@ -220,14 +220,14 @@ pub(crate) struct Scripted {
 impl Scripted {
     pub(crate) fn new(
         redis: &Redis,
-        lane: &'static str,
+        partition: &'static str,
         script: Script,
         body: Option<Arc<[u8]>>,
     ) -> Self {
         Self {
-            lane,
+            partition,
             connection: redis.connection(),
-            _subscriber: redis.subscriber(&format!("{lane}!events"), |message| {
+            _subscriber: redis.subscriber(&format!("{partition}!events"), |message| {
                 black_box(message);
             }),
             script: Arc::new(script),
@@ -236,15 +236,16 @@ impl Scripted {
     }
 
     pub(crate) async fn call(&mut self, id: u64) {
-        let lane = self.lane;
+        let partition = self.partition;
         let mut call = self.script.prepare_invoke();
-        call.key(format!("{lane}!clock")).key(format!("{lane}!log"));
+        call.key(format!("{partition}!clock"))
+            .key(format!("{partition}!log"));
         if self.body.is_none() {
-            call.key(format!("{lane}!live"));
+            call.key(format!("{partition}!live"));
         }
-        call.key(format!("{lane}:{id}"));
-        call.key(format!("{lane}!lease:{id}"));
-        call.arg(format!("{lane}!events"))
+        call.key(format!("{partition}:{id}"));
+        call.key(format!("{partition}!lease:{id}"));
+        call.arg(format!("{partition}!events"))
             .arg(1)
             .arg(tail(self.body.is_some(), id));
         match &self.body {

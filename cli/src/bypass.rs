@@ -118,7 +118,11 @@ fn instances(
     since: Duration,
 ) -> (BTreeMap<u64, Instance>, Duration) {
     let (mut instances, mut longest) = (BTreeMap::new(), Duration::ZERO);
-    for member in fleet.lanes.iter().flat_map(|lane| &lane.members) {
+    for member in fleet
+        .partitions
+        .iter()
+        .flat_map(|partition| &partition.members)
+    {
         let stored = fleet.stored.get(&member.info.id);
         let name = fleet.name(member.info.id);
         let mut name = name.map_or_else(|| format!("{:x}", member.info.id), str::to_owned);

@@ -132,8 +132,8 @@ impl Target {
     ) -> Result<T, Box<dyn Error>> {
         let cache = Cache::<String, ()>::builder(&self.namespace);
         let cache = cache.l2(l2).unlisted();
-        // Those that it has: a larger number would close its lanes.
-        let cache = cache.lanes(namespace.number_of_lanes()).build()?;
+        // Those that it has: a larger number would close its partitions.
+        let cache = cache.partitions(namespace.number_of_partitions()).build()?;
         let ended = ended()?;
         let done = tokio::select! {
             done = carry_out(&cache) => Ok(done),

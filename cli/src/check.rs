@@ -7,7 +7,8 @@ use std::time::Duration;
 use clap::Args;
 use larder::L2Error;
 use larder::inspect::{
-    FleetState, LaneAudit, LogState, MissingRights, Namespace, RightsFor, StoredKey, Watch, WhyNot,
+    FleetState, LogState, MissingRights, Namespace, PartitionAudit, RightsFor, StoredKey, Watch,
+    WhyNot,
 };
 use larder::l2::Member;
 use serde_json::{Value, json};
@@ -31,7 +32,7 @@ const NOT_LOOKED: u8 = 3;
 pub(crate) struct Check {
     /// The namespace of the cache, such as shop:price.
     namespace: String,
-    /// Reads so many values of each lane.
+    /// Reads so many values of each partition.
     #[arg(long, default_value_t = 1000)]
     keys: usize,
     /// Looks at the rights of this user of Redis, and not of its own.
@@ -45,7 +46,7 @@ pub(crate) struct Check {
 /// What was found.
 #[derive(Default)]
 struct Report {
-    lanes: u16,
+    partitions: u16,
     members: usize,
     keys: usize,
     are_all_keys: bool,
@@ -87,7 +88,7 @@ impl Check {
         let l2 = server.l2()?;
         let namespace = Namespace::find(&l2, &self.namespace).await?;
         let mut report = Report {
-            lanes: namespace.number_of_lanes(),
+            partitions: namespace.number_of_partitions(),
             ..Report::default()
         };
         let before = match namespace.audit().await {
@@ -101,7 +102,7 @@ impl Check {
         if !namespace.is_known() {
             return Err(unknown(&self.namespace));
         }
-        report.look_at_lanes(&before);
+        report.look_at_partitions(&before);
         let watched = longest_staleness(&before) * NOTED_WITHIN;
         let watched = watched.min(LONGEST_WATCH);
         tokio::time::sleep(watched).await;
@@ -133,7 +134,7 @@ impl Check {
                 return Err(format!("Redis has no user {user}").into());
             }
             (missing, _) => {
-                let has_writes = before.iter().any(|lane| lane.has_writes);
+                let has_writes = before.iter().any(|partition| partition.has_writes);
                 report.look_at_rights(missing, has_writes)?;
             }
         }
@@ -152,19 +153,20 @@ impl Report {
         self.notes.push(Finding { what, todo });
     }
 
-    fn look_at_lanes(&mut self, lanes: &[LaneAudit]) {
-        for lane in lanes {
-            let number = lane.state.lane.number;
-            if lane.state.clock.epoch == 0 {
+    fn look_at_partitions(&mut self, partitions: &[PartitionAudit]) {
+        for partition in partitions {
+            let number = partition.state.partition.number;
+            if partition.state.clock.epoch == 0 {
                 let todo =
                     "all its values are misses; see which program deletes keys, and the policy";
-                self.problem(format!("lane {number} has lost its clock"), todo);
-            } else if lane.state.has_restarted {
+                self.problem(format!("partition {number} has lost its clock"), todo);
+            } else if partition.state.has_restarted {
                 let todo = "the next instance that connects begins a new epoch. For a replica give the URL of the primary";
-                let what = format!("the server of lane {number} has restarted, or it is a replica");
+                let what =
+                    format!("the server of partition {number} has restarted, or it is a replica");
                 self.note(what, todo);
             }
-            let state = match lane.log {
+            let state = match partition.log {
                 LogState::Complete => None,
                 LogState::Behind => Some("lacks the last message"),
                 LogState::Ahead => Some("is ahead of the clock"),
@@ -173,20 +175,26 @@ impl Report {
             if let Some(state) = state {
                 let todo =
                     "the next change mends it; see which program writes to keys of the cache";
-                self.problem(format!("the log of lane {number} {state}"), todo);
+                self.problem(format!("the log of partition {number} {state}"), todo);
             }
-            if lane.damaged_members > 0 {
+            if partition.damaged_members > 0 {
                 let todo = "instances remove them; see which program writes to keys of the cache";
-                let many = lane.damaged_members;
+                let many = partition.damaged_members;
                 self.problem(format!("damaged entries of members: {many}"), todo);
             }
         }
-        if lanes.iter().any(|lane| lane.state.clock.is_off) {
+        if partitions
+            .iter()
+            .any(|partition| partition.state.clock.is_off)
+        {
             let todo = "larder switch NS on, when it is to be used again";
             self.note("it is switched off everywhere", todo);
         }
-        // Lanes may share a server.
-        let policies: BTreeSet<_> = lanes.iter().map(|lane| &lane.policy).collect();
+        // Partitions may share a server.
+        let policies: BTreeSet<_> = partitions
+            .iter()
+            .map(|partition| &partition.policy)
+            .collect();
         for policy in policies {
             if policy.starts_with("allkeys-") {
                 let todo = "set maxmemory-policy to volatile-lru or noeviction";
@@ -196,7 +204,7 @@ impl Report {
                 self.note("INFO hides the eviction policy", todo);
             }
         }
-        if lanes.iter().any(|lane| lane.hides_process) {
+        if partitions.iter().any(|partition| partition.hides_process) {
             let todo = "planned failovers of a cluster empty L2, as other failovers do";
             self.note("INFO hides run_id", todo);
         }
@@ -205,8 +213,8 @@ impl Report {
     /// Compares two looks at the members.
     fn look_at_members(
         &mut self,
-        before: &[LaneAudit],
-        after: &[LaneAudit],
+        before: &[PartitionAudit],
+        after: &[PartitionAudit],
         watched: Duration,
         fleet: Option<&FleetState>,
     ) {
@@ -368,7 +376,7 @@ impl Report {
 
     fn show(&self, namespace: &str, screen: &mut Screen) {
         screen.line(namespace);
-        screen.row("lanes", self.lanes);
+        screen.row("partitions", self.partitions);
         screen.row("members", self.members);
         let all = if self.are_all_keys { "all" } else { "not all" };
         screen.row("keys", format_args!("{}, {all}", self.keys));
@@ -390,7 +398,7 @@ impl Report {
         };
         json!({
             "namespace": namespace,
-            "lanes": self.lanes,
+            "partitions": self.partitions,
             "members": self.members,
             "keys": self.keys,
             "are_all_keys": self.are_all_keys,
@@ -400,8 +408,8 @@ impl Report {
     }
 }
 
-fn longest_staleness(lanes: &[LaneAudit]) -> Duration {
-    let members = lanes.iter().flat_map(|lane| &lane.members);
+fn longest_staleness(partitions: &[PartitionAudit]) -> Duration {
+    let members = partitions.iter().flat_map(|partition| &partition.members);
     let each = members.map(|member| member.info.max_staleness);
     each.max().unwrap_or_default()
 }

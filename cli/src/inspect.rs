@@ -51,13 +51,16 @@ impl Inspect {
     }
 
     fn show(&self, key: &StoredKey, screen: &mut Screen) {
-        let (lane, clock) = (&key.lane, key.lane.clock);
+        let (partition, clock) = (&key.partition, key.partition.clock);
         screen.line(format_args!("{} {}", self.namespace, self.key));
         screen.row(
-            "lane",
-            format_args!("{} of {}", lane.lane.number, lane.lane.of),
+            "partition",
+            format_args!(
+                "{} of {}",
+                partition.partition.number, partition.partition.of
+            ),
         );
-        screen.row("node", &lane.node);
+        screen.row("node", &partition.node);
         if clock.epoch == 0 {
             screen.row("clock", "none");
             screen.sentence("Redis has lost it, so no instance uses what is left");
@@ -104,7 +107,7 @@ impl Inspect {
     }
 
     fn show_value(&self, key: &StoredKey, value: &StoredValue, screen: &mut Screen) {
-        let now = key.lane.clock.now;
+        let now = key.partition.clock.now;
         let (stamp, lifetime) = (value.stamp, value.lifetime);
         screen.row("  type", format_args!("{:016x}", value.type_tag));
         // Out of the layer that compresses.
@@ -168,7 +171,7 @@ impl Inspect {
     }
 
     fn as_json(&self, key: &StoredKey) -> Value {
-        let (lane, clock) = (&key.lane, key.lane.clock);
+        let (partition, clock) = (&key.partition, key.partition.clock);
         let values = key
             .values
             .iter()
@@ -193,13 +196,13 @@ impl Inspect {
         json!({
             "namespace": self.namespace,
             "key": self.key,
-            "lane": lane.lane.number,
-            "lanes": lane.lane.of,
-            "node": lane.node,
+            "partition": partition.partition.number,
+            "partitions": partition.partition.of,
+            "node": partition.node,
             "epoch": clock.epoch,
             "version": clock.ver,
             "now": clock.now,
-            "has_restarted": lane.has_restarted,
+            "has_restarted": partition.has_restarted,
             "kept_ms": key.kept.map(millis),
             "other_type": key.other_type,
             "values": values.collect::<Vec<_>>(),

@@ -51,7 +51,7 @@ enum Command {
     Bypass(bypass::Bypass),
     /// Removes what a cache leaves in Redis when no instance uses it any more.
     ///
-    /// That is what has no TTL: the clock, the log, the list of members and the counters of each lane. Values end by
+    /// That is what has no TTL: the clock, the log, the list of members and the counters of each partition. Values end by
     /// their TTLs, and none is used without its clock. It refuses while an instance runs, and watches the members that
     /// are listed for a while to see that; and while writes of write-behind have not reached
     /// their source.

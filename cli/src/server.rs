@@ -118,12 +118,13 @@ impl Server {
         let text = text.replace("use RedisL2::cluster", "use --cluster");
         let text = text.replace("use RedisL2::open", "leave out --cluster");
         #[cfg(feature = "cluster")]
-        let text =
-            if !self.cluster && text.ends_with("another node of the Redis Cluster has the lane") {
-                format!("{text}: use --cluster")
-            } else {
-                text
-            };
+        let text = if !self.cluster
+            && text.ends_with("another node of the Redis Cluster has the partition")
+        {
+            format!("{text}: use --cluster")
+        } else {
+            text
+        };
         let mut causes = std::iter::successors(Some(error), |&error| error.source());
         if !causes.any(|error| error.is::<L2Error>() || error.is::<Missing>()) {
             return text;

@@ -8,7 +8,7 @@ use clap::Args;
 use futures::FutureExt;
 use futures::future::join_all;
 use larder::inspect::{FleetState, Logged, Namespace, Watch};
-use larder::l2::{Kind, LaneNumber, Message};
+use larder::l2::{Kind, Message, PartitionNumber};
 use serde_json::json;
 use tokio::time::Instant;
 
@@ -41,7 +41,7 @@ impl Tail {
         let l2 = server.l2()?;
         let namespace = Namespace::find(&l2, &self.namespace).await?;
         if !namespace.is_known() {
-            // It may have several lanes.
+            // It may have several partitions.
             return Err(unknown(&self.namespace));
         }
         let mut instances = Instances::new(Watch::new(&l2));
@@ -61,7 +61,7 @@ impl Tail {
         let mut screen = Screen::default();
         for logged in &changes {
             let change = Change {
-                lane: logged.lane,
+                partition: logged.partition,
                 message: &logged.message,
                 logged: Some(logged),
                 missed: None,
@@ -79,7 +79,7 @@ impl Tail {
     async fn follow(&self, namespace: &Namespace, instances: &mut Instances) -> Outcome {
         let mut changes = namespace.changes().await?;
         eprintln!("subscribed to {}", escaped(&self.namespace));
-        // By lane, the number of the last message.
+        // By partition, the number of the last message.
         let mut last = HashMap::new();
         while let Some(first) = changes.next().await {
             // Those that have come are asked about together: a round trip for each would be slow.
@@ -91,15 +91,15 @@ impl Tail {
             }
             let asked = some
                 .iter()
-                .map(|(lane, message)| changes.logged(*lane, message));
+                .map(|(partition, message)| changes.logged(*partition, message));
             // A change whose log cannot be read is shown by its message alone.
             let asked = asked.map(|asked| asked.map(Result::unwrap_or_default));
             let logged = join_all(asked).await;
             let mut screen = Screen::default();
-            for ((lane, message), logged) in some.iter().zip(&logged) {
-                let before = last.insert(lane.number, message.seq);
+            for ((partition, message), logged) in some.iter().zip(&logged) {
+                let before = last.insert(partition.number, message.seq);
                 let change = Change {
-                    lane: *lane,
+                    partition: *partition,
                     message,
                     logged: logged.as_ref(),
                     missed: before.and_then(|before| message.seq.checked_sub(before + 1)),
@@ -117,7 +117,7 @@ impl Tail {
         let instance = instances.name(&self.namespace, message.origin).await;
         if self.json {
             screen.line(json!({
-                "lane": change.lane.number,
+                "partition": change.partition.number,
                 "epoch": message.epoch,
                 "version": message.ver,
                 "at": at,
@@ -153,7 +153,7 @@ const OTHER_LANGUAGE: u64 = 0;
 
 /// A change that is shown.
 struct Change<'a> {
-    lane: LaneNumber,
+    partition: PartitionNumber,
     message: &'a Message,
     logged: Option<&'a Logged>,
     /// How many messages did not arrive before it, if that is known.

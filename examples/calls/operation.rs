@@ -20,8 +20,8 @@ pub(crate) async fn run() -> Result<(), Box<dyn Error>> {
         eprintln!("started without Redis");
     }
     assert!(plans.health().is_ok());
-    // Of each lane; here there is one.
-    assert_eq!(plans.lane_health(), [plans.health()]);
+    // Of each partition; here there is one.
+    assert_eq!(plans.partition_health(), [plans.health()]);
 
     plans.insert(&7, "gold".to_owned()).await?;
     plans.get(&7).await.ok_or("it is there")?;

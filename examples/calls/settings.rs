@@ -14,10 +14,10 @@ pub(crate) async fn run() -> Result<(), Box<dyn Error>> {
     assert_eq!(prices.get("tea").await.map(|price| *price), Some(450));
 
     // The file was written again, or the process got SIGHUP: without a restart.
-    let file = r#"{ "l1_capacity": 80000, "l2_ttl": "30m", "soft_ttl": "5m", "lanes": 4 }"#;
+    let file = r#"{ "l1_capacity": 80000, "l2_ttl": "30m", "soft_ttl": "5m", "partitions": 4 }"#;
     let applied = prices.apply_settings(&serde_json::from_str(file)?)?;
     assert_eq!(applied.changed(), ["l1_capacity", "l2_ttl"]);
-    assert_eq!(applied.needs_restart(), ["lanes"]);
+    assert_eq!(applied.needs_restart(), ["partitions"]);
 
     let typo = serde_json::from_str::<Settings>(r#"{ "l1_capactiy": 50000 }"#);
     assert!(typo.is_err(), "an unknown field is an error");

@@ -4,7 +4,7 @@
 --
 --   EVALSHA sha number-of-keys  {NS.0}!clock {NS.0}!log  [{NS.0}:KEY {NS.0}!lease:KEY]...  [{NS.0}!tag:TAG]...
 --     'invalidate' | 'clear'  number-of-the-database  random-text   ->  OK
---   EVALSHA sha 2  {NS.0}!clock {NS.0}!log  'lanes' number-of-lanes   ->  OK if the namespace has so many or none
+--   EVALSHA sha 2  {NS.0}!clock {NS.0}!log  'partitions' number-of-partitions   ->  OK if the namespace has so many or none
 
 -- What redis.pcall has answered; nil instead of the error that the key is of another type. Any other error, such as
 -- that of a missing right, is raised: a script must not go on as if nothing were there. Redis 7.0 does not name the
@@ -18,7 +18,8 @@ local function checked(answer, command)
   end
 end
 
--- Publishes on the channel of the lane. In a cluster that is one of the lane's slot: only the node that has it is told.
+-- Publishes on the channel of the partition. In a cluster that is one of the partition's slot: only the node that has it is
+-- told.
 local function send(channel, message)
   if string.sub(channel, -8) == '!sharded' then
     redis.call('SPUBLISH', channel, message)
@@ -27,7 +28,7 @@ local function send(channel, message)
   end
 end
 
--- Every script that reads or advances the lane's clock begins with this part.
+-- Every script that reads or advances the partition's clock begins with this part.
 
 -- The server's time in ms, the same throughout a script: that of Redis 7.0 goes on while the script runs.
 local server_time
@@ -39,13 +40,13 @@ local function time()
   return server_time
 end
 
--- The error of a lane that is not used any more, as the namespace has so many lanes now (rule 27).
-local function refuse_lane(lanes)
-  error({err = 'LANES ' .. lanes .. ' lanes is the number that this namespace has now'})
+-- The error of a partition that is not used any more, as the namespace has so many partitions now (rule 27).
+local function refuse_partition(partitions)
+  error({err = 'PARTITIONS ' .. partitions .. ' partitions is the number that this namespace has now'})
 end
 
--- Epoch, seq and ver of the lane, or nil if the clock is missing or damaged: Lua counts whole numbers without gaps below
--- 2^53. The three share one field, in the layout in which a message begins: one field of bytes costs half as much to
+-- Epoch, seq and ver of the partition, or nil if the clock is missing or damaged: Lua counts whole numbers without gaps
+-- below 2^53. The three share one field, in the layout in which a message begins: one field of bytes costs half as much to
 -- read and write as three of digits. A tombstone has a text in their place, so that it costs no other step anything.
 local function position(key)
   local at = checked(redis.pcall('HGET', key, 'at'), 'HGET')
@@ -58,9 +59,9 @@ local function position(key)
       return epoch, seq, ver
     end
   end
-  local lanes = string.match(at, '^LANES (%d+)$')
-  if lanes then
-    refuse_lane(lanes)
+  local partitions = string.match(at, '^PARTITIONS (%d+)$')
+  if partitions then
+    refuse_partition(partitions)
   end
 end
 
@@ -166,9 +167,9 @@ local function invalidate_tags(clock, log, first, last, channel, rnd, payload)
   return epoch, ver
 end
 
--- The number of lanes that a clock names; 0 for none.
-local function named_lanes(clock)
-  local named = checked(redis.pcall('HGET', clock, 'lanes'), 'HGET')
+-- The number of partitions that a clock names; 0 for none.
+local function named_partitions(clock)
+  local named = checked(redis.pcall('HGET', clock, 'partitions'), 'HGET')
   named = tonumber(string.match(type(named) == 'string' and named or '', '^%d%d?$')) or 0
   return named <= 16 and named or 0
 end
@@ -181,15 +182,15 @@ local function refuse(why)
 end
 
 local clock_name = KEYS[1] or ''
-local lane = string.match(clock_name, '^({[^{}]+%.0})!clock$')
+local partition = string.match(clock_name, '^({[^{}]+%.0})!clock$')
   or string.match(clock_name, '^({[^{}]+%.%d+of%d+%.%d+})!clock$')
-if not lane or KEYS[2] ~= lane .. '!log' then
-  refuse('the first two keys must be {NAMESPACE.0}!clock and {NAMESPACE.0}!log, or those of one of several lanes')
+if not partition or KEYS[2] ~= partition .. '!log' then
+  refuse('the first two keys must be {NAMESPACE.0}!clock and {NAMESPACE.0}!log, or those of one of several partitions')
 end
 
--- What follows the lane and this mark in the name of a key; nil if the name does not begin with them.
+-- What follows the partition and this mark in the name of a key; nil if the name does not begin with them.
 local function text_after(mark, name)
-  local before = lane .. mark
+  local before = partition .. mark
   if string.sub(name, 1, #before) ~= before then
     return nil
   end
@@ -214,7 +215,7 @@ local keys, tags = {}, {}
 local at = 3
 while at <= #KEYS and text_after(':', KEYS[at]) do
   keys[#keys + 1] = text_after(':', KEYS[at])
-  if KEYS[at + 1] ~= lane .. '!lease:' .. keys[#keys] then
+  if KEYS[at + 1] ~= partition .. '!lease:' .. keys[#keys] then
     refuse('each {NAMESPACE.0}:KEY must be followed by {NAMESPACE.0}!lease:KEY')
   end
   at = at + 2
@@ -229,15 +230,15 @@ if at <= #KEYS then
 end
 
 local what, database, random = ARGV[1], ARGV[2] or '', ARGV[3] or ''
--- The clock of the only lane of one names the number of lanes, whether or not that lane is used.
-if what == 'lanes' then
-  local named = named_lanes(KEYS[1])
+-- The clock of the only partition of one names the number of partitions, whether or not that partition is used.
+if what == 'partitions' then
+  local named = named_partitions(KEYS[1])
   if named ~= 0 and named ~= tonumber(ARGV[2]) then
-    refuse_lane(named)
+    refuse_partition(named)
   end
   return redis.status_reply('OK')
 elseif what ~= 'invalidate' and what ~= 'clear' then
-  refuse('the first argument must be invalidate, clear or lanes')
+  refuse('the first argument must be invalidate, clear or partitions')
 elseif what == 'clear' and #KEYS > 2 then
   refuse('clear takes neither keys nor tags')
 elseif what == 'invalidate' and #KEYS == 2 then
@@ -250,7 +251,7 @@ elseif #random < 8 then
   refuse('the third argument must be a random text, such as a UUID')
 end
 
-local channel = lane .. (database == 'cluster' and '!sharded' or '!events' .. (database == '0' and '' or '@' .. database))
+local channel = partition .. (database == 'cluster' and '!sharded' or '!events' .. (database == '0' and '' or '@' .. database))
 -- Another number for each run, also if the text is not random: of what was cleared nothing must come back.
 local now = redis.call('TIME')
 local rnd = tonumber(string.sub(redis.sha1hex(now[1] .. ':' .. now[2] .. ':' .. random), 1, 13), 16) + 1

@@ -2,7 +2,7 @@
 
     python3 invalidate.py redis://127.0.0.1:6379/0 shop:price key:tea tag:tenant:7
     python3 invalidate.py redis://127.0.0.1:6379/0 shop:price clear
-    python3 invalidate.py redis://127.0.0.1:6379/0 shop:price lanes:4 key:tea
+    python3 invalidate.py redis://127.0.0.1:6379/0 shop:price partitions:4 key:tea
 
 With redis-py (`pip install redis`), or without it over a plain socket, which knows neither TLS nor passwords.
 """
@@ -22,45 +22,45 @@ def crc16(text):
     return crc_hqx(text.encode(), 0)
 
 
-def hash_tag(namespace, number, lanes):
-    """That of a lane, by its number from 0 on. Several lanes have equal parts of the slots of a cluster."""
-    if lanes == 1:
+def hash_tag(namespace, number, partitions):
+    """That of a partition, by its number from 0 on. Several partitions have equal parts of the slots of a cluster."""
+    if partitions == 1:
         return f"{namespace}.0"
-    tags = (f"{namespace}.{number}of{lanes}.{salt}" for salt in itertools.count(1))
-    return next(tag for tag in tags if crc16(tag) % 16384 * lanes // 16384 == number)
+    tags = (f"{namespace}.{number}of{partitions}.{salt}" for salt in itertools.count(1))
+    return next(tag for tag in tags if crc16(tag) % 16384 * partitions // 16384 == number)
 
 
 class Cache:
-    """The cache of one namespace, which has as many lanes as its builder was told."""
+    """The cache of one namespace, which has as many partitions as its builder was told."""
 
-    def __init__(self, script, namespace, database=0, lanes=1):
+    def __init__(self, script, namespace, database=0, partitions=1):
         self.script, self.only = script, "{" + hash_tag(namespace, 0, 1) + "}"
-        self.lanes = [Lane(script, hash_tag(namespace, number, lanes), database) for number in range(lanes)]
+        self.partitions = [Partition(script, hash_tag(namespace, number, partitions), database) for number in range(partitions)]
 
     def invalidate(self, keys=(), tags=()):
-        """Up to 256 keys, as Redis shows them after the hash tag and a colon, and up to 256 tags: a step for each lane."""
+        """Up to 256 keys, as Redis shows them after the hash tag and a colon, and up to 256 tags: a step for each partition."""
         if not keys and not tags:
             raise ValueError("there is nothing to invalidate: name keys or tags")
         self._check()
-        for number, lane in enumerate(self.lanes):
-            own = [key for key in keys if crc16(key) % len(self.lanes) == number]
+        for number, partition in enumerate(self.partitions):
+            own = [key for key in keys if crc16(key) % len(self.partitions) == number]
             if own or tags:
-                lane.invalidate(own, tags)
+                partition.invalidate(own, tags)
 
     def clear(self):
         self._check()
-        for lane in self.lanes:
-            lane.clear()
+        for partition in self.partitions:
+            partition.clear()
 
     def _check(self):
-        """Fails if the cache has another number of lanes by now. Each step fails, too, if its lane is no longer used."""
-        if len(self.lanes) > 1:
+        """Fails if the cache has another number of partitions by now. Each step fails, too, if its partition is no longer used."""
+        if len(self.partitions) > 1:
             names = [f"{self.only}!clock", f"{self.only}!log"]
-            self.script(keys=names, args=["lanes", len(self.lanes)])
+            self.script(keys=names, args=["partitions", len(self.partitions)])
 
 
-class Lane:
-    """One lane. `script` is what register_script(SCRIPT) of redis-py returns, or the like."""
+class Partition:
+    """One partition. `script` is what register_script(SCRIPT) of redis-py returns, or the like."""
 
     def __init__(self, script, tag, database):
         self.script, self.prefix, self.database = script, "{" + tag + "}", database
@@ -104,7 +104,7 @@ def main(url, namespace, *what):
         script = redis.Redis.from_url(url).register_script(SCRIPT)
     except ImportError:
         script = plain_script(urlsplit(url))
-    names = {"key": [], "tag": [], "lanes": []}
+    names = {"key": [], "tag": [], "partitions": []}
     for text in what:
         if text == "clear":
             continue
@@ -112,8 +112,8 @@ def main(url, namespace, *what):
         if kind not in names:
             sys.exit(f"{text}: begin it with key: or tag:, or say clear and nothing else")
         names[kind].append(name)
-    lanes = int(names["lanes"].pop()) if names["lanes"] else 1
-    cache = Cache(script, namespace, int(urlsplit(url).path.strip("/") or 0), lanes)
+    partitions = int(names["partitions"].pop()) if names["partitions"] else 1
+    cache = Cache(script, namespace, int(urlsplit(url).path.strip("/") or 0), partitions)
     if "clear" not in what:
         cache.invalidate(keys=names["key"], tags=names["tag"])
     elif names["key"] or names["tag"]:

@@ -110,17 +110,17 @@
 //!
 //! # What is shown
 //!
-//! Of a cache: `namespace`; `instance`, the [name](crate::Builder::instance_name) of this process, and `member`, the
-//! number by which the command `larder` shows this instance; `ok`, as [`Health::is_ok`](crate::Health::is_ok);
-//! `enabled` and `share`; `bypassed`, the number of keys and prefixes for which the cache is off, and
-//! `bypassed_everywhere`, the number of prefixes for which it is off in all instances, by the command `larder bypass`;
-//! `l1_capacity`; `l2`, the store, or `none` if the instance caches for itself; `settings`, the other
-//! [settings](crate::Settings) in effect, without those that nothing has set and that have no default; `health`, and as
-//! `lanes` the [health of each lane](crate::Cache::lane_health); `stats`, the [counters](crate::Stats) of this
-//! instance; `size_advice`, the [hit rates with other capacities](crate::Cache::size_advice), or `null`.
+//! Of a cache: `namespace`; `instance`, the [name](crate::Builder::instance_name) of this process, and `member`, the number
+//! by which the command `larder` shows this instance; `ok`, as [`Health::is_ok`](crate::Health::is_ok); `enabled` and
+//! `share`; `bypassed`, the number of keys and prefixes for which the cache is off, and `bypassed_everywhere`, the number
+//! of prefixes for which it is off in all instances, by the command `larder bypass`; `l1_capacity`; `l2`, the store, or
+//! `none` if the instance caches for itself; `settings`, the other [settings](crate::Settings) in effect, without those
+//! that nothing has set and that have no default; `health`, and as `partitions` the [health of each
+//! partition](crate::Cache::partition_health); `stats`, the [counters](crate::Stats) of this instance; `size_advice`, the
+//! [hit rates with other capacities](crate::Cache::size_advice), or `null`.
 //!
-//! A key may be personal data, or a secret, such as the id of a session. Only `hot_keys`, `local_keys`, `mismatches` and `key` show
-//! keys, to clients with [`Access::Read`]. The function that decides sees the path, without the part that axum's
+//! A key may be personal data, or a secret, such as the id of a session. Only `hot_keys`, `local_keys`, `mismatches` and
+//! `key` show keys, to clients with [`Access::Read`]. The function that decides sees the path, without the part that axum's
 //! `nest_service` strips, and may deny single routes.
 //!
 //! # Where a key is

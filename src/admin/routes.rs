@@ -177,7 +177,7 @@ fn shown(cache: &AnyCache) -> Value {
         "bypassed_everywhere": engine.bypassed_everywhere(),
         "l1_capacity": engine.l1_capacity(),
         "settings": engine.options_in_effect(),
-        "lanes": engine.lane_health(),
+        "partitions": engine.partition_health(),
         "stats": cache.stats(),
         "size_advice": engine.size_advice(),
     })
@@ -189,7 +189,7 @@ async fn global_stats(call: Call) -> Answer {
 }
 
 fn hot_keys(call: &Call) -> Answer {
-    // One sample is for all lanes.
+    // One sample is for all partitions.
     let reads = engine(call.cache()?).unsubscribed_reads();
     let keys = reads.first().hot_keys.hottest(call.most()?);
     let shown = keys.iter();

@@ -174,7 +174,7 @@ impl<K: CacheKey, V: Send + Sync + 'static> Cache<K, V> {
     /// Not atomic: an instance may have dropped some keys and not yet others. After the call no subscribed instance
     /// returns the old value of any of them.
     ///
-    /// Cost: the round trips of [`invalidate_many`](Self::invalidate_many), and one wait for each lane, however many
+    /// Cost: the round trips of [`invalidate_many`](Self::invalidate_many), and one wait for each partition, however many
     /// keys there are. A call that is cancelled stops waiting; the invalidations are carried out.
     ///
     /// # Errors

@@ -21,7 +21,7 @@ mod write;
 use std::sync::{Arc, Weak};
 
 pub use self::invalidations::Invalidations;
-use crate::engine::{Engine, LaneLoads, LaneWrites};
+use crate::engine::{Engine, PartitionLoads, PartitionWrites};
 use crate::entry::AnyEntry;
 use crate::key::{CacheKey, KeyWriter};
 use crate::util::partial_debug::partial_debug;
@@ -105,12 +105,12 @@ impl<K, V: Send + Sync + 'static> Cache<K, V> {
     }
 
     /// Calls that change something.
-    pub(crate) fn writes(&self) -> &LaneWrites {
+    pub(crate) fn writes(&self) -> &PartitionWrites {
         self.engine().writes()
     }
 
     /// Calls that may run a loader.
-    pub(crate) fn loads(&self) -> &LaneLoads {
+    pub(crate) fn loads(&self) -> &PartitionLoads {
         self.engine().loads()
     }
 

@@ -80,11 +80,11 @@ impl<K: CacheKey, V: Send + Sync + 'static> Cache<K, V> {
         self.engine().health()
     }
 
-    /// Returns the health of each [lane](crate::Builder::lanes), in their order, to see which lane is away.
-    /// [`health`](Self::health) is the health of the worst lane.
+    /// Returns the health of each [partition](crate::Builder::partitions), in their order, to see which partition is away.
+    /// [`health`](Self::health) is the health of the worst partition.
     #[must_use]
-    pub fn lane_health(&self) -> Vec<Health> {
-        self.engine().lane_health()
+    pub fn partition_health(&self) -> Vec<Health> {
+        self.engine().partition_health()
     }
 
     /// Returns the counters of this instance since it was built, and the size of its L1. Reads a few atomics per
@@ -341,14 +341,14 @@ impl<K: CacheKey, V: Send + Sync + 'static> Cache<K, V> {
     /// Switches the cache off or on in all instances, as [`set_enabled`](Self::set_enabled) does in one: a kill switch
     /// for the fleet. The switch is kept in L2, so instances that start later are off, too.
     ///
-    /// Each instance follows within a third of [`max_staleness`](crate::Builder::max_staleness), or when it next
-    /// connects to L2; an instance that is cut off from L2, or closed, does not. A cache is on in an instance if both
-    /// switches are. The switch is lost with Redis' data, and the cache is on again: so call it again after a failover
-    /// to a replica that lacked the last writes, and after a change of the number of [`lanes`](crate::Builder::lanes).
+    /// Each instance follows within a third of [`max_staleness`](crate::Builder::max_staleness), or when it next connects
+    /// to L2; an instance that is cut off from L2, or closed, does not. A cache is on in an instance if both switches are.
+    /// The switch is lost with Redis' data, and the cache is on again: so call it again after a failover to a replica that
+    /// lacked the last writes, and after a change of the number of [`partitions`](crate::Builder::partitions).
     ///
-    /// Costs one request to each lane, and another request to each lane that this instance has not heard of yet. If the
-    /// call is dropped, or fails for some of the lanes, the other lanes may be switched: call it again. Each instance
-    /// writes a line at INFO when it follows.
+    /// Costs one request to each partition, and another request to each partition that this instance has not heard of yet.
+    /// If the call is dropped, or fails for some of the partitions, the other partitions may be switched: call it again.
+    /// Each instance writes a line at INFO when it follows.
     ///
     /// # Errors
     ///
@@ -452,10 +452,10 @@ impl<K: CacheKey, V: Send + Sync + 'static> Cache<K, V> {
     ///
     /// let prices: Cache<String, u32> = Cache::builder("docs:prices").build()?;
     /// // In a service: `Settings::from_env("CACHE_")?`, or the file again.
-    /// let settings: Settings = serde_json::from_str(r#"{ "l2_ttl": "5m", "lanes": 4 }"#)?;
+    /// let settings: Settings = serde_json::from_str(r#"{ "l2_ttl": "5m", "partitions": 4 }"#)?;
     /// let applied = prices.apply_settings(&settings)?;
     /// assert_eq!(applied.changed(), ["l2_ttl"]);
-    /// assert_eq!(applied.needs_restart(), ["lanes"]);
+    /// assert_eq!(applied.needs_restart(), ["partitions"]);
     /// # Ok::<(), Box<dyn std::error::Error>>(())
     /// ```
     #[doc(alias = "reload")]

@@ -47,8 +47,8 @@ pub(crate) struct Breaker {
     trouble: Mutex<State>,
     /// The incarnation of the store whose epoch was read last.
     incarnation: AtomicU64,
-    /// The number of lanes that the namespace has, if an answer says that it is another one. Zero before that.
-    pub(super) other_lanes: Arc<watch::Sender<u16>>,
+    /// The number of partitions that the namespace has, if an answer says that it is another one. Zero before that.
+    pub(super) other_partitions: Arc<watch::Sender<u16>>,
     /// The name that OpenTelemetry has for this kind of L2.
     system: &'static str,
     /// Logs each cause once for all caches of the server.
@@ -92,7 +92,7 @@ impl Breaker {
     pub(crate) fn new(
         system: &'static str,
         reporter: Reporter,
-        other_lanes: &Arc<watch::Sender<u16>>,
+        other_partitions: &Arc<watch::Sender<u16>>,
         options: &Arc<Options>,
         counters: &Arc<Counters>,
         events: &Arc<Events>,
@@ -108,7 +108,7 @@ impl Breaker {
             skipped: AtomicU64::new(0),
             trouble: Mutex::default(),
             incarnation: AtomicU64::new(0),
-            other_lanes: Arc::clone(other_lanes),
+            other_partitions: Arc::clone(other_partitions),
             system,
             reporter,
             options: Arc::clone(options),
@@ -295,18 +295,18 @@ impl Breaker {
         log_end(over);
     }
 
-    /// Whether an error says that the namespace has another number of lanes. That is no trouble: see
+    /// Whether an error says that the namespace has another number of partitions. That is no trouble: see
     /// [`Engine`](super::Engine).
-    fn note_other_lanes(&self, error: &L2Error) -> bool {
-        let lanes = error.lanes();
-        if let Some(lanes) = lanes {
-            self.other_lanes.send_replace(lanes);
+    fn note_other_partitions(&self, error: &L2Error) -> bool {
+        let partitions = error.partitions();
+        if let Some(partitions) = partitions {
+            self.other_partitions.send_replace(partitions);
         }
-        lanes.is_some()
+        partitions.is_some()
     }
 
     fn note_error(&self, error: &L2Error) {
-        if self.note_other_lanes(error) {
+        if self.note_other_partitions(error) {
             return;
         }
         self.counters.l2_errors.bump();
@@ -419,7 +419,7 @@ impl Breaker {
 
     /// The subscription was lost, or could not be made. It says nothing of requests, so their health stays as it is.
     pub(crate) fn note_lost_subscription(&self, error: &L2Error) {
-        if self.note_other_lanes(error) {
+        if self.note_other_partitions(error) {
             return;
         }
         let now = self.options.clock.now();

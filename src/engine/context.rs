@@ -1,4 +1,4 @@
-//! The levels of one lane of an instance, and the state that several rooms share.
+//! The levels of one partition of an instance, and the state that several rooms share.
 //!
 //! Architecture invariant: the state of one part is in that part, and logic is here only where several parts need it.
 
@@ -10,8 +10,8 @@ use super::backoff::Backoff;
 use super::breaker::Breaker;
 use super::convert::Convert;
 use super::deferred::{Deferral, Deferred, Target};
-use super::lanes::Lanes;
 use super::metrics::Metrics;
+use super::partitions::Partitions;
 use super::recent_misses::RecentMisses;
 use super::switch::Switch;
 use crate::clock::{Tick, nanos};
@@ -20,7 +20,8 @@ use crate::events::Events;
 use crate::key::Key;
 use crate::l1::{L1, Op};
 use crate::l2::{
-    Batch, Kind, LONGEST_PAUSE, Lane, LeaseReply, LeaseRequest, Step, Want, Written, reconnects,
+    Batch, Kind, LONGEST_PAUSE, LeaseReply, LeaseRequest, Partition, Step, Want, Written,
+    reconnects,
 };
 use crate::options::Options;
 use crate::stats::{Counters, Stats};
@@ -31,12 +32,12 @@ pub(crate) struct Context {
     /// For which keys the cache is on.
     pub(crate) switch: Arc<Switch>,
     pub(crate) l1: Arc<L1>,
-    pub(crate) lane: Box<dyn Lane>,
+    pub(crate) partition: Box<dyn Partition>,
     /// Requests that a caller waits for pass through it.
     pub(crate) breaker: Breaker,
     pub(crate) convert: Convert,
     /// Invalidations that L2 has yet to be sent.
-    pub(crate) deferred: Deferred<Lanes<Arc<Self>>>,
+    pub(crate) deferred: Deferred<Partitions<Arc<Self>>>,
     /// Keys whose load or refresh failed.
     pub(crate) backoff: Backoff,
     /// Of the reads of L2.
@@ -48,7 +49,7 @@ pub(crate) struct Context {
     pub(crate) instance: u64,
 }
 
-impl Lanes<Arc<Context>> {
+impl Partitions<Arc<Context>> {
     pub(crate) fn stats(&self) -> Stats {
         self.counted().with_entries(self.entries())
     }
@@ -58,7 +59,7 @@ impl Lanes<Arc<Context>> {
         self.first().counters.snapshot(self.flushes())
     }
 
-    /// How often L1 was flushed, in all lanes.
+    /// How often L1 was flushed, in all partitions.
     pub(crate) fn flushes(&self) -> u64 {
         // Generations count from one, and each flush begins another.
         let flushes = self.iter().map(|ctx| ctx.l1.freshness.generation() - 1);
@@ -89,23 +90,23 @@ impl Context {
         self.hand_over();
     }
 
-    /// Has the lanes that are used in place of this one deliver what is deferred here. Called after each deferral, and
-    /// when there are such lanes: so none is left behind.
+    /// Has the partitions that are used in place of this one deliver what is deferred here. Called after each deferral, and
+    /// when there are such partitions: so none is left behind.
     pub(crate) fn hand_over(&self) {
         let Some(next) = self.deferred.next.get() else {
             return;
         };
-        let lanes_of = |target: &Target| match target {
+        let partitions_of = |target: &Target| match target {
             Target::Key(key) => vec![next.of(key)],
             Target::Tag(_) | Target::All => next.iter().collect(),
         };
         let taken = self.deferred.hand_over(|target, deferral| {
-            for ctx in lanes_of(target) {
+            for ctx in partitions_of(target) {
                 ctx.deferred.defer(target.clone(), deferral);
             }
         });
         for target in &taken {
-            for ctx in lanes_of(target) {
+            for ctx in partitions_of(target) {
                 ctx.hand_over();
                 ctx.drop_deferred(target);
             }
@@ -133,14 +134,14 @@ impl Context {
         key: &'a str,
         ask: LeaseRequest,
     ) -> impl Future<Output = Result<LeaseReply, L2Error>> {
-        let reply = self.lane.acquire_lease(key, ask);
+        let reply = self.partition.acquire_lease(key, ask);
         self.breaker.send("acquire_lease", reply)
     }
 
     /// Waits while L2 refuses the connection for requests, which is another one than that of the subscription.
     pub(crate) async fn not_refused(&self) {
         let mut pauses = reconnects();
-        while let Err(error) = self.lane.connected().await
+        while let Err(error) = self.partition.connected().await
             && error.is_refused()
         {
             // So that the log says why. An `Ok` would be no answer to a request.
@@ -153,13 +154,13 @@ impl Context {
     /// later must not undo later writes (rule 14). By L2's clock, if that is known, and by this instance's.
     pub(crate) fn deadline(&self) -> (Option<u64>, Tick) {
         let by = self.now().saturating_add(nanos(self.options.l2_timeout));
-        (self.l1.freshness.lane_time(by), by)
+        (self.l1.freshness.partition_time(by), by)
     }
 
     /// Makes L2's clock known, unless it is or need not be: each new connection reads it, so any request will do.
     pub(crate) async fn learn_clock(&self) -> Result<(), L2Error> {
         let freshness = &self.l1.freshness;
-        if freshness.has_no_l2() || freshness.lane_time(self.now()).is_some() {
+        if freshness.has_no_l2() || freshness.partition_time(self.now()).is_some() {
             return Ok(());
         }
         let nothing = LeaseRequest::read_only(Want::Nothing);
@@ -177,7 +178,7 @@ impl Context {
             payload: &self.message(kind, names),
             ..Batch::default()
         };
-        let publishing = self.lane.write(&Step::INVALIDATE, batch);
+        let publishing = self.partition.write(&Step::INVALIDATE, batch);
         self.breaker.send("invalidate", publishing).await
     }
 

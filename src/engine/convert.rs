@@ -52,9 +52,9 @@ pub(crate) struct TypeRules {
     pub(crate) same: Option<Same>,
     pub(crate) ttl_of: Option<TtlOf>,
     pub(crate) tags_of: Option<TagsOf>,
-    /// Whether a value of the type took long to decode, which is said once for all lanes.
+    /// Whether a value of the type took long to decode, which is said once for all partitions.
     pub(crate) is_slow: AtomicBool,
-    /// Whether the default codec had to take its second format for a value, which is said once for all lanes.
+    /// Whether the default codec had to take its second format for a value, which is said once for all partitions.
     pub(crate) has_second_format: AtomicBool,
 }
 
@@ -85,7 +85,7 @@ pub(crate) struct Convert {
     counters: Arc<Counters>,
     /// Until when a value that could not be stored is a fault of the present.
     unstorable_until: AtomicU64,
-    /// Knows how far the lane's time is.
+    /// Knows how far the partition's time is.
     l1: Arc<L1>,
 }
 
@@ -392,9 +392,9 @@ impl Convert {
         tags: Tags,
         now: Tick,
     ) -> Held {
-        // The lane's time is overestimated, so a value seems older than it is, and goes early.
-        let lane_now = self.l1.freshness.lane_time(now).unwrap_or(0);
-        let age = lane_now.saturating_sub(stamp.written_at);
+        // The partition's time is overestimated, so a value seems older than it is, and goes early.
+        let partition_now = self.l1.freshness.partition_time(now).unwrap_or(0);
+        let age = partition_now.saturating_sub(stamp.written_at);
         let born_at = now.saturating_sub(nanos(Duration::from_millis(age)));
         let at = |time: u64| {
             let after = Duration::from_millis(time.saturating_sub(stamp.written_at));

@@ -40,7 +40,7 @@ pub(crate) struct Deferred<Next = ()> {
     emptied: Notify,
     /// Whether nothing is delivered any more, so that deferred invalidations are lost.
     is_closed: AtomicBool,
-    /// The lanes that deliver it in place of this one, once the namespace has others (rule 27).
+    /// The partitions that deliver it in place of this one, once the namespace has others (rule 27).
     pub(super) next: OnceLock<Arc<Next>>,
 }
 
@@ -59,7 +59,7 @@ pub(crate) struct DeferredInvalidation {
 /// How a deferred write is made up for: when it can no longer land, and which invalidation takes its place.
 #[derive(Clone, Copy, Default)]
 pub(crate) struct Deferral {
-    /// In ms of the lane's time: until then the write itself may still land.
+    /// In ms of the partition's time: until then the write itself may still land.
     pub(crate) settles_after: u64,
     /// By this instance's time, about when that is.
     pub(crate) settled_at: Tick,
@@ -225,7 +225,7 @@ impl<Next> Deferred<Next> {
     }
 
     /// L2 accepted a write of a key, the invalidation of a tag, or a clear, that was called at `order`; at
-    /// `accepted_at` of the lane's time. `by` is the deferral that it would have had. It settles an invalidation that
+    /// `accepted_at` of the partition's time. `by` is the deferral that it would have had. It settles an invalidation that
     /// was deferred before that call, but for a longer hold, and for a removal if it keeps the value; and unless a
     /// deferred write may land after it: then the key is invalidated once more when that is over.
     pub(crate) fn overtaken(
@@ -273,7 +273,7 @@ impl<Next> Deferred<Next> {
         }
     }
 
-    /// Waits until nothing is pending: L2 has accepted all of it, or other lanes deliver it.
+    /// Waits until nothing is pending: L2 has accepted all of it, or other partitions deliver it.
     #[cfg(feature = "outbox")]
     pub(crate) async fn emptied(&self) {
         loop {

@@ -1,4 +1,4 @@
-//! One instance: the parts of each lane, put together, started and stopped; and which part answers which call.
+//! One instance: the parts of each partition, put together, started and stopped; and which part answers which call.
 
 use std::error::Error;
 use std::iter::{successors, zip};
@@ -19,14 +19,14 @@ use super::breaker::Breaker;
 use super::context::Context;
 use super::convert::{Convert, TypeRules};
 use super::deferred::Deferred;
-use super::lanes::Lanes;
 #[cfg(feature = "admin")]
 use super::load::Mismatch;
-use super::load::{LaneLoads, Load, Loads, Mismatches, Permits};
+use super::load::{Load, Loads, Mismatches, PartitionLoads, Permits};
 use super::metrics::Metrics;
-use super::read::LaneReads;
+use super::partitions::Partitions;
 #[cfg(feature = "admin")]
 use super::read::Located;
+use super::read::PartitionReads;
 use super::read::hot_keys::HotKeys;
 use super::read::looked_up::LookedUp;
 use super::read::lookup::Reads;
@@ -34,17 +34,17 @@ use super::recent_misses::RecentMisses;
 use super::report::recording;
 use super::subscribe::listen::{Channel, Channels};
 use super::subscribe::publish::{PublishTo, Publisher};
-use super::subscribe::subscriber::{ForAll, OnOtherLanes, Subscriber};
+use super::subscribe::subscriber::{ForAll, OnOtherPartitions, Subscriber};
 use super::sweep::Sweeper;
 use super::switch::{Bypassed, MOST_BYPASSED, Switch};
-use super::write::{LaneWrites, Writes};
+use super::write::{PartitionWrites, Writes};
 use crate::clock::Tick;
 use crate::entry::AnyEntry;
 use crate::error::{BuildError, L2Error, LoadError, Misuse, WriteError};
 use crate::events::Events;
 use crate::key::{Key, KeyTooLong};
 use crate::l1::{L1, SizeAdvisor};
-use crate::l2::{L2, LaneName, MemoryL2, OnConnect, random};
+use crate::l2::{L2, MemoryL2, OnConnect, PartitionName, random};
 use crate::options::{Options, TUNED};
 use crate::settings::{AllSettings, AppliedSettings, Settings};
 use crate::stats::{Counters, Health, SizeAdvice, Stats};
@@ -58,21 +58,21 @@ use crate::vocabulary::Mode;
 /// How often a caller of `ready` looks whether the subscribers are still there.
 const LOOK_AGAIN: Duration = Duration::from_secs(1);
 
-/// A running instance, with as many lanes as its namespace has. Its tasks hold the parts that they need, and are
+/// A running instance, with as many partitions as its namespace has. Its tasks hold the parts that they need, and are
 /// stopped with the last handle.
 pub(crate) struct Engine {
     /// Calls that need no other part go to the contexts.
-    pub(crate) contexts: Arc<Lanes<Arc<Context>>>,
-    reads: LaneReads,
-    writes: Arc<LaneWrites>,
-    loads: Arc<LaneLoads>,
-    subscribers: Lanes<Arc<Subscriber>>,
+    pub(crate) contexts: Arc<Partitions<Arc<Context>>>,
+    reads: PartitionReads,
+    writes: Arc<PartitionWrites>,
+    loads: Arc<PartitionLoads>,
+    subscribers: Partitions<Arc<Subscriber>>,
     /// The task that records, once it has been started.
     recording: Mutex<Option<AbortOnDropHandle<()>>>,
     /// The task that gives the memory of L1's entries back.
     sweeper: Sweeper,
     instance: Arc<Instance>,
-    /// That which has taken the place of this one, as the namespace has another number of lanes now (rule 27). Calls
+    /// That which has taken the place of this one, as the namespace has another number of partitions now (rule 27). Calls
     /// that have begun here end here.
     next: OnceLock<Arc<Self>>,
     /// Whether that is being built.
@@ -82,7 +82,7 @@ pub(crate) struct Engine {
 #[cfg(feature = "macros")]
 type Functions = Vec<(&'static str, &'static str)>;
 
-/// What does not depend on the number of lanes.
+/// What does not depend on the number of partitions.
 struct Instance {
     id: u64,
     options: Arc<Options>,
@@ -92,14 +92,14 @@ struct Instance {
     /// Without an L2 a clock in memory issues versions, so that L1 alone runs the same code.
     l2: Box<dyn L2>,
     has_l2: bool,
-    /// Of all lanes together.
+    /// Of all partitions together.
     l1_capacity: AtomicU64,
     hot_keys: Arc<HotKeys>,
     mismatches: Arc<Mismatches>,
     /// The functions with `#[cached]`, each after the form of its keys.
     #[cfg(feature = "macros")]
     functions: Mutex<Functions>,
-    /// One for all lanes, which share the capacity.
+    /// One for all partitions, which share the capacity.
     size_advice: Option<Arc<SizeAdvisor>>,
     permits: Arc<Permits>,
     channels: Arc<Channels>,
@@ -115,10 +115,10 @@ struct Instance {
 }
 
 impl Instance {
-    /// Each lane has an equal part of L1, as keys are spread evenly.
-    fn lane_capacity(&self, lanes: u16) -> u64 {
+    /// Each partition has an equal part of L1, as keys are spread evenly.
+    fn partition_capacity(&self, partitions: u16) -> u64 {
         let capacity = self.l1_capacity.load(Ordering::Relaxed);
-        capacity.div_ceil(u64::from(lanes))
+        capacity.div_ceil(u64::from(partitions))
     }
 }
 
@@ -144,8 +144,8 @@ impl Engine {
         let l2 =
             (parts.l2).unwrap_or_else(|| Box::new(MemoryL2::without_values(options.clock.clone())));
         // Without an L2 there are no servers on which several could lie.
-        let set = options.lanes.filter(|_| has_l2);
-        let lanes = set.unwrap_or_else(|| l2.default_lanes());
+        let set = options.partitions.filter(|_| has_l2);
+        let partitions = set.unwrap_or_else(|| l2.default_partitions());
         let switch = Switch::new(options.enabled, options.enabled_for);
         let values = Arc::new(parts.values);
         let capacity = options.l1_capacity;
@@ -176,7 +176,7 @@ impl Engine {
             options,
             counters,
         });
-        let engine = Self::with_lanes(&instance, lanes, &switch);
+        let engine = Self::with_partitions(&instance, partitions, &switch);
         engine.start_if_possible();
         let options = &*instance.options;
         let (share, mode) = (options.enabled_for, options.tuned().mode);
@@ -192,15 +192,15 @@ impl Engine {
         engine
     }
 
-    fn with_lanes(instance: &Arc<Instance>, lanes: u16, switch: &Switch) -> Arc<Self> {
+    fn with_partitions(instance: &Arc<Instance>, partitions: u16, switch: &Switch) -> Arc<Self> {
         let of = &**instance;
-        let other_lanes = Arc::new(watch::Sender::new(0));
+        let other_partitions = Arc::new(watch::Sender::new(0));
         let outages = of.l2.outages();
-        let contexts = Lanes::new(lanes, |lane| {
+        let contexts = Partitions::new(partitions, |partition| {
             let has_l2 = of.has_l2;
             let weigher = of.values.weigher(of.options.l1_capacity);
-            let capacity = of.lane_capacity(lanes);
-            let max_deferred = of.options.max_deferred.div_ceil(usize::from(lanes));
+            let capacity = of.partition_capacity(partitions);
+            let max_deferred = of.options.max_deferred.div_ceil(usize::from(partitions));
             let advice = of.size_advice.clone();
             let l1 = Arc::new(L1::new(
                 &of.options,
@@ -224,20 +224,20 @@ impl Engine {
                 }
             });
             let namespace = of.options.namespace.as_str();
-            let name = LaneName {
+            let name = PartitionName {
                 namespace,
-                lane,
+                partition,
                 type_tag: of.type_tag,
             };
-            let lane = of.l2.lane(name, of.options.l2_timeout, on_connect);
-            let (system, reporter) = (lane.system(), outages.join(namespace));
+            let partition = of.l2.partition(name, of.options.l2_timeout, on_connect);
+            let (system, reporter) = (partition.system(), outages.join(namespace));
             let (options, counters) = (&of.options, &of.counters);
             let (events, metrics) = (&of.events, &of.metrics);
             Arc::new(Context {
                 breaker: Breaker::new(
                     system,
                     reporter,
-                    &other_lanes,
+                    &other_partitions,
                     options,
                     counters,
                     events,
@@ -251,7 +251,7 @@ impl Engine {
                 switch,
                 options: Arc::clone(options),
                 l1,
-                lane,
+                partition,
                 counters: Arc::clone(counters),
                 events: Arc::clone(events),
                 metrics: Arc::clone(metrics),
@@ -259,27 +259,36 @@ impl Engine {
         });
         let contexts = Arc::new(contexts);
         // In this order: each part is given those that it calls, and no part calls one that is made later.
-        let reads = contexts.map(|lane, ctx| Arc::new(Reads::new(lane, ctx, &of.hot_keys)));
-        let writes = reads.map(|lane, reads| Arc::new(Writes::new(lane, contexts.at(lane), reads)));
-        let loads = writes.map(|lane, writes| {
-            let (ctx, reads) = (contexts.at(lane), reads.at(lane));
+        let reads =
+            contexts.map(|partition, ctx| Arc::new(Reads::new(partition, ctx, &of.hot_keys)));
+        let writes = reads.map(|partition, reads| {
+            Arc::new(Writes::new(partition, contexts.at(partition), reads))
+        });
+        let loads = writes.map(|partition, writes| {
+            let (ctx, reads) = (contexts.at(partition), reads.at(partition));
             let (permits, mismatches) = (&of.permits, &of.mismatches);
             Arc::new(Loads::new(ctx, reads, writes, permits, mismatches))
         });
         let writes = Arc::new(writes);
         Arc::new_cyclic(|engine: &Weak<Self>| {
             let engine = Weak::clone(engine);
-            let on_other_lanes: OnOtherLanes = Box::new(move |lanes| {
+            let on_other_partitions: OnOtherPartitions = Box::new(move |partitions| {
                 if let Some(engine) = engine.upgrade() {
-                    engine.go_on_with(lanes);
+                    engine.go_on_with(partitions);
                 }
             });
             let (channels, mismatches) = (&of.channels, &of.mismatches);
-            let for_all = ForAll::new(&contexts, &writes, channels, mismatches, on_other_lanes);
+            let for_all = ForAll::new(
+                &contexts,
+                &writes,
+                channels,
+                mismatches,
+                on_other_partitions,
+            );
             let mut for_all = Some(for_all);
-            let subscribers = writes.map(|lane, writes| {
-                // The first lane has it: they are made in their order.
-                let (ctx, for_all) = (contexts.at(lane), for_all.take());
+            let subscribers = writes.map(|partition, writes| {
+                // The first partition has it: they are made in their order.
+                let (ctx, for_all) = (contexts.at(partition), for_all.take());
                 let publisher = of.publisher.clone();
                 Arc::new(Subscriber::new(ctx, writes, publisher, for_all))
             });
@@ -363,20 +372,20 @@ impl Engine {
         successors(Some(self), |engine| engine.next.get().map(|next| &**next))
     }
 
-    /// Goes on with another number of lanes, and an empty L1 (rule 27).
-    fn go_on_with(&self, lanes: u16) {
+    /// Goes on with another number of partitions, and an empty L1 (rule 27).
+    fn go_on_with(&self, partitions: u16) {
         if self.goes_on.swap(true, Ordering::Relaxed) {
             return;
         }
         let switch = &*self.contexts.first().switch;
         // Without the lock, as the store may be a user's.
-        let next = Self::with_lanes(&self.instance, lanes, switch);
+        let next = Self::with_partitions(&self.instance, partitions, switch);
         let changing = lock(&self.instance.changing);
         if self.subscribers.first().stop.is_cancelled() {
             return;
         }
         // Both may have been changed meanwhile.
-        let capacity = self.instance.lane_capacity(lanes);
+        let capacity = self.instance.partition_capacity(partitions);
         for ctx in next.contexts.iter() {
             ctx.switch.become_like(switch);
             ctx.l1.set_capacity(capacity);
@@ -390,7 +399,7 @@ impl Engine {
             let _ = ctx.deferred.next.set(Arc::clone(&contexts));
         }
         let recording = lock(&self.recording).take();
-        // When these lanes are not counted any more: what is counted twice stays in the metrics, which only grow.
+        // When these partitions are not counted any more: what is counted twice stays in the metrics, which only grow.
         self.instance.counters.l1_flushes.add(flushes);
         drop(changing);
         drop(recording);
@@ -404,8 +413,8 @@ impl Engine {
         info!(
             namespace = options.namespace.as_str(),
             told = self.contexts.number(),
-            lanes,
-            "the namespace has another number of lanes than this instance was told, and the instance goes on with that"
+            partitions,
+            "the namespace has another number of partitions than this instance was told, and the instance goes on with that"
         );
     }
 
@@ -419,9 +428,9 @@ impl Engine {
     pub(crate) fn ensure_started(&self) {
         // A cache without an L2 may be used without a runtime.
         if !self.sweeper.is_running() && Handle::try_current().is_ok() {
-            let lanes = self.contexts.iter().map(|ctx| Arc::downgrade(&ctx.l1));
+            let partitions = self.contexts.iter().map(|ctx| Arc::downgrade(&ctx.l1));
             let (clock, counters) = (&self.instance.options.clock, &self.instance.counters);
-            self.sweeper.start(lanes.collect(), clock, counters);
+            self.sweeper.start(partitions.collect(), clock, counters);
             // The former task is aborted when its handle is replaced, so that there is one at a time.
             let started = recording::start(&self.loads);
             let former = mem::replace(&mut *lock(&self.recording), started);
@@ -432,7 +441,7 @@ impl Engine {
             return;
         }
         let now = self.now();
-        // One atomic load for a lane in the common case. A subscriber that ends takes its proof with it, so a proof
+        // One atomic load for a partition in the common case. A subscriber that ends takes its proof with it, so a proof
         // shows that there is one.
         let are_live = (self.contexts.iter()).all(|ctx| ctx.l1.freshness.is_live_at(now));
         if !are_live {
@@ -517,24 +526,24 @@ impl Engine {
     }
 
     /// Look-ups in L1, for which no subscriber need run.
-    pub(crate) fn unsubscribed_reads(&self) -> &LaneReads {
+    pub(crate) fn unsubscribed_reads(&self) -> &PartitionReads {
         &self.reads
     }
 
     /// Look-ups in both levels.
-    pub(crate) fn reads(&self) -> &LaneReads {
+    pub(crate) fn reads(&self) -> &PartitionReads {
         self.ensure_started();
         &self.reads
     }
 
     /// Changes of both levels.
-    pub(crate) fn writes(&self) -> &Arc<LaneWrites> {
+    pub(crate) fn writes(&self) -> &Arc<PartitionWrites> {
         self.ensure_started();
         &self.writes
     }
 
     /// Calls that may run a loader.
-    pub(crate) fn loads(&self) -> &LaneLoads {
+    pub(crate) fn loads(&self) -> &PartitionLoads {
         self.ensure_started();
         &self.loads
     }
@@ -578,7 +587,11 @@ impl Engine {
         if !contexts().all(|ctx| ctx.l1.in_flight.is_idle()) {
             left.push("an operation of a key");
         }
-        if self.writes.iter().any(|lane| lane.writer.pending() > 0) {
+        if self
+            .writes
+            .iter()
+            .any(|partition| partition.writer.pending() > 0)
+        {
             left.push("a write");
         }
         if !self.instance.channels.is_at_rest() {
@@ -628,15 +641,15 @@ impl Engine {
         }
     }
 
-    /// Stores what is left of a lane's work, and leaves it.
+    /// Stores what is left of a partition's work, and leaves it.
     async fn leave(ctx: &Context, writes: &Writes, subscriber: &Subscriber) {
         let leaving = async {
             // First: a heartbeat that came after `leave` would list this instance again.
             subscriber.ended().await;
             writes.deliver_deferred().await;
             if ctx.options.is_listed {
-                // Otherwise the lane forgets this instance after a while.
-                let _ = ctx.breaker.observe(ctx.lane.leave(ctx.instance).await);
+                // Otherwise the partition forgets this instance after a while.
+                let _ = ctx.breaker.observe(ctx.partition.leave(ctx.instance).await);
             }
             // With the requests since the subscriber has stored its own.
             subscriber.store_last_counts().await;
@@ -672,20 +685,20 @@ impl Engine {
     }
 
     pub(crate) fn health(&self) -> Health {
-        let lanes = self.lane_health();
+        let partitions = self.partition_health();
         Health {
-            l2_up: lanes.iter().all(Health::is_l2_up),
-            breaker_open: lanes.iter().any(Health::is_breaker_open),
-            subscriber_live: lanes.iter().all(Health::is_subscriber_live),
-            started: lanes.iter().all(Health::is_started),
-            storing: lanes.iter().all(Health::is_storing),
+            l2_up: partitions.iter().all(Health::is_l2_up),
+            breaker_open: partitions.iter().any(Health::is_breaker_open),
+            subscriber_live: partitions.iter().all(Health::is_subscriber_live),
+            started: partitions.iter().all(Health::is_started),
+            storing: partitions.iter().all(Health::is_storing),
         }
     }
 
-    pub(crate) fn lane_health(&self) -> Vec<Health> {
+    pub(crate) fn partition_health(&self) -> Vec<Health> {
         let engine = self.current();
-        let lanes = zip(engine.contexts.iter(), engine.subscribers.iter());
-        let health = lanes.map(|(ctx, subscriber)| Health {
+        let partitions = zip(engine.contexts.iter(), engine.subscribers.iter());
+        let health = partitions.map(|(ctx, subscriber)| Health {
             l2_up: ctx.breaker.is_up(),
             breaker_open: ctx.breaker.is_open(),
             subscriber_live: ctx.l1.freshness.is_live(),
@@ -708,8 +721,8 @@ impl Engine {
         let now = self.now();
         let mut keys = Vec::new();
         for ctx in self.contexts.iter() {
-            let of_lane = ctx.l1.keys(most - keys.len(), now).into_iter();
-            keys.extend(of_lane.map(|key| (*key).to_owned()));
+            let of_partition = ctx.l1.keys(most - keys.len(), now).into_iter();
+            keys.extend(of_partition.map(|key| (*key).to_owned()));
         }
         keys
     }
@@ -724,7 +737,7 @@ impl Engine {
     #[cfg(feature = "admin")]
     pub(crate) fn l2_system(&self) -> &'static str {
         if self.instance.has_l2 {
-            self.contexts.first().lane.system()
+            self.contexts.first().partition.system()
         } else {
             "none"
         }
@@ -846,7 +859,7 @@ impl Engine {
                 // The step carries a deadline, as a late copy of it must not undo a later switch.
                 ctx.learn_clock().await?;
                 let (deadline, _) = ctx.deadline();
-                let switched = ctx.lane.switch(!is_enabled, deadline);
+                let switched = ctx.partition.switch(!is_enabled, deadline);
                 ctx.breaker.send("switch", switched).await?;
                 let freshness = &ctx.l1.freshness;
                 (ctx.switch).switched(!is_enabled, freshness, &ctx.options.namespace);
@@ -938,9 +951,9 @@ impl Engine {
             advice.set_capacity(capacity);
         }
         for engine in self.all() {
-            let of_lane = of.lane_capacity(engine.contexts.number());
+            let of_partition = of.partition_capacity(engine.contexts.number());
             for ctx in engine.contexts.iter() {
-                ctx.l1.set_capacity(of_lane);
+                ctx.l1.set_capacity(of_partition);
             }
         }
         drop(changing);
@@ -977,12 +990,12 @@ impl Engine {
     pub(crate) fn close(&self) -> BoxFuture<'_, usize> {
         Box::pin(async {
             let engine = self.stop_all();
-            let lanes = engine
+            let partitions = engine
                 .contexts
                 .iter()
                 .zip(engine.writes.iter())
                 .zip(engine.subscribers.iter());
-            let leaving = lanes.map(|((ctx, writes), one)| Self::leave(ctx, writes, one));
+            let leaving = partitions.map(|((ctx, writes), one)| Self::leave(ctx, writes, one));
             join_all(leaving).await;
             recording::record(&engine.loads);
             self.all().map(Self::close_deferred).sum()

@@ -1,6 +1,6 @@
-//! The members of the lane: which of them have ended without a word, and whether all have applied a message (rule 16).
+//! The members of the partition: which of them have ended without a word, and whether all have applied a message (rule 16).
 //!
-//! The lane lists its members. One instance at a time measures their silence, with its own monotonic clock, since the
+//! The partition lists its members. One instance at a time measures their silence, with its own monotonic clock, since the
 //! store's can be stepped.
 
 use std::collections::{HashMap, VecDeque};
@@ -25,7 +25,7 @@ const SILENT_AFTER: u32 = 10;
 /// much as a heartbeat.
 const AT_A_TIME: usize = 32;
 
-/// The members of the lane, as this instance sees them.
+/// The members of the partition, as this instance sees them.
 pub(crate) struct Members {
     ctx: Arc<Context>,
 }
@@ -50,19 +50,19 @@ impl Members {
     }
 
     /// If it is for this instance to do so, looks at the members, and removes the silent ones from the list of the
-    /// lane.
+    /// partition.
     async fn sweep(&self, seen: &mut Seen, interval: Duration) -> Result<(), L2Error> {
-        let (lane, breaker) = (&self.ctx.lane, &self.ctx.breaker);
+        let (partition, breaker) = (&self.ctx.partition, &self.ctx.breaker);
         // Only an instance that looks again and again sees that a member is silent: so one request may be lost.
         let ttl = interval.saturating_mul(5) / 2;
         let asked = self.ctx.now();
-        let found = breaker.send("sweep", lane.sweep(self.ctx.instance, ttl));
+        let found = breaker.send("sweep", partition.sweep(self.ctx.instance, ttl));
         let Some(members) = found.await? else {
             return Ok(());
         };
         for silent in silent(seen, members.list, asked, self.ctx.now()) {
-            // The lane keeps it if it has noted something meanwhile. An error has been traced, and is no obstacle.
-            let _ = breaker.send("forget", lane.forget(silent)).await;
+            // The partition keeps it if it has noted something meanwhile. An error has been traced, and is no obstacle.
+            let _ = breaker.send("forget", partition.forget(silent)).await;
         }
         Ok(())
     }
@@ -72,12 +72,12 @@ impl Members {
         join_all(acks.into_iter().map(|ack| self.await_applied(ack))).await;
     }
 
-    /// Waits until every member of the lane has applied a message, or does not use the entries that it held before.
+    /// Waits until every member of the partition has applied a message, or does not use the entries that it held before.
     ///
-    /// A member proves at least every `max_staleness` that it has applied all messages. So whatever happens to it or to
-    /// the lane, the longest of these times is enough. The wait ends earlier when all members have applied the message.
+    /// A member proves at least every `max_staleness` that it has applied all messages. So whatever happens to it or to the
+    /// partition, the longest of these times is enough. The wait ends earlier when all members have applied the message.
     ///
-    /// A lane may have lost members that still rely on a proof from before: they are assumed to have the longest
+    /// A partition may have lost members that still rely on a proof from before: they are assumed to have the longest
     /// `max_staleness` that is known.
     async fn await_applied(&self, ack: WriteAck) {
         let ctx = &*self.ctx;
@@ -108,12 +108,15 @@ impl Members {
     }
 
     /// Looks which members have not applied a message yet: all members if none is known to be `behind`, or else the
-    /// next few of those. Returns how many of them are; nothing if the lane does not know.
+    /// next few of those. Returns how many of them are; nothing if the partition does not know.
     async fn look(&self, behind: &mut VecDeque<MemberInfo>, ack: WriteAck) -> Option<usize> {
         let ctx = &*self.ctx;
         let next = behind.iter().take(AT_A_TIME).map(|member| member.id);
         let next: Vec<u64> = next.collect();
-        let read = ctx.breaker.send("members", ctx.lane.members(&next)).await;
+        let read = ctx
+            .breaker
+            .send("members", ctx.partition.members(&next))
+            .await;
         // The list of another generation may have lost a member that has not noticed it yet.
         let read = read.ok().filter(|read| read.generation == ack.generation)?;
         behind.drain(..next.len());

@@ -1,7 +1,7 @@
 //! Carries out each call: L1, then L2, then the loader.
 //!
 //! [`engine`] puts an instance together, and names the part that carries out a call. Each part is a room, and is there
-//! once for each of the [`lanes`]:
+//! once for each of the [`partitions`]:
 //!
 //! - [`read`]: look-ups in L1 and L2
 //! - [`write`]: inserts, invalidations, clears and updates
@@ -24,11 +24,11 @@ mod deferred;
     reason = "it is what the layer is named after"
 )]
 mod engine;
-mod lanes;
 mod load;
 mod members;
 #[cfg_attr(not(feature = "metrics"), path = "no_metrics.rs")]
 mod metrics;
+mod partitions;
 mod read;
 mod recent_misses;
 mod report;
@@ -42,16 +42,16 @@ mod write;
 pub(crate) use self::context::Context;
 pub(crate) use self::convert::{Same, TypeRules};
 pub(crate) use self::engine::{Engine, Parts, report_losses};
-#[cfg(feature = "write-behind")]
-pub(crate) use self::lanes::Lanes;
 pub(crate) use self::load::loader::Loader;
 pub(crate) use self::load::{
-    AnyKey, Batches, CacheLoader, Commit, Committed, LaneLoads, Load, LoaderOfKeys, Returned,
+    AnyKey, Batches, CacheLoader, Commit, Committed, Load, LoaderOfKeys, PartitionLoads, Returned,
     invalidate_after,
 };
+#[cfg(feature = "write-behind")]
+pub(crate) use self::partitions::Partitions;
 #[cfg(feature = "admin")]
 pub(crate) use self::read::Located;
 pub(crate) use self::read::looked_up::LookedUp;
 pub(crate) use self::subscribe::listen::Channel;
 pub(crate) use self::subscribe::publish::PublishTo;
-pub(crate) use self::write::{Invalidation, LaneWrites};
+pub(crate) use self::write::{Invalidation, PartitionWrites};

@@ -45,7 +45,7 @@ impl Sweeper {
     }
 
     /// Starts the task on the runtime of the caller, for as long as this lives.
-    pub(super) fn start(&self, lanes: Vec<Weak<L1>>, clock: &Clock, counters: &Arc<Counters>) {
+    pub(super) fn start(&self, partitions: Vec<Weak<L1>>, clock: &Clock, counters: &Arc<Counters>) {
         let mut task = lock(&self.task);
         // Under the lock, so that two callers start one.
         if self.is_running.swap(true, Ordering::AcqRel) {
@@ -56,7 +56,7 @@ impl Sweeper {
         *task = Some(AbortOnDropHandle::new(tokio::spawn(async move {
             let _ended = OnDrop(|| is_running.store(false, Ordering::Release));
             join_all(
-                lanes
+                partitions
                     .into_iter()
                     .map(|l1| keep_swept(l1, &clock, &counters)),
             )

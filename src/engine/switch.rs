@@ -27,12 +27,12 @@ const BYPASS_EVERYWHERE: u64 = 1 << 35;
 /// How many keys and prefixes are bypassed at most.
 pub(crate) const MOST_BYPASSED: usize = 1_000;
 
-/// The switch of a lane.
+/// The switch of a partition.
 pub(crate) struct Switch {
     state: AtomicU64,
-    /// Of all lanes.
+    /// Of all partitions.
     bypassed: Arc<ArcSwap<Bypassed>>,
-    /// Of all lanes.
+    /// Of all partitions.
     everywhere: Arc<ArcSwap<BypassedEverywhere>>,
     /// How often calls of this instance have switched all instances.
     calls: Mutex<u64>,
@@ -142,7 +142,7 @@ impl Switch {
     fn is_out(&self, state: u64, key: &str) -> bool {
         let share = state & ALL;
         // The highest hash is in the share of all keys, too.
-        // Not the hash of L1 or of the lanes: a share of the keys of each lane is used.
+        // Not the hash of L1 or of the partitions: a share of the keys of each partition is used.
         let is_in_share = || share == ALL || XxHash3_64::oneshot(key.as_bytes()) >> 32 < share;
         state & (OFF | OFF_EVERYWHERE) != 0
             || !is_in_share()
@@ -172,12 +172,12 @@ impl Switch {
         }
     }
 
-    /// How often calls of this instance have switched all instances: to be read before a lane is asked for its clock.
+    /// How often calls of this instance have switched all instances: to be read before a partition is asked for its clock.
     pub(crate) fn calls(&self) -> u64 {
         *lock(&self.calls)
     }
 
-    /// Follows the switch of all instances, as the clock of a lane names it. A call that came after the question, of
+    /// Follows the switch of all instances, as the clock of a partition names it. A call that came after the question, of
     /// which there were `calls`, may be newer than the clock.
     pub(crate) fn follow(&self, is_off: bool, calls: u64, freshness: &Freshness, namespace: &str) {
         let present = lock(&self.calls);
@@ -214,7 +214,7 @@ impl Switch {
         self.bypassed.load_full()
     }
 
-    /// Has other keys bypassed, in all lanes whose switches these are.
+    /// Has other keys bypassed, in all partitions whose switches these are.
     pub(crate) fn bypass<'a>(switches: impl Iterator<Item = &'a Self> + Clone, which: Bypassed) {
         let is_set = !which.is_empty();
         // The list before the bit that has it looked at: a key that stays in the list is never used in between.
@@ -229,7 +229,7 @@ impl Switch {
         self.everywhere.load_full()
     }
 
-    /// Has other prefixes bypassed by all instances, in all lanes whose switches these are.
+    /// Has other prefixes bypassed by all instances, in all partitions whose switches these are.
     pub(crate) fn bypass_everywhere<'a>(
         switches: impl Iterator<Item = &'a Self> + Clone,
         which: BypassedEverywhere,

@@ -28,8 +28,8 @@ enum Kind {
     Closed,
     #[error("no TLS with L2: {0}")]
     Tls(&'static str, #[source] Arc<dyn Error + Send + Sync>),
-    #[error("L2 cannot be used with this number of lanes: the namespace has {0}")]
-    OtherLanes(u16),
+    #[error("L2 cannot be used with this number of partitions: the namespace has {0}")]
+    OtherPartitions(u16),
     #[error("{0}")]
     BadConfig(Arc<str>),
 }
@@ -62,10 +62,10 @@ impl L2Error {
         Self(Kind::Unexpected(what))
     }
 
-    /// The namespace has this number of lanes now, and the lane is not one of them: no step of it is carried out.
+    /// The namespace has this number of partitions now, and the partition is not one of them: no step of it is carried out.
     #[must_use]
-    pub fn other_lanes(lanes: u16) -> Self {
-        Self(Kind::OtherLanes(lanes))
+    pub fn other_partitions(partitions: u16) -> Self {
+        Self(Kind::OtherPartitions(partitions))
     }
 
     /// The connection or the cache is closed.
@@ -98,10 +98,10 @@ impl L2Error {
         }
     }
 
-    /// The number of lanes that the namespace has, if the lane of the request is not one of them.
-    pub(crate) fn lanes(&self) -> Option<u16> {
+    /// The number of partitions that the namespace has, if the partition of the request is not one of them.
+    pub(crate) fn partitions(&self) -> Option<u16> {
         match self.0 {
-            Kind::OtherLanes(lanes) => Some(lanes),
+            Kind::OtherPartitions(partitions) => Some(partitions),
             _ => None,
         }
     }
@@ -142,7 +142,7 @@ impl L2Error {
     pub fn is_refused(&self) -> bool {
         matches!(
             &self.0,
-            Kind::Refused(_) | Kind::Unexpected(_) | Kind::OtherLanes(_)
+            Kind::Refused(_) | Kind::Unexpected(_) | Kind::OtherPartitions(_)
         )
     }
 }

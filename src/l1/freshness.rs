@@ -1,4 +1,4 @@
-//! The state of the lane, as far as this instance knows it, and until when L1 may be served: the subscriber proves
+//! The state of the partition, as far as this instance knows it, and until when L1 may be served: the subscriber proves
 //! several times per `max_staleness` that every message was applied (rules 7 to 9). Knows nothing of the entries in L1:
 //! an entry names its generation, and one number here makes all of a former one invisible.
 
@@ -11,9 +11,9 @@ use super::NEVER;
 use super::sync::{AtomicU64, Mutex, lock};
 use crate::ablation::{Rule, without};
 use crate::clock::{Clock, Tick, nanos};
-use crate::vocabulary::{LaneClock, Version};
+use crate::vocabulary::{PartitionClock, Version};
 
-/// The lane's time before it was first read.
+/// The partition's time before it was first read.
 const UNKNOWN: u64 = u64::MAX;
 
 /// The proof that every message so far has been applied, and the counters that change when it is lost.
@@ -33,15 +33,15 @@ pub(crate) struct Freshness {
     generation: AtomicU64,
     /// Counts invalidations of tags that were applied, from one.
     tag_changes: AtomicU64,
-    /// The lane's epoch, as the subscriber last found it; zero when unknown.
+    /// The partition's epoch, as the subscriber last found it; zero when unknown.
     epoch: AtomicU64,
-    /// The highest version that the lane is known to have issued in this epoch.
+    /// The highest version that the partition is known to have issued in this epoch.
     issued: AtomicU64,
-    /// All changes up to this version, in this epoch, have been applied: the lane had issued no higher one when it was
+    /// All changes up to this version, in this epoch, have been applied: the partition had issued no higher one when it was
     /// asked for the last proof.
     applied: AtomicU64,
-    /// Nanoseconds to add to this instance's time, for an upper bound of the lane's.
-    lane_ahead: AtomicU64,
+    /// Nanoseconds to add to this instance's time, for an upper bound of the partition's.
+    partition_ahead: AtomicU64,
     /// Counts the events that made a proof void. Under a lock, so that no proof that was asked for before outlives it.
     revocations: Mutex<u64>,
     /// Notified when a caller waits for a proof.
@@ -58,7 +58,7 @@ pub(crate) struct Caller {
     pub(crate) is_proven: bool,
 }
 
-/// When the lane was asked for its clock, so that the answer can become a proof.
+/// When the partition was asked for its clock, so that the answer can become a proof.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct ProofRequest {
     at: Tick,
@@ -73,7 +73,7 @@ impl Freshness {
             max_staleness: nanos(max_staleness),
             generation: AtomicU64::new(1),
             tag_changes: AtomicU64::new(1),
-            lane_ahead: AtomicU64::new(UNKNOWN),
+            partition_ahead: AtomicU64::new(UNKNOWN),
             ..Self::default()
         }
     }
@@ -117,7 +117,7 @@ impl Freshness {
         now.saturating_sub(self.max_staleness)
     }
 
-    /// To be called before the lane is asked how far it is: the proof then starts too early rather than too late.
+    /// To be called before the partition is asked how far it is: the proof then starts too early rather than too late.
     pub(crate) fn ask(&self) -> ProofRequest {
         ProofRequest {
             at: self.clock.now(),
@@ -125,9 +125,9 @@ impl Freshness {
         }
     }
 
-    /// Takes a proof (rule 8): the lane's clock was read like this after it was asked, and all messages up to then have
-    /// been applied. It holds for `max_staleness` from the question, unless it was revoked since.
-    pub(crate) fn prove(&self, lane: &LaneClock, asked: ProofRequest) {
+    /// Takes a proof (rule 8): the partition's clock was read like this after it was asked, and all messages up to then
+    /// have been applied. It holds for `max_staleness` from the question, unless it was revoked since.
+    pub(crate) fn prove(&self, partition: &PartitionClock, asked: ProofRequest) {
         let until = if without(Rule::Heartbeat) {
             NEVER - 1
         } else {
@@ -143,10 +143,10 @@ impl Freshness {
         if *now != asked.revocations {
             return;
         }
-        // The lane read its clock after that, so its time runs at most this far ahead.
-        let ahead = Self::ahead(lane, asked.at);
-        self.lane_ahead.store(ahead, Ordering::Release);
-        self.applied.store(lane.ver, Ordering::Release);
+        // The partition read its clock after that, so its time runs at most this far ahead.
+        let ahead = Self::ahead(partition, asked.at);
+        self.partition_ahead.store(ahead, Ordering::Release);
+        self.applied.store(partition.ver, Ordering::Release);
         // Last: a hit that finds L1 live may rely on all that is stored above.
         self.proven_until.store(until, Ordering::Release);
         self.live_until.store(until, Ordering::Release);
@@ -168,7 +168,7 @@ impl Freshness {
     }
 
     /// Makes all that this instance holds or is fetching invisible, and the proof void with those that were asked for
-    /// before; and has the subscriber ask for another. A lane that no other instance shares needs none.
+    /// before; and has the subscriber ask for another. A partition that no other instance shares needs none.
     pub(crate) fn revoke(&self) {
         // Rule 8, one critical section with `prove`.
         let mut revocations = lock(&self.revocations);
@@ -184,12 +184,12 @@ impl Freshness {
 
     /// Takes note of the clock that a new connection found. If its epoch is not the known one, only the subscriber can
     /// find out which of the two is the newer (rule 13).
-    pub(crate) fn connected(&self, lane: &LaneClock) {
-        let ahead = Self::ahead(lane, self.clock.now());
+    pub(crate) fn connected(&self, partition: &PartitionClock) {
+        let ahead = Self::ahead(partition, self.clock.now());
         // The first connection only: a proof knows better, as it was asked for at a known time.
-        let known = &self.lane_ahead;
+        let known = &self.partition_ahead;
         let _ = known.compare_exchange(UNKNOWN, ahead, Ordering::AcqRel, Ordering::Relaxed);
-        if self.epoch() != lane.epoch {
+        if self.epoch() != partition.epoch {
             self.revoke();
         }
     }
@@ -204,18 +204,18 @@ impl Freshness {
         self.proof_wanted.notified().await;
     }
 
-    /// Takes note that no other instance shares the lane: no message can be missed.
+    /// Takes note that no other instance shares the partition: no message can be missed.
     pub(crate) fn set_no_l2(&self, epoch: u64) {
         self.epoch.store(epoch, Ordering::Release);
         self.live_until.store(NEVER, Ordering::Release);
     }
 
-    /// Whether no other instance shares the lane.
+    /// Whether no other instance shares the partition.
     pub(crate) fn has_no_l2(&self) -> bool {
         self.live_until.load(Ordering::Acquire) == NEVER
     }
 
-    /// The lane's epoch, as the subscriber last found it; zero when unknown.
+    /// The partition's epoch, as the subscriber last found it; zero when unknown.
     pub(crate) fn epoch(&self) -> u64 {
         self.epoch.load(Ordering::Acquire)
     }
@@ -261,16 +261,16 @@ impl Freshness {
         self.generation.fetch_add(1, Ordering::AcqRel);
     }
 
-    /// The highest version that the lane is known to have issued in this epoch.
+    /// The highest version that the partition is known to have issued in this epoch.
     pub(super) fn issued(&self) -> u64 {
         self.issued.load(Ordering::Acquire)
     }
 
-    /// Whether a write of this lane that a token names has been applied here, with all changes before it (rule 22). To
+    /// Whether a write of this partition that a token names has been applied here, with all changes before it (rule 22). To
     /// be asked before a look-up, which finds nothing older then.
     ///
     /// Not by the versions that messages name, as anybody who may publish can make them up (rule 21): only by the
-    /// version that the lane has named.
+    /// version that the partition has named.
     pub(crate) fn has_applied(&self, write: Version) -> bool {
         // In this order: after a flush, with a version of the new epoch, it is true of a token of the former one, whose
         // values are all gone.
@@ -278,8 +278,8 @@ impl Freshness {
         self.has_no_l2() || is_known && write.ver <= self.applied.load(Ordering::Acquire)
     }
 
-    /// The lane has issued a version, in this epoch. A flush that comes in between leaves a version of the former
-    /// epoch: then more versions pass than the lane has issued, as if the highest were not known.
+    /// The partition has issued a version, in this epoch. A flush that comes in between leaves a version of the former
+    /// epoch: then more versions pass than the partition has issued, as if the highest were not known.
     pub(super) fn raise_issued(&self, ver: u64) {
         // Most messages bring no higher version. To load is cheaper than to write a line that all threads share.
         if self.issued() < ver {
@@ -287,15 +287,15 @@ impl Freshness {
         }
     }
 
-    /// The latest that the lane's time, in milliseconds, can be at `now`; `None` before it was first read.
-    pub(crate) fn lane_time(&self, now: Tick) -> Option<u64> {
-        let ahead = self.lane_ahead.load(Ordering::Acquire);
+    /// The latest that the partition's time, in milliseconds, can be at `now`; `None` before it was first read.
+    pub(crate) fn partition_time(&self, now: Tick) -> Option<u64> {
+        let ahead = self.partition_ahead.load(Ordering::Acquire);
         (ahead != UNKNOWN).then(|| now.wrapping_add(ahead) / 1_000_000)
     }
 
-    fn ahead(lane: &LaneClock, at: Tick) -> u64 {
-        // The lane counts whole milliseconds: it may be almost one further.
-        let latest = lane.now.saturating_add(1);
+    fn ahead(partition: &PartitionClock, at: Tick) -> u64 {
+        // The partition counts whole milliseconds: it may be almost one further.
+        let latest = partition.now.saturating_add(1);
         latest.saturating_mul(1_000_000).wrapping_sub(at)
     }
 }

@@ -101,7 +101,7 @@ impl KeyState {
     }
 
     /// The key was changed, and the change has this version: operations store nothing older (rule 3). Those that
-    /// are under way store nothing above what the lane has issued either (rule 11). If no version says what is older,
+    /// are under way store nothing above what the partition has issued either (rule 11). If no version says what is older,
     /// they store nothing at all.
     pub(super) fn change(&mut self, change: Option<Comparable>, issued: u64, next: u64) {
         let Some(Comparable { ver, generation }) = change else {
@@ -114,8 +114,8 @@ impl KeyState {
         debug_assert!(self.changed_below <= next, "numbers only grow");
         self.changed_below = next;
         if self.floor > issued {
-            // A value that the lane may not have issued was handed out. It is gone, but if it was issued, nothing older
-            // may follow: whatever began before this stores nothing.
+            // A value that the partition may not have issued was handed out. It is gone, but if it was issued, nothing
+            // older may follow: whatever began before this stores nothing.
             self.barred_below = next;
             self.floor = ver;
         }
@@ -133,8 +133,8 @@ impl KeyState {
         self.read.take_if(|read| read.id != op)
     }
 
-    /// A value of this version is handed out, and was not stored: nothing older may follow it (rule 3). If the lane has
-    /// not issued the version, a floor of it would keep every later value out: then operations under way store nothing.
+    /// A value of this version is handed out, and was not stored: nothing older may follow it (rule 3). If the partition
+    /// has not issued the version, a floor of it would keep every later value out: then operations under way store nothing.
     pub(super) fn hand_out_unstored(&mut self, op: u64, of: Comparable, issued: u64, next: u64) {
         let Comparable { ver, generation } = of;
         if ver > issued && op < self.changed_below {

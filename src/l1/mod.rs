@@ -197,11 +197,11 @@ impl L1 {
         self.find(key, is_proven, is_kept, Misses::NotNoted)
     }
 
-    /// Whether an entry was stored by a write of this lane that a token names, or later in the same epoch (rule 22).
+    /// Whether an entry was stored by a write of this partition that a token names, or later in the same epoch (rule 22).
     pub(crate) fn is_at_least(&self, slot: &Slot, write: Version) -> bool {
         let Version { epoch, ver } = slot.version;
         let is_after = slot.is_stored() && epoch == write.epoch && ver >= write.ver;
-        // A higher version may be none of the lane's (rule 11).
+        // A higher version may be none of the partition's (rule 11).
         is_after && ver <= self.freshness.issued()
     }
 
@@ -292,7 +292,7 @@ impl L1 {
         }
     }
 
-    /// Takes note of a version that the lane has issued. Returns the generation in which it may be compared with
+    /// Takes note of a version that the partition has issued. Returns the generation in which it may be compared with
     /// others; `None` if its epoch is not the present one.
     fn note_issued(&self, Version { epoch, ver }: Version) -> Option<Comparable> {
         // The generation first: should a flush come in between, versions of its epoch are left alone.
@@ -368,8 +368,8 @@ impl L1 {
 
     /// Whether a change of this version, which has been issued, makes an entry old (rule 11).
     ///
-    /// An entry above all versions that the lane is known to have issued has overtaken its message, or its version is
-    /// not one of the lane's: another program has written it to Redis, and no version that is issued will ever exceed
+    /// An entry above all versions that the partition is known to have issued has overtaken its message, or its version is
+    /// not one of the partition's: another program has written it to Redis, and no version that is issued will ever exceed
     /// it. To lose the former costs a miss. An entry that this instance has written is not above: its version was known
     /// to be issued before the entry was stored, and is compared here after the entry was found.
     fn is_outdated(&self, slot: &Slot, ver: u64) -> bool {
@@ -377,7 +377,7 @@ impl L1 {
         held < ver || held > self.freshness.issued()
     }
 
-    /// The version of the entry of a key, where no other instance shares the lane.
+    /// The version of the entry of a key, where no other instance shares the partition.
     pub(crate) fn version(&self, key: &str, now: Tick) -> Version {
         (self.held(key, now)).map_or(Version::ABSENT, |slot| slot.version)
     }
@@ -443,13 +443,13 @@ impl L1 {
         self.store.remove_if(key, |_| true);
     }
 
-    /// Makes all that this instance holds or is fetching invisible, in one step (rule 9). `epoch` is the lane's from
+    /// Makes all that this instance holds or is fetching invisible, in one step (rule 9). `epoch` is the partition's from
     /// now on. A [`sweep`](Self::sweep) gives the memory back.
     pub(crate) fn flush(&self, epoch: u64) {
         self.freshness.flush(epoch);
     }
 
-    /// Drops everything. Unless no other instance shares the lane, serves nothing until there is another proof.
+    /// Drops everything. Unless no other instance shares the partition, serves nothing until there is another proof.
     pub(crate) fn clear(&self) {
         self.freshness.revoke();
     }

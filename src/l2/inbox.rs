@@ -5,12 +5,12 @@ use std::task::{Context, Poll, ready};
 
 use tokio::sync::mpsc;
 
-use super::{Event, LaneClock};
+use super::{Event, PartitionClock};
 
 pub(super) struct Inbox {
     messages: mpsc::Receiver<Event>,
     /// The answer to a heartbeat, and how many messages come before it.
-    answer: Option<(LaneClock, usize)>,
+    answer: Option<(PartitionClock, usize)>,
 }
 
 impl Inbox {
@@ -23,7 +23,7 @@ impl Inbox {
 
     /// The answer to the last heartbeat, if it gets one. Messages that were published before it are in the queue by
     /// now.
-    pub(super) fn set_answer(&mut self, answer: Option<LaneClock>) {
+    pub(super) fn set_answer(&mut self, answer: Option<PartitionClock>) {
         // Counted, since a queue that looks empty need not be: tokio makes a busy task yield.
         self.answer = answer.map(|clock| (clock, self.messages.len()));
     }

@@ -1,9 +1,9 @@
 //! The second level: a store that all instances share.
 //!
 //! [`RedisL2`] and [`MemoryL2`] implement the same traits and pass the same tests: the package `larder-store-tests`,
-//! which also tests a store of your own. An [`L2`] opens the [`Lane`]s of a cache's namespace. Every step of a lane
-//! that changes something is atomic. On Redis a step is one round trip, but for a read of more keys than fit a request,
-//! a script that the server has to load first, and a request that is sent again.
+//! which also tests a store of your own. An [`L2`] opens the [`Partition`]s of a cache's namespace. Every step of a
+//! partition that changes something is atomic. On Redis a step is one round trip, but for a read of more keys than fit a
+//! request, a script that the server has to load first, and a request that is sent again.
 //!
 //! Architecture invariant: an L2 stores values, orders changes and publishes them. It knows nothing of L1, of loads in
 //! flight, or of loaders.
@@ -40,7 +40,7 @@ use crate::clock::Clock;
 pub use crate::error::L2Error;
 pub use crate::key::Key;
 pub(crate) use crate::util::random::random;
-pub use crate::vocabulary::{LaneClock, LaneNumber, Version, Want};
+pub use crate::vocabulary::{PartitionClock, PartitionNumber, Version, Want};
 pub use crate::wire::envelope::{Lifetime, Stamp, Ttls};
 pub use crate::wire::message::{Kind, Message};
 
@@ -79,7 +79,7 @@ pub mod deadpool_redis {
     pub use ::deadpool_redis::*;
 }
 
-/// The answer of a lane, within its time limit.
+/// The answer of a partition, within its time limit.
 pub type Reply<'a, T> = BoxFuture<'a, Result<T, L2Error>>;
 
 /// The stored bytes of a key, unchecked, or why they could not be read.
@@ -91,15 +91,20 @@ pub type ReadResult = Result<Option<Bytes>, L2Error>;
 /// those two pass: the package `larder-store-tests` (`tests/store_tests` in the repository) makes them from one macro,
 /// and lists the faults of real servers that need tests of their own.
 pub trait L2: Send + Sync + 'static {
-    /// Opens a lane of the store. Neither waits nor connects.
+    /// Opens a partition of the store. Neither waits nor connects.
     ///
-    /// `timeout` is for each step of the lane, connecting included. The lane calls `on_connect` with its clock
+    /// `timeout` is for each step of the partition, connecting included. The partition calls `on_connect` with its clock
     /// whenever it has made a connection for requests, before that connection is used: the store may have restarted,
     /// gone back in time, or be another one.
     ///
-    /// Only the lanes of one number are used, of the largest that any instance was given. The steps of all others have
-    /// the error [`L2Error::other_lanes`], and the instance goes on with those that it names.
-    fn lane(&self, name: LaneName<'_>, timeout: Duration, on_connect: OnConnect) -> Box<dyn Lane>;
+    /// Only the partitions of one number are used, of the largest that any instance was given. The steps of all others have
+    /// the error [`L2Error::other_partitions`], and the instance goes on with those that it names.
+    fn partition(
+        &self,
+        name: PartitionName<'_>,
+        timeout: Duration,
+        on_connect: OnConnect,
+    ) -> Box<dyn Partition>;
 
     /// The clock by which the store's values expire, if it has one that a test can set.
     fn clock(&self) -> Option<Clock> {
@@ -111,45 +116,45 @@ pub trait L2: Send + Sync + 'static {
         Arc::default()
     }
 
-    /// How many lanes a namespace has unless [`lanes`](crate::Builder::lanes) says so.
-    fn default_lanes(&self) -> u16 {
+    /// How many partitions a namespace has unless [`partitions`](crate::Builder::partitions) says so.
+    fn default_partitions(&self) -> u16 {
         1
     }
 
-    /// Whether there are channels of other programs: [`Subscription::listen`] and [`Lane::publish`] work.
+    /// Whether there are channels of other programs: [`Subscription::listen`] and [`Partition::publish`] work.
     fn has_channels(&self) -> bool {
         false
     }
 }
 
-/// Names a lane: the keys of a namespace that share a clock.
+/// Names a partition: the keys of a namespace that share a clock.
 ///
 /// Complete: a store heeds every field, so a new field is a breaking change.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct LaneName<'a> {
+pub struct PartitionName<'a> {
     /// The namespace of the cache.
     pub namespace: &'a str,
-    /// Which of its lanes.
-    pub lane: LaneNumber,
+    /// Which of its partitions.
+    pub partition: PartitionNumber,
     /// The type tag of the cache's values. Instances with another type tag, as before and after a change of
-    /// [`schema_version`](crate::Builder::schema_version), have values and leases of their own under each key. A lane
+    /// [`schema_version`](crate::Builder::schema_version), have values and leases of their own under each key. A partition
     /// reads and fills values with this type tag, and its changes remove values with any.
     pub type_tag: u64,
 }
 
-impl<'a> From<&'a str> for LaneName<'a> {
-    /// The lane of a namespace that has no other, for values with the type tag 0.
+impl<'a> From<&'a str> for PartitionName<'a> {
+    /// The partition of a namespace that has no other, for values with the type tag 0.
     fn from(namespace: &'a str) -> Self {
         Self {
             namespace,
-            lane: LaneNumber::ONLY,
+            partition: PartitionNumber::ONLY,
             type_tag: 0,
         }
     }
 }
 
 /// Called with the clock that a new connection found.
-pub type OnConnect = Box<dyn Fn(&LaneClock) + Send + Sync>;
+pub type OnConnect = Box<dyn Fn(&PartitionClock) + Send + Sync>;
 
 /// Called with the payload of a message on a channel of other programs, and the index of the channel in the list of
 /// those that are subscribed to. Must not wait.
@@ -159,7 +164,7 @@ pub type OnHeard = Arc<dyn Fn(usize, Vec<u8>) + Send + Sync>;
 ///
 /// `payload` is the sender's part of the message to publish. A step may be sent again when its connection is lost, so
 /// a copy of it may arrive late: each method says how that does no harm.
-pub trait Lane: Send + Sync + fmt::Debug {
+pub trait Partition: Send + Sync + fmt::Debug {
     /// Reads the stored bytes of a key, unchecked.
     fn get<'a>(&'a self, key: &'a str) -> Reply<'a, Option<Bytes>>;
 
@@ -169,7 +174,7 @@ pub trait Lane: Send + Sync + fmt::Debug {
 
     /// Asks for the right to fill a key, unless the store has a usable value.
     ///
-    /// A lane that sends the request again gives each copy a token of its own. Otherwise a copy that arrives late
+    /// A partition that sends the request again gives each copy a token of its own. Otherwise a copy that arrives late
     /// could bring a lease back that an invalidation has ended.
     ///
     /// After an answer of [`LeaseReply::Wait`], all subscriptions receive [`Event::LeaseEnded`] when that lease is
@@ -235,7 +240,7 @@ pub trait Lane: Send + Sync + fmt::Debug {
     /// such a version again.
     fn remove_prefixes<'a>(&'a self, prefixes: &'a [(&'a str, Stamp)]) -> Reply<'a, Vec<u64>>;
 
-    /// The messages from number `first` on, as far as the lane still has them and as many as it gives at a time.
+    /// The messages from number `first` on, as far as the partition still has them and as many as it gives at a time.
     fn replay(&self, first: u64) -> Reply<'_, Vec<Message>>;
 
     /// The instances that are subscribed, and those that ended without leaving, until they are forgotten. With `ids`
@@ -243,11 +248,11 @@ pub trait Lane: Send + Sync + fmt::Debug {
     fn members<'a>(&'a self, ids: &'a [u64]) -> Reply<'a, Members>;
 
     /// All members, if this instance is the one that looks for silent ones: it becomes so, for `ttl`, if no other one
-    /// is, and remains so if it is already. That is not exact, as the lane's clock may be stepped: several instances
+    /// is, and remains so if it is already. That is not exact, as the partition's clock may be stepped: several instances
     /// may look, or none for a while.
     fn sweep(&self, id: u64, ttl: Duration) -> Reply<'_, Option<Members>>;
 
-    /// Removes a member if its entry is exactly this one, so not if it has noted something since. The lane itself does
+    /// Removes a member if its entry is exactly this one, so not if it has noted something since. The partition itself does
     /// not decide which members are silent: if its clock were stepped, all of them would look so.
     fn forget(&self, member: Member) -> Reply<'_, ()>;
 
@@ -260,7 +265,7 @@ pub trait Lane: Send + Sync + fmt::Debug {
         ready(Ok(())).boxed()
     }
 
-    /// Discards each connection for requests that found another [incarnation](LaneClock::incarnation) than this one,
+    /// Discards each connection for requests that found another [incarnation](PartitionClock::incarnation) than this one,
     /// which the instance's subscription has found. `false` if there was one: values that were read over it may be
     /// older than those that the subscription has received.
     ///
@@ -269,14 +274,14 @@ pub trait Lane: Send + Sync + fmt::Debug {
     /// incarnation that was made before. For each that is made later, `on_connect` is called.
     fn keep_only(&self, incarnation: u64) -> bool;
 
-    /// Subscribes to the lane's messages, and only then reads its clock.
+    /// Subscribes to the partition's messages, and only then reads its clock.
     ///
     /// Before it reads the clock, or in the same step, it makes this instance a member that has applied nothing: only a
     /// heartbeat says how far it is.
-    fn subscribe(&self, me: MemberInfo) -> Reply<'_, (LaneClock, Box<dyn Subscription>)>;
+    fn subscribe(&self, me: MemberInfo) -> Reply<'_, (PartitionClock, Box<dyn Subscription>)>;
 
-    /// Sets [`LaneClock::is_off`], which each later clock of the lane has: all instances switch themselves off or on
-    /// when they next read the clock. A clock that is lost loses it.
+    /// Sets [`PartitionClock::is_off`], which each later clock of the partition has: all instances switch themselves off or
+    /// on when they next read the clock. A clock that is lost loses it.
     ///
     /// After `deadline` it is refused, and once this has answered every copy of the request is, as with
     /// [`Step::Insert`]: it could undo a later switch.
@@ -310,20 +315,20 @@ pub trait Lane: Send + Sync + fmt::Debug {
         None
     }
 
-    /// Publishes on a channel of other programs, which is none of the lane's. Whether anybody hears it is not known. A
+    /// Publishes on a channel of other programs, which is none of the partition's. Whether anybody hears it is not known. A
     /// copy may be published, too, late.
     fn publish<'a>(&'a self, _channel: &'a str, _payload: &'a [u8]) -> Reply<'a, ()> {
         ready(Err(no_channels())).boxed()
     }
 }
 
-/// The changes that a lane publishes, in their order.
+/// The changes that a partition publishes, in their order.
 ///
-/// The lane may drop messages rather than keep them without bound; a hole in their numbers shows it.
+/// The partition may drop messages rather than keep them without bound; a hole in their numbers shows it.
 pub trait Subscription: Stream<Item = Result<Event, L2Error>> + Send + Unpin {
-    /// Asks for an [`Event::Heartbeat`]. It comes after all messages that the lane published before it.
+    /// Asks for an [`Event::Heartbeat`]. It comes after all messages that the partition published before it.
     ///
-    /// Before the lane answers, it notes that this instance has applied all messages up to `applied`, if that is news
+    /// Before the partition answers, it notes that this instance has applied all messages up to `applied`, if that is news
     /// or if nothing was noted for twice its `max_staleness`. The answer is an error if that could not be noted, or if
     /// this instance is not in the list of members any more, or the list has another generation than the one that it
     /// has joined.
@@ -336,7 +341,7 @@ pub trait Subscription: Stream<Item = Result<Event, L2Error>> + Send + Unpin {
     }
 
     /// Listens to channels of other programs, until the subscription ends. Called once at most. Their messages take no
-    /// room among the lane's messages, so it cannot cause the loss of any.
+    /// room among the partition's messages, so it cannot cause the loss of any.
     fn listen<'a>(&'a mut self, _channels: &'a [Arc<str>], _on_heard: OnHeard) -> Reply<'a, ()> {
         ready(Err(no_channels())).boxed()
     }
@@ -346,7 +351,7 @@ fn no_channels() -> L2Error {
     L2Error::unexpected("this store has no channels of other programs")
 }
 
-/// The counters of one instance, for [`Lane::store_counts`].
+/// The counters of one instance, for [`Partition::store_counts`].
 ///
 /// Complete: a store heeds every field, so a new field is a breaking change.
 #[derive(Clone, Copy, Debug)]
@@ -362,7 +367,7 @@ pub struct StoredCounts<'a> {
     pub folds: bool,
 }
 
-/// The keys that all instances leave out of the cache, as the answer to [`Lane::store_counts`].
+/// The keys that all instances leave out of the cache, as the answer to [`Partition::store_counts`].
 ///
 /// Complete: a store sets every field, so a new field is a breaking change.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -385,7 +390,7 @@ impl FleetBypass {
     }
 }
 
-/// How an instance introduces itself to a lane.
+/// How an instance introduces itself to a partition.
 ///
 /// Complete: a store heeds every field, so a new field is a breaking change.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -396,12 +401,12 @@ pub struct MemberInfo {
     pub max_staleness: Duration,
 }
 
-/// How far an instance is with a lane's messages.
+/// How far an instance is with a partition's messages.
 ///
 /// Complete: a store heeds every field, so a new field is a breaking change.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Applied {
-    /// The epoch of the lane.
+    /// The epoch of the partition.
     pub epoch: u64,
     /// The number of the last message that it has applied.
     pub seq: u64,
@@ -412,7 +417,7 @@ impl Applied {
     pub(crate) const NOTHING: Self = Self { epoch: 0, seq: 0 };
 }
 
-/// An instance, as a lane knows it.
+/// An instance, as a partition knows it.
 ///
 /// Complete: a store sets every field, so a new field is a breaking change.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -437,7 +442,7 @@ impl Member {
     }
 }
 
-/// The instances that a lane knows.
+/// The instances that a partition knows.
 ///
 /// Complete: a store sets every field, so a new field is a breaking change.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -511,10 +516,10 @@ pub enum Event {
     /// The lease on a key has ended, and some load waits for it: that load may ask again now. This event may be lost.
     LeaseEnded(Key),
     /// The answer to [`Subscription::heartbeat`].
-    Heartbeat(LaneClock),
+    Heartbeat(PartitionClock),
 }
 
-/// A change of a lane, for [`Lane::write`]. It is one atomic step for all keys of its [`Batch`].
+/// A change of a partition, for [`Partition::write`]. It is one atomic step for all keys of its [`Batch`].
 ///
 /// Complete: a store carries out every step, so a new step is a breaking change. `Append` exists with the feature
 /// `write-behind`, which any crate of a program may turn on: a store that is built without the feature needs a `_` arm
@@ -636,7 +641,7 @@ pub struct Batch<'a> {
     pub deadline: Option<u64>,
 }
 
-/// The answer to a [`Lane::write`].
+/// The answer to a [`Partition::write`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Written {
@@ -658,7 +663,7 @@ impl Written {
     }
 }
 
-/// A change that a lane has accepted and published.
+/// A change that a partition has accepted and published.
 ///
 /// Complete: a store sets every field, so a new field is a breaking change.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -684,7 +689,7 @@ impl From<Stamp> for WriteAck {
     }
 }
 
-/// The parameters of [`Lane::acquire_lease`].
+/// The parameters of [`Partition::acquire_lease`].
 ///
 /// Complete: a store heeds every field, so a new field is a breaking change.
 #[derive(Clone, Copy, Debug)]
@@ -709,7 +714,7 @@ impl LeaseRequest {
     }
 }
 
-/// The answer to a [`Lane::acquire_lease`].
+/// The answer to a [`Partition::acquire_lease`].
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum LeaseReply {
@@ -739,7 +744,7 @@ pub struct Lease {
     pub epoch: u64,
 }
 
-/// The answer to a [`Lane::fill`].
+/// The answer to a [`Partition::fill`].
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Fill {
@@ -749,7 +754,7 @@ pub enum Fill {
     Rejected(Option<Bytes>),
 }
 
-/// The last invalidation of a tag, as a [`Lane`] knows it.
+/// The last invalidation of a tag, as a [`Partition`] knows it.
 ///
 /// Complete: a store sets every field, so a new field is a breaking change.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -771,7 +776,7 @@ pub enum NewLifetime {
     Extended(Ttls),
 }
 
-/// The answer to a [`Lane::touch`].
+/// The answer to a [`Partition::touch`].
 ///
 /// Complete: a store sets every field, so a new field is a breaking change.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -88,7 +88,7 @@ impl Reporter {
     #[must_use]
     pub fn subscribed(&self) -> Option<String> {
         let mut state = lock(&self.outages.0);
-        // Each lane of a cache comes here, and the log has the cache once.
+        // Each partition of a cache comes here, and the log has the cache once.
         if let Some(member) = state.caches.get_mut(&self.number)
             && member.subscribed == Subscribed::NotYet
         {

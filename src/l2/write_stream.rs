@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use super::{Bytes, Reply, Version};
 
-/// The stream of writes of a [`Lane`](super::Lane), for write-behind.
+/// The stream of writes of a [`Partition`](super::Partition), for write-behind.
 ///
 /// While a write of a key waits, no lease is granted for the key: the source does not have the write yet, so a load
 /// would store an older value.

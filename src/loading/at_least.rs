@@ -41,10 +41,10 @@ pub struct AtLeast<'a, K, V: Send + Sync + 'static> {
 }
 
 impl<K: CacheKey, V: Send + Sync + 'static> Cache<K, V> {
-    /// Returns look-ups that never answer with a value older than the write that `token` names, whichever instance made
-    /// the write (read your own writes). That holds for all keys: these look-ups also see all changes that any instance
-    /// made before the write. In a cache with several [`lanes`](crate::Builder::lanes), it holds for all keys of the
-    /// lanes that the write has reached; add the tokens of other writes by [`Token::and`].
+    /// Returns look-ups that never answer with a value older than the write that `token` names, whichever instance made the
+    /// write (read your own writes). That holds for all keys: these look-ups also see all changes that any instance made
+    /// before the write. In a cache with several [`partitions`](crate::Builder::partitions), it holds for all keys of the
+    /// partitions that the write has reached; add the tokens of other writes by [`Token::and`].
     ///
     /// Without a token other instances see a write one network hop later, as a rule, and within
     /// [`max_staleness`](crate::Builder::max_staleness) in any case.

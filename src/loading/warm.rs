@@ -35,8 +35,8 @@ impl<K: CacheKey, V: Send + Sync + 'static> Cache<K, V> {
     /// ([`read_through`](crate::Builder::read_through)), that one is not used: a query for many keys takes less than
     /// one for each.
     ///
-    /// Cost: for each key a request to L2, and one more for a value that is stored, 64 at a time. The keys are taken
-    /// from the iterator as they are needed: 256 for each [lane](crate::Builder::lanes) are in memory, and the values
+    /// Cost: for each key a request to L2, and one more for a value that is stored, 64 at a time. The keys are taken from
+    /// the iterator as they are needed: 256 for each [partition](crate::Builder::partitions) are in memory, and the values
     /// of one call of the loader. Calls of the loader come one after the other, and count for
     /// [`max_concurrent_loads`](crate::Builder::max_concurrent_loads).
     ///
@@ -86,7 +86,7 @@ impl<K: CacheKey, V: Send + Sync + 'static> Cache<K, V> {
     }
 
     /// Warms up as [`warm`](Self::warm) does, and calls `progress` after each call of the loader, or of as many calls
-    /// as there are [lanes](crate::Builder::lanes): for a log line or a progress bar.
+    /// as there are [partitions](crate::Builder::partitions): for a log line or a progress bar.
     ///
     /// # Errors
     ///
@@ -135,16 +135,16 @@ impl<K: CacheKey, V: Send + Sync + 'static> Cache<K, V> {
             ..Warming::default()
         };
         loop {
-            // The present lanes each time: their number may change meanwhile.
+            // The present partitions each time: their number may change meanwhile.
             let engine = Arc::clone(self.engine());
-            let lanes = engine.loads();
-            let next = keys.by_ref().take(lanes.warm_at_a_time());
+            let partitions = engine.loads();
+            let next = keys.by_ref().take(partitions.warm_at_a_time());
             let next = next.map(|key| (key_text(&key), Box::new(key) as AnyKey));
             let next: Vec<_> = next.collect();
             if next.is_empty() {
                 return Ok(warming);
             }
-            warming = warming.and(lanes.warm(next, &loader_of).await?);
+            warming = warming.and(partitions.warm(next, &loader_of).await?);
             progress(&warming);
         }
     }

@@ -147,9 +147,9 @@ pub struct Settings {
     /// [`Builder::max_deferred`](crate::Builder::max_deferred).
     #[serde(default, skip_serializing_if = "Option::is_none", with = "field")]
     pub max_deferred: Option<usize>,
-    /// How many lanes the namespace has in Redis. See [`Builder::lanes`](crate::Builder::lanes).
+    /// How many partitions the namespace has in Redis. See [`Builder::partitions`](crate::Builder::partitions).
     #[serde(default, skip_serializing_if = "Option::is_none", with = "field")]
-    pub lanes: Option<u16>,
+    pub partitions: Option<u16>,
 }
 
 impl Settings {
@@ -194,7 +194,7 @@ impl Settings {
             lease_ttl: other.lease_ttl.or(self.lease_ttl),
             lease_wait: other.lease_wait.or(self.lease_wait),
             max_deferred: other.max_deferred.or(self.max_deferred),
-            lanes: other.lanes.or(self.lanes),
+            partitions: other.partitions.or(self.partitions),
         }
     }
 
@@ -248,7 +248,7 @@ impl Settings {
             lease_ttl,
             lease_wait,
             max_deferred,
-            lanes,
+            partitions,
         } = self;
         [
             ("redis", value(redis)),
@@ -278,7 +278,7 @@ impl Settings {
             ("lease_ttl", value(lease_ttl)),
             ("lease_wait", value(lease_wait)),
             ("max_deferred", value(max_deferred)),
-            ("lanes", value(lanes)),
+            ("partitions", value(partitions)),
         ]
     }
 }

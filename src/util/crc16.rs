@@ -2,14 +2,14 @@
 
 use crc::{CRC_16_XMODEM, Crc, Table};
 
-/// With a table for 16 bytes at a time: the calls of a cache with several lanes begin with it.
+/// With a table for 16 bytes at a time: the calls of a cache with several partitions begin with it.
 const CRC: Crc<u16, Table<16>> = Crc::<u16, Table<16>>::new(&CRC_16_XMODEM);
 /// How many slots a cluster has.
 pub(crate) const SLOTS: u16 = 16_384;
 
-/// Which of so many lanes, of which there is one at least, a key belongs to.
-pub(crate) fn nth(key: &str, lanes: usize) -> usize {
-    usize::from(crc16(key.as_bytes())) % lanes
+/// Which of so many partitions, of which there is one at least, a key belongs to.
+pub(crate) fn nth(key: &str, partitions: usize) -> usize {
+    usize::from(crc16(key.as_bytes())) % partitions
 }
 
 fn crc16(bytes: &[u8]) -> u16 {

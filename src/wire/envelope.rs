@@ -67,7 +67,7 @@ const CHECKSUM: usize = TIMES + 16;
 /// Where the payload starts in a body.
 pub(crate) const PAYLOAD_IN_BODY: usize = TIMES + 24;
 
-/// When L2 accepted a write, in the order of all writes of one lane.
+/// When L2 accepted a write, in the order of all writes of one partition.
 ///
 /// Complete: a store sets every field, so a new field is a breaking change.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]

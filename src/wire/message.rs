@@ -21,14 +21,14 @@ const MAGIC: [u8; 3] = *b"LM\x01";
 /// Begins a notice that a lease has ended; the key follows. The store makes it, and it is no message.
 const LEASE_ENDED: &[u8] = b"LE\x01";
 
-/// A change of a lane, as its subscribers receive it.
+/// A change of a partition, as its subscribers receive it.
 ///
 /// Complete: a store sets every field, so a new field is a breaking change.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Message {
     /// The epoch in which it happened.
     pub epoch: u64,
-    /// Its place among the lane's messages; a hole means that one was lost.
+    /// Its place among the partition's messages; a hole means that one was lost.
     pub seq: u64,
     /// The version of the change: values with a lower one are old.
     pub ver: u64,
@@ -48,7 +48,7 @@ pub enum Kind {
     Invalidate,
     /// They have a new value in L2.
     Insert,
-    /// Everything in the lane is gone, whatever its key.
+    /// Everything in the partition is gone, whatever its key.
     Clear,
     /// As `Invalidate`, and the caller waits until all members have applied it.
     InvalidateAwaited,

@@ -36,7 +36,7 @@ async fn all_caches_are_cleared_although_the_client_is_gone() {
     let build = |n: u64| {
         caches
             .cache::<u64, u64>(&n.to_string())
-            .lanes(4)
+            .partitions(4)
             .build()
             .unwrap()
     };

@@ -33,7 +33,7 @@ async fn all_caches_and_each_of_them() {
         ("share", json!(1.0)),
         ("l2", json!("redis")),
         ("health", health.clone()),
-        ("lanes", json!([health])),
+        ("partitions", json!([health])),
         ("size_advice", Value::Null),
     ] {
         assert_eq!(prices[name], expected, "{name}");

@@ -211,7 +211,7 @@ async fn a_version_that_was_never_issued_goes_with_the_next_invalidation(fleet: 
         cache.get("k").await.unwrap();
         let held = cache
             .get_local("k")
-            .expect("nothing says yet that it is not the lane's");
+            .expect("nothing says yet that it is not the partition's");
         assert!(held.meta().version().is_some());
     }
 

@@ -219,7 +219,9 @@ async fn a_value_that_is_not_stored_shows_for_a_minute() {
     let clock = larder::Clock::manual();
     let l2 = larder::MemoryL2::with_clock(clock.clone());
     let builder = Cache::<u64, String>::builder("test:storing").l2(l2);
-    let builder = builder.lanes(4).max_staleness(Duration::from_secs(3600));
+    let builder = builder
+        .partitions(4)
+        .max_staleness(Duration::from_secs(3600));
     let cache = builder.max_value_size(100).build().unwrap();
     cache.ready().await;
     assert!(cache.health().is_storing() && cache.health().is_ok());

@@ -172,8 +172,8 @@ impl Fleet {
             .l1_capacity(1_000);
         builder = match self {
             Self::Local(store) => builder.clock(store.clock()),
-            // Tests count what happens in one lane, also where a cluster has more by default.
-            _ => home::keep_time(builder).l2_timeout(UNHURRIED).lanes(1),
+            // Tests count what happens in one partition, also where a cluster has more by default.
+            _ => home::keep_time(builder).l2_timeout(UNHURRIED).partitions(1),
         };
         (builder, network)
     }

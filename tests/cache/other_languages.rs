@@ -16,7 +16,7 @@ use crate::support::redis_server::RedisServer;
 
 const SCRIPT: &str = include_str!("../../examples/other_languages/invalidate.lua");
 const PAGE: &str = include_str!("../../src/other_languages.md");
-const LANE: &str = "{shop:price.0}";
+const PARTITION: &str = "{shop:price.0}";
 const RANDOM: &str = "a text of the test";
 /// So no heartbeat finds out that a message was lost.
 const NEVER: Duration = Duration::from_secs(3600);
@@ -24,16 +24,23 @@ const NEVER: Duration = Duration::from_secs(3600);
 type Prices = Cache<String, String>;
 
 fn instance(url: &str) -> Prices {
-    let builder = Cache::builder("shop:price").l2(home::open(url)).lanes(1);
+    let builder = Cache::builder("shop:price")
+        .l2(home::open(url))
+        .partitions(1);
     let builder = builder.max_staleness(NEVER).l2_timeout(UNHURRIED);
     builder.build().unwrap()
 }
 
 fn names(keys: &[&str], tags: &[&str]) -> Vec<String> {
     let keys = keys.iter();
-    let keys = keys.flat_map(|key| [format!("{LANE}:{key}"), format!("{LANE}!lease:{key}")]);
-    let tags = tags.iter().map(|tag| format!("{LANE}!tag:{tag}"));
-    let first = [format!("{LANE}!clock"), format!("{LANE}!log")];
+    let keys = keys.flat_map(|key| {
+        [
+            format!("{PARTITION}:{key}"),
+            format!("{PARTITION}!lease:{key}"),
+        ]
+    });
+    let tags = tags.iter().map(|tag| format!("{PARTITION}!tag:{tag}"));
+    let first = [format!("{PARTITION}!clock"), format!("{PARTITION}!log")];
     first.into_iter().chain(keys).chain(tags).collect()
 }
 
@@ -129,9 +136,9 @@ async fn what_the_page_shows_works() {
     }
 }
 
-/// Each key has its lane, which the program has to find as an instance does.
+/// Each key has its partition, which the program has to find as an instance does.
 #[tokio::test]
-async fn the_program_finds_the_lanes() {
+async fn the_program_finds_the_partitions() {
     if !is_installed("python3") {
         eprintln!("skipped, as there is no python3");
         return;
@@ -141,7 +148,7 @@ async fn the_program_finds_the_lanes() {
         .redis(server.url())
         .l2_timeout(UNHURRIED)
         .max_staleness(NEVER)
-        .lanes(4)
+        .partitions(4)
         .build()
         .unwrap();
     instance.ready().await;
@@ -166,7 +173,7 @@ async fn the_program_finds_the_lanes() {
         })
         .await;
         let mut program = Command::new("python3");
-        program.args(["invalidate.py", &server.url(), "shop:price", "lanes:4"]);
+        program.args(["invalidate.py", &server.url(), "shop:price", "partitions:4"]);
         let ended = program.args(&words).current_dir(&folder).output().unwrap();
         assert!(ended.status.success(), "{ended:?}");
         eventually("they have left L1", async || in_l1() == left).await;
@@ -177,7 +184,7 @@ async fn the_program_finds_the_lanes() {
 
 /// Otherwise it would invalidate nothing, and be told that it did.
 #[tokio::test]
-async fn the_program_refuses_another_number_of_lanes() {
+async fn the_program_refuses_another_number_of_partitions() {
     if !is_installed("python3") {
         eprintln!("skipped, as there is no python3");
         return;
@@ -187,10 +194,16 @@ async fn the_program_refuses_another_number_of_lanes() {
     }
     let server = RedisServer::start().await;
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("examples/other_languages");
-    let run = |lanes: u16, what: &str| {
-        let lanes = format!("lanes:{lanes}");
+    let run = |partitions: u16, what: &str| {
+        let partitions = format!("partitions:{partitions}");
         let mut program = Command::new("python3");
-        program.args(["invalidate.py", &server.url(), "shop:price", &lanes, what]);
+        program.args([
+            "invalidate.py",
+            &server.url(),
+            "shop:price",
+            &partitions,
+            what,
+        ]);
         program.current_dir(&folder).output().unwrap()
     };
     // Before the first instance any number will do.
@@ -199,7 +212,7 @@ async fn the_program_refuses_another_number_of_lanes() {
         let instance: Prices = Cache::builder("shop:price")
             .redis(server.url())
             .l2_timeout(UNHURRIED)
-            .lanes(now)
+            .partitions(now)
             .build()
             .unwrap();
         instance.ready().await;
@@ -210,7 +223,7 @@ async fn the_program_refuses_another_number_of_lanes() {
                 let said = String::from_utf8_lossy(&refused.stderr).into_owned();
                 assert!(!refused.status.success(), "{other} {what}");
                 assert!(
-                    said.contains(&format!("{now} lanes is the number")),
+                    said.contains(&format!("{now} partitions is the number")),
                     "{said}"
                 );
             }
@@ -304,7 +317,7 @@ async fn a_load_that_began_before_is_not_stored() {
 async fn a_clock_that_is_missing_or_damaged_heals() {
     let server = home::start_with(&[]).await;
     let mut redis = server.connection().await;
-    let clock = format!("{LANE}!clock");
+    let clock = format!("{PARTITION}!clock");
     for damage in [
         vec!["DEL", &clock],
         vec!["HSET", &clock, "at", "?"],
@@ -342,7 +355,7 @@ async fn a_clear_starts_another_epoch_whatever_the_random_text() {
     for _ in 0..2 {
         one.insert("tea", "450".to_owned()).await.unwrap();
         let kept: Value = cmd("DUMP")
-            .arg(format!("{LANE}:tea"))
+            .arg(format!("{PARTITION}:tea"))
             .query_async(&mut redis)
             .await
             .unwrap();
@@ -420,7 +433,7 @@ async fn what_makes_no_sense_changes_nothing() {
     ] {
         let refused = eval(&mut redis, names, &args).await.unwrap_err();
         let text = refused.to_string();
-        // A cluster itself refuses names of two lanes.
+        // A cluster itself refuses names of two partitions.
         let is_refused = text.contains("larder: ") || text.contains("CrossSlot");
         assert!(is_refused, "{args:?}: {text}");
     }
@@ -466,7 +479,7 @@ async fn what_is_not_utf_8_changes_nothing() {
         assert!(str::from_utf8(bytes).is_err());
         for around in ["", "k", "ü€𝄞"] {
             let text = [around.as_bytes(), bytes, around.as_bytes()].concat();
-            let name = |mark: &str| [LANE.as_bytes(), mark.as_bytes(), &text].concat();
+            let name = |mark: &str| [PARTITION.as_bytes(), mark.as_bytes(), &text].concat();
             calls.push(vec![name("!tag:")]);
             calls.push(vec![name(":"), name("!lease:")]);
         }

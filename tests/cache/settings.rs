@@ -38,7 +38,7 @@ fn all() -> Value {
         "lease_ttl": "3s",
         "lease_wait": "4s",
         "max_deferred": 9,
-        "lanes": 8,
+        "partitions": 8,
     })
 }
 
@@ -125,7 +125,7 @@ fn each_option_is_that_of_the_builder() {
         ("lease_ttl", json!("0s"), "lease_ttl"),
         ("lease_wait", json!("max"), "lease_wait"),
         ("max_deferred", json!(0), "max_deferred"),
-        ("lanes", json!(17), "lanes"),
+        ("partitions", json!(17), "partitions"),
     ];
     for (name, value, said) in cases {
         let settings: Settings = from_value(json!({ name: value })).unwrap();
@@ -226,20 +226,20 @@ async fn other_settings_are_applied_to_a_cache_that_is_used() {
     let apply = |value| cache.apply_settings(&settings(value));
     assert_eq!(ttl().await, 60);
     let entry = cache.get("k").await.unwrap();
-    let applied = apply(json!({ "l2_ttl": "5m", "sliding": "1m", "jitter": 0.0, "lanes": 2 }));
+    let applied = apply(json!({ "l2_ttl": "5m", "sliding": "1m", "jitter": 0.0, "partitions": 2 }));
     let applied = applied.unwrap();
     assert_eq!(applied.namespace(), "test:settings");
     assert_eq!(applied.changed(), ["l2_ttl"]);
-    assert_eq!(applied.needs_restart(), ["sliding", "lanes"]);
+    assert_eq!(applied.needs_restart(), ["sliding", "partitions"]);
     // What is stored has the times that it has.
     let found = cache.get("k").await.unwrap();
     assert_eq!(found.meta().version(), entry.meta().version());
     assert_eq!(ttl().await, 300);
     // An option that is left out is that of the builder, and one that needs a restart is told each time.
-    let applied = apply(json!({ "lanes": 2 })).unwrap();
+    let applied = apply(json!({ "partitions": 2 })).unwrap();
     assert_eq!(
         (applied.changed(), applied.needs_restart()),
-        (&["l2_ttl"][..], &["lanes"][..])
+        (&["l2_ttl"][..], &["partitions"][..])
     );
     assert_eq!(ttl().await, 60);
     // With the builder's TTL it cannot work, and nothing is changed.

@@ -135,8 +135,11 @@ async fn restore(redis: &mut MultiplexedConnection) {
             .map(|at| u8::from_str_radix(&bytes[2 * at..2 * at + 2], 16).unwrap())
             .collect();
         if name == CLOCK {
-            let fields: [(&str, &[u8]); 3] =
-                [("at", &bytes), ("run", run.as_bytes()), ("lanes", b"1")];
+            let fields: [(&str, &[u8]); 3] = [
+                ("at", &bytes),
+                ("run", run.as_bytes()),
+                ("partitions", b"1"),
+            ];
             let () = redis.hset_multiple(name, &fields).await.unwrap();
         } else {
             let () = redis.set(name, bytes).await.unwrap();

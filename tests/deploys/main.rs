@@ -157,13 +157,13 @@ async fn releases_with_two_namespaces_are_two_caches() {
 
 /// The larger number counts for both, and the caches begin empty.
 #[tokio::test]
-async fn releases_with_two_numbers_of_lanes_use_the_larger_one() {
+async fn releases_with_two_numbers_of_partitions_use_the_larger_one() {
     let server = RedisServer::start().await;
     let mut old = Release::start(Kind::Plain, &server.url()).await;
     assert_eq!(old.ask("load k old").await, OLD);
-    let mut new = Release::start(Kind::Lanes, &server.url()).await;
+    let mut new = Release::start(Kind::Partitions, &server.url()).await;
     assert_eq!(new.ask("load k new").await, NEW);
-    // The old release hears of the lanes at its next heartbeat.
+    // The old release hears of the partitions at its next heartbeat.
     old.until("get k", NEW).await;
     assert_eq!(old.ask("invalidate k").await, "done");
     assert_eq!(new.ask("get k").await, "nothing");

@@ -32,7 +32,7 @@ pub(crate) enum Kind {
     Shape,
     Json,
     Namespace,
-    Lanes,
+    Partitions,
 }
 
 const KINDS: [Kind; 6] = [
@@ -41,7 +41,7 @@ const KINDS: [Kind; 6] = [
     Kind::Shape,
     Kind::Json,
     Kind::Namespace,
-    Kind::Lanes,
+    Kind::Partitions,
 ];
 
 /// A running release; killed when dropped.
@@ -129,7 +129,9 @@ async fn a_release_to_be_run() {
             }
         }
         Kind::Namespace => serve::<Text>(Cache::builder("test:other").redis(redis)).await,
-        Kind::Lanes => serve::<Text>(Cache::builder("test:deploy").redis(redis).lanes(4)).await,
+        Kind::Partitions => {
+            serve::<Text>(Cache::builder("test:deploy").redis(redis).partitions(4)).await
+        }
     }
 }
 

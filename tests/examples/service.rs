@@ -194,10 +194,10 @@ async fn settings_are_read_again() {
     let wrong = json!({ "redis": &url, "jitter": 7 });
     hang_up(wrong, "settings were not applied: ").await;
     assert_eq!(a.caches().await[0]["enabled"], false);
-    let lanes = json!({ "redis": &url, "lanes": 2 });
+    let partitions = json!({ "redis": &url, "partitions": 2 });
     hang_up(
-        lanes,
-        "shop:product: changed [\"enabled\"], after a restart [\"lanes\"]",
+        partitions,
+        "shop:product: changed [\"enabled\"], after a restart [\"partitions\"]",
     )
     .await;
     assert_eq!(a.caches().await[0]["enabled"], true);

@@ -9,9 +9,9 @@ use std::time::Duration;
 use fastrand::Rng;
 use futures::future::join_all;
 use larder::l2::{
-    Bytes, EncodedValue, Event, Fill, Key, Kind, L2, L2Error, Lane, LaneName, LaneNumber, Lease,
-    LeaseReply, LeaseRequest, MemberInfo, MemorySnapshot, NewLifetime, Stamp, Subscription, Ttls,
-    Version, Want,
+    Bytes, EncodedValue, Event, Fill, Key, Kind, L2, L2Error, Lease, LeaseReply, LeaseRequest,
+    MemberInfo, MemorySnapshot, NewLifetime, Partition, PartitionName, PartitionNumber, Stamp,
+    Subscription, Ttls, Version, Want,
 };
 use larder_store_tests::steps::Steps;
 use tokio::join;
@@ -76,7 +76,7 @@ impl Server for InMemory {
 struct One {
     /// The number of its type.
     place: usize,
-    lane: Arc<dyn Lane>,
+    partition: Arc<dyn Partition>,
     key: &'static str,
     value: EncodedValue,
     tags: Vec<&'static str>,
@@ -91,7 +91,7 @@ struct One {
 /// One of the stores, as instances with several type tags use it.
 struct Side<S> {
     server: S,
-    lanes: Vec<Arc<dyn Lane>>,
+    partitions: Vec<Arc<dyn Partition>>,
     subscription: Box<dyn Subscription>,
     /// The leases that were granted for each type, in their order.
     leases: Vec<Vec<Lease>>,
@@ -102,22 +102,24 @@ struct Side<S> {
     has_copy: bool,
 }
 
-fn lane(l2: &dyn L2, type_tag: u64, of: u16) -> Arc<dyn Lane> {
-    let name = LaneName {
+fn partition(l2: &dyn L2, type_tag: u64, of: u16) -> Arc<dyn Partition> {
+    let name = PartitionName {
         type_tag,
-        lane: LaneNumber { number: 0, of },
+        partition: PartitionNumber { number: 0, of },
         ..NAMESPACE.into()
     };
-    l2.lane(name, LIMIT, Box::new(|_| ())).into()
+    l2.partition(name, LIMIT, Box::new(|_| ())).into()
 }
 
 impl<S: Server> Side<S> {
     async fn new(server: S) -> Self {
-        let lanes: Vec<_> = (0..TYPES).map(|tag| lane(server.l2(), tag, 1)).collect();
-        let (clock, subscription) = subscribe(&*lanes[0]).await;
+        let partitions: Vec<_> = (0..TYPES)
+            .map(|tag| partition(server.l2(), tag, 1))
+            .collect();
+        let (clock, subscription) = subscribe(&*partitions[0]).await;
         Self {
             server,
-            lanes,
+            partitions,
             subscription,
             leases: (0..TYPES).map(|_| Vec::new()).collect(),
             epoch: clock.epoch,
@@ -139,7 +141,7 @@ impl<S: Server> Side<S> {
         }
         let one = One {
             place: usize::try_from(type_tag).unwrap(),
-            lane: Arc::clone(&self.lanes[usize::try_from(type_tag).unwrap()]),
+            partition: Arc::clone(&self.partitions[usize::try_from(type_tag).unwrap()]),
             key,
             value,
             tags,
@@ -168,7 +170,7 @@ impl<S: Server> Side<S> {
 
     /// A step of a load.
     async fn load(&mut self, one: One, rng: &mut Rng) -> String {
-        let (lane, key, seen) = (&*one.lane, one.key, one.seen);
+        let (partition, key, seen) = (&*one.partition, one.key, one.seen);
         let leases = &mut self.leases[one.place];
         // One of the last, which may have ended.
         let lease = match leases.len() {
@@ -189,7 +191,7 @@ impl<S: Server> Side<S> {
                     want,
                     deadline: one.deadline,
                 };
-                match lane.acquire_lease(key, ask).await {
+                match partition.acquire_lease(key, ask).await {
                     Ok(LeaseReply::Hit(bytes)) => format!("hit {}", values(&bytes, self.epoch)),
                     Ok(LeaseReply::Granted(lease)) => {
                         leases.push(lease);
@@ -207,22 +209,22 @@ impl<S: Server> Side<S> {
             7..=12 => {
                 let replaces = rng.u8(0..5) == 0;
                 let payload = replaces.then_some(&one.payload[..]);
-                let filled = lane.fill(key, lease, &one.value, payload).await;
+                let filled = partition.fill(key, lease, &one.value, payload).await;
                 filled_as(filled.unwrap(), self.epoch)
             }
             13 => {
                 let tags: Vec<_> = one.tags.iter().map(|tag| (*tag).into()).collect();
-                let again = lane.revalidate(key, lease, seen, ttls(rng, one.brief), &tags);
+                let again = partition.revalidate(key, lease, seen, ttls(rng, one.brief), &tags);
                 let again = again.await.unwrap();
                 again.map_or_else(|| "absent".to_owned(), |fill| filled_as(fill, self.epoch))
             }
             // In Redis a lease that END_LEASES or a clear has ended is there until its time.
             14 => {
-                renewed(lane, key, lease).await;
+                renewed(partition, key, lease).await;
                 "renewed".to_owned()
             }
             _ => {
-                given_back(lane, key, lease).await;
+                given_back(partition, key, lease).await;
                 "given back".to_owned()
             }
         }
@@ -240,17 +242,17 @@ impl<S: Server> Side<S> {
 
     /// A step that changes keys.
     async fn change(&mut self, one: One, rng: &mut Rng) -> String {
-        let (lane, key, payload) = (&*one.lane, one.key, &one.payload[..]);
+        let (partition, key, payload) = (&*one.partition, one.key, &one.payload[..]);
         let (value, deadline) = (&one.value, one.deadline);
         let which = rng.u8(0..14);
         let stamp = match which {
-            0 | 1 => lane.insert(&[(key, value)], payload, deadline).await,
-            2 => Ok(invalidate(lane, &[key]).await),
-            3 => lane.expire(&[key], payload).await,
-            4 => Ok(invalidate_tags(lane, &[*rng.choice(&TAGS).unwrap()]).await),
+            0 | 1 => partition.insert(&[(key, value)], payload, deadline).await,
+            2 => Ok(invalidate(partition, &[key]).await),
+            3 => partition.expire(&[key], payload).await,
+            4 => Ok(invalidate_tags(partition, &[*rng.choice(&TAGS).unwrap()]).await),
             5 => {
-                let stamp = lane.end_leases().await.unwrap();
-                let removed = lane.remove_prefixes(&[("eu:", stamp)]).await;
+                let stamp = partition.end_leases().await.unwrap();
+                let removed = partition.remove_prefixes(&[("eu:", stamp)]).await;
                 return format!("{} removed {removed:?}", version(stamp));
             }
             6..=8 => {
@@ -259,7 +261,7 @@ impl<S: Server> Side<S> {
                 } else {
                     self.version(one.seen)
                 };
-                let stored = lane.insert_if(key, value, version, payload, deadline);
+                let stored = partition.insert_if(key, value, version, payload, deadline);
                 match stored.await.transpose() {
                     Some(stamp) => stamp,
                     None => return "another version".to_owned(),
@@ -272,7 +274,7 @@ impl<S: Server> Side<S> {
                 } else {
                     NewLifetime::Extended(ttls)
                 };
-                return match lane.touch(key, new, payload, deadline).await {
+                return match partition.touch(key, new, payload, deadline).await {
                     Ok(touched) => {
                         format!("touched {:?}", touched.map(|it| (it.change, it.stamp.ver)))
                     }
@@ -286,17 +288,17 @@ impl<S: Server> Side<S> {
                     brief => brief,
                 };
                 let payload = payload_of(Kind::Invalidate, &[key]);
-                let held = lane.invalidate(&[key], &payload, hold).await;
+                let held = partition.invalidate(&[key], &payload, hold).await;
                 held.map(|ack| ack.stamp)
             }
             12 => {
                 let is_off = rng.bool();
-                return match lane.switch(is_off, deadline).await {
+                return match partition.switch(is_off, deadline).await {
                     Ok(()) => format!("switched {is_off}"),
                     Err(error) => refused(&error),
                 };
             }
-            _ if rng.u8(0..4) == 0 => Ok(clear(lane).await),
+            _ if rng.u8(0..4) == 0 => Ok(clear(partition).await),
             _ => return String::new(),
         };
         match stamp {
@@ -319,8 +321,8 @@ impl<S: Server> Side<S> {
     async fn write_behind(&mut self, one: One, rng: &mut Rng) -> String {
         use larder::l2::{Append, Settled, Written};
 
-        let (lane, key) = (&*one.lane, one.key);
-        let stream = lane.write_stream().unwrap();
+        let (partition, key) = (&*one.partition, one.key);
+        let stream = partition.write_stream().unwrap();
         let fence = rng.u64(1..3);
         match rng.u8(0..6) {
             0..=2 => {
@@ -329,7 +331,8 @@ impl<S: Server> Side<S> {
                     most: 3,
                     version: rng.bool().then(|| self.version(one.seen)),
                 };
-                let appended = lane.append(key, &one.value, append, &one.payload, one.deadline);
+                let appended =
+                    partition.append(key, &one.value, append, &one.payload, one.deadline);
                 match appended.await {
                     Ok(Written::Done(ack)) => {
                         format!("appended {:?}, {}", one.value.ttls, version(ack.stamp))
@@ -383,28 +386,28 @@ impl<S: Server> Side<S> {
 
     /// A step of the list of members.
     async fn membership(&mut self, one: One, rng: &mut Rng) -> String {
-        let lane = &*one.lane;
+        let partition = &*one.partition;
         match rng.u8(0..4) {
             // Without a heartbeat it notes nothing.
-            0 => drop(lane.subscribe(OTHER).await.unwrap()),
-            1 => lane.leave(OTHER.id).await.unwrap(),
+            0 => drop(partition.subscribe(OTHER).await.unwrap()),
+            1 => partition.leave(OTHER.id).await.unwrap(),
             2 => {
-                let members = lane.members(&[]).await.unwrap().list;
+                let members = partition.members(&[]).await.unwrap().list;
                 if let Some(member) = members.iter().find(|one| one.info.id == OTHER.id) {
-                    lane.forget(*member).await.unwrap();
+                    partition.forget(*member).await.unwrap();
                     // A late copy.
-                    lane.forget(*member).await.unwrap();
+                    partition.forget(*member).await.unwrap();
                 }
             }
             _ => {
-                let swept = lane.sweep(rng.u64(1..3), one.brief).await.unwrap();
+                let swept = partition.sweep(rng.u64(1..3), one.brief).await.unwrap();
                 return format!("swept {:?}", swept.map(|members| ids(&members.list)));
             }
         }
         let ids_of = [&[][..], &[OTHER.id], &[ME.id, 3]];
         let mut found = String::new();
         for ids_of in ids_of {
-            let members = lane.members(ids_of).await.unwrap();
+            let members = partition.members(ids_of).await.unwrap();
             write!(found, "members {:?} ", ids(&members.list)).unwrap();
         }
         found
@@ -414,8 +417,8 @@ impl<S: Server> Side<S> {
     async fn rare(&mut self, one: One, rng: &mut Rng) -> String {
         match rng.u8(0..8) {
             0..=2 => {
-                // A version that the lane has not issued, in the place of all values.
-                let Some(bytes) = get(&*one.lane, one.key).await else {
+                // A version that the partition has not issued, in the place of all values.
+                let Some(bytes) = get(&*one.partition, one.key).await else {
                     return "nothing to forge".to_owned();
                 };
                 let mut value = values_in(&bytes)[0].to_vec();
@@ -445,14 +448,14 @@ impl<S: Server> Side<S> {
 
     /// Goes on after a restart. What a step over a connection from before would say depends on when it is noticed.
     async fn reconnect(&mut self) {
-        let lanes = (0..TYPES).map(|tag| lane(self.server.l2(), tag, 1));
-        self.lanes = lanes.collect();
+        let partitions = (0..TYPES).map(|tag| partition(self.server.l2(), tag, 1));
+        self.partitions = partitions.collect();
         eventually("requests are answered", async || {
-            let asked = self.lanes.iter().map(|lane| lane.get("k"));
+            let asked = self.partitions.iter().map(|partition| partition.get("k"));
             join_all(asked).await.iter().all(Result::is_ok)
         })
         .await;
-        let (clock, subscription) = subscribe(&*self.lanes[0]).await;
+        let (clock, subscription) = subscribe(&*self.partitions[0]).await;
         (self.subscription, self.epoch) = (subscription, clock.epoch);
     }
 
@@ -486,15 +489,15 @@ impl<S: Server> Side<S> {
     async fn stored(&self) -> String {
         let mut all = String::new();
         for key in KEYS {
-            for lane in &self.lanes {
-                let is_usable = usable(&**lane, key).await.is_some();
+            for partition in &self.partitions {
+                let is_usable = usable(&**partition, key).await.is_some();
                 write!(all, "{is_usable} ").unwrap();
             }
-            let bytes = get(&*self.lanes[0], key).await;
+            let bytes = get(&*self.partitions[0], key).await;
             let stored = bytes.map_or_else(|| NONE.to_owned(), |it| values(&it, self.epoch));
             writeln!(all, "{stored}").unwrap();
         }
-        let tags = self.lanes[0].tag_versions(&TAGS).await.unwrap();
+        let tags = self.partitions[0].tag_versions(&TAGS).await.unwrap();
         let tags = tags.into_iter().flatten();
         let tags = tags
             .filter(|tag| tag.epoch == self.epoch)
@@ -508,7 +511,7 @@ impl<S: Server> Side<S> {
         let (mut log, mut first) = (Vec::new(), 1);
         loop {
             // As many as the store gives at a time.
-            let some = self.lanes[0].replay(first).await.unwrap();
+            let some = self.partitions[0].replay(first).await.unwrap();
             let Some(last) = some.last() else {
                 return format!("{log:?}");
             };
@@ -520,15 +523,19 @@ impl<S: Server> Side<S> {
         }
     }
 
-    /// The namespace has two lanes from now on, unless writes wait for their source: no step of the former one is done.
+    /// The namespace has two partitions from now on, unless writes wait for their source: no step of the former one is
+    /// done.
     async fn close(&self) {
-        let other = lane(self.server.l2(), 0, 2);
+        let other = partition(self.server.l2(), 0, 2);
         let is_refused = other.end_leases().await.is_err();
-        let (lane, message) = (&*self.lanes[0], payload_of(Kind::Invalidate, &["eu:a"]));
+        let (partition, message) = (
+            &*self.partitions[0],
+            payload_of(Kind::Invalidate, &["eu:a"]),
+        );
         let done = [
-            lane.expire(&["eu:a"], &message).await.is_ok(),
-            lane.switch(true, None).await.is_ok(),
-            lane.subscribe(ME).await.is_ok(),
+            partition.expire(&["eu:a"], &message).await.is_ok(),
+            partition.switch(true, None).await.is_ok(),
+            partition.subscribe(ME).await.is_ok(),
         ];
         assert_eq!(done, [is_refused; 3]);
     }

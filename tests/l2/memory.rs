@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use futures::{FutureExt, StreamExt};
 use larder::l2::MemorySnapshot;
-use larder::l2::{Fill, Kind, L2, Lane, LaneClock, LeaseReply, LeaseRequest, Ttls, Want};
+use larder::l2::{Fill, Kind, L2, LeaseReply, LeaseRequest, Partition, PartitionClock, Ttls, Want};
 use larder::{Clock, MemoryL2};
 use tokio::sync::mpsc::unbounded_channel;
 
@@ -16,89 +16,93 @@ use crate::store::*;
 const SECOND: Duration = Duration::from_secs(1);
 const MS: Duration = Duration::from_millis(1);
 
-async fn hold(lane: &dyn Lane, key: &str, hold: Duration) {
+async fn hold(partition: &dyn Partition, key: &str, hold: Duration) {
     let payload = payload_of(Kind::Invalidate, &[key]);
-    lane.invalidate(&[key], &payload, hold).await.unwrap();
+    partition.invalidate(&[key], &payload, hold).await.unwrap();
 }
 
 #[tokio::test]
 async fn a_restart_brings_back_what_the_snapshot_held_under_another_epoch() {
     let l2 = MemoryL2::new();
-    let lane = lane_of(&l2, NAMESPACE);
-    let old = insert(&*lane, "k", b"old").await;
-    let lease = granted(&*lane, "led").await;
-    hold(&*lane, "held", LONG).await;
-    let (before, _subscription) = subscribe(&*lane).await;
-    let replayed = lane.replay(1).await.unwrap();
+    let partition = partition_of(&l2, NAMESPACE);
+    let old = insert(&*partition, "k", b"old").await;
+    let lease = granted(&*partition, "led").await;
+    hold(&*partition, "held", LONG).await;
+    let (before, _subscription) = subscribe(&*partition).await;
+    let replayed = partition.replay(1).await.unwrap();
     let snapshot = l2.snapshot();
-    let last = invalidate(&*lane, &["k", "led"]).await;
-    insert(&*lane, "later", b"v").await;
-    assert_eq!(get(&*lane, "k").await, None);
+    let last = invalidate(&*partition, &["k", "led"]).await;
+    insert(&*partition, "later", b"v").await;
+    assert_eq!(get(&*partition, "k").await, None);
 
     l2.restore(&snapshot);
-    for lane in [lane, lane_of(&l2, NAMESPACE)] {
-        assert_eq!(get(&*lane, "k").await.as_deref().map(stamp_of), Some(old));
-        assert_eq!(usable(&*lane, "k").await, None);
-        assert_eq!(get(&*lane, "later").await, None);
-        assert_eq!(acquire_lease(&*lane, "held").await, LeaseReply::Hold);
+    for partition in [partition, partition_of(&l2, NAMESPACE)] {
+        assert_eq!(
+            get(&*partition, "k").await.as_deref().map(stamp_of),
+            Some(old)
+        );
+        assert_eq!(usable(&*partition, "k").await, None);
+        assert_eq!(get(&*partition, "later").await, None);
+        assert_eq!(acquire_lease(&*partition, "held").await, LeaseReply::Hold);
         // The lease is there, and good for nothing.
-        assert!(renewed(&*lane, "led", lease).await);
-        let filled = fill(&*lane, "led", lease, b"stale").await;
+        assert!(renewed(&*partition, "led", lease).await);
+        let filled = fill(&*partition, "led", lease, b"stale").await;
         assert_eq!(filled, Fill::Rejected(None));
-        assert_eq!(lane.replay(1).await.unwrap(), replayed);
-        assert_eq!(lane.members(&[]).await.unwrap().list[0].info, ME);
+        assert_eq!(partition.replay(1).await.unwrap(), replayed);
+        assert_eq!(partition.members(&[]).await.unwrap().list[0].info, ME);
     }
-    let (after, _subscription) = subscribe(&*lane_of(&l2, NAMESPACE)).await;
+    let (after, _subscription) = subscribe(&*partition_of(&l2, NAMESPACE)).await;
     assert_ne!(after.epoch, before.epoch);
     assert_eq!(after.seq, before.seq);
-    let stamp = invalidate(&*lane_of(&l2, NAMESPACE), &["k"]).await;
+    let stamp = invalidate(&*partition_of(&l2, NAMESPACE), &["k"]).await;
     assert_eq!((stamp.epoch, stamp.ver), (after.epoch, last.ver));
     // Every restart is another incarnation, also from the same disk.
     l2.restore(&snapshot);
-    let (again, _subscription) = subscribe(&*lane_of(&l2, NAMESPACE)).await;
+    let (again, _subscription) = subscribe(&*partition_of(&l2, NAMESPACE)).await;
     assert_ne!(again.epoch, after.epoch);
 }
 
 #[tokio::test]
 async fn a_restart_from_an_empty_disk_forgets_all() {
     let l2 = MemoryL2::new();
-    let lane = lane_of(&l2, NAMESPACE);
-    let stamp = insert(&*lane, "k", b"v").await;
-    hold(&*lane, "held", LONG).await;
+    let partition = partition_of(&l2, NAMESPACE);
+    let stamp = insert(&*partition, "k", b"v").await;
+    hold(&*partition, "held", LONG).await;
     l2.restore(&MemorySnapshot::default());
-    assert_eq!(get(&*lane, "k").await, None);
-    granted(&*lane, "held").await;
-    let (clock, _subscription) = subscribe(&*lane).await;
+    assert_eq!(get(&*partition, "k").await, None);
+    granted(&*partition, "held").await;
+    let (clock, _subscription) = subscribe(&*partition).await;
     assert_eq!((clock.seq, clock.epoch == stamp.epoch), (0, false));
 }
 
 #[tokio::test]
 async fn a_restart_ends_subscriptions() {
     let l2 = MemoryL2::new();
-    let lane = lane_of(&l2, NAMESPACE);
-    let ((_, mut silent), (_, mut beating)) = (subscribe(&*lane).await, subscribe(&*lane).await);
+    let partition = partition_of(&l2, NAMESPACE);
+    let ((_, mut silent), (_, mut beating)) =
+        (subscribe(&*partition).await, subscribe(&*partition).await);
     l2.restore(&l2.snapshot());
     assert!(silent.next().await.is_none());
     // Nor does the new incarnation answer over the old connection.
     beating.heartbeat(NOTHING);
     assert!(beating.next().await.is_none());
-    let (_, mut subscription) = subscribe(&*lane).await;
-    insert(&*lane, "k", b"v").await;
+    let (_, mut subscription) = subscribe(&*partition).await;
+    insert(&*partition, "k", b"v").await;
     assert_eq!(message(&mut *subscription).await.kind, Kind::Insert);
 }
 
 #[tokio::test]
 async fn a_restart_is_reported_before_the_next_step() {
     let l2 = MemoryL2::new();
-    let met: Arc<Mutex<Vec<LaneClock>>> = Arc::default();
+    let met: Arc<Mutex<Vec<PartitionClock>>> = Arc::default();
     let seen = Arc::clone(&met);
-    let on_connect = Box::new(move |clock: &LaneClock| seen.lock().unwrap().push(*clock));
-    let lane = l2.lane(NAMESPACE.into(), LIMIT, on_connect);
-    let stamp = insert(&*lane, "k", b"v").await;
+    let on_connect = Box::new(move |clock: &PartitionClock| seen.lock().unwrap().push(*clock));
+    let partition = l2.partition(NAMESPACE.into(), LIMIT, on_connect);
+    let stamp = insert(&*partition, "k", b"v").await;
     l2.restore(&l2.snapshot());
     for _ in 0..3 {
         // Reported when the step is made, and not only when its answer is polled.
-        drop(lane.get("k"));
+        drop(partition.get("k"));
         let met = met.lock().unwrap();
         assert_eq!(met.len(), 2);
         assert_eq!(met[0].epoch, stamp.epoch);
@@ -115,18 +119,18 @@ async fn no_step_uses_a_connection_before_it_is_reported() {
     let (open, opened) = mpsc::channel::<()>();
     let (opened, calls) = (Mutex::new(opened), Arc::new(AtomicUsize::new(0)));
     let counted = Arc::clone(&calls);
-    let on_connect = Box::new(move |_: &LaneClock| {
+    let on_connect = Box::new(move |_: &PartitionClock| {
         if counted.fetch_add(1, SeqCst) == 1 {
             entered.send(()).unwrap();
             opened.lock().unwrap().recv_timeout(LIMIT).unwrap();
         }
     });
-    let lane: Arc<dyn Lane> = l2.lane(NAMESPACE.into(), LIMIT, on_connect).into();
-    insert(&*lane, "k", b"v").await;
+    let partition: Arc<dyn Partition> = l2.partition(NAMESPACE.into(), LIMIT, on_connect).into();
+    insert(&*partition, "k", b"v").await;
     l2.restore(&l2.snapshot());
     let step = || {
-        let lane = Arc::clone(&lane);
-        tokio::task::spawn_blocking(move || lane.get("k").now_or_never().unwrap().is_ok())
+        let partition = Arc::clone(&partition);
+        tokio::task::spawn_blocking(move || partition.get("k").now_or_never().unwrap().is_ok())
     };
     let first = step();
     at_the_door.recv().await.expect("the first connects");
@@ -139,12 +143,12 @@ async fn no_step_uses_a_connection_before_it_is_reported() {
 #[tokio::test]
 async fn in_an_outage_every_step_fails_and_nothing_is_lost() {
     let l2 = MemoryL2::new();
-    let lane = lane_of(&l2, NAMESPACE);
-    let stamp = insert(&*lane, "k", b"v").await;
-    let lease = granted(&*lane, "led").await;
+    let partition = partition_of(&l2, NAMESPACE);
+    let stamp = insert(&*partition, "k", b"v").await;
+    let lease = granted(&*partition, "led").await;
     for _ in 0..2 {
         l2.set_reachable(false);
-        for lane in [Arc::clone(&lane), lane_of(&l2, NAMESPACE)] {
+        for partition in [Arc::clone(&partition), partition_of(&l2, NAMESPACE)] {
             let (value, ask) = (
                 &sealed(b"v"),
                 LeaseRequest {
@@ -153,23 +157,27 @@ async fn in_an_outage_every_step_fails_and_nothing_is_lost() {
                     deadline: None,
                 },
             );
-            let many = lane.get_many(&["k", "l"]).await;
+            let many = partition.get_many(&["k", "l"]).await;
             assert_eq!(many.len(), 2);
             let errors = [
-                lane.get("k").await.err(),
-                lane.acquire_lease("k", ask).await.err(),
-                lane.fill("led", lease, value, None).await.err(),
-                lane.revalidate("led", lease, 1, Ttls::new(LONG), &[])
+                partition.get("k").await.err(),
+                partition.acquire_lease("k", ask).await.err(),
+                partition.fill("led", lease, value, None).await.err(),
+                partition
+                    .revalidate("led", lease, 1, Ttls::new(LONG), &[])
                     .await
                     .err(),
-                lane.renew_lease("led", lease.token, LONG).await.err(),
-                lane.insert(&[("k", value)], b"", None).await.err(),
-                lane.invalidate(&["k"], b"", Duration::ZERO).await.err(),
-                lane.clear(b"").await.err(),
-                lane.replay(1).await.err(),
-                lane.members(&[]).await.err(),
-                lane.leave(ME.id).await.err(),
-                lane.subscribe(ME).await.err(),
+                partition.renew_lease("led", lease.token, LONG).await.err(),
+                partition.insert(&[("k", value)], b"", None).await.err(),
+                partition
+                    .invalidate(&["k"], b"", Duration::ZERO)
+                    .await
+                    .err(),
+                partition.clear(b"").await.err(),
+                partition.replay(1).await.err(),
+                partition.members(&[]).await.err(),
+                partition.leave(ME.id).await.err(),
+                partition.subscribe(ME).await.err(),
             ];
             for error in errors.into_iter().chain(many.into_iter().map(Result::err)) {
                 assert!(error.unwrap().is_unreachable());
@@ -178,22 +186,26 @@ async fn in_an_outage_every_step_fails_and_nothing_is_lost() {
     }
     // Of a clone, too.
     l2.clone().set_reachable(true);
-    assert_eq!(get(&*lane, "k").await.as_deref().map(stamp_of), Some(stamp));
-    assert!(renewed(&*lane, "led", lease).await);
+    assert_eq!(
+        get(&*partition, "k").await.as_deref().map(stamp_of),
+        Some(stamp)
+    );
+    assert!(renewed(&*partition, "led", lease).await);
 }
 
 #[tokio::test]
 async fn an_outage_breaks_subscriptions() {
     let l2 = MemoryL2::new();
-    let lane = lane_of(&l2, NAMESPACE);
-    let ((_, mut silent), (_, mut beating)) = (subscribe(&*lane).await, subscribe(&*lane).await);
+    let partition = partition_of(&l2, NAMESPACE);
+    let ((_, mut silent), (_, mut beating)) =
+        (subscribe(&*partition).await, subscribe(&*partition).await);
     l2.set_reachable(false);
     assert!(silent.next().await.is_none());
     beating.heartbeat(NOTHING);
     assert!(beating.next().await.is_none());
     let (_, mut late) = {
         l2.set_reachable(true);
-        let subscribed = subscribe(&*lane).await;
+        let subscribed = subscribe(&*partition).await;
         l2.set_reachable(false);
         l2.set_reachable(true);
         subscribed
@@ -201,24 +213,24 @@ async fn an_outage_breaks_subscriptions() {
     // The connection is gone, though the store is back.
     late.heartbeat(NOTHING);
     assert!(late.next().await.is_none());
-    let (_, mut subscription) = subscribe(&*lane).await;
-    insert(&*lane, "k", b"v").await;
+    let (_, mut subscription) = subscribe(&*partition).await;
+    insert(&*partition, "k", b"v").await;
     assert_eq!(message(&mut *subscription).await.kind, Kind::Insert);
 }
 
 #[tokio::test]
-async fn after_an_outage_each_lane_connects_again() {
+async fn after_an_outage_each_partition_connects_again() {
     let l2 = MemoryL2::new();
-    let met: Arc<Mutex<Vec<LaneClock>>> = Arc::default();
+    let met: Arc<Mutex<Vec<PartitionClock>>> = Arc::default();
     let seen = Arc::clone(&met);
-    let on_connect = Box::new(move |clock: &LaneClock| seen.lock().unwrap().push(*clock));
-    let lane = l2.lane(NAMESPACE.into(), LIMIT, on_connect);
+    let on_connect = Box::new(move |clock: &PartitionClock| seen.lock().unwrap().push(*clock));
+    let partition = l2.partition(NAMESPACE.into(), LIMIT, on_connect);
     for connections in 1..4 {
-        assert_eq!(get(&*lane, "k").await, None);
-        assert_eq!(get(&*lane, "k").await, None);
+        assert_eq!(get(&*partition, "k").await, None);
+        assert_eq!(get(&*partition, "k").await, None);
         assert_eq!(met.lock().unwrap().len(), connections);
         l2.set_reachable(false);
-        assert!(lane.get("k").await.is_err());
+        assert!(partition.get("k").await.is_err());
         l2.set_reachable(true);
     }
     let met = met.lock().unwrap();
@@ -236,16 +248,16 @@ async fn after_an_outage_each_lane_connects_again() {
 async fn a_hold_ends_to_the_millisecond() {
     let clock = Clock::manual();
     let l2 = MemoryL2::with_clock(clock.clone());
-    let lane = lane_of(&l2, NAMESPACE);
-    hold(&*lane, "k", 10 * SECOND).await;
+    let partition = partition_of(&l2, NAMESPACE);
+    hold(&*partition, "k", 10 * SECOND).await;
     clock.advance(4 * SECOND);
     // Neither the shorter one nor the clear changes that.
-    hold(&*lane, "k", 5 * SECOND).await;
-    clear(&*lane).await;
+    hold(&*partition, "k", 5 * SECOND).await;
+    clear(&*partition).await;
     clock.advance((6 * SECOND).saturating_sub(MS));
-    assert_eq!(acquire_lease(&*lane, "k").await, LeaseReply::Hold);
+    assert_eq!(acquire_lease(&*partition, "k").await, LeaseReply::Hold);
     clock.advance(MS);
-    granted(&*lane, "k").await;
+    granted(&*partition, "k").await;
 }
 
 /// The list of members is as old as a member has measured since the restart, whatever the store's clock says.
@@ -253,13 +265,13 @@ async fn a_hold_ends_to_the_millisecond() {
 async fn a_restart_begins_another_list_of_members() {
     let clock = Clock::manual();
     let l2 = MemoryL2::with_clock(clock.clone());
-    let lane = lane_of(&l2, NAMESPACE);
+    let partition = partition_of(&l2, NAMESPACE);
     let awaited = async || {
         let payload = payload_of(Kind::InvalidateAwaited, &["k"]);
-        let ack = lane.invalidate(&["k"], &payload, Duration::ZERO).await;
+        let ack = partition.invalidate(&["k"], &payload, Duration::ZERO).await;
         ack.unwrap()
     };
-    let (_, _former) = subscribe(&*lane).await;
+    let (_, _former) = subscribe(&*partition).await;
     let first = awaited().await;
     // Before the first incarnation there were no members to lose.
     assert_eq!(first.members_age, Duration::MAX);
@@ -271,7 +283,7 @@ async fn a_restart_begins_another_list_of_members() {
     assert_eq!(restarted.longest_staleness, ME.max_staleness);
     let mut age = Duration::ZERO;
     for _ in 0..2 {
-        let (_, mut subscription) = subscribe(&*lane).await;
+        let (_, mut subscription) = subscribe(&*partition).await;
         assert_eq!(awaited().await.members_age, age);
         tokio::time::advance(SECOND).await;
         assert_eq!(

@@ -388,8 +388,8 @@ fn damage_of_the_clock() {
         let cache = cache.max_staleness(Duration::from_millis(200));
         let cache = cache.l2_timeout(Duration::from_secs(10)).build().unwrap();
         cache.ready().await;
-        // The number of lanes is read when an instance connects.
-        let is_found = |rest: &[&[u8]]| rest.first() != Some(&&b"lanes"[..]);
+        // The number of partitions is read when an instance connects.
+        let is_found = |rest: &[&[u8]]| rest.first() != Some(&&b"partitions"[..]);
         let of_clock = DAMAGE.iter().filter(|(_, key, _)| *key == "clock");
         for (harm, events) in of_clock.filter(|(_, _, rest)| is_found(rest)).zip(1..) {
             damage(&mut redis, "test:logs", *harm).await;
@@ -414,16 +414,16 @@ fn damage_of_the_clock() {
     assert_eq!(log.count(SECRET), 0, "{}", log.text());
 }
 
-/// However many caches and lanes there are.
+/// However many caches and partitions there are.
 #[test]
 fn caches_that_subscribe_together() {
     let log = Log::default();
     log.record(Level::INFO, async {
         let server = RedisServer::start().await;
         let l2 = RedisL2::open(server.url()).unwrap();
-        let cache = |name: u16, lanes| -> Texts {
+        let cache = |name: u16, partitions| -> Texts {
             let builder = Cache::builder(format!("test:{name:02}")).l2(l2.clone());
-            let builder = builder.lanes(lanes).l2_timeout(UNHURRIED);
+            let builder = builder.partitions(partitions).l2_timeout(UNHURRIED);
             // The line does not wait for caches that subscribe a heartbeat later.
             let builder = builder.max_staleness(Duration::from_secs(3600));
             builder.build().unwrap()
@@ -582,7 +582,7 @@ fn values_that_bincode_cannot_hold() {
     let log = Log::default();
     log.record(Level::INFO, async {
         let builder = Cache::<String, Document>::builder("test:logs");
-        let cache = builder.lanes(4).l2(MemoryL2::new()).build().unwrap();
+        let cache = builder.partitions(4).l2(MemoryL2::new()).build().unwrap();
         for n in 0..10 {
             let body = serde_json::json!([SECRET]);
             let document = Document { id: n, body };
@@ -628,11 +628,11 @@ fn values_that_are_slow_to_decode() {
     log.record(Level::INFO, async {
         let l2 = MemoryL2::new();
         let built = || {
-            let cache = Cache::<String, Slow>::builder("test:logs").lanes(4);
+            let cache = Cache::<String, Slow>::builder("test:logs").partitions(4);
             cache.type_tag("shared").l2(l2.clone()).l1_capacity(0)
         };
         let (cache, reader) = (built().build().unwrap(), built().build().unwrap());
-        // Of several lanes.
+        // Of several partitions.
         let keys: Vec<String> = (0..10).map(|n| format!("{SECRET}{n}")).collect();
         for key in &keys {
             cache.insert(key, Slow(1)).await.unwrap();

@@ -549,7 +549,7 @@ fn a_policy_that_evicts_any_key() {
     }
 }
 
-/// As managed services do. What can be done without is said once for all lanes and caches.
+/// As managed services do. What can be done without is said once for all partitions and caches.
 #[test]
 fn a_server_that_hides_something() {
     let lines = [
@@ -559,7 +559,7 @@ fn a_server_that_hides_something() {
     watched(async |log| {
         let no_client = ["--rename-command", "CLIENT", ""];
         let server = RedisServer::start_without(&["run_id"], &no_client).await;
-        let both = in_good_order(&server.url(), |b| b.lanes(4)).await;
+        let both = in_good_order(&server.url(), |b| b.partitions(4)).await;
         row(&both, ALL).await;
         is_well(&both).await;
         assert_eq!(lines.map(|line| log.count(line)), [1, 1]);

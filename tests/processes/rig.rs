@@ -161,7 +161,7 @@ impl Rig {
         position.expect("there is a clock").1
     }
 
-    /// Waits until an instance has started another epoch of the lane.
+    /// Waits until an instance has started another epoch of the partition.
     pub(crate) async fn epoch_is_not(&self, old: u64) {
         eventually("there is a new epoch", async || {
             let position = position(&self.redis).await;
@@ -207,7 +207,7 @@ pub(crate) async fn epoch(redis: &RedisServer) -> u64 {
     position.expect("there is a clock").0
 }
 
-/// Epoch and seq of the lane, if it has a clock.
+/// Epoch and seq of the partition, if it has a clock.
 async fn position(redis: &RedisServer) -> Option<(u64, u64)> {
     let at: Option<Vec<u8>> = ask(redis, &format!("HGET {CLOCK} at")).await;
     let at = at?;

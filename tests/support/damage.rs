@@ -1,4 +1,4 @@
-//! What other programs, or people, may do to the keys that a lane keeps for itself in Redis.
+//! What other programs, or people, may do to the keys that a partition keeps for itself in Redis.
 
 use deadpool_redis::redis::aio::MultiplexedConnection;
 use deadpool_redis::redis::{AsyncCommands, Value, cmd};
@@ -12,7 +12,7 @@ const HUGE_VER: &[u8] = b"\0\0\0\0\0\0\0\x07\0\0\0\0\0\0\0\x07\0\x20\0\0\0\0\0\0
 /// A command, the name of the key and the rest.
 pub(crate) type Damage = (&'static str, &'static str, &'static [&'static [u8]]);
 
-/// What may be done to the keys of a lane itself.
+/// What may be done to the keys of a partition itself.
 pub(crate) const DAMAGE: &[Damage] = &[
     ("DEL", "clock", &[]),
     ("SET", "clock", &[b"x"]),
@@ -25,11 +25,11 @@ pub(crate) const DAMAGE: &[Damage] = &[
     ("HSET", "clock", &[b"at", HUGE_VER]),
     ("HDEL", "clock", &[b"run"]),
     ("HSET", "clock", &[b"run", b"\xff"]),
-    ("HDEL", "clock", &[b"lanes"]),
-    ("HSET", "clock", &[b"lanes", b"x"]),
-    ("HSET", "clock", &[b"lanes", b"0"]),
-    ("HSET", "clock", &[b"lanes", b"1.5"]),
-    ("HSET", "clock", &[b"lanes", b"99999999999999999999"]),
+    ("HDEL", "clock", &[b"partitions"]),
+    ("HSET", "clock", &[b"partitions", b"x"]),
+    ("HSET", "clock", &[b"partitions", b"0"]),
+    ("HSET", "clock", &[b"partitions", b"1.5"]),
+    ("HSET", "clock", &[b"partitions", b"99999999999999999999"]),
     ("DEL", "live", &[]),
     ("SET", "live", &[b"x"]),
     ("LPUSH", "live", &[b"x"]),
@@ -49,7 +49,7 @@ pub(crate) const DAMAGE: &[Damage] = &[
     ),
 ];
 
-/// Does it to the only lane of a namespace.
+/// Does it to the only partition of a namespace.
 pub(crate) async fn damage(redis: &mut MultiplexedConnection, namespace: &str, damage: Damage) {
     let (command, key, rest) = damage;
     let key = format!("{{{namespace}.0}}!{key}");

@@ -73,7 +73,7 @@ pub(crate) async fn takes_requests(server: &RedisServer) {
     .await;
 }
 
-/// Publishes what a lane with this hash tag receives.
+/// Publishes what a partition with this hash tag receives.
 pub(crate) fn publish(tag: &str) -> Cmd {
     let (command, channel) = if is_cluster() {
         ("SPUBLISH", "sharded")

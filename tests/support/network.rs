@@ -12,10 +12,10 @@ use std::time::Duration;
 use futures::future::BoxFuture;
 use futures::{FutureExt, Stream, StreamExt};
 use larder::l2::{
-    self, Applied, Batch, Bytes, EncodedValue, Event, Fill, FleetBypass, Key, L2, L2Error, Lane,
-    LaneClock, LaneName, Lease, LeaseReply, LeaseRequest, Member, MemberInfo, Members, Message,
-    NewLifetime, OnConnect, ReadResult, Reply, Stamp, StoredCounts, Subscription, TagVersion,
-    Touched, Ttls, Written,
+    self, Applied, Batch, Bytes, EncodedValue, Event, Fill, FleetBypass, Key, L2, L2Error, Lease,
+    LeaseReply, LeaseRequest, Member, MemberInfo, Members, Message, NewLifetime, OnConnect,
+    Partition, PartitionClock, PartitionName, ReadResult, Reply, Stamp, StoredCounts, Subscription,
+    TagVersion, Touched, Ttls, Written,
 };
 use tokio::sync::watch;
 use tokio::time::{Instant, sleep, timeout};
@@ -23,7 +23,7 @@ use tokio::time::{Instant, sleep, timeout};
 use super::unlocked::check;
 
 const LIMIT: Duration = Duration::from_secs(10);
-/// A member that only reads the lane's clock.
+/// A member that only reads the partition's clock.
 const OBSERVER: MemberInfo = MemberInfo {
     id: 1,
     max_staleness: Duration::from_millis(1),
@@ -89,7 +89,7 @@ struct Wires {
     stuck: Mutex<Option<Gate>>,
     /// Whether the next `get` finds its connection gone.
     reconnect: AtomicBool,
-    /// Whether the next `get` finds a version that the lane has not issued.
+    /// Whether the next `get` finds a version that the partition has not issued.
     forge: AtomicBool,
     /// How long each request takes.
     latency_ms: AtomicU64,
@@ -265,7 +265,7 @@ impl Network {
         self.wires.forge.store(true, SeqCst);
     }
 
-    /// The lane's clock, as the next subscription finds it, says that the highest number of a message has been used.
+    /// The partition's clock, as the next subscription finds it, says that the highest number of a message has been used.
     pub(crate) fn exhaust_clock(&self) {
         self.wires.exhaust.store(true, SeqCst);
     }
@@ -381,13 +381,18 @@ impl Gate {
 }
 
 impl L2 for Network {
-    fn lane(&self, name: LaneName<'_>, timeout: Duration, on_connect: OnConnect) -> Box<dyn Lane> {
+    fn partition(
+        &self,
+        name: PartitionName<'_>,
+        timeout: Duration,
+        on_connect: OnConnect,
+    ) -> Box<dyn Partition> {
         check("a store");
         let on_connect: Arc<OnConnect> = Arc::new(on_connect);
         let connected = Arc::clone(&on_connect);
         let met: OnConnect = Box::new(move |clock| connected(clock));
         Box::new(Wired {
-            lane: self.store.lane(name, timeout, met).into(),
+            partition: self.store.partition(name, timeout, met).into(),
             on_connect,
             network: self.clone(),
         })
@@ -413,7 +418,11 @@ impl OwnedBatch {
         }
     }
 
-    pub(crate) async fn write(&self, lane: &dyn Lane, step: &l2::Step) -> Result<Written, L2Error> {
+    pub(crate) async fn write(
+        &self,
+        partition: &dyn Partition,
+        step: &l2::Step,
+    ) -> Result<Written, L2Error> {
         let keys: Vec<&str> = self.keys.iter().map(String::as_str).collect();
         let batch = Batch {
             keys: &keys,
@@ -421,21 +430,21 @@ impl OwnedBatch {
             payload: &self.payload,
             deadline: self.deadline,
         };
-        lane.write(step, batch).await
+        partition.write(step, batch).await
     }
 }
 
 struct Wired {
-    lane: Arc<dyn Lane>,
+    partition: Arc<dyn Partition>,
     on_connect: Arc<OnConnect>,
     network: Network,
 }
 
 impl Wired {
-    /// What a lane does before it uses a new connection.
+    /// What a partition does before it uses a new connection.
     async fn connect(&self) -> Result<(), L2Error> {
         if self.network.wires.reconnect.swap(false, SeqCst) {
-            let (clock, _) = self.lane.subscribe(OBSERVER).await?;
+            let (clock, _) = self.partition.subscribe(OBSERVER).await?;
             (self.on_connect)(&clock);
         }
         Ok(())
@@ -448,12 +457,12 @@ impl fmt::Debug for Wired {
     }
 }
 
-impl Lane for Wired {
+impl Partition for Wired {
     fn get<'a>(&'a self, key: &'a str) -> Reply<'a, Option<Bytes>> {
         self.network
             .carry(Step::Get, async move {
                 self.connect().await?;
-                let found = self.lane.get(key).await?;
+                let found = self.partition.get(key).await?;
                 let is_forged = self.network.wires.forge.swap(false, SeqCst);
                 Ok(found.map(|bytes| if is_forged { forged(&bytes) } else { bytes }))
             })
@@ -463,7 +472,7 @@ impl Lane for Wired {
     fn get_many<'a>(&'a self, keys: &'a [&'a str]) -> BoxFuture<'a, Vec<ReadResult>> {
         let carried = self.network.carry(Step::Get, async move {
             self.connect().await?;
-            Ok(self.lane.get_many(keys).await)
+            Ok(self.partition.get_many(keys).await)
         });
         carried
             .map(move |answers| {
@@ -475,7 +484,7 @@ impl Lane for Wired {
     fn acquire_lease<'a>(&'a self, key: &'a str, ask: LeaseRequest) -> Reply<'a, LeaseReply> {
         self.network
             .carry(Step::AcquireLease, async move {
-                self.lane.acquire_lease(key, ask).await
+                self.partition.acquire_lease(key, ask).await
             })
             .boxed()
     }
@@ -489,7 +498,7 @@ impl Lane for Wired {
     ) -> Reply<'a, Fill> {
         self.network
             .carry(Step::Fill, async move {
-                self.lane.fill(key, lease, value, payload).await
+                self.partition.fill(key, lease, value, payload).await
             })
             .boxed()
     }
@@ -504,7 +513,9 @@ impl Lane for Wired {
     ) -> Reply<'a, Option<Fill>> {
         self.network
             .carry(Step::Fill, async move {
-                self.lane.revalidate(key, lease, seen, ttls, tags).await
+                self.partition
+                    .revalidate(key, lease, seen, ttls, tags)
+                    .await
             })
             .boxed()
     }
@@ -512,7 +523,7 @@ impl Lane for Wired {
     fn renew_lease<'a>(&'a self, key: &'a str, token: u64, ttl: Duration) -> Reply<'a, bool> {
         self.network
             .carry(Step::Renew, async move {
-                self.lane.renew_lease(key, token, ttl).await
+                self.partition.renew_lease(key, token, ttl).await
             })
             .boxed()
     }
@@ -534,12 +545,12 @@ impl Lane for Wired {
                 let wires = &self.network.wires;
                 let stuck = (kind == Step::Insert).then(|| wires.stuck.lock().unwrap().take());
                 let Some(gate) = stuck.flatten() else {
-                    return self.lane.write(step, batch).await;
+                    return self.partition.write(step, batch).await;
                 };
-                let (lane, batch) = (Arc::clone(&self.lane), OwnedBatch::new(batch));
+                let (partition, batch) = (Arc::clone(&self.partition), OwnedBatch::new(batch));
                 tokio::spawn(async move {
                     gate.pass().await;
-                    let _ = batch.write(&*lane, &l2::Step::Insert).await;
+                    let _ = batch.write(&*partition, &l2::Step::Insert).await;
                     gate.landed.send_replace(true);
                 });
                 Err(L2Error::timed_out(Duration::from_millis(1)))
@@ -556,7 +567,7 @@ impl Lane for Wired {
     ) -> Reply<'a, Option<Touched>> {
         self.network
             .carry(Step::Touch, async move {
-                self.lane.touch(key, lifetime, payload, deadline).await
+                self.partition.touch(key, lifetime, payload, deadline).await
             })
             .boxed()
     }
@@ -564,7 +575,7 @@ impl Lane for Wired {
     fn tag_versions<'a>(&'a self, tags: &'a [&'a str]) -> Reply<'a, Vec<Option<TagVersion>>> {
         self.network
             .carry(Step::TagVersions, async move {
-                self.lane.tag_versions(tags).await
+                self.partition.tag_versions(tags).await
             })
             .boxed()
     }
@@ -572,20 +583,23 @@ impl Lane for Wired {
     fn remove_prefixes<'a>(&'a self, prefixes: &'a [(&'a str, Stamp)]) -> Reply<'a, Vec<u64>> {
         self.network
             .carry(Step::RemovePrefix, async move {
-                self.lane.remove_prefixes(prefixes).await
+                self.partition.remove_prefixes(prefixes).await
             })
             .boxed()
     }
 
     fn replay(&self, first: u64) -> Reply<'_, Vec<Message>> {
         self.network
-            .carry(Step::Replay, async move { self.lane.replay(first).await })
+            .carry(
+                Step::Replay,
+                async move { self.partition.replay(first).await },
+            )
             .boxed()
     }
 
     fn members<'a>(&'a self, ids: &'a [u64]) -> Reply<'a, Members> {
         let reading = async move {
-            let members = self.lane.members(ids).await?;
+            let members = self.partition.members(ids).await?;
             let read = &self.network.wires.members_read;
             read.fetch_add(members.list.len(), SeqCst);
             Ok(members)
@@ -595,7 +609,7 @@ impl Lane for Wired {
 
     fn sweep(&self, id: u64, ttl: Duration) -> Reply<'_, Option<Members>> {
         async move {
-            let found = self.lane.sweep(id, ttl).await?;
+            let found = self.partition.sweep(id, ttl).await?;
             if found.is_some() {
                 self.network.count(Step::Sweep);
             }
@@ -605,48 +619,47 @@ impl Lane for Wired {
     }
 
     fn forget(&self, member: Member) -> Reply<'_, ()> {
-        self.lane.forget(member)
+        self.partition.forget(member)
     }
 
     fn system(&self) -> &'static str {
-        self.lane.system()
+        self.partition.system()
     }
 
     fn store_counts<'a>(&'a self, counts: StoredCounts<'a>) -> Reply<'a, FleetBypass> {
-        let storing = self.lane.store_counts(counts);
+        let storing = self.partition.store_counts(counts);
         self.network.carry(Step::Count, storing).boxed()
     }
 
     fn counts(&self) -> Reply<'_, Vec<(u64, String)>> {
-        self.lane.counts()
+        self.partition.counts()
     }
 
     fn switch(&self, is_off: bool, deadline: Option<u64>) -> Reply<'_, ()> {
-        self.lane.switch(is_off, deadline)
+        self.partition.switch(is_off, deadline)
     }
 
     #[cfg(feature = "write-behind")]
     fn write_stream(&self) -> Option<&dyn larder::l2::WriteStream> {
-        self.lane.write_stream()
+        self.partition.write_stream()
     }
 
     fn leave(&self, id: u64) -> Reply<'_, ()> {
-        self.lane.leave(id)
+        self.partition.leave(id)
     }
 
     fn keep_only(&self, incarnation: u64) -> bool {
         let is_misled = self.network.wires.mislead.swap(false, SeqCst);
-        self.lane.keep_only(incarnation) && !is_misled
+        self.partition.keep_only(incarnation) && !is_misled
     }
 
-    fn subscribe(&self, me: MemberInfo) -> Reply<'_, (LaneClock, Box<dyn Subscription>)> {
+    fn subscribe(&self, me: MemberInfo) -> Reply<'_, (PartitionClock, Box<dyn Subscription>)> {
         async move {
             let (mut clock, inner) = self
                 .network
-                .carry(
-                    Step::Subscribe,
-                    async move { self.lane.subscribe(me).await },
-                )
+                .carry(Step::Subscribe, async move {
+                    self.partition.subscribe(me).await
+                })
                 .await?;
             if self.network.wires.exhaust.swap(false, SeqCst) {
                 clock.seq = u64::MAX;
@@ -675,7 +688,7 @@ struct WiredSubscription {
     inner: Box<dyn Subscription>,
     network: Network,
     cuts: usize,
-    heartbeat: Option<LaneClock>,
+    heartbeat: Option<PartitionClock>,
     event: BoxFuture<'static, watch::Receiver<Events>>,
 }
 

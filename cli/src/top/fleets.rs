@@ -66,7 +66,7 @@ pub(super) struct Fleet {
     looked: Option<Instant>,
 }
 
-/// The last notes of a member, one in each lane.
+/// The last notes of a member, one in each partition.
 struct Noted {
     notes: Vec<u64>,
     since: Instant,
@@ -74,10 +74,10 @@ struct Noted {
     is_seen: bool,
 }
 
-/// A member of a fleet, over all lanes.
+/// A member of a fleet, over all partitions.
 pub(super) struct MemberRow {
     pub(super) id: u64,
-    /// How many messages it has not applied; `None` if it has applied none in the present epoch of some lane.
+    /// How many messages it has not applied; `None` if it has applied none in the present epoch of some partition.
     pub(super) lag: Option<u64>,
     pub(super) max_staleness: Duration,
     /// How long ago it has noted something.
@@ -140,7 +140,11 @@ impl Fleet {
         let is_first = before.is_none();
         self.rate = before.and_then(|before| rate(&before, &state));
         let mut notes = HashMap::<u64, Vec<u64>>::new();
-        for member in state.lanes.iter().flat_map(|lane| &lane.members) {
+        for member in state
+            .partitions
+            .iter()
+            .flat_map(|partition| &partition.members)
+        {
             notes.entry(member.info.id).or_default().push(member.note);
         }
         // Those that have left are forgotten.
@@ -165,19 +169,21 @@ impl Fleet {
         self.state = Some(state);
     }
 
-    /// Whether all instances are switched off, as far as one lane says so.
+    /// Whether all instances are switched off, as far as one partition says so.
     pub(super) fn is_off(&self) -> bool {
-        let lanes = self.state.iter().flat_map(|state| &state.lanes);
-        lanes.into_iter().any(|lane| lane.state.clock.is_off)
+        let partitions = self.state.iter().flat_map(|state| &state.partitions);
+        partitions
+            .into_iter()
+            .any(|partition| partition.state.clock.is_off)
     }
 
     /// Its members; those that lag or are silent come first.
     pub(super) fn members(&self) -> Vec<MemberRow> {
         let mut rows = BTreeMap::<u64, MemberRow>::new();
         let state = self.state.iter();
-        for lane in state.clone().flat_map(|state| &state.lanes) {
-            let clock = lane.state.clock;
-            for Member { info, applied, .. } in &lane.members {
+        for partition in state.clone().flat_map(|state| &state.partitions) {
+            let clock = partition.state.clock;
+            for Member { info, applied, .. } in &partition.members {
                 let lag = clock.seq.saturating_sub(applied.seq);
                 let lag = (applied.epoch == clock.epoch).then_some(lag);
                 let row = rows.entry(info.id).or_insert_with(|| self.member(info.id));
@@ -219,12 +225,17 @@ impl Fleet {
 fn rate(before: &FleetState, now: &FleetState) -> Option<f64> {
     let sum = |state: &FleetState| {
         state
-            .lanes
+            .partitions
             .iter()
-            .map(|lane| lane.state.clock.seq)
+            .map(|partition| partition.state.clock.seq)
             .sum::<u64>()
     };
-    let time = |state: &FleetState| state.lanes.first().map(|lane| lane.state.clock.now);
+    let time = |state: &FleetState| {
+        state
+            .partitions
+            .first()
+            .map(|partition| partition.state.clock.now)
+    };
     // A clock that was lost, or set back, has no rate.
     let changes = sum(now).checked_sub(sum(before))?;
     let passed = time(now)?.checked_sub(time(before)?)?;

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::fmt::Write as _;
 use std::time::Duration;
 
-use larder::inspect::LaneAudit;
+use larder::inspect::PartitionAudit;
 use ratatui::layout::Rect;
 use ratatui::style::Stylize;
 use ratatui::text::{Line, Text};
@@ -112,20 +112,20 @@ pub(super) fn lines(fleets: &Fleets, columns: usize, rows: Option<usize>) -> Vec
     lines
 }
 
-/// The servers and their memory. Lanes may share one.
+/// The servers and their memory. Partitions may share one.
 fn servers(fleets: &Fleets) -> BTreeMap<&str, String> {
     let states = fleets
         .each
         .values()
         .filter_map(|fleet| fleet.state.as_ref());
-    let lanes = states.flat_map(|state| &state.lanes);
-    lanes
-        .map(|lane| (&*lane.state.node, memory(lane)))
+    let partitions = states.flat_map(|state| &state.partitions);
+    partitions
+        .map(|partition| (&*partition.state.node, memory(partition)))
         .collect()
 }
 
-fn memory(lane: &LaneAudit) -> String {
-    match (lane.used_memory, lane.maxmemory) {
+fn memory(partition: &PartitionAudit) -> String {
+    match (partition.used_memory, partition.maxmemory) {
         (None, _) => "memory not known".to_owned(),
         (Some(used), None) => format!("{} used", bytes(used)),
         (Some(used), Some(0)) => format!("{} used, no limit", bytes(used)),
@@ -182,7 +182,13 @@ fn namespace(name: &str, fleet: &Fleet) -> Row {
             short(counted.unstorable_values),
             short(counted.l2_errors),
             short(counted.l2_breaker_opened),
-            short(state.lanes.iter().map(|lane| lane.log_length).sum()),
+            short(
+                state
+                    .partitions
+                    .iter()
+                    .map(|partition| partition.log_length)
+                    .sum(),
+            ),
         ]);
     }
     let kind = if fleet.error.is_some() || fleet.is_off() {
@@ -360,12 +366,12 @@ pub(super) fn as_json(fleets: &Fleets) -> Value {
         json!({
             "namespace": name,
             "error": fleet.error,
-            "lanes": state.lanes.len(),
+            "partitions": state.partitions.len(),
             "is_off": fleet.is_off(),
             "members": members.collect::<Vec<_>>(),
             "changes_per_second": fleet.rate,
             "hit_rate": hit_rate(&state.counters),
-            "log": state.lanes.iter().map(|lane| lane.log_length).sum::<u64>(),
+            "log": state.partitions.iter().map(|partition| partition.log_length).sum::<u64>(),
             "counters": state.counters.iter().collect::<BTreeMap<_, _>>(),
         })
     });
@@ -373,13 +379,15 @@ pub(super) fn as_json(fleets: &Fleets) -> Value {
         .each
         .values()
         .filter_map(|fleet| fleet.state.as_ref());
-    let lanes = states.flat_map(|state| &state.lanes);
-    let servers: BTreeMap<_, _> = lanes.map(|lane| (&*lane.state.node, lane)).collect();
-    let servers = servers.into_iter().map(|(node, lane)| {
+    let partitions = states.flat_map(|state| &state.partitions);
+    let servers: BTreeMap<_, _> = partitions
+        .map(|partition| (&*partition.state.node, partition))
+        .collect();
+    let servers = servers.into_iter().map(|(node, partition)| {
         json!({
             "node": node,
-            "used_memory": lane.used_memory,
-            "maxmemory": lane.maxmemory,
+            "used_memory": partition.used_memory,
+            "maxmemory": partition.maxmemory,
         })
     });
     json!({

@@ -203,15 +203,15 @@ async fn nothing_is_changed_without_yes() {
     assert!(!is_there);
 }
 
-/// The list is of the lanes that there were: no command could end it there.
+/// The list is of the partitions that there were: no command could end it there.
 #[tokio::test]
-async fn another_number_of_lanes_ends_it() {
+async fn another_number_of_partitions_ends_it() {
     let shop = Fixture::new().await;
     let cache = instance(&shop, "web/1").await;
     let done = bypass(&shop, &["eu:", "--for", "1h", "--yes"]).await;
     assert_eq!(done.row("follow"), "1 of 1");
     assert_eq!(loads(&cache, "eu:tea").await, 2);
-    let other = program::cache(&shop.url(), |builder| builder.lanes(2));
+    let other = program::cache(&shop.url(), |builder| builder.partitions(2));
     other.insert("us:tea", "450".to_owned()).await.unwrap();
     eventually("it is used again", async || {
         loads(&cache, "eu:tea").await == 0

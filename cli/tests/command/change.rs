@@ -154,10 +154,10 @@ async fn tag_removes_the_values_that_have_it() {
 }
 
 #[tokio::test]
-async fn prefix_and_clear_remove_keys_of_all_lanes() {
+async fn prefix_and_clear_remove_keys_of_all_partitions() {
     let shop = Fixture::new().await;
     let url = shop.url();
-    let cache = super::program::cache(&url, |builder| builder.lanes(4));
+    let cache = super::program::cache(&url, |builder| builder.partitions(4));
     let keys = ["eu:tea", "eu:milk", "eu:salt", "us:tea", "us:milk"];
     for key in keys {
         cache.insert(key, "450".to_owned()).await.unwrap();
@@ -176,7 +176,7 @@ async fn prefix_and_clear_remove_keys_of_all_lanes() {
             cache.get(key).await.is_none()
         })
         .await;
-        assert!(shop.inspect(key).await.row("lane").ends_with(" of 4"));
+        assert!(shop.inspect(key).await.row("partition").ends_with(" of 4"));
     }
 }
 
@@ -184,7 +184,7 @@ async fn prefix_and_clear_remove_keys_of_all_lanes() {
 async fn all_instances_are_switched_off_and_on() {
     let shop = Fixture::new().await;
     let url = shop.url();
-    let cache = super::program::cache(&url, |builder| builder.lanes(4));
+    let cache = super::program::cache(&url, |builder| builder.partitions(4));
     cache.ready().await;
     for (state, is_on) in [("off", false), ("on", true)] {
         let dry = larder(&url, &["switch", NAMESPACE, state, "--dry-run"]).await;

@@ -120,7 +120,7 @@ async fn the_clock_and_the_log() {
     let _: String = add("4000-0").query_async(&mut redis).await.unwrap();
     assert_eq!(
         problems(&server).await,
-        ["the log of lane 0 is ahead of the clock"]
+        ["the log of partition 0 is ahead of the clock"]
     );
     let _: u64 = redis.del(LOG).await.unwrap();
     let _: String = add("1-0").query_async(&mut redis).await.unwrap();
@@ -129,16 +129,16 @@ async fn the_clock_and_the_log() {
     let _: u64 = redis.hset(CLOCK, "at", at).await.unwrap();
     assert_eq!(
         problems(&server).await,
-        ["the log of lane 0 lacks the last message"]
+        ["the log of partition 0 lacks the last message"]
     );
     let () = redis.set(LOG, "x").await.unwrap();
     assert_eq!(
         problems(&server).await,
-        ["the log of lane 0 is of another type"]
+        ["the log of partition 0 is of another type"]
     );
     let _: u64 = redis.del(LOG).await.unwrap();
     let _: u64 = redis.hdel(CLOCK, "at").await.unwrap();
-    assert_eq!(problems(&server).await, ["lane 0 has lost its clock"]);
+    assert_eq!(problems(&server).await, ["partition 0 has lost its clock"]);
 }
 
 #[tokio::test]
@@ -335,7 +335,7 @@ async fn a_server_that_is_not_that_of_the_clock_is_a_note() {
     let found = check(&server, &["--json"]).await;
     let report: Value = serde_json::from_str(&found.stdout).unwrap();
     let notes = report["notes"].as_array().unwrap();
-    let what = "the server of lane 0 has restarted, or it is a replica";
+    let what = "the server of partition 0 has restarted, or it is a replica";
     let note = notes.iter().find(|note| note["what"] == what);
     let todo = note.expect(what)["todo"].as_str().unwrap();
     assert!(todo.contains("the URL of the primary"), "{todo}");

@@ -145,9 +145,9 @@ async fn an_older_write_is_removed_while_a_newer_one_waits() {
 }
 
 #[tokio::test]
-async fn letters_of_all_lanes() {
+async fn letters_of_all_partitions() {
     let shop = Fixture::new().await;
-    let many = cache(&shop.url(), |builder| builder.lanes(4));
+    let many = cache(&shop.url(), |builder| builder.partitions(4));
     let source = Source::default();
     let writes = source.write_behind(&many);
     for key in ["tea", "milk", "salt", "rice", "mate"] {

@@ -23,8 +23,8 @@ async fn nothing_stays_but_what_has_a_ttl() {
     let url = shop.url();
     shop.cache.insert("tea", "450".to_owned()).await.unwrap();
     shop.cache.close().await;
-    // The lanes of another number, and a tombstone in the former one.
-    let wide = cache(&url, |builder| builder.lanes(3));
+    // The partitions of another number, and a tombstone in the former one.
+    let wide = cache(&url, |builder| builder.partitions(3));
     for key in ["tea", "milk", "salt", "oil", "rice"] {
         wide.insert(key, "450".to_owned()).await.unwrap();
     }

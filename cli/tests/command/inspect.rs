@@ -23,7 +23,7 @@ async fn a_value_that_instances_use() {
     shop.cache.insert("tea", "450".to_owned()).await.unwrap();
     let shown = shop.inspect("tea").await;
     assert!(shown.stdout.starts_with("shop:price tea\n"), "{shown:?}");
-    assert_eq!(shown.row("lane"), "0 of 1");
+    assert_eq!(shown.row("partition"), "0 of 1");
     assert_eq!(
         shown.row("node"),
         shop.url().strip_prefix("redis://").unwrap()
@@ -375,14 +375,14 @@ async fn an_encrypted_value_is_named_so() {
 }
 
 #[tokio::test]
-async fn a_key_in_one_of_several_lanes() {
+async fn a_key_in_one_of_several_partitions() {
     let shop = Fixture::new().await;
-    let cache = cache(&shop.url(), |builder| builder.lanes(4));
+    let cache = cache(&shop.url(), |builder| builder.partitions(4));
     let keys = ["tea", "milk", "salt", "rice", "mate"];
     for key in keys {
         cache.insert(key, "450".to_owned()).await.unwrap();
         let shown = shop.inspect(key).await;
-        assert!(shown.row("lane").ends_with(" of 4"), "{shown:?}");
+        assert!(shown.row("partition").ends_with(" of 4"), "{shown:?}");
         assert_eq!(shown.row("  used"), "yes");
     }
 }

@@ -113,12 +113,12 @@ async fn keys_cannot_move_the_cursor_or_make_up_lines() {
 }
 
 #[tokio::test]
-async fn changes_of_several_lanes_as_json() {
+async fn changes_of_several_partitions_as_json() {
     let shop = Fixture::new().await;
-    let cache = cache(&shop.url(), |builder| builder.lanes(2));
+    let cache = cache(&shop.url(), |builder| builder.partitions(2));
     cache.insert("tea", "450".to_owned()).await.unwrap();
     let mut tail = Tail::start(&shop.url(), &["--json"]).await;
-    let mut lanes = [0, 0];
+    let mut partitions = [0, 0];
     for key in ["tea", "milk", "salt", "rice", "mate", "corn"] {
         cache.invalidate(key).await.unwrap();
         let change: Value = serde_json::from_str(&tail.line().await).unwrap();
@@ -127,9 +127,9 @@ async fn changes_of_several_lanes_as_json() {
             (&"invalidate".into(), &key.into())
         );
         assert_eq!(change["missed"], 0);
-        lanes[usize::try_from(change["lane"].as_u64().unwrap()).unwrap()] += 1;
+        partitions[usize::try_from(change["partition"].as_u64().unwrap()).unwrap()] += 1;
     }
-    assert!(lanes.iter().all(|many| *many > 0), "{lanes:?}");
+    assert!(partitions.iter().all(|many| *many > 0), "{partitions:?}");
 }
 
 #[tokio::test]
@@ -277,15 +277,15 @@ async fn the_last_changes_of_a_key() {
 }
 
 #[tokio::test]
-async fn the_last_changes_of_several_lanes_are_sorted_by_time() {
+async fn the_last_changes_of_several_partitions_are_sorted_by_time() {
     let shop = Fixture::new().await;
-    let cache = cache(&shop.url(), |builder| builder.lanes(4));
+    let cache = cache(&shop.url(), |builder| builder.partitions(4));
     let mut all = Vec::new();
     for n in 0..40 {
         let key = format!("k{n}");
         cache.invalidate(&key).await.unwrap();
         all.push(format!("invalidate {key}"));
-        // Changes of one millisecond have no order between lanes.
+        // Changes of one millisecond have no order between partitions.
         sleep(Duration::from_millis(2)).await;
     }
     assert_eq!(last_changes(&shop, &["30"]).await, all[10..]);

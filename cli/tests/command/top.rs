@@ -252,7 +252,9 @@ async fn one_screen() {
     no_cache.is_one_clear_line(1, "Redis has no cache");
 
     let many = cache(&url, |builder| {
-        builder.lanes(4).max_staleness(Duration::from_millis(100))
+        builder
+            .partitions(4)
+            .max_staleness(Duration::from_millis(100))
     });
     many.ready().await;
     for key in 0..20 {
@@ -273,7 +275,7 @@ async fn one_screen() {
     let shown = json(&url, &once).await;
     let shop = &shown["namespaces"][0];
     assert_eq!(
-        (&shop["namespace"], &shop["lanes"]),
+        (&shop["namespace"], &shop["partitions"]),
         (&NAMESPACE.into(), &4.into())
     );
     assert_eq!(
@@ -297,9 +299,9 @@ async fn one_screen() {
 
     // Has crashed, and another one applies nothing.
     let mut redis = server.connection().await;
-    for lane in 0..4 {
+    for partition in 0..4 {
         let keys: Vec<String> = redis
-            .keys(format!("{{shop:price.{lane}of4.*}}!live"))
+            .keys(format!("{{shop:price.{partition}of4.*}}!live"))
             .await
             .unwrap();
         let _: u64 = redis.hset(&keys[0], "16", "1:0:30:7").await.unwrap();
@@ -404,7 +406,7 @@ async fn it_takes_one_connection() {
     let caches = (0..10).map(|number| {
         let name = format!("shop:{number}");
         let builder = Cache::<String, String>::builder(&name).l2(l2.clone());
-        builder.lanes(4).build().unwrap()
+        builder.partitions(4).build().unwrap()
     });
     let caches: Vec<_> = caches.collect();
     for cache in &caches {

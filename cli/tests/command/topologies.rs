@@ -19,7 +19,7 @@ fn options<'a>(urls: &'a [String], how: &[&'a str]) -> Vec<&'a str> {
 }
 
 /// Looks at a cache and changes it, on whatever servers. Returns where its key is.
-async fn is_used(options: &[&str], cache: &Cache<String, String>, lanes: u16) -> String {
+async fn is_used(options: &[&str], cache: &Cache<String, String>, partitions: u16) -> String {
     let larder = async |arguments: &[&str]| {
         let done = larder("", &[arguments, options].concat()).await;
         assert_eq!((done.code, &*done.stderr), (Some(0), ""), "{done:?}");
@@ -30,7 +30,9 @@ async fn is_used(options: &[&str], cache: &Cache<String, String>, lanes: u16) ->
         let shown = larder(&["inspect", NAMESPACE, key]).await;
         assert_eq!(shown.row("  used"), "yes");
         assert!(
-            shown.row("lane").ends_with(&format!(" of {lanes}")),
+            shown
+                .row("partition")
+                .ends_with(&format!(" of {partitions}")),
             "{shown:?}"
         );
     }
@@ -46,8 +48,8 @@ async fn is_used(options: &[&str], cache: &Cache<String, String>, lanes: u16) ->
     let shown: Value = serde_json::from_str(&shown.stdout).unwrap();
     let found = &shown["namespaces"][0];
     assert_eq!(
-        (&found["namespace"], &found["lanes"]),
-        (&NAMESPACE.into(), &lanes.into())
+        (&found["namespace"], &found["partitions"]),
+        (&NAMESPACE.into(), &partitions.into())
     );
     assert_eq!(
         (&found["log"], &shown["are_all"]),
@@ -62,21 +64,23 @@ async fn is_used(options: &[&str], cache: &Cache<String, String>, lanes: u16) ->
     })
     .await;
     let shown = larder(&["inspect", NAMESPACE, "milk"]).await;
-    // As many lanes as before.
+    // As many partitions as before.
     assert!(
-        shown.row("lane").ends_with(&format!(" of {lanes}")),
+        shown
+            .row("partition")
+            .ends_with(&format!(" of {partitions}")),
         "{shown:?}"
     );
     shown.row("node").to_owned()
 }
 
-/// Removes what is left of a cache that was closed, on each server that has a lane.
-async fn is_forgotten(options: &[&str], cache: Cache<String, String>, lanes: u16) {
+/// Removes what is left of a cache that was closed, on each server that has a partition.
+async fn is_forgotten(options: &[&str], cache: Cache<String, String>, partitions: u16) {
     cache.close().await;
     let forget = ["forget", NAMESPACE, "--yes"];
     let done = larder("", &[&forget, options].concat()).await;
     let keys: u16 = done.row("removed keys of its own:").parse().unwrap();
-    assert!(keys >= 2 * lanes, "{done:?}");
+    assert!(keys >= 2 * partitions, "{done:?}");
     let again = larder("", &[&forget, options].concat()).await;
     again.is_one_clear_line(1, "no cache in Redis has the name");
 }
@@ -88,7 +92,7 @@ async fn a_cluster() {
     let urls = cluster.urls();
     let l2 = RedisL2::cluster(&urls).unwrap();
     // Fewer than a cache on a cluster has unless it is told.
-    let cache = Cache::builder(NAMESPACE).l2(l2).lanes(2);
+    let cache = Cache::builder(NAMESPACE).l2(l2).partitions(2);
     let cache = cache.build().unwrap();
     cache.ready().await;
     let node = is_used(&options(&urls, &["--cluster"]), &cache, 2).await;

@@ -85,7 +85,7 @@ pub(crate) struct Batches {
     open: Mutex<Option<Open>>,
 }
 
-/// A load of one key, with the loads of its lane.
+/// A load of one key, with the loads of its partition.
 type One = (Arc<Loads>, AnyKey, Fetch);
 
 struct Open {
@@ -149,7 +149,7 @@ impl Batches {
         tokio::spawn(async move {
             let mut rest = collect(receiver, until).await;
             let mut parts = Vec::new();
-            // A call of the loader for each lane.
+            // A call of the loader for each partition.
             while let Some((loads, ..)) = rest.first() {
                 let loads = Arc::clone(loads);
                 let part = rest.extract_if(.., |(of, ..)| Arc::ptr_eq(of, &loads));

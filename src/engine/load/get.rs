@@ -24,7 +24,8 @@ use crate::l2::Want;
 use crate::token::Token;
 use crate::vocabulary::{Source, Version};
 
-/// A write of this lane that a caller knows of by its token, and that this instance may not have applied yet (rule 22).
+/// A write of this partition that a caller knows of by its token, and that this instance may not have applied yet (rule
+/// 22).
 #[derive(Clone, Copy)]
 pub(super) struct Since {
     write: Version,

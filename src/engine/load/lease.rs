@@ -267,7 +267,7 @@ pub(crate) async fn give_back(ctx: &Context, leased: Leased<'_>) {
 
 async fn renew(ctx: &Context, (key, lease): Leased<'_>, ttl: Duration) {
     if let Some(lease) = lease {
-        let renewing = ctx.lane.renew_lease(key, lease.token, ttl);
+        let renewing = ctx.partition.renew_lease(key, lease.token, ttl);
         let _ = ctx.breaker.send("renew_lease", renewing).await;
     }
 }
@@ -430,7 +430,7 @@ impl StoredAs {
             && slot.version.epoch == lease.epoch
         {
             // L2 has the value, so its body need not be sent again. `None` if L2 does not have it any more.
-            let sending = (ctx.lane).revalidate(key, lease, slot.version.ver, ttls, tags);
+            let sending = (ctx.partition).revalidate(key, lease, slot.version.ver, ttls, tags);
             if let Some(fill) = ctx.breaker.send("revalidate", sending).await? {
                 return Ok(Some(fill));
             }
@@ -439,7 +439,7 @@ impl StoredAs {
             return Ok(None);
         };
         let payload = publishes.then(|| ctx.message(Kind::Insert, &[key]));
-        let filling = ctx.lane.fill(key, lease, &encoded, payload.as_deref());
+        let filling = ctx.partition.fill(key, lease, &encoded, payload.as_deref());
         ctx.breaker.send("fill", filling).await.map(Some)
     }
 }

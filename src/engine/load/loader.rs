@@ -131,7 +131,7 @@ impl Loads {
         Arc::strong_count(&self.permits.loads) - 1
     }
 
-    /// What is kept of loaders although none runs, in all lanes.
+    /// What is kept of loaders although none runs, in all partitions.
     pub(crate) fn left_over(&self) -> Vec<&'static str> {
         let left = [
             (self.pending() > 0, "a loader that runs"),

@@ -15,7 +15,7 @@
 //! - [`batches`]: loads of single keys that become one call of a loader
 //! - [`verify`]: a sample of hits is compared with the source
 //! - [`warm`]: keys that nobody has looked up yet
-//! - [`lanes`]: calls for keys of several lanes
+//! - [`partitions`]: calls for keys of several partitions
 //! - [`commit`]: a commit of the source, and the change of the cache that has to follow it
 
 mod batches;
@@ -23,10 +23,10 @@ mod commit;
 mod fallbacks;
 mod fetch;
 mod get;
-mod lanes;
 mod lease;
 pub(crate) mod loader;
 mod nested;
+mod partitions;
 mod permits;
 mod refresh;
 mod rounds;
@@ -39,7 +39,7 @@ use tokio::sync::Semaphore;
 
 pub(crate) use self::batches::{AnyKey, Batches, CacheLoader, Load, LoaderOfKeys};
 pub(crate) use self::commit::{Commit, Committed, Returned, invalidate_after};
-pub(crate) use self::lanes::LaneLoads;
+pub(crate) use self::partitions::PartitionLoads;
 use self::permits::LoadPermits;
 #[cfg(feature = "admin")]
 pub(crate) use self::verify::Mismatch;
@@ -61,7 +61,7 @@ pub(crate) struct Loads {
     mismatches: Arc<Mismatches>,
 }
 
-/// The limits of an instance, which all its lanes share.
+/// The limits of an instance, which all its partitions share.
 pub(crate) struct Permits {
     /// One for each loader that may run now.
     loads: Arc<LoadPermits>,

@@ -17,10 +17,10 @@ use tracing::{Instrument, Span};
 
 use super::Loads;
 use super::batches::{AnyKey, LoaderOfKeys};
-use super::lanes::LaneLoads;
 use super::lease::{self, Acquired, Goal, Replaces};
 use super::loader::{LoadKey, Loader};
 use super::nested::{Behind, LoadId, Waiting};
+use super::partitions::PartitionLoads;
 #[cfg(larder_ablation)]
 use crate::ablation::{Rule, without};
 use crate::error::LoadError;
@@ -65,8 +65,8 @@ impl Ended {
     }
 }
 
-impl LaneLoads {
-    /// How many keys a step of a warm-up takes: about a batch for each lane.
+impl PartitionLoads {
+    /// How many keys a step of a warm-up takes: about a batch for each partition.
     pub(crate) fn warm_at_a_time(&self) -> usize {
         BATCH * usize::from(self.number())
     }
@@ -87,11 +87,11 @@ impl LaneLoads {
                     Err(_) => Ended::Refused.count(&mut warming),
                 }
             }
-            for (lane, mut keys) in self.split(named, |(text, _)| text) {
+            for (partition, mut keys) in self.split(named, |(text, _)| text) {
                 while !keys.is_empty() {
                     let rest = keys.split_off(keys.len().min(BATCH));
                     let (texts, keys_of_batch) = keys.into_iter().unzip();
-                    let batch = lane.warm(texts, loader_of(keys_of_batch));
+                    let batch = partition.warm(texts, loader_of(keys_of_batch));
                     warming = warming.and(batch.await?);
                     keys = rest;
                 }

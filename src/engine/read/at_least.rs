@@ -15,13 +15,13 @@ use crate::token::Token;
 use crate::vocabulary::{Source, Version};
 
 impl Reads {
-    /// The version of the write of this lane that a token names, or the version of no write.
+    /// The version of the write of this partition that a token names, or the version of no write.
     pub(crate) fn write_of(&self, token: &Token) -> Version {
         let no_write = || self.ctx.l1.freshness.no_write();
-        token.of_lane(self.lane).unwrap_or_else(no_write)
+        token.of_partition(self.partition).unwrap_or_else(no_write)
     }
 
-    /// Whether any look-up of this lane is one with this token.
+    /// Whether any look-up of this partition is one with this token.
     pub(crate) fn has_applied(&self, token: &Token) -> bool {
         self.ctx.l1.freshness.has_applied(self.write_of(token))
     }

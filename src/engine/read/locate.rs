@@ -4,8 +4,8 @@ use std::sync::Arc;
 
 use futures::future::BoxFuture;
 
-use super::lanes::LaneReads;
 use super::lookup::Reads;
+use super::partitions::PartitionReads;
 use super::tags::{self, Proof};
 use crate::entry::AnyEntry;
 use crate::error::L2Error;
@@ -25,11 +25,11 @@ pub(crate) struct Located {
     pub(crate) l2: Result<Option<AnyEntry>, L2Error>,
 }
 
-impl LaneReads {
+impl PartitionReads {
     /// What both levels hold for a key.
     pub(crate) fn locate(&self, key: Key) -> BoxFuture<'static, Located> {
-        let lane = Arc::clone(self.of(&key));
-        Box::pin(async move { lane.locate(&key).await })
+        let partition = Arc::clone(self.of(&key));
+        Box::pin(async move { partition.locate(&key).await })
     }
 }
 

@@ -19,16 +19,16 @@ use crate::key::Key;
 use crate::l1::{
     Held, Join, JoinRead, MISS, NoValue, Op, Outcome, OutcomeKind, ReadOutcome, Slot, UNAVAILABLE,
 };
-use crate::l2::{LaneNumber, LeaseReply, LeaseRequest, ReadResult, Want};
+use crate::l2::{LeaseReply, LeaseRequest, PartitionNumber, ReadResult, Want};
 use crate::util::time_slice::TimeSlice;
 use crate::vocabulary::{Mode, Source};
 
 /// Keys of one look-up whose epochs the server compares at the same time.
 const COMPARED: usize = 64;
 
-/// Looks keys of one lane up.
+/// Looks keys of one partition up.
 pub(crate) struct Reads {
-    pub(super) lane: LaneNumber,
+    pub(super) partition: PartitionNumber,
     pub(super) ctx: Arc<Context>,
     pub(crate) hot_keys: Arc<HotKeys>,
 }
@@ -37,9 +37,13 @@ pub(crate) struct Reads {
 pub(crate) type Found = Result<AnyEntry, NoValue>;
 
 impl Reads {
-    pub(crate) fn new(lane: LaneNumber, ctx: &Arc<Context>, hot_keys: &Arc<HotKeys>) -> Self {
+    pub(crate) fn new(
+        partition: PartitionNumber,
+        ctx: &Arc<Context>,
+        hot_keys: &Arc<HotKeys>,
+    ) -> Self {
         Self {
-            lane,
+            partition,
             ctx: Arc::clone(ctx),
             hot_keys: Arc::clone(hot_keys),
         }
@@ -304,7 +308,7 @@ impl Reads {
         if is_proven {
             let asked = unanswered(&mut reads).map(|(op, _)| &*op.key);
             let asked: Vec<&str> = asked.collect();
-            let request = ctx.lane.get_many(&asked);
+            let request = ctx.partition.get_many(&asked);
             let answers = ctx.breaker.send_reads(asked.len(), request).await;
             let (mut now, mut slice) = (ctx.now(), TimeSlice::begin());
             for ((op, outcome), answer) in unanswered(&mut reads).zip(answers) {
@@ -375,7 +379,7 @@ async fn ask_l2(ctx: &Context, op: &Op, proof: Proof, now: Tick) -> (ReadOutcome
     }
     // The cheaper request, whose answer this instance can check by itself while it has a proof.
     if proof == Proof::Used && ctx.l1.freshness.is_live_at(now) {
-        let answer = ctx.breaker.send("get", ctx.lane.get(&op.key)).await;
+        let answer = ctx.breaker.send("get", ctx.partition.get(&op.key)).await;
         let now = ctx.now();
         if let Some(outcome) = plain_outcome(ctx, op, answer, now) {
             return (outcome, now);

@@ -5,7 +5,7 @@
 //!
 //! - [`lookup`]: one key or many
 //! - [`at_least`]: the same for a caller that comes with a token of a write
-//! - [`lanes`]: keys of several lanes
+//! - [`partitions`]: keys of several partitions
 //! - [`looked_up`]: the keys of one call, after a look into L1
 //! - [`tags`]: whether the tags of a value that L2 holds leave it valid
 //! - `locate`: which level holds a key, without a look-up (feature `admin`)
@@ -14,14 +14,14 @@
 
 pub(crate) mod at_least;
 pub(crate) mod hot_keys;
-mod lanes;
 #[cfg(feature = "admin")]
 mod locate;
 pub(crate) mod looked_up;
 pub(crate) mod lookup;
+mod partitions;
 pub(crate) mod tags;
 pub(crate) mod touch;
 
-pub(crate) use self::lanes::LaneReads;
 #[cfg(feature = "admin")]
 pub(crate) use self::locate::Located;
+pub(crate) use self::partitions::PartitionReads;

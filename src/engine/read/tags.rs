@@ -103,7 +103,7 @@ async fn ask_unknown<'a>(
         return Some(unknown);
     }
     let names: Vec<&str> = unknown.keys().map(|name| &**name).collect();
-    let asking = ctx.lane.tag_versions(&names);
+    let asking = ctx.partition.tag_versions(&names);
     let versions = ctx.breaker.send("tag_versions", asking).await.ok()?;
     Some(unknown.into_keys().zip(versions).collect())
 }

@@ -96,7 +96,7 @@ async fn send(
 ) -> Result<bool, L2Error> {
     let key = &op.key;
     let payload = ctx.message(Kind::Invalidate, &[key]);
-    let touching = ctx.lane.touch(key, lifetime, &payload, deadline);
+    let touching = ctx.partition.touch(key, lifetime, &payload, deadline);
     let Some(touched) = ctx.breaker.send("touch", touching).await? else {
         return Ok(false);
     };
@@ -127,6 +127,6 @@ async fn store_again(ctx: &Context, key: &str, slot: &Slot, ttls: crate::l2::Ttl
             payload: &payload,
             deadline: None,
         };
-        let _ = ctx.lane.write(&crate::l2::Step::Insert, batch).await;
+        let _ = ctx.partition.write(&crate::l2::Step::Insert, batch).await;
     }
 }

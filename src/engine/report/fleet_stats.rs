@@ -14,21 +14,22 @@ use tracing::{info, warn};
 
 use crate::clock::millis;
 use crate::engine::context::Context;
-use crate::engine::lanes::Lanes;
 use crate::engine::load::Mismatches;
+use crate::engine::partitions::Partitions;
 use crate::engine::switch::{BypassedEverywhere, Switch};
 use crate::key::Key;
 use crate::l2::{FleetBypass, L2Error, StoredCounts};
 use crate::stats::{BYPASS, MISMATCHED, SHARE, Stats, stored_after};
 use crate::util::lock::lock;
 
-/// Counters that have not changed are stored, too, so that L2 does not take the instance for one that has ended, and operators see that it is there.
+/// Counters that have not changed are stored, too, so that L2 does not take the instance for one that has ended, and
+/// operators see that it is there.
 const UNCHANGED: Duration = Duration::from_secs(60);
 
 /// The counters of this instance among the counters of the fleet.
 pub(crate) struct FleetStats {
-    /// The contexts of all lanes. The first lane keeps the counters.
-    contexts: Arc<Lanes<Arc<Context>>>,
+    /// The contexts of all partitions. The first partition keeps the counters.
+    contexts: Arc<Partitions<Arc<Context>>>,
     mismatches: Arc<Mismatches>,
     /// By time that goes on while the clock of the values stands still in a test.
     began: Instant,
@@ -49,7 +50,10 @@ struct Stored {
 }
 
 impl FleetStats {
-    pub(crate) fn new(contexts: &Arc<Lanes<Arc<Context>>>, mismatches: &Arc<Mismatches>) -> Self {
+    pub(crate) fn new(
+        contexts: &Arc<Partitions<Arc<Context>>>,
+        mismatches: &Arc<Mismatches>,
+    ) -> Self {
         Self {
             contexts: Arc::clone(contexts),
             mismatches: Arc::clone(mismatches),
@@ -119,7 +123,7 @@ impl FleetStats {
             text: &text,
             folds,
         };
-        let answer = ctx.lane.store_counts(counts).await;
+        let answer = ctx.partition.store_counts(counts).await;
         // An L2 that cannot be reached is in the log by requests that the cache needs.
         let refused = answer.as_ref().err().filter(|error| error.is_refused());
         let may_tell = refused.is_some() && ctx.options.may_log();
@@ -182,7 +186,7 @@ impl FleetStats {
             return Ok(self.contexts.stats());
         }
         ctx.breaker.admit()?;
-        let stored = ctx.lane.counts().await?;
+        let stored = ctx.partition.counts().await?;
         let mut all = self.contexts.counted();
         for (_, text) in stored.iter().filter(|(id, _)| *id != ctx.instance) {
             all.add_text(text);

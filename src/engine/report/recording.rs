@@ -8,14 +8,14 @@ use std::time::Duration;
 use tokio::time::sleep;
 use tokio_util::task::AbortOnDropHandle;
 
-use crate::engine::load::{LaneLoads, Loads};
+use crate::engine::load::{Loads, PartitionLoads};
 use crate::engine::metrics::Metrics;
 
 const PAUSE: Duration = Duration::from_secs(1);
 
 /// Starts the task that hands all over from time to time, which ends with its handle or its runtime. A recorder that is
 /// installed later gets it from then on.
-pub(crate) fn start(loads: &Arc<LaneLoads>) -> Option<AbortOnDropHandle<()>> {
+pub(crate) fn start(loads: &Arc<PartitionLoads>) -> Option<AbortOnDropHandle<()>> {
     let loads = Arc::clone(loads);
     let recording = async move {
         loop {
@@ -27,21 +27,21 @@ pub(crate) fn start(loads: &Arc<LaneLoads>) -> Option<AbortOnDropHandle<()>> {
 }
 
 /// Hands over the counters, and the gauges as they are now.
-pub(crate) fn record(loads: &LaneLoads) {
+pub(crate) fn record(loads: &PartitionLoads) {
     if !Metrics::ARE_ON {
         return;
     }
-    let contexts = loads.map(|_, lane| Arc::clone(&lane.ctx));
+    let contexts = loads.map(|_, partition| Arc::clone(&partition.ctx));
     let is = |yes| if yes { 1.0 } else { 0.0 };
     #[allow(clippy::cast_precision_loss, reason = "a recorder takes nothing else")]
     let number = |n: u64| n as f64;
-    let sum = |of: fn(&Loads) -> u64| number(loads.iter().map(|lane| of(lane)).sum());
+    let sum = |of: fn(&Loads) -> u64| number(loads.iter().map(|partition| of(partition)).sum());
     let gauges = [
         number(contexts.entries()),
-        sum(|lane| lane.ctx.l1.store.weight()),
+        sum(|partition| partition.ctx.l1.store.weight()),
         number(loads.first().pending() as u64),
-        sum(|lane| lane.writes.writer.pending() as u64),
-        sum(|lane| lane.ctx.deferred.len() as u64),
+        sum(|partition| partition.writes.writer.pending() as u64),
+        sum(|partition| partition.ctx.deferred.len() as u64),
         is(contexts.iter().all(|ctx| ctx.breaker.is_up())),
         is(contexts.iter().any(|ctx| ctx.breaker.is_open())),
         is(contexts.iter().all(|ctx| ctx.l1.freshness.is_live())),

@@ -14,7 +14,7 @@ use tokio::task::spawn_blocking;
 use tracing::warn;
 
 use crate::engine::context::Context;
-use crate::engine::write::LaneWrites;
+use crate::engine::write::PartitionWrites;
 use crate::key::{Key, MAX_KEY_BYTES};
 use crate::stats::Counters;
 use crate::util::lock::lock;
@@ -159,7 +159,7 @@ impl Channels {
     }
 
     /// Carries out the messages that are heard. Those that wait when this is dropped are carried out by the next one.
-    pub(crate) async fn run(self: &Arc<Self>, ctx: &Context, writes: &LaneWrites) {
+    pub(crate) async fn run(self: &Arc<Self>, ctx: &Context, writes: &PartitionWrites) {
         // Beside each other: a parser may take for ever.
         tokio::select! {
             // The busiest last: under a flood of messages the others are polled before a turn of the task is used up.
@@ -170,7 +170,7 @@ impl Channels {
         }
     }
 
-    async fn carry_out(self: &Arc<Self>, ctx: &Context, writes: &LaneWrites) {
+    async fn carry_out(self: &Arc<Self>, ctx: &Context, writes: &PartitionWrites) {
         loop {
             let payloads = self.drain();
             if payloads.is_empty() {
@@ -198,7 +198,7 @@ impl Channels {
     }
 
     /// Those that are heard during a pass share the next one, and delay no keys and tags.
-    async fn remove_prefixes(&self, writes: &LaneWrites) {
+    async fn remove_prefixes(&self, writes: &PartitionWrites) {
         loop {
             let prefixes = mem::take(&mut *lock(&self.prefixes));
             if prefixes.is_empty() {
@@ -212,7 +212,7 @@ impl Channels {
     }
 
     /// Clears for payloads that did not fit, and cannot be named any more.
-    async fn make_up(&self, ctx: &Context, writes: &LaneWrites) {
+    async fn make_up(&self, ctx: &Context, writes: &PartitionWrites) {
         loop {
             // This takes the mark before the clear is called: a payload that comes during the clear is kept, and
             // invalidates after it.
@@ -233,7 +233,7 @@ impl Channels {
 
     /// As calls of this instance: an invalidation that L2 does not accept is deferred, counted and traced as theirs
     /// are.
-    async fn invalidate(&self, writes: &LaneWrites, invalidations: Vec<Invalidation>) {
+    async fn invalidate(&self, writes: &PartitionWrites, invalidations: Vec<Invalidation>) {
         // Sets, since programs name a key for each change; and in order, so that a simulated run can be repeated.
         let [mut keys, mut tags, mut prefixes] = [const { BTreeSet::<Key>::new() }; 3];
         for invalidation in invalidations {

@@ -56,7 +56,7 @@ impl Publisher {
             let published = if ctx.breaker.is_open() {
                 Err(L2Error::skipped())
             } else {
-                ctx.lane.publish(&self.to.channel, &event).await
+                ctx.partition.publish(&self.to.channel, &event).await
             };
             let Err(error) = published else {
                 ctx.counters.changes_published.bump();

@@ -1,4 +1,4 @@
-//! How far an instance is in the messages of its lane, and what it does with the next one (rules 7, 9 to 11 and 21).
+//! How far an instance is in the messages of its partition, and what it does with the next one (rules 7, 9 to 11 and 21).
 //!
 //! A [`Session`] is told what was received, and says what to do. It waits for nothing, and knows neither L1 nor L2.
 
@@ -9,11 +9,11 @@ use arrayvec::ArrayVec;
 use tokio::time::Instant;
 
 use crate::ablation::{Rule, without};
-use crate::l2::{Applied, Kind, LaneClock, MemberInfo, Message};
+use crate::l2::{Applied, Kind, MemberInfo, Message, PartitionClock};
 
 /// A heartbeat out of turn is sent no sooner than this after the last one.
 const OUT_OF_TURN: Duration = Duration::from_millis(50);
-/// How many clears may come before the lane is asked for its epoch. Of more, the oldest cause no event.
+/// How many clears may come before the partition is asked for its epoch. Of more, the oldest cause no event.
 const CLEARS: usize = 16;
 
 /// How far an instance is in the messages of this epoch.
@@ -21,7 +21,7 @@ const CLEARS: usize = 16;
 pub(super) struct Reached {
     /// The number of the last message that was applied, with all before it. `None` before the first subscription.
     last: Option<u64>,
-    /// The number that the lane itself has named last. Any publisher can make up the numbers of messages (rule 21).
+    /// The number that the partition itself has named last. Any publisher can make up the numbers of messages (rule 21).
     confirmed: Option<u64>,
     /// The number of the last message that was counted.
     counted: u64,
@@ -30,7 +30,7 @@ pub(super) struct Reached {
 /// The state of one subscription. What its methods answer is done before anything else is received.
 pub(super) struct Session {
     pub(super) me: MemberInfo,
-    /// The lane's epoch, as it was found last. Zero before that.
+    /// The partition's epoch, as it was found last. Zero before that.
     epoch: u64,
     pub(super) reached: Reached,
     /// Whether the caller of an invalidation waits until this instance has applied it.
@@ -53,17 +53,17 @@ pub(super) enum Received {
         /// Send a heartbeat now: a caller waits for this instance.
         asks: bool,
     },
-    /// Its epoch may be made up, so it is not applied. When the lane confirms the epoch, the message is counted with
+    /// Its epoch may be made up, so it is not applied. When the partition confirms the epoch, the message is counted with
     /// all before it.
     OtherEpoch {
-        /// Do not use L1 until the lane has answered.
+        /// Do not use L1 until the partition has answered.
         suspends: bool,
     },
     /// Nothing: only without rule 21.
     Ignore,
 }
 
-/// What brings an instance as far as the lane has said that it is.
+/// What brings an instance as far as the partition has said that it is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Step {
     /// All messages up to there are applied.
@@ -74,12 +74,12 @@ pub(super) enum Step {
     StartOver,
 }
 
-/// What has happened to a lane whose messages are counted anew.
+/// What has happened to a partition whose messages are counted anew.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct StartedOver {
     /// Clears by other instances.
     pub(super) clears: usize,
-    /// The lane has left the epoch that was known, and no clear was announced.
+    /// The partition has left the epoch that was known, and no clear was announced.
     pub(super) is_new_epoch: bool,
 }
 
@@ -88,7 +88,7 @@ impl Session {
         Self {
             me,
             epoch,
-            // Messages that came after the last number which the lane has named may be made up. Their numbers may be
+            // Messages that came after the last number which the partition has named may be made up. Their numbers may be
             // the numbers of messages that are lost now (rule 21).
             reached: Reached {
                 last: reached.confirmed,
@@ -102,7 +102,7 @@ impl Session {
         }
     }
 
-    /// The number of the last message that was applied. A heartbeat that is sent now is answered by a lane which has
+    /// The number of the last message that was applied. A heartbeat that is sent now is answered by a partition which has
     /// reached it.
     pub(super) const fn last(&self) -> Option<u64> {
         self.reached.last
@@ -123,7 +123,7 @@ impl Session {
         self.me.max_staleness / 3
     }
 
-    /// A heartbeat is sent now. Returns what it has the lane note.
+    /// A heartbeat is sent now. Returns what it has the partition note.
     pub(super) fn send_heartbeat(&mut self, now: Instant, next: Instant) -> Applied {
         (self.last_heartbeat, self.next_heartbeat) = (now, next);
         Applied {
@@ -133,8 +133,8 @@ impl Session {
         }
     }
 
-    /// Has a heartbeat sent soon, though none is due: a message says something that only the lane can confirm. Not more
-    /// often than this, however many messages do.
+    /// Has a heartbeat sent soon, though none is due: a message says something that only the partition can confirm. Not
+    /// more often than this, however many messages do.
     fn ask_out_of_turn(&mut self) {
         let pause = OUT_OF_TURN.min(self.me.max_staleness / 30);
         self.next_heartbeat = self.next_heartbeat.min(self.last_heartbeat + pause);
@@ -142,7 +142,7 @@ impl Session {
 
     /// Receives a message. It is applied whatever its number, as it only evicts older entries: a message that has the
     /// number of an earlier one was replayed, or the earlier one was made up (rule 21). If its number is above the next
-    /// one, others were lost (rules 9 and 10), and the lane is asked.
+    /// one, others were lost (rules 9 and 10), and the partition is asked.
     pub(super) fn receive(&mut self, message: &Message, now: Instant) -> Received {
         if message.epoch != self.epoch {
             return self.receive_other_epoch(message, now);
@@ -150,7 +150,7 @@ impl Session {
         if without(Rule::Overflow) {
             self.reached.last = message.seq.checked_sub(1);
         }
-        // The lane counts up to 2⁵³. A number beyond that is none, and the next proof is refused.
+        // The partition counts up to 2⁵³. A number beyond that is none, and the next proof is refused.
         let next = self.reached.last.map_or(0, |last| last.saturating_add(1));
         if message.seq < next && without(Rule::SeenNumbers) {
             return Received::Ignore;
@@ -170,7 +170,7 @@ impl Session {
         }
     }
 
-    /// Only the lane knows whether the epoch of a message has begun. L1 is not used until it has answered, and empties
+    /// Only the partition knows whether the epoch of a message has begun. L1 is not used until it has answered, and empties
     /// only if it has; unless messages of this kind have just suspended L1, and may be made up (rule 21).
     fn receive_other_epoch(&mut self, message: &Message, now: Instant) -> Received {
         if message.kind == Kind::Clear {
@@ -200,50 +200,50 @@ impl Session {
         is_new
     }
 
-    /// The lane's clock was read after the instance has subscribed (rule 7).
-    pub(super) fn subscribed(&mut self, lane: &LaneClock) -> Step {
+    /// The partition's clock was read after the instance has subscribed (rule 7).
+    pub(super) fn subscribed(&mut self, partition: &PartitionClock) -> Step {
         let from = self.reached.last;
         if without(Rule::CatchUp) && from.is_some() {
-            self.reached.last = Some(lane.seq);
+            self.reached.last = Some(partition.seq);
         }
-        self.reach(lane, from)
+        self.reach(partition, from)
     }
 
     /// A heartbeat was answered: each message that it counts has been applied, or was lost (rules 8 and 9). The last
     /// message that had been applied when it was sent is `from`: later ones may have come before this answer.
-    pub(super) fn answered(&mut self, lane: &LaneClock, from: Option<u64>) -> Step {
+    pub(super) fn answered(&mut self, partition: &PartitionClock, from: Option<u64>) -> Step {
         if without(Rule::LostMessages) {
-            self.reached.last = Some(lane.seq).max(self.reached.last);
+            self.reached.last = Some(partition.seq).max(self.reached.last);
         }
-        self.reach(lane, from)
+        self.reach(partition, from)
     }
 
-    /// Makes sure that all messages of the lane up to here have been applied, or that L1 holds nothing older.
+    /// Makes sure that all messages of the partition up to here have been applied, or that L1 holds nothing older.
     ///
-    /// This instance has received messages up to number `from` when the lane was asked. If the lane's clock says less
-    /// than it has said before, or names another epoch, its numbers are not those that this instance knows.
-    fn reach(&mut self, lane: &LaneClock, from: Option<u64>) -> Step {
+    /// This instance has received messages up to number `from` when the partition was asked. If the partition's clock says
+    /// less than it has said before, or names another epoch, its numbers are not those that this instance knows.
+    fn reach(&mut self, partition: &PartitionClock, from: Option<u64>) -> Step {
         let confirmed = self.reached.confirmed;
         debug_assert!(
             cfg!(larder_ablation) || confirmed <= self.reached.last,
-            "all messages up to the number that the lane has named are applied"
+            "all messages up to the number that the partition has named are applied"
         );
-        if lane.epoch != self.epoch || confirmed.is_none_or(|seq| seq > lane.seq) {
+        if partition.epoch != self.epoch || confirmed.is_none_or(|seq| seq > partition.seq) {
             return Step::StartOver;
         }
-        if from > Some(lane.seq) {
+        if from > Some(partition.seq) {
             // Some messages were made up, and may have had the numbers of others that were lost.
             self.reached.last = confirmed;
         }
-        self.go_on(lane)
+        self.go_on(partition)
     }
 
-    fn go_on(&mut self, lane: &LaneClock) -> Step {
+    fn go_on(&mut self, partition: &PartitionClock) -> Step {
         match self.reached.last {
             None => Step::StartOver,
-            Some(last) if last < lane.seq => Step::Replay { from: last },
+            Some(last) if last < partition.seq => Step::Replay { from: last },
             Some(_) => {
-                self.reached.confirmed = Some(lane.seq);
+                self.reached.confirmed = Some(partition.seq);
                 Step::Reached
             }
         }
@@ -253,7 +253,7 @@ impl Session {
     pub(super) fn replayed<'m>(
         &mut self,
         log: &'m [Message],
-        lane: &LaneClock,
+        partition: &PartitionClock,
     ) -> (&'m [Message], Step) {
         let from = self.reached.last.unwrap_or(0);
         let is_next = |&(message, number): &(&Message, u64)| {
@@ -273,23 +273,23 @@ impl Session {
         let step = if in_order < log.len() {
             Step::StartOver
         } else {
-            self.go_on(lane)
+            self.go_on(partition)
         };
         (missed, step)
     }
 
-    /// Counts messages from those of the lane's clock on, as [`Step::StartOver`] has said.
-    pub(super) fn start_over(&mut self, lane: &LaneClock) -> StartedOver {
-        // With those before it, whose epochs the lane has left again.
-        let announced = (self.cleared.iter()).position(|(epoch, _)| *epoch == lane.epoch);
+    /// Counts messages from those of the partition's clock on, as [`Step::StartOver`] has said.
+    pub(super) fn start_over(&mut self, partition: &PartitionClock) -> StartedOver {
+        // With those before it, whose epochs the partition has left again.
+        let announced = (self.cleared.iter()).position(|(epoch, _)| *epoch == partition.epoch);
         let cleared = self.cleared.drain(..announced.map_or(0, |at| at + 1));
         let clears = cleared.filter(|(_, is_own)| !is_own).count();
-        let is_new_epoch = self.epoch != 0 && self.epoch != lane.epoch && announced.is_none();
-        self.epoch = lane.epoch;
+        let is_new_epoch = self.epoch != 0 && self.epoch != partition.epoch && announced.is_none();
+        self.epoch = partition.epoch;
         self.reached = Reached {
-            last: Some(lane.seq),
-            confirmed: Some(lane.seq),
-            counted: lane.seq,
+            last: Some(partition.seq),
+            confirmed: Some(partition.seq),
+            counted: partition.seq,
         };
         StartedOver {
             clears,
@@ -319,7 +319,7 @@ mod tests {
     struct Run {
         session: Session,
         now: Instant,
-        lane: LaneClock,
+        partition: PartitionClock,
         from: Option<u64>,
     }
 
@@ -354,7 +354,7 @@ mod tests {
             Self {
                 session: session(Reached::default(), 0, now),
                 now,
-                lane: LaneClock::default(),
+                partition: PartitionClock::default(),
                 from: None,
             }
         }
@@ -365,7 +365,7 @@ mod tests {
                 ["subscribe", at] => {
                     self.session = session(self.session.reached, self.session.epoch, self.now);
                     self.read_clock(at);
-                    let step = self.session.subscribed(&self.lane);
+                    let step = self.session.subscribed(&self.partition);
                     self.carry_out(step)
                 }
                 ["message", at] => self.receive(&message(at, Kind::Insert, OTHER)),
@@ -376,7 +376,7 @@ mod tests {
                 ["ask"] => self.ask(),
                 ["answer", at] => {
                     self.read_clock(at);
-                    let step = self.session.answered(&self.lane, self.from);
+                    let step = self.session.answered(&self.partition, self.from);
                     self.carry_out(step)
                 }
                 ["heartbeat", at] => {
@@ -393,7 +393,7 @@ mod tests {
         }
 
         fn read_clock(&mut self, at: &str) {
-            (self.lane.epoch, self.lane.seq) = number(at);
+            (self.partition.epoch, self.partition.seq) = number(at);
         }
 
         fn ask(&mut self) -> String {
@@ -427,7 +427,7 @@ mod tests {
         fn replay(&mut self, log: &[&str]) -> String {
             let log = log.iter().map(|at| message(at, Kind::Insert, OTHER));
             let log: Vec<_> = log.collect();
-            let (missed, step) = self.session.replayed(&log, &self.lane);
+            let (missed, step) = self.session.replayed(&log, &self.partition);
             let mut does = Vec::new();
             for message in missed {
                 let is_new = self.session.is_new(message);
@@ -443,7 +443,7 @@ mod tests {
                 Step::Reached if self.session.proven() => "prove, ask now".to_owned(),
                 Step::Reached => "prove".to_owned(),
                 Step::Replay { from } => format!("replay from {from}"),
-                Step::StartOver => match self.session.start_over(&self.lane) {
+                Step::StartOver => match self.session.start_over(&self.partition) {
                     StartedOver {
                         clears: 0,
                         is_new_epoch: false,
@@ -477,7 +477,7 @@ mod tests {
             "subscribe 5 -> message 6 -> message 6 => apply",
             "subscribe 5 -> message 7 => apply",
             "subscribe 5 -> message 7 -> message 6 => apply, count",
-            // A hole: the lane is asked, and not again and again.
+            // A hole: the partition is asked, and not again and again.
             "subscribe 5 -> heartbeat 5 -> message 7 => apply, ask in 50 ms",
             "subscribe 5 -> heartbeat 5 -> message 7 -> message 9 => apply",
             "subscribe 5 -> heartbeat 5 -> wait 30 -> message 7 => apply, ask in 20 ms",
@@ -497,7 +497,7 @@ mod tests {
             "subscribe 5 -> ask -> message 6 -> answer 5 => prove",
             "subscribe 5 -> ask -> message 6 -> answer 5 -> heartbeat 6 => prove",
             "subscribe 5 -> ask -> message 6 -> answer 7 => replay from 6",
-            // The lane has lost something.
+            // The partition has lost something.
             "subscribe 5 -> heartbeat 4 => empty L1",
             "subscribe 5 -> heartbeat 4 -> message 5 => apply, count",
             "subscribe 5 -> heartbeat 2/5 => empty L1, warn",
@@ -507,7 +507,7 @@ mod tests {
 
     /// Rule 21.
     #[test]
-    fn a_number_that_the_lane_has_not_named_is_not_relied_on() {
+    fn a_number_that_the_partition_has_not_named_is_not_relied_on() {
         check(&[
             "subscribe 5 -> message 6 -> ask => note 1/5",
             "subscribe 5 -> message 6 -> heartbeat 6 -> ask => note 1/6",
@@ -521,7 +521,7 @@ mod tests {
 
     /// Rule 7.
     #[test]
-    fn a_new_subscription_goes_on_where_the_lane_had_confirmed() {
+    fn a_new_subscription_goes_on_where_the_partition_had_confirmed() {
         check(&[
             "subscribe 5 -> subscribe 5 => prove",
             "subscribe 5 -> subscribe 7 => replay from 5",
@@ -572,7 +572,7 @@ mod tests {
     }
 
     #[test]
-    fn a_clear_is_told_once_the_lane_confirms_it() {
+    fn a_clear_is_told_once_the_partition_confirms_it() {
         check(&[
             "subscribe 5 -> clear 2/1 => suspend L1",
             "subscribe 5 -> clear 2/1 -> heartbeat 2/1 => empty L1, clears: 1",

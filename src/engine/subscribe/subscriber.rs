@@ -1,10 +1,10 @@
 //! The subscriber: receives the changes of other instances, and proves that no message was missed (rules 7 to 11, 13).
 //!
-//! It subscribes, reads the lane's clock, catches up, and only then lets L1 be served. From then on it sends a
-//! heartbeat every third of `max_staleness`. The answer says how far the lane is, and comes after all messages that it
+//! It subscribes, reads the partition's clock, catches up, and only then lets L1 be served. From then on it sends a
+//! heartbeat every third of `max_staleness`. The answer says how far the partition is, and comes after all messages that it
 //! counts, so L1 may be served until `max_staleness` after the heartbeat was sent.
 //!
-//! Messages that were missed are read from the lane's log. If the log does not have them, L1 is flushed.
+//! Messages that were missed are read from the partition's log. If the log does not have them, L1 is flushed.
 //!
 //! Carries out what [`session`](super::session) decides. Knows nothing of connections; `l1` decides how a message
 //! changes an entry.
@@ -28,26 +28,26 @@ use super::publish::Publisher;
 use super::session::{Reached, Received, Session, Step};
 use crate::ablation::{Rule, without};
 use crate::engine::context::Context;
-use crate::engine::lanes::Lanes;
 use crate::engine::load::Mismatches;
+use crate::engine::partitions::Partitions;
 use crate::engine::report::fleet_stats::FleetStats;
-use crate::engine::write::{LaneWrites, Writes};
+use crate::engine::write::{PartitionWrites, Writes};
 use crate::events::CacheEvent;
 use crate::l1::{Freshness, ProofRequest};
 use crate::l2::{
-    Event, Kind, L2Error, LONGEST_PAUSE, LaneClock, LeaseRequest, MemberInfo, Message,
+    Event, Kind, L2Error, LONGEST_PAUSE, LeaseRequest, MemberInfo, Message, PartitionClock,
     Subscription, Version, Want, reconnects,
 };
 use crate::stats::Stats;
 use crate::util::lock::lock;
 use crate::util::on_drop::OnDrop;
 
-/// Receives the messages of the lane.
+/// Receives the messages of the partition.
 pub(crate) struct Subscriber {
     ctx: Arc<Context>,
     writes: Arc<Writes>,
     publisher: Option<Arc<Publisher>>,
-    /// The subscriber of the first lane has this.
+    /// The subscriber of the first partition has this.
     for_all: Option<ForAll>,
     /// The task, once it has been started.
     task: Mutex<Option<JoinHandle<()>>>,
@@ -59,30 +59,30 @@ pub(crate) struct Subscriber {
     l2_may_answer: Notify,
 }
 
-/// The work of one subscriber for all lanes.
+/// The work of one subscriber for all partitions.
 pub(crate) struct ForAll {
     channels: Arc<Channels>,
-    writes: Arc<LaneWrites>,
+    writes: Arc<PartitionWrites>,
     fleet_stats: FleetStats,
-    /// Called once the namespace has another number of lanes. Stops all subscribers.
-    on_other_lanes: OnOtherLanes,
+    /// Called once the namespace has another number of partitions. Stops all subscribers.
+    on_other_partitions: OnOtherPartitions,
 }
 
-pub(crate) type OnOtherLanes = Box<dyn Fn(u16) + Send + Sync>;
+pub(crate) type OnOtherPartitions = Box<dyn Fn(u16) + Send + Sync>;
 
 impl ForAll {
     pub(crate) fn new(
-        contexts: &Arc<Lanes<Arc<Context>>>,
-        writes: &Arc<LaneWrites>,
+        contexts: &Arc<Partitions<Arc<Context>>>,
+        writes: &Arc<PartitionWrites>,
         channels: &Arc<Channels>,
         mismatches: &Arc<Mismatches>,
-        on_other_lanes: OnOtherLanes,
+        on_other_partitions: OnOtherPartitions,
     ) -> Self {
         Self {
             channels: Arc::clone(channels),
             writes: Arc::clone(writes),
             fleet_stats: FleetStats::new(contexts, mismatches),
-            on_other_lanes,
+            on_other_partitions,
         }
     }
 }
@@ -149,7 +149,7 @@ impl Subscriber {
             never = self.writes.members.forget_silent(), if ctx.options.is_listed => match never {},
             never = &mut subscribed => match never {},
             never = self.keep_delivering() => match never {},
-            never = self.keep_lanes() => match never {},
+            never = self.keep_partitions() => match never {},
         }
         // The request goes over another connection than `leave`: carried out after that, it would leave a member
         // behind, for which others wait (rule 16).
@@ -213,17 +213,17 @@ impl Subscriber {
         }
     }
 
-    /// Has the engine built anew once the namespace has another number of lanes.
-    async fn keep_lanes(&self) -> Infallible {
+    /// Has the engine built anew once the namespace has another number of partitions.
+    async fn keep_partitions(&self) -> Infallible {
         if let Some(all) = &self.for_all {
-            let mut other_lanes = self.ctx.breaker.other_lanes.subscribe();
+            let mut other_partitions = self.ctx.breaker.other_partitions.subscribe();
             // The sender is in the context.
-            if let Ok(lanes) = other_lanes
-                .wait_for(|lanes| *lanes != 0)
+            if let Ok(partitions) = other_partitions
+                .wait_for(|partitions| *partitions != 0)
                 .await
                 .map(|at| *at)
             {
-                (all.on_other_lanes)(lanes);
+                (all.on_other_partitions)(partitions);
             }
         }
         pending().await
@@ -271,7 +271,7 @@ impl Subscriber {
             }
             let nothing = LeaseRequest::read_only(Want::Nothing);
             // An error has been traced.
-            let _ = (ctx.breaker).observe(ctx.lane.acquire_lease("", nothing).await);
+            let _ = (ctx.breaker).observe(ctx.partition.acquire_lease("", nothing).await);
             if !ctx.breaker.is_silent() {
                 return;
             }
@@ -296,7 +296,7 @@ struct Receiver<'a> {
 /// A heartbeat on its way.
 struct PendingHeartbeat {
     proof: ProofRequest,
-    /// The last message that had been applied when it was sent: the lane had reached that number at least.
+    /// The last message that had been applied when it was sent: the partition had reached that number at least.
     last: Option<u64>,
     /// The switches of all instances that this instance had called: the answer may be older than a later one.
     switches: u64,
@@ -340,12 +340,12 @@ impl<'a> Receiver<'a> {
     /// Rule 7: subscribes, reads the clock and catches up, in this order.
     async fn subscribe(&mut self) -> Result<Box<dyn Subscription>, L2Error> {
         let ctx = self.ctx;
-        // Before the lane is asked: a proof counts from the question (rule 8).
+        // Before the partition is asked: a proof counts from the question (rule 8).
         let (proof, switches) = (self.freshness.ask(), ctx.switch.calls());
         self.subscriber.has_asked.send_replace(true);
-        let subscribed = ctx.lane.subscribe(self.session.me).await;
+        let subscribed = ctx.partition.subscribe(self.session.me).await;
         self.subscriber.has_asked.send_replace(false);
-        let (lane, mut subscription) = ctx.breaker.observe(subscribed)?;
+        let (partition, mut subscription) = ctx.breaker.observe(subscribed)?;
         let all = self.subscriber.for_all.as_ref();
         if let Some(channels) = all.map(|all| Arc::clone(&all.channels))
             && !channels.is_empty()
@@ -355,11 +355,11 @@ impl<'a> Receiver<'a> {
             (ctx.breaker).observe(subscription.listen(&names, on_heard).await)?;
         }
         // Before L1 is flushed: nothing that is read from here on comes from another server.
-        self.keep_only(&lane, switches);
+        self.keep_only(&partition, switches);
         let is_first = self.session.last().is_none();
-        let step = self.session.subscribed(&lane);
-        self.reach(step, &lane).await?;
-        self.freshness.prove(&lane, proof);
+        let step = self.session.subscribed(&partition);
+        self.reach(step, &partition).await?;
+        self.freshness.prove(&partition, proof);
         if is_first {
             ctx.breaker.note_first_subscription();
         } else {
@@ -388,7 +388,7 @@ impl<'a> Receiver<'a> {
             event = subscription.next() => match event.unwrap_or_else(|| Err(L2Error::closed()))? {
                 Event::Message(message) => self.receive_message(&message),
                 Event::LeaseEnded(key) => self.ctx.l1.in_flight.lease_ended(&key),
-                Event::Heartbeat(lane) => self.receive_heartbeat(&lane).await?,
+                Event::Heartbeat(partition) => self.receive_heartbeat(&partition).await?,
             },
         }
         Ok(())
@@ -400,7 +400,7 @@ impl<'a> Receiver<'a> {
             "an answer belongs to the only heartbeat under way"
         );
         // All of it before the heartbeat is sent: the proof must start too early rather than too late, and `last` is a
-        // number that the lane has reached by then.
+        // number that the partition has reached by then.
         self.asked = Some(PendingHeartbeat {
             proof: self.freshness.ask(),
             last: self.session.last(),
@@ -490,12 +490,12 @@ impl<'a> Receiver<'a> {
     }
 
     /// Receives the answer to a heartbeat (rule 8).
-    async fn receive_heartbeat(&mut self, lane: &LaneClock) -> Result<(), L2Error> {
+    async fn receive_heartbeat(&mut self, partition: &PartitionClock) -> Result<(), L2Error> {
         let Some(asked) = self.asked.take() else {
             return Ok(());
         };
         self.subscriber.has_asked.send_replace(false);
-        if !self.keep_only(lane, asked.switches) {
+        if !self.keep_only(partition, asked.switches) {
             return Err(L2Error::unexpected(
                 "requests were answered by another server than the one that sends messages; both are connected to anew",
             ));
@@ -507,9 +507,9 @@ impl<'a> Receiver<'a> {
         }
         // From the number at the time of the question, and not from the present one. Only then the proof, which says
         // that all of them are applied.
-        let step = self.session.answered(lane, asked.last);
-        self.reach(step, lane).await?;
-        self.freshness.prove(lane, asked.proof);
+        let step = self.session.answered(partition, asked.last);
+        self.reach(step, partition).await?;
+        self.freshness.prove(partition, asked.proof);
         if self.session.proven() {
             self.freshness.request_proof();
         }
@@ -520,44 +520,44 @@ impl<'a> Receiver<'a> {
     /// Rule 13: values are believed only from the incarnation of the store to which this instance is subscribed.
     /// Discards connections for requests that lead elsewhere, and drops the values that were read over them: then it is
     /// `false`, and no proof that was asked for before this is taken.
-    fn keep_only(&self, lane: &LaneClock, switches: u64) -> bool {
+    fn keep_only(&self, partition: &PartitionClock, switches: u64) -> bool {
         let namespace = &self.ctx.options.namespace;
         // With each clock, before its proof.
-        (self.ctx.switch).follow(lane.is_off, switches, self.freshness, namespace);
-        let kept =
-            without(Rule::ConnectionIncarnation) || self.ctx.lane.keep_only(lane.incarnation);
+        (self.ctx.switch).follow(partition.is_off, switches, self.freshness, namespace);
+        let kept = without(Rule::ConnectionIncarnation)
+            || self.ctx.partition.keep_only(partition.incarnation);
         if !kept {
             self.freshness.revoke();
         }
         kept
     }
 
-    /// Brings this instance as far as the lane's clock says, by replays or by an empty L1.
+    /// Brings this instance as far as the partition's clock says, by replays or by an empty L1.
     ///
     /// An error if L2 cannot be reached. Requests have a connection of their own, and when both were lost, the
     /// subscription may be back first: L1 is worth keeping until the other is, too. If L2 can be reached and does not
     /// answer in time, which it may do again and again, L1 is emptied.
-    async fn reach(&mut self, mut step: Step, lane: &LaneClock) -> Result<(), L2Error> {
+    async fn reach(&mut self, mut step: Step, partition: &PartitionClock) -> Result<(), L2Error> {
         let replays = step != Step::Reached;
         while let Step::Replay { from } = step {
-            let log = self.ctx.lane.replay(from).await;
+            let log = self.ctx.partition.replay(from).await;
             step = match self.ctx.breaker.observe(log) {
-                Ok(log) => self.apply_log(&log, lane),
+                Ok(log) => self.apply_log(&log, partition),
                 // L1 is unused until there is another subscription, and kept for it.
                 Err(error) if error.is_unreachable() => return Err(error),
                 Err(_) => Step::StartOver,
             };
         }
         if step == Step::StartOver {
-            self.start_over(lane);
+            self.start_over(partition);
         } else if replays {
             self.ctx.counters.replays.bump();
         }
         Ok(())
     }
 
-    fn apply_log(&mut self, log: &[Message], lane: &LaneClock) -> Step {
-        let (missed, step) = self.session.replayed(log, lane);
+    fn apply_log(&mut self, log: &[Message], partition: &PartitionClock) -> Step {
+        let (missed, step) = self.session.replayed(log, partition);
         for message in missed {
             // Before the next part is asked for, and before a proof.
             self.apply(message);
@@ -568,13 +568,13 @@ impl<'a> Receiver<'a> {
         step
     }
 
-    fn start_over(&mut self, lane: &LaneClock) {
-        let started = self.session.start_over(lane);
+    fn start_over(&mut self, partition: &PartitionClock) {
+        let started = self.session.start_over(partition);
         for _ in 0..started.clears {
             (self.ctx.events).emit(|| CacheEvent::Cleared { is_own: false });
         }
-        (self.ctx.breaker).note_epoch(lane.incarnation, started.is_new_epoch);
+        (self.ctx.breaker).note_epoch(partition.incarnation, started.is_new_epoch);
         // Before the proof that its caller takes (rule 9).
-        self.ctx.l1.flush(lane.epoch);
+        self.ctx.l1.flush(partition.epoch);
     }
 }

@@ -72,7 +72,7 @@ impl Group {
     }
 }
 
-/// Whether the lane's time is known, which the deadline of an insert needs.
+/// Whether the partition's time is known, which the deadline of an insert needs.
 type ClockKnown = Result<(), L2Error>;
 
 /// Sends a batch. Returns whether L2 has accepted any of it.
@@ -80,7 +80,7 @@ pub(crate) async fn send(ctx: &Context, writes: Vec<Write>) -> bool {
     let mut groups = Group::all(writes);
     // Before all of them: they are sent one after the other then, with nothing to wait for in between.
     let clock = &if groups.iter().any(|group| group.step.is_insert()) {
-        // An insert needs a deadline in the lane's time.
+        // An insert needs a deadline in the partition's time.
         ctx.learn_clock().await
     } else {
         Ok(())
@@ -168,7 +168,7 @@ async fn step(ctx: &Context, group: &mut Group, clock: &ClockKnown) -> Result<Wr
         payload: &payload.unwrap_or_default(),
         deadline,
     };
-    let writing = ctx.lane.write(&group.step, batch);
+    let writing = ctx.partition.write(&group.step, batch);
     ctx.breaker.send(group.step.name(), writing).await
 }
 

@@ -6,11 +6,11 @@
 //!
 //! - [`passes`]: invalidations of prefixes that come together share a pass over L2
 //! - [`update`]: the value of a key is replaced by one that is made from it
-//! - [`lanes`]: calls for keys of several lanes, for tags, prefixes and all
+//! - [`partitions`]: calls for keys of several partitions, for tags, prefixes and all
 
 mod batch;
-mod lanes;
 mod order;
+mod partitions;
 mod passes;
 pub(crate) mod pending;
 pub(crate) mod update;
@@ -23,7 +23,7 @@ use futures::future::ready;
 use futures::stream::{self, StreamExt, TryStreamExt};
 use tracing::{Instrument, Span, debug};
 
-pub(crate) use self::lanes::{Invalidation, LaneWrites};
+pub(crate) use self::partitions::{Invalidation, PartitionWrites};
 use self::passes::{Passes, Prefix};
 use self::pending::{Insert, Write, WriteResult, stopped};
 use self::update::{Attempts, Turns};
@@ -36,15 +36,15 @@ use crate::events::CacheEvent;
 use crate::key::Key;
 #[cfg(feature = "write-behind")]
 use crate::l2::Append;
-use crate::l2::{EncodedValue, Kind, LaneNumber, Step, Version, Written};
+use crate::l2::{EncodedValue, Kind, PartitionNumber, Step, Version, Written};
 use crate::loaded::Loaded;
 use crate::options::LONGEST;
 use crate::token::{Token, later};
 use crate::vocabulary::AnyValue;
 
-/// The calls that change something, of one lane.
+/// The calls that change something, of one partition.
 pub(crate) struct Writes {
-    lane: LaneNumber,
+    partition: PartitionNumber,
     ctx: Arc<Context>,
     reads: Arc<Reads>,
     pub(crate) members: Members,
@@ -71,9 +71,9 @@ pub(super) struct Encoded {
 }
 
 impl Writes {
-    pub(crate) fn new(lane: LaneNumber, ctx: &Arc<Context>, reads: &Arc<Reads>) -> Self {
+    pub(crate) fn new(partition: PartitionNumber, ctx: &Arc<Context>, reads: &Arc<Reads>) -> Self {
         Self {
-            lane,
+            partition,
             ctx: Arc::clone(ctx),
             reads: Arc::clone(reads),
             members: Members::new(ctx),
@@ -83,9 +83,9 @@ impl Writes {
         }
     }
 
-    /// Names a write of this lane.
+    /// Names a write of this partition.
     pub(crate) fn token(&self, version: Version) -> Token {
-        Token::new(self.lane, version)
+        Token::new(self.partition, version)
     }
 
     /// Stores a value in both levels.

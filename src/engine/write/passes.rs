@@ -61,7 +61,7 @@ impl Passes {
         let prefixes = together.iter().flat_map(|waiting| &waiting.prefixes);
         let prefixes = prefixes.map(|(prefix, before)| (&**prefix, *before));
         let prefixes: Vec<_> = prefixes.collect();
-        let removing = ctx.lane.remove_prefixes(&prefixes);
+        let removing = ctx.partition.remove_prefixes(&prefixes);
         let removed = ctx.breaker.send("remove_prefix", removing).await;
         let mut removed = removed.map(Vec::into_iter);
         for WaitingCall { prefixes, answer } in together {

@@ -101,7 +101,7 @@ impl Write {
         self
     }
 
-    /// It is about to be sent: it may land until `deadline` of the lane's time, which is about `at` of ours.
+    /// It is about to be sent: it may land until `deadline` of the partition's time, which is about `at` of ours.
     pub(crate) fn may_land_until(&mut self, deadline: u64, at: Tick) {
         self.deferral.settles_after = deadline;
         self.deferral.settled_at = at;

@@ -418,7 +418,7 @@ fn a_load_or_refresh_that_was_overtaken_stores_nothing() {
     });
 }
 
-/// Rule 11: another program has written a version to L2 that the lane has not issued, and no later version exceeds it.
+/// Rule 11: another program has written a version to L2 that the partition has not issued, and no later version exceeds it.
 /// The next message evicts it all the same, whether it was stored before or is being read.
 #[test]
 fn a_version_that_was_never_issued_goes_with_the_next_message() {

@@ -30,7 +30,7 @@ use crate::clock::{Clock, Tick};
 use crate::key::Key;
 use crate::options::Options;
 use crate::settings::Settings;
-use crate::vocabulary::{AnyValue, L1Capacity, LaneClock, Value, Version};
+use crate::vocabulary::{AnyValue, L1Capacity, PartitionClock, Value, Version};
 
 const KEY: &str = "k";
 /// The tag that some values have.
@@ -256,7 +256,7 @@ impl World {
 
     /// All messages up to a question have been applied.
     fn prove(&self, asked: ProofRequest) {
-        let lane = LaneClock {
+        let partition = PartitionClock {
             incarnation: 1,
             epoch: self.l1.freshness.epoch(),
             seq: 0,
@@ -264,7 +264,7 @@ impl World {
             now: 0,
             is_off: false,
         };
-        self.l1.freshness.prove(&lane, asked);
+        self.l1.freshness.prove(&partition, asked);
     }
 
     fn join_load(&self) -> Join<LoadOutcome> {

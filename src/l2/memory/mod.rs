@@ -1,13 +1,13 @@
 //! An L2 inside the process: the same steps as on Redis, each under one lock. Knows no network.
 //!
 //! - here: the store, how it restarts, and its outages
-//! - [`lane`]: one instance's connections to it
+//! - [`partition`]: one instance's connections to it
 //! - [`state`]: the data of one namespace; [`tags`]: when tags were invalidated; [`expiring`]: the map that these are
 //!   in
 //! - `write_stream`: the steps of write-behind; `writes`: the writes that wait
 
 mod expiring;
-mod lane;
+mod partition;
 mod state;
 mod tags;
 #[cfg(feature = "write-behind")]
@@ -21,7 +21,7 @@ use std::sync::{Arc, Mutex, Weak};
 use std::time::Duration;
 
 use self::state::{Now, State};
-use super::{Bytes, L2Error, LaneNumber, OnHeard, random};
+use super::{Bytes, L2Error, OnHeard, PartitionNumber, random};
 use crate::clock::Clock;
 use crate::options::LONGEST;
 use crate::util::lock::lock;
@@ -31,7 +31,7 @@ use crate::util::partial_debug::partial_debug;
 ///
 /// Clones share the stored values: give one to each of several caches, and they behave as instances that
 /// share a Redis do. It holds at most 100 000 values per namespace. Caches of one name need the same number of
-/// [lanes](crate::Builder::lanes): unlike in Redis, caches with different numbers do not see each other's values.
+/// [partitions](crate::Builder::partitions): unlike in Redis, caches with different numbers do not see each other's values.
 ///
 /// ```
 /// # async fn demo() -> Result<(), Box<dyn std::error::Error>> {
@@ -55,8 +55,8 @@ struct Server {
     /// With the time of the last step.
     now: Now,
     is_reachable: bool,
-    /// By the names of the lanes.
-    lanes: BTreeMap<String, State>,
+    /// By the names of the partitions.
+    partitions: BTreeMap<String, State>,
     /// Who listens to channels of other programs. Belongs to the subscription, and ends with it.
     listening: Vec<Weak<Listening>>,
 }
@@ -101,7 +101,7 @@ impl MemoryL2 {
         let server = Arc::new(Mutex::new(Server {
             now,
             is_reachable: true,
-            lanes: BTreeMap::new(),
+            partitions: BTreeMap::new(),
             listening: Vec::new(),
         }));
         Self { clock, server }
@@ -110,9 +110,9 @@ impl MemoryL2 {
     /// Copies the data, for a later [`restore`](Self::restore).
     #[must_use]
     pub fn snapshot(&self) -> MemorySnapshot {
-        let mut lanes = lock(&self.server).lanes.clone();
-        unsubscribe_all(&mut lanes);
-        MemorySnapshot(lanes)
+        let mut partitions = lock(&self.server).partitions.clone();
+        unsubscribe_all(&mut partitions);
+        MemorySnapshot(partitions)
     }
 
     /// Restarts from a snapshot, like a server that has lost all later writes: all connections are cut, and values that
@@ -123,16 +123,16 @@ impl MemoryL2 {
         server.now.link.run = random();
         // Members of the former incarnation may be missing in the snapshot.
         server.now.age_of_list = Duration::ZERO;
-        server.lanes.clone_from(&snapshot.0);
+        server.partitions.clone_from(&snapshot.0);
     }
 
-    /// Writes bytes under a key of a namespace with one lane, as another program may, past all rules.
+    /// Writes bytes under a key of a namespace with one partition, as another program may, past all rules.
     #[doc(hidden)]
     pub fn write_by_hand(&self, namespace: &str, key: &str, bytes: Bytes) {
         let mut server = lock(&self.server);
         let at = server.now.at;
-        if let Some(lane) = server.lanes.get_mut(namespace) {
-            lane.values.insert(key, bytes, at, LONGEST);
+        if let Some(partition) = server.partitions.get_mut(namespace) {
+            partition.values.insert(key, bytes, at, LONGEST);
         }
     }
 
@@ -168,7 +168,7 @@ impl MemoryL2 {
         if !is_reachable {
             // Connections must not survive an outage that is over before they are used again.
             server.now.link.outages += 1;
-            unsubscribe_all(&mut server.lanes);
+            unsubscribe_all(&mut server.partitions);
         }
     }
 
@@ -205,7 +205,7 @@ impl MemoryL2 {
         }
     }
 
-    /// Does something with the data of a lane, as one step.
+    /// Does something with the data of a partition, as one step.
     fn step<T>(&self, name: &str, act: impl FnOnce(&mut State) -> T) -> Result<T, L2Error> {
         // Before the lock, as a clock of users may take a lock of its own.
         let at = self.clock.now() / 1_000_000;
@@ -217,17 +217,17 @@ impl MemoryL2 {
         server.now.at = at;
         let now = server.now;
         // Mostly it is there, and its name need not be copied.
-        let state = match server.lanes.get_mut(name) {
+        let state = match server.partitions.get_mut(name) {
             Some(state) => state,
-            None => server.lanes.entry(name.to_owned()).or_default(),
+            None => server.partitions.entry(name.to_owned()).or_default(),
         };
         state.now = now;
         Ok(act(state))
     }
 }
 
-/// The name of a lane.
-fn name_of(namespace: &str, LaneNumber { number, of }: LaneNumber) -> String {
+/// The name of a partition.
+fn name_of(namespace: &str, PartitionNumber { number, of }: PartitionNumber) -> String {
     if of == 1 {
         return namespace.to_owned();
     }
@@ -235,8 +235,8 @@ fn name_of(namespace: &str, LaneNumber { number, of }: LaneNumber) -> String {
     format!("{namespace}{{{number}of{of}}}")
 }
 
-fn unsubscribe_all(lanes: &mut BTreeMap<String, State>) {
-    for state in lanes.values_mut() {
+fn unsubscribe_all(partitions: &mut BTreeMap<String, State>) {
+    for state in partitions.values_mut() {
         state.subscribers.clear();
     }
 }
@@ -269,7 +269,7 @@ mod tests {
     #[tokio::test]
     async fn without_values_only_the_last_load_that_was_not_overtaken_may_fill() {
         let store = MemoryL2::without_values(Clock::system());
-        let lane = store.lane("ns".into(), Duration::ZERO, Box::new(|_| {}));
+        let partition = store.partition("ns".into(), Duration::ZERO, Box::new(|_| {}));
         let value = &EncodedValue {
             body: Vec::new(),
             ttls: Ttls::new(Duration::from_secs(60)),
@@ -282,17 +282,22 @@ mod tests {
             "another",
             "itself",
         ] {
-            let Ok(LeaseReply::Granted(lease)) = lane.acquire_lease("k", ASK).await else {
+            let Ok(LeaseReply::Granted(lease)) = partition.acquire_lease("k", ASK).await else {
                 panic!("it is granted");
             };
-            assert!(lane.renew_lease("k", lease.token, ASK.ttl).await.unwrap());
+            assert!(
+                partition
+                    .renew_lease("k", lease.token, ASK.ttl)
+                    .await
+                    .unwrap()
+            );
             let write = async |step: Step| {
                 let batch = Batch {
                     keys: &["k"],
                     values: &[value],
                     ..Batch::default()
                 };
-                match lane.write(&step, batch).await.unwrap() {
+                match partition.write(&step, batch).await.unwrap() {
                     Written::Done(ack) => ack.stamp.ver,
                     other => panic!("{other:?}"),
                 }
@@ -302,21 +307,27 @@ mod tests {
                 "invalidation" => write(Step::INVALIDATE).await,
                 "clear" => write(Step::Clear).await,
                 "another" => {
-                    let asked = lane.acquire_lease("k", ASK).await.unwrap();
+                    let asked = partition.acquire_lease("k", ASK).await.unwrap();
                     assert!(matches!(asked, LeaseReply::Granted(_)), "{asked:?}");
                     0
                 }
                 "itself" => {
-                    let given_back = lane.renew_lease("k", lease.token, Duration::ZERO).await;
+                    let given_back = partition
+                        .renew_lease("k", lease.token, Duration::ZERO)
+                        .await;
                     assert!(given_back.unwrap());
                     0
                 }
                 _ => 0,
             };
-            let filled = lane.fill("k", lease, value, None).await.unwrap();
+            let filled = partition.fill("k", lease, value, None).await.unwrap();
             let stands = matches!(&filled, Fill::Stored(stamp) if stamp.ver > before);
             assert_eq!(stands, overtaken_by == "nothing", "{overtaken_by}");
-            assert_eq!(lane.get("k").await.unwrap(), None, "no value is stored");
+            assert_eq!(
+                partition.get("k").await.unwrap(),
+                None,
+                "no value is stored"
+            );
         }
     }
 }

@@ -13,8 +13,8 @@ use super::tags::Tags;
 #[cfg(feature = "write-behind")]
 use super::writes::Writes;
 use crate::l2::{
-    Applied, Batch, EncodedValue, Event, Key, Kind, LaneClock, Lease, Lifetime, ListAge, Member,
-    MemberInfo, Members, Message, Stamp, Step, Version, Want, WriteAck, Written, random,
+    Applied, Batch, EncodedValue, Event, Key, Kind, Lease, Lifetime, ListAge, Member, MemberInfo,
+    Members, Message, PartitionClock, Stamp, Step, Version, Want, WriteAck, Written, random,
 };
 use crate::options::LONGEST;
 use crate::wire::envelope::{self, MOST_VALUES, restamped};
@@ -41,7 +41,7 @@ pub(super) struct Now {
 /// The incarnation and the outages of the store. A connection ends when either changes.
 #[derive(Clone, Copy, Default, PartialEq, Eq)]
 pub(super) struct Link {
-    /// This incarnation of the store; see [`LaneClock::incarnation`].
+    /// This incarnation of the store; see [`PartitionClock::incarnation`].
     pub(super) run: u64,
     /// How often the store became unreachable, which cuts all connections.
     pub(super) outages: u64,
@@ -54,7 +54,7 @@ pub(super) struct State {
     /// The queues of the subscriptions. A restart or an outage closes them, and a snapshot has none.
     pub(super) subscribers: Vec<mpsc::Sender<Event>>,
     /// Of the incarnation that this was last used in; zeros before the first.
-    pub(super) clock: LaneClock,
+    pub(super) clock: PartitionClock,
     /// Names the list of members in this incarnation.
     pub(super) generation: u64,
     /// For how long that list has existed, at least.
@@ -93,7 +93,7 @@ pub(super) struct Granted {
 impl State {
     /// The first step of a new connection: another incarnation of the store starts a new epoch, since it may have
     /// brought deleted values back, and another list of members, since it may have lost some.
-    pub(super) fn meet(&mut self) -> LaneClock {
+    pub(super) fn meet(&mut self) -> PartitionClock {
         let run = self.now.link.run;
         if self.clock.incarnation != run {
             self.clock.incarnation = run;
@@ -105,9 +105,9 @@ impl State {
         self.clock()
     }
 
-    pub(super) fn clock(&self) -> LaneClock {
+    pub(super) fn clock(&self) -> PartitionClock {
         let now = self.now.at;
-        LaneClock { now, ..self.clock }
+        PartitionClock { now, ..self.clock }
     }
 
     /// The stored bytes of a key, be they of this epoch or not.
@@ -256,7 +256,7 @@ impl State {
         stamp
     }
 
-    /// Carries out a step of a lane.
+    /// Carries out a step of a partition.
     pub(super) fn write(&mut self, step: &Step, batch: Batch<'_>) -> Written {
         let Batch { keys, payload, .. } = batch;
         let ack = match step {

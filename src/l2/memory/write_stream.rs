@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use super::lane::MemoryLane;
+use super::partition::MemoryPartition;
 use super::state::State;
 use super::writes::first;
 use crate::clock::millis;
@@ -39,7 +39,7 @@ impl State {
     }
 }
 
-impl WriteStream for MemoryLane {
+impl WriteStream for MemoryPartition {
     fn take(&self, fence: u64, ttl: Duration, most: usize) -> Reply<'_, Option<Vec<Waiting>>> {
         self.step(|state| {
             let (writes, now) = (&mut state.writes, state.now.at);

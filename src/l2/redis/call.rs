@@ -11,7 +11,7 @@ use twox_hash::XxHash3_64;
 
 use super::names::{Joined, Names, STAGED};
 use crate::clock::millis;
-use crate::l2::{EncodedValue, L2Error, LaneClock, Stamp, Ttls, random};
+use crate::l2::{EncodedValue, L2Error, PartitionClock, Stamp, Ttls, random};
 use crate::wire::envelope::{self, STAMPED};
 
 /// From how many bytes on a body reaches its key without passing through Lua. Of shorter ones that takes longer.
@@ -63,7 +63,7 @@ impl<'a> Call<'a> {
         }
     }
 
-    /// Adds keys that the lane has once, by their marks.
+    /// Adds keys that the partition has once, by their marks.
     pub(super) fn own(&mut self, marks: &[&str]) -> &mut Self {
         self.keys(marks, &[""])
     }
@@ -107,7 +107,7 @@ impl<'a> Call<'a> {
         self
     }
 
-    /// Adds the channel of the lane's messages.
+    /// Adds the channel of the partition's messages.
     pub(super) fn channel(&mut self) -> &mut Self {
         self.arg(&self.names.events)
     }
@@ -229,10 +229,10 @@ pub(super) fn stamp(packed: &[u8]) -> Result<Stamp, L2Error> {
     Ok(Stamp::new(epoch, ver, written_at))
 }
 
-/// The lane's clock: epoch, seq, ver, the time and whether all instances are off; and the incarnation that the server
+/// The partition's clock: epoch, seq, ver, the time and whether all instances are off; and the incarnation that the server
 /// names `run_id:master_replid`.
-pub(super) fn clock([epoch, seq, ver, now, is_off]: [u64; 5], incarnation: &str) -> LaneClock {
-    LaneClock {
+pub(super) fn clock([epoch, seq, ver, now, is_off]: [u64; 5], incarnation: &str) -> PartitionClock {
+    PartitionClock {
         incarnation: XxHash3_64::oneshot(incarnation.as_bytes()),
         epoch,
         seq,

@@ -1,4 +1,4 @@
--- Every script that reads or advances the lane's clock begins with this part.
+-- Every script that reads or advances the partition's clock begins with this part.
 
 -- The server's time in ms, the same throughout a script: that of Redis 7.0 goes on while the script runs.
 local server_time
@@ -10,13 +10,13 @@ local function time()
   return server_time
 end
 
--- The error of a lane that is not used any more, as the namespace has so many lanes now (rule 27).
-local function refuse_lane(lanes)
-  error({err = 'LANES ' .. lanes .. ' lanes is the number that this namespace has now'})
+-- The error of a partition that is not used any more, as the namespace has so many partitions now (rule 27).
+local function refuse_partition(partitions)
+  error({err = 'PARTITIONS ' .. partitions .. ' partitions is the number that this namespace has now'})
 end
 
--- Epoch, seq and ver of the lane, or nil if the clock is missing or damaged: Lua counts whole numbers without gaps below
--- 2^53. The three share one field, in the layout in which a message begins: one field of bytes costs half as much to
+-- Epoch, seq and ver of the partition, or nil if the clock is missing or damaged: Lua counts whole numbers without gaps
+-- below 2^53. The three share one field, in the layout in which a message begins: one field of bytes costs half as much to
 -- read and write as three of digits. A tombstone has a text in their place, so that it costs no other step anything.
 local function position(key)
   local at = checked(redis.pcall('HGET', key, 'at'), 'HGET')
@@ -29,9 +29,9 @@ local function position(key)
       return epoch, seq, ver
     end
   end
-  local lanes = string.match(at, '^LANES (%d+)$')
-  if lanes then
-    refuse_lane(lanes)
+  local partitions = string.match(at, '^PARTITIONS (%d+)$')
+  if partitions then
+    refuse_partition(partitions)
   end
 end
 

@@ -1,5 +1,5 @@
-//! A connection that carries a lane's requests: shared with the other lanes on the server, and replaced when it breaks,
-//! falls silent or leads to a server that is not the primary.
+//! A connection that carries a partition's requests: shared with the other partitions on the server, and replaced when it
+//! breaks, falls silent or leads to a server that is not the primary.
 //!
 //! Does not know the purpose of a request. The subscriber decides which incarnation of the server counts: see
 //! [`Connections::keep_only`].
@@ -75,7 +75,7 @@ impl Source {
         shared.primary.is_believed(term, self.names.slot, within)
     }
 
-    /// Warns, once for all lanes, if the server hides its process.
+    /// Warns, once for all partitions, if the server hides its process.
     fn check_process(&self, found: &Found) {
         if found.hides_process() && !self.names.said.no_process.swap(true, Ordering::Relaxed) {
             warn!(
@@ -117,10 +117,10 @@ type Attempt = SharedResult<Result<Arc<Live>, (L2Error, Instant)>>;
 pub(super) struct Live {
     shared: Arc<Shared>,
     is_first: bool,
-    /// The pool's entry for `connection`. All lanes that use the connection share this `Arc`.
+    /// The pool's entry for `connection`. All partitions that use the connection share this `Arc`.
     pub(super) pooled: Arc<Pooled>,
     pub(super) connection: MultiplexedConnection,
-    /// The incarnation of the server that RUN found over it: see [`LaneClock::incarnation`].
+    /// The incarnation of the server that RUN found over it: see [`PartitionClock::incarnation`].
     incarnation: u64,
     /// In which it was made: see [`PrimaryAt::term`](super::primary::PrimaryAt::term).
     term: u64,
@@ -133,7 +133,7 @@ impl Live {
         self.shared.line(self.is_first)
     }
 
-    /// About how many bytes the reads under way will bring, the reads of other lanes included.
+    /// About how many bytes the reads under way will bring, the reads of other partitions included.
     pub(super) fn expected(&self) -> &AtomicUsize {
         &self.line().expected
     }
@@ -308,7 +308,7 @@ impl Connections {
                 Some(Err((_, at))) if at.elapsed() >= current.pause() => {}
                 // The witnesses may name another primary by now.
                 Some(Ok(live)) if !self.source.believes(&live.shared, live.term) => {}
-                // Another lane has found that it may be lost.
+                // Another partition has found that it may be lost.
                 Some(Ok(live)) if live.pooled.is_suspected() => {}
                 // The runtime of its task has ended: nobody would ever finish this attempt.
                 None if attempt.is_lost() => {}
@@ -332,7 +332,7 @@ impl Connections {
         attempt
     }
 
-    /// Decides by an answer, or by none in time, whether the connection is still good for this lane, and whether the
+    /// Decides by an answer, or by none in time, whether the connection is still good for this partition, and whether the
     /// request was executed.
     pub(super) fn judge<T>(
         &self,
@@ -356,7 +356,7 @@ impl Connections {
                 if is(&error, is_no_primary) || error.is_unrecoverable_error() {
                     self.discard(live);
                 } else if not_executed {
-                    // The connection is good for the lanes that are still there.
+                    // The connection is good for the partitions that are still there.
                     self.leave(live);
                 }
                 let error = l2_error(error);
@@ -372,13 +372,13 @@ impl Connections {
                 // One slow answer says nothing of a connection that was busy, and a new one would only wait behind it
                 // in the server.
                 let timeouts = live.silent.fetch_add(1, Ordering::Relaxed) + 1;
-                // For all lanes: no other lane has had an answer since before this request was sent, either.
+                // For all partitions: no other partition has had an answer since before this request was sent, either.
                 let was_idle = live.pooled.is_unanswered_for(IDLE + self.limit());
                 if was_idle || timeouts >= HALF_OPEN_AFTER {
                     self.discard(live);
                 }
                 if was_idle {
-                    // After it was discarded: lanes that leave it now are given another one.
+                    // After it was discarded: partitions that leave it now are given another one.
                     live.pooled.suspect();
                 }
                 Err(Failure::Final(L2Error::timed_out(self.limit())))
@@ -386,13 +386,13 @@ impl Connections {
         }
     }
 
-    /// Gives a connection up, so that neither this lane nor another one that has none is given it again.
+    /// Gives a connection up, so that neither this partition nor another one that has none is given it again.
     fn discard(&self, live: &Arc<Live>) {
         self.leave(live);
         live.line().retire(&live.pooled);
     }
 
-    /// Has the next request of this lane look for its server anew.
+    /// Has the next request of this partition look for its server anew.
     fn leave(&self, live: &Arc<Live>) {
         let mut current = lock(&self.current);
         // Another request may have left it already, and the connection that is there now is a good one.
@@ -448,7 +448,7 @@ fn is(error: &RedisError, kind: impl Fn(ServerErrorKind) -> bool) -> bool {
     matches!(error.kind(), ErrorKind::Server(of) if kind(of))
 }
 
-/// Takes the connection that the lanes share, or makes one, and asks with RUN for the incarnation of the server.
+/// Takes the connection that the partitions share, or makes one, and asks with RUN for the incarnation of the server.
 async fn connect(source: Arc<Source>, first: Option<Arc<Connections>>) -> Result<Live, L2Error> {
     let deadline = Instant::now() + CONNECT;
     let is_first = first.is_none();
@@ -518,7 +518,7 @@ async fn join_server(
         }
         Ok(Err(error)) if is(&error, is_not_executed) => {
             if is(&error, is_elsewhere) {
-                // It is good for the lanes that are there.
+                // It is good for the partitions that are there.
                 return Err(Failure::NotExecuted(run_error(error, source.names.slot)));
             }
             // The idle connections of the pool probably lead to the old primary as well.

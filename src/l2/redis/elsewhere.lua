@@ -7,15 +7,15 @@ local function refuse(why)
 end
 
 local clock_name = KEYS[1] or ''
-local lane = string.match(clock_name, '^({[^{}]+%.0})!clock$')
+local partition = string.match(clock_name, '^({[^{}]+%.0})!clock$')
   or string.match(clock_name, '^({[^{}]+%.%d+of%d+%.%d+})!clock$')
-if not lane or KEYS[2] ~= lane .. '!log' then
-  refuse('the first two keys must be {NAMESPACE.0}!clock and {NAMESPACE.0}!log, or those of one of several lanes')
+if not partition or KEYS[2] ~= partition .. '!log' then
+  refuse('the first two keys must be {NAMESPACE.0}!clock and {NAMESPACE.0}!log, or those of one of several partitions')
 end
 
--- What follows the lane and this mark in the name of a key; nil if the name does not begin with them.
+-- What follows the partition and this mark in the name of a key; nil if the name does not begin with them.
 local function text_after(mark, name)
-  local before = lane .. mark
+  local before = partition .. mark
   if string.sub(name, 1, #before) ~= before then
     return nil
   end
@@ -40,7 +40,7 @@ local keys, tags = {}, {}
 local at = 3
 while at <= #KEYS and text_after(':', KEYS[at]) do
   keys[#keys + 1] = text_after(':', KEYS[at])
-  if KEYS[at + 1] ~= lane .. '!lease:' .. keys[#keys] then
+  if KEYS[at + 1] ~= partition .. '!lease:' .. keys[#keys] then
     refuse('each {NAMESPACE.0}:KEY must be followed by {NAMESPACE.0}!lease:KEY')
   end
   at = at + 2
@@ -55,15 +55,15 @@ if at <= #KEYS then
 end
 
 local what, database, random = ARGV[1], ARGV[2] or '', ARGV[3] or ''
--- The clock of the only lane of one names the number of lanes, whether or not that lane is used.
-if what == 'lanes' then
-  local named = named_lanes(KEYS[1])
+-- The clock of the only partition of one names the number of partitions, whether or not that partition is used.
+if what == 'partitions' then
+  local named = named_partitions(KEYS[1])
   if named ~= 0 and named ~= tonumber(ARGV[2]) then
-    refuse_lane(named)
+    refuse_partition(named)
   end
   return redis.status_reply('OK')
 elseif what ~= 'invalidate' and what ~= 'clear' then
-  refuse('the first argument must be invalidate, clear or lanes')
+  refuse('the first argument must be invalidate, clear or partitions')
 elseif what == 'clear' and #KEYS > 2 then
   refuse('clear takes neither keys nor tags')
 elseif what == 'invalidate' and #KEYS == 2 then
@@ -76,7 +76,7 @@ elseif #random < 8 then
   refuse('the third argument must be a random text, such as a UUID')
 end
 
-local channel = lane .. (database == 'cluster' and '!sharded' or '!events' .. (database == '0' and '' or '@' .. database))
+local channel = partition .. (database == 'cluster' and '!sharded' or '!events' .. (database == '0' and '' or '@' .. database))
 -- Another number for each run, also if the text is not random: of what was cleared nothing must come back.
 local now = redis.call('TIME')
 local rnd = tonumber(string.sub(redis.sha1hex(now[1] .. ':' .. now[2] .. ':' .. random), 1, 13), 16) + 1

@@ -3,5 +3,5 @@
 --
 --   EVALSHA sha number-of-keys  {NS.0}!clock {NS.0}!log  [{NS.0}:KEY {NS.0}!lease:KEY]...  [{NS.0}!tag:TAG]...
 --     'invalidate' | 'clear'  number-of-the-database  random-text   ->  OK
---   EVALSHA sha 2  {NS.0}!clock {NS.0}!log  'lanes' number-of-lanes   ->  OK if the namespace has so many or none
+--   EVALSHA sha 2  {NS.0}!clock {NS.0}!log  'partitions' number-of-partitions   ->  OK if the namespace has so many or none
 

@@ -17,8 +17,8 @@ pub(super) fn l2_error(error: RedisError) -> L2Error {
     if error.is_io_error() {
         return L2Error::unreachable(error);
     }
-    if let Some(lanes) = lanes_in(&error) {
-        return L2Error::other_lanes(lanes);
+    if let Some(partitions) = partitions_in(&error) {
+        return L2Error::other_partitions(partitions);
     }
     let refusal = Refusal(match error.kind() {
         ErrorKind::AuthenticationFailed => advice("WRONGPASS", ""),
@@ -44,22 +44,27 @@ pub(super) fn is_elsewhere(kind: ServerErrorKind) -> bool {
     matches!(kind, Moved | Ask | TryAgain | ClusterDown)
 }
 
-/// The code of the error of a lane that is not used. The number of lanes that the namespace has follows.
-const LANES: &str = "LANES";
+/// The code of the error of a partition that is not used. The number of partitions that the namespace has follows.
+const PARTITIONS: &str = "PARTITIONS";
 
-/// The error of a lane that is not used, as the namespace has so many lanes. Scripts raise the same one.
-pub(super) fn other_lanes(lanes: u16) -> RedisError {
-    make_extension_error(LANES.to_owned(), Some(format!("{lanes} lanes")))
+/// The error of a partition that is not used, as the namespace has so many partitions. Scripts raise the same one.
+pub(super) fn other_partitions(partitions: u16) -> RedisError {
+    make_extension_error(
+        PARTITIONS.to_owned(),
+        Some(format!("{partitions} partitions")),
+    )
 }
 
-/// The error of lanes whose number does not stay in their clocks.
-pub(super) fn unsettled_lanes() -> RedisError {
+/// The error of partitions whose number does not stay in their clocks.
+pub(super) fn unsettled_partitions() -> RedisError {
     make_extension_error("UNSETTLED".to_owned(), None)
 }
 
-/// The number of lanes that the namespace has, if the lane of this answer is not one of them.
-fn lanes_in(error: &RedisError) -> Option<u16> {
-    let text = error.detail().filter(|_| error.code() == Some(LANES))?;
+/// The number of partitions that the namespace has, if the partition of this answer is not one of them.
+fn partitions_in(error: &RedisError) -> Option<u16> {
+    let text = error
+        .detail()
+        .filter(|_| error.code() == Some(PARTITIONS))?;
     text.split(' ').next()?.parse().ok()
 }
 
@@ -79,10 +84,10 @@ pub(super) fn connect_error(error: RedisError) -> L2Error {
     l2_error(error)
 }
 
-/// As [`connect_error`], for one of RUN, which finds out first that a lane without a slot is on a node of a cluster.
+/// As [`connect_error`], for one of RUN, which finds out first that a partition without a slot is on a node of a cluster.
 pub(super) fn run_error(error: RedisError, slot: Option<u16>) -> L2Error {
     if slot.is_none() && error.kind() == ErrorKind::Server(ServerErrorKind::Moved) {
-        let why = "MOVED: it is a node of a Redis Cluster, and another one has the lane: use RedisL2::cluster";
+        let why = "MOVED: it is a node of a Redis Cluster, and another one has the partition: use RedisL2::cluster";
         return L2Error::explained(Refusal(why.to_owned()));
     }
     connect_error(error)
@@ -136,15 +141,15 @@ fn advice(code: &str, text: &str) -> String {
             "its INFO has no master_replid, without which a restart or a failover could go unnoticed: use another server"
         }
         "UNSETTLED" => {
-            "it loses the number of lanes that it is told: another program deletes the keys of the cache, or nodes fail over"
+            "it loses the number of partitions that it is told: another program deletes the keys of the cache, or nodes fail over"
         }
         "NOREPLICAS" => "it takes no writes, as it has fewer replicas than min-replicas-to-write",
         "NOAUTH" => "it demands a password; put one into the URL",
         "WRONGPASS" => {
             "it does not accept the user name and password of the URL or the pool: the user may be disabled, or a server that demands no password be given one without a user"
         }
-        "MOVED" => "another node of the Redis Cluster has the lane",
-        "ASK" | "TRYAGAIN" => "the slot of the lane is moving to another node of the cluster",
+        "MOVED" => "another node of the Redis Cluster has the partition",
+        "ASK" | "TRYAGAIN" => "the slot of the partition is moving to another node of the cluster",
         "CLUSTERDOWN" => "some slots of the cluster have no primary that answers",
         "CROSSSLOT" => "it is a node of a Redis Cluster: use RedisL2::cluster",
         _ => return format!("{code} {}", unquoted(text)),
@@ -213,7 +218,7 @@ mod tests {
 
     /// A cache that is on a cluster already must not be told to use one.
     #[test]
-    fn only_a_lane_without_a_slot_is_sent_to_a_cluster() {
+    fn only_a_partition_without_a_slot_is_sent_to_a_cluster() {
         let moved = |slot| {
             let kind = ErrorKind::Server(ServerErrorKind::Moved);
             let error = run_error((kind, "7 127.0.0.1:7000").into(), slot);
@@ -298,7 +303,11 @@ mod tests {
                 "This instance has cluster support disabled",
                 "no node of a cluster",
             ),
-            ("UNSETTLED", "", "UNSETTLED: it loses the number of lanes"),
+            (
+                "UNSETTLED",
+                "",
+                "UNSETTLED: it loses the number of partitions",
+            ),
             (
                 "WRONGPASS",
                 "invalid username-password pair or user is disabled.",

@@ -1,4 +1,4 @@
-//! Requests of one kind that callers of a lane make at about the same time: they go to the server in one request.
+//! Requests of one kind that callers of a partition make at about the same time: they go to the server in one request.
 //! Whenever the [`Pacing`] allows, a task takes the next batch, sends it and hands out the answers. A batch waits for no
 //! request: of callers who come one by one, each has its own.
 //!
@@ -37,7 +37,7 @@ type Answer<A> = Result<A, L2Error>;
 /// Sends a batch, which is to be answered until then. Returns an answer for each request, in their order.
 type Sending<Q, A> = dyn Fn(Vec<Q>, Instant) -> BoxFuture<'static, Vec<Answer<A>>> + Send + Sync;
 
-/// The requests of one kind of a lane.
+/// The requests of one kind of a partition.
 pub(super) struct Gathered<Q, A> {
     limit: Duration,
     send: Arc<Sending<Q, A>>,

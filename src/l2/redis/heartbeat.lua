@@ -1,6 +1,6 @@
 -- HEARTBEAT  clock live | id, {clock live id}..., nonce
 --   ->  nonce, now, incarnation, {{in order, epoch, seq, ver, generation, off}, ...}; reads only
--- The clock of each lane, as the answer to its heartbeat (rule 8). Not in order: a missing or damaged clock, an
+-- The clock of each partition, as the answer to its heartbeat (rule 8). Not in order: a missing or damaged clock, an
 -- incarnation of the server that no RUN has registered, a replica, or a primary without the replicas that it must have.
 -- The generation of the list of members is 0 if the instance is not in it (rule 16).
 local run, info = incarnation()

@@ -1,7 +1,7 @@
 -- The leases of a key as they are stored, one for each type tag (rule 29), with a space between two:
--- `epoch:began:token:tag:till`, with the last version that the lane had issued when the lease was granted, and the time at
--- which it ends. A '+' after it means that another load waits for its end, then an '&' that there are values of other types,
--- or were: without it a fill need not look.
+-- `epoch:began:token:tag:till`, with the last version that the partition had issued when the lease was granted, and the
+-- time at which it ends. A '+' after it means that another load waits for its end, then an '&' that there are values of
+-- other types, or were: without it a fill need not look.
 
 -- What END_LEASES has stored, once it was read.
 local ended

@@ -1,5 +1,5 @@
-//! The steps of a load: a script each, with its arguments and its answer. `ACQUIRE_LEASE` and FILL are for several keys: loads
-//! that take such a step at about the same time share a [request](super::gathered).
+//! The steps of a load: a script each, with its arguments and its answer. `ACQUIRE_LEASE` and FILL are for several keys:
+//! loads that take such a step at about the same time share a [request](super::gathered).
 
 use std::mem::take;
 use std::slice;
@@ -172,8 +172,8 @@ impl Steps {
         }
     }
 
-    /// Asks for leases in one request. `lost` are the tokens of a request of these keys that has ended in an error, or zeros.
-    /// Another error is returned with the tokens of the last copy, or with these if no copy was sent.
+    /// Asks for leases in one request. `lost` are the tokens of a request of these keys that has ended in an error, or
+    /// zeros. Another error is returned with the tokens of the last copy, or with these if no copy was sent.
     async fn acquire(
         &self,
         asks: &[Ask<'_>],
@@ -245,7 +245,7 @@ impl Steps {
             .filter(|((_, ask), _)| !ask.ttl.is_zero());
         let granted = granted.map(|((key, _), token)| (Key::from(*key), *token));
         let granted: Vec<_> = granted.collect();
-        // A task, as the callers have waited long enough; on its own, so it holds no part of the lane but the names.
+        // A task, as the callers have waited long enough; on its own, so it holds no part of the partition but the names.
         let (names, limit) = (Arc::clone(&self.names), self.connections.limit());
         tokio::spawn(async move {
             let each = granted.iter().map(|(key, token)| {
@@ -340,7 +340,8 @@ fn renewal<'a>(names: &'a Names, key: &str, token: u64, ttl: Duration) -> Call<'
     call
 }
 
-/// Reads the answer to a load whose request has this token. A copy of it with the token `lost` may have been executed before.
+/// Reads the answer to a load whose request has this token. A copy of it with the token `lost` may have been executed
+/// before.
 fn lease_reply(
     (answer, value, number): LeaseAnswer,
     token: u64,

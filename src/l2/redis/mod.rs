@@ -1,19 +1,19 @@
 //! L2 on Redis, through a deadpool pool.
 //!
 //! - [`server`]: which server, and how connections to it are made; [`tls`]: whether TLS can work
-//! - [`topology`]: the server of each lane, or the node of a cluster; [`primary`]: whether it is believed, by what
+//! - [`topology`]: the server of each partition, or the node of a cluster; [`primary`]: whether it is believed, by what
 //!   [`sentinel`]s say, or the nodes of a [`cluster`], over [`witness_links`]
-//! - [`lane`]: the steps, each a script or a command; [`scripts`]: the `.lua` files; [`call`]: one call of a script
+//! - [`partition`]: the steps, each a script or a command; [`scripts`]: the `.lua` files; [`call`]: one call of a script
 //! - [`load_steps`]: the steps of loads; [`gathered`]: those that share a request
-//! - [`read_batcher`]: reads of all lanes on a server that share a request; [`read_request`]: over which connection it
+//! - [`read_batcher`]: reads of all partitions on a server that share a request; [`read_request`]: over which connection it
 //!   goes
-//! - [`shared`]: the connections that all lanes on a server share, [`per_runtime`] on each runtime; [`connection`]: one
-//!   for requests, as a lane uses it
+//! - [`shared`]: the connections that all partitions on a server share, [`per_runtime`] on each runtime; [`connection`]:
+//!   one for requests, as a partition uses it
 //! - [`pubsub`]: the one that subscribes, for messages and heartbeats; [`subscription`]: the part of it that is a
-//!   lane's
-//! - [`run`]: the first request of a lane over a connection; [`lanes`]: which lanes of a namespace may be used, found
-//!   out for all of them together by [`joint`]
-//! - [`members`]: how a member is written down; [`names`]: the names of a lane's keys, and of its connections
+//!   partition's
+//! - [`run`]: the first request of a partition over a connection; [`partitions`]: which partitions of a namespace may be
+//!   used, found out for all of them together by [`joint`]
+//! - [`members`]: how a member is written down; [`names`]: the names of a partition's keys, and of its connections
 //! - [`error`]: the client's errors as errors of the crate; `trouble.md`: the effect of each on a cache
 //!
 //! Knows nothing of L1, nor of values: the scripts look at stamps and TTLs only.
@@ -27,11 +27,11 @@ mod gathered;
 #[cfg(feature = "inspect")]
 pub(crate) mod inspect;
 mod joint;
-mod lane;
-mod lanes;
 mod load_steps;
 pub(crate) mod members;
 pub(crate) mod names;
+mod partition;
+mod partitions;
 mod per_runtime;
 mod primary;
 mod pubsub;
@@ -61,9 +61,9 @@ use deadpool_redis::redis::StreamingCredentialsProvider;
 #[cfg(feature = "cluster")]
 use self::cluster::Cluster;
 use self::connection::{Connections, Source};
-use self::lane::RedisLane;
 use self::load_steps::LoadSteps;
 use self::names::Names;
+use self::partition::RedisPartition;
 use self::primary::Primary;
 #[cfg(feature = "cluster")]
 use self::primary::not_named;
@@ -80,7 +80,7 @@ use self::subscription::Subscriptions;
 #[cfg(feature = "cluster")]
 use self::topology::Nodes;
 use self::topology::Topology;
-use super::{L2, L2Error, Lane, LaneName, OnConnect, Outages};
+use super::{L2, L2Error, OnConnect, Outages, Partition, PartitionName};
 use crate::util::partial_debug::partial_debug;
 
 /// The second level on a Redis server, version 7.0 or later, or Valkey.
@@ -102,7 +102,7 @@ pub struct RedisL2(Arc<Servers>);
 
 /// So that each of a few primaries has a part of a namespace.
 #[cfg(feature = "cluster")]
-const LANES_IN_A_CLUSTER: u16 = 4;
+const PARTITIONS_IN_A_CLUSTER: u16 = 4;
 
 impl RedisL2 {
     /// A store on this server, with connections of its own. [`Server`] lists the forms of an address: a URL such as
@@ -205,15 +205,15 @@ impl RedisL2 {
     /// A Redis Cluster, or a cluster of Valkey, of which these are nodes: the others are learnt from one that answers.
     /// Give several, or a name that leads to all of them. User, password and TLS of the first node are for all nodes.
     ///
-    /// A namespace has four lanes on it unless [`lanes`](crate::Builder::lanes) says otherwise, each with one of the
-    /// primaries. The primaries are asked for the owner of each lane whenever a connection is made, and with each
-    /// heartbeat: a node is believed while a majority of all primaries names it. Otherwise its values are not used,
-    /// neither from L1, at the latest after `max_staleness`, nor from L2. Costs, failovers and moves of slots:
+    /// A namespace has four partitions on it unless [`partitions`](crate::Builder::partitions) says otherwise, each with
+    /// one of the primaries. The primaries are asked for the owner of each partition whenever a connection is made, and
+    /// with each heartbeat: a node is believed while a majority of all primaries names it. Otherwise its values are not
+    /// used, neither from L1, at the latest after `max_staleness`, nor from L2. Costs, failovers and moves of slots:
     /// [`redis`](crate::guide::redis#cluster).
     ///
     /// To a cluster that `redis-cli --cluster create` has made, send `CLUSTER BUMPEPOCH`, to one of its primaries, and
     /// again after each election that had no winner: a line at WARN asks for that. Otherwise the next failover turns all
-    /// lanes off until it is over, and not only the lanes of the node that is away.
+    /// partitions off until it is over, and not only the partitions of the node that is away.
     ///
     /// Does not connect: that happens at the first use.
     ///
@@ -320,15 +320,20 @@ impl L2 for RedisL2 {
         true
     }
 
-    fn default_lanes(&self) -> u16 {
+    fn default_partitions(&self) -> u16 {
         match &*self.0.topology {
             Topology::Server(_) => 1,
             #[cfg(feature = "cluster")]
-            Topology::Cluster(_) => LANES_IN_A_CLUSTER,
+            Topology::Cluster(_) => PARTITIONS_IN_A_CLUSTER,
         }
     }
 
-    fn lane(&self, name: LaneName<'_>, timeout: Duration, on_connect: OnConnect) -> Box<dyn Lane> {
+    fn partition(
+        &self,
+        name: PartitionName<'_>,
+        timeout: Duration,
+        on_connect: OnConnect,
+    ) -> Box<dyn Partition> {
         let topology = &self.0.topology;
         let mut names = Names::new(name, topology.database());
         names.said = Arc::clone(&self.0.said);
@@ -348,7 +353,7 @@ impl L2 for RedisL2 {
         let both = [Arc::clone(&connections), spare];
         let requests = ReadRequests::new(Arc::clone(&names), both);
         let batchers = Arc::clone(&self.0.batchers);
-        Box::new(RedisLane {
+        Box::new(RedisPartition {
             subscriptions: Subscriptions::new(
                 Arc::clone(topology),
                 Arc::clone(&names),

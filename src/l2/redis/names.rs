@@ -1,5 +1,5 @@
-//! The names of one lane's keys: the lane's hash tag, a mark, and a text for all but the keys that a lane has once. And
-//! the names of the lane's channel and connections.
+//! The names of one partition's keys: the partition's hash tag, a mark, and a text for all but the keys that a partition
+//! has once. And the names of the partition's channel and connections.
 
 use std::io::Write;
 use std::sync::Arc;
@@ -11,7 +11,7 @@ use tracing::warn;
 
 use super::joint::Joint;
 use super::per_runtime::PerRuntime;
-use crate::l2::{LaneName, LaneNumber};
+use crate::l2::{PartitionName, PartitionNumber};
 use crate::util::crc16::{part, slot};
 
 /// The mark of a user's key.
@@ -39,12 +39,12 @@ pub(super) const WORKER: &str = "!worker";
 
 pub(crate) struct Names {
     pub(super) namespace: String,
-    /// How many lanes the namespace has.
-    pub(super) lanes: u16,
+    /// How many partitions the namespace has.
+    pub(super) partitions: u16,
     tag: String,
     /// The slot of all keys and of the channel in a cluster: a request is for one slot.
     pub(super) slot: Option<u16>,
-    /// The channel of the lane's messages.
+    /// The channel of the partition's messages.
     pub(crate) events: String,
     /// The name of the connections in `CLIENT LIST`.
     client: String,
@@ -52,11 +52,11 @@ pub(crate) struct Names {
     pub(super) settling: Arc<Settling>,
 }
 
-/// By namespaces and numbers of lanes: whether these lanes may be used, which all lanes find out together.
+/// By namespaces and numbers of partitions: whether these partitions may be used, which all partitions find out together.
 pub(super) type Settling = PerRuntime<Joint<(String, u16), RedisResult<()>>>;
 
 /// Whether the log has said of the servers of a [`RedisL2`](super::RedisL2) that they do without something: once for
-/// all lanes.
+/// all partitions.
 #[derive(Default)]
 pub(crate) struct Said {
     no_names: AtomicBool,
@@ -70,16 +70,16 @@ pub(crate) struct Joined<P, const N: usize>(pub(crate) [P; N]);
 /// The hash tag, the mark and the text of a key.
 pub(crate) type Name<'a> = Joined<&'a str, 3>;
 
-/// A hash tag keeps all keys of a lane in one slot. Of several lanes each has its own part of all slots, into which a
-/// number at the end of the tag brings it: so servers with as many slots have as many lanes. By their hashes alone, of
-/// 16 lanes on 6 servers the busiest would have 1.67 times the mean.
-fn hash_tag(namespace: &str, LaneNumber { number, of }: LaneNumber) -> String {
+/// A hash tag keeps all keys of a partition in one slot. Of several partitions each has its own part of all slots, into
+/// which a number at the end of the tag brings it: so servers with as many slots have as many partitions. By their hashes
+/// alone, of 16 partitions on 6 servers the busiest would have 1.67 times the mean.
+fn hash_tag(namespace: &str, PartitionNumber { number, of }: PartitionNumber) -> String {
     if of == 1 {
         return format!("{namespace}.0");
     }
     let mut tag = format!("{namespace}.{number}of{of}.");
     let (before_salt, mut salt) = (tag.len(), 0_u32);
-    // One of as many as there are lanes, about.
+    // One of as many as there are partitions, about.
     loop {
         salt += 1;
         tag.truncate(before_salt);
@@ -90,15 +90,15 @@ fn hash_tag(namespace: &str, LaneNumber { number, of }: LaneNumber) -> String {
     }
 }
 
-/// The name of a lane's clock alone, for a request that reads many of them.
+/// The name of a partition's clock alone, for a request that reads many of them.
 pub(super) struct ClockName {
     tag: String,
     pub(super) slot: Option<u16>,
 }
 
 impl ClockName {
-    pub(super) fn new(name: LaneName<'_>, database: Option<i64>) -> Self {
-        let tag = hash_tag(name.namespace, name.lane);
+    pub(super) fn new(name: PartitionName<'_>, database: Option<i64>) -> Self {
+        let tag = hash_tag(name.namespace, name.partition);
         Self {
             slot: database.is_none().then(|| slot(&tag)),
             tag: format!("{{{tag}}}"),
@@ -112,10 +112,12 @@ impl ClockName {
 
 impl Names {
     /// In this database, or in a cluster, which has none.
-    pub(crate) fn new(name: LaneName<'_>, database: Option<i64>) -> Self {
+    pub(crate) fn new(name: PartitionName<'_>, database: Option<i64>) -> Self {
         let ClockName { tag, slot } = ClockName::new(name, database);
-        let LaneName {
-            namespace, lane, ..
+        let PartitionName {
+            namespace,
+            partition,
+            ..
         } = name;
         let events = match database {
             // By this, scripts publish in the slot alone: not on all nodes.
@@ -129,7 +131,7 @@ impl Names {
         let printable = namespace.replace(|char: char| !char.is_ascii_graphic(), "_");
         Self {
             namespace: namespace.to_owned(),
-            lanes: lane.of,
+            partitions: partition.of,
             slot,
             events,
             client: format!("larder:{printable}"),
@@ -199,16 +201,19 @@ mod tests {
     use super::*;
 
     #[test]
-    fn each_lane_has_its_part_of_the_slots() {
+    fn each_partition_has_its_part_of_the_slots() {
         for of in 2..=16 {
             for number in 0..of {
-                let tag = hash_tag("shop:price", LaneNumber { number, of });
+                let tag = hash_tag("shop:price", PartitionNumber { number, of });
                 assert_eq!(part(slot(&tag), of), number, "{tag}");
             }
         }
         // As other programs make them.
-        assert_eq!(hash_tag("shop:price", LaneNumber::ONLY), "shop:price.0");
-        let second = LaneNumber { number: 1, of: 4 };
+        assert_eq!(
+            hash_tag("shop:price", PartitionNumber::ONLY),
+            "shop:price.0"
+        );
+        let second = PartitionNumber { number: 1, of: 4 };
         assert_eq!(hash_tag("shop:price", second), "shop:price.1of4.1");
     }
 }

@@ -1,5 +1,6 @@
-//! A connection that subscribes, for all lanes of a process on one server: to the lanes' channels, and to the channels
-//! of other programs that the lanes listen to. Heartbeats of lanes that are due together share a request.
+//! A connection that subscribes, for all partitions of a process on one server: to the partitions' channels, and to the
+//! channels of other programs that the partitions listen to. Heartbeats of partitions that are due together share a
+//! request.
 //!
 //! With RESP3 messages and answers share one connection, and with it one order: the answer to a heartbeat that names
 //! message n comes after message n (rule 8). Applies no message.
@@ -31,17 +32,17 @@ use super::primary::Primary;
 use super::server::CONNECT;
 use super::witness_links::Links;
 use super::{members, scripts};
-use crate::l2::{L2Error, LaneClock, Member, random};
+use crate::l2::{L2Error, Member, PartitionClock, random};
 use crate::util::lock::lock;
 use crate::util::on_drop::OnDrop;
 
-/// Lanes whose heartbeats share a request, at most: a script holds up all other requests of the server.
+/// Partitions whose heartbeats share a request, at most: a script holds up all other requests of the server.
 const TOGETHER: usize = 64;
 /// How often a heartbeat lets other tasks run before it is sent with theirs.
 const PAUSES: usize = 4;
 
-/// When the heartbeats of all lanes on a [`RedisL2`](super::RedisL2) are due: at whole intervals from this time on. Those
-/// on different nodes of a cluster need the same witnesses.
+/// When the heartbeats of all partitions on a [`RedisL2`](super::RedisL2) are due: at whole intervals from this time on.
+/// Those on different nodes of a cluster need the same witnesses.
 #[derive(Default)]
 pub(super) struct Beats(OnceLock<Instant>);
 
@@ -52,7 +53,7 @@ impl Beats {
     }
 
     /// When to send a heartbeat that is due at `by` and comes once in an interval: at a time that it has in common with
-    /// the heartbeats of other lanes.
+    /// the heartbeats of other partitions.
     pub(super) fn align(&self, by: Instant, interval: Duration) -> Instant {
         let since = by.duration_since(*self.0.get_or_init(Instant::now));
         let over = (since.as_nanos().checked_rem(interval.as_nanos())).unwrap_or(0);
@@ -64,7 +65,7 @@ impl Beats {
 #[derive(Default)]
 pub(super) struct PubSub {
     connected: OnceCell<Connected>,
-    /// Heartbeats that are sent next: one of each lane at most.
+    /// Heartbeats that are sent next: one of each partition at most.
     heartbeats: Mutex<Vec<Heartbeat>>,
 }
 
@@ -80,7 +81,7 @@ struct Connected {
     _ending: Option<AbortOnDropHandle<()>>,
 }
 
-/// The heartbeat of a lane.
+/// The heartbeat of a partition.
 pub(super) struct Heartbeat {
     pub(super) names: Arc<Names>,
     pub(super) member: Member,
@@ -90,14 +91,14 @@ pub(super) struct Heartbeat {
     pub(super) generation: u64,
     /// For how many ms that has existed, at least.
     pub(super) age: u64,
-    pub(super) answer: oneshot::Sender<Result<LaneClock, L2Error>>,
+    pub(super) answer: oneshot::Sender<Result<PartitionClock, L2Error>>,
 }
 
-/// The clock of a lane in the answer to HEARTBEAT: whether it is in order, epoch, seq and ver; the generation of the
+/// The clock of a partition in the answer to HEARTBEAT: whether it is in order, epoch, seq and ver; the generation of the
 /// list of members that the instance is in; and whether all instances are off.
 type ClockRow = (bool, u64, u64, u64, u64, u64);
 
-/// By the slots of lanes, whether the witnesses name the server that answers.
+/// By the slots of partitions, whether the witnesses name the server that answers.
 type Confirmed = BTreeMap<Option<u16>, Result<(), L2Error>>;
 
 impl PubSub {
@@ -130,7 +131,7 @@ impl PubSub {
         })
     }
 
-    /// Ends the subscriptions of all lanes, if sentinels do not name the server that answers.
+    /// Ends the subscriptions of all partitions, if sentinels do not name the server that answers.
     pub(super) fn doubt(&self) {
         if let Some(connected) = self.connected.get() {
             connected.primary.doubt(connected.term);
@@ -152,7 +153,7 @@ impl PubSub {
         let connected = self.connected.get().ok_or_else(L2Error::closed)?;
         let subscribing = channel.request("SUBSCRIBE", &connected.connection);
         let route = self.add(connected, channel, handler)?;
-        // Also where another lane has done so: its request may not be answered yet.
+        // Also where another partition has done so: its request may not be answered yet.
         subscribing.await.map_err(l2_error)?;
         Ok(route)
     }
@@ -194,7 +195,7 @@ impl PubSub {
             (all.by_name.contains_key(name), has_warned)
         };
         if is_back {
-            // A lane has subscribed meanwhile, and its request may have been ahead of this one. The messages that it
+            // A partition has subscribed meanwhile, and its request may have been ahead of this one. The messages that it
             // misses leave a hole in the numbers (rule 9).
             _ = channel.request("SUBSCRIBE", connection).await;
         }
@@ -210,15 +211,15 @@ impl PubSub {
         }
     }
 
-    /// Sends a heartbeat, together with the heartbeats of other lanes.
+    /// Sends a heartbeat, together with the heartbeats of other partitions.
     pub(super) fn heartbeat(self: &Arc<Self>, heartbeat: Heartbeat) {
         let mut heartbeats = lock(&self.heartbeats);
         heartbeats.push(heartbeat);
         if heartbeats.len() == 1 {
             let this = Arc::clone(self);
             tokio::spawn(async move {
-                // After the lanes that were woken at the same time, also on other threads: without these pauses, twenty
-                // lanes on two threads are about two requests instead of one.
+                // After the partitions that were woken at the same time, also on other threads: without these pauses,
+                // twenty partitions on two threads are about two requests instead of one.
                 for _ in 0..PAUSES {
                     yield_now().await;
                 }
@@ -246,7 +247,7 @@ impl PubSub {
                 for heartbeat in heartbeats {
                     _ = heartbeat.answer.send(Err(error.clone()));
                 }
-                // After the lanes have been told why: this ends their subscriptions.
+                // After the partitions have been told why: this ends their subscriptions.
                 self.doubt();
                 return;
             }
@@ -263,7 +264,7 @@ impl PubSub {
                 }
                 (_, answer) => answer,
             };
-            // Whether the lane still waits does not matter.
+            // Whether the partition still waits does not matter.
             _ = heartbeat.answer.send(answer);
         });
         join_all(each).await;
@@ -323,14 +324,14 @@ impl Connected {
     async fn heartbeat(
         &self,
         heartbeats: &[Heartbeat],
-    ) -> Result<Vec<Result<LaneClock, L2Error>>, L2Error> {
+    ) -> Result<Vec<Result<PartitionClock, L2Error>>, L2Error> {
         let Some(first) = heartbeats.first() else {
             return Ok(Vec::new());
         };
         let noted: Vec<_> = heartbeats.iter().filter(|one| one.is_noted).collect();
         let mut note = Call::new(&scripts::NOTE, &first.names, noted.len().min(1));
         let mut read = Call::by("EVALSHA_RO", &scripts::HEARTBEAT, &first.names, 2);
-        // The names of the first lane are declared. The others are arguments: they may be of other slots.
+        // The names of the first partition are declared. The others are arguments: they may be of other slots.
         for Heartbeat { names, member, .. } in heartbeats {
             read.arg(names.name(CLOCK, "")).arg(names.name(LIVE, ""));
             read.arg(member.info.id);
@@ -416,7 +417,7 @@ pub(super) type Handler = Box<dyn Fn(&[u8]) + Send + Sync>;
 /// The channels of a connection, each with the handlers of its messages.
 #[derive(Default)]
 struct Channels {
-    /// In an order, as the lanes are told in it that their subscriptions end.
+    /// In an order, as the partitions are told in it that their subscriptions end.
     by_name: BTreeMap<Vec<u8>, Vec<(u64, Handler)>>,
     /// Numbers the handlers.
     last: u64,
@@ -428,7 +429,7 @@ struct Channels {
 
 /// Brings the messages of one channel to one handler until it is dropped.
 pub(super) struct Route {
-    /// Without it there is nothing to unsubscribe from: the connection ends with its last lane.
+    /// Without it there is nothing to unsubscribe from: the connection ends with its last partition.
     pubsub: Weak<PubSub>,
     channels: Arc<Mutex<Channels>>,
     channel: Channel,
@@ -461,7 +462,7 @@ fn receive(channels: &Mutex<Channels>, push: PushInfo) {
     }
 }
 
-/// All handlers are dropped, and with them the subscriptions of all lanes end.
+/// All handlers are dropped, and with them the subscriptions of all partitions end.
 fn end(channels: &Mutex<Channels>) {
     let mut all = lock(channels);
     all.has_ended = true;

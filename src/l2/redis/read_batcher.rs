@@ -1,11 +1,11 @@
 //! The read batchers: single keys that are read at about the same time go to the server in one request, of whatever
-//! lane they are. Each server has one batcher for each runtime. A lane has a bounded queue there, into which callers
-//! put their reads; whenever the [`Pacing`] allows, a task takes the next batch from the queues, each in its turn,
+//! partition they are. Each server has one batcher for each runtime. A partition has a bounded queue there, into which
+//! callers put their reads; whenever the [`Pacing`] allows, a task takes the next batch from the queues, each in its turn,
 //! sends it and hands out the answers.
 //!
-//! A lane that is busy or slow harms no other one: it has a capacity of its own, each batch has room for every lane
-//! that waits, and a lane has a limited number of batches under way. No read takes longer than the limit of a request,
-//! the wait in the queue included, unless the runtime is [busy](crate::util::late).
+//! A partition that is busy or slow harms no other one: it has a capacity of its own, each batch has room for every
+//! partition that waits, and a partition has a limited number of batches under way. No read takes longer than the limit of
+//! a request, the wait in the queue included, unless the runtime is [busy](crate::util::late).
 //!
 //! This must not know how a request is made up or over which connection it goes (`read_request`).
 
@@ -31,16 +31,17 @@ use crate::util::pacing::{Pacing, gather, share};
 /// Reads under way at a time that their callers send themselves. With so few there is nothing to join, and a task would
 /// only add its wake-up.
 const ALONE: usize = 2;
-/// Batches with reads of one lane that are under way at a time: enough to keep the server busy although it is far away.
+/// Batches with reads of one partition that are under way at a time: enough to keep the server busy although it is far
+/// away.
 const IN_FLIGHT: usize = 64;
-/// The capacity of a lane's queue. A caller that finds it full waits for capacity.
+/// The capacity of a partition's queue. A caller that finds it full waits for capacity.
 const CAPACITY: usize = 4096;
 /// So many answers are handed out by one thread. Of more, each thread hands out its share: the callers that it wakes
 /// run on it, and their answers are in its cache already. If one thread handed out all of them, 256 callers on two
 /// threads would read 0.94 as many a second.
 const SHARE: usize = 16;
 
-/// Reads single keys of all lanes on a server, in batches where many are read at a time.
+/// Reads single keys of all partitions on a server, in batches where many are read at a time.
 ///
 /// Its tasks run on its runtime, and end with it; then callers on another runtime use another batcher.
 pub(super) struct ReadBatcher {
@@ -53,7 +54,7 @@ pub(super) struct ReadBatcher {
 
 #[derive(Default)]
 struct State {
-    /// The lanes whose reads may be sent, the next one first.
+    /// The partitions whose reads may be sent, the next one first.
     turns: VecDeque<Arc<Queue>>,
     /// Reads that wait, in all queues.
     waiting: usize,
@@ -63,14 +64,14 @@ struct State {
     has_task: bool,
 }
 
-/// The single reads of a lane.
+/// The single reads of a partition.
 pub(super) struct SingleReads {
     pub(super) requests: Arc<ReadRequests>,
     batchers: Arc<PerRuntime<ReadBatcher>>,
     queues: KeptPerRuntime<Queue>,
 }
 
-/// The reads of one lane that wait on one runtime.
+/// The reads of one partition that wait on one runtime.
 struct Queue {
     batcher: Arc<ReadBatcher>,
     requests: Arc<ReadRequests>,
@@ -85,7 +86,7 @@ struct Waiting {
     reads: VecDeque<Read>,
     /// Whether it is in [`State::turns`].
     has_turn: bool,
-    /// Batches with reads of this lane that are under way.
+    /// Batches with reads of this partition that are under way.
     batches: usize,
 }
 
@@ -95,7 +96,7 @@ struct Read {
     answer: oneshot::Sender<ReadResult>,
 }
 
-/// The reads of one lane in a batch.
+/// The reads of one partition in a batch.
 struct Taken {
     reads: Vec<Read>,
     under_way: UnderWay,
@@ -172,7 +173,7 @@ impl SingleReads {
 }
 
 impl Queue {
-    /// Enters a read where others wait or are under way, of whatever lane, if there is capacity.
+    /// Enters a read where others wait or are under way, of whatever partition, if there is capacity.
     fn join(self: &Arc<Self>, key: &str) -> Option<oneshot::Receiver<ReadResult>> {
         let state = lock(&self.batcher.state);
         if state.waiting + state.under_way == 0 {
@@ -210,7 +211,7 @@ impl Queue {
 }
 
 impl State {
-    /// Gives a lane a turn if it has reads to send and may send them.
+    /// Gives a partition a turn if it has reads to send and may send them.
     fn give_turn(&mut self, queue: &Arc<Queue>, waiting: &mut Waiting) {
         let may_send = !waiting.reads.is_empty() && waiting.batches < IN_FLIGHT;
         if may_send && !replace(&mut waiting.has_turn, true) {
@@ -218,10 +219,10 @@ impl State {
         }
     }
 
-    /// Takes the next batch. Each lane that waits has an equal part of it, and what others leave of theirs.
+    /// Takes the next batch. Each partition that waits has an equal part of it, and what others leave of theirs.
     fn next_batch(&mut self) -> Vec<Taken> {
-        let mut lanes = self.turns.len();
-        let mut batch = Vec::<Taken>::with_capacity(lanes);
+        let mut partitions = self.turns.len();
+        let mut batch = Vec::<Taken>::with_capacity(partitions);
         let (mut most, mut bytes) = (share(self.under_way, self.waiting), BYTES);
         let mut is_first_round = true;
         while most > 0
@@ -233,11 +234,11 @@ impl State {
                 self.turns.push_front(queue);
                 break;
             }
-            if lanes == 0 {
-                (lanes, is_first_round) = (self.turns.len() + 1, false);
+            if partitions == 0 {
+                (partitions, is_first_round) = (self.turns.len() + 1, false);
             }
-            let quota = (bytes / lanes / weight).max(1).min(most);
-            lanes -= 1;
+            let quota = (bytes / partitions / weight).max(1).min(most);
+            partitions -= 1;
             let is_same = |taken: &&mut Taken| Arc::ptr_eq(&taken.under_way.queue, &queue);
             let taken = if is_first_round {
                 None
@@ -306,8 +307,8 @@ impl ReadBatcher {
             let Some(largest) = groups.pop() else {
                 return;
             };
-            // The largest group alone has the turn: lanes whose connection is slow, or has to be made, hold up no batch
-            // of the other lanes.
+            // The largest group alone has the turn: partitions whose connection is slow, or has to be made, hold up no
+            // batch of the other partitions.
             for group in groups {
                 tokio::spawn(group.fetch(hand_out));
             }
@@ -323,7 +324,7 @@ impl Default for ReadBatcher {
         Self {
             runtime: Handle::current(),
             state: Mutex::default(),
-            // Each lane has a limit of its own.
+            // Each partition has a limit of its own.
             pacing: Pacing::new(Semaphore::MAX_PERMITS),
             alone: Semaphore::new(ALONE),
         }
@@ -455,7 +456,7 @@ mod tests {
 
     const LIMIT: Duration = Duration::from_secs(20);
 
-    /// Reads of several lanes of one server, which is never asked.
+    /// Reads of several partitions of one server, which is never asked.
     struct Crowd {
         batchers: Arc<PerRuntime<ReadBatcher>>,
         topology: Arc<Topology>,
@@ -473,8 +474,8 @@ mod tests {
             }
         }
 
-        /// A lane, which is called so in the batches.
-        fn lane(&self, name: &str) -> SingleReads {
+        /// A partition, which is called so in the batches.
+        fn partition(&self, name: &str) -> SingleReads {
             let names = Arc::new(Names::new(name.into(), Some(0)));
             let source = Arc::new(Source {
                 topology: Arc::clone(&self.topology),
@@ -491,8 +492,8 @@ mod tests {
         }
 
         /// Enters reads as if a task would send them.
-        fn enter(&mut self, lane: &SingleReads, reads: usize) {
-            let queue = lane.queue();
+        fn enter(&mut self, partition: &SingleReads, reads: usize) {
+            let queue = partition.queue();
             for n in 0..reads {
                 queue.capacity.try_acquire().unwrap().forget();
                 let mut state = lock(&queue.batcher.state);
@@ -507,7 +508,7 @@ mod tests {
         }
     }
 
-    /// How many reads of each lane.
+    /// How many reads of each partition.
     fn sizes(batch: &[Taken]) -> Vec<usize> {
         batch.iter().map(|taken| taken.reads.len()).collect()
     }
@@ -519,20 +520,20 @@ mod tests {
     #[tokio::test]
     async fn a_crowd_goes_in_two_halves() {
         let mut crowd = Crowd::new();
-        let lane = crowd.lane("a");
-        crowd.enter(&lane, 100);
+        let partition = crowd.partition("a");
+        crowd.enter(&partition, 100);
         let halves = [(); 2].map(|()| crowd.next_batch());
         assert_eq!(halves.each_ref().map(|half| sizes(half)), [[50], [50]]);
         // Few that come while most are under way go together.
-        crowd.enter(&lane, 3);
+        crowd.enter(&partition, 3);
         assert_eq!(sizes(&crowd.next_batch()), [3]);
     }
 
     #[tokio::test]
     async fn a_thousand_reads_are_few_batches() {
         let mut crowd = Crowd::new();
-        let lane = crowd.lane("a");
-        crowd.enter(&lane, 1000);
+        let partition = crowd.partition("a");
+        crowd.enter(&partition, 1000);
         let mut all = Vec::new();
         for size in [256, 256, 256, 232] {
             let batch = crowd.next_batch();
@@ -544,9 +545,9 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_flooded_lane_leaves_room_to_the_others() {
+    async fn a_flooded_partition_leaves_room_to_the_others() {
         let mut crowd = Crowd::new();
-        let [flooded, few, more] = ["flooded", "few", "more"].map(|name| crowd.lane(name));
+        let [flooded, few, more] = ["flooded", "few", "more"].map(|name| crowd.partition(name));
         crowd.enter(&flooded, CAPACITY);
         assert_eq!(flooded.queue().capacity.available_permits(), 0);
         crowd.enter(&few, 2);
@@ -555,9 +556,13 @@ mod tests {
         // What the second leaves is taken by one that comes after it.
         let first = crowd.next_batch();
         assert_eq!(sizes(&first), [85, 2, 169]);
-        let is_of =
-            |taken: &Taken, lane: &SingleReads| Arc::ptr_eq(&taken.under_way.queue, &lane.queue());
-        assert!(iter::zip(&first, [&flooded, &few, &more]).all(|(taken, lane)| is_of(taken, lane)));
+        let is_of = |taken: &Taken, partition: &SingleReads| {
+            Arc::ptr_eq(&taken.under_way.queue, &partition.queue())
+        };
+        assert!(
+            iter::zip(&first, [&flooded, &few, &more])
+                .all(|(taken, partition)| is_of(taken, partition))
+        );
         assert_eq!(flooded.queue().capacity.available_permits(), 85);
         // What one leaves is shared by the others, each of which has its reads in their order.
         crowd.enter(&few, 1);
@@ -569,9 +574,9 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn large_values_of_a_lane_leave_room_to_the_others() {
+    async fn large_values_of_a_partition_leave_room_to_the_others() {
         let mut crowd = Crowd::new();
-        let [small, large] = ["small", "large"].map(|name| crowd.lane(name));
+        let [small, large] = ["small", "large"].map(|name| crowd.partition(name));
         large
             .requests
             .learn(Some(&[Ok(Some(vec![0; BYTES / 4].into()))]));
@@ -584,11 +589,11 @@ mod tests {
         );
     }
 
-    /// A lane that is not answered has a limited number of batches under way, and goes on when one of them ends.
+    /// A partition that is not answered has a limited number of batches under way, and goes on when one of them ends.
     #[tokio::test]
-    async fn a_slow_lane_has_so_many_batches_under_way() {
+    async fn a_slow_partition_has_so_many_batches_under_way() {
         let mut crowd = Crowd::new();
-        let [slow, fast] = ["slow", "fast"].map(|name| crowd.lane(name));
+        let [slow, fast] = ["slow", "fast"].map(|name| crowd.partition(name));
         let mut under_way = Vec::new();
         for _ in 0..IN_FLIGHT {
             crowd.enter(&slow, 1);
@@ -608,9 +613,9 @@ mod tests {
     #[tokio::test]
     async fn nothing_is_counted_when_all_has_ended() {
         let mut crowd = Crowd::new();
-        let lanes = ["a", "b"].map(|name| crowd.lane(name));
-        for lane in &lanes {
-            crowd.enter(lane, 300);
+        let partitions = ["a", "b"].map(|name| crowd.partition(name));
+        for partition in &partitions {
+            crowd.enter(partition, 300);
         }
         crowd.answered.drain(..250);
         let batches = [(); 2].map(|()| crowd.next_batch());
@@ -627,8 +632,8 @@ mod tests {
             assert_eq!((state.waiting, state.under_way), (0, 0));
             assert!(state.turns.is_empty() && !state.has_task);
         }
-        for lane in &lanes {
-            let queue = lane.queue();
+        for partition in &partitions {
+            let queue = partition.queue();
             assert_eq!(queue.capacity.available_permits(), CAPACITY);
             assert_eq!(lock(&queue.waiting).batches, 0);
         }
@@ -640,11 +645,11 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn keys_of_callers_that_no_longer_wait_are_not_read() {
         let mut crowd = Crowd::new();
-        let lane = crowd.lane("a");
-        crowd.enter(&lane, 10);
+        let partition = crowd.partition("a");
+        crowd.enter(&partition, 10);
         crowd.answered.drain(..7);
         tokio::time::advance(LIMIT / 2).await;
-        crowd.enter(&lane, 10);
+        crowd.enter(&partition, 10);
         let mut reads = crowd.next_batch().pop().unwrap().reads;
         drop_unwanted(&mut reads, LIMIT);
         assert_eq!(keys(&reads), ["7", "8", "9"]);

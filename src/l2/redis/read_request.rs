@@ -4,9 +4,9 @@
 //! nil for a value that is not a string; an error of GET for such a value is treated alike. When to send, and which
 //! keys together, is decided in [`read_batcher`](super::read_batcher).
 //!
-//! The keys of several lanes go in one request if the lanes have one connection. Each lane keeps its own time limit,
-//! and judges by itself whether the connection is still good. If the server does not answer such a request with values,
-//! each lane sends its own, so that what fails one of them fails no other.
+//! The keys of several partitions go in one request if the partitions have one connection. Each partition keeps its own
+//! time limit, and judges by itself whether the connection is still good. If the server does not answer such a request with
+//! values, each partition sends its own, so that what fails one of them fails no other.
 
 use std::pin::pin;
 use std::sync::Arc;
@@ -36,16 +36,16 @@ const AT_ONCE: usize = 8;
 
 pub(super) struct ReadRequests {
     names: Arc<Names>,
-    /// The first also carries all other requests of the lane. The second is made when a read begins while the first
+    /// The first also carries all other requests of the partition. The second is made when a read begins while the first
     /// is busy. With one alone, 64 callers on one thread read 0.64 as many a second.
     lines: [Arc<Connections>; 2],
     /// How many bytes a key had on average, the last time.
     bytes_each: AtomicUsize,
-    /// Whether the server has refused a key of the last request: then the next one is not shared with other lanes.
+    /// Whether the server has refused a key of the last request: then the next one is not shared with other partitions.
     was_refused: AtomicBool,
 }
 
-/// Keys of one lane, to be answered until then. `H` is dropped when they are.
+/// Keys of one partition, to be answered until then. `H` is dropped when they are.
 pub(super) struct Part<K, H> {
     pub(super) requests: Arc<ReadRequests>,
     pub(super) keys: Vec<K>,
@@ -53,7 +53,7 @@ pub(super) struct Part<K, H> {
     pub(super) held: H,
 }
 
-/// Parts of several lanes that have one connection, or one part.
+/// Parts of several partitions that have one connection, or one part.
 pub(super) struct Group<K, H>(Vec<GroupPart<K, H>>);
 
 /// A part in a group, with the line that it goes over.
@@ -232,7 +232,7 @@ pub(super) fn grouped<K, H>(parts: Vec<Part<K, H>>) -> Vec<Group<K, H>> {
     for part in parts {
         let requests = &part.requests;
         let slot = requests.names.slot;
-        // The same line for all that may share a request, as the lanes on a server share what is expected: if each
+        // The same line for all that may share a request, as the partitions on a server share what is expected: if each
         // chose for itself, there would be two requests.
         let is_first_busier = match chosen {
             Some((of, is_first_busier)) if of == slot => is_first_busier,
@@ -280,8 +280,8 @@ impl<K, H> Group<K, H> {
 }
 
 impl<K, H> GroupPart<K, H> {
-    /// Has the lane judge its connection by the answer, or by none in time. Returns what that is for its callers, if it
-    /// is an error.
+    /// Has the partition judge its connection by the answer, or by none in time. Returns what that is for its callers, if
+    /// it is an error.
     fn judge(&self, answer: Option<RedisResult<()>>) -> Option<L2Error> {
         let (line, live) = self.over.as_ref()?;
         line.judge(live, answer).err().map(Failure::into_error)
@@ -317,7 +317,7 @@ impl<K: AsRef<str>, H> Group<K, H> {
         };
         let (_expected, mut connection) = (expect(&live, bytes), live.connection.clone());
         let mut request = pin!(connection.send_packed_command(&command));
-        // A lane whose time is up is answered, and the others go on waiting.
+        // A partition whose time is up is answered, and the others go on waiting.
         let answer = loop {
             let until = |one: &GroupPart<K, H>| one.part.as_ref().map(|part| part.until);
             let Some(until) = self.0.iter().filter_map(until).min() else {

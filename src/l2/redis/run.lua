@@ -1,15 +1,14 @@
--- RUN  clock live | lanes rnd proof [id entry]  ->  epoch seq ver now lanes incarnation policy generation age off;
--- generation and age are 0 without an entry. If the clock names another number of lanes, or none, that number is all
--- that the answer says. If not, and the proof is `?`, an epoch of 0 says that this is another incarnation. Then RUN is
--- sent again: with a proof of the handover from the former incarnation, which the answer names if this one may continue
--- it; or with an empty one.
--- The first request over each connection (rule 13): a server that restarted or was promoted may have brought deleted
--- values back, and lost members, so its incarnation starts a new epoch and a new generation of the list. Numbers
--- continue.
-local known = checked(redis.pcall('HMGET', KEYS[1], 'run', 'lanes', 'off'), 'HMGET') or {}
-local lanes = whole(known[2], 16) or 0
-if lanes ~= tonumber(ARGV[1]) then
-  return {0, 0, 0, 0, lanes, '', '', 0, 0, 0}
+-- RUN clock live | partitions rnd proof [id entry] -> epoch seq ver now partitions incarnation policy generation age off;
+-- generation and age are 0 without an entry. If the clock names another number of partitions, or none, that number is all
+-- that the answer says. If not, and the proof is `?`, an epoch of 0 says that this is another incarnation. Then RUN is sent
+-- again: with a proof of the handover from the former incarnation, which the answer names if this one may continue it; or
+-- with an empty one. The first request over each connection (rule 13): a server that restarted or was promoted may have
+-- brought deleted values back, and lost members, so its incarnation starts a new epoch and a new generation of the list.
+-- Numbers continue.
+local known = checked(redis.pcall('HMGET', KEYS[1], 'run', 'partitions', 'off'), 'HMGET') or {}
+local partitions = whole(known[2], 16) or 0
+if partitions ~= tonumber(ARGV[1]) then
+  return {0, 0, 0, 0, partitions, '', '', 0, 0, 0}
 end
 local run, info = incarnation()
 local epoch, seq, ver = clock(KEYS[1], ARGV[2])
@@ -17,7 +16,7 @@ if known[1] ~= run then
   local continued = string.match(info, 'master_replid2:(%x+)') or ''
   local former = string.match(known[1] or '', ':(%x+)$') == continued and known[1] or ''
   if ARGV[3] == '?' then
-    return {0, 0, 0, 0, lanes, former, '', 0, 0, 0}
+    return {0, 0, 0, 0, partitions, former, '', 0, 0, 0}
   elseif former ~= '' and ARGV[3] == former .. ' ' .. string.match(run, ':(%x+)$') then
     -- Rule 28: the former primary follows this one, and has lost nothing by that.
     redis.call('HSET', KEYS[1], 'run', run)
@@ -40,4 +39,4 @@ if ARGV[4] then
   end
   redis.call('HSET', KEYS[2], ARGV[4], ARGV[5])
 end
-return {epoch, seq, ver, time(), lanes, run, policy, generation, age, known[3] and 1 or 0}
+return {epoch, seq, ver, time(), partitions, run, policy, generation, age, known[3] and 1 or 0}

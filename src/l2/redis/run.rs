@@ -1,24 +1,24 @@
-//! RUN, the first request of a lane over a connection: which incarnation of the server it leads to, and the lane's
-//! clock there (rule 13), which may continue a former one (rule 28). If the clock is not set up yet, or one of several
-//! servers may have lost data, it is settled first how many lanes the namespace has (rule 27).
+//! RUN, the first request of a partition over a connection: which incarnation of the server it leads to, and the
+//! partition's clock there (rule 13), which may continue a former one (rule 28). If the clock is not set up yet, or one of
+//! several servers may have lost data, it is settled first how many partitions the namespace has (rule 27).
 
 use deadpool_redis::redis::RedisResult;
 use deadpool_redis::redis::aio::MultiplexedConnection;
 
 use super::call::{Call, clock};
-use super::error::other_lanes;
-use super::lanes::settle_number;
+use super::error::other_partitions;
 use super::names::{CLOCK, LIVE, Names};
+use super::partitions::settle_number;
 use super::primary::Primary;
 use super::topology::Topology;
 use super::{members, scripts};
-use crate::l2::{LaneClock, Member, random};
+use crate::l2::{Member, PartitionClock, random};
 
 /// The answer of RUN.
 pub(super) struct Found {
-    pub(super) clock: LaneClock,
+    pub(super) clock: PartitionClock,
     incarnation: String,
-    lanes: u16,
+    partitions: u16,
     /// Which keys the server evicts when its memory is full.
     pub(super) policy: String,
     /// The list of members: its generation, and for how many ms it has existed, at least. Zeros for none that was asked
@@ -34,8 +34,8 @@ impl Found {
 }
 
 /// Runs RUN, as each new connection does before it is used. A subscriber adds itself as a member. If the clock does not
-/// say that its lane may be used, or a server of a cluster has lost what it said, that is settled first, by
-/// [`settle_number`]. The error of a lane that is not used names the number of lanes that the namespace has.
+/// say that its partition may be used, or a server of a cluster has lost what it said, that is settled first, by
+/// [`settle_number`]. The error of a partition that is not used names the number of partitions that the namespace has.
 pub(super) async fn run(
     names: &Names,
     me: Option<Member>,
@@ -43,10 +43,10 @@ pub(super) async fn run(
     primary: &Primary,
     connection: MultiplexedConnection,
 ) -> RedisResult<Found> {
-    // One server loses the last writes of all lanes together, the number of lanes among them.
+    // One server loses the last writes of all partitions together, the number of partitions among them.
     let proof = if names.slot.is_some() { "?" } else { "" };
     let mut found = ask(names, me, proof, connection.clone()).await?;
-    if found.lanes == 0 || found.lanes == names.lanes && found.clock.epoch == 0 {
+    if found.partitions == 0 || found.partitions == names.partitions && found.clock.epoch == 0 {
         let proof = match &*found.incarnation {
             "" => String::new(),
             former => primary.handover(former).await,
@@ -56,8 +56,8 @@ pub(super) async fn run(
         }
         found = ask(names, me, &proof, connection).await?;
     }
-    if found.lanes != names.lanes {
-        return Err(other_lanes(found.lanes));
+    if found.partitions != names.partitions {
+        return Err(other_partitions(found.partitions));
     }
     Ok(found)
 }
@@ -72,17 +72,17 @@ async fn ask(
     connection: MultiplexedConnection,
 ) -> RedisResult<Found> {
     let mut run = Call::new(&scripts::RUN, names, 2);
-    run.own(&[CLOCK, LIVE]).arg(names.lanes).arg(random());
+    run.own(&[CLOCK, LIVE]).arg(names.partitions).arg(random());
     run.arg(proof);
     if let Some(me) = me {
         run.arg(me.info.id).arg(members::entry(&me));
     }
     let answer: Answer = run.run(connection).await?;
-    let (epoch, seq, ver, now, lanes, incarnation, policy, generation, age, is_off) = answer;
+    let (epoch, seq, ver, now, partitions, incarnation, policy, generation, age, is_off) = answer;
     Ok(Found {
         clock: clock([epoch, seq, ver, now, is_off], &incarnation),
         incarnation,
-        lanes,
+        partitions,
         policy,
         list: (generation, age),
     })

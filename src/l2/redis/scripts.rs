@@ -1,5 +1,5 @@
 //! The Lua scripts. Each script is one atomic step, and every key that it touches is declared to it, but for the keys
-//! of a heartbeat that is for several lanes, and of a look at the clocks of all lanes.
+//! of a heartbeat that is for several partitions, and of a look at the clocks of all partitions.
 
 use super::call::Lua;
 
@@ -9,7 +9,7 @@ pub(super) const CHECKED: &str = include_str!("checked.lua");
 /// script with this line is also refused by a replica, and by a primary without the replicas that it must have, even if
 /// it only reads.
 pub(super) const ALLOW_OOM: &str = concat!("#!lua flags=allow-oom\n", include_str!("checked.lua"));
-/// As [`ALLOW_OOM`], for several lanes, which have other slots in a cluster.
+/// As [`ALLOW_OOM`], for several partitions, which have other slots in a cluster.
 const ALLOW_OOM_AND_SLOTS: &str = concat!(
     "#!lua flags=allow-oom,allow-cross-slot-keys\n",
     include_str!("checked.lua")
@@ -23,7 +23,7 @@ const LEASE: &str = include_str!("lease.lua");
 const STANDING: &str = concat!(include_str!("lease.lua"), include_str!("standing.lua"));
 pub(super) const INCARNATION: &str = include_str!("incarnation.lua");
 const LIST: &str = include_str!("list.lua");
-const NAMED_LANES: &str = include_str!("named_lanes.lua");
+const NAMED_PARTITIONS: &str = include_str!("named_partitions.lua");
 pub(super) const MARK: &str = include_str!("mark.lua");
 pub(super) const STAGED: &str = include_str!("staged.lua");
 const EPOCH: &str = include_str!("epoch.lua");
@@ -60,8 +60,8 @@ lua! {
     END_LEASES: [ALLOW_OOM, CLOCK], "end_leases.lua";
     REMOVE: [ALLOW_OOM, CLOCK, STORED], "remove.lua";
     RUN: [ALLOW_OOM, CLOCK, INCARNATION, LIST], "run.lua";
-    LANES: [ALLOW_OOM, NAMED_LANES], "lanes.lua";
-    NUMBERS: [CHECKED, NAMED_LANES], "numbers.lua";
+    PARTITIONS: [ALLOW_OOM, NAMED_PARTITIONS], "partitions.lua";
+    NUMBERS: [CHECKED, NAMED_PARTITIONS], "numbers.lua";
     MEMBERS: [ALLOW_OOM, LIST], "members.lua";
     FORGET: [ALLOW_OOM], "forget.lua";
     SWEEP: [ALLOW_OOM, LIST], "sweep.lua";
@@ -89,7 +89,7 @@ mod tests {
             CLOCK,
             EPOCH,
             TAG_LIST,
-            NAMED_LANES,
+            NAMED_PARTITIONS,
             include_str!("elsewhere.lua"),
         ];
         let script = parts.concat();

@@ -27,7 +27,8 @@ use crate::l2::L2Error;
 use crate::util::lock::lock;
 use crate::util::partial_debug::partial_debug;
 
-/// The size of a pool that this module makes. No process reaches it, as each lane takes two connections and keeps them.
+/// The size of a pool that this module makes. No process reaches it, as each partition takes two connections and keeps
+/// them.
 const POOL_SIZE: usize = 1024;
 
 /// A connection that has carried nothing for this long is probed by the kernel. Firewalls and NATs see the probe: they
@@ -379,7 +380,7 @@ impl Connector {
     }
 
     fn config(&self) -> AsyncConnectionConfig {
-        // Time limits are kept by the lane, for pools of any make.
+        // Time limits are kept by the partition, for pools of any make.
         let config = AsyncConnectionConfig::new()
             .set_connection_timeout(None)
             .set_response_timeout(None);

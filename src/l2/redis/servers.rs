@@ -19,7 +19,7 @@ pub(super) struct Servers {
     pub(super) beats: Arc<Beats>,
 }
 
-/// By URLs. Each lane holds its servers.
+/// By URLs. Each partition holds its servers.
 static BY_URL: Mutex<Vec<(String, Weak<Servers>)>> = Mutex::new(Vec::new());
 
 impl Servers {

@@ -1,9 +1,9 @@
-//! What all lanes of a process on one server share: the connections of the pool, one for all requests and a spare one
+//! What all partitions of a process on one server share: the connections of the pool, one for all requests and a spare one
 //! for reads; and the one that subscribes. Each runtime has its own, as a connection ends with its runtime.
 //!
-//! A lane that gives up on a connection takes a newer one, or makes it. The others keep theirs until they give up on
-//! it, too: so a lane with a short time limit harms none of them. Knows nothing of lanes, nor of incarnations of the
-//! server.
+//! A partition that gives up on a connection takes a newer one, or makes it. The others keep theirs until they give up on
+//! it, too: so a partition with a short time limit harms none of them. Knows nothing of partitions, nor of incarnations of
+//! the server.
 
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
@@ -53,7 +53,7 @@ pub(super) struct Pooled {
     object: Mutex<Option<Connection>>,
     /// When the first caller has asked for it. By tokio's clock, as the time limits of requests are.
     since: Instant,
-    /// When the last answer came over it, in ms since then. Lanes share it.
+    /// When the last answer came over it, in ms since then. Partitions share it.
     answered: AtomicU64,
     /// Whether it may be lost.
     is_suspected: AtomicBool,
@@ -93,7 +93,7 @@ impl Shared {
         Ok(pool.0.clone())
     }
 
-    /// The connection that lanes share, unless it leads to a primary that is no longer believed.
+    /// The connection that partitions share, unless it leads to a primary that is no longer believed.
     pub(super) fn pooled(&self, line: &Line) -> Arc<Pooled> {
         let pooled = line.current.get();
         let made = pooled.connection.get();
@@ -156,7 +156,7 @@ impl Pooled {
         Duration::from_millis(silence) >= time
     }
 
-    /// It may be lost, so all lanes leave it.
+    /// It may be lost, so all partitions leave it.
     pub(super) fn suspect(&self) {
         self.is_suspected.store(true, Ordering::Relaxed);
     }
@@ -184,7 +184,7 @@ impl Default for Pooled {
 }
 
 impl Line {
-    /// No lane is given this connection again, neither by this nor by the pool. Lanes that have it can go on.
+    /// No partition is given this connection again, neither by this nor by the pool. Partitions that have it can go on.
     pub(super) fn retire(&self, one: &Arc<Pooled>) {
         self.current.retire(one);
         if let Some(pooled) = lock(&one.object).take() {

@@ -1,4 +1,4 @@
-//! The subscription of a lane: its part of a connection that all lanes on the server share.
+//! The subscription of a partition: its part of a connection that all partitions on the server share.
 
 use std::pin::Pin;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -20,7 +20,7 @@ use super::shared::Shared;
 use super::topology::Topology;
 use crate::l2::inbox::Inbox;
 use crate::l2::{
-    Applied, Event, L2Error, LaneClock, ListAge, Member, MemberInfo, Noted, OnHeard, Reply,
+    Applied, Event, L2Error, ListAge, Member, MemberInfo, Noted, OnHeard, PartitionClock, Reply,
     Subscription,
 };
 use crate::util::lock::lock;
@@ -33,7 +33,7 @@ const QUEUE: usize = 4096;
 /// connect again within this time, one after the other. A thousand of them take the server a fifth of a second.
 const SPREAD: Duration = Duration::from_millis(250);
 
-/// Makes the subscriptions of one lane.
+/// Makes the subscriptions of one partition.
 pub(super) struct Subscriptions {
     topology: Arc<Topology>,
     names: Arc<Names>,
@@ -59,7 +59,7 @@ impl Subscriptions {
     pub(super) async fn subscribe(
         &self,
         me: MemberInfo,
-    ) -> Result<(LaneClock, Box<dyn Subscription>), L2Error> {
+    ) -> Result<(PartitionClock, Box<dyn Subscription>), L2Error> {
         let (queue, messages) = mpsc::channel(QUEUE);
         // Messages that arrive from here on wait in the queue, until the caller knows by the clock which of them are
         // new. Several round trips: more than a request may take.
@@ -90,7 +90,7 @@ impl Subscriptions {
         }
         let mut next = shared.pubsub.get();
         if next.has_ended() {
-            // Another lane has not noticed yet.
+            // Another partition has not noticed yet.
             shared.pubsub.retire(&next);
             next = shared.pubsub.get();
         }
@@ -129,7 +129,7 @@ impl Subscriptions {
         let member = Member::new(me, Applied::NOTHING);
         let (topology, primary) = (&self.topology, &shared.primary);
         let running = run(&self.names, Some(member), topology, primary, connection).boxed();
-        // The answer is a proof like the answer to a heartbeat, and other lanes may have made the connection.
+        // The answer is a proof like the answer to a heartbeat, and other partitions may have made the connection.
         let (found, confirmed) = join(running, pubsub.confirm(slot)).await;
         confirmed.inspect_err(|_| pubsub.doubt())?;
         let found = found.map_err(|error| run_error(error, slot))?;
@@ -148,14 +148,14 @@ async fn in_time<T>(opening: impl Future<Output = T>) -> Result<T, L2Error> {
 }
 
 struct RedisSubscription {
-    /// Dropped before the routes: the route of the last lane need not be left, as the connection ends.
+    /// Dropped before the routes: the route of the last partition need not be left, as the connection ends.
     pubsub: Arc<PubSub>,
     inbox: Inbox,
-    /// To the lane's channel, and to the channels of other programs.
+    /// To the partition's channel, and to the channels of other programs.
     routes: Vec<Route>,
     names: Arc<Names>,
     beats: Arc<Beats>,
-    /// Held so that all lanes on the server share the connection.
+    /// Held so that all partitions on the server share the connection.
     _shared: Arc<Shared>,
     me: MemberInfo,
     /// Names the list of members that this instance is in.
@@ -163,7 +163,7 @@ struct RedisSubscription {
     list_age: ListAge,
     noted: Noted,
     /// The heartbeat that is not answered yet.
-    under_way: Option<oneshot::Receiver<Result<LaneClock, L2Error>>>,
+    under_way: Option<oneshot::Receiver<Result<PartitionClock, L2Error>>>,
 }
 
 impl Subscription for RedisSubscription {
@@ -192,7 +192,7 @@ impl Subscription for RedisSubscription {
         let subscribing = async move {
             for (number, channel) in channels.iter().enumerate() {
                 let on_heard = Arc::clone(&on_heard);
-                // Past the queue, so that no flood of other programs costs a message of the lane.
+                // Past the queue, so that no flood of other programs costs a message of the partition.
                 let receive = Box::new(move |payload: &[u8]| on_heard(number, payload.to_vec()));
                 let channel = Channel {
                     name: channel.as_bytes().to_vec(),

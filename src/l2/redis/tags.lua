@@ -2,8 +2,8 @@
 -- with the tag; without it these values are misses. The clock lists the tags that were invalidated last, whether or not
 -- they have a tag version: so a tag version that is missing can be made again (rule 20).
 
--- The numbers in the tag versions KEYS[first..last]; false where there is none of this epoch, or only one that the lane
--- has not issued. Without keys there are none.
+-- The numbers in the tag versions KEYS[first..last]; false where there is none of this epoch, or only one that the
+-- partition has not issued. Without keys there are none.
 local function tag_versions(first, last, epoch, issued)
   if first > last then
     return {}

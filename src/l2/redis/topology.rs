@@ -1,4 +1,4 @@
-//! Where the lanes of a cache are: on one server, or on the nodes of a cluster.
+//! Where the partitions of a cache are: on one server, or on the nodes of a cluster.
 
 #[cfg(all(feature = "cluster", feature = "inspect"))]
 use std::collections::BTreeSet;
@@ -40,7 +40,7 @@ pub(super) struct Nodes {
 }
 
 impl Topology {
-    /// The server of a lane with this slot, asked for after this call.
+    /// The server of a partition with this slot, asked for after this call.
     #[cfg_attr(
         not(feature = "cluster"),
         expect(clippy::unused_async, reason = "nobody is asked for one server")
@@ -76,7 +76,7 @@ impl Topology {
         }
     }
 
-    /// A connection for requests of another lane of a namespace than that which uses this one.
+    /// A connection for requests of another partition of a namespace than that which uses this one.
     pub(super) async fn connection(
         &self,
         slot: Option<u16>,
@@ -91,7 +91,7 @@ impl Topology {
         Ok(connection)
     }
 
-    /// The connections for requests of other lanes of a namespace, of these slots: one to each server, with the places
+    /// The connections for requests of other partitions of a namespace, of these slots: one to each server, with the places
     /// of its slots in the list.
     #[cfg_attr(
         not(feature = "cluster"),
@@ -166,7 +166,7 @@ impl Nodes {
         try_join_all(connections).await
     }
 
-    /// The connections to a node, which all lanes on it share.
+    /// The connections to a node, which all partitions on it share.
     fn at(&self, address: Address) -> Result<Arc<Shared>, L2Error> {
         let mut each = lock(&self.each);
         if let Some(shared) = each.get(&address).and_then(Weak::upgrade) {

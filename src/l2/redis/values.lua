@@ -59,8 +59,8 @@ local function read_stamp(head)
   end
 end
 
--- The same of a value of this epoch, without the epoch; nil of any other, and of one whose version the lane has not issued:
--- it would outlive invalidations (rule 11).
+-- The same of a value of this epoch, without the epoch; nil of any other, and of one whose version the partition has not
+-- issued: it would outlive invalidations (rule 11).
 local function read_issued(head, epoch, issued)
   local of, ver, expires_at, at, stale, ends, l1 = read_stamp(head)
   if of and of == epoch and ver <= issued then

@@ -4,8 +4,8 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use super::call::{Call, Lua, senseless};
-use super::lane::{Entry, RedisLane};
 use super::names::{CLOCK, DEAD, HOLD, LEASE, LOG, VALUE, WORKER, WRITES};
+use super::partition::{Entry, RedisPartition};
 use super::scripts::{self, ALLOW_OOM, CHECKED, MARK, STAGED, STAMP, STORED, TAGS, VERSION, lua};
 use crate::clock::millis;
 use crate::l2::write_stream::MOST_BYTES;
@@ -26,7 +26,7 @@ lua! {
     DEAD_LETTERS: [CHECKED, STREAM], "dead_letters.lua";
 }
 
-impl RedisLane {
+impl RedisPartition {
     /// Stores a value, and appends it to the stream in the same step.
     pub(super) async fn append(&self, batch: Batch<'_>, how: &Append) -> Result<Written, L2Error> {
         let marks: [&[&str]; 2] = [&[VALUE, LEASE, HOLD], &[CLOCK, LOG, WRITES, DEAD]];
@@ -38,7 +38,7 @@ impl RedisLane {
     }
 }
 
-impl WriteStream for RedisLane {
+impl WriteStream for RedisPartition {
     fn take(&self, fence: u64, ttl: Duration, most: usize) -> Reply<'_, Option<Vec<Waiting>>> {
         let read = |entries: Option<Vec<Entry>>| entries.map(as_waiting).transpose();
         self.step(&TAKE, 2, read, move |call| {

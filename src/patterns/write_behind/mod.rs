@@ -90,7 +90,7 @@ use self::worker::{Options, Worker};
 use self::write::{AnyWrite, DecodeKey, Store, decode_key};
 pub use self::write::{Stored, Write};
 use crate::cache::Cache;
-use crate::engine::{Context, Engine, Lanes};
+use crate::engine::{Context, Engine, Partitions};
 use crate::error::WriteError;
 use crate::key::{CacheKey, Key, key_text};
 use crate::l2::{Append, Kind, Pending, Waiting, WriteStream, Written};
@@ -126,7 +126,7 @@ pub struct DeadLetter<K, V> {
 /// Entries that are dead letters, each with its write if that can be read.
 type DeadLetters = Vec<(Waiting, Option<AnyWrite>)>;
 
-/// The writes of one lane that wait, and the way to their worker.
+/// The writes of one partition that wait, and the way to their worker.
 struct Stream {
     ctx: Arc<Context>,
     wake: Arc<Notify>,
@@ -143,15 +143,15 @@ pub struct WriteBehind<K, V: Send + Sync + 'static> {
     streams: Streams,
 }
 
-/// The streams of all lanes and their workers, without the types of keys and values.
+/// The streams of all partitions and their workers, without the types of keys and values.
 struct Streams {
-    /// The lanes of the streams. Once the namespace has others, these take no writes: no worker would find those that
+    /// The partitions of the streams. Once the namespace has others, these take no writes: no worker would find those that
     /// the others take.
     engine: Arc<Engine>,
     capacity: u64,
     counters: Arc<Counters>,
-    lanes: Lanes<Stream>,
-    _workers: Lanes<AbortOnDropHandle<()>>,
+    partitions: Partitions<Stream>,
+    _workers: Partitions<AbortOnDropHandle<()>>,
 }
 
 impl<K, V> WriteBehind<K, V>
@@ -266,7 +266,7 @@ where
             let stored = stored.map_err(Reason::Load)?;
             // No lease is granted while a write waits, and without one no version.
             let Some(version) = stored.meta().version() else {
-                self.streams.lanes.of(&text).wake.notify_one();
+                self.streams.partitions.of(&text).wake.notify_one();
                 sleep(LOOK_AGAIN).await;
                 continue;
             };
@@ -344,7 +344,7 @@ where
 }
 
 impl Streams {
-    /// Stores a value, and appends it to the stream of its lane. `None` if another version is stored.
+    /// Stores a value, and appends it to the stream of its partition. `None` if another version is stored.
     fn append(
         &self,
         key: Key,
@@ -359,7 +359,7 @@ impl Streams {
                 version,
             };
             let writes = self.engine.writes().of(&key);
-            let wake = &self.lanes.of(&key).wake;
+            let wake = &self.partitions.of(&key).wake;
             let appended = writes.append(key, value, append).await;
             match appended.map_err(Reason::from)? {
                 Written::Full => Err(Reason::Full(self.capacity).into()),
@@ -374,7 +374,7 @@ impl Streams {
 
     fn flush(&self) -> BoxFuture<'_, Result<(), WriteBehindError>> {
         Box::pin(async {
-            let flushed = try_join_all(self.lanes.iter().map(Stream::flush));
+            let flushed = try_join_all(self.partitions.iter().map(Stream::flush));
             flushed.await.map(drop)
         })
     }
@@ -387,7 +387,7 @@ impl Streams {
     ) -> BoxFuture<'_, Result<DeadLetters, WriteBehindError>> {
         Box::pin(async move {
             let mut all = Vec::new();
-            for stream in self.lanes.iter() {
+            for stream in self.partitions.iter() {
                 let letters = stream.get()?.dead_letters(most - all.len()).await;
                 for letter in letters.map_err(Reason::L2)? {
                     let write = AnyWrite::read(&stream.ctx, &letter, decode).ok();
@@ -399,12 +399,12 @@ impl Streams {
     }
 
     fn replay_dead_letters(&self) -> BoxFuture<'_, Result<u64, WriteBehindError>> {
-        Box::pin(replay_all(&self.lanes))
+        Box::pin(replay_all(&self.partitions))
     }
 
     fn stats(&self) -> BoxFuture<'_, Result<WriteBehindStats, WriteBehindError>> {
         Box::pin(async {
-            let all = try_join_all(self.lanes.iter().map(Stream::pending)).await?;
+            let all = try_join_all(self.partitions.iter().map(Stream::pending)).await?;
             // An id begins with the time of Redis, so the clock of this machine does not count.
             let waits = |one: &Pending| {
                 one.first
@@ -423,7 +423,11 @@ impl Streams {
 
 impl Stream {
     fn get(&self) -> Result<&dyn WriteStream, WriteBehindError> {
-        Ok(self.ctx.lane.write_stream().ok_or(Reason::Unsupported)?)
+        Ok(self
+            .ctx
+            .partition
+            .write_stream()
+            .ok_or(Reason::Unsupported)?)
     }
 
     async fn pending(&self) -> Result<Pending, WriteBehindError> {
@@ -493,7 +497,7 @@ impl Stream {
 /// # async fn demo() -> Result<(), Box<dyn std::error::Error>> {
 /// use larder::{Cache, write_behind};
 ///
-/// // With the number of lanes that the service has.
+/// // With the number of partitions that the service has.
 /// let views: Cache<String, ()> = Cache::builder("shop:views").redis("redis://127.0.0.1:6379").build()?;
 /// let waiting = write_behind::replay_dead_letters(&views).await?;
 /// println!("{waiting} writes wait again");
@@ -512,8 +516,8 @@ where
     replay_all(&streams).await
 }
 
-async fn replay_all(lanes: &Lanes<Stream>) -> Result<u64, WriteBehindError> {
-    let replayed = try_join_all(lanes.iter().map(Stream::replay_dead_letters));
+async fn replay_all(partitions: &Partitions<Stream>) -> Result<u64, WriteBehindError> {
+    let replayed = try_join_all(partitions.iter().map(Stream::replay_dead_letters));
     Ok(replayed.await?.into_iter().sum())
 }
 
@@ -670,7 +674,10 @@ impl Options {
         };
         // Now, and not at the first write, which a service may make hours later.
         let contexts = &engine.contexts;
-        if contexts.iter().any(|ctx| ctx.lane.write_stream().is_none()) {
+        if contexts
+            .iter()
+            .any(|ctx| ctx.partition.write_stream().is_none())
+        {
             return Err(Reason::Unsupported.into());
         }
         // Below, a pause of the runtime would pass for the death of the worker; above, its writes would wait for too
@@ -692,11 +699,11 @@ impl Options {
             return misuse("there is no Tokio runtime");
         };
         let counters = Arc::new(Counters::default());
-        let lanes = contexts.map(|_, ctx| Stream {
+        let partitions = contexts.map(|_, ctx| Stream {
             ctx: Arc::clone(ctx),
             wake: Arc::new(Notify::new()),
         });
-        let workers = lanes.map(|_, stream| {
+        let workers = partitions.map(|_, stream| {
             let worker = Worker {
                 engine: Arc::clone(&engine),
                 ctx: Arc::clone(&stream.ctx),
@@ -715,7 +722,7 @@ impl Options {
             engine,
             capacity,
             counters,
-            lanes,
+            partitions,
             _workers: workers,
         })
     }

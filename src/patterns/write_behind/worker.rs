@@ -52,7 +52,7 @@ pub(super) struct Options {
 pub(super) struct Worker {
     /// Not ended while this works.
     pub(super) engine: Arc<Engine>,
-    /// Of the lane whose writes it takes.
+    /// Of the partition whose writes it takes.
     pub(super) ctx: Arc<Context>,
     pub(super) store: Store,
     pub(super) decode_key: DecodeKey,
@@ -271,7 +271,7 @@ impl Worker {
     }
 
     fn stream(&self) -> Result<&dyn WriteStream, Failure> {
-        let stream = self.ctx.lane.write_stream();
+        let stream = self.ctx.partition.write_stream();
         // It was there when the worker was built.
         stream.ok_or_else(|| Failure::L2(L2Error::closed()))
     }

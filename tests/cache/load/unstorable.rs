@@ -224,7 +224,7 @@ async fn a_write_through(fleet: Fleet) {
 }
 
 async fn one_of_many_inserts(fleet: Fleet) {
-    let (a, _) = fleet.instance_with(|b| set(b).lanes(2)).await;
+    let (a, _) = fleet.instance_with(|b| set(b).partitions(2)).await;
     a.insert("bad", "old".to_owned()).await.unwrap();
     let too_long = "k".repeat(1025);
     for (n, loaded) in unstorable().into_iter().enumerate() {

@@ -462,7 +462,7 @@ async fn a_token_that_was_made_up_costs_one_request(fleet: Fleet) {
     assert_eq!((b.stats().l1_flushes, b.health().is_ok()), (flushes, true));
 }
 
-/// Another program has written it: no version that the lane issues will ever exceed it.
+/// Another program has written it: no version that the partition issues will ever exceed it.
 #[tokio::test]
 async fn a_version_that_was_never_issued_is_not_new_enough() {
     let fleet = Fleet::memory();

@@ -248,9 +248,9 @@ async fn what_cannot_be_read_is_replaced_once() {
 
 const MS: Duration = Duration::from_millis(1);
 const LIMIT: Duration = Duration::from_secs(10);
-/// Whatever is done to the lane's own keys, instances that run and instances that start go on with each other.
+/// Whatever is done to the partition's own keys, instances that run and instances that start go on with each other.
 #[tokio::test]
-async fn a_damaged_lane_heals() {
+async fn a_damaged_partition_heals() {
     let fleet = Fleet::redis().await;
     let Fleet::Redis { server, .. } = &fleet else {
         unreachable!()

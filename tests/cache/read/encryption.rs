@@ -158,7 +158,7 @@ async fn what_another_cache_wrote_is_refused() {
     let build = |namespace: &str, type_tag: &str, schema| {
         let builder = larder::Cache::<String, String>::builder(namespace)
             .l2(l2.clone())
-            .lanes(1);
+            .partitions(1);
         let builder = builder.codec(encrypted()).type_tag(type_tag);
         builder
             .schema_version(schema)

@@ -33,10 +33,10 @@ async fn holds(cache: &Numbers, entries: u64) {
 
 #[tokio::test(start_paused = true)]
 async fn l1_grows_and_shrinks_without_a_restart() {
-    for lanes in [1, 4] {
+    for partitions in [1, 4] {
         let cache: Numbers = Cache::builder("test:l1_capacity")
             .l2(MemoryL2::with_clock(Clock::tokio()))
-            .lanes(lanes)
+            .partitions(partitions)
             .l1_capacity(80)
             .build()
             .unwrap();

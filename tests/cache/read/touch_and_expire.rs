@@ -115,7 +115,7 @@ async fn a_touched_value_keeps_its_age_and_its_soft_ttl(fleet: Fleet) {
     if fleet.is_local() {
         fleet.advance(300 * MS);
     }
-    // Well past its soft TTL: what an instance knows of the lane's time differs by some milliseconds.
+    // Well past its soft TTL: what an instance knows of the partition's time differs by some milliseconds.
     let age = |entry: Option<Entry<String>>| entry.unwrap().meta().age();
     eventually("it is stale", || async {
         age(a.get("k").await) >= 300 * MS

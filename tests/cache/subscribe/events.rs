@@ -95,7 +95,7 @@ async fn what_an_instance_does_and_hears_of_is_told(fleet: Fleet) {
 async fn one_clear_after_the_other_is_told(fleet: Fleet) {
     let ((a, _), (b, wire)) = pair(&fleet).await;
     let mut others = b.events();
-    // Both messages come before it is asked how far the lane is.
+    // Both messages come before it is asked how far the partition is.
     wire.silence(true);
     a.clear().await.unwrap();
     a.clear().await.unwrap();

@@ -99,7 +99,7 @@ async fn the_next_number_hides_no_invalidation() {
     it.is_not_disturbed().await;
 }
 
-/// The lane has not given them: the instance goes back to what the lane has said.
+/// The partition has not given them: the instance goes back to what the partition has said.
 #[tokio::test]
 async fn numbers_that_are_not_given_do_not_empty_l1() {
     let fleet = Fleet::redis().await;
@@ -110,7 +110,7 @@ async fn numbers_that_are_not_given_do_not_empty_l1() {
     }
     received(&it.b, 4).await;
     for _ in 0..2 {
-        // The instance asks the lane, with a heartbeat.
+        // The instance asks the partition, with a heartbeat.
         let heartbeats = it.wire.asked(Step::Heartbeat);
         it.publisher.publish(epoch, last + 1000).await;
         eventually("a heartbeat is answered", || async {
@@ -124,7 +124,7 @@ async fn numbers_that_are_not_given_do_not_empty_l1() {
     it.is_not_disturbed().await;
 }
 
-/// The lane gives them to other messages while the instance is cut off.
+/// The partition gives them to other messages while the instance is cut off.
 #[tokio::test]
 async fn numbers_that_are_given_later_hide_nothing_from_a_new_subscription() {
     let fleet = Fleet::redis().await;
@@ -145,7 +145,7 @@ async fn numbers_that_are_given_later_hide_nothing_from_a_new_subscription() {
 
 /// Many of them do not cause as many heartbeats. L1 may be unused until one is answered.
 #[tokio::test]
-async fn what_the_lane_does_not_confirm_does_not_empty_l1() {
+async fn what_the_partition_does_not_confirm_does_not_empty_l1() {
     for (epochs, numbers) in [(1, 0), (0, 1000)] {
         let fleet = Fleet::redis().await;
         let mut it = start(&fleet).await;
@@ -155,7 +155,7 @@ async fn what_the_lane_does_not_confirm_does_not_empty_l1() {
             it.publisher.publish(epoch, next).await;
         }
         let asked = || it.wire.asked(Step::Heartbeat) - heartbeats;
-        eventually("the lane is asked", || async { asked() > 0 }).await;
+        eventually("the partition is asked", || async { asked() > 0 }).await;
         assert!(asked() < 200, "{} heartbeats", asked());
         eventually("L1 is used", || async { it.b.get_local("k").is_some() }).await;
         it.is_not_disturbed().await;

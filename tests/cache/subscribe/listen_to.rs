@@ -64,7 +64,7 @@ async fn what_one_instance_hears_is_gone_everywhere() {
         Cache::builder("test:listen")
             .l2(home::open(server.url()))
             .l2_timeout(UNHURRIED)
-            .lanes(1)
+            .partitions(1)
     };
     let listening: Products = build()
         .listen_to("changes", parse)
@@ -152,7 +152,7 @@ async fn all_prefixes_of_a_message_share_a_pass() {
         let builder = Cache::builder("test:listen")
             .l2(home::open(server.url()))
             .l2_timeout(UNHURRIED)
-            .lanes(1);
+            .partitions(1);
         builder.l1_capacity(0)
     };
     let listening: Products = build().listen_to("changes", lines).build().unwrap();
@@ -194,7 +194,7 @@ async fn too_many_prefixes_become_one_clear() {
     let products: Products = Cache::builder("test:listen")
         .l2(home::open(server.url()))
         .l2_timeout(UNHURRIED)
-        .lanes(1)
+        .partitions(1)
         .l1_capacity(0)
         .listen_to("changes", lines)
         .build()
@@ -310,7 +310,7 @@ async fn a_slow_parser_delays_no_heartbeat() {
     let products: Products = Cache::builder("test:listen")
         .l2(home::open(server.url()))
         .l2_timeout(UNHURRIED)
-        .lanes(1)
+        .partitions(1)
         .max_staleness(Duration::from_millis(300))
         .listen_to("changes", move |_| {
             begin.send(()).unwrap();
@@ -343,7 +343,7 @@ async fn another_connection_listens_again() {
     let products: Products = Cache::builder("test:listen")
         .l2(home::open(server.url()))
         .l2_timeout(UNHURRIED)
-        .lanes(1)
+        .partitions(1)
         .listen_to("changes", parse)
         .build()
         .unwrap();
@@ -393,7 +393,7 @@ async fn what_l2_refuses_is_deferred() {
         .unwrap();
     let other: Products = Cache::builder("test:listen")
         .l2(home::open(server.url()))
-        .lanes(1)
+        .partitions(1)
         .build()
         .unwrap();
     products.ready().await;

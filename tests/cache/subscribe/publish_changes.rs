@@ -28,7 +28,7 @@ async fn each_own_change_is_published_in_its_order() {
         Cache::builder("test:told")
             .l2(home::open(server.url()))
             .l2_timeout(UNHURRIED)
-            .lanes(1)
+            .partitions(1)
     };
     let prices: Prices = build().publish_changes("changes").build().unwrap();
     let other: Prices = build().build().unwrap();

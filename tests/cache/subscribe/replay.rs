@@ -3,13 +3,13 @@
 use std::time::Duration;
 
 use larder::l2::deadpool_redis::redis::{AsyncCommands, cmd};
-use larder::l2::{self, Batch, L2, Lane};
+use larder::l2::{self, Batch, L2, Partition};
 
 use crate::fleet::{Fleet, Set, Source, Texts, over_both_stores, received, without_heartbeats};
 use crate::support::eventually::eventually;
 use crate::support::network::{Gate, Network, Step, Way};
 
-/// Missed messages that a lane returns in several steps.
+/// Missed messages that a partition returns in several steps.
 const STEPS: usize = 2500;
 /// More than a log keeps: 10 000, and what has come since it was trimmed last.
 const BEYOND_THE_LOG: usize = 10_300;
@@ -317,14 +317,17 @@ async fn a_lost_clock_is_one_flush() {
 
 /// Publishes a message as another release would: of a kind that this one does not know, with a body of another form.
 async fn publish_unknown(fleet: &Fleet) {
-    let lane: Box<dyn Lane> = fleet.l2().lane("test:text".into(), LIMIT, Box::new(|_| ()));
+    let partition: Box<dyn Partition> =
+        fleet
+            .l2()
+            .partition("test:text".into(), LIMIT, Box::new(|_| ()));
     let payload = [&[200], &7_u64.to_be_bytes()[..], b"?"].concat();
     let batch = Batch {
         keys: &["unnamed"],
         payload: &payload,
         ..Batch::default()
     };
-    lane.write(&l2::Step::INVALIDATE, batch).await.unwrap();
+    partition.write(&l2::Step::INVALIDATE, batch).await.unwrap();
 }
 
 /// Its numbers count: the next heartbeat and the next message need no replay.

@@ -272,7 +272,7 @@ async fn a_key_that_is_refused_is_refused_alone() {
     let cache: Texts = Cache::builder("test:text")
         .l2(home::open(server.url()))
         .l2_timeout(UNHURRIED)
-        .lanes(1)
+        .partitions(1)
         .max_staleness(HOUR)
         .build()
         .unwrap();
@@ -314,7 +314,7 @@ async fn writes_to_a_hanging_server_end_in_time() {
     let short = Duration::from_millis(200);
     let cache: Texts = Cache::builder("test:text")
         .l2(home::open(server.url()))
-        .lanes(1)
+        .partitions(1)
         .clock(Clock::tokio())
         .l2_timeout(short)
         .max_deferred(100_000)
@@ -356,7 +356,7 @@ async fn of_two_writes_of_a_key_the_second_counts(fleet: Fleet) {
     assert_eq!(value(&a, "k").await, None);
 }
 
-/// Before it may insert, it has to know the lane's time.
+/// Before it may insert, it has to know the partition's time.
 async fn of_the_first_two_writes_of_an_instance_the_second_counts(fleet: Fleet) {
     let (b, _) = fleet.instance().await;
     for _ in 0..10 {

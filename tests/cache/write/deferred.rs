@@ -91,7 +91,7 @@ async fn an_insert_that_lands_after_its_invalidation_is_invalidated_again() {
     assert_eq!(*b.get("k").await.unwrap(), "loaded");
 }
 
-/// An instance whose question was long on its way takes the lane's time for later than it is.
+/// An instance whose question was long on its way takes the partition's time for later than it is.
 #[tokio::test]
 async fn an_invalidation_that_was_sent_too_early_is_not_sent_again_at_once() {
     if home::is_simulated("its time passes while all wait") {

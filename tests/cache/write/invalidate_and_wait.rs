@@ -4,7 +4,7 @@ use std::slice;
 use std::time::Duration;
 
 use larder::l2::deadpool_redis::redis::cmd;
-use larder::l2::{Applied, L2, Lane, LaneClock, MemberInfo, Subscription};
+use larder::l2::{Applied, L2, MemberInfo, Partition, PartitionClock, Subscription};
 use larder::{Cache, Token, WriteError};
 use tokio::task::JoinHandle;
 use tokio::time::timeout;
@@ -204,7 +204,7 @@ async fn an_instance_that_is_not_listed_is_not_waited_for(fleet: Fleet) {
     Source::new("old").through(&tool, "k").await.unwrap();
     assert!(tool.get_local("k").is_none(), "without a proof");
     assert_eq!(of_tool.asked(Step::Subscribe), 0);
-    let members = lane(&fleet).members(&[]).await.unwrap();
+    let members = partition(&fleet).members(&[]).await.unwrap();
     assert_eq!(members.list.len(), 1, "{members:?}");
     // As if it had been killed: it answers nothing.
     of_tool.silence(true);
@@ -280,9 +280,11 @@ async fn a_step_of_the_stores_clock_does_not_shorten_the_wait() {
 /// The clocks stand still until the test advances them, and an instance looks at the members every ten of these.
 const BRIEF: Duration = Duration::from_millis(10);
 
-/// The lane of the instances, as another instance opens it.
-fn lane(fleet: &Fleet) -> Box<dyn Lane> {
-    fleet.l2().lane("test:text".into(), LIMIT, Box::new(|_| {}))
+/// The partition of the instances, as another instance opens it.
+fn partition(fleet: &Fleet) -> Box<dyn Partition> {
+    fleet
+        .l2()
+        .partition("test:text".into(), LIMIT, Box::new(|_| {}))
 }
 
 /// Waits until one of the instances has looked at the members twice more, and returns which.
@@ -306,19 +308,22 @@ async fn an_instance_that_crashed_is_forgotten() {
         with_bound(&fleet, BRIEF).await,
         with_bound(&fleet, BRIEF).await,
     );
-    let (wires, lane) = ([&first, &second], lane(&fleet));
+    let (wires, partition) = ([&first, &second], partition(&fleet));
     let crashed = MemberInfo {
         id: 77,
         max_staleness: BRIEF,
     };
-    drop(lane.subscribe(crashed).await.unwrap());
+    drop(partition.subscribe(crashed).await.unwrap());
     let who = sweeper(wires).await;
     assert_eq!(sweeper(wires).await, who);
-    assert_eq!(lane.members(&[crashed.id]).await.unwrap().list.len(), 1);
+    assert_eq!(
+        partition.members(&[crashed.id]).await.unwrap().list.len(),
+        1
+    );
 
     fleet.advance(10 * BRIEF + MS);
     eventually("the others are listed", || async {
-        let list = lane.members(&[]).await.unwrap().list;
+        let list = partition.members(&[]).await.unwrap().list;
         list.len() == 2 && !list.iter().any(|member| member.info == crashed)
     })
     .await;
@@ -339,15 +344,15 @@ async fn a_wait_for_many_instances_reads_little() {
     }
     let fleet = Fleet::memory();
     let (a, asks) = fleet.instance_with(without_heartbeats).await;
-    let lane = lane(&fleet);
+    let partition = partition(&fleet);
     let mut others = Vec::new();
     for id in 1..=MANY {
         let max_staleness = MINUTE;
         let me = MemberInfo { id, max_staleness };
-        others.push(lane.subscribe(me).await.unwrap());
+        others.push(partition.subscribe(me).await.unwrap());
     }
     let waiting = wait(&a, "k");
-    let apply = |others: &mut [(LaneClock, Box<dyn Subscription>)]| {
+    let apply = |others: &mut [(PartitionClock, Box<dyn Subscription>)]| {
         for (clock, other) in others {
             let epoch = clock.epoch;
             // That of the invalidation, the only message.
@@ -366,7 +371,7 @@ async fn a_wait_for_many_instances_reads_little() {
     // One that has joined meanwhile is waited for, too.
     let (id, max_staleness) = (MANY + 1, MINUTE);
     let newcomer = MemberInfo { id, max_staleness };
-    let mut newcomer = lane.subscribe(newcomer).await.unwrap();
+    let mut newcomer = partition.subscribe(newcomer).await.unwrap();
     apply(slice::from_mut(last));
     still_waits(&waiting, &asks).await;
     apply(slice::from_mut(&mut newcomer));

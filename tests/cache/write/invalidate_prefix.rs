@@ -432,17 +432,22 @@ async fn a_cancelled_call_goes_on(fleet: Fleet) {
 async fn a_late_copy_of_a_step_removes_nothing_new(fleet: Fleet) {
     let ((a, _), (b, _)) = pair(&fleet).await;
     let limit = Duration::from_secs(5);
-    let lane = fleet.l2().lane("test:text".into(), limit, Box::new(|_| ()));
+    let partition = fleet
+        .l2()
+        .partition("test:text".into(), limit, Box::new(|_| ()));
     let batch = Batch::default();
-    let Written::Done(ack) = lane.write(&l2::Step::EndLeases, batch).await.unwrap() else {
+    let Written::Done(ack) = partition.write(&l2::Step::EndLeases, batch).await.unwrap() else {
         panic!("it has no condition");
     };
     let before = ack.stamp;
     insert(&a, &["eu:inserted"]).await;
     Source::new("new").through(&b, "eu:loaded").await.unwrap();
     for _ in 0..2 {
-        assert_eq!(lane.remove_prefixes(&[("eu:", before)]).await.unwrap(), [0]);
-        lane.write(&l2::Step::EndLeases, batch).await.unwrap();
+        assert_eq!(
+            partition.remove_prefixes(&[("eu:", before)]).await.unwrap(),
+            [0]
+        );
+        partition.write(&l2::Step::EndLeases, batch).await.unwrap();
     }
     let keys = ["eu:inserted", "eu:loaded"];
     assert_eq!(left(&a, &keys).await, keys);

@@ -8,12 +8,12 @@ use futures::future::join_all;
 use futures::{FutureExt, poll};
 use larder::l2::deadpool_redis::redis::cmd;
 use larder::l2::deadpool_redis::{Manager, Pool};
-use larder::l2::{Bytes, Lane, ReadResult};
+use larder::l2::{Bytes, Partition, ReadResult};
 use larder::{Cache, RedisL2};
 use tokio::runtime::{Builder, Handle, Runtime};
 use tokio::time::{self, Instant, sleep, timeout};
 
-use super::{run, value_key, watched_lane};
+use super::{run, value_key, watched_partition};
 use crate::store::*;
 use crate::support::eventually::eventually;
 use crate::support::proxy::{Kind, Line, Proxy, Way};
@@ -23,10 +23,13 @@ const MANY: usize = 1000;
 const SHORT: Duration = Duration::from_millis(200);
 
 /// Reads all keys at once; an end without an answer is none.
-async fn crowd(lane: &Arc<dyn Lane>, keys: impl Iterator<Item = String>) -> Vec<ReadResult> {
+async fn crowd(
+    partition: &Arc<dyn Partition>,
+    keys: impl Iterator<Item = String>,
+) -> Vec<ReadResult> {
     let reads = keys.map(|key| {
-        let lane = Arc::clone(lane);
-        tokio::spawn(async move { lane.get(&key).await })
+        let partition = Arc::clone(partition);
+        tokio::spawn(async move { partition.get(&key).await })
     });
     let answers = timeout(LIMIT, join_all(reads)).await;
     let answers = answers.expect("each read has an end");
@@ -48,18 +51,18 @@ fn is_payload(bytes: Option<&Bytes>, payload: &str) -> bool {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn each_of_a_crowd_gets_its_own_answer() {
     let store = Redis::start().await;
-    let (lane, met) = watched_lane(&store.l2, LIMIT);
+    let (partition, met) = watched_partition(&store.l2, LIMIT);
     let mut raw = store.server.connection().await;
     for n in (0..MANY).filter(|n| n % 3 != 0) {
         let key = format!("k{n}");
         if n % 3 == 1 {
-            insert(&*lane, &key, format!("value of {n}!").as_bytes()).await;
+            insert(&*partition, &key, format!("value of {n}!").as_bytes()).await;
         } else {
             let _: i64 = run(&mut raw, &["LPUSH", &value_key(&key), "x"]).await;
         }
     }
     for _ in 0..3 {
-        let answers = crowd(&lane, numbered(0..MANY)).await;
+        let answers = crowd(&partition, numbered(0..MANY)).await;
         for (n, answer) in answers.into_iter().enumerate() {
             let bytes = answer.expect("it is answered");
             match n % 3 {
@@ -75,16 +78,16 @@ async fn each_of_a_crowd_gets_its_own_answer() {
 #[tokio::test]
 async fn a_key_that_is_refused_is_no_concern_of_the_others() {
     let store = Redis::start().await;
-    let lane = store.lane();
+    let partition = store.partition();
     let mut raw = store.server.connection().await;
     for key in numbered(0..MANY) {
-        insert(&*lane, &key, b"v").await;
+        insert(&*partition, &key, b"v").await;
     }
     let own = format!("~{{{NAMESPACE}.0}}!*");
     let some = format!("~{}*", value_key("k1"));
     let rights = ["ACL", "SETUSER", "default", "resetkeys", &own, &some];
     let _: () = run(&mut raw, &rights).await;
-    let answers = crowd(&lane, numbered(0..MANY)).await;
+    let answers = crowd(&partition, numbered(0..MANY)).await;
     for (key, answer) in numbered(0..MANY).zip(answers) {
         if key.starts_with("k1") {
             assert!(is_payload(answer.expect("it may be read").as_ref(), "v"));
@@ -98,17 +101,17 @@ async fn a_key_that_is_refused_is_no_concern_of_the_others() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_cancelled_call_does_not_affect_others() {
     let store = Redis::start().await;
-    let lane = store.lane();
+    let partition = store.partition();
     for key in numbered(0..MANY) {
-        insert(&*lane, &key, format!("of {key}!").as_bytes()).await;
+        insert(&*partition, &key, format!("of {key}!").as_bytes()).await;
     }
     for _ in 0..10 {
         let (gone, stays): (Vec<_>, Vec<_>) = numbered(0..MANY)
             .map(|key| {
-                let lane = Arc::clone(&lane);
+                let partition = Arc::clone(&partition);
                 let wanted = fastrand::bool();
                 let read = tokio::spawn(async move {
-                    let bytes = lane.get(&key).await.expect("it is answered");
+                    let bytes = partition.get(&key).await.expect("it is answered");
                     assert!(is_payload(bytes.as_ref(), &format!("of {key}!")));
                 });
                 (read, wanted)
@@ -129,8 +132,8 @@ async fn a_cancelled_call_does_not_affect_others() {
 #[tokio::test]
 async fn calls_to_a_hanging_server_end_in_time() {
     let mut store = Redis::start().await;
-    let (lane, met) = watched_lane(&store.l2, SHORT);
-    eventually("it works", async || lane.get("k").await.is_ok()).await;
+    let (partition, met) = watched_partition(&store.l2, SHORT);
+    eventually("it works", async || partition.get("k").await.is_ok()).await;
     store.server.pause();
     // Time is tokio's own from here on: it passes only while all wait.
     time::pause();
@@ -139,10 +142,10 @@ async fn calls_to_a_hanging_server_end_in_time() {
         if reads.len() % (5 * MANY) == 0 {
             sleep(SHORT / 8).await;
         }
-        let lane = Arc::clone(&lane);
+        let partition = Arc::clone(&partition);
         reads.push(tokio::spawn(async move {
             let began = Instant::now();
-            (lane.get(&key).await, began.elapsed())
+            (partition.get(&key).await, began.elapsed())
         }));
     }
     let mut longest = Duration::ZERO;
@@ -157,7 +160,7 @@ async fn calls_to_a_hanging_server_end_in_time() {
     time::resume();
     store.server.resume();
     eventually("a crowd is answered", async || {
-        all_answered(&crowd(&lane, numbered(0..100)).await)
+        all_answered(&crowd(&partition, numbered(0..100)).await)
     })
     .await;
     assert!(met.all().len() > 1, "the silent connection was kept");
@@ -166,13 +169,13 @@ async fn calls_to_a_hanging_server_end_in_time() {
 #[tokio::test]
 async fn large_values_arrive() {
     let store = Redis::start().await;
-    let lane = store.lane();
+    let partition = store.partition();
     let large = "x".repeat(200_000) + "!";
     for key in numbered(0..100) {
-        insert(&*lane, &key, large.as_bytes()).await;
+        insert(&*partition, &key, large.as_bytes()).await;
     }
     for _ in 0..3 {
-        for answer in crowd(&lane, numbered(0..100)).await {
+        for answer in crowd(&partition, numbered(0..100)).await {
             assert!(is_payload(answer.expect("it is answered").as_ref(), &large));
         }
     }
@@ -181,15 +184,15 @@ async fn large_values_arrive() {
 #[tokio::test]
 async fn tasks_end_with_the_reads() {
     let store = Redis::start().await;
-    let (lane, met) = watched_lane(&store.l2, LIMIT);
+    let (partition, met) = watched_partition(&store.l2, LIMIT);
     let tasks = Handle::current().metrics();
     let connections = 2;
     eventually("there are two connections", async || {
-        all_answered(&crowd(&lane, numbered(0..100)).await) && met.all().len() == connections
+        all_answered(&crowd(&partition, numbered(0..100)).await) && met.all().len() == connections
     })
     .await;
     for _ in 0..3 {
-        assert!(all_answered(&crowd(&lane, numbered(0..100)).await));
+        assert!(all_answered(&crowd(&partition, numbered(0..100)).await));
         // Each connection has a task.
         eventually("the others have ended", async || {
             tasks.num_alive_tasks() == connections
@@ -207,9 +210,9 @@ fn runtime() -> Runtime {
 #[test]
 fn a_crowd_moves_from_runtime_to_runtime() {
     let store = runtime().block_on(Redis::start());
-    let lane = store.lane();
+    let partition = store.partition();
     for _ in 0..5 {
-        let answers = runtime().block_on(crowd(&lane, numbered(0..100)));
+        let answers = runtime().block_on(crowd(&partition, numbered(0..100)));
         assert!(all_answered(&answers));
     }
 }
@@ -218,19 +221,19 @@ fn a_crowd_moves_from_runtime_to_runtime() {
 #[test]
 fn a_crowd_is_answered_on_another_runtime() {
     let store = runtime().block_on(Redis::start());
-    let (lane, met) = watched_lane(&store.l2, LIMIT);
+    let (partition, met) = watched_partition(&store.l2, LIMIT);
     let driven = Builder::new_multi_thread();
     let driven = { driven }.worker_threads(1).enable_all().build().unwrap();
     // Both connections stay here, or they would end with one of the others, amid a read.
     driven.block_on(eventually("there are two connections", async || {
-        all_answered(&crowd(&lane, numbered(0..100)).await) && met.all().len() == 2
+        all_answered(&crowd(&partition, numbered(0..100)).await) && met.all().len() == 2
     }));
     for _ in 0..3 {
         let there = driven.spawn({
-            let lane = Arc::clone(&lane);
-            async move { crowd(&lane, numbered(0..100)).await }
+            let partition = Arc::clone(&partition);
+            async move { crowd(&partition, numbered(0..100)).await }
         });
-        let answers = runtime().block_on(crowd(&lane, numbered(0..100)));
+        let answers = runtime().block_on(crowd(&partition, numbered(0..100)));
         assert!(all_answered(&answers));
         assert!(all_answered(&driven.block_on(there).unwrap()));
     }
@@ -240,16 +243,16 @@ fn a_crowd_is_answered_on_another_runtime() {
 #[test]
 fn a_runtime_that_stands_still_delays_no_caller_after_its_end() {
     let store = runtime().block_on(Redis::start());
-    let (lane, _) = watched_lane(&store.l2, SHORT);
+    let (partition, _) = watched_partition(&store.l2, SHORT);
     let still = runtime();
     still.block_on(eventually("a crowd is answered there", async || {
-        all_answered(&crowd(&lane, numbered(0..100)).await)
+        all_answered(&crowd(&partition, numbered(0..100)).await)
     }));
-    let answers = runtime().block_on(crowd(&lane, numbered(0..100)));
+    let answers = runtime().block_on(crowd(&partition, numbered(0..100)));
     assert!(answers.iter().any(Result::is_err), "or this proves nothing");
     drop(still);
     runtime().block_on(eventually("a crowd is answered", async || {
-        all_answered(&crowd(&lane, numbered(0..100)).await)
+        all_answered(&crowd(&partition, numbered(0..100)).await)
     }));
 }
 
@@ -257,11 +260,11 @@ fn a_runtime_that_stands_still_delays_no_caller_after_its_end() {
 #[test]
 fn a_runtime_that_ends_amid_a_crowd_harms_no_later_one() {
     let store = runtime().block_on(Redis::start());
-    let lane = store.lane();
+    let partition = store.partition();
     for polls in 0..20 {
         runtime().block_on(async {
-            assert!(lane.get("k").await.is_ok());
-            let mut reads: Vec<_> = (0..100).map(|_| lane.get("k")).collect();
+            assert!(partition.get("k").await.is_ok());
+            let mut reads: Vec<_> = (0..100).map(|_| partition.get("k")).collect();
             for _ in 0..polls {
                 reads.retain_mut(|read| {
                     let answer = read.now_or_never();
@@ -270,7 +273,7 @@ fn a_runtime_that_ends_amid_a_crowd_harms_no_later_one() {
                 tokio::task::yield_now().await;
             }
         });
-        let answers = runtime().block_on(crowd(&lane, numbered(0..100)));
+        let answers = runtime().block_on(crowd(&partition, numbered(0..100)));
         assert!(all_answered(&answers));
     }
 }
@@ -279,11 +282,11 @@ fn a_runtime_that_ends_amid_a_crowd_harms_no_later_one() {
 #[test]
 fn reads_that_wait_on_a_runtime_that_ends_are_answered_on_the_next() {
     let store = runtime().block_on(Redis::start());
-    let lane = store.lane();
+    let partition = store.partition();
     for polls in 0..20 {
         let reads = runtime().block_on(async {
-            assert!(lane.get("k").await.is_ok());
-            let mut reads: Vec<_> = (0..100).map(|_| lane.get("k")).collect();
+            assert!(partition.get("k").await.is_ok());
+            let mut reads: Vec<_> = (0..100).map(|_| partition.get("k")).collect();
             for poll in 0..=polls {
                 // After the first poll their task has not begun.
                 if poll > 0 {
@@ -331,21 +334,21 @@ async fn a_large_value_does_not_hold_up_small_ones() {
     let server = RedisServer::start().await;
     let proxy = Proxy::start(server.port()).await;
     let l2 = RedisL2::open(proxy.url()).unwrap();
-    let (lane, met) = watched_lane(&l2, LIMIT);
-    insert(&*lane, "large", &vec![7; 8 << 20]).await;
-    insert(&*lane, "small", b"v").await;
+    let (partition, met) = watched_partition(&l2, LIMIT);
+    insert(&*partition, "large", &vec![7; 8 << 20]).await;
+    insert(&*partition, "small", b"v").await;
     eventually("there are two connections", async || {
-        all_answered(&crowd(&lane, numbered(0..100)).await) && met.all().len() == 2
+        all_answered(&crowd(&partition, numbered(0..100)).await) && met.all().len() == 2
     })
     .await;
     // At this rate a connection brings the large value in minutes.
     let line = Line::Throttled(100_000);
     proxy.set(Kind::Data, Way::FromRedis, line);
-    let mut large = pin!(lane.get("large"));
+    let mut large = pin!(partition.get("large"));
     assert!(poll!(&mut large).is_pending());
     for _ in 0..3 {
-        assert!(is_payload(get(&*lane, "small").await.as_ref(), "v"));
-        let many = lane.get_many(&["small"; 100]).await;
+        assert!(is_payload(get(&*partition, "small").await.as_ref(), "v"));
+        let many = partition.get_many(&["small"; 100]).await;
         assert!(all_answered(&many));
     }
     assert!(poll!(&mut large).is_pending(), "they came after it");
@@ -390,9 +393,9 @@ async fn a_pool_of_one_serves_the_first_connection() {
 fn a_caller_need_not_be_on_a_runtime() {
     let runtime = runtime();
     let store = runtime.block_on(Redis::start());
-    let lane = store.lane();
+    let partition = store.partition();
     assert!(all_answered(
-        &runtime.block_on(crowd(&lane, numbered(0..100)))
+        &runtime.block_on(crowd(&partition, numbered(0..100)))
     ));
-    assert!(runtime.block_on(lane.get("k")).is_ok());
+    assert!(runtime.block_on(partition.get("k")).is_ok());
 }

@@ -1,4 +1,4 @@
-//! Lanes on a Redis Cluster: found, followed when their slots move, and believed by a majority of the primaries only.
+//! Partitions on a Redis Cluster: found, followed when their slots move, and believed by a majority of the primaries only.
 
 use std::cell::Cell;
 use std::convert::Infallible;
@@ -6,12 +6,14 @@ use std::time::Duration;
 
 use deadpool_redis::redis::aio::MultiplexedConnection;
 use futures::future::{join, join_all};
-use larder::l2::{Kind, L2, Lane, LaneClock, LaneName, LaneNumber, Subscription};
+use larder::l2::{
+    Kind, L2, Partition, PartitionClock, PartitionName, PartitionNumber, Subscription,
+};
 use larder::{Cache, RedisL2};
 
 use super::heartbeats::{computed, received};
 use super::members::answer;
-use super::{RELIES_FOR_LONG, calls, end, lane, run, shown, watched_lane};
+use super::{RELIES_FOR_LONG, calls, end, partition, run, shown, watched_partition};
 use crate::store::*;
 use crate::support::eventually::eventually;
 use crate::support::home;
@@ -23,26 +25,28 @@ fn l2(cluster: &RedisCluster) -> RedisL2 {
     home::cluster(cluster.urls())
 }
 
-/// The slot of the lane, and the node that has it.
+/// The slot of the partition, and the node that has it.
 pub(super) async fn place(cluster: &RedisCluster) -> (u16, usize) {
     let slot = cluster.slot_of(&super::value_key("")).await;
     (slot, cluster.owner_of(slot).await)
 }
 
 /// Waits until requests are answered, as on a busy machine the first one may be late.
-pub(super) async fn reach(lane: &dyn Lane) {
-    eventually("the lane can be reached", async || {
-        lane.members(&[]).await.is_ok()
+pub(super) async fn reach(partition: &dyn Partition) {
+    eventually("the partition can be reached", async || {
+        partition.members(&[]).await.is_ok()
     })
     .await;
 }
 
 /// A subscription after the last one has ended, on whatever node.
-pub(super) async fn resubscribe(lane: &dyn Lane) -> (LaneClock, Box<dyn Subscription>) {
+pub(super) async fn resubscribe(
+    partition: &dyn Partition,
+) -> (PartitionClock, Box<dyn Subscription>) {
     let mut subscribed = None;
     while subscribed.is_none() {
-        reach(lane).await;
-        subscribed = lane.subscribe(RELIES_FOR_LONG).await.ok();
+        reach(partition).await;
+        subscribed = partition.subscribe(RELIES_FOR_LONG).await.ok();
     }
     subscribed.unwrap()
 }
@@ -50,18 +54,18 @@ pub(super) async fn resubscribe(lane: &dyn Lane) -> (LaneClock, Box<dyn Subscrip
 /// A slot that moves, key by key or in one step, and replicas that are promoted: each is another incarnation of the
 /// server. A slot that moves begins a new epoch.
 #[tokio::test]
-async fn a_lane_follows_its_slot() {
+async fn a_partition_follows_its_slot() {
     let cluster = RedisCluster::start().await;
     let l2 = l2(&cluster);
-    let (lane, met) = watched_lane(&l2, LIMIT);
+    let (partition, met) = watched_partition(&l2, LIMIT);
     let (slot, mut owner) = place(&cluster).await;
-    let (mut before, mut subscription) = subscribe(&*lane).await;
+    let (mut before, mut subscription) = subscribe(&*partition).await;
     for step in ["moves", "migrates", "fails over", "fails over"] {
         if step == "migrates" && !cluster.can_migrate().await {
             continue;
         }
         let fails_over = step == "fails over";
-        insert(&*lane, "k", b"old").await;
+        insert(&*partition, "k", b"old").await;
         message(&mut *subscription).await;
         answer(&mut *subscription).await.unwrap();
         let next = (owner + 1) % 3;
@@ -75,11 +79,15 @@ async fn a_lane_follows_its_slot() {
             _ => next,
         };
         // The first request already, and also one that writes.
-        assert_eq!(usable(&*lane, "k").await.is_some(), fails_over, "{step}");
-        insert(&*lane, "k", b"new").await;
+        assert_eq!(
+            usable(&*partition, "k").await.is_some(),
+            fails_over,
+            "{step}"
+        );
+        insert(&*partition, "k", b"new").await;
         subscription.heartbeat(NOTHING);
         end(&mut *subscription).await;
-        let (after, next) = resubscribe(&*lane).await;
+        let (after, next) = resubscribe(&*partition).await;
         assert_ne!(after.incarnation, before.incarnation);
         assert_eq!(after.epoch == before.epoch, fails_over, "{step}");
         assert_eq!(met.last().incarnation, after.incarnation);
@@ -95,7 +103,7 @@ async fn a_lane_follows_its_slot() {
 #[tokio::test]
 async fn a_planned_failover_keeps_the_epoch() {
     let cluster = RedisCluster::start().await;
-    let (listener, writer) = (lane(&l2(&cluster)), lane(&l2(&cluster)));
+    let (listener, writer) = (partition(&l2(&cluster)), partition(&l2(&cluster)));
     let (slot, _) = place(&cluster).await;
     for (is_subscription_first, led) in [(true, "a"), (false, "b")] {
         let (before, mut subscription) = listener.subscribe(RELIES_FOR_LONG).await.unwrap();
@@ -105,7 +113,7 @@ async fn a_planned_failover_keeps_the_epoch() {
         let owner = cluster.owner_of(slot).await;
         cluster.fail_over(owner, Failover::Graceful).await;
 
-        let (newcomer, met) = watched_lane(&l2(&cluster), LIMIT);
+        let (newcomer, met) = watched_partition(&l2(&cluster), LIMIT);
         if !is_subscription_first {
             assert!(usable(&*newcomer, "k").await.is_some());
             assert_eq!(met.last().epoch, before.epoch);
@@ -130,19 +138,19 @@ async fn a_planned_failover_keeps_the_epoch() {
 #[tokio::test]
 async fn nodes_that_hide_their_processes_hand_nothing_over() {
     let cluster = RedisCluster::start_anonymous(3, 1).await;
-    let (lane, met) = watched_lane(&l2(&cluster), LIMIT);
-    reach(&*lane).await;
-    let before = insert(&*lane, "k", b"v").await;
+    let (partition, met) = watched_partition(&l2(&cluster), LIMIT);
+    reach(&*partition).await;
+    let before = insert(&*partition, "k", b"v").await;
     let (_, owner) = place(&cluster).await;
     cluster.wait_until_in_step().await;
     cluster.fail_over(owner, Failover::Graceful).await;
-    reach(&*lane).await;
-    assert_eq!(usable(&*lane, "k").await, None);
+    reach(&*partition).await;
+    assert_eq!(usable(&*partition, "k").await, None);
     assert_ne!(met.last().epoch, before.epoch);
-    let (_, mut subscription) = resubscribe(&*lane).await;
-    insert(&*lane, "k", b"v").await;
+    let (_, mut subscription) = resubscribe(&*partition).await;
+    insert(&*partition, "k", b"v").await;
     answer(&mut *subscription).await.unwrap();
-    assert!(usable(&*lane, "k").await.is_some());
+    assert!(usable(&*partition, "k").await.is_some());
 }
 
 /// The former primary says that the new one has all, or it does not: also if it begins anew with what it had saved
@@ -153,7 +161,7 @@ async fn an_epoch_goes_on_only_if_nothing_was_lost() {
     // A full resync does not replace what was saved.
     let mut cluster = RedisCluster::start_behind(3, 1, &["--repl-diskless-load", "swapdb"]).await;
     let (slot, mut owner) = place(&cluster).await;
-    let first = lane(&l2(&cluster));
+    let first = partition(&l2(&cluster));
     reach(&*first).await;
     let mut epoch = insert(&*first, "k", b"v").await.epoch;
     for (is_lost, restarts) in [(false, false), (true, false), (true, true)] {
@@ -173,11 +181,11 @@ async fn an_epoch_goes_on_only_if_nothing_was_lost() {
             cluster.restart(owner).await;
             cluster.wait_until_in_step().await;
         }
-        let (lane, met) = watched_lane(&l2(&cluster), LIMIT);
-        reach(&*lane).await;
-        assert_eq!(usable(&*lane, "k").await.is_some(), !is_lost);
+        let (partition, met) = watched_partition(&l2(&cluster), LIMIT);
+        reach(&*partition).await;
+        assert_eq!(usable(&*partition, "k").await.is_some(), !is_lost);
         assert_eq!(met.last().epoch == epoch, !is_lost);
-        epoch = insert(&*lane, "k", b"v").await.epoch;
+        epoch = insert(&*partition, "k", b"v").await.epoch;
         owner = next;
     }
 }
@@ -188,13 +196,13 @@ async fn an_old_primary_is_asked_until_it_follows() {
     let mut cluster = RedisCluster::start_behind(3, 1, &[]).await;
     let (slot, mut owner) = place(&cluster).await;
     for _ in 0..5 {
-        let writer = lane(&l2(&cluster));
+        let writer = partition(&l2(&cluster));
         reach(&*writer).await;
         let before = insert(&*writer, "k", b"v").await;
         cluster.wait_until_in_step().await;
         cluster.isolate(owner).await;
         let next = cluster.wait_until_taken_from(slot, owner).await;
-        let (newcomer, met) = watched_lane(&l2(&cluster), LIMIT);
+        let (newcomer, met) = watched_partition(&l2(&cluster), LIMIT);
         let raw = cluster.node(owner).connection().await;
         let is_over = Cell::new(false);
         let rejoin = async {
@@ -228,7 +236,7 @@ async fn a_primary_that_has_gone_hands_nothing_over() {
     let mut cluster = RedisCluster::start().await;
     let (slot, mut owner) = place(&cluster).await;
     for way in ["stopped", "restarted", "dead"] {
-        let (before, met) = watched_lane(&l2(&cluster), LIMIT);
+        let (before, met) = watched_partition(&l2(&cluster), LIMIT);
         insert(&*before, "k", b"v").await;
         cluster.wait_until_in_step().await;
         let next = match way {
@@ -245,7 +253,7 @@ async fn a_primary_that_has_gone_hands_nothing_over() {
             cluster.restart(owner).await;
             cluster.wait_until_in_step().await;
         }
-        let (after, met_then) = watched_lane(&l2(&cluster), LIMIT);
+        let (after, met_then) = watched_partition(&l2(&cluster), LIMIT);
         assert_eq!(usable(&*after, "k").await, None, "{way}");
         assert_ne!(met_then.last().epoch, met.last().epoch, "{way}");
         if way == "stopped" {
@@ -261,10 +269,10 @@ async fn a_primary_that_has_gone_hands_nothing_over() {
 async fn an_old_primary_is_not_believed() {
     let mut cluster = RedisCluster::start_behind(3, 1, &[]).await;
     let l2 = l2(&cluster);
-    let lane = lane(&l2);
+    let partition = partition(&l2);
     let (slot, owner) = place(&cluster).await;
-    let (before, mut subscription) = lane.subscribe(RELIES_FOR_LONG).await.unwrap();
-    insert(&*lane, "k", b"old").await;
+    let (before, mut subscription) = partition.subscribe(RELIES_FOR_LONG).await.unwrap();
+    insert(&*partition, "k", b"old").await;
     answer(&mut *subscription).await.unwrap();
     cluster.isolate(owner).await;
     cluster.wait_until_taken_from(slot, owner).await;
@@ -274,37 +282,38 @@ async fn an_old_primary_is_not_believed() {
     let raw = cluster.node(owner).connection().await;
     let set = ["SET", &super::value_key("there"), "v"];
     let _: () = run(&mut raw.clone(), &set).await;
-    let (after, mut subscription) = resubscribe(&*lane).await;
+    let (after, mut subscription) = resubscribe(&*partition).await;
     assert_ne!(after.incarnation, before.incarnation);
-    assert_eq!(get(&*lane, "there").await, None);
+    assert_eq!(get(&*partition, "there").await, None);
     answer(&mut *subscription).await.unwrap();
 }
 
-/// Between the first of its keys and the word that the slot has moved, no node executes a step of the lane.
+/// Between the first of its keys and the word that the slot has moved, no node executes a step of the partition.
 #[tokio::test]
-async fn a_lane_is_off_while_its_slot_moves() {
+async fn a_partition_is_off_while_its_slot_moves() {
     let cluster = RedisCluster::start_with(3, 0, &[]).await;
     let l2 = l2(&cluster);
-    let lane = lane(&l2);
+    let partition = partition(&l2);
     let (slot, owner) = place(&cluster).await;
-    let (_, mut subscription) = lane.subscribe(RELIES_FOR_LONG).await.unwrap();
-    insert(&*lane, "k", b"old").await;
+    let (_, mut subscription) = partition.subscribe(RELIES_FOR_LONG).await.unwrap();
+    insert(&*partition, "k", b"old").await;
     let moving = cluster.begin_move(slot, (owner + 1) % 3).await;
     cluster.move_keys(moving).await;
     let payload = payload_of(Kind::Invalidate, &["k"]);
-    let refused = lane.invalidate(&["k"], &payload, Duration::ZERO).await;
+    let refused = partition.invalidate(&["k"], &payload, Duration::ZERO).await;
     let refused = refused.unwrap_err();
     assert!(refused.is_unreachable(), "it is sent again later");
     assert!(shown(&refused).contains("is moving"), "{}", shown(&refused));
     subscription.heartbeat(NOTHING);
     end(&mut *subscription).await;
-    assert!(lane.subscribe(RELIES_FOR_LONG).await.is_err());
-    assert!(lane.get("k").await.is_err());
+    assert!(partition.subscribe(RELIES_FOR_LONG).await.is_err());
+    assert!(partition.get("k").await.is_err());
 
     cluster.finish_move(moving).await;
-    let (_, mut subscription) = resubscribe(&*lane).await;
+    let (_, mut subscription) = resubscribe(&*partition).await;
     answer(&mut *subscription).await.unwrap();
-    lane.invalidate(&["k"], &payload, Duration::ZERO)
+    partition
+        .invalidate(&["k"], &payload, Duration::ZERO)
         .await
         .unwrap();
     message(&mut *subscription).await;
@@ -312,28 +321,28 @@ async fn a_lane_is_off_while_its_slot_moves() {
 
 /// Two witnesses are left, of which one is the primary itself.
 #[tokio::test]
-async fn a_primary_that_is_away_costs_the_lanes_of_others_nothing() {
+async fn a_primary_that_is_away_costs_the_partitions_of_others_nothing() {
     let whatever = ["--cluster-require-full-coverage", "no"];
     let mut cluster = RedisCluster::start_with(3, 0, &whatever).await;
     let l2 = l2(&cluster);
-    let lane = lane(&l2);
+    let partition = partition(&l2);
     let (_, owner) = place(&cluster).await;
-    let (_, mut subscription) = lane.subscribe(RELIES_FOR_LONG).await.unwrap();
+    let (_, mut subscription) = partition.subscribe(RELIES_FOR_LONG).await.unwrap();
     cluster.pause((owner + 1) % 3);
     answer(&mut *subscription).await.unwrap();
-    insert(&*lane, "k", b"v").await;
+    insert(&*partition, "k", b"v").await;
     // One that connects anew, and has to ask the node that is away.
-    let other = self::lane(&self::l2(&cluster));
+    let other = self::partition(&self::l2(&cluster));
     assert!(get(&*other, "k").await.is_some());
 
     cluster.pause((owner + 2) % 3);
     let error = shown(&answer(&mut *subscription).await.unwrap_err());
     assert!(error.contains("no majority of the primaries"), "{error}");
-    let third = self::lane(&self::l2(&cluster));
+    let third = self::partition(&self::l2(&cluster));
     let error = shown(&third.members(&[]).await.unwrap_err());
     assert!(error.contains("no majority of the primaries"), "{error}");
     cluster.resume((owner + 2) % 3);
-    let (_, mut subscription) = resubscribe(&*lane).await;
+    let (_, mut subscription) = resubscribe(&*partition).await;
     answer(&mut *subscription).await.unwrap();
 }
 
@@ -345,24 +354,27 @@ async fn one_node_leads_to_the_others() {
     let seed = (owner + 1) % 3;
     let gone = "redis://127.0.0.1:1".to_owned();
     let l2 = home::cluster(vec![gone, cluster.urls().swap_remove(seed)]);
-    let lane = lane(&l2);
-    let (_, mut subscription) = lane.subscribe(RELIES_FOR_LONG).await.unwrap();
-    insert(&*lane, "k", b"v").await;
+    let partition = partition(&l2);
+    let (_, mut subscription) = partition.subscribe(RELIES_FOR_LONG).await.unwrap();
+    insert(&*partition, "k", b"v").await;
     answer(&mut *subscription).await.unwrap();
     cluster.kill(seed);
     let its_slot = u16::try_from(seed * 16_384 / 3 + 1).unwrap();
     cluster.wait_until_taken_from(its_slot, seed).await;
-    assert!(get(&*lane, "k").await.is_some(), "the lane was not moved");
-    let (_, mut subscription) = resubscribe(&*lane).await;
+    assert!(
+        get(&*partition, "k").await.is_some(),
+        "the partition was not moved"
+    );
+    let (_, mut subscription) = resubscribe(&*partition).await;
     answer(&mut *subscription).await.unwrap();
 }
 
 #[tokio::test]
-async fn lanes_on_a_node_share_its_connections() {
+async fn partitions_on_a_node_share_its_connections() {
     const BEATS: u64 = 10;
     let cluster = RedisCluster::start_with(1, 0, &[]).await;
     let l2 = l2(&cluster);
-    let (first, second) = (lane(&l2), lane_of(&l2, "other"));
+    let (first, second) = (partition(&l2), partition_of(&l2, "other"));
     let (_, mut one) = subscribe(&*first).await;
     let (_, mut other) = subscribe(&*second).await;
     insert(&*first, "k", b"v").await;
@@ -380,18 +392,18 @@ async fn lanes_on_a_node_share_its_connections() {
     // For requests and for messages, and the one over which the node is asked.
     assert_eq!(clients().await, (2, 1));
     drop((one, other, first, second));
-    eventually("they end with the last lane", async || {
+    eventually("they end with the last partition", async || {
         clients().await == (0, 0)
     })
     .await;
 }
 
-/// When a service starts, each lane of each of its caches connects twice, and finds a clock that names no number. The
-/// lanes of a cache find out together how many they are, from the clocks of all lanes that it could have.
+/// When a service starts, each partition of each of its caches connects twice, and finds a clock that names no number. The
+/// partitions of a cache find out together how many they are, from the clocks of all partitions that it could have.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn lanes_that_start_together_ask_together() {
+async fn partitions_that_start_together_ask_together() {
     const CACHES: u64 = 32;
-    /// Of a cache: a question is a script on each node. They ask twice, and once more for lanes that come meanwhile.
+    /// Of a cache: a question is a script on each node. They ask twice, and once more for partitions that come meanwhile.
     /// Each for itself sends 19.
     const MOST: u64 = 16;
     if home::is_simulated("on several threads, time passes while scripts are executed") {
@@ -501,32 +513,32 @@ async fn a_user_and_its_rights() {
     };
     set_rights("+@all -cluster").await;
     let url = cluster.urls()[0].replace("//", "//app:pw@");
-    let lane = lane(&home::cluster(vec![url]));
-    let error = shown(&lane.get("k").await.unwrap_err());
+    let partition = partition(&home::cluster(vec![url]));
+    let error = shown(&partition.get("k").await.unwrap_err());
     assert!(error.contains("may not run cluster"), "{error}");
     // As the guide has them.
     set_rights(
         "-@all +evalsha +evalsha_ro +script|load +get +mget +set +setrange +rename +exists +del +hmget +hget +hgetall +hset +hdel +xadd +xtrim +xrange +time +type +info +pttl +pexpire +client|setname +ssubscribe +sunsubscribe +spublish +cluster|nodes +cluster|info",
     )
     .await;
-    let (_, mut subscription) = resubscribe(&*lane).await;
-    insert(&*lane, "k", b"v").await;
+    let (_, mut subscription) = resubscribe(&*partition).await;
+    insert(&*partition, "k", b"v").await;
     message(&mut *subscription).await;
     answer(&mut *subscription).await.unwrap();
-    assert!(get(&*lane, "k").await.is_some());
+    assert!(get(&*partition, "k").await.is_some());
 }
 
 #[tokio::test]
 async fn mistakes_are_named() {
     let server = RedisServer::start().await;
-    let single = lane(&home::cluster(vec![server.url()]));
+    let single = partition(&home::cluster(vec![server.url()]));
     let error = shown(&single.get("k").await.unwrap_err());
     assert!(error.contains("no node of a cluster"), "{error}");
 
     let cluster = RedisCluster::start_with(3, 0, &[]).await;
     let (_, owner) = place(&cluster).await;
     let other = cluster.node((owner + 1) % 3).url();
-    let direct = lane(&home::open(other));
+    let direct = partition(&home::open(other));
     let error = shown(&direct.get("k").await.unwrap_err());
     assert!(error.contains("use RedisL2::cluster"), "{error}");
 
@@ -544,10 +556,10 @@ async fn mistakes_are_named() {
     assert!(cluster.primary_like("redis://b").is_err());
 }
 
-/// An instance that was told this number of lanes.
-fn told(cluster: &RedisCluster, lanes: u16) -> Cache<String, String> {
-    let builder = Cache::builder("test:lanes").l2(l2(cluster));
-    builder.lanes(lanes).build().unwrap()
+/// An instance that was told this number of partitions.
+fn told(cluster: &RedisCluster, partitions: u16) -> Cache<String, String> {
+    let builder = Cache::builder("test:partitions").l2(l2(cluster));
+    builder.partitions(partitions).build().unwrap()
 }
 
 /// Waits until each of them reads what the other writes.
@@ -563,7 +575,7 @@ async fn meet(one: &Cache<String, String>, other: &Cache<String, String>) {
 
 /// Each clock is with the node of its slot, and the instances go on with the larger number.
 #[tokio::test]
-async fn lanes_grow_on_a_cluster() {
+async fn partitions_grow_on_a_cluster() {
     let cluster = RedisCluster::start().await;
     let one = told(&cluster, 1);
     one.ready().await;
@@ -573,12 +585,12 @@ async fn lanes_grow_on_a_cluster() {
     meet(&four, &one).await;
 }
 
-/// The clock of the only lane of one, and what it was at first.
-const CLOCK: &str = "{test:lanes.0}!clock";
-const COPY: &str = "{test:lanes.0}copy";
+/// The clock of the only partition of one, and what it was at first.
+const CLOCK: &str = "{test:partitions.0}!clock";
+const COPY: &str = "{test:partitions.0}copy";
 
-/// A cluster on which the namespace has one lane, the node of its clock, and a connection to that.
-async fn with_one_lane() -> (RedisCluster, usize, MultiplexedConnection) {
+/// A cluster on which the namespace has one partition, the node of its clock, and a connection to that.
+async fn with_one_partition() -> (RedisCluster, usize, MultiplexedConnection) {
     let cluster = RedisCluster::start_with(3, 0, &[]).await;
     told(&cluster, 1).ready().await;
     let owner = cluster.owner_of(cluster.slot_of(CLOCK).await).await;
@@ -594,14 +606,14 @@ async fn lose(raw: &mut MultiplexedConnection) {
 
 async fn is_closed(raw: &mut MultiplexedConnection) -> bool {
     let at: Vec<u8> = run(raw, &["HGET", CLOCK, "at"]).await;
-    at == b"LANES 4"
+    at == b"PARTITIONS 4"
 }
 
-/// A server that has lost its last writes is not believed about the number of lanes, but asked together with the others
-/// (rule 27).
+/// A server that has lost its last writes is not believed about the number of partitions, but asked together with the
+/// others (rule 27).
 #[tokio::test]
 async fn a_tombstone_that_was_lost_is_written_again() {
-    let (cluster, _, mut raw) = with_one_lane().await;
+    let (cluster, _, mut raw) = with_one_partition().await;
     let four = told(&cluster, 4);
     four.ready().await;
     lose(&mut raw).await;
@@ -613,19 +625,19 @@ async fn a_tombstone_that_was_lost_is_written_again() {
 
 /// Before any other clock names the new number.
 #[tokio::test]
-async fn a_tombstone_that_is_lost_while_lanes_grow_is_written_again() {
-    let (cluster, owner, mut raw) = with_one_lane().await;
+async fn a_tombstone_that_is_lost_while_partitions_grow_is_written_again() {
+    let (cluster, owner, mut raw) = with_one_partition().await;
     let others = [(owner + 1) % 3, (owner + 2) % 3];
     for other in others {
         let mut raw = cluster.node(other).connection().await;
         let _: () = run(&mut raw, &["CLIENT", "PAUSE", "60000", "WRITE"]).await;
     }
     // Its clock is on the same node.
-    let lane = LaneNumber { number: 3, of: 4 };
-    let namespace = "test:lanes";
-    let lane = l2(&cluster).lane(
-        LaneName {
-            lane,
+    let partition = PartitionNumber { number: 3, of: 4 };
+    let namespace = "test:partitions";
+    let partition = l2(&cluster).partition(
+        PartitionName {
+            partition,
             ..namespace.into()
         },
         LIMIT,
@@ -642,6 +654,6 @@ async fn a_tombstone_that_is_lost_while_lanes_grow_is_written_again() {
             let _: () = run(&mut raw, &["CLIENT", "UNPAUSE"]).await;
         }
     };
-    join(reach(&*lane), losing).await;
+    join(reach(&*partition), losing).await;
     assert!(is_closed(&mut raw).await);
 }

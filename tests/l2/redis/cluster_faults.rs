@@ -15,13 +15,13 @@ use crate::support::redis_cluster::{Failover, RedisCluster};
 
 const INSTANCES: usize = 4;
 const KEYS: usize = 512;
-const LANES: usize = 4;
+const PARTITIONS: usize = 4;
 const PRIMARIES: usize = 3;
 const ROUNDS: usize = 3;
 /// Twice the node timeout: within that, a majority votes only once about a primary.
 const BETWEEN: Duration = Duration::from_secs(2);
 
-/// What happens to the primary of a lane.
+/// What happens to the primary of a partition.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 enum Fault {
     Graceful,
@@ -32,7 +32,7 @@ enum Fault {
     /// The others do not hear it until its replica has taken over, and some time longer.
     Isolated,
     Killed,
-    /// The slot of the lane goes to another primary, key by key, and back.
+    /// The slot of the partition goes to another primary, key by key, and back.
     Moved,
     /// The same in one step, with servers that can.
     Migrated,
@@ -70,13 +70,16 @@ async fn what_was_invalidated_stays_gone_whatever_fails() {
     let faults = FAULTS.into_iter().filter(is_named).filter(can_happen);
     let faults: Vec<_> = faults.collect();
     let callers = Callers::start(INSTANCES, KEYS, || l2(&cluster)).await;
-    let mut lanes = BTreeMap::<usize, usize>::new();
+    let mut partitions = BTreeMap::<usize, usize>::new();
     for key in callers.keys() {
-        *lanes
-            .entry(usize::from(cluster.slot_of(key).await) % LANES)
+        *partitions
+            .entry(usize::from(cluster.slot_of(key).await) % PARTITIONS)
             .or_default() += 1;
     }
-    assert!(lanes.len() == LANES, "each lane has keys: {lanes:?}");
+    assert!(
+        partitions.len() == PARTITIONS,
+        "each partition has keys: {partitions:?}"
+    );
     let slots = slots(&cluster).await;
     callers.recover().await;
     let mut counts = BTreeMap::<Fault, usize>::new();
@@ -111,17 +114,17 @@ fn l2(cluster: &RedisCluster) -> RedisL2 {
     RedisL2::cluster(cluster.urls()).unwrap()
 }
 
-/// Those of the lanes, as their names show.
+/// Those of the partitions, as their names show.
 async fn slots(cluster: &RedisCluster) -> Vec<u16> {
     let mut slots = Vec::new();
     for node in 0..PRIMARIES {
         let mut raw = cluster.node(node).connection().await;
-        let pattern = format!("{{{NAMESPACE}.*of{LANES}.*}}!clock");
+        let pattern = format!("{{{NAMESPACE}.*of{PARTITIONS}.*}}!clock");
         for clock in run::<Vec<String>>(&mut raw, &["KEYS", &pattern]).await {
             slots.push(cluster.slot_of(&clock).await);
         }
     }
-    assert_eq!(slots.len(), LANES);
+    assert_eq!(slots.len(), PARTITIONS);
     slots
 }
 

@@ -8,9 +8,9 @@ use deadpool_redis::redis::aio::MultiplexedConnection;
 use deadpool_redis::{Config, Pool, Runtime};
 use futures::future::join_all;
 use larder::RedisL2;
-use larder::l2::Lane;
+use larder::l2::Partition;
 
-use super::{Met, run, watched_lane};
+use super::{Met, run, watched_partition};
 use crate::store::*;
 use crate::support::eventually::eventually;
 use crate::support::proxy::{Kind, Proxy};
@@ -40,12 +40,12 @@ impl Failover {
         }
     }
 
-    /// A lane with a connection, to the old primary.
-    async fn lane(&self) -> (Arc<dyn Lane>, Met) {
+    /// A partition with a connection, to the old primary.
+    async fn partition(&self) -> (Arc<dyn Partition>, Met) {
         let l2 = RedisL2::open(self.address.url()).unwrap();
-        let (lane, met) = watched_lane(&l2, LIMIT);
-        insert(&*lane, "k", b"old").await;
-        (lane, met)
+        let (partition, met) = watched_partition(&l2, LIMIT);
+        insert(&*partition, "k", b"old").await;
+        (partition, met)
     }
 
     /// The replica takes over with all that was written, and the old primary becomes a replica of this port.
@@ -79,32 +79,35 @@ pub(super) async fn replicates(server: &RedisServer) {
 #[tokio::test]
 async fn a_write_finds_the_new_primary() {
     let failover = Failover::start().await;
-    let (lane, met) = failover.lane().await;
+    let (partition, met) = failover.partition().await;
     failover.take_place(CLOSED_PORT).await;
-    let stamp = invalidate(&*lane, &["k"]).await;
+    let stamp = invalidate(&*partition, &["k"]).await;
     assert_eq!(met.all().len(), 2, "another connection");
     assert_ne!(met.all()[0].incarnation, met.last().incarnation);
     assert_eq!(stamp.epoch, met.last().epoch);
     let new = RedisL2::open(failover.new.url()).unwrap();
-    assert_eq!(get(&*lane_of(&new, NAMESPACE), "k").await, None);
+    assert_eq!(get(&*partition_of(&new, NAMESPACE), "k").await, None);
 }
 
 /// So does an insert, which is not sent again where it may have been done.
 #[tokio::test]
 async fn an_insert_finds_the_new_primary() {
     let failover = Failover::start().await;
-    let (lane, met) = failover.lane().await;
+    let (partition, met) = failover.partition().await;
     failover.take_place(CLOSED_PORT).await;
-    let stamp = insert(&*lane, "k", b"new").await;
+    let stamp = insert(&*partition, "k", b"new").await;
     assert_eq!(stamp.epoch, met.last().epoch);
-    assert_eq!(get(&*lane, "k").await.as_deref().map(stamp_of), Some(stamp));
+    assert_eq!(
+        get(&*partition, "k").await.as_deref().map(stamp_of),
+        Some(stamp)
+    );
 }
 
 /// A replica that is out of step and may not answer says so to reads as well.
 #[tokio::test]
 async fn a_read_finds_the_new_primary() {
     let failover = Failover::start().await;
-    let (lane, met) = failover.lane().await;
+    let (partition, met) = failover.partition().await;
     let mut raw = failover.old.connection().await;
     let _: () = run(
         &mut raw,
@@ -112,7 +115,7 @@ async fn a_read_finds_the_new_primary() {
     )
     .await;
     failover.take_place(CLOSED_PORT).await;
-    let stored = get(&*lane, "k").await;
+    let stored = get(&*partition, "k").await;
     assert!(stored.is_some(), "it was replicated");
     assert_eq!(met.all().len(), 2, "another connection");
     assert_ne!(met.all()[0].incarnation, met.last().incarnation);
@@ -122,10 +125,10 @@ async fn a_read_finds_the_new_primary() {
 #[tokio::test]
 async fn no_connection_stays_with_another_incarnation() {
     let failover = Failover::start().await;
-    let (lane, met) = failover.lane().await;
+    let (partition, met) = failover.partition().await;
     let keys: Vec<String> = (0..1000).map(|n| format!("k{n}")).collect();
     let crowd = async || {
-        let answers = join_all(keys.iter().map(|key| lane.get(key))).await;
+        let answers = join_all(keys.iter().map(|key| partition.get(key))).await;
         assert!(answers.iter().all(Result::is_ok), "{answers:?}");
     };
     eventually("there are two connections", async || {
@@ -143,9 +146,9 @@ async fn no_connection_stays_with_another_incarnation() {
         "they are as good as before, by themselves"
     );
 
-    let (clock, _subscription) = subscribe(&*lane).await;
-    assert!(!lane.keep_only(clock.incarnation));
-    assert!(lane.keep_only(clock.incarnation), "both are gone");
+    let (clock, _subscription) = subscribe(&*partition).await;
+    assert!(!partition.keep_only(clock.incarnation));
+    assert!(partition.keep_only(clock.incarnation), "both are gone");
     eventually("there are two others", async || {
         crowd().await;
         met.all().len() == 4
@@ -156,7 +159,7 @@ async fn no_connection_stays_with_another_incarnation() {
             .iter()
             .all(|met| met.incarnation == clock.incarnation)
     );
-    assert!(lane.keep_only(clock.incarnation), "these may stay");
+    assert!(partition.keep_only(clock.incarnation), "these may stay");
 }
 
 /// A connection that is being made while the subscriber moves may lead to the server that it has left.
@@ -164,11 +167,11 @@ async fn no_connection_stays_with_another_incarnation() {
 async fn no_connection_that_is_being_made_stays_with_another_incarnation() {
     let mut failover = Failover::start().await;
     let l2 = RedisL2::open(failover.address.url()).unwrap();
-    let (lane, met) = watched_lane(&l2, LIMIT);
+    let (partition, met) = watched_partition(&l2, LIMIT);
     failover.old.pause();
     let early = tokio::spawn({
-        let lane = Arc::clone(&lane);
-        async move { lane.get("k").await }
+        let partition = Arc::clone(&partition);
+        async move { partition.get("k").await }
     });
     eventually("it connects to the old primary", async || {
         failover.address.connections(Kind::Data) == 1
@@ -177,8 +180,11 @@ async fn no_connection_that_is_being_made_stays_with_another_incarnation() {
     let mut raw = failover.new.connection().await;
     let _: () = run(&mut raw, &["REPLICAOF", "NO", "ONE"]).await;
     failover.address.lead_to(failover.new.port());
-    let (clock, _subscription) = subscribe(&*lane).await;
-    assert!(lane.keep_only(clock.incarnation), "nothing was read yet");
+    let (clock, _subscription) = subscribe(&*partition).await;
+    assert!(
+        partition.keep_only(clock.incarnation),
+        "nothing was read yet"
+    );
     failover.old.resume();
     // Answered or not: this one began before.
     _ = early.await.unwrap();
@@ -186,7 +192,7 @@ async fn no_connection_that_is_being_made_stays_with_another_incarnation() {
     let port = failover.new.port().to_string();
     let _: () = run(&mut raw, &["REPLICAOF", "127.0.0.1", &port]).await;
     replicates(&failover.old).await;
-    get(&*lane, "k").await;
+    get(&*partition, "k").await;
     assert_eq!(
         met.last().incarnation,
         clock.incarnation,
@@ -211,8 +217,8 @@ async fn a_pool_that_leads_to_the_old_primary_is_not_asked_for_ever() {
     assert_eq!(pool.status().available, 4);
     failover.take_place(CLOSED_PORT).await;
     let l2 = RedisL2::with_pool(pool.clone(), &url).unwrap();
-    let (lane, met) = watched_lane(&l2, Duration::from_secs(2));
-    insert(&*lane, "k", b"v").await;
+    let (partition, met) = watched_partition(&l2, Duration::from_secs(2));
+    insert(&*partition, "k", b"v").await;
     assert_eq!(met.all().len(), 1);
     assert_eq!(pool.status().size, 1, "the others are gone");
 }

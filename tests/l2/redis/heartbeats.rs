@@ -33,8 +33,8 @@ pub(super) async fn received(raw: &mut MultiplexedConnection) -> u64 {
 #[tokio::test]
 async fn an_idle_instance_sends_little() {
     let store = Redis::start().await;
-    let (lane, mut raw) = (store.lane(), store.server.connection().await);
-    let (_, mut subscription) = lane.subscribe(PATIENT).await.unwrap();
+    let (partition, mut raw) = (store.partition(), store.server.connection().await);
+    let (_, mut subscription) = partition.subscribe(PATIENT).await.unwrap();
     // The first one loads the scripts, and notes that there is nothing.
     answer_to(NOTHING, &mut *subscription).await.unwrap();
     let _: () = run(&mut raw, &["CONFIG", "RESETSTAT"]).await;
@@ -134,8 +134,8 @@ async fn an_idle_minute_costs_its_heartbeats() {
 #[tokio::test]
 async fn a_server_that_has_forgotten_the_scripts_is_sent_them_once() {
     let store = Redis::start().await;
-    let (lane, mut raw) = (store.lane(), store.server.connection().await);
-    let (_, mut subscription) = subscribe(&*lane).await;
+    let (partition, mut raw) = (store.partition(), store.server.connection().await);
+    let (_, mut subscription) = subscribe(&*partition).await;
     answer(&mut *subscription).await.unwrap();
     let _: () = run(&mut raw, &["SCRIPT", "FLUSH"]).await;
     answer(&mut *subscription).await.unwrap();
@@ -212,7 +212,8 @@ async fn twenty_idle_caches_cost_little_more_than_one() {
 async fn what_idle_caches_cost() {
     const SECONDS: u64 = 30;
     let mut costs = Vec::new();
-    for (caches, lanes, are_shared) in [(1, 1, true), (20, 1, true), (20, 1, false), (20, 4, true)]
+    for (caches, partitions, are_shared) in
+        [(1, 1, true), (20, 1, true), (20, 1, false), (20, 4, true)]
     {
         let server = RedisServer::start().await;
         let mut raw = server.connection().await;
@@ -230,7 +231,7 @@ async fn what_idle_caches_cost() {
             let own = || RedisL2::open(server.url()).unwrap();
             let l2 = if are_shared { l2.clone() } else { own() };
             let builder: larder::Builder<String, u32> = Cache::builder(format!("test:{n}"));
-            let cache = builder.l2(l2).lanes(lanes).build().unwrap();
+            let cache = builder.l2(l2).partitions(partitions).build().unwrap();
             cache.ready().await;
             cache.insert("k", 1).await.unwrap();
             all.push(cache);
@@ -248,7 +249,7 @@ async fn what_idle_caches_cost() {
         let named = list.lines().filter(|line| line.contains(" name=larder:"));
         let connections = named.count() as u64;
         println!(
-            "{caches} caches of {lanes} lanes, shared: {are_shared}: {connections} connections, {scripts} scripts a minute, {bytes} bytes and {cpu} µs of CPU a second"
+            "{caches} caches of {partitions} partitions, shared: {are_shared}: {connections} connections, {scripts} scripts a minute, {bytes} bytes and {cpu} µs of CPU a second"
         );
         costs.push([connections, scripts, bytes]);
     }
@@ -271,8 +272,8 @@ async fn what_a_thousand_members_cost() {
     const MEMBERS: u64 = 1000;
     const TIMES: u64 = 200;
     let store = Redis::start().await;
-    let (lane, mut raw) = (store.lane(), store.server.connection().await);
-    let (clock, mut subscription) = subscribe(&*lane).await;
+    let (partition, mut raw) = (store.partition(), store.server.connection().await);
+    let (clock, mut subscription) = subscribe(&*partition).await;
     // Numbers as long as in a service.
     let first = clock.epoch / 2;
     for id in first..first + MEMBERS {
@@ -287,9 +288,11 @@ async fn what_a_thousand_members_cost() {
         let _: () = run(&mut raw, &["CONFIG", "RESETSTAT"]).await;
         for _ in 0..TIMES {
             match step {
-                "all" => assert_eq!(lane.members(&[]).await.unwrap().list.len(), 1001),
-                "32 of them" => assert_eq!(lane.members(&some).await.unwrap().list.len(), 32),
-                "an invalidation" => drop(lane.invalidate(&["k"], &payload, LONG).await.unwrap()),
+                "all" => assert_eq!(partition.members(&[]).await.unwrap().list.len(), 1001),
+                "32 of them" => assert_eq!(partition.members(&some).await.unwrap().list.len(), 32),
+                "an invalidation" => {
+                    drop(partition.invalidate(&["k"], &payload, LONG).await.unwrap())
+                }
                 _ => answer(&mut *subscription).await.unwrap(),
             }
         }

@@ -6,11 +6,11 @@ use std::time::Duration;
 use deadpool_redis::redis::cmd;
 use futures::StreamExt;
 #[cfg(feature = "write-behind")]
-use larder::l2::{Append, Lane, Waiting, Written};
+use larder::l2::{Append, Partition, Waiting, Written};
 use larder::l2::{Event, Fill, Kind, NewLifetime, Step, Ttls, Version};
 use larder_store_tests::steps::Steps;
 
-use super::{end, lane, own_key, run, shown, value_key, watched_lane};
+use super::{end, own_key, partition, run, shown, value_key, watched_partition};
 use crate::store::*;
 use crate::support::eventually::eventually;
 use crate::support::home;
@@ -20,30 +20,33 @@ use crate::support::redis_server::RedisServer;
 #[tokio::test]
 async fn a_lost_clock_starts_a_new_epoch() {
     let store = Redis::start().await;
-    let (lane, mut raw) = (store.lane(), store.server.connection().await);
-    let mut old = insert(&*lane, "k", b"old").await;
+    let (partition, mut raw) = (store.partition(), store.server.connection().await);
+    let mut old = insert(&*partition, "k", b"old").await;
     for _ in 0..5 {
-        old = insert(&*lane, "k", b"old").await;
+        old = insert(&*partition, "k", b"old").await;
     }
-    let lease = granted(&*lane, "led").await;
+    let lease = granted(&*partition, "led").await;
     let _: i64 = run(&mut raw, &["DEL", &own_key("clock")]).await;
 
-    assert_eq!(usable(&*lane, "k").await, None);
-    assert!(get(&*lane, "k").await.is_some(), "the value itself is left");
-    let rejected = fill(&*lane, "led", lease, b"stale").await;
+    assert_eq!(usable(&*partition, "k").await, None);
+    assert!(
+        get(&*partition, "k").await.is_some(),
+        "the value itself is left"
+    );
+    let rejected = fill(&*partition, "led", lease, b"stale").await;
     assert_eq!(rejected, Fill::Rejected(None));
-    let new = granted(&*lane, "k").await;
+    let new = granted(&*partition, "k").await;
     assert_ne!(new.epoch, old.epoch);
-    let stamp = filled(&*lane, "k", new, b"new").await;
+    let stamp = filled(&*partition, "k", new, b"new").await;
     assert_eq!(stamp.epoch, new.epoch);
-    assert!(usable(&*lane, "k").await.is_some());
+    assert!(usable(&*partition, "k").await.is_some());
 }
 
 /// By a random number of its caller: of two epochs with one number, the second would have the values of the first.
 #[tokio::test]
 async fn each_step_that_finds_the_clock_lost_begins_an_epoch_of_its_own() {
     let store = Redis::start().await;
-    let (lane, mut raw) = (&*store.lane(), store.server.connection().await);
+    let (partition, mut raw) = (&*store.partition(), store.server.connection().await);
     let (payload, absent) = (payload_of(Kind::Insert, &["k"]), Version::ABSENT);
     let (value, ttls) = (sealed(b"v"), Ttls::new(LONG));
     let steps = [
@@ -72,49 +75,49 @@ async fn each_step_that_finds_the_clock_lost_begins_an_epoch_of_its_own() {
     for step in steps {
         // All else is the same the second time.
         for _ in 0..2 {
-            invalidate(lane, &["k"]).await;
-            let lease = granted(lane, "k").await;
-            let old = insert(lane, "k", b"old").await;
+            invalidate(partition, &["k"]).await;
+            let lease = granted(partition, "k").await;
+            let old = insert(partition, "k", b"old").await;
             #[cfg(feature = "write-behind")]
-            let taken = taken(lane).await;
+            let taken = taken(partition).await;
             let _: i64 = run(&mut raw, &["DEL", &own_key("clock"), &own_key("live")]).await;
             match step {
-                "acquire_lease" => _ = granted(lane, "other").await,
-                "fill" => _ = fill(lane, "k", lease, b"v").await,
+                "acquire_lease" => _ = granted(partition, "other").await,
+                "fill" => _ = fill(partition, "k", lease, b"v").await,
                 "revalidate" => {
-                    let again = lane.revalidate("k", lease, old.ver, ttls, &[]);
+                    let again = partition.revalidate("k", lease, old.ver, ttls, &[]);
                     _ = again.await.unwrap();
                 }
-                "insert" => _ = insert(lane, "k", b"v").await,
+                "insert" => _ = insert(partition, "k", b"v").await,
                 "insert_if" => {
-                    let inserted = lane.insert_if("k", &value, absent, &payload, None);
+                    let inserted = partition.insert_if("k", &value, absent, &payload, None);
                     assert!(inserted.await.unwrap().is_some());
                 }
-                "expire" => _ = lane.expire(&["k"], &payload).await.unwrap(),
+                "expire" => _ = partition.expire(&["k"], &payload).await.unwrap(),
                 "touch" => {
-                    let touched = lane.touch("k", NewLifetime::Renewed(ttls), &payload, None);
+                    let touched = partition.touch("k", NewLifetime::Renewed(ttls), &payload, None);
                     assert_eq!(touched.await.unwrap(), None, "it is of another epoch");
                 }
                 "invalidate" => {
                     let (hold, is_awaited) = (Duration::ZERO, true);
                     let payload = payload_of(Kind::InvalidateAwaited, &["k"]);
                     let step = Step::Invalidate { hold, is_awaited };
-                    let ack = lane.ack(step, &["k"], &payload).await.unwrap();
+                    let ack = partition.ack(step, &["k"], &payload).await.unwrap();
                     assert!((1..1 << 53).contains(&ack.generation), "{ack:?}");
                     assert!(lists.insert(ack.generation), "the list is a new one, too");
                 }
-                "invalidate_tags" => _ = invalidate_tags(lane, &["t"]).await,
-                "switch on" => lane.switch(false, None).await.unwrap(),
-                "switch off" => lane.switch(true, None).await.unwrap(),
-                "clear" => _ = clear(lane).await,
-                "end_leases" => _ = lane.end_leases().await.unwrap(),
+                "invalidate_tags" => _ = invalidate_tags(partition, &["t"]).await,
+                "switch on" => partition.switch(false, None).await.unwrap(),
+                "switch off" => partition.switch(true, None).await.unwrap(),
+                "clear" => _ = clear(partition).await,
+                "end_leases" => _ = partition.end_leases().await.unwrap(),
                 #[cfg(feature = "write-behind")]
-                "append" => append(lane, None).await,
+                "append" => append(partition, None).await,
                 #[cfg(feature = "write-behind")]
-                "append in the place of one" => append(lane, Some(absent)).await,
+                "append in the place of one" => append(partition, Some(absent)).await,
                 #[cfg(feature = "write-behind")]
-                "settle" => assert!(settle_writes(lane, &taken, Ok(&[])).await),
-                _ => drop(subscribe(lane).await),
+                "settle" => assert!(settle_writes(partition, &taken, Ok(&[])).await),
+                _ => drop(subscribe(partition).await),
             }
             let at: Vec<u8> = run(&mut raw, &["HGET", &own_key("clock"), "at"]).await;
             assert_eq!(at.len(), 24, "{step} has left no clock");
@@ -126,7 +129,7 @@ async fn each_step_that_finds_the_clock_lost_begins_an_epoch_of_its_own() {
 }
 
 #[cfg(feature = "write-behind")]
-async fn append(lane: &dyn Lane, version: Option<Version>) {
+async fn append(partition: &dyn Partition, version: Option<Version>) {
     // No lease is granted where a write waits.
     let key = "written";
     let (value, payload) = (sealed(b"v"), payload_of(Kind::Insert, &[key]));
@@ -135,30 +138,30 @@ async fn append(lane: &dyn Lane, version: Option<Version>) {
         most: u64::MAX,
         version,
     };
-    let appended = lane.append(key, &value, append, &payload, None).await;
+    let appended = partition.append(key, &value, append, &payload, None).await;
     assert!(matches!(appended, Ok(Written::Done(_))), "{appended:?}");
 }
 
 /// All writes that wait, of which there is one at least.
 #[cfg(feature = "write-behind")]
-async fn taken(lane: &dyn Lane) -> Vec<Waiting> {
-    append(lane, None).await;
-    take_writes(lane).await
+async fn taken(partition: &dyn Partition) -> Vec<Waiting> {
+    append(partition, None).await;
+    take_writes(partition).await
 }
 
 /// The log outlives its clock, and holds higher numbers than the new one will give for a while.
 #[tokio::test]
 async fn a_lost_clock_does_not_break_the_log() {
     let store = Redis::start().await;
-    let (lane, mut raw) = (store.lane(), store.server.connection().await);
+    let (partition, mut raw) = (store.partition(), store.server.connection().await);
     for _ in 0..5 {
-        invalidate(&*lane, &["k"]).await;
+        invalidate(&*partition, &["k"]).await;
     }
     let _: i64 = run(&mut raw, &["DEL", &own_key("clock")]).await;
-    let (clock, mut subscription) = subscribe(&*lane).await;
+    let (clock, mut subscription) = subscribe(&*partition).await;
     assert_eq!(clock.seq, 0);
-    let inserted = insert(&*lane, "k", b"v").await;
-    let invalidated = invalidate(&*lane, &["k"]).await;
+    let inserted = insert(&*partition, "k", b"v").await;
+    let invalidated = invalidate(&*partition, &["k"]).await;
     assert_eq!((inserted.ver, invalidated.ver), (1, 2));
     for seq in 1..=2 {
         let received = message(&mut *subscription).await;
@@ -174,23 +177,23 @@ async fn a_lost_clock_does_not_break_the_log() {
 #[tokio::test]
 async fn a_log_of_another_epoch_is_recognized() {
     let store = Redis::start().await;
-    let (lane, mut raw) = (store.lane(), store.server.connection().await);
-    let mut old = invalidate(&*lane, &["k"]).await;
+    let (partition, mut raw) = (store.partition(), store.server.connection().await);
+    let mut old = invalidate(&*partition, &["k"]).await;
     for _ in 0..2 {
-        old = invalidate(&*lane, &["k"]).await;
+        old = invalidate(&*partition, &["k"]).await;
     }
     // An entry that this crate did not write leaves a hole.
     let _: String = run(&mut raw, &["XADD", &own_key("log"), "4-0", "m", "junk"]).await;
     let _: i64 = run(&mut raw, &["DEL", &own_key("clock")]).await;
-    let (clock, _subscription) = subscribe(&*lane).await;
-    let replayed = lane.replay(1).await.unwrap();
+    let (clock, _subscription) = subscribe(&*partition).await;
+    let replayed = partition.replay(1).await.unwrap();
     assert_eq!(replayed.len(), 3);
     assert!(replayed.iter().all(|message| message.epoch == old.epoch));
-    invalidate(&*lane, &["k"]).await;
-    let replayed = lane.replay(1).await.unwrap();
+    invalidate(&*partition, &["k"]).await;
+    let replayed = partition.replay(1).await.unwrap();
     assert_eq!((replayed.len(), replayed[0].epoch), (1, clock.epoch));
     let _: i64 = run(&mut raw, &["DEL", &own_key("log")]).await;
-    assert_eq!(lane.replay(1).await.unwrap(), []);
+    assert_eq!(partition.replay(1).await.unwrap(), []);
 }
 
 /// A clock that has lost a part is a lost clock.
@@ -198,35 +201,35 @@ async fn a_log_of_another_epoch_is_recognized() {
 async fn a_damaged_clock_starts_a_new_epoch() {
     for damage in [&["HDEL", "at"][..], &["HSET", "at", "cut"]] {
         let store = Redis::start().await;
-        let (lane, mut raw) = (store.lane(), store.server.connection().await);
-        let old = insert(&*lane, "k", b"old").await;
+        let (partition, mut raw) = (store.partition(), store.server.connection().await);
+        let old = insert(&*partition, "k", b"old").await;
         let clock = own_key("clock");
         let _: i64 = run(&mut raw, &[&[damage[0], &clock], &damage[1..]].concat()).await;
-        assert_eq!(usable(&*lane, "k").await, None, "after {damage:?}");
-        assert_ne!(invalidate(&*lane, &["k"]).await.epoch, old.epoch);
+        assert_eq!(usable(&*partition, "k").await, None, "after {damage:?}");
+        assert_ne!(invalidate(&*partition, &["k"]).await.epoch, old.epoch);
     }
 }
 
 #[tokio::test]
 async fn flushall_starts_a_new_epoch() {
     let store = Redis::start().await;
-    let (lane, mut raw) = (store.lane(), store.server.connection().await);
-    let (_, mut subscription) = subscribe(&*lane).await;
-    let old = insert(&*lane, "k", b"old").await;
+    let (partition, mut raw) = (store.partition(), store.server.connection().await);
+    let (_, mut subscription) = subscribe(&*partition).await;
+    let old = insert(&*partition, "k", b"old").await;
     message(&mut *subscription).await;
-    let lease = granted(&*lane, "led").await;
+    let lease = granted(&*partition, "led").await;
     let _: () = run(&mut raw, &["FLUSHALL"]).await;
     // The subscriber learns that this is not the epoch that it joined.
     subscription.heartbeat(NOTHING);
     let received = subscription.next().await;
     assert!(matches!(received, Some(Err(_))), "{received:?}");
 
-    assert_eq!(get(&*lane, "k").await, None);
-    let rejected = fill(&*lane, "led", lease, b"stale").await;
+    assert_eq!(get(&*partition, "k").await, None);
+    let rejected = fill(&*partition, "led", lease, b"stale").await;
     assert_eq!(rejected, Fill::Rejected(None));
-    let (clock, mut subscription) = subscribe(&*lane).await;
+    let (clock, mut subscription) = subscribe(&*partition).await;
     assert_eq!(clock.seq, 0);
-    let new = insert(&*lane, "k", b"new").await;
+    let new = insert(&*partition, "k", b"new").await;
     assert_ne!(new.epoch, old.epoch);
     assert_eq!((new.epoch, new.ver), (clock.epoch, 1));
     assert_eq!(message(&mut *subscription).await.seq, 1);
@@ -236,7 +239,7 @@ async fn flushall_starts_a_new_epoch() {
 #[tokio::test]
 async fn every_step_survives_forgotten_scripts() {
     let store = Redis::start().await;
-    let (lane, mut raw) = (store.lane(), store.server.connection().await);
+    let (partition, mut raw) = (store.partition(), store.server.connection().await);
     macro_rules! forgotten {
         ($step:expr) => {{
             let _: () = run(&mut raw, &["SCRIPT", "FLUSH"]).await;
@@ -245,13 +248,13 @@ async fn every_step_survives_forgotten_scripts() {
     }
     // Twice, since the first time loads them.
     for _ in 0..2 {
-        let (_, mut subscription) = forgotten!(subscribe(&*lane));
-        let lease = forgotten!(granted(&*lane, "k"));
-        assert!(forgotten!(renewed(&*lane, "k", lease)));
-        forgotten!(filled(&*lane, "k", lease, b"v"));
-        forgotten!(insert(&*lane, "k", b"v"));
-        forgotten!(invalidate(&*lane, &["k"]));
-        forgotten!(clear(&*lane));
+        let (_, mut subscription) = forgotten!(subscribe(&*partition));
+        let lease = forgotten!(granted(&*partition, "k"));
+        assert!(forgotten!(renewed(&*partition, "k", lease)));
+        forgotten!(filled(&*partition, "k", lease, b"v"));
+        forgotten!(insert(&*partition, "k", b"v"));
+        forgotten!(invalidate(&*partition, &["k"]));
+        forgotten!(clear(&*partition));
         let (messages, _) = forgotten!(heartbeat(&mut *subscription));
         assert_eq!(messages.len(), 3, "each was published once");
     }
@@ -260,33 +263,38 @@ async fn every_step_survives_forgotten_scripts() {
 #[tokio::test]
 async fn a_restart_from_a_snapshot_starts_a_new_epoch() {
     let mut store = Redis::start_with(&["--save", "3600 1"]).await;
-    let (lane, met) = watched_lane(&store.l2, Duration::from_secs(2));
-    let old = insert(&*lane, "k", b"old").await;
-    let lease = granted(&*lane, "led").await;
+    let (partition, met) = watched_partition(&store.l2, Duration::from_secs(2));
+    let old = insert(&*partition, "k", b"old").await;
+    let lease = granted(&*partition, "led").await;
     store.server.save().await;
-    invalidate(&*lane, &["k", "led"]).await;
+    invalidate(&*partition, &["k", "led"]).await;
     assert_eq!(met.last().epoch, old.epoch);
 
     store.server.restart().await;
-    eventually("it connects again", async || lane.get("k").await.is_ok()).await;
-    let bytes = get(&*lane, "k").await.expect("the restart brought it back");
+    eventually("it connects again", async || {
+        partition.get("k").await.is_ok()
+    })
+    .await;
+    let bytes = get(&*partition, "k")
+        .await
+        .expect("the restart brought it back");
     assert_eq!(stamp_of(&bytes), old);
-    assert_eq!(usable(&*lane, "k").await, None);
+    assert_eq!(usable(&*partition, "k").await, None);
     // It brought the lease back as well, which had been ended.
-    assert!(renewed(&*lane, "led", lease).await);
-    let rejected = fill(&*lane, "led", lease, b"stale").await;
+    assert!(renewed(&*partition, "led", lease).await);
+    let rejected = fill(&*partition, "led", lease, b"stale").await;
     assert_eq!(rejected, Fill::Rejected(None));
 
     // The new epoch was there with the new connection, and stays for all later ones.
     let now = met.last();
     assert_ne!(now.epoch, old.epoch);
     assert_eq!(now.seq, 1);
-    let (clock, mut subscription) = subscribe(&*lane).await;
+    let (clock, mut subscription) = subscribe(&*partition).await;
     assert_eq!((clock.epoch, clock.seq), (now.epoch, 1));
-    let stamp = invalidate(&*lane, &["k"]).await;
+    let stamp = invalidate(&*partition, &["k"]).await;
     assert_eq!((stamp.epoch, stamp.ver), (now.epoch, old.ver + 1));
     assert_eq!(message(&mut *subscription).await.seq, 2);
-    let (again, _) = subscribe(&*store.lane()).await;
+    let (again, _) = subscribe(&*store.partition()).await;
     assert_eq!(again.epoch, now.epoch);
 }
 
@@ -299,10 +307,10 @@ async fn a_server_that_hides_its_process_is_known_by_its_history() {
     let info: String = run(&mut raw, &["INFO", "server"]).await;
     assert!(!info.contains("\nrun_id:"), "{info}");
     for changes in ["restarts", "was a replica"] {
-        let lane = lane(&l2);
-        let (clock, mut subscription) = subscribe(&*lane).await;
-        let old = insert(&*lane, "k", b"old").await;
-        let other = self::lane(&home::open(server.url()));
+        let partition = partition(&l2);
+        let (clock, mut subscription) = subscribe(&*partition).await;
+        let old = insert(&*partition, "k", b"old").await;
+        let other = self::partition(&home::open(server.url()));
         assert!(
             usable(&*other, "k").await.is_some(),
             "also by a new connection"
@@ -319,11 +327,14 @@ async fn a_server_that_hides_its_process_is_known_by_its_history() {
         }
         subscription.heartbeat(NOTHING);
         end(&mut *subscription).await;
-        eventually("it connects again", async || lane.get("k").await.is_ok()).await;
-        let (after, _) = subscribe(&*lane).await;
+        eventually("it connects again", async || {
+            partition.get("k").await.is_ok()
+        })
+        .await;
+        let (after, _) = subscribe(&*partition).await;
         assert_ne!(after.epoch, old.epoch, "{changes}");
-        assert!(get(&*lane, "k").await.is_some(), "it is there");
-        assert_eq!(usable(&*lane, "k").await, None, "{changes}");
+        assert!(get(&*partition, "k").await.is_some(), "it is there");
+        assert_eq!(usable(&*partition, "k").await, None, "{changes}");
     }
 }
 
@@ -331,8 +342,8 @@ async fn a_server_that_hides_its_process_is_known_by_its_history() {
 #[tokio::test]
 async fn a_server_that_hides_its_history_is_not_used() {
     let server = RedisServer::start_without(&["master_replid"], &[]).await;
-    let lane = lane(&home::open(server.url()));
-    let error = shown(&lane.get("k").await.unwrap_err());
+    let partition = partition(&home::open(server.url()));
+    let error = shown(&partition.get("k").await.unwrap_err());
     assert!(
         error.contains("INCARNATION: its INFO has no master_replid"),
         "{error}"
@@ -342,11 +353,11 @@ async fn a_server_that_hides_its_history_is_not_used() {
 #[tokio::test]
 async fn a_subscriber_is_the_first_after_a_restart() {
     let mut store = Redis::start_with(&["--save", "3600 1"]).await;
-    let lane = store.lane();
-    let old = insert(&*lane, "k", b"old").await;
+    let partition = store.partition();
+    let old = insert(&*partition, "k", b"old").await;
     store.server.save().await;
     store.server.restart().await;
-    let (clock, mut subscription) = subscribe(&*store.lane()).await;
+    let (clock, mut subscription) = subscribe(&*store.partition()).await;
     assert_ne!(clock.epoch, old.epoch);
     assert_eq!(heartbeat(&mut *subscription).await.1.epoch, clock.epoch);
 }
@@ -355,11 +366,11 @@ async fn a_subscriber_is_the_first_after_a_restart() {
 #[tokio::test]
 async fn a_new_connection_alone_keeps_the_epoch() {
     let store = Redis::start().await;
-    let stamp = insert(&*store.lane(), "k", b"v").await;
+    let stamp = insert(&*store.partition(), "k", b"v").await;
     for _ in 0..10 {
-        let lane = store.lane();
-        assert!(usable(&*lane, "k").await.is_some());
-        let (clock, mut subscription) = subscribe(&*lane).await;
+        let partition = store.partition();
+        assert!(usable(&*partition, "k").await.is_some());
+        let (clock, mut subscription) = subscribe(&*partition).await;
         assert_eq!(clock.epoch, stamp.epoch);
         subscription.heartbeat(NOTHING);
         assert!(matches!(
@@ -373,9 +384,9 @@ async fn a_new_connection_alone_keeps_the_epoch() {
 #[tokio::test]
 async fn values_of_an_unknown_epoch_are_not_usable() {
     let store = Redis::start().await;
-    let (lane, mut raw) = (store.lane(), store.server.connection().await);
-    insert(&*lane, "a", b"v").await;
-    let bytes = get(&*lane, "a").await.expect("there is a value");
+    let (partition, mut raw) = (store.partition(), store.server.connection().await);
+    insert(&*partition, "a", b"v").await;
+    let bytes = get(&*partition, "a").await.expect("there is a value");
     let mut bytes = bytes.to_vec();
     let stamp = stamp_of(&bytes);
     let (epoch, sum) = (stamp.epoch ^ 1, stamp.ver + stamp.written_at);
@@ -384,6 +395,6 @@ async fn values_of_an_unknown_epoch_are_not_usable() {
     let mut set = cmd("SET");
     set.arg(value_key("b")).arg(&bytes);
     let _: () = set.query_async(&mut raw).await.unwrap();
-    assert!(usable(&*lane, "a").await.is_some());
-    assert_eq!(usable(&*lane, "b").await, None);
+    assert!(usable(&*partition, "a").await.is_some());
+    assert_eq!(usable(&*partition, "b").await, None);
 }

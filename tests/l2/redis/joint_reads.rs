@@ -1,4 +1,4 @@
-//! Reads of several lanes at once, which share requests.
+//! Reads of several partitions at once, which share requests.
 
 use std::sync::{Arc, Mutex, mpsc};
 use std::time::Duration;
@@ -6,7 +6,7 @@ use std::time::Duration;
 use futures::future::join_all;
 use larder::RedisL2;
 use larder::l2::deadpool_redis::redis::aio::MultiplexedConnection;
-use larder::l2::{L2, Lane, ReadResult};
+use larder::l2::{L2, Partition, ReadResult};
 use tokio::task::{JoinHandle, block_in_place};
 
 use super::run;
@@ -15,40 +15,40 @@ use crate::support::eventually::eventually;
 use crate::support::proxy::{Kind, Line, Proxy, Way};
 use crate::support::redis_server::RedisServer;
 
-const LANES: usize = 20;
-/// Reads of each lane.
+const PARTITIONS: usize = 20;
+/// Reads of each partition.
 const EACH: usize = 50;
 const HASTY: Duration = Duration::from_millis(50);
 
-/// Lanes of which each key has a value of its own, but for every third, which has none.
-async fn filled_lanes(l2: &RedisL2) -> Vec<Arc<dyn Lane>> {
-    let lanes: Vec<_> = (0..LANES)
-        .map(|n| lane_of(l2, &format!("test:{n}")))
+/// Partitions of which each key has a value of its own, but for every third, which has none.
+async fn filled_partitions(l2: &RedisL2) -> Vec<Arc<dyn Partition>> {
+    let partitions: Vec<_> = (0..PARTITIONS)
+        .map(|n| partition_of(l2, &format!("test:{n}")))
         .collect();
-    for (n, lane) in lanes.iter().enumerate() {
+    for (n, partition) in partitions.iter().enumerate() {
         for key in (0..EACH).filter(|key| key % 3 != 0) {
-            insert(&**lane, &key.to_string(), value(n, key).as_bytes()).await;
+            insert(&**partition, &key.to_string(), value(n, key).as_bytes()).await;
         }
     }
-    lanes
+    partitions
 }
 
-fn value(lane: usize, key: usize) -> String {
-    format!("{key} of lane {lane}!")
+fn value(partition: usize, key: usize) -> String {
+    format!("{key} of partition {partition}!")
 }
 
-fn spawn_read(lane: &Arc<dyn Lane>, key: usize) -> JoinHandle<ReadResult> {
-    let lane = Arc::clone(lane);
-    tokio::spawn(async move { lane.get(&key.to_string()).await })
+fn spawn_read(partition: &Arc<dyn Partition>, key: usize) -> JoinHandle<ReadResult> {
+    let partition = Arc::clone(partition);
+    tokio::spawn(async move { partition.get(&key.to_string()).await })
 }
 
-/// Reads so many keys of each lane, all at once and in turn. The answers of each lane are together.
-async fn crowd(lanes: &[(&Arc<dyn Lane>, usize)]) -> Vec<Vec<ReadResult>> {
-    let mut reads: Vec<Vec<_>> = lanes.iter().map(|_| Vec::new()).collect();
+/// Reads so many keys of each partition, all at once and in turn. The answers of each partition are together.
+async fn crowd(partitions: &[(&Arc<dyn Partition>, usize)]) -> Vec<Vec<ReadResult>> {
+    let mut reads: Vec<Vec<_>> = partitions.iter().map(|_| Vec::new()).collect();
     for key in 0..EACH {
-        for ((lane, keys), reads) in lanes.iter().zip(&mut reads) {
+        for ((partition, keys), reads) in partitions.iter().zip(&mut reads) {
             if key < *keys {
-                reads.push(spawn_read(lane, key));
+                reads.push(spawn_read(partition, key));
             }
         }
     }
@@ -75,13 +75,16 @@ async fn reads_of(raw: &mut MultiplexedConnection) -> u64 {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn each_lane_gets_its_own_answers() {
+async fn each_partition_gets_its_own_answers() {
     let Redis {
         server: _server,
         l2,
     } = Redis::start().await;
-    let lanes = filled_lanes(&l2).await;
-    let all: Vec<_> = lanes.iter().map(|lane| (lane, EACH)).collect();
+    let partitions = filled_partitions(&l2).await;
+    let all: Vec<_> = partitions
+        .iter()
+        .map(|partition| (partition, EACH))
+        .collect();
     for _ in 0..10 {
         for (n, answers) in crowd(&all).await.into_iter().enumerate() {
             assert_eq!(answers.len(), EACH);
@@ -97,25 +100,28 @@ async fn each_lane_gets_its_own_answers() {
 }
 
 #[tokio::test]
-async fn a_crowd_over_many_lanes_is_few_requests() {
+async fn a_crowd_over_many_partitions_is_few_requests() {
     let Redis { server, l2 } = Redis::start().await;
-    let lanes = filled_lanes(&l2).await;
-    let all: Vec<_> = lanes.iter().map(|lane| (lane, EACH)).collect();
+    let partitions = filled_partitions(&l2).await;
+    let all: Vec<_> = partitions
+        .iter()
+        .map(|partition| (partition, EACH))
+        .collect();
     let mut raw = server.connection().await;
-    // Each lane has its connections by then.
+    // Each partition has its connections by then.
     crowd(&all).await;
     let before = reads_of(&mut raw).await;
     crowd(&all).await;
     let requests = reads_of(&mut raw).await - before;
-    // A thousand keys. One request for each lane would be more.
+    // A thousand keys. One request for each partition would be more.
     assert!((4..=10).contains(&requests), "{requests}");
 }
 
 #[tokio::test]
-async fn keys_that_are_refused_are_no_concern_of_other_lanes() {
+async fn keys_that_are_refused_are_no_concern_of_other_partitions() {
     let Redis { server, l2 } = Redis::start().await;
-    let lanes = filled_lanes(&l2).await;
-    let (allowed, refused) = (&lanes[0], &lanes[1]);
+    let partitions = filled_partitions(&l2).await;
+    let (allowed, refused) = (&partitions[0], &partitions[1]);
     crowd(&[(allowed, EACH), (refused, EACH)]).await;
     let mut raw = server.connection().await;
     let rights = [
@@ -133,7 +139,7 @@ async fn keys_that_are_refused_are_no_concern_of_other_lanes() {
         let error = answer.as_ref().expect_err("it may not be read");
         assert!(error.is_refused(), "{error:?}");
     }
-    // From then on the lane asks by itself. One read of it is a GET, so a refused MGET would be one of both. The first
+    // From then on the partition asks by itself. One read of it is a GET, so a refused MGET would be one of both. The first
     // two reads go alone, and it is the third.
     let before = count(&mut raw, "mget", "rejected_calls").await;
     assert!(before > 0, "or this proves nothing");
@@ -148,14 +154,16 @@ async fn keys_that_are_refused_are_no_concern_of_other_lanes() {
     assert!(answers.iter().flatten().all(Result::is_ok));
 }
 
-/// The time limit of one lane is none of the other, whose reads are in the same requests.
+/// The time limit of one partition is none of the other, whose reads are in the same requests.
 #[tokio::test]
-async fn a_hasty_lane_cuts_no_read_of_others_short() {
+async fn a_hasty_partition_cuts_no_read_of_others_short() {
     let server = RedisServer::start().await;
     let proxy = Proxy::start(server.port()).await;
     let l2 = RedisL2::open(proxy.url()).unwrap();
-    let calm = lane_of(&l2, "test:calm");
-    let hasty: Arc<dyn Lane> = l2.lane("test:hasty".into(), HASTY, Box::new(|_| {})).into();
+    let calm = partition_of(&l2, "test:calm");
+    let hasty: Arc<dyn Partition> = l2
+        .partition("test:hasty".into(), HASTY, Box::new(|_| {}))
+        .into();
     // Over the first connection, which both have then.
     assert!(calm.get("k").await.is_ok());
     eventually("it is connected", async || hasty.get("k").await.is_ok()).await;
@@ -164,14 +172,14 @@ async fn a_hasty_lane_cuts_no_read_of_others_short() {
     let mut raw = server.connection().await;
     let before = reads_of(&mut raw).await;
     proxy.set(Kind::Data, Way::FromRedis, Line::Held);
-    // The first two go alone, the others in batches of both lanes.
+    // The first two go alone, the others in batches of both partitions.
     let mut calm_reads: Vec<_> = (0..EACH).map(|key| spawn_read(&calm, key)).collect();
     let hasty_reads: Vec<_> = (0..EACH).map(|key| spawn_read(&hasty, key)).collect();
     for read in hasty_reads {
         let answer = read.await.unwrap();
         assert!(answer.is_err_and(|error| error.is_timeout()));
     }
-    // The hasty lane gives the connection up after its third time-out. A batch was the first.
+    // The hasty partition gives the connection up after its third time-out. A batch was the first.
     let mut reads = 0;
     while proxy.connections(Kind::Data) == 1 {
         reads += 1;
@@ -190,17 +198,17 @@ async fn a_hasty_lane_cuts_no_read_of_others_short() {
 
 /// Its reads wait, and those that came with them do not.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_lane_that_connects_delays_no_answers_of_others() {
+async fn a_partition_that_connects_delays_no_answers_of_others() {
     let Redis {
         server: _server,
         l2,
     } = Redis::start().await;
-    let there = lane_of(&l2, "test:there");
+    let there = partition_of(&l2, "test:there");
     let (connect, may_connect) = mpsc::channel::<()>();
     let may_connect = Mutex::new(may_connect);
     let on_connect = move |_: &_| block_in_place(|| _ = may_connect.lock().unwrap().recv());
-    let late: Arc<dyn Lane> = l2
-        .lane("test:late".into(), LIMIT, Box::new(on_connect))
+    let late: Arc<dyn Partition> = l2
+        .partition("test:late".into(), LIMIT, Box::new(on_connect))
         .into();
     insert(&*there, "k", b"v").await;
     for _ in 0..10 {

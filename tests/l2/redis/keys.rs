@@ -12,10 +12,10 @@ use futures::stream;
 #[cfg(feature = "write-behind")]
 use larder::l2::{Append, Written};
 use larder::l2::{
-    Fill, Key, Kind, Lane, LeaseReply, NewLifetime, Stamp, StoredCounts, Ttls, Version, Want,
+    Fill, Key, Kind, LeaseReply, NewLifetime, Partition, Stamp, StoredCounts, Ttls, Version, Want,
 };
 
-use super::{own_key, run, value_key, watched_lane};
+use super::{own_key, run, value_key, watched_partition};
 use crate::store::*;
 use crate::support::eventually::eventually;
 use crate::support::home;
@@ -33,15 +33,16 @@ async fn assert_lasts(raw: &mut MultiplexedConnection, key: &str, ttl: Duration)
 #[tokio::test]
 async fn the_names_of_the_keys_are_those_of_the_protocol() {
     let store = Redis::start().await;
-    let (lane, mut raw) = (store.lane(), store.server.connection().await);
-    insert(&*lane, "a:{b}", b"v").await;
-    insert(&*lane, "", b"v").await;
-    granted(&*lane, "led").await;
-    lane.invalidate(&["held"], &payload_of(Kind::Invalidate, &["held"]), LONG)
+    let (partition, mut raw) = (store.partition(), store.server.connection().await);
+    insert(&*partition, "a:{b}", b"v").await;
+    insert(&*partition, "", b"v").await;
+    granted(&*partition, "led").await;
+    partition
+        .invalidate(&["held"], &payload_of(Kind::Invalidate, &["held"]), LONG)
         .await
         .unwrap();
-    let (_, _subscription) = subscribe(&*lane).await;
-    assert!(lane.sweep(ME.id, LONG).await.unwrap().is_some());
+    let (_, _subscription) = subscribe(&*partition).await;
+    assert!(partition.sweep(ME.id, LONG).await.unwrap().is_some());
 
     let keys: BTreeSet<String> = run(&mut raw, &["KEYS", "*"]).await;
     let expected = [
@@ -58,7 +59,7 @@ async fn the_names_of_the_keys_are_those_of_the_protocol() {
     let channels: Vec<String> = run(&mut raw, &["PUBSUB", "CHANNELS", "*"]).await;
     assert_eq!(channels, ["{test:values.0}!events"]);
     let fields: BTreeSet<String> = run(&mut raw, &["HKEYS", &own_key("clock")]).await;
-    let expected = ["at", "run", "lanes"];
+    let expected = ["at", "run", "partitions"];
     assert_eq!(fields, expected.map(str::to_owned).into());
     let fields: BTreeSet<String> = run(&mut raw, &["HKEYS", &own_key("live")]).await;
     assert_eq!(fields, ["list", "5"].map(str::to_owned).into());
@@ -67,9 +68,9 @@ async fn the_names_of_the_keys_are_those_of_the_protocol() {
 #[tokio::test]
 async fn a_revalidated_value_stays_in_redis_for_its_new_ttl() {
     let store = Redis::start().await;
-    let (lane, mut raw) = (store.lane(), store.server.connection().await);
-    let stored = insert(&*lane, "k", b"v").await;
-    let lease = acquire_lease_for(&*lane, "k", LONG, Want::OtherThan(stored.ver)).await;
+    let (partition, mut raw) = (store.partition(), store.server.connection().await);
+    let stored = insert(&*partition, "k", b"v").await;
+    let lease = acquire_lease_for(&*partition, "k", LONG, Want::OtherThan(stored.ver)).await;
     let LeaseReply::Granted(lease) = lease else {
         panic!("no lease, but {lease:?}");
     };
@@ -77,7 +78,7 @@ async fn a_revalidated_value_stays_in_redis_for_its_new_ttl() {
         kept: LONG,
         ..Ttls::new(LONG)
     };
-    let answer = lane.revalidate("k", lease, stored.ver, new, &[]).await;
+    let answer = partition.revalidate("k", lease, stored.ver, new, &[]).await;
     assert!(matches!(answer.unwrap(), Some(Fill::Stored(_))));
     let left: i64 = run(&mut raw, &["PTTL", &value_key("k")]).await;
     let long = i64::try_from(LONG.as_millis()).unwrap();
@@ -88,7 +89,7 @@ async fn a_revalidated_value_stays_in_redis_for_its_new_ttl() {
 #[tokio::test]
 async fn a_value_and_the_versions_of_its_tags_are_in_redis_for_as_long_as_it_is_kept() {
     let store = Redis::start().await;
-    let (lane, mut raw) = (&*store.lane(), store.server.connection().await);
+    let (partition, mut raw) = (&*store.partition(), store.server.connection().await);
     let ttls = Ttls {
         kept: LONG,
         ..Ttls::new(2 * LONG)
@@ -106,7 +107,7 @@ async fn a_value_and_the_versions_of_its_tags_are_in_redis_for_as_long_as_it_is_
         .into_iter()
         .flat_map(|step| [(step, true), (step, false)])
     {
-        let stored = insert_tagged(lane, step, LONG, &[step]).await;
+        let stored = insert_tagged(partition, step, LONG, &[step]).await;
         let tag = own_key(&format!("tag:{step}"));
         if !is_known {
             let _: i64 = run(&mut raw, &["DEL", &tag]).await;
@@ -114,13 +115,13 @@ async fn a_value_and_the_versions_of_its_tags_are_in_redis_for_as_long_as_it_is_
         let mut value = tagged(b"v", LONG, &[step]);
         set_ttls(&mut value, ttls);
         let payload = payload_of(Kind::Insert, &[step]);
-        let lease = async || match acquire_lease_for(lane, step, LONG, Want::Nothing).await {
+        let lease = async || match acquire_lease_for(partition, step, LONG, Want::Nothing).await {
             LeaseReply::Granted(lease) => lease,
             other => panic!("no lease, but {other:?}"),
         };
         match step {
             "insert" => {
-                let inserted = lane.insert(&[(step, &value)], &payload, None).await;
+                let inserted = partition.insert(&[(step, &value)], &payload, None).await;
                 assert!(inserted.is_ok(), "{inserted:?}");
             }
             "insert_if" => {
@@ -130,20 +131,25 @@ async fn a_value_and_the_versions_of_its_tags_are_in_redis_for_as_long_as_it_is_
                 } else {
                     Version::ABSENT
                 };
-                let inserted = lane.insert_if(step, &value, version, &payload, None);
+                let inserted = partition.insert_if(step, &value, version, &payload, None);
                 assert!(inserted.await.unwrap().is_some());
             }
             "fill" => {
-                let filled = lane.fill(step, lease().await, &value, None).await.unwrap();
+                let filled = partition
+                    .fill(step, lease().await, &value, None)
+                    .await
+                    .unwrap();
                 assert!(matches!(filled, Fill::Stored(_)), "{filled:?}");
             }
             "revalidate" => {
                 let (lease, tags) = (lease().await, [step.into()]);
-                let again = lane.revalidate(step, lease, stored.ver, ttls, &tags).await;
+                let again = partition
+                    .revalidate(step, lease, stored.ver, ttls, &tags)
+                    .await;
                 assert!(matches!(again, Ok(Some(Fill::Stored(_)))), "{again:?}");
             }
             "touch" => {
-                let touched = lane.touch(step, NewLifetime::Renewed(ttls), &payload, None);
+                let touched = partition.touch(step, NewLifetime::Renewed(ttls), &payload, None);
                 assert_eq!(touched.await.unwrap().is_some(), is_known);
                 if !is_known {
                     continue;
@@ -156,7 +162,7 @@ async fn a_value_and_the_versions_of_its_tags_are_in_redis_for_as_long_as_it_is_
                     most: u64::MAX,
                     version: None,
                 };
-                let appended = lane.append(step, &value, append, &payload, None);
+                let appended = partition.append(step, &value, append, &payload, None);
                 assert!(matches!(appended.await, Ok(Written::Done(_))));
             }
             #[cfg(not(feature = "write-behind"))]
@@ -167,7 +173,7 @@ async fn a_value_and_the_versions_of_its_tags_are_in_redis_for_as_long_as_it_is_
         }
         // A value that is alone goes earlier, and its tag may be that of others.
         let short = NewLifetime::Renewed(Ttls::new(LONG));
-        let touched = lane.touch(step, short, &payload, None).await;
+        let touched = partition.touch(step, short, &payload, None).await;
         assert!(touched.unwrap().is_some(), "{step}");
         assert_lasts(&mut raw, &value_key(step), LONG).await;
         assert_lasts(&mut raw, &tag, 3 * LONG).await;
@@ -178,17 +184,17 @@ async fn a_value_and_the_versions_of_its_tags_are_in_redis_for_as_long_as_it_is_
 async fn a_key_is_in_redis_for_as_long_as_the_longest_of_its_values() {
     let store = Redis::start().await;
     let mut raw = store.server.connection().await;
-    let lanes = [1, 2].map(|type_tag| lane_of_type(&store, type_tag));
-    for (type_tag, lane, ttl) in [(1, &lanes[0], 3 * LONG), (2, &lanes[1], LONG)] {
-        let lease = granted(&**lane, "k").await;
+    let partitions = [1, 2].map(|type_tag| partition_of_type(&store, type_tag));
+    for (type_tag, partition, ttl) in [(1, &partitions[0], 3 * LONG), (2, &partitions[1], LONG)] {
+        let lease = granted(&**partition, "k").await;
         let value = of_type(type_tag, b"v", ttl, &[]);
-        let filled = lane.fill("k", lease, &value, None).await.unwrap();
+        let filled = partition.fill("k", lease, &value, None).await.unwrap();
         assert!(matches!(filled, Fill::Stored(_)), "{filled:?}");
         assert_lasts(&mut raw, &value_key("k"), 3 * LONG).await;
     }
-    let [old, new] = &lanes;
+    let [old, new] = &partitions;
     let payload = payload_of(Kind::Invalidate, &["k"]);
-    for (lane, ttl, expected) in [
+    for (partition, ttl, expected) in [
         (new, 2 * LONG, 3 * LONG),
         (old, 2 * LONG, 3 * LONG),
         (new, 4 * LONG, 4 * LONG),
@@ -196,7 +202,7 @@ async fn a_key_is_in_redis_for_as_long_as_the_longest_of_its_values() {
         (old, 5 * LONG, 5 * LONG),
     ] {
         let lifetime = NewLifetime::Renewed(Ttls::new(ttl));
-        let touched = lane.touch("k", lifetime, &payload, None).await;
+        let touched = partition.touch("k", lifetime, &payload, None).await;
         assert!(touched.unwrap().is_some());
         assert_lasts(&mut raw, &value_key("k"), expected).await;
     }
@@ -206,7 +212,7 @@ async fn a_key_is_in_redis_for_as_long_as_the_longest_of_its_values() {
 #[tokio::test]
 async fn the_answer_of_a_write_is_kept_until_no_copy_of_it_can_come() {
     let store = Redis::start().await;
-    let (lane, mut raw) = (&*store.lane(), store.server.connection().await);
+    let (partition, mut raw) = (&*store.partition(), store.server.connection().await);
     let (value, payload) = (sealed(b"v"), payload_of(Kind::Insert, &["k"]));
     let steps = [
         "insert_if",
@@ -219,13 +225,13 @@ async fn the_answer_of_a_write_is_kept_until_no_copy_of_it_can_come() {
         .into_iter()
         .flat_map(|step| [(step, true), (step, false)])
     {
-        invalidate(lane, &["k"]).await;
-        let (clock, _) = subscribe(lane).await;
+        invalidate(partition, &["k"]).await;
+        let (clock, _) = subscribe(partition).await;
         let deadline = has_deadline.then_some(clock.now + 300_000);
         match step {
             "insert_if" => {
                 let absent = Version::ABSENT;
-                let inserted = lane.insert_if("k", &value, absent, &payload, deadline);
+                let inserted = partition.insert_if("k", &value, absent, &payload, deadline);
                 assert!(inserted.await.unwrap().is_some());
             }
             #[cfg(feature = "write-behind")]
@@ -235,7 +241,9 @@ async fn the_answer_of_a_write_is_kept_until_no_copy_of_it_can_come() {
                     most: if step == "append" { u64::MAX } else { 0 },
                     version: None,
                 };
-                let appended = lane.append("k", &value, append, &payload, deadline).await;
+                let appended = partition
+                    .append("k", &value, append, &payload, deadline)
+                    .await;
                 assert_eq!(appended.unwrap() == Written::Full, step != "append");
             }
             #[cfg(not(feature = "write-behind"))]
@@ -256,8 +264,14 @@ async fn the_answer_of_a_write_is_kept_until_no_copy_of_it_can_come() {
 async fn a_lease_says_who_waits_and_whether_there_are_values_of_other_types() {
     let store = Redis::start().await;
     let mut raw = store.server.connection().await;
-    let [one, other] = [1, 2].map(|type_tag| lane_of_type(&store, type_tag));
-    let anew = async |lane: &dyn Lane| match acquire_lease_for(lane, "k", LONG, Want::Nothing).await
+    let [one, other] = [1, 2].map(|type_tag| partition_of_type(&store, type_tag));
+    let anew = async |partition: &dyn Partition| match acquire_lease_for(
+        partition,
+        "k",
+        LONG,
+        Want::Nothing,
+    )
+    .await
     {
         LeaseReply::Granted(lease) => lease,
         other => panic!("no lease, but {other:?}"),
@@ -318,14 +332,14 @@ async fn a_lease_says_who_waits_and_whether_there_are_values_of_other_types() {
 #[tokio::test]
 async fn text_that_is_no_lease_is_replaced() {
     let store = Redis::start().await;
-    let (lane, mut raw) = (&*store.lane(), store.server.connection().await);
+    let (partition, mut raw) = (&*store.partition(), store.server.connection().await);
     for senseless in ["x", "1:2:3", "a:b c:d", "1:2:3:zz:99999999999999"] {
         let _: () = run(&mut raw, &["SET", &own_key("lease:k"), senseless]).await;
-        let lease = granted(lane, "k").await;
+        let lease = granted(partition, "k").await;
         let text: String = run(&mut raw, &["GET", &own_key("lease:k")]).await;
         assert!(text.starts_with(&format!("{}:", lease.epoch)), "{text}");
         assert!(!text.contains(' '), "{text}");
-        assert!(given_back(lane, "k", lease).await);
+        assert!(given_back(partition, "k", lease).await);
     }
 }
 
@@ -334,9 +348,9 @@ async fn text_that_is_no_lease_is_replaced() {
 #[tokio::test]
 async fn a_mark_names_its_write_its_value_and_until_when_a_hold_lasts() {
     let store = Redis::start().await;
-    let (lane, mut raw) = (&*store.lane(), store.server.connection().await);
+    let (partition, mut raw) = (&*store.partition(), store.server.connection().await);
     let held = own_key("hold:k");
-    let stream = write_stream(lane);
+    let stream = write_stream(partition);
     let append = async || {
         let append = Append {
             encoded_key: b"k".to_vec(),
@@ -344,7 +358,7 @@ async fn a_mark_names_its_write_its_value_and_until_when_a_hold_lasts() {
             version: None,
         };
         let (value, payload) = (sealed(b"v"), payload_of(Kind::Insert, &["k"]));
-        let appended = lane.append("k", &value, append, &payload, None).await;
+        let appended = partition.append("k", &value, append, &payload, None).await;
         let Ok(Written::Done(ack)) = appended else {
             panic!("{appended:?}");
         };
@@ -353,12 +367,12 @@ async fn a_mark_names_its_write_its_value_and_until_when_a_hold_lasts() {
     };
     let hold = async || {
         let payload = payload_of(Kind::Invalidate, &["k"]);
-        let ack = lane.invalidate(&["k"], &payload, LONG).await.unwrap();
+        let ack = partition.invalidate(&["k"], &payload, LONG).await.unwrap();
         ack.stamp.written_at + u64::try_from(LONG.as_millis()).unwrap()
     };
     let settle = async || {
-        let taken = take_writes(lane).await;
-        assert!(settle_writes(lane, &taken, Ok(&[])).await);
+        let taken = take_writes(partition).await;
+        assert!(settle_writes(partition, &taken, Ok(&[])).await);
     };
     let (id, stamp) = append().await;
     let mark: String = run(&mut raw, &["GET", &held]).await;
@@ -392,7 +406,7 @@ async fn a_mark_names_its_write_its_value_and_until_when_a_hold_lasts() {
         settle().await;
         assert_eq!(run::<String>(&mut raw, &["GET", &held]).await, "");
         assert_lasts(&mut raw, &held, LONG).await;
-        assert_eq!(acquire_lease(lane, "k").await, LeaseReply::Hold);
+        assert_eq!(acquire_lease(partition, "k").await, LeaseReply::Hold);
         let _: i64 = run(&mut raw, &["DEL", &held]).await;
     }
 }
@@ -402,7 +416,7 @@ async fn a_mark_names_its_write_its_value_and_until_when_a_hold_lasts() {
 #[tokio::test]
 async fn a_mark_whose_write_is_gone_ends_and_leaves_the_hold() {
     let store = Redis::start().await;
-    let (lane, mut raw) = (&*store.lane(), store.server.connection().await);
+    let (partition, mut raw) = (&*store.partition(), store.server.connection().await);
     for is_held in [false, true] {
         let append = Append {
             encoded_key: b"k".to_vec(),
@@ -410,20 +424,20 @@ async fn a_mark_whose_write_is_gone_ends_and_leaves_the_hold() {
             version: None,
         };
         let (value, payload) = (sealed(b"v"), payload_of(Kind::Insert, &["k"]));
-        let appended = lane.append("k", &value, append, &payload, None).await;
+        let appended = partition.append("k", &value, append, &payload, None).await;
         assert!(matches!(appended, Ok(Written::Done(_))), "{appended:?}");
         let hold = if is_held { LONG } else { Duration::ZERO };
         let payload = payload_of(Kind::Invalidate, &["k"]);
-        lane.invalidate(&["k"], &payload, hold).await.unwrap();
+        partition.invalidate(&["k"], &payload, hold).await.unwrap();
         let _: i64 = run(&mut raw, &["DEL", &own_key("writes")]).await;
         // The second one finds what the first has left.
         for _ in 0..2 {
             if is_held {
-                assert_eq!(acquire_lease(lane, "k").await, LeaseReply::Hold);
+                assert_eq!(acquire_lease(partition, "k").await, LeaseReply::Hold);
                 assert_lasts(&mut raw, &own_key("hold:k"), LONG).await;
             } else {
-                let lease = granted(lane, "k").await;
-                assert!(given_back(lane, "k", lease).await);
+                let lease = granted(partition, "k").await;
+                assert!(given_back(partition, "k", lease).await);
                 let left: i64 = run(&mut raw, &["EXISTS", &own_key("hold:k")]).await;
                 assert_eq!(left, 0);
             }
@@ -435,11 +449,11 @@ async fn a_mark_whose_write_is_gone_ends_and_leaves_the_hold() {
 #[tokio::test]
 async fn the_clock_lists_the_tags_that_were_invalidated_last() {
     let store = Redis::start().await;
-    let (lane, mut raw) = (&*store.lane(), store.server.connection().await);
+    let (partition, mut raw) = (&*store.partition(), store.server.connection().await);
     let mut vers = Vec::new();
     let mut epoch = 0;
     for n in 0..70 {
-        let stamp = invalidate_tags(lane, &[&format!("tag {n}")]).await;
+        let stamp = invalidate_tags(partition, &[&format!("tag {n}")]).await;
         vers.push(stamp.ver);
         epoch = stamp.epoch;
     }
@@ -457,19 +471,21 @@ async fn the_clock_lists_the_tags_that_were_invalidated_last() {
 #[tokio::test]
 async fn a_revalidation_without_the_version_of_a_tag_goes_by_the_list_of_the_clock() {
     let store = Redis::start().await;
-    let (lane, mut raw) = (&*store.lane(), store.server.connection().await);
-    let stored = insert_tagged(lane, "k", LONG, &["t"]).await;
+    let (partition, mut raw) = (&*store.partition(), store.server.connection().await);
+    let stored = insert_tagged(partition, "k", LONG, &["t"]).await;
     for is_overtaken in [true, false] {
         let _: i64 = run(&mut raw, &["DEL", &own_key("tag:t")]).await;
-        let lease = acquire_lease_for(lane, "k", LONG, Want::OtherThan(stored.ver)).await;
+        let lease = acquire_lease_for(partition, "k", LONG, Want::OtherThan(stored.ver)).await;
         let LeaseReply::Granted(lease) = lease else {
             panic!("no lease, but {lease:?}");
         };
         if is_overtaken {
-            invalidate_tags(lane, &["t"]).await;
+            invalidate_tags(partition, &["t"]).await;
         }
         let (ttls, tags) = (Ttls::new(LONG), ["t".into()]);
-        let again = lane.revalidate("k", lease, stored.ver, ttls, &tags).await;
+        let again = partition
+            .revalidate("k", lease, stored.ver, ttls, &tags)
+            .await;
         match again.unwrap() {
             Some(Fill::Rejected(Some(_))) => assert!(is_overtaken),
             Some(Fill::Stored(_)) => assert!(!is_overtaken),
@@ -482,9 +498,9 @@ async fn a_revalidation_without_the_version_of_a_tag_goes_by_the_list_of_the_clo
 #[tokio::test]
 async fn a_value_from_the_future_that_is_touched_does_not_end_before_it_was_written() {
     let store = Redis::start().await;
-    let (lane, mut raw) = (&*store.lane(), store.server.connection().await);
-    let stamp = insert(lane, "k", b"v").await;
-    let mut bytes = get(lane, "k").await.unwrap().to_vec();
+    let (partition, mut raw) = (&*store.partition(), store.server.connection().await);
+    let stamp = insert(partition, "k", b"v").await;
+    let mut bytes = get(partition, "k").await.unwrap().to_vec();
     let ahead = u64::try_from(LONG.as_millis()).unwrap();
     for at in [20, 28] {
         let number = u64::from_be_bytes(bytes[at..at + 8].try_into().unwrap());
@@ -494,10 +510,10 @@ async fn a_value_from_the_future_that_is_touched_does_not_end_before_it_was_writ
     let () = set.query_async(&mut raw).await.unwrap();
     let short = NewLifetime::Renewed(Ttls::new(Duration::from_secs(10)));
     let payload = payload_of(Kind::Invalidate, &["k"]);
-    let touched = lane.touch("k", short, &payload, None).await.unwrap();
+    let touched = partition.touch("k", short, &payload, None).await.unwrap();
     let touched = touched.expect("it is there");
     assert_eq!(touched.lifetime.expires_at, stamp.written_at + ahead);
-    let (_, lifetime) = times_of(&get(lane, "k").await.unwrap());
+    let (_, lifetime) = times_of(&get(partition, "k").await.unwrap());
     assert_eq!(lifetime, touched.lifetime);
 }
 
@@ -505,17 +521,17 @@ async fn a_value_from_the_future_that_is_touched_does_not_end_before_it_was_writ
 #[tokio::test]
 async fn a_value_with_more_tags_than_it_may_have_is_no_value() {
     let store = Redis::start().await;
-    let lane = &*store.lane();
+    let partition = &*store.partition();
     let names: Vec<String> = (0..129).map(|n| n.to_string()).collect();
     let names: Vec<&str> = names.iter().map(String::as_str).collect();
     // All tags are known.
-    insert_tagged(lane, "first", LONG, &names[..128]).await;
-    insert_tagged(lane, "last", LONG, &names[128..]).await;
+    insert_tagged(partition, "first", LONG, &names[..128]).await;
+    insert_tagged(partition, "last", LONG, &names[128..]).await;
     for (most, is_value) in [(128, true), (129, false)] {
-        insert_tagged(lane, "k", LONG, &names[..most]).await;
+        insert_tagged(partition, "k", LONG, &names[..most]).await;
         let lifetime = NewLifetime::Renewed(Ttls::new(LONG));
         let payload = payload_of(Kind::Invalidate, &["k"]);
-        let touched = lane.touch("k", lifetime, &payload, None).await;
+        let touched = partition.touch("k", lifetime, &payload, None).await;
         assert_eq!(touched.unwrap().is_some(), is_value, "{most} tags");
     }
 }
@@ -524,7 +540,7 @@ async fn a_value_with_more_tags_than_it_may_have_is_no_value() {
 #[tokio::test]
 async fn a_value_whose_tags_are_damaged_is_no_value() {
     let store = Redis::start().await;
-    let lane = &*store.lane();
+    let partition = &*store.partition();
     for trailer in [&b""[..], b"\0", b"\0\x02a", b"\0\x01ab"] {
         let mut value = sealed(&[b"v", trailer].concat());
         // Of what follows the head, one byte is the payload.
@@ -532,10 +548,10 @@ async fn a_value_whose_tags_are_damaged_is_no_value() {
         value.body[42..44].copy_from_slice(&length.to_be_bytes());
         value.body[52..56].copy_from_slice(&1_u32.to_be_bytes());
         let payload = payload_of(Kind::Insert, &["k"]);
-        let inserted = lane.insert(&[("k", &value)], &payload, None).await;
+        let inserted = partition.insert(&[("k", &value)], &payload, None).await;
         assert!(inserted.is_ok(), "{inserted:?}");
         let lifetime = NewLifetime::Renewed(Ttls::new(LONG));
-        let touched = lane.touch("k", lifetime, &payload, None).await;
+        let touched = partition.touch("k", lifetime, &payload, None).await;
         assert_eq!(
             touched.unwrap().is_some(),
             trailer.is_empty(),
@@ -549,17 +565,17 @@ async fn a_value_whose_tags_are_damaged_is_no_value() {
 async fn a_version_is_compared_in_one_request_if_its_value_has_no_tags() {
     let store = Redis::start().await;
     let mut raw = store.server.connection().await;
-    let [one, other] = [1, 2].map(|type_tag| lane_of_type(&store, type_tag));
+    let [one, other] = [1, 2].map(|type_tag| partition_of_type(&store, type_tag));
     let payload = payload_of(Kind::Insert, &["k"]);
     let value = of_type(2, b"new", LONG, &[]);
     // From here on the server has the script.
     let absent = other.insert_if("k", &value, Version::ABSENT, &payload, None);
     assert!(absent.await.unwrap().is_some());
     invalidate(&*one, &["k"]).await;
-    for (type_tag, lane, tags) in [(1, &one, &["t"][..]), (2, &other, &[])] {
-        let lease = granted(&**lane, "k").await;
+    for (type_tag, partition, tags) in [(1, &one, &["t"][..]), (2, &other, &[])] {
+        let lease = granted(&**partition, "k").await;
         let value = of_type(type_tag, b"v", LONG, tags);
-        let filled = lane.fill("k", lease, &value, None).await.unwrap();
+        let filled = partition.fill("k", lease, &value, None).await.unwrap();
         assert!(matches!(filled, Fill::Stored(_)), "{filled:?}");
     }
     let seen = stamp_of(&get(&*other, "k").await.unwrap()).version();
@@ -575,36 +591,39 @@ async fn a_version_is_compared_in_one_request_if_its_value_has_no_tags() {
 #[tokio::test]
 async fn a_value_that_outlives_its_ttl_is_not_usable() {
     let store = Redis::start().await;
-    let (lane, raw) = (store.lane(), store.server.connection().await);
+    let (partition, raw) = (store.partition(), store.server.connection().await);
     let value = sealed_for(b"v", Duration::from_millis(50));
     let payload = payload_of(Kind::Insert, &["k"]);
     let inserted = Cell::new(None);
     // On a slow machine the value may be gone before PERSIST.
     eventually("Redis keeps it", async || {
-        let stamp = lane.insert(&[("k", &value)], &payload, None).await.unwrap();
+        let stamp = partition
+            .insert(&[("k", &value)], &payload, None)
+            .await
+            .unwrap();
         inserted.set(Some(stamp));
         run::<i64>(&mut raw.clone(), &["PERSIST", &value_key("k")]).await == 1
     })
     .await;
     eventually("the value is past its time", async || {
-        usable(&*lane, "k").await.is_none()
+        usable(&*partition, "k").await.is_none()
     })
     .await;
-    let bytes = get(&*lane, "k").await;
+    let bytes = get(&*partition, "k").await;
     assert_eq!(bytes.as_deref().map(stamp_of), inserted.get());
-    let lease = granted(&*lane, "k").await;
-    filled(&*lane, "k", lease, b"new").await;
-    assert!(usable(&*lane, "k").await.is_some());
+    let lease = granted(&*partition, "k").await;
+    filled(&*partition, "k", lease, b"new").await;
+    assert!(usable(&*partition, "k").await.is_some());
 }
 
 #[tokio::test]
 async fn values_and_leases_expire_in_redis_too() {
     let store = Redis::start().await;
-    let (lane, mut raw) = (store.lane(), store.server.connection().await);
-    insert(&*lane, "inserted", b"v").await;
-    let lease = granted(&*lane, "filled").await;
-    filled(&*lane, "filled", lease, b"v").await;
-    granted(&*lane, "led").await;
+    let (partition, mut raw) = (store.partition(), store.server.connection().await);
+    insert(&*partition, "inserted", b"v").await;
+    let lease = granted(&*partition, "filled").await;
+    filled(&*partition, "filled", lease, b"v").await;
+    granted(&*partition, "led").await;
     let long = i64::try_from(LONG.as_millis()).unwrap();
     for key in [
         value_key("inserted"),
@@ -623,11 +642,11 @@ async fn values_and_leases_expire_in_redis_too() {
 #[tokio::test]
 async fn the_log_has_an_entry_for_each_message() {
     let store = Redis::start().await;
-    let (lane, mut raw) = (store.lane(), store.server.connection().await);
+    let (partition, mut raw) = (store.partition(), store.server.connection().await);
     let mut stamps = Vec::new();
     for key in ["a", "b", "c"] {
-        stamps.push(insert(&*lane, key, b"v").await);
-        stamps.push(invalidate(&*lane, &[key, "other"]).await);
+        stamps.push(insert(&*partition, key, b"v").await);
+        stamps.push(invalidate(&*partition, &[key, "other"]).await);
     }
     let entries: Entries = run(&mut raw, &["XRANGE", &own_key("log"), "-", "+"]).await;
     assert_eq!(entries.len(), stamps.len());
@@ -649,24 +668,24 @@ async fn the_log_has_an_entry_for_each_message() {
 #[tokio::test]
 async fn the_log_begins_anew_after_a_clear() {
     let store = Redis::start().await;
-    let (lane, mut raw) = (store.lane(), store.server.connection().await);
+    let (partition, mut raw) = (store.partition(), store.server.connection().await);
     for seq in [1, 3, 5] {
-        invalidate(&*lane, &["k"]).await;
+        invalidate(&*partition, &["k"]).await;
         let entries: Entries = run(&mut raw, &["XRANGE", &own_key("log"), "-", "+"]).await;
         let ids: Vec<&str> = entries.iter().map(|(id, _)| id.as_str()).collect();
         assert_eq!(ids, [format!("{seq}-0")]);
-        clear(&*lane).await;
+        clear(&*partition).await;
     }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn the_log_is_capped() {
     let store = Redis::start().await;
-    let (lane, mut raw) = (store.lane(), store.server.connection().await);
+    let (partition, mut raw) = (store.partition(), store.server.connection().await);
     let sent = 12_000_usize;
     stream::iter(0..sent)
         .for_each_concurrent(200, |_| async {
-            invalidate(&*lane, &["k"]).await;
+            invalidate(&*partition, &["k"]).await;
         })
         .await;
     let length: usize = run(&mut raw, &["XLEN", &own_key("log")]).await;
@@ -682,23 +701,23 @@ async fn the_log_is_capped() {
 #[tokio::test]
 async fn a_key_of_another_type_is_no_value() {
     let store = Redis::start().await;
-    let (lane, mut raw) = (store.lane(), store.server.connection().await);
+    let (partition, mut raw) = (store.partition(), store.server.connection().await);
     for key in ["filled", "inserted", "invalidated"] {
         let _: i64 = run(&mut raw, &["LPUSH", &value_key(key), "x"]).await;
-        assert_eq!(get(&*lane, key).await, None);
-        assert_eq!(usable(&*lane, key).await, None);
+        assert_eq!(get(&*partition, key).await, None);
+        assert_eq!(usable(&*partition, key).await, None);
     }
-    let rejected = fill(&*lane, "filled", NO_LEASE, b"v").await;
+    let rejected = fill(&*partition, "filled", NO_LEASE, b"v").await;
     assert_eq!(rejected, Fill::Rejected(None));
-    let lease = granted(&*lane, "filled").await;
-    let filled = filled(&*lane, "filled", lease, b"v").await;
-    let inserted = insert(&*lane, "inserted", b"v").await;
+    let lease = granted(&*partition, "filled").await;
+    let filled = filled(&*partition, "filled", lease, b"v").await;
+    let inserted = insert(&*partition, "inserted", b"v").await;
     for (key, stamp) in [("filled", filled), ("inserted", inserted)] {
-        let bytes = usable(&*lane, key).await.expect("there is a value");
+        let bytes = usable(&*partition, key).await.expect("there is a value");
         assert_eq!(stamp_of(&bytes), stamp);
     }
-    invalidate(&*lane, &["invalidated"]).await;
-    assert_eq!(get(&*lane, "invalidated").await, None);
+    invalidate(&*partition, &["invalidated"]).await;
+    assert_eq!(get(&*partition, "invalidated").await, None);
 }
 
 /// Bytes that this crate did not write, or that were cut.
@@ -730,26 +749,26 @@ fn hostile(good: &[u8], n: usize) -> Vec<u8> {
 #[tokio::test]
 async fn no_bytes_under_a_key_stand_in_the_way() {
     let store = Redis::start().await;
-    let (lane, mut raw) = (store.lane(), store.server.connection().await);
-    insert(&*lane, "good", b"some payload").await;
-    let good = get(&*lane, "good").await.expect("there is a value");
+    let (partition, mut raw) = (store.partition(), store.server.connection().await);
+    insert(&*partition, "good", b"some payload").await;
+    let good = get(&*partition, "good").await.expect("there is a value");
     for n in 0..1000 {
         let bytes = hostile(&good, n);
         let mut set = cmd("SET");
         set.arg(value_key("k")).arg(&bytes);
         let _: () = set.query_async(&mut raw).await.unwrap();
-        assert_eq!(get(&*lane, "k").await.as_deref(), Some(&*bytes));
-        let mut led = acquire_lease(&*lane, "k").await;
+        assert_eq!(get(&*partition, "k").await.as_deref(), Some(&*bytes));
+        let mut led = acquire_lease(&*partition, "k").await;
         if let LeaseReply::Hit(hit) = led {
             // The script cannot hash: the caller finds out, and asks again.
             assert_eq!(hit, bytes);
-            led = acquire_lease_for(&*lane, "k", LONG, Want::Nothing).await;
+            led = acquire_lease_for(&*partition, "k", LONG, Want::Nothing).await;
         }
         let (LeaseReply::Granted(lease) | LeaseReply::Replace(lease, _)) = led else {
             panic!("{led:?} for {bytes:?}");
         };
-        let stamp = filled(&*lane, "k", lease, b"new").await;
-        let bytes = usable(&*lane, "k").await.expect("there is a value");
+        let stamp = filled(&*partition, "k", lease, b"new").await;
+        let bytes = usable(&*partition, "k").await.expect("there is a value");
         assert_eq!(stamp_of(&bytes), stamp);
     }
 }
@@ -759,15 +778,15 @@ async fn databases_of_one_server_do_not_mix() {
     let store = Redis::start().await;
     let url = format!("{}/1", store.server.url());
     let other = home::open(url);
-    let (zero, one) = (store.lane(), lane_of(&other, NAMESPACE));
+    let (zero, one) = (store.partition(), partition_of(&other, NAMESPACE));
     let (zero_clock, mut zero_hears) = subscribe(&*zero).await;
     let (one_clock, mut one_hears) = subscribe(&*one).await;
     assert_ne!(zero_clock.epoch, one_clock.epoch);
     insert(&*zero, "k", b"zero").await;
     insert(&*one, "k", b"one").await;
     invalidate(&*one, &["other"]).await;
-    for (lane, payload) in [(&zero, &b"zero"[..]), (&one, b"one")] {
-        let bytes = usable(&**lane, "k").await.expect("there is a value");
+    for (partition, payload) in [(&zero, &b"zero"[..]), (&one, b"one")] {
+        let bytes = usable(&**partition, "k").await.expect("there is a value");
         assert_eq!(&bytes[100..], payload);
     }
     let (messages, clock) = heartbeat(&mut *zero_hears).await;
@@ -782,29 +801,29 @@ async fn databases_of_one_server_do_not_mix() {
 }
 
 #[tokio::test]
-async fn a_namespace_of_more_lanes_is_refused() {
+async fn a_namespace_of_more_partitions_is_refused() {
     let store = Redis::start().await;
     let mut raw = store.server.connection().await;
-    let _: i64 = run(&mut raw, &["HSET", &own_key("clock"), "lanes", "16"]).await;
-    let (lane, met) = watched_lane(&store.l2, LIMIT);
-    let error = lane.get("k").await.expect_err("it is refused");
+    let _: i64 = run(&mut raw, &["HSET", &own_key("clock"), "partitions", "16"]).await;
+    let (partition, met) = watched_partition(&store.l2, LIMIT);
+    let error = partition.get("k").await.expect_err("it is refused");
     assert!(error.is_refused(), "{error:?}");
-    let refused = lane.subscribe(ME).await.map(|_| ());
+    let refused = partition.subscribe(ME).await.map(|_| ());
     assert!(refused.is_err_and(|error| error.is_refused()));
     assert_eq!(met.all(), [], "a connection was used");
     // Another namespace on the same server is not touched by that.
-    insert(&*lane_of(&store.l2, "other"), "k", b"v").await;
+    insert(&*partition_of(&store.l2, "other"), "k", b"v").await;
 }
 
 /// Somebody has written it by hand. In L1 it would outlive invalidations, as no version to come is newer.
 #[tokio::test]
 async fn a_version_that_was_never_issued_is_no_hit() {
     let store = Redis::start().await;
-    let (lane, mut raw) = (store.lane(), store.server.connection().await);
+    let (partition, mut raw) = (store.partition(), store.server.connection().await);
     for above in [1, u64::MAX >> 1] {
-        let stamp = insert(&*lane, "k", b"v").await;
-        assert!(usable(&*lane, "k").await.is_some());
-        let mut bytes = get(&*lane, "k").await.unwrap().to_vec();
+        let stamp = insert(&*partition, "k", b"v").await;
+        assert!(usable(&*partition, "k").await.is_some());
+        let mut bytes = get(&*partition, "k").await.unwrap().to_vec();
         let ver = stamp.ver + above;
         let sum = stamp.epoch + ver + stamp.written_at;
         bytes[12..20].copy_from_slice(&ver.to_be_bytes());
@@ -812,24 +831,24 @@ async fn a_version_that_was_never_issued_is_no_hit() {
         let mut set = cmd("SET");
         set.arg(value_key("k")).arg(bytes);
         let () = set.query_async(&mut raw).await.unwrap();
-        assert_eq!(usable(&*lane, "k").await, None, "{above} above");
-        let lease = granted(&*lane, "k").await;
-        let stamp = filled(&*lane, "k", lease, b"loaded").await;
-        let stored = usable(&*lane, "k").await.unwrap();
+        assert_eq!(usable(&*partition, "k").await, None, "{above} above");
+        let lease = granted(&*partition, "k").await;
+        let stamp = filled(&*partition, "k", lease, b"loaded").await;
+        let stored = usable(&*partition, "k").await.unwrap();
         assert_eq!(stamp_of(&stored), stamp);
     }
 }
 
-/// A version that the lane has not issued, or a key of another type, is no value: nothing is made stale, extended or
+/// A version that the partition has not issued, or a key of another type, is no value: nothing is made stale, extended or
 /// replaced there.
 #[tokio::test]
-async fn what_is_no_value_of_the_lane_is_absent_when_times_and_versions_are_compared() {
+async fn what_is_no_value_of_the_partition_is_absent_when_times_and_versions_are_compared() {
     let store = Redis::start().await;
-    let (lane, mut raw) = (store.lane(), store.server.connection().await);
+    let (partition, mut raw) = (store.partition(), store.server.connection().await);
     let message = payload_of(Kind::Invalidate, &["k"]);
     for is_planted in [true, false] {
-        let inserted = insert(&*lane, "k", b"v").await;
-        let mut bytes = get(&*lane, "k").await.unwrap().to_vec();
+        let inserted = insert(&*partition, "k", b"v").await;
+        let mut bytes = get(&*partition, "k").await.unwrap().to_vec();
         let planted = Stamp {
             ver: inserted.ver + 1000,
             ..inserted
@@ -850,20 +869,25 @@ async fn what_is_no_value_of_the_lane_is_absent_when_times_and_versions_are_comp
             NewLifetime::Extended(Ttls::new(LONG)),
         ] {
             assert_eq!(
-                lane.touch("k", lifetime, &message, None).await.unwrap(),
+                partition
+                    .touch("k", lifetime, &message, None)
+                    .await
+                    .unwrap(),
                 None
             );
         }
-        lane.expire(&["k"], &message).await.unwrap();
+        partition.expire(&["k"], &message).await.unwrap();
         if is_planted {
-            assert_eq!(get(&*lane, "k").await.unwrap(), bytes);
+            assert_eq!(get(&*partition, "k").await.unwrap(), bytes);
         }
         let (value, message) = (sealed(b"new"), payload_of(Kind::Insert, &["k"]));
         for (version, is_stored) in [(planted.version(), false), (Version::ABSENT, true)] {
-            let inserted = lane.insert_if("k", &value, version, &message, None).await;
+            let inserted = partition
+                .insert_if("k", &value, version, &message, None)
+                .await;
             assert_eq!(inserted.unwrap().is_some(), is_stored);
         }
-        assert_eq!(get(&*lane, "k").await.unwrap()[100..], *b"new");
+        assert_eq!(get(&*partition, "k").await.unwrap()[100..], *b"new");
     }
 }
 
@@ -871,9 +895,9 @@ async fn what_is_no_value_of_the_lane_is_absent_when_times_and_versions_are_comp
 #[tokio::test]
 async fn a_tag_version_that_makes_no_sense_is_made_anew() {
     let store = Redis::start().await;
-    let (lane, mut raw) = (&*store.lane(), store.server.connection().await);
+    let (partition, mut raw) = (&*store.partition(), store.server.connection().await);
     let name = format!("{{{NAMESPACE}.0}}!tag:a");
-    let stored = insert_tagged(lane, "k", LONG, &["a"]).await;
+    let stored = insert_tagged(partition, "k", LONG, &["a"]).await;
     let of = |epoch: u64, ver: u64| [epoch.to_be_bytes(), ver.to_be_bytes()].concat();
     let far = 1 << 52;
     for senseless in [
@@ -890,21 +914,21 @@ async fn a_tag_version_that_makes_no_sense_is_made_anew() {
             .query_async(&mut raw)
             .await
             .unwrap();
-        let lease = granted(lane, "other").await;
+        let lease = granted(partition, "other").await;
         let value = tagged(b"v", LONG, &["a"]);
-        let filled = lane.fill("other", lease, &value, None).await.unwrap();
+        let filled = partition.fill("other", lease, &value, None).await.unwrap();
         assert!(matches!(filled, Fill::Stored(_)), "{senseless:?}");
-        let made = tag_version(lane, "a").await;
+        let made = tag_version(partition, "a").await;
         assert_eq!(made.map(|at| (at.epoch, at.ver)), Some((stored.epoch, 0)));
-        invalidate(lane, &["other"]).await;
+        invalidate(partition, &["other"]).await;
     }
     let () = run(&mut raw, &["DEL", &name]).await;
     let _: i64 = run(&mut raw, &["RPUSH", &name, "a list"]).await;
-    assert_eq!(tag_version(lane, "a").await, None);
-    let at = invalidate_tags(lane, &["a"]).await;
-    insert_tagged(lane, "k", LONG, &["a"]).await;
+    assert_eq!(tag_version(partition, "a").await, None);
+    let at = invalidate_tags(partition, &["a"]).await;
+    insert_tagged(partition, "k", LONG, &["a"]).await;
     assert_eq!(
-        tag_version(lane, "a").await.map(|made| made.ver),
+        tag_version(partition, "a").await.map(|made| made.ver),
         Some(at.ver)
     );
 }
@@ -912,7 +936,7 @@ async fn a_tag_version_that_makes_no_sense_is_made_anew() {
 #[tokio::test]
 async fn the_counters_of_the_fleet_heal() {
     let store = Redis::start().await;
-    let (lane, mut raw) = (store.lane(), store.server.connection().await);
+    let (partition, mut raw) = (store.partition(), store.server.connection().await);
     let stats = own_key("stats");
     let counts = |at| StoredCounts {
         instance: 5,
@@ -920,31 +944,31 @@ async fn the_counters_of_the_fleet_heal() {
         text: "loads=2",
         folds: true,
     };
-    lane.store_counts(counts(1)).await.unwrap();
+    partition.store_counts(counts(1)).await.unwrap();
     // Neither counters nor the id of an instance.
     for senseless in ["many", "-1", "1 2 loads", "x y loads=-1", "loads=1e300"] {
         let mut damage = cmd("HSET");
         damage.arg(&stats).arg("5").arg(senseless);
         damage.arg(b"\xff").arg(b"\xff");
         let _: i64 = damage.query_async(&mut raw).await.unwrap();
-        lane.store_counts(counts(2)).await.unwrap();
-        let stored = lane.counts().await.unwrap();
+        partition.store_counts(counts(2)).await.unwrap();
+        let stored = partition.counts().await.unwrap();
         let own = stored.iter().find(|(id, _)| *id == 5).unwrap();
         assert!(own.1.ends_with(" 2 loads=2"), "{senseless}: {stored:?}");
     }
     // Of another type.
     let _: i64 = run(&mut raw, &["DEL", &stats]).await;
     let _: i64 = run(&mut raw, &["LPUSH", &stats, "x"]).await;
-    assert_eq!(lane.counts().await.unwrap(), []);
-    lane.store_counts(counts(3)).await.unwrap();
-    assert_eq!(lane.counts().await.unwrap().len(), 1);
+    assert_eq!(partition.counts().await.unwrap(), []);
+    partition.store_counts(counts(3)).await.unwrap();
+    assert_eq!(partition.counts().await.unwrap().len(), 1);
 }
 
 /// An instance is told of prefixes that another program has written, too.
 #[tokio::test]
 async fn the_list_of_bypassed_prefixes_heals() {
     let store = Redis::start().await;
-    let (lane, mut raw) = (store.lane(), store.server.connection().await);
+    let (partition, mut raw) = (store.partition(), store.server.connection().await);
     let list = own_key("bypass");
     let counts = StoredCounts {
         instance: 5,
@@ -952,7 +976,14 @@ async fn the_list_of_bypassed_prefixes_heals() {
         text: "loads=2",
         folds: false,
     };
-    assert!(lane.store_counts(counts).await.unwrap().prefixes.is_empty());
+    assert!(
+        partition
+            .store_counts(counts)
+            .await
+            .unwrap()
+            .prefixes
+            .is_empty()
+    );
     let mut hset = cmd("HSET");
     hset.arg(&list).arg("eu: tea").arg(99_999_999_999_999_u64);
     // Ended, damaged, no text, and one of no key.
@@ -964,7 +995,7 @@ async fn the_list_of_bypassed_prefixes_heals() {
         .arg(99_999_999_999_999_u64);
     hset.arg("x").arg("9e15 z");
     let _: i64 = hset.query_async(&mut raw).await.unwrap();
-    let found = lane.store_counts(counts).await.unwrap();
+    let found = partition.store_counts(counts).await.unwrap();
     let prefixes: Vec<_> = found.prefixes.iter().collect();
     assert_eq!(prefixes, [(&Key::from("eu: tea"), &99_999_999_999_999_u64)]);
     let now: (u64, u64) = run(&mut raw, &["TIME"]).await;
@@ -974,18 +1005,28 @@ async fn the_list_of_bypassed_prefixes_heals() {
         let text = "99999999999999".to_owned();
         let _: i64 = run(&mut raw, &["HSET", &list, &n.to_string(), &text]).await;
     }
-    assert_eq!(lane.store_counts(counts).await.unwrap().prefixes.len(), 16);
+    assert_eq!(
+        partition.store_counts(counts).await.unwrap().prefixes.len(),
+        16
+    );
     // Of another type.
     let _: i64 = run(&mut raw, &["DEL", &list]).await;
     let _: i64 = run(&mut raw, &["LPUSH", &list, "x"]).await;
-    assert!(lane.store_counts(counts).await.unwrap().prefixes.is_empty());
+    assert!(
+        partition
+            .store_counts(counts)
+            .await
+            .unwrap()
+            .prefixes
+            .is_empty()
+    );
 }
 
 /// Or each deploy would leave a field for each of its instances.
 #[tokio::test]
 async fn counters_that_are_not_stored_for_a_day_are_added_up() {
     let store = Redis::start().await;
-    let (lane, mut raw) = (store.lane(), store.server.connection().await);
+    let (partition, mut raw) = (store.partition(), store.server.connection().await);
     let stats = own_key("stats");
     let now: (u64, u64) = run(&mut raw, &["TIME"]).await;
     let hours_ago = |hours: u64| (now.0 - hours * 3600) * 1000;
@@ -1000,13 +1041,13 @@ async fn counters_that_are_not_stored_for_a_day_are_added_up() {
             text: "loads=4",
             folds,
         };
-        lane.store_counts(counts)
+        partition.store_counts(counts)
     };
     store_counts(1, false).await.unwrap();
-    assert_eq!(lane.counts().await.unwrap().len(), 4);
+    assert_eq!(partition.counts().await.unwrap().len(), 4);
     for at in 2..4 {
         store_counts(at, true).await.unwrap();
-        let mut stored = lane.counts().await.unwrap();
+        let mut stored = partition.counts().await.unwrap();
         stored.sort();
         let ids: Vec<u64> = stored.iter().map(|(id, _)| *id).collect();
         assert_eq!(ids, [0, 5, 9]);
@@ -1018,7 +1059,7 @@ async fn counters_that_are_not_stored_for_a_day_are_added_up() {
     let text = format!("{} 1 loads=3", hours_ago(30));
     let _: i64 = run(&mut raw, &["HSET", &stats, "6", &text]).await;
     store_counts(9, true).await.unwrap();
-    let stored = lane.counts().await.unwrap();
+    let stored = partition.counts().await.unwrap();
     let ended = &stored.iter().find(|(id, _)| *id == 0).unwrap().1;
     assert!(ended.contains("loads=5"), "{ended}");
     assert!(!stored.iter().any(|(id, _)| *id == 6));
@@ -1032,14 +1073,14 @@ fn add_to_stamp(value: &mut [u8], (epoch, ver): (u64, u64)) {
     }
 }
 
-/// A value of another epoch, or with a version that the lane has not issued, lies among others, as after a restore of
+/// A value of another epoch, or with a version that the partition has not issued, lies among others, as after a restore of
 /// a key: it hides no valid value of another type, wherever it lies.
 #[tokio::test]
 async fn a_value_of_another_epoch_hides_no_other_one() {
     let store = Redis::start().await;
     let mut raw = store.server.connection().await;
-    let lanes = [1, 2, 3, 9].map(|type_tag| lane_of_type(&store, type_tag));
-    let [.., writer] = &lanes;
+    let partitions = [1, 2, 3, 9].map(|type_tag| partition_of_type(&store, type_tag));
+    let [.., writer] = &partitions;
     let payload = payload_of(Kind::Insert, &["k"]);
     let new = of_type(9, b"new", LONG, &[]);
     // From here on the server has the script.
@@ -1050,11 +1091,11 @@ async fn a_value_of_another_epoch_hides_no_other_one() {
     let kinds = [valid, (1, 0), (0, 1 << 40)];
     for case in 0..27 {
         let states = [case % 3, case / 3 % 3, case / 9].map(|kind| kinds[kind]);
-        for (type_tag, lane) in (1..).zip(&lanes[..3]) {
-            let lease = granted(&**lane, "k").await;
+        for (type_tag, partition) in (1..).zip(&partitions[..3]) {
+            let lease = granted(&**partition, "k").await;
             // Each has a tag of its own, of which the writer has to be told.
             let value = of_type(type_tag, b"v", LONG, &[&format!("of {type_tag}")]);
-            let filled = lane.fill("k", lease, &value, None).await.unwrap();
+            let filled = partition.fill("k", lease, &value, None).await.unwrap();
             assert!(matches!(filled, Fill::Stored(_)), "{filled:?}");
         }
         let stored = get(&**writer, "k").await.unwrap();

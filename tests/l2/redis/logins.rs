@@ -55,9 +55,9 @@ async fn connections_follow_credentials_that_change() {
     let (changes, login) = watch::channel(("first", FIRST));
     let l2 = RedisL2::open(format!("redis://nobody:wrong@127.0.0.1:{}", server.port()));
     let l2 = l2.unwrap().credentials(Rotated(login)).unwrap();
-    let lane = lane_of(&l2, NAMESPACE);
-    let (_, mut subscription) = subscribe(&*lane).await;
-    insert(&*lane, "k", b"v").await;
+    let partition = partition_of(&l2, NAMESPACE);
+    let (_, mut subscription) = subscribe(&*partition).await;
+    insert(&*partition, "k", b"v").await;
     assert_eq!(message(&mut *subscription).await.keys.len(), 1);
     assert_eq!(connected(&server, "user").await, ["first"; 2]);
 
@@ -69,7 +69,7 @@ async fn connections_follow_credentials_that_change() {
     .await;
     // Redis cuts the connections of a user that is removed.
     let () = run(&mut server.connection().await, &["ACL", "DELUSER", "first"]).await;
-    insert(&*lane, "k", b"w").await;
+    insert(&*partition, "k", b"w").await;
     assert_eq!(message(&mut *subscription).await.keys.len(), 1);
 }
 
@@ -81,15 +81,15 @@ async fn a_new_connection_logs_in_with_the_latest_credentials() {
     let l2 = RedisL2::open(server.url()).unwrap();
     let l2 = l2.credentials(Rotated(login)).unwrap();
     changes.send(("user", SECOND)).unwrap();
-    let lane = lane_of(&l2, NAMESPACE);
-    assert!(lane.get("k").await.unwrap_err().is_refused());
+    let partition = partition_of(&l2, NAMESPACE);
+    assert!(partition.get("k").await.unwrap_err().is_refused());
 
     let server = RedisServer::start().await;
     allow(&server, "user", SECOND).await;
     let (_changes, login) = watch::channel(("user", SECOND));
     let l2 = RedisL2::open(server.url()).unwrap();
-    let lane = lane_of(&l2.credentials(Rotated(login)).unwrap(), NAMESPACE);
-    insert(&*lane, "k", b"v").await;
+    let partition = partition_of(&l2.credentials(Rotated(login)).unwrap(), NAMESPACE);
+    insert(&*partition, "k", b"v").await;
     assert_eq!(connected(&server, "user").await, ["user"]);
 }
 
@@ -107,9 +107,9 @@ async fn a_provider_that_fails_is_named() {
     fn failed(kind: ErrorKind) -> Vec<RedisResult<BasicAuth>> {
         vec![Err(RedisError::from((kind, "no token", SECOND.to_owned())))]
     }
-    let lane_with = |server: &RedisServer, gives| {
+    let partition_with = |server: &RedisServer, gives| {
         let l2 = RedisL2::open(server.url()).unwrap();
-        lane_of(&l2.credentials(Gives(gives)).unwrap(), NAMESPACE)
+        partition_of(&l2.credentials(Gives(gives)).unwrap(), NAMESPACE)
     };
     let server = RedisServer::start().await;
     let cases: [(fn() -> Vec<_>, _); 4] = [
@@ -119,20 +119,20 @@ async fn a_provider_that_fails_is_named() {
         (|| vec![Err(io::Error::other(SECOND).into())], "has failed"),
     ];
     for (gives, what) in cases {
-        let lane = lane_with(&server, gives);
-        let of_request = lane.get("k").await.unwrap_err();
-        for error in [of_request, lane.subscribe(ME).await.err().unwrap()] {
+        let partition = partition_with(&server, gives);
+        let of_request = partition.get("k").await.unwrap_err();
+        for error in [of_request, partition.subscribe(ME).await.err().unwrap()] {
             let said = format!("{:?}: {}", error, error.source().unwrap());
             assert!(said.contains(what) && !said.contains(SECOND), "{said}");
         }
     }
     // Once it has given some, it may end.
     allow(&server, "user", FIRST).await;
-    let lane = lane_with(&server, || {
+    let partition = partition_with(&server, || {
         vec![Ok(BasicAuth::new("user".into(), FIRST.into()))]
     });
-    let _subscription = subscribe(&*lane).await;
-    insert(&*lane, "k", b"v").await;
+    let _subscription = subscribe(&*partition).await;
+    insert(&*partition, "k", b"v").await;
     assert_eq!(connected(&server, "user").await, ["user"; 2]);
 }
 
@@ -143,15 +143,15 @@ async fn a_user_without_a_password_logs_in() {
     let rights = ["ACL", "SETUSER", "app", "on", "nopass", "~*", "&*", "+@all"];
     let () = run(&mut server.connection().await, &rights).await;
     let open = |user| RedisL2::open(format!("redis://{user}@127.0.0.1:{}", server.port())).unwrap();
-    let lane = lane_of(&open("app"), NAMESPACE);
-    let _subscription = subscribe(&*lane).await;
-    insert(&*lane, "k", b"v").await;
+    let partition = partition_of(&open("app"), NAMESPACE);
+    let _subscription = subscribe(&*partition).await;
+    insert(&*partition, "k", b"v").await;
     assert_eq!(connected(&server, "user").await, ["app"; 2]);
 
     // A password that was written in the wrong place.
-    let lane = lane_of(&open(FIRST), NAMESPACE);
-    assert!(lane.get("k").await.unwrap_err().is_refused());
-    assert!(lane.subscribe(ME).await.err().unwrap().is_refused());
+    let partition = partition_of(&open(FIRST), NAMESPACE);
+    assert!(partition.get("k").await.unwrap_err().is_refused());
+    assert!(partition.subscribe(ME).await.err().unwrap().is_refused());
 }
 
 /// All connections log in alike: none is refused where the other is not.
@@ -173,11 +173,11 @@ async fn a_password_is_the_same_for_all_connections() {
             given => format!(":{given}@"),
         };
         let url = format!("redis://{login}127.0.0.1:{}", server.port());
-        let lane = lane_of(&RedisL2::open(&*url).unwrap(), NAMESPACE);
+        let partition = partition_of(&RedisL2::open(&*url).unwrap(), NAMESPACE);
         let ways = [
-            lane.get("k").await.err(),
-            lane.connected().await.err(),
-            lane.subscribe(ME).await.err(),
+            partition.get("k").await.err(),
+            partition.connected().await.err(),
+            partition.subscribe(ME).await.err(),
         ];
         for error in &ways {
             let accepted = error.is_none();
@@ -244,12 +244,12 @@ async fn a_unix_socket_is_a_way_too() {
     let path = socket.to_str().unwrap();
     for scheme in ["unix", "redis+unix"] {
         let l2 = RedisL2::open(format!("{scheme}://{path}?db=3")).unwrap();
-        let lane = lane_of(&l2, NAMESPACE);
-        let (_, mut subscription) = subscribe(&*lane).await;
-        insert(&*lane, "k", b"v").await;
+        let partition = partition_of(&l2, NAMESPACE);
+        let (_, mut subscription) = subscribe(&*partition).await;
+        insert(&*partition, "k", b"v").await;
         assert_eq!(message(&mut *subscription).await.keys.len(), 1);
         assert_eq!(connected(&server, "db").await, ["3"; 2]);
-        drop((lane, subscription, l2));
+        drop((partition, subscription, l2));
         eventually("they are closed", || async {
             connected(&server, "db").await.is_empty()
         })
@@ -265,9 +265,9 @@ async fn connections_say_whose_they_are() {
         ("catalog:product", "larder:catalog:product"),
         ("straße 7", "larder:stra_e_7"),
     ] {
-        let lane = lane_of(&l2, namespace);
-        let _subscription = subscribe(&*lane).await;
-        insert(&*lane, "k", b"v").await;
+        let partition = partition_of(&l2, namespace);
+        let _subscription = subscribe(&*partition).await;
+        insert(&*partition, "k", b"v").await;
         let names = connected(&server, "name").await;
         assert_eq!(names.iter().filter(|other| *other == name).count(), 2);
     }
@@ -334,9 +334,9 @@ async fn a_login_that_is_refused_takes_the_credentials_that_follow() {
     let server = RedisServer::start().await;
     allow(&server, "user", SECOND).await;
     let l2 = RedisL2::open(server.url()).unwrap();
-    let lane = lane_of(&l2.credentials(Fetched { refused: 1 }).unwrap(), NAMESPACE);
-    let (_, mut subscription) = subscribe(&*lane).await;
-    insert(&*lane, "k", b"v").await;
+    let partition = partition_of(&l2.credentials(Fetched { refused: 1 }).unwrap(), NAMESPACE);
+    let (_, mut subscription) = subscribe(&*partition).await;
+    insert(&*partition, "k", b"v").await;
     assert_eq!(message(&mut *subscription).await.keys.len(), 1);
     assert_eq!(connected(&server, "user").await, ["user"; 2]);
     let log: Vec<HashMap<String, Value>> =
@@ -355,7 +355,7 @@ async fn a_connection_tries_four_credentials() {
     for refused in [3, 4] {
         let l2 = RedisL2::open(server.url()).unwrap();
         let l2 = l2.credentials(Fetched { refused }).unwrap();
-        let found = lane_of(&l2, NAMESPACE).get("k").await;
+        let found = partition_of(&l2, NAMESPACE).get("k").await;
         assert_eq!(found.is_ok(), refused < 4, "{found:?}");
     }
 }
@@ -366,8 +366,8 @@ async fn a_connection_logs_in_once_with_each_credentials() {
     allow(&server, "user", FIRST).await;
     let (_changes, login) = watch::channel(("user", FIRST));
     let l2 = RedisL2::open(server.url()).unwrap();
-    let lane = lane_of(&l2.credentials(Rotated(login)).unwrap(), NAMESPACE);
-    insert(&*lane, "k", b"v").await;
+    let partition = partition_of(&l2.credentials(Rotated(login)).unwrap(), NAMESPACE);
+    insert(&*partition, "k", b"v").await;
     let used: String = run(&mut server.connection().await, &["INFO", "commandstats"]).await;
     let logins = ["auth", "hello"].map(|name| used.contains(&format!("cmdstat_{name}:calls=1,")));
     assert_ne!(logins[0], logins[1], "{used}");

@@ -9,7 +9,7 @@ use deadpool_redis::redis::{Value, cmd};
 use futures::StreamExt;
 use futures::future::join_all;
 use larder::l2::{
-    Applied, Event, Kind, L2Error, Lane, LeaseReply, MemberInfo, Subscription, Want, WriteAck,
+    Applied, Event, Kind, L2Error, LeaseReply, MemberInfo, Partition, Subscription, Want, WriteAck,
 };
 use tokio::time::{Instant, sleep, timeout};
 
@@ -59,9 +59,9 @@ async fn harm(raw: &mut MultiplexedConnection, words: &[&str]) {
     let _: Value = run(raw, &words).await;
 }
 
-async fn invalidate_awaited(lane: &dyn Lane) -> WriteAck {
+async fn invalidate_awaited(partition: &dyn Partition) -> WriteAck {
     let payload = payload_of(Kind::InvalidateAwaited, &["k"]);
-    let invalidated = lane.invalidate(&["k"], &payload, Duration::ZERO).await;
+    let invalidated = partition.invalidate(&["k"], &payload, Duration::ZERO).await;
     invalidated.expect("the key is invalidated")
 }
 
@@ -69,17 +69,17 @@ async fn invalidate_awaited(lane: &dyn Lane) -> WriteAck {
 #[tokio::test]
 async fn an_instance_that_cannot_be_noted_gets_no_answer() {
     let store = Redis::start().await;
-    let (lane, mut raw) = (store.lane(), store.server.connection().await);
-    let (_, mut subscription) = subscribe(&*lane).await;
+    let (partition, mut raw) = (store.partition(), store.server.connection().await);
+    let (_, mut subscription) = subscribe(&*partition).await;
     answer(&mut *subscription).await.unwrap();
     let _: () = run(&mut raw, &["ACL", "SETUSER", "default", "-hset"]).await;
     let refused = answer(&mut *subscription).await;
     assert!(refused.is_err_and(|error| error.is_refused()));
-    let refused = lane.subscribe(ME).await.map(|_| ());
+    let refused = partition.subscribe(ME).await.map(|_| ());
     assert!(refused.is_err_and(|error| error.is_refused()));
 
     let _: () = run(&mut raw, &["ACL", "SETUSER", "default", "+hset"]).await;
-    let (_, mut subscription) = subscribe(&*lane).await;
+    let (_, mut subscription) = subscribe(&*partition).await;
     answer(&mut *subscription).await.unwrap();
 }
 
@@ -87,43 +87,46 @@ async fn an_instance_that_cannot_be_noted_gets_no_answer() {
 #[tokio::test]
 async fn the_age_of_the_list_is_measured_by_its_members() {
     let store = Redis::start().await;
-    let lane = store.lane();
+    let partition = store.partition();
     let begin = Instant::now();
-    assert_eq!(invalidate_awaited(&*lane).await.members_age, Duration::ZERO);
+    assert_eq!(
+        invalidate_awaited(&*partition).await.members_age,
+        Duration::ZERO
+    );
     let mut reached = Duration::ZERO;
     // The second instance begins where the first has ended.
     for until in [50, 100].map(Duration::from_millis) {
-        let (_, mut subscription) = subscribe(&*lane).await;
-        let age = invalidate_awaited(&*lane).await.members_age;
+        let (_, mut subscription) = subscribe(&*partition).await;
+        let age = invalidate_awaited(&*partition).await.members_age;
         assert!((reached..=begin.elapsed()).contains(&age), "{age:?}");
         let grows = async {
             while reached < until {
                 sleep(Duration::from_millis(1)).await;
                 answer(&mut *subscription).await.unwrap();
-                reached = invalidate_awaited(&*lane).await.members_age;
+                reached = invalidate_awaited(&*partition).await.members_age;
                 assert!(reached <= begin.elapsed(), "{reached:?}");
             }
         };
         timeout(LIMIT, grows).await.expect("the list grows older");
     }
     // One that was slow to measure does not make it younger.
-    let (_, mut subscription) = subscribe(&*lane).await;
+    let (_, mut subscription) = subscribe(&*partition).await;
     answer(&mut *subscription).await.unwrap();
-    assert!(invalidate_awaited(&*lane).await.members_age >= reached);
+    assert!(invalidate_awaited(&*partition).await.members_age >= reached);
 }
 
 /// The server's clock may be stepped: neither the list nor what is taken off it depends on it.
 #[tokio::test]
 async fn the_list_needs_no_wall_clock() {
     let store = Redis::start().await;
-    let (lane, mut raw) = (store.lane(), store.server.connection().await);
-    let (_, _subscription) = subscribe(&*lane).await;
+    let (partition, mut raw) = (store.partition(), store.server.connection().await);
+    let (_, _subscription) = subscribe(&*partition).await;
     // Connected before: a new connection reads the clock for the deadlines of inserts.
-    assert_eq!(lane.members(&[]).await.unwrap().list.len(), 1);
+    assert_eq!(partition.members(&[]).await.unwrap().list.len(), 1);
     let _: () = run(&mut raw, &["ACL", "SETUSER", "default", "-time"]).await;
-    let members = lane.members(&[]).await.unwrap();
-    lane.forget(members.list[0]).await.unwrap();
-    assert_eq!(lane.members(&[]).await.unwrap().list, []);
+    let members = partition.members(&[]).await.unwrap();
+    partition.forget(members.list[0]).await.unwrap();
+    assert_eq!(partition.members(&[]).await.unwrap().list, []);
     let fields: Vec<String> = run(&mut raw, &["HKEYS", &own_key("live")]).await;
     assert_eq!(fields, ["list"]);
 }
@@ -155,20 +158,20 @@ async fn a_list_that_was_lost_or_damaged_gets_another_generation() {
 
 async fn the_loss_is_found(finder: Option<&[u64]>) {
     let store = Redis::start().await;
-    let (lane, mut raw) = (store.lane(), store.server.connection().await);
+    let (partition, mut raw) = (store.partition(), store.server.connection().await);
     for (loss, left) in LOSSES {
-        let (_, mut subscription) = subscribe(&*lane).await;
-        let (_, mut other) = lane.subscribe(OTHER).await.unwrap();
+        let (_, mut subscription) = subscribe(&*partition).await;
+        let (_, mut other) = partition.subscribe(OTHER).await.unwrap();
         let _: i64 = run(&mut raw, &["HSET", &own_key("live"), "list", "1:1000000"]).await;
-        let (_, mut listener_of_old) = subscribe(&*lane).await;
+        let (_, mut listener_of_old) = subscribe(&*partition).await;
         answer(&mut *listener_of_old).await.unwrap();
-        let before = invalidate_awaited(&*lane).await;
+        let before = invalidate_awaited(&*partition).await;
         assert!(before.members_age >= Duration::from_secs(1000));
-        assert_eq!(lane.members(&[]).await.unwrap().list.len(), 2);
+        assert_eq!(partition.members(&[]).await.unwrap().list.len(), 2);
 
         harm(&mut raw, loss).await;
         if let Some(ids) = finder {
-            let members = lane.members(ids).await.unwrap();
+            let members = partition.members(ids).await.unwrap();
             // An entry that nobody has asked for is not looked at.
             let is_other = loss[0] == "HSET" && !["list", "6"].contains(&loss[2]);
             if ids.is_empty() || !is_other {
@@ -183,7 +186,7 @@ async fn the_loss_is_found(finder: Option<&[u64]>) {
             };
             assert_eq!(listed, expected, "{loss:?}");
         }
-        let after = invalidate_awaited(&*lane).await;
+        let after = invalidate_awaited(&*partition).await;
         assert_eq!(after.members_age, Duration::ZERO, "{loss:?}");
         assert_ne!(after.generation, before.generation, "{loss:?}");
         assert_eq!(after.stamp.epoch, before.stamp.epoch, "values are kept");
@@ -191,10 +194,10 @@ async fn the_loss_is_found(finder: Option<&[u64]>) {
             let refused = answer(&mut **member).await;
             assert!(refused.is_err_and(|error| error.is_refused()), "{loss:?}");
         }
-        let members = lane.members(&[]).await.unwrap();
+        let members = partition.members(&[]).await.unwrap();
         assert_eq!(members.list.len(), left, "{loss:?}");
         assert_eq!(members.generation, after.generation);
-        lane.leave(OTHER.id).await.unwrap();
+        partition.leave(OTHER.id).await.unwrap();
     }
 }
 
@@ -202,12 +205,12 @@ async fn the_loss_is_found(finder: Option<&[u64]>) {
 #[tokio::test]
 async fn a_sweeper_that_makes_no_sense_is_replaced() {
     let store = Redis::start().await;
-    let (lane, mut raw) = (store.lane(), store.server.connection().await);
+    let (partition, mut raw) = (store.partition(), store.server.connection().await);
     let name = own_key("sweeper");
     for words in [&["LPUSH", &name, "x"][..], &["SET", &name, "1"]] {
         let _: i64 = run(&mut raw, &["DEL", &name]).await;
         let _: Value = run(&mut raw, words).await;
-        let found = lane.sweep(2, LONG).await.unwrap();
+        let found = partition.sweep(2, LONG).await.unwrap();
         assert!(found.is_some(), "{words:?}");
         let left: i64 = run(&mut raw, &["PTTL", &name]).await;
         assert!(left > 0, "{left}");
@@ -218,12 +221,12 @@ async fn a_sweeper_that_makes_no_sense_is_replaced() {
 #[tokio::test]
 async fn an_instance_that_finds_the_list_lost_subscribes_again() {
     let store = Redis::start().await;
-    let (lane, mut raw) = (store.lane(), store.server.connection().await);
+    let (partition, mut raw) = (store.partition(), store.server.connection().await);
     let cases = LOSSES
         .into_iter()
         .flat_map(|loss| [(loss, true), (loss, false)]);
     for (((loss, _), is_noted), n) in cases.zip(1..) {
-        let (_, mut subscription) = subscribe(&*lane).await;
+        let (_, mut subscription) = subscribe(&*partition).await;
         answer_to(NOTHING, &mut *subscription).await.unwrap();
         harm(&mut raw, loss).await;
         let is_found = loss[0] != "HSET" || loss[2] == "list";
@@ -234,10 +237,10 @@ async fn an_instance_that_finds_the_list_lost_subscribes_again() {
             answer_to(NOTHING, &mut *subscription).await
         };
         assert_eq!(refused.is_err(), is_found, "{n}: {loss:?}");
-        let (_, mut subscription) = subscribe(&*lane).await;
+        let (_, mut subscription) = subscribe(&*partition).await;
         answer(&mut *subscription).await.unwrap();
         assert!(
-            lane.members(&[]).await.unwrap().list.len() <= 2,
+            partition.members(&[]).await.unwrap().list.len() <= 2,
             "{n}: {loss:?}"
         );
     }
@@ -246,24 +249,24 @@ async fn an_instance_that_finds_the_list_lost_subscribes_again() {
 #[tokio::test]
 async fn a_hold_without_an_end_is_none() {
     let store = Redis::start().await;
-    let (lane, mut raw) = (store.lane(), store.server.connection().await);
+    let (partition, mut raw) = (store.partition(), store.server.connection().await);
     let _: () = run(&mut raw, &["SET", &own_key("hold:k"), ""]).await;
-    granted(&*lane, "k").await;
+    granted(&*partition, "k").await;
 }
 
 /// As after a PERSIST: it would keep all loads waiting for good.
 #[tokio::test]
 async fn a_lease_ends_in_its_time_even_if_its_key_does_not() {
     let store = Redis::start().await;
-    let (lane, mut raw) = (store.lane(), store.server.connection().await);
+    let (partition, mut raw) = (store.partition(), store.server.connection().await);
     let short = Duration::from_millis(50);
-    let endless = acquire_lease_for(&*lane, "k", short, Want::Any).await;
+    let endless = acquire_lease_for(&*partition, "k", short, Want::Any).await;
     let LeaseReply::Granted(endless) = endless else {
         panic!("{endless:?}");
     };
     let _: i64 = run(&mut raw, &["PERSIST", &own_key("lease:k")]).await;
     eventually("it ends", || async {
-        matches!(acquire_lease(&*lane, "k").await,
+        matches!(acquire_lease(&*partition, "k").await,
             LeaseReply::Granted(lease) if lease.token != endless.token)
     })
     .await;
@@ -275,28 +278,29 @@ async fn a_lease_ends_in_its_time_even_if_its_key_does_not() {
 #[tokio::test]
 async fn a_hold_replaces_a_key_of_another_type() {
     let store = Redis::start().await;
-    let (lane, mut raw) = (store.lane(), store.server.connection().await);
+    let (partition, mut raw) = (store.partition(), store.server.connection().await);
     let name = own_key("hold:k");
     let _: i64 = run(&mut raw, &["LPUSH", &name, "x"]).await;
     let _: i64 = run(&mut raw, &["EXPIRE", &name, "3600"]).await;
-    lane.invalidate(&["k"], &payload_of(Kind::Invalidate, &["k"]), LONG)
+    partition
+        .invalidate(&["k"], &payload_of(Kind::Invalidate, &["k"]), LONG)
         .await
         .unwrap();
-    assert_eq!(acquire_lease(&*lane, "k").await, LeaseReply::Hold);
+    assert_eq!(acquire_lease(&*partition, "k").await, LeaseReply::Hold);
 }
 
 #[tokio::test]
 async fn entries_are_written_as_documented() {
     let store = Redis::start().await;
-    let (lane, mut raw) = (store.lane(), store.server.connection().await);
-    let (clock, mut subscription) = subscribe(&*lane).await;
+    let (partition, mut raw) = (store.partition(), store.server.connection().await);
+    let (clock, mut subscription) = subscribe(&*partition).await;
     let applied = Applied {
         epoch: clock.epoch,
         seq: 3,
     };
     subscription.heartbeat(applied);
     next_event(&mut *subscription).await;
-    let member = lane.members(&[]).await.unwrap().list[0];
+    let member = partition.members(&[]).await.unwrap().list[0];
     let mut get = cmd("HGET");
     get.arg(own_key("live")).arg(ME.id);
     let entry: String = get.query_async(&mut raw).await.unwrap();

@@ -8,13 +8,14 @@ use futures::future::join_all;
 use futures::{FutureExt, StreamExt};
 use larder::RedisL2;
 use larder::l2::{
-    Event, Kind, L2, L2Error, Lane, LaneClock, LeaseReply, LeaseRequest, Subscription, Want,
+    Event, Kind, L2, L2Error, LeaseReply, LeaseRequest, Partition, PartitionClock, Subscription,
+    Want,
 };
 use tokio::sync::mpsc::unbounded_channel;
 use tokio::time::timeout;
 
 use super::detour::Detour;
-use super::{run, watched_lane};
+use super::{run, watched_partition};
 use crate::store::*;
 use crate::support::eventually::eventually;
 use crate::support::proxy::{self, Line, Proxy, Way};
@@ -22,7 +23,7 @@ use crate::support::proxy::{self, Line, Proxy, Way};
 const SHORT: Duration = Duration::from_millis(200);
 
 /// Every step but `subscribe`, once.
-async fn every_step(lane: &dyn Lane) -> Vec<(&'static str, Result<(), L2Error>)> {
+async fn every_step(partition: &dyn Partition) -> Vec<(&'static str, Result<(), L2Error>)> {
     let (value, lease) = (sealed(b"v"), NO_LEASE);
     let ask = LeaseRequest {
         ttl: Duration::ZERO,
@@ -35,40 +36,45 @@ async fn every_step(lane: &dyn Lane) -> Vec<(&'static str, Result<(), L2Error>)>
         payload_of(Kind::Clear, &[]),
     );
     vec![
-        ("get", lane.get("k").await.map(|_| ())),
+        ("get", partition.get("k").await.map(|_| ())),
         (
             "acquire_lease",
-            lane.acquire_lease("k", ask).await.map(|_| ()),
+            partition.acquire_lease("k", ask).await.map(|_| ()),
         ),
         (
             "fill",
-            lane.fill("k", lease, &value, None).await.map(|_| ()),
+            partition.fill("k", lease, &value, None).await.map(|_| ()),
         ),
         (
             "renew",
-            lane.renew_lease("k", lease.token, LONG).await.map(|_| ()),
+            partition
+                .renew_lease("k", lease.token, LONG)
+                .await
+                .map(|_| ()),
         ),
         (
             "insert",
-            lane.insert(&[("k", &value)], &insert, None)
+            partition
+                .insert(&[("k", &value)], &insert, None)
                 .await
                 .map(|_| ()),
         ),
         (
             "invalidate",
-            lane.invalidate(&["k"], &invalidate, Duration::ZERO)
+            partition
+                .invalidate(&["k"], &invalidate, Duration::ZERO)
                 .await
                 .map(|_| ()),
         ),
-        ("clear", lane.clear(&clear).await.map(|_| ())),
+        ("clear", partition.clear(&clear).await.map(|_| ())),
     ]
 }
 
 /// Waits until every step works.
-async fn works_again(lane: &dyn Lane) {
+async fn works_again(partition: &dyn Partition) {
     eventually("every step works", async || {
-        let answers = every_step(lane).await;
-        answers.iter().all(|(_, answer)| answer.is_ok()) && lane.subscribe(ME).await.is_ok()
+        let answers = every_step(partition).await;
+        answers.iter().all(|(_, answer)| answer.is_ok()) && partition.subscribe(ME).await.is_ok()
     })
     .await;
 }
@@ -91,14 +97,14 @@ async fn a_connection_is_announced_before_it_is_used() {
     let (entered, mut at_the_door) = unbounded_channel();
     let (open, opened) = mpsc::channel::<()>();
     let opened = Mutex::new(opened);
-    let on_connect = Box::new(move |_: &LaneClock| {
+    let on_connect = Box::new(move |_: &PartitionClock| {
         entered.send(()).unwrap();
         tokio::task::block_in_place(|| opened.lock().unwrap().recv_timeout(LIMIT).unwrap());
     });
-    let lane = store.l2.lane(NAMESPACE.into(), LIMIT, on_connect);
+    let partition = store.l2.partition(NAMESPACE.into(), LIMIT, on_connect);
     let steps = tokio::spawn(async move {
-        let read = lane.get("k").await.is_ok();
-        (read, lane.get("k").await.is_ok())
+        let read = partition.get("k").await.is_ok();
+        (read, partition.get("k").await.is_ok())
     });
     at_the_door.recv().await.expect("a connection is made");
     let mut raw = store.server.connection().await;
@@ -116,17 +122,17 @@ async fn a_lease_whose_grant_comes_too_late_is_given_back() {
     let store = Redis::start().await;
     let proxy = Proxy::start(store.server.port()).await;
     let l2 = RedisL2::open(proxy.url()).unwrap();
-    let (lane, _) = watched_lane(&l2, SHORT);
-    works_again(&*lane).await;
+    let (partition, _) = watched_partition(&l2, SHORT);
+    works_again(&*partition).await;
     proxy.set(proxy::Kind::Data, Way::FromRedis, Line::Held);
     // Enough for the connection to be given up as half-open.
     let keys = ["a", "b", "c", "d"];
-    let answers = keys.map(|key| lead_once(&*lane, key));
+    let answers = keys.map(|key| lead_once(&*partition, key));
     for answer in join_all(answers).await {
         let error = answer.expect_err("no answer comes");
         assert!(error.is_timeout(), "{error:?}");
     }
-    let other = store.lane();
+    let other = store.partition();
     for key in keys {
         eventually("the lease is free", async || {
             matches!(lead_once(&*other, key).await, Ok(LeaseReply::Granted(_)))
@@ -144,33 +150,33 @@ async fn a_subscription_may_take_longer_than_a_request() {
     // subscription, which does not depend on the limit of a request.
     proxy.set_all(Line::Slow(SHORT / 8));
     let l2 = RedisL2::open(proxy.url()).unwrap();
-    let (lane, _) = watched_lane(&l2, SHORT / 4);
-    let (_, mut subscription) = subscribe(&*lane).await;
+    let (partition, _) = watched_partition(&l2, SHORT / 4);
+    let (_, mut subscription) = subscribe(&*partition).await;
     proxy.heal();
-    invalidate(&*store.lane(), &["k"]).await;
+    invalidate(&*store.partition(), &["k"]).await;
     assert!(matches!(
         next_event(&mut *subscription).await,
         Event::Message(_)
     ));
 }
 
-async fn lead_once(lane: &dyn Lane, key: &str) -> Result<LeaseReply, L2Error> {
+async fn lead_once(partition: &dyn Partition, key: &str) -> Result<LeaseReply, L2Error> {
     let ask = LeaseRequest {
         ttl: LONG,
         want: Want::Any,
         deadline: None,
     };
-    lane.acquire_lease(key, ask).await
+    partition.acquire_lease(key, ask).await
 }
 
 #[tokio::test]
 async fn steps_of_a_paused_server_time_out() {
     let mut store = Redis::start().await;
-    let (lane, met) = watched_lane(&store.l2, SHORT);
-    works_again(&*lane).await;
+    let (partition, met) = watched_partition(&store.l2, SHORT);
+    works_again(&*partition).await;
     store.server.pause();
     for round in 0..2 {
-        let answers = timeout(LIMIT, every_step(&*lane)).await;
+        let answers = timeout(LIMIT, every_step(&*partition)).await;
         let answers = answers.expect("each step has an end");
         for (step, answer) in answers {
             let error = answer.expect_err("no server answers");
@@ -178,13 +184,13 @@ async fn steps_of_a_paused_server_time_out() {
             assert!(error.is_timeout(), "{step} in round {round}: {error:?}");
         }
     }
-    let refused = timeout(LIMIT, lane.subscribe(ME))
+    let refused = timeout(LIMIT, partition.subscribe(ME))
         .await
         .expect("it has an end");
     assert!(refused.is_err_and(|error| error.is_timeout()));
 
     store.server.resume();
-    works_again(&*lane).await;
+    works_again(&*partition).await;
     assert!(met.all().len() > 1, "the silent connection was kept");
 }
 
@@ -192,25 +198,29 @@ async fn steps_of_a_paused_server_time_out() {
 #[tokio::test]
 async fn an_insert_that_was_stuck_does_not_land() {
     let mut store = Redis::start().await;
-    let (lane, met) = watched_lane(&store.l2, 5 * SHORT);
-    works_again(&*lane).await;
-    invalidate(&*lane, &["k"]).await;
-    let (clock, _subscription) = subscribe(&*lane).await;
+    let (partition, met) = watched_partition(&store.l2, 5 * SHORT);
+    works_again(&*partition).await;
+    invalidate(&*partition, &["k"]).await;
+    let (clock, _subscription) = subscribe(&*partition).await;
     assert!(clock.now >= met.last().now);
     store.server.pause();
     let stuck = |key: &'static str, deadline| {
-        let lane = &lane;
+        let partition = &partition;
         async move {
             let payload = payload_of(Kind::Insert, &[key]);
             let value = sealed(b"stuck");
-            let answer = timeout(LIMIT, lane.insert(&[(key, &value)], &payload, deadline)).await;
+            let answer = timeout(
+                LIMIT,
+                partition.insert(&[(key, &value)], &payload, deadline),
+            )
+            .await;
             let error = answer
                 .expect("it has an end")
                 .expect_err("no server answers");
             assert!(error.is_timeout(), "{error:?}");
         }
     };
-    // Waited out together, so that no third silence makes the lane give the connection up.
+    // Waited out together, so that no third silence makes the partition give the connection up.
     tokio::join!(
         stuck("late", Some(clock.now + 100)),
         stuck("whenever", None)
@@ -218,12 +228,15 @@ async fn an_insert_that_was_stuck_does_not_land() {
     store.server.resume();
     // On the same connection, so it comes after both.
     eventually("the connection works", async || {
-        lane.get("whenever").await.is_ok()
+        partition.get("whenever").await.is_ok()
     })
     .await;
     assert_eq!(met.all().len(), 1, "another connection");
-    assert!(get(&*lane, "whenever").await.is_some(), "it did not land");
-    assert_eq!(get(&*lane, "late").await, None);
+    assert!(
+        get(&*partition, "whenever").await.is_some(),
+        "it did not land"
+    );
+    assert_eq!(get(&*partition, "late").await, None);
 }
 
 /// Nothing is wrong with the first, over which everything is written.
@@ -233,10 +246,10 @@ async fn a_second_connection_that_is_half_open_is_replaced_alone() {
     let store = Redis::start().await;
     let detour = Detour::to(&store.server).await;
     let l2 = RedisL2::open(&detour.url).unwrap();
-    let (lane, met) = watched_lane(&l2, PATIENCE);
+    let (partition, met) = watched_partition(&l2, PATIENCE);
     let crowd = async || {
         let keys: Vec<String> = (0..1000).map(|n| format!("k{n}")).collect();
-        let answers = join_all(keys.iter().map(|key| lane.get(key))).await;
+        let answers = join_all(keys.iter().map(|key| partition.get(key))).await;
         answers.iter().all(Result::is_ok)
     };
     eventually("there are two connections", async || {
@@ -246,7 +259,7 @@ async fn a_second_connection_that_is_half_open_is_replaced_alone() {
     detour.silence(1);
     assert!(!crowd().await, "the second was not used");
     eventually("a crowd is answered", async || {
-        invalidate(&*lane, &["k"]).await;
+        invalidate(&*partition, &["k"]).await;
         crowd().await
     })
     .await;
@@ -257,16 +270,16 @@ async fn a_second_connection_that_is_half_open_is_replaced_alone() {
 #[tokio::test]
 async fn steps_of_a_killed_server_fail_fast() {
     let mut store = Redis::start().await;
-    let (lane, _) = watched_lane(&store.l2, LIMIT);
-    works_again(&*lane).await;
-    let (_, mut subscription) = subscribe(&*lane).await;
+    let (partition, _) = watched_partition(&store.l2, LIMIT);
+    works_again(&*partition).await;
+    let (_, mut subscription) = subscribe(&*partition).await;
     store.server.kill();
     let many = async {
         for _ in 0..20 {
-            for (step, answer) in every_step(&*lane).await {
+            for (step, answer) in every_step(&*partition).await {
                 assert!(answer.is_err(), "{step} was answered without a server");
             }
-            assert!(lane.subscribe(ME).await.is_err());
+            assert!(partition.subscribe(ME).await.is_err());
         }
     };
     // Each alone has as long as that.
@@ -276,19 +289,19 @@ async fn steps_of_a_killed_server_fail_fast() {
     );
     ends(&mut *subscription).await;
     store.server.restart().await;
-    works_again(&*lane).await;
+    works_again(&*partition).await;
 }
 
 /// Many callers at once: one of them connects, and all of them get on.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_crowd_survives_a_restart() {
     let mut store = Redis::start().await;
-    let (lane, met) = watched_lane(&store.l2, LIMIT);
-    works_again(&*lane).await;
+    let (partition, met) = watched_partition(&store.l2, LIMIT);
+    works_again(&*partition).await;
     let crowd = |n: u64| {
         let steps = (0..n).map(|n| {
-            let lane = Arc::clone(&lane);
-            tokio::spawn(async move { lane.get(&format!("k{n}")).await.is_ok() })
+            let partition = Arc::clone(&partition);
+            tokio::spawn(async move { partition.get(&format!("k{n}")).await.is_ok() })
         });
         join_all(steps)
     };
@@ -297,7 +310,7 @@ async fn a_crowd_survives_a_restart() {
     store.server.kill();
     assert!(!crowd(200).await.into_iter().any(Result::unwrap));
     store.server.restart().await;
-    works_again(&*lane).await;
+    works_again(&*partition).await;
     assert!(crowd(200).await.into_iter().all(Result::unwrap));
     assert!(met.all().len() <= 4, "each was replaced once");
 }
@@ -306,33 +319,33 @@ async fn a_crowd_survives_a_restart() {
 #[tokio::test]
 async fn an_old_failure_to_connect_is_not_the_answer() {
     let mut store = Redis::start().await;
-    let (lane, _) = watched_lane(&store.l2, LIMIT);
-    works_again(&*lane).await;
+    let (partition, _) = watched_partition(&store.l2, LIMIT);
+    works_again(&*partition).await;
     store.server.kill();
-    assert!(lane.get("k").await.is_err());
+    assert!(partition.get("k").await.is_err());
     // Begins to connect, as soon as it does not fail at once any more, and times out.
     eventually("it connects anew", async || {
-        lane.get("k").now_or_never().is_none()
+        partition.get("k").now_or_never().is_none()
     })
     .await;
     store.server.restart().await;
-    // Longer than the lane fails at once after the first few failures.
+    // Longer than the partition fails at once after the first few failures.
     tokio::time::sleep(SHORT * 2).await;
-    let answer = lane.get("k").await;
+    let answer = partition.get("k").await;
     assert!(answer.is_ok(), "{answer:?}");
 }
 
 #[tokio::test]
 async fn a_cut_data_connection_is_replaced() {
     let store = Redis::start().await;
-    let (lane, met) = watched_lane(&store.l2, LIMIT);
+    let (partition, met) = watched_partition(&store.l2, LIMIT);
     let mut raw = store.server.connection().await;
-    let stamp = insert(&*lane, "k", b"v").await;
+    let stamp = insert(&*partition, "k", b"v").await;
     for round in 1..=5 {
         let cut: i64 = run(&mut raw, &["CLIENT", "KILL", "TYPE", "normal"]).await;
         assert!(cut >= 1);
         let mut errors = 0;
-        while lane.get("k").await.is_err() {
+        while partition.get("k").await.is_err() {
             errors += 1;
             assert!(errors <= 3, "too many errors in round {round}");
             tokio::time::sleep(Duration::from_millis(50)).await;
@@ -340,18 +353,18 @@ async fn a_cut_data_connection_is_replaced() {
         assert_eq!(met.all().len(), 1 + round);
     }
     // The server lived on: nothing was lost.
-    assert!(usable(&*lane, "k").await.is_some());
+    assert!(usable(&*partition, "k").await.is_some());
     assert!(met.all().iter().all(|clock| clock.epoch == stamp.epoch));
 }
 
 #[tokio::test]
 async fn a_cut_subscription_ends() {
     let store = Redis::start().await;
-    let lane = store.lane();
+    let partition = store.partition();
     let mut raw = store.server.connection().await;
     for with_beat in [false, true] {
-        let (_, mut subscription) = subscribe(&*lane).await;
-        insert(&*lane, "k", b"v").await;
+        let (_, mut subscription) = subscribe(&*partition).await;
+        insert(&*partition, "k", b"v").await;
         assert!(matches!(
             next_event(&mut *subscription).await,
             Event::Message(_)
@@ -364,20 +377,20 @@ async fn a_cut_subscription_ends() {
         ends(&mut *subscription).await;
     }
     // The other connection was left alone.
-    get(&*lane, "k").await;
+    get(&*partition, "k").await;
 }
 
 #[tokio::test]
 async fn a_subscription_without_its_permission_ends() {
     let store = Redis::start().await;
     let mut raw = store.server.connection().await;
-    let (_, mut subscription) = subscribe(&*store.lane()).await;
+    let (_, mut subscription) = subscribe(&*store.partition()).await;
     // Without the permission for the channel, the server closes the connections of its subscribers.
     let _: () = run(&mut raw, &["ACL", "SETUSER", "default", "resetchannels"]).await;
     ends(&mut *subscription).await;
-    assert!(store.lane().subscribe(ME).await.is_err());
+    assert!(store.partition().subscribe(ME).await.is_err());
     let _: () = run(&mut raw, &["ACL", "SETUSER", "default", "allchannels"]).await;
-    let (_, mut subscription) = subscribe(&*store.lane()).await;
+    let (_, mut subscription) = subscribe(&*store.partition()).await;
     heartbeat(&mut *subscription).await;
 }
 
@@ -385,7 +398,7 @@ async fn a_subscription_without_its_permission_ends() {
 #[tokio::test]
 async fn a_heartbeat_survives_a_pause() {
     let mut store = Redis::start().await;
-    let (clock, mut subscription) = subscribe(&*store.lane()).await;
+    let (clock, mut subscription) = subscribe(&*store.partition()).await;
     store.server.pause();
     subscription.heartbeat(NOTHING);
     let silence = timeout(SHORT, subscription.next()).await;
@@ -400,37 +413,37 @@ async fn a_heartbeat_survives_a_pause() {
 #[tokio::test]
 async fn a_refused_step_keeps_the_connection() {
     let store = Redis::start().await;
-    let (lane, met) = watched_lane(&store.l2, LIMIT);
+    let (partition, met) = watched_partition(&store.l2, LIMIT);
     let mut raw = store.server.connection().await;
-    get(&*lane, "k").await;
+    get(&*partition, "k").await;
     let _: () = run(&mut raw, &["ACL", "SETUSER", "default", "-publish"]).await;
-    let error = lane.clear(&payload_of(Kind::Clear, &[])).await;
+    let error = partition.clear(&payload_of(Kind::Clear, &[])).await;
     let error = error.expect_err("it may not publish");
     assert!(error.is_refused(), "{error:?}");
     let _: () = run(&mut raw, &["ACL", "SETUSER", "default", "+publish"]).await;
-    invalidate(&*lane, &["other"]).await;
+    invalidate(&*partition, &["other"]).await;
     assert_eq!(met.all().len(), 1);
 }
 
 /// A firewall may forget a connection that carries nothing, without a word to either end.
 #[tokio::test]
-async fn an_idle_connection_that_was_lost_costs_one_timeout_for_all_its_lanes() {
+async fn an_idle_connection_that_was_lost_costs_one_timeout_for_all_its_partitions() {
     let store = Redis::start().await;
     let proxy = Proxy::start(store.server.port()).await;
     let l2 = RedisL2::open(proxy.url()).unwrap();
     let limit = Duration::from_secs(1);
-    let (lane, met) = watched_lane(&l2, limit);
-    let other = l2.lane("test:other".into(), limit, Box::new(|_| {}));
-    assert!(lane.get("k").await.is_ok() && other.get("k").await.is_ok());
+    let (partition, met) = watched_partition(&l2, limit);
+    let other = l2.partition("test:other".into(), limit, Box::new(|_| {}));
+    assert!(partition.get("k").await.is_ok() && other.get("k").await.is_ok());
     // Longer than a connection may carry nothing without being suspected.
     tokio::time::sleep(Duration::from_millis(1200)).await;
     proxy.set(proxy::Kind::Data, Way::ToRedis, Line::BlackHole);
-    let lost = lane.get("k").await.unwrap_err();
+    let lost = partition.get("k").await.unwrap_err();
     assert!(lost.is_timeout(), "{lost:?}");
     // Not of this connection, which stays lost.
     proxy.heal();
-    for lane in [&*lane, &*other] {
-        let answer = lane.get("k").await;
+    for partition in [&*partition, &*other] {
+        let answer = partition.get("k").await;
         assert!(answer.is_ok(), "{answer:?}");
     }
     assert_eq!(met.all().len(), 2, "another connection");
@@ -446,9 +459,9 @@ async fn idle_connections_are_probed() {
     const KEEPALIVE: &str = "02";
 
     let store = Redis::start().await;
-    let lane = store.lane();
-    let _subscription = subscribe(&*lane).await;
-    get(&*lane, "k").await;
+    let partition = store.partition();
+    let _subscription = subscribe(&*partition).await;
+    get(&*partition, "k").await;
     let server = format!(":{:04X}", store.server.port());
     eventually("both have the timer", async || {
         let all = std::fs::read_to_string("/proc/net/tcp").unwrap();

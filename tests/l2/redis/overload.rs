@@ -4,7 +4,7 @@ use deadpool_redis::redis::cmd;
 use larder::l2::{Applied, Event, Kind, LeaseReply, LeaseRequest, Want};
 use larder_store_tests::steps::Steps;
 
-use super::{run, watched_lane};
+use super::{run, watched_partition};
 use crate::store::*;
 
 /// Leaves the server far beyond its limit, so that no write that needs memory is accepted.
@@ -23,29 +23,31 @@ async fn fill_up(store: &Redis) {
 #[tokio::test]
 async fn a_full_server_still_removes() {
     let store = Redis::start_with(&["--maxmemory-policy", "noeviction"]).await;
-    let lane = store.lane();
+    let partition = store.partition();
     for key in ["a", "b", "c"] {
-        insert(&*lane, key, b"v").await;
+        insert(&*partition, key, b"v").await;
     }
-    let lease = granted(&*lane, "led").await;
-    let (clock, mut subscription) = subscribe(&*lane).await;
+    let lease = granted(&*partition, "led").await;
+    let (clock, mut subscription) = subscribe(&*partition).await;
     fill_up(&store).await;
 
     let payload = payload_of(Kind::Insert, &["a"]);
-    let inserted = lane.insert(&[("a", &sealed(b"new"))], &payload, None).await;
+    let inserted = partition
+        .insert(&[("a", &sealed(b"new"))], &payload, None)
+        .await;
     assert!(inserted.is_err_and(|error| error.is_refused()));
-    let filled = lane.fill("led", lease, &sealed(b"v"), None).await;
+    let filled = partition.fill("led", lease, &sealed(b"v"), None).await;
     assert!(filled.is_err_and(|error| error.is_refused()));
-    assert!(usable(&*lane, "a").await.is_some(), "reading goes on");
+    assert!(usable(&*partition, "a").await.is_some(), "reading goes on");
 
-    invalidate(&*lane, &["a"]).await;
-    assert_eq!(get(&*lane, "a").await, None);
+    invalidate(&*partition, &["a"]).await;
+    assert_eq!(get(&*partition, "a").await, None);
     let (messages, now) = heartbeat(&mut *subscription).await;
     assert_eq!((messages.len(), now.seq), (1, clock.seq + 1));
     assert_eq!(messages[0].keys, ["a"]);
 
-    clear(&*lane).await;
-    assert_eq!(usable(&*lane, "b").await, None);
+    clear(&*partition).await;
+    assert_eq!(usable(&*partition, "b").await, None);
     assert_eq!(message(&mut *subscription).await.kind, Kind::Clear);
 }
 
@@ -53,11 +55,11 @@ async fn a_full_server_still_removes() {
 async fn a_full_server_can_be_joined() {
     let store = Redis::start_with(&["--maxmemory-policy", "noeviction"]).await;
     fill_up(&store).await;
-    let (lane, met) = watched_lane(&store.l2, LIMIT);
-    assert_eq!(get(&*lane, "k").await, None);
+    let (partition, met) = watched_partition(&store.l2, LIMIT);
+    assert_eq!(get(&*partition, "k").await, None);
     assert_eq!(met.all().len(), 1);
-    let (_, mut subscription) = subscribe(&*lane).await;
-    invalidate(&*lane, &["k"]).await;
+    let (_, mut subscription) = subscribe(&*partition).await;
+    invalidate(&*partition, &["k"]).await;
     assert_eq!(message(&mut *subscription).await.seq, 1);
     // It can be noted how far the instance is, or its heartbeats would fail.
     let applied = Applied {
@@ -69,7 +71,7 @@ async fn a_full_server_can_be_joined() {
         next_event(&mut *subscription).await,
         Event::Heartbeat(_)
     ));
-    let members = lane.members(&[]).await.unwrap().list;
+    let members = partition.members(&[]).await.unwrap().list;
     assert_eq!((members[0].info, members[0].applied), (ME, applied));
     // No lease without memory to store it in; the load runs all the same.
     let ask = LeaseRequest {
@@ -77,6 +79,6 @@ async fn a_full_server_can_be_joined() {
         want: Want::Any,
         deadline: None,
     };
-    let led = lane.acquire_lease("k", ask).await;
+    let led = partition.acquire_lease("k", ask).await;
     assert!(!matches!(led, Ok(LeaseReply::Hit(_))), "{led:?}");
 }

@@ -8,7 +8,7 @@ use deadpool_redis::redis::aio::MultiplexedConnection;
 use deadpool_redis::redis::{FromRedisValue, cmd};
 use futures::StreamExt;
 use larder::RedisL2;
-use larder::l2::{Event, L2, L2Error, Lane, LaneClock, MemberInfo, Subscription};
+use larder::l2::{Event, L2, L2Error, MemberInfo, Partition, PartitionClock, Subscription};
 use tokio::time::timeout;
 
 use crate::store::*;
@@ -51,8 +51,8 @@ pub(super) const RELIES_FOR_LONG: MemberInfo = MemberInfo {
     max_staleness: LONG,
 };
 
-pub(super) fn lane(l2: &RedisL2) -> Arc<dyn Lane> {
-    lane_of(l2, NAMESPACE)
+pub(super) fn partition(l2: &RedisL2) -> Arc<dyn Partition> {
+    partition_of(l2, NAMESPACE)
 }
 
 /// All that a log shows of an error.
@@ -71,26 +71,29 @@ pub(super) async fn end(subscription: &mut dyn Subscription) {
     timeout(LIMIT, ended).await.expect("it ends");
 }
 
-/// The clocks that a lane's new connections found.
+/// The clocks that a partition's new connections found.
 #[derive(Clone, Default)]
-pub(super) struct Met(Arc<Mutex<Vec<LaneClock>>>);
+pub(super) struct Met(Arc<Mutex<Vec<PartitionClock>>>);
 
 impl Met {
-    pub(super) fn all(&self) -> Vec<LaneClock> {
+    pub(super) fn all(&self) -> Vec<PartitionClock> {
         self.0.lock().unwrap().clone()
     }
 
-    pub(super) fn last(&self) -> LaneClock {
+    pub(super) fn last(&self) -> PartitionClock {
         *self.all().last().expect("a connection was made")
     }
 }
 
-/// A lane that is in a hurry, and the clocks that it meets.
-pub(super) fn watched_lane(l2: &dyn L2, timeout: Duration) -> (Arc<dyn Lane>, Met) {
+/// A partition that is in a hurry, and the clocks that it meets.
+pub(super) fn watched_partition(l2: &dyn L2, timeout: Duration) -> (Arc<dyn Partition>, Met) {
     let met = Met::default();
     let seen = met.clone();
-    let on_connect = Box::new(move |clock: &LaneClock| seen.0.lock().unwrap().push(*clock));
-    (l2.lane(NAMESPACE.into(), timeout, on_connect).into(), met)
+    let on_connect = Box::new(move |clock: &PartitionClock| seen.0.lock().unwrap().push(*clock));
+    (
+        l2.partition(NAMESPACE.into(), timeout, on_connect).into(),
+        met,
+    )
 }
 
 /// The value of a field, for each connection of larder.

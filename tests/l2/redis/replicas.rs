@@ -8,7 +8,7 @@ use futures::StreamExt;
 use larder::l2::{Event, Kind, LeaseRequest, Subscription, Want};
 use tokio::time::timeout;
 
-use super::{own_key, run, value_key, watched_lane};
+use super::{own_key, run, value_key, watched_partition};
 use crate::store::*;
 use crate::support::eventually::eventually;
 
@@ -37,7 +37,7 @@ async fn heartbeat_is_refused(subscription: &mut dyn Subscription) -> bool {
 #[tokio::test]
 async fn a_promoted_replica_starts_a_new_epoch() {
     let primary = Redis::start_with(&["--repl-diskless-sync-delay", "0"]).await;
-    let old = insert(&*primary.lane(), "k", b"old").await;
+    let old = insert(&*primary.partition(), "k", b"old").await;
     let port = primary.server.port().to_string();
     let replica = Redis::start_with(&["--replicaof", "127.0.0.1", &port]).await;
     let mut raw = replica.server.connection().await;
@@ -48,20 +48,20 @@ async fn a_promoted_replica_starts_a_new_epoch() {
     .await;
 
     // As long as it is a replica it is not used at all, not even to read.
-    let (lane, met) = watched_lane(&replica.l2, Duration::from_secs(2));
-    assert!(lane.get("k").await.is_err());
-    assert!(lane.subscribe(ME).await.is_err());
+    let (partition, met) = watched_partition(&replica.l2, Duration::from_secs(2));
+    assert!(partition.get("k").await.is_err());
+    assert!(partition.subscribe(ME).await.is_err());
     assert_eq!(met.all(), []);
 
     let _: () = run(&mut raw, &["REPLICAOF", "NO", "ONE"]).await;
-    eventually("it is used", async || lane.get("k").await.is_ok()).await;
-    let bytes = get(&*lane, "k").await.expect("it was replicated");
+    eventually("it is used", async || partition.get("k").await.is_ok()).await;
+    let bytes = get(&*partition, "k").await.expect("it was replicated");
     assert_eq!(stamp_of(&bytes), old);
-    assert_eq!(usable(&*lane, "k").await, None);
+    assert_eq!(usable(&*partition, "k").await, None);
     let now = met.last();
     assert_ne!(now.epoch, old.epoch);
     assert_eq!(now.seq, 1);
-    let stamp = insert(&*lane, "k", b"new").await;
+    let stamp = insert(&*partition, "k", b"new").await;
     assert_eq!((stamp.epoch, stamp.ver), (now.epoch, old.ver + 1));
 }
 
@@ -70,9 +70,9 @@ async fn a_promoted_replica_starts_a_new_epoch() {
 async fn a_primary_that_was_a_replica_meanwhile_starts_a_new_epoch() {
     let store = Redis::start().await;
     let mut raw = store.server.connection().await;
-    let lane = store.lane();
-    let old = insert(&*lane, "k", b"old").await;
-    let (_, mut subscription) = subscribe(&*lane).await;
+    let partition = store.partition();
+    let old = insert(&*partition, "k", b"old").await;
+    let (_, mut subscription) = subscribe(&*partition).await;
     assert!(!heartbeat_is_refused(&mut *subscription).await);
 
     let _: () = run(&mut raw, &["REPLICAOF", "127.0.0.1", CLOSED_PORT]).await;
@@ -81,7 +81,7 @@ async fn a_primary_that_was_a_replica_meanwhile_starts_a_new_epoch() {
         heartbeat_is_refused(&mut *subscription).await,
         "of a replica"
     );
-    assert!(store.lane().get("k").await.is_err());
+    assert!(store.partition().get("k").await.is_err());
 
     let _: () = run(&mut raw, &["REPLICAOF", "NO", "ONE"]).await;
     assert_eq!(role(&mut raw).await, "master");
@@ -89,10 +89,10 @@ async fn a_primary_that_was_a_replica_meanwhile_starts_a_new_epoch() {
         heartbeat_is_refused(&mut *subscription).await,
         "of another incarnation"
     );
-    let (clock, mut subscription) = subscribe(&*store.lane()).await;
+    let (clock, mut subscription) = subscribe(&*store.partition()).await;
     assert_ne!(clock.epoch, old.epoch);
     assert!(!heartbeat_is_refused(&mut *subscription).await);
-    assert_eq!(usable(&*lane, "k").await, None);
+    assert_eq!(usable(&*partition, "k").await, None);
 }
 
 /// The connection works, and the server has the data; but it is no longer the primary, so its answer is an error.
@@ -100,16 +100,16 @@ async fn a_primary_that_was_a_replica_meanwhile_starts_a_new_epoch() {
 async fn a_primary_that_was_demoted_gives_no_value_on_an_open_connection() {
     let store = Redis::start().await;
     let mut raw = store.server.connection().await;
-    let lane = store.lane();
-    insert(&*lane, "k", b"old").await;
-    assert!(usable(&*lane, "k").await.is_some());
+    let partition = store.partition();
+    insert(&*partition, "k", b"old").await;
+    assert!(usable(&*partition, "k").await.is_some());
     let _: () = run(&mut raw, &["REPLICAOF", "127.0.0.1", CLOSED_PORT]).await;
     let ask = LeaseRequest {
         ttl: Duration::ZERO,
         want: Want::Any,
         deadline: None,
     };
-    assert!(lane.acquire_lease("k", ask).await.is_err());
+    assert!(partition.acquire_lease("k", ask).await.is_err());
 }
 
 /// It may have been replaced already without knowing it.
@@ -117,12 +117,12 @@ async fn a_primary_that_was_demoted_gives_no_value_on_an_open_connection() {
 async fn a_primary_that_misses_its_replicas_answers_no_heartbeat() {
     let store = Redis::start().await;
     let mut raw = store.server.connection().await;
-    let (_, mut subscription) = subscribe(&*store.lane()).await;
+    let (_, mut subscription) = subscribe(&*store.partition()).await;
     assert!(!heartbeat_is_refused(&mut *subscription).await);
     let _: () = run(&mut raw, &["CONFIG", "SET", "min-replicas-to-write", "1"]).await;
     assert!(heartbeat_is_refused(&mut *subscription).await);
-    let lane = store.lane();
-    let refused = lane.clear(&payload_of(Kind::Clear, &[])).await;
+    let partition = store.partition();
+    let refused = partition.clear(&payload_of(Kind::Clear, &[])).await;
     assert!(refused.is_err_and(|error| error.is_refused()));
     let _: () = run(&mut raw, &["CONFIG", "SET", "min-replicas-to-write", "0"]).await;
     assert!(!heartbeat_is_refused(&mut *subscription).await);
@@ -133,10 +133,10 @@ async fn a_primary_that_misses_its_replicas_answers_no_heartbeat() {
 async fn a_clock_without_an_incarnation_answers_no_heartbeat() {
     let store = Redis::start().await;
     let mut raw = store.server.connection().await;
-    let (before, mut subscription) = subscribe(&*store.lane()).await;
+    let (before, mut subscription) = subscribe(&*store.partition()).await;
     let _: i64 = run(&mut raw, &["HDEL", &own_key("clock"), "run"]).await;
     assert!(heartbeat_is_refused(&mut *subscription).await);
-    let (after, mut subscription) = subscribe(&*store.lane()).await;
+    let (after, mut subscription) = subscribe(&*store.partition()).await;
     assert_ne!(before.epoch, after.epoch);
     assert!(!heartbeat_is_refused(&mut *subscription).await);
 }

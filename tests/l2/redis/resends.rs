@@ -4,29 +4,29 @@ use larder_store_tests::steps::Steps;
 use std::sync::Arc;
 
 use larder::Version;
-use larder::l2::{Fill, Kind, Lane, LeaseReply};
+use larder::l2::{Fill, Kind, LeaseReply, Partition};
 
 use super::detour::{Detour, Loss};
 #[cfg(feature = "write-behind")]
 use super::own_key;
-use super::{Met, watched_lane};
+use super::{Met, watched_partition};
 use super::{connected, run};
 use crate::store::*;
 use crate::support::eventually::eventually;
 use crate::support::home;
 
-/// A server, the way to it, and a lane that has a connection.
-async fn start() -> (Redis, Detour, Arc<dyn Lane>, Met) {
+/// A server, the way to it, and a partition that has a connection.
+async fn start() -> (Redis, Detour, Arc<dyn Partition>, Met) {
     let store = Redis::start().await;
     let detour = Detour::to(&store.server).await;
     let l2 = home::open(&detour.url);
-    let (lane, met) = watched_lane(&l2, LIMIT);
+    let (partition, met) = watched_partition(&l2, LIMIT);
     // So that the server knows the scripts, too.
-    let lease = granted(&*lane, "warm").await;
-    filled(&*lane, "warm", lease, b"v").await;
-    insert(&*lane, "warm", b"v").await;
-    clear(&*lane).await;
-    (store, detour, lane, met)
+    let lease = granted(&*partition, "warm").await;
+    filled(&*partition, "warm", lease, b"v").await;
+    insert(&*partition, "warm", b"v").await;
+    clear(&*partition).await;
+    (store, detour, partition, met)
 }
 
 /// Its first copy could land when its key has been invalidated since.
@@ -34,20 +34,21 @@ async fn start() -> (Redis, Detour, Arc<dyn Lane>, Met) {
 async fn an_insert_that_is_sent_twice_is_done_when_the_first_copy_cannot_land() {
     // A large value is sent in another way.
     for size in [1, 5000] {
-        let (_store, mut detour, lane, met) = start().await;
-        let (clock, _subscription) = subscribe(&*lane).await;
+        let (_store, mut detour, partition, met) = start().await;
+        let (clock, _subscription) = subscribe(&*partition).await;
         detour.lose(Loss::HeldUp);
         let value = sealed(&vec![b'v'; size]);
         let payload = payload_of(Kind::Insert, &["k"]);
         let deadline = Some(clock.now + 3000);
-        lane.insert(&[("k", &value)], &payload, deadline)
+        partition
+            .insert(&[("k", &value)], &payload, deadline)
             .await
             .unwrap();
         let late = detour.caught().await;
-        invalidate(&*lane, &["k"]).await;
+        invalidate(&*partition, &["k"]).await;
         assert_eq!(met.all().len(), 2, "another connection");
         late.arrive().await;
-        assert_eq!(get(&*lane, "k").await, None, "it was refused");
+        assert_eq!(get(&*partition, "k").await, None, "it was refused");
     }
 }
 
@@ -55,9 +56,9 @@ async fn an_insert_that_is_sent_twice_is_done_when_the_first_copy_cannot_land() 
 #[tokio::test]
 async fn a_write_is_not_in_doubt_because_the_server_has_ended_the_connection_before() {
     let store = Redis::start().await;
-    let (lane, met) = watched_lane(&home::open(store.server.url()), LIMIT);
-    insert(&*lane, "warm", b"v").await;
-    let (clock, _subscription) = subscribe(&*lane).await;
+    let (partition, met) = watched_partition(&home::open(store.server.url()), LIMIT);
+    insert(&*partition, "warm", b"v").await;
+    let (clock, _subscription) = subscribe(&*partition).await;
     let mut raw = store.server.connection().await;
     // A request in doubt would not be waited for so long: it would be an error.
     let deadline = Some(clock.now + 3_600_000);
@@ -82,7 +83,7 @@ async fn a_write_is_not_in_doubt_because_the_server_has_ended_the_connection_bef
         }
         ends += 1;
         let values = [("k", &value)];
-        let inserted = lane.insert(&values, &payload, deadline);
+        let inserted = partition.insert(&values, &payload, deadline);
         inserted.await.unwrap();
         assert_eq!(met.all().len(), 1 + ends, "another connection");
     }
@@ -94,73 +95,79 @@ async fn an_insert_whose_first_copy_can_land_much_later_is_in_doubt() {
     let store = Redis::start().await;
     let detour = Detour::to(&store.server).await;
     let l2 = home::open(&detour.url);
-    let (lane, _) = watched_lane(&l2, LIMIT);
-    insert(&*lane, "warm", b"v").await;
-    let (clock, _subscription) = subscribe(&*lane).await;
+    let (partition, _) = watched_partition(&l2, LIMIT);
+    insert(&*partition, "warm", b"v").await;
+    let (clock, _subscription) = subscribe(&*partition).await;
     let in_time = u64::try_from(LIMIT.as_millis()).unwrap() * 2;
     detour.lose(Loss::HeldUp);
     let (value, payload) = (sealed(b"v"), payload_of(Kind::Insert, &["k"]));
     let deadline = Some(clock.now + in_time * 2);
-    let inserted = lane.insert(&[("k", &value)], &payload, deadline).await;
+    let inserted = partition.insert(&[("k", &value)], &payload, deadline).await;
     assert!(inserted.is_err_and(|error| error.is_unreachable()));
 }
 
 /// The load to which the lease was granted may have read what is old by now.
 #[tokio::test]
 async fn a_lease_that_has_ended_is_not_brought_back_by_a_late_copy() {
-    let (store, mut detour, lane, met) = start().await;
+    let (store, mut detour, partition, met) = start().await;
     detour.lose(Loss::HeldUp);
-    let lease = granted(&*lane, "k").await;
+    let lease = granted(&*partition, "k").await;
     let late = detour.caught().await;
     assert_eq!(met.all().len(), 2, "another connection");
-    invalidate(&*store.lane(), &["k"]).await;
+    invalidate(&*store.partition(), &["k"]).await;
     late.arrive().await;
-    assert_eq!(fill(&*lane, "k", lease, b"old").await, Fill::Rejected(None));
-    assert!(!renewed(&*lane, "k", lease).await);
-    assert_eq!(get(&*lane, "k").await, None);
+    assert_eq!(
+        fill(&*partition, "k", lease, b"old").await,
+        Fill::Rejected(None)
+    );
+    assert!(!renewed(&*partition, "k", lease).await);
+    assert_eq!(get(&*partition, "k").await, None);
 }
 
 /// Otherwise all loads would wait until it expires, as none has it. Also of a lease that names its period.
 #[tokio::test]
 async fn a_lease_whose_grant_was_lost_belongs_to_the_load_that_asked() {
-    let (store, detour, lane, met) = start().await;
+    let (store, detour, partition, met) = start().await;
     for (connections, key) in [(2, "k"), (3, "of the next period")] {
         detour.lose(Loss::OfReply);
-        let lease = granted(&*lane, key).await;
+        let lease = granted(&*partition, key).await;
         assert_eq!(met.all().len(), connections, "another connection");
-        let other = acquire_lease(&*store.lane(), key).await;
+        let other = acquire_lease(&*store.partition(), key).await;
         assert!(matches!(other, LeaseReply::Wait(_)), "{other:?}");
-        assert!(renewed(&*lane, key, lease).await);
-        filled(&*lane, key, lease, b"v").await;
-        lane.end_leases().await.unwrap();
+        assert!(renewed(&*partition, key, lease).await);
+        filled(&*partition, key, lease, b"v").await;
+        partition.end_leases().await.unwrap();
     }
 }
 
 /// What was stored before another clear has the epoch that the first copy would begin anew.
 #[tokio::test]
 async fn what_was_cleared_is_not_brought_back_by_a_late_copy_of_a_clear() {
-    let (store, mut detour, lane, _) = start().await;
+    let (store, mut detour, partition, _) = start().await;
     detour.lose(Loss::HeldUp);
-    let first = clear(&*lane).await;
+    let first = clear(&*partition).await;
     let late = detour.caught().await;
-    let inserted = insert(&*lane, "k", b"v").await;
+    let inserted = insert(&*partition, "k", b"v").await;
     assert_eq!(inserted.epoch, first.epoch);
-    clear(&*store.lane()).await;
-    assert_eq!(usable(&*lane, "k").await, None);
+    clear(&*store.partition()).await;
+    assert_eq!(usable(&*partition, "k").await, None);
     late.arrive().await;
-    assert_eq!(usable(&*lane, "k").await, None, "it is cleared");
+    assert_eq!(usable(&*partition, "k").await, None, "it is cleared");
 }
 
 /// All instances would be off again, or on.
 #[tokio::test]
 async fn a_switch_is_not_undone_by_a_late_copy_of_a_former_one() {
-    let (store, mut detour, lane, _) = start().await;
-    let (clock, _subscription) = subscribe(&*lane).await;
-    lane.switch(false, None).await.unwrap();
+    let (store, mut detour, partition, _) = start().await;
+    let (clock, _subscription) = subscribe(&*partition).await;
+    partition.switch(false, None).await.unwrap();
     detour.lose(Loss::HeldUp);
-    lane.switch(true, Some(clock.now + 3000)).await.unwrap();
+    partition
+        .switch(true, Some(clock.now + 3000))
+        .await
+        .unwrap();
     let late = detour.caught().await;
-    let other = store.lane();
+    let other = store.partition();
     other.switch(false, None).await.unwrap();
     late.arrive().await;
     assert!(!subscribe(&*other).await.0.is_off);
@@ -169,20 +176,20 @@ async fn a_switch_is_not_undone_by_a_late_copy_of_a_former_one() {
 /// The second copy finds another version than the one that the caller has seen: its own.
 #[tokio::test]
 async fn an_insert_on_a_condition_that_is_sent_twice_knows_its_own_success() {
-    let (store, detour, lane, met) = start().await;
-    let (clock, _subscription) = subscribe(&*lane).await;
+    let (store, detour, partition, met) = start().await;
+    let (clock, _subscription) = subscribe(&*partition).await;
     let (value, payload) = (sealed(b"v"), payload_of(Kind::Insert, &["k"]));
     let deadline = Some(clock.now + 3000);
     // So that the server knows the script, too.
     let insert_if = async |key, deadline| {
-        let inserted = lane.insert_if(key, &value, Version::ABSENT, &payload, deadline);
+        let inserted = partition.insert_if(key, &value, Version::ABSENT, &payload, deadline);
         inserted.await.unwrap()
     };
     insert_if("warm", None).await;
     detour.lose(Loss::OfReply);
     let stored = insert_if("k", deadline).await;
     assert_eq!(met.all().len(), 2, "another connection");
-    let bytes = get(&*store.lane(), "k").await.expect("it is stored");
+    let bytes = get(&*store.partition(), "k").await.expect("it is stored");
     assert_eq!(Some(stamp_of(&bytes)), stored);
     assert_eq!(insert_if("k", None).await, None, "another call");
 }
@@ -190,18 +197,18 @@ async fn an_insert_on_a_condition_that_is_sent_twice_knows_its_own_success() {
 /// It would store a second time what was removed since.
 #[tokio::test]
 async fn an_insert_on_a_condition_stores_once_however_often_it_arrives() {
-    let (store, mut detour, lane, _) = start().await;
-    let (clock, _subscription) = subscribe(&*lane).await;
+    let (store, mut detour, partition, _) = start().await;
+    let (clock, _subscription) = subscribe(&*partition).await;
     let (value, payload) = (sealed(b"v"), payload_of(Kind::Insert, &["k"]));
     let deadline = Some(clock.now + 3000);
     let absent = Version::ABSENT;
-    let warm = lane.insert_if("warm", &value, absent, &payload, None);
+    let warm = partition.insert_if("warm", &value, absent, &payload, None);
     warm.await.unwrap();
     detour.lose(Loss::HeldUp);
-    let inserting = lane.insert_if("k", &value, absent, &payload, deadline);
+    let inserting = partition.insert_if("k", &value, absent, &payload, deadline);
     let removed = async {
         let late = detour.caught().await;
-        let other = store.lane();
+        let other = store.partition();
         eventually("the second copy is executed", async || {
             get(&*other, "k").await.is_some()
         })
@@ -221,9 +228,9 @@ async fn a_write_is_appended_once_or_never_however_often_it_arrives() {
     use larder::l2::{Append, Written};
 
     for most in [1, 0] {
-        let (store, mut detour, lane, _) = start().await;
+        let (store, mut detour, partition, _) = start().await;
         let mut raw = store.server.connection().await;
-        let (clock, _subscription) = subscribe(&*lane).await;
+        let (clock, _subscription) = subscribe(&*partition).await;
         let (value, payload) = (sealed(b"v"), payload_of(Kind::Insert, &["k"]));
         let deadline = Some(clock.now + 3000);
         let append = |most| Append {
@@ -232,11 +239,11 @@ async fn a_write_is_appended_once_or_never_however_often_it_arrives() {
             version: None,
         };
         // So that the server knows the script, too.
-        let warm = lane.append("warm", &value, append(0), &payload, deadline);
+        let warm = partition.append("warm", &value, append(0), &payload, deadline);
         assert_eq!(warm.await.unwrap(), Written::Full);
         let done = own_key("done:*");
         detour.lose(Loss::HeldUp);
-        let appending = lane.append("k", &value, append(most), &payload, deadline);
+        let appending = partition.append("k", &value, append(most), &payload, deadline);
         let length = async |raw: &mut _| run::<u64>(raw, &["XLEN", &own_key("writes")]).await;
         let freed = async {
             let late = detour.caught().await;

@@ -6,13 +6,13 @@ use std::time::Duration;
 use deadpool_redis::redis::Value;
 use futures::future::join_all;
 use larder::RedisL2;
-use larder::l2::{Kind, Lane, LaneClock, MemberInfo, Subscription};
+use larder::l2::{Kind, MemberInfo, Partition, PartitionClock, Subscription};
 use tokio::time::Instant;
 
 use super::callers::Callers;
 use super::failover::replicates;
 use super::members::answer;
-use super::{RELIES_FOR_LONG, end, lane, run, shown, watched_lane};
+use super::{RELIES_FOR_LONG, end, partition, run, shown, watched_partition};
 use crate::store::*;
 use crate::support::eventually::eventually;
 use crate::support::proxy::{KINDS, Line, Proxy, WAYS};
@@ -133,29 +133,29 @@ impl Fleet {
     }
 }
 
-async fn failure(lane: &dyn Lane) -> String {
-    shown(&lane.get("k").await.unwrap_err())
+async fn failure(partition: &dyn Partition) -> String {
+    shown(&partition.get("k").await.unwrap_err())
 }
 
 #[tokio::test]
 async fn the_sentinels_lead_to_the_primary() {
     let fleet = Fleet::start().await;
-    let lane = lane(&fleet.l2());
-    let (_, mut subscription) = subscribe(&*lane).await;
-    insert(&*lane, "k", b"v").await;
+    let partition = partition(&fleet.l2());
+    let (_, mut subscription) = subscribe(&*partition).await;
+    insert(&*partition, "k", b"v").await;
     message(&mut *subscription).await;
     heartbeat(&mut *subscription).await;
     let direct = RedisL2::open(fleet.primary.url()).unwrap();
-    assert!(get(&*lane_of(&direct, NAMESPACE), "k").await.is_some());
+    assert!(get(&*partition_of(&direct, NAMESPACE), "k").await.is_some());
 }
 
-/// All lanes ask over one connection to each.
+/// All partitions ask over one connection to each.
 #[tokio::test]
-async fn lanes_share_one_connection_to_each_sentinel() {
+async fn partitions_share_one_connection_to_each_sentinel() {
     const BEATS: u64 = 10;
     let fleet = Fleet::start().await;
     let l2 = fleet.l2();
-    let (first, second) = (lane(&l2), lane_of(&l2, "other"));
+    let (first, second) = (partition(&l2), partition_of(&l2, "other"));
     let (_, mut one) = subscribe(&*first).await;
     let (_, mut other) = subscribe(&*second).await;
     for _ in 0..BEATS {
@@ -172,7 +172,7 @@ async fn lanes_share_one_connection_to_each_sentinel() {
     };
     assert_eq!(listening().await, [1; SENTINELS]);
     drop((one, other, first, second));
-    eventually("they end with the last lane", async || {
+    eventually("they end with the last partition", async || {
         listening().await == [0; SENTINELS]
     })
     .await;
@@ -182,9 +182,9 @@ async fn lanes_share_one_connection_to_each_sentinel() {
 async fn the_first_sentinel_may_be_down() {
     let mut fleet = Fleet::start().await;
     fleet.sentinels[0].kill();
-    let lane = lane(&fleet.l2());
-    let (_, mut subscription) = subscribe(&*lane).await;
-    insert(&*lane, "k", b"v").await;
+    let partition = partition(&fleet.l2());
+    let (_, mut subscription) = subscribe(&*partition).await;
+    insert(&*partition, "k", b"v").await;
     answer(&mut *subscription).await.unwrap();
     // A connection that was lost is replaced in the heartbeat that finds out.
     fleet.sentinels[1].restart().await;
@@ -197,9 +197,9 @@ async fn passwords_of_sentinels_and_of_the_primary_are_two() {
     let fleet = Fleet::start_with(&servers, &["--requirepass", "watch"]).await;
     assert!(fleet.urls()[0].contains("watch"));
     let l2 = fleet.l2().primary_like("redis://:data@primary/1").unwrap();
-    let lane_in_1 = lane(&l2);
-    let (_, mut subscription) = subscribe(&*lane_in_1).await;
-    insert(&*lane_in_1, "k", b"v").await;
+    let partition_in_1 = partition(&l2);
+    let (_, mut subscription) = subscribe(&*partition_in_1).await;
+    insert(&*partition_in_1, "k", b"v").await;
     answer(&mut *subscription).await.unwrap();
 
     // All that a user needs at the sentinels.
@@ -214,8 +214,8 @@ async fn passwords_of_sentinels_and_of_the_primary_are_two() {
     let urls = fleet.urls();
     let urls = urls.iter().map(|url| url.replace(":watch@", "watcher:pw@"));
     let l2 = RedisL2::sentinel(NAME, urls).unwrap();
-    let lane_of_watcher = lane(&l2.primary_like("redis://:data@primary").unwrap());
-    let (_, _subscription) = subscribe(&*lane_of_watcher).await;
+    let partition_of_watcher = partition(&l2.primary_like("redis://:data@primary").unwrap());
+    let (_, _subscription) = subscribe(&*partition_of_watcher).await;
     let raw = fleet.sentinels[2].connection().await;
     eventually("it listens", async || {
         let list = ["CLIENT", "LIST", "TYPE", "pubsub"];
@@ -224,7 +224,7 @@ async fn passwords_of_sentinels_and_of_the_primary_are_two() {
     })
     .await;
 
-    let without_primarys = failure(&*lane(&fleet.l2())).await;
+    let without_primarys = failure(&*partition(&fleet.l2())).await;
     assert!(
         without_primarys.contains("NOAUTH: it demands"),
         "{without_primarys}"
@@ -232,7 +232,7 @@ async fn passwords_of_sentinels_and_of_the_primary_are_two() {
     let ports = fleet.sentinels.iter().map(RedisServer::port);
     let urls = ports.map(|port| format!("redis://127.0.0.1:{port}"));
     let l2 = RedisL2::sentinel(NAME, urls).unwrap();
-    let without_sentinels = failure(&*lane(&l2)).await;
+    let without_sentinels = failure(&*partition(&l2)).await;
     assert!(
         without_sentinels.contains("3 did not answer (NOAUTH"),
         "{without_sentinels}"
@@ -243,7 +243,7 @@ async fn passwords_of_sentinels_and_of_the_primary_are_two() {
 async fn a_name_that_no_sentinel_knows_is_named() {
     let fleet = Fleet::start().await;
     let l2 = RedisL2::sentinel("catalogue", fleet.urls()).unwrap();
-    let error = failure(&*lane(&l2)).await;
+    let error = failure(&*partition(&l2)).await;
     let means =
         "2 of 3 sentinels must name the same primary for `catalogue`: 0 do, 3 do not know the name";
     assert!(error.contains(means), "{error}");
@@ -253,25 +253,28 @@ async fn a_name_that_no_sentinel_knows_is_named() {
 #[tokio::test]
 async fn without_a_majority_the_primary_is_not_believed() {
     let mut fleet = Fleet::start().await;
-    let (lane, met) = watched_lane(&fleet.l2(), LIMIT);
-    let (clock, mut subscription) = subscribe(&*lane).await;
-    insert(&*lane, "k", b"v").await;
+    let (partition, met) = watched_partition(&fleet.l2(), LIMIT);
+    let (clock, mut subscription) = subscribe(&*partition).await;
+    insert(&*partition, "k", b"v").await;
     fleet.sentinels[0].kill();
     fleet.sentinels[1].pause();
     let error = shown(&answer(&mut *subscription).await.unwrap_err());
     assert!(error.contains("2 of 3 sentinels must name"), "{error}");
     end(&mut *subscription).await;
-    let error = failure(&*lane).await;
+    let error = failure(&*partition).await;
     assert!(error.contains("`catalog`: 1 do"), "{error}");
     // The one that was silent is asked over another connection.
     fleet.sentinels[1].resume();
-    eventually("there is a majority", async || lane.get("k").await.is_ok()).await;
+    eventually("there is a majority", async || {
+        partition.get("k").await.is_ok()
+    })
+    .await;
     assert_eq!(
         met.last().incarnation,
         clock.incarnation,
         "nothing was lost"
     );
-    let (_, mut subscription) = subscribe(&*lane).await;
+    let (_, mut subscription) = subscribe(&*partition).await;
     answer(&mut *subscription).await.unwrap();
 }
 
@@ -279,19 +282,19 @@ async fn without_a_majority_the_primary_is_not_believed() {
 #[tokio::test]
 async fn a_connection_is_not_read_from_for_longer_than_values_are_believed() {
     let mut fleet = Fleet::start().await;
-    let lane = lane(&fleet.l2());
+    let partition = partition(&fleet.l2());
     let me = MemberInfo {
         id: 5,
         max_staleness: Duration::from_millis(300),
     };
-    let (_, _subscription) = lane.subscribe(me).await.unwrap();
-    insert(&*lane, "k", b"v").await;
+    let (_, _subscription) = partition.subscribe(me).await.unwrap();
+    insert(&*partition, "k", b"v").await;
     for sentinel in &mut fleet.sentinels {
         sentinel.kill();
     }
     // Without a heartbeat.
     eventually("it is asked for again", async || {
-        lane.get("k").await.is_err()
+        partition.get("k").await.is_err()
     })
     .await;
 }
@@ -300,30 +303,30 @@ async fn a_connection_is_not_read_from_for_longer_than_values_are_believed() {
 #[tokio::test]
 async fn a_switch_is_heard_of() {
     let fleet = Fleet::start().await;
-    let (lane, met) = watched_lane(&fleet.l2(), LIMIT);
-    let (before, mut subscription) = subscribe(&*lane).await;
-    insert(&*lane, "k", b"old").await;
+    let (partition, met) = watched_partition(&fleet.l2(), LIMIT);
+    let (before, mut subscription) = subscribe(&*partition).await;
+    insert(&*partition, "k", b"old").await;
     fleet.fail_over().await;
     end(&mut *subscription).await;
     eventually("the new primary takes it", async || {
-        let (clock, _subscription) = subscribe(&*lane).await;
+        let (clock, _subscription) = subscribe(&*partition).await;
         clock.incarnation != before.incarnation
     })
     .await;
-    insert(&*lane, "k", b"new").await;
+    insert(&*partition, "k", b"new").await;
     assert_ne!(met.last().incarnation, before.incarnation);
     let direct = RedisL2::open(fleet.replica.url()).unwrap();
-    assert!(get(&*lane_of(&direct, NAMESPACE), "k").await.is_some());
+    assert!(get(&*partition_of(&direct, NAMESPACE), "k").await.is_some());
 }
 
-/// A lane that uses its connection no more does not keep others from the new primary.
+/// A partition that uses its connection no more does not keep others from the new primary.
 #[tokio::test]
 #[ignore = "ten seconds: sh tests/proof.sh sentinel"]
-async fn a_lane_that_is_idle_holds_up_no_other_one() {
+async fn a_partition_that_is_idle_holds_up_no_other_one() {
     let fleet = Fleet::start().await;
     let l2 = fleet.l2();
-    let (lane, idle) = (lane(&l2), lane_of(&l2, "idle"));
-    insert(&*lane, "k", b"old").await;
+    let (partition, idle) = (partition(&l2), partition_of(&l2, "idle"));
+    insert(&*partition, "k", b"old").await;
     insert(&*idle, "k", b"old").await;
     fleet.fail_over().await;
     // Without a subscription nobody has heard of it.
@@ -331,7 +334,7 @@ async fn a_lane_that_is_idle_holds_up_no_other_one() {
         let message = payload_of(Kind::Insert, &["k"]);
         let value = sealed(b"new");
         let values = [("k", &value)];
-        let inserted = lane.insert(&values, &message, None).await;
+        let inserted = partition.insert(&values, &message, None).await;
         let raw = fleet.replica.connection().await;
         let stored: Option<Vec<u8>> = run(&mut raw.clone(), &["GET", &super::value_key("k")]).await;
         inserted.is_ok() && stored.is_some_and(|bytes| bytes.ends_with(b"new"))
@@ -339,16 +342,16 @@ async fn a_lane_that_is_idle_holds_up_no_other_one() {
     .await;
 }
 
-/// A lane that is subscribed to a primary which was stopped while another server took over. It goes on now, and takes
+/// A partition that is subscribed to a primary which was stopped while another server took over. It goes on now, and takes
 /// itself for the primary for some seconds. Nobody has heard of the other one.
 async fn behind(
     fleet: &mut Fleet,
     l2: &RedisL2,
-) -> (Arc<dyn Lane>, LaneClock, Box<dyn Subscription>) {
+) -> (Arc<dyn Partition>, PartitionClock, Box<dyn Subscription>) {
     fleet.without_news().await;
-    let lane = lane(l2);
-    let (clock, mut subscription) = lane.subscribe(RELIES_FOR_LONG).await.unwrap();
-    insert(&*lane, "k", b"old").await;
+    let partition = partition(l2);
+    let (clock, mut subscription) = partition.subscribe(RELIES_FOR_LONG).await.unwrap();
+    insert(&*partition, "k", b"old").await;
     answer(&mut *subscription).await.unwrap();
     fleet.primary.pause();
     fleet.fail_over().await;
@@ -356,33 +359,33 @@ async fn behind(
     let mut raw = fleet.primary.connection().await;
     let role: Vec<Value> = run(&mut raw, &["ROLE"]).await;
     assert_eq!(role[0], Value::BulkString(b"master".to_vec()));
-    (lane, clock, subscription)
+    (partition, clock, subscription)
 }
 
 #[tokio::test]
 async fn an_old_primary_that_comes_back_is_not_believed() {
     let mut fleet = Fleet::start().await;
     let l2 = fleet.l2();
-    let (lane, before, mut subscription) = behind(&mut fleet, &l2).await;
+    let (partition, before, mut subscription) = behind(&mut fleet, &l2).await;
     let error = shown(&answer(&mut *subscription).await.unwrap_err());
     assert!(error.contains("name another primary"), "{error}");
     end(&mut *subscription).await;
     // Nor is what it stores.
     let direct = RedisL2::open(fleet.primary.url()).unwrap();
-    insert(&*lane_of(&direct, NAMESPACE), "there", b"v").await;
-    assert_eq!(get(&*lane, "there").await, None);
-    let (after, mut subscription) = subscribe(&*lane).await;
+    insert(&*partition_of(&direct, NAMESPACE), "there", b"v").await;
+    assert_eq!(get(&*partition, "there").await, None);
+    let (after, mut subscription) = subscribe(&*partition).await;
     assert_ne!(after.incarnation, before.incarnation);
     answer(&mut *subscription).await.unwrap();
 }
 
 /// It shares the connection of the one that is behind.
 #[tokio::test]
-async fn a_lane_that_joins_an_old_primary_is_told() {
+async fn a_partition_that_joins_an_old_primary_is_told() {
     let mut fleet = Fleet::start().await;
     let l2 = fleet.l2();
-    let (_lane, before, mut subscription) = behind(&mut fleet, &l2).await;
-    let joining = lane_of(&l2, NAMESPACE);
+    let (_partition, before, mut subscription) = behind(&mut fleet, &l2).await;
+    let joining = partition_of(&l2, NAMESPACE);
     let error = joining
         .subscribe(RELIES_FOR_LONG)
         .await

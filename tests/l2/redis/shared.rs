@@ -1,10 +1,10 @@
-//! Connections that several lanes share.
+//! Connections that several partitions share.
 
 use std::sync::Arc;
 use std::time::Duration;
 
 use futures::future::join_all;
-use larder::l2::{L2, Lane};
+use larder::l2::{L2, Partition};
 use larder::{Cache, RedisL2};
 use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader};
 use tokio::net::TcpStream;
@@ -24,29 +24,34 @@ async fn connections(server: &RedisServer) -> Vec<String> {
     connected(server, "id").await
 }
 
-/// A server, and a proxy in front of it over which a lane with all the time in the world has stored a value.
-async fn behind_a_proxy() -> (RedisServer, Proxy, RedisL2, Arc<dyn Lane>) {
+/// A server, and a proxy in front of it over which a partition with all the time in the world has stored a value.
+async fn behind_a_proxy() -> (RedisServer, Proxy, RedisL2, Arc<dyn Partition>) {
     let server = RedisServer::start().await;
     let proxy = Proxy::start(server.port()).await;
     let l2 = RedisL2::open(proxy.url()).unwrap();
-    let calm = lane_of(&l2, "test:calm");
+    let calm = partition_of(&l2, "test:calm");
     insert(&*calm, "k", b"v").await;
     (server, proxy, l2, calm)
 }
 
 #[tokio::test]
-async fn lanes_share_one_connection_for_requests() {
+async fn partitions_share_one_connection_for_requests() {
     let Redis { server, l2 } = Redis::start().await;
-    let lanes: Vec<_> = (0..20)
-        .map(|n| lane_of(&l2, &format!("test:{n}")))
+    let partitions: Vec<_> = (0..20)
+        .map(|n| partition_of(&l2, &format!("test:{n}")))
         .collect();
     // At once, so that they begin to connect together.
-    join_all(lanes.iter().map(|lane| insert(&**lane, "k", b"v"))).await;
+    join_all(
+        partitions
+            .iter()
+            .map(|partition| insert(&**partition, "k", b"v")),
+    )
+    .await;
     assert_eq!(connections(&server).await.len(), 1);
     // Each has its own values.
-    invalidate(&*lanes[3], &["k"]).await;
-    for (n, lane) in lanes.iter().enumerate() {
-        assert_eq!(lane.get("k").await.unwrap().is_some(), n != 3, "{n}");
+    invalidate(&*partitions[3], &["k"]).await;
+    for (n, partition) in partitions.iter().enumerate() {
+        assert_eq!(partition.get("k").await.unwrap().is_some(), n != 3, "{n}");
     }
     // Each has asked for the incarnation of the server, which it says to its cache.
     for n in 0..20 {
@@ -59,27 +64,33 @@ async fn lanes_share_one_connection_for_requests() {
     }
 }
 
-/// A value that is large delays reads of another lane no more than those of its own.
+/// A value that is large delays reads of another partition no more than those of its own.
 #[tokio::test]
 async fn the_spare_connection_is_shared_as_well() {
     let Redis { server, l2 } = Redis::start().await;
-    let lanes: Vec<_> = (0..4).map(|n| lane_of(&l2, &format!("test:{n}"))).collect();
+    let partitions: Vec<_> = (0..4)
+        .map(|n| partition_of(&l2, &format!("test:{n}")))
+        .collect();
     eventually("a spare connection is there", async || {
-        let reads = lanes.iter().flat_map(|lane| (0..50).map(|_| lane.get("k")));
+        let reads = partitions
+            .iter()
+            .flat_map(|partition| (0..50).map(|_| partition.get("k")));
         assert!(join_all(reads).await.iter().all(Result::is_ok));
         connections(&server).await.len() == 2
     })
     .await;
-    let reads = lanes.iter().flat_map(|lane| (0..50).map(|_| lane.get("k")));
+    let reads = partitions
+        .iter()
+        .flat_map(|partition| (0..50).map(|_| partition.get("k")));
     assert!(join_all(reads).await.iter().all(Result::is_ok));
     assert_eq!(connections(&server).await.len(), 2);
 }
 
 /// Only its own requests go over the new connection that it makes.
 #[tokio::test]
-async fn a_hasty_lane_cuts_no_connection_of_others() {
+async fn a_hasty_partition_cuts_no_connection_of_others() {
     let (_server, proxy, l2, calm) = behind_a_proxy().await;
-    let hasty = l2.lane("test:hasty".into(), HASTY, Box::new(|_| {}));
+    let hasty = l2.partition("test:hasty".into(), HASTY, Box::new(|_| {}));
     eventually("it is connected", async || hasty.get("k").await.is_ok()).await;
     assert_eq!(proxy.connections(Kind::Data), 1);
 
@@ -88,7 +99,7 @@ async fn a_hasty_lane_cuts_no_connection_of_others() {
         let calm = Arc::clone(&calm);
         async move { calm.get("k").await }
     });
-    eventually("the hasty lane connects anew", async || {
+    eventually("the hasty partition connects anew", async || {
         assert!(hasty.get("k").await.is_err());
         proxy.connections(Kind::Data) > 1
     })
@@ -97,28 +108,29 @@ async fn a_hasty_lane_cuts_no_connection_of_others() {
     // Over the old connection, which had its request before.
     let value = waiting.await.unwrap().unwrap();
     assert!(value.is_some());
-    eventually("the hasty lane works again", async || {
+    eventually("the hasty partition works again", async || {
         hasty.get("k").await.is_ok()
     })
     .await;
 }
 
-/// The lane that gives up on a connection is not given it again, although others still have it.
+/// The partition that gives up on a connection is not given it again, although others still have it.
 #[tokio::test]
-async fn a_half_open_connection_is_replaced_for_each_lane() {
+async fn a_half_open_connection_is_replaced_for_each_partition() {
     let (_server, proxy, l2, _calm) = behind_a_proxy().await;
-    let lanes = ["test:a", "test:b"].map(|name| l2.lane(name.into(), HASTY, Box::new(|_| {})));
-    for lane in &lanes {
-        eventually("it is connected", async || lane.get("k").await.is_ok()).await;
+    let partitions =
+        ["test:a", "test:b"].map(|name| l2.partition(name.into(), HASTY, Box::new(|_| {})));
+    for partition in &partitions {
+        eventually("it is connected", async || partition.get("k").await.is_ok()).await;
     }
     proxy.set(Kind::Data, Way::FromRedis, Line::BlackHole);
-    for lane in &lanes {
-        assert!(lane.get("k").await.is_err());
+    for partition in &partitions {
+        assert!(partition.get("k").await.is_err());
     }
     // What is connected from here on works.
     proxy.heal();
-    for lane in &lanes {
-        eventually("it works again", async || lane.get("k").await.is_ok()).await;
+    for partition in &partitions {
+        eventually("it works again", async || partition.get("k").await.is_ok()).await;
     }
     // And is shared.
     assert!(proxy.connections(Kind::Data) <= 3);
@@ -126,9 +138,12 @@ async fn a_half_open_connection_is_replaced_for_each_lane() {
 
 /// A connection ends with its runtime, and that of another runtime may not run at all.
 #[tokio::test]
-async fn lanes_on_several_runtimes_share_nothing() {
+async fn partitions_on_several_runtimes_share_nothing() {
     let Redis { server, l2 } = Redis::start().await;
-    let (here, there) = (lane_of(&l2, "test:here"), lane_of(&l2, "test:there"));
+    let (here, there) = (
+        partition_of(&l2, "test:here"),
+        partition_of(&l2, "test:there"),
+    );
     insert(&*here, "k", b"v").await;
     let own = connections(&server).await;
     let elsewhere = spawn_blocking(move || {
@@ -149,9 +164,12 @@ async fn lanes_on_several_runtimes_share_nothing() {
 }
 
 #[tokio::test]
-async fn connections_are_closed_with_the_last_lane() {
+async fn connections_are_closed_with_the_last_partition() {
     let Redis { server, l2 } = Redis::start().await;
-    let (first, second) = (lane_of(&l2, "test:first"), lane_of(&l2, "test:second"));
+    let (first, second) = (
+        partition_of(&l2, "test:first"),
+        partition_of(&l2, "test:second"),
+    );
     drop(l2);
     insert(&*first, "k", b"v").await;
     insert(&*second, "k", b"v").await;
@@ -166,25 +184,33 @@ async fn connections_are_closed_with_the_last_lane() {
 }
 
 #[tokio::test]
-async fn a_user_needs_no_right_to_lanes_of_another_number() {
+async fn a_user_needs_no_right_to_partitions_of_another_number() {
     let server = RedisServer::start().await;
     let mut raw = server.connection().await;
-    let rights = ["resetkeys", "~{test:lanes.0}!*", "~{test:lanes.*of2.*}*"];
+    let rights = [
+        "resetkeys",
+        "~{test:partitions.0}!*",
+        "~{test:partitions.*of2.*}*",
+    ];
     let () = run(
         &mut raw,
         &[&["ACL", "SETUSER", "default"], &rights[..]].concat(),
     )
     .await;
-    let builder = Cache::<String, String>::builder("test:lanes").redis(server.url());
-    let cache = builder.lanes(2).l2_timeout(LIMIT).build().unwrap();
+    let builder = Cache::<String, String>::builder("test:partitions").redis(server.url());
+    let cache = builder.partitions(2).l2_timeout(LIMIT).build().unwrap();
     cache.insert("k", "v".to_owned()).await.unwrap();
-    let named: String = run(&mut raw, &["HGET", "{test:lanes.0}!clock", "lanes"]).await;
+    let named: String = run(
+        &mut raw,
+        &["HGET", "{test:partitions.0}!clock", "partitions"],
+    )
+    .await;
     assert_eq!(named, "2");
 }
 
 /// To ask for each clock by itself took as many requests as there are clocks: 136.
 #[tokio::test]
-async fn a_new_namespace_with_lanes_costs_few_requests() {
+async fn a_new_namespace_with_partitions_costs_few_requests() {
     const END: &str = "the end";
 
     let server = RedisServer::start().await;
@@ -195,8 +221,8 @@ async fn a_new_namespace_with_lanes_costs_few_requests() {
     let mut lines = monitor.lines();
     assert_eq!(lines.next_line().await.unwrap().as_deref(), Some("+OK"));
 
-    let builder = Cache::<String, String>::builder("test:lanes").redis(server.url());
-    let cache = builder.lanes(4).l2_timeout(LIMIT).build().unwrap();
+    let builder = Cache::<String, String>::builder("test:partitions").redis(server.url());
+    let cache = builder.partitions(4).l2_timeout(LIMIT).build().unwrap();
     cache.ready().await;
     let _: String = run(&mut raw, &["ECHO", END]).await;
     let mut requests = 0;

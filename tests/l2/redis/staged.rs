@@ -11,7 +11,7 @@ use crate::store::*;
 
 const LARGE: [u8; 5000] = [b'x'; 5000];
 
-/// All keys but those that the lane keeps for itself.
+/// All keys but those that the partition keeps for itself.
 async fn keys(raw: &mut MultiplexedConnection) -> BTreeSet<String> {
     let mut keys: BTreeSet<String> = run(raw, &["KEYS", "*"]).await;
     for own in ["clock", "log", "live"] {
@@ -27,7 +27,7 @@ async fn position(raw: &mut MultiplexedConnection) -> Vec<u8> {
 #[tokio::test]
 async fn large_and_small_values_of_one_insert_reach_their_keys() {
     let store = Redis::start().await;
-    let (lane, mut raw) = (store.lane(), store.server.connection().await);
+    let (partition, mut raw) = (store.partition(), store.server.connection().await);
     let values = [
         ("a", tagged(&LARGE, LONG, &["one", "two"])),
         ("b", tagged(b"small", LONG, &["two", "three"])),
@@ -40,9 +40,9 @@ async fn large_and_small_values_of_one_insert_reach_their_keys() {
     let given: Vec<(&str, &EncodedValue)> =
         values.iter().map(|(key, value)| (*key, value)).collect();
     for _ in 0..2 {
-        let stamp = lane.insert(&given, &message, None).await.unwrap();
+        let stamp = partition.insert(&given, &message, None).await.unwrap();
         for (key, value) in &values {
-            let bytes = usable(&*lane, key).await.expect("it is stored");
+            let bytes = usable(&*partition, key).await.expect("it is stored");
             assert_eq!(stamp_of(&bytes), stamp, "{key}");
             assert_eq!(bytes[36..], value.body, "{key}");
             let left: i64 = run(&mut raw, &["PTTL", &value_key(key)]).await;
@@ -50,7 +50,7 @@ async fn large_and_small_values_of_one_insert_reach_their_keys() {
         }
     }
     for tag in ["one", "two", "three", "four"] {
-        assert!(tag_version(&*lane, tag).await.is_some(), "{tag}");
+        assert!(tag_version(&*partition, tag).await.is_some(), "{tag}");
     }
     let others = ["tag:one", "tag:two", "tag:three", "tag:four"].map(own_key);
     let expected = names.map(value_key).into_iter().chain(others);
@@ -60,22 +60,22 @@ async fn large_and_small_values_of_one_insert_reach_their_keys() {
 #[tokio::test]
 async fn a_large_value_is_filled_with_its_lease_only() {
     let store = Redis::start().await;
-    let (lane, mut raw) = (store.lane(), store.server.connection().await);
+    let (partition, mut raw) = (store.partition(), store.server.connection().await);
     let value = tagged(&LARGE, LONG, &["tag"]);
-    let lease = granted(&*lane, "k").await;
-    let filled = lane.fill("k", lease, &value, None).await.unwrap();
+    let lease = granted(&*partition, "k").await;
+    let filled = partition.fill("k", lease, &value, None).await.unwrap();
     let Fill::Stored(stamp) = filled else {
         panic!("{filled:?}");
     };
-    let bytes = usable(&*lane, "k").await.expect("it is stored");
+    let bytes = usable(&*partition, "k").await.expect("it is stored");
     assert_eq!((stamp_of(&bytes), &bytes[36..]), (stamp, &*value.body));
 
-    let again = lane.fill("k", lease, &value, None).await.unwrap();
+    let again = partition.fill("k", lease, &value, None).await.unwrap();
     assert_eq!(again, Fill::Rejected(Some(bytes)));
-    invalidate(&*lane, &["k"]).await;
-    let lease = granted(&*lane, "k").await;
-    invalidate_tags(&*lane, &["tag"]).await;
-    let late = lane.fill("k", lease, &value, None).await.unwrap();
+    invalidate(&*partition, &["k"]).await;
+    let lease = granted(&*partition, "k").await;
+    invalidate_tags(&*partition, &["tag"]).await;
+    let late = partition.fill("k", lease, &value, None).await.unwrap();
     assert_eq!(late, Fill::Rejected(None), "its tag was invalidated since");
     assert_eq!(keys(&mut raw).await, [own_key("tag:tag")].into());
 }
@@ -83,11 +83,11 @@ async fn a_large_value_is_filled_with_its_lease_only() {
 #[tokio::test]
 async fn a_large_value_that_is_late_leaves_nothing() {
     let store = Redis::start().await;
-    let (lane, mut raw) = (store.lane(), store.server.connection().await);
-    insert(&*lane, "other", b"v").await;
+    let (partition, mut raw) = (store.partition(), store.server.connection().await);
+    insert(&*partition, "other", b"v").await;
     let before = position(&mut raw).await;
     let (value, message) = (sealed(&LARGE), payload_of(Kind::Insert, &["k"]));
-    let inserted = lane.insert(&[("k", &value)], &message, Some(1)).await;
+    let inserted = partition.insert(&[("k", &value)], &message, Some(1)).await;
     assert!(inserted.unwrap_err().is_refused());
     assert_eq!(position(&mut raw).await, before, "nothing is published");
     assert_eq!(keys(&mut raw).await, [value_key("other")].into());
@@ -97,14 +97,14 @@ async fn a_large_value_that_is_late_leaves_nothing() {
 #[tokio::test]
 async fn without_one_of_its_bodies_an_insert_changes_nothing() {
     let store = Redis::start().await;
-    let (lane, mut raw) = (store.lane(), store.server.connection().await);
-    insert(&*lane, "other", b"v").await;
+    let (partition, mut raw) = (store.partition(), store.server.connection().await);
+    insert(&*partition, "other", b"v").await;
     let before = position(&mut raw).await;
     let () = run(&mut raw, &["CONFIG", "SET", "maxmemory", "1"]).await;
     let (large, small) = (sealed(&LARGE), sealed(b"small"));
     let values = [("large", &large), ("small", &small)];
     let message = payload_of(Kind::Insert, &["large", "small"]);
-    let inserted = lane.insert(&values, &message, None).await;
+    let inserted = partition.insert(&values, &message, None).await;
     assert!(inserted.unwrap_err().is_refused());
     let () = run(&mut raw, &["CONFIG", "SET", "maxmemory", "0"]).await;
     assert_eq!(position(&mut raw).await, before, "nothing is published");

@@ -1,5 +1,5 @@
-//! What the scripts of lanes and members answer, and what they leave behind. Instances of several releases and programs
-//! in other languages use one server: they rely on all fields of an answer, and on what lies under the keys.
+//! What the scripts of partitions and members answer, and what they leave behind. Instances of several releases and
+//! programs in other languages use one server: they rely on all fields of an answer, and on what lies under the keys.
 
 use std::time::Duration;
 
@@ -21,8 +21,8 @@ macro_rules! script {
 const RUN: &str = script!("checked" "send" "clock" "incarnation" "list" "run");
 const HEARTBEAT: &str = script!("checked" "send" "clock" "incarnation" "list" "each" "heartbeat");
 const NOTE: &str = script!("checked" "list" "each" "note");
-const LANES: &str = script!("checked" "named_lanes" "lanes");
-const NUMBERS: &str = script!("checked" "named_lanes" "numbers");
+const PARTITIONS: &str = script!("checked" "named_partitions" "partitions");
+const NUMBERS: &str = script!("checked" "named_partitions" "numbers");
 const MEMBERS: &str = script!("checked" "list" "members");
 const SWEEP: &str = script!("checked" "list" "sweep");
 const STORE_COUNTS: &str = script!("checked" "send" "clock" "bypassed" "store_counts");
@@ -32,7 +32,7 @@ const BOUND: u64 = 1 << 53;
 
 /// What RUN answers.
 type Found = (u64, u64, u64, u64, u64, String, String, u64, u64, u64);
-/// What HEARTBEAT answers for a lane.
+/// What HEARTBEAT answers for a partition.
 type Row = [u64; 6];
 
 async fn try_step<T: FromRedisValue>(
@@ -86,9 +86,9 @@ async fn histories(raw: &mut MultiplexedConnection) -> (String, String) {
     (of("master_replid:"), of("master_replid2:"))
 }
 
-/// Rule 27: an instance that was told another number of lanes learns the right one, and changes nothing.
+/// Rule 27: an instance that was told another number of partitions learns the right one, and changes nothing.
 #[tokio::test]
-async fn run_answers_only_the_number_of_lanes_where_it_is_another_one() {
+async fn run_answers_only_the_number_of_partitions_where_it_is_another_one() {
     let store = Redis::start().await;
     let mut raw = store.server.connection().await;
     let keys = &[&*own_key("clock"), &own_key("live")];
@@ -101,13 +101,13 @@ async fn run_answers_only_the_number_of_lanes_where_it_is_another_one() {
         ("17", "1", 0),
         ("x", "1", 0),
     ] {
-        set(&mut raw, keys[0], "lanes", named).await;
+        set(&mut raw, keys[0], "partitions", named).await;
         let found: Found = step(&mut raw, RUN, keys, &[own, "7", "", "5", "1:2:2000:3"]).await;
         let none = String::new;
         let expected = (0, 0, 0, 0, number, none(), none(), 0, 0, 0);
         assert_eq!(found, expected, "{named:?}");
         let fields: Vec<String> = run(&mut raw, &["HKEYS", keys[0]]).await;
-        assert_eq!(fields, ["lanes"], "{named:?}");
+        assert_eq!(fields, ["partitions"], "{named:?}");
         assert_eq!(run::<u64>(&mut raw, &["EXISTS", keys[1]]).await, 0);
     }
 }
@@ -140,7 +140,7 @@ async fn another_incarnation_starts_an_epoch_and_a_list_unless_a_handover_is_pro
         ];
         for (proof, proves) in proofs {
             let is_proven = proves && !named.is_empty();
-            set(&mut raw, clock, "lanes", "1").await;
+            set(&mut raw, clock, "partitions", "1").await;
             set(&mut raw, clock, "run", &known).await;
             set(&mut raw, clock, "at", at([9, 20, 30])).await;
             set(&mut raw, live, "list", "3:1000").await;
@@ -181,7 +181,7 @@ async fn a_subscriber_joins_the_list_that_is_there_or_a_new_one() {
     let store = Redis::start().await;
     let mut raw = store.server.connection().await;
     let (clock, live) = (&*own_key("clock"), &*own_key("live"));
-    set(&mut raw, clock, "lanes", "1").await;
+    set(&mut raw, clock, "partitions", "1").await;
     let _: Found = step(&mut raw, RUN, &[clock, live], &["1", "7", ""]).await;
     let largest = BOUND.to_string();
     for (list, generation, age) in [
@@ -221,7 +221,7 @@ async fn a_clock_with_a_number_that_lua_cannot_count_is_damaged() {
     let store = Redis::start().await;
     let mut raw = store.server.connection().await;
     let (clock, live) = (&*own_key("clock"), &*own_key("live"));
-    set(&mut raw, clock, "lanes", "1").await;
+    set(&mut raw, clock, "partitions", "1").await;
     let _: Found = step(&mut raw, RUN, &[clock, live], &["1", "7", ""]).await;
     let most = BOUND - 1;
     for (stored, is_whole) in [
@@ -234,8 +234,8 @@ async fn a_clock_with_a_number_that_lua_cannot_count_is_damaged() {
         (at([1 << 63, 1, 1]), false),
         (at([1, 1, 1])[..23].to_vec(), false),
         ([&at([1, 1, 1])[..], b"x"].concat(), false),
-        (b"LANES".to_vec(), false),
-        (b"LANES x".to_vec(), false),
+        (b"PARTITIONS".to_vec(), false),
+        (b"PARTITIONS x".to_vec(), false),
     ] {
         set(&mut raw, clock, "at", &stored).await;
         let (_, _, _, rows): (u64, u64, String, Vec<Row>) =
@@ -256,12 +256,12 @@ async fn a_clock_with_a_number_that_lua_cannot_count_is_damaged() {
 #[tokio::test]
 async fn what_stands_in_the_place_of_the_clock_and_the_log_is_replaced() {
     let store = Redis::start().await;
-    let (lane, mut raw) = (store.lane(), store.server.connection().await);
-    let before = invalidate(&*lane, &["k"]).await;
+    let (partition, mut raw) = (store.partition(), store.server.connection().await);
+    let before = invalidate(&*partition, &["k"]).await;
     for name in ["log", "clock"].map(own_key) {
         let _: i64 = run(&mut raw, &["DEL", &name]).await;
         let _: i64 = run(&mut raw, &["LPUSH", &name, "x"]).await;
-        let at = invalidate(&*lane, &["k"]).await;
+        let at = invalidate(&*partition, &["k"]).await;
         let is_clock = name.ends_with("clock");
         assert_eq!(at.epoch != before.epoch, is_clock);
         assert_eq!(at.ver, if is_clock { 1 } else { 2 });
@@ -276,8 +276,8 @@ async fn what_stands_in_the_place_of_the_clock_and_the_log_is_replaced() {
 #[tokio::test]
 async fn the_log_is_cut_with_each_hundredth_message() {
     let store = Redis::start().await;
-    let (lane, mut raw) = (store.lane(), store.server.connection().await);
-    let epoch = invalidate(&*lane, &["k"]).await.epoch;
+    let (partition, mut raw) = (store.partition(), store.server.connection().await);
+    let epoch = invalidate(&*partition, &["k"]).await.epoch;
     let many = "for i = 2, 10298 do redis.call('XADD', KEYS[1], i .. '-0', 'm', 'x') end";
     let () = step(&mut raw, many, &[&own_key("log")], &[]).await;
     set(
@@ -288,7 +288,7 @@ async fn the_log_is_cut_with_each_hundredth_message() {
     )
     .await;
     let mut length = async || {
-        invalidate(&*lane, &["k"]).await;
+        invalidate(&*partition, &["k"]).await;
         run::<u64>(&mut raw, &["XLEN", &own_key("log")]).await
     };
     assert_eq!(length().await, 10_299);
@@ -297,7 +297,7 @@ async fn the_log_is_cut_with_each_hundredth_message() {
     assert_eq!(length().await, cut + 1);
 }
 
-/// In a cluster only the node of the lane is told.
+/// In a cluster only the node of the partition is told.
 #[tokio::test]
 async fn a_sharded_channel_is_published_to_by_its_own_command() {
     let store = Redis::start().await;
@@ -319,28 +319,28 @@ async fn a_sharded_channel_is_published_to_by_its_own_command() {
     }
 }
 
-/// Rule 8. The answer for each lane is that which it would get alone.
+/// Rule 8. The answer for each partition is that which it would get alone.
 #[tokio::test]
-async fn a_heartbeat_of_several_lanes_answers_for_each() {
+async fn a_heartbeat_of_several_partitions_answers_for_each() {
     let store = Redis::start().await;
     let mut raw = store.server.connection().await;
     let names = |n: usize| [format!("{{x.{n}}}!clock"), format!("{{x.{n}}}!live")];
-    let mut lanes = Vec::new();
+    let mut partitions = Vec::new();
     for n in 0..7 {
         let [clock, live] = names(n);
-        set(&mut raw, &clock, "lanes", "1").await;
+        set(&mut raw, &clock, "partitions", "1").await;
         let args = ["1", "7", "", "5", "9:2:2000:3"];
         let _: Found = step(&mut raw, RUN, &[&clock, &live], &args).await;
         set(&mut raw, &clock, "at", at([7, 20, 30])).await;
-        lanes.push([clock, live, "5".to_owned()]);
+        partitions.push([clock, live, "5".to_owned()]);
     }
-    set(&mut raw, &lanes[1][0], "off", "1").await;
-    lanes[2][2] = "6".to_owned();
-    set(&mut raw, &lanes[3][0], "run", "aa:bb").await;
-    set(&mut raw, &lanes[4][0], "at", "cut").await;
-    set(&mut raw, &lanes[5][0], "at", "LANES 4").await;
-    let _: i64 = run(&mut raw, &["DEL", &lanes[6][1]]).await;
-    let _: i64 = run(&mut raw, &["LPUSH", &lanes[6][1], "x"]).await;
+    set(&mut raw, &partitions[1][0], "off", "1").await;
+    partitions[2][2] = "6".to_owned();
+    set(&mut raw, &partitions[3][0], "run", "aa:bb").await;
+    set(&mut raw, &partitions[4][0], "at", "cut").await;
+    set(&mut raw, &partitions[5][0], "at", "PARTITIONS 4").await;
+    let _: i64 = run(&mut raw, &["DEL", &partitions[6][1]]).await;
+    let _: i64 = run(&mut raw, &["LPUSH", &partitions[6][1], "x"]).await;
     let rows: [Row; 7] = [
         [1, 7, 20, 30, 7, 0],
         [1, 7, 20, 30, 7, 1],
@@ -350,21 +350,24 @@ async fn a_heartbeat_of_several_lanes_answers_for_each() {
         [0; 6],
         [1, 7, 20, 30, 0, 0],
     ];
-    let mut args: Vec<&str> = lanes.iter().flatten().map(|name| &**name).collect();
+    let mut args: Vec<&str> = partitions.iter().flatten().map(|name| &**name).collect();
     args.push("77");
     let keys = [args.remove(0), args.remove(0)];
     let (nonce, _, incarnation, answered): (u64, u64, String, Vec<Row>) =
         step(&mut raw, HEARTBEAT, &keys, &args).await;
     assert_eq!((nonce, &*answered), (77, &rows[..]));
-    let known = field(&mut raw, &lanes[0][0], "run").await;
+    let known = field(&mut raw, &partitions[0][0], "run").await;
     assert_eq!(known, Some(incarnation));
-    for (n, ([clock, live, id], row)) in lanes.iter().zip(rows).enumerate() {
+    for (n, ([clock, live, id], row)) in partitions.iter().zip(rows).enumerate() {
         let alone = try_step(&mut raw, HEARTBEAT, &[clock, live], &[id, "78"]).await;
         let alone: Result<(u64, u64, String, Vec<Row>), _> = alone;
-        // The error of a lane that is alone is its answer: it names the number of lanes.
+        // The error of a partition that is alone is its answer: it names the number of partitions.
         match alone {
             Ok((nonce, .., alone)) => assert_eq!((n == 5, nonce, &*alone), (false, 78, &[row][..])),
-            Err(error) => assert!(n == 5 && error.to_string().contains("4 lanes"), "{error}"),
+            Err(error) => assert!(
+                n == 5 && error.to_string().contains("4 partitions"),
+                "{error}"
+            ),
         }
     }
 }
@@ -413,7 +416,7 @@ async fn a_note_of_several_members_changes_the_lists_of_their_generations() {
             let several: Vec<u64> = step(&mut raw, NOTE, &[&live], &args).await;
             answers.extend(several.into_iter().map(Some));
         }
-        // The error of a lane that is alone is raised.
+        // The error of a partition that is alone is raised.
         let expected = cases.map(|case| (case.4 == 1 || are_several).then_some(case.4));
         assert_eq!(answers, expected);
         for (n, (list, .., after, _)) in cases.iter().enumerate() {
@@ -426,8 +429,8 @@ async fn a_note_of_several_members_changes_the_lists_of_their_generations() {
 }
 
 #[tokio::test]
-async fn clocks_name_numbers_of_lanes_up_to_sixteen() {
-    // Anything else is no number of lanes.
+async fn clocks_name_numbers_of_partitions_up_to_sixteen() {
+    // Anything else is no number of partitions.
     const NAMED: [(&str, u64); 9] = [
         ("1", 1),
         ("2", 2),
@@ -444,7 +447,7 @@ async fn clocks_name_numbers_of_lanes_up_to_sixteen() {
     let mut clocks = Vec::new();
     for (n, (named, _)) in NAMED.iter().enumerate() {
         let clock = format!("{{x.{n}}}!clock");
-        set(&mut raw, &clock, "lanes", named).await;
+        set(&mut raw, &clock, "partitions", named).await;
         clocks.push(clock);
     }
     let other = "{x.other}!clock";
@@ -458,7 +461,7 @@ async fn clocks_name_numbers_of_lanes_up_to_sixteen() {
 
 /// Rule 27: the step changes what it was asked to change, and answers what is so then.
 #[tokio::test]
-async fn a_clock_is_told_a_number_of_lanes_once() {
+async fn a_clock_is_told_a_number_of_partitions_once() {
     let store = Redis::start().await;
     let mut raw = store.server.connection().await;
     let names = ["clock", "log", "live"].map(own_key);
@@ -476,22 +479,22 @@ async fn a_clock_is_told_a_number_of_lanes_once() {
         ("8", "16", "8", "16", 16),
     ] {
         let _: i64 = run(&mut raw, &["DEL", keys[0], keys[1], keys[2]]).await;
-        set(&mut raw, keys[0], "lanes", named).await;
+        set(&mut raw, keys[0], "partitions", named).await;
         set(&mut raw, keys[0], "at", at([7, 20, 30])).await;
         let _: String = run(&mut raw, &["XADD", keys[1], "20-0", "m", "x"]).await;
         set(&mut raw, keys[2], "list", "3:50").await;
-        let answered: u64 = step(&mut raw, LANES, &keys, &[own, from, to]).await;
+        let answered: u64 = step(&mut raw, PARTITIONS, &keys, &[own, from, to]).await;
         let case = (named, own, from, to);
         assert_eq!(answered, answer, "{case:?}");
         let is_told = named != to && answer.to_string() == to;
         let expected = if is_told { to } else { named };
-        let lanes = field(&mut raw, keys[0], "lanes").await;
-        assert_eq!(lanes.as_deref(), Some(expected), "{case:?}");
-        // Nothing reads the log and the members of a lane that is closed.
+        let partitions = field(&mut raw, keys[0], "partitions").await;
+        assert_eq!(partitions.as_deref(), Some(expected), "{case:?}");
+        // Nothing reads the log and the members of a partition that is closed.
         let is_closed = is_told && own != to;
         let left: u64 = run(&mut raw, &["EXISTS", keys[1], keys[2]]).await;
         assert_eq!(left, if is_closed { 0 } else { 2 }, "{case:?}");
-        let tombstone = format!("LANES {to}").into_bytes();
+        let tombstone = format!("PARTITIONS {to}").into_bytes();
         let expected = if is_closed {
             tombstone
         } else {
@@ -502,45 +505,45 @@ async fn a_clock_is_told_a_number_of_lanes_once() {
     // A key of another type names none.
     let _: i64 = run(&mut raw, &["DEL", keys[0]]).await;
     let _: i64 = run(&mut raw, &["LPUSH", keys[0], "x"]).await;
-    let answered: u64 = step(&mut raw, LANES, &keys, &["2", "0", "2"]).await;
+    let answered: u64 = step(&mut raw, PARTITIONS, &keys, &["2", "0", "2"]).await;
     assert_eq!(answered, 2);
     // Writes that wait would be found by no worker.
     set(&mut raw, keys[0], "writes", "5").await;
-    let closed = try_step::<u64>(&mut raw, LANES, &keys, &["2", "2", "4"]).await;
+    let closed = try_step::<u64>(&mut raw, PARTITIONS, &keys, &["2", "2", "4"]).await;
     assert!(closed.unwrap_err().to_string().contains("write-behind"));
-    let lanes = field(&mut raw, keys[0], "lanes").await;
-    assert_eq!(lanes.as_deref(), Some("2"));
-    let lanes: u64 = step(&mut raw, LANES, &keys, &["2", "2", "2"]).await;
-    assert_eq!(lanes, 2, "which changes nothing");
+    let partitions = field(&mut raw, keys[0], "partitions").await;
+    assert_eq!(partitions.as_deref(), Some("2"));
+    let partitions: u64 = step(&mut raw, PARTITIONS, &keys, &["2", "2", "2"]).await;
+    assert_eq!(partitions, 2, "which changes nothing");
 }
 
 /// An instance that has connected before learns it by the next step.
 #[tokio::test]
-async fn a_closed_lane_refuses_every_step_and_stays_closed() {
+async fn a_closed_partition_refuses_every_step_and_stays_closed() {
     let store = Redis::start().await;
-    let (lane, mut raw) = (store.lane(), store.server.connection().await);
-    let (_, mut subscription) = subscribe(&*lane).await;
-    insert(&*lane, "k", b"v").await;
+    let (partition, mut raw) = (store.partition(), store.server.connection().await);
+    let (_, mut subscription) = subscribe(&*partition).await;
+    insert(&*partition, "k", b"v").await;
     let names = ["clock", "log", "live"].map(own_key);
     let keys = names.each_ref().map(String::as_str);
-    let closed: u64 = step(&mut raw, LANES, &keys, &["1", "1", "4"]).await;
+    let closed: u64 = step(&mut raw, PARTITIONS, &keys, &["1", "1", "4"]).await;
     assert_eq!(closed, 4);
     let payload = payload_of(Kind::Invalidate, &["k"]);
     let value = sealed(b"new");
     for n in 0..2 {
         let refused = match n {
-            0 => lane
+            0 => partition
                 .invalidate(&["k"], &payload, Duration::ZERO)
                 .await
                 .map(drop),
-            _ => lane
+            _ => partition
                 .insert(&[("k", &value)], &payload, None)
                 .await
                 .map(drop),
         };
         let error = refused.expect_err("it is closed");
         assert!(error.is_refused(), "{error:?}");
-        assert_eq!(position(&mut raw, keys[0]).await, b"LANES 4");
+        assert_eq!(position(&mut raw, keys[0]).await, b"PARTITIONS 4");
     }
     subscription.heartbeat(NOTHING);
     super::end(&mut *subscription).await;
@@ -614,7 +617,7 @@ async fn a_sweep_that_finds_the_list_damaged_starts_another_generation() {
 #[tokio::test]
 async fn an_invalidation_waits_as_long_as_the_slowest_member_believes() {
     let store = Redis::start().await;
-    let (lane, mut raw) = (store.lane(), store.server.connection().await);
+    let (partition, mut raw) = (store.partition(), store.server.connection().await);
     let live = own_key("live");
     let payload = payload_of(Kind::InvalidateAwaited, &["k"]);
     for (id, staleness, longest) in [
@@ -626,7 +629,7 @@ async fn an_invalidation_waits_as_long_as_the_slowest_member_believes() {
         if !id.is_empty() {
             set(&mut raw, &live, id, format!("1:1:{staleness}:1")).await;
         }
-        let awaited = lane.invalidate(&["k"], &payload, Duration::ZERO).await;
+        let awaited = partition.invalidate(&["k"], &payload, Duration::ZERO).await;
         let longest = Duration::from_millis(longest);
         assert_eq!(awaited.unwrap().longest_staleness, longest, "{id}");
     }
@@ -636,16 +639,16 @@ async fn an_invalidation_waits_as_long_as_the_slowest_member_believes() {
 #[tokio::test]
 async fn a_missing_right_is_not_taken_for_a_missing_key() {
     let store = Redis::start().await;
-    let (lane, mut raw) = (store.lane(), store.server.connection().await);
-    let (_, _subscription) = subscribe(&*lane).await;
+    let (partition, mut raw) = (store.partition(), store.server.connection().await);
+    let (_, _subscription) = subscribe(&*partition).await;
     let live = own_key("live");
     // Connected before: a new connection needs these rights, too.
-    assert_eq!(lane.members(&[]).await.unwrap().list.len(), 1);
+    assert_eq!(partition.members(&[]).await.unwrap().list.len(), 1);
     let before = field(&mut raw, &live, "list").await;
     for command in ["hget", "hgetall"] {
         let (no, yes) = (format!("-{command}"), format!("+{command}"));
         let _: () = run(&mut raw, &["ACL", "SETUSER", "default", &no]).await;
-        let refused = lane.members(&[]).await.map(drop).unwrap_err();
+        let refused = partition.members(&[]).await.map(drop).unwrap_err();
         assert!(refused.is_refused(), "{refused:?}");
         // Redis 7.0 does not say which right is missing.
         let shown = super::shown(&refused);
@@ -656,7 +659,7 @@ async fn a_missing_right_is_not_taken_for_a_missing_key() {
         let _: () = run(&mut raw, &["ACL", "SETUSER", "default", &yes]).await;
         assert_eq!(field(&mut raw, &live, "list").await, before);
     }
-    assert_eq!(lane.members(&[]).await.unwrap().list.len(), 1);
+    assert_eq!(partition.members(&[]).await.unwrap().list.len(), 1);
 }
 
 /// Deadlines and lifetimes are compared with it, in whole milliseconds.
@@ -683,7 +686,7 @@ async fn the_time_of_an_answer_is_that_of_the_server() {
 async fn the_counters_of_a_day_are_kept_apart() {
     const DAY: u64 = 86_400_000;
     let store = Redis::start().await;
-    let (lane, mut raw) = (store.lane(), store.server.connection().await);
+    let (partition, mut raw) = (store.partition(), store.server.connection().await);
     let stats = own_key("stats");
     let (seconds, micros): (u64, u64) = run(&mut raw, &["TIME"]).await;
     let now = seconds * 1000 + micros / 1000;
@@ -712,8 +715,8 @@ async fn the_counters_of_a_day_are_kept_apart() {
         text: "loads=2",
         folds: true,
     };
-    lane.store_counts(counts).await.unwrap();
-    let mut stored = lane.counts().await.unwrap();
+    partition.store_counts(counts).await.unwrap();
+    let mut stored = partition.counts().await.unwrap();
     stored.sort();
     let texts: Vec<(u64, &str)> = stored
         .iter()

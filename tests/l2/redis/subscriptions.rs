@@ -1,4 +1,4 @@
-//! A connection that subscribes for several lanes.
+//! A connection that subscribes for several partitions.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -6,7 +6,7 @@ use std::time::Duration;
 use futures::StreamExt;
 use futures::future::join_all;
 use larder::RedisL2;
-use larder::l2::{Event, Lane, MemberInfo, Subscription};
+use larder::l2::{Event, MemberInfo, Partition, Subscription};
 use tokio::time::Instant;
 
 use super::heartbeats::received;
@@ -22,18 +22,20 @@ const MANY: usize = 20;
 
 type Boxed = Box<dyn Subscription>;
 
-async fn subscribed(lane: &dyn Lane, id: u64) -> Boxed {
+async fn subscribed(partition: &dyn Partition, id: u64) -> Boxed {
     let me = MemberInfo { id, ..ME };
-    lane.subscribe(me).await.unwrap().1
+    partition.subscribe(me).await.unwrap().1
 }
 
-/// Lanes of namespaces of their own, and their subscriptions, which were made at once.
-async fn many(l2: &RedisL2) -> (Vec<Arc<dyn Lane>>, Vec<Boxed>) {
-    let lanes = (0..MANY).map(|n| lane_of(l2, &format!("test:{n}")));
-    let lanes: Vec<_> = lanes.collect();
-    let subscriptions = lanes.iter().map(|lane| subscribed(&**lane, 5));
+/// Partitions of namespaces of their own, and their subscriptions, which were made at once.
+async fn many(l2: &RedisL2) -> (Vec<Arc<dyn Partition>>, Vec<Boxed>) {
+    let partitions = (0..MANY).map(|n| partition_of(l2, &format!("test:{n}")));
+    let partitions: Vec<_> = partitions.collect();
+    let subscriptions = partitions
+        .iter()
+        .map(|partition| subscribed(&**partition, 5));
     let subscriptions = join_all(subscriptions).await;
-    (lanes, subscriptions)
+    (partitions, subscriptions)
 }
 
 /// How many connections subscribe.
@@ -50,9 +52,9 @@ async fn channels(server: &RedisServer) -> usize {
 }
 
 #[tokio::test]
-async fn lanes_share_one_subscription_and_its_heartbeats() {
+async fn partitions_share_one_subscription_and_its_heartbeats() {
     let Redis { server, l2 } = Redis::start().await;
-    let (lanes, mut all) = many(&l2).await;
+    let (partitions, mut all) = many(&l2).await;
     assert_eq!(
         (subscribers(&server).await, channels(&server).await),
         (1, MANY)
@@ -74,9 +76,9 @@ async fn lanes_share_one_subscription_and_its_heartbeats() {
     assert!(sent < 200 * MANY as u64, "{sent} bytes");
 
     // Each receives its own messages, and knows its own clock.
-    for (n, lane) in lanes.iter().enumerate() {
+    for (n, partition) in partitions.iter().enumerate() {
         for _ in 0..n {
-            invalidate(&**lane, &["k"]).await;
+            invalidate(&**partition, &["k"]).await;
         }
     }
     for (n, one) in all.iter_mut().enumerate() {
@@ -87,9 +89,9 @@ async fn lanes_share_one_subscription_and_its_heartbeats() {
 
 /// Two caches of one namespace in a process.
 #[tokio::test]
-async fn two_lanes_of_a_namespace_have_their_own_subscriptions() {
+async fn two_partitions_of_a_namespace_have_their_own_subscriptions() {
     let Redis { server, l2 } = Redis::start().await;
-    let (a, b) = (lane_of(&l2, NAMESPACE), lane_of(&l2, NAMESPACE));
+    let (a, b) = (partition_of(&l2, NAMESPACE), partition_of(&l2, NAMESPACE));
     let (mut first, mut second) = (subscribed(&*a, 1).await, subscribed(&*b, 2).await);
     invalidate(&*a, &["k"]).await;
     for one in [&mut first, &mut second] {
@@ -99,7 +101,7 @@ async fn two_lanes_of_a_namespace_have_their_own_subscriptions() {
     drop(first);
     // Nothing is lost while one comes and leaves.
     for n in 2..100 {
-        let a = lane_of(&l2, NAMESPACE);
+        let a = partition_of(&l2, NAMESPACE);
         let (one, _) = tokio::join!(subscribed(&*a, 1), invalidate(&*b, &["k"]));
         assert_eq!(message(&mut *second).await.seq, n);
         drop(one);
@@ -110,18 +112,18 @@ async fn two_lanes_of_a_namespace_have_their_own_subscriptions() {
 }
 
 #[tokio::test]
-async fn a_channel_is_left_with_its_last_lane() {
+async fn a_channel_is_left_with_its_last_partition() {
     let Redis { server, l2 } = Redis::start().await;
-    let _other = subscribed(&*lane_of(&l2, "test:other"), 1).await;
+    let _other = subscribed(&*partition_of(&l2, "test:other"), 1).await;
     for _ in 0..20 {
-        // A lane that is new takes the connection that is there.
-        let lane = lane_of(&l2, NAMESPACE);
-        let mut one = subscribed(&*lane, 1).await;
+        // A partition that is new takes the connection that is there.
+        let partition = partition_of(&l2, NAMESPACE);
+        let mut one = subscribed(&*partition, 1).await;
         assert_eq!(
             (subscribers(&server).await, channels(&server).await),
             (1, 2)
         );
-        invalidate(&*lane, &["k"]).await;
+        invalidate(&*partition, &["k"]).await;
         assert_eq!(message(&mut *one).await.keys, ["k"]);
         drop(one);
         eventually("it leaves", async || channels(&server).await == 1).await;
@@ -130,18 +132,18 @@ async fn a_channel_is_left_with_its_last_lane() {
 
 /// Its queue is its own.
 #[tokio::test]
-async fn a_lane_that_is_flooded_costs_others_nothing() {
+async fn a_partition_that_is_flooded_costs_others_nothing() {
     let store = Redis::start().await;
-    let (lanes, mut all) = many(&store.l2).await;
+    let (partitions, mut all) = many(&store.l2).await;
     let mut flooded = all.remove(0);
     let flood: Vec<_> = (0..Redis::QUEUE + 100).map(|n| n.to_string()).collect();
     for some in flood.chunks(500) {
         let some = some
             .iter()
-            .map(|key| async { invalidate(&*lanes[0], &[key]).await });
+            .map(|key| async { invalidate(&*partitions[0], &[key]).await });
         join_all(some).await;
     }
-    invalidate(&*lanes[1], &["k"]).await;
+    invalidate(&*partitions[1], &["k"]).await;
     assert_eq!(message(&mut *all[0]).await.keys, ["k"]);
     for one in &mut all {
         answer(&mut **one).await.unwrap();
@@ -156,7 +158,7 @@ async fn a_lane_that_is_flooded_costs_others_nothing() {
 #[tokio::test]
 async fn a_heartbeat_that_is_refused_fails_no_other() {
     let Redis { server, l2 } = Redis::start().await;
-    let (_lanes, mut all) = many(&l2).await;
+    let (_partitions, mut all) = many(&l2).await;
     let mut raw = server.connection().await;
     let () = run(
         &mut raw,
@@ -169,7 +171,7 @@ async fn a_heartbeat_that_is_refused_fails_no_other() {
     )
     .await;
     let () = run(&mut raw, &["LPUSH", "{test:6.0}!clock", "x"]).await;
-    // The user may do nothing any more with the keys of one lane.
+    // The user may do nothing any more with the keys of one partition.
     let rights = (0..MANY)
         .filter(|n| *n != 5)
         .map(|n| format!("~{{test:{n}.0}}*"));
@@ -184,15 +186,15 @@ async fn a_heartbeat_that_is_refused_fails_no_other() {
 
 /// The others keep the connection until they subscribe again, too: it may have nothing to do with the connection.
 #[tokio::test]
-async fn a_lane_that_subscribes_again_has_a_new_connection() {
+async fn a_partition_that_subscribes_again_has_a_new_connection() {
     let server = RedisServer::start().await;
     let proxy = Proxy::start(server.port()).await;
     let l2 = RedisL2::open(proxy.url()).unwrap();
-    let (lanes, mut all) = many(&l2).await;
+    let (partitions, mut all) = many(&l2).await;
     for one in &mut all {
         answer(&mut **one).await.unwrap();
     }
-    all[0] = subscribed(&*lanes[0], 5).await;
+    all[0] = subscribed(&*partitions[0], 5).await;
     assert_eq!(subscribers(&server).await, 2);
     for one in &mut all {
         answer(&mut **one).await.unwrap();
@@ -209,7 +211,12 @@ async fn a_lane_that_subscribes_again_has_a_new_connection() {
             .is_err()
     );
     proxy.heal();
-    all = join_all(lanes.iter().map(|lane| subscribed(&**lane, 5))).await;
+    all = join_all(
+        partitions
+            .iter()
+            .map(|partition| subscribed(&**partition, 5)),
+    )
+    .await;
     for one in &mut all {
         answer(&mut **one).await.unwrap();
     }
@@ -222,7 +229,7 @@ async fn a_lane_that_subscribes_again_has_a_new_connection() {
 #[tokio::test]
 async fn all_subscriptions_end_with_their_connection() {
     let Redis { server, l2 } = Redis::start().await;
-    let (_lanes, mut all) = many(&l2).await;
+    let (_partitions, mut all) = many(&l2).await;
     let mut raw = server.connection().await;
     let killed: usize = run(&mut raw, &["CLIENT", "KILL", "TYPE", "pubsub"]).await;
     assert_eq!(killed, 1);
@@ -230,17 +237,17 @@ async fn all_subscriptions_end_with_their_connection() {
         let end = tokio::time::timeout(LIMIT, one.next()).await.unwrap();
         assert!(!matches!(end, Some(Ok(Event::Message(_)))));
     }
-    // Lanes that are new get none that has ended.
-    let lane = lane_of(&l2, NAMESPACE);
-    let mut one = subscribed(&*lane, 1).await;
+    // Partitions that are new get none that has ended.
+    let partition = partition_of(&l2, NAMESPACE);
+    let mut one = subscribed(&*partition, 1).await;
     answer(&mut *one).await.unwrap();
 }
 
-/// Heartbeats of all lanes are due at the same times, whenever their caches were built.
+/// Heartbeats of all partitions are due at the same times, whenever their caches were built.
 #[tokio::test]
 async fn heartbeats_are_due_together() {
     let store = Redis::start().await;
-    let (_lanes, all) = many(&store.l2).await;
+    let (_partitions, all) = many(&store.l2).await;
     let interval = Duration::from_millis(700);
     let first = all[0].next_heartbeat(Instant::now() + interval, interval);
     for (n, one) in (1..).zip(&all) {
@@ -260,16 +267,16 @@ async fn heartbeats_are_due_together() {
 async fn a_fleet_that_was_cut_off_subscribes_again_one_after_the_other() {
     let server = RedisServer::start().await;
     // Each with a connection of its own.
-    let lane = |_| lane_of(&RedisL2::open(server.url()).unwrap(), NAMESPACE);
-    let fleet: Vec<_> = (0..32).map(lane).collect();
+    let partition = |_| partition_of(&RedisL2::open(server.url()).unwrap(), NAMESPACE);
+    let fleet: Vec<_> = (0..32).map(partition).collect();
     let subscribe = async || {
         let began = Instant::now();
-        let each = fleet.iter().map(async |lane| {
-            let mut subscription = lane.subscribe(ME).await;
+        let each = fleet.iter().map(async |partition| {
+            let mut subscription = partition.subscribe(ME).await;
             // On a busy machine it may not be there in time.
             for _ in 0..5 {
                 if subscription.is_err() {
-                    subscription = lane.subscribe(ME).await;
+                    subscription = partition.subscribe(ME).await;
                 }
             }
             (began.elapsed(), subscription.unwrap().1)

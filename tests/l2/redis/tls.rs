@@ -32,7 +32,7 @@ fn client(url: &str, certificates: TlsCertificates) -> Client {
 
 /// Both connections work: one that sends requests, and one that receives messages.
 async fn works(l2: &RedisL2) {
-    let (a, b) = (lane_of(l2, NAMESPACE), lane_of(l2, NAMESPACE));
+    let (a, b) = (partition_of(l2, NAMESPACE), partition_of(l2, NAMESPACE));
     let (_, mut subscription) = subscribe(&*a).await;
     insert(&*b, "k", b"v").await;
     assert_eq!(message(&mut *subscription).await.keys, [Key::from("k")]);
@@ -41,9 +41,9 @@ async fn works(l2: &RedisL2) {
 
 /// Neither of the two connections can be made, and both say why.
 async fn refused(server: impl Into<Server>, what: &str) {
-    let lane = lane_of(&RedisL2::open(server).unwrap(), NAMESPACE);
-    let got = lane.get("k").await.map(drop);
-    let subscribed = lane.subscribe(ME).await.map(drop);
+    let partition = partition_of(&RedisL2::open(server).unwrap(), NAMESPACE);
+    let got = partition.get("k").await.map(drop);
+    let subscribed = partition.subscribe(ME).await.map(drop);
     for error in [got.unwrap_err(), subscribed.unwrap_err()] {
         assert!(error.to_string().contains(what), "{error:?}");
         assert!(error.is_unreachable(), "{error:?}");
@@ -132,7 +132,7 @@ fn certificates_that_cannot_work_are_refused_before_connecting() {
 #[cfg(feature = "cluster")]
 mod on_a_cluster {
     use larder::Builder;
-    use larder::l2::Lane;
+    use larder::l2::Partition;
 
     use tokio::time::{sleep, timeout};
 
@@ -160,14 +160,14 @@ mod on_a_cluster {
     }
 
     /// A handshake beside other work may take longer than a witness is waited for, and then begins anew.
-    async fn reach(lane: &dyn Lane) {
+    async fn reach(partition: &dyn Partition) {
         let reaching = async {
-            while lane.members(&[]).await.is_err() {
+            while partition.members(&[]).await.is_err() {
                 sleep(LIMIT / 1000).await;
             }
         };
         let reached = timeout(6 * LIMIT, reaching).await;
-        reached.expect("the lane can be reached");
+        reached.expect("the partition can be reached");
     }
 
     /// User, password and authority of the first node are those of all, also for the questions to witnesses and of a
@@ -191,10 +191,10 @@ mod on_a_cluster {
             };
             // The replica, which names the primary.
             let l2 = RedisL2::cluster(cluster.urls().into_iter().skip(1).map(node)).unwrap();
-            let (lane, met) = watched_lane(&l2, LIMIT);
-            reach(&*lane).await;
-            let (_, mut subscription) = resubscribe(&*lane).await;
-            insert(&*lane, "k", b"v").await;
+            let (partition, met) = watched_partition(&l2, LIMIT);
+            reach(&*partition).await;
+            let (_, mut subscription) = resubscribe(&*partition).await;
+            insert(&*partition, "k", b"v").await;
             assert_eq!(message(&mut *subscription).await.keys, [Key::from("k")]);
             let (_, owner) = place(&cluster).await;
             let mut raw = cluster.node(owner).connection().await;
@@ -204,11 +204,11 @@ mod on_a_cluster {
             let users: Vec<_> = named.map(|line| line.contains(" user=app ")).collect();
             assert!(users.len() > 1 && !users.contains(&false), "{clients}");
 
-            // Of four lanes.
+            // Of four partitions.
             let builder: Builder<String, u32> = Cache::builder("test:tls");
             let cache = builder.l2(l2.clone()).build().unwrap();
             let ready = timeout(LIMIT, cache.ready()).await;
-            ready.expect("all lanes subscribe");
+            ready.expect("all partitions subscribe");
 
             // A slow machine may take longer than the former primary is asked for.
             let mut keeps_epoch = false;
@@ -218,7 +218,7 @@ mod on_a_cluster {
                 cluster
                     .fail_over(place(&cluster).await.1, Failover::Graceful)
                     .await;
-                reach(&*lane).await;
+                reach(&*partition).await;
                 assert_ne!(met.last().incarnation, before.incarnation);
                 keeps_epoch = met.last().epoch == before.epoch;
                 if keeps_epoch {
@@ -235,9 +235,9 @@ mod on_a_cluster {
         let authority = Authority::new();
         let cluster = cluster_of(&authority, "localhost", &[]).await;
         let node = |url: String| client(&url, trusting(&authority, None));
-        let lane = lane(&RedisL2::cluster(cluster.urls().into_iter().map(node)).unwrap());
+        let partition = partition(&RedisL2::cluster(cluster.urls().into_iter().map(node)).unwrap());
         eventually("the reason is named", async || {
-            let error = shown(&lane.get("k").await.unwrap_err());
+            let error = shown(&partition.get("k").await.unwrap_err());
             let why = "another host than that of the address";
             error.contains("no majority of the primaries") && error.contains(why)
         })

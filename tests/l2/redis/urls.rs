@@ -86,8 +86,8 @@ fn a_url_that_can_be_used_is_not_shown_either() {
     ];
     for url in good {
         let l2 = RedisL2::open(url).unwrap_or_else(|error| panic!("{url:?}: {error}"));
-        let lane = lane_of(&l2, NAMESPACE);
-        assert!(!format!("{l2:?} {l2:#?} {lane:?} {lane:#?}").contains(SECRET));
+        let partition = partition_of(&l2, NAMESPACE);
+        assert!(!format!("{l2:?} {l2:#?} {partition:?} {partition:#?}").contains(SECRET));
         let builder = Cache::<u64, String>::builder("test:urls").redis(url);
         assert!(!format!("{builder:?} {builder:#?}").contains(SECRET));
         assert!(builder.build().is_ok(), "{url:?}");
@@ -96,19 +96,23 @@ fn a_url_that_can_be_used_is_not_shown_either() {
 
 async fn refusals(url: &str) -> [L2Error; 3] {
     let l2 = RedisL2::open(url).expect("the URL is good");
-    let lane = lane_of(&l2, NAMESPACE);
+    let partition = partition_of(&l2, NAMESPACE);
     [
-        lane.get("k").await.expect_err("no access, no value"),
-        lane.clear(&[]).await.expect_err("no access, no clear"),
-        lane.subscribe(ME).await.map(|_| ()).expect_err("no access"),
+        partition.get("k").await.expect_err("no access, no value"),
+        partition.clear(&[]).await.expect_err("no access, no clear"),
+        partition
+            .subscribe(ME)
+            .await
+            .map(|_| ())
+            .expect_err("no access"),
     ]
 }
 
 #[tokio::test]
 async fn a_wrong_password_is_an_error_that_does_not_show_it() {
     let store = Redis::start_with(&["--requirepass", "the-right-one"]).await;
-    insert(&*store.lane(), "k", b"v").await;
-    let (_, mut subscription) = subscribe(&*store.lane()).await;
+    insert(&*store.partition(), "k", b"v").await;
+    let (_, mut subscription) = subscribe(&*store.partition()).await;
     heartbeat(&mut *subscription).await;
     let port = store.server.port();
     for login in [
@@ -130,7 +134,7 @@ async fn a_wrong_password_is_an_error_that_does_not_show_it() {
 #[tokio::test]
 async fn an_unreachable_server_is_an_error_that_does_not_show_the_password() {
     let mut store = Redis::start_with(&["--requirepass", SECRET]).await;
-    insert(&*store.lane(), "k", b"v").await;
+    insert(&*store.partition(), "k", b"v").await;
     store.server.kill();
     for error in refusals(&store.server.url()).await {
         let shown = shown(&error);

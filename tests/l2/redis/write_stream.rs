@@ -2,7 +2,9 @@
 
 use deadpool_redis::redis::aio::MultiplexedConnection;
 use deadpool_redis::redis::cmd;
-use larder::l2::{Append, Kind, Lane, LeaseReply, Pending, Settled, StreamId, Waiting, Written};
+use larder::l2::{
+    Append, Kind, LeaseReply, Partition, Pending, Settled, StreamId, Waiting, Written,
+};
 use larder_store_tests::steps::Steps;
 
 use super::{own_key, run, value_key};
@@ -13,24 +15,27 @@ const LATEST: u64 = (1 << 43) - 1;
 
 type Entries = Vec<(String, Vec<(String, Vec<u8>)>)>;
 
-async fn append(lane: &dyn Lane, key: &str, payload: &[u8]) {
+async fn append(partition: &dyn Partition, key: &str, payload: &[u8]) {
     let append = Append {
         encoded_key: format!("<{key}>").into_bytes(),
         most: 100,
         version: None,
     };
     let (value, message) = (sealed(payload), payload_of(Kind::Insert, &[key]));
-    let appended = lane.append(key, &value, append, &message, None).await;
+    let appended = partition.append(key, &value, append, &message, None).await;
     assert!(matches!(appended.unwrap(), Written::Done(_)));
 }
 
-async fn pending(lane: &dyn Lane) -> Pending {
-    write_stream(lane).pending().await.unwrap()
+async fn pending(partition: &dyn Partition) -> Pending {
+    write_stream(partition).pending().await.unwrap()
 }
 
-async fn requeue(lane: &dyn Lane, letter: &Waiting) -> bool {
+async fn requeue(partition: &dyn Partition, letter: &Waiting) -> bool {
     let payload = payload_of(Kind::Invalidate, &[&letter.key]);
-    write_stream(lane).requeue(letter, &payload).await.unwrap()
+    write_stream(partition)
+        .requeue(letter, &payload)
+        .await
+        .unwrap()
 }
 
 /// Adds an entry as another program does.
@@ -54,33 +59,33 @@ async fn an_entry_of_another_program_does_not_end_the_stream() {
         for before in [&[][..], &[&future][..]] {
             for own in [0, 1, 3] {
                 let store = Redis::start().await;
-                let (lane, mut raw) = (&*store.lane(), store.server.connection().await);
+                let (partition, mut raw) = (&*store.partition(), store.server.connection().await);
                 // Ids go on above what was settled, too.
-                append(lane, "settled", b"v").await;
-                let settled = take_writes(lane).await;
-                assert!(settle_writes(lane, &settled, Ok(&[])).await);
+                append(partition, "settled", b"v").await;
+                let settled = take_writes(partition).await;
+                assert!(settle_writes(partition, &settled, Ok(&[])).await);
                 for n in 0..own {
-                    append(lane, &format!("own {n}"), format!("v{n}").as_bytes()).await;
+                    append(partition, &format!("own {n}"), format!("v{n}").as_bytes()).await;
                 }
                 for id in before {
                     add(&mut raw, "writes", id, &["k", "x", "other", "y", "i", ""]).await;
                 }
                 let kept = entries(&mut raw, "writes").await;
                 add(&mut raw, "writes", foreign, &["k", "foreign"]).await;
-                let known = take_writes(lane).await;
+                let known = take_writes(partition).await;
                 assert_eq!(known.len(), kept.len(), "it is not for the worker");
                 let last_known = known.last().map(|write| write.id);
-                assert_eq!(pending(lane).await.last, last_known);
+                assert_eq!(pending(partition).await.last, last_known);
                 assert_eq!(
-                    pending(lane).await.first,
+                    pending(partition).await.first,
                     known.first().map(|write| write.id)
                 );
 
-                append(lane, "k", b"new").await;
+                append(partition, "k", b"new").await;
                 let mut now = entries(&mut raw, "writes").await;
                 now.pop();
                 assert_eq!(now, kept, "{foreign}");
-                let waiting = take_writes(lane).await;
+                let waiting = take_writes(partition).await;
                 assert_eq!(waiting[..known.len()], known);
                 let new = waiting.last().unwrap();
                 assert_eq!((&*new.key, &*new.encoded_key), ("k", &b"<k>"[..]));
@@ -88,8 +93,8 @@ async fn an_entry_of_another_program_does_not_end_the_stream() {
                 assert!(new.id > settled[0].id && Some(new.id) > last_known);
                 assert!(new.id.ms <= LATEST, "{:?}", new.id);
                 // The next one follows without that.
-                append(lane, "k", b"newer").await;
-                assert_eq!(take_writes(lane).await[..waiting.len()], waiting);
+                append(partition, "k", b"newer").await;
+                assert_eq!(take_writes(partition).await[..waiting.len()], waiting);
             }
         }
     }
@@ -99,24 +104,27 @@ async fn an_entry_of_another_program_does_not_end_the_stream() {
 #[tokio::test]
 async fn the_last_time_in_an_id_is_one() {
     let store = Redis::start().await;
-    let (lane, mut raw) = (&*store.lane(), store.server.connection().await);
+    let (partition, mut raw) = (&*store.partition(), store.server.connection().await);
     add(&mut raw, "writes", &format!("{LATEST}-5"), &["k", "x"]).await;
-    append(lane, "k", b"v").await;
-    let ids = take_writes(lane).await.into_iter().map(|write| write.id);
+    append(partition, "k", b"v").await;
+    let ids = take_writes(partition)
+        .await
+        .into_iter()
+        .map(|write| write.id);
     let expected = [5, 6].map(|number| StreamId { ms: LATEST, number });
     assert_eq!(ids.collect::<Vec<_>>(), expected);
-    assert_eq!(pending(lane).await.last, Some(expected[1]));
+    assert_eq!(pending(partition).await.last, Some(expected[1]));
 }
 
 /// Also of dead letters, which other programs can read and write.
 #[tokio::test]
 async fn what_is_pending_is_said_of_the_stream_and_of_the_dead_letters() {
     let store = Redis::start().await;
-    let (lane, mut raw) = (&*store.lane(), store.server.connection().await);
-    let _ = subscribe(lane).await;
+    let (partition, mut raw) = (&*store.partition(), store.server.connection().await);
+    let _ = subscribe(partition).await;
     let clock = own_key("clock");
     let incarnation: String = run(&mut raw, &["HGET", &clock, "run"]).await;
-    let empty = pending(lane).await;
+    let empty = pending(partition).await;
     assert_eq!((empty.length, empty.dead_letters), (0, 0));
     assert_eq!(
         (empty.first, empty.last, empty.last_dead),
@@ -128,11 +136,11 @@ async fn what_is_pending_is_said_of_the_stream_and_of_the_dead_letters() {
     );
 
     for key in ["a", "b", "c", "d", "e"] {
-        append(lane, key, b"v").await;
+        append(partition, key, b"v").await;
     }
-    let waiting = take_writes(lane).await;
-    assert!(settle_writes(lane, &waiting[..2], Err("why")).await);
-    let letters = write_stream(lane).dead_letters(10).await.unwrap();
+    let waiting = take_writes(partition).await;
+    assert!(settle_writes(partition, &waiting[..2], Err("why")).await);
+    let letters = write_stream(partition).dead_letters(10).await.unwrap();
     let ids = letters.iter().map(|letter| letter.version);
     assert!(ids.eq(waiting[..2].iter().map(|write| write.id)));
     add(
@@ -143,7 +151,7 @@ async fn what_is_pending_is_said_of_the_stream_and_of_the_dead_letters() {
     )
     .await;
     let name: String = run(&mut raw, &["HGET", &clock, "writes"]).await;
-    let found = pending(lane).await;
+    let found = pending(partition).await;
     assert_eq!((found.length, found.dead_letters), (3, 3));
     let ids = (
         Some(waiting[2].id),
@@ -158,12 +166,12 @@ async fn what_is_pending_is_said_of_the_stream_and_of_the_dead_letters() {
     assert!(!name.is_empty());
 
     // It keeps its name while it lasts; the next stream has another one.
-    append(lane, "f", b"v").await;
-    assert_eq!(pending(lane).await.history, found.history);
+    append(partition, "f", b"v").await;
+    assert_eq!(pending(partition).await.history, found.history);
     let _: i64 = run(&mut raw, &["DEL", &own_key("writes")]).await;
-    assert_eq!(pending(lane).await.history, format!("{incarnation} "));
-    append(lane, "f", b"v").await;
-    let next = pending(lane).await.history;
+    assert_eq!(pending(partition).await.history, format!("{incarnation} "));
+    append(partition, "f", b"v").await;
+    let next = pending(partition).await.history;
     assert!(
         next.starts_with(&format!("{incarnation} ")) && next != found.history,
         "{next}"
@@ -221,41 +229,41 @@ async fn the_first_entries_are_bounded_by_their_number_and_their_bytes() {
 async fn a_dead_letter_that_waits_again_is_a_write_like_any_other() {
     for is_held in [false, true] {
         let store = Redis::start().await;
-        let (lane, mut raw) = (&*store.lane(), store.server.connection().await);
-        append(lane, "k", b"v").await;
-        let first = take_writes(lane).await;
-        assert!(settle_writes(lane, &first, Err("why")).await);
-        let letter = &write_stream(lane).dead_letters(10).await.unwrap()[0];
+        let (partition, mut raw) = (&*store.partition(), store.server.connection().await);
+        append(partition, "k", b"v").await;
+        let first = take_writes(partition).await;
+        assert!(settle_writes(partition, &first, Err("why")).await);
+        let letter = &write_stream(partition).dead_letters(10).await.unwrap()[0];
         let payload = payload_of(Kind::Invalidate, &["k"]);
-        let lease = granted(lane, "k").await;
-        insert(lane, "k", b"other").await;
+        let lease = granted(partition, "k").await;
+        insert(partition, "k", b"other").await;
         if is_held {
-            lane.invalidate(&["k"], &payload, LONG).await.unwrap();
-            insert(lane, "k", b"other").await;
+            partition.invalidate(&["k"], &payload, LONG).await.unwrap();
+            insert(partition, "k", b"other").await;
         }
         let _: () = run(
             &mut raw,
             &["SET", &own_key("lease:k"), &lease.token.to_string()],
         )
         .await;
-        let (_, mut subscription) = subscribe(lane).await;
+        let (_, mut subscription) = subscribe(partition).await;
         let before: String = run(&mut raw, &["HGET", &own_key("clock"), "writes"]).await;
         let _: i64 = run(&mut raw, &["DEL", &own_key("writes")]).await;
 
-        assert!(requeue(lane, letter).await);
+        assert!(requeue(partition, letter).await);
         let sent = message(&mut *subscription).await;
         assert_eq!((sent.kind, &*sent.keys[0]), (Kind::Invalidate, "k"));
-        let log = lane.replay(sent.seq).await.unwrap();
+        let log = partition.replay(sent.seq).await.unwrap();
         assert_eq!(log, [sent]);
         let gone = [value_key("k"), own_key("lease:k"), own_key("dead")];
         for key in &gone[..2] {
             assert_eq!(run::<u64>(&mut raw, &["EXISTS", key]).await, 0, "{key}");
         }
-        assert_eq!(pending(lane).await.dead_letters, 0);
+        assert_eq!(pending(partition).await.dead_letters, 0);
         let after: String = run(&mut raw, &["HGET", &own_key("clock"), "writes"]).await;
         assert_ne!(before, after, "the stream has begun anew");
 
-        let again = take_writes(lane).await;
+        let again = take_writes(partition).await;
         assert_eq!((again.len(), again[0].version), (1, first[0].id));
         assert_eq!(again[0].body, first[0].body);
         assert_eq!((&*again[0].key, &*again[0].encoded_key), ("k", &b"<k>"[..]));
@@ -268,8 +276,8 @@ async fn a_dead_letter_that_waits_again_is_a_write_like_any_other() {
             (&*format!("W{ms}-{number}"), &["0", "0"][..])
         );
         assert_eq!(parts[1] != "0", is_held, "{mark}");
-        assert!(settle_writes(lane, &again, Ok(&[])).await);
-        let led = acquire_lease(lane, "k").await;
+        assert!(settle_writes(partition, &again, Ok(&[])).await);
+        let led = acquire_lease(partition, "k").await;
         assert_eq!(led == LeaseReply::Hold, is_held, "{led:?}");
     }
 }
@@ -278,18 +286,18 @@ async fn a_dead_letter_that_waits_again_is_a_write_like_any_other() {
 #[tokio::test]
 async fn a_dead_letter_without_a_number_is_ordered_by_its_id() {
     let store = Redis::start().await;
-    let (lane, mut raw) = (&*store.lane(), store.server.connection().await);
+    let (partition, mut raw) = (&*store.partition(), store.server.connection().await);
     for (number, fields) in [(1, &["k", "k"][..]), (2, &["k", "k", "v", "x"])] {
         let id = StreamId { ms: 7, number };
         add(&mut raw, "dead", &format!("7-{number}"), fields).await;
-        let letters = write_stream(lane).dead_letters(10).await.unwrap();
+        let letters = write_stream(partition).dead_letters(10).await.unwrap();
         assert_eq!((letters.len(), letters[0].version), (1, id));
         // It may be the first step after the clock was lost.
         let _: i64 = run(&mut raw, &["DEL", &own_key("clock")]).await;
-        assert!(requeue(lane, &letters[0]).await);
-        let waiting = take_writes(lane).await;
+        assert!(requeue(partition, &letters[0]).await);
+        let waiting = take_writes(partition).await;
         assert_eq!((waiting.len(), waiting[0].version), (1, id));
-        assert!(settle_writes(lane, &waiting, Ok(&[])).await);
+        assert!(settle_writes(partition, &waiting, Ok(&[])).await);
     }
 }
 
@@ -297,21 +305,21 @@ async fn a_dead_letter_without_a_number_is_ordered_by_its_id() {
 #[tokio::test]
 async fn dead_letters_outlast_one_that_cannot_be_added() {
     let store = Redis::start().await;
-    let (lane, mut raw) = (&*store.lane(), store.server.connection().await);
+    let (partition, mut raw) = (&*store.partition(), store.server.connection().await);
     for key in ["a", "b"] {
-        append(lane, key, b"v").await;
+        append(partition, key, b"v").await;
     }
-    let waiting = take_writes(lane).await;
-    assert!(settle_writes(lane, &waiting[..1], Err("why")).await);
+    let waiting = take_writes(partition).await;
+    assert!(settle_writes(partition, &waiting[..1], Err("why")).await);
     let _: () = run(&mut raw, &["ACL", "SETUSER", "default", "-xadd"]).await;
     let settled = Settled {
         writes: &[&waiting[1]],
         outcome: Err("why"),
         origin: ORIGIN,
     };
-    let refused = write_stream(lane).settle(FENCE, settled).await;
+    let refused = write_stream(partition).settle(FENCE, settled).await;
     assert!(refused.is_err_and(|error| error.is_refused()));
     let _: () = run(&mut raw, &["ACL", "SETUSER", "default", "+xadd"]).await;
-    let found = pending(lane).await;
+    let found = pending(partition).await;
     assert_eq!((found.length, found.dead_letters), (1, 1));
 }

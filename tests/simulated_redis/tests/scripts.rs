@@ -31,7 +31,7 @@ return redis.call('GET','list')
 error('text')
 error('text',0)
 error('text',2)
-error({err='LANES 3 x'})
+error({err='PARTITIONS 3 x'})
 error({err='NOSPACE'})
 error()
 error(3)
@@ -203,7 +203,7 @@ const LONGER: &[&str] = &[
     "\n\n  if x then\n",
     "local function f()\n  redis.call('GET',\n 'list')\nend\nlocal x = f()",
     "local function f()\n  return redis.call('GET', 'list')\nend\nreturn f()",
-    "local function f(x)\n  error({err = 'LANES 3 is the number'})\nend\nf()",
+    "local function f(x)\n  error({err = 'PARTITIONS 3 is the number'})\nend\nf()",
     "local function f(x)\n  error('a', 2)\nend\nf()",
     "local function f(x)\n\n  return struct.pack('>I8', x)\nend\nreturn f('x')",
     "for i = 1, 3 do\n  local r = redis.pcall('GET', 'list')\n  if i == 3 then\n    error(r)\n  end\nend",

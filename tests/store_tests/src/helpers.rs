@@ -1,4 +1,4 @@
-//! Values and messages in the formats of larder, and steps of a lane that must succeed.
+//! Values and messages in the formats of larder, and steps of a partition that must succeed.
 
 use crate::StoreUnderTest;
 use crate::steps::Steps;
@@ -9,9 +9,9 @@ use std::time::Duration;
 
 use futures::StreamExt;
 use larder::l2::{
-    Applied, Bytes, EncodedValue, Event, Fill, Key, Kind, L2, Lane, LaneClock, LaneName, Lease,
-    LeaseReply, LeaseRequest, Lifetime, MemberInfo, Message, Stamp, Subscription, TagVersion, Ttls,
-    Want,
+    Applied, Bytes, EncodedValue, Event, Fill, Key, Kind, L2, Lease, LeaseReply, LeaseRequest,
+    Lifetime, MemberInfo, Message, Partition, PartitionClock, PartitionName, Stamp, Subscription,
+    TagVersion, Ttls, Want,
 };
 #[cfg(feature = "write-behind")]
 use larder::l2::{Settled, Waiting, WriteStream};
@@ -40,17 +40,18 @@ pub const LONG: Duration = Duration::from_secs(600);
 /// For an answer that must come; a busy machine is no reason to fail.
 pub const LIMIT: Duration = Duration::from_secs(10);
 
-pub fn lane_of(l2: &dyn L2, namespace: &str) -> Arc<dyn Lane> {
-    l2.lane(namespace.into(), LIMIT, Box::new(|_| ())).into()
+pub fn partition_of(l2: &dyn L2, namespace: &str) -> Arc<dyn Partition> {
+    l2.partition(namespace.into(), LIMIT, Box::new(|_| ()))
+        .into()
 }
 
-/// The lane as instances with this type tag have it.
-pub fn lane_of_type(store: &impl StoreUnderTest, type_tag: u64) -> Arc<dyn Lane> {
-    let name = LaneName {
+/// The partition as instances with this type tag have it.
+pub fn partition_of_type(store: &impl StoreUnderTest, type_tag: u64) -> Arc<dyn Partition> {
+    let name = PartitionName {
         type_tag,
         ..NAMESPACE.into()
     };
-    store.l2().lane(name, LIMIT, Box::new(|_| ())).into()
+    store.l2().partition(name, LIMIT, Box::new(|_| ())).into()
 }
 
 /// A value as the crate would store it, with a lifetime of [`LONG`].
@@ -65,7 +66,7 @@ pub fn sealed_for(payload: &[u8], ttl: Duration) -> EncodedValue {
 
 /// A value with tags.
 pub fn tagged(payload: &[u8], ttl: Duration, tags: &[&str]) -> EncodedValue {
-    // The type tag of a lane that is opened by its name alone.
+    // The type tag of a partition that is opened by its name alone.
     of_type(0, payload, ttl, tags)
 }
 
@@ -182,115 +183,124 @@ pub fn payload_of(kind: Kind, keys: &[&str]) -> Vec<u8> {
     bytes
 }
 
-pub async fn insert(lane: &dyn Lane, key: &str, payload: &[u8]) -> Stamp {
+pub async fn insert(partition: &dyn Partition, key: &str, payload: &[u8]) -> Stamp {
     let message = payload_of(Kind::Insert, &[key]);
-    let inserted = lane
+    let inserted = partition
         .insert(&[(key, &sealed(payload))], &message, None)
         .await;
     inserted.expect("the value is inserted")
 }
 
-pub async fn invalidate(lane: &dyn Lane, keys: &[&str]) -> Stamp {
+pub async fn invalidate(partition: &dyn Partition, keys: &[&str]) -> Stamp {
     let payload = payload_of(Kind::Invalidate, keys);
-    let invalidated = lane.invalidate(keys, &payload, Duration::ZERO).await;
+    let invalidated = partition.invalidate(keys, &payload, Duration::ZERO).await;
     invalidated.expect("the keys are invalidated").stamp
 }
 
-pub async fn insert_tagged(lane: &dyn Lane, key: &str, ttl: Duration, tags: &[&str]) -> Stamp {
+pub async fn insert_tagged(
+    partition: &dyn Partition,
+    key: &str,
+    ttl: Duration,
+    tags: &[&str],
+) -> Stamp {
     let (value, payload) = (tagged(b"v", ttl, tags), payload_of(Kind::Insert, &[key]));
-    let inserted = lane.insert(&[(key, &value)], &payload, None).await;
+    let inserted = partition.insert(&[(key, &value)], &payload, None).await;
     inserted.expect("it is stored")
 }
 
-pub async fn invalidate_tags(lane: &dyn Lane, tags: &[&str]) -> Stamp {
+pub async fn invalidate_tags(partition: &dyn Partition, tags: &[&str]) -> Stamp {
     let payload = payload_of(Kind::Tags, tags);
-    let invalidated = lane.invalidate_tags(tags, &payload).await;
+    let invalidated = partition.invalidate_tags(tags, &payload).await;
     invalidated.expect("the tags are invalidated")
 }
 
 /// When a tag was invalidated last, as the store says.
-pub async fn tag_version(lane: &dyn Lane, tag: &str) -> Option<TagVersion> {
-    let versions = lane.tag_versions(&[tag]).await;
+pub async fn tag_version(partition: &dyn Partition, tag: &str) -> Option<TagVersion> {
+    let versions = partition.tag_versions(&[tag]).await;
     versions.expect("the store says it").remove(0)
 }
 
-pub async fn clear(lane: &dyn Lane) -> Stamp {
-    let cleared = lane.clear(&payload_of(Kind::Clear, &[])).await;
-    cleared.expect("the lane is cleared").stamp
+pub async fn clear(partition: &dyn Partition) -> Stamp {
+    let cleared = partition.clear(&payload_of(Kind::Clear, &[])).await;
+    cleared.expect("the partition is cleared").stamp
 }
 
-pub async fn get(lane: &dyn Lane, key: &str) -> Option<Bytes> {
-    lane.get(key).await.expect("the key is read")
+pub async fn get(partition: &dyn Partition, key: &str) -> Option<Bytes> {
+    partition.get(key).await.expect("the key is read")
 }
 
 /// Asks for a lease of [`LONG`], unless there is a usable value.
-pub async fn acquire_lease(lane: &dyn Lane, key: &str) -> LeaseReply {
-    acquire_lease_for(lane, key, LONG, Want::Any).await
+pub async fn acquire_lease(partition: &dyn Partition, key: &str) -> LeaseReply {
+    acquire_lease_for(partition, key, LONG, Want::Any).await
 }
 
 pub async fn acquire_lease_for(
-    lane: &dyn Lane,
+    partition: &dyn Partition,
     key: &str,
     ttl: Duration,
     want: Want,
 ) -> LeaseReply {
     let deadline = None;
-    lane.acquire_lease(
-        key,
-        LeaseRequest {
-            ttl,
-            want,
-            deadline,
-        },
-    )
-    .await
-    .expect("the request for a lease is answered")
+    partition
+        .acquire_lease(
+            key,
+            LeaseRequest {
+                ttl,
+                want,
+                deadline,
+            },
+        )
+        .await
+        .expect("the request for a lease is answered")
 }
 
-pub async fn granted(lane: &dyn Lane, key: &str) -> Lease {
-    match acquire_lease(lane, key).await {
+pub async fn granted(partition: &dyn Partition, key: &str) -> Lease {
+    match acquire_lease(partition, key).await {
         LeaseReply::Granted(lease) | LeaseReply::Replace(lease, _) => lease,
         other => panic!("no lease on {key:?}, but {other:?}"),
     }
 }
 
 /// Renews a lease for [`LONG`]. `false` if it is gone.
-pub async fn renewed(lane: &dyn Lane, key: &str, lease: Lease) -> bool {
-    let renewed = lane.renew_lease(key, lease.token, LONG).await;
+pub async fn renewed(partition: &dyn Partition, key: &str, lease: Lease) -> bool {
+    let renewed = partition.renew_lease(key, lease.token, LONG).await;
     renewed.expect("the renewal is answered")
 }
 
 /// Gives a lease back. `false` if it is gone.
-pub async fn given_back(lane: &dyn Lane, key: &str, lease: Lease) -> bool {
-    let given_back = lane.renew_lease(key, lease.token, Duration::ZERO).await;
+pub async fn given_back(partition: &dyn Partition, key: &str, lease: Lease) -> bool {
+    let given_back = partition
+        .renew_lease(key, lease.token, Duration::ZERO)
+        .await;
     given_back.expect("the lease's return is answered")
 }
 
 /// What an instance could serve, without asking for a lease.
-pub async fn usable(lane: &dyn Lane, key: &str) -> Option<Bytes> {
-    match acquire_lease_for(lane, key, Duration::ZERO, Want::Any).await {
+pub async fn usable(partition: &dyn Partition, key: &str) -> Option<Bytes> {
+    match acquire_lease_for(partition, key, Duration::ZERO, Want::Any).await {
         LeaseReply::Hit(bytes) => Some(bytes),
         LeaseReply::Miss => None,
         other => panic!("asked for a value of {key:?} only, and got {other:?}"),
     }
 }
 
-pub async fn fill(lane: &dyn Lane, key: &str, lease: Lease, payload: &[u8]) -> Fill {
-    let filled = lane.fill(key, lease, &sealed(payload), None).await;
+pub async fn fill(partition: &dyn Partition, key: &str, lease: Lease, payload: &[u8]) -> Fill {
+    let filled = partition.fill(key, lease, &sealed(payload), None).await;
     filled.expect("the fill is answered")
 }
 
-pub async fn filled(lane: &dyn Lane, key: &str, lease: Lease, payload: &[u8]) -> Stamp {
-    match fill(lane, key, lease, payload).await {
+pub async fn filled(partition: &dyn Partition, key: &str, lease: Lease, payload: &[u8]) -> Stamp {
+    match fill(partition, key, lease, payload).await {
         Fill::Stored(stamp) => stamp,
         other => panic!("the fill of {key:?} was not stored: {other:?}"),
     }
 }
 
-pub async fn subscribe(lane: &dyn Lane) -> (LaneClock, Box<dyn Subscription>) {
-    lane.subscribe(ME)
+pub async fn subscribe(partition: &dyn Partition) -> (PartitionClock, Box<dyn Subscription>) {
+    partition
+        .subscribe(ME)
         .await
-        .expect("the lane can be listened to")
+        .expect("the partition can be listened to")
 }
 
 pub async fn next_event(subscription: &mut dyn Subscription) -> Event {
@@ -322,7 +332,7 @@ pub async fn ended_leases(subscription: &mut dyn Subscription) -> Vec<Key> {
 }
 
 /// Asks for a heartbeat, and returns all messages before it.
-pub async fn heartbeat(subscription: &mut dyn Subscription) -> (Vec<Message>, LaneClock) {
+pub async fn heartbeat(subscription: &mut dyn Subscription) -> (Vec<Message>, PartitionClock) {
     subscription.heartbeat(NOTHING);
     let mut messages = Vec::new();
     loop {
@@ -339,21 +349,21 @@ pub async fn heartbeat(subscription: &mut dyn Subscription) -> (Vec<Message>, La
 pub const FENCE: u64 = 7;
 
 #[cfg(feature = "write-behind")]
-pub fn write_stream(lane: &dyn Lane) -> &dyn WriteStream {
-    lane.write_stream().expect("it has a stream")
+pub fn write_stream(partition: &dyn Partition) -> &dyn WriteStream {
+    partition.write_stream().expect("it has a stream")
 }
 
 /// All writes that wait.
 #[cfg(feature = "write-behind")]
-pub async fn take_writes(lane: &dyn Lane) -> Vec<Waiting> {
-    let taken = write_stream(lane).take(FENCE, LONG, 1000).await;
+pub async fn take_writes(partition: &dyn Partition) -> Vec<Waiting> {
+    let taken = write_stream(partition).take(FENCE, LONG, 1000).await;
     taken.expect("it is answered").expect("no other one works")
 }
 
 /// Settles writes, of which the source has these keys as they were written, or none for this reason. Whether it was done.
 #[cfg(feature = "write-behind")]
 pub async fn settle_writes(
-    lane: &dyn Lane,
+    partition: &dyn Partition,
     writes: &[Waiting],
     outcome: Result<&[&str], &str>,
 ) -> bool {
@@ -363,6 +373,6 @@ pub async fn settle_writes(
         outcome: stored.as_ref().map_err(|reason| *reason),
         origin: ORIGIN,
     };
-    let settled = write_stream(lane).settle(FENCE, settled).await;
+    let settled = write_stream(partition).settle(FENCE, settled).await;
     settled.expect("it is answered")
 }

@@ -1,4 +1,4 @@
-//! Tests for stores that implement the second level of the cache [larder]: the traits [`L2`], [`Lane`] and
+//! Tests for stores that implement the second level of the cache [larder]: the traits [`L2`], [`Partition`] and
 //! [`Subscription`](larder::l2::Subscription).
 //!
 //! larder's own stores, [`RedisL2`](larder::RedisL2) and [`MemoryL2`](larder::MemoryL2), pass these tests. Any other
@@ -53,11 +53,11 @@
 //! | `tags` | invalidates values by their tags, and rejects the fills of loads under way |
 //! | `prefixes` | removes values by a prefix of their keys, and rejects the fills of loads under way |
 //! | `messages` | publishes each change once, in order, with numbers without holes |
-//! | `listening` | loses no message while other lanes write, and changes a value and publishes the change in one step |
+//! | `listening` | loses no message while other partitions write, and changes a value and publishes the change in one step |
 //! | `replay` | keeps a log of the messages, and returns it in parts |
 //! | `members` | keeps the list of the subscribed instances |
-//! | `fleet_counts` | keeps the counters of each instance ([`Lane::store_counts`]) |
-//! | `write_stream` | keeps writes that wait for their source (`Lane::write_stream`) |
+//! | `fleet_counts` | keeps the counters of each instance ([`Partition::store_counts`]) |
+//! | `write_stream` | keeps writes that wait for their source (`Partition::write_stream`) |
 //!
 //! A store may lack the last two. The group `write_stream` exists with the feature `write-behind` of this crate, which
 //! turns on the feature of larder. If the store keeps no counters, pass the names of the other groups to
@@ -70,13 +70,13 @@
 //!
 //! The tests use the traits alone, on a store that answers throughout. They do not cover:
 //!
-//! - a server that restarts, loses data, goes back in time, or fails over to a replica. Each lane must then report
-//!   another [incarnation](larder::l2::LaneClock::incarnation) and another epoch;
-//! - half-open connections, and time limits: each step of a lane must end within the timeout of the lane;
-//! - requests that are sent again, and whose copies arrive late: the docs of each method of [`Lane`] say how a late
+//! - a server that restarts, loses data, goes back in time, or fails over to a replica. Each partition must then report
+//!   another [incarnation](larder::l2::PartitionClock::incarnation) and another epoch;
+//! - half-open connections, and time limits: each step of a partition must end within the timeout of the partition;
+//! - requests that are sent again, and whose copies arrive late: the docs of each method of [`Partition`] say how a late
 //!   copy does no harm;
 //! - a server whose clock is stepped;
-//! - namespaces with several lanes, channels of other programs ([`L2::has_channels`]), and the log of outages
+//! - namespaces with several partitions, channels of other programs ([`L2::has_channels`]), and the log of outages
 //!   ([`L2::outages`]);
 //! - load over hours, such as data that no step ever removes.
 //!
@@ -85,7 +85,7 @@
 //! # Duration
 //!
 //! On two cores, all tests together take 2 s for `MemoryL2`, and 15 s for `RedisL2` where each test starts a Redis 7.0
-//! on the same machine. Lanes have a timeout of 10 s, and a test waits for an event for 10 s at most.
+//! on the same machine. Partitions have a timeout of 10 s, and a test waits for an event for 10 s at most.
 //!
 //! [larder]: larder
 
@@ -99,7 +99,7 @@
 
 use std::sync::Arc;
 
-use larder::l2::{L2, Lane};
+use larder::l2::{L2, Partition};
 
 /// The tests, as functions.
 #[allow(
@@ -138,15 +138,15 @@ pub trait StoreUnderTest: Sized {
     /// store that holds more. A lower number makes the test faster. Other tests need a store that holds 900 messages.
     const QUEUE: u64 = 4096;
 
-    /// How often a test subscribes while other lanes write.
+    /// How often a test subscribes while other partitions write.
     ///
-    /// A lane that reads its clock before it subscribes loses the messages in between. The test fails only if a message
-    /// falls into that gap. Raise the number if the gap is short: for `MemoryL2`, larder's tests use 3000.
+    /// A partition that reads its clock before it subscribes loses the messages in between. The test fails only if a
+    /// message falls into that gap. Raise the number if the gap is short: for `MemoryL2`, larder's tests use 3000.
     const SUBSCRIPTIONS: u64 = 100;
 
-    /// The largest number of messages that [`Lane::replay`] returns.
+    /// The largest number of messages that [`Partition::replay`] returns.
     ///
-    /// A test replays three more, so the log of a lane must keep as many. Raise it for a store that returns more.
+    /// A test replays three more, so the log of a partition must keep as many. Raise it for a store that returns more.
     const REPLAY: usize = 1024;
 
     /// Starts an empty store that no other test uses.
@@ -159,13 +159,13 @@ pub trait StoreUnderTest: Sized {
     /// May panic if the store does not start. The test fails.
     fn start() -> impl Future<Output = Self>;
 
-    /// Returns the store. The lanes that a test opens on it share their data.
+    /// Returns the store. The partitions that a test opens on it share their data.
     fn l2(&self) -> &dyn L2;
 
-    /// Opens a lane as another instance would.
+    /// Opens a partition as another instance would.
     #[doc(hidden)]
-    fn lane(&self) -> Arc<dyn Lane> {
-        helpers::lane_of(self.l2(), helpers::NAMESPACE)
+    fn partition(&self) -> Arc<dyn Partition> {
+        helpers::partition_of(self.l2(), helpers::NAMESPACE)
     }
 }
 

@@ -1,14 +1,16 @@
-//! The steps of a lane as functions of their own.
+//! The steps of a partition as functions of their own.
 
 use std::time::Duration;
 
 #[cfg(feature = "write-behind")]
 use larder::l2::Append;
-use larder::l2::{Batch, EncodedValue, L2Error, Lane, Stamp, Step, Version, WriteAck, Written};
+use larder::l2::{
+    Batch, EncodedValue, L2Error, Partition, Stamp, Step, Version, WriteAck, Written,
+};
 
 type Answer<T> = Result<T, L2Error>;
 
-pub trait Steps: Lane {
+pub trait Steps: Partition {
     fn insert(
         &self,
         values: &[(&str, &EncodedValue)],
@@ -141,7 +143,7 @@ pub trait Steps: Lane {
     }
 }
 
-impl<L: Lane + ?Sized> Steps for L {}
+impl<L: Partition + ?Sized> Steps for L {}
 
 fn done(written: Written) -> WriteAck {
     match written {

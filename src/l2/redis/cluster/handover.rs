@@ -23,7 +23,7 @@ const PAUSE: Duration = Duration::from_millis(20);
 pub(super) struct LastHandover(Mutex<Option<(Address, String, SharedResult<String>)>>);
 
 impl LastHandover {
-    /// The answer to a question, which is asked if it is another one than the last. All lanes that move share it, also
+    /// The answer to a question, which is asked if it is another one than the last. All partitions that move share it, also
     /// those that ask when it was answered: a proof stays true.
     pub(super) async fn proof(
         &self,

@@ -1,7 +1,7 @@
 //! Which node of a cluster is the primary of a slot, by what a majority of the primaries says (rule 26).
 //!
-//! The nodes are asked whenever a lane connects, and beside each heartbeat: all lanes that ask at about the same time
-//! share the answers. Does not know what connections are for.
+//! The nodes are asked whenever a partition connects, and beside each heartbeat: all partitions that ask at about the same
+//! time share the answers. Does not know what connections are for.
 
 mod handover;
 mod view;
@@ -132,7 +132,7 @@ impl Cluster {
         let is_it = self.find(slot).await? == *node;
         is_it.then_some(()).ok_or_else(|| {
             L2Error::unexpected(
-                "the lane is on another node of the cluster than the one that has answered",
+                "the partition is on another node of the cluster than the one that has answered",
             )
         })
     }
@@ -262,7 +262,7 @@ impl Cluster {
             warn!(
                 epoch,
                 node,
-                "an epoch of the cluster belongs to no primary, as after an election without a winner, so the loss of one primary may turn all lanes off: send CLUSTER BUMPEPOCH to this node"
+                "an epoch of the cluster belongs to no primary, as after an election without a winner, so the loss of one primary may turn all partitions off: send CLUSTER BUMPEPOCH to this node"
             );
         }
     }
@@ -287,7 +287,7 @@ async fn view(links: &Links, node: Connector) -> Result<View, L2Error> {
 /// How many nodes have answered, for a slot of which no primary is believed.
 #[derive(Clone, Debug, thiserror::Error)]
 #[error(
-    "no majority of the primaries of the cluster names one for the slot of this lane; {nodes} of {asked} nodes have answered{reason}"
+    "no majority of the primaries of the cluster names one for the slot of this partition; {nodes} of {asked} nodes have answered{reason}"
 )]
 struct NoMajority {
     nodes: usize,

@@ -1,23 +1,23 @@
-//! What a lane keeps for itself: its clock, its log, its list of members.
+//! What a partition keeps for itself: its clock, its log, its list of members.
 
 use super::connections::in_time;
-use super::{Connected, LaneState, Namespace};
+use super::{Connected, Namespace, PartitionState};
 use crate::l2::redis::call::{Call, Lua};
 use crate::l2::redis::members;
 use crate::l2::redis::names::{CLOCK, LIVE, LOG};
 use crate::l2::redis::scripts::{self, CHECKED, INCARNATION, lua};
-use crate::l2::{L2Error, LaneNumber, Member};
+use crate::l2::{L2Error, Member, PartitionNumber};
 
 lua! {
     AUDIT: [CHECKED, scripts::CLOCK, INCARNATION], "../audit.lua";
 }
 
-/// What a lane keeps for itself.
+/// What a partition keeps for itself.
 #[derive(Clone, Debug)]
 #[non_exhaustive]
-pub struct LaneAudit {
+pub struct PartitionAudit {
     /// Its clock, and where it is.
-    pub state: LaneState,
+    pub state: PartitionState,
     /// The `maxmemory-policy` of the server; empty if `INFO` hides it.
     pub policy: String,
     /// How many bytes of memory the server uses for all its data; `None` if `INFO` hides it.
@@ -66,26 +66,26 @@ type Answer = (
 );
 
 impl Namespace {
-    /// Reads what each lane keeps for itself, in one step for each.
+    /// Reads what each partition keeps for itself, in one step for each.
     ///
-    /// Cost: a connection and a round trip for each lane.
+    /// Cost: a connection and a round trip for each partition.
     ///
     /// # Errors
     ///
-    /// If the server cannot be reached, or refuses a request; or if a lane is not used any more, while the number of
-    /// lanes changes.
-    pub async fn audit(&self) -> Result<Vec<LaneAudit>, L2Error> {
-        let mut lanes = Vec::new();
+    /// If the server cannot be reached, or refuses a request; or if a partition is not used any more, while the number of
+    /// partitions changes.
+    pub async fn audit(&self) -> Result<Vec<PartitionAudit>, L2Error> {
+        let mut partitions = Vec::new();
         // One after the other: an operator waits for the answer, and the server has other work.
-        for lane in LaneNumber::all(self.lanes) {
-            lanes.push(self.connect(lane).await?.audit().await?);
+        for partition in PartitionNumber::all(self.partitions) {
+            partitions.push(self.connect(partition).await?.audit().await?);
         }
-        Ok(lanes)
+        Ok(partitions)
     }
 }
 
 impl Connected {
-    pub(super) async fn audit(&mut self) -> Result<LaneAudit, L2Error> {
+    pub(super) async fn audit(&mut self) -> Result<PartitionAudit, L2Error> {
         let mut call = Call::by("EVALSHA_RO", &AUDIT, &self.names, 3);
         call.own(&[CLOCK, LOG, LIVE]);
         let answer: Answer = in_time(call.run(self.connection.clone())).await?;
@@ -113,7 +113,7 @@ impl Connected {
         });
         let entries: Vec<_> = entries.collect();
         let members: Vec<_> = entries.iter().copied().flatten().collect();
-        Ok(LaneAudit {
+        Ok(PartitionAudit {
             state,
             policy,
             used_memory: used_memory.parse().ok(),

@@ -8,10 +8,10 @@ use super::connections::in_time;
 use crate::clock::millis;
 use crate::key::key_text;
 use crate::l2::redis::call::{Call, Lua};
-use crate::l2::redis::lane::fleet_bypass;
 use crate::l2::redis::names::BYPASS;
+use crate::l2::redis::partition::fleet_bypass;
 use crate::l2::redis::scripts::{ALLOW_OOM, BYPASSED, CLOCK, lua};
-use crate::l2::{FleetBypass, L2Error, LaneNumber};
+use crate::l2::{FleetBypass, L2Error, PartitionNumber};
 use crate::stats::stored_after;
 use crate::vocabulary::MOST_BYPASSED_BY_FLEET;
 
@@ -52,7 +52,7 @@ impl Namespace {
     /// counters: in use, that is after five `max_staleness`, or ten seconds and a third of `max_staleness` if that is
     /// less; otherwise after a minute, or within a third of `max_staleness` once it is in use again. It says so in its
     /// [`Counted`](super::Counted). The list is lost if Redis loses or evicts the key `!bypass`, or if the namespace
-    /// gets another number of lanes: then instances end it as if it had been ended here.
+    /// gets another number of partitions: then instances end it as if it had been ended here.
     ///
     /// Returns all prefixes that are bypassed then; `None` if nothing was changed, as 16 others are bypassed.
     ///
@@ -89,17 +89,17 @@ impl Namespace {
 
     async fn ask_bypass(&self, change: Option<(&str, u64)>) -> Result<Option<Bypassed>, L2Error> {
         // Instances ask for it where they store their counters.
-        let first = LaneNumber {
+        let first = PartitionNumber {
             number: 0,
-            of: self.lanes,
+            of: self.partitions,
         };
-        let lane = self.connect(first).await?;
-        let mut call = Call::new(&BYPASS_PREFIX, &lane.names, 1);
+        let partition = self.connect(first).await?;
+        let mut call = Call::new(&BYPASS_PREFIX, &partition.names, 1);
         call.own(&[BYPASS]).arg(MOST_BYPASSED_BY_FLEET);
         if let Some((prefix, ms)) = change {
             call.arg(prefix).arg(ms);
         }
-        let answer: Option<Vec<Vec<u8>>> = in_time(call.run(lane.connection.clone())).await?;
+        let answer: Option<Vec<Vec<u8>>> = in_time(call.run(partition.connection.clone())).await?;
         Ok(answer.map(|answer| fleet_bypass(&answer).into()))
     }
 }

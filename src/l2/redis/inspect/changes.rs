@@ -1,4 +1,4 @@
-//! Messages of the lanes as they come.
+//! Messages of the partitions as they come.
 
 use std::convert::Infallible;
 use std::sync::Mutex;
@@ -14,36 +14,36 @@ use super::connections::{CONNECT, at_most, in_time};
 use super::log::{Logged, read_log};
 use crate::l2::redis::error::connect_error;
 use crate::l2::redis::names::Names;
-use crate::l2::{L2Error, LaneNumber, Message};
+use crate::l2::{L2Error, Message, PartitionNumber};
 use crate::util::lock::lock;
 use crate::util::partial_debug::partial_debug;
 use crate::wire::message;
 
-/// Messages of a lane that wait to be read. More are dropped, which leaves a hole in their numbers.
+/// Messages of a partition that wait to be read. More are dropped, which leaves a hole in their numbers.
 const WAITING: usize = 4096;
 
 impl Namespace {
-    /// Subscribes to the changes of all lanes.
+    /// Subscribes to the changes of all partitions.
     ///
-    /// Cost: a connection for each lane, and a round trip.
+    /// Cost: a connection for each partition, and a round trip.
     ///
     /// # Errors
     ///
     /// If the server cannot be reached, or refuses the request.
     pub async fn changes(&self) -> Result<Changes, L2Error> {
         let mut changes = Changes(Vec::new());
-        for lane in LaneNumber::all(self.lanes) {
+        for partition in PartitionNumber::all(self.partitions) {
             let (sender, messages) = mpsc::channel(WAITING);
             let sender = Mutex::new(Some(sender));
             // Not by way of the shared subscriptions: those make the process a member, for which callers wait.
-            let found = self.primary(lane).await?;
+            let found = self.primary(partition).await?;
             let connecting = found.connector.subscriber(move |push| {
                 receive(&mut lock(&sender), push);
                 Ok::<_, Infallible>(())
             });
             let connecting = connecting.map_err(connect_error);
             let mut connection = at_most(CONNECT, connecting).await?;
-            let names = self.names(lane);
+            let names = self.names(partition);
             // A sharded channel is on the node that has the slot.
             let is_sharded = names.slot.is_some();
             let mut subscribe = cmd(if is_sharded {
@@ -53,8 +53,8 @@ impl Namespace {
             });
             subscribe.arg(&names.events);
             in_time(subscribe.exec_async(&mut connection)).await?;
-            changes.0.push(OfLane {
-                lane,
+            changes.0.push(OfPartition {
+                partition,
                 names,
                 messages,
                 connection,
@@ -64,12 +64,12 @@ impl Namespace {
     }
 }
 
-/// The changes of a namespace, in the order of each lane.
-pub struct Changes(Vec<OfLane>);
+/// The changes of a namespace, in the order of each partition.
+pub struct Changes(Vec<OfPartition>);
 
-/// The changes of one lane.
-struct OfLane {
-    lane: LaneNumber,
+/// The changes of one partition.
+struct OfPartition {
+    partition: PartitionNumber,
     names: Names,
     messages: mpsc::Receiver<Message>,
     /// The subscription ends with it.
@@ -79,36 +79,38 @@ struct OfLane {
 partial_debug!([] Changes, "Changes");
 
 impl Changes {
-    /// The next change, with its lane. `None` if a connection has ended. A message that finds 4 096 of its lane waiting
-    /// is dropped, which leaves a hole in their numbers.
+    /// The next change, with its partition. `None` if a connection has ended. A message that finds 4 096 of its partition
+    /// waiting is dropped, which leaves a hole in their numbers.
     ///
     /// Safe to cancel: no change is lost by that.
-    pub async fn next(&mut self) -> Option<(LaneNumber, Message)> {
-        let lanes = self.0.iter_mut().map(|of| {
-            let next = async { Some((of.lane, of.messages.recv().await?)) };
+    pub async fn next(&mut self) -> Option<(PartitionNumber, Message)> {
+        let partitions = self.0.iter_mut().map(|of| {
+            let next = async { Some((of.partition, of.messages.recv().await?)) };
             next.boxed()
         });
-        select_all(lanes).await.0
+        select_all(partitions).await.0
     }
 
     /// What the log has for a change. `None` if the log has lost the change, as after a clear or some 10 000 changes
     /// later, and for a clear, which is in no log.
     ///
-    /// Cost: one round trip over the connection of the lane. Safe to cancel. Needs `+xrange`.
+    /// Cost: one round trip over the connection of the partition. Safe to cancel. Needs `+xrange`.
     ///
     /// # Errors
     ///
     /// If the server cannot be reached, or refuses the request.
     pub async fn logged(
         &self,
-        lane: LaneNumber,
+        partition: PartitionNumber,
         change: &Message,
     ) -> Result<Option<Logged>, L2Error> {
-        let Some(of) = self.0.iter().find(|of| of.lane == lane) else {
+        let Some(of) = self.0.iter().find(|of| of.partition == partition) else {
             return Ok(None);
         };
         let found = read_log(&of.names, of.connection.clone(), change.seq, change.seq).await?;
-        let mut found = found.iter().filter_map(|entry| Logged::read(lane, entry));
+        let mut found = found
+            .iter()
+            .filter_map(|entry| Logged::read(partition, entry));
         // A message of another epoch may have the same number.
         Ok(found.find(|logged| logged.message == *change))
     }

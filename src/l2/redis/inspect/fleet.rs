@@ -6,18 +6,18 @@ use std::time::Duration;
 
 use deadpool_redis::redis::cmd;
 
-use super::audit::LaneAudit;
+use super::audit::PartitionAudit;
 use super::connections::{CONNECT, Kept, at_most, connect, in_time};
 use super::{Namespace, SCANNED};
 use crate::l2::redis::RedisL2;
-use crate::l2::redis::lane::stored_counts;
 use crate::l2::redis::names::CLOCK;
-use crate::l2::{L2Error, LaneNumber};
+use crate::l2::redis::partition::stored_counts;
+use crate::l2::{L2Error, PartitionNumber};
 use crate::stats::{BYPASS, INSTANCE, MISMATCHED, RELEASE, SHARE, Stats};
 use crate::util::partial_debug::partial_debug;
 
 /// What comes before and after the name of a namespace in the name of its first clock, which each namespace has,
-/// whatever its number of lanes is (rule 27).
+/// whatever its number of partitions is (rule 27).
 const FIRST_CLOCK: [&str; 2] = ["{", ".0}"];
 
 /// The namespaces that a scan has found.
@@ -34,8 +34,8 @@ pub struct Found {
 #[derive(Clone, Debug)]
 #[non_exhaustive]
 pub struct FleetState {
-    /// What each lane keeps for itself.
-    pub lanes: Vec<LaneAudit>,
+    /// What each partition keeps for itself.
+    pub partitions: Vec<PartitionAudit>,
     /// What all instances have counted, as far as each has stored it, those that have ended included. The entries of L1
     /// are not stored, so their number is 0.
     pub counters: Stats,
@@ -56,7 +56,8 @@ pub struct Counted {
     /// For how long the instance has run.
     pub up: Duration,
     /// For which share of all keys the instance used the cache then, from 0.0 to 1.0; 0.0 also if it was switched off in
-    /// this instance alone. Whether all instances are off is in [`LaneClock::is_off`](crate::l2::LaneClock::is_off).
+    /// this instance alone. Whether all instances are off is in
+    /// [`PartitionClock::is_off`](crate::l2::PartitionClock::is_off).
     pub share: f64,
     /// Which list of prefixes it bypasses as all instances do, see [`Bypassed::id`](super::Bypassed::id). `None` for none.
     pub bypass: Option<u64>,
@@ -134,7 +135,7 @@ impl Namespace {
 /// let watch = Watch::new(&l2);
 /// for name in Namespace::scan(&l2, 1_000_000).await?.names {
 ///     if let Some(fleet) = watch.look(&name).await? {
-///         println!("{name}: {} loads in {} lanes", fleet.counters.loads, fleet.lanes.len());
+///         println!("{name}: {} loads in {} partitions", fleet.counters.loads, fleet.partitions.len());
 ///     }
 /// }
 /// # Ok(()) }
@@ -159,12 +160,12 @@ impl Watch {
     /// Looks at the fleet of a namespace; `None` if no instance has used it, or Redis has lost its clock. The rate of
     /// changes is the difference of two looks at the `seq` of each clock.
     ///
-    /// Cost: one round trip for the number of lanes, one for each lane, and one for the counters, over one connection
-    /// to each server, which is kept. Sentinels, or the nodes of a cluster, are asked first. Safe to cancel.
+    /// Cost: one round trip for the number of partitions, one for each partition, and one for the counters, over one
+    /// connection to each server, which is kept. Sentinels, or the nodes of a cluster, are asked first. Safe to cancel.
     ///
     /// # Errors
     ///
-    /// If a server cannot be reached, or refuses a request; or if the number of lanes changes meanwhile. The next call
+    /// If a server cannot be reached, or refuses a request; or if the number of partitions changes meanwhile. The next call
     /// makes new connections if it has to.
     pub async fn look(&self, namespace: &str) -> Result<Option<FleetState>, L2Error> {
         let looked = self.look_over_kept(namespace).await;
@@ -176,26 +177,26 @@ impl Watch {
     }
 
     async fn look_over_kept(&self, namespace: &str) -> Result<Option<FleetState>, L2Error> {
-        // The number of lanes is read each time: it may have changed since the last look.
+        // The number of partitions is read each time: it may have changed since the last look.
         let kept = Some(Arc::clone(&self.kept));
         let namespace = Namespace::find_over(kept, &self.l2, namespace).await?;
         if !namespace.is_known() {
             return Ok(None);
         }
         let mut state = FleetState {
-            lanes: Vec::new(),
+            partitions: Vec::new(),
             counters: Stats::default(),
             stored: BTreeMap::new(),
         };
-        for number in LaneNumber::all(namespace.number_of_lanes()) {
-            let mut lane = namespace.connect(number).await?;
-            let audit = lane.audit().await?;
-            // Instances store their counters in the first lane.
+        for number in PartitionNumber::all(namespace.number_of_partitions()) {
+            let mut partition = namespace.connect(number).await?;
+            let audit = partition.audit().await?;
+            // Instances store their counters in the first partition.
             if number.number == 0 {
-                let counts = stored_counts(&lane.names, lane.connection.clone());
+                let counts = stored_counts(&partition.names, partition.connection.clone());
                 state.count(&in_time(counts).await?, audit.state.clock.now);
             }
-            state.lanes.push(audit);
+            state.partitions.push(audit);
         }
         Ok(Some(state))
     }

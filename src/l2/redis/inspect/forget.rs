@@ -12,17 +12,17 @@ use crate::l2::redis::call::{Call, Lua};
 use crate::l2::redis::members;
 use crate::l2::redis::names::{BYPASS, CLOCK, DEAD, LIVE, LOG, STATS, SWEEPER, WORKER, WRITES};
 use crate::l2::redis::scripts::{ALLOW_OOM, CHECKED, lua};
-use crate::l2::{L2Error, LaneNumber, Member};
-use crate::vocabulary::MOST_LANES;
+use crate::l2::{L2Error, Member, PartitionNumber};
+use crate::vocabulary::MOST_PARTITIONS;
 
 lua! {
     REMAINS: [CHECKED, HAS], "../remains.lua";
-    FORGET_LANE: [ALLOW_OOM, HAS], "../forget_lane.lua";
+    FORGET_PARTITION: [ALLOW_OOM, HAS], "../forget_partition.lua";
 }
 
 const HAS: &str = include_str!("../has.lua");
 
-/// The keys that a lane has once.
+/// The keys that a partition has once.
 const OWN: [&str; 9] = [
     CLOCK, LOG, LIVE, STATS, SWEEPER, WORKER, WRITES, DEAD, BYPASS,
 ];
@@ -37,7 +37,7 @@ const LONGEST_WATCH: Duration = Duration::from_secs(30);
 #[derive(Clone, Copy, Debug, Default)]
 #[non_exhaustive]
 pub struct Remains {
-    /// How many keys, in the lanes of all numbers that it has had.
+    /// How many keys, in the partitions of all numbers that it has had.
     pub keys: u64,
     /// How many members are listed. An instance that has crashed is, until another one notices.
     pub members: usize,
@@ -57,16 +57,16 @@ pub enum Forgotten {
     HasWrites,
 }
 
-/// What one lane has.
-struct LaneRemains {
-    lane: LaneNumber,
+/// What one partition has.
+struct PartitionRemains {
+    partition: PartitionNumber,
     keys: u64,
     has_writes: bool,
     /// The list of members as it is stored, without its entry for itself.
     entries: Vec<(Vec<u8>, Vec<u8>)>,
 }
 
-impl LaneRemains {
+impl PartitionRemains {
     /// Entries that cannot be read are of no member.
     fn members(&self) -> impl Iterator<Item = Member> {
         self.entries.iter().filter_map(|(id, entry)| {
@@ -77,7 +77,7 @@ impl LaneRemains {
 }
 
 impl Namespace {
-    /// Reads what is left of the namespace, in the lanes of each number that it may have had.
+    /// Reads what is left of the namespace, in the partitions of each number that it may have had.
     ///
     /// Cost: 136 round trips, over a connection to each server.
     ///
@@ -85,32 +85,33 @@ impl Namespace {
     ///
     /// If a server cannot be reached, or refuses a request.
     pub async fn remains(&self) -> Result<Remains, L2Error> {
-        let lanes = self.over_one_connection().each_lane().await?;
-        let members: HashSet<_> = lanes
+        let partitions = self.over_one_connection().each_partition().await?;
+        let members: HashSet<_> = partitions
             .iter()
-            .flat_map(LaneRemains::members)
+            .flat_map(PartitionRemains::members)
             .map(|member| member.info.id)
             .collect();
         Ok(Remains {
-            keys: lanes.iter().map(|lane| lane.keys).sum(),
+            keys: partitions.iter().map(|partition| partition.keys).sum(),
             members: members.len(),
-            has_writes: lanes.iter().any(|lane| lane.has_writes),
+            has_writes: partitions.iter().any(|partition| partition.has_writes),
         })
     }
 
-    /// Removes the keys that a namespace leaves: of each lane its clock, its log, the list of members, and the counters.
-    /// Values and all else end by their TTLs, and no instance uses a value without the clock that it was written by.
+    /// Removes the keys that a namespace leaves: of each partition its clock, its log, the list of members, and the
+    /// counters. Values and all else end by their TTLs, and no instance uses a value without the clock that it was written
+    /// by.
     ///
     /// Does nothing if an instance runs, unless `even_if_used`. To see that, it watches the members that are listed, if
     /// any are, for three times their longest `max_staleness` and for 30 seconds at most. An instance that runs all the
     /// same begins anew at its next heartbeat, with an empty L1 and L2, as after a `FLUSHALL`; until then it may return
-    /// what was invalidated since, as the numbers of its lane begin anew. If instances were told different numbers of
-    /// lanes, some may miss the invalidations of the others for as long (rule 27).
+    /// what was invalidated since, as the numbers of its partition begin anew. If instances were told different numbers of
+    /// partitions, some may miss the invalidations of the others for as long (rule 27).
     ///
     /// Writes of write-behind that have not reached their source are never removed.
     ///
-    /// Not atomic: each lane is removed in a step, and the clock that names the number of lanes in the last one. A call
-    /// that fails in between can be repeated.
+    /// Not atomic: each partition is removed in a step, and the clock that names the number of partitions in the last one.
+    /// A call that fails in between can be repeated.
     ///
     /// Cost: three times the round trips of [`remains`](Self::remains), and the watch.
     ///
@@ -130,37 +131,41 @@ impl Namespace {
     /// ```
     pub async fn forget(&self, even_if_used: bool) -> Result<Forgotten, L2Error> {
         let this = self.over_one_connection();
-        let before = this.each_lane().await?;
-        if before.iter().any(|lane| lane.has_writes) {
+        let before = this.each_partition().await?;
+        if before.iter().any(|partition| partition.has_writes) {
             return Ok(Forgotten::HasWrites);
         }
-        let mut lanes = before;
+        let mut partitions = before;
         if !even_if_used {
-            let before = lanes;
-            let longest = (before.iter().flat_map(LaneRemains::members))
+            let before = partitions;
+            let longest = (before.iter().flat_map(PartitionRemains::members))
                 .map(|member| member.info.max_staleness)
                 .max();
             let watched = (longest.unwrap_or_default() * NOTED_WITHIN).min(LONGEST_WATCH);
             sleep(watched).await;
-            lanes = this.each_lane().await?;
+            partitions = this.each_partition().await?;
             let noted: HashSet<_> = before
                 .iter()
-                .flat_map(LaneRemains::members)
+                .flat_map(PartitionRemains::members)
                 .map(|member| (member.info.id, member.note))
                 .collect();
             let is_silent = |member: Member| {
                 let long_enough = watched >= member.info.max_staleness * NOTED_WITHIN;
                 long_enough && noted.contains(&(member.info.id, member.note))
             };
-            if !(lanes.iter().flat_map(LaneRemains::members)).all(is_silent) {
+            if !(partitions.iter().flat_map(PartitionRemains::members)).all(is_silent) {
                 return Ok(Forgotten::IsUsed);
             }
         }
         let mut removed = 0;
         // The first clock last: it names the namespace, for a call that comes after one that has failed.
-        for lane in lanes.iter().rev().filter(|lane| lane.keys > 0) {
-            let mut at = this.connect(lane.lane).await?;
-            match at.forget(lane, even_if_used).await? {
+        for partition in partitions
+            .iter()
+            .rev()
+            .filter(|partition| partition.keys > 0)
+        {
+            let mut at = this.connect(partition.partition).await?;
+            match at.forget(partition, even_if_used).await? {
                 Some(keys) => removed += keys,
                 None => {
                     let has_writes = at.remains().await?.has_writes;
@@ -185,34 +190,38 @@ impl Namespace {
         }
     }
 
-    /// What is left in the lanes of all numbers, the only lane of one first.
-    async fn each_lane(&self) -> Result<Vec<LaneRemains>, L2Error> {
-        let mut lanes = Vec::new();
-        for lane in (1..=MOST_LANES).flat_map(LaneNumber::all) {
-            lanes.push(self.connect(lane).await?.remains().await?);
+    /// What is left in the partitions of all numbers, the only partition of one first.
+    async fn each_partition(&self) -> Result<Vec<PartitionRemains>, L2Error> {
+        let mut partitions = Vec::new();
+        for partition in (1..=MOST_PARTITIONS).flat_map(PartitionNumber::all) {
+            partitions.push(self.connect(partition).await?.remains().await?);
         }
-        Ok(lanes)
+        Ok(partitions)
     }
 }
 
 impl Connected {
-    async fn remains(&mut self) -> Result<LaneRemains, L2Error> {
+    async fn remains(&mut self) -> Result<PartitionRemains, L2Error> {
         let mut call = Call::by("EVALSHA_RO", &REMAINS, &self.names, OWN.len());
         call.own(&OWN);
         let answer: (u64, u8, Vec<_>) = in_time(call.run(self.connection.clone())).await?;
         let (keys, has_writes, mut entries): (_, _, Vec<(Vec<u8>, Vec<u8>)>) = answer;
         entries.retain(|(id, _)| id != b"list");
-        Ok(LaneRemains {
-            lane: self.lane,
+        Ok(PartitionRemains {
+            partition: self.partition,
             keys,
             has_writes: has_writes != 0,
             entries,
         })
     }
 
-    /// Removes the lane if it is as it was found. `None` if it is used.
-    async fn forget(&mut self, found: &LaneRemains, any: bool) -> Result<Option<u64>, L2Error> {
-        let mut call = Call::new(&FORGET_LANE, &self.names, OWN.len());
+    /// Removes the partition if it is as it was found. `None` if it is used.
+    async fn forget(
+        &mut self,
+        found: &PartitionRemains,
+        any: bool,
+    ) -> Result<Option<u64>, L2Error> {
+        let mut call = Call::new(&FORGET_PARTITION, &self.names, OWN.len());
         call.own(&OWN).arg(any);
         for (id, entry) in &found.entries {
             call.arg(id).arg(entry);

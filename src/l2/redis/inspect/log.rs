@@ -1,4 +1,4 @@
-//! The changes that the logs of the lanes still have.
+//! The changes that the logs of the partitions still have.
 
 use std::collections::BTreeSet;
 
@@ -9,20 +9,20 @@ use super::connections::in_time;
 use super::{Connected, Namespace};
 use crate::key::Key;
 use crate::l2::redis::call::numbers;
-use crate::l2::redis::lane::Entry;
 use crate::l2::redis::names::{CLOCK, LOG, Names};
-use crate::l2::{Kind, L2Error, LaneNumber, Message};
+use crate::l2::redis::partition::Entry;
+use crate::l2::{Kind, L2Error, Message, PartitionNumber};
 use crate::wire::message;
 
 /// Messages that one request reads: each may have 256 keys.
 const AT_ONCE: u64 = 100;
 
-/// A change, as the log of its lane has it.
+/// A change, as the log of its partition has it.
 #[derive(Clone, Debug)]
 #[non_exhaustive]
 pub struct Logged {
-    /// The lane of its keys.
-    pub lane: LaneNumber,
+    /// The partition of its keys.
+    pub partition: PartitionNumber,
     /// What the instances were told.
     pub message: Message,
     /// When it happened, in milliseconds since 1970 by the clock of the server. `None` if the release of larder that
@@ -34,14 +34,14 @@ pub struct Logged {
 }
 
 impl Namespace {
-    /// Reads the last changes that the logs of all lanes have, `most` of them, the oldest first. With a key only those
+    /// Reads the last changes that the logs of all partitions have, `most` of them, the oldest first. With a key only those
     /// that may concern the key: changes of the key, of a prefix of it, and of the tags that its values in Redis have
     /// now.
     ///
-    /// A log has the last 10 000 changes of its lane or so. A clear is in no log, and empties it.
+    /// A log has the last 10 000 changes of its partition or so. A clear is in no log, and empties it.
     ///
-    /// Cost: for each lane a connection, and a round trip for each hundred changes. With a key only its lane is read,
-    /// and the value first. Needs `+xrange`.
+    /// Cost: for each partition a connection, and a round trip for each hundred changes. With a key only its partition is
+    /// read, and the value first. Needs `+xrange`.
     ///
     /// # Errors
     ///
@@ -69,14 +69,14 @@ impl Namespace {
             let stored = self.key(key).await?;
             let tags = stored.values.into_iter().flatten();
             let tags: BTreeSet<Key> = tags.flat_map(|value| value.tags).collect();
-            let mut lane = self.connect(stored.lane.lane).await?;
-            changes = lane
+            let mut partition = self.connect(stored.partition.partition).await?;
+            changes = partition
                 .read_back(most, |message| may_concern(message, key, &tags))
                 .await?;
         } else {
-            for lane in LaneNumber::all(self.lanes) {
-                let mut lane = self.connect(lane).await?;
-                changes.append(&mut lane.read_back(most, |_| true).await?);
+            for partition in PartitionNumber::all(self.partitions) {
+                let mut partition = self.connect(partition).await?;
+                changes.append(&mut partition.read_back(most, |_| true).await?);
             }
             changes.sort_by_key(|(after, _)| *after);
         }
@@ -87,7 +87,7 @@ impl Namespace {
 
 impl Connected {
     /// The last changes that count, the oldest first, each behind the latest time up to it. By that, the changes of a
-    /// lane stay in its order if the clock of the server has stepped back.
+    /// partition stay in its order if the clock of the server has stepped back.
     async fn read_back(
         &mut self,
         most: usize,
@@ -106,7 +106,7 @@ impl Connected {
                 break;
             }
             let changes = entries.iter().rev();
-            let changes = changes.filter_map(|entry| Logged::read(self.lane, entry));
+            let changes = changes.filter_map(|entry| Logged::read(self.partition, entry));
             let changes = changes.filter(|change| counts(&change.message));
             found.extend(changes.take(most - found.len()));
             last = first - 1;
@@ -122,13 +122,13 @@ impl Connected {
 
 impl Logged {
     /// `None` if its message is damaged, or of another format.
-    pub(super) fn read(lane: LaneNumber, (_, fields): &Entry) -> Option<Self> {
+    pub(super) fn read(partition: PartitionNumber, (_, fields): &Entry) -> Option<Self> {
         let field = |name| fields.iter().find(|(field, _)| field == name);
         let message = message::open(&field("m")?.1)?;
         let at = field("at").and_then(|(_, at)| str::from_utf8(at).ok()?.parse().ok());
         let is_expire = field("by").is_some_and(|(_, by)| **by == *b"expire");
         Some(Self {
-            lane,
+            partition,
             message,
             at,
             is_expire,

@@ -1,9 +1,10 @@
-//! What a namespace has in Redis, read by tools. Nothing is changed, but by `forget` and `bypass`: no member joins, no epoch begins,
-//! and no number of lanes is settled. So none of this goes over the connections of a lane, which begin with RUN.
+//! What a namespace has in Redis, read by tools. Nothing is changed, but by `forget` and `bypass`: no member joins, no
+//! epoch begins, and no number of partitions is settled. So none of this goes over the connections of a partition, which
+//! begin with RUN.
 //!
 //! - `connections`: how long they and answers may take, and which are kept
 //! - `stored`: what a key has
-//! - `audit`: what a lane keeps for itself
+//! - `audit`: what a partition keeps for itself
 //! - `rights`: what a user of Redis may not do
 //! - `bypass`: which keys all instances leave out of the cache
 //! - `changes`: messages as they come
@@ -29,7 +30,7 @@ use std::sync::Arc;
 use deadpool_redis::redis::aio::MultiplexedConnection;
 use deadpool_redis::redis::cmd;
 
-pub use self::audit::{LaneAudit, LogState};
+pub use self::audit::{LogState, PartitionAudit};
 pub use self::bypass::{Bypassed, LONGEST_BYPASS};
 pub use self::changes::Changes;
 use self::connections::{CONNECT, Kept, at_most, connect, in_time};
@@ -46,9 +47,9 @@ use super::call::clock;
 use super::names::{CLOCK, Names};
 use super::primary::PrimaryAt;
 use super::topology::Topology;
-use crate::l2::{L2Error, LaneClock, LaneName, LaneNumber};
+use crate::l2::{L2Error, PartitionClock, PartitionName, PartitionNumber};
 use crate::util::partial_debug::partial_debug;
-use crate::vocabulary::MOST_LANES;
+use crate::vocabulary::MOST_PARTITIONS;
 
 /// Keys that a step of a SCAN looks at, or about as many.
 const SCANNED: usize = 1000;
@@ -63,29 +64,29 @@ const SCANNED: usize = 1000;
 pub struct Namespace {
     topology: Arc<Topology>,
     name: String,
-    lanes: u16,
+    partitions: u16,
     is_known: bool,
     /// The connections that its calls share with others; without them each call makes its own.
     kept: Option<Arc<Kept>>,
 }
 
-/// One lane of a namespace.
+/// One partition of a namespace.
 #[derive(Clone, Debug)]
 #[non_exhaustive]
-pub struct LaneState {
+pub struct PartitionState {
     /// Which one.
-    pub lane: LaneNumber,
+    pub partition: PartitionNumber,
     /// The server that has it: host and port, or the path of a socket.
     pub node: String,
     /// Its clock. If that is missing or damaged, the epoch is 0, and the next instance begins a new one.
-    pub clock: LaneClock,
-    /// Whether the server has started again, or taken over, since an instance used the lane last: then the next
+    pub clock: PartitionClock,
+    /// Whether the server has started again, or taken over, since an instance used the partition last: then the next
     /// instance begins a new epoch, unless it can prove that nothing was lost (rules 13 and 28).
     pub has_restarted: bool,
 }
 
 impl Namespace {
-    /// Reads how many lanes a namespace has, from its first clock.
+    /// Reads how many partitions a namespace has, from its first clock.
     ///
     /// Cost: a connection, and one round trip.
     ///
@@ -118,20 +119,20 @@ impl Namespace {
         let mut found = Self {
             topology: Arc::clone(&l2.0.topology),
             name: namespace.to_owned(),
-            lanes: 1,
+            partitions: 1,
             is_known: false,
             kept,
         };
-        let mut first = found.connect(LaneNumber::ONLY).await?;
+        let mut first = found.connect(PartitionNumber::ONLY).await?;
         // All instances know this place, whatever the number is (rule 27).
         let mut ask = cmd("HGET");
-        ask.arg(first.names.name(CLOCK, "")).arg("lanes");
+        ask.arg(first.names.name(CLOCK, "")).arg("partitions");
         let named: Option<Vec<u8>> = in_time(ask.query_async(&mut first.connection)).await?;
         let named = named.and_then(|named| str::from_utf8(&named).ok()?.parse().ok());
-        let named = named.filter(|lanes| (1..=MOST_LANES).contains(lanes));
-        // A namespace that no instance has used is looked at like one with a single lane: it has nothing.
+        let named = named.filter(|partitions| (1..=MOST_PARTITIONS).contains(partitions));
+        // A namespace that no instance has used is looked at like one with a single partition: it has nothing.
         found.is_known = named.is_some();
-        found.lanes = named.unwrap_or(1);
+        found.partitions = named.unwrap_or(1);
         Ok(found)
     }
 
@@ -141,27 +142,28 @@ impl Namespace {
         self.is_known
     }
 
-    /// How many lanes it has.
+    /// How many partitions it has.
     #[must_use]
-    pub fn number_of_lanes(&self) -> u16 {
-        self.lanes
+    pub fn number_of_partitions(&self) -> u16 {
+        self.partitions
     }
 
     /// Counts the keys that begin with a prefix and have values, usable or not. Needs `+scan`. A key may be
     /// counted twice while Redis resizes its table.
     ///
-    /// Cost: for each lane a connection, and a pass of SCAN over its server, of about a thousand names in a round trip.
+    /// Cost: for each partition a connection, and a pass of SCAN over its server, of about a thousand names in a round
+    /// trip.
     ///
     /// # Errors
     ///
     /// If the server cannot be reached, or refuses a request.
     pub async fn count(&self, prefix: &str) -> Result<usize, L2Error> {
         let mut many = 0;
-        for lane in LaneNumber::all(self.lanes) {
-            let (mut lane, mut cursor) = (self.connect(lane).await?, 0);
+        for partition in PartitionNumber::all(self.partitions) {
+            let (mut partition, mut cursor) = (self.connect(partition).await?, 0);
             loop {
                 let names;
-                (cursor, names) = lane.scan(prefix, cursor).await?;
+                (cursor, names) = partition.scan(prefix, cursor).await?;
                 many += names.len();
                 // The server ends a pass with the cursor that begins one.
                 if cursor == 0 {
@@ -172,34 +174,34 @@ impl Namespace {
         Ok(many)
     }
 
-    fn names(&self, lane: LaneNumber) -> Names {
+    fn names(&self, partition: PartitionNumber) -> Names {
         let namespace = &*self.name;
-        let name = LaneName {
-            lane,
-            ..LaneName::from(namespace)
+        let name = PartitionName {
+            partition,
+            ..PartitionName::from(namespace)
         };
         Names::new(name, self.topology.database())
     }
 
-    /// Where the server of a lane is.
-    async fn primary(&self, lane: LaneNumber) -> Result<PrimaryAt, L2Error> {
-        let slot = self.names(lane).slot;
+    /// Where the server of a partition is.
+    async fn primary(&self, partition: PartitionNumber) -> Result<PrimaryAt, L2Error> {
+        let slot = self.names(partition).slot;
         at_most(CONNECT, async {
             self.topology.find(slot).await?.primary.find().await
         })
         .await
     }
 
-    async fn connect(&self, lane: LaneNumber) -> Result<Connected, L2Error> {
-        let connector = self.primary(lane).await?.connector;
+    async fn connect(&self, partition: PartitionNumber) -> Result<Connected, L2Error> {
+        let connector = self.primary(partition).await?.connector;
         let node = connector.address();
         let connection = match &self.kept {
             Some(kept) => kept.connection(connector).await,
             None => connect(&connector).await,
         };
         Ok(Connected {
-            lane,
-            names: self.names(lane),
+            partition,
+            names: self.names(partition),
             node,
             connection: connection?,
         })
@@ -208,9 +210,9 @@ impl Namespace {
 
 partial_debug!([] Namespace, "Namespace");
 
-/// The server of a lane.
+/// The server of a partition.
 struct Connected {
-    lane: LaneNumber,
+    partition: PartitionNumber,
     names: Names,
     node: String,
     connection: MultiplexedConnection,
@@ -228,11 +230,11 @@ impl Connected {
         in_time(scan.query_async(&mut self.connection)).await
     }
 
-    /// The state of the lane, by numbers of a script: epoch, seq, ver, the time and whether all instances are off; the
+    /// The state of the partition, by numbers of a script: epoch, seq, ver, the time and whether all instances are off; the
     /// incarnation of the server, and whether the clock has it.
-    fn state(&self, numbers: [u64; 5], incarnation: &str, is_known: u8) -> LaneState {
-        LaneState {
-            lane: self.lane,
+    fn state(&self, numbers: [u64; 5], incarnation: &str, is_known: u8) -> PartitionState {
+        PartitionState {
+            partition: self.partition,
             node: self.node.clone(),
             clock: clock(numbers, incarnation),
             has_restarted: is_known == 0,

@@ -7,7 +7,7 @@ use deadpool_redis::redis::{cmd, pipe};
 use super::Namespace;
 use super::connections::in_time;
 use crate::l2::redis::names::CLOCK;
-use crate::l2::{L2Error, LaneNumber};
+use crate::l2::{L2Error, PartitionNumber};
 
 /// The rights that a user lacks for one purpose.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -57,10 +57,10 @@ impl Namespace {
     ///
     /// If the server cannot be reached, or refuses a request.
     pub async fn missing_rights(&self, user: Option<&str>) -> Result<Vec<MissingRights>, L2Error> {
-        // One lane stands for all: the patterns of the guide allow the names of all lanes together.
-        let first = LaneNumber {
+        // One partition stands for all: the patterns of the guide allow the names of all partitions together.
+        let first = PartitionNumber {
             number: 0,
-            of: self.lanes,
+            of: self.partitions,
         };
         let mut at = self.connect(first).await?;
         let user = match user {

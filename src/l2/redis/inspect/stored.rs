@@ -9,12 +9,12 @@ use std::time::Duration;
 use deadpool_redis::redis::cmd;
 
 use super::connections::in_time;
-use super::{Connected, LaneState, Namespace};
+use super::{Connected, Namespace, PartitionState};
 use crate::key::Key;
 use crate::l2::redis::call::{Call, Lua, numbers};
 use crate::l2::redis::names::{CLOCK, HOLD, LEASE, TAG_VERSION, VALUE, WRITES};
 use crate::l2::redis::scripts::{self, CHECKED, INCARNATION, MARK, lua};
-use crate::l2::{L2Error, LaneNumber, Lifetime, Stamp, TagVersion};
+use crate::l2::{L2Error, Lifetime, PartitionNumber, Stamp, TagVersion};
 use crate::options::MAX_VALUE_BYTES;
 use crate::util::crc16::nth;
 use crate::wire::codec;
@@ -28,8 +28,8 @@ lua! {
 #[derive(Clone, Debug)]
 #[non_exhaustive]
 pub struct StoredKey {
-    /// The lane of the key.
-    pub lane: LaneState,
+    /// The partition of the key.
+    pub partition: PartitionState,
     /// Its values, one for each type tag (rule 29), the one that was stored last in front.
     pub values: Vec<Result<StoredValue, Damaged>>,
     /// The type of what is stored, as Redis names it, if that is not a string: then it counts as absent.
@@ -119,13 +119,13 @@ pub struct Mark {
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum WhyNot {
-    /// The clock of the lane is missing or damaged.
+    /// The clock of the partition is missing or damaged.
     NoClock,
     /// The server has restarted or failed over.
     Restarted,
-    /// It is of this epoch, and the lane has another one.
+    /// It is of this epoch, and the partition has another one.
     OtherEpoch(u64),
-    /// The lane has not issued its version yet (rule 11).
+    /// The partition has not issued its version yet (rule 11).
     NotIssued,
     /// Its lifetime has ended so many milliseconds ago. It may be kept for loads that fail.
     Expired(u64),
@@ -138,7 +138,7 @@ pub enum WhyNot {
 impl fmt::Display for WhyNot {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::NoClock => f.write_str("the lane has lost its clock"),
+            Self::NoClock => f.write_str("the partition has lost its clock"),
             Self::Restarted => f.write_str("the server has restarted since"),
             Self::OtherEpoch(epoch) => write!(f, "its epoch {epoch} is over"),
             Self::NotIssued => f.write_str("its version was never issued"),
@@ -160,19 +160,19 @@ impl Namespace {
     ///
     /// If the server cannot be reached, or refuses the request.
     pub async fn key(&self, key: &str) -> Result<StoredKey, L2Error> {
-        let number = nth(key, usize::from(self.lanes));
-        let lane = LaneNumber {
+        let number = nth(key, usize::from(self.partitions));
+        let partition = PartitionNumber {
             // There are 16 at most.
             number: u16::try_from(number).unwrap_or_default(),
-            of: self.lanes,
+            of: self.partitions,
         };
-        self.connect(lane).await?.read(&self.name, key).await
+        self.connect(partition).await?.read(&self.name, key).await
     }
 
-    /// Reads keys that have values, each as by [`key`](Self::key), until there were `most` of them in each lane. Needs
+    /// Reads keys that have values, each as by [`key`](Self::key), until there were `most` of them in each partition. Needs
     /// `+scan`. Returns whether that was all. A key may be read twice while Redis resizes its table.
     ///
-    /// Cost: a connection for each lane, and one round trip for each key, or two.
+    /// Cost: a connection for each partition, and one round trip for each key, or two.
     ///
     /// # Errors
     ///
@@ -183,13 +183,13 @@ impl Namespace {
         mut look: impl FnMut(&str, &StoredKey),
     ) -> Result<bool, L2Error> {
         let mut are_all = true;
-        for lane in LaneNumber::all(self.lanes) {
-            let mut lane = self.connect(lane).await?;
-            let before_key = lane.names.name(VALUE, "").len();
+        for partition in PartitionNumber::all(self.partitions) {
+            let mut partition = self.connect(partition).await?;
+            let before_key = partition.names.name(VALUE, "").len();
             let (mut cursor, mut left) = (0, most);
             loop {
                 let names;
-                (cursor, names) = lane.scan("", cursor).await?;
+                (cursor, names) = partition.scan("", cursor).await?;
                 // A step of SCAN may return more names than it was asked for.
                 are_all &= names.len() <= left;
                 for name in names.iter().take(left) {
@@ -197,7 +197,7 @@ impl Namespace {
                     let key = name.get(before_key..).unwrap_or_default();
                     // All keys of this crate are text.
                     if let Ok(key) = str::from_utf8(key) {
-                        look(key, &lane.read(&self.name, key).await?);
+                        look(key, &partition.read(&self.name, key).await?);
                     }
                 }
                 if cursor == 0 || left == 0 {
@@ -230,8 +230,8 @@ impl Connected {
         let ((value, lease, hold), left, kind, numbers, run, is_run, mark) = answer;
         // Redis answers with negative numbers where there is no key, or no limit.
         let [kept, _, held] = left.map(|ms| u64::try_from(ms).ok().map(Duration::from_millis));
-        let lane = self.state(numbers, &run, is_run);
-        let now = lane.clock.now;
+        let partition = self.state(numbers, &run, is_run);
+        let now = partition.clock.now;
         let place = Place::namespace(namespace).key(key);
         let values: Vec<_> = (value.iter())
             .flat_map(|bytes| envelope::open_each(bytes, place))
@@ -262,7 +262,7 @@ impl Connected {
                 is_lost: waits == 0,
             }),
             tags,
-            lane,
+            partition,
         })
     }
 
@@ -291,13 +291,13 @@ impl StoredKey {
     /// Why no instance uses a value of this key; nothing if those with its type tag do.
     #[must_use]
     pub fn why_not(&self, value: &StoredValue) -> Vec<WhyNot> {
-        let (Stamp { epoch, ver, .. }, clock) = (value.stamp, self.lane.clock);
+        let (Stamp { epoch, ver, .. }, clock) = (value.stamp, self.partition.clock);
         // Then there is nothing to compare the stamp with.
         if clock.epoch == 0 {
             return vec![WhyNot::NoClock];
         }
         let mut why = Vec::new();
-        if self.lane.has_restarted {
+        if self.partition.has_restarted {
             why.push(WhyNot::Restarted);
         }
         if epoch != clock.epoch {

@@ -10,7 +10,7 @@ use crate::l2::redis::write_stream::{
     DEAD_LETTERS, PENDING, PendingAnswer, as_pending, as_waiting,
 };
 use crate::l2::write_stream::MOST_BYTES;
-use crate::l2::{L2Error, LaneNumber, Pending, Waiting};
+use crate::l2::{L2Error, PartitionNumber, Pending, Waiting};
 
 /// The writes of a namespace that have not reached their source.
 #[derive(Clone, Debug, Default)]
@@ -22,9 +22,9 @@ pub struct StoredWrites {
     pub lag: Duration,
     /// How many are dead letters.
     pub dead_letters: u64,
-    /// Whether each lane has a worker.
+    /// Whether each partition has a worker.
     pub has_worker: bool,
-    /// The first dead letters of each lane, the oldest first.
+    /// The first dead letters of each partition, the oldest first.
     pub letters: Vec<StoredDeadLetter>,
 }
 
@@ -45,10 +45,10 @@ pub struct StoredDeadLetter {
 }
 
 impl Namespace {
-    /// Reads how many writes wait for their source, and the first dead letters: no more than `most`, and of each lane
+    /// Reads how many writes wait for their source, and the first dead letters: no more than `most`, and of each partition
     /// no more once their values have 1 MiB together. Needs the rights of write-behind, `+xlen +xrevrange +exists`.
     ///
-    /// Cost: for each lane a connection, and two round trips.
+    /// Cost: for each partition a connection, and two round trips.
     ///
     /// # Errors
     ///
@@ -68,13 +68,13 @@ impl Namespace {
     /// ```
     pub async fn writes(&self, most: usize) -> Result<StoredWrites, L2Error> {
         let mut writes = StoredWrites {
-            // Until a lane has none.
+            // Until a partition has none.
             has_worker: true,
             ..StoredWrites::default()
         };
-        for lane in LaneNumber::all(self.lanes) {
-            let mut lane = self.connect(lane).await?;
-            let pending = lane.pending().await?;
+        for partition in PartitionNumber::all(self.partitions) {
+            let mut partition = self.connect(partition).await?;
+            let pending = partition.pending().await?;
             writes.pending += pending.length;
             // An id begins with the time of Redis.
             let ago = |ms| Duration::from_millis(pending.now.saturating_sub(ms));
@@ -82,8 +82,8 @@ impl Namespace {
             writes.lag = writes.lag.max(oldest.unwrap_or_default());
             writes.dead_letters += pending.dead_letters;
             writes.has_worker &= pending.has_worker;
-            // A lane that comes late gets what the others have left: the bound is for the whole answer.
-            let letters = lane.dead_letters(most - writes.letters.len()).await?;
+            // A partition that comes late gets what the others have left: the bound is for the whole answer.
+            let letters = partition.dead_letters(most - writes.letters.len()).await?;
             let letters = letters.into_iter().map(|letter| StoredDeadLetter {
                 written: ago(letter.version.ms),
                 buried: ago(letter.id.ms),

@@ -19,8 +19,8 @@ mod support;
 mod breaker;
 #[path = "../../../cache/cancellation.rs"]
 mod cancellation;
-#[path = "../../../cache/changed_lanes.rs"]
-mod changed_lanes;
+#[path = "../../../cache/changed_partitions.rs"]
+mod changed_partitions;
 #[path = "../../../cache/coherence.rs"]
 mod coherence;
 #[path = "../../../cache/fleet.rs"]

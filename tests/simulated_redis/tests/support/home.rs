@@ -39,7 +39,7 @@ pub(crate) async fn start_with(extra: &[&str]) -> RedisServer {
     RedisServer::start_with(extra).await
 }
 
-/// Publishes what a lane with this hash tag receives.
+/// Publishes what a partition with this hash tag receives.
 pub(crate) fn publish(tag: &str) -> Cmd {
     cmd("PUBLISH").arg(format!("{{{tag}}}!events")).clone()
 }

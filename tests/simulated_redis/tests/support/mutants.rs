@@ -14,7 +14,7 @@ const NO_STEPS: &[&str] = &[
     "elsewhere.lua",
     "elsewhere_head.lua",
     "forget.lua",
-    "forget_lane.lua",
+    "forget_partition.lua",
     "has.lua",
     "inspect.lua",
     "remains.lua",

@@ -133,9 +133,9 @@ fn note_reads(
             world.recorder.count(Fault::FellBack);
         }
     }
-    // A token says nothing of the lanes that its write has not reached.
-    let lane_of = |key| source::lane_of(key, world.config.most_lanes());
-    let known = |key| knows.filter(|known| lane_of(known.key) == lane_of(key));
+    // A token says nothing of the partitions that its write has not reached.
+    let partition_of = |key| source::partition_of(key, world.config.most_partitions());
+    let known = |key| knows.filter(|known| partition_of(known.key) == partition_of(key));
     let reads = outcomes.into_iter().map(|(key, outcome)| Read {
         instance: instance.index,
         key,

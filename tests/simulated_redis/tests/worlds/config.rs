@@ -76,9 +76,9 @@ pub(crate) struct Config {
     pub(crate) lease_wait_ms: u64,
     pub(crate) load_timeout_ms: u64,
     pub(crate) max_deferred: usize,
-    /// How many lanes the instances are told that the namespace has: the first number in the first part of the world's
+    /// How many partitions the instances are told that the namespace has: the first number in the first part of the world's
     /// time, and in each later one the next number, or still the one before.
-    pub(crate) lanes: Vec<u16>,
+    pub(crate) partitions: Vec<u16>,
     /// How many schema versions the instances have.
     pub(crate) types: usize,
     /// How many primaries there are: those of a cluster, if they are several.
@@ -131,7 +131,7 @@ impl Config {
         config
     }
 
-    /// On the nodes of a cluster, some of whose lanes are more after a while.
+    /// On the nodes of a cluster, some of whose partitions are more after a while.
     pub(crate) fn in_cluster(seed: u64) -> Self {
         let mut config = Self::draw(seed);
         let moves = [(Fault::SlotMoved, 3), (Fault::NobodyElected, 2)];
@@ -149,7 +149,7 @@ impl Config {
             config.faults.retain(|(fault, _)| !fails_over(*fault));
         }
         Self {
-            lanes: if seed % 4 == 1 { vec![1, 2] } else { vec![4] },
+            partitions: if seed % 4 == 1 { vec![1, 2] } else { vec![4] },
             servers: 3,
             has_sentinels: false,
             ..config
@@ -207,7 +207,7 @@ impl Config {
             lease_wait_ms: *rng.choice(&[1000, 2000, 5000]).unwrap(),
             load_timeout_ms: rng.u64(slow_load * 2..=slow_load * 2 + 4000),
             max_deferred: *rng.choice(&[2, 10_000]).unwrap(),
-            lanes: vec![1],
+            partitions: vec![1],
             types: if seed % 5 == 4 { 2 } else { 1 },
             servers: 1,
             delay_ms: *rng.choice(&[0, 1, 3]).unwrap()..=*rng.choice(&[3, 8, 20]).unwrap(),
@@ -279,20 +279,20 @@ impl Config {
         self
     }
 
-    /// The most lanes that the namespace gets. All other numbers divide this one.
-    pub(crate) fn most_lanes(&self) -> u16 {
-        self.lanes.iter().copied().max().unwrap_or(1)
+    /// The most partitions that the namespace gets. All other numbers divide this one.
+    pub(crate) fn most_partitions(&self) -> u16 {
+        self.partitions.iter().copied().max().unwrap_or(1)
     }
 
-    /// The number of lanes that an instance is told which starts after so long.
-    pub(crate) fn lanes_at(&self, since: Duration, rng: &mut Rng) -> u16 {
-        let parts = self.lanes.len();
+    /// The number of partitions that an instance is told which starts after so long.
+    pub(crate) fn partitions_at(&self, since: Duration, rng: &mut Rng) -> u16 {
+        let parts = self.partitions.len();
         let part = Duration::from_millis(self.lasts_ms) / u32::try_from(parts).unwrap();
         let now = (0..parts)
             .rev()
             .find(|at| since >= part * u32::try_from(*at).unwrap());
         let now = now.unwrap_or(0);
-        self.lanes[now.saturating_sub(usize::from(parts > 1 && rng.bool()))]
+        self.partitions[now.saturating_sub(usize::from(parts > 1 && rng.bool()))]
     }
 
     pub(crate) fn max_staleness(&self) -> Duration {
@@ -396,7 +396,7 @@ fn all_faults() -> Vec<(Fault, u32)> {
         (Fault::SlowSubscriber, 3),
         (Fault::Paused, 2),
         (Fault::PausedLong, 2),
-        (Fault::Partitioned, 2),
+        (Fault::Unreachable, 2),
         (Fault::Death, 2),
         (Fault::Closed, 2),
         (Fault::StoreEmptied, 3),

@@ -22,7 +22,7 @@ const SHARE: u64 = 20;
 const NOT_DRAWN: &[Fault] = &[
     Fault::CutAndGrown,
     Fault::HandedOver,
-    Fault::LanesChanged,
+    Fault::PartitionsChanged,
     Fault::NobodyElected,
     Fault::Settled,
     Fault::SlotMoved,

@@ -52,7 +52,7 @@ faults! {
     /// It stands still for longer than its values may be believed.
     PausedLong,
     /// The instance reaches nothing.
-    Partitioned,
+    Unreachable,
     /// The instance is gone for good, and another takes its place.
     Death,
     /// The instance is shut down in good order, with calls under way, and another takes its place.
@@ -155,8 +155,8 @@ faults! {
     ReplicaRead,
     /// Seen: a read that an old primary answered.
     IsolatedRead,
-    /// Seen: the lanes of another number took the place of all former ones.
-    LanesChanged,
+    /// Seen: the partitions of another number took the place of all former ones.
+    PartitionsChanged,
     /// Seen: a wait for another's load took too long.
     WaitedTooLong,
 }

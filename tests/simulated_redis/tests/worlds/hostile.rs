@@ -154,7 +154,7 @@ impl Config {
                     (Fault::RequestsVanish, 2),
                     (Fault::RepliesVanish, 2),
                     (Fault::Congestion, 6),
-                    (Fault::Partitioned, 1),
+                    (Fault::Unreachable, 1),
                 ],
                 ..base
             },
@@ -304,10 +304,10 @@ impl Config {
                 ],
                 ..base
             },
-            // Instances with one number of lanes and with another on a cluster, some of whose nodes lose what they knew of
-            // that.
+            // Instances with one number of partitions and with another on a cluster, some of whose nodes lose what they
+            // knew of that.
             27 if !seed.is_multiple_of(2) => Self {
-                lanes: vec![1, 2],
+                partitions: vec![1, 2],
                 servers: 3,
                 instances: 4,
                 keys: 6,
@@ -321,10 +321,10 @@ impl Config {
                 ],
                 ..base
             },
-            // Instances that are restarted one by one, with one number of lanes and with another, while some do not
+            // Instances that are restarted one by one, with one number of partitions and with another, while some do not
             // hear of that.
             27 => Self {
-                lanes: vec![1, 2, 4, 8, 16],
+                partitions: vec![1, 2, 4, 8, 16],
                 instances: 4,
                 keys: 6,
                 waited_for: 0.1,
@@ -444,10 +444,10 @@ impl Config {
         }
     }
 
-    /// The lanes on a cluster become more twice, so the first ones were closed for others that are closed, too.
+    /// The partitions on a cluster become more twice, so the first ones were closed for others that are closed, too.
     pub(crate) fn grown_twice() -> Self {
         Self {
-            lanes: vec![2, 4, 8],
+            partitions: vec![2, 4, 8],
             servers: 3,
             instances: 2,
             readers: 1,
@@ -529,7 +529,7 @@ impl Config {
             lease_wait_ms: 2000,
             load_timeout_ms: 3000,
             max_deferred: 10_000,
-            lanes: vec![1],
+            partitions: vec![1],
             types: 1,
             servers: 1,
             delay_ms: 0..=8,

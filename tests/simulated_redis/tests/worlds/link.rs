@@ -121,7 +121,7 @@ impl Link {
                 &[Fault::SubscriberHalfOpen, Fault::SubscriberSilent]
             }
         };
-        let everywhere = [Fault::Partitioned, Fault::Death];
+        let everywhere = [Fault::Unreachable, Fault::Death];
         faults
             .iter()
             .chain(&everywhere)

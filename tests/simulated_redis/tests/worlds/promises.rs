@@ -84,32 +84,34 @@ fn where_all_instances_are_switched_no_promise_breaks() {
     });
 }
 
-/// Each key has its lane, whose clock, messages and proof are those of no other key.
+/// Each key has its partition, whose clock, messages and proof are those of no other key.
 #[test]
-fn where_keys_lie_in_lanes_no_promise_breaks() {
-    no_promise_breaks("in lanes", "where_keys_lie_in_lanes", 5, |seed| Config {
-        lanes: vec![4],
-        ..Config::draw(seed)
+fn where_keys_lie_in_partitions_no_promise_breaks() {
+    no_promise_breaks("in partitions", "where_keys_lie_in_partitions", 5, |seed| {
+        Config {
+            partitions: vec![4],
+            ..Config::draw(seed)
+        }
     });
 }
 
-/// Instances that were told different numbers of lanes run beside each other, while all that can go wrong does.
+/// Instances that were told different numbers of partitions run beside each other, while all that can go wrong does.
 #[test]
-fn while_the_number_of_lanes_changes_no_promise_breaks() {
-    no_promise_breaks("changing lanes", "while_the_number", 5, |seed| {
+fn while_the_number_of_partitions_changes_no_promise_breaks() {
+    no_promise_breaks("changing partitions", "while_the_number", 5, |seed| {
         let mut config = Config::draw(seed);
         // Holds are left behind, so where replicas lag there is no promise to keep.
         if config.lag_ms == 0 {
-            config.lanes = vec![1, 2, 4, 8, 16];
+            config.partitions = vec![1, 2, 4, 8, 16];
         }
         config
     });
 }
 
-/// What is left of the lanes of two former numbers keeps no instance from those of the present one.
+/// What is left of the partitions of two former numbers keeps no instance from those of the present one.
 #[test]
-fn where_lanes_become_more_twice_no_promise_breaks() {
-    no_promise_breaks("grown twice", "where_lanes_become", 20, |_| {
+fn where_partitions_become_more_twice_no_promise_breaks() {
+    no_promise_breaks("grown twice", "where_partitions_become", 20, |_| {
         Config::grown_twice()
     });
 }
@@ -137,8 +139,13 @@ fn no_hostile_world_breaks_a_promise() {
     }
 }
 
-/// Each lane is with a node of a cluster, whose nodes restart, fail over, are cut off and give slots away.
+/// Each partition is with a node of a cluster, whose nodes restart, fail over, are cut off and give slots away.
 #[test]
-fn where_lanes_lie_on_the_nodes_of_a_cluster_no_promise_breaks() {
-    no_promise_breaks("in clusters", "where_lanes_lie_on", 5, Config::in_cluster);
+fn where_partitions_lie_on_the_nodes_of_a_cluster_no_promise_breaks() {
+    no_promise_breaks(
+        "in clusters",
+        "where_partitions_lie_on",
+        5,
+        Config::in_cluster,
+    );
 }

@@ -471,8 +471,8 @@ impl Drop for UnderWay {
     }
 }
 
-/// The number of the lane that a key belongs to: by the CRC16 of its text, bit by bit.
-pub(crate) fn lane_of(key: u64, lanes: u16) -> u16 {
+/// The number of the partition that a key belongs to: by the CRC16 of its text, bit by bit.
+pub(crate) fn partition_of(key: u64, partitions: u16) -> u16 {
     let mut crc = 0_u16;
     for byte in key.to_string().bytes() {
         crc ^= u16::from(byte) << 8;
@@ -484,7 +484,7 @@ pub(crate) fn lane_of(key: u64, lanes: u16) -> u16 {
             }
         }
     }
-    crc % lanes
+    crc % partitions
 }
 
 /// Where a value begins in a sealed body: at the payload, after the shape.

@@ -22,7 +22,7 @@ use crate::limits::promises_without;
 use crate::link::{Link, Wire};
 use crate::recorder::Recorder;
 use crate::servers::{Clock, Servers, cut_and_grow, elect_nobody, move_slot};
-use crate::source::{Source, lane_of, unseal};
+use crate::source::{Source, partition_of, unseal};
 use crate::truth::Truth;
 
 /// Where the body begins in a stored value, and where its times end.
@@ -33,8 +33,8 @@ pub(crate) const NUMBERS: usize = 27;
 
 /// More seconds than a clock is stepped back in a world.
 const FAR: u64 = 1_000_000;
-/// What all keys begin with, up to the number of their lane.
-const LANES: &str = "{simulation:row.";
+/// What all keys begin with, up to the number of their partition.
+const PARTITIONS: &str = "{simulation:row.";
 
 pub(crate) struct Store {
     servers: Arc<Servers>,
@@ -140,16 +140,16 @@ impl Store {
         self.ahead.fetch_add(by.as_secs(), SeqCst);
     }
 
-    /// Whether all instances are switched off. For a world of one server and one lane.
+    /// Whether all instances are switched off. For a world of one server and one partition.
     pub(crate) fn is_off(&self) -> bool {
-        let (redis, clock) = (&self.servers.all()[0], format!("{LANES}0}}!clock"));
+        let (redis, clock) = (&self.servers.all()[0], format!("{PARTITIONS}0}}!clock"));
         ask(redis, &[b"HGET", clock.as_bytes(), b"off"]) == Reply::Bulk(b"1".to_vec())
     }
 
     /// For how long a key has a value of any type still: a millisecond less, as a server's times are whole ones. For a
-    /// world of one server and one lane.
+    /// world of one server and one partition.
     pub(crate) fn lasts(&self, key: u64) -> Duration {
-        let (redis, key) = (&self.servers.all()[0], format!("{LANES}0}}:{key}"));
+        let (redis, key) = (&self.servers.all()[0], format!("{PARTITIONS}0}}:{key}"));
         let Reply::Bulk(text) = ask(redis, &[b"GET", key.as_bytes()]) else {
             return Duration::ZERO;
         };
@@ -343,29 +343,29 @@ impl Drop for Store {
     }
 }
 
-/// A key of a lane: one of a user's, or one of the lane's own.
+/// A key of a partition: one of a user's, or one of the partition's own.
 enum Name<'a> {
     Key(u64),
     Own(&'a str),
 }
 
-/// The name of a key in Redis: the number of its lane, and the rest.
+/// The name of a key in Redis: the number of its partition, and the rest.
 fn name(key: &[u8]) -> Option<(&str, Name<'_>)> {
     let text = str::from_utf8(key).ok()?;
-    let (lane, rest) = text.strip_prefix(LANES)?.split_once('}')?;
+    let (partition, rest) = text.strip_prefix(PARTITIONS)?.split_once('}')?;
     let name = match rest.split_at_checked(1)? {
         (":", key) => Name::Key(key.parse().ok()?),
         ("!", own) => Name::Own(own),
         _ => return None,
     };
-    Some((lane, name))
+    Some((partition, name))
 }
 
-/// Whether a key belongs to a lane with this name: `3of8.` and a number that chooses the slot; or `0`, the only one.
-fn is_in(lane: &str, key: u64) -> bool {
-    let (number, of) = lane.split_once("of").unwrap_or((lane, "1"));
+/// Whether a key belongs to a partition with this name: `3of8.` and a number that chooses the slot; or `0`, the only one.
+fn is_in(partition: &str, key: u64) -> bool {
+    let (number, of) = partition.split_once("of").unwrap_or((partition, "1"));
     let of = of.split('.').next().unwrap().parse().unwrap();
-    lane_of(key, of).to_string() == number
+    partition_of(key, of).to_string() == number
 }
 
 /// The values in what a key holds.
@@ -403,7 +403,7 @@ fn field_of(held: Option<&Held>, field: &str) -> Option<Vec<u8>> {
     }
 }
 
-/// The epoch of a clock; none if its lane is closed.
+/// The epoch of a clock; none if its partition is closed.
 fn epoch_of(clock: Option<&Held>) -> Option<Vec<u8>> {
     let at = field_of(clock, "at").filter(|at| at.len() == 24)?;
     Some(at[..8].to_vec())
@@ -467,8 +467,8 @@ impl Observer {
                 Some((_, Name::Key(key))) => {
                     self.value(key, before.as_ref(), after.as_ref(), &mut kept);
                 }
-                Some((lane, Name::Own("clock"))) => {
-                    self.clock(lane, before.as_ref(), after.as_ref());
+                Some((partition, Name::Own("clock"))) => {
+                    self.clock(partition, before.as_ref(), after.as_ref());
                 }
                 Some((_, Name::Own(own))) => match own.split_once(':') {
                     // Everyone loads for himself meanwhile.
@@ -486,8 +486,8 @@ impl Observer {
         }
         for entry in &changes.entries {
             match name(&entry.stream) {
-                Some((lane, Name::Own("log"))) if entry.is_added => {
-                    self.message(lane, entry, &kept);
+                Some((partition, Name::Own("log"))) if entry.is_added => {
+                    self.message(partition, entry, &kept);
                     self.late(entry, began);
                 }
                 Some((_, Name::Own("writes"))) => self.write(entry),
@@ -575,14 +575,14 @@ impl Observer {
         }
     }
 
-    fn clock(&self, lane: &str, before: Option<&Held>, after: Option<&Held>) {
-        let has = |key| is_in(lane, key);
-        // The lane is closed: all instances make connections anew, and find nothing.
-        if field_of(after, "at").is_some_and(|at| at.starts_with(b"LANES ")) {
-            self.truth.recorder.count(Fault::LanesChanged);
+    fn clock(&self, partition: &str, before: Option<&Held>, after: Option<&Held>) {
+        let has = |key| is_in(partition, key);
+        // The partition is closed: all instances make connections anew, and find nothing.
+        if field_of(after, "at").is_some_and(|at| at.starts_with(b"PARTITIONS ")) {
+            self.truth.recorder.count(Fault::PartitionsChanged);
             self.truth.recorder.disturbed(self.recovery, None, None);
         }
-        // No value and no lease of another epoch, or of another number of lanes, counts.
+        // No value and no lease of another epoch, or of another number of partitions, counts.
         if epoch_of(after).is_some() && epoch_of(before) != epoch_of(after) {
             self.truth.all_ended(has);
         }
@@ -593,13 +593,13 @@ impl Observer {
         }
     }
 
-    fn message(&self, lane: &str, entry: &Entry, kept: &BTreeSet<u64>) {
+    fn message(&self, partition: &str, entry: &Entry, kept: &BTreeSet<u64>) {
         let message = field(entry, "m").expect("the log has messages");
         let (kind, names) = read_message(message);
         match kind {
             TAGS => {
                 let tags = names.iter().map(String::as_str);
-                self.truth.tags_ended(tags, |key| is_in(lane, key));
+                self.truth.tags_ended(tags, |key| is_in(partition, key));
             }
             PREFIX => {}
             _ => {

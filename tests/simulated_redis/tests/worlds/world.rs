@@ -16,8 +16,8 @@ use tokio::time::{Instant, sleep};
 use crate::config::Config;
 use crate::faults::{Counts, Fault};
 use crate::history::{History, Known, Terms, Violation};
-use crate::lane;
 use crate::link::Link;
+use crate::partition;
 use crate::recorder::Recorder;
 use crate::source::{self, Number, PANIC, Source, Versioned};
 use crate::store::Store;
@@ -256,13 +256,13 @@ impl World {
             Arc::clone(&self.recorder),
             rng.fork(),
         ));
-        let lanes = self.config.lanes_at(self.start.elapsed(), rng);
-        if self.config.lanes.len() > 1 {
+        let partitions = self.config.partitions_at(self.start.elapsed(), rng);
+        if self.config.partitions.len() > 1 {
             // It may have been told a number that it has to learn is too small.
             let recovery = self.config.recovery();
             self.recorder.disturbed(recovery, Some(index), None);
         }
-        let cache = self.cache(&link, Clock::from_fn(time(self.start, rng)), lanes);
+        let cache = self.cache(&link, Clock::from_fn(time(self.start, rng)), partitions);
         let behind = (self.config.written_behind > 0.0).then(|| {
             let source = Arc::clone(&self.source);
             WriteBehind::builder(cache.clone())
@@ -281,11 +281,11 @@ impl World {
         }
     }
 
-    fn cache(&self, link: &Arc<Link>, clock: Clock, lanes: u16) -> Cache<Number, Versioned> {
+    fn cache(&self, link: &Arc<Link>, clock: Clock, partitions: u16) -> Cache<Number, Versioned> {
         let config = &self.config;
         let ms = Duration::from_millis;
         let mut builder = Cache::builder("simulation:row")
-            .l2(lane::l2(link, &self.store))
+            .l2(partition::l2(link, &self.store))
             .clock(clock)
             .instance_name(link.instance.to_string())
             .max_staleness(config.max_staleness_of(link.instance))
@@ -297,7 +297,7 @@ impl World {
             .load_timeout(ms(config.load_timeout_ms))
             .max_deferred(config.max_deferred)
             .schema_version(config.type_of(link.instance))
-            .lanes(lanes);
+            .partitions(partitions);
         if let Some(ttl) = config.l1_ttl_ms {
             builder = builder.l1_ttl(ms(ttl));
         }

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use larder::l2::{Lane, StoredCounts};
+use larder::l2::{Partition, StoredCounts};
 
 use super::bodies;
 use crate::StoreUnderTest;
@@ -14,19 +14,19 @@ bodies! { fleet_counts:
     another_namespace_has_other_counters
 }
 
-async fn store_counts(lane: &dyn Lane, instance: u64, at: u64, text: &str) {
+async fn store_counts(partition: &dyn Partition, instance: u64, at: u64, text: &str) {
     let counts = StoredCounts {
         instance,
         at,
         text,
         folds: true,
     };
-    lane.store_counts(counts).await.unwrap();
+    partition.store_counts(counts).await.unwrap();
 }
 
 /// The texts by their ids, without the times before them.
-async fn counts(lane: &dyn Lane) -> BTreeMap<u64, String> {
-    let stored = lane.counts().await.unwrap().into_iter();
+async fn counts(partition: &dyn Partition) -> BTreeMap<u64, String> {
+    let stored = partition.counts().await.unwrap().into_iter();
     let name = |text: &str| text.find(|c: char| c.is_alphabetic()).unwrap_or(0);
     stored
         .map(|(id, text)| (id, text[name(&text)..].to_owned()))
@@ -39,7 +39,7 @@ fn named(counts: &[(u64, &str)]) -> BTreeMap<u64, String> {
 }
 
 async fn each_instance_has_its_own_counters(store: impl StoreUnderTest) {
-    let (a, b) = (store.lane(), store.lane());
+    let (a, b) = (store.partition(), store.partition());
     assert_eq!(counts(&*a).await, named(&[]));
     store_counts(&*a, 1, 1, "loads=2 l1_hits=1099511627776").await;
     store_counts(&*b, 2, 1, "loads=3").await;
@@ -49,19 +49,19 @@ async fn each_instance_has_its_own_counters(store: impl StoreUnderTest) {
 }
 
 async fn a_late_copy_does_not_replace_later_counters(store: impl StoreUnderTest) {
-    let lane = store.lane();
-    store_counts(&*lane, 7, 1, "loads=1").await;
-    store_counts(&*lane, 7, 5, "loads=2").await;
-    store_counts(&*lane, 7, 1, "loads=1").await;
-    assert_eq!(counts(&*lane).await, named(&[(7, "loads=2")]));
+    let partition = store.partition();
+    store_counts(&*partition, 7, 1, "loads=1").await;
+    store_counts(&*partition, 7, 5, "loads=2").await;
+    store_counts(&*partition, 7, 1, "loads=1").await;
+    assert_eq!(counts(&*partition).await, named(&[(7, "loads=2")]));
     // A cache that is closed twice may store at the same time.
-    store_counts(&*lane, 7, 5, "loads=3").await;
-    assert_eq!(counts(&*lane).await, named(&[(7, "loads=3")]));
+    store_counts(&*partition, 7, 5, "loads=3").await;
+    assert_eq!(counts(&*partition).await, named(&[(7, "loads=3")]));
 }
 
 async fn another_namespace_has_other_counters(store: impl StoreUnderTest) {
-    let lane = store.lane();
-    store_counts(&*lane, 1, 1, "loads=2").await;
-    let other = lane_of(store.l2(), "test:other");
+    let partition = store.partition();
+    store_counts(&*partition, 1, 1, "loads=2").await;
+    let other = partition_of(store.l2(), "test:other");
     assert_eq!(counts(&*other).await, named(&[]));
 }

@@ -4,7 +4,7 @@ use crate::steps::Steps;
 use std::time::Duration;
 
 use larder::l2::{
-    Fill, Key, Kind, Lane, Lifetime, NewLifetime, Stamp, Touched, Ttls, Version, Want,
+    Fill, Key, Kind, Lifetime, NewLifetime, Partition, Stamp, Touched, Ttls, Version, Want,
 };
 
 use super::bodies;
@@ -30,31 +30,42 @@ bodies! { lifetime:
     an_insert_on_a_condition_after_its_deadline_changes_nothing
 }
 
-async fn insert_for(lane: &dyn Lane, key: &str, ttls: Ttls) -> Stamp {
+async fn insert_for(partition: &dyn Partition, key: &str, ttls: Ttls) -> Stamp {
     let mut value = sealed(b"value");
     set_ttls(&mut value, ttls);
     let payload = payload_of(Kind::Insert, &[key]);
-    lane.insert(&[(key, &value)], &payload, None).await.unwrap()
+    partition
+        .insert(&[(key, &value)], &payload, None)
+        .await
+        .unwrap()
 }
 
-async fn expire(lane: &dyn Lane, keys: &[&str]) -> Stamp {
+async fn expire(partition: &dyn Partition, keys: &[&str]) -> Stamp {
     let payload = payload_of(Kind::Invalidate, keys);
-    lane.expire(keys, &payload).await.unwrap()
+    partition.expire(keys, &payload).await.unwrap()
 }
 
-async fn touch(lane: &dyn Lane, key: &str, lifetime: NewLifetime) -> Option<Touched> {
+async fn touch(partition: &dyn Partition, key: &str, lifetime: NewLifetime) -> Option<Touched> {
     let payload = payload_of(Kind::Invalidate, &[key]);
-    lane.touch(key, lifetime, &payload, None).await.unwrap()
+    partition
+        .touch(key, lifetime, &payload, None)
+        .await
+        .unwrap()
 }
 
-async fn insert_if(lane: &dyn Lane, key: &str, payload: &[u8], version: Version) -> Option<Stamp> {
+async fn insert_if(
+    partition: &dyn Partition,
+    key: &str,
+    payload: &[u8],
+    version: Version,
+) -> Option<Stamp> {
     let (value, message) = (sealed(payload), payload_of(Kind::Insert, &[key]));
-    let inserted = lane.insert_if(key, &value, version, &message, None);
+    let inserted = partition.insert_if(key, &value, version, &message, None);
     inserted.await.unwrap()
 }
 
-async fn version_of(lane: &dyn Lane, key: &str) -> Version {
-    let bytes = get(lane, key).await.expect("there is a value");
+async fn version_of(partition: &dyn Partition, key: &str) -> Version {
+    let bytes = get(partition, key).await.expect("there is a value");
     stamp_of(&bytes).version()
 }
 
@@ -76,12 +87,12 @@ const TTLS: Ttls = Ttls {
 };
 
 async fn an_expired_value_is_stale_from_now_on(store: impl StoreUnderTest) {
-    let lane = store.lane();
+    let partition = store.partition();
     let end = Some(secs(100));
-    let inserted = insert_for(&*lane, "k", Ttls { end, ..TTLS }).await;
-    let expired = expire(&*lane, &["k", "missing"]).await;
+    let inserted = insert_for(&*partition, "k", Ttls { end, ..TTLS }).await;
+    let expired = expire(&*partition, &["k", "missing"]).await;
     assert!(expired.ver > inserted.ver && expired.epoch == inserted.epoch);
-    let bytes = usable(&*lane, "k").await.expect("it is still usable");
+    let bytes = usable(&*partition, "k").await.expect("it is still usable");
     let (stamp, lifetime) = times_of(&bytes);
     let written_at = inserted.written_at;
     assert_eq!(stamp, inserted, "it is the same value");
@@ -92,16 +103,16 @@ async fn an_expired_value_is_stale_from_now_on(store: impl StoreUnderTest) {
         l1_ttl: TTLS.l1,
     };
     assert_eq!(lifetime, expected);
-    assert_eq!(get(&*lane, "missing").await, None);
+    assert_eq!(get(&*partition, "missing").await, None);
 }
 
 async fn an_earlier_time_of_staleness_stays(store: impl StoreUnderTest) {
-    let lane = store.lane();
-    let inserted = insert_for(&*lane, "k", TTLS).await;
-    let first = expire(&*lane, &["k"]).await;
+    let partition = store.partition();
+    let inserted = insert_for(&*partition, "k", TTLS).await;
+    let first = expire(&*partition, &["k"]).await;
     eventually("it is made stale at a later time", async || {
-        let second = expire(&*lane, &["k"]).await;
-        let (stamp, lifetime) = times_of(&get(&*lane, "k").await.unwrap());
+        let second = expire(&*partition, &["k"]).await;
+        let (stamp, lifetime) = times_of(&get(&*partition, "k").await.unwrap());
         assert_eq!(
             (stamp.ver, lifetime.stale_at),
             (inserted.ver, Some(first.written_at))
@@ -112,41 +123,53 @@ async fn an_earlier_time_of_staleness_stays(store: impl StoreUnderTest) {
 }
 
 async fn expire_ends_leases_and_is_published(store: impl StoreUnderTest) {
-    let lane = store.lane();
-    let lease = granted(&*lane, "k").await;
-    let (_, mut subscription) = subscribe(&*lane).await;
-    let expired = expire(&*lane, &["k"]).await;
+    let partition = store.partition();
+    let lease = granted(&*partition, "k").await;
+    let (_, mut subscription) = subscribe(&*partition).await;
+    let expired = expire(&*partition, &["k"]).await;
     let message = message(&mut *subscription).await;
     assert_eq!((message.ver, message.kind), (expired.ver, Kind::Invalidate));
     assert_eq!(message.keys, vec![Key::from("k")]);
-    assert_eq!(fill(&*lane, "k", lease, b"old").await, Fill::Rejected(None));
+    assert_eq!(
+        fill(&*partition, "k", lease, b"old").await,
+        Fill::Rejected(None)
+    );
 }
 
 async fn what_is_no_value_is_not_made_stale(store: impl StoreUnderTest) {
-    let lane = store.lane();
-    insert_for(&*lane, "k", TTLS).await;
-    clear(&*lane).await;
-    let before = get(&*lane, "k").await;
-    expire(&*lane, &["k"]).await;
-    assert_eq!(get(&*lane, "k").await, before, "it is of another epoch");
-    assert_eq!(touch(&*lane, "k", NewLifetime::Renewed(TTLS)).await, None);
-    assert_eq!(usable(&*lane, "k").await, None);
+    let partition = store.partition();
+    insert_for(&*partition, "k", TTLS).await;
+    clear(&*partition).await;
+    let before = get(&*partition, "k").await;
+    expire(&*partition, &["k"]).await;
+    assert_eq!(
+        get(&*partition, "k").await,
+        before,
+        "it is of another epoch"
+    );
+    assert_eq!(
+        touch(&*partition, "k", NewLifetime::Renewed(TTLS)).await,
+        None
+    );
+    assert_eq!(usable(&*partition, "k").await, None);
 }
 
 async fn a_longer_lifetime_is_not_published(store: impl StoreUnderTest) {
-    let lane = store.lane();
-    let inserted = insert_for(&*lane, "k", TTLS).await;
-    let (before, mut subscription) = subscribe(&*lane).await;
+    let partition = store.partition();
+    let inserted = insert_for(&*partition, "k", TTLS).await;
+    let (before, mut subscription) = subscribe(&*partition).await;
     let end = Some(secs(1000));
     let new = Ttls {
         end,
         ..Ttls::new(secs(600))
     };
-    let touched = touch(&*lane, "k", NewLifetime::Renewed(new)).await.unwrap();
+    let touched = touch(&*partition, "k", NewLifetime::Renewed(new))
+        .await
+        .unwrap();
     assert_eq!((touched.change, touched.stamp), (None, inserted));
     let (messages, after) = heartbeat(&mut *subscription).await;
     assert_eq!((messages.len(), after.seq), (0, before.seq));
-    let bytes = usable(&*lane, "k").await.unwrap();
+    let bytes = usable(&*partition, "k").await.unwrap();
     assert_eq!(times_of(&bytes), (touched.stamp, touched.lifetime));
     let at = touched.lifetime.expires_at - 600_000;
     assert!((before.now..=after.now).contains(&at));
@@ -160,10 +183,10 @@ async fn a_longer_lifetime_is_not_published(store: impl StoreUnderTest) {
 }
 
 async fn a_shorter_lifetime_is_published(store: impl StoreUnderTest) {
-    let lane = store.lane();
-    let inserted = insert_for(&*lane, "k", TTLS).await;
-    let (_, mut subscription) = subscribe(&*lane).await;
-    let touched = touch(&*lane, "k", NewLifetime::Renewed(Ttls::new(secs(10))))
+    let partition = store.partition();
+    let inserted = insert_for(&*partition, "k", TTLS).await;
+    let (_, mut subscription) = subscribe(&*partition).await;
+    let touched = touch(&*partition, "k", NewLifetime::Renewed(Ttls::new(secs(10))))
         .await
         .unwrap();
     let message = message(&mut *subscription).await;
@@ -172,19 +195,19 @@ async fn a_shorter_lifetime_is_published(store: impl StoreUnderTest) {
         (Some(message.ver), message.keys),
         (touched.change, vec![Key::from("k")])
     );
-    let (stamp, lifetime) = times_of(&usable(&*lane, "k").await.unwrap());
+    let (stamp, lifetime) = times_of(&usable(&*partition, "k").await.unwrap());
     assert_eq!((stamp, lifetime), (touched.stamp, touched.lifetime));
     assert!(lifetime.expires_at < inserted.written_at + 60_000);
 }
 
 async fn an_extension_is_never_shorter_and_ends_at_the_end(store: impl StoreUnderTest) {
-    let lane = store.lane();
+    let partition = store.partition();
     let end = Some(secs(100));
-    let inserted = insert_for(&*lane, "k", Ttls { end, ..TTLS }).await;
+    let inserted = insert_for(&*partition, "k", Ttls { end, ..TTLS }).await;
     let at = inserted.written_at;
     for (ttl, expires_at) in [(secs(10), at + 60_000), (secs(1000), at + 100_000)] {
         let lifetime = NewLifetime::Extended(Ttls::new(ttl));
-        let touched = touch(&*lane, "k", lifetime).await.unwrap();
+        let touched = touch(&*partition, "k", lifetime).await.unwrap();
         assert_eq!(touched.stamp, inserted, "its version stays");
         assert_eq!(touched.lifetime.expires_at, expires_at);
         assert_eq!(touched.lifetime.ends_at, Some(at + 100_000));
@@ -192,11 +215,11 @@ async fn an_extension_is_never_shorter_and_ends_at_the_end(store: impl StoreUnde
 }
 
 async fn a_touch_gives_a_value_another_end_or_none(store: impl StoreUnderTest) {
-    let lane = store.lane();
+    let partition = store.partition();
     for end in [None, Some(Duration::ZERO), Some(secs(100))] {
         let before = Some(secs(1000));
         insert_for(
-            &*lane,
+            &*partition,
             "k",
             Ttls {
                 end: before,
@@ -205,83 +228,87 @@ async fn a_touch_gives_a_value_another_end_or_none(store: impl StoreUnderTest) {
         )
         .await;
         let new = NewLifetime::Renewed(Ttls { end, ..TTLS });
-        let touched = touch(&*lane, "k", new).await.unwrap().lifetime;
+        let touched = touch(&*partition, "k", new).await.unwrap().lifetime;
         // The times count from then on.
         let at = touched.expires_at - 60_000;
         let ms = |end: Duration| u64::try_from(end.as_millis()).unwrap();
         assert_eq!(touched.ends_at, end.map(|end| at + ms(end)));
-        let (_, stored) = times_of(&get(&*lane, "k").await.unwrap());
+        let (_, stored) = times_of(&get(&*partition, "k").await.unwrap());
         assert_eq!(stored, touched);
     }
 }
 
 async fn what_has_no_end_is_extended_by_any_time(store: impl StoreUnderTest) {
-    let lane = store.lane();
-    let inserted = insert_for(&*lane, "k", TTLS).await;
+    let partition = store.partition();
+    let inserted = insert_for(&*partition, "k", TTLS).await;
     let lifetime = NewLifetime::Extended(Ttls::new(secs(6000)));
-    let touched = touch(&*lane, "k", lifetime).await.unwrap();
+    let touched = touch(&*partition, "k", lifetime).await.unwrap();
     assert!(touched.lifetime.expires_at >= inserted.written_at + 6_000_000);
     assert_eq!(touched.lifetime.ends_at, None);
 }
 
 async fn what_is_absent_is_not_touched(store: impl StoreUnderTest) {
-    let lane = store.lane();
+    let partition = store.partition();
     let lifetime = NewLifetime::Renewed(TTLS);
-    assert_eq!(touch(&*lane, "k", lifetime).await, None);
-    insert_for(&*lane, "k", TTLS).await;
-    invalidate(&*lane, &["k"]).await;
+    assert_eq!(touch(&*partition, "k", lifetime).await, None);
+    insert_for(&*partition, "k", TTLS).await;
+    invalidate(&*partition, &["k"]).await;
     for lifetime in [lifetime, NewLifetime::Extended(TTLS)] {
-        assert_eq!(touch(&*lane, "k", lifetime).await, None);
-        assert_eq!(get(&*lane, "k").await, None);
+        assert_eq!(touch(&*partition, "k", lifetime).await, None);
+        assert_eq!(get(&*partition, "k").await, None);
     }
 }
 
 /// Past its TTL it is not touched, and not usable.
 async fn a_touched_value_is_kept_beyond_its_lifetime(store: impl StoreUnderTest) {
-    let lane = store.lane();
-    insert_for(&*lane, "k", TTLS).await;
+    let partition = store.partition();
+    insert_for(&*partition, "k", TTLS).await;
     let short = Ttls {
         kept: secs(60),
         ..Ttls::new(Duration::from_millis(50))
     };
-    touch(&*lane, "k", NewLifetime::Renewed(short))
+    touch(&*partition, "k", NewLifetime::Renewed(short))
         .await
         .unwrap();
     eventually("its lifetime is over", async || {
-        usable(&*lane, "k").await.is_none()
+        usable(&*partition, "k").await.is_none()
     })
     .await;
-    assert!(get(&*lane, "k").await.is_some(), "it is kept");
-    assert_eq!(touch(&*lane, "k", NewLifetime::Renewed(TTLS)).await, None);
+    assert!(get(&*partition, "k").await.is_some(), "it is kept");
+    assert_eq!(
+        touch(&*partition, "k", NewLifetime::Renewed(TTLS)).await,
+        None
+    );
     assert!(
-        insert_if(&*lane, "k", b"new", Version::ABSENT)
+        insert_if(&*partition, "k", b"new", Version::ABSENT)
             .await
             .is_some()
     );
 }
 
 async fn a_touch_after_its_deadline_changes_nothing(store: impl StoreUnderTest) {
-    let lane = store.lane();
-    let inserted = insert_for(&*lane, "k", TTLS).await;
+    let partition = store.partition();
+    let inserted = insert_for(&*partition, "k", TTLS).await;
     let payload = payload_of(Kind::Invalidate, &["k"]);
     let past = Some(inserted.written_at - 1);
     let lifetime = NewLifetime::Renewed(Ttls::new(secs(600)));
     assert!(
-        lane.touch("k", lifetime, &payload, past)
+        partition
+            .touch("k", lifetime, &payload, past)
             .await
             .unwrap_err()
             .is_refused()
     );
-    let (_, lifetime) = times_of(&usable(&*lane, "k").await.unwrap());
+    let (_, lifetime) = times_of(&usable(&*partition, "k").await.unwrap());
     assert_eq!(lifetime.expires_at, inserted.written_at + 60_000);
 }
 
 async fn a_value_is_replaced_if_its_version_is_there(store: impl StoreUnderTest) {
-    let lane = store.lane();
-    let first = insert(&*lane, "k", b"first").await;
-    let lead = acquire_lease_for(&*lane, "k", LONG, Want::OtherThan(first.ver)).await;
-    let (_, mut subscription) = subscribe(&*lane).await;
-    let second = insert_if(&*lane, "k", b"second", first.version())
+    let partition = store.partition();
+    let first = insert(&*partition, "k", b"first").await;
+    let lead = acquire_lease_for(&*partition, "k", LONG, Want::OtherThan(first.ver)).await;
+    let (_, mut subscription) = subscribe(&*partition).await;
+    let second = insert_if(&*partition, "k", b"second", first.version())
         .await
         .unwrap();
     assert!(second.ver > first.ver);
@@ -289,12 +316,15 @@ async fn a_value_is_replaced_if_its_version_is_there(store: impl StoreUnderTest)
     let larder::l2::LeaseReply::Granted(lease) = lead else {
         panic!("no lease, but {lead:?}");
     };
-    assert!(!renewed(&*lane, "k", lease).await, "its lease has ended");
+    assert!(
+        !renewed(&*partition, "k", lease).await,
+        "its lease has ended"
+    );
     let other_epoch = of_another_epoch(second).version();
     for other in [first.version(), other_epoch, Version::ABSENT] {
-        assert_eq!(insert_if(&*lane, "k", b"third", other).await, None);
+        assert_eq!(insert_if(&*partition, "k", b"third", other).await, None);
     }
-    let bytes = usable(&*lane, "k").await.unwrap();
+    let bytes = usable(&*partition, "k").await.unwrap();
     assert_eq!(stamp_of(&bytes), second);
     assert_eq!(bytes[100..], *b"second");
     let (messages, _) = heartbeat(&mut *subscription).await;
@@ -302,35 +332,38 @@ async fn a_value_is_replaced_if_its_version_is_there(store: impl StoreUnderTest)
 }
 
 async fn a_value_is_inserted_if_none_is_there(store: impl StoreUnderTest) {
-    let lane = store.lane();
-    let first = insert(&*lane, "other", b"value").await;
-    assert_eq!(insert_if(&*lane, "k", b"new", first.version()).await, None);
-    assert_eq!(get(&*lane, "k").await, None);
+    let partition = store.partition();
+    let first = insert(&*partition, "other", b"value").await;
+    assert_eq!(
+        insert_if(&*partition, "k", b"new", first.version()).await,
+        None
+    );
+    assert_eq!(get(&*partition, "k").await, None);
     assert!(
-        insert_if(&*lane, "k", b"new", Version::ABSENT)
+        insert_if(&*partition, "k", b"new", Version::ABSENT)
             .await
             .is_some()
     );
-    let former = version_of(&*lane, "k").await;
-    clear(&*lane).await;
+    let former = version_of(&*partition, "k").await;
+    clear(&*partition).await;
     assert_eq!(
-        insert_if(&*lane, "k", b"newer", former).await,
+        insert_if(&*partition, "k", b"newer", former).await,
         None,
         "it is of another epoch"
     );
     assert!(
-        insert_if(&*lane, "k", b"newer", Version::ABSENT)
+        insert_if(&*partition, "k", b"newer", Version::ABSENT)
             .await
             .is_some()
     );
 }
 
 async fn an_insert_on_a_condition_after_its_deadline_changes_nothing(store: impl StoreUnderTest) {
-    let lane = store.lane();
-    let first = insert(&*lane, "k", b"first").await;
+    let partition = store.partition();
+    let first = insert(&*partition, "k", b"first").await;
     let (value, payload) = (sealed(b"second"), payload_of(Kind::Insert, &["k"]));
     let past = Some(first.written_at - 1);
-    let late = lane.insert_if("k", &value, first.version(), &payload, past);
+    let late = partition.insert_if("k", &value, first.version(), &payload, past);
     assert!(late.await.unwrap_err().is_refused());
-    assert_eq!(version_of(&*lane, "k").await, first.version());
+    assert_eq!(version_of(&*partition, "k").await, first.version());
 }

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use larder::l2::{Event, Kind, Lane};
+use larder::l2::{Event, Kind, Partition};
 use tokio::sync::Semaphore;
 use tokio::task::JoinHandle;
 use tokio::time::timeout;
@@ -24,11 +24,11 @@ struct Writer(JoinHandle<()>);
 
 impl Writer {
     /// Writes as often as `room` has permits.
-    fn start(lane: Arc<dyn Lane>, room: Arc<Semaphore>) -> Self {
+    fn start(partition: Arc<dyn Partition>, room: Arc<Semaphore>) -> Self {
         Self(tokio::spawn(async move {
             loop {
                 room.acquire().await.expect("the test goes on").forget();
-                invalidate(&*lane, &["k"]).await;
+                invalidate(&*partition, &["k"]).await;
                 tokio::task::yield_now().await;
             }
         }))
@@ -43,11 +43,11 @@ impl Drop for Writer {
 
 async fn a_heartbeat_never_overtakes_a_message(store: impl StoreUnderTest) {
     const MESSAGES: u64 = 6000;
-    let lane = store.lane();
-    let (clock, mut subscription) = subscribe(&*lane).await;
+    let partition = store.partition();
+    let (clock, mut subscription) = subscribe(&*partition).await;
     // The subscriber's queue never fills up, so that every message counts.
     let room = Arc::new(Semaphore::new(900));
-    let _writers = [(); 3].map(|()| Writer::start(store.lane(), Arc::clone(&room)));
+    let _writers = [(); 3].map(|()| Writer::start(store.partition(), Arc::clone(&room)));
     let (mut last, mut heartbeats, mut asked) = (clock.seq, 0, None);
     while last < clock.seq + MESSAGES {
         match next_event(&mut *subscription).await {
@@ -88,9 +88,9 @@ async fn a_heartbeat_never_overtakes_a_message(store: impl StoreUnderTest) {
 }
 
 async fn no_message_is_lost_while_it_subscribes<S: StoreUnderTest>(store: S) {
-    let lane = store.lane();
+    let partition = store.partition();
     let room = Arc::new(Semaphore::new(0));
-    let _writers = [(); 2].map(|()| Writer::start(store.lane(), Arc::clone(&room)));
+    let _writers = [(); 2].map(|()| Writer::start(store.partition(), Arc::clone(&room)));
     for round in 0..S::SUBSCRIPTIONS {
         // Enough to keep them busy, and too little to fill the subscriber's queue.
         room.add_permits(50 - room.available_permits());
@@ -100,7 +100,7 @@ async fn no_message_is_lost_while_it_subscribes<S: StoreUnderTest>(store: S) {
             }
         };
         timeout(LIMIT, writing).await.expect("they write");
-        let (clock, mut subscription) = subscribe(&*lane).await;
+        let (clock, mut subscription) = subscribe(&*partition).await;
         // They may be done by now: one more, at least, comes after it.
         room.add_permits(1);
         // A message of before the clock was read may be received, too.
@@ -116,17 +116,17 @@ async fn no_message_is_lost_while_it_subscribes<S: StoreUnderTest>(store: S) {
 /// With two steps in place of one, an instance could keep the old value after it has applied the message.
 async fn a_value_is_gone_when_its_message_is_received(store: impl StoreUnderTest) {
     const ROUNDS: u64 = 500;
-    let reader = store.lane();
+    let reader = store.partition();
     let (clock, mut subscription) = subscribe(&*reader).await;
     let room = Arc::new(Semaphore::new(1));
     let writer = {
-        let (lane, room) = (store.lane(), Arc::clone(&room));
+        let (partition, room) = (store.partition(), Arc::clone(&room));
         tokio::spawn(async move {
             for _ in 0..ROUNDS {
                 room.acquire().await.expect("the test goes on").forget();
-                insert(&*lane, "k", b"v").await;
+                insert(&*partition, "k", b"v").await;
                 room.acquire().await.expect("the test goes on").forget();
-                invalidate(&*lane, &["k"]).await;
+                invalidate(&*partition, &["k"]).await;
             }
         })
     };
@@ -144,7 +144,7 @@ async fn a_value_is_gone_when_its_message_is_received(store: impl StoreUnderTest
 }
 
 async fn no_value_is_usable_when_the_message_of_a_clear_is_received(store: impl StoreUnderTest) {
-    let (reader, writer) = (store.lane(), store.lane());
+    let (reader, writer) = (store.partition(), store.partition());
     let (_, mut subscription) = subscribe(&*reader).await;
     for _ in 0..50 {
         insert(&*writer, "k", b"v").await;

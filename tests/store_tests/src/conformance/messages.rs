@@ -16,7 +16,7 @@ bodies! { messages:
     each_change_takes_the_next_version
     all_subscriptions_receive_the_same
     numbers_have_no_holes
-    a_heartbeat_of_a_quiet_lane_is_its_clock
+    a_heartbeat_of_a_quiet_partition_is_its_clock
     a_heartbeat_comes_after_all_messages_before_it
     a_full_queue_shows_as_a_hole
     each_clock_after_a_switch_has_the_switch
@@ -25,16 +25,16 @@ bodies! { messages:
 
 /// And the next number of a message, if it is one that instances have to know.
 async fn each_change_takes_the_next_version(store: impl StoreUnderTest) {
-    let lane = &*store.lane();
+    let partition = &*store.partition();
     let (value, payload) = (sealed(b"v"), payload_of(Kind::Insert, &["k"]));
     let ttls = Ttls::new(LONG);
-    let lease = async |want| match acquire_lease_for(lane, "k", LONG, want).await {
+    let lease = async |want| match acquire_lease_for(partition, "k", LONG, want).await {
         LeaseReply::Granted(lease) => lease,
         other => panic!("no lease, but {other:?}"),
     };
     let touch = async |ttl| {
         let lifetime = NewLifetime::Renewed(Ttls::new(ttl));
-        let touched = lane.touch("k", lifetime, &payload, None).await;
+        let touched = partition.touch("k", lifetime, &payload, None).await;
         assert!(touched.unwrap().is_some());
     };
     for (step, vers, seqs) in [
@@ -51,36 +51,39 @@ async fn each_change_takes_the_next_version(store: impl StoreUnderTest) {
         ("end_leases", 1, 0),
         ("invalidate", 1, 1),
     ] {
-        let before = subscribe(lane).await.0;
+        let before = subscribe(partition).await.0;
         match step {
             "insert_if" => {
-                let inserted = lane.insert_if("k", &value, Version::ABSENT, &payload, None);
+                let inserted = partition.insert_if("k", &value, Version::ABSENT, &payload, None);
                 assert!(inserted.await.unwrap().is_some());
             }
-            "insert" => _ = insert(lane, "k", b"v").await,
+            "insert" => _ = insert(partition, "k", b"v").await,
             "acquire_lease" => {
                 let lease = lease(Want::Nothing).await;
-                assert!(given_back(lane, "k", lease).await);
+                assert!(given_back(partition, "k", lease).await);
             }
-            "fill" => _ = filled(lane, "k", lease(Want::Nothing).await, b"v").await,
+            "fill" => _ = filled(partition, "k", lease(Want::Nothing).await, b"v").await,
             "revalidate" => {
-                let seen = stamp_of(&get(lane, "k").await.unwrap()).ver;
+                let seen = stamp_of(&get(partition, "k").await.unwrap()).ver;
                 let lease = lease(Want::OtherThan(seen)).await;
-                let again = lane.revalidate("k", lease, seen, ttls, &[]).await;
+                let again = partition.revalidate("k", lease, seen, ttls, &[]).await;
                 assert!(again.unwrap().is_some());
             }
             "published fill" => {
                 let lease = lease(Want::Anew).await;
-                lane.fill("k", lease, &value, Some(&payload)).await.unwrap();
+                partition
+                    .fill("k", lease, &value, Some(&payload))
+                    .await
+                    .unwrap();
             }
             "longer" => touch(2 * LONG).await,
             "shorter" => touch(Duration::from_secs(60)).await,
-            "expire" => _ = lane.expire(&["k"], &payload).await.unwrap(),
-            "tags" => _ = invalidate_tags(lane, &["t"]).await,
-            "end_leases" => _ = lane.end_leases().await.unwrap(),
-            _ => _ = invalidate(lane, &["k"]).await,
+            "expire" => _ = partition.expire(&["k"], &payload).await.unwrap(),
+            "tags" => _ = invalidate_tags(partition, &["t"]).await,
+            "end_leases" => _ = partition.end_leases().await.unwrap(),
+            _ => _ = invalidate(partition, &["k"]).await,
         }
-        let after = subscribe(lane).await.0;
+        let after = subscribe(partition).await.0;
         let taken = (after.ver - before.ver, after.seq - before.seq);
         assert_eq!((taken, after.epoch), ((vers, seqs), before.epoch), "{step}");
     }
@@ -88,50 +91,54 @@ async fn each_change_takes_the_next_version(store: impl StoreUnderTest) {
 
 /// Also after a clear, which begins another epoch.
 async fn each_clock_after_a_switch_has_the_switch(store: impl StoreUnderTest) {
-    let lane = store.lane();
-    let (clock, mut subscription) = subscribe(&*lane).await;
+    let partition = store.partition();
+    let (clock, mut subscription) = subscribe(&*partition).await;
     assert!(!clock.is_off);
     for is_off in [true, true, false, false, true] {
-        lane.switch(is_off, None).await.unwrap();
+        partition.switch(is_off, None).await.unwrap();
         assert_eq!(heartbeat(&mut *subscription).await.1.is_off, is_off);
-        clear(&*lane).await;
+        clear(&*partition).await;
         assert_eq!(heartbeat(&mut *subscription).await.1.is_off, is_off);
-        let other = store.lane();
+        let other = store.partition();
         assert_eq!(subscribe(&*other).await.0.is_off, is_off);
         // A switch is no change of any key.
         let value = insert(&*other, "k", b"v").await;
-        assert_eq!(stamp_of(&get(&*lane, "k").await.unwrap()), value);
+        assert_eq!(stamp_of(&get(&*partition, "k").await.unwrap()), value);
     }
 }
 
 /// Or a late copy of a switch would undo a later switch.
 async fn a_late_switch_is_refused(store: impl StoreUnderTest) {
-    let lane = store.lane();
-    let (clock, mut subscription) = subscribe(&*lane).await;
+    let partition = store.partition();
+    let (clock, mut subscription) = subscribe(&*partition).await;
     let in_time = clock.now + 600_000;
-    lane.switch(true, Some(in_time)).await.unwrap();
-    assert!(lane.switch(false, Some(clock.now - 1)).await.is_err());
+    partition.switch(true, Some(in_time)).await.unwrap();
+    assert!(partition.switch(false, Some(clock.now - 1)).await.is_err());
     assert!(heartbeat(&mut *subscription).await.1.is_off);
-    lane.switch(false, Some(in_time)).await.unwrap();
+    partition.switch(false, Some(in_time)).await.unwrap();
     assert!(!heartbeat(&mut *subscription).await.1.is_off);
 }
 
 async fn every_change_is_received_as_it_was_sent(store: impl StoreUnderTest) {
-    let lane = store.lane();
-    let (clock, mut subscription) = subscribe(&*lane).await;
+    let partition = store.partition();
+    let (clock, mut subscription) = subscribe(&*partition).await;
     let sent = [
         (
-            insert(&*lane, "ü:1", b"v").await,
+            insert(&*partition, "ü:1", b"v").await,
             Kind::Insert,
             &["ü:1"][..],
         ),
         (
-            invalidate(&*lane, &["a", "", "{b}"]).await,
+            invalidate(&*partition, &["a", "", "{b}"]).await,
             Kind::Invalidate,
             &["a", "", "{b}"],
         ),
-        (clear(&*lane).await, Kind::Clear, &[]),
-        (invalidate(&*lane, &["c"]).await, Kind::Invalidate, &["c"]),
+        (clear(&*partition).await, Kind::Clear, &[]),
+        (
+            invalidate(&*partition, &["c"]).await,
+            Kind::Invalidate,
+            &["c"],
+        ),
     ];
     assert_eq!(sent[0].0.epoch, clock.epoch);
     for (seq, (stamp, kind, keys)) in (clock.seq + 1..).zip(sent) {
@@ -151,28 +158,28 @@ async fn every_change_is_received_as_it_was_sent(store: impl StoreUnderTest) {
 }
 
 async fn a_fill_publishes_nothing(store: impl StoreUnderTest) {
-    let lane = store.lane();
-    let (clock, mut subscription) = subscribe(&*lane).await;
-    let lease = granted(&*lane, "k").await;
-    assert!(renewed(&*lane, "k", lease).await);
-    filled(&*lane, "k", lease, b"v").await;
-    fill(&*lane, "k", lease, b"v").await;
-    acquire_lease(&*lane, "k").await;
+    let partition = store.partition();
+    let (clock, mut subscription) = subscribe(&*partition).await;
+    let lease = granted(&*partition, "k").await;
+    assert!(renewed(&*partition, "k", lease).await);
+    filled(&*partition, "k", lease, b"v").await;
+    fill(&*partition, "k", lease, b"v").await;
+    acquire_lease(&*partition, "k").await;
     let (messages, now) = heartbeat(&mut *subscription).await;
     assert_eq!((messages, now.seq), (vec![], clock.seq));
-    invalidate(&*lane, &["k"]).await;
+    invalidate(&*partition, &["k"]).await;
     assert_eq!(message(&mut *subscription).await.seq, clock.seq + 1);
 }
 
 async fn all_subscriptions_receive_the_same(store: impl StoreUnderTest) {
-    let (lane, other) = (store.lane(), store.lane());
-    let (_, mut first) = subscribe(&*lane).await;
-    let (_, gone) = subscribe(&*lane).await;
+    let (partition, other) = (store.partition(), store.partition());
+    let (_, mut first) = subscribe(&*partition).await;
+    let (_, gone) = subscribe(&*partition).await;
     let (_, mut second) = subscribe(&*other).await;
     drop(gone);
     for n in 0..10 {
         let key = format!("k{n}");
-        invalidate(&*lane, &[&key]).await;
+        invalidate(&*partition, &[&key]).await;
     }
     let received = heartbeat(&mut *first).await.0;
     assert_eq!(received.len(), 10);
@@ -184,15 +191,15 @@ fn numbers(first: u64, count: u64) -> Vec<u64> {
 }
 
 async fn numbers_have_no_holes(store: impl StoreUnderTest) {
-    let lane = store.lane();
-    let (clock, mut subscription) = subscribe(&*lane).await;
+    let partition = store.partition();
+    let (clock, mut subscription) = subscribe(&*partition).await;
     let writers = (0..4).map(|writer| {
-        let lane = store.lane();
+        let partition = store.partition();
         tokio::spawn(async move {
             let key = format!("k{writer}");
             for _ in 0..50 {
-                insert(&*lane, &key, b"v").await;
-                invalidate(&*lane, &[&key]).await;
+                insert(&*partition, &key, b"v").await;
+                invalidate(&*partition, &[&key]).await;
             }
         })
     });
@@ -206,9 +213,9 @@ async fn numbers_have_no_holes(store: impl StoreUnderTest) {
     assert!(messages.is_sorted_by_key(|message| message.ver));
 }
 
-async fn a_heartbeat_of_a_quiet_lane_is_its_clock(store: impl StoreUnderTest) {
-    let lane = store.lane();
-    let (mut last, mut subscription) = subscribe(&*lane).await;
+async fn a_heartbeat_of_a_quiet_partition_is_its_clock(store: impl StoreUnderTest) {
+    let partition = store.partition();
+    let (mut last, mut subscription) = subscribe(&*partition).await;
     for _ in 0..10 {
         let (messages, now) = heartbeat(&mut *subscription).await;
         assert_eq!(messages, []);
@@ -220,10 +227,10 @@ async fn a_heartbeat_of_a_quiet_lane_is_its_clock(store: impl StoreUnderTest) {
 
 /// More of them than tokio hands out before it makes the task yield.
 async fn a_heartbeat_comes_after_all_messages_before_it(store: impl StoreUnderTest) {
-    let lane = store.lane();
-    let (clock, mut subscription) = subscribe(&*lane).await;
+    let partition = store.partition();
+    let (clock, mut subscription) = subscribe(&*partition).await;
     for round in 1..=3 {
-        join_all((0..800).map(|_| invalidate(&*lane, &["k"]))).await;
+        join_all((0..800).map(|_| invalidate(&*partition, &["k"]))).await;
         let (messages, now) = heartbeat(&mut *subscription).await;
         assert_eq!(messages.len(), 800);
         assert_eq!(now.seq, clock.seq + round * 800);
@@ -231,11 +238,11 @@ async fn a_heartbeat_comes_after_all_messages_before_it(store: impl StoreUnderTe
 }
 
 async fn a_full_queue_shows_as_a_hole<S: StoreUnderTest>(store: S) {
-    let lane = store.lane();
-    let (clock, mut subscription) = subscribe(&*lane).await;
+    let partition = store.partition();
+    let (clock, mut subscription) = subscribe(&*partition).await;
     let batches = S::QUEUE / 50;
     for _ in 0..batches {
-        join_all((0..100).map(|_| invalidate(&*lane, &["k"]))).await;
+        join_all((0..100).map(|_| invalidate(&*partition, &["k"]))).await;
     }
 
     // The heartbeat names the last of all, and comes after those that are left.
@@ -247,6 +254,6 @@ async fn a_full_queue_shows_as_a_hole<S: StoreUnderTest>(store: S) {
     assert!(kept.is_sorted_by(|a, b| a.seq < b.seq));
 
     // And it goes on, after the hole.
-    invalidate(&*lane, &["k"]).await;
+    invalidate(&*partition, &["k"]).await;
     assert_eq!(message(&mut *subscription).await.seq, last + 1);
 }

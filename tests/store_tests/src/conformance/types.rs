@@ -6,7 +6,8 @@ use std::time::Duration;
 #[cfg(feature = "write-behind")]
 use larder::l2::Append;
 use larder::l2::{
-    Fill, Kind, Lane, Lease, LeaseReply, NewLifetime, Stamp, Step, Ttls, Version, Want, Written,
+    Fill, Kind, Lease, LeaseReply, NewLifetime, Partition, Stamp, Step, Ttls, Version, Want,
+    Written,
 };
 
 use super::bodies;
@@ -31,24 +32,29 @@ bodies! { types:
     a_lease_that_is_cut_short_leaves_that_of_another_type
 }
 
-async fn fill_typed(lane: &dyn Lane, type_tag: u64, lease: Lease, payload: &[u8]) -> Fill {
+async fn fill_typed(
+    partition: &dyn Partition,
+    type_tag: u64,
+    lease: Lease,
+    payload: &[u8],
+) -> Fill {
     let value = of_type(type_tag, payload, LONG, &["t"]);
-    let filled = lane.fill("k", lease, &value, None).await;
+    let filled = partition.fill("k", lease, &value, None).await;
     filled.expect("the fill is answered")
 }
 
 /// Loads and stores the value of a type.
-async fn load(lane: &dyn Lane, type_tag: u64, payload: &[u8]) -> Stamp {
-    let lease = granted(lane, "k").await;
-    match fill_typed(lane, type_tag, lease, payload).await {
+async fn load(partition: &dyn Partition, type_tag: u64, payload: &[u8]) -> Stamp {
+    let lease = granted(partition, "k").await;
+    match fill_typed(partition, type_tag, lease, payload).await {
         Fill::Stored(stamp) => stamp,
         other => panic!("the fill was not stored: {other:?}"),
     }
 }
 
-/// The payload of the value that a lane may use, of those that lie behind each other.
-async fn payload_in(lane: &dyn Lane, type_tag: u64) -> Option<Vec<u8>> {
-    let stored = usable(lane, "k").await?;
+/// The payload of the value that a partition may use, of those that lie behind each other.
+async fn payload_in(partition: &dyn Partition, type_tag: u64) -> Option<Vec<u8>> {
+    let stored = usable(partition, "k").await?;
     let value = of_type_in(&stored, type_tag);
     let length = u32::from_be_bytes(value[88..92].try_into().unwrap());
     Some(value[100..100 + usize::try_from(length).unwrap()].to_vec())
@@ -61,11 +67,11 @@ fn of_type_in(stored: &[u8], type_tag: u64) -> &[u8] {
 }
 
 async fn each_type_has_a_value_and_a_lease_of_its_own(store: impl StoreUnderTest) {
-    let (old, new) = (lane_of_type(&store, 1), lane_of_type(&store, 2));
+    let (old, new) = (partition_of_type(&store, 1), partition_of_type(&store, 2));
     // Loads of both begin before either has ended.
     let (of_old, of_new) = (granted(&*old, "k").await, granted(&*new, "k").await);
-    for lane in [&old, &new] {
-        let asked = acquire_lease(&**lane, "k").await;
+    for partition in [&old, &new] {
+        let asked = acquire_lease(&**partition, "k").await;
         assert!(matches!(asked, LeaseReply::Wait(_)), "{asked:?}");
     }
     assert!(matches!(
@@ -82,23 +88,23 @@ async fn each_type_has_a_value_and_a_lease_of_its_own(store: impl StoreUnderTest
     // Each is refreshed beside the other.
     for round in 0..3_u8 {
         // The first one twice: its value is in front of the other one the second time.
-        for (lane, type_tag) in [(&old, 1), (&old, 1), (&new, 2)] {
+        for (partition, type_tag) in [(&old, 1), (&old, 1), (&new, 2)] {
             let LeaseReply::Granted(lease) =
-                acquire_lease_for(&**lane, "k", LONG, Want::Nothing).await
+                acquire_lease_for(&**partition, "k", LONG, Want::Nothing).await
             else {
                 panic!("no lease");
             };
             let other = if type_tag == 1 { (&new, 2) } else { (&old, 1) };
             let before = payload_in(&**other.0, other.1).await;
-            fill_typed(&**lane, type_tag, lease, &[round]).await;
-            assert_eq!(payload_in(&**lane, type_tag).await, Some(vec![round]));
+            fill_typed(&**partition, type_tag, lease, &[round]).await;
+            assert_eq!(payload_in(&**partition, type_tag).await, Some(vec![round]));
             assert_eq!(payload_in(&**other.0, other.1).await, before);
         }
     }
 }
 
 async fn each_change_is_of_all_types(store: impl StoreUnderTest) {
-    let (old, new) = (lane_of_type(&store, 1), lane_of_type(&store, 2));
+    let (old, new) = (partition_of_type(&store, 1), partition_of_type(&store, 2));
     for change in [
         "insert",
         "invalidate",
@@ -156,8 +162,8 @@ async fn each_change_is_of_all_types(store: impl StoreUnderTest) {
             // The values are misses by the versions of their tags, which the instance compares.
             "tags" => {}
             "expire" => {
-                for (lane, type_tag) in [(&old, 1), (&new, 2)] {
-                    let stored = usable(&**lane, "k").await.unwrap();
+                for (partition, type_tag) in [(&old, 1), (&new, 2)] {
+                    let stored = usable(&**partition, "k").await.unwrap();
                     let (stamp, lifetime) = times_of(of_type_in(&stored, type_tag));
                     let stale_at = lifetime.stale_at.expect("it becomes stale");
                     assert!(stale_at >= stamp.written_at, "{lifetime:?}");
@@ -170,11 +176,12 @@ async fn each_change_is_of_all_types(store: impl StoreUnderTest) {
 }
 
 /// Stores the value of the first type anew, and returns its version.
-async fn load_again(lane: &dyn Lane) -> Version {
-    let LeaseReply::Granted(lease) = acquire_lease_for(lane, "k", LONG, Want::Nothing).await else {
+async fn load_again(partition: &dyn Partition) -> Version {
+    let LeaseReply::Granted(lease) = acquire_lease_for(partition, "k", LONG, Want::Nothing).await
+    else {
         panic!("no lease");
     };
-    match fill_typed(lane, 1, lease, b"again").await {
+    match fill_typed(partition, 1, lease, b"again").await {
         Fill::Stored(stamp) => stamp.version(),
         other => panic!("the fill was not stored: {other:?}"),
     }
@@ -182,7 +189,7 @@ async fn load_again(lane: &dyn Lane) -> Version {
 
 /// As a write through the cache: a load of another type may have read the value that the write has replaced.
 async fn a_fill_that_replaces_any_value_ends_the_loads_of_other_types(store: impl StoreUnderTest) {
-    let (old, new) = (lane_of_type(&store, 1), lane_of_type(&store, 2));
+    let (old, new) = (partition_of_type(&store, 1), partition_of_type(&store, 2));
     let (_, mut subscription) = subscribe(&*new).await;
     load(&*new, 2, b"before").await;
     let loading = acquire_lease_for(&*new, "k", LONG, Want::Nothing).await;
@@ -209,7 +216,7 @@ async fn a_fill_that_replaces_any_value_ends_the_loads_of_other_types(store: imp
 }
 
 async fn an_expired_value_makes_room(store: impl StoreUnderTest) {
-    let (old, new) = (lane_of_type(&store, 1), lane_of_type(&store, 2));
+    let (old, new) = (partition_of_type(&store, 1), partition_of_type(&store, 2));
     let short = Duration::from_millis(300);
     let (of_old, of_new) = (granted(&*old, "k").await, granted(&*new, "k").await);
     let value = of_type(2, b"new", LONG, &[]);
@@ -233,21 +240,24 @@ async fn an_expired_value_makes_room(store: impl StoreUnderTest) {
 }
 
 async fn no_key_has_more_values_than_it_may(store: impl StoreUnderTest) {
-    let lanes: Vec<_> = (1..=5)
-        .map(|type_tag| (lane_of_type(&store, type_tag), type_tag))
+    let partitions: Vec<_> = (1..=5)
+        .map(|type_tag| (partition_of_type(&store, type_tag), type_tag))
         .collect();
-    for (lane, type_tag) in &lanes {
-        load(&**lane, *type_tag, b"v").await;
+    for (partition, type_tag) in &partitions {
+        load(&**partition, *type_tag, b"v").await;
     }
-    let (first, rest) = lanes.split_first().unwrap();
+    let (first, rest) = partitions.split_first().unwrap();
     assert_eq!(usable(&*first.0, "k").await, None);
-    for (lane, type_tag) in rest {
-        assert!(payload_in(&**lane, *type_tag).await.is_some(), "{type_tag}");
+    for (partition, type_tag) in rest {
+        assert!(
+            payload_in(&**partition, *type_tag).await.is_some(),
+            "{type_tag}"
+        );
     }
 }
 
 async fn a_lifetime_is_that_of_one_type(store: impl StoreUnderTest) {
-    let (old, new) = (lane_of_type(&store, 1), lane_of_type(&store, 2));
+    let (old, new) = (partition_of_type(&store, 1), partition_of_type(&store, 2));
     load(&*old, 1, b"old").await;
     let stamp = load(&*new, 2, b"new").await;
     let payload = payload_of(Kind::Invalidate, &["k"]);
@@ -287,7 +297,7 @@ async fn a_lifetime_is_that_of_one_type(store: impl StoreUnderTest) {
 
 /// A value that is stored where there is none is a lock, or the first of a count: for all releases.
 async fn only_a_key_without_any_value_is_absent(store: impl StoreUnderTest) {
-    let (old, new) = (lane_of_type(&store, 1), lane_of_type(&store, 2));
+    let (old, new) = (partition_of_type(&store, 1), partition_of_type(&store, 2));
     let payload = payload_of(Kind::Insert, &["k"]);
     let (of_old, of_new) = (of_type(1, b"1", LONG, &["t"]), of_type(2, b"2", LONG, &[]));
     let absent = Version::ABSENT;
@@ -356,12 +366,12 @@ const NO_TYPE: u64 = 9;
 /// Values of two to four types, each valid or not, in each order, and a writer of each type: a lock that one release
 /// holds is not taken for absent because of what another release has stored in front of it.
 async fn each_value_counts_whatever_lies_in_front_of_it(store: impl StoreUnderTest) {
-    let lanes: Vec<_> = [1, 2, 3, 4, NO_TYPE]
-        .map(|type_tag| (type_tag, lane_of_type(&store, type_tag)))
+    let partitions: Vec<_> = [1, 2, 3, 4, NO_TYPE]
+        .map(|type_tag| (type_tag, partition_of_type(&store, type_tag)))
         .into();
-    let lane_of = |type_tag: u64| {
-        let found = lanes.iter().find(|(of, _)| *of == type_tag);
-        &*found.expect("each type has a lane").1
+    let partition_of = |type_tag: u64| {
+        let found = partitions.iter().find(|(of, _)| *of == type_tag);
+        &*found.expect("each type has a partition").1
     };
     let mut cases = Vec::new();
     for states in (2..=4).flat_map(lists) {
@@ -389,10 +399,10 @@ async fn each_value_counts_whatever_lies_in_front_of_it(store: impl StoreUnderTe
                 State::Valid | State::Expired if type_tag % 2 == 0 => &["kept", "other"],
                 State::Valid | State::Expired => &[],
             };
-            let lane = lane_of(type_tag);
-            let lease = granted(lane, key).await;
+            let partition = partition_of(type_tag);
+            let lease = granted(partition, key).await;
             let value = of_type(type_tag, b"v", LONG, tags);
-            match lane.fill(key, lease, &value, None).await.unwrap() {
+            match partition.fill(key, lease, &value, None).await.unwrap() {
                 Fill::Stored(stamp) => versions.push(stamp.version()),
                 other => panic!("the fill was not stored: {other:?}"),
             }
@@ -406,11 +416,13 @@ async fn each_value_counts_whatever_lies_in_front_of_it(store: impl StoreUnderTe
             .filter(|(_, state)| **state == State::Expired)
         {
             let at_once = NewLifetime::Renewed(Ttls::new(Duration::ZERO));
-            let touched = lane_of(type_tag).touch(key, at_once, &payload, None).await;
+            let touched = partition_of(type_tag)
+                .touch(key, at_once, &payload, None)
+                .await;
             assert!(touched.unwrap().is_some());
         }
     }
-    invalidate_tags(lane_of(1), &["invalidated"]).await;
+    invalidate_tags(partition_of(1), &["invalidated"]).await;
     let mut absent = 0;
     for (number, case) in cases.iter().enumerate() {
         let Case { key, writer, .. } = case;
@@ -419,7 +431,7 @@ async fn each_value_counts_whatever_lies_in_front_of_it(store: impl StoreUnderTe
             payload_of(Kind::Insert, &[key]),
         );
         let store = async |step| {
-            let stored = lane_of(*writer).store(step, key, &value, &payload, None);
+            let stored = partition_of(*writer).store(step, key, &value, &payload, None);
             stored.await.unwrap()
         };
         let replaced = case.replaced();
@@ -444,7 +456,7 @@ async fn each_value_counts_whatever_lies_in_front_of_it(store: impl StoreUnderTe
         let _ = (number, &mut step);
         let stored = store(step).await;
         assert!(matches!(stored, Written::Done(_)), "{key}: {stored:?}");
-        let stored = get(lane_of(*writer), key).await.unwrap();
+        let stored = get(partition_of(*writer), key).await.unwrap();
         assert_eq!(values_in(&stored).len(), 1, "{key}: it is alone");
     }
     // Two states of three are not valid.
@@ -453,8 +465,8 @@ async fn each_value_counts_whatever_lies_in_front_of_it(store: impl StoreUnderTe
 
 /// A store may keep them, as a clear does not look for them.
 async fn values_of_a_former_epoch_count_for_nothing(store: impl StoreUnderTest) {
-    let lanes = [1, 2, 3].map(|type_tag| lane_of_type(&store, type_tag));
-    let [old, new, writer] = &lanes;
+    let partitions = [1, 2, 3].map(|type_tag| partition_of_type(&store, type_tag));
+    let [old, new, writer] = &partitions;
     let payload = payload_of(Kind::Insert, &["k"]);
     let value = of_type(3, b"v", LONG, &[]);
     let insert_if = async |version| {
@@ -475,7 +487,7 @@ async fn values_of_a_former_epoch_count_for_nothing(store: impl StoreUnderTest) 
 
 /// A value that has expired may be a fallback, and was invalidated with the prefix all the same.
 async fn a_prefix_takes_an_earlier_value_with_it_that_has_expired(store: impl StoreUnderTest) {
-    let (old, new) = (lane_of_type(&store, 1), lane_of_type(&store, 2));
+    let (old, new) = (partition_of_type(&store, 1), partition_of_type(&store, 2));
     load(&*old, 1, b"old").await;
     let ended = old.end_leases().await.unwrap();
     load(&*new, 2, b"loaded since").await;
@@ -491,7 +503,7 @@ async fn a_prefix_takes_an_earlier_value_with_it_that_has_expired(store: impl St
 
 /// Bodies of a KiB and more do not pass through a script of Redis, unless others lie beside them.
 async fn large_values_lie_side_by_side(store: impl StoreUnderTest) {
-    let (old, new) = (lane_of_type(&store, 1), lane_of_type(&store, 2));
+    let (old, new) = (partition_of_type(&store, 1), partition_of_type(&store, 2));
     let large = |byte: u8| vec![byte; 5000];
     for (of_old, of_new) in [
         (large(1), large(2)),
@@ -508,7 +520,7 @@ async fn large_values_lie_side_by_side(store: impl StoreUnderTest) {
 }
 
 async fn the_waiting_loads_of_one_type_are_told_of_its_lease(store: impl StoreUnderTest) {
-    let (old, new) = (lane_of_type(&store, 1), lane_of_type(&store, 2));
+    let (old, new) = (partition_of_type(&store, 1), partition_of_type(&store, 2));
     let (_, mut subscription) = subscribe(&*old).await;
     let (of_old, of_new) = (granted(&*old, "k").await, granted(&*new, "k").await);
     let waiting = acquire_lease(&*old, "k").await;
@@ -528,7 +540,7 @@ async fn the_waiting_loads_of_one_type_are_told_of_its_lease(store: impl StoreUn
 }
 
 async fn a_lease_that_is_cut_short_leaves_that_of_another_type(store: impl StoreUnderTest) {
-    let (old, new) = (lane_of_type(&store, 1), lane_of_type(&store, 2));
+    let (old, new) = (partition_of_type(&store, 1), partition_of_type(&store, 2));
     let (of_old, of_new) = (granted(&*old, "k").await, granted(&*new, "k").await);
     let short = Duration::from_millis(50);
     assert!(old.renew_lease("k", of_old.token, short).await.unwrap());

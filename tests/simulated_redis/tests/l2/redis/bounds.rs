@@ -11,7 +11,7 @@ use crate::store::*;
 const MS: Duration = Duration::from_millis(1);
 
 async fn a_lease_lasts_up_to_its_end(store: impl StoreUnderTest) {
-    let (one, other) = (lane_of_type(&store, 1), lane_of_type(&store, 2));
+    let (one, other) = (partition_of_type(&store, 1), partition_of_type(&store, 2));
     for is_late in [false, true] {
         let led = acquire_lease_for(&*one, "k", 10 * MS, Want::Any).await;
         let LeaseReply::Granted(lease) = led else {
@@ -36,9 +36,12 @@ async fn a_lease_lasts_up_to_its_end(store: impl StoreUnderTest) {
 }
 
 async fn the_last_millisecond_of_a_hold_outlasts_a_write(store: impl StoreUnderTest) {
-    let lane = &*store.lane();
+    let partition = &*store.partition();
     let payload = payload_of(Kind::Invalidate, &["k"]);
-    lane.invalidate(&["k"], &payload, 10 * MS).await.unwrap();
+    partition
+        .invalidate(&["k"], &payload, 10 * MS)
+        .await
+        .unwrap();
     advance(9 * MS).await;
     let append = Append {
         encoded_key: b"k".to_vec(),
@@ -46,14 +49,14 @@ async fn the_last_millisecond_of_a_hold_outlasts_a_write(store: impl StoreUnderT
         version: None,
     };
     let (value, payload) = (sealed(b"v"), payload_of(Kind::Insert, &["k"]));
-    let appended = lane.append("k", &value, append, &payload, None);
+    let appended = partition.append("k", &value, append, &payload, None);
     appended.await.unwrap();
-    let taken = take_writes(lane).await;
-    assert!(settle_writes(lane, &taken, Ok(&[])).await);
-    assert_eq!(acquire_lease(lane, "k").await, LeaseReply::Hold);
+    let taken = take_writes(partition).await;
+    assert!(settle_writes(partition, &taken, Ok(&[])).await);
+    assert_eq!(acquire_lease(partition, "k").await, LeaseReply::Hold);
     // Redis keeps a key in the last millisecond, too.
     advance(2 * MS).await;
-    granted(lane, "k").await;
+    granted(partition, "k").await;
 }
 
 macro_rules! of_both_stores {

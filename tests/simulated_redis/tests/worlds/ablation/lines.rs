@@ -170,15 +170,15 @@ pub(super) const LINES: &[Line] = &[
         new: "  if false then",
     },
     Line {
-        what: "lanes are not used after others took their place",
+        what: "partitions are not used after others took their place",
         rule: 27,
         promise: I1Bound,
         file: file!("clock.lua"),
-        text: "    refuse_lane(lanes)",
+        text: "    refuse_partition(partitions)",
         new: "",
     },
     Line {
-        what: "a node that may have lost data asks how many lanes there are",
+        what: "a node that may have lost data asks how many partitions there are",
         rule: 27,
         promise: I1Bound,
         file: file!("run.lua"),

@@ -1,4 +1,4 @@
-//! Look-ups of keys in several lanes.
+//! Look-ups of keys in several partitions.
 
 use std::mem;
 use std::sync::Arc;
@@ -8,20 +8,20 @@ use futures::future::BoxFuture;
 
 use super::looked_up::{Entries, LookedUp};
 use super::lookup::{Found, Reads};
-use crate::engine::lanes::Lanes;
+use crate::engine::partitions::Partitions;
 use crate::entry::AnyEntry;
 use crate::error::WriteError;
 use crate::key::Key;
 use crate::token::Token;
 
-/// The look-ups of all lanes.
-pub(crate) type LaneReads = Lanes<Arc<Reads>>;
+/// The look-ups of all partitions.
+pub(crate) type PartitionReads = Partitions<Arc<Reads>>;
 
-impl LaneReads {
+impl PartitionReads {
     /// L2, for a key that L1 did not have.
     pub(crate) fn get_from_l2(&self, key: Key) -> BoxFuture<'static, Option<AnyEntry>> {
-        let lane = Arc::clone(self.of(&key));
-        Box::pin(async move { lane.get_from_l2(&key).await })
+        let partition = Arc::clone(self.of(&key));
+        Box::pin(async move { partition.get_from_l2(&key).await })
     }
 
     /// L2, for the keys that L1 did not have. Returns the entries of all keys, in their order.
@@ -30,7 +30,8 @@ impl LaneReads {
             let rest = mem::take(&mut looked_up.rest).into_iter();
             let (places, keys): (Vec<usize>, Vec<Key>) =
                 rest.map(|rest| (rest.place, rest.key)).unzip();
-            let get = async |lane: &Arc<Reads>, keys: Vec<Key>| lane.get_many(&keys).await;
+            let get =
+                async |partition: &Arc<Reads>, keys: Vec<Key>| partition.get_many(&keys).await;
             let found = self.each(keys, |key| key, get).await;
             for (place, entry) in places.into_iter().zip(found) {
                 looked_up.put(place, entry);
@@ -41,7 +42,7 @@ impl LaneReads {
 
     /// Whether any look-up is one with this token.
     pub(crate) fn have_applied(&self, token: &Token) -> bool {
-        self.iter().all(|lane| lane.has_applied(token))
+        self.iter().all(|partition| partition.has_applied(token))
     }
 
     /// L1, if an entry is new enough, and otherwise L2. The results are in the order of the keys.
@@ -50,14 +51,15 @@ impl LaneReads {
         keys: Vec<Key>,
         token: &'a Token,
     ) -> BoxFuture<'a, Vec<Found>> {
-        let look_up =
-            async |lane: &Arc<Reads>, keys: Vec<Key>| lane.look_up_at_least(&keys, token).await;
+        let look_up = async |partition: &Arc<Reads>, keys: Vec<Key>| {
+            partition.look_up_at_least(&keys, token).await
+        };
         Box::pin(self.each(keys, |key| key, look_up))
     }
 
     /// A new TTL for the value of a key. Returns whether there is a value.
     pub(crate) fn touch(&self, key: Key, ttl: Duration) -> BoxFuture<'_, Result<bool, WriteError>> {
-        let lane = self.of(&key);
-        Box::pin(lane.touch(key, ttl))
+        let partition = self.of(&key);
+        Box::pin(partition.touch(key, ttl))
     }
 }

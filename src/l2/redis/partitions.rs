@@ -1,5 +1,6 @@
-//! How many lanes a namespace has, where the instances that use it were told different numbers (rule 27): the larger
-//! one counts. The clock of the only lane of one, `{ns.0}!clock`, names the number, whether or not that lane is used.
+//! How many partitions a namespace has, where the instances that use it were told different numbers (rule 27): the larger
+//! one counts. The clock of the only partition of one, `{ns.0}!clock`, names the number, whether or not that partition is
+//! used.
 //!
 //! Each step is about one clock, as the clocks may lie on several servers.
 
@@ -11,22 +12,22 @@ use futures::FutureExt;
 use futures::future::try_join_all;
 
 use super::call::Call;
-use super::error::{other_lanes, unsettled_lanes};
+use super::error::{other_partitions, unsettled_partitions};
 use super::names::{CLOCK, ClockName, LIVE, LOG, Names};
 use super::scripts;
 use super::topology::Topology;
-use crate::l2::{LaneName, LaneNumber};
-use crate::vocabulary::MOST_LANES;
+use crate::l2::{PartitionName, PartitionNumber};
+use crate::vocabulary::MOST_PARTITIONS;
 
-/// Makes sure that the lanes of these names may be used: that no others are, and that none will be. An error names the
-/// number of lanes that the namespace has instead. All lanes of an instance find their clocks without a number at its
-/// start: those that come before this begins share it.
+/// Makes sure that the partitions of these names may be used: that no others are, and that none will be. An error names the
+/// number of partitions that the namespace has instead. All partitions of an instance find their clocks without a number at
+/// its start: those that come before this begins share it.
 pub(super) async fn settle_number(
     names: &Names,
     topology: &Topology,
     connection: &MultiplexedConnection,
 ) -> RedisResult<()> {
-    let key = (names.namespace.clone(), names.lanes);
+    let key = (names.namespace.clone(), names.partitions);
     let settling = names.settling.get();
     let settle = settle(names, topology, connection).boxed();
     settling.run(key, settle).await
@@ -42,31 +43,31 @@ async fn settle(
         topology,
         connection,
     };
-    let each = (1..=MOST_LANES).flat_map(LaneNumber::all);
+    let each = (1..=MOST_PARTITIONS).flat_map(PartitionNumber::all);
     // Once, as each takes the search for a hash tag.
-    let each: Vec<_> = each.map(|lane| all.clock(lane)).collect();
+    let each: Vec<_> = each.map(|partition| all.clock(partition)).collect();
     let answer = |most| {
-        let is_it = most == names.lanes;
-        is_it.then_some(()).ok_or_else(|| other_lanes(most))
+        let is_it = most == names.partitions;
+        is_it.then_some(()).ok_or_else(|| other_partitions(most))
     };
     // Another instance may name a larger number meanwhile, which does not happen more often; or a server may lose what
     // was done.
-    for _ in 0..=MOST_LANES {
+    for _ in 0..=MOST_PARTITIONS {
         let known = all.look(&each).await?;
-        // It is missing at first, and if it was lost: then the clocks of other lanes know it, and which were used.
+        // It is missing at first, and if it was lost: then the clocks of other partitions know it, and which were used.
         let named = known.first().copied().unwrap_or(0);
-        let most = known.iter().copied().fold(names.lanes, u16::max);
+        let most = known.iter().copied().fold(names.partitions, u16::max);
         if are_settled(&known, most) {
             return answer(most);
         }
-        // Before the new number is named: no lane of that is used before.
-        for lanes in 2..most {
-            if known.contains(&lanes) {
-                all.close(lanes, most).await?;
+        // Before the new number is named: no partition of that is used before.
+        for partitions in 2..most {
+            if known.contains(&partitions) {
+                all.close(partitions, most).await?;
             }
         }
-        // The only lane of one is closed in this step.
-        let named = (all.step(LaneNumber::ONLY, Some(named), most)).await?;
+        // The only partition of one is closed in this step.
+        let named = (all.step(PartitionNumber::ONLY, Some(named), most)).await?;
         if named == most {
             all.open(most).await?;
             // Of several servers one may have lost what it was told, and the others go on.
@@ -75,40 +76,42 @@ async fn settle(
             }
         }
     }
-    Err(unsettled_lanes())
+    Err(unsettled_partitions())
 }
 
-/// Whether the clocks, in their order, say that the lanes of this number are open and all others closed.
+/// Whether the clocks, in their order, say that the partitions of this number are open and all others closed.
 fn are_settled(known: &[u16], most: u16) -> bool {
-    let mut clocks = known.iter().zip((1..=MOST_LANES).flat_map(LaneNumber::all));
-    clocks.all(|(named, lane)| {
-        if lane.of == most || lane == LaneNumber::ONLY {
+    let mut clocks = known
+        .iter()
+        .zip((1..=MOST_PARTITIONS).flat_map(PartitionNumber::all));
+    clocks.all(|(named, partition)| {
+        if partition.of == most || partition == PartitionNumber::ONLY {
             return *named == most;
         }
-        // A clock that was closed earlier may name a number of lanes that is closed by now: an instance that follows it
-        // meets the clocks of these.
-        *named != lane.of
+        // A clock that was closed earlier may name a number of partitions that is closed by now: an instance that follows
+        // it meets the clocks of these.
+        *named != partition.of
     })
 }
 
-/// The clocks of all lanes that the namespace may have.
+/// The clocks of all partitions that the namespace may have.
 struct Clocks<'a> {
     names: &'a Names,
     topology: &'a Topology,
-    /// Of the lane whose names these are.
+    /// Of the partition whose names these are.
     connection: &'a MultiplexedConnection,
 }
 
 impl Clocks<'_> {
-    fn lane(&self, lane: LaneNumber) -> LaneName<'_> {
-        LaneName {
-            lane,
-            ..LaneName::from(&*self.names.namespace)
+    fn partition(&self, partition: PartitionNumber) -> PartitionName<'_> {
+        PartitionName {
+            partition,
+            ..PartitionName::from(&*self.names.namespace)
         }
     }
 
-    fn clock(&self, lane: LaneNumber) -> ClockName {
-        ClockName::new(self.lane(lane), self.topology.database())
+    fn clock(&self, partition: PartitionNumber) -> ClockName {
+        ClockName::new(self.partition(partition), self.topology.database())
     }
 
     /// The number that each clock names; zero for none.
@@ -128,29 +131,36 @@ impl Clocks<'_> {
 
     /// Has a clock name this number, if it names `from`; or without that, if it names a smaller one. Returns which one
     /// it names then.
-    async fn step(&self, lane: LaneNumber, from: Option<u16>, to: u16) -> RedisResult<u16> {
-        let names = Names::new(self.lane(lane), self.topology.database());
-        let mut step = Call::new(&scripts::LANES, &names, 3);
-        step.own(&[CLOCK, LOG, LIVE]).arg(lane.of);
+    async fn step(
+        &self,
+        partition: PartitionNumber,
+        from: Option<u16>,
+        to: u16,
+    ) -> RedisResult<u16> {
+        let names = Names::new(self.partition(partition), self.topology.database());
+        let mut step = Call::new(&scripts::PARTITIONS, &names, 3);
+        step.own(&[CLOCK, LOG, LIVE]).arg(partition.of);
         step.arg(from.map_or_else(String::new, |from| from.to_string()));
         step.arg(to).load();
         let connection = self.topology.connection(names.slot, self.connection).await;
         step.run(connection.map_err(io::Error::other)?).await
     }
 
-    /// No lane of this number is used from here on.
-    async fn close(&self, lanes: u16, most: u16) -> RedisResult<()> {
-        let closed = LaneNumber::all(lanes).map(|lane| self.step(lane, None, most));
+    /// No partition of this number is used from here on.
+    async fn close(&self, partitions: u16, most: u16) -> RedisResult<()> {
+        let closed =
+            PartitionNumber::all(partitions).map(|partition| self.step(partition, None, most));
         refuse_others(try_join_all(closed).await?, most)
     }
 
-    /// The lanes of this number may be used.
-    async fn open(&self, lanes: u16) -> RedisResult<()> {
-        if lanes == 1 {
+    /// The partitions of this number may be used.
+    async fn open(&self, partitions: u16) -> RedisResult<()> {
+        if partitions == 1 {
             return Ok(());
         }
-        let opened = LaneNumber::all(lanes).map(|lane| self.step(lane, Some(0), lanes));
-        refuse_others(try_join_all(opened).await?, lanes)
+        let opened = PartitionNumber::all(partitions)
+            .map(|partition| self.step(partition, Some(0), partitions));
+        refuse_others(try_join_all(opened).await?, partitions)
     }
 
     /// The number that each of these clocks names, which are on one server.
@@ -172,7 +182,7 @@ impl Clocks<'_> {
         }
     }
 
-    /// The number that a clock names. A user of one number of lanes may have no right to read others.
+    /// The number that a clock names. A user of one number of partitions may have no right to read others.
     async fn number(
         &self,
         clock: &ClockName,
@@ -200,20 +210,20 @@ impl Clocks<'_> {
     }
 }
 
-/// Another instance has named a larger number than this one in some of the lanes.
+/// Another instance has named a larger number than this one in some of the partitions.
 fn refuse_others(named: Vec<u16>, most: u16) -> RedisResult<()> {
     let others = named.into_iter().find(|named| *named != most);
-    others.map_or(Ok(()), |named| Err(other_lanes(named)))
+    others.map_or(Ok(()), |named| Err(other_partitions(named)))
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    /// The clocks of lanes that have grown from one to two, to four and to eight, which may not be closed yet.
+    /// The clocks of partitions that have grown from one to two, to four and to eight, which may not be closed yet.
     fn grown(last_but_one: u16) -> Vec<u16> {
-        let all = (1..=MOST_LANES).flat_map(LaneNumber::all);
-        let named = all.map(|lane| match lane.of {
+        let all = (1..=MOST_PARTITIONS).flat_map(PartitionNumber::all);
+        let named = all.map(|partition| match partition.of {
             1 | 8 => 8,
             2 => 4,
             4 => last_but_one,
@@ -223,7 +233,7 @@ mod tests {
     }
 
     #[test]
-    fn lanes_that_were_closed_for_others_are_closed() {
+    fn partitions_that_were_closed_for_others_are_closed() {
         assert!(are_settled(&grown(8), 8));
         assert!(!are_settled(&grown(4), 8), "those of four are open");
         assert!(!are_settled(&grown(8), 16), "those of sixteen are not");

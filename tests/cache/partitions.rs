@@ -1,4 +1,4 @@
-//! Caches whose namespace has several lanes, on one store and on two.
+//! Caches whose namespace has several partitions, on one store and on two.
 
 use std::collections::BTreeSet;
 use std::io;
@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use futures::future::{FutureExt, join_all};
-use larder::l2::{L2, Lane, LaneName, OnConnect};
+use larder::l2::{L2, OnConnect, Partition, PartitionName};
 use larder::{Cache, Loaded, MemoryL2};
 
 use crate::fleet::{Fleet, HOUR, Set, Texts, over_both_stores};
@@ -14,36 +14,36 @@ use crate::support::eventually::eventually;
 
 over_both_stores!(
     entries_come_in_the_order_of_their_keys,
-    missing_keys_of_all_lanes_are_loaded,
-    a_change_of_all_keys_reaches_all_lanes,
-    a_token_names_the_writes_of_all_lanes,
-    a_warm_up_stores_the_values_of_all_lanes,
+    missing_keys_of_all_partitions_are_loaded,
+    a_change_of_all_keys_reaches_all_partitions,
+    a_token_names_the_writes_of_all_partitions,
+    a_warm_up_stores_the_values_of_all_partitions,
     an_update_loses_no_change,
 );
 
-/// All of these on lanes of several servers.
+/// All of these on partitions of several servers.
 #[tokio::test]
 #[ignore = "starts six clusters: sh tests/proof.sh tests"]
 async fn on_a_cluster() {
     for test in [
         |fleet| entries_come_in_the_order_of_their_keys(fleet).boxed(),
-        |fleet| missing_keys_of_all_lanes_are_loaded(fleet).boxed(),
-        |fleet| a_change_of_all_keys_reaches_all_lanes(fleet).boxed(),
-        |fleet| a_token_names_the_writes_of_all_lanes(fleet).boxed(),
-        |fleet| a_warm_up_stores_the_values_of_all_lanes(fleet).boxed(),
+        |fleet| missing_keys_of_all_partitions_are_loaded(fleet).boxed(),
+        |fleet| a_change_of_all_keys_reaches_all_partitions(fleet).boxed(),
+        |fleet| a_token_names_the_writes_of_all_partitions(fleet).boxed(),
+        |fleet| a_warm_up_stores_the_values_of_all_partitions(fleet).boxed(),
         |fleet| an_update_loses_no_change(fleet).boxed(),
     ] {
         test(Fleet::cluster().await).await;
     }
 }
 
-const LANES: u16 = 4;
+const PARTITIONS: u16 = 4;
 
-fn in_lanes(set: Set) -> Set {
-    set.lanes(LANES)
+fn in_partitions(set: Set) -> Set {
+    set.partitions(PARTITIONS)
 }
 
-/// Enough of them that each lane has some: a test that counts lanes looks after that.
+/// Enough of them that each partition has some: a test that counts partitions looks after that.
 fn keys() -> Vec<String> {
     (0..100).map(|n| format!("k{n}")).collect()
 }
@@ -53,8 +53,8 @@ fn numbered(keys: &[String]) -> impl Iterator<Item = (&String, String)> {
 }
 
 async fn stored(fleet: &Fleet) -> (Texts, Texts, Vec<String>) {
-    let (a, _) = fleet.instance_with(in_lanes).await;
-    let (b, _) = fleet.instance_with(in_lanes).await;
+    let (a, _) = fleet.instance_with(in_partitions).await;
+    let (b, _) = fleet.instance_with(in_partitions).await;
     let keys = keys();
     a.insert_many(numbered(&keys)).await.unwrap();
     (a, b, keys)
@@ -79,7 +79,7 @@ async fn entries_come_in_the_order_of_their_keys(fleet: Fleet) {
     }
 }
 
-async fn missing_keys_of_all_lanes_are_loaded(fleet: Fleet) {
+async fn missing_keys_of_all_partitions_are_loaded(fleet: Fleet) {
     let (a, b, keys) = stored(&fleet).await;
     a.invalidate_many(&keys[..60]).await.unwrap();
     let asked = Arc::new(Mutex::new(Vec::new()));
@@ -99,15 +99,15 @@ async fn missing_keys_of_all_lanes_are_loaded(fleet: Fleet) {
             "{key}"
         );
     }
-    // Each key once, in a call for each lane.
+    // Each key once, in a call for each partition.
     let asked = asked.lock().unwrap();
-    assert_eq!(asked.len(), usize::from(LANES));
+    assert_eq!(asked.len(), usize::from(PARTITIONS));
     let all: BTreeSet<&String> = asked.iter().flatten().collect();
     assert_eq!(all, keys[..60].iter().collect());
     assert_eq!(asked.concat().len(), 60);
 }
 
-async fn a_change_of_all_keys_reaches_all_lanes(fleet: Fleet) {
+async fn a_change_of_all_keys_reaches_all_partitions(fleet: Fleet) {
     let (a, b, keys) = stored(&fleet).await;
     assert_eq!(found(&b, &keys).await, 100);
     let tagged = keys
@@ -128,10 +128,10 @@ async fn a_change_of_all_keys_reaches_all_lanes(fleet: Fleet) {
     assert_eq!(b.global_stats().await.unwrap().l1_entries, 0);
 }
 
-async fn a_token_names_the_writes_of_all_lanes(fleet: Fleet) {
-    let (a, to_a) = fleet.instance_with(in_lanes).await;
+async fn a_token_names_the_writes_of_all_partitions(fleet: Fleet) {
+    let (a, to_a) = fleet.instance_with(in_partitions).await;
     let (b, to_b) = fleet
-        .instance_with(|set| in_lanes(set).max_staleness(HOUR))
+        .instance_with(|set| in_partitions(set).max_staleness(HOUR))
         .await;
     let keys = keys();
     a.insert_many(numbered(&keys)).await.unwrap();
@@ -147,7 +147,7 @@ async fn a_token_names_the_writes_of_all_lanes(fleet: Fleet) {
         .unwrap();
     let parsed: larder::Token = token.to_string().parse().unwrap();
     assert_eq!(parsed, token);
-    // A lane whose numbers it asked for just before may tell it of the next ones.
+    // A partition whose numbers it asked for just before may tell it of the next ones.
     let mut unheard = 0;
     for key in &keys {
         unheard += usize::from(b.get(key).await.as_deref() == Some(&format!("of {key}")));
@@ -157,14 +157,14 @@ async fn a_token_names_the_writes_of_all_lanes(fleet: Fleet) {
     for entry in b.at_least(&token).get_many(&keys).await {
         assert_eq!(*entry.unwrap(), "new");
     }
-    // A write of one key says nothing of the other lanes.
+    // A write of one key says nothing of the other partitions.
     let one = a.insert(&keys[0], "newer".to_owned()).await.unwrap();
     assert!(one.to_string().len() < token.to_string().len());
     assert_eq!(*b.at_least(&one).get(&keys[0]).await.unwrap(), "newer");
     drop((to_a, to_b));
 }
 
-async fn a_warm_up_stores_the_values_of_all_lanes(fleet: Fleet) {
+async fn a_warm_up_stores_the_values_of_all_partitions(fleet: Fleet) {
     let (a, b, keys) = stored(&fleet).await;
     let mut shown = Vec::new();
     let names = (0..3000).map(|n| format!("k{n}"));
@@ -202,14 +202,19 @@ async fn an_update_loses_no_change(fleet: Fleet) {
     }
 }
 
-/// Lanes with an even number are on the first store, others on the second.
+/// Partitions with an even number are on the first store, others on the second.
 #[derive(Clone)]
 struct TwoStores([MemoryL2; 2]);
 
 impl L2 for TwoStores {
-    fn lane(&self, name: LaneName<'_>, timeout: Duration, on_connect: OnConnect) -> Box<dyn Lane> {
-        let store = &self.0[usize::from(name.lane.number % 2)];
-        store.lane(name, timeout, on_connect)
+    fn partition(
+        &self,
+        name: PartitionName<'_>,
+        timeout: Duration,
+        on_connect: OnConnect,
+    ) -> Box<dyn Partition> {
+        let store = &self.0[usize::from(name.partition.number % 2)];
+        store.partition(name, timeout, on_connect)
     }
 }
 
@@ -232,12 +237,14 @@ async fn keys_of(cache: &Texts, l2: &TwoStores) -> [Vec<String>; 2] {
 }
 
 fn over_two_stores(l2: &TwoStores) -> Texts {
-    let builder = Cache::builder("test:text").l2(l2.clone()).lanes(LANES);
+    let builder = Cache::builder("test:text")
+        .l2(l2.clone())
+        .partitions(PARTITIONS);
     builder.build().unwrap()
 }
 
 #[tokio::test]
-async fn while_one_lane_is_lost_others_go_on() {
+async fn while_one_partition_is_lost_others_go_on() {
     let l2 = TwoStores([MemoryL2::new(), MemoryL2::new()]);
     let (a, b) = (over_two_stores(&l2), over_two_stores(&l2));
     let [lost, good] = keys_of(&a, &l2).await;
@@ -247,14 +254,18 @@ async fn while_one_lane_is_lost_others_go_on() {
     assert_eq!(found(&b, &all).await, 100);
 
     l2.0[0].set_reachable(false);
-    let away = || b.lane_health().into_iter().filter(|lane| !lane.is_ok());
+    let away = || {
+        b.partition_health()
+            .into_iter()
+            .filter(|partition| !partition.is_ok())
+    };
     eventually("it has noticed", async || away().count() == 2).await;
-    assert_eq!(b.lane_health().len(), usize::from(LANES));
+    assert_eq!(b.partition_health().len(), usize::from(PARTITIONS));
     assert!(!b.health().is_ok());
     for key in &good {
         assert!(
             b.get_local(key).is_some(),
-            "{key} is in a lane with a proof"
+            "{key} is in a partition with a proof"
         );
         a.insert(key, "new".to_owned()).await.unwrap();
     }
@@ -264,7 +275,7 @@ async fn while_one_lane_is_lost_others_go_on() {
             .all(|key| b.get_local(key).is_none_or(|entry| *entry == "new"))
     })
     .await;
-    // Each lane has its part: it is carried out, or deferred.
+    // Each partition has its part: it is carried out, or deferred.
     let error = a.clear().await.unwrap_err();
     assert!(error.is_deferred(), "{error}");
     assert_eq!(found(&a, &good).await, 0);
@@ -285,7 +296,7 @@ async fn while_one_lane_is_lost_others_go_on() {
 async fn a_value_that_cannot_be_stored_is_an_error_for_its_key_alone() {
     let cache: Texts = Cache::builder("test:text")
         .l2(MemoryL2::new())
-        .lanes(LANES)
+        .partitions(PARTITIONS)
         .max_value_size(1_000)
         .build()
         .unwrap();
@@ -301,11 +312,11 @@ async fn a_value_that_cannot_be_stored_is_an_error_for_its_key_alone() {
 }
 
 #[tokio::test]
-async fn the_number_of_lanes_is_limited() {
-    for (lanes, works) in [(0, false), (1, true), (16, true), (17, false)] {
+async fn the_number_of_partitions_is_limited() {
+    for (partitions, works) in [(0, false), (1, true), (16, true), (17, false)] {
         let built = Cache::<String, String>::builder("test:text")
-            .lanes(lanes)
+            .partitions(partitions)
             .build();
-        assert_eq!(built.is_ok(), works, "{lanes}");
+        assert_eq!(built.is_ok(), works, "{partitions}");
     }
 }

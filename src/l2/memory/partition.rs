@@ -1,4 +1,4 @@
-//! One instance's connections to the store in memory: each step of a lane, under the store's lock.
+//! One instance's connections to the store in memory: each step of a partition, under the store's lock.
 
 use std::pin::Pin;
 use std::sync::{Arc, Mutex};
@@ -14,10 +14,10 @@ use super::{Listening, MemoryL2, name_of};
 use crate::clock::{Clock, millis};
 use crate::l2::inbox::Inbox;
 use crate::l2::{
-    Applied, Batch, EncodedValue, Event, Fill, FleetBypass, Key, L2, L2Error, Lane, LaneClock,
-    LaneName, Lease, LeaseReply, LeaseRequest, ListAge, Member, MemberInfo, Members, Message,
-    NewLifetime, Noted, OnConnect, OnHeard, ReadResult, Reply, Stamp, Step, StoredCounts,
-    Subscription, TagVersion, Touched, Ttls, Want, Written, random,
+    Applied, Batch, EncodedValue, Event, Fill, FleetBypass, Key, L2, L2Error, Lease, LeaseReply,
+    LeaseRequest, ListAge, Member, MemberInfo, Members, Message, NewLifetime, Noted, OnConnect,
+    OnHeard, Partition, PartitionClock, PartitionName, ReadResult, Reply, Stamp, Step,
+    StoredCounts, Subscription, TagVersion, Touched, Ttls, Want, Written, random,
 };
 use crate::prefixes::Prefixes;
 use crate::util::lock::lock;
@@ -27,7 +27,7 @@ use crate::wire::envelope::{self, restamped};
 /// Messages that a replay returns at most: few, so that instances in tests catch up in several steps.
 const REPLAY: usize = 16;
 
-pub(super) struct MemoryLane {
+pub(super) struct MemoryPartition {
     store: MemoryL2,
     name: String,
     type_tag: u64,
@@ -45,21 +45,26 @@ impl L2 for MemoryL2 {
         true
     }
 
-    fn lane(&self, name: LaneName<'_>, _timeout: Duration, on_connect: OnConnect) -> Box<dyn Lane> {
-        let lane = MemoryLane {
+    fn partition(
+        &self,
+        name: PartitionName<'_>,
+        _timeout: Duration,
+        on_connect: OnConnect,
+    ) -> Box<dyn Partition> {
+        let partition = MemoryPartition {
             store: self.clone(),
-            name: name_of(name.namespace, name.lane),
+            name: name_of(name.namespace, name.partition),
             type_tag: name.type_tag,
             on_connect,
             connection: Mutex::new(None),
         };
         // If the store is away, the first request connects.
-        let _ = lane.connect();
-        Box::new(lane)
+        let _ = partition.connect();
+        Box::new(partition)
     }
 }
 
-impl MemoryLane {
+impl MemoryPartition {
     /// Connects again if the store has restarted, if it was away, or if the connection was discarded.
     fn connect(&self) -> Result<Link, L2Error> {
         let connection = *lock(&self.connection);
@@ -75,12 +80,12 @@ impl MemoryLane {
         Ok(found)
     }
 
-    /// Does one step of the lane.
+    /// Does one step of the partition.
     pub(super) fn step<'a, T: Send + 'a>(&self, act: impl FnOnce(&mut State) -> T) -> Reply<'a, T> {
         self.by_deadline(None, act)
     }
 
-    /// Does one step of the lane, unless the step comes after its deadline (rule 14).
+    /// Does one step of the partition, unless the step comes after its deadline (rule 14).
     pub(super) fn by_deadline<'a, T: Send + 'a>(
         &self,
         deadline: Option<u64>,
@@ -130,9 +135,9 @@ impl MemoryLane {
     }
 }
 
-partial_debug!([] MemoryLane, "MemoryLane");
+partial_debug!([] MemoryPartition, "MemoryPartition");
 
-impl Lane for MemoryLane {
+impl Partition for MemoryPartition {
     fn get<'a>(&'a self, key: &'a str) -> Reply<'a, Option<Bytes>> {
         self.step(|state| state.get(key))
     }
@@ -416,7 +421,7 @@ impl Lane for MemoryLane {
         connection.take_if(|link| link.run != incarnation).is_none()
     }
 
-    fn subscribe(&self, me: MemberInfo) -> Reply<'_, (LaneClock, Box<dyn Subscription>)> {
+    fn subscribe(&self, me: MemberInfo) -> Reply<'_, (PartitionClock, Box<dyn Subscription>)> {
         let subscribe = |state: &mut State| {
             let (list_age, messages) = state.subscribe(me);
             let subscription: Box<dyn Subscription> = Box::new(MemorySubscription {

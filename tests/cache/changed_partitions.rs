@@ -1,4 +1,4 @@
-//! The number of lanes changes while instances that were told different numbers run beside each other (rule 27).
+//! The number of partitions changes while instances that were told different numbers run beside each other (rule 27).
 
 use std::time::Duration;
 
@@ -10,18 +10,18 @@ use crate::fleet::{Fleet, Set, Source, Texts, without_heartbeats};
 use crate::support::eventually::eventually;
 use crate::support::network::{Network, Step, Way};
 
-async fn of(fleet: &Fleet, lanes: u16) -> (Texts, Network) {
-    fleet.instance_with(|set| set.lanes(lanes)).await
+async fn of(fleet: &Fleet, partitions: u16) -> (Texts, Network) {
+    fleet.instance_with(|set| set.partitions(partitions)).await
 }
 
-/// An instance with one lane that does not hear of others: its connection is half-open.
+/// An instance with one partition that does not hear of others: its connection is half-open.
 async fn deaf(fleet: &Fleet, set: impl FnOnce(Set) -> Set) -> (Texts, Network) {
     let (deaf, wire) = fleet.instance_with(set).await;
     wire.silence(true);
     (deaf, wire)
 }
 
-/// Waits until all have the same lanes, as each sees what another one writes.
+/// Waits until all have the same partitions, as each sees what another one writes.
 async fn agree(all: &[&Texts]) {
     for (n, writer) in all.iter().enumerate() {
         for reader in all {
@@ -56,13 +56,13 @@ async fn load(cache: &Texts, sources: &[Source]) -> Vec<String> {
 }
 
 #[tokio::test]
-async fn invalidations_reach_all_while_the_lanes_change() {
+async fn invalidations_reach_all_while_the_partitions_change() {
     let fleet = Fleet::redis().await;
     let sources: Vec<Source> = (0..6).map(|_| Source::new("first")).collect();
     let (a, _) = of(&fleet, 1).await;
     let (b, _) = of(&fleet, 1).await;
-    let began = async |lanes, who| {
-        let (cache, _) = of(&fleet, lanes).await;
+    let began = async |partitions, who| {
+        let (cache, _) = of(&fleet, partitions).await;
         change(&cache, &sources, who).await;
         cache
     };
@@ -81,11 +81,11 @@ async fn invalidations_reach_all_while_the_lanes_change() {
 }
 
 #[tokio::test]
-async fn what_former_lanes_do_not_accept_is_delivered_in_those_of_now() {
+async fn what_former_partitions_do_not_accept_is_delivered_in_those_of_now() {
     let fleet = Fleet::redis().await;
     let (c, _) = of(&fleet, 1).await;
     for (n, call) in ["key", "tag", "prefix", "clear"].into_iter().enumerate() {
-        // It has the lanes from before, as another one is the first that hears of those of now.
+        // It has the partitions from before, as another one is the first that hears of those of now.
         let (a, to_a) = deaf(&fleet, without_heartbeats).await;
         let (b, _) = of(&fleet, 2 << n).await;
         agree(&[&b, &c]).await;
@@ -125,12 +125,12 @@ async fn an_instance_that_is_told_a_smaller_number_takes_the_larger_one() {
     a.close().await;
     drop(a);
     // It is restarted while the deploy goes on, and others come.
-    for lanes in [2, 1, 3, 4] {
-        let (again, _) = of(&fleet, lanes).await;
+    for partitions in [2, 1, 3, 4] {
+        let (again, _) = of(&fleet, partitions).await;
         agree(&[&again, &b]).await;
         // Those that it has gone on with may not all have subscribed yet.
-        eventually("all lanes are well", async || again.health().is_ok()).await;
-        assert_eq!(again.stats().l2_errors, 0, "{lanes}");
+        eventually("all partitions are well", async || again.health().is_ok()).await;
+        assert_eq!(again.stats().l2_errors, 0, "{partitions}");
     }
     // Once more, and to the most that there are.
     let (c, _) = of(&fleet, 16).await;
@@ -140,14 +140,14 @@ async fn an_instance_that_is_told_a_smaller_number_takes_the_larger_one() {
 }
 
 #[tokio::test]
-async fn one_that_waits_for_all_waits_for_those_with_former_lanes() {
+async fn one_that_waits_for_all_waits_for_those_with_former_partitions() {
     let fleet = Fleet::redis().await;
     let short = |set: Set| set.max_staleness(Duration::from_millis(600));
     let source = Source::new("old");
     let (a, to_a) = fleet.instance_with(short).await;
     source.through(&a, "k").await.unwrap();
     to_a.silence(true);
-    let (c, _) = fleet.instance_with(|set| short(set).lanes(4)).await;
+    let (c, _) = fleet.instance_with(|set| short(set).partitions(4)).await;
     source.set("new");
     c.invalidate_and_wait("k").await.unwrap();
     assert!(
@@ -172,14 +172,14 @@ async fn an_instance_that_is_switched_off_stays_so() {
     assert!(a.get("k").await.is_some() && one().await >= before);
 }
 
-/// With other lanes an instance makes an L1 of its own for each.
+/// With other partitions an instance makes an L1 of its own for each.
 #[tokio::test]
-async fn the_capacity_outlives_a_change_of_lanes() {
+async fn the_capacity_outlives_a_change_of_partitions() {
     let fleet = Fleet::redis().await;
     let small = |set: Set| set.l1_capacity(80);
     let (a, _) = fleet.instance_with(small).await;
     a.set_l1_capacity(8_000);
-    let (c, _) = fleet.instance_with(|set| small(set).lanes(4)).await;
+    let (c, _) = fleet.instance_with(|set| small(set).partitions(4)).await;
     agree(&[&a, &c]).await;
     let keys: Vec<String> = (0..400).map(|n| format!("k{n}")).collect();
     let rows = keys.iter().map(|key| (key, "row".to_owned()));
@@ -190,9 +190,9 @@ async fn the_capacity_outlives_a_change_of_lanes() {
     .await;
 }
 
-/// As after an eviction: which lanes are used is found out by the others.
+/// As after an eviction: which partitions are used is found out by the others.
 #[tokio::test]
-async fn the_lanes_are_known_though_the_clock_that_names_them_is_lost() {
+async fn the_partitions_are_known_though_the_clock_that_names_them_is_lost() {
     let fleet = Fleet::redis().await;
     let Fleet::Redis { server, .. } = &fleet else {
         panic!("it is one");
@@ -208,7 +208,7 @@ async fn the_lanes_are_known_though_the_clock_that_names_them_is_lost() {
     agree(&[&a, &c]).await;
     let named: u16 = cmd("HGET")
         .arg("{test:text.0}!clock")
-        .arg("lanes")
+        .arg("partitions")
         .query_async(&mut raw)
         .await
         .unwrap();
@@ -225,10 +225,10 @@ mod write_behind {
     use super::*;
 
     #[tokio::test]
-    async fn lanes_in_which_writes_may_wait_are_not_left() {
+    async fn partitions_in_which_writes_may_wait_are_not_left() {
         let fleet = Fleet::redis().await;
-        let on_it = |lanes| {
-            let builder = Cache::builder("test:text").lanes(lanes);
+        let on_it = |partitions| {
+            let builder = Cache::builder("test:text").partitions(partitions);
             let cache: Texts = builder.l2(fleet.l2()).build().unwrap();
             cache
         };

@@ -1,4 +1,4 @@
-//! Loads of keys in several lanes, side by side.
+//! Loads of keys in several partitions, side by side.
 
 use std::mem;
 use std::sync::Arc;
@@ -8,21 +8,21 @@ use futures::future::{BoxFuture, join_all};
 use super::Loads;
 use super::get::{LoadCall, LoaderOfPlaces};
 use super::loader::Loader;
-use crate::engine::lanes::Lanes;
+use crate::engine::partitions::Partitions;
 use crate::engine::read::looked_up::{Entries, LookedUp};
 use crate::error::LoadError;
 use crate::key::Key;
 
-/// The loads of all lanes.
-pub(crate) type LaneLoads = Lanes<Arc<Loads>>;
+/// The loads of all partitions.
+pub(crate) type PartitionLoads = Partitions<Arc<Loads>>;
 
-impl LaneLoads {
+impl PartitionLoads {
     /// Loads a key now, whatever is there and whoever loads it.
     pub(crate) fn refresh(&self, key: Key, loader: Loader) -> LoadCall {
         self.of(&key).refresh(key, loader)
     }
 
-    /// Asks L2, and then loads the keys that it lacks by one call of the loader in each lane. Returns the entries of
+    /// Asks L2, and then loads the keys that it lacks by one call of the loader in each partition. Returns the entries of
     /// all keys, in their order. `loader` makes the loader for the keys at these places.
     pub(crate) fn get_rest<'a>(
         &'a self,
@@ -32,7 +32,7 @@ impl LaneLoads {
         Box::pin(async move {
             let rest = mem::take(&mut looked_up.rest);
             let parts = self.split(rest, |rest| &rest.key).into_iter();
-            let found = parts.map(|(lane, rest)| lane.get_rest(rest, &*loader));
+            let found = parts.map(|(partition, rest)| partition.get_rest(rest, &*loader));
             // All of them, also if one fails: values that were loaded are kept.
             let found = join_all(found).await;
             for found in found {

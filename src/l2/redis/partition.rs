@@ -1,4 +1,4 @@
-//! The steps of a lane: one script or command each, with its arguments and its answer. The connection of a request is
+//! The steps of a partition: one script or command each, with its arguments and its answer. The connection of a request is
 //! left to [`connection`](super::connection).
 
 use std::iter;
@@ -25,8 +25,8 @@ use super::{members, scripts};
 use crate::clock::millis;
 use crate::key::Key;
 use crate::l2::{
-    Batch, EncodedValue, Fill, FleetBypass, L2Error, Lane, LaneClock, Lease, LeaseReply,
-    LeaseRequest, Member, MemberInfo, Members, Message, NewLifetime, ReadResult, Reply, Stamp,
+    Batch, EncodedValue, Fill, FleetBypass, L2Error, Lease, LeaseReply, LeaseRequest, Member,
+    MemberInfo, Members, Message, NewLifetime, Partition, PartitionClock, ReadResult, Reply, Stamp,
     Step, StoredCounts, Subscription, TagVersion, Touched, Ttls, Version, WriteAck, Written,
     random,
 };
@@ -48,14 +48,14 @@ const TAGS_CHANGE: usize = 4;
 const TAG_VERSIONS: usize = 1024;
 
 /// One namespace on a Redis server.
-pub(super) struct RedisLane {
+pub(super) struct RedisPartition {
     pub(super) names: Arc<Names>,
     /// Of the values that it reads, as they have it.
     pub(super) type_tag: [u8; 8],
     /// For all but plain reads of values.
     pub(super) connections: Arc<Connections>,
     /// Reads values over these connections, and over a second connection. Single reads go together with the single
-    /// reads of other lanes.
+    /// reads of other partitions.
     pub(super) reads: SingleReads,
     pub(super) loads: LoadSteps,
     pub(super) subscriptions: Subscriptions,
@@ -63,9 +63,9 @@ pub(super) struct RedisLane {
     pub(super) _servers: Arc<Servers>,
 }
 
-partial_debug!([] RedisLane, "RedisLane");
+partial_debug!([] RedisPartition, "RedisPartition");
 
-impl RedisLane {
+impl RedisPartition {
     /// A step that runs a script with this number of keys. `write` adds the keys and the arguments, anew for each copy
     /// that is sent: a random number must not repeat.
     pub(super) fn step<'a, A: FromRedisValue + Send, T>(
@@ -166,7 +166,7 @@ impl RedisLane {
 
     /// Runs a script that stores one value, and may change nothing: only this `version` of the value is replaced, if it
     /// is given. `marks` are the marks of the script's keys that belong to the value's key, and of the keys that the
-    /// lane has once. `more` adds arguments of the script's own.
+    /// partition has once. `more` adds arguments of the script's own.
     pub(super) async fn store_one(
         &self,
         lua: &'static Lua,
@@ -181,11 +181,11 @@ impl RedisLane {
         // The same in each copy: by it the second finds the answer of the first, which has stored the value.
         let this = random().to_string();
         let own = &envelope::tags_of(&value.body);
-        let [of_key, of_lane] = marks;
+        let [of_key, of_partition] = marks;
         let call = |stored: &[u8], tags: &[Key]| {
-            let keys = of_key.len() + of_lane.len() + 1 + own.len() + tags.len();
+            let keys = of_key.len() + of_partition.len() + 1 + own.len() + tags.len();
             let mut call = Call::new(lua, &self.names, keys);
-            call.keys(of_key, &[*key]).own(of_lane);
+            call.keys(of_key, &[*key]).own(of_partition);
             call.keys(&[DONE], &[&*this]);
             call.keys(&[TAG_VERSION], own).keys(&[TAG_VERSION], tags);
             call.message(batch.payload).deadline(batch.deadline);
@@ -211,7 +211,7 @@ impl RedisLane {
         self.before_with_tags(batch.deadline, call, read).await
     }
 
-    /// Changes what the lane has under the keys of a batch with these marks, and publishes that.
+    /// Changes what the partition has under the keys of a batch with these marks, and publishes that.
     fn change<'a>(
         &'a self,
         lua: &'static Lua,
@@ -308,7 +308,7 @@ fn dated(packed: &[u8]) -> Result<(Written, u64), L2Error> {
     Ok((Written::Done(stamp.into()), stamp.written_at))
 }
 
-impl Lane for RedisLane {
+impl Partition for RedisPartition {
     fn get<'a>(&'a self, key: &'a str) -> Reply<'a, Option<Bytes>> {
         self.reads.get(key)
     }
@@ -555,7 +555,7 @@ impl Lane for RedisLane {
         Some(self)
     }
 
-    fn subscribe(&self, me: MemberInfo) -> Reply<'_, (LaneClock, Box<dyn Subscription>)> {
+    fn subscribe(&self, me: MemberInfo) -> Reply<'_, (PartitionClock, Box<dyn Subscription>)> {
         self.connections.rely(me.max_staleness);
         self.subscriptions.subscribe(me).boxed()
     }

@@ -1,36 +1,43 @@
-//! The lanes of a cache. A lane has a clock in the store, and each key belongs to one lane, by its hash: so a namespace
-//! can lie on several servers.
+//! The partitions of a cache. A partition has a clock in the store, and each key belongs to one partition, by its hash: so
+//! a namespace can lie on several servers.
 //!
-//! Each part of the engine exists once for each lane, and knows nothing of the others. A call for one key is a call of
-//! its lane. A call for several keys is split, and its parts run side by side: so it is not atomic across lanes. A call
-//! for all keys, or for tags, is one for each lane.
+//! Each part of the engine exists once for each partition, and knows nothing of the others. A call for one key is a call of
+//! its partition. A call for several keys is split, and its parts run side by side: so it is not atomic across partitions.
+//! A call for all keys, or for tags, is one for each partition.
 
 use std::iter;
 
 use futures::future::join_all;
 
 use crate::util::crc16::nth;
-use crate::vocabulary::LaneNumber;
+use crate::vocabulary::PartitionNumber;
 
-/// Something that there is once for each lane.
-pub(crate) struct Lanes<T> {
+/// Something that there is once for each partition.
+pub(crate) struct Partitions<T> {
     first: T,
     others: Box<[T]>,
 }
 
-impl<T> Lanes<T> {
+impl<T> Partitions<T> {
     /// So many, in the order of their numbers.
-    pub(crate) fn new(lanes: u16, mut new: impl FnMut(LaneNumber) -> T) -> Self {
-        let mut new = |number| new(LaneNumber { number, of: lanes });
+    pub(crate) fn new(partitions: u16, mut new: impl FnMut(PartitionNumber) -> T) -> Self {
+        let mut new = |number| {
+            new(PartitionNumber {
+                number,
+                of: partitions,
+            })
+        };
         Self {
             first: new(0),
-            others: (1..lanes).map(new).collect(),
+            others: (1..partitions).map(new).collect(),
         }
     }
 
-    /// Something else for each lane, in the order of their numbers.
-    pub(crate) fn map<U>(&self, mut new: impl FnMut(LaneNumber, &T) -> U) -> Lanes<U> {
-        Lanes::new(self.number(), |lane| new(lane, self.at(lane)))
+    /// Something else for each partition, in the order of their numbers.
+    pub(crate) fn map<U>(&self, mut new: impl FnMut(PartitionNumber, &T) -> U) -> Partitions<U> {
+        Partitions::new(self.number(), |partition| {
+            new(partition, self.at(partition))
+        })
     }
 
     pub(crate) fn number(&self) -> u16 {
@@ -51,14 +58,14 @@ impl<T> Lanes<T> {
         iter::once(&self.first).chain(&self.others)
     }
 
-    /// The part of the lane that a key belongs to.
+    /// The part of the partition that a key belongs to.
     #[inline]
     pub(crate) fn of(&self, key: &str) -> &T {
         self.only().unwrap_or_else(|| self.nth(self.index_of(key)))
     }
 
-    pub(crate) fn at(&self, lane: LaneNumber) -> &T {
-        self.nth(usize::from(lane.number))
+    pub(crate) fn at(&self, partition: PartitionNumber) -> &T {
+        self.nth(usize::from(partition.number))
     }
 
     fn nth(&self, index: usize) -> &T {
@@ -70,7 +77,7 @@ impl<T> Lanes<T> {
         nth(key, 1 + self.others.len())
     }
 
-    /// Splits items by the lanes of their keys, whose order stays. A lane without any has no part.
+    /// Splits items by the partitions of their keys, whose order stays. A partition without any has no part.
     pub(crate) fn split<I>(
         &self,
         items: impl IntoIterator<Item = I>,
@@ -85,9 +92,12 @@ impl<T> Lanes<T> {
         parts
     }
 
-    /// Each lane with its items, which come with the index of their lane.
+    /// Each partition with its items, which come with the index of their partition.
     fn parts<I>(&self, items: impl Iterator<Item = (usize, I)>) -> Vec<(&T, Vec<I>)> {
-        let mut parts: Vec<_> = self.iter().map(|lane| (lane, Vec::new())).collect();
+        let mut parts: Vec<_> = self
+            .iter()
+            .map(|partition| (partition, Vec::new()))
+            .collect();
         for (index, item) in items {
             if let Some((_, part)) = parts.get_mut(index) {
                 part.push(item);
@@ -96,7 +106,7 @@ impl<T> Lanes<T> {
         parts
     }
 
-    /// Has each lane answer for its part of the items, side by side. Returns the answers in the order of the items: of
+    /// Has each partition answer for its part of the items, side by side. Returns the answers in the order of the items: of
     /// each part there have to be as many as it has items.
     pub(crate) async fn each<'a, I, A, Answers: Future<Output = Vec<A>>>(
         &'a self,
@@ -109,13 +119,13 @@ impl<T> Lanes<T> {
         }
         let indexes: Vec<usize> = items.iter().map(|item| self.index_of(key(item))).collect();
         let parts = self.parts(iter::zip(indexes.iter().copied(), items));
-        let parts = parts.into_iter().map(|(lane, part)| async {
+        let parts = parts.into_iter().map(|(partition, part)| async {
             let asked = part.len();
-            // A lane without a part is not asked.
+            // A partition without a part is not asked.
             let answers = if asked == 0 {
                 Vec::new()
             } else {
-                answer(lane, part).await
+                answer(partition, part).await
             };
             debug_assert_eq!(answers.len(), asked, "an answer for each item");
             answers.into_iter()

@@ -1,5 +1,5 @@
--- FORGET_LANE  clock log live stats sweeper worker writes dead bypass | any [id entry]...
---   ->  how many of these keys were removed; nothing if none was, as the lane is used
+-- FORGET_PARTITION  clock log live stats sweeper worker writes dead bypass | any [id entry]...
+--   ->  how many of these keys were removed; nothing if none was, as the partition is used
 -- It is used if writes or dead letters are left, and unless `any` is 1, if the list has a member that is not one of
 -- these: another one has joined, or one has noted something since.
 if has(KEYS[7]) or has(KEYS[8]) then

@@ -1,5 +1,5 @@
-//! Changes of keys in several lanes, of tags, of prefixes and of all: each lane has its part, and they run side by
-//! side. A lane that L2 does not answer for defers its own part.
+//! Changes of keys in several partitions, of tags, of prefixes and of all: each partition has its part, and they run side
+//! by side. A partition that L2 does not answer for defers its own part.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -10,7 +10,7 @@ use futures::future::{BoxFuture, join_all};
 use super::Writes;
 use super::pending::Write;
 use super::update::Attempts;
-use crate::engine::lanes::Lanes;
+use crate::engine::partitions::Partitions;
 use crate::entry::AnyEntry;
 use crate::error::{WriteError, all_done};
 use crate::key::{Key, KeyTooLong};
@@ -19,28 +19,29 @@ use crate::loaded::Loaded;
 use crate::token::Token;
 use crate::vocabulary::{AnyValue, Version};
 
-/// The calls that change something, in all lanes.
-pub(crate) type LaneWrites = Lanes<Arc<Writes>>;
+/// The calls that change something, in all partitions.
+pub(crate) type PartitionWrites = Partitions<Arc<Writes>>;
 
 /// The end of a call that changes something, as a future that does not depend on the types of its caller.
 type WriteCall<'a, T = Token> = BoxFuture<'a, Result<T, WriteError>>;
 
 /// Keys and tags of one cache that are to be invalidated.
 pub(crate) struct Invalidation {
-    pub(crate) writes: Arc<LaneWrites>,
+    pub(crate) writes: Arc<PartitionWrites>,
     pub(crate) keys: BTreeSet<Key>,
     pub(crate) tags: BTreeSet<Key>,
 }
 
 impl Invalidation {
-    /// A write for each key and tag, in each of its lanes. If one is dropped, its invalidation is deferred.
+    /// A write for each key and tag, in each of its partitions. If one is dropped, its invalidation is deferred.
     pub(crate) fn held(&self) -> Vec<Write> {
         let writes = &self.writes;
         let keys = (self.keys.iter())
             .map(|key| Write::new(&writes.of(key).ctx, key.clone(), Step::INVALIDATE));
         let tags = self.tags.iter().flat_map(|tag| {
-            let write =
-                |lane: &Arc<Writes>| Write::new(&lane.ctx, tag.clone(), Step::InvalidateTags);
+            let write = |partition: &Arc<Writes>| {
+                Write::new(&partition.ctx, tag.clone(), Step::InvalidateTags)
+            };
             writes.iter().map(write)
         });
         keys.chain(tags).collect()
@@ -51,7 +52,7 @@ impl Invalidation {
         let keys = self.keys;
         let tags: Vec<_> = self.tags.into_iter().collect();
         let mut calls = Vec::with_capacity(2);
-        // Without tags there is nothing to ask a lane for.
+        // Without tags there is nothing to ask a partition for.
         if !keys.is_empty() {
             calls.push(self.writes.invalidate_many(keys));
         }
@@ -103,11 +104,11 @@ impl Update<'_> {
     }
 }
 
-impl LaneWrites {
+impl PartitionWrites {
     /// Stores a value in both levels.
     pub(crate) fn insert(&self, key: Key, value: Loaded<AnyValue>) -> WriteCall<'_> {
-        let lane = self.of(&key);
-        Box::pin(lane.insert(key, value))
+        let partition = self.of(&key);
+        Box::pin(partition.insert(key, value))
     }
 
     /// Stores values in both levels. A value that cannot be stored is an error for its key alone, as is a key that was
@@ -127,7 +128,7 @@ impl LaneWrites {
                 }
             }
             let parts = self.split(encoded, |value| &value.key).into_iter();
-            let stored = self.all(parts.map(|(lane, values)| lane.insert_all(values)));
+            let stored = self.all(parts.map(|(partition, values)| partition.insert_all(values)));
             let stored = stored.await;
             refused.map_or(stored, Err)
         })
@@ -140,8 +141,8 @@ impl LaneWrites {
         value: Loaded<AnyValue>,
         version: Version,
     ) -> WriteCall<'_, Option<Token>> {
-        let lane = self.of(&key);
-        Box::pin(lane.insert_if(key, value, version))
+        let partition = self.of(&key);
+        Box::pin(partition.insert_if(key, value, version))
     }
 
     /// Waits for the turn of an update of a key.
@@ -157,14 +158,14 @@ impl LaneWrites {
 
     /// Removes a key from both levels, here and everywhere, and keeps loads from being stored for as long as `hold`.
     pub(crate) fn invalidate(&self, key: Key, hold: Duration) -> WriteCall<'_> {
-        let lane = self.of(&key);
-        Box::pin(lane.invalidate([key], hold))
+        let partition = self.of(&key);
+        Box::pin(partition.invalidate([key], hold))
     }
 
     /// Removes keys from both levels, here and everywhere.
     pub(crate) fn invalidate_many(&self, keys: BTreeSet<Key>) -> WriteCall<'_> {
         let parts = self.split(keys, |key| key).into_iter();
-        let calls = parts.map(|(lane, keys)| lane.invalidate(keys, Duration::ZERO));
+        let calls = parts.map(|(partition, keys)| partition.invalidate(keys, Duration::ZERO));
         Box::pin(self.all(calls))
     }
 
@@ -172,14 +173,14 @@ impl LaneWrites {
     /// what L2 has accepted.
     pub(crate) fn invalidate_and_wait(&self, keys: BTreeSet<Key>) -> WriteCall<'_> {
         let parts = self.split(keys, |key| key).into_iter();
-        let calls = parts.map(|(lane, keys)| lane.invalidate_and_wait(keys));
+        let calls = parts.map(|(partition, keys)| partition.invalidate_and_wait(keys));
         Box::pin(self.all(calls))
     }
 
     /// Makes the value of a key stale in both levels, here and everywhere.
     pub(crate) fn expire(&self, key: Key) -> WriteCall<'_, ()> {
-        let lane = self.of(&key);
-        Box::pin(lane.expire(key))
+        let partition = self.of(&key);
+        Box::pin(partition.expire(key))
     }
 
     /// Makes all values with one of these tags misses, in both levels, here and everywhere.
@@ -187,7 +188,7 @@ impl LaneWrites {
         Box::pin(async move {
             let calls = self
                 .iter()
-                .map(|lane| lane.invalidate_tags(tags.iter().cloned()));
+                .map(|partition| partition.invalidate_tags(tags.iter().cloned()));
             self.all(calls).await
         })
     }
@@ -198,17 +199,17 @@ impl LaneWrites {
         Box::pin(async move {
             let calls = self
                 .iter()
-                .map(|lane| lane.invalidate_prefixes(prefixes.iter().cloned()));
+                .map(|partition| partition.invalidate_prefixes(prefixes.iter().cloned()));
             Ok(all_done(join_all(calls).await)?.into_iter().sum())
         })
     }
 
     /// Empties both levels, here and everywhere.
     pub(crate) fn clear(&self) -> WriteCall<'_> {
-        Box::pin(self.all(self.iter().map(|lane| lane.clear())))
+        Box::pin(self.all(self.iter().map(|partition| partition.clear())))
     }
 
-    /// Waits for the calls of the lanes.
+    /// Waits for the calls of the partitions.
     async fn all(
         &self,
         calls: impl Iterator<Item = impl Future<Output = Result<Token, WriteError>>>,
