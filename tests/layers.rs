@@ -35,10 +35,10 @@ const LAYERS: [&[&str]; 20] = [
     &["lookup_by"],
 ];
 
-/// The folders of the engine, from the top. All of them use the files beside them, but for [`OVER_ROOMS`].
-const ROOMS: [&str; 5] = ["subscribe", "report", "load", "write", "read"];
+/// The folders of the engine, from the top. All of them use the files beside them, but for [`OVER_MODULES`].
+const MODULES: [&str; 5] = ["subscribe", "report", "load", "write", "read"];
 /// The file of the engine that uses the folders.
-const OVER_ROOMS: &str = "engine";
+const OVER_MODULES: &str = "engine";
 
 type Module = Vec<String>;
 
@@ -219,11 +219,11 @@ fn layers_depend_downward_only() {
 }
 
 #[test]
-fn rooms_of_the_engine_depend_downward_only() {
+fn modules_of_the_engine_depend_downward_only() {
     let rank = |module: &Module| {
         let name = module.get(1)?.as_str();
-        let room = ROOMS.iter().position(|room| *room == name);
-        Some(room.unwrap_or(if name == OVER_ROOMS { 0 } else { ROOMS.len() }))
+        let module = MODULES.iter().position(|module| *module == name);
+        Some(module.unwrap_or(if name == OVER_MODULES { 0 } else { MODULES.len() }))
     };
     let (graph, mut upward, mut between) = (graph(), Vec::new(), 0);
     let engine = |module: &Module| module[0] == "engine";
@@ -243,7 +243,7 @@ fn rooms_of_the_engine_depend_downward_only() {
         }
     }
     assert!(upward.is_empty(), "{upward:#?}");
-    assert!(between > 30, "{between} imports between rooms");
+    assert!(between > 30, "{between} imports between modules");
 }
 
 #[test]

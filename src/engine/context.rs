@@ -1,4 +1,4 @@
-//! The levels of one partition of an instance, and the state that several rooms share.
+//! The levels of one partition of an instance, and the state that several modules share.
 //!
 //! Architecture invariant: the state of one part is in that part, and logic is here only where several parts need it.
 

@@ -1,6 +1,6 @@
 //! Carries out each call: L1, then L2, then the loader.
 //!
-//! [`engine`] puts an instance together, and names the part that carries out a call. Each part is a room, and is there
+//! [`engine`] puts an instance together, and names the part that carries out a call. Each part is a module, and is there
 //! once for each of the [`partitions`]:
 //!
 //! - [`read`]: look-ups in L1 and L2
@@ -9,7 +9,7 @@
 //! - [`report`]: counters for the fleet and for the recorder of the process
 //! - [`subscribe`]: messages of other instances and programs, and the proof that none was missed
 //!
-//! A room uses those above it in this list, and the files beside this one, which all rooms share: [`context`] holds
+//! A module uses those above it in this list, and the files beside this one, which all modules share: [`context`] holds
 //! their common state, and [`convert`], [`ahead`], [`backoff`], [`breaker`], [`deferred`], [`members`], `metrics`,
 //! [`recent_misses`], [`spans`] and [`sweep`] are one mechanism each.
 
