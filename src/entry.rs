@@ -10,7 +10,7 @@ use std::time::Duration;
 use serde::{Serialize, Serializer};
 
 use crate::clock::Tick;
-use crate::l1::{Held, NEVER};
+use crate::l1::{NEVER, SharedRecord};
 use crate::vocabulary::{Invariant, Source, Version};
 
 /// A cached value, shared with the cache: it dereferences to `V`.
@@ -25,7 +25,7 @@ pub struct Entry<V> {
 /// An entry without the type of its value.
 #[derive(Clone)]
 pub(crate) struct AnyEntry {
-    slot: Held,
+    record: SharedRecord,
     /// When the entry was handed out, rounded up to 64 ns. The last bits are the source, by its place in the enum, and
     /// the flags below.
     ///
@@ -47,16 +47,19 @@ pub(crate) const SAMPLED: u64 = 1 << 5;
 
 impl AnyEntry {
     #[inline]
-    pub(crate) fn new(slot: Held, at: Tick, source: Source) -> Self {
+    pub(crate) fn new(record: SharedRecord, at: Tick, source: Source) -> Self {
         // Up, so that no value seems younger than it is.
         let at = at.saturating_add(FLAGS) & !FLAGS;
         let at_and_flags = at | source as u64;
-        Self { slot, at_and_flags }
+        Self {
+            record,
+            at_and_flags,
+        }
     }
 
     /// An entry of an L1 that cannot prove that the entry is current.
-    pub(crate) fn unproven(slot: Held, at: Tick) -> Self {
-        Self::new(slot, at, Source::L1).with(UNPROVEN)
+    pub(crate) fn unproven(record: SharedRecord, at: Tick) -> Self {
+        Self::new(record, at, Source::L1).with(UNPROVEN)
     }
 
     /// Sets a flag.
@@ -102,7 +105,7 @@ impl AnyEntry {
 
     #[inline]
     pub(crate) fn is_past_soft_ttl(&self) -> bool {
-        self.at() >= self.slot.attend_at && self.at() >= self.slot.soft_at()
+        self.at() >= self.record.attend_at && self.at() >= self.record.soft_at()
     }
 
     /// Whether a loader is wanted, to refresh the value or to compare it with the source.
@@ -113,13 +116,13 @@ impl AnyEntry {
     }
 
     #[inline]
-    pub(crate) fn slot(&self) -> &Held {
-        &self.slot
+    pub(crate) fn record(&self) -> &SharedRecord {
+        &self.record
     }
 
     /// Names the write that has stored the value. `None` for a value that L2 does not have.
     pub(crate) fn version(&self) -> Option<Version> {
-        self.slot.is_stored().then(|| self.slot.version)
+        self.record.is_stored().then(|| self.record.version)
     }
 
     pub(crate) fn meta(&self) -> Meta {
@@ -128,9 +131,9 @@ impl AnyEntry {
             is_stale: self.is_stale(),
             is_unproven: self.has_any(UNPROVEN),
             is_fallback: self.is_fallback(),
-            age: Duration::from_nanos(self.at().saturating_sub(self.slot.born_at)),
-            expires_in: self.until(self.slot.gone_at),
-            stale_in: match self.slot.soft_at() {
+            age: Duration::from_nanos(self.at().saturating_sub(self.record.born_at)),
+            expires_in: self.until(self.record.gone_at),
+            stale_in: match self.record.soft_at() {
                 NEVER => None,
                 soft_at => Some(self.until(soft_at)),
             },
@@ -175,7 +178,7 @@ impl<V> Entry<V> {
     /// # tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap().block_on(demo()).unwrap();
     /// ```
     pub fn tags(&self) -> impl Iterator<Item = &str> {
-        self.entry.slot.tag_names()
+        self.entry.record.tag_names()
     }
 }
 
@@ -184,7 +187,7 @@ impl<V: Send + Sync + 'static> Entry<V> {
     #[inline]
     #[must_use]
     pub fn value(&self) -> &V {
-        self.entry.slot.value().typed()
+        self.entry.record.value().typed()
     }
 }
 

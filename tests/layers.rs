@@ -223,7 +223,11 @@ fn modules_of_the_engine_depend_downward_only() {
     let rank = |module: &Module| {
         let name = module.get(1)?.as_str();
         let module = MODULES.iter().position(|module| *module == name);
-        Some(module.unwrap_or(if name == OVER_MODULES { 0 } else { MODULES.len() }))
+        Some(module.unwrap_or(if name == OVER_MODULES {
+            0
+        } else {
+            MODULES.len()
+        }))
     };
     let (graph, mut upward, mut between) = (graph(), Vec::new(), 0);
     let engine = |module: &Module| module[0] == "engine";

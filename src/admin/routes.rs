@@ -248,7 +248,7 @@ fn found(entry: &AnyEntry) -> Value {
         "expires_in_ms": millis(meta.expires_in),
         "stale_in_ms": meta.stale_in.map(millis),
         "is_stale": meta.is_stale,
-        "tags": entry.slot().tag_names().collect::<Vec<_>>(),
+        "tags": entry.record().tag_names().collect::<Vec<_>>(),
     })
 }
 

@@ -246,7 +246,7 @@ impl<K: CacheKey, V: Send + Sync + 'static> Cache<K, V> {
         let mut update = self.writes().begin_update(key).await;
         loop {
             let (stored, version) = update.read().await?;
-            let value = stored.as_ref().map(|entry| entry.slot().value().typed());
+            let value = stored.as_ref().map(|entry| entry.record().value().typed());
             let changed = change(value).into();
             // Not held over the request: L1 may let the old value go meanwhile.
             drop(stored);
@@ -259,11 +259,11 @@ impl<K: CacheKey, V: Send + Sync + 'static> Cache<K, V> {
     /// Writes a value to the source, and then stores it in both levels, in place of any other, in all instances: as one
     /// task that goes on if the caller is cancelled in between.
     ///
-    /// `value` is the value alone, or a [`Loaded`] with TTLs and tags of its own. `store` is given the value, and
-    /// returns a future that writes it to the source. If `store` panics, or its future fails or panics, the key is
-    /// invalidated, as the write may have landed all the same. The key is also invalidated if another change of the key comes at the same
-    /// time: the caches then have no value, and never the value of a write that was not the last one. Until the source
-    /// has the value, look-ups return the old value or wait, as for a load.
+    /// `value` is the value alone, or a [`Loaded`] with TTLs and tags of its own. `store` is given the value, and returns a
+    /// future that writes it to the source. If `store` panics, or its future fails or panics, the key is invalidated, as
+    /// the write may have landed all the same. The key is also invalidated if another change of the key comes at the same
+    /// time: the caches then have no value, and never the value of a write that was not the last one. Until the source has
+    /// the value, look-ups return the old value or wait, as for a load.
     ///
     /// A value that cannot be stored in the caches is in the source after `Ok`, and not in the caches: the key is
     /// invalidated. Such a value is over [`max_value_size`](crate::Builder::max_value_size), cannot be encoded, has a

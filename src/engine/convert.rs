@@ -15,7 +15,7 @@ use super::ahead::RefreshAhead;
 use crate::clock::{Tick, nanos};
 use crate::error::Misuse;
 use crate::key::Key;
-use crate::l1::{Held, L1, NEVER, Slot, SlotHead, Tags, Weigher, entry_bytes};
+use crate::l1::{L1, NEVER, Record, RecordHead, SharedRecord, Tags, Weigher, entry_bytes};
 #[cfg(feature = "write-behind")]
 use crate::l2::Waiting;
 use crate::l2::{EncodedValue, Ttls};
@@ -113,12 +113,12 @@ impl Convert {
     /// valid.
     ///
     /// If they have no value of this type, returns the request for one; if it cannot be read, for another one.
-    pub(crate) fn open(&self, key: &Key, bytes: &[u8], now: Tick) -> Result<Held, Want> {
+    pub(crate) fn open(&self, key: &Key, bytes: &[u8], now: Tick) -> Result<SharedRecord, Want> {
         self.counters.l2_read_bytes.add(bytes.len() as u64);
         match self.decode(key, bytes) {
             Ok(Some((value, read))) => {
                 let tags = self.l1.tags(&read.tags);
-                Ok(self.slot(key, value, read.stamp, read.lifetime, tags, now))
+                Ok(self.record(key, value, read.stamp, read.lifetime, tags, now))
             }
             // Instances of another release have stored theirs (rule 29).
             Ok(None) => Err(Want::Any),
@@ -383,7 +383,7 @@ impl Convert {
     }
 
     /// A value with a stamp, its times translated to this process's clock.
-    pub(crate) fn slot(
+    pub(crate) fn record(
         &self,
         key: &Key,
         value: AnyValue,
@@ -391,7 +391,7 @@ impl Convert {
         lifetime: Lifetime,
         tags: Tags,
         now: Tick,
-    ) -> Held {
+    ) -> SharedRecord {
         // The partition's time is overestimated, so a value seems older than it is, and goes early.
         let partition_now = self.l1.freshness.partition_time(now).unwrap_or(0);
         let age = partition_now.saturating_sub(stamp.written_at);
@@ -410,7 +410,7 @@ impl Convert {
             Some(ttl) => now.saturating_add(nanos(ttl)).min(gone_at),
             None => gone_at,
         };
-        let head = SlotHead {
+        let head = RecordHead {
             version: stamp.version(),
             born_at,
             soft_at: lifetime.stale_at.map_or(NEVER, at),
@@ -425,16 +425,16 @@ impl Convert {
         );
         let ends_at = (self.options.sliding).map(|_| lifetime.ends_at.map_or(NEVER, at));
         let head = self.head_until(head, gone_at, ends_at);
-        Arc::new(Slot::new(key.clone(), value, head, tags))
+        Arc::new(Record::new(key.clone(), value, head, tags))
     }
 
     /// The head of a value with another end of its lifetime.
     pub(crate) fn head_until(
         &self,
-        head: SlotHead,
+        head: RecordHead,
         gone_at: Tick,
         ends_at: Option<Tick>,
-    ) -> SlotHead {
+    ) -> RecordHead {
         let bound_in_l1 = (head.expires_at < head.gone_at).then_some(head.expires_at);
         let tuned = self.options.tuned();
         let refresh_at = if tuned.verify > 0.0 || tuned.mode == Mode::Shadow {
@@ -444,7 +444,7 @@ impl Convert {
             (self.ahead).begins_at(head.born_at, head.soft_at.min(gone_at))
         };
         let extend_at = self.extend_at(gone_at, ends_at);
-        SlotHead {
+        RecordHead {
             expires_at: gone_at.min(bound_in_l1.unwrap_or(NEVER)),
             gone_at,
             ends_at,
@@ -463,9 +463,9 @@ impl Convert {
     }
 
     /// A value that L2 does not hold, for the callers that waited for it and for no other.
-    pub(crate) fn unstored(key: &Key, value: AnyValue, now: Tick) -> Held {
+    pub(crate) fn unstored(key: &Key, value: AnyValue, now: Tick) -> SharedRecord {
         // With no version that L1 stores: it may be older than an invalidation that L2 has executed (rule 1).
-        let head = SlotHead {
+        let head = RecordHead {
             version: Version::ABSENT,
             born_at: now,
             soft_at: NEVER,
@@ -474,6 +474,6 @@ impl Convert {
             ends_at: None,
             attend_at: NEVER,
         };
-        Arc::new(Slot::new(key.clone(), value, head, Tags::default()))
+        Arc::new(Record::new(key.clone(), value, head, Tags::default()))
     }
 }

@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use hashbrown::HashTable;
 
-use super::Slot;
+use super::Record;
 use super::freshness::{Caller, Freshness};
 use super::hasher::{Hasher, hasher};
 use super::key_state::{Comparable, Joinable, KeyState, LeaseWaiter};
@@ -350,14 +350,14 @@ impl InFlight {
     }
 
     /// Whether an operation may store a value. It may change at any time before [`reveal`](Self::reveal).
-    pub(super) fn may_store(&self, op: &Op, fresh: &Slot) -> bool {
+    pub(super) fn may_store(&self, op: &Op, fresh: &Record) -> bool {
         let shard = self.lock(op.hash);
         let state = shard.get(op.hash, &op.key);
         state.is_some_and(|state| self.allows(state, op, fresh))
     }
 
     /// Makes a stored value visible, if it still may be; then nothing older may (rule 3).
-    pub(super) fn reveal(&self, op: &Op, fresh: &Slot) -> bool {
+    pub(super) fn reveal(&self, op: &Op, fresh: &Record) -> bool {
         let mut shard = self.lock(op.hash);
         let state = shard.get_mut(op.hash, &op.key);
         let Some(state) = state.filter(|state| self.allows(state, op, fresh)) else {
@@ -372,7 +372,7 @@ impl InFlight {
         true
     }
 
-    fn allows(&self, state: &KeyState, op: &Op, fresh: &Slot) -> bool {
+    fn allows(&self, state: &KeyState, op: &Op, fresh: &Record) -> bool {
         let is_of_epoch = fresh.version.epoch == op.epoch || without(Rule::Epochs);
         let (ver, issued) = (fresh.version.ver, self.freshness.issued());
         state.may_store(op.id, op.is_load, ver, issued)

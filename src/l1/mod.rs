@@ -10,7 +10,7 @@
 //! - [`freshness`]: the proof that nothing was missed, by which entries may be served
 //! - [`size_advice`]: which hit rates other capacities would have
 //! - [`era`]: of which hits moka and the advice are told
-//! - [`slot`]: an entry; [`outcome`]: how a read or load ended; [`cell`], [`hasher`], [`sync`]: the parts of these
+//! - [`record`]: an entry; [`outcome`]: how a read or load ended; [`cell`], [`hasher`], [`sync`]: the parts of these
 //!
 //! Knows nothing of L2 and of the engine: does no I/O, starts no task, and waits only for notifications.
 
@@ -32,8 +32,8 @@ mod key_state;
 mod outcome;
 #[cfg(not(larder_interleavings))]
 mod policy;
+mod record;
 mod size_advice;
-mod slot;
 mod store;
 mod sync;
 mod table;
@@ -46,8 +46,8 @@ pub(crate) use self::key_state::LeaseWaiter;
 pub(crate) use self::outcome::{
     LoadOutcome, MISS, NoValue, Outcome, OutcomeKind, ReadOutcome, UNAVAILABLE,
 };
+pub(crate) use self::record::{NEVER, Record, RecordHead, SharedRecord};
 pub(crate) use self::size_advice::SizeAdvisor;
-pub(crate) use self::slot::{Held, NEVER, Slot, SlotHead};
 pub(crate) use self::store::{Weigher, entry_bytes};
 pub(crate) use self::tags::{TagState, Tags};
 
@@ -102,8 +102,8 @@ impl L1 {
         let on_removed: OnRemoved = {
             let (events, freshness) = (Arc::clone(events), Arc::clone(&freshness));
             let clock = options.clock.clone();
-            Box::new(move |slot, was_evicted| {
-                events.emit(|| removal(&freshness, slot, was_evicted, clock.now()));
+            Box::new(move |record, was_evicted| {
+                events.emit(|| removal(&freshness, record, was_evicted, clock.now()));
             })
         };
         Self {
@@ -122,12 +122,12 @@ impl L1 {
     }
 
     /// The entry that may be served at `now`, if there is one.
-    pub(crate) fn get(&self, key: &str, now: Tick) -> Option<Held> {
+    pub(crate) fn get(&self, key: &str, now: Tick) -> Option<SharedRecord> {
         let is_proven = || self.freshness.is_live_at(now);
         self.find(
             key,
             is_proven,
-            |slot| self.is_visible(slot, now),
+            |record| self.is_visible(record, now),
             Misses::NotNoted,
         )
     }
@@ -135,24 +135,29 @@ impl L1 {
     /// As [`get`](Self::get), for a look-up of a caller, who takes [note](Store::note_hit) of a hit. Takes note of a
     /// miss. Without the proof no look-up is a hit, and none counts: a larger L1 would answer none of them.
     #[inline(always)]
-    pub(crate) fn look_up(&self, key: &str, now: Tick) -> Option<Held> {
+    pub(crate) fn look_up(&self, key: &str, now: Tick) -> Option<SharedRecord> {
         let is_proven = || self.freshness.is_live_at(now);
         self.find(
             key,
             is_proven,
-            |slot| self.is_visible(slot, now),
+            |record| self.is_visible(record, now),
             Misses::Noted,
         )
     }
 
     /// The entry that may be served at `now` but for the proof that it is current, which ran out less than `limit`
     /// before.
-    pub(crate) fn get_unproven(&self, key: &str, now: Tick, limit: Duration) -> Option<Held> {
+    pub(crate) fn get_unproven(
+        &self,
+        key: &str,
+        now: Tick,
+        limit: Duration,
+    ) -> Option<SharedRecord> {
         let is_proven = || self.freshness.was_live(now, limit);
         self.find(
             key,
             is_proven,
-            |slot| self.is_visible(slot, now),
+            |record| self.is_visible(record, now),
             Misses::NotNoted,
         )
     }
@@ -165,9 +170,9 @@ impl L1 {
         &self,
         key: &str,
         is_proven: impl Fn() -> bool,
-        accepts: impl Fn(&Slot) -> bool,
+        accepts: impl Fn(&Record) -> bool,
         misses: Misses,
-    ) -> Option<Held> {
+    ) -> Option<SharedRecord> {
         if !without(Rule::ProofFirst) && !is_proven() {
             return None;
         }
@@ -188,48 +193,48 @@ impl L1 {
         now: Tick,
         kept: Duration,
         limit: Option<Duration>,
-    ) -> Option<Held> {
+    ) -> Option<SharedRecord> {
         let is_proven = || match limit {
             Some(limit) => self.freshness.was_live(now, limit),
             None => self.freshness.is_live_at(now) || without(Rule::FallbackProof),
         };
-        let is_kept = |slot: &Slot| self.is_of_now(slot) && slot.is_kept(now, kept);
+        let is_kept = |record: &Record| self.is_of_now(record) && record.is_kept(now, kept);
         self.find(key, is_proven, is_kept, Misses::NotNoted)
     }
 
     /// Whether an entry was stored by a write of this partition that a token names, or later in the same epoch (rule 22).
-    pub(crate) fn is_at_least(&self, slot: &Slot, write: Version) -> bool {
-        let Version { epoch, ver } = slot.version;
-        let is_after = slot.is_stored() && epoch == write.epoch && ver >= write.ver;
+    pub(crate) fn is_at_least(&self, record: &Record, write: Version) -> bool {
+        let Version { epoch, ver } = record.version;
+        let is_after = record.is_stored() && epoch == write.epoch && ver >= write.ver;
         // A higher version may be none of the partition's (rule 11).
         is_after && ver <= self.freshness.issued()
     }
 
     #[inline(always)]
-    fn held(&self, key: &str, now: Tick) -> Option<Held> {
-        self.store.get(key, |slot| self.is_visible(slot, now))
+    fn held(&self, key: &str, now: Tick) -> Option<SharedRecord> {
+        self.store.get(key, |record| self.is_visible(record, now))
     }
 
     #[inline]
-    fn is_visible(&self, slot: &Slot, now: Tick) -> bool {
-        self.is_of_now(slot) && now < slot.expires_at
+    fn is_visible(&self, record: &Record, now: Tick) -> bool {
+        self.is_of_now(record) && now < record.expires_at
     }
 
     #[inline]
-    fn is_of_now(&self, slot: &Slot) -> bool {
-        slot.is_of(self.freshness.generation(), || self.freshness.tag_changes())
+    fn is_of_now(&self, record: &Record) -> bool {
+        record.is_of(self.freshness.generation(), || self.freshness.tag_changes())
     }
 
     /// Whether a value may be used for which the server has compared no epochs: it was written in the epoch that was
     /// known when the operation began, there was no flush since, and the value has not expired.
-    pub(crate) fn is_usable(&self, op: &Op, fresh: &Held, now: Tick) -> bool {
+    pub(crate) fn is_usable(&self, op: &Op, fresh: &SharedRecord, now: Tick) -> bool {
         let of_now = fresh.version.epoch == op.epoch || without(Rule::Epochs);
         self.in_flight.is_current(op) && of_now && now < fresh.gone_at
     }
 
     /// Stores a value that was read from L2, unless its key has changed since the operation began. It is handed out all
     /// the same, so nothing older is served or stored after it (rule 3).
-    pub(crate) fn put_read(&self, op: &Op, fresh: &Held) {
+    pub(crate) fn put_read(&self, op: &Op, fresh: &SharedRecord) {
         if self.try_store(op, fresh) {
             return;
         }
@@ -238,21 +243,21 @@ impl L1 {
         if epoch == self.freshness.epoch() {
             // The floor before the eviction, as for a change: an operation that stores in between stores nothing older.
             (self.in_flight).hand_out_unstored(op, Comparable { ver, generation });
-            self.store.remove_if(key, |slot| slot.version.ver < ver);
+            self.store.remove_if(key, |record| record.version.ver < ver);
         } else {
             self.forget(key);
         }
     }
 
     /// Stores a loaded value with which this instance has filled L2, as [`put_read`](Self::put_read) does.
-    pub(crate) fn put_filled(&self, op: &Op, fresh: &Held) {
+    pub(crate) fn put_filled(&self, op: &Op, fresh: &SharedRecord) {
         self.note_issued(fresh.version);
         self.put_read(op, fresh);
     }
 
     /// Stores a value that this instance has inserted: a change like any other, but an older entry is replaced rather
     /// than evicted.
-    pub(crate) fn put_inserted(&self, op: &Op, fresh: &Held) {
+    pub(crate) fn put_inserted(&self, op: &Op, fresh: &SharedRecord) {
         let change = self.note_issued(fresh.version);
         if change.is_some() {
             self.in_flight.change(&op.key, change);
@@ -279,11 +284,11 @@ impl L1 {
         &self,
         keys: impl IntoIterator<Item = &'a str>,
         at: Version,
-        evict: impl Fn(&str, &dyn Fn(&Slot) -> bool),
+        evict: impl Fn(&str, &dyn Fn(&Record) -> bool),
     ) {
         let change = self.note_issued(at);
         // Without a version that can be compared any entry may be old.
-        let is_old = |slot: &Slot| change.is_none() || self.is_outdated(slot, at.ver);
+        let is_old = |record: &Record| change.is_none() || self.is_outdated(record, at.ver);
         for key in keys {
             // First the floor: an operation that stores after it stores nothing to be evicted, and an entry that was
             // stored before it is seen here.
@@ -312,9 +317,9 @@ impl L1 {
             (self.in_flight).change_prefix(prefix, self.note_issued(at));
         }
         let which = Prefixes::new(prefixes.iter().map(|(prefix, _)| *prefix));
-        self.remove_prefixes(&which, now, |slot| {
-            let is_old = |at: Version| at.epoch != present || self.is_outdated(slot, at.ver);
-            let mut of = which.of(slot.key.as_bytes());
+        self.remove_prefixes(&which, now, |record| {
+            let is_old = |at: Version| at.epoch != present || self.is_outdated(record, at.ver);
+            let mut of = which.of(record.key.as_bytes());
             of.any(|place| prefixes.get(place).is_some_and(|&(_, at)| is_old(at)))
         })
     }
@@ -355,12 +360,12 @@ impl L1 {
         &self,
         which: &Prefixes<'_>,
         now: Tick,
-        condition: impl Fn(&Slot) -> bool,
+        condition: impl Fn(&Record) -> bool,
     ) -> u64 {
         let mut removed = 0;
-        self.store.remove_prefixes(which, |slot| {
-            let is_removed = condition(slot);
-            removed += u64::from(is_removed && self.is_visible(slot, now));
+        self.store.remove_prefixes(which, |record| {
+            let is_removed = condition(record);
+            removed += u64::from(is_removed && self.is_visible(record, now));
             is_removed
         });
         removed
@@ -372,14 +377,14 @@ impl L1 {
     /// not one of the partition's: another program has written it to Redis, and no version that is issued will ever exceed
     /// it. To lose the former costs a miss. An entry that this instance has written is not above: its version was known
     /// to be issued before the entry was stored, and is compared here after the entry was found.
-    fn is_outdated(&self, slot: &Slot, ver: u64) -> bool {
-        let held = slot.version.ver;
+    fn is_outdated(&self, record: &Record, ver: u64) -> bool {
+        let held = record.version.ver;
         held < ver || held > self.freshness.issued()
     }
 
     /// The version of the entry of a key, where no other instance shares the partition.
     pub(crate) fn version(&self, key: &str, now: Tick) -> Version {
-        (self.held(key, now)).map_or(Version::ABSENT, |slot| slot.version)
+        (self.held(key, now)).map_or(Version::ABSENT, |record| record.version)
     }
 
     /// Makes the entry of a key stale, in a cache without L2; loads, refreshes and inserts of the key that are under way
@@ -388,38 +393,38 @@ impl L1 {
         // First: nothing that began before stores its value after this has looked.
         let change = self.note_issued(at);
         self.in_flight.change(key, change);
-        self.replace_times(key, now, |slot| {
-            (now < slot.soft_at()).then(|| SlotHead {
+        self.replace_times(key, now, |record| {
+            (now < record.soft_at()).then(|| RecordHead {
                 soft_at: now,
                 attend_at: now,
-                ..slot.head()
+                ..record.head()
             })
         });
     }
 
-    /// Puts a slot with the same value and other times in the place of the entry of a key, in a cache without L2; of
+    /// Puts a record with the same value and other times in the place of the entry of a key, in a cache without L2; of
     /// several such changes at once none is lost, and the entry stays visible. Returns whether there is one. `new`
     /// gives `None` for an entry that may stay as it is.
     ///
-    /// The new slot takes the place of this slot only, so it cannot bring back an entry that was removed or replaced
+    /// The new record takes the place of this record only, so it cannot bring back an entry that was removed or replaced
     /// meanwhile.
     pub(crate) fn replace_times(
         &self,
         key: &str,
         now: Tick,
-        new: impl Fn(&Slot) -> Option<SlotHead>,
+        new: impl Fn(&Record) -> Option<RecordHead>,
     ) -> bool {
         loop {
-            let Some(slot) = self.held(key, now) else {
+            let Some(record) = self.held(key, now) else {
                 return false;
             };
-            let Some(head) = new(&slot) else {
+            let Some(head) = new(&record) else {
                 return true;
             };
-            let value = slot.value().clone();
-            let fresh = Arc::new(Slot::new(slot.key.clone(), value, head, slot.tags()));
-            fresh.reveal_as(&slot);
-            if self.store.replace(&slot, &fresh) {
+            let value = record.value().clone();
+            let fresh = Arc::new(Record::new(record.key.clone(), value, head, record.tags()));
+            fresh.reveal_as(&record);
+            if self.store.replace(&record, &fresh) {
                 return true;
             }
             // Another change came first.
@@ -470,17 +475,18 @@ impl L1 {
         if !self.freshness.is_live_at(now) {
             return Vec::new();
         }
-        self.store.keys(most, |slot| self.is_visible(slot, now))
+        self.store.keys(most, |record| self.is_visible(record, now))
     }
 
     /// Removes the entry of a key that is not served any more, and is no fallback.
     pub(crate) fn remove_gone(&self, key: &str, now: Tick) {
-        self.store.remove_if(key, |slot| self.is_gone(slot, now));
+        self.store
+            .remove_if(key, |record| self.is_gone(record, now));
     }
 
     /// Gives the memory of entries back that are not served any more, or have expired: of a few with each step.
     pub(crate) fn sweep(&self, now: Tick) -> impl Iterator<Item = ()> {
-        (self.store).remove_where(move |slot| self.is_gone(slot, now))
+        (self.store).remove_where(move |record| self.is_gone(record, now))
     }
 
     /// As [`sweep`](Self::sweep), after all entries were dropped together, another capacity was set, or moka's sum of
@@ -489,26 +495,26 @@ impl L1 {
     pub(crate) fn sweep_all(&self, now: Tick) -> (Box<dyn Send>, impl Iterator<Item = ()>) {
         // moka says nothing of an entry that it never takes in.
         let has_room = self.store.has_room();
-        (self.store).keep_where(move |slot| has_room && !self.is_gone(slot, now))
+        (self.store).keep_where(move |record| has_room && !self.is_gone(record, now))
     }
 
     /// Gives the memory of entries back that have expired: of a few with each step.
     pub(crate) fn sweep_expired(&self, now: Tick) -> impl Iterator<Item = ()> {
         self.store
-            .remove_due(now, move |slot| self.is_gone(slot, now))
+            .remove_due(now, move |record| self.is_gone(record, now))
     }
 
-    fn is_gone(&self, slot: &Slot, now: Tick) -> bool {
+    fn is_gone(&self, record: &Record, now: Tick) -> bool {
         let generation = self.freshness.generation();
-        slot.is_of_former(generation, || self.freshness.tag_changes())
-            || now >= slot.held_until(self.kept)
+        record.is_of_former(generation, || self.freshness.tag_changes())
+            || now >= record.held_until(self.kept)
     }
 
     /// Stores a value if its operation may still do so. Returns whether it was stored.
     ///
     /// moka's insert can wait for its own housekeeping, so no lock is held over it: the entry goes in invisible, and
     /// becomes visible in the critical section in which changes raise floors (rule 3).
-    fn try_store(&self, op: &Op, fresh: &Held) -> bool {
+    fn try_store(&self, op: &Op, fresh: &SharedRecord) -> bool {
         // Without a place it is as if it were evicted at once: nothing older may be stored after it, or joined.
         let has_place = self.store.has_room() && fresh.is_for_l1();
         if has_place {
@@ -521,7 +527,7 @@ impl L1 {
         let is_revealed = self.in_flight.reveal(op, fresh);
         if is_revealed {
             // An older entry may have taken its place before the floor was raised.
-            let is_older = |slot: &Slot| slot.version.ver < fresh.version.ver;
+            let is_older = |record: &Record| record.version.ver < fresh.version.ver;
             self.store.remove_if(&op.key, is_older);
         } else if has_place {
             (self.store).remove_if(&op.key, |current| ptr::eq(current, Arc::as_ptr(fresh)));
@@ -531,10 +537,15 @@ impl L1 {
 }
 
 /// The event of an entry that has left L1. `None` if a change has removed it, which has an event of its own.
-fn removal(freshness: &Freshness, slot: &Slot, was_evicted: bool, now: Tick) -> Option<CacheEvent> {
-    let key = || (*slot.key).to_owned();
-    let is_of_now = slot.is_of(freshness.generation(), || freshness.tag_changes());
-    match now >= slot.expires_at {
+fn removal(
+    freshness: &Freshness,
+    record: &Record,
+    was_evicted: bool,
+    now: Tick,
+) -> Option<CacheEvent> {
+    let key = || (*record.key).to_owned();
+    let is_of_now = record.is_of(freshness.generation(), || freshness.tag_changes());
+    match now >= record.expires_at {
         _ if !is_of_now => None,
         true => Some(CacheEvent::Expired { key: key() }),
         false => was_evicted.then(|| CacheEvent::Evicted { key: key() }),

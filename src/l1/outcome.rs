@@ -2,12 +2,12 @@
 
 use std::sync::Arc;
 
-use super::slot::Held;
+use super::record::SharedRecord;
 use crate::error::LoadError;
 use crate::vocabulary::{Source, Want};
 
 /// How a read of L2 ended. Without a value it names the one that a load asks for instead.
-pub(crate) type ReadOutcome = Result<Held, NoValue>;
+pub(crate) type ReadOutcome = Result<SharedRecord, NoValue>;
 
 /// Why a read of L2 has ended without a value, by the values that a load is then content with.
 pub(crate) type NoValue = Option<Want>;
@@ -23,7 +23,7 @@ pub(crate) type LoadOutcome = Result<Option<Outcome>, LoadError>;
 
 /// The value that the callers of a load get.
 pub(crate) struct Outcome {
-    pub(crate) slot: Held,
+    pub(crate) record: SharedRecord,
     /// Which source had it.
     pub(crate) source: Source,
     pub(crate) kind: OutcomeKind,
@@ -48,12 +48,12 @@ impl Outcome {
     /// for a caller with a token, too, and not enough (rule 22).
     pub(crate) fn is_usable_late(&self) -> bool {
         // An unstored value has no version to be compared with the version of the invalidation.
-        self.slot.is_stored() && self.slot.tags().allow(self.slot.version.ver)
+        self.record.is_stored() && self.record.tags().allow(self.record.version.ver)
     }
 
-    pub(crate) fn fresh(slot: Held, source: Source) -> Self {
+    pub(crate) fn fresh(record: SharedRecord, source: Source) -> Self {
         Self {
-            slot,
+            record,
             source,
             kind: OutcomeKind::Fresh,
             failed: None,
@@ -64,7 +64,7 @@ impl Outcome {
 impl Clone for Outcome {
     fn clone(&self) -> Self {
         Self {
-            slot: Arc::clone(&self.slot),
+            record: Arc::clone(&self.record),
             failed: self.failed.clone(),
             ..*self
         }

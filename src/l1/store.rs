@@ -31,7 +31,7 @@ use super::interleavings::Policy;
 use super::policy::Policy;
 use super::sync::{AtomicBool, CachePadded, Mutex, lock};
 use super::table::Table;
-use super::{Held, SizeAdvisor, Slot};
+use super::{Record, SharedRecord, SizeAdvisor};
 use crate::clock::Tick;
 use crate::key::{Key, SHORT_KEY_BYTES};
 use crate::prefixes::Prefixes;
@@ -42,8 +42,8 @@ use crate::vocabulary::AnyValue;
 /// The weight of an entry.
 pub(crate) type Weigher = Arc<dyn Fn(&str, &AnyValue) -> u32 + Send + Sync>;
 
-/// The bytes that an entry takes besides its value, by its key: the bytes of the slot, of the counts of the owners of
-/// slot and value, of the place in the table, and of moka's record of the hash, with the room that hash tables have to
+/// The bytes that an entry takes besides its value, by its key: the bytes of the record, of the counts of the owners of
+/// record and value, of the place in the table, and of moka's record of the hash, with the room that hash tables have to
 /// spare.
 pub(crate) fn entry_bytes(key: &str) -> usize {
     const COUNTS: usize = 48;
@@ -52,16 +52,16 @@ pub(crate) fn entry_bytes(key: &str) -> usize {
     const RECORD: usize = 312;
     let is_long = key.len() > SHORT_KEY_BYTES;
     let long_key = if is_long { key.len() + 32 } else { 0 };
-    size_of::<Slot>() + COUNTS + PLACE + RECORD + long_key
+    size_of::<Record>() + COUNTS + PLACE + RECORD + long_key
 }
 
-type Evicted = Vec<Held>;
+type Evicted = Vec<SharedRecord>;
 
 /// How many buckets an insert tells moka of, at most. Most have a few entries.
 const MOST_TOLD: usize = 16;
 
 /// Called with each entry that leaves L1 without another in its place, and whether moka has evicted it. Under no lock.
-pub(super) type OnRemoved = Box<dyn Fn(&Slot, bool) + Send + Sync>;
+pub(super) type OnRemoved = Box<dyn Fn(&Record, bool) + Send + Sync>;
 
 pub(crate) struct Store {
     table: Arc<Table>,
@@ -95,9 +95,9 @@ impl Store {
         let evict = {
             let (table, evicted) = (Arc::clone(&table), Arc::clone(&evicted));
             move |hash| {
-                let is_it = |slot: &Held| table.hash(&slot.key) == hash;
-                if let Some(slot) = table.remove_if(hash, is_it) {
-                    lock::<Evicted>(&evicted).push(slot);
+                let is_it = |record: &SharedRecord| table.hash(&record.key) == hash;
+                if let Some(record) = table.remove_if(hash, is_it) {
+                    lock::<Evicted>(&evicted).push(record);
                 }
             }
         };
@@ -116,13 +116,17 @@ impl Store {
     }
 
     #[inline(always)]
-    pub(super) fn get(&self, key: &str, accepts: impl Fn(&Slot) -> bool) -> Option<Held> {
+    pub(super) fn get(&self, key: &str, accepts: impl Fn(&Record) -> bool) -> Option<SharedRecord> {
         self.table.get(self.table.hash(key), key, accepts)
     }
 
     /// As [`get`](Self::get), for a look-up of a caller: takes note of a miss.
     #[inline(always)]
-    pub(super) fn look_up(&self, key: &str, accepts: impl Fn(&Slot) -> bool) -> Option<Held> {
+    pub(super) fn look_up(
+        &self,
+        key: &str,
+        accepts: impl Fn(&Record) -> bool,
+    ) -> Option<SharedRecord> {
         let hash = self.table.hash(key);
         let found = self.table.get(hash, key, accepts);
         if found.is_none()
@@ -156,28 +160,28 @@ impl Store {
 
     /// Has moka record the first hit of an entry in this era, and tells the advice of a hit of its sample.
     #[inline]
-    pub(crate) fn note_hit(&self, slot: &Slot) {
+    pub(crate) fn note_hit(&self, record: &Record) {
         let era = self.era.load(Ordering::Relaxed);
-        if !slot.told.is(era) {
-            self.record_hit(slot, era);
+        if !record.told.is(era) {
+            self.record_hit(record, era);
         }
     }
 
     #[cold]
-    fn record_hit(&self, slot: &Slot, era: Era) {
-        let (told, mark) = slot.told.get();
+    fn record_hit(&self, record: &Record, era: Era) {
+        let (told, mark) = record.told.get();
         let advice = self.advice.as_ref().filter(|advice| advice.awaits(mark));
         if told == era && advice.is_none() {
             return;
         }
-        let hash = self.table.hash(&slot.key);
+        let hash = self.table.hash(&record.key);
         if told != era {
-            slot.told.set(era, mark);
+            record.told.set(era, mark);
             self.policy.record(hash);
             self.drop_evicted();
         }
         if let Some(advice) = advice {
-            slot.told.set(era, advice.note_hit(hash, slot.weight()));
+            record.told.set(era, advice.note_hit(hash, record.weight()));
         }
     }
 
@@ -202,22 +206,24 @@ impl Store {
     }
 
     /// Puts an entry in the place of the entry of its key.
-    pub(super) fn insert(&self, slot: &Held) {
-        let hash = self.table.hash(&slot.key);
-        slot.set_weight(self.weigh(slot));
+    pub(super) fn insert(&self, record: &SharedRecord) {
+        let hash = self.table.hash(&record.key);
+        record.set_weight(self.weigh(record));
         let advice = self.advice.as_ref();
-        let mark = advice.map_or(Mark::NONE, |advice| advice.note_insert(hash, slot.weight()));
-        slot.told.set(self.era.load(Ordering::Relaxed), mark);
-        let former = self.table.put(hash, slot);
+        let mark = advice.map_or(Mark::NONE, |advice| {
+            advice.note_insert(hash, record.weight())
+        });
+        record.told.set(self.era.load(Ordering::Relaxed), mark);
+        let former = self.table.put(hash, record);
         let is_new = former.is_none();
         // After the entry was put there: of two threads that insert, one finds the entry of the other.
         if !self.is_roomy() {
             if is_new {
                 self.note_miss(hash);
             }
-            if former.is_none_or(|former| former.weight() != slot.weight()) {
-                if !self.policy.admit(hash, slot.weight()) {
-                    self.tell_of_older(slot.weight());
+            if former.is_none_or(|former| former.weight() != record.weight()) {
+                if !self.policy.admit(hash, record.weight()) {
+                    self.tell_of_older(record.weight());
                 }
                 self.drop_evicted();
             }
@@ -248,8 +254,8 @@ impl Store {
         self.policy.admit_next(|place| {
             let mut entries = Vec::new();
             (place < self.table.buckets()).then(|| {
-                (self.table).look_at(place, &mut |slot| {
-                    entries.push((self.table.hash(&slot.key), slot.weight()));
+                (self.table).look_at(place, &mut |record| {
+                    entries.push((self.table.hash(&record.key), record.weight()));
                 });
                 entries
             })
@@ -268,17 +274,17 @@ impl Store {
         })
     }
 
-    fn weigh(&self, slot: &Slot) -> u32 {
+    fn weigh(&self, record: &Record) -> u32 {
         let Some(weigher) = &self.weigher else {
             return 1;
         };
         // An entry of unknown weight does not fit. The panic itself has been reported by its hook.
-        let weigh = || weigher(&slot.key, slot.value());
+        let weigh = || weigher(&record.key, record.value());
         catch_unwind(AssertUnwindSafe(weigh)).unwrap_or(u32::MAX)
     }
 
-    /// Puts a slot in the place of another one of the same key, if that is still there. Returns whether it was.
-    pub(super) fn replace(&self, old: &Held, new: &Held) -> bool {
+    /// Puts a record in the place of another one of the same key, if that is still there. Returns whether it was.
+    pub(super) fn replace(&self, old: &SharedRecord, new: &SharedRecord) -> bool {
         let (era, mark) = old.told.get();
         new.told.set(era, mark);
         new.set_weight(old.weight());
@@ -286,13 +292,13 @@ impl Store {
     }
 
     /// Removes the entry of a key if it meets the condition.
-    pub(super) fn remove_if(&self, key: &str, condition: impl Fn(&Slot) -> bool) {
+    pub(super) fn remove_if(&self, key: &str, condition: impl Fn(&Record) -> bool) {
         // Most keys that other instances change are not here, which takes no lock.
         let hash = self.table.hash(key);
         if self.table.get(hash, key, &condition).is_none() {
             return;
         }
-        let is_it = |slot: &Held| *slot.key == *key && condition(slot);
+        let is_it = |record: &SharedRecord| *record.key == *key && condition(record);
         if let Some(removed) = self.table.remove_if(hash, is_it) {
             self.forget(hash, key);
             self.drop_evicted();
@@ -302,9 +308,9 @@ impl Store {
 
     /// Makes the entry of a key that is being inserted invisible if it meets the condition. It keeps its room, as moka
     /// takes longer to remove an entry and to insert another.
-    pub(super) fn hide_if(&self, key: &str, condition: impl Fn(&Slot) -> bool) {
-        if let Some(slot) = self.get(key, condition) {
-            slot.hide();
+    pub(super) fn hide_if(&self, key: &str, condition: impl Fn(&Record) -> bool) {
+        if let Some(record) = self.get(key, condition) {
+            record.hide();
         }
     }
 
@@ -313,17 +319,19 @@ impl Store {
     pub(super) fn remove_prefixes(
         &self,
         which: &Prefixes<'_>,
-        mut condition: impl FnMut(&Slot) -> bool,
+        mut condition: impl FnMut(&Record) -> bool,
     ) {
         for place in self.places() {
-            self.remove_from(place, |slot| which.has_one(&slot.key) && condition(slot));
+            self.remove_from(place, |record| {
+                which.has_one(&record.key) && condition(record)
+            });
         }
     }
 
     /// Removes the entries that meet the condition, the entries of one bucket with each step.
     pub(super) fn remove_where(
         &self,
-        mut condition: impl FnMut(&Slot) -> bool,
+        mut condition: impl FnMut(&Record) -> bool,
     ) -> impl Iterator<Item = ()> {
         (self.places()).map(move |place| self.remove_from(place, &mut condition))
     }
@@ -334,7 +342,7 @@ impl Store {
     /// former moka, to be dropped after the steps: that takes long, and inserts may use it until then.
     pub(super) fn keep_where(
         &self,
-        condition: impl Fn(&Slot) -> bool,
+        condition: impl Fn(&Record) -> bool,
     ) -> (Box<dyn Send>, impl Iterator<Item = ()>) {
         self.is_walked.store(true, Ordering::Relaxed);
         let is_walked = Arc::clone(&self.is_walked);
@@ -346,13 +354,14 @@ impl Store {
         // After that: an entry that comes to its bucket later is told to moka by its insert.
         let steps = self.places().map(move |place| {
             let _ = &walk;
-            let removed = self.table.remove_from(place, |slot| {
-                let is_kept = condition(slot);
+            let removed = self.table.remove_from(place, |record| {
+                let is_kept = condition(record);
                 if is_kept {
                     // With another capacity the advice has another sample of the keys.
-                    let mark = |advice: &Arc<SizeAdvisor>| advice.mark(self.table.hash(&slot.key));
+                    let mark =
+                        |advice: &Arc<SizeAdvisor>| advice.mark(self.table.hash(&record.key));
                     let mark = self.advice.as_ref().map_or(Mark::NONE, mark);
-                    slot.told.set(self.era.load(Ordering::Relaxed), mark);
+                    record.told.set(self.era.load(Ordering::Relaxed), mark);
                 }
                 !is_kept
             });
@@ -366,7 +375,7 @@ impl Store {
     pub(super) fn remove_due(
         &self,
         now: Tick,
-        condition: impl Fn(&Slot) -> bool,
+        condition: impl Fn(&Record) -> bool,
     ) -> impl Iterator<Item = ()> {
         self.places().map(move |place| {
             if self.table.is_due(place, now) {
@@ -376,15 +385,15 @@ impl Store {
     }
 
     /// The keys of entries that meet the condition, so many at most. Entries that come meanwhile may be missed.
-    pub(super) fn keys(&self, most: usize, condition: impl Fn(&Slot) -> bool) -> Vec<Key> {
+    pub(super) fn keys(&self, most: usize, condition: impl Fn(&Record) -> bool) -> Vec<Key> {
         let mut keys = Vec::new();
         for place in self.places() {
             if keys.len() >= most {
                 break;
             }
-            self.table.look_at(place, &mut |slot| {
-                if keys.len() < most && condition(slot) {
-                    keys.push(slot.key.clone());
+            self.table.look_at(place, &mut |record| {
+                if keys.len() < most && condition(record) {
+                    keys.push(record.key.clone());
                 }
             });
         }
@@ -396,10 +405,10 @@ impl Store {
         (0..).take_while(|place| *place < self.table.buckets())
     }
 
-    fn remove_from(&self, place: u64, mut condition: impl FnMut(&Slot) -> bool) {
-        let removed = self.table.remove_from(place, |slot| condition(slot));
-        for slot in &removed {
-            self.forget(self.table.hash(&slot.key), &slot.key);
+    fn remove_from(&self, place: u64, mut condition: impl FnMut(&Record) -> bool) {
+        let removed = self.table.remove_from(place, |record| condition(record));
+        for record in &removed {
+            self.forget(self.table.hash(&record.key), &record.key);
         }
         self.drop_evicted();
         self.drop_removed(removed, false);
@@ -467,9 +476,9 @@ impl Store {
         self.drop_removed(evicted, true);
     }
 
-    fn drop_removed(&self, removed: Vec<Held>, are_evicted: bool) {
-        for slot in removed {
-            (self.on_removed)(&slot, are_evicted);
+    fn drop_removed(&self, removed: Vec<SharedRecord>, are_evicted: bool) {
+        for record in removed {
+            (self.on_removed)(&record, are_evicted);
         }
     }
 }
@@ -488,13 +497,13 @@ fn is_off(capacity: u64, entries: u64, weight: u64, sum: u64) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::l1::{SlotHead, Tags};
+    use crate::l1::{RecordHead, Tags};
     use crate::vocabulary::Version;
 
     /// A store of numbers that weigh what they are.
     fn store(capacity: u64) -> Store {
         let weigher = |_: &str, value: &AnyValue| *value.typed::<u32>();
-        let no_events = Box::new(|_: &Slot, _| {});
+        let no_events = Box::new(|_: &Record, _| {});
         Store::new(
             capacity,
             Some(Arc::new(weigher)),
@@ -505,9 +514,9 @@ mod tests {
     }
 
     fn insert(store: &Store, key: u32, weight: u32) {
-        let head = SlotHead::endless(Version { epoch: 1, ver: 1 });
+        let head = RecordHead::endless(Version { epoch: 1, ver: 1 });
         let (value, tags) = (AnyValue::new(weight), Tags::default());
-        store.insert(&Arc::new(Slot::new(
+        store.insert(&Arc::new(Record::new(
             key.to_string().as_str().into(),
             value,
             head,
@@ -554,9 +563,14 @@ mod tests {
         assert_eq!(store.weight(), 230);
         store.remove_if("5", |_| true);
         assert_eq!(store.weight(), 227);
-        store.remove_where(|slot| slot.weight() == 3).for_each(drop);
+        store
+            .remove_where(|record| record.weight() == 3)
+            .for_each(drop);
         assert_eq!((store.weight(), store.len()), (200, 20));
-        store.keep_where(|slot| *slot.key == *"20").1.for_each(drop);
+        store
+            .keep_where(|record| *record.key == *"20")
+            .1
+            .for_each(drop);
         assert_eq!((store.weight(), store.len()), (10, 1));
     }
 

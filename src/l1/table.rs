@@ -22,7 +22,7 @@ use super::hasher::{Hasher, hasher};
 #[cfg(larder_interleavings)]
 use super::interleavings::Cell;
 use super::sync::{AtomicU64, CachePadded, Guard, MOST_ON_AVERAGE, Mutex, SHARDS, lock};
-use super::{Held, NEVER, Slot};
+use super::{NEVER, Record, SharedRecord};
 use crate::clock::Tick;
 
 pub(super) struct Table {
@@ -71,7 +71,7 @@ const WIDTH: usize = 6;
 struct Bucket {
     /// A byte for each cell: the [tag](tag) of its entry, or zero if it is empty. Above these, [`CHAINED`].
     tags: AtomicU64,
-    cells: [Cell<Slot>; WIDTH],
+    cells: [Cell<Record>; WIDTH],
     /// More entries, if it is [`CHAINED`].
     next: Cell<Self>,
 }
@@ -117,9 +117,12 @@ impl Table {
         self.totals.weight.load(Ordering::Relaxed)
     }
 
-    fn subtract(&self, removed: &[Held]) {
+    fn subtract(&self, removed: &[SharedRecord]) {
         if !removed.is_empty() {
-            let weight = removed.iter().map(|slot| u64::from(slot.weight())).sum();
+            let weight = removed
+                .iter()
+                .map(|record| u64::from(record.weight()))
+                .sum();
             (self.totals.len).fetch_sub(removed.len() as u64, Ordering::Relaxed);
             self.totals.weight.fetch_sub(weight, Ordering::Relaxed);
         }
@@ -131,12 +134,14 @@ impl Table {
         &self,
         hash: u64,
         key: &str,
-        accepts: impl Fn(&Slot) -> bool,
-    ) -> Option<Held> {
+        accepts: impl Fn(&Record) -> bool,
+    ) -> Option<SharedRecord> {
         let mut count = self.count.load(Ordering::Acquire);
         loop {
             let bucket = self.bucket(place(hash, count))?;
-            let found = bucket.get(tag(hash), &|slot: &Slot| *slot.key == *key && accepts(slot));
+            let found = bucket.get(tag(hash), &|record: &Record| {
+                *record.key == *key && accepts(record)
+            });
             if found.is_some() {
                 return found;
             }
@@ -151,19 +156,19 @@ impl Table {
     }
 
     /// Puts an entry in the place of the entry of its key. Returns that, if there was one.
-    pub(super) fn put(&self, hash: u64, slot: &Held) -> Option<Held> {
+    pub(super) fn put(&self, hash: u64, record: &SharedRecord) -> Option<SharedRecord> {
         let locked = self.lock(hash);
         let place = self.place(hash);
         let (bucket, due_at) = self.made(place);
         // Relaxed: written under the lock; the sweep comes again.
-        due_at.fetch_min(slot.held_until(self.kept), Ordering::Relaxed);
-        let former = bucket.replace(tag(hash), slot);
+        due_at.fetch_min(record.held_until(self.kept), Ordering::Relaxed);
+        let former = bucket.replace(tag(hash), record);
         if former.is_none() {
-            bucket.add(tag(hash), Arc::clone(slot));
+            bucket.add(tag(hash), Arc::clone(record));
             self.totals.len.fetch_add(1, Ordering::Relaxed);
         }
         let before = former.as_ref().map_or(0, |former| former.weight());
-        let more = u64::from(slot.weight()).wrapping_sub(before.into());
+        let more = u64::from(record.weight()).wrapping_sub(before.into());
         // The sum wraps round as the difference does.
         self.totals.weight.fetch_add(more, Ordering::Relaxed);
         drop(locked);
@@ -174,19 +179,25 @@ impl Table {
     }
 
     /// Puts an entry in the place of this entry of the same key and weight, if it is still there. Returns whether it was.
-    pub(super) fn put_in_place_of(&self, old: &Held, new: &Held) -> bool {
+    pub(super) fn put_in_place_of(&self, old: &SharedRecord, new: &SharedRecord) -> bool {
         let hash = self.hash(&new.key);
         let locked = self.lock(hash);
         let (bucket, due_at) = self.made(self.place(hash));
         due_at.fetch_min(new.held_until(self.kept), Ordering::Relaxed);
-        let is_there = bucket.get(tag(hash), &|slot: &Slot| ptr::eq(slot, Arc::as_ptr(old)));
+        let is_there = bucket.get(tag(hash), &|record: &Record| {
+            ptr::eq(record, Arc::as_ptr(old))
+        });
         let former = is_there.and_then(|_| bucket.replace(tag(hash), new));
         drop(locked);
         former.is_some()
     }
 
     /// Removes the entry of a key, if it meets the condition.
-    pub(super) fn remove_if(&self, hash: u64, condition: impl Fn(&Held) -> bool) -> Option<Held> {
+    pub(super) fn remove_if(
+        &self,
+        hash: u64,
+        condition: impl Fn(&SharedRecord) -> bool,
+    ) -> Option<SharedRecord> {
         let locked = self.lock(hash);
         let bucket = self.bucket(self.place(hash))?;
         let removed = bucket.remove(tag(hash), &condition);
@@ -207,10 +218,10 @@ impl Table {
     }
 
     /// Looks at the entries of a bucket.
-    pub(super) fn look_at(&self, place: u64, look: &mut impl FnMut(&Held)) {
+    pub(super) fn look_at(&self, place: u64, look: &mut impl FnMut(&SharedRecord)) {
         let _locked = self.lock(place);
         if let Some(bucket) = self.bucket(place) {
-            bucket.for_each(&mut |_, slot| look(slot));
+            bucket.for_each(&mut |_, record| look(record));
         }
     }
 
@@ -219,16 +230,16 @@ impl Table {
     pub(super) fn remove_from(
         &self,
         place: u64,
-        mut condition: impl FnMut(&Held) -> bool,
-    ) -> Vec<Held> {
+        mut condition: impl FnMut(&SharedRecord) -> bool,
+    ) -> Vec<SharedRecord> {
         let mut removed = Vec::new();
         let locked = self.lock(place);
         if let (Some(bucket), Some(due_at)) = (self.bucket(place), self.due_at(place)) {
             let mut due = NEVER;
-            bucket.remove_where(&mut removed, &mut |slot| {
-                let is_removed = condition(slot);
+            bucket.remove_where(&mut removed, &mut |record| {
+                let is_removed = condition(record);
                 if !is_removed {
-                    due = due.min(slot.held_until(self.kept));
+                    due = due.min(record.held_until(self.kept));
                 }
                 is_removed
             });
@@ -255,16 +266,16 @@ impl Table {
         let locked = self.lock(added);
         let (old, old_due_at) = self.made(place(added, added));
         let (new, new_due_at) = self.made(added);
-        let moves = |slot: &Held| place(self.hash(&slot.key), added + 1) == added;
-        old.for_each(&mut |tag, slot| {
-            if moves(slot) {
-                new.add(tag, Arc::clone(slot));
+        let moves = |record: &SharedRecord| place(self.hash(&record.key), added + 1) == added;
+        old.for_each(&mut |tag, record| {
+            if moves(record) {
+                new.add(tag, Arc::clone(record));
             }
         });
         new_due_at.store(old_due_at.load(Ordering::Relaxed), Ordering::Relaxed);
         // In this order, for look-ups: the entries are in the new bucket, it is counted, they are gone from the old one.
         self.count.store(added + 1, Ordering::Release);
-        old.remove_where(&mut moved, &mut |slot| moves(slot));
+        old.remove_where(&mut moved, &mut |record| moves(record));
         drop(locked);
     }
 
@@ -369,11 +380,11 @@ impl Bucket {
     }
 
     #[inline(always)]
-    fn get(&self, tag: u8, accepts: &impl Fn(&Slot) -> bool) -> Option<Held> {
+    fn get(&self, tag: u8, accepts: &impl Fn(&Record) -> bool) -> Option<SharedRecord> {
         // Acquire: a look-up that finds a tag finds its entry.
         let tags = self.tags.load(Ordering::Acquire);
         for at in matching(tags, tag) {
-            let found = self.cells[at].get_if(|slot| accepts(slot));
+            let found = self.cells[at].get_if(|record| accepts(record));
             if found.is_some() {
                 return found;
             }
@@ -385,7 +396,7 @@ impl Bucket {
     }
 
     #[cold]
-    fn get_chained(&self, tag: u8, accepts: &impl Fn(&Slot) -> bool) -> Option<Held> {
+    fn get_chained(&self, tag: u8, accepts: &impl Fn(&Record) -> bool) -> Option<SharedRecord> {
         self.next.map(|next| next.get(tag, accepts)).flatten()
     }
 
@@ -397,9 +408,9 @@ impl Bucket {
     }
 
     /// Puts an entry in the place of the entry of its key, if there is one. Returns that.
-    fn replace(&self, tag: u8, by: &Held) -> Option<Held> {
+    fn replace(&self, tag: u8, by: &SharedRecord) -> Option<SharedRecord> {
         let tags = self.tags();
-        let is_it = |at: &usize| self.cells[*at].holds(|slot| slot.key == by.key);
+        let is_it = |at: &usize| self.cells[*at].holds(|record| record.key == by.key);
         match matching(tags, tag).find(is_it) {
             Some(at) => self.cells[at].replace(Some(Arc::clone(by))),
             None => self.next.map(|next| next.replace(tag, by)).flatten(),
@@ -407,42 +418,46 @@ impl Bucket {
     }
 
     /// Adds an entry of a key that has none.
-    fn add(&self, tag: u8, slot: Held) {
+    fn add(&self, tag: u8, record: SharedRecord) {
         let tags = self.tags();
         let free = (tags.to_le_bytes().iter().take(WIDTH)).position(|tag| *tag == 0);
         match free {
             Some(at) => {
-                self.cells[at].replace(Some(slot));
+                self.cells[at].replace(Some(record));
                 // Release: see `get`.
                 self.tags
                     .store(tags | u64::from(tag) << (8 * at), Ordering::Release);
             }
             None if tags & CHAINED != 0 => {
-                self.next.map(|next| next.add(tag, slot));
+                self.next.map(|next| next.add(tag, record));
             }
             None => {
                 let next = Self::new();
-                next.add(tag, slot);
+                next.add(tag, record);
                 self.next.replace(Some(Arc::new(next)));
                 self.tags.store(tags | CHAINED, Ordering::Release);
             }
         }
     }
 
-    fn remove(&self, tag: u8, condition: &impl Fn(&Held) -> bool) -> Option<Held> {
+    fn remove(&self, tag: u8, condition: &impl Fn(&SharedRecord) -> bool) -> Option<SharedRecord> {
         match matching(self.tags(), tag).find(|&at| self.cells[at].holds(condition)) {
             Some(at) => self.clear(at),
             None => self.next.map(|next| next.remove(tag, condition)).flatten(),
         }
     }
 
-    fn clear(&self, at: usize) -> Option<Held> {
+    fn clear(&self, at: usize) -> Option<SharedRecord> {
         self.tags
             .store(self.tags() & !(0xff << (8 * at)), Ordering::Release);
         self.cells[at].replace(None)
     }
 
-    fn remove_where(&self, removed: &mut Vec<Held>, condition: &mut impl FnMut(&Held) -> bool) {
+    fn remove_where(
+        &self,
+        removed: &mut Vec<SharedRecord>,
+        condition: &mut impl FnMut(&SharedRecord) -> bool,
+    ) {
         for at in 0..WIDTH {
             if self.cells[at].holds(&mut *condition) {
                 removed.extend(self.clear(at));
@@ -458,9 +473,9 @@ impl Bucket {
         }
     }
 
-    fn for_each(&self, look: &mut impl FnMut(u8, &Held)) {
+    fn for_each(&self, look: &mut impl FnMut(u8, &SharedRecord)) {
         for (cell, tag) in zip(&self.cells, self.tags().to_le_bytes()) {
-            cell.map(|slot| look(tag, slot));
+            cell.map(|record| look(tag, record));
         }
         self.next.map(|next| next.for_each(look));
     }
@@ -487,22 +502,22 @@ mod tests {
     use std::thread;
     use std::time::Duration;
 
-    use super::super::{Held, NEVER, Slot, SlotHead, Tags};
+    use super::super::{NEVER, Record, RecordHead, SharedRecord, Tags};
     use super::{FIRST, Segment, Table, WIDTH, segment};
     use crate::clock::Tick;
     use crate::vocabulary::{AnyValue, Version};
 
-    fn slot(key: &str, expires_at: Tick) -> Held {
-        let head = SlotHead {
+    fn record(key: &str, expires_at: Tick) -> SharedRecord {
+        let head = RecordHead {
             expires_at,
-            ..SlotHead::endless(Version { epoch: 1, ver: 1 })
+            ..RecordHead::endless(Version { epoch: 1, ver: 1 })
         };
         let (value, tags) = (AnyValue::new(0_u64), Tags::default());
-        Arc::new(Slot::new(key.into(), value, head, tags))
+        Arc::new(Record::new(key.into(), value, head, tags))
     }
 
-    fn put(table: &Table, key: &str) -> Option<Held> {
-        table.put(table.hash(key), &slot(key, NEVER))
+    fn put(table: &Table, key: &str) -> Option<SharedRecord> {
+        table.put(table.hash(key), &record(key, NEVER))
     }
 
     fn has(table: &Table, key: &str) -> bool {
@@ -521,7 +536,7 @@ mod tests {
         for (place, key) in keys.iter().enumerate() {
             assert!(has(&table, key));
             if place % 2 == 0 {
-                let removed = table.remove_if(table.hash(key), |slot| *slot.key == **key);
+                let removed = table.remove_if(table.hash(key), |record| *record.key == **key);
                 assert!(removed.is_some() && !has(&table, key));
             }
         }
@@ -567,7 +582,7 @@ mod tests {
         }
         assert_eq!(table.buckets(), FIRST);
         assert!(keys.iter().all(|key| has(&table, key)));
-        let removed = table.remove_from(0, |slot| *slot.key != *keys[0]);
+        let removed = table.remove_from(0, |record| *record.key != *keys[0]);
         assert_eq!(removed.len(), keys.len() - 1);
         assert!(has(&table, &keys[0]));
     }
@@ -591,14 +606,15 @@ mod tests {
     #[test]
     fn a_bucket_is_due_with_its_first_entry_wherever_that_is_moved() {
         let table = Table::new(Duration::ZERO);
-        table.put(table.hash("first"), &slot("first", 7));
-        table.put(table.hash("second"), &slot("second", 9));
+        table.put(table.hash("first"), &record("first", 7));
+        table.put(table.hash("second"), &record("second", 9));
         for number in 0..1_000 {
             put(&table, &number.to_string());
         }
         let sweep = |now: Tick| {
             let due = (0..table.buckets()).filter(|place| table.is_due(*place, now));
-            let removed = due.map(|place| table.remove_from(place, |slot| now >= slot.expires_at));
+            let removed =
+                due.map(|place| table.remove_from(place, |record| now >= record.expires_at));
             removed.flatten().count()
         };
         assert_eq!([6, 7, 8, 9, 10].map(sweep), [0, 1, 0, 1, 0]);

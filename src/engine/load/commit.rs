@@ -77,7 +77,7 @@ impl Loads {
             let leases = [(key, lease)];
             let value = lease::keep(ctx, &leases, commit).await?;
             let ended = lease::fill(ctx, &op, lease, ready, Replaces::Any).await;
-            let stored = ended.is_stored.then_some(ended.slot.version);
+            let stored = ended.is_stored.then_some(ended.record.version);
             Ok((value, stored))
         };
         let held = vec![Write::new(&self.ctx, key.clone(), Step::INVALIDATE)];

@@ -176,8 +176,8 @@ impl Loads {
             let mut ready = Vec::new();
             for (mut fetch, turn) in mem::take(&mut asked).into_iter().zip(turns) {
                 match turn {
-                    Acquired::Found(slot, source) => {
-                        fetch.end(Ok(Some(Outcome::fresh(slot, source))));
+                    Acquired::Found(record, source) => {
+                        fetch.end(Ok(Some(Outcome::fresh(record, source))));
                     }
                     Acquired::Lease(lease, previous) => {
                         fetch.lease = Some(lease);
@@ -327,7 +327,7 @@ impl Loads {
     async fn end(&self, fetch: Fetch, loaded: Result<Option<Loaded<AnyValue>>, LoadError>) {
         let (key, lease) = (&fetch.op.key, fetch.lease);
         let replaces = match &fetch.previous {
-            Some(previous) => Replaces::Stale(previous.slot()),
+            Some(previous) => Replaces::Stale(previous.record()),
             None => Replaces::Nothing,
         };
         #[cfg(larder_ablation)]
@@ -338,7 +338,7 @@ impl Loads {
             _ => lease,
         };
         let stored = lease::store(&self.ctx, &fetch.op, lease, loaded, replaces).await;
-        let mut is_done = matches!(&stored, Ok(Some(ended)) if ended.slot.is_stored());
+        let mut is_done = matches!(&stored, Ok(Some(ended)) if ended.record.is_stored());
         if let Ok(Some(ended)) = &stored
             && !ended.may_be_stored
             && fetch.previous.is_some()
@@ -352,7 +352,7 @@ impl Loads {
             Err(error) if !fetch.is_refresh() => self.failed(&fetch, error).await,
             // Its callers look the key up again, and load it.
             Ok(None) if fetch.is_refresh() => return,
-            Ok(ended) => Ok(ended.map(|ended| Outcome::fresh(ended.slot, ended.source))),
+            Ok(ended) => Ok(ended.map(|ended| Outcome::fresh(ended.record, ended.source))),
             Err(error) => Err(error),
         };
         fetch.end(outcome);

@@ -401,7 +401,7 @@ impl Loads {
             if !ended.may_be_stored {
                 loads.remove_former(&key).await;
             }
-            Ok(loads.reads.hand_out(ended.slot, ctx.now(), ended.source))
+            Ok(loads.reads.hand_out(ended.record, ctx.now(), ended.source))
         };
         let ctx = Arc::clone(&self.ctx);
         Box::pin(async move {
@@ -452,7 +452,9 @@ impl Loads {
         } = joined;
         let result = self.result_of(key, flight).await;
         let is_at_least = match (&since, &result) {
-            (Some(since), Ok(Some(outcome))) => self.ctx.l1.is_at_least(&outcome.slot, since.write),
+            (Some(since), Ok(Some(outcome))) => {
+                self.ctx.l1.is_at_least(&outcome.record, since.write)
+            }
             // Without a token each value is.
             _ => true,
         };
@@ -483,13 +485,13 @@ pub(super) fn one(result: Result<Option<AnyEntry>, LoadError>) -> Result<AnyEntr
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::l1::{Outcome, Slot, SlotHead, Tags};
+    use crate::l1::{Outcome, Record, RecordHead, Tags};
     use crate::vocabulary::AnyValue;
 
     fn outcome(version: Version, source: Source) -> Outcome {
-        let head = SlotHead::endless(version);
-        let slot = Slot::new("k".into(), AnyValue::new(1), head, Tags::default());
-        Outcome::fresh(Arc::new(slot), source)
+        let head = RecordHead::endless(version);
+        let record = Record::new("k".into(), AnyValue::new(1), head, Tags::default());
+        Outcome::fresh(Arc::new(record), source)
     }
 
     /// `own` if the caller has begun the load, `late` if it has joined one that began before the call; `older` if it

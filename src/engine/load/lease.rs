@@ -16,7 +16,7 @@ use crate::entry::{AnyEntry, FALLBACK};
 use crate::error::{L2Error, LoadError, Misuse};
 use crate::events::CacheEvent;
 use crate::key::Key;
-use crate::l1::{Held, MISS, Op};
+use crate::l1::{MISS, Op, SharedRecord};
 use crate::l2::{Fill, Kind, Lease, LeaseReply, LeaseRequest, Ttls, Want};
 use crate::loaded::Loaded;
 use crate::util::time_slice::SharedTimeSlice;
@@ -39,7 +39,7 @@ pub(crate) enum Goal {
 /// The answer to a request for the lease.
 pub(crate) enum Acquired {
     /// Another load, refresh or insert has ended meanwhile, and its value is here or in L2.
-    Found(Held, Source),
+    Found(SharedRecord, Source),
     /// The lease is granted: load, then fill. With the value that one of the levels has kept past its TTL.
     Lease(Lease, Option<AnyEntry>),
     /// Another instance has the lease, for at most so long.
@@ -57,13 +57,13 @@ pub(crate) enum Replaces<'a> {
     /// No value that an instance may hold.
     Nothing,
     /// This one, which is stale. Other instances may hold it, and refresh it when it is asked for there.
-    Stale(&'a Held),
+    Stale(&'a SharedRecord),
     /// Any value, in all instances, as an insert does.
     Any,
 }
 
 impl Replaces<'_> {
-    fn previous(&self) -> Option<&Held> {
+    fn previous(&self) -> Option<&SharedRecord> {
         match self {
             Self::Stale(previous) => Some(previous),
             Self::Nothing | Self::Any => None,
@@ -82,14 +82,14 @@ pub(crate) struct Ready {
 pub(crate) struct StoredAs {
     ttls: Ttls,
     pub(crate) tags: Vec<Key>,
-    /// The slot of the value, if its source has not changed it, and its tags stay.
-    unchanged: Option<Held>,
+    /// The record of the value, if its source has not changed it, and its tags stay.
+    unchanged: Option<SharedRecord>,
 }
 
 /// How a fill has ended.
 pub(crate) struct FillOutcome {
     /// The value for the callers: the loaded one, or a newer one that is stored already.
-    pub(crate) slot: Held,
+    pub(crate) record: SharedRecord,
     pub(crate) source: Source,
     /// Whether the value can be stored, and its loader lets it be. Otherwise an older value must go.
     pub(crate) may_be_stored: bool,
@@ -135,10 +135,10 @@ pub(crate) async fn acquire(
         Goal::Unread | Goal::Newer => None,
     };
     if !is_refresh
-        && let Some(slot) = get_proven(ctx, op)
-        && at_least.is_none_or(|write| ctx.l1.is_at_least(&slot, write))
+        && let Some(record) = get_proven(ctx, op)
+        && at_least.is_none_or(|write| ctx.l1.is_at_least(&record, write))
     {
-        return Acquired::Found(slot, Source::L1);
+        return Acquired::Found(record, Source::L1);
     }
     // As an operation that begins now: a write may have been deferred since the look-up (rule 14).
     let Some(request) = request.filter(|_| !ctx.bars(key)) else {
@@ -163,7 +163,7 @@ pub(crate) async fn acquire(
                 match tags::open(ctx, Proof::Unused, key, &bytes, ctx.now()).await {
                     Ok(fresh) => {
                         if is_unread {
-                            end_read(ctx, op, &Ok(Held::clone(&fresh)));
+                            end_read(ctx, op, &Ok(SharedRecord::clone(&fresh)));
                         } else {
                             ctx.l1.put_read(op, &fresh);
                         }
@@ -203,7 +203,7 @@ pub(crate) async fn acquire(
 }
 
 /// The entry of L1 for the callers of a load.
-fn get_proven(ctx: &Context, op: &Op) -> Option<Held> {
+fn get_proven(ctx: &Context, op: &Op) -> Option<SharedRecord> {
     ctx.l1.get(&op.key, ctx.now())?;
     // Most loads find none, and take no lock for it.
     ctx.l1.in_flight.rely_on_proof(op);
@@ -227,14 +227,14 @@ async fn previous(ctx: &Context, key: &Key, kept: Option<&[u8]>) -> Option<AnyEn
     if longest.is_zero() {
         return None;
     }
-    let (slot, source) = if let Some(bytes) = kept
-        && let Ok(slot) = tags::open(ctx, Proof::Used, key, bytes, now).await
+    let (record, source) = if let Some(bytes) = kept
+        && let Ok(record) = tags::open(ctx, Proof::Used, key, bytes, now).await
     {
-        (slot, Source::L2)
+        (record, Source::L2)
     } else {
         (ctx.l1.get_kept(key, now, longest, None)?, Source::L1)
     };
-    (slot.is_kept(now, longest)).then(|| AnyEntry::new(slot, now, source).with(FALLBACK))
+    (record.is_kept(now, longest)).then(|| AnyEntry::new(record, now, source).with(FALLBACK))
 }
 
 /// Renews leases until `used` has ended. A lease that was lost shows when it is used.
@@ -339,8 +339,8 @@ pub(crate) async fn fill(
     let (now, Ready { value, stored_as }) = (ctx.now(), ready);
     let is_stored = matches!(filled, Some(Fill::Stored(_)));
     let is_overtaken = matches!(filled, Some(Fill::Rejected(_)));
-    let ended = |slot, source| FillOutcome {
-        slot,
+    let ended = |record, source| FillOutcome {
+        record,
         source,
         may_be_stored,
         is_stored,
@@ -349,7 +349,7 @@ pub(crate) async fn fill(
     match (filled, stored_as) {
         (Some(Fill::Stored(stamp)), Some(stored_as)) => {
             let lifetime = stored_as.ttls.lifetime(stamp.written_at);
-            let fresh = (ctx.convert).slot(&op.key, value, stamp, lifetime, tags, now);
+            let fresh = (ctx.convert).record(&op.key, value, stamp, lifetime, tags, now);
             if publishes {
                 ctx.l1.put_inserted(op, &fresh);
                 ctx.counters.invalidations_sent.bump();
@@ -378,8 +378,8 @@ pub(crate) async fn fill(
         _ => {}
     }
     ctx.counters.loads_not_stored.bump();
-    let slot = Convert::unstored(&op.key, value, now);
-    ended(slot, Source::Loader)
+    let record = Convert::unstored(&op.key, value, now);
+    ended(record, Source::Loader)
 }
 
 impl Ready {
@@ -389,7 +389,7 @@ impl Ready {
         ctx: &Context,
         key: &Key,
         loaded: Loaded<AnyValue>,
-        previous: Option<&Held>,
+        previous: Option<&SharedRecord>,
     ) -> Option<Self> {
         let Loaded {
             value, ttls, tags, ..
@@ -426,11 +426,11 @@ impl StoredAs {
         publishes: bool,
     ) -> Result<Option<Fill>, L2Error> {
         let (ttls, tags) = (self.ttls, &*self.tags);
-        if let Some(slot) = &self.unchanged
-            && slot.version.epoch == lease.epoch
+        if let Some(record) = &self.unchanged
+            && record.version.epoch == lease.epoch
         {
             // L2 has the value, so its body need not be sent again. `None` if L2 does not have it any more.
-            let sending = (ctx.partition).revalidate(key, lease, slot.version.ver, ttls, tags);
+            let sending = (ctx.partition).revalidate(key, lease, record.version.ver, ttls, tags);
             if let Some(fill) = ctx.breaker.send("revalidate", sending).await? {
                 return Ok(Some(fill));
             }

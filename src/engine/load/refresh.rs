@@ -91,7 +91,7 @@ impl Loads {
             return Some(left);
         }
         // Refreshed, though it may be one that is to be compared with the source.
-        entry = AnyEntry::new(entry.slot().clone(), ctx.now(), Source::L2);
+        entry = AnyEntry::new(entry.record().clone(), ctx.now(), Source::L2);
         self.start_refreshes(vec![(0, key.clone(), entry)], |_| load.loader());
         // Whether it succeeds, the age of the value says then. A refresh that has just failed is not tried again yet.
         Some(every / 20)
@@ -159,7 +159,8 @@ impl Loads {
                 None
             };
             let refresh = joined.map(|join| {
-                let request = lease::request(&self.ctx, Want::OtherThan(entry.slot().version.ver));
+                let request =
+                    lease::request(&self.ctx, Want::OtherThan(entry.record().version.ver));
                 let previous = Some(entry.clone());
                 let (flight, led) = Fetch::of(join, Goal::Newer, previous, began, Some(request));
                 if let Some(led) = led {

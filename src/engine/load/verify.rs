@@ -173,7 +173,7 @@ impl Loads {
             // A source that does not know the key any more has another value, too.
             return Some(false);
         };
-        let (cached, loaded) = (sample.entry.slot().value(), loaded.value.as_ref()?);
+        let (cached, loaded) = (sample.entry.record().value(), loaded.value.as_ref()?);
         // A panic in the user's code.
         let convert = &self.ctx.convert;
         let compared = catch_unwind(AssertUnwindSafe(|| convert.are_same(cached, loaded)));
@@ -234,14 +234,14 @@ impl Loads {
             }
             let value = match loaded {
                 // The source says that its value is the value of the hit.
-                Some(Loaded { value: None, .. }) => Some(sample.entry.slot().value().clone()),
+                Some(Loaded { value: None, .. }) => Some(sample.entry.record().value().clone()),
                 Some(Loaded { value, .. }) => value,
                 None => None,
             };
             // Of no version: what the caller gets is not what the cache has.
             let answer = value.map(|value| {
-                let slot = Convert::unstored(&sample.key, value, now);
-                self.reads.hand_out(slot, now, Source::Loader)
+                let record = Convert::unstored(&sample.key, value, now);
+                self.reads.hand_out(record, now, Source::Loader)
             });
             answers.push((place, answer));
             // As many at once as there are checks at most: a sample loses nothing.
@@ -259,23 +259,23 @@ impl Loads {
     async fn is_still_there(&self, sample: &Sample) -> bool {
         let key = &sample.key;
         // As a caller would look it up: an instance without a proof reads L2, whose value may be another one by now.
-        let slot = match self.ctx.l1.get(key, self.ctx.now()) {
-            Some(slot) => Ok(slot),
+        let record = match self.ctx.l1.get(key, self.ctx.now()) {
+            Some(record) => Ok(record),
             None => self.reads.read(key).await.0,
         };
-        slot.is_ok_and(|slot| slot.version == sample.entry.slot().version)
+        record.is_ok_and(|record| record.version == sample.entry.record().version)
     }
 
     fn note_mismatch(&self, Sample { key, entry, .. }: &Sample) {
         let (ctx, now) = (&*self.ctx, self.ctx.now());
-        let age = Duration::from_nanos(now.saturating_sub(entry.slot().born_at));
+        let age = Duration::from_nanos(now.saturating_sub(entry.record().born_at));
         let counter = match age {
             _ if age < MINUTE => &ctx.counters.mismatches_under_1m,
             _ if age < HOUR => &ctx.counters.mismatches_under_1h,
             _ => &ctx.counters.mismatches_over_1h,
         };
         counter.bump();
-        let version = entry.slot().version;
+        let version = entry.record().version;
         self.mismatches.add(Mismatch {
             key: key.clone(),
             version,

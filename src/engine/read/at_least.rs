@@ -45,7 +45,7 @@ impl Reads {
             *place = match outcome {
                 Err(UNAVAILABLE) => self
                     .get_unproven(key)
-                    .filter(|entry| ctx.l1.is_at_least(entry.slot(), write))
+                    .filter(|entry| ctx.l1.is_at_least(entry.record(), write))
                     .ok_or(UNAVAILABLE),
                 outcome => self.answer(key, outcome, now),
             };
@@ -57,13 +57,13 @@ impl Reads {
     fn get_local_at_least(&self, key: &Key, write: Version) -> Option<AnyEntry> {
         let ctx = &*self.ctx;
         let now = ctx.now();
-        let slot = ctx.l1.look_up(key, now)?;
+        let record = ctx.l1.look_up(key, now)?;
         // The entry stays: the token may be made up, and for other callers the entry is as good as before.
-        if !ctx.l1.is_at_least(&slot, write) && !without(Rule::Tokens) {
+        if !ctx.l1.is_at_least(&record, write) && !without(Rule::Tokens) {
             return None;
         }
         let before = ctx.counters.l1_hits.bump();
-        self.note_hit(&slot, before);
-        Some(self.hand_out(slot, now, Source::L1))
+        self.note_hit(&record, before);
+        Some(self.hand_out(record, now, Source::L1))
     }
 }

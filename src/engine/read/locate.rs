@@ -41,7 +41,7 @@ impl Reads {
         Located {
             is_enabled: !ctx.switch.is_off_for(key),
             is_deferred: ctx.deferred.holds(key),
-            l1: l1.map(|slot| AnyEntry::new(slot, now, Source::L1)),
+            l1: l1.map(|record| AnyEntry::new(record, now, Source::L1)),
             l2: self.find_in_l2(key).await,
         }
     }
@@ -56,6 +56,8 @@ impl Reads {
         let now = ctx.now();
         // Damaged and of another type are misses, as for a look-up. `larder inspect` says why.
         let opened = tags::open(ctx, Proof::Used, key, &bytes, now).await;
-        Ok(opened.ok().map(|slot| AnyEntry::new(slot, now, Source::L2)))
+        Ok(opened
+            .ok()
+            .map(|record| AnyEntry::new(record, now, Source::L2)))
     }
 }

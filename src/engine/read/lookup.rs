@@ -17,7 +17,8 @@ use crate::engine::context::Context;
 use crate::entry::{AHEAD, AnyEntry, FALLBACK, SAMPLED};
 use crate::key::Key;
 use crate::l1::{
-    Held, Join, JoinRead, MISS, NoValue, Op, Outcome, OutcomeKind, ReadOutcome, Slot, UNAVAILABLE,
+    Join, JoinRead, MISS, NoValue, Op, Outcome, OutcomeKind, ReadOutcome, Record, SharedRecord,
+    UNAVAILABLE,
 };
 use crate::l2::{LeaseReply, LeaseRequest, PartitionNumber, ReadResult, Want};
 use crate::util::time_slice::TimeSlice;
@@ -62,49 +63,49 @@ impl Reads {
     )]
     #[inline(always)]
     pub(crate) fn get_local(&self, key: &str, now: Tick) -> Option<AnyEntry> {
-        let slot = self.ctx.l1.look_up(key, now)?;
+        let record = self.ctx.l1.look_up(key, now)?;
         let before = self.ctx.counters.l1_hits.bump();
-        self.note_hit(&slot, before);
-        Some(self.hand_out(slot, now, Source::L1))
+        self.note_hit(&record, before);
+        Some(self.hand_out(record, now, Source::L1))
     }
 
     /// Takes note of a hit in L1, and of how many there were before it.
     #[inline]
-    pub(super) fn note_hit(&self, slot: &Slot, before: u64) {
-        self.ctx.l1.store.note_hit(slot);
-        self.hot_keys.note_hit(&slot.key, before);
+    pub(super) fn note_hit(&self, record: &Record, before: u64) {
+        self.ctx.l1.store.note_hit(record);
+        self.hot_keys.note_hit(&record.key, before);
     }
 
     /// Hands a value out, and counts if it is stale.
     #[inline]
-    pub(crate) fn hand_out(&self, slot: Held, now: Tick, source: Source) -> AnyEntry {
-        if now >= slot.attend_at {
-            return self.attend(slot, now, source);
+    pub(crate) fn hand_out(&self, record: SharedRecord, now: Tick, source: Source) -> AnyEntry {
+        if now >= record.attend_at {
+            return self.attend(record, now, source);
         }
-        AnyEntry::new(slot, now, source)
+        AnyEntry::new(record, now, source)
     }
 
     /// Hands out a value that is stale, may be refreshed ahead or checked, or whose lifetime is to be extended.
     ///
     /// Cold, so that the code of a plain hit stays small enough to be inlined.
     #[cold]
-    fn attend(&self, slot: Held, now: Tick, source: Source) -> AnyEntry {
-        let deadline = slot.soft_at().min(slot.gone_at);
-        let is_stale = now >= slot.soft_at();
+    fn attend(&self, record: SharedRecord, now: Tick, source: Source) -> AnyEntry {
+        let deadline = record.soft_at().min(record.gone_at);
+        let is_stale = now >= record.soft_at();
         if is_stale {
             self.ctx.counters.stale_served.bump();
         }
         if let Some(idle) = self.ctx.options.sliding
-            && now >= self.ctx.convert.extend_at(slot.gone_at, slot.ends_at())
+            && now >= self.ctx.convert.extend_at(record.gone_at, record.ends_at())
         {
-            self.extend(&slot, idle);
+            self.extend(&record, idle);
         }
         // One of the three at most: a refresh loads the value anyway, and a comparison would load it once more.
-        let is_ahead = !is_stale && (self.ctx.convert.ahead).is_due(slot.born_at, deadline, now);
+        let is_ahead = !is_stale && (self.ctx.convert.ahead).is_due(record.born_at, deadline, now);
         let verified = self.ctx.options.tuned().verify;
         let is_verified = !is_stale && !is_ahead && verified > 0.0 && fastrand::f64() < verified
             || self.is_shadow();
-        let entry = AnyEntry::new(slot, now, source);
+        let entry = AnyEntry::new(record, now, source);
         match (is_ahead, is_verified) {
             (_, true) => entry.with(SAMPLED),
             (true, _) => entry.with(AHEAD),
@@ -119,13 +120,13 @@ impl Reads {
 
     /// Hands out the value that a load has ended with.
     pub(crate) fn hand_out_outcome(&self, outcome: Outcome) -> AnyEntry {
-        let (slot, now) = (outcome.slot, self.ctx.now());
+        let (record, now) = (outcome.record, self.ctx.now());
         match outcome.kind {
-            OutcomeKind::Fresh => self.hand_out(slot, now, outcome.source),
-            OutcomeKind::Fallback => self.as_fallback(AnyEntry::new(slot, now, outcome.source)),
+            OutcomeKind::Fresh => self.hand_out(record, now, outcome.source),
+            OutcomeKind::Fallback => self.as_fallback(AnyEntry::new(record, now, outcome.source)),
             OutcomeKind::UnprovenFallback => {
                 self.ctx.counters.unproven_served.bump();
-                self.as_fallback(AnyEntry::unproven(slot, now))
+                self.as_fallback(AnyEntry::unproven(record, now))
             }
         }
     }
@@ -134,10 +135,10 @@ impl Reads {
     pub(super) fn get_unproven(&self, key: &str) -> Option<AnyEntry> {
         let limit = self.ctx.options.tuned().mode.limit()?;
         let now = self.ctx.now();
-        let slot = self.ctx.l1.get_unproven(key, now, limit)?;
+        let record = self.ctx.l1.get_unproven(key, now, limit)?;
         let before = self.ctx.counters.unproven_served.bump();
-        self.note_hit(&slot, before);
-        Some(AnyEntry::unproven(slot, now))
+        self.note_hit(&record, before);
+        Some(AnyEntry::unproven(record, now))
     }
 
     /// L1 alone, without a proof, before a caller waits for an L2 that did not answer last.
@@ -180,7 +181,7 @@ impl Reads {
             return Ok(entry);
         }
         self.hot_keys.note(key);
-        outcome.map(|slot| self.hand_out(slot, now, Source::L2))
+        outcome.map(|record| self.hand_out(record, now, Source::L2))
     }
 
     /// Hands an entry out in place of a value that could not be loaded.
@@ -222,10 +223,10 @@ impl Reads {
             find()
         };
         if proof == Proof::Used
-            && let Some((slot, now)) = in_l1(None)
+            && let Some((record, now)) = in_l1(None)
         {
-            let valid_until = slot.expires_at;
-            return Some(instead(slot, Source::L1, now, valid_until));
+            let valid_until = record.expires_at;
+            return Some(instead(record, Source::L1, now, valid_until));
         }
         // The server compares epochs: there may be no proof (rule 11).
         let ask = LeaseRequest::read_only(Want::Kept);
@@ -233,23 +234,23 @@ impl Reads {
             Ok(LeaseReply::Hit(bytes)) => {
                 let now = ctx.now();
                 // Callers without a proof may have joined the load (rule 5).
-                let slot = tags::open(ctx, Proof::Unused, key, &bytes, now)
+                let record = tags::open(ctx, Proof::Unused, key, &bytes, now)
                     .await
                     .ok()?;
-                if !slot.is_kept(now, kept) {
+                if !record.is_kept(now, kept) {
                     return None;
                 }
-                ctx.l1.put_read(&op, &slot);
-                let valid_until = slot.gone_at;
-                Some(instead(slot, Source::L2, now, valid_until))
+                ctx.l1.put_read(&op, &record);
+                let valid_until = record.gone_at;
+                Some(instead(record, Source::L2, now, valid_until))
             }
             // The entry of L1, without a proof that it is current: only in `Mode::Available`.
             Err(_) if proof == Proof::Used => {
                 let limit = ctx.options.tuned().mode.limit()?;
-                let (slot, _) = in_l1(Some(limit))?;
+                let (record, _) = in_l1(Some(limit))?;
                 Some(Outcome {
                     kind: OutcomeKind::UnprovenFallback,
-                    ..Outcome::fresh(slot, Source::L1)
+                    ..Outcome::fresh(record, Source::L1)
                 })
             }
             Ok(_) | Err(_) => None,
@@ -347,22 +348,22 @@ impl Reads {
 }
 
 /// A value that was found after a load has failed. It may be one that is as good as loaded.
-fn instead(slot: Held, source: Source, now: Tick, valid_until: Tick) -> Outcome {
-    let kind = if now < slot.soft_at().min(valid_until) {
+fn instead(record: SharedRecord, source: Source, now: Tick, valid_until: Tick) -> Outcome {
+    let kind = if now < record.soft_at().min(valid_until) {
         OutcomeKind::Fresh
     } else {
         OutcomeKind::Fallback
     };
     Outcome {
         kind,
-        ..Outcome::fresh(slot, source)
+        ..Outcome::fresh(record, source)
     }
 }
 
 async fn read_l2(ctx: &Context, op: &Op, proof: Proof, now: Tick) -> (ReadOutcome, Tick) {
     let (mut outcome, now) = ask_l2(ctx, op, proof, now).await;
-    if let Ok(slot) = &outcome
-        && slot.has_tags()
+    if let Ok(record) = &outcome
+        && record.has_tags()
     {
         // Boxed: the future of a look-up without tags does not become larger.
         let check = tags::check(ctx, proof, [&mut outcome]);

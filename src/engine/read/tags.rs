@@ -10,7 +10,7 @@ use crate::ablation::{Rule, without};
 use crate::clock::Tick;
 use crate::engine::context::Context;
 use crate::key::Key;
-use crate::l1::{Caller, Held, ReadOutcome, Slot, TagState, UNAVAILABLE};
+use crate::l1::{Caller, ReadOutcome, Record, SharedRecord, TagState, UNAVAILABLE};
 use crate::l2::{TagVersion, Want};
 use crate::vocabulary::Version;
 
@@ -43,14 +43,14 @@ pub(crate) async fn open(
     key: &Key,
     bytes: &[u8],
     now: Tick,
-) -> Result<Held, Want> {
-    let slot = ctx.convert.open(key, bytes, now)?;
-    if !slot.has_tags() {
-        return Ok(slot);
+) -> Result<SharedRecord, Want> {
+    let record = ctx.convert.open(key, bytes, now)?;
+    if !record.has_tags() {
+        return Ok(record);
     }
-    match ask_unknown(ctx, proof, [&*slot]).await {
-        Some(versions) if is_valid(ctx, &slot, &versions) => Ok(slot),
-        _ => Err(refuse(ctx, &slot)),
+    match ask_unknown(ctx, proof, [&*record]).await {
+        Some(versions) if is_valid(ctx, &record, &versions) => Ok(record),
+        _ => Err(refuse(ctx, &record)),
     }
 }
 
@@ -61,17 +61,17 @@ pub(crate) async fn check(
     outcomes: impl IntoIterator<Item = &mut ReadOutcome>,
 ) {
     let tagged = outcomes.into_iter().filter_map(|outcome| match outcome {
-        Ok(slot) if slot.has_tags() => Some((Arc::clone(slot), outcome)),
+        Ok(record) if record.has_tags() => Some((Arc::clone(record), outcome)),
         _ => None,
     });
     // First all of them, so that a look-up asks for its tag versions in one request.
     let tagged: Vec<_> = tagged.collect();
-    let versions = ask_unknown(ctx, proof, tagged.iter().map(|(slot, _)| &**slot)).await;
-    for (slot, outcome) in tagged {
+    let versions = ask_unknown(ctx, proof, tagged.iter().map(|(record, _)| &**record)).await;
+    for (record, outcome) in tagged {
         match &versions {
             None => *outcome = Err(UNAVAILABLE),
-            Some(versions) if is_valid(ctx, &slot, versions) => {}
-            Some(_) => *outcome = Err(Some(refuse(ctx, &slot))),
+            Some(versions) if is_valid(ctx, &record, versions) => {}
+            Some(_) => *outcome = Err(Some(refuse(ctx, &record))),
         }
     }
 }
@@ -83,7 +83,7 @@ type TagVersions = BTreeMap<Key, Option<TagVersion>>;
 async fn ask_unknown<'a>(
     ctx: &Context,
     proof: Proof,
-    slots: impl IntoIterator<Item = &'a Slot>,
+    records: impl IntoIterator<Item = &'a Record>,
 ) -> Option<TagVersions> {
     let is_live = proof == Proof::Used && ctx.l1.freshness.is_live();
     // The proof before the generation: a proof that came after a flush says nothing of tags that were known before it.
@@ -91,11 +91,11 @@ async fn ask_unknown<'a>(
     let generation = ctx.l1.freshness.generation();
     let epoch = ctx.l1.freshness.epoch();
     let mut unknown = TagVersions::new();
-    for slot in slots {
+    for record in records {
         let is_known = |tag: &Arc<TagState>| {
-            is_live && slot.version.epoch == epoch && tag.is_known(generation)
+            is_live && record.version.epoch == epoch && tag.is_known(generation)
         };
-        let tags = slot.tags();
+        let tags = record.tags();
         let tags = tags.iter().filter(|tag| !is_known(tag));
         unknown.extend(tags.map(|tag| (tag.name.clone(), None)));
     }
@@ -109,13 +109,13 @@ async fn ask_unknown<'a>(
 }
 
 /// The request for a value instead of one that is not valid by its tags.
-fn refuse(ctx: &Context, slot: &Slot) -> Want {
+fn refuse(ctx: &Context, record: &Record) -> Want {
     ctx.counters.l2_misses.bump();
-    Want::OtherThan(slot.version.ver)
+    Want::OtherThan(record.version.ver)
 }
 
-fn is_valid(ctx: &Context, slot: &Slot, versions: &TagVersions) -> bool {
-    let (tags, Version { epoch, ver }) = (slot.tags(), slot.version);
+fn is_valid(ctx: &Context, record: &Record, versions: &TagVersions) -> bool {
+    let (tags, Version { epoch, ver }) = (record.tags(), record.version);
     // The floors are of the epoch that this instance knows.
     let is_of_known = epoch == ctx.l1.freshness.epoch();
     let mut is_valid = true;

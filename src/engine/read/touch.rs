@@ -16,7 +16,7 @@ use crate::clock::nanos;
 use crate::engine::context::Context;
 use crate::error::{L2Error, WriteError};
 use crate::key::Key;
-use crate::l1::{Held, NEVER, Op, Slot};
+use crate::l1::{NEVER, Op, Record, SharedRecord};
 use crate::l2::{Kind, NewLifetime};
 
 impl Reads {
@@ -29,8 +29,8 @@ impl Reads {
             let after = |ttl| now.saturating_add(nanos(ttl));
             let gone_at = after(ttls.hard);
             let ends_at = (ctx.options.sliding).map(|_| ttls.end.map_or(NEVER, after));
-            let new = |slot: &Slot| ctx.convert.head_until(slot.head(), gone_at, ends_at);
-            return Ok(ctx.l1.replace_times(&key, now, |slot| Some(new(slot))));
+            let new = |record: &Record| ctx.convert.head_until(record.head(), gone_at, ends_at);
+            return Ok(ctx.l1.replace_times(&key, now, |record| Some(new(record))));
         }
         // As for a read: the answer may make the value visible in L1 with its new times (rules 3 and 14).
         let Some(op) = ctx.begin(&key) else {
@@ -46,36 +46,36 @@ impl Reads {
     /// Extends the lifetime of an entry that was read, if less than the idle time is left: in the background, and of
     /// each key once in a quarter of the idle time.
     #[cold]
-    pub(crate) fn extend(&self, slot: &Held, idle: Duration) {
-        let (ctx, key) = (&self.ctx, &slot.key);
+    pub(crate) fn extend(&self, record: &SharedRecord, idle: Duration) {
+        let (ctx, key) = (&self.ctx, &record.key);
         let now = ctx.now();
         let has_no_l2 = ctx.l1.freshness.has_no_l2();
         let runtime = Handle::try_current().ok().filter(|_| !has_no_l2);
         // Without a runtime the next look-up that has one does it.
         let is_possible = has_no_l2 || runtime.is_some();
         let next = now.saturating_add(nanos(idle / 4));
-        if !is_possible || !slot.begin_extension(now, next) {
+        if !is_possible || !record.begin_extension(now, next) {
             return;
         }
         let ttls = ctx.convert.idle_ttls(idle);
         let Some(runtime) = runtime else {
-            ctx.l1.replace_times(key, now, |slot| {
+            ctx.l1.replace_times(key, now, |record| {
                 // Of the entry that is there now, which may have replaced the one that was read.
-                let (head, ends_at) = (slot.head(), slot.ends_at());
+                let (head, ends_at) = (record.head(), record.ends_at());
                 let gone_at = now
                     .saturating_add(nanos(ttls.hard))
                     .min(ends_at.unwrap_or(NEVER));
-                Some((ctx.convert).head_until(head, gone_at.max(slot.gone_at), ends_at))
+                Some((ctx.convert).head_until(head, gone_at.max(record.gone_at), ends_at))
             });
             return;
         };
         let (ctx, key) = (Arc::clone(ctx), key.clone());
         #[cfg(larder_ablation)]
-        let slot = Arc::clone(slot);
+        let record = Arc::clone(record);
         let extending = async move {
             #[cfg(larder_ablation)]
             if without(Rule::ExtendOnly) {
-                return store_again(&ctx, &key, &slot, ttls).await;
+                return store_again(&ctx, &key, &record, ttls).await;
             }
             if let Some(op) = ctx.begin(&key) {
                 // Without a deadline: a late copy extends the lifetime of the value that is there then, or of none
@@ -106,10 +106,10 @@ async fn send(
     // After a change to a shorter lifetime this instance applies the message as others do, and reads the value again.
     let is_same = touched.change.is_none();
     let held = is_same.then(|| ctx.l1.get(key, now)).flatten();
-    if let Some(slot) = held.filter(|slot| slot.version == at) {
-        let (tags, value) = (slot.tags(), slot.value().clone());
-        let slot = (ctx.convert).slot(key, value, stamp, touched.lifetime, tags, now);
-        ctx.l1.put_read(op, &slot);
+    if let Some(record) = held.filter(|record| record.version == at) {
+        let (tags, value) = (record.tags(), record.value().clone());
+        let record = (ctx.convert).record(key, value, stamp, touched.lifetime, tags, now);
+        ctx.l1.put_read(op, &record);
     } else {
         // The entry here, if there is one, is of an older version.
         ctx.l1.apply([&**key], at);
@@ -118,8 +118,8 @@ async fn send(
 }
 
 #[cfg(larder_ablation)]
-async fn store_again(ctx: &Context, key: &str, slot: &Slot, ttls: crate::l2::Ttls) {
-    if let Ok(sealed) = ctx.convert.seal(key, slot.value(), ttls, &[]) {
+async fn store_again(ctx: &Context, key: &str, record: &Record, ttls: crate::l2::Ttls) {
+    if let Ok(sealed) = ctx.convert.seal(key, record.value(), ttls, &[]) {
         let payload = ctx.message(Kind::Insert, &[key]);
         let batch = crate::l2::Batch {
             keys: &[key],

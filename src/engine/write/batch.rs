@@ -189,7 +189,7 @@ fn accept(ctx: &Context, write: &mut Write, ack: WriteAck, now: Tick) {
             if let Some(insert) = &mut write.insert
                 && let Some(value) = insert.value.take()
             {
-                let fresh = (ctx.convert).slot(
+                let fresh = (ctx.convert).record(
                     &write.key,
                     value,
                     stamp,

@@ -25,7 +25,7 @@ use std::time::Duration;
 use loom::sync::Mutex;
 use loom::thread::{self, JoinHandle};
 
-use super::{Held, Join, L1, LoadOutcome, Op, ProofRequest, Slot, SlotHead, Tags};
+use super::{Join, L1, LoadOutcome, Op, ProofRequest, Record, RecordHead, SharedRecord, Tags};
 use crate::clock::{Clock, Tick};
 use crate::key::Key;
 use crate::options::Options;
@@ -250,7 +250,7 @@ impl World {
     }
 
     fn remove_gone(&self) {
-        let is_gone = |slot: &Slot| self.l1.is_gone(slot, self.now);
+        let is_gone = |record: &Record| self.l1.is_gone(record, self.now);
         self.l1.store.remove_where(is_gone).for_each(drop);
     }
 
@@ -280,8 +280,8 @@ impl World {
 
     /// The entry that is served.
     fn shown(&self) -> Option<Mark> {
-        let slot = self.l1.get(KEY, self.now)?;
-        Some((*slot.value().typed(), slot.version.ver))
+        let record = self.l1.get(KEY, self.now)?;
+        Some((*record.value().typed(), record.version.ver))
     }
 
     /// The sweep of all entries, after most have gone together.
@@ -298,19 +298,19 @@ impl World {
 }
 
 /// A value of this epoch and version.
-fn fresh(mark: Mark) -> Held {
+fn fresh(mark: Mark) -> SharedRecord {
     tagged(mark, Tags::default())
 }
 
-fn tagged(mark: Mark, tags: Tags) -> Held {
+fn tagged(mark: Mark, tags: Tags) -> SharedRecord {
     entry(KEY, mark, tags)
 }
 
-fn entry(key: &str, mark: Mark, tags: Tags) -> Held {
+fn entry(key: &str, mark: Mark, tags: Tags) -> SharedRecord {
     entry_of(key, mark, mark.0, tags)
 }
 
-fn entry_of(key: &str, (epoch, ver): Mark, value: impl Value, tags: Tags) -> Held {
-    let head = SlotHead::endless(version(epoch, ver));
-    Arc::new(Slot::new(key.into(), AnyValue::new(value), head, tags))
+fn entry_of(key: &str, (epoch, ver): Mark, value: impl Value, tags: Tags) -> SharedRecord {
+    let head = RecordHead::endless(version(epoch, ver));
+    Arc::new(Record::new(key.into(), AnyValue::new(value), head, tags))
 }

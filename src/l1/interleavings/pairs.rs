@@ -9,7 +9,7 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use super::{BOUND, EPOCH, KEY, Mark, NEXT_EPOCH, TAG, World, entry_of, in_every_order, version};
-use crate::l1::{Held, Join, JoinRead, LoadOutcome, Op, Outcome, Slot, Tags};
+use crate::l1::{Join, JoinRead, LoadOutcome, Op, Outcome, Record, SharedRecord, Tags};
 use crate::util::lock::lock;
 use crate::vocabulary::{Source, Version};
 
@@ -23,7 +23,7 @@ const OPERATIONS: [Operation; 32] = [
     ("hit", |side| {
         side.look_up(|world| {
             let found = world.l1.look_up(&world.key, world.now);
-            found.inspect(|slot| world.l1.store.note_hit(slot))
+            found.inspect(|record| world.l1.store.note_hit(record))
         });
     }),
     ("unproven look-up", |side| {
@@ -184,14 +184,14 @@ impl Side {
         lock(&self.promises).push(Box::new(promise));
     }
 
-    fn look_up(&self, find: impl FnOnce(&World) -> Option<Held>) {
+    fn look_up(&self, find: impl FnOnce(&World) -> Option<SharedRecord>) {
         let seen = self.seen();
-        let Some(slot) = find(&self.world) else {
+        let Some(record) = find(&self.world) else {
             return;
         };
-        let (mark, number) = (mark(&slot), *slot.value().typed::<u64>());
+        let (mark, number) = (mark(&record), *record.value().typed::<u64>());
         let is_of_now = number >= seen.first
-            && (!slot.has_tags() || number >= seen.first_tagged && mark > seen.tag);
+            && (!record.has_tags() || number >= seen.first_tagged && mark > seen.tag);
         assert!(mark >= seen.newest && is_of_now, "{mark:?}");
         self.handed_out(mark);
     }
@@ -208,7 +208,7 @@ impl Side {
     }
 
     /// Publishes a value that L2 has sent, and hands it out, if it is usable.
-    fn publish(&self, op: &Op, number: u64, at: Mark, tags: Tags) -> Held {
+    fn publish(&self, op: &Op, number: u64, at: Mark, tags: Tags) -> SharedRecord {
         let fresh = entry_of(KEY, at, number, tags);
         if self.world.l1.is_usable(op, &fresh, self.world.now) {
             self.world.l1.put_read(op, &fresh);
@@ -217,7 +217,7 @@ impl Side {
         fresh
     }
 
-    fn read_as(&self, op: &Op) -> Held {
+    fn read_as(&self, op: &Op) -> SharedRecord {
         let number = self.number();
         self.publish(op, number, self.world.ask(), Tags::default())
     }
@@ -255,7 +255,7 @@ impl Side {
         };
         self.promise(move || {
             if let Some(Ok(Some(outcome))) = result.peek() {
-                assert!(mark(&outcome.slot) >= newest, "older than the caller");
+                assert!(mark(&outcome.record) >= newest, "older than the caller");
             }
         });
         let Some((op, sender)) = begun else {
@@ -328,7 +328,7 @@ impl Side {
         self.catch_up(|world| self.hear(|at| world.l1.apply([KEY], at)));
         self.look();
         self.read();
-        let shown = world.l1.get(KEY, world.now).map(|slot| mark(&slot));
+        let shown = world.l1.get(KEY, world.now).map(|record| mark(&record));
         let stored = world.l1.store.has_room().then(|| world.ask());
         assert_eq!(shown, stored, "nothing keeps a read out");
 
@@ -341,8 +341,8 @@ impl Side {
     }
 }
 
-fn mark(slot: &Slot) -> Mark {
-    (slot.version.epoch, slot.version.ver)
+fn mark(record: &Record) -> Mark {
+    (record.version.epoch, record.version.ver)
 }
 
 fn check(begin: fn(&mut Side), one: fn(&Side), other: fn(&Side)) {

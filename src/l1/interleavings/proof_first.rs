@@ -59,8 +59,8 @@ fn no_look_up_is_judged_by_a_later_proof(look_up: fn(&World) -> Option<Mark>) {
     }
 }
 
-fn mark(slot: Option<crate::l1::Held>) -> Option<Mark> {
-    slot.map(|slot| (*slot.value().typed(), slot.version.ver))
+fn mark(record: Option<crate::l1::SharedRecord>) -> Option<Mark> {
+    record.map(|record| (*record.value().typed(), record.version.ver))
 }
 
 fn whole_look_ups() {

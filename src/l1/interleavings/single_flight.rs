@@ -77,7 +77,7 @@ fn no_caller_joins_what_is_older<F: 'static>(ask: fn(&World) -> F, answer: fn(F)
 fn no_caller_joins_an_older_load() {
     no_caller_joins_what_is_older(load, |load| {
         let found = load.peek().unwrap().unwrap();
-        found.unwrap().slot.version.ver
+        found.unwrap().record.version.ver
     });
 }
 
@@ -90,7 +90,7 @@ fn no_caller_joins_an_older_read() {
             (read_through(world), other)
         },
         |(read, _)| match read.peek() {
-            Some(Ok(slot)) => slot.version.ver,
+            Some(Ok(record)) => record.version.ver,
             _ => panic!("it found something"),
         },
     );

@@ -22,7 +22,7 @@ const TAGGED: u64 = 1 << 63;
 /// A value, its key, its version, and its times by this process's clock.
 // The fields that a hit reads come first: with the reference count they take a cache line.
 #[repr(C)]
-pub(crate) struct Slot {
+pub(crate) struct Record {
     /// The generation that may see it, or `HIDDEN`.
     generation: AtomicU64,
     /// From when on it is gone from L1: by its TTL there, or because it is gone from L2. Zero if L1 must not hold it.
@@ -48,8 +48,8 @@ pub(crate) struct Slot {
     pub(crate) version: Version,
 }
 
-/// A slot, as L1 and all callers hold it.
-pub(crate) type Held = Arc<Slot>;
+/// A record, as L1 and all callers hold it.
+pub(crate) type SharedRecord = Arc<Record>;
 
 /// The other parts of an entry whose lifetime can be extended, or that has tags. Few caches have such entries, so
 /// the others do not keep room for it.
@@ -63,9 +63,9 @@ struct More {
     checked: AtomicU64,
 }
 
-/// The version of a slot, and its times.
+/// The version of a record, and its times.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct SlotHead {
+pub(crate) struct RecordHead {
     pub(crate) version: Version,
     pub(crate) born_at: Tick,
     pub(crate) soft_at: Tick,
@@ -78,7 +78,7 @@ pub(crate) struct SlotHead {
 }
 
 #[cfg(test)]
-impl SlotHead {
+impl RecordHead {
     /// Those of a value that does not end.
     pub(crate) fn endless(version: Version) -> Self {
         Self {
@@ -93,8 +93,8 @@ impl SlotHead {
     }
 }
 
-impl Slot {
-    pub(crate) fn new(key: Key, value: AnyValue, head: SlotHead, tags: Tags) -> Self {
+impl Record {
+    pub(crate) fn new(key: Key, value: AnyValue, head: RecordHead, tags: Tags) -> Self {
         debug_assert!(
             head.expires_at <= head.gone_at,
             "L1 keeps no value longer than L2"
@@ -128,8 +128,8 @@ impl Slot {
         &self.value
     }
 
-    pub(crate) fn head(&self) -> SlotHead {
-        SlotHead {
+    pub(crate) fn head(&self) -> RecordHead {
+        RecordHead {
             version: self.version,
             born_at: self.born_at,
             soft_at: self.soft_at(),
@@ -246,7 +246,7 @@ impl Slot {
 
     pub(super) fn reveal(&self, generation: u64) {
         let tagged = if self.has_tags() { TAGGED } else { 0 };
-        // One store decides whether all readers see the slot.
+        // One store decides whether all readers see the record.
         (self.generation).store(generation | tagged, Ordering::Release);
     }
 
