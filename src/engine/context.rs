@@ -122,7 +122,7 @@ impl Context {
                 self.backoff.forget(key);
             }
             Target::Tag(tag) => self.l1.forget_tag(tag),
-            Target::All => self.l1.clear(),
+            Target::All => self.l1.flush_and_end_proof(),
         }
         // For the heartbeat that this causes: its answer has the deferred writes sent.
         self.l1.freshness.request_proof();

@@ -406,7 +406,7 @@ impl Engine {
         // Without the lock, as they drop values of users.
         for ctx in self.contexts.iter() {
             ctx.hand_over();
-            ctx.l1.empty();
+            ctx.l1.flush_and_keep_proof();
         }
         next.start_if_possible();
         let options = &self.instance.options;
@@ -767,7 +767,7 @@ impl Engine {
             if !is_enabled && was_enabled {
                 // After the switch: operations that began before belong to the former generation of L1, and store
                 // nothing.
-                ctx.l1.empty();
+                ctx.l1.flush_and_keep_proof();
             }
         }
         drop(changing);
@@ -814,7 +814,7 @@ impl Engine {
         if wanted.tuned().mode == Mode::Shadow && !was_shadow {
             // Entries from before do not say that each hit has more to do. Values in L2 are read anew.
             let contexts = self.all().flat_map(|engine| engine.contexts.iter());
-            contexts.for_each(|ctx| ctx.l1.empty());
+            contexts.for_each(|ctx| ctx.l1.flush_and_keep_proof());
         }
         for name in &changed {
             // A call may have set another value since: it stays, unless the settings have changed.
@@ -967,7 +967,7 @@ impl Engine {
             if ctx.switch.set_share(share) {
                 // After the switch, as in `set_enabled`: an operation on a key that has left the share stores nothing.
                 // Entries of the keys that stay are read anew.
-                ctx.l1.empty();
+                ctx.l1.flush_and_keep_proof();
             }
         }
         drop(changing);

@@ -169,7 +169,7 @@ impl Freshness {
 
     /// Makes all that this instance holds or is fetching invisible, and the proof void with those that were asked for
     /// before; and has the subscriber ask for another. A partition that no other instance shares needs none.
-    pub(crate) fn revoke(&self) {
+    pub(crate) fn flush_and_end_proof(&self) {
         // Rule 8, one critical section with `prove`.
         let mut revocations = lock(&self.revocations);
         *revocations += 1;
@@ -190,7 +190,7 @@ impl Freshness {
         let known = &self.partition_ahead;
         let _ = known.compare_exchange(UNKNOWN, ahead, Ordering::AcqRel, Ordering::Relaxed);
         if self.epoch() != partition.epoch {
-            self.revoke();
+            self.flush_and_end_proof();
         }
     }
 

@@ -455,13 +455,13 @@ impl L1 {
     }
 
     /// Drops everything. Unless no other instance shares the partition, serves nothing until there is another proof.
-    pub(crate) fn clear(&self) {
-        self.freshness.revoke();
+    pub(crate) fn flush_and_end_proof(&self) {
+        self.freshness.flush_and_end_proof();
     }
 
     /// Drops everything, and keeps operations that are under way from storing. No message was missed: values that are
     /// stored later may be served at once.
-    pub(crate) fn empty(&self) {
+    pub(crate) fn flush_and_keep_proof(&self) {
         self.freshness.next_generation();
     }
 

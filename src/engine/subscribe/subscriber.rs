@@ -527,7 +527,7 @@ impl<'a> Receiver<'a> {
         let kept = without(Rule::ConnectionIncarnation)
             || self.ctx.partition.keep_only(partition.incarnation);
         if !kept {
-            self.freshness.revoke();
+            self.freshness.flush_and_end_proof();
         }
         kept
     }

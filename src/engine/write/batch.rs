@@ -177,7 +177,7 @@ fn accept(ctx: &Context, write: &mut Write, ack: WriteAck, now: Tick) {
     let stamp = ack.stamp;
     match &write.step {
         // The new epoch comes with the next heartbeat; until then nothing older is served or stored.
-        Step::Clear => ctx.l1.clear(),
+        Step::Clear => ctx.l1.flush_and_end_proof(),
         Step::EndLeases => return,
         Step::Expire if ctx.l1.freshness.has_no_l2() => {
             ctx.l1.make_stale(&write.key, stamp.version(), now);

@@ -88,7 +88,7 @@ fn nothing_with_tags_of_another_generation_is_shown() {
             let mark = world.write();
             world.l1.put_inserted(&op, &tagged(mark, tags));
         });
-        world.l1.empty();
+        world.l1.flush_and_keep_proof();
         writer.join().unwrap();
         world.hear_of_a_tag();
         assert_eq!(world.shown(), None);
@@ -232,7 +232,7 @@ fn moka_knows_what_comes_while_it_forgets_the_others() {
             } else {
                 world.read_other("a");
             }
-            world.l1.empty();
+            world.l1.flush_and_keep_proof();
             let op = world.begin();
             let sweep = world.spawn(|world| world.sweep_all());
             world.publish(&op, (EPOCH, 1));
@@ -357,7 +357,7 @@ fn nothing_from_before_a_revocation_is_shown_after_it() {
     in_every_order(|world| {
         let op = world.begin();
         let reader = world.spawn(move |world| world.publish(&op, (EPOCH, 1)));
-        world.l1.freshness.revoke();
+        world.l1.freshness.flush_and_end_proof();
         assert_eq!(world.shown(), None);
         world.prove(world.l1.freshness.ask());
         assert_eq!(world.shown(), None);

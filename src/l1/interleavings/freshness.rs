@@ -12,8 +12,8 @@ fn no_proof_outlives_a_revocation_after_its_question() {
             world.prove(asked);
             asked.revocations
         });
-        let other = world.spawn(|world| world.l1.freshness.revoke());
-        world.l1.freshness.revoke();
+        let other = world.spawn(|world| world.l1.freshness.flush_and_end_proof());
+        world.l1.freshness.flush_and_end_proof();
         other.join().unwrap();
         let revocations = subscriber.join().unwrap();
         assert_eq!(world.l1.freshness.is_live(), revocations == 2);
@@ -30,7 +30,7 @@ fn a_revocation_counts_when_the_subscriber_is_notified() {
                 assert_eq!(world.l1.freshness.ask().revocations, 1);
             }
         });
-        world.l1.freshness.revoke();
+        world.l1.freshness.flush_and_end_proof();
         subscriber.join().unwrap();
     });
 }

@@ -79,7 +79,7 @@ const OPERATIONS: [Operation; 32] = [
     ("clear", |side| {
         side.catch_up(|_| {
             side.bar(|world| {
-                world.l1.clear();
+                world.l1.flush_and_end_proof();
                 world.flush_after(|stored| {
                     if stored.0 == EPOCH {
                         *stored = (NEXT_EPOCH, 1);
@@ -90,7 +90,7 @@ const OPERATIONS: [Operation; 32] = [
         });
     }),
     ("switch", |side| {
-        side.catch_up(|_| side.bar(|world| world.l1.empty()))
+        side.catch_up(|_| side.bar(|world| world.l1.flush_and_keep_proof()))
     }),
     ("forget", |side| {
         side.bar(|world| world.l1.forget(&world.key));

@@ -21,10 +21,10 @@ const CATCH_UPS: [(&str, CatchUp); 6] = [
         world.miss_a_write();
     }),
     ("clear", |world| {
-        world.l1.clear();
+        world.l1.flush_and_end_proof();
         world.l1.flush(NEXT_EPOCH);
     }),
-    ("switch", |world| world.l1.empty()),
+    ("switch", |world| world.l1.flush_and_keep_proof()),
 ];
 
 /// The value of the key is changed, no message comes, and the proof ends. A longer time than the bound has passed since
