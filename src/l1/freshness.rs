@@ -133,7 +133,7 @@ impl Freshness {
         } else {
             asked.at.saturating_add(self.max_staleness)
         };
-        // Rule 8, one critical section with `revoke`.
+        // Rule 8, one critical section with `flush_and_end_proof`.
         let now = lock(&self.revocations);
         debug_assert!(asked.revocations <= *now, "revocations are only counted up");
         debug_assert!(
