@@ -11,7 +11,7 @@ use crate::error::LoadError;
 use crate::key::{CacheKey, KeyWriter, key_text};
 use crate::loaded::Loaded;
 use crate::lookup_by::{KeyFrom, LookupBy};
-use crate::util::call::{Call, Step};
+use crate::util::call::{Call, FirstStep};
 
 /// # Look-ups with a loader
 ///
@@ -36,9 +36,10 @@ impl<K: CacheKey, V: Send + Sync + 'static> Cache<K, V> {
     /// A loader may look up other keys, in this cache and others. If a load that the loader would wait for waits for
     /// the loader, the look-up is an error at once, see [`LoadError::cycle`].
     ///
-    /// Cost: nothing is allocated and nothing is sent on a fresh L1 hit. One round trip if L2 has the value, three if
-    /// it is loaded; two where most look-ups of this instance have missed L2 lately. The future takes about 40 bytes, and the loader with its captures once. A call that L1 does not
-    /// answer, or answers with a stale value, boxes its loader and the rest of its work.
+    /// Cost: nothing is allocated and nothing is sent on a fresh L1 hit. One round trip if L2 has the value, three if it is
+    /// loaded; two where most look-ups of this instance have missed L2 lately. The future takes about 40 bytes, and the
+    /// loader with its captures once. A call that L1 does not answer, or answers with a stale value, boxes its loader and
+    /// the rest of its work.
     ///
     /// # Errors
     ///
@@ -331,7 +332,7 @@ impl<K, V: Send + Sync + 'static> Cache<K, V> {
         load: impl FnOnce() -> Load,
     ) -> impl Future<Output = Result<Entry<V>, LoadError>> {
         let first = move || match self.find_local(key) {
-            Some(entry) if !entry.is_due() => Step::Done(Ok(entry)),
+            Some(entry) if !entry.is_due() => FirstStep::Done(Ok(entry)),
             found => self.engine().get_or_load(key_text(key), found, load()),
         };
         Call::new(first, |entry| entry.map(Entry::of))

@@ -6,7 +6,7 @@ use crate::engine::{Engine, LookedUp};
 use crate::entry::Entry;
 use crate::key::{CacheKey, KeyWriter, key_text};
 use crate::lookup_by::LookupBy;
-use crate::util::call::{Call, Step};
+use crate::util::call::{Call, FirstStep};
 
 /// # Look-ups
 ///
@@ -122,7 +122,7 @@ impl<K, V: Send + Sync + 'static> Cache<K, V> {
         key: &Q,
     ) -> impl Future<Output = Option<Entry<V>>> {
         let first = || match self.find_local(key) {
-            Some(entry) => Step::Done(Some(entry)),
+            Some(entry) => FirstStep::Done(Some(entry)),
             None => self.engine().get_from_l2(key_text(key)),
         };
         Call::new(first, |entry| entry.map(Entry::of))

@@ -49,7 +49,7 @@ use crate::options::{Options, TUNED};
 use crate::settings::{AllSettings, AppliedSettings, Settings};
 use crate::stats::{Counters, Health, SizeAdvice, Stats};
 use crate::token::Token;
-use crate::util::call::Step;
+use crate::util::call::FirstStep;
 use crate::util::few_names::few_names;
 use crate::util::later::Later;
 use crate::util::lock::lock;
@@ -478,10 +478,10 @@ impl Engine {
     }
 
     /// Looks a key up in L2 that L1 does not have.
-    pub(crate) fn get_from_l2(&self, key: Result<Key, KeyTooLong>) -> Step<Option<AnyEntry>> {
+    pub(crate) fn get_from_l2(&self, key: Result<Key, KeyTooLong>) -> FirstStep<Option<AnyEntry>> {
         match self.accept(key) {
-            Some(key) => Step::Wait(self.reads().get_from_l2(key)),
-            None => Step::Done(None),
+            Some(key) => FirstStep::Wait(self.reads().get_from_l2(key)),
+            None => FirstStep::Done(None),
         }
     }
 
@@ -492,18 +492,18 @@ impl Engine {
         key: Result<Key, KeyTooLong>,
         found: Option<AnyEntry>,
         load: Load,
-    ) -> Step<Result<AnyEntry, LoadError>> {
+    ) -> FirstStep<Result<AnyEntry, LoadError>> {
         let key = match key {
             Ok(key) => key,
-            Err(error) => return Step::Done(Err(error.into())),
+            Err(error) => return FirstStep::Done(Err(error.into())),
         };
         let loads = self.loads().of(&key);
         let Some(entry) = found else {
-            return Step::Wait(loads.get_or_load(key, load));
+            return FirstStep::Wait(loads.get_or_load(key, load));
         };
         match loads.refresh_stale(key, &entry, load) {
-            Some(current) => Step::Wait(current),
-            None => Step::Done(Ok(entry)),
+            Some(current) => FirstStep::Wait(current),
+            None => FirstStep::Done(Ok(entry)),
         }
     }
 

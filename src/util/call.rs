@@ -6,7 +6,7 @@ use std::task::{Context, Poll};
 use futures::future::BoxFuture;
 
 /// The first step of a call, which L1 may answer.
-pub(crate) enum Step<T> {
+pub(crate) enum FirstStep<T> {
     /// The call is over.
     Done(T),
     /// The call goes on with this. It is boxed here, for the calls that need it, so that the others stay small.
@@ -26,7 +26,7 @@ pub(crate) struct Call<F, T, G> {
 // The first step is moved out before it is taken, and the rest is in a box.
 impl<F, T, G> Unpin for Call<F, T, G> {}
 
-impl<T, A, F: FnOnce() -> Step<T>, G: Fn(T) -> A> Call<F, T, G> {
+impl<T, A, F: FnOnce() -> FirstStep<T>, G: Fn(T) -> A> Call<F, T, G> {
     #[inline]
     pub(crate) fn new(first: F, answer: G) -> Self {
         Self {
@@ -37,7 +37,7 @@ impl<T, A, F: FnOnce() -> Step<T>, G: Fn(T) -> A> Call<F, T, G> {
     }
 }
 
-impl<T, A, F: FnOnce() -> Step<T>, G: Fn(T) -> A> Future for Call<F, T, G> {
+impl<T, A, F: FnOnce() -> FirstStep<T>, G: Fn(T) -> A> Future for Call<F, T, G> {
     type Output = A;
 
     /// # Panics
@@ -48,8 +48,8 @@ impl<T, A, F: FnOnce() -> Step<T>, G: Fn(T) -> A> Future for Call<F, T, G> {
         let call = self.get_mut();
         if let Some(first) = call.first.take() {
             match first() {
-                Step::Done(result) => return Poll::Ready((call.answer)(result)),
-                Step::Wait(rest) => call.rest = Some(rest),
+                FirstStep::Done(result) => return Poll::Ready((call.answer)(result)),
+                FirstStep::Wait(rest) => call.rest = Some(rest),
             }
         }
         poll_rest(&mut call.rest, cx).map(&call.answer)
@@ -80,7 +80,7 @@ mod tests {
     #[tokio::test]
     #[should_panic(expected = "no caller polls a future after its end")]
     async fn a_call_that_has_ended_does_not_hang() {
-        let wait = || Step::Wait(ready(7).boxed());
+        let wait = || FirstStep::Wait(ready(7).boxed());
         let mut call = Call::new(wait, |n| n + 1);
         assert_eq!(poll!(&mut call), Poll::Ready(8));
         let _ = poll!(&mut call);
