@@ -78,10 +78,10 @@ impl Context {
         self.options.clock.now()
     }
 
-    /// Begins an operation on a key, unless [neither level may be used](Self::bars) for it.
+    /// Begins an operation on a key, unless [neither level may be used](Self::is_blocked) for it.
     pub(crate) fn begin(&self, key: &Key) -> Option<Op> {
         let op = self.l1.in_flight.begin(key);
-        (!self.bars(key)).then_some(op)
+        (!self.is_blocked(key)).then_some(op)
     }
 
     /// Defers an invalidation, to be delivered as soon as L2 answers.
@@ -183,9 +183,9 @@ impl Context {
     }
 
     /// Whether neither level may be used for a key: a write of it is deferred (rule 14), or the cache is off for it.
-    pub(crate) fn bars(&self, key: &Key) -> bool {
+    pub(crate) fn is_blocked(&self, key: &Key) -> bool {
         // Callers ask after their operation has begun. A write that is deferred later, or a switch that comes later,
-        // bars the operation from L1 by its floor or generation; one that came before is seen here.
+        // keeps the operation from L1 by its floor or generation; one that came before is seen here.
         self.switch.is_off_for(key) || self.deferred.holds(key)
     }
 }

@@ -116,7 +116,7 @@ impl<Next> Deferred<Next> {
         // Rule 14, one critical section: `overtaken` sees this deferral or the former one, each with its number.
         let mut pending = lock(&self.pending);
         // SeqCst, before it has a number, and before L1 is changed by the caller: a write with a higher number, and a
-        // read that begins after that, must find the key barred.
+        // read that begins after that, must find the key blocked.
         self.any.store(true, Ordering::SeqCst);
         let former = pending.get(&target);
         let invalidation = DeferredInvalidation {
@@ -130,7 +130,7 @@ impl<Next> Deferred<Next> {
         let has_room = former.is_some() || pending.len() < self.capacity;
         if target == Target::All || pending.contains_key(&Target::All) || !has_room {
             // A clear costs the whole fleet its L1 and L2, so it is sent once: not before every insert among the
-            // deferred writes has settled. It bars every key, and so each of the former ones.
+            // deferred writes has settled. It blocks every key, and so each of the former ones.
             let former = mem::take(&mut *pending);
             let deferral = (former.values()).fold(deferral, |all, one| all.and(one.deferral));
             let clear = DeferredInvalidation {

@@ -193,7 +193,7 @@ impl Loads {
                         waiting.push(fetch);
                     }
                     // A refresh is dropped without a result: a caller that waits for it looks the key up again. If the
-                    // key is barred (rule 14), or the cache is off, that is no failure of the source, so no pause.
+                    // key is blocked (rule 14), or the cache is off, that is no failure of the source, so no pause.
                     Acquired::NotAsked if is_refresh => {}
                     // Another instance has had the lease and stored no value, or L2 stores no load for now.
                     Acquired::Refused if is_refresh => ctx.backoff.yielded(&fetch.op.key),

@@ -141,7 +141,7 @@ pub(crate) async fn acquire(
         return Acquired::Found(record, Source::L1);
     }
     // As an operation that begins now: a write may have been deferred since the look-up (rule 14).
-    let Some(request) = request.filter(|_| !ctx.bars(key)) else {
+    let Some(request) = request.filter(|_| !ctx.is_blocked(key)) else {
         return Acquired::NotAsked;
     };
     #[cfg(larder_ablation)]
@@ -212,7 +212,7 @@ fn get_proven(ctx: &Context, op: &Op) -> Option<SharedRecord> {
 
 /// Asks for the lease whatever is stored and whoever has it: no load that began before is stored any more.
 pub(crate) async fn take_over(ctx: &Context, key: &Key) -> Option<Lease> {
-    if ctx.bars(key) {
+    if ctx.is_blocked(key) {
         return None;
     }
     match ask(ctx, key, request(ctx, Want::Anew)).await {
@@ -314,11 +314,11 @@ pub(crate) async fn fill(
     let names = (ready.stored_as.as_ref()).map_or(&[][..], |stored_as| &stored_as.tags);
     let tags = ctx.l1.tags(names);
     // Once more, as the lease was asked for earlier. L2 has not heard of what was deferred since, so the lease stands.
-    let is_barred = ctx.bars(&op.key) || names.iter().any(|tag| ctx.deferred.holds_tag(tag));
+    let is_blocked = ctx.is_blocked(&op.key) || names.iter().any(|tag| ctx.deferred.holds_tag(tag));
     let publishes = matches!(replaces, Replaces::Any);
     let mut may_be_stored = ready.stored_as.is_some();
     let sent = match (lease, &ready.stored_as) {
-        (Some(lease), Some(stored_as)) if !is_barred => {
+        (Some(lease), Some(stored_as)) if !is_blocked => {
             let sent = stored_as.send(ctx, &op.key, &ready.value, lease, publishes);
             let sent = sent.await;
             may_be_stored = !matches!(sent, Ok(None));

@@ -46,7 +46,7 @@ impl Reads {
         }
     }
 
-    /// The read in which the server compares epochs, also if the key is barred: operators ask what is there.
+    /// The read in which the server compares epochs, also if the key is blocked: operators ask what is there.
     async fn find_in_l2(&self, key: &Key) -> Result<Option<AnyEntry>, L2Error> {
         let ctx = &*self.ctx;
         let ask = LeaseRequest::read_only(Want::Any);

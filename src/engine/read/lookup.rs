@@ -298,10 +298,11 @@ impl Reads {
     pub(crate) async fn read_many(&self, keys: &[Key], proof: Proof) -> Vec<ReadOutcome> {
         let ctx = &*self.ctx;
         let begin = |key| {
-            // All operations begin before the request is sent (rule 3), and the bar is looked at after that (rule 14).
+            // All operations begin before the request is sent (rule 3), and whether the key is blocked is looked at after
+            // that (rule 14).
             let op = ctx.l1.in_flight.begin(key);
-            let barred = ctx.bars(key).then_some(Err(UNAVAILABLE));
-            (op, barred)
+            let blocked = ctx.is_blocked(key).then_some(Err(UNAVAILABLE));
+            (op, blocked)
         };
         let mut reads: Vec<(_, Option<ReadOutcome>)> = keys.iter().map(begin).collect();
         // With a proof the values themselves are compared with the known epoch, and one plain read serves all keys.
@@ -375,7 +376,7 @@ async fn read_l2(ctx: &Context, op: &Op, proof: Proof, now: Tick) -> (ReadOutcom
 
 async fn ask_l2(ctx: &Context, op: &Op, proof: Proof, now: Tick) -> (ReadOutcome, Tick) {
     // A write of the key is deferred (rule 14).
-    if ctx.bars(&op.key) {
+    if ctx.is_blocked(&op.key) {
         return (Err(UNAVAILABLE), now);
     }
     // The cheaper request, whose answer this instance can check by itself while it has a proof.
