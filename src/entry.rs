@@ -105,7 +105,7 @@ impl AnyEntry {
 
     #[inline]
     pub(crate) fn is_past_soft_ttl(&self) -> bool {
-        self.at() >= self.record.attend_at && self.at() >= self.record.soft_at()
+        self.at() >= self.record.slow_path_at && self.at() >= self.record.soft_at()
     }
 
     /// Whether a loader is wanted, to refresh the value or to compare it with the source.

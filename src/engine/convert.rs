@@ -417,7 +417,7 @@ impl Convert {
             expires_at,
             gone_at,
             ends_at: None,
-            attend_at: NEVER,
+            slow_path_at: NEVER,
         };
         debug_assert!(
             head.expires_at <= head.gone_at,
@@ -448,7 +448,7 @@ impl Convert {
             expires_at: gone_at.min(bound_in_l1.unwrap_or(NEVER)),
             gone_at,
             ends_at,
-            attend_at: head.soft_at.min(extend_at).min(refresh_at),
+            slow_path_at: head.soft_at.min(extend_at).min(refresh_at),
             ..head
         }
     }
@@ -472,7 +472,7 @@ impl Convert {
             expires_at: now,
             gone_at: now,
             ends_at: None,
-            attend_at: NEVER,
+            slow_path_at: NEVER,
         };
         Arc::new(Record::new(key.clone(), value, head, Tags::default()))
     }

@@ -396,7 +396,7 @@ impl L1 {
         self.replace_times(key, now, |record| {
             (now < record.soft_at()).then(|| RecordHead {
                 soft_at: now,
-                attend_at: now,
+                slow_path_at: now,
                 ..record.head()
             })
         });

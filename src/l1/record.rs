@@ -29,7 +29,7 @@ pub(crate) struct Record {
     pub(crate) expires_at: Tick,
     /// From when on a hit has more to do than to count: because it is stale or may be refreshed ahead, or because its
     /// lifetime is to be extended.
-    pub(crate) attend_at: Tick,
+    pub(crate) slow_path_at: Tick,
     /// Which hit moka and the advice were told of last.
     pub(super) told: Told,
     /// As moka knows it.
@@ -74,7 +74,7 @@ pub(crate) struct RecordHead {
     /// Until when its lifetime can be extended, if it can.
     pub(crate) ends_at: Option<Tick>,
     /// From when on a hit has more to do than to count; when it is stale at the latest.
-    pub(crate) attend_at: Tick,
+    pub(crate) slow_path_at: Tick,
 }
 
 #[cfg(test)]
@@ -88,7 +88,7 @@ impl RecordHead {
             expires_at: NEVER,
             gone_at: NEVER,
             ends_at: None,
-            attend_at: NEVER,
+            slow_path_at: NEVER,
         }
     }
 }
@@ -99,14 +99,15 @@ impl Record {
             head.expires_at <= head.gone_at,
             "L1 keeps no value longer than L2"
         );
-        let is_plain = head.attend_at == head.soft_at && head.ends_at.is_none() && tags.is_empty();
+        let is_plain =
+            head.slow_path_at == head.soft_at && head.ends_at.is_none() && tags.is_empty();
         Self {
             generation: AtomicU64::new(HIDDEN),
             told: Told::default(),
             weight: AtomicU32::new(0),
             expires_at: head.expires_at,
             gone_at: head.gone_at,
-            attend_at: head.attend_at,
+            slow_path_at: head.slow_path_at,
             more: (!is_plain).then(|| {
                 Box::new(More {
                     soft_at: head.soft_at,
@@ -136,14 +137,14 @@ impl Record {
             expires_at: self.expires_at,
             gone_at: self.gone_at,
             ends_at: self.ends_at(),
-            attend_at: self.attend_at,
+            slow_path_at: self.slow_path_at,
         }
     }
 
     /// From when on it is stale, though it may be served.
     #[inline]
     pub(crate) fn soft_at(&self) -> Tick {
-        (self.more.as_ref()).map_or(self.attend_at, |more| more.soft_at)
+        (self.more.as_ref()).map_or(self.slow_path_at, |more| more.soft_at)
     }
 
     /// Until when its lifetime can be extended, if it can.

@@ -79,8 +79,8 @@ impl Reads {
     /// Hands a value out, and counts if it is stale.
     #[inline]
     pub(crate) fn hand_out(&self, record: SharedRecord, now: Tick, source: Source) -> AnyEntry {
-        if now >= record.attend_at {
-            return self.attend(record, now, source);
+        if now >= record.slow_path_at {
+            return self.hand_out_on_slow_path(record, now, source);
         }
         AnyEntry::new(record, now, source)
     }
@@ -89,7 +89,7 @@ impl Reads {
     ///
     /// Cold, so that the code of a plain hit stays small enough to be inlined.
     #[cold]
-    fn attend(&self, record: SharedRecord, now: Tick, source: Source) -> AnyEntry {
+    fn hand_out_on_slow_path(&self, record: SharedRecord, now: Tick, source: Source) -> AnyEntry {
         let deadline = record.soft_at().min(record.gone_at);
         let is_stale = now >= record.soft_at();
         if is_stale {
