@@ -70,9 +70,9 @@ impl MarkCell {
 /// The eras of the last look-up of an entry that moka and the advice were told of. Both are one number, so that a hit
 /// compares one number: the number of an entry in the sample is no era of moka.
 #[derive(Default)]
-pub(super) struct Told(AtomicU32);
+pub(super) struct ReportedEras(AtomicU32);
 
-impl Told {
+impl ReportedEras {
     /// Whether nobody is to be told of a hit.
     #[inline]
     pub(super) fn is(&self, era: Era) -> bool {

@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
-use super::era::Told;
+use super::era::ReportedEras;
 use super::sync::AtomicU64;
 use super::tags::Tags;
 use crate::clock::{Tick, nanos};
@@ -31,7 +31,7 @@ pub(crate) struct Record {
     /// lifetime is to be extended.
     pub(crate) slow_path_at: Tick,
     /// Which hit moka and the advice were told of last.
-    pub(super) told: Told,
+    pub(super) reported: ReportedEras,
     /// As moka knows it.
     weight: AtomicU32,
     pub(crate) key: Key,
@@ -103,7 +103,7 @@ impl Record {
             head.slow_path_at == head.soft_at && head.ends_at.is_none() && tags.is_empty();
         Self {
             generation: AtomicU64::new(HIDDEN),
-            told: Told::default(),
+            reported: ReportedEras::default(),
             weight: AtomicU32::new(0),
             expires_at: head.expires_at,
             gone_at: head.gone_at,

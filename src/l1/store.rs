@@ -162,26 +162,28 @@ impl Store {
     #[inline]
     pub(crate) fn note_hit(&self, record: &Record) {
         let era = self.era.load(Ordering::Relaxed);
-        if !record.told.is(era) {
+        if !record.reported.is(era) {
             self.record_hit(record, era);
         }
     }
 
     #[cold]
     fn record_hit(&self, record: &Record, era: Era) {
-        let (told, mark) = record.told.get();
+        let (told, mark) = record.reported.get();
         let advice = self.advice.as_ref().filter(|advice| advice.awaits(mark));
         if told == era && advice.is_none() {
             return;
         }
         let hash = self.table.hash(&record.key);
         if told != era {
-            record.told.set(era, mark);
+            record.reported.set(era, mark);
             self.policy.record(hash);
             self.drop_evicted();
         }
         if let Some(advice) = advice {
-            record.told.set(era, advice.note_hit(hash, record.weight()));
+            record
+                .reported
+                .set(era, advice.note_hit(hash, record.weight()));
         }
     }
 
@@ -213,7 +215,7 @@ impl Store {
         let mark = advice.map_or(Mark::NONE, |advice| {
             advice.note_insert(hash, record.weight())
         });
-        record.told.set(self.era.load(Ordering::Relaxed), mark);
+        record.reported.set(self.era.load(Ordering::Relaxed), mark);
         let former = self.table.put(hash, record);
         let is_new = former.is_none();
         // After the entry was put there: of two threads that insert, one finds the entry of the other.
@@ -285,8 +287,8 @@ impl Store {
 
     /// Puts a record in the place of another one of the same key, if that is still there. Returns whether it was.
     pub(super) fn replace(&self, old: &SharedRecord, new: &SharedRecord) -> bool {
-        let (era, mark) = old.told.get();
-        new.told.set(era, mark);
+        let (era, mark) = old.reported.get();
+        new.reported.set(era, mark);
         new.set_weight(old.weight());
         self.table.put_in_place_of(old, new)
     }
@@ -361,7 +363,7 @@ impl Store {
                     let mark =
                         |advice: &Arc<SizeAdvisor>| advice.mark(self.table.hash(&record.key));
                     let mark = self.advice.as_ref().map_or(Mark::NONE, mark);
-                    record.told.set(self.era.load(Ordering::Relaxed), mark);
+                    record.reported.set(self.era.load(Ordering::Relaxed), mark);
                 }
                 !is_kept
             });
