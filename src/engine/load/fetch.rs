@@ -50,7 +50,7 @@ pub(crate) struct Fetch {
     lease: Option<Lease>,
     /// The value that is replaced: stale, or, known with the lease, kept past its TTL.
     previous: Option<AnyEntry>,
-    /// The number by which the loader knows the key: its place in the list of those that are run together.
+    /// The number by which the loader knows the key: its index in the list of those that are run together.
     number: usize,
     /// The callers of a fetch that is dropped are told that it has no result.
     sender: ResultSender<LoadOutcome>,

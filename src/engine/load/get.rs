@@ -37,14 +37,14 @@ pub(super) struct Since {
 /// A call with a loader, as a future that does not depend on the types of its caller.
 pub(crate) type LoadCall = BoxFuture<'static, Result<AnyEntry, LoadError>>;
 
-/// Entries that were found for keys of a call, with the places of the keys.
+/// Entries that were found for keys of a call, with the indexes of the keys.
 pub(super) type FoundAt = Vec<(usize, Option<AnyEntry>)>;
 
 /// The load of a key of which L2 was asked.
 const MISSING: Goal = Goal::Missing { at_least: None };
 
-/// Makes the loader for keys of a call, by their places in it.
-pub(crate) type LoaderOfPlaces<'a> = dyn Fn(&[usize]) -> Loader + Send + Sync + 'a;
+/// Makes the loader for keys of a call, by their indexes in it.
+pub(crate) type LoaderOfIndexes<'a> = dyn Fn(&[usize]) -> Loader + Send + Sync + 'a;
 
 /// A load that a caller has joined or begun.
 struct Joined {
@@ -265,23 +265,23 @@ impl Loads {
     }
 
     /// L2 and then one call of the loader for all that it lacks, for keys that L1 did not have, or whose values are due
-    /// to be refreshed. Returns their entries with their places. `loader` makes the loader for the keys at these
-    /// places.
+    /// to be refreshed. Returns their entries with their indexes. `loader` makes the loader for the keys with these
+    /// indexes.
     pub(super) async fn get_rest(
         self: &Arc<Self>,
         rest: Vec<Rest>,
-        loader: &LoaderOfPlaces<'_>,
+        loader: &LoaderOfIndexes<'_>,
     ) -> Result<FoundAt, LoadError> {
         let (mut due, mut absent) = (Vec::new(), Vec::new());
         for Rest {
-            place,
+            index,
             key,
             due: entry,
         } in rest
         {
             match entry {
-                Some(entry) => due.push((place, key, entry)),
-                None => absent.push((place, key)),
+                Some(entry) => due.push((index, key, entry)),
+                None => absent.push((index, key)),
             }
         }
         let mut found = Vec::with_capacity(absent.len());
@@ -293,26 +293,26 @@ impl Loads {
         };
         // Before L2 is asked, which may take a while.
         let mut awaited = self.start_refreshes(refreshed, loader);
-        let (mut places, mut asked) = (Vec::new(), Vec::new());
-        for (place, key) in absent {
+        let (mut indexes, mut asked) = (Vec::new(), Vec::new());
+        for (index, key) in absent {
             if let Some(entry) = self.get_at_once(&key).await {
-                found.push((place, Some(entry)));
+                found.push((index, Some(entry)));
             } else {
-                places.push(place);
+                indexes.push(index);
                 asked.push(key);
             }
         }
         let outcomes = self.reads.read_many(&asked, Proof::Used).await;
         let now = self.ctx.now();
         let (mut flights, mut failed) = (Vec::new(), Ok(()));
-        let (mut led, mut led_places) = (Vec::new(), Vec::new());
-        for ((place, key), outcome) in places.into_iter().zip(asked).zip(outcomes) {
+        let (mut led, mut led_indexes) = (Vec::new(), Vec::new());
+        for ((index, key), outcome) in indexes.into_iter().zip(asked).zip(outcomes) {
             let want = match self.reads.answer(&key, outcome, now) {
                 Ok(entry) => {
                     if entry.is_due() {
-                        due.push((place, key, entry.clone()));
+                        due.push((index, key, entry.clone()));
                     }
-                    found.push((place, Some(entry)));
+                    found.push((index, Some(entry)));
                     continue;
                 }
                 Err(want) => want,
@@ -325,11 +325,11 @@ impl Loads {
             let (joined, new) = self.join(&key, MISSING, want, None, true);
             if let Some(new) = new {
                 led.push(new);
-                led_places.push(place);
+                led_indexes.push(index);
             }
-            flights.push((place, key, joined));
+            flights.push((index, key, joined));
         }
-        debug_assert_eq!(led.len(), led_places.len(), "the loader numbers its keys");
+        debug_assert_eq!(led.len(), led_indexes.len(), "the loader numbers its keys");
         let from_source = if is_shadow {
             mem::take(&mut due)
         } else {
@@ -339,36 +339,36 @@ impl Loads {
         awaited.extend(self.start_refreshes(due, loader));
         // All keys are joined before any result is awaited: this caller's loads run beside the loads of other callers.
         if !led.is_empty() {
-            self.spawn(led, loader(&led_places)).await;
+            self.spawn(led, loader(&led_indexes)).await;
         }
         let mut awaited_loads = Vec::with_capacity(flights.len());
-        for (place, key, joined) in flights {
+        for (index, key, joined) in flights {
             match self.begin_waiting(&key, &joined) {
-                Ok(waiting) => awaited_loads.push((place, key, joined, waiting)),
+                Ok(waiting) => awaited_loads.push((index, key, joined, waiting)),
                 Err(error) => failed = Err(error),
             }
         }
-        // After that: the loads go on, for the callers that have joined them, also if this fails. In the places of the
+        // After that: the loads go on, for the callers that have joined them, also if this fails. At the indexes of the
         // entries that were found.
         found.extend(self.answer_all_from_source(from_source, loader).await?);
-        for (place, key, joined, waiting) in awaited_loads {
+        for (index, key, joined, waiting) in awaited_loads {
             let result = self.result_for(&key, joined, &mut None).await;
             drop(waiting);
             let entry = match result {
                 Some(result) => result?,
                 None => {
-                    let load = Load::ByCall(loader(&[place]));
+                    let load = Load::ByCall(loader(&[index]));
                     (self.join_or_load(key, MISSING, Some(Want::Any), load, None)).await?
                 }
             };
-            found.push((place, entry));
+            found.push((index, entry));
         }
         // Beside each other: the waits share one limit, and one after the other the last would begin when it is over.
         let waits = awaited.into_iter().map(async |awaited| {
-            let place = awaited.place;
-            let load = || Load::ByCall(loader(&[place]));
+            let index = awaited.index;
+            let load = || Load::ByCall(loader(&[index]));
             let current = self.await_refresh(awaited, load).await?;
-            Ok::<_, LoadError>((place, current))
+            Ok::<_, LoadError>((index, current))
         });
         found.extend(try_join_all(waits).await?);
         failed.map(|()| found)

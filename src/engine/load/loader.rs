@@ -51,7 +51,7 @@ pub(crate) type BoxError = Box<dyn Error + Send + Sync>;
 
 /// A key of a call of a loader.
 pub(crate) struct LoadKey {
-    /// The place of the key among those that the loader was made for.
+    /// The index of the key among those that the loader was made for.
     pub(crate) number: usize,
     pub(crate) key: Key,
     /// The value before the load: stale, kept past its TTL, or `None`.
@@ -80,15 +80,15 @@ impl Loader {
             UserLoader::Many(load) => {
                 // By their texts, as keys need not be comparable.
                 let texts = keys.iter().enumerate();
-                let places: HashMap<Key, usize> =
-                    texts.map(|(place, key)| (key.key.clone(), place)).collect();
+                let indexes: HashMap<Key, usize> =
+                    texts.map(|(index, key)| (key.key.clone(), index)).collect();
                 let mut values: Vec<_> = keys.iter().map(|_| None).collect();
                 let asked = keys.into_iter().map(|key| (key.number, key.previous));
                 let loading = load(asked.collect());
                 Box::pin(async move {
                     for (key, value) in loading.await? {
-                        let place = places.get(&key);
-                        if let Some(found) = place.and_then(|&place| values.get_mut(place)) {
+                        let index = indexes.get(&key);
+                        if let Some(found) = index.and_then(|&index| values.get_mut(index)) {
                             *found = Some(value);
                         }
                     }

@@ -139,7 +139,7 @@ impl LoaderCall {
 /// The load of a key in a cache of this process.
 #[derive(Clone, PartialEq, Eq)]
 struct OneLoad {
-    place: Place,
+    index: Place,
     /// See [`LoadId::address`].
     id: usize,
 }
@@ -175,8 +175,8 @@ impl Waits {
         let address = address(call);
         let of_call = self.of_calls.entry(address).or_default();
         if of_call.is_empty() {
-            for OneLoad { place, id } in loads_of(call) {
-                self.calls.entry(place).or_default().push((id, address));
+            for OneLoad { index, id } in loads_of(call) {
+                self.calls.entry(index).or_default().push((id, address));
             }
         }
         of_call.push(awaited);
@@ -187,18 +187,18 @@ impl Waits {
         let Some(of_call) = self.of_calls.get_mut(&address) else {
             return;
         };
-        if let Some(place) = of_call.iter().position(|awaited| awaited.load == *load) {
-            of_call.swap_remove(place);
+        if let Some(index) = of_call.iter().position(|awaited| awaited.load == *load) {
+            of_call.swap_remove(index);
         }
         if !of_call.is_empty() {
             return;
         }
         self.of_calls.remove(&address);
-        for OneLoad { place, .. } in loads_of(call) {
-            if let Some(calls) = self.calls.get_mut(&place) {
+        for OneLoad { index, .. } in loads_of(call) {
+            if let Some(calls) = self.calls.get_mut(&index) {
                 calls.retain(|(_, of)| *of != address);
                 if calls.is_empty() {
-                    self.calls.remove(&place);
+                    self.calls.remove(&index);
                 }
             }
         }
@@ -207,7 +207,7 @@ impl Waits {
     /// The names of the loads through which `awaited` waits for the call, if it does. A load that `is_anew` waits for
     /// nothing yet; it counts as any load of its key, as loaders that load each other's keys anew would never end.
     fn cycle(&self, call: &Arc<LoaderCall>, awaited: &Awaited, is_anew: bool) -> Option<String> {
-        // Each with the place of the load that it was reached from.
+        // Each with the index of the load that it was reached from.
         let mut reached = vec![(awaited, None)];
         let (mut next, mut seen) = (0, HashSet::new());
         while let Some(&(Awaited { load, .. }, from)) = reached.get(next) {
@@ -215,13 +215,13 @@ impl Waits {
             // A load that nobody joins has the lease of its key, for which any other load of the key waits.
             let is_own = |(key, id): &(Key, LoadId)| {
                 let is_same = matches!(id, LoadId::Anew(_)) || is_it(id.address());
-                *key == load.place.key && is_same
+                *key == load.index.key && is_same
             };
             let mut own = call.loads.iter().chain(call.behind.iter());
-            if call.instance == load.place.instance && own.any(is_own) {
+            if call.instance == load.index.instance && own.any(is_own) {
                 return Some(names(&reached, next));
             }
-            let calls = self.calls.get(&load.place).into_iter().flatten();
+            let calls = self.calls.get(&load.index).into_iter().flatten();
             for &(_, of) in calls.filter(|(id, _)| is_it(*id)) {
                 if seen.insert(of) {
                     let further = self.of_calls.get(&of).into_iter().flatten();
@@ -237,13 +237,13 @@ impl Waits {
 /// The way to a load, from the load itself on.
 fn names(reached: &[(&Awaited, Option<usize>)], last: usize) -> String {
     let mut way = Vec::new();
-    let mut place = Some(last);
-    while let Some((awaited, from)) = place.and_then(|place| reached.get(place)) {
+    let mut index = Some(last);
+    while let Some((awaited, from)) = index.and_then(|index| reached.get(index)) {
         way.push(format!(
             "{}:{}",
-            awaited.options.namespace, awaited.load.place.key
+            awaited.options.namespace, awaited.load.index.key
         ));
-        place = *from;
+        index = *from;
     }
     way.extend(way.first().cloned());
     way.reverse();
@@ -257,7 +257,7 @@ fn address(call: &Arc<LoaderCall>) -> usize {
 fn loads_of(call: &LoaderCall) -> impl Iterator<Item = OneLoad> {
     let loads = call.loads.iter().chain(call.behind.iter());
     loads.map(|(key, id)| OneLoad {
-        place: Place {
+        index: Place {
             instance: call.instance,
             key: key.clone(),
         },
@@ -290,7 +290,7 @@ impl Waiting {
         };
         let (instance, key, id) = (ctx.instance, key.clone(), id());
         let load = OneLoad {
-            place: Place { instance, key },
+            index: Place { instance, key },
             id: id.address(),
         };
         let awaited = Awaited {

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use futures::future::{BoxFuture, join_all};
 
 use super::Loads;
-use super::get::{LoadCall, LoaderOfPlaces};
+use super::get::{LoadCall, LoaderOfIndexes};
 use super::loader::Loader;
 use crate::engine::partitions::Partitions;
 use crate::engine::read::looked_up::{Entries, LookedUp};
@@ -23,11 +23,11 @@ impl PartitionLoads {
     }
 
     /// Asks L2, and then loads the keys that it lacks by one call of the loader in each partition. Returns the entries of
-    /// all keys, in their order. `loader` makes the loader for the keys at these places.
+    /// all keys, in their order. `loader` makes the loader for the keys with these indexes.
     pub(crate) fn get_rest<'a>(
         &'a self,
         mut looked_up: LookedUp,
-        loader: Box<LoaderOfPlaces<'a>>,
+        loader: Box<LoaderOfIndexes<'a>>,
     ) -> BoxFuture<'a, Result<Entries, LoadError>> {
         Box::pin(async move {
             let rest = mem::take(&mut looked_up.rest);
@@ -36,8 +36,8 @@ impl PartitionLoads {
             // All of them, also if one fails: values that were loaded are kept.
             let found = join_all(found).await;
             for found in found {
-                for (place, entry) in found? {
-                    looked_up.put(place, entry);
+                for (index, entry) in found? {
+                    looked_up.put(index, entry);
                 }
             }
             Ok(looked_up.entries)

@@ -26,8 +26,8 @@ use crate::vocabulary::Source;
 
 /// A stale value whose refresh a caller waits for.
 pub(super) struct Awaited {
-    /// The place of its key in the caller's list.
-    pub(super) place: usize,
+    /// The index of its key in the caller's list.
+    pub(super) index: usize,
     key: Key,
     entry: AnyEntry,
     /// `None` if it is not refreshed.
@@ -41,7 +41,7 @@ struct Begun {
     refreshes: Vec<Fetch>,
     samples: Vec<Sample>,
     /// Of both, in the order of the numbers by which the loader knows their keys.
-    places: Vec<usize>,
+    indexes: Vec<usize>,
 }
 
 impl Loads {
@@ -114,7 +114,7 @@ impl Loads {
 
     /// Starts one background refresh of stale values, and compares sampled ones with the source. Joins refreshes that
     /// are under way, and leaves out keys whose refresh has just failed. `loader` makes the loader for the keys at
-    /// these places.
+    /// these indexes.
     ///
     /// Returns the values whose refresh the caller waits for, if an option says that it waits.
     pub(super) fn start_refreshes(
@@ -123,8 +123,8 @@ impl Loads {
         loader: impl FnOnce(&[usize]) -> Loader,
     ) -> Vec<Awaited> {
         let (begun, awaited) = self.join_refreshes(due);
-        if !begun.places.is_empty() {
-            let loader = loader(&begun.places);
+        if !begun.indexes.is_empty() {
+            let loader = loader(&begun.indexes);
             self.run_refreshes(begun, loader);
         }
         awaited
@@ -138,15 +138,15 @@ impl Loads {
         let mut begun = Begun {
             refreshes: Vec::new(),
             samples: Vec::new(),
-            places: Vec::new(),
+            indexes: Vec::new(),
         };
-        // The refreshes first: their numbers are their places in the list that is run.
+        // The refreshes first: their numbers are their indexes in the list that is run.
         due.sort_by_key(|(.., entry)| entry.is_sampled());
-        for (place, key, entry) in due {
+        for (index, key, entry) in due {
             if entry.is_sampled() {
-                let number = begun.places.len();
+                let number = begun.indexes.len();
                 begun.samples.push(Sample { key, entry, number });
-                begun.places.push(place);
+                begun.indexes.push(index);
                 continue;
             }
             let may_refresh = self.ctx.backoff.may_refresh(&key);
@@ -165,14 +165,14 @@ impl Loads {
                 let (flight, led) = Fetch::of(join, Goal::Newer, previous, began, Some(request));
                 if let Some(led) = led {
                     begun.refreshes.push(led);
-                    begun.places.push(place);
+                    begun.indexes.push(index);
                 }
                 flight
             });
             // No caller waits for a value that is refreshed ahead.
             if wait.is_some() && entry.is_stale() {
                 awaited.push(Awaited {
-                    place,
+                    index,
                     key,
                     entry,
                     refresh,
@@ -187,7 +187,7 @@ impl Loads {
         let refreshes = begun.refreshes;
         debug_assert_eq!(
             refreshes.len() + begun.samples.len(),
-            begun.places.len(),
+            begun.indexes.len(),
             "the loader knows each key by its number"
         );
         self.verify(begun.samples, &loader);

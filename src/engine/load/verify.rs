@@ -12,7 +12,7 @@ use tokio::time::sleep;
 use tracing::{Instrument, Span, debug, warn};
 
 use super::Loads;
-use super::get::{FoundAt, LoadCall, LoaderOfPlaces};
+use super::get::{FoundAt, LoadCall, LoaderOfIndexes};
 use super::loader::{LoadKey, LoadedValues, Loader};
 use super::nested::{Behind, LoadId, Waiting};
 use crate::clock::{Tick, nanos};
@@ -28,7 +28,7 @@ use crate::vocabulary::{AnyValue, Source, Version};
 const MINUTE: Duration = Duration::from_secs(60);
 const HOUR: Duration = Duration::from_secs(3600);
 
-/// A value that is to be refreshed, or compared with its source, and the place of its key in the list of the caller.
+/// A value that is to be refreshed, or compared with its source, and the index of its key in the list of the caller.
 pub(super) type Due = (usize, Key, AnyEntry);
 
 /// A hit that is to be checked.
@@ -197,17 +197,17 @@ impl Loads {
         })
     }
 
-    /// As [`answer_from_source`](Self::answer_from_source), for the hits of a call with their places, by one call of
+    /// As [`answer_from_source`](Self::answer_from_source), for the hits of a call with their indexes, by one call of
     /// the loader.
     pub(super) async fn answer_all_from_source(
         self: &Arc<Self>,
         hits: Vec<Due>,
-        loader: &LoaderOfPlaces<'_>,
+        loader: &LoaderOfIndexes<'_>,
     ) -> Result<FoundAt, LoadError> {
         if hits.is_empty() {
             return Ok(Vec::new());
         }
-        let places: Vec<_> = hits.iter().map(|(place, ..)| *place).collect();
+        let indexes: Vec<_> = hits.iter().map(|(index, ..)| *index).collect();
         let samples = hits.into_iter().enumerate();
         let samples = samples.map(|(number, (_, key, entry))| Sample { key, entry, number });
         let samples: Vec<_> = samples.collect();
@@ -217,7 +217,7 @@ impl Loads {
         for key in keys {
             waiting.push(Waiting::begin(&self.ctx, key, || id.clone())?);
         }
-        let loaded = self.load_again(&samples, &loader(&places), &id).await;
+        let loaded = self.load_again(&samples, &loader(&indexes), &id).await;
         drop(waiting);
         // A stale value may differ.
         let is_compared = |sample: &Sample| !sample.entry.is_stale();
@@ -226,8 +226,8 @@ impl Loads {
             compared.for_each(|_| self.count(None));
         }
         let now = self.ctx.now();
-        let mut answers = Vec::with_capacity(places.len());
-        for ((place, sample), loaded) in places.into_iter().zip(samples).zip(loaded?) {
+        let mut answers = Vec::with_capacity(indexes.len());
+        for ((index, sample), loaded) in indexes.into_iter().zip(samples).zip(loaded?) {
             let compared = is_compared(&sample).then(|| self.compare(&sample, loaded.as_ref()));
             if let Some(compared) = compared {
                 self.count(compared);
@@ -243,7 +243,7 @@ impl Loads {
                 let record = Convert::unstored(&sample.key, value, now);
                 self.reads.hand_out(record, now, Source::Loader)
             });
-            answers.push((place, answer));
+            answers.push((index, answer));
             // As many at once as there are checks at most: a sample loses nothing.
             if compared == Some(Some(false))
                 && let Ok(permit) = Arc::clone(&self.permits.checks).try_acquire_owned()

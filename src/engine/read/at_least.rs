@@ -41,8 +41,8 @@ impl Reads {
         // By operations of its own, and not by a read that others share: one that began before may be too old.
         let outcomes = self.read_many(&asked, Proof::Unused).await;
         debug_assert_eq!(outcomes.len(), lacking.len(), "one outcome for each key");
-        for ((key, place), outcome) in lacking.into_iter().zip(outcomes) {
-            *place = match outcome {
+        for ((key, index), outcome) in lacking.into_iter().zip(outcomes) {
+            *index = match outcome {
                 Err(UNAVAILABLE) => self
                     .get_unproven(key)
                     .filter(|entry| ctx.l1.is_at_least(entry.record(), write))

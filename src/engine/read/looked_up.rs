@@ -18,8 +18,8 @@ pub(crate) struct LookedUp {
 
 /// A key for which L1 is not enough.
 pub(crate) struct Rest {
-    /// The place of the key in the call.
-    pub(crate) place: usize,
+    /// The index of the key in the call.
+    pub(crate) index: usize,
     pub(crate) key: Key,
     /// The entry that is to be refreshed, or compared with its source. `None` if L1 has none.
     pub(crate) due: Option<AnyEntry>,
@@ -38,7 +38,7 @@ impl LookedUp {
     pub(crate) fn push(&mut self, key: &str, entry: Option<AnyEntry>, is_enough: bool) {
         if !is_enough {
             self.rest.push(Rest {
-                place: self.entries.len(),
+                index: self.entries.len(),
                 key: key.into(),
                 due: entry.clone(),
             });
@@ -46,9 +46,9 @@ impl LookedUp {
         self.entries.push(entry);
     }
 
-    /// Puts an entry that was found later in the place of its key.
-    pub(crate) fn put(&mut self, place: usize, entry: Option<AnyEntry>) {
-        if let Some(missing) = self.entries.get_mut(place) {
+    /// Puts an entry that was found later at the index of its key.
+    pub(crate) fn put(&mut self, index: usize, entry: Option<AnyEntry>) {
+        if let Some(missing) = self.entries.get_mut(index) {
             *missing = entry;
         }
     }

@@ -28,13 +28,13 @@ impl PartitionReads {
     pub(crate) fn get_rest(&self, mut looked_up: LookedUp) -> BoxFuture<'_, Entries> {
         Box::pin(async move {
             let rest = mem::take(&mut looked_up.rest).into_iter();
-            let (places, keys): (Vec<usize>, Vec<Key>) =
-                rest.map(|rest| (rest.place, rest.key)).unzip();
+            let (indexes, keys): (Vec<usize>, Vec<Key>) =
+                rest.map(|rest| (rest.index, rest.key)).unzip();
             let get =
                 async |partition: &Arc<Reads>, keys: Vec<Key>| partition.get_many(&keys).await;
             let found = self.each(keys, |key| key, get).await;
-            for (place, entry) in places.into_iter().zip(found) {
-                looked_up.put(place, entry);
+            for (index, entry) in indexes.into_iter().zip(found) {
+                looked_up.put(index, entry);
             }
             looked_up.entries
         })

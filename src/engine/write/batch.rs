@@ -58,7 +58,7 @@ impl Group {
             return Vec::new();
         }
         let mut keys: Vec<_> = self.writes.iter().map(|write| &*write.key).collect();
-        // Each value has the place of its key, and there is one insert of a key in a batch.
+        // Each value has the index of its key, and there is one insert of a key in a batch.
         if !self.step.is_insert() {
             keys.sort_unstable();
             keys.dedup();
