@@ -15,9 +15,9 @@ pub(crate) const TTL: Duration = Duration::from_secs(3600);
 pub(crate) type Hits = Box<dyn Fn(usize, usize) + Sync>;
 
 /// Runs one kind of hit, for a tool that counts instructions.
-pub(crate) fn repeat(name: &str, times: usize) {
+pub(crate) fn repeat(name: &str, times: u64) {
     let (_, hits) = cases().into_iter().find(|case| case.0 == name).unwrap();
-    hits(0, times);
+    hits(0, times.try_into().unwrap());
 }
 
 pub(crate) fn cases() -> Vec<(String, Hits)> {

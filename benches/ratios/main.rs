@@ -4,7 +4,7 @@
 //! ratio is computed within one round, so that other load on the machine affects both sides. The table shows medians
 //! with their 95 % confidence intervals. `FILTER` is a part of a line, as in `"64 callers of one shared"`.
 //!
-//! With the variables `HIT` and `TIMES` set, it runs one kind of hit that many times, for `tests/instructions.sh`. With
+//! With the variables `HIT` and `TIMES` set, it runs one kind of hit or request that many times, for `tests/instructions.sh`. With
 //! `FILL` set, it fills one cache: the bench runs itself so, as the memory of a process has to be that of one cache.
 
 #![allow(
@@ -22,6 +22,7 @@ mod hits;
 mod l1;
 mod messages;
 mod reads;
+mod requests;
 mod rounds;
 mod rows;
 mod sizes;
@@ -53,7 +54,11 @@ struct Arguments {
 
 fn main() {
     if let Ok(hit) = env::var("HIT") {
-        return hits::repeat(&hit, env::var("TIMES").unwrap().parse().unwrap());
+        let times = env::var("TIMES").unwrap().parse().unwrap();
+        if !requests::repeat(&hit, times) {
+            hits::repeat(&hit, times);
+        }
+        return;
     }
     if let Ok(cache) = env::var(fill::CHILD) {
         return fill::child(&cache);
