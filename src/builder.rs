@@ -71,12 +71,12 @@ pub struct Builder<K, V, L = ()> {
 /// All that a builder was given, except the loader, without the types of keys and values.
 struct Given {
     parts: Parts,
-    rest: Rest,
+    rest: OtherOptions,
 }
 
 /// The options that the engine is not given as they are.
 #[derive(Default)]
-struct Rest {
+struct OtherOptions {
     namespace: String,
     /// The options that settings have, too: each as it was set last, by code or by settings. Without a server.
     set: Settings,
@@ -1275,9 +1275,9 @@ impl Given {
             channels: Vec::new(),
             publish_to: None,
         };
-        let rest = Rest {
+        let rest = OtherOptions {
             namespace,
-            ..Rest::default()
+            ..OtherOptions::default()
         };
         Box::new(Self { parts, rest })
     }

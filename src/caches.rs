@@ -59,12 +59,12 @@ use crate::wire::codec::{CodecStack, DefaultCodec};
 /// From the weakest: the code, then the settings for all caches, then those for one. For settings from a file and
 /// from the environment, `file.overridden_by(&environment)` has both: see [`ServiceSettings::overridden_by`].
 #[derive(Clone)]
-pub struct Caches(Arc<Shared>);
+pub struct Caches(Arc<CachesState>);
 
 /// Gives each cache a handle of the same L2.
 type L2Of = Box<dyn Fn() -> Box<dyn L2> + Send + Sync>;
 
-struct Shared {
+struct CachesState {
     service: String,
     settings: Mutex<ServiceSettings>,
     l2: Option<L2Of>,
@@ -172,7 +172,7 @@ impl Caches {
 
     fn over(service: String, settings: ServiceSettings, l2: Option<impl L2 + Clone>) -> Self {
         let l2 = l2.map(|l2| -> L2Of { Box::new(move || Box::new(l2.clone())) });
-        Self(Arc::new(Shared {
+        Self(Arc::new(CachesState {
             service,
             settings: Mutex::new(settings),
             l2,
@@ -381,7 +381,7 @@ impl Caches {
     }
 }
 
-impl Shared {
+impl CachesState {
     /// Refuses a cache if there is one of its name already. Other settings may have come since the builder was made
     /// with these.
     fn add(&self, cache: AnyCache, name: &str, settings: &Settings) -> Result<(), BuildError> {

@@ -124,11 +124,11 @@ pub enum InvalidatedBy {
 ///
 /// The sender is made for the first listener, as it takes memory for all that may wait.
 #[derive(Debug, Default)]
-pub(crate) struct Events(OnceLock<Channel>);
+pub(crate) struct Events(OnceLock<EventChannel>);
 
 #[derive(Debug)]
-struct Channel {
-    sender: broadcast::Sender<Waiting>,
+struct EventChannel {
+    sender: broadcast::Sender<WaitingEvents>,
     dropped: Dropped,
 }
 
@@ -138,12 +138,12 @@ type Dropped = Arc<Mutex<Vec<CacheEvent>>>;
 
 /// An event in the channel.
 #[derive(Clone, Debug)]
-struct Waiting {
+struct WaitingEvents {
     event: Option<CacheEvent>,
     dropped: Dropped,
 }
 
-impl Drop for Waiting {
+impl Drop for WaitingEvents {
     fn drop(&mut self) {
         // Of the others only the memory is given back.
         if let Some(event @ CacheEvent::LoadFailed { .. }) = self.event.take() {
@@ -181,11 +181,11 @@ impl CacheEvent {
 
 impl Events {
     pub(crate) fn emit<E: Into<Option<CacheEvent>>>(&self, event: impl FnOnce() -> E) {
-        if let Some(Channel { sender, dropped }) = self.0.get()
+        if let Some(EventChannel { sender, dropped }) = self.0.get()
             && let Some(event) = event().into()
         {
             // There may be no listener any more.
-            let _ = sender.send(Waiting {
+            let _ = sender.send(WaitingEvents {
                 event: Some(event),
                 dropped: Arc::clone(dropped),
             });
@@ -195,20 +195,21 @@ impl Events {
 
     /// The events from now on. Ends with the instance.
     pub(crate) fn stream(&self) -> BoxStream<'static, CacheEvent> {
-        let channel = self.0.get_or_init(|| Channel {
+        let channel = self.0.get_or_init(|| EventChannel {
             sender: broadcast::Sender::new(MOST_WAIT),
             dropped: Dropped::default(),
         });
-        let next = async |(mut receiver, dropped): (broadcast::Receiver<Waiting>, Dropped)| {
-            let received = receiver.recv().await;
-            drop_all(&dropped);
-            let event = match received {
-                Ok(mut waiting) => waiting.event.take()?,
-                Err(RecvError::Lagged(missed)) => CacheEvent::Missed(missed),
-                Err(RecvError::Closed) => return None,
+        let next =
+            async |(mut receiver, dropped): (broadcast::Receiver<WaitingEvents>, Dropped)| {
+                let received = receiver.recv().await;
+                drop_all(&dropped);
+                let event = match received {
+                    Ok(mut waiting) => waiting.event.take()?,
+                    Err(RecvError::Lagged(missed)) => CacheEvent::Missed(missed),
+                    Err(RecvError::Closed) => return None,
+                };
+                Some((event, (receiver, dropped)))
             };
-            Some((event, (receiver, dropped)))
-        };
         let receiver = channel.sender.subscribe();
         unfold((receiver, Arc::clone(&channel.dropped)), next).boxed()
     }

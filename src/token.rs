@@ -42,14 +42,14 @@ const MANY_PARTITIONS: &str = "2.";
 pub struct Token {
     /// How many partitions the cache has.
     partitions: u16,
-    first: Part,
+    first: TokenPart,
     /// In the order of their partitions, after the first.
-    others: Vec<Part>,
+    others: Vec<TokenPart>,
 }
 
 /// The last write of one partition.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-struct Part {
+struct TokenPart {
     partition: u16,
     version: Version,
 }
@@ -59,7 +59,7 @@ impl Token {
         debug_assert!(number < of, "partitions are numbered from zero");
         Self {
             partitions: of,
-            first: Part {
+            first: TokenPart {
                 partition: number,
                 version,
             },
@@ -107,7 +107,7 @@ impl Token {
         }
     }
 
-    fn into_parts(self) -> Vec<Part> {
+    fn into_parts(self) -> Vec<TokenPart> {
         let mut parts = self.others;
         parts.insert(0, self.first);
         parts
@@ -123,7 +123,7 @@ impl Token {
         part.map(|part| part.version)
     }
 
-    fn parts(&self) -> impl Iterator<Item = &Part> {
+    fn parts(&self) -> impl Iterator<Item = &TokenPart> {
         iter::once(&self.first).chain(&self.others)
     }
 }
@@ -152,7 +152,7 @@ impl fmt::Display for Token {
             return write!(f, "{ONE_PARTITION}{epoch:x}.{ver:x}");
         }
         write!(f, "{MANY_PARTITIONS}{:x}", self.partitions)?;
-        for Part { partition, version } in self.parts() {
+        for TokenPart { partition, version } in self.parts() {
             let Version { epoch, ver } = version;
             write!(f, ".{partition:x}.{epoch:x}.{ver:x}")?;
         }

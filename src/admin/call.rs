@@ -8,7 +8,7 @@ use super::reply::Reply;
 use crate::any_cache::AnyCache;
 use crate::key::{Key, key_text};
 
-pub(super) struct Call {
+pub(super) struct AdminCall {
     /// One cache, or all caches of the service.
     pub(super) caches: Vec<AnyCache>,
     pub(super) query: Query,
@@ -19,7 +19,7 @@ pub(super) struct Call {
 /// The most keys of an answer, and how many there are unless the query says `most`.
 const MOST: (usize, usize) = (1_000, 100);
 
-impl Call {
+impl AdminCall {
     /// The cache of a path that names one.
     pub(super) fn cache(&self) -> Result<&AnyCache, Reply> {
         let gone = || Reply::not_found("there is no such cache");

@@ -15,7 +15,7 @@ use futures::future::{BoxFuture, join_all};
 use serde::Deserialize;
 use serde_json::{Value, json};
 
-use super::call::Call;
+use super::call::AdminCall;
 use super::query::{Query, decoded};
 use super::reply::Reply;
 use crate::any_cache::AnyCache;
@@ -36,7 +36,7 @@ pub(super) struct Route {
     name: &'static str,
     /// The names that the query may have.
     takes: &'static [&'static str],
-    answer: fn(Call) -> BoxFuture<'static, Answer>,
+    answer: fn(AdminCall) -> BoxFuture<'static, Answer>,
 }
 
 /// Whether the path of a route names a cache.
@@ -87,7 +87,7 @@ impl Route {
         Query::parse(head.uri.query(), self.takes)
     }
 
-    pub(super) fn answer(&self, call: Call) -> BoxFuture<'static, Answer> {
+    pub(super) fn answer(&self, call: AdminCall) -> BoxFuture<'static, Answer> {
         (self.answer)(call)
     }
 }
@@ -152,11 +152,11 @@ fn engine(cache: &AnyCache) -> &Arc<Engine> {
 }
 
 #[expect(clippy::unnecessary_wraps, reason = "as the other routes")]
-fn show_all(call: &Call) -> Answer {
+fn show_all(call: &AdminCall) -> Answer {
     Ok(Reply::shown(call.caches.iter().map(shown).collect()))
 }
 
-fn show(call: &Call) -> Answer {
+fn show(call: &AdminCall) -> Answer {
     Ok(Reply::shown(shown(call.cache()?)))
 }
 
@@ -183,12 +183,12 @@ fn shown(cache: &AnyCache) -> Value {
     })
 }
 
-async fn global_stats(call: Call) -> Answer {
+async fn global_stats(call: AdminCall) -> Answer {
     let stats = engine(call.cache()?).global_stats().await?;
     Ok(Reply::shown(json!(stats)))
 }
 
-fn hot_keys(call: &Call) -> Answer {
+fn hot_keys(call: &AdminCall) -> Answer {
     // One sample is for all partitions.
     let reads = engine(call.cache()?).unsubscribed_reads();
     let keys = reads.first().hot_keys.hottest(call.most()?);
@@ -197,12 +197,12 @@ fn hot_keys(call: &Call) -> Answer {
     Ok(Reply::shown(shown.collect()))
 }
 
-fn local_keys(call: &Call) -> Answer {
+fn local_keys(call: &AdminCall) -> Answer {
     let keys = engine(call.cache()?).local_keys(call.most()?);
     Ok(Reply::shown(json!(keys)))
 }
 
-fn mismatches(call: &Call) -> Answer {
+fn mismatches(call: &AdminCall) -> Answer {
     let (all, now) = engine(call.cache()?).mismatches();
     let shown = all.iter().rev().map(|mismatch| {
         json!({
@@ -216,7 +216,7 @@ fn mismatches(call: &Call) -> Answer {
     Ok(Reply::shown(shown.collect()))
 }
 
-async fn locate(call: Call) -> Answer {
+async fn locate(call: AdminCall) -> Answer {
     let key = call.text("key")?;
     let located = engine(call.cache()?).locate(key.clone()).await;
     let Located {
@@ -252,7 +252,7 @@ fn found(entry: &AnyEntry) -> Value {
     })
 }
 
-fn set_enabled(call: &Call) -> Answer {
+fn set_enabled(call: &AdminCall) -> Answer {
     let is_enabled = call.parse("true or false", |_| true)?;
     // In this instance: nothing is sent, so nothing can fail half-way.
     for cache in &call.caches {
@@ -261,7 +261,7 @@ fn set_enabled(call: &Call) -> Answer {
     Ok(Reply::done())
 }
 
-async fn set_enabled_everywhere(call: Call) -> Answer {
+async fn set_enabled_everywhere(call: AdminCall) -> Answer {
     let is_enabled = call.parse("true or false", |_| true)?;
     // Side by side, so that a client which disconnects leaves no cache out.
     let switch = async |cache: &AnyCache| cache.set_enabled_everywhere(is_enabled).await;
@@ -270,7 +270,7 @@ async fn set_enabled_everywhere(call: Call) -> Answer {
     Ok(Reply::done())
 }
 
-fn set_l1_capacity(call: &Call) -> Answer {
+fn set_l1_capacity(call: &AdminCall) -> Answer {
     let capacity = call.parse("a whole number", |_| true)?;
     engine(call.cache()?).set_l1_capacity(capacity, &mut Later::default());
     Ok(Reply::done())
@@ -284,7 +284,7 @@ enum Bypass {
     Prefix(String),
 }
 
-fn bypass(call: &Call) -> Answer {
+fn bypass(call: &AdminCall) -> Answer {
     let expected = r#"{"key":KEY} or {"prefix":PREFIX}, with a prefix that is not empty"#;
     // As with an invalidation: a field that was left empty is not to mean all keys.
     let which = call.parse(
@@ -300,12 +300,12 @@ fn bypass(call: &Call) -> Answer {
     Ok(Reply::done())
 }
 
-fn end_bypass(call: &Call) -> Answer {
+fn end_bypass(call: &AdminCall) -> Answer {
     call.cache()?.end_bypass();
     Ok(Reply::done())
 }
 
-fn set_share(call: &Call) -> Answer {
+fn set_share(call: &AdminCall) -> Answer {
     let share = call.parse("a number from 0.0 to 1.0", |share| {
         (0.0..=1.0).contains(share)
     })?;
@@ -315,32 +315,32 @@ fn set_share(call: &Call) -> Answer {
     Ok(Reply::done())
 }
 
-fn set_loads(call: &Call) -> Answer {
+fn set_loads(call: &AdminCall) -> Answer {
     let most = call.parse("a whole number from 1 on", |most| *most > 0)?;
     engine(call.cache()?).set_max_concurrent_loads(most, &mut Later::default());
     Ok(Reply::done())
 }
 
-async fn clear(call: Call) -> Answer {
+async fn clear(call: AdminCall) -> Answer {
     let clear = async |cache: &AnyCache| cache.clear().await;
     all_done(join_all(call.caches.iter().map(clear)).await)?;
     Ok(Reply::done())
 }
 
-async fn invalidate_tag(call: Call) -> Answer {
+async fn invalidate_tag(call: AdminCall) -> Answer {
     let tag = call.text("tag")?;
     let invalidate = async |cache: &AnyCache| cache.0.invalidate_tag(tag.clone()).await;
     all_done(join_all(call.caches.iter().map(invalidate)).await)?;
     Ok(Reply::done())
 }
 
-async fn invalidate(call: Call) -> Answer {
+async fn invalidate(call: AdminCall) -> Answer {
     let writes = engine(call.cache()?).writes();
     writes.invalidate(call.text("key")?, Duration::ZERO).await?;
     Ok(Reply::done())
 }
 
-async fn invalidate_prefix(call: Call) -> Answer {
+async fn invalidate_prefix(call: AdminCall) -> Answer {
     let prefix = call.text("prefix")?;
     if prefix.is_empty() {
         let line = "the prefix is empty: DELETE values to remove all values";

@@ -12,7 +12,7 @@ use http_body::Body;
 use tower_service::Service;
 
 use super::body::AdminBody;
-use super::call::Call;
+use super::call::AdminCall;
 use super::read::read;
 use super::reply::Reply;
 use super::routes::{Route, find};
@@ -35,9 +35,9 @@ pub enum Access {
 ///
 /// A handle: clones are cheap and share everything. It keeps its caches until the last clone is dropped.
 #[derive(Clone)]
-pub struct Admin(Arc<Shared>);
+pub struct Admin(Arc<AdminState>);
 
-struct Shared {
+struct AdminState {
     caches: Caches,
     access: Box<dyn Fn(&Parts) -> Access + Send + Sync>,
 }
@@ -46,14 +46,14 @@ impl Admin {
     /// The routes of these caches, also of those that are built later. `access` says what the client of a request may
     /// do. It is called for each request, before its path is looked at and its body is read.
     pub fn new(caches: &Caches, access: impl Fn(&Parts) -> Access + Send + Sync + 'static) -> Self {
-        Self(Arc::new(Shared {
+        Self(Arc::new(AdminState {
             caches: caches.clone(),
             access: Box::new(access),
         }))
     }
 
     /// All that the head of a request says.
-    fn accept(&self, head: &Parts) -> Result<(&'static Route, Call), Reply> {
+    fn accept(&self, head: &Parts) -> Result<(&'static Route, AdminCall), Reply> {
         // Before the path is looked at: a stranger does not learn which caches there are.
         let access = (self.0.access)(head);
         if access == Access::Denied {
@@ -71,7 +71,7 @@ impl Admin {
                 return Err(Reply::error(StatusCode::UNSUPPORTED_MEDIA_TYPE, line));
             }
         }
-        let call = Call {
+        let call = AdminCall {
             caches,
             query: route.query(head)?,
             body: Vec::new(),

@@ -23,7 +23,7 @@ use crate::stats::Counters;
 use crate::util::lock::lock;
 use crate::util::on_drop::OnDrop;
 
-/// The breaker opens when [`Trouble::unanswered`] reaches this. It is low, as a probe soon closes the breaker again.
+/// The breaker opens when [`Failures::unanswered`] reaches this. It is low, as a probe soon closes the breaker again.
 const OPENS_AT: u32 = 3;
 /// A trouble is over when no request has failed for this long. Failures that are closer together are one trouble.
 const OVER_AFTER: Duration = Duration::from_secs(5);
@@ -44,7 +44,7 @@ pub(crate) struct Breaker {
     /// Requests that were not sent in this trouble.
     skipped: AtomicU64,
     /// Nothing is logged, and no event is sent, under this lock: a subscriber of `tracing` may ask for the health.
-    trouble: Mutex<State>,
+    trouble: Mutex<BreakerState>,
     /// The incarnation of the store whose epoch was read last.
     incarnation: AtomicU64,
     /// The number of partitions that the namespace has, if an answer says that it is another one. Zero before that.
@@ -60,24 +60,24 @@ pub(crate) struct Breaker {
 }
 
 #[derive(Default)]
-struct State {
-    trouble: Option<Trouble>,
+struct BreakerState {
+    trouble: Option<Failures>,
     /// Whether the breaker has opened or closed, and nobody was told. If it does both before anybody could be told,
     /// nobody is.
-    untold: Option<Turn>,
+    untold: Option<ProbeTurn>,
     /// A thread tells it: the others leave the next turn to that thread, so that turns are told in their order.
     is_telling: bool,
 }
 
 /// What the breaker does.
 #[derive(Clone, Copy, PartialEq)]
-enum Turn {
+enum ProbeTurn {
     Opens,
     Closes,
 }
 
 /// Begins with a request that fails, and is over when none has failed for [`OVER_AFTER`].
-struct Trouble {
+struct Failures {
     began: Tick,
     /// When a request failed last.
     last: Tick,
@@ -337,7 +337,7 @@ impl Breaker {
         self.tell_turns();
     }
 
-    fn note_silence(&self, state: &mut State, now: Tick) {
+    fn note_silence(&self, state: &mut BreakerState, now: Tick) {
         let Some(trouble) = &mut state.trouble else {
             return;
         };
@@ -350,11 +350,11 @@ impl Breaker {
                 self.will_probe_after(now);
             }
             self.counters.l2_breaker_opened.bump();
-            state.turns(Turn::Opens);
+            state.turns(ProbeTurn::Opens);
         }
     }
 
-    fn note_answer(&self, state: &mut State) {
+    fn note_answer(&self, state: &mut BreakerState) {
         let Some(trouble) = &mut state.trouble else {
             return;
         };
@@ -363,7 +363,7 @@ impl Breaker {
         if self.is_open.swap(false, Ordering::Relaxed) {
             // Otherwise the next failure would open it again.
             trouble.unanswered = 0;
-            state.turns(Turn::Closes);
+            state.turns(ProbeTurn::Closes);
         }
     }
 
@@ -383,14 +383,14 @@ impl Breaker {
             // Also if a subscriber of `tracing` panics.
             let told = OnDrop(|| lock(&self.trouble).is_telling = false);
             match turn {
-                Turn::Opens => {
+                ProbeTurn::Opens => {
                     self.events.emit(|| CacheEvent::BreakerOpened);
                     debug!(
                         namespace,
                         "the circuit breaker opens: L2 is not asked until it answers a probe"
                     );
                 }
-                Turn::Closes => {
+                ProbeTurn::Closes => {
                     self.events.emit(|| CacheEvent::BreakerClosed);
                     debug!(namespace, "the circuit breaker closes: L2 has answered");
                 }
@@ -463,13 +463,13 @@ impl Breaker {
         }
     }
 
-    fn begin<'t>(&self, trouble: &'t mut Option<Trouble>, now: Tick) -> &'t mut Trouble {
+    fn begin<'t>(&self, trouble: &'t mut Option<Failures>, now: Tick) -> &'t mut Failures {
         // Stored and cleared under the lock, so that it agrees with `trouble`. An answer that reads it without the lock
         // may be a moment late, and the next answer is not.
         self.in_trouble.store(true, Ordering::Relaxed);
         let trouble = trouble.get_or_insert_with(|| {
             self.reporter.begin();
-            Trouble {
+            Failures {
                 began: now,
                 last: now,
                 failed: 0,
@@ -485,10 +485,10 @@ impl Breaker {
     /// caches of the server.
     fn end_if_over(
         &self,
-        trouble: &mut Option<Trouble>,
+        trouble: &mut Option<Failures>,
         now: Tick,
     ) -> Option<(String, l2::Trouble)> {
-        let is_over = |trouble: &mut Trouble| {
+        let is_over = |trouble: &mut Failures| {
             trouble.is_up && now.saturating_sub(trouble.last) >= nanos(OVER_AFTER)
         };
         let over = trouble.take_if(is_over)?;
@@ -506,8 +506,8 @@ impl Breaker {
     }
 }
 
-impl State {
-    fn turns(&mut self, turn: Turn) {
+impl BreakerState {
+    fn turns(&mut self, turn: ProbeTurn) {
         let former = self.untold.take();
         debug_assert!(former != Some(turn), "it opens and closes in turn");
         self.untold = former.is_none().then_some(turn);

@@ -44,7 +44,7 @@ use crate::error::{BuildError, L2Error, LoadError, Misuse, WriteError};
 use crate::events::Events;
 use crate::key::{Key, KeyTooLong};
 use crate::l1::{L1, SizeAdvisor};
-use crate::l2::{L2, MemoryL2, OnConnect, PartitionName, random};
+use crate::l2::{L2, MemoryL2, OnConnect, Outages, PartitionName, PartitionNumber, random};
 use crate::options::{Options, TUNED};
 use crate::settings::{AllSettings, AppliedSettings, Settings};
 use crate::stats::{Counters, Health, SizeAdvice, Stats};
@@ -115,6 +115,76 @@ struct Instance {
 }
 
 impl Instance {
+    /// The state of a partition, of so many.
+    fn context(
+        &self,
+        partition: PartitionNumber,
+        partitions: u16,
+        switch: &Switch,
+        other_partitions: &Arc<watch::Sender<u16>>,
+        outages: &Arc<Outages>,
+    ) -> Arc<Context> {
+        let has_l2 = self.has_l2;
+        let weigher = self.values.weigher(self.options.l1_capacity);
+        let capacity = self.partition_capacity(partitions);
+        let max_deferred = self.options.max_deferred.div_ceil(usize::from(partitions));
+        let advice = self.size_advice.clone();
+        let l1 = Arc::new(L1::new(
+            &self.options,
+            capacity,
+            weigher,
+            advice,
+            &self.l1_events,
+        ));
+        let freshness = Arc::clone(&l1.freshness);
+        let (options, switch) = (Arc::clone(&self.options), Arc::new(Switch::like(switch)));
+        let followed = Arc::clone(&switch);
+        let on_connect: OnConnect = Box::new(move |clock| {
+            // A store that no other instance shares needs no proof: no message can be missed.
+            if has_l2 {
+                // Before the first request, so that an instance which starts meanwhile is off from the start.
+                let calls = followed.calls();
+                followed.follow(clock.is_off, calls, &freshness, &options.namespace);
+                freshness.connected(clock);
+            } else {
+                freshness.set_no_l2(clock.epoch);
+            }
+        });
+        let namespace = self.options.namespace.as_str();
+        let name = PartitionName {
+            namespace,
+            partition,
+            type_tag: self.type_tag,
+        };
+        let partition = self.l2.partition(name, self.options.l2_timeout, on_connect);
+        let (system, reporter) = (partition.system(), outages.join(namespace));
+        let (options, counters) = (&self.options, &self.counters);
+        let (events, metrics) = (&self.events, &self.metrics);
+        Arc::new(Context {
+            breaker: Breaker::new(
+                system,
+                reporter,
+                other_partitions,
+                options,
+                counters,
+                events,
+                metrics,
+            ),
+            convert: Convert::new(&self.values, self.type_tag, options, counters, &l1),
+            deferred: Deferred::new(max_deferred),
+            backoff: Backoff::new(options.clock.clone()),
+            recent_misses: RecentMisses::default(),
+            instance: self.id,
+            switch,
+            options: Arc::clone(options),
+            l1,
+            partition,
+            counters: Arc::clone(counters),
+            events: Arc::clone(events),
+            metrics: Arc::clone(metrics),
+        })
+    }
+
     /// Each partition has an equal part of L1, as keys are spread evenly.
     fn partition_capacity(&self, partitions: u16) -> u64 {
         let capacity = self.l1_capacity.load(Ordering::Relaxed);
@@ -197,65 +267,7 @@ impl Engine {
         let other_partitions = Arc::new(watch::Sender::new(0));
         let outages = of.l2.outages();
         let contexts = Partitions::new(partitions, |partition| {
-            let has_l2 = of.has_l2;
-            let weigher = of.values.weigher(of.options.l1_capacity);
-            let capacity = of.partition_capacity(partitions);
-            let max_deferred = of.options.max_deferred.div_ceil(usize::from(partitions));
-            let advice = of.size_advice.clone();
-            let l1 = Arc::new(L1::new(
-                &of.options,
-                capacity,
-                weigher,
-                advice,
-                &of.l1_events,
-            ));
-            let freshness = Arc::clone(&l1.freshness);
-            let (options, switch) = (Arc::clone(&of.options), Arc::new(Switch::like(switch)));
-            let followed = Arc::clone(&switch);
-            let on_connect: OnConnect = Box::new(move |clock| {
-                // A store that no other instance shares needs no proof: no message can be missed.
-                if has_l2 {
-                    // Before the first request, so that an instance which starts meanwhile is off from the start.
-                    let calls = followed.calls();
-                    followed.follow(clock.is_off, calls, &freshness, &options.namespace);
-                    freshness.connected(clock);
-                } else {
-                    freshness.set_no_l2(clock.epoch);
-                }
-            });
-            let namespace = of.options.namespace.as_str();
-            let name = PartitionName {
-                namespace,
-                partition,
-                type_tag: of.type_tag,
-            };
-            let partition = of.l2.partition(name, of.options.l2_timeout, on_connect);
-            let (system, reporter) = (partition.system(), outages.join(namespace));
-            let (options, counters) = (&of.options, &of.counters);
-            let (events, metrics) = (&of.events, &of.metrics);
-            Arc::new(Context {
-                breaker: Breaker::new(
-                    system,
-                    reporter,
-                    &other_partitions,
-                    options,
-                    counters,
-                    events,
-                    metrics,
-                ),
-                convert: Convert::new(&of.values, of.type_tag, options, counters, &l1),
-                deferred: Deferred::new(max_deferred),
-                backoff: Backoff::new(options.clock.clone()),
-                recent_misses: RecentMisses::default(),
-                instance: of.id,
-                switch,
-                options: Arc::clone(options),
-                l1,
-                partition,
-                counters: Arc::clone(counters),
-                events: Arc::clone(events),
-                metrics: Arc::clone(metrics),
-            })
+            of.context(partition, partitions, switch, &other_partitions, &outages)
         });
         let contexts = Arc::new(contexts);
         // In this order: each part is given those that it calls, and no part calls one that is made later.

@@ -68,7 +68,7 @@ impl Members {
     }
 
     /// Waits as [`await_applied`](Self::await_applied) does, for all messages at once.
-    pub(crate) async fn await_all(&self, Awaited(acks): Awaited) {
+    pub(crate) async fn await_all(&self, AwaitedAcks(acks): AwaitedAcks) {
         join_all(acks.into_iter().map(|ack| self.await_applied(ack))).await;
     }
 
@@ -136,9 +136,9 @@ impl Members {
 
 /// Messages to wait for: the last one of each epoch, and of each list of members.
 #[derive(Default)]
-pub(crate) struct Awaited(Vec<WriteAck>);
+pub(crate) struct AwaitedAcks(Vec<WriteAck>);
 
-impl Awaited {
+impl AwaitedAcks {
     pub(crate) fn add(&mut self, ack: WriteAck) {
         let list = |ack: &WriteAck| (ack.stamp.epoch, ack.generation);
         let Some(last) = self.0.iter_mut().find(|last| list(last) == list(&ack)) else {
@@ -204,7 +204,7 @@ mod tests {
             generation,
             members_age: SECOND * age,
         };
-        let mut awaited = Awaited::default();
+        let mut awaited = AwaitedAcks::default();
         // As answers come, which is in no order.
         for each in [
             ack(1, 7, 5, 2, 30),

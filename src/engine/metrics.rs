@@ -20,7 +20,7 @@ static METADATA: Metadata<'static> = Metadata::new("larder", Level::INFO, Some("
 /// The names of an instance's counters, gauges and histograms, with its labels.
 pub(crate) struct Metrics {
     /// In the order of the fields of [`Stats`], the last of which is a gauge.
-    counters: Vec<Counter>,
+    counters: Vec<PassedCounter>,
     gauges: [Key; GAUGES.len()],
     /// One for each of [`SizeAdvice::FACTORS`].
     advised: [Key; SizeAdvice::FACTORS.len()],
@@ -29,7 +29,7 @@ pub(crate) struct Metrics {
 }
 
 /// One counter. Instances of one namespace have the same name, so their counts are added up.
-struct Counter {
+struct PassedCounter {
     key: Key,
     /// How much of the sum is this instance's.
     own: AtomicU64,
@@ -83,7 +83,7 @@ impl Metrics {
         let mut sums = lock(&SUMS);
         let sums = sums.entry(namespace.to_owned()).or_default();
         sums.resize_with(Stats::default().iter().count(), Arc::default);
-        let counters = counters.zip(sums).map(|(key, sum)| Counter {
+        let counters = counters.zip(sums).map(|(key, sum)| PassedCounter {
             key,
             own: AtomicU64::new(0),
             sum: Arc::clone(sum),

@@ -55,7 +55,7 @@ impl AnyBody {
 }
 
 /// A part of a body that is copied while it comes.
-pub(super) enum Part {
+pub(super) enum BodyPart {
     Data(Bytes),
     /// The copy has ended before the body. The client reads the rest itself.
     Rest(Box<AnyBody>),
@@ -67,14 +67,14 @@ pub(super) enum Part {
 /// A client that does not read holds no copy up, or other clients would wait for it: the copy has a bound in bytes and
 /// frames, and so have its parts.
 pub(super) struct Coming {
-    parts: UnboundedReceiver<Part>,
+    parts: UnboundedReceiver<BodyPart>,
     /// The bytes that are left, at least and at most.
     lower: u64,
     upper: Option<u64>,
 }
 
 impl Coming {
-    pub(super) fn of(left: &SizeHint) -> (UnboundedSender<Part>, Self) {
+    pub(super) fn of(left: &SizeHint) -> (UnboundedSender<BodyPart>, Self) {
         let (sender, parts) = mpsc::unbounded_channel();
         let (lower, upper) = (left.lower(), left.upper());
         let coming = Self {
@@ -91,15 +91,15 @@ impl Coming {
         context: &mut Context<'_>,
     ) -> Poll<Option<Result<Bytes, Box<AnyBody>>>> {
         self.parts.poll_recv(context).map(|part| match part? {
-            Part::Data(data) => {
+            BodyPart::Data(data) => {
                 let bytes = data.len() as u64;
                 self.lower = self.lower.saturating_sub(bytes);
                 self.upper = self.upper.map(|upper| upper.saturating_sub(bytes));
                 Some(Ok(data))
             }
-            Part::Rest(rest) => Some(Err(rest)),
+            BodyPart::Rest(rest) => Some(Err(rest)),
             // It goes on in the request that the service has answered.
-            Part::Panic(panic) => resume_unwind(panic),
+            BodyPart::Panic(panic) => resume_unwind(panic),
         })
     }
 

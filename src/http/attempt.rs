@@ -34,11 +34,11 @@ pub(super) type Reply = thread::Result<Answer>;
 type ForCache = Result<Loaded<CachedResponse>, OfOneCaller>;
 
 /// A response that is to be stored, with its tags; `None` if it may not be. There is none of a request that has failed.
-type Outcome = Result<Option<(Box<Stored>, Vec<String>)>, OfOneCaller>;
+type AttemptOutcome = Result<Option<(Box<Stored>, Vec<String>)>, OfOneCaller>;
 
 /// The outcome for the cache of a response that its client gets.
 enum Later {
-    Known(Outcome),
+    Known(AttemptOutcome),
     /// The client gets the body as it comes.
     Copied(Box<BodyCopy>, Storing),
 }
@@ -71,7 +71,7 @@ impl Storing {
 }
 
 impl Later {
-    async fn outcome(self) -> Outcome {
+    async fn outcome(self) -> AttemptOutcome {
         let (copy, storing) = match self {
             Self::Known(outcome) => return outcome,
             Self::Copied(copy, storing) => (copy, storing),
@@ -205,7 +205,7 @@ impl Attempt {
         resident: Duration,
         mut parts: Parts,
         delay: Duration,
-    ) -> (Response<AnyBody>, Outcome) {
+    ) -> (Response<AnyBody>, AttemptOutcome) {
         let (rules, mut how) = (&self.rules, self.how(Some(parts.status)));
         let merged = merge(&stored.headers, parts.headers).and_then(|merged| own(&merged));
         let Some(merged) = merged else {
@@ -332,7 +332,7 @@ impl Attempt {
     }
 
     /// The value for the cache, once all that belongs under another key is stored there.
-    async fn for_cache(self, outcome: Outcome) -> ForCache {
+    async fn for_cache(self, outcome: AttemptOutcome) -> ForCache {
         let cache = &self.rules.cache;
         let Some((stored, tags)) = outcome? else {
             return Ok(self.uncacheable());

@@ -11,7 +11,7 @@ use http_body::Frame;
 use tokio::sync::mpsc::UnboundedSender;
 use tokio::time::{Instant, timeout};
 
-use super::any_body::{AnyBody, Coming, Part};
+use super::any_body::{AnyBody, BodyPart, Coming};
 use super::untyped::{AnyError, BoxBody};
 use crate::error::OfOneCaller;
 
@@ -33,7 +33,7 @@ pub(super) struct BodyCopy {
     begun: Instant,
     time: Duration,
     /// Gets a copy of the parts, once the body is passed on.
-    client: Option<UnboundedSender<Part>>,
+    client: Option<UnboundedSender<BodyPart>>,
 }
 
 impl BodyCopy {
@@ -96,7 +96,7 @@ impl BodyCopy {
         let reading = AssertUnwindSafe(timeout(left, reading)).catch_unwind();
         if let Err(panic) = reading.await {
             self.rest = None;
-            self.send(Part::Panic(panic));
+            self.send(BodyPart::Panic(panic));
             return Err(OfOneCaller);
         }
         match (&self.last, &self.rest) {
@@ -123,7 +123,7 @@ impl BodyCopy {
         {
             self.read.extend_from_slice(data);
             if self.client.is_some() {
-                self.send(Part::Data(Bytes::copy_from_slice(data)));
+                self.send(BodyPart::Data(Bytes::copy_from_slice(data)));
             }
             return true;
         }
@@ -134,7 +134,7 @@ impl BodyCopy {
     }
 
     /// A client that has gone needs none. Others may wait for the response.
-    fn send(&self, part: Part) {
+    fn send(&self, part: BodyPart) {
         if let Some(client) = &self.client {
             let _ = client.send(part);
         }
@@ -149,7 +149,7 @@ impl Drop for BodyCopy {
     fn drop(&mut self) {
         let (last, rest) = (self.last.take(), self.rest.take());
         if last.is_some() || rest.is_some() {
-            self.send(Part::Rest(Box::new(AnyBody {
+            self.send(BodyPart::Rest(Box::new(AnyBody {
                 last,
                 rest,
                 ..AnyBody::memory(Bytes::new())

@@ -20,7 +20,7 @@ use crate::util::lock::lock;
 use crate::{Entry, LoadError, Source};
 
 /// The entry of a key, or why there is none.
-type Found = Result<Entry<CachedResponse>, LoadError>;
+type FoundResponse = Result<Entry<CachedResponse>, LoadError>;
 
 /// Which requests a response may come from.
 enum LoadedBy {
@@ -118,7 +118,7 @@ impl Search {
         Ok(found.ok())
     }
 
-    async fn load(&mut self, by: LoadedBy) -> Result<Found, Reply> {
+    async fn load(&mut self, by: LoadedBy) -> Result<FoundResponse, Reply> {
         let (cache, key) = (&self.attempt.rules.cache, self.attempt.key());
         let (client, mut reply) = oneshot::channel();
         let held = Arc::new(Mutex::new(self.unsent.take()));
@@ -181,7 +181,7 @@ impl Search {
 }
 
 /// Tags of a rule that cannot work. Failures of the inner service or of L2 are told elsewhere.
-fn report(found: &Found) {
+fn report(found: &FoundResponse) {
     if let Err(error) = found
         && error.is_misuse()
     {

@@ -15,12 +15,12 @@ const MOST_CAUSES: usize = 16;
 
 /// The caches on one server, and the trouble that they have with it.
 #[derive(Debug, Default)]
-pub struct Outages(Mutex<State>);
+pub struct Outages(Mutex<OutagesState>);
 
 #[derive(Debug, Default)]
-struct State {
+struct OutagesState {
     /// The caches, each by a random number.
-    caches: BTreeMap<u64, Member>,
+    caches: BTreeMap<u64, OutageMember>,
     in_trouble: BTreeSet<u64>,
     /// The causes that were logged since the trouble began, and when each was seen last.
     causes: Vec<(String, Instant)>,
@@ -29,7 +29,7 @@ struct State {
 }
 
 #[derive(Debug)]
-struct Member {
+struct OutageMember {
     namespace: String,
     subscribed: Subscribed,
 }
@@ -65,7 +65,7 @@ impl Outages {
     /// Adds a cache.
     pub fn join(self: &Arc<Self>, namespace: &str) -> Reporter {
         let number = random();
-        let member = Member {
+        let member = OutageMember {
             namespace: namespace.to_owned(),
             subscribed: Subscribed::NotYet,
         };
@@ -142,14 +142,14 @@ impl Reporter {
     }
 }
 
-impl State {
+impl OutagesState {
     fn namespaces(&self) -> String {
         few_names(self.caches.values().map(|member| &*member.namespace))
     }
 
     /// The namespaces of the caches that receive changes and are not in the log yet.
     fn say_subscribed(&mut self) -> Option<String> {
-        let unsaid = |member: &&mut Member| member.subscribed == Subscribed::Unsaid;
+        let unsaid = |member: &&mut OutageMember| member.subscribed == Subscribed::Unsaid;
         let unsaid = self.caches.values_mut().filter(unsaid);
         let namespaces: Vec<&str> = unsaid
             .map(|member| {

@@ -12,14 +12,14 @@ use tokio::sync::Notify;
 
 /// Waits for the result. Clones wait for the same.
 #[derive(Debug)]
-pub(crate) struct SharedResult<T>(Arc<Shared<T>>);
+pub(crate) struct SharedResult<T>(Arc<ResultState<T>>);
 
 /// Sends the result. If it is dropped without, there is none.
 #[derive(Debug)]
-pub(crate) struct ResultSender<T>(Arc<Shared<T>>);
+pub(crate) struct ResultSender<T>(Arc<ResultState<T>>);
 
 #[derive(Debug)]
-struct Shared<T> {
+struct ResultState<T> {
     /// `None` if the sender was dropped without a result, as when the runtime of its task ends.
     result: OnceLock<Option<T>>,
     /// Notified when the sender is gone.
@@ -27,7 +27,7 @@ struct Shared<T> {
 }
 
 pub(crate) fn shared_result<T>() -> (ResultSender<T>, SharedResult<T>) {
-    let shared = Arc::new(Shared {
+    let shared = Arc::new(ResultState {
         result: OnceLock::new(),
         sent: Notify::new(),
     });

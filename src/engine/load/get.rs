@@ -14,7 +14,7 @@ use super::lease::{self, Goal, Replaces};
 use super::loader::{LoadKey, Loader};
 use super::nested::{Behind, LoadId, Waiting};
 use crate::ablation::{Rule, without};
-use crate::engine::read::looked_up::Rest;
+use crate::engine::read::looked_up::RestKey;
 use crate::engine::read::tags::Proof;
 use crate::entry::AnyEntry;
 use crate::error::LoadError;
@@ -269,11 +269,11 @@ impl Loads {
     /// indexes.
     pub(super) async fn get_rest(
         self: &Arc<Self>,
-        rest: Vec<Rest>,
+        rest: Vec<RestKey>,
         loader: &LoaderOfIndexes<'_>,
     ) -> Result<FoundAt, LoadError> {
         let (mut due, mut absent) = (Vec::new(), Vec::new());
-        for Rest {
+        for RestKey {
             index,
             key,
             due: entry,

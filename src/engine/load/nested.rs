@@ -152,7 +152,7 @@ struct Place {
 }
 
 /// A load that a call of a loader waits for.
-struct Awaited {
+struct AwaitedLoad {
     load: OneLoad,
     /// For the name of the cache.
     options: Arc<Options>,
@@ -165,13 +165,13 @@ static WAITS: LazyLock<Mutex<Waits>> = LazyLock::new(Mutex::default);
 #[derive(Default)]
 struct Waits {
     /// By the address of the call.
-    of_calls: HashMap<usize, Vec<Awaited>>,
+    of_calls: HashMap<usize, Vec<AwaitedLoad>>,
     /// The calls that wait, with the loads that wait for their ends, by the keys of these.
     calls: HashMap<Place, Vec<(usize, usize)>>,
 }
 
 impl Waits {
-    fn add(&mut self, call: &Arc<LoaderCall>, awaited: Awaited) {
+    fn add(&mut self, call: &Arc<LoaderCall>, awaited: AwaitedLoad) {
         let address = address(call);
         let of_call = self.of_calls.entry(address).or_default();
         if of_call.is_empty() {
@@ -206,11 +206,16 @@ impl Waits {
 
     /// The names of the loads through which `awaited` waits for the call, if it does. A load that `is_anew` waits for
     /// nothing yet; it counts as any load of its key, as loaders that load each other's keys anew would never end.
-    fn cycle(&self, call: &Arc<LoaderCall>, awaited: &Awaited, is_anew: bool) -> Option<String> {
+    fn cycle(
+        &self,
+        call: &Arc<LoaderCall>,
+        awaited: &AwaitedLoad,
+        is_anew: bool,
+    ) -> Option<String> {
         // Each with the index of the load that it was reached from.
         let mut reached = vec![(awaited, None)];
         let (mut next, mut seen) = (0, HashSet::new());
-        while let Some(&(Awaited { load, .. }, from)) = reached.get(next) {
+        while let Some(&(AwaitedLoad { load, .. }, from)) = reached.get(next) {
             let is_it = |id: usize| id == load.id || is_anew && from.is_none();
             // A load that nobody joins has the lease of its key, for which any other load of the key waits.
             let is_own = |(key, id): &(Key, LoadId)| {
@@ -235,7 +240,7 @@ impl Waits {
 }
 
 /// The way to a load, from the load itself on.
-fn names(reached: &[(&Awaited, Option<usize>)], last: usize) -> String {
+fn names(reached: &[(&AwaitedLoad, Option<usize>)], last: usize) -> String {
     let mut way = Vec::new();
     let mut index = Some(last);
     while let Some((awaited, from)) = index.and_then(|index| reached.get(index)) {
@@ -293,7 +298,7 @@ impl Waiting {
             index: Place { instance, key },
             id: id.address(),
         };
-        let awaited = Awaited {
+        let awaited = AwaitedLoad {
             load: load.clone(),
             options: Arc::clone(&ctx.options),
         };

@@ -25,7 +25,7 @@ use crate::util::retry_delays::spread;
 use crate::vocabulary::Source;
 
 /// A stale value whose refresh a caller waits for.
-pub(super) struct Awaited {
+pub(super) struct AwaitedRefresh {
     /// The index of its key in the caller's list.
     pub(super) index: usize,
     key: Key,
@@ -121,7 +121,7 @@ impl Loads {
         self: &Arc<Self>,
         due: Vec<Due>,
         loader: impl FnOnce(&[usize]) -> Loader,
-    ) -> Vec<Awaited> {
+    ) -> Vec<AwaitedRefresh> {
         let (begun, awaited) = self.join_refreshes(due);
         if !begun.indexes.is_empty() {
             let loader = loader(&begun.indexes);
@@ -130,7 +130,7 @@ impl Loads {
         awaited
     }
 
-    fn join_refreshes(&self, mut due: Vec<Due>) -> (Begun, Vec<Awaited>) {
+    fn join_refreshes(&self, mut due: Vec<Due>) -> (Begun, Vec<AwaitedRefresh>) {
         let wait = Some(self.ctx.options.tuned().stale_wait).filter(|wait| !wait.is_zero());
         // Before anything is begun, so that the time covers all of it.
         let until = wait.and_then(|wait| Instant::now().checked_add(wait));
@@ -171,7 +171,7 @@ impl Loads {
             });
             // No caller waits for a value that is refreshed ahead.
             if wait.is_some() && entry.is_stale() {
-                awaited.push(Awaited {
+                awaited.push(AwaitedRefresh {
                     index,
                     key,
                     entry,
@@ -205,11 +205,11 @@ impl Loads {
     /// meanwhile (rule 18).
     pub(super) async fn await_refresh(
         self: &Arc<Self>,
-        awaited: Awaited,
+        awaited: AwaitedRefresh,
         load: impl FnOnce() -> Load,
     ) -> Result<Option<AnyEntry>, LoadError> {
         let ctx = &self.ctx;
-        let Awaited { key, entry, .. } = awaited;
+        let AwaitedRefresh { key, entry, .. } = awaited;
         let (entry, is_fallback) = if let Some(refresh) = awaited.refresh {
             // Not needed any more, and perhaps large.
             drop(entry);

@@ -52,9 +52,9 @@ pub(crate) struct Mismatch {
 
 /// The last mismatches of an instance, the oldest first.
 #[derive(Default)]
-pub(crate) struct Mismatches(Mutex<Found>);
+pub(crate) struct Mismatches(Mutex<FoundMismatches>);
 
-type Found = VecDeque<Mismatch>;
+type FoundMismatches = VecDeque<Mismatch>;
 
 impl Mismatches {
     /// How many are kept.

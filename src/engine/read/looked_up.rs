@@ -13,11 +13,11 @@ pub(crate) struct LookedUp {
     pub(crate) now: Tick,
     /// In the order of the keys.
     pub(crate) entries: Entries,
-    pub(crate) rest: Vec<Rest>,
+    pub(crate) rest: Vec<RestKey>,
 }
 
 /// A key for which L1 is not enough.
-pub(crate) struct Rest {
+pub(crate) struct RestKey {
     /// The index of the key in the call.
     pub(crate) index: usize,
     pub(crate) key: Key,
@@ -37,7 +37,7 @@ impl LookedUp {
     /// Adds the next key, with its entry.
     pub(crate) fn push(&mut self, key: &str, entry: Option<AnyEntry>, is_enough: bool) {
         if !is_enough {
-            self.rest.push(Rest {
+            self.rest.push(RestKey {
                 index: self.entries.len(),
                 key: key.into(),
                 due: entry.clone(),

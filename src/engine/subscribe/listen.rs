@@ -41,7 +41,7 @@ type Parser = Box<dyn Fn(&[u8]) -> Vec<Invalidation> + Send + Sync>;
 pub(crate) struct Channels {
     all: Vec<Channel>,
     counters: Arc<Counters>,
-    queue: Mutex<Queue>,
+    queue: Mutex<ChannelQueue>,
     prefixes: Mutex<BTreeSet<Key>>,
     heard: Notify,
     heard_prefixes: Notify,
@@ -49,7 +49,7 @@ pub(crate) struct Channels {
 }
 
 #[derive(Default)]
-struct Queue {
+struct ChannelQueue {
     /// Each with the number of its channel.
     payloads: VecDeque<(usize, Vec<u8>)>,
     bytes: usize,
@@ -85,9 +85,9 @@ impl Channels {
         if waiting.is_over || bytes > MOST_BYTES || waiting.payloads.len() == MOST_WAIT {
             // All of them: the clear that makes up for one covers the others, too, and costs no more.
             let dropped = waiting.payloads.len() as u64 + 1;
-            *waiting = Queue {
+            *waiting = ChannelQueue {
                 is_over: true,
-                ..Queue::default()
+                ..ChannelQueue::default()
             };
             self.counters.events_dropped.add(dropped);
             self.dropped.notify_one();

@@ -65,7 +65,7 @@ pub(super) enum Received {
 
 /// What brings an instance as far as the partition has said that it is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Step {
+pub(super) enum SessionStep {
     /// All messages up to there are applied.
     Reached,
     /// Read the log from this number on. The message with the number has been applied.
@@ -201,7 +201,7 @@ impl Session {
     }
 
     /// The partition's clock was read after the instance has subscribed (rule 7).
-    pub(super) fn subscribed(&mut self, partition: &PartitionClock) -> Step {
+    pub(super) fn subscribed(&mut self, partition: &PartitionClock) -> SessionStep {
         let from = self.reached.last;
         if without(Rule::CatchUp) && from.is_some() {
             self.reached.last = Some(partition.seq);
@@ -211,7 +211,11 @@ impl Session {
 
     /// A heartbeat was answered: each message that it counts has been applied, or was lost (rules 8 and 9). The last
     /// message that had been applied when it was sent is `from`: later ones may have come before this answer.
-    pub(super) fn answered(&mut self, partition: &PartitionClock, from: Option<u64>) -> Step {
+    pub(super) fn answered(
+        &mut self,
+        partition: &PartitionClock,
+        from: Option<u64>,
+    ) -> SessionStep {
         if without(Rule::LostMessages) {
             self.reached.last = Some(partition.seq).max(self.reached.last);
         }
@@ -222,14 +226,14 @@ impl Session {
     ///
     /// This instance has received messages up to number `from` when the partition was asked. If the partition's clock says
     /// less than it has said before, or names another epoch, its numbers are not those that this instance knows.
-    fn reach(&mut self, partition: &PartitionClock, from: Option<u64>) -> Step {
+    fn reach(&mut self, partition: &PartitionClock, from: Option<u64>) -> SessionStep {
         let confirmed = self.reached.confirmed;
         debug_assert!(
             cfg!(larder_ablation) || confirmed <= self.reached.last,
             "all messages up to the number that the partition has named are applied"
         );
         if partition.epoch != self.epoch || confirmed.is_none_or(|seq| seq > partition.seq) {
-            return Step::StartOver;
+            return SessionStep::StartOver;
         }
         if from > Some(partition.seq) {
             // Some messages were made up, and may have had the numbers of others that were lost.
@@ -238,23 +242,23 @@ impl Session {
         self.go_on(partition)
     }
 
-    fn go_on(&mut self, partition: &PartitionClock) -> Step {
+    fn go_on(&mut self, partition: &PartitionClock) -> SessionStep {
         match self.reached.last {
-            None => Step::StartOver,
-            Some(last) if last < partition.seq => Step::Replay { from: last },
+            None => SessionStep::StartOver,
+            Some(last) if last < partition.seq => SessionStep::Replay { from: last },
             Some(_) => {
                 self.reached.confirmed = Some(partition.seq);
-                Step::Reached
+                SessionStep::Reached
             }
         }
     }
 
-    /// The log was read, as [`Step::Replay`] has said. Returns the messages that are to be applied before the step.
+    /// The log was read, as [`SessionStep::Replay`] has said. Returns the messages that are to be applied before the step.
     pub(super) fn replayed<'m>(
         &mut self,
         log: &'m [Message],
         partition: &PartitionClock,
-    ) -> (&'m [Message], Step) {
+    ) -> (&'m [Message], SessionStep) {
         let from = self.reached.last.unwrap_or(0);
         let is_next = |&(message, number): &(&Message, u64)| {
             (message.epoch, message.seq) == (self.epoch, number)
@@ -267,18 +271,18 @@ impl Session {
         let missed = log.get(usize::from(from > 0)..in_order).unwrap_or_default();
         let Some(last) = missed.last() else {
             // The log has no more.
-            return (missed, Step::StartOver);
+            return (missed, SessionStep::StartOver);
         };
         self.reached.last = Some(last.seq);
         let step = if in_order < log.len() {
-            Step::StartOver
+            SessionStep::StartOver
         } else {
             self.go_on(partition)
         };
         (missed, step)
     }
 
-    /// Counts messages from those of the partition's clock on, as [`Step::StartOver`] has said.
+    /// Counts messages from those of the partition's clock on, as [`SessionStep::StartOver`] has said.
     pub(super) fn start_over(&mut self, partition: &PartitionClock) -> StartedOver {
         // With those before it, whose epochs the partition has left again.
         let announced = (self.cleared.iter()).position(|(epoch, _)| *epoch == partition.epoch);
@@ -438,12 +442,12 @@ mod tests {
             does.join(", ")
         }
 
-        fn carry_out(&mut self, step: Step) -> String {
+        fn carry_out(&mut self, step: SessionStep) -> String {
             match step {
-                Step::Reached if self.session.proven() => "prove, ask now".to_owned(),
-                Step::Reached => "prove".to_owned(),
-                Step::Replay { from } => format!("replay from {from}"),
-                Step::StartOver => match self.session.start_over(&self.partition) {
+                SessionStep::Reached if self.session.proven() => "prove, ask now".to_owned(),
+                SessionStep::Reached => "prove".to_owned(),
+                SessionStep::Replay { from } => format!("replay from {from}"),
+                SessionStep::StartOver => match self.session.start_over(&self.partition) {
                     StartedOver {
                         clears: 0,
                         is_new_epoch: false,

@@ -25,7 +25,7 @@ use tracing::{Instrument, debug, debug_span};
 
 use super::listen::Channels;
 use super::publish::Publisher;
-use super::session::{Reached, Received, Session, Step};
+use super::session::{Reached, Received, Session, SessionStep};
 use crate::ablation::{Rule, without};
 use crate::engine::context::Context;
 use crate::engine::load::Mismatches;
@@ -537,18 +537,22 @@ impl<'a> Receiver<'a> {
     /// An error if L2 cannot be reached. Requests have a connection of their own, and when both were lost, the
     /// subscription may be back first: L1 is worth keeping until the other is, too. If L2 can be reached and does not
     /// answer in time, which it may do again and again, L1 is emptied.
-    async fn reach(&mut self, mut step: Step, partition: &PartitionClock) -> Result<(), L2Error> {
-        let replays = step != Step::Reached;
-        while let Step::Replay { from } = step {
+    async fn reach(
+        &mut self,
+        mut step: SessionStep,
+        partition: &PartitionClock,
+    ) -> Result<(), L2Error> {
+        let replays = step != SessionStep::Reached;
+        while let SessionStep::Replay { from } = step {
             let log = self.ctx.partition.replay(from).await;
             step = match self.ctx.breaker.observe(log) {
                 Ok(log) => self.apply_log(&log, partition),
                 // L1 is unused until there is another subscription, and kept for it.
                 Err(error) if error.is_unreachable() => return Err(error),
-                Err(_) => Step::StartOver,
+                Err(_) => SessionStep::StartOver,
             };
         }
-        if step == Step::StartOver {
+        if step == SessionStep::StartOver {
             self.start_over(partition);
         } else if replays {
             self.ctx.counters.replays.bump();
@@ -556,7 +560,7 @@ impl<'a> Receiver<'a> {
         Ok(())
     }
 
-    fn apply_log(&mut self, log: &[Message], partition: &PartitionClock) -> Step {
+    fn apply_log(&mut self, log: &[Message], partition: &PartitionClock) -> SessionStep {
         let (missed, step) = self.session.replayed(log, partition);
         for message in missed {
             // Before the next part is asked for, and before a proof.

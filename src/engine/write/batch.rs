@@ -16,12 +16,12 @@ use crate::events::{CacheEvent, InvalidatedBy};
 use crate::l2::{Batch, EncodedValue, Step, WriteAck, Written};
 
 /// Writes that L2 can be sent in one step. A key is in it twice only if both writes remove it, as in the whole batch.
-struct Group {
+struct BatchGroup {
     step: Step,
     writes: Vec<Write>,
 }
 
-impl Group {
+impl BatchGroup {
     fn of(write: Write) -> Self {
         Self {
             step: write.step.clone(),
@@ -77,7 +77,7 @@ type ClockKnown = Result<(), L2Error>;
 
 /// Sends a batch. Returns whether L2 has accepted any of it.
 pub(crate) async fn send(ctx: &Context, writes: Vec<Write>) -> bool {
-    let mut groups = Group::all(writes);
+    let mut groups = BatchGroup::all(writes);
     // Before all of them: they are sent one after the other then, with nothing to wait for in between.
     let clock = &if groups.iter().any(|group| group.step.is_insert()) {
         // An insert needs a deadline in the partition's time.
@@ -95,7 +95,7 @@ pub(crate) async fn send(ctx: &Context, writes: Vec<Write>) -> bool {
 }
 
 /// Sends writes in one step, and ends them. If L2 refuses a step of several, sends each write in a step of its own.
-async fn send_group(ctx: &Context, mut group: Group, clock: &ClockKnown) -> bool {
+async fn send_group(ctx: &Context, mut group: BatchGroup, clock: &ClockKnown) -> bool {
     match step(ctx, &mut group, clock).await {
         Ok(written) => {
             let now = ctx.now();
@@ -120,7 +120,7 @@ async fn send_group(ctx: &Context, mut group: Group, clock: &ClockKnown) -> bool
         Err(error) if error.is_refused() && group.writes.len() > 1 => {
             // It may be the fault of one key, which must not block the others.
             let each = (group.writes.into_iter())
-                .map(|write| Box::pin(send_group(ctx, Group::of(write), clock)));
+                .map(|write| Box::pin(send_group(ctx, BatchGroup::of(write), clock)));
             join_all(each).await.contains(&true)
         }
         Err(error) => {
@@ -133,7 +133,11 @@ async fn send_group(ctx: &Context, mut group: Group, clock: &ClockKnown) -> bool
 }
 
 /// Sends writes of one step.
-async fn step(ctx: &Context, group: &mut Group, clock: &ClockKnown) -> Result<Written, L2Error> {
+async fn step(
+    ctx: &Context,
+    group: &mut BatchGroup,
+    clock: &ClockKnown,
+) -> Result<Written, L2Error> {
     let mut deadline = None;
     // A write without L2 is never late.
     if group.step.is_insert() && !ctx.l1.freshness.has_no_l2() {

@@ -29,7 +29,7 @@ use self::pending::{Insert, Write, WriteResult, stopped};
 use self::update::{Attempts, Turns};
 use self::writer::Writer;
 use crate::engine::context::Context;
-use crate::engine::members::{Awaited, Members};
+use crate::engine::members::{AwaitedAcks, Members};
 use crate::engine::read::lookup::Reads;
 use crate::error::WriteError;
 use crate::events::CacheEvent;
@@ -208,7 +208,7 @@ impl Writes {
             hold: Duration::ZERO,
             is_awaited: true,
         };
-        let mut awaited = Awaited::default();
+        let mut awaited = AwaitedAcks::default();
         let note = |written: &Written| {
             if let Written::Done(ack) = written {
                 awaited.add(*ack);

@@ -29,23 +29,23 @@ const LONGEST_PAUSE: Duration = Duration::from_millis(20);
 /// A turn lasts for round trips, and keeps no other call waiting: neither look-ups and other writes of its key, nor
 /// calls with other keys.
 #[derive(Default)]
-pub(crate) struct Turns(Mutex<HashMap<Key, Queue>>);
+pub(crate) struct Turns(Mutex<HashMap<Key, UpdateQueue>>);
 
 /// Fair: the turn goes to the update that has waited longest.
-type Queue = Arc<tokio::sync::Mutex<()>>;
+type UpdateQueue = Arc<tokio::sync::Mutex<()>>;
 
 /// The turn of one update, or its place in the queue.
-struct Turn<'a> {
+struct UpdateTurn<'a> {
     turns: &'a Turns,
     key: Key,
-    queue: Queue,
+    queue: UpdateQueue,
     guard: Option<OwnedMutexGuard<()>>,
 }
 
 impl Turns {
-    async fn wait(&self, key: Key) -> Turn<'_> {
+    async fn wait(&self, key: Key) -> UpdateTurn<'_> {
         let queue = Arc::clone(lock(&self.0).entry(key.clone()).or_default());
-        let mut turn = Turn {
+        let mut turn = UpdateTurn {
             turns: self,
             key,
             queue,
@@ -56,7 +56,7 @@ impl Turns {
     }
 }
 
-impl Drop for Turn<'_> {
+impl Drop for UpdateTurn<'_> {
     fn drop(&mut self) {
         // The lock first: a caller that takes its place in the queue meanwhile is counted below.
         let mut queues = lock(&self.turns.0);
@@ -75,7 +75,7 @@ impl Drop for Turn<'_> {
 /// The attempts of one update, in its turn.
 pub(crate) struct Attempts<'a> {
     ctx: &'a Context,
-    turn: Turn<'a>,
+    turn: UpdateTurn<'a>,
     /// One before each attempt that is left; before the first there is none to wait for.
     pauses: Chain<Once<Duration>, Take<ExponentialBackoff>>,
     /// How many attempts, one after the other, have found no value.

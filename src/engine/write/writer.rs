@@ -28,14 +28,14 @@ const CAPACITY: u32 = 16 * 1024;
 pub(crate) struct Writer {
     ctx: Arc<Context>,
     /// Bounded by `capacity`.
-    queue: Mutex<mpsc::UnboundedSender<Call>>,
+    queue: Mutex<mpsc::UnboundedSender<WritesOfCall>>,
     capacity: Arc<Semaphore>,
     /// Held by the call that is next, until it is in the queue: calls that wait for capacity go on in any order.
     next: tokio::sync::Mutex<()>,
 }
 
 /// The writes of one call.
-type Call = Vec<Write>;
+type WritesOfCall = Vec<Write>;
 
 impl Writer {
     pub(crate) fn new(ctx: &Arc<Context>) -> Self {
@@ -54,7 +54,7 @@ impl Writer {
     /// A call that weighs more than all of the capacity goes when nothing else is left. Returns the answers.
     pub(crate) async fn submit(
         &self,
-        mut writes: Call,
+        mut writes: WritesOfCall,
     ) -> Vec<impl Future<Output = WriteResult> + use<>> {
         let answers = writes.iter_mut().map(Write::answered).collect();
         if writes.is_empty() {
@@ -104,7 +104,7 @@ impl Writer {
         CAPACITY as usize - self.capacity.available_permits()
     }
 
-    fn send(&self, call: Call) {
+    fn send(&self, call: WritesOfCall) {
         let mut queue = lock(&self.queue);
         let refused = queue.send(call).err();
         // A call that is accepted while the task ends with its runtime waits in a queue that nobody reads.
@@ -124,7 +124,7 @@ impl Writer {
     }
 }
 
-async fn run(ctx: Arc<Context>, mut calls: mpsc::UnboundedReceiver<Call>) {
+async fn run(ctx: Arc<Context>, mut calls: mpsc::UnboundedReceiver<WritesOfCall>) {
     let (ctx, accepted_at) = (&*ctx, &AtomicU64::new(0));
     // The writes in it are deferred when it is dropped.
     let mut order = WriteOrder::new();

@@ -20,7 +20,7 @@ use std::io;
 use std::sync::{Arc, Mutex, Weak};
 use std::time::Duration;
 
-use self::state::{Now, State};
+use self::state::{Now, PartitionState};
 use super::{Bytes, L2Error, OnHeard, PartitionNumber, random};
 use crate::clock::Clock;
 use crate::options::LONGEST;
@@ -48,15 +48,15 @@ use crate::util::partial_debug::partial_debug;
 #[derive(Clone)]
 pub struct MemoryL2 {
     clock: Clock,
-    server: Arc<Mutex<Server>>,
+    server: Arc<Mutex<MemoryServer>>,
 }
 
-struct Server {
+struct MemoryServer {
     /// With the time of the last step.
     now: Now,
     is_reachable: bool,
     /// By the names of the partitions.
-    partitions: BTreeMap<String, State>,
+    partitions: BTreeMap<String, PartitionState>,
     /// Who listens to channels of other programs. Belongs to the subscription, and ends with it.
     listening: Vec<Weak<Listening>>,
 }
@@ -69,7 +69,7 @@ struct Listening {
 
 /// The data of a [`MemoryL2`] at some time, like a server's snapshot on disk. The default is empty.
 #[derive(Clone, Default)]
-pub struct MemorySnapshot(BTreeMap<String, State>);
+pub struct MemorySnapshot(BTreeMap<String, PartitionState>);
 
 impl MemoryL2 {
     /// An empty store.
@@ -98,7 +98,7 @@ impl MemoryL2 {
             ..Now::default()
         };
         now.link.run = random();
-        let server = Arc::new(Mutex::new(Server {
+        let server = Arc::new(Mutex::new(MemoryServer {
             now,
             is_reachable: true,
             partitions: BTreeMap::new(),
@@ -206,7 +206,11 @@ impl MemoryL2 {
     }
 
     /// Does something with the data of a partition, as one step.
-    fn step<T>(&self, name: &str, act: impl FnOnce(&mut State) -> T) -> Result<T, L2Error> {
+    fn step<T>(
+        &self,
+        name: &str,
+        act: impl FnOnce(&mut PartitionState) -> T,
+    ) -> Result<T, L2Error> {
         // Before the lock, as a clock of users may take a lock of its own.
         let at = self.clock.now() / 1_000_000;
         let mut server = lock(&self.server);
@@ -235,7 +239,7 @@ fn name_of(namespace: &str, PartitionNumber { number, of }: PartitionNumber) -> 
     format!("{namespace}{{{number}of{of}}}")
 }
 
-fn unsubscribe_all(partitions: &mut BTreeMap<String, State>) {
+fn unsubscribe_all(partitions: &mut BTreeMap<String, PartitionState>) {
     for state in partitions.values_mut() {
         state.subscribers.clear();
     }

@@ -9,7 +9,7 @@ use bytes::Bytes;
 use futures::future::{BoxFuture, ready};
 use futures::{FutureExt, Stream, TryFutureExt};
 
-use super::state::{Granted, Link, State};
+use super::state::{Granted, Link, PartitionState};
 use super::{Listening, MemoryL2, name_of};
 use crate::clock::{Clock, millis};
 use crate::l2::inbox::Inbox;
@@ -81,7 +81,10 @@ impl MemoryPartition {
     }
 
     /// Does one step of the partition.
-    pub(super) fn step<'a, T: Send + 'a>(&self, act: impl FnOnce(&mut State) -> T) -> Reply<'a, T> {
+    pub(super) fn step<'a, T: Send + 'a>(
+        &self,
+        act: impl FnOnce(&mut PartitionState) -> T,
+    ) -> Reply<'a, T> {
         self.by_deadline(None, act)
     }
 
@@ -89,7 +92,7 @@ impl MemoryPartition {
     pub(super) fn by_deadline<'a, T: Send + 'a>(
         &self,
         deadline: Option<u64>,
-        act: impl FnOnce(&mut State) -> T,
+        act: impl FnOnce(&mut PartitionState) -> T,
     ) -> Reply<'a, T> {
         self.connected(|state| {
             let is_late = deadline.is_some_and(|deadline| state.now.at > deadline);
@@ -102,7 +105,7 @@ impl MemoryPartition {
 
     fn connected<'a, T: Send + 'a>(
         &self,
-        act: impl FnOnce(&mut State) -> Result<T, L2Error>,
+        act: impl FnOnce(&mut PartitionState) -> Result<T, L2Error>,
     ) -> Reply<'a, T> {
         // Now and not when it is polled: a step that is sent is executed, whether or not its caller goes on waiting.
         let connection = *lock(&self.connection);
@@ -119,7 +122,7 @@ impl MemoryPartition {
     }
 
     /// Does one step on a connection, or gives the step back if the connection was cut.
-    fn step_on<T, A: FnOnce(&mut State) -> T>(
+    fn step_on<T, A: FnOnce(&mut PartitionState) -> T>(
         &self,
         connection: Option<Link>,
         act: A,
@@ -143,7 +146,7 @@ impl Partition for MemoryPartition {
     }
 
     fn get_many<'a>(&'a self, keys: &'a [&'a str]) -> BoxFuture<'a, Vec<ReadResult>> {
-        let read = |state: &mut State| keys.iter().map(|key| Ok(state.get(key))).collect();
+        let read = |state: &mut PartitionState| keys.iter().map(|key| Ok(state.get(key))).collect();
         let none = |error| vec![Err(error); keys.len()];
         self.step(read).unwrap_or_else(none).boxed()
     }
@@ -422,7 +425,7 @@ impl Partition for MemoryPartition {
     }
 
     fn subscribe(&self, me: MemberInfo) -> Reply<'_, (PartitionClock, Box<dyn Subscription>)> {
-        let subscribe = |state: &mut State| {
+        let subscribe = |state: &mut PartitionState| {
             let (list_age, messages) = state.subscribe(me);
             let subscription: Box<dyn Subscription> = Box::new(MemorySubscription {
                 store: self.store.clone(),

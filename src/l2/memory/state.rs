@@ -11,7 +11,7 @@ use tokio::sync::mpsc;
 use super::expiring::Expiring;
 use super::tags::Tags;
 #[cfg(feature = "write-behind")]
-use super::writes::Writes;
+use super::writes::WaitingWrites;
 use crate::l2::{
     Applied, Batch, EncodedValue, Event, Key, Kind, Lease, Lifetime, ListAge, Member, MemberInfo,
     Members, Message, PartitionClock, Stamp, Step, Version, Want, WriteAck, Written, random,
@@ -48,7 +48,7 @@ pub(super) struct Link {
 }
 
 #[derive(Clone, Default)]
-pub(super) struct State {
+pub(super) struct PartitionState {
     /// Of the step that is done.
     pub(super) now: Now,
     /// The queues of the subscriptions. A restart or an outage closes them, and a snapshot has none.
@@ -72,7 +72,7 @@ pub(super) struct State {
     /// The counters of each instance, and when they were read.
     pub(super) counts: BTreeMap<u64, (u64, String)>,
     #[cfg(feature = "write-behind")]
-    pub(super) writes: Writes,
+    pub(super) writes: WaitingWrites,
 }
 
 /// A value with its stamp and its times.
@@ -90,7 +90,7 @@ pub(super) struct Granted {
     pub(super) is_awaited: bool,
 }
 
-impl State {
+impl PartitionState {
     /// The first step of a new connection: another incarnation of the store starts a new epoch, since it may have
     /// brought deleted values back, and another list of members, since it may have lost some.
     pub(super) fn meet(&mut self) -> PartitionClock {

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use super::partition::MemoryPartition;
-use super::state::State;
+use super::state::PartitionState;
 use super::writes::first;
 use crate::clock::millis;
 use crate::l2::{
@@ -11,7 +11,7 @@ use crate::l2::{
 };
 use crate::wire::message;
 
-impl State {
+impl PartitionState {
     /// Stores a value, and appends it to the stream.
     pub(super) fn append(&mut self, batch: Batch<'_>, append: &Append) -> Written {
         let (Some(key), Some(value)) = (batch.keys.first(), batch.values.first()) else {

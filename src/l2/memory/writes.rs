@@ -6,7 +6,7 @@ use crate::l2::write_stream::MOST_BYTES;
 use crate::l2::{Stamp, StreamId, Version, Waiting};
 
 #[derive(Clone, Default)]
-pub(super) struct Writes {
+pub(super) struct WaitingWrites {
     pub(super) waiting: Entries,
     pub(super) dead: Entries,
     /// The last id in either stream.
@@ -41,7 +41,7 @@ pub(super) fn first(entries: &Entries, most: usize) -> Vec<Waiting> {
     few.cloned().collect()
 }
 
-impl Writes {
+impl WaitingWrites {
     /// The next id, which is above all that there were.
     fn next(&mut self, now: u64) -> StreamId {
         // A clock that goes back must not reorder writes: then the time of the last id goes on, as in a stream of

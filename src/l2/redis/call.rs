@@ -33,7 +33,7 @@ impl Lua {
 
 /// A script with its keys and then its arguments, written one after the other into the command that is sent.
 /// The client's own way to call a script allocates for each of them.
-pub(super) struct Call<'a> {
+pub(super) struct ScriptCall<'a> {
     lua: &'static Lua,
     names: &'a Names,
     command: Cmd,
@@ -41,7 +41,7 @@ pub(super) struct Call<'a> {
     staged: Pipeline,
 }
 
-impl<'a> Call<'a> {
+impl<'a> ScriptCall<'a> {
     /// A call with this number of keys.
     pub(super) fn new(lua: &'static Lua, names: &'a Names, keys: usize) -> Self {
         Self::by("EVALSHA", lua, names, keys)

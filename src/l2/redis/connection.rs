@@ -20,9 +20,9 @@ use tracing::warn;
 
 use super::error::{is_elsewhere, l2_error, none_to_spare, run_error};
 use super::names::Names;
-use super::run::{Found, run};
+use super::run::{RunAnswer, run};
 use super::server::CONNECT;
-use super::shared::{Line, Pooled, Shared};
+use super::shared::{Line, Pooled, SharedConnections};
 use super::topology::Topology;
 use crate::l2::{L2Error, LONGEST_PAUSE, OnConnect, reconnects};
 use crate::util::late::timeout_at;
@@ -36,14 +36,14 @@ const HALF_OPEN_AFTER: u32 = 3;
 const IDLE: Duration = Duration::from_secs(1);
 
 pub(super) struct Connections {
-    source: Arc<Source>,
+    source: Arc<ConnectionSource>,
     /// Another connection, which has precedence in the pool: without it, this one is not made.
     first: Option<Arc<Connections>>,
     current: Mutex<Current>,
 }
 
 /// Makes connections.
-pub(super) struct Source {
+pub(super) struct ConnectionSource {
     pub(super) topology: Arc<Topology>,
     pub(super) names: Arc<Names>,
     /// How long a request may take.
@@ -55,7 +55,7 @@ pub(super) struct Source {
     pub(super) max_staleness: AtomicU64,
 }
 
-impl Source {
+impl ConnectionSource {
     /// The error of a connection that was not there in time.
     fn not_in_time(&self, after: Duration) -> L2Error {
         if self.topology.is_pool_exhausted() {
@@ -66,7 +66,7 @@ impl Source {
 
     /// Whether the witnesses, if any, still name the server of a connection. Values that are read over it may be as old
     /// as that (rule 26).
-    fn believes(&self, shared: &Shared, term: u64) -> bool {
+    fn believes(&self, shared: &SharedConnections, term: u64) -> bool {
         // Before there is a subscriber, nothing but L2 is used.
         let within = match self.max_staleness.load(Ordering::Relaxed) {
             0 => CONNECT,
@@ -76,7 +76,7 @@ impl Source {
     }
 
     /// Warns, once for all partitions, if the server hides its process.
-    fn check_process(&self, found: &Found) {
+    fn check_process(&self, found: &RunAnswer) {
         if found.hides_process() && !self.names.said.no_process.swap(true, Ordering::Relaxed) {
             warn!(
                 namespace = self.names.namespace,
@@ -86,7 +86,7 @@ impl Source {
     }
 
     /// Warns, once in each incarnation of the server, if that may evict keys without a TTL.
-    fn check_policy(&self, found: &Found) {
+    fn check_policy(&self, found: &RunAnswer) {
         let (incarnation, policy) = (found.clock.incarnation, found.policy.as_str());
         // Other policies leave keys without a TTL alone. The swap keeps several connections from warning at once.
         if policy.starts_with("allkeys-")
@@ -115,7 +115,7 @@ type Attempt = SharedResult<Result<Arc<Live>, (L2Error, Instant)>>;
 
 /// A working connection.
 pub(super) struct Live {
-    shared: Arc<Shared>,
+    shared: Arc<SharedConnections>,
     is_first: bool,
     /// The pool's entry for `connection`. All partitions that use the connection share this `Arc`.
     pub(super) pooled: Arc<Pooled>,
@@ -158,7 +158,7 @@ impl Failure {
 }
 
 impl Connections {
-    pub(super) fn new(source: Arc<Source>, first: Option<Arc<Self>>) -> Self {
+    pub(super) fn new(source: Arc<ConnectionSource>, first: Option<Arc<Self>>) -> Self {
         Self {
             source,
             first,
@@ -449,7 +449,10 @@ fn is(error: &RedisError, kind: impl Fn(ServerErrorKind) -> bool) -> bool {
 }
 
 /// Takes the connection that the partitions share, or makes one, and asks with RUN for the incarnation of the server.
-async fn connect(source: Arc<Source>, first: Option<Arc<Connections>>) -> Result<Live, L2Error> {
+async fn connect(
+    source: Arc<ConnectionSource>,
+    first: Option<Arc<Connections>>,
+) -> Result<Live, L2Error> {
     let deadline = Instant::now() + CONNECT;
     let is_first = first.is_none();
     let mut joined = join_server(&source, is_first, deadline).await;
@@ -472,10 +475,10 @@ async fn connect(source: Arc<Source>, first: Option<Arc<Connections>>) -> Result
 /// A connection, and what RUN found over it. One on which RUN fails is retired, or the next attempt would be given the
 /// same one again. The failure is [`Failure::NotExecuted`] if the server is not the primary.
 async fn join_server(
-    source: &Source,
+    source: &ConnectionSource,
     is_first: bool,
     deadline: Instant,
-) -> Result<(Live, Found), Failure> {
+) -> Result<(Live, RunAnswer), Failure> {
     let not_in_time = |_| Failure::Final(source.not_in_time(CONNECT));
     let found = timeout_at(deadline, source.topology.find(source.names.slot)).await;
     let shared = found.map_err(not_in_time)?.map_err(Failure::Final)?;

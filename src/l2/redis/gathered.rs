@@ -41,28 +41,28 @@ type Sending<Q, A> = dyn Fn(Vec<Q>, Instant) -> BoxFuture<'static, Vec<Answer<A>
 pub(super) struct Gathered<Q, A> {
     limit: Duration,
     send: Arc<Sending<Q, A>>,
-    queues: KeptPerRuntime<Queue<Q, A>>,
+    queues: KeptPerRuntime<RequestQueue<Q, A>>,
 }
 
 /// The requests that wait on one runtime. Tasks run there, and end with it.
-struct Queue<Q, A> {
+struct RequestQueue<Q, A> {
     runtime: Handle,
     limit: Duration,
     send: Arc<Sending<Q, A>>,
     pacing: Pacing,
     capacity: Arc<Semaphore>,
-    state: Mutex<State<Q, A>>,
+    state: Mutex<GatheredState<Q, A>>,
 }
 
-struct State<Q, A> {
-    waiting: VecDeque<Waiting<Q, A>>,
+struct GatheredState<Q, A> {
+    waiting: VecDeque<WaitingRequest<Q, A>>,
     /// Requests that were taken and are not answered yet.
     under_way: usize,
     /// Whether there is a task that will take the next batch. There is one if requests wait.
     has_task: bool,
 }
 
-struct Waiting<Q, A> {
+struct WaitingRequest<Q, A> {
     request: Q,
     since: Instant,
     answer: oneshot::Sender<Answer<A>>,
@@ -70,8 +70,8 @@ struct Waiting<Q, A> {
 }
 
 /// The task for the next batch. If it ends before, as with its runtime, the requests that wait are dropped.
-struct Task<Q, A> {
-    queue: Arc<Queue<Q, A>>,
+struct BatchTask<Q, A> {
+    queue: Arc<RequestQueue<Q, A>>,
     has_batch: bool,
 }
 
@@ -105,7 +105,7 @@ where
             Err(_) => capacity().acquire_owned().await.ok(),
         };
         let (answer, answered) = oneshot::channel();
-        queue.enter(Waiting {
+        queue.enter(WaitingRequest {
             request,
             since,
             answer,
@@ -115,14 +115,14 @@ where
     }
 
     /// The queue of this runtime.
-    fn queue(&self) -> Arc<Queue<Q, A>> {
-        self.queues.get_or(|| Queue {
+    fn queue(&self) -> Arc<RequestQueue<Q, A>> {
+        self.queues.get_or(|| RequestQueue {
             runtime: Handle::current(),
             limit: self.limit,
             send: Arc::clone(&self.send),
             pacing: Pacing::new(IN_FLIGHT),
             capacity: Arc::new(Semaphore::new(CAPACITY)),
-            state: Mutex::new(State {
+            state: Mutex::new(GatheredState {
                 waiting: VecDeque::new(),
                 under_way: 0,
                 has_task: false,
@@ -131,25 +131,25 @@ where
     }
 }
 
-impl<Q, A> Queue<Q, A>
+impl<Q, A> RequestQueue<Q, A>
 where
     Q: Send + 'static,
     A: Send + 'static,
 {
-    fn enter(self: &Arc<Self>, request: Waiting<Q, A>) {
+    fn enter(self: &Arc<Self>, request: WaitingRequest<Q, A>) {
         let mut state = lock(&self.state);
         state.waiting.push_back(request);
         self.go_on(state);
     }
 
     /// Starts a task for the next batch, if there is none and requests wait.
-    fn go_on(self: &Arc<Self>, mut state: Guard<'_, State<Q, A>>) {
+    fn go_on(self: &Arc<Self>, mut state: Guard<'_, GatheredState<Q, A>>) {
         let starts = !state.waiting.is_empty() && !replace(&mut state.has_task, true);
         // A runtime that has ended drops the task at once, which takes the lock.
         drop(state);
         if starts {
             // Before the first poll, as a task may be dropped without one.
-            let task = Task {
+            let task = BatchTask {
                 queue: Arc::clone(self),
                 has_batch: false,
             };
@@ -158,9 +158,9 @@ where
     }
 
     /// Drops the requests of callers that no longer wait, and answers those that are too late.
-    fn drop_unwanted(&self, batch: &mut Vec<Waiting<Q, A>>) {
+    fn drop_unwanted(&self, batch: &mut Vec<WaitingRequest<Q, A>>) {
         let now = Instant::now();
-        let is_unwanted = |waiting: &mut Waiting<Q, A>| {
+        let is_unwanted = |waiting: &mut WaitingRequest<Q, A>| {
             waiting.answer.is_closed() || waiting.since + self.limit <= now
         };
         for waiting in batch.extract_if(.., is_unwanted) {
@@ -169,7 +169,7 @@ where
     }
 }
 
-impl<Q, A> Task<Q, A>
+impl<Q, A> BatchTask<Q, A>
 where
     Q: Send + 'static,
     A: Send + 'static,
@@ -202,7 +202,7 @@ where
     }
 
     /// Takes the batch, and leaves what comes next to another task.
-    fn next_batch(&mut self) -> Vec<Waiting<Q, A>> {
+    fn next_batch(&mut self) -> Vec<WaitingRequest<Q, A>> {
         let mut state = lock(&self.queue.state);
         let waiting = state.waiting.len();
         let many = share(state.under_way, waiting)
@@ -217,7 +217,7 @@ where
     }
 }
 
-impl<Q, A> Drop for Task<Q, A> {
+impl<Q, A> Drop for BatchTask<Q, A> {
     fn drop(&mut self) {
         if !self.has_batch {
             let mut state = lock(&self.queue.state);

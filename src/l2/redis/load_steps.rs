@@ -12,7 +12,7 @@ use futures::TryFutureExt;
 use futures::future::join_all;
 use tokio::time::{Instant, timeout};
 
-use super::call::{Call, is_staged, kept, senseless, stamp};
+use super::call::{ScriptCall, is_staged, kept, senseless, stamp};
 use super::connection::Connections;
 use super::gathered::Gathered;
 use super::names::{CLOCK, HOLD, LEASE, LOG, Names, TAG_VERSION, VALUE, WRITES};
@@ -130,7 +130,7 @@ impl LoadSteps {
             ..
         } = &*self.steps;
         let send = |connection| {
-            let mut call = Call::new(&scripts::REVALIDATE, names, 3 + tags.len());
+            let mut call = ScriptCall::new(&scripts::REVALIDATE, names, 3 + tags.len());
             call.keys(&[VALUE, LEASE], &[key]).own(&[CLOCK]);
             call.keys(&[TAG_VERSION], tags);
             call.arg(lease.token).arg(lease.epoch).arg(seen);
@@ -213,8 +213,8 @@ impl Steps {
     }
 
     /// `ACQUIRE_LEASE`, for one copy of the request: no two may have the same token.
-    fn acquisition(&self, asks: &[Ask<'_>], tokens: &[u64]) -> Call<'_> {
-        let mut call = Call::new(&scripts::ACQUIRE_LEASE, &self.names, 2 + 3 * asks.len());
+    fn acquisition(&self, asks: &[Ask<'_>], tokens: &[u64]) -> ScriptCall<'_> {
+        let mut call = ScriptCall::new(&scripts::ACQUIRE_LEASE, &self.names, 2 + 3 * asks.len());
         call.own(&[CLOCK, WRITES]);
         call.keys(&[VALUE, LEASE, HOLD], asks.iter().map(|(key, _)| key));
         // The earliest: when the first load of a batch has waited long enough, all of them get an error.
@@ -286,7 +286,7 @@ impl Steps {
         let staged = fills.iter().filter(|fill| is_staged(fill.value)).count();
         let send = |connection: MultiplexedConnection| {
             let keys = 2 + 2 * fills.len() + tags.len() + staged;
-            let mut call = Call::new(&scripts::FILL, &self.names, keys);
+            let mut call = ScriptCall::new(&scripts::FILL, &self.names, keys);
             call.own(&[CLOCK, LOG]);
             for mark in [LEASE, VALUE] {
                 call.keys(&[mark], fills.iter().map(|fill| &fill.key));
@@ -333,8 +333,8 @@ fn only<T>(mut answers: Vec<T>) -> Result<T, L2Error> {
 }
 
 /// `RENEW_LEASE`. Without a `ttl` it gives the lease back.
-fn renewal<'a>(names: &'a Names, key: &str, token: u64, ttl: Duration) -> Call<'a> {
-    let mut call = Call::new(&scripts::RENEW_LEASE, names, 1);
+fn renewal<'a>(names: &'a Names, key: &str, token: u64, ttl: Duration) -> ScriptCall<'a> {
+    let mut call = ScriptCall::new(&scripts::RENEW_LEASE, names, 1);
     call.keys(&[LEASE], &[key]).arg(token).arg(millis(ttl));
     call.channel().arg(key);
     call

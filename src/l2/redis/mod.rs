@@ -60,7 +60,7 @@ use deadpool_redis::redis::StreamingCredentialsProvider;
 
 #[cfg(feature = "cluster")]
 use self::cluster::Cluster;
-use self::connection::{Connections, Source};
+use self::connection::{ConnectionSource, Connections};
 use self::load_steps::LoadSteps;
 use self::names::Names;
 use self::partition::RedisPartition;
@@ -75,7 +75,7 @@ use self::server::Connector;
 use self::server::Credentials;
 pub use self::server::{DialedStream, Dialer, Server};
 use self::servers::Servers;
-use self::shared::Shared;
+use self::shared::SharedConnections;
 use self::subscription::Subscriptions;
 #[cfg(feature = "cluster")]
 use self::topology::Nodes;
@@ -301,7 +301,7 @@ impl RedisL2 {
 
     /// With a pool of its own, unless one is given.
     fn new(primary: Primary, pool: Option<Pool>) -> Result<Self, L2Error> {
-        let shared = Shared::new(primary, pool)?;
+        let shared = SharedConnections::new(primary, pool)?;
         Ok(Self(Servers::new(Topology::Server(Arc::new(shared)))))
     }
 }
@@ -339,7 +339,7 @@ impl L2 for RedisL2 {
         names.said = Arc::clone(&self.0.said);
         names.settling = Arc::clone(&self.0.settling);
         let names = Arc::new(names);
-        let source = Arc::new(Source {
+        let source = Arc::new(ConnectionSource {
             topology: Arc::clone(topology),
             names: Arc::clone(&names),
             limit: timeout,

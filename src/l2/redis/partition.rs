@@ -12,7 +12,7 @@ use futures::FutureExt;
 use futures::future::BoxFuture;
 use tokio::time::{Instant, sleep};
 
-use super::call::{Call, Lua, is_staged, kept, numbers, senseless, stamp};
+use super::call::{Lua, ScriptCall, is_staged, kept, numbers, senseless, stamp};
 use super::connection::{Connections, Failure};
 use super::load_steps::LoadSteps;
 use super::names::{
@@ -73,10 +73,10 @@ impl RedisPartition {
         lua: &'static Lua,
         keys: usize,
         read: impl FnOnce(A) -> Result<T, L2Error> + Send + 'a,
-        write: impl Fn(&mut Call<'a>) + Send + Sync + 'a,
+        write: impl Fn(&mut ScriptCall<'a>) + Send + Sync + 'a,
     ) -> Reply<'a, T> {
         let send = move |connection| {
-            let mut call = Call::new(lua, &self.names, keys);
+            let mut call = ScriptCall::new(lua, &self.names, keys);
             write(&mut call);
             call.run(connection)
         };
@@ -93,7 +93,7 @@ impl RedisPartition {
     pub(super) async fn before<'a, T: Send>(
         &self,
         deadline: Option<u64>,
-        call: impl Fn() -> Call<'a> + Sync,
+        call: impl Fn() -> ScriptCall<'a> + Sync,
         read: impl Fn(&[u8]) -> Result<(T, u64), L2Error> + Sync,
     ) -> Result<T, L2Error> {
         let late = || L2Error::unexpected("the write came after its deadline");
@@ -137,7 +137,7 @@ impl RedisPartition {
     pub(super) async fn before_with_tags<'a, T: Send>(
         &self,
         deadline: Option<u64>,
-        call: impl Fn(&[u8], &[Key]) -> Call<'a> + Sync,
+        call: impl Fn(&[u8], &[Key]) -> ScriptCall<'a> + Sync,
         read: impl Fn(&[u8]) -> Result<(T, u64), L2Error> + Sync,
     ) -> Result<T, L2Error> {
         let read = |answer: &[u8]| match answer.split_first() {
@@ -172,7 +172,7 @@ impl RedisPartition {
         lua: &'static Lua,
         batch: Batch<'_>,
         marks: [&[&str]; 2],
-        more: impl Fn(&mut Call<'_>, &str) + Sync,
+        more: impl Fn(&mut ScriptCall<'_>, &str) + Sync,
         version: Option<Version>,
     ) -> Result<Written, L2Error> {
         let ([key], [value]) = (batch.keys, batch.values) else {
@@ -184,7 +184,7 @@ impl RedisPartition {
         let [of_key, of_partition] = marks;
         let call = |stored: &[u8], tags: &[Key]| {
             let keys = of_key.len() + of_partition.len() + 1 + own.len() + tags.len();
-            let mut call = Call::new(lua, &self.names, keys);
+            let mut call = ScriptCall::new(lua, &self.names, keys);
             call.keys(of_key, &[*key]).own(of_partition);
             call.keys(&[DONE], &[&*this]);
             call.keys(&[TAG_VERSION], own).keys(&[TAG_VERSION], tags);
@@ -239,13 +239,13 @@ impl RedisPartition {
     }
 
     /// INSERT, for one copy of the request.
-    fn insertion(&self, batch: Batch<'_>) -> Call<'_> {
+    fn insertion(&self, batch: Batch<'_>) -> ScriptCall<'_> {
         let values = || batch.values.iter().copied();
         let tags = values().flat_map(|value| envelope::tags_of(&value.body));
         let tags: Vec<_> = tags.collect();
         let staged = values().filter(|value| is_staged(value)).count();
         let keys = 2 + 2 * values().len() + tags.len() + staged;
-        let mut call = Call::new(&scripts::INSERT, &self.names, keys);
+        let mut call = ScriptCall::new(&scripts::INSERT, &self.names, keys);
         call.own(&[CLOCK, LOG]);
         call.keys(&[VALUE], batch.keys).keys(&[LEASE], batch.keys);
         // The script finds the tag versions of each value by the number of its tags: the tag versions of the first
@@ -354,7 +354,7 @@ impl Partition for RedisPartition {
             }
             Step::InsertIf(version) => {
                 let marks: [&[&str]; 2] = [&[VALUE, LEASE], &[CLOCK, LOG]];
-                let none = |_: &mut Call<'_>, _: &str| {};
+                let none = |_: &mut ScriptCall<'_>, _: &str| {};
                 self.store_one(&scripts::INSERT_IF, batch, marks, none, Some(*version))
                     .boxed()
             }
@@ -383,7 +383,7 @@ impl Partition for RedisPartition {
     ) -> Reply<'a, Option<Touched>> {
         let (NewLifetime::Renewed(ttls) | NewLifetime::Extended(ttls)) = lifetime;
         let call = move |stored: &[u8], tags: &[Key]| {
-            let mut call = Call::new(&scripts::TOUCH, &self.names, 3 + tags.len());
+            let mut call = ScriptCall::new(&scripts::TOUCH, &self.names, 3 + tags.len());
             call.keys(&[VALUE], &[key]).own(&[CLOCK, LOG]);
             call.keys(&[TAG_VERSION], tags).message(payload);
             call.arg(&ttls.packed()).arg(millis(ttls.kept));
@@ -512,7 +512,7 @@ impl Partition for RedisPartition {
 
     fn switch(&self, is_off: bool, deadline: Option<u64>) -> Reply<'_, ()> {
         let call = move || {
-            let mut call = Call::new(&scripts::SWITCH, &self.names, 1);
+            let mut call = ScriptCall::new(&scripts::SWITCH, &self.names, 1);
             call.own(&[CLOCK])
                 .arg(random())
                 .arg(is_off)

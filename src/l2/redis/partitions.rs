@@ -11,7 +11,7 @@ use deadpool_redis::redis::aio::MultiplexedConnection;
 use futures::FutureExt;
 use futures::future::try_join_all;
 
-use super::call::Call;
+use super::call::ScriptCall;
 use super::error::{other_partitions, unsettled_partitions};
 use super::names::{CLOCK, ClockName, LIVE, LOG, Names};
 use super::scripts;
@@ -138,7 +138,7 @@ impl Clocks<'_> {
         to: u16,
     ) -> RedisResult<u16> {
         let names = Names::new(self.partition(partition), self.topology.database());
-        let mut step = Call::new(&scripts::PARTITIONS, &names, 3);
+        let mut step = ScriptCall::new(&scripts::PARTITIONS, &names, 3);
         step.own(&[CLOCK, LOG, LIVE]).arg(partition.of);
         step.arg(from.map_or_else(String::new, |from| from.to_string()));
         step.arg(to).load();
@@ -201,7 +201,7 @@ impl Clocks<'_> {
         connection: MultiplexedConnection,
     ) -> RedisResult<Vec<u16>> {
         // The name of the first clock is declared. The others are arguments: they may be of other slots.
-        let mut ask = Call::by("EVALSHA_RO", &scripts::NUMBERS, self.names, 1);
+        let mut ask = ScriptCall::by("EVALSHA_RO", &scripts::NUMBERS, self.names, 1);
         for clock in clocks {
             ask.arg(clock.name());
         }

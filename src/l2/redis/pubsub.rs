@@ -25,7 +25,7 @@ use tokio::time::{Instant, sleep, timeout};
 use tokio_util::task::AbortOnDropHandle;
 use tracing::warn;
 
-use super::call::{Call, clock, senseless};
+use super::call::{ScriptCall, clock, senseless};
 use super::error::{connect_error, l2_error};
 use super::names::{CLOCK, LIVE, Names};
 use super::primary::Primary;
@@ -71,7 +71,7 @@ pub(super) struct PubSub {
 
 struct Connected {
     connection: MultiplexedConnection,
-    channels: Arc<Mutex<Channels>>,
+    channels: Arc<Mutex<PubSubChannels>>,
     /// Where it leads, in the term in which it was made.
     primary: Primary,
     term: u64,
@@ -147,9 +147,9 @@ impl PubSub {
     /// Subscribes to a channel, until the route is dropped.
     pub(super) async fn subscribe(
         self: &Arc<Self>,
-        channel: Channel,
+        channel: PubSubChannel,
         handler: Handler,
-    ) -> Result<Route, L2Error> {
+    ) -> Result<MessageRoute, L2Error> {
         let connected = self.connected.get().ok_or_else(L2Error::closed)?;
         let subscribing = channel.request("SUBSCRIBE", &connected.connection);
         let route = self.add(connected, channel, handler)?;
@@ -161,9 +161,9 @@ impl PubSub {
     fn add(
         self: &Arc<Self>,
         connected: &Connected,
-        channel: Channel,
+        channel: PubSubChannel,
         handler: Handler,
-    ) -> Result<Route, L2Error> {
+    ) -> Result<MessageRoute, L2Error> {
         let mut all = lock(&connected.channels);
         if all.has_ended {
             return Err(L2Error::closed());
@@ -172,7 +172,7 @@ impl PubSub {
         let number = all.last;
         let handlers = all.by_name.entry(channel.name.clone()).or_default();
         handlers.push((number, handler));
-        Ok(Route {
+        Ok(MessageRoute {
             pubsub: Arc::downgrade(self),
             channels: Arc::clone(&connected.channels),
             channel,
@@ -181,7 +181,7 @@ impl PubSub {
     }
 
     /// Unsubscribes from a channel that had no handler any more.
-    async fn leave(&self, channel: Channel) {
+    async fn leave(&self, channel: PubSubChannel) {
         let Some(connected) = self.connected.get() else {
             return;
         };
@@ -289,7 +289,7 @@ impl Connected {
     async fn new(primary: &Primary) -> Result<Self, L2Error> {
         let links = primary.links();
         let found = primary.find().await?;
-        let channels = Arc::<Mutex<Channels>>::default();
+        let channels = Arc::<Mutex<PubSubChannels>>::default();
         let receiving = Arc::clone(&channels);
         // Dropped with the driver of the connection.
         let ending = OnDrop({
@@ -329,8 +329,8 @@ impl Connected {
             return Ok(Vec::new());
         };
         let noted: Vec<_> = heartbeats.iter().filter(|one| one.is_noted).collect();
-        let mut note = Call::new(&scripts::NOTE, &first.names, noted.len().min(1));
-        let mut read = Call::by("EVALSHA_RO", &scripts::HEARTBEAT, &first.names, 2);
+        let mut note = ScriptCall::new(&scripts::NOTE, &first.names, noted.len().min(1));
+        let mut read = ScriptCall::by("EVALSHA_RO", &scripts::HEARTBEAT, &first.names, 2);
         // The names of the first partition are declared. The others are arguments: they may be of other slots.
         for Heartbeat { names, member, .. } in heartbeats {
             read.arg(names.name(CLOCK, "")).arg(names.name(LIVE, ""));
@@ -388,12 +388,12 @@ impl Connected {
 }
 
 /// A channel, of one slot of a cluster if it is sharded.
-pub(super) struct Channel {
+pub(super) struct PubSubChannel {
     pub(super) name: Vec<u8>,
     pub(super) is_sharded: bool,
 }
 
-impl Channel {
+impl PubSubChannel {
     /// SUBSCRIBE or UNSUBSCRIBE, or how that is called for it.
     fn request(
         &self,
@@ -416,7 +416,7 @@ pub(super) type Handler = Box<dyn Fn(&[u8]) + Send + Sync>;
 
 /// The channels of a connection, each with the handlers of its messages.
 #[derive(Default)]
-struct Channels {
+struct PubSubChannels {
     /// In an order, as the partitions are told in it that their subscriptions end.
     by_name: BTreeMap<Vec<u8>, Vec<(u64, Handler)>>,
     /// Numbers the handlers.
@@ -428,16 +428,16 @@ struct Channels {
 }
 
 /// Brings the messages of one channel to one handler until it is dropped.
-pub(super) struct Route {
+pub(super) struct MessageRoute {
     /// Without it there is nothing to unsubscribe from: the connection ends with its last partition.
     pubsub: Weak<PubSub>,
-    channels: Arc<Mutex<Channels>>,
-    channel: Channel,
+    channels: Arc<Mutex<PubSubChannels>>,
+    channel: PubSubChannel,
     number: u64,
 }
 
 /// Runs inside the connection's driver, so it only calls handlers.
-fn receive(channels: &Mutex<Channels>, push: PushInfo) {
+fn receive(channels: &Mutex<PubSubChannels>, push: PushInfo) {
     let mut data = push.data.into_iter();
     let all = lock(channels);
     match (push.kind, data.next(), data.next()) {
@@ -463,7 +463,7 @@ fn receive(channels: &Mutex<Channels>, push: PushInfo) {
 }
 
 /// All handlers are dropped, and with them the subscriptions of all partitions end.
-fn end(channels: &Mutex<Channels>) {
+fn end(channels: &Mutex<PubSubChannels>) {
     let mut all = lock(channels);
     all.has_ended = true;
     let ended = take(&mut all.by_name);
@@ -472,7 +472,7 @@ fn end(channels: &Mutex<Channels>) {
     drop(ended);
 }
 
-impl Drop for Route {
+impl Drop for MessageRoute {
     fn drop(&mut self) {
         let mut all = lock(&self.channels);
         let Some(handlers) = all.by_name.get_mut(&self.channel.name) else {
@@ -493,7 +493,7 @@ impl Drop for Route {
             (is_last, self.pubsub.upgrade(), Handle::try_current())
         {
             lock(&self.channels).leaving += 1;
-            let channel = Channel {
+            let channel = PubSubChannel {
                 name: take(&mut self.channel.name),
                 is_sharded: self.channel.is_sharded,
             };

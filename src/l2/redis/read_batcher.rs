@@ -22,7 +22,7 @@ use tokio::sync::{Semaphore, oneshot};
 use tokio::time::Instant;
 
 use super::per_runtime::{KeptPerRuntime, PerRuntime};
-use super::read_request::{BYTES, Group, Part, ReadRequests, grouped};
+use super::read_request::{BYTES, ReadGroup, ReadPart, ReadRequests, grouped};
 use crate::l2::{Key, L2Error, ReadResult};
 use crate::util::late::timeout_at;
 use crate::util::lock::{Guard, lock};
@@ -46,16 +46,16 @@ const SHARE: usize = 16;
 /// Its tasks run on its runtime, and end with it; then callers on another runtime use another batcher.
 pub(super) struct ReadBatcher {
     runtime: Handle,
-    state: Mutex<State>,
+    state: Mutex<BatcherState>,
     pacing: Pacing,
     /// One permit for each read that its caller may send itself.
     alone: Semaphore,
 }
 
 #[derive(Default)]
-struct State {
+struct BatcherState {
     /// The partitions whose reads may be sent, the next one first.
-    turns: VecDeque<Arc<Queue>>,
+    turns: VecDeque<Arc<ReadQueue>>,
     /// Reads that wait, in all queues.
     waiting: usize,
     /// Reads that were taken and are not answered yet.
@@ -68,23 +68,23 @@ struct State {
 pub(super) struct SingleReads {
     pub(super) requests: Arc<ReadRequests>,
     batchers: Arc<PerRuntime<ReadBatcher>>,
-    queues: KeptPerRuntime<Queue>,
+    queues: KeptPerRuntime<ReadQueue>,
 }
 
 /// The reads of one partition that wait on one runtime.
-struct Queue {
+struct ReadQueue {
     batcher: Arc<ReadBatcher>,
     requests: Arc<ReadRequests>,
     /// One permit for each read that may be added.
     capacity: Semaphore,
     /// Locked only with the state of the batcher.
-    waiting: Mutex<Waiting>,
+    waiting: Mutex<WaitingRead>,
 }
 
 #[derive(Default)]
-struct Waiting {
+struct WaitingRead {
     reads: VecDeque<Read>,
-    /// Whether it is in [`State::turns`].
+    /// Whether it is in [`BatcherState::turns`].
     has_turn: bool,
     /// Batches with reads of this partition that are under way.
     batches: usize,
@@ -104,14 +104,14 @@ struct Taken {
 
 /// The task for the next batch. If it ends before, as with its runtime, the reads that wait are dropped: their callers
 /// enter them again, on another runtime.
-struct Task {
+struct ReadTask {
     batcher: Arc<ReadBatcher>,
     has_batch: bool,
 }
 
 /// So many reads of a batch are under way until this is dropped.
 struct UnderWay {
-    queue: Arc<Queue>,
+    queue: Arc<ReadQueue>,
     reads: usize,
 }
 
@@ -162,8 +162,8 @@ impl SingleReads {
     }
 
     /// The queue of this runtime.
-    fn queue(&self) -> Arc<Queue> {
-        self.queues.get_or(|| Queue {
+    fn queue(&self) -> Arc<ReadQueue> {
+        self.queues.get_or(|| ReadQueue {
             batcher: self.batchers.get(),
             requests: Arc::clone(&self.requests),
             capacity: Semaphore::new(CAPACITY),
@@ -172,7 +172,7 @@ impl SingleReads {
     }
 }
 
-impl Queue {
+impl ReadQueue {
     /// Enters a read where others wait or are under way, of whatever partition, if there is capacity.
     fn join(self: &Arc<Self>, key: &str) -> Option<oneshot::Receiver<ReadResult>> {
         let state = lock(&self.batcher.state);
@@ -196,7 +196,7 @@ impl Queue {
 
     fn enter(
         self: &Arc<Self>,
-        mut state: Guard<'_, State>,
+        mut state: Guard<'_, BatcherState>,
         key: &str,
     ) -> oneshot::Receiver<ReadResult> {
         let (read, answered) = Read::new(key);
@@ -210,9 +210,9 @@ impl Queue {
     }
 }
 
-impl State {
+impl BatcherState {
     /// Gives a partition a turn if it has reads to send and may send them.
-    fn give_turn(&mut self, queue: &Arc<Queue>, waiting: &mut Waiting) {
+    fn give_turn(&mut self, queue: &Arc<ReadQueue>, waiting: &mut WaitingRead) {
         let may_send = !waiting.reads.is_empty() && waiting.batches < IN_FLIGHT;
         if may_send && !replace(&mut waiting.has_turn, true) {
             self.turns.push_back(Arc::clone(queue));
@@ -277,7 +277,7 @@ impl State {
 
 impl ReadBatcher {
     /// Starts a task for the next batch, if there is none and reads may be sent.
-    fn go_on(self: &Arc<Self>, mut state: Guard<'_, State>) {
+    fn go_on(self: &Arc<Self>, mut state: Guard<'_, BatcherState>) {
         let starts = !state.turns.is_empty() && !replace(&mut state.has_task, true);
         // A runtime that has ended drops the task at once, which takes the lock.
         drop(state);
@@ -289,7 +289,7 @@ impl ReadBatcher {
     /// Sends the next batch.
     fn send_next(self: Arc<Self>) -> BoxFuture<'static, ()> {
         // Before the first poll, as a task may be dropped without one.
-        let mut task = Task {
+        let mut task = ReadTask {
             batcher: self,
             has_batch: false,
         };
@@ -303,7 +303,7 @@ impl ReadBatcher {
             let threads = batcher.runtime.metrics().num_workers();
             let hand_out = move |reads, answers| hand_out(reads, answers, threads);
             let mut groups = grouped(batch.into_iter().filter_map(Taken::part).collect());
-            groups.sort_unstable_by_key(Group::keys);
+            groups.sort_unstable_by_key(ReadGroup::keys);
             let Some(largest) = groups.pop() else {
                 return;
             };
@@ -333,11 +333,11 @@ impl Default for ReadBatcher {
 
 impl Taken {
     /// What is to be sent; all of it within the limit since its first read entered the queue.
-    fn part(mut self) -> Option<Part<Read, UnderWay>> {
+    fn part(mut self) -> Option<ReadPart<Read, UnderWay>> {
         let requests = Arc::clone(&self.under_way.queue.requests);
         let limit = requests.limit();
         drop_unwanted(&mut self.reads, limit);
-        Some(Part {
+        Some(ReadPart {
             requests,
             // The first entered before the others.
             until: self.reads.first()?.entered + limit,
@@ -347,7 +347,7 @@ impl Taken {
     }
 }
 
-impl Task {
+impl ReadTask {
     /// Takes the batch, and leaves what comes next to another task.
     fn next_batch(&mut self) -> Vec<Taken> {
         let mut state = lock(&self.batcher.state);
@@ -359,7 +359,7 @@ impl Task {
     }
 }
 
-impl Drop for Task {
+impl Drop for ReadTask {
     fn drop(&mut self) {
         while !self.has_batch {
             let mut state = lock(&self.batcher.state);
@@ -448,10 +448,10 @@ mod tests {
     use std::sync::atomic::AtomicU64;
 
     use super::*;
-    use crate::l2::redis::connection::{Connections, Source};
+    use crate::l2::redis::connection::{ConnectionSource, Connections};
     use crate::l2::redis::names::Names;
     use crate::l2::redis::server::Server;
-    use crate::l2::redis::shared::Shared;
+    use crate::l2::redis::shared::SharedConnections;
     use crate::l2::redis::topology::Topology;
 
     const LIMIT: Duration = Duration::from_secs(20);
@@ -466,7 +466,7 @@ mod tests {
     impl Crowd {
         fn new() -> Self {
             let connector = Server::from("redis://127.0.0.1:1").connector().unwrap();
-            let shared = Shared::new(connector.into(), None).unwrap();
+            let shared = SharedConnections::new(connector.into(), None).unwrap();
             Self {
                 batchers: Arc::default(),
                 topology: Arc::new(Topology::Server(Arc::new(shared))),
@@ -477,7 +477,7 @@ mod tests {
         /// A partition, which is called so in the batches.
         fn partition(&self, name: &str) -> SingleReads {
             let names = Arc::new(Names::new(name.into(), Some(0)));
-            let source = Arc::new(Source {
+            let source = Arc::new(ConnectionSource {
                 topology: Arc::clone(&self.topology),
                 names: Arc::clone(&names),
                 limit: LIMIT,
@@ -623,7 +623,7 @@ mod tests {
             drop(taken.part());
         }
         let batcher = crowd.batchers.get();
-        drop(Task {
+        drop(ReadTask {
             batcher: Arc::clone(&batcher),
             has_batch: false,
         });

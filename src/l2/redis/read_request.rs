@@ -46,7 +46,7 @@ pub(super) struct ReadRequests {
 }
 
 /// Keys of one partition, to be answered until then. `H` is dropped when they are.
-pub(super) struct Part<K, H> {
+pub(super) struct ReadPart<K, H> {
     pub(super) requests: Arc<ReadRequests>,
     pub(super) keys: Vec<K>,
     pub(super) until: Instant,
@@ -54,14 +54,14 @@ pub(super) struct Part<K, H> {
 }
 
 /// Parts of several partitions that have one connection, or one part.
-pub(super) struct Group<K, H>(Vec<GroupPart<K, H>>);
+pub(super) struct ReadGroup<K, H>(Vec<GroupPart<K, H>>);
 
 /// A part in a group, with the line that it goes over.
 struct GroupPart<K, H> {
     /// How many keys it has in the request.
     keys: usize,
     /// `None` once it was answered.
-    part: Option<Part<K, H>>,
+    part: Option<ReadPart<K, H>>,
     over: Option<LiveLine>,
 }
 
@@ -225,10 +225,10 @@ impl ReadRequests {
 }
 
 /// Puts parts together that can share a request.
-pub(super) fn grouped<K, H>(parts: Vec<Part<K, H>>) -> Vec<Group<K, H>> {
+pub(super) fn grouped<K, H>(parts: Vec<ReadPart<K, H>>) -> Vec<ReadGroup<K, H>> {
     let is_one = parts.len() == 1;
     let mut chosen = None;
-    let mut groups = Vec::<Group<K, H>>::new();
+    let mut groups = Vec::<ReadGroup<K, H>>::new();
     for part in parts {
         let requests = &part.requests;
         let slot = requests.names.slot;
@@ -247,7 +247,8 @@ pub(super) fn grouped<K, H>(parts: Vec<Part<K, H>>) -> Vec<Group<K, H>> {
         } else {
             requests.over(is_first_busier)
         };
-        let shares = |group: &&mut Group<K, H>| group.slot() == slot && group.shares(over.as_ref());
+        let shares =
+            |group: &&mut ReadGroup<K, H>| group.slot() == slot && group.shares(over.as_ref());
         let group = groups.iter_mut().find(shares);
         let one = GroupPart {
             keys: part.keys.len(),
@@ -256,13 +257,13 @@ pub(super) fn grouped<K, H>(parts: Vec<Part<K, H>>) -> Vec<Group<K, H>> {
         };
         match group {
             Some(group) => group.0.push(one),
-            None => groups.push(Group(vec![one])),
+            None => groups.push(ReadGroup(vec![one])),
         }
     }
     groups
 }
 
-impl<K, H> Group<K, H> {
+impl<K, H> ReadGroup<K, H> {
     pub(super) fn keys(&self) -> usize {
         self.0.iter().map(|one| one.keys).sum()
     }
@@ -288,7 +289,7 @@ impl<K, H> GroupPart<K, H> {
     }
 }
 
-impl<K: AsRef<str>, H> Group<K, H> {
+impl<K: AsRef<str>, H> ReadGroup<K, H> {
     /// Reads the keys, and hands out the answer to each, in the order of the keys.
     pub(super) async fn fetch(mut self, hand_out: impl Fn(Vec<K>, Vec<ReadResult>)) {
         if self.0.len() > 1 {

@@ -5,7 +5,7 @@
 use deadpool_redis::redis::RedisResult;
 use deadpool_redis::redis::aio::MultiplexedConnection;
 
-use super::call::{Call, clock};
+use super::call::{ScriptCall, clock};
 use super::error::other_partitions;
 use super::names::{CLOCK, LIVE, Names};
 use super::partitions::settle_number;
@@ -15,7 +15,7 @@ use super::{members, scripts};
 use crate::l2::{Member, PartitionClock, random};
 
 /// The answer of RUN.
-pub(super) struct Found {
+pub(super) struct RunAnswer {
     pub(super) clock: PartitionClock,
     incarnation: String,
     partitions: u16,
@@ -26,7 +26,7 @@ pub(super) struct Found {
     pub(super) list: (u64, u64),
 }
 
-impl Found {
+impl RunAnswer {
     /// Whether the server does not say which process it is: then no handover is proven (rule 28).
     pub(super) fn hides_process(&self) -> bool {
         self.incarnation.starts_with('-')
@@ -42,7 +42,7 @@ pub(super) async fn run(
     topology: &Topology,
     primary: &Primary,
     connection: MultiplexedConnection,
-) -> RedisResult<Found> {
+) -> RedisResult<RunAnswer> {
     // One server loses the last writes of all partitions together, the number of partitions among them.
     let proof = if names.slot.is_some() { "?" } else { "" };
     let mut found = ask(names, me, proof, connection.clone()).await?;
@@ -70,8 +70,8 @@ async fn ask(
     me: Option<Member>,
     proof: &str,
     connection: MultiplexedConnection,
-) -> RedisResult<Found> {
-    let mut run = Call::new(&scripts::RUN, names, 2);
+) -> RedisResult<RunAnswer> {
+    let mut run = ScriptCall::new(&scripts::RUN, names, 2);
     run.own(&[CLOCK, LIVE]).arg(names.partitions).arg(random());
     run.arg(proof);
     if let Some(me) = me {
@@ -79,7 +79,7 @@ async fn ask(
     }
     let answer: Answer = run.run(connection).await?;
     let (epoch, seq, ver, now, partitions, incarnation, policy, generation, age, is_off) = answer;
-    Ok(Found {
+    Ok(RunAnswer {
         clock: clock([epoch, seq, ver, now, is_off], &incarnation),
         incarnation,
         partitions,

@@ -24,7 +24,7 @@ use crate::l2::L2Error;
 use crate::util::lock::lock;
 
 /// The connections to a server.
-pub(super) struct Shared {
+pub(super) struct SharedConnections {
     pool: Mutex<PoolAt>,
     /// Whether the pool belongs to the user, and is not made by the connector.
     pub(super) is_given: bool,
@@ -59,7 +59,7 @@ pub(super) struct Pooled {
     is_suspected: AtomicBool,
 }
 
-impl Shared {
+impl SharedConnections {
     /// With a pool of its own, unless one is given.
     pub(super) fn new(primary: Primary, pool: Option<Pool>) -> Result<Self, L2Error> {
         let is_given = pool.is_some();
@@ -249,7 +249,7 @@ mod tests {
         let server = Server::from("redis://cache/1").dialed_by(echoes.clone());
         assert_eq!(server.url, None, "caches that are told this URL share none");
         let connector = server.connector().unwrap();
-        let shared = Shared::new(connector.clone().into(), None).unwrap();
+        let shared = SharedConnections::new(connector.clone().into(), None).unwrap();
         let pooled = shared.pooled(shared.line(true));
         let refused = shared.connect(&pooled, true).await.map(drop).unwrap_err();
         assert!(refused.is_unreachable(), "{refused}");

@@ -13,10 +13,10 @@ use tokio::time::{Instant, timeout};
 
 use super::error::run_error;
 use super::names::Names;
-use super::pubsub::{Beats, Channel, Heartbeat, PubSub, Route};
-use super::run::{Found, run};
+use super::pubsub::{Beats, Heartbeat, MessageRoute, PubSub, PubSubChannel};
+use super::run::{RunAnswer, run};
 use super::server::CONNECT;
-use super::shared::Shared;
+use super::shared::SharedConnections;
 use super::topology::Topology;
 use crate::l2::inbox::Inbox;
 use crate::l2::{
@@ -83,7 +83,7 @@ impl Subscriptions {
 
     /// The connection for the next subscription. Not the connection of the last subscription, which has ended for some
     /// reason: an address may lead to another server by now.
-    fn next(&self, shared: &Shared) -> Arc<PubSub> {
+    fn next(&self, shared: &SharedConnections) -> Arc<PubSub> {
         let mut last = lock(&self.last);
         if let Some(last) = last.upgrade() {
             shared.pubsub.retire(&last);
@@ -102,7 +102,7 @@ impl Subscriptions {
         &self,
         me: MemberInfo,
         queue: mpsc::Sender<Event>,
-    ) -> Result<(Found, Arc<PubSub>, Route, Arc<Shared>), L2Error> {
+    ) -> Result<(RunAnswer, Arc<PubSub>, MessageRoute, Arc<SharedConnections>), L2Error> {
         let slot = self.names.slot;
         let shared = self.topology.find(slot).await?;
         let pubsub = self.next(&shared);
@@ -120,7 +120,7 @@ impl Subscriptions {
             }
         });
         let naming = self.names.give_name(is_new, connection.clone());
-        let channel = Channel {
+        let channel = PubSubChannel {
             name: self.names.events.clone().into(),
             is_sharded: slot.is_some(),
         };
@@ -152,11 +152,11 @@ struct RedisSubscription {
     pubsub: Arc<PubSub>,
     inbox: Inbox,
     /// To the partition's channel, and to the channels of other programs.
-    routes: Vec<Route>,
+    routes: Vec<MessageRoute>,
     names: Arc<Names>,
     beats: Arc<Beats>,
     /// Held so that all partitions on the server share the connection.
-    _shared: Arc<Shared>,
+    _shared: Arc<SharedConnections>,
     me: MemberInfo,
     /// Names the list of members that this instance is in.
     generation: u64,
@@ -194,7 +194,7 @@ impl Subscription for RedisSubscription {
                 let on_heard = Arc::clone(&on_heard);
                 // Past the queue, so that no flood of other programs costs a message of the partition.
                 let receive = Box::new(move |payload: &[u8]| on_heard(number, payload.to_vec()));
-                let channel = Channel {
+                let channel = PubSubChannel {
                     name: channel.as_bytes().to_vec(),
                     is_sharded: false,
                 };

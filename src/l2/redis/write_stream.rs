@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use super::call::{Call, Lua, senseless};
+use super::call::{Lua, ScriptCall, senseless};
 use super::names::{CLOCK, DEAD, HOLD, LEASE, LOG, VALUE, WORKER, WRITES};
 use super::partition::{Entry, RedisPartition};
 use super::scripts::{self, ALLOW_OOM, CHECKED, MARK, STAGED, STAMP, STORED, TAGS, VERSION, lua};
@@ -30,7 +30,7 @@ impl RedisPartition {
     /// Stores a value, and appends it to the stream in the same step.
     pub(super) async fn append(&self, batch: Batch<'_>, how: &Append) -> Result<Written, L2Error> {
         let marks: [&[&str]; 2] = [&[VALUE, LEASE, HOLD], &[CLOCK, LOG, WRITES, DEAD]];
-        let more = |call: &mut Call<'_>, key: &str| {
+        let more = |call: &mut ScriptCall<'_>, key: &str| {
             call.arg(how.most).arg(key).arg(&how.encoded_key);
         };
         self.store_one(&APPEND, batch, marks, more, how.version)

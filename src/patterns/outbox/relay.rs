@@ -109,7 +109,7 @@ impl RelayBuilder {
         let runtime = Handle::try_current().map_err(|_| Reason::NoRuntime)?;
         metrics::describe();
         let counters = Arc::new(Counters::default());
-        let worker = Worker {
+        let worker = RelayWorker {
             table: self.table,
             served: self.served,
             counters: Arc::clone(&counters),
@@ -163,7 +163,7 @@ impl Served {
     }
 }
 
-struct Worker {
+struct RelayWorker {
     table: Arc<dyn AnyTable>,
     served: Served,
     counters: Arc<Counters>,
@@ -191,7 +191,7 @@ struct Outage {
     calm: u32,
 }
 
-impl Worker {
+impl RelayWorker {
     async fn run(mut self, interval: Duration) {
         let longest = LONGEST_RETRY.max(interval);
         let new_retries = || retry_delays(interval, longest);

@@ -86,7 +86,7 @@ use self::error::Reason;
 pub use self::error::WriteBehindError;
 use self::stats::Counters;
 pub use self::stats::WriteBehindStats;
-use self::worker::{Options, Worker};
+use self::worker::{Worker, WorkerOptions};
 use self::write::{AnyWrite, DecodeKey, Store, decode_key};
 pub use self::write::{Stored, Write};
 use crate::cache::Cache;
@@ -166,7 +166,7 @@ where
             cache,
             store: None,
             capacity: 100_000,
-            options: Options {
+            options: WorkerOptions {
                 batch: MOST_IN_A_BATCH,
                 attempts: 20,
                 claim_after: Duration::from_secs(10),
@@ -539,7 +539,7 @@ pub struct WriteBehindBuilder<K, V: Send + Sync + 'static> {
     cache: Cache<K, V>,
     store: Option<Store>,
     capacity: u64,
-    options: Options,
+    options: WorkerOptions,
 }
 
 impl<K, V> WriteBehindBuilder<K, V>
@@ -659,7 +659,7 @@ where
     }
 }
 
-impl Options {
+impl WorkerOptions {
     /// Checks the options, and starts the workers.
     fn start(
         self,

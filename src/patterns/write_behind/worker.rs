@@ -41,7 +41,7 @@ const LEFT_AT_MOST: u32 = 50;
 
 /// The options of a worker, as the builder has them.
 #[derive(Clone, Copy)]
-pub(super) struct Options {
+pub(super) struct WorkerOptions {
     pub(super) batch: usize,
     pub(super) attempts: u32,
     pub(super) claim_after: Duration,
@@ -56,7 +56,7 @@ pub(super) struct Worker {
     pub(super) ctx: Arc<Context>,
     pub(super) store: Store,
     pub(super) decode_key: DecodeKey,
-    pub(super) options: Options,
+    pub(super) options: WorkerOptions,
     /// Names this worker.
     pub(super) fence: u64,
     pub(super) counters: Arc<Counters>,
@@ -105,7 +105,7 @@ struct Progress {
 }
 
 /// What was traced, until it is over.
-struct Trouble {
+struct StoreTrouble {
     failure: Failure,
     /// When it was seen last.
     last: Tick,
@@ -138,7 +138,7 @@ impl Worker {
     }
 
     async fn work_on(&self) {
-        let (mut trouble, mut progress) = (None::<Trouble>, Progress::default());
+        let (mut trouble, mut progress) = (None::<StoreTrouble>, Progress::default());
         let mut retries = retry_delays(FIRST_RETRY, LONGEST_RETRY);
         loop {
             match self.work(&mut progress).await {
@@ -172,7 +172,7 @@ impl Worker {
     }
 
     /// Traces a failure, once for a cause: it is the same each time until it is over.
-    fn begin(&self, trouble: &mut Option<Trouble>, failure: Failure) {
+    fn begin(&self, trouble: &mut Option<StoreTrouble>, failure: Failure) {
         let known = trouble.as_ref().map(|known| discriminant(&known.failure));
         let is_known = known == Some(discriminant(&failure));
         let namespace = self.engine.namespace();
@@ -194,7 +194,7 @@ impl Worker {
                 "this instance's worker was silent for too long; another one writes the same writes"
             ),
         }
-        *trouble = Some(Trouble {
+        *trouble = Some(StoreTrouble {
             failure,
             last: self.ctx.now(),
             has_stored: false,
@@ -203,7 +203,7 @@ impl Worker {
 
     /// Ends a trouble, and traces that: one of `store` when it has not failed for a while, as one that fails now and then
     /// would fill the log.
-    fn end(&self, trouble: &mut Option<Trouble>, worked: &Worked) {
+    fn end(&self, trouble: &mut Option<StoreTrouble>, worked: &Worked) {
         let Some(now) = trouble else {
             return;
         };

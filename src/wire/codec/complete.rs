@@ -28,7 +28,7 @@ pub(super) fn serialize<T: Serialize + ?Sized, E: Into<Box<dyn Error + Send + Sy
     value: &T,
     write: impl FnOnce(Complete<'_, &T>) -> Result<(), E>,
 ) -> super::Result<Shape> {
-    let found = &Found::new(Notes::NONE);
+    let found = &LookedAt::new(Notes::NONE);
     match (write(found.on(value)), found.field.get()) {
         (Ok(()), _) => Ok(found.shape.get()),
         (Err(_), field @ Some(_)) => Err(CodecError::from(Category::FieldLeftOut).in_field(field)),
@@ -40,7 +40,7 @@ pub(super) fn serialize<T: Serialize + ?Sized, E: Into<Box<dyn Error + Send + Sy
 #[cfg(any(feature = "bincode", feature = "postcard"))]
 #[cold]
 fn refused<T: Serialize + ?Sized>(value: &T, error: Box<dyn Error + Send + Sync>) -> CodecError {
-    let found = &Found::new(Notes {
+    let found = &LookedAt::new(Notes {
         refused: Some(Refused::UnknownLength),
         ..Notes::NONE
     });
@@ -69,12 +69,12 @@ pub(super) fn compare<T: Serialize + ?Sized>(
         is_human_readable,
         ..Notes::NONE
     };
-    if look_at(written, &Found::new(notes()))? == look_at(read, &Found::new(notes()))? {
+    if look_at(written, &LookedAt::new(notes()))? == look_at(read, &LookedAt::new(notes()))? {
         return Ok(());
     }
     let with_fields = || {
         let fields = Some(RefCell::default());
-        Found::new(Notes { fields, ..notes() })
+        LookedAt::new(Notes { fields, ..notes() })
     };
     let (one, other) = (with_fields(), with_fields());
     look_at(written, &one)?;
@@ -88,7 +88,7 @@ pub(super) fn compare<T: Serialize + ?Sized>(
 /// The field of a value that has a number which is not finite, or `None`.
 #[cold]
 pub(super) fn not_finite<T: Serialize + ?Sized>(value: &T) -> Option<&'static str> {
-    let found = &Found::new(Notes {
+    let found = &LookedAt::new(Notes {
         is_human_readable: true,
         refused: Some(Refused::NotFinite),
         fields: None,
@@ -99,7 +99,7 @@ pub(super) fn not_finite<T: Serialize + ?Sized>(value: &T) -> Option<&'static st
 /// Serializes a value to nowhere.
 // Once for each type, and not for each of its callers.
 #[inline(never)]
-fn look_at<T: Serialize + ?Sized>(value: &T, found: &Found) -> super::Result<Shape> {
+fn look_at<T: Serialize + ?Sized>(value: &T, found: &LookedAt) -> super::Result<Shape> {
     let mut nowhere = Bytes::default();
     let looked = value.serialize(Complete::<_, true> {
         inner: &mut nowhere,
@@ -110,7 +110,7 @@ fn look_at<T: Serialize + ?Sized>(value: &T, found: &Found) -> super::Result<Sha
 }
 
 /// What is found in a value while it is serialized.
-struct Found {
+struct LookedAt {
     /// The field that was left out, or in which a part was refused: the format's error type cannot carry its name.
     field: Cell<Option<&'static str>>,
     /// The shape of the part that was serialized last: of the whole value, in the end.
@@ -143,7 +143,7 @@ impl Notes {
     };
 }
 
-impl Found {
+impl LookedAt {
     #[inline]
     fn new(notes: Notes) -> Self {
         Self {
@@ -198,13 +198,13 @@ impl Found {
 /// field may, and the serializer looks at what [`Notes`] say.
 pub(super) struct Complete<'a, X, const NOTES: bool = false> {
     inner: X,
-    found: &'a Found,
+    found: &'a LookedAt,
 }
 
 /// The serializer of a tuple or a struct, whose parts are as complete.
 pub(super) struct CompleteParts<'a, X, const NOTES: bool> {
     inner: X,
-    found: &'a Found,
+    found: &'a LookedAt,
     parts: Parts,
     /// The variant whose content it is.
     variant: Option<(u32, &'static str)>,
@@ -213,7 +213,7 @@ pub(super) struct CompleteParts<'a, X, const NOTES: bool> {
 /// The serializer of a sequence or a map, whose elements are as complete.
 pub(super) struct CompleteElements<'a, X, const NOTES: bool> {
     inner: X,
-    found: &'a Found,
+    found: &'a LookedAt,
     elements: Elements,
     /// The sum of all elements, with `NOTES`: each counts, and in no order, as in a `HashSet`.
     sum: Sum,

@@ -2,7 +2,7 @@
 
 use super::connections::in_time;
 use super::{Connected, Namespace, PartitionState};
-use crate::l2::redis::call::{Call, Lua};
+use crate::l2::redis::call::{Lua, ScriptCall};
 use crate::l2::redis::members;
 use crate::l2::redis::names::{CLOCK, LIVE, LOG};
 use crate::l2::redis::scripts::{self, CHECKED, INCARNATION, lua};
@@ -86,7 +86,7 @@ impl Namespace {
 
 impl Connected {
     pub(super) async fn audit(&mut self) -> Result<PartitionAudit, L2Error> {
-        let mut call = Call::by("EVALSHA_RO", &AUDIT, &self.names, 3);
+        let mut call = ScriptCall::by("EVALSHA_RO", &AUDIT, &self.names, 3);
         call.own(&[CLOCK, LOG, LIVE]);
         let answer: Answer = in_time(call.run(self.connection.clone())).await?;
         let (numbers, run, is_run, memory, kind, first, ids, list, writes) = answer;

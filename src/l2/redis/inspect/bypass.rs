@@ -7,7 +7,7 @@ use super::Namespace;
 use super::connections::in_time;
 use crate::clock::millis;
 use crate::key::key_text;
-use crate::l2::redis::call::{Call, Lua};
+use crate::l2::redis::call::{Lua, ScriptCall};
 use crate::l2::redis::names::BYPASS;
 use crate::l2::redis::partition::fleet_bypass;
 use crate::l2::redis::scripts::{ALLOW_OOM, BYPASSED, CLOCK, lua};
@@ -94,7 +94,7 @@ impl Namespace {
             of: self.partitions,
         };
         let partition = self.connect(first).await?;
-        let mut call = Call::new(&BYPASS_PREFIX, &partition.names, 1);
+        let mut call = ScriptCall::new(&BYPASS_PREFIX, &partition.names, 1);
         call.own(&[BYPASS]).arg(MOST_BYPASSED_BY_FLEET);
         if let Some((prefix, ms)) = change {
             call.arg(prefix).arg(ms);

@@ -8,7 +8,7 @@ use tokio::time::sleep;
 
 use super::connections::{Kept, in_time};
 use super::{Connected, Namespace};
-use crate::l2::redis::call::{Call, Lua};
+use crate::l2::redis::call::{Lua, ScriptCall};
 use crate::l2::redis::members;
 use crate::l2::redis::names::{BYPASS, CLOCK, DEAD, LIVE, LOG, STATS, SWEEPER, WORKER, WRITES};
 use crate::l2::redis::scripts::{ALLOW_OOM, CHECKED, lua};
@@ -202,7 +202,7 @@ impl Namespace {
 
 impl Connected {
     async fn remains(&mut self) -> Result<PartitionRemains, L2Error> {
-        let mut call = Call::by("EVALSHA_RO", &REMAINS, &self.names, OWN.len());
+        let mut call = ScriptCall::by("EVALSHA_RO", &REMAINS, &self.names, OWN.len());
         call.own(&OWN);
         let answer: (u64, u8, Vec<_>) = in_time(call.run(self.connection.clone())).await?;
         let (keys, has_writes, mut entries): (_, _, Vec<(Vec<u8>, Vec<u8>)>) = answer;
@@ -221,7 +221,7 @@ impl Connected {
         found: &PartitionRemains,
         any: bool,
     ) -> Result<Option<u64>, L2Error> {
-        let mut call = Call::new(&FORGET_PARTITION, &self.names, OWN.len());
+        let mut call = ScriptCall::new(&FORGET_PARTITION, &self.names, OWN.len());
         call.own(&OWN).arg(any);
         for (id, entry) in &found.entries {
             call.arg(id).arg(entry);

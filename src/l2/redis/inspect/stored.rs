@@ -11,7 +11,7 @@ use deadpool_redis::redis::cmd;
 use super::connections::in_time;
 use super::{Connected, Namespace, PartitionState};
 use crate::key::Key;
-use crate::l2::redis::call::{Call, Lua, numbers};
+use crate::l2::redis::call::{Lua, ScriptCall, numbers};
 use crate::l2::redis::names::{CLOCK, HOLD, LEASE, TAG_VERSION, VALUE, WRITES};
 use crate::l2::redis::scripts::{self, CHECKED, INCARNATION, MARK, lua};
 use crate::l2::{L2Error, Lifetime, PartitionNumber, Stamp, TagVersion};
@@ -223,7 +223,7 @@ type Answer = (
 
 impl Connected {
     async fn read(&mut self, namespace: &str, key: &str) -> Result<StoredKey, L2Error> {
-        let mut call = Call::by("EVALSHA_RO", &INSPECT, &self.names, 5);
+        let mut call = ScriptCall::by("EVALSHA_RO", &INSPECT, &self.names, 5);
         call.keys(&[VALUE, LEASE, HOLD], &[key]);
         call.own(&[CLOCK, WRITES]);
         let answer: Answer = in_time(call.run(self.connection.clone())).await?;

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use super::connections::in_time;
 use super::{Connected, Namespace};
-use crate::l2::redis::call::Call;
+use crate::l2::redis::call::ScriptCall;
 use crate::l2::redis::names::{CLOCK, DEAD, WORKER, WRITES};
 use crate::l2::redis::write_stream::{
     DEAD_LETTERS, PENDING, PendingAnswer, as_pending, as_waiting,
@@ -99,14 +99,14 @@ impl Namespace {
 
 impl Connected {
     async fn pending(&mut self) -> Result<Pending, L2Error> {
-        let mut call = Call::by("EVALSHA_RO", &PENDING, &self.names, 4);
+        let mut call = ScriptCall::by("EVALSHA_RO", &PENDING, &self.names, 4);
         call.own(&[WRITES, DEAD, WORKER, CLOCK]);
         let answer: PendingAnswer = in_time(call.run(self.connection.clone())).await?;
         Ok(as_pending(answer))
     }
 
     async fn dead_letters(&mut self, most: usize) -> Result<Vec<Waiting>, L2Error> {
-        let mut call = Call::by("EVALSHA_RO", &DEAD_LETTERS, &self.names, 1);
+        let mut call = ScriptCall::by("EVALSHA_RO", &DEAD_LETTERS, &self.names, 1);
         call.own(&[DEAD]).arg(most).arg(MOST_BYTES);
         as_waiting(in_time(call.run(self.connection.clone())).await?)
     }
