@@ -1,6 +1,6 @@
 //! Whether L2 lacks most of the keys that it was asked for last.
 
-use std::sync::atomic::{AtomicBool, AtomicU32, Ordering::Relaxed};
+use std::sync::atomic::{AtomicU32, Ordering::Relaxed};
 
 /// So many misses more than hits make up for, and misses are expected. They no longer are once hits have made up for all.
 const MANY: u32 = 32;
@@ -9,33 +9,55 @@ const MANY: u32 = 32;
 /// GET: with about four times as many misses as hits, the server has equal work either way.
 const HIT: u32 = 4;
 
-/// The last outcomes of reads of L2. A race of two of them loses one, which does no harm.
+/// Bytes of a value of which many do not fit into one answer. A script reads the values of all keys of its request, where
+/// plain reads divide them.
+const LARGE: usize = 16 * 1024;
+
+/// Is set while misses are expected.
+const EXPECTED: u32 = 1 << 31;
+
+/// The last outcomes of reads of L2: how many misses hits have not made up for, up to [`MANY`], and [`EXPECTED`]. In one
+/// number, so that a race of two outcomes loses one of them, and no more.
 #[derive(Default)]
-pub(crate) struct RecentMisses {
-    /// Misses that hits have not made up for, up to [`MANY`].
-    level: AtomicU32,
-    are_expected: AtomicBool,
-}
+pub(crate) struct RecentMisses(AtomicU32);
 
 impl RecentMisses {
     /// A load then asks for the value or the lease in one step, and no read comes before it.
     pub(crate) fn are_expected(&self) -> bool {
-        self.are_expected.load(Relaxed)
+        self.0.load(Relaxed) & EXPECTED != 0
     }
 
     pub(crate) fn note(&self, is_miss: bool) {
-        let before = self.level.load(Relaxed);
+        let before = self.0.load(Relaxed);
+        let (level, expected) = (before & !EXPECTED, before & EXPECTED);
         let after = if is_miss {
-            (before + 1).min(MANY)
+            match level + 1 {
+                MANY.. => MANY | EXPECTED,
+                level => level | expected,
+            }
         } else {
-            before.saturating_sub(HIT)
+            match level.saturating_sub(HIT) {
+                0 => 0,
+                level => level | expected,
+            }
         };
         // Mostly it stays at one of its ends, and no other thread's copy of it is made invalid.
         if after != before {
-            self.level.store(after, Relaxed);
-            if after == 0 || after == MANY {
-                self.are_expected.store(after == MANY, Relaxed);
-            }
+            self.0.store(after, Relaxed);
+        }
+    }
+
+    /// The value of a key has so many bytes.
+    pub(crate) fn note_size(&self, bytes: usize) {
+        if bytes > LARGE {
+            self.forget();
+        }
+    }
+
+    /// What was seen says nothing of the next keys, as L2 does not answer loads.
+    pub(crate) fn forget(&self) {
+        if self.0.load(Relaxed) != 0 {
+            self.0.store(0, Relaxed);
         }
     }
 }
@@ -50,8 +72,10 @@ mod tests {
         let mut expected = Vec::new();
         for run in runs.split(", ") {
             let (many, of) = run.split_once(' ').unwrap();
-            for _ in 0..many.parse::<u32>().unwrap() {
-                recent.note(of == "misses");
+            let many = many.parse().unwrap();
+            match of {
+                "bytes" => recent.note_size(many),
+                _ => (0..many).for_each(|_| recent.note(of == "misses")),
             }
             expected.push(if recent.are_expected() { "yes" } else { "no" });
         }
@@ -67,6 +91,7 @@ mod tests {
             "31 misses, 1 hits, 4 misses, 1 misses => no, no, no, yes",
             "32 misses, 7 hits, 27 misses, 7 hits => yes, yes, yes, yes",
             "100 hits, 32 misses => no, yes",
+            "32 misses, 16384 bytes, 16385 bytes, 31 misses => yes, yes, no, no",
         ] {
             let (runs, expected) = row.split_once(" => ").unwrap();
             assert_eq!(expected_after(runs), expected, "{row}");

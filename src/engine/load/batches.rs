@@ -53,14 +53,11 @@ impl Load {
         }
     }
 
-    /// Whether it is begun at once, and not with others that come a little later.
+    /// Whether its loader is of one key: then it is begun at once, and not with others that come a little later.
     pub(super) fn is_of_one(&self) -> bool {
         match self {
             Self::ByCall(_) => true,
-            Self::ByCache(cache, _) => match &**cache {
-                CacheLoader::One(_) => true,
-                CacheLoader::Many(batches) => batches.limits.is_none(),
-            },
+            Self::ByCache(cache, _) => matches!(&**cache, CacheLoader::One(_)),
         }
     }
 

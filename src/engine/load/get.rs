@@ -12,7 +12,7 @@ use super::batches::Load;
 use super::fetch::{Fetch, Flight};
 use super::lease::{self, Goal, Replaces};
 use super::loader::{LoadKey, Loader};
-use super::nested::{Behind, LoadId, Waiting};
+use super::nested::{self, Behind, LoadId, Waiting};
 use crate::ablation::{Rule, without};
 use crate::engine::read::looked_up::RestKey;
 use crate::engine::read::tags::Proof;
@@ -127,9 +127,13 @@ impl Loads {
         ctx.recent_misses.are_expected()
             // Without a proof L1 may have the answer if L2 fails.
             && ctx.l1.freshness.is_live()
-            // A value in L2 need not wait until a batch is full, nor until the source may be asked again.
+            // A value that L2 has waits for nothing: not for a batch to be full, nor for a load that has begun before, nor
+            // until the source may be asked again.
             && load.is_of_one()
+            && !ctx.l1.in_flight.is_loading(key)
             && self.may_load(key, false).is_ok()
+            // A loader that looks a key up waits for its load, if it may, and gives its permit up meanwhile.
+            && !nested::is_in_loader()
     }
 
     /// The value or the lease in one step, for a key that L1 did not have and L2 probably does not.
@@ -140,7 +144,7 @@ impl Loads {
         let loading = self.join_or_load(key.clone(), Goal::Unread, Some(Want::Any), load(), None);
         let entry = one(loading.await)?;
         // A load that has run may end with a value of L2, too: with a later one than its own.
-        if entry.source() == Source::L2 && !entry.is_fallback() && loader.is_unused() {
+        if entry.source() != Source::Loader && !entry.is_fallback() && loader.is_unused() {
             return self.refresh_if_due(key, entry, load()).await;
         }
         Ok(entry)

@@ -138,6 +138,9 @@ pub(crate) async fn acquire(
         && let Some(record) = get_proven(ctx, op)
         && at_least.is_none_or(|write| ctx.l1.is_at_least(&record, write))
     {
+        if goal == Goal::Unread {
+            ctx.counters.l1_hits.bump();
+        }
         return Acquired::Found(record, Source::L1);
     }
     // As an operation that begins now: a write may have been deferred since the look-up (rule 14).
@@ -152,9 +155,13 @@ pub(crate) async fn acquire(
     let (is_unread, mut attempts) = (goal == Goal::Unread, 0);
     loop {
         let reply = ask(ctx, key, *request).await;
-        let has_none = !matches!(reply, Ok(LeaseReply::Hit(_)) | Err(_));
-        if is_unread && attempts == 0 && has_none {
-            end_read(ctx, op, &Err(MISS));
+        let is_read = is_unread && attempts == 0;
+        match reply {
+            Ok(LeaseReply::Hit(_)) => {}
+            // Plain reads may be answered all the same.
+            Err(_) if is_unread => ctx.recent_misses.forget(),
+            _ if is_read => end_read(ctx, op, &Err(MISS)),
+            _ => {}
         }
         let (lease, kept) = match reply {
             Ok(LeaseReply::Hit(bytes)) => {
@@ -162,7 +169,8 @@ pub(crate) async fn acquire(
                 // Here and after a lost lease: callers with a token, or without a proof, may have joined (rules 5, 22).
                 match tags::open(ctx, Proof::Unused, key, &bytes, ctx.now()).await {
                     Ok(fresh) => {
-                        if is_unread {
+                        if is_read {
+                            ctx.recent_misses.note_size(bytes.len());
                             end_read(ctx, op, &Ok(SharedRecord::clone(&fresh)));
                         } else {
                             ctx.l1.put_read(op, &fresh);
@@ -438,6 +446,7 @@ impl StoredAs {
         let Ok(encoded) = ctx.convert.seal(key, value, ttls, tags) else {
             return Ok(None);
         };
+        ctx.recent_misses.note_size(encoded.body.len());
         let payload = publishes.then(|| ctx.message(Kind::Insert, &[key]));
         let filling = ctx.partition.fill(key, lease, &encoded, payload.as_deref());
         ctx.breaker.send("fill", filling).await.map(Some)

@@ -98,11 +98,11 @@ impl Loader {
         }
     }
 
-    /// Whether it can be called: a loader of one key runs once.
+    /// Whether it is a loader of one key that has not run.
     pub(super) fn is_unused(&self) -> bool {
         match &self.0 {
             UserLoader::One(load) => lock(load).is_some(),
-            UserLoader::Many(_) => true,
+            UserLoader::Many(_) => false,
         }
     }
 

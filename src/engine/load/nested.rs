@@ -31,6 +31,11 @@ task_local! {
     static HERE: Arc<LoaderCall>;
 }
 
+/// Whether the caller is a loader.
+pub(super) fn is_in_loader() -> bool {
+    HERE.try_with(|_| ()).is_ok()
+}
+
 /// A call of a user's loader, of one key or more.
 pub(super) struct LoaderCall {
     instance: u64,

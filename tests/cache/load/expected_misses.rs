@@ -4,11 +4,11 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use futures::future::join_all;
-use larder::{Loaded, Mode, Source as Level};
+use larder::{LoadError, Loaded, Mode, Source as Level};
 
-use crate::fleet::{Fleet, HOUR, Source, Texts, over_both_stores, without_heartbeats};
+use crate::fleet::{Fleet, HOUR, Source, Texts, over_both_stores, pair, without_heartbeats};
 use crate::support::eventually::eventually;
-use crate::support::network::{Network, Step};
+use crate::support::network::{Gate, Network, Step};
 
 over_both_stores!(
     a_load_is_two_requests_where_most_look_ups_miss,
@@ -16,6 +16,9 @@ over_both_stores!(
     hits_end_it,
     a_value_that_is_there_is_looked_up_before_the_source_may_be_asked_again,
     callers_of_one_key_share_the_request,
+    a_value_that_is_stored_during_a_load_is_found,
+    a_loader_finds_the_value_of_its_own_key,
+    an_error_or_a_large_value_ends_it,
 );
 
 /// Loads keys until a load does not read L2 first.
@@ -113,14 +116,66 @@ async fn callers_of_one_key_share_the_request(fleet: Fleet) {
     let ((a, wire), (b, _)) = (fleet.instance().await, fleet.instance().await);
     miss_often(&a, &wire).await;
     b.insert("k", "v".to_owned()).await.unwrap();
-    let (hits, leases) = (a.stats().l2_hits, wire.asked(Step::AcquireLease));
+    let asked = || [Step::AcquireLease, Step::Get].map(|step| wire.asked(step));
+    let (hits, [leases, gets]) = (a.stats().l2_hits, asked());
     let truth = Source::new("never");
-    let asked = join_all((0..1000).map(|_| truth.through(&a, "k"))).await;
-    for hit in asked {
+    let found = join_all((0..1000).map(|_| truth.through(&a, "k"))).await;
+    for hit in found {
         assert_eq!(*hit.unwrap(), "v");
     }
-    assert_eq!((a.stats().l2_hits, truth.loads()), (hits + 1, 0));
-    assert_eq!(wire.asked(Step::AcquireLease), leases + 1);
+    // The first one asks for the lease, too. The others do not wait for its load, which could take long.
+    assert_eq!((a.stats().l2_hits, truth.loads()), (hits + 2, 0));
+    assert_eq!(asked(), [leases + 1, gets + 1]);
+}
+
+/// As a load that has waited for another instance for too long, and is not stored.
+async fn a_value_that_is_stored_during_a_load_is_found(fleet: Fleet) {
+    let ((a, wire), (b, _)) = pair(&fleet).await;
+    miss_often(&a, &wire).await;
+    let (truth, gate) = (Source::new("late"), Gate::new());
+    let slow = truth.behind(&gate).spawn(&a, "k");
+    gate.arrived(1).await;
+    // The load goes on without hearing of it.
+    wire.drop_messages(true);
+    b.insert("k", "v".to_owned()).await.unwrap();
+    let hit = truth.through(&a, "k").await.unwrap();
+    assert_eq!((&**hit, truth.loads()), ("v", 1));
+    gate.open();
+    slow.await.unwrap().unwrap();
+}
+
+async fn a_loader_finds_the_value_of_its_own_key(fleet: Fleet) {
+    let ((a, wire), (b, _)) = (fleet.instance().await, fleet.instance().await);
+    miss_often(&a, &wire).await;
+    b.insert("k", "v".to_owned()).await.unwrap();
+    let (inner, truth) = (a.clone(), Source::new("never"));
+    let load = move || async move {
+        let found = truth.through(&inner, "k").await?;
+        Ok::<_, LoadError>(found.to_uppercase())
+    };
+    assert_eq!(*a.refresh("k", load).await.unwrap(), "V");
+}
+
+async fn an_error_or_a_large_value_ends_it(fleet: Fleet) {
+    for large in [false, true] {
+        let (a, wire) = fleet.instance().await;
+        miss_often(&a, &wire).await;
+        let gets = wire.asked(Step::Get);
+        let key = format!("large {large}");
+        if large {
+            (Source::new(&"x".repeat(20_000)).through(&a, &key).await).unwrap();
+        } else {
+            wire.refuse(Step::AcquireLease, 1);
+            let loaded = Source::new("v").through(&a, &key).await.unwrap();
+            assert!(loaded.meta().version().is_none());
+        }
+        assert_eq!(wire.asked(Step::Get), gets);
+        let next = format!("after {large}");
+        Source::new("v").through(&a, &next).await.unwrap();
+        assert_eq!(wire.asked(Step::Get), gets + 1);
+        // Other keys than those of the next instance.
+        a.clear().await.unwrap();
+    }
 }
 
 #[tokio::test]
