@@ -94,7 +94,7 @@ impl Screen {
 
     /// A name and what it has.
     pub(crate) fn row(&mut self, name: &str, what: impl Display) {
-        self.line(format_args!("{name:<9} {what}"));
+        self.line(format_args!("{name:<10} {what}"));
     }
 
     /// A sentence, in as many lines as it takes.

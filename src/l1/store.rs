@@ -43,16 +43,16 @@ use crate::vocabulary::AnyValue;
 pub(crate) type Weigher = Arc<dyn Fn(&str, &AnyValue) -> u32 + Send + Sync>;
 
 /// The bytes that an entry takes besides its value, by its key: the bytes of the record, of the counts of the owners of
-/// record and value, of the place in the table, and of moka's record of the hash, with the room that hash tables have to
+/// record and value, of the place in the table, and of what moka keeps for the hash, with the room that hash tables have to
 /// spare.
 pub(crate) fn entry_bytes(key: &str) -> usize {
     const COUNTS: usize = 48;
     const PLACE: usize = 24;
     // moka says nothing of it: measured, with moka 0.12.
-    const RECORD: usize = 312;
+    const IN_MOKA: usize = 312;
     let is_long = key.len() > SHORT_KEY_BYTES;
     let long_key = if is_long { key.len() + 32 } else { 0 };
-    size_of::<Record>() + COUNTS + PLACE + RECORD + long_key
+    size_of::<Record>() + COUNTS + PLACE + IN_MOKA + long_key
 }
 
 type Evicted = Vec<SharedRecord>;

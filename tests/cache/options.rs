@@ -154,7 +154,7 @@ fn redis_urls_that_cannot_work_are_refused_without_showing_the_password() {
     assert!(!format!("{l2:?}").contains("hunter2"));
 }
 
-/// The options of the README's sample make sense without a server too.
+/// Options for L2 make sense without a server, too.
 #[test]
 fn options_for_l2_do_no_harm_without_one() {
     let cache = Texts::builder("test:options")

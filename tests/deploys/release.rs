@@ -130,7 +130,7 @@ async fn a_release_to_be_run() {
         }
         Kind::Namespace => serve::<Text>(Cache::builder("test:other").redis(redis)).await,
         Kind::Partitions => {
-            serve::<Text>(Cache::builder("test:deploy").redis(redis).partitions(4)).await
+            serve::<Text>(Cache::builder("test:deploy").redis(redis).partitions(4)).await;
         }
     }
 }

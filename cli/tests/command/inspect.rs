@@ -242,7 +242,7 @@ async fn a_lease_that_another_load_waits_for() {
     let loads = [shop.cache.clone(), other].map(|cache| tokio::spawn(load(cache)));
     eventually("the second load waits", async || {
         let shown = shop.inspect("tea").await;
-        shown.stdout.contains("\n  awaited yes\n")
+        shown.stdout.contains("\n  awaited  yes\n")
     })
     .await;
     loads.iter().for_each(tokio::task::JoinHandle::abort);

@@ -1,7 +1,7 @@
--- PARTITIONS clock log live | own from to -> the number of partitions that the clock names; 0 for none Has the clock of a
--- partition name another number (rule 27), if it names `from`; if that is empty, if it names a smaller one. A clock that
--- names another number than that of its `own` set is a tombstone: every step that reads it is an error. Nothing reads the
--- log and the members of such a partition any more.
+-- PARTITIONS  clock log live | own from to  ->  the number of partitions that the clock names; 0 for none
+-- Has the clock of a partition name another number (rule 27), if it names `from`; if that is empty, if it names a smaller
+-- one. A clock that names another number than that of its `own` set is a tombstone: every step that reads it is an error.
+-- Nothing reads the log and the members of such a partition any more.
 if redis.call('TYPE', KEYS[1]).ok ~= 'hash' then
   redis.call('DEL', KEYS[1])
 end

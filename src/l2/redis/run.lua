@@ -1,4 +1,5 @@
--- RUN clock live | partitions rnd proof [id entry] -> epoch seq ver now partitions incarnation policy generation age off;
+-- RUN  clock live | partitions rnd proof [id entry]
+--   ->  epoch seq ver now partitions incarnation policy generation age off;
 -- generation and age are 0 without an entry. If the clock names another number of partitions, or none, that number is all
 -- that the answer says. If not, and the proof is `?`, an epoch of 0 says that this is another incarnation. Then RUN is sent
 -- again: with a proof of the handover from the former incarnation, which the answer names if this one may continue it; or

@@ -558,7 +558,7 @@ async fn mistakes_are_named() {
 
 /// An instance that was told this number of partitions.
 fn told(cluster: &RedisCluster, partitions: u16) -> Cache<String, String> {
-    let builder = Cache::builder("test:partitions").l2(l2(cluster));
+    let builder = Cache::builder("test:parts").l2(l2(cluster));
     builder.partitions(partitions).build().unwrap()
 }
 
@@ -586,8 +586,8 @@ async fn partitions_grow_on_a_cluster() {
 }
 
 /// The clock of the only partition of one, and what it was at first.
-const CLOCK: &str = "{test:partitions.0}!clock";
-const COPY: &str = "{test:partitions.0}copy";
+const CLOCK: &str = "{test:parts.0}!clock";
+const COPY: &str = "{test:parts.0}copy";
 
 /// A cluster on which the namespace has one partition, the node of its clock, and a connection to that.
 async fn with_one_partition() -> (RedisCluster, usize, MultiplexedConnection) {
@@ -632,9 +632,9 @@ async fn a_tombstone_that_is_lost_while_partitions_grow_is_written_again() {
         let mut raw = cluster.node(other).connection().await;
         let _: () = run(&mut raw, &["CLIENT", "PAUSE", "60000", "WRITE"]).await;
     }
-    // Its clock is on the same node.
+    // Its clock is on the same node, as the slots of this namespace are.
     let partition = PartitionNumber { number: 3, of: 4 };
-    let namespace = "test:partitions";
+    let namespace = "test:parts";
     let partition = l2(&cluster).partition(
         PartitionName {
             partition,

@@ -291,7 +291,7 @@ async fn what_a_thousand_members_cost() {
                 "all" => assert_eq!(partition.members(&[]).await.unwrap().list.len(), 1001),
                 "32 of them" => assert_eq!(partition.members(&some).await.unwrap().list.len(), 32),
                 "an invalidation" => {
-                    drop(partition.invalidate(&["k"], &payload, LONG).await.unwrap())
+                    _ = partition.invalidate(&["k"], &payload, LONG).await.unwrap();
                 }
                 _ => answer(&mut *subscription).await.unwrap(),
             }

@@ -2,7 +2,7 @@
 //! Redis, connections that fail, and a checker of what everyone saw. The same seed gives the same world.
 //!
 //! - [`config`]: what a world is like; [`hostile`]: worlds for one rule; [`faults`], [`chaos`]: what goes wrong in it
-//! - [`world`]: a run of one; [`clients`], [`source`]: who uses it; [`partition`], [`link`]: connections that fail
+//! - [`world`]: a run of one; [`clients`], [`source`]: who uses it; [`dialer`], [`link`]: connections that fail
 //! - [`store`], [`servers`]: where the store lies; [`truth`], [`recorder`]: what the checker is told
 //! - [`evidence`], [`promises`]: many worlds; [`limits`]: what is excused; [`ablation`]: without a rule;
 //!   [`checker`]: the checker itself
@@ -27,12 +27,12 @@ mod chaos;
 mod checker;
 mod clients;
 mod config;
+mod dialer;
 mod evidence;
 mod faults;
 mod hostile;
 mod limits;
 mod link;
-mod partition;
 mod promises;
 mod recorder;
 mod servers;

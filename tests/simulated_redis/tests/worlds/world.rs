@@ -14,10 +14,10 @@ use tokio::runtime::Builder;
 use tokio::time::{Instant, sleep};
 
 use crate::config::Config;
+use crate::dialer;
 use crate::faults::{Counts, Fault};
 use crate::history::{History, Known, Terms, Violation};
 use crate::link::Link;
-use crate::partition;
 use crate::recorder::Recorder;
 use crate::source::{self, Number, PANIC, Source, Versioned};
 use crate::store::Store;
@@ -285,7 +285,7 @@ impl World {
         let config = &self.config;
         let ms = Duration::from_millis;
         let mut builder = Cache::builder("simulation:row")
-            .l2(partition::l2(link, &self.store))
+            .l2(dialer::l2(link, &self.store))
             .clock(clock)
             .instance_name(link.instance.to_string())
             .max_staleness(config.max_staleness_of(link.instance))
