@@ -14,6 +14,7 @@ use tracing::field::Empty;
 use tracing::{Instrument, Span, debug, debug_span, info, warn};
 
 use super::metrics::Metrics;
+use super::recent_misses::RecentMisses;
 use crate::clock::{Tick, nanos};
 use crate::error::L2Error;
 use crate::events::{CacheEvent, Events};
@@ -49,6 +50,8 @@ pub(crate) struct Breaker {
     incarnation: AtomicU64,
     /// The number of partitions that the namespace has, if an answer says that it is another one. Zero before that.
     pub(super) other_partitions: Arc<watch::Sender<u16>>,
+    /// What the last reads of keys have found.
+    pub(super) recent_misses: RecentMisses,
     /// The name that OpenTelemetry has for this kind of L2.
     system: &'static str,
     /// Logs each cause once for all caches of the server.
@@ -109,6 +112,7 @@ impl Breaker {
             trouble: Mutex::default(),
             incarnation: AtomicU64::new(0),
             other_partitions: Arc::clone(other_partitions),
+            recent_misses: RecentMisses::default(),
             system,
             reporter,
             options: Arc::clone(options),

@@ -12,7 +12,6 @@ use super::convert::Convert;
 use super::deferred::{Deferral, Deferred, Target};
 use super::metrics::Metrics;
 use super::partitions::Partitions;
-use super::recent_misses::RecentMisses;
 use super::switch::Switch;
 use crate::clock::{Tick, nanos};
 use crate::error::L2Error;
@@ -40,8 +39,6 @@ pub(crate) struct Context {
     pub(crate) deferred: Deferred<Partitions<Arc<Self>>>,
     /// Keys whose load or refresh failed.
     pub(crate) backoff: Backoff,
-    /// Of the reads of L2.
-    pub(crate) recent_misses: RecentMisses,
     pub(crate) counters: Arc<Counters>,
     pub(crate) events: Arc<Events>,
     pub(crate) metrics: Arc<Metrics>,

@@ -30,7 +30,6 @@ use super::read::PartitionReads;
 use super::read::hot_keys::HotKeys;
 use super::read::looked_up::LookedUp;
 use super::read::lookup::Reads;
-use super::recent_misses::RecentMisses;
 use super::report::recording;
 use super::subscribe::listen::{Channel, Channels};
 use super::subscribe::publish::{PublishTo, Publisher};
@@ -173,7 +172,6 @@ impl Instance {
             convert: Convert::new(&self.values, self.type_tag, options, counters, &l1),
             deferred: Deferred::new(max_deferred),
             backoff: Backoff::new(options.clock.clone()),
-            recent_misses: RecentMisses::default(),
             instance: self.id,
             switch,
             options: Arc::clone(options),

@@ -124,7 +124,7 @@ impl Loads {
     /// Whether a load without a read before it does all that the look-up would.
     fn expects_a_miss(&self, key: &Key, load: &Load) -> bool {
         let ctx = &self.ctx;
-        ctx.recent_misses.are_expected()
+        ctx.breaker.recent_misses.are_expected()
             // Without a proof L1 may have the answer if L2 fails.
             && ctx.l1.freshness.is_live()
             // A value that L2 has waits for nothing: not for a batch to be full, nor for a load that has begun before, nor

@@ -159,7 +159,7 @@ pub(crate) async fn acquire(
         match reply {
             Ok(LeaseReply::Hit(_)) => {}
             // Plain reads may be answered all the same.
-            Err(_) if is_unread => ctx.recent_misses.forget(),
+            Err(_) if is_unread => ctx.breaker.recent_misses.forget(),
             _ if is_read => end_read(ctx, op, &Err(MISS)),
             _ => {}
         }
@@ -170,7 +170,7 @@ pub(crate) async fn acquire(
                 match tags::open(ctx, Proof::Unused, key, &bytes, ctx.now()).await {
                     Ok(fresh) => {
                         if is_read {
-                            ctx.recent_misses.note_size(bytes.len());
+                            ctx.breaker.recent_misses.note_size(bytes.len());
                             end_read(ctx, op, &Ok(SharedRecord::clone(&fresh)));
                         } else {
                             ctx.l1.put_read(op, &fresh);
@@ -446,7 +446,7 @@ impl StoredAs {
         let Ok(encoded) = ctx.convert.seal(key, value, ttls, tags) else {
             return Ok(None);
         };
-        ctx.recent_misses.note_size(encoded.body.len());
+        ctx.breaker.recent_misses.note_size(encoded.body.len());
         let payload = publishes.then(|| ctx.message(Kind::Insert, &[key]));
         let filling = ctx.partition.fill(key, lease, &encoded, payload.as_deref());
         ctx.breaker.send("fill", filling).await.map(Some)

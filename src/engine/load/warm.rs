@@ -253,9 +253,10 @@ impl Loads {
         let loading = loader.load(asked.collect());
         let leases: Vec<_> = keys.iter().map(|key| (key, None)).collect();
         let ids = vec![LoadId::anew(); keys.len()];
-        let read = self.call(loading, &leases, ids, Behind::default());
-        let read = keys.iter().cloned().zip(read.await.unwrap_or_default());
-        let read = Mutex::new(read.collect::<Vec<_>>());
+        let loaded = self.call(loading, &leases, ids, Behind::default());
+        let values = loaded.await.unwrap_or_default();
+        let read: Vec<_> = keys.iter().cloned().zip(values).collect();
+        let read = Mutex::new(read);
         Loader::of_many(Arc::new(move |asked| {
             let mut read = lock(&read);
             let take = |(number, _): (usize, _)| {

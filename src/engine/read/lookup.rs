@@ -429,12 +429,12 @@ pub(crate) fn end_read(ctx: &Context, op: &Op, outcome: &ReadOutcome) {
     match outcome {
         Ok(fresh) => {
             ctx.counters.l2_hits.bump();
-            ctx.recent_misses.note(false);
+            ctx.breaker.recent_misses.note(false);
             ctx.l1.put_read(op, fresh);
         }
         Err(MISS) => {
             ctx.counters.l2_misses.bump();
-            ctx.recent_misses.note(true);
+            ctx.breaker.recent_misses.note(true);
             remove_gone(ctx, op);
         }
         Err(UNAVAILABLE) => {}
