@@ -31,8 +31,8 @@ done <<CASES
 48 20000 get_local, tags
 45 20000 get
 49 20000 get_or_load
-4000 1000 L2 hit
-6000 1000 insert
-12000 1000 load
+2900 1000 L2 hit
+7100 1000 insert
+10200 1000 load
 CASES
 exit $verdict
