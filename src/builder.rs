@@ -1188,7 +1188,8 @@ impl<K, V, L> Builder<K, V, L> {
         self
     }
 
-    /// How many partitions the namespace has in Redis, from 1 to 16. Default: 1, and 4 on a cluster.
+    /// How many partitions the namespace has in Redis, from 1 to 16: parts of its keys, each with versions and messages of
+    /// its own, so that they can lie on several servers. Default: 1, and 4 on a cluster.
     ///
     /// A larger number may be deployed while instances with the former number run. The larger number counts for all:
     /// instances that were told the smaller number, or are restarted with it meanwhile, go on with the larger number by

@@ -474,7 +474,7 @@ mod tests {
             }
         }
 
-        /// A partition, which is called so in the batches.
+        /// A partition with this name in the batches.
         fn partition(&self, name: &str) -> SingleReads {
             let names = Arc::new(Names::new(name.into(), Some(0)));
             let source = Arc::new(ConnectionSource {

@@ -43,8 +43,8 @@ pub(crate) async fn reign(world: Arc<World>, mut rng: Rng) {
 
 fn strike(world: &Arc<World>, fault: Fault, rng: &mut Rng) {
     let config = &world.config;
-    let slot = rng.usize(0..config.instances);
-    let instance = world.at(slot);
+    let seat = rng.usize(0..config.instances);
+    let instance = world.at(seat);
     // Now shorter than what anybody waits for, now longer than what anybody may believe.
     let longest = 2 * config.max_staleness_ms + 2 * config.l2_timeout_ms;
     let lasts = Duration::from_millis(rng.u64(20..=longest));
@@ -74,7 +74,7 @@ fn strike(world: &Arc<World>, fault: Fault, rng: &mut Rng) {
             // Its callers may go on looking keys up. It gets no lease any more, so it loads without one.
             world.struck(fault, FOR_EVER, here);
             instance.link.begin(fault, FOR_EVER);
-            world.place(slot, rng);
+            world.place(seat, rng);
             // The instances that survive invalidate what it had committed and not invalidated.
             tokio::spawn(clients::invalidate_again(
                 Arc::clone(world),
@@ -84,7 +84,7 @@ fn strike(world: &Arc<World>, fault: Fault, rng: &mut Rng) {
         }
         Fault::Closed => {
             world.struck(fault, Duration::ZERO, here);
-            world.place(slot, rng);
+            world.place(seat, rng);
             tokio::spawn(clients::close(Arc::clone(world), instance, rng.fork()));
         }
         Fault::StoreEmptied | Fault::StoreRolledBack => {

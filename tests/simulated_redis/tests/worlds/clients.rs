@@ -20,11 +20,11 @@ type Asked = Vec<(Number, Option<Entry<Versioned>>)>;
 /// What it returns.
 type Rows = Result<Vec<(Number, Loaded<Versioned>)>, SourceDown>;
 
-/// Reads in one slot of the fleet until the world is over.
-pub(crate) async fn read(world: Arc<World>, slot: usize, mut rng: Rng) {
+/// Reads in one seat of the fleet until the world is over.
+pub(crate) async fn read(world: Arc<World>, seat: usize, mut rng: Rng) {
     loop {
         sleep(rest_of(world.config.read_rest_ms, &mut rng)).await;
-        let instance = world.at(slot);
+        let instance = world.at(seat);
         instance.link.awake().await;
         if world.is_over() {
             return;

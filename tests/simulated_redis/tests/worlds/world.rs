@@ -129,12 +129,12 @@ impl World {
         let rng = &mut Rng::with_seed(seed);
         let world = Self::new(config, rng);
         let mut clients = Vec::new();
-        for slot in 0..world.config.instances {
-            world.place(slot, rng);
+        for seat in 0..world.config.instances {
+            world.place(seat, rng);
             for _ in 0..world.config.readers {
                 clients.push(tokio::spawn(clients::read(
                     Arc::clone(&world),
-                    slot,
+                    seat,
                     rng.fork(),
                 )));
             }
@@ -228,20 +228,20 @@ impl World {
         self.fleet.lock().unwrap().clone()
     }
 
-    /// The living instance in a slot.
-    pub(crate) fn at(&self, slot: usize) -> Arc<Instance> {
-        Arc::clone(&self.fleet.lock().unwrap()[slot])
+    /// The living instance in a seat.
+    pub(crate) fn at(&self, seat: usize) -> Arc<Instance> {
+        Arc::clone(&self.fleet.lock().unwrap()[seat])
     }
 
     /// Starts an instance, and gives back whose place it took.
-    pub(crate) fn place(&self, slot: usize, rng: &mut Rng) -> Option<Arc<Instance>> {
+    pub(crate) fn place(&self, seat: usize, rng: &mut Rng) -> Option<Arc<Instance>> {
         let instance = Arc::new(self.start(rng));
         let mut fleet = self.fleet.lock().unwrap();
-        if slot == fleet.len() {
+        if seat == fleet.len() {
             fleet.push(instance);
             return None;
         }
-        Some(std::mem::replace(&mut fleet[slot], instance))
+        Some(std::mem::replace(&mut fleet[seat], instance))
     }
 
     fn start(&self, rng: &mut Rng) -> Instance {
