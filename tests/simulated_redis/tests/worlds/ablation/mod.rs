@@ -18,7 +18,7 @@ use crate::history::Invariant;
 use crate::{threads, world};
 
 /// Tried at most, to see a promise break.
-const SEEDS: u64 = 60;
+const SEEDS: u64 = 200;
 const TABLE_SEEDS: u64 = 10;
 
 /// Violations by what they violate.
