@@ -14,10 +14,13 @@ pub(crate) const TTL: Duration = Duration::from_secs(3600);
 /// Looks up keys. The arguments are the number of the first key and the number of look-ups.
 pub(crate) type Hits = Box<dyn Fn(usize, usize) + Sync>;
 
-/// Runs one kind of hit, for a tool that counts instructions.
-pub(crate) fn repeat(name: &str, times: u64) {
-    let (_, hits) = cases().into_iter().find(|case| case.0 == name).unwrap();
+/// Runs one kind of hit, for a tool that counts instructions. Returns `false` if there is none of this name.
+pub(crate) fn repeat(name: &str, times: u64) -> bool {
+    let Some((_, hits)) = cases().into_iter().find(|case| case.0 == name) else {
+        return false;
+    };
     hits(0, times.try_into().unwrap());
+    true
 }
 
 pub(crate) fn cases() -> Vec<(String, Hits)> {

@@ -55,8 +55,8 @@ struct Arguments {
 fn main() {
     if let Ok(hit) = env::var("HIT") {
         let times = env::var("TIMES").unwrap().parse().unwrap();
-        if !requests::repeat(&hit, times) {
-            hits::repeat(&hit, times);
+        if !hits::repeat(&hit, times) {
+            requests::repeat(&hit, times);
         }
         return;
     }
