@@ -142,8 +142,8 @@ impl Convert {
 
     /// Decodes the value of this type, if there is one: bytes of another type may decode to a wrong value.
     fn decode<'b>(&self, key: &Key, bytes: &'b [u8]) -> Result<Option<Decoded<'b>>, BoxError> {
-        let index = self.namespace.key(key);
-        let Some(envelope) = envelope::open(bytes, index, self.type_tag)? else {
+        let place = self.namespace.key(key);
+        let Some(envelope) = envelope::open(bytes, place, self.type_tag)? else {
             return Ok(None);
         };
         let context = self.codec_context(key, &envelope.tags);

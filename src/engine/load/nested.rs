@@ -144,7 +144,7 @@ impl LoaderCall {
 /// The load of a key in a cache of this process.
 #[derive(Clone, PartialEq, Eq)]
 struct OneLoad {
-    index: Place,
+    place: Place,
     /// See [`LoadId::address`].
     id: usize,
 }
@@ -180,8 +180,8 @@ impl Waits {
         let address = address(call);
         let of_call = self.of_calls.entry(address).or_default();
         if of_call.is_empty() {
-            for OneLoad { index, id } in loads_of(call) {
-                self.calls.entry(index).or_default().push((id, address));
+            for OneLoad { place, id } in loads_of(call) {
+                self.calls.entry(place).or_default().push((id, address));
             }
         }
         of_call.push(awaited);
@@ -199,11 +199,11 @@ impl Waits {
             return;
         }
         self.of_calls.remove(&address);
-        for OneLoad { index, .. } in loads_of(call) {
-            if let Some(calls) = self.calls.get_mut(&index) {
+        for OneLoad { place, .. } in loads_of(call) {
+            if let Some(calls) = self.calls.get_mut(&place) {
                 calls.retain(|(_, of)| *of != address);
                 if calls.is_empty() {
-                    self.calls.remove(&index);
+                    self.calls.remove(&place);
                 }
             }
         }
@@ -225,13 +225,13 @@ impl Waits {
             // A load that nobody joins has the lease of its key, for which any other load of the key waits.
             let is_own = |(key, id): &(Key, LoadId)| {
                 let is_same = matches!(id, LoadId::Anew(_)) || is_it(id.address());
-                *key == load.index.key && is_same
+                *key == load.place.key && is_same
             };
             let mut own = call.loads.iter().chain(call.behind.iter());
-            if call.instance == load.index.instance && own.any(is_own) {
+            if call.instance == load.place.instance && own.any(is_own) {
                 return Some(names(&reached, next));
             }
-            let calls = self.calls.get(&load.index).into_iter().flatten();
+            let calls = self.calls.get(&load.place).into_iter().flatten();
             for &(_, of) in calls.filter(|(id, _)| is_it(*id)) {
                 if seen.insert(of) {
                     let further = self.of_calls.get(&of).into_iter().flatten();
@@ -251,7 +251,7 @@ fn names(reached: &[(&AwaitedLoad, Option<usize>)], last: usize) -> String {
     while let Some((awaited, from)) = index.and_then(|index| reached.get(index)) {
         way.push(format!(
             "{}:{}",
-            awaited.options.namespace, awaited.load.index.key
+            awaited.options.namespace, awaited.load.place.key
         ));
         index = *from;
     }
@@ -267,7 +267,7 @@ fn address(call: &Arc<LoaderCall>) -> usize {
 fn loads_of(call: &LoaderCall) -> impl Iterator<Item = OneLoad> {
     let loads = call.loads.iter().chain(call.behind.iter());
     loads.map(|(key, id)| OneLoad {
-        index: Place {
+        place: Place {
             instance: call.instance,
             key: key.clone(),
         },
@@ -300,7 +300,7 @@ impl Waiting {
         };
         let (instance, key, id) = (ctx.instance, key.clone(), id());
         let load = OneLoad {
-            index: Place { instance, key },
+            place: Place { instance, key },
             id: id.address(),
         };
         let awaited = AwaitedLoad {
