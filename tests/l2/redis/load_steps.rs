@@ -1,7 +1,7 @@
 //! Leases and fills of many loads at once, which share requests.
 
 use futures::future::join_all;
-use larder::l2::{Fill, Lease, LeaseReply, LeaseRequest, Partition, Want};
+use larder::l2::{Fill, L2Error, Lease, LeaseReply, LeaseRequest, Partition, Want};
 
 use super::{calls, own_key, run, value_key};
 use crate::store::*;
@@ -14,6 +14,15 @@ fn keys() -> Vec<String> {
 
 async fn lease_each(partition: &dyn Partition, keys: &[String]) -> Vec<Lease> {
     join_all(keys.iter().map(|key| granted(partition, key))).await
+}
+
+async fn ask_each(partition: &dyn Partition, keys: &[String]) -> Vec<Result<LeaseReply, L2Error>> {
+    let ask = LeaseRequest {
+        ttl: LONG,
+        want: Want::Any,
+        deadline: None,
+    };
+    join_all(keys.iter().map(|key| partition.acquire_lease(key, ask))).await
 }
 
 #[tokio::test]
@@ -77,12 +86,7 @@ async fn a_lease_of_a_step_that_is_refused_is_found_again() {
     let mark = own_key("hold:k7");
     let _: () = run(&mut raw, &["SET", &mark, "W1-1:0:0:0"]).await;
     let _: () = run(&mut raw, &["ACL", "SETUSER", "default", "-xrange"]).await;
-    let ask = LeaseRequest {
-        ttl: LONG,
-        want: Want::Any,
-        deadline: None,
-    };
-    let replies = join_all(keys.iter().map(|key| partition.acquire_lease(key, ask))).await;
+    let replies = ask_each(&*partition, &keys).await;
     for (key, reply) in keys.iter().zip(replies) {
         match reply {
             Ok(LeaseReply::Granted(lease)) => {
@@ -101,12 +105,7 @@ async fn each_load_is_told_why_the_server_refuses_the_connection() {
     let (partition, keys) = (partition_of(&l2, NAMESPACE), keys());
     let mut raw = server.connection().await;
     let _: () = run(&mut raw, &["ACL", "SETUSER", "default", "-evalsha"]).await;
-    let ask = LeaseRequest {
-        ttl: LONG,
-        want: Want::Any,
-        deadline: None,
-    };
-    let replies = join_all(keys.iter().map(|key| partition.acquire_lease(key, ask))).await;
+    let replies = ask_each(&*partition, &keys).await;
     for (key, reply) in keys.iter().zip(replies) {
         let error = reply.expect_err("there is no connection");
         assert!(error.is_refused(), "{key}: {error}");

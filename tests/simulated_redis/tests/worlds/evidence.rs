@@ -53,7 +53,7 @@ pub(crate) struct Evidence {
     loads: u64,
     counts: Counts,
     violations: Vec<Broken>,
-    /// Of the last world with any: its seed.
+    /// The seed of the last world in which a task has panicked.
     panicked: Option<u64>,
 }
 
