@@ -2,15 +2,15 @@
 
 use std::sync::atomic::{AtomicU32, Ordering::Relaxed};
 
-/// So many misses more than hits make up for, and misses are expected. They no longer are once hits have made up for all.
+/// After so many misses that no hit has made up for, misses are expected; until hits have made up for all of them.
 const MANY: u32 = 32;
 
 /// How many misses a hit makes up for. To expect a miss saves a load a round trip, and costs a hit a script in the place of a
 /// GET: with about four times as many misses as hits, the server has equal work either way.
 const HIT: u32 = 4;
 
-/// Bytes of a value of which many do not fit into one answer. A script reads the values of all keys of its request, where
-/// plain reads divide them.
+/// A value of more bytes is large. The script answers with the values of up to 128 keys at once, and plain reads with few
+/// large ones.
 const LARGE: usize = 16 * 1024;
 
 /// Is set while misses are expected.
@@ -22,7 +22,7 @@ const EXPECTED: u32 = 1 << 31;
 pub(crate) struct RecentMisses(AtomicU32);
 
 impl RecentMisses {
-    /// A load then asks for the value or the lease in one step, and no read comes before it.
+    /// Whether a load asks for the value or the lease in one step, without a read before it.
     pub(crate) fn are_expected(&self) -> bool {
         self.0.load(Relaxed) & EXPECTED != 0
     }
@@ -47,14 +47,14 @@ impl RecentMisses {
         }
     }
 
-    /// The value of a key has so many bytes.
+    /// Notes the size of a value that L2 has or gets. After a large one no miss is expected.
     pub(crate) fn note_size(&self, bytes: usize) {
         if bytes > LARGE {
             self.forget();
         }
     }
 
-    /// What was seen says nothing of the next keys, as L2 does not answer loads.
+    /// Begins anew: the next loads read first.
     pub(crate) fn forget(&self) {
         if self.0.load(Relaxed) != 0 {
             self.0.store(0, Relaxed);
