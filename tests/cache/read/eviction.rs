@@ -20,7 +20,8 @@ pub(super) fn keys(of: u32) -> impl Iterator<Item = u64> {
     })
 }
 
-/// As many look-ups are hits as in moka alone, to half a point.
+/// As many look-ups are hits as in moka alone, to one point. moka draws its hashes anew in each run, so that the difference
+/// varies by a third of a point; without any word of the hits it is six points.
 #[tokio::test]
 async fn hits_that_moka_does_not_see_hardly_change_what_stays() {
     const CAPACITY: u64 = 500;
@@ -42,7 +43,7 @@ async fn hits_that_moka_does_not_see_hardly_change_what_stays() {
     }
     let hits = usize::try_from(cache.stats().l1_hits).unwrap();
     assert!(
-        hits + LOOK_UPS / 200 > hits_of_moka,
+        hits + LOOK_UPS / 100 > hits_of_moka,
         "{hits} hits, of moka {hits_of_moka}"
     );
 }
