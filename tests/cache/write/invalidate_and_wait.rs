@@ -27,7 +27,6 @@ over_both_stores!(
     a_cancelled_wait_still_invalidates,
     a_deferred_invalidation_is_not_waited_for,
     many_keys_take_one_wait,
-    an_instance_that_is_not_listed_is_not_waited_for,
 );
 
 /// In a task of its own, so that the test can go on.
@@ -190,38 +189,6 @@ async fn many_keys_take_one_wait(fleet: Fleet) {
     let long = "l".repeat(10_000);
     let error = a.invalidate_many_and_wait(["k", &long]).await.unwrap_err();
     assert!(error.is_key_too_long() && b.get_local("k").is_none());
-}
-
-/// Such as the instance of a command, which may be killed.
-async fn an_instance_that_is_not_listed_is_not_waited_for(fleet: Fleet) {
-    if fleet.is_local() && home::is_simulated("its list of members is young") {
-        return;
-    }
-    let (a, wire) = fleet.instance_with(without_heartbeats).await;
-    of_long_ago(&fleet).await;
-    let (tool, of_tool) = fleet.build(Set::unlisted);
-    tool.ready().await;
-    Source::new("old").through(&tool, "k").await.unwrap();
-    assert!(tool.get_local("k").is_none(), "without a proof");
-    assert_eq!(of_tool.asked(Step::Subscribe), 0);
-    let members = partition(&fleet).members(&[]).await.unwrap();
-    assert_eq!(members.list.len(), 1, "{members:?}");
-    // As if it had been killed: it answers nothing.
-    of_tool.silence(true);
-    ends(wait(&a, "k")).await.unwrap();
-    assert_eq!(wire.asked(Step::Members), 1);
-    of_tool.silence(false);
-    assert!(tool.get("k").await.is_none());
-
-    // Its own changes reach the others, also those that are deferred.
-    Source::new("old").through(&a, "k").await.unwrap();
-    tool.invalidate_and_wait("k").await.unwrap();
-    assert!(a.get_local("k").is_none());
-    let (tool, of_tool) = fleet.build(|b| b.max_staleness(60 * MS).unlisted());
-    Source::new("old").through(&a, "k").await.unwrap();
-    of_tool.lose(Step::Invalidate, Way::Request, 1);
-    assert!(tool.invalidate("k").await.unwrap_err().is_deferred());
-    eventually("a receives it", || async { a.get_local("k").is_none() }).await;
 }
 
 async fn with_bound(fleet: &Fleet, bound: Duration) -> (Texts, Network) {
@@ -496,4 +463,43 @@ async fn without_other_instances_nothing_is_waited_for() {
     let (a, wire) = Fleet::memory().instance_with(without_heartbeats).await;
     ends(wait(&a, "k")).await.unwrap();
     assert_eq!(wire.asked(Step::Members), 1, "it does not wait for itself");
+}
+
+#[cfg(feature = "inspect")]
+mod unlisted {
+    use super::*;
+
+    over_both_stores!(an_instance_that_is_not_listed_is_not_waited_for);
+
+    /// Such as the instance of a command, which may be killed.
+    async fn an_instance_that_is_not_listed_is_not_waited_for(fleet: Fleet) {
+        if fleet.is_local() && home::is_simulated("its list of members is young") {
+            return;
+        }
+        let (a, wire) = fleet.instance_with(without_heartbeats).await;
+        of_long_ago(&fleet).await;
+        let (tool, of_tool) = fleet.build(Set::unlisted);
+        tool.ready().await;
+        Source::new("old").through(&tool, "k").await.unwrap();
+        assert!(tool.get_local("k").is_none(), "without a proof");
+        assert_eq!(of_tool.asked(Step::Subscribe), 0);
+        let members = partition(&fleet).members(&[]).await.unwrap();
+        assert_eq!(members.list.len(), 1, "{members:?}");
+        // As if it had been killed: it answers nothing.
+        of_tool.silence(true);
+        ends(wait(&a, "k")).await.unwrap();
+        assert_eq!(wire.asked(Step::Members), 1);
+        of_tool.silence(false);
+        assert!(tool.get("k").await.is_none());
+
+        // Its own changes reach the others, also those that are deferred.
+        Source::new("old").through(&a, "k").await.unwrap();
+        tool.invalidate_and_wait("k").await.unwrap();
+        assert!(a.get_local("k").is_none());
+        let (tool, of_tool) = fleet.build(|b| b.max_staleness(60 * MS).unlisted());
+        Source::new("old").through(&a, "k").await.unwrap();
+        of_tool.lose(Step::Invalidate, Way::Request, 1);
+        assert!(tool.invalidate("k").await.unwrap_err().is_deferred());
+        eventually("a receives it", || async { a.get_local("k").is_none() }).await;
+    }
 }

@@ -8,6 +8,12 @@ mod holds;
 mod insert_if;
 mod invalidate_and_wait;
 mod invalidate_prefix;
+#[cfg(all(
+    feature = "compression",
+    feature = "json",
+    feature = "messagepack",
+    feature = "postcard"
+))]
 mod read_back;
 mod tags;
 mod tags_of;
