@@ -25,6 +25,7 @@ mod reads;
 mod requests;
 mod rounds;
 mod rows;
+mod scripts;
 mod sizes;
 mod stampede;
 mod statistics;
@@ -65,12 +66,13 @@ fn main() {
     }
     let arguments = Arguments::parse();
     let filter = arguments.filter.unwrap_or_default();
-    let groups: [fn() -> Group; 11] = [
+    let groups: [fn() -> Group; 12] = [
         l1::group,
         arrivals::group,
         reads::group,
         writes::group,
         messages::group,
+        scripts::group,
         stampede::group,
         // Last, as the allocator keeps the memory of large caches.
         sizes::group::<1_000>,

@@ -51,8 +51,12 @@ pub(crate) async fn drive(
 
 impl Done {
     #[allow(clippy::cast_precision_loss, reason = "they are few")]
+    pub(crate) fn number(&self) -> f64 {
+        self.calls.len() as f64
+    }
+
     pub(crate) fn a_second(&self) -> f64 {
-        self.calls.len() as f64 / self.lasted.as_secs_f64()
+        self.number() / self.lasted.as_secs_f64()
     }
 
     /// The duration, in microseconds, that `percent` % of the calls took at most.

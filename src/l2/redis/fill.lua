@@ -67,7 +67,12 @@ local function fill(value, lease, stored, first, last, token, of, body, kept, ke
     end
   end
   local left = others ~= '' and redis.call('PTTL', value)
-  put(value, left and stamp(epoch, ver, at, left) or stamped, body, kept, staged)
+  local stamped = left and stamp(epoch, ver, at, left) or stamped
+  if is_staged(body) then
+    put_staged(value, stamped, staged)
+  else
+    redis.call('SET', value, stamped .. body, 'PX', kept)
+  end
   if left then
     redis.call('SETRANGE', value, length, others)
     redis.call('PEXPIRE', value, left, 'GT')

@@ -3,28 +3,32 @@
 -- The first tag versions are those of the first value, then come those of the second, and so on. After the deadline it
 -- stores nothing (rule 14).
 local at = time()
-local values = (#ARGV - 4) / 2
-local staged = #KEYS + 1
-for i = 1, values do
-  staged = staged - (is_staged(ARGV[3 + 2 * i]) and 1 or 0)
+local keys, args, values = KEYS, ARGV, (#ARGV - 4) / 2
+local first_tag, staged = 3 + 2 * values, #keys + 1
+-- Mostly no value has tags or is staged, so that the keys end with the leases. Then no body is looked at.
+local are_plain = first_tag == staged
+for i = 1, are_plain and 0 or values do
+  staged = staged - (is_staged(args[3 + 2 * i]) and 1 or 0)
 end
-if ARGV[4] ~= '' and at > tonumber(ARGV[4]) or not are_staged(staged) then
+if args[4] ~= '' and at > tonumber(args[4]) or not are_staged(staged) then
   drop_staged(staged)
   return false
 end
-local epoch, ver = publish(KEYS[1], KEYS[2], ARGV[1], ARGV[2], ARGV[3])
-local first_tag, tags_end, stamped = 3 + 2 * values, staged, stamp(epoch, ver, at)
+local epoch, ver = publish(keys[1], keys[2], args[1], args[2], args[3])
+local tags_end, stamped, call = staged, stamp(epoch, ver, at), redis.call
 for i = 1, values do
-  local body, kept = ARGV[3 + 2 * i], ARGV[4 + 2 * i]
-  put(KEYS[2 + i], stamped, body, kept, staged)
-  if is_staged(body) then
+  local body, kept = args[3 + 2 * i], args[4 + 2 * i]
+  if are_plain or not is_staged(body) then
+    call('SET', keys[2 + i], stamped .. body, 'PX', kept)
+  else
+    put_staged(keys[2 + i], stamped, staged)
     staged = staged + 1
   end
   if first_tag < tags_end then
     local last = first_tag + count_tags(body) - 1
-    keep_tag_versions(invalidated(KEYS[1], first_tag, last, epoch, ver), epoch, kept)
+    keep_tag_versions(invalidated(keys[1], first_tag, last, epoch, ver), epoch, kept)
     first_tag = last + 1
   end
 end
-redis.call('DEL', unpack(KEYS, 3 + values, 2 + 2 * values))
+redis.call('DEL', unpack(keys, 3 + values, 2 + 2 * values))
 return struct.pack('>I8I8I8', epoch, ver, at)

@@ -20,12 +20,8 @@ local function drop_staged(first)
   end
 end
 
--- Stores a value, whose body may be staged under KEYS[staged].
-local function put(key, stamped, body, kept, staged)
-  if is_staged(body) then
-    redis.call('SETRANGE', KEYS[staged], 0, stamped)
-    redis.call('RENAME', KEYS[staged], key)
-  else
-    redis.call('SET', key, stamped .. body, 'PX', kept)
-  end
+-- Stores a value whose body is staged under KEYS[staged].
+local function put_staged(key, stamped, staged)
+  redis.call('SETRANGE', KEYS[staged], 0, stamped)
+  redis.call('RENAME', KEYS[staged], key)
 end

@@ -78,7 +78,7 @@ pub(super) const LINES: &[Line] = &[
         rule: 14,
         promise: I2NoResurrection,
         file: file!("insert.lua"),
-        text: "redis.call('DEL', unpack(KEYS, 3 + values, 2 + 2 * values))",
+        text: "redis.call('DEL', unpack(keys, 3 + values, 2 + 2 * values))",
         new: "",
     },
     Line {
@@ -86,7 +86,7 @@ pub(super) const LINES: &[Line] = &[
         rule: 14,
         promise: I2NoResurrection,
         file: file!("insert.lua"),
-        text: "if ARGV[4] ~= '' and at > tonumber(ARGV[4]) or not are_staged(staged) then",
+        text: "if args[4] ~= '' and at > tonumber(args[4]) or not are_staged(staged) then",
         new: "if not are_staged(staged) then",
     },
     Line {
