@@ -7,8 +7,10 @@ local keys, args, values = KEYS, ARGV, (#ARGV - 4) / 2
 local first_tag, staged = 3 + 2 * values, #keys + 1
 -- Mostly no value has tags or is staged, so that the keys end with the leases. Then no body is looked at.
 local are_plain = first_tag == staged
-for i = 1, are_plain and 0 or values do
-  staged = staged - (is_staged(args[3 + 2 * i]) and 1 or 0)
+if not are_plain then
+  for i = 1, values do
+    staged = staged - (is_staged(args[3 + 2 * i]) and 1 or 0)
+  end
 end
 if args[4] ~= '' and at > tonumber(args[4]) or not are_staged(staged) then
   drop_staged(staged)
