@@ -10,7 +10,6 @@ use larder::l2::deadpool_redis::{Manager, Pool, Runtime};
 use larder::l2::{Key, RedisL2, Server};
 
 use self::certificates::{Authority, Signed, TlsServer};
-use super::*;
 use crate::store::*;
 
 #[path = "../../support/certificates.rs"]
@@ -139,6 +138,7 @@ mod on_a_cluster {
     use std::fs;
 
     use super::super::cluster::{place, resubscribe};
+    use super::super::*;
     use super::certificates::arguments;
     use super::*;
     use crate::support::eventually::eventually;
