@@ -17,11 +17,11 @@ if args[4] ~= '' and at > tonumber(args[4]) or not are_staged(staged) then
   return false
 end
 local epoch, ver = publish(keys[1], keys[2], args[1], args[2], args[3])
-local tags_end, stamped, call = staged, stamp(epoch, ver, at), redis.call
+local tags_end, stamped = staged, stamp(epoch, ver, at)
 for i = 1, values do
   local body, kept = args[3 + 2 * i], args[4 + 2 * i]
   if are_plain or not is_staged(body) then
-    call('SET', keys[2 + i], stamped .. body, 'PX', kept)
+    redis.call('SET', keys[2 + i], stamped .. body, 'PX', kept)
   else
     put_staged(keys[2 + i], stamped, staged)
     staged = staged + 1
