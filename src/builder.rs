@@ -749,7 +749,7 @@ impl<K, V, L> Builder<K, V, L> {
     ///         Ok::<_, std::io::Error>(keys.into_iter().map(|n| (n, n * n)))
     ///     })
     ///     .build()?;
-    /// let (two, three) = tokio::try_join!(squares.get(&2), squares.get(&3))?;
+    /// let (two, three) = tokio::try_join!(squares.get_or_load(&2), squares.get_or_load(&3))?;
     /// assert_eq!((*two, *three), (4, 9));
     /// assert_eq!(squares.stats().loads, 1);
     /// # Ok(()) }
@@ -1412,7 +1412,7 @@ where
     ///
     /// let prices: LoadingCache<String, u32> =
     ///     Cache::builder("docs:prices").read_through(price_of).build()?;
-    /// assert_eq!(*prices.get("tea").await?, 450);
+    /// assert_eq!(*prices.get_or_load("tea").await?, 450);
     /// # Ok(()) }
     /// # tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap().block_on(demo()).unwrap();
     /// ```
@@ -1427,7 +1427,7 @@ where
 
     /// Gives the cache its loader as [`read_through`](Self::read_through) does. The loader is given the previous value,
     /// too, and says how its value is to be stored, as a loader of [`get_or_load_with`](Cache::get_or_load_with) does.
-    /// In a [`reload`](LoadingCache::reload) it is given no previous value.
+    /// In a [`refresh`](LoadingCache::refresh) it is given no previous value.
     ///
     /// [`with_state`](crate::with_state) makes loaders of one argument. A loader of this call has two, so it clones its
     /// state itself: [`with_state`](crate::with_state#loaders-of-two-arguments) shows how.
@@ -1441,7 +1441,7 @@ where
     ///         Ok::<_, std::io::Error>(Loaded::new(format!("user {id}")).tags(["tenant:7"]))
     ///     })
     ///     .build()?;
-    /// assert_eq!(*users.get(&1).await?, "user 1");
+    /// assert_eq!(*users.get_or_load(&1).await?, "user 1");
     /// users.invalidate_tag("tenant:7").await?;
     /// # Ok(()) }
     /// # tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap().block_on(demo()).unwrap();
@@ -1461,9 +1461,10 @@ where
         self.with_loader(CacheLoader::One(Arc::new(loader_of)))
     }
 
-    /// Gives the cache a loader of many keys: one call loads all keys that [`get_many`](LoadingCache::get_many) misses,
-    /// in parts of 1 024, and with [`batch_loads`](Self::batch_loads) also the keys that single callers miss at about
-    /// the same time. See [`read_through`](Self::read_through).
+    /// Gives the cache a loader of many keys: one call loads all keys that
+    /// [`get_many_or_load`](LoadingCache::get_many_or_load) misses, in parts of 1 024, and with
+    /// [`batch_loads`](Self::batch_loads) also the keys that single callers miss at about the same time. See
+    /// [`read_through`](Self::read_through).
     ///
     /// If the loader returns no value for a key, the callers of that key get an error
     /// ([`is_not_found`](crate::LoadError::is_not_found)), and the absence is not cached. To cache an absence, use an
@@ -1478,7 +1479,7 @@ where
     ///         Ok::<_, std::io::Error>(keys.into_iter().map(|n| (n, n * n)))
     ///     })
     ///     .build()?;
-    /// let found: Vec<u64> = squares.get_many(&[1, 2, 3]).await?.iter().map(|square| **square).collect();
+    /// let found: Vec<u64> = squares.get_many_or_load(&[1, 2, 3]).await?.iter().map(|square| **square).collect();
     /// assert_eq!(found, [1, 4, 9]);
     /// # Ok(()) }
     /// # tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap().block_on(demo()).unwrap();
@@ -1510,7 +1511,7 @@ where
     ///         Ok::<_, std::io::Error>(keys.into_iter().map(move |(n, _previous)| (n, rate(n))))
     ///     })
     ///     .build()?;
-    /// assert_eq!(*rates.get(&7).await?, 700);
+    /// assert_eq!(*rates.get_or_load(&7).await?, 700);
     /// # Ok(()) }
     /// # tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap().block_on(demo()).unwrap();
     /// ```

@@ -68,7 +68,7 @@ mod wire;
 // Building a cache.
 #[doc(inline)]
 pub use crate::builder::Builder;
-pub use crate::cache::{Cache, Invalidations};
+pub use crate::cache::{Cache, InvalidationBatch};
 pub use crate::clock::Clock;
 #[doc(inline)]
 pub use crate::key::CacheKey;

@@ -48,7 +48,10 @@ fn sizes<const N: usize>() -> Vec<(&'static str, usize)> {
     vec![
         ("get", size_of_val(&cache.get("k"))),
         ("get by a number", size_of_val(&numbers.get(&7))),
-        ("get of a loading cache", size_of_val(&loading.get("k"))),
+        (
+            "get of a loading cache",
+            size_of_val(&loading.get_or_load("k")),
+        ),
         ("invalidate", size_of_val(&cache.invalidate("k"))),
         (
             "get_or_load",

@@ -35,7 +35,7 @@ pub(crate) async fn run() -> Result<(), Box<dyn Error>> {
         .read_through(|_| async { Ok::<_, io::Error>("Anna".to_owned()) })
         .build()?;
     let token = names.invalidate(&7).await?;
-    assert_eq!(*names.at_least(&token).get(&7).await?, "Anna");
+    assert_eq!(*names.at_least(&token).get_or_load(&7).await?, "Anna");
     Ok(())
 }
 

@@ -30,8 +30,16 @@ pub(crate) async fn run() -> Result<(), Box<dyn Error>> {
 
     // A box office that has a show to itself for a minute, whatever becomes of it.
     let mine = || Loaded::new(Vec::new()).ttl(Duration::from_secs(60));
-    assert!(a.insert_if("dune:lock", mine(), Version::ABSENT).await?);
-    assert!(!b.insert_if("dune:lock", mine(), Version::ABSENT).await?);
+    assert!(
+        a.insert_if("dune:lock", mine(), Version::ABSENT)
+            .await?
+            .is_some()
+    );
+    assert!(
+        b.insert_if("dune:lock", mine(), Version::ABSENT)
+            .await?
+            .is_none()
+    );
     Ok(())
 }
 
@@ -44,7 +52,7 @@ async fn book(shows: &Seats, seat: &str) -> Result<bool, Box<dyn Error>> {
         let version = taken.meta().version().ok_or("a stored value has one")?;
         let mut seats = taken.to_vec();
         seats.push(seat.to_owned());
-        if shows.insert_if("dune", seats, version).await? {
+        if shows.insert_if("dune", seats, version).await?.is_some() {
             return Ok(true);
         }
     }

@@ -5,7 +5,7 @@ use std::error::Error;
 use std::io;
 use std::time::Duration;
 
-use larder::{Cache, Invalidations, Loaded, MemoryL2, OrDeferred as _};
+use larder::{Cache, InvalidationBatch, Loaded, MemoryL2, OrDeferred as _};
 use tokio::time::{sleep, timeout};
 
 pub(crate) async fn run() -> Result<(), Box<dyn Error>> {
@@ -17,7 +17,7 @@ pub(crate) async fn run() -> Result<(), Box<dyn Error>> {
     projects.insert(&1, project).await?;
 
     // The client hangs up before the database has answered.
-    let changed = Invalidations::new()
+    let changed = InvalidationBatch::new()
         .key(&users, &7)
         .tag(&projects, &("owner", 7));
     let call = changed.invalidate_after(rename(7, "Anne"));
@@ -26,7 +26,7 @@ pub(crate) async fn run() -> Result<(), Box<dyn Error>> {
     assert!(users.get(&7).await.is_none() && projects.get(&1).await.is_none());
 
     // Without a commit of the caller's own, as for a message which says that users have changed.
-    let changed = Invalidations::new().keys(&users, &[7, 8]);
+    let changed = InvalidationBatch::new().keys(&users, &[7, 8]);
     changed.invalidate().await.or_deferred()?;
     Ok(())
 }

@@ -7,7 +7,7 @@ use std::{env, fs, process};
 
 use larder::outbox::rusqlite::Sqlite;
 use larder::outbox::{Outbox, SQLITE_TABLE};
-use larder::{Cache, Caches, Invalidations, MemoryL2, ServiceSettings};
+use larder::{Cache, Caches, InvalidationBatch, MemoryL2, ServiceSettings};
 use rusqlite::Connection;
 use tokio::time::sleep;
 
@@ -36,7 +36,7 @@ pub(crate) async fn run() -> Result<(), Box<dyn Error>> {
     // The usual way: writes the rows, commits, and invalidates both caches.
     let tx = db.transaction()?;
     tx.execute("INSERT INTO balance VALUES (7, 70)", ())?;
-    let changed = Invalidations::new()
+    let changed = InvalidationBatch::new()
         .key(&of_a, &7)
         .tag(&pages_of_a, &("account", 7));
     outbox.blocking_commit(tx, changed)?.await?;
@@ -46,7 +46,7 @@ pub(crate) async fn run() -> Result<(), Box<dyn Error>> {
     of_a.insert(&7, 70).await?;
     let tx = db.transaction()?;
     tx.execute("UPDATE balance SET cents = 40 WHERE account = 7", ())?;
-    outbox.blocking_insert(&tx, &Invalidations::new().key(&of_a, &7))?;
+    outbox.blocking_insert(&tx, &InvalidationBatch::new().key(&of_a, &7))?;
     tx.commit()?;
     drop((a, of_a, pages_of_a));
 

@@ -5,7 +5,7 @@ use std::env;
 use std::error::Error;
 
 use larder::outbox::{Outbox, POSTGRES_TABLE};
-use larder::{Cache, Caches, Invalidations, MemoryL2, ServiceSettings};
+use larder::{Cache, Caches, InvalidationBatch, MemoryL2, ServiceSettings};
 use sqlx::PgPool;
 
 pub(crate) async fn run() -> Result<(), Box<dyn Error>> {
@@ -69,7 +69,7 @@ impl Shop {
             ON CONFLICT (id) DO UPDATE SET name = excluded.name";
         let upsert = sqlx::query(upsert).bind(id).bind(name);
         upsert.execute(&mut *tx).await?;
-        let changed = Invalidations::new()
+        let changed = InvalidationBatch::new()
             .key(&self.products, &id)
             .tag(&self.pages, &("product", id));
         self.outbox.commit(tx, changed).await?;

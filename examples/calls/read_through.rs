@@ -14,7 +14,7 @@ pub(crate) async fn run() -> Result<(), Box<dyn Error>> {
         .l2(MemoryL2::new())
         .read_through(title_of)
         .build()?;
-    assert_eq!(*titles.get(&7).await?, "Book 7");
+    assert_eq!(*titles.get_or_load(&7).await?, "Book 7");
     // All that a cache can do, it can do, too.
     titles.invalidate(&7).await?;
     assert!(titles.get_local(&7).is_none());
@@ -25,14 +25,18 @@ pub(crate) async fn run() -> Result<(), Box<dyn Error>> {
         .batch_loads(Duration::from_millis(2), 100)
         .read_through_many(loans_of)
         .build()?;
-    let found = loans.get_many(&[1, 2, 3]).await?;
+    let found = loans.get_many_or_load(&[1, 2, 3]).await?;
     assert_eq!(found.len(), 3);
-    let (four, five) = tokio::try_join!(loans.get(&4), loans.get(&5))?;
+    let (four, five) = tokio::try_join!(loans.get_or_load(&4), loans.get_or_load(&5))?;
     assert_eq!((*four, *five), (40, 50));
     assert_eq!(loans.stats().loads, 2);
 
     // A book that the query does not find is an error for its callers.
-    let unknown = loans.get(&404).await.err().ok_or("there is no such book")?;
+    let unknown = loans
+        .get_or_load(&404)
+        .await
+        .err()
+        .ok_or("there is no such book")?;
     assert!(unknown.is_not_found());
     Ok(())
 }

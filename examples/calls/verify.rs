@@ -22,14 +22,14 @@ pub(crate) async fn run() -> Result<(), Box<dyn Error>> {
             async move { Ok::<_, io::Error>(price) }
         })
         .build()?;
-    prices.get("tea").await?;
-    prices.get("tea").await?;
+    prices.get_or_load("tea").await?;
+    prices.get_or_load("tea").await?;
     sleep(Duration::from_secs(10)).await;
     assert_eq!(prices.stats().verified, 1);
 
     // UPDATE price SET cents = 475 … and no `prices.invalidate("tea")`.
     database.store(475, Ordering::SeqCst);
-    assert_eq!(*prices.get("tea").await?, 450, "until its TTL");
+    assert_eq!(*prices.get_or_load("tea").await?, 450, "until its TTL");
     sleep(Duration::from_secs(10)).await;
     // A line at WARN says so, too; and an alert goes by this counter.
     assert_eq!(prices.stats().mismatches_under_1m, 1);

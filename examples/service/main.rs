@@ -170,7 +170,7 @@ fn public_routes(shop: Shop) -> Router {
 }
 
 async fn read_product(State(shop): State<Shop>, Path(id): Path<u64>) -> Answer<Response> {
-    let product = shop.products.get(&id).await?;
+    let product = shop.products.get_or_load(&id).await?;
     Ok(match product.value() {
         Some(product) => Json(product).into_response(),
         None => StatusCode::NOT_FOUND.into_response(),

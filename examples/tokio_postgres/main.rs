@@ -12,7 +12,7 @@ use std::error::Error;
 
 use deadpool_postgres::{Manager, Pool};
 use larder::outbox::{Outbox, POSTGRES_TABLE};
-use larder::{Cache, Caches, Invalidations, OrDeferred as _, ServiceSettings};
+use larder::{Cache, Caches, InvalidationBatch, OrDeferred as _, ServiceSettings};
 use tokio_postgres::NoTls;
 
 use crate::table::Postgres;
@@ -52,7 +52,7 @@ async fn main() -> Result<(), Box<dyn Error>> {
 impl Shop {
     /// A handler. If its client disconnects, the transaction goes on, and so does the invalidation.
     async fn rename(&self, id: i64, name: &'static str) -> Result<(), Box<dyn Error>> {
-        let changed = Invalidations::new()
+        let changed = InvalidationBatch::new()
             .key(&self.products, &id)
             .tag(&self.pages, &("product", id));
         let (db, outbox, rows) = (self.db.clone(), self.outbox.clone(), changed.clone());

@@ -3,7 +3,7 @@
 
 #![allow(clippy::unwrap_used, reason = "a failed step ends the test")]
 
-use larder::{Cache, Invalidations, LoadError, Loaded, MemoryL2, cached};
+use larder::{Cache, InvalidationBatch, LoadError, Loaded, MemoryL2, cached};
 
 const TENANTS: [&str; 8] = ["acme", "eu:acme", r"a\b", "a b", "ä:€", "", ":", r"\:"];
 
@@ -51,7 +51,7 @@ async fn invalidate(cache: &Values, way: usize, tenant: &str) {
         0 => drop(cache.invalidate_tag(&tag).await.unwrap()),
         1 => drop(cache.invalidate_tags([tag]).await.unwrap()),
         2 => {
-            let all = Invalidations::new().tag(cache, &tag);
+            let all = InvalidationBatch::new().tag(cache, &tag);
             all.invalidate().await.unwrap();
         }
         // The text, as it is in Redis.

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use super::Cache;
-use super::invalidations::Invalidations;
+use super::invalidation_batch::InvalidationBatch;
 use crate::error::{CommitError, WriteError};
 use crate::key::{CacheKey, key_text, key_texts};
 use crate::lookup_by::LookupBy;
@@ -89,7 +89,7 @@ impl<K: CacheKey, V: Send + Sync + 'static> Cache<K, V> {
     /// key is invalidated after an error or a panic, too, as the commit may have landed all the same. If the runtime
     /// ends meanwhile, the invalidation is deferred.
     ///
-    /// For several keys, tags or caches: [`Invalidations::invalidate_after`].
+    /// For several keys, tags or caches: [`InvalidationBatch::invalidate_after`].
     ///
     /// Cost: a task, and the round trip of an invalidation.
     ///
@@ -121,7 +121,7 @@ impl<K: CacheKey, V: Send + Sync + 'static> Cache<K, V> {
     where
         K: LookupBy<Q, M>,
     {
-        let key = Invalidations::new().key(self, key);
+        let key = InvalidationBatch::new().key(self, key);
         key.invalidate_after(commit).await
     }
 
@@ -280,7 +280,7 @@ impl<K: CacheKey, V: Send + Sync + 'static> Cache<K, V> {
     /// # Ok(()) }
     /// # tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap().block_on(demo()).unwrap();
     /// ```
-    pub async fn expire<Q: CacheKey + ?Sized, M>(&self, key: &Q) -> Result<(), WriteError>
+    pub async fn expire<Q: CacheKey + ?Sized, M>(&self, key: &Q) -> Result<Token, WriteError>
     where
         K: LookupBy<Q, M>,
     {

@@ -4,14 +4,14 @@
 //! - [`load`]: look-ups with a loader
 //! - [`write`]: values that callers store
 //! - [`invalidate`]: values that callers remove, or make stale
-//! - [`invalidations`]: keys and tags of several caches, which callers remove together
+//! - [`invalidation_batch`]: keys and tags of several caches, which callers remove together
 //! - [`typed`]: where the types of keys and values end
 //! - [`operate`]: watching a cache, switching it off and closing it
 //!
 //! Knows nothing of L2 and of runtimes.
 
 mod invalidate;
-mod invalidations;
+mod invalidation_batch;
 mod load;
 mod operate;
 mod read;
@@ -20,7 +20,7 @@ mod write;
 
 use std::sync::{Arc, Weak};
 
-pub use self::invalidations::Invalidations;
+pub use self::invalidation_batch::InvalidationBatch;
 use crate::engine::{Engine, PartitionLoads, PartitionWrites};
 use crate::entry::AnyEntry;
 use crate::key::{CacheKey, KeyWriter};
@@ -52,6 +52,14 @@ use crate::vocabulary::Invariant;
 /// # Ok(()) }
 /// # tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap().block_on(demo()).unwrap();
 /// ```
+///
+/// # What writes return
+///
+/// A write returns the [`Token`](crate::Token) of the version that it has made, and
+/// [`insert_if`](Self::insert_if), which may write nothing, an `Option` of it. [`touch`](Self::touch) and
+/// [`invalidate_prefix`](Self::invalidate_prefix) make no version: they return whether there is a value, and how many
+/// were removed. A token is one of one cache: calls for several caches, such as
+/// [`InvalidationBatch::invalidate`](crate::InvalidationBatch::invalidate), return none.
 ///
 /// # Runtime
 ///

@@ -122,12 +122,12 @@ impl<K: CacheKey, V: Send + Sync + 'static> Cache<K, V> {
     }
 
     /// Stores a value as [`insert`](Self::insert) does, if nobody has changed the key since `version` was read. Returns
-    /// whether the value was stored: of any number of callers with the same version, in all instances, one gets `true`.
-    /// [`update`](Self::update) repeats the call until the value is stored.
+    /// the token of the write, or `None` if the value was not stored: of any number of callers with the same version, in
+    /// all instances, one gets a token. [`update`](Self::update) repeats the call until the value is stored.
     ///
     /// `version` is the [`Meta::version`](crate::Meta::version) of the entry, or [`Version::ABSENT`] to store a value
     /// only where there is none. A load and a refresh change the version too; an [`expire`](Self::expire) and a
-    /// [`touch`](Self::touch) leave it as it is. After `false` this instance has dropped its copy, so
+    /// [`touch`](Self::touch) leave it as it is. After `None` this instance has dropped its copy, so
     /// [`get`](Self::get) reads the value that is stored now.
     ///
     /// `ABSENT` says nothing of the past: a value that was inserted and removed since the caller looked is as absent as
@@ -137,8 +137,8 @@ impl<K: CacheKey, V: Send + Sync + 'static> Cache<K, V> {
     ///
     /// Without an L2, a value that L1 has evicted or had no room for is absent.
     ///
-    /// While the cache is [switched off](Self::set_enabled) the call returns `false` and changes nothing, so a caller
-    /// that repeats the call until it returns `true` goes on until the cache is switched on.
+    /// While the cache is [switched off](Self::set_enabled) the call returns `None` and changes nothing, so a caller
+    /// that repeats the call until the value is stored goes on until the cache is switched on.
     ///
     /// Cost: one round trip, two if the stored value has tags. No other key shares these round trips.
     ///
@@ -155,17 +155,17 @@ impl<K: CacheKey, V: Send + Sync + 'static> Cache<K, V> {
     /// use larder::{Cache, Loaded, Version};
     ///
     /// let carts: Cache<String, Vec<String>> = Cache::builder("docs:cart").build()?;
-    /// assert!(carts.insert_if("alice", Vec::new(), Version::ABSENT).await?);
+    /// assert!(carts.insert_if("alice", Vec::new(), Version::ABSENT).await?.is_some());
     /// let cart = carts.get("alice").await.ok_or("it is there")?;
     /// let seen = cart.meta().version().ok_or("it is stored")?;
-    /// assert!(carts.insert_if("alice", vec!["tea".to_owned()], seen).await?);
-    /// assert!(!carts.insert_if("alice", vec!["milk".to_owned()], seen).await?);
+    /// assert!(carts.insert_if("alice", vec!["tea".to_owned()], seen).await?.is_some());
+    /// assert!(carts.insert_if("alice", vec!["milk".to_owned()], seen).await?.is_none());
     ///
     /// // Of many workers, one runs a job; if it dies, another one may after a minute.
     /// let jobs: Cache<String, u32> = Cache::builder("docs:jobs").build()?;
     /// let mine = || Loaded::new(17).ttl(Duration::from_secs(60));
-    /// assert!(jobs.insert_if("nightly", mine(), Version::ABSENT).await?);
-    /// assert!(!jobs.insert_if("nightly", mine(), Version::ABSENT).await?);
+    /// assert!(jobs.insert_if("nightly", mine(), Version::ABSENT).await?.is_some());
+    /// assert!(jobs.insert_if("nightly", mine(), Version::ABSENT).await?.is_none());
     /// # Ok(()) }
     /// # tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap().block_on(demo()).unwrap();
     /// ```
@@ -175,13 +175,12 @@ impl<K: CacheKey, V: Send + Sync + 'static> Cache<K, V> {
         key: &Q,
         value: impl Into<Loaded<V>>,
         version: Version,
-    ) -> Result<bool, WriteError>
+    ) -> Result<Option<Token>, WriteError>
     where
         K: LookupBy<Q, M>,
     {
         let (key, value) = (key_text(key)?, value.into().without_type());
-        let stored = self.writes().insert_if(key, value, version).await?;
-        Ok(stored.is_some())
+        self.writes().insert_if(key, value, version).await
     }
 
     /// Replaces a value by the value that `change` makes of it. No change is lost, however many callers in however many

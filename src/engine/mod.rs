@@ -54,4 +54,4 @@ pub(crate) use self::read::Located;
 pub(crate) use self::read::looked_up::LookedUp;
 pub(crate) use self::subscribe::listen::Channel;
 pub(crate) use self::subscribe::publish::PublishTo;
-pub(crate) use self::write::{Invalidation, PartitionWrites};
+pub(crate) use self::write::{KeysAndTags, PartitionWrites};

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use super::WriteError;
 
 /// Why [`Cache::invalidate_after`](crate::Cache::invalidate_after),
-/// [`Invalidations::invalidate_after`](crate::Invalidations::invalidate_after) or
+/// [`InvalidationBatch::invalidate_after`](crate::InvalidationBatch::invalidate_after) or
 /// [`Cache::write_through`](crate::Cache::write_through) did not both commit and bring the caches up to date. In every
 /// case the key is invalidated, or will be as soon as L2 answers.
 ///

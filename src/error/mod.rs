@@ -308,8 +308,9 @@ impl LoadError {
         chain.find_map(|error| error.downcast_ref())
     }
 
-    /// The key that has no value, if many were asked for by [`LoadingCache::get_many`](crate::LoadingCache::get_many):
-    /// as Redis shows it after the namespace. Not a part of the text, so that keys do not reach logs.
+    /// The key that has no value, if many were asked for by
+    /// [`LoadingCache::get_many_or_load`](crate::LoadingCache::get_many_or_load): as Redis shows it after the namespace.
+    /// Not a part of the text, so that keys do not reach logs.
     #[must_use]
     pub fn key(&self) -> Option<&str> {
         self.0.key.as_deref()

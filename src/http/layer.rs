@@ -6,7 +6,7 @@ use std::time::Duration;
 use ::http::header::HeaderName;
 use ::http::{request, response, uri};
 
-use super::invalidations::Invalidations;
+use super::invalidated::InvalidatedResponses;
 use super::stored::{CachedResponse, Scheme};
 use crate::util::partial_debug::partial_debug;
 use crate::{BuildError, Builder, Cache};
@@ -16,7 +16,8 @@ const L1_BYTES: u64 = 64 << 20;
 
 type OfRequest<T> = Arc<dyn Fn(&request::Parts) -> T + Send + Sync>;
 type OfBoth<T> = Arc<dyn Fn(&request::Parts, &response::Parts) -> T + Send + Sync>;
-type Invalidate = Arc<dyn Fn(&request::Parts, &response::Parts, &mut Invalidations) + Send + Sync>;
+type Invalidate =
+    Arc<dyn Fn(&request::Parts, &response::Parts, &mut InvalidatedResponses) + Send + Sync>;
 
 /// Caches the responses of a service. See the [module](super).
 ///
@@ -259,7 +260,7 @@ impl CacheLayer {
         self
     }
 
-    /// Tags of a response, by which [`Cache::invalidate_tag`] and [`Invalidations::tag`] find it. Default: none. At
+    /// Tags of a response, by which [`Cache::invalidate_tag`] and [`InvalidatedResponses::tag`] find it. Default: none. At
     /// most [`MAX_TAGS`](crate::loaded::MAX_TAGS); with more, or with one that is too long, the response is not stored.
     pub fn tags(
         mut self,
@@ -287,7 +288,10 @@ impl CacheLayer {
     /// ```
     pub fn invalidate(
         mut self,
-        rule: impl Fn(&request::Parts, &response::Parts, &mut Invalidations) + Send + Sync + 'static,
+        rule: impl Fn(&request::Parts, &response::Parts, &mut InvalidatedResponses)
+        + Send
+        + Sync
+        + 'static,
     ) -> Self {
         self.invalidate = Arc::new(rule);
         self

@@ -172,7 +172,7 @@ mod conditional;
 mod copy;
 mod directives;
 mod handle;
-mod invalidations;
+mod invalidated;
 mod keys;
 mod layer;
 mod policy;
@@ -189,7 +189,7 @@ mod variants;
 pub mod cache_tests {}
 
 pub use self::body::CacheBody;
-pub use self::invalidations::Invalidations;
+pub use self::invalidated::InvalidatedResponses;
 pub use self::layer::CacheLayer;
 pub use self::service::{CacheService, ResponseFuture};
 pub use self::stored::CachedResponse;

@@ -4,7 +4,7 @@ use ::http::header::{CONTENT_LOCATION, LOCATION};
 use ::http::{Method, Uri, request::Parts as Request, response::Parts as Response};
 use futures::future::join_all;
 
-use super::invalidations::Invalidations;
+use super::invalidated::InvalidatedResponses;
 use super::keys::{for_each_host, key_of};
 use super::layer::CacheLayer;
 use super::references::target;
@@ -12,8 +12,12 @@ use super::stored::CachedResponse;
 use crate::Cache;
 
 /// The responses that a successful request invalidates: by section 4.4 of RFC 9111, and by the rule.
-pub(super) fn after(rules: &CacheLayer, request: &Request, response: &Response) -> Invalidations {
-    let mut found = Invalidations::default();
+pub(super) fn after(
+    rules: &CacheLayer,
+    request: &Request,
+    response: &Response,
+) -> InvalidatedResponses {
+    let mut found = InvalidatedResponses::default();
     (rules.invalidate)(request, response, &mut found);
     let others: Vec<Uri> = (found.uris.iter())
         .filter_map(|path| {
@@ -42,7 +46,7 @@ pub(super) fn after(rules: &CacheLayer, request: &Request, response: &Response) 
 
 /// One round trip for keys, one for tags, and a pass over the database for all prefixes. The cache sends later what L2
 /// does not accept now, and traces and counts that.
-pub(super) async fn carry_out(found: Invalidations, cache: Cache<String, CachedResponse>) {
+pub(super) async fn carry_out(found: InvalidatedResponses, cache: Cache<String, CachedResponse>) {
     let keys = found.keys.iter().map(String::as_str);
     let _ = cache.invalidate_many(keys).await;
     let _ = cache.invalidate_tags(&found.tags).await;

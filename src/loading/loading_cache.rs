@@ -20,13 +20,13 @@ use crate::util::partial_debug::partial_debug;
 /// How often values are kept warm at most: each key is looked up as often.
 const SHORTEST: Duration = Duration::from_secs(1);
 
-/// A [`Cache`] that has its loader: every look-up loads a missing key, and returns a value or an error. Built by
-/// [`Builder::read_through`](crate::Builder::read_through) or
+/// A [`Cache`] that has its loader. Built by [`Builder::read_through`](crate::Builder::read_through) or
 /// [`Builder::read_through_many`](crate::Builder::read_through_many).
 ///
-/// It dereferences to a `Cache`, so it has all calls of a `Cache`; [`get`](Self::get), [`get_many`](Self::get_many) and
-/// [`at_least`](Self::at_least) are calls of this type, with its loader. `Cache::clone(&loading)` is a clone of the
-/// cache without its loader. Clones share everything.
+/// It dereferences to a `Cache`, so it has all calls of a `Cache`. The calls that load take no loader here:
+/// [`get_or_load`](Self::get_or_load), [`get_many_or_load`](Self::get_many_or_load), [`refresh`](Self::refresh), and
+/// those of [`at_least`](Self::at_least). [`get`](Cache::get) does not load, as in every cache. `Cache::clone(&loading)`
+/// is a clone of the cache without its loader. Clones share everything.
 ///
 /// ```
 /// # async fn demo() -> Result<(), Box<dyn std::error::Error>> {
@@ -41,10 +41,10 @@ const SHORTEST: Duration = Duration::from_secs(1);
 ///         }
 ///     })
 ///     .build()?;
-/// assert_eq!(*prices.get("tea").await?, 450);
-/// assert!(prices.get("milk").await.is_err_and(|error| error.is_loader()));
+/// assert_eq!(*prices.get_or_load("tea").await?, 450);
+/// assert!(prices.get_or_load("milk").await.is_err_and(|error| error.is_loader()));
 /// prices.invalidate("tea").await?;
-/// assert_eq!(*prices.get("tea").await?, 450);
+/// assert_eq!(*prices.get_or_load("tea").await?, 450);
 /// assert_eq!(prices.stats().loads, 3);
 /// # Ok(()) }
 /// # tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap().block_on(demo()).unwrap();
@@ -74,7 +74,7 @@ pub struct LoadingCache<K, V: Send + Sync + 'static> {
 /// let prices: LoadingCache<u64, u64> = Cache::builder("docs:prices")
 ///     .read_through(with_state(db, |db, id| async move { db.price(id).await }))
 ///     .build()?;
-/// assert_eq!(*prices.get(&4).await?, 400);
+/// assert_eq!(*prices.get_or_load(&4).await?, 400);
 /// # Ok(()) }
 /// # tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap().block_on(demo()).unwrap();
 /// ```
@@ -107,7 +107,7 @@ pub struct LoadingCache<K, V: Send + Sync + 'static> {
 ///         }
 ///     })
 ///     .build()?;
-/// assert_eq!(*prices.get(&4).await?, 400);
+/// assert_eq!(*prices.get_or_load(&4).await?, 400);
 /// # Ok(()) }
 /// # tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap().block_on(demo()).unwrap();
 /// ```
@@ -144,7 +144,7 @@ impl<K: CacheKey + Send + 'static, V: Send + Sync + 'static> LoadingCache<K, V> 
     /// # Errors
     ///
     /// As [`Cache::get_or_load`]; and [`LoadError::is_not_found`] if a loader of many keys has no value for this one.
-    pub async fn get<Q: CacheKey + ?Sized, M>(&self, key: &Q) -> Result<Entry<V>, LoadError>
+    pub async fn get_or_load<Q: CacheKey + ?Sized, M>(&self, key: &Q) -> Result<Entry<V>, LoadError>
     where
         K: KeyFrom<Q, M>,
     {
@@ -167,7 +167,7 @@ impl<K: CacheKey + Send + 'static, V: Send + Sync + 'static> LoadingCache<K, V> 
     ///
     /// // The next request may reach another instance.
     /// let token: Token = cookie.parse()?;
-    /// assert_eq!(*names.at_least(&token).get(&7).await?, "user 7");
+    /// assert_eq!(*names.at_least(&token).get_or_load(&7).await?, "user 7");
     /// # Ok(()) }
     /// # tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap().block_on(demo()).unwrap();
     /// ```
@@ -179,14 +179,14 @@ impl<K: CacheKey + Send + 'static, V: Send + Sync + 'static> LoadingCache<K, V> 
     /// Looks many keys up, and loads the missing keys. Returns one entry per key, in the order of the keys.
     ///
     /// Cost: with a loader of many keys, as [`Cache::get_many_or_load`]. With a loader of one key, the cost of as many
-    /// calls of [`get`](Self::get) at once, each of which calls the loader;
+    /// calls of [`get_or_load`](Self::get_or_load) at once, each of which calls the loader;
     /// [`max_concurrent_loads`](crate::Builder::max_concurrent_loads) bounds how many run at a time.
     ///
     /// # Errors
     ///
-    /// As [`get`](Self::get), if any key has no value; [`LoadError::key`] names it, unless one call of a loader of many
+    /// As [`get_or_load`](Self::get_or_load), if any key has no value; [`LoadError::key`] names it, unless one call of a loader of many
     /// keys has failed for all keys. Values that were loaded are kept for the next call.
-    pub async fn get_many<'a, Q: CacheKey + Sync + ?Sized + 'a, M>(
+    pub async fn get_many_or_load<'a, Q: CacheKey + Sync + ?Sized + 'a, M>(
         &self,
         keys: impl IntoIterator<Item = &'a Q>,
     ) -> Result<Vec<Entry<V>>, LoadError>
@@ -196,7 +196,7 @@ impl<K: CacheKey + Send + 'static, V: Send + Sync + 'static> LoadingCache<K, V> 
         // As a list: the future of a user's iterator may not be `Send` when it is part of another one.
         let keys: Vec<&Q> = keys.into_iter().collect();
         let CacheLoader::Many(batches) = &*self.loader else {
-            return each(keys, |key| self.get(key)).await;
+            return each(keys, |key| self.get_or_load(key)).await;
         };
         let loader_of = |keys: Vec<K>| {
             let keys = keys.into_iter().map(|key| Box::new(key) as AnyKey);
@@ -214,7 +214,7 @@ impl<K: CacheKey + Send + 'static, V: Send + Sync + 'static> LoadingCache<K, V> 
     ///
     /// # Errors
     ///
-    /// As [`get`](Self::get). The stored value stays.
+    /// As [`get_or_load`](Self::get_or_load). The stored value stays.
     ///
     /// ```
     /// # async fn demo() -> Result<(), Box<dyn std::error::Error>> {
@@ -226,14 +226,15 @@ impl<K: CacheKey + Send + 'static, V: Send + Sync + 'static> LoadingCache<K, V> 
     /// let prices: LoadingCache<String, u32> = Cache::builder("docs:prices")
     ///     .read_through(|_| async { Ok::<_, std::io::Error>(PRICE.load(Ordering::Relaxed)) })
     ///     .build()?;
-    /// assert_eq!(*prices.get("tea").await?, 450);
+    /// assert_eq!(*prices.get_or_load("tea").await?, 450);
     /// PRICE.store(470, Ordering::Relaxed);
-    /// assert_eq!(*prices.reload("tea").await?, 470);
-    /// assert_eq!(*prices.get("tea").await?, 470);
+    /// assert_eq!(*prices.refresh("tea").await?, 470);
+    /// assert_eq!(*prices.get_or_load("tea").await?, 470);
     /// # Ok(()) }
     /// # tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap().block_on(demo()).unwrap();
     /// ```
-    pub async fn reload<Q: CacheKey + ?Sized, M>(&self, key: &Q) -> Result<Entry<V>, LoadError>
+    #[doc(alias = "reload")]
+    pub async fn refresh<Q: CacheKey + ?Sized, M>(&self, key: &Q) -> Result<Entry<V>, LoadError>
     where
         K: KeyFrom<Q, M>,
     {
@@ -305,7 +306,7 @@ pub struct LoadingAtLeast<'a, K, V: Send + Sync + 'static> {
 }
 
 impl<K: CacheKey + Send + 'static, V: Send + Sync + 'static> LoadingAtLeast<'_, K, V> {
-    /// Looks a key up as [`LoadingCache::get`] does.
+    /// Looks a key up as [`LoadingCache::get_or_load`] does.
     ///
     /// Cost: as [`Cache::at_least`], and the requests of a load if there is one.
     ///
@@ -313,7 +314,7 @@ impl<K: CacheKey + Send + 'static, V: Send + Sync + 'static> LoadingAtLeast<'_, 
     ///
     /// As [`AtLeast::get_or_load`](crate::at_least::AtLeast::get_or_load); and [`LoadError::is_not_found`] if a
     /// loader of many keys has no value for this one.
-    pub async fn get<Q: CacheKey + ?Sized, M>(&self, key: &Q) -> Result<Entry<V>, LoadError>
+    pub async fn get_or_load<Q: CacheKey + ?Sized, M>(&self, key: &Q) -> Result<Entry<V>, LoadError>
     where
         K: KeyFrom<Q, M>,
     {
@@ -322,16 +323,16 @@ impl<K: CacheKey + Send + 'static, V: Send + Sync + 'static> LoadingAtLeast<'_, 
         view.get_or_load_by(key, load).await
     }
 
-    /// Looks many keys up as [`LoadingCache::get_many`] does, in their order.
+    /// Looks many keys up as [`LoadingCache::get_many_or_load`] does, in their order.
     ///
-    /// Cost: as [`LoadingCache::get_many`], once this instance has proved that it has applied the write. Until then as
-    /// many calls of [`get`](Self::get) at once: a loader of many keys is called for each key that is missing, unless
+    /// Cost: as [`LoadingCache::get_many_or_load`], once this instance has proved that it has applied the write. Until then as
+    /// many calls of [`get_or_load`](Self::get_or_load) at once: a loader of many keys is called for each key that is missing, unless
     /// the cache has [`batch_loads`](crate::Builder::batch_loads).
     ///
     /// # Errors
     ///
-    /// As [`get`](Self::get), if any key has no value. Values that were loaded are kept for the next call.
-    pub async fn get_many<'k, Q: CacheKey + Sync + ?Sized + 'k, M>(
+    /// As [`get_or_load`](Self::get_or_load), if any key has no value. Values that were loaded are kept for the next call.
+    pub async fn get_many_or_load<'k, Q: CacheKey + Sync + ?Sized + 'k, M>(
         &self,
         keys: impl IntoIterator<Item = &'k Q>,
     ) -> Result<Vec<Entry<V>>, LoadError>
@@ -346,9 +347,9 @@ impl<K: CacheKey + Send + 'static, V: Send + Sync + 'static> LoadingAtLeast<'_, 
             .unsubscribed_reads()
             .have_applied(self.token)
         {
-            return self.cache.get_many(keys).await;
+            return self.cache.get_many_or_load(keys).await;
         }
-        each(keys, |key| self.get(key)).await
+        each(keys, |key| self.get_or_load(key)).await
     }
 }
 

@@ -25,7 +25,7 @@ async fn they_are_handled_together() {
         .read_through(move |key: String| async move { load(&key) })
         .build()
         .unwrap();
-    assert_eq!(*lengths.get("tea").await.unwrap(), 3);
+    assert_eq!(*lengths.get_or_load("tea").await.unwrap(), 3);
     let namespaces: Vec<_> = caches.iter().map(|it| it.namespace().to_owned()).collect();
     assert_eq!(namespaces, ["test:name", "test:price", "test:length"]);
     assert_eq!(caches.get("price").unwrap().namespace(), "test:price");

@@ -31,7 +31,7 @@ macro_rules! stored {
         cache.insert("k", $value).await.unwrap();
         cache.insert_many([("k", $value)]).await.unwrap();
         let seen = cache.get("k").await.unwrap().meta().version().unwrap();
-        assert!(cache.insert_if("k", $value, seen).await.unwrap());
+        assert!(cache.insert_if("k", $value, seen).await.unwrap().is_some());
         cache.update("k", |_| $value).await.unwrap();
         let load = || async { Ok::<_, io::Error>($value) };
         cache.refresh("k", load).await.unwrap();
@@ -83,7 +83,13 @@ async fn values_are_stored_with_options() {
     let many = [("a", Loaded::new(vec![1])), ("b", Loaded::new(vec![2]))];
     cache.insert_many(many).await.unwrap();
     let locked = Loaded::new(vec![]).ttl(HOUR).tags(["t"]);
-    assert!(cache.insert_if("c", locked, Version::ABSENT).await.unwrap());
+    assert!(
+        cache
+            .insert_if("c", locked, Version::ABSENT)
+            .await
+            .unwrap()
+            .is_some()
+    );
     let longer = |value: Option<&Vec<u64>>| {
         Loaded::new(value.cloned().unwrap_or_default()).tags([("tenant", 7)])
     };
@@ -152,10 +158,15 @@ macro_rules! loaded {
             .read_through(|key: String| async move { Ok::<_, io::Error>(key.len() as u64) })
             .build()
             .unwrap();
-        assert_eq!(cache.get_many($keys).await.unwrap().len(), 2);
+        assert_eq!(cache.get_many_or_load($keys).await.unwrap().len(), 2);
         let token = cache.invalidate_many($keys).await.unwrap();
         assert_eq!(
-            cache.at_least(&token).get_many($keys).await.unwrap().len(),
+            cache
+                .at_least(&token)
+                .get_many_or_load($keys)
+                .await
+                .unwrap()
+                .len(),
             2
         );
     }};

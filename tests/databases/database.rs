@@ -1,7 +1,7 @@
 //! The database of a test, by each of the drivers.
 
 use deadpool_postgres::Manager;
-use larder::Invalidations;
+use larder::InvalidationBatch;
 use larder::outbox::{MYSQL_TABLE, Outbox, POSTGRES_TABLE, RelayBuilder};
 use sqlx::mysql::MySqlPoolOptions;
 use sqlx::postgres::PgPoolOptions;
@@ -124,7 +124,7 @@ impl Database {
     }
 
     /// A transaction that raises the price of tea, and writes rows; nothing is invalidated after it.
-    pub(crate) async fn change(&self, rows: &Invalidations, end: End) {
+    pub(crate) async fn change(&self, rows: &InvalidationBatch, end: End) {
         macro_rules! by_sqlx {
             ($pool:expr) => {{
                 let mut tx = $pool.begin().await.unwrap();
@@ -155,7 +155,7 @@ impl Database {
     }
 
     /// The usual way: raises the price of tea, writes rows, commits, and invalidates.
-    pub(crate) async fn commit(&self, changed: Invalidations) {
+    pub(crate) async fn commit(&self, changed: InvalidationBatch) {
         macro_rules! by_sqlx {
             ($pool:expr) => {{
                 let mut tx = $pool.begin().await.unwrap();

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use larder::Invalidations;
+use larder::InvalidationBatch;
 
 use super::database::{Database, Driver, End};
 use super::rows::by_each_driver;
@@ -24,7 +24,7 @@ async fn a_pool_that_is_used_up(driver: Driver) {
     let db = driver.create(&server.url()).await;
     let a = Instance::new(&redis.url()).await;
     a.prices.insert("tea", 1).await.unwrap();
-    db.change(&Invalidations::new().key(&a.prices, "tea"), End::Commit)
+    db.change(&InvalidationBatch::new().key(&a.prices, "tea"), End::Commit)
         .await;
     let small = driver.open(&server.url(), 1).await;
     let taken = take(&small).await;
@@ -87,7 +87,7 @@ async fn a_database_that_is_away_for_twenty_seconds(driver: Driver) {
     stats_are(&relay, "it polls again", |stats| stats.polls > polls).await;
     // By a pool of its own, as connections of the other one may be broken.
     let db = driver.open(&server.url(), 1).await;
-    db.change(&Invalidations::new().key(&a.prices, "tea"), End::Commit)
+    db.change(&InvalidationBatch::new().key(&a.prices, "tea"), End::Commit)
         .await;
     stats_are(&relay, "it is delivered", |stats| {
         stats.delivered == 1 && stats.lag.is_zero()

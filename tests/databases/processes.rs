@@ -6,7 +6,7 @@ use std::io::{Write, stdout};
 use std::process::Stdio;
 use std::time::Duration;
 
-use larder::Invalidations;
+use larder::InvalidationBatch;
 use tokio::io::{AsyncBufReadExt, BufReader, Lines};
 use tokio::process::{Child, ChildStdout, Command};
 use tokio::time::{sleep, timeout};
@@ -166,7 +166,7 @@ fn a_process_to_be_killed() {
         };
         let _relay = match part.unwrap() {
             Part::Commit => {
-                let rows = Invalidations::new().key(&instance.prices, "tea");
+                let rows = InvalidationBatch::new().key(&instance.prices, "tea");
                 db.change(&rows, End::Commit).await;
                 None
             }

@@ -2,7 +2,7 @@
 
 use futures::future::join_all;
 use larder::outbox::Relay;
-use larder::{Cache, Invalidations, Loaded, MemoryL2};
+use larder::{Cache, InvalidationBatch, Loaded, MemoryL2};
 
 use super::database::{Driver, End};
 use super::server::{Kind, Server};
@@ -52,7 +52,7 @@ async fn what_is_committed_is_delivered_and_what_is_rolled_back_is_not(driver: D
     a.pages.insert(&7, page).await.unwrap();
     assert!(b.prices.get("tea").await.is_some() && b.pages.get(&7).await.is_some());
     let changed = || {
-        let changed = Invalidations::new().key(&a.prices, "tea");
+        let changed = InvalidationBatch::new().key(&a.prices, "tea");
         changed.tag(&a.pages, &("price", "tea"))
     };
 
@@ -103,10 +103,10 @@ async fn names_are_compared_byte_by_byte(driver: Driver) {
         cache.insert_many(values).await.unwrap();
     }
     let relay = db.relay().cache(&lower).interval(INTERVAL).start().unwrap();
-    db.change(&Invalidations::new().keys(&upper, ["tea"]), End::Commit)
+    db.change(&InvalidationBatch::new().keys(&upper, ["tea"]), End::Commit)
         .await;
     for (delivered, key) in (1..).zip(keys) {
-        db.change(&Invalidations::new().key(&lower, key), End::Commit)
+        db.change(&InvalidationBatch::new().key(&lower, key), End::Commit)
             .await;
         let what = format!("{key} is delivered");
         stats_are(&relay, &what, |stats| stats.delivered == delivered).await;
@@ -135,7 +135,7 @@ async fn a_hundred_thousand_rows(driver: Driver) {
     let sampled: Vec<&str> = keys.iter().step_by(97).map(String::as_str).collect();
     let values = sampled.iter().map(|key| (*key, 1));
     prices.insert_many(values).await.unwrap();
-    db.change(&Invalidations::new().keys(prices, &keys), End::Commit)
+    db.change(&InvalidationBatch::new().keys(prices, &keys), End::Commit)
         .await;
     assert_eq!(db.rows().await, i64::try_from(ROWS).unwrap());
     // Each goes on at once while there is more.

@@ -235,7 +235,7 @@ async fn serve<V: Value>(builder: Builder<String, V>) {
             // A lock: the value is stored if the key has none.
             ["claim", key, text] => {
                 let claimed = cache.insert_if(key, V::of(text), Version::ABSENT).await;
-                claimed.unwrap().to_string()
+                claimed.unwrap().is_some().to_string()
             }
             ["invalidate", key] => {
                 cache.invalidate_and_wait(key).await.unwrap();

@@ -9,7 +9,7 @@ use std::time::Duration;
 use futures::future::{BoxFuture, ready};
 use larder::outbox::rusqlite::Sqlite;
 use larder::outbox::{Namespaces, NewRow, Outbox, OutboxTable, Row, SQLITE_TABLE};
-use larder::{Cache, Invalidations, MemoryL2};
+use larder::{Cache, InvalidationBatch, MemoryL2};
 use rusqlite::Connection;
 use tracing::Level;
 
@@ -53,7 +53,7 @@ fn an_outbox_that_is_not_delivered() {
 
         l2.set_reachable(false);
         let tx = db.transaction().unwrap();
-        let rows = Invalidations::new().key(&cache, SECRET);
+        let rows = InvalidationBatch::new().key(&cache, SECRET);
         outbox.blocking_insert(&tx, &rows).unwrap();
         tx.commit().unwrap();
         missing.store(false, SeqCst);

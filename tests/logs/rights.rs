@@ -122,7 +122,7 @@ async fn everything(namespace: &str, url: &str, is_said: impl Fn() -> bool) -> u
     failed += errors([
         a.insert("tagged", tagged()).await.map(drop),
         a.insert("large", "v".repeat(2000)).await.map(drop),
-        a.expire("k").await,
+        a.expire("k").await.map(drop),
         a.touch("k", LONG).await.map(drop),
         a.insert_if("new", "v".to_owned(), Version::ABSENT)
             .await

@@ -211,7 +211,7 @@ fn a_full_memory() {
             cache.invalidate_prefix("k").await.map(drop),
             cache.invalidate_and_hold("k", HURRIED).await.map(drop),
             cache.invalidate_and_wait("k").await.map(drop),
-            cache.expire(&key("stored")).await,
+            cache.expire(&key("stored")).await.map(drop),
             cache.touch(&key("stored"), UNHURRIED).await.map(drop),
             cache.clear().await.map(drop),
         ] {

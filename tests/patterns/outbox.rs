@@ -12,7 +12,7 @@ use ::sqlx::sqlite::SqlitePoolOptions;
 use larder::key::MAX_KEY_BYTES;
 use larder::outbox::rusqlite::Sqlite;
 use larder::outbox::{Outbox, OutboxStats, Relay, SQLITE_TABLE};
-use larder::{Cache, Invalidations, Loaded, MemoryL2, Mode, RedisL2};
+use larder::{Cache, InvalidationBatch, Loaded, MemoryL2, Mode, RedisL2};
 use rusqlite::{Connection, Transaction, TransactionBehavior};
 
 use self::database::{Database, Driver, End};
@@ -483,8 +483,8 @@ async fn a_key_that_is_too_long_is_refused_and_nothing_written() {
     let cache: Prices = Cache::builder("test:price").build().unwrap();
     let keys = ["tea".to_owned(), "x".repeat(MAX_KEY_BYTES + 1)];
     let all = [
-        Invalidations::new().keys(&cache, &keys),
-        Invalidations::new().tags(&cache, &keys),
+        InvalidationBatch::new().keys(&cache, &keys),
+        InvalidationBatch::new().tags(&cache, &keys),
     ];
     let mut file = db.open();
     let tx = file.transaction().unwrap();
@@ -510,7 +510,7 @@ async fn without_the_table_it_is_an_error_of_the_database() {
     let cache: Prices = Cache::builder("test:price").build().unwrap();
     let mut file = db.open();
     let tx = file.transaction().unwrap();
-    let rows = Invalidations::new().key(&cache, "tea");
+    let rows = InvalidationBatch::new().key(&cache, "tea");
     let error = db.sqlite().blocking_insert(&tx, &rows).unwrap_err();
     assert!(error.is_database() && !error.is_misuse(), "{error:?}");
     let source = std::error::Error::source(&error).unwrap().to_string();
@@ -608,7 +608,7 @@ async fn few_statements_are_kept() {
     let mut all = 0;
     for many in 1..=keys.len() {
         let mut tx = pool.begin().await.unwrap();
-        let rows = Invalidations::new().keys(&cache, &keys[..many]);
+        let rows = InvalidationBatch::new().keys(&cache, &keys[..many]);
         outbox.insert(&mut tx, &rows).await.unwrap();
         tx.commit().await.unwrap();
         all += many as u64;
@@ -634,7 +634,7 @@ fn keys_are_given_as_to_the_cache() {
     let owned = vec!["a".to_owned(), "b:c".to_owned()];
     let borrowed: Vec<&str> = owned.iter().map(String::as_str).collect();
     let none: [&str; 0] = [];
-    let new = Invalidations::new;
+    let new = InvalidationBatch::new;
     for rows in [
         new().keys(&texts, &owned),
         new().keys(&texts, owned.iter()),

@@ -148,9 +148,9 @@ async fn hold(
         let version = version.unwrap_or(Version::ABSENT);
         match held.insert_if(&id, list, version).await {
             // Another order was faster.
-            Ok(false) => {}
+            Ok(None) => {}
             // While Redis is away nothing is reserved, and the database decides alone.
-            Ok(true) | Err(_) => return Ok(StatusCode::NO_CONTENT),
+            Ok(Some(_)) | Err(_) => return Ok(StatusCode::NO_CONTENT),
         }
     }
     Err(Failure::new(
@@ -248,7 +248,7 @@ impl Stock {
             let Some(version) = entry.meta().version() else {
                 return Ok(());
             };
-            if held.insert_if(&id, list, version).await? {
+            if held.insert_if(&id, list, version).await?.is_some() {
                 return Ok(());
             }
         }

@@ -14,7 +14,7 @@ use axum::{Json, Router};
 use futures::{FutureExt, join};
 use larder::outbox::rusqlite::Sqlite;
 use larder::outbox::{Outbox, Relay, SQLITE_TABLE};
-use larder::{Invalidations, RefreshAhead};
+use larder::{InvalidationBatch, RefreshAhead};
 use rusqlite::{Connection, OptionalExtension as _};
 use serde::{Deserialize, Serialize};
 
@@ -275,7 +275,7 @@ async fn rename(
         let update = "UPDATE product SET name = ?2 WHERE id = ?1";
         let changed = tx.execute(update, (id, name))?;
         if let Some(products) = this.products.larder() {
-            let changed = Invalidations::new().key(products, &id);
+            let changed = InvalidationBatch::new().key(products, &id);
             this.outbox.blocking_insert(tx, &changed)?;
         }
         Ok::<_, DbError>(changed)

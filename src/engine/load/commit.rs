@@ -12,7 +12,7 @@ use tracing::{Instrument, Span};
 
 use super::Loads;
 use super::lease::{self, Ready, Replaces};
-use crate::engine::write::Invalidation;
+use crate::engine::write::KeysAndTags;
 use crate::engine::write::pending::Write;
 use crate::error::{CommitError, Misuse, WriteError, all_done, panic_message};
 use crate::key::{Key, KeyTooLong};
@@ -36,14 +36,14 @@ pub(crate) type Committed<T> = Result<(Returned, T), CommitError<Returned, Retur
 /// Runs a commit, and then carries out these invalidations, however it has ended: it may have landed. If the name of
 /// another one is too long, nothing is cached under it, and the caller is told.
 pub(crate) fn invalidate_after(
-    all: Vec<Invalidation>,
+    all: Vec<KeysAndTags>,
     too_long: Option<KeyTooLong>,
     commit: Commit,
 ) -> BoxFuture<'static, Committed<()>> {
-    let held = all.iter().flat_map(Invalidation::held).collect();
+    let held = all.iter().flat_map(KeysAndTags::held).collect();
     let commit = async { commit.await.map(|value| (value, None)) };
     let follow = async move |_| {
-        all_done(join_all(all.into_iter().map(Invalidation::carry_out)).await)?;
+        all_done(join_all(all.into_iter().map(KeysAndTags::carry_out)).await)?;
         too_long.map_or(Ok(()), |error| Err(error.into()))
     };
     Box::pin(run(held, commit, follow))

@@ -23,7 +23,7 @@ use futures::future::ready;
 use futures::stream::{self, StreamExt, TryStreamExt};
 use tracing::{Instrument, Span, debug};
 
-pub(crate) use self::partitions::{Invalidation, PartitionWrites};
+pub(crate) use self::partitions::{KeysAndTags, PartitionWrites};
 use self::passes::{Passes, Prefix};
 use self::pending::{Insert, Write, WriteResult, stopped};
 use self::update::{Attempts, Turns};
@@ -221,8 +221,9 @@ impl Writes {
     }
 
     /// Makes the value of a key stale in both levels, here and everywhere.
-    pub(crate) async fn expire(&self, key: Key) -> Result<(), WriteError> {
-        self.change([key], &Step::Expire).await.map(|_| ())
+    pub(crate) async fn expire(&self, key: Key) -> Result<Token, WriteError> {
+        let (version, _) = self.change([key], &Step::Expire).await?;
+        Ok(self.token(version))
     }
 
     /// Makes all values with one of these tags misses, in both levels, here and everywhere.

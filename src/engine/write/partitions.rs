@@ -26,13 +26,13 @@ pub(crate) type PartitionWrites = Partitions<Arc<Writes>>;
 type WriteCall<'a, T = Token> = BoxFuture<'a, Result<T, WriteError>>;
 
 /// Keys and tags of one cache that are to be invalidated.
-pub(crate) struct Invalidation {
+pub(crate) struct KeysAndTags {
     pub(crate) writes: Arc<PartitionWrites>,
     pub(crate) keys: BTreeSet<Key>,
     pub(crate) tags: BTreeSet<Key>,
 }
 
-impl Invalidation {
+impl KeysAndTags {
     /// A write for each key and tag, in each of its partitions. If one is dropped, its invalidation is deferred.
     pub(crate) fn held(&self) -> Vec<Write> {
         let writes = &self.writes;
@@ -178,7 +178,7 @@ impl PartitionWrites {
     }
 
     /// Makes the value of a key stale in both levels, here and everywhere.
-    pub(crate) fn expire(&self, key: Key) -> WriteCall<'_, ()> {
+    pub(crate) fn expire(&self, key: Key) -> WriteCall<'_> {
         let partition = self.of(&key);
         Box::pin(partition.expire(key))
     }

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use super::error::{OutboxError, Reason};
 use super::relay::RelayBuilder;
 use super::table::{OutboxTable, rows_of};
-use crate::cache::Invalidations;
+use crate::cache::InvalidationBatch;
 
 /// The outbox of a service, in a database. See the [module](super).
 ///
@@ -25,7 +25,7 @@ impl<T: OutboxTable> Outbox<T> {
     ///
     /// Invalidate them after the commit all the same: the rows have no effect before the next poll of a relay. With
     /// sqlx and rusqlite, `commit` and `blocking_commit` of this type do all of it. With another driver, run the
-    /// transaction by [`Invalidations::invalidate_after`].
+    /// transaction by [`InvalidationBatch::invalidate_after`].
     ///
     /// # Errors
     ///
@@ -34,7 +34,7 @@ impl<T: OutboxTable> Outbox<T> {
     pub async fn insert(
         &self,
         transaction: &mut T::Transaction<'_>,
-        invalidations: &Invalidations,
+        invalidations: &InvalidationBatch,
     ) -> Result<(), OutboxError> {
         let rows = rows_of(invalidations).map_err(Reason::Key)?;
         if rows.is_empty() {

@@ -18,7 +18,7 @@
 //! # let demo = async {
 //! use larder::outbox::rusqlite::Sqlite;
 //! use larder::outbox::{Outbox, SQLITE_TABLE};
-//! use larder::{Cache, Caches, Invalidations, MemoryL2, ServiceSettings};
+//! use larder::{Cache, Caches, InvalidationBatch, MemoryL2, ServiceSettings};
 //!
 //! let caches = Caches::with_l2("shop", ServiceSettings::default(), MemoryL2::new());
 //! let prices: Cache<String, u32> = caches.cache("price").build()?;
@@ -35,7 +35,7 @@
 //! // At each change.
 //! let tx = db.transaction()?;
 //! tx.execute("INSERT OR REPLACE INTO price VALUES ('tea', 450)", ())?;
-//! let changed = Invalidations::new().key(&prices, "tea").tag(&pages, &("price", "tea"));
+//! let changed = InvalidationBatch::new().key(&prices, "tea").tag(&pages, &("price", "tea"));
 //! // Writes the rows, commits, and invalidates. If the process dies after the commit, any relay invalidates.
 //! outbox.blocking_commit(tx, changed)?.await?;
 //! # drop((relay, db));
@@ -108,7 +108,7 @@
 //! # Another driver
 //!
 //! Implement [`OutboxTable`], three statements, which has a sample for tokio-postgres. Run the transaction by
-//! [`Invalidations::invalidate_after`](crate::Invalidations::invalidate_after), so that a caller that is cancelled does
+//! [`InvalidationBatch::invalidate_after`](crate::InvalidationBatch::invalidate_after), so that a caller that is cancelled does
 //! not come between the commit and the invalidation: `examples/tokio_postgres` does.
 //!
 //! # Needs

@@ -16,7 +16,7 @@ use tokio::task::spawn_blocking;
 use super::error::{OutboxError, Reason};
 use super::handle::Outbox;
 use super::table::{BoxError, Namespaces, NewRow, OutboxTable, Row, rows_of};
-use crate::cache::Invalidations;
+use crate::cache::InvalidationBatch;
 use crate::error::{L2Error, WriteError};
 use crate::util::lock::lock;
 
@@ -36,7 +36,7 @@ type Open = dyn Fn() -> Result<Connection, Error> + Send + Sync;
 /// # let demo = async {
 /// use larder::outbox::rusqlite::Sqlite;
 /// use larder::outbox::{Outbox, SQLITE_TABLE};
-/// use larder::{Cache, Invalidations, MemoryL2};
+/// use larder::{Cache, InvalidationBatch, MemoryL2};
 ///
 /// let prices: Cache<String, u32> = Cache::builder("docs:price").l2(MemoryL2::new()).build()?;
 /// let mut db = rusqlite::Connection::open(&path)?;
@@ -48,7 +48,7 @@ type Open = dyn Fn() -> Result<Connection, Error> + Send + Sync;
 ///
 /// let tx = db.transaction()?;
 /// // … the change itself
-/// let changed = Invalidations::new().keys(&prices, ["tea", "milk"]);
+/// let changed = InvalidationBatch::new().keys(&prices, ["tea", "milk"]);
 /// outbox.blocking_commit(tx, changed)?.await?;
 /// # drop((relay, db));
 /// # Ok::<_, Box<dyn std::error::Error>>(()) };
@@ -110,14 +110,14 @@ impl Outbox<Sqlite> {
     /// # async fn demo() -> Result<(), Box<dyn std::error::Error>> {
     /// use larder::outbox::rusqlite::Sqlite;
     /// use larder::outbox::{Outbox, SQLITE_TABLE};
-    /// use larder::{Cache, Invalidations, MemoryL2};
+    /// use larder::{Cache, InvalidationBatch, MemoryL2};
     ///
     /// let users: Cache<u64, String> = Cache::builder("docs:user").l2(MemoryL2::new()).build()?;
     /// let mut db = rusqlite::Connection::open_in_memory()?;
     /// db.execute_batch(SQLITE_TABLE)?;
     /// let outbox = Outbox::new(Sqlite::new(rusqlite::Connection::open_in_memory));
     ///
-    /// let changed = Invalidations::new().tag(&users, &("tenant", 7));
+    /// let changed = InvalidationBatch::new().tag(&users, &("tenant", 7));
     /// let tx = db.transaction()?;
     /// outbox.blocking_insert(&tx, &changed)?;
     /// tx.commit()?;
@@ -132,7 +132,7 @@ impl Outbox<Sqlite> {
     pub fn blocking_insert(
         &self,
         transaction: &Transaction<'_>,
-        invalidations: &Invalidations,
+        invalidations: &InvalidationBatch,
     ) -> Result<(), OutboxError> {
         let rows = rows_of(invalidations).map_err(Reason::Key)?;
         insert(transaction, &rows).map_err(OutboxError::database)
@@ -152,7 +152,7 @@ impl Outbox<Sqlite> {
     pub fn blocking_commit(
         &self,
         transaction: Transaction<'_>,
-        invalidations: Invalidations,
+        invalidations: InvalidationBatch,
     ) -> Result<impl Future<Output = Result<(), WriteError>> + Send + use<>, OutboxError> {
         // Before the commit: without a task there would be none to invalidate after it.
         let runtime = Handle::try_current().map_err(|_| Reason::NoRuntime)?;

@@ -9,7 +9,7 @@
 //! ```no_run
 //! # async fn demo() -> Result<(), Box<dyn std::error::Error>> {
 //! use larder::outbox::{Outbox, POSTGRES_TABLE};
-//! use larder::{Cache, Caches, Invalidations, ServiceSettings};
+//! use larder::{Cache, Caches, InvalidationBatch, ServiceSettings};
 //! # /*
 //! use sqlx::PgPool;
 //! # */
@@ -28,7 +28,7 @@
 //! let mut tx = db.begin().await?;
 //! let rename = sqlx::query("UPDATE product SET name = $1 WHERE id = $2");
 //! rename.bind("green tea").bind(7_i64).execute(&mut *tx).await?;
-//! let changed = Invalidations::new().key(&products, &7).tag(&pages, &("product", 7));
+//! let changed = InvalidationBatch::new().key(&products, &7).tag(&pages, &("product", 7));
 //! outbox.commit(tx, changed).await?;
 //! # Ok(()) }
 //! ```

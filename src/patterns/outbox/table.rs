@@ -5,7 +5,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use futures::future::BoxFuture;
 
-use crate::cache::Invalidations;
+use crate::cache::InvalidationBatch;
 use crate::key::KeyTooLong;
 
 /// The `kind` of a row that names a key.
@@ -111,7 +111,7 @@ pub struct Row {
 }
 
 /// The rows that name all of these. An error if one of them is too long, as nothing is written then.
-pub(super) fn rows_of(invalidations: &Invalidations) -> Result<Vec<NewRow>, KeyTooLong> {
+pub(super) fn rows_of(invalidations: &InvalidationBatch) -> Result<Vec<NewRow>, KeyTooLong> {
     let written_ms = now_ms();
     let names = invalidations.names()?;
     let rows = names.map(|(namespace, is_tag, name)| NewRow {

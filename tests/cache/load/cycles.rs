@@ -185,7 +185,7 @@ async fn a_batch_that_looks_up_one_of_its_keys_is_in_a_cycle() {
             async move {
                 // Each number needs the next one, and the last one needs the first.
                 let next = keys.iter().map(|n| (n + 1) % 4).collect::<Vec<_>>();
-                let found = cache.get_many(&next).await?;
+                let found = cache.get_many_or_load(&next).await?;
                 let sums = keys
                     .into_iter()
                     .zip(found)
@@ -196,7 +196,7 @@ async fn a_batch_that_looks_up_one_of_its_keys_is_in_a_cycle() {
         .build()
         .unwrap();
     inner.set(cache.clone()).ok().unwrap();
-    let error = cache.get(&0).await.unwrap_err();
+    let error = cache.get_or_load(&0).await.unwrap_err();
     let names = cycle(&error);
     assert_eq!(names.matches("test:batch:").count(), 5, "{names}");
 }

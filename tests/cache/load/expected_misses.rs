@@ -236,7 +236,7 @@ async fn a_load_that_waits_for_others_reads_first() {
     for n in 0..50 {
         let gets = wire.asked(Step::Get);
         let key = Arc::new(format!("k{n}"));
-        assert_eq!(*cache.get(&*key).await.unwrap(), *key);
+        assert_eq!(*cache.get_or_load(&*key).await.unwrap(), *key);
         assert_eq!(wire.asked(Step::Get), gets + 1);
     }
 }

@@ -5,7 +5,7 @@ use std::io;
 
 use futures::{FutureExt, poll};
 use larder::key::MAX_KEY_BYTES;
-use larder::{Cache, CommitError, Invalidations, Loaded, MemoryL2};
+use larder::{Cache, CommitError, InvalidationBatch, Loaded, MemoryL2};
 use tokio::runtime::Builder;
 
 use crate::fleet::{HOUR, UNHURRIED};
@@ -56,8 +56,8 @@ impl Service {
         pages + usize::from(self.users.get(&7).await.is_some())
     }
 
-    fn changed(&self) -> Invalidations {
-        let changed = Invalidations::new().key(&self.users, &7);
+    fn changed(&self) -> InvalidationBatch {
+        let changed = InvalidationBatch::new().key(&self.users, &7);
         changed
             .tag(&self.pages, &("user", 7))
             .keys(&self.pages, ["/", "/other"])
@@ -84,8 +84,8 @@ async fn all_are_gone_from_each_instance() {
         assert_eq!(a.held().await, 0);
         eventually("the other has received it", async || b.held().await == 0).await;
     }
-    assert!(Invalidations::new().is_empty() && !a.changed().is_empty());
-    Invalidations::new().invalidate().await.unwrap();
+    assert!(InvalidationBatch::new().is_empty() && !a.changed().is_empty());
+    InvalidationBatch::new().invalidate().await.unwrap();
 }
 
 #[tokio::test]
@@ -119,7 +119,7 @@ async fn a_call_that_is_dropped_leaves_none_out() {
     let all: Vec<u64> = (0..2_000).collect();
     let users = all.iter().map(|id| (id, "Ann".to_owned()));
     a.users.insert_many(users).await.unwrap();
-    let changed = Invalidations::new().keys(&a.users, &all);
+    let changed = InvalidationBatch::new().keys(&a.users, &all);
     assert!(changed.invalidate().now_or_never().is_none());
     eventually("all are invalidated", async || {
         a.users.get_many(&all).await.iter().flatten().count() == 0
@@ -164,7 +164,7 @@ async fn one_that_is_too_long_is_an_error_beside_the_others() {
     a.fill().await;
     let long = "x".repeat(MAX_KEY_BYTES + 1);
     let changed = || a.changed().key(&a.pages, long.as_str());
-    assert!(!Invalidations::new().tag(&a.pages, &long).is_empty());
+    assert!(!InvalidationBatch::new().tag(&a.pages, &long).is_empty());
     let error = changed().invalidate().await.unwrap_err();
     assert!(error.is_key_too_long() && a.held().await == 0);
     a.fill().await;

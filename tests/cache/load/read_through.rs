@@ -69,7 +69,7 @@ async fn settings_batch_the_loads_of_a_cache_of_several() {
     let squares: LoadingCache<u64, u64> = (caches.cache("square").read_through_many(load))
         .build()
         .unwrap();
-    let (a, b) = tokio::join!(squares.get(&2), squares.get(&3));
+    let (a, b) = tokio::join!(squares.get_or_load(&2), squares.get_or_load(&3));
     assert_eq!((*a.unwrap(), *b.unwrap()), (4, 9));
     assert_eq!(*calls.lock().unwrap(), [2]);
 }
@@ -84,9 +84,9 @@ async fn a_loader_is_given_its_state() {
     let cache: LoadingCache<u64, u64> = (Cache::builder("test:state").read_through(load))
         .build()
         .unwrap();
-    assert_eq!(*cache.get(&2).await.unwrap(), 14);
+    assert_eq!(*cache.get_or_load(&2).await.unwrap(), 14);
     *prices.lock().unwrap() = 8;
-    assert_eq!(*cache.get(&3).await.unwrap(), 24);
+    assert_eq!(*cache.get_or_load(&3).await.unwrap(), 24);
 }
 
 over_both_stores!(
@@ -165,14 +165,14 @@ async fn a_missing_key_is_loaded_once_in_the_fleet(fleet: Fleet) {
     for instance in &instances {
         instance.ready().await;
     }
-    let gets = gets.map(|n| instances[n % 2].get("a"));
+    let gets = gets.map(|n| instances[n % 2].get_or_load("a"));
     for found in try_join_all(gets).await.unwrap() {
         assert_eq!(*found, "A");
     }
     assert_eq!(calls.take(), [["a"]]);
     instances[0].invalidate("a").await.unwrap();
     received(&instances[1], 1).await;
-    let found = instances[1].get("a").await.unwrap();
+    let found = instances[1].get_or_load("a").await.unwrap();
     assert_eq!(found.meta().source(), Source::Loader);
     assert_eq!(calls.take(), [["a"]]);
 }
@@ -180,24 +180,24 @@ async fn a_missing_key_is_loaded_once_in_the_fleet(fleet: Fleet) {
 async fn keys_are_loaded_one_by_one_by_a_loader_of_one_key(fleet: Fleet) {
     let calls = Calls::default();
     let cache = of_one(&fleet, &calls);
-    cache.get("b").await.unwrap();
-    let found = cache.get_many(["a", "b", "c", "a"]).await.unwrap();
+    cache.get_or_load("b").await.unwrap();
+    let found = cache.get_many_or_load(["a", "b", "c", "a"]).await.unwrap();
     assert_eq!(texts(&found), ["A", "B", "C", "A"]);
     assert_eq!(calls.take(), [["a"], ["b"], ["c"]]);
-    let error = cache.get_many(["a", "no d"]).await.err().unwrap();
+    let error = cache.get_many_or_load(["a", "no d"]).await.err().unwrap();
     assert!(error.is_loader());
     calls.take();
-    assert_eq!(*cache.reload("a").await.unwrap(), "A");
+    assert_eq!(*cache.refresh("a").await.unwrap(), "A");
     assert_eq!(calls.take(), [["a"]]);
 }
 
 async fn missing_keys_are_loaded_together_by_a_loader_of_many(fleet: Fleet) {
     let calls = Calls::default();
     let cache = of_many(&fleet, &calls, |builder| builder);
-    assert_eq!(*cache.get("b").await.unwrap(), "B");
-    let found = cache.get_many(["a", "b", "c", "a"]).await.unwrap();
+    assert_eq!(*cache.get_or_load("b").await.unwrap(), "B");
+    let found = cache.get_many_or_load(["a", "b", "c", "a"]).await.unwrap();
     assert_eq!(texts(&found), ["A", "B", "C", "A"]);
-    assert_eq!(*cache.reload("c").await.unwrap(), "C");
+    assert_eq!(*cache.refresh("c").await.unwrap(), "C");
     assert_eq!(calls.take(), [vec!["a", "c"], vec!["b"], vec!["c"]]);
 }
 
@@ -213,25 +213,29 @@ async fn a_token_is_for_every_kind_of_loader(fleet: Fleet) {
         wire.heartbeat_answered().await;
         a.insert("k", "old".to_owned()).await.unwrap();
         eventually("b keeps it", || async {
-            b.get("k").await.unwrap();
+            b.get_or_load("k").await.unwrap();
             b.get_local("k").is_some()
         })
         .await;
         wire.drop_messages(true);
         let token = a.invalidate("k").await.unwrap();
-        assert_eq!(*b.get("k").await.unwrap(), "old");
-        let found = b.at_least(&token).get("k").await.unwrap();
+        assert_eq!(*b.get_or_load("k").await.unwrap(), "old");
+        let found = b.at_least(&token).get_or_load("k").await.unwrap();
         assert_eq!(
             (found.as_str(), calls.take()),
             ("K", vec![vec!["k".to_owned()]])
         );
 
         let token = a.insert("k", "new".to_owned()).await.unwrap();
-        assert_eq!(*b.get("k").await.unwrap(), "K");
-        let found = b.at_least(&token).get_many(["l", "k", "l"]).await.unwrap();
+        assert_eq!(*b.get_or_load("k").await.unwrap(), "K");
+        let found = b
+            .at_least(&token)
+            .get_many_or_load(["l", "k", "l"])
+            .await
+            .unwrap();
         assert_eq!(texts(&found), ["L", "new", "L"]);
         assert_eq!(calls.take(), [["l"]]);
-        let error = b.at_least(&token).get_many(["k", "no l"]).await;
+        let error = b.at_least(&token).get_many_or_load(["k", "no l"]).await;
         assert!(error.is_err());
         a.clear().await.unwrap();
     }
@@ -244,10 +248,10 @@ async fn a_key_without_a_value_is_an_error_for_its_callers(fleet: Fleet) {
     ] {
         let calls = Calls::default();
         let cache = of_many(&fleet, &calls, set);
-        let (a, none) = tokio::join!(cache.get("a"), cache.get("no b"));
+        let (a, none) = tokio::join!(cache.get_or_load("a"), cache.get_or_load("no b"));
         assert_eq!(*a.unwrap(), "A");
         assert!(none.is_err_and(|error| error.is_not_found()));
-        let error = cache.get_many(["no b", "c"]).await.err().unwrap();
+        let error = cache.get_many_or_load(["no b", "c"]).await.err().unwrap();
         assert!(error.is_not_found(), "{error}");
         assert_eq!(error.key(), Some("no b"));
         // The call does not wait for the other key.
@@ -257,13 +261,13 @@ async fn a_key_without_a_value_is_an_error_for_its_callers(fleet: Fleet) {
         .await;
         // Another call may find it.
         calls.take();
-        assert!(cache.get("no b").await.is_err());
-        let error = cache.reload("no b").await.err().unwrap();
+        assert!(cache.get_or_load("no b").await.is_err());
+        let error = cache.refresh("no b").await.err().unwrap();
         assert!(error.is_not_found(), "{error}");
         assert_eq!(calls.take(), [["no b"], ["no b"]]);
         // Its lease was given back.
         cache.insert("no b", "found".to_owned()).await.unwrap();
-        assert_eq!(*cache.get("no b").await.unwrap(), "found");
+        assert_eq!(*cache.get_or_load("no b").await.unwrap(), "found");
         cache.clear().await.unwrap();
     }
 }
@@ -273,7 +277,9 @@ async fn single_misses_become_one_call(fleet: Fleet) {
     let calls = Calls::default();
     let cache = of_many(&fleet, &calls, |builder| builder.batch_loads(HOUR, 3));
     let keys = ["a", "b", "c", "d", "e", "f"];
-    let found = try_join_all(keys.map(|key| cache.get(key))).await.unwrap();
+    let found = try_join_all(keys.map(|key| cache.get_or_load(key)))
+        .await
+        .unwrap();
     assert_eq!(texts(&found), ["A", "B", "C", "D", "E", "F"]);
     let calls = calls.take();
     assert_eq!(calls.iter().map(Vec::len).collect::<Vec<_>>(), [3, 3]);
@@ -283,12 +289,12 @@ async fn single_misses_become_one_call(fleet: Fleet) {
 async fn a_failed_batch_is_an_error_for_all_of_it(fleet: Fleet) {
     let calls = Calls::default();
     let cache = of_many(&fleet, &calls, |builder| builder.batch_loads(HOUR, 2));
-    let both = ["fails", "a"].map(|key| cache.get(key));
+    let both = ["fails", "a"].map(|key| cache.get_or_load(key));
     for result in join_all(both).await {
         let cause = result.err().unwrap();
         assert!(cause.downcast_ref::<io::Error>().is_some(), "{cause}");
     }
-    let both = ["a", "b"].map(|key| cache.get(key));
+    let both = ["a", "b"].map(|key| cache.get_or_load(key));
     assert_eq!(texts(&try_join_all(both).await.unwrap()), ["A", "B"]);
 }
 
@@ -299,7 +305,9 @@ async fn a_batch_ends_with_its_window() {
     let window = Duration::from_millis(20);
     let cache = of_many(&fleet, &calls, |builder| builder.batch_loads(window, 100));
     for keys in [["a", "b", "a"], ["c", "d", "d"]] {
-        try_join_all(keys.map(|key| cache.get(key))).await.unwrap();
+        try_join_all(keys.map(|key| cache.get_or_load(key)))
+            .await
+            .unwrap();
     }
     assert_eq!(calls.take(), [["a", "b"], ["c", "d"]]);
 }
@@ -311,10 +319,11 @@ async fn a_key_that_is_in_a_batch_begins_the_next() {
     let calls = Calls::default();
     let builder = Cache::builder("test:alone").batch_loads(Duration::from_millis(20), 100);
     let cache = with_many(builder, &calls);
-    let mut first = Box::pin(cache.get("a"));
+    let mut first = Box::pin(cache.get_or_load("a"));
     assert!(futures::poll!(&mut first).is_pending());
     cache.invalidate("a").await.unwrap();
-    let (first, second, other) = tokio::join!(first, cache.get("a"), cache.get("b"));
+    let (first, second, other) =
+        tokio::join!(first, cache.get_or_load("a"), cache.get_or_load("b"));
     assert_eq!(
         texts(&[first.unwrap(), second.unwrap(), other.unwrap()]),
         ["A", "A", "B"]
@@ -329,7 +338,7 @@ async fn a_batch_is_one_of_the_loads_that_may_run_at_once() {
     let calls = Calls::default();
     let set = |builder: Set| builder.batch_loads(HOUR, 3).max_concurrent_loads(1);
     let cache = of_many(&fleet, &calls, set);
-    let found = try_join_all(["a", "b", "c"].map(|key| cache.get(key))).await;
+    let found = try_join_all(["a", "b", "c"].map(|key| cache.get_or_load(key))).await;
     assert_eq!(texts(&found.unwrap()), ["A", "B", "C"]);
     assert_eq!(calls.take(), [["a", "b", "c"]]);
 }
@@ -339,7 +348,7 @@ async fn a_caller_that_is_cancelled_leaves_the_batch_as_it_is() {
     let fleet = Fleet::memory();
     let calls = Calls::default();
     let cache = of_many(&fleet, &calls, |builder| builder.batch_loads(HOUR, 2));
-    let mut cancelled = Box::pin(cache.get("a"));
+    let mut cancelled = Box::pin(cache.get_or_load("a"));
     let loads = cache.stats().l2_misses;
     tokio::select! {
         biased;
@@ -357,7 +366,7 @@ async fn a_caller_that_is_cancelled_leaves_the_batch_as_it_is() {
         }
     }
     drop(cancelled);
-    assert_eq!(*cache.get("b").await.unwrap(), "B");
+    assert_eq!(*cache.get_or_load("b").await.unwrap(), "B");
     assert_eq!(calls.take(), [["a", "b"]]);
 }
 
@@ -378,7 +387,7 @@ fn a_batch_ends_with_its_runtime() {
     };
     let waiting = first.spawn({
         let cache = cache.clone();
-        async move { cache.get("a").await }
+        async move { cache.get_or_load("a").await }
     });
     let missed = || async { cache.stats().l2_misses > 0 };
     first.block_on(eventually("it is missed", missed));
@@ -394,7 +403,7 @@ fn a_batch_ends_with_its_runtime() {
         .build()
         .unwrap();
     second.block_on(async {
-        let both = ["b", "c"].map(|key| cache.get(key));
+        let both = ["b", "c"].map(|key| cache.get_or_load(key));
         assert_eq!(texts(&try_join_all(both).await.unwrap()), ["B", "C"]);
     });
 }
@@ -419,13 +428,13 @@ async fn a_stale_value_is_refreshed_with_the_loader() {
         }
     };
     let cache = builder.read_through_with(load).build().unwrap();
-    assert_eq!(*cache.get("a").await.unwrap(), "a");
+    assert_eq!(*cache.get_or_load("a").await.unwrap(), "a");
     fleet.advance(Duration::from_secs(120));
-    let stale = cache.get("a").await.unwrap();
+    let stale = cache.get_or_load("a").await.unwrap();
     assert_eq!((stale.as_str(), stale.meta().is_stale()), ("a", true));
     gate.open();
     eventually("it is refreshed", || async {
-        *cache.get("a").await.unwrap() == "a again"
+        *cache.get_or_load("a").await.unwrap() == "a again"
     })
     .await;
 }
@@ -466,7 +475,7 @@ async fn batches_that_cannot_work_are_refused() {
         assert!(error.contains(says), "{error}");
     }
     let cache = builder(window, 1).read_through_many(many).build().unwrap();
-    assert_eq!(*cache.get(&7).await.unwrap(), 7);
+    assert_eq!(*cache.get_or_load(&7).await.unwrap(), 7);
 }
 
 /// Its calls can be awaited in a task.
@@ -475,9 +484,9 @@ async fn its_futures_are_send() {
     let calls = Calls::default();
     let cache = of_many(&Fleet::memory(), &calls, |builder| builder);
     let task = tokio::spawn(async move {
-        cache.get_many(["a", "b"]).await?;
-        cache.reload("a").await?;
-        cache.get("a").await
+        cache.get_many_or_load(["a", "b"]).await?;
+        cache.refresh("a").await?;
+        cache.get_or_load("a").await
     });
     let found: Result<_, LoadError> = task.await.unwrap();
     assert_eq!(*found.unwrap(), "A");

@@ -80,9 +80,9 @@ async fn a_source_that_fails_is_counted(fleet: Fleet) {
 #[tokio::test(start_paused = true)]
 async fn a_check_that_waits_keeps_no_cache_alive() {
     let (cache, loads) = rising(|b| b.verify(1.0).max_staleness(Duration::from_secs(3600)));
-    cache.get("k").await.unwrap();
+    cache.get_or_load("k").await.unwrap();
     let mut events = cache.events();
-    cache.get("k").await.unwrap();
+    cache.get_or_load("k").await.unwrap();
     eventually("it is loaded anew", || async { loads.load(SeqCst) == 2 }).await;
     drop(cache);
     let ends = async { while events.next().await.is_some() {} };
@@ -114,7 +114,7 @@ fn rising(
 async fn without_the_option_nothing_is_loaded() {
     let (cache, loads) = rising(|b| b);
     for _ in 0..100 {
-        cache.get("k").await.unwrap();
+        cache.get_or_load("k").await.unwrap();
     }
     sleep(Duration::from_secs(60)).await;
     assert_eq!(loads.load(SeqCst), 1);
@@ -124,7 +124,7 @@ async fn without_the_option_nothing_is_loaded() {
 async fn a_share_of_the_hits_is_checked() {
     let (cache, loads) = rising(|b| b.verify(Verify::share(0.1).by(|_, _| true)));
     for _ in 0..2000 {
-        cache.get("k").await.unwrap();
+        cache.get_or_load("k").await.unwrap();
         // The checks run.
         tokio::task::yield_now().await;
     }
@@ -139,19 +139,19 @@ async fn values_are_compared_by_what_the_user_says() {
     let (cache, _) =
         rising(|b| b.verify(Verify::share(1.0).by(|cached, loaded| loaded - cached < 2)));
     for _ in 0..2 {
-        cache.get("k").await.unwrap();
+        cache.get_or_load("k").await.unwrap();
         sleep(Duration::from_secs(60)).await;
     }
     assert_eq!((cache.stats().verified, mismatches(&cache.stats())), (1, 0));
     // Of two minutes, by then.
-    cache.get("k").await.unwrap();
+    cache.get_or_load("k").await.unwrap();
     sleep(Duration::from_secs(60)).await;
     assert_eq!(cache.stats().verified, 1);
     assert_eq!(mismatches(&cache.stats()), 1);
 
     let (cache, _) = rising(|b| b.verify(Verify::share(1.0).by(|_, _| panic!("of the user"))));
     for _ in 0..2 {
-        cache.get("k").await.unwrap();
+        cache.get_or_load("k").await.unwrap();
         sleep(Duration::from_secs(60)).await;
     }
     assert_eq!(cache.stats().verify_failures, 1);
@@ -160,8 +160,8 @@ async fn values_are_compared_by_what_the_user_says() {
 #[tokio::test(start_paused = true)]
 async fn what_the_source_does_not_have_any_more_is_counted() {
     let (cache, _) = rising(|b| b.verify(Verify::share(1.0).by(|_, _| true)));
-    cache.get_many(["absent", "k"]).await.unwrap();
-    cache.get_many(["absent", "k"]).await.unwrap();
+    cache.get_many_or_load(["absent", "k"]).await.unwrap();
+    cache.get_many_or_load(["absent", "k"]).await.unwrap();
     sleep(Duration::from_secs(60)).await;
     assert_eq!((cache.stats().verified, mismatches(&cache.stats())), (1, 1));
 }
@@ -170,8 +170,8 @@ async fn what_the_source_does_not_have_any_more_is_counted() {
 async fn a_change_that_is_invalidated_is_none() {
     let (cache, loads) = rising(|b| b.verify(1.0));
     for key in ["gone", "kept"] {
-        cache.get(key).await.unwrap();
-        cache.get(key).await.unwrap();
+        cache.get_or_load(key).await.unwrap();
+        cache.get_or_load(key).await.unwrap();
     }
     // The checker is faster than the invalidation.
     sleep(Duration::from_millis(1)).await;

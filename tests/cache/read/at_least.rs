@@ -77,7 +77,7 @@ fn spawn(
 async fn a_write_is_seen_before_its_message(fleet: Fleet) {
     type Change = fn(Texts) -> futures::future::BoxFuture<'static, Token>;
     const NEW: &str = "new";
-    let changes: [(Option<&str>, Change); 11] = [
+    let changes: [(Option<&str>, Change); 12] = [
         (Some(NEW), |a| {
             Box::pin(async move { put(&a, "k", NEW).await })
         }),
@@ -97,6 +97,13 @@ async fn a_write_is_seen_before_its_message(fleet: Fleet) {
             let store = |_: &String| async { Ok::<_, io::Error>(()) };
             let new = NEW.to_owned();
             Box::pin(async move { a.write_through("k", new, store).await.unwrap() })
+        }),
+        (Some(NEW), |a| {
+            Box::pin(async move {
+                let seen = a.get("k").await.unwrap().meta().version().unwrap();
+                let stored = a.insert_if("k", NEW.to_owned(), seen).await;
+                stored.unwrap().unwrap()
+            })
         }),
         (None, |a| {
             Box::pin(async move { a.invalidate("k").await.unwrap() })
@@ -355,10 +362,14 @@ async fn a_stale_value_is_refreshed_and_not_waited_for(fleet: Fleet) {
     let set = |builder| without_heartbeats(builder).stale_wait(HOUR);
     let (a, _) = fleet.instance_with(set).await;
     let (b, wire) = fleet.instance_with(set).await;
-    wire.drop_messages(true);
     put(&a, "k", "old").await;
-    a.expire("k").await.unwrap();
-    let token = put(&a, "other", "v").await;
+    eventually("b keeps it", || async {
+        b.get("k").await;
+        b.get_local("k").is_some()
+    })
+    .await;
+    wire.drop_messages(true);
+    let token = a.expire("k").await.unwrap();
     let (truth, gate) = (Source::new("new"), Gate::new());
     let entry = through(&b, &token, "k", &truth.behind(&gate))
         .await

@@ -119,6 +119,7 @@ async fn a_converted_value_is_changed_and_invalidated_as_any() {
             .insert_if("replaced", session(9, "x"), version)
             .await
             .unwrap()
+            .is_some()
     );
     let change = |before: Option<&Session>| session(before.unwrap().id + 1, "updated");
     sessions.update("updated", change).await.unwrap();

@@ -394,7 +394,7 @@ async fn a_value_that_is_deferred_is_not_the_one_that_a_condition_names() {
     let seen = a.get("k").await.unwrap().meta().version().unwrap();
     fail_to_invalidate(&a, &wire, "k").await;
     let stored = a.insert_if("k", "made of the old".to_owned(), seen).await;
-    assert!(!stored.unwrap());
+    assert!(stored.unwrap().is_none());
     deliver(&a, &wire).await;
     eventually("it is gone", || async { b.get("k").await.is_none() }).await;
 }

@@ -607,17 +607,33 @@ async fn an_invalid_value_is_absent(fleet: Fleet) {
     let entry = b.get("k").await.unwrap();
     assert!(b.touch("k", Duration::from_secs(60)).await.unwrap());
     assert!(
-        !a.insert_if("k", "x".to_owned(), Version::ABSENT)
+        a.insert_if("k", "x".to_owned(), Version::ABSENT)
             .await
             .unwrap()
+            .is_none()
     );
     a.invalidate_tag("u").await.unwrap();
     assert!(!b.touch("k", Duration::from_secs(60)).await.unwrap());
     let of_then = entry.meta().version().unwrap();
-    assert!(!b.insert_if("k", "x".to_owned(), of_then).await.unwrap());
+    assert!(
+        b.insert_if("k", "x".to_owned(), of_then)
+            .await
+            .unwrap()
+            .is_none()
+    );
     let new = || tagged("new", &["t"]);
-    assert!(b.insert_if("k", new(), Version::ABSENT).await.unwrap());
-    assert!(!a.insert_if("k", new(), Version::ABSENT).await.unwrap());
+    assert!(
+        b.insert_if("k", new(), Version::ABSENT)
+            .await
+            .unwrap()
+            .is_some()
+    );
+    assert!(
+        a.insert_if("k", new(), Version::ABSENT)
+            .await
+            .unwrap()
+            .is_none()
+    );
     assert_eq!(a.get("k").await.unwrap().as_str(), "new");
     a.expire("k").await.unwrap();
     a.invalidate_tag("t").await.unwrap();
@@ -928,7 +944,12 @@ async fn a_value_whose_tags_are_damaged_is_absent() {
         assert!(b.get("k").await.is_none());
         assert!(!b.touch("k", Duration::from_secs(60)).await.unwrap());
         let new = || tagged("new", &["u"]);
-        assert!(b.insert_if("k", new(), Version::ABSENT).await.unwrap());
+        assert!(
+            b.insert_if("k", new(), Version::ABSENT)
+                .await
+                .unwrap()
+                .is_some()
+        );
         assert_eq!(left(&b, &["k"]).await, ["k"]);
         a.invalidate("k").await.unwrap();
     }
@@ -1090,6 +1111,7 @@ async fn without_l2_it_is_the_same() {
             .insert_if("k", "new".to_owned(), Version::ABSENT)
             .await
             .unwrap()
+            .is_some()
     );
     alone.invalidate_tag("u").await.unwrap();
     assert_eq!(left(&alone, &keys).await, ["k", "without"]);

@@ -50,7 +50,12 @@ async fn every_way_of_storing_gives_the_tags(fleet: Fleet) {
         .unwrap();
     a.insert("replaced", "old".to_owned()).await.unwrap();
     let seen = a.get("replaced").await.unwrap().meta().version().unwrap();
-    assert!(a.insert_if("replaced", value(), seen).await.unwrap());
+    assert!(
+        a.insert_if("replaced", value(), seen)
+            .await
+            .unwrap()
+            .is_some()
+    );
     a.update("update", |_| value()).await.unwrap();
     a.write_through("write_through", value(), store)
         .await

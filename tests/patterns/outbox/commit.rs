@@ -5,7 +5,7 @@ use std::error::Error;
 use futures::FutureExt;
 use larder::key::MAX_KEY_BYTES;
 use larder::outbox::Outbox;
-use larder::{Cache, CommitError, Invalidations, MemoryL2};
+use larder::{Cache, CommitError, InvalidationBatch, MemoryL2};
 
 use super::database::{Database, Driver};
 use super::{INTERVAL, Prices, prices};
@@ -25,8 +25,8 @@ async fn service(driver: Driver, l2: &MemoryL2) -> (Database, Prices, Cache<u64,
     (db, prices, users)
 }
 
-fn changed(prices: &Prices, users: &Cache<u64, u32>) -> Invalidations {
-    Invalidations::new().key(prices, "tea").key(users, &7)
+fn changed(prices: &Prices, users: &Cache<u64, u32>) -> InvalidationBatch {
+    InvalidationBatch::new().key(prices, "tea").key(users, &7)
 }
 
 fn committed(db: &Database) -> usize {

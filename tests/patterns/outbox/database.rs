@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use larder::outbox::rusqlite::Sqlite;
 use larder::outbox::{Outbox, Relay, RelayBuilder, SQLITE_TABLE};
-use larder::{Cache, CacheKey, Invalidations};
+use larder::{Cache, CacheKey, InvalidationBatch};
 use rusqlite::Connection;
 use sqlx::SqlitePool;
 use sqlx::sqlite::SqliteConnectOptions;
@@ -93,7 +93,7 @@ impl Database {
     async fn write(
         &self,
         change: Option<&'static str>,
-        rows: Invalidations,
+        rows: InvalidationBatch,
         before_end: impl Future<Output = ()>,
         end: End,
     ) {
@@ -126,7 +126,7 @@ impl Database {
 
     /// A transaction that has these keys invalidated by a relay, and changes nothing else.
     pub(crate) async fn change(&self, cache: &Cache<String, u32>, keys: &[&str], end: End) {
-        let rows = Invalidations::new().keys(cache, keys);
+        let rows = InvalidationBatch::new().keys(cache, keys);
         self.write(None, rows, ready(()), end).await;
     }
 
@@ -137,7 +137,7 @@ impl Database {
         before_commit: impl Future<Output = ()>,
     ) {
         let update = "UPDATE price SET cents = 2 WHERE id = 'tea'";
-        let rows = Invalidations::new().key(cache, "tea");
+        let rows = InvalidationBatch::new().key(cache, "tea");
         self.write(Some(update), rows, before_commit, End::Commit)
             .await;
     }
@@ -148,7 +148,7 @@ impl Database {
         cache: &Cache<K, String>,
         tag: &T,
     ) {
-        let rows = Invalidations::new().tag(cache, tag);
+        let rows = InvalidationBatch::new().tag(cache, tag);
         self.write(None, rows, ready(()), End::Commit).await;
     }
 

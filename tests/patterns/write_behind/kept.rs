@@ -104,7 +104,7 @@ async fn what_another_call_has_changed_meanwhile_is_invalidated() {
         let seen = cache.get("k").await.unwrap().meta().version().unwrap();
         match change {
             "insert" => drop(cache.insert("k", 7).await.unwrap()),
-            "insert_if" => assert!(cache.insert_if("k", 7, seen).await.unwrap()),
+            "insert_if" => assert!(cache.insert_if("k", 7, seen).await.unwrap().is_some()),
             "invalidate" => drop(cache.invalidate("k").await.unwrap()),
             "prefix" => drop(cache.invalidate_prefix("k").await.unwrap()),
             "clear" => drop(cache.clear().await.unwrap()),

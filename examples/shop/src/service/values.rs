@@ -90,7 +90,9 @@ impl<V: Kept> Values<V> {
 
     pub(crate) async fn get(&self, id: u64) -> Answer<Found<V>> {
         match &self.by {
-            By::Larder(cache) if !uncached::is_wanted() => Ok(found(&cache.get(&id).await?)),
+            By::Larder(cache) if !uncached::is_wanted() => {
+                Ok(found(&cache.get_or_load(&id).await?))
+            }
             By::Hand(hand) if !uncached::is_wanted() => hand.get(id, &self.load).await,
             _ => Ok(Found {
                 value: (self.load)(id).await?,
@@ -102,7 +104,9 @@ impl<V: Kept> Values<V> {
     /// The same for a caller that has seen the write of a token.
     pub(crate) async fn get_at_least(&self, id: u64, seen: Option<&Token>) -> Answer<Found<V>> {
         match (&self.by, seen) {
-            (By::Larder(cache), Some(token)) => Ok(found(&cache.at_least(token).get(&id).await?)),
+            (By::Larder(cache), Some(token)) => {
+                Ok(found(&cache.at_least(token).get_or_load(&id).await?))
+            }
             _ => self.get(id).await,
         }
     }
@@ -137,7 +141,7 @@ impl<V: Kept> Values<V> {
     pub(crate) async fn get_many(&self, ids: &[u64]) -> Answer<Vec<Found<V>>> {
         match &self.by {
             By::Larder(cache) => {
-                let entries = cache.get_many(ids).await?;
+                let entries = cache.get_many_or_load(ids).await?;
                 Ok(entries.iter().map(found).collect())
             }
             _ => try_join_all(ids.iter().map(|id| self.get(*id))).await,

@@ -12,7 +12,7 @@ use super::driver::{
     Transaction, Type, query_with,
 };
 use super::{Binds, Parameters, safe};
-use crate::cache::Invalidations;
+use crate::cache::InvalidationBatch;
 use crate::error::{CommitError, OrDeferred as _};
 
 /// Rows of one statement: four parameters each, and `SQLite` before 3.32 takes 999.
@@ -26,7 +26,7 @@ impl<DB: OutboxDatabase> Outbox<Pool<DB>> {
     /// later: this instance does not use them until then, and the rows stay until L2 has accepted the invalidations.
     ///
     /// Cost: one insert for up to 200 keys and tags, the commit, a task, and the round trips of
-    /// [`Invalidations::invalidate`].
+    /// [`InvalidationBatch::invalidate`].
     ///
     /// # Errors
     ///
@@ -39,7 +39,7 @@ impl<DB: OutboxDatabase> Outbox<Pool<DB>> {
     #[cfg_attr(not(feature = "outbox-sqlx"), doc = "```ignore")]
     /// # async fn demo() -> Result<(), Box<dyn std::error::Error>> {
     /// use larder::outbox::{Outbox, SQLITE_TABLE};
-    /// use larder::{Cache, Invalidations, MemoryL2};
+    /// use larder::{Cache, InvalidationBatch, MemoryL2};
     ///
     /// let prices: Cache<String, u32> = Cache::builder("docs:price").l2(MemoryL2::new()).build()?;
     /// # // In memory each connection has a database of its own.
@@ -54,7 +54,7 @@ impl<DB: OutboxDatabase> Outbox<Pool<DB>> {
     /// prices.insert("tea", 450).await?;
     /// let tx = db.begin().await?;
     /// // … the change itself
-    /// outbox.commit(tx, Invalidations::new().key(&prices, "tea")).await?;
+    /// outbox.commit(tx, InvalidationBatch::new().key(&prices, "tea")).await?;
     /// assert!(prices.get("tea").await.is_none());
     /// # Ok(()) }
     /// # tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap().block_on(demo()).unwrap();
@@ -62,7 +62,7 @@ impl<DB: OutboxDatabase> Outbox<Pool<DB>> {
     pub async fn commit(
         &self,
         mut transaction: Transaction<'static, DB>,
-        invalidations: Invalidations,
+        invalidations: InvalidationBatch,
     ) -> Result<(), CommitError<(), OutboxError>> {
         let rows = rows_of(&invalidations);
         let rows = rows.map_err(|error| CommitError::NotBegun(error.into()))?;

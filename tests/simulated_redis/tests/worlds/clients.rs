@@ -638,11 +638,11 @@ async fn compete(
     let (ours, theirs) = futures::join!(insert(instance), insert(&other));
     // Where nothing was there, the first value may have been lost before the second one came.
     assert!(
-        seen == Version::ABSENT || !matches!((&ours, &theirs), (Ok(true), Ok(true))),
+        seen == Version::ABSENT || !matches!((&ours, &theirs), (Ok(Some(_)), Ok(Some(_)))),
         "both have stored a value in the place of {seen:?}"
     );
     let is_there = is_there_until.is_some_and(|until| Instant::now() < until);
-    let is_stored = matches!((&ours, &theirs), (Ok(true), _) | (_, Ok(true)));
+    let is_stored = matches!((&ours, &theirs), (Ok(Some(_)), _) | (_, Ok(Some(_))));
     assert!(
         !(is_there && is_stored),
         "a value was stored on the condition that there was none, and there was one"
@@ -652,10 +652,10 @@ async fn compete(
         sleep(world.config.l2_timeout()).await;
     }
     match ours {
-        Ok(true) => Ok(None),
+        Ok(Some(token)) => Ok(Some(token)),
         Err(error) if error.is_deferred() => Err(error),
         // The other one has won, or somebody else has; or nothing was changed.
-        Ok(false) | Err(_) => instance.cache.invalidate(&key).await.map(Some),
+        Ok(None) | Err(_) => instance.cache.invalidate(&key).await.map(Some),
     }
 }
 

@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use super::Cache;
 use super::typed::{commit_of, committed};
-use crate::engine::{Engine, Invalidation, invalidate_after};
+use crate::engine::{Engine, KeysAndTags, invalidate_after};
 use crate::error::{CommitError, L2Error, WriteError};
 use crate::key::{CacheKey, Key, KeyTooLong, key_text};
 use crate::lookup_by::LookupBy;
@@ -17,7 +17,7 @@ use crate::lookup_by::LookupBy;
 ///
 /// ```
 /// # async fn demo() -> Result<(), Box<dyn std::error::Error>> {
-/// use larder::{Cache, Invalidations, MemoryL2};
+/// use larder::{Cache, InvalidationBatch, MemoryL2};
 ///
 /// # async fn rename_user() -> Result<u64, std::io::Error> { Ok(1) }
 /// let l2 = MemoryL2::new();
@@ -25,7 +25,7 @@ use crate::lookup_by::LookupBy;
 /// let pages: Cache<String, String> = Cache::builder("docs:page").l2(l2).build()?;
 /// # users.insert(&7, "Ann".to_owned()).await?;
 ///
-/// let changed = Invalidations::new().key(&users, &7).tag(&pages, &("user", 7));
+/// let changed = InvalidationBatch::new().key(&users, &7).tag(&pages, &("user", 7));
 /// let rows = changed.invalidate_after(rename_user()).await?;
 /// assert_eq!(rows, 1);
 /// assert!(users.get(&7).await.is_none());
@@ -38,7 +38,7 @@ use crate::lookup_by::LookupBy;
 /// [`invalidate_and_wait`](Cache::invalidate_and_wait) for the others.
 #[must_use = "nothing is invalidated before a call such as `invalidate`"]
 #[derive(Clone, Default)]
-pub struct Invalidations {
+pub struct InvalidationBatch {
     caches: Vec<OfCache>,
     /// Set if the text of a key or tag does not fit, which is missing in the lists.
     too_long: Option<KeyTooLong>,
@@ -51,7 +51,7 @@ struct OfCache {
     tags: BTreeSet<Key>,
 }
 
-impl Invalidations {
+impl InvalidationBatch {
     /// Begins without any.
     pub fn new() -> Self {
         Self::default()
@@ -192,8 +192,8 @@ impl OfCache {
         names.insert(name);
     }
 
-    fn invalidation(self) -> Invalidation {
-        Invalidation {
+    fn invalidation(self) -> KeysAndTags {
+        KeysAndTags {
             writes: Arc::clone(Engine::latest(&self.engine).writes()),
             keys: self.keys,
             tags: self.tags,
@@ -202,7 +202,7 @@ impl OfCache {
 }
 
 /// Without the keys and tags, which may be secret.
-impl fmt::Debug for Invalidations {
+impl fmt::Debug for InvalidationBatch {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let count = |cache: &OfCache| {
             let namespace = cache.engine.namespace().to_owned();

@@ -5,14 +5,14 @@ use std::collections::BTreeSet;
 /// The responses that a rule of [`CacheLayer::invalidate`](super::CacheLayer::invalidate) asks to be removed from
 /// the cache.
 #[derive(Clone, Debug, Default)]
-pub struct Invalidations {
+pub struct InvalidatedResponses {
     pub(super) uris: Vec<String>,
     pub(super) keys: BTreeSet<String>,
     pub(super) tags: BTreeSet<String>,
     pub(super) prefixes: BTreeSet<String>,
 }
 
-impl Invalidations {
+impl InvalidatedResponses {
     /// The stored response of a resource: its path and query, on the host of the request. All of its variants.
     /// [`CacheLayer::prefix`](super::CacheLayer::prefix) and [`CacheLayer::key`](super::CacheLayer::key) are asked for
     /// its key.
