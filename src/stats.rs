@@ -50,51 +50,93 @@ impl Counter {
         self.0.store(before.wrapping_add(n), Ordering::Relaxed);
         before
     }
+
+    fn get(&self) -> u64 {
+        self.0.load(Ordering::Relaxed)
+    }
 }
 
-/// The counters of one thread, in cache lines of its own: two threads that write to one line would have to
-/// fetch it from each other's core each time.
-#[derive(Debug, Default)]
-#[repr(align(128))]
-pub(crate) struct OfThread {
-    pub(crate) l1_hits: Counter,
-    pub(crate) l2_hits: Counter,
-    pub(crate) l2_misses: Counter,
-    pub(crate) l2_read_bytes: Counter,
-    pub(crate) l2_written_bytes: Counter,
-    pub(crate) loads: Counter,
-    pub(crate) load_failures: Counter,
-    pub(crate) loads_not_stored: Counter,
-    pub(crate) refreshes: Counter,
-    pub(crate) refresh_failures: Counter,
-    pub(crate) stale_served: Counter,
-    pub(crate) fallbacks_served: Counter,
-    pub(crate) unproven_served: Counter,
-    pub(crate) invalidations_sent: Counter,
-    pub(crate) invalidations_received: Counter,
-    pub(crate) events_heard: Counter,
-    pub(crate) events_dropped: Counter,
-    pub(crate) parser_panics: Counter,
-    pub(crate) changes_published: Counter,
-    pub(crate) changes_dropped: Counter,
-    pub(crate) replays: Counter,
-    pub(crate) writes_deferred: Counter,
-    pub(crate) l2_errors: Counter,
-    pub(crate) l2_skipped: Counter,
-    pub(crate) l2_breaker_opened: Counter,
-    pub(crate) decode_errors: Counter,
-    pub(crate) other_shapes: Counter,
-    pub(crate) former_types: Counter,
-    pub(crate) keys_refused: Counter,
-    pub(crate) verified: Counter,
-    pub(crate) verify_failures: Counter,
-    pub(crate) mismatches_under_1m: Counter,
-    pub(crate) mismatches_under_1h: Counter,
-    pub(crate) mismatches_over_1h: Counter,
-    pub(crate) unstorable_values: Counter,
-    /// Of an L1 that is no longer used.
-    pub(crate) l1_flushes: Counter,
-    pub(crate) l1_rebuilds: Counter,
+/// All that lists the counters, from their names. Each is a field of [`Stats`]: without one of them this does not compile.
+macro_rules! counters {
+    ($($name:ident),* $(,)?) => {
+        /// The counters of one thread, in cache lines of its own: two threads that write to one line would have to
+        /// fetch it from each other's core each time.
+        #[derive(Debug, Default)]
+        #[repr(align(128))]
+        pub(crate) struct OfThread {
+            $(pub(crate) $name: Counter,)*
+        }
+
+        impl Stats {
+            /// Each field with its name, in the order of the fields.
+            fn named(&mut self) -> [(&'static str, &mut u64); Self::FIELDS] {
+                let Self { $($name,)* l1_entries } = self;
+                [$((stringify!($name), $name),)* ("l1_entries", l1_entries)]
+            }
+
+            const FIELDS: usize = [$(stringify!($name)),*].len() + 1;
+        }
+
+        impl Counters {
+            /// The sums over all threads. `flushes` is how often the present L1 was flushed.
+            pub(crate) fn snapshot(&self, flushes: u64) -> Stats {
+                // Once for all counters: looking for the threads costs more than reading the counters.
+                let threads: Vec<&OfThread> = self.0.iter().collect();
+                let sum = |counter: fn(&OfThread) -> &Counter| {
+                    let counts = threads.iter().map(|thread| counter(thread).get());
+                    counts.fold(0, u64::wrapping_add)
+                };
+                let mut stats = Stats {
+                    $($name: sum(|thread| &thread.$name),)*
+                    // Not counted: the size of L1, where it is asked for.
+                    l1_entries: 0,
+                };
+                // The counter is that of an L1 which is no longer used.
+                stats.l1_flushes += flushes;
+                stats
+            }
+        }
+    };
+}
+
+counters! {
+    l1_hits,
+    l2_hits,
+    l2_misses,
+    l2_read_bytes,
+    l2_written_bytes,
+    loads,
+    load_failures,
+    loads_not_stored,
+    refreshes,
+    refresh_failures,
+    stale_served,
+    fallbacks_served,
+    unproven_served,
+    invalidations_sent,
+    invalidations_received,
+    events_heard,
+    events_dropped,
+    parser_panics,
+    changes_published,
+    changes_dropped,
+    replays,
+    writes_deferred,
+    l2_errors,
+    l2_skipped,
+    l2_breaker_opened,
+    decode_errors,
+    other_shapes,
+    former_types,
+    keys_refused,
+    verified,
+    verify_failures,
+    mismatches_under_1m,
+    mismatches_under_1h,
+    mismatches_over_1h,
+    unstorable_values,
+    l1_flushes,
+    l1_rebuilds,
 }
 
 /// The counts of an instance since it was built: a snapshot by [`Cache::stats`](crate::Cache::stats); or those
@@ -206,91 +248,6 @@ impl Stats {
         numbers.into_iter()
     }
 
-    /// Each field with its name, in the order of the fields.
-    // The pattern has no `..`: a field that is missing here does not compile.
-    fn named(&mut self) -> [(&'static str, &mut u64); 38] {
-        let Self {
-            l1_hits,
-            l2_hits,
-            l2_misses,
-            l2_read_bytes,
-            l2_written_bytes,
-            loads,
-            load_failures,
-            loads_not_stored,
-            refreshes,
-            refresh_failures,
-            stale_served,
-            fallbacks_served,
-            unproven_served,
-            invalidations_sent,
-            invalidations_received,
-            events_heard,
-            events_dropped,
-            parser_panics,
-            changes_published,
-            changes_dropped,
-            replays,
-            writes_deferred,
-            l2_errors,
-            l2_skipped,
-            l2_breaker_opened,
-            decode_errors,
-            other_shapes,
-            former_types,
-            keys_refused,
-            verified,
-            verify_failures,
-            mismatches_under_1m,
-            mismatches_under_1h,
-            mismatches_over_1h,
-            unstorable_values,
-            l1_flushes,
-            l1_rebuilds,
-            l1_entries,
-        } = self;
-        [
-            ("l1_hits", l1_hits),
-            ("l2_hits", l2_hits),
-            ("l2_misses", l2_misses),
-            ("l2_read_bytes", l2_read_bytes),
-            ("l2_written_bytes", l2_written_bytes),
-            ("loads", loads),
-            ("load_failures", load_failures),
-            ("loads_not_stored", loads_not_stored),
-            ("refreshes", refreshes),
-            ("refresh_failures", refresh_failures),
-            ("stale_served", stale_served),
-            ("fallbacks_served", fallbacks_served),
-            ("unproven_served", unproven_served),
-            ("invalidations_sent", invalidations_sent),
-            ("invalidations_received", invalidations_received),
-            ("events_heard", events_heard),
-            ("events_dropped", events_dropped),
-            ("parser_panics", parser_panics),
-            ("changes_published", changes_published),
-            ("changes_dropped", changes_dropped),
-            ("replays", replays),
-            ("writes_deferred", writes_deferred),
-            ("l2_errors", l2_errors),
-            ("l2_skipped", l2_skipped),
-            ("l2_breaker_opened", l2_breaker_opened),
-            ("decode_errors", decode_errors),
-            ("other_shapes", other_shapes),
-            ("former_types", former_types),
-            ("keys_refused", keys_refused),
-            ("verified", verified),
-            ("verify_failures", verify_failures),
-            ("mismatches_under_1m", mismatches_under_1m),
-            ("mismatches_under_1h", mismatches_under_1h),
-            ("mismatches_over_1h", mismatches_over_1h),
-            ("unstorable_values", unstorable_values),
-            ("l1_flushes", l1_flushes),
-            ("l1_rebuilds", l1_rebuilds),
-            ("l1_entries", l1_entries),
-        ]
-    }
-
     /// `name=number` of all that is not zero, separated by spaces. Begins with the release of the crate and the name of
     /// the instance, as `name:text`. Readers add up only `name=number`.
     pub(crate) fn to_text(self, instance_name: &str) -> String {
@@ -339,64 +296,10 @@ impl Deref for Counters {
 }
 
 impl Counters {
-    /// The sums over all threads. `flushes` is how often the present L1 was flushed.
-    pub(crate) fn snapshot(&self, flushes: u64) -> Stats {
-        // Once for all counters: looking for the threads costs more than reading the counters.
-        let threads: Vec<&OfThread> = self.0.iter().collect();
-        let sum = |counter: fn(&OfThread) -> &Counter| {
-            let counts = threads
-                .iter()
-                .map(|thread| counter(thread).0.load(Ordering::Relaxed));
-            counts.fold(0, u64::wrapping_add)
-        };
-        Stats {
-            l1_hits: sum(|counted| &counted.l1_hits),
-            l2_hits: sum(|counted| &counted.l2_hits),
-            l2_misses: sum(|counted| &counted.l2_misses),
-            l2_read_bytes: sum(|counted| &counted.l2_read_bytes),
-            l2_written_bytes: sum(|counted| &counted.l2_written_bytes),
-            loads: sum(|counted| &counted.loads),
-            load_failures: sum(|counted| &counted.load_failures),
-            loads_not_stored: sum(|counted| &counted.loads_not_stored),
-            refreshes: sum(|counted| &counted.refreshes),
-            refresh_failures: sum(|counted| &counted.refresh_failures),
-            stale_served: sum(|counted| &counted.stale_served),
-            fallbacks_served: sum(|counted| &counted.fallbacks_served),
-            unproven_served: sum(|counted| &counted.unproven_served),
-            invalidations_sent: sum(|counted| &counted.invalidations_sent),
-            invalidations_received: sum(|counted| &counted.invalidations_received),
-            events_heard: sum(|counted| &counted.events_heard),
-            events_dropped: sum(|counted| &counted.events_dropped),
-            parser_panics: sum(|counted| &counted.parser_panics),
-            changes_published: sum(|counted| &counted.changes_published),
-            changes_dropped: sum(|counted| &counted.changes_dropped),
-            replays: sum(|counted| &counted.replays),
-            writes_deferred: sum(|counted| &counted.writes_deferred),
-            l2_errors: sum(|counted| &counted.l2_errors),
-            l2_skipped: sum(|counted| &counted.l2_skipped),
-            l2_breaker_opened: sum(|counted| &counted.l2_breaker_opened),
-            decode_errors: sum(|counted| &counted.decode_errors),
-            other_shapes: sum(|counted| &counted.other_shapes),
-            former_types: sum(|counted| &counted.former_types),
-            keys_refused: sum(|counted| &counted.keys_refused),
-            verified: sum(|counted| &counted.verified),
-            verify_failures: sum(|counted| &counted.verify_failures),
-            mismatches_under_1m: sum(|counted| &counted.mismatches_under_1m),
-            mismatches_under_1h: sum(|counted| &counted.mismatches_under_1h),
-            mismatches_over_1h: sum(|counted| &counted.mismatches_over_1h),
-            unstorable_values: sum(|counted| &counted.unstorable_values),
-            l1_flushes: sum(|counted| &counted.l1_flushes) + flushes,
-            l1_rebuilds: sum(|counted| &counted.l1_rebuilds),
-            // Not counted: the size of L1, where it is asked for.
-            l1_entries: 0,
-        }
-    }
-
     /// How many look-ups L1 has answered.
     pub(crate) fn l1_hits(&self) -> u64 {
         let threads = self.0.iter();
-        let counts = threads.map(|thread| thread.l1_hits.0.load(Ordering::Relaxed));
-        counts.fold(0, u64::wrapping_add)
+        threads.fold(0, |sum, thread| sum.wrapping_add(thread.l1_hits.get()))
     }
 }
 

@@ -103,7 +103,7 @@ fn read(
         let option = option.to_lowercase();
         let (cache, of_cache) = section(&option).filter(|_| has_sections).unzip();
         let option = of_cache.unwrap_or(&option);
-        if !is_upper || !Settings::names().contains(&option) {
+        if !is_upper || !Settings::NAMES.contains(&option) {
             mistakes.push(format!("{name} is not the name of an option"));
             continue;
         }
@@ -134,13 +134,13 @@ fn read(
 
 /// The cache and the option in a name such as `product_l2_ttl`. `None` if it has no cache, or no option.
 fn section(name: &str) -> Option<(&str, &str)> {
-    let names = Settings::names();
+    let names = Settings::NAMES;
     if names.contains(&name) {
         return None;
     }
     // From the end, as the name of a cache may contain the name of an option. No option's name ends with `_` and the
     // name of another option.
-    names.into_iter().find_map(|option| {
+    names.iter().find_map(|&option| {
         let cache = name.strip_suffix(option)?.strip_suffix('_')?;
         (!cache.is_empty()).then_some((cache, option))
     })

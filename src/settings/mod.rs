@@ -152,6 +152,64 @@ pub struct Settings {
     pub partitions: Option<u16>,
 }
 
+/// All that lists the options, from their names. Each is a field of [`Settings`]: without one of them this does not compile.
+macro_rules! options {
+    ($($name:ident),* $(,)?) => {
+        impl Settings {
+            /// Each option that is set; each other one as `others` have it.
+            fn or(self, others: Self) -> Self {
+                Self {
+                    $($name: self.$name.or(others.$name),)*
+                }
+            }
+
+            /// The names of all options.
+            const NAMES: &[&str] = &[$(stringify!($name)),*];
+
+            /// Each option with its name, and its value if it is set.
+            fn named(&self) -> [(&'static str, Option<&dyn fmt::Debug>); Self::NAMES.len()] {
+                #[allow(clippy::ref_option, reason = "as the fields are borrowed")]
+                fn value<T: fmt::Debug>(option: &Option<T>) -> Option<&dyn fmt::Debug> {
+                    option.as_ref().map(|value| value as _)
+                }
+                let Self { $($name),* } = self;
+                [$((stringify!($name), value($name))),*]
+            }
+        }
+    };
+}
+
+options! {
+    redis,
+    enabled,
+    enabled_for,
+    l1_capacity,
+    l1_ttl,
+    l2_ttl,
+    sliding,
+    soft_ttl,
+    refresh_ahead,
+    stale_if_error,
+    fallback_throttle,
+    stale_wait,
+    error_ttl,
+    jitter,
+    max_staleness,
+    verify,
+    track_hot_keys,
+    size_advice,
+    mode,
+    max_value_size,
+    l2_timeout,
+    load_timeout,
+    max_concurrent_loads,
+    batch_loads,
+    lease_ttl,
+    lease_wait,
+    max_deferred,
+    partitions,
+}
+
 impl Settings {
     /// These settings, with each option that `other` has taken from there.
     ///
@@ -166,36 +224,7 @@ impl Settings {
     /// ```
     #[must_use]
     pub fn overridden_by(self, other: &Self) -> Self {
-        Self {
-            redis: other.redis.clone().or(self.redis),
-            enabled: other.enabled.or(self.enabled),
-            enabled_for: other.enabled_for.or(self.enabled_for),
-            l1_capacity: other.l1_capacity.or(self.l1_capacity),
-            l1_ttl: other.l1_ttl.or(self.l1_ttl),
-            l2_ttl: other.l2_ttl.or(self.l2_ttl),
-            sliding: other.sliding.or(self.sliding),
-            soft_ttl: other.soft_ttl.or(self.soft_ttl),
-            refresh_ahead: other.refresh_ahead.or(self.refresh_ahead),
-            stale_if_error: other.stale_if_error.or(self.stale_if_error),
-            fallback_throttle: other.fallback_throttle.or(self.fallback_throttle),
-            stale_wait: other.stale_wait.or(self.stale_wait),
-            error_ttl: other.error_ttl.or(self.error_ttl),
-            jitter: other.jitter.or(self.jitter),
-            max_staleness: other.max_staleness.or(self.max_staleness),
-            verify: other.verify.or(self.verify),
-            track_hot_keys: other.track_hot_keys.or(self.track_hot_keys),
-            size_advice: other.size_advice.or(self.size_advice),
-            mode: other.mode.or(self.mode),
-            max_value_size: other.max_value_size.or(self.max_value_size),
-            l2_timeout: other.l2_timeout.or(self.l2_timeout),
-            load_timeout: other.load_timeout.or(self.load_timeout),
-            max_concurrent_loads: other.max_concurrent_loads.or(self.max_concurrent_loads),
-            batch_loads: other.batch_loads.or(self.batch_loads),
-            lease_ttl: other.lease_ttl.or(self.lease_ttl),
-            lease_wait: other.lease_wait.or(self.lease_wait),
-            max_deferred: other.max_deferred.or(self.max_deferred),
-            partitions: other.partitions.or(self.partitions),
-        }
+        other.clone().or(self)
     }
 
     /// The names of the options in which `other` differs.
@@ -206,80 +235,6 @@ impl Settings {
         pairs
             .filter(move |((_, one), (_, other))| text(*one) != text(*other))
             .map(|((name, _), _)| name)
-    }
-
-    /// The names of all options.
-    fn names() -> [&'static str; 28] {
-        Self::default().named().map(|(name, _)| name)
-    }
-
-    /// Each option with its name, and its value if it is set.
-    // The pattern has no `..`: an option that is missing here does not compile.
-    fn named(&self) -> [(&'static str, Option<&dyn fmt::Debug>); 28] {
-        #[allow(clippy::ref_option, reason = "as the fields are borrowed")]
-        fn value<T: fmt::Debug>(option: &Option<T>) -> Option<&dyn fmt::Debug> {
-            option.as_ref().map(|value| value as _)
-        }
-        let Self {
-            redis,
-            enabled,
-            enabled_for,
-            l1_capacity,
-            l1_ttl,
-            l2_ttl,
-            sliding,
-            soft_ttl,
-            refresh_ahead,
-            stale_if_error,
-            fallback_throttle,
-            stale_wait,
-            error_ttl,
-            jitter,
-            max_staleness,
-            verify,
-            track_hot_keys,
-            size_advice,
-            mode,
-            max_value_size,
-            l2_timeout,
-            load_timeout,
-            max_concurrent_loads,
-            batch_loads,
-            lease_ttl,
-            lease_wait,
-            max_deferred,
-            partitions,
-        } = self;
-        [
-            ("redis", value(redis)),
-            ("enabled", value(enabled)),
-            ("enabled_for", value(enabled_for)),
-            ("l1_capacity", value(l1_capacity)),
-            ("l1_ttl", value(l1_ttl)),
-            ("l2_ttl", value(l2_ttl)),
-            ("sliding", value(sliding)),
-            ("soft_ttl", value(soft_ttl)),
-            ("refresh_ahead", value(refresh_ahead)),
-            ("stale_if_error", value(stale_if_error)),
-            ("fallback_throttle", value(fallback_throttle)),
-            ("stale_wait", value(stale_wait)),
-            ("error_ttl", value(error_ttl)),
-            ("jitter", value(jitter)),
-            ("max_staleness", value(max_staleness)),
-            ("verify", value(verify)),
-            ("track_hot_keys", value(track_hot_keys)),
-            ("size_advice", value(size_advice)),
-            ("mode", value(mode)),
-            ("max_value_size", value(max_value_size)),
-            ("l2_timeout", value(l2_timeout)),
-            ("load_timeout", value(load_timeout)),
-            ("max_concurrent_loads", value(max_concurrent_loads)),
-            ("batch_loads", value(batch_loads)),
-            ("lease_ttl", value(lease_ttl)),
-            ("lease_wait", value(lease_wait)),
-            ("max_deferred", value(max_deferred)),
-            ("partitions", value(partitions)),
-        ]
     }
 }
 
@@ -309,7 +264,7 @@ mod tests {
 
     #[test]
     fn options_have_the_names_of_their_fields() {
-        for name in Settings::names() {
+        for name in Settings::NAMES {
             // An unknown field would be an error.
             let file = format!("{{ \"{name}\": null }}");
             let settings: Settings = serde_json::from_str(&file).unwrap();
