@@ -182,26 +182,26 @@ impl Call for Way {
 
 fn insert_script() -> Script {
     Script::new(concat!(
-        include_str!("../../src/l2/redis/checked.lua"),
-        include_str!("../../src/l2/redis/send.lua"),
-        include_str!("../../src/l2/redis/clock.lua"),
-        include_str!("../../src/l2/redis/stamp.lua"),
-        include_str!("../../src/l2/redis/staged.lua"),
-        include_str!("../../src/l2/redis/tag_list.lua"),
-        include_str!("../../src/l2/redis/tags.lua"),
-        include_str!("../../src/l2/redis/insert.lua"),
+        include_str!("../../src/l2/redis/lua/checked.lua"),
+        include_str!("../../src/l2/redis/lua/send.lua"),
+        include_str!("../../src/l2/redis/lua/clock.lua"),
+        include_str!("../../src/l2/redis/lua/stamp.lua"),
+        include_str!("../../src/l2/redis/lua/staged.lua"),
+        include_str!("../../src/l2/redis/lua/tag_list.lua"),
+        include_str!("../../src/l2/redis/lua/tags.lua"),
+        include_str!("../../src/l2/redis/lua/insert.lua"),
     ))
 }
 
 pub(crate) fn invalidate_script() -> Script {
     Script::new(concat!(
         "#!lua flags=allow-oom\n",
-        include_str!("../../src/l2/redis/checked.lua"),
-        include_str!("../../src/l2/redis/send.lua"),
-        include_str!("../../src/l2/redis/clock.lua"),
-        include_str!("../../src/l2/redis/list.lua"),
-        include_str!("../../src/l2/redis/mark.lua"),
-        include_str!("../../src/l2/redis/invalidate.lua"),
+        include_str!("../../src/l2/redis/lua/checked.lua"),
+        include_str!("../../src/l2/redis/lua/send.lua"),
+        include_str!("../../src/l2/redis/lua/clock.lua"),
+        include_str!("../../src/l2/redis/lua/list.lua"),
+        include_str!("../../src/l2/redis/lua/mark.lua"),
+        include_str!("../../src/l2/redis/lua/invalidate.lua"),
     ))
 }
 

@@ -5,17 +5,24 @@
 //! partition that changes something is atomic. On Redis a step is one round trip, but for a read of more keys than fit a
 //! request, a script that the server has to load first, and a request that is sent again.
 //!
+//! - `mod.rs`: the traits; [`step`]: changes and their answers; [`lease`], [`value`] and [`members`]: what the other calls
+//!   take and answer
+//! - [`redis`] and [`memory`]: the two stores; [`outages`]: which lines of the log an outage of a server has written
+//!
 //! Architecture invariant: an L2 stores values, orders changes and publishes them. It knows nothing of L1, of loads in
 //! flight, or of loaders.
 
 mod inbox;
+mod lease;
+mod members;
 mod memory;
 mod outages;
 pub(crate) mod redis;
+mod step;
+mod value;
 #[cfg(feature = "write-behind")]
 mod write_stream;
 
-use std::collections::BTreeMap;
 use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
@@ -24,15 +31,19 @@ pub use bytes::Bytes;
 use futures::future::{BoxFuture, ready};
 use futures::{FutureExt, Stream};
 use tokio::time::Instant;
-use twox_hash::XxHash3_64;
 
 use crate::util::retry_delays::retry_delays;
 
+pub use self::lease::{Fill, Lease, LeaseReply, LeaseRequest};
+pub use self::members::{Applied, FleetBypass, Member, MemberInfo, Members, StoredCounts};
+pub(crate) use self::members::{ListAge, Noted};
 pub use self::memory::{MemoryL2, MemorySnapshot};
 pub use self::outages::{Outages, Reporter, Trouble};
 #[doc(hidden)]
 pub use self::redis::{DialedStream, Dialer};
 pub use self::redis::{RedisL2, Server};
+pub use self::step::{Batch, Step, WriteAck, Written};
+pub use self::value::{EncodedValue, NewLifetime, TagVersion, Touched};
 #[cfg(feature = "write-behind")]
 #[cfg_attr(docsrs, doc(cfg(feature = "write-behind")))]
 pub use self::write_stream::{Append, Pending, Settled, StreamId, Waiting, WriteStream};
@@ -351,162 +362,6 @@ fn no_channels() -> L2Error {
     L2Error::unexpected("this store has no channels of other programs")
 }
 
-/// The counters of one instance, for [`Partition::store_counts`].
-///
-/// Complete: a store heeds every field, so a new field is a breaking change.
-#[derive(Clone, Copy, Debug)]
-pub struct StoredCounts<'a> {
-    /// The id of the instance.
-    pub instance: u64,
-    /// When they were read, in milliseconds by a clock of the instance: later ones are not replaced, as by a late copy
-    /// of the request.
-    pub at: u64,
-    /// `name=number`, separated by spaces; and `name:text`, which is not added up.
-    pub text: &'a str,
-    /// Whether counters that were stored a day ago or earlier are added up.
-    pub folds: bool,
-}
-
-/// The keys that all instances leave out of the cache, as the answer to [`Partition::store_counts`].
-///
-/// Complete: a store sets every field, so a new field is a breaking change.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct FleetBypass {
-    /// Milliseconds of the store's own time.
-    pub now: u64,
-    /// What the keys begin with, and when that ends, by the store's own time.
-    pub prefixes: BTreeMap<Key, u64>,
-}
-
-impl FleetBypass {
-    /// Tells lists apart, for those who ask whether an instance follows the present one. `None` of an empty list.
-    pub(crate) fn id(&self) -> Option<u64> {
-        let texts = self
-            .prefixes
-            .iter()
-            .map(|(prefix, till)| format!("{till} {prefix} "));
-        let text: String = texts.collect();
-        (!text.is_empty()).then(|| XxHash3_64::oneshot(text.as_bytes()))
-    }
-}
-
-/// How an instance introduces itself to a partition.
-///
-/// Complete: a store heeds every field, so a new field is a breaking change.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct MemberInfo {
-    /// A random number that no other instance has.
-    pub id: u64,
-    /// For how long it may use its L1 after it sent the last heartbeat that was answered.
-    pub max_staleness: Duration,
-}
-
-/// How far an instance is with a partition's messages.
-///
-/// Complete: a store heeds every field, so a new field is a breaking change.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Applied {
-    /// The epoch of the partition.
-    pub epoch: u64,
-    /// The number of the last message that it has applied.
-    pub seq: u64,
-}
-
-impl Applied {
-    /// Of an instance that has just subscribed: which messages it has missed is not known yet.
-    pub(crate) const NOTHING: Self = Self { epoch: 0, seq: 0 };
-}
-
-/// An instance, as a partition knows it.
-///
-/// Complete: a store sets every field, so a new field is a breaking change.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Member {
-    /// How it introduced itself.
-    pub info: MemberInfo,
-    /// How far it was when it noted that last.
-    pub applied: Applied,
-    /// Names that note, or the subscription if there was none since: a random number. While it stays the same, the
-    /// member has noted nothing.
-    pub note: u64,
-}
-
-impl Member {
-    /// With a note of now.
-    pub(crate) fn new(info: MemberInfo, applied: Applied) -> Self {
-        Self {
-            info,
-            applied,
-            note: random(),
-        }
-    }
-}
-
-/// The instances that a partition knows.
-///
-/// Complete: a store sets every field, so a new field is a breaking change.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Members {
-    /// Names this list: a random number. A list that may have lost members gets another one.
-    pub generation: u64,
-    /// The members, or those that were asked for.
-    pub list: Vec<Member>,
-}
-
-/// For how long a list of members exists, at least, by the monotonic clock of an instance that is in it.
-#[derive(Clone, Copy)]
-pub(crate) struct ListAge {
-    age: Duration,
-    at: Instant,
-}
-
-impl ListAge {
-    /// The list had existed for so long when the answer arrived that says so. An earlier time would make it seem older.
-    pub(crate) fn new(age: Duration) -> Self {
-        // By tokio's clock, which the simulation sets; in a service it is the system's monotonic one.
-        let at = Instant::now();
-        Self { age, at }
-    }
-
-    pub(crate) fn now(self) -> Duration {
-        self.age.saturating_add(self.at.elapsed())
-    }
-}
-
-/// What a member has noted last, and until when that is enough.
-pub(crate) struct Noted {
-    applied: Applied,
-    until: Instant,
-}
-
-impl Noted {
-    pub(crate) fn new() -> Self {
-        Self {
-            applied: Applied::NOTHING,
-            until: Instant::now(),
-        }
-    }
-
-    /// Whether a heartbeat of now has to note this: if it is news, and else in twice `max_staleness` (rule 16), at a
-    /// time that `align` makes common to several members.
-    pub(crate) fn is_due(
-        &mut self,
-        applied: Applied,
-        max_staleness: Duration,
-        align: impl FnOnce(Instant, Duration) -> Instant,
-    ) -> bool {
-        let every = 2 * max_staleness;
-        // Half the time between heartbeats: those that are sent together may be a little before or after that time.
-        let soon = Instant::now() + max_staleness / 6;
-        let is_due = applied != self.applied || soon >= self.until;
-        if is_due {
-            let until = align(soon + every, every);
-            *self = Self { applied, until };
-        }
-        is_due
-    }
-}
-
 /// An item of a [`Subscription`].
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
@@ -517,287 +372,6 @@ pub enum Event {
     LeaseEnded(Key),
     /// The answer to [`Subscription::heartbeat`].
     Heartbeat(PartitionClock),
-}
-
-/// A change of a partition, for [`Partition::write`]. It is one atomic step for all keys of its [`Batch`].
-///
-/// Complete: a store carries out every step, so a new step is a breaking change. `Append` exists with the feature
-/// `write-behind`, which any crate of a program may turn on: a store that is built without the feature needs a `_` arm
-/// for it, with an error.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Step {
-    /// Stores values whatever was there, and ends all leases on the keys. All values get one version, so no key may be
-    /// there twice.
-    ///
-    /// After the deadline it is refused. Once it is answered, every copy of the request that is still on its way must
-    /// be refused: it could undo a later invalidation.
-    Insert,
-    /// Stores one value as [`Insert`](Self::Insert) does, if the usable value that is stored has this version, or if
-    /// there is none and the version is [`Version::ABSENT`]. If the key has values of several types, it is the usable
-    /// value of its own type, or else the one that was stored last.
-    ///
-    /// A copy of the request that is sent again has the answer of the first one.
-    InsertIf(Version),
-    /// Stores one value as [`Insert`](Self::Insert) does, and appends it to the [`WriteStream`].
-    #[cfg(feature = "write-behind")]
-    Append(Box<Append>),
-    /// Removes values and leases of keys. Without keys it only publishes.
-    Invalidate {
-        /// For so long no load of the keys is stored; a hold that lasts longer is not cut short.
-        hold: Duration,
-        /// Whether the caller waits for all members.
-        is_awaited: bool,
-    },
-    /// Makes the values of keys stale from now on, and removes their leases. The values keep their versions, and the
-    /// message has the version of the answer. A late copy makes values stale that were stored since.
-    Expire,
-    /// Makes all values with one of these tags misses, however many they are. The keys of the batch are the tags. No
-    /// load that began before and returns such a value is stored: as to its lease, the fill is rejected.
-    ///
-    /// A late copy does the same to values that were stored since.
-    InvalidateTags,
-    /// Starts a new epoch, so that every stored value is a miss. Each copy of the request starts another epoch, so that
-    /// a late one cannot bring back values that were stored since.
-    Clear,
-    /// Ends all leases, of whatever key, and issues a version that no value gets. So a value with a higher version was
-    /// stored later, and not by a load whose lease was granted before. Loads that wait for a lease find out when they
-    /// ask again. The batch has no keys, and nothing is published.
-    ///
-    /// A late copy ends the leases of later loads, whose values are not stored then.
-    EndLeases,
-}
-
-impl Step {
-    /// Invalidates keys without a hold.
-    pub const INVALIDATE: Self = Self::Invalidate {
-        hold: Duration::ZERO,
-        is_awaited: false,
-    };
-
-    /// The kind of the message that says so. `None` for a step that publishes nothing.
-    #[must_use]
-    pub fn kind(&self) -> Option<Kind> {
-        match self {
-            Self::Insert | Self::InsertIf(_) => Some(Kind::Insert),
-            #[cfg(feature = "write-behind")]
-            Self::Append(_) => Some(Kind::Insert),
-            Self::Invalidate { is_awaited, .. } if *is_awaited => Some(Kind::InvalidateAwaited),
-            Self::Invalidate { .. } | Self::Expire => Some(Kind::Invalidate),
-            Self::InvalidateTags => Some(Kind::Tags),
-            Self::Clear => Some(Kind::Clear),
-            Self::EndLeases => None,
-        }
-    }
-
-    /// Its name in spans.
-    pub(crate) fn name(&self) -> &'static str {
-        match self {
-            Self::Insert => "insert",
-            Self::InsertIf(_) => "insert_if",
-            #[cfg(feature = "write-behind")]
-            Self::Append(_) => "append",
-            Self::Invalidate { .. } => "invalidate",
-            Self::Expire => "expire",
-            Self::InvalidateTags => "invalidate_tags",
-            Self::Clear => "clear",
-            Self::EndLeases => "end_leases",
-        }
-    }
-
-    /// Whether it stores values.
-    pub(crate) fn is_insert(&self) -> bool {
-        self.kind() == Some(Kind::Insert)
-    }
-
-    /// Whether it changes nothing unless a value with a certain version is stored.
-    pub(crate) fn names_version(&self) -> bool {
-        let version = match self {
-            Self::InsertIf(version) => Some(*version),
-            #[cfg(feature = "write-behind")]
-            Self::Append(append) => append.version,
-            _ => None,
-        };
-        version.is_some_and(|version| version != Version::ABSENT)
-    }
-
-    /// Whether it stores one value, and may change nothing.
-    pub(crate) fn is_conditional(&self) -> bool {
-        self.is_insert() && *self != Self::Insert
-    }
-}
-
-/// The keys of one [`Step`], and all else that it needs.
-///
-/// Complete: a store heeds every field, so a new field is a breaking change.
-#[derive(Clone, Copy, Debug, Default)]
-pub struct Batch<'a> {
-    /// Keys, tags or prefixes.
-    pub keys: &'a [&'a str],
-    /// The value of each key, if values are stored.
-    pub values: &'a [&'a EncodedValue],
-    /// The sender's part of the message, if the step publishes one.
-    pub payload: &'a [u8],
-    /// In milliseconds of the store's time: a step that stores values is refused after that.
-    pub deadline: Option<u64>,
-}
-
-/// The answer to a [`Partition::write`].
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[non_exhaustive]
-pub enum Written {
-    /// It was carried out.
-    Done(WriteAck),
-    /// Nothing was changed: another version of the value is stored, or none.
-    OtherVersion,
-    /// Nothing was changed: too many writes wait for their source.
-    Full,
-}
-
-impl Written {
-    /// Names the write, if anything was changed.
-    pub(crate) fn version(self) -> Option<Version> {
-        match self {
-            Self::Done(ack) => Some(ack.stamp.version()),
-            Self::OtherVersion | Self::Full => None,
-        }
-    }
-}
-
-/// A change that a partition has accepted and published.
-///
-/// Complete: a store sets every field, so a new field is a breaking change.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct WriteAck {
-    /// Which version it was given, and when.
-    pub stamp: Stamp,
-    /// The number of its message, of an invalidation or a clear.
-    pub seq: u64,
-    /// If the caller waits for all members: their longest `max_staleness`.
-    pub longest_staleness: Duration,
-    /// If it is awaited: the generation of the list of members.
-    pub generation: u64,
-    /// If it is awaited: for how long that generation has existed, at least. No wall clock may take part in this.
-    pub members_age: Duration,
-}
-
-impl From<Stamp> for WriteAck {
-    fn from(stamp: Stamp) -> Self {
-        Self {
-            stamp,
-            ..Self::default()
-        }
-    }
-}
-
-/// The parameters of [`Partition::acquire_lease`].
-///
-/// Complete: a store heeds every field, so a new field is a breaking change.
-#[derive(Clone, Copy, Debug)]
-pub struct LeaseRequest {
-    /// How long the lease lasts unless renewed; zero asks for a usable value only.
-    pub ttl: Duration,
-    /// Which stored value is good enough.
-    pub want: Want,
-    /// In milliseconds of the store's time: after that no lease is granted, as the caller has stopped waiting for it. A
-    /// request that comes so late is answered as one without a `ttl`.
-    pub deadline: Option<u64>,
-}
-
-impl LeaseRequest {
-    /// Asks for a usable value only, and leaves no lease.
-    pub(crate) const fn read_only(want: Want) -> Self {
-        Self {
-            ttl: Duration::ZERO,
-            want,
-            deadline: None,
-        }
-    }
-}
-
-/// The answer to a [`Partition::acquire_lease`].
-#[derive(Clone, Debug, PartialEq, Eq)]
-#[non_exhaustive]
-pub enum LeaseReply {
-    /// A usable value, of this epoch and not expired. For [`Want::Kept`] it may have expired.
-    Hit(Bytes),
-    /// The lease is granted: load, then fill.
-    Granted(Lease),
-    /// The lease is granted to a request for [`Want::Any`], and the store keeps a value of this epoch that has expired:
-    /// the answer brings that value.
-    Replace(Lease, Bytes),
-    /// Another load has the lease, for at most this long.
-    Wait(Duration),
-    /// Nothing may be stored for now: load, and do not fill.
-    Hold,
-    /// No usable value; no lease was asked for.
-    Miss,
-}
-
-/// The right to fill a key, gone after an invalidation of it.
-///
-/// Complete: a store sets every field, so a new field is a breaking change.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Lease {
-    /// Names the lease: random, and no other lease has it.
-    pub token: u64,
-    /// The epoch in which it was granted; a fill in another one is refused.
-    pub epoch: u64,
-}
-
-/// The answer to a [`Partition::fill`].
-#[derive(Clone, Debug, PartialEq, Eq)]
-#[non_exhaustive]
-pub enum Fill {
-    /// Stored.
-    Stored(Stamp),
-    /// The lease was gone. The value that is stored instead, if any, unchecked.
-    Rejected(Option<Bytes>),
-}
-
-/// The last invalidation of a tag, as a [`Partition`] knows it.
-///
-/// Complete: a store sets every field, so a new field is a breaking change.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct TagVersion {
-    /// The epoch in which the store has known it since.
-    pub epoch: u64,
-    /// Its version: values with the tag up to that are not valid. Zero if there was none.
-    pub ver: u64,
-}
-
-/// The lifetime of a value from now on.
-///
-/// Complete: a store carries out every variant, so a new variant is a breaking change.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum NewLifetime {
-    /// So long, whatever was said before. The soft TTL and the TTL in L1 stay as they are.
-    Renewed(Ttls),
-    /// So long at least, but not beyond its end.
-    Extended(Ttls),
-}
-
-/// The answer to a [`Partition::touch`].
-///
-/// Complete: a store sets every field, so a new field is a breaking change.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Touched {
-    /// The version of the change, if it was published: the lifetime is shorter than before.
-    pub change: Option<u64>,
-    /// Its stamp, with the version that it had before.
-    pub stamp: Stamp,
-    /// Its times now.
-    pub lifetime: Lifetime,
-}
-
-/// A value ready to be stored.
-///
-/// Complete: a store heeds every field, so a new field is a breaking change.
-#[derive(Clone, Debug)]
-pub struct EncodedValue {
-    /// All but the stamp; the TTLs are in it, too.
-    pub body: Vec<u8>,
-    /// Its lifetime.
-    pub ttls: Ttls,
 }
 
 /// The longest of the pauses between attempts to reach a server that does not answer, before jitter.

@@ -11,7 +11,8 @@ use futures::future::{BoxFuture, join_all};
 use tracing::{Instrument, Span};
 
 use super::Loads;
-use super::lease::{self, Ready, Replaces};
+use super::fill::{Ready, Replaces, fill};
+use super::lease;
 use crate::engine::write::KeysAndTags;
 use crate::engine::write::pending::Write;
 use crate::error::{CommitError, Misuse, WriteError, all_done, panic_message};
@@ -76,7 +77,7 @@ impl Loads {
             let lease = lease::take_over(ctx, key).await;
             let leases = [(key, lease)];
             let value = lease::keep(ctx, &leases, commit).await?;
-            let ended = lease::fill(ctx, &op, lease, ready, Replaces::Any).await;
+            let ended = fill(ctx, &op, lease, ready, Replaces::Any).await;
             let stored = ended.is_stored.then_some(ended.record.version);
             Ok((value, stored))
         };

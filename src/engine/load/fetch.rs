@@ -15,7 +15,8 @@ use tokio::time::{Instant, timeout_at};
 use tracing::{Instrument, Span, debug};
 
 use super::Loads;
-use super::lease::{self, Acquired, Goal, Replaces};
+use super::fill::{self, Replaces};
+use super::lease::{self, Acquired, Goal};
 use super::loader::{LoadKey, Loader, Loading};
 use super::nested::{Behind, LoadId};
 use super::rounds::Rounds;
@@ -337,7 +338,7 @@ impl Loads {
             }
             _ => lease,
         };
-        let stored = lease::store(&self.ctx, &fetch.op, lease, loaded, replaces).await;
+        let stored = fill::store(&self.ctx, &fetch.op, lease, loaded, replaces).await;
         let mut is_done = matches!(&stored, Ok(Some(ended)) if ended.record.is_stored());
         if let Ok(Some(ended)) = &stored
             && !ended.may_be_stored

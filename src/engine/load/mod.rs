@@ -6,7 +6,8 @@
 //! - [`get`]: the callers of a load
 //! - [`fetch`]: the task of a load or refresh: it asks for leases, calls the loader, and stores the values
 //! - [`rounds`]: when it asks again for leases that other instances have
-//! - [`lease`]: one load of a key in the fleet, and the fill that it allows
+//! - [`lease`]: one load of a key in the fleet
+//! - [`fill`]: the loaded value is stored, if the lease still stands
 //! - [`loader`]: the user's loader, and the limits that it runs in
 //! - [`nested`]: loaders that wait for other loads
 //! - [`permits`]: how many loaders run at once
@@ -22,6 +23,7 @@ mod batches;
 mod commit;
 mod fallbacks;
 mod fetch;
+mod fill;
 mod get;
 mod lease;
 pub(crate) mod loader;

@@ -1,3 +1,5 @@
+//! Refreshes: by a call, and of stale values.
+//!
 //! Stale-while-revalidate: values past their soft TTL are replaced in the background, once in the fleet (rule 6).
 //! Callers wait for that if [`stale_wait`](crate::Builder::stale_wait) says so.
 
@@ -5,15 +7,16 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::time::{Instant, timeout_at};
-use tracing::{Instrument, debug_span, warn};
+use tracing::{Instrument, Span, debug_span, warn};
 
 use super::Loads;
 use super::batches::Load;
 use super::fetch::{Fetch, Flight};
+use super::fill::{self, FillOutcome, Replaces};
 use super::get::{LoadCall, one};
-use super::lease::{self, FillOutcome, Goal};
-use super::loader::Loader;
-use super::nested::{LoadId, Waiting};
+use super::lease::{self, Goal};
+use super::loader::{LoadKey, Loader};
+use super::nested::{Behind, LoadId, Waiting};
 use super::verify::{Due, Sample};
 use crate::engine::read::tags::Proof;
 use crate::engine::spans::enabled;
@@ -45,6 +48,45 @@ struct Begun {
 }
 
 impl Loads {
+    /// Loads a key, whatever is there and whoever loads it: joins no load, and takes the lease over from another one.
+    /// The load is an operation as an insert is: its value replaces the one that any instance holds.
+    pub(crate) fn refresh(self: &Arc<Self>, key: Key, loader: Loader) -> LoadCall {
+        let (loads, of, id) = (Arc::clone(self), key.clone(), LoadId::anew());
+        let of_task = id.clone();
+        let task = async move {
+            let ctx = &loads.ctx;
+            // In this order: the operation sees each change from here on (rule 3), and the lease is taken before the
+            // source is read, so that no load that began before is stored after this one (rule 1).
+            let op = ctx.l1.in_flight.begin(&key);
+            ctx.backoff.forget(&key);
+            let lease = lease::take_over(ctx, &key).await;
+            let loading = loader.load(vec![LoadKey {
+                number: 0,
+                key: key.clone(),
+                previous: None,
+            }]);
+            let leased = [(&key, lease)];
+            let loaded = loads
+                .call(loading, &leased, vec![of_task], Behind::default())
+                .await;
+            let loaded = loaded.map(|loaded| loaded.into_iter().flatten().next());
+            let ended = fill::store(ctx, &op, lease, loaded, Replaces::Any).await?;
+            let ended = ended.ok_or_else(LoadError::not_found)?;
+            if !ended.may_be_stored {
+                loads.remove_former(&key).await;
+            }
+            Ok(loads.reads.hand_out(ended.record, ctx.now(), ended.source))
+        };
+        let ctx = Arc::clone(&self.ctx);
+        Box::pin(async move {
+            let waiting = Waiting::begin(&ctx, &of, || id)?;
+            let loaded = tokio::spawn(task.instrument(Span::current())).await;
+            drop(waiting);
+            // The loader's panic is caught, so a task without a result has ended with its runtime.
+            loaded.unwrap_or_else(|_| Err(LoadError::stopped()))
+        })
+    }
+
     /// Has a stale value refreshed. Returns a future for its caller, if the option says that the caller waits.
     pub(crate) fn refresh_stale(
         self: &Arc<Self>,

@@ -17,7 +17,8 @@ use tracing::{Instrument, Span};
 
 use super::Loads;
 use super::batches::{AnyKey, LoaderOfKeys};
-use super::lease::{self, Acquired, Goal, Replaces};
+use super::fill::{self, Replaces};
+use super::lease::{self, Acquired, Goal};
 use super::loader::{LoadKey, Loader};
 use super::nested::{Behind, LoadId, Waiting};
 use super::partitions::PartitionLoads;
@@ -224,7 +225,7 @@ impl Loads {
         };
         let fills = leased.into_iter().zip(loaded);
         let fills = fills.map(|((_, op, lease), loaded)| async move {
-            lease::store(ctx, &op, Some(lease), loaded, Replaces::Nothing).await
+            fill::store(ctx, &op, Some(lease), loaded, Replaces::Nothing).await
         });
         // To the end, also if one fails: each lease is used or given back.
         let fills = stream::iter(fills).buffer_unordered(AT_ONCE);

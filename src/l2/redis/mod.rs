@@ -3,7 +3,7 @@
 //! - [`server`]: which server, and how connections to it are made; [`tls`]: whether TLS can work
 //! - [`topology`]: the server of each partition, or the node of a cluster; [`primary`]: whether it is believed, by what
 //!   [`sentinel`]s say, or the nodes of a [`cluster`], over [`witness_links`]
-//! - [`partition`]: the steps, each a script or a command; [`scripts`]: the `.lua` files; [`call`]: one call of a script
+//! - [`partition`]: the steps, each a script or a command; [`scripts`]: those of the folder `lua`; [`call`]: one call of a script
 //! - [`load_steps`]: the steps of loads; [`gathered`]: those that share a request
 //! - [`read_batcher`]: reads of all partitions on a server that share a request; [`read_request`]: over which connection it
 //!   goes

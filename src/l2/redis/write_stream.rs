@@ -15,15 +15,15 @@ use crate::l2::{
 };
 use crate::wire::message;
 
-const STREAM: &str = include_str!("stream.lua");
+const STREAM: &str = include_str!("lua/stream.lua");
 
 lua! {
-    APPEND: [CHECKED, scripts::CLOCK, STAMP, STORED, MARK, STREAM, STAGED, TAGS, VERSION], "append.lua";
-    TAKE: [ALLOW_OOM, STREAM], "take.lua";
-    SETTLE: [ALLOW_OOM, scripts::CLOCK, STORED, MARK, STREAM], "settle.lua";
-    REQUEUE: [ALLOW_OOM, scripts::CLOCK, MARK, STREAM], "requeue.lua";
-    PENDING: [CHECKED, scripts::CLOCK, STREAM], "pending.lua";
-    DEAD_LETTERS: [CHECKED, STREAM], "dead_letters.lua";
+    APPEND: [CHECKED, scripts::CLOCK, STAMP, STORED, MARK, STREAM, STAGED, TAGS, VERSION], "lua/append.lua";
+    TAKE: [ALLOW_OOM, STREAM], "lua/take.lua";
+    SETTLE: [ALLOW_OOM, scripts::CLOCK, STORED, MARK, STREAM], "lua/settle.lua";
+    REQUEUE: [ALLOW_OOM, scripts::CLOCK, MARK, STREAM], "lua/requeue.lua";
+    PENDING: [CHECKED, scripts::CLOCK, STREAM], "lua/pending.lua";
+    DEAD_LETTERS: [CHECKED, STREAM], "lua/dead_letters.lua";
 }
 
 impl RedisPartition {

@@ -14,7 +14,7 @@ use crate::store::*;
 
 macro_rules! script {
     ($($file:literal)+) => {
-        concat!($(include_str!(concat!("../../../src/l2/redis/", $file, ".lua"))),+)
+        concat!($(include_str!(concat!("../../../src/l2/redis/lua/", $file, ".lua"))),+)
     };
 }
 

@@ -194,8 +194,8 @@ async fn the_first_entries_are_bounded_by_their_number_and_their_bytes() {
         .await;
     }
     let script = [
-        include_str!("../../../src/l2/redis/stream.lua"),
-        include_str!("../../../src/l2/redis/dead_letters.lua"),
+        include_str!("../../../src/l2/redis/lua/stream.lua"),
+        include_str!("../../../src/l2/redis/lua/dead_letters.lua"),
     ];
     for (most, bytes, many) in [
         (0, 100, 0),

@@ -9,7 +9,7 @@ use crate::l2::redis::scripts::{self, CHECKED, INCARNATION, lua};
 use crate::l2::{L2Error, Member, PartitionNumber};
 
 lua! {
-    AUDIT: [CHECKED, scripts::CLOCK, INCARNATION], "../audit.lua";
+    AUDIT: [CHECKED, scripts::CLOCK, INCARNATION], "../lua/audit.lua";
 }
 
 /// What a partition keeps for itself.

@@ -16,7 +16,7 @@ use crate::stats::stored_after;
 use crate::vocabulary::MOST_BYPASSED_BY_FLEET;
 
 lua! {
-    BYPASS_PREFIX: [ALLOW_OOM, CLOCK, BYPASSED], "../bypass.lua";
+    BYPASS_PREFIX: [ALLOW_OOM, CLOCK, BYPASSED], "../lua/bypass.lua";
 }
 
 /// The longest bypass: one without an end may be forgotten.

@@ -16,11 +16,11 @@ use crate::l2::{L2Error, Member, PartitionNumber};
 use crate::vocabulary::MOST_PARTITIONS;
 
 lua! {
-    REMAINS: [CHECKED, HAS], "../remains.lua";
-    FORGET_PARTITION: [ALLOW_OOM, HAS], "../forget_partition.lua";
+    REMAINS: [CHECKED, HAS], "../lua/remains.lua";
+    FORGET_PARTITION: [ALLOW_OOM, HAS], "../lua/forget_partition.lua";
 }
 
-const HAS: &str = include_str!("../has.lua");
+const HAS: &str = include_str!("../lua/has.lua");
 
 /// The keys that a partition has once.
 const OWN: [&str; 9] = [

@@ -21,7 +21,7 @@ use crate::wire::codec;
 use crate::wire::envelope::{self, Envelope, PAYLOAD_IN_BODY, Place, STAMPED};
 
 lua! {
-    INSPECT: [CHECKED, scripts::CLOCK, INCARNATION, MARK], "../inspect.lua";
+    INSPECT: [CHECKED, scripts::CLOCK, INCARNATION, MARK], "../lua/inspect.lua";
 }
 
 /// What a key has in Redis.

@@ -45,7 +45,7 @@ pub(crate) fn edit() {
 
 /// The mutants of a file, or of all if none is named.
 pub(crate) fn mutants(only: &str) -> Vec<Mutant> {
-    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../src/l2/redis");
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../src/l2/redis/lua");
     let paths = fs::read_dir(&folder).unwrap();
     let paths = paths.map(|entry| entry.unwrap().path());
     let scripts = paths.filter(|path| path.extension().is_some_and(|end| end == "lua"));

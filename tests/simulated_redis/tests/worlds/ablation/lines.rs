@@ -19,7 +19,7 @@ macro_rules! file {
     ($name:literal) => {
         (
             $name,
-            include_str!(concat!("../../../../../src/l2/redis/", $name)),
+            include_str!(concat!("../../../../../src/l2/redis/lua/", $name)),
         )
     };
 }

@@ -1,0 +1,49 @@
+//! Values as a partition takes them, and what it knows of their tags and lifetimes.
+
+use super::{Lifetime, Stamp, Ttls};
+
+/// The last invalidation of a tag, as a [`Partition`](super::Partition) knows it.
+///
+/// Complete: a store sets every field, so a new field is a breaking change.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct TagVersion {
+    /// The epoch in which the store has known it since.
+    pub epoch: u64,
+    /// Its version: values with the tag up to that are not valid. Zero if there was none.
+    pub ver: u64,
+}
+
+/// The lifetime of a value from now on.
+///
+/// Complete: a store carries out every variant, so a new variant is a breaking change.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum NewLifetime {
+    /// So long, whatever was said before. The soft TTL and the TTL in L1 stay as they are.
+    Renewed(Ttls),
+    /// So long at least, but not beyond its end.
+    Extended(Ttls),
+}
+
+/// The answer to a [`Partition::touch`](super::Partition::touch).
+///
+/// Complete: a store sets every field, so a new field is a breaking change.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Touched {
+    /// The version of the change, if it was published: the lifetime is shorter than before.
+    pub change: Option<u64>,
+    /// Its stamp, with the version that it had before.
+    pub stamp: Stamp,
+    /// Its times now.
+    pub lifetime: Lifetime,
+}
+
+/// A value ready to be stored.
+///
+/// Complete: a store heeds every field, so a new field is a breaking change.
+#[derive(Clone, Debug)]
+pub struct EncodedValue {
+    /// All but the stamp; the TTLs are in it, too.
+    pub body: Vec<u8>,
+    /// Its lifetime.
+    pub ttls: Ttls,
+}
