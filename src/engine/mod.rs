@@ -1,7 +1,7 @@
 //! Carries out each call: L1, then L2, then the loader.
 //!
-//! [`engine`] puts an instance together, and names the part that carries out a call. Each part is a module, and is there
-//! once for each of the [`partitions`]:
+//! [`engine`] puts an instance together, and names the part that carries out a call; [`operate`] watches, switches and
+//! closes it. Each part is a module, and is there once for each of the [`partitions`]:
 //!
 //! - [`read`]: look-ups in L1 and L2
 //! - [`write`]: inserts, invalidations, clears and updates
@@ -28,6 +28,7 @@ mod load;
 mod members;
 #[cfg_attr(not(feature = "metrics"), path = "no_metrics.rs")]
 mod metrics;
+mod operate;
 mod partitions;
 mod read;
 mod recent_misses;
