@@ -461,7 +461,7 @@ impl<K, V, L> Builder<K, V, L> {
 impl<K, V, L> Builder<K, V, L> {
     /// The age from which a value is stale: it is still returned, flagged by [`Meta::is_stale`](crate::Meta::is_stale),
     /// while [`get_or_load`](Cache::get_or_load) refreshes it in the background. Default: never. It has to be shorter
-    /// than [`l2_ttl`](Self::l2_ttl), and has no effect on a value whose own TTL is not longer.
+    /// than [`l2_ttl`](Self::l2_ttl), and is ignored for a value whose own TTL is shorter or equal.
     ///
     /// While L2 is away, stale values are returned for [`max_staleness`](Self::max_staleness) at most. Then L1 is not
     /// used, and callers wait for the loader; [`Mode::Available`] keeps L1 in use.

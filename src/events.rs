@@ -1,4 +1,4 @@
-//! The events of an instance, for those who listen.
+//! The events of an instance, and their listeners.
 
 use std::mem;
 use std::sync::{Arc, Mutex, OnceLock};
@@ -104,7 +104,7 @@ pub enum CacheEvent {
         /// The key.
         key: String,
     },
-    /// The listener was too slow, and has missed so many events.
+    /// The listener was too slow, and has missed this number of events.
     Missed(u64),
 }
 
@@ -120,7 +120,7 @@ pub enum InvalidatedBy {
     Expire,
 }
 
-/// Hands events to those who listen. Nothing is made of an event while nobody has ever listened.
+/// Hands events to listeners. No event is made while there was no listener yet.
 ///
 /// The sender is made for the first listener, as it takes memory for all that may wait.
 #[derive(Debug, Default)]

@@ -29,7 +29,7 @@ pub const MAX_KEY_BYTES: usize = 1024;
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Key(SmolStr);
 
-/// A text of so many bytes is held in place.
+/// The longest text, in bytes, that is held in place.
 pub(crate) const SHORT_KEY_BYTES: usize = 23;
 
 impl From<&str> for Key {

@@ -21,7 +21,7 @@ pub(crate) const BYPASS: &str = "bypass:";
 /// What comes before the last keys that the instance has found to be old, in hexadecimal digits, with a comma between two.
 pub(crate) const MISMATCHED: &str = "mismatched:";
 
-/// An instance stores counters that have changed after so many times `max_staleness`.
+/// An instance stores counters that have changed after this many times `max_staleness`.
 const CHANGED: u32 = 5;
 /// Or after this, if it is shorter: the answer says which keys all instances are to bypass.
 const CHANGED_AT_MOST: Duration = Duration::from_secs(10);

@@ -130,7 +130,7 @@ impl PartitionNumber {
     /// The partition of a namespace that has no other.
     pub const ONLY: Self = Self { number: 0, of: 1 };
 
-    /// All of so many.
+    /// All partitions of a namespace of this many.
     pub(crate) fn all(of: u16) -> impl Iterator<Item = Self> {
         (0..of).map(move |number| Self { number, of })
     }

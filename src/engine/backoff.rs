@@ -11,7 +11,7 @@ use crate::key::Key;
 use crate::l1::{Hasher, hasher};
 use crate::util::retry_delays::retry_delays;
 
-/// At most so many keys are remembered; a key that is forgotten may be tried at once.
+/// The most keys that are remembered. A key that is forgotten may be tried at once.
 const CAPACITY: usize = 10_000;
 const LONGEST: Duration = Duration::from_secs(30);
 
@@ -34,8 +34,8 @@ struct Pause {
 /// Why a key is not tried again.
 #[derive(Clone)]
 pub(crate) enum After {
-    /// A refresh did not replace the stale value, which is still there. It failed so often in a row: never, if it left
-    /// the key to another instance.
+    /// A refresh did not replace the stale value, which is still there. `failures` counts failed refreshes in a row; it is
+    /// zero if another instance refreshes the key.
     Refresh { failures: usize },
     /// A load failed, and its callers got a fallback.
     Fallback,

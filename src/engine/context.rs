@@ -135,7 +135,7 @@ impl Context {
         self.breaker.send("acquire_lease", reply)
     }
 
-    /// Waits while L2 refuses the connection for requests, which is another one than that of the subscription.
+    /// Waits while L2 refuses the connection for requests. The subscription has a connection of its own.
     pub(crate) async fn not_refused(&self) {
         let mut pauses = reconnects();
         while let Err(error) = self.partition.connected().await
@@ -147,8 +147,8 @@ impl Context {
         }
     }
 
-    /// By when L2 has to have executed a request that is sent now, or it must not execute it: a write that arrives
-    /// later must not undo later writes (rule 14). By L2's clock, if that is known, and by this instance's.
+    /// The deadline of a request that is sent now, by L2's clock if that is known, and by this instance's clock. L2 refuses
+    /// the request afterwards: a write that arrives late must not undo later writes (rule 14).
     pub(crate) fn deadline(&self) -> (Option<u64>, Tick) {
         let by = self.now().saturating_add(nanos(self.options.l2_timeout));
         (self.l1.freshness.partition_time(by), by)

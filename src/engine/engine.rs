@@ -106,7 +106,7 @@ pub(super) struct Instance {
 }
 
 impl Instance {
-    /// The state of a partition, of so many.
+    /// The state of a partition, in a namespace of this many.
     fn context(
         &self,
         partition: PartitionNumber,

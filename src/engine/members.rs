@@ -17,7 +17,7 @@ use crate::error::L2Error;
 use crate::l2::{Member, MemberInfo, WriteAck};
 use crate::util::retry_delays::poll_delays;
 
-/// A member whose entry has not changed for so many times its `max_staleness` is silent. One that relies on a proof has
+/// A member is silent if its entry has not changed for this many times its `max_staleness`. One that relies on a proof has
 /// changed it less than three of these times ago (rule 16); the rest is a margin for clocks that do not run at the same
 /// speed.
 const SILENT_AFTER: u32 = 10;

@@ -77,7 +77,7 @@ impl Engine {
         self.contexts.first().l1.store.size_advice()
     }
 
-    /// The keys that L1 could answer now, so many at most.
+    /// The keys that L1 could answer now, up to `most`.
     pub(crate) fn local_keys(&self, most: usize) -> Vec<String> {
         let now = self.now();
         let mut keys = Vec::new();

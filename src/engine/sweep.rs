@@ -26,9 +26,9 @@ const PAUSE: Duration = Duration::from_secs(1);
 /// invalidate tags all the time. And so long L1 has another capacity than it should have, if moka's sum has drifted.
 const ALL_PAUSE: Duration = Duration::from_secs(60);
 
-/// After how many buckets, of a few entries, the sweep looks whether other tasks have to run: when it empties them, as
-/// moka may take milliseconds for one entry, and when most have nothing to be removed.
+/// How many buckets the sweep empties before it lets other tasks run: moka may take milliseconds for one entry.
 const EMPTIED_AT_ONCE: usize = 4;
+/// The number for buckets that it only looks at.
 const LOOKED_AT_AT_ONCE: usize = 256;
 
 /// The task that sweeps L1.

@@ -3,12 +3,12 @@
 
 use std::sync::atomic::{AtomicU32, Ordering};
 
-/// In so many eras as many entries come as there are. With one era as with eight, and if moka is told of all hits, as
-/// many look-ups are hits (`cargo bench -p benches --bench policies`); with one, a small cache forgets now and then what
-/// is hit all along.
+/// While L1 gets as many new entries as it has, this many eras pass. The hit rate is the same with one era, with eight, and
+/// if moka is told of all hits (`cargo bench -p benches --bench policies`); with one era a small cache now and then forgets
+/// an entry that is hit all the time.
 const ERAS: u64 = 4;
 
-/// Whether an era ends after so many new entries, of so many entries.
+/// Whether an era ends, by the number of new entries in it and of all entries.
 pub(super) fn is_over(new_entries: u64, entries: u64) -> bool {
     new_entries > entries / ERAS
 }

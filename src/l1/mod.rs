@@ -132,7 +132,7 @@ impl L1 {
         )
     }
 
-    /// As [`get`](Self::get), for a look-up of a caller, who takes [note](Store::note_hit) of a hit. Takes note of a
+    /// As [`get`](Self::get), for a look-up of a caller, which [counts](Store::note_hit) a hit itself. Counts a
     /// miss. Without the proof no look-up is a hit, and none counts: a larger L1 would answer none of them.
     #[inline(always)]
     pub(crate) fn look_up(&self, key: &str, now: Tick) -> Option<SharedRecord> {
@@ -470,7 +470,7 @@ impl L1 {
         self.store.set_capacity(capacity);
     }
 
-    /// The keys of entries that may be served at `now`, so many at most.
+    /// The keys of entries that may be served at `now`, up to `most`.
     pub(crate) fn keys(&self, most: usize, now: Tick) -> Vec<Key> {
         if !self.freshness.is_live_at(now) {
             return Vec::new();

@@ -22,17 +22,17 @@ use crate::util::lock::lock;
 /// How many entries the simulated cache of the present capacity has, unless L1 has fewer: the least, and the most. With
 /// 200 the estimates are seldom 3 points off; with more of them, hits take longer.
 const ENTRIES: [u64; 2] = [200, 512];
-/// Between these bounds, one in so many of the entries that L1 has.
+/// Between these bounds, one in this many of the entries that L1 has.
 const PART: u64 = 50;
 /// How many entries all simulated caches have together, at most: 600 KiB.
 const MOST: usize = 8_064;
-/// Look-ups are counted in stretches, in which about so many are in the sample.
+/// Look-ups are counted in stretches. This is about the number of a stretch that are in the sample.
 const STRETCH: f64 = 4_096.0;
 /// The first stretches, in which the simulated caches fill. They do not count.
 const WARM_UP: f64 = 4.0;
 /// After each stretch this part of the count stays.
 const KEPT: f64 = 15.0 / 16.0;
-/// After so many steps of the simulation it is asked whether a stretch has ended.
+/// The steps of the simulation after which it is asked whether a stretch has ended.
 const STEPS: u32 = 64;
 
 pub(crate) struct SizeAdvisor {

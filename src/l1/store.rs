@@ -158,7 +158,7 @@ impl Store {
         !self.policy.is_made() && self.weight() <= self.policy.capacity() / 2
     }
 
-    /// Has moka record the first hit of an entry in this era, and tells the advice of a hit of its sample.
+    /// Has moka record the first hit of an entry in this era. The size advice counts the hit if the key is in its sample.
     #[inline]
     pub(crate) fn note_hit(&self, record: &Record) {
         let era = self.era.load(Ordering::Relaxed);
@@ -386,7 +386,7 @@ impl Store {
         })
     }
 
-    /// The keys of entries that meet the condition, so many at most. Entries that come meanwhile may be missed.
+    /// The keys of entries that meet the condition, up to `most`. Entries that come meanwhile may be missed.
     pub(super) fn keys(&self, most: usize, condition: impl Fn(&Record) -> bool) -> Vec<Key> {
         let mut keys = Vec::new();
         for place in self.places() {

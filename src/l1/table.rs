@@ -315,7 +315,7 @@ impl Table {
     }
 }
 
-/// The bucket of a hash, of so many buckets.
+/// The bucket of a hash, if there are this many buckets.
 #[inline]
 fn place(hash: u64, count: u64) -> u64 {
     let mask = count.next_power_of_two() - 1;

@@ -105,8 +105,8 @@ impl Noted {
         }
     }
 
-    /// Whether a heartbeat of now has to note this: if it is news, and else in twice `max_staleness` (rule 16), at a
-    /// time that `align` makes common to several members.
+    /// Whether a heartbeat has to note `applied` now: if it has changed, and otherwise every two `max_staleness` (rule 16),
+    /// at a time that `align` makes common to several members.
     pub(crate) fn is_due(
         &mut self,
         applied: Applied,

@@ -339,8 +339,8 @@ pub trait Partition: Send + Sync + fmt::Debug {
 pub trait Subscription: Stream<Item = Result<Event, L2Error>> + Send + Unpin {
     /// Asks for an [`Event::Heartbeat`]. It comes after all messages that the partition published before it.
     ///
-    /// Before the partition answers, it notes that this instance has applied all messages up to `applied`, if that is news
-    /// or if nothing was noted for twice its `max_staleness`. The answer is an error if that could not be noted, or if
+    /// Before the partition answers, it notes that this instance has applied all messages up to `applied`, if that has
+    /// changed or if nothing was noted for twice its `max_staleness`. The answer is an error if that could not be noted, or if
     /// this instance is not in the list of members any more, or the list has another generation than the one that it
     /// has joined.
     fn heartbeat(&mut self, applied: Applied);

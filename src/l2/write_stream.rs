@@ -75,7 +75,7 @@ pub struct StreamId {
     pub number: u64,
 }
 
-/// Entries are handed out until they have so many bytes together: all of them in one answer might not come in time.
+/// The bytes of the entries that are handed out at a time: all of them in one answer might not come in time.
 pub(super) const MOST_BYTES: usize = 1 << 20;
 
 /// The writes that a worker has settled.

@@ -7,7 +7,7 @@ const CRC: Crc<u16, Table<16>> = Crc::<u16, Table<16>>::new(&CRC_16_XMODEM);
 /// How many slots a cluster has.
 pub(crate) const SLOTS: u16 = 16_384;
 
-/// Which of so many partitions, of which there is one at least, a key belongs to.
+/// The partition that a key belongs to, of `partitions`, which is at least one.
 pub(crate) fn nth(key: &str, partitions: usize) -> usize {
     usize::from(crc16(key.as_bytes())) % partitions
 }
@@ -21,7 +21,7 @@ pub(crate) fn slot(tag: &str) -> u16 {
     crc16(tag.as_bytes()) % SLOTS
 }
 
-/// Which of so many equal parts of all slots a slot is in.
+/// The part that a slot is in, if all slots are divided into `parts` equal parts.
 pub(crate) fn part(slot: u16, parts: u16) -> u16 {
     let part = u32::from(slot) * u32::from(parts) / u32::from(SLOTS);
     // Below `parts`.

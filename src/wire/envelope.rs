@@ -275,7 +275,7 @@ pub(crate) fn stored_tags(bytes: &[u8]) -> Vec<Key> {
     bytes.get(STAMPED..).map(tags_of).unwrap_or_default()
 }
 
-/// Reads tags as they follow a payload; `None` if they are damaged, more than so many, or longer than a value may have:
+/// Reads tags as they follow a payload; `None` if they are damaged, too many, or longer than a value may have:
 /// each takes memory in L1, and a request for its version.
 pub(crate) fn open_tags(mut bytes: &[u8], most: usize) -> Option<Vec<Key>> {
     let mut tags = Vec::new();

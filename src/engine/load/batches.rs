@@ -73,7 +73,7 @@ impl Load {
     }
 }
 
-/// A loader of many keys. With `limits` it collects loads of single keys for so long, and so many at most, from the
+/// A loader of many keys. With `limits` it collects loads of single keys for a time, up to a number, from the
 /// first of them on.
 pub(crate) struct Batches {
     pub(crate) loader_of: LoaderOfKeys,

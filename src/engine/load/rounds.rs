@@ -68,7 +68,7 @@ impl<P: Iterator<Item = Duration>> Rounds<P> {
             // The time of the next round stands.
             self.next.saturating_duration_since(now).min(shortest)
         } else if self.is_refresh {
-            // The value is of use only when the other instance has stored it, or when its lease has run out.
+            // A refresh need not ask again before the other instance has stored the value, or its lease has run out.
             longest.min(lease_wait)
         } else {
             // Not later than the first lease ends, as the notice of its end may be lost.

@@ -39,7 +39,7 @@ pub(super) struct Sample {
     pub(super) number: usize,
 }
 
-/// A value that is not that of its source, and that nothing has invalidated.
+/// A value that differs from its source, although nothing has invalidated it.
 #[derive(Clone, Debug)]
 #[cfg_attr(not(feature = "admin"), expect(dead_code, reason = "routes show it"))]
 pub(crate) struct Mismatch {

@@ -90,7 +90,7 @@ impl HotKeys {
     }
 }
 
-/// One of so many hits is sampled.
+/// One in this many hits is sampled.
 const SAMPLED: u64 = 16;
 
 /// Whether the nth hit is sampled.

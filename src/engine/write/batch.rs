@@ -102,8 +102,8 @@ async fn send_group(ctx: &Context, mut group: BatchGroup, clock: &ClockKnown) ->
             for write in &mut group.writes {
                 match written {
                     Written::Done(ack) => accept(ctx, write, ack, now),
-                    // Or the caller, which looks for the stored version, would find its own copy again, or a value of a
-                    // read that began before.
+                    // L1 drops its copy: the caller would find it again, or a value of a read that began before, when it
+                    // looks for the stored version.
                     Written::OtherVersion if !ctx.l1.freshness.has_no_l2() => {
                         ctx.l1.forget(&write.key);
                     }

@@ -16,7 +16,7 @@ use crate::key::Key;
 use crate::util::lock::lock;
 use crate::util::retry_delays::retry_delays;
 
-/// An update gives up after so many attempts.
+/// The attempts after which an update gives up.
 const ATTEMPTS: usize = 256;
 /// More often than that no other writer is faster without leaving a value.
 const REFUSED: usize = 8;

@@ -318,7 +318,7 @@ fn may_be_of_one_key(error: &L2Error, keys: usize) -> bool {
     keys > 1 && error.is_refused()
 }
 
-/// The answers to so many loads.
+/// The answers to this number of loads.
 fn whole<T>(answers: Vec<T>, count: usize) -> Result<Vec<T>, L2Error> {
     if answers.len() == count {
         Ok(answers)

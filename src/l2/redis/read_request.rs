@@ -199,7 +199,7 @@ impl ReadRequests {
         self.names.name(VALUE, key.as_ref())
     }
 
-    /// About how many bytes the values of so many keys will bring.
+    /// About how many bytes the values of `keys` keys will bring.
     fn bytes(&self, keys: usize) -> usize {
         // At least one byte for each key: before the first answer, the number of keys is all that is known.
         keys * self.bytes_each.load(Ordering::Relaxed).max(1)
@@ -370,7 +370,7 @@ fn request<'a>(names: impl Iterator<Item = Name<'a>> + Clone) -> Cmd {
     command
 }
 
-/// The line expects so many bytes until this is dropped.
+/// The line expects this number of bytes until this is dropped.
 fn expect(live: &Live, bytes: usize) -> OnDrop<impl Fn()> {
     live.expected().fetch_add(bytes, Ordering::Relaxed);
     OnDrop(move || {
@@ -379,7 +379,7 @@ fn expect(live: &Live, bytes: usize) -> OnDrop<impl Fn()> {
     })
 }
 
-/// How many bytes a key counts for, if the keys of the last request had so many each.
+/// How many bytes a key counts for, by the mean of the last request.
 fn weight(bytes_each: usize) -> usize {
     bytes_each.max(BYTES / KEYS)
 }

@@ -35,9 +35,9 @@ const LIMIT: Duration = Duration::from_secs(10);
 const MOST: u32 = 1024;
 /// Rows that a poll delivers, of those that it has read.
 const BATCH: usize = 256;
-/// An outage is over after so many polls that have not failed. Failures that are closer together are one outage.
+/// The polls without a failure after which an outage is over. Failures that are closer together are one outage.
 const OVER_AFTER: u32 = 4;
-/// The relay looks for rows of unknown namespaces each time that it has polled so often: about once a minute.
+/// The polls after which the relay looks for rows of unknown namespaces: about once a minute.
 const POLLS_PER_LOOK: u32 = 60;
 /// A row of an unknown namespace is told after this time. The table may belong to another service, too, whose relay
 /// would have delivered the row by then.

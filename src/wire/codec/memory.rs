@@ -34,7 +34,7 @@ const MAP_ENTRY: usize = 16;
 /// A variant, or the `Some` of a number.
 const TAG: usize = 8;
 
-/// An allocation of so many bytes, with its header, as the allocators of glibc and jemalloc round them.
+/// An allocation of this number of bytes, with its header, as the allocators of glibc and jemalloc round them.
 const fn allocated(bytes: usize) -> usize {
     if bytes == 0 {
         0

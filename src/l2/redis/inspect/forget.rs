@@ -27,7 +27,7 @@ const OWN: [&str; 9] = [
     CLOCK, LOG, LIVE, STATS, SWEEPER, WORKER, WRITES, DEAD, BYPASS,
 ];
 
-/// An instance that is subscribed notes something less than so many of its `max_staleness` apart (rule 16).
+/// Two notes of a subscribed instance are less than this many of its `max_staleness` apart (rule 16).
 const NOTED_WITHIN: u32 = 3;
 /// How long members are watched at most. One with so long a `max_staleness` that this does not show whether it is
 /// silent counts as running.

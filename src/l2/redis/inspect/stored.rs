@@ -127,7 +127,7 @@ pub enum WhyNot {
     OtherEpoch(u64),
     /// The partition has not issued its version yet (rule 11).
     NotIssued,
-    /// Its lifetime has ended so many milliseconds ago. It may be kept for loads that fail.
+    /// Its lifetime has ended, by this number of milliseconds. It may be kept for loads that fail.
     Expired(u64),
     /// Redis does not know when this tag was invalidated last.
     UnknownTag(Key),
