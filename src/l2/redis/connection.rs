@@ -22,7 +22,7 @@ use super::error::{is_elsewhere, l2_error, none_to_spare, run_error};
 use super::names::Names;
 use super::run::{RunAnswer, run};
 use super::server::CONNECT;
-use super::shared::{Line, Pooled, SharedConnections};
+use super::shared::{Pooled, SharedConnection, SharedConnections};
 use super::topology::Topology;
 use crate::l2::{L2Error, LONGEST_PAUSE, OnConnect, reconnects};
 use crate::util::late::timeout_at;
@@ -129,13 +129,13 @@ pub(super) struct Live {
 }
 
 impl Live {
-    fn line(&self) -> &Line {
-        self.shared.line(self.is_first)
+    fn connection(&self) -> &SharedConnection {
+        self.shared.connection(self.is_first)
     }
 
     /// About how many bytes the reads under way will bring, the reads of other partitions included.
     pub(super) fn expected(&self) -> &AtomicUsize {
-        &self.line().expected
+        &self.connection().expected
     }
 }
 
@@ -389,7 +389,7 @@ impl Connections {
     /// Gives a connection up, so that neither this partition nor another one that has none is given it again.
     fn discard(&self, live: &Arc<Live>) {
         self.leave(live);
-        live.line().retire(&live.pooled);
+        live.connection().retire(&live.pooled);
     }
 
     /// Has the next request of this partition look for its server anew.
@@ -464,7 +464,7 @@ async fn connect(
     source.check_policy(&found);
     if first.is_some_and(|first| !first.is_there()) {
         // The pool may have given this one its last connection, which the first had lost.
-        live.line().retire(&live.pooled);
+        live.connection().retire(&live.pooled);
         return Err(L2Error::closed());
     }
     // Before any request goes over it: the instance may have to empty L1 first (rule 13).
@@ -482,8 +482,8 @@ async fn join_server(
     let not_in_time = |_| Failure::Final(source.not_in_time(CONNECT));
     let found = timeout_at(deadline, source.topology.find(source.names.slot)).await;
     let shared = found.map_err(not_in_time)?.map_err(Failure::Final)?;
-    let line = shared.line(is_first);
-    let pooled = shared.pooled(line);
+    let shared_connection = shared.connection(is_first);
+    let pooled = shared.pooled(shared_connection);
     // Not dropped before the pool was asked whether it had to wait. A spare connection is not waited for.
     let mut connecting = pin!(shared.connect(&pooled, is_first));
     let connected = timeout_at(deadline, &mut connecting).await;
@@ -531,6 +531,6 @@ async fn join_server(
         Ok(Err(error)) => Failure::Final(l2_error(error)),
         Err(_) => Failure::Final(L2Error::timed_out(CONNECT)),
     };
-    line.retire(&pooled);
+    shared_connection.retire(&pooled);
     Err(failed)
 }

@@ -485,9 +485,9 @@ mod tests {
                 warned_of: AtomicU64::new(0),
                 max_staleness: AtomicU64::new(0),
             });
-            let line = Arc::new(Connections::new(source, None));
-            let lines = [Arc::clone(&line), line];
-            let requests = Arc::new(ReadRequests::new(names, lines));
+            let connections = Arc::new(Connections::new(source, None));
+            let both = [Arc::clone(&connections), connections];
+            let requests = Arc::new(ReadRequests::new(names, both));
             SingleReads::new(requests, Arc::clone(&self.batchers))
         }
 

@@ -38,7 +38,7 @@ pub(super) struct ReadRequests {
     names: Arc<Names>,
     /// The first also carries all other requests of the partition. The second is made when a read begins while the first
     /// is busy. With one alone, 64 callers on one thread read 0.64 as many a second.
-    lines: [Arc<Connections>; 2],
+    connections: [Arc<Connections>; 2],
     /// How many bytes a key had on average, the last time.
     bytes_each: AtomicUsize,
     /// Whether the server has refused a key of the last request: then the next one is not shared with other partitions.
@@ -56,23 +56,23 @@ pub(super) struct ReadPart<K, H> {
 /// Parts of several partitions that have one connection, or one part.
 pub(super) struct ReadGroup<K, H>(Vec<GroupPart<K, H>>);
 
-/// A part in a group, with the line that it goes over.
+/// A part in a group, with the connection that it goes over.
 struct GroupPart<K, H> {
     /// How many keys it has in the request.
     keys: usize,
     /// `None` once it was answered.
     part: Option<ReadPart<K, H>>,
-    over: Option<LiveLine>,
+    over: Option<LiveConnection>,
 }
 
-/// The line of a request, and its connection.
-type LiveLine = (Arc<Connections>, Arc<Live>);
+/// The connection of a request, as it is now.
+type LiveConnection = (Arc<Connections>, Arc<Live>);
 
 impl ReadRequests {
-    pub(super) fn new(names: Arc<Names>, lines: [Arc<Connections>; 2]) -> Self {
+    pub(super) fn new(names: Arc<Names>, connections: [Arc<Connections>; 2]) -> Self {
         Self {
             names,
-            lines,
+            connections,
             bytes_each: AtomicUsize::new(0),
             was_refused: AtomicBool::new(false),
         }
@@ -80,14 +80,14 @@ impl ReadRequests {
 
     /// Discards connections as [`Connections::keep_only`] does. `false` if one of them led to another incarnation.
     pub(super) fn keep_only(&self, incarnation: u64) -> bool {
-        let [first, second] = &self.lines;
+        let [first, second] = &self.connections;
         // Both, whatever the first one returns: `&&` would leave the second connection with the old server.
         first.keep_only(incarnation) & second.keep_only(incarnation)
     }
 
     /// How long a read may take.
     pub(super) fn limit(&self) -> Duration {
-        self.lines[0].limit()
+        self.connections[0].limit()
     }
 
     /// How many of the [`BYTES`] of a request a key takes. A small value takes more than it has, so that a request has
@@ -159,7 +159,9 @@ impl ReadRequests {
         deadline: Instant,
     ) -> Result<Vec<ReadResult>, L2Error> {
         let over = self.over(self.is_first_busier());
-        let connections = over.as_ref().map_or(&self.lines[0], |(line, _)| line);
+        let connection = over
+            .as_ref()
+            .map_or(&self.connections[0], |(connection, _)| connection);
         let _expected = over
             .as_ref()
             .map(|(_, live)| expect(live, self.bytes(keys.len())));
@@ -173,7 +175,7 @@ impl ReadRequests {
                 value => Ok(value),
             }
         };
-        match connections.with_until(deadline, send).await? {
+        match connection.with_until(deadline, send).await? {
             value if keys.len() == 1 => Ok(opened(vec![value])),
             // An array of another length could not be told apart by key: it is no answer at all.
             Value::Array(values) if values.len() == keys.len() => Ok(opened(values)),
@@ -187,7 +189,7 @@ impl ReadRequests {
                 let send = |mut connection: MultiplexedConnection| async move {
                     gets.query_async(&mut connection).await
                 };
-                let values: Vec<Value> = connections.with_until(deadline, send).await?;
+                let values: Vec<Value> = connection.with_until(deadline, send).await?;
                 Ok(opened(values))
             }
             Value::ServerError(error) => Err(l2_error(error.into())),
@@ -205,16 +207,17 @@ impl ReadRequests {
         keys * self.bytes_each.load(Ordering::Relaxed).max(1)
     }
 
-    /// Whether the first line has more bytes to bring than the second: a large value delays those behind it.
+    /// Whether the first connection has more bytes to bring than the second: a large value delays those behind it.
     fn is_first_busier(&self) -> bool {
-        let [first, second] = &self.lines;
+        let [first, second] = &self.connections;
         first.expected() > second.expected()
     }
 
-    /// The line for the next request, if its connection is there.
-    fn over(&self, is_first_busier: bool) -> Option<LiveLine> {
-        let [first, second] = &self.lines;
-        let over = |line: &Arc<Connections>| Some((Arc::clone(line), line.live()?));
+    /// The connection for the next request, if its connection is there.
+    fn over(&self, is_first_busier: bool) -> Option<LiveConnection> {
+        let [first, second] = &self.connections;
+        let over =
+            |connection: &Arc<Connections>| Some((Arc::clone(connection), connection.live()?));
         // While the first is being made again, it has precedence in the pool.
         let is_second = is_first_busier && first.is_there();
         is_second
@@ -232,8 +235,8 @@ pub(super) fn grouped<K, H>(parts: Vec<ReadPart<K, H>>) -> Vec<ReadGroup<K, H>> 
     for part in parts {
         let requests = &part.requests;
         let slot = requests.names.slot;
-        // The same line for all that may share a request, as the partitions on a server share what is expected: if each
-        // chose for itself, there would be two requests.
+        // All that may share a request choose the same connection, as the partitions on a server share what is expected. If
+        // each chose for itself, there would be two requests.
         let is_first_busier = match chosen {
             Some((of, is_first_busier)) if of == slot => is_first_busier,
             _ => requests.is_first_busier(),
@@ -273,7 +276,7 @@ impl<K, H> ReadGroup<K, H> {
         first.and_then(|part| part.requests.names.slot)
     }
 
-    fn shares(&self, over: Option<&LiveLine>) -> bool {
+    fn shares(&self, over: Option<&LiveConnection>) -> bool {
         let first = self.0.first().and_then(|one| one.over.as_ref());
         let both = first.zip(over);
         both.is_some_and(|((_, live), (_, other))| Arc::ptr_eq(&live.pooled, &other.pooled))
@@ -284,8 +287,11 @@ impl<K, H> GroupPart<K, H> {
     /// Has the partition judge its connection by the answer, or by none in time. Returns what that is for its callers, if
     /// it is an error.
     fn judge(&self, answer: Option<RedisResult<()>>) -> Option<L2Error> {
-        let (line, live) = self.over.as_ref()?;
-        line.judge(live, answer).err().map(Failure::into_error)
+        let (connection, live) = self.over.as_ref()?;
+        connection
+            .judge(live, answer)
+            .err()
+            .map(Failure::into_error)
     }
 }
 
@@ -370,7 +376,7 @@ fn request<'a>(names: impl Iterator<Item = Name<'a>> + Clone) -> Cmd {
     command
 }
 
-/// The line expects this number of bytes until this is dropped.
+/// The connection expects this number of bytes until this is dropped.
 fn expect(live: &Live, bytes: usize) -> OnDrop<impl Fn()> {
     live.expected().fetch_add(bytes, Ordering::Relaxed);
     OnDrop(move || {

@@ -29,8 +29,8 @@ pub(super) struct SharedConnections {
     /// Whether the pool belongs to the user, and is not made by the connector.
     pub(super) is_given: bool,
     pub(super) primary: Primary,
-    first: Line,
-    spare: Line,
+    first: SharedConnection,
+    spare: SharedConnection,
     pub(super) pubsub: PerRuntime<PubSub>,
 }
 
@@ -39,7 +39,7 @@ struct PoolAt(Pool, Option<Address>);
 
 /// Connections of the pool for one purpose.
 #[derive(Default)]
-pub(super) struct Line {
+pub(super) struct SharedConnection {
     pub(super) current: PerRuntime<Pooled>,
     /// About how many bytes the reads under way over them will bring.
     pub(super) expected: AtomicUsize,
@@ -68,14 +68,14 @@ impl SharedConnections {
             is_given,
             pool: Mutex::new(PoolAt(pool, None)),
             primary,
-            first: Line::default(),
-            spare: Line::default(),
+            first: SharedConnection::default(),
+            spare: SharedConnection::default(),
             pubsub: PerRuntime::default(),
         })
     }
 
     /// Those for all requests, or the spare ones.
-    pub(super) fn line(&self, is_first: bool) -> &Line {
+    pub(super) fn connection(&self, is_first: bool) -> &SharedConnection {
         if is_first { &self.first } else { &self.spare }
     }
 
@@ -94,14 +94,14 @@ impl SharedConnections {
     }
 
     /// The connection that partitions share, unless it leads to a primary that is no longer believed.
-    pub(super) fn pooled(&self, line: &Line) -> Arc<Pooled> {
-        let pooled = line.current.get();
+    pub(super) fn pooled(&self, connection: &SharedConnection) -> Arc<Pooled> {
+        let pooled = connection.current.get();
         let made = pooled.connection.get();
         if made.is_none_or(|(_, term)| self.primary.is_term(*term)) {
             return pooled;
         }
-        line.retire(&pooled);
-        line.current.get()
+        connection.retire(&pooled);
+        connection.current.get()
     }
 
     /// A connection of the pool, its term, and whether it had to be made. If it `waits`, the pool may have to wait for
@@ -183,7 +183,7 @@ impl Default for Pooled {
     }
 }
 
-impl Line {
+impl SharedConnection {
     /// No partition is given this connection again, neither by this nor by the pool. Partitions that have it can go on.
     pub(super) fn retire(&self, one: &Arc<Pooled>) {
         self.current.retire(one);
@@ -250,7 +250,7 @@ mod tests {
         assert_eq!(server.url, None, "caches that are told this URL share none");
         let connector = server.connector().unwrap();
         let shared = SharedConnections::new(connector.clone().into(), None).unwrap();
-        let pooled = shared.pooled(shared.line(true));
+        let pooled = shared.pooled(shared.connection(true));
         let refused = shared.connect(&pooled, true).await.map(drop).unwrap_err();
         assert!(refused.is_unreachable(), "{refused}");
         let (of_requests, _, is_new) = shared.connect(&pooled, true).await.unwrap();
@@ -263,8 +263,11 @@ mod tests {
         }
         let dialed = take(&mut *lock(&echoes.0));
         assert_eq!(dialed, ["cache:6379", "cache:6379", "node:7000"]);
-        shared.line(true).retire(&pooled);
-        assert!(!Arc::ptr_eq(&shared.pooled(shared.line(true)), &pooled));
+        shared.connection(true).retire(&pooled);
+        assert!(!Arc::ptr_eq(
+            &shared.pooled(shared.connection(true)),
+            &pooled
+        ));
     }
 
     #[tokio::test(start_paused = true)]

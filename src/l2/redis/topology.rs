@@ -86,7 +86,7 @@ impl Topology {
             return Ok(this.clone());
         }
         let shared = self.find(slot).await?;
-        let pooled = shared.pooled(shared.line(true));
+        let pooled = shared.pooled(shared.connection(true));
         let (connection, ..) = shared.connect(&pooled, true).await?;
         Ok(connection)
     }
@@ -159,7 +159,7 @@ impl Nodes {
         // No async closure: the compiler ends in a fault at this one when it compiles the crate again.
         let connections = nodes.into_iter().map(|(address, places)| async move {
             let shared = self.at(address)?;
-            let pooled = shared.pooled(shared.line(true));
+            let pooled = shared.pooled(shared.connection(true));
             let (connection, ..) = shared.connect(&pooled, true).await?;
             Ok((connection, places))
         });
