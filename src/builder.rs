@@ -438,8 +438,8 @@ impl<K, V, L> Builder<K, V, L> {
     }
 
     /// A weigher, and a capacity in its unit, where none is set.
-    #[cfg(feature = "http")]
-    pub(crate) fn or_weighed(
+    #[doc(hidden)]
+    pub fn or_weighed(
         mut self,
         capacity: u64,
         weigher: impl Fn(&str, &V) -> u32 + Send + Sync + 'static,

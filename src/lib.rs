@@ -4,7 +4,7 @@
 //! [features]: crate::guide::features
 //! [guarantees]: crate::guide::guarantees
 //! [guide]: crate::guide
-//! [http]: crate::guide
+//! [http]: https://docs.rs/larder-http
 //! [invalidation]: crate::guide::invalidation
 //! [loaders]: crate::guide::loaders
 //! [macros]: crate::guide
@@ -47,8 +47,8 @@ pub mod fuzzing;
 #[cfg(feature = "macros")]
 #[doc(hidden)]
 pub mod generated;
-#[cfg(feature = "http")]
-pub mod http;
+#[doc(hidden)]
+pub mod internal;
 pub mod key;
 mod l1;
 pub mod l2;
@@ -184,10 +184,6 @@ pub mod guide {
     #[cfg(feature = "outbox-sqlx")]
     #[doc = include_str!("guide/outbox.md")]
     pub mod outbox {}
-
-    #[cfg(feature = "http")]
-    #[doc = include_str!("guide/http.md")]
-    pub mod http {}
 
     #[cfg(feature = "macros")]
     #[doc = include_str!("guide/macros.md")]

@@ -54,10 +54,10 @@ impl AnyValue {
 ///     entry
 /// }
 /// ```
-pub(crate) type Invariant<T> = PhantomData<fn(T) -> T>;
+pub type Invariant<T> = PhantomData<fn(T) -> T>;
 
 /// Gives a value back the type with which it was boxed.
-pub(crate) fn downcast<T: 'static>(any: Box<dyn Any + Send>) -> T {
+pub fn downcast<T: 'static>(any: Box<dyn Any + Send>) -> T {
     match any.downcast() {
         Ok(typed) => *typed,
         Err(_) => has_other_type(),

@@ -374,61 +374,6 @@ fn a_layer_that_does_nothing_takes_nothing() {
     );
 }
 
-/// Clients choose how many responses there are, how large they are, and what they depend on. The bound is not sharp:
-/// see the documentation of the layer.
-#[cfg(feature = "http")]
-#[test]
-fn responses_take_about_the_bytes_that_l1_may_hold() {
-    use axum::body::{Body, to_bytes};
-    use http::{HeaderName, Request, Response};
-    use larder::http::CacheLayer;
-    use tower::{Layer, ServiceExt};
-
-    const CAPACITY: u64 = 2 << 20;
-    let _alone = alone();
-    for (name, requests, body, lines, value, is_varied) in [
-        ("404", 4_000, 0, 1, 1, false),
-        ("short", 2_000, 300, 12, 20, false),
-        ("headers", 200, 0, 100, 100, false),
-        ("assets", 60, 100_000, 5, 20, false),
-        ("variants", 1_200, 10, 1, 4_000, true),
-    ] {
-        let layer = CacheLayer::new(Cache::builder("test:bytes").l1_capacity(CAPACITY)).unwrap();
-        let service = layer.layer(tower::service_fn(move |_: Request<Body>| {
-            let mut response = Response::builder().header("cache-control", "max-age=60");
-            for n in 1..lines {
-                let name = HeaderName::try_from(format!("x-{n}")).unwrap();
-                response = response.header(name, "x".repeat(value));
-            }
-            if is_varied {
-                response = response.header("vary", "x-long");
-            }
-            let response = response.body(Body::from(vec![b'x'; body])).unwrap();
-            async move { Ok::<_, Infallible>(response) }
-        }));
-        // One for each, whose last tasks end with it: they would keep the responses until the next one runs.
-        let runtime = runtime();
-        let taken = allocation_counter::measure(|| {
-            runtime.block_on(async {
-                for n in 0..requests {
-                    let path = if is_varied { 0 } else { n };
-                    let long = format!("{n}{}", "x".repeat(value));
-                    let request = Request::get(format!("http://shop.example/{path}"));
-                    let request = request.header("x-long", long).body(Body::empty()).unwrap();
-                    let response = service.clone().oneshot(request).await.unwrap();
-                    to_bytes(Body::new(response.into_body()), usize::MAX)
-                        .await
-                        .unwrap();
-                }
-            });
-        });
-        // At most 64 that are not evicted yet.
-        let each = u64::try_from(body + lines * (value + 250) + 6_000).unwrap();
-        let bytes = CAPACITY / 2..CAPACITY * 9 / 8 + 64 * each;
-        assert!(bytes.contains(&taken.bytes_max), "{name}: {taken:?}");
-    }
-}
-
 /// Values of different shapes, each more than fits.
 #[test]
 fn l1_takes_the_bytes_that_it_is_bounded_in() {

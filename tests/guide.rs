@@ -30,9 +30,12 @@ fn files(folder: &Path, end: &str) -> Vec<PathBuf> {
 
 /// The texts of all lines at INFO and above: the last string of each call of a macro.
 fn messages() -> BTreeSet<String> {
-    let src = Path::new(env!("CARGO_MANIFEST_DIR")).join("src");
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
     let mut messages = BTreeSet::new();
-    for file in files(&src, "rs") {
+    for file in ["src", "crates/larder-http/src"]
+        .iter()
+        .flat_map(|folder| files(&root.join(folder), "rs"))
+    {
         let code = fs::read_to_string(&file).unwrap();
         for level in ["info!(", "warn!(", "error!("] {
             for call in code.split(level).skip(1) {
@@ -67,19 +70,24 @@ fn explained() -> BTreeSet<String> {
         .collect()
 }
 
-/// The files of `src` that the table of limits names, and the tests.
+/// The files that the table of limits names, and the tests.
 #[test]
 fn limits_name_files_and_tests_that_are_there() {
     let root = Path::new(env!("CARGO_MANIFEST_DIR"));
     let page = fs::read_to_string(root.join("SECURITY.md")).unwrap();
-    let code = [root.join("src"), root.join("tests")]
+    let code = ["src", "crates", "tests"]
         .iter()
-        .flat_map(|folder| files(folder, "rs"))
+        .flat_map(|folder| files(&root.join(folder), "rs"))
         .map(|file| fs::read_to_string(file).unwrap())
         .collect::<String>();
     let (mut paths, mut tests) = (0, 0);
     for name in page.split('`').skip(1).step_by(2) {
-        let path = root.join("src").join(name);
+        let folder = if name.starts_with("crates/") {
+            ""
+        } else {
+            "src"
+        };
+        let path = root.join(folder).join(name);
         if path
             .extension()
             .is_some_and(|end| end == "rs" || end == "lua")

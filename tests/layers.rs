@@ -14,7 +14,7 @@ use std::path::Path;
 /// From the top. A file imports from its own layer or from lower ones.
 const LAYERS: [&[&str]; 20] = [
     &["fuzzing"],
-    &["admin", "http"],
+    &["admin", "internal"],
     &["generated", "patterns"],
     &["caches"],
     &["builder"],

@@ -12,7 +12,7 @@ skip() {
   $*"
 }
 
-for feature in "" json postcard messagepack compression encryption tls tls-ring cluster inspect uuid outbox outbox-rusqlite outbox-sqlx outbox-sqlx-0_8 write-behind metrics macros http admin; do
+for feature in "" json postcard messagepack compression encryption tls tls-ring cluster inspect uuid outbox outbox-rusqlite outbox-sqlx outbox-sqlx-0_8 write-behind metrics macros admin; do
     step "features: ${feature:-none}"
     cargo clippy --locked --all-targets --features "$feature" -- -D warnings
     cargo test --locked --features "$feature" --lib --test codec --test key --test tls_provider
@@ -23,8 +23,8 @@ cargo clippy --locked --lib --no-default-features --features bincode -- -D warni
 cargo test --locked --no-default-features --features bincode --lib --test codec --test named_codec
 
 # All but bincode, which is on by default.
-features=json,postcard,messagepack,compression,encryption,tls-ring,cluster,inspect,uuid,outbox-rusqlite,outbox-sqlx,outbox-sqlx-0_8,write-behind,metrics,macros,http,admin
-for feature in "" json postcard messagepack compression encryption write-behind http admin "$features"; do
+features=json,postcard,messagepack,compression,encryption,tls-ring,cluster,inspect,uuid,outbox-rusqlite,outbox-sqlx,outbox-sqlx-0_8,write-behind,metrics,macros,admin
+for feature in "" json postcard messagepack compression encryption write-behind admin "$features"; do
     step "without bincode, features: ${feature:-none}"
     cargo clippy --locked --lib --no-default-features --features "$feature" -- -D warnings
     cargo test --locked --no-default-features --features "$feature" --test named_codec
@@ -44,7 +44,7 @@ else
     cargo "+$msrv" check --locked --lib
     # All but outbox-sqlx, as sqlx 0.9 needs a later one.
     cargo "+$msrv" check --locked --lib \
-        --features json,postcard,messagepack,compression,encryption,tls-ring,cluster,inspect,uuid,outbox-rusqlite,outbox-sqlx-0_8,write-behind,metrics,macros,http,admin
+        --features json,postcard,messagepack,compression,encryption,tls-ring,cluster,inspect,uuid,outbox-rusqlite,outbox-sqlx-0_8,write-behind,metrics,macros,admin
     cargo "+$msrv" check --locked -p larder-store-tests --lib --features write-behind
 fi
 

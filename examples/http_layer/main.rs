@@ -14,7 +14,7 @@ use axum::http::header::CACHE_CONTROL;
 use axum::response::IntoResponse;
 use axum::routing::get;
 use larder::Cache;
-use larder::http::CacheLayer;
+use larder_http::CacheLayer;
 use tokio::net::TcpListener;
 
 /// The price, and how often it was read from where it is kept.

@@ -1,3 +1,3 @@
 #![no_main]
 
-libfuzzer_sys::fuzz_target!(|bytes: &[u8]| larder::fuzzing::http(bytes));
+libfuzzer_sys::fuzz_target!(|bytes: &[u8]| larder_http::fuzzing::http(bytes));

@@ -1,5 +1,7 @@
 //! Watching a cache, switching it off and closing it.
 
+use std::time::Duration;
+
 use futures::Stream;
 
 use super::Cache;
@@ -534,5 +536,12 @@ impl<K: CacheKey, V: Send + Sync + 'static> Cache<K, V> {
     #[doc(alias = "shutdown")]
     pub async fn close(&self) {
         report_losses(&[(self.namespace(), self.engine().close().await)]);
+    }
+
+    /// How long a load may take.
+    #[doc(hidden)]
+    #[must_use]
+    pub fn load_timeout(&self) -> Duration {
+        self.engine().load_timeout()
     }
 }

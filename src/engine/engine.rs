@@ -5,7 +5,6 @@ use std::iter::successors;
 use std::mem;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, OnceLock, Weak};
-#[cfg(feature = "http")]
 use std::time::Duration;
 
 use tokio::runtime::Handle;
@@ -421,7 +420,6 @@ impl Engine {
     }
 
     /// How long a load may take.
-    #[cfg(feature = "http")]
     pub(crate) fn load_timeout(&self) -> Duration {
         self.instance.options.tuned().load_timeout
     }

@@ -79,7 +79,7 @@ pub(crate) enum Misuse {
 /// A loader's error that concerns only its caller: the loader of another caller may have a value at once.
 #[derive(Debug, thiserror::Error)]
 #[error("the load of one caller has failed")]
-pub(crate) struct OfOneCaller;
+pub struct OfOneCaller;
 
 /// Why [`Builder::build`](crate::Builder::build) refused to build a cache: all options that cannot work, by their
 /// names, and values that would. Never shows a URL or a password.

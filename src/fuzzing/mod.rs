@@ -9,7 +9,6 @@
 //! - [`types`]: encoded values that are read as another type
 //! - [`builder`]: URLs and options
 //! - [`key`]: the texts of keys, and the names in Redis
-//! - `http`: headers of requests and responses (feature `http`)
 
 // A check that fails panics, which the rest of the crate may not.
 #![allow(clippy::panic, clippy::expect_used, missing_docs)]
@@ -17,8 +16,6 @@
 mod builder;
 mod codec;
 mod envelope;
-#[cfg(feature = "http")]
-mod http;
 mod input;
 mod key;
 mod message;
@@ -28,8 +25,6 @@ mod types;
 pub use self::builder::builder;
 pub use self::codec::{codec, memory_allowed};
 pub use self::envelope::envelope;
-#[cfg(feature = "http")]
-pub use self::http::http;
 pub use self::key::key;
 pub use self::message::message;
 pub use self::types::types;
@@ -110,11 +105,5 @@ mod tests {
     #[test]
     fn of_keys() {
         run("key", key);
-    }
-
-    #[cfg(feature = "http")]
-    #[test]
-    fn of_http() {
-        run("http", http);
     }
 }

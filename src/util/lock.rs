@@ -12,7 +12,7 @@ thread_local! {
 }
 
 /// A lock that is held.
-pub(crate) struct Guard<'a, T: ?Sized> {
+pub struct Guard<'a, T: ?Sized> {
     // Before the count: it ends first.
     guard: MutexGuard<'a, T>,
     _counted: Counted,
@@ -23,7 +23,7 @@ struct Counted;
 
 /// Locks. No critical section of this crate leaves anything half done, so a panic in one does not affect
 /// what it guards.
-pub(crate) fn lock<T: ?Sized>(mutex: &Mutex<T>) -> Guard<'_, T> {
+pub fn lock<T: ?Sized>(mutex: &Mutex<T>) -> Guard<'_, T> {
     Guard {
         guard: mutex.lock().unwrap_or_else(PoisonError::into_inner),
         _counted: Counted::new(),

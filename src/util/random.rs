@@ -27,7 +27,7 @@ pub(crate) fn random() -> u64 {
 }
 
 /// 64 random bits.
-pub(crate) fn seed() -> u64 {
+pub fn seed() -> u64 {
     if is_seeded() {
         return fastrand::u64(..);
     }

@@ -30,8 +30,8 @@ use axum::extract::{Request, State};
 use axum::response::Response;
 use http::StatusCode;
 use http::header::CDN_CACHE_CONTROL;
-use larder::http::CacheLayer;
 use larder::{Cache, Clock};
+use larder_http::CacheLayer;
 use tokio::net::TcpListener;
 use tokio::process::{Child, Command};
 

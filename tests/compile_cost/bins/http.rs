@@ -11,7 +11,7 @@ macro_rules! service_of {
             use bytes::Bytes;
             use http_body::{Body, Frame};
             use larder::Cache;
-            use larder::http::CacheLayer;
+            use larder_http::CacheLayer;
             use tower::{Layer, Service, service_fn};
 
             struct Number(Option<$number>);

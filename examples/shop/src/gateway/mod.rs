@@ -19,7 +19,7 @@ use axum::{Json, Router};
 use axum_extra::extract::CookieJar;
 use axum_extra::extract::cookie::Cookie;
 use larder::Token;
-use larder::http::CacheLayer;
+use larder_http::CacheLayer;
 use reqwest::{Method, RequestBuilder};
 use serde::Deserialize;
 use serde_json::{Value, json};
