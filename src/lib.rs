@@ -145,6 +145,9 @@ pub use crate::util::random::seed_randomness;
 #[doc = include_str!("protocol.md")]
 pub mod protocol {}
 
+#[doc = include_str!("internals.md")]
+pub mod internals {}
+
 #[cfg(feature = "metrics")]
 #[doc = include_str!("metrics.md")]
 pub mod metrics {}
