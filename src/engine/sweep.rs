@@ -53,8 +53,10 @@ impl Sweeper {
         }
         let (is_running, clock) = (Arc::clone(&self.is_running), clock.clone());
         let counters = Arc::clone(counters);
+        // Before the task is spawned: its runtime may end before it polls the task.
+        let ended = OnDrop(move || is_running.store(false, Ordering::Release));
         *task = Some(AbortOnDropHandle::new(tokio::spawn(async move {
-            let _ended = OnDrop(|| is_running.store(false, Ordering::Release));
+            let _ended = ended;
             join_all(
                 partitions
                     .into_iter()

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use futures::future::join_all;
 use futures::{FutureExt, poll};
-use larder::Cache;
+use larder::{Cache, Clock};
 use tokio::runtime::{Builder, Runtime};
 use tokio::time::timeout;
 
@@ -32,6 +32,23 @@ fn a_cache_moves_from_runtime_to_runtime() {
             assert_eq!(*cache.get_local("k").unwrap(), format!("round {round}"));
         });
     }
+}
+
+/// The runtime may end before it has polled the task that gives the memory of L1's entries back.
+#[test]
+fn memory_is_given_back_on_the_next_runtime() {
+    let (clock, ttl) = (Clock::manual(), Duration::from_secs(1));
+    let builder = Cache::builder("test:swept").clock(clock.clone());
+    let cache: Texts = builder.l2_ttl(ttl).build().unwrap();
+    runtime().block_on(async { drop(cache.get("k").now_or_never()) });
+    let mut paused = Builder::new_current_thread();
+    let paused = paused.enable_all().start_paused(true).build().unwrap();
+    paused.block_on(async {
+        cache.insert("k", "v".to_owned()).await.unwrap();
+        clock.advance(2 * ttl);
+        assert_eq!(cache.stats().l1_entries, 1, "it has expired");
+        eventually("it is removed", || async { cache.stats().l1_entries == 0 }).await;
+    });
 }
 
 /// Also while the last proof would still hold: what other instances change is received, and what is deferred is sent.
