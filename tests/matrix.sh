@@ -46,28 +46,33 @@ else
     cargo "+$msrv" check --locked --lib \
         --features json,postcard,messagepack,compression,encryption,tls-ring,cluster,inspect,uuid,outbox-rusqlite,outbox-sqlx-0_8,write-behind,metrics,macros,admin
     cargo "+$msrv" check --locked -p larder-store-tests --lib --features write-behind
+    cargo "+$msrv" check --locked -p larder-http --lib
 fi
 
 # Of the crate as it is published, without the dependencies of its tests, which ask for later versions.
 step "the lowest versions of dependencies"
 version=$(sed -n 's/^version = "\(.*\)"/\1/p' Cargo.toml)
 lowest=$(mktemp -d)
-cargo package --locked --allow-dirty --no-verify --quiet -p larder -p larder-macros
-mkdir "$lowest/macros"
-tar -xzf "target/package/larder-$version.crate" -C "$lowest" --strip-components 1
-tar -xzf "target/package/larder-macros-$version.crate" -C "$lowest/macros" --strip-components 1
+cargo package --locked --allow-dirty --no-verify --quiet -p larder -p larder-macros -p larder-http
+for package in larder larder-macros larder-http; do
+    mkdir "$lowest/$package"
+    tar -xzf "target/package/$package-$version.crate" -C "$lowest/$package" --strip-components 1
+done
 (
     CARGO_TARGET_DIR="$PWD/target/lowest"
     export CARGO_TARGET_DIR
-    cd "$lowest"
-    awk '/^\[/ { of_tests = /dev-dependencies/ || /^\[\[test/ } !of_tests' Cargo.toml >without_tests.toml
-    mv without_tests.toml Cargo.toml
-    printf '[patch.crates-io]\nlarder-macros = { path = "macros" }\n' >>Cargo.toml
-    rm Cargo.lock
-    # The variable allows the option, which is unstable, on stable Rust. All else is stable.
-    RUSTC_BOOTSTRAP=1 cargo -Z direct-minimal-versions generate-lockfile --quiet
-    cargo check --locked --lib
-    cargo check --locked --lib --all-features
+    for package in larder larder-http; do
+        cd "$lowest/$package"
+        awk '/^\[/ { of_tests = /dev-dependencies/ || /^\[\[test/ } !of_tests' Cargo.toml >without_tests.toml
+        mv without_tests.toml Cargo.toml
+        printf '[patch.crates-io]\nlarder-macros = { path = "../larder-macros" }\n' >>Cargo.toml
+        [ "$package" = larder ] || echo 'larder = { path = "../larder" }' >>Cargo.toml
+        rm Cargo.lock
+        # The variable allows the option, which is unstable, on stable Rust. All else is stable.
+        RUSTC_BOOTSTRAP=1 cargo -Z direct-minimal-versions generate-lockfile --quiet
+        cargo check --locked --lib
+        cargo check --locked --lib --all-features
+    done
 )
 rm -r "$lowest"
 
@@ -97,7 +102,7 @@ else
 fi
 
 step "documentation"
-RUSTDOCFLAGS="-D warnings" cargo doc --locked --all-features --no-deps -p larder -p larder-macros -p larder-store-tests
+RUSTDOCFLAGS="-D warnings" cargo doc --locked --all-features --no-deps -p larder -p larder-macros -p larder-http -p larder-store-tests
 
 step "the benches, and the tests that have a script of their own"
 cargo clippy --locked --workspace --all-targets --all-features -- -D warnings
