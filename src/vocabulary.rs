@@ -57,6 +57,7 @@ impl AnyValue {
 pub type Invariant<T> = PhantomData<fn(T) -> T>;
 
 /// Gives a value back the type with which it was boxed.
+#[must_use]
 pub fn downcast<T: 'static>(any: Box<dyn Any + Send>) -> T {
     match any.downcast() {
         Ok(typed) => *typed,

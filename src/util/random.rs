@@ -27,6 +27,7 @@ pub(crate) fn random() -> u64 {
 }
 
 /// 64 random bits.
+#[must_use]
 pub fn seed() -> u64 {
     if is_seeded() {
         return fastrand::u64(..);
