@@ -466,7 +466,7 @@ fn own_scripts() -> BTreeMap<String, String> {
     let mut parts = BTreeMap::new();
     for (path, source) in &sources {
         for constant in source.split("const ").skip(1) {
-            if let Some((name, rest)) = constant.split_once(": &str = ")
+            if let Some((name, rest)) = constant.split_once(": &str =")
                 && let Some((value, _)) = rest.split_once(';')
                 && value.contains(".lua\"")
             {
