@@ -2,7 +2,7 @@
 
 use std::sync::atomic::{AtomicU32, Ordering::Relaxed};
 
-/// After so many misses that no hit has made up for, misses are expected; until hits have made up for all of them.
+/// Misses are expected after this many misses that no hit has made up for, until hits have made up for all of them.
 const MANY: u32 = 32;
 
 /// How many misses a hit makes up for. To expect a miss saves a load a round trip, and costs a hit a script in the place of a

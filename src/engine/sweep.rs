@@ -22,8 +22,8 @@ use crate::util::time_slice::TimeSlice;
 /// An entry that is not served any more stays for up to this long, and for as long as a sweep takes.
 const PAUSE: Duration = Duration::from_secs(1);
 
-/// Each entry is looked at once in this time. So long an entry with an invalidated tag stays at most: a service may
-/// invalidate tags all the time. And so long L1 has another capacity than it should have, if moka's sum has drifted.
+/// Each entry is looked at once in this time. An entry with an invalidated tag stays for at most this time: a service may
+/// invalidate tags all the time. A drift of moka's sum of the weights is repaired within this time.
 const ALL_PAUSE: Duration = Duration::from_secs(60);
 
 /// How many buckets the sweep empties before it lets other tasks run: moka may take milliseconds for one entry.
@@ -67,8 +67,8 @@ impl Sweeper {
     }
 }
 
-/// Sweeps from time to time, while there are entries. Ends when L1 is gone, which is not kept for this: a task that is
-/// aborted is dropped when its runtime runs the next time.
+/// Sweeps from time to time, while there are entries. Ends when L1 is dropped: the task holds a `Weak` only, as a task that
+/// is aborted lives until its runtime runs the next time.
 async fn keep_swept(of: Weak<L1>, clock: &Clock, counters: &Counters) -> Option<Infallible> {
     let mut swept = of.upgrade()?.freshness.generation();
     let mut swept_at = clock.now();

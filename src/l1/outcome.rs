@@ -9,7 +9,7 @@ use crate::vocabulary::{Source, Want};
 /// How a read of L2 ended. Without a value it names the one that a load asks for instead.
 pub(crate) type ReadOutcome = Result<SharedRecord, NoValue>;
 
-/// Why a read of L2 has ended without a value, by the values that a load is then content with.
+/// How a read of L2 has ended without a value. It names the stored values that a load may then answer with.
 pub(crate) type NoValue = Option<Want>;
 
 /// L2 has no value, so that any one is welcome.
@@ -43,9 +43,9 @@ pub(crate) enum OutcomeKind {
 }
 
 impl Outcome {
-    /// Whether a caller that came when some tag had been invalidated since the load began may have the value: it was
-    /// stored, as nothing is that has the tag (rule 20), and none of its tags was invalidated since. That is necessary
-    /// for a caller with a token, too, and not enough (rule 22).
+    /// Whether a caller may have the value that came after some tag had been invalidated during the load: if the value was
+    /// stored, since L2 stores no value with an invalidated tag (rule 20), and none of its tags was invalidated since. A
+    /// caller with a token needs more (rule 22).
     pub(crate) fn is_usable_late(&self) -> bool {
         // An unstored value has no version to be compared with the version of the invalidation.
         self.record.is_stored() && self.record.tags().allow(self.record.version.ver)

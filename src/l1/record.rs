@@ -152,7 +152,7 @@ impl Record {
         self.more.as_ref()?.ends_at
     }
 
-    /// Whether its lifetime is to be extended now: of all reads until `next`, one is told so.
+    /// Whether this read extends the lifetime. Returns true for only one read until `next`.
     pub(crate) fn begin_extension(&self, now: Tick, next: Tick) -> bool {
         let Some(more) = &self.more else {
             return false;

@@ -586,7 +586,7 @@ mod tests {
         assert_eq!(store.weight(), 100);
     }
 
-    /// Of so many entries of this weight each, with a capacity of 10 000.
+    /// Whether moka's sum of the weights is off, for `entries` of `each` and a capacity of 10 000.
     fn is_off(entries: u64, each: u64, sum: u64) -> bool {
         super::is_off(10_000, entries, entries * each, sum)
     }

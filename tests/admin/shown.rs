@@ -3,8 +3,9 @@
 use std::time::Duration;
 
 use larder::admin::{Access, Admin};
-use larder::inspect::Watch;
-use larder::{Caches, Loaded, RedisL2, ServiceSettings};
+#[cfg(feature = "inspect")]
+use larder::RedisL2;
+use larder::{Caches, Loaded, ServiceSettings};
 use serde_json::{Value, from_str, json};
 
 use crate::fleet::{Instance, send, two};
@@ -266,6 +267,7 @@ async fn where_a_key_is_without_l2() {
 }
 
 /// An instance stores its name with its counters, by the number that it has as a member.
+#[cfg(feature = "inspect")]
 #[tokio::test]
 async fn the_name_of_an_instance() {
     let redis = RedisServer::start().await;
@@ -278,7 +280,7 @@ async fn the_name_of_an_instance() {
     assert!(name.ends_with(&process), "{name}");
     // It stores its counters when it ends, too.
     b.caches.close().await;
-    let watch = Watch::new(&RedisL2::open(redis.url()).unwrap());
+    let watch = larder::inspect::Watch::new(&RedisL2::open(redis.url()).unwrap());
     let fleet = watch.look("test:price").await.unwrap().unwrap();
     let member = u64::from_str_radix(shown["member"].as_str().unwrap(), 16).unwrap();
     assert_eq!(fleet.stored[&member].name.as_deref(), Some(name));

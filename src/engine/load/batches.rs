@@ -11,7 +11,7 @@ use tokio::sync::mpsc::{self, Receiver, Sender};
 use tokio::time::{Instant, timeout_at};
 
 use super::Loads;
-use super::fetch::{Fetch, Led};
+use super::fetch::{Fetch, ToRun};
 use super::loader::Loader;
 use crate::key::Key;
 use crate::util::lock::lock;
@@ -62,7 +62,7 @@ impl Load {
     }
 
     /// Adds a load to a batch, which runs it. Without batches returns the load and the loader to run it with.
-    pub(super) fn begin(self, loads: &Arc<Loads>, fetch: Fetch) -> Option<Led> {
+    pub(super) fn begin(self, loads: &Arc<Loads>, fetch: Fetch) -> Option<ToRun> {
         match self {
             Self::ByCall(loader) => Some((fetch, loader)),
             Self::ByCache(cache, key) => match &*cache {
@@ -103,14 +103,14 @@ impl Batches {
 
     /// Adds a load to the open batch. If there is none, or its runtime has ended, begins one. Without limits returns
     /// the load, and the loader to run it with.
-    pub(crate) fn add(&self, loads: &Arc<Loads>, key: AnyKey, led: Fetch) -> Option<Led> {
+    pub(crate) fn add(&self, loads: &Arc<Loads>, key: AnyKey, to_run: Fetch) -> Option<ToRun> {
         let Some((window, max)) = self.limits else {
-            return Some((led, (self.loader_of)(vec![key])));
+            return Some((to_run, (self.loader_of)(vec![key])));
         };
         // One critical section: of two callers without a batch only one begins it.
         let mut open = lock(&self.open);
-        let text = led.op.key.clone();
-        let mut one = (Arc::clone(loads), key, led);
+        let text = to_run.op.key.clone();
+        let mut one = (Arc::clone(loads), key, to_run);
         if let Some(batch) = &mut *open
             && batch.keys.insert(text.clone())
         {
@@ -150,9 +150,9 @@ impl Batches {
             while let Some((loads, ..)) = rest.first() {
                 let loads = Arc::clone(loads);
                 let part = rest.extract_if(.., |(of, ..)| Arc::ptr_eq(of, &loads));
-                let (keys, led) = part.map(|(_, key, led)| (key, led)).unzip();
+                let (keys, to_run) = part.map(|(_, key, to_run)| (key, to_run)).unzip();
                 let loader = loader_of(keys);
-                parts.push(async move { loads.run_all(led, loader).await });
+                parts.push(async move { loads.run_all(to_run, loader).await });
             }
             join_all(parts).await;
         });

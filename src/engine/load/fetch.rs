@@ -58,10 +58,10 @@ pub(crate) struct Fetch {
 }
 
 /// A load that its caller runs, and the loader to run it with.
-pub(crate) type Led = (Fetch, Loader);
+pub(crate) type ToRun = (Fetch, Loader);
 
 impl Fetch {
-    /// The result of a load or refresh that a caller joins or begins. If it begins it, it has to run it.
+    /// Returns the flight of a load or refresh. If the caller began it, also returns the `Fetch`, which the caller must run.
     pub(super) fn of(
         join: Join<LoadOutcome>,
         goal: Goal,
@@ -150,13 +150,13 @@ impl Loads {
         // and each round takes all notices out.
         let (mut notices, mut loads) = (None, None);
         loop {
-            let turns = if waiting.is_empty() {
-                self.ask(&mut asked, &rounds).await
+            let answers = if waiting.is_empty() {
+                self.ask_for_leases(&mut asked, &rounds).await
             } else {
                 let notices = notices.get_or_insert_with(mpsc::unbounded_channel);
                 let round = async {
-                    asked = self.due(&mut waiting, notices, &rounds).await;
-                    self.ask(&mut asked, &rounds).await
+                    asked = self.take_released(&mut waiting, notices, &rounds).await;
+                    self.ask_for_leases(&mut asked, &rounds).await
                 };
                 // Polls the loaders while the next round waits. It never ends, so that only a round ends the `select!`.
                 let loading = async {
@@ -167,16 +167,16 @@ impl Loads {
                     // The round first: a lease that it brings runs out from now on, and loaders run in tasks of their
                     // own.
                     biased;
-                    turns = round => turns,
-                    turns = loading => turns,
+                    answers = round => answers,
+                    answers = loading => answers,
                 }
             };
-            debug_assert_eq!(asked.len(), turns.len(), "one answer for each request");
+            debug_assert_eq!(asked.len(), answers.len(), "one answer for each request");
             // Those that still wait were not asked for in this round.
             let (now, is_part) = (Instant::now(), !waiting.is_empty());
             let mut ready = Vec::new();
-            for (mut fetch, turn) in mem::take(&mut asked).into_iter().zip(turns) {
-                match turn {
+            for (mut fetch, answer) in mem::take(&mut asked).into_iter().zip(answers) {
+                match answer {
                     Acquired::Found(record, source) => {
                         fetch.end(Ok(Some(Outcome::fresh(record, source))));
                     }
@@ -217,13 +217,13 @@ impl Loads {
                 }
             }
             let load = (!ready.is_empty()).then(|| {
-                let asked = ready.iter().map(|fetch| LoadKey {
+                let keys = ready.iter().map(|fetch| LoadKey {
                     number: fetch.number,
                     key: fetch.op.key.clone(),
                     previous: fetch.previous.clone(),
                 });
-                let loading = loader.load(asked.collect());
-                self.load(ready, loading, behind)
+                let loading = loader.load(keys.collect());
+                self.load_ready(ready, loading, behind)
             });
             if waiting.is_empty() {
                 // The last load. Mostly it is the only one.
@@ -237,13 +237,13 @@ impl Loads {
     }
 
     /// Asks for the leases of some keys.
-    async fn ask(
+    async fn ask_for_leases(
         &self,
         asked: &mut [Fetch],
         rounds: &Rounds<impl Iterator<Item = Duration>>,
     ) -> Vec<Acquired> {
         let (ctx, slice) = (&*self.ctx, &SharedTimeSlice::begin());
-        let turns = asked.iter_mut().map(|it| {
+        let answers = asked.iter_mut().map(|it| {
             let (goal, request) = (it.goal, it.request.as_mut());
             if goal == Goal::Unread {
                 // A later round asks only for what another load has stored.
@@ -251,17 +251,17 @@ impl Loads {
             }
             lease::acquire(ctx, &it.op, goal, request, rounds.until(), slice)
         });
-        let mut turns: Vec<_> = turns.collect();
-        if turns.len() == 1
-            && let Some(only) = turns.pop()
+        let mut answers: Vec<_> = answers.collect();
+        if answers.len() == 1
+            && let Some(only) = answers.pop()
         {
             return vec![only.await];
         }
-        stream::iter(turns).buffered(AT_ONCE).collect().await
+        stream::iter(answers).buffered(AT_ONCE).collect().await
     }
 
     /// Takes out the keys whose leases have ended; when it is time for the next round, all of them.
-    async fn due(
+    async fn take_released(
         &self,
         waiting: &mut Vec<Fetch>,
         (notices, noticed): &mut (LeaseWaiter, UnboundedReceiver<Key>),
@@ -279,17 +279,17 @@ impl Loads {
         let longest = tuned.stale_wait.min(tuned.load_timeout);
         let only_reads = rounds.only_reads(is_noticed, longest, Instant::now());
         let ended: HashSet<Key> = ended.into_iter().collect();
-        let is_due = |fetch: &mut Fetch| !is_noticed || ended.contains(&fetch.op.key);
-        let mut due: Vec<_> = waiting.extract_if(.., is_due).collect();
-        let requests = due.iter_mut().filter(|_| only_reads);
+        let is_released = |fetch: &mut Fetch| !is_noticed || ended.contains(&fetch.op.key);
+        let mut released: Vec<_> = waiting.extract_if(.., is_released).collect();
+        let requests = released.iter_mut().filter(|_| only_reads);
         for request in requests.filter_map(|fetch| fetch.request.as_mut()) {
             *request = LeaseRequest::read_only(request.want);
         }
-        due
+        released
     }
 
     /// Runs a loader, stores the values that it returns, and hands the results to the callers.
-    async fn load(&self, fetches: Vec<Fetch>, loading: Loading, behind: &Behind) {
+    async fn load_ready(&self, fetches: Vec<Fetch>, loading: Loading, behind: &Behind) {
         let keys = fetches.iter().map(|fetch| (&fetch.op.key, fetch.lease));
         let keys: Vec<_> = keys.collect();
         let ids = fetches.iter().map(Fetch::id).collect();
@@ -307,12 +307,12 @@ impl Loads {
         if ended.len() == 1 {
             // Mostly: without a set of futures.
             if let Some((fetch, loaded)) = ended.next() {
-                self.end(fetch, loaded).await;
+                self.store_and_end(fetch, loaded).await;
             }
             return;
         }
         stream::iter(ended)
-            .for_each_concurrent(AT_ONCE, |(fetch, loaded)| self.end(fetch, loaded))
+            .for_each_concurrent(AT_ONCE, |(fetch, loaded)| self.store_and_end(fetch, loaded))
             .await;
     }
 
@@ -325,7 +325,11 @@ impl Loads {
     }
 
     /// Stores the value that the loader has returned, if it has, and hands the result to the callers.
-    async fn end(&self, fetch: Fetch, loaded: Result<Option<Loaded<AnyValue>>, LoadError>) {
+    async fn store_and_end(
+        &self,
+        fetch: Fetch,
+        loaded: Result<Option<Loaded<AnyValue>>, LoadError>,
+    ) {
         let (key, lease) = (&fetch.op.key, fetch.lease);
         let replaces = match &fetch.previous {
             Some(previous) => Replaces::Stale(previous.record()),

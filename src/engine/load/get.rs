@@ -61,7 +61,7 @@ enum Verdict {
     Again,
     /// No: the caller begins a load of its own.
     Alone,
-    /// No: the caller looks up anew what it gets for a load that has failed so.
+    /// No: the load has failed, and the caller looks up its own fallback.
     Fallback(LoadError),
 }
 
@@ -149,7 +149,7 @@ impl Loads {
         Ok(entry)
     }
 
-    /// The entry that L2 had, which is stale or to be compared with the source, or neither.
+    /// Starts a refresh or a comparison if the entry that L2 had needs one. Returns the entry for the caller.
     async fn refresh_if_due(
         self: &Arc<Self>,
         key: Key,
@@ -241,12 +241,12 @@ impl Loads {
         // Each round joins a load that began later than the last one, or begins one itself. The caller's own loader
         // runs once at most.
         loop {
-            let (joined, led) = self.join(&key, goal, want, since, may_be_late);
-            if let Some(led) = led
+            let (joined, to_run) = self.join(&key, goal, want, since, may_be_late);
+            if let Some(to_run) = to_run
                 && let Some(load) = load.take()
-                && let Some((led, loader)) = load.begin(self, led)
+                && let Some((to_run, loader)) = load.begin(self, to_run)
             {
-                self.spawn(vec![led], loader).await;
+                self.spawn(vec![to_run], loader).await;
             }
             // After that: the load may have other callers by now, which are not in the cycle.
             let waiting = self.begin_waiting(&key, &joined)?;
@@ -308,7 +308,7 @@ impl Loads {
         let outcomes = self.reads.read_many(&asked, Proof::Used).await;
         let now = self.ctx.now();
         let (mut flights, mut failed) = (Vec::new(), Ok(()));
-        let (mut led, mut led_indexes) = (Vec::new(), Vec::new());
+        let (mut to_run, mut indexes_to_run) = (Vec::new(), Vec::new());
         for ((index, key), outcome) in indexes.into_iter().zip(asked).zip(outcomes) {
             let want = match self.reads.answer(&key, outcome, now) {
                 Ok(entry) => {
@@ -327,12 +327,16 @@ impl Loads {
             }
             let (joined, new) = self.join(&key, MISSING, want, None, true);
             if let Some(new) = new {
-                led.push(new);
-                led_indexes.push(index);
+                to_run.push(new);
+                indexes_to_run.push(index);
             }
             flights.push((index, key, joined));
         }
-        debug_assert_eq!(led.len(), led_indexes.len(), "the loader numbers its keys");
+        debug_assert_eq!(
+            to_run.len(),
+            indexes_to_run.len(),
+            "the loader numbers its keys"
+        );
         let from_source = if is_shadow {
             mem::take(&mut due)
         } else {
@@ -341,8 +345,8 @@ impl Loads {
         // Before the missing keys are loaded: the refreshes run meanwhile.
         awaited.extend(self.start_refreshes(due, loader));
         // All keys are joined before any result is awaited: this caller's loads run beside the loads of other callers.
-        if !led.is_empty() {
-            self.spawn(led, loader(&led_indexes)).await;
+        if !to_run.is_empty() {
+            self.spawn(to_run, loader(&indexes_to_run)).await;
         }
         let mut awaited_loads = Vec::with_capacity(flights.len());
         for (index, key, joined) in flights {
@@ -392,13 +396,13 @@ impl Loads {
         let number = since.map_or(0, |since| since.number);
         let (join, is_late) = (self.ctx.l1.in_flight).join_load(key, caller, number, may_be_late);
         let request = want.map(|want| lease::request(&self.ctx, want));
-        let (flight, led) = Fetch::of(join, goal, None, began, request);
+        let (flight, to_run) = Fetch::of(join, goal, None, began, request);
         let joined = Joined {
             flight,
-            is_own: led.is_some(),
+            is_own: to_run.is_some(),
             is_late,
         };
-        (joined, led)
+        (joined, to_run)
     }
 
     /// Waits for a load. Returns its result, which is `Ok(None)` if its loader does not know the key; or `None` if the

@@ -130,8 +130,8 @@ pub(crate) async fn acquire(
                     }
                     Err(instead) => request.want = instead,
                 }
-                // Otherwise a writer of another release, whose values this one cannot read, would keep it here. A
-                // refresh gives up sooner: its callers have the stale value.
+                // A writer of another release may store unreadable values again and again: the limit ends the loop. A
+                // refresh gives up sooner, as its callers have the stale value.
                 attempts += 1;
                 if Instant::now() >= until || is_refresh && attempts == REPLACED {
                     return Acquired::Failed(None);

@@ -171,7 +171,7 @@ static WAITS: LazyLock<Mutex<Waits>> = LazyLock::new(Mutex::default);
 struct Waits {
     /// By the address of the call.
     of_calls: HashMap<usize, Vec<AwaitedLoad>>,
-    /// The calls that wait, with the loads that wait for their ends, by the keys of these.
+    /// By the key of a load: the id of the load, and the address of the waiting call that runs the load.
     calls: HashMap<Place, Vec<(usize, usize)>>,
 }
 

@@ -125,8 +125,8 @@ impl Loads {
             return Some(every);
         }
         let mut entry = self.reads.look_up(key).await?;
-        // As long before as a load takes. And a little, which differs: of several instances one looks first, and the
-        // others find what it has loaded.
+        // Earlier by the time of a load, and by a jitter: of several instances one looks first, and the others find the value
+        // that it has loaded.
         let before = ctx.convert.ahead.load_takes().min(every / 2) + spread(every / 20);
         let left = every.saturating_sub(before + entry.meta().age());
         if !left.is_zero() {
@@ -135,7 +135,8 @@ impl Loads {
         // Refreshed, though it may be one that is to be compared with the source.
         entry = AnyEntry::new(entry.record().clone(), ctx.now(), Source::L2);
         self.start_refreshes(vec![(0, key.clone(), entry)], |_| load.loader());
-        // Whether it succeeds, the age of the value says then. A refresh that has just failed is not tried again yet.
+        // The next look sees by the age of the value whether the refresh succeeded. A refresh that has just failed is not
+        // tried again yet.
         Some(every / 20)
     }
 
@@ -204,9 +205,9 @@ impl Loads {
                 let request =
                     lease::request(&self.ctx, Want::OtherThan(entry.record().version.ver));
                 let previous = Some(entry.clone());
-                let (flight, led) = Fetch::of(join, Goal::Newer, previous, began, Some(request));
-                if let Some(led) = led {
-                    begun.refreshes.push(led);
+                let (flight, to_run) = Fetch::of(join, Goal::Newer, previous, began, Some(request));
+                if let Some(to_run) = to_run {
+                    begun.refreshes.push(to_run);
                     begun.indexes.push(index);
                 }
                 flight

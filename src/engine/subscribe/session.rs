@@ -13,7 +13,7 @@ use crate::l2::{Applied, Kind, MemberInfo, Message, PartitionClock};
 
 /// A heartbeat out of turn is sent no sooner than this after the last one.
 const OUT_OF_TURN: Duration = Duration::from_millis(50);
-/// How many clears may come before the partition is asked for its epoch. Of more, the oldest cause no event.
+/// How many clears may come before the partition is asked for its epoch. If more come, the oldest emit no event.
 const CLEARS: usize = 16;
 
 /// How far an instance is in the messages of this epoch.
@@ -63,7 +63,7 @@ pub(super) enum Received {
     Ignore,
 }
 
-/// What brings an instance as far as the partition has said that it is.
+/// The next step of an instance that catches up with the partition.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum SessionStep {
     /// All messages up to there are applied.
@@ -284,7 +284,7 @@ impl Session {
 
     /// Counts messages from those of the partition's clock on, as [`SessionStep::StartOver`] has said.
     pub(super) fn start_over(&mut self, partition: &PartitionClock) -> StartedOver {
-        // With those before it, whose epochs the partition has left again.
+        // With the clears before this one: the partition has left their epochs.
         let announced = (self.cleared.iter()).position(|(epoch, _)| *epoch == partition.epoch);
         let cleared = self.cleared.drain(..announced.map_or(0, |at| at + 1));
         let clears = cleared.filter(|(_, is_own)| !is_own).count();

@@ -298,7 +298,7 @@ struct PendingHeartbeat {
     proof: ProofRequest,
     /// The last message that had been applied when it was sent: the partition had reached that number at least.
     last: Option<u64>,
-    /// The switches of all instances that this instance had called: the answer may be older than a later one.
+    /// How many switches of all instances this instance had called: the answer may be older than a later switch.
     switches: u64,
     /// Sent when it was due, and not earlier because a proof was wanted.
     is_due: bool,

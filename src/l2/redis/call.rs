@@ -93,7 +93,7 @@ impl<'a> ScriptCall<'a> {
             let body = Joined([&[0; STAMPED][..], &*value.body]);
             set.arg("SET").arg(name).arg(body);
             // A copy whose script never runs leaves the body behind, so it has a TTL from the start.
-            set.arg("PX").arg(kept(value.ttls));
+            set.arg("PX").arg(in_store_ms(value.ttls));
             self.staged.add_command(set);
             self.command.arg(name);
         }
@@ -122,7 +122,8 @@ impl<'a> ScriptCall<'a> {
         self.arg(deadline.map_or_else(String::new, |at| at.to_string()))
     }
 
-    /// Adds a body, or of one that is [staged](Self::stage) the number of its tags; and for how long it is kept.
+    /// Adds a body, and the time for which the store keeps it. If the body is [staged](Self::stage), adds the number of its
+    /// tags instead.
     pub(super) fn value(&mut self, value: &EncodedValue) -> &mut Self {
         if is_staged(value) {
             // The script cannot read the tags in the body, and needs their number to find their versions.
@@ -130,7 +131,7 @@ impl<'a> ScriptCall<'a> {
         } else {
             self.arg(&value.body);
         }
-        self.arg(kept(value.ttls))
+        self.arg(in_store_ms(value.ttls))
     }
 
     pub(super) fn arg(&mut self, part: impl ToRedisArgs) -> &mut Self {
@@ -185,8 +186,8 @@ pub(super) fn is_staged(value: &EncodedValue) -> bool {
     value.body.len() >= STAGED_FROM
 }
 
-/// For how many ms the store keeps a value.
-pub(super) fn kept(ttls: Ttls) -> u64 {
+/// The time for which the store keeps a value, in ms: its TTL, and the time for which it may be a fallback.
+pub(super) fn in_store_ms(ttls: Ttls) -> u64 {
     millis(ttls.in_store())
 }
 

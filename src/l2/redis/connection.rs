@@ -122,7 +122,7 @@ pub(super) struct Live {
     pub(super) connection: MultiplexedConnection,
     /// The incarnation of the server that RUN found over it: see [`PartitionClock::incarnation`].
     incarnation: u64,
-    /// In which it was made: see [`PrimaryAt::term`](super::primary::PrimaryAt::term).
+    /// The term in which the connection was made: see [`PrimaryAt::term`](super::primary::PrimaryAt::term).
     term: u64,
     /// Timeouts in a row.
     silent: AtomicU32,

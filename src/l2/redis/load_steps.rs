@@ -12,7 +12,7 @@ use futures::TryFutureExt;
 use futures::future::join_all;
 use tokio::time::{Instant, timeout};
 
-use super::call::{ScriptCall, is_staged, kept, senseless, stamp};
+use super::call::{ScriptCall, in_store_ms, is_staged, senseless, stamp};
 use super::connection::Connections;
 use super::gathered::Gathered;
 use super::names::{CLOCK, HOLD, LEASE, LOG, Names, TAG_VERSION, VALUE, WRITES};
@@ -134,7 +134,7 @@ impl LoadSteps {
             call.keys(&[VALUE, LEASE], &[key]).own(&[CLOCK]);
             call.keys(&[TAG_VERSION], tags);
             call.arg(lease.token).arg(lease.epoch).arg(seen);
-            call.arg(&ttls.packed()).arg(kept(ttls));
+            call.arg(&ttls.packed()).arg(in_store_ms(ttls));
             call.arg(random()).channel().arg(key).arg(&type_tag[..]);
             call.run(connection)
         };

@@ -55,8 +55,8 @@ pub(crate) struct Names {
 /// By namespaces and numbers of partitions: whether these partitions may be used, which all partitions find out together.
 pub(super) type Settling = PerRuntime<Joint<(String, u16), RedisResult<()>>>;
 
-/// Whether the log has said of the servers of a [`RedisL2`](super::RedisL2) that they do without something: once for
-/// all partitions.
+/// Which missing features of the servers of a [`RedisL2`](super::RedisL2) the log has already named: once for all
+/// partitions.
 #[derive(Default)]
 pub(crate) struct Said {
     no_names: AtomicBool,

@@ -12,7 +12,7 @@ use futures::FutureExt;
 use futures::future::BoxFuture;
 use tokio::time::{Instant, sleep};
 
-use super::call::{Lua, ScriptCall, is_staged, kept, numbers, senseless, stamp};
+use super::call::{Lua, ScriptCall, in_store_ms, is_staged, numbers, senseless, stamp};
 use super::connection::{Connections, Failure};
 use super::load_steps::LoadSteps;
 use super::names::{
@@ -42,7 +42,7 @@ const REPLAY: usize = 1024;
 const SCANNED: usize = 1000;
 /// For how many timeouts a caller waits for a write whose first copy may still arrive; after that it is an error.
 const LONGEST_DOUBT: u32 = 2;
-/// How often a script is sent that has to be told the tags of the value that is stored, if these change each time.
+/// The attempts of a script that needs the tags of the stored value, if the tags change between the attempts.
 const TAGS_CHANGE: usize = 4;
 /// Tag versions that a request reads at most.
 const TAG_VERSIONS: usize = 1024;
@@ -189,7 +189,7 @@ impl RedisPartition {
             call.keys(&[DONE], &[&*this]);
             call.keys(&[TAG_VERSION], own).keys(&[TAG_VERSION], tags);
             call.message(batch.payload).deadline(batch.deadline);
-            call.arg(&value.body).arg(kept(value.ttls));
+            call.arg(&value.body).arg(in_store_ms(value.ttls));
             more(&mut call, key);
             // A script that can do without compares no version where these three are missing.
             if let Some(version) = version {

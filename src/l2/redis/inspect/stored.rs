@@ -368,7 +368,7 @@ impl Encoded<'_> {
 }
 
 impl StoredLease {
-    /// Reads `epoch:began:token:tag:till` and the marks behind it, as lease.lua describes them.
+    /// Reads `epoch:since:token:tag:till` and the marks behind it, as lease.lua describes them.
     fn parse(lease: &str) -> Option<Self> {
         let mut fields = lease.split(':');
         let (epoch, began) = (fields.next()?.parse().ok()?, fields.next()?.parse().ok()?);

@@ -12,8 +12,8 @@ local began_at = string.format('%.0f:%.0f:', epoch, issued)
 -- MGET answers nil for a value of another type.
 local found, asked = redis.call('MGET', unpack(KEYS, 3)), {}
 
-local function acquire(v, stored, hold, lease, held, token, ms, want)
-  local kept = false
+local function acquire(v, stored, hold, lease, hold_key, token, ms, want)
+  local expired = false
   if v and want ~= '*' and want ~= '!' then
     local ver, expires_at = read_issued(find(head_in, v, tag), epoch, issued)
     if ver and ver ~= tonumber(want) then
@@ -21,7 +21,7 @@ local function acquire(v, stored, hold, lease, held, token, ms, want)
         return 'HIT', v, 0
       end
       -- An expired value that is still stored: the load is given it as the previous one. A refresh has it already.
-      kept = want == '' and v
+      expired = want == '' and v
     end
   end
   if ms == '0' or is_late then
@@ -31,23 +31,23 @@ local function acquire(v, stored, hold, lease, held, token, ms, want)
     -- A write that waits for its source holds as long as it waits. If it is not in its stream, that was deleted.
     local written, till = read_mark(hold)
     if written and #(checked(redis.pcall('XRANGE', KEYS[2], written, written), 'XRANGE') or {}) == 0 then
-      end_mark(held, till, at)
+      end_mark(hold_key, till, at)
       written, hold = nil, till > at
     end
     -- Any other hold without a TTL is not one of this crate.
-    if hold and (written or redis.call('PTTL', held) >= 0) then
+    if hold and (written or redis.call('PTTL', hold_key) >= 0) then
       return 'HOLD', false, 0
     end
   end
   -- Loads of values with other type tags do not wait for each other.
   local mark, others, lasts = '', '', tonumber(ms)
   for other in string.gmatch(stored or '', '%S+') do
-    local of, began, owner, type_tag, ends, waits = string.match(other, '^(%d+):(%d+):(%d+):(%x+):(%d+)(%+?)')
+    local of, since, owner, type_tag, ends, waits = string.match(other, '^(%d+):(%d+):(%d+):(%x+):(%d+)(%+?)')
     local left = ends and ends - at or 0
     if left > 0 and type_tag ~= hex then
       others, lasts = others .. ' ' .. other, math.max(lasts, left)
     -- A lease that has ended, or one of another epoch, fills nothing any more: this load need not wait for it.
-    elseif left > 0 and stands(KEYS[1], epoch, of, began) then
+    elseif left > 0 and stands(KEYS[1], epoch, of, since) then
       if want ~= '!' then
         if waits == '' then
           local _, to = string.find(stored, other, 1, true)
@@ -63,19 +63,19 @@ local function acquire(v, stored, hold, lease, held, token, ms, want)
   local own = began_at .. token .. ':' .. hex .. string.format(':%.0f', at + ms) .. mark
   local is_alone = not v or string.sub(v, 81, 88) == tag and string.byte(v, 4) == 4
   redis.call('SET', lease, own .. (is_alone and '' or '&') .. others, 'PX', lasts)
-  return 'GRANTED', kept, epoch
+  return 'GRANTED', expired, epoch
 end
 
 local answers = {}
 for i = 1, (#KEYS - 2) / 3 do
   local k, a = 3 * i, 3 * i + 2
-  local lease, held = KEYS[k + 1], KEYS[k + 2]
+  local lease, hold_key = KEYS[k + 1], KEYS[k + 2]
   local v, stored, hold = found[k - 2], found[k - 1], found[k]
   -- What was read is old if an earlier request of the step was for this key.
   if asked[lease] then
-    v, stored, hold = unpack(redis.call('MGET', KEYS[k], lease, held))
+    v, stored, hold = unpack(redis.call('MGET', KEYS[k], lease, hold_key))
   end
-  answers[k - 2], answers[k - 1], answers[k] = acquire(v, stored, hold, lease, held, ARGV[a], ARGV[a + 1], ARGV[a + 2])
+  answers[k - 2], answers[k - 1], answers[k] = acquire(v, stored, hold, lease, hold_key, ARGV[a], ARGV[a + 1], ARGV[a + 2])
   asked[lease] = true
 end
 return answers

@@ -1,5 +1,5 @@
 -- APPEND  value lease hold clock log writes dead done tag_version... tag_version... | channel rnd payload deadline body
---          kept most key id (epoch ver tags)?
+--          px most key id (epoch ver tags)?
 --   ->  stamp; 'F' and the time if the stream is full; what `other_version` answers, if a version is given; nothing if it is
 --   late. The first tag versions are those of the new value, the last ones those of `tags`.
 -- The value, the entry of the stream and the mark come in one step, so a write is acknowledged with all of them or not at

@@ -10,7 +10,7 @@ local function time()
   return server_time
 end
 
--- The error of a partition that is not used any more, as the namespace has so many partitions now (rule 27).
+-- Raises the error for a partition that is not used any more. It names the present number of partitions (rule 27).
 local function refuse_partition(partitions)
   error({err = 'PARTITIONS ' .. partitions .. ' partitions is the number that this namespace has now'})
 end

@@ -1,7 +1,7 @@
 -- FILL  clock log lease... value... tag_version... [staged]
---   | channel rnd tag (token epoch body kept key payload length)...  ->  (answer, value, stamp)...
--- The first tag versions are those of the first value, then come those of the second, and so on. A value whose body is staged
--- comes alone.
+--   | channel rnd tag (token epoch body px key payload length)...  ->  (answer, value, stamp)...
+-- The first tag versions are those of the first value, then come those of the second, and so on. A value whose body is
+-- staged comes alone.
 
 -- The values that a value with this type tag leaves under its key.
 local function others_of(values, tag, epoch, issued, at)
@@ -31,15 +31,15 @@ local function issue()
 end
 
 -- Fills a key, whose tag versions are KEYS[first..last].
-local function fill(value, lease, stored, first, last, token, of, body, kept, key, payload, length)
-  local began, mark, beside, leases = standing(stored, KEYS[1], epoch, of, token)
-  if not began then
+local function fill(value, lease, stored, first, last, token, of, body, px, key, payload, length)
+  local since, mark, beside, leases = standing(stored, KEYS[1], epoch, of, token)
+  if not since then
     drop_staged(staged)
     return rejected(value)
   end
   -- No value is stored that was loaded before an invalidation of one of its tags (rule 20).
   local tags = invalidated(KEYS[1], first, last, epoch, ver)
-  if any_after(tags, began) or not are_staged(staged) then
+  if any_after(tags, since) or not are_staged(staged) then
     drop_staged(staged)
     end_lease(lease, mark, leases, ARGV[1], key)
     return rejected(value)
@@ -71,13 +71,13 @@ local function fill(value, lease, stored, first, last, token, of, body, kept, ke
   if is_staged(body) then
     put_staged(value, stamped, staged)
   else
-    redis.call('SET', value, stamped .. body, 'PX', kept)
+    redis.call('SET', value, stamped .. body, 'PX', px)
   end
   if left then
     redis.call('SETRANGE', value, length, others)
     redis.call('PEXPIRE', value, left, 'GT')
   end
-  keep_tag_versions(tags, epoch, kept)
+  keep_tag_versions(tags, epoch, px)
   if leases == '' and mark == '' then
     gone[#gone + 1] = lease
   else

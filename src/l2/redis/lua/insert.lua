@@ -1,4 +1,4 @@
--- INSERT  clock log value... lease... tag_version... staged... | channel rnd payload deadline (body kept)...
+-- INSERT  clock log value... lease... tag_version... staged... | channel rnd payload deadline (body px)...
 --   ->  stamp, or nothing if it is late
 -- The first tag versions are those of the first value, then come those of the second, and so on. After the deadline it
 -- stores nothing (rule 14).
@@ -19,16 +19,16 @@ end
 local epoch, ver = publish(keys[1], keys[2], args[1], args[2], args[3])
 local tags_end, stamped = staged, stamp(epoch, ver, at)
 for i = 1, values do
-  local body, kept = args[3 + 2 * i], args[4 + 2 * i]
+  local body, px = args[3 + 2 * i], args[4 + 2 * i]
   if are_plain or not is_staged(body) then
-    redis.call('SET', keys[2 + i], stamped .. body, 'PX', kept)
+    redis.call('SET', keys[2 + i], stamped .. body, 'PX', px)
   else
     put_staged(keys[2 + i], stamped, staged)
     staged = staged + 1
   end
   if first_tag < tags_end then
     local last = first_tag + count_tags(body) - 1
-    keep_tag_versions(invalidated(keys[1], first_tag, last, epoch, ver), epoch, kept)
+    keep_tag_versions(invalidated(keys[1], first_tag, last, epoch, ver), epoch, px)
     first_tag = last + 1
   end
 end

@@ -1,4 +1,4 @@
--- INSERT_IF  value lease clock log done tag_version... tag_version... | channel rnd payload deadline body kept
+-- INSERT_IF  value lease clock log done tag_version... tag_version... | channel rnd payload deadline body px
 --            epoch ver tags
 --   ->  stamp, or what `other_version` answers; nothing if it is late. The first tag versions are those of the new
 --   value, the last ones those of `tags`.

@@ -1,33 +1,33 @@
 -- The leases of a key as they are stored, one for each type tag (rule 29), with a space between two:
--- `epoch:began:token:tag:till`, with the last version that the partition had issued when the lease was granted, and the
--- time at which it ends. A '+' after it means that another load waits for its end, then an '&' that there are values of
--- other types, or were: without it a fill need not look.
+-- `epoch:since:token:tag:till`, with the last version that the partition had issued when the lease was granted, and the
+-- time at which it ends. A '+' after it means that another load waits for its end, then an '&' that the key may have values
+-- of other types: a fill looks for such values only if it is there.
 
 -- What END_LEASES has stored, once it was read.
 local ended
 
--- Whether a lease that began at this version is of the present epoch, and END_LEASES has not ended it.
-local function stands(clock, present, epoch, began)
+-- Whether a lease that was granted at the version `since` is of the present epoch, and END_LEASES has not ended it.
+local function stands(clock, present, epoch, since)
   if tonumber(epoch) ~= present then
     return false
   end
   ended = ended or redis.call('HGET', clock, 'leases') or ''
   if #ended == 16 then
     local of, ver = struct.unpack('>I8I8', ended)
-    return of ~= present or tonumber(began) >= ver
+    return of ~= present or tonumber(since) >= ver
   end
   return true
 end
 
--- The lease with a token: when it began, its marks, where its end is in the text, and the other leases of the key. Nothing
--- if there is none, or its time is over: the key lasts as long as the last of its leases.
+-- The lease with a token: epoch and version at which it was granted, its marks, the other leases of the key, and where its
+-- end is in the text. Nothing if there is none, or its time is over: the key lasts as long as the last of its leases.
 local function find_lease(stored, token)
   local pattern = '(%d+):(%d+):' .. token .. ':%x+:()%d+(%+?)(&?)()'
-  local from, _, epoch, began, till, mark, beside, to = string.find(stored or '', pattern)
+  local from, _, epoch, since, till, mark, beside, to = string.find(stored or '', pattern)
   if from and tonumber(string.match(stored, '^%d+', till)) > time() then
     -- With the space before it, or after the first one.
     local others = string.sub(stored, 1, math.max(from - 2, 0)) .. string.sub(stored, from == 1 and to + 1 or to)
-    return epoch, began, mark, beside, others, till
+    return epoch, since, mark, beside, others, till
   end
 end
 

@@ -1,6 +1,6 @@
--- What takes the place of a hold while a write of the key waits in the stream of writes: 'W', the id of the newest one,
--- until when loads are held off besides, and epoch and ver of the value that was stored with it, zeros if none was. It has
--- no TTL: ACQUIRE_LEASE grants no lease while it is there.
+-- The mark of a key, in the place of a hold, while a write of the key waits in the stream of writes: 'W', the id of the
+-- newest write, the end of a separate hold, and epoch and ver of the value that was stored with the write (zeros if none
+-- was). It has no TTL: ACQUIRE_LEASE grants no lease while it is there.
 local function read_mark(v)
   local id, till, epoch, ver = string.match(type(v) == 'string' and v or '', '^W(%d+%-%d+):(%d+):(%d+):(%d+)$')
   return id, tonumber(till), tonumber(epoch), tonumber(ver)

@@ -1,9 +1,9 @@
--- REVALIDATE  value lease clock tag_version... | token epoch seen times kept rnd channel key tag
+-- REVALIDATE  value lease clock tag_version... | token epoch seen times px rnd channel key tag
 --   ->  answer, value, stamp
 -- As FILL, with the value that is stored already: if it is still the version `seen`, it gets a new stamp.
 local epoch, seq, ver = clock(KEYS[3], ARGV[6])
-local began, mark, _, leases = standing(checked(redis.pcall('GET', KEYS[2]), 'GET'), KEYS[3], epoch, ARGV[2], ARGV[1])
-if not began then
+local since, mark, _, leases = standing(checked(redis.pcall('GET', KEYS[2]), 'GET'), KEYS[3], epoch, ARGV[2], ARGV[1])
+if not since then
   return {rejected(KEYS[1])}
 end
 local head, place = find(head_of, KEYS[1], ARGV[9])
@@ -11,7 +11,7 @@ if read_issued(head, epoch, ver) ~= tonumber(ARGV[3]) then
   return {'ABSENT', false, false}
 end
 local tags = invalidated(KEYS[3], 4, #KEYS, epoch, ver)
-if any_after(tags, began) then
+if any_after(tags, since) then
   end_lease(KEYS[2], mark, leases, ARGV[7], ARGV[8])
   return {rejected(KEYS[1])}
 end

@@ -2,9 +2,9 @@
 --     | fence channel rnd head failed reason keys (key last stored)... id...
 --   ->  1, or 0 if the fence is another worker's
 -- Removes entries, to the dead letters if they have `failed` ('1'), and ends the marks of their keys: a load may be stored
--- from here on. In the same step their values are invalidated, but for one that the last write of its key brought and the
--- source has `stored` as it is ('1', rule 24). `last` is the newest id of each key; if the mark names a newer one, the key
--- is left alone. `head` is how the message begins that names the keys that were invalidated.
+-- from here on. Invalidates their values in the same step. A value stays if the last write of its key stored it and the
+-- source has exactly this value (`stored` = '1', rule 24). `last` is the newest id of each key; if the mark names a newer
+-- one, the key is left alone. `head` is how the message begins that names the keys that were invalidated.
 local fence = checked(redis.pcall('GET', KEYS[1]), 'GET')
 if fence and fence ~= ARGV[1] then
   return 0

@@ -1,7 +1,7 @@
--- Lua hashes each string that it is given, so a large body does not pass through a script. The caller stores it under a name
--- of its own first, with room for its stamp and with the TTL that it is to have. The script is sent the number of its tags
--- in the place of the body, which is shorter than any body, and gives it its stamp and its key. Each copy of a request has names of its own: without the
--- staged bodies that belong to it a late copy changes nothing.
+-- Lua hashes each string that it is given, so a large body does not pass through a script. The caller stores it under a
+-- name of its own first, with room for its stamp and with the TTL that it is to have. The caller sends the number of tags
+-- instead of the body; the number is shorter than any body. The script then adds the stamp, and renames the staged key.
+-- Each copy of a request has names of its own: without its staged bodies a late copy changes nothing.
 local SHORTEST_BODY = 64
 
 local function is_staged(body)

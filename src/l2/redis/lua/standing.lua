@@ -1,9 +1,9 @@
--- The lease of this epoch and token among those that are stored, if it still stands: when it began, its marks, and the
--- other leases of the key. The epoch must also be the present one: a restart can bring back a lease that an invalidation had
--- deleted, and a clear deletes none (rule 1).
+-- The lease of this epoch and token among those that are stored, if it still stands: the version at which it was granted,
+-- its marks, and the other leases of the key. The epoch must also be the present one: a restart can bring back a lease that
+-- an invalidation had deleted, and a clear deletes none (rule 1).
 local function standing(stored, clock, present, epoch, token)
-  local of, began, mark, beside, others = find_lease(stored, token)
-  if of and present == tonumber(epoch) and stands(clock, present, of, began) then
-    return tonumber(began), mark, beside, others
+  local of, since, mark, beside, others = find_lease(stored, token)
+  if of and present == tonumber(epoch) and stands(clock, present, of, since) then
+    return tonumber(since), mark, beside, others
   end
 end

@@ -13,11 +13,11 @@ end
 -- Where the times of a value begin.
 local TIMES = 36
 
--- Keeps a key for so many ms, or as long as it was if it has other values than that at this place.
-local function keep(key, head, at, kept)
+-- Sets the TTL of a key to `px` ms. If the key has values besides the one at this place, only lengthens the TTL.
+local function keep(key, head, at, px)
   if at == 0 and string.byte(head, 4) == 4 then
-    redis.call('PEXPIRE', key, kept)
+    redis.call('PEXPIRE', key, px)
   else
-    redis.call('PEXPIRE', key, kept, 'GT')
+    redis.call('PEXPIRE', key, px, 'GT')
   end
 end

@@ -1,5 +1,5 @@
--- SWEEP  live sweeper | rnd id ttl  ->  all members as MEMBERS answers them, or nothing if another instance is the sweeper
--- The sweeper is that for `ttl` ms, unless it becomes it anew (rule 16). It has a key of its own: in the list, an instance
+-- SWEEP live sweeper | rnd id ttl -> all members as MEMBERS answers them, or nothing if another instance is the sweeper An
+-- instance stays the sweeper for `ttl` ms after its last SWEEP (rule 16). It has a key of its own: in the list, an instance
 -- of an older release takes any other field than `list` for the entry of a member. A key without a TTL names nobody, or
 -- there would be no other sweeper after this one.
 local sweeper = checked(redis.pcall('GET', KEYS[2]), 'GET')

@@ -8,15 +8,15 @@ local function tag_versions(first, last, epoch, issued)
   if first > last then
     return {}
   end
-  local held = redis.call('MGET', unpack(KEYS, first, last))
-  for i, tag_version in ipairs(held) do
+  local versions = redis.call('MGET', unpack(KEYS, first, last))
+  for i, tag_version in ipairs(versions) do
     local of, ver
     if tag_version and #tag_version == 16 then
       of, ver = struct.unpack('>I8I8', tag_version)
     end
-    held[i] = of == epoch and ver <= issued and ver
+    versions[i] = of == epoch and ver <= issued and ver
   end
-  return held
+  return versions
 end
 
 -- When each of these tags was invalidated last: by its tag version; where there is none, the number is the version of
@@ -49,13 +49,13 @@ local function any_after(tags, ver)
   return false
 end
 
--- Has the tag versions exist for as long as a value that is kept for so many ms, and makes those that are missing.
-local function keep_tag_versions(tags, epoch, kept)
+-- Has the tag versions exist for `px` ms at least, as long as a value, and makes those that are missing.
+local function keep_tag_versions(tags, epoch, px)
   for _, tag in ipairs(tags) do
     if tag.exists then
-      redis.call('PEXPIRE', tag.key, kept, 'GT')
+      redis.call('PEXPIRE', tag.key, px, 'GT')
     else
-      redis.call('SET', tag.key, struct.pack('>I8I8', epoch, tag.ver), 'PX', kept)
+      redis.call('SET', tag.key, struct.pack('>I8I8', epoch, tag.ver), 'PX', px)
     end
   end
 end

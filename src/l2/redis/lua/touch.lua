@@ -1,4 +1,4 @@
--- TOUCH  value clock log tag_version... | channel rnd payload times kept extends deadline tags tag
+-- TOUCH  value clock log tag_version... | channel rnd payload times extra extends deadline tags tag
 --   ->  the time; then the version of the change or 0, and the new stamp, if there is something to touch; nothing if it
 --   is late; 'T', the time and the tags of the stored value if they are others than `tags`, to which the tag versions
 --   belong
@@ -37,9 +37,9 @@ if written_at + expires < expires_at then
 end
 local times = pack_times(stale, expires, ends, l1)
 redis.call('SETRANGE', KEYS[1], place + TIMES, times)
-local kept = expires - age + ARGV[5]
-keep(KEYS[1], head, place, kept)
+local px = expires - age + ARGV[5]
+keep(KEYS[1], head, place, px)
 for i = 4, #KEYS do
-  redis.call('PEXPIRE', KEYS[i], kept, 'GT')
+  redis.call('PEXPIRE', KEYS[i], px, 'GT')
 end
 return struct.pack('>I8I8', at, change) .. stamp(epoch, ver, written_at) .. times

@@ -1,9 +1,9 @@
--- What a script answers that stores a value only in the place of a value with the version `epoch` and `ver`, or of none if
--- these are zeros, and finds another one under KEYS[1]: the time. Or 'T', the time and the tags of the stored values, if these
--- are others than `tags`, whose tag versions are KEYS[first..]. nil if it is that version.
+-- The answer of a conditional store that stores nothing. Returns nil if KEYS[1] has the version `epoch` and `ver`, or no
+-- value if these are zeros; the store goes on then. Otherwise returns the time; or 'T', the time and the tags of the stored
+-- values, if these are others than `tags`, whose tag versions are KEYS[first..].
 --
--- It is the version of the first valid value: the value with the type tag of `body` is looked at first, then the others as
--- they lie, the one that was stored last in front. A key has no value only if it has no valid one of any type (rule 29).
+-- The version of a key is that of its first valid value: first comes the value with the type tag of `body`, then the others
+-- as they lie, the last stored one in front. A key has no value only if it has no valid one of any type (rule 29).
 local function other_version(at, clock_epoch, issued, first, epoch, ver, tags, body)
   local own, current = string.sub(body, 45, 52), {}
   for _, value in ipairs(heads(head_of, KEYS[1])) do

@@ -62,7 +62,7 @@ pub(super) const LINES: &[Line] = &[
         rule: 13,
         promise: I2NoResurrection,
         file: file!("standing.lua"),
-        text: "  if of and present == tonumber(epoch) and stands(clock, present, of, began) then",
+        text: "  if of and present == tonumber(epoch) and stands(clock, present, of, since) then",
         new: "  if of then",
     },
     Line {
@@ -94,7 +94,7 @@ pub(super) const LINES: &[Line] = &[
         rule: 15,
         promise: I2NoResurrection,
         file: file!("acquire_lease.lua"),
-        text: "    if hold and (written or redis.call('PTTL', held) >= 0) then",
+        text: "    if hold and (written or redis.call('PTTL', hold_key) >= 0) then",
         new: "    if hold and written then",
     },
     Line {
@@ -126,7 +126,7 @@ pub(super) const LINES: &[Line] = &[
         rule: 20,
         promise: I2NoResurrection,
         file: file!("fill.lua"),
-        text: "  if any_after(tags, began) or not are_staged(staged) then",
+        text: "  if any_after(tags, since) or not are_staged(staged) then",
         new: "  if not are_staged(staged) then",
     },
     Line {
@@ -134,8 +134,8 @@ pub(super) const LINES: &[Line] = &[
         rule: 20,
         promise: I2NoResurrection,
         file: file!("tags.lua"),
-        text: "    held[i] = of == epoch and ver <= issued and ver",
-        new: "    held[i] = of and ver",
+        text: "    versions[i] = of == epoch and ver <= issued and ver",
+        new: "    versions[i] = of and ver",
     },
     Line {
         what: "a tag version that is made again is late enough",
