@@ -2,9 +2,9 @@
 
 use std::time::Duration;
 
-use larder::admin::{Access, Admin};
 #[cfg(feature = "inspect")]
 use larder::RedisL2;
+use larder::admin::{Access, Admin};
 use larder::{Caches, Loaded, ServiceSettings};
 use serde_json::{Value, from_str, json};
 

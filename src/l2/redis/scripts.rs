@@ -120,6 +120,20 @@ mod tests {
         assert!(page.contains(&format!("`{sha}`")), "the SHA1 is {sha}");
     }
 
+    /// Lua cannot read the constants of Rust.
+    #[test]
+    fn limits_are_those_of_the_envelope() {
+        use crate::wire::envelope::{MAX_TAGS, MOST_VALUES};
+
+        for (part, name, limit) in [
+            (TAGS, "MOST_TAGS", MAX_TAGS),
+            (VALUES, "MOST_VALUES", MOST_VALUES),
+        ] {
+            let line = format!("\nlocal {name} = {limit}\n");
+            assert!(part.contains(&line), "{name} is not {limit}");
+        }
+    }
+
     /// By its line in the script an error is given the name of the command.
     #[test]
     fn a_line_of_a_script_calls_one_command() {

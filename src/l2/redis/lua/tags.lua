@@ -61,12 +61,12 @@ local function keep_tag_versions(tags, epoch, px)
 end
 
 -- How many tags a value may have.
-local MOST = 128
+local MOST_TAGS = 128
 
 -- How many tags there are from a place in a text to its end; nil if they are damaged.
 local function count(text, at)
   local many = 0
-  while at < #text and many < MOST do
+  while at < #text and many < MOST_TAGS do
     at = at + 2 + struct.unpack('>I2', text, at)
     many = many + 1
   end
