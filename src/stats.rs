@@ -57,6 +57,7 @@ impl Counter {
 }
 
 /// All that lists the counters, from their names. Each is a field of [`Stats`]: without one of them this does not compile.
+// `Stats` itself is written out, as a field that a macro makes has no definition for an editor to go to.
 macro_rules! counters {
     ($($name:ident),* $(,)?) => {
         /// The counters of one thread, in cache lines of its own: two threads that write to one line would have to

@@ -371,6 +371,7 @@ impl Convert {
     }
 
     fn cannot_store(&self, error: &(dyn Error + 'static)) {
+        // Whatever the reason. `CodecError::exceeded` of the error would tell values that are too large from others.
         self.counters.unstorable_values.bump();
         // Relaxed: the time is all there is.
         let until = self.options.clock.now().saturating_add(nanos(MINUTE));

@@ -1,6 +1,7 @@
 //! Look-ups that see a write of another instance.
 
 use std::error::Error;
+use std::fmt;
 
 use crate::cache::Cache;
 use crate::cache::typed::loader_of_one;
@@ -196,4 +197,19 @@ impl<K: CacheKey, V: Send + Sync + 'static> AtLeast<'_, K, V> {
     }
 }
 
-view!(AtLeast);
+impl<K, V: Send + Sync + 'static> Clone for AtLeast<'_, K, V> {
+    fn clone(&self) -> Self {
+        *self
+    }
+}
+
+// A derive would demand these of the types of keys and values, too.
+impl<K, V: Send + Sync + 'static> Copy for AtLeast<'_, K, V> {}
+
+impl<K, V: Send + Sync + 'static> fmt::Debug for AtLeast<'_, K, V> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let mut debug = f.debug_struct("AtLeast");
+        debug.field("cache", self.cache).field("token", self.token);
+        debug.finish()
+    }
+}

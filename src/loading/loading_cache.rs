@@ -1,5 +1,6 @@
 //! A cache that has its loader (read-through).
 
+use std::fmt;
 use std::ops::Deref;
 use std::sync::Arc;
 use std::time::Duration;
@@ -365,7 +366,22 @@ where
     try_join_all(keys.into_iter().map(one)).await
 }
 
-view!(LoadingAtLeast);
+impl<K, V: Send + Sync + 'static> Clone for LoadingAtLeast<'_, K, V> {
+    fn clone(&self) -> Self {
+        *self
+    }
+}
+
+// A derive would demand these of the types of keys and values, too.
+impl<K, V: Send + Sync + 'static> Copy for LoadingAtLeast<'_, K, V> {}
+
+impl<K, V: Send + Sync + 'static> fmt::Debug for LoadingAtLeast<'_, K, V> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let mut debug = f.debug_struct("LoadingAtLeast");
+        debug.field("cache", self.cache).field("token", self.token);
+        debug.finish()
+    }
+}
 
 impl<K, V: Send + Sync + 'static> Deref for LoadingCache<K, V> {
     type Target = Cache<K, V>;

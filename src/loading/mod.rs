@@ -8,29 +8,6 @@
 //!
 //! Must not know the levels: the engine looks up, loads and stores.
 
-/// Implements `Clone`, `Copy` and `Debug` for look-ups with a token, whatever the types of keys and values are: a
-/// derive would demand these of the types, too.
-macro_rules! view {
-    ($type:ident) => {
-        impl<K, V: Send + Sync + 'static> Clone for $type<'_, K, V> {
-            fn clone(&self) -> Self {
-                *self
-            }
-        }
-
-        impl<K, V: Send + Sync + 'static> Copy for $type<'_, K, V> {}
-
-        impl<K, V: Send + Sync + 'static> std::fmt::Debug for $type<'_, K, V> {
-            fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-                f.debug_struct(stringify!($type))
-                    .field("cache", self.cache)
-                    .field("token", &self.token)
-                    .finish()
-            }
-        }
-    };
-}
-
 mod at_least;
 mod keep_warm;
 mod loading_cache;

@@ -43,13 +43,15 @@ impl<T> ResultSender<T> {
     pub(crate) fn send(self, result: T) {
         // Only the sender sets it, and this consumes the sender.
         let _ = self.0.result.set(Some(result));
+        // The sender is dropped here, which wakes the waiters.
     }
 }
 
 impl<T> Drop for ResultSender<T> {
     fn drop(&mut self) {
-        // Does nothing after `send`.
+        // Does nothing after `send`, which has set the result.
         let _ = self.0.result.set(None);
+        // Here and not in `send`: a sender that is lost wakes its waiters, too.
         self.0.sent.notify_waiters();
     }
 }

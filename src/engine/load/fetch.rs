@@ -58,6 +58,7 @@ pub(crate) struct Fetch {
 }
 
 /// A load that its caller runs, and the loader to run it with.
+// The caller that comes first gets it, and has a task run it. Callers that come later have the flight alone.
 pub(crate) type ToRun = (Fetch, Loader);
 
 impl Fetch {

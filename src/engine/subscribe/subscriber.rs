@@ -25,7 +25,7 @@ use tracing::{Instrument, debug, debug_span};
 
 use super::listen::Channels;
 use super::publish::Publisher;
-use super::session::{Reached, Received, Session, SessionStep};
+use super::session::{HEARTBEATS, Reached, Received, Session, SessionStep};
 use crate::ablation::{Rule, without};
 use crate::engine::context::Context;
 use crate::engine::load::Mismatches;
@@ -235,7 +235,7 @@ impl Subscriber {
         if !ctx.options.is_listed {
             loop {
                 // As often as heartbeats would have what is deferred sent.
-                sleep(ctx.options.max_staleness / 3).await;
+                sleep(ctx.options.max_staleness / HEARTBEATS).await;
                 self.l2_may_answer.notify_one();
             }
         }
@@ -578,7 +578,9 @@ impl<'a> Receiver<'a> {
             (self.ctx.events).emit(|| CacheEvent::Cleared { is_own: false });
         }
         (self.ctx.breaker).note_epoch(partition.incarnation, started.is_new_epoch);
-        // Before the proof that its caller takes (rule 9).
+        // Before the proof that its caller takes (rule 9). That no entry outlives its epoch has guards besides this flush, as an
+        // answer or a message of the new epoch may come first: `Freshness::connected` ends the proof, `InFlight` and `KeyState`
+        // refuse values of operations that began in another one, and `TagTable` forgets the tags.
         self.ctx.l1.flush(partition.epoch);
     }
 }

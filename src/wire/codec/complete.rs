@@ -296,21 +296,24 @@ macro_rules! pass_on {
     )*};
 }
 
-/// Numbers that can be other than finite.
-macro_rules! pass_floats_on {
-    ($($method:ident($type:ty) $shape:expr;)*) => {$(
-        #[inline]
-        fn $method(self, value: $type) -> Result<S::Ok, S::Error> {
-            if NOTES && !value.is_finite() {
-                self.found.check(Refused::NotFinite)?;
-            }
-            let done = self.inner.$method(value)?;
-            let shape = $shape;
-            let shape = if NOTES { shape.of(&value.to_le_bytes()) } else { shape };
-            self.found.shape.set(shape);
-            Ok(done)
+impl<S: Serializer, const NOTES: bool> Complete<'_, S, NOTES> {
+    /// Passes a number on that can be other than finite.
+    #[inline]
+    fn pass_float(
+        self,
+        is_finite: bool,
+        bytes: &[u8],
+        shape: Shape,
+        pass: impl FnOnce(S) -> Result<S::Ok, S::Error>,
+    ) -> Result<S::Ok, S::Error> {
+        if NOTES && !is_finite {
+            self.found.check(Refused::NotFinite)?;
         }
-    )*};
+        let done = pass(self.inner)?;
+        let shape = if NOTES { shape.of(bytes) } else { shape };
+        self.found.shape.set(shape);
+        Ok(done)
+    }
 }
 
 impl<'a, S: Serializer, const NOTES: bool> Serializer for Complete<'a, S, NOTES> {
@@ -345,9 +348,24 @@ impl<'a, S: Serializer, const NOTES: bool> Serializer for Complete<'a, S, NOTES>
         serialize_unit_variant(name: &'static str, index: u32, variant: &'static str) Shape::UNIT.in_variant(index, variant);
     }
 
-    pass_floats_on! {
-        serialize_f32(f32) Shape::F32;
-        serialize_f64(f64) Shape::F64;
+    #[inline]
+    fn serialize_f32(self, value: f32) -> Result<S::Ok, S::Error> {
+        self.pass_float(
+            value.is_finite(),
+            &value.to_le_bytes(),
+            Shape::F32,
+            |inner| inner.serialize_f32(value),
+        )
+    }
+
+    #[inline]
+    fn serialize_f64(self, value: f64) -> Result<S::Ok, S::Error> {
+        self.pass_float(
+            value.is_finite(),
+            &value.to_le_bytes(),
+            Shape::F64,
+            |inner| inner.serialize_f64(value),
+        )
     }
 
     #[inline]
