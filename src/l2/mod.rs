@@ -5,13 +5,12 @@
 //! partition that changes something is atomic. On Redis a step is one round trip, but for a read of more keys than fit a
 //! request, a script that the server has to load first, and a request that is sent again.
 //!
-//! - `mod.rs`: the traits; [`step`]: changes and their answers; [`lease`], [`value`] and [`members`]: what the other calls
-//!   take and answer
-//! - [`redis`] and [`memory`]: the two stores; [`outages`]: which lines of the log an outage of a server has written
-//!
 //! Architecture invariant: an L2 stores values, orders changes and publishes them. It knows nothing of L1, of loads in
 //! flight, or of loaders.
 
+// The traits are here. `step` has changes and their answers; `lease`, `value` and `members` have what the other calls take
+// and answer. `redis` and `memory` are the two stores. `outages` knows which lines of the log an outage of a server has
+// written.
 mod inbox;
 mod lease;
 mod members;

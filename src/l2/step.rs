@@ -26,7 +26,8 @@ pub enum Step {
     ///
     /// A copy of the request that is sent again has the answer of the first one.
     InsertIf(Version),
-    /// Stores one value as [`Insert`](Self::Insert) does, and appends it to the [`WriteStream`].
+    /// Stores one value as [`Insert`](Self::Insert) does, and appends it to the
+    /// [`WriteStream`](super::WriteStream).
     #[cfg(feature = "write-behind")]
     Append(Box<Append>),
     /// Removes values and leases of keys. Without keys it only publishes.
