@@ -8,6 +8,7 @@
 //! `FILL` set, it fills one cache: the bench runs itself so, as the memory of a process has to be that of one cache.
 
 #![allow(
+    clippy::panic,
     clippy::unwrap_used,
     clippy::indexing_slicing,
     reason = "a step that fails ends the bench"
