@@ -13,13 +13,11 @@ use larder::l2::deadpool_redis::redis::{Value, cmd};
 
 use crate::rounds::{Contestant, Group, ROUNDS};
 use crate::rows::{Row, count};
-use crate::support::callers::{Call, drive};
+use crate::support::callers::{Call, drive, prepare};
 use crate::support::redis::Redis;
 use crate::support::user::User;
 
 const CALLERS: [u64; 2] = [1, 64];
-/// How many callers insert the keys before a round, which is not counted.
-const FILLERS: u64 = 64;
 const KEYS: u64 = 10_000;
 const ROUND: Duration = Duration::from_millis(150);
 const HOUR: Duration = Duration::from_secs(3600);
@@ -127,7 +125,7 @@ fn contestant(
     let round = move || {
         let time = async {
             // There is a value to replace, to touch or to remove.
-            drive(&stored, FILLERS, KEYS, |nth, _| nth <= KEYS / FILLERS).await;
+            prepare(&stored, KEYS).await;
             let before = micros(&mut connection, commands).await;
             let done = drive(&calls, callers, KEYS, |_, since| since < ROUND).await;
             (micros(&mut connection, commands).await - before) / done.number()

@@ -11,7 +11,7 @@ use larder::l2::deadpool_redis::redis::{Script, Value, cmd};
 
 use crate::rounds::{Contestant, Group, ROUNDS};
 use crate::rows::{Goal, Row, THREADS, count};
-use crate::support::callers::{Call, drive};
+use crate::support::callers::{Call, drive, prepare};
 use crate::support::redis::Redis;
 use crate::support::user::User;
 
@@ -19,8 +19,6 @@ const KEYS: u64 = 10_000;
 const ROUND: Duration = Duration::from_millis(150);
 const HOUR: Duration = Duration::from_secs(3600);
 const CALLERS: [u64; 2] = [1, 64];
-/// How many callers insert the keys before a round, which is not timed.
-const FILLERS: u64 = 64;
 const NAMESPACE: &str = "bench:inserts";
 /// The length of the stamp, which comes before the body of a stored value.
 const STAMP: usize = 36;
@@ -149,7 +147,7 @@ fn contender(redis: &Rc<Redis>, name: String, callers: u64, ways: &(Way, Way)) -
     let (redis, (fill, way)) = (Rc::clone(redis), ways.clone());
     let round = move || {
         let calls = async {
-            drive(&fill, FILLERS, KEYS, |nth, _| nth <= KEYS / FILLERS).await;
+            prepare(&fill, KEYS).await;
             drive(&way, callers, KEYS, |_, since| since < ROUND).await
         };
         vec![redis.runtime.block_on(calls).a_second()]

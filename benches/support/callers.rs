@@ -49,6 +49,12 @@ pub(crate) async fn drive(
     Done { lasted, calls }
 }
 
+/// Makes a call with each key below `keys`, by many callers: for what has to be there before a measurement.
+pub(crate) async fn prepare(way: &impl Call, keys: u64) {
+    const CALLERS: u64 = 64;
+    drive(way, CALLERS, keys, move |nth, _| nth <= keys / CALLERS).await;
+}
+
 impl Done {
     #[allow(clippy::cast_precision_loss, reason = "they are few")]
     pub(crate) fn number(&self) -> f64 {

@@ -17,7 +17,7 @@ use crate::Outcome;
 use crate::server::{Server, unknown};
 use crate::text::{Screen, escaped, with_causes};
 
-/// An instance that is subscribed notes something less than so many of its `max_staleness` apart.
+/// Two notes of a subscribed instance are less than this many of its `max_staleness` apart.
 const NOTED_WITHIN: u32 = 3;
 /// How long members are watched at most.
 const LONGEST_WATCH: Duration = Duration::from_secs(30);

@@ -5,8 +5,8 @@ use std::sync::atomic::{AtomicU32, Ordering::Relaxed};
 /// Misses are expected after this many misses that no hit has made up for, until hits have made up for all of them.
 const MANY: u32 = 32;
 
-/// How many misses a hit makes up for. To expect a miss saves a load a round trip, and costs a hit a script in the place of a
-/// GET: with about four times as many misses as hits, the server has equal work either way.
+/// How many misses a hit makes up for. To expect a miss saves a load a round trip, and costs a hit a script in the place of
+/// a GET: with about four times as many misses as hits, the server has equal work either way.
 const HIT: u32 = 4;
 
 /// A value of more bytes is large. The script answers with the values of up to 128 keys at once, and plain reads with few

@@ -15,6 +15,8 @@
 
 mod builder;
 mod codec;
+#[cfg(test)]
+mod corpus;
 mod envelope;
 mod input;
 mod key;
@@ -31,48 +33,8 @@ pub use self::types::types;
 
 #[cfg(test)]
 mod tests {
-    use std::fs;
-    use std::path::{Path, PathBuf};
-
+    use super::corpus::run;
     use super::*;
-
-    /// What a worker of Tokio has, unless it is set.
-    const STACK: usize = 2 << 20;
-
-    /// The files of a target. A packaged crate does not have them.
-    fn files(folder: &str, target: &str) -> Vec<PathBuf> {
-        let root = Path::new(env!("CARGO_MANIFEST_DIR"));
-        let least = if folder == "corpus" { 10 } else { 0 };
-        let folder = root.join("fuzz").join(folder).join(target);
-        if !root.join("fuzz").exists() && root.join("Cargo.toml.orig").exists() {
-            return Vec::new();
-        }
-        let files = match fs::read_dir(&folder) {
-            Ok(files) => files.map(|file| file.unwrap().path()).collect::<Vec<_>>(),
-            Err(_) if least == 0 => Vec::new(),
-            Err(error) => panic!("{}: {error}", folder.display()),
-        };
-        assert!(
-            files.len() >= least,
-            "{}: {} files",
-            folder.display(),
-            files.len()
-        );
-        files
-    }
-
-    fn run(target: &str, check: fn(&[u8])) {
-        let files = ["corpus", "regressions"].map(|folder| files(folder, target));
-        let thread = std::thread::Builder::new().stack_size(STACK);
-        let thread = thread.spawn(move || {
-            for file in files.into_iter().flatten() {
-                let bytes = fs::read(&file).unwrap();
-                let checked = std::panic::catch_unwind(|| check(&bytes));
-                assert!(checked.is_ok(), "{}", file.display());
-            }
-        });
-        thread.unwrap().join().unwrap();
-    }
 
     #[test]
     fn of_envelopes() {

@@ -205,9 +205,8 @@ impl InFlight {
         may_be_late: bool,
     ) -> Option<SharedResult<T>> {
         let flight = flight?;
-        // A caller that may not join a load begins another one. That one finds the lease with the first load, though both are
-        // of this instance, waits for it as for a load of another instance, and after `lease_wait` loads without storing. So
-        // a new condition here makes callers slower, not only newer.
+        // A caller that may not join a load begins another one. The first load has the lease, though both are of this
+        // instance: the second load waits for it as for a load of another instance, for up to `lease_wait`.
         let is_in_time = may_be_late || flight.tag_changes == self.freshness.tag_changes();
         let is_current = flight.generation == self.freshness.generation();
         let is_proven = if without(Rule::ProofFirst) {

@@ -8,6 +8,10 @@ use twox_hash::XxHash3_64;
 
 use super::{Key, random};
 
+/// Heartbeats come this many times in each `max_staleness` (rule 8).
+// So two may be lost before the proof of the instance runs out.
+pub(crate) const HEARTBEATS: u32 = 3;
+
 /// How an instance introduces itself to a partition.
 ///
 /// Complete: a store heeds every field, so a new field is a breaking change.
@@ -115,7 +119,7 @@ impl Noted {
     ) -> bool {
         let every = 2 * max_staleness;
         // Half the time between heartbeats: those that are sent together may be a little before or after that time.
-        let soon = Instant::now() + max_staleness / 6;
+        let soon = Instant::now() + max_staleness / HEARTBEATS / 2;
         let is_due = applied != self.applied || soon >= self.until;
         if is_due {
             let until = align(soon + every, every);

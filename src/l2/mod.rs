@@ -35,7 +35,7 @@ use crate::util::retry_delays::retry_delays;
 
 pub use self::lease::{Fill, Lease, LeaseReply, LeaseRequest};
 pub use self::members::{Applied, FleetBypass, Member, MemberInfo, Members, StoredCounts};
-pub(crate) use self::members::{ListAge, Noted};
+pub(crate) use self::members::{HEARTBEATS, ListAge, Noted};
 pub use self::memory::{MemoryL2, MemorySnapshot};
 pub use self::outages::{Outages, Reporter, Trouble};
 #[doc(hidden)]
@@ -339,9 +339,9 @@ pub trait Subscription: Stream<Item = Result<Event, L2Error>> + Send + Unpin {
     /// Asks for an [`Event::Heartbeat`]. It comes after all messages that the partition published before it.
     ///
     /// Before the partition answers, it notes that this instance has applied all messages up to `applied`, if that has
-    /// changed or if nothing was noted for twice its `max_staleness`. The answer is an error if that could not be noted, or if
-    /// this instance is not in the list of members any more, or the list has another generation than the one that it
-    /// has joined.
+    /// changed or if nothing was noted for twice its `max_staleness`. The answer is an error if that could not be noted, or
+    /// if this instance is not in the list of members any more, or the list has another generation than the one that it has
+    /// joined.
     fn heartbeat(&mut self, applied: Applied);
 
     /// When to ask for a heartbeat that comes once in an interval, and is due at `by`: then or up to an interval

@@ -152,7 +152,8 @@ pub struct Settings {
     pub partitions: Option<u16>,
 }
 
-/// All that lists the options, from their names. Each is a field of [`Settings`]: without one of them this does not compile.
+/// All that lists the options, from their names. Each is a field of [`Settings`]: without one of them this does not
+/// compile.
 // The struct itself is written out, as a field that a macro makes has no definition for an editor to go to.
 macro_rules! options {
     ($($name:ident),* $(,)?) => {

@@ -1,4 +1,4 @@
-//! The public test suite of HTTP caches, `http-tests/cache-tests`, on the layer of the feature `http`; run by
+//! The public test suite of HTTP caches, `http-tests/cache-tests`, on the layer of larder-http; run by
 //! `sh tests/http_suite.sh DIR`.
 
 #![allow(

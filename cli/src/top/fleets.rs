@@ -13,7 +13,7 @@ use larder::stats::Stats;
 use crate::server::unknown;
 use crate::text::with_causes;
 
-/// An instance that is subscribed notes something less than so many of its `max_staleness` apart.
+/// Two notes of a subscribed instance are less than this many of its `max_staleness` apart.
 const NOTED_WITHIN: u32 = 3;
 
 /// Reads Redis.

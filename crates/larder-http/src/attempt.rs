@@ -10,6 +10,8 @@ use ::http::response::Parts;
 use ::http::{Response, StatusCode, request};
 use bytes::Bytes;
 use futures::FutureExt as _;
+use larder::internal::OfOneCaller;
+use larder::{Entry, Loaded};
 use tokio::sync::oneshot;
 use tokio::time::timeout;
 use tracing::Instrument as _;
@@ -24,8 +26,6 @@ use super::references::leads_to_itself;
 use super::stored::{CachedResponse, Content, Scheme, Stored, Varies, own};
 use super::untyped::{BoxBody, Unsent, send};
 use super::variants::{variant_key, widen};
-use larder::internal::OfOneCaller;
-use larder::{Entry, Loaded};
 
 /// An answer, or the panic of the inner service.
 pub(super) type Reply = thread::Result<Answer>;

@@ -6,9 +6,9 @@ use std::task::{Context, Poll, ready};
 
 use bytes::{Buf, Bytes};
 use http_body::{Body, Frame, SizeHint};
+use larder::internal::downcast;
 
 use super::any_body::{AnyBody, Coming};
-use larder::internal::downcast;
 
 /// The body of a response of a [`CacheService`](super::CacheService): bytes that are in memory, or the body of the
 /// inner service as it comes.

@@ -8,12 +8,12 @@ use std::time::Duration;
 use bytes::Bytes;
 use futures::FutureExt as _;
 use http_body::Frame;
+use larder::internal::OfOneCaller;
 use tokio::sync::mpsc::UnboundedSender;
 use tokio::time::{Instant, timeout};
 
 use super::any_body::{AnyBody, BodyPart, Coming};
 use super::untyped::{AnyError, BoxBody};
-use larder::internal::OfOneCaller;
 
 /// How many frames of a body are read. A service that sends empty ones has no end otherwise.
 const FRAMES: usize = 16_384;

@@ -5,11 +5,11 @@ use std::collections::BTreeSet;
 use ::http::header::{HOST, HeaderMap, HeaderValue};
 use ::http::uri::Authority;
 use ::http::{Uri, request};
+use larder::key::MAX_KEY_BYTES;
 use url::form_urlencoded;
 
 use super::layer::CacheLayer;
 use super::variants::VARIANT_BYTES;
-use larder::key::MAX_KEY_BYTES;
 
 /// The key of a GET of this resource. `None` if the key is too long, or if a rule says so; or if the path does not
 /// begin with a slash, as the key could then name another host and path.

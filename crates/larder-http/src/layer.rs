@@ -6,10 +6,10 @@ use std::time::Duration;
 
 use ::http::header::HeaderName;
 use ::http::{request, response, uri};
+use larder::{BuildError, Builder, Cache};
 
 use super::invalidated::InvalidatedResponses;
 use super::stored::{CachedResponse, Scheme};
-use larder::{BuildError, Builder, Cache};
 
 /// Bytes of L1, unless the builder says so.
 const L1_BYTES: u64 = 64 << 20;

@@ -11,12 +11,12 @@ use ::http::header::{
 };
 use ::http::{Request, Response, StatusCode, request, response};
 use http_cache_semantics::{CacheOptions, CachePolicy};
+use larder::Meta;
 
 use super::conditional::{date, has_validator, text};
 use super::directives::{Directives, members, parse_seconds};
 use super::layer::CacheLayer;
 use super::stored::{Stored, Terms};
-use larder::Meta;
 
 /// The directives that `http-cache-semantics` is asked with. Not `proxy-revalidate`, which says nothing of a response
 /// that is fresh.

@@ -4,6 +4,8 @@ use std::collections::BTreeSet;
 use std::sync::{Arc, Mutex};
 
 use ::http::Response;
+use larder::internal::{OfOneCaller, lock};
+use larder::{Entry, LoadError, Source};
 use tokio::sync::oneshot;
 use tokio::sync::oneshot::error::TryRecvError;
 
@@ -15,9 +17,6 @@ use super::policy::is_stale;
 use super::stored::{CachedResponse, Content, Stored};
 use super::untyped::Unsent;
 use super::variants::{variant_key, widen};
-use larder::internal::OfOneCaller;
-use larder::internal::lock;
-use larder::{Entry, LoadError, Source};
 
 /// The entry of a key, or why there is none.
 type FoundResponse = Result<Entry<CachedResponse>, LoadError>;

@@ -8,6 +8,7 @@ use std::task::{Context, Poll};
 use ::http::{Request, Response};
 use futures::future::BoxFuture;
 use http_body::Body;
+use larder::internal::Invariant;
 use tower_layer::Layer;
 use tower_service::Service;
 
@@ -16,7 +17,6 @@ use super::body::CacheBody;
 use super::handle::handle;
 use super::layer::CacheLayer;
 use super::typed::{TypedUnsent, typed_answer};
-use larder::internal::Invariant;
 
 /// A service with a cache before it, made by [`CacheLayer`](super::CacheLayer).
 #[derive(Clone, Debug)]

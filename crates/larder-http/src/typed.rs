@@ -10,12 +10,12 @@ use std::task::{Context, Poll};
 use ::http::{Request, Response, request};
 use bytes::Bytes;
 use http_body::{Body, Frame, SizeHint};
+use larder::internal::downcast;
 use tower_service::Service;
 
 use super::any_body::Answer;
 use super::body::{CacheBody, in_memory};
 use super::untyped::{AnyError, Sending, ServiceBody, Unsent};
-use larder::internal::downcast;
 
 /// The inner service, and the body of a request for it.
 pub(super) struct TypedUnsent<S, R> {

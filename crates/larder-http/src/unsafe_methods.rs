@@ -3,13 +3,13 @@
 use ::http::header::{CONTENT_LOCATION, LOCATION};
 use ::http::{Method, Uri, request::Parts as Request, response::Parts as Response};
 use futures::future::join_all;
+use larder::Cache;
 
 use super::invalidated::InvalidatedResponses;
 use super::keys::{for_each_host, key_of};
 use super::layer::CacheLayer;
 use super::references::target;
 use super::stored::CachedResponse;
-use larder::Cache;
 
 /// The responses that a successful request invalidates: by section 4.4 of RFC 9111, and by the rule.
 pub(super) fn after(

@@ -6,12 +6,12 @@ use std::time::Duration;
 use ::http::HeaderMap;
 use hmac::digest::Key;
 use hmac::{Hmac, KeyInit as _, Mac as _};
+use larder::internal::seed;
+use larder::{Cache, Loaded};
 use sha2::Sha256;
 
 use super::policy::MOST_NAMES;
 use super::stored::{CachedResponse, Content, Scheme, Varies};
-use larder::internal::seed;
-use larder::{Cache, Loaded};
 
 /// The most bytes that a variant adds to the key of its resource.
 pub(super) const VARIANT_BYTES: usize = 34;

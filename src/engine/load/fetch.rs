@@ -62,7 +62,8 @@ pub(crate) struct Fetch {
 pub(crate) type ToRun = (Fetch, Loader);
 
 impl Fetch {
-    /// Returns the flight of a load or refresh. If the caller began it, also returns the `Fetch`, which the caller must run.
+    /// Returns the flight of a load or refresh. If the caller began it, also returns the `Fetch`, which the caller must
+    /// run.
     pub(super) fn of(
         join: Join<LoadOutcome>,
         goal: Goal,

@@ -153,7 +153,8 @@ pub(crate) async fn fill(
             ctx.l1.in_flight.rely_on_proof(op);
             if let Ok(fresh) = tags::open(ctx, Proof::Unused, &op.key, &bytes, now).await
                 && Some(fresh.version) != old
-                // `is_usable` compares with the known epoch, which is the present one only while there is a proof (rule 11).
+                // `is_usable` compares with the known epoch, which is the present one only while there is a proof (rule
+                // 11).
                 && ctx.l1.freshness.is_live()
                 && ctx.l1.is_usable(op, &fresh, now)
             {

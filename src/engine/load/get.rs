@@ -137,15 +137,15 @@ impl Loads {
 
     /// The value or the lease in one step, for a key that L1 did not have and L2 probably does not.
     async fn load_unread(self: &Arc<Self>, key: Key, load: Load) -> Result<AnyEntry, LoadError> {
-        // The request for the lease answers with the value if L2 has one. So a caller that comes here costs one round trip less
-        // if L2 has none, and a script in the place of a batched GET if it has.
+        // The request for the lease answers with the value if L2 has one. So a caller that comes here costs one round trip
+        // less if L2 has none, and a script in the place of a batched GET if it has.
         self.reads.hot_keys.note(&key);
         let loader = load.loader();
         let load = || Load::ByCall(loader.clone());
         let loading = self.join_or_load(key.clone(), Goal::Unread, Some(Want::Any), load(), None);
         let entry = one(loading.await)?;
-        // A load that has run may end with a value of L2, too: with a later one than its own. If the loader was not called, the
-        // value was there, and is handed out as that of a read.
+        // A load that has run may end with a value of L2, too: with a later one than its own. If the loader was not called,
+        // the value was there, and is handed out as that of a read.
         if entry.source() != Source::Loader && !entry.is_fallback() && loader.is_unused() {
             return self.refresh_if_due(key, entry, load()).await;
         }

@@ -125,8 +125,8 @@ impl Loads {
             return Some(every);
         }
         let mut entry = self.reads.look_up(key).await?;
-        // Earlier by the time of a load, and by a jitter: of several instances one looks first, and the others find the value
-        // that it has loaded.
+        // Earlier by the time of a load, and by a jitter: of several instances one looks first, and the others find the
+        // value that it has loaded.
         let before = ctx.convert.ahead.load_takes().min(every / 2) + spread(every / 20);
         let left = every.saturating_sub(before + entry.meta().age());
         if !left.is_zero() {

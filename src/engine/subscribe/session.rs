@@ -9,12 +9,8 @@ use arrayvec::ArrayVec;
 use tokio::time::Instant;
 
 use crate::ablation::{Rule, without};
-use crate::l2::{Applied, Kind, MemberInfo, Message, PartitionClock};
+use crate::l2::{Applied, HEARTBEATS, Kind, MemberInfo, Message, PartitionClock};
 
-/// Heartbeats come this many times in each `max_staleness` (rule 8).
-// Two may be lost before the proof runs out. The command `larder` takes an instance for silent after as many `max_staleness`
-// without a note; that number is its own.
-pub(super) const HEARTBEATS: u32 = 3;
 /// A heartbeat out of turn is sent no sooner than this after the last one.
 const OUT_OF_TURN: Duration = Duration::from_millis(50);
 /// How many clears may come before the partition is asked for its epoch. If more come, the oldest emit no event.

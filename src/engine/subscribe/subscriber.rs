@@ -25,7 +25,7 @@ use tracing::{Instrument, debug, debug_span};
 
 use super::listen::Channels;
 use super::publish::Publisher;
-use super::session::{HEARTBEATS, Reached, Received, Session, SessionStep};
+use super::session::{Reached, Received, Session, SessionStep};
 use crate::ablation::{Rule, without};
 use crate::engine::context::Context;
 use crate::engine::load::Mismatches;
@@ -35,8 +35,8 @@ use crate::engine::write::{PartitionWrites, Writes};
 use crate::events::CacheEvent;
 use crate::l1::{Freshness, ProofRequest};
 use crate::l2::{
-    Event, Kind, L2Error, LONGEST_PAUSE, LeaseRequest, MemberInfo, Message, PartitionClock,
-    Subscription, Version, Want, reconnects,
+    Event, HEARTBEATS, Kind, L2Error, LONGEST_PAUSE, LeaseRequest, MemberInfo, Message,
+    PartitionClock, Subscription, Version, Want, reconnects,
 };
 use crate::stats::Stats;
 use crate::util::lock::lock;
@@ -578,9 +578,9 @@ impl<'a> Receiver<'a> {
             (self.ctx.events).emit(|| CacheEvent::Cleared { is_own: false });
         }
         (self.ctx.breaker).note_epoch(partition.incarnation, started.is_new_epoch);
-        // Before the proof that its caller takes (rule 9). That no entry outlives its epoch has guards besides this flush, as an
-        // answer or a message of the new epoch may come first: `Freshness::connected` ends the proof, `InFlight` and `KeyState`
-        // refuse values of operations that began in another one, and `TagTable` forgets the tags.
+        // Before the proof that its caller takes (rule 9). An answer of the new epoch may come before this flush. So two
+        // other places keep entries of one epoch out of another: `Freshness::connected` ends the proof, and
+        // `InFlight::allows` stores no value of another epoch, nor of an operation that began before the last flush.
         self.ctx.l1.flush(partition.epoch);
     }
 }

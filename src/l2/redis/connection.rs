@@ -129,13 +129,13 @@ pub(super) struct Live {
 }
 
 impl Live {
-    fn connection(&self) -> &SharedConnection {
+    fn shared_connection(&self) -> &SharedConnection {
         self.shared.connection(self.is_first)
     }
 
     /// About how many bytes the reads under way will bring, the reads of other partitions included.
     pub(super) fn expected(&self) -> &AtomicUsize {
-        &self.connection().expected
+        &self.shared_connection().expected
     }
 }
 
@@ -389,7 +389,7 @@ impl Connections {
     /// Gives a connection up, so that neither this partition nor another one that has none is given it again.
     fn discard(&self, live: &Arc<Live>) {
         self.leave(live);
-        live.connection().retire(&live.pooled);
+        live.shared_connection().retire(&live.pooled);
     }
 
     /// Has the next request of this partition look for its server anew.
@@ -464,7 +464,7 @@ async fn connect(
     source.check_policy(&found);
     if first.is_some_and(|first| !first.is_there()) {
         // The pool may have given this one its last connection, which the first had lost.
-        live.connection().retire(&live.pooled);
+        live.shared_connection().retire(&live.pooled);
         return Err(L2Error::closed());
     }
     // Before any request goes over it: the instance may have to empty L1 first (rule 13).

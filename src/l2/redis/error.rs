@@ -47,7 +47,8 @@ pub(super) fn is_elsewhere(kind: ServerErrorKind) -> bool {
 /// The code of the error of a partition that is not used. The number of partitions that the namespace has follows.
 const PARTITIONS: &str = "PARTITIONS";
 
-/// The error of a partition that is not used, with the number of partitions that the namespace has. Scripts raise the same one.
+/// The error of a partition that is not used, with the number of partitions that the namespace has. Scripts raise the same
+/// one.
 pub(super) fn other_partitions(partitions: u16) -> RedisError {
     make_extension_error(
         PARTITIONS.to_owned(),

@@ -213,7 +213,7 @@ impl ReadRequests {
         first.expected() > second.expected()
     }
 
-    /// The connection for the next request, if its connection is there.
+    /// The connections for the next request, with the one that works; `None` if neither works.
     fn over(&self, is_first_busier: bool) -> Option<LiveConnection> {
         let [first, second] = &self.connections;
         let over =

@@ -22,6 +22,12 @@ over_both_stores!(
     counting_together_loses_nothing,
 );
 
+/// Whether the value is stored in the place of this version.
+async fn is_stored(cache: &Texts, value: &str, version: Version) -> bool {
+    let stored = cache.insert_if("k", value.to_owned(), version).await;
+    stored.unwrap().is_some()
+}
+
 fn version_of(entry: Option<larder::Entry<String>>) -> Version {
     entry.unwrap().meta().version().unwrap()
 }
@@ -30,27 +36,12 @@ async fn it_stores_in_the_place_of_the_version_that_was_seen(fleet: Fleet) {
     let ((a, _), (b, _)) = (fleet.instance().await, fleet.instance().await);
     a.insert("k", "1".to_owned()).await.unwrap();
     let seen = version_of(b.get("k").await);
-    assert!(
-        b.insert_if("k", "2".to_owned(), seen)
-            .await
-            .unwrap()
-            .is_some()
-    );
+    assert!(is_stored(&b, "2", seen).await);
     assert_eq!(*b.get_local("k").expect("L1 has it"), "2");
     received(&a, 1).await;
     assert_eq!(*a.get("k").await.unwrap(), "2");
-    assert!(
-        a.insert_if("k", "3".to_owned(), seen)
-            .await
-            .unwrap()
-            .is_none()
-    );
-    assert!(
-        a.insert_if("k", "3".to_owned(), Version::ABSENT)
-            .await
-            .unwrap()
-            .is_none()
-    );
+    assert!(!is_stored(&a, "3", seen).await);
+    assert!(!is_stored(&a, "3", Version::ABSENT).await);
     for cache in [&a, &b] {
         assert_eq!(*cache.get("k").await.unwrap(), "2");
     }
@@ -98,13 +89,7 @@ async fn every_change_makes_a_version_old(fleet: Fleet) {
         a.insert("k", "old".to_owned()).await.unwrap();
         let seen = version_of(a.get("k").await);
         change(n).await;
-        assert!(
-            a.insert_if("k", "newer".to_owned(), seen)
-                .await
-                .unwrap()
-                .is_none(),
-            "{n}"
-        );
+        assert!(!is_stored(&a, "newer", seen).await, "{n}");
         assert_ne!(
             a.get("k").await.map(|entry| entry.to_string()),
             Some("newer".to_owned())
@@ -120,12 +105,7 @@ async fn another_lifetime_leaves_the_version(fleet: Fleet) {
     a.expire("k").await.unwrap();
     assert!(a.touch("k", Duration::from_secs(60)).await.unwrap());
     assert_eq!(version_of(a.get("k").await), seen);
-    assert!(
-        a.insert_if("k", "new".to_owned(), seen)
-            .await
-            .unwrap()
-            .is_some()
-    );
+    assert!(is_stored(&a, "new", seen).await);
 }
 
 async fn the_loser_reads_what_the_winner_stored(fleet: Fleet) {
@@ -134,18 +114,8 @@ async fn the_loser_reads_what_the_winner_stored(fleet: Fleet) {
     a.insert("k", "1".to_owned()).await.unwrap();
     let seen = version_of(a.get("k").await);
     wire.drop_messages(true);
-    assert!(
-        b.insert_if("k", "2".to_owned(), seen)
-            .await
-            .unwrap()
-            .is_some()
-    );
-    assert!(
-        a.insert_if("k", "3".to_owned(), seen)
-            .await
-            .unwrap()
-            .is_none()
-    );
+    assert!(is_stored(&b, "2", seen).await);
+    assert!(!is_stored(&a, "3", seen).await);
     assert_eq!(*a.get("k").await.unwrap(), "2", "not its own old copy");
 }
 
@@ -161,18 +131,8 @@ async fn the_loser_does_not_get_what_was_read_before(fleet: Fleet) {
     let reader = a.clone();
     let reading = tokio::spawn(async move { reader.get("k").await });
     gate.arrived(1).await;
-    assert!(
-        b.insert_if("k", "2".to_owned(), seen)
-            .await
-            .unwrap()
-            .is_some()
-    );
-    assert!(
-        a.insert_if("k", "3".to_owned(), seen)
-            .await
-            .unwrap()
-            .is_none()
-    );
+    assert!(is_stored(&b, "2", seen).await);
+    assert!(!is_stored(&a, "3", seen).await);
     gate.open();
     assert_eq!(*reading.await.unwrap().unwrap(), "1");
     assert_eq!(*a.get("k").await.unwrap(), "2");
@@ -186,9 +146,8 @@ async fn an_unknown_outcome_is_deferred(fleet: Fleet) {
     let error = a.insert_if("k", "v".to_owned(), Version::ABSENT).await;
     assert!(error.unwrap_err().is_deferred());
     eventually("it is invalidated", || async { b.get("k").await.is_none() }).await;
-    eventually("the key is used again", || async {
-        let stored = a.insert_if("k", "v".to_owned(), Version::ABSENT).await;
-        stored.unwrap().is_some()
+    eventually("the key is used again", || {
+        is_stored(&a, "v", Version::ABSENT)
     })
     .await;
     assert_eq!(*b.get("k").await.unwrap(), "v");
@@ -226,25 +185,10 @@ async fn past_its_ttl_a_value_is_absent() {
         .await
         .unwrap();
     let seen = version_of(a.get("k").await);
-    assert!(
-        a.insert_if("k", "2".to_owned(), Version::ABSENT)
-            .await
-            .unwrap()
-            .is_none()
-    );
+    assert!(!is_stored(&a, "2", Version::ABSENT).await);
     fleet.advance(ttl);
-    assert!(
-        a.insert_if("k", "2".to_owned(), seen)
-            .await
-            .unwrap()
-            .is_none()
-    );
-    assert!(
-        a.insert_if("k", "2".to_owned(), Version::ABSENT)
-            .await
-            .unwrap()
-            .is_some()
-    );
+    assert!(!is_stored(&a, "2", seen).await);
+    assert!(is_stored(&a, "2", Version::ABSENT).await);
 }
 
 #[tokio::test]
@@ -254,20 +198,8 @@ async fn without_an_l2_one_of_many_wins() {
     let claims = join_all(claims).await.into_iter().map(Result::unwrap);
     assert_eq!(claims.flatten().count(), 1);
     let seen = version_of(alone.get("k").await);
-    assert!(
-        alone
-            .insert_if("k", "new".to_owned(), seen)
-            .await
-            .unwrap()
-            .is_some()
-    );
-    assert!(
-        alone
-            .insert_if("k", "newer".to_owned(), seen)
-            .await
-            .unwrap()
-            .is_none()
-    );
+    assert!(is_stored(&alone, "new", seen).await);
+    assert!(!is_stored(&alone, "newer", seen).await);
     assert_eq!(*alone.get("k").await.unwrap(), "new");
 }
 
@@ -325,12 +257,7 @@ async fn what_is_refused_changes_nothing() {
     wire.refuse(Step::Touch, 1);
     let error = a.touch("k", HOUR).await.unwrap_err();
     assert!(error.is_refused(), "{error}");
-    assert!(
-        a.insert_if("k", "new".to_owned(), seen)
-            .await
-            .unwrap()
-            .is_some()
-    );
+    assert!(is_stored(&a, "new", seen).await);
 }
 
 /// Somebody else's value is not removed for a write that was not even sent.
@@ -357,12 +284,7 @@ async fn what_is_not_sent_changes_nothing() {
         wire.lose(step, Way::Reply, 0);
     }
     eventually("L2 is asked", || async { !a.health().is_breaker_open() }).await;
-    assert!(
-        a.insert_if("k", "new".to_owned(), seen)
-            .await
-            .unwrap()
-            .is_some()
-    );
+    assert!(is_stored(&a, "new", seen).await);
 }
 
 /// Nor for one that has waited for others until it was too late.
@@ -386,10 +308,5 @@ async fn what_has_waited_for_too_long_changes_nothing() {
     let error = inserting.await.unwrap_err();
     assert!(error.is_refused() && !error.is_deferred(), "{error}");
     assert_eq!(wire.asked(Step::InsertIf), 0);
-    assert!(
-        a.insert_if("k", "new".to_owned(), seen)
-            .await
-            .unwrap()
-            .is_some()
-    );
+    assert!(is_stored(&a, "new", seen).await);
 }
