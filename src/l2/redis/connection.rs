@@ -207,13 +207,18 @@ impl Connections {
         deadline: Instant,
         send: impl Fn(MultiplexedConnection) -> Sent,
     ) -> Result<T, L2Error> {
-        let answer = match self.once(deadline, &send).await {
-            // Once more and no oftener: the pool's idle connections may all be broken after a restart, but the second
-            // copy goes over a connection on which RUN has just been answered.
-            Err(Failure::NotExecuted(_) | Failure::InDoubt(_)) => self.once(deadline, &send).await,
-            answer => answer,
-        };
-        answer.map_err(Failure::into_error)
+        let mut is_second = false;
+        // One call of `once` in the code: each kind of request has its copy of it.
+        loop {
+            match self.once(deadline, &send).await {
+                // Once more and no oftener: the pool's idle connections may all be broken after a restart, but the second
+                // copy goes over a connection on which RUN has just been answered.
+                Err(Failure::NotExecuted(_) | Failure::InDoubt(_)) if !is_second => {
+                    is_second = true
+                }
+                answer => return answer.map_err(Failure::into_error),
+            }
+        }
     }
 
     /// Whether a request could be sent at once.
@@ -339,51 +344,53 @@ impl Connections {
         live: &Arc<Live>,
         answer: Option<RedisResult<T>>,
     ) -> Result<T, Failure> {
-        if answer.is_some() {
-            live.pooled.note_answer();
-        }
         match answer {
             Some(Ok(answer)) => {
+                live.pooled.note_answer();
                 // Relaxed: a count that is off by one only moves the moment at which the connection counts as
                 // half-open.
                 live.silent.store(0, Ordering::Relaxed);
                 Ok(answer)
             }
-            Some(Err(error)) => {
-                // Such a server refuses each request before it executes anything, so this copy was not executed (rule
-                // 14).
-                let not_executed = is(&error, is_not_executed);
-                if is(&error, is_no_primary) || error.is_unrecoverable_error() {
-                    self.discard(live);
-                } else if not_executed {
-                    // The connection is good for the partitions that are still there.
-                    self.leave(live);
-                }
-                let error = l2_error(error);
-                Err(if not_executed {
-                    Failure::NotExecuted(error)
-                } else if error.is_unreachable() {
-                    Failure::InDoubt(error)
-                } else {
-                    Failure::Final(error)
-                })
-            }
-            None => {
-                // One slow answer says nothing of a connection that was busy, and a new one would only wait behind it
-                // in the server.
-                let timeouts = live.silent.fetch_add(1, Ordering::Relaxed) + 1;
-                // For all partitions: no other partition has had an answer since before this request was sent, either.
-                let was_idle = live.pooled.is_unanswered_for(IDLE + self.limit());
-                if was_idle || timeouts >= HALF_OPEN_AFTER {
-                    self.discard(live);
-                }
-                if was_idle {
-                    // After it was discarded: partitions that leave it now are given another one.
-                    live.pooled.suspect();
-                }
-                Err(Failure::Final(L2Error::timed_out(self.limit())))
-            }
+            Some(Err(error)) => Err(self.judge_error(live, error)),
+            None => Err(self.judge_timeout(live)),
         }
+    }
+
+    fn judge_error(&self, live: &Arc<Live>, error: RedisError) -> Failure {
+        live.pooled.note_answer();
+        // Such a server refuses each request before it executes anything, so this copy was not executed (rule 14).
+        let not_executed = is(&error, is_not_executed);
+        if is(&error, is_no_primary) || error.is_unrecoverable_error() {
+            self.discard(live);
+        } else if not_executed {
+            // The connection is good for the partitions that are still there.
+            self.leave(live);
+        }
+        let error = l2_error(error);
+        if not_executed {
+            Failure::NotExecuted(error)
+        } else if error.is_unreachable() {
+            Failure::InDoubt(error)
+        } else {
+            Failure::Final(error)
+        }
+    }
+
+    fn judge_timeout(&self, live: &Arc<Live>) -> Failure {
+        // One slow answer says nothing of a connection that was busy, and a new one would only wait behind it in the
+        // server.
+        let timeouts = live.silent.fetch_add(1, Ordering::Relaxed) + 1;
+        // For all partitions: no other partition has had an answer since before this request was sent, either.
+        let was_idle = live.pooled.is_unanswered_for(IDLE + self.limit());
+        if was_idle || timeouts >= HALF_OPEN_AFTER {
+            self.discard(live);
+        }
+        if was_idle {
+            // After it was discarded: partitions that leave it now are given another one.
+            live.pooled.suspect();
+        }
+        Failure::Final(L2Error::timed_out(self.limit()))
     }
 
     /// Gives a connection up, so that neither this partition nor another one that has none is given it again.
