@@ -3,6 +3,7 @@
 use std::fmt;
 use std::sync::Arc;
 
+use crate::cache::Cache;
 use crate::engine::{Engine, report_losses};
 use crate::error::{L2Error, WriteError};
 use crate::key::{CacheKey, key_text};
@@ -11,7 +12,7 @@ use crate::token::Token;
 use crate::util::later::Later;
 
 /// A handle of a cache of any type, for the calls that do not depend on its keys and values. From
-/// [`Caches::iter`](crate::Caches::iter).
+/// [`Caches::iter`](crate::Caches::iter), or from a [`Cache`].
 #[derive(Clone)]
 pub struct AnyCache(pub(crate) Arc<Engine>);
 
@@ -112,9 +113,31 @@ impl AnyCache {
         self.0.invalidate_tag(key_text(tag)?).await
     }
 
+    /// See [`Cache::invalidate`](crate::Cache::invalidate). The key is that with the text of `key`, whatever the type of
+    /// the cache's keys: a `str` is the text itself.
+    ///
+    /// # Errors
+    ///
+    /// As [`Cache::invalidate`](crate::Cache::invalidate).
+    pub async fn invalidate<Q: CacheKey + ?Sized>(&self, key: &Q) -> Result<Token, WriteError> {
+        self.0.invalidate(key_text(key)?).await
+    }
+
+    /// Waits until L2 has accepted all invalidations that were deferred.
+    #[doc(hidden)]
+    pub async fn nothing_is_deferred(&self) {
+        Engine::nothing_is_deferred(&self.0).await;
+    }
+
     /// See [`Cache::close`](crate::Cache::close).
     pub async fn close(&self) {
         report_losses(&[(self.namespace(), self.0.close().await)]);
+    }
+}
+
+impl<K, V: Send + Sync + 'static> From<&Cache<K, V>> for AnyCache {
+    fn from(cache: &Cache<K, V>) -> Self {
+        Self(Arc::clone(cache.engine()))
     }
 }
 

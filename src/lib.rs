@@ -11,7 +11,7 @@
 //! [migrating]: crate::guide::migrating
 //! [operations]: crate::guide::operations
 //! [other_languages]: crate::other_languages
-//! [outbox]: crate::guide
+//! [outbox]: https://docs.rs/larder-outbox
 //! [patterns]: crate::guide::patterns
 //! [protocol]: crate::protocol
 //! [redis]: crate::guide::redis
@@ -56,7 +56,6 @@ pub mod loaded;
 mod loading;
 mod lookup_by;
 mod options;
-mod patterns;
 mod prefixes;
 mod settings;
 pub mod stats;
@@ -64,6 +63,8 @@ pub mod token;
 mod util;
 mod vocabulary;
 mod wire;
+#[cfg(feature = "write-behind")]
+pub mod write_behind;
 
 // Building a cache.
 #[doc(inline)]
@@ -100,12 +101,6 @@ pub use crate::settings::{AppliedSettings, ServiceSettings, Settings, SettingsEr
 #[doc(inline)]
 pub use crate::stats::{Health, Stats};
 pub use crate::vocabulary::Invalidation;
-
-// Patterns around a cache, each with a feature of its own.
-#[cfg(feature = "outbox")]
-pub use crate::patterns::outbox;
-#[cfg(feature = "write-behind")]
-pub use crate::patterns::write_behind;
 
 /// Look-ups that answer with nothing older than a write, on any instance: read your own writes.
 ///
@@ -183,10 +178,6 @@ pub mod guide {
 
     #[doc = include_str!("guide/patterns.md")]
     pub mod patterns {}
-
-    #[cfg(feature = "outbox-sqlx")]
-    #[doc = include_str!("guide/outbox.md")]
-    pub mod outbox {}
 
     #[cfg(feature = "macros")]
     #[doc = include_str!("guide/macros.md")]

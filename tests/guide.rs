@@ -32,7 +32,7 @@ fn files(folder: &Path, end: &str) -> Vec<PathBuf> {
 fn messages() -> BTreeSet<String> {
     let root = Path::new(env!("CARGO_MANIFEST_DIR"));
     let mut messages = BTreeSet::new();
-    for file in ["src", "crates/larder-http/src"]
+    for file in ["src", "crates/larder-http/src", "crates/larder-outbox/src"]
         .iter()
         .flat_map(|folder| files(&root.join(folder), "rs"))
     {

@@ -15,7 +15,7 @@ use std::path::Path;
 const LAYERS: [&[&str]; 20] = [
     &["fuzzing"],
     &["admin", "internal"],
-    &["generated", "patterns"],
+    &["generated", "write_behind"],
     &["caches"],
     &["builder"],
     &["any_cache"],
@@ -254,13 +254,18 @@ fn modules_of_the_engine_depend_downward_only() {
 
 #[test]
 fn files_do_not_depend_on_each_other() {
-    for package in ["", "crates/larder-http"] {
-        has_no_cycle(&graph(package));
+    for (package, files) in [
+        ("", 200),
+        ("crates/larder-http", 20),
+        ("crates/larder-outbox", 10),
+    ] {
+        let graph = graph(package);
+        assert!(graph.len() >= files, "{package}: {} files", graph.len());
+        has_no_cycle(&graph);
     }
 }
 
 fn has_no_cycle(graph: &BTreeMap<Module, BTreeSet<Module>>) {
-    assert!(graph.len() > 15, "{} files", graph.len());
     let reaches_itself = |module: &Module| {
         let (mut seen, mut next) = (BTreeSet::new(), vec![module]);
         while let Some(one) = next.pop() {

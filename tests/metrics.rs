@@ -1,6 +1,6 @@
 //! What is handed to the recorder of the process, and the dashboard that shows it.
 
-#![cfg(all(feature = "metrics", feature = "outbox"))]
+#![cfg(feature = "metrics")]
 #![allow(
     clippy::expect_used,
     clippy::indexing_slicing,
@@ -19,8 +19,8 @@ use std::sync::{Arc, LazyLock, Mutex};
 use std::time::Duration;
 
 use futures::future::{BoxFuture, ready};
-use larder::outbox::{Namespaces, NewRow, Outbox, OutboxTable, Relay, Row};
 use larder::{Cache, Stats};
+use larder_outbox::{Namespaces, NewRow, Outbox, OutboxTable, Relay, Row};
 use metrics::{Counter, Gauge, Histogram, Key, KeyName, Metadata, Recorder, SharedString, Unit};
 use metrics_util::registry::{AtomicStorage, Registry};
 use serde_json::Value;

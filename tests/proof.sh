@@ -111,7 +111,7 @@ part() {
             case $program in "$PWD"/target/*) skipped="--skip redis::tls" ;; *) skipped="" ;; esac
             # shellcheck disable=SC2086
             LARDER_SEEDS=${LARDER_SEEDS:-0..200} LARDER_REDIS=$program run --test l2 --test cache --test logs \
-                --test patterns -- $skipped
+                --test write_behind -- $skipped
             # A request of the simulated Redis, and the same of this one: 200 000 random ones, and all of the tests of stores.
             # The skipped one sends so many in the time limit of a step that the comparison is too slow for it.
             LARDER_SEEDS=0..200 LARDER_REDIS=$program run --test compared --test compared_store -- --skip a_full_queue

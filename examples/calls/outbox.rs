@@ -5,9 +5,9 @@ use std::error::Error;
 use std::time::Duration;
 use std::{env, fs, process};
 
-use larder::outbox::rusqlite::Sqlite;
-use larder::outbox::{Outbox, SQLITE_TABLE};
 use larder::{Cache, Caches, InvalidationBatch, MemoryL2, ServiceSettings};
+use larder_outbox::rusqlite::Sqlite;
+use larder_outbox::{Outbox, SQLITE_TABLE};
 use rusqlite::Connection;
 use tokio::time::sleep;
 

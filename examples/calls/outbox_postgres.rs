@@ -4,8 +4,8 @@
 use std::env;
 use std::error::Error;
 
-use larder::outbox::{Outbox, POSTGRES_TABLE};
 use larder::{Cache, Caches, InvalidationBatch, MemoryL2, ServiceSettings};
+use larder_outbox::{Outbox, POSTGRES_TABLE};
 use sqlx::PgPool;
 
 pub(crate) async fn run() -> Result<(), Box<dyn Error>> {

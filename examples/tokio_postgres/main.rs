@@ -4,15 +4,15 @@
 //! DATABASE_URL=postgres://localhost/shop REDIS_URL=redis://localhost cargo run -p tokio_postgres_outbox
 //! ```
 
-#[path = "../../src/patterns/outbox/tokio_postgres.rs"]
+#[path = "../../crates/larder-outbox/src/tokio_postgres.rs"]
 mod table;
 
 use std::env;
 use std::error::Error;
 
 use deadpool_postgres::{Manager, Pool};
-use larder::outbox::{Outbox, POSTGRES_TABLE};
 use larder::{Cache, Caches, InvalidationBatch, OrDeferred as _, ServiceSettings};
+use larder_outbox::{Outbox, POSTGRES_TABLE};
 use tokio_postgres::NoTls;
 
 use crate::table::Postgres;
@@ -79,5 +79,5 @@ enum Failure {
     #[error("the database has failed")]
     Database(#[from] tokio_postgres::Error),
     #[error("the outbox has failed")]
-    Outbox(#[from] larder::outbox::OutboxError),
+    Outbox(#[from] larder_outbox::OutboxError),
 }

@@ -160,16 +160,16 @@ impl InvalidationBatch {
         committed(ended).map(|(value, ())| value)
     }
 
-    /// Each with its namespace, and whether it is a tag.
-    #[cfg(feature = "outbox")]
-    pub(crate) fn names(&self) -> Result<impl Iterator<Item = (&str, bool, &Key)>, KeyTooLong> {
+    /// Each with its namespace, and whether it is a tag. An error if one was too long.
+    #[doc(hidden)]
+    pub fn names(&self) -> Result<impl Iterator<Item = (&str, bool, &str)>, WriteError> {
         if let Some(error) = self.too_long {
-            return Err(error);
+            return Err(error.into());
         }
         Ok(self.caches.iter().flat_map(|cache| {
             let keys = cache.keys.iter().map(|key| (false, key));
             let names = keys.chain(cache.tags.iter().map(|tag| (true, tag)));
-            names.map(|(is_tag, name)| (cache.engine.namespace(), is_tag, name))
+            names.map(|(is_tag, name)| (cache.engine.namespace(), is_tag, &**name))
         }))
     }
 }

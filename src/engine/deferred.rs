@@ -274,7 +274,6 @@ impl<Next> Deferred<Next> {
     }
 
     /// Waits until nothing is pending: L2 has accepted all of it, or other partitions deliver it.
-    #[cfg(feature = "outbox")]
     pub(crate) async fn emptied(&self) {
         loop {
             // Before the look: a future that exists hears of what comes after it.

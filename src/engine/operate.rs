@@ -1,7 +1,6 @@
 //! Operation of an instance: watching it, switching it, changing its options, and closing it.
 
 use std::iter::zip;
-#[cfg(feature = "outbox")]
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
@@ -342,6 +341,10 @@ impl Engine {
         self.current().writes().clear()
     }
 
+    pub(crate) fn invalidate(&self, key: Key) -> BoxFuture<'_, Result<Token, WriteError>> {
+        self.current().writes().invalidate(key, Duration::ZERO)
+    }
+
     pub(crate) fn invalidate_tag(&self, tag: Key) -> BoxFuture<'_, Result<Token, WriteError>> {
         self.current().writes().invalidate_tags(vec![tag])
     }
@@ -364,7 +367,6 @@ impl Engine {
     }
 
     /// Waits until L2 has accepted all invalidations that were deferred.
-    #[cfg(feature = "outbox")]
     pub(crate) fn nothing_is_deferred(this: &Arc<Self>) -> BoxFuture<'static, ()> {
         let contexts = Arc::clone(&Self::latest(this).contexts);
         Box::pin(async move {

@@ -6,7 +6,8 @@ use backon::{BackoffBuilder, ExponentialBackoff, ExponentialBuilder};
 
 /// Delays without end, each twice as long as the one before, jittered, so that the instances of a fleet do not
 /// retry at the same moment.
-pub(crate) fn retry_delays(first: Duration, longest: Duration) -> ExponentialBackoff {
+#[must_use]
+pub fn retry_delays(first: Duration, longest: Duration) -> ExponentialBackoff {
     growing(2.0, first, longest)
 }
 

@@ -2,7 +2,7 @@
 
 use deadpool_postgres::Manager;
 use larder::InvalidationBatch;
-use larder::outbox::{MYSQL_TABLE, Outbox, POSTGRES_TABLE, RelayBuilder};
+use larder_outbox::{MYSQL_TABLE, Outbox, POSTGRES_TABLE, RelayBuilder};
 use sqlx::mysql::MySqlPoolOptions;
 use sqlx::postgres::PgPoolOptions;
 use sqlx::{MySqlPool, PgPool, raw_sql};

@@ -32,13 +32,13 @@ mod support {
     pub(crate) mod redis_server;
     pub(crate) mod signal;
 }
-#[path = "../../src/patterns/outbox/tokio_postgres.rs"]
+#[path = "../../crates/larder-outbox/src/tokio_postgres.rs"]
 mod tokio_postgres_table;
 
 use std::time::Duration;
 
-use larder::outbox::{OutboxStats, Relay};
 use larder::{Cache, Caches, RedisL2, ServiceSettings};
+use larder_outbox::{OutboxStats, Relay};
 
 /// Of the relays here: short, as the tests wait for it.
 const INTERVAL: Duration = Duration::from_millis(50);

@@ -1,8 +1,8 @@
 //! What is written, committed and delivered.
 
 use futures::future::join_all;
-use larder::outbox::Relay;
 use larder::{Cache, InvalidationBatch, Loaded, MemoryL2};
+use larder_outbox::Relay;
 
 use super::database::{Driver, End};
 use super::server::{Kind, Server};

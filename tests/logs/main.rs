@@ -12,8 +12,6 @@
 #[cfg(feature = "cluster")]
 mod cluster;
 mod listen_to;
-#[cfg(feature = "outbox-rusqlite")]
-mod outbox;
 mod rights;
 #[path = "../support/mod.rs"]
 mod support;

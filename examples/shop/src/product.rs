@@ -12,9 +12,9 @@ use axum::http::StatusCode;
 use axum::routing::{get, put};
 use axum::{Json, Router};
 use futures::{FutureExt, join};
-use larder::outbox::rusqlite::Sqlite;
-use larder::outbox::{Outbox, Relay, SQLITE_TABLE};
 use larder::{InvalidationBatch, RefreshAhead};
+use larder_outbox::rusqlite::Sqlite;
+use larder_outbox::{Outbox, Relay, SQLITE_TABLE};
 use rusqlite::{Connection, OptionalExtension as _};
 use serde::{Deserialize, Serialize};
 

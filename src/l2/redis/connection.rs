@@ -214,7 +214,7 @@ impl Connections {
                 // Once more and no oftener: the pool's idle connections may all be broken after a restart, but the second
                 // copy goes over a connection on which RUN has just been answered.
                 Err(Failure::NotExecuted(_) | Failure::InDoubt(_)) if !is_second => {
-                    is_second = true
+                    is_second = true;
                 }
                 answer => return answer.map_err(Failure::into_error),
             }

@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
 use deadpool_sqlite::{Config, Hook, InteractError, Pool, PoolError, Runtime};
-use larder::outbox::OutboxError;
+use larder_outbox::OutboxError;
 use rusqlite::{Connection, Transaction, TransactionBehavior};
 use tokio::time::sleep;
 

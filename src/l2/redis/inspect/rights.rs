@@ -211,7 +211,7 @@ mod tests {
         ] {
             assert_eq!(listed(page, row, "\n"), needed(needed_for, false), "{row}");
         }
-        let page = include_str!("../../../patterns/write_behind/mod.rs");
+        let page = include_str!("../../../write_behind/mod.rs");
         let write_behind = listed(page, "few rights also needs `", ".\n");
         assert_eq!(write_behind, needed(RightsFor::WriteBehind, false));
     }

@@ -1,7 +1,7 @@
 //! A transactional outbox: an invalidation commits with its change, and is carried out even if the process dies right
 //! after the commit.
 //!
-//! A service commits a change to its database, and then calls [`invalidate`](crate::Cache::invalidate). If the process
+//! A service commits a change to its database, and then calls [`invalidate`](larder::Cache::invalidate). If the process
 //! dies in between, nobody invalidates the key, and the old value stays until its TTL ends. With an outbox the
 //! transaction itself names the keys to invalidate, as rows of one more table. A task in each instance, the relay,
 //! reads the rows, invalidates the keys and tags that they name, and deletes them.
@@ -9,15 +9,15 @@
 //! With `PostgreSQL`, `MySQL` or `MariaDB` by sqlx: the module `sqlx` has a sample, which also holds for sqlx 0.8 and
 //! the module `sqlx_0_8`. With `SQLite` by rusqlite:
 //!
-#![cfg_attr(feature = "outbox-rusqlite", doc = "```")]
-#![cfg_attr(not(feature = "outbox-rusqlite"), doc = "```ignore")]
+#![cfg_attr(feature = "rusqlite", doc = "```")]
+#![cfg_attr(not(feature = "rusqlite"), doc = "```ignore")]
 //! # let dir = std::env::temp_dir().join(format!("larder-docs-mod-{}", std::process::id()));
 //! # std::fs::create_dir_all(&dir).unwrap();
 //! # let path = dir.join("shop.sqlite");
 //! # let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
 //! # let demo = async {
-//! use larder::outbox::rusqlite::Sqlite;
-//! use larder::outbox::{Outbox, SQLITE_TABLE};
+//! use larder_outbox::rusqlite::Sqlite;
+//! use larder_outbox::{Outbox, SQLITE_TABLE};
 //! use larder::{Cache, Caches, InvalidationBatch, MemoryL2, ServiceSettings};
 //!
 //! let caches = Caches::with_l2("shop", ServiceSettings::default(), MemoryL2::new());
@@ -57,7 +57,7 @@
 //! The bound holds while the relay of some instance reaches the database and L2. After an outage of L2 the relay goes
 //! on when one of its caches has delivered what it had deferred, which a cache does as soon as L2 accepts it. After an
 //! outage of the database the relay tries again after pauses that grow to 10 s, or to the interval if that is longer.
-//! Other instances return from their L1 as after any [`invalidate`](crate::Cache::invalidate): the old value for
+//! Other instances return from their L1 as after any [`invalidate`](larder::Cache::invalidate): the old value for
 //! `max_staleness` at most.
 //!
 //! - *Rolled back*: the rows are gone with the change, and nothing is invalidated.
@@ -66,11 +66,11 @@
 //! - *Twice*: a row stays when the caller has invalidated its key, so the relay invalidates the key once more. That
 //!   removes a value that was loaded in between, so a key may be loaded a second time after a change. To delete the row
 //!   instead, the caller would need another transaction for each change, while the relay deletes many at a time. A
-//!   value that was [inserted](crate::Cache::insert) in between is removed as well.
+//!   value that was [inserted](larder::Cache::insert) in between is removed as well.
 //! - *Deferred*: while L2 cannot be reached, `invalidate` is deferred in the memory of the process, and a crash loses
 //!   the invalidation. The row stays until L2 has accepted the invalidation. Each relay that has tried drops the key
-//!   from its own L1 and does not use it meanwhile, in [`Mode::Available`](crate::Mode::Available) as well; up to
-//!   1 024 of these keys count towards [`max_deferred`](crate::Builder::max_deferred).
+//!   from its own L1 and does not use it meanwhile, in [`Mode::Available`](larder::Mode::Available) as well; up to
+//!   1 024 of these keys count towards [`max_deferred`](larder::Builder::max_deferred).
 //!
 //! # The rows
 //!
@@ -86,7 +86,7 @@
 //! # The relay
 //!
 //! Every instance runs one relay, for all caches of the service: [`RelayBuilder::caches`] takes the
-//! [`Caches`](crate::Caches), [`RelayBuilder::cache`] a cache that was built without them. An idle relay reads the
+//! [`Caches`](larder::Caches), [`RelayBuilder::cache`] a cache that was built without them. An idle relay reads the
 //! table once in each interval. Rows of a namespace whose L2 is away hold up no rows of other namespaces.
 //!
 //! Several services may share the table. A relay leaves the rows of other namespaces where they are. If such a row has
@@ -108,24 +108,28 @@
 //! # Another driver
 //!
 //! Implement [`OutboxTable`], three statements, which has a sample for tokio-postgres. Run the transaction by
-//! [`InvalidationBatch::invalidate_after`](crate::InvalidationBatch::invalidate_after), so that a caller that is cancelled does
+//! [`InvalidationBatch::invalidate_after`](larder::InvalidationBatch::invalidate_after), so that a caller that is cancelled does
 //! not come between the commit and the invalidation: `examples/tokio_postgres` does.
 //!
 //! # Needs
 //!
 //! An outbox needs an L2 that all instances share. Without an L2 the relay of a cache would deliver to one L1 alone.
 
+#[doc = include_str!("guide.md")]
+#[cfg(feature = "sqlx")]
+pub mod guide {}
+
 mod error;
 mod handle;
 #[cfg_attr(not(feature = "metrics"), path = "no_metrics.rs")]
 mod metrics;
 mod relay;
-#[cfg(feature = "outbox-rusqlite")]
+#[cfg(feature = "rusqlite")]
 pub mod rusqlite;
 mod schema;
-#[cfg(feature = "outbox-sqlx")]
+#[cfg(feature = "sqlx")]
 pub mod sqlx;
-#[cfg(feature = "outbox-sqlx-0_8")]
+#[cfg(feature = "sqlx-0_8")]
 pub mod sqlx_0_8;
 mod stats;
 mod table;

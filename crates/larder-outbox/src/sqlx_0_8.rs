@@ -2,12 +2,12 @@
 //! module says, and its sample, hold here word for word.
 //!
 //! ```toml
-//! larder = { version = "0.1", features = ["outbox-sqlx-0_8"] }
+//! larder = { version = "0.1", features = ["sqlx-0_8"] }
 //! sqlx = { version = "0.8", features = ["postgres", "runtime-tokio"] }
 //! ```
 //!
 //! The table is the same for both versions. So when your program moves to sqlx 0.9, change the feature to
-//! `outbox-sqlx`: its relays deliver the rows that are there. A program with pools of both versions may have both
+//! `sqlx`: its relays deliver the rows that are there. A program with pools of both versions may have both
 //! features.
 
 use ::sqlx_0_8 as driver;

@@ -5,8 +5,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use futures::future::BoxFuture;
 
-use crate::cache::InvalidationBatch;
-use crate::key::KeyTooLong;
+use larder::{InvalidationBatch, WriteError};
 
 /// The `kind` of a row that names a key.
 pub(super) const KEY: &str = "key";
@@ -18,8 +17,8 @@ pub(super) type BoxError = Box<dyn Error + Send + Sync>;
 
 /// The table of an outbox in a database: three statements, by some driver.
 ///
-/// A `sqlx::Pool` implements it with the feature `outbox-sqlx`, or `outbox-sqlx-0_8` for sqlx 0.8; and a
-/// `rusqlite::Sqlite` with `outbox-rusqlite`. For another driver implement it on the type that hands out connections.
+/// A `sqlx::Pool` implements it with the feature `sqlx`, or `sqlx-0_8` for sqlx 0.8; and a
+/// `rusqlite::Sqlite` with `rusqlite`. For another driver implement it on the type that hands out connections.
 /// For tokio-postgres, with deadpool-postgres:
 ///
 /// ```ignore
@@ -32,7 +31,7 @@ pub(super) type BoxError = Box<dyn Error + Send + Sync>;
 #[diagnostic::on_unimplemented(
     message = "`{Self}` is no table of an outbox",
     label = "`OutboxTable` is not implemented for `{Self}`",
-    note = "a pool of sqlx 0.9 needs the feature `outbox-sqlx` of larder, a pool of sqlx 0.8 `outbox-sqlx-0_8`",
+    note = "a pool of sqlx 0.9 needs the feature `sqlx` of larder-outbox, a pool of sqlx 0.8 `sqlx-0_8`",
     note = "for another driver, implement the trait on a type of your own"
 )]
 pub trait OutboxTable: Send + Sync + 'static {
@@ -111,13 +110,13 @@ pub struct Row {
 }
 
 /// The rows that name all of these. An error if one of them is too long, as nothing is written then.
-pub(super) fn rows_of(invalidations: &InvalidationBatch) -> Result<Vec<NewRow>, KeyTooLong> {
+pub(super) fn rows_of(invalidations: &InvalidationBatch) -> Result<Vec<NewRow>, WriteError> {
     let written_ms = now_ms();
     let names = invalidations.names()?;
     let rows = names.map(|(namespace, is_tag, name)| NewRow {
         namespace: namespace.to_owned(),
         kind: if is_tag { TAG } else { KEY },
-        name: name.to_string(),
+        name: name.to_owned(),
         written_ms,
     });
     Ok(rows.collect())

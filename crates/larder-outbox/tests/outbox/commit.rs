@@ -4,8 +4,8 @@ use std::error::Error;
 
 use futures::FutureExt;
 use larder::key::MAX_KEY_BYTES;
-use larder::outbox::Outbox;
 use larder::{Cache, CommitError, InvalidationBatch, MemoryL2};
+use larder_outbox::Outbox;
 
 use super::database::{Database, Driver};
 use super::{INTERVAL, Prices, prices};

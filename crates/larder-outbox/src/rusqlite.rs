@@ -10,15 +10,14 @@ use std::sync::{Arc, Mutex};
 use ::rusqlite::{Connection, Error, Transaction, TransactionBehavior, params, params_from_iter};
 use futures::FutureExt;
 use futures::future::BoxFuture;
+use larder::internal::{lock, stopped_invalidation};
+use larder::{InvalidationBatch, WriteError};
 use tokio::runtime::Handle;
 use tokio::task::spawn_blocking;
 
 use super::error::{OutboxError, Reason};
 use super::handle::Outbox;
 use super::table::{BoxError, Namespaces, NewRow, OutboxTable, Row, rows_of};
-use crate::cache::InvalidationBatch;
-use crate::error::{L2Error, WriteError};
-use crate::util::lock::lock;
 
 const INSERT: &str =
     "INSERT INTO larder_outbox (namespace, kind, name, written_ms) VALUES (?1, ?2, ?3, ?4)";
@@ -34,8 +33,8 @@ type Open = dyn Fn() -> Result<Connection, Error> + Send + Sync;
 /// # let path = dir.join("outbox.sqlite");
 /// # let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
 /// # let demo = async {
-/// use larder::outbox::rusqlite::Sqlite;
-/// use larder::outbox::{Outbox, SQLITE_TABLE};
+/// use larder_outbox::rusqlite::Sqlite;
+/// use larder_outbox::{Outbox, SQLITE_TABLE};
 /// use larder::{Cache, InvalidationBatch, MemoryL2};
 ///
 /// let prices: Cache<String, u32> = Cache::builder("docs:price").l2(MemoryL2::new()).build()?;
@@ -108,8 +107,8 @@ impl Outbox<Sqlite> {
     ///
     /// ```
     /// # async fn demo() -> Result<(), Box<dyn std::error::Error>> {
-    /// use larder::outbox::rusqlite::Sqlite;
-    /// use larder::outbox::{Outbox, SQLITE_TABLE};
+    /// use larder_outbox::rusqlite::Sqlite;
+    /// use larder_outbox::{Outbox, SQLITE_TABLE};
     /// use larder::{Cache, InvalidationBatch, MemoryL2};
     ///
     /// let users: Cache<u64, String> = Cache::builder("docs:user").l2(MemoryL2::new()).build()?;
@@ -159,8 +158,7 @@ impl Outbox<Sqlite> {
         self.blocking_insert(&transaction, &invalidations)?;
         transaction.commit().map_err(OutboxError::database)?;
         let done = runtime.spawn(invalidations.invalidate());
-        let stopped = |_| Err(WriteError::deferred(L2Error::closed()));
-        Ok(done.map(move |done| done.unwrap_or_else(stopped)))
+        Ok(done.map(|done| done.unwrap_or_else(|_| Err(stopped_invalidation()))))
     }
 }
 

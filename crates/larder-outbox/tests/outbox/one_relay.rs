@@ -6,8 +6,8 @@ use std::sync::atomic::{AtomicU64, Ordering::SeqCst};
 use std::time::Duration;
 
 use futures::future::{BoxFuture, ready};
-use larder::outbox::{Namespaces, NewRow, Outbox, OutboxTable, Relay, Row};
 use larder::{Cache, Caches, MemoryL2, RedisL2, ServiceSettings};
+use larder_outbox::{Namespaces, NewRow, Outbox, OutboxTable, Relay, Row};
 
 use super::database::{Database, Driver, End};
 use super::{DRIVERS, HOUR, INTERVAL, Prices, UNHURRIED, polls, prices, stats_are};

@@ -1,5 +1,28 @@
 //! What a relay says that cannot deliver: one line for a cause, and one when it is over.
 
+#![allow(
+    clippy::expect_used,
+    clippy::panic,
+    clippy::unwrap_used,
+    reason = "a failed step ends the test"
+)]
+
+#[path = "../../../tests/support"]
+mod support {
+    #![allow(
+        dead_code,
+        clippy::unwrap_used,
+        clippy::panic,
+        reason = "other tests use the rest"
+    )]
+
+    pub(crate) mod eventually;
+    pub(crate) mod log;
+    pub(crate) mod program;
+    mod signal;
+    mod unlocked;
+}
+
 use std::error::Error;
 use std::path::Path;
 use std::sync::Arc;
@@ -7,16 +30,17 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering::SeqCst};
 use std::time::Duration;
 
 use futures::future::{BoxFuture, ready};
-use larder::outbox::rusqlite::Sqlite;
-use larder::outbox::{Namespaces, NewRow, Outbox, OutboxTable, Row, SQLITE_TABLE};
 use larder::{Cache, InvalidationBatch, MemoryL2};
+use larder_outbox::rusqlite::Sqlite;
+use larder_outbox::{Namespaces, NewRow, Outbox, OutboxTable, Row, SQLITE_TABLE};
 use rusqlite::Connection;
 use tracing::Level;
 
-use super::SECRET;
 use crate::support::eventually::eventually;
 use crate::support::log::Log;
 use crate::support::program::Dir;
+
+const SECRET: &str = "hunter2";
 
 #[test]
 fn an_outbox_that_is_not_delivered() {

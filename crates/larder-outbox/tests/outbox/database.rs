@@ -4,9 +4,9 @@ use std::future::ready;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use larder::outbox::rusqlite::Sqlite;
-use larder::outbox::{Outbox, Relay, RelayBuilder, SQLITE_TABLE};
 use larder::{Cache, CacheKey, InvalidationBatch};
+use larder_outbox::rusqlite::Sqlite;
+use larder_outbox::{Outbox, Relay, RelayBuilder, SQLITE_TABLE};
 use rusqlite::Connection;
 use sqlx::SqlitePool;
 use sqlx::sqlite::SqliteConnectOptions;

@@ -3,10 +3,15 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::error::Error;
+use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
+use futures::FutureExt;
 use futures::future::{join_all, select_all};
+use larder::caches::AnyCache;
+use larder::internal::{lock, retry_delays};
+use larder::{Cache, Caches, WriteError};
 use tokio::runtime::Handle;
 use tokio::time::{sleep, timeout};
 use tokio_util::task::AbortOnDropHandle;
@@ -16,14 +21,6 @@ use super::error::{OutboxError, Reason};
 use super::metrics;
 use super::stats::{Counted, Counters, OutboxStats, age};
 use super::table::{AnyTable, BoxError, Namespaces, OutboxTable, Row, TAG, now_ms, oldest};
-use crate::cache::Cache;
-use crate::caches::Caches;
-use crate::engine::Engine;
-use crate::error::WriteError;
-use crate::key::key_text;
-use crate::util::lock::lock;
-use crate::util::partial_debug::partial_debug;
-use crate::util::retry_delays::retry_delays;
 
 /// The longest pause after a poll that failed, unless the interval is longer.
 const LONGEST_RETRY: Duration = Duration::from_secs(10);
@@ -58,7 +55,7 @@ pub struct RelayBuilder {
 #[derive(Default)]
 struct Served {
     services: Vec<Caches>,
-    caches: Vec<Arc<Engine>>,
+    caches: Vec<AnyCache>,
 }
 
 impl RelayBuilder {
@@ -78,7 +75,7 @@ impl RelayBuilder {
 
     /// Delivers the rows of this cache, too, which is none of the [`caches`](Self::caches).
     pub fn cache<K, V: Send + Sync + 'static>(mut self, cache: &Cache<K, V>) -> Self {
-        self.served.caches.push(Arc::clone(cache.engine()));
+        self.served.caches.push(cache.into());
         self
     }
 
@@ -125,9 +122,15 @@ impl RelayBuilder {
     }
 }
 
-partial_debug!([] RelayBuilder, "RelayBuilder", this =>
-    namespaces: &this.served.by_namespace().keys().collect::<Vec<_>>(),
-    interval: &this.interval);
+impl fmt::Debug for RelayBuilder {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let namespaces: Vec<String> = self.served.by_namespace().into_keys().collect();
+        f.debug_struct("RelayBuilder")
+            .field("namespaces", &namespaces)
+            .field("interval", &self.interval)
+            .finish_non_exhaustive()
+    }
+}
 
 /// A running relay. Dropping it ends the relay, at whatever step it is: another relay, or the next relay, delivers the
 /// rows that it has not deleted. A running relay keeps handles of its caches.
@@ -153,12 +156,10 @@ fn snapshot(counters: &Counters) -> OutboxStats {
 }
 
 impl Served {
-    fn by_namespace(&self) -> BTreeMap<String, Arc<Engine>> {
+    fn by_namespace(&self) -> BTreeMap<String, AnyCache> {
         let of_services = self.services.iter().flat_map(Caches::iter);
-        let engines = of_services.map(|cache| cache.0);
-        let engines = engines.chain(self.caches.iter().cloned());
-        engines
-            .map(|engine| (engine.namespace().to_owned(), engine))
+        let all = of_services.chain(self.caches.iter().cloned());
+        all.map(|cache| (cache.namespace().to_owned(), cache))
             .collect()
     }
 }
@@ -177,7 +178,7 @@ struct RelayWorker {
 
 /// A namespace whose rows wait for L2.
 struct Failing {
-    engine: Arc<Engine>,
+    cache: AnyCache,
     error: WriteError,
     oldest_ms: Option<i64>,
 }
@@ -272,7 +273,7 @@ impl RelayWorker {
     async fn l2_has_answered(&self) {
         let failing = self.failing.values();
         let answered: Vec<_> = failing
-            .map(|failing| Engine::nothing_is_deferred(&failing.engine))
+            .map(|failing| failing.cache.nothing_is_deferred().boxed())
             .collect();
         if answered.is_empty() {
             // The database has failed.
@@ -310,7 +311,7 @@ impl RelayWorker {
     /// Counts the rows of namespaces that are of no cache here, and says which namespaces these are.
     async fn look_for_unknown(
         &mut self,
-        caches: &BTreeMap<String, Arc<Engine>>,
+        caches: &BTreeMap<String, AnyCache>,
     ) -> Result<(), OutboxError> {
         let known: Vec<String> = caches.keys().cloned().collect();
         let mut rows = within(self.table.read(Namespaces::NotIn(&known), MOST)).await?;
@@ -338,7 +339,7 @@ impl RelayWorker {
     /// Delivers the first rows. Returns whether there may be more.
     async fn deliver_some(
         &mut self,
-        caches: &BTreeMap<String, Arc<Engine>>,
+        caches: &BTreeMap<String, AnyCache>,
     ) -> Result<bool, OutboxError> {
         let began = now_ms();
         // Rows that L2 does not accept hold up none of another namespace, whose L2 may be another one.
@@ -393,17 +394,17 @@ impl RelayWorker {
 
     fn note_not_delivered(
         &mut self,
-        caches: &BTreeMap<String, Arc<Engine>>,
+        caches: &BTreeMap<String, AnyCache>,
         row: &Row,
         error: WriteError,
     ) {
         lock(&self.counters).stats.not_delivered += 1;
-        let Some(engine) = caches.get(&row.namespace) else {
+        let Some(cache) = caches.get(&row.namespace) else {
             return;
         };
         let failing = self.failing.entry(row.namespace.clone());
         let failing = failing.or_insert_with(|| Failing {
-            engine: Arc::clone(engine),
+            cache: cache.clone(),
             error,
             oldest_ms: None,
         });
@@ -420,15 +421,18 @@ async fn within<T>(call: impl Future<Output = Result<T, BoxError>>) -> Result<T,
 }
 
 /// `Ok` once L2 has accepted it. An invalidation that is only deferred, in the memory of this process, is an error.
-async fn invalidate(caches: &BTreeMap<String, Arc<Engine>>, row: &Row) -> Result<(), WriteError> {
-    let (Some(engine), Ok(name)) = (caches.get(&row.namespace), key_text(&row.name)) else {
-        // No value has such a key or tag: the row was written by something else, and there is nothing to do for it.
+async fn invalidate(caches: &BTreeMap<String, AnyCache>, row: &Row) -> Result<(), WriteError> {
+    let Some(cache) = caches.get(&row.namespace) else {
         return Ok(());
     };
-    let writes = Engine::latest(engine).writes();
-    if row.kind == TAG {
-        writes.invalidate_tags(vec![name]).await.map(drop)
+    let done = if row.kind == TAG {
+        cache.invalidate_tag(&row.name).await
     } else {
-        writes.invalidate(name, Duration::ZERO).await.map(drop)
+        cache.invalidate(&row.name).await
+    };
+    match done {
+        // No value has such a key or tag: the row was written by something else, and there is nothing to do for it.
+        Err(error) if error.is_key_too_long() => Ok(()),
+        done => done.map(drop),
     }
 }

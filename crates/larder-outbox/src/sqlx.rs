@@ -8,7 +8,7 @@
 //!
 //! ```no_run
 //! # async fn demo() -> Result<(), Box<dyn std::error::Error>> {
-//! use larder::outbox::{Outbox, POSTGRES_TABLE};
+//! use larder_outbox::{Outbox, POSTGRES_TABLE};
 //! use larder::{Cache, Caches, InvalidationBatch, ServiceSettings};
 //! # /*
 //! use sqlx::PgPool;

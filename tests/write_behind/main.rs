@@ -1,9 +1,20 @@
-//! What is acknowledged reaches its source, and nothing older takes its place meanwhile.
+//! What is acknowledged reaches its source, and nothing older takes its place meanwhile. On a real Redis.
+
+#![cfg(feature = "write-behind")]
+#![allow(
+    clippy::expect_used,
+    clippy::indexing_slicing,
+    clippy::panic,
+    clippy::unwrap_used,
+    reason = "a failed step ends the test"
+)]
 
 mod crash;
 mod hostile;
 mod kept;
 mod releases;
+#[path = "../support/mod.rs"]
+mod support;
 mod update;
 
 use std::collections::BTreeMap;
@@ -615,7 +626,7 @@ async fn the_documented_rights_are_enough() {
         .unwrap();
     let rights = rights.split("```").nth(1).unwrap().replace("text\n", "");
     let rights = rights.replace("catalog:product", "test:views");
-    let page = include_str!("../../src/patterns/write_behind/mod.rs");
+    let page = include_str!("../../src/write_behind/mod.rs");
     let (_, more) = page.split_once("//! few rights also needs `").unwrap();
     let more = more.split_once('`').unwrap().0;
     let mut user = cmd("ACL");

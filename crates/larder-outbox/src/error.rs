@@ -4,7 +4,7 @@ use std::error::Error;
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::key::KeyTooLong;
+use larder::WriteError;
 
 /// Why nothing was written to the outbox, or its relay was not started. Cheap to clone.
 #[derive(Clone, Debug, thiserror::Error)]
@@ -22,7 +22,7 @@ pub(super) enum Reason {
     #[error("this needs a Tokio runtime, and there is none")]
     NoRuntime,
     #[error(transparent)]
-    Key(KeyTooLong),
+    Key(WriteError),
 }
 
 impl OutboxError {
@@ -47,7 +47,7 @@ impl OutboxError {
         )
     }
 
-    /// Whether a key or tag is over [`MAX_KEY_BYTES`](crate::key::MAX_KEY_BYTES). No value is cached under it, and
+    /// Whether a key or tag is over [`MAX_KEY_BYTES`](larder::key::MAX_KEY_BYTES). No value is cached under it, and
     /// nothing was written to the outbox.
     #[must_use]
     pub fn is_key_too_long(&self) -> bool {

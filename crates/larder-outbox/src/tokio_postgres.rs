@@ -3,7 +3,7 @@ use std::error::Error;
 
 use deadpool_postgres::Pool;
 use futures::future::BoxFuture;
-use larder::outbox::{Namespaces, NewRow, OutboxTable, Row};
+use larder_outbox::{Namespaces, NewRow, OutboxTable, Row};
 use tokio_postgres::Transaction;
 
 #[derive(Clone)]

@@ -150,7 +150,7 @@ fn service(name: &str, start: u64, redis: &str, path: &Path, into: &Acknowledged
     let mut process = Command::new(env::current_exe().unwrap())
         .args([
             "--exact",
-            "write_behind::crash::a_service_to_be_killed",
+            "crash::a_service_to_be_killed",
             "--include-ignored",
             "--nocapture",
         ])

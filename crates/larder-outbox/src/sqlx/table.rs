@@ -2,6 +2,7 @@
 //! version, and has all that differs.
 
 use futures::future::BoxFuture;
+use larder::{CommitError, InvalidationBatch, OrDeferred as _};
 
 use super::super::error::OutboxError;
 use super::super::handle::Outbox;
@@ -12,8 +13,6 @@ use super::driver::{
     Transaction, Type, query_with,
 };
 use super::{Binds, Parameters, safe};
-use crate::cache::InvalidationBatch;
-use crate::error::{CommitError, OrDeferred as _};
 
 /// Rows of one statement: four parameters each, and `SQLite` before 3.32 takes 999.
 const ROWS: usize = 200;
@@ -35,10 +34,10 @@ impl<DB: OutboxDatabase> Outbox<Pool<DB>> {
     /// - [`CommitError::NotBegun`]: a key or tag is too long. The transaction is rolled back.
     /// - [`CommitError::Panicked`], [`CommitError::Stopped`]: it may have landed.
     ///
-    #[cfg_attr(feature = "outbox-sqlx", doc = "```")]
-    #[cfg_attr(not(feature = "outbox-sqlx"), doc = "```ignore")]
+    #[cfg_attr(feature = "sqlx", doc = "```")]
+    #[cfg_attr(not(feature = "sqlx"), doc = "```ignore")]
     /// # async fn demo() -> Result<(), Box<dyn std::error::Error>> {
-    /// use larder::outbox::{Outbox, SQLITE_TABLE};
+    /// use larder_outbox::{Outbox, SQLITE_TABLE};
     /// use larder::{Cache, InvalidationBatch, MemoryL2};
     ///
     /// let prices: Cache<String, u32> = Cache::builder("docs:price").l2(MemoryL2::new()).build()?;
@@ -65,7 +64,7 @@ impl<DB: OutboxDatabase> Outbox<Pool<DB>> {
         invalidations: InvalidationBatch,
     ) -> Result<(), CommitError<(), OutboxError>> {
         let rows = rows_of(&invalidations);
-        let rows = rows.map_err(|error| CommitError::NotBegun(error.into()))?;
+        let rows = rows.map_err(CommitError::NotBegun)?;
         let commit = async move {
             let inserted = Pool::<DB>::insert(&mut transaction, &rows).await;
             inserted.map_err(OutboxError::database)?;

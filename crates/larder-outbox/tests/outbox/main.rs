@@ -1,18 +1,36 @@
 //! What is committed is invalidated, whatever dies: with both drivers, in both modes.
 
+#![allow(
+    clippy::expect_used,
+    clippy::indexing_slicing,
+    clippy::panic,
+    clippy::unwrap_used,
+    reason = "a failed step ends the test"
+)]
+
 mod commit;
 mod crash;
 mod database;
 mod one_relay;
+#[path = "../../../../tests/support"]
+mod support {
+    #![allow(dead_code, reason = "other tests use the rest")]
+
+    pub(crate) mod eventually;
+    pub(crate) mod program;
+    pub(crate) mod proxy;
+    pub(crate) mod redis_server;
+    mod signal;
+}
 
 use std::time::Duration;
 
 use ::sqlx::Connection as _;
 use ::sqlx::sqlite::SqlitePoolOptions;
 use larder::key::MAX_KEY_BYTES;
-use larder::outbox::rusqlite::Sqlite;
-use larder::outbox::{Outbox, OutboxStats, Relay, SQLITE_TABLE};
 use larder::{Cache, InvalidationBatch, Loaded, MemoryL2, Mode, RedisL2};
+use larder_outbox::rusqlite::Sqlite;
+use larder_outbox::{Outbox, OutboxStats, Relay, SQLITE_TABLE};
 use rusqlite::{Connection, Transaction, TransactionBehavior};
 
 use self::database::{Database, Driver, End};

@@ -3,12 +3,13 @@
 use std::fmt;
 use std::sync::Arc;
 
+use larder::InvalidationBatch;
+
 use super::error::{OutboxError, Reason};
 use super::relay::RelayBuilder;
 use super::table::{OutboxTable, rows_of};
-use crate::cache::InvalidationBatch;
 
-/// The outbox of a service, in a database. See the [module](super).
+/// The outbox of a service, in a database. See the [crate](crate).
 ///
 /// `T` is where the table is: a `sqlx::Pool`, a `rusqlite::Sqlite` of this module, or an [`OutboxTable`] of your own.
 /// A handle: clones are cheap and share the table.
