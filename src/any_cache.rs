@@ -7,7 +7,7 @@ use crate::cache::Cache;
 use crate::engine::{Engine, report_losses};
 use crate::error::{L2Error, WriteError};
 use crate::key::{CacheKey, key_text};
-use crate::stats::{Health, Stats};
+use crate::stats::{Health, HotKey, SizeAdvice, Stats};
 use crate::token::Token;
 use crate::util::later::Later;
 
@@ -40,6 +40,39 @@ impl AnyCache {
         self.0.stats()
     }
 
+    /// See [`Cache::partition_health`](crate::Cache::partition_health).
+    #[must_use]
+    pub fn partition_health(&self) -> Vec<Health> {
+        self.0.partition_health()
+    }
+
+    /// See [`Cache::global_stats`](crate::Cache::global_stats).
+    ///
+    /// # Errors
+    ///
+    /// As [`Cache::global_stats`](crate::Cache::global_stats).
+    pub async fn global_stats(&self) -> Result<Stats, L2Error> {
+        self.0.global_stats().await
+    }
+
+    /// See [`Cache::hot_keys`](crate::Cache::hot_keys).
+    #[must_use]
+    pub fn hot_keys(&self, most: usize) -> Vec<HotKey> {
+        self.0.hot_keys(most)
+    }
+
+    /// See [`Cache::local_keys`](crate::Cache::local_keys).
+    #[must_use]
+    pub fn local_keys(&self, most: usize) -> Vec<String> {
+        self.0.local_keys(most)
+    }
+
+    /// See [`Cache::size_advice`](crate::Cache::size_advice).
+    #[must_use]
+    pub fn size_advice(&self) -> Option<SizeAdvice> {
+        self.0.size_advice()
+    }
+
     /// See [`Cache::is_enabled`](crate::Cache::is_enabled).
     #[must_use]
     pub fn is_enabled(&self) -> bool {
@@ -49,6 +82,11 @@ impl AnyCache {
     /// See [`Cache::set_enabled`](crate::Cache::set_enabled).
     pub fn set_enabled(&self, is_enabled: bool) {
         self.0.set_enabled(is_enabled, &mut Later::default());
+    }
+
+    /// See [`Cache::set_enabled_for`](crate::Cache::set_enabled_for).
+    pub fn set_enabled_for(&self, share: f64) {
+        self.0.set_enabled_for(share, &mut Later::default());
     }
 
     /// See [`Cache::set_enabled_everywhere`](crate::Cache::set_enabled_everywhere).
@@ -123,10 +161,14 @@ impl AnyCache {
         self.0.invalidate(key_text(key)?).await
     }
 
-    /// Waits until L2 has accepted all invalidations that were deferred.
-    #[doc(hidden)]
-    pub async fn nothing_is_deferred(&self) {
-        Engine::nothing_is_deferred(&self.0).await;
+    /// See [`Cache::invalidate_prefix`](crate::Cache::invalidate_prefix). Whatever the type of the keys: those whose texts
+    /// begin with the prefix.
+    ///
+    /// # Errors
+    ///
+    /// As [`Cache::invalidate_prefix`](crate::Cache::invalidate_prefix).
+    pub async fn invalidate_prefix(&self, prefix: &str) -> Result<u64, WriteError> {
+        self.0.invalidate_prefix(key_text(prefix)?).await
     }
 
     /// See [`Cache::close`](crate::Cache::close).

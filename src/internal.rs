@@ -1,9 +1,18 @@
 //! Items for the other packages of this repository, and for no other crate: each release may change them. So these
 //! packages depend on the very version of this one.
 
-use crate::error::{L2Error, WriteError};
+use std::time::Duration;
 
-pub use crate::error::OfOneCaller;
+use crate::any_cache::AnyCache;
+use crate::cache::InvalidationBatch;
+use crate::engine::Engine;
+use crate::entry::{AnyEntry, Meta};
+use crate::error::{L2Error, WriteError};
+use crate::key::key_text;
+use crate::settings::Settings;
+use crate::vocabulary::Version;
+
+pub use crate::error::{OfOneCaller, all_done};
 pub use crate::util::lock::lock;
 pub use crate::util::random::seed;
 pub use crate::util::retry_delays::retry_delays;
@@ -13,4 +22,129 @@ pub use crate::vocabulary::{Invariant, downcast};
 #[must_use]
 pub fn stopped_invalidation() -> WriteError {
     WriteError::deferred(L2Error::closed())
+}
+
+/// The keys and tags of a batch, each with its namespace, and whether it is a tag.
+///
+/// # Errors
+///
+/// One of them is too long.
+pub fn names(
+    batch: &InvalidationBatch,
+) -> Result<impl Iterator<Item = (&str, bool, &str)>, WriteError> {
+    batch.names()
+}
+
+/// Waits until L2 has accepted all invalidations that a cache has deferred.
+pub async fn nothing_is_deferred(cache: &AnyCache) {
+    Engine::nothing_is_deferred(&cache.0).await;
+}
+
+/// What a cache of this instance shows to operators, beside the public calls.
+#[derive(Debug)]
+pub struct InstanceState {
+    /// The name of this process, for people.
+    pub name: String,
+    /// The id that this instance has as a member.
+    pub member: u64,
+    /// The share of all keys for which the cache is used while it is switched on.
+    pub share: f64,
+    /// The name of the store, or `none`.
+    pub l2: &'static str,
+    /// How many keys and prefixes are bypassed.
+    pub bypassed: usize,
+    /// How many prefixes all instances bypass.
+    pub bypassed_everywhere: usize,
+    pub l1_capacity: u64,
+    /// The options in effect, without those that a cache has calls for.
+    pub settings: Settings,
+}
+
+#[must_use]
+pub fn instance_state(cache: &AnyCache) -> InstanceState {
+    let engine = &*cache.0;
+    InstanceState {
+        name: engine.instance_name().to_owned(),
+        member: engine.id(),
+        share: engine.enabled_for(),
+        l2: engine.l2_system(),
+        bypassed: engine.bypassed(),
+        bypassed_everywhere: engine.bypassed_everywhere(),
+        l1_capacity: engine.l1_capacity(),
+        settings: engine.options_in_effect(),
+    }
+}
+
+/// The epoch of a version, and its number in that epoch.
+#[must_use]
+pub fn epoch_and_number(version: Version) -> (u64, u64) {
+    (version.epoch, version.ver)
+}
+
+/// What both levels hold for a key.
+#[derive(Debug)]
+pub struct Located {
+    /// Whether the cache is on for the key.
+    pub is_enabled: bool,
+    /// Whether an invalidation of the key waits for L2, so that neither level is used for it.
+    pub is_deferred: bool,
+    /// The entry that L1 could answer with now.
+    pub l1: Option<LocatedEntry>,
+    /// The value that L2 could answer with now.
+    pub l2: Result<Option<LocatedEntry>, L2Error>,
+}
+
+/// All of an entry but its value.
+#[derive(Debug)]
+pub struct LocatedEntry {
+    pub meta: Meta,
+    pub tags: Vec<String>,
+}
+
+impl LocatedEntry {
+    fn of(entry: &AnyEntry) -> Self {
+        let tags = entry.record().tag_names();
+        Self {
+            meta: entry.meta(),
+            tags: tags.map(str::to_owned).collect(),
+        }
+    }
+}
+
+/// What both levels hold for the key with this text. No look-up: neither level changes, and nothing is counted as a hit.
+///
+/// # Errors
+///
+/// The key is too long.
+pub async fn locate(cache: &AnyCache, key: &str) -> Result<Located, WriteError> {
+    let located = Engine::latest(&cache.0).locate(key_text(key)?).await;
+    Ok(Located {
+        is_enabled: located.is_enabled,
+        is_deferred: located.is_deferred,
+        l1: located.l1.as_ref().map(LocatedEntry::of),
+        l2: (located.l2).map(|entry| entry.as_ref().map(LocatedEntry::of)),
+    })
+}
+
+/// A value that differed from its source, although nothing had invalidated it.
+#[derive(Debug)]
+pub struct Mismatch {
+    pub key: String,
+    pub version: Version,
+    /// How long before it was found the value was written.
+    pub age: Duration,
+    pub found_ago: Duration,
+}
+
+/// The last of them that this instance has found, the oldest first.
+#[must_use]
+pub fn mismatches(cache: &AnyCache) -> Vec<Mismatch> {
+    let (all, now) = cache.0.mismatches();
+    let mismatches = all.into_iter().map(|found| Mismatch {
+        key: found.key.to_string(),
+        version: found.version,
+        age: found.age,
+        found_ago: Duration::from_nanos(now.saturating_sub(found.found_at)),
+    });
+    mismatches.collect()
 }

@@ -29,9 +29,6 @@
 pub mod ablation;
 #[cfg(not(larder_ablation))]
 mod ablation;
-#[cfg(feature = "admin")]
-#[cfg_attr(docsrs, doc(cfg(feature = "admin")))]
-pub mod admin;
 mod any_cache;
 pub mod builder;
 mod cache;

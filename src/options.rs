@@ -192,7 +192,6 @@ impl Options {
     }
 
     /// The options in effect, without those that the cache has calls for, and without the server.
-    #[cfg(feature = "admin")]
     pub(crate) fn in_effect(&self) -> Settings {
         let tuned = self.tuned();
         Settings {

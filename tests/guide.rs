@@ -32,9 +32,14 @@ fn files(folder: &Path, end: &str) -> Vec<PathBuf> {
 fn messages() -> BTreeSet<String> {
     let root = Path::new(env!("CARGO_MANIFEST_DIR"));
     let mut messages = BTreeSet::new();
-    for file in ["src", "crates/larder-http/src", "crates/larder-outbox/src"]
-        .iter()
-        .flat_map(|folder| files(&root.join(folder), "rs"))
+    for file in [
+        "src",
+        "crates/larder-admin/src",
+        "crates/larder-http/src",
+        "crates/larder-outbox/src",
+    ]
+    .iter()
+    .flat_map(|folder| files(&root.join(folder), "rs"))
     {
         let code = fs::read_to_string(&file).unwrap();
         for level in ["info!(", "warn!(", "error!("] {

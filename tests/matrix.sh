@@ -12,7 +12,7 @@ skip() {
   $*"
 }
 
-for feature in "" json postcard messagepack compression encryption tls tls-ring cluster inspect uuid write-behind metrics macros admin; do
+for feature in "" json postcard messagepack compression encryption tls tls-ring cluster inspect uuid write-behind metrics macros; do
     step "features: ${feature:-none}"
     cargo clippy --locked --all-targets --features "$feature" -- -D warnings
     cargo test --locked --features "$feature" --lib --test codec --test key --test tls_provider
@@ -23,8 +23,8 @@ cargo clippy --locked --lib --no-default-features --features bincode -- -D warni
 cargo test --locked --no-default-features --features bincode --lib --test codec --test named_codec
 
 # All but bincode, which is on by default.
-features=json,postcard,messagepack,compression,encryption,tls-ring,cluster,inspect,uuid,write-behind,metrics,macros,admin
-for feature in "" json postcard messagepack compression encryption write-behind admin "$features"; do
+features=json,postcard,messagepack,compression,encryption,tls-ring,cluster,inspect,uuid,write-behind,metrics,macros
+for feature in "" json postcard messagepack compression encryption write-behind "$features"; do
     step "without bincode, features: ${feature:-none}"
     cargo clippy --locked --lib --no-default-features --features "$feature" -- -D warnings
     cargo test --locked --no-default-features --features "$feature" --test named_codec
@@ -43,9 +43,9 @@ elif ! rustup toolchain install "$msrv" --profile minimal --no-self-update; then
 else
     cargo "+$msrv" check --locked --lib
     cargo "+$msrv" check --locked --lib \
-        --features json,postcard,messagepack,compression,encryption,tls-ring,cluster,inspect,uuid,write-behind,metrics,macros,admin
+        --features json,postcard,messagepack,compression,encryption,tls-ring,cluster,inspect,uuid,write-behind,metrics,macros
     cargo "+$msrv" check --locked -p larder-store-tests --lib --features write-behind
-    cargo "+$msrv" check --locked -p larder-http --lib
+    cargo "+$msrv" check --locked -p larder-admin -p larder-http --lib
     # Without sqlx 0.9, which needs a later one.
     cargo "+$msrv" check --locked -p larder-outbox --lib --features metrics,rusqlite,sqlx-0_8
 fi
@@ -54,15 +54,15 @@ fi
 step "the lowest versions of dependencies"
 version=$(sed -n 's/^version = "\(.*\)"/\1/p' Cargo.toml)
 lowest=$(mktemp -d)
-cargo package --locked --allow-dirty --no-verify --quiet -p larder -p larder-macros -p larder-http -p larder-outbox
-for package in larder larder-macros larder-http larder-outbox; do
+cargo package --locked --allow-dirty --no-verify --quiet -p larder -p larder-macros -p larder-admin -p larder-http -p larder-outbox
+for package in larder larder-macros larder-admin larder-http larder-outbox; do
     mkdir "$lowest/$package"
     tar -xzf "target/package/$package-$version.crate" -C "$lowest/$package" --strip-components 1
 done
 (
     CARGO_TARGET_DIR="$PWD/target/lowest"
     export CARGO_TARGET_DIR
-    for package in larder larder-http larder-outbox; do
+    for package in larder larder-admin larder-http larder-outbox; do
         cd "$lowest/$package"
         awk '/^\[/ { of_tests = /dev-dependencies/ || /^\[\[test/ } !of_tests' Cargo.toml >without_tests.toml
         mv without_tests.toml Cargo.toml
@@ -103,7 +103,7 @@ else
 fi
 
 step "documentation"
-RUSTDOCFLAGS="-D warnings" cargo doc --locked --all-features --no-deps -p larder -p larder-macros -p larder-http -p larder-outbox -p larder-store-tests
+RUSTDOCFLAGS="-D warnings" cargo doc --locked --all-features --no-deps -p larder -p larder-macros -p larder-admin -p larder-http -p larder-outbox -p larder-store-tests
 
 step "the benches, and the tests that have a script of their own"
 cargo clippy --locked --workspace --all-targets --all-features -- -D warnings

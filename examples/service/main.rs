@@ -6,7 +6,7 @@
 //! REDIS_URL=redis://127.0.0.1:6379 cargo run -p service
 //! ```
 //!
-//! On the operators' address, `/caches` has the routes of `larder::admin`, for those who have the token:
+//! On the operators' address, `/caches` has the routes of `larder-admin`, for those who have the token:
 //!
 //! ```sh
 //! curl -H "authorization: Bearer $OPERATORS_TOKEN" "http://127.0.0.1:PORT/caches/shop:product/key?key=7"
@@ -27,8 +27,8 @@ use axum::http::request::Parts;
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
 use axum::{Json, Router};
-use larder::admin::{Access, Admin};
 use larder::{Cache, Caches, Loaded, LoadingCache, OrDeferred as _, ServiceSettings};
+use larder_admin::{Access, Admin};
 use metrics_exporter_prometheus::{Matcher, PrometheusBuilder, PrometheusHandle};
 use serde::{Deserialize, Serialize};
 use tokio::net::TcpListener;

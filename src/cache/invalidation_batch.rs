@@ -161,8 +161,7 @@ impl InvalidationBatch {
     }
 
     /// Each with its namespace, and whether it is a tag. An error if one was too long.
-    #[doc(hidden)]
-    pub fn names(&self) -> Result<impl Iterator<Item = (&str, bool, &str)>, WriteError> {
+    pub(crate) fn names(&self) -> Result<impl Iterator<Item = (&str, bool, &str)>, WriteError> {
         if let Some(error) = self.too_long {
             return Err(error.into());
         }

@@ -162,11 +162,7 @@ impl<K: CacheKey, V: Send + Sync + 'static> Cache<K, V> {
     /// ```
     #[must_use]
     pub fn hot_keys(&self, most: usize) -> Vec<HotKey> {
-        self.engine()
-            .unsubscribed_reads()
-            .first()
-            .hot_keys
-            .hottest(most)
+        self.engine().hot_keys(most)
     }
 
     /// Returns keys that L1 of this instance could answer now, in no order: at most `most`. Texts as Redis shows them

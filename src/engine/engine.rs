@@ -17,7 +17,6 @@ use super::breaker::Breaker;
 use super::context::Context;
 use super::convert::{Convert, TypeRules};
 use super::deferred::Deferred;
-#[cfg(feature = "admin")]
 use super::load::Mismatch;
 use super::load::{Load, Loads, Mismatches, PartitionLoads, Permits};
 use super::metrics::Metrics;
@@ -316,20 +315,17 @@ impl Engine {
     }
 
     /// Tells instances apart: the id that this one has as a member.
-    #[cfg(any(feature = "admin", feature = "macros"))]
     pub(crate) fn id(&self) -> u64 {
         self.instance.id
     }
 
     /// The last values that were not those of their source, the oldest first; and the present time.
-    #[cfg(feature = "admin")]
     pub(crate) fn mismatches(&self) -> (Vec<Mismatch>, Tick) {
         let now = self.instance.options.clock.now();
         (self.instance.mismatches.all(), now)
     }
 
     /// The name of this process, for people.
-    #[cfg(feature = "admin")]
     pub(crate) fn instance_name(&self) -> &str {
         &self.instance.options.instance_name
     }

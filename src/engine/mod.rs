@@ -50,8 +50,6 @@ pub(crate) use self::load::{
 };
 #[cfg(feature = "write-behind")]
 pub(crate) use self::partitions::Partitions;
-#[cfg(feature = "admin")]
-pub(crate) use self::read::Located;
 pub(crate) use self::read::looked_up::LookedUp;
 pub(crate) use self::subscribe::listen::Channel;
 pub(crate) use self::subscribe::publish::PublishTo;

@@ -11,7 +11,6 @@ use tracing::info;
 
 use super::context::Context;
 use super::engine::Engine;
-#[cfg(feature = "admin")]
 use super::read::Located;
 use super::report::recording;
 use super::subscribe::subscriber::Subscriber;
@@ -21,7 +20,7 @@ use crate::error::{BuildError, L2Error, Misuse, WriteError};
 use crate::key::Key;
 use crate::options::{Options, TUNED};
 use crate::settings::{AppliedSettings, Settings};
-use crate::stats::{Health, SizeAdvice, Stats};
+use crate::stats::{Health, HotKey, SizeAdvice, Stats};
 use crate::token::Token;
 use crate::util::later::Later;
 use crate::util::lock::lock;
@@ -76,6 +75,11 @@ impl Engine {
         self.contexts.first().l1.store.size_advice()
     }
 
+    pub(crate) fn hot_keys(&self, most: usize) -> Vec<HotKey> {
+        // One sample is for all partitions.
+        self.unsubscribed_reads().first().hot_keys.hottest(most)
+    }
+
     /// The keys that L1 could answer now, up to `most`.
     pub(crate) fn local_keys(&self, most: usize) -> Vec<String> {
         let now = self.now();
@@ -88,13 +92,11 @@ impl Engine {
     }
 
     /// What both levels hold for a key.
-    #[cfg(feature = "admin")]
     pub(crate) fn locate(&self, key: Key) -> BoxFuture<'static, Located> {
         self.current().reads().locate(key)
     }
 
     /// The name of the store, or `none`.
-    #[cfg(feature = "admin")]
     pub(crate) fn l2_system(&self) -> &'static str {
         if self.instance.has_l2 {
             self.contexts.first().partition.system()
@@ -103,13 +105,11 @@ impl Engine {
         }
     }
 
-    #[cfg(feature = "admin")]
     pub(crate) fn options_in_effect(&self) -> Settings {
         self.instance.options.in_effect()
     }
 
     /// The share of all keys for which this is used while it is switched on.
-    #[cfg(feature = "admin")]
     pub(crate) fn enabled_for(&self) -> f64 {
         self.contexts.first().switch.share()
     }
@@ -231,20 +231,17 @@ impl Engine {
     }
 
     /// How many keys and prefixes are bypassed.
-    #[cfg(feature = "admin")]
     pub(crate) fn bypassed(&self) -> usize {
         let bypassed = self.contexts.first().switch.bypassed();
         bypassed.keys.len() + bypassed.prefixes.len()
     }
 
     /// How many prefixes all instances bypass.
-    #[cfg(feature = "admin")]
     pub(crate) fn bypassed_everywhere(&self) -> usize {
         let everywhere = self.contexts.first().switch.bypassed_everywhere();
         everywhere.present().count()
     }
 
-    #[cfg(feature = "admin")]
     pub(crate) fn l1_capacity(&self) -> u64 {
         self.instance.l1_capacity.load(Ordering::Relaxed)
     }
@@ -343,6 +340,10 @@ impl Engine {
 
     pub(crate) fn invalidate(&self, key: Key) -> BoxFuture<'_, Result<Token, WriteError>> {
         self.current().writes().invalidate(key, Duration::ZERO)
+    }
+
+    pub(crate) fn invalidate_prefix(&self, prefix: Key) -> BoxFuture<'_, Result<u64, WriteError>> {
+        self.current().writes().invalidate_prefixes(vec![prefix])
     }
 
     pub(crate) fn invalidate_tag(&self, tag: Key) -> BoxFuture<'_, Result<Token, WriteError>> {

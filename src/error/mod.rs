@@ -26,7 +26,11 @@ pub(crate) fn panic_message(payload: &(dyn Any + Send)) -> Arc<str> {
 }
 
 /// The results of several writes, or the error that says most.
-pub(crate) fn all_done<T>(writes: Vec<Result<T, WriteError>>) -> Result<Vec<T>, WriteError> {
+///
+/// # Errors
+///
+/// One that is not deferred, if there is any; otherwise a deferred one.
+pub fn all_done<T>(writes: Vec<Result<T, WriteError>>) -> Result<Vec<T>, WriteError> {
     let (mut done, mut worst) = (Vec::with_capacity(writes.len()), None);
     for write in writes {
         match write {

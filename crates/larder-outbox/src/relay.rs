@@ -10,7 +10,7 @@ use std::time::Duration;
 use futures::FutureExt;
 use futures::future::{join_all, select_all};
 use larder::caches::AnyCache;
-use larder::internal::{lock, retry_delays};
+use larder::internal::{lock, nothing_is_deferred, retry_delays};
 use larder::{Cache, Caches, WriteError};
 use tokio::runtime::Handle;
 use tokio::time::{sleep, timeout};
@@ -273,7 +273,7 @@ impl RelayWorker {
     async fn l2_has_answered(&self) {
         let failing = self.failing.values();
         let answered: Vec<_> = failing
-            .map(|failing| failing.cache.nothing_is_deferred().boxed())
+            .map(|failing| nothing_is_deferred(&failing.cache).boxed())
             .collect();
         if answered.is_empty() {
             // The database has failed.

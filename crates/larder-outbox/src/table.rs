@@ -5,6 +5,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use futures::future::BoxFuture;
 
+use larder::internal::names;
 use larder::{InvalidationBatch, WriteError};
 
 /// The `kind` of a row that names a key.
@@ -112,8 +113,8 @@ pub struct Row {
 /// The rows that name all of these. An error if one of them is too long, as nothing is written then.
 pub(super) fn rows_of(invalidations: &InvalidationBatch) -> Result<Vec<NewRow>, WriteError> {
     let written_ms = now_ms();
-    let names = invalidations.names()?;
-    let rows = names.map(|(namespace, is_tag, name)| NewRow {
+    let all = names(invalidations)?;
+    let rows = all.map(|(namespace, is_tag, name)| NewRow {
         namespace: namespace.to_owned(),
         kind: if is_tag { TAG } else { KEY },
         name: name.to_owned(),

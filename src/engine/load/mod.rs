@@ -43,7 +43,6 @@ pub(crate) use self::batches::{AnyKey, Batches, CacheLoader, Load, LoaderOfKeys}
 pub(crate) use self::commit::{Commit, Committed, Returned, invalidate_after};
 pub(crate) use self::partitions::PartitionLoads;
 use self::permits::LoadPermits;
-#[cfg(feature = "admin")]
 pub(crate) use self::verify::Mismatch;
 pub(crate) use self::verify::Mismatches;
 use super::context::Context;

@@ -41,7 +41,6 @@ pub(super) struct Sample {
 
 /// A value that differs from its source, although nothing has invalidated it.
 #[derive(Clone, Debug)]
-#[cfg_attr(not(feature = "admin"), expect(dead_code, reason = "routes show it"))]
 pub(crate) struct Mismatch {
     pub(crate) key: Key,
     pub(crate) version: Version,
@@ -85,7 +84,6 @@ impl Mismatches {
         keys
     }
 
-    #[cfg(feature = "admin")]
     pub(crate) fn all(&self) -> Vec<Mismatch> {
         lock(&self.0).iter().cloned().collect()
     }

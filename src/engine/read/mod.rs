@@ -8,13 +8,12 @@
 //! - [`partitions`]: keys of several partitions
 //! - [`looked_up`]: the keys of one call, after a look into L1
 //! - [`tags`]: whether the tags of a value that L2 holds leave it valid
-//! - `locate`: which level holds a key, without a look-up (feature `admin`)
+//! - `locate`: which level holds a key, without a look-up
 //! - [`touch`]: a new TTL for an entry, by a call or by each read
 //! - [`hot_keys`]: the keys that are looked up most
 
 pub(crate) mod at_least;
 pub(crate) mod hot_keys;
-#[cfg(feature = "admin")]
 mod locate;
 pub(crate) mod looked_up;
 pub(crate) mod lookup;
@@ -22,6 +21,5 @@ mod partitions;
 pub(crate) mod tags;
 pub(crate) mod touch;
 
-#[cfg(feature = "admin")]
 pub(crate) use self::locate::Located;
 pub(crate) use self::partitions::PartitionReads;

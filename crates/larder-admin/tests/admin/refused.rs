@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex};
 use axum::body::{Body, Bytes};
 use futures::stream;
 use http::{Method, Request};
-use larder::admin::{Access, Admin};
+use larder_admin::{Access, Admin};
 use serde_json::Value;
 
 use crate::fleet::{Instance, builder, request, send, two};

@@ -6,26 +6,22 @@
 //! other, has to run in a task of its own.
 
 use std::future::ready;
-use std::sync::Arc;
 use std::time::Duration;
 
-use ::http::Method;
-use ::http::request::Parts;
 use futures::future::{BoxFuture, join_all};
+use http::Method;
+use http::request::Parts;
+use larder::Caches;
+use larder::caches::AnyCache;
+use larder::internal::{
+    Located, LocatedEntry, all_done, epoch_and_number, instance_state, locate, mismatches,
+};
 use serde::Deserialize;
 use serde_json::{Value, json};
 
 use super::call::AdminCall;
 use super::query::{Query, decoded};
 use super::reply::Reply;
-use crate::any_cache::AnyCache;
-use crate::caches::Caches;
-use crate::clock::millis;
-use crate::engine::{Engine, Located};
-use crate::entry::AnyEntry;
-use crate::error::all_done;
-use crate::key::key_text;
-use crate::util::later::Later;
 
 type Answer = Result<Reply, Reply>;
 
@@ -59,8 +55,8 @@ static ROUTES: [Route; 18] = [
     Route { method: GET, of: Of::One, name: "global_stats", takes: &[], answer: |call| Box::pin(global_stats(call)) },
     Route { method: GET, of: Of::One, name: "hot_keys", takes: &["most"], answer: |call| now(hot_keys(&call)) },
     Route { method: GET, of: Of::One, name: "local_keys", takes: &["most"], answer: |call| now(local_keys(&call)) },
-    Route { method: GET, of: Of::One, name: "mismatches", takes: &[], answer: |call| now(mismatches(&call)) },
-    Route { method: GET, of: Of::One, name: "key", takes: &["key"], answer: |call| Box::pin(locate(call)) },
+    Route { method: GET, of: Of::One, name: "mismatches", takes: &[], answer: |call| now(show_mismatches(&call)) },
+    Route { method: GET, of: Of::One, name: "key", takes: &["key"], answer: |call| Box::pin(show_key(call)) },
     Route { method: PUT, of: Of::Both, name: "enabled", takes: &[], answer: |call| now(set_enabled(&call)) },
     Route { method: PUT, of: Of::Both, name: "enabled_everywhere", takes: &[], answer: |call| Box::pin(set_enabled_everywhere(call)) },
     Route { method: PUT, of: Of::Both, name: "share", takes: &[], answer: |call| now(set_share(&call)) },
@@ -146,11 +142,6 @@ fn now(answer: Answer) -> BoxFuture<'static, Answer> {
     Box::pin(ready(answer))
 }
 
-/// The engine that carries out the calls of a cache now.
-fn engine(cache: &AnyCache) -> &Arc<Engine> {
-    Engine::latest(&cache.0)
-}
-
 #[expect(clippy::unnecessary_wraps, reason = "as the other routes")]
 fn show_all(call: &AdminCall) -> Answer {
     Ok(Reply::shown(call.caches.iter().map(shown).collect()))
@@ -161,64 +152,63 @@ fn show(call: &AdminCall) -> Answer {
 }
 
 fn shown(cache: &AnyCache) -> Value {
-    let (engine, health) = (engine(cache), cache.health());
+    let (state, health) = (instance_state(cache), cache.health());
     json!({
         "namespace": cache.namespace(),
-        "instance": engine.instance_name(),
-        "member": format!("{:x}", engine.id()),
+        "instance": state.name,
+        "member": format!("{:x}", state.member),
         "ok": health.is_ok(),
         "enabled": cache.is_enabled(),
         // The share of this instance: other instances may have another share.
-        "share": engine.enabled_for(),
+        "share": state.share,
         // Without one the cache is healthy, and hears of no change by others.
-        "l2": engine.l2_system(),
+        "l2": state.l2,
         "health": health,
-        "bypassed": engine.bypassed(),
-        "bypassed_everywhere": engine.bypassed_everywhere(),
-        "l1_capacity": engine.l1_capacity(),
-        "settings": engine.options_in_effect(),
-        "partitions": engine.partition_health(),
+        "bypassed": state.bypassed,
+        "bypassed_everywhere": state.bypassed_everywhere,
+        "l1_capacity": state.l1_capacity,
+        "settings": state.settings,
+        "partitions": cache.partition_health(),
         "stats": cache.stats(),
-        "size_advice": engine.size_advice(),
+        "size_advice": cache.size_advice(),
     })
 }
 
 async fn global_stats(call: AdminCall) -> Answer {
-    let stats = engine(call.cache()?).global_stats().await?;
+    let stats = call.cache()?.global_stats().await?;
     Ok(Reply::shown(json!(stats)))
 }
 
 fn hot_keys(call: &AdminCall) -> Answer {
-    // One sample is for all partitions.
-    let reads = engine(call.cache()?).unsubscribed_reads();
-    let keys = reads.first().hot_keys.hottest(call.most()?);
+    let keys = call.cache()?.hot_keys(call.most()?);
     let shown = keys.iter();
     let shown = shown.map(|hot| json!({ "key": hot.key, "share": hot.share }));
     Ok(Reply::shown(shown.collect()))
 }
 
 fn local_keys(call: &AdminCall) -> Answer {
-    let keys = engine(call.cache()?).local_keys(call.most()?);
+    let keys = call.cache()?.local_keys(call.most()?);
     Ok(Reply::shown(json!(keys)))
 }
 
-fn mismatches(call: &AdminCall) -> Answer {
-    let (all, now) = engine(call.cache()?).mismatches();
+fn show_mismatches(call: &AdminCall) -> Answer {
+    let all = mismatches(call.cache()?);
     let shown = all.iter().rev().map(|mismatch| {
+        let (epoch, version) = epoch_and_number(mismatch.version);
         json!({
-            "key": *mismatch.key,
-            "epoch": mismatch.version.epoch,
-            "version": mismatch.version.ver,
+            "key": mismatch.key,
+            "epoch": epoch,
+            "version": version,
             "age_ms": millis(mismatch.age),
-            "found_ms_ago": millis(Duration::from_nanos(now.saturating_sub(mismatch.found_at))),
+            "found_ms_ago": millis(mismatch.found_ago),
         })
     });
     Ok(Reply::shown(shown.collect()))
 }
 
-async fn locate(call: AdminCall) -> Answer {
+async fn show_key(call: AdminCall) -> Answer {
     let key = call.text("key")?;
-    let located = engine(call.cache()?).locate(key.clone()).await;
+    let located = locate(call.cache()?, &key).await?;
     let Located {
         is_enabled,
         is_deferred,
@@ -228,7 +218,7 @@ async fn locate(call: AdminCall) -> Answer {
     // Not as a failure of the request: L1 may have the key.
     let error = l2.as_ref().err().map(ToString::to_string);
     Ok(Reply::shown(json!({
-        "key": *key,
+        "key": key,
         "enabled": is_enabled,
         "deferred": is_deferred,
         "l1": l1.map(|entry| found(&entry)),
@@ -237,18 +227,22 @@ async fn locate(call: AdminCall) -> Answer {
     })))
 }
 
+fn millis(time: Duration) -> u64 {
+    u64::try_from(time.as_millis()).unwrap_or(u64::MAX)
+}
+
 /// All but the value.
-fn found(entry: &AnyEntry) -> Value {
-    let meta = entry.meta();
-    let millis = |time: Duration| u64::try_from(time.as_millis()).unwrap_or(u64::MAX);
+fn found(entry: &LocatedEntry) -> Value {
+    let meta = &entry.meta;
+    let (epoch, version) = meta.version().map(epoch_and_number).unzip();
     json!({
-        "epoch": meta.version.map(|version| version.epoch),
-        "version": meta.version.map(|version| version.ver),
-        "age_ms": millis(meta.age),
-        "expires_in_ms": millis(meta.expires_in),
-        "stale_in_ms": meta.stale_in.map(millis),
-        "is_stale": meta.is_stale,
-        "tags": entry.record().tag_names().collect::<Vec<_>>(),
+        "epoch": epoch,
+        "version": version,
+        "age_ms": millis(meta.age()),
+        "expires_in_ms": millis(meta.expires_in()),
+        "stale_in_ms": meta.stale_in().map(millis),
+        "is_stale": meta.is_stale(),
+        "tags": entry.tags,
     })
 }
 
@@ -272,7 +266,7 @@ async fn set_enabled_everywhere(call: AdminCall) -> Answer {
 
 fn set_l1_capacity(call: &AdminCall) -> Answer {
     let capacity = call.parse("a whole number", |_| true)?;
-    engine(call.cache()?).set_l1_capacity(capacity, &mut Later::default());
+    call.cache()?.set_l1_capacity(capacity);
     Ok(Reply::done())
 }
 
@@ -291,11 +285,11 @@ fn bypass(call: &AdminCall) -> Answer {
         expected,
         |which| !matches!(which, Bypass::Prefix(prefix) if prefix.is_empty()),
     )?;
-    let (text, is_prefix) = match &which {
-        Bypass::Key(key) => (key, false),
-        Bypass::Prefix(prefix) => (prefix, true),
+    let cache = call.cache()?;
+    let bypassed = match &which {
+        Bypass::Key(key) => cache.bypass(key),
+        Bypass::Prefix(prefix) => cache.bypass_prefix(prefix),
     };
-    let bypassed = engine(call.cache()?).bypass(&key_text(text.as_str())?, is_prefix);
     bypassed.map_err(Reply::bad_request)?;
     Ok(Reply::done())
 }
@@ -310,14 +304,14 @@ fn set_share(call: &AdminCall) -> Answer {
         (0.0..=1.0).contains(share)
     })?;
     for cache in &call.caches {
-        engine(cache).set_enabled_for(share, &mut Later::default());
+        cache.set_enabled_for(share);
     }
     Ok(Reply::done())
 }
 
 fn set_loads(call: &AdminCall) -> Answer {
     let most = call.parse("a whole number from 1 on", |most| *most > 0)?;
-    engine(call.cache()?).set_max_concurrent_loads(most, &mut Later::default());
+    call.cache()?.set_max_concurrent_loads(most);
     Ok(Reply::done())
 }
 
@@ -329,14 +323,14 @@ async fn clear(call: AdminCall) -> Answer {
 
 async fn invalidate_tag(call: AdminCall) -> Answer {
     let tag = call.text("tag")?;
-    let invalidate = async |cache: &AnyCache| cache.0.invalidate_tag(tag.clone()).await;
+    let invalidate = async |cache: &AnyCache| cache.invalidate_tag(&tag).await;
     all_done(join_all(call.caches.iter().map(invalidate)).await)?;
     Ok(Reply::done())
 }
 
 async fn invalidate(call: AdminCall) -> Answer {
-    let writes = engine(call.cache()?).writes();
-    writes.invalidate(call.text("key")?, Duration::ZERO).await?;
+    let key = call.text("key")?;
+    call.cache()?.invalidate(&key).await?;
     Ok(Reply::done())
 }
 
@@ -346,7 +340,6 @@ async fn invalidate_prefix(call: AdminCall) -> Answer {
         let line = "the prefix is empty: DELETE values to remove all values";
         return Err(Reply::bad_request(line));
     }
-    let writes = engine(call.cache()?).writes();
-    let removed = writes.invalidate_prefixes(vec![prefix]).await?;
+    let removed = call.cache()?.invalidate_prefix(&prefix).await?;
     Ok(Reply::shown(json!({ "removed": removed })))
 }

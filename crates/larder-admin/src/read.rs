@@ -3,8 +3,8 @@
 use std::future::poll_fn;
 use std::pin::pin;
 
-use ::http::StatusCode;
 use bytes::{Buf, BufMut};
+use http::StatusCode;
 use http_body::Body;
 
 use super::reply::Reply;

@@ -1,6 +1,5 @@
 //! The routes for operators: what they show and change, on two instances and a real Redis, and whom they refuse.
 
-#![cfg(feature = "admin")]
 #![allow(
     clippy::expect_used,
     clippy::indexing_slicing,
@@ -14,6 +13,12 @@ mod changes;
 mod fleet;
 mod refused;
 mod shown;
-#[path = "../support/mod.rs"]
-mod support;
+#[path = "../../../../tests/support"]
+mod support {
+    #![allow(dead_code, reason = "other tests use the rest")]
+
+    pub(crate) mod eventually;
+    pub(crate) mod redis_server;
+    mod signal;
+}
 mod under_axum;

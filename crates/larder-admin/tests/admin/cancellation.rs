@@ -5,8 +5,8 @@ use std::convert::Infallible;
 use axum::body::{Body, Bytes};
 use futures::{FutureExt, StreamExt, stream};
 use http::Method;
-use larder::admin::{Access, Admin};
 use larder::{Cache, Caches, MemoryL2, ServiceSettings};
+use larder_admin::{Access, Admin};
 use tower::ServiceExt;
 
 use crate::fleet::{builder, request, two};

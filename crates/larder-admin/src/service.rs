@@ -1,14 +1,16 @@
 //! The public service: who may do what, before anything else.
 
 use std::convert::Infallible;
+use std::fmt;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
 
-use ::http::header::CONTENT_TYPE;
-use ::http::request::Parts;
-use ::http::{Request, Response, StatusCode};
+use http::header::CONTENT_TYPE;
+use http::request::Parts;
+use http::{Request, Response, StatusCode};
 use http_body::Body;
+use larder::Caches;
 use tower_service::Service;
 
 use super::body::AdminBody;
@@ -16,8 +18,6 @@ use super::call::AdminCall;
 use super::read::read;
 use super::reply::Reply;
 use super::routes::{Route, find};
-use crate::caches::Caches;
-use crate::util::partial_debug::partial_debug;
 
 /// What the client of a request may do. Each includes the one before it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -31,7 +31,7 @@ pub enum Access {
     Change,
 }
 
-/// A tower service with the [routes](super#routes) for operators, for axum and hyper.
+/// A tower service with the [routes](crate#routes) for operators, for axum and hyper.
 ///
 /// A handle: clones are cheap and share everything. It keeps its caches until the last clone is dropped.
 #[derive(Clone)]
@@ -115,4 +115,10 @@ impl<B: Body + Send + 'static> Service<Request<B>> for Admin {
     }
 }
 
-partial_debug!([] Admin, "Admin", this => caches: &this.0.caches);
+impl fmt::Debug for Admin {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Admin")
+            .field("caches", &self.0.caches)
+            .finish_non_exhaustive()
+    }
+}

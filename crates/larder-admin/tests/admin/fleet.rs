@@ -4,8 +4,8 @@ use std::time::Duration;
 
 use axum::body::{Body, to_bytes};
 use http::{HeaderMap, Method, Request, StatusCode, request};
-use larder::admin::{Access, Admin};
 use larder::{Cache, Caches, RedisL2, ServiceSettings};
+use larder_admin::{Access, Admin};
 use serde_json::{Value, from_slice};
 use tokio::time::timeout;
 use tower::ServiceExt;

@@ -2,13 +2,12 @@
 
 use std::fmt::Display;
 
-use ::http::header::{ALLOW, CACHE_CONTROL, CONTENT_TYPE, X_CONTENT_TYPE_OPTIONS};
-use ::http::{HeaderValue, Response, StatusCode};
+use http::header::{ALLOW, CACHE_CONTROL, CONTENT_TYPE, X_CONTENT_TYPE_OPTIONS};
+use http::{HeaderValue, Response, StatusCode};
+use larder::{L2Error, WriteError};
 use serde_json::{Value, json};
 
 use super::body::AdminBody;
-use crate::error::{L2Error, WriteError};
-use crate::key::KeyTooLong;
 
 /// An answer. Code that returns a `Result` has one in each of its arms.
 pub(super) struct Reply {
@@ -101,11 +100,5 @@ impl From<WriteError> for Reply {
             return Self::new(StatusCode::ACCEPTED, Some(line));
         }
         Self::error(StatusCode::BAD_GATEWAY, error)
-    }
-}
-
-impl From<KeyTooLong> for Reply {
-    fn from(error: KeyTooLong) -> Self {
-        Self::bad_request(error)
     }
 }

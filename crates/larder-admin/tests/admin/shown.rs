@@ -2,10 +2,9 @@
 
 use std::time::Duration;
 
-#[cfg(feature = "inspect")]
 use larder::RedisL2;
-use larder::admin::{Access, Admin};
 use larder::{Caches, Loaded, ServiceSettings};
+use larder_admin::{Access, Admin};
 use serde_json::{Value, from_str, json};
 
 use crate::fleet::{Instance, send, two};
@@ -267,7 +266,6 @@ async fn where_a_key_is_without_l2() {
 }
 
 /// An instance stores its name with its counters, by the number that it has as a member.
-#[cfg(feature = "inspect")]
 #[tokio::test]
 async fn the_name_of_an_instance() {
     let redis = RedisServer::start().await;

@@ -1,12 +1,12 @@
 //! A request that was accepted: the caches that it is about, its query and its body.
 
+use larder::caches::AnyCache;
+use larder::key::{MAX_KEY_BYTES, redis_key};
 use serde::de::DeserializeOwned;
 use serde_json::from_slice;
 
 use super::query::Query;
 use super::reply::Reply;
-use crate::any_cache::AnyCache;
-use crate::key::{Key, key_text};
 
 pub(super) struct AdminCall {
     /// One cache, or all caches of the service.
@@ -27,11 +27,13 @@ impl AdminCall {
     }
 
     /// The key, tag or prefix in the query.
-    pub(super) fn text(&self, name: &str) -> Result<Key, Reply> {
+    pub(super) fn text(&self, name: &str) -> Result<String, Reply> {
         let Some(text) = self.query.get(name) else {
             return Err(Reply::bad_request(format_args!("the query lacks {name}")));
         };
-        Ok(key_text(text)?)
+        let too_long =
+            || Reply::bad_request(format_args!("the key is longer than {MAX_KEY_BYTES} bytes"));
+        redis_key(text).ok_or_else(too_long)
     }
 
     /// How many keys are asked for.
