@@ -227,7 +227,7 @@ async fn the_last_changes_with_their_times_and_instances() {
     // Of the command itself, and of a script.
     let done = larder(&shop.url(), &["invalidate", NAMESPACE, "rice", "--yes"]).await;
     assert_eq!(done.code, Some(0), "{done:?}");
-    let script = include_str!("../../../examples/other_languages/invalidate.lua");
+    let script = include_str!("../../../../examples/other_languages/invalidate.lua");
     let names = ["clock", "log", "tag:asia"].map(|name| format!("{{{NAMESPACE}.0}}!{name}"));
     let mut eval = cmd("EVAL");
     eval.arg(script).arg(3).arg(&names);

@@ -160,7 +160,7 @@ async fn several_urls_need_a_topology() {
 async fn the_user_of_a_cache() {
     let shop = Fixture::new().await;
     shop.cache.insert("tea", "450".to_owned()).await.unwrap();
-    let page = include_str!("../../../src/guide/redis.md");
+    let page = include_str!("../../../../src/guide/redis.md");
     let (_, list) = page.split_once("needs these for every cache:").unwrap();
     let (list, _) = list.split_once("~{").unwrap();
     let rights = list

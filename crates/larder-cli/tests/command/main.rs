@@ -24,7 +24,7 @@ mod tls;
 #[cfg(unix)]
 mod top;
 mod topologies;
-#[path = "../../../tests/support"]
+#[path = "../../../../tests/support"]
 #[allow(dead_code, reason = "it is shared with other tests")]
 mod support {
     #[cfg(feature = "tls")]

@@ -163,7 +163,10 @@ async fn methods_of_two_types() {
     for _ in 0..2 {
         let error = gross.price(7).await.unwrap_err();
         assert!(
-            error.is_misuse() && error.to_string().contains("shared::price (macros/tests"),
+            error.is_misuse()
+                && error
+                    .to_string()
+                    .contains("shared::price (crates/larder-macros/tests"),
             "{error}"
         );
         assert!(gross.price_refresh(7).await.unwrap_err().is_misuse());
